@@ -1,0 +1,143 @@
+# blkiomon: everything is built in virtual environments below this directory.
+#
+# Needs GNU make, Python 3.11 or later with venv, its headers and a C compiler;
+# says what to install where one is missing.  `make help` lists the targets.
+
+PYTHON ?= python3
+TRACE  ?= tests/data/loop-multi-dc.bin
+ARGS   ?=
+
+# One environment per kind of build; stamps, wheel and Python live and die
+# together in it.  A stamp is written only when its step has succeeded.
+RELEASE := .venv
+DEBUG   := .venv-debug
+VENVS   := $(RELEASE) $(DEBUG)
+
+# Named after $(PYTHON), so that `make test PYTHON=python3.13` starts afresh.
+BASE := .stamp-base-$(subst /,_,$(PYTHON))
+
+# Whatever goes into the wheel, and nothing that an editor or a tool leaves.
+SOURCES := $(sort $(shell find src -type f ! -path '*/__pycache__/*' \
+	! -path '*.egg-info/*' ! -name '.*' ! -name '*~' ! -name '*.py[co]'))
+META    := pyproject.toml setup.py MANIFEST.in README.md LICENSE
+INPUTS  := $(SOURCES) $(wildcard $(META))
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export PIP_ROOT_USER_ACTION := ignore
+export PYTHONNOUSERSITE := 1
+# What could make the tests see something other than the wheel, or pip install
+# elsewhere, or a release build not be one.
+unexport PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
+unexport BLKIOMON_DEBUG BLKIOMON_SANITIZE
+
+.DELETE_ON_ERROR:
+# One step needs the one before; the compiler is the only one to gain from -j.
+.NOTPARALLEL:
+.SUFFIXES:
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check debug bench clean FORCE
+
+say = @echo '==> $(1)' >&2
+
+help: ## this list
+	@echo 'Usage: make TARGET [PYTHON=python3.X] [ARGS="arguments for pytest or the benchmarks"]'
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST)
+
+demo: $(RELEASE)/.stamp-wheel ## run blkiomon on a recorded trace
+	@$(RELEASE)/bin/blkiomon -I 1 -h - < $(TRACE)
+
+test: lint check ## lint, then test the installed wheel
+
+check: $(RELEASE)/.stamp-tools ## the tests alone
+	$(call say,pytest)
+	@$(RELEASE)/bin/pytest $(ARGS)
+
+# cython-lint looks for pycodestyle on PATH.
+lint: $(RELEASE)/.stamp-tools ## ruff, mypy and cython-lint
+	$(call say,ruff)
+	@$(RELEASE)/bin/ruff check --quiet .
+	@$(RELEASE)/bin/ruff format --quiet --check .
+	$(call say,mypy)
+	@$(RELEASE)/bin/mypy --no-error-summary
+	$(call say,cython-lint)
+	@PATH="$(CURDIR)/$(RELEASE)/bin:$$PATH" cython-lint src
+
+debug: $(DEBUG)/.stamp-tools ## the tests on a build with all checks on
+	$(call say,pytest on the debug build)
+	@$(DEBUG)/bin/pytest $(ARGS)
+
+bench: $(RELEASE)/.stamp-tools ## run the benchmarks
+	@$(RELEASE)/bin/python -m benchmarks $(ARGS)
+
+clean: ## remove all that was built
+	@rm -rf $(VENVS) build dist src/*.egg-info .benchmarks .hypothesis \
+		.mypy_cache .pytest_cache .ruff_cache
+	@find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# --- how the environments are built -----------------------------------------
+
+$(DEBUG)/%: export BLKIOMON_DEBUG := 1
+
+# Python that prints the first thing that is missing, if any.  Statements joined
+# by semicolons, no single quotes, and nothing that an old Python cannot parse.
+CHECKS = import sys; \
+	v = ".".join(map(str, sys.version_info[:2])); \
+	sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, \
+	and this is " + v + ": name another with PYTHON=python3.X"); \
+	import importlib.util as u, os, shlex, shutil, subprocess as s, sysconfig as c; \
+	u.find_spec("venv") and u.find_spec("ensurepip") or sys.exit("Python cannot \
+	make virtual environments: apt-get install python3-venv"); \
+	cc = shlex.split(os.environ.get("CC") or c.get_config_var("CC") or "cc"); \
+	shutil.which(cc[0]) or sys.exit("there is no C compiler (" + cc[0] + "): \
+	apt-get install build-essential"); \
+	os.path.exists(os.path.join(c.get_path("include"), "Python.h")) or sys.exit("the \
+	headers of Python " + v + " (Python.h) are missing: apt-get install python3-dev"); \
+	cc += ["-I" + c.get_path(p) for p in ("include", "platinclude")]; \
+	cc += ["-fsyntax-only", "-include", "Python.h", "-xc", os.devnull]; \
+	s.call(cc, stdout=s.DEVNULL, stderr=s.DEVNULL) and sys.exit("the C compiler cannot \
+	compile for Python: apt-get install build-essential")
+
+missing = $(shell command -v '$(PYTHON)' >/dev/null 2>&1 || \
+	{ echo '$(PYTHON) is missing: apt-get install python3 python3-venv python3-dev'; exit; }; \
+	'$(PYTHON)' -c '$(CHECKS)' 2>&1 | tail -n 1)
+
+# Python that prints requirements out of pyproject.toml, one a line.
+REQUIREMENTS = import sys, tomllib; \
+	t = tomllib.load(open("pyproject.toml", "rb")); \
+	run = t["build-system"]["requires"] + t["project"]["dependencies"]; \
+	sets = {"run": run} | t["project"]["optional-dependencies"]; \
+	print(*sum((sets[a] for a in sys.argv[1:]), []), sep="\n")
+
+requirements = $*/bin/python -c '$(REQUIREMENTS)' $(1) > $@.txt && \
+	$*/bin/pip install --quiet --requirement $@.txt
+
+$(VENVS:=/$(BASE)): %/$(BASE):
+	@$(if $(missing),$(error $(missing)))
+	$(call say,$*: virtual environment)
+	@rm -rf $*
+	@'$(PYTHON)' -m venv $*
+	@touch $@
+
+$(VENVS:=/.stamp-requirements): %/.stamp-requirements: %/$(BASE) pyproject.toml
+	$(call say,$*: what blkiomon needs to build and run)
+	@$(call requirements,run)
+	@touch $@
+
+# Changes when a file comes or goes, which no file's time would tell.
+build/sources.list: FORCE
+	@mkdir -p build
+	@printf '%s\n' $(INPUTS) | cmp -s - $@ || printf '%s\n' $(INPUTS) > $@
+
+$(VENVS:=/.stamp-wheel): %/.stamp-wheel: %/.stamp-requirements build/sources.list $(INPUTS)
+	$(call say,$*: wheel$(if $(filter $(DEBUG),$*), with all checks on))
+	@rm -rf $*/wheel
+	@find build -path 'build/*/lib*' -type f ! -name '*.so' -delete
+	@$*/bin/pip wheel . --quiet --no-deps --no-build-isolation --wheel-dir $*/wheel
+	@$*/bin/pip install --quiet --no-deps --no-index --force-reinstall $*/wheel/*.whl
+	@touch $@
+
+$(VENVS:=/.stamp-tools): %/.stamp-tools: %/.stamp-requirements pyproject.toml | %/.stamp-wheel
+	$(call say,$*: what the tests need)
+	@$(call requirements,test $(if $(filter $(RELEASE),$*),lint))
+	@touch $@

@@ -1,0 +1,123 @@
+"""The part of the build that pyproject.toml cannot say: the Cython extensions.
+
+Two environment variables change how the extensions are built:
+
+BLKIOMON_DEBUG=1
+    Checks of bounds and of uninitialised memoryviews, line tracing, -Og -g,
+    assert() in C, and Cython's annotated HTML beside the C files.  Not an abi3
+    build, since line tracing needs more than the limited API.
+BLKIOMON_SANITIZE=address,undefined
+    Compile and link with -fsanitize=...  The interpreter is not, so run it
+    with LD_PRELOAD="$(gcc -print-file-name=libasan.so)" for address.
+
+Every combination has its own directory below build/, for Cython's C files too.
+"""
+
+import os
+import platform
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+DEBUG = os.environ.get("BLKIOMON_DEBUG", "0") not in ("", "0")
+SANITIZE = [name for name in os.environ.get("BLKIOMON_SANITIZE", "").split(",") if name]
+
+# One wheel for CPython 3.11 and later; 3.11 is the first whose limited API has
+# the buffer protocol.  Free-threaded builds have no limited API.
+ABI3 = (
+    not DEBUG
+    and platform.python_implementation() == "CPython"
+    and not sysconfig.get_config_var("Py_GIL_DISABLED")
+)
+
+VARIANT = "-".join(["debug" if DEBUG else "release", *SANITIZE])
+BUILD_BASE = Path("build", VARIANT)
+
+# A line such as "# cython: boundscheck=False" in a source file wins over these.
+# wraparound stays off in debug builds: there a negative index is then an error.
+# No overflowcheck: what it adds to nogil code raises without the GIL and crashes
+# (Cython 3.3); BLKIOMON_SANITIZE=undefined finds signed overflow.  No nonecheck:
+# it refuses to compile "self.x += 1" in nogil code.
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "cdivision": True,
+    "initializedcheck": DEBUG,
+    "linetrace": DEBUG,
+    "wraparound": False,
+}
+
+MACROS: list[tuple[str, str | None]] = []
+COMPILE_ARGS = ["-O3", "-g0"]
+LINK_ARGS: list[str] = []
+if ABI3:
+    MACROS += [("Py_LIMITED_API", "0x030B0000")]
+if DEBUG:
+    MACROS += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
+    COMPILE_ARGS = ["-Og", "-g", "-UNDEBUG"]
+if SANITIZE:
+    COMPILE_ARGS += [
+        f"-fsanitize={','.join(SANITIZE)}",
+        "-fno-omit-frame-pointer",
+        "-fno-sanitize-recover=all",
+        "-g",
+    ]
+    LINK_ARGS += [f"-fsanitize={','.join(SANITIZE)}"]
+
+
+class BuildExt(build_ext):
+    """Runs Cython only when extensions are built, with the C files in build/.
+
+    Cython and setuptools compare the times of files, which says nothing of
+    other options or of a build that was cut short.  So a stamp is written when
+    a build has succeeded; where it is missing or older than the files that hold
+    the options, everything is built anew.
+    """
+
+    def run(self) -> None:
+        from Cython.Build import cythonize
+
+        stamp = BUILD_BASE / "extensions.stamp"
+        options = [Path(name) for name in ("setup.py", "pyproject.toml")]
+        built = stamp.stat().st_mtime if stamp.exists() else 0.0
+        if any(path.stat().st_mtime > built for path in options):
+            self.force = True
+        stamp.unlink(missing_ok=True)
+
+        generated = cythonize(
+            self.extensions,
+            annotate=DEBUG,
+            build_dir=str(BUILD_BASE / "cython"),
+            compiler_directives=DIRECTIVES,
+            force=bool(self.force),
+        )
+        for extension, result in zip(self.extensions, generated, strict=True):
+            extension.sources = result.sources
+            extension.depends = result.depends
+        super().run()
+
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.touch()
+
+
+def extension(name: str) -> Extension:
+    return Extension(
+        f"blkiomon.{name}",
+        [f"src/blkiomon/{name}.pyx"],
+        define_macros=MACROS,
+        extra_compile_args=COMPILE_ARGS,
+        extra_link_args=LINK_ARGS,
+        py_limited_api=ABI3,
+    )
+
+
+setup(
+    ext_modules=[extension("_core"), extension("_sysv")],
+    cmdclass={"build_ext": BuildExt},
+    options={
+        "build": {"build_base": str(BUILD_BASE)},
+        "bdist_wheel": {"py_limited_api": "cp311"} if ABI3 else {},
+    },
+)

@@ -1,0 +1,111 @@
+"""The engine: trace bytes in, accounts of matched requests out."""
+
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+from _typeshed import ReadableBuffer
+
+@final
+class Engine:
+    """Decodes block-trace records, pairs issues with completions and accounts the requests.
+
+    One thread owns an Engine. ``feed`` releases the GIL while it works.
+
+    Args:
+        max_pending: records without a partner that are kept at most, 1 to 2^32; when one more
+            comes, the oldest (by time, then device, sector and direction) is evicted.
+        max_age_ns: two records of one key that are further apart than this, in ns of trace time,
+            never pair: the older is evicted. Also evicted is what is older than this as of the
+            latest issue or completion, every 2^20 records, at every cut and at the end.
+        keep_details: keep pending records in full, for ``take_mismatches`` and ``leftovers``;
+            costs 64 bytes a pending record.
+        keep_driver_data: collect driver data, for ``take_driver_data``.
+        resync: after bytes that are no record, go on at the next plausible one instead of failing.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_pending: int = 1_000_000,
+        max_age_ns: int = 600_000_000_000,
+        keep_details: bool = False,
+        keep_driver_data: bool = False,
+        resync: bool = False,
+    ) -> None: ...
+    def feed(self, data: ReadableBuffer) -> int:
+        """Take the next bytes of the stream, cut anywhere; returns how many records were read.
+
+        Every whole record is dealt with at once; the beginning of one is kept for the next call.
+        ftrace's marks ``CPU:n [LOST m EVENTS]`` between records are counted.
+
+        Raises:
+            TraceError: the bytes are no trace. What came before counts; every later call raises
+                the same error.
+            MemoryError: there was no room for more; nothing of the failed batch counts, and the
+                Engine must not be used further.
+        """
+
+    def finish(self) -> None:
+        """The stream has ended.
+
+        Raises:
+            TraceError: it ended inside a record (with ``resync`` those bytes count as skipped).
+        """
+
+    def cut(
+        self,
+    ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.void]]:
+        """Hand out what was accounted since the last cut, and begin anew.
+
+        Returns:
+            rows: shape (n,), dtype ``layout.ROW``, in the order of each one's first match.
+            d2c_bins: shape (m,), dtype ``layout.BIN``: the bins of ``d2c_ns`` that are not empty,
+                by row, then bin.
+            size_bins: likewise of ``size_bytes``.
+        """
+
+    def take_mismatches(self) -> npt.NDArray[np.void]:
+        """Hand out the mismatches since they were last taken.
+
+        Shape (n,), dtype ``layout.MISMATCH``; empty without ``keep_details``.
+        """
+
+    def take_driver_data(self) -> bytes:
+        """Hand out the driver data since it was last taken.
+
+        Version-7 headers in host byte order, each with its payload; empty without
+        ``keep_driver_data``.
+        """
+
+    def take_skips(self) -> list[tuple[int, int]]:
+        """Hand out what ``resync`` skipped since last asked: (byte offset, number of bytes)."""
+
+    def leftovers(self) -> npt.NDArray[np.void]:
+        """What is still pending: shape (n,), dtype ``layout.DETAIL``.
+
+        ``action`` has bits 0-47. In the original's order: by sector % 128, then the most recently stored first.
+
+        Raises:
+            ValueError: the Engine was made without ``keep_details``.
+        """
+
+    def counters(self) -> dict[str, int]:
+        """Totals since the start.
+
+        ``records`` read, ``matches``, ``mismatches``, ``driver_data`` (records), ``evicted``
+        (pending records), ``lost`` (events, by the tracer's marks), ``skipped_bytes``.
+        """
+
+    @property
+    def pending(self) -> int:
+        """How many records wait for their partner."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the stream that have been dealt with."""
+
+def _struct_sizes() -> dict[str, int]: ...

@@ -1,0 +1,255 @@
+# The table of pending requests.
+#
+# Open addressing with linear probing over 32-byte slots. Records of one request share their sector,
+# their device and the READ, WRITE, FS and PC bits of their action; the latter two make the `key`,
+# which is 0 in an empty slot only. Every match deletes, so deletion shifts the followers back
+# instead of leaving tombstones. The hash is seeded: nobody who writes a trace can choose sectors
+# that collide.
+#
+# None of these functions allocates: Engine._make_room() has made room for a whole batch before.
+
+cdef enum:
+    SWEEP_EVERY = 1 << 20                       # records between two looks at the oldest
+
+
+cdef inline uint32_t key_of(uint32_t device, uint32_t category) noexcept nogil:
+    """Index of the device plus 1, then PC, FS, WRITE, READ."""
+    return (device + 1) << 4 | (category >> 6 & 12) | (category & 3)
+
+
+cdef inline uint32_t device_of(uint32_t key) noexcept nogil:
+    return (key >> 4) - 1
+
+
+cdef inline uint64_t home_of(const State *s, uint64_t sector, uint32_t key) noexcept nogil:
+    """The slot where the search for a request begins."""
+    return mix(sector ^ s.seed[0], key ^ s.seed[1]) >> s.shift
+
+
+cdef inline uint64_t find(
+    const State *s, uint64_t slot, uint64_t sector, uint32_t key
+) noexcept nogil:
+    """The slot of a pending request, or the empty one where it belongs; from its home slot on."""
+    cdef const Pending *p = &s.slots[slot]
+    while not (p.key == key and p.sector == sector) and p.key != 0:
+        slot = (slot + 1) & s.mask
+        p = &s.slots[slot]
+    return slot
+
+
+cdef inline void remove(State *s, uint64_t hole) noexcept nogil:
+    """Empty a slot, and move back what lies behind it so that every search still ends right."""
+    cdef uint64_t i = hole
+    cdef uint64_t home
+    cdef const Pending *p
+    s.pending -= 1
+    while True:
+        i = (i + 1) & s.mask
+        p = &s.slots[i]
+        if p.key == 0:
+            break
+        home = home_of(s, p.sector, p.key)
+        if ((i - home) & s.mask) >= ((i - hole) & s.mask):
+            s.slots[hole] = p[0]
+            hole = i
+    s.slots[hole].key = 0
+
+
+cdef void rehash(State *s, const Pending *old, uint64_t n_old) noexcept nogil:
+    """Move the pending requests of an old table into s.slots, which is empty and large enough."""
+    cdef uint64_t i
+    cdef const Pending *p
+    for i in range(n_old):
+        p = &old[i]
+        if p.key != 0:
+            s.slots[find(s, home_of(s, p.sector, p.key), p.sector, p.key)] = p[0]
+
+
+# --- full records of what is pending, where they are wanted -----------------------------------
+
+cdef inline void copy_detail(
+    Detail *out, const TraceV7 *r, uint32_t category, uint64_t order
+) noexcept nogil:
+    out.record.time_ns = r.time
+    out.record.sector = r.sector
+    out.record.action = <uint64_t> (category >> 16) << 32 | r.action
+    out.record.sequence = r.sequence
+    out.record.bytes = r.bytes
+    out.record.pid = r.pid
+    out.record.device = r.device
+    out.record.cpu = r.cpu
+    out.record.error = r.error
+    out.record.pdu_len = r.pdu_len
+    out.order = order
+
+
+cdef inline uint32_t keep(
+    State *s, const TraceV7 *r, uint32_t category, uint64_t order
+) noexcept nogil:
+    """Store a record in full; returns its index in the pool."""
+    cdef uint32_t index = s.kept_free
+    cdef Kept *k = &s.kept[index]
+    s.kept_free = <uint32_t> k.stored           # a free entry holds the index of the next
+    s.n_kept += 1
+    copy_detail(&k.detail, r, category, order)
+    k.stored = order
+    return index
+
+
+cdef inline void release(State *s, uint32_t index) noexcept nogil:
+    s.kept[index].stored = s.kept_free
+    s.kept_free = index
+    s.n_kept -= 1
+
+
+# --- eviction: bounded in age and in number ---------------------------------------------------
+
+cdef inline void evict(State *s, uint64_t slot) noexcept nogil:
+    if s.keep_details:
+        release(s, s.slots[slot].detail)
+    remove(s, slot)
+    s.evicted += 1
+
+
+cdef void sweep(State *s) noexcept nogil:
+    """Evict what is older than max_age_ns as of the latest record, if anything can be."""
+    cdef uint64_t i = 0
+    cdef uint64_t oldest_ns = <uint64_t> -1
+    cdef uint64_t time_ns
+    if s.now_ns <= s.oldest_ns or s.now_ns - s.oldest_ns <= s.max_age_ns:
+        return
+    while i <= s.mask:
+        if s.slots[i].key != 0:
+            time_ns = s.slots[i].time_ns
+            if time_ns < s.now_ns and s.now_ns - time_ns > s.max_age_ns:
+                evict(s, i)                     # another may stand in slot i now
+                continue
+            if time_ns < oldest_ns:
+                oldest_ns = time_ns
+        i += 1
+    s.oldest_ns = oldest_ns
+
+
+cdef inline bint is_older(const Victim *a, const Victim *b) noexcept nogil:
+    """A total order that depends on nothing but the records: time, device, sector, direction."""
+    if a.time_ns != b.time_ns:
+        return a.time_ns < b.time_ns
+    if a.device != b.device:
+        return a.device < b.device
+    if a.sector != b.sector:
+        return a.sector < b.sector
+    return a.direction < b.direction
+
+
+cdef int by_age(const void *a, const void *b) noexcept nogil:
+    if is_older(<const Victim *> a, <const Victim *> b):
+        return -1
+    return is_older(<const Victim *> b, <const Victim *> a)
+
+
+cdef inline void sift(Victim *heap, uint64_t n, Victim v, bint oldest_first) noexcept nogil:
+    """Put v at the root of a binary heap of n entries and let it sink to its place."""
+    cdef uint64_t i = 0
+    cdef uint64_t child
+    while True:
+        child = 2 * i + 1
+        if child >= n:
+            break
+        if child + 1 < n and is_older(&heap[child + 1], &heap[child]) == oldest_first:
+            child += 1
+        if is_older(&heap[child], &v) != oldest_first:
+            break
+        heap[i] = heap[child]
+        i = child
+    heap[i] = v
+
+
+cdef inline Victim as_victim(const State *s, const Pending *p) noexcept nogil:
+    cdef Victim v
+    v.time_ns = p.time_ns
+    v.sector = p.sector
+    v.device = s.devices[device_of(p.key)].number
+    v.direction = p.key & 15
+    return v
+
+
+cdef void youngest_first(Victim *heap, uint64_t n) noexcept nogil:
+    """Turn an array sorted by age round."""
+    cdef uint64_t i
+    cdef Victim v
+    for i in range(n // 2):
+        v = heap[i]
+        heap[i] = heap[n - 1 - i]
+        heap[n - 1 - i] = v
+
+
+cdef void choose_victims(State *s) noexcept nogil:
+    """Find the oldest 1/16 of all that is pending: one pass over the table serves many evictions.
+
+    First a heap with the youngest victim on top picks them, then they are sorted by age, which is
+    a heap with the oldest on top.
+    """
+    cdef uint64_t i
+    cdef uint64_t n = 0
+    cdef Victim v
+    cdef Victim *heap = s.victims
+    for i in range(s.mask + 1):
+        if s.slots[i].key == 0:
+            continue
+        v = as_victim(s, &s.slots[i])
+        if n < s.max_victims:
+            heap[n] = v
+            n += 1
+            if n == s.max_victims:
+                qsort(heap, n, sizeof(Victim), by_age)
+                youngest_first(heap, n)
+        elif is_older(&v, &heap[0]):
+            sift(heap, n, v, False)
+    qsort(heap, n, sizeof(Victim), by_age)
+    s.n_victims = n
+    s.youngest_victim = heap[n - 1]
+
+
+cdef void evict_oldest(State *s) noexcept nogil:
+    """Evict the oldest of all that is pending. Something must be."""
+    cdef Victim v
+    cdef uint64_t slot
+    cdef uint32_t key
+    while True:
+        if s.n_victims == 0:
+            choose_victims(s)
+        v = s.victims[0]
+        s.n_victims -= 1
+        sift(s.victims, s.n_victims, s.victims[s.n_victims], True)
+        key = key_of(find_device(s, v.device), 0) | v.direction
+        slot = find(s, home_of(s, v.sector, key), v.sector, key)
+        # It may have been matched since, or have given way to a younger one.
+        if s.slots[slot].key != 0 and s.slots[slot].time_ns == v.time_ns:
+            evict(s, slot)
+            return
+
+
+cdef inline void note_age(State *s, const Pending *p) noexcept nogil:
+    """Keep what is known of the oldest right when p has become pending."""
+    cdef Victim v
+    cdef uint64_t i
+    cdef uint64_t parent
+    if p.time_ns < s.oldest_ns:
+        s.oldest_ns = p.time_ns
+    if likely(s.n_victims == 0):
+        return
+    v = as_victim(s, p)
+    if is_older(&s.youngest_victim, &v):
+        return
+    if s.n_victims == s.max_victims:            # records that come in backwards: choose anew
+        s.n_victims = 0
+        return
+    i = s.n_victims
+    s.n_victims += 1
+    while i > 0:
+        parent = (i - 1) // 2
+        if not is_older(&v, &s.victims[parent]):
+            break
+        s.victims[i] = s.victims[parent]
+        i = parent
+    s.victims[i] = v

@@ -1,0 +1,116 @@
+# cython: language_level=3
+"""System V message queues: the few calls that the queue output and its tests need.
+
+Nothing here blocks. Every failed call raises OSError with the errno it left behind.
+Signatures and their documentation for users stand in ``_sysv.pyi``.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_SetFromErrno
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.errno cimport ENOENT
+from libc.string cimport memcpy
+
+cdef extern from "<sys/types.h>" nogil:
+    ctypedef int key_t
+
+cdef extern from "<sys/ipc.h>" nogil:
+    enum:
+        IPC_CREAT
+        IPC_EXCL
+        IPC_NOWAIT
+        IPC_PRIVATE
+        IPC_RMID
+        IPC_SET
+        IPC_STAT
+    key_t c_ftok "ftok" (const char *path, int project)
+
+cdef extern from "<sys/msg.h>" nogil:
+    struct msqid_ds:
+        unsigned long msg_qnum
+        unsigned long msg_qbytes
+    int c_msgget "msgget" (key_t key, int flags)
+    int c_msgsnd "msgsnd" (int queue, const void *message, size_t size, int flags)
+    Py_ssize_t c_msgrcv "msgrcv" (int queue, void *message, size_t size, long kind, int flags)
+    int c_msgctl "msgctl" (int queue, int command, msqid_ds *status)
+
+# struct msgbuf: the type, and the body right behind it.
+cdef struct Message:
+    long kind
+    char body[1]
+
+cdef size_t HEAD = sizeof(long)
+
+
+def ftok(bytes path not None, int project):
+    cdef key_t key = c_ftok(path, project)
+    if key == -1:
+        PyErr_SetFromErrno(OSError)
+    return key
+
+
+def msgget(key_t key):
+    cdef int queue
+    # Key 0 is IPC_PRIVATE: asking for it would create a queue that nobody else can find.
+    if key == IPC_PRIVATE:
+        raise OSError(ENOENT, "No queue has key 0")
+    queue = c_msgget(key, 0)
+    if queue == -1:
+        PyErr_SetFromErrno(OSError)
+    return queue
+
+
+def msgsnd(int queue, long kind, bytes body not None):
+    cdef size_t size = len(body)
+    cdef Message *message = <Message *>PyMem_Malloc(HEAD + size)
+    if message == NULL:
+        raise MemoryError()
+    try:
+        message.kind = kind
+        memcpy(<char *>message + HEAD, <const char *>body, size)
+        if c_msgsnd(queue, message, size, IPC_NOWAIT) == -1:
+            PyErr_SetFromErrno(OSError)
+    finally:
+        PyMem_Free(message)
+
+
+def msgrcv(int queue, size_t size, long kind=0):
+    cdef Py_ssize_t length
+    cdef Message *message = <Message *>PyMem_Malloc(HEAD + size)
+    if message == NULL:
+        raise MemoryError()
+    try:
+        length = c_msgrcv(queue, message, size, kind, IPC_NOWAIT)
+        if length == -1:
+            PyErr_SetFromErrno(OSError)
+        return message.kind, PyBytes_FromStringAndSize(<char *>message + HEAD, length)
+    finally:
+        PyMem_Free(message)
+
+
+def create(key_t key, int mode=0o600):
+    cdef int queue = c_msgget(key, IPC_CREAT | IPC_EXCL | mode)
+    if queue == -1:
+        PyErr_SetFromErrno(OSError)
+    return queue
+
+
+def remove(int queue):
+    if c_msgctl(queue, IPC_RMID, NULL) == -1:
+        PyErr_SetFromErrno(OSError)
+
+
+def stat(int queue):
+    cdef msqid_ds status
+    if c_msgctl(queue, IPC_STAT, &status) == -1:
+        PyErr_SetFromErrno(OSError)
+    return status.msg_qnum, status.msg_qbytes
+
+
+def set_limit(int queue, unsigned long limit_bytes):
+    cdef msqid_ds status
+    if c_msgctl(queue, IPC_STAT, &status) == -1:
+        PyErr_SetFromErrno(OSError)
+    status.msg_qbytes = limit_bytes
+    if c_msgctl(queue, IPC_SET, &status) == -1:
+        PyErr_SetFromErrno(OSError)

@@ -1,0 +1,261 @@
+"""argv -> Config -> exit status. No logic of its own, and nothing heavy is imported before it must.
+
+The option table below is the one source of what is parsed and what ``--help`` says.
+"""
+
+from __future__ import annotations
+
+import getopt
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from blkiomon._version import __version__
+from blkiomon.config import Config
+
+EXIT_OK, EXIT_FAILURE = 0, 1
+
+
+class UsageError(Exception):
+    """The arguments make no sense; the text says which and why."""
+
+
+class Option(NamedTuple):
+    short: str
+    long: str
+    argument: str
+    help: str
+    group: str
+
+
+_OUTPUT = "Output (several at once; FILE may be - for standard output; none: -h -)"
+_QUEUE = "Output to a SysV message queue, which must exist (all three together)"
+_ORIGINAL = "General"
+_MORE = "Beyond the original"
+
+OPTIONS = (
+    Option("I", "interval", "SECONDS", "length of an interval; required", _ORIGINAL),
+    Option("V", "version", "", "print the version", _ORIGINAL),
+    Option("h", "human-readable", "FILE", "statistics as text", _OUTPUT),
+    Option("b", "binary", "FILE", "statistics as the original's binary struct", _OUTPUT),
+    Option("d", "dump-lldd", "FILE", "records of low-level drivers, passed through", _OUTPUT),
+    Option("D", "debug", "FILE", "records without a partner, and totals", _OUTPUT),
+    Option("Q", "msg-queue", "PATH", "path that names the queue, as for ftok(3)", _QUEUE),
+    Option("q", "msg-queue-id", "ID", "project id of the queue, not 0", _QUEUE),
+    Option("m", "msg-id", "TYPE", "type of the messages, greater than 0", _QUEUE),
+    Option("", "help", "", "print this text", _MORE),
+    Option("", "stat-version", "0.3|0.2", "layout of the statistics (default 0.3)", _MORE),
+    Option("", "no-final", "", "drop the last, partial interval, as the original does", _MORE),
+    Option(
+        "", "resync", "", "after garbage go on at the next record, count what is skipped", _MORE
+    ),
+    Option("", "max-pending", "N", "pending records kept at most (default 1000000)", _MORE),
+    Option("", "max-age", "SECONDS", "age of a pending record at most (default 600)", _MORE),
+    Option("v", "verbose", "", "say what is being waited for", _MORE),
+)
+
+_ALIASES = {"msg-queue-name": "msg-queue"}  # what early versions documented
+
+_USAGE = (
+    "Usage: blkiomon -I SECONDS [-h FILE] [-b FILE] [-d FILE] [-D FILE]\n"
+    "                [-Q PATH -q ID -m TYPE] [-V] [OPTION]... < TRACE\n"
+)
+
+_HEAD = f"""\
+{_USAGE}
+Per-device statistics of request sizes and latencies (issue to completion), once an interval, from
+the binary records of blktrace on standard input.
+"""
+
+_TAIL = """
+Examples:
+  blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon -I 10 -h -
+        print the figures of sdb every ten seconds
+  blkiomon -I 60 -h - -b stats.bin < trace.bin
+        the figures of a recorded trace, as text and kept as structs
+
+Reading never waits for an output: what a full queue or a slow disk could not take is counted and
+reported. The last, partial interval is printed at the end of the input, and on SIGINT or SIGTERM.
+Exit status: 0; 1 after a usage error, a bad trace or an output that failed.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    _widen_pipe(0)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        config = parse(arguments)
+    except UsageError as error:
+        complain(str(error))
+        sys.stderr.write(f"{_USAGE}'blkiomon --help' explains the options.\n")
+        return EXIT_FAILURE
+    if isinstance(config, str):
+        sys.stdout.write(config)
+        return EXIT_OK
+    if os.isatty(0):
+        complain(
+            "standard input is a terminal; trace records are expected there, as in: "
+            "blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon -I 10 -h -"
+        )
+        return EXIT_FAILURE
+
+    from blkiomon.monitor import run
+
+    return run(config)
+
+
+def complain(message: str) -> None:
+    """One line on standard error; if that is gone there is nobody to tell."""
+    try:
+        os.write(2, f"blkiomon: {message}\n".encode(errors="surrogateescape"))
+    except OSError:
+        pass
+
+
+def usage() -> str:
+    """The text of ``--help``."""
+    lines = [_HEAD]
+    for group in dict.fromkeys(option.group for option in OPTIONS):
+        lines.append(f"\n{group}:\n")
+        for short, long, argument, text, _ in (o for o in OPTIONS if o.group == group):
+            names = f"-{short}, --{long}" if short else f"    --{long}"
+            if argument:
+                names += f"={argument}"
+            lines.append(f"  {names:<32}{text}\n")
+    return "".join(lines) + _TAIL
+
+
+def parse(arguments: Sequence[str]) -> Config | str:
+    """Read the arguments as getopt(3) would.
+
+    Returns what to run, or the text to print instead.
+
+    Raises:
+        UsageError: the arguments make no sense.
+    """
+    given = _getopt(arguments)
+    version = _choice(given, "stat-version", ("0.3", "0.2"))
+    if "help" in given:
+        return usage()
+    if "version" in given:
+        return f"blkiomon version {version} (blkiomon {__version__})\n"
+    if "interval" not in given:
+        raise UsageError("the length of an interval is missing: -I SECONDS")
+
+    queue = [name for name in ("msg-queue", "msg-queue-id", "msg-id") if name in given]
+    if queue and len(queue) != 3:
+        raise UsageError("a message queue takes all three of -Q PATH, -q ID and -m TYPE")
+    outputs = [name for name in ("human-readable", "binary", "dump-lldd", "debug") if name in given]
+    for name in (*outputs, *queue[:1]):
+        if not given[name] or "\0" in given[name]:
+            raise UsageError(f"--{name} takes a path")
+
+    return Config(
+        interval_s=_seconds(given, "interval", least=0.001),
+        human=given.get("human-readable", None if outputs or queue else "-"),
+        binary=given.get("binary"),
+        driver=given.get("dump-lldd"),
+        debug=given.get("debug"),
+        queue_path=given.get("msg-queue"),
+        queue_id=_whole(given, "msg-queue-id", -(1 << 31), (1 << 31) - 1) if queue else None,
+        queue_message_type=_whole(given, "msg-id", 1, (1 << 63) - 1) if queue else None,
+        stat_version=version,
+        final="no-final" not in given,
+        max_pending=_whole(given, "max-pending", 1, 1 << 32, default=1_000_000),
+        max_age_s=_seconds(given, "max-age", least=0.0, default=600.0),
+        resync="resync" in given,
+        verbose="verbose" in given,
+    )
+
+
+def _getopt(arguments: Sequence[str]) -> dict[str, str]:
+    """The options that were given, by their long name; the last one of a kind counts."""
+    long = {option.long: option for option in OPTIONS}
+    long |= {alias: long[name] for alias, name in _ALIASES.items()}
+    # An abbreviation that the original understands keeps its meaning: our own options must not
+    # make it ambiguous. getopt takes a full name over any abbreviation, so these are full names.
+    original = [option.long for option in OPTIONS if option.group != _MORE]
+    for name in original:
+        for abbreviation in (name[:i] for i in range(1, len(name))):
+            if [o for o in original if o.startswith(abbreviation)] == [name]:
+                long.setdefault(abbreviation, long[name])
+    short = {f"-{option.short}": option for option in OPTIONS if option.short}
+    try:
+        pairs, rest = getopt.gnu_getopt(
+            list(arguments),
+            "".join(name[1] + ":" * bool(option.argument) for name, option in short.items()),
+            [name + "=" * bool(option.argument) for name, option in long.items()],
+        )
+    except getopt.GetoptError as error:
+        raise UsageError(error.msg) from None
+    if rest:
+        raise UsageError(f"unexpected argument {rest[0]!r}: the trace is read from standard input")
+    return {(short.get(name) or long[name[2:]]).long: value for name, value in pairs}
+
+
+def _choice(given: dict[str, str], name: str, choices: tuple[str, ...]) -> str:
+    value = given.get(name, choices[0])
+    if value not in choices:
+        raise UsageError(f"--{name} takes {' or '.join(choices)}, not {value!r}")
+    return value
+
+
+def _whole(
+    given: dict[str, str], name: str, least: int, most: int, default: int | None = None
+) -> int:
+    text = given.get(name)
+    if text is None and default is not None:
+        return default
+    try:
+        value = int(text or "", 10) if _is_plain(text) else None
+    except ValueError:
+        value = None
+    if value is None or not least <= value <= most or (name == "msg-queue-id" and value == 0):
+        bounds = "not 0" if name == "msg-queue-id" else f"from {least} to {most}"
+        raise UsageError(f"--{name} takes a whole number, {bounds}, not {text!r}")
+    return value
+
+
+def _is_plain(text: str | None) -> bool:
+    """Whether a number is written as people write them: Python alone takes 1_000 and its like."""
+    return text is not None and text.isascii() and "_" not in text
+
+
+def _seconds(given: dict[str, str], name: str, least: float, default: float | None = None) -> float:
+    text = given.get(name)
+    if text is None and default is not None:
+        return default
+    try:
+        value = float(text or "") if _is_plain(text) else -1.0
+    except ValueError:
+        value = -1.0
+    most = 1e9  # thirty years; in ns it fits 64 bits
+    if not least <= value <= most:  # also false for nan
+        bounds = "greater than 0" if least else "0 or greater"
+        raise UsageError(f"--{name} takes a number of seconds, {bounds}, not {text!r}")
+    return value
+
+
+def _widen_pipe(fd: int, wanted_bytes: int = 1 << 20) -> None:
+    """Make a pipe hold as much as is allowed, up to 1 MiB: the writer waits for us less often."""
+    import fcntl
+    import stat
+
+    try:
+        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+            return
+        size = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    except OSError:
+        return
+    while wanted_bytes > size:
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, wanted_bytes)
+            return
+        except OSError:  # above the limit of an unprivileged user
+            wanted_bytes //= 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""numpy dtypes of every binary layout: what is read, what is written, what the engine hands out.
+
+The engine's own layouts (``RECORD``, ``MISMATCH``, ``ROW``, ``DEVICE``) mirror the C structs of
+``_types.pxd`` field by field; ``tests/test_layout.py`` holds the two against each other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# --- trace records, as they stand in a stream (byte order of the traced machine) --------------
+
+MAGIC = 0x65617400
+"""A record's magic is this or'ed with its version."""
+
+TRACE_V7 = np.dtype(
+    [
+        ("magic", "u4"),
+        ("sequence", "u4"),
+        ("time", "u8"),
+        ("sector", "u8"),
+        ("bytes", "u4"),
+        ("action", "u4"),
+        ("pid", "u4"),
+        ("device", "u4"),
+        ("cpu", "u4"),
+        ("error", "u2"),
+        ("pdu_len", "u2"),
+    ]
+)
+"""``struct blk_io_trace``, 48 bytes: every kernel since 2.6.17."""
+
+TRACE_V8 = np.dtype(
+    [
+        ("magic", "u4"),
+        ("sequence", "u4"),
+        ("time", "u8"),
+        ("sector", "u8"),
+        ("bytes", "u4"),
+        ("pid", "u4"),
+        ("action", "u8"),
+        ("device", "u4"),
+        ("cpu", "u4"),
+        ("error", "u2"),
+        ("pdu_len", "u2"),
+        ("pad", "V12"),
+    ]
+)
+"""``struct blk_io_trace2``, 64 bytes: Linux 6.19 and later."""
+
+# --- the engine's own layouts -----------------------------------------------------------------
+
+RECORD = np.dtype(
+    [
+        ("time_ns", "u8"),
+        ("sector", "u8"),
+        ("action", "u8"),
+        ("sequence", "u4"),
+        ("bytes", "u4"),
+        ("pid", "u4"),
+        ("device", "u4"),
+        ("cpu", "u4"),
+        ("error", "u2"),
+        ("pdu_len", "u2"),
+    ]
+)
+"""A trace record of either version in host byte order, 48 bytes. Times are ns of trace time,
+sectors 512 bytes; ``action`` holds the event in bits 0-15 and the categories from bit 16."""
+
+DETAIL = np.dtype([("record", RECORD), ("order", "u8")])
+"""A record and its zero-based position in the stream."""
+
+MISMATCH = np.dtype([("older", DETAIL), ("younger", DETAIL)])
+"""Two records of one key that are no request."""
+
+MOMENTS = np.dtype([("min", "u8"), ("max", "u8"), ("sum", "u8", 2), ("squ", "u8", 2)])
+"""Extremes, sum and sum of squares of one quantity; the sums are 128-bit: low word, high word.
+``min`` is 2^64-1 where nothing was counted."""
+
+OPS = ("read", "write", "discard", "flush", "write_zeroes", "zone", "other")
+"""Operations, by their number in ``ROW['op']``."""
+
+DIRECTIONS = ("read", "write", "bidirectional")
+"""Directions as the original tells them apart, by their number in ``ROW['direction']``."""
+
+SIZE_BUCKETS, SIZE_DELTA = 16, 1024
+D2C_BUCKETS, D2C_DELTA = 25, 8
+"""The original's histograms: bucket 0 holds 0, bucket i up to and including delta * 2^(i-1), the
+last one all above. Sizes in bytes, d2c in microseconds."""
+
+ROW = np.dtype(
+    [
+        ("device", "u4"),
+        ("op", "u2"),
+        ("direction", "u2"),
+        ("errors", "u8"),
+        ("requests", "u8"),
+        ("pad", "u8"),
+        ("size_bytes", MOMENTS),
+        ("d2c_us", MOMENTS),
+        ("throughput", MOMENTS),
+        ("d2c_ns", MOMENTS),
+        ("size_hist", "u8", SIZE_BUCKETS),
+        ("d2c_hist", "u8", D2C_BUCKETS),
+        ("pad2", "u8"),
+    ]
+)
+"""What one interval knows of one device, operation and direction. ``d2c_us`` and ``throughput``
+(bytes/ms, from the truncated microseconds) are the original's figures, ``d2c_ns`` is exact."""
+
+SIZE_BINS, D2C_BINS = 1728, 3776
+"""Bins of the engine's own histograms of request sizes (bytes) and d2c (ns): 64 an octave, see
+``blkiomon.interval.bin_bounds``."""
+
+BIN = np.dtype([("row", "u4"), ("bin", "u4"), ("count", "u8")])
+"""A bin that is not empty: the index of its row in the interval's rows, the bin, its count."""
+
+# --- interval statistics as the original writes them ------------------------------------------
+
+_WIRE_MINMAX = np.dtype(
+    [("min", ">u8"), ("max", ">u8"), ("sum", ">u8"), ("squ", ">u8"), ("num", ">u8")]
+)
+_WIRE_HEAD = [("time", ">u8"), ("size_hist", ">u4", SIZE_BUCKETS), ("d2c_hist", ">u4", D2C_BUCKETS)]
+
+STATS_03 = np.dtype(
+    [
+        *_WIRE_HEAD,
+        ("device", ">u4"),
+        ("size_r", _WIRE_MINMAX),
+        ("size_w", _WIRE_MINMAX),
+        ("d2c_r", _WIRE_MINMAX),
+        ("d2c_w", _WIRE_MINMAX),
+        ("thrput_r", _WIRE_MINMAX),
+        ("thrput_w", _WIRE_MINMAX),
+        ("bidir", ">u8"),
+    ]
+)
+"""One device's interval statistics, layout 0.3, 424 bytes, big-endian on every machine."""
+
+STATS_02 = np.dtype(
+    [
+        *_WIRE_HEAD,
+        ("size_r", _WIRE_MINMAX),
+        ("size_w", _WIRE_MINMAX),
+        ("d2c_r", _WIRE_MINMAX),
+        ("d2c_w", _WIRE_MINMAX),
+        ("bidir", ">u8"),
+        ("device", ">u4"),
+    ]
+)
+"""Layout 0.2, 344 bytes: no throughput, device last."""

@@ -1,0 +1,119 @@
+"""Outputs: one file for each format, one for each kind of destination, and what they share.
+
+``sink`` holds the queue and the thread, ``files`` and ``msgqueue`` the destinations; ``human``,
+``binary``, ``debug`` and ``driver`` turn what travels into bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from blkiomon.config import Config
+from blkiomon.interval import Interval
+from blkiomon.outputs import binary, debug, driver, human
+from blkiomon.outputs.debug import Final
+from blkiomon.outputs.driver import DriverData
+from blkiomon.outputs.files import FileSink, Format
+from blkiomon.outputs.msgqueue import MessageQueueSink
+from blkiomon.outputs.sink import Item, Report, Sink
+
+__all__ = ["DriverData", "Final", "Item", "OutputError", "Outputs", "Report", "open_outputs"]
+
+CLOSE_S = 5.0
+"""At the end, outputs that take nothing for so long are given up."""
+
+
+class OutputError(Exception):
+    """An output cannot be opened; the text says which and why."""
+
+
+class Outputs:
+    """All destinations of a run."""
+
+    def __init__(self, sinks: Sequence[Sink], report: Report) -> None:
+        self.sinks = tuple(sinks)
+        self._report = report
+        for sink in self.sinks:
+            sink.start()
+
+    @property
+    def failed(self) -> bool:
+        """Whether any of them failed, or did not get everything."""
+        return any(
+            sink.failed or sink.dropped_intervals or sink.dropped_records for sink in self.sinks
+        )
+
+    @property
+    def are_of_use(self) -> bool:
+        """Whether any of them still takes anything."""
+        return any(not sink.has_ended for sink in self.sinks)
+
+    def put(self, item: Item) -> None:
+        """Hand an item to whoever wants it; waits only where outputs are lossless."""
+        for sink in self.sinks:
+            sink.put(item)
+
+    def stop_waiting(self) -> None:
+        """Be lossless no longer; safe in a signal handler."""
+        for sink in self.sinks:
+            sink.stop_waiting()
+
+    def close(self, timeout_s: float = CLOSE_S) -> None:
+        """Deliver what is queued, and report what could not be; see ``Sink.close``."""
+        for sink in self.sinks:
+            sink.begin_close()
+        for sink in self.sinks:
+            sink.close(timeout_s)
+            if sink.dropped_intervals or sink.dropped_records:
+                self._report(
+                    f"{sink.name} did not take everything: {sink.dropped_intervals} intervals "
+                    f"and {sink.dropped_records} records are missing there"
+                )
+
+
+def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> Outputs:
+    """Open and start all outputs of a configuration.
+
+    Args:
+        config: what is asked for.
+        report: tells the user one line, without the program's name; called by any thread.
+        lossless: wait for outputs instead of dropping, where nothing is lost by waiting.
+
+    Raises:
+        OutputError: one of them cannot be opened.
+    """
+    wanted = (
+        (config.human, Format((Interval,), human.renderer(config.stat_version))),
+        (config.binary, Format((Interval,), binary.renderer(config.stat_version))),
+        (config.driver, Format((DriverData,), driver.render)),
+        (config.debug, Format((np.ndarray, Final), debug.render)),
+    )
+    by_path: dict[str, list[Format]] = {}
+    for path, form in wanted:
+        if path is not None:
+            by_path.setdefault(path, []).append(form)
+
+    options = {"lossless": lossless, "verbose": config.verbose}
+    sinks: list[Sink] = []
+    name = ""
+    try:
+        for name, formats in by_path.items():
+            sinks.append(FileSink(name, formats, report, **options))
+        if config.queue_path is not None:
+            assert config.queue_id is not None and config.queue_message_type is not None
+            name = config.queue_path
+            sinks.append(
+                MessageQueueSink(
+                    name,
+                    config.queue_id,
+                    config.queue_message_type,
+                    binary.renderer(config.stat_version),
+                    report,
+                    **options,
+                )
+            )
+    except OSError as error:
+        raise OutputError(f"could not write to {name}: {error.strerror}") from error
+    return Outputs(sinks, report)

@@ -1,0 +1,170 @@
+"""Files, pipes, FIFOs and terminals."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from blkiomon.outputs.sink import Item, Report, Sink, Undelivered
+
+WRITE_BYTES = 1 << 16
+"""Bytes of one write: a pipe's usual capacity."""
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What items a format is made for, and how one becomes bytes, piece by piece."""
+
+    takes: tuple[type, ...]
+    render: Callable[[Any], Iterator[bytes]]
+
+
+class FileSink(Sink):
+    """One path, and the formats that go there.
+
+    Of several formats the first pieces come first, then the second ones: the original writes each
+    device's text and then its struct before it turns to the next device.
+
+    Args:
+        path: as the user gave it; ``-`` is standard output.
+        formats: in the order of their pieces.
+        report, options: as for ``Sink``.
+
+    Raises:
+        OSError: it cannot be opened, is a block device or is the input.
+    """
+
+    def __init__(
+        self, path: str, formats: Sequence[Format], report: Report, **options: Any
+    ) -> None:
+        super().__init__("standard output" if path == "-" else path, report, **options)
+        self._path = path
+        self._formats = tuple(formats)
+        self._item_bytes = 0  # of the item in hand, written so far
+        self._fd = _open(path)
+
+    def takes(self, item: Item) -> bool:
+        return any(isinstance(item, f.takes) for f in self._formats)
+
+    def _connect(self) -> None:
+        # What was opened is a FIFO without a reader, or it is there.
+        if self._fd is None:
+            self._fd = self._until_there(lambda: _open(self._path), f"a reader of {self.name}")
+
+    def _deliver(self, item: Item) -> None:
+        self._connect()
+        self._item_bytes = 0
+        pieces = [f.render(item) for f in self._formats if isinstance(item, f.takes)]
+        waiting = bytearray()
+        try:
+            for turn in zip_longest(*pieces, fillvalue=b""):
+                for piece in turn:
+                    waiting += piece
+                if len(waiting) >= WRITE_BYTES:
+                    self._write(waiting)
+                    waiting = bytearray()
+            self._write(waiting)
+        except (OSError, Undelivered) as error:
+            self._cut_back()
+            if not isinstance(error, OSError) or error.errno not in _NO_SPACE:
+                raise
+            if not self.failed:
+                self._complain(error, "what does not fit is dropped until there is space again")
+            raise Undelivered from error
+
+    def _write(self, data: bytearray) -> None:
+        assert self._fd is not None
+        rest = memoryview(data)
+        while rest:
+            # When closing, small steps: they show that a slow reader does read.
+            step = select.PIPE_BUF if self._closing.is_set() else WRITE_BYTES
+            try:
+                written = os.write(self._fd, rest[:step])
+            except BlockingIOError:  # whoever made the pipe chose that for it
+                self._await_writable(self._fd)
+                continue
+            rest = rest[written:]
+            self._item_bytes += written
+            self._progressed()
+            if rest:
+                self._pause(0)
+
+    def _await_writable(self, fd: int) -> None:
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        while not poll.poll(100):
+            self._pause(0)
+
+    def _cut_back(self) -> None:
+        """Leave no part of the item in hand in a regular file."""
+        assert self._fd is not None
+        with suppress(OSError):  # the write's own error is what counts
+            status = os.fstat(self._fd)
+            if not stat.S_ISREG(status.st_mode):
+                return
+            end = os.lseek(self._fd, 0, os.SEEK_CUR)
+            if end == status.st_size:  # else somebody else wrote behind us
+                os.ftruncate(self._fd, end - self._item_bytes)
+                os.lseek(self._fd, end - self._item_bytes, os.SEEK_SET)
+
+    def _release(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _open(path: str) -> int | None:
+    """Open for writing, from the beginning of an empty file; never blocks.
+
+    Returns:
+        The descriptor, or None for a FIFO that nobody reads yet.
+
+    Raises:
+        OSError: it cannot be opened, or ``_refuse`` says why it must not be written to.
+    """
+    if path == "-":
+        _refuse(os.fstat(1))
+        return os.dup(1)
+    # First without opening (closing a device that was open for writing has effects of its own),
+    # and once more when it is certain what was opened.
+    with suppress(FileNotFoundError):
+        _refuse(Path(path).stat())
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO and stat.S_ISFIFO(Path(path).stat().st_mode):
+            return None
+        raise
+    try:
+        status = os.fstat(fd)
+        _refuse(status)
+        if stat.S_ISREG(status.st_mode):
+            os.ftruncate(fd, 0)
+        os.set_blocking(fd, True)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _refuse(output: os.stat_result) -> None:
+    """Raises OSError where writing would destroy a disk or the trace that is being read."""
+    if stat.S_ISBLK(output.st_mode):
+        raise OSError(errno.EPERM, "it is a block device, and outputs are files")
+    try:
+        source = os.fstat(0)
+    except OSError:
+        return
+    if stat.S_ISREG(output.st_mode) and os.path.samestat(output, source):
+        raise OSError(errno.EPERM, "it is the input")

@@ -1,0 +1,266 @@
+"""What all destinations share: a thread of their own behind a bounded queue.
+
+Reading never waits for an output. What an output could not take is dropped, counted and reported.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.interval import Interval
+from blkiomon.outputs.debug import Final
+from blkiomon.outputs.driver import DriverData
+
+Item = Interval | npt.NDArray[np.void] | DriverData | Final
+"""What travels; the array is one of mismatches, dtype ``layout.MISMATCH``."""
+
+Report = Callable[[str], None]
+"""Tells the user one line, to which the caller adds the program's name. Called by any thread."""
+
+MAX_INTERVALS = 64
+MAX_RECORD_BYTES = 16 << 20
+"""So much may wait for one destination: intervals, and bytes of driver data and mismatches."""
+
+POLL_S = 0.2
+"""How often a destination that is not there yet is looked for."""
+
+T = TypeVar("T")
+
+
+class Undelivered(Exception):
+    """This item could not be handed out; the next one may be."""
+
+
+class Sink(ABC):
+    """A destination: what is put in is delivered, in order, by a thread of its own.
+
+    Args:
+        name: what the destination is called in messages.
+        report: tells the user about failures.
+        lossless: ``put`` waits for room instead of dropping.
+        verbose: also report what is being waited for.
+        max_intervals, max_record_bytes: bounds of the queue.
+
+    Attributes:
+        failed: something went wrong; the exit status must not be 0.
+        dropped_intervals: how many were not delivered whole.
+        dropped_records: likewise mismatches, leftovers and driver data, and the totals as one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        report: Report,
+        *,
+        lossless: bool = False,
+        verbose: bool = False,
+        max_intervals: int = MAX_INTERVALS,
+        max_record_bytes: int = MAX_RECORD_BYTES,
+    ) -> None:
+        self.name = name
+        self.failed = False
+        self.dropped_intervals = 0
+        self.dropped_records = 0
+        self._report = report
+        self._lossless = lossless
+        self._verbose = verbose
+        self._max_intervals = max_intervals
+        self._max_record_bytes = max_record_bytes
+        self._changed = threading.Condition()  # guards all that follows, up to _progress_s
+        self._queue: deque[Item] = deque()
+        self._intervals = 0
+        self._record_bytes = 0
+        self._current: Item | None = None
+        self._finished = False
+        self._progress_s = time.monotonic()  # when anything was delivered last
+        self._closing = threading.Event()  # nothing more will be put
+        self._give_up = threading.Event()  # what is not delivered by now never will be
+        # A daemon: a write that never returns must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name=f"output {name}", daemon=True)
+
+    # --- the caller's side -----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._thread.start()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has given up, or was closed: nothing more is delivered."""
+        return self._finished
+
+    @abstractmethod
+    def takes(self, item: Item) -> bool:
+        """Whether this destination wants such an item at all."""
+
+    def put(self, item: Item) -> None:
+        """Queue an item, if it is wanted; never waits unless the sink is lossless."""
+        if not self.takes(item):
+            return
+        with self._changed:
+            while self._lossless and not self._finished and not self._has_room(item):
+                self._changed.wait(0.1)  # so that stop_waiting() needs no lock
+            if self._finished or self._closing.is_set() or not self._has_room(item):
+                self._count_dropped(item)
+                return
+            self._weigh(item, 1)
+            self._queue.append(item)
+            self._changed.notify_all()
+
+    def stop_waiting(self) -> None:
+        """Be lossless no longer; takes no lock, so a signal handler may call it."""
+        self._lossless = False
+
+    def begin_close(self) -> None:
+        """Nothing more will be put; returns at once."""
+        if not self._closing.is_set():
+            self._progress_s = time.monotonic()
+            self._closing.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Deliver what is queued; gives up after ``timeout_s`` seconds without any progress.
+
+        A destination that is not there (no queue, no reader yet) is not waited for.
+        """
+        self.begin_close()
+        while self._thread.is_alive():
+            left_s = self._progress_s + timeout_s - time.monotonic()
+            if left_s <= 0:
+                self._give_up.set()
+                self._thread.join(0.05)  # ends now, unless it is stuck in a call
+                break
+            self._thread.join(left_s)
+        self._drop_rest()
+
+    # --- the thread's side -----------------------------------------------------------------------
+
+    def _connect(self) -> None:  # noqa: B027
+        """Look for the destination before there is anything to deliver."""
+
+    @abstractmethod
+    def _deliver(self, item: Item) -> None:
+        """Hand out one item.
+
+        Raises:
+            Undelivered: not this one.
+            OSError: the destination is of no more use.
+        """
+
+    @abstractmethod
+    def _release(self) -> None:
+        """The thread ends: let go of the destination."""
+
+    def _run(self) -> None:
+        # Signals are for the main thread: its poll must be the call that they interrupt.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            with suppress(Undelivered):  # closed before it was there
+                self._connect()
+            while (item := self._next()) is not None:
+                try:
+                    self._deliver(item)
+                except Undelivered:
+                    with self._changed:
+                        self._drop_current()
+        except OSError as error:
+            self._complain(error, "nothing more is written there")
+        except BaseException:
+            self.failed = True
+            raise
+        finally:
+            self._drop_rest()
+            self._release()
+
+    def _next(self) -> Item | None:
+        """The next item, or None at the end."""
+        with self._changed:
+            self._current = None
+            self._changed.wait_for(lambda: self._queue or self._closing.is_set())
+            if not self._queue:
+                return None
+            self._current = self._queue.popleft()
+            self._weigh(self._current, -1)
+            self._changed.notify_all()
+            return self._current
+
+    def _progressed(self) -> None:
+        self._progress_s = time.monotonic()
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep. Raises Undelivered where it is time to give up."""
+        if self._give_up.wait(seconds):
+            raise Undelivered
+
+    def _until_there(self, attempt: Callable[[], T | None], what: str) -> T:
+        """Call ``attempt`` until it finds something. Raises Undelivered when the sink closes."""
+        told = not self._verbose
+        while (found := attempt()) is None:
+            if self._closing.is_set():
+                raise Undelivered
+            if not told:
+                self._report(f"waiting for {what}")
+                told = True
+            self._closing.wait(POLL_S)
+        return found
+
+    def _complain(self, error: OSError, consequence: str) -> None:
+        self.failed = True
+        self._report(f"cannot write to {self.name}: {error.strerror} ({consequence})")
+
+    # --- the books, all with the lock held -------------------------------------------------------
+
+    def _has_room(self, item: Item) -> bool:
+        if isinstance(item, Interval):
+            return self._intervals < self._max_intervals
+        # Something bigger than the bound passes alone; the end of a run always does.
+        return (
+            isinstance(item, Final)
+            or not self._record_bytes
+            or self._record_bytes + _record_bytes(item) <= self._max_record_bytes
+        )
+
+    def _weigh(self, item: Item, sign: int) -> None:
+        if isinstance(item, Interval):
+            self._intervals += sign
+        else:
+            self._record_bytes += sign * _record_bytes(item)
+
+    def _count_dropped(self, item: Item) -> None:
+        if isinstance(item, Interval):
+            self.dropped_intervals += 1
+        elif isinstance(item, Final):
+            self.dropped_records += len(item.leftovers) + 1
+        else:
+            self.dropped_records += item.records if isinstance(item, DriverData) else len(item)
+
+    def _drop_current(self) -> None:
+        # None where close() has already given it up: it is counted once.
+        if self._current is not None:
+            self._count_dropped(self._current)
+            self._current = None
+
+    def _drop_rest(self) -> None:
+        with self._changed:
+            self._finished = True
+            self._drop_current()
+            while self._queue:
+                self._count_dropped(self._queue.popleft())
+            self._changed.notify_all()
+
+
+def _record_bytes(item: Item) -> int:
+    if isinstance(item, DriverData):
+        return len(item.data)
+    return item.nbytes if isinstance(item, np.ndarray) else 0

@@ -1,0 +1,56 @@
+"""Stored outputs of the original, for machines that do not have it.
+
+`golden/NAME.bin` is the input of a small case; for a real trace it stands in the trace directory.
+`golden/NAME.{human,binary,driver,debug}` are the original's text, binary, driver data and debug
+outputs, times masked as `oracle` does. In the small cases the original is right in every figure.
+In the real traces sums exceed 2^32, where its `var` is wrong: compare their text through
+`mask_var`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+DIRECTORY = Path(__file__).parent / "golden"
+TRACES = Path(os.environ.get("BLKIOMON_TRACES") or Path(__file__).parent / "data")
+OUTPUTS = ("human", "binary", "driver", "debug")
+REAL = ("loop-multi-dc", "loop-phases-dc")
+
+_VAR = re.compile(rb", var -?[0-9.]+$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """An input with the original's outputs."""
+
+    name: str
+    data: bytes
+    human: bytes
+    binary: bytes
+    driver: bytes
+    debug: bytes
+
+
+def names() -> list[str]:
+    """All cases whose input is there."""
+    stored = sorted(path.stem for path in DIRECTORY.glob("*.binary"))
+    return [name for name in stored if input_path(name).exists()]
+
+
+def input_path(name: str) -> Path:
+    """Where a case's records are."""
+    return (TRACES if name in REAL else DIRECTORY) / f"{name}.bin"
+
+
+def load(name: str) -> Golden:
+    """One case."""
+    outputs = [(DIRECTORY / f"{name}.{option}").read_bytes() for option in OUTPUTS]
+    return Golden(name, input_path(name).read_bytes(), *outputs)
+
+
+def mask_var(text: bytes) -> bytes:
+    """The text output without the figure that the original gets wrong when sums are large."""
+    return _VAR.sub(b", var VAR", text)

@@ -1,0 +1,282 @@
+"""Deterministic random record streams, made to hit every rule of pairing and accounting.
+
+What a stream has to avoid depends on who reads it (`avoid`):
+
+- "nothing": anything that ours has to handle, among it completions under 1 us after their issue,
+  driver records without payload, and records of version 8 in between.
+- "crashes": what the original survives. Excluded are matches under 1 us (it divides by zero),
+  driver records without payload (it ends) and version 8 (it rejects it). Its arithmetic may wrap.
+- "faults": what the original gets right. Excluded besides: throughput of requests of more than
+  4294967 bytes (size * 1000 wraps at 32 bits) and whatever makes any sum of a device and direction
+  reach 2^32 (var squares it in 64 bits). Requests that are neither read nor write have no such
+  figures and keep the whole range.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import tracewriter as tw
+from tracewriter import Record
+
+Avoid = Literal["nothing", "crashes", "faults"]
+
+U32 = 1 << 32
+U64 = 1 << 64
+KEY_BITS = (tw.READ | tw.WRITE | tw.FS | tw.PC) << tw.CATEGORY_SHIFT
+ISSUE = tw.ISSUE << tw.CATEGORY_SHIFT
+COMPLETE = tw.COMPLETE << tw.CATEGORY_SHIFT
+DRV_DATA = tw.DRV_DATA << tw.CATEGORY_SHIFT
+
+_DIRECTIONS = (
+    [tw.READ | tw.FS] * 4
+    + [tw.WRITE | tw.FS] * 4
+    + [tw.READ, tw.WRITE, 0, tw.READ | tw.WRITE, tw.FS, tw.PC, tw.READ | tw.PC, tw.WRITE | tw.PC]
+    + [tw.READ | tw.WRITE | tw.FS | tw.PC, tw.READ | tw.FLUSH, tw.WRITE | tw.FS | tw.DISCARD]
+)
+_EXTRAS = [tw.SYNC, tw.META, tw.FUA, tw.AHEAD, tw.FLUSH, tw.DISCARD, tw.QUEUE, tw.REQUEUE]
+_EXTRAS_V8 = [tw.ZONE_APPEND, tw.ZONE_RESET, tw.ZONE_FINISH, tw.WRITE_ZEROES]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Records with the version and byte order they are written in."""
+
+    seed: int
+    records: tuple[Record, ...]
+    version: int
+    byteorder: str
+
+    @property
+    def data(self) -> bytes:
+        """The bytes."""
+        return tw.encode(self.records, self.version, self.byteorder)
+
+    def twin(self, version: int = 8) -> Stream:
+        """The same records throughout in one version: all figures have to be the same."""
+        records = tuple(replace(r, version=None) for r in self.records)
+        return Stream(self.seed, records, version, self.byteorder)
+
+    def swapped(self) -> Stream:
+        """The same records from a machine of the other byte order."""
+        return replace(self, byteorder="<" if self.byteorder == ">" else ">")
+
+
+def _log_uniform(rng: random.Random, low: int, high: int) -> int:
+    """A number of any magnitude between the two, both included."""
+    bits = rng.randint(low.bit_length(), high.bit_length())
+    return max(low, min(high, rng.getrandbits(bits) if bits else 0))
+
+
+class _Generator:
+    """The choices of one stream."""
+
+    def __init__(self, seed: int, avoid: Avoid, count: int | None) -> None:
+        self.rng = rng = random.Random(f"blkiomon {seed} {avoid}")
+        self.avoid = avoid
+        self.count = rng.choice([3, 20, 60, 150, 300]) if count is None else count
+        self.devices = [
+            rng.choice([8 << 20, 7 << 20 | 1, 259 << 20 | 3, U32 - 1, 1 << 31, rng.getrandbits(32)])
+            for _ in range(rng.randint(1, 4))
+        ]
+        self.sectors = [self._sector() for _ in range(rng.choice([1, 3, 10, 100]))]
+        self.wild = rng.random() < 0.5
+        self.disorder = rng.choice([0.0, 0.1, 0.5])
+        self.loss = rng.choice([0.0, 0.05, 0.3])
+        self.noise = rng.choice([0.0, 0.1, 0.5])
+        self.start = rng.choice([0, 10**9, 10**15, (1 << 63) - 10**7, U64 - 10**9, 1 << 61])
+        self.tick = rng.choice([0, 1, 1000, 50_000, 10**6])
+        self.extremes = rng.random() < 0.2
+
+    def _sector(self) -> int:
+        rng = self.rng
+        return rng.choice(
+            [rng.randrange(1024) * 8, rng.randrange(300), rng.getrandbits(64), U64 - 1, 0]
+        )
+
+    def _size(self) -> int:
+        rng = self.rng
+        if self.wild:
+            return _log_uniform(rng, 0, U32 - 1)
+        shape = rng.random()
+        if shape < 0.1:
+            return rng.choice([0, 1, 1023, 1024, 1025, 2048, 2049, 8388608, 8388609])
+        return rng.choice([4096, 8192, 65536, 131072, 512 * rng.randint(1, 2048)])
+
+    def _latency(self) -> int:
+        rng = self.rng
+        low = 0 if self.avoid == "nothing" else 1000
+        shape = rng.random()
+        if shape < 0.1:
+            return 1000 * (8 << rng.randrange(24)) + rng.choice([-1, 0, 999, 1000])
+        if self.wild:
+            return _log_uniform(rng, low, 1 << rng.choice([14, 30, 44, 62]))
+        return rng.randint(low, rng.choice([10_000, 300_000, 50_000_000]))
+
+    def _category(self) -> int:
+        rng = self.rng
+        category = rng.choice(_DIRECTIONS)
+        while rng.random() < 0.3:
+            category |= rng.choice(_EXTRAS)
+        if self.avoid == "nothing" and rng.random() < 0.1:
+            category |= rng.choice(_EXTRAS_V8)
+        return category
+
+    def _payload(self, low: int = 0) -> bytes:
+        rng = self.rng
+        return rng.randbytes(rng.choice([low, 1, 3, 8, 13, rng.randint(low, 200)]))
+
+    def _odd_fields(self) -> dict[str, int]:
+        rng = self.rng
+        if self.extremes:
+            wide = rng.choice([U32 - 1, 1 << 31, rng.getrandbits(32)])
+            return {"sequence": wide, "pid": wide, "cpu": wide, "error": rng.getrandbits(16)}
+        return {
+            "sequence": rng.randrange(1000),
+            "pid": rng.randrange(40000),
+            "cpu": rng.randrange(4),
+            "error": rng.choice([0, 0, 0, 5, 121]),
+        }
+
+    def _request(self, now: int) -> list[Record]:
+        """An issue and its completion, or what is left of the two."""
+        rng = self.rng
+        device, sector = rng.choice(self.devices), rng.choice(self.sectors)
+        category, size = self._category(), self._size()
+        end = now + self._latency()
+        done = category if rng.random() < 0.9 else category ^ rng.choice([tw.SYNC, tw.META, tw.FS])
+        first = tw.issue(now, sector, size, category, device, **self._odd_fields())
+        size = size if rng.random() < 0.8 else self._size()
+        last = tw.complete(end, sector, size, done, device, **self._odd_fields())
+        pair = [r for r in (first, last) if rng.random() >= self.loss]
+        chance = rng.random()
+        if chance < 0.05 and pair:
+            pair.append(rng.choice(pair))
+        elif chance < 0.08 and pair:
+            pair.append(replace(rng.choice(pair), bytes_=self._size()))
+        elif chance < 0.11 and pair:
+            index = rng.randrange(len(pair))
+            both = pair[index].action | ISSUE | COMPLETE
+            pair[index] = replace(pair[index], action=both)
+        elif chance < 0.14 and pair:
+            index = rng.randrange(len(pair))
+            pair[index] = replace(pair[index], payload=self._payload())
+        elif chance < 0.16 and pair:
+            index = rng.randrange(len(pair))
+            odd = pair[index].action & ~0xFFFF | rng.choice([0, 1, 6, 17, 0x107, 0x108, 0xFFFF])
+            pair[index] = replace(pair[index], action=odd)
+        elif chance < 0.18 and pair:
+            index = rng.randrange(len(pair))
+            notify = pair[index].action | tw.NOTIFY << tw.CATEGORY_SHIFT
+            pair[index] = replace(pair[index], action=notify)
+        return pair
+
+    def _noise(self, now: int, byteorder: str) -> Record:
+        """A record that takes no part in pairing."""
+        rng = self.rng
+        device, sector = rng.choice(self.devices), rng.choice(self.sectors)
+        fields = self._odd_fields()
+        shape = rng.randrange(6)
+        least = 0 if self.avoid == "nothing" else 1
+        if shape == 0:
+            extra = rng.choice([0, 0, tw.ISSUE | tw.READ, tw.COMPLETE | tw.WRITE, tw.NOTIFY])
+            return tw.driver_data(now, self._payload(least), device, extra, **fields)
+        if shape == 1:
+            return tw.notify_timestamp(now, rng.getrandbits(32), rng.randrange(10**9), byteorder)
+        if shape == 2:
+            return tw.notify_process(now, rng.getrandbits(15), "worker")
+        if shape == 3:
+            action = tw.act(tw.NOTIFY, tw.NT_MESSAGE)
+            return Record(now, 0, 0, action, device, payload=b"say " + self._payload())
+        event = rng.choice([0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 12, 13, 15, 0x10D, 99, 0xFFFF])
+        category = self._category() & ~(tw.ISSUE | tw.COMPLETE)
+        action = tw.act(category, event)
+        return Record(now, sector, self._size(), action, device, payload=self._payload(), **fields)
+
+    def stream(self) -> Stream:
+        """All records, in an order near or far from that of their times."""
+        rng = self.rng
+        byteorder = rng.choice("<<>")
+        now = self.start
+        records: list[Record] = []
+        while len(records) < self.count:
+            if self.tick:
+                now += rng.randrange(2 * self.tick)
+            if rng.random() < self.noise:
+                records.append(self._noise(now, byteorder))
+            else:
+                records += self._request(now)
+                if self.loss and rng.random() < self.loss:
+                    records.append(self._noise(now, byteorder))
+        records = [replace(r, time_ns=min(r.time_ns, U64 - 1)) for r in records]
+        if self.disorder < 0.5:
+            records.sort(key=lambda r: r.time_ns)
+        swaps = int(len(records) * self.disorder)
+        for _ in range(swaps):
+            index = rng.randrange(len(records))
+            other = max(0, index - rng.randint(1, 8))
+            records[index], records[other] = records[other], records[index]
+        if self.avoid != "nothing":
+            records = _filtered(records, _is_harmless(self.avoid))
+        elif rng.random() < 0.3:
+            records = [replace(r, version=rng.choice([7, 8])) for r in records]
+        version = 7 if self.avoid != "nothing" else rng.choice([7, 8])
+        # A version 7 action has no room for the zone bits: without them both versions agree.
+        if version == 7 or any(r.version == 7 for r in records):
+            records = [replace(r, action=r.action % U32) for r in records]
+        return Stream(0, tuple(records), version, byteorder)
+
+
+def _is_harmless(avoid: Avoid) -> Callable[[Record, Record], bool]:
+    """A check of each match (issue, completion) in stream order, which keeps running sums."""
+    sums: dict[tuple[int, bool], list[int]] = {}
+
+    def check(first: Record, last: Record) -> bool:
+        d2c = (last.time_ns - first.time_ns) // 1000
+        if d2c == 0:
+            return False
+        direction = last.action >> tw.CATEGORY_SHIFT & (tw.READ | tw.WRITE)
+        if avoid == "crashes" or direction == 0:
+            return True
+        if first.bytes_ * 1000 >= U32:
+            return False
+        key = first.device, bool(direction & tw.READ)
+        new = (first.bytes_, d2c, first.bytes_ * 1000 // d2c)
+        total = [old + value for old, value in zip(sums.get(key, [0, 0, 0]), new, strict=True)]
+        if max(total) >= U32:
+            return False
+        sums[key] = total
+        return True
+
+    return check
+
+
+def _filtered(records: list[Record], harmless: Callable[[Record, Record], bool]) -> list[Record]:
+    """Leave out each record that would complete a match which the original gets wrong."""
+    kept: list[Record] = []
+    pending: dict[tuple[int, int, int], Record] = {}
+    for record in records:
+        if record.action & (ISSUE | COMPLETE) and not record.action & DRV_DATA:
+            key = record.device, record.sector, record.action & KEY_BITS
+            other = pending.get(key)
+            if other is None:
+                pending[key] = record
+            else:
+                inorder = other.time_ns < record.time_ns
+                older, younger = (other, record) if inorder else (record, other)
+                if older.action & ISSUE and younger.action & COMPLETE:
+                    if not harmless(older, younger):
+                        continue
+                    del pending[key]
+                else:
+                    pending[key] = younger
+        kept.append(record)
+    return kept
+
+
+def generate(seed: int, avoid: Avoid = "crashes", count: int | None = None) -> Stream:
+    """The stream of a seed; about `count` records, or a number that the seed chooses."""
+    return replace(_Generator(seed, avoid, count).stream(), seed=seed)

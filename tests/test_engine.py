@@ -1,0 +1,382 @@
+"""The engine against the slow reference, on everything that can be said of a stream."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import quirks
+import streams
+import tracewriter as tw
+from reference import Reference, Trace
+from tracewriter import complete, encode, issue
+
+from blkiomon import layout
+from blkiomon._core import Engine
+from blkiomon.errors import TraceError
+
+NEVER_NS = 2**64 - 1
+
+
+def pieces(data: bytes, rng: random.Random) -> list[bytes]:
+    """The stream as a sequence of reads, cut anywhere."""
+    most = rng.choice([1, 7, 48, 64, 100, 1000, 70_000, len(data) + 1])
+    out, at = [], 0
+    while at < len(data):
+        n = rng.randint(1, most)
+        out.append(data[at : at + n])
+        at += n
+    return out
+
+
+def as_tuple(detail: Any) -> tuple[int, ...]:
+    r = detail["record"]
+    names = ("sequence", "time_ns", "sector", "bytes", "action", "pid", "device", "cpu", "error")
+    return (*(int(r[name]) for name in names), int(r["pdu_len"]), int(detail["order"]))
+
+
+def reference_tuple(t: Trace) -> tuple[int, ...]:
+    return (
+        *(t.sequence, t.time, t.sector, t.bytes_, t.action % 2**48),  # no category is above
+        *(t.pid, t.device, t.cpu, t.error, t.pdu_len, t.order),
+    )
+
+
+def moments(m: Any) -> tuple[int, int, int, int]:
+    total, squ = (int(m[f][0]) + (int(m[f][1]) << 64) for f in ("sum", "squ"))
+    return int(m["min"]), int(m["max"]), total, squ
+
+
+def bin_of(value: int) -> int:
+    """The rule of _stats.pxi, spelt out."""
+    shift = max(0, value.bit_length() - 7)
+    return 64 * shift + (value >> shift)
+
+
+def op_counts(rows: Any) -> Counter[tuple[int, str]]:
+    counts: Counter[tuple[int, str]] = Counter()
+    for row in rows:
+        counts[int(row["device"]), layout.OPS[row["op"]]] += int(row["requests"])
+    return counts
+
+
+def check_interval(cut: Any, expected: list[Any]) -> None:
+    """What the engine handed out is what the reference says, device by device."""
+    rows, d2c_bins, size_bins = cut
+    assert op_counts(rows) == Counter((s.device, match.op) for s in expected for match in s.matches)
+    # Devices in order of their first match; the reference lists them the other way round.
+    assert list(dict.fromkeys(rows["device"].tolist())) == [s.device for s in reversed(expected)]
+    for s in expected:
+        ours = rows[rows["device"] == s.device]
+        assert int(ours["errors"].sum()) == sum(match.error != 0 for match in s.matches)
+        assert ours["size_hist"].sum(axis=0).tolist() == s.size_hist
+        assert ours["d2c_hist"].sum(axis=0).tolist() == s.d2c_hist
+        assert int(ours["requests"][ours["direction"] == 2].sum()) == s.bidir
+        for direction, per_field in enumerate(
+            (
+                {"size_bytes": s.size_r, "d2c_us": s.d2c_r, "throughput": s.thrput_r},
+                {"size_bytes": s.size_w, "d2c_us": s.d2c_w, "throughput": s.thrput_w},
+            )
+        ):
+            those = ours[ours["direction"] == direction]
+            for name, minmax in per_field.items():
+                parts = [moments(row[name]) for row in those]
+                assert min((p[0] for p in parts), default=2**64 - 1) == minmax.min
+                assert max((p[1] for p in parts), default=0) == minmax.max
+                assert sum(p[2] for p in parts) == minmax.sum
+                assert sum(p[3] for p in parts) == minmax.squ
+        indices = np.flatnonzero(rows["device"] == s.device)
+        for op in {match.op for match in s.matches}:
+            those = [i for i in indices if layout.OPS[rows["op"][i]] == op]
+            matches = [match for match in s.matches if match.op == op]
+            assert sum(moments(rows["d2c_ns"][i])[2] for i in those) == sum(
+                m.d2c_ns for m in matches
+            )
+            for bins, values in (
+                (d2c_bins, [m.d2c_ns for m in matches]),
+                (size_bins, [m.size for m in matches]),
+            ):
+                got: Counter[int] = Counter()
+                for b in bins[np.isin(bins["row"], those)]:
+                    got[int(b["bin"])] += int(b["count"])
+                assert got == Counter(bin_of(value) for value in values)
+
+
+def compare(
+    data: bytes,
+    rng: random.Random,
+    max_pending: int = 10**6,
+    max_age_ns: int = NEVER_NS,
+    resync: bool = False,
+    cuts: int = 2,
+) -> Engine:
+    """Feed both, cut both at the same places, compare everything."""
+    engine = Engine(
+        max_pending=max_pending,
+        max_age_ns=max_age_ns,
+        keep_details=True,
+        keep_driver_data=True,
+        resync=resync,
+    )
+    reference = Reference(max_pending, max_age_ns, resync=resync)
+    driver = b""
+    mismatches = []
+    reads = pieces(data, rng)
+    cut_after = {rng.randrange(len(reads) or 1) for _ in range(cuts)}
+    failed: TraceError | None = None
+    for i, read in enumerate(reads):
+        reference.feed(read)
+        try:
+            engine.feed(read)
+        except TraceError as error:
+            failed = error
+        driver += engine.take_driver_data()
+        mismatches += engine.take_mismatches().tolist()
+        if failed is not None:
+            break
+        if i in cut_after:
+            check_interval(engine.cut(), reference.cut())
+    if failed is None:
+        try:
+            engine.finish()
+        except TraceError as error:
+            failed = error
+    last = reference.finish()
+    assert (failed is None) == (reference.bad is None)
+    if failed is not None and reference.bad is not None:
+        assert failed.offset == reference.bad.offset
+    check_interval(engine.cut(), last)
+    assert driver == reference.driver_bytes()
+    assert len(mismatches) == reference.mismatched
+    assert [as_tuple(d) for d in engine.leftovers()] == [
+        reference_tuple(t) for t in reference.leftovers()
+    ]
+    assert engine.counters() == {
+        "records": reference.overall,
+        "matches": reference.matched,
+        "mismatches": reference.mismatched,
+        "driver_data": reference.driverdata,
+        "evicted": reference.evicted,
+        "lost": reference.lost,
+        "skipped_bytes": reference.skipped,
+    }
+    assert engine.pending == len(reference.leftovers())
+    return engine
+
+
+@pytest.mark.parametrize("block", range(20))
+def test_engine_equals_reference_on_generated_streams(block: int) -> None:
+    rng = random.Random(block)
+    for seed in range(block * 50, block * 50 + 50):
+        compare(streams.generate(seed, avoid="nothing").data, rng)
+
+
+@pytest.mark.parametrize("name", [*quirks.CASES, *quirks.BROKEN])
+def test_engine_equals_reference_on_quirk(name: str) -> None:
+    data = {**quirks.CASES, **quirks.BROKEN}[name]
+    rng = random.Random(name)
+    if len(data) > 10**6:
+        rng = random.Random(1)
+    compare(data, rng)
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_eviction_by_number_equals_reference(block: int) -> None:
+    rng = random.Random(f"number {block}")
+    for seed in range(block * 30, block * 30 + 30):
+        data = streams.generate(seed, avoid="nothing").data
+        compare(data, rng, max_pending=rng.choice([1, 2, 3, 5, 8, 16, 17, 33, 64]))
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_eviction_by_age_equals_reference(block: int) -> None:
+    rng = random.Random(f"age {block}")
+    for seed in range(block * 30, block * 30 + 30):
+        data = streams.generate(seed, avoid="nothing").data
+        max_age_ns = rng.choice([0, 1, 1000, 100_000, 10**7, 10**9])
+        compare(data, rng, max_age_ns=max_age_ns, max_pending=rng.choice([4, 10**6]), cuts=5)
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """The stream with garbage and marks thrown in, and bytes taken out, at random places."""
+    out = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(out) + 1)
+        kind = rng.randrange(5)
+        if kind == 0:
+            out[at:at] = rng.randbytes(rng.choice([1, 3, 50, 500]))
+        elif kind == 1:
+            del out[at : at + rng.choice([1, 5, 60])]
+        elif kind == 2:
+            out[at:at] = tw.lost_mark(rng.randrange(9), rng.randrange(10**6))
+        elif kind == 3:
+            out[at:at] = rng.choice([b"CPU:", b"CPU:1 [LOST", b"CPU:x\n", b"\x07tae", b"eat\x08"])
+        else:
+            out = out[:at]
+    return bytes(out)
+
+
+@pytest.mark.parametrize("resync", [False, True])
+@pytest.mark.parametrize("block", range(10))
+def test_damaged_streams_equal_reference(block: int, resync: bool) -> None:
+    rng = random.Random(f"damage {block} {resync}")
+    for seed in range(block * 30, block * 30 + 30):
+        data = damaged(streams.generate(seed, avoid="nothing").data, rng)
+        compare(data, rng, resync=resync)
+
+
+def test_sweep_every_2_to_the_20_records_evicts_what_is_too_old() -> None:
+    # One issue, then a million records of another kind, then a late completion of the first.
+    filler = encode([tw.notify_process(0, 1, "x", size=1)]) * (2**20 - 3)
+    now = encode([complete(10**9, 99, 1)])
+    data = encode([issue(0, 1, 4096)]) + now + filler + now + encode([issue(10**9, 5, 1)])
+    engine = compare(data, random.Random(3), max_age_ns=10**6, cuts=0)
+    assert engine.counters()["evicted"] == 1
+
+
+def test_table_grows_and_empties_to_the_last_slot() -> None:
+    n = 200_000
+    records = np.zeros(n, dtype=layout.TRACE_V7)
+    records["magic"] = 0x65617407
+    records["time"] = np.arange(n)
+    records["sector"] = np.random.default_rng(1).permutation(n) * 8
+    records["bytes"] = 4096
+    records["action"] = (tw.ISSUE | tw.READ) << 16 | 7
+    records["device"] = 8 << 20 | np.arange(n) % 50
+    completions = records.copy()
+    completions["action"] = (tw.COMPLETE | tw.READ) << 16 | 8
+    completions["time"] += 10**6
+    engine = Engine()
+    engine.feed(records.tobytes())
+    assert engine.pending == n
+    engine.feed(np.random.default_rng(2).permutation(completions).tobytes())
+    assert engine.pending == 0
+    assert engine.counters()["matches"] == n
+    rows, _, _ = engine.cut()
+    assert rows["requests"].sum() == n
+    assert len(rows) == 50
+    rows, d2c_bins, size_bins = engine.cut()
+    assert len(rows) == len(d2c_bins) == len(size_bins) == 0
+
+
+def test_version_8_equals_version_7() -> None:
+    for seed in range(100):
+        stream = streams.generate(seed)
+        seven, eight = Engine(keep_details=True), Engine(keep_details=True)
+        seven.feed(stream.data)
+        eight.feed(stream.twin(8).data)
+        for left, right in zip(seven.cut(), eight.cut(), strict=True):
+            assert left.tobytes() == right.tobytes()
+        assert seven.leftovers().tobytes() == eight.leftovers().tobytes()
+        assert seven.counters() == eight.counters()
+
+
+def test_foreign_byte_order_equals_native() -> None:
+    for seed in range(100):
+        stream = streams.generate(seed)
+        one, other = Engine(keep_details=True), Engine(keep_details=True)
+        one.feed(stream.data)
+        other.feed(stream.swapped().data)
+        for left, right in zip(one.cut(), other.cut(), strict=True):
+            assert left.tobytes() == right.tobytes()
+        assert one.leftovers().tobytes() == other.leftovers().tobytes()
+
+
+def test_zone_append_event_without_complete_bit_is_no_completion() -> None:
+    # A version-8 zone append has the low word of a completion (8).
+    append = tw.Record(5000, 1, 4096, tw.act(tw.ZONE_APPEND | tw.WRITE | tw.FS, 8), 8 << 20)
+    engine = Engine()
+    engine.feed(encode([issue(1000, 1, 4096, tw.WRITE | tw.FS), append], version=8))
+    assert engine.counters()["matches"] == 0
+    assert engine.pending == 1
+
+
+def test_shuffled_version_8_record_of_the_tracer_is_recognised() -> None:
+    engine = Engine()
+    engine.feed(encode([issue(1, 1, 1)]))
+    record = issue(1000, 8, 4096, tw.READ | tw.FS, 8 << 20 | 16, pid=4711, cpu=1)
+    with pytest.raises(TraceError, match="version-8 record with the magic of version 7") as raised:
+        engine.feed(tw.encode_malformed_v8(record))
+    assert raised.value.offset == 48
+
+
+def test_error_says_what_was_found_and_where() -> None:
+    engine = Engine()
+    with pytest.raises(TraceError) as raised:
+        engine.feed(encode([issue(1, 1, 1)]) + b"garbage!" * 10)
+    assert str(raised.value) == (
+        "at byte offset 48: found magic 62726167, "
+        "expected 65617407 or 65617408, a block trace of version 7 or 8"
+    )
+
+
+def test_failed_engine_refuses_further_use_and_keeps_its_figures() -> None:
+    engine = Engine()
+    good = encode([issue(1, 1, 1), complete(5001, 1, 1)])
+    with pytest.raises(TraceError):
+        engine.feed(good + b"\0" * 64)
+    with pytest.raises(TraceError):
+        engine.feed(good)
+    with pytest.raises(TraceError):
+        engine.finish()
+    assert engine.counters()["records"] == 2
+    rows, _, _ = engine.cut()
+    assert rows["requests"].tolist() == [1]
+
+
+@pytest.mark.parametrize("cut", range(1, 59))
+def test_end_inside_a_record_is_an_error_at_its_offset(cut: int) -> None:
+    data = encode([issue(1, 1, 1), issue(2, 2, 2, payload=b"0123456789")])[: 48 + cut]
+    engine = Engine()
+    engine.feed(data)
+    if cut == 58:
+        engine.finish()
+        return
+    with pytest.raises(TraceError, match="end of the input") as raised:
+        engine.finish()
+    assert raised.value.offset == 48
+
+
+def test_lost_events_without_a_number_count_as_one() -> None:
+    engine = Engine()
+    engine.feed(encode([issue(1, 1, 1)]) + b"CPU:0 [LOST EVENTS]\n" + encode([issue(2, 2, 1)]))
+    assert engine.counters()["lost"] == 1
+    assert engine.counters()["records"] == 2
+
+
+def test_skips_are_reported_with_their_offsets() -> None:
+    engine = Engine(resync=True)
+    one = encode([issue(1, 1, 1)])
+    engine.feed(one + b"x" * 100 + one + b"y" * 7)
+    engine.finish()
+    assert engine.take_skips() == [(48, 100), (196, 7)]
+    assert engine.counters()["skipped_bytes"] == 107
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"max_pending": 0}, {"max_pending": 2**33}, {"max_age_ns": -1}, {"max_age_ns": 2**64}],
+)
+def test_limits_out_of_range_are_refused(limits: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be from"):
+        Engine(**limits)  # type: ignore[arg-type]
+
+
+def test_fixed_seed_of_the_hash_is_not_needed_for_equal_results() -> None:
+    data = streams.generate(7, avoid="nothing", count=3000).data
+    results = []
+    for _ in range(3):
+        engine = Engine(max_pending=20, keep_details=True)
+        engine.feed(data)
+        results.append((engine.counters(), engine.leftovers().tobytes()))
+    assert results[0] == results[1] == results[2]
+
+
+def test_structs_are_their_numpy_twins() -> None:
+    from blkiomon._core import _struct_sizes
+
+    for name, size in _struct_sizes().items():
+        assert getattr(layout, name).itemsize == size, name

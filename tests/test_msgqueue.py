@@ -1,0 +1,201 @@
+"""SysV queues: real ones, made and removed here."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from intervals import at, eventually
+
+from blkiomon import _sysv
+from blkiomon.config import Config
+from blkiomon.outputs import OutputError, Outputs, binary, open_outputs
+from blkiomon.outputs.msgqueue import MessageQueueSink
+
+TYPE = 3
+SIZE = 424
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Iterator[int]:
+    """The key of tmp_path/key with id 1; a queue of that key is removed at the end."""
+    path = tmp_path / "key"
+    path.touch()
+    found = _sysv.ftok(os.fsencode(path), 1)
+    yield found
+    try:
+        _sysv.remove(_sysv.msgget(found))
+    except FileNotFoundError:
+        pass
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def opened(tmp_path: Path, said: list[str], **changes: Any) -> Outputs:
+    given: dict[str, Any] = {"queue_path": str(tmp_path / "key"), "queue_id": 1, **changes}
+    return open_outputs(Config(interval_s=1, queue_message_type=TYPE, **given), said.append)
+
+
+def sink_of(outputs: Outputs) -> MessageQueueSink:
+    (sink,) = outputs.sinks
+    assert isinstance(sink, MessageQueueSink)
+    return sink
+
+
+def received(queue: int) -> list[bytes]:
+    """The bodies of all messages in a queue."""
+    bodies = []
+    while _sysv.stat(queue)[0]:
+        kind, body = _sysv.msgrcv(queue, 1000)
+        assert kind == TYPE
+        bodies.append(body)
+    return bodies
+
+
+def test_key_is_made_as_by_ftok(tmp_path: Path) -> None:
+    status = tmp_path.stat()
+    low = (status.st_dev & 0xFF) << 16 | status.st_ino & 0xFFFF
+    for project in (1, 0x7F, 257, -255):
+        expected = (project & 0xFF) << 24 | low
+        assert _sysv.ftok(os.fsencode(tmp_path), project) == expected
+    assert _sysv.ftok(os.fsencode(tmp_path), 255) == (0xFF << 24 | low) - 2**32
+
+
+def test_calls_raise_what_errno_says(tmp_path: Path, key: int) -> None:
+    with pytest.raises(FileNotFoundError):
+        _sysv.ftok(os.fsencode(tmp_path / "missing"), 1)
+    for missing in (key, 0):  # 0 would make a private queue
+        with pytest.raises(FileNotFoundError):
+            _sysv.msgget(missing)
+    queue = _sysv.create(key)
+    with pytest.raises(FileExistsError):
+        _sysv.create(key)
+    with pytest.raises(OSError) as caught:
+        _sysv.msgrcv(queue, 10)
+    assert caught.value.errno == errno.ENOMSG
+
+
+def test_every_device_is_one_message(tmp_path: Path, key: int, said: list[str]) -> None:
+    queue = _sysv.create(key)
+    outputs = opened(tmp_path, said)
+    item = at(7, devices=3)
+    outputs.put(item)
+    outputs.close()
+    assert received(queue) == list(binary.renderer("0.3")(item))
+    assert not said and not outputs.failed
+
+
+def test_message_of_version_0_2_has_its_layout(tmp_path: Path, key: int, said: list[str]) -> None:
+    queue = _sysv.create(key)
+    outputs = opened(tmp_path, said, stat_version="0.2")
+    outputs.put(at(7))
+    outputs.close()
+    assert [len(body) for body in received(queue)] == [344]
+
+
+def test_missing_queue_is_waited_for_asleep(tmp_path: Path, key: int, said: list[str]) -> None:
+    outputs = opened(tmp_path, said, verbose=True)
+    outputs.put(at(7))
+    begin_s, begin_cpu_s = time.monotonic(), time.process_time()
+    time.sleep(0.3)
+    used = (time.process_time() - begin_cpu_s) / (time.monotonic() - begin_s)
+    assert used < 0.2
+    assert said == [f"waiting for message queue {tmp_path / 'key'} (id 1)"]
+    queue = _sysv.create(key)
+    eventually(lambda: _sysv.stat(queue)[0])
+    outputs.close()
+    assert len(received(queue)) == 1
+
+
+def test_missing_queue_does_not_delay_the_end(tmp_path: Path, key: int, said: list[str]) -> None:
+    outputs = opened(tmp_path, said)
+    outputs.put(at(7))
+    begin_s = time.monotonic()
+    outputs.close(timeout_s=60)
+    assert time.monotonic() - begin_s < 5
+    assert sink_of(outputs).dropped_intervals == 1
+
+
+def test_missing_path_is_an_error_at_once(tmp_path: Path, said: list[str]) -> None:
+    with pytest.raises(OutputError, match=r"could not write to .*/key: No such file or directory"):
+        opened(tmp_path, said)
+
+
+def test_full_queue_drops_and_counts_without_waiting(
+    tmp_path: Path, key: int, said: list[str]
+) -> None:
+    queue = _sysv.create(key)
+    _sysv.set_limit(queue, 2 * SIZE)
+    sink = MessageQueueSink(
+        str(tmp_path / "key"), 1, TYPE, binary.renderer("0.3"), said.append, max_intervals=3
+    )
+    sink.start()
+    for time_s in range(2):
+        sink.put(at(time_s))
+    eventually(lambda: _sysv.stat(queue)[0] == 2)
+    begin_s = time.monotonic()
+    for time_s in range(2, 102):
+        sink.put(at(time_s))
+    assert time.monotonic() - begin_s < 1
+    assert sink.dropped_intervals in (96, 97)  # one is being tried, three wait
+    lost = sink.dropped_intervals
+    assert len(received(queue)) == 2  # room again: it goes on by itself
+    eventually(lambda: _sysv.stat(queue)[0] == 2)
+    sink.close(timeout_s=0.2)
+    assert time.monotonic() - begin_s < 5
+    assert sink.dropped_intervals == lost + (102 - 2 - lost - 2)
+    assert len(received(queue)) == 2
+    assert not sink._thread.is_alive()
+
+
+def test_removed_queue_is_found_again(tmp_path: Path, key: int, said: list[str]) -> None:
+    first = _sysv.create(key)
+    outputs = opened(tmp_path, said)
+    outputs.put(at(1))
+    eventually(lambda: _sysv.stat(first)[0] == 1)
+    _sysv.remove(first)
+    outputs.put(at(2))
+    second = _sysv.create(key)
+    outputs.put(at(3))
+    eventually(lambda: _sysv.stat(second)[0] == 2)
+    outputs.close()
+    assert len(received(second)) == 2
+    assert not said and not outputs.failed
+
+
+def test_queue_too_small_for_a_message_is_reported(
+    tmp_path: Path, key: int, said: list[str]
+) -> None:
+    _sysv.set_limit(_sysv.create(key), SIZE - 1)
+    outputs = opened(tmp_path, said)
+    outputs.put(at(1))
+    eventually(lambda: outputs.failed)
+    outputs.close()
+    name = f"message queue {tmp_path / 'key'} (id 1)"
+    assert said[0] == (
+        f"cannot write to {name}: it holds 423 bytes, and a message takes 424 "
+        "(nothing more is written there)"
+    )
+
+
+def test_message_too_long_for_the_system_is_reported(
+    tmp_path: Path, key: int, said: list[str]
+) -> None:
+    _sysv.create(key)
+    most = int(Path("/proc/sys/kernel/msgmax").read_text())
+    sink = MessageQueueSink(
+        str(tmp_path / "key"), 1, TYPE, lambda item: iter([bytes(most + 1)]), said.append
+    )
+    sink.start()
+    sink.put(at(1))
+    sink.close()
+    assert sink.failed and sink.dropped_intervals == 1
+    assert "is longer than kernel.msgmax (nothing more is written there)" in said[0]

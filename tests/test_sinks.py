@@ -1,0 +1,441 @@
+"""Destinations: what arrives, what is dropped, and that nothing ever waits for a slow one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from intervals import at, eventually
+
+from blkiomon import layout
+from blkiomon.config import Config
+from blkiomon.interval import Counts, Interval
+from blkiomon.outputs import DriverData, Final, OutputError, Outputs, binary, files, open_outputs
+from blkiomon.outputs.files import FileSink, Format
+
+TEXT = Format((Interval,), lambda item: iter([b"interval %d\n" % item.time_s]))
+DRIVER = Format((DriverData,), lambda item: iter([item.data]))
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """A pipe that holds 4 KiB: reading end, writing end."""
+    import fcntl
+
+    ends = os.pipe()
+    fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4096)
+    yield ends
+    for end in ends:
+        try:
+            os.close(end)
+        except OSError as error:
+            assert error.errno == errno.EBADF
+
+
+def on_pipe(
+    pipe: tuple[int, int], said: list[str], form: Format = TEXT, **options: Any
+) -> FileSink:
+    sink = FileSink(f"/proc/self/fd/{pipe[1]}", [form], said.append, **options)
+    sink.start()
+    return sink
+
+
+# --- opening -------------------------------------------------------------------------------------
+
+
+def test_file_is_truncated_like_the_originals(tmp_path: Path, said: list[str]) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(b"Z" * 5000)
+    sink = FileSink(str(path), [TEXT], said.append)
+    sink.start()
+    sink.put(at(1))
+    sink.close()
+    assert path.read_bytes() == b"interval 1\n"
+    assert not sink.failed and not said
+
+
+def test_new_file_obeys_the_umask(tmp_path: Path, said: list[str]) -> None:
+    before = os.umask(0o027)
+    try:
+        outputs = open_outputs(config(human=str(tmp_path / "new")), said.append)
+    finally:
+        os.umask(before)
+    outputs.close()
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
+
+
+def config(**outputs: Any) -> Config:
+    return Config(interval_s=1, **outputs)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [("missing/x", errno.ENOENT), ("", errno.EISDIR), ("file/x", errno.ENOTDIR)],
+)
+def test_failed_open_says_why(tmp_path: Path, path: str, why: int, said: list[str]) -> None:
+    (tmp_path / "file").touch()
+    target = str(tmp_path / path)
+    with pytest.raises(OutputError) as caught:
+        open_outputs(config(driver=target), said.append)
+    assert str(caught.value) == f"could not write to {target}: {os.strerror(why)}"
+
+
+def test_no_permission_says_so(tmp_path: Path, said: list[str]) -> None:
+    path = tmp_path / "locked"
+    path.touch(0o444)
+    if os.access(path, os.W_OK):
+        pytest.skip("permissions do not bind this user (root)")
+    with pytest.raises(OutputError, match="Permission denied"):
+        open_outputs(config(human=str(path)), said.append)
+
+
+def test_block_device_is_refused_and_never_opened(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = tmp_path / "disk"
+    try:
+        os.mknod(device, stat.S_IFBLK | 0o600, os.makedev(7, 250))
+    except PermissionError:
+        pytest.skip("only root makes device nodes")
+    opened: list[object] = []
+    monkeypatch.setattr("blkiomon.outputs.files.os.open", lambda *args: opened.append(args))
+    with pytest.raises(OutputError, match="disk: it is a block device"):
+        open_outputs(config(driver=str(device)), said.append)
+    assert not opened
+
+
+def test_the_trace_being_read_is_refused(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    trace.write_bytes(b"precious")
+    code = (
+        "import sys\n"
+        "from blkiomon.outputs.files import FileSink\n"
+        "FileSink(sys.argv[1], [], print)\n"
+    )
+    with trace.open("rb") as source:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(trace)], stdin=source, capture_output=True, check=False
+        )
+    assert b"it is the input" in done.stderr
+    assert trace.read_bytes() == b"precious"
+
+
+def test_fifo_waits_for_its_reader(tmp_path: Path, said: list[str]) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    sink = FileSink(str(path), [TEXT], said.append, verbose=True)
+    sink.start()
+    sink.put(at(1))
+    eventually(lambda: said)
+    with path.open("rb") as reader:
+        assert reader.readline() == b"interval 1\n"
+        sink.close()
+        assert reader.read() == b""
+    assert said == [f"waiting for a reader of {path}"]
+    assert sink.dropped_intervals == 0
+
+
+def test_fifo_without_reader_does_not_delay_the_end(tmp_path: Path, said: list[str]) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    sink = FileSink(str(path), [TEXT], said.append)
+    sink.start()
+    sink.put(at(1))
+    begin_s = time.monotonic()
+    sink.close(timeout_s=60)
+    assert time.monotonic() - begin_s < 5
+    assert sink.dropped_intervals == 1
+
+
+# --- what arrives --------------------------------------------------------------------------------
+
+
+def test_one_destination_takes_text_then_struct_of_each_device(
+    tmp_path: Path, said: list[str]
+) -> None:
+    both, path = tmp_path / "both", tmp_path / "text"
+    outputs = open_outputs(config(human=str(both), binary=str(both)), said.append)
+    alone = open_outputs(config(human=str(path)), said.append)
+    item = at(7, devices=2)
+    for o in (outputs, alone):
+        o.put(item)
+        o.close()
+    structs = list(binary.renderer("0.3")(item))
+    texts = [b"\ntime" + t for t in path.read_bytes().split(b"\ntime")[1:]]
+    assert both.read_bytes() == texts[0] + structs[0] + texts[1] + structs[1]
+
+
+def test_items_reach_only_those_who_want_them(tmp_path: Path, said: list[str]) -> None:
+    names = ("human", "binary", "driver", "debug")
+    outputs = open_outputs(config(**{n: str(tmp_path / n) for n in names}), said.append)
+    outputs.put(DriverData(b"driver bytes", 1))
+    outputs.put(np.zeros(1, layout.MISMATCH))
+    outputs.put(at(7))
+    outputs.put(Final(np.zeros(1, layout.DETAIL), Counts(matches=1)))
+    outputs.close()
+    content = {name: (tmp_path / name).read_bytes() for name in names}
+    assert content["human"].startswith(b"\ntime: ")
+    assert len(content["binary"]) == 424
+    assert content["driver"] == b"driver bytes"
+    assert content["debug"].startswith(b"--- mismatch ---\nmagic ")
+    assert content["debug"].endswith(b"1 leftover, 1 match, 0 mismatch, 0 driverdata, 0 overall\n")
+    assert not said and not outputs.failed
+
+
+def test_everything_is_written_at_once(pipe: tuple[int, int], said: list[str]) -> None:
+    sink = on_pipe(pipe, said)
+    for time_s in (1, 2):
+        sink.put(at(time_s))
+        assert os.read(pipe[0], 100) == b"interval %d\n" % time_s
+    sink.close()
+
+
+def test_slow_reader_gets_every_byte(pipe: tuple[int, int], said: list[str]) -> None:
+    sink = on_pipe(pipe, said, DRIVER)
+    data = os.urandom(300_000)
+    sink.put(DriverData(data, 1))
+    received = bytearray()
+
+    def read_slowly() -> None:
+        while chunk := os.read(pipe[0], 3000):
+            received.extend(chunk)
+            time.sleep(0.002)
+
+    reader = threading.Thread(target=read_slowly)
+    reader.start()
+    sink.close(timeout_s=0.15)  # far less than all of it takes, but there is progress
+    os.close(pipe[1])
+    reader.join()
+    assert received == data
+    assert sink.dropped_records == 0
+
+
+def test_pipe_that_does_not_block_gets_every_byte(tmp_path: Path, said: list[str]) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    source = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    sink = FileSink(str(path), [DRIVER], said.append)
+    assert sink._fd is not None
+    os.set_blocking(sink._fd, False)
+    os.set_blocking(source, True)
+    sink.start()
+    data = os.urandom(200_000)
+    sink.put(DriverData(data, 1))
+    with open(source, "rb") as reader:
+        assert reader.read(len(data)) == data
+        sink.close()
+
+
+# --- what is dropped -----------------------------------------------------------------------------
+
+
+def test_stalled_reader_never_stops_put(pipe: tuple[int, int], said: list[str]) -> None:
+    big = Format((Interval,), lambda item: iter([bytes(5000)]))
+    sink = on_pipe(pipe, said, big, max_intervals=3)
+    begin_s = time.monotonic()
+    for time_s in range(100):
+        sink.put(at(time_s))
+    assert time.monotonic() - begin_s < 1
+    # One is stuck in write(), three wait.
+    assert sink.dropped_intervals in (96, 97)
+    sink.close(timeout_s=0.1)
+    assert time.monotonic() - begin_s < 3
+    assert sink.dropped_intervals == 100
+    os.close(pipe[0])  # lets the thread go, with an error that nobody counts twice
+    sink._thread.join(5)
+    assert sink.dropped_intervals == 100
+
+
+def test_records_are_bounded_by_bytes(pipe: tuple[int, int], said: list[str]) -> None:
+    both = Format((np.ndarray, DriverData, Final), lambda item: iter([bytes(5000)]))
+    sink = on_pipe(pipe, said, both, max_record_bytes=1000)
+    sink.put(DriverData(b"", 1))
+    eventually(lambda: sink._current is not None)  # in hand, no longer queued
+    sink.put(DriverData(bytes(600), 4))
+    sink.put(DriverData(bytes(600), 5))  # does not fit
+    sink.put(np.zeros(3, layout.MISMATCH))  # does
+    sink.put(np.zeros(9, layout.MISMATCH))  # does not
+    assert sink.dropped_records == 5 + 9
+    sink.put(Final(np.zeros(100, layout.DETAIL), Counts()))
+    assert sink.dropped_records == 5 + 9  # the end is always taken
+    sink.close(timeout_s=0.05)
+    assert sink.dropped_records == 5 + 9 + 1 + 4 + 3 + 101
+    os.close(pipe[0])
+    sink._thread.join(5)
+
+
+def test_one_item_above_the_bound_is_taken_alone(tmp_path: Path, said: list[str]) -> None:
+    path = tmp_path / "out"
+    sink = FileSink(str(path), [DRIVER], said.append, max_record_bytes=10)
+    sink.put(DriverData(bytes(100), 1))
+    sink.put(DriverData(bytes(1), 1))
+    sink.start()
+    sink.close()
+    assert path.stat().st_size == 100
+    assert sink.dropped_records == 1
+
+
+def test_lossless_sink_makes_put_wait(pipe: tuple[int, int], said: list[str]) -> None:
+    big = Format((Interval,), lambda item: iter([b"%05d" % item.time_s * 1000]))
+    sink = on_pipe(pipe, said, big, lossless=True, max_intervals=1)
+    received = bytearray()
+
+    def read() -> None:
+        time.sleep(0.05)
+        while chunk := os.read(pipe[0], 4096):
+            received.extend(chunk)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for time_s in range(20):
+        sink.put(at(time_s))
+    sink.close()
+    os.close(pipe[1])
+    reader.join()
+    assert received == b"".join(b"%05d" % n * 1000 for n in range(20))
+    assert sink.dropped_intervals == 0
+
+
+def test_stop_waiting_ends_a_lossless_wait(pipe: tuple[int, int], said: list[str]) -> None:
+    big = Format((Interval,), lambda item: iter([bytes(5000)]))
+    sink = on_pipe(pipe, said, big, lossless=True, max_intervals=1)
+    timer = threading.Timer(0.05, sink.stop_waiting)
+    timer.start()
+    for time_s in range(5):
+        sink.put(at(time_s))
+    timer.join()
+    assert sink.dropped_intervals >= 3
+    sink.close(timeout_s=0.05)
+    os.close(pipe[0])
+    sink._thread.join(5)
+
+
+def test_stuck_write_does_not_keep_the_process(pipe: tuple[int, int]) -> None:
+    code = (
+        "from blkiomon.outputs.files import FileSink, Format\n"
+        "from blkiomon.outputs.driver import DriverData\n"
+        "form = Format((DriverData,), lambda item: iter([item.data]))\n"
+        "sink = FileSink('-', [form], print)\n"
+        "sink.start()\n"
+        "sink.put(DriverData(bytes(1 << 20), 1))\n"
+        "sink.close(0.1)\n"
+        "raise SystemExit(3 if sink.dropped_records == 1 else 4)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=pipe[1], timeout=30, check=False)
+    assert done.returncode == 3
+
+
+def test_signals_stay_with_the_main_thread(tmp_path: Path, said: list[str]) -> None:
+    blocked: list[set[signal.Signals | int]] = []
+
+    def look(item: object) -> Iterator[bytes]:
+        blocked.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+        yield b""
+
+    sink = FileSink(str(tmp_path / "out"), [Format((Interval,), look)], said.append)
+    sink.start()
+    sink.put(at(1))
+    sink.close()
+    assert {signal.SIGTERM, signal.SIGINT, signal.SIGALRM} <= blocked[0]
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def test_closed_pipe_is_one_line_and_the_others_go_on(
+    tmp_path: Path, pipe: tuple[int, int], said: list[str]
+) -> None:
+    name = f"/proc/self/fd/{pipe[1]}"
+    broken = FileSink(name, [TEXT], said.append)
+    sound = FileSink(str(tmp_path / "out"), [TEXT], said.append)
+    os.close(pipe[0])
+    outputs = Outputs([broken, sound], said.append)
+    outputs.put(at(1))
+    eventually(lambda: broken._finished)
+    outputs.put(at(2))
+    outputs.close()
+    assert said == [
+        f"cannot write to {name}: Broken pipe (nothing more is written there)",
+        f"{name} did not take everything: 2 intervals and 0 records are missing there",
+    ]
+    assert outputs.failed and broken.failed and not sound.failed
+    assert (tmp_path / "out").read_bytes() == b"interval 1\ninterval 2\n"
+
+
+def test_full_device_is_reported_once_and_tried_again(said: list[str]) -> None:
+    outputs = open_outputs(config(human="/dev/full"), said.append)
+    for time_s in range(3):
+        outputs.put(at(time_s))
+    outputs.close()
+    assert said == [
+        "cannot write to /dev/full: No space left on device "
+        "(what does not fit is dropped until there is space again)",
+        "/dev/full did not take everything: 3 intervals and 0 records are missing there",
+    ]
+    assert outputs.failed
+
+
+def test_interval_cut_by_a_full_disk_leaves_no_part(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out"
+    outputs = open_outputs(config(binary=str(path)), said.append)
+    (sink,) = outputs.sinks
+    assert isinstance(sink, FileSink)
+    room = [424 + 100]
+    write = os.write
+
+    def limited(fd: int, data: memoryview) -> int:
+        if fd != sink._fd:
+            return write(fd, data)
+        if room[0] == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = write(fd, data[: room[0]])
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr("blkiomon.outputs.files.os.write", limited)
+    outputs.put(at(1))
+    outputs.put(at(2))
+    eventually(lambda: sink.dropped_intervals)
+    assert path.stat().st_size == 424
+    room[0] = 10_000  # somebody tidied up
+    outputs.put(at(3))
+    outputs.close()
+    times = np.frombuffer(path.read_bytes(), layout.STATS_03)["time"]
+    assert times.tolist() == [1, 3]
+    assert sink.dropped_intervals == 1 and outputs.failed
+
+
+def test_cut_back_spares_what_somebody_else_appended(tmp_path: Path, said: list[str]) -> None:
+    path = tmp_path / "out"
+
+    def spoil(item: object) -> Iterator[bytes]:
+        yield bytes(files.WRITE_BYTES)
+        eventually(lambda: path.stat().st_size)
+        with path.open("ab") as other:
+            other.write(b"theirs")
+        raise OSError(errno.EIO, "lost")
+
+    sink = FileSink(str(path), [Format((Interval,), spoil)], said.append)
+    sink.start()
+    sink.put(at(1))
+    sink.close()
+    assert path.read_bytes().endswith(b"theirs")
+    assert said == [f"cannot write to {path}: lost (nothing more is written there)"]
