@@ -226,7 +226,7 @@ def test_malformed_v8_record_is_48_bytes_with_pid_and_action_swapped() -> None:
 def test_version_8_shows_as_version_7_would() -> None:
     record = issue(0, 1, 1, tw.WRITE | tw.FS | tw.WRITE_ZEROES)
     text = fed(encode([record], 8)).debug_text()
-    assert "\naction          1420007\n" in text
+    assert f"\naction   {'1420007':>16}\n" in text
     assert f"magic {tw.MAGIC | 7:>19}" in text
 
 
