@@ -36,19 +36,35 @@ include "_stats.pxi"
 # --- pairing: the heart -----------------------------------------------------------------------
 
 cdef void prepare(State *s, Batch *b) noexcept nogil:
-    """Find every record's key and home slot, and have the slot fetched before it is needed."""
-    cdef int i
-    cdef uint32_t last_number = 0
-    cdef uint32_t device = <uint32_t> -1
-    cdef const TraceV7 *r
+    """Work out every record's key and place, and have what it will need fetched before.
+
+    First the group's tags, then, from these, the slot: both are in the cache when pair() comes,
+    and while they are on their way the next record is worked on.
+    """
+    cdef:
+        int i
+        uint32_t last_number = 0
+        uint32_t device = <uint32_t> -1
+        const TraceV7 *r
+        const Group *group
+        unsigned int slots
+
     for i in range(b.n):
         r = b.record[i]
         if r.device != last_number or device == <uint32_t> -1:
             device = find_device(s, r.device)
             last_number = r.device
         b.key[i] = key_of(device, b.category[i])
-        b.slot[i] = home_of(s, r.sector, b.key[i])
-        prefetch(&s.slots[b.slot[i]])
+        b.place[i] = place_of(s, r.sector, b.key[i])
+        prefetch(&s.groups[b.place[i].home])
+    if s.group_mask < LARGE_TABLE:
+        return                                  # what is smaller than the cache needs no help
+    for i in range(b.n):
+        group = &s.groups[b.place[i].home]
+        slots = tags_equal(group, b.place[i].tag)
+        if slots == 0:
+            slots = tags_equal(group, 0)
+        prefetch(&s.slots[(group - s.groups) * GROUP + first_bit(slots | 1 << (GROUP - 1))])
 
 
 cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
@@ -85,7 +101,19 @@ cdef void take_driver_data(State *s, const TraceV7 *r, const uint8_t *payload) n
     s.n_driver += HEADER_V7 + r.pdu_len
 
 
-cdef void pair(State *s, const Batch *b) noexcept nogil:
+cdef inline void settle(
+    State *s, Batch *b, const Pending *p, Place place,
+    uint32_t category, uint32_t size_bytes, uint64_t d2c_ns, bint failed,
+) noexcept nogil:
+    """A match: leave it to account(), and take the pending record out."""
+    b.match[b.n_matches] = match_of(s, p.key, category, size_bytes, d2c_ns, failed)
+    b.n_matches += 1
+    if unlikely(s.keep_details):
+        release(s, p.detail)
+    remove(s, p, place)
+
+
+cdef void pair(State *s, Batch *b) noexcept nogil:
     """Pair the records of a batch (behaviour: one pending record per key).
 
     A record whose key is not pending becomes pending. Otherwise the two are ordered by time, the
@@ -95,40 +123,37 @@ cdef void pair(State *s, const Batch *b) noexcept nogil:
     """
     cdef:
         int i
+        int n = b.n
         const TraceV7 *r
         Pending *p
-        uint64_t slot, d2c_ns
+        uint64_t d2c_ns
+        uint64_t now_ns = s.now_ns
         uint32_t category
         bint pending_is_older
 
-    for i in range(b.n):
+    b.n_matches = 0
+    for i in range(n):
         r = b.record[i]
         category = b.category[i]
         if unlikely(category & CAT_DRV_DATA):
             take_driver_data(s, r, b.payload[i])
             continue
-        s.now_ns = r.time
-        slot = find(s, b.slot[i], r.sector, b.key[i])
-        p = &s.slots[slot]
-
-        if p.key == 0:
+        now_ns = r.time
+        p = find(s, b.place[i], r.sector, b.key[i])
+        if p == NULL:
             if unlikely(s.pending == s.max_pending):
-                evict_oldest(s)                 # which may have moved the empty slot
-                p = &s.slots[find(s, b.slot[i], r.sector, b.key[i])]
-            set_pending(s, p, b, i)
-            s.pending += 1
+                evict_oldest(s)
+            set_pending(s, claim(s, b.place[i]), b, i)
             continue
 
         pending_is_older = p.time_ns < r.time
         d2c_ns = r.time - p.time_ns if pending_is_older else p.time_ns - r.time
         if likely(d2c_ns <= s.max_age_ns):
             if likely(pending_is_older and p.category & CAT_ISSUE and category & CAT_COMPLETE):
-                account(s, p.key, p.category, p.bytes, d2c_ns, r.error != 0)
-                settle(s, slot)
+                settle(s, b, p, b.place[i], p.category, p.bytes, d2c_ns, r.error != 0)
                 continue
             if not pending_is_older and category & CAT_ISSUE and p.category & CAT_COMPLETE:
-                account(s, p.key, category, r.bytes, d2c_ns, p.category & FAILED != 0)
-                settle(s, slot)
+                settle(s, b, p, b.place[i], category, r.bytes, d2c_ns, p.category & FAILED != 0)
                 continue
             s.mismatches += 1
             if s.keep_details:
@@ -142,14 +167,7 @@ cdef void pair(State *s, const Batch *b) noexcept nogil:
             set_pending(s, p, b, i)
         elif s.keep_details:                    # taken out and stored again, as the original does
             s.kept[p.detail].stored = s.records + b.order[i]
-
-
-cdef inline void settle(State *s, uint64_t slot) noexcept nogil:
-    """Take a matched request out."""
-    s.matches += 1
-    if s.keep_details:
-        release(s, s.slots[slot].detail)
-    remove(s, slot)
+    s.now_ns = now_ns
 
 
 # --- the engine -------------------------------------------------------------------------------
@@ -199,7 +217,7 @@ cdef class Engine:
         self._arrays = {}
         self._chunks = []
         self._skips = []
-        self._grow_table(1024)
+        self._grow_table(64)
         self._make_room(0)
 
     # -- memory: all of it is made here, in numpy arrays
@@ -211,15 +229,18 @@ cdef class Engine:
         cdef uint8_t[::1] view = array
         return <uint8_t *> ((<uintptr_t> &view[0] + 63) & ~<uintptr_t> 63)
 
-    cdef int _grow_table(self, uint64_t n_slots) except -1:
-        cdef Pending *old = self.s.slots
-        cdef uint64_t n_old = self.s.mask + 1 if old != NULL else 0
-        held = self._arrays.get("slots")        # until its contents have moved
-        self.s.slots = <Pending *> self._allocate("slots", n_slots * sizeof(Pending))
-        self.s.mask = n_slots - 1
-        self.s.shift = 64 - (n_slots - 1).bit_length()
+    cdef int _grow_table(self, uint64_t n_groups) except -1:
+        cdef State *s = &self.s
+        cdef const Group *groups = s.groups
+        cdef const Pending *slots = s.slots
+        cdef uint64_t n_slots = (s.group_mask + 1) * GROUP if groups != NULL else 0
+        held = self._arrays.get("groups"), self._arrays.get("slots")    # until they have moved
+        s.groups = <Group *> self._allocate("groups", n_groups * sizeof(Group))
+        s.slots = <Pending *> self._allocate("slots", n_groups * GROUP * sizeof(Pending))
+        s.group_mask = n_groups - 1
+        s.shift = 64 - (n_groups - 1).bit_length()
         with nogil:
-            rehash(&self.s, old, n_old)
+            rehash(s, groups, slots, n_slots)
         del held
         return 0
 
@@ -270,7 +291,7 @@ cdef class Engine:
         """Whether there is room for whatever a batch that stands in n_bytes of input can add."""
         cdef State *s = &self.s
         return (
-            min(s.pending + BATCH, s.max_pending) <= (s.mask + 1) // 4 * 3
+            min(s.pending + BATCH, s.max_pending) <= (s.group_mask + 1) * MOST_IN_GROUP
             and (s.pending + BATCH <= s.max_pending or s.victims != NULL)
             and s.n_devices + BATCH <= (s.device_mask + 1) // 2
             and s.n_spare_accounts >= BATCH
@@ -285,8 +306,8 @@ cdef class Engine:
         cdef State *s = &self.s
         cdef uint64_t i
         cdef uint64_t room
-        while min(s.pending + BATCH, s.max_pending) > (s.mask + 1) // 4 * 3:
-            self._grow_table((s.mask + 1) * 2)
+        while min(s.pending + BATCH, s.max_pending) > (s.group_mask + 1) * MOST_IN_GROUP:
+            self._grow_table((s.group_mask + 1) * 2)
         if s.pending + BATCH > s.max_pending and s.victims == NULL:
             s.victims = <Victim *> self._allocate("victims", s.max_victims * sizeof(Victim))
         if s.n_devices + BATCH > (s.device_mask + 1) // 2:
@@ -384,6 +405,7 @@ cdef class Engine:
                         sweep(s)
                     prepare(s, b)
                     pair(s, b)
+                    account(s, b)
                     s.records += b.walked
                 if end == WALK_SHORT:
                     break
@@ -595,8 +617,8 @@ cdef class Engine:
         if self.s.pending:
             view = kept.view(np.uint8)
             out = <Kept *> &view[0]
-            for i in range(self.s.mask + 1):
-                if self.s.slots[i].key != 0:
+            for i in range((self.s.group_mask + 1) * GROUP):
+                if not is_empty(self.s.groups, i):
                     out[0] = self.s.kept[self.s.slots[i].detail]
                     out += 1
         # The original walks 128 hash chains, the most recently stored first.

@@ -14,6 +14,7 @@ cdef enum Walk:                                 # why a run of records ended
 
 cdef enum:
     BATCH = 128                                 # records decoded, then paired, at a time
+    AHEAD = 4096                                # bytes of input fetched before they are needed
     PID_LIMIT = 1 << 22                         # the kernel's PID_MAX_LIMIT
 
 cdef struct Batch:
@@ -24,7 +25,9 @@ cdef struct Batch:
     uint32_t category[BATCH]                    # bits 16 and up of the action, of either version
     uint32_t order[BATCH]                       # behind the batch's first record
     uint32_t key[BATCH]                         # filled by prepare(), see key_of()
-    uint64_t slot[BATCH]                        # likewise: where the search for it begins
+    Place place[BATCH]                          # likewise
+    int n_matches
+    Match match[BATCH]                          # filled by pair()
     TraceV7 converted[BATCH]
 
 
@@ -88,6 +91,7 @@ cdef inline Walk decode_run(
             if size - pos >= sizeof(magic) and load32(data + pos) != magic:
                 end = WALK_OTHER
             break
+        prefetch_input(data + pos + AHEAD)
         v7 = <const TraceV7 *> (data + pos)
         v8 = <const TraceV8 *> (data + pos)
         if unlikely(v7.magic != magic):

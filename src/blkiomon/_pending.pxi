@@ -1,68 +1,98 @@
 # The table of pending requests.
 #
-# Open addressing with linear probing over 32-byte slots. Records of one request share their sector,
-# their device and the READ, WRITE, FS and PC bits of their action; the latter two make the `key`,
-# which is 0 in an empty slot only. Every match deletes, so deletion shifts the followers back
-# instead of leaving tombstones. The hash is seeded: nobody who writes a trace can choose sectors
-# that collide.
+# Records of one request share their sector, their device and the READ, WRITE, FS and PC bits of
+# their action; the latter two make the `key`. The table is an open hash table in groups of 15
+# slots. A group's 15 tags, 8 bits of each hash, are compared at once; a request goes to the first
+# empty slot of its home group, or of the next group if that is full, and `passed` counts who went
+# on, so that a search knows where to end. Nothing ever moves, a deleted request leaves no trace,
+# and neither insertion nor search nor deletion has a branch that depends on how full the table is:
+# linear probing with deletion by shifting back spent half of its time on mispredicted ones.
+# The hash is seeded: nobody who writes a trace can choose sectors that collide.
 #
 # None of these functions allocates: Engine._make_room() has made room for a whole batch before.
 
 cdef enum:
+    LARGE_TABLE = 2048                          # groups; with their slots 1 MB
     SWEEP_EVERY = 1 << 20                       # records between two looks at the oldest
+    MOST_IN_GROUP = 12                          # on average; the table grows before there are more
 
 
 cdef inline uint32_t key_of(uint32_t device, uint32_t category) noexcept nogil:
-    """Index of the device plus 1, then PC, FS, WRITE, READ."""
-    return (device + 1) << 4 | (category >> 6 & 12) | (category & 3)
+    """Index of the device, then the category's lower ten bits but for those that do not count."""
+    return device << 10 | (category & (CAT_READ | CAT_WRITE | CAT_FS | CAT_PC))
 
 
 cdef inline uint32_t device_of(uint32_t key) noexcept nogil:
-    return (key >> 4) - 1
+    return key >> 10
 
 
-cdef inline uint64_t home_of(const State *s, uint64_t sector, uint32_t key) noexcept nogil:
-    """The slot where the search for a request begins."""
-    return mix(sector ^ s.seed[0], key ^ s.seed[1]) >> s.shift
+cdef inline Place place_of(const State *s, uint64_t sector, uint32_t key) noexcept nogil:
+    """Where a request belongs: its hash's upper bits choose the group, the lowest are the tag."""
+    cdef Place place
+    cdef uint64_t h = mix(sector ^ s.seed[0], key ^ s.seed[1])
+    place.home = <uint32_t> (h >> s.shift)
+    place.tag = (h & 0xff) + ((h & 0xff) == 0)
+    return place
 
 
-cdef inline uint64_t find(
-    const State *s, uint64_t slot, uint64_t sector, uint32_t key
-) noexcept nogil:
-    """The slot of a pending request, or the empty one where it belongs; from its home slot on."""
-    cdef const Pending *p = &s.slots[slot]
-    while not (p.key == key and p.sector == sector) and p.key != 0:
-        slot = (slot + 1) & s.mask
-        p = &s.slots[slot]
-    return slot
-
-
-cdef inline void remove(State *s, uint64_t hole) noexcept nogil:
-    """Empty a slot, and move back what lies behind it so that every search still ends right."""
-    cdef uint64_t i = hole
-    cdef uint64_t home
-    cdef const Pending *p
-    s.pending -= 1
+cdef inline Pending *find(State *s, Place place, uint64_t sector, uint32_t key) noexcept nogil:
+    """The pending request of a sector and key, or NULL."""
+    cdef uint64_t group = place.home
+    cdef unsigned int equal
+    cdef Pending *p
     while True:
-        i = (i + 1) & s.mask
-        p = &s.slots[i]
-        if p.key == 0:
-            break
-        home = home_of(s, p.sector, p.key)
-        if ((i - home) & s.mask) >= ((i - hole) & s.mask):
-            s.slots[hole] = p[0]
-            hole = i
-    s.slots[hole].key = 0
+        equal = tags_equal(&s.groups[group], place.tag)
+        while equal != 0:
+            p = &s.slots[group * GROUP + first_bit(equal)]
+            if likely(p.sector == sector and p.key == key):
+                return p
+            equal &= equal - 1
+        if likely(s.groups[group].passed == 0):
+            return NULL
+        group = (group + 1) & s.group_mask
+        if group == place.home:
+            return NULL
 
 
-cdef void rehash(State *s, const Pending *old, uint64_t n_old) noexcept nogil:
-    """Move the pending requests of an old table into s.slots, which is empty and large enough."""
+cdef inline Pending *claim(State *s, Place place) noexcept nogil:
+    """An empty slot, no longer empty, for a request that is not pending. There is one."""
+    cdef uint64_t group = place.home
+    cdef unsigned int empty = tags_equal(&s.groups[group], 0)
+    while unlikely(empty == 0):
+        if s.groups[group].passed < 255:
+            s.groups[group].passed += 1
+        group = (group + 1) & s.group_mask
+        empty = tags_equal(&s.groups[group], 0)
+    s.groups[group].tag[first_bit(empty)] = place.tag
+    s.pending += 1
+    return &s.slots[group * GROUP + first_bit(empty)]
+
+
+cdef inline void remove(State *s, const Pending *p, Place place) noexcept nogil:
+    """Empty the slot of a pending request."""
+    cdef uint64_t group = place.home
+    cdef uint64_t slot = p - s.slots
+    while unlikely(slot - group * GROUP >= GROUP):
+        if s.groups[group].passed < 255:
+            s.groups[group].passed -= 1
+        group = (group + 1) & s.group_mask
+    s.groups[group].tag[slot - group * GROUP] = 0
+    s.pending -= 1
+
+
+cdef inline bint is_empty(const Group *groups, uint64_t slot) noexcept nogil:
+    return groups[slot // GROUP].tag[slot % GROUP] == 0
+
+
+cdef void rehash(
+    State *s, const Group *groups, const Pending *slots, uint64_t n_slots
+) noexcept nogil:
+    """Move the pending requests of an old table into that of s, which is empty and large enough."""
     cdef uint64_t i
-    cdef const Pending *p
-    for i in range(n_old):
-        p = &old[i]
-        if p.key != 0:
-            s.slots[find(s, home_of(s, p.sector, p.key), p.sector, p.key)] = p[0]
+    s.pending = 0
+    for i in range(n_slots):
+        if not is_empty(groups, i):
+            claim(s, place_of(s, slots[i].sector, slots[i].key))[0] = slots[i]
 
 
 # --- full records of what is pending, where they are wanted -----------------------------------
@@ -104,29 +134,28 @@ cdef inline void release(State *s, uint32_t index) noexcept nogil:
 
 # --- eviction: bounded in age and in number ---------------------------------------------------
 
-cdef inline void evict(State *s, uint64_t slot) noexcept nogil:
+cdef inline void evict(State *s, const Pending *p) noexcept nogil:
     if s.keep_details:
-        release(s, s.slots[slot].detail)
-    remove(s, slot)
+        release(s, p.detail)
+    remove(s, p, place_of(s, p.sector, p.key))
     s.evicted += 1
 
 
 cdef void sweep(State *s) noexcept nogil:
     """Evict what is older than max_age_ns as of the latest record, if anything can be."""
-    cdef uint64_t i = 0
+    cdef uint64_t i
     cdef uint64_t oldest_ns = <uint64_t> -1
     cdef uint64_t time_ns
     if s.now_ns <= s.oldest_ns or s.now_ns - s.oldest_ns <= s.max_age_ns:
         return
-    while i <= s.mask:
-        if s.slots[i].key != 0:
-            time_ns = s.slots[i].time_ns
-            if time_ns < s.now_ns and s.now_ns - time_ns > s.max_age_ns:
-                evict(s, i)                     # another may stand in slot i now
-                continue
-            if time_ns < oldest_ns:
-                oldest_ns = time_ns
-        i += 1
+    for i in range((s.group_mask + 1) * GROUP):
+        if is_empty(s.groups, i):
+            continue
+        time_ns = s.slots[i].time_ns
+        if time_ns < s.now_ns and s.now_ns - time_ns > s.max_age_ns:
+            evict(s, &s.slots[i])
+        elif time_ns < oldest_ns:
+            oldest_ns = time_ns
     s.oldest_ns = oldest_ns
 
 
@@ -169,7 +198,7 @@ cdef inline Victim as_victim(const State *s, const Pending *p) noexcept nogil:
     v.time_ns = p.time_ns
     v.sector = p.sector
     v.device = s.devices[device_of(p.key)].number
-    v.direction = p.key & 15
+    v.direction = p.key & 0x3ff
     return v
 
 
@@ -193,8 +222,8 @@ cdef void choose_victims(State *s) noexcept nogil:
     cdef uint64_t n = 0
     cdef Victim v
     cdef Victim *heap = s.victims
-    for i in range(s.mask + 1):
-        if s.slots[i].key == 0:
+    for i in range((s.group_mask + 1) * GROUP):
+        if is_empty(s.groups, i):
             continue
         v = as_victim(s, &s.slots[i])
         if n < s.max_victims:
@@ -213,7 +242,7 @@ cdef void choose_victims(State *s) noexcept nogil:
 cdef void evict_oldest(State *s) noexcept nogil:
     """Evict the oldest of all that is pending. Something must be."""
     cdef Victim v
-    cdef uint64_t slot
+    cdef Pending *p
     cdef uint32_t key
     while True:
         if s.n_victims == 0:
@@ -222,10 +251,10 @@ cdef void evict_oldest(State *s) noexcept nogil:
         s.n_victims -= 1
         sift(s.victims, s.n_victims, s.victims[s.n_victims], True)
         key = key_of(find_device(s, v.device), 0) | v.direction
-        slot = find(s, home_of(s, v.sector, key), v.sector, key)
+        p = find(s, place_of(s, v.sector, key), v.sector, key)
         # It may have been matched since, or have given way to a younger one.
-        if s.slots[slot].key != 0 and s.slots[slot].time_ns == v.time_ns:
-            evict(s, slot)
+        if p != NULL and p.time_ns == v.time_ns:
+            evict(s, p)
             return
 
 

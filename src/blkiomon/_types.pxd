@@ -88,16 +88,26 @@ cdef enum:
 
 # --- pending requests -------------------------------------------------------------------------
 
-cdef struct Pending:                            # a slot of the table, 32 bytes, two a cache line
+cdef struct Pending:                            # 32 bytes, two a cache line
     uint64_t sector
     uint64_t time_ns
-    uint32_t key                                # see key_of(); 0: the slot is empty
+    uint32_t key                                # see key_of()
     uint32_t category                           # bits 0-22 of the record, and FAILED
     uint32_t bytes
     uint32_t detail                             # index into the pool of full records, if kept
 
 cdef enum:
     FAILED = 1 << 31                            # in Pending.category: a completion with an error
+    GROUP = 15                                  # slots in a group
+
+cdef struct Group:                              # what is in 15 slots, 16 bytes, aligned
+    uint8_t tag[GROUP]                          # 8 bits of the hash, never 0; 0: the slot is empty
+    uint8_t passed                              # to the next group, this one being full: so many
+    # (255: nobody knows how many, and it stays)
+
+cdef struct Place:                              # where in the table a request belongs
+    uint32_t home                               # the first group to look at
+    uint8_t tag
 
 cdef struct Kept:                               # a pending record in full, 64 bytes
     Detail detail
@@ -154,6 +164,14 @@ cdef struct Account:                            # everything kept of one device,
     uint32_t d2c_bins[D2C_BINS]
     uint64_t pad[2]                             # to a multiple of the cache line: 22,592 bytes
 
+cdef struct Match:                              # a request to be accounted, 32 bytes
+    Account *account
+    uint64_t d2c_ns
+    uint32_t size_bytes
+    uint16_t d2c_bin
+    uint16_t size_bin
+    bint failed
+
 cdef struct Bin:                                # layout.BIN, 16 bytes: a bin that is not empty
     uint32_t row
     uint32_t bin
@@ -172,10 +190,11 @@ cdef struct DeviceSlot:                         # a slot of the map from major:m
 
 cdef struct State:
     # the table of pending requests
-    Pending *slots                              # mask + 1 of them, at most 3/4 in use
-    uint64_t mask                               # a power of two, less 1
-    unsigned int shift                          # from a 64-bit hash to a slot
-    uint64_t pending                            # slots in use, at most max_pending
+    Group *groups                               # group_mask + 1 of them, a power of two
+    Pending *slots                              # GROUP for every group, in their order
+    uint64_t group_mask
+    unsigned int shift                          # from a 64-bit hash to a group
+    uint64_t pending                            # slots in use, at most 4/5, and max_pending
     uint64_t seed[2]
     # its bounds
     uint64_t max_pending
@@ -223,7 +242,24 @@ cdef struct State:
 
 cdef extern from *:
     """
+    /* which of a group's tags are this one: bit i for tag[i] */
+    #ifdef __SSE2__
+    #include <emmintrin.h>
+    static inline unsigned int bk_tags_equal(const void *group, uint8_t tag) {
+        __m128i tags = _mm_load_si128((const __m128i *)group);
+        return _mm_movemask_epi8(_mm_cmpeq_epi8(tags, _mm_set1_epi8((char)tag))) & 0x7fff;
+    }
+    #else
+    static inline unsigned int bk_tags_equal(const void *group, uint8_t tag) {
+        unsigned int equal = 0;
+        for (int i = 0; i < 15; i++)
+            equal |= (unsigned int)(((const uint8_t *)group)[i] == tag) << i;
+        return equal;
+    }
+    #endif
+    #define bk_first_bit(x) __builtin_ctz(x)
     #define bk_prefetch(p) __builtin_prefetch((p), 1)
+    #define bk_prefetch_input(p) __builtin_prefetch((p), 0)
     #define bk_likely(x) __builtin_expect(!!(x), 1)
     #define bk_unlikely(x) __builtin_expect(!!(x), 0)
     #define bk_swap16(x) __builtin_bswap16(x)
@@ -239,6 +275,9 @@ cdef extern from *:
         return (uint64_t)product ^ (uint64_t)(product >> 64);
     }
     """
+    unsigned int tags_equal "bk_tags_equal"(const Group *group, uint8_t tag) noexcept nogil
+    unsigned int first_bit "bk_first_bit"(unsigned int x) noexcept nogil
+    void prefetch_input "bk_prefetch_input"(const void *p) noexcept nogil
     void prefetch "bk_prefetch"(const void *p) noexcept nogil
     bint likely "bk_likely"(bint x) noexcept nogil
     bint unlikely "bk_unlikely"(bint x) noexcept nogil

@@ -232,7 +232,7 @@ def _read(monitor: Monitor, clock: WallClock, fd: int, stop: StopSignals, output
             if poll.poll(0) and (n := os.readv(fd, [buffer])):
                 monitor.feed(buffer[:n])
             return False
-        ready = dict(poll.poll(left_s * 1000))
+        ready = dict(poll.poll(min(left_s, 1e6) * 1000))    # poll takes no more than 2^31 ms
         if fd in ready:
             n = os.readv(fd, [buffer])
             if n == 0:
