@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getopt
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from blkiomon._version import __version__
 from blkiomon.config import Config
 
 EXIT_OK, EXIT_FAILURE = 0, 1
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGALRM)
 
 
 class UsageError(Exception):
@@ -83,16 +86,33 @@ Exit status: 0; 1 after a usage error, a bad trace or an output that failed.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
+    # From here on a signal waits until it can end the run in order: monitor.StopSignals lets it in.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    _occupy_standard_fds()
     _widen_pipe(0)
+    try:
+        return _main(argv)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         config = parse(arguments)
     except UsageError as error:
         complain(str(error))
-        sys.stderr.write(f"{_USAGE}'blkiomon --help' explains the options.\n")
+        try:
+            _write(2, f"{_USAGE}'blkiomon --help' explains the options.\n")
+        except OSError:
+            pass
         return EXIT_FAILURE
     if isinstance(config, str):
-        sys.stdout.write(config)
+        try:
+            _write(1, config)
+        except OSError as error:
+            complain(f"could not write to standard output: {error.strerror}")
+            return EXIT_FAILURE
         return EXIT_OK
     if os.isatty(0):
         complain(
@@ -109,9 +129,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def complain(message: str) -> None:
     """One line on standard error; if that is gone there is nobody to tell."""
     try:
-        os.write(2, f"blkiomon: {message}\n".encode(errors="surrogateescape"))
+        _write(2, f"blkiomon: {message}\n")
     except OSError:
         pass
+
+
+def _write(fd: int, text: str) -> None:
+    data = text.encode(errors="surrogateescape")
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def usage() -> str:
@@ -236,6 +262,18 @@ def _seconds(given: dict[str, str], name: str, least: float, default: float | No
         bounds = "greater than 0" if least else "0 or greater"
         raise UsageError(f"--{name} takes a number of seconds, {bounds}, not {text!r}")
     return value
+
+
+def _occupy_standard_fds() -> None:
+    """Where a standard stream is closed, no file that is opened later may take its number.
+
+    Opened the wrong way round, so that whoever uses it is told that it is not there.
+    """
+    for fd, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, mode)
 
 
 def _widen_pipe(fd: int, wanted_bytes: int = 1 << 20) -> None:

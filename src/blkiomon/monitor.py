@@ -17,7 +17,7 @@ from types import FrameType, TracebackType
 import numpy as np
 
 from blkiomon._core import Engine
-from blkiomon.cli import EXIT_FAILURE, EXIT_OK, complain
+from blkiomon.cli import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain
 from blkiomon.clock import WallClock
 from blkiomon.config import Config
 from blkiomon.errors import TraceError
@@ -29,8 +29,6 @@ READ_BYTES = 1 << 20
 
 SKIPS_SHOWN = 20
 """So many skipped stretches of input get a line of their own, the others share one."""
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGALRM)
 
 CLOSE_AFTER_SIGNAL_S = 0.5
 """After a signal, an output that takes nothing for so long is given up."""
@@ -149,6 +147,7 @@ class StopSignals:
         self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._old_wakeup = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         self._old = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         return self
 
     def __exit__(
@@ -232,7 +231,7 @@ def _read(monitor: Monitor, clock: WallClock, fd: int, stop: StopSignals, output
             if poll.poll(0) and (n := os.readv(fd, [buffer])):
                 monitor.feed(buffer[:n])
             return False
-        ready = dict(poll.poll(min(left_s, 1e6) * 1000))    # poll takes no more than 2^31 ms
+        ready = dict(poll.poll(min(left_s, 1e6) * 1000))  # poll takes no more than 2^31 ms
         if fd in ready:
             n = os.readv(fd, [buffer])
             if n == 0:

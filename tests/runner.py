@@ -1,0 +1,281 @@
+"""Runs blkiomon as its users do, as a process of its own, and in this one where many runs count.
+
+Nothing here sleeps for a fixed time to let something happen: it waits for the thing itself, and
+gives up after `TIMEOUT_S`, which only a hang ever takes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, TypeVar
+
+import reference
+
+from blkiomon import _sysv
+from blkiomon.config import Config
+from blkiomon.monitor import Monitor
+from blkiomon.outputs import open_outputs
+
+COMMAND = (sys.executable, "-m", "blkiomon")
+TIMEOUT_S = 60.0
+LONG = "1000"
+"""An interval that does not end during a test."""
+
+Argument = str | bytes | Path
+T = TypeVar("T")
+
+
+def until(attempt: Callable[[], T | None], what: str, timeout_s: float = TIMEOUT_S) -> T:
+    """The first thing that ``attempt`` finds; fails when that takes too long."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := attempt()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout_s:.0f} s for {what}")
+        time.sleep(0.005)
+    return found
+
+
+def await_size(path: Path, size: int) -> None:
+    """Waits until a file has at least that size."""
+    until(lambda: path.stat().st_size >= size, f"{size} bytes in {path}")
+
+
+def run(
+    *arguments: Argument, stdin: bytes | int | IO[bytes] = b"", **options: Any
+) -> subprocess.CompletedProcess[bytes]:
+    """The command from start to end; bytes come through a pipe, ``options`` are for ``Popen``."""
+    source = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
+    everything: dict[str, Any] = {"capture_output": True, **source, **options}
+    return subprocess.run([*COMMAND, *arguments], timeout=TIMEOUT_S, check=False, **everything)
+
+
+class Running:
+    """A running command, whose input stays open until it is closed.
+
+    Args:
+        arguments: of the command.
+        command: what to run; ours unless told.
+        options: for ``Popen``.
+    """
+
+    def __init__(
+        self, *arguments: Argument, command: Sequence[str] = COMMAND, **options: Any
+    ) -> None:
+        self._stderr = tempfile.TemporaryFile()
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        pipes |= {"stderr": self._stderr, "bufsize": 0} | options
+        self.process: subprocess.Popen[bytes] = subprocess.Popen([*command, *arguments], **pipes)
+        self._seen = b""
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for file in (self.process.stdin, self.process.stdout, self._stderr):
+            if file is not None:
+                file.close()
+
+    @property
+    def stderr(self) -> str:
+        """All it has complained about so far."""
+        fd = self._stderr.fileno()
+        return os.pread(fd, 1 << 20, 0).decode(errors="surrogateescape")
+
+    def started(self) -> Running:
+        """Waits until it handles signals: from then on it reads its input."""
+        status = Path(f"/proc/{self.process.pid}/status")
+
+        def handles_signals() -> bool:
+            assert self.process.poll() is None, self.stderr
+            caught = re.search(r"^SigCgt:\s*(\w+)$", status.read_text(), re.MULTILINE)
+            return caught is not None and bool(int(caught[1], 16) >> signal.SIGALRM - 1 & 1)
+
+        until(handles_signals, "the command to start")
+        return self
+
+    def write(self, data: bytes, timeout_s: float = TIMEOUT_S) -> None:
+        """Hands it input; fails when it does not take it."""
+        fd = _pipe(self.process.stdin)
+        os.set_blocking(fd, False)
+        deadline = time.monotonic() + timeout_s
+        rest = memoryview(data)
+        while rest:
+            assert select.select([], [fd], [], max(0, deadline - time.monotonic()))[1], (
+                f"it did not take {len(rest)} bytes within {timeout_s:.0f} s"
+            )
+            rest = rest[os.write(fd, rest[: 1 << 16]) :]
+
+    def close_input(self) -> None:
+        """The end of its input."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def read_intervals(self, number: int) -> str:
+        """Its text so far, as soon as it shows that often that a device had requests."""
+        return self.read_count(b"\nbidirectional", number).decode()
+
+    def read_count(self, piece: bytes, number: int) -> bytes:
+        """All of its standard output so far, as soon as a piece stands there that often."""
+        return self.read_until(lambda data: data.count(piece) >= number)
+
+    def read_bytes(self, number: int) -> bytes:
+        """All of its standard output so far, as soon as it has so many bytes."""
+        return self.read_until(lambda data: len(data) >= number)
+
+    def read_until(self, enough: Callable[[bytes], bool], timeout_s: float = TIMEOUT_S) -> bytes:
+        """All of its standard output so far, as soon as that is enough."""
+        fd = _pipe(self.process.stdout)
+        deadline = time.monotonic() + timeout_s
+        while not enough(self._seen):
+            left_s = max(0, deadline - time.monotonic())
+            ready = select.select([fd], [], [], left_s)[0]
+            assert ready, f"waited {timeout_s:.0f} s, and read only {self._seen[-500:]!r}"
+            piece = os.read(fd, 1 << 16)
+            assert piece, f"it ended: {self._seen[-500:]!r} {self.stderr}"
+            self._seen += piece
+        return self._seen
+
+    def signal(self, number: int) -> None:
+        """Sends a signal."""
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Its exit status; its input stays as it is."""
+        return self.process.wait(TIMEOUT_S)
+
+    def end(self, number: int | None = None) -> tuple[int, bytes, str]:
+        """Ends it, by a signal or the end of its input: status, rest of the output, complaints."""
+        if number is not None:
+            self.signal(number)
+        elif self.process.stdin is not None and not self.process.stdin.closed:
+            self.close_input()
+        rest = b""
+        if self.process.stdout is not None:
+            rest = self.process.stdout.read()
+        return self.wait(), self._seen + rest, self.stderr
+
+    def cpu_s(self) -> float:
+        """Processor time it has used, in seconds."""
+        text = Path(f"/proc/{self.process.pid}/stat").read_text()
+        user, system = text.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def _pipe(file: IO[bytes] | None) -> int:
+    assert file is not None, "it was started without that pipe"
+    return file.fileno()
+
+
+class MessageQueue:
+    """A SysV queue that exists while this is entered, or while ``create`` and ``remove`` say so.
+
+    Args:
+        path: a file that exists.
+        project: of ftok(3).
+    """
+
+    def __init__(self, path: Path, project: int = 1) -> None:
+        self.path = path
+        self.project = project
+        self._id: int | None = None
+
+    @property
+    def options(self) -> list[str]:
+        """What names it on the command line; ziomon's message type."""
+        return ["-Q", str(self.path), "-q", str(self.project), "-m", "3"]
+
+    def create(self) -> None:
+        """Makes it."""
+        self._id = _sysv.create(_sysv.ftok(os.fsencode(self.path), self.project))
+
+    def remove(self) -> None:
+        """Removes it, and what is in it."""
+        if self._id is not None:
+            gone, self._id = self._id, None
+            _sysv.remove(gone)
+
+    def __enter__(self) -> MessageQueue:
+        self.create()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    def limit(self, limit_bytes: int) -> None:
+        """How many bytes may wait in it."""
+        assert self._id is not None
+        _sysv.set_limit(self._id, limit_bytes)
+
+    def __len__(self) -> int:
+        assert self._id is not None
+        return _sysv.stat(self._id)[0]
+
+    def await_messages(self, number: int) -> None:
+        """Waits until so many wait in it."""
+        until(lambda: len(self) >= number, f"{number} messages")
+
+    def take(self) -> list[bytes]:
+        """All messages that wait in it, each of type 3."""
+        assert self._id is not None
+        return [_sysv.msgrcv(self._id, 8192, 3)[1] for _ in range(len(self))]
+
+
+@contextmanager
+def queues(directory: Path, number: int) -> Iterator[list[MessageQueue]]:
+    """As many queues as wanted, below 256."""
+    path = directory / "queues"
+    path.touch()
+    made: list[MessageQueue] = []
+    try:
+        for project in range(1, number + 1):
+            queue = MessageQueue(path, project)
+            queue.create()
+            made.append(queue)
+        yield made
+    finally:
+        for queue in made:
+            queue.remove()
+
+
+def outputs_of(data: bytes, directory: Path, **options: Any) -> reference.Outputs:
+    """All four outputs of a stream as a single interval at time 0, made in this process.
+
+    Everything behind the bytes takes part: engine, interval, formats, queues, threads and files.
+    """
+    paths = {name: directory / name for name in ("human", "binary", "driver", "debug")}
+    config = Config(interval_s=1e6, **options | {n: str(p) for n, p in paths.items()})
+    said: list[str] = []
+    outputs = open_outputs(config, said.append, lossless=True)
+    try:
+        monitor = Monitor(config, outputs, said.append)
+        monitor.feed(memoryview(data))
+        monitor.end(0, is_complete=True)
+    finally:
+        outputs.close()
+    assert not said
+    assert not outputs.failed
+    return reference.Outputs(**{name: path.read_bytes() for name, path in paths.items()})

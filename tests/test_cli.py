@@ -1,0 +1,411 @@
+"""The command line: what getopt(3) made a habit, and what happens to those who get it wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import oracle
+import pytest
+import quirks
+import runner
+from runner import LONG
+
+from blkiomon import __version__, cli
+from blkiomon.cli import parse
+from blkiomon.config import Config
+
+ONE = quirks.pairs((4096, 500))
+USAGE = "\nUsage: blkiomon -I SECONDS "
+
+# The original's long options, and the field of Config that each one sets.
+ORIGINAL = {
+    "interval": "interval_s",
+    "human-readable": "human",
+    "binary": "binary",
+    "dump-lldd": "driver",
+    "debug": "debug",
+    "msg-queue": "queue_path",
+    "msg-queue-id": "queue_id",
+    "msg-id": "queue_message_type",
+    "version": None,
+}
+PREFIXES = sorted({name[:end] for name in ORIGINAL for end in range(1, len(name) + 1)})
+EVERYTHING = ["-I1", "-ha", "-ba", "-da", "-Da", "-Qa", "-q1", "-m1"]
+
+
+def config_of(*arguments: str) -> Config:
+    """What the arguments ask for; they make sense."""
+    config = parse(arguments)
+    assert isinstance(config, Config)
+    return config
+
+
+def fails(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What is said about wrong arguments: one line of message, then the usage."""
+    assert cli.main(list(arguments)) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    message, usage, _ = err.partition(USAGE)
+    assert usage, err
+    assert message.startswith("blkiomon: ")
+    assert "\n" not in message
+    assert "Traceback" not in err
+    return message.removeprefix("blkiomon: ")
+
+
+# -- the habits of getopt --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-I5"],
+        ["-I", "5"],
+        ["--interval=5"],
+        ["--interval", "5"],
+        ["--inter", "5"],
+        ["--i=5"],
+        ["-I", "1", "-I", "5"],
+        ["-I5", "--"],
+        ["-I", "5.0"],
+        ["-I05"],
+        ["-I5e0"],
+        ["-vI5"],
+    ],
+    ids=" ".join,
+)
+def test_ways_to_give_an_interval(arguments: list[str]) -> None:
+    assert config_of(*arguments).interval_s == 5.0
+
+
+def test_fractions_of_a_second() -> None:
+    assert config_of("-I", "0.25").interval_s == 0.25
+    assert config_of("-I.001").interval_s == 0.001
+
+
+def test_short_options_with_their_arguments_attached() -> None:
+    config = config_of("-I5", "-h-", "-b-", "-dd", "-DD", "-Q/q", "-q1", "-m3")
+    outputs = (config.human, config.binary, config.driver, config.debug)
+    assert outputs == ("-", "-", "d", "D")
+    assert (config.queue_path, config.queue_id, config.queue_message_type) == ("/q", 1, 3)
+
+
+def test_arguments_may_look_like_options() -> None:
+    assert config_of("-h", "-I", "-I", "5").human == "-I"
+    assert config_of("-I", "5", "--binary=--", "-d", "--").binary == "--"
+
+
+def test_order_does_not_matter() -> None:
+    one = config_of("-I", "5", "-h", "x", "-D", "y", "--stat-version", "0.2", "--resync")
+    other = config_of("--resync", "--stat-version=0.2", "-Dy", "--human-readable", "x", "-I5")
+    assert one == other
+
+
+def test_text_on_standard_output_is_what_nothing_else_means() -> None:
+    assert config_of("-I5").human == "-"
+    for option in ("-b", "-d", "-D"):
+        assert config_of("-I5", option, "x").human is None
+    assert config_of("-I5", "-Qa", "-q1", "-m1").human is None
+
+
+def test_early_name_of_the_message_queue() -> None:
+    assert config_of("-I5", "--msg-queue-name=/q", "-q1", "-m1").queue_path == "/q"
+    assert config_of("-I5", "--msg-queue-n", "/q", "-q1", "-m1").queue_path == "/q"
+
+
+def meant_by(prefix: str) -> str | None:
+    """The option of the original that ours takes an abbreviation for; None if ambiguous."""
+    try:
+        if isinstance(parse([f"--{prefix}"]), str):
+            return "version"
+    except cli.UsageError as error:
+        if "unique" in str(error):
+            return None
+    before, after = config_of(*EVERYTHING), config_of(*EVERYTHING, f"--{prefix}=7")
+    (name,) = (
+        n
+        for n, field in ORIGINAL.items()
+        if field and getattr(before, field) != getattr(after, field)
+    )
+    return name
+
+
+def test_abbreviations_mean_what_they_mean_to_the_original() -> None:
+    program = oracle.require()
+    for prefix in PREFIXES:
+        told = subprocess.run([program, f"--{prefix}"], capture_output=True, check=False, text=True)
+        theirs: str | None
+        if needs := re.search(r"option '--(.*)' requires an argument", told.stderr):
+            theirs = needs[1]
+        elif "ambiguous" in told.stderr:
+            theirs = None
+        else:
+            assert " version " in told.stdout
+            theirs = "version"
+        assert meant_by(prefix) == theirs, prefix
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [
+        ("inter", "interval"),
+        ("hum", "human-readable"),
+        ("h", "human-readable"),
+        ("v", "version"),
+        ("ver", "version"),
+        ("bin", "binary"),
+        ("du", "dump-lldd"),
+        ("de", "debug"),
+        ("msg-i", "msg-id"),
+        ("msg-queue", "msg-queue"),
+        # The original knows one option that begins so; its early name does not count.
+        ("msg-queue-", "msg-queue-id"),
+        ("m", None),
+        ("msg-q", None),
+        ("d", None),
+    ],
+)
+def test_abbreviations(prefix: str, name: str | None) -> None:
+    assert meant_by(prefix) == name
+
+
+def test_abbreviations_of_our_own_options() -> None:
+    assert config_of("-I5", "--verb").verbose
+    assert config_of("-I5", "--max-p=7").max_pending == 7
+    assert config_of("-I5", "--no").final is False
+    assert str(parse(["--he"])).startswith("Usage: ")
+
+
+# -- version and help ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "version"),
+    [
+        (["-V"], "0.3"),
+        (["--version"], "0.3"),
+        (["-V", "--stat-version", "0.2"], "0.2"),
+        (["--stat-version=0.2", "--vers"], "0.2"),
+        (["-V", "--stat-version", "0.3"], "0.3"),
+        (["-I", "5", "-V", "-h", "-"], "0.3"),
+        (["-V", "-I", "0"], "0.3"),
+        (["-VI5"], "0.3"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_version(arguments: list[str], version: str) -> None:
+    result = runner.run(*arguments)
+    assert (result.returncode, result.stderr) == (0, b"")
+    text = result.stdout.decode()
+    assert text == f"blkiomon version {version} (blkiomon {__version__})\n"
+    assert text.split()[2] == version  # where ziomon looks
+
+
+def test_version_does_not_wait_for_input() -> None:
+    with runner.Running("-V") as process:
+        assert process.wait() == 0
+
+
+def test_help_names_every_option(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    for option in cli.OPTIONS:
+        name = f"-{option.short}, --{option.long}" if option.short else f"--{option.long}"
+        assert name in out
+    assert {*ORIGINAL} <= {option.long for option in cli.OPTIONS}
+    assert out.startswith("Usage: blkiomon ")
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_h_is_not_help(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "argument" in fails(capfd, "-h")
+
+
+@pytest.mark.parametrize("arguments", [["-V"], ["--help"], ["-I", "0"]], ids=" ".join)
+def test_nothing_heavy_is_imported_for_it(arguments: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "blkiomon", *arguments]
+    result = subprocess.run(command, capture_output=True, check=False, timeout=runner.TIMEOUT_S)
+    assert b"blkiomon.cli" in result.stderr
+    assert b"numpy" not in result.stderr
+    assert b"blkiomon._core" not in result.stderr
+
+
+@pytest.mark.parametrize("option", ["-V", "--help"])
+@pytest.mark.parametrize("output", ["/dev/full", "closed"])
+def test_version_and_help_without_room_to_print_them(option: str, output: str) -> None:
+    redirected = ">&-" if output == "closed" else f">{output}"
+    # Buffered, as it is for users: Python's own complaint then comes at its very end.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    command = f'exec "$@" {redirected}'
+    result = subprocess.run(
+        ["sh", "-c", command, "sh", *runner.COMMAND, option],
+        capture_output=True,
+        check=False,
+        env=environment,
+        timeout=runner.TIMEOUT_S,
+    )
+    assert result.returncode == 1
+    assert re.fullmatch(rb"blkiomon: .*standard output.*\n", result.stderr), result.stderr
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "interval is missing"),
+        (["-h", "-"], "interval is missing"),
+        (["-I"], "-I requires argument"),
+        (["--interval"], "--interval requires argument"),
+        (["-x"], "-x not recognized"),
+        (["--zzz"], "--zzz not recognized"),
+        (["-I5", "--resync=1"], "--resync must not have an argument"),
+        (["-V=1"], "-= not recognized"),
+        (["-I5", "--m", "1"], "--m not a unique prefix"),
+        (["-I5", "--d", "x"], "--d not a unique prefix"),
+        (["-I5", "trace.bin"], "unexpected argument 'trace.bin'"),
+        (["-I5", "--", "-h"], "unexpected argument '-h'"),
+        (["-I5", ""], "unexpected argument ''"),
+        (["-I5", "-Q", "/"], "all three of -Q PATH, -q ID and -m TYPE"),
+        (["-I5", "-Q", "/", "-q", "1"], "all three"),
+        (["-I5", "-q", "1", "-m", "1"], "all three"),
+        (["-I5", "--stat-version", "0.1"], "--stat-version takes 0.3 or 0.2, not '0.1'"),
+        (["-V", "--stat-version", "1"], "--stat-version takes 0.3 or 0.2"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_usage_error(capfd: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    assert said in fails(capfd, *arguments)
+
+
+@pytest.mark.parametrize("option", [option for option in cli.OPTIONS if option.argument])
+def test_missing_argument(capfd: pytest.CaptureFixture[str], option: cli.Option) -> None:
+    assert "requires argument" in fails(capfd, "-I5", f"--{option.long}")
+    if option.short:
+        assert "requires argument" in fails(capfd, "-I5", f"-{option.short}")
+
+
+NOT_A_NUMBER = (
+    *("", " ", "-", "x", "5x", "5 6", "0x10", "1_000", "\u0665", "\udcff", "nan", "inf", "-inf"),
+    *("1e999", "-1", "-0.5", "9" * 400, "9" * 5000, "5,0", "=5", "%s", "5\u00a0"),
+)
+NUMBERS = ("interval", "msg-queue-id", "msg-id", "max-pending", "max-age")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_hostile_numbers(capfd: pytest.CaptureFixture[str], name: str) -> None:
+    for value in NOT_A_NUMBER:
+        if (name, value) == ("msg-queue-id", "-1"):
+            continue  # as to the original: the low byte counts
+        message = fails(capfd, *EVERYTHING, f"--{name}", value)
+        assert message.startswith(f"--{name} takes "), value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("interval", "0"),
+        ("interval", "1e-9"),
+        ("interval", "1e10"),
+        ("msg-queue-id", "0"),
+        ("msg-queue-id", str(1 << 31)),
+        ("msg-id", "0"),
+        ("msg-id", str(1 << 63)),
+        ("max-pending", "0"),
+        ("max-pending", "1.5"),
+        ("max-pending", str((1 << 32) + 1)),
+        ("max-age", "1e10"),
+    ],
+)
+def test_numbers_out_of_range(capfd: pytest.CaptureFixture[str], name: str, value: str) -> None:
+    assert fails(capfd, *EVERYTHING, f"--{name}={value}").startswith(f"--{name} takes ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("interval", "1e9"),
+        ("msg-queue-id", "256"),
+        ("msg-queue-id", "-5"),
+        ("msg-id", str((1 << 63) - 1)),
+        ("max-pending", "1"),
+        ("max-pending", str(1 << 32)),
+        ("max-age", "0"),
+        ("max-age", "1e9"),
+    ],
+)
+def test_numbers_at_the_limit(name: str, value: str) -> None:
+    config_of(*EVERYTHING, f"--{name}={value}")
+
+
+@pytest.mark.parametrize("name", ["human-readable", "binary", "dump-lldd", "debug", "msg-queue"])
+def test_empty_path(capfd: pytest.CaptureFixture[str], name: str) -> None:
+    assert fails(capfd, *EVERYTHING, f"--{name}=") == f"--{name} takes a path"
+
+
+@pytest.mark.parametrize("value", ["", "0", "0.30", "0.3 ", "\udcff", "0.3" * 1000])
+def test_hostile_layout(capfd: pytest.CaptureFixture[str], value: str) -> None:
+    assert fails(capfd, "-I5", "--stat-version", value).startswith(
+        "--stat-version takes 0.3 or 0.2"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-I", b"\xff"],
+        [b"--\xff\xfe"],
+        [b"-\xff"],
+        ["-I5", b"\xff\n\x1b[31m"],
+        ["-I5", b"--stat-version=\xff"],
+        ["-I5", "--max-pending", b"\x80" * 3000],
+    ],
+    ids=range(6),
+)
+def test_bytes_that_are_no_text(arguments: list[str | bytes]) -> None:
+    result = runner.run(*arguments)
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert USAGE.encode() in result.stderr
+    assert b"Traceback" not in result.stderr
+    assert b"\x1b" not in result.stderr
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8", "POSIX"])
+def test_path_that_is_no_text(locale: str, tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/\xff\xc3 \n"
+    environment = os.environ | {"LC_ALL": locale}
+    result = runner.run("-I", LONG, b"-h" + path, stdin=ONE, env=environment)
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+    assert os.path.getsize(path) > 0  # noqa: PTH202
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_complaint_about_a_path_that_is_no_text(locale: str) -> None:
+    environment = os.environ | {"LC_ALL": locale}
+    result = runner.run("-I", LONG, "-h", b"/nowhere/\xff", env=environment)
+    assert result.returncode == 1
+    complaint = b"blkiomon: could not write to /nowhere/\xff: No such file or directory\n"
+    assert result.stderr == complaint
+
+
+def test_usage_error_of_a_process() -> None:
+    result = runner.run("-I", "never", stdin=ONE)
+    assert (result.returncode, result.stdout) == (1, b"")
+    lines = result.stderr.decode().splitlines()
+    assert lines[0] == (
+        "blkiomon: --interval takes a number of seconds, greater than 0, not 'never'"
+    )
+    assert lines[1].startswith("Usage: blkiomon -I SECONDS ")
+
+
+def test_usage_error_opens_no_output(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("keep")
+    assert runner.run("-h", path, "-I", "x").returncode == 1
+    assert path.read_text() == "keep"

@@ -1,0 +1,378 @@
+"""The same bytes in, the same bytes out as the packaged blkiomon 0.3; only `time` is masked.
+
+Where the original's arithmetic wraps, ours is right instead, and differs. Its own figures tell
+where that is (`unwrapped_*`): throughput of requests above 4294967 bytes, because size * 1000 has
+32 bits, and var of a sum from 2^32 on, because its square has 64. Nothing else is masked.
+
+The original waits for a partner for ever. Generated streams hold latencies of centuries, so here
+ours is told to wait long, too.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import goldenfiles
+import numpy as np
+import oracle
+import pytest
+import quirks
+import reference
+import runner
+import streams
+import tracewriter as tw
+from runner import LONG, outputs_of
+
+from blkiomon import layout
+from blkiomon._core import Engine
+
+LOSSY = "loop-lossy-dc"
+TRACES = sorted(p for p in goldenfiles.TRACES.glob("*.bin") if p.stem != LOSSY)
+FOR_EVER_S = 18_446_744_073.0  # in ns it still fits 64 bits,
+LONGEST_S = 10**9  # and this is the most that the command takes
+QUIRKS = {
+    name: data
+    for name, data in quirks.CASES.items()
+    # A latency of 2^64 - 1 ns is beyond even that; the engine's own tests have it.
+    if not name.startswith("fault_") and name != "longest_latency"
+}
+
+BLOCK = 256
+CRASHES, FAULTS = 5, 3
+"""Blocks of generated streams; together 2,048. A block of the original's takes two seconds."""
+
+LARGEST_SIZE = (1 << 32) // 1000
+_SUM = re.compile(rb"sum (-?\d+)")
+_MAX_SIZE = re.compile(rb"^sizes (read|write) .* max (-?\d+)", re.MULTILINE)
+
+
+def unwrapped_human(text: bytes) -> bytes:
+    """The text without the figures that wrapped in the original: var, and throughput."""
+    devices = []
+    for device in text.split(b"\n\n"):
+        large = {d for d, most in _MAX_SIZE.findall(device) if int(most) > LARGEST_SIZE}
+        lines = []
+        for line in device.splitlines():
+            if any(line.startswith(b"throughput " + direction) for direction in large):
+                line = line.partition(b":")[0] + b": WRAPPED"
+            elif (total := _SUM.search(line)) and not 0 <= int(total[1]) < 1 << 32:
+                line = line.partition(b", var ")[0] + b", var WRAPPED"
+            lines.append(line)
+        devices.append(b"\n".join(lines))
+    return b"\n\n".join(devices)
+
+
+def unwrapped_binary(data: bytes) -> bytes:
+    """The structs without the throughput that wrapped in the original."""
+    stats = np.frombuffer(data, layout.STATS_03).copy()
+    for direction in "rw":
+        sizes = stats[f"size_{direction}"]
+        large = (sizes["num"] > 0) & (sizes["max"] > LARGEST_SIZE)
+        stats[f"thrput_{direction}"][large] = 0
+    return stats.tobytes()
+
+
+def assert_identical(ours: reference.Outputs, theirs: oracle.Result, case: object) -> None:
+    """All four outputs."""
+    assert (theirs.returncode, theirs.stderr) == (0, b""), case
+    human = oracle.mask_human(ours.human)
+    assert unwrapped_human(human) == unwrapped_human(theirs.human), case
+    binary = oracle.mask_binary(ours.binary)
+    assert unwrapped_binary(binary) == unwrapped_binary(theirs.binary), case
+    assert ours.driver == theirs.driver, case
+    assert ours.debug == theirs.debug, case
+
+
+def identical_outputs_of(data: bytes, directory: Path) -> reference.Outputs:
+    """All four outputs of this process, waiting for partners as the original does."""
+    return outputs_of(data, directory, max_age_s=FOR_EVER_S)
+
+
+def seeds_of_our_age(avoid: streams.Avoid, number: int, count: int) -> list[int]:
+    """Seeds of streams whose times are near enough for the command's own option."""
+    found: list[int] = []
+    seed = 10_000
+    while len(found) < number:
+        times = [r.time_ns for r in streams.generate(seed, avoid, count).records]
+        if max(times) - min(times) <= LONGEST_S * 10**9:
+            found.append(seed)
+        seed += 1
+    return found
+
+
+def outputs_of_process(data: bytes, directory: Path, *options: str) -> reference.Outputs:
+    """All four outputs of a process of its own; it says nothing, and ends well."""
+    directory.mkdir(parents=True)
+    paths = {letter: directory / letter for letter in "hbdD"}
+    arguments = [text for letter, path in paths.items() for text in (f"-{letter}", str(path))]
+    result = runner.run("-I", LONG, *arguments, *options, stdin=data)
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+    return reference.Outputs(*(path.read_bytes() for path in paths.values()))
+
+
+# -- against the original --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def theirs_of_traces() -> dict[str, oracle.Result]:
+    """The original's outputs of the real traces and the quirks, run at once."""
+    oracle.require()
+    cases = {path.stem: path.read_bytes() for path in TRACES} | QUIRKS
+    return dict(zip(cases, oracle.run_many(list(cases.values())), strict=True))
+
+
+def block_of(
+    avoid: streams.Avoid, block: int, directory: Path
+) -> Iterator[tuple[int, reference.Outputs, oracle.Result]]:
+    """Seeds of a block, with our outputs of each and the original's, made at the same time."""
+    oracle.require()
+    seeds = range(block * BLOCK, block * BLOCK + BLOCK)
+    cases = [streams.generate(seed, avoid).data for seed in seeds]
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(oracle.run_many, cases, BLOCK)
+        ours = [identical_outputs_of(data, directory) for data in cases]
+        yield from zip(seeds, ours, theirs.result(), strict=True)
+
+
+@pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
+def test_real_trace(theirs_of_traces: dict[str, oracle.Result], path: Path, tmp_path: Path) -> None:
+    ours = outputs_of_process(path.read_bytes(), tmp_path / "ours")
+    assert_identical(ours, theirs_of_traces[path.stem], path.stem)
+
+
+@pytest.mark.parametrize("name", QUIRKS)
+def test_quirk(theirs_of_traces: dict[str, oracle.Result], name: str, tmp_path: Path) -> None:
+    assert_identical(identical_outputs_of(QUIRKS[name], tmp_path), theirs_of_traces[name], name)
+
+
+@pytest.mark.parametrize("block", range(CRASHES))
+def test_generated_streams_of_any_size_and_latency(block: int, tmp_path: Path) -> None:
+    for seed, ours, theirs in block_of("crashes", block, tmp_path):
+        assert_identical(ours, theirs, f"crashes {seed}")
+
+
+@pytest.mark.parametrize("block", range(FAULTS))
+def test_generated_streams_with_nothing_masked(block: int, tmp_path: Path) -> None:
+    for seed, ours, theirs in block_of("faults", block, tmp_path):
+        assert_identical(ours, theirs, f"faults {seed}")
+        assert oracle.mask_human(ours.human) == theirs.human, seed
+        assert ours.binary == theirs.binary, seed
+
+
+def test_generated_streams_through_processes(tmp_path: Path) -> None:
+    oracle.require()
+    seeds = seeds_of_our_age("crashes", 24, 300)
+    cases = [streams.generate(seed, "crashes", 300).data for seed in seeds]
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [
+            pool.submit(outputs_of_process, data, tmp_path / str(seed), f"--max-age={LONGEST_S}")
+            for data, seed in zip(cases, seeds, strict=True)
+        ]
+        ours = [job.result() for job in jobs]
+    for one, theirs, seed in zip(ours, oracle.run_many(cases), seeds, strict=True):
+        assert_identical(one, theirs, f"crashes {seed}")
+
+
+def test_original_and_ours_at_a_boundary_with_the_input_held_open(tmp_path: Path) -> None:
+    program = oracle.require()
+    (seed,) = seeds_of_our_age("faults", 1, 300)
+    data = streams.generate(seed, "faults", 300).data
+    devices = _devices(data)
+    assert devices
+    printed = []
+    for command in ((program,), runner.COMMAND):
+        # Without its last interval: what is printed was printed at a boundary.
+        options = ["--no-final", f"--max-age={LONGEST_S}"] if command is runner.COMMAND else []
+        with runner.Running("-I", "1", "-h", "-", *options, command=command) as process:
+            process.write(data)
+            process.read_intervals(devices)
+            status, text, _ = process.end()
+            assert status == 0
+            printed.append(oracle.mask_human(text))
+    assert printed[0] == printed[1]
+
+
+# -- messages --------------------------------------------------------------------------------------
+
+
+def test_messages(tmp_path: Path) -> None:
+    program = oracle.require()
+    seeds = seeds_of_our_age("faults", 12, 150)
+    cases = [streams.generate(seed, "faults", 150).data for seed in seeds]
+    cases.append((goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes())
+    with runner.queues(tmp_path, 2 * len(cases)) as queues:
+        theirs, ours = queues[: len(cases)], queues[len(cases) :]
+        processes = []
+        try:
+            for data, queue in zip(cases, theirs, strict=True):
+                # Two seconds: the long trace must be read before the first boundary.
+                command = [program, "-I", "2", *queue.options]
+                process = subprocess.Popen(command, stdin=subprocess.PIPE)
+                processes.append(process)
+                assert process.stdin is not None
+                process.stdin.write(data)
+                process.stdin.flush()
+            expected = [_devices(data) for data in cases]
+            for queue, number in zip(theirs, expected, strict=True):
+                queue.await_messages(number)
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+        with ThreadPoolExecutor(2) as pool:
+            for result in pool.map(_send_messages, cases, ours):
+                assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+        for index, (one, other) in enumerate(zip(theirs, ours, strict=True)):
+            messages = [unwrapped_binary(oracle.mask_binary(m)) for m in one.take()]
+            assert len(messages) == expected[index]
+            assert [unwrapped_binary(oracle.mask_binary(m)) for m in other.take()] == messages
+
+
+def _send_messages(data: bytes, queue: runner.MessageQueue) -> subprocess.CompletedProcess[bytes]:
+    return runner.run("-I", LONG, *queue.options, f"--max-age={LONGEST_S}", stdin=data)
+
+
+def _devices(data: bytes) -> int:
+    """How many devices have statistics."""
+    ref = reference.Reference()
+    ref.feed(data)
+    return len(ref.finish())
+
+
+# -- without the original --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", goldenfiles.names())
+def test_golden(name: str, tmp_path: Path) -> None:
+    golden = goldenfiles.load(name)
+    stored = oracle.Result(golden.human, golden.binary, golden.driver, golden.debug, b"", 0)
+    assert_identical(identical_outputs_of(golden.data, tmp_path), stored, name)
+
+
+def test_all_golden_files_are_there() -> None:
+    assert {*goldenfiles.REAL, *(n.replace("_", "-") for n in quirks.GOLDEN)} <= {
+        *goldenfiles.names()
+    }
+
+
+@pytest.mark.parametrize("block", range(2))
+def test_equal_streams_of_other_version_or_byte_order(block: int, tmp_path: Path) -> None:
+    for seed in range(block * 100, block * 100 + 100):
+        stream = streams.generate(seed, "crashes")
+        expected = outputs_of(stream.data, tmp_path)
+        for twin in (stream.twin(8), stream.swapped(), stream.twin(8).swapped()):
+            assert outputs_of(twin.data, tmp_path) == expected, (seed, twin.version, twin.byteorder)
+
+
+@pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
+def test_real_trace_as_version_8_of_the_other_byte_order(path: Path, tmp_path: Path) -> None:
+    data = path.read_bytes()
+    records: list[reference.Trace] = []
+    ref = reference.Reference(on_record=records.append)
+    ref.feed(data)
+    twin = tw.encode((_record(r) for r in records), 8, ">")
+    assert len(twin) == len(data) + 16 * len(records)
+    assert outputs_of(twin, tmp_path) == outputs_of(data, tmp_path)
+
+
+def _record(r: reference.Trace) -> tw.Record:
+    numbers = (r.time, r.sector, r.bytes_, r.action, r.device, r.sequence, r.pid, r.cpu, r.error)
+    return tw.Record(*numbers, payload=r.payload)
+
+
+@pytest.mark.parametrize("stat_version", ["0.3", "0.2"])
+@pytest.mark.parametrize("block", range(4))
+def test_generated_streams_like_the_reference(
+    block: int, stat_version: str, tmp_path: Path
+) -> None:
+    for seed in range(block * 50, block * 50 + 50):
+        data = streams.generate(seed, "nothing").data
+        ref = reference.Reference(max_age_ns=600 * 10**9, version=stat_version)
+        ref.feed(data)
+        stats = ref.finish()
+        human = reference.human_text(stats, 0)
+        if stat_version == "0.2":
+            lines = human.splitlines(keepends=True)
+            human = "".join(line for line in lines if not line.startswith("throughput"))
+        ours = outputs_of(data, tmp_path, stat_version=stat_version)
+        assert ours.human.decode() == human, seed
+        assert ours.binary == reference.binary(stats, 0, stat_version), seed
+        assert ours.driver == ref.driver_bytes(), seed
+        assert ours.debug.decode() == ref.debug_text(), seed
+
+
+@pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
+def test_real_trace_like_the_reference(path: Path, tmp_path: Path) -> None:
+    data = path.read_bytes()
+    assert outputs_of(data, tmp_path) == reference.outputs(data)
+
+
+def test_lossy_trace_like_the_reference(tmp_path: Path) -> None:
+    # It is cut in its last record: that is complained about, and everything before it counts.
+    data = (goldenfiles.TRACES / f"{LOSSY}.bin").read_bytes()
+    ref = reference.Reference()
+    ref.feed(data)
+    stats = ref.finish()
+    assert ref.bad is not None
+    assert ref.lost > 0
+    paths = {letter: tmp_path / letter for letter in "hD"}
+    result = runner.run("-I", LONG, "-h", paths["h"], "-D", paths["D"], stdin=data)
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"blkiomon: bad trace: at byte offset %d: " % ref.bad.offset)
+    expected = oracle.mask_human(reference.human_text(stats, 0).encode())
+    assert oracle.mask_human(paths["h"].read_bytes()) == expected
+    assert paths["D"].read_text() == ref.debug_text()
+
+
+# -- known truth -----------------------------------------------------------------------------------
+
+
+def _requests(rows: np.ndarray) -> dict[tuple[int, str], int]:
+    """Requests of each minor number of the loop devices, and operation."""
+    return {
+        (int(row["device"]) & 0xFFFFF, layout.OPS[row["op"]]): int(row["requests"]) for row in rows
+    }
+
+
+def test_what_the_load_generator_did_on_three_devices(tmp_path: Path) -> None:
+    data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()
+    engine = Engine()
+    engine.feed(data)
+    rows, _, _ = engine.cut()
+    assert _requests(rows) == {
+        (1, "read"): 28_110,
+        (1, "write"): 12_038,
+        (2, "write"): 5_897,
+        (2, "flush"): 92,
+        (3, "discard"): 1_500,
+    }
+    # The drop-in tells directions apart only: flushes are reads, and trims are writes.
+    stats = np.frombuffer(outputs_of(data, tmp_path).binary, layout.STATS_03)
+    requests = {
+        int(s["device"]) & 0xFFFFF: (int(s["size_r"]["num"]), int(s["size_w"]["num"]))
+        for s in stats
+    }
+    assert requests == {1: (28_110, 12_038), 2: (92, 5_897), 3: (0, 1_500)}
+
+
+def test_what_the_load_generator_did_in_four_phases() -> None:
+    data = (goldenfiles.TRACES / "loop-phases-dc.bin").read_bytes()
+    times = np.frombuffer(data, layout.TRACE_V7)["time"]
+    ends_s = (4.15, 8.45, 13.5)  # in the pauses between the phases
+    ends = np.searchsorted(times, times[0] + np.array(ends_s) * 1e9).tolist()
+    engine = Engine()
+    phases = []
+    for start, end in zip([0, *ends], [*ends, len(times)], strict=True):
+        engine.feed(data[start * 48 : end * 48])
+        rows, _, _ = engine.cut()
+        phases.append({op: number for (_, op), number in _requests(rows).items()})
+    assert phases == [
+        {"read": 8_001},
+        {"read": 16_000, "write": 6_800},
+        {"write": 3_200},
+        {"write": 6_000, "flush": 375},
+    ]
