@@ -87,7 +87,8 @@ class Engine:
     def leftovers(self) -> npt.NDArray[np.void]:
         """What is still pending: shape (n,), dtype ``layout.DETAIL``.
 
-        ``action`` has bits 0-47. In the original's order: by sector % 128, then the most recently stored first.
+        ``action`` has bits 0-47. In the original's order: by sector % 128, then the most recently
+        stored first.
 
         Raises:
             ValueError: the Engine was made without ``keep_details``.
