@@ -109,4 +109,13 @@ class Engine:
     def offset(self) -> int:
         """Bytes of the stream that have been dealt with."""
 
+def decode(data: ReadableBuffer) -> tuple[npt.NDArray[np.void], int]:
+    """The records at the beginning of a stream, or of a part that begins with a record.
+
+    Returns:
+        records: shape (n,), dtype ``layout.RECORD``, of any category; payloads are left out.
+        used: the number of bytes in which they stand: all of them, unless what follows is
+            cut off or no record.
+    """
+
 def _struct_sizes() -> dict[str, int]: ...

@@ -647,6 +647,39 @@ cdef class Engine:
         return self.position
 
 
+def decode(const uint8_t[::1] data):
+    """See _core.pyi."""
+    cdef:
+        Batch batch
+        size_t at = 0
+        size_t need = 0
+        size_t size = data.shape[0]
+        int swap
+        int i
+        uint64_t n = 0
+        uint64_t room = size // HEADER_V7
+        Walk end = WALK_FULL
+        Record *out
+        Detail detail
+        uint8_t[::1] view
+    records = np.empty(room, dtype=layout.RECORD)
+    if room == 0:
+        return records, 0
+    swap = sniff(load32(&data[0]))
+    if swap < 0:
+        return records[:0], 0
+    view = records.view(np.uint8)
+    out = <Record *> &view[0]
+    with nogil:
+        while end == WALK_FULL and at < size:
+            end = decode_batch(&data[0], size, &at, BATCH, EVERY, swap, &batch, &need)
+            for i in range(batch.n):
+                copy_detail(&detail, batch.record[i], batch.category[i], 0)
+                out[n] = detail.record
+                n += 1
+    return records[:n], at
+
+
 def _struct_sizes():
     """For the test that holds these structs against their numpy twins."""
     return {

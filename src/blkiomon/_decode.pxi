@@ -14,6 +14,7 @@ cdef enum Walk:                                 # why a run of records ended
 
 cdef enum:
     BATCH = 128                                 # records decoded, then paired, at a time
+    EVERY = 0                                   # for `wanted`: keep records of any category
     AHEAD = 4096                                # bytes of input fetched before they are needed
     PID_LIMIT = 1 << 22                         # the kernel's PID_MAX_LIMIT
 
@@ -68,7 +69,7 @@ cdef inline Walk decode_run(
     """Read records of one version and byte order from data[at:size], at most `most`.
 
     Every record moves *at behind it and counts in out.walked; it is kept where its category meets
-    `wanted`. Stops before the first byte that is not understood. `swap` and `version` are constants
+    `wanted`, or always for EVERY. Stops before the first byte that is not understood. `swap` and `version` are constants
     at every call, so that the compiler makes a loop of its own for each.
     """
     cdef:
@@ -137,7 +138,7 @@ cdef inline Walk decode_run(
         out.payload[n] = data + pos + header
         out.category[n] = category
         out.order[n] = walked
-        n += (category & wanted) != 0
+        n += wanted == EVERY or (category & wanted) != 0
         walked += 1
         pos += length
 

@@ -1,0 +1,1 @@
+"""What it costs: `make bench` runs `python -m benchmarks` and prints one table."""

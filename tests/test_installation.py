@@ -1,0 +1,24 @@
+"""What is tested is the installed wheel."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sysconfig
+from pathlib import Path
+
+import blkiomon
+from blkiomon import _core, _sysv
+
+
+def test_tests_see_the_installed_package_and_not_the_source_tree() -> None:
+    installed = Path(sysconfig.get_path("platlib")).resolve()
+    for module in (blkiomon, _core, _sysv):
+        assert module.__file__ is not None
+        assert installed in Path(module.__file__).resolve().parents
+    assert importlib.metadata.version("blkiomon") == blkiomon.__version__
+
+
+def test_numpy_is_the_only_dependency_at_run_time() -> None:
+    requires = importlib.metadata.requires("blkiomon") or []
+    assert [r for r in requires if "extra ==" not in r] == ["numpy>=1.26"]
+    assert importlib.metadata.metadata("blkiomon")["License-Expression"] == "GPL-2.0-or-later"
