@@ -28,13 +28,10 @@ def main() -> None:
     print(f"| for comparison: memcpy of 48 bytes a record | {copy_ns:.1f} | {1000 / copy_ns:.1f} |")
 
     print("\nWhole process on a file in the page cache, start-up included:\n")
-    print(
-        "| stream | records | ours, CPU s (wall) | peak MB | packaged, CPU s (wall) | ratio of CPU |"
-    )
-    print("|---|---|---|---|---|---|", flush=True)
+    print("| stream | records | ours, CPU s (wall) | packaged, CPU s (wall) | CPU ratio |")
+    print("|---|---|---|---|---|", flush=True)
     for name, records, ours, theirs in process.rows():
         line = f"| {name} | {records:,} | {ours.cpu_s:.2f} ({ours.wall_s:.2f}) "
-        line += f"| {ours.peak_bytes / 1e6:.0f} "
         if theirs is None:
             line += "| not installed | |"
         else:

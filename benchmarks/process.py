@@ -20,7 +20,6 @@ OURS = (sys.executable, "-m", "blkiomon")
 class Cost(NamedTuple):
     cpu_s: float
     wall_s: float
-    peak_bytes: int
 
 
 def measure(command: Sequence[str], path: Path) -> Cost:
@@ -37,7 +36,7 @@ def measure(command: Sequence[str], path: Path) -> Cost:
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise RuntimeError(f"{command[0]} ended with {child.returncode}")
-    return Cost(usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss * 1024)
+    return Cost(usage.ru_utime + usage.ru_stime, wall_s)
 
 
 def rows() -> Iterator[tuple[str, int, Cost, Cost | None]]:
