@@ -14,10 +14,7 @@ from typing import NamedTuple
 
 from blkiomon._version import __version__
 from blkiomon.config import Config
-
-EXIT_OK, EXIT_FAILURE = 0, 1
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGALRM)
+from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain, write
 
 
 class UsageError(Exception):
@@ -103,13 +100,13 @@ def _main(argv: Sequence[str] | None) -> int:
     except UsageError as error:
         complain(str(error))
         try:
-            _write(2, f"{_USAGE}'blkiomon --help' explains the options.\n")
+            write(2, f"{_USAGE}'blkiomon --help' explains the options.\n")
         except OSError:
             pass
         return EXIT_FAILURE
     if isinstance(config, str):
         try:
-            _write(1, config)
+            write(1, config)
         except OSError as error:
             complain(f"could not write to standard output: {error.strerror}")
             return EXIT_FAILURE
@@ -124,20 +121,6 @@ def _main(argv: Sequence[str] | None) -> int:
     from blkiomon.monitor import run
 
     return run(config)
-
-
-def complain(message: str) -> None:
-    """One line on standard error; if that is gone there is nobody to tell."""
-    try:
-        _write(2, f"blkiomon: {message}\n")
-    except OSError:
-        pass
-
-
-def _write(fd: int, text: str) -> None:
-    data = text.encode(errors="surrogateescape")
-    while data:
-        data = data[os.write(fd, data) :]
 
 
 def usage() -> str:

@@ -17,9 +17,9 @@ from types import FrameType, TracebackType
 import numpy as np
 
 from blkiomon._core import Engine
-from blkiomon.cli import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain
 from blkiomon.clock import WallClock
 from blkiomon.config import Config
+from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain
 from blkiomon.errors import TraceError
 from blkiomon.interval import Counts, Interval
 from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
