@@ -261,7 +261,9 @@ def queues(directory: Path, number: int) -> Iterator[list[MessageQueue]]:
             queue.remove()
 
 
-def outputs_of(data: bytes, directory: Path, **options: Any) -> reference.Outputs:
+def outputs_of(
+    data: bytes, directory: Path, *, read_bytes: int = 1 << 20, **options: Any
+) -> reference.Outputs:
     """All four outputs of a stream as a single interval at time 0, made in this process.
 
     Everything behind the bytes takes part: engine, interval, formats, queues, threads and files.
@@ -272,7 +274,8 @@ def outputs_of(data: bytes, directory: Path, **options: Any) -> reference.Output
     outputs = open_outputs(config, said.append, lossless=True)
     try:
         monitor = Monitor(config, outputs, said.append)
-        monitor.feed(memoryview(data))
+        for at in range(0, len(data), read_bytes):
+            monitor.feed(memoryview(data)[at : at + read_bytes])
         monitor.end(0, is_complete=True)
     finally:
         outputs.close()

@@ -61,6 +61,8 @@ class Engine:
     ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.void]]:
         """Hand out what was accounted since the last cut, and begin anew.
 
+        To be called before 2^32 matches have come together: bins are counted in 32 bits.
+
         Returns:
             rows: shape (n,), dtype ``layout.ROW``, in the order of each one's first match.
             d2c_bins: shape (m,), dtype ``layout.BIN``: the bins of ``d2c_ns`` that are not empty,
@@ -100,6 +102,10 @@ class Engine:
         ``records`` read, ``matches``, ``mismatches``, ``driver_data`` (records), ``evicted``
         (pending records), ``lost`` (events, by the tracer's marks), ``skipped_bytes``.
         """
+
+    @property
+    def matches(self) -> int:
+        """How many requests were accounted since the start."""
 
     @property
     def pending(self) -> int:

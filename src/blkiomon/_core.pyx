@@ -639,6 +639,10 @@ cdef class Engine:
         }
 
     @property
+    def matches(self):
+        return self.s.matches
+
+    @property
     def pending(self):
         return self.s.pending
 

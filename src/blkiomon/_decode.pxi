@@ -69,8 +69,8 @@ cdef inline Walk decode_run(
     """Read records of one version and byte order from data[at:size], at most `most`.
 
     Every record moves *at behind it and counts in out.walked; it is kept where its category meets
-    `wanted`, or always for EVERY. Stops before the first byte that is not understood. `swap` and `version` are constants
-    at every call, so that the compiler makes a loop of its own for each.
+    `wanted`, or always for EVERY. Stops before the first byte that is not understood. `swap` and
+    `version` are constants at every call, so that the compiler makes a loop of its own for each.
     """
     cdef:
         uint32_t magic = swap32(MAGIC | version) if swap else MAGIC | version
@@ -79,6 +79,7 @@ cdef inline Walk decode_run(
         size_t length
         int n = out.n
         int walked = out.walked
+        bint always = wanted == EVERY
         uint32_t category
         const TraceV7 *v7
         const TraceV8 *v8
@@ -138,7 +139,7 @@ cdef inline Walk decode_run(
         out.payload[n] = data + pos + header
         out.category[n] = category
         out.order[n] = walked
-        n += wanted == EVERY or (category & wanted) != 0
+        n += always | ((category & wanted) != 0)
         walked += 1
         pos += length
 

@@ -106,7 +106,8 @@ class Interval:
     Attributes:
         time_s: wall-clock seconds of its end.
         devices: shape (n,), u4: the devices that had a match, in order of the first one.
-        rows: shape (m,), dtype ``layout.ROW``: one per device, operation and direction, any order.
+        rows: shape (m,), dtype ``layout.ROW``, in any order; rows of one device, operation and
+            direction add up.
         counts: of this interval alone.
     """
 

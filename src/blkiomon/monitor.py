@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 
 import numpy as np
+import numpy.typing as npt
 
 from blkiomon._core import Engine
 from blkiomon.clock import WallClock
@@ -26,6 +27,9 @@ from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outpu
 
 READ_BYTES = 1 << 20
 """Read at most so much at a time: a pipe never holds more, and a boundary is never far."""
+
+MATCHES_A_CUT = 1 << 31
+"""The engine counts in 32 bits what falls into one bin: a longer interval is put together."""
 
 SKIPS_SHOWN = 20
 """So many skipped stretches of input get a line of their own, the others share one."""
@@ -59,6 +63,8 @@ class Monitor:
         self._report = report
         self._counts = Counts()  # up to the last cut
         self._driver_records = 0  # handed over so far
+        self._rows: list[npt.NDArray[np.void]] = []  # of the interval at hand
+        self._matches_cut = 0
         self._skips = 0
 
     def feed(self, data: memoryview) -> None:
@@ -71,10 +77,14 @@ class Monitor:
             self.engine.feed(data)
         finally:
             self._hand_over_records()
+        if self.engine.matches - self._matches_cut >= MATCHES_A_CUT:
+            self._take_rows()
 
     def cut(self, time_s: int) -> None:
         """End an interval at a wall-clock time in seconds."""
-        rows, _, _ = self.engine.cut()
+        self._take_rows()
+        rows = np.concatenate(self._rows)
+        self._rows.clear()
         counts = Counts(**self.engine.counters())
         interval = Interval(
             time_s=time_s,
@@ -111,6 +121,12 @@ class Monitor:
                     f"{self.engine.counters()['skipped_bytes']} bytes in all"
                 )
 
+    def _take_rows(self) -> None:
+        """Rows of one device, operation and direction from several cuts add up in an Interval."""
+        rows, _, _ = self.engine.cut()
+        self._rows.append(rows)
+        self._matches_cut = self.engine.matches
+
     def _hand_over_records(self) -> None:
         mismatches = self.engine.take_mismatches()
         if len(mismatches):
@@ -126,7 +142,7 @@ class Monitor:
                 self._report(f"bad trace: skipped {n_bytes} bytes at byte offset {offset}")
 
 
-def _in_order(numbers: np.ndarray) -> np.ndarray:
+def _in_order(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     """The distinct ones, in order of their first appearance."""
     distinct, first = np.unique(numbers, return_index=True)
     return distinct[np.argsort(first)]
