@@ -36,7 +36,7 @@ unexport BLKIOMON_DEBUG BLKIOMON_SANITIZE
 .NOTPARALLEL:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check debug bench clean FORCE
+.PHONY: help demo test lint check debug bench guard clean FORCE
 
 say = @echo '==> $(1)' >&2
 
@@ -67,8 +67,14 @@ debug: $(DEBUG)/.stamp-tools ## the tests on a build with all checks on
 	$(call say,pytest on the debug build)
 	@$(DEBUG)/bin/pytest $(ARGS)
 
-bench: $(RELEASE)/.stamp-tools ## run the benchmarks
+bench: $(RELEASE)/.stamp-tools ## run the benchmarks; what the packaged program takes stands beside
 	@$(RELEASE)/bin/python -m benchmarks $(ARGS)
+	@echo
+	@$(MAKE) --no-print-directory guard
+
+guard: $(RELEASE)/.stamp-tools ## hold the instructions a record against their baseline (valgrind)
+	@command -v valgrind >/dev/null || { echo 'valgrind is missing: apt-get install valgrind'; exit 1; }
+	@$(RELEASE)/bin/python -m benchmarks.instructions
 
 clean: ## remove all that was built
 	@rm -rf $(VENVS) build dist src/*.egg-info .benchmarks .hypothesis \

@@ -82,10 +82,13 @@ def as_foreign(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
 
 
 def with_payloads(records: npt.NDArray[np.void], every: int = 10, size: int = 16) -> bytes:
-    """The same records, a payload behind every tenth."""
+    """The same records, of either byte order, a payload behind every tenth."""
+    length = np.uint16(size)
+    if records["magic"][0] & 0xFFFFFF00 != MAGIC:
+        length = length.byteswap()
     parts = []
     for start in range(0, len(records), every):
         part = records[start : start + every].copy()
-        part["pdu_len"][-1] = size
+        part["pdu_len"][-1] = length
         parts += [part.tobytes(), bytes(size)]
     return b"".join(parts)
