@@ -399,7 +399,7 @@ def test_usage_error_of_a_process() -> None:
     assert (result.returncode, result.stdout) == (1, b"")
     lines = result.stderr.decode().splitlines()
     assert lines[0] == (
-        "blkiomon: --interval takes a number of seconds, greater than 0, not 'never'"
+        "blkiomon: --interval takes a number of seconds, 0.001 or more, not 'never'"
     )
     assert lines[1].startswith("Usage: blkiomon -I SECONDS ")
 

@@ -242,7 +242,7 @@ def _seconds(given: dict[str, str], name: str, least: float, default: float | No
         value = -1.0
     most = 1e9  # thirty years; in ns it fits 64 bits
     if not least <= value <= most:  # also false for nan
-        bounds = "greater than 0" if least else "0 or greater"
+        bounds = f"{least:g} or more"
         raise UsageError(f"--{name} takes a number of seconds, {bounds}, not {text!r}")
     return value
 
