@@ -388,6 +388,20 @@ def test_decode_gives_every_record_as_a_structured_array(seed: int) -> None:
     ]
 
 
+def test_more_devices_than_a_key_has_room_for_are_refused() -> None:
+    engine = Engine()
+    records = np.zeros(1 << 18, dtype=layout.TRACE_V7)
+    records["magic"] = 0x65617407
+    records["action"] = tw.DRV_DATA << 16
+    with pytest.raises(MemoryError, match="devices"):
+        for first in range(0, 1 << 23, len(records)):
+            records["device"] = np.arange(first, first + len(records))
+            engine.feed(records.tobytes())
+    assert (1 << 22) - 1000 < engine.counters()["records"] <= 1 << 22
+    with pytest.raises(MemoryError):
+        engine.feed(records.tobytes())
+
+
 def test_decode_stops_before_what_is_no_whole_record() -> None:
     data = encode([issue(1, 1, 1), issue(2, 2, 2, payload=b"123")])
     assert [len(decode(data[:n])[0]) for n in (0, 3, 47, 48, 98, 99)] == [0, 0, 0, 1, 1, 2]

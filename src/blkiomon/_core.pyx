@@ -310,6 +310,8 @@ cdef class Engine:
             self._grow_table((s.group_mask + 1) * 2)
         if s.pending + BATCH > s.max_pending and s.victims == NULL:
             s.victims = <Victim *> self._allocate("victims", s.max_victims * sizeof(Victim))
+        if s.n_devices + BATCH > MOST_DEVICES:
+            raise MemoryError(f"more than {MOST_DEVICES - BATCH} devices")
         if s.n_devices + BATCH > (s.device_mask + 1) // 2:
             self._grow_devices(max(4 * BATCH, s.device_mask + 1))
         if s.n_spare_accounts < BATCH:

@@ -13,6 +13,7 @@
 
 cdef enum:
     LARGE_TABLE = 2048                          # groups; with their slots 1 MB
+    MOST_DEVICES = 1 << 22                      # what a key has room for
     SWEEP_EVERY = 1 << 20                       # records between two looks at the oldest
     MOST_IN_GROUP = 12                          # on average; the table grows before there are more
 

@@ -205,7 +205,7 @@ def run(config: Config, fd: int = 0) -> int:
     with StopSignals(outputs.stop_waiting) as stop:
         try:
             is_complete = _read(monitor, clock, fd, stop, outputs)
-        except (TraceError, OSError) as error:
+        except (TraceError, OSError, MemoryError) as error:
             is_complete = False
             status = EXIT_FAILURE
             _explain(error)
@@ -222,9 +222,11 @@ def run(config: Config, fd: int = 0) -> int:
     return EXIT_FAILURE if outputs.failed else status
 
 
-def _explain(error: TraceError | OSError) -> None:
+def _explain(error: TraceError | OSError | MemoryError) -> None:
     if isinstance(error, TraceError):
         complain(f"bad trace: {error}")
+    elif isinstance(error, MemoryError):
+        complain(f"out of memory: {error or 'nothing more is read'}")
     else:
         complain(f"cannot read standard input: {error.strerror}")
 
