@@ -441,9 +441,11 @@ def test_08_marks_of_lost_events_are_counted_and_no_complaint(tmp_path: Path) ->
     [
         [3_000_000_000, 2_000_000_000, 10**9],
         [U32 - 1] * 50,  # squares beyond 64 bits; var is 0
+        # Squares beyond 64 bits whose differences doubles do not hold.
+        [4_294_967_000 + n % 3 for n in range(1000)],
         [random.Random(9).randrange(512, 1 << 20) for _ in range(20_000)],
     ],
-    ids=["large", "equal", "many"],
+    ids=["large", "equal", "near", "many"],
 )
 def test_09_var_is_right_where_sums_exceed_32_bits(sizes: list[int]) -> None:
     assert sum(sizes) > U32
