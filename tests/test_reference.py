@@ -132,7 +132,6 @@ def test_golden_cases_are_there() -> None:
 # -- real traces against what the load generator did -----------------------------------------------
 
 
-@pytest.mark.skipif(not TRACES, reason="no real traces")
 @pytest.mark.parametrize(
     ("name", "truth"),
     [
@@ -145,7 +144,6 @@ def test_operations_of_real_traces(name: str, truth: dict[str, int]) -> None:
     assert Counter(match.op for device in stats for match in device.matches) == truth
 
 
-@pytest.mark.skipif(not TRACES, reason="no real traces")
 def test_lost_marks_of_a_real_trace() -> None:
     ref = fed((goldenfiles.TRACES / "loop-lossy-dc.bin").read_bytes())
     assert ref.bad == reference.BadTrace(699980, ref.bad.found if ref.bad else b"", cut=True)
