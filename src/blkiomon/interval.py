@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from blkiomon import layout
 
 U64_MAX = (1 << 64) - 1
 
@@ -82,7 +85,19 @@ class DeviceStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What became of the records of an interval, or of a whole run."""
+    """What became of the records of an interval, or of a whole run.
+
+    Attributes:
+        records: read, of any kind.
+        matches: requests that were accounted.
+        mismatches: pairs of one key that are no request.
+        driver_data: records of low-level drivers.
+        evicted: pending records given up, being too old or too many.
+        lost: events that the tracer's marks say were lost.
+        gaps: records missing by their sequence numbers, per device and CPU.
+        orphans: completions whose issue had not been seen by the interval's end.
+        skipped_bytes: bytes that are no records.
+    """
 
     records: int = 0
     matches: int = 0
@@ -90,7 +105,15 @@ class Counts:
     driver_data: int = 0
     evicted: int = 0
     lost: int = 0
+    gaps: int = 0
+    orphans: int = 0
     skipped_bytes: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        """What both counted together."""
+        return Counts(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        )
 
     def __sub__(self, earlier: Counts) -> Counts:
         """What was counted since ``earlier``."""
@@ -99,22 +122,62 @@ class Counts:
         )
 
 
+def _none(dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    return np.empty(0, dtype=dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cut:
+    """What the engine hands out of one interval: numpy arrays of shape (n,).
+
+    Attributes:
+        rows: dtype ``layout.ROW``, in any order; several rows of one device, operation and
+            direction add up.
+        d2c_bins, size_bins: dtype ``layout.BIN``, by row, then bin.
+        loads: dtype ``layout.LOAD``.
+        queue_rows: dtype ``layout.QUEUE_ROW``; empty where the stream carries no queue records.
+        q2d_bins, q2c_bins: dtype ``layout.BIN``, by row of ``queue_rows``, then bin.
+        processes: dtype ``layout.PROCESS``, one for each pid; empty where the stream carries no
+            process names.
+    """
+
+    rows: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.ROW))
+    d2c_bins: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.BIN))
+    size_bins: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.BIN))
+    loads: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.LOAD))
+    queue_rows: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.QUEUE_ROW))
+    q2d_bins: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.BIN))
+    q2c_bins: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.BIN))
+    processes: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.PROCESS))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Interval:
     """What one interval brought.
 
     Attributes:
-        time_s: wall-clock seconds of its end.
+        time_s: wall-clock seconds of its end, as the drop-in's outputs print it.
         devices: shape (n,), u4: the devices that had a match, in order of the first one.
-        rows: shape (m,), dtype ``layout.ROW``, in any order; rows of one device, operation and
-            direction add up.
+        rows: shape (m,), dtype ``layout.ROW``: those of ``cut``.
         counts: of this interval alone.
+        cut: everything that was measured.
+        start_ns, end_ns: when it began and ended: ns since 1970 if ``is_anchored``, else since
+            the first record.
+        clock: "wall" or "trace": by which the interval was cut.
+        is_anchored: whether the wall-clock time is known.
+        process_names: of the pids in ``cut.processes``, as far as the stream told them.
     """
 
     time_s: int
     devices: npt.NDArray[np.uint32]
     rows: npt.NDArray[np.void]
     counts: Counts = Counts()
+    cut: Cut = field(default_factory=Cut)
+    start_ns: int = 0
+    end_ns: int = 0
+    clock: str = "wall"
+    is_anchored: bool = True
+    process_names: Mapping[int, str] = field(default_factory=dict)
     _stats: list[tuple[DeviceStats, ...]] = field(default_factory=list, init=False, repr=False)
 
     def device_stats(self) -> tuple[DeviceStats, ...]:

@@ -115,6 +115,43 @@ SIZE_BINS, D2C_BINS = 1728, 3776
 BIN = np.dtype([("row", "u4"), ("bin", "u4"), ("count", "u8")])
 """A bin that is not empty: the index of its row in the interval's rows, the bin, its count."""
 
+ALL_OPS = len(OPS)
+ALL_DEVICES = (1 << 32) - 1
+
+LOAD = np.dtype(
+    [
+        ("device", "u4"),
+        ("op", "u2"),
+        ("pad", "u2"),
+        ("in_flight", "u8"),
+        ("max_in_flight", "u8"),
+        ("oldest_ns", "u8"),
+        ("busy_ns", "u8"),
+        ("in_flight_ns", "u8", 2),
+    ]
+)
+"""Requests in flight in one interval: issued, not completed. One row for each device and operation
+that had any; one for each such device with ``op`` ``ALL_OPS``; one for all with ``ALL_DEVICES``.
+``in_flight`` at the interval's end, ``oldest_ns`` the age of the oldest of these then (0: none),
+``max_in_flight`` at any time, ``busy_ns`` the time with any in flight, ``in_flight_ns`` the
+integral over time, in request-ns, 128-bit: low word, high word."""
+
+QUEUE_ROW = np.dtype(
+    [
+        ("device", "u4"),
+        ("op", "u2"),
+        ("pad", "u2"),
+        ("requests", "u8"),
+        ("q2d_ns", MOMENTS),
+        ("q2c_ns", MOMENTS),
+    ]
+)
+"""Requests of one device and operation that had a queue record of their start sector: time from
+queue to issue, and from queue to completion."""
+
+PROCESS = np.dtype([("pid", "u4"), ("pad", "u4"), ("requests", "u8"), ("bytes", "u8")])
+"""What one process asked for in an interval."""
+
 # --- interval statistics as the original writes them ------------------------------------------
 
 _WIRE_MINMAX = np.dtype(
