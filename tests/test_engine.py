@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tracewriter import complete, encode, issue
 from blkiomon import layout
 from blkiomon._core import Engine, decode
 from blkiomon.errors import TraceError
+from blkiomon.interval import Cut
 
 NEVER_NS = 2**64 - 1
 
@@ -63,9 +65,14 @@ def op_counts(rows: Any) -> Counter[tuple[int, str]]:
     return counts
 
 
+def tables(cut: Cut) -> dict[str, bytes]:
+    """Everything that was handed out."""
+    return {f.name: getattr(cut, f.name).tobytes() for f in fields(cut)}
+
+
 def check_interval(cut: Any, expected: list[Any]) -> None:
     """What the engine handed out is what the reference says, device by device."""
-    rows, d2c_bins, size_bins = cut
+    rows, d2c_bins, size_bins = cut.rows, cut.d2c_bins, cut.size_bins
     assert op_counts(rows) == Counter((s.device, match.op) for s in expected for match in s.matches)
     # Devices in order of their first match; the reference lists them the other way round.
     assert list(dict.fromkeys(rows["device"].tolist())) == [s.device for s in reversed(expected)]
@@ -154,7 +161,9 @@ def compare(
     assert [as_tuple(d) for d in engine.leftovers()] == [
         reference_tuple(t) for t in reference.leftovers()
     ]
-    assert engine.counters() == {
+    counters = engine.counters()
+    del counters["gaps"], counters["orphans"]  # see test_load
+    assert counters == {
         "records": reference.overall,
         "matches": reference.matched,
         "mismatches": reference.mismatched,
@@ -255,10 +264,11 @@ def test_table_grows_and_empties_to_the_last_slot() -> None:
     engine.feed(np.random.default_rng(2).permutation(completions).tobytes())
     assert engine.pending == 0
     assert engine.counters()["matches"] == n
-    rows, _, _ = engine.cut()
+    rows = engine.cut().rows
     assert rows["requests"].sum() == n
     assert len(rows) == 50
-    rows, d2c_bins, size_bins = engine.cut()
+    cut = engine.cut()
+    rows, d2c_bins, size_bins = cut.rows, cut.d2c_bins, cut.size_bins
     assert len(rows) == len(d2c_bins) == len(size_bins) == 0
 
 
@@ -268,8 +278,7 @@ def test_version_8_equals_version_7() -> None:
         seven, eight = Engine(keep_details=True), Engine(keep_details=True)
         seven.feed(stream.data)
         eight.feed(stream.twin(8).data)
-        for left, right in zip(seven.cut(), eight.cut(), strict=True):
-            assert left.tobytes() == right.tobytes()
+        assert tables(seven.cut()) == tables(eight.cut())
         assert seven.leftovers().tobytes() == eight.leftovers().tobytes()
         assert seven.counters() == eight.counters()
 
@@ -280,8 +289,7 @@ def test_foreign_byte_order_equals_native() -> None:
         one, other = Engine(keep_details=True), Engine(keep_details=True)
         one.feed(stream.data)
         other.feed(stream.swapped().data)
-        for left, right in zip(one.cut(), other.cut(), strict=True):
-            assert left.tobytes() == right.tobytes()
+        assert tables(one.cut()) == tables(other.cut())
         assert one.leftovers().tobytes() == other.leftovers().tobytes()
 
 
@@ -323,7 +331,7 @@ def test_failed_engine_refuses_further_use_and_keeps_its_figures() -> None:
     with pytest.raises(TraceError):
         engine.finish()
     assert engine.counters()["records"] == 2
-    rows, _, _ = engine.cut()
+    rows = engine.cut().rows
     assert rows["requests"].tolist() == [1]
 
 

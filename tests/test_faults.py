@@ -606,7 +606,7 @@ def test_13_operations_are_told_apart_and_the_drop_in_stays_as_it_is() -> None:
         records += [issue(0, sector, size, category), complete(10**6, sector, size, category)]
     engine = Engine()
     engine.feed(encode(records))
-    rows, _, _ = engine.cut()
+    rows = engine.cut().rows
     by_op = {layout.OPS[row["op"]]: row for row in rows}
     assert {op: int(row["size_bytes"]["max"]) for op, row in by_op.items()} == {
         op: size for op, (size, _) in requests_of.items()

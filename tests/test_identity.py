@@ -342,7 +342,7 @@ def test_what_the_load_generator_did_on_three_devices(tmp_path: Path) -> None:
     data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()
     engine = Engine()
     engine.feed(data)
-    rows, _, _ = engine.cut()
+    rows = engine.cut().rows
     assert _requests(rows) == {
         (1, "read"): 28_110,
         (1, "write"): 12_038,
@@ -368,7 +368,7 @@ def test_what_the_load_generator_did_in_four_phases() -> None:
     phases = []
     for start, end in zip([0, *ends], [*ends, len(times)], strict=True):
         engine.feed(data[start * 48 : end * 48])
-        rows, _, _ = engine.cut()
+        rows = engine.cut().rows
         phases.append({op: number for (_, op), number in _requests(rows).items()})
     assert phases == [
         {"read": 8_001},

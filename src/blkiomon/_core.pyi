@@ -1,10 +1,13 @@
 """The engine: trace bytes in, accounts of matched requests out."""
 
+from collections.abc import Iterable
 from typing import final
 
 import numpy as np
 import numpy.typing as npt
 from _typeshed import ReadableBuffer
+
+from blkiomon.interval import Cut
 
 @final
 class Engine:
@@ -21,7 +24,13 @@ class Engine:
         keep_details: keep pending records in full, for ``take_mismatches`` and ``leftovers``;
             costs 64 bytes a pending record.
         keep_driver_data: collect driver data, for ``take_driver_data``.
+        keep_requests: collect matched requests, for ``take_requests``.
         resync: after bytes that are no record, go on at the next plausible one instead of failing.
+        devices: major:minor numbers; records of all others are read and counted, and otherwise
+            ignored. Empty: every device counts.
+        from_ns: likewise ignored are records before this trace time.
+        threads: with 2, pairing has a core of its own; the results are the same. More are not
+            used, nor are they where records are kept in full or driver data is collected.
 
     Raises:
         ValueError: an argument is out of range.
@@ -34,12 +43,18 @@ class Engine:
         max_age_ns: int = 600_000_000_000,
         keep_details: bool = False,
         keep_driver_data: bool = False,
+        keep_requests: bool = False,
         resync: bool = False,
+        devices: Iterable[int] = (),
+        from_ns: int = 0,
+        threads: int = 1,
     ) -> None: ...
-    def feed(self, data: ReadableBuffer) -> int:
-        """Take the next bytes of the stream, cut anywhere; returns how many records were read.
+    def feed(self, data: ReadableBuffer, until_ns: int | None = None) -> int:
+        """Take the next bytes of the stream, cut anywhere; returns how many were taken.
 
         Every whole record is dealt with at once; the beginning of one is kept for the next call.
+        All bytes are taken, unless a record at or after ``until_ns`` (trace time) comes next: then
+        ``stopped_at_ns`` is its time, and the rest of the data has to be fed again.
         ftrace's marks ``CPU:n [LOST m EVENTS]`` between records are counted.
 
         Raises:
@@ -47,6 +62,7 @@ class Engine:
                 the same error.
             MemoryError: there was no room for more; nothing of the failed batch counts, and the
                 Engine must not be used further.
+            ValueError: ``until_ns`` is not from 1 to 2^64-1.
         """
 
     def finish(self) -> None:
@@ -56,24 +72,30 @@ class Engine:
             TraceError: it ended inside a record (with ``resync`` those bytes count as skipped).
         """
 
-    def cut(
-        self,
-    ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.void]]:
+    def cut(self, end_ns: int | None = None) -> Cut:
         """Hand out what was accounted since the last cut, and begin anew.
 
         To be called before 2^32 matches have come together: bins are counted in 32 bits.
+        Rows are in the order of each one's first match.
 
-        Returns:
-            rows: shape (n,), dtype ``layout.ROW``, in the order of each one's first match.
-            d2c_bins: shape (m,), dtype ``layout.BIN``: the bins of ``d2c_ns`` that are not empty,
-                by row, then bin.
-            size_bins: likewise of ``size_bytes``.
+        Args:
+            end_ns: trace time at which the interval ends, for what is in flight then; that of the
+                latest issue or completion unless told.
         """
 
     def take_mismatches(self) -> npt.NDArray[np.void]:
         """Hand out the mismatches since they were last taken.
 
         Shape (n,), dtype ``layout.MISMATCH``; empty without ``keep_details``.
+        """
+
+    def take_requests(self) -> npt.NDArray[np.void]:
+        """Hand out the requests that matched since they were last taken, in order of their match.
+
+        Shape (n,), dtype ``layout.REQUEST``.
+
+        Raises:
+            ValueError: the Engine was made without ``keep_requests``.
         """
 
     def take_driver_data(self) -> bytes:
@@ -100,7 +122,9 @@ class Engine:
         """Totals since the start.
 
         ``records`` read, ``matches``, ``mismatches``, ``driver_data`` (records), ``evicted``
-        (pending records), ``lost`` (events, by the tracer's marks), ``skipped_bytes``.
+        (pending records), ``lost`` (events, by the tracer's marks), ``gaps`` (records missing by
+        their sequence numbers, per device and CPU), ``orphans`` (completions whose issue had not
+        been seen when the interval ended), ``skipped_bytes``.
         """
 
     @property
@@ -110,6 +134,22 @@ class Engine:
     @property
     def pending(self) -> int:
         """How many records wait for their partner."""
+
+    @property
+    def stopped_at_ns(self) -> int | None:
+        """Trace time of the record that comes next, where ``feed`` stopped before it."""
+
+    @property
+    def now_ns(self) -> int:
+        """Trace time of the latest issue or completion; 0 before the first."""
+
+    @property
+    def epoch_ns(self) -> int | None:
+        """ns since 1970 at trace time 0, by the stream's first timestamp record; else None."""
+
+    @property
+    def process_names(self) -> dict[int, str]:
+        """Names by pid, as far as the stream has told them; the one that is kept up to date."""
 
     @property
     def offset(self) -> int:

@@ -8,14 +8,17 @@ its own:
 
     _types.pxd     the structs, each with its size and its numpy twin
     _decode.pxi    foreign bytes -> host-order records
-    _pending.pxi   the table of pending requests, and how it is kept bounded
     _stats.pxi     extremes, sums and histograms per device, operation and direction
+    _pending.pxi   the table of pending requests, and how it is kept bounded
+    _load.pxi      requests in flight
+    _queue.pxi     queue records, process names, the time of day
+    _pipeline.pxi  the same on two cores
 
 Kernels are `noexcept nogil`, work on one State and never allocate; Engine owns the memory, as
 numpy arrays, and makes room for a whole batch before it lets them run.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memmove, memset
 
@@ -27,13 +30,38 @@ import numpy as np
 
 from blkiomon import layout
 from blkiomon.errors import TraceError
+from blkiomon.interval import Cut
 
 include "_decode.pxi"
-include "_pending.pxi"
 include "_stats.pxi"
+include "_pending.pxi"
+include "_load.pxi"
+include "_queue.pxi"
 
 
 # --- pairing: the heart -----------------------------------------------------------------------
+
+cdef void note_gap(State *s, const TraceV7 *r, uint32_t category, uint32_t *last) noexcept nogil:
+    """A record's sequence number is not one more than the last of its device and CPU."""
+    cdef int32_t missing = <int32_t> (r.sequence - last[0] - 1)
+    if category & CAT_NOTIFY:                   # the kernel gives these none
+        return
+    if last[0] == 0:                            # where the numbers begin is not told
+        last[0] = r.sequence
+    elif missing > 0:
+        s.gaps += missing
+        last[0] = r.sequence
+    elif s.gaps > 0:                            # it comes late, and had been counted
+        s.gaps -= 1
+
+
+cdef void leave_out(const State *s, Batch *b) noexcept nogil:
+    """Take the categories from the records that nobody asked for: then pair() passes them over."""
+    cdef int i
+    for i in range(b.n):
+        if b.record[i].time < s.from_ns or s.devices[device_of(b.key[i])].ignored:
+            b.category[i] &= CAT_NOTIFY
+
 
 cdef void prepare(State *s, Batch *b) noexcept nogil:
     """Work out every record's key and place, and have what it will need fetched before.
@@ -43,40 +71,63 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
     """
     cdef:
         int i
-        uint32_t last_number = 0
-        uint32_t device = <uint32_t> -1
+        int n = b.n
+        uint32_t number = b.record[0].device if n else 0
+        uint32_t device = find_device(s, number) if n else 0
+        uint32_t cpu_mask = (1 << s.cpu_shift) - 1
+        uint32_t *sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
+        uint32_t *last
+        Table table = s.pending
         const TraceV7 *r
         const Group *group
         unsigned int slots
 
-    for i in range(b.n):
+    for i in range(n):
         r = b.record[i]
-        if r.device != last_number or device == <uint32_t> -1:
-            device = find_device(s, r.device)
-            last_number = r.device
+        if r.device != number:
+            number = r.device
+            device = find_device(s, number)
+            sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
+            prefetch(&s.loads[device])
+        last = &sequences[r.cpu & cpu_mask]
+        if likely(r.sequence == last[0] + 1):
+            last[0] = r.sequence
+        elif unlikely(r.sequence != 0):         # all of ftrace's are 0
+            note_gap(s, r, b.category[i], last)
         b.key[i] = key_of(device, b.category[i])
-        b.place[i] = place_of(s, r.sector, b.key[i])
-        prefetch(&s.groups[b.place[i].home])
-    if s.group_mask < LARGE_TABLE:
+        b.place[i] = place_of(s, &table, r.sector, b.key[i])
+        prefetch(&table.groups[b.place[i].home])
+    if unlikely(s.has_filter):
+        leave_out(s, b)
+    if table.n_groups < LARGE_TABLE:
         return                                  # what is smaller than the cache needs no help
-    for i in range(b.n):
-        group = &s.groups[b.place[i].home]
+    for i in range(n):
+        group = &table.groups[b.place[i].home]
         slots = tags_equal(group, b.place[i].tag)
         if slots == 0:
             slots = tags_equal(group, 0)
-        prefetch(&s.slots[(group - s.groups) * GROUP + first_bit(slots | 1 << (GROUP - 1))])
+        prefetch(&table.slots[b.place[i].home * GROUP + first_bit(slots | 1 << (GROUP - 1))])
 
 
 cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
     """Write a record into a slot that is empty or whose record has been dropped."""
     cdef const TraceV7 *r = b.record[i]
+    cdef uint32_t category = b.category[i]
+    cdef uint32_t state = category & CAT_ALL | <uint32_t> (r.error != 0) << FAILED_SHIFT
+    cdef unsigned int cell
     p.sector = r.sector
     p.time_ns = r.time
     p.key = b.key[i]
-    p.category = b.category[i] & CAT_ALL | (FAILED if r.error != 0 else 0)
     p.bytes = r.bytes
+    if likely(category & CAT_ISSUE):
+        cell = cell_of(category, r.bytes)
+        state |= cell << CELL_SHIFT
+        enter(s, device_of(b.key[i]), op_of(cell), r.time)
+    else:
+        s.orphans += 1
+    p.state = state
     if unlikely(s.keep_details):
-        p.detail = keep(s, r, b.category[i], s.records + b.order[i])
+        p.detail = keep(s, r, category, b.first + i)
     note_age(s, p)
 
 
@@ -87,30 +138,60 @@ cdef void log_mismatch(
     cdef Detail *of_pending = &m.older if pending_is_older else &m.younger
     cdef Detail *of_record = &m.younger if pending_is_older else &m.older
     of_pending[0] = s.kept[p.detail].detail
-    copy_detail(of_record, b.record[i], b.category[i], s.records + b.order[i])
+    copy_detail(of_record, b.record[i], b.category[i], b.first + i)
     s.n_mismatch += 1
 
 
-cdef void take_driver_data(State *s, const TraceV7 *r, const uint8_t *payload) noexcept nogil:
-    """Pass a driver's record on, as a version-7 record in host byte order."""
-    s.driver_data += 1
-    if not s.keep_driver_data:
-        return
-    memcpy(s.driver + s.n_driver, r, HEADER_V7)
-    memcpy(s.driver + s.n_driver + HEADER_V7, payload, r.pdu_len)
-    s.n_driver += HEADER_V7 + r.pdu_len
+cdef void log_request(State *s, const Match *m, const Record *issue, uint16_t error) noexcept nogil:
+    cdef Request *q = &s.request[s.n_request]
+    s.n_request += 1
+    q.issued_ns = issue.time_ns
+    q.d2c_ns = m.d2c_ns
+    q.sector = issue.sector
+    q.bytes = issue.bytes
+    q.device = issue.device
+    q.pid = issue.pid
+    q.cpu = issue.cpu
+    q.op = op_of(m.cell)
+    q.error = error
+    q.pad = 0
+    q.q2d_ns = m.q2d_ns
 
 
 cdef inline void settle(
-    State *s, Batch *b, const Pending *p, Place place,
-    uint32_t category, uint32_t size_bytes, uint64_t d2c_ns, bint failed,
+    State *s, Batch *b, int i, const Pending *p, uint64_t d2c_ns, bint pending_is_issue
 ) noexcept nogil:
     """A match: leave it to account(), and take the pending record out."""
-    b.match[b.n_matches] = match_of(s, p.key, category, size_bytes, d2c_ns, failed)
+    cdef const TraceV7 *r = b.record[i]
+    cdef Match *m = &b.match[b.n_matches]
+    cdef Detail detail
     b.n_matches += 1
+    m.d2c_ns = d2c_ns
+    m.device = device_of(p.key)
+    m.q2d_ns = NOT_QUEUED
+    if likely(pending_is_issue):
+        m.size_bytes = p.bytes
+        m.cell = cell_in(p.state)
+        m.failed = r.error != 0
+        leave(s, m.device, op_of(m.cell), r.time)
+    else:
+        m.size_bytes = r.bytes
+        m.cell = cell_of(b.category[i], r.bytes)
+        m.failed = p.state >> FAILED_SHIFT
+        s.orphans -= p.time_ns >= s.cut_ns      # of an earlier interval it stays one
+    if unlikely(s.with_queue):
+        m.q2d_ns = queue_time(
+            s, p.sector, p.key, p.time_ns if pending_is_issue else r.time
+        )
     if unlikely(s.keep_details):
+        if s.keep_requests:
+            if pending_is_issue:
+                log_request(s, m, &s.kept[p.detail].detail.record, r.error)
+            else:
+                copy_detail(&detail, r, b.category[i], 0)
+                log_request(s, m, &detail.record, s.kept[p.detail].detail.record.error)
         release(s, p.detail)
-    remove(s, p, place)
+    remove(&s.pending, p, b.place[i])
 
 
 cdef void pair(State *s, Batch *b) noexcept nogil:
@@ -135,25 +216,30 @@ cdef void pair(State *s, Batch *b) noexcept nogil:
     for i in range(n):
         r = b.record[i]
         category = b.category[i]
-        if unlikely(category & CAT_DRV_DATA):
-            take_driver_data(s, r, b.payload[i])
+        # ISSUE, COMPLETE or both, but not DRV_DATA, which is the higher bit
+        if unlikely((category & (CAT_PAIRED | CAT_DRV_DATA)) - 1 >= CAT_PAIRED):
+            take_other(s, b, i)
             continue
         now_ns = r.time
-        p = find(s, b.place[i], r.sector, b.key[i])
+        if unlikely(s.follow_issues):
+            if category & CAT_ISSUE:
+                note_issue(s, r, b.key[i])
+        p = find(&s.pending, b.place[i], r.sector, b.key[i])
         if p == NULL:
-            if unlikely(s.pending == s.max_pending):
+            if unlikely(s.pending.used == s.max_pending):
+                s.now_ns = now_ns
                 evict_oldest(s)
-            set_pending(s, claim(s, b.place[i]), b, i)
+            set_pending(s, claim(&s.pending, b.place[i]), b, i)
             continue
 
         pending_is_older = p.time_ns < r.time
         d2c_ns = r.time - p.time_ns if pending_is_older else p.time_ns - r.time
         if likely(d2c_ns <= s.max_age_ns):
-            if likely(pending_is_older and p.category & CAT_ISSUE and category & CAT_COMPLETE):
-                settle(s, b, p, b.place[i], p.category, p.bytes, d2c_ns, r.error != 0)
+            if likely(pending_is_older and p.state & CAT_ISSUE and category & CAT_COMPLETE):
+                settle(s, b, i, p, d2c_ns, True)
                 continue
-            if not pending_is_older and category & CAT_ISSUE and p.category & CAT_COMPLETE:
-                settle(s, b, p, b.place[i], category, r.bytes, d2c_ns, p.category & FAILED != 0)
+            if not pending_is_older and category & CAT_ISSUE and p.state & CAT_COMPLETE:
+                settle(s, b, i, p, d2c_ns, False)
                 continue
             s.mismatches += 1
             if s.keep_details:
@@ -164,21 +250,42 @@ cdef void pair(State *s, Batch *b) noexcept nogil:
         if pending_is_older:
             if s.keep_details:
                 release(s, p.detail)
+            abandon(s, p, now_ns)
             set_pending(s, p, b, i)
-        elif s.keep_details:                    # taken out and stored again, as the original does
-            s.kept[p.detail].stored = s.records + b.order[i]
+        else:
+            s.orphans += category & CAT_ISSUE == 0
+            if s.keep_details:                  # taken out and stored again, as the original does
+                s.kept[p.detail].stored = b.first + i
     s.now_ns = now_ns
 
 
+include "_pipeline.pxi"
+
+
 # --- the engine -------------------------------------------------------------------------------
+
+cdef void *address(array) except? NULL:
+    """Where a numpy array's elements are; NULL if it has none."""
+    cdef uint8_t[::1] view
+    if len(array) == 0:
+        return NULL
+    view = array.view(np.uint8)
+    return &view[0]
+
 
 cdef class Engine:
     """See _core.pyi for what users need to know."""
 
     cdef State s
     cdef Batch batch
+    cdef Pipeline pipeline
+    cdef bint has_worker
+    cdef uint64_t ahead                         # records that the worker may not have paired yet
     cdef dict _arrays                           # name -> the numpy array behind a State pointer
-    cdef list _chunks                           # the arrays that hold the accounts
+    cdef uint64_t n_accounts                    # made so far, in use or spare
+    cdef uint64_t n_queue_accounts
+    cdef dict _names                            # pid -> name, as far as they were told
+    cdef bint stopped                           # a record after last_ns comes next
     cdef int swap                               # the stream's byte order; -1: not known yet
     cdef bint resync
     cdef bint searching                         # after garbage, for the next plausible record
@@ -192,17 +299,24 @@ cdef class Engine:
 
     def __init__(
         self, *, max_pending=1_000_000, max_age_ns=600 * 10**9,
-        keep_details=False, keep_driver_data=False, resync=False,
+        keep_details=False, keep_driver_data=False, keep_requests=False, resync=False,
+        devices=(), from_ns=0, threads=1,
     ):
         if not 1 <= max_pending <= 1 << 32:
             raise ValueError(f"max_pending must be from 1 to 2^32, not {max_pending}")
         if not 0 <= max_age_ns < 1 << 64:
             raise ValueError(f"max_age_ns must be from 0 to 2^64-1, not {max_age_ns}")
+        if not 0 <= from_ns < 1 << 64:
+            raise ValueError(f"from_ns must be from 0 to 2^64-1, not {from_ns}")
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
         memset(&self.s, 0, sizeof(State))
         self.s.max_pending = max_pending
         self.s.max_age_ns = max_age_ns
-        self.s.keep_details = keep_details
+        self.s.keep_details = keep_details or keep_requests
         self.s.keep_driver_data = keep_driver_data
+        self.s.keep_requests = keep_requests
+        self.s.from_ns = from_ns
         self.s.oldest_ns = <uint64_t> -1
         self.s.max_victims = max(1, max_pending // 16)
         self.s.seed[0] = int.from_bytes(os.urandom(8), "little")
@@ -210,15 +324,50 @@ cdef class Engine:
         self.resync = resync
         self.swap = -1
         self.searching = False
+        self.stopped = False
         self.position = 0
         self.n_tail = 0
         self.need = 0
         self.failure = None
         self._arrays = {}
-        self._chunks = []
+        self.n_accounts = self.n_queue_accounts = 0
         self._skips = []
-        self._grow_table(64)
-        self._make_room(0)
+        self._names = {}
+        self.has_worker = False
+        self.ahead = 0
+        self._set_filter(devices)
+        self._make_room(0, 0, 0)
+        if threads > 1 and not (keep_details or keep_requests or keep_driver_data):
+            self._start_worker()
+
+    def __dealloc__(self):
+        if self.has_worker:
+            with nogil:
+                stop_pipeline(&self.pipeline)
+
+    cdef int _start_worker(self) except -1:
+        cdef int error
+        memset(&self.pipeline, 0, sizeof(Pipeline))
+        self.pipeline.s = &self.s
+        self.pipeline.ring = <Batch *> self._allocate("ring", RING * sizeof(Batch))
+        with nogil:
+            error = start_pipeline(&self.pipeline)
+        if error:
+            raise OSError(error, os.strerror(error))
+        self.has_worker = True
+        self.ahead = RING * BATCH
+        return 0
+
+    cdef int _set_filter(self, devices) except -1:
+        cdef uint32_t[::1] view
+        wanted = np.array(sorted(set(devices)), dtype=np.uint32)
+        self._arrays["wanted"] = wanted
+        if len(wanted):
+            view = wanted
+            self.s.wanted = &view[0]
+            self.s.n_wanted = len(wanted)
+        self.s.has_filter = len(wanted) > 0 or self.s.from_ns > 0
+        return 0
 
     # -- memory: all of it is made here, in numpy arrays
 
@@ -229,56 +378,7 @@ cdef class Engine:
         cdef uint8_t[::1] view = array
         return <uint8_t *> ((<uintptr_t> &view[0] + 63) & ~<uintptr_t> 63)
 
-    cdef int _grow_table(self, uint64_t n_groups) except -1:
-        cdef State *s = &self.s
-        cdef const Group *groups = s.groups
-        cdef const Pending *slots = s.slots
-        cdef uint64_t n_slots = (s.group_mask + 1) * GROUP if groups != NULL else 0
-        held = self._arrays.get("groups"), self._arrays.get("slots")    # until they have moved
-        s.groups = <Group *> self._allocate("groups", n_groups * sizeof(Group))
-        s.slots = <Pending *> self._allocate("slots", n_groups * GROUP * sizeof(Pending))
-        s.group_mask = n_groups - 1
-        s.shift = 64 - (n_groups - 1).bit_length()
-        with nogil:
-            rehash(s, groups, slots, n_slots)
-        del held
-        return 0
-
-    cdef int _grow_devices(self, uint64_t n) except -1:
-        cdef uint64_t i
-        cdef uint64_t n_map = 2 * n
-        cdef uint32_t n_devices = self.s.n_devices
-        held = self._arrays.get("devices")
-        cdef Device *old = self.s.devices
-        self.s.devices = <Device *> self._allocate("devices", n * sizeof(Device))
-        self.s.device_map = <DeviceSlot *> self._allocate("map", n_map * sizeof(DeviceSlot))
-        self.s.device_mask = n_map - 1
-        self.s.device_shift = 64 - (n_map - 1).bit_length()
-        self.s.n_devices = 0
-        for i in range(n_devices):              # in the same order, so with the same index
-            find_device(&self.s, old[i].number)
-            self.s.devices[i] = old[i]
-        del held
-        return 0
-
-    cdef int _grow_accounts(self) except -1:
-        """Room for a batch of new accounts: address space only, until they are written to."""
-        cdef uint64_t n = 2 * BATCH
-        array = np.zeros(n * sizeof(Account) + 64, dtype=np.uint8)
-        cdef uint8_t[::1] view = array
-        cdef Account **active = self.s.active
-        cdef uint64_t n_accounts = (len(self._chunks) + 1) * n
-        held = self._arrays.get("active")
-        self.s.active = <Account **> self._allocate("active", n_accounts * sizeof(void *))
-        if active != NULL:
-            memcpy(self.s.active, active, self.s.n_active * sizeof(void *))
-        self._chunks.append(array)
-        self.s.spare_accounts = <Account *> ((<uintptr_t> &view[0] + 63) & ~<uintptr_t> 63)
-        self.s.n_spare_accounts = n
-        del held
-        return 0
-
-    cdef uint8_t *_enlarge(self, name, uint8_t *old, uint64_t used, uint64_t wanted) except NULL:
+    cdef uint8_t *_enlarge(self, name, void *old, uint64_t used, uint64_t wanted) except NULL:
         """An array of `wanted` bytes that begins with what was used of the old one."""
         held = self._arrays.get(name)
         cdef uint8_t *new = self._allocate(name, wanted)
@@ -287,39 +387,208 @@ cdef class Engine:
         del held
         return new
 
-    cdef inline bint _has_room(self, uint64_t n_bytes) noexcept nogil:
-        """Whether there is room for whatever a batch that stands in n_bytes of input can add."""
+    cdef int _grow_table(self, name, Table *t) except -1:
+        """Make a table larger by half."""
+        cdef Table old = t[0]
+        cdef uint64_t n = old.n_groups + max(64, old.n_groups // 2)
+        held = self._arrays.get(name + "_groups"), self._arrays.get(name + "_slots")
+        if n * GROUP > <uint64_t> 1 << 32:
+            raise MemoryError("more records are pending than can be told apart")
+        t.groups = <Group *> self._allocate(name + "_groups", n * sizeof(Group))
+        t.slots = <Pending *> self._allocate(name + "_slots", n * GROUP * sizeof(Pending))
+        t.n_groups = n
+        t.used = 0
+        with nogil:
+            rehash(&self.s, t, &old)
+        del held
+        return 0
+
+    cdef int _grow_devices(self, uint64_t n) except -1:
         cdef State *s = &self.s
+        cdef uint64_t i
+        cdef uint64_t n_map = 2 * n
+        cdef uint64_t had = s.n_devices
+        held = self._arrays.get("devices")
+        cdef const Device *old = s.devices
+        s.devices = <Device *> self._allocate("devices", n * sizeof(Device))
+        s.device_map = <DeviceSlot *> self._allocate("map", n_map * sizeof(DeviceSlot))
+        s.device_mask = n_map - 1
+        s.device_shift = 64 - (n_map - 1).bit_length()
+        s.n_devices = 0
+        for i in range(had):                    # in the same order, so with the same index
+            find_device(s, old[i].number)
+            s.devices[i] = old[i]
+        s.loads = <Load *> self._enlarge("loads", s.loads, had * sizeof(Load), n * sizeof(Load))
+        s.carries = <Carry *> self._enlarge(
+            "carries", s.carries, had * sizeof(Carry), n * sizeof(Carry)
+        )
+        self._grow_sequences(0)
+        del held
+        return 0
+
+    cdef int _grow_sequences(self, cpus) except -1:
+        """Room for a CPU of that number on every device. Beyond MOST_CPUS, some share a place."""
+        cdef State *s = &self.s
+        cdef uint64_t i
+        cdef unsigned int before = s.cpu_shift
+        cdef const uint32_t *old = s.last_sequence
+        held = self._arrays.get("sequences")
+        s.cpu_shift = max(int(before), min(cpus, MOST_CPUS - 1).bit_length())
+        s.last_sequence = <uint32_t *> self._allocate(
+            "sequences", (s.device_mask + 1) // 2 << s.cpu_shift + 2
+        )
+        if old != NULL:
+            for i in range(s.n_devices):
+                memcpy(
+                    s.last_sequence + (i << s.cpu_shift), old + (i << before), 4 << before
+                )
+        del held
+        return 0
+
+    cdef int _grow_accounts(self) except -1:
+        """Make room for as many accounts again, in a chunk of its own: they must not move."""
+        cdef uint64_t n = max(4 * (BATCH + self.ahead), self.n_accounts)
+        cdef uint8_t *chunk = self._allocate(f"accounts {self.n_accounts}", n * sizeof(Account))
+        self.n_accounts += n
+        self.s.active = <Account **> self._enlarge(
+            "active", self.s.active,
+            self.s.n_active * sizeof(void *), self.n_accounts * sizeof(void *),
+        )
+        self.s.spare_accounts = <Account *> chunk
+        self.s.n_spare_accounts = n
+        return 0
+
+    cdef int _grow_queue_accounts(self) except -1:
+        cdef uint64_t n = max(4 * (BATCH + self.ahead), self.n_queue_accounts)
+        cdef uint8_t *chunk = self._allocate(
+            f"queue accounts {self.n_queue_accounts}", n * sizeof(QueueAccount)
+        )
+        self.n_queue_accounts += n
+        self.s.queue_active = <QueueAccount **> self._enlarge(
+            "queue_active", self.s.queue_active,
+            self.s.n_queue_active * sizeof(void *), self.n_queue_accounts * sizeof(void *),
+        )
+        self.s.spare_queue_accounts = <QueueAccount *> chunk
+        self.s.n_spare_queue_accounts = n
+        return 0
+
+    cdef int _grow_blocks(self, uint64_t wanted) except -1:
+        cdef State *s = &self.s
+        cdef uint64_t room = max(wanted, 2 * s.blocks_room)
+        cdef size_t block = BLOCK * sizeof(uint32_t)
+        if room > <uint64_t> 1 << 32:
+            raise MemoryError("more histograms than can be told apart")
+        s.blocks = <uint32_t *> self._enlarge(
+            "blocks", s.blocks, s.n_blocks * block, room * block
+        )
+        s.blocks_room = room
+        s.n_blocks = max(s.n_blocks, <uint64_t> 1)      # the first is none
+        return 0
+
+    cdef int _grow_processes(self) except -1:
+        cdef State *s = &self.s
+        cdef uint64_t n = 4 * (s.process_mask + 1) if s.processes != NULL else 8 * BATCH
+        cdef uint64_t i, at
+        cdef uint64_t had = s.process_mask + 1 if s.processes != NULL else 0
+        held = self._arrays.get("processes")
+        cdef const Process *old = s.processes
+        s.processes = <Process *> self._allocate("processes", n * sizeof(Process))
+        s.process_mask = n - 1
+        for i in range(had):
+            if old[i].requests != 0:
+                at = mix(old[i].pid ^ s.seed[1], s.seed[0] | 1) & s.process_mask
+                while s.processes[at].requests != 0:
+                    at = (at + 1) & s.process_mask
+                s.processes[at] = old[i]
+        del held
+        return 0
+
+    cdef int _take_names(self) except -1:
+        """Move the process names that were told to the dictionary; a later one counts."""
+        cdef uint64_t i
+        for i in range(self.s.n_names):
+            name = (<char *> self.s.names[i].comm)[:COMM]
+            self._names[self.s.names[i].pid] = (
+                name.partition(b"\0")[0].decode("utf-8", "backslashreplace")
+            )
+        self.s.n_names = 0
+        return 0
+
+    cdef inline bint _has_room(self, const Batch *b, uint64_t n_bytes) noexcept nogil:
+        """Whether there is room for all that a batch, which stands in n_bytes of input, can add.
+
+        Also for the batches before it that the worker has not paired yet; what it counts
+        meanwhile may be read late, but never by more than these.
+        """
+        cdef State *s = &self.s
+        cdef uint64_t more = BATCH + self.ahead
+        cdef uint64_t pending = load_relaxed(&s.pending.used) + more
         return (
-            min(s.pending + BATCH, s.max_pending) <= (s.group_mask + 1) * MOST_IN_GROUP
-            and (s.pending + BATCH <= s.max_pending or s.victims != NULL)
+            pending <= s.pending.n_groups * MOST_IN_GROUP
+            and pending <= s.max_pending
             and s.n_devices + BATCH <= (s.device_mask + 1) // 2
-            and s.n_spare_accounts >= BATCH
+            and s.n_spare_accounts >= more
+            and s.n_blocks + BLOCKS_A_MATCH * more <= s.blocks_room
+            and min(b.cpus, <uint32_t> MOST_CPUS - 1) >> s.cpu_shift == 0
+            and (s.queued.groups == NULL or (
+                load_relaxed(&s.queued.used) + more <= s.queued.n_groups * MOST_IN_GROUP
+                and s.n_spare_queue_accounts >= more
+            ))
+            and (s.names == NULL or (
+                load_relaxed(&s.n_names) + more <= s.names_room
+                and load_relaxed(&s.n_processes) + more <= (s.process_mask + 1) // 2
+            ))
+            and (not b.seen & CAT_QUEUE or s.queued.groups != NULL)
+            and (not b.seen & CAT_NOTIFY or s.names != NULL)
             and (not s.keep_details or (
                 s.n_kept + BATCH <= s.kept_room and s.n_mismatch + BATCH <= s.mismatch_room
+                and (not s.keep_requests or s.n_request + BATCH <= s.request_room)
             ))
             and (not s.keep_driver_data
                  or s.n_driver + n_bytes + BATCH * HEADER_V7 <= s.driver_room)
         )
 
-    cdef int _make_room(self, uint64_t n_bytes) except -1:
+    cdef int _make_room(self, uint32_t seen, uint32_t cpus, uint64_t n_bytes) except -1:
+        """As _has_room says, where that can be; the worker must have nothing to do.
+
+        Not where records have to be evicted: then a batch is paired while nothing else runs, and
+        for its own records there is room.
+        """
         cdef State *s = &self.s
         cdef uint64_t i
         cdef uint64_t room
-        while min(s.pending + BATCH, s.max_pending) > (s.group_mask + 1) * MOST_IN_GROUP:
-            self._grow_table((s.group_mask + 1) * 2)
-        if s.pending + BATCH > s.max_pending and s.victims == NULL:
+        cdef uint64_t more = BATCH + self.ahead
+        while min(s.pending.used + more, s.max_pending) > s.pending.n_groups * MOST_IN_GROUP:
+            self._grow_table("pending", &s.pending)
+        if s.pending.used + more > s.max_pending and s.victims == NULL:
             s.victims = <Victim *> self._allocate("victims", s.max_victims * sizeof(Victim))
         if s.n_devices + BATCH > MOST_DEVICES:
             raise MemoryError(f"more than {MOST_DEVICES - BATCH} devices")
         if s.n_devices + BATCH > (s.device_mask + 1) // 2:
             self._grow_devices(max(4 * BATCH, s.device_mask + 1))
-        if s.n_spare_accounts < BATCH:
+        if min(cpus, <uint32_t> MOST_CPUS - 1) >> s.cpu_shift:
+            self._grow_sequences(cpus)
+        if s.n_spare_accounts < more:
             self._grow_accounts()
+        if s.n_blocks + BLOCKS_A_MATCH * more > s.blocks_room:
+            self._grow_blocks(s.n_blocks + BLOCKS_A_MATCH * more)
+        if seen & CAT_QUEUE or s.queued.groups != NULL:
+            while min(s.queued.used + more, s.max_pending) > s.queued.n_groups * MOST_IN_GROUP:
+                self._grow_table("queued", &s.queued)
+            if s.n_spare_queue_accounts < more:
+                self._grow_queue_accounts()
+        if seen & CAT_NOTIFY or s.names != NULL:
+            self._take_names()
+            if s.names == NULL:
+                s.names_room = 2 * more
+                s.names = <Name *> self._allocate("names", s.names_room * sizeof(Name))
+                self._grow_processes()
+            while min(s.n_processes + more, MOST_PROCESSES) > (s.process_mask + 1) // 2:
+                self._grow_processes()
         if s.keep_details and s.n_kept + BATCH > s.kept_room:
             room = max(8 * BATCH, 2 * s.kept_room)
             s.kept = <Kept *> self._enlarge(
-                "kept", <uint8_t *> s.kept, s.kept_room * sizeof(Kept), room * sizeof(Kept)
+                "kept", s.kept, s.kept_room * sizeof(Kept), room * sizeof(Kept)
             )
             for i in range(s.kept_room, room):  # the list of free entries ended just before
                 s.kept[i].stored = i + 1
@@ -327,10 +596,15 @@ cdef class Engine:
         if s.keep_details and s.n_mismatch + BATCH > s.mismatch_room:
             room = max(8 * BATCH, 2 * s.mismatch_room)
             s.mismatch = <Mismatch *> self._enlarge(
-                "mismatch", <uint8_t *> s.mismatch,
-                s.n_mismatch * sizeof(Mismatch), room * sizeof(Mismatch),
+                "mismatch", s.mismatch, s.n_mismatch * sizeof(Mismatch), room * sizeof(Mismatch)
             )
             s.mismatch_room = room
+        if s.keep_requests and s.n_request + BATCH > s.request_room:
+            room = max(8 * BATCH, 2 * s.request_room)
+            s.request = <Request *> self._enlarge(
+                "request", s.request, s.n_request * sizeof(Request), room * sizeof(Request)
+            )
+            s.request_room = room
         if s.keep_driver_data:
             room = s.n_driver + n_bytes + BATCH * HEADER_V7
             if room > s.driver_room:
@@ -341,27 +615,32 @@ cdef class Engine:
 
     # -- bytes in
 
-    def feed(self, const uint8_t[::1] data):
+    def feed(self, const uint8_t[::1] data, until_ns=None):
         if self.failure is not None:
             raise self.failure
-        cdef uint64_t records = self.s.records
+        if until_ns is None:
+            self.s.last_ns = <uint64_t> -1
+        elif 0 < until_ns < 1 << 64:
+            self.s.last_ns = until_ns - 1
+        else:
+            raise ValueError(f"until_ns must be from 1 to 2^64-1, not {until_ns}")
         cdef size_t size = data.shape[0]
-        if size == 0:
+        if size == 0 and not self.stopped:
             return 0
         try:
-            self._feed(&data[0], size)
+            return self._feed(&data[0] if size else self.tail, size)
         except MemoryError as error:
             self.failure = error                # the batch at hand is lost: nothing to go on from
             raise
-        return self.s.records - records
 
-    cdef int _feed(self, const uint8_t *data, size_t size) except -1:
+    cdef Py_ssize_t _feed(self, const uint8_t *data, size_t size) except -1:
+        """Returns how many bytes were taken: all, unless a record after last_ns comes next."""
         cdef size_t at = 0
         cdef size_t old, more, used
         while self.n_tail:
             # Complete what the last feed ended with, then go on in place behind it.
-            more = min(self.need - self.n_tail, size - at, <size_t> MAX_RECORD - self.n_tail)
             old = self.n_tail
+            more = min(max(self.need, old) - old, size - at, <size_t> MAX_RECORD - old)
             memcpy(self.tail + old, data + at, more)
             at += more
             used = self._consume(self.tail, old + more)
@@ -371,51 +650,87 @@ cdef class Engine:
                 self.n_tail = 0
             elif used:
                 memmove(self.tail, self.tail + used, self.n_tail)
-            if at == size:
-                break
-        if at < size:
-            at += self._consume(data + at, size - at)
-            self.n_tail = size - at
-            memcpy(self.tail, data + at, self.n_tail)
-        return 0
+            if at == size or self.stopped:
+                return at
+        at += self._consume(data + at, size - at)
+        if self.stopped:
+            return at
+        self.n_tail = size - at
+        memcpy(self.tail, data + at, self.n_tail)
+        return size
 
     cdef Py_ssize_t _consume(self, const uint8_t *data, size_t size) except -1:
         """Deal with all that is whole; returns how many bytes that is, and sets self.need."""
         cdef State *s = &self.s
+        cdef Pipeline *p = &self.pipeline
         cdef Batch *b = &self.batch
         cdef size_t at = 0
         cdef size_t begin
         cdef Walk end
+        cdef int spins = 0
         cdef int most
+        self.stopped = False
         with nogil:
             while at < size:
                 if unlikely(self.swap < 0 or self.searching):
                     end = WALK_OTHER
                 else:
+                    if self.has_worker:
+                        if account_paired(p):
+                            spins = 0
+                        if p.produced - p.accounted == RING:
+                            give_way(&spins)
+                            continue
+                        b = &p.ring[p.produced % RING]
                     begin = at
                     most = <int> min(
                         <uint64_t> BATCH, SWEEP_EVERY - (s.records & (SWEEP_EVERY - 1))
                     )
                     end = decode_batch(
-                        data, size, &at, most, CAT_PAIRED, self.swap, b, &self.need
+                        data, size, &at, most, s.last_ns, self.swap, b, &self.need, &s.next_ns
                     )
                     self.position += at - begin
-                    if unlikely(not self._has_room(at - begin)):
-                        with gil:
-                            self._make_room(at - begin)
-                    if s.records & (SWEEP_EVERY - 1) == 0:
-                        sweep(s)
-                    prepare(s, b)
-                    pair(s, b)
-                    account(s, b)
-                    s.records += b.walked
+                    b.first = s.records
+                    s.records += b.n
+                    if likely(
+                        self.has_worker and self._has_room(b, at - begin)
+                        and b.first & (SWEEP_EVERY - 1) != 0
+                    ):
+                        prepare(s, b)
+                        publish(p)
+                    else:
+                        self._work_alone(b, at - begin)
                 if end == WALK_SHORT:
+                    break
+                if unlikely(end == WALK_LATER):
+                    self.stopped = True
                     break
                 if unlikely(end != WALK_FULL):
                     with gil:
                         if not self._consume_other(data, size, &at, end):
                             break
+            if self.has_worker:
+                drain(p)                        # its records stand in data
         return at
+
+    cdef int _work_alone(self, Batch *b, size_t n_bytes) except -1 nogil:
+        """Take a batch through all stages."""
+        cdef State *s = &self.s
+        if self.has_worker:
+            drain(&self.pipeline)
+        if unlikely(not self._has_room(b, n_bytes)):
+            with gil:
+                try:
+                    self._make_room(b.seen, b.cpus, n_bytes)
+                except MemoryError:
+                    s.records = b.first         # nothing of this batch counts
+                    raise
+        if b.first & (SWEEP_EVERY - 1) == 0:
+            sweep(s)
+        prepare(s, b)
+        pair(s, b)
+        account(s, b)
+        return 0
 
     cdef bint _consume_other(
         self, const uint8_t *data, size_t size, size_t *at, Walk why
@@ -450,7 +765,7 @@ cdef class Engine:
                 self.need = 4
                 return False
             if self.swap < 0 and sniff(load32(p)) >= 0:
-                self.swap = sniff(load32(p))
+                self.swap = self.s.foreign = sniff(load32(p))
                 return True
             if not self.resync:
                 self._fail(p, left, None, None)
@@ -491,6 +806,7 @@ cdef class Engine:
         at[0] = pos
         if found > 0:
             self.swap = order
+            self.s.foreign = order == 1
             self._end_search()
             return True
         self.need = max(HEADER_V7, size - pos + 1)
@@ -547,57 +863,119 @@ cdef class Engine:
 
     # -- figures out
 
-    def cut(self):
+    def cut(self, end_ns=None):
         cdef State *s = &self.s
         cdef uint64_t i
         cdef uint64_t n = s.n_active
         cdef uint64_t n_d2c = 0
         cdef uint64_t n_size = 0
+        cdef uint64_t n_load
+        cdef uint64_t end = s.now_ns if end_ns is None else end_ns
         cdef Account *a
-        cdef Row *out = NULL
-        cdef Bin *d2c_out = NULL
-        cdef Bin *size_out = NULL
-        cdef uint8_t[::1] view
+        cdef Row *out
+        cdef Bin *d2c_out
+        cdef Bin *size_out
+        cdef Bin *first_size
+        cdef LoadRow *load_out
         with nogil:
             sweep(s)
             for i in range(n):
                 a = s.active[i]
-                n_d2c += count_bins(a.d2c_bins, a.row.d2c_ns.min, a.row.d2c_ns.max)
-                n_size += count_bins(a.size_bins, a.row.size_bytes.min, a.row.size_bytes.max)
+                n_d2c += count_bins(s, &a.d2c)
+                n_size += count_bins(s, &a.sizes)   # or fewer, when sizes share a bin
+                s.carries[a.device].ns[a.row.op] += a.row.d2c_ns.sum
+            weigh_pending(s, end)
+            n_load = count_load_rows(s)
         rows = np.empty(n, dtype=layout.ROW)
         d2c_bins = np.empty(n_d2c, dtype=layout.BIN)
         size_bins = np.empty(n_size, dtype=layout.BIN)
-        if n:                                   # and so a bin of either kind
-            view = rows.view(np.uint8)
-            out = <Row *> &view[0]
-            view = d2c_bins.view(np.uint8)
-            d2c_out = <Bin *> &view[0]
-            view = size_bins.view(np.uint8)
-            size_out = <Bin *> &view[0]
+        loads = np.empty(n_load, dtype=layout.LOAD)
+        out = <Row *> address(rows)
+        d2c_out = <Bin *> address(d2c_bins)
+        size_out = first_size = <Bin *> address(size_bins)
+        load_out = <LoadRow *> address(loads)
         with nogil:
             for i in range(n):
                 a = s.active[i]
-                d2c_out = move_bins(
-                    a.d2c_bins, a.row.d2c_ns.min, a.row.d2c_ns.max, <uint32_t> i, d2c_out
-                )
-                size_out = move_bins(
-                    a.size_bins, a.row.size_bytes.min, a.row.size_bytes.max, <uint32_t> i, size_out
-                )
+                d2c_out = move_bins(s, &a.d2c, <uint32_t> i, d2c_out)
+                size_out = move_sizes(s, a, <uint32_t> i, size_out)
                 close_row(&a.row)
                 memcpy(&out[i], &a.row, sizeof(Row))
                 row_reset(&a.row)
             s.n_active = 0
-        return rows, d2c_bins, size_bins
+            move_load_rows(s, end, load_out)
+            s.cut_ns = end
+        queue_rows, q2d_bins, q2c_bins = self._cut_queue()
+        return Cut(
+            rows=rows, d2c_bins=d2c_bins, size_bins=size_bins[:size_out - first_size], loads=loads,
+            queue_rows=queue_rows, q2d_bins=q2d_bins, q2c_bins=q2c_bins,
+            processes=self._cut_processes(),
+        )
+
+    cdef tuple _cut_queue(self):
+        """Queue rows and both kinds of bins."""
+        cdef State *s = &self.s
+        cdef uint64_t i
+        cdef uint64_t n_q2d = 0
+        cdef uint64_t n_q2c = 0
+        cdef QueueAccount *a
+        for i in range(s.n_queue_active):
+            a = s.queue_active[i]
+            n_q2d += count_bins(s, &a.q2d)
+            n_q2c += count_bins(s, &a.q2c)
+        rows = np.empty(s.n_queue_active, dtype=layout.QUEUE_ROW)
+        q2d_bins = np.empty(n_q2d, dtype=layout.BIN)
+        q2c_bins = np.empty(n_q2c, dtype=layout.BIN)
+        cdef QueueRow *out = <QueueRow *> address(rows)
+        cdef Bin *q2d_out = <Bin *> address(q2d_bins)
+        cdef Bin *q2c_out = <Bin *> address(q2c_bins)
+        for i in range(s.n_queue_active):
+            a = s.queue_active[i]
+            q2d_out = move_bins(s, &a.q2d, <uint32_t> i, q2d_out)
+            q2c_out = move_bins(s, &a.q2c, <uint32_t> i, q2c_out)
+            memcpy(&out[i], &a.row, sizeof(QueueRow))
+            a.row.requests = 0
+            moments_reset(&a.row.q2d_ns)
+            moments_reset(&a.row.q2c_ns)
+        s.n_queue_active = 0
+        return rows, q2d_bins, q2c_bins
+
+    cdef _cut_processes(self):
+        """The table of processes, by pid; it is empty afterwards."""
+        cdef State *s = &self.s
+        cdef uint64_t i
+        cdef uint64_t n = s.n_processes + (s.other_processes.requests != 0)
+        processes = np.empty(n, dtype=layout.PROCESS)
+        cdef Process *out = <Process *> address(processes)
+        if n == 0:
+            return processes
+        for i in range(s.process_mask + 1):
+            if s.processes[i].requests != 0:
+                out[0] = s.processes[i]
+                out += 1
+        if s.other_processes.requests != 0:
+            out[0] = s.other_processes
+            out.pid = <uint32_t> -1
+        memset(s.processes, 0, (s.process_mask + 1) * sizeof(Process))
+        memset(&s.other_processes, 0, sizeof(Process))
+        s.n_processes = 0
+        return processes[np.argsort(processes["pid"])]
+
+    def take_requests(self):
+        if not self.s.keep_requests:
+            raise ValueError("made without keep_requests")
+        requests = np.empty(self.s.n_request, dtype=layout.REQUEST)
+        if self.s.n_request:
+            memcpy(address(requests), self.s.request, self.s.n_request * sizeof(Request))
+        self.s.n_request = 0
+        return requests
 
     def take_mismatches(self):
-        cdef uint64_t n = self.s.n_mismatch
-        out = np.empty(n, dtype=layout.MISMATCH)
-        cdef uint8_t[::1] view
-        if n:
-            view = out.view(np.uint8)
-            memcpy(&view[0], self.s.mismatch, n * sizeof(Mismatch))
-            self.s.n_mismatch = 0
-        return out
+        mismatches = np.empty(self.s.n_mismatch, dtype=layout.MISMATCH)
+        if self.s.n_mismatch:
+            memcpy(address(mismatches), self.s.mismatch, self.s.n_mismatch * sizeof(Mismatch))
+        self.s.n_mismatch = 0
+        return mismatches
 
     def take_driver_data(self):
         cdef bytes data = (<char *> self.s.driver)[:self.s.n_driver] if self.s.n_driver else b""
@@ -612,17 +990,16 @@ cdef class Engine:
     def leftovers(self):
         if not self.s.keep_details:
             raise ValueError("made without keep_details")
-        kept = np.empty(self.s.pending, dtype=[("detail", layout.DETAIL), ("stored", "u8")])
-        cdef uint8_t[::1] view
-        cdef Kept *out = NULL
-        cdef uint64_t i
-        if self.s.pending:
-            view = kept.view(np.uint8)
-            out = <Kept *> &view[0]
-            for i in range((self.s.group_mask + 1) * GROUP):
-                if not is_empty(self.s.groups, i):
-                    out[0] = self.s.kept[self.s.slots[i].detail]
-                    out += 1
+        kept = np.empty(self.s.pending.used, dtype=[("detail", layout.DETAIL), ("stored", "u8")])
+        cdef Kept *out = <Kept *> address(kept)
+        cdef uint64_t group
+        cdef unsigned int in_use
+        for group in range(self.s.pending.n_groups):
+            in_use = slots_in_use(&self.s.pending, group)
+            while in_use != 0:
+                out[0] = self.s.kept[self.s.pending.slots[group * GROUP + first_bit(in_use)].detail]
+                out += 1
+                in_use &= in_use - 1
         # The original walks 128 hash chains, the most recently stored first.
         order = np.lexsort((
             ~kept["stored"], kept["detail"]["record"]["sector"] % np.uint64(128)
@@ -637,6 +1014,8 @@ cdef class Engine:
             "driver_data": self.s.driver_data,
             "evicted": self.s.evicted,
             "lost": self.s.lost,
+            "gaps": self.s.gaps,
+            "orphans": self.s.orphans,
             "skipped_bytes": self.s.skipped_bytes,
         }
 
@@ -646,7 +1025,24 @@ cdef class Engine:
 
     @property
     def pending(self):
-        return self.s.pending
+        return self.s.pending.used
+
+    @property
+    def stopped_at_ns(self):
+        return self.s.next_ns if self.stopped else None
+
+    @property
+    def now_ns(self):
+        return self.s.now_ns
+
+    @property
+    def epoch_ns(self):
+        return self.s.epoch_ns if self.s.has_epoch else None
+
+    @property
+    def process_names(self):
+        self._take_names()
+        return self._names
 
     @property
     def offset(self):
@@ -665,20 +1061,19 @@ def decode(const uint8_t[::1] data):
         uint64_t n = 0
         uint64_t room = size // HEADER_V7
         Walk end = WALK_FULL
+        uint64_t next_ns = 0
         Record *out
         Detail detail
-        uint8_t[::1] view
     records = np.empty(room, dtype=layout.RECORD)
-    if room == 0:
-        return records, 0
-    swap = sniff(load32(&data[0]))
+    out = <Record *> address(records)
+    swap = sniff(load32(&data[0])) if room else -1
     if swap < 0:
         return records[:0], 0
-    view = records.view(np.uint8)
-    out = <Record *> &view[0]
     with nogil:
         while end == WALK_FULL and at < size:
-            end = decode_batch(&data[0], size, &at, BATCH, EVERY, swap, &batch, &need)
+            end = decode_batch(
+                &data[0], size, &at, BATCH, <uint64_t> -1, swap, &batch, &need, &next_ns
+            )
             for i in range(batch.n):
                 copy_detail(&detail, batch.record[i], batch.category[i], 0)
                 out[n] = detail.record
@@ -697,4 +1092,8 @@ def _struct_sizes():
         "MOMENTS": sizeof(Moments),
         "ROW": sizeof(Row),
         "BIN": sizeof(Bin),
+        "LOAD": sizeof(LoadRow),
+        "QUEUE_ROW": sizeof(QueueRow),
+        "PROCESS": sizeof(Process),
+        "REQUEST": sizeof(Request),
     }

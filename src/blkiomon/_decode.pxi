@@ -1,30 +1,30 @@
 # Foreign bytes to host-order records.
 #
-# One pass walks the lengths, folds both versions and both byte orders into one form, and leaves out
-# what the engine does not look at. That form is a version-7 header in host byte order, with its
-# categories beside it, as version 8 has more of them: so what most machines send needs no copy.
-# The walk is the only place that trusts a length in the input, and it never moves past what it was
-# given.
+# One pass walks the lengths and folds both versions and both byte orders into one form: a version-7
+# header in host byte order, with its categories beside it, as version 8 has more of them. So what
+# most machines send needs no copy. The walk is the only place that trusts a length in the input,
+# and it never moves past what it was given.
 
 cdef enum Walk:                                 # why a run of records ended
     WALK_FULL                                   # `most` records were read
     WALK_SHORT                                  # the next record is not all there; see need
     WALK_OTHER                                  # the next bytes are no record of this kind
     WALK_SHUFFLED                               # a version-8 record behind a version-7 magic
+    WALK_LATER                                  # the next record is too late
 
 cdef enum:
     BATCH = 128                                 # records decoded, then paired, at a time
-    EVERY = 0                                   # for `wanted`: keep records of any category
     AHEAD = 4096                                # bytes of input fetched before they are needed
     PID_LIMIT = 1 << 22                         # the kernel's PID_MAX_LIMIT
 
 cdef struct Batch:
-    int n                                       # records kept
-    int walked                                  # records read, kept or not
+    int n
+    uint64_t first                              # position of record 0 among all
+    uint32_t seen                               # all categories or'ed
+    uint32_t cpus                               # and all CPUs
     const TraceV7 *record[BATCH]                # in the input itself, or in `converted`
     const uint8_t *payload[BATCH]
     uint32_t category[BATCH]                    # bits 16 and up of the action, of either version
-    uint32_t order[BATCH]                       # behind the batch's first record
     uint32_t key[BATCH]                         # filled by prepare(), see key_of()
     Place place[BATCH]                          # likewise
     int n_matches
@@ -63,30 +63,31 @@ cdef inline bint is_shuffled(const TraceV7 *r) noexcept nogil:
 
 
 cdef inline Walk decode_run(
-    const uint8_t *data, size_t size, size_t *at, int most, uint32_t wanted,
-    bint swap, int version, Batch *out, size_t *need,
+    const uint8_t *data, size_t size, size_t *at, int most, uint64_t last_ns,
+    bint swap, int version, Batch *out, size_t *need, uint64_t *next_ns,
 ) noexcept nogil:
-    """Read records of one version and byte order from data[at:size], at most `most`.
+    """Read records of one version and byte order from data[at:size], until the batch has `most`.
 
-    Every record moves *at behind it and counts in out.walked; it is kept where its category meets
-    `wanted`, or always for EVERY. Stops before the first byte that is not understood. `swap` and
-    `version` are constants at every call, so that the compiler makes a loop of its own for each.
+    Every record moves *at behind it. Stops before the first byte that is not understood, and
+    before a record later than last_ns, whose time is then in *next_ns. `swap` and `version` are
+    constants at every call, so that the compiler makes a loop of its own for each.
     """
     cdef:
         uint32_t magic = swap32(MAGIC | version) if swap else MAGIC | version
         size_t header = HEADER_V8 if version == 8 else HEADER_V7
         size_t pos = at[0]
         size_t length
+        uint16_t length_of_payload
         int n = out.n
-        int walked = out.walked
-        bint always = wanted == EVERY
         uint32_t category
+        uint32_t seen = out.seen
+        uint32_t cpus = out.cpus
         const TraceV7 *v7
         const TraceV8 *v8
         TraceV7 *r
         Walk end = WALK_FULL
 
-    while walked < most:
+    while n < most:
         if unlikely(size - pos < header):
             need[0] = header
             end = WALK_SHORT
@@ -99,16 +100,19 @@ cdef inline Walk decode_run(
         if unlikely(v7.magic != magic):
             end = WALK_OTHER
             break
+        length = header
         if version == 8:
-            length = header + (swap16(v8.pdu_len) if swap else v8.pdu_len)
             category = <uint32_t> ((swap64(v8.action) if swap else v8.action) >> 16)
+            length_of_payload = v8.pdu_len
         else:
-            length = header + (swap16(v7.pdu_len) if swap else v7.pdu_len)
             category = (swap32(v7.action) if swap else v7.action) >> 16
-        if unlikely(size - pos < length):
-            need[0] = length
-            end = WALK_SHORT
-            break
+            length_of_payload = v7.pdu_len
+        if unlikely(length_of_payload != 0):
+            length += swap16(length_of_payload) if swap else length_of_payload
+            if unlikely(size - pos < length):
+                need[0] = length
+                end = WALK_SHORT
+                break
         if swap or version == 8:
             r = &out.converted[n]
             r.magic = MAGIC | 7
@@ -136,39 +140,45 @@ cdef inline Walk decode_run(
         if version == 7 and unlikely(v7.pid > PID_LIMIT) and is_shuffled(v7):
             end = WALK_SHUFFLED
             break
+        if unlikely(v7.time > last_ns):
+            next_ns[0] = v7.time
+            end = WALK_LATER
+            break
         out.payload[n] = data + pos + header
         out.category[n] = category
-        out.order[n] = walked
-        n += always | ((category & wanted) != 0)
-        walked += 1
+        seen |= category
+        cpus |= v7.cpu
+        n += 1
         pos += length
 
     out.n = n
-    out.walked = walked
+    out.seen = seen
+    out.cpus = cpus
     at[0] = pos
     return end
 
 
 cdef inline Walk decode_batch(
-    const uint8_t *data, size_t size, size_t *at, int most, uint32_t wanted,
-    bint swap, Batch *out, size_t *need,
+    const uint8_t *data, size_t size, size_t *at, int most, uint64_t last_ns,
+    bint swap, Batch *out, size_t *need, uint64_t *next_ns,
 ) noexcept nogil:
     """Read a batch in which versions may take turns. See decode_run."""
     cdef Walk end
     cdef int before
     out.n = 0
-    out.walked = 0
+    out.seen = 0
+    out.cpus = 0
     while True:
-        before = out.walked
+        before = out.n
         if swap:
-            end = decode_run(data, size, at, most, wanted, True, 7, out, need)
+            end = decode_run(data, size, at, most, last_ns, True, 7, out, need, next_ns)
             if end == WALK_OTHER:
-                end = decode_run(data, size, at, most, wanted, True, 8, out, need)
+                end = decode_run(data, size, at, most, last_ns, True, 8, out, need, next_ns)
         else:
-            end = decode_run(data, size, at, most, wanted, False, 7, out, need)
+            end = decode_run(data, size, at, most, last_ns, False, 7, out, need, next_ns)
             if end == WALK_OTHER:
-                end = decode_run(data, size, at, most, wanted, False, 8, out, need)
-        if end != WALK_OTHER or out.walked == before:
+                end = decode_run(data, size, at, most, last_ns, False, 8, out, need, next_ns)
+        if end != WALK_OTHER or out.n == before:
             break
     return end
 

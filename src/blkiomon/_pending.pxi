@@ -7,7 +7,8 @@
 # on, so that a search knows where to end. Nothing ever moves, a deleted request leaves no trace,
 # and neither insertion nor search nor deletion has a branch that depends on how full the table is:
 # linear probing with deletion by shifting back spent half of its time on mispredicted ones.
-# The hash is seeded: nobody who writes a trace can choose sectors that collide.
+# The hash is seeded: nobody who writes a trace can choose sectors that collide. A table of the
+# same kind holds the queue records that wait for their issue (_queue.pxi).
 #
 # None of these functions allocates: Engine._make_room() has made room for a whole batch before.
 
@@ -15,7 +16,10 @@ cdef enum:
     LARGE_TABLE = 2048                          # groups; with their slots 1 MB
     MOST_DEVICES = 1 << 22                      # what a key has room for
     SWEEP_EVERY = 1 << 20                       # records between two looks at the oldest
-    MOST_IN_GROUP = 12                          # on average; the table grows before there are more
+    # On average, before the table grows by half. With more, groups run over, and a search that
+    # goes on to the next one waits for memory: at 12, a million requests cost 1.4 times as much.
+    MOST_IN_GROUP = 10
+    GIVE_BACK = 4096                            # groups; with their slots 2 MB
 
 
 cdef inline uint32_t key_of(uint32_t device, uint32_t category) noexcept nogil:
@@ -27,73 +31,90 @@ cdef inline uint32_t device_of(uint32_t key) noexcept nogil:
     return key >> 10
 
 
-cdef inline Place place_of(const State *s, uint64_t sector, uint32_t key) noexcept nogil:
+cdef inline Place place_of(
+    const State *s, const Table *t, uint64_t sector, uint32_t key
+) noexcept nogil:
     """Where a request belongs: its hash's upper bits choose the group, the lowest are the tag."""
     cdef Place place
     cdef uint64_t h = mix(sector ^ s.seed[0], key ^ s.seed[1])
-    place.home = <uint32_t> (h >> s.shift)
+    place.home = <uint32_t> spread(h, t.n_groups)
     place.tag = (h & 0xff) + ((h & 0xff) == 0)
     return place
 
 
-cdef inline Pending *find(State *s, Place place, uint64_t sector, uint32_t key) noexcept nogil:
-    """The pending request of a sector and key, or NULL."""
+cdef inline uint64_t next_group(const Table *t, uint64_t group) noexcept nogil:
+    return group + 1 if group + 1 < t.n_groups else 0
+
+
+cdef inline Pending *find(
+    const Table *t, Place place, uint64_t sector, uint32_t key
+) noexcept nogil:
+    """The entry of a sector and key, or NULL."""
     cdef uint64_t group = place.home
     cdef unsigned int equal
     cdef Pending *p
     while True:
-        equal = tags_equal(&s.groups[group], place.tag)
+        equal = tags_equal(&t.groups[group], place.tag)
         while equal != 0:
-            p = &s.slots[group * GROUP + first_bit(equal)]
+            p = &t.slots[group * GROUP + first_bit(equal)]
             if likely(p.sector == sector and p.key == key):
                 return p
             equal &= equal - 1
-        if likely(s.groups[group].passed == 0):
+        if likely(t.groups[group].passed == 0):
             return NULL
-        group = (group + 1) & s.group_mask
+        group = next_group(t, group)
         if group == place.home:
             return NULL
 
 
-cdef inline Pending *claim(State *s, Place place) noexcept nogil:
-    """An empty slot, no longer empty, for a request that is not pending. There is one."""
+cdef inline Pending *claim(Table *t, Place place) noexcept nogil:
+    """An empty slot, no longer empty, for what is not in the table. There is one."""
     cdef uint64_t group = place.home
-    cdef unsigned int empty = tags_equal(&s.groups[group], 0)
+    cdef unsigned int empty = tags_equal(&t.groups[group], 0)
     while unlikely(empty == 0):
-        if s.groups[group].passed < 255:
-            s.groups[group].passed += 1
-        group = (group + 1) & s.group_mask
-        empty = tags_equal(&s.groups[group], 0)
-    s.groups[group].tag[first_bit(empty)] = place.tag
-    s.pending += 1
-    return &s.slots[group * GROUP + first_bit(empty)]
+        if t.groups[group].passed < 255:
+            t.groups[group].passed += 1
+        group = next_group(t, group)
+        empty = tags_equal(&t.groups[group], 0)
+    t.groups[group].tag[first_bit(empty)] = place.tag
+    t.used += 1
+    return &t.slots[group * GROUP + first_bit(empty)]
 
 
-cdef inline void remove(State *s, const Pending *p, Place place) noexcept nogil:
-    """Empty the slot of a pending request."""
+cdef inline void remove(Table *t, const Pending *p, Place place) noexcept nogil:
+    """Empty the slot of an entry."""
     cdef uint64_t group = place.home
-    cdef uint64_t slot = p - s.slots
+    cdef uint64_t slot = p - t.slots
     while unlikely(slot - group * GROUP >= GROUP):
-        if s.groups[group].passed < 255:
-            s.groups[group].passed -= 1
-        group = (group + 1) & s.group_mask
-    s.groups[group].tag[slot - group * GROUP] = 0
-    s.pending -= 1
+        if t.groups[group].passed < 255:
+            t.groups[group].passed -= 1
+        group = next_group(t, group)
+    t.groups[group].tag[slot - group * GROUP] = 0
+    t.used -= 1
 
 
-cdef inline bint is_empty(const Group *groups, uint64_t slot) noexcept nogil:
-    return groups[slot // GROUP].tag[slot % GROUP] == 0
+cdef inline unsigned int slots_in_use(const Table *t, uint64_t group) noexcept nogil:
+    """Bit i for the group's slot i."""
+    return ~tags_equal(&t.groups[group], 0) & ((1 << GROUP) - 1)
 
 
-cdef void rehash(
-    State *s, const Group *groups, const Pending *slots, uint64_t n_slots
-) noexcept nogil:
-    """Move the pending requests of an old table into that of s, which is empty and large enough."""
-    cdef uint64_t i
-    s.pending = 0
-    for i in range(n_slots):
-        if not is_empty(groups, i):
-            claim(s, place_of(s, slots[i].sector, slots[i].key))[0] = slots[i]
+cdef void rehash(const State *s, Table *t, const Table *old) noexcept nogil:
+    """Move what is in an old table into t, which is empty and large enough.
+
+    As a place keeps the order of the hashes, both are walked from end to end: what has been read
+    of the old one is given back as it goes, so that there are never two tables in memory.
+    """
+    cdef uint64_t group
+    cdef unsigned int in_use
+    cdef Pending *p
+    for group in range(old.n_groups):
+        in_use = slots_in_use(old, group)
+        while in_use != 0:
+            p = &old.slots[group * GROUP + first_bit(in_use)]
+            claim(t, place_of(s, t, p.sector, p.key))[0] = p[0]
+            in_use &= in_use - 1
+        if (group + 1) % GIVE_BACK == 0:
+            give_back(&old.slots[(group + 1 - GIVE_BACK) * GROUP], &old.slots[(group + 1) * GROUP])
 
 
 # --- full records of what is pending, where they are wanted -----------------------------------
@@ -138,25 +159,30 @@ cdef inline void release(State *s, uint32_t index) noexcept nogil:
 cdef inline void evict(State *s, const Pending *p) noexcept nogil:
     if s.keep_details:
         release(s, p.detail)
-    remove(s, p, place_of(s, p.sector, p.key))
+    abandon(s, p, s.now_ns)
+    remove(&s.pending, p, place_of(s, &s.pending, p.sector, p.key))
     s.evicted += 1
 
 
 cdef void sweep(State *s) noexcept nogil:
     """Evict what is older than max_age_ns as of the latest record, if anything can be."""
-    cdef uint64_t i
+    cdef uint64_t group
     cdef uint64_t oldest_ns = <uint64_t> -1
-    cdef uint64_t time_ns
+    cdef unsigned int in_use
+    cdef const Pending *p
+    if s.with_queue:
+        forget_queued(s, s.max_age_ns)
     if s.now_ns <= s.oldest_ns or s.now_ns - s.oldest_ns <= s.max_age_ns:
         return
-    for i in range((s.group_mask + 1) * GROUP):
-        if is_empty(s.groups, i):
-            continue
-        time_ns = s.slots[i].time_ns
-        if time_ns < s.now_ns and s.now_ns - time_ns > s.max_age_ns:
-            evict(s, &s.slots[i])
-        elif time_ns < oldest_ns:
-            oldest_ns = time_ns
+    for group in range(s.pending.n_groups):
+        in_use = slots_in_use(&s.pending, group)
+        while in_use != 0:
+            p = &s.pending.slots[group * GROUP + first_bit(in_use)]
+            in_use &= in_use - 1
+            if p.time_ns < s.now_ns and s.now_ns - p.time_ns > s.max_age_ns:
+                evict(s, p)
+            elif p.time_ns < oldest_ns:
+                oldest_ns = p.time_ns
     s.oldest_ns = oldest_ns
 
 
@@ -219,22 +245,24 @@ cdef void choose_victims(State *s) noexcept nogil:
     First a heap with the youngest victim on top picks them, then they are sorted by age, which is
     a heap with the oldest on top.
     """
-    cdef uint64_t i
+    cdef uint64_t group
     cdef uint64_t n = 0
+    cdef unsigned int in_use
     cdef Victim v
     cdef Victim *heap = s.victims
-    for i in range((s.group_mask + 1) * GROUP):
-        if is_empty(s.groups, i):
-            continue
-        v = as_victim(s, &s.slots[i])
-        if n < s.max_victims:
-            heap[n] = v
-            n += 1
-            if n == s.max_victims:
-                qsort(heap, n, sizeof(Victim), by_age)
-                youngest_first(heap, n)
-        elif is_older(&v, &heap[0]):
-            sift(heap, n, v, False)
+    for group in range(s.pending.n_groups):
+        in_use = slots_in_use(&s.pending, group)
+        while in_use != 0:
+            v = as_victim(s, &s.pending.slots[group * GROUP + first_bit(in_use)])
+            in_use &= in_use - 1
+            if n < s.max_victims:
+                heap[n] = v
+                n += 1
+                if n == s.max_victims:
+                    qsort(heap, n, sizeof(Victim), by_age)
+                    youngest_first(heap, n)
+            elif is_older(&v, &heap[0]):
+                sift(heap, n, v, False)
     qsort(heap, n, sizeof(Victim), by_age)
     s.n_victims = n
     s.youngest_victim = heap[n - 1]
@@ -252,7 +280,7 @@ cdef void evict_oldest(State *s) noexcept nogil:
         s.n_victims -= 1
         sift(s.victims, s.n_victims, s.victims[s.n_victims], True)
         key = key_of(find_device(s, v.device), 0) | v.direction
-        p = find(s, place_of(s, v.sector, key), v.sector, key)
+        p = find(&s.pending, place_of(s, &s.pending, v.sector, key), v.sector, key)
         # It may have been matched since, or have given way to a younger one.
         if p != NULL and p.time_ns == v.time_ns:
             evict(s, p)

@@ -68,22 +68,30 @@ cdef enum:                                      # category bits, that is action 
     CAT_READ = 1 << 0
     CAT_WRITE = 1 << 1
     CAT_FLUSH = 1 << 2
+    CAT_QUEUE = 1 << 4
     CAT_ISSUE = 1 << 6
     CAT_COMPLETE = 1 << 7
     CAT_FS = 1 << 8
     CAT_PC = 1 << 9
+    CAT_NOTIFY = 1 << 10
     CAT_DISCARD = 1 << 13
     CAT_DRV_DATA = 1 << 14
     CAT_ZONE = 0x3f << 16                       # append, reset, reset all, finish, open, close
     CAT_WRITE_ZEROES = 1 << 22
     CAT_ALL = (1 << 23) - 1
-    CAT_PAIRED = 1 << 6 | 1 << 7 | 1 << 14      # what the engine looks at: the rest is skipped
+    CAT_PAIRED = 1 << 6 | 1 << 7                # what is paired
 
 cdef enum:
+    EVENT_QUEUE = 1
+    EVENT_BACK_MERGE = 2
     EVENT_ISSUE = 7
     EVENT_COMPLETE = 8
     EVENT_LAST = 19
     EVENT_CGROUP = 1 << 8                       # flag: the payload begins with a cgroup id
+    CGROUP_ID = 8                               # its bytes
+    NOTE_PROCESS = 0                            # events of category NOTIFY
+    NOTE_TIMESTAMP = 1
+    COMM = 16                                   # bytes of a process name at most
 
 
 # --- pending requests -------------------------------------------------------------------------
@@ -92,18 +100,25 @@ cdef struct Pending:                            # 32 bytes, two a cache line
     uint64_t sector
     uint64_t time_ns
     uint32_t key                                # see key_of()
-    uint32_t category                           # bits 0-22 of the record, and FAILED
+    uint32_t state                              # category bits 0-22, CELL_SHIFT, FAILED_SHIFT
     uint32_t bytes
     uint32_t detail                             # index into the pool of full records, if kept
 
 cdef enum:
-    FAILED = 1 << 31                            # in Pending.category: a completion with an error
+    CELL_SHIFT = 24                             # in Pending.state: an issue's cell, see cell_of()
+    FAILED_SHIFT = 31                           # likewise: it has an error
     GROUP = 15                                  # slots in a group
 
 cdef struct Group:                              # what is in 15 slots, 16 bytes, aligned
     uint8_t tag[GROUP]                          # 8 bits of the hash, never 0; 0: the slot is empty
     uint8_t passed                              # to the next group, this one being full: so many
     # (255: nobody knows how many, and it stays)
+
+cdef struct Table:
+    Group *groups                               # n_groups of them
+    Pending *slots                              # GROUP for every group, in their order
+    uint64_t n_groups
+    uint64_t used                               # slots, at most MOST_IN_GROUP of GROUP
 
 cdef struct Place:                              # where in the table a request belongs
     uint32_t home                               # the first group to look at
@@ -137,10 +152,14 @@ cdef struct Moments:                            # layout.MOMENTS, 48 bytes
 cdef enum:
     SIZE_BUCKETS = 16                           # the original's histograms
     D2C_BUCKETS = 25
-    SIZE_BINS = 1728                            # ours, see _stats.pxi
-    D2C_BINS = 3776
+    BLOCK = 64                                  # bins; an octave of ours, see _stats.pxi
+    BLOCKS = 59
+    BLOCKS_A_MATCH = 4                          # new ones that a match can ask for
+    SIZE_BINS = 1728                            # bin_of() of 32 bits
+    SIZE_SLOTS = 2048                           # sizes counted one by one: 0 to 1 MiB - 512
     OPS = 7                                     # layout.OPS, by number
-    DIRECTIONS = 3                              # layout.DIRECTIONS, by number
+    ALL_OPS = 7                                 # beside them: all of a device
+    CELLS = 28                                  # see cell_of()
     ROW_HEAD = 8                                # the bytes of Row that say what it is about
 
 cdef struct Row:                                # layout.ROW, 560 bytes
@@ -150,63 +169,177 @@ cdef struct Row:                                # layout.ROW, 560 bytes
     uint64_t errors
     uint64_t requests
     uint64_t pad
-    Moments size_bytes
-    Moments d2c_us
-    Moments throughput
+    Moments d2c_us                              # up to here and the next two: what every request
+    Moments throughput                          # writes to, in three cache lines
     Moments d2c_ns
-    uint64_t size_hist[SIZE_BUCKETS]
     uint64_t d2c_hist[D2C_BUCKETS]
     uint64_t pad2
+    Moments size_bytes
+    uint64_t size_hist[SIZE_BUCKETS]
+
+cdef struct Histogram:                          # 3,776 bins in blocks of 64, each made when first
+    uint32_t block[BLOCKS]                      # used: its index in State.blocks; 0: all are empty
 
 cdef struct Account:                            # everything kept of one device, op and direction
     Row row
-    uint32_t size_bins[SIZE_BINS]
-    uint32_t d2c_bins[D2C_BINS]
-    uint64_t pad[2]                             # to a multiple of the cache line: 22,592 bytes
+    uint64_t device                             # its index
+    Histogram d2c                               # by bin_of(ns)
+    Histogram sizes                             # by size_bin()
+    uint64_t pad[6]                             # to a multiple of the cache line: 1,088 bytes
 
 cdef struct Match:                              # a request to be accounted, 32 bytes
-    Account *account
     uint64_t d2c_ns
+    uint64_t q2d_ns                             # NOT_QUEUED where no queue record was seen
+    uint32_t device                             # index
     uint32_t size_bytes
-    uint16_t d2c_bin
-    uint16_t size_bin
+    uint32_t cell                               # see cell_of()
     bint failed
+
+cdef enum:
+    NOT_QUEUED = 0xffffffffffffffff
+
+cdef struct QueueRow:                           # layout.QUEUE_ROW, 112 bytes
+    uint32_t device                             # major:minor
+    uint16_t op
+    uint16_t pad
+    uint64_t requests
+    Moments q2d_ns
+    Moments q2c_ns
+
+cdef struct QueueAccount:                       # for a device and operation with queue records
+    QueueRow row
+    Histogram q2d
+    Histogram q2c
 
 cdef struct Bin:                                # layout.BIN, 16 bytes: a bin that is not empty
     uint32_t row
     uint32_t bin
     uint64_t count
 
+cdef struct Gauge:
+    uint32_t now
+    uint32_t max                                # in this interval
+
+cdef struct Load:                               # requests of a device in flight, 128 bytes
+    Gauge in_flight[OPS + 1]                    # by operation, and all of them: a cache line
+    uint64_t busy_since_ns                      # while any is
+    uint64_t busy_ns                            # in this interval, up to busy_since_ns
+    uint64_t pad[6]
+
+cdef struct LoadRow:                            # layout.LOAD, 56 bytes
+    uint32_t device                             # major:minor
+    uint16_t op
+    uint16_t pad
+    uint64_t in_flight
+    uint64_t max_in_flight
+    uint64_t oldest_ns
+    uint64_t busy_ns
+    uint64_t in_flight_ns[2]
+
+cdef struct Carry:                              # for the integral of in flight, see _load.pxi
+    uint128_t ns[OPS]
+    uint128_t pending_ns[OPS]                   # this and the next: only during a cut
+    uint64_t oldest_ns[OPS]
+
 cdef struct Device:
     uint32_t number                             # major:minor
-    Account *accounts[21]                       # OPS * DIRECTIONS; NULL until the first match
+    bint ignored                                # the user did not ask for it
+    Account *accounts[CELLS]                    # NULL until the first match
+    QueueAccount *queue_accounts[OPS]
 
 cdef struct DeviceSlot:                         # a slot of the map from major:minor to index
     uint32_t number
     uint32_t index                              # plus 1; 0: the slot is empty
 
 
+cdef struct Process:                            # layout.PROCESS; a slot of the table of processes
+    uint32_t pid
+    uint32_t pad
+    uint64_t requests                           # 0: the slot is empty
+    uint64_t bytes
+
+cdef struct Name:                               # a process record's payload
+    uint32_t pid
+    char comm[COMM]
+
+cdef struct Request:                            # layout.REQUEST, 56 bytes
+    uint64_t issued_ns
+    uint64_t d2c_ns
+    uint64_t sector
+    uint32_t bytes
+    uint32_t device                             # major:minor
+    uint32_t pid
+    uint32_t cpu
+    uint16_t op
+    uint16_t error
+    uint32_t pad
+    uint64_t q2d_ns                             # NOT_QUEUED where no queue record was seen
+
+
 # --- what the kernels work on -----------------------------------------------------------------
 
 cdef struct State:
-    # the table of pending requests
-    Group *groups                               # group_mask + 1 of them, a power of two
-    Pending *slots                              # GROUP for every group, in their order
-    uint64_t group_mask
-    unsigned int shift                          # from a 64-bit hash to a group
-    uint64_t pending                            # slots in use, at most 4/5, and max_pending
+    # What is set before the stream begins, or while nothing runs; see _pipeline.pxi for who may
+    # write to the parts below while two threads work.
     uint64_t seed[2]
-    # its bounds
     uint64_t max_pending
     uint64_t max_age_ns
+    uint64_t from_ns                            # records before this are ignored
+    uint64_t last_ns                            # feed() stops at a record after this
+    bint keep_details
+    bint keep_driver_data
+    bint keep_requests
+    bint has_filter                             # from_ns or devices
+    bint foreign                                # byte order of the stream's payloads
+    const uint32_t *wanted                      # devices; all where n_wanted is 0
+    uint64_t n_wanted
+    uint64_t pad0[8]
+    # devices and their accounts: decode, prepare, account
+    Device *devices
+    uint64_t n_devices
+    DeviceSlot *device_map                      # device_mask + 1 of them, at most half in use
+    uint64_t device_mask
+    unsigned int device_shift
+    unsigned int cpu_shift                      # room for so many CPUs, as a power of two
+    uint32_t *last_sequence                     # by device and CPU; 0: nothing seen so far
+    uint32_t *blocks                            # BLOCK counts each; block 0 is none
+    uint64_t n_blocks
+    uint64_t blocks_room
+    Account *spare_accounts
+    uint64_t n_spare_accounts
+    QueueAccount *spare_queue_accounts
+    uint64_t n_spare_queue_accounts
+    uint64_t by_bin[SIZE_BINS]                  # see move_sizes()
+    Account **active                            # accounts with a match in this interval, in the
+    uint64_t n_active                           # order of their first
+    QueueAccount **queue_active
+    uint64_t n_queue_active
+    uint64_t next_ns                            # time of the record that feed() stopped at
+    uint64_t records                            # since the start, as all totals
+    uint64_t matches
+    uint64_t gaps
+    uint64_t lost                               # events, as the tracer's marks say
+    uint64_t skipped_bytes
+    uint64_t pad1[8]
+    # pending requests and what is in flight: pair
+    Table pending
+    Table queued
     uint64_t now_ns                             # time of the latest issue or completion
     uint64_t oldest_ns                          # nothing that is pending is older
+    uint64_t cut_ns                             # where the interval began
+    Load *loads                                 # by device
+    Carry *carries
+    uint64_t in_flight
+    uint64_t max_in_flight                      # in this interval
+    uint64_t mismatches
+    uint64_t driver_data
+    uint64_t evicted
+    uint64_t orphans                            # completions whose issue has not been seen
     Victim *victims                             # heap, oldest on top: the n_victims oldest that
     uint64_t n_victims                          # are pending, and some that no longer are
     uint64_t max_victims
     Victim youngest_victim                      # all that is pending and older is in the heap
     # full records, where wanted
-    bint keep_details
     Kept *kept
     uint32_t kept_free                          # head of the list of free entries
     uint64_t n_kept
@@ -214,28 +347,25 @@ cdef struct State:
     Mismatch *mismatch                          # those since they were last taken
     uint64_t n_mismatch
     uint64_t mismatch_room
-    bint keep_driver_data
-    uint8_t *driver                             # driver data since it was last taken
+    Request *request                            # likewise
+    uint64_t n_request
+    uint64_t request_room
+    uint8_t *driver                             # likewise
     uint64_t n_driver
     uint64_t driver_room
-    # devices and their accounts
-    Device *devices
-    uint32_t n_devices
-    DeviceSlot *device_map                      # device_mask + 1 of them, at most half in use
-    uint64_t device_mask
-    unsigned int device_shift
-    Account *spare_accounts
-    uint64_t n_spare_accounts
-    Account **active                            # accounts with a match in this interval, in the
-    uint64_t n_active                           # order of their first
-    # totals since the start
-    uint64_t records
-    uint64_t matches
-    uint64_t mismatches
-    uint64_t driver_data
-    uint64_t evicted
-    uint64_t lost                               # events, as the tracer's marks say
-    uint64_t skipped_bytes
+    bint with_queue                             # the stream carries queue records
+    bint with_names                             # and process names
+    bint follow_issues                          # one of them
+    # what notify records told
+    bint has_epoch
+    uint64_t epoch_ns                           # time of day at trace time 0, ns since 1970
+    Name *names                                 # those since they were last taken
+    uint64_t n_names
+    uint64_t names_room
+    Process *processes                          # process_mask + 1 of them, at most half in use
+    uint64_t process_mask
+    uint64_t n_processes
+    Process other_processes                     # all for whom there was no room
 
 
 # --- intrinsics -------------------------------------------------------------------------------
@@ -257,11 +387,32 @@ cdef extern from *:
         return equal;
     }
     #endif
+    #include <sys/mman.h>
+    #include <unistd.h>
+    /* What stands in whole pages of [from, to) is no longer needed: it reads as zeros now. */
+    static inline void bk_give_back(void *from, void *to) {
+        uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+        uintptr_t first = ((uintptr_t)from + page - 1) & ~(page - 1);
+        uintptr_t last = (uintptr_t)to & ~(page - 1);
+        if (first < last)
+            madvise((void *)first, last - first, MADV_DONTNEED);
+    }
     #define bk_first_bit(x) __builtin_ctz(x)
     #define bk_prefetch(p) __builtin_prefetch((p), 1)
     #define bk_prefetch_input(p) __builtin_prefetch((p), 0)
     #define bk_likely(x) __builtin_expect(!!(x), 1)
     #define bk_unlikely(x) __builtin_expect(!!(x), 0)
+    #define bk_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    #define bk_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+    #define bk_store_release(p, x) __atomic_store_n((p), (x), __ATOMIC_RELEASE)
+    #define bk_full_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    #if defined(__x86_64__) || defined(__i386__)
+    #define bk_pause() __builtin_ia32_pause()
+    #elif defined(__aarch64__)
+    #define bk_pause() __asm__ volatile("yield")
+    #else
+    #define bk_pause() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+    #endif
     #define bk_swap16(x) __builtin_bswap16(x)
     #define bk_swap32(x) __builtin_bswap32(x)
     #define bk_swap64(x) __builtin_bswap64(x)
@@ -274,11 +425,21 @@ cdef extern from *:
         bk_uint128 product = (bk_uint128)a * b;
         return (uint64_t)product ^ (uint64_t)(product >> 64);
     }
+    /* h, which is spread over 64 bits, spread over 0 to n - 1; keeps the order */
+    static inline uint64_t bk_spread(uint64_t h, uint64_t n) {
+        return (uint64_t)(((bk_uint128)h * n) >> 64);
+    }
     """
     unsigned int tags_equal "bk_tags_equal"(const Group *group, uint8_t tag) noexcept nogil
+    void give_back "bk_give_back"(void *begin, void *end) noexcept nogil
     unsigned int first_bit "bk_first_bit"(unsigned int x) noexcept nogil
     void prefetch_input "bk_prefetch_input"(const void *p) noexcept nogil
     void prefetch "bk_prefetch"(const void *p) noexcept nogil
+    uint64_t load_acquire "bk_load_acquire"(const uint64_t *p) noexcept nogil
+    uint64_t load_relaxed "bk_load_relaxed"(const uint64_t *p) noexcept nogil
+    void store_release "bk_store_release"(uint64_t *p, uint64_t x) noexcept nogil
+    void full_fence "bk_full_fence"() noexcept nogil
+    void pause "bk_pause"() noexcept nogil
     bint likely "bk_likely"(bint x) noexcept nogil
     bint unlikely "bk_unlikely"(bint x) noexcept nogil
     uint16_t swap16 "bk_swap16"(uint16_t x) noexcept nogil
@@ -287,3 +448,4 @@ cdef extern from *:
     unsigned int bits "bk_bits"(uint64_t x) noexcept nogil
     unsigned int width "bk_width"(uint64_t x) noexcept nogil
     uint64_t mix "bk_mix"(uint64_t a, uint64_t b) noexcept nogil
+    uint64_t spread "bk_spread"(uint64_t h, uint64_t n) noexcept nogil

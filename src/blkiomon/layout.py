@@ -96,13 +96,13 @@ ROW = np.dtype(
         ("errors", "u8"),
         ("requests", "u8"),
         ("pad", "u8"),
-        ("size_bytes", MOMENTS),
         ("d2c_us", MOMENTS),
         ("throughput", MOMENTS),
         ("d2c_ns", MOMENTS),
-        ("size_hist", "u8", SIZE_BUCKETS),
         ("d2c_hist", "u8", D2C_BUCKETS),
         ("pad2", "u8"),
+        ("size_bytes", MOMENTS),
+        ("size_hist", "u8", SIZE_BUCKETS),
     ]
 )
 """What one interval knows of one device, operation and direction. ``d2c_us`` and ``throughput``
@@ -186,3 +186,22 @@ STATS_02 = np.dtype(
     ]
 )
 """Layout 0.2, 344 bytes: no throughput, device last."""
+
+REQUEST = np.dtype(
+    [
+        ("issued_ns", "u8"),
+        ("d2c_ns", "u8"),
+        ("sector", "u8"),
+        ("bytes", "u4"),
+        ("device", "u4"),
+        ("pid", "u4"),
+        ("cpu", "u4"),
+        ("op", "u2"),
+        ("error", "u2"),
+        ("pad", "u4"),
+        ("q2d_ns", "u8"),
+    ]
+)
+"""A matched request, 56 bytes: when it was issued (ns of trace time), how long the device took,
+where (sectors of 512 bytes) and how much; pid and cpu are the issue's, error the completion's.
+``q2d_ns`` is 2^64-1 where the stream had no queue record of it."""

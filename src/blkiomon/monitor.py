@@ -123,7 +123,7 @@ class Monitor:
 
     def _take_rows(self) -> None:
         """Rows of one device, operation and direction from several cuts add up in an Interval."""
-        rows, _, _ = self.engine.cut()
+        rows = self.engine.cut().rows
         self._rows.append(rows)
         self._matches_cut = self.engine.matches
 

@@ -1,0 +1,163 @@
+# Requests in flight: issued, not completed.
+#
+# Counts go up and down as records come. The integral over time, whose mean people want, needs no
+# work at all per record: over an interval from a to b it is
+#     sum of d2c over the requests that completed
+#     + sum of (b - issued) over those in flight at b, from a walk through the table at the cut
+#     - the same sum at a, which the cut at a left in Carry.ns.
+# A request that is given up was in flight until then. Operations have no busy time of their own.
+
+cdef enum:
+    ALL_DEVICES = 0xffffffff                    # layout.ALL_DEVICES
+
+
+cdef inline void enter(State *s, uint32_t device, unsigned int op, uint64_t time_ns) noexcept nogil:
+    """A request has been issued."""
+    cdef Load *load = &s.loads[device]
+    cdef Gauge *gauge = &load.in_flight[op]
+    gauge.now += 1
+    if gauge.now > gauge.max:
+        gauge.max = gauge.now
+    gauge = &load.in_flight[ALL_OPS]
+    gauge.now += 1
+    if gauge.now > gauge.max:
+        gauge.max = gauge.now
+    if gauge.now == 1:
+        load.busy_since_ns = time_ns
+    s.in_flight += 1
+    if s.in_flight > s.max_in_flight:
+        s.max_in_flight = s.in_flight
+
+
+cdef inline void leave(State *s, uint32_t device, unsigned int op, uint64_t time_ns) noexcept nogil:
+    """A request has been completed, or given up."""
+    cdef Load *load = &s.loads[device]
+    load.in_flight[op].now -= 1
+    load.in_flight[ALL_OPS].now -= 1
+    s.in_flight -= 1
+    if load.in_flight[ALL_OPS].now == 0 and time_ns > load.busy_since_ns:
+        load.busy_ns += time_ns - load.busy_since_ns
+
+
+cdef inline void abandon(State *s, const Pending *p, uint64_t now_ns) noexcept nogil:
+    """What is pending gets no partner any more."""
+    cdef unsigned int op
+    if p.state & CAT_ISSUE:
+        op = op_of(cell_in(p.state))
+        leave(s, device_of(p.key), op, now_ns)
+        if now_ns > p.time_ns:
+            s.carries[device_of(p.key)].ns[op] += now_ns - p.time_ns
+
+
+# --- the cut ----------------------------------------------------------------------------------
+
+cdef void weigh_pending(State *s, uint64_t end_ns) noexcept nogil:
+    """Add up how long the requests in flight have been so, and find the oldest of them."""
+    cdef uint64_t group, i
+    cdef unsigned int in_use, op
+    cdef const Pending *p
+    cdef Carry *carry
+    for i in range(s.n_devices):
+        for op in range(OPS):
+            s.carries[i].pending_ns[op] = 0
+            s.carries[i].oldest_ns[op] = end_ns
+    if s.in_flight == 0:
+        return
+    for group in range(s.pending.n_groups):
+        in_use = slots_in_use(&s.pending, group)
+        while in_use != 0:
+            p = &s.pending.slots[group * GROUP + first_bit(in_use)]
+            in_use &= in_use - 1
+            if p.state & CAT_ISSUE and p.time_ns < end_ns:
+                op = op_of(cell_in(p.state))
+                carry = &s.carries[device_of(p.key)]
+                carry.pending_ns[op] += end_ns - p.time_ns
+                if p.time_ns < carry.oldest_ns[op]:
+                    carry.oldest_ns[op] = p.time_ns
+
+
+cdef inline bint had_load(const State *s, uint64_t device, unsigned int op) noexcept nogil:
+    return s.loads[device].in_flight[op].max != 0 or s.carries[device].ns[op] != 0
+
+
+cdef uint64_t count_load_rows(const State *s) noexcept nogil:
+    cdef uint64_t i
+    cdef uint64_t n = 0
+    cdef uint64_t of_device
+    cdef unsigned int op
+    for i in range(s.n_devices):
+        of_device = 0
+        for op in range(OPS):
+            of_device += had_load(s, i, op)
+        n += of_device + (of_device != 0)
+    return n + (n != 0)
+
+
+cdef inline void set_load_row(
+    LoadRow *out, uint32_t device, unsigned int op, uint64_t now, uint64_t most,
+    uint64_t oldest_ns, uint64_t busy_ns, uint128_t integral_ns,
+) noexcept nogil:
+    out.device = device
+    out.op = op
+    out.pad = 0
+    out.in_flight = now
+    out.max_in_flight = most
+    out.oldest_ns = oldest_ns
+    out.busy_ns = busy_ns
+    if integral_ns >> 127:                      # records out of order: less than none
+        integral_ns = 0
+    out.in_flight_ns[0] = <uint64_t> integral_ns
+    out.in_flight_ns[1] = <uint64_t> (integral_ns >> 64)
+
+
+cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil:
+    """Write count_load_rows() rows, and begin a new interval."""
+    cdef uint64_t i
+    cdef uint64_t rows
+    cdef uint64_t all_rows = 0
+    cdef unsigned int op
+    cdef uint64_t oldest_ns
+    cdef uint64_t all_oldest_ns = end_ns
+    cdef uint128_t integral_ns
+    cdef uint128_t all_ns = 0
+    cdef Load *load
+    cdef Carry *carry
+    for i in range(s.n_devices):
+        load = &s.loads[i]
+        carry = &s.carries[i]
+        integral_ns = 0
+        oldest_ns = end_ns
+        rows = 0
+        for op in range(OPS):
+            if had_load(s, i, op):
+                set_load_row(
+                    out, s.devices[i].number, op, load.in_flight[op].now, load.in_flight[op].max,
+                    end_ns - carry.oldest_ns[op], 0, carry.ns[op] + carry.pending_ns[op],
+                )
+                out += 1
+                rows += 1
+                integral_ns += carry.ns[op] + carry.pending_ns[op]
+                oldest_ns = min(oldest_ns, carry.oldest_ns[op])
+                carry.ns[op] = <uint128_t> 0 - carry.pending_ns[op]
+                load.in_flight[op].max = load.in_flight[op].now
+        if rows == 0:
+            continue
+        if load.in_flight[ALL_OPS].now and end_ns > load.busy_since_ns:
+            load.busy_ns += end_ns - load.busy_since_ns
+            load.busy_since_ns = end_ns
+        set_load_row(
+            out, s.devices[i].number, ALL_OPS, load.in_flight[ALL_OPS].now,
+            load.in_flight[ALL_OPS].max, end_ns - oldest_ns, load.busy_ns, integral_ns,
+        )
+        out += 1
+        load.busy_ns = 0
+        load.in_flight[ALL_OPS].max = load.in_flight[ALL_OPS].now
+        all_rows += rows
+        all_ns += integral_ns
+        all_oldest_ns = min(all_oldest_ns, oldest_ns)
+    if all_rows:
+        set_load_row(
+            out, ALL_DEVICES, ALL_OPS, s.in_flight, s.max_in_flight,
+            end_ns - all_oldest_ns, 0, all_ns,
+        )
+    s.max_in_flight = s.in_flight

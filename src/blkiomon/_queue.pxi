@@ -1,0 +1,154 @@
+# What only full traces carry: queue records, process names, the time of day.
+#
+# A queue record waits in a table of its own for the issue of the same device, start sector and
+# direction; when that comes it waits on, under another key, for the match. A bio that is merged
+# into another's back never has an issue of its own: its queue record is forgotten. One that is
+# merged into a front gives the request its sector, and it is this one whose time counts.
+
+cdef enum:
+    ISSUED = 1 << 2                             # in the key of a queue record: its issue came
+    MOST_PROCESSES = 1 << 16                    # told apart in one interval
+    MOST_CPUS = 1 << 13                         # as many as a kernel can be built for
+
+
+cdef void forget_queued(State *s, uint64_t max_age_ns) noexcept nogil:
+    """Forget queue records that are older than that as of the latest record."""
+    cdef uint64_t group
+    cdef unsigned int in_use
+    cdef const Pending *p
+    for group in range(s.queued.n_groups):
+        in_use = slots_in_use(&s.queued, group)
+        while in_use != 0:
+            p = &s.queued.slots[group * GROUP + first_bit(in_use)]
+            in_use &= in_use - 1
+            if p.time_ns < s.now_ns and s.now_ns - p.time_ns > max_age_ns:
+                remove(&s.queued, p, place_of(s, &s.queued, p.sector, p.key))
+
+
+cdef void set_queued(State *s, uint64_t sector, uint32_t key, uint64_t time_ns) noexcept nogil:
+    """Enter a queue record, in place of an older one with the same key."""
+    cdef Place place = place_of(s, &s.queued, sector, key)
+    cdef Pending *p = find(&s.queued, place, sector, key)
+    cdef uint64_t age_ns = s.max_age_ns
+    if p == NULL:
+        while s.queued.used >= s.max_pending:   # no room: half of them have to go
+            forget_queued(s, age_ns)
+            if age_ns == 0 and s.queued.used >= s.max_pending:
+                return
+            age_ns //= 2
+        p = claim(&s.queued, place)
+        p.sector = sector
+        p.key = key
+    p.time_ns = time_ns
+
+
+cdef bint take_queued(
+    State *s, uint64_t sector, uint32_t key, uint64_t *time_ns
+) noexcept nogil:
+    """Take a queue record out. False: there is none."""
+    cdef Place place = place_of(s, &s.queued, sector, key)
+    cdef const Pending *p = find(&s.queued, place, sector, key)
+    if p == NULL:
+        return False
+    time_ns[0] = p.time_ns
+    remove(&s.queued, p, place)
+    return True
+
+
+cdef void note_issue(State *s, const TraceV7 *r, uint32_t key) noexcept nogil:
+    """Let the queue record of an issue wait for the match."""
+    cdef uint64_t time_ns
+    if not s.with_queue:                        # then the issue must do to tell the process
+        count_process(s, r)
+        return
+    if take_queued(s, r.sector, key, &time_ns):
+        if time_ns <= r.time:
+            set_queued(s, r.sector, key | ISSUED, time_ns)
+    else:
+        take_queued(s, r.sector, key | ISSUED, &time_ns)    # of an issue that had no completion
+
+
+cdef uint64_t queue_time(
+    State *s, uint64_t sector, uint32_t key, uint64_t issued_ns
+) noexcept nogil:
+    """Time from queue to issue of a request that has matched, or NOT_QUEUED."""
+    cdef uint64_t time_ns
+    if not take_queued(s, sector, key | ISSUED, &time_ns):
+        return NOT_QUEUED
+    return issued_ns - time_ns if time_ns <= issued_ns else <uint64_t> NOT_QUEUED
+
+
+cdef void count_process(State *s, const TraceV7 *r) noexcept nogil:
+    cdef uint64_t at = mix(r.pid ^ s.seed[1], s.seed[0] | 1) & s.process_mask
+    cdef Process *p
+    while True:
+        p = &s.processes[at]
+        if p.requests == 0 and s.n_processes >= MOST_PROCESSES:
+            p = &s.other_processes
+            break
+        if p.requests == 0:
+            s.n_processes += 1
+            p.pid = r.pid
+        if p.pid == r.pid:
+            break
+        at = (at + 1) & s.process_mask
+    p.requests += 1
+    p.bytes += r.bytes
+
+
+cdef void take_note(State *s, const TraceV7 *r, const uint8_t *payload) noexcept nogil:
+    """A notify record: the time of day, or the name of a process."""
+    cdef uint32_t event = r.action & 0xffff
+    cdef size_t length = r.pdu_len
+    cdef uint32_t seconds, ns
+    cdef Name *name
+    if event & EVENT_CGROUP:
+        if length < CGROUP_ID:
+            return
+        event &= ~<uint32_t> EVENT_CGROUP
+        payload += CGROUP_ID
+        length -= CGROUP_ID
+    if event == NOTE_TIMESTAMP and length >= 8 and not s.has_epoch:
+        seconds = load32(payload)
+        ns = load32(payload + 4)
+        if s.foreign:
+            seconds = swap32(seconds)
+            ns = swap32(ns)
+        s.epoch_ns = seconds * <uint64_t> 1000000000 + ns - r.time
+        s.has_epoch = True
+    elif event == NOTE_PROCESS and length > 0:
+        s.with_names = s.follow_issues = True
+        name = &s.names[s.n_names]
+        s.n_names += 1
+        name.pid = r.pid
+        memset(name.comm, 0, COMM)
+        memcpy(name.comm, payload, min(length, <size_t> COMM))
+
+
+cdef void take_driver_data(State *s, const TraceV7 *r, const uint8_t *payload) noexcept nogil:
+    """Pass a driver's record on, as a version-7 record in host byte order."""
+    s.driver_data += 1
+    if not s.keep_driver_data:
+        return
+    memcpy(s.driver + s.n_driver, r, HEADER_V7)
+    memcpy(s.driver + s.n_driver + HEADER_V7, payload, r.pdu_len)
+    s.n_driver += HEADER_V7 + r.pdu_len
+
+
+cdef void take_other(State *s, const Batch *b, int i) noexcept nogil:
+    """A record that is neither issue nor completion."""
+    cdef const TraceV7 *r = b.record[i]
+    cdef uint32_t event = r.action & 0xffff & ~<uint32_t> EVENT_CGROUP
+    cdef uint64_t time_ns
+    if b.category[i] & CAT_DRV_DATA:
+        take_driver_data(s, r, b.payload[i])
+    elif b.category[i] & CAT_NOTIFY:
+        take_note(s, r, b.payload[i])
+    elif b.category[i] & CAT_QUEUE:
+        if event == EVENT_QUEUE:
+            s.with_queue = s.follow_issues = True
+            set_queued(s, r.sector, b.key[i], r.time)
+            if s.with_names:
+                count_process(s, r)
+        elif event == EVENT_BACK_MERGE:
+            take_queued(s, r.sector, b.key[i], &time_ns)
