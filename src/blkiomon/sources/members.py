@@ -40,70 +40,99 @@ class Found:
     notes: tuple[str, ...]  # what the user should be told
 
 
+Sets = dict[str, list[tuple[int, Path]]]
+"""(CPU, path) of all members, by base name."""
+
+
 def find_members(paths: Sequence[str | os.PathLike[str]]) -> Found:
     """Find all files that are meant by these names; see ``open_trace``.
 
     Raises:
         SourceError: there is nothing of a name, or it cannot be looked up.
     """
-    members: dict[Path | None, Member] = {}  # by what tells whether it is the same file
-    notes: dict[str, None] = {}
     if not paths:
         raise SourceError("there is no file to read")
+    finder = _Finder()
     for path in paths:
-        for item in _find(os.fspath(path)):
-            if isinstance(item, str):
-                notes[item] = None
-            else:
-                members.setdefault(item.path and item.path.resolve(), item)
-    return Found(tuple(sorted(members.values(), key=lambda m: m.rank)), tuple(notes))
+        finder.add(os.fspath(path))
+    members = sorted(finder.members.values(), key=lambda m: m.rank)
+    if not members:
+        raise SourceError("the files to read have just been removed")
+    return Found(tuple(members), tuple(finder.notes))
 
 
-def _find(name: str) -> Iterator[Member | str]:
-    """The members that one name stands for, and notes."""
-    if name == STDIN:
-        yield Member(None, name)
-        return
-    path = Path(name)
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        mode = 0
-    except OSError as error:
-        raise SourceError(f"cannot open {path}: {error.strerror}") from error
+class _Finder:
+    """Looks names up; whoever names all of 1,000 members has no directory listed 1,000 times."""
 
-    if stat.S_ISDIR(mode):
-        sets = _list_sets(path)
-        if not sets:
-            raise SourceError(f"no trace in {path}: looked for *.blktrace.0 and so on")
-        for base in sorted(sets):
-            yield from _members_of(base, sets[base])
-        return
-    match = _MEMBER.fullmatch(path.name)
-    if mode and not match:
-        yield Member(path, path.name)
-        return
-    base = match["base"] if match else path.name.removesuffix(".blktrace")
-    files = _list_sets(path.parent).get(base, []) if mode or not match else []
-    if not files:
-        looked_for = "" if match else f" and no {path.parent / base}.blktrace.0 or so"
-        raise SourceError(f"cannot open {path}: there is no such file{looked_for}")
-    yield from _members_of(base, files)
+    def __init__(self) -> None:
+        self.members: dict[Path | None, Member] = {}  # by what tells whether it is the same file
+        self.notes: list[str] = []
+        self._listed: dict[Path, Sets] = {}
+        self._added: set[tuple[Path, str]] = set()
 
+    def add(self, name: str) -> None:
+        """Add what one name stands for."""
+        if name == STDIN:
+            self.members[None] = Member(None, name)
+            return
+        path = Path(name)
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            mode = 0
+        except OSError as error:
+            raise SourceError(f"cannot open {path}: {error.strerror}") from error
 
-def _list_sets(directory: Path) -> dict[str, list[tuple[int, Path]]]:
-    """The sets in a directory: (CPU, path) of all members, by base name."""
-    sets: dict[str, list[tuple[int, Path]]] = {}
-    try:
-        for path in directory.iterdir():
-            match = _MEMBER.fullmatch(path.name)
-            if match and not path.is_dir():
-                sets.setdefault(match["base"], []).append((int(match["cpu"]), path))
-    except FileNotFoundError:
-        pass  # nothing is in it
-    except OSError as error:
-        raise SourceError(f"cannot look into {directory}: {error.strerror}") from error
-    return sets
+        match = _MEMBER.fullmatch(path.name)
+        if stat.S_ISDIR(mode):
+            if not self._list(path):
+                raise SourceError(f"no trace in {path}: looked for *.blktrace.0 and so on")
+            for base in self._list(path):
+                self._add_set(path, base)
+        elif mode and not match:
+            self._add_member(Member(path, path.name))
+        elif mode and match:
+            self._add_set(path.parent, match["base"])
+        elif match:
+            raise SourceError(f"cannot open {path}: there is no such file")
+        else:
+            base = path.name.removesuffix(".blktrace")
+            if base not in self._list(path.parent):
+                raise SourceError(
+                    f"cannot open {path}: there is no such file "
+                    f"and no {path.parent / base}.blktrace.0 or so"
+                )
+            self._add_set(path.parent, base)
+
+    def _add_member(self, member: Member) -> None:
+        assert member.path is not None
+        self.members.setdefault(member.path.resolve(), member)
+
+    def _add_set(self, directory: Path, base: str) -> None:
+        if (directory, base) in self._added:
+            return
+        self._added.add((directory, base))
+        for item in _members_of(base, self._list(directory).get(base, ())):
+            if isinstance(item, Member):
+                self._add_member(item)
+            elif item not in self.notes:
+                self.notes.append(item)
+
+    def _list(self, directory: Path) -> Sets:
+        """The sets in a directory, in order of their names."""
+        if directory not in self._listed:
+            sets: Sets = {}
+            try:
+                for path in sorted(directory.iterdir()):
+                    match = _MEMBER.fullmatch(path.name)
+                    if match and not path.is_dir():
+                        sets.setdefault(match["base"], []).append((int(match["cpu"]), path))
+            except FileNotFoundError:
+                pass  # nothing is in it
+            except OSError as error:
+                raise SourceError(f"cannot look into {directory}: {error.strerror}") from error
+            self._listed[directory] = sets
+        return self._listed[directory]
 
 
 def _members_of(base: str, files: Iterable[tuple[int, Path]]) -> Iterator[Member | str]:
