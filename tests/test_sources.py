@@ -414,6 +414,21 @@ def test_a_plain_file_goes_before_a_set(traces: Path) -> None:
     assert sectors(read_all("sda.blktrace.0")) == [1, 2]
 
 
+def test_all_members_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpu in range(100):
+        (tmp_path / f"sda.blktrace.{cpu}").write_bytes(encode([issue(7, cpu, 512)]))
+    listed = []
+    iterdir = Path.iterdir
+
+    def listing(path: Path) -> Iterator[Path]:
+        listed.append(path)
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", listing)
+    assert sectors(read_all(*sorted(tmp_path.glob("sda.*")))) == list(range(100))
+    assert listed.count(tmp_path) == 1
+
+
 def test_a_link_to_the_same_file(traces: Path) -> None:
     Path("other").symlink_to("plain")
     assert sectors(read_all("other", "plain")) == [3]
@@ -673,9 +688,11 @@ def test_truncated_member_costs_the_others_nothing(tmp_path: Path, packing: Any)
     records = a_trace()
     (tmp_path / "sda.blktrace.0").write_bytes(packing[1](encode(records[0::2]))[:-20_000])
     (tmp_path / "sda.blktrace.1").write_bytes(encode(records[1::2]))
-    with open_trace([tmp_path / "sda"]) as source:
+    reports: list[str] = []
+    with open_trace([tmp_path / "sda"], report=reports.append) as source:
         before, error = until_error(source)
     assert isinstance(error, SourceError)
+    assert reports == []  # the part of a record that it ends with has the same cause
     assert str(error).startswith(f"{tmp_path}/sda.blktrace.0: at byte offset ")
     raws = {raw for _, _, raw in split(before)}
     assert raws.issuperset(map(encode_record, records[1::2]))

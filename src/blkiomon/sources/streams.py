@@ -14,11 +14,11 @@ from blkiomon.sources.readers import Reader
 READ_BYTES = 1 << 18
 """Read so much of a file at a time: it is still in the cache when it is looked at."""
 
-WINDOW_BYTES = 1 << 18
+WINDOW_BYTES = 1 << 17
 """Of each of several files, so much is in memory."""
 
-WINDOWS_BYTES = 1 << 26
-"""Of all of them at most, however many there are."""
+WINDOWS_BYTES = 1 << 24
+"""Of all of them together, unless there are more than 4,096: what a cache may hold."""
 
 LEAST_WINDOW_BYTES = 1 << 12
 
