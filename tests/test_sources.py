@@ -414,6 +414,12 @@ def test_a_plain_file_goes_before_a_set(traces: Path) -> None:
     assert sectors(read_all("sda.blktrace.0")) == [1, 2]
 
 
+def test_what_a_source_is_called(traces: Path) -> None:
+    for paths, name in ((["sda", "plain"], "3 files of plain, sda"), (["sdb"], "sdb.blktrace.0")):
+        with open_trace(paths) as source:
+            assert source.name == name
+
+
 def test_all_members_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for cpu in range(100):
         (tmp_path / f"sda.blktrace.{cpu}").write_bytes(encode([issue(7, cpu, 512)]))

@@ -44,7 +44,8 @@ def open_trace(
             readers.append(Reader(member.path))
         if len(readers) == 1:
             return FileSource(readers[0], found.notes)
-        name = ", ".join(os.fspath(path) for path in paths)
+        bases = dict.fromkeys(member.base for member in found.members)
+        name = f"{len(readers)} files of {', '.join(bases)}"
         return MergedSource(name, readers, found.notes, resync=resync, report=report)
     except OSError as error:
         _close(readers)

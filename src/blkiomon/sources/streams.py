@@ -66,7 +66,7 @@ class Source(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give back files and memory."""
+        """Give back the files."""
 
     def __enter__(self) -> Source:
         return self
