@@ -114,7 +114,7 @@ def extension(name: str) -> Extension:
 
 
 setup(
-    ext_modules=[extension("_core"), extension("_sysv")],
+    ext_modules=[extension("_core"), extension("_merge"), extension("_sysv")],
     cmdclass={"build_ext": BuildExt},
     options={
         "build": {"build_base": str(BUILD_BASE)},

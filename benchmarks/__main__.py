@@ -6,7 +6,7 @@ import datetime
 import platform
 from pathlib import Path
 
-from benchmarks import engine, process
+from benchmarks import engine, merge, process
 
 
 def machine() -> str:
@@ -26,6 +26,12 @@ def main() -> None:
         print(f"| {name} | {cost_ns:.1f} | {1000 / cost_ns:.1f} |", flush=True)
     copy_ns = engine.copy_ns()
     print(f"| for comparison: memcpy of 48 bytes a record | {copy_ns:.1f} | {1000 / copy_ns:.1f} |")
+
+    print("\nTrace files in the page cache, each record in a random one of them:\n")
+    print("| files | reading and merging, ns a record | the engine as well |")
+    print("|---|---|---|", flush=True)
+    for name, cost in merge.rows():
+        print(f"| {name} | {cost.read_ns:.1f} | {cost.read_and_feed_ns:.1f} |", flush=True)
 
     print("\nWhole process on a file in the page cache, start-up included:\n")
     print("| stream | records | ours, CPU s (wall) | packaged, CPU s (wall) | CPU ratio |")

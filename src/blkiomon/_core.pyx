@@ -7,6 +7,7 @@ This file is the table of contents. The kernels stand in the parts it includes, 
 its own:
 
     _types.pxd     the structs, each with its size and its numpy twin
+    _records.pxi   what tells a record from other bytes
     _decode.pxi    foreign bytes -> host-order records
     _stats.pxi     extremes, sums and histograms per device, operation and direction
     _pending.pxi   the table of pending requests, and how it is kept bounded
@@ -32,6 +33,7 @@ from blkiomon import layout
 from blkiomon.errors import TraceError
 from blkiomon.interval import Cut
 
+include "_records.pxi"
 include "_decode.pxi"
 include "_stats.pxi"
 include "_pending.pxi"
@@ -778,30 +780,10 @@ cdef class Engine:
     cdef bint _search(self, const uint8_t *data, size_t size, size_t *at) except -1:
         """Look for the next plausible record or mark. False: none so far, more bytes are needed."""
         cdef size_t pos = at[0]
-        cdef size_t length = 0
-        cdef uint64_t events = 0
-        cdef int order = -1
-        cdef int found = 0                      # 1: yes, 0: not in sight, -1: too short to tell
+        cdef int order = self.swap
+        cdef int found                          # 1: yes, 0: not in sight, -1: too short to tell
         with nogil:
-            while size - pos >= 4:
-                order = sniff(load32(data + pos))
-                if order >= 0 and (self.swap < 0 or order == self.swap):
-                    if size - pos < HEADER_V7:
-                        found = -1
-                        break
-                    if is_plausible(data + pos, order):
-                        found = 1
-                        break
-                elif data[pos] == c"C":
-                    found = parse_lost(data + pos, size - pos, &length, &events)
-                    if found > 0:
-                        order = self.swap
-                        break
-                    if found == 0:
-                        found = -1
-                        break
-                    found = 0
-                pos += 1
+            found = find_record(data, size, &pos, &order)
         self.position += pos - at[0]
         at[0] = pos
         if found > 0:
@@ -821,19 +803,8 @@ cdef class Engine:
 
     cdef int _fail(self, const uint8_t *p, size_t left, found, expected) except -1:
         """Raise TraceError, now and at every use to come."""
-        cdef uint32_t magic
         if found is None:
-            magic = load32(p)
-            if self.swap > 0:
-                magic = swap32(magic)
-            found = f"magic {magic:08x}"
-            expected = f"{MAGIC | 7:08x} or {MAGIC | 8:08x}, a block trace of version 7 or 8"
-            for value in (magic, swap32(magic)):
-                if value & 0xffffff00 == MAGIC:
-                    found = f"{found}, version {value & 0xff}"
-                    if self.swap >= 0 and value != magic:
-                        found = f"{found} in the other byte order"
-                    break
+            found, expected = describe_magic(load32(p), self.swap)
         self.failure = TraceError(self.position, found, expected)
         raise self.failure
 

@@ -32,20 +32,6 @@ cdef struct Batch:
     TraceV7 converted[BATCH]
 
 
-cdef inline uint32_t load32(const uint8_t *p) noexcept nogil:
-    return (<const TraceV7 *> p).magic          # packed: an unaligned load
-
-
-cdef inline int sniff(uint32_t magic) noexcept nogil:
-    """0 for a magic in host byte order, 1 for a foreign one, -1 for none that is known."""
-    if magic == MAGIC | 7 or magic == MAGIC | 8:
-        return 0
-    magic = swap32(magic)
-    if magic == MAGIC | 7 or magic == MAGIC | 8:
-        return 1
-    return -1
-
-
 cdef inline bint is_shuffled(const TraceV7 *r) noexcept nogil:
     """Whether a version-7 header is really a version-8 one with the magic of version 7.
 
@@ -181,66 +167,3 @@ cdef inline Walk decode_batch(
         if end != WALK_OTHER or out.n == before:
             break
     return end
-
-
-cdef inline bint is_plausible(const uint8_t *p, bint swap) noexcept nogil:
-    """Whether a header whose magic is right names an event that exists. Needs HEADER_V7 bytes."""
-    cdef uint32_t magic = load32(p)
-    cdef uint64_t action
-    if swap:
-        magic = swap32(magic)
-    if magic == MAGIC | 8:
-        action = (<const TraceV8 *> p).action
-        if swap:
-            action = swap64(action)
-    else:
-        action = (<const TraceV7 *> p).action
-        if swap:
-            action = swap32(<uint32_t> action)
-    return (action & 0xffff & ~<uint64_t> EVENT_CGROUP) <= EVENT_LAST
-
-
-cdef int match_text(
-    const char *form, const uint8_t *p, size_t size, size_t *length, uint64_t *number
-) noexcept nogil:
-    """Match p against a form in which # stands for digits; *number is the last such number.
-
-    1: all of it stands there, *length is set. 0: the bytes end before that. -1: it does not.
-    """
-    cdef size_t i = 0
-    cdef int digits = 0
-    while form[0] != 0:
-        if i == size:
-            return 0
-        if form[0] == c"#":
-            if c"0" <= p[i] <= c"9" and digits < 19:
-                number[0] = (number[0] * 10 if digits else 0) + (p[i] - c"0")
-                digits += 1
-                i += 1
-                continue
-            if digits == 0:
-                return -1
-            digits = 0
-            form += 1
-            continue
-        if p[i] != <uint8_t> form[0]:
-            return -1
-        i += 1
-        form += 1
-    length[0] = i
-    return 1
-
-
-cdef int parse_lost(const uint8_t *p, size_t size, size_t *length, uint64_t *events) noexcept nogil:
-    """Recognise ftrace's mark of lost events at p: 1, 0, -1 as match_text does.
-
-    Where the kernel could not count them there is no number: at least one was lost.
-    """
-    cdef int counted = match_text(b"CPU:# [LOST # EVENTS]\n", p, size, length, events)
-    cdef int uncounted
-    if counted >= 0:
-        return counted
-    uncounted = match_text(b"CPU:# [LOST EVENTS]\n", p, size, length, events)
-    if uncounted > 0:
-        events[0] = 1
-    return uncounted

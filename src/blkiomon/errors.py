@@ -7,16 +7,23 @@ class TraceError(ValueError):
     """The bytes are no trace.
 
     Attributes:
-        offset: byte offset in the stream of what was not understood.
+        offset: byte offset in the stream, or in the file, of what was not understood.
         found: what stands there.
         expected: what should have stood there.
+        file: the file's name, if it is known.
     """
 
-    def __init__(self, offset: int, found: str, expected: str) -> None:
-        super().__init__(f"at byte offset {offset}: found {found}, expected {expected}")
+    def __init__(self, offset: int, found: str, expected: str, file: str | None = None) -> None:
+        where = f"{file}: " if file is not None else ""
+        super().__init__(f"{where}at byte offset {offset}: found {found}, expected {expected}")
         self.offset = offset
         self.found = found
         self.expected = expected
+        self.file = file
 
-    def __reduce__(self) -> tuple[type[TraceError], tuple[int, str, str]]:
-        return type(self), (self.offset, self.found, self.expected)
+    def __reduce__(self) -> tuple[type[TraceError], tuple[int, str, str, str | None]]:
+        return type(self), (self.offset, self.found, self.expected, self.file)
+
+
+class SourceError(Exception):
+    """A file cannot be found, read or decompressed; the text says which and why."""

@@ -1,0 +1,64 @@
+"""What does merging files by time cost a record, for 2, 8 and 64 of them, beside the engine?
+
+Every record goes to a random file, so that files take turns in the least predictable way; real
+CPUs take longer ones. Files are not compressed, and in the page cache.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks import streams
+from blkiomon._core import Engine
+from blkiomon.sources import open_trace
+
+REQUESTS = 2_000_000
+
+
+class Cost(NamedTuple):
+    read_ns: float  # a record, CPU time
+    read_and_feed_ns: float
+
+
+def cost_ns(paths: Sequence[Path], records: int, *, feed: bool, repeats: int = 3) -> float:
+    """CPU nanoseconds a record, the best of some runs, of reading all of the files.
+
+    Raises:
+        RuntimeError: what was read is not all of them.
+    """
+    best = float("inf")
+    for _ in range(repeats):
+        engine = Engine()
+        n_bytes = 0
+        start = time.thread_time_ns()
+        with open_trace(paths) as source:
+            while data := source.read():
+                n_bytes += len(data)
+                if feed:
+                    engine.feed(data)
+        best = min(best, (time.thread_time_ns() - start) / records)
+        if n_bytes != records * 48 or (feed and engine.matches != records // 2):
+            raise RuntimeError(f"{n_bytes} bytes and {engine.matches} matches of {records} records")
+    return best
+
+
+def rows() -> Iterator[tuple[str, Cost]]:
+    """What is measured, and what it costs."""
+    records = streams.make(REQUESTS, 32)
+    rng = np.random.default_rng(1)
+    for n_files in (1, 2, 8, 64):
+        with tempfile.TemporaryDirectory() as name:
+            cpu = rng.integers(0, n_files, len(records))
+            paths = [Path(name, f"sda.blktrace.{i}") for i in range(n_files)]
+            for i, path in enumerate(paths):
+                records[cpu == i].tofile(path)
+            yield (
+                "one merged file" if n_files == 1 else f"{n_files} files",
+                Cost(*(cost_ns(paths, len(records), feed=feed) for feed in (False, True))),
+            )

@@ -1,0 +1,278 @@
+"""Reading one file, whatever it is compressed with.
+
+Files are read, not mapped. Mapping is about 1.5 ns a record faster, but a file that somebody cuts
+short while it is mapped kills the process, and one on a disk that fails does, too: statistics of
+what was read until then are worth more.
+"""
+
+from __future__ import annotations
+
+import importlib
+import lzma
+import os
+import stat
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from blkiomon.errors import SourceError
+
+PACKED_BYTES = 1 << 14
+"""Read so much of a compressed file at a time."""
+
+UNPACKED_BYTES = 1 << 16
+"""Unpack so much at a time at most: what a damaged file takes with it."""
+
+HEAD_BYTES = 6
+"""The longest magic."""
+
+
+class Unpacker(Protocol):
+    """One stream of compressed data; the interface of lzma.LZMADecompressor."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the stream has ended."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """What was given behind its end."""
+
+    def decompress(self, data: bytes, max_length: int) -> bytes | memoryview:
+        """Take more of it and hand out what is ready; with b"" more of what was taken before."""
+
+
+class _Gzip:
+    """zlib's own leaves it to the caller to keep what it has not taken yet."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
+
+
+class _Zstandard:
+    """The zstandard package hands out all at once: so it gets little at a time.
+
+    Four bytes may stand for a block of 128 KiB, hence never more than 32 MiB for this.
+    """
+
+    PIECE_BYTES = 1 << 10
+
+    def __init__(self, module: Any) -> None:
+        self._stream = module.ZstdDecompressor().decompressobj()
+        self._packed = b""
+        self._ready = memoryview(b"")
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._stream.eof) and not self._ready
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._stream.unused_data) + self._packed
+
+    def decompress(self, data: bytes, max_length: int) -> memoryview:
+        self._packed += data
+        while not self._ready and self._packed and not self._stream.eof:
+            piece = self._packed[: self.PIECE_BYTES]
+            self._packed = self._packed[self.PIECE_BYTES :]
+            self._ready = memoryview(self._stream.decompress(piece))
+        out = self._ready[:max_length]
+        self._ready = self._ready[max_length:]
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """A way to compress."""
+
+    name: str
+    begins: Callable[[bytes], bool]  # whether these bytes are the beginning of a stream
+    unpacker: Callable[[], Unpacker]
+    errors: tuple[type[Exception], ...]
+
+
+def _zstd(name: str) -> Packing:
+    """Zstandard, by whichever module there is.
+
+    Raises:
+        SourceError: there is none.
+    """
+    try:
+        module: Any = importlib.import_module("compression.zstd")
+    except ImportError:
+        try:
+            module = importlib.import_module("zstandard")
+        except ImportError as error:
+            raise SourceError(
+                f"{name} is compressed with zstd: pip install 'blkiomon[zstd]'"
+            ) from error
+        return Packing("zstd", _is_zstd, lambda: _Zstandard(module), (module.ZstdError,))
+    return Packing("zstd", _is_zstd, module.ZstdDecompressor, (module.ZstdError,))
+
+
+def _is_zstd(head: bytes) -> bool:
+    """A frame, or one that is to be skipped, as parallel compressors write them in between."""
+    return head[:4] == b"\x28\xb5\x2f\xfd" or (
+        head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50
+    )
+
+
+_GZIP = Packing("gzip", lambda head: head[:2] == b"\x1f\x8b", _Gzip, (zlib.error,))
+_XZ = Packing(
+    "xz",
+    lambda head: head[:6] == b"\xfd7zXZ\0",
+    lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ),
+    (lzma.LZMAError,),
+)
+
+
+class Reader:
+    """The bytes of a file, unpacked.
+
+    Args:
+        path: of the file; None: standard input.
+
+    Attributes:
+        name: for messages.
+        total_bytes: of the file as it lies on disk; None if unknown.
+        done_bytes: how many of them have been read.
+
+    Raises:
+        OSError: it cannot be opened.
+        SourceError: what it is compressed with cannot be unpacked.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.name = "standard input" if path is None else str(path)
+        self.done_bytes = 0
+        self._head = b""  # read already, to find out what it is
+        self._packing: Packing | None = None
+        self._unpacker: Unpacker | None = None
+        self._packed = b""
+        self._failure: SourceError | None = None
+        self._owns_fd = path is not None
+        self._fd = 0 if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(self._fd)
+            # Only of a pipe is nothing asked before its first bytes are wanted: it might wait.
+            self._is_known = stat.S_ISREG(status.st_mode)
+            self.total_bytes: int | None = None
+            if self._is_known:
+                position = 0 if self._owns_fd else os.lseek(self._fd, 0, os.SEEK_CUR)
+                self.total_bytes = max(0, status.st_size - position)
+                self._find_packing()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._owns_fd and self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Write the next bytes to the beginning of a buffer; how many, 0 at the end.
+
+        Raises:
+            SourceError: the file cannot be read or unpacked any further. Later calls do the same.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            if not self._is_known:
+                self._find_packing()
+                self._is_known = True
+            if self._packing is not None:
+                return self._unpack(self._packing, buffer)
+            if self._head:
+                n = min(len(self._head), len(buffer))
+                buffer[:n] = self._head[:n]
+                self._head = self._head[n:]
+                return n
+            n = os.readv(self._fd, [buffer])
+            self.done_bytes += n
+            return n
+        except OSError as error:
+            self._failure = SourceError(f"cannot read {self.name}: {error.strerror}")
+            raise self._failure from error
+        except SourceError as error:
+            self._failure = error
+            raise
+
+    def _find_packing(self) -> None:
+        while len(self._head) < HEAD_BYTES and (more := os.read(self._fd, HEAD_BYTES)):
+            self._head += more
+        self.done_bytes += len(self._head)
+        for packing in (_GZIP, _XZ):
+            if packing.begins(self._head):
+                self._packing = packing
+        if _is_zstd(self._head):
+            self._packing = _zstd(self.name)
+        if self._packing is not None:
+            self._packed, self._head = self._head, b""
+
+    def _read_packed(self) -> bytes:
+        data = os.read(self._fd, PACKED_BYTES)
+        self.done_bytes += len(data)
+        return data
+
+    def _unpack(self, packing: Packing, buffer: memoryview) -> int:
+        most = min(len(buffer), UNPACKED_BYTES)
+        while self._unpacker is not None or self._begin_stream(packing):
+            assert self._unpacker is not None
+            try:
+                data = self._unpacker.decompress(self._packed, most)
+            except packing.errors as error:
+                raise SourceError(
+                    f"{self.name}: before byte offset {self.done_bytes}: "
+                    f"damaged {packing.name} data: {error}"
+                ) from error
+            self._packed = b""
+            if self._unpacker.eof:
+                self._packed = self._unpacker.unused_data
+                self._unpacker = None
+            elif not data:
+                self._packed = self._read_packed()
+                if not self._packed:
+                    raise SourceError(
+                        f"{self.name}: at byte offset {self.done_bytes}: found the end of the "
+                        f"file, expected more {packing.name} data"
+                    )
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+        return 0
+
+    def _begin_stream(self, packing: Packing) -> bool:
+        """Go on with the next of several streams in one file; False at the file's end."""
+        while True:
+            self._packed = self._packed.lstrip(b"\0")  # padding, as tapes and xz have it
+            if len(self._packed) >= HEAD_BYTES:
+                break
+            more = self._read_packed()
+            if not more:
+                break
+            self._packed += more
+        if not self._packed:
+            return False
+        if not packing.begins(self._packed):
+            raise SourceError(
+                f"{self.name}: at byte offset {self.done_bytes - len(self._packed)}: "
+                f"found {self._packed[:4].hex(' ')}, expected the end of the file or more "
+                f"{packing.name} data"
+            )
+        self._unpacker = packing.unpacker()
+        return True

@@ -1,0 +1,194 @@
+"""One stream of bytes for the engine, of one file or of several."""
+
+from __future__ import annotations
+
+import mmap
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from blkiomon._merge import Merger
+from blkiomon.errors import SourceError, TraceError
+from blkiomon.sources.readers import Reader
+
+READ_BYTES = 1 << 18
+"""Read so much of a file at a time: it is still in the cache when it is looked at."""
+
+WINDOW_BYTES = 1 << 17
+"""Of each of several files, so much is in memory."""
+
+WINDOWS_BYTES = 1 << 24
+"""Of all of them together, unless there are more than 4,096: what a cache may hold."""
+
+LEAST_WINDOW_BYTES = 1 << 12
+
+SKIPS_SHOWN = 20
+"""So many skipped stretches of input get a line of their own, the others share one."""
+
+
+class Source(ABC):
+    """A stream of trace records, for ``Engine.feed``.
+
+    Attributes:
+        name: for messages.
+        total_bytes: of all files as they lie on disk; None if unknown.
+        notes: what the user should be told before it begins.
+        skipped_bytes: garbage that was left out so far, where that is not left to the engine.
+        lost: events lost, by the tracer's marks, where these are not left to the engine.
+    """
+
+    name: str
+    total_bytes: int | None
+    notes: tuple[str, ...]
+
+    @property
+    def skipped_bytes(self) -> int:
+        return 0
+
+    @property
+    def lost(self) -> int:
+        return 0
+
+    @property
+    @abstractmethod
+    def done_bytes(self) -> int:
+        """Bytes of all files, as they lie on disk, that have been read."""
+
+    @abstractmethod
+    def read(self) -> memoryview:
+        """The next bytes of the stream, valid until the next call; empty at its end.
+
+        Raises:
+            TraceError: a file is no trace. All that came before it has been handed out; of one
+                that only ends too early, also all that the others hold.
+            SourceError: a file could not be read to its end. All else has been handed out.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back the files."""
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class FileSource(Source):
+    """One file, as it is."""
+
+    def __init__(self, reader: Reader, notes: tuple[str, ...] = ()) -> None:
+        self.name = reader.name
+        self.total_bytes = reader.total_bytes
+        self.notes = notes
+        self._reader = reader
+        self._buffer = memoryview(mmap.mmap(-1, READ_BYTES))  # begins with a page
+
+    @property
+    def done_bytes(self) -> int:
+        return self._reader.done_bytes
+
+    def read(self) -> memoryview:
+        return self._buffer[: self._reader.readinto(self._buffer)]
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class MergedSource(Source):
+    """Several files, merged by time: see ``Merger``.
+
+    Args:
+        name: of all of them.
+        readers: of the files, in the order that decides between records of equal times.
+        notes: see ``Source``.
+        resync: after bytes that are no record, go on at the next plausible one of that file.
+        report: tells the user one line.
+        window_bytes: how much of each file is in memory.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        readers: Sequence[Reader],
+        notes: tuple[str, ...] = (),
+        *,
+        resync: bool = False,
+        report: Callable[[str], None] | None = None,
+        window_bytes: int | None = None,
+    ) -> None:
+        if window_bytes is None:
+            window_bytes = min(WINDOW_BYTES, max(LEAST_WINDOW_BYTES, WINDOWS_BYTES // len(readers)))
+        self.name = name
+        self.notes = notes
+        sizes = [reader.total_bytes for reader in readers]
+        known = [size for size in sizes if size is not None]
+        self.total_bytes = sum(known) if len(known) == len(sizes) else None
+        self._readers = list(readers)
+        self._report = report or (lambda text: None)
+        self._skips = 0
+        self._has_ended = False
+        self._merger = Merger(
+            [reader.name for reader in readers],
+            [reader.readinto for reader in readers],
+            window_bytes=window_bytes,
+            output_bytes=READ_BYTES,
+            resync=resync,
+        )
+
+    @property
+    def skipped_bytes(self) -> int:
+        return self._merger.skipped_bytes
+
+    @property
+    def lost(self) -> int:
+        return self._merger.lost
+
+    @property
+    def done_bytes(self) -> int:
+        return sum(reader.done_bytes for reader in self._readers)
+
+    def read(self) -> memoryview:
+        try:
+            data = self._merger.read()
+        except TraceError:
+            self._end(self._merger.failures)
+            raise
+        self._report_skips()
+        if not data:
+            first, *others = self._merger.failures or (None,)
+            self._end(others)
+            if first is not None:
+                raise first
+        return data
+
+    def close(self) -> None:
+        for reader in self._readers:
+            reader.close()
+
+    def _report_skips(self) -> None:
+        for name, offset, n_bytes in self._merger.take_skips():
+            self._skips += 1
+            if self._skips <= SKIPS_SHOWN:
+                self._report(f"bad trace: {name}: skipped {n_bytes} bytes at byte offset {offset}")
+
+    def _end(self, failures: Sequence[Exception]) -> None:
+        """Tell, once, what is not told by the error that ends the stream, if any does."""
+        if self._has_ended:
+            return
+        self._has_ended = True
+        self._report_skips()
+        if self._skips > SKIPS_SHOWN:
+            self._report(
+                f"bad trace: {self._skips - SKIPS_SHOWN} more stretches skipped, "
+                f"{self.skipped_bytes} bytes in all"
+            )
+        for error in failures:
+            kind = "" if isinstance(error, SourceError) else "bad trace: "
+            self._report(f"{kind}{error}")

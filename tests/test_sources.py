@@ -1,0 +1,746 @@
+"""Trace files: what is found, what is read, and that merging is a stable sort by time."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import os
+import pickle
+import random
+import resource
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import goldenfiles
+import numpy as np
+import pytest
+import streams
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tracewriter import Record, encode, encode_record, issue, lost_mark
+
+from blkiomon import layout
+from blkiomon._core import Engine
+from blkiomon._merge import Merger
+from blkiomon.errors import TraceError
+from blkiomon.sources import Source, SourceError, open_trace
+
+REAL = ("loop-multi-dc", "loop-phases-dc", "loop-ext4-all")
+V7_MAGIC = "65617407 or 65617408, a block trace of version 7 or 8"
+
+
+def drain(source: Source) -> bytes:
+    """All that a source hands out."""
+    parts = []
+    while data := source.read():
+        parts.append(bytes(data))
+    return b"".join(parts)
+
+
+def read_all(*paths: str | Path, **options: Any) -> bytes:
+    with open_trace(paths, **options) as source:
+        return drain(source)
+
+
+def until_error(source: Source) -> tuple[bytes, Exception]:
+    """What comes before the error, which is raised again at every later call."""
+    parts = []
+    try:
+        while data := source.read():
+            parts.append(bytes(data))
+    except (TraceError, SourceError) as error:
+        with pytest.raises((TraceError, SourceError)) as again:
+            source.read()
+        assert again.value is error
+        return b"".join(parts), error
+    raise AssertionError("no error")
+
+
+def merge(
+    files: Sequence[bytes], window_bytes: int = 1 << 18, most: int = 1 << 20, **options: Any
+) -> tuple[bytes, Merger]:
+    """Merge files in memory, of which a read hands out `most` bytes at most."""
+
+    def reader(data: bytes) -> Callable[[memoryview], int]:
+        file = io.BytesIO(data)
+        return lambda buffer: file.readinto(buffer[:most])
+
+    names = [f"file {i}" for i in range(len(files))]
+    readers = [reader(data) for data in files]
+    merger = Merger(names, readers, window_bytes=window_bytes, output_bytes=66_000, **options)
+    parts = []
+    while data := merger.read():
+        parts.append(bytes(data))
+    return b"".join(parts), merger
+
+
+def stable_sort(files: Sequence[Sequence[Record]]) -> list[Record]:
+    """What merging has to give where every file is in order: Python's sort is stable."""
+    return sorted((r for records in files for r in records), key=lambda r: r.time_ns)
+
+
+def heads_merge(files: Sequence[Sequence[Record]]) -> list[Record]:
+    """The rule itself, for files in any order: the least head goes, of equal ones the first."""
+    rest = [list(records) for records in files]
+    out = []
+    while any(rest):
+        first = min((r for r in rest if r), key=lambda r: r[0].time_ns)
+        out.append(first.pop(0))
+    return out
+
+
+def split(data: bytes) -> list[tuple[int, int, bytes]]:
+    """Records of a native version-7 stream: (time, CPU, bytes)."""
+    out, at = [], 0
+    while at < len(data):
+        header = np.frombuffer(data, layout.TRACE_V7, 1, at)[0]
+        length = 48 + int(header["pdu_len"])
+        out.append((int(header["time"]), int(header["cpu"]), data[at : at + length]))
+        at += length
+    return out
+
+
+def write_set(directory: Path, name: str, data: bytes) -> list[tuple[int, int, bytes]]:
+    """Split a merged trace into what blktrace would have written; its records."""
+    records = split(data)
+    for cpu in {cpu for _, cpu, _ in records}:
+        part = b"".join(raw for _, c, raw in records if c == cpu)
+        (directory / f"{name}.blktrace.{cpu}").write_bytes(part)
+    return records
+
+
+def random_files(seed: int) -> tuple[list[list[Record]], int, str]:
+    """Files in order of time, of records of any kind, with payloads and many equal times."""
+    rng = random.Random(seed)
+    n_files = rng.choice([1, 2, 3, 5, 8, 17])
+    stream = streams.generate(seed, "nothing", rng.choice([0, 5, 60, 300]))
+    files: list[list[Record]] = [[] for _ in range(n_files)]
+    for r in stream.records:
+        r = replace(r, version=rng.choice([None, None, 7, 8]))
+        if rng.random() < 0.5:
+            r = replace(r, time_ns=rng.choice([0, 5, 6, 2**63, 2**64 - 1]))
+        if rng.random() < 0.3:
+            r = replace(r, payload=rng.randbytes(rng.choice([1, 8, 16, 17, 300, 65_535])))
+        rng.choice(files).append(replace(r, action=r.action % 2**32))
+    for records in files:
+        records.sort(key=lambda r: r.time_ns)
+    return files, stream.version, stream.byteorder
+
+
+# --- merging ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    window=st.sampled_from([1, 48, 64, 100, 4096, 1 << 18]),
+    most=st.sampled_from([1 << 20, 1000, 61]),
+)
+def test_merging_is_a_stable_sort(seed: int, window: int, most: int) -> None:
+    files, version, byteorder = random_files(seed)
+    merged, merger = merge([encode(f, version, byteorder) for f in files], window, most)
+    assert merged == encode(stable_sort(files), version, byteorder)
+    assert merger.failures == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_order_within_a_file_is_never_changed(seed: int) -> None:
+    files, version, byteorder = random_files(seed)
+    rng = random.Random(seed)
+    for records in files:
+        for _ in range(len(records) // 4):
+            i = rng.randrange(len(records))
+            j = max(0, i - rng.randint(1, 5))
+            records[i], records[j] = records[j], records[i]
+    merged, _ = merge([encode(f, version, byteorder) for f in files], 4096)
+    assert merged == encode(heads_merge(files), version, byteorder)
+
+
+def test_of_equal_times_the_first_file_goes_first() -> None:
+    files = [[issue(t, 8 * i, 512) for t in (1, 1, 2)] for i in range(5)]
+    merged, _ = merge([encode(f) for f in files])
+    assert merged == encode(stable_sort(files))
+    assert [r[2] for r in split(merged)[:4]] == [encode_record(files[i][0]) for i in (0, 0, 1, 1)]
+
+
+def test_300_files(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    files = [
+        [issue(t, cpu, 512, cpu=cpu) for t in sorted(rng.choices(range(99_999), k=20))]
+        for cpu in range(300)
+    ]
+    for cpu, records in enumerate(files):
+        (tmp_path / f"sda.blktrace.{cpu}").write_bytes(encode(records))
+    assert read_all(tmp_path / "sda") == encode(stable_sort(files))  # 2 is before 10
+
+
+def test_a_stream_is_longer_than_the_output() -> None:
+    records = [issue(t, t, 512, payload=bytes(t % 3 * 100)) for t in range(5000)]
+    merged, _ = merge([encode(records[i::3]) for i in range(3)], 1000)
+    assert len(merged) > 5 * 66_000
+    assert merged == encode(records)
+
+
+def test_empty_members() -> None:
+    records = [issue(t, t, 512) for t in range(5)]
+    merged, _ = merge([b"", encode(records), b""])
+    assert merged == encode(records)
+    assert merge([b"", b""])[0] == b""
+
+
+def test_lost_marks_are_counted_and_left_out() -> None:
+    records = [issue(t, t, 512) for t in range(4)]
+    files = [
+        lost_mark(0, 5) + encode(records[:1]) + lost_mark(0, 2) + lost_mark(0, 1),
+        encode(records[1:3]) + b"CPU:1 [LOST EVENTS]\n" + encode(records[3:]),
+        lost_mark(2, 1000),
+    ]
+    for window in (1, 1000):
+        merged, merger = merge(files, window, 7)
+        assert merged == encode(records)
+        assert (merger.lost, merger.failures) == (1009, [])
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_trace_split_by_cpu(tmp_path: Path, name: str) -> None:
+    data = (goldenfiles.TRACES / f"{name}.bin").read_bytes()
+    records = write_set(tmp_path, "sda", data)
+    assert len(list(tmp_path.iterdir())) > 1
+    expected = b"".join(raw for _, _, raw in sorted(records, key=lambda r: r[:2]))
+    merged = read_all(tmp_path / "sda.blktrace.0")
+    assert merged == expected
+
+    def counted(data: bytes) -> tuple[dict[str, int], list[bytes]]:
+        engine = Engine()
+        engine.feed(data)
+        return engine.counters(), sorted(row.tobytes() for row in engine.cut()[0])
+
+    # The tracer merges by time, too, if not with our rule for equal times.
+    assert sorted(split(merged)) == sorted(records)
+    assert counted(merged) == counted(data)
+
+
+def test_a_real_trace_without_one_cpu(tmp_path: Path) -> None:
+    data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()
+    records = split(data)
+    for cpu in (0, 1, 3):  # of the trace's two CPUs, by sector
+        part = [raw for _, _, raw in records if raw[16] >> 3 & 3 == cpu]
+        (tmp_path / f"sda.blktrace.{cpu}").write_bytes(b"".join(part))
+    kept = [(t, raw[16] >> 3 & 3, i, raw) for i, (t, _, raw) in enumerate(records)]
+    expected = sorted(r for r in kept if r[1] != 2)
+    assert 1000 < len(expected) < len(records) - 1000
+    with open_trace([tmp_path / "sda"]) as source:
+        stem = tmp_path / "sda.blktrace"
+        assert source.notes == (f"{stem}.2 is missing between {stem}.1 and {stem}.3",)
+        assert drain(source) == b"".join(raw for *_, raw in expected)
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+def test_garbage_is_an_error_with_file_and_offset(tmp_path: Path) -> None:
+    records = [issue(10 * t, t, 512) for t in range(9)]
+    first = encode(records[0:8:2]) + b"rubbish, and more of it" + encode(records[8:])
+    (tmp_path / "sda.blktrace.0").write_bytes(first)
+    (tmp_path / "sda.blktrace.1").write_bytes(encode(records[1::2]))
+    with open_trace([tmp_path / "sda"]) as source:
+        before, error = until_error(source)
+    assert before == encode(records[:7])  # up to the record behind which the garbage stands
+    assert isinstance(error, TraceError)
+    assert (error.file, error.offset) == (str(tmp_path / "sda.blktrace.0"), 4 * 48)
+    assert error.found == "magic 62627572"
+    assert str(error) == (
+        f"{tmp_path}/sda.blktrace.0: at byte offset 192: found magic 62627572, expected {V7_MAGIC}"
+    )
+
+
+def test_garbage_at_a_large_offset() -> None:
+    records = [issue(t, t, 512, payload=bytes(1000)) for t in range(3000)]
+    data = encode(records)
+    names = ["good", "bad"]
+    readers = [io.BytesIO(data).readinto, io.BytesIO(data + b"#" * 99).readinto]
+    merger = Merger(names, readers, window_bytes=5000)
+    n = 0
+    with pytest.raises(TraceError) as error:
+        while part := merger.read():
+            n += len(part)
+    assert n == 2 * len(data)
+    assert (error.value.file, error.value.offset) == ("bad", len(data))
+
+
+def test_another_byte_order_is_an_error() -> None:
+    records = [issue(1, 1, 512)]
+    with pytest.raises(TraceError) as error:
+        merge([encode(records), encode(records, byteorder=">")])
+    assert (error.value.file, error.value.offset) == ("file 1", 0)
+    assert error.value.found == "magic 07746165, version 7 in the other byte order"
+    assert error.value.expected == f"{V7_MAGIC}, in the byte order of the other files"
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 20, 47, 48, 60])
+def test_a_cut_end_is_an_error_after_all_else(tmp_path: Path, cut: int) -> None:
+    records = [issue(10 * t, t, 512, payload=bytes(20)) for t in range(20)]
+    whole = encode(records[:1])
+    (tmp_path / "sda.blktrace.0").write_bytes(whole + encode(records[1:2])[:cut])
+    (tmp_path / "sda.blktrace.1").write_bytes(encode(records[2:]))
+    (tmp_path / "sda.blktrace.2").write_bytes(b"CPU:2 [LO")
+    reports: list[str] = []
+    with open_trace([tmp_path / "sda"], report=reports.append) as source:
+        before, error = until_error(source)
+        assert before == whole + encode(records[2:])
+    assert isinstance(error, TraceError)
+    # The last file has nothing else: it is met first.
+    assert (error.file, error.offset) == (f"{tmp_path}/sda.blktrace.2", 0)
+    assert error.found == "the end of the file 9 bytes into a record"
+    need = 4 if cut < 4 else 48 if cut < 48 else 68
+    assert reports == [
+        f"bad trace: {tmp_path}/sda.blktrace.0: at byte offset 68: found the end of the file "
+        f"{cut} bytes into a record, expected {need} bytes at least"
+    ]
+
+
+def test_resync_skips_reports_and_counts(tmp_path: Path) -> None:
+    records = [issue(10 * t, t, 512) for t in range(8)]
+    garbage = b"rubbish " + encode_record(replace(records[0], action=0xFF))  # no such event
+    first = garbage + encode(records[0:4]) + b"CCC" + encode(records[4:6]) + b"CPU:0 "
+    (tmp_path / "sda.blktrace.0").write_bytes(first)
+    (tmp_path / "sda.blktrace.1").write_bytes(encode(records[6:]) + encode(records[7:])[:30])
+    (tmp_path / "sda.blktrace.2").write_bytes(b"\0" * 5000)
+    reports: list[str] = []
+    with open_trace([tmp_path / "sda"], resync=True, report=reports.append) as source:
+        assert drain(source) == encode(records)
+        assert source.read() == b""
+        assert source.skipped_bytes == 56 + 3 + 6 + 30 + 5000
+    stem = f"bad trace: {tmp_path}/sda.blktrace"
+    assert sorted(reports) == [
+        f"{stem}.0: skipped 3 bytes at byte offset 248",
+        f"{stem}.0: skipped 56 bytes at byte offset 0",
+        f"{stem}.0: skipped 6 bytes at byte offset 347",
+        f"{stem}.1: skipped 30 bytes at byte offset 96",
+        f"{stem}.2: skipped 5000 bytes at byte offset 0",
+    ]
+
+
+def test_resync_is_the_same_however_little_is_read() -> None:
+    records = [issue(10 * t, t, 512) for t in range(40)]
+    data = b"".join(
+        encode_record(r, version) + b"C\x07ta" * (i % 3) + lost_mark(1, 1) * (i % 2)
+        for i, (r, version) in enumerate(zip(records, [7, 8] * 20))
+    )
+    expected = b"".join(encode_record(r, v) for r, v in zip(records, [7, 8] * 20))
+    for window, most in ((1, 1), (60, 7), (4096, 4096)):
+        merged, merger = merge([b"", data], window, most, resync=True)
+        assert merged == expected
+        assert merger.lost == 20
+        assert merger.skipped_bytes == 13 * 4 + 13 * 8
+        assert len(merger.take_skips()) == 26
+
+
+def test_many_skips_share_a_line(tmp_path: Path) -> None:
+    records = [issue(10 * t, t, 512) for t in range(30)]
+    data = b"".join(encode_record(r) + b"junk" for r in records)
+    (tmp_path / "sda.blktrace.0").write_bytes(data)
+    (tmp_path / "sda.blktrace.1").write_bytes(b"")
+    reports: list[str] = []
+    assert read_all(tmp_path / "sda", resync=True, report=reports.append) == encode(records)
+    assert len(reports) == 21
+    assert reports[-1] == "bad trace: 10 more stretches skipped, 120 bytes in all"
+
+
+def test_trace_error_travels() -> None:
+    for error in (TraceError(5, "a", "b"), TraceError(5, "a", "b", "file")):
+        copy = pickle.loads(pickle.dumps(error))
+        assert (str(copy), copy.offset, copy.found, copy.expected, copy.file) == (
+            str(error),
+            *(5, "a", "b", error.file),
+        )
+    assert str(TraceError(5, "a", "b")) == "at byte offset 5: found a, expected b"
+
+
+# --- which files ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with two sets, a file and what is not meant."""
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(["sdb.blktrace.0", "sda.blktrace.0", "sda.blktrace.1", "plain"]):
+        Path(name).write_bytes(encode([issue(7, i, 512)]))
+    for name in ("sda.blktrace.01", "sda.blktrace.x", "notes.txt", ".blktrace.0"):
+        Path(name).write_text("not a trace")
+    Path("sdc.blktrace.0").mkdir()
+    return tmp_path
+
+
+def sectors(data: bytes) -> list[int]:
+    return [int.from_bytes(raw[16:24], sys.byteorder) for _, _, raw in split(data)]
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["sda"], [1, 2]),
+        (["sda.blktrace"], [1, 2]),
+        (["sda.blktrace.1"], [1, 2]),
+        (["sda.blktrace.0", "sda.blktrace.1", "./sda"], [1, 2]),
+        (["sdb"], [0]),
+        (["sdb", "sda"], [1, 2, 0]),
+        (["."], [1, 2, 0]),
+        ([".", "sda", "plain"], [3, 1, 2, 0]),
+        (["plain", "plain", "./plain"], [3]),
+    ],
+    ids=lambda names: " ".join(map(str, names)),
+)
+def test_names(traces: Path, paths: list[str], expected: list[int]) -> None:
+    assert sectors(read_all(*paths)) == expected
+    with open_trace([traces / path for path in paths]) as source:
+        assert sectors(drain(source)) == expected
+        assert source.done_bytes == source.total_bytes == 48 * len(expected)
+        assert source.notes == ()
+
+
+def test_a_plain_file_goes_before_a_set(traces: Path) -> None:
+    Path("sda").write_bytes(encode([issue(7, 99, 512)]))
+    assert sectors(read_all("sda")) == [99]
+    assert sectors(read_all("sda.blktrace.0")) == [1, 2]
+
+
+def test_what_a_source_is_called(traces: Path) -> None:
+    for paths, name in ((["sda", "plain"], "3 files of plain, sda"), (["sdb"], "sdb.blktrace.0")):
+        with open_trace(paths) as source:
+            assert source.name == name
+
+
+def test_all_members_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpu in range(100):
+        (tmp_path / f"sda.blktrace.{cpu}").write_bytes(encode([issue(7, cpu, 512)]))
+    listed = []
+    iterdir = Path.iterdir
+
+    def listing(path: Path) -> Iterator[Path]:
+        listed.append(path)
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", listing)
+    assert sectors(read_all(*sorted(tmp_path.glob("sda.*")))) == list(range(100))
+    assert listed.count(tmp_path) == 1
+
+
+def test_a_link_to_the_same_file(traces: Path) -> None:
+    Path("other").symlink_to("plain")
+    assert sectors(read_all("other", "plain")) == [3]
+
+
+def test_gaps(traces: Path) -> None:
+    for cpu in (3, 7):
+        Path(f"sda.blktrace.{cpu}").touch()
+    Path("sdb.blktrace.0").rename("sdb.blktrace.2.gz")
+    with open_trace(["sda", "sdb"]) as source:
+        assert source.notes == (
+            "sda.blktrace.2 is missing between sda.blktrace.1 and sda.blktrace.3",
+            "sda.blktrace.4 to sda.blktrace.6 are missing between sda.blktrace.3 "
+            "and sda.blktrace.7",
+            "sdb.blktrace.0 to sdb.blktrace.1 are missing before sdb.blktrace.2.gz",
+        )
+        assert sectors(drain(source)) == [1, 2, 0]
+
+
+def test_a_cpu_that_is_there_twice(traces: Path) -> None:
+    Path("sda.blktrace.1.gz").write_bytes(gzip.compress(Path("sda.blktrace.1").read_bytes()))
+    with open_trace(["sda"]) as source:
+        assert source.notes == ("sda.blktrace.1.gz is left out: sda.blktrace.1 is there as well",)
+        assert sectors(drain(source)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("sdz", "cannot open sdz: there is no such file and no sdz.blktrace.0 or so"),
+        ("sda.blktrace.5", "cannot open sda.blktrace.5: there is no such file"),
+        (
+            "gone/sda",
+            "cannot open gone/sda: there is no such file and no gone/sda.blktrace.0 or so",
+        ),
+        ("plain/sda", "cannot open plain/sda: Not a directory"),
+        ("sdc.blktrace.0", "no trace in sdc.blktrace.0: looked for *.blktrace.0 and so on"),
+        ("socket", "cannot open socket: No such device or address"),
+    ],
+)
+def test_what_is_not_there(traces: Path, path: str, message: str) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")
+        with pytest.raises(SourceError) as error:
+            open_trace(["sda", path])
+    assert str(error.value) == message
+
+
+def test_no_name_at_all() -> None:
+    with pytest.raises(SourceError, match="there is no file to read"):
+        open_trace([])
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may read everything: be somebody else."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_permission_denied(traces: Path) -> None:
+    Path("secret").mkdir()
+    Path("secret/sda").write_bytes(b"")
+    Path("sda.blktrace.1").chmod(0)
+    Path("secret").chmod(0)
+    traces.chmod(0o755)
+    with as_nobody():
+        with pytest.raises(SourceError) as one:
+            open_trace(["sda.blktrace.0", "sda.blktrace.1"])
+        with pytest.raises(SourceError) as other:
+            open_trace(["secret/sda"])
+    Path("secret").chmod(0o700)
+    assert str(one.value) == "cannot open sda.blktrace.1: Permission denied"
+    assert str(other.value) == "cannot open secret/sda: Permission denied"
+
+
+def descriptors() -> set[int]:
+    return {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+
+
+def test_more_files_than_may_be_open(tmp_path: Path) -> None:
+    for cpu in range(100):
+        (tmp_path / f"sda.blktrace.{cpu}").touch()
+    before = descriptors()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = 50  # free ones below that are fewer
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        with pytest.raises(SourceError) as error:
+            open_trace([tmp_path / "sda"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert str(error.value) == (
+        f"100 files cannot be open at once: the limit is {limit}, see ulimit -n"
+    )
+    assert len(descriptors()) == len(before)
+
+
+def test_close_gives_everything_back(traces: Path) -> None:
+    before = descriptors()
+    with open_trace(["sda", "plain"]) as source:
+        assert len(descriptors()) == len(before) + 3
+        source.read()
+    source.close()
+    assert descriptors() == before
+
+
+def test_a_file_is_handed_out_as_it_is(tmp_path: Path) -> None:
+    data = random.Random(1).randbytes(1_000_000)  # what it means is the engine's to say
+    (tmp_path / "trace").write_bytes(data)
+    with open_trace([tmp_path / "trace"]) as source:
+        assert (source.name, source.total_bytes) == (str(tmp_path / "trace"), 1_000_000)
+        assert source.done_bytes < 300_000
+        assert drain(source) == data
+        assert (source.done_bytes, source.lost, source.skipped_bytes) == (1_000_000, 0, 0)
+
+
+@contextmanager
+def standard_input(fd: int) -> Iterator[None]:
+    saved = os.dup(0)
+    os.dup2(fd, 0)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 0)
+        os.close(saved)
+
+
+def test_standard_input_is_a_pipe() -> None:
+    data = encode([issue(t, t, 512) for t in range(500)])
+    read_fd, write_fd = os.pipe()
+    os.write(write_fd, data)
+    os.close(write_fd)
+    with standard_input(read_fd), open_trace(["-"]) as source:
+        assert (source.name, source.total_bytes) == ("standard input", None)
+        assert drain(source) == data
+    os.close(read_fd)
+
+
+def test_standard_input_is_a_file_of_several(tmp_path: Path) -> None:
+    files = [[issue(t, t, 512) for t in range(i, 90, 2)] for i in range(2)]
+    (tmp_path / "rest").write_bytes(b"head" + encode(files[0]))
+    (tmp_path / "one").write_bytes(encode(files[1]))
+    with open(tmp_path / "rest", "rb", buffering=0) as file:
+        file.read(4)
+        with standard_input(file.fileno()), open_trace(["-", tmp_path / "one", "-"]) as source:
+            assert source.total_bytes == 90 * 48
+            assert drain(source) == encode(stable_sort(files))
+        assert os.fstat(0)  # not ours to close
+
+
+def test_a_fifo(tmp_path: Path) -> None:
+    data = encode([issue(t, t, 512) for t in range(5000)])
+    os.mkfifo(tmp_path / "fifo")
+    writer = threading.Thread(target=(tmp_path / "fifo").write_bytes, args=(gzip.compress(data),))
+    writer.start()
+    assert read_all(tmp_path / "fifo") == data
+    writer.join()
+
+
+# --- compression ------------------------------------------------------------------------------
+
+
+def zstd(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor().compress(data)
+
+
+def skippable(data: bytes) -> bytes:
+    """Between two frames that are to be skipped."""
+    frame = b"\x5a\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"extra"
+    return frame + zstd(data) + frame
+
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "xz": lzma.compress,
+    "zstd": zstd,
+    "zstd, skippable": skippable,
+}
+
+
+def a_trace(n: int = 20_000) -> list[Record]:
+    rng = random.Random(n)
+    return [issue(1000 * t, rng.getrandbits(30), 512 * rng.randrange(99)) for t in range(n)]
+
+
+@pytest.fixture(params=COMPRESS.items(), ids=lambda item: item[0])
+def packing(request: pytest.FixtureRequest) -> tuple[str, Callable[[bytes], bytes]]:
+    name, compress = request.param
+    return name.partition(",")[0], compress
+
+
+def test_compressed(tmp_path: Path, packing: Any) -> None:
+    data = encode(a_trace())
+    packed = packing[1](data)
+    assert len(packed) < len(data) / 2
+    (tmp_path / "trace").write_bytes(packed)  # known by what is in it
+    with open_trace([tmp_path / "trace"]) as source:
+        assert source.total_bytes == len(packed)
+        assert drain(source) == data
+        assert source.done_bytes == len(packed)
+
+
+def test_compressed_members(tmp_path: Path, packing: Any) -> None:
+    records = a_trace()
+    (tmp_path / "sda.blktrace.0.gz").write_bytes(packing[1](encode(records[0::3])))
+    (tmp_path / "sda.blktrace.1").write_bytes(encode(records[1::3]))
+    (tmp_path / "sda.blktrace.2.zst").write_bytes(packing[1](encode(records[2::3])))
+    with open_trace([tmp_path / "sda"]) as source:
+        assert drain(source) == encode(records)
+        assert source.notes == ()
+        assert source.done_bytes == source.total_bytes
+
+
+def test_concatenated(tmp_path: Path, packing: Any) -> None:
+    data = encode(a_trace())
+    parts = [data[:100_001], b"", data[100_001:500_000], data[500_000:]]
+    packed = b"".join(map(packing[1], parts))
+    for padding in (b"", b"\0" * 40_000):
+        (tmp_path / "trace").write_bytes(packed + padding)
+        assert read_all(tmp_path / "trace") == data
+
+
+def test_repetitive_data_is_unpacked_in_pieces(tmp_path: Path, packing: Any) -> None:
+    data = encode([issue(0, 0, 0)]) * 200_000
+    (tmp_path / "trace").write_bytes(packing[1](data))
+    with open_trace([tmp_path / "trace"]) as source:
+        n = 0
+        while part := source.read():
+            assert len(part) <= 1 << 18
+            n += len(part)
+    assert n == len(data)
+
+
+def test_truncated(tmp_path: Path, packing: Any) -> None:
+    name, compress = packing
+    data = encode(a_trace())
+    packed = compress(data)[:-20_000]
+    (tmp_path / "trace").write_bytes(packed)
+    with open_trace([tmp_path / "trace"]) as source:
+        before, error = until_error(source)
+    assert len(data) // 2 < len(before) < len(data)
+    assert data.startswith(before)
+    assert str(error) == (
+        f"{tmp_path}/trace: at byte offset {len(packed)}: found the end of the file, "
+        f"expected more {name} data"
+    )
+
+
+def test_truncated_member_costs_the_others_nothing(tmp_path: Path, packing: Any) -> None:
+    records = a_trace()
+    (tmp_path / "sda.blktrace.0").write_bytes(packing[1](encode(records[0::2]))[:-20_000])
+    (tmp_path / "sda.blktrace.1").write_bytes(encode(records[1::2]))
+    reports: list[str] = []
+    with open_trace([tmp_path / "sda"], report=reports.append) as source:
+        before, error = until_error(source)
+    assert isinstance(error, SourceError)
+    assert reports == []  # the part of a record that it ends with has the same cause
+    assert str(error).startswith(f"{tmp_path}/sda.blktrace.0: at byte offset ")
+    raws = {raw for _, _, raw in split(before)}
+    assert raws.issuperset(map(encode_record, records[1::2]))
+    assert len(raws) > len(records) * 0.6
+    assert before == encode([r for r in records if encode_record(r) in raws])
+
+
+def test_damaged(tmp_path: Path, packing: Any) -> None:
+    name, compress = packing
+    data = encode(a_trace())
+    packed = bytearray(compress(data))
+    middle = len(packed) // 2
+    packed[middle : middle + 5000] = bytes(5000)
+    (tmp_path / "trace").write_bytes(packed)
+    with open_trace([tmp_path / "trace"]) as source:
+        before, error = until_error(source)
+    assert len(before) > len(data) // 4
+    assert data.startswith(before[: len(data) // 4])
+    assert str(error).startswith(f"{tmp_path}/trace: before byte offset ")
+    assert f": damaged {name} data: " in str(error)
+
+
+def test_garbage_behind_compressed_data(tmp_path: Path, packing: Any) -> None:
+    name, compress = packing
+    data = encode(a_trace(50))
+    packed = compress(data)
+    (tmp_path / "trace").write_bytes(packed + b"junk")
+    with open_trace([tmp_path / "trace"]) as source:
+        before, error = until_error(source)
+    assert before == data
+    assert str(error) == (
+        f"{tmp_path}/trace: at byte offset {len(packed)}: found 6a 75 6e 6b, "
+        f"expected the end of the file or more {name} data"
+    )
+
+
+def test_without_zstandard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trace").write_bytes(zstd(b"anything"))
+    for module in ("zstandard", "compression.zstd"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SourceError) as error:
+        open_trace([tmp_path / "trace"])
+    assert str(error.value) == (
+        f"{tmp_path}/trace is compressed with zstd: pip install 'blkiomon[zstd]'"
+    )
