@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks import streams
 from benchmarks.engine import as_bytes, cost_ns, feed
 from benchmarks.report import Options, Table
 from blkiomon._core import Engine
 
+LIBC = ctypes.CDLL(None)
 MB = 1e6
 M = 1_000_000
 REQUESTS = 2 * M
@@ -26,7 +29,7 @@ class Run(NamedTuple):
     depth: int
     devices: int
     lost: float = 0.0
-    bounds: tuple[tuple[str, int], ...] = ()
+    bounds: tuple[tuple[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
@@ -50,11 +53,13 @@ def samples(run: Run, marks: Sequence[int], requests: int) -> list[Sample]:
     """Feed an engine until it has had so many records, and look at it at each mark."""
     stream = streams.make(requests, run.depth, run.devices, lost=run.lost)
     data = as_bytes(stream)
+    rounds = streams.repeat(stream, 1 + marks[-1] // requests)
+    next(rounds)
     before = _resident()
     engine = Engine(**dict(run.bounds))
     result: list[Sample] = []
     spent_ns = passed = 0
-    for _ in streams.repeat(stream, 1 + marks[-1] // requests):
+    for _ in itertools.chain([stream], rounds):
         spent_ns += feed(engine, data)
         counters = engine.counters()
         records = counters["records"]
@@ -70,6 +75,9 @@ def samples(run: Run, marks: Sequence[int], requests: int) -> list[Sample]:
 
 
 def _resident() -> int:
+    """Bytes, without what has been freed but not given back to the kernel."""
+    if hasattr(LIBC, "malloc_trim"):
+        LIBC.malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

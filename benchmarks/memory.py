@@ -108,13 +108,20 @@ def cells(rows: Iterator[Row]) -> Iterator[tuple[str, ...]]:
     for row in rows:
         if not row.outstanding:
             idle = row.peak
+        above = row.peak.end - idle.end
+        each = ""
+        if row.devices > 1:
+            each = f"{above / row.devices / 1024:.1f} KiB a device"
+        elif row.outstanding:
+            each = f"{above / row.outstanding:.1f} bytes a request"
         yield (
             row.what,
             f"{row.outstanding:,}",
             f"{row.devices:,}",
             f"{row.peak.input / MB:.1f}",
             f"{row.peak.end / MB:.1f}",
-            f"{(row.peak.end - idle.end) / MB:.1f}",
+            f"{above / MB:.1f}",
+            each,
             f"{row.bound / MB:.1f}",
         )
 
@@ -130,6 +137,7 @@ def report(options: Options) -> Iterator[Table | str]:
             "until the input ended",
             "until the end of the run",
             "above idle",
+            "which is",
             "bound",
         ),
         cells(rows(20 if options.quick else 1)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import statistics
 import subprocess
 import sys
@@ -70,29 +69,32 @@ def measurements() -> Iterator[tuple[str, Callable[[], Start], str]]:
         (["-S", "-E"], "pass"),
         ([], "pass"),
         ([], "import blkiomon.cli"),
+        ([], "import os; os.environ['OPENBLAS_NUM_THREADS'] = '1'; import numpy"),
         ([], "import numpy"),
         ([], "import blkiomon.monitor"),
     ):
         command = [sys.executable, *arguments, "-c", code]
-        name = f"`{shlex.join(['python', *command[1:]])}`"
+        name = f'`python {" ".join([*arguments, "-c"])} "{code}"`'
         yield f"{name}, start to end", partial(until_end, command), ""
 
 
 def rows(times: int) -> Iterator[tuple[str, float, float, float, str]]:
-    """What is measured; of some runs the median and least wall time and the median CPU time in s;
-    the target."""
-    for name, run, target in measurements():
+    """What is measured; of some runs, in turn, the median and least wall time and the median CPU
+    time in s; the target."""
+    names, runs, targets = zip(*measurements())
+    for run in runs:
         run()  # so that all files are in the page cache
-        runs = [run() for _ in range(times)]
-        walls = [one.wall_s for one in runs]
-        cpu_s = statistics.median(one.cpu_s for one in runs)
+    rounds = [[run() for run in runs] for _ in range(times)]
+    for name, starts, target in zip(names, zip(*rounds), targets):
+        walls = [one.wall_s for one in starts]
+        cpu_s = statistics.median(one.cpu_s for one in starts)
         yield name, statistics.median(walls), min(walls), cpu_s, target
 
 
 def report(options: Options) -> Iterator[Table | str]:
     times = 3 if options.quick else 15
     yield Table(
-        f"Start, and where its time goes ({times} runs)",
+        f"Start, and where its time goes ({times} runs, in turn)",
         ("what", "median ms", "least ms", "CPU ms, median", "target ms"),
         (
             (name, f"{median * 1e3:.1f}", f"{least * 1e3:.1f}", f"{cpu * 1e3:.1f}", target)
