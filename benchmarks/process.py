@@ -67,7 +67,7 @@ def rows(options: Options) -> Iterator[Row]:
         is_slow = depth > 1000
         if programs.is_packaged() and not is_slow:
             runs["packaged"] = partial(programs.on_file, [PACKAGED, *QUIET], path)
-        costs = programs.alternately(list(runs.values()), 3)
+        costs = list(map(programs.best, programs.alternately(list(runs.values()), 3)))
         ours = costs[0]
         for program, cost in zip(runs, costs):
             what = f"{target:g}" if program == "packaged" else ""
@@ -89,9 +89,8 @@ def rows(options: Options) -> Iterator[Row]:
                 "blkparse -q": read,
                 "blkparse -q -O (no text)": [*read, "-O"],
             }
-            costs = programs.alternately(
-                [partial(programs.on_file, command, part) for command in offline.values()], 3
-            )
+            in_turn = [partial(programs.on_file, command, part) for command in offline.values()]
+            costs = list(map(programs.best, programs.alternately(in_turn, 3)))
             for program, cost in zip(offline, costs):
                 yield Row(f"beginning of {stream}", program, records, cost, records, costs[0])
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -60,8 +60,13 @@ def on_file(command: Sequence[str], path: Path, stdout: int = subprocess.DEVNULL
     return _ended(child, command, start)
 
 
-def on_pipe(command: Sequence[str], path: Path) -> Cost:
+def on_pipe(command: Sequence[str], path: Path, *, together: bool = False) -> Cost:
     """Run `cat PATH | command`; the CPU time is that of the command alone.
+
+    Args:
+        command: the program and its arguments.
+        path: what cat reads.
+        together: keep both on the same CPU.
 
     Raises:
         RuntimeError: either failed.
@@ -69,6 +74,10 @@ def on_pipe(command: Sequence[str], path: Path) -> Cost:
     start = time.perf_counter()
     cat = subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE)
     child = subprocess.Popen(command, stdin=cat.stdout, stdout=subprocess.DEVNULL)
+    if together:
+        cpu = min(os.sched_getaffinity(0))
+        for pid in (cat.pid, child.pid):
+            os.sched_setaffinity(pid, {cpu})
     _stream(cat.stdout).close()
     cost = _ended(child, command, start)
     if cat.wait():
@@ -85,17 +94,16 @@ def _ended(child: subprocess.Popen[bytes], command: Sequence[str], start: float)
     return Cost(usage.ru_utime, usage.ru_stime, wall_s)
 
 
-def best(runs: Iterable[Cost]) -> Cost:
+def best(costs: Sequence[Cost]) -> Cost:
     """The least CPU time and the least wall time, whichever runs they are of."""
-    costs = list(runs)
     user_s, system_s, _ = min(costs, key=lambda cost: cost.cpu_s)
     return Cost(user_s, system_s, min(cost.wall_s for cost in costs))
 
 
-def alternately(runs: Sequence[Callable[[], Cost]], times: int) -> list[Cost]:
-    """The best of each, run in turn: a noisy minute then hits all of them."""
-    costs = [[run() for run in runs] for _ in range(times)]
-    return [best(run) for run in zip(*costs)]
+def alternately(runs: Sequence[Callable[[], Cost]], times: int) -> list[list[Cost]]:
+    """The costs of each, run in turn: a noisy minute then hits all of them."""
+    rounds = [[run() for run in runs] for _ in range(times)]
+    return [list(costs) for costs in zip(*rounds)]
 
 
 class Use(NamedTuple):
