@@ -123,7 +123,8 @@ def report(options: Options) -> Iterator[Table | str]:
         ),
         map(cells, rows(options)),
     )
-    yield "≈: extrapolated from the first records of the same file, by the record."
+    if not options.full:
+        yield "≈: extrapolated from the first records of the same file, by the record."
     if programs.takes_threads():
         path = streams.file(streams.MANY // (20 if options.quick else 1), 8192, 64)
         alike = "the same text" if are_alike(path) else "DIFFERENT TEXTS"
