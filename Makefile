@@ -67,10 +67,13 @@ debug: $(DEBUG)/.stamp-tools ## the tests on a build with all checks on
 	$(call say,pytest on the debug build)
 	@$(DEBUG)/bin/pytest $(ARGS)
 
+# All of them take minutes; ARGS="pipe growth" runs two, ARGS=--help lists them.
 bench: $(RELEASE)/.stamp-tools ## run the benchmarks; what the packaged program takes stands beside
 	@$(RELEASE)/bin/python -m benchmarks $(ARGS)
+ifeq ($(strip $(ARGS)),)
 	@echo
 	@$(MAKE) --no-print-directory guard
+endif
 
 guard: $(RELEASE)/.stamp-tools ## hold the instructions a record against their baseline (valgrind)
 	@command -v valgrind >/dev/null || { echo 'valgrind is missing: apt-get install valgrind'; exit 1; }

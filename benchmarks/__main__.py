@@ -1,12 +1,19 @@
-"""Prints one table of each benchmark as Markdown."""
+"""Prints the tables of each benchmark as Markdown: `python -m benchmarks [NAME]...`"""
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import platform
 from pathlib import Path
 
-from benchmarks import engine, merge, process
+from benchmarks import engine, growth, hardware, idle, memory, merge, pipe, process, start
+from benchmarks.report import Options, show
+
+BENCHMARKS = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (engine, merge, process, pipe, start, memory, growth, idle, hardware)
+}
 
 
 def machine() -> str:
@@ -18,33 +25,33 @@ def machine() -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Prints the tables of each benchmark, or of those named, as Markdown.",
+        epilog="\n".join(
+            f"  {name:<10}{(module.__doc__ or '').partition(chr(10))[0]}"
+            for name, module in BENCHMARKS.items()
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which ones (default: all)")
+    parser.add_argument(
+        "--quick", action="store_true", help="small streams and few runs: does it all work?"
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="run also what the packaged program needs minutes for"
+    )
+    arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in BENCHMARKS:
+            parser.error(f"there is no benchmark {name!r}, only {', '.join(BENCHMARKS)}")
+
     today = datetime.datetime.now(datetime.UTC).date()
-    print(f"{today}, {machine()}, Python {platform.python_version()}\n", flush=True)
-    print("Engine, records in memory, all statistics on, one core (best of three):\n")
-    print("| stream | ns a record | M records/s |\n|---|---|---|", flush=True)
-    for name, cost_ns in engine.rows():
-        print(f"| {name} | {cost_ns:.1f} | {1000 / cost_ns:.1f} |", flush=True)
-    copy_ns = engine.copy_ns()
-    print(f"| for comparison: memcpy of 48 bytes a record | {copy_ns:.1f} | {1000 / copy_ns:.1f} |")
-
-    print("\nTrace files in the page cache, each record in a random one of them:\n")
-    print("| files | reading and merging, ns a record | the engine as well |")
-    print("|---|---|---|", flush=True)
-    for name, cost in merge.rows():
-        print(f"| {name} | {cost.read_ns:.1f} | {cost.read_and_feed_ns:.1f} |", flush=True)
-
-    print("\nWhole process on a file in the page cache, start-up included:\n")
-    print("| stream | records | ours, CPU s (wall) | packaged, CPU s (wall) | CPU ratio |")
-    print("|---|---|---|---|---|", flush=True)
-    for name, records, ours, theirs in process.rows():
-        line = f"| {name} | {records:,} | {ours.cpu_s:.2f} ({ours.wall_s:.2f}) "
-        if theirs is None:
-            line += "| not installed | |"
-        else:
-            line += (
-                f"| {theirs.cpu_s:.2f} ({theirs.wall_s:.2f}) | {theirs.cpu_s / ours.cpu_s:.1f} |"
-            )
-        print(line, flush=True)
+    print(f"{today}, {machine()}, Python {platform.python_version()}", flush=True)
+    options = Options(arguments.quick, arguments.full)
+    for name in arguments.names or BENCHMARKS:
+        for part in BENCHMARKS[name].report(options):
+            show(part)
 
 
 if __name__ == "__main__":

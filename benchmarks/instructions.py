@@ -41,8 +41,8 @@ from blkiomon._core import Engine
 data = open(sys.argv[1], "rb").read()
 engine = Engine()
 for _ in range(int(sys.argv[2])):
-    records = engine.feed(data)
-print(records)
+    engine.feed(data)
+print(engine.counters()["records"] // int(sys.argv[2]))
 """
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import streams
+from benchmarks.report import Options, Table
 from blkiomon._core import Engine
 from blkiomon.sources import open_trace
 
@@ -48,9 +49,9 @@ def cost_ns(paths: Sequence[Path], records: int, *, feed: bool, repeats: int = 3
     return best
 
 
-def rows() -> Iterator[tuple[str, Cost]]:
+def rows(requests: int = REQUESTS) -> Iterator[tuple[str, Cost]]:
     """What is measured, and what it costs."""
-    records = streams.make(REQUESTS, 32)
+    records = streams.make(requests, 32)
     rng = np.random.default_rng(1)
     for n_files in (1, 2, 8, 64):
         with tempfile.TemporaryDirectory() as name:
@@ -62,3 +63,14 @@ def rows() -> Iterator[tuple[str, Cost]]:
                 "one merged file" if n_files == 1 else f"{n_files} files",
                 Cost(*(cost_ns(paths, len(records), feed=feed) for feed in (False, True))),
             )
+
+
+def report(options: Options) -> Iterator[Table | str]:
+    yield Table(
+        "Trace files in the page cache, each record in a random one of them (CPU time, ns a record)",
+        ("files", "reading and merging", "the engine as well"),
+        (
+            (name, f"{cost.read_ns:.1f}", f"{cost.read_and_feed_ns:.1f}")
+            for name, cost in rows(REQUESTS // (10 if options.quick else 1))
+        ),
+    )

@@ -3,18 +3,38 @@
 Requests are issued at equal distances, to random sectors of random devices; each is completed
 after a random time, uniform from 0.05 to 1.95 times `depth` distances, so that about `depth` are
 outstanding at any time and completions come in no order. 70 % are reads; 70 % are of 4 KiB, the
-others of 8, 16 or 64 KiB. Everything comes from one seeded generator.
+others of 8, 16 or 64 KiB. A request is issued on any of 8 CPUs; 75 % are completed on the same
+one, the others on any. Every device counts the records of each CPU in `sequence`, from 1 and in
+the order of the stream; like the kernel it counts what it stores, so that a lost completion leaves
+no gap. All records have one pid, and no error. Everything comes from one seeded generator, which
+is asked for 2^20 requests at a time.
 """
 
 from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from blkiomon.layout import MAGIC, TRACE_V7, TRACE_V8
 
+START_NS = 10**9
 DISTANCE_NS = 2000
 READ, WRITE, FS, ISSUE, COMPLETE = 1, 2, 1 << 8, 1 << 6, 1 << 7
+ISSUED, COMPLETED = 7, 8
+FIRST_DEVICE = 8 << 20
+CPUS = 8
+PLACES = 1 << 28
+BLOCK = 1 << 20
+MANY = 10_000_000
+"""Requests of the long streams that programs are run on."""
 
 
 def make(
@@ -32,39 +52,142 @@ def make(
         requests: how many.
         depth: how many are outstanding on average.
         devices: how many devices they are spread over evenly.
-        alignment: sectors are multiples of this.
+        alignment: sectors are multiples of this, and less than 2^28 times this.
         lost: share of the completions that is missing.
         seed: of the generator.
 
     Returns:
         Shape (n,), dtype ``layout.TRACE_V7`` in host byte order; n is 2 * requests unless lost.
     """
+    parts = list(pieces(requests, depth, devices, alignment=alignment, lost=lost, seed=seed))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def pieces(
+    requests: int,
+    depth: int,
+    devices: int = 1,
+    *,
+    alignment: int = 8,
+    lost: float = 0.0,
+    seed: int = 1,
+) -> Iterator[npt.NDArray[np.void]]:
+    """What `make` makes, in pieces: a long stream need not be in memory as a whole."""
     rng = np.random.default_rng(seed)
-    issued = np.arange(requests) * float(DISTANCE_NS)
-    done = issued + rng.uniform(0.05, 1.95, requests) * depth * DISTANCE_NS
-    times = np.concatenate([issued, done])
-    order = np.argsort(times, kind="stable")
-    if lost:
-        order = order[(order < requests) | (rng.random(2 * requests) >= lost)]
-    request = order % requests
-    completed = order >= requests
+    waiting = np.zeros(0, TRACE_V7)  # completions to come
+    stored = np.zeros(devices * CPUS, "u4")
+    for first in range(0, requests, BLOCK):
+        n = min(BLOCK, requests - first)
+        issues = np.zeros(n, TRACE_V7)
+        issues["magic"] = MAGIC | 7
+        issues["time"] = START_NS + (first + np.arange(n)) * DISTANCE_NS
+        issues["sector"] = rng.integers(0, PLACES, n) * alignment
+        issues["bytes"] = rng.choice([4096, 8192, 16384, 65536], n, p=[0.7, 0.1, 0.1, 0.1])
+        direction = np.where(rng.random(n) < 0.7, READ, WRITE)
+        issues["action"] = (direction | FS | ISSUE) << 16 | ISSUED
+        issues["pid"] = 4711
+        issues["device"] = FIRST_DEVICE + rng.integers(0, devices, n)
+        issues["cpu"] = rng.integers(0, CPUS, n)
 
-    sector = rng.integers(0, 1 << 28, requests).astype("u8") * alignment
-    device = (8 << 20) + rng.integers(0, devices, requests)
-    direction = np.where(rng.random(requests) < 0.7, READ, WRITE)
-    size = rng.choice([4096, 8192, 16384, 65536], requests, p=[0.7, 0.1, 0.1, 0.1])
+        completions = issues.copy()
+        after_ns = rng.uniform(0.05, 1.95, n) * depth * DISTANCE_NS
+        completions["time"] += after_ns.astype("u8")
+        completions["action"] = (direction | FS | COMPLETE) << 16 | COMPLETED
+        elsewhere = rng.random(n) >= 0.75
+        completions["cpu"][elsewhere] = rng.integers(0, CPUS, elsewhere.sum())
+        if lost:
+            completions = completions[rng.random(n) >= lost]
 
-    records = np.zeros(len(order), TRACE_V7)
-    records["magic"] = MAGIC | 7
-    records["time"] = 10**9 + times[order].astype("u8")
-    records["sector"] = sector[request]
-    records["bytes"] = size[request]
-    category = direction[request] | FS | np.where(completed, COMPLETE, ISSUE)
-    records["action"] = category.astype("u4") << 16 | np.where(completed, 8, 7).astype("u4")
-    records["pid"] = 4711
-    records["device"] = device[request]
-    records["cpu"] = request % 8
+        waiting = np.concatenate([waiting, completions])
+        done = np.ones(len(waiting), bool)
+        if first + n < requests:
+            done = waiting["time"] < START_NS + (first + n) * DISTANCE_NS
+        records = np.concatenate([issues, waiting[done]])
+        waiting = waiting[~done]
+        records = records[np.argsort(records["time"], kind="stable")]
+        _number(records, stored)
+        yield records
+
+
+def _counters(records: npt.NDArray[np.void], devices: int) -> npt.NDArray[np.unsignedinteger]:
+    """The number of each record's counter: one a device and CPU."""
+    counter = (records["device"] - FIRST_DEVICE) * CPUS + records["cpu"]
+    return counter.astype("u2" if devices * CPUS <= 1 << 16 else "u4")
+
+
+def _number(records: npt.NDArray[np.void], stored: npt.NDArray[np.uint32]) -> None:
+    """Set the sequences; `stored` has what each counter has counted, and goes on counting."""
+    counter = _counters(records, len(stored) // CPUS)
+    order = np.argsort(counter, kind="stable")
+    sizes = np.bincount(counter, minlength=len(stored)).astype("u4")
+    begins = np.cumsum(sizes) - sizes
+    within = np.arange(len(records)) - np.repeat(begins, sizes)
+    records["sequence"][order] = within + 1 + np.repeat(stored, sizes)
+    stored += sizes
+
+
+def repeat(records: npt.NDArray[np.void], rounds: int) -> Iterator[npt.NDArray[np.void]]:
+    """The same requests again and again, as if the stream went on.
+
+    Each round is later, on other sectors, and goes on with the sequences. Changes `records`, which
+    must be as `make` has made them, and hands them out each time.
+    """
+    devices = int(records["device"].max()) - FIRST_DEVICE + 1
+    counter = _counters(records, devices)
+    sequences = np.bincount(counter).astype("u4")[counter]
+    sectors = 1 << int(records["sector"].max()).bit_length()
+    later_ns = int(records["time"][-1]) - START_NS + DISTANCE_NS
+    for round_ in range(rounds):
+        if round_:
+            records["time"] += later_ns
+            records["sector"] += sectors
+            records["sequence"] += sequences
+        yield records
+
+
+def issues_alone(requests: int) -> npt.NDArray[np.void]:
+    """Requests to one device that are never completed."""
+    records = make(requests, 32, lost=1.0)
+    records["sector"] = np.arange(requests) * 8  # no two alike
     return records
+
+
+@functools.cache
+def _directory() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="blkiomon-bench-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
+
+
+@functools.cache
+def file(requests: int, depth: int, devices: int) -> Path:
+    """A file of what `make` makes, in the page cache; all are removed at the end of the run.
+
+    Raises:
+        OSError: there is no room for it where temporary files are.
+    """
+    path = _directory() / f"{requests}-{depth}-{devices}.trace"
+    if shutil.disk_usage(path.parent).free < 2 * requests * TRACE_V7.itemsize + (1 << 28):
+        raise OSError(f"no room for a stream of {requests:,} requests in {path.parent}")
+    with path.open("wb") as out:
+        for records in pieces(requests, depth, devices):
+            records.tofile(out)
+        os.fsync(out.fileno())
+    return path
+
+
+@functools.cache
+def head(path: Path, records: int) -> Path:
+    """A file of the first records of one."""
+    part = path.with_suffix(f".{records}")
+    with path.open("rb") as source, part.open("wb") as out:
+        left = records * TRACE_V7.itemsize
+        while left and (data := source.read(min(left, 1 << 24))):
+            out.write(data)
+            left -= len(data)
+        out.flush()
+        os.fsync(out.fileno())
+    return part
 
 
 def as_version_8(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:

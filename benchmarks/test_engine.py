@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,13 +17,25 @@ from blkiomon._core import Engine, decode
 )
 def test_feed(benchmark: Any, depth: int, devices: int) -> None:
     data = as_bytes(streams.make(500_000, depth, devices))
+    assert benchmark(feed, data).counters()["matches"] == 500_000
 
-    def feed() -> Engine:
-        engine = Engine()
-        engine.feed(data)
-        return engine
 
-    assert benchmark(feed).counters()["matches"] == 500_000
+def feed(data: memoryview) -> Engine:
+    engine = Engine()
+    engine.feed(data)
+    return engine
+
+
+@pytest.mark.parametrize("change", [streams.as_foreign, streams.as_version_8])
+def test_feed_of_another_form(benchmark: Any, change: Callable[[Any], Any]) -> None:
+    data = as_bytes(change(streams.make(500_000, 32)))
+    assert benchmark(feed, data).counters()["matches"] == 500_000
+
+
+@pytest.mark.parametrize("lost", [0.01, 0.1])
+def test_feed_with_losses(benchmark: Any, lost: float) -> None:
+    data = as_bytes(streams.make(500_000, 8192, 64, lost=lost))
+    assert benchmark(feed, data).pending == pytest.approx(500_000 * lost, rel=0.1)
 
 
 def test_cut_of_1000_devices(benchmark: Any) -> None:
