@@ -22,7 +22,7 @@ from blkiomon.clock import WallClock
 from blkiomon.config import Config
 from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain
 from blkiomon.errors import TraceError
-from blkiomon.interval import Counts, Interval
+from blkiomon.interval import Counts, Cut, Interval, in_order
 from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
 
 READ_BYTES = 1 << 20
@@ -88,8 +88,8 @@ class Monitor:
         counts = Counts(**self.engine.counters())
         interval = Interval(
             time_s=time_s,
-            devices=_in_order(rows["device"]),
-            rows=rows,
+            devices=in_order(rows["device"]),
+            cut=Cut(rows=rows),
             counts=counts - self._counts,
         )
         self._counts = counts
@@ -140,12 +140,6 @@ class Monitor:
             self._skips += 1
             if self._skips <= SKIPS_SHOWN:
                 self._report(f"bad trace: skipped {n_bytes} bytes at byte offset {offset}")
-
-
-def _in_order(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """The distinct ones, in order of their first appearance."""
-    distinct, first = np.unique(numbers, return_index=True)
-    return distinct[np.argsort(first)]
 
 
 class StopSignals:
