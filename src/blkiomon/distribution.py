@@ -140,7 +140,8 @@ def _ranks(percent: float, totals: npt.NDArray[np.uint64]) -> npt.NDArray[np.uin
     ranks = whole * share.numerator + (
         (rest * share.numerator + (share.denominator - 1)) // share.denominator
     )
-    return ranks.astype(np.uint64)
+    found: npt.NDArray[np.uint64] = ranks.astype(np.uint64)
+    return found
 
 
 @cache

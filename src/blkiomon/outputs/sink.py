@@ -158,6 +158,13 @@ class Sink(ABC):
             OSError: the destination is of no more use.
         """
 
+    def _finish(self) -> None:  # noqa: B027
+        """Everything has been delivered: hand out what stands at the end.
+
+        Raises:
+            Undelivered, OSError: as ``_deliver``.
+        """
+
     @abstractmethod
     def _release(self) -> None:
         """The thread ends: let go of the destination."""
@@ -174,6 +181,8 @@ class Sink(ABC):
                 except Undelivered:
                     with self._changed:
                         self._drop_current()
+            with suppress(Undelivered):  # what was lost by then has been counted
+                self._finish()
         except OSError as error:
             self._complain(error, "nothing more is written there")
         except BaseException:
