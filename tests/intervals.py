@@ -197,12 +197,34 @@ def interval_of(
         time_s=end_ns // 10**9,
         devices=np.array(list(dict.fromkeys(io.device for io in done)), "u4"),
         cut=cut_of(ios, start_ns, end_ns),
-        counts=Counts(records=2 * len(done), matches=len(done), lost=len(done) % 3),
+        counts=Counts(
+            records=2 * len(done), matches=len(done), lost=sum(io.size % 3 for io in done)
+        ),
         start_ns=start_ns,
         end_ns=end_ns,
         process_names={pid: name for pid, name in (names or {}).items() if pid in pids},
         **options,
     )
+
+
+def example() -> list[Io]:
+    """Three seconds of two disks that work and one that hangs."""
+    rng = np.random.default_rng(5)
+    ios = []
+    for number, (device, op) in enumerate([(SDB, "read"), (SDB, "write"), (DM3, "read")]):
+        for issue_ns in rng.integers(0, 3 * 10**9, 200).tolist():
+            d2c_ns = int(rng.lognormal(12, 1.5))
+            q2d_ns = int(rng.lognormal(9, 1)) if device == SDB else None
+            size = int(rng.choice([512, 4096, 65536]))
+            failed = d2c_ns % 50 == 0
+            ios.append(Io(device, op, size, issue_ns, d2c_ns, failed, q2d_ns, 100 + number))
+    ios.append(Io(SDB, "flush", 0, 5 * 10**8, 3_000_000))
+    ios.append(Io(HUNG, "write", 4096, 2 * 10**8, None))
+    return ios
+
+
+SDB, DM3, HUNG = 8 << 20 | 16, 253 << 20 | 3, 65 << 20 | 1
+NAMES = {SDB: "sdb", DM3: "dm-3"}
 
 
 def at(time_s: int, devices: int = 1) -> Interval:

@@ -186,3 +186,6 @@ STATS_02 = np.dtype(
     ]
 )
 """Layout 0.2, 344 bytes: no throughput, device last."""
+
+STATS = STATS_03.newbyteorder("=")
+"""The same fields as ``STATS_03`` in host byte order: what ``read_stats`` returns."""

@@ -36,16 +36,17 @@ def renderer(stat_version: str) -> Callable[[Interval], Iterator[bytes]]:
 
     Version 0.2 knew no throughput.
     """
-    quantities = _QUANTITIES if stat_version == "0.3" else _QUANTITIES[:4]
 
     def render(interval: Interval) -> Iterator[bytes]:
         for stats in interval.device_stats():
-            yield _text(interval.time_s, stats, quantities).encode()
+            yield text(interval.time_s, stats, stat_version).encode()
 
     return render
 
 
-def _text(time_s: int, stats: DeviceStats, quantities: tuple[tuple[str, str], ...]) -> str:
+def text(time_s: int, stats: DeviceStats, stat_version: str) -> str:
+    """What the original prints of one device."""
+    quantities = _QUANTITIES if stat_version == "0.3" else _QUANTITIES[:4]
     return (
         f"\ntime: {time.ctime(time_s)}\n"
         f"device: {stats.device >> 20},{stats.device & 0xFFFFF}\n"
