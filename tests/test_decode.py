@@ -1,4 +1,4 @@
-"""Files of `-b` read back: layouts told apart, text as the run printed it, and what is wrong said."""
+"""Files of `-b` read back: layouts told apart, the text of the run, and errors that say why."""
 
 from __future__ import annotations
 
@@ -192,6 +192,16 @@ def test_csv_has_a_row_for_each_struct(version: str, file: Path, capfd: Capture)
     assert sdb["d2c_us_upto_inf"] == "1"
     assert (first["size_bytes_upto_1024"], first["bidirectional"]) == ("1", "1")
     assert None not in first and None not in first.values()
+
+
+def test_variance_of_sums_that_wrapped_is_not_known(file: Path, capfd: Capture) -> None:
+    big = interval([Request(1, READ, 512, 2**31)] * 100)  # 64 bits do not hold the squares
+    file.write_bytes(b"".join(binary.renderer("0.3")(big)))
+    assert decode.main([str(file), "--json"]) == 0
+    read = json.loads(capfd.readouterr().out)["read"]
+    assert read["d2c_us"]["mean"] == 2**31
+    assert read["d2c_us"]["variance"] is None
+    assert read["size_bytes"]["variance"] == 0
 
 
 def test_standard_input_is_read(

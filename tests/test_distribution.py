@@ -148,6 +148,14 @@ def test_distributions_that_differ_are_not_equal() -> None:
     assert Distribution.of([1]) != 1
 
 
+def test_distribution_cannot_be_changed() -> None:
+    d = Distribution.of([1, 2])
+    for one in (d, d + d):
+        for array in (one.bins, one.counts):
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 5
+
+
 def test_bounds_tell_what_is_counted() -> None:
     d = Distribution.of([5, 5, 1000])
     assert list(zip(d.low.tolist(), d.high.tolist(), d.counts.tolist(), strict=True)) == [

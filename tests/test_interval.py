@@ -30,6 +30,7 @@ from intervals import (
 )
 
 from blkiomon import layout
+from blkiomon.cut import merge_cuts
 from blkiomon.distribution import PERCENTILES, Distribution
 from blkiomon.groups import InFlight
 from blkiomon.interval import NOTHING, Counts, Cut, Interval, Moments, merge
@@ -133,6 +134,7 @@ def test_a_thousand_devices_take_milliseconds() -> None:
     rows["direction"] = np.tile([0, 1, 1], 1000)
     rows["op"] = np.tile([0, 1, 2], 1000)
     rows["requests"] = 1
+    rows["d2c_hist"][:, 0] = 1
     best_s = 1.0
     for _ in range(5):
         begin_s = time.perf_counter()
@@ -328,6 +330,14 @@ def test_intervals_of_different_clocks_do_not_merge(other: dict[str, object]) ->
         interval_of([], 0, S).merge(interval_of([], S, 2 * S, **other))  # type: ignore[arg-type]
 
 
+def test_merged_cuts_keep_the_order_of_the_first_matches() -> None:
+    cuts = [
+        interval_of([Io(device, "read", 512, 0, device) for device in devices], 0, S).cut
+        for devices in ([9, 3, 7], [3, 1, 9])
+    ]
+    assert merge_cuts(cuts).rows["device"].tolist() == [3, 7, 9, 1]
+
+
 def test_nothing_does_not_merge() -> None:
     with pytest.raises(ValueError, match="no intervals"):
         merge([])
@@ -359,8 +369,10 @@ def test_interval_where_nothing_was_in_flight_comes_back() -> None:
 
 
 def test_interval_from_json_has_no_figures_of_the_drop_in() -> None:
-    with pytest.raises(ValueError, match="drop-in"):
-        through_json(interval_of(example(), 0, S)).device_stats()
+    first, second = interval_of(example(), 0, S), interval_of(example(), S, 2 * S)
+    for item in (through_json(first), through_json(first).merge(second)):
+        with pytest.raises(ValueError, match="drop-in"):
+            item.device_stats()
 
 
 def test_dict_of_something_else_is_refused() -> None:

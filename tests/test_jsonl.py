@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from blkiomon import layout
 from blkiomon._core import Engine
 from blkiomon.config import Config
-from blkiomon.interval import Counts, Cut, Interval
+from blkiomon.interval import Counts, Cut, Interval, merge
 from blkiomon.outputs import jsonl, open_outputs
 
 S = 10**9
@@ -143,6 +143,20 @@ def test_lines_reach_their_file(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines == [item.to_dict() for item in items]
     assert not said and not outputs.failed
+
+
+def test_documented_way_back_into_python_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = [interval_of(example(), k * S, (k + 1) * S) for k in range(3)]
+    render = jsonl.renderer()
+    (tmp_path / "stats.jsonl").write_bytes(b"".join(line for i in items for line in render(i)))
+    monkeypatch.chdir(tmp_path)
+    document = (Path(__file__).parents[1] / "docs" / "schema.md").read_text()
+    exec(document.partition("```python\n")[2].partition("```")[0], {})
+    whole = merge(items)
+    figures = f"{whole.percentile(99.9, op='read')} {whole.total.in_flight}\n"
+    assert capsys.readouterr().out == figures
 
 
 def test_real_trace_shows_its_operations() -> None:

@@ -17,6 +17,7 @@ from intervals import NAMES, example, interval_of
 from runner import TIMEOUT_S, Running, await_size
 
 from blkiomon.config import Config
+from blkiomon.interval import Interval
 from blkiomon.outputs import OutputError, open_outputs
 from blkiomon.outputs.files import FileSink, Format
 from blkiomon.outputs.parquet import ParquetFormat
@@ -149,8 +150,7 @@ def test_file_that_lost_a_part_gets_no_end(tmp_path: Path) -> None:
     path.symlink_to("/dev/full")
     form = ParquetFormat()
     said: list[str] = []
-    taken = [type(ITEMS[0])]
-    sink = FileSink(str(path), [Format(tuple(taken), form.render, finish=form.finish)], said.append)
+    sink = FileSink(str(path), [Format((Interval,), form.render, finish=form.finish)], said.append)
     sink.start()
     for item in ITEMS:
         sink.put(item)

@@ -47,7 +47,8 @@ class Cut:
 def merge_cuts(cuts: Sequence[Cut], end_ns: Sequence[int] | None = None) -> Cut:
     """One cut of all that several hold, with one row for each device, operation and direction.
 
-    Sums are exact modulo 2^128, as the engine counts.
+    Rows stay in the order in which the first of each came. Sums are exact modulo 2^128, as the
+    engine counts.
 
     Args:
         cuts: in the order of their time, if no ends are given.
@@ -103,10 +104,11 @@ def _merge_rows(
                 merged[name]["squ"] = to_words(m.squ for m in moments)
             elif name not in by:
                 merged[name] = np.add.reduceat(table[name], starts)
+    by_first = np.argsort(order[starts])  # the sorting is stable: that is the first of each group
     place = np.empty(len(order), np.int64)  # of each row before, its row now
-    place[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(order)))
+    place[order] = np.repeat(np.argsort(by_first), np.diff(starts, append=len(order)))
     offsets = np.cumsum([0, *map(len, tables[:-1])]).tolist()
-    return merged, [_merge_bins(of_a_sort, offsets, place) for of_a_sort in bins]
+    return merged[by_first], [_merge_bins(of_a_sort, offsets, place) for of_a_sort in bins]
 
 
 def _merge_bins(tables: Sequence[Table], offsets: list[int], place: npt.NDArray[np.int64]) -> Table:

@@ -232,8 +232,14 @@ def _moments(m: Moments) -> dict[str, Any]:
         "sum": m.sum,
         "sum_squares": m.squ,
         "mean": m.avg if some else None,
-        "variance": m.var if some else None,
+        "variance": _variance(m),
     }
+
+
+def _variance(m: Moments) -> float | None:
+    """Of the population; None of nothing, and where the file's 64 bits have not held the sums."""
+    square = m.num * m.squ - m.sum * m.sum
+    return square / (m.num * m.num) if m.num and square >= 0 else None
 
 
 def _limits(delta: int, buckets: int) -> list[int | None]:

@@ -20,13 +20,15 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from blkiomon import layout
 from blkiomon.moments import NOTHING, Moments, add_up
+
+T = TypeVar("T", bound=np.generic)
 
 N_BINS = layout.D2C_BINS
 """Bins that 64-bit values fall into: 0 up to, not including, this."""
@@ -70,6 +72,12 @@ def _bounds() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
     return low, high
 
 
+def _fixed(array: npt.NDArray[T]) -> npt.NDArray[T]:
+    """The array, from now on immutable."""
+    array.setflags(write=False)
+    return array
+
+
 class Histograms(NamedTuple):
     """Sparse histograms of several groups, one behind the other.
 
@@ -92,7 +100,7 @@ class Histograms(NamedTuple):
         """Add up counts of equal group and bin, given in any order."""
         keys, sums = add_up(groups * N_BINS + bins, counts)
         starts = np.searchsorted(keys, np.arange(n_groups + 1) * N_BINS)
-        return cls((keys % N_BINS).astype(np.uint32), sums, starts)
+        return cls(_fixed((keys % N_BINS).astype(np.uint32)), _fixed(sums), starts)
 
     def joined(self, firsts: npt.NDArray[np.intp]) -> Histograms:
         """Neighbouring groups as one: those from each of ``firsts`` up to the next one."""
@@ -174,7 +182,7 @@ class Distribution:
         squares = sum(value * value for value in listed)
         bins, counts = np.unique(bin_of(np.array(listed, np.uint64)), return_counts=True)
         moments = Moments(min(listed), max(listed), sum(listed), squares, len(listed))
-        return cls(moments, bins, counts.astype(np.uint64))
+        return cls(moments, _fixed(bins), _fixed(counts.astype(np.uint64)))
 
     @property
     def num(self) -> int:
@@ -251,7 +259,7 @@ class Distribution:
             np.concatenate([part.bins for part in parts]).astype(np.int64),
             np.concatenate([part.counts for part in parts]),
         )
-        return Distribution(moments, bins.astype(np.uint32), counts)
+        return Distribution(moments, _fixed(bins.astype(np.uint32)), _fixed(counts))
 
     __add__ = merge
 

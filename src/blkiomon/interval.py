@@ -13,7 +13,7 @@ import numpy.typing as npt
 from blkiomon.cut import Cut, merge_cuts
 from blkiomon.distribution import Distribution
 from blkiomon.groups import NS_PER_S, Group, groups_of
-from blkiomon.moments import NOTHING, U64_MAX, Moments, reduce_moments, run_starts
+from blkiomon.moments import NOTHING, Moments, reduce_moments, run_starts
 
 __all__ = ["NOTHING", "Counts", "Cut", "DeviceStats", "Group", "Interval", "Moments", "merge"]
 
@@ -256,7 +256,7 @@ def _device_stats(
     """Merge the operations of each device by direction."""
     if not len(rows):
         return ()
-    if (rows["d2c_us"]["min"] == U64_MAX).any():
+    if (rows["d2c_hist"].sum(axis=1) != rows["requests"]).any():
         raise ValueError("an interval that was read from JSON lacks the drop-in's figures")
     # Groups of rows with one device and direction: sorted together, then reduced from each start.
     sorter = np.argsort(devices, kind="stable")

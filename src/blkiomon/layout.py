@@ -110,7 +110,7 @@ ROW = np.dtype(
 
 SIZE_BINS, D2C_BINS = 1728, 3776
 """Bins of the engine's own histograms of request sizes (bytes) and d2c (ns): 64 an octave, see
-``blkiomon.interval.bin_bounds``."""
+``blkiomon.distribution.bin_bounds``."""
 
 BIN = np.dtype([("row", "u4"), ("bin", "u4"), ("count", "u8")])
 """A bin that is not empty: the index of its row in the interval's rows, the bin, its count."""
@@ -131,7 +131,8 @@ LOAD = np.dtype(
     ]
 )
 """Requests in flight in one interval: issued, not completed. One row for each device and operation
-that had any; one for each such device with ``op`` ``ALL_OPS``; one for all with ``ALL_DEVICES``.
+that had any; one for each such device with ``op`` ``ALL_OPS``; always one for all, with
+``ALL_DEVICES`` and ``ALL_OPS``.
 ``in_flight`` at the interval's end, ``oldest_ns`` the age of the oldest of these then (0: none),
 ``max_in_flight`` at any time, ``busy_ns`` the time with any in flight, ``in_flight_ns`` the
 integral over time, in request-ns, 128-bit: low word, high word."""

@@ -140,6 +140,9 @@ class Sink(ABC):
             if left_s <= 0:
                 self._give_up.set()
                 self._thread.join(0.05)  # ends now, unless it is stuck in a call
+                if self._thread.is_alive() and self._current is None:
+                    self.failed = True  # in that which writes the end
+                    self._report(f"{self.name} did not take its end")
                 break
             self._thread.join(left_s)
         self._drop_rest()
