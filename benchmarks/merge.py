@@ -67,7 +67,7 @@ def rows(requests: int = REQUESTS) -> Iterator[tuple[str, Cost]]:
 
 def report(options: Options) -> Iterator[Table | str]:
     yield Table(
-        "Trace files in the page cache, each record in a random one of them (CPU time, ns a record)",
+        "Files in the page cache, each record in a random one of them (CPU time, ns a record)",
         ("files", "reading and merging", "the engine as well"),
         (
             (name, f"{cost.read_ns:.1f}", f"{cost.read_and_feed_ns:.1f}")

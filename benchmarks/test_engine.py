@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import streams
 from benchmarks.engine import as_bytes
-from blkiomon._core import Engine, decode
+from blkiomon._core import Engine
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,12 @@ def test_cut_of_1000_devices(benchmark: Any) -> None:
     assert rows["requests"].sum() == 200_000
 
 
-def test_decode(benchmark: Any) -> None:
+def test_records_as_an_array(benchmark: Any) -> None:
     data = as_bytes(streams.make(200_000, 32))
-    records, _ = benchmark(decode, data)
-    assert len(records) == 400_000
+
+    def records() -> Any:
+        engine = Engine(keep_records=True)
+        engine.feed(data)
+        return engine.take_records()
+
+    assert len(benchmark(records)) == 400_000

@@ -6,14 +6,17 @@ And waits for what threads do with them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import reference
 
 from blkiomon import layout
-from blkiomon.interval import Interval
+from blkiomon.interval import Counts, Cut, Interval
 
 READ, WRITE, BIDIRECTIONAL = 0, 1, 2
 
@@ -50,16 +53,178 @@ def interval(requests: Iterable[Request], time_s: int = 0) -> Interval:
     rows = np.zeros(len(groups), layout.ROW)
     for row, ((device, op, direction), members) in zip(rows[::-1], groups.items(), strict=True):
         row["device"], row["op"], row["direction"] = device, op, direction
-        row["requests"] = len(members)
-        row["size_bytes"] = moments([r.size for r in members])
-        row["d2c_us"] = moments([r.d2c_us for r in members])
-        row["throughput"] = moments([r.size * 1000 // r.d2c_us for r in members])
-        for r in members:
-            size = reference.bucket(r.size, layout.SIZE_DELTA, layout.SIZE_BUCKETS)
-            d2c = reference.bucket(r.d2c_us, layout.D2C_DELTA, layout.D2C_BUCKETS)
-            row["size_hist"][size] += 1
-            row["d2c_hist"][d2c] += 1
-    return Interval(time_s, np.array(list(devices), "u4"), rows)
+        _fill(row, [r.size for r in members], [r.d2c_us for r in members])
+    return Interval(time_s=time_s, devices=np.array(list(devices), "u4"), cut=Cut(rows=rows))
+
+
+def _fill(row: Any, sizes: list[int], d2c_us: list[int]) -> None:
+    """What a row says of requests, but for times in ns."""
+    row["requests"] = len(sizes)
+    row["size_bytes"] = moments(sizes)
+    row["d2c_us"] = moments(d2c_us)
+    row["throughput"] = moments([b * 1000 // (us or 1) for b, us in zip(sizes, d2c_us)])
+    for size, us in zip(sizes, d2c_us):
+        row["size_hist"][reference.bucket(size, layout.SIZE_DELTA, layout.SIZE_BUCKETS)] += 1
+        row["d2c_hist"][reference.bucket(us, layout.D2C_DELTA, layout.D2C_BUCKETS)] += 1
+
+
+# --- intervals of requests with all that is known of them ----------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Io:
+    """A request: what it is, and when it was issued and completed.
+
+    One without `d2c_ns` never completes. `q2d_ns` is None where no queue record was seen.
+    """
+
+    device: int
+    op: str
+    size: int
+    issue_ns: int
+    d2c_ns: int | None
+    error: bool = False
+    q2d_ns: int | None = None
+    pid: int | None = None
+    direction: int | None = None  # by the operation unless given
+
+    @property
+    def end_ns(self) -> float:
+        return float("inf") if self.d2c_ns is None else self.issue_ns + self.d2c_ns
+
+
+def bin_of(value: int) -> int:
+    """The engine's rule, spelt out."""
+    shift = max(0, value.bit_length() - 7)
+    return 64 * shift + (value >> shift)
+
+
+def bins(values: Sequence[list[int]]) -> npt.NDArray[np.void]:
+    """Bins of the values of each row."""
+    found = [
+        (row, *item)
+        for row, of_row in enumerate(values)
+        for item in sorted(Counter(map(bin_of, of_row)).items())
+    ]
+    return np.array(found, layout.BIN)
+
+
+def completed(ios: Iterable[Io], start_ns: int, end_ns: int) -> list[Io]:
+    """Those that completed in an interval, in that order."""
+    within = [io for io in ios if start_ns < io.end_ns <= end_ns]
+    return sorted(within, key=lambda io: io.end_ns)
+
+
+def cut_of(ios: Sequence[Io], start_ns: int, end_ns: int) -> Cut:
+    """What the engine hands out at `end_ns` after a cut at `start_ns`."""
+    done = completed(ios, start_ns, end_ns)
+    groups: dict[tuple[int, int, int], list[Io]] = {}
+    for io in done:
+        op = layout.OPS.index(io.op)
+        direction = int(op != 0) if io.direction is None else io.direction
+        groups.setdefault((io.device, op, direction), []).append(io)
+    rows = np.zeros(len(groups), layout.ROW)
+    for row, ((device, op, direction), members) in zip(rows, groups.items(), strict=True):
+        row["device"], row["op"], row["direction"] = device, op, direction
+        row["errors"] = sum(io.error for io in members)
+        row["d2c_ns"] = moments(d2c := [io.d2c_ns or 0 for io in members])
+        _fill(row, [io.size for io in members], [ns // 1000 for ns in d2c])
+
+    queued: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for io in done:
+        if io.q2d_ns is not None:
+            times = io.q2d_ns, io.q2d_ns + (io.d2c_ns or 0)
+            queued.setdefault((io.device, layout.OPS.index(io.op)), []).append(times)
+    queue_rows = np.zeros(len(queued), layout.QUEUE_ROW)
+    for row, ((device, op), pairs) in zip(queue_rows, queued.items(), strict=True):
+        row["device"], row["op"], row["requests"] = device, op, len(pairs)
+        row["q2d_ns"] = moments([q2d for q2d, _ in pairs])
+        row["q2c_ns"] = moments([q2c for _, q2c in pairs])
+
+    pids = {io.pid: None for io in done if io.pid is not None}
+    of_pid = [[io.size for io in done if io.pid == pid] for pid in pids]
+    return Cut(
+        rows=rows,
+        d2c_bins=bins([[io.d2c_ns or 0 for io in members] for members in groups.values()]),
+        size_bins=bins([[io.size for io in members] for members in groups.values()]),
+        loads=loads_of(ios, start_ns, end_ns),
+        queue_rows=queue_rows,
+        q2d_bins=bins([[q2d for q2d, _ in pairs] for pairs in queued.values()]),
+        q2c_bins=bins([[q2c for _, q2c in pairs] for pairs in queued.values()]),
+        processes=np.array(
+            [(pid, 0, len(sizes), sum(sizes)) for pid, sizes in zip(pids, of_pid)], layout.PROCESS
+        ),
+    )
+
+
+def loads_of(ios: Iterable[Io], start_ns: int, end_ns: int) -> npt.NDArray[np.void]:
+    """Requests in flight, by following them through the interval."""
+    groups: dict[tuple[int, int], list[Io]] = {(layout.ALL_DEVICES, layout.ALL_OPS): []}
+    for io in ios:
+        if io.issue_ns < end_ns and io.end_ns > start_ns:
+            for key in (
+                (layout.ALL_DEVICES, layout.ALL_OPS),
+                (io.device, layout.ALL_OPS),
+                (io.device, layout.OPS.index(io.op)),
+            ):
+                groups.setdefault(key, []).append(io)
+    loads = np.zeros(len(groups), layout.LOAD)
+    for load, ((device, op), members) in zip(loads, groups.items(), strict=True):
+        spans = [(max(io.issue_ns, start_ns), min(io.end_ns, end_ns)) for io in members]
+        load["device"], load["op"] = device, op
+        times = sorted({edge for span in spans for edge in span})
+        level = [sum(a <= t < b for a, b in spans) for t in times]
+        load["max_in_flight"] = max(level, default=0)
+        load["busy_ns"] = sum(b - a for a, b, n in zip(times, times[1:], level) if n)
+        load["in_flight_ns"] = (sum(b - a for a, b in spans), 0)
+        left = [io.issue_ns for io in members if io.end_ns > end_ns]
+        load["in_flight"] = len(left)
+        load["oldest_ns"] = end_ns - min(left, default=end_ns)
+    return loads
+
+
+def interval_of(
+    ios: Sequence[Io],
+    start_ns: int,
+    end_ns: int,
+    names: Mapping[int, str] | None = None,
+    **options: Any,
+) -> Interval:
+    """The interval from `start_ns` to `end_ns` of all requests there ever were."""
+    done = completed(ios, start_ns, end_ns)
+    pids = {io.pid for io in done}
+    return Interval(
+        time_s=end_ns // 10**9,
+        devices=np.array(list(dict.fromkeys(io.device for io in done)), "u4"),
+        cut=cut_of(ios, start_ns, end_ns),
+        counts=Counts(
+            records=2 * len(done), matches=len(done), lost=sum(io.size % 3 for io in done)
+        ),
+        start_ns=start_ns,
+        end_ns=end_ns,
+        process_names={pid: name for pid, name in (names or {}).items() if pid in pids},
+        **options,
+    )
+
+
+def example() -> list[Io]:
+    """Three seconds of two disks that work and one that hangs."""
+    rng = np.random.default_rng(5)
+    ios = []
+    for number, (device, op) in enumerate([(SDB, "read"), (SDB, "write"), (DM3, "read")]):
+        for issue_ns in rng.integers(0, 3 * 10**9, 200).tolist():
+            d2c_ns = int(rng.lognormal(12, 1.5))
+            q2d_ns = int(rng.lognormal(9, 1)) if device == SDB else None
+            size = int(rng.choice([512, 4096, 65536]))
+            failed = d2c_ns % 50 == 0
+            ios.append(Io(device, op, size, issue_ns, d2c_ns, failed, q2d_ns, 100 + number))
+    ios.append(Io(SDB, "flush", 0, 5 * 10**8, 3_000_000))
+    ios.append(Io(HUNG, "write", 4096, 2 * 10**8, None))
+    return ios
+
+
+SDB, DM3, HUNG = 8 << 20 | 16, 253 << 20 | 3, 65 << 20 | 1
+NAMES = {SDB: "sdb", DM3: "dm-3"}
 
 
 def at(time_s: int, devices: int = 1) -> Interval:

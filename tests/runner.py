@@ -24,8 +24,8 @@ import reference
 
 from blkiomon import _sysv
 from blkiomon.config import Config
-from blkiomon.monitor import Monitor
 from blkiomon.outputs import open_outputs
+from blkiomon.run import Line
 
 COMMAND = (sys.executable, "-m", "blkiomon")
 TIMEOUT_S = 60.0
@@ -273,10 +273,10 @@ def outputs_of(
     said: list[str] = []
     outputs = open_outputs(config, said.append, lossless=True)
     try:
-        monitor = Monitor(config, outputs, said.append)
+        line = Line(config, outputs, said.append)
         for at in range(0, len(data), read_bytes):
-            monitor.feed(memoryview(data)[at : at + read_bytes])
-        monitor.end(0, is_complete=True)
+            line.feed(memoryview(data)[at : at + read_bytes])
+        line.end(0, is_complete=True)
     finally:
         outputs.close()
     assert not said

@@ -269,9 +269,17 @@ def test_version_and_help_without_room_to_print_them(option: str, output: str) -
         (["-V=1"], "-= not recognized"),
         (["-I5", "--m", "1"], "--m not a unique prefix"),
         (["-I5", "--d", "x"], "--d not a unique prefix"),
-        (["-I5", "trace.bin"], "unexpected argument 'trace.bin'"),
-        (["-I5", "--", "-h"], "unexpected argument '-h'"),
-        (["-I5", ""], "unexpected argument ''"),
+        (["-I5", ""], "a trace is named by its path"),
+        (["-I5", "--clock", "sun"], "--clock takes auto or trace or wall, not 'sun'"),
+        (["-I5", "--from", "-1"], "--from takes seconds from the first record, or a time"),
+        (["-I5", "--to", "tomorrow"], "--to takes seconds from the first record, or a time"),
+        (["-I5", "--from=1", "--to=1"], "--to must be later than --from"),
+        (["-I5", "--from=1", "--to=2026-11-23T14:00"], "--from and --to take both seconds, or"),
+        (["-I5", "--device", "no-such-disk"], "no block device 'no-such-disk'"),
+        (["-I5", "--device", "4096:0"], "there is no device 4096:0"),
+        (["-I5", "--device", "/dev/null"], "no block device '/dev/null'"),
+        (["-I5", "--threads", "0"], "--threads takes a whole number"),
+        (["-I5", "--names", "maybe"], "--names takes auto or yes or no"),
         (["-I5", "-Q", "/"], "all three of -Q PATH, -q ID and -m TYPE"),
         (["-I5", "-Q", "/", "-q", "1"], "all three"),
         (["-I5", "-q", "1", "-m", "1"], "all three"),
@@ -362,7 +370,7 @@ def test_hostile_layout(capfd: pytest.CaptureFixture[str], value: str) -> None:
         ["-I", b"\xff"],
         [b"--\xff\xfe"],
         [b"-\xff"],
-        ["-I5", b"\xff\n\x1b[31m"],
+        ["-I5", b"--device=\xff\n\x1b[31m"],
         ["-I5", b"--stat-version=\xff"],
         ["-I5", "--max-pending", b"\x80" * 3000],
     ],
@@ -409,3 +417,9 @@ def test_usage_error_opens_no_output(tmp_path: Path) -> None:
     path.write_text("keep")
     assert runner.run("-h", path, "-I", "x").returncode == 1
     assert path.read_text() == "keep"
+
+
+def test_name_of_a_missing_file_cannot_drive_the_terminal() -> None:
+    result = runner.run("-I5", b"\xff\n\x1b[31m")
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr.startswith(b"blkiomon: cannot open \xff??[31m: there is no such file")

@@ -16,7 +16,7 @@ from reference import Reference, Trace
 from tracewriter import complete, encode, issue
 
 from blkiomon import layout
-from blkiomon._core import Engine, decode
+from blkiomon._core import Engine
 from blkiomon.errors import TraceError
 from blkiomon.interval import Cut
 
@@ -384,12 +384,14 @@ def test_fixed_seed_of_the_hash_is_not_needed_for_equal_results() -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_decode_gives_every_record_as_a_structured_array(seed: int) -> None:
+def test_records_are_handed_out_as_a_structured_array(seed: int) -> None:
     data = streams.generate(seed, avoid="nothing").data
     expected: list[Trace] = []
     Reference(on_record=expected.append).feed(data)
-    records, used = decode(data)
-    assert used == len(data)
+    engine = Engine(keep_records=True)
+    engine.feed(data)
+    records = engine.take_records()
+    assert len(engine.take_records()) == 0
     assert records.dtype == layout.RECORD
     assert [as_tuple({"record": r, "order": i}) for i, r in enumerate(records)] == [
         reference_tuple(t) for t in expected
@@ -408,14 +410,6 @@ def test_more_devices_than_a_key_has_room_for_are_refused() -> None:
     assert (1 << 22) - 1000 < engine.counters()["records"] <= 1 << 22
     with pytest.raises(MemoryError):
         engine.feed(records.tobytes())
-
-
-def test_decode_stops_before_what_is_no_whole_record() -> None:
-    data = encode([issue(1, 1, 1), issue(2, 2, 2, payload=b"123")])
-    assert [len(decode(data[:n])[0]) for n in (0, 3, 47, 48, 98, 99)] == [0, 0, 0, 1, 1, 2]
-    assert [decode(data[:n])[1] for n in (0, 3, 47, 48, 98, 99)] == [0, 0, 0, 48, 48, 99]
-    assert decode(data + b"garbage" * 9)[1] == len(data)
-    assert decode(b"garbage" * 9)[1] == 0
 
 
 def test_structs_are_their_numpy_twins() -> None:

@@ -1,16 +1,39 @@
-"""Merging and the original's arithmetic; the printed numbers are the original's own."""
+"""The drop-in's view in the original's arithmetic, and the figures of groups beside numpy's.
+
+The printed numbers of the drop-in are the original's own.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 import time
 
 import numpy as np
 import pytest
-from intervals import BIDIRECTIONAL, READ, WRITE, Request, interval
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from intervals import (
+    BIDIRECTIONAL,
+    DM3,
+    HUNG,
+    READ,
+    SDB,
+    WRITE,
+    Io,
+    Request,
+    completed,
+    example,
+    interval,
+    interval_of,
+)
 
 from blkiomon import layout
-from blkiomon.interval import NOTHING, Counts, Interval, Moments
+from blkiomon.cut import merge_cuts
+from blkiomon.distribution import PERCENTILES, Distribution
+from blkiomon.groups import InFlight
+from blkiomon.interval import NOTHING, Counts, Cut, Interval, Moments, merge
 
 
 def of(*values: int) -> Moments:
@@ -111,9 +134,271 @@ def test_a_thousand_devices_take_milliseconds() -> None:
     rows["direction"] = np.tile([0, 1, 1], 1000)
     rows["op"] = np.tile([0, 1, 2], 1000)
     rows["requests"] = 1
+    rows["d2c_hist"][:, 0] = 1
     best_s = 1.0
     for _ in range(5):
         begin_s = time.perf_counter()
-        assert len(Interval(0, devices, rows).device_stats()) == 1000
+        item = Interval(time_s=0, devices=devices, cut=Cut(rows=rows))
+        assert len(item.device_stats()) == 1000
         best_s = min(best_s, time.perf_counter() - begin_s)
     assert best_s < 0.1  # a few ms on an idle machine
+
+
+# --- groups --------------------------------------------------------------------------------------
+
+S = 10**9
+IOS = st.builds(
+    Io,
+    device=st.sampled_from([SDB, DM3, HUNG]),
+    op=st.sampled_from(layout.OPS),
+    size=st.integers(0, 1 << 30),
+    issue_ns=st.integers(-S, 4 * S),
+    d2c_ns=st.integers(0, 3 * S) | st.none(),
+    error=st.booleans(),
+    q2d_ns=st.integers(0, S) | st.none(),
+    pid=st.integers(1, 5) | st.none(),
+    direction=st.sampled_from([None, READ, WRITE, BIDIRECTIONAL]),
+)
+PROCESS_NAMES = {1: "one", 2: "two", 3: "three", 4: "four"}
+
+
+@given(st.lists(IOS, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_groups_are_the_figures_of_their_requests(ios: list[Io]) -> None:
+    item = interval_of(ios, S, 2 * S)
+    done = completed(ios, S, 2 * S)
+    for group in item.groups():
+        own = [io for io in done if group.device in (None, io.device) and group.op in (None, io.op)]
+        queued = [io for io in own if io.q2d_ns is not None]
+        assert group.d2c == Distribution.of(io.d2c_ns or 0 for io in own)
+        assert group.size == Distribution.of(io.size for io in own)
+        assert group.errors == sum(io.error for io in own)
+        assert group.requests == group.iops == len(own)
+        assert group.bytes == group.bytes_per_s == sum(io.size for io in own)
+        assert (group.q2d is None) == (group.q2c is None) == (not queued)
+        if group.q2d is not None and group.q2c is not None:
+            assert group.q2d == Distribution.of(io.q2d_ns or 0 for io in queued)
+            assert group.q2c == Distribution.of(
+                (io.q2d_ns or 0) + (io.d2c_ns or 0) for io in queued
+            )
+
+
+def test_groups_come_by_device_operation_and_total() -> None:
+    item = interval_of(example(), 0, 3 * S)
+    assert [(g.device, g.op) for g in item.groups()] == [
+        (SDB, "read"),
+        (SDB, "write"),
+        (SDB, "flush"),
+        (SDB, None),
+        (HUNG, "write"),
+        (HUNG, None),
+        (DM3, "read"),
+        (DM3, None),
+        (None, None),
+    ]
+    assert item.total is item.groups()[-1]
+    assert item.device(DM3) is item.groups()[-2]
+    assert item.ops(SDB) == item.groups()[:3]
+    assert item.device(99) is None
+    assert item.groups() is item.groups()
+
+
+def test_hung_device_is_there_although_nothing_completed() -> None:
+    item = interval_of(example(), S, 2 * S)
+    group = item.device(HUNG)
+    assert group is not None and group.in_flight is not None
+    assert (group.requests, group.d2c, group.iops) == (0, Distribution(), 0)
+    load = group.in_flight
+    assert (load.mean, load.max, load.end, load.busy) == (1.0, 1, 1, 1.0)
+    assert load.oldest_ns == 2 * S - 2 * 10**8
+
+
+def test_idle_interval_has_a_total_of_zeros() -> None:
+    (total,) = interval_of([], 0, S).groups()
+    assert (total.requests, total.bytes, total.iops, total.errors) == (0, 0, 0, 0)
+    assert total.in_flight == InFlight(0, 0, 0, 0, None, S)
+    assert total.in_flight.busy is None
+
+
+def test_in_flight_is_none_where_it_was_not_measured() -> None:
+    assert interval([Request(1, READ, 1, 1)]).total.in_flight is None
+
+
+def test_interval_without_duration_has_no_rates() -> None:
+    total = interval([Request(1, READ, 1, 1)]).total
+    assert (total.requests, total.iops, total.bytes_per_s) == (1, None, None)
+
+
+def test_rows_of_several_directions_and_cuts_add_up() -> None:
+    ios = [Io(SDB, "zone", 512, 0, 100, direction=d) for d in (READ, WRITE, BIDIRECTIONAL)]
+    item = interval_of(ios, 0, S)
+    assert len(item.rows) == 3
+    assert [g.requests for g in item.groups()] == [3, 3, 3]
+
+
+def test_highest_device_number_is_not_the_total() -> None:
+    item = interval_of([Io(2**32 - 1, "read", 512, 0, 100)], 0, S)
+    assert [g.device for g in item.groups()] == [2**32 - 1, 2**32 - 1, None]
+
+
+@pytest.mark.parametrize("percent", PERCENTILES)
+def test_percentiles_of_an_interval_are_those_of_its_requests(percent: float) -> None:
+    ios = example()
+    item = interval_of(ios, 0, 3 * S)
+    for device, op in itertools.product([None, SDB, DM3, HUNG], [None, "read", "flush", "zone"]):
+        values = [
+            io.d2c_ns or 0
+            for io in completed(ios, 0, 3 * S)
+            if device in (None, io.device) and op in (None, io.op)
+        ]
+        found = item.percentile(percent, device=device, op=op)
+        if not values:
+            assert found is None
+            continue
+        assert found is not None
+        exact = int(np.percentile(values, percent, method="inverted_cdf"))
+        assert abs(found - exact) <= exact / 128
+
+
+# --- merging -------------------------------------------------------------------------------------
+
+
+def assert_same(one: Interval, two: Interval) -> None:
+    """All but the order of devices and, where requests end together, of rows."""
+    assert one.groups() == two.groups()
+    for name in ("time_s", "counts", "start_ns", "end_ns", "clock", "is_anchored"):
+        assert getattr(one, name) == getattr(two, name), name
+    assert sorted(one.devices) == sorted(two.devices)
+    assert sorted(one.cut.processes.tolist()) == sorted(two.cut.processes.tolist())
+    assert one.process_names == two.process_names
+
+
+@given(st.lists(IOS, max_size=15))
+@settings(max_examples=60, deadline=None)
+def test_merged_intervals_are_one_long_interval(ios: list[Io]) -> None:
+    parts = [interval_of(ios, k * S, (k + 1) * S, PROCESS_NAMES) for k in range(3)]
+    whole = interval_of(ios, 0, 3 * S, PROCESS_NAMES)
+    merged = merge(parts)
+    assert_same(merged, whole)
+    assert merged.devices.tolist() == whole.devices.tolist()
+    assert merged.device_stats() == whole.device_stats()
+
+
+@given(st.lists(IOS, max_size=15))
+@settings(max_examples=60, deadline=None)
+def test_merging_is_associative_and_commutative(ios: list[Io]) -> None:
+    a, b, c = (interval_of(ios, k * S, (k + 1) * S, PROCESS_NAMES) for k in range(3))
+    whole = merge([a, b, c])
+    for merged in (
+        a.merge(b).merge(c),
+        a.merge(b.merge(c)),
+        c.merge(b).merge(a),
+        c.merge(a).merge(b),
+        b.merge(a, c),
+    ):
+        assert_same(merged, whole)
+
+
+def test_many_intervals_merge_as_few_do() -> None:
+    ios = example()
+    step = S // 50
+    parts = [interval_of(ios, k * step, (k + 1) * step) for k in range(150)]
+    merged = merge(iter(parts))
+    whole = interval_of(ios, 0, 3 * S)
+    assert merged.groups() == whole.groups()
+    assert len(merged.rows) == len(whole.rows)
+
+
+def test_one_interval_merges_to_itself() -> None:
+    item = interval_of(example(), 0, S)
+    assert_same(item.merge(), item)
+
+
+def test_later_interval_tells_what_is_in_flight_and_what_a_process_is_called() -> None:
+    ios = [Io(SDB, "read", 512, 0, S + S // 2, pid=7), Io(SDB, "read", 512, 5, 100, pid=7)]
+    first = interval_of(ios, 0, S, {7: "bash"})
+    second = interval_of(ios, S, 2 * S, {7: "dd"})
+    merged = second.merge(first)
+    assert first.total.in_flight is not None and first.total.in_flight.end == 1
+    assert merged.total.in_flight is not None and merged.total.in_flight.end == 0
+    assert merged.process_names == {7: "dd"}
+
+
+@pytest.mark.parametrize("other", [{"clock": "trace"}, {"is_anchored": False}])
+def test_intervals_of_different_clocks_do_not_merge(other: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="different clocks"):
+        interval_of([], 0, S).merge(interval_of([], S, 2 * S, **other))  # type: ignore[arg-type]
+
+
+def test_merged_cuts_keep_the_order_of_the_first_matches() -> None:
+    cuts = [
+        interval_of([Io(device, "read", 512, 0, device) for device in devices], 0, S).cut
+        for devices in ([9, 3, 7], [3, 1, 9])
+    ]
+    assert merge_cuts(cuts).rows["device"].tolist() == [3, 7, 9, 1]
+
+
+def test_nothing_does_not_merge() -> None:
+    with pytest.raises(ValueError, match="no intervals"):
+        merge([])
+
+
+# --- plain dicts ---------------------------------------------------------------------------------
+
+
+def through_json(item: Interval) -> Interval:
+    return Interval.from_dict(json.loads(json.dumps(item.to_dict(), allow_nan=False)))
+
+
+@given(st.lists(IOS, max_size=12), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_interval_comes_back_from_json(ios: list[Io], is_anchored: bool) -> None:
+    first, second = (
+        interval_of(ios, k * S, (k + 1) * S, PROCESS_NAMES, is_anchored=is_anchored)
+        for k in range(2)
+    )
+    back = through_json(first)
+    assert_same(back, first)
+    assert back.to_dict() == first.to_dict()
+    assert_same(back.merge(through_json(second)), first.merge(second))
+    assert back.percentile(75) == first.percentile(75)
+
+
+def test_interval_where_nothing_was_in_flight_comes_back() -> None:
+    assert through_json(interval([])).groups() == interval([]).groups()
+
+
+def test_interval_from_json_has_no_figures_of_the_drop_in() -> None:
+    first, second = interval_of(example(), 0, S), interval_of(example(), S, 2 * S)
+    for item in (through_json(first), through_json(first).merge(second)):
+        with pytest.raises(ValueError, match="drop-in"):
+            item.device_stats()
+
+
+def test_dict_of_something_else_is_refused() -> None:
+    item = interval_of(example(), 0, S)
+    for other in ({}, {"schema": 2}, {"schema": 1}, item.to_dict() | {"devices": [5]}):
+        with pytest.raises(ValueError, match="no interval of schema 1"):
+            Interval.from_dict(other)
+    with pytest.raises(ValueError, match="without histograms"):
+        Interval.from_dict(item.to_dict(histograms=False))
+
+
+def test_groups_of_a_thousand_devices_take_milliseconds() -> None:
+    rng = np.random.default_rng(1)
+    rows = np.zeros(2000, layout.ROW)
+    rows["device"] = np.repeat(rng.permutation(1000), 2)
+    rows["op"] = np.tile([0, 1], 1000)
+    rows["requests"] = 100
+    bins = np.ones(200_000, layout.BIN)
+    bins["row"] = np.repeat(np.arange(2000), 100)
+    bins["bin"] = np.tile(np.arange(600, 700), 2000)
+    best_s = 1.0
+    for _ in range(3):
+        item = Interval(
+            time_s=0, devices=np.arange(1000, dtype="u4"), cut=Cut(rows=rows, d2c_bins=bins)
+        )
+        begin_s = time.perf_counter()
+        assert len(item.groups()) == 3001
+        best_s = min(best_s, time.perf_counter() - begin_s)
+    assert best_s < 0.25  # some 40 ms on an idle machine

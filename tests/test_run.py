@@ -28,7 +28,7 @@ from tracewriter import driver_data, encode, issue
 
 from blkiomon import cli, layout
 from blkiomon.config import Config
-from blkiomon.monitor import run
+from blkiomon.run import run
 
 ONE = quirks.pairs((4096, 500))
 MISMATCH = encode([issue(5, 99, 1), issue(6, 99, 1)])

@@ -423,6 +423,75 @@ def test_interval_cut_by_a_full_disk_leaves_no_part(
     assert sink.dropped_intervals == 1 and outputs.failed
 
 
+WHOLE = Format(TEXT.takes, TEXT.render, head=b"head\n", finish=lambda: iter([b"end\n"]))
+
+
+def test_head_and_end_stand_around_everything(tmp_path: Path, said: list[str]) -> None:
+    for number, items in ((0, b""), (2, b"interval 0\ninterval 1\n")):
+        path = tmp_path / str(number)
+        sink = FileSink(str(path), [WHOLE], said.append)
+        sink.start()
+        for time_s in range(number):
+            sink.put(at(time_s))
+        sink.close()
+        assert path.read_bytes() == b"head\n" + items + b"end\n"
+    assert not sink.failed and not said
+
+
+def test_head_is_written_when_there_is_room_for_it(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, room = os.write, [8]
+
+    def limited(fd: int, data: memoryview) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = write(fd, data[: room[0]])
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr("blkiomon.outputs.files.os.write", limited)
+    sink = FileSink(
+        str(tmp_path / "out"), [Format(TEXT.takes, TEXT.render, b"head\n")], said.append
+    )
+    sink.start()
+    sink.put(at(1))
+    eventually(lambda: sink.dropped_intervals)
+    room[0] = 10_000
+    sink.put(at(2))
+    sink.close()
+    assert (tmp_path / "out").read_bytes() == b"head\ninterval 2\n"
+
+
+def test_what_needs_its_end_gets_none_after_a_loss(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(fd: int, data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    sink = FileSink(str(tmp_path / "out"), [WHOLE], said.append)
+    with monkeypatch.context() as patch:
+        patch.setattr("blkiomon.outputs.files.os.write", no_space)
+        sink.start()
+        sink.put(at(1))
+        eventually(lambda: sink.has_ended)
+    sink.put(at(2))
+    sink.close()
+    assert (tmp_path / "out").read_bytes() == b""
+    assert sink.failed and sink.dropped_intervals == 2
+    assert [line.rpartition(": ")[2] for line in said] == [
+        "No space left on device (nothing more is written there)"
+    ]
+
+
+def test_end_that_nobody_reads_is_told(pipe: tuple[int, int], said: list[str]) -> None:
+    long = Format(TEXT.takes, TEXT.render, finish=lambda: iter([bytes(10_000)]))
+    sink = on_pipe(pipe, said, long)
+    sink.close(0.1)
+    assert sink.failed
+    assert said == [f"{sink.name} did not take its end"]
+
+
 def test_cut_back_spares_what_somebody_else_appended(tmp_path: Path, said: list[str]) -> None:
     path = tmp_path / "out"
 

@@ -222,7 +222,7 @@ def test_a_real_trace_split_by_cpu(tmp_path: Path, name: str) -> None:
     def counted(data: bytes) -> tuple[dict[str, int], list[bytes]]:
         engine = Engine()
         engine.feed(data)
-        return engine.counters(), sorted(row.tobytes() for row in engine.cut()[0])
+        return engine.counters(), sorted(row.tobytes() for row in engine.cut().rows)
 
     # The tracer merges by time, too, if not with our rule for equal times.
     assert sorted(split(merged)) == sorted(records)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from _typeshed import ReadableBuffer
 
-from blkiomon.interval import Cut
+from blkiomon.cut import Cut
 
 @final
 class Engine:
@@ -24,13 +24,14 @@ class Engine:
         keep_details: keep pending records in full, for ``take_mismatches`` and ``leftovers``;
             costs 64 bytes a pending record.
         keep_driver_data: collect driver data, for ``take_driver_data``.
+        keep_records: collect all records, for ``take_records``.
         keep_requests: collect matched requests, for ``take_requests``.
         resync: after bytes that are no record, go on at the next plausible one instead of failing.
         devices: major:minor numbers; records of all others are read and counted, and otherwise
             ignored. Empty: every device counts.
         from_ns: likewise ignored are records before this trace time.
         threads: with 2, pairing has a core of its own; the results are the same. More are not
-            used, nor are they where records are kept in full or driver data is collected.
+            used, nor are they where anything is kept or collected.
 
     Raises:
         ValueError: an argument is out of range.
@@ -43,12 +44,16 @@ class Engine:
         max_age_ns: int = 600_000_000_000,
         keep_details: bool = False,
         keep_driver_data: bool = False,
+        keep_records: bool = False,
         keep_requests: bool = False,
         resync: bool = False,
         devices: Iterable[int] = (),
         from_ns: int = 0,
         threads: int = 1,
     ) -> None: ...
+    def set_from_ns(self, from_ns: int) -> None:
+        """Ignore records before this trace time from now on."""
+
     def feed(self, data: ReadableBuffer, until_ns: int | None = None) -> int:
         """Take the next bytes of the stream, cut anywhere; returns how many were taken.
 
@@ -89,13 +94,17 @@ class Engine:
         Shape (n,), dtype ``layout.MISMATCH``; empty without ``keep_details``.
         """
 
+    def take_records(self) -> npt.NDArray[np.void]:
+        """Hand out the records since they were last taken, of any category.
+
+        Shape (n,), dtype ``layout.RECORD``, without their payloads; empty without
+        ``keep_records``.
+        """
+
     def take_requests(self) -> npt.NDArray[np.void]:
         """Hand out the requests that matched since they were last taken, in order of their match.
 
-        Shape (n,), dtype ``layout.REQUEST``.
-
-        Raises:
-            ValueError: the Engine was made without ``keep_requests``.
+        Shape (n,), dtype ``layout.REQUEST``; empty without ``keep_requests``.
         """
 
     def take_driver_data(self) -> bytes:
@@ -154,14 +163,5 @@ class Engine:
     @property
     def offset(self) -> int:
         """Bytes of the stream that have been dealt with."""
-
-def decode(data: ReadableBuffer) -> tuple[npt.NDArray[np.void], int]:
-    """The records at the beginning of a stream, or of a part that begins with a record.
-
-    Returns:
-        records: shape (n,), dtype ``layout.RECORD``, of any category; payloads are left out.
-        used: the number of bytes in which they stand: all of them, unless what follows is
-            cut off or no record.
-    """
 
 def _struct_sizes() -> dict[str, int]: ...

@@ -30,8 +30,8 @@ import os
 import numpy as np
 
 from blkiomon import layout
+from blkiomon.cut import Cut
 from blkiomon.errors import TraceError
-from blkiomon.interval import Cut
 
 include "_records.pxi"
 include "_decode.pxi"
@@ -144,6 +144,15 @@ cdef void log_mismatch(
     s.n_mismatch += 1
 
 
+cdef void log_records(State *s, const Batch *b) noexcept nogil:
+    cdef Detail detail
+    cdef int i
+    for i in range(b.n):
+        copy_detail(&detail, b.record[i], b.category[i], 0)
+        s.record[s.n_record + i] = detail.record
+    s.n_record += b.n
+
+
 cdef void log_request(State *s, const Match *m, const Record *issue, uint16_t error) noexcept nogil:
     cdef Request *q = &s.request[s.n_request]
     s.n_request += 1
@@ -156,7 +165,6 @@ cdef void log_request(State *s, const Match *m, const Record *issue, uint16_t er
     q.cpu = issue.cpu
     q.op = op_of(m.cell)
     q.error = error
-    q.pad = 0
     q.q2d_ns = m.q2d_ns
 
 
@@ -275,6 +283,14 @@ cdef void *address(array) except? NULL:
     return &view[0]
 
 
+cdef copied(const void *elements, uint64_t n, dtype):
+    """A numpy array of n elements that stand elsewhere."""
+    array = np.empty(n, dtype=dtype)
+    if n:
+        memcpy(address(array), elements, array.nbytes)
+    return array
+
+
 cdef class Engine:
     """See _core.pyi for what users need to know."""
 
@@ -301,7 +317,8 @@ cdef class Engine:
 
     def __init__(
         self, *, max_pending=1_000_000, max_age_ns=600 * 10**9,
-        keep_details=False, keep_driver_data=False, keep_requests=False, resync=False,
+        keep_details=False, keep_driver_data=False, keep_records=False, keep_requests=False,
+        resync=False,
         devices=(), from_ns=0, threads=1,
     ):
         if not 1 <= max_pending <= 1 << 32:
@@ -317,6 +334,7 @@ cdef class Engine:
         self.s.max_age_ns = max_age_ns
         self.s.keep_details = keep_details or keep_requests
         self.s.keep_driver_data = keep_driver_data
+        self.s.keep_records = keep_records
         self.s.keep_requests = keep_requests
         self.s.from_ns = from_ns
         self.s.oldest_ns = <uint64_t> -1
@@ -338,8 +356,11 @@ cdef class Engine:
         self.has_worker = False
         self.ahead = 0
         self._set_filter(devices)
+        self.set_from_ns(from_ns)
         self._make_room(0, 0, 0)
-        if threads > 1 and not (keep_details or keep_requests or keep_driver_data):
+        if threads > 1 and not (
+            keep_details or keep_records or keep_requests or keep_driver_data
+        ):
             self._start_worker()
 
     def __dealloc__(self):
@@ -360,6 +381,10 @@ cdef class Engine:
         self.ahead = RING * BATCH
         return 0
 
+    def set_from_ns(self, from_ns):
+        self.s.from_ns = from_ns
+        self.s.has_filter = self.s.n_wanted > 0 or from_ns > 0
+
     cdef int _set_filter(self, devices) except -1:
         cdef uint32_t[::1] view
         wanted = np.array(sorted(set(devices)), dtype=np.uint32)
@@ -368,7 +393,6 @@ cdef class Engine:
             view = wanted
             self.s.wanted = &view[0]
             self.s.n_wanted = len(wanted)
-        self.s.has_filter = len(wanted) > 0 or self.s.from_ns > 0
         return 0
 
     # -- memory: all of it is made here, in numpy arrays
@@ -546,6 +570,7 @@ cdef class Engine:
                 s.n_kept + BATCH <= s.kept_room and s.n_mismatch + BATCH <= s.mismatch_room
                 and (not s.keep_requests or s.n_request + BATCH <= s.request_room)
             ))
+            and (not s.keep_records or s.n_record + BATCH <= s.record_room)
             and (not s.keep_driver_data
                  or s.n_driver + n_bytes + BATCH * HEADER_V7 <= s.driver_room)
         )
@@ -607,6 +632,12 @@ cdef class Engine:
                 "request", s.request, s.n_request * sizeof(Request), room * sizeof(Request)
             )
             s.request_room = room
+        if s.keep_records and s.n_record + BATCH > s.record_room:
+            room = max(8 * BATCH, 2 * s.record_room)
+            s.record = <Record *> self._enlarge(
+                "record", s.record, s.n_record * sizeof(Record), room * sizeof(Record)
+            )
+            s.record_room = room
         if s.keep_driver_data:
             room = s.n_driver + n_bytes + BATCH * HEADER_V7
             if room > s.driver_room:
@@ -729,6 +760,8 @@ cdef class Engine:
                     raise
         if b.first & (SWEEP_EVERY - 1) == 0:
             sweep(s)
+        if s.keep_records:
+            log_records(s, b)
         prepare(s, b)
         pair(s, b)
         account(s, b)
@@ -932,21 +965,20 @@ cdef class Engine:
         s.n_processes = 0
         return processes[np.argsort(processes["pid"])]
 
-    def take_requests(self):
-        if not self.s.keep_requests:
-            raise ValueError("made without keep_requests")
-        requests = np.empty(self.s.n_request, dtype=layout.REQUEST)
-        if self.s.n_request:
-            memcpy(address(requests), self.s.request, self.s.n_request * sizeof(Request))
-        self.s.n_request = 0
-        return requests
-
     def take_mismatches(self):
-        mismatches = np.empty(self.s.n_mismatch, dtype=layout.MISMATCH)
-        if self.s.n_mismatch:
-            memcpy(address(mismatches), self.s.mismatch, self.s.n_mismatch * sizeof(Mismatch))
+        n = self.s.n_mismatch
         self.s.n_mismatch = 0
-        return mismatches
+        return copied(self.s.mismatch, n, layout.MISMATCH)
+
+    def take_records(self):
+        n = self.s.n_record
+        self.s.n_record = 0
+        return copied(self.s.record, n, layout.RECORD)
+
+    def take_requests(self):
+        n = self.s.n_request
+        self.s.n_request = 0
+        return copied(self.s.request, n, layout.REQUEST)
 
     def take_driver_data(self):
         cdef bytes data = (<char *> self.s.driver)[:self.s.n_driver] if self.s.n_driver else b""
@@ -1018,38 +1050,6 @@ cdef class Engine:
     @property
     def offset(self):
         return self.position
-
-
-def decode(const uint8_t[::1] data):
-    """See _core.pyi."""
-    cdef:
-        Batch batch
-        size_t at = 0
-        size_t need = 0
-        size_t size = data.shape[0]
-        int swap
-        int i
-        uint64_t n = 0
-        uint64_t room = size // HEADER_V7
-        Walk end = WALK_FULL
-        uint64_t next_ns = 0
-        Record *out
-        Detail detail
-    records = np.empty(room, dtype=layout.RECORD)
-    out = <Record *> address(records)
-    swap = sniff(load32(&data[0])) if room else -1
-    if swap < 0:
-        return records[:0], 0
-    with nogil:
-        while end == WALK_FULL and at < size:
-            end = decode_batch(
-                &data[0], size, &at, BATCH, <uint64_t> -1, swap, &batch, &need, &next_ns
-            )
-            for i in range(batch.n):
-                copy_detail(&detail, batch.record[i], batch.category[i], 0)
-                out[n] = detail.record
-                n += 1
-    return records[:n], at
 
 
 def _struct_sizes():

@@ -90,7 +90,7 @@ cdef uint64_t count_load_rows(const State *s) noexcept nogil:
         for op in range(OPS):
             of_device += had_load(s, i, op)
         n += of_device + (of_device != 0)
-    return n + (n != 0)
+    return n + 1
 
 
 cdef inline void set_load_row(
@@ -114,7 +114,6 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
     """Write count_load_rows() rows, and begin a new interval."""
     cdef uint64_t i
     cdef uint64_t rows
-    cdef uint64_t all_rows = 0
     cdef unsigned int op
     cdef uint64_t oldest_ns
     cdef uint64_t all_oldest_ns = end_ns
@@ -152,12 +151,10 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
         out += 1
         load.busy_ns = 0
         load.in_flight[ALL_OPS].max = load.in_flight[ALL_OPS].now
-        all_rows += rows
         all_ns += integral_ns
         all_oldest_ns = min(all_oldest_ns, oldest_ns)
-    if all_rows:
-        set_load_row(
-            out, ALL_DEVICES, ALL_OPS, s.in_flight, s.max_in_flight,
-            end_ns - all_oldest_ns, 0, all_ns,
-        )
+    set_load_row(
+        out, ALL_DEVICES, ALL_OPS, s.in_flight, s.max_in_flight,
+        end_ns - all_oldest_ns, 0, all_ns,
+    )
     s.max_in_flight = s.in_flight

@@ -1,7 +1,8 @@
 # What only full traces carry: queue records, process names, the time of day.
 #
 # A queue record waits in a table of its own for the issue of the same device, start sector and
-# direction; when that comes it waits on, under another key, for the match. A bio that is merged
+# direction (the kernel does not mark it FS or PC); when that comes it waits on, under another key,
+# for the match. A bio that is merged
 # into another's back never has an issue of its own: its queue record is forgotten. One that is
 # merged into a front gives the request its sector, and it is this one whose time counts.
 
@@ -9,6 +10,11 @@ cdef enum:
     ISSUED = 1 << 2                             # in the key of a queue record: its issue came
     MOST_PROCESSES = 1 << 16                    # told apart in one interval
     MOST_CPUS = 1 << 13                         # as many as a kernel can be built for
+
+
+cdef inline uint32_t queue_key(uint32_t key) noexcept nogil:
+    """The key of a request's queue record."""
+    return key & ~<uint32_t> (CAT_FS | CAT_PC)
 
 
 cdef void forget_queued(State *s, uint64_t max_age_ns) noexcept nogil:
@@ -61,11 +67,11 @@ cdef void note_issue(State *s, const TraceV7 *r, uint32_t key) noexcept nogil:
     if not s.with_queue:                        # then the issue must do to tell the process
         count_process(s, r)
         return
-    if take_queued(s, r.sector, key, &time_ns):
+    if take_queued(s, r.sector, queue_key(key), &time_ns):
         if time_ns <= r.time:
-            set_queued(s, r.sector, key | ISSUED, time_ns)
-    else:
-        take_queued(s, r.sector, key | ISSUED, &time_ns)    # of an issue that had no completion
+            set_queued(s, r.sector, queue_key(key) | ISSUED, time_ns)
+    else:                                       # there may be one of an issue without completion
+        take_queued(s, r.sector, queue_key(key) | ISSUED, &time_ns)
 
 
 cdef uint64_t queue_time(
@@ -73,7 +79,7 @@ cdef uint64_t queue_time(
 ) noexcept nogil:
     """Time from queue to issue of a request that has matched, or NOT_QUEUED."""
     cdef uint64_t time_ns
-    if not take_queued(s, sector, key | ISSUED, &time_ns):
+    if not take_queued(s, sector, queue_key(key) | ISSUED, &time_ns):
         return NOT_QUEUED
     return issued_ns - time_ns if time_ns <= issued_ns else <uint64_t> NOT_QUEUED
 
@@ -147,8 +153,8 @@ cdef void take_other(State *s, const Batch *b, int i) noexcept nogil:
     elif b.category[i] & CAT_QUEUE:
         if event == EVENT_QUEUE:
             s.with_queue = s.follow_issues = True
-            set_queued(s, r.sector, b.key[i], r.time)
+            set_queued(s, r.sector, queue_key(b.key[i]), r.time)
             if s.with_names:
                 count_process(s, r)
         elif event == EVENT_BACK_MERGE:
-            take_queued(s, r.sector, b.key[i], &time_ns)
+            take_queued(s, r.sector, queue_key(b.key[i]), &time_ns)

@@ -265,15 +265,14 @@ cdef struct Name:                               # a process record's payload
 cdef struct Request:                            # layout.REQUEST, 56 bytes
     uint64_t issued_ns
     uint64_t d2c_ns
+    uint64_t q2d_ns                             # NOT_QUEUED where no queue record was seen
     uint64_t sector
     uint32_t bytes
     uint32_t device                             # major:minor
+    uint32_t op
     uint32_t pid
     uint32_t cpu
-    uint16_t op
-    uint16_t error
-    uint32_t pad
-    uint64_t q2d_ns                             # NOT_QUEUED where no queue record was seen
+    uint32_t error
 
 
 # --- what the kernels work on -----------------------------------------------------------------
@@ -288,6 +287,7 @@ cdef struct State:
     uint64_t last_ns                            # feed() stops at a record after this
     bint keep_details
     bint keep_driver_data
+    bint keep_records
     bint keep_requests
     bint has_filter                             # from_ns or devices
     bint foreign                                # byte order of the stream's payloads
@@ -347,10 +347,13 @@ cdef struct State:
     Mismatch *mismatch                          # those since they were last taken
     uint64_t n_mismatch
     uint64_t mismatch_room
-    Request *request                            # likewise
+    Record *record                              # likewise, and so the others
+    uint64_t n_record
+    uint64_t record_room
+    Request *request
     uint64_t n_request
     uint64_t request_room
-    uint8_t *driver                             # likewise
+    uint8_t *driver
     uint64_t n_driver
     uint64_t driver_room
     bint with_queue                             # the stream carries queue records

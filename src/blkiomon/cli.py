@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from datetime import UTC
 from typing import NamedTuple
 
 from blkiomon._version import __version__
@@ -30,9 +31,12 @@ class Option(NamedTuple):
 
 
 _OUTPUT = "Output (several at once; FILE may be - for standard output; none: -h -)"
+_RICH = "Output with percentiles, operations apart, requests in flight, and what went unseen"
 _QUEUE = "Output to a SysV message queue, which must exist (all three together)"
 _ORIGINAL = "General"
 _MORE = "Beyond the original"
+_INPUT = "Which records, and when an interval ends"
+_OURS = (_MORE, _INPUT, _RICH)
 
 OPTIONS = (
     Option("I", "interval", "SECONDS", "length of an interval; required", _ORIGINAL),
@@ -44,7 +48,16 @@ OPTIONS = (
     Option("Q", "msg-queue", "PATH", "path that names the queue, as for ftok(3)", _QUEUE),
     Option("q", "msg-queue-id", "ID", "project id of the queue, not 0", _QUEUE),
     Option("m", "msg-id", "TYPE", "type of the messages, greater than 0", _QUEUE),
+    Option("", "json", "FILE", "JSON Lines, one interval a line", _RICH),
+    Option("", "csv", "FILE", "one row for each interval, device and operation", _RICH),
+    Option("", "parquet", "FILE", "likewise; needs blkiomon[arrow]", _RICH),
+    Option("", "names", "yes|no", "show what this host calls the devices (default: live)", _RICH),
+    Option("", "device", "DEVICE", "sdb, /dev/sdb or 8:16; only this one (repeatable)", _INPUT),
+    Option("", "from", "TIME", "leave out what was before; see below", _INPUT),
+    Option("", "to", "TIME", "end there", _INPUT),
+    Option("", "clock", "auto|trace|wall", "time of the records, or of day (default auto)", _INPUT),
     Option("", "help", "", "print this text", _MORE),
+    Option("", "threads", "N", "with 2, use two cores (default 1)", _MORE),
     Option("", "stat-version", "0.3|0.2", "layout of the statistics (default 0.3)", _MORE),
     Option("", "no-final", "", "drop the last, partial interval, as the original does", _MORE),
     Option(
@@ -55,25 +68,37 @@ OPTIONS = (
     Option("v", "verbose", "", "say what is being waited for", _MORE),
 )
 
+_FILE_OUTPUTS = ("human-readable", "binary", "dump-lldd", "debug", "json", "csv", "parquet")
+
 _ALIASES = {"msg-queue-name": "msg-queue"}  # what early versions documented
 
 _USAGE = (
     "Usage: blkiomon -I SECONDS [-h FILE] [-b FILE] [-d FILE] [-D FILE]\n"
-    "                [-Q PATH -q ID -m TYPE] [-V] [OPTION]... < TRACE\n"
+    "                [-Q PATH -q ID -m TYPE] [-V] [OPTION]... [TRACE]...\n"
+    "       blkiomon decode FILE\n"
 )
 
 _HEAD = f"""\
 {_USAGE}
 Per-device statistics of request sizes and latencies (issue to completion), once an interval, from
-the binary records of blktrace on standard input.
+the binary records of blktrace: on standard input, or in files.
+
+A TRACE is a file; the base name or any member of the files that blktrace writes, one for each CPU
+(sda stands for all sda.blktrace.*); or a directory of such. Several are merged by time. They may be
+compressed with gzip, xz or zstd. `blkiomon decode` prints what -b wrote.
 """
 
 _TAIL = """
 Examples:
   blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon -I 10 -h -
         print the figures of sdb every ten seconds
-  blkiomon -I 60 -h - -b stats.bin < trace.bin
-        the figures of a recorded trace, as text and kept as structs
+  blkiomon -I 60 --json - --device 8:16 sdb
+        every minute of a recorded trace (sdb.blktrace.0 and so on), with percentiles
+
+By the trace clock, the default for files, intervals begin with the first record and end by the
+records' own time: the same trace always gives the same output. By the wall clock, the default for
+pipes, they end when it is time. --from and --to take seconds from the first record, or a time of
+day such as 2026-11-23T14:00:00 if the trace tells it.
 
 Reading never waits for an output: what a full queue or a slow disk could not take is counted and
 reported. The last, partial interval is printed at the end of the input, and on SIGINT or SIGTERM.
@@ -95,6 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["decode"]:
+        from blkiomon import decode
+
+        return decode.main(arguments[1:])
     try:
         config = parse(arguments)
     except UsageError as error:
@@ -111,14 +140,16 @@ def _main(argv: Sequence[str] | None) -> int:
             complain(f"could not write to standard output: {error.strerror}")
             return EXIT_FAILURE
         return EXIT_OK
-    if os.isatty(0):
+    if config.files in ((), ("-",)) and os.isatty(0):
         complain(
             "standard input is a terminal; trace records are expected there, as in: "
             "blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon -I 10 -h -"
         )
         return EXIT_FAILURE
 
-    from blkiomon.monitor import run
+    # Nothing here multiplies matrices; the threads that would do it take CPU to start.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from blkiomon.run import run
 
     return run(config)
 
@@ -144,7 +175,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
     Raises:
         UsageError: the arguments make no sense.
     """
-    given = _getopt(arguments)
+    given, files, devices = _getopt(arguments)
     version = _choice(given, "stat-version", ("0.3", "0.2"))
     if "help" in given:
         return usage()
@@ -156,13 +187,37 @@ def parse(arguments: Sequence[str]) -> Config | str:
     queue = [name for name in ("msg-queue", "msg-queue-id", "msg-id") if name in given]
     if queue and len(queue) != 3:
         raise UsageError("a message queue takes all three of -Q PATH, -q ID and -m TYPE")
-    outputs = [name for name in ("human-readable", "binary", "dump-lldd", "debug") if name in given]
+    outputs = [name for name in _FILE_OUTPUTS if name in given]
     for name in (*outputs, *queue[:1]):
         if not given[name] or "\0" in given[name]:
             raise UsageError(f"--{name} takes a path")
 
+    for name in files:
+        if not name or "\0" in name:
+            raise UsageError("a trace is named by its path")
+    from_ns, from_is_absolute = _time(given, "from")
+    to_ns, to_is_absolute = _time(given, "to")
+    if from_ns is not None and to_ns is not None:
+        if from_is_absolute != to_is_absolute:
+            raise UsageError("--from and --to take both seconds, or both a time of day")
+        if to_ns <= from_ns:
+            raise UsageError("--to must be later than --from")
+
     return Config(
         interval_s=_seconds(given, "interval", least=0.001),
+        files=tuple(files),
+        clock=_choice(given, "clock", ("auto", "trace", "wall")),
+        from_ns=from_ns,
+        to_ns=to_ns,
+        is_absolute=from_is_absolute or to_is_absolute,
+        devices=tuple(_device(name) for name in devices),
+        threads=_whole(given, "threads", 1, 1024, default=1),
+        json=given.get("json"),
+        csv=given.get("csv"),
+        parquet=given.get("parquet"),
+        names={"auto": None, "yes": True, "no": False}[
+            _choice(given, "names", ("auto", "yes", "no"))
+        ],
         human=given.get("human-readable", None if outputs or queue else "-"),
         binary=given.get("binary"),
         driver=given.get("dump-lldd"),
@@ -179,13 +234,16 @@ def parse(arguments: Sequence[str]) -> Config | str:
     )
 
 
-def _getopt(arguments: Sequence[str]) -> dict[str, str]:
-    """The options that were given, by their long name; the last one of a kind counts."""
+def _getopt(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
+    """The options that were given, by their long name; the last one of a kind counts.
+
+    Then the files, and the devices, of which there may be several.
+    """
     long = {option.long: option for option in OPTIONS}
     long |= {alias: long[name] for alias, name in _ALIASES.items()}
     # An abbreviation that the original understands keeps its meaning: our own options must not
     # make it ambiguous. getopt takes a full name over any abbreviation, so these are full names.
-    original = [option.long for option in OPTIONS if option.group != _MORE]
+    original = [option.long for option in OPTIONS if option.group not in _OURS]
     for name in original:
         for abbreviation in (name[:i] for i in range(1, len(name))):
             if [o for o in original if o.startswith(abbreviation)] == [name]:
@@ -199,9 +257,8 @@ def _getopt(arguments: Sequence[str]) -> dict[str, str]:
         )
     except getopt.GetoptError as error:
         raise UsageError(error.msg) from None
-    if rest:
-        raise UsageError(f"unexpected argument {rest[0]!r}: the trace is read from standard input")
-    return {(short.get(name) or long[name[2:]]).long: value for name, value in pairs}
+    named = [((short.get(name) or long[name[2:]]).long, value) for name, value in pairs]
+    return dict(named), rest, [value for name, value in named if name == "device"]
 
 
 def _choice(given: dict[str, str], name: str, choices: tuple[str, ...]) -> str:
@@ -245,6 +302,49 @@ def _seconds(given: dict[str, str], name: str, least: float, default: float | No
         bounds = f"{least:g} or more"
         raise UsageError(f"--{name} takes a number of seconds, {bounds}, not {text!r}")
     return value
+
+
+def _time(given: dict[str, str], name: str) -> tuple[int | None, bool]:
+    """A time in ns, and whether it is a time of day (since 1970) or since the first record."""
+    text = given.get(name)
+    if text is None:
+        return None, False
+    try:
+        seconds = float(text) if _is_plain(text) else -1.0
+        if 0 <= seconds <= 1e9:
+            return round(seconds * 1e9), False
+    except ValueError:
+        from datetime import datetime, timedelta
+
+        try:
+            moment = datetime.fromisoformat(text)
+            since = moment.astimezone() - datetime(1970, 1, 1, tzinfo=UTC)
+            if since >= timedelta(0):
+                return since // timedelta(microseconds=1) * 1000, True
+        except (ValueError, OverflowError, OSError):
+            pass
+    raise UsageError(
+        f"--{name} takes seconds from the first record, or a time such as "
+        f"2026-11-23T14:00:00, not {text!r}"
+    )
+
+
+def _device(name: str) -> int:
+    """The number of a device: major << 20 | minor."""
+    major, _, minor = name.replace(",", ":").partition(":")
+    if major.isdecimal() and minor.isdecimal() and name.isascii():
+        if int(major) < 1 << 12 and int(minor) < 1 << 20:
+            return int(major) << 20 | int(minor)
+        raise UsageError(f"--device: there is no device {name}")
+    from blkiomon.devices import device_number
+
+    number = device_number(name)
+    if number is None:
+        raise UsageError(
+            f"--device: this host has no block device {name!r}; one of another host is named by "
+            "its number, as 8:16"
+        )
+    return number
 
 
 def _occupy_standard_fds() -> None:

@@ -41,6 +41,6 @@ class WallClock:
         passed = math.floor((self._monotonic() - self._start) / self._interval_s)
         self._next = max(self._next, passed) + 1
 
-    def time_s(self) -> int:
-        """The time of day in whole seconds, as intervals are labelled."""
-        return int(self._time_of_day())
+    def time_ns(self) -> int:
+        """The time of day, ns since 1970."""
+        return int(self._time_of_day() * 1e9)

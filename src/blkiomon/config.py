@@ -7,13 +7,31 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """One run of the monitor. Paths are as the user gave them; ``-`` is standard output."""
+    """One run of the monitor. Paths are as the user gave them; ``-`` is standard output.
+
+    ``files``: the trace; none, or ``-`` alone, is standard input.
+    ``clock``: "trace", "wall" or "auto", which is the first for files and the second for pipes.
+    ``from_ns``, ``to_ns``: ns since 1970 if ``is_absolute``, else since the first record.
+    ``devices``: major << 20 | minor of those that count, all if there are none.
+    ``names``: show what this host calls the devices; None: unless the trace may be of another one.
+    """
 
     interval_s: float
+    files: tuple[str, ...] = ()
+    clock: str = "auto"
+    from_ns: int | None = None
+    to_ns: int | None = None
+    is_absolute: bool = False
+    devices: tuple[int, ...] = ()
+    threads: int = 1
     human: str | None = None
     binary: str | None = None
     driver: str | None = None
     debug: str | None = None
+    json: str | None = None
+    csv: str | None = None
+    parquet: str | None = None
+    names: bool | None = None
     queue_path: str | None = None
     queue_id: int | None = None
     queue_message_type: int | None = None

@@ -11,9 +11,13 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGALRM)
 
 
 def complain(message: str) -> None:
-    """One line on standard error; if that is gone there is nobody to tell."""
+    """One line on standard error; if that is gone there is nobody to tell.
+
+    Names that a user gave may hold anything: nothing of it gets to drive the terminal.
+    """
+    shown = "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else "?" for c in message)
     try:
-        write(2, f"blkiomon: {message}\n")
+        write(2, f"blkiomon: {shown}\n")
     except OSError:
         pass
 

@@ -27,3 +27,18 @@ class TraceError(ValueError):
 
 class SourceError(Exception):
     """A file cannot be found, read or decompressed; the text says which and why."""
+
+
+class StatsError(ValueError):
+    """The bytes are no interval statistics of the original's layouts, or not only.
+
+    Attributes:
+        offset: byte offset of what was not understood.
+    """
+
+    def __init__(self, offset: int, message: str) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+    def __reduce__(self) -> tuple[type[StatsError], tuple[int, str]]:
+        return type(self), (self.offset, str(self))

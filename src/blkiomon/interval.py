@@ -2,65 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon import layout
+from blkiomon.cut import Cut, merge_cuts
+from blkiomon.distribution import Distribution
+from blkiomon.groups import NS_PER_S, Group, groups_of
+from blkiomon.moments import NOTHING, Moments, reduce_moments, run_starts
 
-U64_MAX = (1 << 64) - 1
-
-
-class Moments(NamedTuple):
-    """Extremes, sum and sum of squares of one quantity; integers of any length.
-
-    In the order in which the wire has them. ``min`` is 2^64-1 where ``num`` is 0.
-    """
-
-    min: int = U64_MAX
-    max: int = 0
-    sum: int = 0
-    squ: int = 0
-    num: int = 0
-
-    @property
-    def avg(self) -> float:
-        """The mean, 0.0 of nothing."""
-        if not self.num:
-            return 0.0
-        # Up to 2^64 as the original: to double first. Beyond, the exact quotient.
-        return (float(self.sum) if self.sum <= U64_MAX else self.sum) / self.num
-
-    @property
-    def var(self) -> float:
-        """The population variance, 0.0 of nothing: ``(squ - sum * sum / num) / num``.
-
-        As far as 64 bits carry ``squ`` and ``sum * sum``, these are the very steps of the
-        original, rounding (and the negative values that come of it) included; beyond, where the
-        original wraps, integers give the exact value.
-        """
-        if not self.num:
-            return 0.0
-        square = self.sum * self.sum
-        if square <= U64_MAX and self.squ <= U64_MAX:
-            return (float(self.squ) - float(square) / self.num) / self.num
-        return (self.num * self.squ - square) / (self.num * self.num)
-
-    def merge(self, other: Moments) -> Moments:
-        """The moments of both collections together; exact."""
-        return Moments(
-            min(self.min, other.min),
-            max(self.max, other.max),
-            self.sum + other.sum,
-            self.squ + other.squ,
-            self.num + other.num,
-        )
-
-
-NOTHING = Moments()
+__all__ = ["NOTHING", "Counts", "Cut", "DeviceStats", "Group", "Interval", "Moments", "merge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,45 +77,15 @@ class Counts:
         )
 
 
-def _none(dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    return np.empty(0, dtype=dtype)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Cut:
-    """What the engine hands out of one interval: numpy arrays of shape (n,).
-
-    Attributes:
-        rows: dtype ``layout.ROW``, in any order; several rows of one device, operation and
-            direction add up.
-        d2c_bins, size_bins: dtype ``layout.BIN``, by row, then bin.
-        loads: dtype ``layout.LOAD``.
-        queue_rows: dtype ``layout.QUEUE_ROW``; empty where the stream carries no queue records.
-        q2d_bins, q2c_bins: dtype ``layout.BIN``, by row of ``queue_rows``, then bin.
-        processes: dtype ``layout.PROCESS``, one for each pid; empty where the stream carries no
-            process names.
-    """
-
-    rows: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.ROW))
-    d2c_bins: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.BIN))
-    size_bins: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.BIN))
-    loads: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.LOAD))
-    queue_rows: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.QUEUE_ROW))
-    q2d_bins: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.BIN))
-    q2c_bins: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.BIN))
-    processes: npt.NDArray[np.void] = field(default_factory=lambda: _none(layout.PROCESS))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Interval:
     """What one interval brought.
 
     Attributes:
         time_s: wall-clock seconds of its end, as the drop-in's outputs print it.
         devices: shape (n,), u4: the devices that had a match, in order of the first one.
-        rows: shape (m,), dtype ``layout.ROW``: those of ``cut``.
-        counts: of this interval alone.
         cut: everything that was measured.
+        counts: of this interval alone.
         start_ns, end_ns: when it began and ended: ns since 1970 if ``is_anchored``, else since
             the first record.
         clock: "wall" or "trace": by which the interval was cut.
@@ -170,49 +95,185 @@ class Interval:
 
     time_s: int
     devices: npt.NDArray[np.uint32]
-    rows: npt.NDArray[np.void]
-    counts: Counts = Counts()
     cut: Cut = field(default_factory=Cut)
+    counts: Counts = Counts()
     start_ns: int = 0
     end_ns: int = 0
     clock: str = "wall"
     is_anchored: bool = True
     process_names: Mapping[int, str] = field(default_factory=dict)
+    # Worked out once and kept: several outputs ask, from threads of their own (when two are first
+    # at once, both work it out, to the same result).
     _stats: list[tuple[DeviceStats, ...]] = field(default_factory=list, init=False, repr=False)
+    _groups: list[tuple[Group, ...]] = field(default_factory=list, init=False, repr=False)
+
+    @property
+    def rows(self) -> npt.NDArray[np.void]:
+        """Shape (m,), dtype ``layout.ROW``: those of ``cut``."""
+        return self.cut.rows
+
+    @property
+    def duration_s(self) -> float:
+        """From its start to its end, in seconds."""
+        return (self.end_ns - self.start_ns) / NS_PER_S
 
     def device_stats(self) -> tuple[DeviceStats, ...]:
         """The drop-in's view, devices in the original's order: latest first match first.
 
-        Merged once and kept: several outputs ask for it, from threads of their own (when two
-        are first at once, both work it out, to the same result).
+        Raises:
+            ValueError: the interval was read by ``from_dict``, which has not these figures.
         """
         if not self._stats:
-            self._stats.append(_merge(self.devices, self.rows))
+            self._stats.append(_device_stats(self.devices, self.rows))
         return self._stats[0]
+
+    def groups(self) -> tuple[Group, ...]:
+        """The figures of every operation, every device and in total.
+
+        Devices by their number, of each first the operations that occurred, in the order of
+        ``layout.OPS``, then the device as a whole; last the total, which is never missing.
+        A device is there also when it only has requests in flight and completed none.
+        """
+        if not self._groups:
+            self._groups.append(groups_of(self.cut, self.end_ns - self.start_ns))
+        return self._groups[0]
+
+    @property
+    def total(self) -> Group:
+        """The figures of all devices and operations."""
+        return self.groups()[-1]
+
+    def device(self, number: int) -> Group | None:
+        """The figures of a device, None where it has none."""
+        return next((g for g in self.groups() if (g.device, g.op) == (number, None)), None)
+
+    def ops(self, number: int) -> tuple[Group, ...]:
+        """The figures of each operation that occurred on a device."""
+        return tuple(g for g in self.groups() if g.device == number and g.op is not None)
+
+    def percentile(
+        self, percent: float, device: int | None = None, op: str | None = None
+    ) -> int | None:
+        """A percentile of d2c in ns, None of nothing; see ``Distribution.percentile``.
+
+        Args:
+            percent: more than 0, at most 100.
+            device: its number; of all devices unless given.
+            op: one of ``layout.OPS``; of all operations unless given.
+        """
+        every_device = device is None and op is not None
+        wanted = [
+            g.d2c for g in self.groups() if g.op == op and (every_device or g.device == device)
+        ]
+        return Distribution().merge(*wanted).percentile(percent)
+
+    def merge(self, *others: Interval) -> Interval:
+        """One interval of this and others of the same stream; see ``merge``."""
+        return merge((self, *others))
+
+    def to_dict(
+        self, *, histograms: bool = True, name_of: Callable[[int], str | None] | None = None
+    ) -> dict[str, Any]:
+        """What a line of ``--json`` holds: plain dicts, lists, numbers, strings and None.
+
+        Args:
+            histograms: with them; ``from_dict`` needs them.
+            name_of: tells a device's name by its number.
+        """
+        from blkiomon import interchange
+
+        return interchange.to_dict(self, histograms=histograms, name_of=name_of)
+
+    @classmethod
+    def from_dict(cls, line: Mapping[str, Any]) -> Interval:
+        """The interval that ``to_dict`` made this of.
+
+        Its groups, percentiles and merges equal the original's. The drop-in's own figures, and
+        processes that are not among the first, have not been kept.
+
+        Raises:
+            ValueError: it is no such dict, or one of another version or without histograms.
+        """
+        from blkiomon import interchange
+
+        return interchange.from_dict(line)
+
+
+MERGED_AT_ONCE = 64
+
+
+def merge(intervals: Iterable[Interval]) -> Interval:
+    """One interval of several of one stream, consecutive ones as a rule.
+
+    Sums, histograms and counts add up, all exactly; extremes are those of all. It lasts from the
+    earliest start to the latest end, and what was in flight at the end, and a process's name, is
+    told by the one that ended last. Any grouping and order gives the same, but for ``devices``
+    where none begins before the other.
+
+    Raises:
+        ValueError: there are none, or they have different clocks.
+    """
+    rest = iter(intervals)
+    merged: Interval | None = None
+    while some := list(islice(rest, MERGED_AT_ONCE)):
+        merged = _merge_some(some if merged is None else [merged, *some])
+    if merged is None:
+        raise ValueError("there are no intervals to merge")
+    return merged
+
+
+def _merge_some(intervals: list[Interval]) -> Interval:
+    if len({(i.clock, i.is_anchored) for i in intervals}) > 1:
+        raise ValueError("intervals of different clocks cannot be merged")
+    by_start = sorted(intervals, key=lambda i: i.start_ns)
+    by_end = sorted(intervals, key=lambda i: i.end_ns)
+    devices = np.concatenate([i.devices for i in by_start])
+    return Interval(
+        time_s=max(i.time_s for i in intervals),
+        devices=in_order(devices),
+        cut=merge_cuts([i.cut for i in by_start], [i.end_ns for i in by_start]),
+        counts=sum((i.counts for i in intervals), Counts()),
+        start_ns=by_start[0].start_ns,
+        end_ns=by_end[-1].end_ns,
+        clock=by_start[0].clock,
+        is_anchored=by_start[0].is_anchored,
+        process_names={pid: name for i in by_end for pid, name in i.process_names.items()},
+    )
+
+
+def in_order(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """The distinct ones, in order of their first appearance."""
+    distinct, first = np.unique(numbers, return_index=True)
+    return distinct[np.argsort(first)]
 
 
 _QUANTITIES = ("size_bytes", "d2c_us", "throughput")
 
 
-def _merge(devices: npt.NDArray[np.uint32], rows: npt.NDArray[np.void]) -> tuple[DeviceStats, ...]:
+def _device_stats(
+    devices: npt.NDArray[np.uint32], rows: npt.NDArray[np.void]
+) -> tuple[DeviceStats, ...]:
     """Merge the operations of each device by direction."""
     if not len(rows):
         return ()
+    if (rows["d2c_hist"].sum(axis=1) != rows["requests"]).any():
+        raise ValueError("an interval that was read from JSON lacks the drop-in's figures")
     # Groups of rows with one device and direction: sorted together, then reduced from each start.
     sorter = np.argsort(devices, kind="stable")
     place = sorter[np.searchsorted(devices, rows["device"], sorter=sorter)]
     key = place * 3 + rows["direction"]
     order = np.argsort(key, kind="stable")
     rows, key = rows[order], key[order]
-    starts = _starts(key)
+    starts = run_starts(key)
     groups = key[starts].tolist()
-    num = np.add.reduceat(rows["requests"], starts).tolist()
+    requests = rows["requests"]
     size, d2c, thrput = (
-        dict(zip(groups, _moments(rows[name], starts, num), strict=True)) for name in _QUANTITIES
+        dict(zip(groups, reduce_moments(rows[name], requests, starts), strict=True))
+        for name in _QUANTITIES
     )
-    bidir = dict(zip(groups, num, strict=True))
+    bidir = dict(zip(groups, np.add.reduceat(requests, starts).tolist(), strict=True))
 
-    by_device = _starts(key // 3)
+    by_device = run_starts(key // 3)
     size_hists = np.add.reduceat(rows["size_hist"], by_device).tolist()
     d2c_hists = np.add.reduceat(rows["d2c_hist"], by_device).tolist()
     stats = [
@@ -237,22 +298,3 @@ def _merge(devices: npt.NDArray[np.uint32], rows: npt.NDArray[np.void]) -> tuple
         )
     ]
     return tuple(reversed(stats))
-
-
-def _starts(key: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """Where each run of equal values begins."""
-    return np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1])))
-
-
-def _moments(
-    rows: npt.NDArray[np.void], starts: npt.NDArray[np.intp], num: list[int]
-) -> list[Moments]:
-    """Reduce rows of dtype ``layout.MOMENTS``; the 128-bit sums become Python's integers."""
-    columns: list[list[Any]] = [
-        np.minimum.reduceat(rows["min"], starts).tolist(),
-        np.maximum.reduceat(rows["max"], starts).tolist(),
-    ]
-    for name in ("sum", "squ"):
-        wide = rows[name][:, 0].astype(object) + (rows[name][:, 1].astype(object) << 64)
-        columns.append(np.add.reduceat(wide, starts).tolist())
-    return list(map(Moments, *columns, num))

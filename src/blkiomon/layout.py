@@ -110,7 +110,7 @@ ROW = np.dtype(
 
 SIZE_BINS, D2C_BINS = 1728, 3776
 """Bins of the engine's own histograms of request sizes (bytes) and d2c (ns): 64 an octave, see
-``blkiomon.interval.bin_bounds``."""
+``blkiomon.distribution.bin_bounds``."""
 
 BIN = np.dtype([("row", "u4"), ("bin", "u4"), ("count", "u8")])
 """A bin that is not empty: the index of its row in the interval's rows, the bin, its count."""
@@ -131,7 +131,8 @@ LOAD = np.dtype(
     ]
 )
 """Requests in flight in one interval: issued, not completed. One row for each device and operation
-that had any; one for each such device with ``op`` ``ALL_OPS``; one for all with ``ALL_DEVICES``.
+that had any; one for each such device with ``op`` ``ALL_OPS``; always one for all, with
+``ALL_DEVICES`` and ``ALL_OPS``.
 ``in_flight`` at the interval's end, ``oldest_ns`` the age of the oldest of these then (0: none),
 ``max_in_flight`` at any time, ``busy_ns`` the time with any in flight, ``in_flight_ns`` the
 integral over time, in request-ns, 128-bit: low word, high word."""
@@ -187,21 +188,24 @@ STATS_02 = np.dtype(
 )
 """Layout 0.2, 344 bytes: no throughput, device last."""
 
+STATS = STATS_03.newbyteorder("=")
+"""The same fields as ``STATS_03`` in host byte order: what ``read_stats`` returns."""
+
 REQUEST = np.dtype(
     [
         ("issued_ns", "u8"),
         ("d2c_ns", "u8"),
+        ("q2d_ns", "u8"),
         ("sector", "u8"),
         ("bytes", "u4"),
         ("device", "u4"),
+        ("op", "u4"),
         ("pid", "u4"),
         ("cpu", "u4"),
-        ("op", "u2"),
-        ("error", "u2"),
-        ("pad", "u4"),
-        ("q2d_ns", "u8"),
+        ("error", "u4"),
     ]
 )
 """A matched request, 56 bytes: when it was issued (ns of trace time), how long the device took,
-where (sectors of 512 bytes) and how much; pid and cpu are the issue's, error the completion's.
-``q2d_ns`` is 2^64-1 where the stream had no queue record of it."""
+how long it was queued before (2^64-1 where the stream had no queue record of it), where (sectors of
+512 bytes) and how much. ``op`` is its place in ``OPS``; pid and cpu are the issue's, error is the
+completion's."""

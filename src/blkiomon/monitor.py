@@ -1,258 +1,272 @@
-"""The loop: read, feed, cut on the clock, hand over.
-
-One thread owns the engine and never waits for anything but its input; see ``outputs.sink`` for
-what happens to an interval behind ``Outputs.put``.
-"""
+"""Bytes in, intervals out: the engine, and when an interval ends."""
 
 from __future__ import annotations
 
-import mmap
-import os
-import select
-import signal
-import stat
-from collections.abc import Callable
-from types import FrameType, TracebackType
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from blkiomon._core import Engine
-from blkiomon.clock import WallClock
-from blkiomon.config import Config
-from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain
+from blkiomon.cut import Cut, merge_cuts
 from blkiomon.errors import TraceError
-from blkiomon.interval import Counts, Interval
-from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
+from blkiomon.interval import Counts, Interval, in_order
 
-READ_BYTES = 1 << 20
-"""Read at most so much at a time: a pipe never holds more, and a boundary is never far."""
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 MATCHES_A_CUT = 1 << 31
 """The engine counts in 32 bits what falls into one bin: a longer interval is put together."""
 
-SKIPS_SHOWN = 20
-"""So many skipped stretches of input get a line of their own, the others share one."""
+MOST_IDLE = 100_000
+"""Intervals in a row without a record. Where time jumps further, the rest is left out."""
 
-CLOSE_AFTER_SIGNAL_S = 0.5
-"""After a signal, an output that takes nothing for so long is given up."""
+NS_PER_S = 10**9
+NEVER_NS = (1 << 64) - 1
 
 
 class Monitor:
-    """The straight line behind the bytes: engine, interval, outputs.
+    """The straight line from bytes to intervals, for a program that has the bytes.
+
+    By the trace clock, intervals end by the records' own time: at the first record that is at or
+    after ``first record + k * interval``. The same bytes give the same intervals, however they are
+    cut into pieces. By the wall clock, the caller says when: with ``cut``.
 
     Args:
-        config: what is asked for.
-        outputs: where intervals, and records for the debug and driver outputs, go.
-        report: tells the user one line.
+        interval_s: seconds of an interval by the trace clock; None: all is one interval.
+        clock: "trace" or "wall".
+        max_pending, max_age_s, resync, devices, threads: as for ``Engine``.
+        from_ns, to_ns: only records in [from, to) count, in ns: since 1970 if ``is_absolute``,
+            else since the first record.
+        keep: further arguments for ``Engine``.
+
+    Attributes:
+        engine: the ``Engine``.
+        is_done: all up to ``to_ns`` has been seen; what is fed further is ignored.
+        skipped_intervals: how many idle ones were left out where time jumped.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(
-        self, config: Config, outputs: Outputs, report: Callable[[str], None] = complain
+        self,
+        interval_s: float | None = None,
+        *,
+        clock: str = "trace",
+        max_pending: int = 1_000_000,
+        max_age_s: float = 600.0,
+        resync: bool = False,
+        devices: Iterable[int] = (),
+        from_ns: int | None = None,
+        to_ns: int | None = None,
+        is_absolute: bool = False,
+        threads: int = 1,
+        **keep: bool,
     ) -> None:
+        if clock not in ("trace", "wall"):
+            raise ValueError(f'clock must be "trace" or "wall", not {clock!r}')
+        if interval_s is not None and not 1e-9 <= interval_s <= 1e9:
+            raise ValueError(f"interval_s must be from 1e-9 to 1e9, not {interval_s}")
+        self._options: dict[str, Any] = {
+            "max_pending": max_pending,
+            "max_age_ns": round(max_age_s * NS_PER_S),
+            "resync": resync,
+        }
+        self._clock = clock
+        self._interval_ns = None if interval_s is None else round(interval_s * NS_PER_S)
+        self._from_ns = from_ns
+        self._to_ns = to_ns
+        self._is_absolute = is_absolute
+        self._limits_known = from_ns is None and to_ns is None
         self.engine = Engine(
-            max_pending=config.max_pending,
-            max_age_ns=round(config.max_age_s * 1e9),
-            keep_details=config.debug is not None,
-            keep_driver_data=config.driver is not None,
-            resync=config.resync,
+            **self._options,
+            **keep,
+            devices=devices,
+            threads=threads,
+            from_ns=0 if self._limits_known else NEVER_NS,
         )
-        self._final = config.final
-        self._debug = config.debug is not None
-        self._outputs = outputs
-        self._report = report
-        self._counts = Counts()  # up to the last cut
-        self._driver_records = 0  # handed over so far
-        self._rows: list[npt.NDArray[np.void]] = []  # of the interval at hand
+        self.is_done = False
+        self.skipped_intervals = 0
+        self._ready: list[Interval] = []
+        self._cuts: list[Cut] = []  # of the interval at hand
         self._matches_cut = 0
-        self._skips = 0
+        self._counts = Counts()  # up to the last cut
+        self._outside = Counts()
+        self._origin_ns: int | None = None  # trace time of the first record
+        self._start_ns = 0  # trace time of the interval at hand
+        self._last_ns = NEVER_NS  # trace time where the user wants no more
+        self._epoch_ns: int | None = None  # decided with the first interval
+        self._has_decided = False
 
-    def feed(self, data: memoryview) -> None:
-        """Deal with the next bytes of the stream.
+    def feed(self, data: ReadableBuffer) -> list[Interval]:
+        """Take the next bytes of a stream, cut anywhere; hand out the intervals that they end.
 
         Raises:
-            TraceError: they are no trace. What came before has been dealt with.
+            TraceError: they are no trace. What came before counts; see ``take``.
+            MemoryError: there was no room for more.
         """
-        try:
-            self.engine.feed(data)
-        finally:
-            self._hand_over_records()
-        if self.engine.matches - self._matches_cut >= MATCHES_A_CUT:
-            self._take_rows()
+        rest = memoryview(data).cast("B")
+        while not self.is_done:
+            rest = rest[self.engine.feed(rest, self._until_ns(rest)) :]
+            if self.engine.matches - self._matches_cut >= MATCHES_A_CUT:
+                self._cut_engine(None)
+            later_ns = self.engine.stopped_at_ns
+            if later_ns is None:
+                break
+            self._go_on_to(later_ns, rest)
+        return self.take()
 
-    def cut(self, time_s: int) -> None:
-        """End an interval at a wall-clock time in seconds."""
-        self._take_rows()
-        rows = np.concatenate(self._rows)
-        self._rows.clear()
-        counts = Counts(**self.engine.counters())
-        interval = Interval(
-            time_s=time_s,
-            devices=_in_order(rows["device"]),
-            rows=rows,
-            counts=counts - self._counts,
-        )
-        self._counts = counts
-        self._outputs.put(interval)
-
-    def end(self, time_s: int, *, is_complete: bool) -> None:
-        """End the run: the last interval, leftovers and totals.
+    def cut(self, start_ns: int, end_ns: int, idle_ns: int = 0) -> Interval:
+        """End an interval by the wall clock.
 
         Args:
-            time_s: wall-clock time in seconds.
+            start_ns, end_ns: when it began and ends, ns since 1970.
+            idle_ns: how long ago the latest data came, for what is in flight.
+        """
+        now_ns = self.engine.now_ns
+        self._cut_engine(min(now_ns + idle_ns, NEVER_NS) if now_ns else None)
+        return self._finished(end_ns // NS_PER_S, start_ns, end_ns, is_anchored=True)
+
+    def finish(self, *, is_complete: bool = True, final: bool = True) -> list[Interval]:
+        """End the stream: hand out the last interval, which ends with the latest record.
+
+        By the wall clock, ``cut`` does that.
+
+        Args:
             is_complete: the stream has ended, and has not been left.
+            final: with the last, partial interval.
 
         Raises:
-            TraceError: the stream ended inside a record. All has been handed over nevertheless.
+            TraceError: the stream ended inside a record; ``take`` has the last interval.
         """
         try:
-            if is_complete:
+            if is_complete and not self.is_done:
                 self.engine.finish()
         finally:
-            self._hand_over_records()
-            if self._final:
-                self.cut(time_s)
-            if self._debug:
-                totals = Counts(**self.engine.counters())
-                self._outputs.put(Final(self.engine.leftovers(), totals))
-            if self._skips > SKIPS_SHOWN:
-                self._report(
-                    f"bad trace: {self._skips - SKIPS_SHOWN} more stretches skipped, "
-                    f"{self.engine.counters()['skipped_bytes']} bytes in all"
-                )
+            if final and self._clock == "trace":
+                end_ns = max(self.engine.now_ns, self._start_ns)
+                if self.is_done:
+                    end_ns = max(self._last_ns, self._start_ns)
+                has_records = self.totals.records > self._counts.records
+                if has_records or end_ns > self._start_ns or not self._has_decided:
+                    self._cut_trace(end_ns)
+        return self.take()
 
-    def _take_rows(self) -> None:
-        """Rows of one device, operation and direction from several cuts add up in an Interval."""
-        rows = self.engine.cut().rows
-        self._rows.append(rows)
+    def take(self) -> list[Interval]:
+        """The intervals that have ended since they were last handed out."""
+        ready = self._ready
+        self._ready = []
+        return ready
+
+    def count_outside(self, lost: int, skipped_bytes: int) -> None:
+        """What was lost and skipped, in all, before the bytes came here."""
+        self._outside = Counts(lost=lost, skipped_bytes=skipped_bytes)
+
+    @property
+    def totals(self) -> Counts:
+        """What became of all records so far."""
+        return Counts(**self.engine.counters()) + self._outside
+
+    # --- trace time -------------------------------------------------------------------------------
+
+    def _until_ns(self, data: memoryview) -> int | None:
+        """Where feed() has to stop next; the first record's time must be known before all else."""
+        if self._clock == "wall" and self._limits_known:
+            return None
+        if self._origin_ns is None:
+            return 1 if self.engine.counters()["records"] == 0 else None
+        until_ns = self._last_ns
+        if self._interval_ns is not None and self._clock == "trace":
+            until_ns = min(until_ns, self._start_ns + self._interval_ns)
+        return None if until_ns == NEVER_NS else until_ns
+
+    def _go_on_to(self, later_ns: int, rest: memoryview) -> None:
+        """The next record is at or after a limit: deal with that."""
+        if self._origin_ns is None:
+            # Records at time 0 cannot be stopped at: they have been read by now.
+            seen = self.engine.counters()["records"]
+            self._origin_ns = self._start_ns = 0 if seen else later_ns
+            if not self._limits_known:
+                self._find_limits(rest)
+            return
+        while self._interval_ns is not None and self._clock == "trace":
+            end_ns = self._start_ns + self._interval_ns
+            if end_ns > min(later_ns, self._last_ns):
+                break
+            idle = (later_ns - end_ns) // self._interval_ns
+            self._cut_trace(end_ns)
+            if idle > MOST_IDLE:
+                self.skipped_intervals += idle
+                self._start_ns += idle * self._interval_ns
+        if later_ns >= self._last_ns:
+            self.is_done = True
+
+    def _find_limits(self, data: memoryview) -> None:
+        """Turn from and to into trace time, which may take the time of day of the first bytes."""
+        assert self._origin_ns is not None
+        base_ns = self._origin_ns
+        if self._is_absolute:
+            probe = Engine(**self._options | {"resync": True})
+            probe.feed(data)
+            if probe.epoch_ns is None:
+                raise TraceError(
+                    self.engine.offset,
+                    "no time of day at the beginning of the trace",
+                    "a timestamp record; give times in seconds from the first record instead",
+                )
+            base_ns = -probe.epoch_ns
+        from_ns = max(self._origin_ns, base_ns + (self._from_ns or 0))
+        if self._to_ns is not None:
+            self._last_ns = min(max(base_ns + self._to_ns, 1), NEVER_NS)
+        if self._from_ns is not None:
+            self._start_ns = min(from_ns, NEVER_NS)
+        self.engine.set_from_ns(self._start_ns if self._from_ns is not None else 0)
+        self._limits_known = True
+
+    def _cut_trace(self, end_ns: int) -> None:
+        """End an interval at a trace time; the next begins there."""
+        self._cut_engine(end_ns)
+        if not self._has_decided:
+            self._epoch_ns = self.engine.epoch_ns
+            self._has_decided = True
+        if self._epoch_ns is not None:
+            zero_ns = -self._epoch_ns
+        else:
+            zero_ns = self._origin_ns or 0
+        interval = self._finished(
+            (end_ns - zero_ns) // NS_PER_S,
+            self._start_ns - zero_ns,
+            end_ns - zero_ns,
+            is_anchored=self._epoch_ns is not None,
+        )
+        self._start_ns = end_ns
+        self._ready.append(interval)
+
+    # --- both -------------------------------------------------------------------------------------
+
+    def _cut_engine(self, end_ns: int | None) -> None:
+        self._cuts.append(self.engine.cut(end_ns))
         self._matches_cut = self.engine.matches
 
-    def _hand_over_records(self) -> None:
-        mismatches = self.engine.take_mismatches()
-        if len(mismatches):
-            self._outputs.put(mismatches)
-        data = self.engine.take_driver_data()
-        if data:
-            records = self.engine.counters()["driver_data"]
-            self._outputs.put(DriverData(data, records - self._driver_records))
-            self._driver_records = records
-        for offset, n_bytes in self.engine.take_skips():
-            self._skips += 1
-            if self._skips <= SKIPS_SHOWN:
-                self._report(f"bad trace: skipped {n_bytes} bytes at byte offset {offset}")
+    def _finished(self, time_s: int, start_ns: int, end_ns: int, *, is_anchored: bool) -> Interval:
+        cut = self._cuts[0] if len(self._cuts) == 1 else merge_cuts(self._cuts)
+        self._cuts.clear()
+        totals = self.totals
+        interval = Interval(
+            time_s=time_s,
+            devices=in_order(cut.rows["device"]),
+            cut=cut,
+            counts=totals - self._counts,
+            start_ns=start_ns,
+            end_ns=end_ns,
+            clock=self._clock,
+            is_anchored=is_anchored,
+            process_names=self._names_of(cut),
+        )
+        self._counts = totals
+        return interval
 
-
-def _in_order(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """The distinct ones, in order of their first appearance."""
-    distinct, first = np.unique(numbers, return_index=True)
-    return distinct[np.argsort(first)]
-
-
-class StopSignals:
-    """While entered, signals that end a run are noted, and wake whoever polls ``fd``.
-
-    Args:
-        at_once: called in the signal handler.
-    """
-
-    def __init__(self, at_once: Callable[[], None]) -> None:
-        self.received = False
-        self._at_once = at_once
-
-    def __enter__(self) -> StopSignals:
-        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._old_wakeup = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        self._old = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for number, old in self._old.items():
-            signal.signal(number, old)
-        signal.set_wakeup_fd(self._old_wakeup)
-        os.close(self.fd)
-        os.close(self._write_fd)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
-        self._at_once()
-
-
-def run(config: Config, fd: int = 0) -> int:
-    """Monitor the trace that is read from fd until it ends, or a signal comes.
-
-    Returns the exit status: not 0 after a bad trace, or an output that failed.
-    """
-    try:
-        kind = os.fstat(fd).st_mode
-    except OSError as error:
-        complain(f"cannot read standard input: {error.strerror}")
-        return EXIT_FAILURE
-    clock = WallClock(config.interval_s)
-    try:
-        # A file waits for slow outputs, a running tracer does not.
-        outputs = open_outputs(config, complain, lossless=stat.S_ISREG(kind))
-    except OutputError as error:
-        complain(str(error))
-        return EXIT_FAILURE
-    monitor = Monitor(config, outputs)
-    status = EXIT_OK
-    with StopSignals(outputs.stop_waiting) as stop:
-        try:
-            is_complete = _read(monitor, clock, fd, stop, outputs)
-        except (TraceError, OSError, MemoryError) as error:
-            is_complete = False
-            status = EXIT_FAILURE
-            _explain(error)
-        try:
-            monitor.end(clock.time_s(), is_complete=is_complete)
-        except TraceError as error:
-            status = EXIT_FAILURE
-            _explain(error)
-        if stop.received:
-            complain("terminated by signal")
-            outputs.close(CLOSE_AFTER_SIGNAL_S)
-        else:
-            outputs.close()
-    return EXIT_FAILURE if outputs.failed else status
-
-
-def _explain(error: TraceError | OSError | MemoryError) -> None:
-    if isinstance(error, TraceError):
-        complain(f"bad trace: {error}")
-    elif isinstance(error, MemoryError):
-        complain(f"out of memory: {error or 'nothing more is read'}")
-    else:
-        complain(f"cannot read standard input: {error.strerror}")
-
-
-def _read(monitor: Monitor, clock: WallClock, fd: int, stop: StopSignals, outputs: Outputs) -> bool:
-    """Feed the monitor until the input ends (True), or it is left before (False)."""
-    buffer = memoryview(mmap.mmap(-1, READ_BYTES))
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    poll.register(stop.fd, select.POLLIN)
-    while outputs.are_of_use:
-        left_s = clock.remaining_s()
-        if left_s <= 0:
-            monitor.cut(clock.time_s())
-            clock.advance()
-            continue
-        if stop.received:
-            # What the tracer had written by then still counts.
-            poll.unregister(stop.fd)
-            if poll.poll(0) and (n := os.readv(fd, [buffer])):
-                monitor.feed(buffer[:n])
-            return False
-        ready = dict(poll.poll(min(left_s, 1e6) * 1000))  # poll takes no more than 2^31 ms
-        if fd in ready:
-            n = os.readv(fd, [buffer])
-            if n == 0:
-                return True
-            monitor.feed(buffer[:n])
-    return False
+    def _names_of(self, cut: Cut) -> dict[int, str]:
+        if not len(cut.processes):
+            return {}
+        names = self.engine.process_names
+        return {pid: names[pid] for pid in cut.processes["pid"].tolist() if pid in names}

@@ -1,7 +1,7 @@
 """Outputs: one file for each format, one for each kind of destination, and what they share.
 
 ``sink`` holds the queue and the thread, ``files`` and ``msgqueue`` the destinations; ``human``,
-``binary``, ``debug`` and ``driver`` turn what travels into bytes.
+``binary``, ``debug``, ``driver``, ``jsonl``, ``csv`` and ``parquet`` turn what travels into bytes.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from blkiomon.config import Config
+from blkiomon.devices import DeviceNames, nameless
 from blkiomon.interval import Interval
-from blkiomon.outputs import binary, debug, driver, human
+from blkiomon.outputs import binary, csv, debug, driver, human, jsonl
 from blkiomon.outputs.debug import Final
 from blkiomon.outputs.driver import DriverData
 from blkiomon.outputs.files import FileSink, Format
 from blkiomon.outputs.msgqueue import MessageQueueSink
+from blkiomon.outputs.parquet import MissingLibrary, ParquetFormat
 from blkiomon.outputs.sink import Item, Report, Sink
 
 __all__ = ["DriverData", "Final", "Item", "OutputError", "Outputs", "Report", "open_outputs"]
@@ -84,16 +86,27 @@ def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> O
     Raises:
         OutputError: one of them cannot be opened.
     """
-    wanted = (
+    name_of = DeviceNames() if config.names else nameless
+    wanted = [
         (config.human, Format((Interval,), human.renderer(config.stat_version))),
         (config.binary, Format((Interval,), binary.renderer(config.stat_version))),
         (config.driver, Format((DriverData,), driver.render)),
         (config.debug, Format((np.ndarray, Final), debug.render)),
-    )
+        (config.json, Format((Interval,), jsonl.renderer(name_of))),
+        (config.csv, Format((Interval,), csv.renderer(name_of), head=csv.HEAD)),
+    ]
     by_path: dict[str, list[Format]] = {}
     for path, form in wanted:
         if path is not None:
             by_path.setdefault(path, []).append(form)
+    if config.parquet is not None:
+        if config.parquet in by_path:
+            raise OutputError(f"Parquet cannot share {config.parquet} with another output")
+        try:
+            parquet = ParquetFormat(name_of)
+        except MissingLibrary as error:
+            raise OutputError(str(error)) from error
+        by_path[config.parquet] = [Format((Interval,), parquet.render, finish=parquet.finish)]
 
     options = {"lossless": lossless, "verbose": config.verbose}
     sinks: list[Sink] = []

@@ -23,10 +23,20 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What items a format is made for, and how one becomes bytes, piece by piece."""
+    """What items a format is made for, and how one becomes bytes, piece by piece.
+
+    Attributes:
+        takes: types of the items.
+        render: makes bytes of an item.
+        head: stands before everything else.
+        finish: makes what stands at the end. A format that has an end is of use only as a whole:
+            when a part cannot be delivered, nothing more is.
+    """
 
     takes: tuple[type, ...]
     render: Callable[[Any], Iterator[bytes]]
+    head: bytes = b""
+    finish: Callable[[], Iterator[bytes]] | None = None
 
 
 class FileSink(Sink):
@@ -50,6 +60,8 @@ class FileSink(Sink):
         super().__init__("standard output" if path == "-" else path, report, **options)
         self._path = path
         self._formats = tuple(formats)
+        self._head = b"".join(f.head for f in self._formats)  # as long as it is not delivered
+        self._has_end = any(f.finish for f in self._formats)
         self._item_bytes = 0  # of the item in hand, written so far
         self._fd = _open(path)
 
@@ -63,9 +75,16 @@ class FileSink(Sink):
 
     def _deliver(self, item: Item) -> None:
         self._connect()
+        self._emit([f.render(item) for f in self._formats if isinstance(item, f.takes)])
+
+    def _finish(self) -> None:
+        if self._fd is not None:  # else nobody ever looked
+            self._emit([f.finish() for f in self._formats if f.finish])
+
+    def _emit(self, pieces: list[Iterator[bytes]]) -> None:
+        """Write pieces of several formats in turn, all of them or, in a regular file, none."""
         self._item_bytes = 0
-        pieces = [f.render(item) for f in self._formats if isinstance(item, f.takes)]
-        waiting = bytearray()
+        waiting = bytearray(self._head)
         try:
             for turn in zip_longest(*pieces, fillvalue=b""):
                 for piece in turn:
@@ -74,9 +93,14 @@ class FileSink(Sink):
                     self._write(waiting)
                     waiting = bytearray()
             self._write(waiting)
+            self._head = b""
         except (OSError, Undelivered) as error:
             self._cut_back()
-            if not isinstance(error, OSError) or error.errno not in _NO_SPACE:
+            if isinstance(error, Undelivered):
+                if self._has_end:
+                    raise OSError(errno.EPIPE, "its reader took no more in time") from error
+                raise
+            if self._has_end or error.errno not in _NO_SPACE:
                 raise
             if not self.failed:
                 self._complain(error, "what does not fit is dropped until there is space again")

@@ -36,18 +36,25 @@ def renderer(stat_version: str) -> Callable[[Interval], Iterator[bytes]]:
 
     Version 0.2 knew no throughput.
     """
-    quantities = _QUANTITIES if stat_version == "0.3" else _QUANTITIES[:4]
 
     def render(interval: Interval) -> Iterator[bytes]:
         for stats in interval.device_stats():
-            yield _text(interval.time_s, stats, quantities).encode()
+            yield text(_when(interval), stats, stat_version).encode()
 
     return render
 
 
-def _text(time_s: int, stats: DeviceStats, quantities: tuple[tuple[str, str], ...]) -> str:
+def _when(interval: Interval) -> str:
+    if interval.is_anchored:
+        return time.ctime(interval.time_s)
+    return f"{interval.end_ns / 1e9:.3f} s after the first record"
+
+
+def text(when: str, stats: DeviceStats, stat_version: str) -> str:
+    """What the original prints of one device; the time as ctime(3) has it."""
+    quantities = _QUANTITIES if stat_version == "0.3" else _QUANTITIES[:4]
     return (
-        f"\ntime: {time.ctime(time_s)}\n"
+        f"\ntime: {when}\n"
         f"device: {stats.device >> 20},{stats.device & 0xFFFFF}\n"
         + "".join([_line(title, getattr(stats, name)) for title, name in quantities])
         + _SIZES % stats.size_hist

@@ -140,6 +140,9 @@ class Sink(ABC):
             if left_s <= 0:
                 self._give_up.set()
                 self._thread.join(0.05)  # ends now, unless it is stuck in a call
+                if self._thread.is_alive() and self._current is None:
+                    self.failed = True  # in that which writes the end
+                    self._report(f"{self.name} did not take its end")
                 break
             self._thread.join(left_s)
         self._drop_rest()
@@ -158,6 +161,13 @@ class Sink(ABC):
             OSError: the destination is of no more use.
         """
 
+    def _finish(self) -> None:  # noqa: B027
+        """Everything has been delivered: hand out what stands at the end.
+
+        Raises:
+            Undelivered, OSError: as ``_deliver``.
+        """
+
     @abstractmethod
     def _release(self) -> None:
         """The thread ends: let go of the destination."""
@@ -174,6 +184,8 @@ class Sink(ABC):
                 except Undelivered:
                     with self._changed:
                         self._drop_current()
+            with suppress(Undelivered):  # what was lost by then has been counted
+                self._finish()
         except OSError as error:
             self._complain(error, "nothing more is written there")
         except BaseException:

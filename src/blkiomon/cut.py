@@ -1,0 +1,150 @@
+"""What the engine hands out of one interval, and how several of these become one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon import layout
+from blkiomon.moments import add_up, from_words, reduce_moments, run_starts, to_words
+
+Table = npt.NDArray[np.void]
+
+
+def _none(dtype: np.dtype[np.void]) -> Table:
+    return np.empty(0, dtype=dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cut:
+    """What the engine hands out of one interval: numpy arrays of shape (n,).
+
+    Attributes:
+        rows: dtype ``layout.ROW``, in any order; several rows of one device, operation and
+            direction add up.
+        d2c_bins, size_bins: dtype ``layout.BIN``, by row, then bin.
+        loads: dtype ``layout.LOAD``, one for each device and operation. That of all devices is
+            always there, unless requests in flight were not measured.
+        queue_rows: dtype ``layout.QUEUE_ROW``; empty where the stream carries no queue records.
+        q2d_bins, q2c_bins: dtype ``layout.BIN``, by row of ``queue_rows``, then bin.
+        processes: dtype ``layout.PROCESS``, one for each pid; empty where the stream carries no
+            process names.
+    """
+
+    rows: Table = field(default_factory=lambda: _none(layout.ROW))
+    d2c_bins: Table = field(default_factory=lambda: _none(layout.BIN))
+    size_bins: Table = field(default_factory=lambda: _none(layout.BIN))
+    loads: Table = field(default_factory=lambda: _none(layout.LOAD))
+    queue_rows: Table = field(default_factory=lambda: _none(layout.QUEUE_ROW))
+    q2d_bins: Table = field(default_factory=lambda: _none(layout.BIN))
+    q2c_bins: Table = field(default_factory=lambda: _none(layout.BIN))
+    processes: Table = field(default_factory=lambda: _none(layout.PROCESS))
+
+
+def merge_cuts(cuts: Sequence[Cut], end_ns: Sequence[int] | None = None) -> Cut:
+    """One cut of all that several hold, with one row for each device, operation and direction.
+
+    Rows stay in the order in which the first of each came. Sums are exact modulo 2^128, as the
+    engine counts.
+
+    Args:
+        cuts: in the order of their time, if no ends are given.
+        end_ns: when each ended: what was in flight at the end is told by the latest one.
+    """
+    ends = range(len(cuts)) if end_ns is None else end_ns
+    rows, (d2c_bins, size_bins) = _merge_rows(
+        [cut.rows for cut in cuts],
+        [[cut.d2c_bins for cut in cuts], [cut.size_bins for cut in cuts]],
+        ("device", "op", "direction"),
+    )
+    queue_rows, (q2d_bins, q2c_bins) = _merge_rows(
+        [cut.queue_rows for cut in cuts],
+        [[cut.q2d_bins for cut in cuts], [cut.q2c_bins for cut in cuts]],
+        ("device", "op"),
+    )
+    return Cut(
+        rows=rows,
+        d2c_bins=d2c_bins,
+        size_bins=size_bins,
+        loads=_merge_loads([cut.loads for cut in cuts], ends),
+        queue_rows=queue_rows,
+        q2d_bins=q2d_bins,
+        q2c_bins=q2c_bins,
+        processes=_merge_processes([cut.processes for cut in cuts]),
+    )
+
+
+Indices = npt.NDArray[np.intp]
+
+
+def _grouped(tables: Sequence[Table], by: tuple[str, ...]) -> tuple[Table, Indices, Indices]:
+    """Tables put together: sorted by some fields, where each group begins, and the sorting."""
+    table = np.concatenate(tables)
+    order = np.lexsort([table[name] for name in reversed(by)])
+    table = table[order]
+    return table, run_starts(table[list(by)]), order
+
+
+def _merge_rows(
+    tables: Sequence[Table], bins: Sequence[Sequence[Table]], by: tuple[str, ...]
+) -> tuple[Table, list[Table]]:
+    """Merge rows with their bins, of which there may be several sorts."""
+    table, starts, order = _grouped(tables, by)
+    merged = table[starts]
+    if len(starts):
+        for name in table.dtype.names or ():
+            if table.dtype[name] == layout.MOMENTS:
+                moments = reduce_moments(table[name], table["requests"], starts)
+                merged[name]["min"] = [m.min for m in moments]
+                merged[name]["max"] = [m.max for m in moments]
+                merged[name]["sum"] = to_words(m.sum for m in moments)
+                merged[name]["squ"] = to_words(m.squ for m in moments)
+            elif name not in by:
+                merged[name] = np.add.reduceat(table[name], starts)
+    by_first = np.argsort(order[starts])  # the sorting is stable: that is the first of each group
+    place = np.empty(len(order), np.int64)  # of each row before, its row now
+    place[order] = np.repeat(np.argsort(by_first), np.diff(starts, append=len(order)))
+    offsets = np.cumsum([0, *map(len, tables[:-1])]).tolist()
+    return merged[by_first], [_merge_bins(of_a_sort, offsets, place) for of_a_sort in bins]
+
+
+def _merge_bins(tables: Sequence[Table], offsets: list[int], place: npt.NDArray[np.int64]) -> Table:
+    rows = [place[table["row"].astype(np.intp) + at] for table, at in zip(tables, offsets)]
+    bins = np.concatenate(tables)
+    keys, counts = add_up(np.concatenate(rows) << 32 | bins["bin"], bins["count"])
+    merged = np.empty(len(keys), layout.BIN)
+    merged["row"], merged["bin"], merged["count"] = keys >> 32, keys & 0xFFFFFFFF, counts
+    return merged
+
+
+def _merge_loads(tables: Sequence[Table], ends: Sequence[int]) -> Table:
+    table, starts, _ = _grouped(tables, ("device", "op"))
+    merged = table[starts]
+    if not len(starts):
+        return merged
+    merged["max_in_flight"] = np.maximum.reduceat(table["max_in_flight"], starts)
+    merged["busy_ns"] = np.add.reduceat(table["busy_ns"], starts)
+    integrals = np.add.reduceat(from_words(table["in_flight_ns"]), starts)
+    merged["in_flight_ns"] = to_words(integrals.tolist())
+    # What the latest does not list is not in flight any more. Of several that end together the
+    # greatest counts, so that the order in which they are merged makes no difference.
+    latest: dict[tuple[int, int], tuple[int, int]] = {}
+    for one, end in zip(tables, ends):
+        if end == max(ends):
+            for load in one[["device", "op", "in_flight", "oldest_ns"]].tolist():
+                latest[load[:2]] = max(latest.get(load[:2], (0, 0)), load[2:])
+    now = [latest.get(key, (0, 0)) for key in merged[["device", "op"]].tolist()]
+    merged["in_flight"], merged["oldest_ns"] = zip(*now)
+    return merged
+
+
+def _merge_processes(tables: Sequence[Table]) -> Table:
+    table, starts, _ = _grouped(tables, ("pid",))
+    merged = table[starts]
+    if len(starts):
+        for name in ("requests", "bytes"):
+            merged[name] = np.add.reduceat(table[name], starts)
+    return merged

@@ -1,0 +1,313 @@
+"""Interval statistics that were written with ``-b``, read back: as an array, text, JSON or CSV."""
+
+from __future__ import annotations
+
+import getopt
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon import layout
+from blkiomon.console import EXIT_FAILURE, EXIT_OK, complain, write
+from blkiomon.errors import StatsError
+from blkiomon.interchange import device_text
+from blkiomon.interval import DeviceStats
+from blkiomon.moments import U64_MAX, Moments
+from blkiomon.outputs import csv, human
+
+USAGE = "Usage: blkiomon decode FILE [--text|--json|--csv]\n"
+
+_LAYOUTS = {"0.3": layout.STATS_03, "0.2": layout.STATS_02}
+_QUANTITIES = {"size": "size_bytes", "d2c": "d2c_us", "thrput": "throughput_bytes_per_ms"}
+_DIRECTIONS = {"r": "read", "w": "write"}
+_MOMENTS = [f"{quantity}_{direction}" for quantity in _QUANTITIES for direction in _DIRECTIONS]
+
+MAX_TIME_S = 1 << 36
+"""The year 4147: what claims to be from later is something else."""
+
+
+class Stats(NamedTuple):
+    """What a file holds.
+
+    ``records`` has shape (n,), dtype ``layout.STATS``; ``tail_bytes`` stand behind the last one
+    and are no whole struct.
+    """
+
+    version: str
+    records: npt.NDArray[np.void]
+    tail_bytes: int
+
+
+def read_stats(path: str | os.PathLike[str]) -> npt.NDArray[np.void]:
+    """The structs of a file that was written with ``-b``, of layout 0.3 or 0.2.
+
+    Returns:
+        Shape (n,), dtype ``layout.STATS``, in host byte order and the order of the file. In 0.2
+        there was no throughput: those fields are of nothing (``num`` 0, ``min`` 2^64-1).
+
+    Raises:
+        StatsError: it is no such file, or ends inside a struct.
+        OSError: it cannot be read.
+    """
+    stats = parse(Path(path).read_bytes())
+    if stats.tail_bytes:
+        raise _tail_error(stats)
+    return stats.records
+
+
+def parse(data: bytes) -> Stats:
+    """The structs at the beginning of some bytes, of the layout that makes sense of all of them.
+
+    Layouts are told apart by what they say: every request is in both histograms once, and in one
+    of the directions or bidirectional.
+
+    Raises:
+        StatsError: neither layout fits.
+    """
+    if not data:
+        return Stats("0.3", np.empty(0, layout.STATS), 0)
+    fitting = []
+    for version, dtype in _LAYOUTS.items():
+        whole = len(data) // dtype.itemsize
+        records = _native(np.frombuffer(data, dtype, whole))
+        if whole and _is_plausible(records).all():
+            fitting.append(Stats(version, records, len(data) % dtype.itemsize))
+    if not fitting:
+        raise StatsError(*_explain(data))
+    return min(fitting, key=lambda stats: stats.tail_bytes)
+
+
+def _native(wire: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """In host byte order, with what 0.2 does not have."""
+    records = np.zeros(len(wire), layout.STATS)
+    for name in _MOMENTS:
+        records[name]["min"] = U64_MAX
+    for name in wire.dtype.names or ():
+        records[name] = wire[name]
+    if wire.dtype == layout.STATS_02:
+        # The first version left the last bucket in the byte order of its host.
+        for name in ("size_hist", "d2c_hist"):
+            swapped = records[name].copy()
+            swapped[:, -1] = swapped[:, -1].byteswap()
+            use = ~_adds_up(records, records[name]) & _adds_up(records, swapped)
+            records[name][use] = swapped[use]
+    return records
+
+
+def _adds_up(records: npt.NDArray[np.void], histogram: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    num = records["size_r"]["num"] + records["size_w"]["num"] + records["bidir"]
+    adds_up: npt.NDArray[np.bool_] = histogram.sum(axis=1, dtype=np.uint32) == num.astype(np.uint32)
+    return adds_up
+
+
+def _is_plausible(records: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    fine = _adds_up(records, records["size_hist"]) & _adds_up(records, records["d2c_hist"])
+    fine &= records["time"] < MAX_TIME_S
+    for name in _MOMENTS:
+        moments = records[name]
+        fine &= np.where(
+            moments["num"] == 0,
+            (moments["min"] == U64_MAX) & (moments["max"] == 0),
+            moments["min"] <= moments["max"],
+        )
+    for direction in _DIRECTIONS:
+        fine &= records[f"size_{direction}"]["num"] == records[f"d2c_{direction}"]["num"]
+    return fine
+
+
+def _explain(data: bytes) -> tuple[int, str]:
+    """Where the layout that gets furthest fails, and what to say."""
+    size = min(dtype.itemsize for dtype in _LAYOUTS.values())
+    if len(data) < size:
+        return 0, f"{len(data)} bytes are less than one struct of interval statistics ({size})"
+    best_offset, best_version = 0, "0.3"
+    for version, dtype in _LAYOUTS.items():
+        fine = _is_plausible(_native(np.frombuffer(data, dtype, len(data) // dtype.itemsize)))
+        offset = int(np.argmin(np.append(fine, False))) * dtype.itemsize
+        if offset > best_offset:
+            best_offset, best_version = offset, version
+    if not best_offset:
+        return 0, "these are no interval statistics as -b writes them, of layout 0.3 or 0.2"
+    return best_offset, (
+        f"at byte offset {best_offset}: no interval statistics of layout {best_version} any more"
+    )
+
+
+def _tail_error(stats: Stats) -> StatsError:
+    offset = len(stats.records) * _LAYOUTS[stats.version].itemsize
+    return StatsError(
+        offset,
+        f"at byte offset {offset}: the last {stats.tail_bytes} bytes are no whole struct of layout "
+        f"{stats.version}",
+    )
+
+
+def device_stats(record: np.void) -> DeviceStats:
+    """One struct as the outputs see it."""
+    moments = {name: Moments(*record[name].tolist()) for name in _MOMENTS}
+    return DeviceStats(
+        device=int(record["device"]),
+        **moments,
+        size_hist=tuple(record["size_hist"].tolist()),
+        d2c_hist=tuple(record["d2c_hist"].tolist()),
+        bidir=int(record["bidir"]),
+    )
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``blkiomon decode`` with what stands behind these words; returns the exit status."""
+    try:
+        options, rest = getopt.gnu_getopt(list(argv), "", ["text", "json", "csv", "help"])
+    except getopt.GetoptError as error:
+        return _misused(error.msg)
+    names = {name[2:] for name, _ in options}
+    if "help" in names:
+        return _print(iter([USAGE]))
+    if len(rest) != 1:
+        return _misused("decode takes one file, or - for standard input")
+    if len(names) > 1:
+        return _misused("decode prints one of text, JSON and CSV")
+    try:
+        data = sys.stdin.buffer.read() if rest[0] == "-" else Path(rest[0]).read_bytes()
+        stats = parse(data)
+    except (OSError, StatsError) as error:
+        complain(f"{rest[0]}: {error.strerror if isinstance(error, OSError) else error}")
+        return EXIT_FAILURE
+    status = _print(_RENDERERS[names.pop() if names else "text"](stats))
+    if stats.tail_bytes:
+        complain(f"{rest[0]}: {_tail_error(stats)}")
+        return EXIT_FAILURE
+    return status
+
+
+def _misused(why: str) -> int:
+    complain(why)
+    try:
+        write(2, USAGE)
+    except OSError:
+        pass
+    return EXIT_FAILURE
+
+
+def _print(pieces: Iterator[str]) -> int:
+    try:
+        for piece in pieces:
+            write(1, piece)
+    except OSError as error:
+        complain(f"could not write to standard output: {error.strerror}")
+        return EXIT_FAILURE
+    return EXIT_OK
+
+
+def _text(stats: Stats) -> Iterator[str]:
+    for record in stats.records:
+        yield human.text(time.ctime(int(record["time"])), device_stats(record), stats.version)
+
+
+def _figures(stats: Stats, record: np.void) -> dict[str, dict[str, dict[str, Any] | None]]:
+    """By direction and quantity; None of a quantity that the layout has not."""
+    return {
+        direction: {
+            name: None
+            if quantity == "thrput" and stats.version == "0.2"
+            else _moments(Moments(*record[f"{quantity}_{letter}"].tolist()))
+            for quantity, name in _QUANTITIES.items()
+        }
+        for letter, direction in _DIRECTIONS.items()
+    }
+
+
+def _moments(m: Moments) -> dict[str, Any]:
+    some = m.num > 0
+    return {
+        "count": m.num,
+        "min": m.min if some else None,
+        "max": m.max if some else None,
+        "sum": m.sum,
+        "sum_squares": m.squ,
+        "mean": m.avg if some else None,
+        "variance": _variance(m),
+    }
+
+
+def _variance(m: Moments) -> float | None:
+    """Of the population; None of nothing, and where the file's 64 bits have not held the sums."""
+    square = m.num * m.squ - m.sum * m.sum
+    return square / (m.num * m.num) if m.num and square >= 0 else None
+
+
+def _limits(delta: int, buckets: int) -> list[int | None]:
+    """Inclusive upper limits of the original's buckets, None of the last one."""
+    return [0, *(delta << i for i in range(buckets - 2)), None]
+
+
+_HISTOGRAMS = {
+    "size_bytes": ("size_hist", _limits(layout.SIZE_DELTA, layout.SIZE_BUCKETS)),
+    "d2c_us": ("d2c_hist", _limits(layout.D2C_DELTA, layout.D2C_BUCKETS)),
+}
+
+
+def _head(record: np.void) -> dict[str, Any]:
+    seconds = int(record["time"])
+    return {
+        "time_s": seconds,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)),
+        "device": device_text(int(record["device"])),
+    }
+
+
+def _json(stats: Stats) -> Iterator[str]:
+    for record in stats.records:
+        histograms = {
+            f"{name}_histogram": {"upto": limits, "count": record[field].tolist()}
+            for name, (field, limits) in _HISTOGRAMS.items()
+        }
+        line = {
+            "layout": stats.version,
+            **_head(record),
+            **_figures(stats, record),
+            "bidirectional": int(record["bidir"]),
+            **histograms,
+        }
+        yield json.dumps(line, separators=(",", ":")) + "\n"
+
+
+def _csv(stats: Stats) -> Iterator[str]:
+    names = [*_MOMENT_NAMES]
+    for name, (_, limits) in _HISTOGRAMS.items():
+        names += [f"{name}_upto_{'inf' if limit is None else limit}" for limit in limits]
+    yield csv.lines([["time_s", "time", "device", *names, "bidirectional"]]).decode()
+    for record in stats.records:
+        figures = [
+            value
+            for of_direction in _figures(stats, record).values()
+            for moments in of_direction.values()
+            for value in (moments or dict.fromkeys(_NO_MOMENTS)).values()
+        ]
+        counts = [n for field, _ in _HISTOGRAMS.values() for n in record[field].tolist()]
+        values = [*_head(record).values(), *figures, *counts, int(record["bidir"])]
+        yield csv.lines([values]).decode()
+
+
+_NO_MOMENTS = _moments(Moments())
+_MOMENT_NAMES = [
+    f"{direction}_{name}_{figure}"
+    for direction in _DIRECTIONS.values()
+    for name in _QUANTITIES.values()
+    for figure in _NO_MOMENTS
+]
+_RENDERERS: dict[str, Callable[[Stats], Iterator[str]]] = {
+    "text": _text,
+    "json": _json,
+    "csv": _csv,
+}

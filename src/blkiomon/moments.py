@@ -1,0 +1,113 @@
+"""Extremes, sum and sum of squares of a quantity, and how those of many rows are added up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+U64_MAX = (1 << 64) - 1
+
+
+class Moments(NamedTuple):
+    """Extremes, sum and sum of squares of one quantity; integers of any length.
+
+    In the order in which the wire has them. ``min`` is 2^64-1 where ``num`` is 0.
+    """
+
+    min: int = U64_MAX
+    max: int = 0
+    sum: int = 0
+    squ: int = 0
+    num: int = 0
+
+    @property
+    def avg(self) -> float:
+        """The mean, 0.0 of nothing."""
+        if not self.num:
+            return 0.0
+        # Up to 2^64 as the original: to double first. Beyond, the exact quotient.
+        return (float(self.sum) if self.sum <= U64_MAX else self.sum) / self.num
+
+    @property
+    def var(self) -> float:
+        """The population variance, 0.0 of nothing: ``(squ - sum * sum / num) / num``.
+
+        As far as 64 bits carry ``squ`` and ``sum * sum``, these are the very steps of the
+        original, rounding (and the negative values that come of it) included; beyond, where the
+        original wraps, integers give the exact value.
+        """
+        if not self.num:
+            return 0.0
+        square = self.sum * self.sum
+        if square <= U64_MAX and self.squ <= U64_MAX:
+            return (float(self.squ) - float(square) / self.num) / self.num
+        return (self.num * self.squ - square) / (self.num * self.num)
+
+    def merge(self, other: Moments) -> Moments:
+        """The moments of both collections together; exact."""
+        return Moments(
+            min(self.min, other.min),
+            max(self.max, other.max),
+            self.sum + other.sum,
+            self.squ + other.squ,
+            self.num + other.num,
+        )
+
+
+NOTHING = Moments()
+
+
+def run_starts(keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Where each run of equal values begins; empty of nothing."""
+    if not len(keys):
+        return np.empty(0, np.intp)
+    return np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+
+
+def add_up(
+    keys: npt.NDArray[np.int64], counts: npt.NDArray[np.uint64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+    """The distinct keys in ascending order, and the sum of the counts of each."""
+    # Stable: fast on what is sorted in stretches, as bins are.
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    starts = run_starts(keys)
+    if not len(starts):
+        return keys, counts
+    return keys[starts], np.add.reduceat(counts[order], starts)
+
+
+def reduce_moments(
+    rows: npt.NDArray[np.void], num: npt.NDArray[np.uint64], starts: npt.NDArray[np.intp]
+) -> list[Moments]:
+    """Moments of each stretch of rows; the 128-bit sums become Python's integers.
+
+    Args:
+        rows: shape (n,), dtype ``layout.MOMENTS``.
+        num: shape (n,): how many values each row is of.
+        starts: shape (m,): where each stretch begins, ascending, the first at 0.
+    """
+    if not len(starts):
+        return []
+    columns: list[list[Any]] = [
+        np.minimum.reduceat(rows["min"], starts).tolist(),
+        np.maximum.reduceat(rows["max"], starts).tolist(),
+    ]
+    for name in ("sum", "squ"):
+        columns.append(np.add.reduceat(from_words(rows[name]), starts).tolist())
+    return list(map(Moments, *columns, np.add.reduceat(num, starts).tolist()))
+
+
+def from_words(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.object_]:
+    """Python's integers of 128-bit numbers, shape (n, 2): low word, high word."""
+    wide: npt.NDArray[np.object_] = words[:, 0].astype(object)
+    high = words[:, 1]
+    return wide + (high.astype(object) << 64) if high.any() else wide
+
+
+def to_words(values: Iterable[int]) -> list[tuple[int, int]]:
+    """Low and high word of each, modulo 2^128 as the engine counts."""
+    return [(value & U64_MAX, value >> 64 & U64_MAX) for value in values]

@@ -1,0 +1,106 @@
+"""Parquet: the flat table with the histogram of d2c, one row group an interval.
+
+The file is readable once its footer is written, which happens when the output is closed.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from blkiomon.devices import nameless
+from blkiomon.interval import Interval
+from blkiomon.outputs import table
+
+
+class MissingLibrary(Exception):
+    """What this format needs is not installed; the text says how to come by it."""
+
+
+class ParquetFormat:
+    """Turns intervals into a Parquet file, piece by piece: every byte belongs to it, in order.
+
+    Args:
+        name_of: tells a device's name by its number.
+
+    Raises:
+        MissingLibrary: there is no pyarrow.
+    """
+
+    def __init__(self, name_of: Callable[[int], str | None] = nameless) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            raise MissingLibrary("Parquet needs pyarrow: pip install 'blkiomon[arrow]'") from error
+        self._name_of = name_of
+        self._arrow = pyarrow
+        self._schema = _schema(pyarrow)
+        self._bytes = _Pieces()
+        self._writer = pyarrow.parquet.ParquetWriter(
+            self._bytes, self._schema, compression="zstd", use_dictionary=["device", "name", "op"]
+        )
+
+    def render(self, interval: Interval) -> Iterator[bytes]:
+        """The row group of an interval; before the first one also the beginning of the file."""
+        rows = list(table.rows(interval, self._name_of))
+        columns: list[Any] = [[column.value(row) for row in rows] for column in table.COLUMNS]
+        start = interval.start_ns if interval.is_anchored else None
+        columns[_START] = [start] * len(rows)
+        arrays = [self._arrow.array(c, f.type) for c, f in zip(columns, self._schema)]
+        ends = np.cumsum([0, *(len(row.group.d2c.bins) for row in rows)], dtype=np.int32)
+        for parts in ([r.group.d2c.low for r in rows], [r.group.d2c.counts for r in rows]):
+            arrays.append(self._arrow.ListArray.from_arrays(ends, np.concatenate(parts)))
+        self._writer.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema))
+        yield self._bytes.take()
+
+    def finish(self) -> Iterator[bytes]:
+        """The footer."""
+        self._writer.close()
+        yield self._bytes.take()
+
+
+_START = [column.name for column in table.COLUMNS].index("start")
+
+
+def _schema(arrow: Any) -> Any:
+    types = {
+        "count": arrow.uint64(),
+        "time": arrow.int64(),
+        "real": arrow.float64(),
+        "text": arrow.string(),
+    }
+    fields = [(column.name, types[column.kind]) for column in table.COLUMNS]
+    fields[_START] = ("start", arrow.timestamp("ns", "UTC"))
+    histogram = arrow.list_(arrow.uint64())
+    return arrow.schema([*fields, ("d2c_low_ns", histogram), ("d2c_count", histogram)])
+
+
+class _Pieces(io.RawIOBase):
+    """A file that can only be appended to; what was written is taken away piece by piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting = bytearray()
+        self._position = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._waiting += data
+        written = memoryview(data).nbytes
+        self._position += written
+        return written
+
+    def tell(self) -> int:
+        return self._position
+
+    def take(self) -> bytes:
+        """What was written since this was last called."""
+        taken = bytes(self._waiting)
+        self._waiting.clear()
+        return taken

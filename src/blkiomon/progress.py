@@ -1,0 +1,80 @@
+"""How far a long piece of work has come, for whoever watches a terminal."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from blkiomon.console import write
+
+FIRST_S = 1.0
+"""Work that takes less shows nothing."""
+
+EVERY_S = 0.2
+WIDTH = 30
+
+
+class Progress:
+    """A bar on standard error, if that is a terminal; it leaves no trace there.
+
+    Args:
+        total_bytes: all there is to do; None if nobody knows.
+        fd: where it is shown.
+        is_shown: whether to show it at all; by default, whether fd is a terminal.
+        monotonic: seconds on a clock that never runs backwards.
+    """
+
+    def __init__(
+        self,
+        total_bytes: int | None,
+        fd: int = 2,
+        is_shown: bool | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._total_bytes = total_bytes
+        self._fd = fd
+        self._is_shown = os.isatty(fd) if is_shown is None else is_shown
+        self._monotonic = monotonic
+        self._start = monotonic()
+        self._next = self._start + FIRST_S
+        self._has_shown = False
+
+    def show(self, done_bytes: int) -> None:
+        """So much is done; drawn a few times a second at most."""
+        now = self._monotonic()
+        if not self._is_shown or now < self._next:
+            return
+        self._next = now + EVERY_S
+        self._draw(done_bytes, now - self._start)
+
+    def _draw(self, done_bytes: int, spent_s: float) -> None:
+        speed = done_bytes / spent_s
+        text = f"{done_bytes / 1e6:,.0f} MB, {speed / 1e6:,.0f} MB/s"
+        if self._total_bytes:
+            share = min(1.0, done_bytes / self._total_bytes)
+            full = round(share * WIDTH)
+            bar = "#" * full + "." * (WIDTH - full)
+            left_s = (self._total_bytes - done_bytes) / speed if speed else 0.0
+            text = f"[{bar}] {share:4.0%} {text}, {max(0.0, left_s):,.0f} s left"
+        self._write(f"\r{text}\x1b[K")
+        self._has_shown = True
+
+    def _write(self, text: str) -> None:
+        try:
+            write(self._fd, text)
+        except OSError:  # nobody watches any more
+            self._is_shown = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._has_shown:
+            self._write("\r\x1b[K")

@@ -1,0 +1,319 @@
+"""One run of the command: read, feed, hand over; signals, and what the user is told.
+
+One thread owns the engine. It waits for its input, and where that is a file, for outputs that do
+not keep up; see ``outputs.sink`` for what happens to an interval behind ``Outputs.put``.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import signal
+import stat
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from blkiomon.clock import WallClock
+from blkiomon.config import Config
+from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain
+from blkiomon.errors import SourceError, TraceError
+from blkiomon.interval import Interval
+from blkiomon.monitor import Monitor
+from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
+from blkiomon.progress import Progress
+from blkiomon.sources import Source, open_trace
+
+READ_BYTES = 1 << 20
+"""Read at most so much at a time: a pipe never holds more, and a boundary is never far."""
+
+SKIPS_SHOWN = 20
+"""So many skipped stretches of input get a line of their own, the others share one."""
+
+CLOSE_AFTER_SIGNAL_S = 0.5
+"""After a signal, an output that takes nothing for so long is given up."""
+
+
+class Line:
+    """The straight line of a run: a monitor, and the outputs behind it.
+
+    Args:
+        config: what is asked for.
+        outputs: where intervals, and records for the debug and driver outputs, go.
+        report: tells the user one line.
+        clock: by which intervals end, "trace" or "wall".
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        outputs: Outputs,
+        report: Callable[[str], None] = complain,
+        clock: str = "wall",
+    ) -> None:
+        self.monitor = Monitor(
+            config.interval_s,
+            clock=clock,
+            max_pending=config.max_pending,
+            max_age_s=config.max_age_s,
+            resync=config.resync,
+            devices=config.devices,
+            from_ns=config.from_ns,
+            to_ns=config.to_ns,
+            is_absolute=config.is_absolute,
+            threads=config.threads,
+            keep_details=config.debug is not None,
+            keep_driver_data=config.driver is not None,
+        )
+        self.is_wall = clock == "wall"
+        self._final = config.final
+        self._debug = config.debug is not None
+        self._outputs = outputs
+        self._report = report
+        self._driver_records = 0  # handed over so far
+        self._skips = 0
+        self._fed_ns = time.monotonic_ns()
+        self._cut_ns = self._fed_ns
+
+    def feed(self, data: memoryview) -> None:
+        """Deal with the next bytes of the stream.
+
+        Raises:
+            TraceError: they are no trace. What came before has been dealt with.
+        """
+        self._fed_ns = time.monotonic_ns()
+        try:
+            intervals = self.monitor.feed(data)
+        except BaseException:
+            intervals = self.monitor.take()
+            raise
+        finally:
+            self._hand_over(intervals)
+
+    def cut(self, time_ns: int) -> None:
+        """End an interval at a wall-clock time in ns."""
+        now_ns = time.monotonic_ns()
+        self._outputs.put(
+            self.monitor.cut(time_ns - (now_ns - self._cut_ns), time_ns, now_ns - self._fed_ns)
+        )
+        self._cut_ns = now_ns
+
+    def end(self, time_ns: int, *, is_complete: bool) -> None:
+        """End the run: the last interval, leftovers and totals.
+
+        Args:
+            time_ns: wall-clock time.
+            is_complete: the stream has ended, and has not been left.
+
+        Raises:
+            TraceError: the stream ended inside a record. All has been handed over nevertheless.
+        """
+        try:
+            intervals = self.monitor.finish(is_complete=is_complete, final=self._final)
+        except BaseException:
+            intervals = self.monitor.take()
+            raise
+        finally:
+            self._hand_over(intervals)
+            if self.is_wall and self._final:
+                self.cut(time_ns)
+            if self._debug:
+                self._outputs.put(Final(self.monitor.engine.leftovers(), self.monitor.totals))
+            if self._skips > SKIPS_SHOWN:
+                self._report(
+                    f"bad trace: {self._skips - SKIPS_SHOWN} more stretches skipped, "
+                    f"{self.monitor.totals.skipped_bytes} bytes in all"
+                )
+            if self.monitor.skipped_intervals:
+                self._report(
+                    f"bad trace: time jumps ahead: {self.monitor.skipped_intervals} intervals "
+                    "without a record are left out"
+                )
+
+    def _hand_over(self, intervals: Sequence[Interval]) -> None:
+        for interval in intervals:
+            self._outputs.put(interval)
+        engine = self.monitor.engine
+        mismatches = engine.take_mismatches()
+        if len(mismatches):
+            self._outputs.put(mismatches)
+        data = engine.take_driver_data()
+        if data:
+            records = engine.counters()["driver_data"]
+            self._outputs.put(DriverData(data, records - self._driver_records))
+            self._driver_records = records
+        for offset, n_bytes in engine.take_skips():
+            self._skips += 1
+            if self._skips <= SKIPS_SHOWN:
+                self._report(f"bad trace: skipped {n_bytes} bytes at byte offset {offset}")
+
+
+class StopSignals:
+    """While entered, signals that end a run are noted, and wake whoever polls ``fd``.
+
+    Args:
+        at_once: called in the signal handler.
+    """
+
+    def __init__(self, at_once: Callable[[], None]) -> None:
+        self.received = False
+        self._at_once = at_once
+
+    def __enter__(self) -> StopSignals:
+        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._old_wakeup = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
+        self._old = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, old in self._old.items():
+            signal.signal(number, old)
+        signal.set_wakeup_fd(self._old_wakeup)
+        os.close(self.fd)
+        os.close(self._write_fd)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+        self._at_once()
+
+
+def run(config: Config, fd: int = 0) -> int:
+    """Monitor the trace in the files that are named, or else what is read from fd.
+
+    Ends with the trace, or when a signal comes. Returns the exit status: not 0 after a bad trace,
+    or an output that failed.
+    """
+    source: Source | None = None
+    try:
+        fd, source = _open_input(config, fd)
+        is_file = source is not None or stat.S_ISREG(os.fstat(fd).st_mode)
+    except SourceError as error:
+        complain(str(error))
+        return EXIT_FAILURE
+    except OSError as error:
+        complain(f"cannot read {_name_of(config)}: {error.strerror}")
+        return EXIT_FAILURE
+    clock_name = config.clock
+    if clock_name == "auto":
+        clock_name = "trace" if is_file else "wall"
+    if config.names is None:
+        config = replace(config, names=not is_file)
+    clock = WallClock(config.interval_s)
+    try:
+        # A file waits for slow outputs, a running tracer does not.
+        outputs = open_outputs(config, complain, lossless=is_file)
+    except OutputError as error:
+        complain(str(error))
+        return EXIT_FAILURE
+    line = Line(config, outputs, clock=clock_name)
+    status = EXIT_OK
+    with StopSignals(outputs.stop_waiting) as stop:
+        try:
+            if source is not None:
+                is_complete = _read_source(line, clock, source, stop, outputs)
+            else:
+                is_complete = _read(line, clock, fd, stop, outputs)
+        except (TraceError, SourceError, OSError, MemoryError) as error:
+            is_complete = False
+            status = EXIT_FAILURE
+            _explain(error, config)
+        try:
+            line.end(clock.time_ns(), is_complete=is_complete)
+        except TraceError as error:
+            status = EXIT_FAILURE
+            _explain(error, config)
+        if stop.received:
+            complain("terminated by signal")
+            outputs.close(CLOSE_AFTER_SIGNAL_S)
+        else:
+            outputs.close()
+    if source is not None:
+        source.close()
+    return EXIT_FAILURE if outputs.failed else status
+
+
+def _open_input(config: Config, fd: int) -> tuple[int, Source | None]:
+    """What to read: a descriptor that may have to be waited for, or files.
+
+    Raises:
+        SourceError, OSError: it cannot be opened.
+    """
+    if config.files in ((), ("-",)):
+        return fd, None
+    if len(config.files) == 1 and Path(config.files[0]).is_fifo():
+        return os.open(config.files[0], os.O_RDONLY | os.O_CLOEXEC), None
+    source = open_trace(config.files, resync=config.resync, report=complain)
+    for note in source.notes:
+        complain(note)
+    return -1, source
+
+
+def _name_of(config: Config) -> str:
+    return config.files[0] if len(config.files) == 1 else "standard input"
+
+
+def _explain(error: TraceError | SourceError | OSError | MemoryError, config: Config) -> None:
+    if isinstance(error, TraceError):
+        # Which of several files it is, the error knows itself.
+        where = f"{config.files[0]}: " if len(config.files) == 1 and error.file is None else ""
+        complain(f"bad trace: {where}{error}")
+    elif isinstance(error, SourceError):
+        complain(str(error))
+    elif isinstance(error, MemoryError):
+        complain(f"out of memory: {error or 'nothing more is read'}")
+    else:
+        complain(f"cannot read {_name_of(config)}: {error.strerror}")
+
+
+def _read(line: Line, clock: WallClock, fd: int, stop: StopSignals, outputs: Outputs) -> bool:
+    """Feed the line until the input ends (True), or it is left before (False)."""
+    buffer = memoryview(mmap.mmap(-1, READ_BYTES))
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.register(stop.fd, select.POLLIN)
+    while outputs.are_of_use and not line.monitor.is_done:
+        left_s = clock.remaining_s() if line.is_wall else 1e6
+        if left_s <= 0:
+            line.cut(clock.time_ns())
+            clock.advance()
+            left_s = 0  # read once between two cuts, however short the interval
+        if stop.received:
+            # What the tracer had written by then still counts.
+            poll.unregister(stop.fd)
+            if poll.poll(0) and (n := os.readv(fd, [buffer])):
+                line.feed(buffer[:n])
+            return False
+        ready = dict(poll.poll(min(left_s, 1e6) * 1000))  # poll takes no more than 2^31 ms
+        if fd in ready:
+            n = os.readv(fd, [buffer])
+            if n == 0:
+                return True
+            line.feed(buffer[:n])
+    return False
+
+
+def _read_source(
+    line: Line, clock: WallClock, source: Source, stop: StopSignals, outputs: Outputs
+) -> bool:
+    """Likewise, of files."""
+    with Progress(source.total_bytes) as progress:
+        while outputs.are_of_use and not line.monitor.is_done and not stop.received:
+            data = source.read()
+            if not data:
+                return True
+            line.monitor.count_outside(source.lost, source.skipped_bytes)
+            line.feed(data)
+            if line.is_wall and clock.remaining_s() <= 0:
+                line.cut(clock.time_ns())
+                clock.advance()
+            progress.show(source.done_bytes)
+    return False

@@ -1,0 +1,97 @@
+"""CSV: one line of names, then a row for each device and operation."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from intervals import NAMES, example, interval_of
+
+from blkiomon.config import Config
+from blkiomon.interval import Interval
+from blkiomon.outputs import csv as output
+from blkiomon.outputs import open_outputs
+
+S = 10**9
+
+
+def rows_of(*items: Interval) -> list[dict[str, str]]:
+    render = output.renderer(NAMES.get)
+    text = output.HEAD + b"".join(piece for item in items for piece in render(item))
+    return list(csv.DictReader(io.StringIO(text.decode(), newline=""), strict=True))
+
+
+def test_rows_are_of_operations_devices_and_all() -> None:
+    rows = rows_of(interval_of(example(), 0, S))
+    assert [(r["device"], r["name"], r["op"]) for r in rows] == [
+        ("8:16", "sdb", "read"),
+        ("8:16", "sdb", "write"),
+        ("8:16", "sdb", "flush"),
+        ("8:16", "sdb", "all"),
+        ("65:1", "", "write"),
+        ("65:1", "", "all"),
+        ("253:3", "dm-3", "read"),
+        ("253:3", "dm-3", "all"),
+        ("all", "", "all"),
+    ]
+    assert {r["start"] for r in rows} == {"1970-01-01T00:00:00.000000000Z"}
+
+
+def test_every_row_has_every_column() -> None:
+    text = output.HEAD + b"".join(output.renderer()(interval_of(example(), 0, S)))
+    widths = {len(row) for row in csv.reader(io.StringIO(text.decode()))}
+    assert len(widths) == 1
+    assert b'"' not in text  # plain enough for cut and awk
+
+
+def test_figures_are_those_of_the_groups() -> None:
+    item = interval_of(example(), 0, 3 * S)
+    for row, group in zip(rows_of(item), item.groups(), strict=True):
+        d2c, size = group.d2c, group.size
+        assert int(row["requests"]) == group.requests
+        assert int(row["errors"]) == group.errors
+        assert int(row["bytes"]) == group.bytes
+        assert float(row["iops"]) == group.iops
+        if not group.requests:
+            assert row["d2c_p99_ns"] == row["d2c_min_ns"] == row["size_mean_bytes"] == ""
+            continue
+        assert int(row["d2c_min_ns"]) == d2c.min
+        assert int(row["d2c_p99_9_ns"]) == d2c.percentile(99.9)
+        assert float(row["d2c_stddev_ns"]) == d2c.stddev
+        assert float(row["size_mean_bytes"]) == size.mean
+        load = group.in_flight
+        assert load is not None
+        assert float(row["in_flight_mean"]) == load.mean
+        assert int(row["in_flight_oldest_ns"]) == load.oldest_ns
+        assert row["busy_fraction"] == ("" if load.busy is None else str(load.busy))
+        assert row["q2d_p50_ns"] == ("" if group.q2d is None else str(group.q2d.percentile(50)))
+
+
+def test_what_was_not_seen_stands_in_the_row_of_all() -> None:
+    item = interval_of(example(), 0, S)
+    *others, total = rows_of(item)
+    assert (total["records"], total["lost_events"]) == (
+        str(item.counts.records),
+        str(item.counts.lost),
+    )
+    assert {row["lost_events"] for row in others} == {""}
+
+
+def test_idle_interval_has_a_row() -> None:
+    (row,) = rows_of(interval_of([], 0, S))
+    assert (row["device"], row["op"], row["requests"], row["iops"]) == ("all", "all", "0", "0.0")
+
+
+def test_file_has_its_head_once_also_when_nothing_follows(tmp_path: Path) -> None:
+    for number in (0, 1, 3):
+        path = tmp_path / f"{number}.csv"
+        said: list[str] = []
+        outputs = open_outputs(Config(interval_s=1, csv=str(path), names=False), said.append)
+        items = [interval_of(example(), k * S, (k + 1) * S) for k in range(number)]
+        for item in items:
+            outputs.put(item)
+        outputs.close()
+        expected = output.HEAD + b"".join(b"".join(output.renderer()(item)) for item in items)
+        assert path.read_bytes() == expected
+        assert not said and not outputs.failed

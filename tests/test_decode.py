@@ -1,0 +1,251 @@
+"""Files of `-b` read back: layouts told apart, the text of the run, and errors that say why."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runner
+from intervals import BIDIRECTIONAL, READ, WRITE, Request, interval
+
+from blkiomon import decode, layout
+from blkiomon.errors import StatsError
+from blkiomon.interval import Interval
+from blkiomon.outputs import binary, human
+
+DATA = Path(__file__).parent / "data"
+TIME_S = 1795425087
+SIZES = {"0.3": 424, "0.2": 344}
+VERSIONS = sorted(SIZES)
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def item(devices: int = 3) -> Interval:
+    return interval(
+        [
+            request
+            for device in range(1, devices + 1)
+            for request in (
+                Request(device, READ, 4096, 5 + device),
+                Request(device, WRITE, 1 << 20, 70_000, op=1),
+                Request(device, BIDIRECTIONAL, 512, 9, op=6),
+            )
+        ]
+        + [Request(8 << 20 | 16, WRITE, 512, 50_000_000, op=1)],
+        TIME_S,
+    )
+
+
+def written(version: str, devices: int = 3) -> bytes:
+    return b"".join(binary.renderer(version)(item(devices)))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "stats.bin"
+
+
+# --- arrays --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("devices", [1, 3, 52, 400])  # 344 * 53 is 424 * 43
+@pytest.mark.parametrize("version", VERSIONS)
+def test_layouts_are_told_apart(version: str, devices: int) -> None:
+    stats = decode.parse(written(version, devices))
+    assert (stats.version, len(stats.records), stats.tail_bytes) == (version, devices + 1, 0)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_structs_come_back_as_they_were(version: str, file: Path) -> None:
+    file.write_bytes(written(version))
+    records = decode.read_stats(file)
+    assert records.dtype == layout.STATS
+    assert records.dtype.isnative
+    for record, stats in zip(records, item().device_stats(), strict=True):
+        back = decode.device_stats(record)
+        assert record["time"] == TIME_S
+        for name in stats.__slots__:
+            if version == "0.2" and name.startswith("thrput"):
+                assert getattr(back, name).num == 0
+            else:
+                assert getattr(back, name) == getattr(stats, name), name
+
+
+def test_native_array_goes_into_others_field_by_field(file: Path) -> None:
+    file.write_bytes(written("0.3"))
+    records = decode.read_stats(file)
+    assert records["size_r"]["sum"].sum() == 3 * 4096
+    assert records["d2c_hist"].shape == (4, layout.D2C_BUCKETS)
+
+
+def test_last_bucket_of_the_first_version_is_read_in_either_byte_order() -> None:
+    wire = np.frombuffer(written("0.2"), layout.STATS_02).copy()
+    assert wire["d2c_hist"][0, -1] == 1  # the slow one
+    for name in ("size_hist", "d2c_hist"):
+        wire[name][:, -1] = wire[name][:, -1].byteswap()
+    records = decode.parse(wire.tobytes()).records
+    assert (records == decode.parse(written("0.2")).records).all()
+
+
+def test_empty_file_has_no_structs(file: Path) -> None:
+    file.touch()
+    assert len(decode.read_stats(file)) == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "offset", "why"),
+    [
+        (b"x" * 100, 0, "100 bytes are less than one struct"),
+        (b"x" * 4240, 0, "no interval statistics as -b writes them"),
+        (bytes(424), 0, "no interval statistics as -b writes them"),
+        ((DATA / "loop-phases-dc.bin").read_bytes()[:42400], 0, "no interval statistics"),
+        (written("0.3") + b"x" * 424, 4 * 424, "at byte offset 1696: no interval statistics of"),
+        (written("0.3")[:-1], 3 * 424, "at byte offset 1272: the last 423 bytes are no whole"),
+        (written("0.2") + b"x", 4 * 344, "at byte offset 1376: the last 1 bytes are no whole"),
+    ],
+)
+def test_other_bytes_are_told_from_statistics(
+    data: bytes, offset: int, why: str, file: Path
+) -> None:
+    file.write_bytes(data)
+    with pytest.raises(StatsError, match=why) as caught:
+        decode.read_stats(file)
+    assert caught.value.offset == offset
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_text_is_what_the_run_printed(version: str, tmp_path: Path, capfd: Capture) -> None:
+    data = (DATA / "loop-multi-dc.bin").read_bytes()
+    run = runner.outputs_of(data, tmp_path, stat_version=version)
+    assert decode.main([str(tmp_path / "binary")]) == 0
+    assert capfd.readouterr().out == run.human.decode()
+    assert run.human.count(b"\ndevice: ") > 1
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_text_of_special_cases_is_what_the_run_printed(
+    version: str, file: Path, capfd: Capture
+) -> None:
+    file.write_bytes(written(version))
+    assert decode.main(["--text", str(file)]) == 0
+    assert capfd.readouterr().out.encode() == b"".join(human.renderer(version)(item()))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_json_has_a_line_for_each_struct(version: str, file: Path, capfd: Capture) -> None:
+    file.write_bytes(written(version))
+    assert decode.main([str(file), "--json"]) == 0
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [line["device"] for line in lines] == ["8:16", "0:3", "0:2", "0:1"]
+    sdb, first = lines[0], lines[-1]
+    assert (sdb["layout"], sdb["time_s"], sdb["time"]) == (version, TIME_S, "2026-11-23T09:11:27Z")
+    assert sdb["read"]["size_bytes"]["min"] is sdb["read"]["d2c_us"]["mean"] is None
+    assert sdb["write"]["d2c_us"] == {
+        "count": 1,
+        "min": 50_000_000,
+        "max": 50_000_000,
+        "sum": 50_000_000,
+        "sum_squares": 50_000_000**2,
+        "mean": 5e7,
+        "variance": 0.0,
+    }
+    throughput = sdb["write"]["throughput_bytes_per_ms"]
+    assert throughput is None if version == "0.2" else throughput["count"] == 1
+    assert first["bidirectional"] == 1
+    histogram = first["size_bytes_histogram"]
+    counts = {upto: n for upto, n in zip(histogram["upto"], histogram["count"], strict=True) if n}
+    assert counts == {1024: 1, 4096: 1, 1 << 20: 1}
+    assert sdb["d2c_us_histogram"]["upto"][-1] is None
+    assert sdb["d2c_us_histogram"]["count"][-1] == 1
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_csv_has_a_row_for_each_struct(version: str, file: Path, capfd: Capture) -> None:
+    file.write_bytes(written(version))
+    assert decode.main(["--csv", str(file)]) == 0
+    rows = list(csv.DictReader(io.StringIO(capfd.readouterr().out), strict=True))
+    assert len(rows) == 4
+    sdb, first = rows[0], rows[-1]
+    assert (sdb["device"], sdb["read_size_bytes_min"]) == ("8:16", "")
+    assert sdb["write_d2c_us_sum"] == "50000000"
+    assert sdb["write_throughput_bytes_per_ms_count"] == ("" if version == "0.2" else "1")
+    assert sdb["d2c_us_upto_inf"] == "1"
+    assert (first["size_bytes_upto_1024"], first["bidirectional"]) == ("1", "1")
+    assert None not in first and None not in first.values()
+
+
+def test_variance_of_sums_that_wrapped_is_not_known(file: Path, capfd: Capture) -> None:
+    big = interval([Request(1, READ, 512, 2**31)] * 100)  # 64 bits do not hold the squares
+    file.write_bytes(b"".join(binary.renderer("0.3")(big)))
+    assert decode.main([str(file), "--json"]) == 0
+    read = json.loads(capfd.readouterr().out)["read"]
+    assert read["d2c_us"]["mean"] == 2**31
+    assert read["d2c_us"]["variance"] is None
+    assert read["size_bytes"]["variance"] == 0
+
+
+def test_standard_input_is_read(
+    file: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_bytes(written("0.3"))
+    with open(file) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert decode.main(["-"]) == 0
+    assert capfd.readouterr().out.count("\ndevice: ") == 4
+
+
+def test_whole_structs_are_printed_before_a_tail_is_reported(file: Path, capfd: Capture) -> None:
+    file.write_bytes(written("0.3")[:-24])
+    assert decode.main([str(file)]) == 1
+    out, err = capfd.readouterr()
+    assert out.count("\ndevice: ") == 3
+    assert err == (
+        f"blkiomon: {file}: at byte offset 1272: the last 400 bytes are no whole struct "
+        "of layout 0.3\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ([], "takes one file"),
+        (["a", "b"], "takes one file"),
+        (["--json", "--csv", "a"], "one of text, JSON and CSV"),
+        (["--xml", "a"], "option --xml not recognized"),
+    ],
+)
+def test_misuse_shows_the_usage(arguments: list[str], why: str, capfd: Capture) -> None:
+    assert decode.main(arguments) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert why in err and err.endswith(decode.USAGE)
+
+
+def test_missing_file_is_told(tmp_path: Path, capfd: Capture) -> None:
+    assert decode.main([str(tmp_path / "missing")]) == 1
+    assert capfd.readouterr().err == f"blkiomon: {tmp_path}/missing: {os.strerror(2)}\n"
+
+
+def test_help_is_the_usage(capfd: Capture) -> None:
+    assert decode.main(["--help"]) == 0
+    assert capfd.readouterr().out == decode.USAGE

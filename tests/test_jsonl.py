@@ -1,0 +1,183 @@
+"""JSON Lines: every line fits the schema, and says what the requests were."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from intervals import DM3, HUNG, NAMES, SDB, completed, example, interval_of
+from jsonschema import Draft202012Validator
+
+from blkiomon import layout
+from blkiomon._core import Engine
+from blkiomon.config import Config
+from blkiomon.interval import Counts, Cut, Interval, merge
+from blkiomon.outputs import jsonl, open_outputs
+
+S = 10**9
+DATA = Path(__file__).parent / "data"
+SCHEMA = json.loads(
+    (importlib.resources.files("blkiomon") / "schema" / "interval.schema.json").read_text()
+)
+
+
+def line_of(item: Interval) -> dict[str, Any]:
+    """The one line of an interval, which fits the schema."""
+    (text,) = jsonl.renderer(NAMES.get)(item)
+    assert text.endswith(b"\n") and text.count(b"\n") == 1
+    line: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
+    Draft202012Validator(SCHEMA).validate(line)
+    return line
+
+
+def test_schema_is_one() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_schema_knows_every_field_and_no_other() -> None:
+    line = line_of(interval_of(example()[:5], 0, S))
+    validator = Draft202012Validator(SCHEMA)
+    assert not validator.is_valid(line | {"more": 1})
+    for name in line:
+        assert not validator.is_valid({k: v for k, v in line.items() if k != name}), name
+
+
+@pytest.mark.parametrize("is_anchored", [True, False])
+@pytest.mark.parametrize("ios", [[], example()])
+def test_lines_fit_the_schema(ios: list[Any], is_anchored: bool) -> None:
+    for k in range(4):
+        line_of(interval_of(ios, k * S, (k + 1) * S, is_anchored=is_anchored, clock="trace"))
+    line_of(Interval(time_s=0, devices=np.empty(0, "u4")))  # without a duration, or loads
+
+
+def test_line_says_when() -> None:
+    start_ns = 1_795_425_087 * S + 5
+    line = line_of(interval_of([], start_ns, start_ns + S // 4))
+    assert line["start"] == "2026-11-23T09:11:27.000000005Z"
+    assert line["end"] == "2026-11-23T09:11:27.250000005Z"
+    assert (line["start_ns"], line["duration_s"]) == (start_ns, 0.25)
+    assert (line["clock"], line["anchored"]) == ("wall", True)
+    line = line_of(interval_of([], 0, S, is_anchored=False))
+    assert (line["start"], line["end"], line["start_ns"]) == (None, None, 0)
+
+
+def test_line_has_devices_with_names_and_operations() -> None:
+    line = line_of(interval_of(example(), 0, S))
+    assert [(d["device"], d["name"], list(d["ops"])) for d in line["devices"]] == [
+        ("8:16", "sdb", ["read", "write", "flush"]),
+        ("65:1", None, ["write"]),
+        ("253:3", "dm-3", ["read"]),
+    ]
+    hung = line["devices"][1]
+    assert (hung["requests"], hung["in_flight"]["end"]) == (0, 1)
+    assert hung["d2c_ns"]["p99"] is hung["d2c_ns"]["mean"] is hung["d2c_ns"]["min"] is None
+    assert [d["device"] for d in line["devices"]] == [
+        f"{n >> 20}:{n & 0xFFFFF}" for n in (SDB, HUNG, DM3)
+    ]
+
+
+def test_line_has_the_figures_of_the_requests() -> None:
+    line = line_of(interval_of(example(), 0, 3 * S))
+    done = [io for io in completed(example(), 0, 3 * S) if io.device == SDB and io.op == "read"]
+    read = line["devices"][0]["ops"]["read"]
+    times = [io.d2c_ns or 0 for io in done]
+    d2c = read["d2c_ns"]
+    assert (read["requests"], read["bytes"]) == (len(done), sum(io.size for io in done))
+    assert (d2c["count"], d2c["sum"], d2c["min"], d2c["max"]) == (
+        *(len(times), sum(times), min(times), max(times)),
+    )
+    assert d2c["mean"] == pytest.approx(np.mean(times))
+    assert d2c["stddev"] == pytest.approx(np.std(times))
+    for name, percent in {"p50": 50, "p90": 90, "p99": 99, "p99_99": 99.99}.items():
+        exact = np.percentile(times, percent, method="inverted_cdf")
+        assert d2c[name] == pytest.approx(exact, rel=1 / 128)
+    histogram = d2c["histogram"]
+    edges = [*histogram["low"], 2**63]
+    assert histogram["count"] == np.histogram(times, edges)[0].tolist()
+    assert read["iops"] == pytest.approx(len(done) / 3)
+
+
+def test_line_names_the_first_processes() -> None:
+    line = line_of(interval_of(example(), 0, 3 * S, {100: "dd", 101: "fio"}))
+    done = completed(example(), 0, 3 * S)
+    top = line["processes"]["by_bytes"]
+    assert {(p["pid"], p["name"]) for p in top} == {(100, "dd"), (101, "fio"), (102, None)}
+    assert [p["bytes"] for p in top] == sorted((p["bytes"] for p in top), reverse=True)
+    assert top[0]["bytes"] == sum(io.size for io in done if io.pid == top[0]["pid"])
+
+
+def test_line_names_ten_processes_of_many() -> None:
+    processes = np.zeros(30, layout.PROCESS)
+    processes["pid"], processes["requests"] = np.arange(30), np.arange(30)
+    processes["bytes"] = 1000 - np.arange(30)
+    line = line_of(Interval(time_s=0, devices=np.empty(0, "u4"), cut=Cut(processes=processes)))
+    assert [p["pid"] for p in line["processes"]["by_bytes"]] == list(range(10))
+    assert [p["pid"] for p in line["processes"]["by_requests"]] == list(range(29, 19, -1))
+
+
+def test_line_says_what_was_not_seen() -> None:
+    counts = Counts(lost=1, gaps=2, orphans=3, evicted=4, mismatches=5, skipped_bytes=6)
+    line = line_of(Interval(time_s=0, devices=np.empty(0, "u4"), counts=counts))
+    assert line["unseen"] == {
+        "lost_events": 1,
+        "sequence_gaps": 2,
+        "completions_without_issue": 3,
+        "evicted": 4,
+        "mismatches": 5,
+        "skipped_bytes": 6,
+    }
+
+
+def test_lines_reach_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    said: list[str] = []
+    outputs = open_outputs(Config(interval_s=1, json=str(path), names=False), said.append)
+    items = [interval_of(example(), k * S, (k + 1) * S) for k in range(3)]
+    for item in items:
+        outputs.put(item)
+    outputs.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [item.to_dict() for item in items]
+    assert not said and not outputs.failed
+
+
+def test_documented_way_back_into_python_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = [interval_of(example(), k * S, (k + 1) * S) for k in range(3)]
+    render = jsonl.renderer()
+    (tmp_path / "stats.jsonl").write_bytes(b"".join(line for i in items for line in render(i)))
+    monkeypatch.chdir(tmp_path)
+    document = (Path(__file__).parents[1] / "docs" / "schema.md").read_text()
+    exec(document.partition("```python\n")[2].partition("```")[0], {})
+    whole = merge(items)
+    figures = f"{whole.percentile(99.9, op='read')} {whole.total.in_flight}\n"
+    assert capsys.readouterr().out == figures
+
+
+def test_real_trace_shows_its_operations() -> None:
+    engine = Engine()
+    engine.feed((DATA / "loop-phases-dc.bin").read_bytes())
+    engine.finish()
+    cut = engine.cut()
+    item = Interval(
+        time_s=0,
+        devices=np.unique(cut.rows["device"]),
+        cut=cut,
+        counts=Counts(**engine.counters()),
+        end_ns=S,
+    )
+    line = line_of(item)
+    total = line["total"]
+    assert total["requests"] == line["total"]["d2c_ns"]["count"] == item.counts.matches > 0
+    ops = line["devices"][0]["ops"]
+    assert set(ops) == {"read", "write", "flush"}
+    assert sum(figures["requests"] for figures in ops.values()) == total["requests"]
+    assert sum(total["d2c_ns"]["histogram"]["count"]) == total["requests"]
+    (stats,) = item.device_stats()
+    assert total["bytes"] == stats.size_r.sum + stats.size_w.sum
+    assert Interval.from_dict(line).groups() == item.groups()

@@ -1,0 +1,160 @@
+"""Parquet: the figures of the groups in proper types, in a file that is whole at every end."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from intervals import NAMES, example, interval_of
+from runner import TIMEOUT_S, Running, await_size
+
+from blkiomon.config import Config
+from blkiomon.interval import Interval
+from blkiomon.outputs import OutputError, open_outputs
+from blkiomon.outputs.files import FileSink, Format
+from blkiomon.outputs.parquet import ParquetFormat
+from blkiomon.outputs.table import COLUMNS
+
+S = 10**9
+DATA = Path(__file__).parent / "data"
+ITEMS = [interval_of(example(), k * S, (k + 1) * S) for k in range(3)]
+
+
+def table_of(number: int) -> pa.Table:
+    form = ParquetFormat(NAMES.get)
+    data = b"".join(piece for item in ITEMS[:number] for piece in form.render(item))
+    return pq.read_table(io.BytesIO(data + b"".join(form.finish())))
+
+
+def test_table_has_the_figures_of_the_groups() -> None:
+    table = table_of(3)
+    rows = table.to_pylist()
+    groups = [(item, group) for item in ITEMS for group in item.groups()]
+    for row, (item, group) in zip(rows, groups, strict=True):
+        assert (row["start_ns"], row["end_ns"]) == (item.start_ns, item.end_ns)
+        assert row["requests"] == group.requests
+        assert row["d2c_p99_ns"] == group.d2c.percentile(99)
+        assert row["d2c_stddev_ns"] == group.d2c.stddev
+        assert row["d2c_low_ns"] == group.d2c.low.tolist()
+        assert row["d2c_count"] == group.d2c.counts.tolist()
+        assert row["lost_events"] == (item.counts.lost if group.device is None else None)
+    assert rows[0]["name"] == "sdb"
+
+
+def test_columns_have_proper_types() -> None:
+    schema = table_of(1).schema
+    assert schema.names == [*(column.name for column in COLUMNS), "d2c_low_ns", "d2c_count"]
+    assert schema.field("start").type == pa.timestamp("ns", "UTC")
+    assert schema.field("requests").type == schema.field("d2c_p50_ns").type == pa.uint64()
+    assert schema.field("iops").type == pa.float64()
+    assert schema.field("device").type == pa.string()
+    assert schema.field("d2c_count").type == pa.list_(pa.uint64())
+
+
+def test_time_is_null_where_it_is_not_known() -> None:
+    form = ParquetFormat()
+    data = b"".join(form.render(interval_of([], 0, S, is_anchored=False)))
+    table = pq.read_table(io.BytesIO(data + b"".join(form.finish())))
+    assert table["start"].to_pylist() == [None]
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_file_is_whole_when_closed(number: int, tmp_path: Path) -> None:
+    path = tmp_path / "out.parquet"
+    said: list[str] = []
+    outputs = open_outputs(Config(interval_s=1, parquet=str(path)), said.append)
+    for item in ITEMS[:number]:
+        outputs.put(item)
+    outputs.close()
+    assert pq.ParquetFile(path).num_row_groups == number
+    assert not said and not outputs.failed
+
+
+def test_pipe_gets_the_same_file(tmp_path: Path) -> None:
+    read_fd, write_fd = os.pipe()
+    received = bytearray()
+
+    def receive() -> None:
+        with open(read_fd, "rb") as file:
+            received.extend(file.read())
+
+    reader = threading.Thread(target=receive)
+    reader.start()
+    outputs = open_outputs(Config(interval_s=1, parquet=f"/proc/self/fd/{write_fd}"), pytest.fail)
+    os.close(write_fd)
+    for item in ITEMS:
+        outputs.put(item)
+    outputs.close()
+    reader.join(TIMEOUT_S)
+    assert pq.read_table(io.BytesIO(received)).num_rows == sum(len(i.groups()) for i in ITEMS)
+
+
+RUN = "import sys; from blkiomon import cli, config, run; {}sys.exit(run.run({}))"
+
+
+def program(path: str, before: str = "") -> list[str]:
+    """A run that writes Parquet, as the command does it."""
+    config = f"config.Config(interval_s=0.02, parquet={path!r})"
+    return [sys.executable, "-c", RUN.format(before, config)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, None])
+def test_file_is_whole_after_every_end_of_a_run(number: int | None, tmp_path: Path) -> None:
+    path = tmp_path / "out.parquet"
+    with Running(command=program(str(path))) as running:
+        running.started()
+        running.write((DATA / "loop-phases-dc.bin").read_bytes()[: 48 * 2000])
+        await_size(path, 20_000)
+        status, _, _ = running.end(number)
+    assert status == 0
+    table = pq.read_table(path)
+    assert sum(table.filter(pa.compute.field("device") == "all")["requests"].to_pylist()) > 0
+
+
+def test_standard_output_takes_it(tmp_path: Path) -> None:
+    with open(DATA / "loop-phases-dc.bin", "rb") as trace:
+        done = subprocess.run(
+            program("-"), stdin=trace, capture_output=True, timeout=TIMEOUT_S, check=True
+        )
+    assert pq.read_table(io.BytesIO(done.stdout)).num_rows > 0
+
+
+def test_missing_library_is_told_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "out.parquet"
+    hide = "sys.modules['pyarrow'] = None; "
+    done = subprocess.run(
+        program(str(path), hide), input=b"", capture_output=True, timeout=TIMEOUT_S, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == b"blkiomon: Parquet needs pyarrow: pip install 'blkiomon[arrow]'\n"
+    assert not path.exists()
+
+
+def test_path_is_not_shared(tmp_path: Path) -> None:
+    path = str(tmp_path / "out")
+    with pytest.raises(OutputError, match="cannot share"):
+        open_outputs(Config(interval_s=1, parquet=path, human=path), pytest.fail)
+
+
+def test_file_that_lost_a_part_gets_no_end(tmp_path: Path) -> None:
+    """On a full disk: what follows would only pretend that the file can be read."""
+    path = tmp_path / "full"
+    path.symlink_to("/dev/full")
+    form = ParquetFormat()
+    said: list[str] = []
+    sink = FileSink(str(path), [Format((Interval,), form.render, finish=form.finish)], said.append)
+    sink.start()
+    for item in ITEMS:
+        sink.put(item)
+    sink.close()
+    assert sink.failed and sink.dropped_intervals == 3
+    (line,) = said
+    assert line.endswith("No space left on device (nothing more is written there)")
