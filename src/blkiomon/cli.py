@@ -52,6 +52,8 @@ OPTIONS = (
     Option("", "csv", "FILE", "one row for each interval, device and operation", _RICH),
     Option("", "parquet", "FILE", "likewise; needs blkiomon[arrow]", _RICH),
     Option("", "names", "yes|no", "show what this host calls the devices (default: live)", _RICH),
+    Option("", "trace", "DEVICE", "trace this one from now on (repeatable); needs root", _INPUT),
+    Option("", "capture", "auto|blktrace|tracefs", "with what (default: what works)", _INPUT),
     Option("", "device", "DEVICE", "sdb, /dev/sdb or 8:16; only this one (repeatable)", _INPUT),
     Option("", "from", "TIME", "leave out what was before; see below", _INPUT),
     Option("", "to", "TIME", "end there", _INPUT),
@@ -92,6 +94,8 @@ _TAIL = """
 Examples:
   blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon -I 10 -h -
         print the figures of sdb every ten seconds
+  blkiomon -I 5 -h - --trace /dev/sdb --trace nvme0n1
+        likewise of two devices, and the tracing is started and ended as well
   blkiomon -I 60 --json - --device 8:16 sdb
         every minute of a recorded trace (sdb.blktrace.0 and so on), with percentiles
 
@@ -140,7 +144,7 @@ def _main(argv: Sequence[str] | None) -> int:
             complain(f"could not write to standard output: {error.strerror}")
             return EXIT_FAILURE
         return EXIT_OK
-    if config.files in ((), ("-",)) and os.isatty(0):
+    if config.files in ((), ("-",)) and not config.trace and os.isatty(0):
         complain(
             "standard input is a terminal; trace records are expected there, as in: "
             "blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon -I 10 -h -"
@@ -175,7 +179,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
     Raises:
         UsageError: the arguments make no sense.
     """
-    given, files, devices = _getopt(arguments)
+    given, files, several = _getopt(arguments)
     version = _choice(given, "stat-version", ("0.3", "0.2"))
     if "help" in given:
         return usage()
@@ -195,6 +199,13 @@ def parse(arguments: Sequence[str]) -> Config | str:
     for name in files:
         if not name or "\0" in name:
             raise UsageError("a trace is named by its path")
+    trace = several["trace"]
+    if trace and files:
+        raise UsageError("--trace reads no files, and a TRACE is one")
+    if not all(trace) or any("\0" in name for name in trace):
+        raise UsageError("--trace takes a device")
+    if "capture" in given and not trace:
+        raise UsageError("--capture says how to trace, and --trace DEVICE what: it is missing")
     from_ns, from_is_absolute = _time(given, "from")
     to_ns, to_is_absolute = _time(given, "to")
     if from_ns is not None and to_ns is not None:
@@ -206,11 +217,13 @@ def parse(arguments: Sequence[str]) -> Config | str:
     return Config(
         interval_s=_seconds(given, "interval", least=0.001),
         files=tuple(files),
+        trace=tuple(trace),
+        capture=_choice(given, "capture", ("auto", "blktrace", "tracefs")),
         clock=_choice(given, "clock", ("auto", "trace", "wall")),
         from_ns=from_ns,
         to_ns=to_ns,
         is_absolute=from_is_absolute or to_is_absolute,
-        devices=tuple(_device(name) for name in devices),
+        devices=tuple(_device(name) for name in several["device"]),
         threads=_whole(given, "threads", 1, 1024, default=1),
         json=given.get("json"),
         csv=given.get("csv"),
@@ -234,10 +247,10 @@ def parse(arguments: Sequence[str]) -> Config | str:
     )
 
 
-def _getopt(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
+def _getopt(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], dict[str, list[str]]]:
     """The options that were given, by their long name; the last one of a kind counts.
 
-    Then the files, and the devices, of which there may be several.
+    Then the files, and all values of those options that may be given several times.
     """
     long = {option.long: option for option in OPTIONS}
     long |= {alias: long[name] for alias, name in _ALIASES.items()}
@@ -258,7 +271,8 @@ def _getopt(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], list[s
     except getopt.GetoptError as error:
         raise UsageError(error.msg) from None
     named = [((short.get(name) or long[name[2:]]).long, value) for name, value in pairs]
-    return dict(named), rest, [value for name, value in named if name == "device"]
+    several = {n: [value for name, value in named if name == n] for n in ("device", "trace")}
+    return dict(named), rest, several
 
 
 def _choice(given: dict[str, str], name: str, choices: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ class Config:
     """One run of the monitor. Paths are as the user gave them; ``-`` is standard output.
 
     ``files``: the trace; none, or ``-`` alone, is standard input.
+    ``trace``: devices to trace instead; ``capture``: with "blktrace", "tracefs" or "auto".
     ``clock``: "trace", "wall" or "auto", which is the first for files and the second for pipes.
     ``from_ns``, ``to_ns``: ns since 1970 if ``is_absolute``, else since the first record.
     ``devices``: major << 20 | minor of those that count, all if there are none.
@@ -18,6 +19,8 @@ class Config:
 
     interval_s: float
     files: tuple[str, ...] = ()
+    trace: tuple[str, ...] = ()
+    capture: str = "auto"
     clock: str = "auto"
     from_ns: int | None = None
     to_ns: int | None = None

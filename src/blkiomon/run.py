@@ -26,6 +26,7 @@ from blkiomon.monitor import Monitor
 from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
 from blkiomon.progress import Progress
 from blkiomon.sources import Source, open_trace
+from blkiomon.sources.capture import Capture, CaptureError, open_capture
 
 READ_BYTES = 1 << 20
 """Read at most so much at a time: a pipe never holds more, and a boundary is never far."""
@@ -35,6 +36,9 @@ SKIPS_SHOWN = 20
 
 CLOSE_AFTER_SIGNAL_S = 0.5
 """After a signal, an output that takes nothing for so long is given up."""
+
+DRAIN_S = 5.0
+"""At the end, what had been traced is taken for at most so long."""
 
 
 class Line:
@@ -156,17 +160,21 @@ class StopSignals:
 
     Args:
         at_once: called in the signal handler.
+        numbers: of the signals.
     """
 
-    def __init__(self, at_once: Callable[[], None]) -> None:
+    def __init__(
+        self, at_once: Callable[[], None], numbers: Sequence[signal.Signals] = STOP_SIGNALS
+    ) -> None:
         self.received = False
         self._at_once = at_once
+        self._numbers = numbers
 
     def __enter__(self) -> StopSignals:
         self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._old_wakeup = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        self._old = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        self._old = {number: signal.signal(number, self._note) for number in self._numbers}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
         return self
 
     def __exit__(
@@ -187,15 +195,38 @@ class StopSignals:
 
 
 def run(config: Config, fd: int = 0) -> int:
-    """Monitor the trace in the files that are named, or else what is read from fd.
+    """Monitor the devices or the trace in the files that are named, or else what is read from fd.
 
     Ends with the trace, or when a signal comes. Returns the exit status: not 0 after a bad trace,
     or an output that failed.
     """
+    if not config.trace:
+        return _run(config, fd)
+    # A terminal that goes away must not leave the tracer running, unless we are not to mind.
+    numbers = list(STOP_SIGNALS)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        numbers.append(signal.SIGHUP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        with open_capture(config.trace, config.capture, complain) as capture:
+            status = _run(config, capture.fd, capture, numbers)
+    except CaptureError as error:
+        complain(str(error))
+        return EXIT_FAILURE
+    return EXIT_FAILURE if capture.failed else status
+
+
+def _run(
+    config: Config,
+    fd: int,
+    capture: Capture | None = None,
+    numbers: Sequence[signal.Signals] = STOP_SIGNALS,
+) -> int:
     source: Source | None = None
     try:
         fd, source = _open_input(config, fd)
         is_file = source is not None or stat.S_ISREG(os.fstat(fd).st_mode)
+        is_file = is_file and capture is None  # the tracer's is a file, too
     except SourceError as error:
         complain(str(error))
         return EXIT_FAILURE
@@ -216,12 +247,12 @@ def run(config: Config, fd: int = 0) -> int:
         return EXIT_FAILURE
     line = Line(config, outputs, clock=clock_name)
     status = EXIT_OK
-    with StopSignals(outputs.stop_waiting) as stop:
+    with StopSignals(outputs.stop_waiting, numbers) as stop:
         try:
             if source is not None:
                 is_complete = _read_source(line, clock, source, stop, outputs)
             else:
-                is_complete = _read(line, clock, fd, stop, outputs)
+                is_complete = _read(line, clock, fd, stop, outputs, capture)
         except (TraceError, SourceError, OSError, MemoryError) as error:
             is_complete = False
             status = EXIT_FAILURE
@@ -258,6 +289,8 @@ def _open_input(config: Config, fd: int) -> tuple[int, Source | None]:
 
 
 def _name_of(config: Config) -> str:
+    if config.trace:
+        return "what is traced"
     return config.files[0] if len(config.files) == 1 else "standard input"
 
 
@@ -274,7 +307,14 @@ def _explain(error: TraceError | SourceError | OSError | MemoryError, config: Co
         complain(f"cannot read {_name_of(config)}: {error.strerror}")
 
 
-def _read(line: Line, clock: WallClock, fd: int, stop: StopSignals, outputs: Outputs) -> bool:
+def _read(
+    line: Line,
+    clock: WallClock,
+    fd: int,
+    stop: StopSignals,
+    outputs: Outputs,
+    capture: Capture | None = None,
+) -> bool:
     """Feed the line until the input ends (True), or it is left before (False)."""
     buffer = memoryview(mmap.mmap(-1, READ_BYTES))
     poll = select.poll()
@@ -289,16 +329,36 @@ def _read(line: Line, clock: WallClock, fd: int, stop: StopSignals, outputs: Out
         if stop.received:
             # What the tracer had written by then still counts.
             poll.unregister(stop.fd)
-            if poll.poll(0) and (n := os.readv(fd, [buffer])):
+            if capture is not None:
+                _drain(line, poll, buffer, capture)
+            elif poll.poll(0) and (n := os.readv(fd, [buffer])):
                 line.feed(buffer[:n])
             return False
         ready = dict(poll.poll(min(left_s, 1e6) * 1000))  # poll takes no more than 2^31 ms
         if fd in ready:
-            n = os.readv(fd, [buffer])
+            try:
+                n = os.readv(fd, [buffer])
+            except BlockingIOError:  # somebody else, or the tracer itself, was quicker
+                continue
             if n == 0:
                 return True
             line.feed(buffer[:n])
     return False
+
+
+def _drain(line: Line, poll: select.poll, buffer: memoryview, capture: Capture) -> None:
+    """End the tracing, and take what had been traced by then."""
+    capture.stop()
+    give_up_s = time.monotonic() + DRAIN_S
+    while time.monotonic() < give_up_s and poll.poll(capture.drain_s * 1000):
+        try:
+            n = os.readv(capture.fd, [buffer])
+        except BlockingIOError:
+            break
+        if n == 0:
+            break
+        line.feed(buffer[:n])
+    line.monitor.count_outside(capture.lost, 0)
 
 
 def _read_source(
