@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 Report = Callable[[str], None]
 
@@ -46,7 +47,7 @@ class Capture(ABC):
     def close(self) -> None:
         """Leave the host as it was found; never raises."""
 
-    def __enter__(self) -> Capture:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
