@@ -51,6 +51,8 @@ OPTIONS = (
     Option("", "json", "FILE", "JSON Lines, one interval a line", _RICH),
     Option("", "csv", "FILE", "one row for each interval, device and operation", _RICH),
     Option("", "parquet", "FILE", "likewise; needs blkiomon[arrow]", _RICH),
+    Option("", "openmetrics", "[HOST:]PORT", "serve metrics; needs blkiomon[metrics]", _RICH),
+    Option("", "textfile", "FILE", "replace it by the latest metrics; likewise", _RICH),
     Option("", "names", "yes|no", "show what this host calls the devices (default: live)", _RICH),
     Option("", "trace", "DEVICE", "trace this one from now on (repeatable); needs root", _INPUT),
     Option("", "capture", "auto|blktrace|tracefs", "with what (default: what works)", _INPUT),
@@ -70,7 +72,16 @@ OPTIONS = (
     Option("v", "verbose", "", "say what is being waited for", _MORE),
 )
 
-_FILE_OUTPUTS = ("human-readable", "binary", "dump-lldd", "debug", "json", "csv", "parquet")
+_FILE_OUTPUTS = (
+    "human-readable",
+    "binary",
+    "dump-lldd",
+    "debug",
+    "json",
+    "csv",
+    "parquet",
+    "textfile",
+)
 
 _ALIASES = {"msg-queue-name": "msg-queue"}  # what early versions documented
 
@@ -228,10 +239,14 @@ def parse(arguments: Sequence[str]) -> Config | str:
         json=given.get("json"),
         csv=given.get("csv"),
         parquet=given.get("parquet"),
+        openmetrics=_address(given, "openmetrics"),
+        textfile=given.get("textfile"),
         names={"auto": None, "yes": True, "no": False}[
             _choice(given, "names", ("auto", "yes", "no"))
         ],
-        human=given.get("human-readable", None if outputs or queue else "-"),
+        human=given.get(
+            "human-readable", None if outputs or queue or "openmetrics" in given else "-"
+        ),
         binary=given.get("binary"),
         driver=given.get("dump-lldd"),
         debug=given.get("debug"),
@@ -341,6 +356,21 @@ def _time(given: dict[str, str], name: str) -> tuple[int | None, bool]:
         f"--{name} takes seconds from the first record, or a time such as "
         f"2026-11-23T14:00:00, not {text!r}"
     )
+
+
+def _address(given: dict[str, str], name: str) -> tuple[str, int] | None:
+    """Host, empty unless it is given, and port."""
+    text = given.get(name)
+    if text is None:
+        return None
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon, host = ":", ""  # IPv6 without brackets: which colon would it be?
+    if not (port.isdecimal() and port.isascii() and int(port) < 1 << 16) or (colon and not host):
+        raise UsageError(f"--{name} takes PORT, HOST:PORT or [HOST]:PORT, not {text!r}")
+    return host, int(port)
 
 
 def _device(name: str) -> int:

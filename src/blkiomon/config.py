@@ -14,6 +14,7 @@ class Config:
     ``clock``: "trace", "wall" or "auto", which is the first for files and the second for pipes.
     ``from_ns``, ``to_ns``: ns since 1970 if ``is_absolute``, else since the first record.
     ``devices``: major << 20 | minor of those that count, all if there are none.
+    ``openmetrics``: host, empty for loopback, and port to serve metrics on.
     ``names``: show what this host calls the devices; None: unless the trace may be of another one.
     """
 
@@ -34,6 +35,8 @@ class Config:
     json: str | None = None
     csv: str | None = None
     parquet: str | None = None
+    openmetrics: tuple[str, int] | None = None
+    textfile: str | None = None
     names: bool | None = None
     queue_path: str | None = None
     queue_id: int | None = None

@@ -1,12 +1,14 @@
 """Outputs: one file for each format, one for each kind of destination, and what they share.
 
 ``sink`` holds the queue and the thread, ``files`` and ``msgqueue`` the destinations; ``human``,
-``binary``, ``debug``, ``driver``, ``jsonl``, ``csv`` and ``parquet`` turn what travels into bytes.
+``binary``, ``debug``, ``driver``, ``jsonl``, ``csv`` and ``parquet`` turn what travels into bytes,
+``openmetrics`` adds it up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -129,4 +131,29 @@ def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> O
             )
     except OSError as error:
         raise OutputError(f"could not write to {name}: {error.strerror}") from error
+    if config.textfile is not None or config.openmetrics is not None:
+        sinks += _open_metrics(config, name_of, report, options)
     return Outputs(sinks, report)
+
+
+def _open_metrics(
+    config: Config, name_of: Callable[[int], str | None], report: Report, options: dict[str, Any]
+) -> list[Sink]:
+    from blkiomon.outputs import openmetrics  # a web server, which takes a while to import
+
+    sinks: list[Sink] = []
+    doing = ""
+    try:
+        if config.textfile is not None:
+            doing = f"write to {config.textfile}"
+            metrics = openmetrics.Metrics(name_of)
+            sinks.append(openmetrics.TextfileSink(config.textfile, metrics, report, **options))
+        if config.openmetrics is not None:
+            doing = f"listen on {openmetrics.http_name(config.openmetrics)}"
+            metrics = openmetrics.Metrics(name_of)
+            sinks.append(openmetrics.HttpSink(config.openmetrics, metrics, report, **options))
+    except MissingLibrary as error:
+        raise OutputError(str(error)) from error
+    except OSError as error:
+        raise OutputError(f"could not {doing}: {error.strerror}") from error
+    return sinks

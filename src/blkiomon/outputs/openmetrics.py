@@ -1,0 +1,379 @@
+"""Metrics for Prometheus: served by HTTP, or in a file for node_exporter's textfile collector.
+
+Both accumulate what the intervals bring, in a thread of their own. A scrape reads the sums as they
+are, and holds up nothing but the next interval's being added to them.
+
+The histograms have fixed limits. An interval's bins (see ``distribution``) are finer, and each is
+added to one bucket as a whole. A bin of times goes where its middle is: what is within 1/128
+(0.79 %) of a limit may be counted on its other side. A bin of sizes goes where its least value is,
+as sizes often are a limit exactly: what is above a limit, by less than 1/64 of it, may count as
+equal to it. Sums and numbers are exact.
+
+Series are bounded: the first ``MAX_DEVICES`` devices have their own, all others share those of the
+device "other".
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon import layout
+from blkiomon.distribution import Distribution, bin_bounds
+from blkiomon.groups import NS_PER_S, Group
+from blkiomon.interchange import device_text
+from blkiomon.interval import Counts, Interval
+from blkiomon.outputs.parquet import MissingLibrary
+from blkiomon.outputs.sink import Item, Report, Sink, Undelivered
+
+MAX_DEVICES = 128
+OTHER = "other"
+
+TIME_LIMITS_NS = tuple(
+    int(step * 10**power)
+    for power in range(4, 12)
+    for step in (1, 2.5, 5)
+    if step * 10**power <= 1e11
+)
+"""1, 2.5, 5 of each decade from 10 µs to 100 s."""
+
+SIZE_LIMITS = tuple(512 << power for power in range(16))
+"""Powers of two from 512 B to 16 MiB."""
+
+CLIENT_S = 10.0
+"""A client that takes or sends nothing for so long is left."""
+
+_COUNTERS = (
+    ("records", "Trace records read, of any kind.", "records"),
+    ("lost_events", "Events lost, by the tracer's own marks.", "lost"),
+    ("sequence_gaps", "Records missing by their sequence numbers.", "gaps"),
+    ("completions_without_issue", "Completions whose issue was not seen.", "orphans"),
+    ("evicted", "Pending requests given up, being too old or too many.", "evicted"),
+    ("skipped_bytes", "Bytes of the trace that are no records.", "skipped_bytes"),
+)
+"""Name without ``_total``, explanation, field of ``Counts``."""
+
+
+def _buckets() -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Of each bin its bucket: of times, and of sizes."""
+    low, high = bin_bounds(np.arange(layout.D2C_BINS))
+    middle = low + (high - low) // np.uint64(2)
+    sizes = low[: layout.SIZE_BINS]
+    return (
+        np.searchsorted(np.array(TIME_LIMITS_NS, np.uint64), middle),
+        np.searchsorted(np.array(SIZE_LIMITS, np.uint64), sizes),
+    )
+
+
+_TIME_BUCKETS, _SIZE_BUCKETS = _buckets()
+
+
+class _Histogram:
+    """Counts in buckets with fixed limits."""
+
+    def __init__(self, limits: Sequence[int], bucket_of: npt.NDArray[np.intp]) -> None:
+        self._counts = np.zeros(len(limits) + 1, np.uint64)
+        self._bucket_of = bucket_of
+        self.sum = 0
+
+    def add(self, values: Distribution) -> None:
+        np.add.at(self._counts, self._bucket_of[values.bins], values.counts)
+        self.sum += values.sum
+
+    def upto(self) -> list[int]:
+        """How many values are up to each limit; last, all."""
+        numbers: list[int] = np.cumsum(self._counts).tolist()
+        return numbers
+
+
+class _Series:
+    """One device's requests of one operation."""
+
+    def __init__(self) -> None:
+        self.d2c = _Histogram(TIME_LIMITS_NS, _TIME_BUCKETS)
+        self.size = _Histogram(SIZE_LIMITS, _SIZE_BUCKETS)
+        self.requests = 0
+        self.bytes = 0
+        self.errors = 0
+        self.in_flight = 0
+        self.oldest_ns = 0
+
+    def add(self, group: Group) -> None:
+        self.d2c.add(group.d2c)
+        self.size.add(group.size)
+        self.requests += group.requests
+        self.bytes += group.bytes
+        self.errors += group.errors
+        if group.in_flight is not None:
+            self.in_flight += group.in_flight.end
+            self.oldest_ns = max(self.oldest_ns, group.in_flight.oldest_ns)
+
+
+class Metrics:
+    """Sums over all intervals so far; any thread may ask for them.
+
+    Args:
+        name_of: tells a device's name by its number.
+        max_devices: so many have series of their own.
+
+    Raises:
+        MissingLibrary: there is no prometheus-client.
+    """
+
+    def __init__(
+        self, name_of: Callable[[int], str | None], max_devices: int = MAX_DEVICES
+    ) -> None:
+        try:
+            import prometheus_client
+            from prometheus_client import core, exposition
+        except ImportError as error:
+            raise MissingLibrary(
+                "metrics need prometheus-client: pip install 'blkiomon[metrics]'"
+            ) from error
+        self._core = core
+        self._exposition: Any = exposition
+        self._registry: Any = prometheus_client.CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        self._name_of = name_of
+        self._max_devices = max_devices
+        self._lock = threading.Lock()  # guards all that follows
+        self._labels: set[str] = set()
+        self._series: dict[tuple[str, str], _Series] = {}
+        self._counts = Counts()
+        self._end_ns: int | None = None
+
+    def add(self, interval: Interval) -> None:
+        """Add what an interval brought."""
+        groups = interval.groups()
+        with self._lock:
+            for series in self._series.values():
+                series.in_flight = series.oldest_ns = 0
+            for group in groups:
+                if group.device is not None and group.op is not None:
+                    key = self._label(group.device), group.op
+                    self._series.setdefault(key, _Series()).add(group)
+            self._counts += interval.counts
+            self._end_ns = interval.end_ns if interval.is_anchored else None
+
+    def text(self, accept: str = "") -> tuple[bytes, str]:
+        """All metrics as text, and its content type, by what an HTTP client accepts."""
+        encode, content_type = self._exposition.choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def collect(self) -> Iterator[Any]:
+        """For the library: all families of metrics."""
+        with self._lock:
+            yield from [*self._of_requests(), *self._of_all()]
+
+    def _label(self, number: int) -> str:
+        label = self._name_of(number) or device_text(number)
+        if label in self._labels:
+            return label
+        if len(self._labels) >= self._max_devices:
+            return OTHER
+        self._labels.add(label)
+        return label
+
+    def _of_requests(self) -> list[Any]:
+        labels = ("device", "op")
+
+        def counter(name: str, text: str) -> Any:
+            return self._core.CounterMetricFamily(f"blkiomon_{name}", text, labels=labels)
+
+        def gauge(name: str, text: str) -> Any:
+            return self._core.GaugeMetricFamily(f"blkiomon_{name}", text, labels=labels)
+
+        def histogram(name: str, text: str) -> Any:
+            return self._core.HistogramMetricFamily(f"blkiomon_{name}", text, labels=labels)
+
+        requests = counter("requests", "Requests that completed.")
+        n_bytes = counter("bytes", "Bytes of the requests that completed.")
+        errors = counter("errors", "Requests that completed with an error.")
+        in_flight = gauge(
+            "in_flight", "Requests issued and not completed, when the interval ended."
+        )
+        oldest = gauge("in_flight_oldest_seconds", "Age of the oldest of these.")
+        d2c = histogram("d2c_seconds", "Time from issue to completion.")
+        size = histogram("request_size_bytes", "Size of the requests that completed.")
+        for key, series in sorted(self._series.items()):
+            requests.add_metric(key, series.requests)
+            n_bytes.add_metric(key, series.bytes)
+            errors.add_metric(key, series.errors)
+            in_flight.add_metric(key, series.in_flight)
+            oldest.add_metric(key, series.oldest_ns / NS_PER_S)
+            d2c.add_metric(key, self._pairs(_TIME_LIMITS, series.d2c), series.d2c.sum / NS_PER_S)
+            size.add_metric(key, self._pairs(_SIZE_LIMITS, series.size), series.size.sum)
+        return [d2c, size, requests, n_bytes, errors, in_flight, oldest]
+
+    def _pairs(self, limits: Sequence[float], histogram: _Histogram) -> list[tuple[str, float]]:
+        names = [self._exposition.floatToGoString(limit) for limit in limits]
+        return list(zip(names, histogram.upto(), strict=True))
+
+    def _of_all(self) -> list[Any]:
+        families: list[Any] = []
+        for name, text, field in _COUNTERS:
+            value = getattr(self._counts, field)
+            families.append(self._core.CounterMetricFamily(f"blkiomon_{name}", text, value=value))
+        if self._end_ns is not None:
+            text = "When the latest interval ended, since 1970."
+            name = "blkiomon_last_interval_timestamp_seconds"
+            value = self._end_ns / NS_PER_S
+            families.append(self._core.GaugeMetricFamily(name, text, value=value))
+        return families
+
+
+_TIME_LIMITS = (*(limit / NS_PER_S for limit in TIME_LIMITS_NS), math.inf)
+_SIZE_LIMITS = (*map(float, SIZE_LIMITS), math.inf)
+
+
+class TextfileSink(Sink):
+    """A file that always holds the latest metrics as a whole: it is replaced.
+
+    Args:
+        path: as the user gave it.
+        metrics: for this sink alone.
+        report, options: as for ``Sink``.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, path: str, metrics: Metrics, report: Report, **options: Any) -> None:
+        super().__init__(path, report, **options)
+        self._path = Path(path)
+        self._metrics = metrics
+        if self._path.exists() and not self._path.is_file():
+            raise OSError(0, "it is no file that could be replaced")
+        self._replace()
+
+    def takes(self, item: Item) -> bool:
+        return isinstance(item, Interval)
+
+    def _deliver(self, item: Item) -> None:
+        assert isinstance(item, Interval)
+        self._metrics.add(item)
+        try:
+            self._replace()
+        except OSError as error:
+            # Nothing is missing from the next one that succeeds.
+            if not self.failed:
+                self._complain(error, "it is tried again after the next interval")
+            raise Undelivered from error
+
+    def _release(self) -> None:
+        pass
+
+    def _replace(self) -> None:
+        directory, name = self._path.parent, self._path.name
+        fd, new = tempfile.mkstemp(prefix=f".{name}.", suffix=".new", dir=directory)
+        try:
+            with open(fd, "wb") as file:
+                file.write(self._metrics.text()[0])
+            os.chmod(new, 0o644)  # noqa: PTH101  # its reader is somebody else
+            os.replace(new, self._path)  # noqa: PTH105
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(new)  # noqa: PTH108
+            raise
+
+
+class HttpSink(Sink):
+    """An HTTP server that answers with the latest metrics.
+
+    Args:
+        address: host, empty for loopback, and port, 0 for any.
+        metrics: for this sink alone.
+        report, options: as for ``Sink``.
+
+    Raises:
+        OSError: it cannot listen there.
+    """
+
+    def __init__(
+        self, address: tuple[str, int], metrics: Metrics, report: Report, **options: Any
+    ) -> None:
+        super().__init__(http_name(address), report, **options)
+        self._metrics = metrics
+        self._server = _listen(address, metrics)
+        if not address[1]:
+            report(f"metrics are at http://{http_name(self._server.server_address)}/metrics")
+        self._server_thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
+
+    def start(self) -> None:
+        self._server_thread.start()
+        super().start()
+
+    def takes(self, item: Item) -> bool:
+        return isinstance(item, Interval)
+
+    def _serve(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        self._server.serve_forever(poll_interval=0.05)
+
+    def _deliver(self, item: Item) -> None:
+        assert isinstance(item, Interval)
+        self._metrics.add(item)
+        self._progressed()
+
+    def _release(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def http_name(address: Sequence[Any]) -> str:
+    """``HOST:PORT`` of an address."""
+    host = address[0] or "127.0.0.1"
+    return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
+
+
+def _listen(address: tuple[str, int], metrics: Metrics) -> ThreadingHTTPServer:
+    host, port = address
+    ((family, _, _, _, where), *_) = socket.getaddrinfo(
+        host or "127.0.0.1", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+
+    class Server(ThreadingHTTPServer):
+        address_family = family
+        block_on_close = False
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A client that goes away is not worth a line."""
+
+        def server_bind(self) -> None:
+            # Not the library's, which asks DNS for our name.
+            socket.socket.setsockopt(self.socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.socket.bind(self.server_address)
+            self.server_address = self.socket.getsockname()
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = CLIENT_S
+        server_version = "blkiomon"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            if self.path.partition("?")[0] not in ("/metrics", "/"):
+                self.send_error(404, "metrics are at /metrics")
+                return
+            text, content_type = metrics.text(self.headers.get("Accept", ""))
+            self.send_response(200)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nobody reads that."""
+
+    return Server(where, Handler)  # type: ignore[arg-type]
