@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import quirks
 import runner
+import tracewriter as tw
 from runner import Running
 
 from blkiomon.sources import capture as capturing
@@ -589,3 +590,19 @@ def test_command_with_blktrace(loop: str, unchanged: None, blktrace: Path) -> No
         "blkiomon: blktrace dropped 5 events",
     ]
     assert json.loads(text)["unseen"]["lost_events"] == 5
+
+
+def test_malformed_records_of_newer_kernels_are_explained(
+    loop: str, unchanged: None, blktrace: Path
+) -> None:
+    # What the tracer of Linux 6.19 sends; it comes by the same way.
+    record = tw.encode_malformed_v8(tw.issue(10**9, 8, 4096))
+    (blktrace / "records").write_bytes(record * 3)
+    result = runner.run("-I", "1", "--trace", loop, "--capture", "blktrace")
+    assert result.returncode == 1
+    (line,) = result.stderr.decode().splitlines()
+    assert (
+        line.startswith("blkiomon: bad trace: ")
+        and "version-8 record" in line
+        and "use blktrace" in line
+    )

@@ -1,0 +1,392 @@
+"""Metrics: what they count, and how Prometheus comes by them."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import math
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import quirks
+import runner
+from prometheus_client.exposition import floatToGoString
+from prometheus_client.parser import text_string_to_metric_families
+from runner import Running
+from tracewriter import WRITE, complete, encode, issue, lost_mark
+
+from blkiomon import cli
+from blkiomon.config import Config
+from blkiomon.interval import Interval
+from blkiomon.monitor import Monitor
+from blkiomon.outputs import OutputError, open_outputs
+from blkiomon.outputs.openmetrics import (
+    SIZE_LIMITS,
+    TIME_LIMITS_NS,
+    HttpSink,
+    Metrics,
+    TextfileSink,
+)
+
+Samples = dict[tuple[str, ...], float]
+
+ONE = quirks.pairs((4096, 500))
+
+
+def interval_of(data: bytes) -> Interval:
+    monitor = Monitor()
+    monitor.feed(data)
+    (interval,) = monitor.finish()
+    return interval
+
+
+def samples(text: bytes | str) -> Samples:
+    """Each sample by its name and the values of its labels, in the order of their names."""
+    text = text if isinstance(text, str) else text.decode()
+    return {
+        (sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def no_name(number: int) -> None:
+    return None
+
+
+def no_report(text: str) -> None:
+    raise AssertionError(text)
+
+
+def metrics_of(*streams: bytes, **options: Any) -> Samples:
+    metrics = Metrics(no_name, **options)
+    for data in streams:
+        metrics.add(interval_of(data))
+    return samples(metrics.text()[0])
+
+
+# -- what they count -------------------------------------------------------------------------------
+
+
+def test_limits() -> None:
+    assert TIME_LIMITS_NS[:4] == (10_000, 25_000, 50_000, 100_000)
+    assert (TIME_LIMITS_NS[-1], len(TIME_LIMITS_NS)) == (100 * 10**9, 22)
+    assert (SIZE_LIMITS[0], SIZE_LIMITS[-1]) == (512, 16 << 20)
+
+
+def test_buckets_hold_what_they_say() -> None:
+    rng = random.Random(5)
+    values = [round(10 ** rng.uniform(3, 11.5)) for _ in range(3000)]
+    records = []
+    for sector, value in enumerate(values):
+        records += [issue(sector, sector, 4096), complete(sector + value, sector, 4096)]
+    found = metrics_of(encode(records))
+    values.sort()
+    name = "blkiomon_d2c_seconds"
+    for limit in TIME_LIMITS_NS:
+        count = found[f"{name}_bucket", "8:0", f"{limit / 1e9}", "read"]
+        # As the module says: those within 1/128 of the limit may be on either side.
+        assert bisect.bisect(values, limit * (1 - 1 / 128)) <= count
+        assert count <= bisect.bisect(values, limit * (1 + 1 / 128))
+    assert found[f"{name}_bucket", "8:0", "+Inf", "read"] == len(values)
+    assert found[f"{name}_count", "8:0", "read"] == len(values)
+    assert math.isclose(found[f"{name}_sum", "8:0", "read"], sum(values) / 1e9)
+
+
+@pytest.mark.parametrize("size", SIZE_LIMITS)
+def test_sizes_that_are_limits_are_within(size: int) -> None:
+    found = metrics_of(quirks.pairs((size, 1), (size - 1, 1), (size + size // 32, 1)))
+    name = "blkiomon_request_size_bytes"
+    assert found[f"{name}_bucket", "8:0", floatToGoString(size), "read"] == 2
+    assert found[f"{name}_sum", "8:0", "read"] == 3 * size - 1 + size // 32
+
+
+def test_sums_grow_and_gauges_do_not() -> None:
+    pending = encode([issue(10**9, 900, 4096, WRITE), issue(3 * 10**9, 901, 512, WRITE)])
+    failed = encode([issue(1, 1, 512), complete(2, 1, 512, error=5)])
+    found = metrics_of(ONE + lost_mark(0, 7), failed + pending)
+    assert found["blkiomon_requests_total", "8:0", "read"] == 2
+    assert found["blkiomon_bytes_total", "8:0", "read"] == 4096 + 512
+    assert found["blkiomon_errors_total", "8:0", "read"] == 1
+    assert found["blkiomon_in_flight", "8:0", "write"] == 2
+    assert found["blkiomon_in_flight_oldest_seconds", "8:0", "write"] == 2
+    assert found["blkiomon_lost_events_total",] == 7
+    assert found["blkiomon_records_total",] == 6
+    for name in ("sequence_gaps", "completions_without_issue", "evicted", "skipped_bytes"):
+        assert found[f"blkiomon_{name}_total",] == 0
+    later = metrics_of(pending, ONE)
+    assert later["blkiomon_in_flight", "8:0", "write"] == 0
+    assert later["blkiomon_in_flight_oldest_seconds", "8:0", "write"] == 0
+
+
+def test_series_are_bounded() -> None:
+    def on(*devices: int) -> bytes:
+        pairs = [(issue(d, d, 512, device=d), complete(d + 9, d, 512, device=d)) for d in devices]
+        return encode([record for pair in pairs for record in pair])
+
+    found = metrics_of(on(3, 4), on(1, 2, 3, 4), max_devices=2)
+    counts = {key[1]: n for key, n in found.items() if key[0] == "blkiomon_requests_total"}
+    assert counts == {"0:3": 2, "0:4": 2, "other": 2}
+
+
+def test_nothing_yet_is_no_metrics_of_devices() -> None:
+    found = samples(Metrics(no_name).text()[0])
+    assert found["blkiomon_records_total",] == 0
+    assert not any(key[1:] for key in found)
+
+
+@pytest.fixture
+def promtool() -> str:
+    path = shutil.which("promtool")
+    if path is None:
+        pytest.skip("promtool is not installed: apt-get install prometheus")
+    return path
+
+
+def test_promtool_has_no_complaints(promtool: str) -> None:
+    metrics = Metrics(no_name)
+    for data in (b"", ONE):
+        metrics.add(interval_of(data))
+        done = subprocess.run(
+            [promtool, "check", "metrics"], input=metrics.text()[0], capture_output=True
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_promtool_has_no_complaints_about_our_rules(promtool: str) -> None:
+    rules = Path(__file__).parent.parent / "contrib/prometheus-alerts.yml"
+    done = subprocess.run([promtool, "check", "rules", rules], capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+# -- by HTTP ---------------------------------------------------------------------------------------
+
+
+def get(address: str, **headers: str) -> tuple[str, str]:
+    """The text, and its content type."""
+    with urllib.request.urlopen(
+        urllib.request.Request(f"http://{address}", headers=headers), timeout=runner.TIMEOUT_S
+    ) as answer:
+        return answer.read().decode(), answer.headers["Content-Type"]
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[HttpSink, str]]:
+    """A sink, and where it listens."""
+    said: list[str] = []
+    sink = HttpSink(("", 0), Metrics(no_name), said.append)
+    sink.start()
+    try:
+        found = re.fullmatch(r"metrics are at http://(127\.0\.0\.1:\d+)/metrics", said[0])
+        assert found
+        yield sink, found[1]
+    finally:
+        sink.close()
+
+
+def test_scrapes(server: tuple[HttpSink, str]) -> None:
+    sink, address = server
+    assert samples(get(f"{address}/metrics")[0])["blkiomon_records_total",] == 0
+    for number in (1, 2):
+        sink.put(interval_of(ONE))
+        runner.until(
+            lambda number=number: (  # type: ignore[misc]
+                samples(get(f"{address}/metrics")[0])["blkiomon_records_total",] == 2 * number
+            ),
+            "the interval to be counted",
+        )
+    text, content_type = get(f"{address}/metrics", Accept="application/openmetrics-text")
+    assert content_type.startswith("application/openmetrics-text;")
+    assert text.endswith("# EOF\n")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get(f"{address}/else")
+
+
+def test_slow_clients_hold_up_nobody(server: tuple[HttpSink, str]) -> None:
+    sink, address = server
+    host, port = address.split(":")
+    slow = [socket.create_connection((host, int(port))) for _ in range(20)]
+    try:
+        for client in slow:
+            client.sendall(b"GET /metrics HT")
+        start_s = time.monotonic()
+        sink.put(interval_of(ONE))
+        get(f"{address}/metrics")
+        sink.close()
+        assert time.monotonic() - start_s < 5
+        assert not sink.dropped_intervals
+    finally:
+        for client in slow:
+            client.close()
+
+
+def test_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = runner.run("-I", "1", "--openmetrics", str(port))
+    assert (result.returncode, result.stdout) == (1, b"")
+    complaint = f"blkiomon: could not listen on 127.0.0.1:{port}: Address already in use\n"
+    assert result.stderr.decode() == complaint
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("9100", ("", 9100)),
+        ("0.0.0.0:9100", ("0.0.0.0", 9100)),
+        ("[::1]:80", ("::1", 80)),
+        ("monitor:0", ("monitor", 0)),
+    ],
+)
+def test_address(text: str, address: tuple[str, int]) -> None:
+    config = cli.parse(["-I", "1", "--openmetrics", text])
+    assert isinstance(config, Config)
+    assert config.openmetrics == address
+    assert config.human is None
+
+
+@pytest.mark.parametrize("text", ["", "x", ":80", "::1:80", "65536", "-1", "host:", "[]:80"])
+def test_address_that_is_none(text: str) -> None:
+    with pytest.raises(cli.UsageError, match=r"--openmetrics takes PORT, HOST:PORT"):
+        cli.parse(["-I", "1", "--openmetrics", text])
+
+
+@pytest.mark.parametrize("wanted", [{"openmetrics": ("", 0)}, {"textfile": "file"}])
+def test_library_that_is_missing(
+    wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(OutputError, match=r"pip install 'blkiomon\[metrics\]'"):
+        open_outputs(Config(interval_s=1, **wanted), no_report)
+
+
+# -- in a file -------------------------------------------------------------------------------------
+
+
+def test_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "blkiomon.prom"
+    with Running("-I", "0.05", "--textfile", path).started() as process:
+        old = path.open()
+        for number in range(1, 6):
+            process.write(ONE)
+            runner.until(
+                lambda number=number: (  # type: ignore[misc]
+                    samples(path.read_text())["blkiomon_records_total",] == 2 * number
+                ),
+                "the file to be replaced",
+            )
+        with old:
+            assert samples(old.read())["blkiomon_records_total",] == 0
+        process.write(ONE)
+        assert process.end() == (0, b"", "")
+    assert samples(path.read_text())["blkiomon_requests_total", "8:0", "read"] == 6
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_that_cannot_be_written(tmp_path: Path) -> None:
+    for path, reason in (
+        (tmp_path / "nowhere/file", "No such file or directory"),
+        (tmp_path, "it is no file that could be replaced"),
+    ):
+        result = runner.run("-I", "1", "--textfile", path, stdin=ONE)
+        assert (result.returncode, result.stdout) == (1, b"")
+        assert result.stderr.decode() == f"blkiomon: could not write to {path}: {reason}\n"
+
+
+def test_file_whose_directory_goes_and_comes(tmp_path: Path) -> None:
+    path = tmp_path / "textfiles" / "file.prom"
+    path.parent.mkdir()
+    said: list[str] = []
+    sink = TextfileSink(str(path), Metrics(no_name), said.append)
+    sink.start()
+    shutil.rmtree(path.parent)
+    sink.put(interval_of(ONE))
+    runner.until(lambda: said, "a complaint")
+    path.parent.mkdir()
+    sink.put(interval_of(ONE))
+    sink.close()
+    assert len(said) == 1 and "No such file or directory (it is tried again" in said[0]
+    assert samples(path.read_text())["blkiomon_records_total",] == 4  # nothing is missing
+
+
+# -- a real Prometheus -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Starts a server that scrapes an address; returns the server's own."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("Prometheus is not installed: apt-get install prometheus")
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(target: str) -> str:
+        config = tmp_path / "prometheus.yml"
+        config.write_text(
+            "global: {scrape_interval: 200ms, scrape_timeout: 200ms}\n"
+            f"scrape_configs: [{{job_name: b, static_configs: [{{targets: ['{target}']}}]}}]\n"
+        )
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        arguments = [
+            f"--config.file={config}",
+            f"--storage.tsdb.path={tmp_path / 'data'}",
+            f"--web.listen-address={address}",
+        ]
+        with (tmp_path / "log").open("wb") as log:
+            processes.append(subprocess.Popen([program, *arguments], stdout=log, stderr=log))
+        return address
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.wait(runner.TIMEOUT_S)
+
+
+def test_quantile_agrees_with_our_percentile(prometheus: Callable[[str], str]) -> None:
+    rng = random.Random(9)
+    requests = [(4096, round(rng.lognormvariate(6, 1.2))) for _ in range(20_000)]
+    arguments = ("-I", "0.5", "--openmetrics", "0", "--json", "-")
+    with Running(*arguments).started() as process:
+        found = runner.until(
+            lambda: re.search(r"http://(\S+)/metrics", process.stderr), "its address"
+        )
+        server = prometheus(found[1])
+        process.write(quirks.pairs(*requests))
+        query = urllib.parse.urlencode(
+            {
+                "query": "histogram_quantile(0.99, sum by (le) (blkiomon_d2c_seconds_bucket)) "
+                f"and on () (sum(blkiomon_requests_total) == {len(requests)})"
+            }
+        )
+
+        def ask() -> float | None:
+            try:
+                answer = json.loads(get(f"{server}/api/v1/query?{query}")[0])
+            except OSError:
+                return None  # it has not begun to listen
+            result = answer["data"]["result"]
+            return float(result[0]["value"][1]) if result else None
+
+        quantile = runner.until(ask, "Prometheus to have seen all requests")
+        status, text, _ = process.end()
+    assert status == 0
+    lines = [json.loads(line) for line in text.splitlines()]
+    ours = next(n["total"]["d2c_ns"] for n in lines if n["total"]["requests"] == len(requests))
+    # Prometheus interpolates within the bucket, of which our figure is exact to 0.8 %.
+    at = bisect.bisect_left(TIME_LIMITS_NS, ours["p99"])
+    assert TIME_LIMITS_NS[at - 1] <= quantile * 1e9 <= TIME_LIMITS_NS[at]
