@@ -227,6 +227,17 @@ def test_what_others_set_since_is_left_alone(root: Path) -> None:
     assert tracer(root) == before
 
 
+def test_what_was_left_half_way_is_repaired(root: Path) -> None:
+    leave_behind(root)
+    (root / "sys/kernel/tracing/current_tracer").write_text("nop")
+    said: list[str] = []
+    with pytest.raises(CaptureError, match="sdb is being traced by somebody else"):
+        TracefsCapture([SDB], said.append, root)
+    assert len(said) == 1 and said[0].startswith("repaired the tracer")
+    assert tracer(root) == RESTORED
+    assert enabled(root, "sdb") == "1"  # whoever it was
+
+
 def test_tracer_taken_over_while_it_runs_is_left_alone(root: Path) -> None:
     said: list[str] = []
     with TracefsCapture([SDB], said.append, root) as capture:

@@ -111,14 +111,17 @@ class TracefsCapture(Capture):
                 "then remove it"
             ) from error
         tracer = _read(tracing / "current_tracer")
-        if tracer != "blk":
+        if tracer not in ("blk", "nop") or _read(tracing / "events/enable") != "0":
             # Somebody has been at it since, and what it is now is for them to say.
             self._state_path.unlink()
             self._report(
-                f"the tracer that process {pid} left set up is set to {tracer} by now: "
+                f"the tracer that process {pid} left set up is in use by somebody else by now: "
                 "its options are left as they are"
             )
             return
+        if tracer == "nop":
+            # We turn devices on after the tracer, and off before it: these are not ours.
+            enables = []
         self._restore({"tracing": str(tracing), "saved": saved, "enables": enables})
         if not self.failed:
             self._report(f"repaired the tracer that process {pid} left set up when it was killed")
