@@ -166,9 +166,20 @@ def test_promtool_has_no_complaints(promtool: str) -> None:
 
 
 def test_promtool_has_no_complaints_about_our_rules(promtool: str) -> None:
-    rules = Path(__file__).parent.parent / "contrib/prometheus-alerts.yml"
+    rules = CONTRIB / "prometheus-alerts.yml"
     done = subprocess.run([promtool, "check", "rules", rules], capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+CONTRIB = Path(__file__).parent.parent / "contrib"
+
+
+@pytest.mark.parametrize("name", ["grafana-dashboard.json", "prometheus-alerts.yml"])
+def test_metrics_that_are_asked_for_exist(name: str) -> None:
+    served = {key[0] for key in metrics_of(ONE)} | {"blkiomon_last_interval_timestamp_seconds"}
+    asked = set(re.findall(r"\bblkiomon_\w+", (CONTRIB / name).read_text()))
+    assert len(asked) > 5
+    assert asked <= served
 
 
 # -- by HTTP ---------------------------------------------------------------------------------------
@@ -355,6 +366,29 @@ def prometheus(tmp_path: Path) -> Iterator[Callable[[str], str]]:
     for process in processes:
         process.terminate()
         process.wait(runner.TIMEOUT_S)
+
+
+def test_dashboard_asks_what_prometheus_understands(prometheus: Callable[[str], str]) -> None:
+    server = prometheus("127.0.0.1:1")
+    dashboard = json.loads((CONTRIB / "grafana-dashboard.json").read_text())
+    questions = [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
+    for question in questions:
+        for variable in re.findall(r"\$\w+", question):
+            question = question.replace(variable, "5m" if "interval" in variable else ".*")
+        query = urllib.parse.urlencode({"query": question})
+
+        def ask(query: str = query) -> str | None:
+            try:
+                return get(f"{server}/api/v1/query?{query}")[0]
+            except urllib.error.HTTPError as error:
+                if error.code == 503:
+                    return None  # it is not ready yet
+                raise
+            except OSError:
+                return None
+
+        assert json.loads(runner.until(ask, "an answer"))["status"] == "success"
+    assert len(questions) == 12
 
 
 def test_quantile_agrees_with_our_percentile(prometheus: Callable[[str], str]) -> None:
