@@ -319,7 +319,7 @@ def blktrace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(
         program,
         '#!/bin/sh\ncd "$(dirname "$0")"\necho "$@" >arguments\n'
-        "trap 'cat rest; cat stderr >&2; exit 0' INT\n"
+        "trap 'touch ended; cat rest; cat stderr >&2; exit 0' INT\n"
         "cat records\n[ -e fail ] && { cat fail >&2; exit 1; }\n"
         "while :; do sleep 0.02; done\n",
     )
@@ -601,6 +601,14 @@ def test_command_with_blktrace(loop: str, unchanged: None, blktrace: Path) -> No
         "blkiomon: blktrace dropped 5 events",
     ]
     assert json.loads(text)["unseen"]["lost_events"] == 5
+
+
+def test_blktrace_does_not_outlive_us(loop: str, unchanged: None, blktrace: Path) -> None:
+    (blktrace / "records").write_bytes(ONE)
+    with started("--trace", loop, "--capture", "blktrace") as process:
+        process.signal(signal.SIGKILL)
+        process.wait()
+    runner.until((blktrace / "ended").exists, "blktrace to be ended")
 
 
 def test_malformed_records_of_newer_kernels_are_explained(

@@ -118,7 +118,7 @@ class BlktraceCapture(Capture):
         os.close(self._stderr_fd)
 
     @property
-    def lost(self) -> int:  # type: ignore[override]
+    def lost(self) -> int:
         """What blktrace says it dropped: at its end."""
         return sum(map(int, re.findall(r"You have (\d+) dropped events", self._said())))
 

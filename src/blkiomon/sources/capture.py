@@ -29,15 +29,18 @@ class Capture(ABC):
         name: for messages.
         fd: where the records come from.
         drain_s: how long to wait for more of what had been traced when it was stopped.
-        lost: events lost, as far as they leave no mark among the records.
         failed: it ended by itself, or the host could not be left as it was.
     """
 
     name: str
     fd: int
     drain_s = 0.0
-    lost = 0
     failed = False
+
+    @property
+    def lost(self) -> int:
+        """Events lost, as far as they leave no mark among the records."""
+        return 0
 
     @abstractmethod
     def stop(self) -> None:
