@@ -532,6 +532,15 @@ def test_partition(loop: str, partition: str, unchanged: None) -> None:
     assert counted(text)["write"] == did["write"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_impatience_changes_nothing(loop: str, unchanged: None, number: signal.Signals) -> None:
+    for _ in range(3):
+        with started("--trace", loop, "--capture", "tracefs") as process:
+            while process.process.poll() is None:
+                process.signal(number)
+        assert (TRACING / "current_tracer").read_text() == "nop\n"
+
+
 def test_intervals_end_on_time_while_nothing_comes(loop: str, unchanged: None) -> None:
     with Running("-I", "0.1", "--json", "-", "--trace", loop, "--capture", "tracefs") as process:
         process.started()

@@ -174,7 +174,7 @@ class StopSignals:
         self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._old_wakeup = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         self._old = {number: signal.signal(number, self._note) for number in self._numbers}
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
+        self._old_mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
         return self
 
     def __exit__(
@@ -183,6 +183,7 @@ class StopSignals:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._old_mask)
         for number, old in self._old.items():
             signal.signal(number, old)
         signal.set_wakeup_fd(self._old_wakeup)
@@ -206,13 +207,18 @@ def run(config: Config, fd: int = 0) -> int:
     numbers = list(STOP_SIGNALS)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         numbers.append(signal.SIGHUP)
-    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    # Nor must an impatient second signal, while the host is put back.
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         with open_capture(config.trace, config.capture, complain) as capture:
             status = _run(config, capture.fd, capture, numbers)
     except CaptureError as error:
         complain(str(error))
         return EXIT_FAILURE
+    finally:
+        while signal.sigtimedwait(numbers, 0):
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
     return EXIT_FAILURE if capture.failed else status
 
 
