@@ -277,7 +277,7 @@ cdef void pair(State *s, Batch *b) noexcept nogil:
                 settle(s, b, i, p, d2c_ns, False)
                 continue
             s.mismatches += 1
-            if s.keep_details:
+            if s.keep_mismatches:
                 log_mismatch(s, p, b, i, pending_is_older)
         else:
             s.evicted += 1
@@ -342,8 +342,7 @@ cdef class Engine:
     def __init__(
         self, *, max_pending=1_000_000, max_age_ns=600 * 10**9,
         keep_details=False, keep_driver_data=False, keep_records=False, keep_requests=False,
-        resync=False,
-        devices=(), from_ns=0, threads=1,
+        resync=False, devices=(), from_ns=0, threads=1,
     ):
         if not 1 <= max_pending <= 1 << 32:
             raise ValueError(f"max_pending must be from 1 to 2^32, not {max_pending}")
@@ -357,10 +356,10 @@ cdef class Engine:
         self.s.max_pending = max_pending
         self.s.max_age_ns = max_age_ns
         self.s.keep_details = keep_details or keep_requests
+        self.s.keep_mismatches = keep_details
         self.s.keep_driver_data = keep_driver_data
         self.s.keep_records = keep_records
         self.s.keep_requests = keep_requests
-        self.s.from_ns = from_ns
         self.s.oldest_ns = <uint64_t> -1
         self.s.max_victims = max(1, max_pending // 16)
         self.s.seed[0] = int.from_bytes(os.urandom(8), "little")
