@@ -127,6 +127,7 @@ cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexce
         enter(s, device_of(b.key[i]), op_of(cell), r.time)
     else:
         s.orphans += 1
+        p.bytes = s.interval                    # the issue has the size
     p.state = state
     if unlikely(s.keep_details):
         p.detail = keep(s, r, category, b.first + i)
@@ -188,7 +189,10 @@ cdef inline void settle(
         m.size_bytes = r.bytes
         m.cell = cell_of(b.category[i], r.bytes)
         m.failed = p.state >> FAILED_SHIFT
-        s.orphans -= p.time_ns >= s.cut_ns      # of an earlier interval it stays one
+        if unlikely(p.state & CAT_ISSUE):       # it is both
+            abandon(s, p, r.time)
+        else:
+            s.orphans -= p.bytes == s.interval  # of an earlier interval it stays one
     if unlikely(s.with_queue):
         m.q2d_ns = queue_time(
             s, p.sector, p.key, p.time_ns if pending_is_issue else r.time
@@ -908,7 +912,7 @@ cdef class Engine:
                 row_reset(&a.row)
             s.n_active = 0
             move_load_rows(s, end, load_out)
-            s.cut_ns = end
+            s.interval += 1
         queue_rows, q2d_bins, q2c_bins = self._cut_queue()
         return Cut(
             rows=rows, d2c_bins=d2c_bins, size_bins=size_bins[:size_out - first_size], loads=loads,

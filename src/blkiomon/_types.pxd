@@ -101,7 +101,7 @@ cdef struct Pending:                            # 32 bytes, two a cache line
     uint64_t time_ns
     uint32_t key                                # see key_of()
     uint32_t state                              # category bits 0-22, CELL_SHIFT, FAILED_SHIFT
-    uint32_t bytes
+    uint32_t bytes                              # of a completion: the interval it came in
     uint32_t detail                             # index into the pool of full records, if kept
 
 cdef enum:
@@ -326,7 +326,7 @@ cdef struct State:
     Table queued
     uint64_t now_ns                             # time of the latest issue or completion
     uint64_t oldest_ns                          # nothing that is pending is older
-    uint64_t cut_ns                             # where the interval began
+    uint32_t interval                           # how many have ended, modulo 2^32
     Load *loads                                 # by device
     Carry *carries
     uint64_t in_flight
