@@ -43,11 +43,9 @@ include "_queue.pxi"
 
 # --- pairing: the heart -----------------------------------------------------------------------
 
-cdef void note_gap(State *s, const TraceV7 *r, uint32_t category, uint32_t *last) noexcept nogil:
+cdef void note_gap(State *s, const TraceV7 *r, uint32_t *last) noexcept nogil:
     """A record's sequence number is not one more than the last of its device and CPU."""
     cdef int32_t missing = <int32_t> (r.sequence - last[0] - 1)
-    if category & CAT_NOTIFY:                   # the kernel gives these none
-        return
     if last[0] == 0:                            # where the numbers begin is not told
         last[0] = r.sequence
     elif missing > 0:
@@ -55,14 +53,6 @@ cdef void note_gap(State *s, const TraceV7 *r, uint32_t category, uint32_t *last
         last[0] = r.sequence
     elif s.gaps > 0:                            # it comes late, and had been counted
         s.gaps -= 1
-
-
-cdef void leave_out(const State *s, Batch *b) noexcept nogil:
-    """Take the categories from the records that nobody asked for: then pair() passes them over."""
-    cdef int i
-    for i in range(b.n):
-        if b.record[i].time < s.from_ns or s.devices[device_of(b.key[i])].ignored:
-            b.category[i] &= CAT_NOTIFY
 
 
 cdef void prepare(State *s, Batch *b) noexcept nogil:
@@ -83,6 +73,7 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
         const TraceV7 *r
         const Group *group
         unsigned int slots
+        bint is_numbered
 
     for i in range(n):
         r = b.record[i]
@@ -92,15 +83,18 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
             sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
             prefetch(&s.loads[device])
         last = &sequences[r.cpu & cpu_mask]
+        is_numbered = b.category[i] & CAT_NOTIFY == 0   # the kernel gives these none
+        if unlikely(s.has_filter):
+            if r.time < s.from_ns or s.devices[device].ignored:
+                b.category[i] &= CAT_NOTIFY     # then pair() passes it over
+                is_numbered = False
         if likely(r.sequence == last[0] + 1):
-            last[0] = r.sequence
-        elif unlikely(r.sequence != 0):         # all of ftrace's are 0
-            note_gap(s, r, b.category[i], last)
+            last[0] += is_numbered
+        elif unlikely(r.sequence != 0 and is_numbered):     # all of ftrace's are 0
+            note_gap(s, r, last)
         b.key[i] = key_of(device, b.category[i])
         b.place[i] = place_of(s, &table, r.sector, b.key[i])
         prefetch(&table.groups[b.place[i].home])
-    if unlikely(s.has_filter):
-        leave_out(s, b)
     if table.n_groups < LARGE_TABLE:
         return                                  # what is smaller than the cache needs no help
     for i in range(n):
