@@ -15,7 +15,7 @@ from reference import COMPLETE, DRV_DATA, ISSUE, Reference, Trace, operation
 from blkiomon import layout
 
 LoadKey = tuple[int, int]
-Figures = tuple[int, int, int, int, int]
+Figures = tuple[int, ...]
 """In flight at the end, at most, age of the oldest, busy, integral."""
 
 ALL: LoadKey = layout.ALL_DEVICES, layout.ALL_OPS
@@ -30,7 +30,7 @@ class Span:
     issue_ns: int
     end_ns: int | None = None
 
-    def keys(self) -> list[LoadKey]:
+    def counted_in(self) -> list[LoadKey]:
         """The figures it counts in."""
         return [(self.device, self.op), (self.device, layout.ALL_OPS), ALL]
 
@@ -68,7 +68,7 @@ class InFlight(Reference):
         if has_matched and partner is not None and partner.time >= record.time:
             self._orphans.discard(partner.order)
             op = layout.OPS.index(operation(record))
-            for key in Span(record.device, op, 0).keys():
+            for key in Span(record.device, op, 0).counted_in():
                 self._backwards[key] += partner.time - record.time
         self._follow()
 
@@ -85,7 +85,7 @@ class InFlight(Reference):
         self._most |= self._level()
 
     def _level(self) -> Counter[LoadKey]:
-        return Counter(key for span in self._spans.values() for key in span.keys())
+        return Counter(key for span in self._spans.values() for key in span.counted_in())
 
     def loads(self, end_ns: int) -> dict[LoadKey, Figures]:
         """End an interval: what was in flight. To be called after `cut`."""
@@ -95,12 +95,12 @@ class InFlight(Reference):
         self._orphans.clear()
         groups: dict[LoadKey, list[Span]] = {ALL: []}
         for span in [*self._ended, *self._spans.values()]:
-            for key in span.keys():
+            for key in span.counted_in():
                 groups.setdefault(key, []).append(span)
         for key, d2c_ns in self._backwards.items():
             if d2c_ns:
                 groups.setdefault(key, [])
-        loads = {}
+        loads: dict[LoadKey, Figures] = {}
         now = self._level()
         for key, spans in groups.items():
             parts = [span.within(start_ns, end_ns) for span in spans]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,9 +130,7 @@ def test_gaps_of_disordered_streams_do_not_depend_on_feeds(seed: int) -> None:
 
 
 def test_real_trace_without_loss_has_no_gaps_and_losses_are_found() -> None:
-    from pathlib import Path
-
-    data = Path("tests/data/loop-multi-dc.bin").read_bytes()
+    data = (Path(__file__).parent / "data" / "loop-multi-dc.bin").read_bytes()
     records = np.frombuffer(data, layout.TRACE_V7)
     whole = gaps(data)
     rng = np.random.default_rng(1)
@@ -184,7 +184,7 @@ def test_interval_that_ends_after_its_records_does_not_keep_later_ones_from_it()
 def test_orphans_equal_reference(seed: int) -> None:
     rng = random.Random(f"orphans {seed}")
     stream = streams.generate(seed, avoid="nothing")
-    limits = {
+    limits: dict[str, Any] = {
         "max_pending": rng.choice([3, 10**6]),
         "max_age_ns": rng.choice([1000, 10**9, 2**64 - 1]),
     }

@@ -250,7 +250,7 @@ cdef void pair(State *s, Batch *b) noexcept nogil:
                 settle(s, b, i, p, d2c_ns, False)
                 continue
             s.mismatches += 1
-            if s.keep_details:
+            if s.keep_mismatches:
                 log_mismatch(s, p, b, i, pending_is_older)
         else:
             s.evicted += 1
@@ -331,6 +331,7 @@ cdef class Engine:
         self.s.max_pending = max_pending
         self.s.max_age_ns = max_age_ns
         self.s.keep_details = keep_details or keep_requests
+        self.s.keep_mismatches = keep_details
         self.s.keep_driver_data = keep_driver_data
         self.s.keep_records = keep_records
         self.s.keep_requests = keep_requests
@@ -565,7 +566,8 @@ cdef class Engine:
             and (not b.seen & CAT_QUEUE or s.queued.groups != NULL)
             and (not b.seen & CAT_NOTIFY or s.names != NULL)
             and (not s.keep_details or (
-                s.n_kept + BATCH <= s.kept_room and s.n_mismatch + BATCH <= s.mismatch_room
+                s.n_kept + BATCH <= s.kept_room
+                and (not s.keep_mismatches or s.n_mismatch + BATCH <= s.mismatch_room)
                 and (not s.keep_requests or s.n_request + BATCH <= s.request_room)
             ))
             and (not s.keep_records or s.n_record + BATCH <= s.record_room)
@@ -618,7 +620,7 @@ cdef class Engine:
             for i in range(s.kept_room, room):  # the list of free entries ended just before
                 s.kept[i].stored = i + 1
             s.kept_room = room
-        if s.keep_details and s.n_mismatch + BATCH > s.mismatch_room:
+        if s.keep_mismatches and s.n_mismatch + BATCH > s.mismatch_room:
             room = max(8 * BATCH, 2 * s.mismatch_room)
             s.mismatch = <Mismatch *> self._enlarge(
                 "mismatch", s.mismatch, s.n_mismatch * sizeof(Mismatch), room * sizeof(Mismatch)
@@ -989,7 +991,7 @@ cdef class Engine:
         return skips
 
     def leftovers(self):
-        if not self.s.keep_details:
+        if not self.s.keep_mismatches:
             raise ValueError("made without keep_details")
         kept = np.empty(self.s.pending.used, dtype=[("detail", layout.DETAIL), ("stored", "u8")])
         cdef Kept *out = <Kept *> address(kept)

@@ -286,6 +286,7 @@ cdef struct State:
     uint64_t from_ns                            # records before this are ignored
     uint64_t last_ns                            # feed() stops at a record after this
     bint keep_details
+    bint keep_mismatches
     bint keep_driver_data
     bint keep_records
     bint keep_requests
