@@ -363,7 +363,7 @@ cdef class Engine:
             self._start_worker()
 
     def __dealloc__(self):
-        if self.has_worker:
+        if self.has_worker and self.pipeline.process == getpid():
             with nogil:
                 stop_pipeline(&self.pipeline)
 
@@ -657,8 +657,11 @@ cdef class Engine:
             self.s.last_ns = until_ns - 1
         else:
             raise ValueError(f"until_ns must be from 1 to 2^64-1, not {until_ns}")
+        if self.has_worker and self.pipeline.process != getpid():
+            self.has_worker = False             # after a fork(), this one goes on alone
+            self.ahead = 0
         cdef size_t size = data.shape[0]
-        if size == 0 and not self.stopped:
+        if size == 0 and not (self.stopped and self.n_tail):
             return 0
         try:
             return self._feed(&data[0] if size else self.tail, size)
@@ -739,6 +742,8 @@ cdef class Engine:
                     self.stopped = True
                     break
                 if unlikely(end != WALK_FULL):
+                    if self.has_worker:
+                        drain(p)                # for what may be raised
                     with gil:
                         if not self._consume_other(data, size, &at, end):
                             break
