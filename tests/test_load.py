@@ -161,6 +161,30 @@ def test_streams_out_of_order_give_no_absurd_figures(seed: int) -> None:
     assert engine.counters()["orphans"] <= len(records)
 
 
+@pytest.mark.parametrize("seed", range(100))
+def test_no_device_is_busy_for_longer_than_the_trace_lasts(seed: int) -> None:
+    rng = random.Random(f"busy {seed}")
+    # As from several CPUs, each of whose buffers is read at once.
+    records = ordered(rng)
+    cpus = rng.randint(1, 8)
+    of_cpu = [rng.randrange(cpus) for _ in records]
+    records = [r for cpu in range(cpus) for r, c in zip(records, of_cpu) if c == cpu]
+    times = [r.time_ns for r in records]
+    engine = Engine()
+    engine.feed(encode(records))
+    for figures in loads_of(engine.cut(max(times))).values():
+        assert figures[3] <= max(times) - min(times)
+
+
+def test_one_absurd_time_does_not_stop_the_count_of_busy_time() -> None:
+    engine = Engine()
+    engine.feed(encode([issue(2**63, 1, 512), complete(2**63 + 5, 1, 512)]))
+    engine.feed(encode([issue(100, 1, 512), complete(200, 1, 512)]))
+    engine.cut(300)
+    engine.feed(encode([issue(310, 1, 512), complete(350, 1, 512)]))
+    assert loads_of(engine.cut(400))[SDA, ALL_OPS] == (0, 1, 0, 40, 40)
+
+
 def test_row_of_all_devices_is_there_without_records() -> None:
     engine = Engine()
     assert loads_of(engine.cut()) == {ALL: (0, 0, 0, 0, 0)}

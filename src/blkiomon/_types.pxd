@@ -222,7 +222,7 @@ cdef struct Gauge:
 
 cdef struct Load:                               # requests of a device in flight, 128 bytes
     Gauge in_flight[OPS + 1]                    # by operation, and all of them: a cache line
-    uint64_t busy_since_ns                      # while any is
+    uint64_t busy_since_ns                      # while any is; else busy_ns counts up to here
     uint64_t busy_ns                            # in this interval, up to busy_since_ns
     uint64_t pad[6]
 
