@@ -93,6 +93,33 @@ def test_numbers_of_notify_records_are_ignored(stale: int) -> None:
     assert gaps(note, numbered([2, 3]), note, numbered([5, 6]), note, numbered([9])) == 3
 
 
+def test_record_that_comes_in_a_later_interval_stays_missing() -> None:
+    engine = Engine()
+    engine.feed(numbered([1, 3, 6, 5]))
+    assert engine.counters()["gaps"] == 2
+    engine.cut()
+    engine.feed(numbered([2, 4, 7, 9]))
+    assert engine.counters()["gaps"] == 3
+    engine.feed(numbered([8, 10]))
+    assert engine.counters()["gaps"] == 2
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_total_goes_down_from_one_cut_to_the_next(seed: int) -> None:
+    rng = random.Random(f"down {seed}")
+    data = streams.generate(seed, avoid="nothing").data
+    engine = Engine(max_pending=rng.choice([5, 10**6]))
+    before = engine.counters()
+    while data:
+        n = rng.randint(1, len(data))
+        engine.feed(data[:n])
+        data = data[n:]
+        engine.cut()
+        now = engine.counters()
+        assert all(now[name] >= before[name] for name in now)
+        before = now
+
+
 def reference_gaps(sequences: np.ndarray) -> int:
     """Numbers between the first and the greatest that never came."""
     return int(sequences.max() - sequences.min() + 1 - len(np.unique(sequences)))

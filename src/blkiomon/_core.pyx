@@ -51,7 +51,7 @@ cdef void note_gap(State *s, const TraceV7 *r, uint32_t *last) noexcept nogil:
     elif missing > 0:
         s.gaps += missing
         last[0] = r.sequence
-    elif s.gaps > 0:                            # it comes late, and had been counted
+    elif s.gaps > s.gaps_cut:                   # it comes late, and had been counted
         s.gaps -= 1
 
 
@@ -914,6 +914,7 @@ cdef class Engine:
             s.n_active = 0
             move_load_rows(s, end, load_out)
             s.interval += 1
+            s.gaps_cut = s.gaps
         queue_rows, q2d_bins, q2c_bins = self._cut_queue()
         return Cut(
             rows=rows, d2c_bins=d2c_bins, size_bins=size_bins[:size_out - first_size], loads=loads,

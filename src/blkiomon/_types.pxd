@@ -319,6 +319,7 @@ cdef struct State:
     uint64_t records                            # since the start, as all totals
     uint64_t matches
     uint64_t gaps
+    uint64_t gaps_cut                           # of earlier intervals
     uint64_t lost                               # events, as the tracer's marks say
     uint64_t skipped_bytes
     uint64_t pad1[8]
