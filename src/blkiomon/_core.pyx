@@ -55,6 +55,18 @@ cdef void note_gap(State *s, const TraceV7 *r, uint32_t *last) noexcept nogil:
         s.gaps -= 1
 
 
+cdef inline bint counts(const State *s, Batch *b, int i, uint32_t device) noexcept nogil:
+    """Whether a record's sequence number does: not of a note, to which the kernel gives none.
+
+    Nor where nobody asked for the record. From that its categories are taken, but for a note:
+    then pair() passes it over.
+    """
+    if s.has_filter and (b.record[i].time < s.from_ns or s.devices[device].ignored):
+        b.category[i] &= CAT_NOTIFY
+        return False
+    return b.category[i] & CAT_NOTIFY == 0
+
+
 cdef void prepare(State *s, Batch *b) noexcept nogil:
     """Work out every record's key and place, and have what it will need fetched before.
 
@@ -73,7 +85,7 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
         const TraceV7 *r
         const Group *group
         unsigned int slots
-        bint is_numbered
+        bint any_special = s.has_filter or b.seen & CAT_NOTIFY
 
     for i in range(n):
         r = b.record[i]
@@ -83,14 +95,11 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
             sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
             prefetch(&s.loads[device])
         last = &sequences[r.cpu & cpu_mask]
-        is_numbered = b.category[i] & CAT_NOTIFY == 0   # the kernel gives these none
-        if unlikely(s.has_filter):
-            if r.time < s.from_ns or s.devices[device].ignored:
-                b.category[i] &= CAT_NOTIFY     # then pair() passes it over
-                is_numbered = False
-        if likely(r.sequence == last[0] + 1):
-            last[0] += is_numbered
-        elif unlikely(r.sequence != 0 and is_numbered):     # all of ftrace's are 0
+        if unlikely(any_special) and not counts(s, b, i, device):
+            pass
+        elif likely(r.sequence == last[0] + 1):
+            last[0] = r.sequence
+        elif unlikely(r.sequence != 0):         # all of ftrace's are 0
             note_gap(s, r, last)
         b.key[i] = key_of(device, b.category[i])
         b.place[i] = place_of(s, &table, r.sector, b.key[i])
