@@ -43,27 +43,28 @@ include "_queue.pxi"
 
 # --- pairing: the heart -----------------------------------------------------------------------
 
-cdef void note_gap(State *s, const TraceV7 *r, uint32_t category, uint32_t *last) noexcept nogil:
+cdef void note_gap(State *s, const TraceV7 *r, uint32_t *last) noexcept nogil:
     """A record's sequence number is not one more than the last of its device and CPU."""
     cdef int32_t missing = <int32_t> (r.sequence - last[0] - 1)
-    if category & CAT_NOTIFY:                   # the kernel gives these none
-        return
     if last[0] == 0:                            # where the numbers begin is not told
         last[0] = r.sequence
     elif missing > 0:
         s.gaps += missing
         last[0] = r.sequence
-    elif s.gaps > 0:                            # it comes late, and had been counted
+    elif s.gaps > s.gaps_cut:                   # it comes late, and had been counted
         s.gaps -= 1
 
 
-cdef void leave_out(const State *s, Batch *b) noexcept nogil:
-    """Have pair() pass over the records that nobody asked for."""
-    cdef int i
-    for i in range(b.n):
-        if b.record[i].time < s.from_ns or s.devices[device_of(b.item[i].key)].ignored:
-            b.item[i].state = IS_OTHER
-            b.category[i] &= CAT_NOTIFY
+cdef inline bint counts(const State *s, Batch *b, int i, uint32_t device) noexcept nogil:
+    """Whether a record's sequence number does: not of a note, to which the kernel gives none.
+
+    Nor where nobody asked for the record. From that its categories are taken, but for a note:
+    then pair() passes it over.
+    """
+    if s.has_filter and (b.record[i].time < s.from_ns or s.devices[device].ignored):
+        b.category[i] &= CAT_NOTIFY
+        return False
+    return b.category[i] & CAT_NOTIFY == 0
 
 
 cdef inline uint32_t state_of(uint32_t category, const TraceV7 *r) noexcept nogil:
@@ -90,19 +91,22 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
         const TraceV7 *r
         Place place
         Pending *item
+        bint any_special = s.has_filter or b.seen & CAT_NOTIFY
 
     for i in range(n):
         r = b.record[i]
-        category = b.category[i]
         if r.device != number:
             number = r.device
             device = find_device(s, number)
             sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
         last = &sequences[r.cpu & cpu_mask]
-        if likely(r.sequence == last[0] + 1):
+        if unlikely(any_special) and not counts(s, b, i, device):
+            pass
+        elif likely(r.sequence == last[0] + 1):
             last[0] = r.sequence
         elif unlikely(r.sequence != 0):         # all of ftrace's are 0
-            note_gap(s, r, category, last)
+            note_gap(s, r, last)
+        category = b.category[i]
         item = &b.item[i]
         item.sector = r.sector
         item.time_ns = r.time
@@ -114,8 +118,6 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
         # ISSUE, COMPLETE or both, but not DRV_DATA, which is the higher bit
         if unlikely((category & (CAT_PAIRED | CAT_DRV_DATA)) - 1 >= CAT_PAIRED):
             item.state = IS_OTHER
-    if unlikely(s.has_filter):
-        leave_out(s, b)
 
 
 cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
@@ -125,6 +127,7 @@ cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexce
         enter(s, device_of(p.key), op_of(cell_in(p.state)), p.time_ns)
     else:
         s.orphans += 1
+        p.bytes = s.interval                    # the issue has the size
     if unlikely(s.keep_details):
         p.at = keep(s, b.record[i], b.category[i], b.first + i)
     note_age(s, p)
@@ -197,7 +200,10 @@ cdef inline void settle(
         leave(s, m.device, op_of(m.cell), item.time_ns)
     else:
         m.failed = p.state >> FAILED_SHIFT
-        s.orphans -= p.time_ns >= s.cut_ns      # of an earlier interval it stays one
+        if unlikely(p.state & IS_ISSUE):        # it is both
+            abandon(s, p, item.time_ns)
+        else:
+            s.orphans -= p.bytes == s.interval  # of an earlier interval it stays one
     if unlikely(s.with_queue):
         m.q2d_ns = queue_time(s, issue.sector, issue.key, issue.time_ns)
     if unlikely(s.keep_details):
@@ -387,7 +393,7 @@ cdef class Engine:
             self._start_worker()
 
     def __dealloc__(self):
-        if self.has_worker:
+        if self.has_worker and self.pipeline.process == getpid():
             with nogil:
                 stop_pipeline(&self.pipeline)
 
@@ -590,7 +596,8 @@ cdef class Engine:
             and (not b.seen & CAT_QUEUE or s.queued.groups != NULL)
             and (not b.seen & CAT_NOTIFY or s.names != NULL)
             and (not s.keep_details or (
-                s.n_kept + BATCH <= s.kept_room and s.n_mismatch + BATCH <= s.mismatch_room
+                s.n_kept + BATCH <= s.kept_room
+                and (not s.keep_mismatches or s.n_mismatch + BATCH <= s.mismatch_room)
                 and (not s.keep_requests or s.n_request + BATCH <= s.request_room)
             ))
             and (not s.keep_records or s.n_record + BATCH <= s.record_room)
@@ -643,7 +650,7 @@ cdef class Engine:
             for i in range(s.kept_room, room):  # the list of free entries ended just before
                 s.kept[i].stored = i + 1
             s.kept_room = room
-        if s.keep_details and s.n_mismatch + BATCH > s.mismatch_room:
+        if s.keep_mismatches and s.n_mismatch + BATCH > s.mismatch_room:
             room = max(8 * BATCH, 2 * s.mismatch_room)
             s.mismatch = <Mismatch *> self._enlarge(
                 "mismatch", s.mismatch, s.n_mismatch * sizeof(Mismatch), room * sizeof(Mismatch)
@@ -680,8 +687,11 @@ cdef class Engine:
             self.s.last_ns = until_ns - 1
         else:
             raise ValueError(f"until_ns must be from 1 to 2^64-1, not {until_ns}")
+        if self.has_worker and self.pipeline.process != getpid():
+            self.has_worker = False             # after a fork(), this one goes on alone
+            self.ahead = 0
         cdef size_t size = data.shape[0]
-        if size == 0 and not self.stopped:
+        if size == 0 and not (self.stopped and self.n_tail):
             return 0
         try:
             return self._feed(&data[0] if size else self.tail, size)
@@ -759,6 +769,8 @@ cdef class Engine:
                     self.stopped = True
                     break
                 if unlikely(end != WALK_FULL):
+                    if self.has_worker:
+                        drain(p)                # for what may be raised
                     with gil:
                         if not self._consume_other(data, size, &at, end):
                             break
@@ -928,7 +940,8 @@ cdef class Engine:
                 row_reset(&a.row)
             s.n_active = 0
             move_load_rows(s, end, load_out)
-            s.cut_ns = end
+            s.interval += 1
+            s.gaps_cut = s.gaps
         queue_rows, q2d_bins, q2c_bins = self._cut_queue()
         return Cut(
             rows=rows, d2c_bins=d2c_bins, size_bins=size_bins[:size_out - first_size], loads=loads,
@@ -1011,7 +1024,7 @@ cdef class Engine:
         return skips
 
     def leftovers(self):
-        if not self.s.keep_details:
+        if not self.s.keep_mismatches:
             raise ValueError("made without keep_details")
         kept = np.empty(self.s.pending.used, dtype=[("detail", layout.DETAIL), ("stored", "u8")])
         cdef Kept *out = <Kept *> address(kept)
