@@ -247,24 +247,31 @@ def _open_input(config: Config, fd: int) -> tuple[int, Source | None]:
     Raises:
         SourceError, OSError: it cannot be opened.
     """
-    if config.files in ((), ("-",)):
-        return fd, None
-    if len(config.files) == 1 and Path(config.files[0]).is_fifo():
-        return os.open(config.files[0], os.O_RDONLY | os.O_CLOEXEC), None
-    source = open_trace(config.files, resync=config.resync, report=complain)
+    if _is_standard_input(config):
+        if fd != 0 or not stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd, None
+    elif len(config.files) == 1 and Path(config.files[0]).is_fifo():
+        # Nobody may be writing yet: that is waited for where a signal is heard.
+        return os.open(config.files[0], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), None
+    source = open_trace(config.files or ("-",), resync=config.resync, report=complain)
     for note in source.notes:
         complain(note)
     return -1, source
 
 
+def _is_standard_input(config: Config) -> bool:
+    return config.files in ((), ("-",))
+
+
 def _name_of(config: Config) -> str:
-    return config.files[0] if len(config.files) == 1 else "standard input"
+    return "standard input" if _is_standard_input(config) else config.files[0]
 
 
 def _explain(error: TraceError | SourceError | OSError | MemoryError, config: Config) -> None:
     if isinstance(error, TraceError):
         # Which of several files it is, the error knows itself.
-        where = f"{config.files[0]}: " if len(config.files) == 1 and error.file is None else ""
+        is_named = _is_standard_input(config) or len(config.files) > 1 or error.file is not None
+        where = "" if is_named else f"{config.files[0]}: "
         complain(f"bad trace: {where}{error}")
     elif isinstance(error, SourceError):
         complain(str(error))
@@ -307,10 +314,12 @@ def _read_source(
     """Likewise, of files."""
     with Progress(source.total_bytes) as progress:
         while outputs.are_of_use and not line.monitor.is_done and not stop.received:
-            data = source.read()
+            try:
+                data = source.read()
+            finally:
+                line.monitor.count_outside(source.lost, source.skipped_bytes)
             if not data:
                 return True
-            line.monitor.count_outside(source.lost, source.skipped_bytes)
             line.feed(data)
             if line.is_wall and clock.remaining_s() <= 0:
                 line.cut(clock.time_ns())
