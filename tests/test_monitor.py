@@ -369,6 +369,19 @@ def test_from_at_a_fraction_moves_the_boundaries() -> None:
     assert spans(items) == [(250 * MS, 1250 * MS, 10), (1250 * MS, 1901 * MS, 7)]
 
 
+def test_counts_are_of_what_came_from_there_on() -> None:
+    records = steady(30)
+    data = encode(records[:10]) + tw.lost_mark(0, 5) + encode(records[10:20]) + b"?" * 50
+    data += encode(records[20:50]) + tw.lost_mark(0, 7) + encode(records[50:])
+    for by in (1, 100, 10_000):
+        pieces = [data[i : i + by] for i in range(0, len(data), by)]
+        items = intervals_of(pieces, from_ns=S, resync=True)
+        assert [(i.counts.records, i.counts.lost) for i in items] == [(20, 0), (20, 7)]
+        assert [i.counts.skipped_bytes for i in items] == [0, 0]
+        (none,) = intervals_of(pieces, from_ns=9 * S, resync=True)
+        assert (none.counts, none.total.requests) == (Counts(), 0)
+
+
 def test_from_0_is_from_the_beginning() -> None:
     for start in (0, 5 * S):
         records = [r for i in range(25) for r in pair(start + i * 100 * MS, 8 * i)]

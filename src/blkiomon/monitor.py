@@ -101,6 +101,7 @@ class Monitor:
         self._outside = Counts()
         self._origin_ns: int | None = None  # trace time of the first record
         self._start_ns = 0  # trace time of the interval at hand
+        self._is_before = False  # what comes is not wanted yet
         self._last_ns = NO_END_NS  # trace time where the user wants no more
         self._epoch_ns: int | None = None  # decided with the first interval
         self._has_decided = False
@@ -158,6 +159,8 @@ class Monitor:
                     self._fail_without_time_of_day()
                 self.engine.finish()
         finally:
+            if self._is_before:
+                self._counts = self.totals
             if final and self._clock == "trace":
                 end_ns = max(self.engine.now_ns, self._start_ns)
                 if self.is_done:
@@ -189,7 +192,9 @@ class Monitor:
         if self._origin_ns is None:
             return 1 if self._clock == "trace" or self._has_limits else None
         until_ns = self._last_ns
-        if self._interval_ns is not None and self._clock == "trace":
+        if self._is_before:
+            until_ns = min(until_ns, self._start_ns)
+        elif self._interval_ns is not None and self._clock == "trace":
             until_ns = min(until_ns, self._start_ns + self._interval_ns)
         return until_ns if until_ns < NO_END_NS else None
 
@@ -201,6 +206,10 @@ class Monitor:
             self._origin_ns = self._start_ns = 0 if seen else later_ns
             self._set_limits(self._origin_ns)
             return
+        if self._is_before:
+            # What was lost, or no records, before that is nobody's concern.
+            self._is_before = False
+            self._counts = self.totals
         while self._interval_ns is not None and self._clock == "trace":
             end_ns = self._start_ns + self._interval_ns
             if end_ns > min(later_ns, self._last_ns):
@@ -253,6 +262,7 @@ class Monitor:
         if self._from_ns is not None:
             self._start_ns = min(max(origin_ns, base_ns + self._from_ns), NEVER_NS)
             self.engine.set_from_ns(self._start_ns)
+            self._is_before = self._start_ns > origin_ns
 
     def _cut_trace(self, end_ns: int) -> None:
         """End an interval at a trace time; the next begins there."""
