@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -470,6 +471,17 @@ def test_signal_while_nobody_reads_the_output(tmp_path: Path) -> None:
             r"\d+ intervals and 0 records are missing there\n",
             process.stderr,
         )
+
+
+def test_signal_while_a_pipe_among_files_is_waited_for(directory: Path) -> None:
+    with Running("-I", runner.LONG, directory / "sda", "-").started() as process:
+        process.write(STEADY[:960])
+        time.sleep(0.2)
+        before = time.monotonic()
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+        assert time.monotonic() - before < 5
+        assert process.stderr == "blkiomon: terminated by signal\n"
 
 
 # -- progress --------------------------------------------------------------------------------------

@@ -151,15 +151,24 @@ class Line:
                 self._report(f"bad trace: skipped {n_bytes} bytes at byte offset {offset}")
 
 
+class Stopped(BaseException):
+    """A signal came while bytes were waited for."""
+
+
 class StopSignals:
     """While entered, signals that end a run are noted, and wake whoever polls ``fd``.
 
     Args:
         at_once: called in the signal handler.
+
+    Attributes:
+        received: whether one came.
+        interrupts: whether it raises ``Stopped``, for what waits without polling.
     """
 
     def __init__(self, at_once: Callable[[], None]) -> None:
         self.received = False
+        self.interrupts = False
         self._at_once = at_once
 
     def __enter__(self) -> StopSignals:
@@ -184,6 +193,9 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = True
         self._at_once()
+        if self.interrupts:
+            self.interrupts = False  # once: the run is on its way to its end
+            raise Stopped
 
 
 def run(config: Config, fd: int = 0) -> int:
@@ -222,6 +234,8 @@ def run(config: Config, fd: int = 0) -> int:
                 is_complete = _read_source(line, clock, source, stop, outputs)
             else:
                 is_complete = _read(line, clock, fd, stop, outputs)
+        except Stopped:
+            is_complete = False
         except (TraceError, SourceError, OSError, MemoryError) as error:
             is_complete = False
             status = EXIT_FAILURE
@@ -311,12 +325,18 @@ def _read(line: Line, clock: WallClock, fd: int, stop: StopSignals, outputs: Out
 def _read_source(
     line: Line, clock: WallClock, source: Source, stop: StopSignals, outputs: Outputs
 ) -> bool:
-    """Likewise, of files."""
+    """Likewise, of files. Raises Stopped besides, where a pipe is among them."""
+    may_wait = source.total_bytes is None  # there is a pipe among them
     with Progress(source.total_bytes) as progress:
-        while outputs.are_of_use and not line.monitor.is_done and not stop.received:
+        while outputs.are_of_use and not line.monitor.is_done:
             try:
+                stop.interrupts = may_wait
+                if stop.received:
+                    return False
                 data = source.read()
+                stop.interrupts = False
             finally:
+                stop.interrupts = False
                 line.monitor.count_outside(source.lost, source.skipped_bytes)
             if not data:
                 return True
