@@ -58,19 +58,25 @@ cdef void note_gap(State *s, const TraceV7 *r, uint32_t category, uint32_t *last
 
 
 cdef void leave_out(const State *s, Batch *b) noexcept nogil:
-    """Take the categories from the records that nobody asked for: then pair() passes them over."""
+    """Have pair() pass over the records that nobody asked for."""
     cdef int i
     for i in range(b.n):
-        if b.record[i].time < s.from_ns or s.devices[device_of(b.key[i])].ignored:
+        if b.record[i].time < s.from_ns or s.devices[device_of(b.item[i].key)].ignored:
+            b.item[i].state = IS_OTHER
             b.category[i] &= CAT_NOTIFY
 
 
-cdef void prepare(State *s, Batch *b) noexcept nogil:
-    """Work out every record's key and place, and have what it will need fetched before.
+cdef inline uint32_t state_of(uint32_t category, const TraceV7 *r) noexcept nogil:
+    """Pending.state of a record, but for the tag."""
+    return (
+        cell_of(category, r.bytes) << CELL_SHIFT
+        | (category & CAT_PAIRED) << 7          # ISSUE and COMPLETE are neighbours here and there
+        | <uint32_t> (r.error != 0) << FAILED_SHIFT
+    )
 
-    First the group's tags, then, from these, the slot: both are in the cache when pair() comes,
-    and while they are on their way the next record is worked on.
-    """
+
+cdef void prepare(State *s, Batch *b) noexcept nogil:
+    """Make an item of every record, and look at its sequence number."""
     cdef:
         int i
         int n = b.n
@@ -79,57 +85,48 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
         uint32_t cpu_mask = (1 << s.cpu_shift) - 1
         uint32_t *sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
         uint32_t *last
+        uint32_t category
         Table table = s.pending
         const TraceV7 *r
-        const Group *group
-        unsigned int slots
+        Place place
+        Pending *item
 
     for i in range(n):
         r = b.record[i]
+        category = b.category[i]
         if r.device != number:
             number = r.device
             device = find_device(s, number)
             sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
-            prefetch(&s.loads[device])
         last = &sequences[r.cpu & cpu_mask]
         if likely(r.sequence == last[0] + 1):
             last[0] = r.sequence
         elif unlikely(r.sequence != 0):         # all of ftrace's are 0
-            note_gap(s, r, b.category[i], last)
-        b.key[i] = key_of(device, b.category[i])
-        b.place[i] = place_of(s, &table, r.sector, b.key[i])
-        prefetch(&table.groups[b.place[i].home])
+            note_gap(s, r, category, last)
+        item = &b.item[i]
+        item.sector = r.sector
+        item.time_ns = r.time
+        item.bytes = r.bytes
+        item.key = key_of(device, category)
+        place = place_of(s, &table, r.sector, item.key)
+        item.at = place.home
+        item.state = state_of(category, r) | place.tag
+        # ISSUE, COMPLETE or both, but not DRV_DATA, which is the higher bit
+        if unlikely((category & (CAT_PAIRED | CAT_DRV_DATA)) - 1 >= CAT_PAIRED):
+            item.state = IS_OTHER
     if unlikely(s.has_filter):
         leave_out(s, b)
-    if table.n_groups < LARGE_TABLE:
-        return                                  # what is smaller than the cache needs no help
-    for i in range(n):
-        group = &table.groups[b.place[i].home]
-        slots = tags_equal(group, b.place[i].tag)
-        if slots == 0:
-            slots = tags_equal(group, 0)
-        prefetch(&table.slots[b.place[i].home * GROUP + first_bit(slots | 1 << (GROUP - 1))])
 
 
 cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
     """Write a record into a slot that is empty or whose record has been dropped."""
-    cdef const TraceV7 *r = b.record[i]
-    cdef uint32_t category = b.category[i]
-    cdef uint32_t state = category & CAT_ALL | <uint32_t> (r.error != 0) << FAILED_SHIFT
-    cdef unsigned int cell
-    p.sector = r.sector
-    p.time_ns = r.time
-    p.key = b.key[i]
-    p.bytes = r.bytes
-    if likely(category & CAT_ISSUE):
-        cell = cell_of(category, r.bytes)
-        state |= cell << CELL_SHIFT
-        enter(s, device_of(b.key[i]), op_of(cell), r.time)
+    p[0] = b.item[i]
+    if likely(p.state & IS_ISSUE):
+        enter(s, device_of(p.key), op_of(cell_in(p.state)), p.time_ns)
     else:
         s.orphans += 1
-    p.state = state
     if unlikely(s.keep_details):
-        p.detail = keep(s, r, category, b.first + i)
+        p.at = keep(s, b.record[i], b.category[i], b.first + i)
     note_age(s, p)
 
 
@@ -139,7 +136,7 @@ cdef void log_mismatch(
     cdef Mismatch *m = &s.mismatch[s.n_mismatch]
     cdef Detail *of_pending = &m.older if pending_is_older else &m.younger
     cdef Detail *of_record = &m.younger if pending_is_older else &m.older
-    of_pending[0] = s.kept[p.detail].detail
+    of_pending[0] = s.kept[p.at].detail
     copy_detail(of_record, b.record[i], b.category[i], b.first + i)
     s.n_mismatch += 1
 
@@ -168,40 +165,71 @@ cdef void log_request(State *s, const Match *m, const Record *issue, uint16_t er
     q.q2d_ns = m.q2d_ns
 
 
+cdef void log_match(
+    State *s, const Match *m, const Batch *b, int i, const Pending *p, bint pending_is_issue
+) noexcept nogil:
+    """Hand out a match as a request, if that is wanted, and forget the full record."""
+    cdef Detail detail
+    if s.keep_requests:
+        if pending_is_issue:
+            log_request(s, m, &s.kept[p.at].detail.record, b.record[i].error)
+        else:
+            copy_detail(&detail, b.record[i], b.category[i], 0)
+            log_request(s, m, &detail.record, s.kept[p.at].detail.record.error)
+    release(s, p.at)
+
+
 cdef inline void settle(
     State *s, Batch *b, int i, const Pending *p, uint64_t d2c_ns, bint pending_is_issue
 ) noexcept nogil:
     """A match: leave it to account(), and take the pending record out."""
-    cdef const TraceV7 *r = b.record[i]
+    cdef const Pending *item = &b.item[i]
+    cdef const Pending *issue = p if pending_is_issue else item
     cdef Match *m = &b.match[b.n_matches]
-    cdef Detail detail
     b.n_matches += 1
     m.d2c_ns = d2c_ns
     m.device = device_of(p.key)
+    m.size_bytes = issue.bytes
+    m.cell = cell_in(issue.state)
     m.q2d_ns = NOT_QUEUED
     if likely(pending_is_issue):
-        m.size_bytes = p.bytes
-        m.cell = cell_in(p.state)
-        m.failed = r.error != 0
-        leave(s, m.device, op_of(m.cell), r.time)
+        m.failed = item.state >> FAILED_SHIFT
+        leave(s, m.device, op_of(m.cell), item.time_ns)
     else:
-        m.size_bytes = r.bytes
-        m.cell = cell_of(b.category[i], r.bytes)
         m.failed = p.state >> FAILED_SHIFT
         s.orphans -= p.time_ns >= s.cut_ns      # of an earlier interval it stays one
     if unlikely(s.with_queue):
-        m.q2d_ns = queue_time(
-            s, p.sector, p.key, p.time_ns if pending_is_issue else r.time
-        )
+        m.q2d_ns = queue_time(s, issue.sector, issue.key, issue.time_ns)
     if unlikely(s.keep_details):
-        if s.keep_requests:
-            if pending_is_issue:
-                log_request(s, m, &s.kept[p.detail].detail.record, r.error)
-            else:
-                copy_detail(&detail, r, b.category[i], 0)
-                log_request(s, m, &detail.record, s.kept[p.detail].detail.record.error)
-        release(s, p.detail)
-    remove(&s.pending, p, b.place[i])
+        log_match(s, m, b, i, p, pending_is_issue)
+    remove(&s.pending, p, place_in(item.at, item.state))
+
+
+cdef void fetch(const State *s, const Batch *b) noexcept nogil:
+    """Have what pair() will look at fetched, where it is more than the nearest caches hold.
+
+    First the groups' tags, then, from these, the slots: while they are on their way, the next
+    item is worked on.
+    """
+    cdef:
+        int i
+        uint64_t group
+        unsigned int equal, empty
+        const Group *groups = s.pending.groups
+        const Pending *slots = s.pending.slots
+        const Load *loads = s.loads
+    if s.n_devices >= MANY_DEVICES:
+        for i in range(b.n):
+            prefetch(&loads[device_of(b.item[i].key)])
+    if s.pending.n_groups < LARGE_TABLE:
+        return
+    for i in range(b.n):
+        prefetch(&groups[b.item[i].at])
+    for i in range(b.n):
+        group = b.item[i].at
+        equal = tags_equal(&groups[group], b.item[i].state & 0xff)
+        empty = tags_equal(&groups[group], 0) & (<unsigned int> (equal != 0) - 1)
+        prefetch(&slots[group * GROUP + first_bit(equal | empty | 1 << (GROUP - 1))])
 
 
 cdef void pair(State *s, Batch *b) noexcept nogil:
@@ -214,59 +242,55 @@ cdef void pair(State *s, Batch *b) noexcept nogil:
     """
     cdef:
         int i
-        int n = b.n
-        const TraceV7 *r
+        const Pending *item
+        Place place
         Pending *p
         uint64_t d2c_ns
-        uint64_t now_ns = s.now_ns
-        uint32_t category
         bint pending_is_older
 
+    fetch(s, b)
     b.n_matches = 0
-    for i in range(n):
-        r = b.record[i]
-        category = b.category[i]
-        # ISSUE, COMPLETE or both, but not DRV_DATA, which is the higher bit
-        if unlikely((category & (CAT_PAIRED | CAT_DRV_DATA)) - 1 >= CAT_PAIRED):
+    for i in range(b.n):
+        item = &b.item[i]
+        if unlikely(item.state & IS_OTHER):
             take_other(s, b, i)
             continue
-        now_ns = r.time
+        s.now_ns = item.time_ns
         if unlikely(s.follow_issues):
-            if category & CAT_ISSUE:
-                note_issue(s, r, b.key[i])
-        p = find(&s.pending, b.place[i], r.sector, b.key[i])
+            if item.state & IS_ISSUE:
+                note_issue(s, b, i)
+        place = place_in(item.at, item.state)
+        p = find(&s.pending, place, item.sector, item.key)
         if p == NULL:
             if unlikely(s.pending.used == s.max_pending):
-                s.now_ns = now_ns
                 evict_oldest(s)
-            set_pending(s, claim(&s.pending, b.place[i]), b, i)
+            set_pending(s, claim(&s.pending, place), b, i)
             continue
 
-        pending_is_older = p.time_ns < r.time
-        d2c_ns = r.time - p.time_ns if pending_is_older else p.time_ns - r.time
+        pending_is_older = p.time_ns < item.time_ns
+        d2c_ns = item.time_ns - p.time_ns if pending_is_older else p.time_ns - item.time_ns
         if likely(d2c_ns <= s.max_age_ns):
-            if likely(pending_is_older and p.state & CAT_ISSUE and category & CAT_COMPLETE):
+            if likely(pending_is_older and p.state & IS_ISSUE and item.state & IS_COMPLETE):
                 settle(s, b, i, p, d2c_ns, True)
                 continue
-            if not pending_is_older and category & CAT_ISSUE and p.state & CAT_COMPLETE:
+            if not pending_is_older and item.state & IS_ISSUE and p.state & IS_COMPLETE:
                 settle(s, b, i, p, d2c_ns, False)
                 continue
             s.mismatches += 1
-            if s.keep_details:
+            if s.keep_mismatches:
                 log_mismatch(s, p, b, i, pending_is_older)
         else:
             s.evicted += 1
 
         if pending_is_older:
             if s.keep_details:
-                release(s, p.detail)
-            abandon(s, p, now_ns)
+                release(s, p.at)
+            abandon(s, p, s.now_ns)
             set_pending(s, p, b, i)
         else:
-            s.orphans += category & CAT_ISSUE == 0
+            s.orphans += item.state & IS_ISSUE == 0
             if s.keep_details:                  # taken out and stored again, as the original does
-                s.kept[p.detail].stored = b.first + i
-    s.now_ns = now_ns
+                s.kept[p.at].stored = b.first + i
 
 
 include "_pipeline.pxi"
@@ -318,8 +342,7 @@ cdef class Engine:
     def __init__(
         self, *, max_pending=1_000_000, max_age_ns=600 * 10**9,
         keep_details=False, keep_driver_data=False, keep_records=False, keep_requests=False,
-        resync=False,
-        devices=(), from_ns=0, threads=1,
+        resync=False, devices=(), from_ns=0, threads=1,
     ):
         if not 1 <= max_pending <= 1 << 32:
             raise ValueError(f"max_pending must be from 1 to 2^32, not {max_pending}")
@@ -333,10 +356,10 @@ cdef class Engine:
         self.s.max_pending = max_pending
         self.s.max_age_ns = max_age_ns
         self.s.keep_details = keep_details or keep_requests
+        self.s.keep_mismatches = keep_details
         self.s.keep_driver_data = keep_driver_data
         self.s.keep_records = keep_records
         self.s.keep_requests = keep_requests
-        self.s.from_ns = from_ns
         self.s.oldest_ns = <uint64_t> -1
         self.s.max_victims = max(1, max_pending // 16)
         self.s.seed[0] = int.from_bytes(os.urandom(8), "little")
@@ -700,7 +723,6 @@ cdef class Engine:
         cdef size_t at = 0
         cdef size_t begin
         cdef Walk end
-        cdef int spins = 0
         cdef int most
         self.stopped = False
         with nogil:
@@ -709,11 +731,9 @@ cdef class Engine:
                     end = WALK_OTHER
                 else:
                     if self.has_worker:
-                        if account_paired(p):
-                            spins = 0
+                        account_paired(p)
                         if p.produced - p.accounted == RING:
-                            give_way(&spins)
-                            continue
+                            await_paired(p, RING // 2)
                         b = &p.ring[p.produced % RING]
                     begin = at
                     most = <int> min(
@@ -1000,7 +1020,7 @@ cdef class Engine:
         for group in range(self.s.pending.n_groups):
             in_use = slots_in_use(&self.s.pending, group)
             while in_use != 0:
-                out[0] = self.s.kept[self.s.pending.slots[group * GROUP + first_bit(in_use)].detail]
+                out[0] = self.s.kept[self.s.pending.slots[group * GROUP + first_bit(in_use)].at]
                 out += 1
                 in_use &= in_use - 1
         # The original walks 128 hash chains, the most recently stored first.

@@ -25,11 +25,10 @@ cdef struct Batch:
     const TraceV7 *record[BATCH]                # in the input itself, or in `converted`
     const uint8_t *payload[BATCH]
     uint32_t category[BATCH]                    # bits 16 and up of the action, of either version
-    uint32_t key[BATCH]                         # filled by prepare(), see key_of()
-    Place place[BATCH]                          # likewise
-    int n_matches
-    Match match[BATCH]                          # filled by pair()
     TraceV7 converted[BATCH]
+    Pending item[BATCH]                         # filled by prepare(): all that pair() looks at
+    int n_matches
+    Match match[BATCH]                          # filled by pair(): all that account() looks at
 
 
 cdef inline bint is_shuffled(const TraceV7 *r) noexcept nogil:

@@ -42,7 +42,7 @@ cdef inline void leave(State *s, uint32_t device, unsigned int op, uint64_t time
 cdef inline void abandon(State *s, const Pending *p, uint64_t now_ns) noexcept nogil:
     """What is pending gets no partner any more."""
     cdef unsigned int op
-    if p.state & CAT_ISSUE:
+    if p.state & IS_ISSUE:
         op = op_of(cell_in(p.state))
         leave(s, device_of(p.key), op, now_ns)
         if now_ns > p.time_ns:
@@ -68,7 +68,7 @@ cdef void weigh_pending(State *s, uint64_t end_ns) noexcept nogil:
         while in_use != 0:
             p = &s.pending.slots[group * GROUP + first_bit(in_use)]
             in_use &= in_use - 1
-            if p.state & CAT_ISSUE and p.time_ns < end_ns:
+            if p.state & IS_ISSUE and p.time_ns < end_ns:
                 op = op_of(cell_in(p.state))
                 carry = &s.carries[device_of(p.key)]
                 carry.pending_ns[op] += end_ns - p.time_ns

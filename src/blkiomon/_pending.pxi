@@ -42,6 +42,14 @@ cdef inline Place place_of(
     return place
 
 
+cdef inline Place place_in(uint32_t home, uint32_t state) noexcept nogil:
+    """The same, of an item whose place has been worked out."""
+    cdef Place place
+    place.home = home
+    place.tag = state & 0xff
+    return place
+
+
 cdef inline uint64_t next_group(const Table *t, uint64_t group) noexcept nogil:
     return group + 1 if group + 1 < t.n_groups else 0
 
@@ -158,7 +166,7 @@ cdef inline void release(State *s, uint32_t index) noexcept nogil:
 
 cdef inline void evict(State *s, const Pending *p) noexcept nogil:
     if s.keep_details:
-        release(s, p.detail)
+        release(s, p.at)
     abandon(s, p, s.now_ns)
     remove(&s.pending, p, place_of(s, &s.pending, p.sector, p.key))
     s.evicted += 1

@@ -33,12 +33,11 @@ cdef extern from "<signal.h>" nogil:
     int sigfillset(sigset_t *)
     int pthread_sigmask(int, const sigset_t *, sigset_t *)
 
-cdef extern from "<sched.h>" nogil:
-    int sched_yield()
-
 cdef enum:
-    RING = 16                                   # batches; together they fit the second-level cache
-    SPINS = 2000                                # looks at the other thread before giving way to it
+    RING = 32                                   # batches; together they fit the second-level cache
+    SPINS = 2000                                # looks at the other thread before going to sleep
+
+    NEVER = 0xffffffffffffffff
 
 cdef struct Pipeline:
     State *s
@@ -49,10 +48,12 @@ cdef struct Pipeline:
     uint64_t pad1[8]
     uint64_t paired                             # the other way round
     uint64_t pad2[8]
-    bint asleep                                 # the worker is, or is about to be
+    uint64_t worker_wants                       # while it sleeps: wake it at so many produced
+    uint64_t this_wants                         # likewise this thread, at so many paired
     bint stop
-    pthread_mutex_t mutex                       # for the worker's sleep only
-    pthread_cond_t awake
+    pthread_mutex_t mutex                       # for sleep only
+    pthread_cond_t more_produced
+    pthread_cond_t more_paired
     pthread_t worker
 
 
@@ -66,27 +67,38 @@ cdef void *work(void *argument) noexcept nogil:
             pair(p.s, &p.ring[paired % RING])
             paired += 1
             store_release(&p.paired, paired)
+            full_fence()                        # see await_change(): one sees the other
+            if unlikely(load_relaxed(&p.this_wants) <= paired):
+                wake(p, &p.more_paired)
             spins = 0
             continue
         spins += 1
         if spins < SPINS:
             pause()
             continue
-        pthread_mutex_lock(&p.mutex)
-        p.asleep = True
-        full_fence()                            # see publish(): one of the two sees the other
-        while load_acquire(&p.produced) == paired and not p.stop:
-            pthread_cond_wait(&p.awake, &p.mutex)
-        p.asleep = False
-        pthread_mutex_unlock(&p.mutex)
+        if not await_change(p, &p.produced, paired, 1, &p.worker_wants, &p.more_produced):
+            return NULL
         spins = 0
-        if load_acquire(&p.produced) == paired:
-            return NULL                         # it was a stop
 
 
-cdef inline void wake(Pipeline *p) noexcept nogil:
+cdef bint await_change(
+    Pipeline *p, const uint64_t *count, uint64_t now, uint64_t more,
+    uint64_t *wants, pthread_cond_t *changed,
+) noexcept nogil:
+    """Sleep until a count that was `now` has grown by `more`. False: all is to stop."""
     pthread_mutex_lock(&p.mutex)
-    pthread_cond_signal(&p.awake)
+    store_release(wants, now + more)
+    full_fence()
+    while load_acquire(count) < now + more and not p.stop:
+        pthread_cond_wait(changed, &p.mutex)
+    store_release(wants, NEVER)
+    pthread_mutex_unlock(&p.mutex)
+    return load_acquire(count) >= now + more
+
+
+cdef void wake(Pipeline *p, pthread_cond_t *changed) noexcept nogil:
+    pthread_mutex_lock(&p.mutex)
+    pthread_cond_signal(changed)
     pthread_mutex_unlock(&p.mutex)
 
 
@@ -94,8 +106,8 @@ cdef inline void publish(Pipeline *p) noexcept nogil:
     """Hand the batch at `produced` to the worker."""
     store_release(&p.produced, p.produced + 1)
     full_fence()
-    if unlikely(p.asleep):
-        wake(p)
+    if unlikely(load_relaxed(&p.worker_wants) <= p.produced):
+        wake(p, &p.more_produced)
 
 
 cdef inline bint account_paired(Pipeline *p) noexcept nogil:
@@ -108,23 +120,25 @@ cdef inline bint account_paired(Pipeline *p) noexcept nogil:
     return any_came
 
 
-cdef void drain(Pipeline *p) noexcept nogil:
-    """Account everything that was published."""
+cdef void await_paired(Pipeline *p, uint64_t batches) noexcept nogil:
+    """Account what comes back, until it is so many batches more; sleep if it takes long."""
+    cdef uint64_t wanted = p.accounted + batches
     cdef int spins = 0
-    while p.accounted != p.produced:
+    while p.accounted < wanted:
         if account_paired(p):
             spins = 0
+        elif spins < SPINS:
+            spins += 1
+            pause()
         else:
-            give_way(&spins)
+            await_change(
+                p, &p.paired, p.accounted, wanted - p.accounted, &p.this_wants, &p.more_paired
+            )
 
 
-cdef inline void give_way(int *spins) noexcept nogil:
-    """Wait a moment for the other thread, which may need this one's core."""
-    spins[0] += 1
-    if spins[0] < SPINS:
-        pause()
-    else:
-        sched_yield()
+cdef void drain(Pipeline *p) noexcept nogil:
+    """Account everything that was published."""
+    await_paired(p, p.produced - p.accounted)
 
 
 cdef int start_pipeline(Pipeline *p) noexcept nogil:
@@ -132,7 +146,9 @@ cdef int start_pipeline(Pipeline *p) noexcept nogil:
     cdef sigset_t all_signals, before
     cdef int error
     pthread_mutex_init(&p.mutex, NULL)
-    pthread_cond_init(&p.awake, NULL)
+    pthread_cond_init(&p.more_produced, NULL)
+    pthread_cond_init(&p.more_paired, NULL)
+    p.worker_wants = p.this_wants = NEVER
     sigfillset(&all_signals)                    # they are for the thread that polls
     pthread_sigmask(SIG_SETMASK, &all_signals, &before)
     error = pthread_create(&p.worker, NULL, work, p)
@@ -143,8 +159,9 @@ cdef int start_pipeline(Pipeline *p) noexcept nogil:
 cdef void stop_pipeline(Pipeline *p) noexcept nogil:
     pthread_mutex_lock(&p.mutex)
     p.stop = True
-    pthread_cond_signal(&p.awake)
+    pthread_cond_signal(&p.more_produced)
     pthread_mutex_unlock(&p.mutex)
     pthread_join(p.worker, NULL)
-    pthread_cond_destroy(&p.awake)
+    pthread_cond_destroy(&p.more_produced)
+    pthread_cond_destroy(&p.more_paired)
     pthread_mutex_destroy(&p.mutex)

@@ -61,8 +61,10 @@ cdef bint take_queued(
     return True
 
 
-cdef void note_issue(State *s, const TraceV7 *r, uint32_t key) noexcept nogil:
+cdef void note_issue(State *s, const Batch *b, int i) noexcept nogil:
     """Let the queue record of an issue wait for the match."""
+    cdef const TraceV7 *r = b.record[i]
+    cdef uint32_t key = b.item[i].key
     cdef uint64_t time_ns
     if not s.with_queue:                        # then the issue must do to tell the process
         count_process(s, r)
@@ -153,8 +155,8 @@ cdef void take_other(State *s, const Batch *b, int i) noexcept nogil:
     elif b.category[i] & CAT_QUEUE:
         if event == EVENT_QUEUE:
             s.with_queue = s.follow_issues = True
-            set_queued(s, r.sector, queue_key(b.key[i]), r.time)
+            set_queued(s, r.sector, queue_key(b.item[i].key), r.time)
             if s.with_names:
                 count_process(s, r)
         elif event == EVENT_BACK_MERGE:
-            take_queued(s, r.sector, queue_key(b.key[i]), &time_ns)
+            take_queued(s, r.sector, queue_key(b.item[i].key), &time_ns)

@@ -71,7 +71,7 @@ cdef inline unsigned int op_of(unsigned int cell) noexcept nogil:
 
 
 cdef inline unsigned int cell_in(uint32_t state) noexcept nogil:
-    """The cell of a Pending that is an issue."""
+    """The cell of a Pending."""
     return state >> CELL_SHIFT & 0x1f
 
 

@@ -100,13 +100,17 @@ cdef struct Pending:                            # 32 bytes, two a cache line
     uint64_t sector
     uint64_t time_ns
     uint32_t key                                # see key_of()
-    uint32_t state                              # category bits 0-22, CELL_SHIFT, FAILED_SHIFT
+    uint32_t state
     uint32_t bytes
-    uint32_t detail                             # index into the pool of full records, if kept
+    uint32_t at                                 # in a batch: the group where it belongs; in the
+    # table: index into the pool of full records, if they are kept
 
-cdef enum:
-    CELL_SHIFT = 24                             # in Pending.state: an issue's cell, see cell_of()
-    FAILED_SHIFT = 31                           # likewise: it has an error
+cdef enum:                                      # Pending.state; in its lowest byte, the tag
+    CELL_SHIFT = 8                              # five bits: see cell_of()
+    IS_ISSUE = 1 << 13
+    IS_COMPLETE = 1 << 14
+    IS_OTHER = 1 << 15                          # neither: see take_other()
+    FAILED_SHIFT = 16                           # it has an error
     GROUP = 15                                  # slots in a group
 
 cdef struct Group:                              # what is in 15 slots, 16 bytes, aligned
@@ -193,7 +197,7 @@ cdef struct Match:                              # a request to be accounted, 32 
     uint32_t device                             # index
     uint32_t size_bytes
     uint32_t cell                               # see cell_of()
-    bint failed
+    uint32_t failed                             # 1 or 0
 
 cdef enum:
     NOT_QUEUED = 0xffffffffffffffff
@@ -285,7 +289,8 @@ cdef struct State:
     uint64_t max_age_ns
     uint64_t from_ns                            # records before this are ignored
     uint64_t last_ns                            # feed() stops at a record after this
-    bint keep_details
+    bint keep_details                           # a full record of all that is pending
+    bint keep_mismatches
     bint keep_driver_data
     bint keep_records
     bint keep_requests
@@ -401,7 +406,8 @@ cdef extern from *:
             madvise((void *)first, last - first, MADV_DONTNEED);
     }
     #define bk_first_bit(x) __builtin_ctz(x)
-    #define bk_prefetch(p) __builtin_prefetch((p), 1)
+    /* gcc drops calls of functions that do nothing but fetch: the asm does something, it thinks */
+    #define bk_prefetch(p) ({ __builtin_prefetch((p), 1); __asm__ volatile(""); })
     #define bk_prefetch_input(p) __builtin_prefetch((p), 0)
     #define bk_likely(x) __builtin_expect(!!(x), 1)
     #define bk_unlikely(x) __builtin_expect(!!(x), 0)
