@@ -72,7 +72,7 @@ cdef inline uint32_t state_of(uint32_t category, const TraceV7 *r) noexcept nogi
     return (
         cell_of(category, r.bytes) << CELL_SHIFT
         | (category & CAT_PAIRED) << 7          # ISSUE and COMPLETE are neighbours here and there
-        | <uint32_t> (r.error != 0) << FAILED_SHIFT
+        | <uint32_t> r.error << ERROR_SHIFT
     )
 
 
@@ -99,6 +99,7 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
             number = r.device
             device = find_device(s, number)
             sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
+        b.item[i].key = device
         last = &sequences[r.cpu & cpu_mask]
         if unlikely(any_special) and not counts(s, b, i, device):
             pass
@@ -106,12 +107,15 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
             last[0] = r.sequence
         elif unlikely(r.sequence != 0):         # all of ftrace's are 0
             note_gap(s, r, last)
+
+    for i in range(n):
+        r = b.record[i]
         category = b.category[i]
         item = &b.item[i]
         item.sector = r.sector
         item.time_ns = r.time
         item.bytes = r.bytes
-        item.key = key_of(device, category)
+        item.key = key_of(item.key, category)
         place = place_of(s, &table, r.sector, item.key)
         item.at = place.home
         item.state = state_of(category, r) | place.tag
@@ -196,10 +200,10 @@ cdef inline void settle(
     m.cell = cell_in(issue.state)
     m.q2d_ns = NOT_QUEUED
     if likely(pending_is_issue):
-        m.failed = item.state >> FAILED_SHIFT
+        m.error = item.state >> ERROR_SHIFT
         leave(s, m.device, op_of(m.cell), item.time_ns)
     else:
-        m.failed = p.state >> FAILED_SHIFT
+        m.error = p.state >> ERROR_SHIFT
         if unlikely(p.state & IS_ISSUE):        # it is both
             abandon(s, p, item.time_ns)
         else:

@@ -110,7 +110,7 @@ cdef enum:                                      # Pending.state; in its lowest b
     IS_ISSUE = 1 << 13
     IS_COMPLETE = 1 << 14
     IS_OTHER = 1 << 15                          # neither: see take_other()
-    FAILED_SHIFT = 16                           # it has an error
+    ERROR_SHIFT = 16                            # its error
     GROUP = 15                                  # slots in a group
 
 cdef struct Group:                              # what is in 15 slots, 16 bytes, aligned
@@ -197,7 +197,7 @@ cdef struct Match:                              # a request to be accounted, 32 
     uint32_t device                             # index
     uint32_t size_bytes
     uint32_t cell                               # see cell_of()
-    uint32_t failed                             # 1 or 0
+    uint32_t error                              # the completion's
 
 cdef enum:
     NOT_QUEUED = 0xffffffffffffffff
