@@ -175,7 +175,8 @@ def loads_of(ios: Iterable[Io], start_ns: int, end_ns: int) -> npt.NDArray[np.vo
         times = sorted({edge for span in spans for edge in span})
         level = [sum(a <= t < b for a, b in spans) for t in times]
         load["max_in_flight"] = max(level, default=0)
-        load["busy_ns"] = sum(b - a for a, b, n in zip(times, times[1:], level) if n)
+        if op == layout.ALL_OPS and device != layout.ALL_DEVICES:
+            load["busy_ns"] = sum(b - a for a, b, n in zip(times, times[1:], level) if n)
         load["in_flight_ns"] = (sum(b - a for a, b in spans), 0)
         left = [io.issue_ns for io in members if io.end_ns > end_ns]
         load["in_flight"] = len(left)

@@ -162,7 +162,7 @@ def compare(
         reference_tuple(t) for t in reference.leftovers()
     ]
     counters = engine.counters()
-    del counters["gaps"], counters["orphans"]  # see test_load
+    del counters["gaps"], counters["orphans"]  # see test_losses
     assert counters == {
         "records": reference.overall,
         "matches": reference.matched,

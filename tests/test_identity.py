@@ -187,7 +187,8 @@ def test_original_and_ours_at_a_boundary_with_the_input_held_open(tmp_path: Path
     for command in ((program,), runner.COMMAND):
         # Without its last interval: what is printed was printed at a boundary.
         options = ["--no-final", f"--max-age={LONGEST_S}"] if command is runner.COMMAND else []
-        with runner.Running("-I", "1", "-h", "-", *options, command=command) as process:
+        # Two seconds, so that also on a busy machine all is read before the first boundary.
+        with runner.Running("-I", "2", "-h", "-", *options, command=command) as process:
             process.write(data)
             process.read_intervals(devices)
             status, text, _ = process.end()

@@ -224,6 +224,18 @@ def test_in_flight_is_none_where_it_was_not_measured() -> None:
     assert interval([Request(1, READ, 1, 1)]).total.in_flight is None
 
 
+def test_devices_alone_are_busy() -> None:
+    item = interval_of([Io(SDB, "read", 512, 0, S // 2), Io(DM3, "write", 512, 0, S // 4)], 0, S)
+    busy = {(g.device, g.op): g.in_flight.busy for g in item.groups() if g.in_flight}
+    assert busy == {
+        (SDB, "read"): None,
+        (SDB, None): 0.5,
+        (DM3, "write"): None,
+        (DM3, None): 0.25,
+        (None, None): None,
+    }
+
+
 def test_interval_without_duration_has_no_rates() -> None:
     total = interval([Request(1, READ, 1, 1)]).total
     assert (total.requests, total.iops, total.bytes_per_s) == (1, None, None)

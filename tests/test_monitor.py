@@ -1,15 +1,296 @@
-"""The line behind the bytes, where it needs more than its outputs to be tested."""
+"""The line behind the bytes: when an interval ends, and that nothing is lost between two."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import goldenfiles
 import pytest
 import reference
 import runner
 import streams
+import tracewriter as tw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tracewriter import Record, complete, encode, issue, notify_timestamp
 
-from blkiomon import monitor
+from blkiomon import TraceError, layout, monitor
+from blkiomon._core import Engine
+from blkiomon.interval import Counts, Interval, merge
+from blkiomon.monitor import MOST_IDLE, Monitor
+
+MS, S = 10**6, 10**9
+SDA = 8 << 20
+READ, WRITE = tw.READ | tw.FS, tw.WRITE | tw.FS
+
+
+def pieces_of(data: bytes, ends: Iterable[int]) -> list[bytes]:
+    """The data cut at these places."""
+    places = [0, *sorted(min(end, len(data)) for end in ends), len(data)]
+    return [data[a:b] for a, b in pairwise(places)]
+
+
+def intervals_of(
+    data: bytes | Sequence[bytes], interval_s: float | None = 1.0, **options: Any
+) -> list[Interval]:
+    """All intervals of a stream, which may be given in pieces."""
+    line = Monitor(interval_s, **options)
+    found = []
+    for piece in [data] if isinstance(data, bytes) else data:
+        found += line.feed(piece)
+    return found + line.finish()
+
+
+def dicts(items: Iterable[Interval]) -> list[dict[str, Any]]:
+    return [item.to_dict() for item in items]
+
+
+def spans(items: Iterable[Interval]) -> list[tuple[int, int, int]]:
+    """Start, end and number of requests of each."""
+    return [(i.start_ns, i.end_ns, i.total.requests) for i in items]
+
+
+def pair(time_ns: int, sector: int = 8, d2c_ns: int = MS, **fields: Any) -> list[Record]:
+    """A request that is issued at a time."""
+    first = issue(time_ns, sector, 4096, **fields)
+    return [first, complete(time_ns + d2c_ns, sector, 4096, **fields)]
+
+
+def steady(number: int, every_ns: int = 100 * MS, start_ns: int = 5 * S) -> list[Record]:
+    """Requests of 1 ms, one every so often."""
+    return [r for i in range(number) for r in pair(start_ns + i * every_ns, 8 * i)]
+
+
+# -- trace time ------------------------------------------------------------------------------------
+
+
+def test_boundaries_are_at_the_first_record_and_whole_intervals_from_there() -> None:
+    items = intervals_of(encode(steady(25)))
+    assert spans(items) == [(0, S, 10), (S, 2 * S, 10), (2 * S, 2 * S + 401 * MS, 5)]
+    assert {(i.clock, i.is_anchored) for i in items} == {("trace", False)}
+    assert [i.time_s for i in items] == [1, 2, 2]
+
+
+def test_record_at_a_boundary_belongs_to_what_begins_there() -> None:
+    records = [*pair(S), *pair(2 * S - MS), *pair(2 * S), *pair(3 * S - MS - 1)]
+    assert spans(intervals_of(encode(records))) == [(0, S, 1), (S, 2 * S - 1, 3)]
+
+
+def test_interval_without_a_record_is_handed_out_too() -> None:
+    records = [*pair(S), *pair(4 * S + 1, sector=16)]
+    items = intervals_of(encode(records))
+    assert spans(items) == [
+        (0, S, 1),
+        (S, 2 * S, 0),
+        (2 * S, 3 * S, 0),
+        (3 * S, 3 * S + 1 + MS, 1),
+    ]
+    assert items[1].counts == Counts()
+
+
+def test_last_interval_ends_at_the_last_record() -> None:
+    records = [*steady(3), *steady(1, start_ns=6 * S + 7)]
+    *_, last = intervals_of(encode(records))
+    assert (last.start_ns, last.end_ns) == (S, S + 7 + MS)
+    assert last.duration_s == (7 + MS) / 1e9
+
+
+def test_interval_of_a_fraction_of_a_second() -> None:
+    items = intervals_of(encode(steady(10)), 0.25)
+    assert [i.end_ns for i in items] == [250 * MS, 500 * MS, 750 * MS, 901 * MS]
+    assert [i.total.requests for i in items] == [3, 2, 3, 2]
+
+
+def test_request_counts_where_it_completes_and_is_in_flight_before() -> None:
+    records = [issue(S, 8, 512), complete(int(3.5 * S), 8, 512)]
+    items = intervals_of(encode(records))
+    loads = [i.total.in_flight for i in items]
+    assert [load.busy_ns for load in loads if load] == [None] * 3
+    assert [load.request_ns for load in loads if load] == [S, S, S // 2]
+    assert [load.end for load in loads if load] == [1, 1, 0]
+    assert [load.oldest_ns for load in loads if load] == [S, 2 * S, 0]
+    assert [i.total.requests for i in items] == [0, 0, 1]
+
+
+def test_disorder_at_a_boundary_moves_a_record_by_one_interval_and_loses_none() -> None:
+    records = steady(30)
+    at = next(i for i, r in enumerate(records) if r.time_ns >= 6 * S)
+    records[at - 1], records[at] = records[at], records[at - 1]
+    items = intervals_of(encode(records))
+    assert [i.total.requests for i in items] == [9, 11, 10]
+    assert sum(i.counts.records for i in items) == 60
+    # Of a request whose completion comes late only the time in flight is told differently.
+    whole, merged = intervals_of(encode(records), None)[0].total, merge(items).total
+    assert (merged.d2c, merged.size, merged.requests) == (whole.d2c, whole.size, whole.requests)
+
+
+def test_empty_stream_is_one_interval_of_nothing() -> None:
+    (item,) = intervals_of(b"")
+    assert spans([item]) == [(0, 0, 0)]
+    assert item.total.iops is None
+    assert item.to_dict()["records"] == 0
+
+
+def test_stream_of_one_record() -> None:
+    (item,) = intervals_of(encode([issue(7 * S, 8, 512)]))
+    assert spans([item]) == [(0, 0, 0)]
+    assert item.counts.records == 1
+    assert item.total.in_flight and item.total.in_flight.end == 1
+
+
+def test_stream_without_issues_and_completions() -> None:
+    records = [tw.notify_process(t * S, 1, "fio") for t in range(1, 4)]
+    items = intervals_of(encode(records))
+    assert [i.counts.records for i in items] == [1, 1, 1]
+    assert [i.end_ns for i in items] == [S, 2 * S, 2 * S]
+
+
+@pytest.mark.parametrize("by", [1, 48, 96, 1000])
+def test_first_record_at_time_0(by: int) -> None:
+    records = [r for i in range(25) for r in pair(i * 100 * MS, 8 * i)]
+    data = encode(records)
+    items = intervals_of([data[i : i + by] for i in range(0, len(data), by)])
+    assert spans(items) == [(0, S, 10), (S, 2 * S, 10), (2 * S, 2 * S + 401 * MS, 5)]
+
+
+def test_all_records_at_time_0() -> None:
+    (item,) = intervals_of(encode([issue(0, 8, 512), issue(0, 16, 512)]))
+    assert spans([item]) == [(0, 0, 0)]
+    assert item.counts.records == 2
+
+
+def test_times_up_to_the_end_of_64_bits() -> None:
+    end = (1 << 64) - 1
+    records = [*pair(end - 2 * S - 5), *pair(end - S - 5), *pair(end - MS)]
+    items = intervals_of(encode(records))
+    assert spans(items) == [(0, S, 1), (S, 2 * S, 1), (2 * S, 2 * S + 5, 1)]
+    (whole,) = intervals_of(encode(records), None)
+    assert spans([whole]) == [(0, 2 * S + 5, 3)]
+
+
+def test_jump_of_time_leaves_idle_intervals_out_and_counts_them() -> None:
+    records = [*pair(S), *pair(S + (MOST_IDLE + 10) * MS, 16), *pair(1 << 63, 24)]
+    line = Monitor(0.001)
+    items = line.feed(encode(records)) + line.finish()
+    between = ((1 << 63) - S) // MS - (MOST_IDLE + 11)
+    assert line.skipped_intervals >= between
+    assert sum(i.total.requests for i in items) == 3
+    assert len(items) < MOST_IDLE + 20
+    assert (items[-1].start_ns % MS, items[-1].end_ns) == (0, (1 << 63) - S + MS)
+
+
+def test_as_many_idle_intervals_as_allowed_are_handed_out() -> None:
+    line = Monitor(1)
+    items = line.feed(encode([issue(S, 8, 512), issue((1001 + 1) * S, 16, 512)]))
+    assert (len(items), line.skipped_intervals) == (1001, 0)
+
+
+def test_time_jump_beyond_the_end_that_was_asked_for() -> None:
+    line = Monitor(1, to_ns=10 * S)
+    records = [*pair(S), *pair(1 << 62, 16)]
+    items = line.feed(encode(records)) + line.finish()
+    assert [i.end_ns for i in items] == [S * k for k in range(1, 11)]
+    assert (line.is_done, line.skipped_intervals) == (True, 0)
+
+
+# -- cut into pieces -------------------------------------------------------------------------------
+
+
+def model(records: Sequence[Record], data: Sequence[bytes], interval_ns: int) -> list[Any]:
+    """What an engine makes of the records, cut one by one at the boundaries."""
+    engine = Engine()
+    found: list[Any] = []
+    start = records[0].time_ns
+    for record, piece in zip(records, data):
+        while record.time_ns >= start + interval_ns:
+            start += interval_ns
+            found.append((start, engine.cut(start), engine.counters()))
+        engine.feed(piece)
+    engine.finish()
+    end = max(engine.now_ns, start)
+    return [*found, (end, engine.cut(end), engine.counters())]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    share=st.sampled_from([0.3, 0.05, 0.01]),
+    ends=st.lists(st.integers(0, 40_000), max_size=8),
+)
+def test_any_cutting_gives_the_intervals_of_one_record_at_a_time(
+    seed: int, share: float, ends: list[int]
+) -> None:
+    stream = streams.generate(seed, "nothing", 120)
+    times = [r.time_ns for r in stream.records]
+    length = min(max(1, int((max(times) - times[0]) * share)), S)
+    if times[0] + length * 2000 < max(times):
+        return  # of wild times: too many idle intervals to compare
+    encoded = [tw.encode_record(r, stream.version, stream.byteorder) for r in stream.records]
+    expected = model(stream.records, encoded, length)
+    whole = intervals_of(b"".join(encoded), length / S)
+    cut = intervals_of(pieces_of(b"".join(encoded), ends), length / S)
+    assert dicts(cut) == dicts(whole)
+    zero = whole[0].start_ns - times[0]
+    before: dict[str, int] = dict.fromkeys(expected[0][2], 0)
+    for item, (end, engine_cut, counters) in zip(whole, expected, strict=True):
+        assert item.end_ns == end + zero
+        assert item.rows.tobytes() == engine_cut.rows.tobytes()
+        assert item.cut.loads.tobytes() == engine_cut.loads.tobytes()
+        assert item.cut.d2c_bins.tobytes() == engine_cut.d2c_bins.tobytes()
+        assert item.counts == Counts(**{k: n - before[k] for k, n in counters.items()})
+        before = counters
+
+
+def test_byte_by_byte_is_all_at_once() -> None:
+    data = (goldenfiles.TRACES / "loop-ext4-all.bin").read_bytes()[:60_000]
+    data = data[: whole_records(data)]
+    single = [data[i : i + 1] for i in range(len(data))]
+    assert dicts(intervals_of(single, 0.01)) == dicts(intervals_of(data, 0.01))
+
+
+def whole_records(data: bytes) -> int:
+    """Where the last whole record ends."""
+    engine = Engine()
+    engine.feed(data)
+    return engine.offset
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("interval_s", [0.0001, 0.001, 0.1])
+def test_merged_intervals_are_one_long_interval(seed: int, interval_s: float) -> None:
+    """Of a stream in order of time: else a boundary hides what was in flight before it."""
+    rng = random.Random(seed)
+    records: list[Record] = []
+    for i in range(400):
+        category = rng.choice([READ, WRITE, tw.WRITE | tw.FS | tw.DISCARD])
+        at = S + rng.randrange(300 * MS)
+        fields: dict[str, Any] = {"category": category, "device": SDA + i % 3}
+        one = pair(at, 8 * i, rng.randrange(1, 20 * MS), pid=i % 5, **fields)
+        queued = replace(one[0], time_ns=at - rng.randrange(MS))
+        queued = replace(queued, action=tw.act(category | tw.QUEUE, tw.EV_QUEUE))
+        records += [queued, one[0]] if rng.random() < 0.1 else [queued, *one]
+    records.sort(key=lambda r: r.time_ns)
+    data = encode(records)
+    items = intervals_of(data, interval_s)
+    (whole,) = intervals_of(data, None)
+    assert len(items) > 2
+    assert merge(items).to_dict() == whole.to_dict()
+    assert items[0].merge(*items[1:]).device_stats() == whole.device_stats()
+
+
+@pytest.mark.parametrize("name", ["loop-multi-dc", "loop-phases-dc", "loop-ext4-all"])
+def test_merged_intervals_of_a_real_trace_are_one_long_interval(name: str) -> None:
+    data = (goldenfiles.TRACES / f"{name}.bin").read_bytes()
+    items = intervals_of(data, 0.37)
+    (whole,) = intervals_of(data, None)
+    merged = merge(items)
+    assert merged.device_stats() == whole.device_stats()
+    assert merged.to_dict() == whole.to_dict()
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -25,3 +306,255 @@ def test_interval_of_several_cuts_is_one_interval(
     assert ours.human.decode() == reference.human_text(stats, 0)
     assert ours.binary == reference.binary(stats, 0)
     assert ours.debug.decode() == whole.debug_text()
+
+
+def test_intervals_of_several_cuts_by_the_trace_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()
+    expected = dicts(intervals_of(data, 0.5))
+    monkeypatch.setattr(monitor, "MATCHES_A_CUT", 1000)
+    pieces = [data[i : i + 9999] for i in range(0, len(data), 9999)]
+    assert dicts(intervals_of(pieces, 0.5)) == expected
+
+
+# -- time of day -----------------------------------------------------------------------------------
+
+NOON = 1_700_000_000
+
+
+def anchored(number: int = 25) -> list[Record]:
+    """Requests from 5 s of trace time, which is noon, on."""
+    return [notify_timestamp(5 * S, NOON, 250 * MS), *steady(number)]
+
+
+def test_timestamp_record_tells_the_time_of_day() -> None:
+    items = intervals_of(encode(anchored()))
+    noon = NOON * S + 250 * MS
+    assert spans(items) == [
+        (noon, noon + S, 10),
+        (noon + S, noon + 2 * S, 10),
+        (noon + 2 * S, noon + 2 * S + 401 * MS, 5),
+    ]
+    assert {i.is_anchored for i in items} == {True}
+    assert [i.time_s for i in items] == [NOON + 1, NOON + 2, NOON + 2]
+
+
+def test_timestamp_record_later_in_the_first_interval_does_too() -> None:
+    records = steady(25)
+    records.insert(9, notify_timestamp(records[8].time_ns, NOON, 0))
+    items = intervals_of(encode(records))
+    assert items[0].start_ns == NOON * S - (records[8].time_ns - 5 * S)
+    assert len({i.is_anchored for i in items}) == 1
+
+
+def test_timestamp_record_behind_the_first_interval_changes_nothing() -> None:
+    records = steady(25)
+    records.insert(30, notify_timestamp(records[29].time_ns, NOON, 0))
+    assert spans(intervals_of(encode(records))) == spans(intervals_of(encode(steady(25))))
+
+
+# -- from and to -----------------------------------------------------------------------------------
+
+
+def test_from_and_to_count_from_the_first_record() -> None:
+    items = intervals_of(encode(steady(100)), from_ns=2 * S, to_ns=4 * S + 500 * MS)
+    assert spans(items) == [
+        (2 * S, 3 * S, 10),
+        (3 * S, 4 * S, 10),
+        (4 * S, 4 * S + 500 * MS, 5),
+    ]
+
+
+def test_from_at_a_fraction_moves_the_boundaries() -> None:
+    items = intervals_of(encode(steady(20)), from_ns=250 * MS)
+    assert spans(items) == [(250 * MS, 1250 * MS, 10), (1250 * MS, 1901 * MS, 7)]
+
+
+def test_counts_are_of_what_came_from_there_on() -> None:
+    records = steady(30)
+    data = encode(records[:10]) + tw.lost_mark(0, 5) + encode(records[10:20]) + b"?" * 50
+    data += encode(records[20:50]) + tw.lost_mark(0, 7) + encode(records[50:])
+    for by in (1, 100, 10_000):
+        pieces = [data[i : i + by] for i in range(0, len(data), by)]
+        items = intervals_of(pieces, from_ns=S, resync=True)
+        assert [(i.counts.records, i.counts.lost) for i in items] == [(20, 0), (20, 7)]
+        assert [i.counts.skipped_bytes for i in items] == [0, 0]
+        (none,) = intervals_of(pieces, from_ns=9 * S, resync=True)
+        assert (none.counts, none.total.requests) == (Counts(), 0)
+
+
+def test_from_0_is_from_the_beginning() -> None:
+    for start in (0, 5 * S):
+        records = [r for i in range(25) for r in pair(start + i * 100 * MS, 8 * i)]
+        data = encode(records)
+        for options in ({"from_ns": 0}, {"to_ns": 99 * S}, {"from_ns": 0, "to_ns": 99 * S}):
+            assert dicts(intervals_of(data, **options)) == dicts(intervals_of(data)), options
+
+
+def test_to_is_exclusive_and_from_inclusive() -> None:
+    records = [issue(S, 8, 512), complete(2 * S, 8, 512), *pair(3 * S), complete(9 * S, 8, 512)]
+    (item,) = intervals_of(encode(records), None, from_ns=S, to_ns=2 * S)
+    assert (item.total.requests, item.counts.orphans) == (0, 1)
+    (item,) = intervals_of(encode(records), None, to_ns=S)
+    assert (item.total.requests, item.start_ns, item.end_ns) == (0, 0, S)
+    (item,) = intervals_of(encode(records), None, to_ns=S + 1)
+    assert item.total.requests == 1
+
+
+def test_monitor_is_done_once_all_has_been_seen() -> None:
+    line = Monitor(1, to_ns=S)
+    data = encode(steady(30))
+    assert len(line.feed(data[: 48 * 20])) == 0
+    assert not line.is_done
+    assert len(line.feed(data[48 * 20 :])) == 1
+    assert line.is_done
+    assert line.feed(b"garbage that nobody looks at") == []
+    assert line.finish() == []
+
+
+def test_to_before_the_first_record_is_an_empty_interval() -> None:
+    data = encode(anchored())
+    (item,) = intervals_of(data, None, to_ns=(NOON - 5) * S, is_absolute=True)
+    assert (item.total.requests, item.duration_s) == (0, 0)
+
+
+def test_from_behind_the_last_record_is_an_empty_interval() -> None:
+    (item,) = intervals_of(encode(steady(5)), from_ns=99 * S)
+    assert (item.total.requests, item.duration_s) == (0, 0)
+
+
+@pytest.mark.parametrize("by", [1, 50, 10_000])
+def test_from_and_to_as_times_of_day(by: int) -> None:
+    data = encode(anchored(40))
+    pieces = [data[i : i + by] for i in range(0, len(data), by)]
+    noon = NOON * S + 250 * MS
+    items = intervals_of(pieces, from_ns=noon + S, to_ns=noon + 2 * S + 1, is_absolute=True)
+    assert spans(items) == [(noon + S, noon + 2 * S, 10), (noon + 2 * S, noon + 2 * S + 1, 0)]
+    items = intervals_of(pieces, from_ns=noon - 9 * S, is_absolute=True)
+    assert dicts(items) == dicts(intervals_of(data))
+
+
+@pytest.mark.parametrize("by", [1, 50, 10_000])
+@pytest.mark.parametrize("first_ns", [0, 5 * S])
+def test_time_of_day_may_be_told_a_little_later(by: int, first_ns: int) -> None:
+    records = [*pair(first_ns), notify_timestamp(first_ns + 2 * MS, NOON, 2 * MS)]
+    records += [r for i in range(1, 30) for r in pair(first_ns + i * 100 * MS, 8 * i)]
+    data = encode(records)
+    pieces = [data[i : i + by] for i in range(0, len(data), by)]
+    items = intervals_of(pieces, from_ns=(NOON + 1) * S, to_ns=(NOON + 2) * S, is_absolute=True)
+    assert spans(items) == [((NOON + 1) * S, (NOON + 2) * S, 10)]
+
+
+def test_times_of_day_without_a_timestamp_record_are_an_error() -> None:
+    data = encode(steady(5))
+    line = Monitor(1, from_ns=NOON * S, is_absolute=True)
+    with pytest.raises(TraceError, match="no time of day at the beginning of the trace"):
+        line.feed(data)
+        line.finish()
+    (item,) = line.take() or line.finish(is_complete=False)
+    assert (item.total.requests, item.duration_s) == (0, 0)
+
+
+def test_error_is_not_hidden_by_a_search_for_the_time_of_day() -> None:
+    line = Monitor(1, from_ns=NOON * S, is_absolute=True)
+    with pytest.raises(TraceError, match=r"at byte offset 0: found .*65617407"):
+        line.feed(b"no trace at all, by any means" * 100)
+        line.finish()
+
+
+# -- the wall clock --------------------------------------------------------------------------------
+
+
+def test_wall_clock_cuts_when_told() -> None:
+    line = Monitor(1, clock="wall")
+    data = encode(steady(30))
+    assert line.feed(data[: 48 * 20]) == []
+    first = line.cut(100 * S, 101 * S)
+    assert line.feed(data[48 * 20 :]) == []
+    second = line.cut(101 * S, 103 * S)
+    assert line.finish() == []
+    assert spans([first, second]) == [(100 * S, 101 * S, 10), (101 * S, 103 * S, 20)]
+    assert (second.clock, second.is_anchored, second.time_s) == ("wall", True, 103)
+    assert second.counts.records == 40
+
+
+def test_wall_clock_with_limits_of_trace_time() -> None:
+    line = Monitor(1, clock="wall", from_ns=S, to_ns=2 * S)
+    assert line.feed(encode(steady(30))) == []
+    assert line.is_done
+    assert line.cut(0, S).total.requests == 10
+
+
+def test_idle_time_ages_what_is_in_flight() -> None:
+    line = Monitor(1, clock="wall")
+    line.feed(encode([issue(S, 8, 512)]))
+    load = line.cut(0, S, idle_ns=3 * S).total.in_flight
+    assert load and (load.end, load.oldest_ns) == (1, 3 * S)
+
+
+# -- what goes wrong -------------------------------------------------------------------------------
+
+
+def test_what_came_before_an_error_is_handed_out() -> None:
+    line = Monitor(1)
+    with pytest.raises(TraceError, match=f"byte offset {48 * 50}"):
+        line.feed(encode(steady(25)) + b"garbage" * 20)
+    assert spans(line.take()) == [(0, S, 10), (S, 2 * S, 10)]
+    assert line.take() == []
+    assert spans(line.finish(is_complete=False)) == [(2 * S, 2 * S + 401 * MS, 5)]
+
+
+def test_end_inside_a_record() -> None:
+    line = Monitor(1)
+    assert line.feed(encode(steady(5))[:-1]) == []
+    with pytest.raises(TraceError, match=r"found the end of"):
+        line.finish()
+    assert spans(line.take()) == [(0, 400 * MS, 4)]
+
+
+def test_without_the_last_interval() -> None:
+    line = Monitor(1)
+    assert len(line.feed(encode(steady(25)))) == 2
+    assert line.finish(final=False) == []
+
+
+def test_what_was_lost_outside_is_counted_once() -> None:
+    line = Monitor(1)
+    data = encode(steady(25))
+    line.count_outside(5, 100)
+    items = line.feed(data[:1920])
+    line.count_outside(7, 100)
+    items += line.feed(data[1920:]) + line.finish()
+    assert [(i.counts.lost, i.counts.skipped_bytes) for i in items] == [(5, 100), (2, 0), (0, 0)]
+    assert (line.totals.lost, line.totals.records) == (7, 50)
+
+
+@pytest.mark.parametrize(
+    "options", [{"clock": "sun"}, {"interval_s": 0}, {"interval_s": 2e9}, {"interval_s": -1}]
+)
+def test_arguments_out_of_range(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"clock|interval_s"):
+        Monitor(**options)
+
+
+def test_devices_that_do_not_count_still_end_intervals() -> None:
+    records = [*pair(S), *pair(3 * S, device=SDA + 1)]
+    items = intervals_of(encode(records), devices=[SDA])
+    assert [i.total.requests for i in items] == [1, 0, 0]
+    assert {d["device"] for i in items for d in i.to_dict()["devices"]} == {"8:0"}
+
+
+@pytest.mark.parametrize("interval_s", [0.02, 0.5])
+def test_two_threads_give_the_same_intervals(interval_s: float) -> None:
+    data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()[: 48 * 20_000]
+    pieces = [data[i : i + 100_001] for i in range(0, len(data), 100_001)]
+    one = intervals_of(pieces, interval_s)
+    assert dicts(intervals_of(pieces, interval_s, threads=2)) == dicts(one)
+    assert sum(i.total.requests for i in one) == len(requests_of(data))
+
+
+def requests_of(data: bytes) -> Any:
+    engine = Engine(keep_requests=True)
+    engine.feed(data)
+    found = engine.take_requests()
+    assert found.dtype == layout.REQUEST
+    return found

@@ -132,8 +132,8 @@ class Engine:
 
         ``records`` read, ``matches``, ``mismatches``, ``driver_data`` (records), ``evicted``
         (pending records), ``lost`` (events, by the tracer's marks), ``gaps`` (records missing by
-        their sequence numbers, per device and CPU), ``orphans`` (completions whose issue had not
-        been seen when the interval ended), ``skipped_bytes``.
+        their sequence numbers, per device and CPU, when the interval ended), ``orphans``
+        (completions whose issue had not been seen when the interval ended), ``skipped_bytes``.
         """
 
     @property

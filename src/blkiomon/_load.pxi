@@ -22,7 +22,7 @@ cdef inline void enter(State *s, uint32_t device, unsigned int op, uint64_t time
     gauge.now += 1
     if gauge.now > gauge.max:
         gauge.max = gauge.now
-    if gauge.now == 1:
+    if gauge.now == 1 and time_ns > load.busy_since_ns:     # no time counts twice
         load.busy_since_ns = time_ns
     s.in_flight += 1
     if s.in_flight > s.max_in_flight:
@@ -37,6 +37,7 @@ cdef inline void leave(State *s, uint32_t device, unsigned int op, uint64_t time
     s.in_flight -= 1
     if load.in_flight[ALL_OPS].now == 0 and time_ns > load.busy_since_ns:
         load.busy_ns += time_ns - load.busy_since_ns
+        load.busy_since_ns = time_ns
 
 
 cdef inline void abandon(State *s, const Pending *p, uint64_t now_ns) noexcept nogil:
@@ -141,7 +142,9 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
                 load.in_flight[op].max = load.in_flight[op].now
         if rows == 0:
             continue
-        if load.in_flight[ALL_OPS].now and end_ns > load.busy_since_ns:
+        if load.in_flight[ALL_OPS].now == 0:
+            load.busy_since_ns = min(load.busy_since_ns, end_ns)    # it had been absurd
+        elif end_ns > load.busy_since_ns:
             load.busy_ns += end_ns - load.busy_since_ns
             load.busy_since_ns = end_ns
         set_load_row(

@@ -179,7 +179,7 @@ cdef void sweep(State *s) noexcept nogil:
     cdef unsigned int in_use
     cdef const Pending *p
     if s.with_queue:
-        forget_queued(s, s.max_age_ns)
+        forget_queued(s)
     if s.now_ns <= s.oldest_ns or s.now_ns - s.oldest_ns <= s.max_age_ns:
         return
     for group in range(s.pending.n_groups):

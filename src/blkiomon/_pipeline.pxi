@@ -33,6 +33,9 @@ cdef extern from "<signal.h>" nogil:
     int sigfillset(sigset_t *)
     int pthread_sigmask(int, const sigset_t *, sigset_t *)
 
+cdef extern from "<unistd.h>" nogil:
+    int getpid()
+
 cdef enum:
     RING = 32                                   # batches; together they fit the second-level cache
     SPINS = 2000                                # looks at the other thread before going to sleep
@@ -41,6 +44,7 @@ cdef enum:
 
 cdef struct Pipeline:
     State *s
+    int process                                 # that has the worker: no fork() copies it
     Batch *ring                                 # RING of them
     uint64_t accounted                          # batches so far; this thread's
     uint64_t pad0[8]
@@ -145,6 +149,7 @@ cdef int start_pipeline(Pipeline *p) noexcept nogil:
     """Start the worker. Not 0: an errno."""
     cdef sigset_t all_signals, before
     cdef int error
+    p.process = getpid()
     pthread_mutex_init(&p.mutex, NULL)
     pthread_cond_init(&p.more_produced, NULL)
     pthread_cond_init(&p.more_paired, NULL)

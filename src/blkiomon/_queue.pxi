@@ -17,8 +17,8 @@ cdef inline uint32_t queue_key(uint32_t key) noexcept nogil:
     return key & ~<uint32_t> (CAT_FS | CAT_PC)
 
 
-cdef void forget_queued(State *s, uint64_t max_age_ns) noexcept nogil:
-    """Forget queue records that are older than that as of the latest record."""
+cdef void forget_queued(State *s) noexcept nogil:
+    """Forget queue records that are older than max_age_ns as of the latest record."""
     cdef uint64_t group
     cdef unsigned int in_use
     cdef const Pending *p
@@ -27,7 +27,28 @@ cdef void forget_queued(State *s, uint64_t max_age_ns) noexcept nogil:
         while in_use != 0:
             p = &s.queued.slots[group * GROUP + first_bit(in_use)]
             in_use &= in_use - 1
-            if p.time_ns < s.now_ns and s.now_ns - p.time_ns > max_age_ns:
+            if p.time_ns < s.now_ns and s.now_ns - p.time_ns > s.max_age_ns:
+                remove(&s.queued, p, place_of(s, &s.queued, p.sector, p.key))
+
+
+cdef void forget_older_half(State *s) noexcept nogil:
+    """Forget the queue records up to the mean of their times: about half, and one at least."""
+    cdef uint64_t group, mean_ns
+    cdef unsigned int in_use
+    cdef uint128_t sum_ns = 0
+    cdef const Pending *p
+    for group in range(s.queued.n_groups):
+        in_use = slots_in_use(&s.queued, group)
+        while in_use != 0:
+            sum_ns += s.queued.slots[group * GROUP + first_bit(in_use)].time_ns
+            in_use &= in_use - 1
+    mean_ns = <uint64_t> (sum_ns // s.queued.used)
+    for group in range(s.queued.n_groups):
+        in_use = slots_in_use(&s.queued, group)
+        while in_use != 0:
+            p = &s.queued.slots[group * GROUP + first_bit(in_use)]
+            in_use &= in_use - 1
+            if p.time_ns <= mean_ns:
                 remove(&s.queued, p, place_of(s, &s.queued, p.sector, p.key))
 
 
@@ -35,13 +56,9 @@ cdef void set_queued(State *s, uint64_t sector, uint32_t key, uint64_t time_ns) 
     """Enter a queue record, in place of an older one with the same key."""
     cdef Place place = place_of(s, &s.queued, sector, key)
     cdef Pending *p = find(&s.queued, place, sector, key)
-    cdef uint64_t age_ns = s.max_age_ns
     if p == NULL:
-        while s.queued.used >= s.max_pending:   # no room: half of them have to go
-            forget_queued(s, age_ns)
-            if age_ns == 0 and s.queued.used >= s.max_pending:
-                return
-            age_ns //= 2
+        if s.queued.used >= s.max_pending:
+            forget_older_half(s)
         p = claim(&s.queued, place)
         p.sector = sector
         p.key = key
@@ -69,9 +86,8 @@ cdef void note_issue(State *s, const Batch *b, int i) noexcept nogil:
     if not s.with_queue:                        # then the issue must do to tell the process
         count_process(s, r)
         return
-    if take_queued(s, r.sector, queue_key(key), &time_ns):
-        if time_ns <= r.time:
-            set_queued(s, r.sector, queue_key(key) | ISSUED, time_ns)
+    if take_queued(s, r.sector, queue_key(key), &time_ns) and time_ns <= r.time:
+        set_queued(s, r.sector, queue_key(key) | ISSUED, time_ns)
     else:                                       # there may be one of an issue without completion
         take_queued(s, r.sector, queue_key(key) | ISSUED, &time_ns)
 
@@ -109,6 +125,7 @@ cdef void take_note(State *s, const TraceV7 *r, const uint8_t *payload) noexcept
     cdef uint32_t event = r.action & 0xffff
     cdef size_t length = r.pdu_len
     cdef uint32_t seconds, ns
+    cdef uint64_t now_ns                        # since 1970
     cdef Name *name
     if event & EVENT_CGROUP:
         if length < CGROUP_ID:
@@ -122,8 +139,10 @@ cdef void take_note(State *s, const TraceV7 *r, const uint8_t *payload) noexcept
         if s.foreign:
             seconds = swap32(seconds)
             ns = swap32(ns)
-        s.epoch_ns = seconds * <uint64_t> 1000000000 + ns - r.time
-        s.has_epoch = True
+        now_ns = seconds * <uint64_t> 1000000000 + ns
+        if now_ns >= r.time:                    # else the clock had not been set
+            s.epoch_ns = now_ns - r.time
+            s.has_epoch = True
     elif event == NOTE_PROCESS and length > 0:
         s.with_names = s.follow_issues = True
         name = &s.names[s.n_names]

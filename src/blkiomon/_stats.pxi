@@ -239,7 +239,7 @@ cdef void account(State *s, const Batch *b) noexcept nogil:
         else:
             throughput = m.size_bytes * <uint64_t> 1000000 // (m.d2c_ns if m.d2c_ns != 0 else 1)
         row.requests += 1
-        row.errors += m.failed
+        row.errors += m.error != 0
         sums_add(&row.d2c_us, d2c_us)           # its extremes, and all of sizes: see close_row
         moments_add(&row.throughput, throughput)
         moments_add(&row.d2c_ns, m.d2c_ns)

@@ -101,7 +101,7 @@ cdef struct Pending:                            # 32 bytes, two a cache line
     uint64_t time_ns
     uint32_t key                                # see key_of()
     uint32_t state
-    uint32_t bytes
+    uint32_t bytes                              # of a pending completion: the interval it came in
     uint32_t at                                 # in a batch: the group where it belongs; in the
     # table: index into the pool of full records, if they are kept
 
@@ -110,7 +110,7 @@ cdef enum:                                      # Pending.state; in its lowest b
     IS_ISSUE = 1 << 13
     IS_COMPLETE = 1 << 14
     IS_OTHER = 1 << 15                          # neither: see take_other()
-    FAILED_SHIFT = 16                           # it has an error
+    ERROR_SHIFT = 16                            # its error
     GROUP = 15                                  # slots in a group
 
 cdef struct Group:                              # what is in 15 slots, 16 bytes, aligned
@@ -197,7 +197,7 @@ cdef struct Match:                              # a request to be accounted, 32 
     uint32_t device                             # index
     uint32_t size_bytes
     uint32_t cell                               # see cell_of()
-    uint32_t failed                             # 1 or 0
+    uint32_t error                              # the completion's
 
 cdef enum:
     NOT_QUEUED = 0xffffffffffffffff
@@ -226,7 +226,7 @@ cdef struct Gauge:
 
 cdef struct Load:                               # requests of a device in flight, 128 bytes
     Gauge in_flight[OPS + 1]                    # by operation, and all of them: a cache line
-    uint64_t busy_since_ns                      # while any is
+    uint64_t busy_since_ns                      # while any is; else busy_ns counts up to here
     uint64_t busy_ns                            # in this interval, up to busy_since_ns
     uint64_t pad[6]
 
@@ -289,7 +289,8 @@ cdef struct State:
     uint64_t max_age_ns
     uint64_t from_ns                            # records before this are ignored
     uint64_t last_ns                            # feed() stops at a record after this
-    bint keep_details
+    bint keep_details                           # a full record of all that is pending
+    bint keep_mismatches
     bint keep_driver_data
     bint keep_records
     bint keep_requests
@@ -322,6 +323,7 @@ cdef struct State:
     uint64_t records                            # since the start, as all totals
     uint64_t matches
     uint64_t gaps
+    uint64_t gaps_cut                           # of earlier intervals
     uint64_t lost                               # events, as the tracer's marks say
     uint64_t skipped_bytes
     uint64_t pad1[8]
@@ -330,7 +332,7 @@ cdef struct State:
     Table queued
     uint64_t now_ns                             # time of the latest issue or completion
     uint64_t oldest_ns                          # nothing that is pending is older
-    uint64_t cut_ns                             # where the interval began
+    uint32_t interval                           # how many have ended, modulo 2^32
     Load *loads                                 # by device
     Carry *carries
     uint64_t in_flight

@@ -34,32 +34,34 @@ _OUTPUT = "Output (several at once; FILE may be - for standard output; none: -h 
 _RICH = "Output with percentiles, operations apart, requests in flight, and what went unseen"
 _QUEUE = "Output to a SysV message queue, which must exist (all three together)"
 _ORIGINAL = "General"
-_MORE = "Beyond the original"
+_MORE = "More"
 _INPUT = "Which records, and when an interval ends"
 _OURS = (_MORE, _INPUT, _RICH)
 
 OPTIONS = (
-    Option("I", "interval", "SECONDS", "length of an interval; required", _ORIGINAL),
+    Option("I", "interval", "SECONDS", "length of an interval; required, 0.001 or more", _ORIGINAL),
     Option("V", "version", "", "print the version", _ORIGINAL),
+    Option("", "trace", "DEVICE", "trace this one from now on (repeatable); takes root", _INPUT),
+    Option("", "capture", "auto|blktrace|tracefs", "with what (default: what works)", _INPUT),
+    Option("", "device", "DEVICE", "sdb, /dev/sdb or 8:16; only this one (repeatable)", _INPUT),
+    Option("", "from", "TIME", "begin there: seconds from the first record, or a time", _INPUT),
+    Option("", "to", "TIME", "end before that", _INPUT),
+    Option(
+        "", "clock", "auto|trace|wall", "what ends an interval (default auto); see below", _INPUT
+    ),
     Option("h", "human-readable", "FILE", "statistics as text", _OUTPUT),
     Option("b", "binary", "FILE", "statistics as the original's binary struct", _OUTPUT),
     Option("d", "dump-lldd", "FILE", "records of low-level drivers, passed through", _OUTPUT),
     Option("D", "debug", "FILE", "records without a partner, and totals", _OUTPUT),
+    Option("", "json", "FILE", "JSON Lines, one interval a line", _RICH),
+    Option("", "csv", "FILE", "a row for each interval, device and operation", _RICH),
+    Option("", "parquet", "FILE", "the same rows; needs pip install 'blkiomon[arrow]'", _RICH),
+    Option("", "openmetrics", "[HOST:]PORT", "metrics; pip install 'blkiomon[metrics]'", _RICH),
+    Option("", "textfile", "FILE", "a file that always holds these metrics; likewise", _RICH),
+    Option("", "names", "yes|no", "what this host calls the devices (default: if live)", _RICH),
     Option("Q", "msg-queue", "PATH", "path that names the queue, as for ftok(3)", _QUEUE),
     Option("q", "msg-queue-id", "ID", "project id of the queue, not 0", _QUEUE),
     Option("m", "msg-id", "TYPE", "type of the messages, greater than 0", _QUEUE),
-    Option("", "json", "FILE", "JSON Lines, one interval a line", _RICH),
-    Option("", "csv", "FILE", "one row for each interval, device and operation", _RICH),
-    Option("", "parquet", "FILE", "likewise; needs blkiomon[arrow]", _RICH),
-    Option("", "openmetrics", "[HOST:]PORT", "serve metrics; needs blkiomon[metrics]", _RICH),
-    Option("", "textfile", "FILE", "replace it by the latest metrics; likewise", _RICH),
-    Option("", "names", "yes|no", "show what this host calls the devices (default: live)", _RICH),
-    Option("", "trace", "DEVICE", "trace this one from now on (repeatable); needs root", _INPUT),
-    Option("", "capture", "auto|blktrace|tracefs", "with what (default: what works)", _INPUT),
-    Option("", "device", "DEVICE", "sdb, /dev/sdb or 8:16; only this one (repeatable)", _INPUT),
-    Option("", "from", "TIME", "leave out what was before; see below", _INPUT),
-    Option("", "to", "TIME", "end there", _INPUT),
-    Option("", "clock", "auto|trace|wall", "time of the records, or of day (default auto)", _INPUT),
     Option("", "help", "", "print this text", _MORE),
     Option("", "threads", "N", "with 2, use two cores (default 1)", _MORE),
     Option("", "stat-version", "0.3|0.2", "layout of the statistics (default 0.3)", _MORE),
@@ -97,8 +99,9 @@ Per-device statistics of request sizes and latencies (issue to completion), once
 the binary records of blktrace: on standard input, or in files.
 
 A TRACE is a file; the base name or any member of the files that blktrace writes, one for each CPU
-(sda stands for all sda.blktrace.*); or a directory of such. Several are merged by time. They may be
-compressed with gzip, xz or zstd. `blkiomon decode` prints what -b wrote.
+(sda stands for all sda.blktrace.*); a directory of such; a FIFO; or - for standard input, which is
+also read where none is named. Several are merged by time. Files may be compressed with gzip, xz or
+zstd. `blkiomon decode` prints what -b wrote, as text or with --json or --csv.
 """
 
 _TAIL = """
@@ -107,16 +110,19 @@ Examples:
         print the figures of sdb every ten seconds
   blkiomon -I 5 -h - --trace /dev/sdb --trace nvme0n1
         likewise of two devices, and the tracing is started and ended as well
-  blkiomon -I 60 --json - --device 8:16 sdb
-        every minute of a recorded trace (sdb.blktrace.0 and so on), with percentiles
+  blkiomon -I 60 --json stats.jsonl sdb
+        percentiles for every minute of a recorded trace (sdb.blktrace.0 and so on)
+  blkiomon -I 1 --csv - --device 8:16 --from 10 --to 20 results/
+        ten seconds of one device, out of all traces in a directory
 
-By the trace clock, the default for files, intervals begin with the first record and end by the
-records' own time: the same trace always gives the same output. By the wall clock, the default for
-pipes, they end when it is time. --from and --to take seconds from the first record, or a time of
-day such as 2026-11-23T14:00:00 if the trace tells it.
+Clocks: trace ends intervals by the records' own time, from the first record on, so that the same
+trace always gives the same output; that is the default for files. wall ends them when it is time;
+that is the default for pipes. Printed times are those of the trace where it tells the time of day,
+as blktrace's do, and only then --from and --to take such as 2026-11-23T14:00:00.
 
-Reading never waits for an output: what a full queue or a slow disk could not take is counted and
-reported. The last, partial interval is printed at the end of the input, and on SIGINT or SIGTERM.
+A live trace never waits for an output: what a full queue or a slow disk could not take is counted
+and reported. Files wait. The last, partial interval is printed at the end, also after SIGINT or
+SIGTERM.
 Exit status: 0; 1 after a usage error, a bad trace or an output that failed.
 """
 

@@ -24,7 +24,7 @@ class InFlight:
         end: at its end.
         oldest_ns: age of the oldest of these then, 0 of none.
         request_ns: their number integrated over time.
-        busy_ns: time with any of them; None of several devices.
+        busy_ns: time with any of them, of a device; None of one operation and of several devices.
         duration_ns: of the interval.
     """
 
@@ -118,6 +118,7 @@ def groups_of(cut: Cut, duration_ns: int) -> tuple[Group, ...]:
     in_flight = _in_flight(cut.loads, duration_ns)
     # Where it was measured, what has no row has had none in flight.
     idle = InFlight(0, 0, 0, 0, 0, duration_ns) if in_flight else None
+    idle_op = InFlight(0, 0, 0, 0, None, duration_ns) if in_flight else None
 
     keys = {*d2c, *q2d, *in_flight, _TOTAL}
     keys |= {key | ALL_OPS for key in keys if key != _TOTAL}
@@ -128,7 +129,7 @@ def groups_of(cut: Cut, duration_ns: int) -> tuple[Group, ...]:
             errors.get(key, 0),
             d2c.get(key, _NOTHING),
             size.get(key, _NOTHING),
-            in_flight.get(key, idle),
+            in_flight.get(key, idle if key & 7 == ALL_OPS else idle_op),
             q2d.get(key),
             q2c.get(key),
             duration_ns,
@@ -145,7 +146,7 @@ def _in_flight(loads: Table, duration_ns: int) -> dict[int, InFlight]:
         device, op, most, end, oldest_ns, busy_ns = load
         is_total = device == ALL_DEVICES and op == ALL_OPS
         key = _TOTAL if is_total else device << 3 | op
-        busy = None if is_total else busy_ns
+        busy = busy_ns if op == ALL_OPS and not is_total else None
         found[key] = InFlight(most, end, oldest_ns, request_ns, busy, duration_ns)
     return found
 

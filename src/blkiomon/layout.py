@@ -134,8 +134,8 @@ LOAD = np.dtype(
 that had any; one for each such device with ``op`` ``ALL_OPS``; always one for all, with
 ``ALL_DEVICES`` and ``ALL_OPS``.
 ``in_flight`` at the interval's end, ``oldest_ns`` the age of the oldest of these then (0: none),
-``max_in_flight`` at any time, ``busy_ns`` the time with any in flight, ``in_flight_ns`` the
-integral over time, in request-ns, 128-bit: low word, high word."""
+``max_in_flight`` at any time, ``busy_ns`` the time with any in flight (of a device; else 0),
+``in_flight_ns`` the integral over time, in request-ns, 128-bit: low word, high word."""
 
 QUEUE_ROW = np.dtype(
     [

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from blkiomon._core import Engine
+from blkiomon.clock import WallClock
+from blkiomon.errors import TraceError
 from blkiomon.interval import Interval
 from blkiomon.monitor import Monitor
 from blkiomon.sources import open_trace
@@ -39,13 +43,15 @@ def read_trace(source: Source, *, resync: bool = False) -> npt.NDArray[np.void]:
     Raises:
         TraceError: it is no trace, or ends inside a record.
         SourceError: a file cannot be found or read.
+        TypeError: the source is none of these.
     """
     engine = Engine(keep_records=True, resync=resync)
     parts = []
-    for data in _read(source, resync):
-        engine.feed(data)
-        parts.append(engine.take_records())
-    engine.finish()
+    with _naming(source):
+        for data in _read(source, resync):
+            engine.feed(data)
+            parts.append(engine.take_records())
+        engine.finish()
     parts.append(engine.take_records())
     return np.concatenate(parts)
 
@@ -79,42 +85,77 @@ def requests(
         resync=resync,
     )
     parts = []
-    for data in _read(source, resync):
-        engine.feed(data)
-        parts.append(engine.take_requests())
-    engine.finish()
+    with _naming(source):
+        for data in _read(source, resync):
+            engine.feed(data)
+            parts.append(engine.take_requests())
+        engine.finish()
     parts.append(engine.take_requests())
     return np.concatenate(parts)
 
 
-def intervals(source: Source, interval: float | None = 1.0, **options: Any) -> Iterator[Interval]:
-    """The intervals of a trace, by its own time, as they come.
+def intervals(
+    source: Source, interval: float | None = 1.0, *, clock: str = "trace", **options: Any
+) -> Iterator[Interval]:
+    """The intervals of a trace, as they come.
 
     Args:
         source: as for ``read_trace``.
         interval: its length in seconds; None: all is one.
+        clock: "trace": intervals end by the records' own time, and the same trace always gives
+            the same ones. "wall": by the time of day, for a file object that a tracer writes to;
+            one ends with the first bytes that are read after it is due.
         options: as for ``Monitor``.
 
     Raises:
         ValueError: an option is out of range.
         TraceError, SourceError: as ``read_trace``, after the intervals of what came before.
     """
-    monitor = Monitor(interval, **options)
-    try:
-        for data, lost, skipped_bytes in _read_counted(source, options.get("resync", False)):
-            monitor.count_outside(lost, skipped_bytes)
-            yield from monitor.feed(data)
-            if monitor.is_done:
-                break
-    except Exception:
-        yield from monitor.take()
-        yield from monitor.finish(is_complete=False)
-        raise
-    try:
-        yield from monitor.finish()
-    except Exception:
-        yield from monitor.take()
-        raise
+    monitor = Monitor(interval, clock=clock, **options)
+    if clock == "wall":
+        return _by_the_wall_clock(source, monitor, interval, options.get("resync", False))
+    return _by_trace_time(source, monitor, options.get("resync", False))
+
+
+def _by_trace_time(source: Source, monitor: Monitor, resync: bool) -> Iterator[Interval]:
+    with _naming(source):
+        try:
+            for data in _read_counted(source, resync, monitor):
+                yield from monitor.feed(data)
+                if monitor.is_done:
+                    break
+        except Exception:
+            yield from monitor.take()
+            yield from monitor.finish(is_complete=False)
+            raise
+        try:
+            yield from monitor.finish()
+        except Exception:
+            yield from monitor.take()
+            raise
+
+
+def _by_the_wall_clock(
+    source: Source, monitor: Monitor, interval: float | None, resync: bool
+) -> Iterator[Interval]:
+    wall = WallClock(interval or 1e9)
+    start_ns = wall.time_ns()
+    with _naming(source):
+        try:
+            for data in _read_counted(source, resync, monitor):
+                monitor.feed(data)
+                if wall.remaining_s() <= 0:
+                    end_ns = max(start_ns, wall.time_ns())
+                    yield monitor.cut(start_ns, end_ns)
+                    start_ns = end_ns
+                    wall.advance()
+                if monitor.is_done:
+                    break
+            monitor.finish()
+        except Exception:
+            yield monitor.cut(start_ns, max(start_ns, wall.time_ns()))
+            raise
+        yield monitor.cut(start_ns, max(start_ns, wall.time_ns()))
 
 
 def summarize(source: Source, **options: Any) -> Interval:
@@ -131,21 +172,56 @@ def summarize(source: Source, **options: Any) -> Interval:
     return whole
 
 
+@contextmanager
+def _naming(source: Source) -> Iterator[None]:
+    """An error in a file gets its name."""
+    try:
+        yield
+    except TraceError as error:
+        if error.file is not None or not isinstance(source, (str, os.PathLike)):
+            raise
+        file = os.fspath(source)
+        raise TraceError(error.offset, error.found, error.expected, file) from error
+
+
+def _read_counted(source: Source, resync: bool, monitor: Monitor) -> Iterator[memoryview]:
+    """As ``_read``, where a monitor hears of what is lost and skipped before the bytes come."""
+    paths = _paths(source)
+    if paths is None:
+        yield from _read(source, resync)
+        return
+    with open_trace(paths, resync=resync) as stream:
+        while True:
+            try:
+                data = stream.read()
+            finally:
+                monitor.count_outside(stream.lost, stream.skipped_bytes)
+            if not data:
+                return
+            yield data
+
+
 def _read(source: Source, resync: bool) -> Iterator[memoryview]:
-    for data, _, _ in _read_counted(source, resync):
-        yield data
-
-
-def _read_counted(source: Source, resync: bool) -> Iterator[tuple[memoryview, int, int]]:
-    """The stream piece by piece, each valid until the next, with what was lost and skipped."""
-    if isinstance(source, (str, os.PathLike)):
-        source = [source]
-    if isinstance(source, Sequence) and not isinstance(source, (bytes, bytearray, memoryview)):
-        with open_trace(source, resync=resync) as stream:
+    """The stream piece by piece, each valid until the next."""
+    paths = _paths(source)
+    if paths is not None:
+        with open_trace(paths, resync=resync) as stream:
             while data := stream.read():
-                yield data, stream.lost, stream.skipped_bytes
+                yield data
     elif hasattr(source, "read"):
-        while piece := source.read(READ_BYTES):
-            yield memoryview(piece), 0, 0
+        # Of a pipe, what there is: read() would wait until there is as much as was asked for.
+        read = getattr(source, "read1", source.read)
+        while piece := read(READ_BYTES):
+            yield memoryview(piece).cast("B")
     else:
-        yield memoryview(source).cast("B"), 0, 0
+        whole: Any = source
+        yield memoryview(whole).cast("B")
+
+
+def _paths(source: Source) -> Sequence[Path] | None:
+    """The files that a source names; None: it is something else."""
+    if isinstance(source, (str, os.PathLike)):
+        return [source]
+    if isinstance(source, (bytes, bytearray, memoryview, array)):
+        return None
+    return source if isinstance(source, Sequence) else None

@@ -19,8 +19,12 @@ MATCHES_A_CUT = 1 << 31
 MOST_IDLE = 100_000
 """Intervals in a row without a record. Where time jumps further, the rest is left out."""
 
+PROBE_BYTES = 1 << 20
+"""A timestamp record is looked for in so much of a trace, where limits are times of day."""
+
 NS_PER_S = 10**9
 NEVER_NS = (1 << 64) - 1
+NO_END_NS = 1 << 64  # later than any record
 
 
 class Monitor:
@@ -75,14 +79,18 @@ class Monitor:
         self._interval_ns = None if interval_s is None else round(interval_s * NS_PER_S)
         self._from_ns = from_ns
         self._to_ns = to_ns
-        self._is_absolute = is_absolute
-        self._limits_known = from_ns is None and to_ns is None
+        self._has_limits = from_ns is not None or to_ns is not None
+        self._base_ns: int | None = None  # trace time that from and to count from
+        self._probe: Engine | None = None  # looks for the time of day
+        if self._has_limits and is_absolute:
+            self._probe = Engine(**self._options | {"resync": True})
+        self._held = bytearray()  # what it has seen
         self.engine = Engine(
             **self._options,
             **keep,
             devices=devices,
             threads=threads,
-            from_ns=0 if self._limits_known else NEVER_NS,
+            from_ns=NEVER_NS if from_ns else 0,
         )
         self.is_done = False
         self.skipped_intervals = 0
@@ -93,7 +101,8 @@ class Monitor:
         self._outside = Counts()
         self._origin_ns: int | None = None  # trace time of the first record
         self._start_ns = 0  # trace time of the interval at hand
-        self._last_ns = NEVER_NS  # trace time where the user wants no more
+        self._is_before = False  # what comes is not wanted yet
+        self._last_ns = NO_END_NS  # trace time where the user wants no more
         self._epoch_ns: int | None = None  # decided with the first interval
         self._has_decided = False
 
@@ -105,14 +114,20 @@ class Monitor:
             MemoryError: there was no room for more.
         """
         rest = memoryview(data).cast("B")
+        if self._probe is not None and not self.is_done:
+            self._held += rest
+            if not self._find_time_of_day(self._probe, len(rest)):
+                return []
+            rest = memoryview(self._held)
+            self._held = bytearray()
         while not self.is_done:
-            rest = rest[self.engine.feed(rest, self._until_ns(rest)) :]
+            rest = rest[self.engine.feed(rest, self._until_ns()) :]
             if self.engine.matches - self._matches_cut >= MATCHES_A_CUT:
                 self._cut_engine(None)
             later_ns = self.engine.stopped_at_ns
             if later_ns is None:
                 break
-            self._go_on_to(later_ns, rest)
+            self._go_on_to(later_ns)
         return self.take()
 
     def cut(self, start_ns: int, end_ns: int, idle_ns: int = 0) -> Interval:
@@ -140,8 +155,12 @@ class Monitor:
         """
         try:
             if is_complete and not self.is_done:
+                if self._probe is not None:
+                    self._fail_without_time_of_day()
                 self.engine.finish()
         finally:
+            if self._is_before:
+                self._counts = self.totals
             if final and self._clock == "trace":
                 end_ns = max(self.engine.now_ns, self._start_ns)
                 if self.is_done:
@@ -168,31 +187,34 @@ class Monitor:
 
     # --- trace time -------------------------------------------------------------------------------
 
-    def _until_ns(self, data: memoryview) -> int | None:
+    def _until_ns(self) -> int | None:
         """Where feed() has to stop next; the first record's time must be known before all else."""
-        if self._clock == "wall" and self._limits_known:
-            return None
         if self._origin_ns is None:
-            return 1 if self.engine.counters()["records"] == 0 else None
+            return 1 if self._clock == "trace" or self._has_limits else None
         until_ns = self._last_ns
-        if self._interval_ns is not None and self._clock == "trace":
+        if self._is_before:
+            until_ns = min(until_ns, self._start_ns)
+        elif self._interval_ns is not None and self._clock == "trace":
             until_ns = min(until_ns, self._start_ns + self._interval_ns)
-        return None if until_ns == NEVER_NS else until_ns
+        return until_ns if until_ns < NO_END_NS else None
 
-    def _go_on_to(self, later_ns: int, rest: memoryview) -> None:
+    def _go_on_to(self, later_ns: int) -> None:
         """The next record is at or after a limit: deal with that."""
         if self._origin_ns is None:
             # Records at time 0 cannot be stopped at: they have been read by now.
             seen = self.engine.counters()["records"]
             self._origin_ns = self._start_ns = 0 if seen else later_ns
-            if not self._limits_known:
-                self._find_limits(rest)
+            self._set_limits(self._origin_ns)
             return
+        if self._is_before:
+            # What was lost, or no records, before that is nobody's concern.
+            self._is_before = False
+            self._counts = self.totals
         while self._interval_ns is not None and self._clock == "trace":
             end_ns = self._start_ns + self._interval_ns
             if end_ns > min(later_ns, self._last_ns):
                 break
-            idle = (later_ns - end_ns) // self._interval_ns
+            idle = (min(later_ns, self._last_ns) - end_ns) // self._interval_ns
             self._cut_trace(end_ns)
             if idle > MOST_IDLE:
                 self.skipped_intervals += idle
@@ -200,27 +222,47 @@ class Monitor:
         if later_ns >= self._last_ns:
             self.is_done = True
 
-    def _find_limits(self, data: memoryview) -> None:
-        """Turn from and to into trace time, which may take the time of day of the first bytes."""
-        assert self._origin_ns is not None
-        base_ns = self._origin_ns
-        if self._is_absolute:
-            probe = Engine(**self._options | {"resync": True})
-            probe.feed(data)
-            if probe.epoch_ns is None:
-                raise TraceError(
-                    self.engine.offset,
-                    "no time of day at the beginning of the trace",
-                    "a timestamp record; give times in seconds from the first record instead",
-                )
-            base_ns = -probe.epoch_ns
-        from_ns = max(self._origin_ns, base_ns + (self._from_ns or 0))
+    def _find_time_of_day(self, probe: Engine, n_bytes: int) -> bool:
+        """Whether the time of day is known, by what is held, of which the latest bytes are new.
+
+        Raises:
+            TraceError: it is not to be found.
+        """
+        begin = len(self._held) - n_bytes
+        with memoryview(self._held) as held:
+            probe.feed(held[begin : max(begin, PROBE_BYTES)])
+        if probe.epoch_ns is None:
+            if len(self._held) < PROBE_BYTES:
+                return False
+            self._fail_without_time_of_day()
+        else:
+            self._base_ns = -probe.epoch_ns
+            if self._from_ns is not None:
+                self.engine.set_from_ns(min(max(0, self._base_ns + self._from_ns), NEVER_NS))
+        self._probe = None
+        return True
+
+    def _fail_without_time_of_day(self) -> None:
+        """The probe has failed. Raises TraceError: for that, or as the bytes are no trace."""
+        self._probe = None
+        self.engine.set_from_ns(NEVER_NS)
+        self.engine.feed(self._held)
+        self._held = bytearray()
+        raise TraceError(
+            0,
+            "no time of day at the beginning of the trace",
+            "a timestamp record; give times in seconds from the first record instead",
+        )
+
+    def _set_limits(self, origin_ns: int) -> None:
+        """Turn from and to into trace time, now that the first record's is known."""
+        base_ns = origin_ns if self._base_ns is None else self._base_ns
         if self._to_ns is not None:
-            self._last_ns = min(max(base_ns + self._to_ns, 1), NEVER_NS)
+            self._last_ns = min(max(base_ns + self._to_ns, 1), NO_END_NS)
         if self._from_ns is not None:
-            self._start_ns = min(from_ns, NEVER_NS)
-        self.engine.set_from_ns(self._start_ns if self._from_ns is not None else 0)
-        self._limits_known = True
+            self._start_ns = min(max(origin_ns, base_ns + self._from_ns), NEVER_NS)
+            self.engine.set_from_ns(self._start_ns)
+            self._is_before = self._start_ns > origin_ns
 
     def _cut_trace(self, end_ns: int) -> None:
         """End an interval at a trace time; the next begins there."""

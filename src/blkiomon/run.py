@@ -155,18 +155,27 @@ class Line:
                 self._report(f"bad trace: skipped {n_bytes} bytes at byte offset {offset}")
 
 
+class Stopped(BaseException):
+    """A signal came while bytes were waited for."""
+
+
 class StopSignals:
     """While entered, signals that end a run are noted, and wake whoever polls ``fd``.
 
     Args:
         at_once: called in the signal handler.
         numbers: of the signals.
+
+    Attributes:
+        received: whether one came.
+        interrupts: whether it raises ``Stopped``, for what waits without polling.
     """
 
     def __init__(
         self, at_once: Callable[[], None], numbers: Sequence[signal.Signals] = STOP_SIGNALS
     ) -> None:
         self.received = False
+        self.interrupts = False
         self._at_once = at_once
         self._numbers = numbers
 
@@ -193,6 +202,9 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = True
         self._at_once()
+        if self.interrupts:
+            self.interrupts = False  # once: the run is on its way to its end
+            raise Stopped
 
 
 def run(config: Config, fd: int = 0) -> int:
@@ -259,6 +271,8 @@ def _run(
                 is_complete = _read_source(line, clock, source, stop, outputs)
             else:
                 is_complete = _read(line, clock, fd, stop, outputs, capture)
+        except Stopped:
+            is_complete = False
         except (TraceError, SourceError, OSError, MemoryError) as error:
             is_complete = False
             status = EXIT_FAILURE
@@ -284,26 +298,33 @@ def _open_input(config: Config, fd: int) -> tuple[int, Source | None]:
     Raises:
         SourceError, OSError: it cannot be opened.
     """
-    if config.files in ((), ("-",)):
-        return fd, None
-    if len(config.files) == 1 and Path(config.files[0]).is_fifo():
-        return os.open(config.files[0], os.O_RDONLY | os.O_CLOEXEC), None
-    source = open_trace(config.files, resync=config.resync, report=complain)
+    if _is_standard_input(config):
+        if fd != 0 or not stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd, None
+    elif len(config.files) == 1 and Path(config.files[0]).is_fifo():
+        # Nobody may be writing yet: that is waited for where a signal is heard.
+        return os.open(config.files[0], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), None
+    source = open_trace(config.files or ("-",), resync=config.resync, report=complain)
     for note in source.notes:
         complain(note)
     return -1, source
 
 
+def _is_standard_input(config: Config) -> bool:
+    return config.files in ((), ("-",))
+
+
 def _name_of(config: Config) -> str:
     if config.trace:
         return "what is traced"
-    return config.files[0] if len(config.files) == 1 else "standard input"
+    return "standard input" if _is_standard_input(config) else config.files[0]
 
 
 def _explain(error: TraceError | SourceError | OSError | MemoryError, config: Config) -> None:
     if isinstance(error, TraceError):
         # Which of several files it is, the error knows itself.
-        where = f"{config.files[0]}: " if len(config.files) == 1 and error.file is None else ""
+        is_named = _is_standard_input(config) or len(config.files) > 1 or error.file is not None
+        where = "" if is_named else f"{config.files[0]}: "
         complain(f"bad trace: {where}{error}")
     elif isinstance(error, SourceError):
         complain(str(error))
@@ -370,13 +391,21 @@ def _drain(line: Line, poll: select.poll, buffer: memoryview, capture: Capture) 
 def _read_source(
     line: Line, clock: WallClock, source: Source, stop: StopSignals, outputs: Outputs
 ) -> bool:
-    """Likewise, of files."""
+    """Likewise, of files. Raises Stopped besides, where a pipe is among them."""
+    may_wait = source.total_bytes is None  # there is a pipe among them
     with Progress(source.total_bytes) as progress:
-        while outputs.are_of_use and not line.monitor.is_done and not stop.received:
-            data = source.read()
+        while outputs.are_of_use and not line.monitor.is_done:
+            try:
+                stop.interrupts = may_wait
+                if stop.received:
+                    return False
+                data = source.read()
+                stop.interrupts = False
+            finally:
+                stop.interrupts = False
+                line.monitor.count_outside(source.lost, source.skipped_bytes)
             if not data:
                 return True
-            line.monitor.count_outside(source.lost, source.skipped_bytes)
             line.feed(data)
             if line.is_wall and clock.remaining_s() <= 0:
                 line.cut(clock.time_ns())

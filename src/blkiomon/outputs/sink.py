@@ -73,6 +73,7 @@ class Sink(ABC):
         self.dropped_records = 0
         self._report = report
         self._lossless = lossless
+        self._drops = not lossless
         self._verbose = verbose
         self._max_intervals = max_intervals
         self._max_record_bytes = max_record_bytes
@@ -110,7 +111,9 @@ class Sink(ABC):
         with self._changed:
             while self._lossless and not self._finished and not self._has_room(item):
                 self._changed.wait(0.1)  # so that stop_waiting() needs no lock
-            if self._finished or self._closing.is_set() or not self._has_room(item):
+            # Where putting has been waited for, stop_waiting() makes room for what is at hand.
+            is_full = self._drops and not self._has_room(item)
+            if self._finished or self._closing.is_set() or is_full:
                 self._count_dropped(item)
                 return
             self._weigh(item, 1)
@@ -118,7 +121,7 @@ class Sink(ABC):
             self._changed.notify_all()
 
     def stop_waiting(self) -> None:
-        """Be lossless no longer; takes no lock, so a signal handler may call it."""
+        """Have put() wait no longer: the run ends. Takes no lock, for a signal handler."""
         self._lossless = False
 
     def begin_close(self) -> None:

@@ -1,0 +1,263 @@
+# Pairing: the heart.
+#
+# prepare() makes an item of every record of a batch: what of it is looked at, in the form in which
+# it is pending later, and where in the table it belongs. pair() takes one item after the other.
+
+cdef void note_gap(State *s, const TraceV7 *r, uint32_t *last) noexcept nogil:
+    """A record's sequence number is not one more than the last of its device and CPU."""
+    cdef int32_t missing = <int32_t> (r.sequence - last[0] - 1)
+    if last[0] == 0:                            # where the numbers begin is not told
+        last[0] = r.sequence
+    elif missing > 0:
+        s.gaps += missing
+        last[0] = r.sequence
+    elif s.gaps > s.gaps_cut:                   # it comes late, and had been counted
+        s.gaps -= 1
+
+
+cdef inline bint counts(const State *s, Batch *b, int i, uint32_t device) noexcept nogil:
+    """Whether a record's sequence number does: not of a note, to which the kernel gives none.
+
+    Nor where nobody asked for the record. From that its categories are taken, but for a note:
+    then pair() passes it over.
+    """
+    if s.has_filter and (b.record[i].time < s.from_ns or s.devices[device].ignored):
+        b.category[i] &= CAT_NOTIFY
+        return False
+    return b.category[i] & CAT_NOTIFY == 0
+
+
+cdef inline uint32_t state_of(uint32_t category, const TraceV7 *r) noexcept nogil:
+    """Pending.state of a record, but for the tag."""
+    return (
+        cell_of(category, r.bytes) << CELL_SHIFT
+        | (category & CAT_PAIRED) << 7          # ISSUE and COMPLETE are neighbours here and there
+        | <uint32_t> r.error << ERROR_SHIFT
+    )
+
+
+cdef void prepare(State *s, Batch *b) noexcept nogil:
+    """Make an item of every record, and look at its sequence number."""
+    cdef:
+        int i
+        int n = b.n
+        uint32_t number = b.record[0].device if n else 0
+        uint32_t device = find_device(s, number) if n else 0
+        uint32_t cpu_mask = (1 << s.cpu_shift) - 1
+        uint32_t *sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
+        uint32_t *last
+        uint32_t category
+        Table table = s.pending
+        const TraceV7 *r
+        Place place
+        Pending *item
+        bint any_special = s.has_filter or b.seen & CAT_NOTIFY
+
+    for i in range(n):
+        r = b.record[i]
+        if r.device != number:
+            number = r.device
+            device = find_device(s, number)
+            sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
+        b.item[i].key = device
+        last = &sequences[r.cpu & cpu_mask]
+        if unlikely(any_special) and not counts(s, b, i, device):
+            pass
+        elif likely(r.sequence == last[0] + 1):
+            last[0] = r.sequence
+        elif unlikely(r.sequence != 0):         # all of ftrace's are 0
+            note_gap(s, r, last)
+
+    for i in range(n):
+        r = b.record[i]
+        category = b.category[i]
+        item = &b.item[i]
+        item.sector = r.sector
+        item.time_ns = r.time
+        item.bytes = r.bytes
+        item.key = key_of(item.key, category)
+        place = place_of(s, &table, r.sector, item.key)
+        item.at = place.home
+        item.state = state_of(category, r) | place.tag
+        # ISSUE, COMPLETE or both, but not DRV_DATA, which is the higher bit
+        if unlikely((category & (CAT_PAIRED | CAT_DRV_DATA)) - 1 >= CAT_PAIRED):
+            item.state = IS_OTHER
+
+
+cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
+    """Write a record into a slot that is empty or whose record has been dropped."""
+    p[0] = b.item[i]
+    if likely(p.state & IS_ISSUE):
+        enter(s, device_of(p.key), op_of(cell_in(p.state)), p.time_ns)
+    else:
+        s.orphans += 1
+        p.bytes = s.interval                    # the issue has the size
+    if unlikely(s.keep_details):
+        p.at = keep(s, b.record[i], b.category[i], b.first + i)
+    note_age(s, p)
+
+
+cdef void log_mismatch(
+    State *s, const Pending *p, const Batch *b, int i, bint pending_is_older
+) noexcept nogil:
+    cdef Mismatch *m = &s.mismatch[s.n_mismatch]
+    cdef Detail *of_pending = &m.older if pending_is_older else &m.younger
+    cdef Detail *of_record = &m.younger if pending_is_older else &m.older
+    of_pending[0] = s.kept[p.at].detail
+    copy_detail(of_record, b.record[i], b.category[i], b.first + i)
+    s.n_mismatch += 1
+
+
+cdef void log_records(State *s, const Batch *b) noexcept nogil:
+    cdef Detail detail
+    cdef int i
+    for i in range(b.n):
+        copy_detail(&detail, b.record[i], b.category[i], 0)
+        s.record[s.n_record + i] = detail.record
+    s.n_record += b.n
+
+
+cdef void log_request(State *s, const Match *m, const Record *issue, uint16_t error) noexcept nogil:
+    cdef Request *q = &s.request[s.n_request]
+    s.n_request += 1
+    q.issued_ns = issue.time_ns
+    q.d2c_ns = m.d2c_ns
+    q.sector = issue.sector
+    q.bytes = issue.bytes
+    q.device = issue.device
+    q.pid = issue.pid
+    q.cpu = issue.cpu
+    q.op = op_of(m.cell)
+    q.error = error
+    q.q2d_ns = m.q2d_ns
+
+
+cdef void log_match(
+    State *s, const Match *m, const Batch *b, int i, const Pending *p, bint pending_is_issue
+) noexcept nogil:
+    """Hand out a match as a request, if that is wanted, and forget the full record."""
+    cdef Detail detail
+    if s.keep_requests:
+        if pending_is_issue:
+            log_request(s, m, &s.kept[p.at].detail.record, b.record[i].error)
+        else:
+            copy_detail(&detail, b.record[i], b.category[i], 0)
+            log_request(s, m, &detail.record, s.kept[p.at].detail.record.error)
+    release(s, p.at)
+
+
+cdef inline void settle(
+    State *s, Batch *b, int i, const Pending *p, uint64_t d2c_ns, bint pending_is_issue
+) noexcept nogil:
+    """A match: leave it to account(), and take the pending record out."""
+    cdef const Pending *item = &b.item[i]
+    cdef const Pending *issue = p if pending_is_issue else item
+    cdef Match *m = &b.match[b.n_matches]
+    b.n_matches += 1
+    m.d2c_ns = d2c_ns
+    m.device = device_of(p.key)
+    m.size_bytes = issue.bytes
+    m.cell = cell_in(issue.state)
+    m.q2d_ns = NOT_QUEUED
+    if likely(pending_is_issue):
+        m.error = item.state >> ERROR_SHIFT
+        leave(s, m.device, op_of(m.cell), item.time_ns)
+    else:
+        m.error = p.state >> ERROR_SHIFT
+        if unlikely(p.state & IS_ISSUE):        # it is both
+            abandon(s, p, item.time_ns)
+        else:
+            s.orphans -= p.bytes == s.interval  # of an earlier interval it stays one
+    if unlikely(s.with_queue):
+        m.q2d_ns = queue_time(s, issue.sector, issue.key, issue.time_ns)
+    if unlikely(s.keep_details):
+        log_match(s, m, b, i, p, pending_is_issue)
+    remove(&s.pending, p, place_in(item.at, item.state))
+
+
+cdef void fetch(const State *s, const Batch *b) noexcept nogil:
+    """Have what pair() will look at fetched, where it is more than the nearest caches hold.
+
+    First the groups' tags, then, from these, the slots: while they are on their way, the next
+    item is worked on.
+    """
+    cdef:
+        int i
+        uint64_t group
+        unsigned int equal, empty
+        const Group *groups = s.pending.groups
+        const Pending *slots = s.pending.slots
+        const Load *loads = s.loads
+    if s.n_devices >= MANY_DEVICES:
+        for i in range(b.n):
+            prefetch(&loads[device_of(b.item[i].key)])
+    if s.pending.n_groups < LARGE_TABLE:
+        return
+    for i in range(b.n):
+        prefetch(&groups[b.item[i].at])
+    for i in range(b.n):
+        group = b.item[i].at
+        equal = tags_equal(&groups[group], b.item[i].state & 0xff)
+        empty = tags_equal(&groups[group], 0) & (<unsigned int> (equal != 0) - 1)
+        prefetch(&slots[group * GROUP + first_bit(equal | empty | 1 << (GROUP - 1))])
+
+
+cdef void pair(State *s, Batch *b) noexcept nogil:
+    """Pair the records of a batch (behaviour: one pending record per key).
+
+    A record whose key is not pending becomes pending. Otherwise the two are ordered by time, the
+    pending one being older only if its time is strictly smaller: an older issue and a younger
+    completion are a match; of anything else the younger stays pending. Two that are further apart
+    than max_age_ns never pair: the older is evicted.
+    """
+    cdef:
+        int i
+        const Pending *item
+        Place place
+        Pending *p
+        uint64_t d2c_ns
+        bint pending_is_older
+
+    fetch(s, b)
+    b.n_matches = 0
+    for i in range(b.n):
+        item = &b.item[i]
+        if unlikely(item.state & IS_OTHER):
+            take_other(s, b, i)
+            continue
+        s.now_ns = item.time_ns
+        if unlikely(s.follow_issues):
+            if item.state & IS_ISSUE:
+                note_issue(s, b, i)
+        place = place_in(item.at, item.state)
+        p = find(&s.pending, place, item.sector, item.key)
+        if p == NULL:
+            if unlikely(s.pending.used == s.max_pending):
+                evict_oldest(s)
+            set_pending(s, claim(&s.pending, place), b, i)
+            continue
+
+        pending_is_older = p.time_ns < item.time_ns
+        d2c_ns = item.time_ns - p.time_ns if pending_is_older else p.time_ns - item.time_ns
+        if likely(d2c_ns <= s.max_age_ns):
+            if likely(pending_is_older and p.state & IS_ISSUE and item.state & IS_COMPLETE):
+                settle(s, b, i, p, d2c_ns, True)
+                continue
+            if not pending_is_older and item.state & IS_ISSUE and p.state & IS_COMPLETE:
+                settle(s, b, i, p, d2c_ns, False)
+                continue
+            s.mismatches += 1
+            if s.keep_mismatches:
+                log_mismatch(s, p, b, i, pending_is_older)
+        else:
+            s.evicted += 1
+
+        if pending_is_older:
+            if s.keep_details:
+                release(s, p.at)
+            abandon(s, p, s.now_ns)
+            set_pending(s, p, b, i)
+        else:
+            s.orphans += item.state & IS_ISSUE == 0
+            if s.keep_details:                  # taken out and stored again, as the original does
+                s.kept[p.at].stored = b.first + i

@@ -1,0 +1,307 @@
+"""What trace files and the rich interval have to show: known truth, numpy, and the original."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import goldenfiles
+import numpy as np
+import numpy.typing as npt
+import oracle
+import pytest
+import runner
+import streams
+from test_sources import split, write_set
+
+import blkiomon
+from blkiomon import Distribution, Interval, layout
+from blkiomon.distribution import PERCENTILES
+
+REAL = ("loop-multi-dc", "loop-phases-dc", "loop-ext4-all")
+NEVER_QUEUED = 2**64 - 1
+
+
+def path_of(name: str) -> Path:
+    return goldenfiles.TRACES / f"{name}.bin"
+
+
+# -- phases ----------------------------------------------------------------------------------------
+
+
+def phases() -> list[dict[str, int]]:
+    """Requests of each operation in each second of the trace with phases, by the command."""
+    result = runner.run("-I", "1", "--json", "-", path_of("loop-phases-dc"))
+    assert (result.returncode, result.stderr) == (0, b"")
+    found = []
+    for line in map(json.loads, result.stdout.splitlines()):
+        counts = dict.fromkeys(layout.OPS, 0)
+        for device in line["devices"]:
+            assert device["device"] == "7:1"
+            for op, group in device["ops"].items():
+                counts[op] += group["requests"]
+        assert sum(counts.values()) == line["total"]["requests"]
+        found.append(counts)
+    return found
+
+
+def test_phases_show_second_by_second() -> None:
+    seconds = phases()
+    assert len(seconds) in (19, 20)
+
+    def of(op: str) -> list[int]:
+        return [counts[op] for counts in seconds]
+
+    reads, writes, flushes = of("read"), of("write"), of("flush")
+    idle = [i for i, counts in enumerate(seconds) if not any(counts.values())]
+    assert idle, seconds  # a whole second of the two that were idle
+    # 4 s of reads alone, 4 s of both, 4 s of writes alone, idle, writes with a flush every 16.
+    mixed = [i for i, (r, w) in enumerate(zip(reads, writes)) if r > 3000 and w > 1000]
+    assert len(mixed) >= 3
+    # The load generator gives a phase to the request: a phase begins inside a second.
+    assert sum(reads) == 8_001 + 16_000
+    assert sum(writes) == 6_800 + 3_200 + 6_000
+    assert sum(flushes) == 375
+    assert all(n == 0 for op in ("discard", "write_zeroes", "zone", "other") for n in of(op))
+    assert not any(flushes[: idle[0]])
+    assert sum(writes[: idle[0]]) == 6_800 + 3_200
+    assert sum(writes[idle[-1] + 1 :]) == 6_000
+    assert not any(reads[idle[0] :])
+    for i in idle:
+        assert seconds[i] == dict.fromkeys(layout.OPS, 0)
+
+
+def test_phases_by_their_own_limits() -> None:
+    """Each phase as an interval of its own, told by the sizes that it had."""
+    found = blkiomon.requests(path_of("loop-phases-dc"))
+    read, write = found["op"] == 0, found["op"] == 1
+    flush = found["op"] == 3
+    counts = {
+        (op, size): int((mask & (found["bytes"] == size)).sum())
+        for op, mask in (("read", read), ("write", write))
+        for size in (4096, 8192, 262144)
+    }
+    assert counts["read", 8192] == 16_000
+    assert counts["write", 8192] == 6_800
+    assert counts["write", 262144] == 3_200
+    assert counts["write", 4096] == 6_000
+    assert int(read.sum()) - counts["read", 8192] == 8_001
+    assert int(flush.sum()) == 375
+    assert int(found["bytes"][flush].sum()) == 0
+
+
+def test_operations_of_the_other_trace() -> None:
+    whole = blkiomon.summarize(path_of("loop-multi-dc"))
+    counts = {(g.device, g.op): g.requests for g in whole.groups()}
+    first, second, third = (7 << 20 | n for n in (1, 2, 3))
+    assert counts[first, "read"] == 28_110
+    assert (counts[first, "write"], counts[second, "write"]) == (12_038, 5_897)
+    assert counts[third, "discard"] == 1_500
+    assert sum(n for (_, op), n in counts.items() if op == "flush") == 92
+    assert whole.total.requests == 28_110 + 17_935 + 1_500 + 92
+
+
+# -- per-CPU files ---------------------------------------------------------------------------------
+
+
+def in_order(records: Sequence[tuple[int, int, bytes]]) -> bytes:
+    """One stream by time, of equal times the lower CPU first."""
+    return b"".join(raw for _, _, raw in sorted(records, key=lambda r: r[:2]))
+
+
+def json_lines(*arguments: str | Path) -> bytes:
+    result = runner.run("-I", "1", "--json", "-", *arguments)
+    assert result.returncode == 0
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_split_by_cpu_gives_what_the_merged_stream_gives(name: str, tmp_path: Path) -> None:
+    write_set(tmp_path, "sda", path_of(name).read_bytes())
+    assert len(list(tmp_path.iterdir())) == 2
+    assert json_lines(tmp_path / "sda") == json_lines(path_of(name))
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+@pytest.mark.parametrize("name", REAL)
+def test_missing_cpu_costs_that_cpus_records_only(name: str, missing: int, tmp_path: Path) -> None:
+    records = write_set(tmp_path, "sda", path_of(name).read_bytes())
+    (tmp_path / f"sda.blktrace.{missing}").unlink()
+    kept = tmp_path / "kept"
+    kept.write_bytes(in_order([r for r in records if r[1] != missing]))
+    assert json_lines(tmp_path / "sda") == json_lines(kept)
+    by_engine = blkiomon.intervals(kept.read_bytes(), 1.0)
+    assert [json.loads(line) for line in json_lines(tmp_path / "sda").splitlines()] == [
+        interval.to_dict() for interval in by_engine
+    ]
+
+
+# -- percentiles against numpy ---------------------------------------------------------------------
+
+
+def exact(values: npt.NDArray[Any], percent: float) -> int:
+    """numpy's percentile by the nearest rank, which it works out in floating point.
+
+    Where that is rounded past a whole rank (99.9 % of 100,000), it is the one before.
+    """
+    rank = math.ceil(Fraction(str(percent)) / 100 * len(values))
+    place = np.partition(values, rank - 1)[rank - 1]
+    by_numpy = np.percentile(values, percent, method="inverted_cdf")
+    if by_numpy != place:
+        percent = np.nextafter(percent, 0) - 1e-9
+        by_numpy = np.percentile(values, percent, method="inverted_cdf")
+    assert by_numpy == place
+    return int(by_numpy)
+
+
+def assert_close(ours: Distribution, values: npt.NDArray[Any]) -> None:
+    """All figures of a distribution are those of the values, percentiles within 1 %."""
+    assert ours.num == len(values)
+    assert ours.sum == sum(values.tolist())
+    if not len(values):
+        assert ours.percentile(50) is None
+        return
+    assert (ours.min, ours.max) == (int(values.min()), int(values.max()))
+    for percent in (*PERCENTILES, 1, 25, 75, 100):
+        true, found = exact(values, percent), ours.percentile(percent)
+        assert found is not None
+        assert abs(found - true) <= 0.01 * true, (percent, found, true)
+    as_float = values.astype(np.float64)
+    assert ours.mean == pytest.approx(as_float.mean(), rel=1e-9)
+    if as_float.std() > 1e-6 * as_float.mean():
+        assert ours.stddev == pytest.approx(as_float.std(), rel=1e-6)
+
+
+def assert_all_close(whole: Interval, found: npt.NDArray[np.void]) -> None:
+    for group in whole.groups():
+        mask = np.ones(len(found), bool)
+        if group.device is not None:
+            mask &= found["device"] == group.device
+        if group.op is not None:
+            mask &= found["op"] == layout.OPS.index(group.op)
+        of_group = found[mask]
+        assert_close(group.d2c, of_group["d2c_ns"])
+        assert_close(group.size, of_group["bytes"].astype("u8"))
+        queued = of_group[of_group["q2d_ns"] != NEVER_QUEUED]
+        if group.q2d is None or group.q2c is None:
+            assert not len(queued)
+        else:
+            assert_close(group.q2d, queued["q2d_ns"])
+            assert_close(group.q2c, queued["q2d_ns"] + queued["d2c_ns"])
+        assert group.errors == int((of_group["error"] != 0).sum())
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_percentiles_of_a_real_trace(name: str) -> None:
+    source = path_of(name)
+    assert_all_close(blkiomon.summarize(source), blkiomon.requests(source))
+
+
+def test_queue_times_occur_in_a_real_trace() -> None:
+    found = blkiomon.requests(path_of("loop-ext4-all"))
+    assert (found["q2d_ns"] != NEVER_QUEUED).sum() > 100
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_percentiles_of_a_generated_trace(seed: int) -> None:
+    data = streams.generate(seed, "nothing", 300).data
+    assert_all_close(blkiomon.summarize(data), blkiomon.requests(data))
+
+
+DRAWS: dict[str, Callable[[np.random.Generator, int], npt.NDArray[Any]]] = {
+    "lognormal": lambda rng, n: rng.lognormal(12, 2, n),
+    "uniform": lambda rng, n: rng.uniform(1, 1e9, n),
+    "two_modes": lambda rng, n: np.where(rng.random(n) < 0.95, 80_000, 9e6) + rng.normal(0, 999, n),
+    "constant": lambda rng, n: np.full(n, 123_457),
+    "pareto": lambda rng, n: 1000 * (1 + rng.pareto(0.8, n)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_percentiles_of_many_requests(name: str) -> None:
+    rng = np.random.default_rng(7)
+    n = 100_000
+    d2c = np.clip(DRAWS[name](rng, n), 1, 1e15).astype("u8")
+    records = np.zeros(2 * n, layout.TRACE_V7)
+    records["magic"] = layout.MAGIC | 7
+    records["device"] = 8 << 20
+    records["sector"] = np.repeat(np.arange(n), 2) * 8
+    records["bytes"] = np.repeat(rng.integers(1, 1 << 20, n), 2)
+    records["action"][0::2] = (1 | 1 << 6 | 1 << 8) << 16 | 7
+    records["action"][1::2] = (1 | 1 << 7 | 1 << 8) << 16 | 8
+    issued = np.arange(n, dtype="u8") * np.uint64(1000)
+    records["time"][0::2] = issued
+    records["time"][1::2] = issued + d2c
+    data = records[np.argsort(records["time"], kind="stable")].tobytes()
+    options: dict[str, Any] = {"max_age_s": 1e9}
+    found = blkiomon.requests(data, **options)
+    assert np.array_equal(np.sort(found["d2c_ns"]), np.sort(d2c))
+    assert_all_close(blkiomon.summarize(data, **options), found)
+
+
+# -- the drop-in's own figures ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_totals_are_those_of_the_drop_ins_figures(name: str) -> None:
+    whole = blkiomon.summarize(path_of(name))
+    for stats in whole.device_stats():
+        group = whole.device(stats.device)
+        assert group is not None
+        reads, writes = stats.size_r, stats.size_w
+        assert group.requests == reads.num + writes.num + stats.bidir
+        assert group.requests == sum(stats.size_hist) == sum(stats.d2c_hist)
+        assert group.requests == sum(op.requests for op in whole.ops(stats.device))
+        if not stats.bidir:
+            assert group.bytes == reads.sum + writes.sum
+            assert group.size.max == max(reads.max, writes.max)
+            # Microseconds are cut off, request by request.
+            shorter = stats.d2c_r.sum + stats.d2c_w.sum
+            assert 0 <= group.d2c.sum - 1000 * shorter < 1000 * group.requests
+    assert whole.total.requests == whole.counts.matches
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_totals_are_those_of_the_original(name: str) -> None:
+    oracle.require()
+    data = path_of(name).read_bytes()
+    stats = np.frombuffer(oracle.run(data).binary, layout.STATS_03)
+    whole = blkiomon.summarize(data)
+    assert len(stats) == len(whole.devices) > 0
+    for record in stats:
+        group = whole.device(int(record["device"]))
+        assert group is not None
+        assert group.requests == int(
+            record["size_r"]["num"] + record["size_w"]["num"] + record["bidir"]
+        )
+        assert group.bytes == int(record["size_r"]["sum"] + record["size_w"]["sum"])
+        d2c_us = int(record["d2c_r"]["sum"] + record["d2c_w"]["sum"])
+        assert 0 <= group.d2c.sum - 1000 * d2c_us < 1000 * group.requests
+        assert group.d2c.max is not None
+        assert group.d2c.max // 1000 == int(max(record["d2c_r"]["max"], record["d2c_w"]["max"]))
+
+
+# -- merging ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("interval_s", [0.05, 1.0])
+def test_merged_intervals_equal_one_long_interval(name: str, interval_s: float) -> None:
+    merged = blkiomon.merge(blkiomon.intervals(path_of(name), interval_s))
+    assert merged.to_dict() == blkiomon.summarize(path_of(name)).to_dict()
+
+
+def test_merged_lines_of_json_equal_one_long_interval() -> None:
+    lines = [json.loads(line) for line in json_lines(path_of("loop-multi-dc")).splitlines()]
+    merged = blkiomon.merge(Interval.from_dict(line) for line in lines)
+    assert merged.to_dict() == blkiomon.summarize(path_of("loop-multi-dc")).to_dict()
+
+
+def test_records_of_a_split_are_those_of_the_trace(tmp_path: Path) -> None:
+    data = path_of("loop-multi-dc").read_bytes()
+    write_set(tmp_path, "sda", data)
+    assert len(blkiomon.read_trace(tmp_path)) == len(split(data))

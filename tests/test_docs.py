@@ -1,0 +1,103 @@
+"""The documentation: every block of code in it is run, and what it shows is what comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import goldenfiles
+import pytest
+import runner
+from test_sources import write_set
+
+DOCS = Path(__file__).parent.parent / "docs"
+FILES = sorted(DOCS.glob("*.md"))
+LANGUAGES = {"python", "text", "console"}
+
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A block of code, and the line of the file in which it begins."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks_of(path: Path) -> list[Block]:
+    text = path.read_text()
+    return [Block(m[1], m[2], text[: m.start()].count("\n") + 1) for m in _BLOCK.finditer(text)]
+
+
+@pytest.fixture
+def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the files that the documentation speaks of; the tests run in it."""
+    shutil.copy(goldenfiles.TRACES / "loop-phases-dc.bin", tmp_path / "phases.bin")
+    write_set(tmp_path, "sda", (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes())
+    runner.run("-I1", "--json", tmp_path / "stats.jsonl", tmp_path / "phases.bin")
+    runner.run("-I1", "--parquet", tmp_path / "stats.parquet", tmp_path / "phases.bin")
+    runner.run("-I1", "-b", tmp_path / "stats.bin", tmp_path / "phases.bin")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def assert_shown(shown: str, printed: str, where: str) -> None:
+    """What is printed is what is shown, where `...` stands for anything."""
+    parts = [re.escape(part) for part in re.split(r"\.\.\.\n?", shown)]
+    assert re.fullmatch(".*".join(parts), printed, re.DOTALL), f"{where} prints:\n{printed}"
+
+
+def run_shell(block: Block, where: str) -> None:
+    """Run each line that begins with `$ blkiomon`; what follows is its output."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for item in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+        command, _, shown = item.partition("\n")
+        assert command.startswith("blkiomon "), where
+        result = subprocess.run(
+            command,
+            shell=True,
+            capture_output=True,
+            check=False,
+            timeout=runner.TIMEOUT_S,
+            env=os.environ | {"PATH": path, "TZ": "UTC", "LC_ALL": "C"},
+        )
+        assert (result.returncode, result.stderr) == (0, b""), f"{where}: {command}"
+        assert_shown(shown, result.stdout.decode(), f"{where}: {command}")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_block_runs_and_prints_what_is_shown(path: Path, traces: Path) -> None:
+    namespace: dict[str, Any] = {}
+    printed: str | None = None
+    for block in blocks_of(path):
+        where = f"{path.name}:{block.line}"
+        assert block.language in LANGUAGES, where
+        if block.language == "python":
+            code = compile("\n" * block.line + block.text, path.name, "exec")
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(code, namespace)
+            printed = out.getvalue()
+        elif block.language == "text":
+            assert printed is not None, f"{where}: there is no code before"
+            assert_shown(block.text, printed, where)
+            printed = None
+        else:
+            run_shell(block, where)
+
+
+def test_links_lead_somewhere() -> None:
+    for path in [*FILES, DOCS.parent / "README.md"]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_there_is_documentation() -> None:
+    assert {path.name for path in FILES} >= {"files.md", "library.md", "schema.md"}

@@ -1,0 +1,606 @@
+"""The command on trace files, as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import lzma
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import goldenfiles
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import runner
+import tracewriter as tw
+import zstandard
+from runner import Running
+from test_monitor import NOON, S, anchored, pair, steady
+from test_sources import split, write_set
+from tracewriter import encode, issue
+
+from blkiomon import cli, devices, layout
+from blkiomon.config import Config
+
+TRACE = goldenfiles.TRACES / "loop-multi-dc.bin"
+N_REQUESTS = 47_637
+STEADY = encode(steady(25))
+COUNTS = [10, 10, 5]
+STDIN: tuple[tuple[str, ...], ...] = ((), ("-",))
+"""Ways to name standard input."""
+
+
+def text_counts(output: bytes) -> list[int]:
+    """Reads of each interval in the text."""
+    return [int(n) for n in re.findall(rb"^sizes read .*: num (\d+),", output, re.MULTILINE)]
+
+
+def lines_of(output: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def fine(*arguments: str | Path, stdin: Any = b"", **options: Any) -> bytes:
+    """What it prints; it has nothing to complain about."""
+    result = runner.run(*arguments, stdin=stdin, **options)
+    assert (result.returncode, result.stderr) == (0, b"")
+    return result.stdout
+
+
+def json_of(*arguments: str | Path, **options: Any) -> list[dict[str, Any]]:
+    return lines_of(fine("--json", "-", *arguments, **options))
+
+
+def counts(lines: Sequence[dict[str, Any]]) -> list[int]:
+    return [line["total"]["requests"] for line in lines]
+
+
+def bad(*arguments: str | Path, stdin: Any = b"") -> tuple[bytes, str]:
+    """What it prints and says when it fails."""
+    result = runner.run(*arguments, stdin=stdin)
+    assert result.returncode == 1
+    assert b"Traceback" not in result.stderr
+    return result.stdout, result.stderr.decode()
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """25 requests in 2.4 seconds."""
+    path = tmp_path / "trace.bin"
+    path.write_bytes(STEADY)
+    return path
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Sets of two devices, each of two CPUs."""
+    where = tmp_path / "sets"
+    where.mkdir()
+    records = steady(25)
+    for cpu in (0, 1):
+        (where / f"sda.blktrace.{cpu}").write_bytes(encode(records[cpu::2]))
+        of_sdb = [
+            r for i in range(25) for r in pair(5 * S + i * 100 * 10**6, 8, device=8 << 20 | 16)
+        ]
+        (where / f"sdb.blktrace.{cpu}").write_bytes(encode(of_sdb[cpu::2]))
+    return where
+
+
+# -- what is read ----------------------------------------------------------------------------------
+
+
+def test_text_of_a_file_counts_time_from_the_first_record(trace: Path) -> None:
+    output = fine("-I", "1", trace)
+    assert text_counts(output) == COUNTS
+    times = re.findall(rb"^time: (.*)$", output, re.MULTILINE)
+    assert times == [b"%s s after the first record" % t for t in (b"1.000", b"2.000", b"2.401")]
+
+
+def test_text_of_a_file_with_a_timestamp_has_the_time_of_day(tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(encode(anchored()))
+    output = fine("-I", "1", tmp_path / "t", env=os.environ | {"TZ": "UTC"})
+    times = re.findall(rb"^time: (.*)$", output, re.MULTILINE)
+    assert times == [b"Tue Nov 14 22:13:%d 2023" % s for s in (21, 22, 22)]
+
+
+def test_every_way_to_name_a_set(directory: Path) -> None:
+    both = json_of("-I", "1", directory)
+    assert counts(both) == [20, 20, 10]
+    assert [d["device"] for d in both[0]["devices"]] == ["8:0", "8:16"]
+    assert both == json_of("-I", "1", directory / "sda", directory / "sdb.blktrace.1")
+    for name in ("sda", "sda.blktrace", "sda.blktrace.0", "sda.blktrace.1"):
+        assert counts(json_of("-I", "1", directory / name)) == COUNTS, name
+    assert counts(json_of("-I1", "sda", cwd=directory)) == COUNTS
+
+
+@pytest.mark.parametrize("packing", [gzip, lzma, zstandard])
+def test_compressed_files_and_standard_input(packing: Any, trace: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    packed.write_bytes(packing.compress(STEADY))
+    expected = fine("-I", "1", trace)
+    assert fine("-I", "1", packed) == expected
+    for arguments in STDIN:
+        with packed.open("rb") as file:
+            assert fine("-I", "1", *arguments, stdin=file) == expected
+
+
+def test_file_on_standard_input_is_a_file(trace: Path) -> None:
+    for arguments in STDIN:
+        with trace.open("rb") as file:
+            assert fine("-I", "1", *arguments, stdin=file) == fine("-I", "1", trace)
+        with trace.open("rb") as file:
+            file.seek(960)
+            assert text_counts(fine("-I", "1", *arguments, stdin=file)) == [10, 5]
+
+
+def test_pipe_on_standard_input_is_live() -> None:
+    for arguments in STDIN:
+        (line,) = json_of("-I", runner.LONG, *arguments, stdin=STEADY)
+        assert (line["clock"], line["anchored"], line["total"]["requests"]) == ("wall", True, 25)
+
+
+def test_clock_is_what_is_asked_for(trace: Path) -> None:
+    lines = json_of("-I", "1", "--clock", "trace", stdin=STEADY)
+    assert lines == json_of("-I", "1", trace)
+    assert {line["clock"] for line in lines} == {"trace"}
+    (line,) = json_of("-I", runner.LONG, "--clock=wall", trace)
+    assert (line["clock"], line["total"]["requests"]) == ("wall", 25)
+
+
+def test_standard_input_beside_files(directory: Path, trace: Path) -> None:
+    with trace.open("rb") as file:
+        lines = json_of("-I", "1", directory / "sdb", "-", stdin=file)
+    assert counts(lines) == [20, 20, 10]
+
+
+def test_fifo_is_live_and_ends_with_its_writer(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with Running("-I", "0.1", "--json", "-", fifo).started() as process:
+        with fifo.open("wb", buffering=0) as writer:
+            writer.write(STEADY)
+            process.read_until(lambda data: b'"requests":25' in data)
+            writer.write(STEADY)
+        status, output, complaints = process.end()
+    assert (status, complaints) == (0, "")
+    assert sum(counts(lines_of(output))) == 50
+    assert {line["clock"] for line in lines_of(output)} == {"wall"}
+
+
+@pytest.mark.parametrize("has_writer", [False, True])
+def test_fifo_ends_on_a_signal(has_writer: bool, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with Running("-I", runner.LONG, fifo).started() as process:
+        writer = fifo.open("wb", buffering=0) if has_writer else None
+        if writer:
+            writer.write(STEADY)
+        status, output, complaints = process.end(signal.SIGTERM)
+        if writer:
+            writer.close()
+    assert (status, complaints) == (0, "blkiomon: terminated by signal\n")
+    assert text_counts(output) == ([25] if has_writer else [])
+
+
+# -- the same bytes, the same output ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [(), ("--threads", "2")])
+def test_same_bytes_give_the_same_output(options: tuple[str, ...], tmp_path: Path) -> None:
+    named = ["-h", "h", "-b", "b", "-D", "D", "--json", "j", "--csv", "c"]
+    outputs = []
+    for number, more in enumerate(((), options)):
+        where = tmp_path / str(number)
+        where.mkdir()
+        fine("-I", "0.5", *named, *more, TRACE, cwd=where)
+        outputs.append({path.name: path.read_bytes() for path in where.iterdir()})
+    assert outputs[0] == outputs[1]
+    assert {name: bool(data) for name, data in outputs[0].items()} == dict.fromkeys("hbDjc", True)
+
+
+@pytest.mark.parametrize("interval", ["1", "0.01"])
+def test_two_threads_print_the_same(interval: str) -> None:
+    # Without -D, which has one thread do all.
+    one = fine("-I", interval, "--json", "-", TRACE)
+    assert fine("-I", interval, "--json", "-", "--threads", "2", TRACE) == one
+
+
+# -- what is missing or damaged --------------------------------------------------------------------
+
+
+def test_missing_cpu_is_reported_and_the_rest_is_right(tmp_path: Path) -> None:
+    records = steady(30)
+    for cpu in (0, 1, 3):
+        of_cpu = [r for i in range(cpu, 30, 4) for r in records[2 * i : 2 * i + 2]]
+        (tmp_path / f"sda.blktrace.{cpu}").write_bytes(encode(of_cpu))
+    result = runner.run("-I", "1", "--json", "-", tmp_path / "sda")
+    stem = f"{tmp_path}/sda.blktrace"
+    assert result.returncode == 0
+    assert result.stderr.decode() == (
+        f"blkiomon: {stem}.2 is missing between {stem}.1 and {stem}.3\n"
+    )
+    kept = [r for i in range(30) if i % 4 != 2 for r in records[2 * i : 2 * i + 2]]
+    (tmp_path / "kept").write_bytes(encode(kept))
+    assert lines_of(result.stdout) == json_of("-I", "1", tmp_path / "kept")
+
+
+def test_truncated_file_of_a_set(directory: Path) -> None:
+    path = directory / "sda.blktrace.1"
+    path.write_bytes(path.read_bytes()[:-10])
+    output, said = bad("-I", "1", "--json", "-", directory)
+    assert said == (
+        f"blkiomon: bad trace: {path}: at byte offset 1152: found the end of the file "
+        "38 bytes into a record, expected 48 bytes at least\n"
+    )
+    assert counts(lines_of(output)) == [20, 20, 9]
+
+
+def test_garbage_names_the_file_and_where(trace: Path) -> None:
+    trace.write_bytes(STEADY + b"garbage" * 20)
+    output, said = bad("-I", "1", trace)
+    assert re.fullmatch(
+        rf"blkiomon: bad trace: {re.escape(str(trace))}: at byte offset 2400: found .*\n", said
+    )
+    assert text_counts(output) == COUNTS
+    for arguments in STDIN:
+        with trace.open("rb") as file:
+            output, said = bad("-I", "1", *arguments, stdin=file)
+        assert re.fullmatch(r"blkiomon: bad trace: at byte offset 2400: found .*\n", said)
+        assert text_counts(output) == COUNTS
+
+
+def test_damaged_compressed_file(trace: Path) -> None:
+    trace.write_bytes(gzip.compress(os.urandom(0) + STEADY)[:-9])
+    output, said = bad("-I", "1", trace)
+    assert said.startswith(f"blkiomon: {trace}: ") and said.count("\n") == 1
+    assert sum(text_counts(output)) > 0
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    for name, why in (
+        ("missing", "there is no such file"),
+        ("sda.blktrace.3", "there is no such file"),
+        (".", "no trace in"),
+    ):
+        output, said = bad("-I", "1", tmp_path / name)
+        assert output == b""
+        assert said.startswith("blkiomon: ") and str(tmp_path / name) in said and why in said
+        assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_file_without_permission(trace: Path) -> None:
+    trace.chmod(0)
+    assert bad("-I1", trace)[1] == f"blkiomon: cannot open {trace}: Permission denied\n"
+
+
+def test_resync_counts_what_was_skipped(trace: Path) -> None:
+    trace.write_bytes(STEADY[:960] + b"garbage" * 20 + STEADY[960:])
+    result = runner.run("-I", "1", "--resync", "--json", "-", trace)
+    lines = lines_of(result.stdout)
+    assert counts(lines) == COUNTS
+    assert sum(line["unseen"]["skipped_bytes"] for line in lines) == 140
+    assert b"skipped 140 bytes at byte offset 960" in result.stderr
+
+
+def test_lost_marks_at_the_end_of_files_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "sda.blktrace.0").write_bytes(STEADY + tw.lost_mark(0, 3))
+    (tmp_path / "sda.blktrace.1").write_bytes(tw.lost_mark(1, 4))
+    lines = json_of("-I", "1", tmp_path)
+    assert sum(line["unseen"]["lost_events"] for line in lines) == 7
+
+
+# -- filters ---------------------------------------------------------------------------------------
+
+
+def test_device_by_number(directory: Path) -> None:
+    for name in ("8:16", "8,16"):
+        lines = json_of("-I", "1", "--device", name, directory)
+        assert [[d["device"] for d in line["devices"]] for line in lines] == [["8:16"]] * 3
+        assert counts(lines) == COUNTS
+    lines = json_of("-I", "1", "--device", "8:16", "--device=8:0", directory)
+    assert counts(lines) == [20, 20, 10]
+    assert counts(json_of("-I", "1", "--device", "9:9", directory)) == [0, 0, 0]
+
+
+def host_device() -> tuple[str, int] | None:
+    """A device of this host, if it has one that the trace writer can name."""
+    for path in sorted(Path("/sys/class/block").glob("*")):
+        number = devices.device_number(path.name)
+        if number is not None and devices.device_name(number) == path.name:
+            return path.name, number
+    return None
+
+
+def test_device_by_name(tmp_path: Path) -> None:
+    found = host_device()
+    if found is None:
+        pytest.skip("this host has no block device")
+    name, number = found
+    records = [*pair(S, device=number), *pair(2 * S, device=number ^ 1 << 20)]
+    (tmp_path / "t").write_bytes(encode(records))
+    (line,) = json_of("-I", "9", "--device", name, "--names=yes", tmp_path / "t")
+    assert [d["name"] for d in line["devices"]] == [name]
+    (line,) = json_of("-I", "9", "--device", name, tmp_path / "t")
+    assert [d["name"] for d in line["devices"]] == [None]  # perhaps of another host
+    (line,) = json_of("-I", "9", stdin=encode(records))
+    assert name in [d["name"] for d in line["devices"]]
+    (line,) = json_of("-I", "9", "--names=no", stdin=encode(records))
+    assert {d["name"] for d in line["devices"]} == {None}
+
+
+def test_number_of_a_device_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sdb").mkdir()
+    (tmp_path / "sdb" / "dev").write_text("8:16\n")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "dev").write_text("nonsense\n")
+    assert devices.device_number("sdb", tmp_path) == 8 << 20 | 16
+    for name in ("sdc", "odd", "", "..", "/dev/null", "/nowhere/at/all", "a\0b"):
+        assert devices.device_number(name, tmp_path) is None, name
+    monkeypatch.setattr(devices.device_number, "__defaults__", (tmp_path,))
+    config = cli.parse(["-I1", "--device", "sdb", "--device", "7:1"])
+    assert isinstance(config, Config)
+    assert config.devices == (8 << 20 | 16, 7 << 20 | 1)
+    with pytest.raises(cli.UsageError, match="no block device 'sdx'"):
+        cli.parse(["-I1", "--device", "sdx"])
+
+
+def test_from_and_to(trace: Path, tmp_path: Path) -> None:
+    lines = json_of("-I", "1", "--from", "0.5", "--to", "2", trace)
+    assert counts(lines) == [10, 5]
+    assert [(line["start_ns"], line["end_ns"]) for line in lines] == [
+        (S // 2, 3 * S // 2),
+        (3 * S // 2, 2 * S),
+    ]
+    (tmp_path / "t").write_bytes(encode(anchored()))
+    utc = os.environ | {"TZ": "UTC"}
+    times = ["--from", "2023-11-14T22:13:21", "--to", "2023-11-14T22:13:22.25"]
+    assert NOON == 1_699_999_200 + 800
+    lines = json_of("-I", "1", *times, tmp_path / "t", env=utc)
+    assert [line["start"] for line in lines] == [
+        "2023-11-14T22:13:21.000000000Z",
+        "2023-11-14T22:13:22.000000000Z",
+    ]
+    assert counts(lines) == [10, 2]
+    output, said = bad("-I", "1", *times, trace)
+    assert text_counts(output) == []
+    assert "no time of day at the beginning of the trace" in said and str(trace) in said
+
+
+def test_from_and_to_of_a_pipe() -> None:
+    lines = json_of("-I", "1", "--clock=trace", "--from=1", "--to=2", stdin=STEADY)
+    assert counts(lines) == [10]
+    (line,) = json_of("-I", runner.LONG, "--from=1", "--to=2", stdin=STEADY)
+    assert line["total"]["requests"] == 10
+
+
+# -- outputs ---------------------------------------------------------------------------------------
+
+
+def test_all_outputs_of_one_run_agree(tmp_path: Path) -> None:
+    names = {n: tmp_path / n for n in ("h", "b", "json", "csv", "parquet")}
+    options = [x for n, p in names.items() for x in (f"{'-' * (1 + (len(n) > 1))}{n}", str(p))]
+    assert fine("-I", "1", *options, TRACE) == b""
+    lines = lines_of(names["json"].read_bytes())
+    rows = list(csv.DictReader(io.StringIO(names["csv"].read_text())))
+    table = pq.read_table(names["parquet"]).to_pylist()
+    of_all = [int(r["requests"]) for r in rows if (r["device"], r["op"]) == ("all", "all")]
+    assert counts(lines) == of_all
+    assert sum(counts(lines)) == N_REQUESTS
+    assert len(rows) == len(table)
+    for row, other in zip(rows, table):
+        assert (row["device"], row["op"]) == (other["device"], other["op"])
+        assert row["d2c_p99_ns"] == (
+            "" if other["d2c_p99_ns"] is None else str(other["d2c_p99_ns"])
+        )
+        assert int(row["bytes"]) == other["bytes"]
+    assert text_counts(fine("decode", names["b"])) == text_counts(names["h"].read_bytes())
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "-h"])
+def test_standard_output_is_what_a_file_would_get(option: str, tmp_path: Path) -> None:
+    fine("-I", "1", option, tmp_path / "out", TRACE)
+    assert fine("-I", "1", option, "-", TRACE) == (tmp_path / "out").read_bytes()
+
+
+def test_parquet_on_standard_output(trace: Path) -> None:
+    table = pq.read_table(io.BytesIO(fine("-I", "1", "--parquet", "-", trace)))
+    assert table.num_rows == 9
+
+
+def test_json_beside_text_on_standard_output(trace: Path) -> None:
+    output = fine("-I", "1", "--json", "-", "-h", "-", trace)
+    assert counts(lines_of(b"\n".join(re.findall(rb"^\{.*\}$", output, re.MULTILINE)))) == COUNTS
+    assert text_counts(output) == COUNTS
+
+
+def test_decode_as_a_command(tmp_path: Path) -> None:
+    stats = tmp_path / "stats"
+    fine("-I", "1", "-b", stats, TRACE)
+    as_json = lines_of(fine("decode", "--json", stats))
+    rows = list(csv.DictReader(io.StringIO(fine("decode", stats, "--csv").decode())))
+    assert len(as_json) == len(rows) == stats.stat().st_size // 424
+    with stats.open("rb") as file:
+        assert fine("decode", "-", stdin=file) == fine("decode", stats)
+    assert "missing: No such file" in bad("decode", tmp_path / "missing")[1]
+    assert f"{TRACE}: these are no interval statistics" in bad("decode", TRACE)[1]
+
+
+# -- being stopped ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_during_a_long_file(number: int, tmp_path: Path) -> None:
+    # The file waits behind an output that nobody reads, until the signal comes.
+    raw = np.frombuffer(TRACE.read_bytes(), layout.TRACE_V7)
+    long = tmp_path / "long"
+    with long.open("wb") as file:
+        for k in range(5):
+            later = raw.copy()
+            later["time"] += np.uint64(k * 4 * S)
+            file.write(later.tobytes())
+    with Running("-I", "0.001", "--json", "-", long).started() as process:
+        process.read_until(lambda seen: seen.count(b"\n") > 3)
+        status, output, complaints = process.end(number)
+    assert (status, complaints) == (0, "blkiomon: terminated by signal\n")
+    lines = lines_of(output)
+    assert 10 < len(lines) < 10_000
+    # Nothing is missing in between.
+    assert [line["start_ns"] for line in lines[1:]] == [line["end_ns"] for line in lines[:-1]]
+
+
+def test_signal_while_nobody_reads_the_output(tmp_path: Path) -> None:
+    with Running("-I", "0.001", "--json", "-", TRACE).started() as process:
+        process.read_until(lambda seen: seen.count(b"\n") > 3)
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 1
+        assert re.fullmatch(
+            r"blkiomon: terminated by signal\n"
+            r"blkiomon: standard output did not take everything: "
+            r"\d+ intervals and 0 records are missing there\n",
+            process.stderr,
+        )
+
+
+def test_signal_while_a_pipe_among_files_is_waited_for(directory: Path) -> None:
+    with Running("-I", runner.LONG, directory / "sda", "-").started() as process:
+        process.write(STEADY[:960])
+        time.sleep(0.2)
+        before = time.monotonic()
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+        assert time.monotonic() - before < 5
+        assert process.stderr == "blkiomon: terminated by signal\n"
+
+
+# -- progress --------------------------------------------------------------------------------------
+
+IMPATIENT = """
+import sys
+from blkiomon import cli, progress
+progress.FIRST_S = progress.EVERY_S = 0.0
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def on_a_terminal(arguments: Sequence[str | Path], script: str = IMPATIENT) -> str:
+    """What it shows on a terminal that is its standard error."""
+    ours, theirs = pty.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        while True:
+            try:
+                piece = os.read(ours, 4096)
+            except OSError:  # the other end is closed
+                return
+            shown.extend(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        process = subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+            check=False,
+            timeout=runner.TIMEOUT_S,
+        )
+    finally:
+        os.close(theirs)
+        reader.join(runner.TIMEOUT_S)
+        os.close(ours)
+    assert process.returncode == 0
+    return shown.decode()
+
+
+def test_bar_on_a_terminal_grows_and_goes() -> None:
+    shown = on_a_terminal(["-I", "1", TRACE])
+    shares = [int(n) for n in re.findall(r"\] +(\d+)% ", shown)]
+    assert len(shares) > 3
+    assert shares == sorted(shares)
+    assert shares[-1] == 100
+    assert re.search(r"\r\[#+\.*\] +\d+% \d+ MB, [\d,]+ MB/s, \d+ s left\x1b\[K", shown)
+    assert shown.endswith("\r\x1b[K")
+
+
+def test_short_work_shows_no_bar(trace: Path) -> None:
+    patient = IMPATIENT.replace("= 0.0", "= 60.0")
+    assert on_a_terminal(["-I", "1", trace], patient) == ""
+
+
+def test_no_bar_where_there_is_no_terminal() -> None:
+    command = [sys.executable, "-c", IMPATIENT, "-I", "1", str(TRACE)]
+    result = subprocess.run(command, capture_output=True, check=True, timeout=runner.TIMEOUT_S)
+    assert result.stderr == b""
+
+
+def test_bar_of_standard_input_and_compressed_files(tmp_path: Path) -> None:
+    packed = tmp_path / "packed.gz"
+    packed.write_bytes(gzip.compress(TRACE.read_bytes(), 1))
+    shares = [int(n) for n in re.findall(r"\] +(\d+)% ", on_a_terminal(["-I", "1", packed]))]
+    assert shares[-1] == 100
+
+
+# -- real traces -----------------------------------------------------------------------------------
+
+
+def test_real_trace_that_is_cut_gives_what_it_has() -> None:
+    path = goldenfiles.TRACES / "loop-lossy-dc.bin"
+    output, said = bad("-I", "1", "--json", "-", path)
+    lines = lines_of(output)
+    assert re.fullmatch(rf"blkiomon: bad trace: {re.escape(str(path))}: at byte .*\n", said)
+    assert sum(line["unseen"]["lost_events"] for line in lines) > 1000
+    assert sum(counts(lines)) > 1000
+
+
+def test_queue_times_of_a_real_trace() -> None:
+    lines = json_of("-I", "1", goldenfiles.TRACES / "loop-ext4-all.bin")
+    assert all(line["total"]["q2d_ns"]["count"] for line in lines)
+
+
+def test_processes_by_name(tmp_path: Path) -> None:
+    records = [tw.notify_process(S, 7, "fio"), *pair(S, pid=7), *pair(S, 16, pid=8)]
+    (tmp_path / "t").write_bytes(encode(records))
+    (line,) = json_of("-I", "1", tmp_path / "t")
+    assert line["processes"]["by_bytes"] == [
+        {"pid": 7, "name": "fio", "requests": 1, "bytes": 4096},
+        {"pid": 8, "name": None, "requests": 1, "bytes": 4096},
+    ]
+
+
+def test_no_final_drops_the_last_interval(trace: Path) -> None:
+    assert text_counts(fine("-I", "1", "--no-final", trace)) == [10, 10]
+
+
+def test_time_jump_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(encode([issue(S, 8, 512), issue(1 << 62, 16, 512)]))
+    result = runner.run("-I", "1", tmp_path / "t")
+    assert result.returncode == 0
+    assert re.fullmatch(
+        rb"blkiomon: bad trace: time jumps ahead: \d+ intervals without a record are left out\n",
+        result.stderr,
+    )
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Iterator[Path]:
+    """A real trace as blktrace writes it."""
+    write_set(tmp_path, "loop", TRACE.read_bytes())
+    yield tmp_path / "loop"
+
+
+def test_real_trace_split_by_cpu_is_read_as_one(parts: Path) -> None:
+    assert sum(counts(json_of("-I", "1", parts))) == N_REQUESTS
+    assert len(split(TRACE.read_bytes())) == 95_366

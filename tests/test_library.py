@@ -1,0 +1,373 @@
+"""The library: every function with every kind of source, what it returns and what it raises."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import mmap
+import os
+import threading
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import duckdb
+import goldenfiles
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import tracewriter as tw
+from test_monitor import MS, NOON, S, anchored, dicts, intervals_of, pair, spans, steady
+from tracewriter import complete, encode, issue
+
+import blkiomon
+from blkiomon import Interval, Monitor, SourceError, StatsError, TraceError, layout
+
+TRACE = goldenfiles.TRACES / "loop-multi-dc.bin"
+N_RECORDS, N_REQUESTS = 95_366, 47_637
+
+
+@pytest.fixture(scope="module")
+def data() -> bytes:
+    return TRACE.read_bytes()
+
+
+def sources(data: bytes, directory: Path) -> Iterator[Any]:
+    """The same bytes as every kind of source, each with a name."""
+    path = directory / "trace"
+    path.write_bytes(data)
+    (directory / "trace.gz").write_bytes(gzip.compress(data, 1))
+    yield str(path)
+    yield path
+    yield [path]
+    yield (str(path),)
+    yield directory / "trace.gz"
+    yield data
+    yield bytearray(data)
+    yield memoryview(data)
+    yield memoryview(data).cast("I")
+    yield np.frombuffer(data, "u1")
+    yield np.frombuffer(data, layout.TRACE_V7)
+    yield array("B", data)
+    yield io.BytesIO(data)
+    with path.open("rb") as file:
+        yield file
+    with path.open("rb", buffering=0) as raw:
+        yield raw
+    with gzip.open(directory / "trace.gz") as packed:
+        yield packed
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        yield mapped
+
+
+def test_every_function_takes_every_source(tmp_path: Path) -> None:
+    data = encode(steady(25))
+    for source in sources(data, tmp_path):
+        assert len(blkiomon.read_trace(source)) == 50, source
+    for source in sources(data, tmp_path):
+        assert len(blkiomon.requests(source)) == 25, source
+    for source in sources(data, tmp_path):
+        assert spans(blkiomon.intervals(source)) == spans(intervals_of(data)), source
+    for source in sources(data, tmp_path):
+        assert blkiomon.summarize(source).total.requests == 25, source
+
+
+def test_per_cpu_files_are_one_trace(tmp_path: Path) -> None:
+    records = steady(25)
+    for cpu in (0, 1):
+        (tmp_path / f"sda.blktrace.{cpu}").write_bytes(encode(records[cpu::2]))
+    expected = dicts(intervals_of(encode(records)))
+    named = [tmp_path / "sda.blktrace.1", tmp_path / "sda.blktrace.0"]
+    for source in (tmp_path, tmp_path / "sda", str(tmp_path / "sda.blktrace.0"), named):
+        assert dicts(blkiomon.intervals(source)) == expected
+
+
+# -- records and requests --------------------------------------------------------------------------
+
+
+def test_records_are_those_of_the_trace(data: bytes) -> None:
+    records = blkiomon.read_trace(data)
+    assert records.dtype == layout.RECORD
+    assert records.shape == (N_RECORDS,)
+    raw = np.frombuffer(data, layout.TRACE_V7)
+    for name in ("sector", "bytes", "action", "sequence", "pid", "device", "cpu", "error"):
+        assert (records[name] == raw[name]).all(), name
+    assert (records["time_ns"] == raw["time"]).all()
+
+
+def test_records_of_any_kind_come_without_their_payload() -> None:
+    payload = [tw.notify_process(1, 7, "fio"), tw.driver_data(2, b"x" * 100), *pair(3)]
+    records = blkiomon.read_trace(encode(payload))
+    assert records["time_ns"].tolist() == [1, 2, 3, 3 + MS]
+    assert records["pdu_len"].tolist() == [16, 100, 0, 0]
+
+
+def test_requests_are_those_of_the_trace(data: bytes) -> None:
+    found = blkiomon.requests(data)
+    assert found.dtype == layout.REQUEST
+    assert found.shape == (N_REQUESTS,)
+    whole = blkiomon.summarize(data)
+    ops = np.bincount(found["op"], minlength=7).tolist()
+    by_op = {g.op: 0 for g in whole.groups()}
+    for group in whole.groups():
+        by_op[group.op] += group.requests
+    assert {op: n for op, n in zip(layout.OPS, ops) if n} == {
+        op: n for op, n in by_op.items() if op
+    }
+    assert int(found["bytes"].sum(dtype="u8")) == whole.total.bytes
+    assert int(found["d2c_ns"].sum()) == whole.total.d2c.sum
+
+
+def test_a_request_field_by_field() -> None:
+    fields: dict[str, Any] = {"category": tw.WRITE | tw.FS, "device": 8 << 20 | 16}
+    (found,) = blkiomon.requests(
+        encode(
+            [
+                issue(S, 4096, 512, pid=7, cpu=3, **fields),
+                complete(S + 250, 4096, 512, pid=8, cpu=4, error=5, **fields),
+            ]
+        )
+    )
+    assert dict(zip(layout.REQUEST.names or (), found.tolist())) == {
+        "issued_ns": S,
+        "d2c_ns": 250,
+        "q2d_ns": 2**64 - 1,
+        "sector": 4096,
+        "bytes": 512,
+        "device": 8 << 20 | 16,
+        "op": 1,
+        "pid": 7,
+        "cpu": 3,
+        "error": 5,
+    }
+
+
+def test_requests_of_some_devices(data: bytes) -> None:
+    device = 7 << 20 | 2
+    found = blkiomon.requests(data, devices=[device])
+    assert set(found["device"].tolist()) == {device}
+    assert len(found) == blkiomon.summarize(data, devices=[device]).total.requests
+
+
+def test_nothing_has_nothing() -> None:
+    assert blkiomon.read_trace(b"").shape == blkiomon.requests(b"").shape == (0,)
+    assert blkiomon.read_trace(io.BytesIO()).dtype == layout.RECORD
+    assert blkiomon.summarize(b"").total.requests == 0
+    assert len(list(blkiomon.intervals(b""))) == 1
+
+
+# -- intervals -------------------------------------------------------------------------------------
+
+
+def test_intervals_come_as_they_end(data: bytes) -> None:
+    class Slow(io.BytesIO):
+        given = 0
+
+        def read1(self, size: int | None = -1, /) -> bytes:
+            piece = super().read1(48 * 1000)
+            self.given += len(piece)
+            return piece
+
+    source = Slow(data)
+    items = blkiomon.intervals(source, 0.1)
+    first = next(items)
+    assert isinstance(first, Interval)
+    assert source.given < len(data) / 10
+    assert 1 + len(list(items)) == 31
+    assert source.given == len(data)
+
+
+def test_options_are_those_of_the_monitor() -> None:
+    data = encode(anchored(40))
+    options: dict[str, Any] = {"from_ns": (NOON + 1) * S, "to_ns": (NOON + 2) * S}
+    (item,) = blkiomon.intervals(data, 5, is_absolute=True, **options)
+    assert (item.start_ns, item.end_ns) == ((NOON + 1) * S, (NOON + 2) * S)
+    assert blkiomon.summarize(data, from_ns=S, to_ns=2 * S).total.requests == 10
+    garbled = b"?" * 100 + data
+    assert blkiomon.summarize(garbled, resync=True).counts.skipped_bytes == 100
+
+
+def test_wrong_options_are_told_at_once() -> None:
+    with pytest.raises(ValueError, match="interval_s"):
+        blkiomon.intervals(b"", -1)
+    with pytest.raises(ValueError, match="clock"):
+        blkiomon.intervals(b"", clock="sun")
+    with pytest.raises(TypeError):
+        blkiomon.intervals(b"", colour="red")
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[BinaryIO, Callable[[bytes], int]]]:
+    """The reading end of a pipe, and what writes to it."""
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file, open(writing, "wb", buffering=0) as other:
+        yield file, other.write
+
+
+def test_wall_clock_ends_intervals_when_it_is_time(
+    pipe: tuple[BinaryIO, Callable[[bytes], int]],
+) -> None:
+    file, write = pipe
+    data = encode(steady(30))
+    done = threading.Event()
+
+    def feed() -> None:
+        while not done.wait(0.02):
+            write(data)
+
+    writer = threading.Thread(target=feed)
+    writer.start()
+    try:
+        items = blkiomon.intervals(file, 0.1, clock="wall")
+        some = [next(items) for _ in range(3)]
+    finally:
+        done.set()
+        writer.join()
+    assert {(i.clock, i.is_anchored) for i in some} == {("wall", True)}
+    assert all(0.05 < i.duration_s < 10 for i in some)
+    assert all(i.total.requests for i in some)
+    assert [i.start_ns for i in some[1:]] == [i.end_ns for i in some[:-1]]
+
+
+def test_wall_clock_of_a_trace_that_is_read_at_once(data: bytes) -> None:
+    (item,) = blkiomon.intervals(data, 1000, clock="wall")
+    assert (item.clock, item.total.requests) == ("wall", N_REQUESTS)
+    assert blkiomon.summarize(data, clock="wall").total.requests == N_REQUESTS
+    items = blkiomon.intervals(data[:-1], 1000, clock="wall")
+    assert next(items).total.requests == N_REQUESTS - 1
+    with pytest.raises(TraceError):
+        next(items)
+
+
+def test_lost_marks_of_files_are_counted_also_at_their_end(tmp_path: Path) -> None:
+    records = steady(4)
+    (tmp_path / "a.blktrace.0").write_bytes(encode(records[:4]) + tw.lost_mark(0, 3))
+    (tmp_path / "a.blktrace.1").write_bytes(encode(records[4:]) + tw.lost_mark(1, 4))
+    assert blkiomon.summarize(tmp_path).counts.lost == 7
+    (tmp_path / "a.blktrace.1").write_bytes(tw.lost_mark(1, 4))
+    (tmp_path / "a.blktrace.0").write_bytes(tw.lost_mark(0, 3))
+    assert blkiomon.summarize(tmp_path).counts.lost == 7
+
+
+def test_monitor_is_the_same_line(data: bytes) -> None:
+    line = Monitor(0.5)
+    items = []
+    for at in range(0, len(data), 777_777):
+        items += line.feed(data[at : at + 777_777])
+    items += line.finish()
+    assert dicts(items) == dicts(blkiomon.intervals(data, 0.5))
+    assert blkiomon.merge(items).to_dict() == blkiomon.summarize(data).to_dict()
+
+
+# -- errors ----------------------------------------------------------------------------------------
+
+FUNCTIONS: list[Callable[..., Any]] = [
+    blkiomon.read_trace,
+    blkiomon.requests,
+    lambda source: list(blkiomon.intervals(source)),
+    blkiomon.summarize,
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_errors_say_where(function: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "bad"
+    path.write_bytes(encode(steady(1)) + b"garbage" * 20)
+    with pytest.raises(TraceError) as caught:
+        function(path)
+    assert (caught.value.offset, caught.value.file) == (96, str(path))
+    assert str(caught.value).startswith(f"{path}: at byte offset 96: found ")
+    with pytest.raises(TraceError) as caught:
+        function(path.read_bytes())
+    assert (caught.value.offset, caught.value.file) == (96, None)
+    path.write_bytes(encode(steady(1))[:-1])
+    with pytest.raises(TraceError, match=r"at byte offset 48: found the end of") as caught:
+        function(str(path))
+    assert caught.value.file == str(path)
+    with pytest.raises(SourceError, match="missing: there is no such file"):
+        function(tmp_path / "missing")
+    with pytest.raises(SourceError):
+        function([])
+    for source in (5, None, io.StringIO("text"), {"a": 1}):
+        with pytest.raises(TypeError):
+            function(source)
+
+
+def test_intervals_before_an_error_are_handed_out() -> None:
+    items = blkiomon.intervals(encode(steady(25)) + b"garbage" * 20)
+    assert [next(items).total.requests for _ in range(3)] == [10, 10, 5]
+    with pytest.raises(TraceError):
+        next(items)
+
+
+def test_intervals_of_files_before_an_error_are_handed_out(tmp_path: Path) -> None:
+    (tmp_path / "a.blktrace.0").write_bytes(encode(steady(25))[:-1])
+    (tmp_path / "a.blktrace.1").write_bytes(b"")
+    items = blkiomon.intervals(tmp_path)
+    assert [next(items).total.requests for _ in range(3)] == [10, 10, 4]
+    with pytest.raises(TraceError, match=r"a\.blktrace\.0: at byte offset 2352: "):
+        next(items)
+
+
+# -- statistics of -b ------------------------------------------------------------------------------
+
+
+def test_statistics_come_back(tmp_path: Path) -> None:
+    stats = blkiomon.read_stats(goldenfiles.DIRECTORY / "loop-multi-dc.binary")
+    assert stats.dtype == layout.STATS
+    assert stats["size_r"]["num"].sum() + stats["size_w"]["num"].sum() == N_REQUESTS
+    (tmp_path / "other").write_bytes(b"no statistics" * 100)
+    with pytest.raises(StatsError, match="no interval statistics"):
+        blkiomon.read_stats(str(tmp_path / "other"))
+    with pytest.raises(FileNotFoundError):
+        blkiomon.read_stats(tmp_path / "missing")
+
+
+# -- arrays in other programs' hands ---------------------------------------------------------------
+
+
+def test_arrays_go_into_pandas(data: bytes) -> None:
+    found = blkiomon.requests(data)
+    frame = pd.DataFrame(found)
+    assert frame.columns.tolist() == list(layout.REQUEST.names or ())
+    assert frame.dtypes.tolist() == [layout.REQUEST[name] for name in frame.columns]
+    by_op = frame.groupby("op")["d2c_ns"].sum()
+    assert by_op[0] == found["d2c_ns"][found["op"] == 0].sum()
+    assert len(pd.DataFrame(blkiomon.read_trace(data))) == N_RECORDS
+
+
+def test_columns_go_into_pandas_without_being_copied(data: bytes) -> None:
+    found = blkiomon.requests(data)
+    column = pd.Series(found["d2c_ns"], copy=False)
+    assert np.shares_memory(column.to_numpy(), found)
+
+
+def test_arrays_go_into_polars(data: bytes) -> None:
+    found = blkiomon.requests(data)
+    frame = pl.from_numpy(found)
+    assert frame.columns == list(layout.REQUEST.names or ())
+    assert frame["d2c_ns"].dtype == pl.UInt64
+    assert frame["d2c_ns"].sum() == found["d2c_ns"].sum()
+
+
+def test_arrays_go_into_duckdb(data: bytes) -> None:
+    found = blkiomon.requests(data)
+    columns = {name: found[name] for name in layout.REQUEST.names or ()}
+    with duckdb.connect() as db:
+        db.register("requests", columns)
+        db.execute("select op, count(*), sum(d2c_ns)::ubigint from requests group by op")
+        answer = db.fetchall()
+    assert sorted(answer) == [
+        (op, int((found["op"] == op).sum()), int(found["d2c_ns"][found["op"] == op].sum()))
+        for op in np.unique(found["op"]).tolist()
+    ]
+
+
+def test_package_tells_what_it_has() -> None:
+    assert set(blkiomon.__all__) == set(dir(blkiomon))
+    for name in blkiomon.__all__:
+        assert getattr(blkiomon, name).__doc__ is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = blkiomon.nothing

@@ -1,0 +1,252 @@
+"""Requests in flight, against a reference that keeps a list of them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import streams
+import tracewriter as tw
+from inflight import ALL, InFlight, loads_of
+from tracewriter import Record, complete, encode, issue
+
+from blkiomon import layout
+from blkiomon._core import Engine
+
+NEVER_NS = 2**64 - 1
+SDA, SDB = 8 << 20, 8 << 20 | 16
+READ, WRITE = 0, 1
+ALL_OPS = layout.ALL_OPS
+
+CATEGORIES = [
+    tw.READ | tw.FS,
+    tw.WRITE | tw.FS,
+    tw.WRITE | tw.FS | tw.DISCARD,
+    tw.READ | tw.FLUSH,
+    tw.PC,
+]
+
+
+def ordered(rng: random.Random, requests: int = 60, loss: float = 0.1) -> list[Record]:
+    """Requests to few sectors, so that some replace others, in the order of their times."""
+    records = []
+    now_ns = rng.choice([0, 1, 10**9, 2**40])
+    for _ in range(requests):
+        now_ns += rng.choice([0, 1, 50, rng.randrange(2000)])
+        device = rng.choice([SDA, SDB, 253 << 20])
+        category = rng.choice(CATEGORIES)
+        sector = rng.randrange(rng.choice([2, 30]))
+        size = 0 if category & tw.FLUSH else 4096
+        if rng.random() >= loss:
+            records.append(issue(now_ns, sector, size, category, device))
+        if rng.random() >= loss:
+            done_ns = now_ns + rng.choice([0, 1, 300, rng.randrange(20_000)])
+            records.append(complete(done_ns, sector, size, category, device))
+    records.sort(key=lambda r: r.time_ns)
+    return records
+
+
+def compare(
+    records: list[Record], ends_ns: list[int], max_pending: int = 10**6, max_age_ns: int = NEVER_NS
+) -> None:
+    """Cut both at these times and at the end of the stream."""
+    engine = Engine(max_pending=max_pending, max_age_ns=max_age_ns)
+    reference = InFlight(max_pending, max_age_ns)
+    rest = encode(records)
+    for end_ns in [*ends_ns, None]:
+        taken = engine.feed(rest, end_ns)
+        reference.feed(rest[:taken])
+        rest = rest[taken:]
+        cut = engine.cut(end_ns)
+        reference.cut()
+        assert loads_of(cut) == reference.loads(reference.now_ns if end_ns is None else end_ns)
+        assert engine.counters()["orphans"] == reference.orphans
+    assert rest == b""
+
+
+def some_times(records: list[Record], rng: random.Random) -> list[int]:
+    """A few times from before the first record to behind the last, one of them twice."""
+    last_ns = max(r.time_ns for r in records)
+    first_ns = min(r.time_ns for r in records)
+    times = [rng.randint(max(1, first_ns), last_ns + 1000) for _ in range(rng.randint(0, 6))]
+    times += [rng.choice(records).time_ns or 1, first_ns // 2 or 1]
+    return sorted([*times, times[0]])
+
+
+def up_to_last(times_ns: list[int], records: list[Record]) -> list[int]:
+    """Those that leave something for an interval that ends with the latest record."""
+    return [t for t in times_ns if t <= records[-1].time_ns]
+
+
+def generated(seed: int) -> list[Record]:
+    """Those of a generated stream; none is of the device number that stands for all of them."""
+    records = streams.generate(seed, avoid="nothing").records
+    return [replace(r, device=r.device % layout.ALL_DEVICES) for r in records]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_in_flight_equals_reference(seed: int) -> None:
+    rng = random.Random(seed)
+    records = ordered(rng, loss=rng.choice([0, 0.05, 0.3]))
+    compare(records, up_to_last(some_times(records, rng), records))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_in_flight_equals_reference_where_requests_are_evicted(seed: int) -> None:
+    rng = random.Random(f"evict {seed}")
+    records = ordered(rng, loss=0.3)
+    compare(
+        records,
+        up_to_last(some_times(records, rng), records),
+        max_pending=rng.choice([1, 2, 3, 7, 10**6]),
+        max_age_ns=rng.choice([0, 1, 500, 5000, NEVER_NS]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_in_flight_equals_reference_on_generated_streams_in_order(seed: int) -> None:
+    rng = random.Random(seed)
+    records = sorted(generated(seed), key=lambda r: r.time_ns)
+    records = [replace(r, time_ns=min(r.time_ns, NEVER_NS - 1)) for r in records]
+    paired = [
+        r
+        for r in records
+        if r.action & (streams.ISSUE | streams.COMPLETE) and not r.action & streams.DRV_DATA
+    ]
+    if paired:
+        compare(records, up_to_last(some_times(records, rng), paired))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_cuts_add_up_to_one(seed: int) -> None:
+    rng = random.Random(f"sum {seed}")
+    records = ordered(rng)
+    data = encode(records)
+    whole = Engine()
+    whole.feed(data)
+    expected = loads_of(whole.cut())
+    engine = Engine()
+    sums: dict[tuple[int, int], list[int]] = {}
+    for end_ns in [*up_to_last(some_times(records, rng), records), None]:
+        data = data[engine.feed(data, end_ns) :]
+        for key, figures in loads_of(engine.cut(end_ns)).items():
+            total = sums.setdefault(key, [0, 0, 0])
+            total[0] += figures[3]
+            total[1] += figures[4]
+            total[2] = max(total[2], figures[1])
+    assert sums == {key: [f[3], f[4], f[1]] for key, f in expected.items()}
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_streams_out_of_order_give_no_absurd_figures(seed: int) -> None:
+    rng = random.Random(f"disorder {seed}")
+    records = generated(seed)
+    engine = Engine(max_pending=rng.choice([3, 10**6]), max_age_ns=rng.choice([100, 10**9]))
+    data = encode(records)
+    while data:
+        n = rng.randint(1, len(data))
+        engine.feed(data[:n])
+        data = data[n:]
+        end_ns = rng.choice([None, 0, engine.now_ns // 2, NEVER_NS])
+        loads = loads_of(engine.cut(end_ns))
+        assert ALL in loads
+        for now, most, oldest_ns, _, integral_ns in loads.values():
+            assert now <= most <= len(records)
+            assert oldest_ns < 2**64
+            assert integral_ns < len(records) * 2**64
+        of_devices = [loads[key] for key in loads if key != ALL and key[1] == ALL_OPS]
+        assert sum(f[0] for f in of_devices) == loads[ALL][0]
+        assert loads[ALL][0] <= engine.pending
+    assert engine.counters()["orphans"] <= len(records)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_no_device_is_busy_for_longer_than_the_trace_lasts(seed: int) -> None:
+    rng = random.Random(f"busy {seed}")
+    # As from several CPUs, each of whose buffers is read at once.
+    records = ordered(rng)
+    cpus = rng.randint(1, 8)
+    of_cpu = [rng.randrange(cpus) for _ in records]
+    records = [r for cpu in range(cpus) for r, c in zip(records, of_cpu) if c == cpu]
+    times = [r.time_ns for r in records]
+    engine = Engine()
+    engine.feed(encode(records))
+    for figures in loads_of(engine.cut(max(times))).values():
+        assert figures[3] <= max(times) - min(times)
+
+
+def test_one_absurd_time_does_not_stop_the_count_of_busy_time() -> None:
+    engine = Engine()
+    engine.feed(encode([issue(2**63, 1, 512), complete(2**63 + 5, 1, 512)]))
+    engine.feed(encode([issue(100, 1, 512), complete(200, 1, 512)]))
+    engine.cut(300)
+    engine.feed(encode([issue(310, 1, 512), complete(350, 1, 512)]))
+    assert loads_of(engine.cut(400))[SDA, ALL_OPS] == (0, 1, 0, 40, 40)
+
+
+def test_row_of_all_devices_is_there_without_records() -> None:
+    engine = Engine()
+    assert loads_of(engine.cut()) == {ALL: (0, 0, 0, 0, 0)}
+    assert loads_of(engine.cut(5)) == {ALL: (0, 0, 0, 0, 0)}
+
+
+def test_request_across_cuts_is_in_flight_in_each() -> None:
+    engine = Engine()
+    engine.feed(encode([issue(100, 1, 4096)]))
+    assert loads_of(engine.cut(150))[SDA, READ] == (1, 1, 50, 0, 50)
+    assert loads_of(engine.cut(250))[SDA, ALL_OPS] == (1, 1, 150, 100, 100)
+    assert loads_of(engine.cut(250))[SDA, ALL_OPS] == (1, 1, 150, 0, 0)
+    engine.feed(encode([complete(300, 1, 4096)]))
+    assert loads_of(engine.cut(400)) == {
+        (SDA, READ): (0, 1, 0, 0, 50),
+        (SDA, ALL_OPS): (0, 1, 0, 50, 50),
+        ALL: (0, 1, 0, 0, 50),
+    }
+    assert loads_of(engine.cut(500)) == {ALL: (0, 0, 0, 0, 0)}
+
+
+def test_lost_completion_is_in_flight_until_evicted_by_age() -> None:
+    engine = Engine(max_age_ns=1000)
+    engine.feed(encode([issue(100, 1, 4096), issue(1100, 2, 4096, device=SDB)]))
+    assert loads_of(engine.cut())[SDA, ALL_OPS] == (1, 1, 1000, 1000, 1000)
+    engine.feed(encode([complete(1200, 2, 4096, device=SDB)]))
+    assert loads_of(engine.cut())[SDA, ALL_OPS] == (0, 1, 0, 100, 100)
+    assert engine.counters()["evicted"] == 1
+
+
+def test_lost_completion_is_in_flight_until_evicted_by_number() -> None:
+    engine = Engine(max_pending=1)
+    engine.feed(encode([issue(100, 1, 4096), issue(600, 2, 4096, device=SDB)]))
+    loads = loads_of(engine.cut(1000))
+    assert loads[SDA, ALL_OPS] == (0, 1, 0, 500, 500)
+    assert loads[SDB, ALL_OPS] == (1, 1, 400, 400, 400)
+    assert loads[ALL] == (1, 1, 400, 0, 900)
+
+
+def test_lost_completion_is_in_flight_until_replaced() -> None:
+    engine = Engine()
+    engine.feed(encode([issue(100, 1, 4096), issue(600, 1, 4096), complete(700, 1, 4096)]))
+    assert loads_of(engine.cut(1000))[SDA, ALL_OPS] == (0, 1, 0, 600, 600)
+
+
+def test_completion_read_before_its_issue_never_enters_but_its_time_counts() -> None:
+    engine = Engine()
+    engine.feed(encode([complete(700, 1, 4096), issue(100, 1, 4096)]))
+    assert loads_of(engine.cut(1000)) == {
+        (SDA, READ): (0, 0, 0, 0, 600),
+        (SDA, ALL_OPS): (0, 0, 0, 0, 600),
+        ALL: (0, 0, 0, 0, 600),
+    }
+
+
+def test_issue_older_than_a_pending_one_that_is_both_takes_it_out_of_flight() -> None:
+    # A record that is marked as issue and as completion; then an issue from before it is read.
+    both = replace(issue(700, 1, 4096), action=tw.act(tw.READ | tw.FS | tw.ISSUE | tw.COMPLETE, 7))
+    engine = Engine()
+    engine.feed(encode([both, issue(100, 1, 4096)]))
+    assert engine.counters()["matches"] == 1
+    assert engine.counters()["orphans"] == 0
+    assert engine.pending == 0
+    assert loads_of(engine.cut(1000))[SDA, ALL_OPS] == (0, 1, 0, 0, 600)
+    assert loads_of(engine.cut(2000)) == {ALL: (0, 0, 0, 0, 0)}

@@ -1,0 +1,315 @@
+"""Queue times, against a few lines that follow each bio."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tracewriter as tw
+from intervals import bin_of
+from reference import COMPLETE, DRV_DATA, ISSUE, READ, WRITE, Reference, Trace, operation
+from tracewriter import Record, complete, encode, issue
+
+from blkiomon import layout
+from blkiomon._core import Engine
+
+QUEUE = tw.QUEUE << 16
+SDA, SDB = 8 << 20, 8 << 20 | 16
+NOT_QUEUED = 2**64 - 1
+
+
+def queued(
+    time_ns: int, sector: int, category: int = tw.READ, device: int = SDA, event: int = tw.EV_QUEUE
+) -> Record:
+    """A Q record, or that of another event of the category."""
+    return Record(time_ns, sector, 4096, tw.act(category | tw.QUEUE, event), device)
+
+
+def merged(time_ns: int, sector: int, category: int = tw.READ, device: int = SDA) -> Record:
+    """A bio that was merged into the back of a request."""
+    return queued(time_ns, sector, category, device, tw.EV_BACKMERGE)
+
+
+class Queues(Reference):
+    """The reference of pairing, which keeps the queue records as well."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.q2d: dict[tuple[int, str], list[tuple[int, int]]] = {}  # q2d, q2c
+        self._waiting: dict[tuple[int, int, int], int] = {}
+        self._issued: dict[tuple[int, int, int], int] = {}
+
+    def _record(self, record: Trace) -> None:
+        before = self._pending.get(record.key)
+        matched = self.matched
+        key = record.device, record.sector, record.action & (READ | WRITE)
+        if record.action & ISSUE and not record.action & DRV_DATA:
+            queued_ns = self._waiting.pop(key, None)
+            self._issued.pop(key, None)
+            if queued_ns is not None and queued_ns <= record.time:
+                self._issued[key] = queued_ns
+        super()._record(record)
+        if self.matched > matched:
+            assert before is not None
+            first, last = sorted((before, record), key=lambda t: t.time)
+            if before.time == record.time:  # then the issue is the record at hand
+                first, last = record, before
+            queued_ns = self._issued.pop(key, None)
+            if queued_ns is not None and queued_ns <= first.time:
+                times = first.time - queued_ns, last.time - queued_ns
+                self.q2d.setdefault((record.device, operation(first)), []).append(times)
+        elif record.action & QUEUE and not record.action & (ISSUE | COMPLETE | DRV_DATA):
+            if record.action & 0xFEFF == tw.EV_QUEUE:
+                self._waiting[key] = record.time
+            elif record.action & 0xFEFF == tw.EV_BACKMERGE:
+                self._waiting.pop(key, None)
+
+    def cut_queue(self) -> dict[tuple[int, str], list[tuple[int, int]]]:
+        """Hand out the times since the last cut."""
+        times, self.q2d = self.q2d, {}
+        return times
+
+
+def total(words: Any) -> int:
+    return int(words[0]) + (int(words[1]) << 64)
+
+
+def check(cut: Any, expected: dict[tuple[int, str], list[tuple[int, int]]]) -> None:
+    """Rows, in order of their first match, and bins of both kinds."""
+    rows = cut.queue_rows
+    assert [(int(r["device"]), layout.OPS[r["op"]]) for r in rows] == list(expected)
+    for i, pairs in enumerate(expected.values()):
+        assert rows[i]["requests"] == len(pairs)
+        for which, (name, bins) in enumerate((("q2d_ns", cut.q2d_bins), ("q2c_ns", cut.q2c_bins))):
+            values = [pair[which] for pair in pairs]
+            m = rows[i][name]
+            assert (int(m["min"]), int(m["max"])) == (min(values), max(values))
+            assert total(m["sum"]) == sum(values)
+            assert total(m["squ"]) == sum(v * v for v in values)
+            those = bins[bins["row"] == i]
+            got = dict(zip(those["bin"].tolist(), those["count"].tolist()))
+            assert got == Counter(map(bin_of, values))
+            assert sorted(got) == list(got)
+    assert all(bins["row"].max(initial=0) < max(1, len(rows)) for bins in (cut.q2d_bins,))
+
+
+def q2d_of(records: list[Record], **options: Any) -> list[int]:
+    engine = Engine(keep_requests=True, **options)
+    engine.feed(encode(records))
+    return [int(q) for q in engine.take_requests()["q2d_ns"]]
+
+
+def some_bios(rng: random.Random, n: int) -> list[Record]:
+    """Bios on few sectors, most of which become requests; in an order near that of their times."""
+    records = []
+    now_ns = 10**9
+    for _ in range(n):
+        now_ns += rng.randrange(1000)
+        sector, device = rng.randrange(rng.choice([3, 40])), rng.choice([SDA, SDB])
+        category = rng.choice([tw.READ, tw.WRITE, tw.WRITE | tw.DISCARD, 0])
+        done_ns = now_ns
+        steps = [
+            queued(now_ns, sector, category, device),
+            issue(now_ns + rng.randrange(500), sector, 4096, category | tw.FS, device),
+        ]
+        done_ns = steps[-1].time_ns + rng.randrange(20_000)
+        steps.append(complete(done_ns, sector, 4096, category | tw.FS, device))
+        if rng.random() < 0.1:
+            steps[1:] = [merged(now_ns + 1, sector, category, device)]
+        records += [step for step in steps if rng.random() < 0.93]
+    records.sort(key=lambda r: r.time_ns)
+    for _ in range(rng.choice([0, n // 5])):
+        i = rng.randrange(1, len(records))
+        records[i - 1], records[i] = records[i], records[i - 1]
+    return records
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_queue_times_equal_reference(seed: int) -> None:
+    rng = random.Random(seed)
+    rest = encode(some_bios(rng, 80), *rng.choice([(7, "<"), (8, "<"), (7, ">"), (8, ">")]))
+    engine, reference = Engine(), Queues()
+    while rest:
+        n = rng.randint(1, len(rest))
+        engine.feed(rest[:n])
+        reference.feed(rest[:n])
+        check(engine.cut(), reference.cut_queue())
+        rest = rest[n:]
+    assert engine.matches == reference.matched > 0
+
+
+def test_queue_times_of_a_real_trace_equal_those_worked_out_from_its_records() -> None:
+    data = (Path(__file__).parent / "data" / "loop-ext4-all.bin").read_bytes()
+    engine = Engine(keep_records=True, keep_requests=True)
+    engine.feed(data)
+    cut = engine.cut()
+    waiting: dict[tuple[int, int, int], int] = {}
+    issued: dict[tuple[int, int, int], tuple[int, int | None]] = {}
+    expected = []
+    for r in engine.take_records().tolist():
+        time_ns, sector, action, _, _, _, device = r[:7]
+        event, category = action & 0xFFFF, action >> 16
+        key = device, sector, category & (tw.READ | tw.WRITE)
+        if category & tw.QUEUE and event == tw.EV_QUEUE:
+            waiting[key] = time_ns
+        elif category & tw.QUEUE and event == tw.EV_BACKMERGE:
+            waiting.pop(key, None)
+        elif category & tw.ISSUE:
+            issued[key] = time_ns, waiting.pop(key, None)
+        elif category & tw.COMPLETE and key in issued:
+            issued_ns, queued_ns = issued.pop(key)
+            q2d_ns = NOT_QUEUED if queued_ns is None else issued_ns - queued_ns
+            expected.append((issued_ns, time_ns - issued_ns, q2d_ns))
+    requests = engine.take_requests()
+    assert requests[["issued_ns", "d2c_ns", "q2d_ns"]].tolist() == expected
+    counted = [(q2d, q2d + d2c) for _, d2c, q2d in expected if q2d != NOT_QUEUED]
+    assert len(counted) > 4000
+    assert cut.queue_rows["requests"].sum() == len(counted)
+    for name, which in (("q2d_ns", 0), ("q2c_ns", 1)):
+        assert sum(total(row[name]["sum"]) for row in cut.queue_rows) == sum(
+            pair[which] for pair in counted
+        )
+    for bins, which in ((cut.q2d_bins, 0), (cut.q2c_bins, 1)):
+        got: Counter[int] = Counter()
+        for b in bins.tolist():
+            got[b[1]] += b[2]
+        assert got == Counter(bin_of(pair[which]) for pair in counted)
+
+
+def test_from_queue_to_completion() -> None:
+    engine = Engine()
+    engine.feed(encode([queued(100, 8), issue(130, 8, 4096), complete(200, 8, 4096)]))
+    check(engine.cut(), {(SDA, "read"): [(30, 100)]})
+    check(engine.cut(), {})
+
+
+def test_queued_again_while_the_first_is_outstanding() -> None:
+    records = [queued(100, 8), issue(130, 8, 4096), queued(150, 8), complete(200, 8, 4096)]
+    assert q2d_of([*records, issue(220, 8, 4096), complete(300, 8, 4096)]) == [30, 70]
+
+
+def test_back_merged_bio_leaves_no_queue_time() -> None:
+    records = [queued(90, 8), merged(95, 8), issue(130, 8, 4096), complete(200, 8, 4096)]
+    assert q2d_of([queued(80, 64), *records]) == [NOT_QUEUED]
+
+
+def test_back_merge_of_another_direction_does_not_count() -> None:
+    records = [queued(90, 8), merged(95, 8, tw.WRITE), issue(130, 8, 4096), complete(200, 8, 4096)]
+    assert q2d_of(records) == [40]
+
+
+def test_front_merge_gives_the_request_its_sector_and_its_time() -> None:
+    front = queued(110, 0, event=tw.EV_FRONTMERGE)
+    records = [queued(90, 8), queued(100, 0), front, issue(130, 0, 8192), complete(200, 0, 8192)]
+    assert q2d_of(records) == [30]
+
+
+def test_completion_read_before_its_issue_has_its_queue_time() -> None:
+    records = [queued(100, 8), complete(200, 8, 4096), issue(130, 8, 4096)]
+    assert q2d_of(records) == [30]
+
+
+def test_queue_record_later_than_the_issue_does_not_count() -> None:
+    records = [queued(131, 8), issue(130, 8, 4096), complete(200, 8, 4096)]
+    assert q2d_of(records) == [NOT_QUEUED]
+
+
+def test_later_queue_record_does_not_leave_the_time_of_an_earlier_request() -> None:
+    # The first issue never completes; the second has a queue record that does not count.
+    first = [queued(100, 8), issue(130, 8, 4096)]
+    second = [queued(331, 8), issue(330, 8, 4096), complete(400, 8, 4096)]
+    assert q2d_of(first + second) == [NOT_QUEUED]
+
+
+def test_queue_record_at_the_time_of_the_issue_counts() -> None:
+    assert q2d_of([queued(130, 8), issue(130, 8, 4096), complete(130 + 9, 8, 4096)]) == [0]
+
+
+def test_cgroup_flag_of_queue_records_does_not_matter() -> None:
+    records = [
+        queued(100, 8, event=tw.EV_QUEUE | tw.EV_CGROUP),
+        queued(100, 16),
+        queued(110, 16, event=tw.EV_BACKMERGE | tw.EV_CGROUP),
+        *(issue(130, 8, 4096), complete(140, 8, 4096)),
+        *(issue(130, 16, 4096), complete(150, 16, 4096)),
+    ]
+    assert q2d_of(records) == [30, NOT_QUEUED]
+
+
+def test_streams_without_queue_records_have_no_queue_rows() -> None:
+    engine = Engine()
+    engine.feed(encode([issue(130, 8, 4096), complete(200, 8, 4096)]))
+    cut = engine.cut()
+    assert len(cut.queue_rows) == len(cut.q2d_bins) == len(cut.q2c_bins) == 0
+
+
+@pytest.mark.parametrize("max_age_ns, expected", [(10_000, [100]), (99, [NOT_QUEUED])])
+def test_queue_records_are_forgotten_by_age(max_age_ns: int, expected: list[int]) -> None:
+    engine = Engine(max_age_ns=max_age_ns, keep_requests=True)
+    engine.feed(encode([queued(100, 8), complete(200, 99, 512)]))
+    engine.cut()
+    engine.feed(encode([issue(200, 8, 4096), complete(210, 8, 4096)]))
+    assert engine.take_requests()["q2d_ns"].tolist() == expected
+
+
+def bios(n: int, first_ns: int = 1000) -> Any:
+    """Q records of n sectors, one a ns."""
+    records = np.zeros(n, layout.TRACE_V7)
+    records["magic"] = 0x65617407
+    records["time"] = first_ns + np.arange(n)
+    records["sector"] = 8 * np.arange(n)
+    records["action"] = (tw.QUEUE | tw.READ) << 16 | tw.EV_QUEUE
+    records["device"] = SDA
+    return records
+
+
+def requests_of(records: Any) -> Any:
+    """Issues and completions of all of these, at one time each."""
+    issues, completions = records.copy(), records.copy()
+    issues["action"] = (tw.ISSUE | tw.READ | tw.FS) << 16 | tw.EV_ISSUE
+    completions["action"] = (tw.COMPLETE | tw.READ | tw.FS) << 16 | tw.EV_COMPLETE
+    issues["time"] = records["time"].max() + 1
+    completions["time"] = records["time"].max() + 2
+    return np.stack([issues, completions], axis=1).reshape(-1)
+
+
+@pytest.mark.parametrize("max_pending", [1, 2, 50, 1000])
+def test_queue_records_are_bounded_in_number_and_the_latest_stay(max_pending: int) -> None:
+    records = bios(5000)
+    engine = Engine(max_pending=max_pending, keep_requests=True)
+    engine.feed(records.tobytes())
+    engine.feed(requests_of(records).tobytes())
+    has_time = engine.take_requests()["q2d_ns"] != NOT_QUEUED
+    assert len(has_time) == 5000
+    assert max_pending // 2 <= has_time.sum() <= max_pending
+    assert has_time[-(max_pending // 2 or 1) :].all()
+
+
+def test_which_queue_records_are_forgotten_does_not_depend_on_feeds() -> None:
+    rng = random.Random(5)
+    data = encode(some_bios(rng, 1500))
+    results = []
+    for most in (1, 100, 5000, len(data)):
+        engine = Engine(max_pending=4, keep_requests=True)
+        for at in range(0, len(data), most):
+            engine.feed(data[at : at + most])
+        results.append(engine.take_requests().tobytes())
+    assert results[0] == results[1] == results[2] == results[3]
+
+
+def test_streams_of_queue_records_alone_do_not_take_longer_once_the_table_is_full() -> None:
+    engine = Engine(max_pending=50_000)
+    records = bios(400_000)
+    begin_s = time.process_time()
+    engine.feed(records.tobytes())
+    assert time.process_time() - begin_s < 5
+    assert engine.pending == 0
+    again = Engine(max_pending=20_000)
+    records["time"] = 7  # none is older than another
+    again.feed(records.tobytes())
+    assert time.process_time() - begin_s < 10

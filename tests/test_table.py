@@ -1,0 +1,135 @@
+"""The table of pending records, against a dict, through everything that makes it grow."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tracewriter as tw
+
+from blkiomon import layout
+from blkiomon._core import Engine
+
+SLOTS = 15  # in a group
+GROWN = [64]  # groups, by half each time, no power of two
+while GROWN[-1] < 30_000:
+    GROWN.append(GROWN[-1] + max(64, GROWN[-1] // 2))
+
+
+Numbers = npt.NDArray[np.uint64]
+
+
+def records_of(sectors: Numbers, times: Numbers) -> npt.NDArray[np.void]:
+    """Issues; bytes tell which, as far as 32 bits do."""
+    records = np.zeros(len(sectors), layout.TRACE_V7)
+    records["magic"] = layout.MAGIC | 7
+    records["time"] = times
+    records["sector"] = sectors
+    records["bytes"] = sectors.astype("u4")
+    records["device"] = sectors % np.uint64(3)
+    records["action"] = (tw.ISSUE | tw.READ) << 16 | tw.EV_ISSUE
+    return records
+
+
+def completed(issues: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    records = issues.copy()
+    records["action"] = (tw.COMPLETE | tw.READ) << 16 | tw.EV_COMPLETE
+    records["time"] += np.uint64(1 << 40)
+    return records
+
+
+def test_grows_by_half() -> None:
+    assert GROWN[:5] == [64, 128, 192, 288, 432]
+    assert any(n & (n - 1) for n in GROWN if n > 4096)
+
+
+@pytest.mark.parametrize("pattern", ["ascending", "random", "same low bits"])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_entry_is_found_after_growing(pattern: str, seed: int) -> None:
+    """Adds and takes out at random, from 64 groups to past what is given back as it is read."""
+    rng = np.random.default_rng(seed)
+    n = 120_000
+    numbers = np.arange(1, n + 1, dtype="u8")
+    if pattern == "random":
+        numbers = np.unique(rng.integers(0, 1 << 63, n, dtype="u8"))
+        rng.shuffle(numbers)
+    elif pattern == "same low bits":
+        numbers <<= np.uint64(32)
+    issues = records_of(numbers, np.arange(len(numbers), dtype="u8"))
+    engine = Engine(keep_requests=True, max_age_ns=2**64 - 1)
+    pending: dict[int, int] = {}  # sector to time of issue
+    at = 0
+    while at < len(issues) or pending:
+        new = issues[at : at + int(rng.integers(1, 6000))]
+        at += len(new)
+        # Fill up for a while, then take out most, then on; at the end all.
+        share = 0.05 if at < len(issues) and at // 20_000 % 3 != 2 else 0.7
+        was = np.array(list(pending), "u8")
+        out = was[rng.random(len(was)) < share] if at < len(issues) else was
+        done = completed(records_of(out, np.array([pending[s] for s in out.tolist()], "u8")))
+        both = np.concatenate([new, done])
+        engine.feed(both[rng.permutation(len(both))].tobytes())
+        expected = sorted((pending.pop(s), s, s % 2**32) for s in out.tolist())
+        pending.update(zip(new["sector"].tolist(), new["time"].tolist()))
+        requests = engine.take_requests()
+        got = sorted(requests[["issued_ns", "sector", "bytes"]].tolist())
+        assert got == expected
+        assert (requests["d2c_ns"] == 1 << 40).all()
+        assert engine.pending == len(pending)
+    assert engine.counters()["mismatches"] == 0
+
+
+def test_more_than_the_groups_that_are_given_back_at_once() -> None:
+    n = 400_000  # 4,096 groups are 61,440 slots
+    rng = np.random.default_rng(1)
+    issues = records_of(rng.permutation(n).astype("u8") * np.uint64(8), np.arange(n, dtype="u8"))
+    engine = Engine(max_age_ns=2**64 - 1)
+    for first in range(0, n, 30_000):
+        engine.feed(issues[first : first + 30_000].tobytes())
+        # Some of all that is there so far go, and come again.
+        some = issues[rng.integers(0, min(n, first + 30_000), 500)]
+        some = some[np.unique(some["sector"], return_index=True)[1]]
+        engine.feed(completed(some).tobytes())
+        engine.feed(some.tobytes())
+        assert engine.pending == min(n, first + 30_000)
+    assert engine.counters()["mismatches"] == 0
+    rng.shuffle(issues)
+    engine.feed(completed(issues).tobytes())
+    assert engine.pending == 0
+    assert engine.counters()["mismatches"] == 0
+    rows = engine.cut().rows
+    assert int(rows["requests"].sum()) == engine.matches
+
+
+@pytest.mark.parametrize("groups", GROWN[:8])
+@pytest.mark.parametrize("off", [-200, 0, 200])
+def test_around_each_size(groups: int, off: int) -> None:
+    n = groups * 10 + off
+    rng = random.Random(n)
+    numbers = np.array(rng.sample(range(1 << 50), n), "u8")
+    issues = records_of(numbers, np.arange(n, dtype="u8"))
+    engine = Engine(max_age_ns=2**64 - 1)
+    engine.feed(issues.tobytes())
+    assert engine.pending == n
+    engine.feed(completed(issues)[::-1].tobytes())
+    assert engine.pending == 0
+    assert engine.matches == n
+
+
+def test_bounded_table_stays_full_and_right_while_records_come_and_go() -> None:
+    rng = np.random.default_rng(2)
+    most = 2000
+    n = 60_000
+    issues = records_of(rng.permutation(n).astype("u8"), np.arange(n, dtype="u8"))
+    engine = Engine(max_pending=most, max_age_ns=2**64 - 1)
+    matches = 0
+    for first in range(0, n, 1000):
+        engine.feed(issues[first : first + 1000].tobytes())
+        assert engine.pending <= most
+        if first >= 1000:
+            # Of the thousand before, a part is completed: none of them is old enough to be gone.
+            engine.feed(completed(issues[first - 1000 : first - 600]).tobytes())
+            matches += 400
+        assert engine.matches == matches
