@@ -76,6 +76,7 @@ _USAGE = (
     "Usage: blkiomon -I SECONDS [-h FILE] [-b FILE] [-d FILE] [-D FILE]\n"
     "                [-Q PATH -q ID -m TYPE] [-V] [OPTION]... [TRACE]...\n"
     "       blkiomon decode FILE\n"
+    "       blkiomon report -o report.html TRACE...\n"
 )
 
 _HEAD = f"""\
@@ -124,6 +125,10 @@ def _main(argv: Sequence[str] | None) -> int:
         from blkiomon import decode
 
         return decode.main(arguments[1:])
+    if arguments[:1] == ["report"]:
+        from blkiomon import report
+
+        return report.main(arguments[1:])
     try:
         config = parse(arguments)
     except UsageError as error:
