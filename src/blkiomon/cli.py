@@ -77,6 +77,7 @@ _USAGE = (
     "                [-Q PATH -q ID -m TYPE] [-V] [OPTION]... [TRACE]...\n"
     "       blkiomon decode FILE\n"
     "       blkiomon report -o report.html TRACE...\n"
+    "       blkiomon compare A B\n"
 )
 
 _HEAD = f"""\
@@ -129,6 +130,10 @@ def _main(argv: Sequence[str] | None) -> int:
         from blkiomon import report
 
         return report.main(arguments[1:])
+    if arguments[:1] == ["compare"]:
+        from blkiomon.report import compare
+
+        return compare.main(arguments[1:])
     try:
         config = parse(arguments)
     except UsageError as error:

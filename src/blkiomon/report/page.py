@@ -44,7 +44,7 @@ p { margin: .25rem 0; max-width: 75ch; overflow-wrap: anywhere } .soft { color: 
 .tiles dd { margin: 0; font-size: 1.2rem; font-weight: 600; font-variant-numeric: tabular-nums }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums }
-th, td { padding: .22rem .7rem; text-align: right; white-space: nowrap;
+th, td { padding: .22rem .6rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--rule) }
 th { color: var(--soft); font-weight: 600 }
 th:first-child, td:first-child, .two :is(th, td):nth-child(2) { text-align: left }
