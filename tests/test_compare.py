@@ -310,6 +310,12 @@ def test_page(traces: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
     assert len(page) < 1_000_000
 
 
+def test_picture(traces: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
+    output = tmp_path / "x.png"
+    printed(capfd, "--chart=tail-0", "-o", output, traces["a0"], traces["slow0"])
+    assert output.read_bytes().startswith(b"\x89PNG")
+
+
 def test_status_of_rules(traces: dict[str, Path], capfd: Capture) -> None:
     sides = traces["a0"], traces["slow0"]
     broken = ["--fail-if", "read.p50 > +10%", "--fail-if=all.p90 > 1us"]
@@ -327,8 +333,8 @@ def test_status_of_rules(traces: dict[str, Path], capfd: Capture) -> None:
 def test_usage(arguments: list[str], capfd: Capture) -> None:
     _, err = printed(capfd, *arguments, status=1)
     assert err.splitlines()[1].startswith("Usage: blkiomon compare")
-    _, err = printed(capfd, "-o", "x.png", "a", "b", status=1)
-    assert "-o takes a name that ends in .html: x.png" in err
+    _, err = printed(capfd, "-o", "x.doc", "a", "b", status=1)
+    assert "-o takes a name that ends in .html, .png, .svg or .pdf: x.doc" in err
 
 
 def test_help(capfd: Capture) -> None:

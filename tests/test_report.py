@@ -281,6 +281,18 @@ def test_pictures_alone(tmp_path: Path, kind: str) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [output.name]
 
 
+def test_charts_are_chosen_by_name(tmp_path: Path, capfd: Capture) -> None:
+    output = tmp_path / "x.html"
+    assert report.main(["--chart=tail", "--chart=heat-read", "-o", str(output), str(EXT4)]) == 0
+    assert re.findall(r"<figcaption><b>(.*?)</b>", output.read_text()) == [
+        "Latency: the tail",
+        "Read latency: every request",
+    ]
+    assert "there is no chart 'head'; there are iops, bandwidth, percentiles-read, " in complaint(
+        capfd, "--chart=head", "-o", output, EXT4
+    )
+
+
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/<\xff\x1b>"))
     trace(path, pairs(3))

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain, write
 
-USAGE = "Usage: blkiomon report [--device DEVICE]... [--title TEXT] -o FILE TRACE...\n"
+USAGE = """\
+Usage: blkiomon report [--device DEVICE]... [--title TEXT] [--chart NAME]... -o FILE TRACE...
+"""
 
 HELP = f"""\
 {USAGE}
@@ -23,6 +25,8 @@ A page to look at and to keep: what ran, how fast, how long requests took and wh
                        .pdf for the pictures alone
       --device=DEVICE  sdb, /dev/sdb or 8:16; only this one (repeatable)
       --title=TEXT     heading of the page
+      --chart=NAME     only this one: iops, bandwidth, percentiles, heat, tail, sizes, in-flight,
+                       sectors or sequential, heat-read and the like (repeatable)
       --help           print this text
 
 A TRACE is what `blkiomon` takes: files of blktrace, one or one for each CPU, or a directory. Files
@@ -37,7 +41,9 @@ PAGES = (".html", ".htm")
 def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon report`` with what stands behind these words; returns the exit status."""
     try:
-        pairs, names = getopt.gnu_getopt(list(argv), "o:", ["output=", "device=", "title=", "help"])
+        pairs, names = getopt.gnu_getopt(
+            list(argv), "o:", ["output=", "device=", "title=", "chart=", "help"]
+        )
     except getopt.GetoptError as error:
         return misused(error.msg, USAGE)
     given = dict(pairs)
@@ -63,14 +69,12 @@ def main(argv: Sequence[str]) -> int:
         check_output(Path(output))
         found = collect(names, devices=devices)
         title = given.get("--title") or f"Block I/O of {', '.join(Path(n).name for n in names[:3])}"
+        charts = figures.chosen(figures.charts(found), [v for n, v in pairs if n == "--chart"])
         if suffix in PICTURES:
-            charts = figures.charts(found)
-            write_whole(
-                Path(output),
-                lambda path: figures.save(charts, title, path, PICTURES[suffix]),
-            )
+            kind = PICTURES[suffix]
+            write_whole(Path(output), lambda path: figures.save(charts, title, path, kind))
         else:
-            text = page.report(found, title)
+            text = page.report(found, title, charts)
             write_whole(Path(output), lambda path: path.write_text(text, encoding="utf-8"))
     except (ReportError, SourceError) as error:
         complain(str(error))

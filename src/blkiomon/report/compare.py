@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blkiomon.console import EXIT_FAILURE, EXIT_OK, complain
-from blkiomon.report import device_numbers, misused, prepare, printed
+from blkiomon.report import PAGES, PICTURES, device_numbers, misused, prepare, printed
 
 if TYPE_CHECKING:
     from blkiomon.report.changes import Change, Row
@@ -29,10 +29,13 @@ What has changed from run A to run B, by device and operation, with the interval
 lies with 95 % confidence. Where that includes 0, no difference is shown. A and B are traces, or
 files that --json wrote; of several runs on each side the spread between runs counts.
 
-  -o, --output=FILE    also write a page with both sides, report.html
+  -o, --output=FILE    also write a page with both sides, changes.html; a name that ends in .png,
+                       .svg or .pdf for the pictures alone
       --json           print JSON
       --device=DEVICE  sdb, /dev/sdb or 8:16; only this one (repeatable)
       --title=TEXT     heading of the page
+      --chart=NAME     only this one: tail, time or iops; tail-0 is that of the busiest device and
+                       operation (repeatable)
       --fail-if=RULE   exit with 1 if it holds; repeatable. 'read.p99 > +10%' is a change that is
                        shown; 'write.max > 50ms', 'read.iops < 900', '8:16/read.bandwidth < 40MB/s'
                        and 'all.errors > 0' are limits for B
@@ -48,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon compare`` with what stands behind these words; returns the exit status."""
     try:
         pairs, names = getopt.gnu_getopt(
-            list(argv), "o:", ["output=", "json", "device=", "title=", "fail-if=", "help"]
+            list(argv), "o:", ["output=", "json", "device=", "title=", "chart=", "fail-if=", "help"]
         )
     except getopt.GetoptError as error:
         return misused(error.msg, USAGE)
@@ -59,10 +62,9 @@ def main(argv: Sequence[str]) -> int:
     if sides is None:
         return misused("compare takes two runs, or several of each side: A1 A2 : B1 B2", USAGE)
     output = given.get("-o", given.get("--output"))
-    if output is not None and (
-        "\0" in output or Path(output).suffix.lower() not in (".html", ".htm")
-    ):
-        return misused(f"-o takes a name that ends in .html: {output}", USAGE)
+    suffix = Path(output or "").suffix.lower()
+    if output is not None and ("\0" in output or suffix not in (*PAGES, *PICTURES)):
+        return misused(f"-o takes a name that ends in .html, .png, .svg or .pdf: {output}", USAGE)
 
     prepare()
     from blkiomon.errors import SourceError, TraceError
@@ -84,8 +86,13 @@ def main(argv: Sequence[str]) -> int:
         rows = compare(a, b, tuple(dict.fromkeys((*METRICS, *asked))))
         if output is not None:
             title = given.get("--title") or "Block I/O, before and after"
-            page = _page(title, a, b, rows)
-            write_whole(Path(output), lambda path: path.write_text(page, encoding="utf-8"))
+            charts = figures.chosen(_charts(a, b, rows), [v for n, v in pairs if n == "--chart"])
+            if suffix in PICTURES:
+                kind = PICTURES[suffix]
+                write_whole(Path(output), lambda path: figures.save(charts, title, path, kind))
+            else:
+                page = _page(title, a, b, rows, charts)
+                write_whole(Path(output), lambda path: path.write_text(page, encoding="utf-8"))
     except (ReportError, SourceError) as error:
         complain(str(error))
         return EXIT_FAILURE
@@ -223,10 +230,16 @@ def _data(a: Sequence[Collected], b: Sequence[Collected], rows: Sequence[Row]) -
 # --- the page -------------------------------------------------------------------------------------
 
 
-def _page(title: str, a: Sequence[Collected], b: Sequence[Collected], rows: Sequence[Row]) -> str:
+def _page(
+    title: str,
+    a: Sequence[Collected],
+    b: Sequence[Collected],
+    rows: Sequence[Row],
+    charts: Sequence[Chart],
+) -> str:
     from blkiomon.report import figures, page
 
-    made = [(chart, figures.svg(chart)) for chart in _charts(a, b, rows)]
+    made = [(chart, figures.svg(chart)) for chart in charts]
     while len(made) > 1 and sum(len(drawn) for _, drawn in made) > page.MOST_BYTES * 0.9:
         made.pop()
     notes = [note for run in (*a, *b) for note in run.notes]

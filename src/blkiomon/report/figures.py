@@ -20,7 +20,7 @@ from blkiomon.report.access import SECTOR_BYTES, Patterns
 from blkiomon.report.collect import Collected, ReportError
 from blkiomon.report.series import SHOWN_PERCENTILES, Floats, Series, heat, octaves, series, tail
 
-WIDTH_IN, HEIGHT_IN = 6.0, 2.9
+WIDTH_IN, HEIGHT_IN = 5.5, 2.75
 
 # By Okabe and Ito: told apart by those who see few colours. Beside each its like on dark paper.
 COLOURS = {
@@ -38,6 +38,9 @@ INK = "#222324"
 """Text and axes: the page's own colour of text there."""
 
 HEAT_ROWS = 72
+LEAST_HEAT = 20
+"""Requests that make a heat map."""
+
 DEVICES_SHOWN = 3
 
 _STYLE: Any = {
@@ -240,7 +243,7 @@ def _points(axes: Any, edges: Floats, values: Floats, **style: Any) -> None:
     has = np.isfinite(values)
     padded = np.pad(has, 1)
     alone = has & ~padded[:-2] & ~padded[2:]
-    axes.plot(middle[alone], values[alone], ".", ms=2, color=style["color"])
+    axes.plot(middle[alone], values[alone], ".", ms=3, mew=0, color=style["color"])
 
 
 def label(op: str) -> str:
@@ -277,6 +280,8 @@ def charts(found: Collected) -> list[Chart]:
                     _percentiles(over_time, op),
                 )
             )
+            if line.whole.num < LEAST_HEAT:
+                continue
             made.append(
                 Chart(
                     f"heat-{op}",
@@ -318,6 +323,22 @@ def charts(found: Collected) -> list[Chart]:
     if found.patterns is not None and len(found.patterns.sample):
         made += _access(found.patterns, over_time.edges_s)
     return made
+
+
+def chosen(made: Sequence[Chart], names: Sequence[str]) -> list[Chart]:
+    """Those of these names, in that order; all where none is named.
+
+    Raises:
+        ReportError: there is none of a name.
+    """
+    found = []
+    for name in names:
+        of_name = [chart for chart in made if name in (chart.name, chart.name.partition("-")[0])]
+        if not of_name:
+            there = ", ".join(chart.name for chart in made)
+            raise ReportError(f"there is no chart {name!r}; there are {there}")
+        found += [chart for chart in of_name if chart not in found]
+    return found or list(made)
 
 
 def _rates(data: Series, what: str) -> Callable[[Any], None]:
@@ -534,7 +555,7 @@ def _sectors(sample: Any, edges_s: Floats) -> Callable[[Any], None]:
                 ms=1.5 if len(sample) < 5000 else 1.0,
                 mew=0,
                 alpha=0.75,
-                color=COLOURS[OPS[number]][0],
+                color=_between(*COLOURS[OPS[number]]),
                 label=label(OPS[number]),
                 rasterized=True,
             )
@@ -545,6 +566,12 @@ def _sectors(sample: Any, edges_s: Floats) -> Callable[[Any], None]:
             handle.set_markersize(4)
 
     return draw
+
+
+def _between(light: str, dark: str) -> str:
+    """Dots are pixels, which no page can give another colour: one that does on any paper."""
+    pairs = [(int(light[i : i + 2], 16), int(dark[i : i + 2], 16)) for i in (1, 3, 5)]
+    return "#" + "".join(f"{(one + other) // 2:02x}" for one, other in pairs)
 
 
 def _sequential(patterns: Patterns, edges_s: Floats) -> Callable[[Any], None]:

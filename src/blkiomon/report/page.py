@@ -48,6 +48,7 @@ th, td { padding: .22rem .6rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--rule) }
 th { color: var(--soft); font-weight: 600 }
 th:first-child, td:first-child, .two :is(th, td):nth-child(2) { text-align: left }
+.list td:first-child { white-space: normal }
 tr.all td { font-weight: 600 } tr.last td { border-bottom: 2px solid var(--soft) }
 tr.total td { font-weight: 600; background: var(--tint) }
 .key { display: inline-block; width: .65em; height: .65em; border-radius: 2px;
@@ -111,9 +112,9 @@ def text(value: str) -> str:
     return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown))
 
 
-def report(found: Collected, title: str) -> str:
-    """The page of a report."""
-    made = [(chart, figures.svg(chart)) for chart in figures.charts(found)]
+def report(found: Collected, title: str, shown: Sequence[Chart]) -> str:
+    """The page of a report, with these charts."""
+    made = [(chart, figures.svg(chart)) for chart in shown]
     # However many operations there are: the last charts give way.
     while len(made) > 1 and sum(len(drawn) for _, drawn in made) > MOST_BYTES * 0.9:
         made.pop()
@@ -151,8 +152,10 @@ def charts(made: Sequence[tuple[Chart, str]]) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], kind: str = "") -> str:
-    """Cells are markup; each row begins with its class. In one of kind "two", so many columns are
-    of text."""
+    """Cells are markup; each row begins with its class.
+
+    Kind "two" has two columns of text instead of one, in "list" text may take several lines.
+    """
     body = "\n".join(
         f'<tr class="{kind}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
         for kind, cells in rows
@@ -279,7 +282,7 @@ def _losses(found: Collected) -> list[str]:
     told = "No events were lost, as far as the input tells."
     if whole.counts.lost or whole.counts.gaps or whole.counts.skipped_bytes:
         told = "Events were lost: there were more requests than these figures are of."
-    return [f"<p>{told}</p>", table(("What", "How many"), rows)]
+    return [f"<p>{told}</p>", table(("What", "How many"), rows, "list")]
 
 
 def _processes(whole: Interval) -> list[str]:
