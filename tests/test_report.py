@@ -281,6 +281,25 @@ def test_pictures_alone(tmp_path: Path, kind: str) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [output.name]
 
 
+FLUSH = tw.WRITE | tw.FLUSH
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [tw.issue(5, 0, 4096), tw.complete(9, 0, 4096)],
+        [tw.issue(5, 1 << 60, 2**32 - 1), tw.complete(5 * 10**11, 1 << 60, 2**32 - 1)],
+        [tw.issue(2**64 - 9, 0, 4096), tw.complete(2**64 - 2, 0, 4096)],
+        [tw.issue(5, 0, 0, FLUSH), tw.complete(700_000, 0, 0, FLUSH)],
+    ],
+    ids=["one", "huge", "late", "flush"],
+)
+def test_pages_of_single_requests(tmp_path: Path, records: list[tw.Record]) -> None:
+    output = tmp_path / "page.html"
+    assert report.main(["-o", str(output), str(trace(tmp_path / "trace", records))]) == 0
+    ET.fromstring(output.read_text().partition("\n")[2])
+
+
 def test_charts_are_chosen_by_name(tmp_path: Path, capfd: Capture) -> None:
     output = tmp_path / "x.html"
     assert report.main(["--chart=tail", "--chart=heat-read", "-o", str(output), str(EXT4)]) == 0

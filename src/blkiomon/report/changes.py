@@ -12,6 +12,8 @@ it honest, and useful:
   about at a time does not count as noise. To runs without such a schedule it makes no difference.
 - A few runs spread less among themselves than runs do in general: the interval is widened as
   Student's distribution asks for that number.
+- The greatest latency is that of one request, which draws tell nothing of: it has no interval.
+  Nor has a percentile that fewer than ten requests of either side exceed.
 - Percentiles come from bins up to 1/64 wide: a change of less is not claimed.
 
 Everything is drawn from fixed seeds: the same inputs give the same intervals.
@@ -22,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +42,9 @@ MORE_IS_BETTER = ("iops", "bandwidth")
 DRAWS = 1000
 LEAST_PARTS = 8
 """Of fewer with requests there is no interval."""
+
+LEAST_BEYOND = 10
+"""Requests that must have taken longer than a percentile that has an interval."""
 
 RESOLUTION = 1 / 64
 
@@ -245,7 +251,7 @@ class _Side:
         """Figures of each draw, shape (DRAWS,); none where there are too few units."""
         if not self._is_enough:
             return {}
-        times = self._times_drawn(seed)
+        times = _times_drawn(len(self._d2c), self._block, seed)
         numbers = np.array([d.num for d in self._d2c], np.float64)
         seconds = times @ np.array(self._durations_ns, np.float64) / NS_PER_S
         requests = times @ numbers
@@ -255,10 +261,7 @@ class _Side:
         }
         sums = np.array([d.sum for d in self._d2c], np.float64)
         figures["mean"] = _ratio(times @ sums, requests)
-        most = np.array([d.max or 0 for d in self._d2c], np.float64)
-        order = np.argsort(-most)
-        figures["max"] = most[order][np.argmax(times[:, order] > 0, axis=1)]
-        wanted = [metric for metric in metrics if metric.startswith("p")]
+        wanted = [m for m in metrics if m.startswith("p") and self._has_tail(float(m[1:]))]
         if wanted and len(self._whole.bins):
             upto = np.cumsum(times @ self._table(), axis=1)
             values = middles(self._whole)
@@ -267,6 +270,9 @@ class _Side:
                 figures[metric] = values[np.argmax(upto >= ranks[:, np.newaxis], axis=1)]
         return {name: np.where(requests > 0, values, 0) for name, values in figures.items()}
 
+    def _has_tail(self, percent: float) -> bool:
+        return self.requests * (1 - percent / 100) >= LEAST_BEYOND
+
     def _table(self) -> Floats:
         """Counts, shape (units, bins of the whole)."""
         table = np.zeros((len(self._d2c), len(self._whole.bins)))
@@ -274,16 +280,16 @@ class _Side:
             row[np.searchsorted(self._whole.bins, d.bins)] = d.counts
         return table
 
-    def _times_drawn(self, seed: int) -> Floats:
-        """How often each draw has each unit, shape (DRAWS, units)."""
-        n = len(self._d2c)
-        random = np.random.default_rng([seed, n])
-        n_blocks = math.ceil(n / self._block)
-        starts = random.integers(0, n, (DRAWS, n_blocks, 1))
-        units = ((starts + np.arange(self._block)) % n).reshape(DRAWS, -1)[:, :n]
-        flat: npt.NDArray[np.int64] = (units + np.arange(DRAWS)[:, np.newaxis] * n).ravel()
-        counts = np.bincount(flat, minlength=DRAWS * n)
-        return counts.reshape(DRAWS, n).astype(np.float64)
+
+@cache
+def _times_drawn(n: int, block: int, seed: int) -> Floats:
+    """How often each draw has each unit, shape (DRAWS, units)."""
+    random = np.random.default_rng([seed, n])
+    starts = random.integers(0, n, (DRAWS, math.ceil(n / block), 1))
+    units = ((starts + np.arange(block)) % n).reshape(DRAWS, -1)[:, :n]
+    flat: npt.NDArray[np.int64] = (units + np.arange(DRAWS)[:, np.newaxis] * n).ravel()
+    counts = np.bincount(flat, minlength=DRAWS * n)
+    return counts.reshape(DRAWS, n).astype(np.float64)
 
 
 def _parts(runs: Sequence[Collected], n_parts: int) -> list[list[Interval]]:

@@ -161,7 +161,7 @@ def _kind(name: str) -> str:
 class _Slices:
     """Intervals in order of time, put together so that there are at most ``MOST_SLICES``."""
 
-    MOST_PARTS = 16  # merging many at once is cheaper than one by one
+    MOST_PARTS = 8  # merging many at once is cheaper than one by one
 
     def __init__(self) -> None:
         self._places: list[int] = []

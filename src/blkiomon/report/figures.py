@@ -218,9 +218,10 @@ def latency_axis(axes: Any, which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def legend(axes: Any, handles: Sequence[Any] | None = None, columns: int = 6) -> None:
+def legend(axes: Any, columns: int = 6) -> None:
     """Above the chart, so that it hides nothing."""
-    given = {} if handles is None else {"handles": list(handles)}
+    if not axes.get_legend_handles_labels()[0]:
+        return
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
@@ -228,7 +229,6 @@ def legend(axes: Any, handles: Sequence[Any] | None = None, columns: int = 6) ->
         borderaxespad=0.1,
         handlelength=1.6,
         columnspacing=1.2,
-        **given,
     )
 
 
@@ -300,15 +300,17 @@ def charts(found: Collected) -> list[Chart]:
                 HEIGHT_IN + 0.4,
             )
         )
-        made.append(
-            Chart(
-                "sizes",
-                "Request sizes",
-                "Share of each operation's requests, by power of two.",
-                _sizes({op: line.size for op, line in lines.items() if line.size.sum}),
-                HEIGHT_IN + 0.4,
+        sizes = {op: line.size for op, line in lines.items() if line.size.sum}
+        if sizes:
+            made.append(
+                Chart(
+                    "sizes",
+                    "Request sizes",
+                    "Share of each operation's requests, by power of two.",
+                    _sizes(sizes),
+                    HEIGHT_IN + 0.4,
+                )
             )
-        )
     else:
         made += _coarse(found)
     if np.isfinite(over_time.most_in_flight).any():
@@ -320,7 +322,7 @@ def charts(found: Collected) -> list[Chart]:
                 _in_flight(over_time),
             )
         )
-    if found.patterns is not None and len(found.patterns.sample):
+    if found.patterns is not None and found.patterns.sample["bytes"].any():
         made += _access(found.patterns, over_time.edges_s)
     return made
 
@@ -589,8 +591,7 @@ def _sequential(patterns: Patterns, edges_s: Floats) -> Callable[[Any], None]:
             _points(axes, edges, share, color=COLOURS[op][0], label=label(op))
         axes.set_ylim(-3, 103)
         axes.set_ylabel("% of requests")
-        if axes.lines:
-            legend(axes)
+        legend(axes)
 
     return draw
 
