@@ -91,6 +91,8 @@ _USAGE = (
     "Usage: blkiomon -I SECONDS [-h FILE] [-b FILE] [-d FILE] [-D FILE]\n"
     "                [-Q PATH -q ID -m TYPE] [-V] [OPTION]... [TRACE]...\n"
     "       blkiomon decode FILE\n"
+    "       blkiomon report -o report.html TRACE...\n"
+    "       blkiomon compare A B\n"
 )
 
 _HEAD = f"""\
@@ -145,6 +147,14 @@ def _main(argv: Sequence[str] | None) -> int:
         from blkiomon import decode
 
         return decode.main(arguments[1:])
+    if arguments[:1] == ["report"]:
+        from blkiomon import report
+
+        return report.main(arguments[1:])
+    if arguments[:1] == ["compare"]:
+        from blkiomon.report import compare
+
+        return compare.main(arguments[1:])
     try:
         config = parse(arguments)
     except UsageError as error:
@@ -240,7 +250,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         from_ns=from_ns,
         to_ns=to_ns,
         is_absolute=from_is_absolute or to_is_absolute,
-        devices=tuple(_device(name) for name in several["device"]),
+        devices=tuple(device_of(name) for name in several["device"]),
         threads=_whole(given, "threads", 1, 1024, default=1),
         json=given.get("json"),
         csv=given.get("csv"),
@@ -379,7 +389,7 @@ def _address(given: dict[str, str], name: str) -> tuple[str, int] | None:
     return host, int(port)
 
 
-def _device(name: str) -> int:
+def device_of(name: str) -> int:
     """The number of a device: major << 20 | minor."""
     major, _, minor = name.replace(",", ":").partition(":")
     if major.isdecimal() and minor.isdecimal() and name.isascii():

@@ -1,0 +1,131 @@
+"""``blkiomon report``: what was measured as a page or pictures. ``compare`` has the other command.
+
+matplotlib is imported when something is drawn, and not before.
+"""
+
+from __future__ import annotations
+
+import getopt
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain, write
+
+USAGE = """\
+Usage: blkiomon report [--device DEVICE]... [--title TEXT] [--chart NAME]... -o FILE TRACE...
+"""
+
+HELP = f"""\
+{USAGE}
+A page to look at and to keep: what ran, how fast, how long requests took and where they went.
+
+  -o, --output=FILE    report.html for one self-contained page; a name that ends in .png, .svg or
+                       .pdf for the pictures alone
+      --device=DEVICE  sdb, /dev/sdb or 8:16; only this one (repeatable)
+      --title=TEXT     heading of the page
+      --chart=NAME     only this one: iops, bandwidth, percentiles, heat, tail, sizes, in-flight,
+                       sectors or sequential, heat-read and the like (repeatable)
+      --help           print this text
+
+A TRACE is what `blkiomon` takes: files of blktrace, one or one for each CPU, or a directory. Files
+that --json or -b wrote will do as well; these do not tell where requests went, and those of -b hold
+no percentiles. Needs matplotlib: pip install 'blkiomon[report]'.
+"""
+
+PICTURES = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
+PAGES = (".html", ".htm")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``blkiomon report`` with what stands behind these words; returns the exit status."""
+    try:
+        pairs, names = getopt.gnu_getopt(
+            list(argv), "o:", ["output=", "device=", "title=", "chart=", "help"]
+        )
+    except getopt.GetoptError as error:
+        return misused(error.msg, USAGE)
+    given = dict(pairs)
+    if "--help" in given:
+        return printed(HELP)
+    output = given.get("-o", given.get("--output"))
+    if not output or "\0" in output:
+        return misused("the page's name is missing: -o report.html", USAGE)
+    suffix = Path(output).suffix.lower()
+    if suffix not in PAGES and suffix not in PICTURES:
+        return misused(f"-o takes a name that ends in .html, .png, .svg or .pdf: {output}", USAGE)
+    if not names or not all(names) or any("\0" in name for name in names):
+        return misused("which trace? It is named by its path", USAGE)
+
+    prepare()
+    from blkiomon.errors import SourceError, TraceError
+    from blkiomon.report import figures, page
+    from blkiomon.report.collect import ReportError, check_output, collect, write_whole
+
+    try:
+        devices = device_numbers([value for name, value in pairs if name == "--device"])
+        figures.check()
+        check_output(Path(output))
+        found = collect(names, devices=devices)
+        title = given.get("--title") or f"Block I/O of {', '.join(Path(n).name for n in names[:3])}"
+        charts = figures.chosen(figures.charts(found), [v for n, v in pairs if n == "--chart"])
+        if suffix in PICTURES:
+            kind = PICTURES[suffix]
+            write_whole(Path(output), lambda path: figures.save(charts, title, path, kind))
+        else:
+            text = page.report(found, title, charts)
+            write_whole(Path(output), lambda path: path.write_text(text, encoding="utf-8"))
+    except (ReportError, SourceError) as error:
+        complain(str(error))
+        return EXIT_FAILURE
+    except TraceError as error:
+        complain(f"bad trace: {error}")
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        return EXIT_FAILURE
+    if found.is_broken:
+        complain(found.notes[-1])
+        return EXIT_FAILURE
+    return EXIT_OK
+
+
+def prepare() -> None:
+    """Let signals end this, which the monitor keeps waiting, and start no idle threads."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def device_numbers(names: Sequence[str]) -> list[int]:
+    """Numbers of devices by what a user calls them.
+
+    Raises:
+        ReportError: there is none of a name.
+    """
+    from blkiomon.cli import UsageError, device_of
+    from blkiomon.report.collect import ReportError
+
+    try:
+        return [device_of(name) for name in names]
+    except UsageError as error:
+        raise ReportError(str(error)) from error
+
+
+def misused(why: str, usage: str) -> int:
+    """Complain about the arguments; returns the exit status."""
+    complain(why)
+    try:
+        write(2, usage)
+    except OSError:
+        pass
+    return EXIT_FAILURE
+
+
+def printed(text: str) -> int:
+    """Print to standard output; returns the exit status."""
+    try:
+        write(1, text)
+    except OSError as error:
+        complain(f"could not write to standard output: {error.strerror}")
+        return EXIT_FAILURE
+    return EXIT_OK

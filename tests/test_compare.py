@@ -1,0 +1,373 @@
+"""`blkiomon compare`: changes with how sure they are, rules for scripts, and clear errors."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import runner
+import tracewriter as tw
+
+import blkiomon
+from blkiomon.report import compare as command
+from blkiomon.report import rules
+from blkiomon.report.changes import METRICS, Change, Row, _widening, compare
+from blkiomon.report.collect import Collected, collect
+
+DATA = Path(__file__).parent / "data"
+PHASES, MULTI = (DATA / f"loop-{name}-dc.bin" for name in ("phases", "multi"))
+
+NO_DIFFERENCE = "no difference shown"
+
+Capture = pytest.CaptureFixture[str]
+
+
+def write_run(
+    path: Path, seed: int, factor: float = 1.0, number: int = 4000, device: int = 8 << 20 | 16
+) -> Path:
+    """Two seconds of reads and writes at random times, of latencies that vary."""
+    rng = np.random.default_rng(seed)
+    starts = np.sort(rng.integers(10**9, 3 * 10**9, number)).tolist()
+    times = (rng.lognormal(12, 0.6, number) * factor).astype(int).tolist()
+    records = []
+    for i, (start, time) in enumerate(zip(starts, times)):
+        category = tw.READ if i % 2 else tw.WRITE
+        records.append(tw.issue(start, 8 * i, 4096, category, device))
+        records.append(tw.complete(start + time, 8 * i, 4096, category, device))
+    records.sort(key=lambda record: record.time_ns)
+    path.write_bytes(tw.encode(records))
+    return path
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("runs")
+    made = {f"a{i}": write_run(directory / f"a{i}", i) for i in range(3)}
+    made |= {f"slow{i}": write_run(directory / f"slow{i}", 10 + i, 1.2) for i in range(3)}
+    made["half"] = write_run(directory / "half", 20, number=2000)
+    made["other"] = write_run(directory / "other", 1, device=259 << 20)
+    made["few"] = write_run(directory / "few", 3, number=6)
+    return made
+
+
+@pytest.fixture(scope="module")
+def runs(traces: dict[str, Path]) -> dict[str, Collected]:
+    return {name: collect([str(path)], patterns=False) for name, path in traces.items()}
+
+
+def row_of(rows: list[Row], op: str | None) -> Row:
+    return next(row for row in rows if row.op == op)
+
+
+# --- the figures ----------------------------------------------------------------------------------
+
+
+def test_figures_are_the_librarys(runs: dict[str, Collected], traces: dict[str, Path]) -> None:
+    rows = compare([runs["a0"]], [runs["slow0"]])
+    assert [(row.device, row.op) for row in rows] == [
+        ("8:16", "read"),
+        ("8:16", "write"),
+        ("8:16", None),
+    ]
+    for side, name in enumerate(("a0", "slow0")):
+        whole = blkiomon.summarize(traces[name])
+        for row in rows:
+            (group,) = [g for g in whole.groups() if (g.device, g.op) == (8 << 20 | 16, row.op)]
+            values = {c.metric: (c.a, c.b)[side] for c in row.changes}
+            assert values["iops"] == pytest.approx(group.iops)
+            assert values["bandwidth"] == pytest.approx(group.bytes_per_s)
+            assert values["mean"] == group.d2c.mean
+            assert values["max"] == group.d2c.max
+            for percent in (50, 95, 99, 99.9):
+                assert values[f"p{percent:g}"] == group.d2c.percentile(percent)
+            assert row.requests[side] == group.requests
+
+
+def test_the_same_run_shows_no_difference(runs: dict[str, Collected]) -> None:
+    for row in compare([runs["a0"]], [runs["a0"]]):
+        for change in row.changes:
+            assert change.change == 0
+            is_extreme = change.metric in ("p99.9", "max")
+            assert change.verdict == ("too little to tell" if is_extreme else NO_DIFFERENCE)
+
+
+def test_another_run_of_the_same_shows_no_difference(runs: dict[str, Collected]) -> None:
+    # Of the intervals that are there, 95 % hold what they should, on average.
+    rows = compare([runs["a0"]], [runs["a1"]])
+    shown = [c for row in rows for c in row.changes if c.verdict in ("better", "worse")]
+    assert len(shown) <= 2, shown
+
+
+def test_a_fifth_more_is_detected(runs: dict[str, Collected]) -> None:
+    row = row_of(compare([runs["a0"]], [runs["slow0"]]), None)
+    for metric in ("mean", "p50", "p95"):
+        change = row.metric(metric)
+        assert change.verdict == "worse"
+        assert change.low is not None and change.high is not None
+        assert change.low < 0.2 < change.high
+        assert change.high - change.low < 0.3
+    assert row_of(compare([runs["slow0"]], [runs["a0"]]), None).metric("mean").verdict == "better"
+
+
+def test_fewer_requests_are_worse(runs: dict[str, Collected]) -> None:
+    row = row_of(compare([runs["a0"]], [runs["half"]]), None)
+    for metric in ("iops", "bandwidth"):
+        assert row.metric(metric).change == pytest.approx(-0.5, abs=0.02)
+        assert row.metric(metric).verdict == "worse"
+
+
+def test_several_runs_a_side(runs: dict[str, Collected]) -> None:
+    before, after = ([runs[f"{name}{i}"] for i in range(3)] for name in ("a", "slow"))
+    row = row_of(compare(before, after), "read")
+    assert row.metric("mean").verdict == "worse"
+    assert row.metric("mean").change == pytest.approx(0.2, abs=0.05)
+    assert row.requests == (6000, 6000)
+    same = row_of(compare(before, [runs["a2"], runs["a0"], runs["a1"]]), "read")
+    assert {same.metric(metric).verdict for metric in METRICS[:-2]} == {NO_DIFFERENCE}
+
+
+def test_few_runs_are_less_sure_than_many() -> None:
+    # Student's quantiles of 2 and 10 degrees of freedom, and a large number of them.
+    assert _widening(2, 2) == pytest.approx(4.303 / 1.96 * 2**0.5, rel=0.04)
+    assert _widening(6, 6) == pytest.approx(2.228 / 1.96 * (6 / 5) ** 0.5, rel=0.01)
+    assert _widening(1e6, 1e6) == pytest.approx(1, abs=1e-5)
+
+
+def test_too_few_slices_tell_nothing(runs: dict[str, Collected]) -> None:
+    row = row_of(compare([runs["a0"]], [runs["few"]]), "read")
+    assert {change.verdict for change in row.changes} == {"too little to tell"}
+    assert row.metric("mean").change is not None
+
+
+def test_json_gives_what_traces_give(traces: dict[str, Path], tmp_path: Path) -> None:
+    rows = []
+    for interval in (None, "0.02"):
+        sides = []
+        for name in ("a0", "slow0"):
+            path = traces[name]
+            if interval:
+                path = tmp_path / name
+                done = runner.run("-I", interval, "--json", path, traces[name])
+                assert done.returncode == 0
+            sides.append([collect([str(path)], patterns=False)])
+        rows.append(compare(sides[0], sides[1]))
+    for of_trace, of_json in zip(*rows, strict=True):
+        for one, other in zip(of_trace.changes, of_json.changes, strict=True):
+            assert (one.metric, one.a, one.b) == (other.metric, other.a, other.b)
+            assert (one.low is None) == (other.low is None)
+
+
+def test_extremes_have_no_interval(runs: dict[str, Collected]) -> None:
+    row = row_of(compare([runs["a0"]], [runs["half"]], ("p99", "p99.5", "p99.6", "max")), "read")
+    assert [change.low is None for change in row.changes] == [False, True, True, True]
+    assert [change.change is None for change in row.changes] == [False] * 4
+
+
+# --- which devices --------------------------------------------------------------------------------
+
+
+def test_single_devices_are_compared_whatever_their_number(runs: dict[str, Collected]) -> None:
+    (row, *_) = compare([runs["a1"]], [runs["other"]])
+    assert row.device == "8:16 -> 259:0"
+    assert row.metric("mean").change == 0
+
+
+def test_several_devices_are_compared_by_number_and_together() -> None:
+    whole = collect([str(MULTI)], patterns=False)
+    part = collect([str(MULTI)], devices=[7 << 20 | 1, 7 << 20 | 2], patterns=False)
+    rows = compare([whole], [part])
+    assert [(row.device, row.op) for row in rows] == [
+        ("7:1", "read"),
+        ("7:1", "write"),
+        ("7:1", None),
+        ("7:2", "write"),
+        ("7:2", "flush"),
+        ("7:2", None),
+        ("all", "read"),
+        ("all", "write"),
+        ("all", "flush"),
+        ("all", None),
+    ]
+
+
+# --- rules ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("read.p99 > +10%", (None, "read", "p99", ">", 0.1, True)),
+        ("  write.mean<-5% ", (None, "write", "mean", "<", -0.05, True)),
+        ("all.max >= 1.5 s", (None, None, "max", ">=", 1.5e9, False)),
+        ("8:16/read.p99.9 > 5ms", ("8:16", "read", "p99.9", ">", 5e6, False)),
+        ("all/flush.p99.90 <= 20us", ("all", "flush", "p99.9", "<=", 2e4, False)),
+        ("discard.iops < 900", (None, "discard", "iops", "<", 900, False)),
+        ("read.bandwidth < 40MB/s", (None, "read", "bandwidth", "<", 4e7, False)),
+        ("all.errors > 0", (None, None, "errors", ">", 0, False)),
+    ],
+)
+def test_rules_are_read(text: str, expected: tuple[Any, ...]) -> None:
+    rule = rules.parse(text)
+    found = (rule.device, rule.op, rule.metric, rule.sign, rule.limit, rule.is_change)
+    assert found[:4] == expected[:4] and found[5] == expected[5]
+    assert found[4] == pytest.approx(expected[4])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "read", "read.p99", "read.p99 >", "p99 > 10%", "read.p99 = 10%", "read.p99 > ten"),
+        *("reads.p99 > 10%", "read.p0 > 10%", "read.median > 10%", "read.p99 > 10", "read.p99>5m"),
+        *("read.iops > 5ms", "read.errors > 5%", "read.bandwidth > 5", "read.p99 > 10% more"),
+        *("a b/read.p99 > 10%", "read.p99 > 10%;", "read.p123 > 1ms", "read.p99 > nan%"),
+    ],
+)
+def test_what_is_no_rule(text: str, capfd: Capture) -> None:
+    assert command.main(["--fail-if", text, str(MULTI), str(MULTI)]) == 1
+    said = capfd.readouterr().err.splitlines()
+    assert said[0].startswith("blkiomon: --fail-if") and said[1].startswith("Usage:")
+
+
+def row(
+    metric: str, a: float, b: float, low: float | None, high: float | None, **fields: Any
+) -> Row:
+    change = Change(metric, a, b, b / a - 1, low, high)
+    given: dict[str, Any] = {"device": "8:16", "numbers": (1, 1), "op": "read"}
+    given |= {"requests": (10, 10), "errors": (0, 2), "changes": (change,)}
+    return Row(**given | fields)
+
+
+@pytest.mark.parametrize(
+    "text, interval, told",
+    [
+        ("read.p99 > +10%", (0.1, 0.3), "read.p99 > +10%: +20.0 %, 1.00 ms to 1.20 ms"),
+        ("read.p99 > +10%", (-0.1, 0.3), None),  # noise
+        ("read.p99 > +10%", (None, None), "read.p99 > +10%: +20.0 %, 1.00 ms to 1.20 ms"),
+        ("read.p99 > +20.1%", (0.1, 0.3), None),
+        ("read.p99 < +30%", (0.1, 0.3), "read.p99 < +30%: +20.0 %, 1.00 ms to 1.20 ms"),
+        ("read.p99 > 1.1ms", (-0.1, 0.3), "read.p99 > 1.1ms: 1.20 ms"),
+        ("8:16/read.p99 > 1300us", (0.1, 0.3), None),
+        ("8:17/read.p99 > 1ms", (0.1, 0.3), "there is no read of 8:17 on both sides"),
+        ("flush.p99 > 1ms", (0.1, 0.3), "there is no flush on both sides"),
+        ("all.p99 >= 1.2ms", (0.1, 0.3), "all.p99 >= 1.2ms: 1.20 ms"),
+        ("read.errors > 1", (0.1, 0.3), "read.errors > 1: 2"),
+        ("read.errors > 2", (0.1, 0.3), None),
+    ],
+)
+def test_rules_that_hold(text: str, interval: Any, told: str | None) -> None:
+    said = rules.violated(rules.parse(text), [row("p99", 1e6, 1.2e6, *interval)])
+    assert said == told or (told is not None and said is not None and told in said)
+
+
+def test_rules_without_a_device_are_about_all() -> None:
+    rows = [
+        row("p99", 1e6, 9e6, 0.1, 9, device="8:0"),
+        row("p99", 1e6, 2e6, 0.1, 9, device="all", numbers=(None, None)),
+    ]
+    assert rules.violated(rules.parse("read.p99 > 5ms"), rows) is None
+    assert rules.violated(rules.parse("8:0/read.p99 > 5ms"), rows) is not None
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def printed(capfd: Capture, *arguments: str | Path, status: int = 0) -> tuple[str, str]:
+    assert command.main([str(a) for a in arguments]) == status
+    out, err = capfd.readouterr()
+    return out, err
+
+
+def test_text(traces: dict[str, Path], capfd: Capture) -> None:
+    out, err = printed(capfd, traces["a0"], traces["slow0"])
+    assert not err
+    lines = out.splitlines()
+    assert lines[0].startswith(f"A: {traces['a0']} (2.0")
+    assert re.match(r"device +operation +figure +A +B +change +95 % interval$", lines[3])
+    assert re.match(r"8:16 +read +IOPS +[\d,]+ +[\d,]+ +", lines[4])
+    assert re.search(r"\n +p50 .* worse\n", out)
+    # Drawn from fixed seeds.
+    assert printed(capfd, traces["a0"], traces["slow0"])[0] == out
+
+
+def test_json(traces: dict[str, Path], capfd: Capture) -> None:
+    before = [str(traces["a0"]), str(traces["a1"])]
+    out, err = printed(capfd, "--json", *before, ":", traces["slow0"], traces["slow1"])
+    data = json.loads(out)
+    assert data["a"] == before and not err
+    assert (data["rows"][0]["device"], data["rows"][0]["op"]) == ("8:16", "read")
+    assert list(data["rows"][0]["changes"]) == list(METRICS)
+    assert set(data["rows"][0]["changes"]["p99"]) == {"a", "b", "change", "low", "high", "verdict"}
+
+
+def test_page(traces: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
+    output = tmp_path / "x.html"
+    out, _ = printed(capfd, traces["a0"], traces["slow0"], "--json", "-o", output, "--title=<T>")
+    page = output.read_text()
+    assert "<title>&lt;T&gt;</title>" in page and "http" not in page
+    root = ET.fromstring(page.partition("\n")[2])
+    (script,) = root.iter("script")
+    assert json.loads(script.text or "") == json.loads(out)
+    ids = [e.get("id") for e in root.iter() if e.get("id")]
+    assert len(ids) == len(set(ids))
+    for words in ("Read on 8:16: latency", "+", "worse", "var(--A)", "var(--B)"):
+        assert words in page
+    assert len(page) < 1_000_000
+
+
+def test_picture(traces: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
+    output = tmp_path / "x.png"
+    printed(capfd, "--chart=tail-0", "-o", output, traces["a0"], traces["slow0"])
+    assert output.read_bytes().startswith(b"\x89PNG")
+
+
+def test_status_of_rules(traces: dict[str, Path], capfd: Capture) -> None:
+    sides = traces["a0"], traces["slow0"]
+    broken = ["--fail-if", "read.p50 > +10%", "--fail-if=all.p90 > 1us"]
+    out, err = printed(capfd, *broken, "--fail-if=all.errors > 0", *sides, status=1)
+    first, second = err.splitlines()
+    assert first.startswith("blkiomon: read.p50 > +10%: +")
+    assert second.startswith("blkiomon: all.p90 > 1us: ")
+    assert " p90 " in out
+    printed(capfd, "--fail-if=read.p50 > +40%", "--fail-if", "read.max > 5s", *sides)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["a"], ["a", "b", "c"], [":", "a"], ["a", ":", "b", ":", "c"], ["--x"]]
+)
+def test_usage(arguments: list[str], capfd: Capture) -> None:
+    _, err = printed(capfd, *arguments, status=1)
+    assert err.splitlines()[1].startswith("Usage: blkiomon compare")
+    _, err = printed(capfd, "-o", "x.doc", "a", "b", status=1)
+    assert "-o takes a name that ends in .html, .png, .svg or .pdf: x.doc" in err
+
+
+def test_help(capfd: Capture) -> None:
+    assert "--fail-if=RULE" in printed(capfd, "--help")[0]
+
+
+def test_errors(traces: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
+    def said(*arguments: str | Path) -> str:
+        out, err = printed(capfd, *arguments, status=1)
+        assert not out and err.count("\n") == 1
+        return err
+
+    assert "no such file" in said(traces["a0"], tmp_path / "missing")
+    assert "the sides have no device in common: A has 8:16, B has 7:1, 7:2" in said(
+        traces["a0"], MULTI
+    )
+    assert "no request of 8:1" in said("--device=8:1", traces["a0"], traces["a1"])
+    stats = tmp_path / "stats"
+    assert runner.run("-I", "1", "-b", stats, MULTI).returncode == 0
+    assert "hold no percentiles" in said(stats, stats)
+    assert "cannot write" in said("-o", tmp_path / "no" / "x.html", traces["a0"], traces["a1"])
+
+
+def test_command_line() -> None:
+    done = runner.run("compare", PHASES, PHASES)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.count(b"no difference shown") > 20

@@ -1,0 +1,459 @@
+"""`blkiomon report`: the library's figures on a page that needs nothing else, and clear errors."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import runner
+import tracewriter as tw
+
+import blkiomon
+from blkiomon import layout, report
+from blkiomon.report import collect as collecting
+from blkiomon.report.access import Accesses
+from blkiomon.report.collect import MOST_SLICES, ReportError, collect
+from blkiomon.report.figures import charts
+from blkiomon.report.series import heat, series, tail
+
+DATA = Path(__file__).parent / "data"
+PHASES, MULTI, EXT4, LOSSY = (
+    DATA / f"loop-{name}.bin" for name in ("phases-dc", "multi-dc", "ext4-all", "lossy-dc")
+)
+
+Capture = pytest.CaptureFixture[str]
+
+
+def figures_of(page: str) -> Any:
+    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page)
+    assert found
+    return json.loads(found[1])
+
+
+def pairs(number: int, spacing_ns: int = 1_000_000, **fields: Any) -> list[tw.Record]:
+    """Requests one after the other, each of which takes half a millisecond."""
+    records = []
+    for i in range(number):
+        at, sector = 10**9 + i * spacing_ns, 8 * i
+        records.append(tw.issue(at, sector, 4096, **fields))
+        records.append(tw.complete(at + 500_000, sector, 4096, **fields))
+    return records
+
+
+def trace(path: Path, records: list[tw.Record]) -> Path:
+    path.write_bytes(tw.encode(records))
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    output = tmp_path_factory.mktemp("page") / "report.html"
+    assert (
+        report.main(["-o", str(output), str(MULTI), "--title", "Before </script> & <after>"]) == 0
+    )
+    return output.read_text()
+
+
+# --- what is collected ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [PHASES, MULTI, EXT4], ids=lambda path: path.stem)
+def test_the_whole_is_what_the_library_says(path: Path) -> None:
+    found = collect([str(path)])
+    assert found.whole.to_dict() == blkiomon.summarize(path).to_dict()
+    assert MOST_SLICES // 2 < len(found.slices) <= MOST_SLICES
+    starts = [item.start_ns for item in found.slices[1:]]
+    assert starts == [item.end_ns for item in found.slices[:-1]]
+
+
+def test_slices_are_those_of_a_monitor_of_the_same_length() -> None:
+    found = collect([str(MULTI)])
+    width_s = found.slices[0].duration_s
+    same = list(blkiomon.intervals(MULTI, width_s))
+    assert len(same) == len(found.slices)
+    for mine, theirs in zip(found.slices, same):
+        assert mine.to_dict() == theirs.to_dict()
+
+
+@pytest.mark.parametrize("spacing_ns", [1, 10**6, 10**11])
+def test_slices_follow_the_length_of_a_trace(tmp_path: Path, spacing_ns: int) -> None:
+    path = trace(tmp_path / "trace", pairs(700, spacing_ns))
+    found = collect([str(path)])
+    assert len(found.slices) <= MOST_SLICES
+    assert found.whole.to_dict() == blkiomon.summarize(path).to_dict()
+
+
+def test_a_leap_in_time_makes_few_slices(tmp_path: Path) -> None:
+    late = [tw.issue(10**17, 0, 4096), tw.complete(10**17 + 1, 0, 4096)]
+    found = collect([str(trace(tmp_path / "trace", [*pairs(5), *late]))])
+    assert len(found.slices) <= MOST_SLICES
+    assert found.whole.total.requests == 6
+
+
+@pytest.mark.parametrize("interval", ["1", "0.01"])
+def test_json_says_what_the_trace_says(tmp_path: Path, interval: str) -> None:
+    path = tmp_path / "stats.jsonl"
+    assert runner.run("-I", interval, "--json", path, MULTI).returncode == 0
+    found = collect([str(path)])
+    assert found.kind == collecting.JSON
+    assert found.whole.to_dict() == blkiomon.summarize(MULTI).to_dict()
+    assert len(found.slices) <= MOST_SLICES
+    packed = tmp_path / "stats.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert collect([str(packed)]).whole.to_dict() == found.whole.to_dict()
+
+
+def test_devices_are_picked_from_traces_and_json_alike(tmp_path: Path) -> None:
+    path = tmp_path / "stats.jsonl"
+    assert runner.run("-I", "1", "--json", path, MULTI).returncode == 0
+    for devices in ([7 << 20 | 2], [7 << 20 | 1, 7 << 20 | 3]):
+        of_trace, of_json = (collect([str(p)], devices=devices).whole for p in (MULTI, path))
+        # The filtered trace ends with the last record of these devices.
+        for one, other in zip(of_json.groups(), of_trace.groups(), strict=True):
+            assert (one.device, one.op, one.errors) == (other.device, other.op, other.errors)
+            assert (one.d2c, one.size) == (other.d2c, other.size)
+            assert one.in_flight and other.in_flight
+            assert one.in_flight.request_ns == other.in_flight.request_ns
+
+
+def test_files_of_b_give_what_they_hold(tmp_path: Path) -> None:
+    path, output = tmp_path / "stats.bin", tmp_path / "page.html"
+    assert runner.run("-I", "1", "-b", path, MULTI).returncode == 0
+    found = collect([str(path)])
+    whole = blkiomon.summarize(MULTI)
+    writes = [g for g in found.whole.groups() if (g.device, g.op) == (7 << 20 | 2, "write")]
+    (exact,) = (g for g in whole.ops(7 << 20 | 2) if g.op == "write")
+    assert (writes[0].requests, writes[0].bytes) == (exact.requests, exact.bytes)
+    assert writes[0].d2c.mean == pytest.approx(exact.d2c.mean, abs=1000)
+    assert writes[0].d2c.percentile(99) is None
+    assert report.main(["-o", str(output), str(path)]) == 0
+    assert "hold no percentiles" in output.read_text()
+
+
+# --- where requests went --------------------------------------------------------------------------
+
+
+def requests(sectors: list[int], op: int = 0, at: int = 0) -> np.ndarray:
+    made = np.zeros(len(sectors), layout.REQUEST)
+    made["sector"], made["bytes"], made["op"] = sectors, 4096, op
+    made["issued_ns"] = np.arange(len(sectors)) + at
+    return made
+
+
+def test_a_request_is_sequential_where_the_one_before_ended() -> None:
+    accesses = Accesses(4)
+    accesses.add(requests([0, 8, 16, 100, 108]), 0, 10)
+    accesses.add(requests([500, 508], op=1), 0, 10)
+    accesses.add(requests([116, 0], at=5), 0, 10)
+    found = accesses.finish()
+    assert found.shares == {(0, 0): (7, 4), (0, 1): (2, 1)}
+    assert found.counts.sum(axis=1)[:2].tolist() == [[7, 4], [2, 1]]
+
+
+def test_order_of_completion_makes_no_difference() -> None:
+    made = requests(list(range(0, 8 * 300_000, 8)))
+    mixed = made.copy()
+    for at in range(0, len(made), 64):
+        mixed[at : at + 64] = mixed[at : at + 64][::-1]
+    accesses = Accesses(4)
+    for at in range(0, len(made), 5000):
+        accesses.add(mixed[at : at + 5000], 0, 10**6)
+    found = accesses.finish()
+    assert found.shares == {(0, 0): (300_000, 299_999)}
+    assert len(found.sample) == 30_000
+    assert found.n_requests == 300_000
+    # Drawn evenly from all of them.
+    assert np.mean(found.sample["issued_ns"]) == pytest.approx(150_000, rel=0.02)
+
+
+def test_sequential_share_of_a_real_trace() -> None:
+    found = collect([str(MULTI)]).patterns
+    assert found is not None
+    assert found.shares[7 << 20 | 2, 1] == (5897, 5896)  # a sequential writer
+    assert found.shares[7 << 20 | 1, 0][1] < 10  # random reads
+
+
+# --- numbers behind the charts --------------------------------------------------------------------
+
+
+def test_series_add_up() -> None:
+    found = collect([str(MULTI)])
+    over_time = series(found.slices)
+    assert list(over_time.lines) == ["read", "write", "discard", "flush"]
+    widths = np.diff(over_time.edges_s)
+    for op, line in over_time.lines.items():
+        exact = [g for g in found.whole.groups() if g.op == op]
+        assert np.nansum(line.iops * widths) == pytest.approx(sum(g.requests for g in exact))
+        assert np.nansum(line.bytes_per_s * widths) == pytest.approx(sum(g.bytes for g in exact))
+        assert line.whole.percentile(99) == found.whole.percentile(99, op=op)
+        edges, counts = heat(line.d2c, 50)
+        assert counts.sum() == line.whole.num
+        assert edges[0] * 1e9 == pytest.approx(line.whole.min)
+        assert edges[-1] * 1e9 == pytest.approx(line.whole.max, rel=0.01)
+        times, shares = tail(line.whole)
+        assert shares[0] == 1
+        assert (np.diff(times) >= 0).all() and (np.diff(shares) <= 0).all()
+        assert times[-1] * 1e9 == pytest.approx(line.whole.max)
+
+
+def test_time_that_nobody_measured_is_a_gap(tmp_path: Path) -> None:
+    path = tmp_path / "stats.jsonl"
+    assert runner.run("-I", "1", "--json", path, MULTI).returncode == 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:1] + lines[2:]))
+    over_time = series(collect([str(path)]).slices)
+    assert np.isnan(over_time.lines["read"].iops).tolist() == [False, True, False, False]
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def test_figures_of_the_page_are_the_librarys(page: str) -> None:
+    whole = blkiomon.summarize(MULTI).to_dict(histograms=False)
+    assert figures_of(page)["whole"] == json.loads(json.dumps(whole))
+    for op, requests in {"read": "28,110", "write": "5,897", "discard": "1,500"}.items():
+        assert re.search(rf"{op}</td><td>{requests}</td>", page), op
+
+
+def test_page_is_well_formed_and_stands_alone(page: str) -> None:
+    root = ET.fromstring(page.partition("\n")[2])  # void elements are closed: it is XML as well
+    assert "http:" not in page and "https:" not in page and "@import" not in page
+    ids = [e.get("id") for e in root.iter() if e.get("id")]
+    assert len(ids) == len(set(ids))
+    for element in root.iter():
+        assert element.get("src") is None
+        href = element.get("href", "data:,")
+        assert href.startswith("data:") or href[1:] in ids
+        for url in re.findall(r"url\(([^)]*)\)", " ".join(element.attrib.values())):
+            assert url[1:] in ids
+    assert [e.tag for e in root.iter("script")] == ["script"]
+    assert len(page) < 2_000_000
+
+
+def test_page_says_what_it_must(page: str) -> None:
+    assert "<title>Before &lt;/script&gt; &amp; &lt;after&gt;</title>" in page
+    for words in (
+        "Requests a second",
+        "Bandwidth",
+        "Read latency over time",
+        "Discard latency: every request",
+        "Latency: the tail",
+        "Request sizes",
+        "Requests in flight",
+        "Where on 7:2",
+        "Sequential requests",
+        "events lost, by the tracer's own marks",
+        "requests that failed",
+        "No events were lost",
+        "3.010 s",
+    ):
+        assert words in page or words.replace("'", "&#x27;") in page, words
+    assert "currentColor" in page and "var(--read)" in page and "@media print" in page
+
+
+def test_losses_are_stated(tmp_path: Path, capfd: Capture) -> None:
+    output = tmp_path / "page.html"
+    assert report.main(["-o", str(output), "--chart=iops", str(LOSSY)]) == 1
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "found the end of the input 20 bytes into a record" in said
+    page = output.read_text()
+    assert "into a record" in page and "No events were lost" not in page
+    assert figures_of(page)["whole"]["unseen"]["lost_events"] > 0
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_pictures_alone(tmp_path: Path, kind: str) -> None:
+    output = tmp_path / f"x.{kind}"
+    charts = ["--chart=tail", "--chart=heat", "--chart=sectors", "--chart=iops"]
+    assert report.main([f"--output={output}", "--device", "7:3", *charts, str(MULTI)]) == 0
+    data = output.read_bytes()
+    assert data.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind])
+    if kind == "svg":
+        ET.fromstring(data)
+    assert [p.name for p in tmp_path.iterdir()] == [output.name]
+
+
+FLUSH = tw.WRITE | tw.FLUSH
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [tw.issue(5, 0, 4096), tw.complete(9, 0, 4096)],
+        [tw.issue(5, 1 << 60, 2**32 - 1), tw.complete(5 * 10**11, 1 << 60, 2**32 - 1)],
+        [tw.issue(2**64 - 9, 0, 4096), tw.complete(2**64 - 2, 0, 4096)],
+        [tw.issue(5, 0, 0, FLUSH), tw.complete(700_000, 0, 0, FLUSH)],
+    ],
+    ids=["one", "huge", "late", "flush"],
+)
+def test_pages_of_single_requests(tmp_path: Path, records: list[tw.Record]) -> None:
+    output = tmp_path / "page.html"
+    assert report.main(["-o", str(output), str(trace(tmp_path / "trace", records))]) == 0
+    ET.fromstring(output.read_text().partition("\n")[2])
+
+
+def test_charts_are_chosen_by_name(tmp_path: Path, capfd: Capture) -> None:
+    output = tmp_path / "x.html"
+    assert report.main(["--chart=tail", "--chart=heat-read", "-o", str(output), str(EXT4)]) == 0
+    assert re.findall(r"<figcaption><b>(.*?)</b>", output.read_text()) == [
+        "Latency: the tail",
+        "Read latency: every request",
+    ]
+    assert "there is no chart 'head'; there are iops, bandwidth, percentiles-read, " in complaint(
+        capfd, "--chart=head", "-o", output, EXT4
+    )
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/<\xff\x1b>"))
+    trace(path, pairs(3))
+    output = tmp_path / "page.html"
+    assert report.main(["-o", str(output), "--chart=iops", str(path)]) == 0
+    text = output.read_bytes().decode("utf-8")
+    assert "\x1b" not in text and "&lt;" in text
+    ET.fromstring(text.partition("\n")[2])
+
+
+def test_many_devices_and_operations_make_a_page_of_bounded_size(tmp_path: Path) -> None:
+    kinds = [tw.READ, tw.WRITE, tw.WRITE | tw.DISCARD, tw.WRITE | tw.FLUSH]
+    rng = np.random.default_rng(3)
+    records = []
+    for i in range(6_000):
+        at, sector = 10**9 + i * 10**6, int(rng.integers(1 << 30)) * 8
+        category, device = kinds[i % 4], 8 << 20 | i % 300
+        records.append(tw.issue(at, sector, 4096, category, device))
+        records.append(tw.complete(at + int(rng.lognormal(13, 2)), sector, 4096, category, device))
+    records.sort(key=lambda record: record.time_ns)
+    output = tmp_path / "page.html"
+    assert report.main(["-o", str(output), str(trace(tmp_path / "trace", records))]) == 0
+    assert output.stat().st_size < 5_000_000
+    assert "rows of at most" in output.read_text()
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+def complaint(capfd: Capture, *arguments: str | Path) -> str:
+    assert report.main([str(a) for a in arguments]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("blkiomon: ") and said.count("\n") == 1, said
+    return said
+
+
+@pytest.mark.parametrize(
+    "name, data, told",
+    [
+        ("empty", b"", "the trace is empty"),
+        ("garbage", b"what is this?" * 100, "bad trace: "),
+        ("unmatched", tw.encode([tw.issue(1, 0, 4096)]), "no request in 1 records"),
+        ("nothing.jsonl", b'{"schema": 7}\n', "line 1: this is no interval of schema 1"),
+        ("broken.jsonl", b'{"schema": \n', "line 1: not JSON"),
+        ("stats", b"\0" * 500, "these are no interval statistics"),
+    ],
+)
+def test_inputs_without_anything(
+    tmp_path: Path, capfd: Capture, name: str, data: bytes, told: str
+) -> None:
+    path, output = tmp_path / name, tmp_path / "page.html"
+    path.write_bytes(data)
+    said = complaint(capfd, "-o", output, path)
+    assert told in said and str(path) in said
+    assert not output.exists()
+
+
+def test_a_filter_that_fits_nothing(tmp_path: Path, capfd: Capture) -> None:
+    said = complaint(capfd, "-o", tmp_path / "x.html", "--device", "8:16", MULTI)
+    assert "no request of 8:16; there are some of 7:1, 7:2, 7:3" in said
+    assert "no block device" in complaint(
+        capfd, "-o", tmp_path / "x.html", "--device=no-such", MULTI
+    )
+
+
+def test_inputs_that_cannot_be_read(tmp_path: Path, capfd: Capture) -> None:
+    assert "no such file" in complaint(capfd, "-o", tmp_path / "x.html", tmp_path / "missing")
+    stats = tmp_path / "stats.jsonl"
+    assert runner.run("-I", "1", "--json", stats, MULTI).returncode == 0
+    assert "different kinds" in complaint(capfd, "-o", tmp_path / "x.html", MULTI, stats)
+
+
+def test_outputs_that_cannot_be_written(tmp_path: Path, capfd: Capture) -> None:
+    output = tmp_path / "missing" / "x.html"
+    assert f"cannot write {output}" in complaint(capfd, "-o", output, PHASES)
+    (tmp_path / "x.png").mkdir()
+    assert "cannot write" in complaint(capfd, "-o", tmp_path / "x.png", PHASES)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_a_page_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("before")
+
+    def fail(beside: Path) -> None:
+        beside.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ReportError, match=r"cannot write .*: No space left on device"):
+        collecting.write_whole(path, fail)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        ([], "the page's name is missing"),
+        (["-o", "x.html"], "which trace?"),
+        (["-o", "x.doc", "trace"], "ends in .html, .png, .svg or .pdf"),
+        (["--frobnicate"], "option --frobnicate not recognized"),
+    ],
+)
+def test_usage(capfd: Capture, arguments: list[str], told: str) -> None:
+    assert report.main(arguments) == 1
+    said = capfd.readouterr().err
+    assert told in said and "Usage: blkiomon report" in said
+
+
+def test_help(capfd: Capture) -> None:
+    assert report.main(["--help"]) == 0
+    assert "blkiomon[report]" in capfd.readouterr().out
+
+
+def test_without_matplotlib(tmp_path: Path, capfd: Capture, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    said = complaint(capfd, "-o", tmp_path / "x.html", PHASES)
+    assert "pip install 'blkiomon[report]'" in said
+
+
+def test_command_needs_neither_display_nor_home(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": "/nonexistent",
+        "MPLCONFIGDIR": str(tmp_path / "file" / "no"),
+        "MPLBACKEND": "TkAgg",
+    }
+    output = tmp_path / "page.html"
+    done = runner.run("report", "--chart=tail", "-o", output, EXT4, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert b"</html>" in output.read_bytes()
+
+
+def test_nothing_else_loads_matplotlib() -> None:
+    code = "import sys, blkiomon, blkiomon.run, blkiomon.report; blkiomon.Interval; "
+    code += "sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_charts_have_names_of_their_own() -> None:
+    made = charts(collect([str(EXT4)]))
+    assert len({chart.name for chart in made}) == len(made)
+    assert all(chart.title and chart.caption for chart in made)
