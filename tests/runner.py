@@ -28,6 +28,12 @@ from blkiomon.outputs import open_outputs
 from blkiomon.run import Line
 
 COMMAND = (sys.executable, "-m", "blkiomon")
+BOUND_COMMAND = (
+    *(("setpriv", "--bounding-set", "-dac_override,-dac_read_search") * (os.geteuid() == 0)),
+    *COMMAND,
+)
+"""The command, bound by permissions: root has put away its right to pass over them."""
+
 TIMEOUT_S = 60.0
 LONG = "1000"
 """An interval that does not end during a test."""

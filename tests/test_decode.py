@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
+import signal
+import subprocess
+import termios
 import time
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -249,3 +254,25 @@ def test_missing_file_is_told(tmp_path: Path, capfd: Capture) -> None:
 def test_help_is_the_usage(capfd: Capture) -> None:
     assert decode.main(["--help"]) == 0
     assert capfd.readouterr().out == decode.USAGE
+
+
+def test_signal_ends_it_while_it_waits_for_input() -> None:
+    process = subprocess.Popen([*runner.COMMAND, "decode", "-"], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    try:
+        process.stdin.write(b"x")
+        process.stdin.flush()
+        waiting = array("i", [1])
+
+        def has_read() -> bool:
+            assert process.stdin is not None
+            fcntl.ioctl(process.stdin, termios.FIONREAD, waiting)
+            return waiting[0] == 0
+
+        runner.until(has_read, "the command to read")
+        process.terminate()
+        assert process.wait(10) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,8 @@ import goldenfiles
 import pytest
 import runner
 from test_sources import write_set
+
+from blkiomon import summarize
 
 DOCS = Path(__file__).parent.parent / "docs"
 FILES = sorted(DOCS.glob("*.md"))
@@ -101,3 +104,11 @@ def test_links_lead_somewhere() -> None:
 
 def test_there_is_documentation() -> None:
     assert {path.name for path in FILES} >= {"files.md", "library.md", "schema.md"}
+
+
+def test_figures_of_the_readme_are_what_the_command_prints() -> None:
+    whole = summarize(DOCS.parent / "tests" / "data" / "loop-phases-dc.bin")
+    (device,) = whole.devices.tolist()
+    read = next(group for group in whole.ops(device) if group.op == "read").d2c
+    shown = {"p50": read.percentile(50), "p99": read.percentile(99), "p99_9": read.percentile(99.9)}
+    assert json.dumps(shown, separators=(",", ":")) in (DOCS.parent / "README.md").read_text()

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import runner
 from intervals import at, eventually
 
 from blkiomon import layout
@@ -96,13 +97,13 @@ def test_failed_open_says_why(tmp_path: Path, path: str, why: int, said: list[st
     assert str(caught.value) == f"could not write to {target}: {os.strerror(why)}"
 
 
-def test_no_permission_says_so(tmp_path: Path, said: list[str]) -> None:
+def test_no_permission_says_so(tmp_path: Path) -> None:
     path = tmp_path / "locked"
     path.touch(0o444)
-    if os.access(path, os.W_OK):
-        pytest.skip("permissions do not bind this user (root)")
-    with pytest.raises(OutputError, match="Permission denied"):
-        open_outputs(config(human=str(path)), said.append)
+    command = [*runner.BOUND_COMMAND, "-I1", "-h", str(path)]
+    result = subprocess.run(command, input=b"", capture_output=True, timeout=runner.TIMEOUT_S)
+    said = f"blkiomon: could not write to {path}: Permission denied\n"
+    assert (result.returncode, result.stderr.decode()) == (1, said)
 
 
 def test_block_device_is_refused_and_never_opened(

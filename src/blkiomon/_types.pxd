@@ -1,7 +1,7 @@
 # C structs, enums and the few intrinsics of the engine. Types only: no logic lives in a .pxd.
 #
 # Every struct that leaves the engine has its numpy twin in layout.py; the two are compared in
-# tests/test_layout.py.
+# tests/test_engine.py.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -78,7 +78,6 @@ cdef enum:                                      # category bits, that is action 
     CAT_DRV_DATA = 1 << 14
     CAT_ZONE = 0x3f << 16                       # append, reset, reset all, finish, open, close
     CAT_WRITE_ZEROES = 1 << 22
-    CAT_ALL = (1 << 23) - 1
     CAT_PAIRED = 1 << 6 | 1 << 7                # what is paired
 
 cdef enum:

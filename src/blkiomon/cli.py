@@ -9,13 +9,14 @@ import getopt
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC
+from importlib import import_module
 from typing import NamedTuple
 
 from blkiomon._version import __version__
 from blkiomon.config import Config
-from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain, write
+from blkiomon.console import EXIT_FAILURE, STOP_SIGNALS, complain, misused, printed
 
 
 class UsageError(Exception):
@@ -73,6 +74,13 @@ OPTIONS = (
     Option("", "max-age", "SECONDS", "age of a pending record at most (default 600)", _MORE),
     Option("v", "verbose", "", "say what is being waited for", _MORE),
 )
+
+_COMMANDS = {
+    "compare": "blkiomon.report.compare",
+    "decode": "blkiomon.decode",
+    "report": "blkiomon.report",
+}
+"""Sub-commands, and the module whose ``main`` each is."""
 
 _FILE_OUTPUTS = (
     "human-readable",
@@ -143,34 +151,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["decode"]:
-        from blkiomon import decode
-
-        return decode.main(arguments[1:])
-    if arguments[:1] == ["report"]:
-        from blkiomon import report
-
-        return report.main(arguments[1:])
-    if arguments[:1] == ["compare"]:
-        from blkiomon.report import compare
-
-        return compare.main(arguments[1:])
+    # Nothing here multiplies matrices; the threads that would do it take CPU to start.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if arguments and arguments[0] in _COMMANDS:
+        # Unlike a run, these have nothing to bring in order when a signal comes.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        command: Callable[[Sequence[str]], int] = import_module(_COMMANDS[arguments[0]]).main
+        try:
+            return command(arguments[1:])
+        except KeyboardInterrupt:
+            return EXIT_FAILURE
     try:
         config = parse(arguments)
     except UsageError as error:
-        complain(str(error))
-        try:
-            write(2, f"{_USAGE}'blkiomon --help' explains the options.\n")
-        except OSError:
-            pass
-        return EXIT_FAILURE
+        return misused(str(error), f"{_USAGE}'blkiomon --help' explains the options.\n")
     if isinstance(config, str):
-        try:
-            write(1, config)
-        except OSError as error:
-            complain(f"could not write to standard output: {error.strerror}")
-            return EXIT_FAILURE
-        return EXIT_OK
+        return printed([config])
     if config.files in ((), ("-",)) and not config.trace and os.isatty(0):
         complain(
             "standard input is a terminal; trace records are expected there, as in: "
@@ -178,8 +174,6 @@ def _main(argv: Sequence[str] | None) -> int:
         )
         return EXIT_FAILURE
 
-    # Nothing here multiplies matrices; the threads that would do it take CPU to start.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from blkiomon.run import run
 
     return run(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 
 EXIT_OK, EXIT_FAILURE = 0, 1
 
@@ -27,3 +28,24 @@ def write(fd: int, text: str) -> None:
     data = text.encode(errors="surrogateescape")
     while data:
         data = data[os.write(fd, data) :]
+
+
+def misused(why: str, usage: str) -> int:
+    """Complain about the arguments and say what they should be; returns the exit status."""
+    complain(why)
+    try:
+        write(2, usage)
+    except OSError:
+        pass
+    return EXIT_FAILURE
+
+
+def printed(pieces: Iterable[str]) -> int:
+    """Print to standard output; returns the exit status."""
+    try:
+        for piece in pieces:
+            write(1, piece)
+    except OSError as error:
+        complain(f"could not write to standard output: {error.strerror}")
+        return EXIT_FAILURE
+    return EXIT_OK

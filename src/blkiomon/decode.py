@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon import layout
-from blkiomon.console import EXIT_FAILURE, EXIT_OK, complain, write
+from blkiomon.console import EXIT_FAILURE, complain, misused, printed
 from blkiomon.errors import StatsError
 from blkiomon.interchange import device_text
 from blkiomon.interval import DeviceStats
@@ -169,44 +169,25 @@ def main(argv: Sequence[str]) -> int:
     try:
         options, rest = getopt.gnu_getopt(list(argv), "", ["text", "json", "csv", "help"])
     except getopt.GetoptError as error:
-        return _misused(error.msg)
+        return misused(error.msg, USAGE)
     names = {name[2:] for name, _ in options}
     if "help" in names:
-        return _print(iter([USAGE]))
+        return printed([USAGE])
     if len(rest) != 1:
-        return _misused("decode takes one file, or - for standard input")
+        return misused("decode takes one file, or - for standard input", USAGE)
     if len(names) > 1:
-        return _misused("decode prints one of text, JSON and CSV")
+        return misused("decode prints one of text, JSON and CSV", USAGE)
     try:
         data = sys.stdin.buffer.read() if rest[0] == "-" else Path(rest[0]).read_bytes()
         stats = parse(data)
     except (OSError, StatsError) as error:
         complain(f"{rest[0]}: {error.strerror if isinstance(error, OSError) else error}")
         return EXIT_FAILURE
-    status = _print(_RENDERERS[names.pop() if names else "text"](stats))
+    status = printed(_RENDERERS[names.pop() if names else "text"](stats))
     if stats.tail_bytes:
         complain(f"{rest[0]}: {_tail_error(stats)}")
         return EXIT_FAILURE
     return status
-
-
-def _misused(why: str) -> int:
-    complain(why)
-    try:
-        write(2, USAGE)
-    except OSError:
-        pass
-    return EXIT_FAILURE
-
-
-def _print(pieces: Iterator[str]) -> int:
-    try:
-        for piece in pieces:
-            write(1, piece)
-    except OSError as error:
-        complain(f"could not write to standard output: {error.strerror}")
-        return EXIT_FAILURE
-    return EXIT_OK
 
 
 def _text(stats: Stats) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """numpy dtypes of every binary layout: what is read, what is written, what the engine hands out.
 
 The engine's own layouts (``RECORD``, ``MISMATCH``, ``ROW``, ``DEVICE``) mirror the C structs of
-``_types.pxd`` field by field; ``tests/test_layout.py`` holds the two against each other.
+``_types.pxd`` field by field; ``tests/test_engine.py`` holds the two against each other.
 """
 
 from __future__ import annotations

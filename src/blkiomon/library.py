@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -46,14 +46,7 @@ def read_trace(source: Source, *, resync: bool = False) -> npt.NDArray[np.void]:
         TypeError: the source is none of these.
     """
     engine = Engine(keep_records=True, resync=resync)
-    parts = []
-    with _naming(source):
-        for data in _read(source, resync):
-            engine.feed(data)
-            parts.append(engine.take_records())
-        engine.finish()
-    parts.append(engine.take_records())
-    return np.concatenate(parts)
+    return _collected(source, resync, engine, engine.take_records)
 
 
 def requests(
@@ -84,14 +77,20 @@ def requests(
         max_age_ns=round(max_age_s * 1e9),
         resync=resync,
     )
+    return _collected(source, resync, engine, engine.take_requests)
+
+
+def _collected(
+    source: Source, resync: bool, engine: Engine, take: Callable[[], npt.NDArray[np.void]]
+) -> npt.NDArray[np.void]:
+    """Feed all of a trace and put together what was taken on the way."""
     parts = []
     with _naming(source):
         for data in _read(source, resync):
             engine.feed(data)
-            parts.append(engine.take_requests())
+            parts.append(take())
         engine.finish()
-    parts.append(engine.take_requests())
-    return np.concatenate(parts)
+    return np.concatenate([*parts, take()])
 
 
 def intervals(

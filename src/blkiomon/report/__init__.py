@@ -6,12 +6,11 @@ matplotlib is imported when something is drawn, and not before.
 from __future__ import annotations
 
 import getopt
-import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain, write
+from blkiomon.console import EXIT_FAILURE, EXIT_OK, complain, misused, printed
+from blkiomon.errors import SourceError, TraceError
 
 USAGE = """\
 Usage: blkiomon report [--device DEVICE]... [--title TEXT] [--chart NAME]... -o FILE TRACE...
@@ -48,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         return misused(error.msg, USAGE)
     given = dict(pairs)
     if "--help" in given:
-        return printed(HELP)
+        return printed([HELP])
     output = given.get("-o", given.get("--output"))
     if not output or "\0" in output:
         return misused("the page's name is missing: -o report.html", USAGE)
@@ -58,8 +57,6 @@ def main(argv: Sequence[str]) -> int:
     if not names or not all(names) or any("\0" in name for name in names):
         return misused("which trace? It is named by its path", USAGE)
 
-    prepare()
-    from blkiomon.errors import SourceError, TraceError
     from blkiomon.report import figures, page
     from blkiomon.report.collect import ReportError, check_output, collect, write_whole
 
@@ -76,24 +73,12 @@ def main(argv: Sequence[str]) -> int:
         else:
             text = page.report(found, title, charts)
             write_whole(Path(output), lambda path: path.write_text(text, encoding="utf-8"))
-    except (ReportError, SourceError) as error:
-        complain(str(error))
-        return EXIT_FAILURE
-    except TraceError as error:
-        complain(f"bad trace: {error}")
-        return EXIT_FAILURE
-    except KeyboardInterrupt:
-        return EXIT_FAILURE
+    except (ReportError, SourceError, TraceError) as error:
+        return told(error)
     if found.is_broken:
         complain(found.notes[-1])
         return EXIT_FAILURE
     return EXIT_OK
-
-
-def prepare() -> None:
-    """Let signals end this, which the monitor keeps waiting, and start no idle threads."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def device_numbers(names: Sequence[str]) -> list[int]:
@@ -111,21 +96,7 @@ def device_numbers(names: Sequence[str]) -> list[int]:
         raise ReportError(str(error)) from error
 
 
-def misused(why: str, usage: str) -> int:
-    """Complain about the arguments; returns the exit status."""
-    complain(why)
-    try:
-        write(2, usage)
-    except OSError:
-        pass
+def told(error: Exception) -> int:
+    """Say in a line what was wrong with the input or the output; returns the exit status."""
+    complain(f"bad trace: {error}" if isinstance(error, TraceError) else str(error))
     return EXIT_FAILURE
-
-
-def printed(text: str) -> int:
-    """Print to standard output; returns the exit status."""
-    try:
-        write(1, text)
-    except OSError as error:
-        complain(f"could not write to standard output: {error.strerror}")
-        return EXIT_FAILURE
-    return EXIT_OK

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blkiomon.console import EXIT_FAILURE, EXIT_OK, complain
-from blkiomon.report import PAGES, PICTURES, device_numbers, misused, prepare, printed
+from blkiomon.console import EXIT_FAILURE, EXIT_OK, complain, misused, printed
+from blkiomon.errors import SourceError, TraceError
+from blkiomon.report import PAGES, PICTURES, device_numbers, told
 
 if TYPE_CHECKING:
     from blkiomon.report.changes import Change, Row
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         return misused(error.msg, USAGE)
     given = dict(pairs)
     if "--help" in given:
-        return printed(HELP)
+        return printed([HELP])
     sides = _sides(names)
     if sides is None:
         return misused("compare takes two runs, or several of each side: A1 A2 : B1 B2", USAGE)
@@ -66,8 +67,6 @@ def main(argv: Sequence[str]) -> int:
     if output is not None and ("\0" in output or suffix not in (*PAGES, *PICTURES)):
         return misused(f"-o takes a name that ends in .html, .png, .svg or .pdf: {output}", USAGE)
 
-    prepare()
-    from blkiomon.errors import SourceError, TraceError
     from blkiomon.report import figures, rules
     from blkiomon.report.changes import METRICS, compare
     from blkiomon.report.collect import ReportError, check_output, write_whole
@@ -93,16 +92,10 @@ def main(argv: Sequence[str]) -> int:
             else:
                 page = _page(title, a, b, rows, charts)
                 write_whole(Path(output), lambda path: path.write_text(page, encoding="utf-8"))
-    except (ReportError, SourceError) as error:
-        complain(str(error))
-        return EXIT_FAILURE
-    except TraceError as error:
-        complain(f"bad trace: {error}")
-        return EXIT_FAILURE
-    except KeyboardInterrupt:
-        return EXIT_FAILURE
+    except (ReportError, SourceError, TraceError) as error:
+        return told(error)
     text = json.dumps(_data(a, b, rows), allow_nan=False) + "\n" if "--json" in given else None
-    status = printed(text or _text(a, b, rows))
+    status = printed([text or _text(a, b, rows)])
     return max(status, _tell(a, b, rows, wanted))
 
 
