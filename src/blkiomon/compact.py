@@ -97,9 +97,7 @@ def to_bytes(interval: Interval) -> bytes:
     return data + zlib.crc32(data).to_bytes(CRC_BYTES, "little")
 
 
-def _in_order(
-    rows: Table, bins: Iterable[Table], by: tuple[str, ...]
-) -> tuple[Table, list[Table]]:
+def _in_order(rows: Table, bins: Iterable[Table], by: tuple[str, ...]) -> tuple[Table, list[Table]]:
     """Rows sorted by some fields, and their bins to match."""
     order = np.lexsort([rows[name] for name in reversed(by)])
     place = np.empty(len(rows), np.uint32)
