@@ -76,6 +76,7 @@ OPTIONS = (
 )
 
 _COMMANDS = {
+    "archive": "blkiomon.archive",
     "compare": "blkiomon.report.compare",
     "decode": "blkiomon.decode",
     "report": "blkiomon.report",
@@ -101,6 +102,7 @@ _USAGE = (
     "       blkiomon decode FILE\n"
     "       blkiomon report -o report.html TRACE...\n"
     "       blkiomon compare A B\n"
+    "       blkiomon archive -o DATASET SOURCE...\n"
 )
 
 _HEAD = f"""\

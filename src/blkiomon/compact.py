@@ -28,6 +28,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -166,8 +167,7 @@ def _packed(numbers: Numbers) -> bytes:
     pieces = (rest & np.uint64(0x7F)).astype(np.uint8) | has_more.astype(np.uint8) << 7
     is_there = rest > 0
     is_there[:, 0] = True
-    packed: npt.NDArray[np.uint8] = pieces[is_there]
-    return packed.tobytes()
+    return bytes(pieces[is_there])
 
 
 # --- and back -------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def from_bytes(data: bytes) -> Interval:
 
 
 def _unpacked(data: bytes) -> Numbers:
-    pieces = np.frombuffer(data, np.uint8)
+    pieces: npt.NDArray[np.uint8] = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(pieces < 0x80)
     if len(pieces) and (not len(ends) or ends[-1] != len(pieces) - 1):
         raise IntervalError("this interval ends inside a number")
@@ -205,8 +205,8 @@ def _unpacked(data: bytes) -> Numbers:
     lengths = ends + 1 - starts
     if lengths.max() > MOST_BYTES or (pieces[ends[lengths == MOST_BYTES]] > 1).any():
         raise IntervalError("this interval has a number of more than 64 bits")
-    place = np.arange(len(pieces)) - np.repeat(starts, lengths)
-    shifted = (pieces & 0x7F).astype(np.uint64) << (place * 7).astype(np.uint64)
+    shifts = 7 * (np.arange(len(pieces)) - np.repeat(starts, lengths))
+    shifted = (pieces & 0x7F).astype(np.uint64) << shifts.astype(np.uint64)
     numbers: Numbers = np.add.reduceat(shifted, starts)
     return numbers
 
@@ -248,7 +248,7 @@ class _Reader:
                 self._fill(column if part is None else column[part])
         return table
 
-    def _fill(self, column: npt.NDArray[np.unsignedinteger]) -> None:
+    def _fill(self, column: npt.NDArray[Any]) -> None:
         values = self.take(column.size).reshape(column.shape)
         if values.size and values.max() > np.iinfo(column.dtype).max:
             raise IntervalError("this interval has a number that is too large for its place")
@@ -342,5 +342,5 @@ def _read(source: _Reader) -> Interval:
     )
 
 
-def _most(column: npt.NDArray[np.unsignedinteger]) -> int:
+def _most(column: npt.NDArray[Any]) -> int:
     return int(column.max(initial=0))
