@@ -130,7 +130,9 @@ def _show(summary: Summary, *, as_json: bool) -> int:
     for note in summary.notes:
         complain(note)
     for failure in summary.failures:
-        got = f"{failure.records} records and {failure.intervals} intervals were got of it"
+        got = "nothing was got of it"
+        if failure.records:
+            got = f"{failure.records} records and {failure.intervals} intervals were got of it"
         named = "" if failure.trace in failure.error else f"{failure.trace}: "
         complain(f"{named}{failure.error}; {got}")
     if as_json:

@@ -12,6 +12,7 @@ from typing import Any
 
 import dask
 import distributed
+import pyarrow  # noqa: F401 (workers need it, and here is where it is missed in time)
 
 from blkiomon.archive.options import Options
 from blkiomon.archive.summary import Gathered, Summary
@@ -21,6 +22,8 @@ from blkiomon.progress import Progress
 
 TASKS_AHEAD = 1000
 """So many tasks are with the scheduler at a time, however many traces there are."""
+
+CONNECT_S = 10.0
 
 
 class ArchiveError(Exception):
@@ -108,7 +111,9 @@ def _client(scheduler: str | distributed.Client | None) -> Iterator[distributed.
                         silence_logs="CRITICAL",
                     )
                 )
-            client = stack.enter_context(distributed.Client(scheduler, set_as_default=False))
+            client = stack.enter_context(
+                distributed.Client(scheduler, timeout=CONNECT_S, set_as_default=False)
+            )
         except (OSError, ValueError) as error:
             raise ArchiveError(f"no Dask scheduler at {scheduler}: {why(error)}") from error
         yield client

@@ -24,7 +24,10 @@ READ_AHEAD_BYTES = 1 << 22
 
 LEAST_AHEAD_BYTES = 1 << 16
 
-_MARKS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "modified", "created")
+_MARKS = (
+    *("ETag", "etag", "mtime", "Last-Modified", "LastModified", "last_modified", "modified"),
+    "created",
+)
 """What tells that a file has changed, in the order of preference: file systems differ."""
 
 
@@ -91,6 +94,8 @@ class Trace:
             return Reader(Path(file.url))
         fs, path = fsspec.url_to_fs(file.url)
         ahead = max(LEAST_AHEAD_BYTES, READ_AHEAD_BYTES // len(self.files))
+        if file.url.startswith("http") and not fs.info(path).get("partial"):
+            ahead = 0  # the server hands out whole files only: it is one long answer
         return OpenedReader(fs.open(path, "rb", block_size=ahead), file.url, file.size)
 
 
