@@ -38,6 +38,7 @@ from blkiomon.archive.store import Store
 from blkiomon.archive.summary import Summary
 from blkiomon.archive.traces import find, host_pattern
 from blkiomon.distribution import PERCENTILES, Distribution
+from blkiomon.interchange import device_text
 from blkiomon.interval import Interval, merge
 from blkiomon.outputs.table import COLUMNS
 
@@ -307,6 +308,24 @@ def test_host_of_one_trace_has_the_figures_of_that_trace(traces: Path, client: A
         assert mine.iops is None
     assert summary.percentile(99, host="web1") == whole.percentile(99)
     assert summary.percentile(99, host="web1", op="write") == whole.percentile(99, op="write")
+
+
+def test_text_has_a_line_for_every_group(traces: Path, client: Any) -> None:
+    summary = summarize(SOURCES, scheduler=client)
+    lines = "".join(summary.text()).splitlines()
+    assert lines[0].startswith("3 hosts, 4 traces, ") and lines[0].endswith(" records")
+    rows = [line.split() for line in lines[3:-2]]
+    groups = [("fleet", g) for g in summary.fleet]
+    groups += [(host.name, g) for host in summary.hosts for g in host.groups]
+    for row, (host, group) in zip(rows, groups, strict=True):
+        assert row[:5] == [
+            host,
+            "all" if group.device is None else device_text(group.device),
+            group.op or "all",
+            str(group.requests),
+            str(group.errors),
+        ]
+        assert row[7] == f"{(group.d2c.percentile(50) or 0) / 1e3:.1f}"
 
 
 def test_summary_is_the_same_in_whatever_order_traces_come(traces: Path, client: Any) -> None:

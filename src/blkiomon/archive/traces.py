@@ -94,9 +94,36 @@ class Trace:
             return Reader(Path(file.url))
         fs, path = fsspec.url_to_fs(file.url)
         ahead = max(LEAST_AHEAD_BYTES, READ_AHEAD_BYTES // len(self.files))
-        if file.url.startswith("http") and not fs.info(path).get("partial"):
-            ahead = 0  # the server hands out whole files only: it is one long answer
-        return OpenedReader(fs.open(path, "rb", block_size=ahead), file.url, file.size)
+        return OpenedReader(_Remote(fs, path, ahead), file.url, file.size)
+
+
+class _Remote:
+    """A remote file, read from its beginning to its end."""
+
+    def __init__(self, fs: Any, path: str, ahead: int) -> None:
+        self._fs, self._path = fs, path
+        self._file = fs.open(path, "rb", block_size=ahead)
+        self._at = 0
+        self._is_whole = False
+
+    def read(self, n_bytes: int) -> bytes:
+        try:
+            data: bytes = self._file.read(n_bytes)
+        except ValueError:  # a web server that does not hand out parts
+            if self._is_whole:
+                raise
+            self._is_whole = True
+            self._file.close()
+            self._file = self._fs.open(self._path, "rb", block_size=0)
+            left = self._at
+            while left and (passed := self._file.read(min(left, LEAST_AHEAD_BYTES))):
+                left -= len(passed)
+            data = self._file.read(n_bytes)
+        self._at += len(data)
+        return data
+
+    def close(self) -> None:
+        self._file.close()
 
 
 @dataclass(frozen=True, slots=True)

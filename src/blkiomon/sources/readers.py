@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from blkiomon.errors import SourceError
 
@@ -290,6 +290,16 @@ class Reader:
         return True
 
 
+class Readable(Protocol):
+    """A file, as far as it is asked of one."""
+
+    def read(self, n_bytes: int, /) -> bytes:
+        """So many bytes at most; none at its end."""
+
+    def close(self) -> None:
+        """It is not needed any more."""
+
+
 class OpenedReader(Reader):
     """The bytes of a file that somebody else knows how to read, unpacked.
 
@@ -299,7 +309,7 @@ class OpenedReader(Reader):
         total_bytes: of the file; None if unknown.
     """
 
-    def __init__(self, file: BinaryIO, name: str, total_bytes: int | None = None) -> None:
+    def __init__(self, file: Readable, name: str, total_bytes: int | None = None) -> None:
         self._begin(name)
         self._file = file
         self.total_bytes = total_bytes
