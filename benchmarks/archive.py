@@ -13,10 +13,13 @@ from typing import NamedTuple
 
 import dask
 import distributed
+import numpy as np
+import pyarrow.parquet as pq
 
 from benchmarks import streams
 from benchmarks.engine import as_bytes
 from benchmarks.report import Options, Table
+from blkiomon import layout
 from blkiomon.archive import options, summarize
 from blkiomon.archive.summary import Gathered, Summary
 from blkiomon.archive.traces import find
@@ -66,7 +69,10 @@ def spread(pattern: str, dataset: Path | None, workers: int) -> Run:
     with (
         dask.config.set({"logging.distributed": "critical"}),
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs="CRITICAL"
+            n_workers=workers,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            silence_logs="CRITICAL",
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
@@ -137,6 +143,57 @@ def _row(into: str, who: str, run: Run, n_bytes: int, single: Run | None = None)
     )
 
 
+# --- a day of a host ------------------------------------------------------------------------------
+
+DAY_REQUESTS = 4_320_000
+"""Fifty a second, of two disks; 70 % are reads."""
+
+
+def write_day(path: Path, requests: int) -> None:
+    """At random times of a day, with latencies around 150 us that differ as those of disks do."""
+    rng = np.random.default_rng(7)
+    issues = np.zeros(requests, layout.TRACE_V7)
+    issues["magic"] = layout.MAGIC | 7
+    issues["time"] = np.sort(rng.integers(0, 86_400 * 10**9, requests)) + streams.START_NS
+    issues["sector"] = rng.permutation(requests) * 8
+    issues["bytes"] = rng.choice([4096, 8192, 16384, 65536], requests, p=[0.7, 0.1, 0.1, 0.1])
+    issues["device"] = streams.FIRST_DEVICE + rng.integers(0, 2, requests)
+    direction = np.where(rng.random(requests) < 0.7, streams.READ, streams.WRITE) | streams.FS
+    issues["action"] = (direction | streams.ISSUE) << 16 | streams.ISSUED
+    completions = issues.copy()
+    completions["time"] += rng.lognormal(12, 1.2, requests).astype("u8")
+    completions["action"] = (direction | streams.COMPLETE) << 16 | streams.COMPLETED
+    records = np.concatenate([issues, completions])
+    records[np.argsort(records["time"], kind="stable")].tofile(path)
+
+
+def days(requests: int) -> Iterator[tuple[str, ...]]:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        trace = root / "host" / "sda.bin"
+        trace.parent.mkdir()
+        write_day(trace, requests)
+        for interval_s in (600.0, 60.0, 10.0):
+            dataset = root / f"ds{interval_s:g}"
+            begin_s = time.process_time()
+            (found,), _ = find([str(trace)])
+            result = archive(found, options.Options(interval_s=interval_s), str(dataset))
+            cpu_s = time.process_time() - begin_s
+            (path,) = dataset.rglob("*.parquet")
+            column = pq.read_table(path, columns=["interval"])["interval"].to_pylist()
+            sizes = [len(data) for data in column if data is not None]
+            yield (
+                f"{interval_s:g} s",
+                f"{result.intervals:,}",
+                f"{path.stat().st_size / 1e6:.2f}",
+                f"{sum(sizes) / 1e6:.2f}",
+                f"{sum(sizes) / len(sizes):,.0f}",
+                f"{len(result.whole or b''):,}",
+                f"{cpu_s:.1f}",
+                f"{cpu_s / requests * 1e6:.2f}",
+            )
+
+
 def report(choice: Options) -> Iterator[Table | str]:
     traces = TRACES // 20 if choice.quick else TRACES
     yield Table(
@@ -146,4 +203,15 @@ def report(choice: Options) -> Iterator[Table | str]:
             *("CPU ms a trace", "more than one process", "a worker's memory, MB"),
         ),
         rows(traces),
+    )
+    requests = DAY_REQUESTS // (20 if choice.quick else 1)
+    yield Table(
+        f"A day of a host in one process: two disks, {requests:,} requests, "
+        f"{requests * 96 / 1e6:,.0f} MB of trace",
+        (
+            *("interval", "intervals", "Parquet MB", "of these intervals as bytes, MB"),
+            *("bytes an interval", "bytes of the whole day as one"),
+            *("CPU s", "CPU s a million requests"),
+        ),
+        days(requests),
     )

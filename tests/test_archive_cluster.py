@@ -140,6 +140,7 @@ def test_two_workers_and_then_one_make_what_one_process_makes(
     assert [line.startswith("blkiomon: ") and "h4/" in line for line in lines] == [True, False]
     assert "h7/" in lines[1] and len(lines) == 2
     assert files(dataset) == files(tmp_path / "alone")
+    assert not list(dataset.rglob("*.part"))
 
     # And whatever one process read in one go is what any machine says, whose intervals are these.
     path = next(dataset.glob("host=h1/*/*.parquet"))

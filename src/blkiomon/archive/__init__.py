@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getopt
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,7 @@ def main(argv: Sequence[str]) -> int:
         host_pattern(given.get("host"))
     except ValueError as error:
         return misused(f"--host: {error}", USAGE)
+    logging.disable(logging.CRITICAL)  # Dask's: what went wrong is told in a line
     try:
         summary = run(
             names,
@@ -101,6 +103,8 @@ def main(argv: Sequence[str]) -> int:
     except ArchiveError as error:
         complain(str(error))
         return EXIT_FAILURE
+    finally:
+        logging.disable(logging.NOTSET)
     return _show(summary, as_json="json" in given)
 
 

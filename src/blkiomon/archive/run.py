@@ -6,11 +6,12 @@ Dask schedules, moves and repeats: a task whose worker dies is run again on anot
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import dask
 import distributed
 import pyarrow  # noqa: F401 (workers need it, and here is where it is missed in time)
 
@@ -24,10 +25,11 @@ TASKS_AHEAD = 1000
 """So many tasks are with the scheduler at a time, however many traces there are."""
 
 CONNECT_S = 10.0
+WORKERS_S = 60.0
 
 
 class ArchiveError(Exception):
-    """There is nothing to run on; the text says why."""
+    """There is nothing to run on, or not any more; the text says why."""
 
 
 def run(
@@ -69,11 +71,12 @@ def run(
         del first
         for future in completed:
             trace = tasks.pop(future.key)
-            error = future.exception()
-            if error is None:
+            if future.status == "finished":
                 gathered.add(future.result())
+            elif future.status == "error":
+                gathered.fail(trace.name, _told(future.exception()))
             else:
-                gathered.fail(trace.name, _told(error))
+                raise ArchiveError("the Dask scheduler has gone: call it again to go on from here")
             future.release()
             more = submit()
             if more is not None:
@@ -100,20 +103,33 @@ def _client(scheduler: str | distributed.Client | None) -> Iterator[distributed.
         yield scheduler
         return
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set({"logging.distributed": "critical"}))
         try:
             if scheduler is None:
-                scheduler = stack.enter_context(
-                    distributed.LocalCluster(
-                        n_workers=len(os.sched_getaffinity(0)),
-                        threads_per_worker=1,
-                        dashboard_address=None,
-                        silence_logs="CRITICAL",
-                    )
-                )
+                scheduler = stack.enter_context(_local_cluster())
             client = stack.enter_context(
                 distributed.Client(scheduler, timeout=CONNECT_S, set_as_default=False)
             )
         except (OSError, ValueError) as error:
             raise ArchiveError(f"no Dask scheduler at {scheduler}: {why(error)}") from error
+        try:
+            client.wait_for_workers(1, timeout=WORKERS_S)
+        except TimeoutError as error:
+            raise ArchiveError(f"the Dask scheduler at {scheduler} has no workers") from error
         yield client
+
+
+def _local_cluster() -> distributed.LocalCluster:
+    """A worker for each of this machine's cores."""
+    # Ctrl-C is for this process, which ends the workers: they inherit that they do not hear it.
+    is_main = threading.current_thread() is threading.main_thread()
+    old = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
+    try:
+        return distributed.LocalCluster(
+            n_workers=len(os.sched_getaffinity(0)),
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            silence_logs="CRITICAL",
+        )
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, old)

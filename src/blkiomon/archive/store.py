@@ -122,6 +122,9 @@ class Store:
         }
         with self.writing(f"{MANIFEST}/{trace.id}.json") as file:
             file.write(json.dumps(manifest).encode())
+        if self._is_local:  # of workers that were killed
+            for part in Path(self.root).glob(f"host=*/day=*/.{trace.id}.*.part"):
+                part.unlink(missing_ok=True)
         for name in {*earlier} - {*result.partitions}:
             if self.fs.exists(f"{self.root}/{name}"):
                 self.fs.rm_file(f"{self.root}/{name}")
@@ -148,7 +151,7 @@ class Store:
         folder = Path(path).parent
         folder.mkdir(parents=True, exist_ok=True)
         # Readers of datasets pass over what begins with a point.
-        part = folder / f".{uuid4().hex}.part"
+        part = folder / f".{Path(path).stem}.{uuid4().hex}.part"
         try:
             with part.open("xb") as file:
                 yield file
