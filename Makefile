@@ -36,7 +36,7 @@ unexport BLKIOMON_DEBUG BLKIOMON_SANITIZE
 .NOTPARALLEL:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check debug bench guard clean FORCE
+.PHONY: help demo test lint check debug bench guard soak clean FORCE
 
 say = @echo '==> $(1)' >&2
 
@@ -78,6 +78,9 @@ endif
 guard: $(RELEASE)/.stamp-tools ## hold the instructions a record against their baseline (valgrind)
 	@command -v valgrind >/dev/null || { echo 'valgrind is missing: apt-get install valgrind'; exit 1; }
 	@$(RELEASE)/bin/python -m benchmarks.instructions
+
+soak: $(RELEASE)/.stamp-tools ## an hour in real time: lost, late, grown? (ARGS="--seconds 60 --stall")
+	@$(RELEASE)/bin/python -m benchmarks.soak $(ARGS)
 
 clean: ## remove all that was built
 	@rm -rf $(VENVS) build dist src/*.egg-info .benchmarks .hypothesis \
