@@ -118,6 +118,11 @@ class Running:
         until(handles_signals, "the command to start")
         return self
 
+    def metrics_address(self) -> str:
+        """Where it serves metrics, as soon as it has said so."""
+        found = until(lambda: re.search(r"http://(\S+)/metrics", self.stderr), "its address")
+        return found[1]
+
     def write(self, data: bytes, timeout_s: float = TIMEOUT_S) -> None:
         """Hands it input; fails when it does not take it."""
         fd = _pipe(self.process.stdin)
