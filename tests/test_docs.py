@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -63,6 +65,8 @@ def run_shell(block: Block, where: str) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for item in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         command, _, shown = item.partition("\n")
+        if "| jq " in command and not shutil.which("jq"):
+            pytest.skip("jq is not installed: apt-get install jq")
         assert command.startswith("blkiomon "), where
         result = subprocess.run(
             command,
@@ -96,14 +100,52 @@ def test_every_block_runs_and_prints_what_is_shown(path: Path, traces: Path) -> 
             run_shell(block, where)
 
 
+def anchors_of(path: Path) -> set[str]:
+    """What links to a file may name behind `#`."""
+    headings = re.findall(r"^#+ (.*)", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_lead_somewhere() -> None:
     for path in [*FILES, DOCS.parent / "README.md"]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", path.read_text()):
-            assert (path.parent / target).exists(), f"{path.name}: {target}"
+        for name, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", path.read_text()):
+            target = path.parent / name if name else path
+            assert target.exists(), f"{path.name}: {name}"
+            assert not anchor or anchor in anchors_of(target), f"{path.name}: {name}#{anchor}"
+
+
+def commands_shown() -> set[str]:
+    """Commands that are not run here, as they need a disk, or root."""
+    found = set()
+    for path in [*FILES, DOCS.parent / "README.md"]:
+        for line in re.findall(r"^ {4,}(?:\$ )?(\S.*)", path.read_text(), re.MULTILINE):
+            command = re.split(r"\s#\s", line)[0].rpartition("| ")[2]
+            if command.startswith("blkiomon "):
+                found.add(command)
+    return found
+
+
+@functools.cache
+def options_of(command: str) -> set[str]:
+    """What a command's help names; the empty string is blkiomon itself."""
+    shown = runner.run(*([command] if command else []), "--help")
+    assert shown.returncode == 0, shown
+    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", shown.stdout.decode()))
+
+
+def test_options_that_are_shown_exist() -> None:
+    shown = commands_shown()
+    assert len(shown) > 15
+    for command in sorted(shown):
+        words = shlex.split(command.replace("\\", ""))[1:]
+        sub = words[0] if words[0].isalpha() else ""
+        for word in words:
+            if word.startswith("-") and word != "-":
+                assert word.partition("=")[0] in options_of(sub), command
 
 
 def test_there_is_documentation() -> None:
-    assert {path.name for path in FILES} >= {"files.md", "library.md", "schema.md"}
+    assert {path.name for path in FILES} >= {"start.md", "outputs.md", "schema.md"}
 
 
 def test_figures_of_the_readme_are_what_the_command_prints() -> None:
