@@ -188,21 +188,6 @@ def test_what_came_before_an_error_counts(garbage: bytes) -> None:
         assert engine.matches == requests
 
 
-def test_no_room_for_devices_with_a_worker_running() -> None:
-    engine = Engine(threads=2)
-    records = np.zeros(1 << 18, dtype=layout.TRACE_V7)
-    records["magic"] = layout.MAGIC | 7
-    records["action"] = tw.DRV_DATA << 16
-    with pytest.raises(MemoryError, match="devices"):
-        for first in range(0, 1 << 23, len(records)):
-            records["device"] = np.arange(first, first + len(records))
-            engine.feed(records.tobytes())
-    with pytest.raises(MemoryError):
-        engine.feed(records.tobytes())
-    counters = engine.counters()
-    assert (1 << 22) - 1000 < counters["records"] == counters["driver_data"] <= 1 << 22
-
-
 def threads_now() -> int:
     return sum(1 for _ in Path("/proc/self/task").iterdir())
 

@@ -37,7 +37,7 @@ class Monitor:
     Args:
         interval_s: seconds of an interval by the trace clock; None: all is one interval.
         clock: "trace" or "wall".
-        max_pending, max_age_s, resync, devices, threads: as for ``Engine``.
+        max_pending, max_age_s, max_devices, resync, devices, threads: as for ``Engine``.
         from_ns, to_ns: only records in [from, to) count, in ns: since 1970 if ``is_absolute``,
             else since the first record.
         keep: further arguments for ``Engine``.
@@ -58,6 +58,7 @@ class Monitor:
         clock: str = "trace",
         max_pending: int = 1_000_000,
         max_age_s: float = 600.0,
+        max_devices: int = 65_536,
         resync: bool = False,
         devices: Iterable[int] = (),
         from_ns: int | None = None,
@@ -73,6 +74,7 @@ class Monitor:
         self._options: dict[str, Any] = {
             "max_pending": max_pending,
             "max_age_ns": round(max_age_s * NS_PER_S),
+            "max_devices": max_devices,
             "resync": resync,
         }
         self._clock = clock

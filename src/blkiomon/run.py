@@ -63,6 +63,7 @@ class Line:
             clock=clock,
             max_pending=config.max_pending,
             max_age_s=config.max_age_s,
+            max_devices=config.max_devices,
             resync=config.resync,
             devices=config.devices,
             from_ns=config.from_ns,
