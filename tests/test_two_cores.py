@@ -106,6 +106,7 @@ def test_generated_streams(block: int) -> None:
             "max_pending": rng.choice([1, 5, 40, 10**6]),
             "max_age_ns": rng.choice([0, 1000, 10**6, 10**12]),
             "devices": rng.choice([(), (), (8 << 20,)]),
+            "max_devices": rng.choice([1, 2, 65_536]),
             "from_ns": rng.choice([0, 0, 10**9 + 5000]),
         }
         steps = steps_of(data, rng)

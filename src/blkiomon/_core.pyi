@@ -146,6 +146,7 @@ class Engine:
         ``over_limit`` (records of devices beyond ``max_devices``).
         """
 
+    def _longest_searches(self) -> tuple[int, int]: ...
     @property
     def matches(self) -> int:
         """How many requests were accounted since the start."""

@@ -806,6 +806,29 @@ cdef class Engine:
             "over_limit": self.s.over_limit,
         }
 
+    def _longest_searches(self):
+        """For tests: groups that the longest search among pending requests looks at, and slots of
+        the map that the longest for a device does.
+        """
+        cdef const State *s = &self.s
+        cdef uint64_t groups = 0
+        cdef uint64_t slots = 0
+        cdef uint64_t group, home, i
+        cdef unsigned int in_use
+        cdef const Pending *p
+        for group in range(s.pending.n_groups):
+            in_use = slots_in_use(&s.pending, group)
+            while in_use != 0:
+                p = &s.pending.slots[group * GROUP + first_bit(in_use)]
+                in_use &= in_use - 1
+                home = place_of(s, &s.pending, p.sector, p.key).home
+                groups = max(groups, 1 + (group + s.pending.n_groups - home) % s.pending.n_groups)
+        for i in range(s.device_mask + 1):
+            if s.device_map[i].index != NOBODY:
+                home = mix(s.device_map[i].number ^ s.seed[0], s.seed[1]) >> s.device_shift
+                slots = max(slots, 1 + ((i - home) & s.device_mask))
+        return groups, slots
+
     @property
     def matches(self):
         return self.s.matches

@@ -374,6 +374,24 @@ cdef Bin *move_sizes(State *s, Account *a, uint32_t row, Bin *out) noexcept nogi
     return out
 
 
+cdef void close_squares(
+    Moments *m, uint64_t requests, const Bin *first, const Bin *end
+) noexcept nogil:
+    """Say so where a sum of squares may have been more than 128 bits hold, by the bins."""
+    cdef uint128_t most = <uint128_t> 0 - 1
+    cdef unsigned int shift
+    cdef double above, sum_above = 0            # the values of a bin; their squares' sum
+    if m.max == 0 or requests <= most // (<uint128_t> m.max * m.max):
+        return
+    while first != end:
+        shift = max(first.bin // BLOCK, <uint32_t> 1) - 1
+        above = <double> (first.bin - shift * BLOCK + 1) * <double> (<uint64_t> 1 << shift)
+        sum_above += above * above * <double> first.count
+        first += 1
+    if sum_above >= 2.0 ** 128:
+        m.squ = most
+
+
 cdef void close_row(Row *row) noexcept nogil:
     """Complete a row in which something was counted: truncation to us keeps the order."""
     row.d2c_us.min = row.d2c_ns.min // 1000
@@ -409,19 +427,28 @@ cdef void count_rows(State *s, CutSizes *n) noexcept nogil:
 cdef void move_rows(State *s, Row *out, Bin *d2c_out, Bin *size_out) noexcept nogil:
     cdef uint64_t i
     cdef Account *a
+    cdef const Bin *first
     for i in range(s.n_active):
         a = s.accounts[i]
+        first = d2c_out
         d2c_out = move_bins(s, &a.d2c, <uint32_t> i, d2c_out)
         size_out = move_sizes(s, a, <uint32_t> i, size_out)
         close_row(&a.row)
+        close_squares(&a.row.d2c_ns, a.row.requests, first, d2c_out)
         out[i] = a.row
 
 
 cdef void move_queue_rows(State *s, QueueRow *out, Bin *q2d_out, Bin *q2c_out) noexcept nogil:
     cdef uint64_t i
     cdef QueueAccount *a
+    cdef const Bin *first_q2d
+    cdef const Bin *first_q2c
     for i in range(s.n_queue_active):
         a = s.queue_accounts[i]
+        first_q2d = q2d_out
+        first_q2c = q2c_out
         q2d_out = move_bins(s, &a.q2d, <uint32_t> i, q2d_out)
         q2c_out = move_bins(s, &a.q2c, <uint32_t> i, q2c_out)
+        close_squares(&a.row.q2d_ns, a.row.requests, first_q2d, q2d_out)
+        close_squares(&a.row.q2c_ns, a.row.requests, first_q2c, q2c_out)
         out[i] = a.row
