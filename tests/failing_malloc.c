@@ -1,31 +1,30 @@
 /* Preloaded into a process that uses malloc() for everything: makes allocations fail on request.
  *
- * After fail_from(k, n) the k-th allocation of this thread from then on fails, as do the n - 1
- * that follow; allocations() tells how many there have been since. glibc only.
+ * After fail(k, n, least) the k-th allocation of this thread from then on fails, as do the n - 1
+ * that follow, of those that are for `least` bytes or more. fail(0, 0, 0) ends that. Returns how
+ * many such allocations there have been since the last call. glibc only.
  */
 #include <errno.h>
 #include <stddef.h>
-#include <sys/mman.h>
 
 extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
 
 static __thread long count, first, end;
+static __thread size_t least_bytes;
 
-void fail_from(long k, long n)
+long fail(long k, long n, size_t least)
 {
+    long had = count;
     count = 0;
     first = k;
-    end = n < 0 ? 0x7fffffffffffffff : k + n;
+    end = k + n;
+    least_bytes = least;
+    return had;
 }
 
-long allocations(void)
+static int fails(size_t size)
 {
-    return count;
-}
-
-static int fails(void)
-{
-    if (!end)
+    if (!end || size < least_bytes)
         return 0;
     count++;
     if (count < first || count >= end)
@@ -36,15 +35,15 @@ static int fails(void)
 
 void *malloc(size_t size)
 {
-    return fails() ? NULL : __libc_malloc(size);
+    return fails(size) ? NULL : __libc_malloc(size);
 }
 
 void *calloc(size_t n, size_t size)
 {
-    return fails() ? NULL : __libc_calloc(n, size);
+    return fails(n * size) ? NULL : __libc_calloc(n, size);
 }
 
 void *realloc(void *old, size_t size)
 {
-    return fails() ? NULL : __libc_realloc(old, size);
+    return fails(size) ? NULL : __libc_realloc(old, size);
 }

@@ -73,9 +73,17 @@ cdef uint8_t *enlarge(
     return new
 
 
+cdef table(uint64_t n, dtype):
+    """An uninitialised numpy array of n elements."""
+    try:
+        return np.empty(n, dtype=dtype)
+    except (ValueError, SystemError):           # what numpy makes of it where memory is short
+        raise MemoryError from None
+
+
 cdef copied(const void *elements, uint64_t n, dtype):
     """A numpy array of n elements that stand elsewhere."""
-    array = np.empty(n, dtype=dtype)
+    array = table(n, dtype)
     if n:
         memcpy(address(array), elements, array.nbytes)
     return array
@@ -488,7 +496,7 @@ cdef class Engine:
             return 0
         try:
             return self._feed(&data[0] if size else self.tail, size)
-        except MemoryError as error:
+        except BaseException as error:
             self.failure = error                # the batch at hand is lost: nothing to go on from
             raise
 
@@ -580,7 +588,7 @@ cdef class Engine:
             with gil:
                 try:
                     self._make_room(b.seen, b.cpus, n_bytes)
-                except MemoryError:
+                except BaseException:
                     s.records = b.first         # nothing of this batch counts
                     raise
         if b.first & (SWEEP_EVERY - 1) == 0:
@@ -702,13 +710,13 @@ cdef class Engine:
             count_rows(s, &n)
         processes = self._listed_processes()
         cut = Cut(
-            rows=np.empty(n.rows, dtype=layout.ROW),
-            d2c_bins=np.empty(n.d2c_bins, dtype=layout.BIN),
-            size_bins=np.empty(n.size_bins, dtype=layout.BIN),
-            loads=np.empty(n.loads, dtype=layout.LOAD),
-            queue_rows=np.empty(n.queue_rows, dtype=layout.QUEUE_ROW),
-            q2d_bins=np.empty(n.q2d_bins, dtype=layout.BIN),
-            q2c_bins=np.empty(n.q2c_bins, dtype=layout.BIN),
+            rows=table(n.rows, layout.ROW),
+            d2c_bins=table(n.d2c_bins, layout.BIN),
+            size_bins=table(n.size_bins, layout.BIN),
+            loads=table(n.loads, layout.LOAD),
+            queue_rows=table(n.queue_rows, layout.QUEUE_ROW),
+            q2d_bins=table(n.q2d_bins, layout.BIN),
+            q2c_bins=table(n.q2c_bins, layout.BIN),
             processes=processes,
         )
         cdef Row *rows = <Row *> address(cut.rows)
@@ -735,7 +743,7 @@ cdef class Engine:
         cdef State *s = &self.s
         cdef uint64_t i
         cdef uint64_t n = s.n_processes + (s.other_processes.requests != 0)
-        processes = np.empty(n, dtype=layout.PROCESS)
+        processes = table(n, layout.PROCESS)
         cdef Process *out = <Process *> address(processes)
         if n == 0:
             return processes
