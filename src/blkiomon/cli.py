@@ -72,6 +72,7 @@ OPTIONS = (
     ),
     Option("", "max-pending", "N", "pending records kept at most (default 1000000)", _MORE),
     Option("", "max-age", "SECONDS", "age of a pending record at most (default 600)", _MORE),
+    Option("", "max-devices", "N", "devices known at a time (default 65536)", _MORE),
     Option("v", "verbose", "", "say what is being waited for", _MORE),
 )
 
@@ -267,6 +268,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         final="no-final" not in given,
         max_pending=_whole(given, "max-pending", 1, 1 << 32, default=1_000_000),
         max_age_s=_seconds(given, "max-age", least=0.0, default=600.0),
+        max_devices=_whole(given, "max-devices", 1, (1 << 22) - 1, default=65_536),
         resync="resync" in given,
         verbose="verbose" in given,
     )

@@ -45,5 +45,6 @@ class Config:
     final: bool = True
     max_pending: int = 1_000_000
     max_age_s: float = 600.0
+    max_devices: int = 65_536
     resync: bool = False
     verbose: bool = False

@@ -21,7 +21,6 @@ from blkiomon.clock import WallClock
 from blkiomon.config import Config
 from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain
 from blkiomon.errors import SourceError, TraceError
-from blkiomon.interval import Interval
 from blkiomon.monitor import Monitor
 from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
 from blkiomon.progress import Progress
@@ -63,18 +62,21 @@ class Line:
             clock=clock,
             max_pending=config.max_pending,
             max_age_s=config.max_age_s,
+            max_devices=config.max_devices,
             resync=config.resync,
             devices=config.devices,
             from_ns=config.from_ns,
             to_ns=config.to_ns,
             is_absolute=config.is_absolute,
             threads=config.threads,
+            hand_over=outputs.put,
             keep_details=config.debug is not None,
             keep_driver_data=config.driver is not None,
         )
         self.is_wall = clock == "wall"
         self._final = config.final
         self._debug = config.debug is not None
+        self._max_devices = config.max_devices
         self._outputs = outputs
         self._report = report
         self._driver_records = 0  # handed over so far
@@ -90,12 +92,9 @@ class Line:
         """
         self._fed_ns = time.monotonic_ns()
         try:
-            intervals = self.monitor.feed(data)
-        except BaseException:
-            intervals = self.monitor.take()
-            raise
+            self.monitor.feed(data)
         finally:
-            self._hand_over(intervals)
+            self._hand_over_records()
 
     def cut(self, time_ns: int) -> None:
         """End an interval at a wall-clock time in ns."""
@@ -116,12 +115,9 @@ class Line:
             TraceError: the stream ended inside a record. All has been handed over nevertheless.
         """
         try:
-            intervals = self.monitor.finish(is_complete=is_complete, final=self._final)
-        except BaseException:
-            intervals = self.monitor.take()
-            raise
+            self.monitor.finish(is_complete=is_complete, final=self._final)
         finally:
-            self._hand_over(intervals)
+            self._hand_over_records()
             if self.is_wall and self._final:
                 self.cut(time_ns)
             if self._debug:
@@ -136,10 +132,14 @@ class Line:
                     f"bad trace: time jumps ahead: {self.monitor.skipped_intervals} intervals "
                     "without a record are left out"
                 )
+            if over_limit := self.monitor.totals.over_limit:
+                self._report(
+                    f"too many devices at a time: {over_limit} records are not counted "
+                    f"(--max-devices {self._max_devices})"
+                )
 
-    def _hand_over(self, intervals: Sequence[Interval]) -> None:
-        for interval in intervals:
-            self._outputs.put(interval)
+    def _hand_over_records(self) -> None:
+        """What was kept apart from intervals, and a line for what was skipped."""
         engine = self.monitor.engine
         mismatches = engine.take_mismatches()
         if len(mismatches):
@@ -279,7 +279,7 @@ def _run(
             _explain(error, config)
         try:
             line.end(clock.time_ns(), is_complete=is_complete)
-        except TraceError as error:
+        except (TraceError, MemoryError) as error:
             status = EXIT_FAILURE
             _explain(error, config)
         if stop.received:

@@ -62,6 +62,7 @@ _COUNTERS = (
     ("completions_without_issue", "Completions whose issue was not seen.", "orphans"),
     ("evicted", "Pending requests given up, being too old or too many.", "evicted"),
     ("skipped_bytes", "Bytes of the trace that are no records.", "skipped_bytes"),
+    ("over_device_limit", "Records of devices beyond --max-devices: not counted.", "over_limit"),
 )
 """Name without ``_total``, explanation, field of ``Counts``."""
 

@@ -191,6 +191,9 @@ class Sink(ABC):
                 self._finish()
         except OSError as error:
             self._complain(error, "nothing more is written there")
+        except MemoryError:
+            self.failed = True
+            self._report(f"out of memory: nothing more is written to {self.name}")
         except BaseException:
             self.failed = True
             raise

@@ -462,7 +462,7 @@ def _only(interval: Interval, devices: Sequence[int]) -> Interval:
 def _all_of(loads: Table) -> Table:
     """One row of all devices."""
     row = np.zeros(1, layout.LOAD)
-    row["device"], row["op"] = layout.ALL_DEVICES, layout.ALL_OPS
+    row["op"] = layout.EVERYTHING
     if len(loads):
         row["in_flight"] = loads["in_flight"].sum()
         row["max_in_flight"] = loads["max_in_flight"].max()

@@ -266,6 +266,7 @@ _LOSSES = {
     "evicted": "issues and completions given up: no partner came",
     "mismatches": "pairs that are no request",
     "skipped_bytes": "bytes that are no records",
+    "over_device_limit": "records of devices beyond the limit: not counted",
 }
 
 
@@ -280,8 +281,9 @@ def _losses(found: Collected) -> list[str]:
         rows.append(("", ("requests still in flight at the end", f"{in_flight.end:,}")))
     rows.append(("", ("records read", f"{whole.counts.records:,}")))
     told = "No events were lost, as far as the input tells."
-    if whole.counts.lost or whole.counts.gaps or whole.counts.skipped_bytes:
-        told = "Events were lost: there were more requests than these figures are of."
+    counts = whole.counts
+    if counts.lost or counts.gaps or counts.skipped_bytes or counts.over_limit:
+        told = "Events were lost, or not counted: there were more requests than these figures are of."
     return [f"<p>{told}</p>", table(("What", "How many"), rows, "list")]
 
 
