@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from blkiomon.groups import NS_PER_S
 from blkiomon.interchange import device_text
 from blkiomon.interval import Counts, Interval, in_order, merge
 from blkiomon.moments import from_words, to_words
+from blkiomon.outputs.opening import write_whole
 from blkiomon.progress import Progress
 from blkiomon.report.access import Accesses, Patterns
 from blkiomon.sources import open_trace
@@ -570,11 +572,6 @@ def _intervals_of_stats(records: Table) -> Iterator[Interval]:
 # --- out ------------------------------------------------------------------------------------------
 
 
-def temporary(path: Path) -> Path:
-    """A name beside a file, to write it under until it is whole."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
 def check_output(path: Path) -> None:
     """Find out before long work whether a file can be there; raises ReportError."""
     if path.is_dir():
@@ -583,18 +580,13 @@ def check_output(path: Path) -> None:
         raise ReportError(f"cannot write {path}: {os.strerror(errno.ENOENT)}")
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_output(path: Path, write: Callable[[IO[bytes]], object], *, follow: bool = False) -> None:
     """Write a file so that it is there as a whole, or not at all.
 
     Raises:
         ReportError: it cannot be written.
     """
-    beside = temporary(path)
     try:
-        try:
-            write(beside)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_whole(path, write, follow=follow)
     except OSError as error:
         raise ReportError(f"cannot write {path}: {error.strerror or error}") from error
