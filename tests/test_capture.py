@@ -486,9 +486,7 @@ def counted(text: bytes) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 def test_counts_are_those_of_fio(loop: str, unchanged: None, number: signal.Signals) -> None:
     with started("--trace", f"/dev/{loop}", "--capture", "tracefs") as process:
         did = load(f"/dev/{loop}")

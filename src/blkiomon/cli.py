@@ -155,8 +155,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(argv)
     finally:
-        signal.sigtimedwait((signal.SIGHUP,), 0)  # too late to reopen anything
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        if argv is not None:  # else the process ends, and one that comes too late changes nothing
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _main(argv: Sequence[str] | None) -> int:
