@@ -96,7 +96,7 @@ def test_killed_at_any_call_leaves_whole_intervals(whole: Path, tmp_path: Path) 
                 timeout=runner.TIMEOUT_S,
             )
             survived.append(done.returncode == 0)
-            assert done.stderr == b""
+            assert done.stderr == b"", (name, k)
             check(directory, whole)
     assert not all(survived) and len(survived) > 8
 

@@ -405,7 +405,8 @@ def _address(given: dict[str, str], name: str) -> tuple[str, int] | None:
         host = host[1:-1]
     elif ":" in host:
         colon, host = ":", ""  # IPv6 without brackets: which colon would it be?
-    if not (port.isdecimal() and port.isascii() and int(port) < 1 << 16) or (colon and not host):
+    is_port = port.isdecimal() and port.isascii() and len(port) <= 5 and int(port) < 1 << 16
+    if not is_port or (colon and not host):
         raise UsageError(f"--{name} takes PORT, HOST:PORT or [HOST]:PORT, not {text!r}")
     return host, int(port)
 
@@ -424,7 +425,8 @@ def device_of(name: str) -> int:
     """The number of a device: major << 20 | minor."""
     major, _, minor = name.replace(",", ":").partition(":")
     if major.isdecimal() and minor.isdecimal() and name.isascii():
-        if int(major) < 1 << 12 and int(minor) < 1 << 20:
+        is_short = max(len(major), len(minor)) < 10
+        if is_short and int(major) < 1 << 12 and int(minor) < 1 << 20:
             return int(major) << 20 | int(minor)
         raise UsageError(f"--device: there is no device {name}")
     from blkiomon.devices import device_number

@@ -108,7 +108,7 @@ def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> O
         if path is not None:
             by_path.setdefault(path, []).append(form)
     parquet: ParquetFormat | None = None
-    has_parts = config.parquet is not None and Path(config.parquet).is_dir()
+    has_parts = config.parquet is not None and _is_directory(config.parquet)
     if config.parquet is not None:
         if config.parquet in by_path:
             raise OutputError(f"Parquet cannot share {config.parquet} with another output")
@@ -146,6 +146,13 @@ def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> O
     if config.textfile is not None or config.openmetrics is not None:
         sinks += _open_metrics(config, name_of, report, options)
     return Outputs(sinks, report)
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except OSError:  # which opening it will explain
+        return False
 
 
 def _open_metrics(

@@ -15,6 +15,7 @@ device "other".
 
 from __future__ import annotations
 
+import errno
 import math
 import signal
 import socket
@@ -339,9 +340,12 @@ def http_name(address: Sequence[Any]) -> str:
 
 def _listen(address: tuple[str, int], metrics: Metrics) -> ThreadingHTTPServer:
     host, port = address
-    ((family, _, _, _, where), *_) = socket.getaddrinfo(
-        host or "127.0.0.1", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    try:
+        ((family, _, _, _, where), *_) = socket.getaddrinfo(
+            host or "127.0.0.1", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except UnicodeError as error:
+        raise OSError(errno.EINVAL, "a host cannot have that name") from error
 
     class Server(ThreadingHTTPServer):
         address_family = family

@@ -143,7 +143,11 @@ def _explain_nothing(found: Collected, devices: Sequence[int]) -> None:
 def _kind(name: str) -> str:
     """What a file holds, by its first bytes; whatever is not known otherwise is a trace."""
     path = Path(name)
-    if name == "-" or not path.is_file():
+    try:
+        is_file = name != "-" and path.is_file()
+    except OSError:  # which opening it will explain
+        is_file = False
+    if not is_file:
         return TRACE
     head = bytearray(HEAD_BYTES)
     try:
@@ -574,10 +578,13 @@ def _intervals_of_stats(records: Table) -> Iterator[Interval]:
 
 def check_output(path: Path) -> None:
     """Find out before long work whether a file can be there; raises ReportError."""
-    if path.is_dir():
-        raise ReportError(f"cannot write {path}: {os.strerror(errno.EISDIR)}")
-    if not path.parent.is_dir():
-        raise ReportError(f"cannot write {path}: {os.strerror(errno.ENOENT)}")
+    try:
+        if path.is_dir():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not path.parent.is_dir():
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    except OSError as error:
+        raise ReportError(f"cannot write {path}: {error.strerror}") from error
 
 
 def write_output(path: Path, write: Callable[[IO[bytes]], object], *, follow: bool = False) -> None:
