@@ -34,6 +34,14 @@ BOUND_COMMAND = (
 )
 """The command, bound by permissions: root has put away its right to pass over them."""
 
+NOBODY = 65534
+NOBODYS_COMMAND = (
+    *(sys.executable, "-c"),
+    "import fcntl, grp, os, pwd, sys; from blkiomon import cli, run; "
+    f"os.setgid({NOBODY}); os.setuid({NOBODY}); sys.exit(cli.main())",
+)
+"""The command, run by root as nobody, who may not be allowed to get at Python."""
+
 TIMEOUT_S = 60.0
 LONG = "1000"
 """An interval that does not end during a test."""
@@ -194,6 +202,15 @@ class Running:
 def _pipe(file: IO[bytes] | None) -> int:
     assert file is not None, "it was started without that pipe"
     return file.fileno()
+
+
+@contextmanager
+def shared_directory() -> Iterator[Path]:
+    """A new directory that others can get to, unlike pytest's."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name).resolve()
+        path.chmod(0o755)
+        yield path
 
 
 class MessageQueue:

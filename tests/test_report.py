@@ -10,7 +10,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -397,12 +397,12 @@ def test_a_page_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text("before")
 
-    def fail(beside: Path) -> None:
-        beside.write_text("half")
+    def fail(file: IO[bytes]) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ReportError, match=r"cannot write .*: No space left on device"):
-        collecting.write_whole(path, fail)
+        collecting.write_output(path, fail)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC
 from importlib import import_module
+from types import FrameType
 from typing import NamedTuple
 
 from blkiomon._version import __version__
 from blkiomon.config import Config
-from blkiomon.console import EXIT_FAILURE, STOP_SIGNALS, complain, misused, printed
+from blkiomon.console import EXIT_FAILURE, SIGNALS, complain, misused, printed
+from blkiomon.privileges import PrivilegeError, User, find_user
 
 
 class UsageError(Exception):
@@ -56,7 +58,7 @@ OPTIONS = (
     Option("D", "debug", "FILE", "records without a partner, and totals", _OUTPUT),
     Option("", "json", "FILE", "JSON Lines, one interval a line", _RICH),
     Option("", "csv", "FILE", "a row for each interval, device and operation", _RICH),
-    Option("", "parquet", "FILE", "the same rows; needs pip install 'blkiomon[arrow]'", _RICH),
+    Option("", "parquet", "FILE|DIR/", "the same rows; pip install 'blkiomon[arrow]'", _RICH),
     Option("", "openmetrics", "[HOST:]PORT", "metrics; pip install 'blkiomon[metrics]'", _RICH),
     Option("", "textfile", "FILE", "a file that always holds these metrics; likewise", _RICH),
     Option("", "names", "yes|no", "what this host calls the devices (default: if live)", _RICH),
@@ -73,6 +75,10 @@ OPTIONS = (
     Option("", "max-pending", "N", "pending records kept at most (default 1000000)", _MORE),
     Option("", "max-age", "SECONDS", "age of a pending record at most (default 600)", _MORE),
     Option("", "max-devices", "N", "devices known at a time (default 65536)", _MORE),
+    Option("", "user", "NAME[:GROUP]", "root no more, once all is open", _MORE),
+    Option(
+        "", "follow-symlinks", "", "as root, also links where anybody could have laid them", _MORE
+    ),
     Option("v", "verbose", "", "say what is being waited for", _MORE),
 )
 
@@ -133,7 +139,10 @@ as blktrace's do, and only then --from and --to take such as 2026-11-23T14:00:00
 
 A live trace never waits for an output: what a full queue or a slow disk could not take is counted
 and reported. Files wait. The last, partial interval is printed at the end, also after SIGINT or
-SIGTERM.
+SIGTERM. SIGHUP reopens files that have been moved away; the end of its terminal ends the run.
+
+--parquet DIR/ writes a whole file for each interval into a directory: these can be read whatever
+happens, and one FILE only once it has been closed.
 Exit status: 0; 1 after a usage error, a bad trace or an output that failed.
 """
 
@@ -141,13 +150,14 @@ Exit status: 0; 1 after a usage error, a bad trace or an output that failed.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     # From here on a signal waits until it can end the run in order: monitor.StopSignals lets it in.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     _occupy_standard_fds()
     _widen_pipe(0)
     try:
         return _main(argv)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        if argv is not None:  # else the process ends, and one that comes too late changes nothing
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -155,13 +165,8 @@ def _main(argv: Sequence[str] | None) -> int:
     # Nothing here multiplies matrices; the threads that would do it take CPU to start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if arguments and arguments[0] in _COMMANDS:
-        # Unlike a run, these have nothing to bring in order when a signal comes.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         command: Callable[[Sequence[str]], int] = import_module(_COMMANDS[arguments[0]]).main
-        try:
-            return command(arguments[1:])
-        except KeyboardInterrupt:
-            return EXIT_FAILURE
+        return _interruptible(command, arguments[1:])
     try:
         config = parse(arguments)
     except UsageError as error:
@@ -178,6 +183,26 @@ def _main(argv: Sequence[str] | None) -> int:
     from blkiomon.run import run
 
     return run(config)
+
+
+def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """A sub-command, which any signal ends in order: no part of a file stays behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)  # once: it is on its way to its end
+        raise KeyboardInterrupt
+
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    old = {number: signal.signal(number, interrupt) for number in heard}
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        return command(arguments)
+    except KeyboardInterrupt:
+        return EXIT_FAILURE
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def usage() -> str:
@@ -252,6 +277,8 @@ def parse(arguments: Sequence[str]) -> Config | str:
         parquet=given.get("parquet"),
         openmetrics=_address(given, "openmetrics"),
         textfile=given.get("textfile"),
+        follow_symlinks="follow-symlinks" in given,
+        user=_user(given, "user"),
         names={"auto": None, "yes": True, "no": False}[
             _choice(given, "names", ("auto", "yes", "no"))
         ],
@@ -380,16 +407,28 @@ def _address(given: dict[str, str], name: str) -> tuple[str, int] | None:
         host = host[1:-1]
     elif ":" in host:
         colon, host = ":", ""  # IPv6 without brackets: which colon would it be?
-    if not (port.isdecimal() and port.isascii() and int(port) < 1 << 16) or (colon and not host):
+    is_port = port.isdecimal() and port.isascii() and len(port) <= 5 and int(port) < 1 << 16
+    if not is_port or (colon and not host):
         raise UsageError(f"--{name} takes PORT, HOST:PORT or [HOST]:PORT, not {text!r}")
     return host, int(port)
+
+
+def _user(given: dict[str, str], name: str) -> User | None:
+    text = given.get(name)
+    if text is None:
+        return None
+    try:
+        return find_user(text)
+    except PrivilegeError as error:
+        raise UsageError(f"--{name} takes NAME or NAME:GROUP: {error}") from None
 
 
 def device_of(name: str) -> int:
     """The number of a device: major << 20 | minor."""
     major, _, minor = name.replace(",", ":").partition(":")
     if major.isdecimal() and minor.isdecimal() and name.isascii():
-        if int(major) < 1 << 12 and int(minor) < 1 << 20:
+        is_short = max(len(major), len(minor)) < 10
+        if is_short and int(major) < 1 << 12 and int(minor) < 1 << 20:
             return int(major) << 20 | int(minor)
         raise UsageError(f"--device: there is no device {name}")
     from blkiomon.devices import device_number

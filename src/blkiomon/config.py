@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from blkiomon.privileges import User
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -15,6 +17,8 @@ class Config:
     ``from_ns``, ``to_ns``: ns since 1970 if ``is_absolute``, else since the first record.
     ``devices``: major << 20 | minor of those that count, all if there are none.
     ``openmetrics``: host, empty for loopback, and port to serve metrics on.
+    ``user``: whom to become before anything is read.
+    ``follow_symlinks``: also where, for root, somebody else may have laid the link.
     ``names``: show what this host calls the devices; None: unless the trace may be of another one.
     """
 
@@ -37,6 +41,8 @@ class Config:
     parquet: str | None = None
     openmetrics: tuple[str, int] | None = None
     textfile: str | None = None
+    follow_symlinks: bool = False
+    user: User | None = None
     names: bool | None = None
     queue_path: str | None = None
     queue_id: int | None = None

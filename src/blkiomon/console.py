@@ -9,6 +9,8 @@ from collections.abc import Iterable
 EXIT_OK, EXIT_FAILURE = 0, 1
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGALRM)
+SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
+"""All that a run hears: those that end it, and the one that reopens files."""
 
 
 def complain(message: str) -> None:

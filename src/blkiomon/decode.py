@@ -173,7 +173,7 @@ def main(argv: Sequence[str]) -> int:
     names = {name[2:] for name, _ in options}
     if "help" in names:
         return printed([USAGE])
-    if len(rest) != 1:
+    if len(rest) != 1 or not rest[0] or "\0" in rest[0]:
         return misused("decode takes one file, or - for standard input", USAGE)
     if len(names) > 1:
         return misused("decode prints one of text, JSON and CSV", USAGE)

@@ -6,6 +6,7 @@ not keep up; see ``outputs.sink`` for what happens to an interval behind ``Outpu
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import select
@@ -23,9 +24,11 @@ from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.monitor import Monitor
 from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
+from blkiomon.privileges import PrivilegeError, drop
 from blkiomon.progress import Progress
 from blkiomon.sources import Source, open_trace
 from blkiomon.sources.capture import Capture, CaptureError, open_capture
+from blkiomon.sources.guardian import GuardedCapture
 
 READ_BYTES = 1 << 20
 """Read at most so much at a time: a pipe never holds more, and a boundary is never far."""
@@ -160,14 +163,16 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """While entered, signals that end a run are noted, and wake whoever polls ``fd``.
+    """While entered, signals are noted, and wake whoever polls ``fd``.
+
+    All end the run but SIGHUP: that one reopens files, unless it says that the terminal has gone.
 
     Args:
-        at_once: called in the signal handler.
+        at_once: called in the signal handler when the run ends.
         numbers: of the signals.
 
     Attributes:
-        received: whether one came.
+        received: whether one came that ends the run.
         interrupts: whether it raises ``Stopped``, for what waits without polling.
     """
 
@@ -178,6 +183,8 @@ class StopSignals:
         self.interrupts = False
         self._at_once = at_once
         self._numbers = numbers
+        self._reopens = False
+        self._had_terminal = _has_terminal()
 
     def __enter__(self) -> StopSignals:
         self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -199,12 +206,33 @@ class StopSignals:
         os.close(self.fd)
         os.close(self._write_fd)
 
+    def take_reopen(self) -> bool:
+        """Whether files are to be reopened; once for all signals that came until now."""
+        if not self._reopens:
+            return False
+        if not self.received:
+            os.read(self.fd, 1 << 16)
+        self._reopens = False
+        return True
+
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and (_has_terminal() or not self._had_terminal):
+            self._reopens = True
+            return
         self.received = True
         self._at_once()
         if self.interrupts:
             self.interrupts = False  # once: the run is on its way to its end
             raise Stopped
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal, which may have gone meanwhile."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno not in (errno.ENXIO, errno.EIO, errno.ENOENT)
+    return True
 
 
 def run(config: Config, fd: int = 0) -> int:
@@ -213,16 +241,19 @@ def run(config: Config, fd: int = 0) -> int:
     Ends with the trace, or when a signal comes. Returns the exit status: not 0 after a bad trace,
     or an output that failed.
     """
-    if not config.trace:
-        return _run(config, fd)
-    # A terminal that goes away must not leave the tracer running, unless we are not to mind.
+    if config.user is not None and os.geteuid() != 0:
+        complain("--user takes root, which is to be given up")
+        return EXIT_FAILURE
     numbers = list(STOP_SIGNALS)
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # else it is as nohup(1) wants it
         numbers.append(signal.SIGHUP)
-    # Nor must an impatient second signal, while the host is put back.
+    if not config.trace:
+        return _run(config, fd, None, numbers)
+    # An impatient second signal must not leave the tracer running, while the host is put back.
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    opened = open_capture if config.user is None else GuardedCapture
     try:
-        with open_capture(config.trace, config.capture, complain) as capture:
+        with opened(config.trace, config.capture, complain) as capture:
             status = _run(config, capture.fd, capture, numbers)
     except CaptureError as error:
         complain(str(error))
@@ -263,6 +294,13 @@ def _run(
     except OutputError as error:
         complain(str(error))
         return EXIT_FAILURE
+    if config.user is not None:
+        try:
+            drop(config.user)
+        except PrivilegeError as error:
+            complain(str(error))
+            outputs.close()
+            return EXIT_FAILURE
     line = Line(config, outputs, clock=clock_name)
     status = EXIT_OK
     with StopSignals(outputs.stop_waiting, numbers) as stop:
@@ -348,6 +386,8 @@ def _read(
     poll.register(fd, select.POLLIN)
     poll.register(stop.fd, select.POLLIN)
     while outputs.are_of_use and not line.monitor.is_done:
+        if stop.take_reopen():
+            outputs.reopen()
         left_s = clock.remaining_s() if line.is_wall else 1e6
         if left_s <= 0:
             line.cut(clock.time_ns())
@@ -395,6 +435,8 @@ def _read_source(
     may_wait = source.total_bytes is None  # there is a pipe among them
     with Progress(source.total_bytes) as progress:
         while outputs.are_of_use and not line.monitor.is_done:
+            if stop.take_reopen():
+                outputs.reopen()
             try:
                 stop.interrupts = may_wait
                 if stop.received:

@@ -117,7 +117,11 @@ def _find(name: str, sys: Path) -> Device:
         link = sys / "dev/block" / number
     else:
         link = sys / "class/block" / name
-    if name in (".", "..") or not link.exists():
+    try:
+        is_there = name not in (".", "..") and link.exists()
+    except OSError:  # its name is too long to be one
+        is_there = False
+    if not is_there:
         raise CaptureError(f"cannot trace {name}: this host has no such block device")
     path = link.resolve()
     if not (path / "trace/enable").exists():
