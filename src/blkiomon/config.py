@@ -16,6 +16,8 @@ class Config:
     ``devices``: major << 20 | minor of those that count, all if there are none.
     ``openmetrics``: host, empty for loopback, and port to serve metrics on.
     ``names``: show what this host calls the devices; None: unless the trace may be of another one.
+    ``screen``: show what happens on the terminal; ``speed``: where that is a recorded trace, so
+    many times as fast as it was recorded; 0: as fast as it can be read.
     """
 
     interval_s: float
@@ -38,6 +40,8 @@ class Config:
     openmetrics: tuple[str, int] | None = None
     textfile: str | None = None
     names: bool | None = None
+    screen: bool = False
+    speed: float = 1.0
     queue_path: str | None = None
     queue_id: int | None = None
     queue_message_type: int | None = None

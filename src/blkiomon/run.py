@@ -168,6 +168,7 @@ class StopSignals:
 
     Attributes:
         received: whether one came.
+        number: of the latest one.
         interrupts: whether it raises ``Stopped``, for what waits without polling.
     """
 
@@ -175,6 +176,7 @@ class StopSignals:
         self, at_once: Callable[[], None], numbers: Sequence[signal.Signals] = STOP_SIGNALS
     ) -> None:
         self.received = False
+        self.number = 0
         self.interrupts = False
         self._at_once = at_once
         self._numbers = numbers
@@ -201,6 +203,7 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = True
+        self.number = number
         self._at_once()
         if self.interrupts:
             self.interrupts = False  # once: the run is on its way to its end
@@ -213,15 +216,18 @@ def run(config: Config, fd: int = 0) -> int:
     Ends with the trace, or when a signal comes. Returns the exit status: not 0 after a bad trace,
     or an output that failed.
     """
-    if not config.trace:
+    if not config.trace and not config.screen:
         return _run(config, fd)
-    # A terminal that goes away must not leave the tracer running, unless we are not to mind.
+    # A terminal that goes away must not leave the tracer running, unless we are not to mind. Nor
+    # may a signal leave it without its cursor.
     numbers = list(STOP_SIGNALS)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         numbers.append(signal.SIGHUP)
     # Nor must an impatient second signal, while the host is put back.
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
+        if not config.trace:
+            return _run(config, fd, None, numbers)
         with open_capture(config.trace, config.capture, complain) as capture:
             status = _run(config, capture.fd, capture, numbers)
     except CaptureError as error:
@@ -264,11 +270,13 @@ def _run(
         complain(str(error))
         return EXIT_FAILURE
     line = Line(config, outputs, clock=clock_name)
+    has_progress = False if config.screen else None  # by default, where it can be seen
     status = EXIT_OK
     with StopSignals(outputs.stop_waiting, numbers) as stop:
         try:
             if source is not None:
-                is_complete = _read_source(line, clock, source, stop, outputs)
+                with Progress(source.total_bytes, is_shown=has_progress) as progress:
+                    is_complete = _read_source(line, clock, source, stop, outputs, progress)
             else:
                 is_complete = _read(line, clock, fd, stop, outputs, capture)
         except Stopped:
@@ -283,7 +291,8 @@ def _run(
             status = EXIT_FAILURE
             _explain(error, config)
         if stop.received:
-            complain("terminated by signal")
+            if not config.screen or stop.number != signal.SIGINT:  # that is how one leaves it
+                complain("terminated by signal")
             outputs.close(CLOSE_AFTER_SIGNAL_S)
         else:
             outputs.close()
@@ -389,26 +398,30 @@ def _drain(line: Line, poll: select.poll, buffer: memoryview, capture: Capture) 
 
 
 def _read_source(
-    line: Line, clock: WallClock, source: Source, stop: StopSignals, outputs: Outputs
+    line: Line,
+    clock: WallClock,
+    source: Source,
+    stop: StopSignals,
+    outputs: Outputs,
+    progress: Progress,
 ) -> bool:
     """Likewise, of files. Raises Stopped besides, where a pipe is among them."""
     may_wait = source.total_bytes is None  # there is a pipe among them
-    with Progress(source.total_bytes) as progress:
-        while outputs.are_of_use and not line.monitor.is_done:
-            try:
-                stop.interrupts = may_wait
-                if stop.received:
-                    return False
-                data = source.read()
-                stop.interrupts = False
-            finally:
-                stop.interrupts = False
-                line.monitor.count_outside(source.lost, source.skipped_bytes)
-            if not data:
-                return True
-            line.feed(data)
-            if line.is_wall and clock.remaining_s() <= 0:
-                line.cut(clock.time_ns())
-                clock.advance()
-            progress.show(source.done_bytes)
+    while outputs.are_of_use and not line.monitor.is_done:
+        try:
+            stop.interrupts = may_wait
+            if stop.received:
+                return False
+            data = source.read()
+            stop.interrupts = False
+        finally:
+            stop.interrupts = False
+            line.monitor.count_outside(source.lost, source.skipped_bytes)
+        if not data:
+            return True
+        line.feed(data)
+        if line.is_wall and clock.remaining_s() <= 0:
+            line.cut(clock.time_ns())
+            clock.advance()
+        progress.show(source.done_bytes)
     return False
