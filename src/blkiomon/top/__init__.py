@@ -15,6 +15,7 @@ from importlib.util import find_spec
 
 from blkiomon.config import Config
 from blkiomon.console import EXIT_FAILURE, complain, misused, printed
+from blkiomon.errors import SourceError
 
 USAGE = """\
 Usage: blkiomon top [-I SECONDS] [--capture=auto|blktrace|tracefs] [DEVICE]...
@@ -106,11 +107,18 @@ def _config(given: dict[str, str], files: list[str], names: Sequence[str]) -> Co
     from blkiomon.cli import UsageError, choice, seconds
     from blkiomon.devices import device_number
     from blkiomon.sources.capture import whole_disks
+    from blkiomon.sources.members import find_members
 
     if any(not name or "\0" in name for name in (*files, *names)):
         raise UsageError("a device or a trace is named by its name or path")
     devices = [name for name in names if device_number(name) is not None]
-    files = files + [name for name in names if name not in devices]
+    others = [name for name in names if name not in devices]
+    try:
+        if others:
+            find_members(others)
+    except SourceError as error:
+        return f"{error}; nor has this host such a block device"
+    files = files + others
     if devices and files:
         raise UsageError(
             f"either devices or traces: {devices[0]} is a device of this host, and "

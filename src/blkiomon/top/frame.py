@@ -35,8 +35,8 @@ LEAST_WIDTH, LEAST_HEIGHT = 40, 8
 MESSAGES_SHOWN = 2
 
 UNPAIRED = ("completions_without_issue", "mismatches")
-"""Some are nobody's loss: requests that were issued before tracing began, and flushes' second half
-on some kernels."""
+"""Some of these are nobody's loss: what was issued before tracing began, and the second completion
+that kernels trace of a flush."""
 
 WAITING = "waiting"
 """Of a device that completes nothing, although it has something to do."""
@@ -173,10 +173,8 @@ def lines(
     console.size = (width, height)
     width, height = max(1, width), max(1, height)
     if width < LEAST_WIDTH or height < LEAST_HEIGHT:
-        parts: list[Text | Table] = [
-            Text(f"{LEAST_WIDTH} columns and {LEAST_HEIGHT} lines, please")
-        ]
-        n_lines = 1
+        wish = Text(f"{LEAST_WIDTH} columns and {LEAST_HEIGHT} lines, please")
+        parts: list[Text | Table] = [wish, *(Text("") for _ in range(height - 1))]
     else:
         above = [
             _head(view, look, about, width),
@@ -203,17 +201,19 @@ def lines(
 
 
 def _head(view: View, look: Look, about: About, width: int) -> Text:
-    left = f"blkiomon top  {printable(about.source)}"
     interval = view.whole if look.is_whole else view.latest
     if interval is None:
         right = f"waiting for the first {about.interval_s:g} s"
     else:
         seconds = three_digits(interval.duration_s)
-        right = f"{interval.counts.records:,} records in {seconds} s  {_when(interval, about)}"
-        if look.is_whole:
-            right = f"WHOLE RUN: {right}"
-    head = Text(left, style="bold")
-    head.truncate(max(0, width - cell_len(right) - 2), overflow="ellipsis", pad=True)
+        right = f"{interval.counts.records:,} records in {seconds} s"
+        right = f"WHOLE RUN: {right}" if look.is_whole else f"{right}  {_when(interval, about)}"
+    left, source = "blkiomon top  ", printable(about.source)
+    room = max(0, width - cell_len(right) - 2)
+    if len(left) + len(source) > room:
+        source = "…" + source[-max(1, room - len(left) - 1) :]  # the end of a path tells more
+    head = Text(left + source, style="bold")
+    head.truncate(room, overflow="ellipsis", pad=True)
     return head.append(f"  {right}")
 
 

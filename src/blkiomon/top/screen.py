@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import select
 import signal
 import termios
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
@@ -40,6 +42,9 @@ _LEAVE = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 """The other screen, no cursor, no wrapping of lines; and back."""
 
 _CANCEL = "\x18"  # whatever was begun
+
+_OTHER_KEYS = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O?.)?")
+"""Cursor keys and the like, and letters with Alt."""
 
 
 class Terminal:
@@ -119,7 +124,7 @@ class Terminal:
             return ""
         if not data:
             raise OSError(0, "the terminal has been hung up")
-        return "" if data.startswith(b"\x1b") else data.decode("ascii", "ignore")
+        return _OTHER_KEYS.sub("", data.decode("ascii", "ignore"))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -294,7 +299,8 @@ class ScreenSink(Sink):
             pass  # the terminal is gone; who started us is told by SIGHUP
         except BaseException:
             self.failed = True
-            raise
+            self._leave()
+            traceback.print_exc()  # here and now: the process is about to end
         finally:
             self._leave()
             if not self._is_over:
@@ -376,8 +382,8 @@ def open_screen(
     source = " ".join(config.trace or config.files)
     if source in ("", "-"):
         source = "standard input"
-    if not is_live:
-        source += f"  x{config.speed:g}" if config.speed else "  at full speed"
+    if not is_live and config.speed:
+        source += f"  x{config.speed:g}"
     about = About(
         source=source,
         interval_s=config.interval_s,
