@@ -6,19 +6,22 @@ import dataclasses
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import goldenfiles
 import pytest
 import runner
-from intervals import DM3, HUNG, NAMES, SDB, Io, interval_of
+from intervals import DM3, HUNG, NAMES, SDB, Io, eventually, interval_of
 from rich.cells import cell_len
 from rich.console import Console
 
+from blkiomon.console import complain
 from blkiomon.interval import Counts, Interval, merge
 from blkiomon.sources.capture import whole_disks
 from blkiomon.top.frame import FOOTER, About, Look, lines
+from blkiomon.top.screen import ScreenSink, Terminal
 from blkiomon.top.watch import HISTORY, Watch
 
 S = 10**9
@@ -410,3 +413,115 @@ def test_whole_disks(tmp_path: Path) -> None:
     add("dm-0", 1000)
     assert whole_disks(tmp_path) == ["nvme0n1", "sda"]
     assert whole_disks(tmp_path / "nowhere") == []
+
+
+# --- the output ----------------------------------------------------------------------------------
+
+
+class Paper(Terminal):
+    """A terminal that keeps what is drawn on it."""
+
+    def __init__(self) -> None:
+        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK)
+        self.shown: list[str] = []
+        self.takes = True
+        self.is_entered = False
+
+    def enter(self) -> None:
+        self.is_entered = True
+
+    def leave(self) -> None:
+        self.is_entered = False
+
+    def draw(self, shown: Iterable[str]) -> None:
+        self.shown = list(shown)
+
+    def flush(self) -> None:
+        pass
+
+    @property
+    def is_behind(self) -> bool:
+        return not self.takes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return 100, 24
+
+    def shows(self, text: str) -> bool:
+        return any(text in line for line in self.shown)
+
+    def type(self, keys: str) -> None:
+        os.write(self._write_fd, keys.encode())
+
+
+@contextmanager
+def screen(paper: Paper, about: About = ABOUT, speed: float = 1.0) -> Iterator[ScreenSink]:
+    said: list[str] = []
+    sink = ScreenSink(paper, about, [], speed, said.append, lossless=not about.is_live)
+    sink.start()
+    try:
+        yield sink
+    finally:
+        sink.stop_waiting()
+        sink.close()
+    assert not paper.is_entered and not sink.failed and not said
+
+
+def test_interval_that_does_not_come_is_missed() -> None:
+    paper = Paper()
+    with screen(paper, dataclasses.replace(ABOUT, interval_s=0.01)) as sink:
+        eventually(lambda: paper.shows("NOT READING: the interval is 2 s late"))
+        sink.put(interval(BUSY))
+        eventually(lambda: paper.shows("sdb") and not paper.shows("NOT READING"))
+
+
+def test_slow_terminal_costs_pictures_and_not_intervals() -> None:
+    paper = Paper()
+    with screen(paper) as sink:
+        eventually(lambda: paper.shown)
+        paper.takes = False
+        for i in range(500):
+            # Never more than the queue holds, so that none is dropped there.
+            sink.put(interval(requests(SDB, "read", 1, MS, i * S), i))
+            eventually(lambda n=i: sink._added > n)  # type: ignore[misc]
+        assert not paper.shows("1,000 records")
+        paper.takes = True
+        paper.type("t")
+        eventually(lambda: paper.shows("WHOLE RUN: 1,000 records in 500 s"))
+        assert paper.shows("intervals count, but were not drawn")
+        assert sink.dropped_intervals == 0
+
+
+def test_losses_are_told_while_there_is_a_pause() -> None:
+    paper = Paper()
+    with screen(paper) as sink:
+        sink.put(interval(BUSY))
+        eventually(lambda: paper.shows("sdb"))
+        paper.type("p")
+        eventually(lambda: paper.shows("PAUSED"))
+        sink.put(interval(requests(HUNG, "read", 3, MS, S), 1, lost=7))
+        eventually(lambda: paper.shows("LOST NOW: 7 lost events"))
+        assert paper.shows("sdb") and not paper.shows("65:1")
+        paper.type("p")
+        eventually(lambda: paper.shows("65:1"))
+
+
+def test_complaints_are_shown_and_then_said(capfd: pytest.CaptureFixture[str]) -> None:
+    paper = Paper()
+    with screen(paper):
+        complain("something is wrong")
+        eventually(lambda: paper.shows("something is wrong"))
+        assert capfd.readouterr().err == ""
+    assert capfd.readouterr().err == "blkiomon: something is wrong\n"
+    complain("more")
+    assert capfd.readouterr().err == "blkiomon: more\n"
+
+
+def test_recorded_intervals_wait_for_their_turn_until_it_is_over() -> None:
+    paper = Paper()
+    with screen(paper, dataclasses.replace(ABOUT, is_live=False), speed=1e-6) as sink:
+        sink.put(interval(BUSY))  # its turn is in eleven days
+        eventually(lambda: paper.shows("waiting for the first"))
+        assert not paper.shows("sdb  ")
+    # It has not been dropped, and nobody waited for it.
+    assert sink.dropped_intervals == 0

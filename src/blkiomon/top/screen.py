@@ -35,7 +35,7 @@ STEP_S = 0.05
 """Who waits for longer looks so often whether there is still anything to wait for."""
 
 LEAVE_S = 1.0
-"""At the end, a terminal that takes nothing for so long is left as it is."""
+"""At the end, a terminal that takes nothing for so long is given up."""
 
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
 _LEAVE = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
@@ -67,7 +67,7 @@ class Terminal:
         except termios.error as error:
             raise OSError(*error.args) from error
         self._is_entered = False
-        self._is_midway = False
+        self._rest = b""
 
     def enter(self) -> None:
         """Take the terminal."""
@@ -78,10 +78,11 @@ class Terminal:
         # ^C ends the run by a signal, as everywhere. A monitor that is stopped goes deaf, though.
         new[6][termios.VSUSP] = b"\0"
         new[6][termios.VMIN], new[6][termios.VTIME] = 1, 0
-        termios.tcsetattr(self.fd, termios.TCSADRAIN, new)
+        termios.tcsetattr(self.fd, termios.TCSANOW, new)
         self._is_entered = True
         _entered = self
-        self._write(_ENTER, LEAVE_S)
+        with suppress(OSError):  # whoever draws will find out
+            self._write(_ENTER)
 
     def leave(self) -> None:
         """Give it back as it was found; never waits long, does nothing the second time."""
@@ -89,28 +90,33 @@ class Terminal:
             if not self._is_entered:
                 return
             self._is_entered = False
-            with suppress(termios.error):
-                if self._is_midway:
+            with suppress(OSError, termios.error):
+                if self._rest:
                     termios.tcflush(self.fd, termios.TCOFLUSH)
-                    self._write(_CANCEL, 0.0)
-            with suppress(OSError):
-                self._write(_LEAVE, LEAVE_S)
+                self._write(_CANCEL * bool(self._rest) + _LEAVE)
             with suppress(termios.error):
                 termios.tcsetattr(self.fd, termios.TCSANOW, self._old)
 
-    def draw(self, shown: Iterable[str], give_up_s: float) -> bool:
-        """Show these lines, which fill the screen; returns whether it took them all in time.
+    def draw(self, shown: Iterable[str]) -> None:
+        """Show these lines, which fill the screen; ``flush`` goes on with what it did not take.
 
         Raises:
             OSError: it is gone.
         """
-        with self._lock:
-            if not self._is_entered:
-                return True
-            prefix = _CANCEL if self._is_midway else ""
-            text = "\r\n".join(f"\x1b[K{line}" for line in shown)
-            self._is_midway = not self._write(f"{prefix}\x1b[H{text}", give_up_s)
-            return not self._is_midway
+        text = "\r\n".join(f"\x1b[K{line}" for line in shown)
+        self._rest = f"\x1b[H{text}".encode(errors="replace")
+        self.flush()
+
+    def flush(self) -> None:
+        """Write as much as the terminal takes at once. Raises OSError where it is gone."""
+        with self._lock, suppress(BlockingIOError):
+            while self._rest and self._is_entered:
+                self._rest = self._rest[os.write(self.fd, self._rest) :]
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it has not yet taken all that was drawn."""
+        return bool(self._rest)
 
     def typed(self) -> str:
         """What was typed since; of other keys than letters nothing.
@@ -132,19 +138,13 @@ class Terminal:
         columns, rows = os.get_terminal_size(self.fd)
         return columns or 80, rows or 24
 
-    def _write(self, text: str, give_up_s: float) -> bool:
-        rest = text.encode(errors="replace")
-        deadline_s = time.monotonic() + give_up_s
-        while rest:
-            try:
-                rest = rest[os.write(self.fd, rest) :]
-            except BlockingIOError:
-                poll = select.poll()
-                poll.register(self.fd, select.POLLOUT)
-                left_s = deadline_s - time.monotonic()
-                if left_s <= 0 or not poll.poll(left_s * 1000):
-                    return False
-        return True
+    def _write(self, text: str) -> None:
+        """Write all of that, unless the terminal takes nothing for long. Raises OSError."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        rest = text.encode()
+        while rest and poll.poll(LEAVE_S * 1000):
+            rest = rest[os.write(self.fd, rest) :]
 
 
 _entered: Terminal | None = None
@@ -188,7 +188,7 @@ class ScreenSink(Sink):
         self._guard = threading.Lock()  # guards what follows
         self._watch = Watch(devices)
         self._added_s = time.monotonic()
-        self._added = self._drawn = self._undrawn = 0  # intervals
+        self._added = self._drawing = self._drawn = self._undrawn = 0  # intervals
         self._messages: list[str] = []
         self._has_left = False
         # From here on, the screen's thread's own.
@@ -291,7 +291,8 @@ class ScreenSink(Sink):
         try:
             while not self._is_over:
                 now = self._state()
-                if now != shown and self._draw():
+                if now != shown and not self._terminal.is_behind:
+                    self._draw()
                     shown = now
                 if not self._take_input():
                     return
@@ -325,8 +326,7 @@ class ScreenSink(Sink):
         late_s = time.monotonic() - self._added_s - self._about.interval_s
         return int(late_s) if late_s >= 2 else 0
 
-    def _draw(self) -> bool:
-        """Returns whether the terminal took it."""
+    def _draw(self) -> None:
         with self._guard:
             notes = list(self._messages)
             if self._undrawn:
@@ -336,28 +336,33 @@ class ScreenSink(Sink):
                 )
             if overdue_s := self._overdue_s():
                 notes.append(f"NOT READING: the interval is {overdue_s} s late")
+            if self.dropped_intervals:
+                notes.append(f"{self.dropped_intervals:,} intervals are missing here")
             view = self._watch.view(whole=self._look.is_whole)
-            added = self._added
+            self._drawing = self._added
         if self._look.is_paused:
             view = paused(self._view, view)
         self._view = view
         columns, rows = self._terminal.size
         text = lines(view, self._look, self._about, columns, rows, notes, self._console)
-        has_taken = self._terminal.draw(text, TICK_S)
-        with self._guard:
-            self._drawn = added
-        return has_taken
+        self._terminal.draw(text)
 
     def _take_input(self) -> bool:
         """Wait for keys, or anything else; returns whether to go on."""
         poll = select.poll()
-        poll.register(self._terminal.fd, select.POLLIN)
+        is_behind = self._terminal.is_behind
+        poll.register(self._terminal.fd, select.POLLIN | select.POLLOUT * is_behind)
         poll.register(self._wake_fd, select.POLLIN)
         ready = dict(poll.poll(TICK_S * 1000))
         if self._wake_fd in ready:
             with suppress(BlockingIOError):
                 os.eventfd_read(self._wake_fd)
-        if self._terminal.fd in ready:
+        event = ready.get(self._terminal.fd, 0)
+        if event & select.POLLOUT:
+            self._terminal.flush()
+        if not self._terminal.is_behind:
+            self._drawn = self._drawing
+        if event & ~select.POLLOUT:
             for key in self._terminal.typed():
                 if key in "qQ":
                     return False
