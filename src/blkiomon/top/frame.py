@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.console import Group as Parts
-from rich.table import Table
 from rich.text import Text
 
 from blkiomon.console import printable
@@ -173,24 +172,20 @@ def lines(
     console.size = (width, height)
     width, height = max(1, width), max(1, height)
     if width < LEAST_WIDTH or height < LEAST_HEIGHT:
-        wish = Text(f"{LEAST_WIDTH} columns and {LEAST_HEIGHT} lines, please")
-        parts: list[Text | Table] = [wish, *(Text("") for _ in range(height - 1))]
+        parts = [Text(f"{LEAST_WIDTH} columns and {LEAST_HEIGHT} lines, please")]
+        parts += [Text("")] * (height - 1)
     else:
-        above = [
+        parts = [
             _head(view, look, about, width),
             *_losses(view).wrap(console, width),
             *_states(view, look, notes),
         ][: height - 3]
-        room = height - len(above) - 1
-        below: list[Text | Table] = (
-            [*_help(room)] if look.is_help else _body(view, look, about, width, room)
-        )
-        n_lines = len(above) + sum(p.row_count + 1 if isinstance(p, Table) else 1 for p in below)
-        blank = [Text("") for _ in range(height - 1 - n_lines)]
-        parts = [*above, *below, *blank, Text(FOOTER, style="reverse")]
+        room = height - len(parts) - 1
+        parts += _help(room) if look.is_help else _body(view, look, about, width, room)
+        parts += [Text("")] * (height - 1 - len(parts))
+        parts.append(Text(FOOTER, style="reverse"))
     for part in parts:
-        if isinstance(part, Text):
-            part.no_wrap, part.overflow = True, "ellipsis"
+        part.no_wrap, part.overflow = True, "ellipsis"
     with console.capture() as capture:
         console.print(Parts(*parts))
     text = capture.get()
@@ -274,15 +269,23 @@ class Column:
     text: Callable[[Row], str]
     least: int = 0
     sort: str = ""
-    justify: str = "right"
+    is_left: bool = False
+
+    def cell(self, text: str) -> str:
+        """Exactly so wide."""
+        width = cell_len(text)
+        if width > self.width:
+            return set_cell_size(text, self.width - 1) + "…"
+        blank = " " * (self.width - width)
+        return text + blank if self.is_left else blank + text
 
 
 def _columns(width: int) -> list[Column]:
     """Those that fit, each with its width; the history has what they leave."""
     is_wide = width >= 140
     columns = [
-        Column("device", 20 if is_wide else 9, lambda row: row.device, justify="left"),
-        Column("op", 12 if is_wide else 7, lambda row: row.op, justify="left"),
+        Column("device", 20 if is_wide else 9, lambda row: row.device, is_left=True),
+        Column("op", 12 if is_wide else 7, lambda row: row.op, is_left=True),
         Column("IOPS", 6, lambda row: _count(_of(row, lambda g: g.iops)), sort="iops"),
         Column("MB/s", 6, lambda row: _megabytes(row), 56, sort="bandwidth"),
         Column("size", 6, lambda row: _size(row), 130),
@@ -303,35 +306,28 @@ def _columns(width: int) -> list[Column]:
     left = min(HISTORY, width - sum(column.width + 1 for column in columns))
     if left >= 8:
         title = "p99 of each interval, up to its greatest" if left >= 40 else "p99 hist"
-        columns.append(Column(title, left, lambda row: _spark(row.history, left), justify="left"))
+        columns.append(Column(title, left, lambda row: _spark(row.history, left)))
     return columns
 
 
-def _body(view: View, look: Look, about: About, width: int, room: int) -> list[Text | Table]:
+def _body(view: View, look: Look, about: About, width: int, room: int) -> Iterator[Text]:
     """The table, and how many devices are not in it."""
     rows, n_more = _rows(view, look, about, room - 1)
-    table = _table(rows, look, width)
-    return [table, Text(f"… {n_more:,} more devices")] if n_more else [table]
+    yield from _table(rows, look, width)
+    if n_more:
+        yield Text(f"… {n_more:,} more devices")
 
 
-def _table(rows: Sequence[Row], look: Look, width: int) -> Table:
-    table = Table(
-        box=None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="underline"
-    )
+def _table(rows: Sequence[Row], look: Look, width: int) -> Iterator[Text]:
     columns = _columns(width)
+    head = Text(style="underline")
     for column in columns:
-        title = column.title + "▼" * (column.sort == look.sort)
-        table.add_column(
-            Text(title, style="bold" if column.sort == look.sort else ""),
-            width=column.width,
-            no_wrap=True,
-            overflow="ellipsis",
-            justify="left" if column.justify == "left" else "right",
-        )
+        is_sorted = column.sort == look.sort
+        head.append(" " * bool(head))
+        head.append(column.cell(column.title + "▼" * is_sorted), "bold" if is_sorted else "")
+    yield head
     for row in rows:
-        cells = [Text(column.text(row)) for column in columns]
-        table.add_row(*cells, style=_style(row))
-    return table
+        yield Text(" ".join(column.cell(column.text(row)) for column in columns), _style(row))
 
 
 def _style(row: Row) -> str:
@@ -466,4 +462,4 @@ def _spark(past: Sequence[int | None], width: int) -> str:
     return "".join(
         IDLE if value is None else BLOCKS[max(1, math.ceil(8 * value / greatest)) - 1]
         for value in shown
-    ).rjust(width)
+    )
