@@ -17,6 +17,9 @@ from intervals import DM3, HUNG, NAMES, SDB, Io, eventually, interval_of
 from rich.cells import cell_len
 from rich.console import Console
 
+from blkiomon import top
+from blkiomon.cli import UsageError
+from blkiomon.config import Config
 from blkiomon.console import complain
 from blkiomon.interval import Counts, Interval, merge
 from blkiomon.sources.capture import whole_disks
@@ -375,6 +378,37 @@ def test_what_is_neither_device_nor_trace() -> None:
     assert "cannot open nosuchdisk" in line and line.endswith(
         "nor has this host such a block device"
     )
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host with two disks, of which one has a partition; there is nothing on standard input."""
+    numbers = {"sda": 8 << 20, "sdb": 8 << 20 | 16, "/dev/sda1": 8 << 20 | 1}
+    monkeypatch.setattr("blkiomon.devices.device_number", numbers.get)
+    monkeypatch.setattr("blkiomon.sources.capture.whole_disks", lambda: ["sda", "sdb"])
+    monkeypatch.setattr("blkiomon.top._is_fed", lambda: False)
+
+
+def test_devices_and_traces_are_told_apart(host: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(*names: str, files: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        config = top._config({}, list(files), names)
+        assert isinstance(config, Config) and config.screen
+        return config.trace, config.files
+
+    assert chosen("sdb", "/dev/sda1") == (("sdb", "/dev/sda1"), ())
+    assert chosen(str(MULTI)) == ((), (str(MULTI),))
+    assert chosen(files=["sda"]) == ((), ("sda",))  # whatever devices there are
+    assert chosen("-") == ((), ("-",))
+    assert chosen() == (("sda", "sdb"), ())
+    with pytest.raises(UsageError, match="either devices or traces: sda is a device"):
+        chosen("sda", str(MULTI))
+    monkeypatch.setattr("blkiomon.top._is_fed", lambda: True)
+    assert chosen() == ((), ())
+
+
+def test_host_without_disks(host: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blkiomon.sources.capture.whole_disks", list)
+    assert str(top._config({}, [], [])).startswith("this host shows no disks of its own")
 
 
 def test_help_names_all_options() -> None:

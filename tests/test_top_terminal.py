@@ -208,12 +208,16 @@ def test_screen_in_the_documentation(tmp_path: Path) -> None:
     assert ours == [line[4:] for line in shown.splitlines() if line.strip()]
 
 
-def test_pipe_is_live_and_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_named", [True, False])
+def test_pipe_is_live_and_ends(tmp_path: Path, is_named: bool) -> None:
     with Tmux(tmp_path, 80, 24) as terminal:
         os.mkfifo(tmp_path / "fifo")
-        terminal.run("top", "-I", "0.2", "./fifo")
+        if is_named:
+            terminal.run("top", "-I", "0.2", "./fifo")
+        else:  # keys come from the terminal nevertheless
+            terminal.run("top", "-I", "0.2", stdin="fifo")
         with open(tmp_path / "fifo", "wb", buffering=0) as fifo:
-            terminal.until("./fifo", "records in")
+            terminal.until("./fifo" if is_named else "standard input", "records in")
             terminal.until("NO RECORDS for")
             fifo.write(quirks.pairs((4096, 500)))
             terminal.type("t")

@@ -50,12 +50,12 @@ class Tmux:
     ) -> None:
         self._do("kill-server")
 
-    def run(self, *arguments: str | Path, python: str = "") -> None:
+    def run(self, *arguments: str | Path, python: str = "", stdin: str = "/dev/tty") -> None:
         """Have the shell run the command, or Python code that does; ``pid`` will be its own."""
         what = ["-c", python] if python else ["-m", "blkiomon"]
         words = shlex.join([sys.executable, *what, *map(str, arguments)])
         script = self._directory / "script"
-        script.write_text(f"clear\necho $$ >pid.new; mv pid.new pid\nexec {words}\n")
+        script.write_text(f"clear\necho $$ >pid.new; mv pid.new pid\nexec {words} <{stdin}\n")
         self.type("sh script; echo status $?", "Enter")
 
     @property

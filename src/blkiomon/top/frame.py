@@ -33,6 +33,9 @@ LEAST_WIDTH, LEAST_HEIGHT = 40, 8
 
 MESSAGES_SHOWN = 2
 
+QUIET_NS = 3 * NS_PER_S
+"""So long without a record is worth a line."""
+
 UNPAIRED = ("completions_without_issue", "mismatches")
 """Some of these are nobody's loss: what was issued before tracing began, and the second completion
 that kernels trace of a flush."""
@@ -246,7 +249,7 @@ def _states(view: View, look: Look, notes: Sequence[str]) -> Iterator[Text]:
         yield Text("END OF TRACE: this stays until q", style="reverse")
     if look.is_paused:
         yield Text("PAUSED: p goes on", style="reverse")
-    if view.quiet_ns and not view.has_ended:
+    if view.quiet_ns >= QUIET_NS and not view.has_ended:
         quiet = three_digits(view.quiet_ns / NS_PER_S)
         yield Text(f"NO RECORDS for {quiet} s: nothing goes on there, or nothing is heard of it")
     for note in notes[-MESSAGES_SHOWN:]:
