@@ -86,6 +86,7 @@ _COMMANDS = {
     "compare": "blkiomon.report.compare",
     "decode": "blkiomon.decode",
     "report": "blkiomon.report",
+    "top": "blkiomon.top",
 }
 """Sub-commands, and the module whose ``main`` each is."""
 
@@ -108,6 +109,7 @@ _USAGE = (
     "       blkiomon decode FILE\n"
     "       blkiomon report -o report.html TRACE...\n"
     "       blkiomon compare A B\n"
+    "       blkiomon top [DEVICE]...\n"
 )
 
 _HEAD = f"""\
@@ -118,7 +120,8 @@ the binary records of blktrace: on standard input, or in files.
 A TRACE is a file; the base name or any member of the files that blktrace writes, one for each CPU
 (sda stands for all sda.blktrace.*); a directory of such; a FIFO; or - for standard input, which is
 also read where none is named. Several are merged by time. Files may be compressed with gzip, xz or
-zstd. `blkiomon decode` prints what -b wrote, as text or with --json or --csv.
+zstd. `blkiomon decode` prints what -b wrote, as text or with --json or --csv. `blkiomon top` shows
+what happens now on a screen.
 """
 
 _TAIL = """
@@ -227,7 +230,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         UsageError: the arguments make no sense.
     """
     given, files, several = _getopt(arguments)
-    version = _choice(given, "stat-version", ("0.3", "0.2"))
+    version = choice(given, "stat-version", ("0.3", "0.2"))
     if "help" in given:
         return usage()
     if "version" in given:
@@ -262,11 +265,11 @@ def parse(arguments: Sequence[str]) -> Config | str:
             raise UsageError("--to must be later than --from")
 
     return Config(
-        interval_s=_seconds(given, "interval", least=0.001),
+        interval_s=seconds(given, "interval", least=0.001),
         files=tuple(files),
         trace=tuple(trace),
-        capture=_choice(given, "capture", ("auto", "blktrace", "tracefs")),
-        clock=_choice(given, "clock", ("auto", "trace", "wall")),
+        capture=choice(given, "capture", ("auto", "blktrace", "tracefs")),
+        clock=choice(given, "clock", ("auto", "trace", "wall")),
         from_ns=from_ns,
         to_ns=to_ns,
         is_absolute=from_is_absolute or to_is_absolute,
@@ -280,7 +283,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         follow_symlinks="follow-symlinks" in given,
         user=_user(given, "user"),
         names={"auto": None, "yes": True, "no": False}[
-            _choice(given, "names", ("auto", "yes", "no"))
+            choice(given, "names", ("auto", "yes", "no"))
         ],
         human=given.get(
             "human-readable", None if outputs or queue or "openmetrics" in given else "-"
@@ -294,7 +297,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         stat_version=version,
         final="no-final" not in given,
         max_pending=_whole(given, "max-pending", 1, 1 << 32, default=1_000_000),
-        max_age_s=_seconds(given, "max-age", least=0.0, default=600.0),
+        max_age_s=seconds(given, "max-age", least=0.0, default=600.0),
         max_devices=_whole(given, "max-devices", 1, (1 << 22) - 1, default=65_536),
         resync="resync" in given,
         verbose="verbose" in given,
@@ -329,7 +332,8 @@ def _getopt(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], dict[s
     return dict(named), rest, several
 
 
-def _choice(given: dict[str, str], name: str, choices: tuple[str, ...]) -> str:
+def choice(given: dict[str, str], name: str, choices: tuple[str, ...]) -> str:
+    """One of several words; the first one unless given. Raises UsageError."""
     value = given.get(name, choices[0])
     if value not in choices:
         raise UsageError(f"--{name} takes {' or '.join(choices)}, not {value!r}")
@@ -357,7 +361,8 @@ def _is_plain(text: str | None) -> bool:
     return text is not None and text.isascii() and "_" not in text
 
 
-def _seconds(given: dict[str, str], name: str, least: float, default: float | None = None) -> float:
+def seconds(given: dict[str, str], name: str, least: float, default: float | None = None) -> float:
+    """A number of seconds. Raises UsageError."""
     text = given.get(name)
     if text is None and default is not None:
         return default

@@ -20,6 +20,8 @@ class Config:
     ``user``: whom to become before anything is read.
     ``follow_symlinks``: also where, for root, somebody else may have laid the link.
     ``names``: show what this host calls the devices; None: unless the trace may be of another one.
+    ``screen``: show what happens on the terminal; ``speed``: where that is a recorded trace, so
+    many times as fast as it was recorded; 0: as fast as it can be read.
     """
 
     interval_s: float
@@ -44,6 +46,8 @@ class Config:
     follow_symlinks: bool = False
     user: User | None = None
     names: bool | None = None
+    screen: bool = False
+    speed: float = 1.0
     queue_path: str | None = None
     queue_id: int | None = None
     queue_message_type: int | None = None

@@ -173,6 +173,7 @@ class StopSignals:
 
     Attributes:
         received: whether one came that ends the run.
+        number: of the latest one.
         interrupts: whether it raises ``Stopped``, for what waits without polling.
     """
 
@@ -180,6 +181,7 @@ class StopSignals:
         self, at_once: Callable[[], None], numbers: Sequence[signal.Signals] = STOP_SIGNALS
     ) -> None:
         self.received = False
+        self.number = 0
         self.interrupts = False
         self._at_once = at_once
         self._numbers = numbers
@@ -220,6 +222,7 @@ class StopSignals:
             self._reopens = True
             return
         self.received = True
+        self.number = number
         self._at_once()
         if self.interrupts:
             self.interrupts = False  # once: the run is on its way to its end
@@ -247,12 +250,15 @@ def run(config: Config, fd: int = 0) -> int:
     numbers = list(STOP_SIGNALS)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # else it is as nohup(1) wants it
         numbers.append(signal.SIGHUP)
-    if not config.trace:
+    if not config.trace and not config.screen:
         return _run(config, fd, None, numbers)
-    # An impatient second signal must not leave the tracer running, while the host is put back.
+    # An impatient second signal must not leave the tracer running, while the host is put back, nor
+    # may any leave the terminal without its cursor.
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     opened = open_capture if config.user is None else GuardedCapture
     try:
+        if not config.trace:
+            return _run(config, fd, None, numbers)
         with opened(config.trace, config.capture, complain) as capture:
             status = _run(config, capture.fd, capture, numbers)
     except CaptureError as error:
@@ -302,11 +308,13 @@ def _run(
             outputs.close()
             return EXIT_FAILURE
     line = Line(config, outputs, clock=clock_name)
+    has_progress = False if config.screen else None  # by default, where it can be seen
     status = EXIT_OK
     with StopSignals(outputs.stop_waiting, numbers) as stop:
         try:
             if source is not None:
-                is_complete = _read_source(line, clock, source, stop, outputs)
+                with Progress(source.total_bytes, is_shown=has_progress) as progress:
+                    is_complete = _read_source(line, clock, source, stop, outputs, progress)
             else:
                 is_complete = _read(line, clock, fd, stop, outputs, capture)
         except Stopped:
@@ -321,7 +329,8 @@ def _run(
             status = EXIT_FAILURE
             _explain(error, config)
         if stop.received:
-            complain("terminated by signal")
+            if not config.screen or stop.number != signal.SIGINT:  # that is how one leaves it
+                complain("terminated by signal")
             outputs.close(CLOSE_AFTER_SIGNAL_S)
         else:
             outputs.close()
@@ -429,28 +438,32 @@ def _drain(line: Line, poll: select.poll, buffer: memoryview, capture: Capture) 
 
 
 def _read_source(
-    line: Line, clock: WallClock, source: Source, stop: StopSignals, outputs: Outputs
+    line: Line,
+    clock: WallClock,
+    source: Source,
+    stop: StopSignals,
+    outputs: Outputs,
+    progress: Progress,
 ) -> bool:
     """Likewise, of files. Raises Stopped besides, where a pipe is among them."""
     may_wait = source.total_bytes is None  # there is a pipe among them
-    with Progress(source.total_bytes) as progress:
-        while outputs.are_of_use and not line.monitor.is_done:
-            if stop.take_reopen():
-                outputs.reopen()
-            try:
-                stop.interrupts = may_wait
-                if stop.received:
-                    return False
-                data = source.read()
-                stop.interrupts = False
-            finally:
-                stop.interrupts = False
-                line.monitor.count_outside(source.lost, source.skipped_bytes)
-            if not data:
-                return True
-            line.feed(data)
-            if line.is_wall and clock.remaining_s() <= 0:
-                line.cut(clock.time_ns())
-                clock.advance()
-            progress.show(source.done_bytes)
+    while outputs.are_of_use and not line.monitor.is_done:
+        if stop.take_reopen():
+            outputs.reopen()
+        try:
+            stop.interrupts = may_wait
+            if stop.received:
+                return False
+            data = source.read()
+            stop.interrupts = False
+        finally:
+            stop.interrupts = False
+            line.monitor.count_outside(source.lost, source.skipped_bytes)
+        if not data:
+            return True
+        line.feed(data)
+        if line.is_wall and clock.remaining_s() <= 0:
+            line.cut(clock.time_ns())
+            clock.advance()
+        progress.show(source.done_bytes)
     return False

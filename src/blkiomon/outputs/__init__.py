@@ -145,6 +145,8 @@ def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> O
         raise OutputError(f"could not write to {name}: {error.strerror}") from error
     if config.textfile is not None or config.openmetrics is not None:
         sinks += _open_metrics(config, name_of, report, options)
+    if config.screen:
+        sinks.append(_open_screen(config, name_of, report, options))
     return Outputs(sinks, report)
 
 
@@ -179,3 +181,14 @@ def _open_metrics(
     except OSError as error:
         raise OutputError(f"could not {doing}: {error.strerror}") from error
     return sinks
+
+
+def _open_screen(
+    config: Config, name_of: Callable[[int], str | None], report: Report, options: dict[str, Any]
+) -> Sink:
+    from blkiomon.top import screen  # it needs rich, and nobody else does
+
+    try:
+        return screen.open_screen(config, name_of, report, **options)
+    except OSError as error:
+        raise OutputError(f"cannot use this terminal: {error.strerror}") from error

@@ -34,6 +34,7 @@ from blkiomon.groups import NS_PER_S, Group
 from blkiomon.interchange import device_text
 from blkiomon.interval import Interval
 from blkiomon.layout import OPS
+from blkiomon.readable import bandwidth_text, rate_text, time_text
 from blkiomon.report.collect import Collected, ReportError
 from blkiomon.report.series import Floats, merged, middles
 
@@ -314,8 +315,6 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 
 def value_text(metric: str, value: float | None) -> str:
     """A figure as one reads it."""
-    from blkiomon.report.page import bandwidth_text, rate_text, time_text
-
     if metric == "iops":
         return rate_text(value)
     return bandwidth_text(value) if metric == "bandwidth" else time_text(value)
