@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 
 from benchmarks import (
+    archive,
     engine,
     growth,
     hardware,
@@ -23,7 +24,9 @@ from benchmarks.report import Options, show
 
 BENCHMARKS = {
     module.__name__.rpartition(".")[2]: module
-    for module in (engine, merge, process, pipe, start, memory, growth, idle, metrics, hardware)
+    for module in (
+        engine, merge, process, pipe, start, memory, growth, idle, metrics, archive, hardware
+    )
 }
 
 

@@ -47,6 +47,11 @@ def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with the files that the documentation speaks of; the tests run in it."""
     shutil.copy(goldenfiles.TRACES / "loop-phases-dc.bin", tmp_path / "phases.bin")
     write_set(tmp_path, "sda", (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes())
+    for host in ("web1", "web2"):
+        (tmp_path / "traces" / host).mkdir(parents=True)
+    shutil.copy(tmp_path / "phases.bin", tmp_path / "traces" / "web1")
+    for path in tmp_path.glob("sda.blktrace.*"):
+        shutil.copy(path, tmp_path / "traces" / "web2")
     runner.run("-I1", "--json", tmp_path / "stats.jsonl", tmp_path / "phases.bin")
     runner.run("-I1", "--parquet", tmp_path / "stats.parquet", tmp_path / "phases.bin")
     runner.run("-I1", "-b", tmp_path / "stats.bin", tmp_path / "phases.bin")

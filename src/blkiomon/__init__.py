@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from blkiomon._version import __version__
-from blkiomon.errors import SourceError, StatsError, TraceError
+from blkiomon.errors import IntervalError, SourceError, StatsError, TraceError
 
 if TYPE_CHECKING:
     from blkiomon.decode import read_stats
@@ -34,6 +34,7 @@ __all__ = [
     "Group",
     "InFlight",
     "Interval",
+    "IntervalError",
     "Monitor",
     "SourceError",
     "StatsError",

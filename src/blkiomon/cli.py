@@ -83,6 +83,7 @@ OPTIONS = (
 )
 
 _COMMANDS = {
+    "archive": "blkiomon.archive",
     "compare": "blkiomon.report.compare",
     "decode": "blkiomon.decode",
     "report": "blkiomon.report",
@@ -110,6 +111,7 @@ _USAGE = (
     "       blkiomon report -o report.html TRACE...\n"
     "       blkiomon compare A B\n"
     "       blkiomon top [DEVICE]...\n"
+    "       blkiomon archive -o DATASET SOURCE...\n"
 )
 
 _HEAD = f"""\

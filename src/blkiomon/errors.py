@@ -42,3 +42,7 @@ class StatsError(ValueError):
 
     def __reduce__(self) -> tuple[type[StatsError], tuple[int, str]]:
         return type(self), (self.offset, str(self))
+
+
+class IntervalError(ValueError):
+    """The bytes are no interval, as ``Interval.to_bytes`` writes it, that can be read."""

@@ -103,11 +103,11 @@ def _group(group: Group, histograms: bool) -> dict[str, Any]:
         "bytes": group.bytes,
         "iops": group.iops,
         "bytes_per_s": group.bytes_per_s,
-        "d2c_ns": _distribution(group.d2c, histograms),
-        "size_bytes": _distribution(group.size, histograms),
+        "d2c_ns": distribution_dict(group.d2c, histograms),
+        "size_bytes": distribution_dict(group.size, histograms),
         "in_flight": load and _in_flight(load),
-        "q2d_ns": group.q2d and _distribution(group.q2d, histograms),
-        "q2c_ns": group.q2c and _distribution(group.q2c, histograms),
+        "q2d_ns": group.q2d and distribution_dict(group.q2d, histograms),
+        "q2c_ns": group.q2c and distribution_dict(group.q2c, histograms),
     }
 
 
@@ -123,7 +123,7 @@ def _in_flight(load: InFlight) -> dict[str, Any]:
     }
 
 
-def _distribution(d: Distribution, histograms: bool) -> dict[str, Any]:
+def distribution_dict(d: Distribution, histograms: bool) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "count": d.num,
         "sum": d.sum,

@@ -93,6 +93,7 @@ class Interval:
         clock: "wall" or "trace": by which the interval was cut.
         is_anchored: whether the wall-clock time is known.
         process_names: of the pids in ``cut.processes``, as far as the stream told them.
+        named_ns: of those pids whose name an earlier interval told, before merging: its end.
     """
 
     time_s: int
@@ -104,6 +105,7 @@ class Interval:
     clock: str = "wall"
     is_anchored: bool = True
     process_names: Mapping[int, str] = field(default_factory=dict)
+    named_ns: Mapping[int, int] = field(default_factory=dict)
     # Worked out once and kept: several outputs ask, from threads of their own (when two are first
     # at once, both work it out, to the same result).
     _stats: list[tuple[DeviceStats, ...]] = field(default_factory=list, init=False, repr=False)
@@ -173,6 +175,27 @@ class Interval:
         """One interval of this and others of the same stream; see ``merge``."""
         return merge((self, *others))
 
+    def to_bytes(self) -> bytes:
+        """All of it in a few bytes: versioned, checked, and the same on every machine.
+
+        The order of ``devices`` is not kept, and that of rows neither: intervals that were merged
+        in another order or grouping give the same bytes.
+        """
+        from blkiomon import compact
+
+        return compact.to_bytes(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Interval:
+        """The interval that ``to_bytes`` made this of; its devices come by their number.
+
+        Raises:
+            IntervalError: it is none, or is damaged, or of a version that is not known.
+        """
+        from blkiomon import compact
+
+        return compact.from_bytes(data)
+
     def to_dict(
         self, *, histograms: bool = True, name_of: Callable[[int], str | None] | None = None
     ) -> dict[str, Any]:
@@ -209,8 +232,9 @@ def merge(intervals: Iterable[Interval]) -> Interval:
 
     Sums, histograms and counts add up, all exactly; extremes are those of all. It lasts from the
     earliest start to the latest end, and what was in flight at the end, and a process's name, is
-    told by the one that ended last. Any grouping and order gives the same, but for ``devices``
-    where none begins before the other.
+    told by the one that ended last. The most requests in flight are the most in any of them.
+    Any grouping and order gives the same, but for the order of ``devices`` and rows where the
+    intervals are not merged in the order of their time.
 
     Raises:
         ValueError: there are none, or they have different clocks.
@@ -228,7 +252,8 @@ def _merge_some(intervals: list[Interval]) -> Interval:
     if len({(i.clock, i.is_anchored) for i in intervals}) > 1:
         raise ValueError("intervals of different clocks cannot be merged")
     by_start = sorted(intervals, key=lambda i: i.start_ns)
-    by_end = sorted(intervals, key=lambda i: i.end_ns)
+    end_ns = max(i.end_ns for i in intervals)
+    names = _latest_names(intervals)
     devices = np.concatenate([i.devices for i in by_start])
     return Interval(
         time_s=max(i.time_s for i in intervals),
@@ -236,11 +261,22 @@ def _merge_some(intervals: list[Interval]) -> Interval:
         cut=merge_cuts([i.cut for i in by_start], [i.end_ns for i in by_start]),
         counts=sum((i.counts for i in intervals), Counts()),
         start_ns=by_start[0].start_ns,
-        end_ns=by_end[-1].end_ns,
+        end_ns=end_ns,
         clock=by_start[0].clock,
         is_anchored=by_start[0].is_anchored,
-        process_names={pid: name for i in by_end for pid, name in i.process_names.items()},
+        process_names={pid: name for pid, (_, name) in names.items()},
+        named_ns={pid: told_ns for pid, (told_ns, _) in names.items() if told_ns != end_ns},
     )
+
+
+def _latest_names(intervals: Iterable[Interval]) -> dict[int, tuple[int, str]]:
+    """When each pid's name was told last, and the name: of several at that time the greatest."""
+    names: dict[int, tuple[int, str]] = {}
+    for i in intervals:
+        for pid, name in i.process_names.items():
+            told = i.named_ns.get(pid, i.end_ns), name
+            names[pid] = max(told, names.get(pid, told))
+    return names
 
 
 def in_order(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:

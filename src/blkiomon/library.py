@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from blkiomon import sources
 from blkiomon._core import Engine
 from blkiomon.clock import WallClock
 from blkiomon.errors import TraceError
@@ -118,20 +119,25 @@ def intervals(
 
 def _by_trace_time(source: Source, monitor: Monitor, resync: bool) -> Iterator[Interval]:
     with _naming(source):
-        try:
-            for data in _read_counted(source, resync, monitor):
-                yield from monitor.feed(data)
-                if monitor.is_done:
-                    break
-        except Exception:
-            yield from monitor.take()
-            yield from monitor.finish(is_complete=False)
-            raise
-        try:
-            yield from monitor.finish()
-        except Exception:
-            yield from monitor.take()
-            raise
+        yield from followed(_read_counted(source, resync, monitor), monitor)
+
+
+def followed(pieces: Iterable[memoryview], monitor: Monitor) -> Iterator[Interval]:
+    """The intervals of a stream by trace time, the last one included, also before an error."""
+    try:
+        for data in pieces:
+            yield from monitor.feed(data)
+            if monitor.is_done:
+                break
+    except Exception:
+        yield from monitor.take()
+        yield from monitor.finish(is_complete=False)
+        raise
+    try:
+        yield from monitor.finish()
+    except Exception:
+        yield from monitor.take()
+        raise
 
 
 def _by_the_wall_clock(
@@ -190,14 +196,19 @@ def _read_counted(source: Source, resync: bool, monitor: Monitor) -> Iterator[me
         yield from _read(source, resync)
         return
     with open_trace(paths, resync=resync) as stream:
-        while True:
-            try:
-                data = stream.read()
-            finally:
-                monitor.count_outside(stream.lost, stream.skipped_bytes)
-            if not data:
-                return
-            yield data
+        yield from counted(stream, monitor)
+
+
+def counted(stream: sources.Source, monitor: Monitor) -> Iterator[memoryview]:
+    """All of a stream, piece by piece, each valid until the next."""
+    while True:
+        try:
+            data = stream.read()
+        finally:
+            monitor.count_outside(stream.lost, stream.skipped_bytes)
+        if not data:
+            return
+        yield data
 
 
 def _read(source: Source, resync: bool) -> Iterator[memoryview]:

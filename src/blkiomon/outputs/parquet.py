@@ -1,4 +1,4 @@
-"""Parquet: the flat table with the histogram of d2c, one row group an interval.
+"""Parquet: the flat table with the histogram of d2c, as a rule one row group an interval.
 
 A file is readable once its footer is written, which happens when the output is closed. What has to
 be readable whatever happens goes into a directory: there, each interval is a file of its own.
@@ -7,7 +7,7 @@ be readable whatever happens goes into a directory: there, each interval is a fi
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from blkiomon.outputs import table
 from blkiomon.outputs.opening import write_whole
 from blkiomon.outputs.sink import Item, Report, Sink, Undelivered
 
+INTERVAL = "interval"
+"""The column of ``Interval.to_bytes``."""
+
 
 class MissingLibrary(Exception):
     """What this format needs is not installed; the text says how to come by it."""
@@ -29,12 +32,15 @@ class ParquetFormat:
 
     Args:
         name_of: tells a device's name by its number.
+        with_bytes: with one more column: in the row of everything, ``Interval.to_bytes``.
 
     Raises:
         MissingLibrary: there is no pyarrow.
     """
 
-    def __init__(self, name_of: Callable[[int], str | None] = nameless) -> None:
+    def __init__(
+        self, name_of: Callable[[int], str | None] = nameless, *, with_bytes: bool = False
+    ) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
@@ -42,7 +48,8 @@ class ParquetFormat:
             raise MissingLibrary("Parquet needs pyarrow: pip install 'blkiomon[arrow]'") from error
         self._name_of = name_of
         self._arrow = pyarrow
-        self._schema = _schema(pyarrow)
+        self._schema = _schema(pyarrow, with_bytes)
+        self._with_bytes = with_bytes
         self._begin()
 
     def _begin(self) -> None:
@@ -53,14 +60,20 @@ class ParquetFormat:
 
     def render(self, interval: Interval) -> Iterator[bytes]:
         """The row group of an interval; before the first one also the beginning of the file."""
-        rows = list(table.rows(interval, self._name_of))
+        return self.render_together([interval])
+
+    def render_together(self, intervals: Sequence[Interval]) -> Iterator[bytes]:
+        """One row group of several intervals, which takes less room than one of each."""
+        rows = [row for interval in intervals for row in table.rows(interval, self._name_of)]
         columns: list[Any] = [[column.value(row) for row in rows] for column in table.COLUMNS]
-        start = interval.start_ns if interval.is_anchored else None
-        columns[_START] = [start] * len(rows)
+        columns[_START] = [r.interval.start_ns if r.interval.is_anchored else None for r in rows]
         arrays = [self._arrow.array(c, f.type) for c, f in zip(columns, self._schema)]
         ends = np.cumsum([0, *(len(row.group.d2c.bins) for row in rows)], dtype=np.int32)
         for parts in ([r.group.d2c.low for r in rows], [r.group.d2c.counts for r in rows]):
             arrays.append(self._arrow.ListArray.from_arrays(ends, np.concatenate(parts)))
+        if self._with_bytes:
+            values = [row.interval.to_bytes() if row.group.device is None else None for row in rows]
+            arrays.append(self._arrow.array(values, self._arrow.binary()))
         self._writer.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema))
         yield self._bytes.take()
 
@@ -118,7 +131,7 @@ class PartsSink(Sink):
 _START = [column.name for column in table.COLUMNS].index("start")
 
 
-def _schema(arrow: Any) -> Any:
+def _schema(arrow: Any, with_bytes: bool) -> Any:
     types = {
         "count": arrow.uint64(),
         "time": arrow.int64(),
@@ -128,7 +141,8 @@ def _schema(arrow: Any) -> Any:
     fields = [(column.name, types[column.kind]) for column in table.COLUMNS]
     fields[_START] = ("start", arrow.timestamp("ns", "UTC"))
     histogram = arrow.list_(arrow.uint64())
-    return arrow.schema([*fields, ("d2c_low_ns", histogram), ("d2c_count", histogram)])
+    fields += [("d2c_low_ns", histogram), ("d2c_count", histogram)]
+    return arrow.schema(fields + [(INTERVAL, arrow.binary())] * with_bytes)
 
 
 class _Pieces(io.RawIOBase):

@@ -16,7 +16,7 @@ from blkiomon.sources.members import find_members
 from blkiomon.sources.readers import Reader
 from blkiomon.sources.streams import FileSource, MergedSource, Source
 
-__all__ = ["Source", "SourceError", "open_trace"]
+__all__ = ["Source", "SourceError", "open_trace", "source_of"]
 
 
 def open_trace(
@@ -42,11 +42,8 @@ def open_trace(
     try:
         for member in found.members:
             readers.append(Reader(member.path))
-        if len(readers) == 1:
-            return FileSource(readers[0], found.notes)
         bases = dict.fromkeys(member.base for member in found.members)
-        name = f"{len(readers)} files of {', '.join(bases)}"
-        return MergedSource(name, readers, found.notes, resync=resync, report=report)
+        return source_of(readers, ", ".join(bases), found.notes, resync=resync, report=report)
     except OSError as error:
         _close(readers)
         if error.errno == errno.EMFILE:
@@ -60,6 +57,21 @@ def open_trace(
     except BaseException:
         _close(readers)
         raise
+
+
+def source_of(
+    readers: Sequence[Reader],
+    name: str,
+    notes: tuple[str, ...] = (),
+    *,
+    resync: bool = False,
+    report: Callable[[str], None] | None = None,
+) -> Source:
+    """Opened files, at least one, as one stream; see ``open_trace``."""
+    if len(readers) == 1:
+        return FileSource(readers[0], notes)
+    merged = f"{len(readers)} files of {name}"
+    return MergedSource(merged, readers, notes, resync=resync, report=report)
 
 
 def _close(readers: Sequence[Reader]) -> None:

@@ -14,7 +14,7 @@ from blkiomon.errors import SourceError
 
 STDIN = "-"
 
-_MEMBER = re.compile(r"(?P<base>.+)\.blktrace\.(?P<cpu>0|[1-9][0-9]*)(\.(gz|xz|zst|zstd))?", re.S)
+MEMBER = re.compile(r"(?P<base>.+)\.blktrace\.(?P<cpu>0|[1-9][0-9]*)(\.(gz|xz|zst|zstd))?", re.S)
 """A member of a set. The ending only says whose it is, not how it is compressed."""
 
 
@@ -83,7 +83,7 @@ class _Finder:
         except OSError as error:
             raise SourceError(f"cannot open {path}: {error.strerror}") from error
 
-        match = _MEMBER.fullmatch(path.name)
+        match = MEMBER.fullmatch(path.name)
         if stat.S_ISDIR(mode):
             if not self._list(path):
                 raise SourceError(f"no trace in {path}: looked for *.blktrace.0 and so on")
@@ -112,7 +112,7 @@ class _Finder:
         if (directory, base) in self._added:
             return
         self._added.add((directory, base))
-        for item in _members_of(base, self._list(directory).get(base, ())):
+        for item in members_of(base, self._list(directory).get(base, ())):
             if isinstance(item, Member):
                 self._add_member(item)
             elif item not in self.notes:
@@ -124,7 +124,7 @@ class _Finder:
             sets: Sets = {}
             try:
                 for path in sorted(directory.iterdir()):
-                    match = _MEMBER.fullmatch(path.name)
+                    match = MEMBER.fullmatch(path.name)
                     if match and not path.is_dir():
                         sets.setdefault(match["base"], []).append((int(match["cpu"]), path))
             except FileNotFoundError:
@@ -135,7 +135,7 @@ class _Finder:
         return self._listed[directory]
 
 
-def _members_of(base: str, files: Iterable[tuple[int, Path]]) -> Iterator[Member | str]:
+def members_of(base: str, files: Iterable[tuple[int, Path]]) -> Iterator[Member | str]:
     """One file for each CPU of a set, in order, and notes of what is missing or left out."""
     by_cpu: dict[int, Path] = {}
     for cpu, path in sorted(files):  # of one CPU the shortest first: the one that is not packed

@@ -155,21 +155,16 @@ class Reader:
         SourceError: what it is compressed with cannot be unpacked.
     """
 
+    total_bytes: int | None
+
     def __init__(self, path: Path | None) -> None:
-        self.name = "standard input" if path is None else str(path)
-        self.done_bytes = 0
-        self._head = b""  # read already, to find out what it is
-        self._packing: Packing | None = None
-        self._unpacker: Unpacker | None = None
-        self._packed = b""
-        self._failure: SourceError | None = None
+        self._begin("standard input" if path is None else str(path))
         self._owns_fd = path is not None
         self._fd = 0 if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             status = os.fstat(self._fd)
             # Only of a pipe is nothing asked before its first bytes are wanted: it might wait.
             self._is_known = stat.S_ISREG(status.st_mode)
-            self.total_bytes: int | None = None
             if self._is_known:
                 position = 0 if self._owns_fd else os.lseek(self._fd, 0, os.SEEK_CUR)
                 self.total_bytes = max(0, status.st_size - position)
@@ -177,6 +172,23 @@ class Reader:
         except BaseException:
             self.close()
             raise
+
+    def _begin(self, name: str) -> None:
+        self.name = name
+        self.total_bytes = None
+        self.done_bytes = 0
+        self._is_known = False  # what it is compressed with
+        self._head = b""  # read already, to find that out
+        self._packing: Packing | None = None
+        self._unpacker: Unpacker | None = None
+        self._packed = b""
+        self._failure: SourceError | None = None
+
+    def _read(self, n_bytes: int) -> bytes:
+        return os.read(self._fd, n_bytes)
+
+    def _read_into(self, buffer: memoryview) -> int:
+        return os.readv(self._fd, [buffer])
 
     def close(self) -> None:
         if self._owns_fd and self._fd >= 0:
@@ -202,18 +214,18 @@ class Reader:
                 buffer[:n] = self._head[:n]
                 self._head = self._head[n:]
                 return n
-            n = os.readv(self._fd, [buffer])
+            n = self._read_into(buffer)
             self.done_bytes += n
             return n
         except OSError as error:
-            self._failure = SourceError(f"cannot read {self.name}: {error.strerror}")
+            self._failure = SourceError(f"cannot read {self.name}: {error.strerror or error}")
             raise self._failure from error
         except SourceError as error:
             self._failure = error
             raise
 
     def _find_packing(self) -> None:
-        while len(self._head) < HEAD_BYTES and (more := os.read(self._fd, HEAD_BYTES)):
+        while len(self._head) < HEAD_BYTES and (more := self._read(HEAD_BYTES)):
             self._head += more
         self.done_bytes += len(self._head)
         for packing in (_GZIP, _XZ):
@@ -225,7 +237,7 @@ class Reader:
             self._packed, self._head = self._head, b""
 
     def _read_packed(self) -> bytes:
-        data = os.read(self._fd, PACKED_BYTES)
+        data = self._read(PACKED_BYTES)
         self.done_bytes += len(data)
         return data
 
@@ -276,3 +288,44 @@ class Reader:
             )
         self._unpacker = packing.unpacker()
         return True
+
+
+class Readable(Protocol):
+    """A file, as far as it is asked of one."""
+
+    def read(self, n_bytes: int, /) -> bytes:
+        """So many bytes at most; none at its end."""
+
+    def close(self) -> None:
+        """It is not needed any more."""
+
+
+class OpenedReader(Reader):
+    """The bytes of a file that somebody else knows how to read, unpacked.
+
+    Args:
+        file: open for reading; it is closed with this.
+        name: for messages.
+        total_bytes: of the file; None if unknown.
+    """
+
+    def __init__(self, file: Readable, name: str, total_bytes: int | None = None) -> None:
+        self._begin(name)
+        self._file = file
+        self.total_bytes = total_bytes
+
+    def _read(self, n_bytes: int) -> bytes:
+        try:
+            return self._file.read(n_bytes)
+        except OSError:
+            raise
+        except Exception as error:  # of whatever library speaks to the other side
+            raise OSError(f"{type(error).__name__} {error}".rstrip()) from error
+
+    def _read_into(self, buffer: memoryview) -> int:
+        data = self._read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()

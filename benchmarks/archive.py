@@ -1,0 +1,217 @@
+"""A thousand traces on Dask: what does a trace cost more than in one process?"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import dask
+import distributed
+import numpy as np
+import pyarrow.parquet as pq
+
+from benchmarks import streams
+from benchmarks.engine import as_bytes
+from benchmarks.report import Options, Table
+from blkiomon import layout
+from blkiomon.archive import options, summarize
+from blkiomon.archive.summary import Gathered, Summary
+from blkiomon.archive.traces import find
+from blkiomon.archive.work import archive
+
+TRACES = 1000
+REQUESTS = 10_000
+"""Of each trace: two disks, 32 requests outstanding, 20 ms in ten intervals."""
+
+INTERVAL_S = 0.002
+
+
+def generate(root: Path, traces: int) -> int:
+    """One trace of each of so many hosts; how many bytes."""
+    n_bytes = 0
+    for number in range(traces):
+        folder = root / f"host{number:04}"
+        folder.mkdir(parents=True)
+        data = as_bytes(streams.make(REQUESTS, 32, 2, seed=number + 1))
+        (folder / "sda.bin").write_bytes(data)
+        n_bytes += len(data)
+    return n_bytes
+
+
+def alone(pattern: str, dataset: Path | None) -> Summary:
+    """All traces one behind the other, in this process and without Dask."""
+    traces, missing = find([pattern])
+    gathered = Gathered(missing)
+    for trace in traces:
+        gathered.add(
+            archive(trace, options.Options(interval_s=INTERVAL_S), dataset and str(dataset))
+        )
+    return gathered.summary()
+
+
+class Run(NamedTuple):
+    """What a run has taken: of the clock, of all processors, and of the memory of a worker."""
+
+    summary: Summary
+    spent_s: float
+    cpu_s: float
+    worker_mb: float
+
+
+def spread(pattern: str, dataset: Path | None, workers: int) -> Run:
+    """The same by workers on this machine; the scheduler is in this process."""
+    with (
+        dask.config.set({"logging.distributed": "critical"}),
+        distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            silence_logs="CRITICAL",
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        client.run(_warm_up)
+        begin_s, begin_cpu_s = time.perf_counter(), _cpu_s(client)
+        summary = summarize(
+            pattern,
+            interval=INTERVAL_S,
+            scheduler=client,
+            dataset=None if dataset is None else str(dataset),
+        )
+        spent_s, cpu_s = time.perf_counter() - begin_s, _cpu_s(client) - begin_cpu_s
+        peaks = client.run(lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return Run(summary, spent_s, cpu_s, max(peaks.values()) * 1024 / 1e6)
+
+
+def _warm_up() -> None:
+    """Import what a worker imports once: a start is not what is asked."""
+    import pyarrow.parquet  # noqa: F401
+
+    import blkiomon.archive.work  # noqa: F401
+
+
+def _cpu_s(client: distributed.Client) -> float:
+    """Of the workers and this process."""
+    return sum(client.run(time.process_time).values()) + time.process_time()
+
+
+def rows(traces: int) -> Iterator[tuple[str, ...]]:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        n_bytes = generate(root / "traces", traces)
+        pattern = f"{root}/traces/*/*.bin"
+        for dataset in (None, root / "ds"):
+            single = _timed(pattern, dataset)
+            into = "a dataset" if dataset else "a summary"
+            yield _row(into, "one process", single, n_bytes)
+            for workers in sorted({1, len(os.sched_getaffinity(0))}):
+                if dataset is not None:
+                    shutil.rmtree(dataset)
+                run = spread(pattern, dataset, workers)
+                assert run.summary.to_dict() == single.summary.to_dict()
+                who = f"Dask, {workers} worker{'s' * (workers > 1)}"
+                yield _row(into, who, run, n_bytes, single)
+        again = _timed(pattern, root / "ds")
+        assert again.summary.resumed == traces
+        yield _row("a dataset that is there", "one process", again, n_bytes)
+
+
+def _timed(pattern: str, dataset: Path | None) -> Run:
+    begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
+    summary = alone(pattern, dataset)
+    return Run(summary, time.perf_counter() - begin_s, time.process_time() - begin_cpu_s, 0.0)
+
+
+def _row(into: str, who: str, run: Run, n_bytes: int, single: Run | None = None) -> tuple[str, ...]:
+    traces = run.summary.traces
+    return (
+        into,
+        who,
+        f"{run.spent_s:.1f}",
+        f"{traces / run.spent_s:.0f}",
+        f"{n_bytes / 1e6 / run.spent_s:.0f}",
+        f"{run.summary.records / 1e6 / run.spent_s:.2f}",
+        f"{run.cpu_s / traces * 1e3:.1f}",
+        "" if single is None else f"{(run.cpu_s - single.cpu_s) / traces * 1e3:.1f}",
+        "" if single is None else f"{run.worker_mb:.0f}",
+    )
+
+
+# --- a day of a host ------------------------------------------------------------------------------
+
+DAY_REQUESTS = 4_320_000
+"""Fifty a second, of two disks; 70 % are reads."""
+
+
+def write_day(path: Path, requests: int) -> None:
+    """At random times of a day, with latencies around 150 us that differ as those of disks do."""
+    rng = np.random.default_rng(7)
+    issues = np.zeros(requests, layout.TRACE_V7)
+    issues["magic"] = layout.MAGIC | 7
+    issues["time"] = np.sort(rng.integers(0, 86_400 * 10**9, requests)) + streams.START_NS
+    issues["sector"] = rng.permutation(requests) * 8
+    issues["bytes"] = rng.choice([4096, 8192, 16384, 65536], requests, p=[0.7, 0.1, 0.1, 0.1])
+    issues["device"] = streams.FIRST_DEVICE + rng.integers(0, 2, requests)
+    direction = np.where(rng.random(requests) < 0.7, streams.READ, streams.WRITE) | streams.FS
+    issues["action"] = (direction | streams.ISSUE) << 16 | streams.ISSUED
+    completions = issues.copy()
+    completions["time"] += rng.lognormal(12, 1.2, requests).astype("u8")
+    completions["action"] = (direction | streams.COMPLETE) << 16 | streams.COMPLETED
+    records = np.concatenate([issues, completions])
+    records[np.argsort(records["time"], kind="stable")].tofile(path)
+
+
+def days(requests: int) -> Iterator[tuple[str, ...]]:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        trace = root / "host" / "sda.bin"
+        trace.parent.mkdir()
+        write_day(trace, requests)
+        for interval_s in (600.0, 60.0, 10.0):
+            dataset = root / f"ds{interval_s:g}"
+            begin_s = time.process_time()
+            (found,), _ = find([str(trace)])
+            result = archive(found, options.Options(interval_s=interval_s), str(dataset))
+            cpu_s = time.process_time() - begin_s
+            (path,) = dataset.rglob("*.parquet")
+            column = pq.read_table(path, columns=["interval"])["interval"].to_pylist()
+            sizes = [len(data) for data in column if data is not None]
+            yield (
+                f"{interval_s:g} s",
+                f"{result.intervals:,}",
+                f"{path.stat().st_size / 1e6:.2f}",
+                f"{sum(sizes) / 1e6:.2f}",
+                f"{sum(sizes) / len(sizes):,.0f}",
+                f"{len(result.whole or b''):,}",
+                f"{cpu_s:.1f}",
+                f"{cpu_s / requests * 1e6:.2f}",
+            )
+
+
+def report(choice: Options) -> Iterator[Table | str]:
+    traces = TRACES // 20 if choice.quick else TRACES
+    yield Table(
+        f"{traces:,} traces of as many hosts, {2 * REQUESTS:,} records and 10 intervals each",
+        (
+            *("into", "by", "s", "traces a second", "MB/s", "M records a second"),
+            *("CPU ms a trace", "more than one process", "a worker's memory, MB"),
+        ),
+        rows(traces),
+    )
+    requests = DAY_REQUESTS // (20 if choice.quick else 1)
+    yield Table(
+        f"A day of a host in one process: two disks, {requests:,} requests, "
+        f"{requests * 96 / 1e6:,.0f} MB of trace",
+        (
+            *("interval", "intervals", "Parquet MB", "of these intervals as bytes, MB"),
+            *("bytes an interval", "bytes of the whole day as one"),
+            *("CPU s", "CPU s a million requests"),
+        ),
+        days(requests),
+    )

@@ -1,0 +1,296 @@
+"""What an archive comes to: the figures of every host, and of all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from blkiomon.archive.store import Result
+from blkiomon.archive.traces import Missing
+from blkiomon.cut import merge_cuts
+from blkiomon.distribution import Distribution
+from blkiomon.groups import Group, groups_of
+from blkiomon.interchange import device_text, distribution_dict, unseen, utc
+from blkiomon.interval import MERGED_AT_ONCE, Counts, Interval, merge
+from blkiomon.layout import OPS
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A trace that could not be read, or not to its end.
+
+    Attributes:
+        trace: its name.
+        error: what is wrong.
+        records, intervals: how many were got of it; these count.
+    """
+
+    trace: str
+    error: str
+    records: int = 0
+    intervals: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """All traces of a host.
+
+    Attributes:
+        name: of the host.
+        traces: how many of its traces something was got of.
+        start_ns, end_ns: when the first interval began and the last one ended, ns since 1970;
+            None where no trace tells the time of day.
+        counts: of all its records.
+        groups: as of an interval; rates and busy fractions are None, as traces may leave gaps and
+            overlap. The most requests in flight are the most that one trace saw.
+    """
+
+    name: str
+    traces: int
+    start_ns: int | None
+    end_ns: int | None
+    counts: Counts
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What an archive comes to.
+
+    Attributes:
+        hosts: by their names.
+        fleet: of all hosts and devices: each operation that occurred, then all of them. Nothing
+            is said of requests in flight: hosts have no common moment.
+        failures: by the names of the traces.
+        notes: what else the user should know.
+        traces, intervals, records: how many, those of failed traces included as far as they go.
+        resumed: how many traces an earlier run had done.
+    """
+
+    hosts: tuple[Host, ...]
+    fleet: tuple[Group, ...]
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+    traces: int
+    intervals: int
+    records: int
+    resumed: int
+
+    def host(self, name: str) -> Host:
+        """A host by its name. Raises KeyError."""
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        raise KeyError(name)
+
+    def percentile(
+        self, percent: float, *, host: str | None = None, op: str | None = None
+    ) -> int | None:
+        """A percentile of d2c in ns, of one host or all, one operation or all; None of nothing."""
+        groups = self.fleet if host is None else self.host(host).groups
+        wanted = [g.d2c for g in groups if g.op == op and (op or g.device is None)]
+        return Distribution().merge(*wanted).percentile(percent)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return {
+            "schema": SCHEMA,
+            "traces": self.traces,
+            "resumed": self.resumed,
+            "intervals": self.intervals,
+            "records": self.records,
+            "fleet": [_figures(group) for group in self.fleet],
+            "hosts": [
+                {
+                    "host": host.name,
+                    "traces": host.traces,
+                    "start": None if host.start_ns is None else utc(host.start_ns),
+                    "end": None if host.end_ns is None else utc(host.end_ns),
+                    "records": host.counts.records,
+                    "unseen": unseen(host.counts),
+                    "groups": [
+                        {
+                            "device": None if g.device is None else device_text(g.device),
+                            **_figures(g),
+                            "in_flight_max": g.in_flight and g.in_flight.max,
+                        }
+                        for g in host.groups
+                    ],
+                }
+                for host in self.hosts
+            ],
+            "failures": [
+                {
+                    "trace": failure.trace,
+                    "error": failure.error,
+                    "records": failure.records,
+                    "intervals": failure.intervals,
+                }
+                for failure in self.failures
+            ],
+            "notes": list(self.notes),
+        }
+
+    def text(self) -> Iterator[str]:
+        """A table, line by line."""
+        hosts, traces = _several(len(self.hosts), "host"), _several(self.traces, "trace")
+        yield f"{hosts}, {traces}, {self.intervals} intervals, {self.records} records\n\n"
+        names = [host.name for host in self.hosts]
+        width = max(map(len, ["fleet", *names]))
+        yield _line(width, "host", ("device", "op", *_COLUMNS))
+        for group in self.fleet:
+            yield _line(width, "fleet", _cells(group))
+        for host in self.hosts:
+            for group in host.groups:
+                yield _line(width, host.name, _cells(group))
+        yield "\nd2c in microseconds\n"
+
+
+def _several(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def _figures(group: Group) -> dict[str, Any]:
+    return {
+        "op": group.op,
+        "requests": group.requests,
+        "errors": group.errors,
+        "bytes": group.bytes,
+        "d2c_ns": distribution_dict(group.d2c, histograms=False),
+        "size_bytes": distribution_dict(group.size, histograms=False),
+        "q2d_ns": group.q2d and distribution_dict(group.q2d, histograms=False),
+        "q2c_ns": group.q2c and distribution_dict(group.q2c, histograms=False),
+    }
+
+
+_COLUMNS = ("requests", "errors", "MB", "mean", "p50", "p99", "p99.9", "max")
+
+
+def _cells(group: Group) -> tuple[str, ...]:
+    d2c = group.d2c
+    times = (d2c.mean, *map(d2c.percentile, (50, 99, 99.9)), d2c.max)
+    return (
+        "all" if group.device is None else device_text(group.device),
+        group.op or "all",
+        str(group.requests),
+        str(group.errors),
+        f"{group.bytes / 1e6:.1f}",
+        *("-" if ns is None else f"{ns / 1e3:.1f}" for ns in times),
+    )
+
+
+def _line(width: int, host: str, cells: tuple[str, ...]) -> str:
+    device, op, *figures = cells
+    return (
+        f"{host:<{width}}  {device:<9} {op:<12} {figures[0]:>12} {figures[1]:>7} {figures[2]:>12}"
+        f"{''.join(f' {figure:>11}' for figure in figures[3:])}"
+    ).rstrip() + "\n"
+
+
+# --- putting together -----------------------------------------------------------------------------
+
+
+class _Whole:
+    """Intervals of one host that become one; a few wait, as merging many at once is cheaper."""
+
+    def __init__(self) -> None:
+        self.traces = 0
+        self._parts: dict[bool, list[Interval]] = {}  # by whether the time of day is known
+
+    def add(self, interval: Interval) -> None:
+        self.traces += 1
+        parts = self._parts.setdefault(interval.is_anchored, [])
+        parts.append(interval)
+        if len(parts) >= MERGED_AT_ONCE:
+            parts[:] = [merge(parts)]
+
+    def host(self, name: str) -> Host:
+        wholes = {is_anchored: merge(parts) for is_anchored, parts in self._parts.items()}
+        anchored = wholes.get(True)
+        return Host(
+            name=name,
+            traces=self.traces,
+            start_ns=None if anchored is None else anchored.start_ns,
+            end_ns=None if anchored is None else anchored.end_ns,
+            counts=sum((whole.counts for whole in wholes.values()), Counts()),
+            groups=groups_of(merge_cuts([whole.cut for whole in wholes.values()]), 0),
+        )
+
+
+class Gathered:
+    """Results in any order in, a summary out: the same for the same results."""
+
+    def __init__(self, missing: Iterable[Missing] = ()) -> None:
+        self._failures = [Failure(trace=m.name, error=m.why) for m in missing]
+        self._hosts: dict[str, _Whole] = {}
+        self._notes: list[str] = []
+        self._traces = self._intervals = self._records = self._resumed = 0
+
+    def add(self, result: Result) -> None:
+        """One more trace."""
+        self._traces += 1
+        self._intervals += result.intervals
+        self._records += result.records
+        self._resumed += result.was_done
+        self._notes += result.notes
+        if result.whole is not None:
+            whole = self._hosts.setdefault(result.host, _Whole())
+            whole.add(Interval.from_bytes(result.whole))
+        if result.error is not None:
+            self.fail(result.trace, result.error, result.records, result.intervals)
+
+    def fail(self, trace: str, error: str, records: int = 0, intervals: int = 0) -> None:
+        """A trace of which nothing more will come."""
+        self._failures.append(
+            Failure(trace=trace, error=error, records=records, intervals=intervals)
+        )
+
+    def summary(self) -> Summary:
+        """Of all that was added."""
+        hosts = tuple(whole.host(name) for name, whole in sorted(self._hosts.items()))
+        return Summary(
+            hosts=hosts,
+            fleet=tuple(_fleet(hosts)),
+            failures=tuple(sorted(self._failures, key=lambda f: f.trace)),
+            notes=tuple(sorted(self._notes)),
+            traces=self._traces,
+            intervals=self._intervals,
+            records=self._records,
+            resumed=self._resumed,
+        )
+
+
+def _fleet(hosts: Iterable[Host]) -> Iterator[Group]:
+    parts: dict[str | None, list[Group]] = {}
+    for host in hosts:
+        for group in host.groups:
+            if group.op is not None or group.device is None:
+                of_op = parts.setdefault(group.op, [])
+                of_op.append(group)
+                if len(of_op) >= MERGED_AT_ONCE:
+                    of_op[:] = [_together(of_op)]
+    for op in (*OPS, None):
+        if op in parts:
+            yield _together(parts[op])
+
+
+def _together(groups: list[Group]) -> Group:
+    return Group(
+        device=None,
+        op=groups[0].op,
+        errors=sum(group.errors for group in groups),
+        d2c=Distribution().merge(*(group.d2c for group in groups)),
+        size=Distribution().merge(*(group.size for group in groups)),
+        in_flight=None,
+        q2d=_those([group.q2d for group in groups]),
+        q2c=_those([group.q2c for group in groups]),
+        duration_ns=0,
+    )
+
+
+def _those(some: list[Distribution | None]) -> Distribution | None:
+    seen = [distribution for distribution in some if distribution is not None]
+    return Distribution().merge(*seen) if seen else None

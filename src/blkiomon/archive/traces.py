@@ -1,0 +1,301 @@
+"""Which traces are meant by paths, globs and URLs, and which host each one is of."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from blkiomon.errors import SourceError
+from blkiomon.sources import Source, source_of
+from blkiomon.sources.members import MEMBER, members_of
+from blkiomon.sources.readers import OpenedReader, Reader
+
+HOST = "{host}"
+
+READ_AHEAD_BYTES = 1 << 22
+"""Of all remote files of a trace together, so much is read ahead, or as much as this of each:"""
+
+LEAST_AHEAD_BYTES = 1 << 16
+
+_MARKS = (
+    *("ETag", "etag", "mtime", "Last-Modified", "LastModified", "last_modified", "modified"),
+    "created",
+)
+"""What tells that a file has changed, in the order of preference: file systems differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a trace: its path or URL, its size if that is known, and when it changed or so."""
+
+    url: str
+    size: int | None
+    mark: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A file, or the files of all CPUs.
+
+    Attributes:
+        name: path or URL; of a set without what tells the CPU.
+        host: whose it is.
+        files: in the order that decides between records of equal times.
+        is_local: they are files of this machine.
+        notes: what the user should be told.
+    """
+
+    name: str
+    host: str
+    files: tuple[File, ...]
+    is_local: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """A file name that no other trace has."""
+        digest = hashlib.blake2b(self.name.encode(errors="surrogateescape"), digest_size=8)
+        stem = re.sub(r"[^\w.-]", "_", PurePosixPath(self.name).name, flags=re.ASCII)[:80]
+        return f"{stem}-{digest.hexdigest()}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files, as far as it is known."""
+        return sum(file.size or 0 for file in self.files)
+
+    def open(self, *, resync: bool, report: Callable[[str], None]) -> Source:
+        """All files as one stream, in order of time; see ``open_trace``.
+
+        Raises:
+            SourceError: a file cannot be opened.
+        """
+        readers: list[Reader] = []
+        try:
+            for file in self.files:
+                readers.append(self._reader(file))
+            return source_of(readers, self.name, self.notes, resync=resync, report=report)
+        except BaseException as error:
+            for reader in readers:
+                reader.close()
+            if isinstance(error, SourceError) or not isinstance(error, Exception):
+                raise
+            at = self.files[min(len(readers), len(self.files) - 1)].url
+            raise SourceError(f"cannot open {at}: {why(error)}") from error
+
+    def _reader(self, file: File) -> Reader:
+        if self.is_local:
+            return Reader(Path(file.url))
+        fs, path = fsspec.url_to_fs(file.url)
+        ahead = max(LEAST_AHEAD_BYTES, READ_AHEAD_BYTES // len(self.files))
+        return OpenedReader(_Remote(fs, path, ahead), file.url, file.size)
+
+
+class _Remote:
+    """A remote file, read from its beginning to its end."""
+
+    def __init__(self, fs: Any, path: str, ahead: int) -> None:
+        self._fs, self._path = fs, path
+        self._file = fs.open(path, "rb", block_size=ahead)
+        self._at = 0
+        self._is_whole = False
+
+    def read(self, n_bytes: int) -> bytes:
+        try:
+            data: bytes = self._file.read(n_bytes)
+        except ValueError:  # a web server that does not hand out parts
+            if self._is_whole:
+                raise
+            self._is_whole = True
+            self._file.close()
+            self._file = self._fs.open(self._path, "rb", block_size=0)
+            left = self._at
+            while left and (passed := self._file.read(min(left, LEAST_AHEAD_BYTES))):
+                left -= len(passed)
+            data = self._file.read(n_bytes)
+        self._at += len(data)
+        return data
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A source, or a trace, that cannot be used."""
+
+    name: str
+    why: str
+
+
+def why(error: BaseException) -> str:
+    """What an error of a file or its library says, in a line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())
+
+
+def find(sources: Iterable[str], host: str | None = None) -> tuple[list[Trace], list[Missing]]:
+    """The traces that are meant, each once, in order of their names, and what is not to be had.
+
+    Args:
+        sources: a file; the base name or a member of a set of per-CPU files; a directory, of
+            which all sets count, however deep; a glob; or any of these as a URL of fsspec.
+        host: the pattern that tells a host by the name of a trace; see ``host_pattern``.
+
+    Raises:
+        ValueError: the pattern is none.
+    """
+    pattern = host_pattern(host)
+    finder = _Finder()
+    missing: dict[str, Missing] = {}
+    for source in sources:
+        try:
+            finder.add(source)
+        except SourceError as error:
+            missing[source] = Missing(source, str(error))
+    traces = []
+    for name, (files, is_local, notes) in sorted(finder.found.items()):
+        match = pattern.fullmatch(name)
+        if match is None:
+            missing[name] = Missing(name, f"its path does not tell a host by {host}")
+        else:
+            traces.append(Trace(name, match["host"], files, is_local, notes))
+    return traces, list(missing.values())
+
+
+def host_pattern(pattern: str | None) -> re.Pattern[str]:
+    """What finds the host in the name of a trace.
+
+    ``{host}`` is one part of a path, or some of one, ``*`` anything, ``?`` one character. By
+    default the folder that holds the trace tells the host.
+
+    Raises:
+        ValueError: there is not one ``{host}`` in it.
+    """
+    if pattern is None:
+        return re.compile(r"(?:.*/)?(?P<host>[^/]+)/[^/]*", re.DOTALL)
+    if pattern.count(HOST) != 1:
+        raise ValueError(f"the pattern of a host has {HOST} in it once, not {pattern!r}")
+    parts = {"*": ".*?", "?": ".", HOST: "(?P<host>[^/]+?)"}
+    pieces = re.split(r"(\*+|\?|\{host\})", pattern)
+    text = "".join(parts.get(p[:1] if p[:1] == "*" else p) or re.escape(p) for p in pieces)
+    return re.compile(text, re.DOTALL)
+
+
+Info = dict[str, Any]
+
+
+class _Finder:
+    """Looks names up; no directory is listed twice."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[tuple[File, ...], bool, tuple[str, ...]]] = {}
+        self._listed: dict[tuple[str, str], dict[str, Info]] = {}
+
+    def add(self, source: str) -> None:
+        """Add what one name stands for. Raises SourceError."""
+        try:
+            self._add(source)
+        except SourceError:
+            raise
+        except Exception as error:  # whatever the library of a protocol raises
+            raise SourceError(f"cannot look up {source}: {why(error)}") from error
+
+    def _add(self, source: str) -> None:
+        fs, path = fsspec.url_to_fs(source)
+        try:
+            info = fs.info(path)
+        except FileNotFoundError:
+            info = None
+        if info is not None:
+            if not self._add_found(fs, path, info):
+                raise SourceError(f"no trace in {source}: looked for *.blktrace.0 and so on")
+            return
+        if fsspec.core.has_magic(path):
+            for found, info in sorted(fs.glob(path, detail=True).items()):
+                self._add_found(fs, found, info)
+                info = {}
+            if info is None:
+                raise SourceError(f"nothing is called {source}")
+            return
+        folder, _, name = path.rpartition("/")
+        if not MEMBER.fullmatch(name) and self._add_set(fs, folder, name.removesuffix(".blktrace")):
+            return
+        raise SourceError(f"cannot open {source}: there is no such file and no {name}.blktrace.0")
+
+    def _add_found(self, fs: Any, path: str, info: Info) -> bool:
+        """Add a file with its set, or all sets in a directory; whether there is any."""
+        if info["type"] == "directory":
+            sets = dict.fromkeys(
+                (folder, match["base"])
+                for folder, _, name in (p.rpartition("/") for p in sorted(fs.find(path)))
+                if (match := MEMBER.fullmatch(name))
+            )
+            for of in sets:
+                self._add_set(fs, *of)
+            return bool(sets)
+        folder, _, name = path.rpartition("/")
+        match = MEMBER.fullmatch(name)
+        if match:
+            return self._add_set(fs, folder, match["base"])
+        self._keep(fs, path, [(path, info)])
+        return True
+
+    def _add_set(self, fs: Any, folder: str, base: str) -> bool:
+        files = []
+        names = self._list(fs, folder)
+        for name in names:
+            match = MEMBER.fullmatch(name)
+            if match and match["base"] == base:
+                files.append((int(match["cpu"]), Path(name)))
+        if not files:
+            return False
+        members, notes = [], []
+        for item in members_of(base, files):
+            if isinstance(item, str):
+                notes.append(f"{_url(fs, folder)}: {item}")
+            else:
+                name = str(item.path)
+                members.append((f"{folder}/{name}", names[name]))
+        self._keep(fs, f"{folder}/{base}", members, tuple(notes))
+        return True
+
+    def _keep(
+        self, fs: Any, path: str, members: Sequence[tuple[str, Info]], notes: tuple[str, ...] = ()
+    ) -> None:
+        name = _url(fs, path)
+        if name not in self.found:
+            files = tuple(_file(fs, path, info) for path, info in members)
+            self.found[name] = files, isinstance(fs, LocalFileSystem), notes
+
+    def _list(self, fs: Any, folder: str) -> dict[str, Info]:
+        """The files in a directory, by their names in it."""
+        key = _url(fs, ""), folder
+        if key not in self._listed:
+            entries = fs.ls(folder, detail=True) if fs.exists(folder) else []
+            self._listed[key] = {
+                entry["name"].rpartition("/")[2]: entry
+                for entry in entries
+                if entry["type"] != "directory"
+            }
+        return self._listed[key]
+
+
+def _url(fs: Any, path: str) -> str:
+    """What a user would write: a path of this machine, or a URL."""
+    if isinstance(fs, LocalFileSystem):
+        return path
+    return str(fs.unstrip_protocol(path))
+
+
+def _file(fs: Any, path: str, info: Info) -> File:
+    if info.get("size") is None:  # a listing of a web server tells nothing
+        info = fs.info(path)
+    mark = next((str(info[key]) for key in _MARKS if info.get(key) is not None), "")
+    return File(_url(fs, path), info.get("size"), mark)

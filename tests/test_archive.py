@@ -1,0 +1,654 @@
+"""Archives: what is found, what is made of it, and that who did it and in what order is no matter.
+
+Dask's workers are threads of this process here; `test_archive_cluster.py` has real ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import http.server
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import distributed
+import duckdb
+import fsspec
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+from runner import run as run_command
+from test_sources import write_set
+from tracewriter import Record, complete, encode, issue, notify_timestamp
+
+import blkiomon
+from blkiomon import layout
+from blkiomon.archive import HELP, main, summarize
+from blkiomon.archive.store import Store
+from blkiomon.archive.summary import Summary
+from blkiomon.archive.traces import find, host_pattern
+from blkiomon.distribution import PERCENTILES, Distribution
+from blkiomon.interchange import device_text
+from blkiomon.interval import Interval, merge
+from blkiomon.outputs.table import COLUMNS
+
+DATA = Path(__file__).parent / "data"
+S = 10**9
+MIDNIGHT = 1_795_392_000  # 2026-11-23
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[distributed.Client]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Dask's own making, when it begins and ends
+        with distributed.LocalCluster(
+            n_workers=2, threads_per_worker=2, processes=False, dashboard_address=None
+        ) as cluster:
+            with distributed.Client(cluster, set_as_default=False) as client:
+                yield client
+
+
+PHASES = (DATA / "loop-phases-dc.bin").read_bytes()[: 48 * 20_000]
+MULTI = (DATA / "loop-multi-dc.bin").read_bytes()[: 48 * 15_000]
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three hosts with four traces: a file, a packed one, per-CPU files, one with the time."""
+    root = tmp_path_factory.mktemp("originals")
+    for host in ("web1", "web2", "db"):
+        (root / host).mkdir()
+    (root / "web1" / "a.bin").write_bytes(PHASES)
+    (root / "web2" / "b.gz").write_bytes(gzip.compress((DATA / "loop-ext4-all.bin").read_bytes()))
+    write_set(root / "db", "sda", MULTI)
+    (root / "db" / "late.bin").write_bytes(over_midnight())
+    return root
+
+
+@pytest.fixture
+def traces(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of them, with which a test may do as it likes; it runs in the directory above."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(originals, tmp_path / "traces")
+
+
+def over_midnight(device: int = 8 << 20, seconds: int = 4) -> bytes:
+    """Begins two seconds before a day ends; a request every half second."""
+    records: list[Record] = [notify_timestamp(5 * S, MIDNIGHT - 2, 0)]
+    for k in range(2 * seconds):
+        at_ns = 5 * S + k * S // 2
+        records += [
+            issue(at_ns, 8 * k, 4096, device=device),
+            complete(at_ns + 1000 + k, 8 * k, 4096, device=device),
+        ]
+    return encode(records)
+
+
+SOURCES = ("traces/*/*",)
+
+
+def parts(dataset: Path) -> list[Path]:
+    return sorted(dataset.glob("host=*/day=*/*.parquet"))
+
+
+def stored(dataset: Path) -> dict[str, list[bytes]]:
+    """The intervals of each file, by its name in the dataset."""
+    return {
+        str(path.relative_to(dataset)): [
+            data for data in pq.read_table(path)["interval"].to_pylist() if data is not None
+        ]
+        for path in parts(dataset)
+    }
+
+
+# --- what is found -------------------------------------------------------------------------------
+
+
+def found(*sources: str, host: str | None = None) -> dict[str, tuple[str, list[str]]]:
+    """Host and files of each trace, by its name; all of them are found."""
+    traces, missing = find(sources, host)
+    assert not missing
+    return {
+        str(Path(t.name).relative_to(Path.cwd())): (t.host, [Path(f.url).name for f in t.files])
+        for t in traces
+    }
+
+
+def test_traces_are_found_by_whatever_names_them(traces: Path) -> None:
+    cpus = sorted(path.name for path in (traces / "db").glob("sda.blktrace.*"))
+    cpus.sort(key=lambda name: int(name.rpartition(".")[2]))
+    a = {"traces/web1/a.bin": ("web1", ["a.bin"])}
+    b = {"traces/web2/b.gz": ("web2", ["b.gz"])}
+    sda = {"traces/db/sda": ("db", cpus)}
+    late = {"traces/db/late.bin": ("db", ["late.bin"])}
+    assert len(cpus) > 1
+    assert found("traces/web1/a.bin") == a
+    assert found(f"file://{traces}/web1/a.bin") == a
+    assert found("traces/web?/*") == a | b
+    assert found("traces/db/sda") == found("traces/db/sda.blktrace") == sda
+    assert found("traces/db/sda.blktrace.1") == found("traces/*/sda.blktrace.*") == sda
+    assert found("traces/db") == found("traces") == sda  # of a directory, sets
+    assert found("traces/*/*", "traces/db", "traces/web1/a.bin") == a | b | sda | late
+    assert found("traces/**/*.bin") == a | late
+
+
+def test_name_that_looks_like_a_glob_is_a_name_first(traces: Path) -> None:
+    (traces / "web1" / "x[1].bin").write_bytes(b"")
+    assert list(found("traces/web1/x[1].bin")) == ["traces/web1/x[1].bin"]
+
+
+def test_what_is_not_there_is_missing(traces: Path) -> None:
+    (traces / "empty").mkdir()
+    wrong = ["nothing", "traces/no*", "traces/empty", "traces/db/sda.blktrace.99", "no://x/y"]
+    names, missing = find([*wrong, "traces/web1/a.bin"])
+    assert [Path(t.name).name for t in names] == ["a.bin"]
+    assert [m.name for m in missing] == wrong
+    said = ["no such file", "nothing is called", "no trace in", "no such file", "cannot look up"]
+    for item, text in zip(missing, said, strict=True):
+        assert text in item.why and "\n" not in item.why
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "host"),
+    [
+        (None, "/x/web1/sda", "web1"),
+        (None, "s3://b/web1/sda", "web1"),
+        (None, "sda", None),
+        ("*/traces/{host}/*", "/data/traces/web1/2026/sda", "web1"),
+        ("*/{host}.bin.gz", "s3://b/t/web1.bin.gz", "web1"),
+        ("*/{host}-sd?", "/x/web-1-sda", "web-1"),
+        ("*/traces/{host}/*", "/data/other/web1/sda", None),
+        ("**/t/{host}/**/x", "/a/b/t/h/c/d/x", "h"),
+        ("/a.c/{host}", "/abc/h", None),
+    ],
+)
+def test_host_is_told_by_the_path(pattern: str | None, name: str, host: str | None) -> None:
+    match = host_pattern(pattern).fullmatch(name)
+    assert (match and match["host"]) == host
+
+
+def test_trace_whose_path_tells_no_host_is_missing(traces: Path) -> None:
+    names, missing = find(["traces/web1/a.bin"], "/elsewhere/{host}/*")
+    assert not names
+    assert missing[0].name.endswith("a.bin") and "/elsewhere/" in missing[0].why
+
+
+def test_traces_have_ids_of_their_own(traces: Path) -> None:
+    names, _ = find(["traces/*/*"])
+    (traces / "db" / "µ .bin").write_bytes(b"")
+    odd, _ = find(["traces/db/µ .bin"])
+    ids = {trace.id for trace in [*names, *odd]}
+    assert len(ids) == 5
+    assert all(set(i) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-") for i in ids)
+
+
+# --- what is made of it --------------------------------------------------------------------------
+
+
+def alone(name: str | Path, interval: float | None = 1.0) -> list[Interval]:
+    return list(blkiomon.intervals(name, interval))
+
+
+def test_dataset_has_the_intervals_of_each_trace(traces: Path, client: Any) -> None:
+    summary = summarize(SOURCES, interval=1.0, dataset="ds", scheduler=client)
+    assert not summary.failures
+    files = stored(Path("ds"))
+    by_name = {Path(name).name.rpartition("-")[0]: name for name in files}
+    for stem, source in (("a.bin", "web1/a.bin"), ("b.gz", "web2/b.gz"), ("sda", "db/sda")):
+        name = by_name[stem]
+        assert name.startswith(f"host={Path(source).parent}/day=unknown/")
+        assert files[name] == [i.to_bytes() for i in alone(traces / source)]
+    assert summary.traces == 4
+    assert summary.intervals == sum(map(len, files.values()))
+    assert summary.records == sum(
+        i.counts.records for data in files.values() for i in map(Interval.from_bytes, data)
+    )
+
+
+def test_intervals_stand_in_the_day_in_which_they_begin(traces: Path, client: Any) -> None:
+    summarize("traces/db/late.bin", interval=1.0, dataset="ds", scheduler=client)
+    files = stored(Path("ds"))
+    assert [name.split("/")[1] for name in files] == ["day=2026-11-22", "day=2026-11-23"]
+    starts = [[Interval.from_bytes(d).start_ns // S for d in data] for data in files.values()]
+    assert starts == [[MIDNIGHT - 2, MIDNIGHT - 1], [MIDNIGHT, MIDNIGHT + 1]]
+
+
+def test_rows_are_those_of_parquet_output(traces: Path, client: Any) -> None:
+    summarize(SOURCES, interval=1.0, dataset="ds", scheduler=client)
+    run_command("-I1", "--parquet", "one.parquet", "traces/web1/a.bin")
+    (mine,) = [p for p in parts(Path("ds")) if "web1" in str(p)]
+    rows = pq.read_table(mine)
+    assert rows.schema.names == [
+        *(column.name for column in COLUMNS),
+        *("d2c_low_ns", "d2c_count", "interval"),
+    ]
+    assert rows.drop_columns("interval").equals(pq.read_table("one.parquet"))
+    has_bytes = [data is not None for data in rows["interval"].to_pylist()]
+    assert has_bytes == [device == "all" for device in rows["device"].to_pylist()]
+
+
+def test_dataset_is_read_by_what_reads_datasets(traces: Path, client: Any) -> None:
+    summary = summarize(SOURCES, interval=1.0, dataset="ds", scheduler=client)
+    table = pyarrow.dataset.dataset("ds", partitioning="hive").to_table()
+    assert set(table["host"].to_pylist()) == {"web1", "web2", "db"}
+    assert set(table["day"].to_pylist()) == {"unknown", "2026-11-22", "2026-11-23"}
+    asked = duckdb.query(
+        "select host, sum(requests) from 'ds/host=*/day=*/*.parquet' "
+        "where device = 'all' and op = 'all' group by host"
+    )
+    assert asked is not None
+    assert dict(asked.fetchall()) == {host.name: host.groups[-1].requests for host in summary.hosts}
+
+
+def requests_of(traces: Path, names: Sequence[str]) -> Any:
+    """All requests of some traces, one by one."""
+    return [blkiomon.requests(traces / name) for name in names]
+
+
+def test_summary_has_the_figures_of_all_requests(traces: Path, client: Any) -> None:
+    """Against the requests themselves, which no interval and no merging has touched."""
+    summary = summarize(SOURCES, interval=0.5, scheduler=client)
+    every = requests_of(traces, ["web1/a.bin", "web2/b.gz", "db/sda", "db/late.bin"])
+    assert [host.name for host in summary.hosts] == ["db", "web1", "web2"]
+    for group in summary.fleet:
+        ops = [r if group.op is None else r[r["op"] == layout.OPS.index(group.op)] for r in every]
+        assert group.d2c == Distribution.of(v for r in ops for v in r["d2c_ns"].tolist())
+        assert group.size == Distribution.of(v for r in ops for v in r["bytes"].tolist())
+        assert group.errors == sum(int((r["error"] != 0).sum()) for r in ops)
+        assert group.in_flight is None
+    assert [g.op for g in summary.fleet] == ["read", "write", "discard", "flush", None]
+    db = summary.host("db")
+    assert db.traces == 2
+    assert (db.start_ns, db.end_ns) == (
+        (MIDNIGHT - 2) * S,
+        alone(traces / "db/late.bin")[-1].end_ns,
+    )
+    for group in db.groups:
+        of = [
+            r[
+                ((r["device"] == group.device) | (group.device is None))
+                & (
+                    (r["op"] == (layout.OPS.index(group.op) if group.op else 0))
+                    | (group.op is None)
+                )
+            ]
+            for r in every[2:]
+        ]
+        assert group.d2c == Distribution.of(v for r in of for v in r["d2c_ns"].tolist())
+    for percent in PERCENTILES:
+        reads = Distribution.of(
+            v for r in every for v in r[r["op"] == 0]["d2c_ns"].tolist()
+        ).percentile(percent)
+        assert summary.percentile(percent, op="read") == reads
+    with pytest.raises(KeyError):
+        summary.host("web3")
+
+
+def test_host_of_one_trace_has_the_figures_of_that_trace(traces: Path, client: Any) -> None:
+    summary = summarize("traces/web1/a.bin", interval=1.0, scheduler=client)
+    whole = merge(alone(traces / "web1/a.bin"))
+    (host,) = summary.hosts
+    assert host.counts == whole.counts
+    assert (host.start_ns, host.end_ns) == (None, None)
+    for mine, theirs in zip(host.groups, whole.groups(), strict=True):
+        assert (mine.device, mine.op, mine.d2c) == (theirs.device, theirs.op, theirs.d2c)
+        assert mine.in_flight and theirs.in_flight
+        assert mine.in_flight.max == theirs.in_flight.max
+        assert mine.iops is None
+    assert summary.percentile(99, host="web1") == whole.percentile(99)
+    assert summary.percentile(99, host="web1", op="write") == whole.percentile(99, op="write")
+
+
+def test_text_has_a_line_for_every_group(traces: Path, client: Any) -> None:
+    summary = summarize(SOURCES, scheduler=client)
+    lines = "".join(summary.text()).splitlines()
+    assert lines[0].startswith("3 hosts, 4 traces, ") and lines[0].endswith(" records")
+    rows = [line.split() for line in lines[3:-2]]
+    groups = [("fleet", g) for g in summary.fleet]
+    groups += [(host.name, g) for host in summary.hosts for g in host.groups]
+    for row, (host, group) in zip(rows, groups, strict=True):
+        assert row[:5] == [
+            host,
+            "all" if group.device is None else device_text(group.device),
+            group.op or "all",
+            str(group.requests),
+            str(group.errors),
+        ]
+        assert row[7] == f"{(group.d2c.percentile(50) or 0) / 1e3:.1f}"
+
+
+def test_summary_is_the_same_in_whatever_order_traces_come(traces: Path, client: Any) -> None:
+    one = summarize(["traces/*/*"], interval=1.0, scheduler=client).to_dict()
+    two = summarize(
+        ["traces/web2/*", "traces/db", "traces/web1/*", "traces/db/late.bin"],
+        interval=1.0,
+        scheduler=client,
+    ).to_dict()
+    assert json.dumps(one) == json.dumps(two)
+
+
+def test_hosts_may_be_called_anything(tmp_path: Path, client: Any) -> None:
+    folder = tmp_path / "a=b µ%"
+    folder.mkdir()
+    (folder / "x.bin").write_bytes(over_midnight())
+    dataset = tmp_path / "ds"
+    summary = summarize(f"{folder}/x.bin", dataset=str(dataset), scheduler=client)
+    assert [host.name for host in summary.hosts] == ["a=b µ%"]
+    table = pyarrow.dataset.dataset(dataset, partitioning="hive").to_table()
+    assert set(table["host"].to_pylist()) == {"a=b µ%"}
+
+
+# --- what goes wrong -----------------------------------------------------------------------------
+
+
+def test_bad_traces_are_named_and_the_others_go_on(traces: Path, client: Any) -> None:
+    good = summarize(SOURCES, scheduler=client)
+    whole = MULTI
+    (traces / "db" / "cut.bin").write_bytes(whole[: 48 * 1000 + 7])
+    (traces / "db" / "none.bin").write_bytes(b"this is no trace at all, and long enough to tell")
+    (traces / "web1" / "cut.gz").write_bytes(gzip.compress(whole)[:-100])
+    (traces / "web1" / "gone.bin").symlink_to("nowhere")
+    summary = summarize([*SOURCES, "traces/web9/x.bin"], scheduler=client)
+    assert {Path(f.trace).name for f in summary.failures} == {
+        *("cut.bin", "none.bin", "cut.gz", "gone.bin", "x.bin")
+    }
+    got = {Path(f.trace).name: f for f in summary.failures}
+    assert got["cut.bin"].records == 1000 and got["cut.bin"].intervals == 1
+    assert "byte offset 48000" in got["cut.bin"].error
+    assert got["none.bin"].records == 0
+    assert "damaged gzip" in got["cut.gz"].error or "end of the file" in got["cut.gz"].error
+    assert got["cut.gz"].records > 10_000
+    assert summary.records > good.records + 11_000
+    assert summary.host("web2").groups[-1].d2c == good.host("web2").groups[-1].d2c
+
+
+def test_resync_goes_on_and_counts(traces: Path, client: Any) -> None:
+    data = MULTI
+    (traces / "web1" / "a.bin").write_bytes(data[:4800] + b"garbage" + data[4800:])
+    strict = summarize("traces/web1/a.bin", scheduler=client)
+    lenient = summarize("traces/web1/a.bin", resync=True, scheduler=client)
+    assert strict.failures and not lenient.failures
+    assert lenient.hosts[0].counts.skipped_bytes == 7
+    assert lenient.records > strict.records == 100
+
+
+def test_missing_cpu_is_a_note(traces: Path, client: Any) -> None:
+    (traces / "db" / "sda.blktrace.0").unlink()
+    summary = summarize("traces/db/sda", scheduler=client)
+    assert not summary.failures
+    (note,) = summary.notes
+    assert "sda.blktrace.0 is missing" in note
+
+
+def test_no_trace_at_all_is_an_empty_summary(client: Any) -> None:
+    summary = summarize("/nowhere/at/all", scheduler=client)
+    assert (summary.hosts, summary.fleet, len(summary.failures)) == ((), (), 1)
+    assert "0 hosts" in "".join(summary.text())
+    assert summary.percentile(99) is None
+
+
+def test_dataset_that_cannot_be_written_fails_by_trace(traces: Path, client: Any) -> None:
+    Path("ds").write_bytes(b"a file")
+    summary = summarize(SOURCES, dataset="ds", scheduler=client)
+    assert len(summary.failures) == 4
+    assert {f.error for f in summary.failures} == {"Not a directory"}
+
+
+def test_option_out_of_range_is_told_at_once(traces: Path, client: Any) -> None:
+    with pytest.raises(ValueError, match="interval_s"):
+        summarize(SOURCES, interval=-1, scheduler=client)
+    with pytest.raises(ValueError, match="pattern of a host"):
+        summarize(SOURCES, host="*/x", scheduler=client)
+
+
+# --- going on after an interruption --------------------------------------------------------------
+
+
+def archived(client: Any, *sources: str, **options: Any) -> Summary:
+    return summarize(
+        sources or SOURCES, **{"interval": 1.0, "dataset": "ds", "scheduler": client} | options
+    )
+
+
+def same(one: Summary, two: Summary) -> bool:
+    return one.to_dict() | {"resumed": 0} == two.to_dict() | {"resumed": 0}
+
+
+def times(dataset: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in parts(dataset)}
+
+
+def test_second_run_reads_nothing_again(traces: Path, client: Any) -> None:
+    first = archived(client)
+    before = times(Path("ds"))
+    (traces / "web1" / "a.bin").chmod(0)  # whoever read it would fail, or at least root would not
+    second = archived(client)
+    assert (first.resumed, second.resumed) == (0, 4)
+    assert same(first, second)
+    assert times(Path("ds")) == before
+
+
+def test_only_what_is_missing_is_done_again(traces: Path, client: Any) -> None:
+    first = archived(client)
+    content = stored(Path("ds"))
+    lost = [p for p in parts(Path("ds")) if "2026-11-22" in str(p) or "web2" in str(p)]
+    for path in lost:
+        path.unlink()
+    second = archived(client)
+    assert second.resumed == 2
+    assert same(first, second)
+    assert stored(Path("ds")) == content
+
+
+def test_part_of_the_traces_then_all_is_the_same_as_all(traces: Path, client: Any) -> None:
+    archived(client, "traces/web1/*", "traces/db/late.bin")
+    second = archived(client)
+    assert second.resumed == 2
+    assert same(second, archived(client, dataset="other"))
+    assert stored(Path("ds")) == stored(Path("other"))
+
+
+def test_changed_trace_is_done_again_and_leaves_nothing_behind(traces: Path, client: Any) -> None:
+    archived(client)
+    path = traces / "db" / "late.bin"
+    path.write_bytes(over_midnight(seconds=1))
+    summary = archived(client)
+    assert summary.resumed == 3
+    assert [p.parent.name for p in parts(Path("ds")) if "late" in p.name] == ["day=2026-11-22"]
+    assert same(summary, archived(client, dataset="other"))
+    os.utime(path, ns=(0, 0))
+    assert archived(client).resumed == 3
+
+
+@pytest.mark.parametrize("options", [{"interval": 2.0}, {"resync": True}, {"host": "*/{host}"}])
+def test_other_options_begin_anew(traces: Path, client: Any, options: dict[str, Any]) -> None:
+    archived(client)
+    summary = archived(client, **options)
+    assert summary.resumed == 0
+    assert stored(Path("ds")).keys() == stored_by(client, options).keys()
+
+
+def stored_by(client: Any, options: dict[str, Any]) -> dict[str, list[bytes]]:
+    archived(client, dataset="other", **options)
+    return stored(Path("other"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"source":', None])
+def test_damaged_manifest_means_done_again(traces: Path, client: Any, damage: bytes | None) -> None:
+    first = archived(client)
+    path = next(Path("ds/_manifest").glob("a.bin*"))
+    if damage is None:
+        entry = json.loads(path.read_bytes())
+        damage = json.dumps(entry | {"whole": entry["whole"][:-8]}).encode()
+    path.write_bytes(damage)
+    second = archived(client)
+    assert second.resumed == 3
+    assert same(first, second)
+
+
+def test_damaged_trace_is_not_read_again_but_told_again(traces: Path, client: Any) -> None:
+    data = MULTI
+    (traces / "web1" / "a.bin").write_bytes(data[:4807])
+    (traces / "web2" / "b.gz").write_bytes(gzip.compress(data)[:-100])  # perhaps still on its way
+    first = archived(client)
+    second = archived(client)
+    assert len(first.failures) == 2
+    assert same(first, second)
+    assert second.resumed == 3
+
+
+def test_file_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "ds"))
+    with pytest.raises(RuntimeError), store.writing("a/b.parquet") as file:
+        file.write(b"half")
+        assert not (tmp_path / "ds/a/b.parquet").exists()
+        raise RuntimeError
+    assert list((tmp_path / "ds/a").iterdir()) == []
+    with store.writing("a/b.parquet") as file:
+        file.write(b"whole")
+    assert [p.name for p in (tmp_path / "ds/a").iterdir()] == ["b.parquet"]
+
+
+# --- elsewhere -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    fs = fsspec.filesystem("memory")
+    fs.store.clear()
+    yield fs
+    fs.store.clear()
+
+
+def test_traces_and_dataset_may_be_in_an_object_store(
+    traces: Path, client: Any, memory: Any
+) -> None:
+    for path in traces.rglob("*.*"):
+        memory.pipe_file(f"/traces/{path.relative_to(traces)}", path.read_bytes())
+    urls = ["memory://traces/*/*"]
+    local = archived(client)
+    remote = archived(client, *urls, dataset="memory://ds")
+    assert same(local, remote)
+    again = archived(client, *urls, dataset="memory://ds")
+    assert again.resumed == 4
+    (name,) = (n for n in memory.find("/ds") if "sda" in n and n.endswith(".parquet"))
+    assert name.startswith("/ds/host=db/day=unknown/")
+    data = pq.read_table(io.BytesIO(memory.cat_file(name)))["interval"].to_pylist()
+    (mine,) = (d for n, d in stored(Path("ds")).items() if "sda" in n)
+    assert [d for d in data if d is not None] == mine
+    assert not [name for name in memory.find("/ds") if ".part" in name]
+
+
+class Whole(http.server.SimpleHTTPRequestHandler):
+    """Hands out whole files only, as Python's own server does."""
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+class Ranges(Whole):
+    """Hands out parts as well, as web servers do."""
+
+    def end_headers(self) -> None:
+        self.send_header("Accept-Ranges", "bytes")
+        super().end_headers()
+
+    def do_GET(self) -> None:
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if not asked:
+            return super().do_GET()
+        data = Path(self.translate_path(self.path)).read_bytes()
+        first, last = int(asked[1]), min(int(asked[2]), len(data) - 1)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.end_headers()
+        self.wfile.write(data[first : last + 1])
+
+
+@pytest.fixture(params=[Whole, Ranges])
+def server(traces: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    handler = functools.partial(request.param, directory=str(traces))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_address[1]}"
+        httpd.shutdown()
+        thread.join()
+
+
+def test_traces_may_come_from_a_web_server(
+    traces: Path, client: Any, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blkiomon.archive.traces.READ_AHEAD_BYTES", 1 << 16)
+    local = archived(client)
+    urls = [f"{server}/web1/a.bin", f"{server}/web2/*.gz", f"{server}/db/sda", f"{server}/db/l*"]
+    remote = archived(client, *urls, dataset="remote")
+    assert same(local, remote)
+    assert archived(client, *urls, dataset="remote").resumed == 4
+    os.utime(traces / "web1" / "a.bin", (1, 1))
+    assert archived(client, *urls, dataset="remote").resumed == 3
+    missing = archived(client, f"{server}/web1/none.bin", dataset="remote")
+    assert [f.trace for f in missing.failures] == [f"{server}/web1/none.bin"]
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_help_is_printed(capfd: Capture) -> None:
+    assert main(["--help"]) == 0
+    assert capfd.readouterr().out == HELP
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["x"], "dataset's name is missing"),
+        (["-o", "", "x"], "dataset's name is missing"),
+        (["-o", "ds"], "which traces"),
+        (["-o", "ds", "-I", "0", "x"], "--interval takes"),
+        (["-o", "ds", "--max-pending", "x", "x"], "--max-pending takes"),
+        (["-o", "ds", "--host", "*/x", "x"], "--host: the pattern"),
+        (["-o", "ds", "--nonsense", "x"], "nonsense"),
+    ],
+)
+def test_misuse_is_one_line_and_the_usage(arguments: list[str], why: str, capfd: Capture) -> None:
+    assert main(arguments) == 1
+    out, err = capfd.readouterr()
+    message, usage, _ = err.partition("\nUsage: blkiomon archive ")
+    assert out == "" and usage and why in message and "\n" not in message
+
+
+@pytest.mark.parametrize("module", ["dask", "distributed", "fsspec", "pyarrow"])
+def test_missing_extra_is_one_line(module: str) -> None:
+    code = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "from blkiomon.cli import main; sys.exit(main(['archive', '-o', 'ds', 'x']))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"blkiomon: archive needs {module}: pip install 'blkiomon[dask]'\n"
+
+
+def test_scheduler_that_is_not_there_is_one_line(
+    traces: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blkiomon.archive.run.CONNECT_S", 0.2)
+    for address in ("tcp://127.0.0.1:1", "nonsense://x"):
+        assert main(["-o", "ds", "--scheduler", address, *SOURCES]) == 1
+        out, err = capfd.readouterr()
+        assert out == "" and err.startswith(f"blkiomon: no Dask scheduler at {address}: ")
+        assert err.count("\n") == 1

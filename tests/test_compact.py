@@ -1,0 +1,277 @@
+"""An interval as a value: bytes that stay what they are, and merging that knows no order."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import zlib
+from functools import reduce
+from pathlib import Path
+
+import goldenfiles
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from intervals import DM3, HUNG, SDB, Io, Request, example, interval, interval_of
+
+from blkiomon import IntervalError, layout, summarize
+from blkiomon.compact import CRC_BYTES, MAGIC, VERSION
+from blkiomon.cut import Cut
+from blkiomon.interval import Counts, Interval, merge
+
+S = 10**9
+GOLDEN = goldenfiles.DIRECTORY / "interval-1.bkiv"
+TRACES = Path(__file__).parent / "data"
+
+IOS = st.builds(
+    Io,
+    device=st.sampled_from([SDB, DM3, HUNG, 2**32 - 1]),
+    op=st.sampled_from(layout.OPS),
+    size=st.integers(0, (1 << 32) - 1),
+    issue_ns=st.integers(-S, 4 * S),
+    d2c_ns=st.integers(0, 3 * S) | st.integers(0, 1 << 62) | st.none(),
+    error=st.booleans(),
+    q2d_ns=st.integers(0, S) | st.none(),
+    pid=st.integers(1, 3) | st.none(),
+    direction=st.sampled_from([None, 0, 1, 2]),
+)
+COUNTS = st.builds(
+    Counts, **{name: st.integers(0, 1 << 70) for name in ("records", "lost", "gaps", "orphans")}
+)
+
+
+@st.composite
+def intervals(draw: st.DrawFn) -> Interval:
+    """One of any stretch of time: it may lie within others, and end together with them."""
+    start_ns = draw(st.integers(0, 3)) * S
+    end_ns = start_ns + draw(st.integers(0, 2)) * S
+    named = draw(st.dictionaries(st.integers(1, 3), st.sampled_from(["dd", "fio", "\udcff", ""])))
+    item = interval_of(draw(st.lists(IOS, max_size=6)), start_ns, end_ns, named)
+    return Interval(
+        time_s=item.time_s,
+        devices=item.devices,
+        cut=item.cut,
+        counts=draw(COUNTS),
+        start_ns=start_ns,
+        end_ns=end_ns,
+        process_names=item.process_names,
+    )
+
+
+def assert_same(one: Interval, two: Interval) -> None:
+    """All that is kept: everything but the order of devices."""
+    assert one.groups() == two.groups()
+    assert sorted(one.device_stats(), key=lambda s: s.device) == sorted(
+        two.device_stats(), key=lambda s: s.device
+    )
+    for name in ("time_s", "counts", "start_ns", "end_ns", "clock", "is_anchored"):
+        assert getattr(one, name) == getattr(two, name), name
+    assert sorted(one.cut.processes.tolist()) == sorted(two.cut.processes.tolist())
+    assert one.process_names == two.process_names
+    assert one.named_ns == two.named_ns
+    assert sorted(one.devices) == sorted(two.devices)
+
+
+@given(intervals())
+@settings(max_examples=100, deadline=None)
+def test_interval_comes_back_from_its_bytes(item: Interval) -> None:
+    back = Interval.from_bytes(item.to_bytes())
+    assert_same(back, item)
+    assert back.to_bytes() == item.to_bytes()
+    assert back.percentile(75) == item.percentile(75)
+
+
+@given(st.lists(intervals(), min_size=2, max_size=5), st.randoms(use_true_random=False))
+@settings(max_examples=150, deadline=None)
+def test_merging_is_exact_in_any_order_and_grouping(
+    items: list[Interval], chance: random.Random
+) -> None:
+    """However often parts are written and read in between."""
+    whole = merge(items).to_bytes()
+    parts = list(items)
+    while len(parts) > 1:
+        chance.shuffle(parts)
+        one, two, *rest = parts
+        merged = one.merge(two)
+        parts = [*rest, Interval.from_bytes(merged.to_bytes()) if chance.random() < 0.5 else merged]
+    assert parts[0].to_bytes() == whole
+    assert sum(i.total.requests for i in items) == parts[0].total.requests
+    assert sum((i.counts for i in items), Counts()) == parts[0].counts
+
+
+def test_merged_figures_are_those_of_all_requests() -> None:
+    """Against one interval over all of it, which no merging has touched."""
+    ios = [io for io in example() if io.d2c_ns is not None]
+    parts = [interval_of(ios, k * S, (k + 1) * S) for k in range(4)]
+    whole = interval_of(ios, 0, 4 * S).to_bytes()
+    for order in itertools.permutations(parts):
+        assert reduce(Interval.merge, order).to_bytes() == whole
+
+
+def test_name_of_a_process_is_the_latest_however_it_was_merged() -> None:
+    def named(start_s: int, name: str) -> Interval:
+        io = Io(SDB, "read", 512, start_s * S, 5, pid=7)
+        return interval_of([io], start_s * S, (start_s + 1) * S, {7: name})
+
+    early, middle, late = named(0, "a"), named(1, "b"), interval_of([], 2 * S, 3 * S)
+    merged = [late.merge(early).merge(middle), late.merge(middle).merge(early), middle.merge(late)]
+    assert [item.process_names for item in merged] == [{7: "b"}] * 3
+
+
+def test_wide_numbers_are_kept() -> None:
+    items = [
+        Interval(
+            time_s=-5,
+            devices=np.empty(0, "u4"),
+            counts=Counts(records=2**100),
+            start_ns=-(2**64),
+            end_ns=2**65,
+            clock="trace",
+            is_anchored=False,
+        ),
+        interval([Request(1, 0, 1, 2**63 + op, op=op) for op in range(4)]),
+        interval_of([Io(SDB, "read", 2**32 - 1, 0, 2**62, q2d_ns=2**62)], 0, 2**63),
+    ]
+    for item in items:
+        assert_same(Interval.from_bytes(item.to_bytes()), item)
+    with pytest.raises(ValueError, match="does not hold"):
+        Interval(time_s=0, devices=np.empty(0, "u4"), counts=Counts(lost=2**128)).to_bytes()
+
+
+def test_rows_in_another_order_or_taken_apart_are_the_same_bytes() -> None:
+    item = interval_of(example(), 0, 3 * S)
+    order = np.random.default_rng(3).permutation(len(item.rows))
+    place = np.argsort(order).astype("u4")
+    d2c, size = item.cut.d2c_bins.copy(), item.cut.size_bins.copy()
+    for bins in (d2c, size):
+        bins["row"] = place[bins["row"]]
+    cut = Cut(
+        rows=item.rows[order],
+        d2c_bins=d2c[::-1],
+        size_bins=size[::-1],
+        loads=item.cut.loads[::-1],
+        queue_rows=item.cut.queue_rows,
+        q2d_bins=item.cut.q2d_bins,
+        q2c_bins=item.cut.q2c_bins,
+        processes=item.cut.processes[::-1],
+    )
+    other = Interval(
+        time_s=item.time_s,
+        devices=item.devices[::-1],
+        cut=cut,
+        counts=item.counts,
+        start_ns=item.start_ns,
+        end_ns=item.end_ns,
+    )
+    assert other.to_bytes() == item.to_bytes()
+
+
+# --- bytes that stay what they are ---------------------------------------------------------------
+
+
+def stored_interval() -> Interval:
+    """A real trace, and what that has not: processes, wide sums, and times before 1970."""
+    ios = [
+        Io(SDB, "read", 4096, -S, S // 2, pid=3),
+        Io(DM3, "write", 2**32 - 1, -S, 2**61, True, 7, 4, 2),
+        Io(DM3, "zone", 0, -S, S // 2, pid=3),
+    ]
+    early = Io(SDB, "read", 512, -S, 5, pid=5)
+    names = {3: "dd", 4: "µ"}
+    whole = summarize(TRACES / "loop-ext4-all.bin")
+    return whole.merge(
+        interval_of(ios, -S, 2**62, names, clock="trace", is_anchored=False),
+        interval_of([early], -S, 0, {5: "cp"}, clock="trace", is_anchored=False),
+    )
+
+
+def test_version_1_is_still_what_it_was() -> None:
+    """If this fails, what is in people's archives cannot be read any more: make a new version."""
+    stored = GOLDEN.read_bytes()
+    assert stored[:5] == b"bkiv\x01"
+    back = Interval.from_bytes(stored)
+    assert back.to_bytes() == stored
+    item = stored_interval()
+    assert item.named_ns == {5: 0}
+    assert_same(back, item)
+    assert item.to_bytes() == stored
+
+
+def test_interval_of_a_second_takes_a_few_kilobytes() -> None:
+    items = [interval_of(example(), k * S, (k + 1) * S) for k in range(3)]
+    for item in items:
+        n_bins = sum(len(bins) for bins in (item.cut.d2c_bins, item.cut.size_bins))
+        n_bins += len(item.cut.q2d_bins) + len(item.cut.q2c_bins)
+        assert len(item.to_bytes()) < 400 * len(item.rows) + 3 * n_bins + 200
+
+
+# --- bytes that are none -------------------------------------------------------------------------
+
+SMALL = interval_of([Io(SDB, "read", 4096, 0, 1000, q2d_ns=5, pid=3)], 0, S, {3: "dd"}).to_bytes()
+
+
+def sealed(body: bytes) -> bytes:
+    """With the checksum that belongs to it."""
+    return body + zlib.crc32(body).to_bytes(CRC_BYTES, "little")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "cut short"),
+        (MAGIC, "cut short"),
+        (b"PAR1 and more", "begins with"),
+        (SMALL[:-1], "damaged or cut short"),
+        (SMALL + b"\0", "damaged or cut short"),
+        (sealed(SMALL[:4] + bytes([VERSION + 1]) + SMALL[5:-4]), "version 2"),
+        (sealed(SMALL[:-4] + b"\0"), "1 numbers behind its end"),
+        (sealed(SMALL[:-5]), "ends"),
+        (sealed(SMALL[:-4] + b"\x80"), "inside a number"),
+        (sealed(SMALL[:5] + b"\xff" * 9 + b"\x7f" + SMALL[5:-4]), "64 bits"),
+        (sealed(SMALL[:5]), "too early"),
+    ],
+)
+def test_what_is_no_interval_is_refused_with_its_reason(data: bytes, why: str) -> None:
+    with pytest.raises(IntervalError, match=why):
+        Interval.from_bytes(data)
+
+
+@given(st.binary(max_size=100))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_refused(data: bytes) -> None:
+    for one in (data, MAGIC + data, sealed(MAGIC + bytes([VERSION]) + data)):
+        with pytest.raises(IntervalError):
+            Interval.from_bytes(one)
+
+
+@given(st.integers(0, len(SMALL) - 1), st.integers(1, 255))
+@settings(max_examples=200, deadline=None)
+def test_any_damaged_byte_is_noticed(at: int, by: int) -> None:
+    damaged = bytearray(SMALL)
+    damaged[at] ^= by
+    with pytest.raises(IntervalError):
+        Interval.from_bytes(bytes(damaged))
+
+
+@given(st.data())
+@settings(max_examples=400, deadline=None)
+def test_damage_with_a_true_checksum_is_refused_or_an_interval(data: st.DataObject) -> None:
+    """Never another error, and never memory for what is not there."""
+    body = bytearray(SMALL[5:-4])
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(body) - 1))
+        body[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=9))
+        if not body:
+            break
+    try:
+        item = Interval.from_bytes(sealed(SMALL[:5] + bytes(body)))
+    except IntervalError:
+        return
+    Interval.from_bytes(item.to_bytes())
+
+
+if __name__ == "__main__":  # makes the stored bytes: only ever for a new version
+    assert not GOLDEN.exists() or os.environ.get("OVERWRITE")
+    GOLDEN.write_bytes(stored_interval().to_bytes())
