@@ -19,8 +19,9 @@ BASE := .stamp-base-$(subst /,_,$(PYTHON))
 # Whatever goes into the wheel, and nothing that an editor or a tool leaves.
 SOURCES := $(sort $(shell find src -type f ! -path '*/__pycache__/*' \
 	! -path '*.egg-info/*' ! -name '.*' ! -name '*~' ! -name '*.py[co]'))
+SHARED  := $(sort $(shell find share -type f 2>/dev/null))
 META    := pyproject.toml setup.py MANIFEST.in README.md LICENSE
-INPUTS  := $(SOURCES) $(wildcard $(META))
+INPUTS  := $(SOURCES) $(SHARED) $(wildcard $(META))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
@@ -36,7 +37,7 @@ unexport BLKIOMON_DEBUG BLKIOMON_SANITIZE
 .NOTPARALLEL:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check debug bench guard clean FORCE
+.PHONY: help demo test lint check debug coverage bench guard manual dist dropin clean FORCE
 
 say = @echo '==> $(1)' >&2
 
@@ -66,6 +67,9 @@ lint: $(RELEASE)/.stamp-tools ## ruff, mypy and cython-lint
 debug: $(DEBUG)/.stamp-tools ## the tests on a build with all checks on
 	$(call say,pytest on the debug build)
 	@$(DEBUG)/bin/pytest $(ARGS)
+
+manual: $(RELEASE)/.stamp-wheel ## write man page and completions anew, from --help
+	@$(RELEASE)/bin/python -m tools
 
 # All of them take minutes; ARGS="pipe growth" runs two, ARGS=--help lists them.
 bench: $(RELEASE)/.stamp-tools ## run the benchmarks; what the packaged program takes stands beside

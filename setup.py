@@ -113,7 +113,11 @@ def extension(name: str) -> Extension:
     )
 
 
+# Where man(1) and the shells look below a prefix.
+SHARED = sorted(str(path) for path in Path("share").rglob("*") if path.is_file())
+
 setup(
+    data_files=[(str(Path(name).parent), [name]) for name in SHARED],
     ext_modules=[extension("_core"), extension("_merge"), extension("_sysv")],
     cmdclass={"build_ext": BuildExt},
     options={

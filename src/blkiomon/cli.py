@@ -133,6 +133,7 @@ as blktrace's do, and only then --from and --to take such as 2026-11-23T14:00:00
 A live trace never waits for an output: what a full queue or a slow disk could not take is counted
 and reported. Files wait. The last, partial interval is printed at the end, also after SIGINT or
 SIGTERM.
+
 Exit status: 0; 1 after a usage error, a bad trace or an output that failed.
 """
 
@@ -188,7 +189,8 @@ def usage() -> str:
             names = f"-{short}, --{long}" if short else f"    --{long}"
             if argument:
                 names += f"={argument}"
-            lines.append(f"  {names:<32}{text}\n")
+            below = f"\n{'':34}" if len(names) > 31 else ""  # too wide for the column
+            lines.append(f"  {names:<32}{below}{text}\n")
     return "".join(lines) + _TAIL
 
 
