@@ -96,8 +96,9 @@ def _bash(commands: list[Command]) -> Iterator[str]:
         yield "        ;;"
     yield _BASH_TAIL
     yield "    if ((COMP_CWORD == 1)); then"
-    names = " ".join(command.name for command in others)
-    yield f'        mapfile -t -O ${{#COMPREPLY[@]}} COMPREPLY < <(compgen -W {_single(names)} -- "$cur")'
+    first = _single(" ".join(command.name for command in others))
+    yield "        mapfile -t -O ${#COMPREPLY[@]} COMPREPLY \\"
+    yield f'            < <(compgen -W {first} -- "$cur")'
     yield "    fi"
     yield "}"
     yield ""

@@ -52,7 +52,7 @@ def _lines(commands: list[Command]) -> Iterator[str]:
         yield from _examples(command.examples)
     for title, text in headed.items():
         yield f".SH {_quoted(title.upper())}"
-        yield from _paragraphs([text[0].upper() + text[1:]])
+        yield from _paragraphs([text])
     yield ".SH EXAMPLES"
     yield from _examples(monitor.examples)
     yield from _sections(SECTIONS.read_text())
