@@ -1,4 +1,4 @@
-"""The man page and the completions: of every option, of nothing else, and in order for their readers."""
+"""The man page and the completions: they have every option and no other, and they work."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_they_are_installed_where_they_are_looked_for(path: Path) -> None:
 
 
 def rendered() -> str:
-    command = [require("mandoc"), "-Tutf8", "-Owidth=100", PAGE]
+    command = [require("mandoc"), "-Tutf8", "-Owidth=100", str(PAGE)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return re.sub(".\b", "", text)  # bold and underlined
 
@@ -133,8 +133,9 @@ def test_page_has_every_word_of_help() -> None:
 
 def test_page_has_the_sections_of_a_manual() -> None:
     headings = re.findall(r"^[A-Z][A-Z ]+$", rendered(), re.MULTILINE)
-    wanted = "NAME SYNOPSIS DESCRIPTION OPTIONS COMMANDS OUTPUT SIGNALS FILES BUGS EXAMPLES".split()
-    assert {*wanted, "EXIT STATUS", "SEE ALSO", "DIFFERENCES FROM THE ORIGINAL"} <= {*headings}
+    assert headings[:5] == ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS"]
+    assert {"OUTPUT", "SIGNALS", "EXIT STATUS", "FILES", "EXAMPLES", "BUGS"} <= {*headings}
+    assert headings[-1] == "SEE ALSO"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def page(commands: list[Command]) -> str:
 
 def _lines(commands: list[Command]) -> Iterator[str]:
     monitor, *others = commands
-    headed = dict(match.groups() for note in monitor.notes if (match := _HEADED.fullmatch(note)))
+    headed = [match for note in monitor.notes if (match := _HEADED.fullmatch(note))]
     yield r".\" Made by `make manual` from --help and tools/manual.txt."
     yield f'.TH BLKIOMON 8 {DATE} "blkiomon {__version__}" "System Administration"'
     yield ".SH NAME"
@@ -50,9 +50,9 @@ def _lines(commands: list[Command]) -> Iterator[str]:
         yield from _options(command.options)
         yield from _paragraphs(command.notes)
         yield from _examples(command.examples)
-    for title, text in headed.items():
-        yield f".SH {_quoted(title.upper())}"
-        yield from _paragraphs([text])
+    for match in headed:
+        yield f".SH {_quoted(match[1].upper())}"
+        yield from _paragraphs([match[2]])
     yield ".SH EXAMPLES"
     yield from _examples(monitor.examples)
     yield from _sections(SECTIONS.read_text())
