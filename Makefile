@@ -39,7 +39,7 @@ unexport BLKIOMON_COVERAGE BLKIOMON_DEBUG BLKIOMON_SANITIZE
 .NOTPARALLEL:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check debug coverage bench guard manual dist dropin clean FORCE
+.PHONY: help demo test lint check debug coverage profile bench guard manual dist dropin everywhere clean FORCE
 
 , := ,
 say = @echo '==> $(1)' >&2
@@ -84,10 +84,17 @@ coverage: $(COVER)/.stamp-tools ## how much of Python and Cython the tests reach
 	@$(COVER)/bin/coverage run -m pytest $(ARGS)
 	$(call say,statements of Python)
 	@$(COVER)/bin/coverage combine --quiet
-	@$(COVER)/bin/coverage report --show-missing --fail-under 95
-	$(call say,lines of Cython)
-	@$(COVER)/bin/gcovr --root . --filter src/ --object-directory build/release-coverage \
-		--print-summary --fail-under-line 95
+	@$(COVER)/bin/coverage report --show-missing --fail-under 95; status=$$?; \
+		echo '==> lines of Cython' >&2; \
+		$(COVER)/bin/python -m tools.gcov build/release-coverage 95 && exit $$status
+
+# Counts only below Engine.feed, so that start-up, which is far more, is left out.
+profile: $(RELEASE)/.stamp-wheel ## where the instructions of the engine go (valgrind)
+	@command -v valgrind >/dev/null || { echo 'valgrind is missing: apt-get install valgrind'; exit 1; }
+	@valgrind -q --tool=callgrind --toggle-collect='__pyx_pw_*_6Engine_*feed' \
+		--callgrind-out-file=build/callgrind.out \
+		$(RELEASE)/bin/python -m blkiomon -I 1 -b /dev/null $(TRACE)
+	@callgrind_annotate build/callgrind.out | sed -n '/PROGRAM TOTALS/,$$p' | head -n 30
 
 manual: $(RELEASE)/.stamp-wheel ## write man page and completions anew, from --help
 	@$(RELEASE)/bin/python -m tools
@@ -126,6 +133,21 @@ dropin: dist $(RELEASE)/.stamp-tools ## what `make dist` made takes the place of
 	$(call say,pytest with blkiomon from PATH)
 	@cd tests && PATH="$(DROPIN)/bin:$$PATH" BLKIOMON=blkiomon $(CURDIR)/$(RELEASE)/bin/pytest \
 		$(or $(ARGS),test_identity.py test_run.py test_cli.py test_msgqueue.py)
+
+# The tests that need nothing but pytest and hypothesis.
+PYTHONS  ?= python3.11 python3.12 python3.13 python3.14 python3.14t
+PORTABLE := test_cli.py test_decode.py test_engine.py test_interval.py test_limits.py test_losses.py \
+	test_reference.py test_run.py
+
+everywhere: dist ## test the wheel of `make dist` on every CPython that is there (PYTHONS="...")
+	@set -e; for python in $(PYTHONS); do \
+		"$$python" -c '' 2>/dev/null || { echo "==> $$python: not here" >&2; continue; }; \
+		echo "==> $$python" >&2; \
+		rm -rf build/everywhere; \
+		"$$python" -m venv build/everywhere; \
+		build/everywhere/bin/pip install --quiet --only-binary :all: dist/*.whl hypothesis pytest; \
+		(cd tests; ../build/everywhere/bin/pytest $(or $(ARGS),-q $(PORTABLE))); \
+	done
 
 guard: $(RELEASE)/.stamp-tools ## hold the instructions a record against their baseline (valgrind)
 	@command -v valgrind >/dev/null || { echo 'valgrind is missing: apt-get install valgrind'; exit 1; }

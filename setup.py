@@ -7,7 +7,7 @@ BLKIOMON_DEBUG=1
     assert() in C, and Cython's annotated HTML beside the C files.  Not an abi3
     build, since line tracing needs more than the limited API.
 BLKIOMON_COVERAGE=1
-    The release build without optimisation, which counts for gcov how often each
+    The release build, hardly optimised, which counts for gcov how often each
     line of Cython ran, with the GIL or without, whatever file it is included from.
 BLKIOMON_SANITIZE=address,undefined
     Compile and link with -fsanitize=...  The interpreter is not, so run it
@@ -63,7 +63,7 @@ if DEBUG:
     COMPILE_ARGS = ["-Og", "-g", "-UNDEBUG"]
 if COVERAGE:
     # Threads count at once, and a process that is traced may end while another begins.
-    COMPILE_ARGS = ["-O0", "-g", "--coverage", "-fprofile-update=atomic"]
+    COMPILE_ARGS = ["-Og", "-g", "--coverage", "-fprofile-update=atomic"]
     LINK_ARGS = ["--coverage"]
 if SANITIZE:
     COMPILE_ARGS += [

@@ -33,7 +33,8 @@ def require(program: str) -> str:
     """The path of a program; skips the test without it, fails under CI, where it must be there."""
     path = shutil.which(program)
     if path is None:
-        reason = f"{program} is not installed (apt-get install {program})"
+        package = "man-db" if program == "man" else program
+        reason = f"{program} is not installed (apt-get install {package})"
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail(reason)
         pytest.skip(reason)
