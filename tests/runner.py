@@ -27,7 +27,8 @@ from blkiomon.config import Config
 from blkiomon.outputs import open_outputs
 from blkiomon.run import Line
 
-COMMAND = (sys.executable, "-m", "blkiomon")
+COMMAND = tuple(os.environ.get("BLKIOMON", f"{sys.executable} -m blkiomon").split())
+"""`make dropin` has another installation stand for it."""
 BOUND_COMMAND = (
     *(("setpriv", "--bounding-set", "-dac_override,-dac_read_search") * (os.geteuid() == 0)),
     *COMMAND,

@@ -20,9 +20,10 @@ import pytest
 import runner
 from test_sources import write_set
 
-from blkiomon import summarize
+from blkiomon import cli, summarize
 
 DOCS = Path(__file__).parent.parent / "docs"
+CONTRIBUTING = DOCS.parent / "CONTRIBUTING.md"
 FILES = sorted(DOCS.glob("*.md"))
 LANGUAGES = {"python", "text", "console"}
 
@@ -112,7 +113,7 @@ def anchors_of(path: Path) -> set[str]:
 
 
 def test_links_lead_somewhere() -> None:
-    for path in [*FILES, DOCS.parent / "README.md"]:
+    for path in [*FILES, *DOCS.parent.glob("*.md")]:
         for name, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", path.read_text()):
             target = path.parent / name if name else path
             assert target.exists(), f"{path.name}: {name}"
@@ -151,6 +152,46 @@ def test_options_that_are_shown_exist() -> None:
 
 def test_there_is_documentation() -> None:
     assert {path.name for path in FILES} >= {"start.md", "outputs.md", "schema.md"}
+
+
+def apply(diff: str, directory: Path) -> None:
+    """Do what a diff says, wherever in the files its lines stand by now."""
+    for part in re.split(r"^--- .*\n\+\+\+ b/", diff, flags=re.MULTILINE)[1:]:
+        name, *hunks = part.split("@@\n")
+        path = directory / name.strip()
+        for hunk in hunks:
+            lines = hunk.splitlines(keepends=True)
+            old, new = ("".join(x[1:] for x in lines if x[0] in kinds) for kinds in (" -", " +"))
+            text = path.read_text()
+            assert text.count(f"\n{old}") == 1, f"{name}: {old}"
+            path.write_text(text.replace(f"\n{old}", f"\n{new}"))
+
+
+def test_worked_example_of_a_new_output_works(traces: Path) -> None:
+    blocks = {block.language: block for block in blocks_of(CONTRIBUTING)}
+    code, diff, shown = blocks["python"].text, blocks["diff"].text, blocks["console"].text
+    assert len((code + diff).splitlines()) < 40
+    package = traces / "blkiomon"
+    shutil.copytree(Path(cli.__file__).parent, package)
+    (package / "outputs" / "influx.py").write_text(code)
+    apply(diff, package)
+    command, _, output = shown.removeprefix("$ ").partition("\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", *command.split()],
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(traces)},
+        text=True,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert_shown(output, ran.stdout, CONTRIBUTING.name)
+
+
+def test_targets_that_contributors_are_told_of_are_there() -> None:
+    makefile = (DOCS.parent / "Makefile").read_text()
+    told = re.findall(r"`make (\w+)", CONTRIBUTING.read_text())
+    there = re.findall(r"^(\w+):.*## ", makefile, re.MULTILINE)
+    assert {*told} == {*there} - {"help", "lint", "clean"}
 
 
 def test_figures_of_the_readme_are_what_the_command_prints() -> None:

@@ -148,6 +148,7 @@ SIGTERM. SIGHUP reopens files that have been moved away; the end of its terminal
 
 --parquet DIR/ writes a whole file for each interval into a directory: these can be read whatever
 happens, and one FILE only once it has been closed.
+
 Exit status: 0; 1 after a usage error, a bad trace or an output that failed.
 """
 
@@ -219,7 +220,8 @@ def usage() -> str:
             names = f"-{short}, --{long}" if short else f"    --{long}"
             if argument:
                 names += f"={argument}"
-            lines.append(f"  {names:<32}{text}\n")
+            below = f"\n{'':34}" if len(names) > 31 else ""  # too wide for the column
+            lines.append(f"  {names:<32}{below}{text}\n")
     return "".join(lines) + _TAIL
 
 
