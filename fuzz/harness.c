@@ -96,28 +96,34 @@ static PyObject *repeated(PyObject *self, PyObject *arguments)
     Py_buffer view;
     unsigned long long sector_step, time_step;
     unsigned int copies, copy;
+    int each;
+    size_t n, i, before, length;
+    uint8_t *out;
     PyObject *result;
 
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "y*IKK", &view, &copies, &sector_step, &time_step))
+    if (!PyArg_ParseTuple(arguments, "y*IpKK", &view, &copies, &each, &sector_step, &time_step))
         return NULL;
     result = PyBytes_FromStringAndSize(NULL, view.len * (Py_ssize_t)copies);
-    if (result) {
-        uint8_t *out = (uint8_t *)PyBytes_AS_STRING(result);
-        size_t n = find_items(view.buf, view.len, items, MOST_ITEMS);
+    if (!result) {
+        PyBuffer_Release(&view);
+        return NULL;
+    }
+    out = (uint8_t *)PyBytes_AS_STRING(result);
+    n = find_items(view.buf, view.len, items, MOST_ITEMS);
+    for (i = 0, before = 0; i < n; before += items[i++].length) {
+        for (copy = 0; copy < copies; copy++) {
+            length = items[i].length;
+            uint8_t *record = out + (each ? before * copies + copy * length
+                                          : before + copy * (size_t)view.len);
 
-        for (copy = 0; copy < copies; copy++, out += view.len) {
-            memcpy(out, view.buf, view.len);
-            for (size_t i = 0; copy && i < n; i++) {
-                uint8_t *record = out + items[i].at;
-
-                if (!items[i].version)
-                    continue;
-                set_field(record, &items[i], SECTOR,
-                          get_field(record, &items[i], SECTOR) + copy * sector_step);
-                set_field(record, &items[i], TIME,
-                          get_field(record, &items[i], TIME) + copy * time_step);
-            }
+            memcpy(record, (uint8_t *)view.buf + items[i].at, length);
+            if (!items[i].version)
+                continue;
+            set_field(record, &items[i], SECTOR,
+                      get_field(record, &items[i], SECTOR) + copy * sector_step);
+            set_field(record, &items[i], TIME,
+                      get_field(record, &items[i], TIME) + copy * time_step);
         }
     }
     PyBuffer_Release(&view);
@@ -127,7 +133,7 @@ static PyObject *repeated(PyObject *self, PyObject *arguments)
 static PyMethodDef methods[] = {
     {"items", items_of, METH_O, "A stream's [(begin, end, version or 0, is big-endian)]."},
     {"repeated", repeated, METH_VARARGS,
-     "A stream so many times, sectors and times moved on by so much each time."},
+     "A stream, or each item of it, so many times, with sectors and times moved on."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -245,11 +245,12 @@ static void mutate_stream(struct stream *s)
             set_field(record, item, f, interesting(f, get_field(record, item, f)));
         }
         break;
-    case 4: case 5:                     /* what another record has in that field */
+    case 4: case 5:                     /* what another record has there, or nearly */
         j = any(n_items);
         if (item->version && items[j].version) {
             enum field f = (enum field)any(PDU_LEN);
-            set_field(record, item, f, get_field(s->data + items[j].at, &items[j], f));
+            uint64_t value = get_field(s->data + items[j].at, &items[j], f);
+            set_field(record, item, f, any(4) ? value : value + any(3) - 1);
         }
         break;
     case 6:                             /* the same change in a run of records */

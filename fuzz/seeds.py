@@ -16,7 +16,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "tests"))
 
-from tracewriter import Record, encode  # noqa: E402
+from tracewriter import Record, complete, encode, issue  # noqa: E402
 
 CORPUS = TOP / "fuzz" / "corpus"
 RECORDS = (4, 60)
@@ -28,6 +28,7 @@ OPTIONS = {
         bytes([0b00001111, 3, 2, 0, 0, 0, 0, 5, 2, 0x1F, 0x31, 0x05]),
         bytes([0b00110000, 12, 5, 7, 2, 2, 0, 9, 3, 0x55, 0, 0, 0, 0, 0, 7]),
         bytes([0b01100101, 8, 3, 6, 1, 1, 4, 7, 4, 0x42, 0x01]),
+        bytes([0b00000001, 12, 5, 11, 2, 0]),
     ],
     "merger": [bytes(16), bytes([2, 3, 0, 5, 0, 3, 0, 0, 1, 0, 0x31]), bytes([3, 8, 0, 6, 1, 2])],
     "resync": [bytes(16), bytes([0, 1, 0, 5, 0, 3, 0, 0, 0x11, 0x43])],
@@ -63,6 +64,10 @@ def streams() -> Iterator[tuple[str, bytes]]:
             yield name, encode(records_of(trace, 997 * i, n), version, order)
     little = encode(records_of(trace, 100, 6))
     yield "garbage", little[:96] + b"eat\x07garbage" + little[96:]
+    pairs = [issue(1000 * n, 8 * n, 4096) for n in range(4)]
+    pairs += [complete(5000 + n, 8 * n, 4096) for n in range(4)]
+    for i in range(5):  # with each of the engine's options
+        yield f"pairs-{i}", encode(pairs)
     yield "lost", little[:96] + b"CPU:1 [LOST 23 EVENTS]\n" + little[96:]
     yield "cut", little[:-20]
 

@@ -36,7 +36,8 @@ MOST_RECORDS_OF_REFERENCE = 80
 
 MAX_PENDING = (1, 2, 3, 7, 15, 16, 17, 64, 127, 128, 129, 1000, 1_000_000, 1_000_000)
 MAX_AGE_NS = (0, 1, 1000, 10**6, 10**9, 600 * 10**9, 600 * 10**9, U64 - 1)
-COPIES = (1, 1, 1, 2, 3, 16, 200, 1000)
+# Negative: of each record before the next, so that as many are pending.
+COPIES = (1, 1, 1, 2, 3, 16, 200, 1000, -2, -16, -200, -1000)
 SECTOR_STEPS = (0, 1, 8, 128, 1 << 32, U64 - 8)
 TIME_STEPS = (0, 1, 10**6, 10**9, U64 - 10**6)
 
@@ -63,9 +64,10 @@ class Options:
 
     def stream(self, data: memoryview, at: int) -> bytes:
         """The stream, repeated as the options from there on say."""
-        copies = min(self.of(at, COPIES), MOST_BYTES // max(len(data), 1) + 1)
+        wanted = self.of(at, COPIES)
+        copies = min(abs(wanted), MOST_BYTES // max(len(data), 1) + 1)
         steps = self.of(at + 1, SECTOR_STEPS), self.of(at + 2, TIME_STEPS)
-        repeated: bytes = _fuzz.repeated(data, copies, *steps)
+        repeated: bytes = _fuzz.repeated(data, copies, wanted < 0, *steps)
         return repeated
 
 
