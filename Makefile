@@ -9,11 +9,17 @@ ARGS   ?=
 
 # One environment per kind of build; stamps, wheel and Python live and die
 # together in it.  A stamp is written only when its step has succeeded.
-RELEASE := .venv
-DEBUG   := .venv-debug
-COVER   := .venv-coverage
-DIST    := .venv-dist
-VENVS   := $(RELEASE) $(DEBUG) $(COVER)
+RELEASE  := .venv
+DEBUG    := .venv-debug
+COVER    := .venv-coverage
+SANITIZE := .venv-sanitize
+DIST     := .venv-dist
+
+# With clang, the extensions are built for its libFuzzer.
+LIBFUZZER = $(shell echo 'int LLVMFuzzerTestOneInput() { return 0; }' | \
+	clang -fsanitize=fuzzer -xc - -o /dev/null 2>/dev/null && echo yes)
+FUZZ      = $(if $(LIBFUZZER),.venv-fuzz,$(SANITIZE))
+VENVS    := $(RELEASE) $(DEBUG) $(COVER) $(SANITIZE) .venv-fuzz
 
 # Named after $(PYTHON), so that `make test PYTHON=python3.13` starts afresh.
 BASE := .stamp-base-$(subst /,_,$(PYTHON))
@@ -39,7 +45,8 @@ unexport BLKIOMON_COVERAGE BLKIOMON_DEBUG BLKIOMON_SANITIZE
 .NOTPARALLEL:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check debug coverage profile bench guard soak manual dist dropin everywhere clean FORCE
+.PHONY: help demo test lint check debug sanitize coverage fuzz soak profile bench guard \
+	manual dist dropin everywhere clean FORCE
 
 , := ,
 say = @echo '==> $(1)' >&2
@@ -98,6 +105,23 @@ profile: $(RELEASE)/.stamp-wheel ## where the instructions of the engine go (val
 
 manual: $(RELEASE)/.stamp-wheel ## write man page and completions anew, from --help
 	@$(RELEASE)/bin/python -m tools
+
+# Loaded before all else, as the interpreter itself is not sanitized; libstdc++
+# because others' extensions bring it later than that.  Python keeps memory to
+# its end, which is no leak (make fuzz looks for those).  Every finding ends the
+# process: a test that starts one sees it by its status.
+preload = $(foreach l,asan ubsan stdc++,$(shell $(CC) -print-file-name=lib$(l).so))
+
+sanitize: $(SANITIZE)/.stamp-tools ## the tests on a build with Address- and UndefinedBehaviorSanitizer
+	$(call say,pytest on the sanitized build)
+	@LD_PRELOAD='$(strip $(preload))' ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1 \
+		UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc $(SANITIZE)/bin/pytest $(ARGS)
+
+# Guided by coverage where there is clang with its libFuzzer; else the same
+# mutations and targets without.  See fuzz/README.md.
+fuzz: $(FUZZ)/fuzz ## fuzz for SECONDS=60 of processor time, TARGETS="engine merger resync decode"
+	@$(FUZZ)/bin/python fuzz/run.py --program $< --seconds $(or $(SECONDS),60) \
+		$(addprefix --input ,$(INPUT)) $(TARGETS)
 
 # All of them take minutes; ARGS="pipe growth" runs two, ARGS=--help lists them.
 bench: $(RELEASE)/.stamp-tools ## run the benchmarks; what the packaged program takes stands beside
@@ -162,12 +186,15 @@ soak: $(RELEASE)/.stamp-tools ## an hour in real time: lost, late, grown? (ARGS=
 clean: ## remove all that was built
 	@rm -rf $(VENVS) $(DIST) build dist src/*.egg-info .benchmarks .hypothesis \
 		.mypy_cache .pytest_cache .ruff_cache
-	@find src tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	@find src tests tools benchmarks fuzz -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # --- how the environments are built -----------------------------------------
 
 $(COVER)/%: export BLKIOMON_COVERAGE := 1
 $(DEBUG)/%: export BLKIOMON_DEBUG := 1
+$(SANITIZE)/%: export BLKIOMON_SANITIZE := address,undefined
+.venv-fuzz/%: export BLKIOMON_SANITIZE := fuzzer-no-link,address,undefined
+.venv-fuzz/%: export CC := clang
 
 # Python that prints the first thing that is missing, if any.  Statements joined
 # by semicolons, no single quotes, and nothing that an old Python cannot parse.
@@ -220,7 +247,8 @@ build/sources.list: FORCE
 	@printf '%s\n' $(INPUTS) | cmp -s - $@ || printf '%s\n' $(INPUTS) > $@
 
 $(VENVS:=/.stamp-wheel): %/.stamp-wheel: %/.stamp-requirements build/sources.list $(INPUTS)
-	$(call say,$*: wheel$(if $(filter $(DEBUG),$*), with all checks on))
+	$(call say,$*: wheel$(if $(filter $(DEBUG),$*), with all checks on)$(if \
+		$(filter .venv-sanitize .venv-fuzz,$*), with sanitizers))
 	@rm -rf $*/wheel
 	@find build -path 'build/*/lib*' -type f ! -name '*.so' -delete
 	@$*/bin/pip wheel . --quiet --no-deps --no-build-isolation --wheel-dir $*/wheel
@@ -237,3 +265,18 @@ $(DIST)/.stamp-tools: $(DIST)/%: $(DIST)/$(BASE) pyproject.toml
 	@$(DIST)/bin/python -c '$(REQUIREMENTS)' dist > $@.txt
 	@$(DIST)/bin/pip install --quiet --requirement $@.txt
 	@touch $@
+
+# Python that prints how to compile against this Python and link with it.
+EMBED = import sysconfig as c; v = c.get_config_var; \
+	print("-I" + c.get_path("include"), "-L" + v("LIBDIR"), "-L" + v("LIBPL"), \
+	"-Wl,-rpath," + v("LIBDIR"), "-lpython" + v("LDVERSION"), v("LIBS"), v("SYSLIBS"))
+
+FUZZERS := $(wildcard fuzz/*.[ch])
+
+$(addsuffix /fuzz,.venv-fuzz .venv-sanitize): %/fuzz: %/.stamp-wheel $(FUZZERS)
+	$(call say,$*: fuzzing program)
+	@$(CC) -O2 -g -fno-omit-frame-pointer -Wall -Wextra -rdynamic \
+		-DTOP='"$(CURDIR)"' -DPYTHON='"$(CURDIR)/$*/bin/python"' \
+		-fsanitize=$(if $(filter .venv-fuzz,$*),fuzzer -fsanitize=)address,undefined \
+		fuzz/harness.c fuzz/mutator.c $(if $(filter .venv-sanitize,$*),fuzz/blind.c) \
+		$$($*/bin/python -c '$(EMBED)') -o $@

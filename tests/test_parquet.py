@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from intervals import NAMES, example, interval_of
 from runner import TIMEOUT_S, Running, await_size
+from sanitizers import unsanitized
 
 from blkiomon.config import Config
 from blkiomon.interval import Interval
@@ -106,6 +107,7 @@ def program(path: str, before: str = "") -> list[str]:
     return [sys.executable, "-c", RUN.format(before, config)]
 
 
+@unsanitized
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, None])
 def test_file_is_whole_after_every_end_of_a_run(number: int | None, tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"

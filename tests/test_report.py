@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import runner
 import tracewriter as tw
+from sanitizers import NEEDED
 
 import blkiomon
 from blkiomon import layout, report
@@ -435,7 +436,7 @@ def test_without_matplotlib(tmp_path: Path, capfd: Capture, monkeypatch: Any) ->
 
 def test_command_needs_neither_display_nor_home(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    environment = {
+    environment = NEEDED | {
         "PATH": os.environ["PATH"],
         "HOME": "/nonexistent",
         "MPLCONFIGDIR": str(tmp_path / "file" / "no"),
