@@ -25,7 +25,17 @@ from benchmarks.report import Options, show
 BENCHMARKS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
-        engine, merge, process, pipe, start, memory, growth, idle, metrics, archive, hardware
+        engine,
+        merge,
+        process,
+        pipe,
+        start,
+        memory,
+        growth,
+        idle,
+        metrics,
+        archive,
+        hardware,
     )
 }
 

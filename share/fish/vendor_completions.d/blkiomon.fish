@@ -2,7 +2,7 @@
 
 function __blkiomon_runs
     set -l words (commandline -opc) monitor
-    contains -- $words[2] compare decode report; or set words[2] monitor
+    contains -- $words[2] archive compare decode report top; or set words[2] monitor
     test $words[2] = $argv[1]
 end
 
@@ -10,9 +10,11 @@ function __blkiomon_devices
     string replace -r '.*/' '' /sys/class/block/*
 end
 
+complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a archive -d 'Reads the traces of many hosts, as many at a time as there are cores, or workers of a Dask cluster'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a compare -d 'What has changed from run A to run B, by device and operation, with the interval in which the change lies with 95 % confidence'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a decode -d 'What -b wrote, printed'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a report -d 'A page to look at and to keep'
+complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a top -d 'Which device is slow, at what, how slow, since when, and whether anything went unseen'
 complete -c blkiomon -n '__blkiomon_runs monitor' -s I -l interval -x -d 'length of an interval; required, 0.001 or more'
 complete -c blkiomon -n '__blkiomon_runs monitor' -s V -l version -d 'print the version'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l trace -x -a '(__blkiomon_devices)' -d 'trace this one from now on (repeatable); takes root'
@@ -27,7 +29,7 @@ complete -c blkiomon -n '__blkiomon_runs monitor' -s d -l dump-lldd -r -F -d 're
 complete -c blkiomon -n '__blkiomon_runs monitor' -s D -l debug -r -F -d 'records without a partner, and totals'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l json -r -F -d 'JSON Lines, one interval a line'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l csv -r -F -d 'a row for each interval, device and operation'
-complete -c blkiomon -n '__blkiomon_runs monitor' -l parquet -r -F -d 'the same rows; needs pip install '\''blkiomon[arrow]'\'''
+complete -c blkiomon -n '__blkiomon_runs monitor' -l parquet -x -a 'FILE DIR/' -d 'the same rows; pip install '\''blkiomon[arrow]'\'''
 complete -c blkiomon -n '__blkiomon_runs monitor' -l openmetrics -x -d 'metrics; pip install '\''blkiomon[metrics]'\'''
 complete -c blkiomon -n '__blkiomon_runs monitor' -l textfile -r -F -d 'a file that always holds these metrics; likewise'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l names -x -a 'yes no' -d 'what this host calls the devices (default: if live)'
@@ -41,13 +43,26 @@ complete -c blkiomon -n '__blkiomon_runs monitor' -l no-final -d 'drop the last,
 complete -c blkiomon -n '__blkiomon_runs monitor' -l resync -d 'after garbage go on at the next record, count what is skipped'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l max-pending -x -d 'pending records kept at most (default 1000000)'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l max-age -x -d 'age of a pending record at most (default 600)'
+complete -c blkiomon -n '__blkiomon_runs monitor' -l max-devices -x -d 'devices known at a time (default 65536)'
+complete -c blkiomon -n '__blkiomon_runs monitor' -l user -x -d 'root no more, once all is open'
+complete -c blkiomon -n '__blkiomon_runs monitor' -l follow-symlinks -d 'as root, also links where anybody could have laid them'
 complete -c blkiomon -n '__blkiomon_runs monitor' -s v -l verbose -d 'say what is being waited for'
+complete -c blkiomon -n '__blkiomon_runs archive' -s o -l output -x -d 'a directory, or a URL such as s3://bucket/archive'
+complete -c blkiomon -n '__blkiomon_runs archive' -s I -l interval -x -d 'length of an interval (default 60)'
+complete -c blkiomon -n '__blkiomon_runs archive' -l host -x -d 'how a path tells the host: '\''*/traces/{host}/*'\'' (default: the folder that holds the trace); * is anything, {host} is in one part of a path'
+complete -c blkiomon -n '__blkiomon_runs archive' -l scheduler -x -d 'a running Dask scheduler, as tcp://10.0.0.1:8786; without one, a cluster on this machine'\''s cores for as long as it takes'
+complete -c blkiomon -n '__blkiomon_runs archive' -l json -d 'the summary as JSON'
+complete -c blkiomon -n '__blkiomon_runs archive' -l resync -d 'after garbage go on at the next record, count what is skipped'
+complete -c blkiomon -n '__blkiomon_runs archive' -l max-pending -x -d 'pending records kept at most (default 1000000): a worker'\''s memory'
+complete -c blkiomon -n '__blkiomon_runs archive' -l max-age -x -d 'age of a pending record at most (default 600)'
+complete -c blkiomon -n '__blkiomon_runs archive' -l help -d 'print this text'
 complete -c blkiomon -n '__blkiomon_runs compare' -s o -l output -r -F -d 'also write a page with both sides, changes.html; a name that ends in .png, .svg or .pdf for the pictures alone'
 complete -c blkiomon -n '__blkiomon_runs compare' -l json -d 'print JSON'
 complete -c blkiomon -n '__blkiomon_runs compare' -l device -x -a '(__blkiomon_devices)' -d 'sdb, /dev/sdb or 8:16; only this one (repeatable)'
 complete -c blkiomon -n '__blkiomon_runs compare' -l title -x -d 'heading of the page'
 complete -c blkiomon -n '__blkiomon_runs compare' -l chart -x -d 'only this one: tail, time or iops; tail-0 is that of the busiest device and operation (repeatable)'
 complete -c blkiomon -n '__blkiomon_runs compare' -l fail-if -x -d 'exit with 1 if it holds; repeatable. '\''read.p99 > +10%'\'' is a change that is shown; '\''write.max > 50ms'\'', '\''read.iops < 900'\'', '\''8:16/read.bandwidth < 40MB/s'\'' and '\''all.errors > 0'\'' are limits for B'
+complete -c blkiomon -n '__blkiomon_runs compare' -l follow-symlinks -d 'as root, also links where anybody could have laid them'
 complete -c blkiomon -n '__blkiomon_runs compare' -l help -d 'print this text'
 complete -c blkiomon -n '__blkiomon_runs decode' -l text -d 'as -h prints it, which is the default'
 complete -c blkiomon -n '__blkiomon_runs decode' -l json -d 'JSON Lines, one struct a line'
@@ -57,4 +72,10 @@ complete -c blkiomon -n '__blkiomon_runs report' -s o -l output -r -F -d 'report
 complete -c blkiomon -n '__blkiomon_runs report' -l device -x -a '(__blkiomon_devices)' -d 'sdb, /dev/sdb or 8:16; only this one (repeatable)'
 complete -c blkiomon -n '__blkiomon_runs report' -l title -x -d 'heading of the page'
 complete -c blkiomon -n '__blkiomon_runs report' -l chart -x -d 'only this one: iops, bandwidth, percentiles, heat, tail, sizes, in-flight, sectors or sequential, heat-read and the like (repeatable)'
+complete -c blkiomon -n '__blkiomon_runs report' -l follow-symlinks -d 'as root, also links where anybody could have laid them'
 complete -c blkiomon -n '__blkiomon_runs report' -l help -d 'print this text'
+complete -c blkiomon -n '__blkiomon_runs top' -s I -l interval -x -d 'length of an interval, and so how often figures change (default 1)'
+complete -c blkiomon -n '__blkiomon_runs top' -l capture -x -a 'auto blktrace tracefs' -d 'trace with what (default: what works)'
+complete -c blkiomon -n '__blkiomon_runs top' -s f -l file -x -d 'this is a trace, whatever devices there are (repeatable)'
+complete -c blkiomon -n '__blkiomon_runs top' -l speed -x -d 'show a recorded trace N times as fast as it was recorded (default 1); max: as fast as it can be read, and then figures of the whole of it'
+complete -c blkiomon -n '__blkiomon_runs top' -l help -d 'print this text'
