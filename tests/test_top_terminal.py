@@ -183,6 +183,13 @@ def test_bad_trace_is_shown_and_said_at_the_end(tmp_path: Path) -> None:
         terminal.assert_clean()
 
 
+def test_terminal_is_no_trace(tmp_path: Path) -> None:
+    with Tmux(tmp_path, 80, 24) as terminal:
+        terminal.run("top", "-")
+        terminal.until("blkiomon: standard input is a terminal", "Usage: blkiomon top", "status 1")
+        terminal.assert_clean()
+
+
 def test_losses_of_a_real_trace(tmp_path: Path) -> None:
     lossy = goldenfiles.TRACES / "loop-lossy-dc.bin"
     counts = blkiomon.interval.Counts()
@@ -226,6 +233,18 @@ def test_pipe_is_live_and_ends(tmp_path: Path, is_named: bool) -> None:
         terminal.type("q")
         terminal.until("status 0")
         terminal.assert_clean()
+
+
+@pytest.mark.parametrize("key", ["q", "C-c"])
+def test_leaving_is_nothing_to_complain_about(tmp_path: Path, key: str) -> None:
+    with Tmux(tmp_path, 80, 24) as terminal:
+        os.mkfifo(tmp_path / "fifo")
+        terminal.run("top", "-I", "0.2", "./fifo")
+        with open(tmp_path / "fifo", "wb"):
+            terminal.until("./fifo", "records in")
+            terminal.type(key)
+            assert "blkiomon:" not in terminal.until("status 0")
+            terminal.assert_clean()
 
 
 def test_terminal_that_takes_nothing_does_not_hold_up_reading() -> None:

@@ -124,6 +124,8 @@ def _config(given: dict[str, str], files: list[str], names: Sequence[str]) -> Co
             f"either devices or traces: {devices[0]} is a device of this host, and "
             f"{files[0]} is none"
         )
+    if "-" in files and os.isatty(0):
+        raise UsageError("standard input is a terminal, and a trace is expected there")
     if "speed" in given and not files:
         raise UsageError("--speed is for a recorded trace: name it")
     is_max = given.get("speed") == "max"
