@@ -1,7 +1,7 @@
 """How much of Cython ran, by gcov: `make coverage`.
 
-gcov tells how often each line of the C files ran. Above what a line of Cython was made into stands a
-comment that says which one it was, of which file; it ran if any of its C did.
+gcov tells how often each line of the C files ran. Above what a line of Cython was made into stands
+a comment that says which one it was, of which file; it ran if any of its C did.
 """
 
 from __future__ import annotations
