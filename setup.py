@@ -99,7 +99,6 @@ class BuildExt(build_ext):
             annotate=DEBUG,
             build_dir=str(BUILD_BASE / "cython"),
             compiler_directives=DIRECTIVES,
-            emit_linenums=COVERAGE,
             force=bool(self.force),
         )
         for extension, result in zip(self.extensions, generated, strict=True):

@@ -1,17 +1,21 @@
 """How much of Cython ran, by gcov: `make coverage`.
 
-The C files say with #line which line of Cython each of their lines was made of, so gcov tells of
-the files themselves, included ones too. A line ran if any of its C did.
+gcov tells how often each line of the C files ran. Above what a line of Cython was made into stands
+a comment that says which one it was, of which file; it ran if any of its C did.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import defaultdict
 from itertools import groupby
 from pathlib import Path
+
+_POSITION = re.compile(r'\s*/\* "(.+)":(\d+)$|/\* #### Code section')
+_OURS = re.compile(r"(?:src/)?(blkiomon/.+)")
 
 
 def counts(directory: Path) -> dict[str, dict[int, int]]:
@@ -21,10 +25,24 @@ def counts(directory: Path) -> dict[str, dict[int, int]]:
         command = ["gcov", "--json-format", "--stdout", str(data)]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         for file in json.loads(text)["files"]:
-            if file["file"].startswith("src/"):
+            if file["file"].endswith(f"{data.stem}.c"):
+                positions = positions_of(Path(file["file"]))
                 for line in file["lines"]:
-                    found[file["file"]][line["line_number"]] += line["count"]
+                    if position := positions[line["line_number"] - 1]:
+                        found[position[0]][position[1]] += line["count"]
     return found
+
+
+def positions_of(source: Path) -> list[tuple[str, int] | None]:
+    """For each line of a C file, which line of Cython it was made of."""
+    position: tuple[str, int] | None = None
+    positions = []
+    for line in source.read_text().splitlines():
+        if match := _POSITION.match(line):
+            ours = _OURS.fullmatch(match[1] or "")
+            position = (f"src/{ours[1]}", int(match[2])) if ours else None
+        positions.append(position)
+    return positions
 
 
 def ranges(numbers: list[int]) -> str:
