@@ -244,6 +244,15 @@ def test_slow_clients_hold_up_nobody(server: tuple[HttpSink, str]) -> None:
             client.close()
 
 
+def test_nobody_else_gets_at_them_unless_a_host_is_named() -> None:
+    for value, shown in (("0", "0100007F"), ("0.0.0.0:0", "00000000")):
+        with Running("-I", "1", "--openmetrics", value).started() as process:
+            port = int(process.stderr.rpartition("/metrics")[0].rpartition(":")[2])
+            table = Path("/proc/net/tcp").read_text().splitlines()[1:]
+            listening = [line.split()[1] for line in table if line.split()[3] == "0A"]
+            assert [a for a in listening if a.endswith(f":{port:04X}")] == [f"{shown}:{port:04X}"]
+
+
 def test_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
