@@ -1,4 +1,4 @@
-"""Streams made to hurt: memory and work stay bounded, figures are right or say that they are not."""
+"""Streams made to hurt: memory and work stay bounded, figures are right or say they are not."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from tracewriter import Record, complete, encode, issue
 
 from blkiomon import layout
+from blkiomon import monitor as monitor_module
 from blkiomon._core import Engine
 from blkiomon.cut import Cut
 from blkiomon.groups import groups_of
 from blkiomon.interval import Interval
-from blkiomon import monitor as monitor_module
 from blkiomon.monitor import IDLE_A_RECORD, MOST_IDLE, MOST_IDLE_IN_ALL, Monitor
 
 NEVER_NS = 2**64 - 1
@@ -226,8 +226,9 @@ def test_memory_is_flat_however_many_devices_come_by(interval_devices: int) -> N
         engine.feed(many(devices, first))
         counted += int(engine.cut().rows["requests"].sum())
         used_kib.append(resident_kib())
-    assert counted * 2 + engine.counters()["over_limit"] == engine.counters()["records"] == 2 * 10**6
-    assert (engine.counters()["over_limit"] == 0) == (interval_devices < 2048)
+    counters = engine.counters()
+    assert counted * 2 + counters["over_limit"] == counters["records"] == 2 * 10**6
+    assert (counters["over_limit"] == 0) == (interval_devices < 2048)
     # A million accounts alone would take a gigabyte.
     assert used_kib[-1] - used_kib[len(used_kib) // 4] < 32 << 10
 
@@ -363,7 +364,9 @@ def test_seed_of_the_hash_changes_nothing(block: int) -> None:
 # --- times ----------------------------------------------------------------------------------------
 
 
-def intervals_of(records: Iterable[Record], interval_s: float = 1) -> tuple[list[Interval], Monitor]:
+def intervals_of(
+    records: Iterable[Record], interval_s: float = 1
+) -> tuple[list[Interval], Monitor]:
     monitor = Monitor(interval_s)
     return monitor.feed(encode(records)) + monitor.finish(), monitor
 

@@ -283,7 +283,9 @@ def _losses(found: Collected) -> list[str]:
     told = "No events were lost, as far as the input tells."
     counts = whole.counts
     if counts.lost or counts.gaps or counts.skipped_bytes or counts.over_limit:
-        told = "Events were lost, or not counted: there were more requests than these figures are of."
+        told = (
+            "Events were lost, or not counted: there were more requests than these figures are of."
+        )
     return [f"<p>{told}</p>", table(("What", "How many"), rows, "list")]
 
 
