@@ -216,7 +216,7 @@ class Distribution:
 
     @property
     def stddev(self) -> float | None:
-        """Of the population, from exact integers; None of nothing, or where ``squ`` is not known."""
+        """Of the population, from exact integers; None of nothing or where squ is not known."""
         if not self.num or self.squ >= U128_MAX:
             return None
         return math.sqrt(self.num * self.squ - self.sum * self.sum) / self.num
