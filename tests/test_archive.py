@@ -34,6 +34,7 @@ from tracewriter import Record, complete, encode, issue, notify_timestamp
 import blkiomon
 from blkiomon import layout
 from blkiomon.archive import HELP, main, summarize
+from blkiomon.archive.run import ArchiveError
 from blkiomon.archive.store import Store
 from blkiomon.archive.summary import Summary
 from blkiomon.archive.traces import find, host_pattern
@@ -497,6 +498,31 @@ def test_damaged_manifest_means_done_again(traces: Path, client: Any, damage: by
     assert same(first, second)
 
 
+def test_what_a_killed_run_has_left_goes(traces: Path, client: Any) -> None:
+    archived(client)
+    (path,) = (p for p in parts(Path("ds")) if "late" in p.name and "2026-11-23" in str(p))
+    (path.parent / f".{path.stem}.0.part").write_bytes(b"half")
+    next(Path("ds/_manifest").glob("late*")).unlink()
+    (traces / "db" / "late.bin").write_bytes(over_midnight(seconds=1))
+    summary = archived(client)
+    assert summary.resumed == 3
+    assert list(path.parent.iterdir()) == []
+    assert same(summary, archived(client, dataset="other"))
+
+
+def test_manifest_cannot_have_other_files_removed(traces: Path, client: Any) -> None:
+    archived(client)
+    manifest = next(Path("ds/_manifest").glob("a.bin*"))
+    entry = json.loads(manifest.read_bytes())
+    name = f"{manifest.stem}.parquet"
+    (Path.cwd() / name).write_bytes(b"precious")
+    for partitions in ([f"host=x/../../{name}", name, "traces/web1/a.bin", 5], 5):
+        manifest.write_text(json.dumps(entry | {"partitions": partitions, "source": {}}))
+        assert archived(client).resumed == 3
+    assert (Path.cwd() / name).read_bytes() == b"precious"
+    assert (traces / "web1" / "a.bin").exists()
+
+
 def test_damaged_trace_is_not_read_again_but_told_again(traces: Path, client: Any) -> None:
     data = MULTI
     (traces / "web1" / "a.bin").write_bytes(data[:4807])
@@ -652,3 +678,14 @@ def test_scheduler_that_is_not_there_is_one_line(
         out, err = capfd.readouterr()
         assert out == "" and err.startswith(f"blkiomon: no Dask scheduler at {address}: ")
         assert err.count("\n") == 1
+
+
+def test_scheduler_without_workers_is_told(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blkiomon.archive.run.WORKERS_S", 0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with distributed.LocalCluster(
+            n_workers=0, processes=False, dashboard_address=None
+        ) as cluster:
+            with pytest.raises(ArchiveError, match="has no workers"):
+                summarize(SOURCES, scheduler=cluster.scheduler_address)

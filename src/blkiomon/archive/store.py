@@ -122,12 +122,21 @@ class Store:
         }
         with self.writing(f"{MANIFEST}/{trace.id}.json") as file:
             file.write(json.dumps(manifest).encode())
-        if self._is_local:  # of workers that were killed
-            for part in Path(self.root).glob(f"host=*/day=*/.{trace.id}.*.part"):
-                part.unlink(missing_ok=True)
-        for name in {*earlier} - {*result.partitions}:
-            if self.fs.exists(f"{self.root}/{name}"):
+        stale = {*earlier} - {*result.partitions} if isinstance(earlier, list) else set()
+        for name in stale:
+            if _is_part_of(trace, name) and self.fs.exists(f"{self.root}/{name}"):
                 self.fs.rm_file(f"{self.root}/{name}")
+        if self._is_local:
+            self._sweep(trace, result)
+
+    def _sweep(self, trace: Trace, result: Result) -> None:
+        """Remove what runs that were killed have left of a trace."""
+        folder = Path(self.root) / f"host={quote(trace.host, safe='')}"
+        for path in folder.glob(f"day=*/.{trace.id}.*.part"):
+            path.unlink(missing_ok=True)
+        for path in folder.glob(f"day=*/{trace.id}.parquet"):
+            if str(path.relative_to(self.root)) not in result.partitions:
+                path.unlink(missing_ok=True)
 
     def _manifest(self, trace: Trace) -> dict[str, Any]:
         """Empty if there is none, or none that can be read."""
@@ -169,6 +178,16 @@ def _source(trace: Trace, options: dict[str, Any]) -> dict[str, Any]:
         "files": [asdict(file) for file in trace.files],
         "options": options,
     }
+
+
+def _is_part_of(trace: Trace, name: object) -> bool:
+    """Whether a manifest, which might say anything, names a file of the dataset."""
+    return (
+        isinstance(name, str)
+        and name.startswith("host=")
+        and name.endswith(f"/{trace.id}.parquet")
+        and "/../" not in name
+    )
 
 
 def day_of(interval: Interval) -> str:
