@@ -47,16 +47,19 @@ def test_moved_file_is_whole_and_closed_and_the_new_one_goes_on(
     option: str, tmp_path: Path
 ) -> None:
     path, old = tmp_path / OUTPUTS[option], tmp_path / f"old{Path(OUTPUTS[option]).suffix}"
-    with Running("-I", "0.1", option, path, "-d", "-").started() as process:
+    beside = "-b" if option == "-h" else "-h"
+    with Running("-I", "0.1", option, path, beside, "-").started() as process:
         sent = 0
 
         def send() -> None:
+            """One interval; once another output has it, all have it before the signal."""
             nonlocal sent
             sent += 1
-            before = path.stat().st_size
-            process.write(ONE * sent + encode([driver_data(sent, b"x")]))
-            process.read_count(b"x", sent)
-            until(lambda: path.stat().st_size > before, "an interval")
+            process.write(ONE * sent)
+            if beside == "-b":
+                process.read_bytes(424 * sent)
+            else:
+                process.read_intervals(sent)
 
         send()
         send()
