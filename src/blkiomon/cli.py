@@ -278,7 +278,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         to_ns=to_ns,
         is_absolute=from_is_absolute or to_is_absolute,
         devices=tuple(device_of(name) for name in several["device"]),
-        threads=_whole(given, "threads", 1, 1024, default=1),
+        threads=whole(given, "threads", 1, 1024, default=1),
         json=given.get("json"),
         csv=given.get("csv"),
         parquet=given.get("parquet"),
@@ -296,13 +296,13 @@ def parse(arguments: Sequence[str]) -> Config | str:
         driver=given.get("dump-lldd"),
         debug=given.get("debug"),
         queue_path=given.get("msg-queue"),
-        queue_id=_whole(given, "msg-queue-id", -(1 << 31), (1 << 31) - 1) if queue else None,
-        queue_message_type=_whole(given, "msg-id", 1, (1 << 63) - 1) if queue else None,
+        queue_id=whole(given, "msg-queue-id", -(1 << 31), (1 << 31) - 1) if queue else None,
+        queue_message_type=whole(given, "msg-id", 1, (1 << 63) - 1) if queue else None,
         stat_version=version,
         final="no-final" not in given,
-        max_pending=_whole(given, "max-pending", 1, 1 << 32, default=1_000_000),
+        max_pending=whole(given, "max-pending", 1, 1 << 32, default=1_000_000),
         max_age_s=seconds(given, "max-age", least=0.0, default=600.0),
-        max_devices=_whole(given, "max-devices", 1, (1 << 22) - 1, default=65_536),
+        max_devices=whole(given, "max-devices", 1, (1 << 22) - 1, default=65_536),
         resync="resync" in given,
         verbose="verbose" in given,
     )
@@ -344,7 +344,7 @@ def choice(given: dict[str, str], name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def _whole(
+def whole(
     given: dict[str, str], name: str, least: int, most: int, default: int | None = None
 ) -> int:
     text = given.get(name)
