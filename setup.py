@@ -1,11 +1,14 @@
 """The part of the build that pyproject.toml cannot say: the Cython extensions.
 
-Two environment variables change how the extensions are built:
+Three environment variables change how the extensions are built:
 
 BLKIOMON_DEBUG=1
     Checks of bounds and of uninitialised memoryviews, line tracing, -Og -g,
     assert() in C, and Cython's annotated HTML beside the C files.  Not an abi3
     build, since line tracing needs more than the limited API.
+BLKIOMON_COVERAGE=1
+    The release build, hardly optimised, which counts for gcov how often each
+    line of Cython ran, with the GIL or without, whatever file it is included from.
 BLKIOMON_SANITIZE=address,undefined
     Compile and link with -fsanitize=...  The interpreter is not, so run it
     with LD_PRELOAD="$(gcc -print-file-name=libasan.so)" for address.
@@ -22,6 +25,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("BLKIOMON_DEBUG", "0") not in ("", "0")
+COVERAGE = os.environ.get("BLKIOMON_COVERAGE", "0") not in ("", "0")
 SANITIZE = [name for name in os.environ.get("BLKIOMON_SANITIZE", "").split(",") if name]
 
 # One wheel for CPython 3.11 and later; 3.11 is the first whose limited API has
@@ -32,7 +36,7 @@ ABI3 = (
     and not sysconfig.get_config_var("Py_GIL_DISABLED")
 )
 
-VARIANT = "-".join(["debug" if DEBUG else "release", *SANITIZE])
+VARIANT = "-".join(["debug" if DEBUG else "release", *["coverage"] * COVERAGE, *SANITIZE])
 BUILD_BASE = Path("build", VARIANT)
 
 # A line such as "# cython: boundscheck=False" in a source file wins over these.
@@ -57,6 +61,10 @@ if ABI3:
 if DEBUG:
     MACROS += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
     COMPILE_ARGS = ["-Og", "-g", "-UNDEBUG"]
+if COVERAGE:
+    # Threads count at once, and a process that is traced may end while another begins.
+    COMPILE_ARGS = ["-Og", "-g", "--coverage", "-fprofile-update=atomic"]
+    LINK_ARGS = ["--coverage"]
 if SANITIZE:
     COMPILE_ARGS += [
         f"-fsanitize={','.join(SANITIZE)}",
@@ -113,7 +121,11 @@ def extension(name: str) -> Extension:
     )
 
 
+# Where man(1) and the shells look below a prefix.
+SHARED = sorted(str(path) for path in Path("share").rglob("*") if path.is_file())
+
 setup(
+    data_files=[(str(Path(name).parent), [name]) for name in SHARED],
     ext_modules=[extension("_core"), extension("_merge"), extension("_sysv")],
     cmdclass={"build_ext": BuildExt},
     options={

@@ -7,12 +7,38 @@ import datetime
 import platform
 from pathlib import Path
 
-from benchmarks import archive, engine, growth, hardware, idle, memory, merge, pipe, process, start
+from benchmarks import (
+    archive,
+    engine,
+    growth,
+    hardware,
+    hostile,
+    idle,
+    memory,
+    merge,
+    metrics,
+    pipe,
+    process,
+    start,
+)
 from benchmarks.report import Options, show
 
 BENCHMARKS = {
     module.__name__.rpartition(".")[2]: module
-    for module in (engine, merge, process, pipe, start, memory, growth, idle, archive, hardware)
+    for module in (
+        engine,
+        merge,
+        process,
+        pipe,
+        start,
+        memory,
+        growth,
+        hostile,
+        idle,
+        metrics,
+        archive,
+        hardware,
+    )
 }
 
 

@@ -55,7 +55,7 @@ def samples(run: Run, marks: Sequence[int], requests: int) -> list[Sample]:
     data = as_bytes(stream)
     rounds = streams.repeat(stream, 1 + marks[-1] // requests)
     next(rounds)
-    before = _resident()
+    before = resident()
     engine = Engine(**dict(run.bounds))
     result: list[Sample] = []
     spent_ns = passed = 0
@@ -66,15 +66,15 @@ def samples(run: Run, marks: Sequence[int], requests: int) -> list[Sample]:
         if records < marks[len(result)]:
             continue
         cost = spent_ns / (records - passed)
-        resident = _resident() - before
-        result.append(Sample(records, cost, engine.pending, counters["evicted"], resident))
+        above = resident() - before
+        result.append(Sample(records, cost, engine.pending, counters["evicted"], above))
         spent_ns, passed = 0, records
         if len(result) == len(marks):
             break
     return result
 
 
-def _resident() -> int:
+def resident() -> int:
     """Bytes, without what has been freed but not given back to the kernel."""
     if hasattr(LIBC, "malloc_trim"):
         LIBC.malloc_trim(0)

@@ -18,7 +18,7 @@ LoadKey = tuple[int, int]
 Figures = tuple[int, ...]
 """In flight at the end, at most, age of the oldest, busy, integral."""
 
-ALL: LoadKey = layout.ALL_DEVICES, layout.ALL_OPS
+ALL: LoadKey = 0, layout.EVERYTHING
 
 
 @dataclass(slots=True)

@@ -159,11 +159,11 @@ def cut_of(ios: Sequence[Io], start_ns: int, end_ns: int) -> Cut:
 
 def loads_of(ios: Iterable[Io], start_ns: int, end_ns: int) -> npt.NDArray[np.void]:
     """Requests in flight, by following them through the interval."""
-    groups: dict[tuple[int, int], list[Io]] = {(layout.ALL_DEVICES, layout.ALL_OPS): []}
+    groups: dict[tuple[int, int], list[Io]] = {(0, layout.EVERYTHING): []}
     for io in ios:
         if io.issue_ns < end_ns and io.end_ns > start_ns:
             for key in (
-                (layout.ALL_DEVICES, layout.ALL_OPS),
+                (0, layout.EVERYTHING),
                 (io.device, layout.ALL_OPS),
                 (io.device, layout.OPS.index(io.op)),
             ):
@@ -175,7 +175,7 @@ def loads_of(ios: Iterable[Io], start_ns: int, end_ns: int) -> npt.NDArray[np.vo
         times = sorted({edge for span in spans for edge in span})
         level = [sum(a <= t < b for a, b in spans) for t in times]
         load["max_in_flight"] = max(level, default=0)
-        if op == layout.ALL_OPS and device != layout.ALL_DEVICES:
+        if op == layout.ALL_OPS:
             load["busy_ns"] = sum(b - a for a, b, n in zip(times, times[1:], level) if n)
         load["in_flight_ns"] = (sum(b - a for a, b in spans), 0)
         left = [io.issue_ns for io in members if io.end_ns > end_ns]

@@ -96,9 +96,13 @@ class _Run:
         arguments = [program, "-I", str(interval)]
         for option in "hbdD":
             arguments += [f"-{option}", str(directory / option)]
+        # Not with our sanitizers: a crash would not look like one.
+        environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
         self.stderr_path = directory / "stderr"
         with self.stderr_path.open("wb") as stderr:
-            self.process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stderr=stderr)
+            self.process = subprocess.Popen(
+                arguments, stdin=subprocess.PIPE, stderr=stderr, env=environment
+            )
         assert self.process.stdin is not None
         self.stdin: IO[bytes] = self.process.stdin
         try:

@@ -27,12 +27,21 @@ from blkiomon.config import Config
 from blkiomon.outputs import open_outputs
 from blkiomon.run import Line
 
-COMMAND = (sys.executable, "-m", "blkiomon")
+COMMAND = tuple(os.environ.get("BLKIOMON", f"{sys.executable} -m blkiomon").split())
+"""`make dropin` has another installation stand for it."""
 BOUND_COMMAND = (
     *(("setpriv", "--bounding-set", "-dac_override,-dac_read_search") * (os.geteuid() == 0)),
     *COMMAND,
 )
 """The command, bound by permissions: root has put away its right to pass over them."""
+
+NOBODY = 65534
+NOBODYS_COMMAND = (
+    *(sys.executable, "-c"),
+    "import fcntl, grp, os, pwd, sys; from blkiomon import cli, run; "
+    f"os.setgid({NOBODY}); os.setuid({NOBODY}); sys.exit(cli.main())",
+)
+"""The command, run by root as nobody, who may not be allowed to get at Python."""
 
 TIMEOUT_S = 60.0
 LONG = "1000"
@@ -118,6 +127,11 @@ class Running:
         until(handles_signals, "the command to start")
         return self
 
+    def metrics_address(self) -> str:
+        """Where it serves metrics, as soon as it has said so."""
+        found = until(lambda: re.search(r"http://(\S+)/metrics", self.stderr), "its address")
+        return found[1]
+
     def write(self, data: bytes, timeout_s: float = TIMEOUT_S) -> None:
         """Hands it input; fails when it does not take it."""
         fd = _pipe(self.process.stdin)
@@ -189,6 +203,15 @@ class Running:
 def _pipe(file: IO[bytes] | None) -> int:
     assert file is not None, "it was started without that pipe"
     return file.fileno()
+
+
+@contextmanager
+def shared_directory() -> Iterator[Path]:
+    """A new directory that others can get to, unlike pytest's."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name).resolve()
+        path.chmod(0o755)
+        yield path
 
 
 class MessageQueue:

@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -22,6 +23,7 @@ import quirks
 import runner
 import tracewriter as tw
 from runner import Running
+from tmux import Tmux
 
 from blkiomon.sources import capture as capturing
 from blkiomon.sources.blktrace import BlktraceCapture
@@ -486,9 +488,7 @@ def counted(text: bytes) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 def test_counts_are_those_of_fio(loop: str, unchanged: None, number: signal.Signals) -> None:
     with started("--trace", f"/dev/{loop}", "--capture", "tracefs") as process:
         did = load(f"/dev/{loop}")
@@ -498,6 +498,38 @@ def test_counts_are_those_of_fio(loop: str, unchanged: None, number: signal.Sign
     # Others look at new devices, too (udev): what is more than fio's are reads.
     assert found["write"] == did["write"] > 0
     assert did["read"] <= found["read"] <= did["read"] + 64
+
+
+def test_top_shows_what_fio_does(loop: str, unchanged: None, tmp_path: Path) -> None:
+    with Tmux(tmp_path, 80, 24) as terminal:
+        terminal.run("top", "--capture", "tracefs", "-I", "0.2", loop)
+        # There from the start on; and a monitor that hears nothing says so.
+        terminal.until(f"blkiomon top  {loop}", "idle", "NO RECORDS for")
+        did = load(f"/dev/{loop}", "write")
+        terminal.type("t")
+
+        def counted() -> int:
+            found = re.search(r"WHOLE RUN: ([\d,]+) records", terminal.screen())
+            return int(found[1].replace(",", "")) if found else 0
+
+        runner.until(lambda: counted() >= 2 * did["write"], "all records")
+        screen = terminal.until("NO RECORDS for", "nothing lost")
+        assert counted() <= 2 * did["write"] + 128  # others look at new devices, too
+        assert re.search(rf"^{loop} .*\d[mµ]s ", screen, re.MULTILINE)
+        terminal.type("q")
+        terminal.until("status 0")
+        terminal.assert_clean()
+
+
+def test_top_that_is_ended_leaves_the_host_as_it_was(
+    loop: str, unchanged: None, tmp_path: Path
+) -> None:
+    with Tmux(tmp_path, 80, 24) as terminal:
+        terminal.run("top", "--capture", "tracefs", loop)
+        terminal.until(f"blkiomon top  {loop}", "q quit")
+        os.kill(terminal.pid, signal.SIGHUP)
+        terminal.until("terminated by signal", "status 0")
+        terminal.assert_clean()
 
 
 def add_partition(loop: str, start: int, length: int) -> tuple[int, int]:
@@ -562,6 +594,27 @@ def test_run_that_is_killed_is_repaired_by_the_next(loop: str, unchanged: None) 
     assert status == 0
     assert complaints.startswith(f"blkiomon: repaired the tracer that process {pid} left")
     assert counted(text)["write"] == did["write"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)
+def test_host_is_put_back_although_root_has_been_given_up(
+    loop: str, unchanged: None, number: signal.Signals
+) -> None:
+    user = ("--user", f"{runner.NOBODY}:{runner.NOBODY}")
+    with started("--trace", loop, "--capture", "tracefs", *user) as process:
+        status = Path(f"/proc/{process.process.pid}/status").read_text()
+        assert f"Uid:\t{runner.NOBODY}\t" in status
+        assert (TRACING / "current_tracer").read_text() == "blk\n"
+        did = load(f"/dev/{loop}", "write")
+        if number == signal.SIGKILL:
+            process.signal(number)
+            process.wait()
+        else:
+            end, text, complaints = process.end(number)
+            assert (end, complaints) == (0, "blkiomon: terminated by signal\n")
+            assert counted(text)["write"] == did["write"] > 0
+    # Even kill -9 leaves nothing set up: who is still root sees it.
+    runner.until(lambda: not STATE.exists(), "the host to be put back")
 
 
 @pytest.mark.parametrize("what", ["tracer", "device"])

@@ -16,7 +16,7 @@ import tracewriter as tw
 import blkiomon
 from blkiomon.report import compare as command
 from blkiomon.report import rules
-from blkiomon.report.changes import METRICS, Change, Row, _widening, compare
+from blkiomon.report.changes import METRICS, Change, Row, _Side, _widening, compare
 from blkiomon.report.collect import Collected, collect
 
 DATA = Path(__file__).parent / "data"
@@ -162,10 +162,32 @@ def test_json_gives_what_traces_give(traces: dict[str, Path], tmp_path: Path) ->
             assert (one.low is None) == (other.low is None)
 
 
-def test_extremes_have_no_interval(runs: dict[str, Collected]) -> None:
-    row = row_of(compare([runs["a0"]], [runs["half"]], ("p99", "p99.5", "p99.6", "max")), "read")
-    assert [change.low is None for change in row.changes] == [False, True, True, True]
-    assert [change.change is None for change in row.changes] == [False] * 4
+def test_percentiles_of_few_requests_have_no_interval(runs: dict[str, Collected]) -> None:
+    row = row_of(compare([runs["a0"]], [runs["half"]], ("p99", "p99.5", "p99.6")), "read")
+    assert [change.low is None for change in row.changes] == [False, True, True]
+    assert [change.change is None for change in row.changes] == [False] * 3
+
+
+def test_the_greatest_has_an_interval_and_no_verdict(runs: dict[str, Collected]) -> None:
+    before, after = ([runs[f"{name}{i}"] for i in range(3)] for name in ("a", "slow"))
+    for sides in (([runs["a0"]], [runs["slow0"]]), (before, after)):
+        greatest = row_of(compare(*sides), "read").metric("max")
+        assert greatest.change is not None
+        assert greatest.low is not None and greatest.high is not None
+        assert greatest.low <= greatest.change <= greatest.high
+        assert greatest.verdict == "too little to tell"
+
+
+def test_draws_of_the_greatest_are_those_of_the_units(runs: dict[str, Collected]) -> None:
+    side = _Side([runs[f"a{i}"] for i in range(3)], 8 << 20 | 16, "read", None)
+    of_runs = [
+        row_of(compare([runs[f"a{i}"]], [runs["a0"]]), "read").metric("max").a for i in range(3)
+    ]
+    drawn = side.drawn(("max",), 1)["max"]
+    assert set(drawn) == set(of_runs)
+    # Of three that are drawn with replacement, the greatest is among them in 19 of 27 draws.
+    greatest = max(value for value in of_runs if value is not None)
+    assert np.mean(drawn == greatest) == pytest.approx(19 / 27, abs=0.05)
 
 
 # --- which devices --------------------------------------------------------------------------------

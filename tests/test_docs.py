@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,9 +20,10 @@ import pytest
 import runner
 from test_sources import write_set
 
-from blkiomon import summarize
+from blkiomon import cli, summarize
 
 DOCS = Path(__file__).parent.parent / "docs"
+CONTRIBUTING = DOCS.parent / "CONTRIBUTING.md"
 FILES = sorted(DOCS.glob("*.md"))
 LANGUAGES = {"python", "text", "console"}
 
@@ -68,6 +71,8 @@ def run_shell(block: Block, where: str) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for item in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         command, _, shown = item.partition("\n")
+        if "| jq " in command and not shutil.which("jq"):
+            pytest.skip("jq is not installed: apt-get install jq")
         assert command.startswith("blkiomon "), where
         result = subprocess.run(
             command,
@@ -101,14 +106,92 @@ def test_every_block_runs_and_prints_what_is_shown(path: Path, traces: Path) -> 
             run_shell(block, where)
 
 
+def anchors_of(path: Path) -> set[str]:
+    """What links to a file may name behind `#`."""
+    headings = re.findall(r"^#+ (.*)", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_lead_somewhere() -> None:
+    for path in [*FILES, *DOCS.parent.glob("*.md")]:
+        for name, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", path.read_text()):
+            target = path.parent / name if name else path
+            assert target.exists(), f"{path.name}: {name}"
+            assert not anchor or anchor in anchors_of(target), f"{path.name}: {name}#{anchor}"
+
+
+def commands_shown() -> set[str]:
+    """Commands that are not run here, as they need a disk, or root."""
+    found = set()
     for path in [*FILES, DOCS.parent / "README.md"]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", path.read_text()):
-            assert (path.parent / target).exists(), f"{path.name}: {target}"
+        for line in re.findall(r"^ {4,}(?:\$ )?(\S.*)", path.read_text(), re.MULTILINE):
+            command = re.split(r"\s#\s", line)[0].rpartition("| ")[2]
+            if command.startswith("blkiomon "):
+                found.add(command)
+    return found
+
+
+@functools.cache
+def options_of(command: str) -> set[str]:
+    """What a command's help names; the empty string is blkiomon itself."""
+    shown = runner.run(*([command] if command else []), "--help")
+    assert shown.returncode == 0, shown
+    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", shown.stdout.decode()))
+
+
+def test_options_that_are_shown_exist() -> None:
+    shown = commands_shown()
+    assert len(shown) > 15
+    for command in sorted(shown):
+        words = shlex.split(command.replace("\\", ""))[1:]
+        sub = words[0] if words[0].isalpha() else ""
+        for word in words:
+            if word.startswith("-") and word != "-":
+                assert word.partition("=")[0] in options_of(sub), command
 
 
 def test_there_is_documentation() -> None:
-    assert {path.name for path in FILES} >= {"files.md", "library.md", "schema.md"}
+    assert {path.name for path in FILES} >= {"start.md", "outputs.md", "schema.md"}
+
+
+def apply(diff: str, directory: Path) -> None:
+    """Do what a diff says, wherever in the files its lines stand by now."""
+    for part in re.split(r"^--- .*\n\+\+\+ b/", diff, flags=re.MULTILINE)[1:]:
+        name, *hunks = part.split("@@\n")
+        path = directory / name.strip()
+        for hunk in hunks:
+            lines = hunk.splitlines(keepends=True)
+            old, new = ("".join(x[1:] for x in lines if x[0] in kinds) for kinds in (" -", " +"))
+            text = path.read_text()
+            assert text.count(f"\n{old}") == 1, f"{name}: {old}"
+            path.write_text(text.replace(f"\n{old}", f"\n{new}"))
+
+
+def test_worked_example_of_a_new_output_works(traces: Path) -> None:
+    blocks = {block.language: block for block in blocks_of(CONTRIBUTING)}
+    code, diff, shown = blocks["python"].text, blocks["diff"].text, blocks["console"].text
+    assert len((code + diff).splitlines()) < 40
+    package = traces / "blkiomon"
+    shutil.copytree(Path(cli.__file__).parent, package)
+    (package / "outputs" / "influx.py").write_text(code)
+    apply(diff, package)
+    command, _, output = shown.removeprefix("$ ").partition("\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", *command.split()],
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(traces)},
+        text=True,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert_shown(output, ran.stdout, CONTRIBUTING.name)
+
+
+def test_targets_that_contributors_are_told_of_are_there() -> None:
+    makefile = (DOCS.parent / "Makefile").read_text()
+    told = re.findall(r"`make (\w+)", CONTRIBUTING.read_text())
+    there = re.findall(r"^(\w+):.*## ", makefile, re.MULTILINE)
+    assert {*told} == {*there} - {"help", "lint", "clean"}
 
 
 def test_figures_of_the_readme_are_what_the_command_prints() -> None:

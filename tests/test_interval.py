@@ -28,6 +28,7 @@ from intervals import (
     interval,
     interval_of,
 )
+from sanitizers import unsanitized
 
 from blkiomon import layout
 from blkiomon.cut import merge_cuts
@@ -396,6 +397,7 @@ def test_dict_of_something_else_is_refused() -> None:
         Interval.from_dict(item.to_dict(histograms=False))
 
 
+@unsanitized
 def test_groups_of_a_thousand_devices_take_milliseconds() -> None:
     rng = np.random.default_rng(1)
     rows = np.zeros(2000, layout.ROW)

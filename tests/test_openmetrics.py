@@ -13,15 +13,16 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import prometheus
 import pytest
 import quirks
 import runner
+from prometheus import CONTRIB
 from prometheus_client.exposition import floatToGoString
 from prometheus_client.parser import text_string_to_metric_families
 from runner import Running
@@ -147,15 +148,8 @@ def test_nothing_yet_is_no_metrics_of_devices() -> None:
     assert not any(key[1:] for key in found)
 
 
-@pytest.fixture
-def promtool() -> str:
-    path = shutil.which("promtool")
-    if path is None:
-        pytest.skip("promtool is not installed: apt-get install prometheus")
-    return path
-
-
-def test_promtool_has_no_complaints(promtool: str) -> None:
+def test_promtool_has_no_complaints() -> None:
+    promtool = prometheus.program("promtool")
     metrics = Metrics(no_name)
     for data in (b"", ONE):
         metrics.add(interval_of(data))
@@ -165,19 +159,26 @@ def test_promtool_has_no_complaints(promtool: str) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_promtool_has_no_complaints_about_our_rules(promtool: str) -> None:
-    rules = CONTRIB / "prometheus-alerts.yml"
-    done = subprocess.run([promtool, "check", "rules", rules], capture_output=True)
+@pytest.mark.parametrize("name", ["prometheus-alerts.yml", "prometheus-fleet-rules.yml"])
+def test_promtool_has_no_complaints_about_our_rules(name: str) -> None:
+    command = [prometheus.program("promtool"), "check", "rules", str(CONTRIB / name)]
+    done = subprocess.run(command, capture_output=True)
     assert done.returncode == 0, done.stderr
 
 
-CONTRIB = Path(__file__).parent.parent / "contrib"
+@pytest.mark.parametrize("name", ["prometheus-fleet.yml", "prometheus-federation.yml"])
+def test_promtool_has_no_complaints_about_our_configuration(name: str) -> None:
+    command = [prometheus.program("promtool"), "check", "config", str(CONTRIB / name)]
+    done = subprocess.run(command, capture_output=True)
+    assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["grafana-dashboard.json", "prometheus-alerts.yml"])
+@pytest.mark.parametrize(
+    "name", ["grafana-dashboard.json", "prometheus-alerts.yml", "prometheus-fleet-rules.yml"]
+)
 def test_metrics_that_are_asked_for_exist(name: str) -> None:
     served = {key[0] for key in metrics_of(ONE)} | {"blkiomon_last_interval_timestamp_seconds"}
-    asked = set(re.findall(r"\bblkiomon_\w+", (CONTRIB / name).read_text()))
+    asked = set(re.findall(r"(?<![\w:])blkiomon_(?!fleet)\w+", (CONTRIB / name).read_text()))
     assert len(asked) > 5
     assert asked <= served
 
@@ -241,6 +242,15 @@ def test_slow_clients_hold_up_nobody(server: tuple[HttpSink, str]) -> None:
     finally:
         for client in slow:
             client.close()
+
+
+def test_nobody_else_gets_at_them_unless_a_host_is_named() -> None:
+    for value, shown in (("0", "0100007F"), ("0.0.0.0:0", "00000000")):
+        with Running("-I", "1", "--openmetrics", value).started() as process:
+            port = int(process.stderr.rpartition("/metrics")[0].rpartition(":")[2])
+            table = Path("/proc/net/tcp").read_text().splitlines()[1:]
+            listening = [line.split()[1] for line in table if line.split()[3] == "0A"]
+            assert [a for a in listening if a.endswith(f":{port:04X}")] == [f"{shown}:{port:04X}"]
 
 
 def test_port_in_use() -> None:
@@ -337,86 +347,33 @@ def test_file_whose_directory_goes_and_comes(tmp_path: Path) -> None:
 # -- a real Prometheus -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """Starts a server that scrapes an address; returns the server's own."""
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.skip("Prometheus is not installed: apt-get install prometheus")
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def start(target: str) -> str:
-        config = tmp_path / "prometheus.yml"
-        config.write_text(
-            "global: {scrape_interval: 200ms, scrape_timeout: 200ms}\n"
-            f"scrape_configs: [{{job_name: b, static_configs: [{{targets: ['{target}']}}]}}]\n"
-        )
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        arguments = [
-            f"--config.file={config}",
-            f"--storage.tsdb.path={tmp_path / 'data'}",
-            f"--web.listen-address={address}",
-        ]
-        with (tmp_path / "log").open("wb") as log:
-            processes.append(subprocess.Popen([program, *arguments], stdout=log, stderr=log))
-        return address
-
-    yield start
-    for process in processes:
-        process.terminate()
-        process.wait(runner.TIMEOUT_S)
-
-
-def test_dashboard_asks_what_prometheus_understands(prometheus: Callable[[str], str]) -> None:
-    server = prometheus("127.0.0.1:1")
-    dashboard = json.loads((CONTRIB / "grafana-dashboard.json").read_text())
+@pytest.mark.parametrize("name", ["grafana-dashboard.json", "grafana-fleet.json"])
+def test_dashboard_asks_what_prometheus_understands(name: str, tmp_path: Path) -> None:
+    dashboard = json.loads((CONTRIB / name).read_text())
     questions = [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
-    for question in questions:
-        for variable in re.findall(r"\$\w+", question):
-            question = question.replace(variable, "5m" if "interval" in variable else ".*")
-        query = urllib.parse.urlencode({"query": question})
-
-        def ask(query: str = query) -> str | None:
-            try:
-                return get(f"{server}/api/v1/query?{query}")[0]
-            except urllib.error.HTTPError as error:
-                if error.code == 503:
-                    return None  # it is not ready yet
-                raise
-            except OSError:
-                return None
-
-        assert json.loads(runner.until(ask, "an answer"))["status"] == "success"
-    assert len(questions) == 12
+    assert len(questions) > 8
+    with prometheus.serving(tmp_path, "{}") as server:
+        for question in questions:
+            for variable in re.findall(r"\$\w+", question):
+                question = question.replace(variable, "5m" if "interval" in variable else ".*")
+            runner.until(lambda of=question: server.ask(of) == [], question)  # type: ignore[misc]
 
 
-def test_quantile_agrees_with_our_percentile(prometheus: Callable[[str], str]) -> None:
+def test_quantile_agrees_with_our_percentile(tmp_path: Path) -> None:
     rng = random.Random(9)
     requests = [(4096, round(rng.lognormvariate(6, 1.2))) for _ in range(20_000)]
-    arguments = ("-I", "0.5", "--openmetrics", "0", "--json", "-")
-    with Running(*arguments).started() as process:
-        found = runner.until(
-            lambda: re.search(r"http://(\S+)/metrics", process.stderr), "its address"
-        )
-        server = prometheus(found[1])
-        process.write(quirks.pairs(*requests))
-        query = urllib.parse.urlencode(
-            {
-                "query": "histogram_quantile(0.99, sum by (le) (blkiomon_d2c_seconds_bucket)) "
-                f"and on () (sum(blkiomon_requests_total) == {len(requests)})"
-            }
-        )
-
-        def ask() -> float | None:
-            try:
-                answer = json.loads(get(f"{server}/api/v1/query?{query}")[0])
-            except OSError:
-                return None  # it has not begun to listen
-            result = answer["data"]["result"]
-            return float(result[0]["value"][1]) if result else None
-
-        quantile = runner.until(ask, "Prometheus to have seen all requests")
+    config = """
+global: {scrape_interval: 200ms, scrape_timeout: 200ms}
+scrape_configs: [{job_name: b, static_configs: [{targets: ['%s']}]}]
+"""
+    question = (
+        "histogram_quantile(0.99, sum by (le) (blkiomon_d2c_seconds_bucket)) "
+        f"and on () (sum(blkiomon_requests_total) == {len(requests)})"
+    )
+    with Running("-I", "0.5", "--openmetrics", "0", "--json", "-").started() as process:
+        with prometheus.serving(tmp_path, config % process.metrics_address()) as server:
+            process.write(quirks.pairs(*requests))
+            quantile = server.awaited(question)
         status, text, _ = process.end()
     assert status == 0
     lines = [json.loads(line) for line in text.splitlines()]

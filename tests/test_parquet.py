@@ -8,13 +8,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
+import duckdb
+import pandas
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from intervals import NAMES, example, interval_of
 from runner import TIMEOUT_S, Running, await_size
+from sanitizers import unsanitized
 
 from blkiomon.config import Config
 from blkiomon.interval import Interval
@@ -106,6 +111,7 @@ def program(path: str, before: str = "") -> list[str]:
     return [sys.executable, "-c", RUN.format(before, config)]
 
 
+@unsanitized
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, None])
 def test_file_is_whole_after_every_end_of_a_run(number: int | None, tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
@@ -156,5 +162,28 @@ def test_file_that_lost_a_part_gets_no_end(tmp_path: Path) -> None:
         sink.put(item)
     sink.close()
     assert sink.failed and sink.dropped_intervals == 3
-    (line,) = said
-    assert line.endswith("No space left on device (nothing more is written there)")
+    assert said[-1].endswith("No space left on device (nothing more is written there)")
+
+
+def test_directory_gets_a_whole_file_of_every_interval_and_reads_as_one_table(
+    tmp_path: Path,
+) -> None:
+    said: list[str] = []
+    outputs = open_outputs(Config(interval_s=1, parquet=f"{tmp_path}/"), said.append)
+    n_rows = 0
+    for number, item in enumerate(ITEMS, 1):
+        outputs.put(item)
+        while len(list(tmp_path.glob("*.parquet"))) < number:
+            time.sleep(0.005)
+        n_rows += len(item.groups())
+        assert pq.read_table(tmp_path).num_rows == n_rows  # before the end
+    outputs.close()
+    assert not said and not outputs.failed
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"interval-{item.end_ns:020}.parquet" for item in ITEMS
+    ]
+    query = f"select sum(requests) as n from '{tmp_path}/*.parquet'"
+    whole = duckdb.connect().execute(query).fetchall()[0][0]
+    assert whole == polars.read_parquet(tmp_path)["requests"].sum()
+    assert whole == pandas.read_parquet(tmp_path)["requests"].sum()
+    assert whole == sum(group.requests for item in ITEMS for group in item.groups())

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
 import runner
 import tracewriter as tw
+from sanitizers import NEEDED
 
 import blkiomon
 from blkiomon import layout, report
@@ -397,12 +398,12 @@ def test_a_page_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text("before")
 
-    def fail(beside: Path) -> None:
-        beside.write_text("half")
+    def fail(file: IO[bytes]) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ReportError, match=r"cannot write .*: No space left on device"):
-        collecting.write_whole(path, fail)
+        collecting.write_output(path, fail)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -435,7 +436,7 @@ def test_without_matplotlib(tmp_path: Path, capfd: Capture, monkeypatch: Any) ->
 
 def test_command_needs_neither_display_nor_home(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    environment = {
+    environment = NEEDED | {
         "PATH": os.environ["PATH"],
         "HOME": "/nonexistent",
         "MPLCONFIGDIR": str(tmp_path / "file" / "no"),

@@ -628,6 +628,27 @@ def test_message_whose_queue_is_removed_and_made_anew(tmp_path: Path) -> None:
         assert process.end()[::2] == (0, "")
 
 
+def test_queue_that_is_removed_for_good_is_told_at_the_end_and_counted(tmp_path: Path) -> None:
+    """Not before: ziomon takes any line for the end, and may make the queue anew."""
+    (tmp_path / "queue").touch()
+    queue = MessageQueue(tmp_path / "queue")
+    with Running("-I", "0.1", *queue.options, "-h", "-").started() as process:
+        with queue:
+            process.write(ONE)
+            queue.await_messages(1)
+        for number in (2, 3):
+            process.write(ONE)
+            process.read_intervals(number)
+        assert process.stderr == ""
+        status, _, complaints = process.end()
+    assert status == 1
+    assert re.fullmatch(
+        rf"blkiomon: message queue {queue.path} \(id 1\) did not take everything: "
+        r"\d+ intervals and 0 records are missing there\n",
+        complaints,
+    )
+
+
 # -- the tests themselves --------------------------------------------------------------------------
 
 

@@ -115,7 +115,14 @@ def test_block_device_is_refused_and_never_opened(
     except PermissionError:
         pytest.skip("only root makes device nodes")
     opened: list[object] = []
-    monkeypatch.setattr("blkiomon.outputs.files.os.open", lambda *args: opened.append(args))
+    real = os.open
+
+    def noted(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            opened.append(path)
+        return real(path, flags, *args, **options)
+
+    monkeypatch.setattr("blkiomon.outputs.opening.os.open", noted)
     with pytest.raises(OutputError, match="disk: it is a block device"):
         open_outputs(config(driver=str(device)), said.append)
     assert not opened
@@ -476,14 +483,49 @@ def test_what_needs_its_end_gets_none_after_a_loss(
         patch.setattr("blkiomon.outputs.files.os.write", no_space)
         sink.start()
         sink.put(at(1))
-        eventually(lambda: sink.has_ended)
-    sink.put(at(2))
-    sink.close()
+        eventually(lambda: said)
+        sink.put(at(2))
+        sink.close()
     assert (tmp_path / "out").read_bytes() == b""
     assert sink.failed and sink.dropped_intervals == 2
-    assert [line.rpartition(": ")[2] for line in said] == [
-        "No space left on device (nothing more is written there)"
+    assert said == [
+        f"{sink.name} waits until there is space again: No space left on device",
+        f"cannot write to {sink.name}: No space left on device (nothing more is written there)",
     ]
+
+
+def test_what_needs_its_end_waits_for_space(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, room = os.write, [8]
+
+    def limited(fd: int, data: memoryview) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = write(fd, data[: room[0]])
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr("blkiomon.outputs.files.os.write", limited)
+    sink = FileSink(str(tmp_path / "out"), [WHOLE], said.append)
+    sink.start()
+    sink.put(at(1))
+    eventually(lambda: said)
+    sink.put(at(2))
+    room[0] = 10_000
+    eventually(lambda: (tmp_path / "out").read_bytes().endswith(b"2\n"))
+    sink.close()
+    assert (tmp_path / "out").read_bytes() == b"head\ninterval 1\ninterval 2\nend\n"
+    assert len(said) == 1 and not sink.failed and not sink.dropped_intervals
+
+
+def test_run_that_waits_for_its_outputs_does_not_wait_for_space(said: list[str]) -> None:
+    sink = FileSink("/dev/full", [WHOLE], said.append, lossless=True)
+    sink.start()
+    sink.put(at(1))
+    eventually(lambda: sink.has_ended)
+    assert sink.failed and sink.dropped_intervals == 1 and len(said) == 1
+    sink.close()
 
 
 def test_end_that_nobody_reads_is_told(pipe: tuple[int, int], said: list[str]) -> None:

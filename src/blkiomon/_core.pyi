@@ -32,6 +32,12 @@ class Engine:
         from_ns: likewise ignored are records before this trace time.
         threads: with 2, pairing has a core of its own; the results are the same. More are not
             used, nor are they where anything is kept or collected.
+        max_devices: so many devices are known at a time, 1 to 2^22-1; records of others are
+            counted as ``over_limit`` and otherwise ignored. At a cut, if more than half of
+            them are known, those that have had no request since the last cut, and of which
+            nothing is pending, make room. Devices that are named in ``devices`` always count.
+        hash_seed: for tests, 0 to 2^128-1: hash with this instead of what nobody can know.
+            Results do not depend on it.
 
     Raises:
         ValueError: an argument is out of range.
@@ -50,6 +56,8 @@ class Engine:
         devices: Iterable[int] = (),
         from_ns: int = 0,
         threads: int = 1,
+        max_devices: int = 65_536,
+        hash_seed: int | None = None,
     ) -> None: ...
     def set_from_ns(self, from_ns: int) -> None:
         """Ignore records before this trace time from now on."""
@@ -81,7 +89,8 @@ class Engine:
         """Hand out what was accounted since the last cut, and begin anew.
 
         To be called before 2^32 matches have come together: bins are counted in 32 bits.
-        Rows are in the order of each one's first match.
+        Rows are in the order of each one's first match. Where there is no memory for them
+        MemoryError is raised, and nothing has changed.
 
         Args:
             end_ns: trace time at which the interval ends, for what is in flight then; that of the
@@ -133,9 +142,11 @@ class Engine:
         ``records`` read, ``matches``, ``mismatches``, ``driver_data`` (records), ``evicted``
         (pending records), ``lost`` (events, by the tracer's marks), ``gaps`` (records missing by
         their sequence numbers, per device and CPU, when the interval ended), ``orphans``
-        (completions whose issue had not been seen when the interval ended), ``skipped_bytes``.
+        (completions whose issue had not been seen when the interval ended), ``skipped_bytes``,
+        ``over_limit`` (records of devices beyond ``max_devices``).
         """
 
+    def _longest_searches(self) -> tuple[int, int]: ...
     @property
     def matches(self) -> int:
         """How many requests were accounted since the start."""
@@ -158,7 +169,10 @@ class Engine:
 
     @property
     def process_names(self) -> dict[int, str]:
-        """Names by pid, as far as the stream has told them; the one that is kept up to date."""
+        """Names by pid, as far as the stream has told them; the one that is kept up to date.
+
+        At least 65,536 are remembered: those that were told, or in an interval, last.
+        """
 
     @property
     def offset(self) -> int:

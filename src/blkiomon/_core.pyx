@@ -55,9 +55,35 @@ cdef void *address(array) except? NULL:
     return &view[0]
 
 
+cdef uint8_t *allocate(dict arrays, name, uint64_t n_bytes) except NULL:
+    """A zeroed array, aligned to a cache line, which takes the name in a dictionary."""
+    array = np.zeros(n_bytes + 64, dtype=np.uint8)
+    arrays[name] = array
+    cdef uint8_t[::1] view = array
+    return <uint8_t *> ((<uintptr_t> &view[0] + 63) & ~<uintptr_t> 63)
+
+
+cdef uint8_t *enlarge(
+    dict arrays, name, const void *old, uint64_t used, uint64_t wanted
+) except NULL:
+    """Likewise, of `wanted` bytes, beginning with what was used of an old one."""
+    cdef uint8_t *new = allocate(arrays, name, wanted)
+    if used:
+        memcpy(new, old, used)
+    return new
+
+
+cdef table(uint64_t n, dtype):
+    """An uninitialised numpy array of n elements."""
+    try:
+        return np.empty(n, dtype=dtype)
+    except (ValueError, SystemError):           # what numpy makes of it where memory is short
+        raise MemoryError from None
+
+
 cdef copied(const void *elements, uint64_t n, dtype):
     """A numpy array of n elements that stand elsewhere."""
-    array = np.empty(n, dtype=dtype)
+    array = table(n, dtype)
     if n:
         memcpy(address(array), elements, array.nbytes)
     return array
@@ -72,8 +98,6 @@ cdef class Engine:
     cdef bint has_worker
     cdef uint64_t ahead                         # records that the worker may not have paired yet
     cdef dict _arrays                           # name -> the numpy array behind a State pointer
-    cdef uint64_t n_accounts                    # made so far, in use or spare
-    cdef uint64_t n_queue_accounts
     cdef dict _names                            # pid -> name, as far as they were told
     cdef bint stopped                           # a record after last_ns comes next
     cdef int swap                               # the stream's byte order; -1: not known yet
@@ -90,7 +114,7 @@ cdef class Engine:
     def __init__(
         self, *, max_pending=1_000_000, max_age_ns=600 * 10**9,
         keep_details=False, keep_driver_data=False, keep_records=False, keep_requests=False,
-        resync=False, devices=(), from_ns=0, threads=1,
+        resync=False, devices=(), from_ns=0, threads=1, max_devices=65_536, hash_seed=None,
     ):
         if not 1 <= max_pending <= 1 << 32:
             raise ValueError(f"max_pending must be from 1 to 2^32, not {max_pending}")
@@ -100,6 +124,10 @@ cdef class Engine:
             raise ValueError(f"from_ns must be from 0 to 2^64-1, not {from_ns}")
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
+        if not 1 <= max_devices <= MOST_DEVICES:
+            raise ValueError(f"max_devices must be from 1 to 2^22-1, not {max_devices}")
+        if hash_seed is None:
+            hash_seed = int.from_bytes(os.urandom(16), "little")
         memset(&self.s, 0, sizeof(State))
         self.s.max_pending = max_pending
         self.s.max_age_ns = max_age_ns
@@ -110,8 +138,10 @@ cdef class Engine:
         self.s.keep_requests = keep_requests
         self.s.oldest_ns = <uint64_t> -1
         self.s.max_victims = max(1, max_pending // 16)
-        self.s.seed[0] = int.from_bytes(os.urandom(8), "little")
-        self.s.seed[1] = int.from_bytes(os.urandom(8), "little")
+        self.s.seed[0] = hash_seed & <uint64_t> -1
+        self.s.seed[1] = hash_seed >> 64
+        self.s.n_blocks = 1                     # the first is none
+        self.s.devices_end = 1                  # and so here: NOBODY
         self.resync = resync
         self.swap = -1
         self.searching = False
@@ -121,12 +151,16 @@ cdef class Engine:
         self.need = 0
         self.failure = None
         self._arrays = {}
-        self.n_accounts = self.n_queue_accounts = 0
         self._skips = []
         self._names = {}
         self.has_worker = False
         self.ahead = 0
-        self._set_filter(devices)
+        wanted = set(devices)
+        self.s.max_devices = max(max_devices, len(wanted))
+        self._grow_devices(max(len(wanted), 4 * BATCH))
+        for number in wanted:
+            enter_device(&self.s, number)
+        self.s.has_wanted = len(wanted) > 0
         self.set_from_ns(from_ns)
         self._make_room(0, 0, 0)
         if threads > 1 and not (
@@ -143,7 +177,7 @@ cdef class Engine:
         cdef int error
         memset(&self.pipeline, 0, sizeof(Pipeline))
         self.pipeline.s = &self.s
-        self.pipeline.ring = <Batch *> self._allocate("ring", RING * sizeof(Batch))
+        self.pipeline.ring = <Batch *> allocate(self._arrays, "ring", RING * sizeof(Batch))
         with nogil:
             error = start_pipeline(&self.pipeline)
         if error:
@@ -154,142 +188,148 @@ cdef class Engine:
 
     def set_from_ns(self, from_ns):
         self.s.from_ns = from_ns
-        self.s.has_filter = self.s.n_wanted > 0 or from_ns > 0
+        self.s.has_filter = self.s.has_wanted or self.s.over_limit > 0 or from_ns > 0
 
-    cdef int _set_filter(self, devices) except -1:
-        cdef uint32_t[::1] view
-        wanted = np.array(sorted(set(devices)), dtype=np.uint32)
-        self._arrays["wanted"] = wanted
-        if len(wanted):
-            view = wanted
-            self.s.wanted = &view[0]
-            self.s.n_wanted = len(wanted)
-        return 0
-
-    # -- memory: all of it is made here, in numpy arrays
-
-    cdef uint8_t *_allocate(self, name, uint64_t n_bytes) except NULL:
-        """A zeroed array, aligned to a cache line; it replaces what had the name."""
-        array = np.zeros(n_bytes + 64, dtype=np.uint8)
-        self._arrays[name] = array
-        cdef uint8_t[::1] view = array
-        return <uint8_t *> ((<uintptr_t> &view[0] + 63) & ~<uintptr_t> 63)
-
-    cdef uint8_t *_enlarge(self, name, void *old, uint64_t used, uint64_t wanted) except NULL:
-        """An array of `wanted` bytes that begins with what was used of the old one."""
-        held = self._arrays.get(name)
-        cdef uint8_t *new = self._allocate(name, wanted)
-        if used:
-            memcpy(new, old, used)
-        del held
-        return new
+    # -- memory: all of it is made here, in numpy arrays. What grows first gets all that it needs,
+    # in a new dictionary, and then puts it to use: where there is no memory nothing has changed.
 
     cdef int _grow_table(self, name, Table *t) except -1:
         """Make a table larger by half."""
+        cdef dict arrays = dict(self._arrays)
         cdef Table old = t[0]
-        cdef uint64_t n = old.n_groups + max(64, old.n_groups // 2)
-        held = self._arrays.get(name + "_groups"), self._arrays.get(name + "_slots")
-        if n * GROUP > <uint64_t> 1 << 32:
+        cdef Table new
+        new.n_groups = old.n_groups + max(64, old.n_groups // 2)
+        new.used = 0
+        if new.n_groups * GROUP > <uint64_t> 1 << 32:
             raise MemoryError("more records are pending than can be told apart")
-        t.groups = <Group *> self._allocate(name + "_groups", n * sizeof(Group))
-        t.slots = <Pending *> self._allocate(name + "_slots", n * GROUP * sizeof(Pending))
-        t.n_groups = n
-        t.used = 0
+        new.groups = <Group *> allocate(arrays, name + "_groups", new.n_groups * sizeof(Group))
+        new.slots = <Pending *> allocate(
+            arrays, name + "_slots", new.n_groups * GROUP * sizeof(Pending)
+        )
+        t[0] = new
         with nogil:
             rehash(&self.s, t, &old)
-        del held
+        self._arrays = arrays
         return 0
 
-    cdef int _grow_devices(self, uint64_t n) except -1:
+    cdef int _grow_devices(self, uint64_t wanted) except -1:
+        """Make room for so many devices, or max_devices, beside NOBODY."""
         cdef State *s = &self.s
+        cdef dict arrays = dict(self._arrays)
         cdef uint64_t i
-        cdef uint64_t n_map = 2 * n
-        cdef uint64_t had = s.n_devices
-        held = self._arrays.get("devices")
-        cdef const Device *old = s.devices
-        s.devices = <Device *> self._allocate("devices", n * sizeof(Device))
-        s.device_map = <DeviceSlot *> self._allocate("map", n_map * sizeof(DeviceSlot))
-        s.device_mask = n_map - 1
-        s.device_shift = 64 - (n_map - 1).bit_length()
-        s.n_devices = 0
-        for i in range(had):                    # in the same order, so with the same index
-            find_device(s, old[i].number)
-            s.devices[i] = old[i]
-        s.loads = <Load *> self._enlarge("loads", s.loads, had * sizeof(Load), n * sizeof(Load))
-        s.carries = <Carry *> self._enlarge(
-            "carries", s.carries, had * sizeof(Carry), n * sizeof(Carry)
+        cdef uint64_t had = s.devices_room
+        cdef uint64_t room = 1 + min(wanted, s.max_devices)
+        cdef Device *devices = <Device *> enlarge(
+            arrays, "devices", s.devices, had * sizeof(Device), room * sizeof(Device)
         )
-        self._grow_sequences(0)
-        del held
+        cdef Load *loads = <Load *> enlarge(
+            arrays, "loads", s.loads, had * sizeof(Load), room * sizeof(Load)
+        )
+        cdef Carry *carries = <Carry *> enlarge(
+            arrays, "carries", s.carries, had * sizeof(Carry), room * sizeof(Carry)
+        )
+        cdef unsigned int map_bits = (2 * int(room) - 1).bit_length()
+        cdef DeviceSlot *device_map = <DeviceSlot *> allocate(
+            arrays, "map", sizeof(DeviceSlot) << map_bits
+        )
+        self._place_sequences(arrays, room, min(s.cpu_shift, cpu_bits(<uint32_t> -1, room)))
+        s.devices = devices
+        s.loads = loads
+        s.carries = carries
+        s.devices_room = room
+        s.device_map = device_map
+        s.device_mask = (<uint64_t> 1 << map_bits) - 1
+        s.device_shift = 64 - map_bits
+        for i in range(1, s.devices_end):
+            if devices[i].in_use:
+                map_device(s, devices[i].number, <uint32_t> i)
+        self._arrays = arrays
         return 0
 
     cdef int _grow_sequences(self, cpus) except -1:
-        """Room for a CPU of that number on every device. Beyond MOST_CPUS, some share a place."""
+        """Room for a CPU of that number on every device."""
+        cdef dict arrays = dict(self._arrays)
+        self._place_sequences(
+            arrays, self.s.devices_room, cpu_bits(cpus, self.s.devices_room)
+        )
+        self._arrays = arrays
+        return 0
+
+    cdef int _place_sequences(self, dict arrays, uint64_t devices, unsigned int shift) except -1:
+        """Sequence numbers for so many devices, of 2^shift CPUs each."""
         cdef State *s = &self.s
         cdef uint64_t i
-        cdef unsigned int before = s.cpu_shift
-        cdef const uint32_t *old = s.last_sequence
-        held = self._arrays.get("sequences")
-        s.cpu_shift = max(int(before), min(cpus, MOST_CPUS - 1).bit_length())
-        s.last_sequence = <uint32_t *> self._allocate(
-            "sequences", (s.device_mask + 1) // 2 << s.cpu_shift + 2
-        )
-        if old != NULL:
-            for i in range(s.n_devices):
-                memcpy(
-                    s.last_sequence + (i << s.cpu_shift), old + (i << before), 4 << before
-                )
-        del held
+        cdef uint32_t *new = <uint32_t *> allocate(arrays, "sequences", devices << shift + 2)
+        for i in range(1, s.devices_end):
+            memcpy(
+                new + (i << shift), s.last_sequence + (i << s.cpu_shift),
+                4 << min(shift, s.cpu_shift),
+            )
+        s.last_sequence = new
+        s.cpu_shift = shift
         return 0
 
     cdef int _grow_accounts(self) except -1:
-        """Make room for as many accounts again, in a chunk of its own: they must not move."""
-        cdef uint64_t n = max(4 * (BATCH + self.ahead), self.n_accounts)
-        cdef uint8_t *chunk = self._allocate(f"accounts {self.n_accounts}", n * sizeof(Account))
-        self.n_accounts += n
-        self.s.active = <Account **> self._enlarge(
-            "active", self.s.active,
-            self.s.n_active * sizeof(void *), self.n_accounts * sizeof(void *),
+        """As many accounts again, in a chunk of their own: they must not move."""
+        cdef State *s = &self.s
+        cdef dict arrays = dict(self._arrays)
+        cdef uint64_t i
+        cdef uint64_t had = s.n_accounts
+        cdef uint64_t more = max(4 * (BATCH + self.ahead), had)
+        cdef Account *chunk = <Account *> allocate(
+            arrays, f"accounts {had}", more * sizeof(Account)
         )
-        self.s.spare_accounts = <Account *> chunk
-        self.s.n_spare_accounts = n
+        s.accounts = <Account **> enlarge(
+            arrays, "accounts", s.accounts, had * sizeof(void *), (had + more) * sizeof(void *)
+        )
+        for i in range(more):
+            s.accounts[had + i] = &chunk[i]
+        s.n_accounts += more
+        self._arrays = arrays
         return 0
 
     cdef int _grow_queue_accounts(self) except -1:
-        cdef uint64_t n = max(4 * (BATCH + self.ahead), self.n_queue_accounts)
-        cdef uint8_t *chunk = self._allocate(
-            f"queue accounts {self.n_queue_accounts}", n * sizeof(QueueAccount)
+        """Likewise."""
+        cdef State *s = &self.s
+        cdef dict arrays = dict(self._arrays)
+        cdef uint64_t i
+        cdef uint64_t had = s.n_queue_accounts
+        cdef uint64_t more = max(4 * (BATCH + self.ahead), had)
+        cdef QueueAccount *chunk = <QueueAccount *> allocate(
+            arrays, f"queue accounts {had}", more * sizeof(QueueAccount)
         )
-        self.n_queue_accounts += n
-        self.s.queue_active = <QueueAccount **> self._enlarge(
-            "queue_active", self.s.queue_active,
-            self.s.n_queue_active * sizeof(void *), self.n_queue_accounts * sizeof(void *),
+        s.queue_accounts = <QueueAccount **> enlarge(
+            arrays, "queue accounts", s.queue_accounts,
+            had * sizeof(void *), (had + more) * sizeof(void *),
         )
-        self.s.spare_queue_accounts = <QueueAccount *> chunk
-        self.s.n_spare_queue_accounts = n
+        for i in range(more):
+            s.queue_accounts[had + i] = &chunk[i]
+        s.n_queue_accounts += more
+        self._arrays = arrays
         return 0
 
     cdef int _grow_blocks(self, uint64_t wanted) except -1:
         cdef State *s = &self.s
+        cdef dict arrays = dict(self._arrays)
         cdef uint64_t room = max(wanted, 2 * s.blocks_room)
         cdef size_t block = BLOCK * sizeof(uint32_t)
         if room > <uint64_t> 1 << 32:
             raise MemoryError("more histograms than can be told apart")
-        s.blocks = <uint32_t *> self._enlarge(
-            "blocks", s.blocks, s.n_blocks * block, room * block
+        s.blocks = <uint32_t *> enlarge(
+            arrays, "blocks", s.blocks, min(s.n_blocks, s.blocks_room) * block, room * block
         )
         s.blocks_room = room
-        s.n_blocks = max(s.n_blocks, <uint64_t> 1)      # the first is none
+        self._arrays = arrays
         return 0
 
     cdef int _grow_processes(self) except -1:
         cdef State *s = &self.s
-        cdef uint64_t n = 4 * (s.process_mask + 1) if s.processes != NULL else 8 * BATCH
+        cdef dict arrays = dict(self._arrays)
         cdef uint64_t i, at
         cdef uint64_t had = s.process_mask + 1 if s.processes != NULL else 0
-        held = self._arrays.get("processes")
+        cdef uint64_t n = max(8 * BATCH, 4 * had)
         cdef const Process *old = s.processes
-        s.processes = <Process *> self._allocate("processes", n * sizeof(Process))
+        s.processes = <Process *> allocate(arrays, "processes", n * sizeof(Process))
         s.process_mask = n - 1
         for i in range(had):
             if old[i].requests != 0:
@@ -297,18 +337,47 @@ cdef class Engine:
                 while s.processes[at].requests != 0:
                     at = (at + 1) & s.process_mask
                 s.processes[at] = old[i]
-        del held
+        self._arrays = arrays
         return 0
 
+    cdef uint8_t *_grow(
+        self, name, const void *old, uint64_t used, uint64_t *room, uint64_t wanted, size_t size
+    ) except NULL:
+        """Elements of `size` bytes each, `used` of them in use: room for twice as many as before,
+        and for `wanted`.
+        """
+        cdef dict arrays = dict(self._arrays)
+        cdef uint64_t n = max(wanted, 8 * BATCH, 2 * room[0])
+        cdef uint8_t *new = enlarge(arrays, name, old, used * size, n * size)
+        room[0] = n
+        self._arrays = arrays
+        return new
+
     cdef int _take_names(self) except -1:
-        """Move the process names that were told to the dictionary; a later one counts."""
+        """Move the process names that were told to the dictionary; a later one counts.
+
+        So many at least are remembered: those told or asked for last.
+        """
         cdef uint64_t i
         for i in range(self.s.n_names):
             name = (<char *> self.s.names[i].comm)[:COMM]
+            self._names.pop(self.s.names[i].pid, None)
             self._names[self.s.names[i].pid] = (
                 name.partition(b"\0")[0].decode("utf-8", "backslashreplace")
             )
         self.s.n_names = 0
+        if len(self._names) > 2 * MOST_PROCESSES:
+            for pid in list(self._names)[:-MOST_PROCESSES]:
+                del self._names[pid]
+        return 0
+
+    cdef int _refresh_names(self, processes) except -1:
+        """The names of these will be asked for: they are the last to be forgotten."""
+        self._take_names()
+        if len(self._names) > MOST_PROCESSES:
+            for pid in processes["pid"].tolist():
+                if pid in self._names:
+                    self._names[pid] = self._names.pop(pid)
         return 0
 
     cdef inline bint _has_room(self, const Batch *b, uint64_t n_bytes) noexcept nogil:
@@ -323,13 +392,13 @@ cdef class Engine:
         return (
             pending <= s.pending.n_groups * MOST_IN_GROUP
             and pending <= s.max_pending
-            and s.n_devices + BATCH <= (s.device_mask + 1) // 2
-            and s.n_spare_accounts >= more
+            and (s.devices_end + BATCH <= s.devices_room or s.devices_room > s.max_devices)
+            and s.n_active + more <= s.n_accounts
             and s.n_blocks + BLOCKS_A_MATCH * more <= s.blocks_room
-            and min(b.cpus, <uint32_t> MOST_CPUS - 1) >> s.cpu_shift == 0
+            and cpu_bits(b.cpus, s.devices_room) <= s.cpu_shift
             and (s.queued.groups == NULL or (
                 load_relaxed(&s.queued.used) + more <= s.queued.n_groups * MOST_IN_GROUP
-                and s.n_spare_queue_accounts >= more
+                and s.n_queue_active + more <= s.n_queue_accounts
             ))
             and (s.names == NULL or (
                 load_relaxed(&s.n_names) + more <= s.names_room
@@ -354,68 +423,58 @@ cdef class Engine:
         for its own records there is room.
         """
         cdef State *s = &self.s
-        cdef uint64_t i
-        cdef uint64_t room
+        cdef uint64_t i, had
         cdef uint64_t more = BATCH + self.ahead
         while min(s.pending.used + more, s.max_pending) > s.pending.n_groups * MOST_IN_GROUP:
             self._grow_table("pending", &s.pending)
         if s.pending.used + more > s.max_pending and s.victims == NULL:
-            s.victims = <Victim *> self._allocate("victims", s.max_victims * sizeof(Victim))
-        if s.n_devices + BATCH > MOST_DEVICES:
-            raise MemoryError(f"more than {MOST_DEVICES - BATCH} devices")
-        if s.n_devices + BATCH > (s.device_mask + 1) // 2:
-            self._grow_devices(max(4 * BATCH, s.device_mask + 1))
-        if min(cpus, <uint32_t> MOST_CPUS - 1) >> s.cpu_shift:
+            s.victims = <Victim *> allocate(
+                self._arrays, "victims", s.max_victims * sizeof(Victim)
+            )
+        if s.devices_end + BATCH > s.devices_room and s.devices_room <= s.max_devices:
+            self._grow_devices(2 * s.devices_room)
+        if cpu_bits(cpus, s.devices_room) > s.cpu_shift:
             self._grow_sequences(cpus)
-        if s.n_spare_accounts < more:
+        if s.n_active + more > s.n_accounts:
             self._grow_accounts()
         if s.n_blocks + BLOCKS_A_MATCH * more > s.blocks_room:
             self._grow_blocks(s.n_blocks + BLOCKS_A_MATCH * more)
         if seen & CAT_QUEUE or s.queued.groups != NULL:
             while min(s.queued.used + more, s.max_pending) > s.queued.n_groups * MOST_IN_GROUP:
                 self._grow_table("queued", &s.queued)
-            if s.n_spare_queue_accounts < more:
+            if s.n_queue_active + more > s.n_queue_accounts:
                 self._grow_queue_accounts()
         if seen & CAT_NOTIFY or s.names != NULL:
             self._take_names()
-            if s.names == NULL:
-                s.names_room = 2 * more
-                s.names = <Name *> self._allocate("names", s.names_room * sizeof(Name))
+            if s.processes == NULL:
                 self._grow_processes()
+            if s.names == NULL:
+                s.names = <Name *> allocate(self._arrays, "names", 2 * more * sizeof(Name))
+                s.names_room = 2 * more
             while min(s.n_processes + more, MOST_PROCESSES) > (s.process_mask + 1) // 2:
                 self._grow_processes()
         if s.keep_details and s.n_kept + BATCH > s.kept_room:
-            room = max(8 * BATCH, 2 * s.kept_room)
-            s.kept = <Kept *> self._enlarge(
-                "kept", s.kept, s.kept_room * sizeof(Kept), room * sizeof(Kept)
-            )
-            for i in range(s.kept_room, room):  # the list of free entries ended just before
+            had = s.kept_room
+            s.kept = <Kept *> self._grow("kept", s.kept, had, &s.kept_room, 0, sizeof(Kept))
+            for i in range(had, s.kept_room):   # the list of free entries ended just before
                 s.kept[i].stored = i + 1
-            s.kept_room = room
         if s.keep_mismatches and s.n_mismatch + BATCH > s.mismatch_room:
-            room = max(8 * BATCH, 2 * s.mismatch_room)
-            s.mismatch = <Mismatch *> self._enlarge(
-                "mismatch", s.mismatch, s.n_mismatch * sizeof(Mismatch), room * sizeof(Mismatch)
+            s.mismatch = <Mismatch *> self._grow(
+                "mismatch", s.mismatch, s.n_mismatch, &s.mismatch_room, 0, sizeof(Mismatch)
             )
-            s.mismatch_room = room
         if s.keep_requests and s.n_request + BATCH > s.request_room:
-            room = max(8 * BATCH, 2 * s.request_room)
-            s.request = <Request *> self._enlarge(
-                "request", s.request, s.n_request * sizeof(Request), room * sizeof(Request)
+            s.request = <Request *> self._grow(
+                "request", s.request, s.n_request, &s.request_room, 0, sizeof(Request)
             )
-            s.request_room = room
         if s.keep_records and s.n_record + BATCH > s.record_room:
-            room = max(8 * BATCH, 2 * s.record_room)
-            s.record = <Record *> self._enlarge(
-                "record", s.record, s.n_record * sizeof(Record), room * sizeof(Record)
+            s.record = <Record *> self._grow(
+                "record", s.record, s.n_record, &s.record_room, 0, sizeof(Record)
             )
-            s.record_room = room
-        if s.keep_driver_data:
-            room = s.n_driver + n_bytes + BATCH * HEADER_V7
-            if room > s.driver_room:
-                room *= 2
-                s.driver = self._enlarge("driver", s.driver, s.n_driver, room)
-                s.driver_room = room
+        if s.keep_driver_data and s.n_driver + n_bytes + BATCH * HEADER_V7 > s.driver_room:
+            s.driver = self._grow(
+                "driver", s.driver, s.n_driver, &s.driver_room,
+                2 * (s.n_driver + n_bytes + BATCH * HEADER_V7), 1,
+            )
         return 0
 
     # -- bytes in
@@ -437,7 +496,7 @@ cdef class Engine:
             return 0
         try:
             return self._feed(&data[0] if size else self.tail, size)
-        except MemoryError as error:
+        except BaseException as error:
             self.failure = error                # the batch at hand is lost: nothing to go on from
             raise
 
@@ -529,7 +588,7 @@ cdef class Engine:
             with gil:
                 try:
                     self._make_room(b.seen, b.cpus, n_bytes)
-                except MemoryError:
+                except BaseException:
                     s.records = b.first         # nothing of this batch counts
                     raise
         if b.first & (SWEEP_EVERY - 1) == 0:
@@ -643,88 +702,48 @@ cdef class Engine:
 
     def cut(self, end_ns=None):
         cdef State *s = &self.s
-        cdef uint64_t i
-        cdef uint64_t n = s.n_active
-        cdef uint64_t n_d2c = 0
-        cdef uint64_t n_size = 0
-        cdef uint64_t n_load
         cdef uint64_t end = s.now_ns if end_ns is None else end_ns
-        cdef Account *a
-        cdef Row *out
-        cdef Bin *d2c_out
-        cdef Bin *size_out
-        cdef Bin *first_size
-        cdef LoadRow *load_out
+        cdef CutSizes n
         with nogil:
             sweep(s)
-            for i in range(n):
-                a = s.active[i]
-                n_d2c += count_bins(s, &a.d2c)
-                n_size += count_bins(s, &a.sizes)   # or fewer, when sizes share a bin
-                s.carries[a.device].ns[a.row.op] += a.row.d2c_ns.sum
-            weigh_pending(s, end)
-            n_load = count_load_rows(s)
-        rows = np.empty(n, dtype=layout.ROW)
-        d2c_bins = np.empty(n_d2c, dtype=layout.BIN)
-        size_bins = np.empty(n_size, dtype=layout.BIN)
-        loads = np.empty(n_load, dtype=layout.LOAD)
-        out = <Row *> address(rows)
-        d2c_out = <Bin *> address(d2c_bins)
-        size_out = first_size = <Bin *> address(size_bins)
-        load_out = <LoadRow *> address(loads)
-        with nogil:
-            for i in range(n):
-                a = s.active[i]
-                d2c_out = move_bins(s, &a.d2c, <uint32_t> i, d2c_out)
-                size_out = move_sizes(s, a, <uint32_t> i, size_out)
-                close_row(&a.row)
-                memcpy(&out[i], &a.row, sizeof(Row))
-                row_reset(&a.row)
-            s.n_active = 0
-            move_load_rows(s, end, load_out)
+            weigh_requests(s, end)
+            count_rows(s, &n)
+        processes = self._listed_processes()
+        cut = Cut(
+            rows=table(n.rows, layout.ROW),
+            d2c_bins=table(n.d2c_bins, layout.BIN),
+            size_bins=table(n.size_bins, layout.BIN),
+            loads=table(n.loads, layout.LOAD),
+            queue_rows=table(n.queue_rows, layout.QUEUE_ROW),
+            q2d_bins=table(n.q2d_bins, layout.BIN),
+            q2c_bins=table(n.q2c_bins, layout.BIN),
+            processes=processes,
+        )
+        cdef Row *rows = <Row *> address(cut.rows)
+        cdef Bin *d2c_bins = <Bin *> address(cut.d2c_bins)
+        cdef Bin *size_bins = <Bin *> address(cut.size_bins)
+        cdef LoadRow *loads = <LoadRow *> address(cut.loads)
+        cdef QueueRow *queue_rows = <QueueRow *> address(cut.queue_rows)
+        cdef Bin *q2d_bins = <Bin *> address(cut.q2d_bins)
+        cdef Bin *q2c_bins = <Bin *> address(cut.q2c_bins)
+        self._refresh_names(processes)
+        with nogil:                             # from here on nothing can fail
+            move_rows(s, rows, d2c_bins, size_bins)
+            move_queue_rows(s, queue_rows, q2d_bins, q2c_bins)
+            move_load_rows(s, end, loads)
+            free_idle_devices(s)
+            close_accounts(s)
+            forget_processes(s)
             s.interval += 1
             s.gaps_cut = s.gaps
-        queue_rows, q2d_bins, q2c_bins = self._cut_queue()
-        return Cut(
-            rows=rows, d2c_bins=d2c_bins, size_bins=size_bins[:size_out - first_size], loads=loads,
-            queue_rows=queue_rows, q2d_bins=q2d_bins, q2c_bins=q2c_bins,
-            processes=self._cut_processes(),
-        )
+        return cut
 
-    cdef tuple _cut_queue(self):
-        """Queue rows and both kinds of bins."""
-        cdef State *s = &self.s
-        cdef uint64_t i
-        cdef uint64_t n_q2d = 0
-        cdef uint64_t n_q2c = 0
-        cdef QueueAccount *a
-        for i in range(s.n_queue_active):
-            a = s.queue_active[i]
-            n_q2d += count_bins(s, &a.q2d)
-            n_q2c += count_bins(s, &a.q2c)
-        rows = np.empty(s.n_queue_active, dtype=layout.QUEUE_ROW)
-        q2d_bins = np.empty(n_q2d, dtype=layout.BIN)
-        q2c_bins = np.empty(n_q2c, dtype=layout.BIN)
-        cdef QueueRow *out = <QueueRow *> address(rows)
-        cdef Bin *q2d_out = <Bin *> address(q2d_bins)
-        cdef Bin *q2c_out = <Bin *> address(q2c_bins)
-        for i in range(s.n_queue_active):
-            a = s.queue_active[i]
-            q2d_out = move_bins(s, &a.q2d, <uint32_t> i, q2d_out)
-            q2c_out = move_bins(s, &a.q2c, <uint32_t> i, q2c_out)
-            memcpy(&out[i], &a.row, sizeof(QueueRow))
-            a.row.requests = 0
-            moments_reset(&a.row.q2d_ns)
-            moments_reset(&a.row.q2c_ns)
-        s.n_queue_active = 0
-        return rows, q2d_bins, q2c_bins
-
-    cdef _cut_processes(self):
-        """The table of processes, by pid; it is empty afterwards."""
+    cdef _listed_processes(self):
+        """The table of processes, by pid."""
         cdef State *s = &self.s
         cdef uint64_t i
         cdef uint64_t n = s.n_processes + (s.other_processes.requests != 0)
-        processes = np.empty(n, dtype=layout.PROCESS)
+        processes = table(n, layout.PROCESS)
         cdef Process *out = <Process *> address(processes)
         if n == 0:
             return processes
@@ -735,25 +754,22 @@ cdef class Engine:
         if s.other_processes.requests != 0:
             out[0] = s.other_processes
             out.pid = <uint32_t> -1
-        memset(s.processes, 0, (s.process_mask + 1) * sizeof(Process))
-        memset(&s.other_processes, 0, sizeof(Process))
-        s.n_processes = 0
         return processes[np.argsort(processes["pid"])]
 
     def take_mismatches(self):
-        n = self.s.n_mismatch
+        taken = copied(self.s.mismatch, self.s.n_mismatch, layout.MISMATCH)
         self.s.n_mismatch = 0
-        return copied(self.s.mismatch, n, layout.MISMATCH)
+        return taken
 
     def take_records(self):
-        n = self.s.n_record
+        taken = copied(self.s.record, self.s.n_record, layout.RECORD)
         self.s.n_record = 0
-        return copied(self.s.record, n, layout.RECORD)
+        return taken
 
     def take_requests(self):
-        n = self.s.n_request
+        taken = copied(self.s.request, self.s.n_request, layout.REQUEST)
         self.s.n_request = 0
-        return copied(self.s.request, n, layout.REQUEST)
+        return taken
 
     def take_driver_data(self):
         cdef bytes data = (<char *> self.s.driver)[:self.s.n_driver] if self.s.n_driver else b""
@@ -795,7 +811,31 @@ cdef class Engine:
             "gaps": self.s.gaps,
             "orphans": self.s.orphans,
             "skipped_bytes": self.s.skipped_bytes,
+            "over_limit": self.s.over_limit,
         }
+
+    def _longest_searches(self):
+        """For tests: groups that the longest search among pending requests looks at, and slots of
+        the map that the longest for a device does.
+        """
+        cdef const State *s = &self.s
+        cdef uint64_t groups = 0
+        cdef uint64_t slots = 0
+        cdef uint64_t group, home, i
+        cdef unsigned int in_use
+        cdef const Pending *p
+        for group in range(s.pending.n_groups):
+            in_use = slots_in_use(&s.pending, group)
+            while in_use != 0:
+                p = &s.pending.slots[group * GROUP + first_bit(in_use)]
+                in_use &= in_use - 1
+                home = place_of(s, &s.pending, p.sector, p.key).home
+                groups = max(groups, 1 + (group + s.pending.n_groups - home) % s.pending.n_groups)
+        for i in range(s.device_mask + 1):
+            if s.device_map[i].index != NOBODY:
+                home = mix(s.device_map[i].number ^ s.seed[0], s.seed[1]) >> s.device_shift
+                slots = max(slots, 1 + ((i - home) & s.device_mask))
+        return groups, slots
 
     @property
     def matches(self):

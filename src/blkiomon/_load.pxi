@@ -8,7 +8,7 @@
 # A request that is given up was in flight until then. Operations have no busy time of their own.
 
 cdef enum:
-    ALL_DEVICES = 0xffffffff                    # layout.ALL_DEVICES
+    EVERYTHING = 8                              # layout.EVERYTHING
 
 
 cdef inline void enter(State *s, uint32_t device, unsigned int op, uint64_t time_ns) noexcept nogil:
@@ -52,16 +52,21 @@ cdef inline void abandon(State *s, const Pending *p, uint64_t now_ns) noexcept n
 
 # --- the cut ----------------------------------------------------------------------------------
 
-cdef void weigh_pending(State *s, uint64_t end_ns) noexcept nogil:
-    """Add up how long the requests in flight have been so, and find the oldest of them."""
+cdef void weigh_requests(State *s, uint64_t end_ns) noexcept nogil:
+    """Add up how long requests were in flight, those that still are apart; find their oldest."""
     cdef uint64_t group, i
     cdef unsigned int in_use, op
     cdef const Pending *p
     cdef Carry *carry
-    for i in range(s.n_devices):
+    cdef const Row *row
+    for i in range(s.devices_end):
         for op in range(OPS):
+            s.carries[i].ended_ns[op] = 0
             s.carries[i].pending_ns[op] = 0
             s.carries[i].oldest_ns[op] = end_ns
+    for i in range(s.n_active):
+        row = &s.accounts[i].row
+        s.carries[s.accounts[i].device].ended_ns[row.op] += row.d2c_ns.sum
     if s.in_flight == 0:
         return
     for group in range(s.pending.n_groups):
@@ -78,7 +83,14 @@ cdef void weigh_pending(State *s, uint64_t end_ns) noexcept nogil:
 
 
 cdef inline bint had_load(const State *s, uint64_t device, unsigned int op) noexcept nogil:
-    return s.loads[device].in_flight[op].max != 0 or s.carries[device].ns[op] != 0
+    cdef const Carry *carry = &s.carries[device]
+    return (
+        s.loads[device].in_flight[op].max != 0 or carry.ns[op] != 0 or carry.ended_ns[op] != 0
+    )
+
+
+cdef inline uint128_t integral_of(const Carry *carry, unsigned int op) noexcept nogil:
+    return carry.ns[op] + carry.ended_ns[op] + carry.pending_ns[op]
 
 
 cdef uint64_t count_load_rows(const State *s) noexcept nogil:
@@ -86,7 +98,7 @@ cdef uint64_t count_load_rows(const State *s) noexcept nogil:
     cdef uint64_t n = 0
     cdef uint64_t of_device
     cdef unsigned int op
-    for i in range(s.n_devices):
+    for i in range(s.devices_end):
         of_device = 0
         for op in range(OPS):
             of_device += had_load(s, i, op)
@@ -122,7 +134,7 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
     cdef uint128_t all_ns = 0
     cdef Load *load
     cdef Carry *carry
-    for i in range(s.n_devices):
+    for i in range(s.devices_end):
         load = &s.loads[i]
         carry = &s.carries[i]
         integral_ns = 0
@@ -132,14 +144,15 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
             if had_load(s, i, op):
                 set_load_row(
                     out, s.devices[i].number, op, load.in_flight[op].now, load.in_flight[op].max,
-                    end_ns - carry.oldest_ns[op], 0, carry.ns[op] + carry.pending_ns[op],
+                    end_ns - carry.oldest_ns[op], 0, integral_of(carry, op),
                 )
                 out += 1
                 rows += 1
-                integral_ns += carry.ns[op] + carry.pending_ns[op]
+                integral_ns += integral_of(carry, op)
                 oldest_ns = min(oldest_ns, carry.oldest_ns[op])
                 carry.ns[op] = <uint128_t> 0 - carry.pending_ns[op]
                 load.in_flight[op].max = load.in_flight[op].now
+        s.devices[i].is_idle = rows == 0
         if rows == 0:
             continue
         if load.in_flight[ALL_OPS].now == 0:
@@ -157,7 +170,42 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
         all_ns += integral_ns
         all_oldest_ns = min(all_oldest_ns, oldest_ns)
     set_load_row(
-        out, ALL_DEVICES, ALL_OPS, s.in_flight, s.max_in_flight,
+        out, 0, EVERYTHING, s.in_flight, s.max_in_flight,
         end_ns - all_oldest_ns, 0, all_ns,
     )
     s.max_in_flight = s.in_flight
+
+
+# --- devices that are gone --------------------------------------------------------------------
+
+cdef void keep_devices_of(State *s, const Table *t) noexcept nogil:
+    """Whatever waits in a table, its device is not idle."""
+    cdef uint64_t group
+    cdef unsigned int in_use
+    for group in range(t.n_groups):
+        in_use = slots_in_use(t, group)
+        while in_use != 0:
+            s.devices[device_of(t.slots[group * GROUP + first_bit(in_use)].key)].is_idle = False
+            in_use &= in_use - 1
+
+
+cdef void free_idle_devices(State *s) noexcept nogil:
+    """Make room for other devices, where many are known: forget those that were idle.
+
+    These are devices of which the interval has seen no request, and of which nothing is pending.
+    Only then is anything given up that could matter: their last sequence numbers.
+    """
+    cdef uint64_t i
+    if s.has_wanted or s.n_devices <= s.max_devices // 2:
+        return
+    for i in range(s.n_active):                 # where a match took no time
+        s.devices[s.accounts[i].device].is_idle = False
+    keep_devices_of(s, &s.pending)
+    keep_devices_of(s, &s.queued)
+    for i in range(1, s.devices_end):
+        if s.devices[i].in_use and s.devices[i].is_idle:
+            free_device(s, <uint32_t> i)
+    memset(s.device_map, 0, (s.device_mask + 1) * sizeof(DeviceSlot))
+    for i in range(1, s.devices_end):
+        if s.devices[i].in_use:
+            map_device(s, s.devices[i].number, <uint32_t> i)

@@ -3,6 +3,20 @@
 # prepare() makes an item of every record of a batch: what of it is looked at, in the form in which
 # it is pending later, and where in the table it belongs. pair() takes one item after the other.
 
+cdef enum:
+    MOST_CPU_BITS = 13                          # 8192 are as many as a kernel can be built for
+    MOST_SEQUENCE_BITS = 27                     # sequence numbers; 512 MB
+
+
+cdef inline unsigned int cpu_bits(uint32_t cpus, uint64_t devices) noexcept nogil:
+    """How much of a CPU's number counts, with room for so many devices: beyond, CPUs share a place.
+
+    `cpus` is the greatest one, or several or'ed.
+    """
+    cdef unsigned int most = MOST_SEQUENCE_BITS - bits(devices)
+    return min(bits(cpus), most, <unsigned int> MOST_CPU_BITS)
+
+
 cdef void note_gap(State *s, const TraceV7 *r, uint32_t *last) noexcept nogil:
     """A record's sequence number is not one more than the last of its device and CPU."""
     cdef int32_t missing = <int32_t> (r.sequence - last[0] - 1)
@@ -15,13 +29,15 @@ cdef void note_gap(State *s, const TraceV7 *r, uint32_t *last) noexcept nogil:
         s.gaps -= 1
 
 
-cdef inline bint counts(const State *s, Batch *b, int i, uint32_t device) noexcept nogil:
+cdef inline bint counts(State *s, Batch *b, int i, uint32_t device) noexcept nogil:
     """Whether a record's sequence number does: not of a note, to which the kernel gives none.
 
-    Nor where nobody asked for the record. From that its categories are taken, but for a note:
-    then pair() passes it over.
+    Nor where nobody asked for the record, or its device has no index. From that its categories are
+    taken, but for a note: then pair() passes it over.
     """
-    if s.has_filter and (b.record[i].time < s.from_ns or s.devices[device].ignored):
+    if b.record[i].time < s.from_ns or device == NOBODY:
+        if b.record[i].time >= s.from_ns and not (s.has_wanted or b.category[i] & CAT_NOTIFY):
+            s.over_limit += 1
         b.category[i] &= CAT_NOTIFY
         return False
     return b.category[i] & CAT_NOTIFY == 0
@@ -41,10 +57,10 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
     cdef:
         int i
         int n = b.n
-        uint32_t number = b.record[0].device if n else 0
-        uint32_t device = find_device(s, number) if n else 0
+        uint32_t number = ~b.record[0].device if n else 0       # none yet
+        uint32_t device = NOBODY
         uint32_t cpu_mask = (1 << s.cpu_shift) - 1
-        uint32_t *sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
+        uint32_t *sequences = s.last_sequence
         uint32_t *last
         uint32_t category
         Table table = s.pending
@@ -57,7 +73,10 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
         r = b.record[i]
         if r.device != number:
             number = r.device
-            device = find_device(s, number)
+            device = index_of(s, number)
+            if unlikely(device == NOBODY):
+                device = enter_device(s, number)
+                any_special |= device == NOBODY
             sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
         b.item[i].key = device
         last = &sequences[r.cpu & cpu_mask]

@@ -14,7 +14,7 @@
 
 cdef enum:
     LARGE_TABLE = 2048                          # groups; with their slots 1 MB
-    MOST_DEVICES = 1 << 22                      # what a key has room for
+    MOST_DEVICES = (1 << 22) - 1                # what a key has room for, beside NOBODY
     SWEEP_EVERY = 1 << 20                       # records between two looks at the oldest
     # On average, before the table grows by half. With more, groups run over, and a search that
     # goes on to the next one waits for memory: at 12, a million requests cost 1.4 times as much.
@@ -287,7 +287,7 @@ cdef void evict_oldest(State *s) noexcept nogil:
         v = s.victims[0]
         s.n_victims -= 1
         sift(s.victims, s.n_victims, s.victims[s.n_victims], True)
-        key = key_of(find_device(s, v.device), 0) | v.direction
+        key = key_of(index_of(s, v.device), 0) | v.direction
         p = find(&s.pending, place_of(s, &s.pending, v.sector, key), v.sector, key)
         # It may have been matched since, or have given way to a younger one.
         if p != NULL and p.time_ns == v.time_ns:

@@ -9,7 +9,6 @@
 cdef enum:
     ISSUED = 1 << 2                             # in the key of a queue record: its issue came
     MOST_PROCESSES = 1 << 16                    # told apart in one interval
-    MOST_CPUS = 1 << 13                         # as many as a kernel can be built for
 
 
 cdef inline uint32_t queue_key(uint32_t key) noexcept nogil:
@@ -118,6 +117,14 @@ cdef void count_process(State *s, const TraceV7 *r) noexcept nogil:
         at = (at + 1) & s.process_mask
     p.requests += 1
     p.bytes += r.bytes
+
+
+cdef void forget_processes(State *s) noexcept nogil:
+    """Begin a new interval."""
+    if s.processes != NULL:
+        memset(s.processes, 0, (s.process_mask + 1) * sizeof(Process))
+    memset(&s.other_processes, 0, sizeof(Process))
+    s.n_processes = 0
 
 
 cdef void take_note(State *s, const TraceV7 *r, const uint8_t *payload) noexcept nogil:

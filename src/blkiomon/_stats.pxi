@@ -76,30 +76,58 @@ cdef inline unsigned int cell_in(uint32_t state) noexcept nogil:
 
 
 # --- devices and their accounts ---------------------------------------------------------------
+#
+# A device has an index for as long as anything is known of it, up to max_devices at a time; what
+# is left of the others is NOBODY's. Accounts, and the blocks of their histograms, are those of an
+# interval: at its end all are free again, so that memory is for what one interval brings.
 
-cdef inline uint32_t find_device(State *s, uint32_t number) noexcept nogil:
-    """The index of a device; a new one is entered. Room for it has been reserved."""
+cdef inline uint32_t index_of(const State *s, uint32_t number) noexcept nogil:
+    """The index of a device, or NOBODY."""
     cdef uint64_t at = mix(number ^ s.seed[0], s.seed[1]) >> s.device_shift
-    cdef DeviceSlot *slot
+    cdef const DeviceSlot *slot
     while True:
         slot = &s.device_map[at]
-        if slot.index == 0:
-            s.devices[s.n_devices].number = number
-            s.devices[s.n_devices].ignored = not is_wanted(s, number)
-            s.n_devices += 1
-            slot.number = number
-            slot.index = <uint32_t> s.n_devices
-        if slot.number == number:
-            return slot.index - 1
+        if slot.number == number or slot.index == NOBODY:
+            return slot.index
         at = (at + 1) & s.device_mask
 
 
-cdef bint is_wanted(const State *s, uint32_t number) noexcept nogil:
-    cdef uint64_t i
-    for i in range(s.n_wanted):
-        if s.wanted[i] == number:
-            return True
-    return s.n_wanted == 0
+cdef void map_device(State *s, uint32_t number, uint32_t index) noexcept nogil:
+    """Enter a device into the map, where it is not yet."""
+    cdef uint64_t at = mix(number ^ s.seed[0], s.seed[1]) >> s.device_shift
+    while s.device_map[at].index != NOBODY:
+        at = (at + 1) & s.device_mask
+    s.device_map[at].number = number
+    s.device_map[at].index = index
+
+
+cdef uint32_t enter_device(State *s, uint32_t number) noexcept nogil:
+    """Give a device an index; NOBODY if it is not to count. Room for it has been reserved."""
+    cdef uint32_t index = s.free_device
+    if s.has_wanted or s.n_devices == s.max_devices:
+        s.has_filter = True
+        return NOBODY
+    if index != NOBODY:
+        s.free_device = s.devices[index].next_free
+    else:
+        index = <uint32_t> s.devices_end
+        s.devices_end += 1
+    s.n_devices += 1
+    s.devices[index].number = number
+    s.devices[index].in_use = True
+    map_device(s, number, index)
+    return index
+
+
+cdef void free_device(State *s, uint32_t index) noexcept nogil:
+    """Forget all that is known of a device, but for its place in the map."""
+    memset(&s.devices[index], 0, sizeof(Device))
+    memset(&s.loads[index], 0, sizeof(Load))
+    memset(&s.carries[index], 0, sizeof(Carry))
+    memset(s.last_sequence + (<uint64_t> index << s.cpu_shift), 0, 4 << s.cpu_shift)
+    s.devices[index].next_free = s.free_device
+    s.free_device = index
+    s.n_devices -= 1
 
 
 cdef inline void moments_reset(Moments *m) noexcept nogil:
@@ -107,27 +135,50 @@ cdef inline void moments_reset(Moments *m) noexcept nogil:
     m.min = <uint64_t> -1
 
 
-cdef inline void row_reset(Row *row) noexcept nogil:
-    """Empty a row but for what it is about."""
-    memset(<uint8_t *> row + ROW_HEAD, 0, sizeof(Row) - ROW_HEAD)
-    moments_reset(&row.size_bytes)
-    moments_reset(&row.d2c_us)
-    moments_reset(&row.throughput)
-    moments_reset(&row.d2c_ns)
-
-
 cdef Account *open_account(State *s, uint32_t device, unsigned int cell) noexcept nogil:
-    """The account of a device, operation and direction at its first match ever."""
-    cdef Account *a = s.spare_accounts
-    s.spare_accounts += 1
-    s.n_spare_accounts -= 1
+    """The account of a device, operation and direction at its first match in an interval."""
+    cdef Account *a = s.accounts[s.n_active]
+    s.n_active += 1
     s.devices[device].accounts[cell] = a
+    memset(a, 0, sizeof(Account))
     a.device = device
     a.row.device = s.devices[device].number
     a.row.op = op_of(cell)
     a.row.direction = cell & 3
-    row_reset(&a.row)
+    moments_reset(&a.row.size_bytes)
+    moments_reset(&a.row.d2c_us)
+    moments_reset(&a.row.throughput)
+    moments_reset(&a.row.d2c_ns)
     return a
+
+
+cdef QueueAccount *open_queue_account(State *s, uint32_t device, unsigned int op) noexcept nogil:
+    """Likewise, at the first match with a queue record."""
+    cdef QueueAccount *a = s.queue_accounts[s.n_queue_active]
+    s.n_queue_active += 1
+    s.devices[device].queue_accounts[op] = a
+    memset(a, 0, sizeof(QueueAccount))
+    a.device = device
+    a.row.device = s.devices[device].number
+    a.row.op = op
+    moments_reset(&a.row.q2d_ns)
+    moments_reset(&a.row.q2c_ns)
+    return a
+
+
+cdef void close_accounts(State *s) noexcept nogil:
+    """The interval has ended, and all was moved out: accounts and blocks are free again."""
+    cdef uint64_t i
+    cdef const Account *a
+    cdef const QueueAccount *q
+    for i in range(s.n_active):
+        a = s.accounts[i]
+        s.devices[a.device].accounts[a.row.op << 2 | a.row.direction] = NULL
+    for i in range(s.n_queue_active):
+        q = s.queue_accounts[i]
+        s.devices[q.device].queue_accounts[q.row.op] = NULL
+    s.n_active = s.n_queue_active = 0
+    s.n_blocks = 1                              # the first is none
 
 
 # --- histograms -------------------------------------------------------------------------------
@@ -230,9 +281,6 @@ cdef void account(State *s, const Batch *b) noexcept nogil:
     for i in range(n):
         m = &b.match[i]
         row = &of[i].row
-        if unlikely(row.requests == 0):
-            s.active[s.n_active] = of[i]
-            s.n_active += 1
         d2c_us = m.d2c_ns // 1000
         if likely(d2c_us != 0):
             throughput = m.size_bytes * <uint64_t> 1000 // d2c_us
@@ -266,17 +314,7 @@ cdef void account_queue(State *s, const Match *m) noexcept nogil:
     cdef QueueAccount *a = s.devices[m.device].queue_accounts[op_of(m.cell)]
     cdef uint64_t q2c_ns = m.q2d_ns + m.d2c_ns
     if unlikely(a == NULL):
-        a = s.spare_queue_accounts
-        s.spare_queue_accounts += 1
-        s.n_spare_queue_accounts -= 1
-        s.devices[m.device].queue_accounts[op_of(m.cell)] = a
-        a.row.device = s.devices[m.device].number
-        a.row.op = op_of(m.cell)
-        moments_reset(&a.row.q2d_ns)
-        moments_reset(&a.row.q2c_ns)
-    if a.row.requests == 0:
-        s.queue_active[s.n_queue_active] = a
-        s.n_queue_active += 1
+        a = open_queue_account(s, m.device, op_of(m.cell))
     a.row.requests += 1
     moments_add(&a.row.q2d_ns, m.q2d_ns)
     moments_add(&a.row.q2c_ns, q2c_ns)
@@ -285,6 +323,23 @@ cdef void account_queue(State *s, const Match *m) noexcept nogil:
 
 
 # --- handing out ------------------------------------------------------------------------------
+
+cdef uint64_t count_sizes(State *s, const Account *a, uint64_t mark) noexcept nogil:
+    """How many bins move_sizes() moves. State.by_bin holds no such mark."""
+    cdef uint64_t n = 0
+    cdef unsigned int block, i, bin
+    for block in range(BLOCKS):
+        if a.sizes.block[block] == 0:
+            continue
+        for i in range(BLOCK):
+            if s.blocks[<uint64_t> a.sizes.block[block] * BLOCK + i] == 0:
+                continue
+            bin = block * BLOCK + i
+            bin = bin - SIZE_SLOTS if bin >= SIZE_SLOTS else bin_of(bin << 9)
+            n += s.by_bin[bin] != mark          # several sizes may share a bin
+            s.by_bin[bin] = mark
+    return n
+
 
 cdef Bin *move_sizes(State *s, Account *a, uint32_t row, Bin *out) noexcept nogil:
     """Move what is in the bins of sizes to out, by bin_of(); returns out behind it.
@@ -319,7 +374,81 @@ cdef Bin *move_sizes(State *s, Account *a, uint32_t row, Bin *out) noexcept nogi
     return out
 
 
+cdef void close_squares(
+    Moments *m, uint64_t requests, const Bin *first, const Bin *end
+) noexcept nogil:
+    """Say so where a sum of squares may have been more than 128 bits hold, by the bins."""
+    cdef uint128_t most = <uint128_t> 0 - 1
+    cdef unsigned int shift
+    cdef double above, sum_above = 0            # the values of a bin; their squares' sum
+    if m.max == 0 or requests <= most // (<uint128_t> m.max * m.max):
+        return
+    while first != end:
+        shift = max(first.bin // BLOCK, <uint32_t> 1) - 1
+        above = <double> (first.bin - shift * BLOCK + 1) * <double> (<uint64_t> 1 << shift)
+        sum_above += above * above * <double> first.count
+        first += 1
+    if sum_above >= 2.0 ** 128:
+        m.squ = most
+
+
 cdef void close_row(Row *row) noexcept nogil:
     """Complete a row in which something was counted: truncation to us keeps the order."""
     row.d2c_us.min = row.d2c_ns.min // 1000
     row.d2c_us.max = row.d2c_ns.max // 1000
+
+
+cdef struct CutSizes:                           # rows and bins that an interval's end hands out
+    uint64_t rows
+    uint64_t d2c_bins
+    uint64_t size_bins
+    uint64_t loads
+    uint64_t queue_rows
+    uint64_t q2d_bins
+    uint64_t q2c_bins
+
+
+cdef void count_rows(State *s, CutSizes *n) noexcept nogil:
+    """Behind weigh_requests()."""
+    cdef uint64_t i
+    memset(n, 0, sizeof(CutSizes))
+    memset(s.by_bin, 0, sizeof(s.by_bin))
+    n.rows = s.n_active
+    for i in range(s.n_active):
+        n.d2c_bins += count_bins(s, &s.accounts[i].d2c)
+        n.size_bins += count_sizes(s, s.accounts[i], i + 1)
+    n.queue_rows = s.n_queue_active
+    for i in range(s.n_queue_active):
+        n.q2d_bins += count_bins(s, &s.queue_accounts[i].q2d)
+        n.q2c_bins += count_bins(s, &s.queue_accounts[i].q2c)
+    n.loads = count_load_rows(s)
+
+
+cdef void move_rows(State *s, Row *out, Bin *d2c_out, Bin *size_out) noexcept nogil:
+    cdef uint64_t i
+    cdef Account *a
+    cdef const Bin *first
+    for i in range(s.n_active):
+        a = s.accounts[i]
+        first = d2c_out
+        d2c_out = move_bins(s, &a.d2c, <uint32_t> i, d2c_out)
+        size_out = move_sizes(s, a, <uint32_t> i, size_out)
+        close_row(&a.row)
+        close_squares(&a.row.d2c_ns, a.row.requests, first, d2c_out)
+        out[i] = a.row
+
+
+cdef void move_queue_rows(State *s, QueueRow *out, Bin *q2d_out, Bin *q2c_out) noexcept nogil:
+    cdef uint64_t i
+    cdef QueueAccount *a
+    cdef const Bin *first_q2d
+    cdef const Bin *first_q2c
+    for i in range(s.n_queue_active):
+        a = s.queue_accounts[i]
+        first_q2d = q2d_out
+        first_q2c = q2c_out
+        q2d_out = move_bins(s, &a.q2d, <uint32_t> i, q2d_out)
+        q2c_out = move_bins(s, &a.q2c, <uint32_t> i, q2c_out)
+        close_squares(&a.row.q2d_ns, a.row.requests, first_q2d, q2d_out)
+        close_squares(&a.row.q2c_ns, a.row.requests, first_q2c, q2c_out)
+        out[i] = a.row

@@ -183,8 +183,8 @@ cdef struct Row:                                # layout.ROW, 560 bytes
 cdef struct Histogram:                          # 3,776 bins in blocks of 64, each made when first
     uint32_t block[BLOCKS]                      # used: its index in State.blocks; 0: all are empty
 
-cdef struct Account:                            # everything kept of one device, op and direction
-    Row row
+cdef struct Account:                            # everything of one device, op and direction in
+    Row row                                     # one interval
     uint64_t device                             # its index
     Histogram d2c                               # by bin_of(ns)
     Histogram sizes                             # by size_bin()
@@ -211,6 +211,7 @@ cdef struct QueueRow:                           # layout.QUEUE_ROW, 112 bytes
 
 cdef struct QueueAccount:                       # for a device and operation with queue records
     QueueRow row
+    uint64_t device                             # its index
     Histogram q2d
     Histogram q2c
 
@@ -241,19 +242,24 @@ cdef struct LoadRow:                            # layout.LOAD, 56 bytes
 
 cdef struct Carry:                              # for the integral of in flight, see _load.pxi
     uint128_t ns[OPS]
-    uint128_t pending_ns[OPS]                   # this and the next: only during a cut
+    uint128_t ended_ns[OPS]                     # this and the next two: only during a cut
+    uint128_t pending_ns[OPS]
     uint64_t oldest_ns[OPS]
 
 cdef struct Device:
     uint32_t number                             # major:minor
-    bint ignored                                # the user did not ask for it
-    Account *accounts[CELLS]                    # NULL until the first match
+    uint32_t next_free                          # of an index that is not in use: the next such
+    bint in_use
+    bint is_idle                                # only during a cut: nothing was seen of it
+    Account *accounts[CELLS]                    # NULL until the interval's first match
     QueueAccount *queue_accounts[OPS]
 
 cdef struct DeviceSlot:                         # a slot of the map from major:minor to index
     uint32_t number
-    uint32_t index                              # plus 1; 0: the slot is empty
+    uint32_t index                              # NOBODY: the slot is empty
 
+cdef enum:
+    NOBODY = 0                                  # index of all devices that do not count
 
 cdef struct Process:                            # layout.PROCESS; a slot of the table of processes
     uint32_t pid
@@ -293,31 +299,33 @@ cdef struct State:
     bint keep_driver_data
     bint keep_records
     bint keep_requests
-    bint has_filter                             # from_ns or devices
+    bint has_filter                             # some records do not count: see counts()
+    bint has_wanted                             # the user has named devices, and these are known
     bint foreign                                # byte order of the stream's payloads
-    const uint32_t *wanted                      # devices; all where n_wanted is 0
-    uint64_t n_wanted
+    uint64_t max_devices
     uint64_t pad0[8]
     # devices and their accounts: decode, prepare, account
-    Device *devices
-    uint64_t n_devices
+    Device *devices                             # the first, NOBODY, is none
+    uint64_t devices_room
+    uint64_t devices_end                        # the indices below have been in use
+    uint64_t n_devices                          # in use now, at most max_devices
+    uint32_t free_device                        # head of the list of those no longer in use
     DeviceSlot *device_map                      # device_mask + 1 of them, at most half in use
     uint64_t device_mask
     unsigned int device_shift
     unsigned int cpu_shift                      # room for so many CPUs, as a power of two
     uint32_t *last_sequence                     # by device and CPU; 0: nothing seen so far
     uint32_t *blocks                            # BLOCK counts each; block 0 is none
-    uint64_t n_blocks
+    uint64_t n_blocks                           # in use in this interval
     uint64_t blocks_room
-    Account *spare_accounts
-    uint64_t n_spare_accounts
-    QueueAccount *spare_queue_accounts
-    uint64_t n_spare_queue_accounts
-    uint64_t by_bin[SIZE_BINS]                  # see move_sizes()
-    Account **active                            # accounts with a match in this interval, in the
-    uint64_t n_active                           # order of their first
-    QueueAccount **queue_active
+    Account **accounts                          # the first n_active have had a match in this
+    uint64_t n_accounts                         # interval, in the order of their first
+    uint64_t n_active
+    QueueAccount **queue_accounts               # likewise
+    uint64_t n_queue_accounts
     uint64_t n_queue_active
+    uint64_t by_bin[SIZE_BINS]                  # see count_sizes() and move_sizes()
+    uint64_t over_limit                         # records of devices for which there was no index
     uint64_t next_ns                            # time of the record that feed() stopped at
     uint64_t records                            # since the start, as all totals
     uint64_t matches

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC
 from importlib import import_module
+from types import FrameType
 from typing import NamedTuple
 
 from blkiomon._version import __version__
 from blkiomon.config import Config
-from blkiomon.console import EXIT_FAILURE, STOP_SIGNALS, complain, misused, printed
+from blkiomon.console import EXIT_FAILURE, SIGNALS, complain, misused, printed
+from blkiomon.privileges import PrivilegeError, User, find_user
 
 
 class UsageError(Exception):
@@ -56,7 +58,7 @@ OPTIONS = (
     Option("D", "debug", "FILE", "records without a partner, and totals", _OUTPUT),
     Option("", "json", "FILE", "JSON Lines, one interval a line", _RICH),
     Option("", "csv", "FILE", "a row for each interval, device and operation", _RICH),
-    Option("", "parquet", "FILE", "the same rows; needs pip install 'blkiomon[arrow]'", _RICH),
+    Option("", "parquet", "FILE|DIR/", "the same rows; pip install 'blkiomon[arrow]'", _RICH),
     Option("", "openmetrics", "[HOST:]PORT", "metrics; pip install 'blkiomon[metrics]'", _RICH),
     Option("", "textfile", "FILE", "a file that always holds these metrics; likewise", _RICH),
     Option("", "names", "yes|no", "what this host calls the devices (default: if live)", _RICH),
@@ -72,6 +74,11 @@ OPTIONS = (
     ),
     Option("", "max-pending", "N", "pending records kept at most (default 1000000)", _MORE),
     Option("", "max-age", "SECONDS", "age of a pending record at most (default 600)", _MORE),
+    Option("", "max-devices", "N", "devices known at a time (default 65536)", _MORE),
+    Option("", "user", "NAME[:GROUP]", "root no more, once all is open", _MORE),
+    Option(
+        "", "follow-symlinks", "", "as root, also links where anybody could have laid them", _MORE
+    ),
     Option("v", "verbose", "", "say what is being waited for", _MORE),
 )
 
@@ -80,6 +87,7 @@ _COMMANDS = {
     "compare": "blkiomon.report.compare",
     "decode": "blkiomon.decode",
     "report": "blkiomon.report",
+    "top": "blkiomon.top",
 }
 """Sub-commands, and the module whose ``main`` each is."""
 
@@ -102,6 +110,7 @@ _USAGE = (
     "       blkiomon decode FILE\n"
     "       blkiomon report -o report.html TRACE...\n"
     "       blkiomon compare A B\n"
+    "       blkiomon top [DEVICE]...\n"
     "       blkiomon archive -o DATASET SOURCE...\n"
 )
 
@@ -113,7 +122,8 @@ the binary records of blktrace: on standard input, or in files.
 A TRACE is a file; the base name or any member of the files that blktrace writes, one for each CPU
 (sda stands for all sda.blktrace.*); a directory of such; a FIFO; or - for standard input, which is
 also read where none is named. Several are merged by time. Files may be compressed with gzip, xz or
-zstd. `blkiomon decode` prints what -b wrote, as text or with --json or --csv.
+zstd. `blkiomon decode` prints what -b wrote, as text or with --json or --csv. `blkiomon top` shows
+what happens now on a screen.
 """
 
 _TAIL = """
@@ -134,7 +144,11 @@ as blktrace's do, and only then --from and --to take such as 2026-11-23T14:00:00
 
 A live trace never waits for an output: what a full queue or a slow disk could not take is counted
 and reported. Files wait. The last, partial interval is printed at the end, also after SIGINT or
-SIGTERM.
+SIGTERM. SIGHUP reopens files that have been moved away; the end of its terminal ends the run.
+
+--parquet DIR/ writes a whole file for each interval into a directory: these can be read whatever
+happens, and one FILE only once it has been closed.
+
 Exit status: 0; 1 after a usage error, a bad trace or an output that failed.
 """
 
@@ -142,13 +156,14 @@ Exit status: 0; 1 after a usage error, a bad trace or an output that failed.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     # From here on a signal waits until it can end the run in order: monitor.StopSignals lets it in.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     _occupy_standard_fds()
     _widen_pipe(0)
     try:
         return _main(argv)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        if argv is not None:  # else the process ends, and one that comes too late changes nothing
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -156,13 +171,8 @@ def _main(argv: Sequence[str] | None) -> int:
     # Nothing here multiplies matrices; the threads that would do it take CPU to start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if arguments and arguments[0] in _COMMANDS:
-        # Unlike a run, these have nothing to bring in order when a signal comes.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         command: Callable[[Sequence[str]], int] = import_module(_COMMANDS[arguments[0]]).main
-        try:
-            return command(arguments[1:])
-        except KeyboardInterrupt:
-            return EXIT_FAILURE
+        return _interruptible(command, arguments[1:])
     try:
         config = parse(arguments)
     except UsageError as error:
@@ -181,6 +191,26 @@ def _main(argv: Sequence[str] | None) -> int:
     return run(config)
 
 
+def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """A sub-command, which any signal ends in order: no part of a file stays behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)  # once: it is on its way to its end
+        raise KeyboardInterrupt
+
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    old = {number: signal.signal(number, interrupt) for number in heard}
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        return command(arguments)
+    except KeyboardInterrupt:
+        return EXIT_FAILURE
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
 def usage() -> str:
     """The text of ``--help``."""
     lines = [_HEAD]
@@ -190,7 +220,8 @@ def usage() -> str:
             names = f"-{short}, --{long}" if short else f"    --{long}"
             if argument:
                 names += f"={argument}"
-            lines.append(f"  {names:<32}{text}\n")
+            below = f"\n{'':34}" if len(names) > 31 else ""  # too wide for the column
+            lines.append(f"  {names:<32}{below}{text}\n")
     return "".join(lines) + _TAIL
 
 
@@ -203,7 +234,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         UsageError: the arguments make no sense.
     """
     given, files, several = _getopt(arguments)
-    version = _choice(given, "stat-version", ("0.3", "0.2"))
+    version = choice(given, "stat-version", ("0.3", "0.2"))
     if "help" in given:
         return usage()
     if "version" in given:
@@ -238,23 +269,25 @@ def parse(arguments: Sequence[str]) -> Config | str:
             raise UsageError("--to must be later than --from")
 
     return Config(
-        interval_s=_seconds(given, "interval", least=0.001),
+        interval_s=seconds(given, "interval", least=0.001),
         files=tuple(files),
         trace=tuple(trace),
-        capture=_choice(given, "capture", ("auto", "blktrace", "tracefs")),
-        clock=_choice(given, "clock", ("auto", "trace", "wall")),
+        capture=choice(given, "capture", ("auto", "blktrace", "tracefs")),
+        clock=choice(given, "clock", ("auto", "trace", "wall")),
         from_ns=from_ns,
         to_ns=to_ns,
         is_absolute=from_is_absolute or to_is_absolute,
         devices=tuple(device_of(name) for name in several["device"]),
-        threads=_whole(given, "threads", 1, 1024, default=1),
+        threads=whole(given, "threads", 1, 1024, default=1),
         json=given.get("json"),
         csv=given.get("csv"),
         parquet=given.get("parquet"),
         openmetrics=_address(given, "openmetrics"),
         textfile=given.get("textfile"),
+        follow_symlinks="follow-symlinks" in given,
+        user=_user(given, "user"),
         names={"auto": None, "yes": True, "no": False}[
-            _choice(given, "names", ("auto", "yes", "no"))
+            choice(given, "names", ("auto", "yes", "no"))
         ],
         human=given.get(
             "human-readable", None if outputs or queue or "openmetrics" in given else "-"
@@ -263,12 +296,13 @@ def parse(arguments: Sequence[str]) -> Config | str:
         driver=given.get("dump-lldd"),
         debug=given.get("debug"),
         queue_path=given.get("msg-queue"),
-        queue_id=_whole(given, "msg-queue-id", -(1 << 31), (1 << 31) - 1) if queue else None,
-        queue_message_type=_whole(given, "msg-id", 1, (1 << 63) - 1) if queue else None,
+        queue_id=whole(given, "msg-queue-id", -(1 << 31), (1 << 31) - 1) if queue else None,
+        queue_message_type=whole(given, "msg-id", 1, (1 << 63) - 1) if queue else None,
         stat_version=version,
         final="no-final" not in given,
-        max_pending=_whole(given, "max-pending", 1, 1 << 32, default=1_000_000),
-        max_age_s=_seconds(given, "max-age", least=0.0, default=600.0),
+        max_pending=whole(given, "max-pending", 1, 1 << 32, default=1_000_000),
+        max_age_s=seconds(given, "max-age", least=0.0, default=600.0),
+        max_devices=whole(given, "max-devices", 1, (1 << 22) - 1, default=65_536),
         resync="resync" in given,
         verbose="verbose" in given,
     )
@@ -302,14 +336,15 @@ def _getopt(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], dict[s
     return dict(named), rest, several
 
 
-def _choice(given: dict[str, str], name: str, choices: tuple[str, ...]) -> str:
+def choice(given: dict[str, str], name: str, choices: tuple[str, ...]) -> str:
+    """One of several words; the first one unless given. Raises UsageError."""
     value = given.get(name, choices[0])
     if value not in choices:
         raise UsageError(f"--{name} takes {' or '.join(choices)}, not {value!r}")
     return value
 
 
-def _whole(
+def whole(
     given: dict[str, str], name: str, least: int, most: int, default: int | None = None
 ) -> int:
     text = given.get(name)
@@ -330,7 +365,8 @@ def _is_plain(text: str | None) -> bool:
     return text is not None and text.isascii() and "_" not in text
 
 
-def _seconds(given: dict[str, str], name: str, least: float, default: float | None = None) -> float:
+def seconds(given: dict[str, str], name: str, least: float, default: float | None = None) -> float:
+    """A number of seconds. Raises UsageError."""
     text = given.get(name)
     if text is None and default is not None:
         return default
@@ -380,16 +416,28 @@ def _address(given: dict[str, str], name: str) -> tuple[str, int] | None:
         host = host[1:-1]
     elif ":" in host:
         colon, host = ":", ""  # IPv6 without brackets: which colon would it be?
-    if not (port.isdecimal() and port.isascii() and int(port) < 1 << 16) or (colon and not host):
+    is_port = port.isdecimal() and port.isascii() and len(port) <= 5 and int(port) < 1 << 16
+    if not is_port or (colon and not host):
         raise UsageError(f"--{name} takes PORT, HOST:PORT or [HOST]:PORT, not {text!r}")
     return host, int(port)
+
+
+def _user(given: dict[str, str], name: str) -> User | None:
+    text = given.get(name)
+    if text is None:
+        return None
+    try:
+        return find_user(text)
+    except PrivilegeError as error:
+        raise UsageError(f"--{name} takes NAME or NAME:GROUP: {error}") from None
 
 
 def device_of(name: str) -> int:
     """The number of a device: major << 20 | minor."""
     major, _, minor = name.replace(",", ":").partition(":")
     if major.isdecimal() and minor.isdecimal() and name.isascii():
-        if int(major) < 1 << 12 and int(minor) < 1 << 20:
+        is_short = max(len(major), len(minor)) < 10
+        if is_short and int(major) < 1 << 12 and int(minor) < 1 << 20:
             return int(major) << 20 | int(minor)
         raise UsageError(f"--device: there is no device {name}")
     from blkiomon.devices import device_number

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from blkiomon.privileges import User
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -15,7 +17,11 @@ class Config:
     ``from_ns``, ``to_ns``: ns since 1970 if ``is_absolute``, else since the first record.
     ``devices``: major << 20 | minor of those that count, all if there are none.
     ``openmetrics``: host, empty for loopback, and port to serve metrics on.
+    ``user``: whom to become before anything is read.
+    ``follow_symlinks``: also where, for root, somebody else may have laid the link.
     ``names``: show what this host calls the devices; None: unless the trace may be of another one.
+    ``screen``: show what happens on the terminal; ``speed``: where that is a recorded trace, so
+    many times as fast as it was recorded; 0: as fast as it can be read.
     """
 
     interval_s: float
@@ -37,7 +43,11 @@ class Config:
     parquet: str | None = None
     openmetrics: tuple[str, int] | None = None
     textfile: str | None = None
+    follow_symlinks: bool = False
+    user: User | None = None
     names: bool | None = None
+    screen: bool = False
+    speed: float = 1.0
     queue_path: str | None = None
     queue_id: int | None = None
     queue_message_type: int | None = None
@@ -45,5 +55,6 @@ class Config:
     final: bool = True
     max_pending: int = 1_000_000
     max_age_s: float = 600.0
+    max_devices: int = 65_536
     resync: bool = False
     verbose: bool = False

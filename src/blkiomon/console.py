@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 EXIT_OK, EXIT_FAILURE = 0, 1
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGALRM)
+SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
+"""All that a run hears: those that end it, and the one that reopens files."""
+
+
+_listener: Callable[[str], None] | None = None
+
+
+def divert(listener: Callable[[str], None] | None) -> None:
+    """Have somebody else hear the complaints: whoever has the terminal. None: nobody any more."""
+    global _listener
+    _listener = listener
 
 
 def complain(message: str) -> None:
-    """One line on standard error; if that is gone there is nobody to tell.
-
-    Names that a user gave may hold anything: nothing of it gets to drive the terminal.
-    """
-    shown = "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else "?" for c in message)
+    """One line on standard error; if that is gone there is nobody to tell."""
+    if _listener is not None:
+        _listener(message)
+        return
     try:
-        write(2, f"blkiomon: {shown}\n")
+        write(2, f"blkiomon: {printable(message)}\n")
     except OSError:
         pass
+
+
+def printable(text: str) -> str:
+    """Names that a user gave may hold anything: nothing of it gets to drive the terminal."""
+    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else "?" for c in text)
 
 
 def write(fd: int, text: str) -> None:

@@ -47,8 +47,7 @@ class Cut:
 def merge_cuts(cuts: Sequence[Cut], end_ns: Sequence[int] | None = None) -> Cut:
     """One cut of all that several hold, with one row for each device, operation and direction.
 
-    Rows stay in the order in which the first of each came. Sums are exact modulo 2^128, as the
-    engine counts.
+    Rows stay in the order in which the first of each came. Sums are exact, up to 2^128 - 1.
 
     Args:
         cuts: in the order of their time, if no ends are given.

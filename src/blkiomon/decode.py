@@ -24,6 +24,17 @@ from blkiomon.outputs import csv, human
 
 USAGE = "Usage: blkiomon decode FILE [--text|--json|--csv]\n"
 
+HELP = f"""\
+{USAGE}
+What -b wrote, printed. The layout, 0.3 or 0.2, is told from the figures; FILE may be - for standard
+input.
+
+      --text               as -h prints it, which is the default
+      --json               JSON Lines, one struct a line
+      --csv                a row for each struct
+      --help               print this text
+"""
+
 _LAYOUTS = {"0.3": layout.STATS_03, "0.2": layout.STATS_02}
 _QUANTITIES = {"size": "size_bytes", "d2c": "d2c_us", "thrput": "throughput_bytes_per_ms"}
 _DIRECTIONS = {"r": "read", "w": "write"}
@@ -172,8 +183,8 @@ def main(argv: Sequence[str]) -> int:
         return misused(error.msg, USAGE)
     names = {name[2:] for name, _ in options}
     if "help" in names:
-        return printed([USAGE])
-    if len(rest) != 1:
+        return printed([HELP])
+    if len(rest) != 1 or not rest[0] or "\0" in rest[0]:
         return misused("decode takes one file, or - for standard input", USAGE)
     if len(names) > 1:
         return misused("decode prints one of text, JSON and CSV", USAGE)

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon import layout
-from blkiomon.moments import NOTHING, Moments, add_up
+from blkiomon.moments import NOTHING, U128_MAX, Moments, add_up
 
 T = TypeVar("T", bound=np.generic)
 
@@ -206,7 +206,7 @@ class Distribution:
 
     @property
     def squ(self) -> int:
-        """The sum of the squares."""
+        """The sum of the squares; 2^128-1 or more: it is not known, being so large."""
         return self.moments.squ
 
     @property
@@ -216,8 +216,8 @@ class Distribution:
 
     @property
     def stddev(self) -> float | None:
-        """Of the population, from exact integers; None of nothing."""
-        if not self.num:
+        """Of the population, from exact integers; None of nothing or where squ is not known."""
+        if not self.num or self.squ >= U128_MAX:
             return None
         return math.sqrt(self.num * self.squ - self.sum * self.sum) / self.num
 

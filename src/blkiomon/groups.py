@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from blkiomon.cut import Cut, Table
 from blkiomon.distribution import Distribution, Histograms, distributions
-from blkiomon.layout import ALL_DEVICES, ALL_OPS, OPS
+from blkiomon.layout import ALL_OPS, EVERYTHING, OPS
 from blkiomon.moments import from_words, reduce_moments, run_starts
 
 NS_PER_S = 1_000_000_000
@@ -97,7 +97,7 @@ class Group:
 
 # Groups are known by device << 3 | op here: a device's own key comes behind those of its
 # operations, as ALL_OPS is the last one, and the total's behind all.
-_TOTAL = (ALL_DEVICES + 1) << 3
+_TOTAL = 1 << 35
 _NOTHING = Distribution()
 
 
@@ -144,7 +144,7 @@ def _in_flight(loads: Table, duration_ns: int) -> dict[int, InFlight]:
     names = ["device", "op", "max_in_flight", "in_flight", "oldest_ns", "busy_ns"]
     for load, request_ns in zip(loads[names].tolist(), integrals, strict=True):
         device, op, most, end, oldest_ns, busy_ns = load
-        is_total = device == ALL_DEVICES and op == ALL_OPS
+        is_total = op == EVERYTHING
         key = _TOTAL if is_total else device << 3 | op
         busy = busy_ns if op == ALL_OPS and not is_total else None
         found[key] = InFlight(most, end, oldest_ns, request_ns, busy, duration_ns)

@@ -31,6 +31,7 @@ _UNSEEN = {
     "evicted": "evicted",
     "mismatches": "mismatches",
     "skipped_bytes": "skipped_bytes",
+    "over_device_limit": "over_limit",
 }
 """Names of what was not seen, and those of ``Counts``."""
 
@@ -176,7 +177,7 @@ def _interval(line: Mapping[str, Any]) -> Interval:
         for name, figures in entry["ops"].items()
     ]
     loads = [*ops, *(((number, layout.ALL_OPS), entry) for number, entry in devices)]
-    loads.append(((layout.ALL_DEVICES, layout.ALL_OPS), line["total"]))
+    loads.append(((0, layout.EVERYTHING), line["total"]))
 
     matched = [(key, figures) for key, figures in ops if figures["requests"]]
     rows = _heads(layout.ROW, matched, "d2c_ns")
@@ -200,7 +201,8 @@ def _interval(line: Mapping[str, Any]) -> Interval:
         records=line["records"],
         matches=line["total"]["requests"],
         driver_data=line["driver_data_records"],
-        **{field: line["unseen"][name] for name, field in _UNSEEN.items()},
+        # What earlier versions did not know had not happened: they failed.
+        **{field: line["unseen"].get(name, 0) for name, field in _UNSEEN.items()},
     )
     return Interval(
         time_s=line["end_ns"] // NS_PER_S,

@@ -52,6 +52,7 @@ class Counts:
         gaps: records missing by their sequence numbers, per device and CPU.
         orphans: completions whose issue had not been seen by the interval's end.
         skipped_bytes: bytes that are no records.
+        over_limit: records of devices beyond ``max_devices``: nothing else is known of them.
     """
 
     records: int = 0
@@ -63,6 +64,7 @@ class Counts:
     gaps: int = 0
     orphans: int = 0
     skipped_bytes: int = 0
+    over_limit: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         """What both counted together."""

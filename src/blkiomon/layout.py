@@ -116,7 +116,10 @@ BIN = np.dtype([("row", "u4"), ("bin", "u4"), ("count", "u8")])
 """A bin that is not empty: the index of its row in the interval's rows, the bin, its count."""
 
 ALL_OPS = len(OPS)
-ALL_DEVICES = (1 << 32) - 1
+"""In place of an operation: all of a device."""
+
+EVERYTHING = ALL_OPS + 1
+"""In place of an operation: all devices. No device number is free to say that."""
 
 LOAD = np.dtype(
     [
@@ -131,8 +134,8 @@ LOAD = np.dtype(
     ]
 )
 """Requests in flight in one interval: issued, not completed. One row for each device and operation
-that had any; one for each such device with ``op`` ``ALL_OPS``; always one for all, with
-``ALL_DEVICES`` and ``ALL_OPS``.
+that had any; one for each such device with ``op`` ``ALL_OPS``; always one for all
+devices, with ``op`` ``EVERYTHING`` and ``device`` 0.
 ``in_flight`` at the interval's end, ``oldest_ns`` the age of the oldest of these then (0: none),
 ``max_in_flight`` at any time, ``busy_ns`` the time with any in flight (of a device; else 0),
 ``in_flight_ns`` the integral over time, in request-ns, 128-bit: low word, high word."""

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 U64_MAX = (1 << 64) - 1
+U128_MAX = (1 << 128) - 1
+"""A sum of squares of this, or more: it is not known, 128 bits could not hold it."""
 
 
 class Moments(NamedTuple):
@@ -109,5 +111,6 @@ def from_words(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.object_]:
 
 
 def to_words(values: Iterable[int]) -> list[tuple[int, int]]:
-    """Low and high word of each, modulo 2^128 as the engine counts."""
-    return [(value & U64_MAX, value >> 64 & U64_MAX) for value in values]
+    """Low and high word of each, of what is more than 128 bits hold those of ``U128_MAX``."""
+    limited = (min(value, U128_MAX) for value in values)
+    return [(value & U64_MAX, value >> 64) for value in limited]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from blkiomon._core import Engine
@@ -17,7 +17,14 @@ MATCHES_A_CUT = 1 << 31
 """The engine counts in 32 bits what falls into one bin: a longer interval is put together."""
 
 MOST_IDLE = 100_000
-"""Intervals in a row without a record. Where time jumps further, the rest is left out."""
+"""Intervals in a row without a record. Where time jumps further, they are left out."""
+
+MOST_IDLE_IN_ALL = 3 * MOST_IDLE
+IDLE_A_RECORD = 10
+"""Such intervals in all, and how many more every record allows: times may jump again and again."""
+
+PENDING_AN_IDLE = 1000
+"""To end an interval takes longer, the more is pending: so much counts as one more."""
 
 PROBE_BYTES = 1 << 20
 """A timestamp record is looked for in so much of a trace, where limits are times of day."""
@@ -37,9 +44,11 @@ class Monitor:
     Args:
         interval_s: seconds of an interval by the trace clock; None: all is one interval.
         clock: "trace" or "wall".
-        max_pending, max_age_s, resync, devices, threads: as for ``Engine``.
+        max_pending, max_age_s, max_devices, resync, devices, threads: as for ``Engine``.
         from_ns, to_ns: only records in [from, to) count, in ns: since 1970 if ``is_absolute``,
             else since the first record.
+        hand_over: takes each interval of trace time as soon as it has ended, which then is not
+            returned: there may be very many in a few bytes.
         keep: further arguments for ``Engine``.
 
     Attributes:
@@ -58,12 +67,14 @@ class Monitor:
         clock: str = "trace",
         max_pending: int = 1_000_000,
         max_age_s: float = 600.0,
+        max_devices: int = 65_536,
         resync: bool = False,
         devices: Iterable[int] = (),
         from_ns: int | None = None,
         to_ns: int | None = None,
         is_absolute: bool = False,
         threads: int = 1,
+        hand_over: Callable[[Interval], None] | None = None,
         **keep: bool,
     ) -> None:
         if clock not in ("trace", "wall"):
@@ -73,6 +84,7 @@ class Monitor:
         self._options: dict[str, Any] = {
             "max_pending": max_pending,
             "max_age_ns": round(max_age_s * NS_PER_S),
+            "max_devices": max_devices,
             "resync": resync,
         }
         self._clock = clock
@@ -95,6 +107,8 @@ class Monitor:
         self.is_done = False
         self.skipped_intervals = 0
         self._ready: list[Interval] = []
+        self._hand_over = hand_over or self._ready.append
+        self._idle = 0  # intervals without a record so far, by their weight
         self._cuts: list[Cut] = []  # of the interval at hand
         self._matches_cut = 0
         self._counts = Counts()  # up to the last cut
@@ -172,8 +186,8 @@ class Monitor:
 
     def take(self) -> list[Interval]:
         """The intervals that have ended since they were last handed out."""
-        ready = self._ready
-        self._ready = []
+        ready = self._ready.copy()
+        self._ready.clear()
         return ready
 
     def count_outside(self, lost: int, skipped_bytes: int) -> None:
@@ -210,17 +224,27 @@ class Monitor:
             # What was lost, or no records, before that is nobody's concern.
             self._is_before = False
             self._counts = self.totals
-        while self._interval_ns is not None and self._clock == "trace":
-            end_ns = self._start_ns + self._interval_ns
-            if end_ns > min(later_ns, self._last_ns):
-                break
-            idle = (min(later_ns, self._last_ns) - end_ns) // self._interval_ns
-            self._cut_trace(end_ns)
-            if idle > MOST_IDLE:
-                self.skipped_intervals += idle
-                self._start_ns += idle * self._interval_ns
+        if self._interval_ns is not None and self._clock == "trace":
+            self._cut_up_to(min(later_ns, self._last_ns), self._interval_ns)
         if later_ns >= self._last_ns:
             self.is_done = True
+
+    def _cut_up_to(self, time_ns: int, interval_ns: int) -> None:
+        """End the interval at hand, if it ends by then, and all that follow without a record."""
+        passed = (time_ns - self._start_ns) // interval_ns
+        if passed < 1:
+            return
+        self._cut_trace(self._start_ns + interval_ns)
+        idle = passed - 1
+        weight = idle * (1 + self.engine.pending // PENDING_AN_IDLE)
+        allowed = MOST_IDLE_IN_ALL + IDLE_A_RECORD * self.totals.records - self._idle
+        if weight > min(allowed, MOST_IDLE):
+            self.skipped_intervals += idle
+            self._start_ns += idle * interval_ns
+            return
+        self._idle += weight
+        for _ in range(idle):
+            self._cut_trace(self._start_ns + interval_ns)
 
     def _find_time_of_day(self, probe: Engine, n_bytes: int) -> bool:
         """Whether the time of day is known, by what is held, of which the latest bytes are new.
@@ -281,7 +305,7 @@ class Monitor:
             is_anchored=self._epoch_ns is not None,
         )
         self._start_ns = end_ns
-        self._ready.append(interval)
+        self._hand_over(interval)
 
     # --- both -------------------------------------------------------------------------------------
 

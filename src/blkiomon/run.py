@@ -6,6 +6,7 @@ not keep up; see ``outputs.sink`` for what happens to an interval behind ``Outpu
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import select
@@ -21,12 +22,13 @@ from blkiomon.clock import WallClock
 from blkiomon.config import Config
 from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain
 from blkiomon.errors import SourceError, TraceError
-from blkiomon.interval import Interval
 from blkiomon.monitor import Monitor
 from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
+from blkiomon.privileges import PrivilegeError, drop
 from blkiomon.progress import Progress
 from blkiomon.sources import Source, open_trace
 from blkiomon.sources.capture import Capture, CaptureError, open_capture
+from blkiomon.sources.guardian import GuardedCapture
 
 READ_BYTES = 1 << 20
 """Read at most so much at a time: a pipe never holds more, and a boundary is never far."""
@@ -63,18 +65,21 @@ class Line:
             clock=clock,
             max_pending=config.max_pending,
             max_age_s=config.max_age_s,
+            max_devices=config.max_devices,
             resync=config.resync,
             devices=config.devices,
             from_ns=config.from_ns,
             to_ns=config.to_ns,
             is_absolute=config.is_absolute,
             threads=config.threads,
+            hand_over=outputs.put,
             keep_details=config.debug is not None,
             keep_driver_data=config.driver is not None,
         )
         self.is_wall = clock == "wall"
         self._final = config.final
         self._debug = config.debug is not None
+        self._max_devices = config.max_devices
         self._outputs = outputs
         self._report = report
         self._driver_records = 0  # handed over so far
@@ -90,12 +95,9 @@ class Line:
         """
         self._fed_ns = time.monotonic_ns()
         try:
-            intervals = self.monitor.feed(data)
-        except BaseException:
-            intervals = self.monitor.take()
-            raise
+            self.monitor.feed(data)
         finally:
-            self._hand_over(intervals)
+            self._hand_over_records()
 
     def cut(self, time_ns: int) -> None:
         """End an interval at a wall-clock time in ns."""
@@ -116,12 +118,9 @@ class Line:
             TraceError: the stream ended inside a record. All has been handed over nevertheless.
         """
         try:
-            intervals = self.monitor.finish(is_complete=is_complete, final=self._final)
-        except BaseException:
-            intervals = self.monitor.take()
-            raise
+            self.monitor.finish(is_complete=is_complete, final=self._final)
         finally:
-            self._hand_over(intervals)
+            self._hand_over_records()
             if self.is_wall and self._final:
                 self.cut(time_ns)
             if self._debug:
@@ -136,10 +135,14 @@ class Line:
                     f"bad trace: time jumps ahead: {self.monitor.skipped_intervals} intervals "
                     "without a record are left out"
                 )
+            if over_limit := self.monitor.totals.over_limit:
+                self._report(
+                    f"too many devices at a time: {over_limit} records are not counted "
+                    f"(--max-devices {self._max_devices})"
+                )
 
-    def _hand_over(self, intervals: Sequence[Interval]) -> None:
-        for interval in intervals:
-            self._outputs.put(interval)
+    def _hand_over_records(self) -> None:
+        """What was kept apart from intervals, and a line for what was skipped."""
         engine = self.monitor.engine
         mismatches = engine.take_mismatches()
         if len(mismatches):
@@ -160,14 +163,17 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """While entered, signals that end a run are noted, and wake whoever polls ``fd``.
+    """While entered, signals are noted, and wake whoever polls ``fd``.
+
+    All end the run but SIGHUP: that one reopens files, unless it says that the terminal has gone.
 
     Args:
-        at_once: called in the signal handler.
+        at_once: called in the signal handler when the run ends.
         numbers: of the signals.
 
     Attributes:
-        received: whether one came.
+        received: whether one came that ends the run.
+        number: of the latest one.
         interrupts: whether it raises ``Stopped``, for what waits without polling.
     """
 
@@ -175,9 +181,12 @@ class StopSignals:
         self, at_once: Callable[[], None], numbers: Sequence[signal.Signals] = STOP_SIGNALS
     ) -> None:
         self.received = False
+        self.number = 0
         self.interrupts = False
         self._at_once = at_once
         self._numbers = numbers
+        self._reopens = False
+        self._had_terminal = _has_terminal()
 
     def __enter__(self) -> StopSignals:
         self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -199,12 +208,34 @@ class StopSignals:
         os.close(self.fd)
         os.close(self._write_fd)
 
+    def take_reopen(self) -> bool:
+        """Whether files are to be reopened; once for all signals that came until now."""
+        if not self._reopens:
+            return False
+        if not self.received:
+            os.read(self.fd, 1 << 16)
+        self._reopens = False
+        return True
+
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and (_has_terminal() or not self._had_terminal):
+            self._reopens = True
+            return
         self.received = True
+        self.number = number
         self._at_once()
         if self.interrupts:
             self.interrupts = False  # once: the run is on its way to its end
             raise Stopped
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal, which may have gone meanwhile."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno not in (errno.ENXIO, errno.EIO, errno.ENOENT)
+    return True
 
 
 def run(config: Config, fd: int = 0) -> int:
@@ -213,16 +244,22 @@ def run(config: Config, fd: int = 0) -> int:
     Ends with the trace, or when a signal comes. Returns the exit status: not 0 after a bad trace,
     or an output that failed.
     """
-    if not config.trace:
-        return _run(config, fd)
-    # A terminal that goes away must not leave the tracer running, unless we are not to mind.
+    if config.user is not None and os.geteuid() != 0:
+        complain("--user takes root, which is to be given up")
+        return EXIT_FAILURE
     numbers = list(STOP_SIGNALS)
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # else it is as nohup(1) wants it
         numbers.append(signal.SIGHUP)
-    # Nor must an impatient second signal, while the host is put back.
+    if not config.trace and not config.screen:
+        return _run(config, fd, None, numbers)
+    # An impatient second signal must not leave the tracer running, while the host is put back, nor
+    # may any leave the terminal without its cursor.
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    opened = open_capture if config.user is None else GuardedCapture
     try:
-        with open_capture(config.trace, config.capture, complain) as capture:
+        if not config.trace:
+            return _run(config, fd, None, numbers)
+        with opened(config.trace, config.capture, complain) as capture:
             status = _run(config, capture.fd, capture, numbers)
     except CaptureError as error:
         complain(str(error))
@@ -263,12 +300,21 @@ def _run(
     except OutputError as error:
         complain(str(error))
         return EXIT_FAILURE
+    if config.user is not None:
+        try:
+            drop(config.user)
+        except PrivilegeError as error:
+            complain(str(error))
+            outputs.close()
+            return EXIT_FAILURE
     line = Line(config, outputs, clock=clock_name)
+    has_progress = False if config.screen else None  # by default, where it can be seen
     status = EXIT_OK
     with StopSignals(outputs.stop_waiting, numbers) as stop:
         try:
             if source is not None:
-                is_complete = _read_source(line, clock, source, stop, outputs)
+                with Progress(source.total_bytes, is_shown=has_progress) as progress:
+                    is_complete = _read_source(line, clock, source, stop, outputs, progress)
             else:
                 is_complete = _read(line, clock, fd, stop, outputs, capture)
         except Stopped:
@@ -279,11 +325,12 @@ def _run(
             _explain(error, config)
         try:
             line.end(clock.time_ns(), is_complete=is_complete)
-        except TraceError as error:
+        except (TraceError, MemoryError) as error:
             status = EXIT_FAILURE
             _explain(error, config)
         if stop.received:
-            complain("terminated by signal")
+            if not config.screen or stop.number != signal.SIGINT:  # that is how one leaves it
+                complain("terminated by signal")
             outputs.close(CLOSE_AFTER_SIGNAL_S)
         else:
             outputs.close()
@@ -348,6 +395,8 @@ def _read(
     poll.register(fd, select.POLLIN)
     poll.register(stop.fd, select.POLLIN)
     while outputs.are_of_use and not line.monitor.is_done:
+        if stop.take_reopen():
+            outputs.reopen()
         left_s = clock.remaining_s() if line.is_wall else 1e6
         if left_s <= 0:
             line.cut(clock.time_ns())
@@ -389,26 +438,32 @@ def _drain(line: Line, poll: select.poll, buffer: memoryview, capture: Capture) 
 
 
 def _read_source(
-    line: Line, clock: WallClock, source: Source, stop: StopSignals, outputs: Outputs
+    line: Line,
+    clock: WallClock,
+    source: Source,
+    stop: StopSignals,
+    outputs: Outputs,
+    progress: Progress,
 ) -> bool:
     """Likewise, of files. Raises Stopped besides, where a pipe is among them."""
     may_wait = source.total_bytes is None  # there is a pipe among them
-    with Progress(source.total_bytes) as progress:
-        while outputs.are_of_use and not line.monitor.is_done:
-            try:
-                stop.interrupts = may_wait
-                if stop.received:
-                    return False
-                data = source.read()
-                stop.interrupts = False
-            finally:
-                stop.interrupts = False
-                line.monitor.count_outside(source.lost, source.skipped_bytes)
-            if not data:
-                return True
-            line.feed(data)
-            if line.is_wall and clock.remaining_s() <= 0:
-                line.cut(clock.time_ns())
-                clock.advance()
-            progress.show(source.done_bytes)
+    while outputs.are_of_use and not line.monitor.is_done:
+        if stop.take_reopen():
+            outputs.reopen()
+        try:
+            stop.interrupts = may_wait
+            if stop.received:
+                return False
+            data = source.read()
+            stop.interrupts = False
+        finally:
+            stop.interrupts = False
+            line.monitor.count_outside(source.lost, source.skipped_bytes)
+        if not data:
+            return True
+        line.feed(data)
+        if line.is_wall and clock.remaining_s() <= 0:
+            line.cut(clock.time_ns())
+            clock.advance()
+        progress.show(source.done_bytes)
     return False

@@ -116,12 +116,12 @@ _SHORT = {"-o": "output", "-I": "interval"}
 def _options(given: dict[str, str]) -> Any:
     """Raises UsageError; ImportError never: what is wrong is told before what is missing."""
     from blkiomon.archive.options import Options
-    from blkiomon.cli import _seconds, _whole
+    from blkiomon.cli import seconds, whole
 
     return Options(
-        interval_s=_seconds(given, "interval", least=0.001, default=60.0),
-        max_pending=_whole(given, "max-pending", 1, 1 << 32, default=1_000_000),
-        max_age_s=_seconds(given, "max-age", least=0.0, default=600.0),
+        interval_s=seconds(given, "interval", least=0.001, default=60.0),
+        max_pending=whole(given, "max-pending", 1, 1 << 32, default=1_000_000),
+        max_age_s=seconds(given, "max-age", least=0.0, default=600.0),
         resync="resync" in given,
     )
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from blkiomon.outputs.debug import Final
 from blkiomon.outputs.driver import DriverData
 from blkiomon.outputs.files import FileSink, Format
 from blkiomon.outputs.msgqueue import MessageQueueSink
-from blkiomon.outputs.parquet import MissingLibrary, ParquetFormat
+from blkiomon.outputs.parquet import MissingLibrary, ParquetFormat, PartsSink
 from blkiomon.outputs.sink import Item, Report, Sink
 
 __all__ = ["DriverData", "Final", "Item", "OutputError", "Outputs", "Report", "open_outputs"]
@@ -58,6 +59,11 @@ class Outputs:
         """Hand an item to whoever wants it; waits only where outputs are lossless."""
         for sink in self.sinks:
             sink.put(item)
+
+    def reopen(self) -> None:
+        """Files that have been moved away get nothing more; new ones take their place."""
+        for sink in self.sinks:
+            sink.reopen()
 
     def stop_waiting(self) -> None:
         """Be lossless no longer; safe in a signal handler."""
@@ -101,6 +107,8 @@ def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> O
     for path, form in wanted:
         if path is not None:
             by_path.setdefault(path, []).append(form)
+    parquet: ParquetFormat | None = None
+    has_parts = config.parquet is not None and _is_directory(config.parquet)
     if config.parquet is not None:
         if config.parquet in by_path:
             raise OutputError(f"Parquet cannot share {config.parquet} with another output")
@@ -108,14 +116,18 @@ def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> O
             parquet = ParquetFormat(name_of)
         except MissingLibrary as error:
             raise OutputError(str(error)) from error
-        by_path[config.parquet] = [Format((Interval,), parquet.render, finish=parquet.finish)]
+        if not has_parts:
+            by_path[config.parquet] = [Format((Interval,), parquet.render, finish=parquet.finish)]
 
-    options = {"lossless": lossless, "verbose": config.verbose}
+    options: dict[str, Any] = {"lossless": lossless, "verbose": config.verbose}
+    follow = config.follow_symlinks
     sinks: list[Sink] = []
     name = ""
     try:
         for name, formats in by_path.items():
-            sinks.append(FileSink(name, formats, report, **options))
+            sinks.append(FileSink(name, formats, report, follow=follow, **options))
+        if parquet is not None and config.parquet is not None and has_parts:
+            sinks.append(PartsSink(config.parquet, parquet, report, follow=follow, **options))
         if config.queue_path is not None:
             assert config.queue_id is not None and config.queue_message_type is not None
             name = config.queue_path
@@ -133,7 +145,16 @@ def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> O
         raise OutputError(f"could not write to {name}: {error.strerror}") from error
     if config.textfile is not None or config.openmetrics is not None:
         sinks += _open_metrics(config, name_of, report, options)
+    if config.screen:
+        sinks.append(_open_screen(config, name_of, report, options))
     return Outputs(sinks, report)
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except OSError:  # which opening it will explain
+        return False
 
 
 def _open_metrics(
@@ -147,7 +168,10 @@ def _open_metrics(
         if config.textfile is not None:
             doing = f"write to {config.textfile}"
             metrics = openmetrics.Metrics(name_of)
-            sinks.append(openmetrics.TextfileSink(config.textfile, metrics, report, **options))
+            follow = config.follow_symlinks
+            sinks.append(
+                openmetrics.TextfileSink(config.textfile, metrics, report, follow=follow, **options)
+            )
         if config.openmetrics is not None:
             doing = f"listen on {openmetrics.http_name(config.openmetrics)}"
             metrics = openmetrics.Metrics(name_of)
@@ -157,3 +181,14 @@ def _open_metrics(
     except OSError as error:
         raise OutputError(f"could not {doing}: {error.strerror}") from error
     return sinks
+
+
+def _open_screen(
+    config: Config, name_of: Callable[[int], str | None], report: Report, options: dict[str, Any]
+) -> Sink:
+    from blkiomon.top import screen  # it needs rich, and nobody else does
+
+    try:
+        return screen.open_screen(config, name_of, report, **options)
+    except OSError as error:
+        raise OutputError(f"cannot use this terminal: {error.strerror}") from error

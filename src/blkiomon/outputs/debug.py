@@ -94,6 +94,8 @@ def totals_line(leftovers: int, totals: Counts) -> str:
         line += f", {totals.lost} lost"
     if totals.skipped_bytes:
         line += f", {totals.skipped_bytes} bytes skipped"
+    if totals.over_limit:
+        line += f", {totals.over_limit} over the limit of devices"
     return line + "\n"
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
-from blkiomon.outputs.sink import Item, Report, Sink, Undelivered
+from blkiomon.outputs.opening import open_output
+from blkiomon.outputs.sink import POLL_S, Item, Report, Sink, Undelivered
 
 WRITE_BYTES = 1 << 16
 """Bytes of one write: a pipe's usual capacity."""
@@ -29,8 +29,9 @@ class Format:
         takes: types of the items.
         render: makes bytes of an item.
         head: stands before everything else.
-        finish: makes what stands at the end. A format that has an end is of use only as a whole:
-            when a part cannot be delivered, nothing more is.
+        finish: makes what stands at the end; what is rendered after that begins anew. A format that
+            has an end is of use only as a whole: a part that does not fit is waited for, and when
+            one cannot be delivered, nothing more is.
     """
 
     takes: tuple[type, ...]
@@ -48,6 +49,7 @@ class FileSink(Sink):
     Args:
         path: as the user gave it; ``-`` is standard output.
         formats: in the order of their pieces.
+        follow: as for ``open_output``.
         report, options: as for ``Sink``.
 
     Raises:
@@ -55,15 +57,23 @@ class FileSink(Sink):
     """
 
     def __init__(
-        self, path: str, formats: Sequence[Format], report: Report, **options: Any
+        self,
+        path: str,
+        formats: Sequence[Format],
+        report: Report,
+        *,
+        follow: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__("standard output" if path == "-" else path, report, **options)
         self._path = path
+        self._follow = follow
         self._formats = tuple(formats)
         self._head = b"".join(f.head for f in self._formats)  # as long as it is not delivered
         self._has_end = any(f.finish for f in self._formats)
+        self._has_waited = False  # for space
         self._item_bytes = 0  # of the item in hand, written so far
-        self._fd = _open(path)
+        self._fd = open_output(path, follow=follow)
 
     def takes(self, item: Item) -> bool:
         return any(isinstance(item, f.takes) for f in self._formats)
@@ -71,7 +81,9 @@ class FileSink(Sink):
     def _connect(self) -> None:
         # What was opened is a FIFO without a reader, or it is there.
         if self._fd is None:
-            self._fd = self._until_there(lambda: _open(self._path), f"a reader of {self.name}")
+            self._fd = self._until_there(
+                lambda: open_output(self._path, follow=self._follow), f"a reader of {self.name}"
+            )
 
     def _deliver(self, item: Item) -> None:
         self._connect()
@@ -80,6 +92,31 @@ class FileSink(Sink):
     def _finish(self) -> None:
         if self._fd is not None:  # else nobody ever looked
             self._emit([f.finish() for f in self._formats if f.finish])
+
+    def _reopen(self) -> None:
+        """Go on in the file that has the name by now, if the one in hand is another."""
+        if self._fd is None or self._path == "-":
+            return
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            return
+        try:
+            new = open_output(self._path, follow=self._follow, keep=True)
+        except OSError as error:
+            self._complain(error, "it goes on in the file as it was")
+            return
+        if new is not None:
+            now = os.fstat(new)
+            if os.path.samestat(now, status):
+                os.close(new)
+                return
+        try:
+            self._finish()
+        finally:
+            os.close(self._fd)
+            self._fd = new
+        if new is None or not now.st_size:
+            self._head = b"".join(f.head for f in self._formats)
 
     def _emit(self, pieces: list[Iterator[bytes]]) -> None:
         """Write pieces of several formats in turn, all of them or, in a regular file, none."""
@@ -117,6 +154,11 @@ class FileSink(Sink):
             except BlockingIOError:  # whoever made the pipe chose that for it
                 self._await_writable(self._fd)
                 continue
+            except OSError as error:
+                if not self._can_wait(error):
+                    raise
+                self._await_space(error)
+                continue
             rest = rest[written:]
             self._item_bytes += written
             self._progressed()
@@ -128,6 +170,17 @@ class FileSink(Sink):
         poll.register(fd, select.POLLOUT)
         while not poll.poll(100):
             self._pause(0)
+
+    def _can_wait(self, error: OSError) -> bool:
+        """What is of use only as a whole must not lose a part; nor must who waits for us hang."""
+        is_live = self._drops and not self._closing.is_set()
+        return self._has_end and is_live and error.errno in _NO_SPACE
+
+    def _await_space(self, error: OSError) -> None:
+        if not self._has_waited:
+            self._has_waited = True
+            self._report(f"{self.name} waits until there is space again: {error.strerror}")
+        self._closing.wait(POLL_S)
 
     def _cut_back(self) -> None:
         """Leave no part of the item in hand in a regular file."""
@@ -145,50 +198,3 @@ class FileSink(Sink):
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-
-
-def _open(path: str) -> int | None:
-    """Open for writing, from the beginning of an empty file; never blocks.
-
-    Returns:
-        The descriptor, or None for a FIFO that nobody reads yet.
-
-    Raises:
-        OSError: it cannot be opened, or ``_refuse`` says why it must not be written to.
-    """
-    if path == "-":
-        _refuse(os.fstat(1))
-        return os.dup(1)
-    # First without opening (closing a device that was open for writing has effects of its own),
-    # and once more when it is certain what was opened.
-    with suppress(FileNotFoundError):
-        _refuse(Path(path).stat())
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    try:
-        fd = os.open(path, flags, 0o666)
-    except OSError as error:
-        if error.errno == errno.ENXIO and stat.S_ISFIFO(Path(path).stat().st_mode):
-            return None
-        raise
-    try:
-        status = os.fstat(fd)
-        _refuse(status)
-        if stat.S_ISREG(status.st_mode):
-            os.ftruncate(fd, 0)
-        os.set_blocking(fd, True)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _refuse(output: os.stat_result) -> None:
-    """Raises OSError where writing would destroy a disk or the trace that is being read."""
-    if stat.S_ISBLK(output.st_mode):
-        raise OSError(errno.EPERM, "it is a block device, and outputs are files")
-    try:
-        source = os.fstat(0)
-    except OSError:
-        return
-    if stat.S_ISREG(output.st_mode) and os.path.samestat(output, source):
-        raise OSError(errno.EPERM, "it is the input")

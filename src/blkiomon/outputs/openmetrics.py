@@ -15,14 +15,12 @@ device "other".
 
 from __future__ import annotations
 
+import errno
 import math
-import os
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from blkiomon.distribution import Distribution, bin_bounds
 from blkiomon.groups import NS_PER_S, Group
 from blkiomon.interchange import device_text
 from blkiomon.interval import Counts, Interval
+from blkiomon.outputs.opening import write_whole
 from blkiomon.outputs.parquet import MissingLibrary
 from blkiomon.outputs.sink import Item, Report, Sink, Undelivered
 
@@ -62,6 +61,7 @@ _COUNTERS = (
     ("completions_without_issue", "Completions whose issue was not seen.", "orphans"),
     ("evicted", "Pending requests given up, being too old or too many.", "evicted"),
     ("skipped_bytes", "Bytes of the trace that are no records.", "skipped_bytes"),
+    ("over_device_limit", "Records of devices beyond --max-devices: not counted.", "over_limit"),
 )
 """Name without ``_total``, explanation, field of ``Counts``."""
 
@@ -244,15 +244,25 @@ class TextfileSink(Sink):
     Args:
         path: as the user gave it.
         metrics: for this sink alone.
+        follow: as for ``write_whole``.
         report, options: as for ``Sink``.
 
     Raises:
         OSError: it cannot be written.
     """
 
-    def __init__(self, path: str, metrics: Metrics, report: Report, **options: Any) -> None:
+    def __init__(
+        self,
+        path: str,
+        metrics: Metrics,
+        report: Report,
+        *,
+        follow: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__(path, report, **options)
         self._path = Path(path)
+        self._follow = follow
         self._metrics = metrics
         if self._path.exists() and not self._path.is_file():
             raise OSError(0, "it is no file that could be replaced")
@@ -276,17 +286,8 @@ class TextfileSink(Sink):
         pass
 
     def _replace(self) -> None:
-        directory, name = self._path.parent, self._path.name
-        fd, new = tempfile.mkstemp(prefix=f".{name}.", suffix=".new", dir=directory)
-        try:
-            with open(fd, "wb") as file:
-                file.write(self._metrics.text()[0])
-            os.chmod(new, 0o644)  # noqa: PTH101  # its reader is somebody else
-            os.replace(new, self._path)  # noqa: PTH105
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(new)  # noqa: PTH108
-            raise
+        text = self._metrics.text()[0]
+        write_whole(self._path, lambda file: file.write(text), follow=self._follow)
 
 
 class HttpSink(Sink):
@@ -340,9 +341,12 @@ def http_name(address: Sequence[Any]) -> str:
 
 def _listen(address: tuple[str, int], metrics: Metrics) -> ThreadingHTTPServer:
     host, port = address
-    ((family, _, _, _, where), *_) = socket.getaddrinfo(
-        host or "127.0.0.1", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    try:
+        ((family, _, _, _, where), *_) = socket.getaddrinfo(
+            host or "127.0.0.1", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except UnicodeError as error:
+        raise OSError(errno.EINVAL, "a host cannot have that name") from error
 
     class Server(ThreadingHTTPServer):
         address_family = family

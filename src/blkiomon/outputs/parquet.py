@@ -1,12 +1,14 @@
 """Parquet: the flat table with the histogram of d2c, as a rule one row group an interval.
 
-The file is readable once its footer is written, which happens when the output is closed.
+A file is readable once its footer is written, which happens when the output is closed. What has to
+be readable whatever happens goes into a directory: there, each interval is a file of its own.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ import numpy as np
 from blkiomon.devices import nameless
 from blkiomon.interval import Interval
 from blkiomon.outputs import table
+from blkiomon.outputs.opening import write_whole
+from blkiomon.outputs.sink import Item, Report, Sink, Undelivered
 
 INTERVAL = "interval"
 """The column of ``Interval.to_bytes``."""
@@ -24,7 +28,7 @@ class MissingLibrary(Exception):
 
 
 class ParquetFormat:
-    """Turns intervals into a Parquet file, piece by piece: every byte belongs to it, in order.
+    """Turns intervals into Parquet files, piece by piece: every byte belongs to one, in order.
 
     Args:
         name_of: tells a device's name by its number.
@@ -46,8 +50,11 @@ class ParquetFormat:
         self._arrow = pyarrow
         self._schema = _schema(pyarrow, with_bytes)
         self._with_bytes = with_bytes
+        self._begin()
+
+    def _begin(self) -> None:
         self._bytes = _Pieces()
-        self._writer = pyarrow.parquet.ParquetWriter(
+        self._writer = self._arrow.parquet.ParquetWriter(
             self._bytes, self._schema, compression="zstd", use_dictionary=["device", "name", "op"]
         )
 
@@ -71,9 +78,54 @@ class ParquetFormat:
         yield self._bytes.take()
 
     def finish(self) -> Iterator[bytes]:
-        """The footer."""
+        """The footer; what follows is another file."""
         self._writer.close()
-        yield self._bytes.take()
+        end = self._bytes.take()
+        self._begin()
+        yield end
+
+
+class PartsSink(Sink):
+    """A directory that gets a whole file of every interval, named after its end.
+
+    Args:
+        path: of the directory.
+        form: for this sink alone.
+        follow: as for ``write_whole``.
+        report, options: as for ``Sink``.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        form: ParquetFormat,
+        report: Report,
+        *,
+        follow: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(path, report, **options)
+        self._directory = Path(path)
+        self._form = form
+        self._follow = follow
+
+    def takes(self, item: Item) -> bool:
+        return isinstance(item, Interval)
+
+    def _deliver(self, item: Item) -> None:
+        assert isinstance(item, Interval)
+        data = b"".join([*self._form.render(item), *self._form.finish()])
+        path = self._directory / f"interval-{item.end_ns:020}.parquet"
+        try:
+            write_whole(path, lambda file: file.write(data), follow=self._follow)
+        except OSError as error:
+            if not self.failed:
+                self._complain(error, "what does not fit is dropped until there is space again")
+            raise Undelivered from error
+        self._progressed()
+
+    def _release(self) -> None:
+        pass
 
 
 _START = [column.name for column in table.COLUMNS].index("start")

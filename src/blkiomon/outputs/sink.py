@@ -37,6 +37,10 @@ POLL_S = 0.2
 T = TypeVar("T")
 
 
+class Reopen:
+    """In a queue: what was put before belongs to the old file, what comes behind to the new one."""
+
+
 class Undelivered(Exception):
     """This item could not be handed out; the next one may be."""
 
@@ -78,10 +82,10 @@ class Sink(ABC):
         self._max_intervals = max_intervals
         self._max_record_bytes = max_record_bytes
         self._changed = threading.Condition()  # guards all that follows, up to _progress_s
-        self._queue: deque[Item] = deque()
+        self._queue: deque[Item | Reopen] = deque()
         self._intervals = 0
         self._record_bytes = 0
-        self._current: Item | None = None
+        self._current: Item | Reopen | None = None
         self._finished = False
         self._progress_s = time.monotonic()  # when anything was delivered last
         self._closing = threading.Event()  # nothing more will be put
@@ -124,6 +128,13 @@ class Sink(ABC):
         """Have put() wait no longer: the run ends. Takes no lock, for a signal handler."""
         self._lossless = False
 
+    def reopen(self) -> None:
+        """A file that has been moved away gets no more than what was put until now."""
+        with self._changed:
+            if not self._queue or not isinstance(self._queue[-1], Reopen):
+                self._queue.append(Reopen())
+                self._changed.notify_all()
+
     def begin_close(self) -> None:
         """Nothing more will be put; returns at once."""
         if not self._closing.is_set():
@@ -155,6 +166,9 @@ class Sink(ABC):
     def _connect(self) -> None:  # noqa: B027
         """Look for the destination before there is anything to deliver."""
 
+    def _reopen(self) -> None:  # noqa: B027
+        """Go on in the file that has the name by now. Raises as ``_deliver``."""
+
     @abstractmethod
     def _deliver(self, item: Item) -> None:
         """Hand out one item.
@@ -183,7 +197,10 @@ class Sink(ABC):
                 self._connect()
             while (item := self._next()) is not None:
                 try:
-                    self._deliver(item)
+                    if isinstance(item, Reopen):
+                        self._reopen()
+                    else:
+                        self._deliver(item)
                 except Undelivered:
                     with self._changed:
                         self._drop_current()
@@ -191,6 +208,9 @@ class Sink(ABC):
                 self._finish()
         except OSError as error:
             self._complain(error, "nothing more is written there")
+        except MemoryError:
+            self.failed = True
+            self._report(f"out of memory: nothing more is written to {self.name}")
         except BaseException:
             self.failed = True
             raise
@@ -198,7 +218,7 @@ class Sink(ABC):
             self._drop_rest()
             self._release()
 
-    def _next(self) -> Item | None:
+    def _next(self) -> Item | Reopen | None:
         """The next item, or None at the end."""
         with self._changed:
             self._current = None
@@ -246,19 +266,21 @@ class Sink(ABC):
             or self._record_bytes + _record_bytes(item) <= self._max_record_bytes
         )
 
-    def _weigh(self, item: Item, sign: int) -> None:
+    def _weigh(self, item: Item | Reopen, sign: int) -> None:
         if isinstance(item, Interval):
             self._intervals += sign
         else:
             self._record_bytes += sign * _record_bytes(item)
 
-    def _count_dropped(self, item: Item) -> None:
+    def _count_dropped(self, item: Item | Reopen) -> None:
         if isinstance(item, Interval):
             self.dropped_intervals += 1
         elif isinstance(item, Final):
             self.dropped_records += len(item.leftovers) + 1
-        else:
-            self.dropped_records += item.records if isinstance(item, DriverData) else len(item)
+        elif isinstance(item, DriverData):
+            self.dropped_records += item.records
+        elif isinstance(item, np.ndarray):
+            self.dropped_records += len(item)
 
     def _drop_current(self) -> None:
         # None where close() has already given it up: it is counted once.
@@ -275,7 +297,7 @@ class Sink(ABC):
             self._changed.notify_all()
 
 
-def _record_bytes(item: Item) -> int:
+def _record_bytes(item: Item | Reopen) -> int:
     if isinstance(item, DriverData):
         return len(item.data)
     return item.nbytes if isinstance(item, np.ndarray) else 0

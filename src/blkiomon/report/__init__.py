@@ -26,6 +26,8 @@ A page to look at and to keep: what ran, how fast, how long requests took and wh
       --title=TEXT     heading of the page
       --chart=NAME     only this one: iops, bandwidth, percentiles, heat, tail, sizes, in-flight,
                        sectors or sequential, heat-read and the like (repeatable)
+      --follow-symlinks
+                       as root, also links where anybody could have laid them
       --help           print this text
 
 A TRACE is what `blkiomon` takes: files of blktrace, one or one for each CPU, or a directory. Files
@@ -41,11 +43,14 @@ def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon report`` with what stands behind these words; returns the exit status."""
     try:
         pairs, names = getopt.gnu_getopt(
-            list(argv), "o:", ["output=", "device=", "title=", "chart=", "help"]
+            list(argv),
+            "o:",
+            ["output=", "device=", "title=", "chart=", "follow-symlinks", "help"],
         )
     except getopt.GetoptError as error:
         return misused(error.msg, USAGE)
     given = dict(pairs)
+    follow = "--follow-symlinks" in given
     if "--help" in given:
         return printed([HELP])
     output = given.get("-o", given.get("--output"))
@@ -58,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
         return misused("which trace? It is named by its path", USAGE)
 
     from blkiomon.report import figures, page
-    from blkiomon.report.collect import ReportError, check_output, collect, write_whole
+    from blkiomon.report.collect import ReportError, check_output, collect, write_output
 
     try:
         devices = device_numbers([value for name, value in pairs if name == "--device"])
@@ -69,10 +74,12 @@ def main(argv: Sequence[str]) -> int:
         charts = figures.chosen(figures.charts(found), [v for n, v in pairs if n == "--chart"])
         if suffix in PICTURES:
             kind = PICTURES[suffix]
-            write_whole(Path(output), lambda path: figures.save(charts, title, path, kind))
+            write_output(
+                Path(output), lambda file: figures.save(charts, title, file, kind), follow=follow
+            )
         else:
             text = page.report(found, title, charts)
-            write_whole(Path(output), lambda path: path.write_text(text, encoding="utf-8"))
+            write_output(Path(output), lambda file: file.write(text.encode()), follow=follow)
     except (ReportError, SourceError, TraceError) as error:
         return told(error)
     if found.is_broken:

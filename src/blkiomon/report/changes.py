@@ -12,8 +12,9 @@ it honest, and useful:
   about at a time does not count as noise. To runs without such a schedule it makes no difference.
 - A few runs spread less among themselves than runs do in general: the interval is widened as
   Student's distribution asks for that number.
-- The greatest latency is that of one request, which draws tell nothing of: it has no interval.
-  Nor has a percentile that fewer than ten requests of either side exceed.
+- The greatest latency is that of one request.  Draws hold no greater one than was seen, so that
+  its interval is too narrow: it is given, and no verdict is based on it.
+- A percentile that fewer than ten requests of either side exceed has no interval.
 - Percentiles come from bins up to 1/64 wide: a change of less is not claimed.
 
 Everything is drawn from fixed seeds: the same inputs give the same intervals.
@@ -33,6 +34,7 @@ from blkiomon.groups import NS_PER_S, Group
 from blkiomon.interchange import device_text
 from blkiomon.interval import Interval
 from blkiomon.layout import OPS
+from blkiomon.readable import bandwidth_text, rate_text, time_text
 from blkiomon.report.collect import Collected, ReportError
 from blkiomon.report.series import Floats, merged, middles
 
@@ -58,7 +60,8 @@ class Change:
     Attributes:
         a, b: None where a side has no such figure. Times in ns, bandwidth in bytes a second.
         change: of b against a, as a fraction; None where there is none.
-        low, high: the 95 % interval of it; None where there are too few units to tell.
+        low, high: the 95 % interval of it; None where there are too few units to tell. That of
+            "max" is too narrow, see above.
     """
 
     metric: str
@@ -71,7 +74,7 @@ class Change:
     @property
     def verdict(self) -> str:
         """ "better", "worse", "no difference shown", or "too little to tell"."""
-        if self.change is None or self.low is None or self.high is None:
+        if self.change is None or self.low is None or self.high is None or self.metric == "max":
             return "too little to tell"
         if self.low <= 0 <= self.high:
             return "no difference shown"
@@ -227,6 +230,7 @@ class _Side:
         found = [[g for item in unit for g in groups(item, device, op)] for unit in units]
         self._d2c = [merged(g.d2c for g in of_unit) for of_unit in found]
         self._whole = merged(self._d2c)
+        self._max = np.array([d.max or 0 for d in self._d2c], np.float64)
         self._bytes = np.array([sum(g.bytes for g in f) for f in found], np.float64)
         self._durations_ns = [sum(i.end_ns - i.start_ns for i in unit) for unit in units]
         self.requests = self._whole.num
@@ -261,6 +265,7 @@ class _Side:
         }
         sums = np.array([d.sum for d in self._d2c], np.float64)
         figures["mean"] = _ratio(times @ sums, requests)
+        figures["max"] = np.where(times > 0, self._max, 0).max(axis=1)
         wanted = [m for m in metrics if m.startswith("p") and self._has_tail(float(m[1:]))]
         if wanted and len(self._whole.bins):
             upto = np.cumsum(times @ self._table(), axis=1)
@@ -310,8 +315,6 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 
 def value_text(metric: str, value: float | None) -> str:
     """A figure as one reads it."""
-    from blkiomon.report.page import bandwidth_text, rate_text, time_text
-
     if metric == "iops":
         return rate_text(value)
     return bandwidth_text(value) if metric == "bandwidth" else time_text(value)

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from blkiomon.groups import NS_PER_S
 from blkiomon.interchange import device_text
 from blkiomon.interval import Counts, Interval, in_order, merge
 from blkiomon.moments import from_words, to_words
+from blkiomon.outputs.opening import write_whole
 from blkiomon.progress import Progress
 from blkiomon.report.access import Accesses, Patterns
 from blkiomon.sources import open_trace
@@ -141,7 +143,11 @@ def _explain_nothing(found: Collected, devices: Sequence[int]) -> None:
 def _kind(name: str) -> str:
     """What a file holds, by its first bytes; whatever is not known otherwise is a trace."""
     path = Path(name)
-    if name == "-" or not path.is_file():
+    try:
+        is_file = name != "-" and path.is_file()
+    except OSError:  # which opening it will explain
+        is_file = False
+    if not is_file:
         return TRACE
     head = bytearray(HEAD_BYTES)
     try:
@@ -462,7 +468,7 @@ def _only(interval: Interval, devices: Sequence[int]) -> Interval:
 def _all_of(loads: Table) -> Table:
     """One row of all devices."""
     row = np.zeros(1, layout.LOAD)
-    row["device"], row["op"] = layout.ALL_DEVICES, layout.ALL_OPS
+    row["op"] = layout.EVERYTHING
     if len(loads):
         row["in_flight"] = loads["in_flight"].sum()
         row["max_in_flight"] = loads["max_in_flight"].max()
@@ -570,31 +576,24 @@ def _intervals_of_stats(records: Table) -> Iterator[Interval]:
 # --- out ------------------------------------------------------------------------------------------
 
 
-def temporary(path: Path) -> Path:
-    """A name beside a file, to write it under until it is whole."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
 def check_output(path: Path) -> None:
     """Find out before long work whether a file can be there; raises ReportError."""
-    if path.is_dir():
-        raise ReportError(f"cannot write {path}: {os.strerror(errno.EISDIR)}")
-    if not path.parent.is_dir():
-        raise ReportError(f"cannot write {path}: {os.strerror(errno.ENOENT)}")
+    try:
+        if path.is_dir():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not path.parent.is_dir():
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    except OSError as error:
+        raise ReportError(f"cannot write {path}: {error.strerror}") from error
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_output(path: Path, write: Callable[[IO[bytes]], object], *, follow: bool = False) -> None:
     """Write a file so that it is there as a whole, or not at all.
 
     Raises:
         ReportError: it cannot be written.
     """
-    beside = temporary(path)
     try:
-        try:
-            write(beside)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_whole(path, write, follow=follow)
     except OSError as error:
         raise ReportError(f"cannot write {path}: {error.strerror or error}") from error

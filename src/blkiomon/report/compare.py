@@ -40,6 +40,8 @@ files that --json wrote; of several runs on each side the spread between runs co
       --fail-if=RULE   exit with 1 if it holds; repeatable. 'read.p99 > +10%' is a change that is
                        shown; 'write.max > 50ms', 'read.iops < 900', '8:16/read.bandwidth < 40MB/s'
                        and 'all.errors > 0' are limits for B
+      --follow-symlinks
+                       as root, also links where anybody could have laid them
       --help           print this text
 """
 
@@ -52,11 +54,17 @@ def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon compare`` with what stands behind these words; returns the exit status."""
     try:
         pairs, names = getopt.gnu_getopt(
-            list(argv), "o:", ["output=", "json", "device=", "title=", "chart=", "fail-if=", "help"]
+            list(argv),
+            "o:",
+            [
+                *("output=", "json", "device=", "title=", "chart=", "fail-if="),
+                *("follow-symlinks", "help"),
+            ],
         )
     except getopt.GetoptError as error:
         return misused(error.msg, USAGE)
     given = dict(pairs)
+    follow = "--follow-symlinks" in given
     if "--help" in given:
         return printed([HELP])
     sides = _sides(names)
@@ -69,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
 
     from blkiomon.report import figures, rules
     from blkiomon.report.changes import METRICS, compare
-    from blkiomon.report.collect import ReportError, check_output, write_whole
+    from blkiomon.report.collect import ReportError, check_output, write_output
 
     try:
         wanted = [rules.parse(value) for name, value in pairs if name == "--fail-if"]
@@ -88,10 +96,14 @@ def main(argv: Sequence[str]) -> int:
             charts = figures.chosen(_charts(a, b, rows), [v for n, v in pairs if n == "--chart"])
             if suffix in PICTURES:
                 kind = PICTURES[suffix]
-                write_whole(Path(output), lambda path: figures.save(charts, title, path, kind))
+                write_output(
+                    Path(output),
+                    lambda file: figures.save(charts, title, file, kind),
+                    follow=follow,
+                )
             else:
                 page = _page(title, a, b, rows, charts)
-                write_whole(Path(output), lambda path: path.write_text(page, encoding="utf-8"))
+                write_output(Path(output), lambda file: file.write(page.encode()), follow=follow)
     except (ReportError, SourceError, TraceError) as error:
         return told(error)
     text = json.dumps(_data(a, b, rows), allow_nan=False) + "\n" if "--json" in given else None

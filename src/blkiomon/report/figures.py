@@ -10,8 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -150,11 +149,11 @@ def _saved_svg(figure: Any) -> str:
     return out.getvalue().decode()
 
 
-def save(charts: Sequence[Chart], title: str, path: Path, kind: str) -> None:
+def save(charts: Sequence[Chart], title: str, file: IO[bytes], kind: str) -> None:
     """Write charts as one picture.
 
     Args:
-        path: where to.
+        file: where to.
         kind: "png", "svg" or "pdf".
 
     Raises:
@@ -179,11 +178,11 @@ def save(charts: Sequence[Chart], title: str, path: Path, kind: str) -> None:
             # A picture by itself has no page to take its colours from.
             style = "<style>svg{background:#fff}</style>"
             text = re.sub(r"(<svg[^>]*>)", rf"\1{style}", _saved_svg(figure), count=1)
-            path.write_text(text, encoding="utf-8")
+            file.write(text.encode())
             return
         nothing: dict[str, Any] = {"CreationDate": None} if kind == "pdf" else {"Software": None}
         with matplotlib.rc_context({"savefig.dpi": 100}):
-            figure.savefig(path, format=kind, facecolor="white", metadata=nothing)
+            figure.savefig(file, format=kind, facecolor="white", metadata=nothing)
 
 
 # --- axes -----------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from html import escape
 from typing import Any
 
 from blkiomon._version import __version__
-from blkiomon.groups import NS_PER_S, Group
+from blkiomon.groups import Group
 from blkiomon.interchange import device_text, unseen, utc
 from blkiomon.interval import Interval
+from blkiomon.readable import NONE, bandwidth_text, bytes_text, rate_text, time_text
 from blkiomon.report import figures
 from blkiomon.report.collect import STATS, Collected
 from blkiomon.report.figures import COLOURS, Chart, label
@@ -21,8 +22,6 @@ ROWS_SHOWN = 200
 """Devices and operations that the table holds, those with the most requests."""
 
 PROCESSES_SHOWN = 10
-
-NONE = "–"
 
 _CSS = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1d2125; --soft: #5b6570; --rule: #d9dee3;
@@ -266,6 +265,7 @@ _LOSSES = {
     "evicted": "issues and completions given up: no partner came",
     "mismatches": "pairs that are no request",
     "skipped_bytes": "bytes that are no records",
+    "over_device_limit": "records of devices beyond the limit: not counted",
 }
 
 
@@ -280,8 +280,11 @@ def _losses(found: Collected) -> list[str]:
         rows.append(("", ("requests still in flight at the end", f"{in_flight.end:,}")))
     rows.append(("", ("records read", f"{whole.counts.records:,}")))
     told = "No events were lost, as far as the input tells."
-    if whole.counts.lost or whole.counts.gaps or whole.counts.skipped_bytes:
-        told = "Events were lost: there were more requests than these figures are of."
+    counts = whole.counts
+    if counts.lost or counts.gaps or counts.skipped_bytes or counts.over_limit:
+        told = (
+            "Events were lost, or not counted: there were more requests than these figures are of."
+        )
     return [f"<p>{told}</p>", table(("What", "How many"), rows, "list")]
 
 
@@ -302,47 +305,3 @@ def _processes(whole: Interval) -> list[str]:
         for pid, requests, n_bytes in order[:PROCESSES_SHOWN]
     ]
     return ["<h2>Processes that issued most</h2>", table(("Process", "Requests", "Bytes"), rows)]
-
-
-# --- figures as one reads them ------------------------------------------------------------------
-
-
-def _three(value: float) -> str:
-    """Three digits that count, or all before the point."""
-    if value >= 99.95:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
-
-
-def time_text(time_ns: float | None) -> str:
-    """Such as 1.23 ms."""
-    if time_ns is None:
-        return NONE
-    if time_ns < 999.5:
-        return f"{time_ns:.0f} ns"
-    for unit, length in (("µs", 1e3), ("ms", 1e6)):
-        if time_ns / length < 999.5:
-            return f"{_three(time_ns / length)} {unit}"
-    return f"{_three(time_ns / NS_PER_S)} s"
-
-
-def bytes_text(n_bytes: float) -> str:
-    """Such as 4.20 GB."""
-    size = float(n_bytes)
-    if size < 999.5:
-        return f"{size:.0f} B"
-    for unit in ("kB", "MB", "GB", "TB"):
-        size /= 1000
-        if size < 999.5:
-            return f"{_three(size)} {unit}"
-    return f"{_three(size / 1000)} PB"
-
-
-def bandwidth_text(bytes_per_s: float | None) -> str:
-    """Such as 4.20 MB/s."""
-    return NONE if bytes_per_s is None else f"{bytes_text(bytes_per_s)}/s"
-
-
-def rate_text(rate: float | None) -> str:
-    """Such as 1,234."""
-    return NONE if rate is None else _three(rate)

@@ -105,6 +105,25 @@ def find_devices(names: Sequence[str], report: Report, root: Path = Path("/")) -
     return list(found.values())
 
 
+def whole_disks(root: Path = Path("/")) -> list[str]:
+    """The names of this host's disks: neither partitions, nor what is made of other devices."""
+    disks = []
+    for disk in sorted((root / "sys/block").glob("*")):
+        # A loop device, a RAM disk, a volume has no hardware; a card reader may have no card.
+        is_real = (disk / "device").exists() and (disk / "mq").exists()
+        if is_real and _number_in(disk / "size") and not _number_in(disk / "hidden"):
+            disks.append(disk.name)
+    return disks
+
+
+def _number_in(path: Path) -> int:
+    """What a file of sysfs says; 0 where there is none."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
 def _find(name: str, sys: Path) -> Device:
     if "/" in name:
         try:
@@ -117,7 +136,11 @@ def _find(name: str, sys: Path) -> Device:
         link = sys / "dev/block" / number
     else:
         link = sys / "class/block" / name
-    if name in (".", "..") or not link.exists():
+    try:
+        is_there = name not in (".", "..") and link.exists()
+    except OSError:  # its name is too long to be one
+        is_there = False
+    if not is_there:
         raise CaptureError(f"cannot trace {name}: this host has no such block device")
     path = link.resolve()
     if not (path / "trace/enable").exists():

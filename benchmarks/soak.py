@@ -1,0 +1,292 @@
+"""Does a run that lasts lose anything, grow, or come late? `python -m benchmarks.soak --help`
+
+Records are offered in real time, through a pipe: those of ten devices, of which one leaves and
+another one comes every few seconds, 8,192 requests outstanding. What was sent is counted here,
+what was seen is added up from the program's own JSON Lines. With --stall an output is there, too,
+which takes 4 KiB and then nothing more, ever.
+
+Exits with 1 if a record was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from benchmarks import streams
+from benchmarks.programs import OURS, Cost
+
+DEVICES = 10
+NUMBERS = 64
+"""So many device numbers take turns."""
+
+ROUND_S = 0.1
+"""About so long is the part that is sent again and again; in it all requests are completed."""
+
+STAY_ROUNDS = 30
+"""After so many rounds the next device leaves."""
+
+DEPTH = 8192
+CHUNK_S = 0.01
+PIPE_BYTES = 1 << 20
+STREAM_RATE = 10**9 // streams.DISTANCE_NS * 2
+"""Records a second that `streams` makes."""
+
+
+class Offered:
+    """The stream, and the count of what is in it.
+
+    Args:
+        rate: records a second.
+        seconds: how long it lasts.
+    """
+
+    def __init__(self, rate: int, seconds: float) -> None:
+        self.issues: Counter[int] = Counter()
+        self.completions: Counter[int] = Counter()
+        self.rate = rate
+        self._round = streams.make(max(1, int(rate * ROUND_S / 2)), DEPTH, DEVICES)
+        self._round["time"] -= streams.START_NS
+        self._round["time"] = self._round["time"] * (STREAM_RATE / rate)
+        self._rounds = max(1, round(seconds * rate / len(self._round)))
+        self.records = self._rounds * len(self._round)
+
+    def rounds(self) -> Iterator[bytes]:
+        """About a tenth of a second of the stream each."""
+        records = self._round
+        place = (records["device"] - streams.FIRST_DEVICE).astype(np.intp)
+        cpu = records["cpu"].astype(np.intp)
+        sequence, offset_ns = records["sequence"].copy(), records["time"].copy()
+        is_issue = (records["action"] & 0xFFFF) == streams.ISSUED
+        issued, completed = (np.bincount(place[of]) for of in (is_issue, ~is_issue))
+        stored = np.zeros((NUMBERS, streams.CPUS), "u4")  # by device and CPU
+        in_round = np.zeros((DEVICES, streams.CPUS), "u4")
+        np.add.at(in_round, (place, cpu), 1)
+        span_ns = int(offset_ns[-1]) + 10**9 // self.rate
+        for round_ in range(self._rounds):
+            # Place k is taken by another device every DEVICES * STAY_ROUNDS rounds.
+            turn = round_ // STAY_ROUNDS
+            ks = np.arange(DEVICES)
+            number = (ks + DEVICES * ((turn + DEVICES - 1 - ks) // DEVICES)) % NUMBERS
+            records["device"] = (streams.FIRST_DEVICE + number)[place]
+            records["sequence"] = sequence + stored[number[place], cpu]
+            records["time"] = streams.START_NS + round_ * span_ns + offset_ns
+            stored[number] += in_round
+            for k, device in enumerate((streams.FIRST_DEVICE + number).tolist()):
+                self.issues[device] += int(issued[k])
+                self.completions[device] += int(completed[k])
+            yield records.tobytes()
+
+
+class Heard(threading.Thread):
+    """Adds up the program's JSON Lines, and notes when each came."""
+
+    def __init__(self, lines: IO[bytes]) -> None:
+        super().__init__()
+        self._lines = lines
+        self.records = 0
+        self.requests: Counter[int] = Counter()
+        self.unseen: Counter[str] = Counter()
+        self.ends_ns: list[int] = []
+        self.delays_ns: list[int] = []
+
+    def run(self) -> None:
+        for line in self._lines:
+            now_ns = time.time_ns()
+            interval = json.loads(line)
+            self.ends_ns.append(interval["end_ns"])
+            self.delays_ns.append(now_ns - interval["end_ns"])
+            self.records += interval["records"]
+            self.unseen.update(interval["unseen"])
+            for device in interval["devices"]:
+                major, _, minor = device["device"].partition(":")
+                self.requests[int(major) << 20 | int(minor)] += device["requests"]
+
+
+def resident_kib(pid: int) -> int:
+    """What a process has in memory."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() // 1024
+
+
+class Memory(threading.Thread):
+    """What the program has in memory, twice a second."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self._pid = pid
+        self._ended = threading.Event()
+        self.at_s: list[float] = []
+        self.kib: list[int] = []
+
+    def run(self) -> None:
+        start_s = time.monotonic()
+        while not self._ended.wait(0.5):
+            with contextlib.suppress(OSError, IndexError):  # it is ending
+                kib = resident_kib(self._pid)
+                self.at_s.append(time.monotonic() - start_s)
+                self.kib.append(kib)
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+    @property
+    def slope_kib_h(self) -> float | None:
+        """By least squares, of the second half."""
+        half = len(self.kib) // 2
+        if half < 2:
+            return None
+        return float(np.polyfit(self.at_s[half:], self.kib[half:], 1)[0]) * 3600
+
+
+def offer(stream: Offered, out: IO[bytes]) -> float:
+    """Send a stream in real time; returns by how many seconds it was late at worst."""
+    chunk_bytes = int(stream.rate * CHUNK_S) * 48
+    sent_bytes, worst_s = 0, 0.0
+    start_s = time.monotonic()
+    for data in stream.rounds():
+        for first in range(0, len(data), chunk_bytes):
+            due_s = start_s + sent_bytes / 48 / stream.rate
+            ahead_s = due_s - time.monotonic()
+            if ahead_s > 0:
+                time.sleep(ahead_s)
+            worst_s = max(worst_s, -ahead_s)
+            sent_bytes += out.write(data[first : first + chunk_bytes])
+    return worst_s
+
+
+@contextlib.contextmanager
+def stalled(directory: Path) -> Iterator[Path]:
+    """A FIFO whose reader never reads."""
+    path = directory / "stalled"
+    os.mkfifo(path)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 4096)
+        yield path
+    finally:
+        os.close(fd)
+
+
+def soak(rate: int, seconds: float, interval_s: float, *, stall: bool) -> bool:
+    """Run it and print what happened; False if anything was lost."""
+    stream = Offered(rate, seconds)
+    print(f"{stream.records:,} records, {rate:,} a second, to {DEVICES} devices at a time of "
+          f"{NUMBERS}; intervals of {interval_s:g} s", flush=True)  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        command = [OURS, "-I", f"{interval_s:g}", "--json", "-", "-b", str(directory / "binary")]
+        if stall:
+            command += ["-h", str(stack.enter_context(stalled(directory)))]
+        read_fd, write_fd = os.pipe()
+        fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        said_path = directory / "said"
+        with said_path.open("wb") as said:
+            child = subprocess.Popen(command, stdin=read_fd, stdout=subprocess.PIPE, stderr=said)
+        os.close(read_fd)
+        assert child.stdout is not None
+        heard, memory = Heard(child.stdout), Memory(child.pid)
+        heard.start()
+        memory.start()
+        begin_s = time.perf_counter()
+        try:
+            with open(write_fd, "wb", buffering=0) as out:
+                late_s = offer(stream, out)
+            heard.join()
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+        finally:
+            memory.end()
+            if child.returncode is None:
+                child.kill()
+        cost = Cost(usage.ru_utime, usage.ru_stime, time.perf_counter() - begin_s)
+        messages = said_path.read_text().splitlines()
+    return _told(stream, heard, memory, cost, late_s, interval_s, messages, child.returncode)
+
+
+def _told(
+    stream: Offered,
+    heard: Heard,
+    memory: Memory,
+    cost: Cost,
+    late_s: float,
+    interval_s: float,
+    messages: list[str],
+    status: int,
+) -> bool:
+    lost: dict[str, Any] = {name: n for name, n in heard.unseen.items() if n}
+    is_whole = (
+        heard.records == stream.records
+        and heard.requests == stream.completions == stream.issues
+        and not lost
+    )
+    figures = {
+        "records sent, seen": f"{stream.records:,}, {heard.records:,}",
+        "requests sent, seen": f"{stream.completions.total():,}, {heard.requests.total():,}",
+        "the same for each device": "yes" if heard.requests == stream.completions else "NO",
+        "told as unseen": ", ".join(f"{name} {n:,}" for name, n in lost.items()) or "nothing",
+        "sender late at worst": f"{late_s * 1000:.1f} ms",
+        "intervals": f"{len(heard.ends_ns):,}",
+    }
+    # The last one ends with the stream.
+    ends_ns, delays_ms = np.array(heard.ends_ns[:-1]), np.array(heard.delays_ns) / 1e6
+    if len(ends_ns):
+        due_ns = ends_ns[0] + np.arange(len(ends_ns)) * int(interval_s * 1e9)
+        off_ms = np.abs(ends_ns - due_ns).max() / 1e6
+        figures["boundary off its time at worst"] = f"{off_ms:.2f} ms"
+        figures["boundary to output, median, p99, worst"] = ", ".join(
+            f"{np.percentile(delays_ms, q):.2f} ms" for q in (50, 99, 100)
+        )
+    if memory.kib:
+        figures["memory, first half's and second half's most"] = ", ".join(
+            f"{max(part, default=0) / 1024:.1f} MiB"
+            for part in np.array_split(np.array(memory.kib), 2)
+        )
+    if (slope := memory.slope_kib_h) is not None:
+        figures["memory's slope in the second half"] = f"{slope:+.0f} KiB an hour"
+    figures["CPU"] = (
+        f"{cost.cpu_s:.1f} s, {cost.cpu_s / cost.wall_s:.1%} of a core, "
+        f"{cost.cpu_s / stream.records * 1e9:.0f} ns a record"
+    )
+    figures["exit status"] = str(status)
+    for name, text in figures.items():
+        print(f"  {name}: {text}")
+    for message in messages:
+        print("  said:", re.sub(r"/\S*/", "", message))
+    print("nothing was lost" if is_whole else "SOMETHING WAS LOST", flush=True)
+    return is_whole
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.soak",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--seconds", type=float, default=3600, help="default: an hour")
+    parser.add_argument("--rate", type=int, default=2_000_000, help="records a second")
+    parser.add_argument("--interval", type=float, default=1, help="-I of the run, in seconds")
+    parser.add_argument("--stall", action="store_true", help="have an output that takes nothing")
+    given = parser.parse_args()
+    sys.exit(not soak(given.rate, given.seconds, given.interval, stall=given.stall))
+
+
+if __name__ == "__main__":
+    main()

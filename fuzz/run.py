@@ -1,0 +1,123 @@
+"""Fuzzes one target after the other, for ``make fuzz``, or runs one input alone.
+
+A target begins with its seeds and what earlier runs found new, which they leave below build/fuzz.
+Prints a line for each, and at a finding where its input stands; the exit status is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+TOP = Path(__file__).resolve().parents[1]
+BUILD = TOP / "build" / "fuzz"
+SHARES = {"engine": 5, "merger": 2, "resync": 2, "decode": 1}
+"""Of the time."""
+
+ENVIRONMENT = {
+    # Short stacks and a small quarantine: engines by the hundred a second are made and freed.
+    "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1:malloc_context_size=6"
+    ":quarantine_size_mb=16",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "PYTHONMALLOC": "malloc",  # in arenas, neither leaks nor overruns would be seen
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+def cpu_s() -> float:
+    """Processor time of all programs that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def reproduce(program: Path, target: str, file: Path) -> bool:
+    """Run one input, with all that it prints; whether that went without a finding."""
+    environment = os.environ | ENVIRONMENT | {"FUZZ_TARGET": target}
+    return subprocess.run([str(program), str(file)], env=environment, check=False).returncode == 0
+
+
+class Figures(NamedTuple):
+    """What a program says it has done."""
+
+    executions: int = 0
+    records: int = 0
+    n_bytes: int = 0
+
+
+def fuzz(program: Path, target: str, seconds: float) -> tuple[bool, Figures]:
+    """Fuzz one target for so long; whether that went without a finding, and what it did."""
+    found = BUILD / "corpus" / target
+    findings = BUILD / "findings" / target
+    for folder in (found, findings):
+        folder.mkdir(parents=True, exist_ok=True)
+    file = BUILD / f"{target}.figures"
+    log = BUILD / f"{target}.log"
+    environment = os.environ | ENVIRONMENT | {"FUZZ_TARGET": target, "FUZZ_FIGURES": str(file)}
+    begin = cpu_s()
+    done = Figures()
+    status = 0
+    # The program counts seconds on the wall: on a busy machine it has to run more than once.
+    while not status and (left_s := seconds - (cpu_s() - begin)) > seconds / 20:
+        command = [
+            str(program), str(found), str(TOP / "fuzz" / "corpus" / target),
+            f"-max_total_time={max(1, round(left_s))}", "-timeout=60", "-rss_limit_mb=4096",
+            "-max_len=65536", f"-artifact_prefix={findings}/",
+            "-detect_leaks=0",  # not after every input: all leaks are looked for once, at the end
+        ]  # fmt: skip
+        file.unlink(missing_ok=True)
+        with log.open("wb") as output:
+            status = subprocess.run(
+                command, env=environment, stdout=output, stderr=output, check=False
+            ).returncode
+        now = Figures(*map(int, file.read_text().split())) if file.exists() else Figures()
+        done = Figures(*map(sum, zip(done, now)))
+    covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", log.read_text(errors="replace"))
+    guided = "edges {}, features {}, inputs {}".format(*covered[-1]) if covered else "not guided"
+    print(
+        f"{target:<8} {cpu_s() - begin:6.0f} s of processor time, {done.executions:,} executions, "
+        f"{done.n_bytes:,} bytes of input, {done.records:,} records fed, {guided}: "
+        + ("no finding" if status == 0 else f"FOUND something (exit status {status})"),
+        flush=True,
+    )
+    if status:
+        print(f"see {log}; the input is the newest file in {findings}", flush=True)
+    return status == 0, done
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--program", type=Path, required=True)
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="of processor time, all targets together"
+    )
+    parser.add_argument("--input", type=Path, help="run this alone, of the one target named")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(SHARES))
+    arguments = parser.parse_args()
+    targets = arguments.targets or list(SHARES)
+    if unknown := set(targets) - set(SHARES):
+        parser.error(f"no such target: {', '.join(sorted(unknown))}")
+    if arguments.input and len(targets) != 1:
+        parser.error("one input is for one target")
+    if arguments.input:
+        return 0 if reproduce(arguments.program, targets[0], arguments.input) else 1
+    share = arguments.seconds / sum(SHARES[target] for target in targets)
+    started = time.monotonic()
+    results = [fuzz(arguments.program, target, share * SHARES[target]) for target in targets]
+    done = Figures(*map(sum, zip(*(figures for _, figures in results))))
+    print(
+        f"{'in all':<8} {cpu_s():6.0f} s of processor time, {done.executions:,} executions, "
+        f"{done.records:,} records fed, in {time.monotonic() - started:.0f} s"
+    )
+    return 0 if all(fine for fine, _ in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Cuts the seeds of the corpus out of the real traces that the tests ship with.
+
+    python fuzz/seeds.py        # writes fuzz/corpus/TARGET/NAME
+
+Both versions and byte orders are made of them, as the traces themselves are little-endian and of
+version 7.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(TOP / "tests"))
+
+from tracewriter import Record, complete, encode, issue  # noqa: E402
+
+CORPUS = TOP / "fuzz" / "corpus"
+RECORDS = (4, 60)
+"""In a small seed and in a large one."""
+
+OPTIONS = {
+    "engine": [
+        bytes(16),
+        bytes([0b00001111, 3, 2, 0, 0, 0, 0, 5, 2, 0x1F, 0x31, 0x05]),
+        bytes([0b00110000, 12, 5, 7, 2, 2, 0, 9, 3, 0x55, 0, 0, 0, 0, 0, 7]),
+        bytes([0b01100101, 8, 3, 6, 1, 1, 4, 7, 4, 0x42, 0x01]),
+        bytes([0b00000001, 12, 5, 11, 2, 0]),
+    ],
+    "merger": [bytes(16), bytes([2, 3, 0, 5, 0, 3, 0, 0, 1, 0, 0x31]), bytes([3, 8, 0, 6, 1, 2])],
+    "resync": [bytes(16), bytes([0, 1, 0, 5, 0, 3, 0, 0, 0x11, 0x43])],
+}
+
+
+def records_of(trace: bytes, first: int, most: int) -> list[Record]:
+    """Some records of a trace."""
+    records: list[Record] = []
+    at = n = 0
+    while at < len(trace) and len(records) < most:
+        fields = struct.unpack_from("<IIQQIIIIIHH", trace, at)
+        _, sequence, time, sector, n_bytes, action, pid, device, cpu, error, length = fields
+        payload = trace[at + 48 : at + 48 + length]
+        if n >= first:
+            records.append(
+                Record(time, sector, n_bytes, action, device, sequence, pid, cpu, error, payload)
+            )
+        at += 48 + length
+        n += 1
+    return records
+
+
+def streams() -> Iterator[tuple[str, bytes]]:
+    """Pieces of all traces, in turn in each version and byte order."""
+    forms = [(7, "<"), (8, "<"), (7, ">"), (8, ">")]
+    for i, path in enumerate(sorted((TOP / "tests" / "data").glob("*.bin"))):
+        trace = path.read_bytes()
+        for n in RECORDS:
+            version, order = forms[i % len(forms)]
+            i += 1
+            name = f"{path.stem}-{n}-v{version}{'be' if order == '>' else 'le'}"
+            yield name, encode(records_of(trace, 997 * i, n), version, order)
+    little = encode(records_of(trace, 100, 6))
+    yield "garbage", little[:96] + b"eat\x07garbage" + little[96:]
+    pairs = [issue(1000 * n, 8 * n, 4096) for n in range(4)]
+    pairs += [complete(5000 + n, 8 * n, 4096) for n in range(4)]
+    for i in range(5):  # with each of the engine's options
+        yield f"pairs-{i}", encode(pairs)
+    yield "lost", little[:96] + b"CPU:1 [LOST 23 EVENTS]\n" + little[96:]
+    yield "cut", little[:-20]
+
+
+def write(target: str, name: str, data: bytes) -> None:
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data)
+
+
+def main() -> None:
+    for target, options in OPTIONS.items():
+        for i, (name, stream) in enumerate(streams()):
+            write(target, name, options[i % len(options)] + stream)
+    for name in ("loop-multi-dc", "loop-phases-dc"):
+        stats = (TOP / "tests" / "golden" / f"{name}.binary").read_bytes()
+        write("decode", f"{name}-03", stats[: 3 * 424])
+        # The earlier layout: without throughput, the device last.
+        early = [
+            stats[at : at + 172] + stats[at + 176 : at + 336] + stats[at + 416 : at + 424]
+            + stats[at + 172 : at + 176]
+            for at in range(0, min(3 * 424, len(stats)), 424)
+        ]  # fmt: skip
+        write("decode", f"{name}-02", b"".join(early))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,494 @@
+"""What is fuzzed, and what must hold: each target takes an input and returns how many records it
+has fed. An exception is a finding.
+
+A target's input is 16 bytes of options and a stream; that of ``decode``, statistics as they stand.
+``_fuzz`` is part of the program that runs this, see harness.c.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import _fuzz
+import numpy as np
+from reference import Reference
+
+from blkiomon import decode as stats_decoder
+from blkiomon import layout
+from blkiomon._core import Engine
+from blkiomon._merge import Merger
+from blkiomon.errors import StatsError, TraceError
+from blkiomon.interval import Interval
+from blkiomon.outputs import binary
+
+OPTIONS = 16
+U64 = 1 << 64
+ISSUE, COMPLETE, DRV_DATA = 1 << 22, 1 << 23, 1 << 30
+MOST_BYTES = 1 << 20
+"""A stream is not repeated beyond that."""
+MOST_PIECES = 300
+MOST_STOPS = 12
+MOST_RECORDS_OF_REFERENCE = 80
+"""It takes a hundred times as long as the engine."""
+
+MAX_PENDING = (1, 2, 3, 7, 15, 16, 17, 64, 127, 128, 129, 1000, 1_000_000, 1_000_000)
+MAX_AGE_NS = (0, 1, 1000, 10**6, 10**9, 600 * 10**9, 600 * 10**9, U64 - 1)
+# Negative: of each record before the next, so that as many are pending.
+COPIES = (1, 1, 1, 2, 3, 16, 200, 1000, -2, -16, -200, -1000)
+SECTOR_STEPS = (0, 1, 8, 128, 1 << 32, U64 - 8)
+TIME_STEPS = (0, 1, 10**6, 10**9, U64 - 10**6)
+
+
+class Options:
+    """The first bytes of an input, as choices."""
+
+    def __init__(self, data: bytes) -> None:
+        self._bytes = data.ljust(OPTIONS, b"\0")
+
+    def bit(self, n: int) -> bool:
+        return bool(self._bytes[n // 8] >> n % 8 & 1)
+
+    def of(self, at: int, choices: Any) -> Any:
+        return choices[self._bytes[at] % len(choices)]
+
+    def sizes(self, at: int) -> Iterator[int]:
+        """Of the pieces in which something comes, over and over again; in the end all that is."""
+        some = [(b & 15) << (b >> 4) for b in self._bytes[at:OPTIONS] if b] or [MOST_BYTES * 64]
+        for _ in range(MOST_PIECES // len(some)):
+            yield from some
+        while True:
+            yield MOST_BYTES * 64
+
+    def stream(self, data: memoryview, at: int) -> bytes:
+        """The stream, repeated as the options from there on say."""
+        wanted = self.of(at, COPIES)
+        copies = min(abs(wanted), MOST_BYTES // max(len(data), 1) + 1)
+        steps = self.of(at + 1, SECTOR_STEPS), self.of(at + 2, TIME_STEPS)
+        repeated: bytes = _fuzz.repeated(data, copies, wanted < 0, *steps)
+        return repeated
+
+
+def exactly(data: bytes | memoryview) -> np.ndarray[Any, Any]:
+    """A copy behind which no byte may be read, as the sanitizer sees."""
+    return np.frombuffer(data, np.uint8).copy()
+
+
+# --- the engine -----------------------------------------------------------------------------------
+
+
+class Outcome(NamedTuple):
+    """All that an engine has told, whatever it was asked to collect."""
+
+    cuts: list[dict[str, bytes]]
+    counters: dict[str, int]
+    pending: int
+    offset: int
+    now_ns: int
+    epoch_ns: int | None
+    names: dict[int, str]
+    skips: list[tuple[int, int]]
+    error: str | None
+
+
+def outcome(
+    engine: Engine, stream: bytes, ends: list[int], sizes: Iterator[int], until_step: int
+) -> tuple[Outcome, list[Any]]:
+    """Feed a stream in pieces, with cuts at its byte offsets and where `until_ns` says so."""
+    cuts: list[Any] = []
+    skips: list[tuple[int, int]] = []
+    error = None
+    at = stops = 0
+    until = until_step or None
+    try:
+        for end in [*ends, len(stream)]:
+            while at < end:
+                piece = exactly(stream[at : min(at + next(sizes), end)])
+                at += len(piece)
+                while True:
+                    used = engine.feed(piece, until)
+                    piece = piece[used:].copy()
+                    stopped_at = engine.stopped_at_ns
+                    if stopped_at is None:
+                        assert not len(piece), "bytes were left over"
+                        break
+                    assert until is not None and stopped_at >= until
+                    cuts.append(engine.cut(until))
+                    stops += 1
+                    until = max(stopped_at + 1, until + (until_step << stops))
+                    if stops == MOST_STOPS or until >= U64:
+                        until = None
+            skips += engine.take_skips()
+            cuts.append(engine.cut())
+        engine.finish()
+    except TraceError as caught:
+        error = str(caught)
+        assert caught.offset <= len(stream)
+        for use in (engine.finish, lambda: engine.feed(b"x")):
+            try:
+                use()
+            except TraceError as again:
+                assert again is caught
+            else:
+                raise AssertionError("a failed engine goes on")
+    cuts.append(engine.cut())
+    skips += engine.take_skips()
+    told = [
+        {name: getattr(cut, name).tobytes() for name in cut.__dataclass_fields__} for cut in cuts
+    ]
+    return Outcome(
+        told, engine.counters(), engine.pending, engine.offset, engine.now_ns, engine.epoch_ns,
+        dict(engine.process_names), skips, error,
+    ), cuts  # fmt: skip
+
+
+def engine(data: memoryview) -> int:
+    """Fed whole or in pieces, whatever is kept and on however many cores: the same, and it adds up.
+
+    With few records also the same as the slow reference of the tests.
+    """
+    options = Options(bytes(data[:OPTIONS]))
+    stream = options.stream(data[OPTIONS:], 3)
+    filtered = options.bit(6)
+    two_cores = options.bit(4) and options.of(15, range(8)) == 7  # seldom: threads cost the most
+    limits: dict[str, Any] = {
+        "max_pending": options.of(1, MAX_PENDING),
+        "max_age_ns": options.of(2, MAX_AGE_NS),
+        "resync": options.bit(5),
+        "devices": [8 << 20, 8 << 20 | 16] if filtered else [],
+        "from_ns": 10**9 if options.bit(7) else 0,
+    }
+    keep = {
+        "keep_details": options.bit(0),
+        "keep_driver_data": options.bit(1),
+        "keep_records": options.bit(2),
+        "keep_requests": options.bit(3),
+    }
+    if two_cores:
+        keep = {}
+    until_step = options.of(6, (0, 0, 0, 1, 10**6, 10**9, U64 // 4))
+    rng = random.Random(options.of(7, range(256)))
+    ends = sorted(rng.randrange(len(stream) + 1) for _ in range(options.of(8, range(5))))
+
+    whole = Engine(**limits)
+    expected, cuts = outcome(whole, stream, ends, iter(lambda: MOST_BYTES * 64, 0), until_step)
+    split = Engine(**limits, **keep, threads=2 if two_cores else 1)
+    got, _ = outcome(split, stream, ends, options.sizes(9), until_step)
+    for name, a, b in zip(Outcome._fields, expected, got):
+        assert a == b, f"{name} differs:\n{a}\n{b}"
+
+    balance(expected, cuts, stream)
+    adds_up(split, got, limits, keep)
+    for cut in cuts:
+        read_back(cut)
+    if got.counters["records"] <= MOST_RECORDS_OF_REFERENCE and len(stream) < 1 << 15:
+        if not (until_step or filtered or limits["from_ns"]):
+            as_reference(limits, got, stream, ends)
+    return 2 * got.counters["records"]
+
+
+def balance(told: Outcome, cuts: list[Any], stream: bytes) -> None:
+    """What can be said of any stream."""
+    counters = told.counters
+    assert sum(n for _, n in told.skips) == counters["skipped_bytes"]
+    assert told.offset <= len(stream)
+    if told.error is None:
+        assert told.offset == len(stream)
+    assert counters["records"] * 48 <= told.offset - counters["skipped_bytes"]
+    matches = counters["matches"]
+    assert sum(int(cut.rows["requests"].sum()) for cut in cuts) == matches
+    for name in ("d2c_bins", "size_bins"):
+        assert sum(int(getattr(cut, name)["count"].sum()) for cut in cuts) == matches, name
+    for cut in cuts:
+        rows = cut.rows
+        assert (rows["d2c_ns"]["min"] <= rows["d2c_ns"]["max"]).all()
+        assert len(cut.d2c_bins) == 0 or cut.d2c_bins["row"].max() < len(rows)
+    for cut in cuts[-1:]:
+        assert int(cut.loads["in_flight"].max()) <= told.pending
+
+
+def adds_up(engine: Engine, told: Outcome, limits: dict[str, Any], keep: dict[str, bool]) -> None:
+    """What was collected against what was counted."""
+    counters = told.counters
+    if keep.get("keep_requests"):
+        assert len(engine.take_requests()) == counters["matches"]
+    if keep.get("keep_details"):
+        left = engine.leftovers()
+        assert len(left) == told.pending <= limits["max_pending"]
+        assert len(np.unique(left["order"])) == len(left)
+        mismatches = engine.take_mismatches()
+        assert len(mismatches) == counters["mismatches"]
+        times = mismatches["older"]["record"]["time_ns"], mismatches["younger"]["record"]["time_ns"]
+        assert (times[0] <= times[1]).all()
+    driver_data = engine.take_driver_data()
+    if keep.get("keep_records"):
+        records = engine.take_records()
+        assert len(records) == counters["records"]
+        lengths = int(records["pdu_len"].sum(dtype=np.uint64)) + 48 * len(records)
+        rest = told.offset - counters["skipped_bytes"] - lengths
+        assert rest >= 0
+        if not counters["lost"]:  # then what is left are the longer headers of version 8
+            assert rest % 16 == 0 and rest // 16 <= len(records)
+        asked_for = records["time_ns"] >= limits["from_ns"]
+        if limits["devices"]:
+            asked_for &= np.isin(records["device"], limits["devices"])
+        records = records[asked_for]
+        is_driver_data = (records["action"] & DRV_DATA) != 0
+        paired = ((records["action"] & (ISSUE | COMPLETE)) != 0) & ~is_driver_data
+        assert int(paired.sum()) == (
+            2 * counters["matches"] + counters["mismatches"] + counters["evicted"] + told.pending
+        ), f"{int(paired.sum())} were paired: {counters}, {told.pending} pending"
+        assert int(is_driver_data.sum()) == counters["driver_data"]
+        if keep.get("keep_driver_data"):
+            of_these = records[is_driver_data]
+            assert len(driver_data) == 48 * len(of_these) + int(of_these["pdu_len"].sum())
+    for again in (engine.take_requests(), engine.take_records(), engine.take_driver_data()):
+        assert len(again) == 0
+
+
+def read_back(cut: Any) -> None:
+    """An interval's statistics, written with -b and read again."""
+    devices = list(dict.fromkeys(cut.rows["device"].tolist()))
+    interval = Interval(time_s=1, devices=np.array(devices, np.uint32), cut=cut)
+    written = b"".join(binary.renderer("0.3")(interval))
+    if written:
+        stats = stats_decoder.parse(written)
+        assert stats.version == "0.3" and stats.tail_bytes == 0
+        assert stats.records.astype(layout.STATS_03).tobytes() == written
+
+
+def as_reference(limits: dict[str, Any], told: Outcome, stream: bytes, ends: list[int]) -> None:
+    """The same as the obvious implementation makes of it."""
+    reference = Reference(
+        max_pending=limits["max_pending"],
+        max_age_ns=limits["max_age_ns"],
+        resync=limits["resync"],
+    )
+    at = 0
+    for end in ends:
+        if reference.bad is None:
+            reference.feed(stream[at:end])
+            at = end
+            if reference.bad is None:
+                reference.cut()
+    if reference.bad is None:
+        reference.feed(stream[at:])
+        reference.finish()
+    reference.cut()
+    bad = reference.bad
+    assert (bad is None) == (told.error is None), (bad, told.error)
+    if bad is not None:
+        assert bad.offset == told.offset
+    ours = told.counters
+    for name, theirs in (
+        ("records", reference.overall),
+        ("matches", reference.matched),
+        ("mismatches", reference.mismatched),
+        ("driver_data", reference.driverdata),
+        ("evicted", reference.evicted),
+        ("lost", reference.lost % U64),
+        ("skipped_bytes", reference.skipped),
+    ):
+        assert ours[name] == theirs, f"{name}: {ours[name]}, by the reference {theirs}"
+
+
+# --- the file merger ------------------------------------------------------------------------------
+
+
+def merger(data: memoryview) -> int:
+    """Files of several CPUs: as sorted by hand, whatever the windows and reads."""
+    options = Options(bytes(data[:OPTIONS]))
+    stream = options.stream(data[OPTIONS:], 3)
+    n_files = options.of(1, range(1, 10))
+    resync = options.bit(0)
+    files: list[list[bytes]] = [[] for _ in range(n_files)]
+    records: list[list[tuple[int, bytes]]] = [[] for _ in range(n_files)]
+    orders = set()
+    are_records = True
+    n = 0
+    for i, (begin, end, version, is_big) in enumerate(_fuzz.items(stream)):
+        piece = stream[begin:end]
+        order = "big" if is_big else "little"
+        file = (int.from_bytes(piece[8:16], order) * 0x9E3779B1 >> 7 & 0xFFFF) % n_files
+        if options.bit(1):
+            file = i % n_files
+        files[file].append(piece)
+        records[file].append((int.from_bytes(piece[8:16], order), piece))
+        are_records &= version != 0
+        orders.add(order)
+        n += version != 0
+    contents = [b"".join(pieces) for pieces in files]
+    merged = Merger(
+        [f"file {i}" for i in range(n_files)],
+        [reader(content, options.sizes(10)) for content in contents],
+        window_bytes=options.of(8, (1, 47, 48, 64, 100, 1000, 65536)),
+        output_bytes=options.of(9, (64 + 65535, 1 << 20)),
+        resync=resync,
+    )
+    out = []
+    error = None
+    try:
+        while len(part := merged.read()):
+            out.append(bytes(part))
+    except TraceError as caught:
+        error = caught
+    result = b"".join(out)
+    skips = merged.take_skips()
+    assert sum(n for _, _, n in skips) == merged.skipped_bytes
+    total = sum(map(len, contents))
+    assert len(result) + merged.skipped_bytes <= total
+    if are_records and len(orders) == 1:
+        assert error is None and not merged.failures and not skips and not merged.lost
+        by_hand = heads_first(records)
+        assert result == b"".join(by_hand), "not in order of time"
+    elif resync:
+        assert error is None and not merged.failures
+        if not merged.lost:
+            assert len(result) + merged.skipped_bytes == total
+    for failure in merged.failures:
+        assert isinstance(failure, TraceError)
+    # What comes out is whole records of one byte order: the engine takes it all.
+    taker = Engine(keep_records=True)
+    taker_error = None
+    try:
+        taker.feed(exactly(result))
+        taker.finish()
+    except TraceError as caught:
+        taker_error = caught
+    if taker_error is not None:
+        assert "cut to 48 bytes" in str(taker_error), taker_error
+    else:
+        assert taker.offset == len(result)
+    return 2 * n
+
+
+def reader(content: bytes, sizes: Iterator[int]) -> Any:
+    """What reads a file, so many bytes at a time."""
+    at = 0
+
+    def read(space: memoryview) -> int:
+        nonlocal at
+        piece = content[at : at + max(1, min(next(sizes), len(space)))]
+        space[: len(piece)] = piece
+        at += len(piece)
+        return len(piece)
+
+    return read
+
+
+def heads_first(files: list[list[tuple[int, bytes]]]) -> Iterable[bytes]:
+    """Of all files' next records always the one with the least time."""
+    heads = [(file[0][0], i, 0) for i, file in enumerate(files) if file]
+    heapq.heapify(heads)
+    while heads:
+        _, i, at = heads[0]
+        yield files[i][at][1]
+        if at + 1 < len(files[i]):
+            heapq.heapreplace(heads, (files[i][at + 1][0], i, at + 1))
+        else:
+            heapq.heappop(heads)
+
+
+# --- resynchronising ------------------------------------------------------------------------------
+
+HARMLESS = bytes.maketrans(b"aC", b"bD")
+"""For garbage: no magic can stand in it, nor begin in it, and no mark of lost events."""
+
+
+def is_certain(item: bytes, version: int, is_big: bool) -> bool:
+    """Whether a record is taken for one wherever it stands: an event that exists, and no sign of
+    the fields' order in a version-8 record behind a magic of version 7."""
+    order = "big" if is_big else "little"
+    low, high = (32, 40) if version == 8 else (28, 32)
+    event = int.from_bytes(item[low:high], order) & 0xFFFF & ~0x100
+    pid = int.from_bytes(item[32:36], order)
+    return event <= 19 and (version == 8 or pid <= 1 << 22)
+
+
+def resync(data: memoryview) -> int:
+    """Records between garbage: the engine and the merger find each of them, and nothing else."""
+    options = Options(bytes(data[:OPTIONS]))
+    stream = options.stream(data[OPTIONS:], 3)
+    pieces: list[bytes] = []
+    records: list[bytes] = []
+    skips: list[tuple[int, int]] = []
+    at = 0
+    order = None
+    was_garbage = False
+    for begin, end, version, is_big in _fuzz.items(stream):
+        piece = stream[begin:end]
+        if version and is_certain(piece, version, is_big) and order in (None, is_big):
+            order = is_big
+            records.append(piece)
+            was_garbage = False
+        else:
+            piece = piece.translate(HARMLESS)
+            if was_garbage:
+                skips[-1] = skips[-1][0], skips[-1][1] + len(piece)
+            else:
+                skips.append((at, len(piece)))
+            was_garbage = True
+        pieces.append(piece)
+        at += len(piece)
+    damaged = b"".join(pieces)
+
+    engine = Engine(resync=True, keep_records=True)
+    sizes = options.sizes(8)
+    at = 0
+    while at < len(damaged):
+        piece_size = max(1, next(sizes))
+        engine.feed(exactly(damaged[at : at + piece_size]))
+        at += piece_size
+    engine.finish()
+    assert engine.take_skips() == skips
+    assert engine.offset == len(damaged)
+    undamaged = Engine(keep_records=True)
+    undamaged.feed(b"".join(records))
+    undamaged.finish()
+    assert undamaged.counters()["records"] == len(records)
+    assert engine.take_records().tobytes() == undamaged.take_records().tobytes()
+    assert engine.counters() == undamaged.counters() | {"skipped_bytes": sum(n for _, n in skips)}
+
+    merged = Merger(
+        ["file"], [reader(damaged, options.sizes(8))], window_bytes=options.of(1, (1, 64, 4096)),
+        resync=True,
+    )  # fmt: skip
+    out = []
+    while len(part := merged.read()):
+        out.append(bytes(part))
+    assert b"".join(out) == b"".join(records)
+    assert [skip[1:] for skip in merged.take_skips()] == skips
+    return 3 * len(records)
+
+
+# --- interval statistics --------------------------------------------------------------------------
+
+
+def decode(data: memoryview) -> int:
+    """Read, printed in all forms, and written again: the same bytes, or a documented error."""
+    wire = bytes(data)
+    try:
+        stats = stats_decoder.parse(wire)
+    except StatsError as error:
+        assert 0 <= error.offset <= len(wire)
+        return 0
+    dtype = {"0.3": layout.STATS_03, "0.2": layout.STATS_02}[stats.version]
+    assert len(stats.records) * dtype.itemsize + stats.tail_bytes == len(wire)
+    again = np.empty(len(stats.records), dtype)
+    for name in dtype.names or ():
+        again[name] = stats.records[name]
+    written = again.tobytes()
+    if stats.version == "0.3":
+        assert written == wire[: len(written)]
+    else:  # its last buckets may have been in either byte order
+        read = np.frombuffer(wire, dtype, len(again))
+        for name in dtype.names or ():
+            upto = -1 if name.endswith("hist") else None
+            assert (again[name][..., :upto] == read[name][..., :upto]).all()
+        assert (stats_decoder.parse(written).records == stats.records).all()
+    for render in stats_decoder._RENDERERS.values():
+        for text in render(stats):
+            assert text.endswith("\n")
+    return len(stats.records)

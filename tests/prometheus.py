@@ -1,0 +1,86 @@
+"""Runs Prometheus servers, from Debian's package, on loopback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import runner
+
+CONTRIB = Path(__file__).parent.parent / "contrib"
+
+
+def program(name: str = "prometheus") -> str:
+    """Where it is; skips the test where it is not."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed: apt-get install prometheus")
+    return path
+
+
+class Server:
+    """A running server.
+
+    Attributes:
+        address: host and port.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def ask(self, question: str) -> list[dict[str, Any]] | None:
+        """What it answers; None while it is not ready."""
+        query = urllib.parse.urlencode({"query": question})
+        url = f"http://{self.address}/api/v1/query?{query}"
+        try:
+            with urllib.request.urlopen(url, timeout=runner.TIMEOUT_S) as answer:
+                result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+                return result
+        except urllib.error.HTTPError as error:
+            if error.code == 503:
+                return None
+            raise AssertionError(f"{question}: {error.read().decode()}") from error
+        except OSError:
+            return None  # it does not listen yet
+
+    def value(self, question: str) -> float | None:
+        """The value of an answer of one series; None while there is none."""
+        result = self.ask(question)
+        assert result is None or len(result) < 2, result
+        return float(result[0]["value"][1]) if result else None
+
+    def awaited(self, question: str) -> float:
+        """Likewise, as soon as there is one that is more than 0."""
+        return runner.until(lambda: self.value(question), question)
+
+
+@contextmanager
+def serving(directory: Path, config: str) -> Iterator[Server]:
+    """Runs a server in a directory of its own, which holds its rule files."""
+    path = program()
+    directory.mkdir(exist_ok=True)
+    (directory / "prometheus.yml").write_text(config)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    arguments = [
+        f"--config.file={directory / 'prometheus.yml'}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        f"--web.listen-address={address}",
+    ]
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen([path, *arguments], stdout=log, stderr=log)
+    try:
+        yield Server(address)
+    finally:
+        process.terminate()
+        process.wait(runner.TIMEOUT_S)

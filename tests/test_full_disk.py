@@ -1,0 +1,193 @@
+"""A disk that is full for a while, on a file system that really is: what is lost is counted, and
+what is there is whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import runner
+from runner import Running, until
+from test_faults import ONE
+
+from blkiomon import layout
+
+DISK_BYTES = 512 << 10
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system of its own."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root mounts a small file system")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Somebody else takes all the space that is left but a part of a block."""
+    path = disk / "ballast"
+    with path.open("ab", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            return path
+    raise AssertionError("a disk without end")
+
+
+def sizes(path: Path) -> list[int]:
+    """Number of requests of each interval in a file of whole intervals."""
+    data = path.read_bytes()
+    if path.suffix == ".json":
+        assert data[-1:] in (b"", b"\n")
+        lines = [json.loads(line) for line in data.splitlines()]
+        return [n for line in lines if (n := line["total"]["requests"])]
+    if path.suffix == ".csv":
+        rows = list(csv.DictReader(data.decode().splitlines()))
+        assert all(len(row) == len(rows[0]) and None not in row.values() for row in rows)
+        return [int(r["requests"]) for r in rows if r["device"] == "all" and r["requests"] != "0"]
+    if path.suffix == ".bin":
+        assert len(data) % layout.STATS_03.itemsize == 0
+        return np.frombuffer(data, layout.STATS_03)["size_r"]["num"].tolist()
+    if path.suffix == ".parquet":
+        rows = pq.read_table(path).to_pylist()
+        return [row["requests"] for row in rows if row["device"] == "all" and row["requests"]]
+    text = data.decode()
+    assert text == "" or re.search(r"^bidirectional requests: \d+\n\Z", text, re.MULTILINE)
+    assert text.count("\ntime: ") == text.count("\nbidirectional")
+    return [int(number) for number in re.findall(r"^sizes read .*: num (\d+),", text, re.M)]
+
+
+OUTPUTS = {
+    "-h": "out.txt",
+    "-b": "out.bin",
+    "--json": "out.json",
+    "--csv": "out.csv",
+}
+
+
+@pytest.mark.parametrize("option", OUTPUTS)
+def test_disk_that_is_full_for_a_while_costs_whole_intervals_that_are_counted(
+    option: str, disk: Path, tmp_path: Path
+) -> None:
+    path, other = disk / OUTPUTS[option], tmp_path / ("o.json" if option == "-b" else "o.bin")
+    beside = "--json" if option == "-b" else "-b"
+    with Running("-I", "0.1", option, path, beside, other).started() as process:
+        sent = 0
+
+        def send() -> bool:
+            """One interval with a number of requests that no other has."""
+            nonlocal sent
+            sent += 1
+            process.write(ONE * sent)
+            until(lambda: len(sizes(other)) == sent, "an interval")
+            return False
+
+        send()
+        until(lambda: sizes(path) == [1], "the first interval")
+        ballast = fill(disk)
+        until(lambda: send() or "No space left" in process.stderr, "a complaint")
+        for _ in range(3):
+            send()  # reading never stops
+        kept = len(sizes(path))
+        assert kept < sent
+        ballast.unlink()
+        until(lambda: send() or len(sizes(path)) > kept, "intervals after that")
+        status, _, complaints = process.end()
+    first, last = complaints.splitlines()
+    assert first == (
+        f"blkiomon: cannot write to {path}: No space left on device "
+        "(what does not fit is dropped until there is space again)"
+    )
+    reported = re.fullmatch(
+        rf"blkiomon: {path} did not take everything: (\d+) intervals and 0 records are missing "
+        "there",
+        last,
+    )
+    assert reported is not None
+    there = sizes(path)
+    assert there == sorted(set(there)) and set(there) <= set(sizes(other))
+    # Of intervals without a request nothing is seen, neither in the file nor in the other.
+    assert int(reported[1]) >= len(sizes(other)) - len(there) > 0
+    assert status == 1
+
+
+def test_parquet_waits_for_space_and_loses_nothing(disk: Path, tmp_path: Path) -> None:
+    path, other = disk / "out.parquet", tmp_path / "other.bin"
+    with Running("-I", "0.1", "--parquet", path, "-b", other).started() as process:
+        ballast = fill(disk)
+        for number in range(1, 6):
+            process.write(ONE * number)
+            runner.await_size(other, layout.STATS_03.itemsize * number)
+        until(lambda: process.stderr, "a line about it")
+        ballast.unlink()
+        until(lambda: path.stat().st_size > 20_000, "what had waited")
+        status, _, complaints = process.end()
+    waits = f"blkiomon: {path} waits until there is space again: No space left on device\n"
+    assert (status, complaints) == (0, waits)
+    assert sizes(path) == sizes(other) == [1, 2, 3, 4, 5]
+
+
+def test_parts_of_parquet_are_whole_or_not_there(disk: Path, tmp_path: Path) -> None:
+    (disk / "parts").mkdir()
+    path, other = disk / "parts", tmp_path / "other.bin"
+    with Running("-I", "0.1", "--parquet", path, "-b", other).started() as process:
+        sent = 0
+
+        def send() -> bool:
+            nonlocal sent
+            sent += 1
+            process.write(ONE * sent)
+            until(lambda: len(sizes(other)) == sent, "an interval")
+            return False
+
+        def there() -> list[int]:
+            return [n for part in sorted(path.glob("*.parquet")) for n in sizes(part)]
+
+        send()
+        until(lambda: there() == [1], "the first interval")
+        ballast = fill(disk)
+        until(lambda: send() or "No space left" in process.stderr, "a complaint")
+        for _ in range(3):
+            send()
+        kept = len(there())
+        ballast.unlink()
+        until(lambda: send() or len(there()) > kept, "intervals after that")
+        status, _, complaints = process.end()
+    assert status == 1 and "did not take everything" in complaints.splitlines()[-1]
+    assert 0 < len(there()) < sent and set(there()) <= set(sizes(other))
+    assert all(part.suffix == ".parquet" for part in path.iterdir())
+
+
+def test_textfile_stays_as_it_was_until_there_is_space(disk: Path, tmp_path: Path) -> None:
+    path, other = disk / "out.prom", tmp_path / "other.bin"
+
+    def completed() -> int:
+        (line,) = re.findall(r"^blkiomon_requests_total\{.*\} (\d+)", path.read_text(), re.M)
+        return int(line)
+
+    with Running("-I", "0.1", "--textfile", path, "-b", other).started() as process:
+        process.write(ONE)
+        until(lambda: b"requests_total{" in path.read_bytes(), "the first interval")
+        ballast = fill(disk)
+        process.write(ONE)
+        runner.await_size(other, 2 * layout.STATS_03.itemsize)
+        until(lambda: "No space left" in process.stderr, "a complaint")
+        assert completed() == 1
+        ballast.unlink()
+        until(lambda: completed() == 2, "the rest")  # sums lose nothing
+        process.end()
+    assert [entry.name for entry in disk.iterdir()] == ["out.prom"]

@@ -1,0 +1,542 @@
+"""Streams made to hurt: memory and work stay bounded, figures are right or say they are not."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import runner
+import streams
+import tracewriter as tw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tracewriter import Record, complete, encode, issue
+
+from blkiomon import layout
+from blkiomon import monitor as monitor_module
+from blkiomon._core import Engine
+from blkiomon.cut import Cut
+from blkiomon.groups import groups_of
+from blkiomon.interval import Interval
+from blkiomon.monitor import IDLE_A_RECORD, MOST_IDLE, MOST_IDLE_IN_ALL, Monitor
+
+NEVER_NS = 2**64 - 1
+S = 10**9
+HIGHEST = 2**32 - 1
+"""Device 4095:1048575."""
+
+
+def tables(cut: Cut) -> dict[str, bytes]:
+    """Everything that was handed out."""
+    return {f.name: getattr(cut, f.name).tobytes() for f in fields(cut)}
+
+
+def pairs_on(devices: Iterable[int], time_ns: int = 1000, sector: int = 8) -> list[Record]:
+    """A request on each device, one after the other; each takes 5 ns."""
+    records = []
+    for device in devices:
+        records.append(issue(time_ns, sector, 512, device=device))
+        records.append(complete(time_ns + 5, sector, 512, device=device))
+        time_ns += 10
+    return records
+
+
+def requests_by_device(cut: Cut) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for device, requests in cut.rows[["device", "requests"]].tolist():
+        found[device] = found.get(device, 0) + requests
+    return found
+
+
+def many(devices: npt.NDArray[np.uint32], time_ns: int) -> bytes:
+    """An issue and a completion on each, as bytes."""
+    records = np.zeros(2 * len(devices), layout.TRACE_V7)
+    records["magic"] = layout.MAGIC | 7
+    records["device"] = np.repeat(devices, 2)
+    records["time"] = time_ns + np.arange(len(records))
+    records["bytes"] = 4096
+    records["action"][0::2] = (tw.ISSUE | tw.READ) << 16 | 7
+    records["action"][1::2] = (tw.COMPLETE | tw.READ) << 16 | 8
+    return records.tobytes()
+
+
+def resident_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_records_of_devices_beyond_the_limit_are_counted_and_the_others_are_right(
+    threads: int,
+) -> None:
+    engine = Engine(max_devices=4, threads=threads)
+    devices = [7, HIGHEST, 0, 5, 6, 8, 9]
+    engine.feed(encode(pairs_on([*devices, *devices, *reversed(devices)])))
+    cut = engine.cut()
+    assert requests_by_device(cut) == {7: 3, HIGHEST: 3, 0: 3, 5: 3}
+    assert engine.counters()["over_limit"] == 3 * 3 * 2
+    assert engine.counters()["records"] == 7 * 3 * 2
+    assert engine.counters()["matches"] == 4 * 3
+
+
+def test_devices_that_are_idle_make_room_for_others() -> None:
+    engine = Engine(max_devices=8)
+    for interval in range(500):
+        devices = [3 * interval, 3 * interval + 1, 3 * interval + 2]
+        engine.feed(encode(pairs_on(devices, 1000 * interval)))
+        assert requests_by_device(engine.cut()) == dict.fromkeys(devices, 1)
+    assert engine.counters()["over_limit"] == 0
+
+
+def test_devices_over_the_limit_in_one_interval_have_room_in_the_next() -> None:
+    engine = Engine(max_devices=2)
+    engine.feed(encode(pairs_on([1, 2, 3])))
+    assert requests_by_device(engine.cut()) == {1: 1, 2: 1}
+    engine.cut()
+    engine.feed(encode(pairs_on([3, 4, 1], 2000)))
+    assert requests_by_device(engine.cut()) == {3: 1, 4: 1}
+    assert engine.counters()["over_limit"] == 2 + 2
+
+
+@pytest.mark.parametrize("waits", ["issue", "completion", "queue record"])
+def test_device_with_something_pending_keeps_its_place(waits: str) -> None:
+    engine = Engine(max_devices=3)
+    first = issue(100, 8, 4096, device=77)
+    last = complete(200, 8, 4096, device=77)
+    if waits == "completion":
+        first, last = last, first
+    if waits == "queue record":
+        first = replace(first, time_ns=40, action=tw.act(tw.QUEUE | tw.READ, tw.EV_QUEUE))
+    engine.feed(encode([first]))
+    for interval in range(50):
+        engine.cut()
+        engine.feed(encode(pairs_on([interval, 1000 + interval], 1000)))
+    engine.cut()
+    rest = [last] if waits != "queue record" else [issue(100, 8, 4096, device=77), last]
+    engine.feed(encode(rest))
+    cut = engine.cut()
+    assert requests_by_device(cut) == {77: 1}
+    assert int(cut.rows["d2c_ns"]["max"][0]) == 100
+    if waits == "queue record":
+        assert cut.queue_rows["q2d_ns"]["max"].tolist() == [60]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_figures_do_not_depend_on_devices_having_made_room(seed: int) -> None:
+    rng = random.Random(f"room {seed}")
+    bounded, other = Engine(max_devices=12), Engine()
+    time_ns = 0
+    for _ in range(60):
+        records: list[Record] = []
+        for device in rng.sample(range(40), rng.randint(0, 5)):
+            for sector in range(rng.randint(1, 3)):
+                records += pairs_on([device], time_ns, sector)
+                time_ns += 100
+        if rng.random() < 0.1:  # it waits for ever
+            records.append(issue(time_ns, 10**6, 512, device=rng.choice([41, 42])))
+        rng.shuffle(records)
+        for engine in (bounded, other):
+            engine.feed(encode(records))
+        end_ns = time_ns if rng.random() < 0.5 else None
+        cuts = [engine.cut(end_ns) for engine in (bounded, other)]
+        for cut in cuts:
+            cut.loads.sort(order=["device", "op"])
+        assert tables(cuts[0]) == tables(cuts[1])
+    counters = bounded.counters()
+    assert counters["over_limit"] == 0
+    assert counters == other.counters()
+
+
+def test_device_that_takes_another_one_s_place_begins_anew() -> None:
+    engine = Engine(max_devices=1)
+    for device in range(50):
+        numbered = [
+            replace(r, sequence=1000 * device + n + 1)
+            for n, r in enumerate(pairs_on([device], 100 * device))
+        ]
+        engine.feed(encode(numbered))
+        cut = engine.cut()
+        assert cut.rows["device"].tolist() == [device]
+        assert cut.loads["max_in_flight"].max() == 1
+        engine.cut()
+    assert engine.counters()["gaps"] == engine.counters()["over_limit"] == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_named_devices_count_whatever_else_there_is(threads: int) -> None:
+    engine = Engine(max_devices=1, devices=[3, HIGHEST, 500], threads=threads)
+    engine.feed(encode(pairs_on([*range(1000), HIGHEST])))
+    assert requests_by_device(engine.cut()) == {3: 1, 500: 1, HIGHEST: 1}
+    assert engine.counters()["over_limit"] == 0
+
+
+def test_notes_count_whatever_device_they_are_of() -> None:
+    engine = Engine(max_devices=1)
+    notes = [replace(tw.notify_process(1, pid, f"p{pid}"), device=pid) for pid in range(300)]
+    engine.feed(encode(notes))
+    engine.feed(encode([replace(tw.notify_timestamp(1, 5, 0), device=999)]))
+    assert engine.process_names == {pid: f"p{pid}" for pid in range(300)}
+    assert engine.epoch_ns == 5 * S - 1
+    assert engine.counters()["over_limit"] == 0
+
+
+def test_victim_of_a_device_that_is_gone_is_nobody() -> None:
+    # Who is to be evicted next is chosen ahead; by then its device may have given its place away.
+    engine = Engine(max_devices=40, max_pending=32)
+    engine.feed(encode([issue(n, n, 512, device=n % 30) for n in range(40)]))
+    engine.feed(encode([complete(1000, n, 512, device=n % 30) for n in range(8, 40)]))
+    assert engine.pending == 0
+    for n in range(5):
+        engine.cut()
+        engine.feed(encode(pairs_on(range(100 + 30 * n, 130 + 30 * n), 2000 + n)))
+    engine.cut()
+    engine.cut()
+    engine.feed(encode([issue(5000 + n, n, 512, device=n % 30) for n in range(40)]))
+    assert engine.pending == 32
+    assert engine.counters()["evicted"] == 8 + 8
+
+
+def test_highest_device_is_told_from_all_devices() -> None:
+    engine = Engine()
+    engine.feed(encode([*pairs_on([HIGHEST]), issue(2000, 8, 512, device=5)]))
+    *groups, total = groups_of(engine.cut(3000), 3000)
+    (highest,) = (g for g in groups if g.device == HIGHEST and g.op is None)
+    assert highest.in_flight is not None and total.in_flight is not None
+    assert (highest.requests, highest.in_flight.end, highest.in_flight.busy_ns) == (1, 0, 5)
+    assert (total.device, total.requests, total.in_flight.end) == (None, 1, 1)
+    assert total.in_flight.request_ns == 5 + 1000
+
+
+@pytest.mark.parametrize("interval_devices", [1000, 50_000])
+def test_memory_is_flat_however_many_devices_come_by(interval_devices: int) -> None:
+    engine = Engine(max_devices=4096)
+    used_kib = []
+    counted = 0
+    for first in range(0, 1_000_000, interval_devices):
+        devices = np.arange(first, first + interval_devices, dtype=np.uint32)
+        engine.feed(many(devices, first))
+        counted += int(engine.cut().rows["requests"].sum())
+        used_kib.append(resident_kib())
+    counters = engine.counters()
+    assert counted * 2 + counters["over_limit"] == counters["records"] == 2 * 10**6
+    assert (counters["over_limit"] == 0) == (interval_devices < 2048)
+    # A million accounts alone would take a gigabyte.
+    assert used_kib[-1] - used_kib[len(used_kib) // 4] < 32 << 10
+
+
+@pytest.mark.parametrize("max_devices", [0, 1 << 22])
+def test_limits_out_of_range_are_refused(max_devices: int) -> None:
+    with pytest.raises(ValueError, match="max_devices must be from 1"):
+        Engine(max_devices=max_devices)
+
+
+def test_greatest_limit_is_as_many_devices_as_there_can_be() -> None:
+    engine = Engine(max_devices=(1 << 22) - 1)
+    records = np.zeros(1 << 18, dtype=layout.TRACE_V7)
+    records["magic"] = layout.MAGIC | 7
+    records["action"] = tw.DRV_DATA << 16
+    for first in range(0, 1 << 22, len(records)):
+        records["device"] = np.arange(first, first + len(records))
+        engine.feed(records.tobytes())
+    assert engine.counters()["over_limit"] == 1
+    engine.feed(encode(pairs_on([5, HIGHEST])))
+    assert requests_by_device(engine.cut()) == {5: 1}
+
+
+def test_command_says_that_there_were_too_many_devices() -> None:
+    data = encode(pairs_on(range(5)))
+    options = ("-I", runner.LONG, "--json", "-", "--max-devices", "3")
+    result = runner.run(*options, stdin=data)
+    (line,) = map(json.loads, result.stdout.splitlines())
+    assert line["unseen"]["over_device_limit"] == 4
+    assert line["total"]["requests"] == 3
+    assert result.stderr == (
+        b"blkiomon: too many devices at a time: 4 records are not counted (--max-devices 3)\n"
+    )
+    assert result.returncode == 0
+
+
+# --- hashing --------------------------------------------------------------------------------------
+
+SEED = 0x243F6A8885A308D313198A2E03707344
+
+
+def mixed(a: npt.NDArray[np.uint64], b: int) -> npt.NDArray[np.uint64]:
+    """Both halves of the product folded into one, as the engine does."""
+    low32, b_low, b_high = np.uint64(0xFFFFFFFF), np.uint64(b & 0xFFFFFFFF), np.uint64(b >> 32)
+    shift = np.uint64(32)
+    a_low, a_high = a & low32, a >> shift
+    middle = a_high * b_low + (a_low * b_low >> shift)
+    other = a_low * b_high + (middle & low32)
+    high = a_high * b_high + (middle >> shift) + (other >> shift)
+    return (a * np.uint64(b)) ^ high
+
+
+def colliding_sectors(wanted: int, seed: int) -> list[int]:
+    """Sectors of reads of the first device whose hashes begin alike, for who knows the seed."""
+    key = 1 << 10 | tw.READ  # index 1
+    found: list[int] = []
+    first = 0
+    while len(found) < wanted:
+        sectors = np.arange(first, first + (1 << 20), dtype=np.uint64)
+        hashes = mixed(sectors ^ np.uint64(seed & NEVER_NS), key ^ seed >> 64)
+        found += sectors[hashes < np.uint64(1 << 51)].tolist()
+        first += 1 << 20
+    return found[:wanted]
+
+
+def filled(sectors: Sequence[int], devices: Sequence[int] = (8 << 20,), **options: Any) -> Engine:
+    records = np.zeros(len(sectors) * len(devices), layout.TRACE_V7)
+    records["magic"] = layout.MAGIC | 7
+    records["action"] = (tw.ISSUE | tw.READ) << 16 | 7
+    records["sector"] = np.tile(np.array(sectors, np.uint64), len(devices))
+    records["device"] = np.repeat(np.array(devices, np.uint32), len(sectors))
+    engine = Engine(**options)
+    engine.feed(records.tobytes())
+    assert engine.pending == len(records)
+    return engine
+
+
+def longest_searches(sectors: Sequence[int], devices: Sequence[int] = (8 << 20,)) -> list[int]:
+    """In groups and in slots of the map: the median of several seeds."""
+    rng = random.Random(3)
+    found = [
+        filled(sectors, devices, hash_seed=rng.getrandbits(128))._longest_searches()
+        for _ in range(11)
+    ]
+    return [sorted(each)[5] for each in zip(*found)]
+
+
+def test_keys_that_collide_for_one_seed_are_like_any_others_for_another() -> None:
+    sectors = colliding_sectors(3000, SEED)
+    groups, _ = filled(sectors, hash_seed=SEED)._longest_searches()
+    assert groups >= 3000 // 15  # the attack is a real one, for who knows
+    groups, _ = longest_searches(sectors)
+    assert groups <= 3
+
+
+@pytest.mark.parametrize("shift", [0, 3, 9, 16, 32, 40, 49])
+def test_sectors_at_any_distance_are_found_at_once(shift: int) -> None:
+    groups, _ = longest_searches([n << shift for n in range(15_000)])
+    assert groups <= 3
+
+
+@pytest.mark.parametrize("shift", [0, 4, 8, 12, 17])
+def test_devices_at_any_distance_are_found_at_once(shift: int) -> None:
+    devices = [(n << shift) % 2**32 for n in range(5000)]
+    groups, slots = longest_searches([2048], devices)
+    assert groups <= 3
+    assert slots <= 30  # linear probing, half full
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_seed_of_the_hash_changes_nothing(block: int) -> None:
+    for seed in range(block * 10, block * 10 + 10):
+        data = encode(streams.generate(seed, avoid="nothing").records)
+        names = encode([tw.notify_process(0, pid, f"p{pid}") for pid in range(50)])
+        said = []
+        for hash_seed in (0, 1, SEED, 2**128 - 1, None):
+            engine = Engine(max_pending=20, max_devices=3, keep_details=True, hash_seed=hash_seed)
+            engine.feed(names + data[: len(data) // 2])
+            first = tables(engine.cut())
+            engine.feed(data[len(data) // 2 :])
+            said.append(
+                [
+                    first,
+                    tables(engine.cut()),
+                    engine.counters(),
+                    engine.leftovers().tobytes(),
+                    engine.take_mismatches().tobytes(),
+                ]
+            )
+        assert all(one == said[0] for one in said)
+
+
+# --- times ----------------------------------------------------------------------------------------
+
+
+def intervals_of(
+    records: Iterable[Record], interval_s: float = 1
+) -> tuple[list[Interval], Monitor]:
+    monitor = Monitor(interval_s)
+    return monitor.feed(encode(records)) + monitor.finish(), monitor
+
+
+def test_no_time_makes_more_intervals_than_records_pay_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(monitor_module, "MOST_IDLE", 1000)
+    monkeypatch.setattr(monitor_module, "MOST_IDLE_IN_ALL", 3000)
+    # Each jump is just short of what would be left out on its own.
+    step_ns = (1000 - 1) * 10**6
+    records = [issue(S + n * step_ns, n, 512) for n in range(2000)]
+    taken = 0
+
+    def take(interval: Interval) -> None:
+        nonlocal taken
+        taken += 1
+
+    monitor = Monitor(0.001, hand_over=take)
+    assert monitor.feed(encode(records)) == monitor.finish() == []
+    assert taken <= 3000 + (IDLE_A_RECORD + 1) * len(records) + 1
+    passed = 1999 * (1000 - 1) + 1
+    assert taken + monitor.skipped_intervals == passed
+
+
+def test_what_is_pending_makes_idle_intervals_dearer() -> None:
+    records = [issue(S, n, 512) for n in range(10_000)]
+    _, monitor = intervals_of([*records, issue((MOST_IDLE // 11 - 5) * S, 0, 512, device=1)])
+    assert monitor.skipped_intervals == 0
+    items, monitor = intervals_of([*records, issue((MOST_IDLE // 11 + 5) * S, 0, 512, device=1)])
+    assert (len(items), monitor.skipped_intervals) == (2, MOST_IDLE // 11 + 3)
+
+
+@pytest.mark.parametrize("wild_ns", [[NEVER_NS], [NEVER_NS, 0], [0, NEVER_NS, 2**63, 1, 0]])
+def test_wild_times_lose_no_request_and_end(wild_ns: list[int]) -> None:
+    records = pairs_on([1], 5 * S)
+    for n in range(300):
+        records += [issue(wild_ns[n % len(wild_ns)], 10**6 + n, 512, device=2)]
+        records += pairs_on([1], 5 * S + n * S // 10)
+    items, monitor = intervals_of(records, 0.001)
+    assert sum(i.total.requests for i in items) == 301
+    assert monitor.totals.records == len(records)
+    assert len(items) < MOST_IDLE_IN_ALL
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_times_running_backwards_throughout(threads: int) -> None:
+    n = 50_000
+    records = np.zeros(n, layout.TRACE_V7)
+    records["magic"] = layout.MAGIC | 7
+    records["time"] = NEVER_NS - np.arange(n, dtype=np.uint64) * np.uint64(NEVER_NS // n)
+    records["sector"] = np.arange(n) // 2
+    # Read the other way round, every completion comes after its issue.
+    records["action"][0::2] = (tw.COMPLETE | tw.READ) << 16 | 8
+    records["action"][1::2] = (tw.ISSUE | tw.READ) << 16 | 7
+    engine = Engine(max_age_ns=NEVER_NS, threads=threads)
+    engine.feed(records.tobytes())
+    row = engine.cut().rows[0]
+    assert row["requests"] == n // 2
+    assert row["d2c_ns"]["min"] == row["d2c_ns"]["max"] == NEVER_NS // n
+    assert engine.pending == 0
+
+
+# --- counters at their wrap -----------------------------------------------------------------------
+
+
+def d2c_of(times_ns: Sequence[int]) -> Any:
+    """The latencies' distribution of requests that take so long, all issued at 0."""
+    engine = Engine(max_age_ns=NEVER_NS)
+    for n, d2c_ns in enumerate(times_ns):
+        engine.feed(encode([issue(0, n, 512), complete(d2c_ns, n, 512)]))
+    (_, _, total) = groups_of(engine.cut(), 0)
+    return total.d2c
+
+
+def test_squares_of_the_longest_latencies_are_exact_or_not_known() -> None:
+    one = d2c_of([NEVER_NS])
+    assert (one.sum, one.squ, one.stddev) == (NEVER_NS, NEVER_NS**2, 0.0)
+    pair = d2c_of([2**63, 2**63])
+    assert (pair.squ, pair.stddev) == (2**127, 0.0)
+    lost = d2c_of([NEVER_NS, 2**63])
+    assert (lost.sum, lost.max, lost.squ) == (NEVER_NS + 2**63, NEVER_NS, 2**128 - 1)
+    assert lost.mean == (NEVER_NS + 2**63) / 2
+    assert lost.stddev is None
+
+
+def test_squares_that_are_not_known_stay_so_in_any_sum() -> None:
+    monitor = Monitor(1000.0, max_age_s=1.8e10)
+    records = []
+    for n in range(6):
+        records += [issue(0, n, 512), complete(NEVER_NS - 7, n, 512)]
+    items = monitor.feed(encode(records)) + monitor.finish()
+    merged = items[0].merge(*items[1:])
+    assert merged.total.d2c.stddev is None
+    back = Interval.from_dict(json.loads(json.dumps(merged.to_dict())))
+    assert back.total.d2c.stddev is None
+    assert back.merge(back).total.d2c.stddev is None
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_sums_of_the_largest_requests_go_beyond_64_bits(threads: int) -> None:
+    engine = Engine(threads=threads)
+    size = 2**32 - 1
+    for n in range(3):
+        engine.feed(
+            encode([issue(1000, n, size), complete(1001, n, size)])  # 4 GiB in a nanosecond
+        )
+    row = engine.cut().rows[0]
+    sums = {
+        name: [int(row[name][part][0]) + (int(row[name][part][1]) << 64) for part in ("sum", "squ")]
+        for name in ("size_bytes", "throughput")
+    }
+    throughput = size * 10**6
+    assert sums["size_bytes"] == [3 * size, 3 * size**2]
+    assert sums["throughput"] == [3 * throughput, 3 * throughput**2]
+
+
+# --- payloads, names, garbage ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("piece", [1 << 20, 65_536, 4096, 65_583, 47])
+def test_longest_payloads_are_passed_over_wherever_reads_end(piece: int) -> None:
+    payload = bytes(range(256)) * 255 + bytes(255)
+    assert len(payload) == 65_535
+    records = [replace(r, payload=payload) for r in pairs_on(range(8))]
+    for version, order in ((7, "<"), (8, ">")):
+        data = encode(records, version, order)
+        whole, split = Engine(), Engine()
+        whole.feed(data)
+        for at in range(0, len(data), piece):
+            split.feed(data[at : at + piece])
+        split.finish()
+        assert whole.matches == split.matches == 8
+        assert tables(whole.cut()) == tables(split.cut())
+
+
+def test_names_are_bounded_and_those_in_use_stay() -> None:
+    engine = Engine()
+    engine.feed(encode([tw.notify_process(0, 10**6, "here")]))
+    for first in range(0, 400_000, 20_000):
+        names = [tw.notify_process(0, pid, "gone") for pid in range(first, first + 20_000)]
+        engine.feed(encode([*names, issue(5, first, 512, pid=10**6)]))
+        assert engine.cut().processes["pid"].tolist() == [10**6]
+        assert engine.process_names[10**6] == "here"
+        assert len(engine.process_names) <= 3 * 65_536
+    assert 399_999 in engine.process_names
+    assert 0 not in engine.process_names
+
+
+GARBAGE = st.binary(max_size=200).filter(lambda b: not {0x65, 0x74, 0x43} & set(b))
+"""Bytes that begin neither a record nor a mark: without e, t and C."""
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(GARBAGE, min_size=1, max_size=8), st.data())
+def test_no_valid_record_behind_garbage_is_lost(garbage: list[bytes], data: st.DataObject) -> None:
+    version = data.draw(st.sampled_from([7, 8]))
+    order = data.draw(st.sampled_from("<>"))
+    payload = data.draw(st.sampled_from([b"", b"x" * 300]))
+    sizes = data.draw(st.lists(st.sampled_from([1, 5, 47, 48, 63, 64, 1000]), min_size=1))
+    stream = b"".join(
+        junk + encode([issue(n + 1, n, 512, payload=payload)], version, order)
+        for n, junk in enumerate(garbage)
+    )
+    engine = Engine(resync=True, keep_records=True)
+    rest, step = stream, 0
+    while rest:
+        n = sizes[step % len(sizes)]
+        engine.feed(rest[:n])
+        rest, step = rest[n:], step + 1
+    engine.finish()
+    assert engine.take_records()["sector"].tolist() == list(range(len(garbage)))
+    assert engine.counters()["skipped_bytes"] == sum(map(len, garbage))

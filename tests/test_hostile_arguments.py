@@ -1,0 +1,159 @@
+"""Every option of every command with every kind of nonsense: a usage error or a line, no traceback.
+
+All of it runs in this process, from an empty directory, with an empty pipe as the input.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import goldenfiles
+import pytest
+from tracewriter import complete, encode, issue
+
+from blkiomon import cli
+
+VALUES = {
+    "empty": "",
+    "space": " ",
+    "huge": "9" * 400,
+    "negative": "-1",
+    "very_negative": "-" + "9" * 400,
+    "no_number": "x",
+    "nan": "nan",
+    "not_utf8": os.fsdecode(b"\xff\xfe"),
+    "escape": "\x1b[31m\r",
+    "nul": "a\0b",
+    "long": "a" * 100_000,
+    "long_number": "1" * 100_000,
+    "long_device": "1" * 100_000 + ":1",
+    "host": os.fsdecode(b"\xff:1"),
+    "percent": "%s%n{0}",
+    "no_directory": "/nowhere/file",
+    "traversal": "../" * 3000,
+}
+FILES = {option.long for option in cli.OPTIONS if option.argument.startswith("FILE")}
+QUEUE = {"msg-queue", "msg-queue-id", "msg-id"}
+MORE_THAN_A_FEW_LINES = 8
+
+SUBCOMMANDS = {
+    "decode": ["", "--text", "--json", "--csv"],
+    "report": ["", "--output", "--device", "--title", "--chart"],
+    "compare": ["", "--output", "--device", "--title", "--chart", "--fail-if"],
+}
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory to run in, and an input that ends at once."""
+    directory = tmp_path / "empty"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    read_fd, write_fd = os.pipe()
+    os.close(write_fd)
+    saved = os.dup(0)
+    os.dup2(read_fd, 0)
+    os.close(read_fd)
+    yield directory
+    os.dup2(saved, 0)
+    os.close(saved)
+
+
+def run(capfd: pytest.CaptureFixture[str], arguments: list[str]) -> int:
+    """The exit status; checks what is said."""
+    status = cli.main(arguments)
+    out, err = capfd.readouterr()
+    shown = f"{arguments!r:.200} {err:.500}"
+    assert "Traceback" not in err, shown
+    assert "\x1b" not in err and "\r" not in err, shown
+    assert err.count("\n") <= MORE_THAN_A_FEW_LINES, shown
+    assert all(len(line) < 101_000 for line in err.splitlines()), shown
+    assert all(line.startswith("blkiomon: ") for line in err.splitlines()[:1]), shown
+    assert status in (0, 1), shown
+    assert status == 0 or err, shown
+    assert "\nUsage" not in err or out == ""
+    return status
+
+
+@pytest.mark.parametrize("option", [o for o in cli.OPTIONS if o.argument], ids=lambda o: o.long)
+@pytest.mark.parametrize("kind", VALUES)
+def test_every_option_with_nonsense(
+    option: cli.Option, kind: str, empty: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    value = VALUES[kind]
+    queue = {"msg-queue": str(empty), "msg-queue-id": "1", "msg-id": "3"}
+    rest = [f"--{n}={v}" for n, v in queue.items() if option.long in QUEUE and n != option.long]
+    interval = [] if option.long == "interval" else ["-I5"]
+    forms = [[f"--{option.long}={value}"], [f"--{option.long}", value]]
+    if option.short:
+        forms.append([f"-{option.short}{value}"] if value else [f"-{option.short}", ""])
+    statuses = {run(capfd, [*interval, *rest, *form]) for form in forms}
+    assert len(statuses) == 1
+    made = [path.name for path in empty.iterdir()]
+    # A file's name can be nearly anything; nothing else makes a file.
+    names = {value} if option.long in FILES else set()
+    assert set(made) <= names
+    if option.long not in FILES and option.long not in ("from", "to", "msg-queue-id", "names"):
+        is_valid = (option.long, kind) in {("max-pending", ""), ("openmetrics", "")}
+        assert statuses == {1} or is_valid
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_every_trace_that_is_none(
+    kind: str, empty: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capfd, ["-I5", "--", VALUES[kind]]) == 1
+    assert run(capfd, [VALUES[kind]]) == 1  # a command that is none
+    assert list(empty.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [o for o in cli.OPTIONS if not o.argument], ids=lambda o: o.long)
+def test_options_without_a_value_take_none(
+    option: cli.Option, empty: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for value in VALUES.values():
+        assert run(capfd, ["-I5", f"--{option.long}={value}"]) == 1
+    assert list(empty.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [(c, o) for c, options in SUBCOMMANDS.items() for o in options]
+)
+def test_every_option_of_a_command_with_nonsense(
+    command: str, option: str, empty: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace"
+    trace.write_bytes(encode([issue(0, 1, 4096), complete(500_000, 1, 4096)]))
+    traces = {"decode": [], "report": [str(trace)], "compare": [str(trace)] * 2}[command]
+    output = [] if command == "decode" or option == "--output" else ["-o", "page.html"]
+    for kind, value in VALUES.items():
+        if option == "--title" and kind not in ("escape", "not_utf8", "empty"):
+            continue  # any text is a title, and a page takes a while
+        given = [f"{option}={value}"] if option else ["--", value]
+        status = run(capfd, [command, *output, *traces, *given])
+        made = {path.name for path in empty.iterdir()}
+        assert made <= {"page.html"}
+        assert status == 1 or option in ("--title", "--fail-if"), kind
+        for name in made:
+            Path(name).unlink()
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"a\nb", b"\x1b[31m", b"-x", b" "])
+def test_names_that_are_no_text_work_as_input_and_as_output(
+    name: bytes, empty: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(os.fsdecode(name))
+    path.write_bytes((goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes())
+    for option in ("-b", "--json", "--csv", "--parquet", "--textfile", "-h", "-D", "-d"):
+        other = os.fsdecode(name + b".out")
+        assert run(capfd, ["-I5", option, other, "--", str(path)]) == 0
+        assert Path(other).exists()
+        Path(other).unlink()
+    assert run(capfd, ["-I5", "-b", "b" + str(path), "--", str(path)]) == 0
+    assert run(capfd, ["decode", "--", "b" + str(path)]) == 0
+    page = os.fsdecode(name + b".html")
+    assert run(capfd, ["report", "-o", page, "--", str(path)]) == 0
+    assert Path(page).stat().st_size > 1000
+    assert len(list(empty.iterdir())) == 3

@@ -1,0 +1,129 @@
+"""kill -9 in any phase: what had been handed out before is whole on disk."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import goldenfiles
+import pyarrow.parquet as pq
+import pytest
+import runner
+
+from blkiomon import layout
+
+TRACE = goldenfiles.TRACES / "loop-phases-dc.bin"
+OUTPUTS = {"-h": "h", "-b": "b", "--json": "json", "--csv": "csv", "--parquet": "parts"}
+OUTPUTS |= {"--textfile": "prom", "-D": "D"}
+
+
+def options(directory: Path) -> list[str]:
+    """All outputs, below a directory; several intervals."""
+    (directory / "parts").mkdir(parents=True)
+    files = [part for o, name in OUTPUTS.items() for part in (o, str(directory / name))]
+    return ["-I", "2", *files, str(TRACE)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run leaves that nobody kills."""
+    path = tmp_path_factory.mktemp("whole")
+    assert runner.run(*options(path)).returncode == 0
+    return path
+
+
+def check(directory: Path, whole: Path) -> int:
+    """All that is there is what a whole run writes, up to some byte; how many intervals are.
+
+    A long write may be cut where the signal met it: of the last interval a part can be there, as a
+    pipe's reader knows it. What is renamed into place is whole.
+    """
+    for name in ("h", "b", "json", "csv", "D"):
+        path = directory / name
+        data = path.read_bytes() if path.exists() else b""
+        assert (whole / name).read_bytes().startswith(data), name
+    parts = sorted((directory / "parts").glob("interval-*.parquet"))
+    for part in parts:
+        assert pq.read_table(part).equals(pq.read_table(whole / "parts" / part.name))
+    if (directory / "prom").exists():
+        text = (directory / "prom").read_text()
+        assert text == "" or text.endswith("\n")
+        assert "blkiomon_records_total" in text
+    return len(parts)
+
+
+def handed_out(directory: Path) -> int:
+    """How many whole intervals each of the other files has."""
+    lines = (directory / "json").read_bytes().splitlines(keepends=True)
+    assert all(json.loads(line) for line in lines if line.endswith(b"\n"))
+    ends = {row["end_ns"] for row in csv.DictReader((directory / "csv").read_text().splitlines())}
+    n_structs = (directory / "b").stat().st_size // layout.STATS_03.itemsize
+    return min(sum(line.endswith(b"\n") for line in lines), len(ends), n_structs)
+
+
+def test_killed_at_any_call_leaves_whole_intervals(whole: Path, tmp_path: Path) -> None:
+    """At the k-th call that changes a file, for many k: strace delivers the signal."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    probe = subprocess.run([strace, "-f", "-o", os.devnull, "true"], capture_output=True)
+    if probe.returncode:
+        pytest.skip("strace may not trace here")
+    log = tmp_path / "log"
+    calls = "write,rename,renameat,ftruncate"
+    command = [strace, "-f", "-e", f"trace={calls}", "-o", str(log), *runner.COMMAND]
+    subprocess.run([*command, *options(tmp_path / "all")], check=True, capture_output=True)
+    counts = {
+        name: len(re.findall(rf"^\d+ +{name}\(", log.read_text(), re.MULTILINE))
+        for name in calls.split(",")
+    }
+    assert counts["write"] > 20
+    survived = []
+    for name, number in counts.items():
+        for k in range(1, number + 1, max(1, number // 4)):
+            directory = tmp_path / f"{name}-{k}"
+            inject = f"inject={name}:signal=KILL:when={k}"
+            traced = [strace, "-f", "-e", f"trace={name}", "-e", inject, "-o", str(log)]
+            done = subprocess.run(
+                [*traced, *runner.COMMAND, *options(directory)],
+                capture_output=True,
+                timeout=runner.TIMEOUT_S,
+            )
+            survived.append(done.returncode == 0)
+            assert b"Traceback" not in done.stderr, (name, k)
+            check(directory, whole)
+    assert not all(survived) and len(survived) > 5
+
+
+@pytest.mark.parametrize("n_parts", [0, 1, 3, 6])
+def test_killed_between_intervals_leaves_all_that_was_handed_out(
+    n_parts: int, whole: Path, tmp_path: Path
+) -> None:
+    """By ourselves, once so many intervals are there."""
+    directory = tmp_path / "out"
+    arguments = options(directory)
+    arguments[-1] = str(tmp_path / "fifo")
+    os.mkfifo(arguments[-1])
+    data = TRACE.read_bytes()
+    with runner.Running(*arguments, "--clock", "trace", "--names", "no").started() as process:
+        fd = os.open(arguments[-1], os.O_WRONLY)
+
+        def there() -> int:
+            return len(list((directory / "parts").glob("interval-*.parquet")))
+
+        at = 0
+        while there() < n_parts:
+            os.write(fd, data[at : at + 4800])
+            at += 4800
+        runner.until(lambda: handed_out(directory) >= n_parts, "the same in the other files")
+        process.signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        os.close(fd)
+    assert check(directory, whole) >= n_parts
+    assert handed_out(directory) >= n_parts

@@ -1,0 +1,199 @@
+"""Where there is no memory: every single allocation fails once, and nothing crashes or lies."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runner
+import tracewriter as tw
+from tracewriter import encode, issue
+
+from blkiomon import layout
+
+HERE = Path(__file__).parent
+
+# What is done, in a process of its own, with the n-th allocation failing and then the next, until
+# none does: an engine is made, fed and cut, all of whose tables grow on the way. It fails with
+# MemoryError, or it is right to the byte.
+CHILD = """
+import ctypes, random, sys
+from dataclasses import fields
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import streams
+import tracewriter as tw
+from blkiomon import layout
+from blkiomon._core import Engine
+from blkiomon.cut import Cut
+from test_queue import some_bios
+
+shim = ctypes.CDLL(None)
+shim.fail.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_size_t]
+shim.fail.restype = ctypes.c_long
+keep = {"keep_details": True, "keep_driver_data": True, "keep_records": True,
+        "keep_requests": True}
+options = {"plain": {}, "kept": keep, "two": {"threads": 2}}[sys.argv[2]]
+burst, least = int(sys.argv[3]), int(sys.argv[4])
+first = tw.encode(streams.generate(3, avoid="nothing", count=100).records)
+many = np.zeros(8000, layout.TRACE_V7)
+many["magic"] = layout.MAGIC | 7
+many["action"] = (tw.ISSUE | tw.READ) << 16 | 7
+many["sector"] = np.arange(len(many))
+many["device"] = np.arange(len(many)) % 700
+many["cpu"] = np.arange(len(many)) % 60
+done = many.copy()
+done["action"] = (tw.COMPLETE | tw.READ) << 16 | 8
+done["time"] += 1000
+many, done = many.tobytes(), done.tobytes()
+names = tw.encode([tw.notify_process(0, n, f"p{n}") for n in range(50)])
+bios = tw.encode(some_bios(random.Random(1), 100))
+steps = [first, many, b"garbage", names, bios, done]
+if sys.argv[2] == "kept":  # each record is kept several times: fewer will do
+    steps = [first, many[: 48 * 3000], names, bios, done[: 48 * 3000]]
+
+
+def disarm():
+    while True:
+        try:
+            return shim.fail(0, 0, 0)
+        except (MemoryError, ctypes.ArgumentError):  # of this very call
+            pass
+
+
+def work(engine, said):
+    for step in steps:
+        engine.feed(step)
+        said.append(engine.cut())
+    engine.finish()
+    said += [engine.counters(), engine.take_skips(), engine.process_names]
+    said += [engine.take_mismatches(), engine.take_requests(), engine.take_records()]
+    said += [engine.take_driver_data()]
+
+
+def plain(what):
+    if isinstance(what, Cut):
+        return [getattr(what, f.name).tobytes() for f in fields(what)]
+    return what.tobytes() if isinstance(what, np.ndarray) else what
+
+
+expected = []
+engine = Engine(resync=True, **options)
+shim.fail(1 << 60, 0, least)
+work(engine, expected)
+total = disarm()
+expected = [plain(what) for what in expected]
+
+errors = rights = k = 0
+while k < 2 * total + 100:
+    k += 1
+    said, engine, error = [], None, None
+    try:
+        shim.fail(k, burst, least)
+        engine = Engine(resync=True, **options)
+        work(engine, said)
+    except (MemoryError, ctypes.ArgumentError) as raised:
+        error = raised
+    had = disarm()
+    said = [plain(what) for what in said]
+    if error is None:
+        assert said == expected, k
+        rights += 1
+        if had < k:
+            break
+        continue
+    errors += 1
+    assert said == expected[: len(said)], k
+    if engine is None:
+        continue
+    # What had been accounted can still be asked for, and adds up.
+    counters = engine.counters()
+    cut = engine.cut()
+    assert int(cut.rows["requests"].sum()) <= counters["matches"]
+    total_load = cut.loads[cut.loads["op"] == layout.EVERYTHING]
+    assert total_load["in_flight"].sum() == cut.loads[cut.loads["op"] == layout.ALL_OPS][
+        "in_flight"].sum() <= engine.pending
+    if sys.argv[2] == "kept":
+        assert len(engine.leftovers()) == engine.pending
+    # It goes on as if nothing had been, or refuses.
+    try:
+        engine.feed(steps[0])
+    except MemoryError:
+        try:
+            engine.finish()
+        except MemoryError:
+            continue
+        raise AssertionError(f"finishes after it has failed: {k}")
+print(total, k, errors, rights)
+"""
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that makes allocations fail."""
+    compiler = shutil.which("cc")
+    assert compiler, "a C compiler has built the engine; it is needed here, too"
+    library = tmp_path_factory.mktemp("shim") / "failing_malloc.so"
+    source = HERE / "failing_malloc.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
+    return library
+
+
+@pytest.mark.parametrize(
+    "options, burst, least",
+    [
+        ("plain", 1, 0),
+        ("kept", 1, 0),
+        ("two", 1, 0),
+        ("plain", 1 << 40, 4096),
+        ("kept", 1 << 40, 4096),
+        ("two", 1 << 40, 4096),
+    ],
+)
+def test_engine_fails_in_order_wherever_there_is_no_memory(
+    shim: Path, options: str, burst: int, least: int
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", CHILD, HERE, options, str(burst), str(least)],
+        env=os.environ | {"LD_PRELOAD": str(shim), "PYTHONMALLOC": "malloc"},
+        capture_output=True,
+        text=True,
+        timeout=runner.TIMEOUT_S,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    total, tried, errors, rights = map(int, result.stdout.split())
+    assert tried > total > 30
+    assert errors > total // 2
+    assert rights >= 1
+
+
+def test_command_ends_with_one_line_and_what_came_before_is_whole(tmp_path: Path) -> None:
+    # Issues that never complete, more than there is memory for, behind whole intervals.
+    records = np.zeros(12_000_000, layout.TRACE_V7)
+    records["magic"] = layout.MAGIC | 7
+    records["action"] = (tw.ISSUE | tw.READ) << 16 | 7
+    records["sector"] = np.arange(len(records))
+    records["time"] = 5 * 10**9
+    trace, lines = tmp_path / "trace", tmp_path / "lines"
+    with trace.open("wb") as file:
+        file.write(encode([issue(10**9 + n, n, 512) for n in range(1000)]))
+        file.write(encode([issue(3 * 10**9, 1, 1)]))
+        records.tofile(file)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (700 << 20, 700 << 20))
+
+    arguments = ("-I", "1", "--json", lines, "--max-pending", str(1 << 32), trace)
+    result = runner.run(*arguments, preexec_fn=limit)
+    assert result.stderr.startswith(b"blkiomon: out of memory: ")
+    assert result.stderr.count(b"\n") == 1
+    assert result.returncode == 1
+    told = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [line["records"] for line in told[:3]] == [1000, 0, 1]

@@ -1,0 +1,234 @@
+"""What root writes to is what root named: nobody else has laid a link there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import goldenfiles
+import pytest
+import runner
+from runner import LONG, NOBODY, TIMEOUT_S
+from test_faults import ONE
+
+from blkiomon.outputs.opening import open_output, write_whole
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root needs to be on guard")
+MULTI = goldenfiles.TRACES / "loop-multi-dc.bin"
+LINK = " is a symbolic link in a directory that anybody can write to; --follow-symlinks takes it"
+OTHERS = "it belongs to somebody else, in a directory that anybody can write to; "
+OTHERS += "--follow-symlinks takes it"
+
+
+@pytest.fixture(params=[0o1777, 0o777], ids=["sticky", "not_sticky"])
+def public(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A directory that anybody can write to, beside a file of root's."""
+    with runner.shared_directory() as directory:
+        path = directory / "public"
+        path.mkdir()
+        path.chmod(request.param)
+        (directory / "precious").write_text("keep")
+        (directory / "trace").write_bytes(ONE)
+        yield path
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+@root_only
+@pytest.mark.parametrize(
+    "option", ["-h", "-b", "-d", "-D", "--json", "--csv", "--parquet"], ids=lambda o: o.strip("-")
+)
+def test_no_output_follows_a_link_that_anybody_could_lay(option: str, public: Path) -> None:
+    precious, path = public.parent / "precious", public / "out"
+    path.symlink_to(precious)
+    result = runner.run("-I", LONG, option, path, stdin=ONE)
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr.decode() == f"blkiomon: could not write to {path}: out{LINK}\n"
+    assert precious.read_text() == "keep"
+    result = runner.run("-I", LONG, option, path, "--follow-symlinks", stdin=ONE)
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+    assert path.is_symlink() and precious.read_bytes() != b"keep"
+
+
+@root_only
+@pytest.mark.parametrize("target", ["nowhere", "/nowhere/at/all", "link", "../private"])
+def test_link_is_refused_wherever_it_leads(target: str, public: Path) -> None:
+    (public / "link").symlink_to(target)
+    for path in (public / "link", public / "link" / "file"):
+        with pytest.raises(OSError, match=LINK):
+            open_output(str(path))
+        if path.name == "file":
+            with pytest.raises(OSError, match=LINK):
+                write_whole(path, lambda file: file.write(b"x"))
+    assert names_in(public) == ["link"]
+
+
+@root_only
+def test_link_is_refused_on_every_way_there(public: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind another link that root has laid itself, and by relative names."""
+    (public / "link").symlink_to("../precious")
+    (public.parent / "ours").symlink_to("public/link")
+    (public.parent / "inner").symlink_to(public)
+    monkeypatch.chdir(public)
+    for path in ("../ours", "link", "./link", "../inner/link", f"{public}//./link"):
+        with pytest.raises(OSError, match=LINK):
+            open_output(path)
+    assert (public.parent / "precious").read_text() == "keep"
+
+
+@root_only
+def test_links_in_private_directories_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "a").symlink_to("directory/../b")
+    (tmp_path / "b").symlink_to(tmp_path / "c")
+    fd = open_output(str(tmp_path / "a"))
+    assert fd is not None
+    os.write(fd, b"text")
+    os.close(fd)
+    assert (tmp_path / "c").read_bytes() == b"text"
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        open_output(str(tmp_path / "loop"))
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_links_of_the_kernel_are_followed(name: str) -> None:
+    result = runner.run("-I", LONG, "-h", name, stdin=ONE)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"sizes read" in result.stdout
+
+
+@root_only
+@pytest.mark.parametrize("kind", ["file", "fifo"])
+def test_what_somebody_else_has_put_there_is_refused(kind: str, public: Path) -> None:
+    path = public / "out"
+    path.touch() if kind == "file" else os.mkfifo(path)
+    os.chown(path, NOBODY, NOBODY)
+    result = runner.run("-I", LONG, "-h", path, stdin=ONE)
+    assert result.returncode == 1
+    assert result.stderr.decode() == f"blkiomon: could not write to {path}: {OTHERS}\n"
+    assert path.stat().st_size == 0
+    # As the kernel has it: what belongs to whom the directory belongs to is as good.
+    os.chown(public, NOBODY, NOBODY)
+    fd = open_output(str(path))
+    assert (fd is None) == (kind == "fifo")
+    if fd is not None:
+        os.close(fd)
+
+
+@root_only
+def test_our_own_file_in_such_a_directory_is_written_anew(public: Path) -> None:
+    (public / "out").write_text("of the last run")
+    assert runner.run("-I", LONG, "-h", public / "out", stdin=ONE).returncode == 0
+    assert (public / "out").read_text().startswith("\ntime: ")
+
+
+@root_only
+def test_who_is_not_root_leaves_it_to_the_kernel(public: Path) -> None:
+    os.chown(public.parent / "precious", NOBODY, NOBODY)
+    (public / "out").symlink_to(public.parent / "precious")
+    os.chown(public / "out", NOBODY, NOBODY, follow_symlinks=False)
+    command = [*runner.NOBODYS_COMMAND, "-I", LONG, "-h", str(public / "out")]
+    result = subprocess.run(command, input=ONE, capture_output=True, timeout=TIMEOUT_S)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert (public.parent / "precious").read_text() != "keep"
+
+
+@root_only
+def test_what_is_replaced_is_the_link_and_not_what_it_leads_to(public: Path) -> None:
+    precious, trace = public.parent / "precious", str(public.parent / "trace")
+    for name, command in {
+        "out.prom": ["-I", LONG, "--textfile"],
+        "out.html": ["report", "--chart=iops", trace, "-o"],
+        "out.svg": ["compare", "--chart=iops", trace, trace, "-o"],
+    }.items():
+        path = public / name
+        path.symlink_to(precious)
+        result = runner.run(*command, path, stdin=ONE)
+        assert result.returncode == 0, result.stderr
+        assert not path.is_symlink() and path.stat().st_size > 100
+        assert precious.read_text() == "keep"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert len(names_in(public)) == 3
+
+
+@root_only
+def test_pages_do_not_go_through_such_a_link_either(public: Path) -> None:
+    (public.parent / "private").mkdir()
+    (public / "link").symlink_to("../private")
+    path, trace = public / "link/out.svg", str(public.parent / "trace")
+    for command in (["report", trace], ["compare", trace, trace]):
+        command.append("--chart=iops")
+        result = runner.run(*command, "-o", path)
+        assert (result.returncode, result.stdout) == (1, b"")
+        assert result.stderr.decode() == f"blkiomon: cannot write {path}: link{LINK}\n"
+        assert not names_in(public.parent / "private")
+        assert runner.run(*command, "-o", path, "--follow-symlinks").returncode == 0
+        path.unlink()
+
+
+@root_only
+def test_parts_of_parquet_do_not_go_through_such_a_link(public: Path) -> None:
+    (public.parent / "private").mkdir()
+    (public / "link").symlink_to("../private")
+    result = runner.run("-I", LONG, "--parquet", public / "link", stdin=ONE)
+    assert result.returncode == 1
+    assert LINK.encode() in result.stderr
+    assert not names_in(public.parent / "private")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
+def test_every_file_has_the_same_mode(umask: int, tmp_path: Path) -> None:
+    names = {"-h": "h", "-b": "b", "-d": "d", "-D": "D", "--json": "json", "--csv": "csv"}
+    names |= {"--parquet": "parquet", "--textfile": "prom"}
+    options = [part for option, name in names.items() for part in (option, tmp_path / name)]
+    (tmp_path / "parts").mkdir()
+    assert runner.run("-I", LONG, *options, stdin=ONE, umask=umask).returncode == 0
+    more = ("--parquet", tmp_path / "parts")
+    assert runner.run("-I", LONG, *more, stdin=ONE, umask=umask).returncode == 0
+    page = ("report", "--chart=iops", "-o", tmp_path / "page.svg", MULTI)
+    assert runner.run(*page, umask=umask).returncode == 0
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == len(names) + 2
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o644 & ~umask}
+
+
+SLOW = """
+import sys, time
+from blkiomon import cli
+from blkiomon.report import collect
+real = collect.write_whole
+
+def slow(path, write, **options):
+    def write_slowly(file):
+        write(file)
+        file.flush()
+        time.sleep(60)
+    real(path, write_slowly, **options)
+
+collect.write_whole = slow
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM"])
+def test_signal_while_a_page_is_written_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
+    page = str(tmp_path / "page.html")
+    command = [sys.executable, "-c", SLOW, "report", "-o", page, str(MULTI)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+
+        def is_being_written() -> bool:
+            return any(path.stat().st_size for path in tmp_path.iterdir())
+
+        runner.until(is_being_written, "the page")
+        process.send_signal(signal.Signals[name])
+        _, complaints = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, complaints) == (1, b"")
+    assert names_in(tmp_path) == []

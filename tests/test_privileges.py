@@ -1,0 +1,270 @@
+"""Root is given up once all is open, and what only root can put back is put back nevertheless."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import runner
+from runner import LONG, NOBODY, Running, until
+from test_faults import ONE
+from test_full_disk import sizes
+
+from blkiomon.privileges import PrivilegeError, User, drop, find_user
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with runner.shared_directory() as path:
+        yield path
+
+
+def of_all_threads(pid: int, field: str) -> set[str]:
+    """A line of the status of every thread."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        (line,) = re.findall(rf"^{field}:\s*(.*?)\s*$", (task / "status").read_text(), re.MULTILINE)
+        found.add(line)
+    return found
+
+
+@root_only
+def test_all_threads_are_somebody_else_before_the_first_byte_comes(tmp_path: Path) -> None:
+    options = ("-I", "0.1", "-b", tmp_path / "out.bin", "--json", "-", "--openmetrics", "0")
+    with Running(*options, "--user", f"{NOBODY}:{NOBODY}").started() as process:
+        pid = process.process.pid
+        assert len(list(Path(f"/proc/{pid}/task").iterdir())) >= 4  # one for each output
+        for field in ("Uid", "Gid"):
+            assert of_all_threads(pid, field) == {"\t".join([str(NOBODY)] * 4)}
+        assert of_all_threads(pid, "Groups") <= {"", str(NOBODY)}
+        for field in ("CapPrm", "CapEff"):
+            assert of_all_threads(pid, field) == {"0" * 16}
+        process.write(ONE)
+        until(lambda: sizes(tmp_path / "out.bin") == [1], "an interval")
+        assert process.end()[0] == 0
+    # It was opened by root.
+    assert (tmp_path / "out.bin").stat().st_uid == 0
+
+
+@root_only
+def test_file_is_reopened_as_the_user(directory: Path) -> None:
+    theirs, ours = directory / "theirs", directory / "ours"
+    for path, uid in ((theirs, NOBODY), (ours, 0)):
+        path.mkdir()
+        os.chown(path, uid, uid)
+    a, b = theirs / "a.bin", ours / "b.bin"
+    with Running("-I", "0.1", "-b", a, "--csv", b, "--user", "nobody").started() as process:
+        a.rename(theirs / "old")
+        b.rename(ours / "old")
+        process.signal(signal.SIGHUP)
+        until(lambda: a.exists() and process.stderr, "the new file, and a complaint")
+        process.write(ONE)
+        until(lambda: sizes(a) == [1], "an interval")
+        assert process.end()[0] == 1
+        assert process.stderr == (
+            f"blkiomon: cannot write to {b}: Permission denied (it goes on in the file as it was)\n"
+        )
+    assert a.stat().st_uid == NOBODY
+    assert not b.exists()
+    assert b"all" in (ours / "old").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "this host has no user ''"),
+        ("no such user", "this host has no user 'no such user'"),
+        ("\udcff\udcfe", "this host has no user"),
+        ("x" * 100_000, "this host has no user"),
+        ("-1", "this host has no user '-1'"),
+        ("9" * 30, "this host has no user"),
+        ("4294967295:1", "this host has no user '4294967295'"),
+        ("nobody:", "this host has no group ''"),
+        ("nobody:no such group", "this host has no group 'no such group'"),
+        ("nobody:-1", "this host has no group '-1'"),
+        ("root", "root is who is to be left"),
+        ("0:1", "root is who is to be left"),
+    ],
+    ids=range(12),
+)
+def test_user_that_will_not_do(text: str, said: str) -> None:
+    with pytest.raises(PrivilegeError, match=re.escape(said)):
+        find_user(text)
+    if "\udcff" not in text and len(text) < 1000:
+        result = runner.run("-I", "1", "--user", text)
+        assert (result.returncode, result.stdout) == (1, b"")
+        assert result.stderr.startswith(b"blkiomon: --user takes NAME or NAME:GROUP: ")
+
+
+def test_user_by_name_and_by_numbers() -> None:
+    nobody = find_user("nobody")
+    assert nobody.uid == find_user(str(nobody.uid)).uid == NOBODY
+    assert find_user(f"nobody:{nobody.gid}").gid == nobody.gid
+    assert find_user("nobody:daemon").groups == (find_user("nobody:daemon").gid,)
+    assert find_user("4000000000:4000000001") == User(4000000000, 4000000001, (4000000001,))
+
+
+@root_only
+def test_who_is_not_root_cannot_give_it_up() -> None:
+    command = [*runner.NOBODYS_COMMAND, "-I", "1", "--user", "nobody"]
+    result = subprocess.run(command, input=b"", capture_output=True, timeout=runner.TIMEOUT_S)
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr == b"blkiomon: --user takes root, which is to be given up\n"
+
+
+@root_only
+def test_way_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the kernel's "keep capabilities", becoming somebody else takes nothing away."""
+    code = """
+import ctypes
+from blkiomon.privileges import *
+ctypes.CDLL(None).prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
+try:
+    drop(find_user("nobody"))
+except PrivilegeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert b"the kernel has kept a way back" in done.stdout
+
+
+def test_becoming_nobody_fails_without_root() -> None:
+    if os.geteuid() == 0:
+        code = (
+            "from blkiomon.privileges import *; user = find_user('nobody'); drop(user); drop(user)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+        assert b"PrivilegeError: cannot become user" in done.stderr
+    else:
+        with pytest.raises(PrivilegeError, match="cannot become user"):
+            drop(find_user("nobody"))
+
+
+# --- the guardian ---------------------------------------------------------------------------------
+
+GUARDED = """
+import os, signal, sys
+from pathlib import Path
+from blkiomon.sources import guardian
+from blkiomon.sources.capture import Capture, CaptureError
+
+log = Path(sys.argv[1])
+
+def note(text):
+    with log.open("a") as file:
+        file.write(f"{text} as {os.getuid()}\\n")
+
+class Fake(Capture):
+    name, drain_s = "a fake", 1.5
+
+    def __init__(self):
+        self.fd, write_fd = os.pipe()
+        os.write(write_fd, b"records")
+        self.n = 0
+
+    lost = property(lambda self: 7)
+
+    def stop(self):
+        note("stopped")
+
+    def close(self):
+        note("closed")
+        self.failed = "fails" in sys.argv
+
+def open_fake(names, back_end, report):
+    if names == ["none"]:
+        raise CaptureError("there is none")
+    return Fake()
+
+guardian.open_capture = open_fake
+"""
+
+
+def guarded(tmp_path: Path, code: str, *more: str) -> tuple[subprocess.CompletedProcess[str], str]:
+    log = tmp_path / "log"
+    log.touch()
+    done = subprocess.run(
+        [sys.executable, "-c", GUARDED + code, str(log), *more],
+        capture_output=True,
+        text=True,
+        timeout=runner.TIMEOUT_S,
+    )
+    return done, log.read_text()
+
+
+@root_only
+@pytest.mark.parametrize("more", [(), ("fails",)], ids=["", "fails"])
+def test_guardian_hands_over_stops_and_closes_as_root(tmp_path: Path, more: tuple[str]) -> None:
+    code = """
+with guardian.GuardedCapture(["sda"], "auto", print) as capture:
+    os.setresuid(65534, 65534, 65534)
+    print(capture.name, capture.drain_s, os.read(capture.fd, 100), capture.lost)
+    capture.stop()
+print(capture.lost, capture.failed)
+"""
+    done, log = guarded(tmp_path, code, *more)
+    assert done.stdout.splitlines() == ["a fake 1.5 b'records' 7", f"7 {bool(more)}"], done.stderr
+    assert log == "stopped as 0\nclosed as 0\n"
+
+
+def test_guardian_says_why_it_cannot_begin(tmp_path: Path) -> None:
+    code = """
+try:
+    guardian.GuardedCapture(["none"], "auto", print)
+except CaptureError as error:
+    print(error)
+"""
+    done, log = guarded(tmp_path, code)
+    assert (done.stdout, done.stderr, log) == ("there is none\n", "", "")
+
+
+def test_guardian_closes_when_the_other_process_is_killed(tmp_path: Path) -> None:
+    code = """
+capture = guardian.GuardedCapture(["sda"], "auto", print)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done, _ = guarded(tmp_path, code)
+    assert done.returncode == -signal.SIGKILL
+    until(lambda: (tmp_path / "log").read_text().startswith("closed as "), "the guardian")
+
+
+def test_guardian_that_is_killed_is_told(tmp_path: Path) -> None:
+    code = """
+with guardian.GuardedCapture(["sda"], "auto", print) as capture:
+    os.kill(capture._pid, signal.SIGKILL)
+    capture.stop()
+print(capture.failed)
+"""
+    done, _ = guarded(tmp_path, code)
+    assert done.stdout.splitlines() == [
+        "the process that is to leave the host as it was has been killed",
+        "True",
+    ]
+
+
+def test_signals_that_end_a_run_do_not_end_the_guardian(tmp_path: Path) -> None:
+    code = """
+from blkiomon.console import SIGNALS
+signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+with guardian.GuardedCapture(["sda"], "auto", print) as capture:
+    for number in SIGNALS:
+        os.kill(capture._pid, number)
+    capture.stop()
+print(capture.failed)
+"""
+    done, log = guarded(tmp_path, code)
+    assert done.stdout == "False\n"
+    assert log.splitlines() == [f"{what} as {os.getuid()}" for what in ("stopped", "closed")]
+
+
+def test_run_without_user_keeps_what_it_is() -> None:
+    with Running("-I", LONG).started() as process:
+        assert of_all_threads(process.process.pid, "Uid") == {"\t".join([str(os.getuid())] * 4)}

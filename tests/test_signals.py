@@ -1,0 +1,187 @@
+"""Signals at any time, a process that is stopped, and a clock that is set."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import goldenfiles
+import pytest
+import runner
+from runner import Running
+from test_faults import ONE
+
+from blkiomon.clock import WallClock
+from blkiomon.config import Config
+from blkiomon.interval import Interval
+from blkiomon.outputs import Outputs
+from blkiomon.run import Line
+
+HOUR_S = 3600
+STORM = 3000
+HARMLESS = (signal.SIGHUP, signal.SIGWINCH, signal.SIGCHLD, signal.SIGURG, signal.SIGCONT)
+
+
+def intervals(data: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in data.splitlines()]
+
+
+@pytest.mark.parametrize("from_file", [False, True], ids=["pipe", "files"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_storm_of_signals_changes_nothing(from_file: bool, threads: int, tmp_path: Path) -> None:
+    """Each interrupts what is being waited for; SIGHUP has a handler, and reopens files besides."""
+    trace = goldenfiles.TRACES / "loop-phases-dc.bin"
+    data = trace.read_bytes()
+    names = {"-h": "h", "-b": "b", "-D": "D", "-d": "d", "--json": "json"}
+    common = ["-I", "1", "--clock", "trace", "--names", "no", "--threads", str(threads)]
+
+    def options(directory: Path) -> list[str]:
+        directory.mkdir()
+        return [*common, *(str(p) for o, n in names.items() for p in (o, directory / n))]
+
+    quiet, stormy = tmp_path / "quiet", tmp_path / "stormy"
+    assert runner.run(*options(quiet), trace).returncode == 0
+    with Running(*options(stormy), *([str(trace)] * from_file)).started() as process:
+        over = threading.Event()
+        sent = 0
+
+        def storm() -> None:
+            nonlocal sent
+            while not over.is_set() and (from_file or sent < STORM):
+                process.signal(HARMLESS[sent % len(HARMLESS)])
+                sent += 1
+                if sent % 50 == 0:
+                    time.sleep(0.001)
+
+        thread = threading.Thread(target=storm)
+        thread.start()
+        if from_file:
+            process.wait()
+        else:
+            for at in range(0, len(data), 9999):
+                process.write(data[at : at + 9999])
+            thread.join()
+        over.set()
+        thread.join()
+        status, text, complaints = process.end()
+    assert (status, text, complaints) == (0, b"", "")
+    assert sent == STORM or (from_file and sent > 50)
+    for name in names.values():
+        assert (stormy / name).read_bytes() == (quiet / name).read_bytes(), name
+
+
+def test_stopped_process_shows_one_long_interval_and_no_burst_of_empty_ones() -> None:
+    with Running("-I", "0.2", "--json", "-").started() as process:
+        process.write(ONE)
+        process.read_count(b'"total":{"requests":1,', 1)
+        process.signal(signal.SIGSTOP)
+        process.write(ONE * 2)
+        time.sleep(1.5)  # seven boundaries pass
+        process.signal(signal.SIGCONT)
+        process.read_count(b'"total":{"requests":2,', 1)
+        process.write(ONE * 3)
+        data = process.read_count(b'"total":{"requests":3,', 1)
+        status, data, complaints = process.end()
+    assert (status, complaints) == (0, "")
+    found = intervals(data)
+    assert sum(one["total"]["requests"] for one in found) == 6
+    (long,) = [one for one in found if one["duration_s"] > 1]
+    # What it could not cut on time, it shows as it was: its figures per second are of that time.
+    assert long["duration_s"] >= 1.3
+    assert all(abs(a["end_ns"] - b["start_ns"]) < 10**8 for a, b in pairwise(found))
+
+
+def test_boundaries_go_on_where_they_were() -> None:
+    now = [100.0]
+    clock = WallClock(10, monotonic=lambda: now[0], time_of_day=lambda: 0.0)
+    now[0] = 134.0  # stopped: those at 110, 120 and 130 have passed
+    assert clock.remaining_s() < 0
+    clock.advance()
+    assert clock.remaining_s() == pytest.approx(6)
+
+
+class _Kept(Outputs):
+    def __init__(self) -> None:
+        super().__init__([], lambda text: None)
+        self.items: list[Interval] = []
+
+    def put(self, item: Any) -> None:
+        if isinstance(item, Interval):
+            self.items.append(item)
+
+
+@pytest.mark.parametrize("step_s", [HOUR_S, -HOUR_S])
+def test_clock_that_is_set_changes_no_duration(
+    step_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, offset = [50.0], [1e9]
+    monkeypatch.setattr("blkiomon.run.time.monotonic_ns", lambda: int(now[0] * 1e9))
+    clock = WallClock(10, monotonic=lambda: now[0], time_of_day=lambda: now[0] + offset[0])
+    kept = _Kept()
+    line = Line(Config(interval_s=10), kept)
+    for number in range(4):
+        now[0] += clock.remaining_s()
+        if number == 2:
+            offset[0] += step_s
+        line.feed(memoryview(ONE))
+        line.cut(clock.time_ns())
+        clock.advance()
+    assert [(i.end_ns - i.start_ns) / 1e9 for i in kept.items] == pytest.approx([10] * 4)
+    ends = [i.end_ns / 1e9 for i in kept.items]
+    assert [b - a for a, b in pairwise(ends)] == pytest.approx([10, 10 + step_s, 10])
+
+
+@pytest.fixture
+def faked(tmp_path: Path) -> Iterator[tuple[dict[str, str], Path]]:
+    """What has a process see another time of day, and the file that says by how much."""
+    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not libraries:
+        pytest.skip("libfaketime is not installed")
+    step = tmp_path / "step"
+    step.write_text("+0")
+    yield (
+        os.environ
+        | {
+            "LD_PRELOAD": str(libraries[0]),
+            "FAKETIME_TIMESTAMP_FILE": str(step),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        },
+        step,
+    )
+
+
+@pytest.mark.parametrize("sign", ["+", "-"])
+def test_run_goes_on_while_the_clock_is_set_an_hour_and_back(
+    sign: str, faked: tuple[dict[str, str], Path]
+) -> None:
+    environment, step = faked
+    with Running("-I", "0.2", "--json", "-", env=environment).started() as process:
+        n_lines = 0
+        for number, offset in enumerate(("+0", f"{sign}3600", "+0"), 1):
+            step.with_suffix(".new").write_text(offset)
+            step.with_suffix(".new").replace(step)
+            process.write(ONE * number)
+            process.read_count(b'"total":{"requests":%d,' % number, 1)
+            n_lines += 3
+            process.read_count(b"\n", n_lines)
+        status, data, complaints = process.end()
+    assert (status, complaints) == (0, "")
+    found = intervals(data)
+    assert sum(one["total"]["requests"] for one in found) == 6
+    # The last one is partial; none is an hour long, or negative, and none is skipped.
+    assert all(0 <= one["duration_s"] < HOUR_S / 2 for one in found)
+    ends = {one["total"]["requests"]: one["end_ns"] / 1e9 for one in found}
+    hour = timedelta(seconds=HOUR_S if sign == "+" else -HOUR_S).total_seconds()
+    assert ends[2] - ends[1] == pytest.approx(hour, abs=runner.TIMEOUT_S)
+    assert ends[3] - ends[1] == pytest.approx(0, abs=runner.TIMEOUT_S)
+    shown = datetime.fromisoformat(next(o["end"] for o in found if o["total"]["requests"] == 2))
+    assert abs((shown.astimezone(UTC) - datetime.now(UTC)).total_seconds()) > HOUR_S / 2

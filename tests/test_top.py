@@ -1,0 +1,562 @@
+"""What ``top`` shows: frames of intervals that are built here, and what it refuses to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import goldenfiles
+import pytest
+import runner
+from intervals import DM3, HUNG, NAMES, SDB, Io, eventually, interval_of
+from rich.cells import cell_len
+from rich.console import Console
+
+from blkiomon import top
+from blkiomon.cli import UsageError
+from blkiomon.config import Config
+from blkiomon.console import complain
+from blkiomon.interval import Counts, Interval, merge
+from blkiomon.sources.capture import whole_disks
+from blkiomon.top.frame import FOOTER, About, Look, lines
+from blkiomon.top.screen import ScreenSink, Terminal
+from blkiomon.top.watch import HISTORY, Watch
+
+S = 10**9
+MS = 10**6
+SIZE = 6144  # divided by 3: `interval_of` counts other sizes as losses
+MULTI = goldenfiles.TRACES / "loop-multi-dc.bin"
+ABOUT = About(source="sdb dm-3", name_of=NAMES.get)
+
+
+def requests(
+    device: int, op: str, n: int, d2c_ns: int, at_ns: int = 0, size: int = SIZE
+) -> list[Io]:
+    """So many that take equally long, one after the other in the second that begins there."""
+    return [Io(device, op, size, at_ns + i * 100_000, d2c_ns) for i in range(n)]
+
+
+def interval(ios: Sequence[Io], number: int = 0, **counts: int) -> Interval:
+    """The second of that number, in which that was counted besides."""
+    made = interval_of(ios, number * S, (number + 1) * S)
+    return dataclasses.replace(made, counts=made.counts + Counts(**counts))
+
+
+def frame(
+    *intervals: Interval,
+    width: int = 80,
+    height: int = 24,
+    look: Look | None = None,
+    about: About = ABOUT,
+    devices: Sequence[int] = (),
+    notes: Sequence[str] = (),
+    ended: bool = False,
+) -> list[str]:
+    """What is shown after these intervals; as many lines as there are, none too wide."""
+    look = look or Look()
+    watch = Watch(devices)
+    for one in intervals:
+        watch.add(one)
+    watch.has_ended = ended
+    shown = lines(watch.view(whole=look.is_whole), look, about, width, height, notes)
+    assert len(shown) == height
+    assert max(map(cell_len, shown)) <= width
+    return shown
+
+
+def rows(shown: Sequence[str]) -> dict[tuple[str, str], dict[str, str]]:
+    """The table: cells by device, operation and title; the history is left out."""
+    (at,) = (i for i, line in enumerate(shown) if line.startswith("device "))
+    titles = re.split(" p99 (hist|of)", shown[at].replace("▼", ""))[0].split()
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    device = ""
+    for line in shown[at + 1 :]:
+        cells = line.split()
+        if not cells or line.startswith(("…", "q quit")):
+            break
+        if line[0] != " ":
+            device = cells.pop(0)
+        if device == "all":  # "3 dev"
+            cells[:2] = ["all"]
+        found[device, cells[0]] = dict(zip(titles[2:], cells[1:]))
+    return found
+
+
+def order(shown: Sequence[str]) -> list[str]:
+    """The devices, from top to bottom."""
+    return [
+        device for device in dict.fromkeys(device for device, _ in rows(shown)) if device != "all"
+    ]
+
+
+BUSY = [
+    *requests(SDB, "read", 180, 2 * MS),
+    *requests(SDB, "read", 18, 20 * MS),
+    *requests(SDB, "write", 2, 5 * MS),
+    *requests(DM3, "write", 400, 100_000, size=30720),
+]
+
+
+def test_figures_of_each_operation() -> None:
+    found = rows(frame(interval(BUSY)))
+    read = found["sdb", "read"]
+    assert read["IOPS"] == "198"
+    assert read["MB/s"] == "1.22"
+    assert read["p50"] in ("1.99ms", "2.00ms", "2.01ms")  # less than 0.8 % off
+    assert read["max"] == "20.0ms"
+    assert found["sdb", "write"]["IOPS"] == "2"
+    assert found["sdb", "write"]["p99"] == "5.00ms"
+    assert found["sdb", "all"]["IOPS"] == "200"
+    # One operation needs one row.
+    assert found["dm-3", "write"]["max"] == "100µs"
+    assert ("dm-3", "all") not in found
+    assert found["all", "all"]["IOPS"] == "600"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 140, 200, 300])
+def test_each_width_shows_what_fits(width: int) -> None:
+    shown = frame(interval(BUSY), width=width, height=50)
+    titles = next(line for line in shown if line.startswith("device "))
+    there = {
+        title
+        for title in (
+            "p99",
+            "oldest",
+            "p50",
+            "flight",
+            "err",
+            "p90",
+            "p99.9",
+            "mean",
+            "busy",
+            "q2d",
+        )
+        if f" {title}" in titles
+    }
+    wanted = {"p99": 0, "oldest": 0, "p50": 64, "flight": 66, "err": 72, "p90": 100, "p99.9": 110}
+    wanted |= {"mean": 120, "busy": 130, "q2d": 150}
+    assert there == {title for title, least in wanted.items() if least <= width}
+    assert ("p99 hist" in titles or "p99 of each interval" in titles) == (width >= 80)
+
+
+def test_sorting() -> None:
+    slow_flush = [*requests(SDB, "read", 100, MS), *requests(SDB, "flush", 1, 800 * MS, size=0)]
+    many = requests(DM3, "read", 300, 2 * MS, size=3072)
+    big = requests(HUNG, "write", 50, 5 * MS, size=3 << 20)
+    one = interval([*slow_flush, *many, *big])
+    # By the slowest operation: a flush is not hidden by a hundred fast reads.
+    assert order(frame(one)) == ["sdb", "65:1", "dm-3"]
+    assert order(frame(one, look=Look().after("i"))) == ["dm-3", "sdb", "65:1"]
+    assert order(frame(one, look=Look().after("b"))) == ["65:1", "dm-3", "sdb"]
+    assert order(frame(one, look=Look().after("b").after("l"))) == ["sdb", "65:1", "dm-3"]
+    for key, title in ("l", "p99▼"), ("i", "IOPS▼"), ("b", "MB/s▼"):
+        assert "\n".join(frame(one, look=Look().after(key))).count("▼") == 1
+        assert title in "\n".join(frame(one, look=Look().after(key)))
+
+
+def test_device_that_hangs_comes_first() -> None:
+    ios = [*BUSY, Io(HUNG, "write", SIZE, 0, None)]
+    shown = frame(
+        interval(ios[:-1]), interval([*ios[-1:], *requests(SDB, "read", 9, MS, 4 * S)], 4)
+    )
+    assert order(shown)[0] == "65:1"
+    row = rows(shown)["65:1", "waiting"]
+    assert (row["flight"], row["oldest"], row["p99"]) == ("1", "5.00s", "–")
+    assert rows(shown)["65:1", "write"]["oldest"] == "5.00s"  # and which operation it is
+
+
+def test_operations_can_be_hidden() -> None:
+    found = rows(frame(interval(BUSY), look=Look().after("o")))
+    assert set(found) == {("all", "all"), ("sdb", "all"), ("dm-3", "write")}
+
+
+def test_whole_run() -> None:
+    intervals = [interval(BUSY), interval(requests(SDB, "read", 100, 7 * MS, S), 1)]
+    shown = frame(*intervals, look=Look().after("t"))
+    assert "WHOLE RUN" in shown[0]
+    whole = merge(intervals)
+    read = next(group for group in whole.ops(SDB) if group.op == "read")
+    assert read.iops is not None
+    assert rows(shown)["sdb", "read"]["IOPS"] == f"{read.iops:.0f}"
+    assert rows(shown)["sdb", "read"]["max"] == "20.0ms"
+    assert rows(frame(*intervals))["sdb", "read"]["max"] == "7.00ms"
+
+
+def test_whole_run_of_more_intervals_than_are_kept_apart() -> None:
+    many = [interval(requests(SDB, "read", 10, MS, i * S), i) for i in range(200)]
+    shown = frame(*many, look=Look(is_whole=True))
+    assert "4,000 records in 200 s" in shown[0]
+    assert rows(shown)["sdb", "read"]["IOPS"] == "10"
+
+
+def test_nothing_lost_is_said() -> None:
+    assert frame(interval(BUSY))[1] == "nothing lost in 1.00 s"
+
+
+def test_losses_are_told_now_and_later() -> None:
+    lossy = interval(BUSY, lost=1200, gaps=3)
+    assert frame(lossy)[1] == "LOST NOW: 1,200 lost events (+1,200), 3 sequence gaps (+3)"
+    later = frame(lossy, interval([], 1, evicted=0))
+    assert later[1] == "LOST before, nothing now: 1,200 lost events, 3 sequence gaps"
+    again = frame(lossy, interval([], 1, lost=1, skipped_bytes=48))
+    assert again[1].startswith(
+        "LOST NOW: 1,201 lost events (+1), 3 sequence gaps, 48 skipped bytes"
+    )
+
+
+def test_all_losses_at_once_are_shown_whole() -> None:
+    every = dict.fromkeys(
+        ("lost", "gaps", "orphans", "evicted", "mismatches", "skipped_bytes"), 10**9
+    )
+    shown = " ".join(line.strip() for line in frame(interval(BUSY, **every), width=60))
+    assert shown.count("1,000,000,000") == 2 * len(every)
+
+
+def test_what_found_no_partner_is_told_apart() -> None:
+    shown = frame(interval(BUSY, orphans=2, mismatches=1))
+    assert f"{shown[1]} {shown[2]}".split("; unpaired: ") == [
+        "nothing lost in 1.00 s",
+        "2 completions without issue (+2), 1 mismatches (+1)",
+    ]
+
+
+def test_losses_stand_out_with_and_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    watch = Watch()
+    watch.add(interval(BUSY, lost=1))
+
+    def line() -> str:
+        console = Console(file=io.StringIO(), force_terminal=True)
+        return lines(watch.view(), Look(), ABOUT, 80, 24, console=console)[1]
+
+    assert "\x1b[1;37;41mLOST NOW" in line()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[1mLOST NOW" in line()
+
+
+def test_quiet_device_and_monitor_that_hears_nothing() -> None:
+    quiet = [interval([], i) for i in (1, 2, 3)]
+    shown = frame(interval(BUSY), *quiet, devices=[SDB, HUNG])
+    assert any(line.startswith("NO RECORDS for 3.00 s") for line in shown)
+    assert rows(shown)["sdb", "idle"]["p99"] == "–"
+    assert rows(shown)["65:1", "idle"]["IOPS"] == "–"  # never seen, but it was asked for
+    # Others go on: then it is the device that is quiet, and nothing else.
+    one_goes_on = frame(interval(BUSY), interval(requests(DM3, "read", 5, MS, S), 1))
+    assert not any("NO RECORDS" in line for line in one_goes_on)
+    assert ("sdb", "idle") in rows(one_goes_on)
+
+
+def test_before_the_first_interval() -> None:
+    shown = frame(devices=[SDB])
+    assert "waiting for the first 1 s" in shown[0]
+    assert ("sdb", "idle") in rows(shown)
+
+
+@pytest.mark.parametrize("height", [8, 10, 24, 50])
+def test_more_devices_than_rows(height: int) -> None:
+    devices = [8 << 20 | 16 * i for i in range(60)]
+    ios = [io for i, d in enumerate(devices) for io in requests(d, "read", 1, MS * (i + 1))]
+    shown = frame(interval(ios), height=height)
+    n_shown = len(order(shown))
+    assert n_shown >= height - 6
+    assert order(shown) == [f"8:{16 * i}" for i in range(59, 59 - n_shown, -1)]
+    assert shown[-2].strip() == f"… {60 - n_shown} more devices"
+    assert shown[-1].startswith("q quit")
+    assert rows(shown)["all", "all"]["IOPS"] == "60"
+
+
+def test_as_many_devices_as_rows() -> None:
+    devices = [8 << 20 | 16 * i for i in range(19)]
+    ios = [io for d in devices for io in requests(d, "read", 1, MS)]
+    shown = frame(interval(ios), height=23 + 1)
+    assert len(order(shown)) == 19
+    assert not any("more devices" in line for line in shown)
+
+
+def test_history_of_p99() -> None:
+    times = [1, 1, 8, 4]
+    seen = [interval(requests(SDB, "read", 5, t * MS, i * S), i) for i, t in enumerate(times)]
+    seen.append(interval(requests(DM3, "read", 5, MS, 4 * S), 4))
+    (line,) = (line for line in frame(*seen) if line.startswith("sdb"))
+    assert line.endswith(" ▁▁█▄·") or line.endswith(" ▂▂█▅·")  # percentiles are up to 0.8 % off
+
+
+def test_who_did_nothing_for_long_is_forgotten_unless_asked_for() -> None:
+    watch = Watch([SDB])
+    watch.add(interval(BUSY))
+    for i in range(HISTORY):
+        assert watch.view().devices == (SDB, DM3)
+        watch.add(interval([], i + 1))
+    watch.add(interval([], HISTORY + 1))
+    assert watch.view().devices == (SDB,)
+
+
+def test_errors_are_kept() -> None:
+    failing = [
+        dataclasses.replace(io, error=i < 3) for i, io in enumerate(requests(SDB, "read", 9, MS))
+    ]
+    assert rows(frame(interval(failing)))["sdb", "read"]["err"] == "3!"
+    later = frame(interval(failing), interval(requests(SDB, "read", 9, MS, S), 1))
+    assert rows(later)["sdb", "read"]["err"] == "3"
+
+
+def test_pause_end_and_messages_are_said() -> None:
+    text = "\n".join(frame(interval(BUSY), look=Look().after("p"), notes=["bad \x1b[2Jtrace"]))
+    assert "PAUSED" in text and "bad ?[2Jtrace" in text
+    assert "END OF TRACE" in "\n".join(frame(interval(BUSY), ended=True))
+
+
+def test_help_fits_the_smallest_usual_terminal() -> None:
+    shown = frame(interval(BUSY), look=Look().after("?"))
+    assert not any("…" in line and "p50 …" not in line for line in shown)
+    assert any(line.startswith("q            quit") for line in shown)
+    assert shown[-1] == FOOTER
+    assert Look().after("?").after("h") == Look()
+
+
+def test_terminal_that_is_too_small() -> None:
+    assert frame(interval(BUSY), width=39)[0].startswith("40 columns and 8 lines")
+    assert frame(interval(BUSY), width=10, height=1)
+
+
+def test_other_keys_mean_nothing() -> None:
+    assert all(Look().after(key) == Look() for key in "xyz\x7f\r1")
+
+
+def test_nothing_but_ascii_where_the_locale_knows_no_more() -> None:
+    about = dataclasses.replace(ABOUT, is_plain=True)
+    shown = "\n".join(frame(interval(BUSY), about=about, width=200))
+    assert shown.isascii()
+    assert "100us" in shown
+
+
+def test_names_cannot_drive_the_terminal() -> None:
+    about = About(source="a\x1b[2Jb", name_of=lambda number: "x\x1b]0;y\x07")
+    text = "\n".join(frame(interval(BUSY), about=about))
+    assert "\x1b" not in text and "\x07" not in text
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def said(*arguments: str | Path, **options: object) -> list[str]:
+    result = runner.run("top", *arguments, **options)  # type: ignore[arg-type]
+    assert result.returncode == 1
+    assert result.stdout == b""
+    return result.stderr.decode().splitlines()
+
+
+def test_output_that_is_no_terminal_is_refused() -> None:
+    (line,) = said(MULTI)
+    assert "no terminal" in line and "-h -" in line and "--json -" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--speed", "0", MULTI], "--speed takes"),
+        (["--speed", "fast", MULTI], "--speed takes"),
+        (["--speed", "2"], "--speed is for a recorded trace"),
+        (["-I", "0", MULTI], "--interval takes"),
+        (["--capture", "tracefs", MULTI], "--capture says how"),
+        (["--what", MULTI], "option --what not recognized"),
+        ([""], "named by its name"),
+    ],
+)
+def test_usage_errors(arguments: list[str | Path], reason: str) -> None:
+    first, usage, *_ = said(*arguments)
+    assert reason in first and usage.startswith("Usage: blkiomon top")
+
+
+def test_what_is_neither_device_nor_trace() -> None:
+    (line,) = said("nosuchdisk")
+    assert "cannot open nosuchdisk" in line and line.endswith(
+        "nor has this host such a block device"
+    )
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host with two disks, of which one has a partition; there is nothing on standard input."""
+    numbers = {"sda": 8 << 20, "sdb": 8 << 20 | 16, "/dev/sda1": 8 << 20 | 1}
+    monkeypatch.setattr("blkiomon.devices.device_number", numbers.get)
+    monkeypatch.setattr("blkiomon.sources.capture.whole_disks", lambda: ["sda", "sdb"])
+    monkeypatch.setattr("blkiomon.top._is_fed", lambda: False)
+
+
+def test_devices_and_traces_are_told_apart(host: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(*names: str, files: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        config = top._config({}, list(files), names)
+        assert isinstance(config, Config) and config.screen
+        return config.trace, config.files
+
+    assert chosen("sdb", "/dev/sda1") == (("sdb", "/dev/sda1"), ())
+    assert chosen(str(MULTI)) == ((), (str(MULTI),))
+    assert chosen(files=["sda"]) == ((), ("sda",))  # whatever devices there are
+    assert chosen("-") == ((), ("-",))
+    assert chosen() == (("sda", "sdb"), ())
+    with pytest.raises(UsageError, match="either devices or traces: sda is a device"):
+        chosen("sda", str(MULTI))
+    monkeypatch.setattr("blkiomon.top._is_fed", lambda: True)
+    assert chosen() == ((), ())
+
+
+def test_host_without_disks(host: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blkiomon.sources.capture.whole_disks", list)
+    assert str(top._config({}, [], [])).startswith("this host shows no disks of its own")
+
+
+def test_help_names_all_options() -> None:
+    result = runner.run("top", "--help")
+    assert result.returncode == 0
+    text = result.stdout.decode()
+    for name in ("--interval", "--capture", "--file", "--speed", "blkiomon[top]"):
+        assert name in text
+
+
+def test_missing_library_is_named(tmp_path: Path) -> None:
+    # A finder that does not find it stands before those that would.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u, os\nfound = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'rich' else found(name, *a)\n"
+        "os.isatty = lambda fd: True\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(tmp_path), "TERM": "xterm"}
+    assert said(MULTI, env=env) == ["blkiomon: top needs rich: pip install 'blkiomon[top]'"]
+
+
+def test_whole_disks(tmp_path: Path) -> None:
+    def add(name: str, size: int, *entries: str, hidden: int = 0) -> None:
+        home = tmp_path / "sys/block" / name
+        home.mkdir(parents=True)
+        (home / "size").write_text(f"{size}\n")
+        (home / "hidden").write_text(f"{hidden}\n")
+        for entry in entries:
+            (home / entry).mkdir()
+
+    add("sda", 1000, "device", "mq")
+    add("nvme0n1", 1000, "device", "mq")
+    add("nvme0c0n1", 1000, "device", "mq", hidden=1)
+    add("sdb", 0, "device", "mq")  # a reader without a card
+    add("loop0", 1000, "mq")
+    add("dm-0", 1000)
+    assert whole_disks(tmp_path) == ["nvme0n1", "sda"]
+    assert whole_disks(tmp_path / "nowhere") == []
+
+
+# --- the output ----------------------------------------------------------------------------------
+
+
+class Paper(Terminal):
+    """A terminal that keeps what is drawn on it."""
+
+    def __init__(self) -> None:
+        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK)
+        self.shown: list[str] = []
+        self.takes = True
+        self.is_entered = False
+
+    def enter(self) -> None:
+        self.is_entered = True
+
+    def leave(self) -> None:
+        self.is_entered = False
+
+    def draw(self, shown: Iterable[str]) -> None:
+        self.shown = list(shown)
+
+    def flush(self) -> None:
+        pass
+
+    @property
+    def is_behind(self) -> bool:
+        return not self.takes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return 100, 24
+
+    def shows(self, text: str) -> bool:
+        return any(text in line for line in self.shown)
+
+    def type(self, keys: str) -> None:
+        os.write(self._write_fd, keys.encode())
+
+
+@contextmanager
+def screen(paper: Paper, about: About = ABOUT, speed: float = 1.0) -> Iterator[ScreenSink]:
+    said: list[str] = []
+    sink = ScreenSink(paper, about, [], speed, said.append, lossless=not about.is_live)
+    sink.start()
+    try:
+        yield sink
+    finally:
+        sink.stop_waiting()
+        sink.close()
+    assert not paper.is_entered and not sink.failed and not said
+
+
+def test_interval_that_does_not_come_is_missed() -> None:
+    paper = Paper()
+    with screen(paper, dataclasses.replace(ABOUT, interval_s=0.01)) as sink:
+        eventually(lambda: paper.shows("NOT READING: the interval is 2 s late"))
+        sink.put(interval(BUSY))
+        eventually(lambda: paper.shows("sdb") and not paper.shows("NOT READING"))
+
+
+def test_slow_terminal_costs_pictures_and_not_intervals() -> None:
+    paper = Paper()
+    with screen(paper) as sink:
+        eventually(lambda: paper.shown)
+        paper.takes = False
+        before = paper.shown
+        for i in range(500):
+            # Never more than the queue holds, so that none is dropped there.
+            sink.put(interval(requests(SDB, "read", 1, MS, i * S), i))
+            eventually(lambda n=i: sink._added > n)  # type: ignore[misc]
+        assert paper.shown == before
+        paper.takes = True
+        paper.type("t")
+        eventually(lambda: paper.shows("WHOLE RUN: 1,000 records in 500 s"))
+        assert paper.shows("intervals count, but were not drawn")
+        assert sink.dropped_intervals == 0
+
+
+def test_losses_are_told_while_there_is_a_pause() -> None:
+    paper = Paper()
+    with screen(paper) as sink:
+        sink.put(interval(BUSY))
+        eventually(lambda: paper.shows("sdb"))
+        paper.type("p")
+        eventually(lambda: paper.shows("PAUSED"))
+        sink.put(interval(requests(HUNG, "read", 3, MS, S), 1, lost=7))
+        eventually(lambda: paper.shows("LOST NOW: 7 lost events"))
+        assert paper.shows("sdb") and not paper.shows("65:1")
+        paper.type("p")
+        eventually(lambda: paper.shows("65:1"))
+
+
+def test_complaints_are_shown_and_then_said(capfd: pytest.CaptureFixture[str]) -> None:
+    paper = Paper()
+    with screen(paper):
+        complain("something is wrong")
+        eventually(lambda: paper.shows("something is wrong"))
+        assert capfd.readouterr().err == ""
+    assert capfd.readouterr().err == "blkiomon: something is wrong\n"
+    complain("more")
+    assert capfd.readouterr().err == "blkiomon: more\n"
+
+
+def test_recorded_intervals_wait_for_their_turn_until_it_is_over() -> None:
+    paper = Paper()
+    with screen(paper, dataclasses.replace(ABOUT, is_live=False), speed=1e-6) as sink:
+        sink.put(interval(BUSY))  # its turn is in eleven days
+        eventually(lambda: paper.shows("waiting for the first"))
+        assert not paper.shows("sdb  ")
+    # It has not been dropped, and nobody waited for it.
+    assert sink.dropped_intervals == 0

@@ -1,0 +1,285 @@
+"""``top`` in a real terminal: what stands there, keys, another size, and how it is left."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import termios
+from pathlib import Path
+
+import goldenfiles
+import pytest
+import quirks
+import runner
+from runner import Running
+from tmux import Tmux
+
+import blkiomon
+from blkiomon.readable import time_text
+
+MULTI = goldenfiles.TRACES / "loop-multi-dc.bin"
+PHASES = goldenfiles.TRACES / "loop-phases-dc.bin"
+SIZES = [(80, 24), (200, 50)]
+
+
+def table(screen: str) -> list[str]:
+    """The lines of the table."""
+    lines = screen.splitlines()
+    (head,) = (i for i, line in enumerate(lines) if line.startswith("device "))
+    return [line for line in lines[head + 1 : -1] if line]
+
+
+def order(screen: str) -> list[str]:
+    return re.findall(r"^(7:\d+)", screen, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("columns", "rows"), SIZES)
+def test_whole_trace(tmp_path: Path, columns: int, rows: int) -> None:
+    with Tmux(tmp_path, columns, rows) as terminal:
+        terminal.run("top", "--speed", "max", MULTI)
+        screen = terminal.until("END OF TRACE", "q quit")
+        lines = screen.splitlines()
+        assert len(lines) == rows and lines[-1].startswith("q quit")
+        assert lines[0].startswith("blkiomon top ")
+        assert "WHOLE RUN: 95,366 records in 3.01 s" in lines[0]
+        assert lines[1] == (
+            "nothing lost in 3.01 s; unpaired: 92 completions without issue, 91 mismatches"
+        )
+        assert order(screen) == ["7:2", "7:1", "7:3"]
+        ops = [line[(21 if columns > 140 else 10) :].split()[0] for line in table(screen)]
+        assert ops == ["3", "all", "write", "flush", "all", "read", "write", "discard"]
+
+        whole = blkiomon.summarize(MULTI)
+        read = next(group for group in whole.ops(7 << 20 | 1) if group.op == "read")
+        wanted = [f"{read.iops:,.0f}", *(time_text(read.d2c.percentile(p)) for p in (50, 99))]
+        (line,) = (line for line in table(screen) if " read " in line)
+        for text in wanted:
+            assert text.replace(" ", "") in line.split()
+        assert ("busy" in screen) == (columns == 200)
+        terminal.type("q")
+        terminal.until("status 0")
+        terminal.assert_clean()
+
+
+def test_keys(tmp_path: Path) -> None:
+    with Tmux(tmp_path, 80, 24) as terminal:
+        terminal.run("top", "--speed", "max", MULTI)
+        terminal.until("END OF TRACE", "p99▼")
+        terminal.type("i")
+        assert order(terminal.until("IOPS▼")) == ["7:1", "7:2", "7:3"]
+        terminal.type("b")
+        assert order(terminal.until("MB/s▼")) == ["7:2", "7:1", "7:3"]
+        terminal.type("l")
+        assert order(terminal.until("p99▼")) == ["7:2", "7:1", "7:3"]
+        terminal.type("o")
+        terminal.until("7:3", gone="flush")
+        terminal.type("t")
+        terminal.until("at 3.0 s", gone="WHOLE RUN")
+        terminal.type("?")
+        terminal.until("requests that failed since the start", gone="7:3")
+        terminal.type("h")
+        terminal.until("7:3")
+        terminal.type("Up", "x", "Space")  # the first two mean nothing
+        terminal.until("PAUSED", "7:3")
+        terminal.type("q")
+        terminal.until("status 0")
+        terminal.assert_clean()
+
+
+def test_other_size_is_followed(tmp_path: Path) -> None:
+    with Tmux(tmp_path, 80, 24) as terminal:
+        terminal.run("top", "--speed", "max", MULTI)
+        terminal.until("END OF TRACE")
+        for columns, rows in ((200, 50), (60, 12), (100, 30)):
+            terminal.resize(columns, rows)
+
+            def fits(columns: int = columns, rows: int = rows) -> bool:
+                lines = terminal.screen().splitlines()
+                heads = [line for line in lines if line.startswith("device ")]
+                return (
+                    len(lines) == rows
+                    and lines[0].startswith("blkiomon top")
+                    and lines[-1].startswith("q quit")
+                    and len(heads) == 1
+                    and ("busy" in heads[0]) == (columns >= 130)
+                    and ("p90" in heads[0]) == (columns >= 100)
+                    and ("p50" in heads[0]) == (columns >= 64)
+                )
+
+            runner.until(fits, f"a screen of {columns}x{rows}")
+        terminal.type("q")
+        terminal.until("status 0")
+        terminal.assert_clean()
+
+
+def test_trace_at_its_pace_is_held_and_goes_on(tmp_path: Path) -> None:
+    with Tmux(tmp_path, 80, 24) as terminal:
+        terminal.run("top", "-I", "0.5", PHASES)
+        terminal.until("at 1.0 s")
+        terminal.type("p")
+        held = terminal.until("PAUSED").splitlines()[0]
+        terminal.type("t")  # one more picture, of the same moment
+        assert "WHOLE RUN" in terminal.until("WHOLE RUN", "PAUSED").splitlines()[0]
+        terminal.type("t")
+        assert terminal.until("PAUSED", gone="WHOLE RUN").splitlines()[0] == held
+        terminal.type("p")
+        terminal.until("at 2.5 s", gone="PAUSED")
+        assert "END OF TRACE" not in terminal.screen()  # 19 seconds long
+        terminal.type("q")
+        terminal.until("status 0")
+        terminal.assert_clean()
+
+
+def test_faster_than_it_was_recorded(tmp_path: Path) -> None:
+    with Tmux(tmp_path, 80, 24) as terminal:
+        terminal.run("top", "-I", "0.5", "--speed", "50", PHASES)
+        screen = terminal.until("END OF TRACE", "x50")
+        assert "at 19.0 s" in screen  # the last interval, not all of them together
+        terminal.type("C-c")
+        terminal.until("status 0")
+        terminal.assert_clean()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize("when", ["at 0.5 s", "END OF TRACE"])
+def test_signal_leaves_the_terminal_as_it_was(
+    tmp_path: Path, number: signal.Signals, when: str
+) -> None:
+    with Tmux(tmp_path, 80, 24) as terminal:
+        speed = "max" if when.startswith("END") else "1"
+        terminal.run("top", "-I", "0.5", "--speed", speed, PHASES)
+        terminal.until(when)
+        os.kill(terminal.pid, number)
+        terminal.until("status 0")
+        terminal.assert_clean()
+
+
+def test_error_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
+    broken = (
+        "import sys, blkiomon.top.screen as screen\n"
+        "def lines(*a): raise RuntimeError('nothing can be drawn')\n"
+        "screen.lines = lines\n"
+        "from blkiomon.cli import main\n"
+        "sys.exit(main())\n"
+    )
+    with Tmux(tmp_path, 80, 24) as terminal:
+        terminal.run("top", MULTI, python=broken)
+        terminal.until("RuntimeError: nothing can be drawn", "status 1")
+        terminal.assert_clean()
+
+
+def test_bad_trace_is_shown_and_said_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "cut").write_bytes(MULTI.read_bytes()[:-10])
+    with Tmux(tmp_path, 80, 24) as terminal:
+        terminal.run("top", "--speed", "max", "./cut")
+        terminal.until("END OF TRACE", "bad trace: ./cut: at byte offset")
+        terminal.type("q")
+        terminal.until("blkiomon: bad trace: ./cut: at byte offset", "status 1")
+        terminal.assert_clean()
+
+
+def test_terminal_is_no_trace(tmp_path: Path) -> None:
+    with Tmux(tmp_path, 80, 24) as terminal:
+        terminal.run("top", "-")
+        terminal.until("blkiomon: standard input is a terminal", "Usage: blkiomon top", "status 1")
+        terminal.assert_clean()
+
+
+def test_losses_of_a_real_trace(tmp_path: Path) -> None:
+    lossy = goldenfiles.TRACES / "loop-lossy-dc.bin"
+    counts = blkiomon.interval.Counts()
+    try:
+        for interval in blkiomon.intervals(lossy):
+            counts += interval.counts
+    except blkiomon.TraceError:  # it ends inside a record
+        pass
+    assert counts.lost
+    with Tmux(tmp_path, 200, 50) as terminal:
+        terminal.run("top", "--speed", "max", lossy)
+        terminal.until("END OF TRACE", "LOST ", f"{counts.lost:,} lost events")
+
+
+def test_screen_in_the_documentation(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs/live.md").read_text()
+    (shown,) = re.findall(r"^    blkiomon top  loop-multi.*?^    q quit[^\n]*", text, re.M | re.S)
+    (tmp_path / MULTI.name).symlink_to(MULTI)
+    with Tmux(tmp_path, 80, 24) as terminal:
+        terminal.run("top", "-I", "0.25", "--speed", "max", MULTI.name)
+        screen = terminal.until("END OF TRACE", "q quit")
+    ours = [line for line in screen.splitlines() if line.strip()]
+    assert ours == [line[4:] for line in shown.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_pipe_is_live_and_ends(tmp_path: Path, is_named: bool) -> None:
+    with Tmux(tmp_path, 80, 24) as terminal:
+        os.mkfifo(tmp_path / "fifo")
+        if is_named:
+            terminal.run("top", "-I", "0.2", "./fifo")
+        else:  # keys come from the terminal nevertheless
+            terminal.run("top", "-I", "0.2", stdin="fifo")
+        with open(tmp_path / "fifo", "wb", buffering=0) as fifo:
+            terminal.until("./fifo" if is_named else "standard input", "records in")
+            terminal.until("NO RECORDS for")
+            fifo.write(quirks.pairs((4096, 500)))
+            terminal.type("t")
+            terminal.until("WHOLE RUN: 2 records", "read")
+        terminal.until("END OF TRACE")
+        terminal.type("q")
+        terminal.until("status 0")
+        terminal.assert_clean()
+
+
+@pytest.mark.parametrize("key", ["q", "C-c"])
+def test_leaving_is_nothing_to_complain_about(tmp_path: Path, key: str) -> None:
+    with Tmux(tmp_path, 80, 24) as terminal:
+        os.mkfifo(tmp_path / "fifo")
+        terminal.run("top", "-I", "0.2", "./fifo")
+        with open(tmp_path / "fifo", "wb"):
+            terminal.until("./fifo", "records in")
+            terminal.type(key)
+            assert "blkiomon:" not in terminal.until("status 0")
+            terminal.assert_clean()
+
+
+def test_terminal_that_takes_nothing_does_not_hold_up_reading() -> None:
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+    env = os.environ | {"TERM": "xterm", "LC_ALL": "C.UTF-8"}
+
+    def shown_bytes() -> int:
+        waiting = array.array("i", [0])
+        fcntl.ioctl(master, termios.FIONREAD, waiting)
+        return waiting[0]
+
+    try:
+        with Running("top", "-I", "0.01", stdout=slave, env=env) as process:
+            process.started()
+            # Full: nobody reads it. What is drawn from now on cannot be shown.
+            runner.until(lambda: shown_bytes() > 3000, "the terminal to be full")
+            data = MULTI.read_bytes()
+            for _ in range(5):
+                process.write(data)  # 20 MB, and a pipe holds 1 MiB
+            process.close_input()
+            process.signal(signal.SIGTERM)
+            assert process.wait() == 0, process.stderr
+            assert "terminated by signal" in process.stderr
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+def test_terminal_that_goes_away_ends_it() -> None:
+    master, slave = pty.openpty()
+    env = os.environ | {"TERM": "xterm", "LC_ALL": "C.UTF-8"}
+    with Running("top", stdout=slave, env=env) as process:
+        process.started()
+        assert os.read(master, 10)
+        os.close(slave)
+        os.close(master)
+        process.wait()

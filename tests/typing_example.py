@@ -1,0 +1,70 @@
+"""A program that uses every public name. `make lint` has mypy check it strictly."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, assert_type
+
+import numpy as np
+import numpy.typing as npt
+
+import blkiomon
+
+
+def shown(group: blkiomon.Group) -> str:
+    """A line about a group."""
+    d2c: blkiomon.Distribution = group.d2c
+    in_flight: blkiomon.InFlight | None = group.in_flight
+    assert_type(group.iops, float | None)
+    assert_type(d2c.percentile(99), int | None)
+    assert_type(d2c.counts, npt.NDArray[np.uint64])
+    most = in_flight.max if in_flight is not None else None
+    return f"{group.op or 'all'}: {group.requests} requests, p99 {d2c.percentile(99)}, {most}"
+
+
+def main(trace: Path, stats: Path) -> list[str]:
+    """What a trace, and a file that -b wrote, hold."""
+    whole = blkiomon.summarize(trace)
+    assert_type(whole, blkiomon.Interval)
+    assert_type(whole.percentile(99.9, op="read"), int | None)
+    lines = [shown(group) for group in whole.groups()]
+
+    pieces = list(blkiomon.intervals(trace, 1.0, resync=True))
+    assert_type(pieces, list[blkiomon.Interval])
+    merged = blkiomon.merge(pieces)
+    assert_type(merged.to_dict(), dict[str, Any])
+    assert merged.to_dict() == whole.to_dict()
+    assert blkiomon.Interval.from_dict(merged.to_dict()).total.requests == whole.total.requests
+
+    assert_type(blkiomon.requests(trace), npt.NDArray[np.void])
+    assert_type(blkiomon.read_trace(trace), npt.NDArray[np.void])
+    assert_type(blkiomon.read_stats(stats), npt.NDArray[np.void])
+    assert len(blkiomon.requests(trace)) == whole.total.requests
+
+    monitor = blkiomon.Monitor(1.0)
+    ended = monitor.feed(trace.read_bytes()) + monitor.finish()
+    assert_type(ended, list[blkiomon.Interval])
+    lines.append(f"{len(ended)} intervals, {monitor.totals.records} records")
+
+    wrong = trace.with_name("missing")
+    try:
+        blkiomon.summarize(wrong)
+    except blkiomon.SourceError as error:
+        lines.append(str(error))
+    try:
+        blkiomon.summarize(b"\0" * 64)
+    except blkiomon.TraceError as error:
+        assert_type(error.offset, int)
+        lines.append(error.expected)
+    try:
+        blkiomon.read_stats(trace)
+    except blkiomon.StatsError as error:
+        assert_type(error.offset, int)
+        lines.append(str(error))
+    lines.append(blkiomon.__version__)
+    return lines
+
+
+if __name__ == "__main__":
+    print("\n".join(main(Path(sys.argv[1]), Path(sys.argv[2]))))

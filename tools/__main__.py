@@ -1,0 +1,29 @@
+"""Write the man page and the completions below share/: `make manual`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools import completions, manual
+from tools.commands import commands
+
+SHARE = Path(__file__).parent.parent / "share"
+
+
+def made() -> dict[Path, str]:
+    """Every file, as a prefix such as /usr/local has it, and what belongs in it."""
+    found = commands()
+    return {
+        SHARE / "man/man8/blkiomon.8": manual.page(found),
+        SHARE / "bash-completion/completions/blkiomon": completions.bash(found),
+        SHARE / "zsh/site-functions/_blkiomon": completions.zsh(found),
+        SHARE / "fish/vendor_completions.d/blkiomon.fish": completions.fish(found),
+    }
+
+
+if __name__ == "__main__":
+    for path, text in made().items():
+        # One that stays as it is needs no new wheel.
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
