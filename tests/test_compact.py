@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import zlib
+from dataclasses import fields
 from functools import reduce
 from pathlib import Path
 
@@ -166,6 +167,12 @@ def test_rows_in_another_order_or_taken_apart_are_the_same_bytes() -> None:
         end_ns=item.end_ns,
     )
     assert other.to_bytes() == item.to_bytes()
+
+
+def test_every_count_is_kept() -> None:
+    counts = Counts(**{f.name: 2**n for n, f in enumerate(fields(Counts))})
+    item = Interval(time_s=0, devices=np.empty(0, "u4"), counts=counts)
+    assert Interval.from_bytes(item.to_bytes()).counts == counts
 
 
 # --- bytes that stay what they are ---------------------------------------------------------------
