@@ -59,6 +59,7 @@ _COUNTS = (
     "gaps",
     "orphans",
     "skipped_bytes",
+    "over_limit",
 )
 # Spelt out, as what layout says may change, and what version 1 is may not.
 _ROW = (
@@ -315,7 +316,7 @@ def _read(source: _Reader) -> Interval:
     processes = source.table(layout.PROCESS, _PROCESS)
     if _most(rows["op"]) >= layout.ALL_OPS or _most(queue_rows["op"]) >= layout.ALL_OPS:
         raise IntervalError("this interval has an operation that is none")
-    if _most(loads["op"]) > layout.ALL_OPS or _most(rows["direction"]) >= len(layout.DIRECTIONS):
+    if _most(loads["op"]) > layout.EVERYTHING or _most(rows["direction"]) >= len(layout.DIRECTIONS):
         raise IntervalError("this interval has an operation or a direction that is none")
     cut = Cut(
         rows=rows,
