@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import tempfile
 import time
@@ -85,8 +84,7 @@ def spread(pattern: str, dataset: Path | None, workers: int) -> Run:
             dataset=None if dataset is None else str(dataset),
         )
         spent_s, cpu_s = time.perf_counter() - begin_s, _cpu_s(client) - begin_cpu_s
-        peaks = client.run(lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return Run(summary, spent_s, cpu_s, max(peaks.values()) * 1024 / 1e6)
+        return Run(summary, spent_s, cpu_s, max(client.run(_peak_mb).values()))
 
 
 def _warm_up() -> None:
@@ -94,6 +92,12 @@ def _warm_up() -> None:
     import pyarrow.parquet  # noqa: F401
 
     import blkiomon.archive.work  # noqa: F401
+
+
+def _peak_mb() -> float:
+    """The most memory of this process; getrusage() counts what had been its parent's as well."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
 def _cpu_s(client: distributed.Client) -> float:

@@ -38,7 +38,7 @@ SCHEMA = 1
 UNKNOWN_DAY = "unknown"
 """Where the trace does not tell the time of day."""
 
-ROWS_A_GROUP = 4096
+ROWS_A_GROUP = 1024
 """Parquet wants large row groups; so many rows are in memory before they are written."""
 
 

@@ -1,7 +1,7 @@
 """What a worker does: a trace in, intervals in the dataset, and one interval of all as the result.
 
 Nothing in here knows of Dask. Memory does not grow with the trace: the engine's is bounded by
-``max_pending``, a few thousand rows wait for their Parquet file, and 64 intervals to be merged.
+``max_pending``, some thousand rows wait for their Parquet file, and 64 intervals to be merged.
 """
 
 from __future__ import annotations
