@@ -36,7 +36,7 @@ VALUES = {
 }
 FILES = {option.long for option in cli.OPTIONS if option.argument.startswith("FILE")}
 QUEUE = {"msg-queue", "msg-queue-id", "msg-id"}
-MORE_THAN_A_FEW_LINES = 8
+MORE_THAN_A_FEW_LINES = 10
 
 SUBCOMMANDS = {
     "decode": ["", "--text", "--json", "--csv"],

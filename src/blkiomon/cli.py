@@ -192,10 +192,13 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """A sub-command, which any signal ends in order: no part of a file stays behind."""
+    """A sub-command, which any signal ends as it would anything, but no part of a file stays."""
+    received = 0
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in SIGNALS:
+        nonlocal received
+        received = number
+        for each in heard:
             signal.signal(each, signal.SIG_IGN)  # once: it is on its way to its end
         raise KeyboardInterrupt
 
@@ -205,10 +208,14 @@ def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return command(arguments)
     except KeyboardInterrupt:
-        return EXIT_FAILURE
+        pass
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+    # Whoever waits for us is to know: a shell then ends its loop.
+    signal.signal(received, signal.SIG_DFL)
+    os.kill(os.getpid(), received)
+    return EXIT_FAILURE
 
 
 def usage() -> str:

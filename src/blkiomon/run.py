@@ -170,6 +170,7 @@ class StopSignals:
     Args:
         at_once: called in the signal handler when the run ends.
         numbers: of the signals.
+        reopens: whether there are files; SIGHUP ends the run, too, where there are none.
 
     Attributes:
         received: whether one came that ends the run.
@@ -178,13 +179,18 @@ class StopSignals:
     """
 
     def __init__(
-        self, at_once: Callable[[], None], numbers: Sequence[signal.Signals] = STOP_SIGNALS
+        self,
+        at_once: Callable[[], None],
+        numbers: Sequence[signal.Signals] = STOP_SIGNALS,
+        *,
+        reopens: bool = True,
     ) -> None:
         self.received = False
         self.number = 0
         self.interrupts = False
         self._at_once = at_once
         self._numbers = numbers
+        self._has_files = reopens
         self._reopens = False
         self._had_terminal = _has_terminal()
 
@@ -218,7 +224,8 @@ class StopSignals:
         return True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP and (_has_terminal() or not self._had_terminal):
+        is_hangup = self._had_terminal and not _has_terminal()
+        if number == signal.SIGHUP and self._has_files and not is_hangup:
             self._reopens = True
             return
         self.received = True
@@ -310,7 +317,7 @@ def _run(
     line = Line(config, outputs, clock=clock_name)
     has_progress = False if config.screen else None  # by default, where it can be seen
     status = EXIT_OK
-    with StopSignals(outputs.stop_waiting, numbers) as stop:
+    with StopSignals(outputs.stop_waiting, numbers, reopens=not config.screen) as stop:
         try:
             if source is not None:
                 with Progress(source.total_bytes, is_shown=has_progress) as progress:
