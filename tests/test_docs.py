@@ -194,6 +194,12 @@ def test_targets_that_contributors_are_told_of_are_there() -> None:
     assert {*told} == {*there} - {"help", "lint", "clean"}
 
 
+def test_picture_in_the_readme_is_the_one_of_the_screen() -> None:
+    picture = re.findall(r"^    .*[▁-█].*$", (DOCS.parent / "README.md").read_text(), re.MULTILINE)
+    assert len(picture) == 3
+    assert {*picture} <= {*(DOCS / "live.md").read_text().splitlines()}
+
+
 def test_figures_of_the_readme_are_what_the_command_prints() -> None:
     whole = summarize(DOCS.parent / "tests" / "data" / "loop-phases-dc.bin")
     (device,) = whole.devices.tolist()
