@@ -5,7 +5,9 @@
 
 PYTHON ?= python3
 TRACE  ?= tests/data/loop-multi-dc.bin
+# All tests at once, by file; what is asked for by ARGS runs as it is asked for.
 ARGS   ?=
+TESTS   = $(or $(ARGS),-n auto --dist loadfile)
 
 # One environment per kind of build; stamps, wheel and Python live and die
 # together in it.  A stamp is written only when its step has succeeded.
@@ -62,7 +64,7 @@ test: lint check ## lint, then test the installed wheel
 
 check: $(RELEASE)/.stamp-tools ## the tests alone
 	$(call say,pytest)
-	@$(RELEASE)/bin/pytest $(ARGS)
+	@$(RELEASE)/bin/pytest $(TESTS)
 
 # cython-lint looks for pycodestyle on PATH.
 lint: $(RELEASE)/.stamp-tools ## ruff, mypy, stubtest and cython-lint
@@ -81,7 +83,7 @@ lint: $(RELEASE)/.stamp-tools ## ruff, mypy, stubtest and cython-lint
 
 debug: $(DEBUG)/.stamp-tools ## the tests on a build with all checks on
 	$(call say,pytest on the debug build)
-	@$(DEBUG)/bin/pytest $(ARGS)
+	@$(DEBUG)/bin/pytest $(TESTS)
 
 # Python by coverage.py, Cython by gcov; both tell which lines are missing.  Any
 # user may add to what was counted: tests give root up.
@@ -119,7 +121,7 @@ preload = $(foreach l,asan ubsan stdc++,$(shell $(CC) -print-file-name=lib$(l).s
 sanitize: $(SANITIZE)/.stamp-tools ## the tests on a build with Address- and UndefinedBehaviorSanitizer
 	$(call say,pytest on the sanitized build)
 	@LD_PRELOAD='$(strip $(preload))' ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1 \
-		UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc $(SANITIZE)/bin/pytest $(ARGS)
+		UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc $(SANITIZE)/bin/pytest $(TESTS)
 
 # Guided by coverage where there is clang with its libFuzzer; else the same
 # mutations and targets without.  See fuzz/README.md.

@@ -42,7 +42,7 @@ def order(screen: str) -> list[str]:
 def test_whole_trace(tmp_path: Path, columns: int, rows: int) -> None:
     with Tmux(tmp_path, columns, rows) as terminal:
         terminal.run("top", "--speed", "max", MULTI)
-        screen = terminal.until("END OF TRACE", "q quit")
+        screen = terminal.until("END OF TRACE", "q quit", " discard ")
         lines = screen.splitlines()
         assert len(lines) == rows and lines[-1].startswith("q quit")
         assert lines[0].startswith("blkiomon top ")
@@ -210,7 +210,7 @@ def test_screen_in_the_documentation(tmp_path: Path) -> None:
     (tmp_path / MULTI.name).symlink_to(MULTI)
     with Tmux(tmp_path, 80, 24) as terminal:
         terminal.run("top", "-I", "0.25", "--speed", "max", MULTI.name)
-        screen = terminal.until("END OF TRACE", "q quit")
+        screen = terminal.until("END OF TRACE", "q quit", " discard ")
     ours = [line for line in screen.splitlines() if line.strip()]
     assert ours == [line[4:] for line in shown.splitlines() if line.strip()]
 

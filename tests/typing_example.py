@@ -62,6 +62,10 @@ def main(trace: Path, stats: Path) -> list[str]:
     except blkiomon.StatsError as error:
         assert_type(error.offset, int)
         lines.append(str(error))
+    try:
+        blkiomon.Interval.from_bytes(b"bkiv")
+    except blkiomon.IntervalError as error:
+        lines.append(str(error))
     lines.append(blkiomon.__version__)
     return lines
 

@@ -210,11 +210,13 @@ def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[
     except KeyboardInterrupt:
         pass
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         for number, handler in old.items():
             signal.signal(number, handler)
     # Whoever waits for us is to know: a shell then ends its loop.
     signal.signal(received, signal.SIG_DFL)
     os.kill(os.getpid(), received)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [received])
     return EXIT_FAILURE
 
 

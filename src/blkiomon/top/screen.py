@@ -148,6 +148,7 @@ class Terminal:
 
 
 _entered: Terminal | None = None
+_MAIN = threading.main_thread().ident or 0
 
 
 def leave_terminal() -> None:
@@ -305,8 +306,9 @@ class ScreenSink(Sink):
         finally:
             self._leave()
             if not self._is_over:
-                self._end()
-                os.kill(os.getpid(), signal.SIGINT)  # whatever is waited for there
+                # Whatever is waited for there; to that thread, as others may not block it.
+                signal.pthread_kill(_MAIN, signal.SIGINT)
+                self._end()  # only now: who has seen that it is over does not wait for the signal
 
     def _state(self) -> object:
         """What a picture depends on."""
