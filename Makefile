@@ -93,7 +93,7 @@ coverage: $(COVER)/.stamp-tools ## how much of Python and Cython the tests reach
 		'for notes; do install -m 666 /dev/null "$${notes%.gcno}.gcda"; done' - {} +
 	$(call say,pytest)
 	@status=0; \
-	$(COVER)/bin/coverage run -m pytest $(ARGS) || status=1; \
+	$(COVER)/bin/coverage run -m pytest $(TESTS) || status=1; \
 	echo '==> statements of Python' >&2; \
 	$(COVER)/bin/coverage combine --quiet; \
 	$(COVER)/bin/coverage report || status=1; \

@@ -278,6 +278,7 @@ def test_tracefs_that_is_not_mounted(root: Path) -> None:
 
 def refuse(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
     """The kernel refuses what is written into files of that name."""
+
     def write_or_not(path: Path, value: str) -> None:
         if path.name == name:
             raise OSError(number, os.strerror(number), str(path))
@@ -345,9 +346,7 @@ def test_device_without_a_request_queue_is_doubted(root: Path) -> None:
     (root / "sys/class/block/sdb/mq").rmdir()
     said: list[str] = []
     assert find_devices(["sdb"], said.append, root) == [SDB]
-    assert said == [
-        "sdb shows no request queue: it may have no issues and completions to trace"
-    ]
+    assert said == ["sdb shows no request queue: it may have no issues and completions to trace"]
 
 
 def test_kernel_without_tracing_of_devices_is_told(root: Path) -> None:
@@ -356,9 +355,7 @@ def test_kernel_without_tracing_of_devices_is_told(root: Path) -> None:
         find_devices(["sdb"], no_report, root)
 
 
-def test_both_ways_to_trace_tell_why_they_fail(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_ways_to_trace_tell_why_they_fail(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(root))
     shutil.rmtree(root / "sys/kernel/tracing")
     with pytest.raises(CaptureError, match=r"tracefs.* \(and .*blktrace"):

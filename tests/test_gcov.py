@@ -13,7 +13,9 @@ COMMENT = """\
 
 def counted(source: str, **ran: int) -> list[tuple[str, int, int]]:
     """``ran`` tells how often the line ran that has that text."""
-    numbers = {text: n for n, line in enumerate(source.splitlines(), 1) for text in ran if text in line}
+    numbers = {
+        text: n for n, line in enumerate(source.splitlines(), 1) for text in ran if text in line
+    }
     return list(cython_counts(source, {numbers[text]: count for text, count in ran.items()}))
 
 
