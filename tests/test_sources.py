@@ -93,7 +93,8 @@ def merge(
     ],
 )
 def test_merger_refuses_what_it_cannot_work_with(options: dict[str, Any], told: str) -> None:
-    usual = {"names": ["file"], "readers": [io.BytesIO().readinto], "window_bytes": 1000}
+    read = io.BytesIO().readinto
+    usual: dict[str, Any] = {"names": ["file"], "readers": [read], "window_bytes": 1000}
     with pytest.raises(ValueError, match=re.escape(told)):
         Merger(**usual | options)
 
