@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -28,7 +29,7 @@ from tmux import Tmux
 from blkiomon.sources import capture as capturing
 from blkiomon.sources.blktrace import BlktraceCapture
 from blkiomon.sources.capture import CaptureError, Device, find_devices
-from blkiomon.sources.tracefs import TracefsCapture
+from blkiomon.sources.tracefs import TracefsCapture, _write
 
 ONE = quirks.pairs((4096, 500))
 SDB = Device("sdb", "sdb")
@@ -198,7 +199,7 @@ def leave_behind(root: Path) -> int:
     """What a run leaves that is killed: another process, as locks belong to processes."""
     script = (
         "import os, sys; from pathlib import Path; from blkiomon.sources.capture import Device; "
-        "from blkiomon.sources.tracefs import TracefsCapture; "
+        "from blkiomon.sources import tracefs as kernel; "
         "c = TracefsCapture([Device('sdb', 'sdb')], print, Path(sys.argv[1])); os._exit(9)"
     )
     child = subprocess.Popen([sys.executable, "-c", script, str(root)])
@@ -273,6 +274,92 @@ def test_tracefs_that_is_not_mounted(root: Path) -> None:
 
 
 # -- devices ---------------------------------------------------------------------------------------
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """The kernel refuses what is written into files of that name."""
+
+    def write_or_not(path: Path, value: str) -> None:
+        if path.name == name:
+            raise OSError(number, os.strerror(number), str(path))
+        _write(path, value)
+
+    monkeypatch.setattr("blkiomon.sources.tracefs._write", write_or_not)
+
+
+@pytest.mark.parametrize(
+    "number, lockdown, reason",
+    [
+        (errno.EBUSY, "[none]", "in use by somebody else (/"),
+        (errno.EPERM, "[none]", "the kernel denies tracing (/"),
+        (errno.EPERM, "[confidentiality]", "locked down (confidentiality) and denies tracing"),
+        (errno.EIO, "[none]", "cannot set up the kernel's tracer: /"),
+    ],
+)
+def test_what_the_kernel_refuses_is_explained_and_put_back(
+    root: Path, monkeypatch: pytest.MonkeyPatch, number: int, lockdown: str, reason: str
+) -> None:
+    write(root / "sys/kernel/security/lockdown", lockdown)
+    refuse(monkeypatch, "act_mask", number)
+    with pytest.raises(CaptureError, match=re.escape(reason)):
+        TracefsCapture([SDB], no_report, root)
+    assert tracer(root) in (TRACER, RESTORED)
+
+
+def test_buffers_stay_as_they_are_where_memory_is_short(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, "buffer_size_kb", errno.ENOMEM)
+    said: list[str] = []
+    with TracefsCapture([SDB], said.append, root):
+        assert tracer(root)["current_tracer"] == "blk"
+    assert said[0] == "no memory for the tracer's buffers: they stay at 1408 KiB each"
+
+
+def test_what_cannot_be_put_back_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    with TracefsCapture([SDB], said.append, root) as capture:
+        refuse(monkeypatch, "trace_clock", errno.EIO)
+    path = root / "sys/kernel/tracing/trace_clock"
+    assert said == [
+        f"the tracer could not be left as it was: set {path} to local (Input/output error)"
+    ]
+    assert capture.failed
+    assert tracer(root) == RESTORED | {"trace_clock": "mono"}
+
+
+def test_whole_disks_have_hardware_and_a_medium(root: Path) -> None:
+    for name, size, hidden in (("sda", "8", "0"), ("sdb", "0", "0"), ("nvme0c0n1", "8", "1")):
+        home = root / "sys/block" / name
+        (home / "mq").mkdir(parents=True)
+        (home / "device").mkdir()
+        write(home / "size", size)
+        write(home / "hidden", hidden)
+    (root / "sys/block/sdc/mq").mkdir(parents=True)
+    (root / "sys/block/sdc/device").mkdir()
+    (root / "sys/block/loop0/mq").mkdir(parents=True)
+    write(root / "sys/block/loop0/size", "8")
+    assert capturing.whole_disks(root) == ["sda"]
+
+
+def test_device_without_a_request_queue_is_doubted(root: Path) -> None:
+    (root / "sys/class/block/sdb/mq").rmdir()
+    said: list[str] = []
+    assert find_devices(["sdb"], said.append, root) == [SDB]
+    assert said == ["sdb shows no request queue: it may have no issues and completions to trace"]
+
+
+def test_kernel_without_tracing_of_devices_is_told(root: Path) -> None:
+    (root / "sys/class/block/sdb/trace/enable").unlink()
+    with pytest.raises(CaptureError, match="CONFIG_BLK_DEV_IO_TRACE is missing"):
+        find_devices(["sdb"], no_report, root)
+
+
+def test_both_ways_to_trace_tell_why_they_fail(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(root))
+    shutil.rmtree(root / "sys/kernel/tracing")
+    with pytest.raises(CaptureError, match=r"tracefs.* \(and .*blktrace"):
+        capturing.open_capture(["sdb"], "auto", no_report, root)
 
 
 def test_devices_are_found_once(root: Path) -> None:

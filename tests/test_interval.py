@@ -138,10 +138,10 @@ def test_a_thousand_devices_take_milliseconds() -> None:
     rows["d2c_hist"][:, 0] = 1
     best_s = 1.0
     for _ in range(5):
-        begin_s = time.perf_counter()
+        begin_s = time.thread_time()
         item = Interval(time_s=0, devices=devices, cut=Cut(rows=rows))
         assert len(item.device_stats()) == 1000
-        best_s = min(best_s, time.perf_counter() - begin_s)
+        best_s = min(best_s, time.thread_time() - begin_s)
     assert best_s < 0.1  # a few ms on an idle machine
 
 
@@ -412,7 +412,7 @@ def test_groups_of_a_thousand_devices_take_milliseconds() -> None:
         item = Interval(
             time_s=0, devices=np.arange(1000, dtype="u4"), cut=Cut(rows=rows, d2c_bins=bins)
         )
-        begin_s = time.perf_counter()
+        begin_s = time.thread_time()
         assert len(item.groups()) == 3001
-        best_s = min(best_s, time.perf_counter() - begin_s)
+        best_s = min(best_s, time.thread_time() - begin_s)
     assert best_s < 0.25  # some 40 ms on an idle machine

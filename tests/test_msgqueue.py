@@ -199,3 +199,24 @@ def test_message_too_long_for_the_system_is_reported(
     sink.close()
     assert sink.failed and sink.dropped_intervals == 1
     assert "is longer than kernel.msgmax (nothing more is written there)" in said[0]
+
+
+def test_calls_say_why_the_system_refuses(tmp_path: Path, key: int) -> None:
+    with pytest.raises(FileNotFoundError):
+        _sysv.ftok(os.fsencode(tmp_path / "nothing"), 1)
+    queue = _sysv.create(key)
+    with pytest.raises(FileExistsError):
+        _sysv.create(key)
+    with pytest.raises(OSError) as nothing:
+        _sysv.msgrcv(queue, 1000)
+    assert nothing.value.errno == errno.ENOMSG
+    _sysv.remove(queue)
+    for call in (
+        lambda: _sysv.remove(queue),
+        lambda: _sysv.stat(queue),
+        lambda: _sysv.set_limit(queue, 1000),
+        lambda: _sysv.msgsnd(queue, TYPE, b"body"),
+    ):
+        with pytest.raises(OSError) as gone:
+            call()
+        assert gone.value.errno in (errno.EIDRM, errno.EINVAL)

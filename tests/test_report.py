@@ -140,6 +140,16 @@ def test_files_of_b_give_what_they_hold(tmp_path: Path) -> None:
     assert "hold no percentiles" in output.read_text()
 
 
+def test_files_of_b_are_cut_short_and_of_some_devices(tmp_path: Path) -> None:
+    path = tmp_path / "stats.bin"
+    assert runner.run("-I", "1", "-b", path, MULTI).returncode == 0
+    path.write_bytes(path.read_bytes() + b"x" * 7)
+    found = collect([str(path)], devices=[7 << 20 | 2])
+    assert found.is_broken
+    assert f"{path}: the last 7 bytes are no whole struct" in found.notes
+    assert found.whole.devices == (7 << 20 | 2,)
+
+
 # --- where requests went --------------------------------------------------------------------------
 
 

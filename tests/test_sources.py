@@ -8,6 +8,7 @@ import lzma
 import os
 import pickle
 import random
+import re
 import resource
 import socket
 import sys
@@ -80,6 +81,22 @@ def merge(
     while data := merger.read():
         parts.append(bytes(data))
     return b"".join(parts), merger
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"names": []}, "0 names and 1 readers"),
+        ({"readers": []}, "1 names and 0 readers"),
+        ({"window_bytes": 0}, "window_bytes must be from 1 to 2^30, not 0"),
+        ({"output_bytes": 1000}, "output_bytes must be from "),
+    ],
+)
+def test_merger_refuses_what_it_cannot_work_with(options: dict[str, Any], told: str) -> None:
+    read = io.BytesIO().readinto
+    usual: dict[str, Any] = {"names": ["file"], "readers": [read], "window_bytes": 1000}
+    with pytest.raises(ValueError, match=re.escape(told)):
+        Merger(**usual | options)
 
 
 def stable_sort(files: Sequence[Sequence[Record]]) -> list[Record]:

@@ -1,7 +1,9 @@
 """How much of Cython ran, by gcov: `make coverage`.
 
 gcov tells how often each line of the C files ran. Above what a line of Cython was made into stands
-a comment that says which one it was, of which file; it ran if any of its C did.
+a comment that says which one it was, of which file; it ran if the first C behind any such comment
+did. Not if any of its C did: what comes last may be where other ways meet again, as the label
+behind an ``else``, and runs although the line does not.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
 _POSITION = re.compile(r'\s*/\* "(.+)":(\d+)$|/\* #### Code section')
+_LABEL = re.compile(r"\s*__pyx_L\w+:;$")
 _OURS = re.compile(r"(?:src/)?(blkiomon/.+)")
 
 
@@ -26,23 +30,24 @@ def counts(directory: Path) -> dict[str, dict[int, int]]:
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         for file in json.loads(text)["files"]:
             if file["file"].endswith(f"{data.stem}.c"):
-                positions = positions_of(Path(file["file"]))
-                for line in file["lines"]:
-                    if position := positions[line["line_number"] - 1]:
-                        found[position[0]][position[1]] += line["count"]
+                ran: dict[int, int] = defaultdict(int)
+                for line in file["lines"]:  # a function's copies each have theirs
+                    ran[line["line_number"]] += line["count"]
+                for name, number, count in cython_counts(Path(file["file"]).read_text(), ran):
+                    found[name][number] += count
     return found
 
 
-def positions_of(source: Path) -> list[tuple[str, int] | None]:
-    """For each line of a C file, which line of Cython it was made of."""
+def cython_counts(source: str, ran: Mapping[int, int]) -> Iterator[tuple[str, int, int]]:
+    """File, line and count for each comment in a C file, from how often the lines of C ran."""
     position: tuple[str, int] | None = None
-    positions = []
-    for line in source.read_text().splitlines():
+    for number, line in enumerate(source.splitlines(), 1):
         if match := _POSITION.match(line):
             ours = _OURS.fullmatch(match[1] or "")
             position = (f"src/{ours[1]}", int(match[2])) if ours else None
-        positions.append(position)
-    return positions
+        elif position and number in ran and not _LABEL.match(line):
+            yield *position, ran[number]
+            position = None
 
 
 def ranges(numbers: list[int]) -> str:
