@@ -181,7 +181,7 @@ cdef class Engine:
         with nogil:
             error = start_pipeline(&self.pipeline)
         if error:
-            raise OSError(error, os.strerror(error))
+            raise MemoryError(f"cannot start another thread: {os.strerror(error)}")
         self.has_worker = True
         self.ahead = RING * BATCH
         return 0
