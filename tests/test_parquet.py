@@ -107,7 +107,7 @@ RUN = "import sys; from blkiomon import cli, config, run; {}sys.exit(run.run({})
 
 def program(path: str, before: str = "") -> list[str]:
     """A run that writes Parquet, as the command does it."""
-    config = f"config.Config(interval_s=0.02, parquet={path!r})"
+    config = f"config.Config(interval_s=0.1, parquet={path!r})"
     return [sys.executable, "-c", RUN.format(before, config)]
 
 
