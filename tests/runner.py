@@ -43,6 +43,9 @@ NOBODYS_COMMAND = (
 )
 """The command, run by root as nobody, who may not be allowed to get at Python."""
 
+# nohup, and what runs jobs in the background, has it ignored; that would be inherited.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 TIMEOUT_S = 60.0
 LONG = "1000"
 """An interval that does not end during a test."""
