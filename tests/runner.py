@@ -43,8 +43,11 @@ NOBODYS_COMMAND = (
 )
 """The command, run by root as nobody, who may not be allowed to get at Python."""
 
-# nohup, and what runs jobs in the background, has it ignored; that would be inherited.
+# nohup has SIGHUP ignored, a shell the others of what it runs in the background: what is ignored
+# is inherited, and no shell script can trap it.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TIMEOUT_S = 60.0
 LONG = "1000"
