@@ -200,7 +200,7 @@ def leave_behind(root: Path) -> int:
     script = (
         "import os, sys; from pathlib import Path; from blkiomon.sources.capture import Device; "
         "from blkiomon.sources import tracefs as kernel; "
-        "c = TracefsCapture([Device('sdb', 'sdb')], print, Path(sys.argv[1])); os._exit(9)"
+        "c = kernel.TracefsCapture([Device('sdb', 'sdb')], print, Path(sys.argv[1])); os._exit(9)"
     )
     child = subprocess.Popen([sys.executable, "-c", script, str(root)])
     assert child.wait(runner.TIMEOUT_S) == 9
