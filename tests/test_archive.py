@@ -33,7 +33,7 @@ from tracewriter import Record, complete, encode, issue, notify_timestamp
 
 import blkiomon
 from blkiomon import layout
-from blkiomon.archive import HELP, main, summarize
+from blkiomon.archive import HELP, main, summarize, work
 from blkiomon.archive.run import ArchiveError
 from blkiomon.archive.store import Store
 from blkiomon.archive.summary import Summary
@@ -110,6 +110,15 @@ def stored(dataset: Path) -> dict[str, list[bytes]]:
             data for data in pq.read_table(path)["interval"].to_pylist() if data is not None
         ]
         for path in parts(dataset)
+    }
+
+
+def whole_dataset(dataset: Path) -> dict[str, bytes]:
+    """Every file but the manifests, byte by byte."""
+    return {
+        str(path.relative_to(dataset)): path.read_bytes()
+        for path in dataset.rglob("*")
+        if path.is_file() and path.suffix != ".json"
     }
 
 
@@ -409,6 +418,8 @@ def test_dataset_that_cannot_be_written_fails_by_trace(traces: Path, client: Any
 def test_option_out_of_range_is_told_at_once(traces: Path, client: Any) -> None:
     with pytest.raises(ValueError, match="interval_s"):
         summarize(SOURCES, interval=-1, scheduler=client)
+    with pytest.raises(ValueError, match="shard"):
+        summarize(SOURCES, shards=0, scheduler=client)
     with pytest.raises(ValueError, match="pattern of a host"):
         summarize(SOURCES, host="*/x", scheduler=client)
 
@@ -549,6 +560,88 @@ def test_file_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
 # --- elsewhere -----------------------------------------------------------------------------------
 
 
+# --- a trace that is shared among workers ---------------------------------------------------------
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, int]]]:
+    """Which shards of which traces have been read."""
+    told: list[tuple[str, int, int]] = []
+    read = work._read
+
+    def spy(trace: Any, options: Any, add: Any, shard: tuple[int, int] = (0, 1)) -> Any:
+        if shard[1] > 1:
+            told.append((Path(trace.name).name, *shard))
+        return read(trace, options, add, shard)
+
+    monkeypatch.setattr("blkiomon.archive.work._read", spy)
+    yield told
+
+
+@pytest.mark.parametrize("source", ["web1/a.bin", "web2/b.gz", "db/sda", "db/late.bin"])
+def test_shared_trace_is_as_one_that_is_not(
+    traces: Path, client: Any, shared: list[tuple[str, int, int]], source: str
+) -> None:
+    one = archived(client, f"traces/{source}")
+    assert not shared
+    three = archived(client, f"traces/{source}", dataset="three", shards=3)
+    assert sorted(shared) == [(Path(source).name, k, 3) for k in range(3)]
+    assert same(one, three)
+    assert whole_dataset(Path("ds")) == whole_dataset(Path("three"))
+    without = archived(client, f"traces/{source}", dataset=None, shards=2)
+    assert same(one, without)
+    shared.clear()
+    assert archived(client, f"traces/{source}", dataset="three", shards=2).resumed == 1
+    assert archived(client, f"traces/{source}", dataset="three").resumed == 1
+
+
+def test_only_what_is_larger_than_its_share_is_shared(
+    traces: Path, client: Any, shared: list[tuple[str, int, int]]
+) -> None:
+    """Of 3 traces and 2 workers, one is shared if it is more than half."""
+    os.truncate(traces / "web1" / "a.bin", 48 * 9000)
+    for name in ("x", "y"):
+        (traces / "web1" / f"{name}.bin").write_bytes(PHASES[: 48 * 4000])
+    archived(client, "traces/web1/*", dataset=None, shards=2)
+    assert sorted(shared) == [("a.bin", 0, 2), ("a.bin", 1, 2)]
+    shared.clear()
+    os.truncate(traces / "web1" / "a.bin", 48 * 8000)
+    archived(client, "traces/web1/*", dataset=None, shards=2)
+    assert not shared
+
+
+def test_damaged_trace_that_is_shared_counts_as_far_as_it_goes(traces: Path, client: Any) -> None:
+    os.truncate(traces / "web1" / "a.bin", 48 * 9000 + 5)
+    one = archived(client, "traces/web1/a.bin")
+    two = archived(client, "traces/web1/a.bin", dataset="two", shards=2)
+    assert "5 bytes into a record" in two.failures[0].error and two.failures[0].records == 9000
+    assert same(one, two)
+    assert whole_dataset(Path("ds")) == whole_dataset(Path("two"))
+
+
+def test_trace_that_changes_while_its_shards_are_read_is_told(
+    traces: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = work._read
+    turn = threading.Lock()
+
+    def shorten(*arguments: Any) -> Any:
+        with turn:
+            result = read(*arguments)
+            os.truncate(traces / "web1" / "a.bin", 48 * 9000)
+            return result
+
+    with monkeypatch.context() as patched:
+        patched.setattr("blkiomon.archive.work._read", shorten)
+        summary = archived(client, "traces/web1/a.bin", shards=2)
+    assert [f.error for f in summary.failures] == [
+        f"{traces}/web1/a.bin has changed while it was read"
+    ]
+    again = archived(client, "traces/web1/a.bin", shards=2)
+    assert (again.resumed, again.failures, again.records) == (0, (), 9000)
+    assert not list(Path("ds/_shards").iterdir())
+
+
 @pytest.fixture
 def memory() -> Iterator[Any]:
     fs = fsspec.filesystem("memory")
@@ -574,6 +667,12 @@ def test_traces_and_dataset_may_be_in_an_object_store(
     (mine,) = (d for n, d in stored(Path("ds")).items() if "sda" in n)
     assert [d for d in data if d is not None] == mine
     assert not [name for name in memory.find("/ds") if ".part" in name]
+    # From local ones, as a file of the memory has one position, whoever reads it.
+    assert same(local, archived(client, dataset="memory://shared", shards=20))
+    found = [name for name in memory.find("/shared") if not name.endswith(".json")]
+    assert {n.removeprefix("/shared/"): memory.cat_file(n) for n in found} == whole_dataset(
+        Path("ds")
+    )
 
 
 class Whole(http.server.SimpleHTTPRequestHandler):
@@ -644,6 +743,7 @@ def test_help_is_printed(capfd: Capture) -> None:
         (["-o", "", "x"], "dataset's name is missing"),
         (["-o", "ds"], "which traces"),
         (["-o", "ds", "-I", "0", "x"], "--interval takes"),
+        (["-o", "ds", "--shards", "0", "x"], "--shards takes"),
         (["-o", "ds", "--max-pending", "x", "x"], "--max-pending takes"),
         (["-o", "ds", "--host", "*/x", "x"], "--host: the pattern"),
         (["-o", "ds", "--nonsense", "x"], "nonsense"),

@@ -15,11 +15,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from runner import run, until
 
 import blkiomon
+from blkiomon import layout
 from blkiomon.archive.options import Options
 from blkiomon.archive.summary import Gathered
 from blkiomon.archive.traces import find
@@ -147,6 +149,39 @@ def test_two_workers_and_then_one_make_what_one_process_makes(
     stored = [data for data in pq.read_table(path)["interval"].to_pylist() if data is not None]
     read = blkiomon.intervals(traces / "h1" / "sda.bin", INTERVAL_S)
     assert stored == [interval.to_bytes() for interval in read]
+
+
+def test_worker_that_is_killed_over_its_shard_makes_no_difference(
+    traces: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    """One trace, ten times as long, for two workers; with one left, both shards are its."""
+    data = (DATA / "loop-multi-dc.bin").read_bytes()
+    for path in traces.glob("*/*"):
+        path.unlink()
+    (traces / "h1" / "sda.bin").write_bytes(b"".join(later(data, k) for k in range(10)))
+    expected = alone(traces, tmp_path / "alone")
+    dataset = tmp_path / "ds"
+    command = [
+        *(sys.executable, "-m", "blkiomon", "archive", "-o", str(dataset), "-I", str(INTERVAL_S)),
+        *("--json", "--shards", "2", "--scheduler", cluster.address, f"{traces}/*/*.bin"),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        shards = dataset / "_shards"
+        until(lambda: len(list(shards.glob(".*.part"))) == 2, "both workers to have begun")
+        os.kill(cluster.workers[0].pid, signal.SIGKILL)
+        assert not list(shards.glob("*0of2")), "it was too late to kill a worker"
+        out, err = running.communicate(timeout=120)
+    assert (running.returncode, err) == (0, b"")
+    assert known(json.loads(out)) == expected
+    assert files(dataset) == files(tmp_path / "alone")
+    assert not list(shards.iterdir())
+
+
+def later(data: bytes, k: int) -> bytes:
+    """The records of a trace, k times as late as it is long."""
+    records = np.frombuffer(data, layout.TRACE_V7).copy()
+    records["time"] += k * (records["time"].max() - records["time"].min() + 1)
+    return records.tobytes()
 
 
 def test_command_makes_a_cluster_of_its_own_and_goes_on_where_it_was(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from blkiomon.decode import read_stats
     from blkiomon.distribution import Distribution
     from blkiomon.groups import Group, InFlight
-    from blkiomon.interval import Interval, merge
+    from blkiomon.interval import Interval, join, merge
     from blkiomon.library import intervals, read_trace, requests, summarize
     from blkiomon.monitor import Monitor
 
@@ -22,6 +22,7 @@ _WHERE = {
     "Interval": "interval",
     "Monitor": "monitor",
     "intervals": "library",
+    "join": "interval",
     "merge": "interval",
     "read_stats": "decode",
     "read_trace": "library",
@@ -41,6 +42,7 @@ __all__ = [
     "TraceError",
     "__version__",
     "intervals",
+    "join",
     "merge",
     "read_stats",
     "read_trace",

@@ -114,7 +114,8 @@ cdef class Engine:
     def __init__(
         self, *, max_pending=1_000_000, max_age_ns=600 * 10**9,
         keep_details=False, keep_driver_data=False, keep_records=False, keep_requests=False,
-        resync=False, devices=(), from_ns=0, threads=1, max_devices=65_536, hash_seed=None,
+        resync=False, devices=(), from_ns=0, threads=1, max_devices=65_536, shard=(0, 1),
+        hash_seed=None,
     ):
         if not 1 <= max_pending <= 1 << 32:
             raise ValueError(f"max_pending must be from 1 to 2^32, not {max_pending}")
@@ -126,6 +127,8 @@ cdef class Engine:
             raise ValueError(f"threads must be at least 1, not {threads}")
         if not 1 <= max_devices <= MOST_DEVICES:
             raise ValueError(f"max_devices must be from 1 to 2^22-1, not {max_devices}")
+        if not 0 <= shard[0] < shard[1] <= MOST_SHARDS:
+            raise ValueError(f"shard must be (k, n) with 0 <= k < n <= {MOST_SHARDS}, not {shard}")
         if hash_seed is None:
             hash_seed = int.from_bytes(os.urandom(16), "little")
         memset(&self.s, 0, sizeof(State))
@@ -137,6 +140,8 @@ cdef class Engine:
         self.s.keep_records = keep_records
         self.s.keep_requests = keep_requests
         self.s.oldest_ns = <uint64_t> -1
+        self.s.shard, self.s.n_shards = shard
+        self.s.follow_matches = self.s.keep_details or self.s.n_shards > 1
         self.s.max_victims = max(1, max_pending // 16)
         self.s.seed[0] = hash_seed & <uint64_t> -1
         self.s.seed[1] = hash_seed >> 64
@@ -803,7 +808,7 @@ cdef class Engine:
     def counters(self):
         return {
             "records": self.s.records,
-            "matches": self.s.matches,
+            "matches": self.s.matches + self.s.matches_of_others,
             "mismatches": self.s.mismatches,
             "driver_data": self.s.driver_data,
             "evicted": self.s.evicted,
@@ -839,7 +844,7 @@ cdef class Engine:
 
     @property
     def matches(self):
-        return self.s.matches
+        return self.s.matches + self.s.matches_of_others
 
     @property
     def pending(self):

@@ -152,7 +152,8 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
                 oldest_ns = min(oldest_ns, carry.oldest_ns[op])
                 carry.ns[op] = <uint128_t> 0 - carry.pending_ns[op]
                 load.in_flight[op].max = load.in_flight[op].now
-        s.devices[i].is_idle = rows == 0
+        s.devices[i].is_idle = rows == 0 and not s.devices[i].has_others
+        s.devices[i].has_others = False
         if rows == 0:
             continue
         if load.in_flight[ALL_OPS].now == 0:

@@ -4,6 +4,7 @@
 # it is pending later, and where in the table it belongs. pair() takes one item after the other.
 
 cdef enum:
+    MOST_SHARDS = 1024
     MOST_CPU_BITS = 13                          # 8192 are as many as a kernel can be built for
     MOST_SEQUENCE_BITS = 27                     # sequence numbers; 512 MB
 
@@ -165,6 +166,34 @@ cdef void log_match(
     release(s, p.at)
 
 
+cdef bint is_of_others(State *s, const Match *m, const Pending *p) noexcept nogil:
+    """Whether another shard accounts a match.
+
+    All else is the same in every shard: each one pairs all records, and what is in flight, what
+    is evicted and which devices are known does not depend on who accounts what.
+    """
+    cdef uint64_t seed = 0x9e3779b97f4a7c15     # the same for all shards, which s.seed is not
+    if spread(mix(p.sector ^ seed, p.key ^ seed >> 1), s.n_shards) == s.shard:
+        return False
+    s.matches_of_others += 1
+    s.carries[m.device].ns[op_of(m.cell)] += m.d2c_ns       # as its account has no such row
+    s.devices[m.device].has_others = True
+    return True
+
+
+cdef void note_match(
+    State *s, Match *m, Batch *b, int i, const Pending *p, bint pending_is_issue
+) noexcept nogil:
+    """What few streams and users want of a match that has just been added to the batch."""
+    cdef const Pending *issue = p if pending_is_issue else &b.item[i]
+    if s.with_queue:
+        m.q2d_ns = queue_time(s, issue.sector, issue.key, issue.time_ns)
+    if s.keep_details:
+        log_match(s, m, b, i, p, pending_is_issue)
+    if s.n_shards > 1:
+        b.n_matches -= is_of_others(s, m, p)
+
+
 cdef inline void settle(
     State *s, Batch *b, int i, const Pending *p, uint64_t d2c_ns, bint pending_is_issue
 ) noexcept nogil:
@@ -177,7 +206,6 @@ cdef inline void settle(
     m.device = device_of(p.key)
     m.size_bytes = issue.bytes
     m.cell = cell_in(issue.state)
-    m.q2d_ns = NOT_QUEUED
     if likely(pending_is_issue):
         m.error = item.state >> ERROR_SHIFT
         leave(s, m.device, op_of(m.cell), item.time_ns)
@@ -187,10 +215,9 @@ cdef inline void settle(
             abandon(s, p, item.time_ns)
         else:
             s.orphans -= p.bytes == s.interval  # of an earlier interval it stays one
-    if unlikely(s.with_queue):
-        m.q2d_ns = queue_time(s, issue.sector, issue.key, issue.time_ns)
-    if unlikely(s.keep_details):
-        log_match(s, m, b, i, p, pending_is_issue)
+    m.q2d_ns = NOT_QUEUED
+    if unlikely(s.follow_matches):
+        note_match(s, m, b, i, p, pending_is_issue)
     remove(&s.pending, p, place_in(item.at, item.state))
 
 

@@ -180,7 +180,7 @@ cdef void take_other(State *s, const Batch *b, int i) noexcept nogil:
         take_note(s, r, b.payload[i])
     elif b.category[i] & CAT_QUEUE:
         if event == EVENT_QUEUE:
-            s.with_queue = s.follow_issues = True
+            s.with_queue = s.follow_issues = s.follow_matches = True
             set_queued(s, r.sector, queue_key(b.item[i].key), r.time)
             if s.with_names:
                 count_process(s, r)

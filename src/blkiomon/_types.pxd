@@ -251,6 +251,7 @@ cdef struct Device:
     uint32_t next_free                          # of an index that is not in use: the next such
     bint in_use
     bint is_idle                                # only during a cut: nothing was seen of it
+    bint has_others                             # matches in this interval that others account
     Account *accounts[CELLS]                    # NULL until the interval's first match
     QueueAccount *queue_accounts[OPS]
 
@@ -303,6 +304,8 @@ cdef struct State:
     bint has_wanted                             # the user has named devices, and these are known
     bint foreign                                # byte order of the stream's payloads
     uint64_t max_devices
+    uint64_t shard                              # this one's share of the keys, of n_shards
+    uint64_t n_shards
     uint64_t pad0[8]
     # devices and their accounts: decode, prepare, account
     Device *devices                             # the first, NOBODY, is none
@@ -348,6 +351,7 @@ cdef struct State:
     uint64_t driver_data
     uint64_t evicted
     uint64_t orphans                            # completions whose issue has not been seen
+    uint64_t matches_of_others                  # that other shards account
     Victim *victims                             # heap, oldest on top: the n_victims oldest that
     uint64_t n_victims                          # are pending, and some that no longer are
     uint64_t max_victims
@@ -372,6 +376,7 @@ cdef struct State:
     bint with_queue                             # the stream carries queue records
     bint with_names                             # and process names
     bint follow_issues                          # one of them
+    bint follow_matches                         # with_queue, or see note_match()
     # what notify records told
     bint has_epoch
     uint64_t epoch_ns                           # time of day at trace time 0, ns since 1970

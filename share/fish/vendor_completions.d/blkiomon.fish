@@ -51,6 +51,7 @@ complete -c blkiomon -n '__blkiomon_runs archive' -s o -l output -x -d 'a direct
 complete -c blkiomon -n '__blkiomon_runs archive' -s I -l interval -x -d 'length of an interval (default 60)'
 complete -c blkiomon -n '__blkiomon_runs archive' -l host -x -d 'how a path tells the host: '\''*/traces/{host}/*'\'' (default: the folder that holds the trace); * is anything, {host} is in one part of a path'
 complete -c blkiomon -n '__blkiomon_runs archive' -l scheduler -x -d 'a running Dask scheduler, as tcp://10.0.0.1:8786; without one, a cluster on this machine'\''s cores for as long as it takes'
+complete -c blkiomon -n '__blkiomon_runs archive' -l shards -x -d 'share a trace that is larger than an Nth of all among N workers, of which each reads all of it (default 1)'
 complete -c blkiomon -n '__blkiomon_runs archive' -l json -d 'the summary as JSON'
 complete -c blkiomon -n '__blkiomon_runs archive' -l resync -d 'after garbage go on at the next record, count what is skipped'
 complete -c blkiomon -n '__blkiomon_runs archive' -l max-pending -x -d 'pending records kept at most (default 1000000): a worker'\''s memory'

@@ -34,6 +34,8 @@ every host, device and operation, and of all hosts together.
                            that holds the trace); * is anything, {{host}} is in one part of a path
       --scheduler=ADDRESS  a running Dask scheduler, as tcp://10.0.0.1:8786; without one, a
                            cluster on this machine's cores for as long as it takes
+      --shards=N           share a trace that is larger than an Nth of all among N workers, of
+                           which each reads all of it (default 1)
       --json               the summary as JSON
       --resync             after garbage go on at the next record, count what is skipped
       --max-pending=N      pending records kept at most (default 1000000): a worker's memory
@@ -64,7 +66,7 @@ Exit status: 0; 1 if there was a trace that could not be read to its end.
 
 def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon archive`` with what stands behind these words; returns the exit status."""
-    from blkiomon.cli import UsageError
+    from blkiomon.cli import UsageError, whole
 
     try:
         pairs, names = getopt.gnu_getopt(list(argv), "o:I:", [*_VALUES, *_FLAGS])
@@ -75,6 +77,7 @@ def main(argv: Sequence[str]) -> int:
         return printed([HELP])
     try:
         options = _options(given)
+        shards = whole(given, "shards", 1, MOST_SHARDS, default=1)
     except UsageError as error:
         return misused(str(error), USAGE)
     if not given.get("output") or "\0" in given["output"]:
@@ -99,6 +102,7 @@ def main(argv: Sequence[str]) -> int:
             dataset=given["output"],
             host=given.get("host"),
             scheduler=given.get("scheduler"),
+            shards=shards,
         )
     except ArchiveError as error:
         complain(str(error))
@@ -108,7 +112,11 @@ def main(argv: Sequence[str]) -> int:
     return _show(summary, as_json="json" in given)
 
 
-_VALUES = ("output=", "interval=", "host=", "scheduler=", "max-pending=", "max-age=")
+_VALUES = (
+    *("output=", "interval=", "host=", "scheduler=", "shards="),
+    *("max-pending=", "max-age="),
+)
+MOST_SHARDS = 1024  # the engine's limit
 _FLAGS = ("json", "resync", "help")
 _SHORT = {"-o": "output", "-I": "interval"}
 
@@ -151,6 +159,7 @@ def summarize(
     *,
     interval: float | None = 60.0,
     scheduler: str | distributed.Client | None = None,
+    shards: int = 1,
     dataset: str | None = None,
     host: str | None = None,
     resync: bool = False,
@@ -166,6 +175,8 @@ def summarize(
         interval: length of an interval in seconds, by the records' own time; None: all is one.
         scheduler: the address of a Dask scheduler, or a client of one; without, a cluster on this
             machine's cores for as long as it takes.
+        shards: a trace that is larger than so great a part of all is shared among so many workers:
+            each reads and pairs all of it, and accounts its shard of the keys.
         dataset: a directory or URL that the intervals are written to; see ``blkiomon archive``.
             What it has of the same traces, read with the same options, is not read again.
         host: the pattern by which the path of a trace tells its host, as "*/traces/{host}/*"; by
@@ -195,5 +206,6 @@ def summarize(
         dataset=dataset,
         host=host,
         scheduler=scheduler,
+        shards=shards,
         show_progress=show_progress,
     )

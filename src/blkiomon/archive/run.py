@@ -1,4 +1,4 @@
-"""Hands traces to Dask's workers, one a task, and puts together what comes back.
+"""Hands traces to Dask's workers, one a task as a rule, and puts together what comes back.
 
 Dask schedules, moves and repeats: a task whose worker dies is run again on another one.
 """
@@ -18,7 +18,7 @@ import pyarrow  # noqa: F401 (workers need it, and here is where it is missed in
 from blkiomon.archive.options import Options
 from blkiomon.archive.summary import Gathered, Summary
 from blkiomon.archive.traces import find, why
-from blkiomon.archive.work import archive
+from blkiomon.archive.work import archive, join_shards, read_shard
 from blkiomon.progress import Progress
 
 TASKS_AHEAD = 1000
@@ -39,10 +39,11 @@ def run(
     dataset: str | None = None,
     host: str | None = None,
     scheduler: str | distributed.Client | None = None,
+    shards: int = 1,
     show_progress: bool | None = None,
 ) -> Summary:
     """See ``blkiomon.archive.summarize``."""
-    options.monitor()
+    options.monitor((0, shards))
     traces, missing = find(sources, host)
     gathered = Gathered(missing)
     if not traces:
@@ -62,7 +63,14 @@ def run(
             if trace is None:
                 return None
             # Not pure: whether it is done depends on what the dataset holds.
-            future = client.submit(archive, trace, options, dataset, pure=False)
+            if shards > 1 and (len(traces) == 1 or trace.size * shards > total_bytes):
+                parts = [
+                    client.submit(read_shard, trace, options, (k, shards), dataset, pure=False)
+                    for k in range(shards)
+                ]
+                future = client.submit(join_shards, trace, options, parts, dataset, pure=False)
+            else:
+                future = client.submit(archive, trace, options, dataset, pure=False)
             tasks[future.key] = trace
             return future
 

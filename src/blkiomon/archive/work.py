@@ -1,20 +1,22 @@
 """What a worker does: a trace in, intervals in the dataset, and one interval of all as the result.
 
-Nothing in here knows of Dask. Memory does not grow with the trace: the engine's is bounded by
-``max_pending``, some thousand rows wait for their Parquet file, and 64 intervals to be merged.
+A huge trace may be read by several workers: each accounts its shard of the keys, and one joins what
+they have made. Nothing in here knows of Dask. Memory does not grow with the trace: the engine's is
+bounded by ``max_pending``, some thousand rows wait for their Parquet file, and 64 intervals to be
+merged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from blkiomon.archive.options import Options
 from blkiomon.archive.store import Partitions, Result, Store
 from blkiomon.archive.traces import Trace
 from blkiomon.errors import SourceError, TraceError
-from blkiomon.interval import MERGED_AT_ONCE, Interval, merge
+from blkiomon.interval import MERGED_AT_ONCE, Interval, join, merge
 from blkiomon.library import counted, followed
 from blkiomon.monitor import Monitor
 
@@ -34,17 +36,74 @@ def archive(trace: Trace, options: Options, dataset: str | None = None) -> Resul
     found = store.finished(trace, chosen)
     if found is None:
         with Partitions(store, trace) as partitions:
-            found = _read(trace, options, partitions)
+            found = _read(trace, options, partitions.add)
+            found = replace(found, partitions=tuple(partitions.names))
         store.finish(trace, chosen, found)
     return found
 
 
-def _read(trace: Trace, options: Options, partitions: Partitions | None) -> Result:
+def read_shard(
+    trace: Trace, options: Options, shard: tuple[int, int], dataset: str | None = None
+) -> Result | None:
+    """Account one shard of a trace's keys; None if an earlier run has dealt with the trace.
+
+    The intervals go to a file beside the dataset, for ``join_shards``.
+
+    Raises:
+        Exception: as ``archive``.
+    """
+    if dataset is None:
+        return _read(trace, options, None, shard)
+    store = Store(dataset)
+    if store.finished(trace, asdict(options)) is not None:
+        return None
+    with store.writing_shard(trace, shard) as add:
+        return _read(trace, options, add, shard)
+
+
+def join_shards(
+    trace: Trace, options: Options, shards: Sequence[Result | None], dataset: str | None = None
+) -> Result:
+    """What ``archive`` would have made of a trace, of what ``read_shard`` has made of each shard.
+
+    Raises:
+        SourceError: the shards are not of the same bytes.
+        Exception: as ``archive``.
+    """
+    store = None if dataset is None else Store(dataset)
+    chosen = asdict(options)
+    if store is not None:
+        found = store.finished(trace, chosen)
+        if found is not None:
+            return found
+    results = [result for result in shards if result is not None]
+    if len({replace(result, whole=None) for result in results}) != 1 or len(results) < len(shards):
+        raise SourceError(f"{trace.name} has changed while it was read")
+    result = results[0]
+    wholes = [Interval.from_bytes(r.whole) for r in results if r.whole is not None]
+    if wholes:
+        result = replace(result, whole=join(wholes).to_bytes())
+    if store is not None:
+        with Partitions(store, trace) as partitions:
+            for parts in store.shards(trace, len(shards)):
+                partitions.add(join(parts))
+            result = replace(result, partitions=tuple(partitions.names))
+        store.finish(trace, chosen, result)
+        store.remove_shards(trace, len(shards))
+    return result
+
+
+def _read(
+    trace: Trace,
+    options: Options,
+    add: Callable[[Interval], None] | None,
+    shard: tuple[int, int] = (0, 1),
+) -> Result:
     notes: list[str] = []
     some: list[Interval] = []  # that wait to be merged
     intervals = 0
     error: Exception | None = None
-    monitor = options.monitor()
+    monitor = options.monitor(shard)
     found = _intervals(trace, options, monitor, notes)
     while True:
         try:
@@ -55,8 +114,8 @@ def _read(trace: Trace, options: Options, partitions: Partitions | None) -> Resu
         if interval is None:
             break
         intervals += 1
-        if partitions is not None:
-            partitions.add(interval)
+        if add is not None:
+            add(interval)
         some.append(interval)
         if len(some) >= MERGED_AT_ONCE:
             some = [merge(some)]
@@ -68,7 +127,6 @@ def _read(trace: Trace, options: Options, partitions: Partitions | None) -> Resu
         whole=merge(some).to_bytes() if some else None,
         intervals=intervals,
         records=monitor.totals.records,
-        partitions=tuple(partitions.names) if partitions is not None else (),
         error=None if error is None else _told(error),
         is_lasting=isinstance(error, TraceError),
         notes=(*trace.notes, *notes),
