@@ -167,18 +167,17 @@ cdef void log_match(
 
 
 cdef bint is_of_others(State *s, const Match *m, const Pending *p) noexcept nogil:
-    """Whether another shard accounts a match.
+    """Whether another shard accounts a match; without a branch, as nobody can predict it.
 
     All else is the same in every shard: each one pairs all records, and what is in flight, what
     is evicted and which devices are known does not depend on who accounts what.
     """
     cdef uint64_t seed = 0x9e3779b97f4a7c15     # the same for all shards, which s.seed is not
-    if spread(mix(p.sector ^ seed, p.key ^ seed >> 1), s.n_shards) == s.shard:
-        return False
-    s.matches_of_others += 1
-    s.carries[m.device].ns[op_of(m.cell)] += m.d2c_ns       # as its account has no such row
-    s.devices[m.device].has_others = True
-    return True
+    cdef bint others = spread(mix(p.sector ^ seed, p.key ^ seed >> 1), s.n_shards) != s.shard
+    s.matches_of_others += others
+    s.carries[m.device].ns[op_of(m.cell)] += m.d2c_ns * others  # as its account has no such row
+    s.devices[m.device].has_others |= others
+    return others
 
 
 cdef void note_match(
