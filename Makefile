@@ -5,9 +5,10 @@
 
 PYTHON ?= python3
 TRACE  ?= tests/data/loop-multi-dc.bin
-# All tests at once, by file; what is asked for by ARGS runs as it is asked for.
+# All tests at once, by file, and one more than there are processors, as some wait; what is asked
+# for by ARGS runs as it is asked for.
 ARGS   ?=
-TESTS   = $(or $(ARGS),-n auto --dist loadfile)
+TESTS   = $(or $(ARGS),-n $(shell echo $$(($$(nproc) + 1))) --dist loadfile)
 
 # One environment per kind of build; stamps, wheel and Python live and die
 # together in it.  A stamp is written only when its step has succeeded.
@@ -18,8 +19,8 @@ SANITIZE := .venv-sanitize
 DIST     := .venv-dist
 
 # With clang, the extensions are built for its libFuzzer.
-LIBFUZZER = $(shell echo 'int LLVMFuzzerTestOneInput() { return 0; }' | \
-	clang -fsanitize=fuzzer -xc - -o /dev/null 2>/dev/null && echo yes)
+LIBFUZZER = $(if $(filter fuzz,$(MAKECMDGOALS)),$(shell echo 'int LLVMFuzzerTestOneInput() { return 0; }' | \
+	clang -fsanitize=fuzzer -xc - -o /dev/null 2>/dev/null && echo yes))
 FUZZ      = $(if $(LIBFUZZER),.venv-fuzz,$(SANITIZE))
 VENVS    := $(RELEASE) $(DEBUG) $(COVER) $(SANITIZE) .venv-fuzz
 

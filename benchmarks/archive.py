@@ -1,4 +1,4 @@
-"""A thousand traces on Dask: what does a trace cost more than in one process?"""
+"""Traces on Dask: what does each cost beyond one process, and what does it help to share one?"""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks import streams
-from benchmarks.engine import as_bytes
+from benchmarks.engine import as_bytes, feed
 from benchmarks.report import Options, Table
 from blkiomon import layout
+from blkiomon._core import Engine
 from blkiomon.archive import options, summarize
 from blkiomon.archive.summary import Gathered, Summary
 from blkiomon.archive.traces import find
@@ -63,7 +64,7 @@ class Run(NamedTuple):
     worker_mb: float
 
 
-def spread(pattern: str, dataset: Path | None, workers: int) -> Run:
+def spread(pattern: str, dataset: Path | None, workers: int, shards: int = 1) -> Run:
     """The same by workers on this machine; the scheduler is in this process."""
     with (
         dask.config.set({"logging.distributed": "critical"}),
@@ -81,6 +82,7 @@ def spread(pattern: str, dataset: Path | None, workers: int) -> Run:
             pattern,
             interval=INTERVAL_S,
             scheduler=client,
+            shards=shards,
             dataset=None if dataset is None else str(dataset),
         )
         spent_s, cpu_s = time.perf_counter() - begin_s, _cpu_s(client) - begin_cpu_s
@@ -147,6 +149,37 @@ def _row(into: str, who: str, run: Run, n_bytes: int, single: Run | None = None)
     )
 
 
+# --- one huge trace -------------------------------------------------------------------------------
+
+SHARED_REQUESTS = 2_000_000
+SHARED_ROUNDS = 8
+
+
+def shared(requests: int) -> Iterator[tuple[str, ...]]:
+    """What its records cost each of several that share it, and how long two take."""
+    for depth, devices in ((32, 1), (8192, 64)):
+        stream = streams.make(requests, depth, devices)
+        costs = []
+        for shards in (1, 2, 4, 8):
+            spent_ns = [
+                feed(Engine(shard=(0, shards)), as_bytes(stream)) / len(stream) for _ in range(5)
+            ]
+            costs.append(min(spent_ns))
+        with tempfile.TemporaryDirectory() as name:
+            trace = Path(name) / "host" / "sda.bin"
+            trace.parent.mkdir()
+            with trace.open("wb") as file:
+                for records in streams.repeat(stream, SHARED_ROUNDS):
+                    records.tofile(file)
+            runs = [spread(str(trace), None, 2, shards) for shards in (1, 2)]
+        assert runs[0].summary.to_dict() == runs[1].summary.to_dict()
+        yield (
+            f"{depth:,} outstanding, {devices:,} device{'s' * (devices > 1)}",
+            *(f"{cost:.1f}" for cost in costs),
+            *(f"{run.summary.records / 1e6 / run.spent_s:.1f}" for run in runs),
+        )
+
+
 # --- a day of a host ------------------------------------------------------------------------------
 
 DAY_REQUESTS = 4_320_000
@@ -207,6 +240,17 @@ def report(choice: Options) -> Iterator[Table | str]:
             *("CPU ms a trace", "more than one process", "a worker's memory, MB"),
         ),
         rows(traces),
+    )
+    requests = SHARED_REQUESTS // (20 if choice.quick else 1)
+    yield Table(
+        f"One trace of {SHARED_ROUNDS * 2 * requests:,} records that is shared by key",
+        (
+            "stream",
+            *(f"engine, one shard of {n}: CPU ns a record" for n in (1, 2, 4, 8)),
+            "M records a second by one worker",
+            "shared by two",
+        ),
+        shared(requests),
     )
     requests = DAY_REQUESTS // (20 if choice.quick else 1)
     yield Table(

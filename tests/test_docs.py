@@ -43,19 +43,27 @@ def blocks_of(path: Path) -> list[Block]:
     return [Block(m[1], m[2], text[: m.start()].count("\n") + 1) for m in _BLOCK.finditer(text)]
 
 
-@pytest.fixture
-def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with the files that the documentation speaks of; the tests run in it."""
-    shutil.copy(goldenfiles.TRACES / "loop-phases-dc.bin", tmp_path / "phases.bin")
-    write_set(tmp_path, "sda", (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes())
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the documentation speaks of."""
+    path = tmp_path_factory.mktemp("originals")
+    shutil.copy(goldenfiles.TRACES / "loop-phases-dc.bin", path / "phases.bin")
+    write_set(path, "sda", (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes())
     for host in ("web1", "web2"):
-        (tmp_path / "traces" / host).mkdir(parents=True)
-    shutil.copy(tmp_path / "phases.bin", tmp_path / "traces" / "web1")
-    for path in tmp_path.glob("sda.blktrace.*"):
-        shutil.copy(path, tmp_path / "traces" / "web2")
-    runner.run("-I1", "--json", tmp_path / "stats.jsonl", tmp_path / "phases.bin")
-    runner.run("-I1", "--parquet", tmp_path / "stats.parquet", tmp_path / "phases.bin")
-    runner.run("-I1", "-b", tmp_path / "stats.bin", tmp_path / "phases.bin")
+        (path / "traces" / host).mkdir(parents=True)
+    shutil.copy(path / "phases.bin", path / "traces" / "web1")
+    for member in path.glob("sda.blktrace.*"):
+        shutil.copy(member, path / "traces" / "web2")
+    outputs = {"--json": "stats.jsonl", "--parquet": "stats.parquet", "-b": "stats.bin"}
+    options = [part for option, name in outputs.items() for part in (option, path / name)]
+    runner.run("-I1", *options, path / "phases.bin")
+    return path
+
+
+@pytest.fixture
+def traces(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a copy of them; the tests run in it."""
+    shutil.copytree(originals, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

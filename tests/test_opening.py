@@ -19,10 +19,17 @@ from test_faults import ONE
 from blkiomon.outputs.opening import open_output, write_whole
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root needs to be on guard")
-MULTI = goldenfiles.TRACES / "loop-multi-dc.bin"
 LINK = " is a symbolic link in a directory that anybody can write to; --follow-symlinks takes it"
 OTHERS = "it belongs to somebody else, in a directory that anybody can write to; "
 OTHERS += "--follow-symlinks takes it"
+
+
+@pytest.fixture(scope="module")
+def short_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trace of which a page is quickly made."""
+    path = tmp_path_factory.mktemp("traces") / "trace.bin"
+    path.write_bytes((goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()[: 48 * 2000])
+    return path
 
 
 @pytest.fixture(params=[0o1777, 0o777], ids=["sticky", "not_sticky"])
@@ -185,7 +192,7 @@ def test_parts_of_parquet_do_not_go_through_such_a_link(public: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
-def test_every_file_has_the_same_mode(umask: int, tmp_path: Path) -> None:
+def test_every_file_has_the_same_mode(umask: int, short_trace: Path, tmp_path: Path) -> None:
     names = {"-h": "h", "-b": "b", "-d": "d", "-D": "D", "--json": "json", "--csv": "csv"}
     names |= {"--parquet": "parquet", "--textfile": "prom"}
     options = [part for option, name in names.items() for part in (option, tmp_path / name)]
@@ -193,7 +200,7 @@ def test_every_file_has_the_same_mode(umask: int, tmp_path: Path) -> None:
     assert runner.run("-I", LONG, *options, stdin=ONE, umask=umask).returncode == 0
     more = ("--parquet", tmp_path / "parts")
     assert runner.run("-I", LONG, *more, stdin=ONE, umask=umask).returncode == 0
-    page = ("report", "--chart=iops", "-o", tmp_path / "page.svg", MULTI)
+    page = ("report", "--chart=iops", "-o", tmp_path / "page.svg", short_trace)
     assert runner.run(*page, umask=umask).returncode == 0
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == len(names) + 2
@@ -219,9 +226,11 @@ sys.exit(cli.main())
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM"])
-def test_signal_while_a_page_is_written_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
+def test_signal_while_a_page_is_written_leaves_nothing_behind(
+    name: str, short_trace: Path, tmp_path: Path
+) -> None:
     page = str(tmp_path / "page.html")
-    command = [sys.executable, "-c", SLOW, "report", "-o", page, str(MULTI)]
+    command = [sys.executable, "-c", SLOW, "report", "-o", page, str(short_trace)]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
 
         def is_being_written() -> bool:

@@ -35,6 +35,9 @@ def main(trace: Path, stats: Path) -> list[str]:
     merged = blkiomon.merge(pieces)
     assert_type(merged.to_dict(), dict[str, Any])
     assert merged.to_dict() == whole.to_dict()
+    halves = [blkiomon.summarize(trace, shard=(k, 2)) for k in range(2)]
+    assert_type(blkiomon.join(halves), blkiomon.Interval)
+    assert blkiomon.join(halves).to_dict() == whole.to_dict()
     assert blkiomon.Interval.from_dict(merged.to_dict()).total.requests == whole.total.requests
 
     assert_type(blkiomon.requests(trace), npt.NDArray[np.void])

@@ -155,7 +155,7 @@ Exit status: 0; 1 after a usage error, a bad trace or an output that failed.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    # From here on a signal waits until it can end the run in order: monitor.StopSignals lets it in.
+    # From here on a signal waits until it can end the run in order: run.StopSignals lets it in.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     _occupy_standard_fds()
     _widen_pipe(0)

@@ -224,10 +224,11 @@ class StopSignals:
         return True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        is_hangup = self._had_terminal and not _has_terminal()
-        if number == signal.SIGHUP and self._has_files and not is_hangup:
-            self._reopens = True
-            return
+        if number == signal.SIGHUP and self._has_files:
+            is_hangup = self._had_terminal and not _has_terminal()
+            if not is_hangup:
+                self._reopens = True
+                return
         self.received = True
         self.number = number
         self._at_once()

@@ -12,7 +12,7 @@ it honest, and useful:
   about at a time does not count as noise. To runs without such a schedule it makes no difference.
 - A few runs spread less among themselves than runs do in general: the interval is widened as
   Student's distribution asks for that number.
-- The greatest latency is that of one request.  Draws hold no greater one than was seen, so that
+- The greatest latency is that of one request. Draws hold no greater one than was seen, so that
   its interval is too narrow: it is given, and no verdict is based on it.
 - A percentile that fewer than ten requests of either side exceed has no interval.
 - Percentiles come from bins up to 1/64 wide: a change of less is not claimed.
