@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from sanitizers import OTHERS
+
 BINARY_SIZE = 424
 TIME_TOKEN = b"time: TIME"
 WAVE = 64
@@ -96,12 +98,10 @@ class _Run:
         arguments = [program, "-I", str(interval)]
         for option in "hbdD":
             arguments += [f"-{option}", str(directory / option)]
-        # Not with our sanitizers: a crash would not look like one.
-        environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
         self.stderr_path = directory / "stderr"
         with self.stderr_path.open("wb") as stderr:
             self.process = subprocess.Popen(
-                arguments, stdin=subprocess.PIPE, stderr=stderr, env=environment
+                arguments, stdin=subprocess.PIPE, stderr=stderr, env=OTHERS
             )
         assert self.process.stdin is not None
         self.stdin: IO[bytes] = self.process.stdin

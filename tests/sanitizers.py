@@ -15,6 +15,13 @@ NEEDED = {
 }
 """Environment variables without which the command does not start, where they are needed."""
 
+OTHERS = {name: value for name, value in os.environ.items() if name not in NEEDED}
+"""The environment for other people's programs, which have findings of their own."""
+
+
+unpreloaded = pytest.mark.skipif(
+    SANITIZED, reason="preloads what cannot stand beside the sanitizers: no process would start"
+)
 unsanitized = pytest.mark.skipif(
     SANITIZED, reason="measures time or memory, of which the sanitizers take several times as much"
 )

@@ -17,6 +17,7 @@ import streams
 import tracewriter as tw
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sanitizers import unsanitized
 from tracewriter import Record, complete, encode, issue
 
 from blkiomon import layout
@@ -216,6 +217,7 @@ def test_highest_device_is_told_from_all_devices() -> None:
     assert total.in_flight.request_ns == 5 + 1000
 
 
+@unsanitized
 @pytest.mark.parametrize("interval_devices", [1000, 50_000])
 def test_memory_is_flat_however_many_devices_come_by(interval_devices: int) -> None:
     engine = Engine(max_devices=4096)

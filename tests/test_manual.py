@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import runner
+from sanitizers import OTHERS
 
 from blkiomon import cli
 from tools.__main__ import SHARE, made
@@ -149,7 +150,7 @@ def test_page_has_the_sections_of_a_manual() -> None:
 )
 def test_page_is_without_faults(command: list[str]) -> None:
     require(command[0])
-    environment = os.environ | {"MANROFFSEQ": "", "LC_ALL": "C.UTF-8"}
+    environment = OTHERS | {"MANROFFSEQ": "", "LC_ALL": "C.UTF-8"}
     result = subprocess.run(
         [*command, PAGE], capture_output=True, check=False, env=environment, text=True
     )
@@ -159,7 +160,7 @@ def test_page_is_without_faults(command: list[str]) -> None:
 
 def test_man_finds_the_page_beside_the_command() -> None:
     require("man")
-    environment = {k: v for k, v in os.environ.items() if k not in ("MANPATH", "MANOPT")}
+    environment = {k: v for k, v in OTHERS.items() if k not in ("MANPATH", "MANOPT")}
     environment["PATH"] = f"{Path(sys.prefix, 'bin')}:{os.environ['PATH']}"
     found = subprocess.run(["man", "-w", "blkiomon"], capture_output=True, env=environment)
     assert Path(found.stdout.decode().strip()).resolve() == INSTALLED / "man/man8/blkiomon.8"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import runner
 import tracewriter as tw
+from sanitizers import unpreloaded, unsanitized
 from tracewriter import encode, issue
 
 from blkiomon import layout
@@ -146,6 +147,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
+@unpreloaded
 @pytest.mark.parametrize(
     "options, burst, least",
     [
@@ -176,6 +178,7 @@ def test_engine_fails_in_order_wherever_there_is_no_memory(
     assert rights >= 1
 
 
+@unsanitized
 def test_command_ends_with_one_line_and_what_came_before_is_whole(tmp_path: Path) -> None:
     # Issues that never complete, more than there is memory for, behind whole intervals.
     records = np.zeros(12_000_000, layout.TRACE_V7)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import streams
 import tracewriter as tw
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_queue import some_bios
 from test_two_cores import big, with_notes
@@ -81,6 +81,7 @@ def test_each_shard_accounts_about_as_much_and_none_the_same() -> None:
     assert {i.counts.matches for i in merged} == {40_000}
 
 
+@settings(deadline=None)
 @given(
     times=st.lists(st.integers(0, 40), min_size=1, max_size=40),
     choices=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.booleans()), min_size=40),

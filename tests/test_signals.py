@@ -17,6 +17,7 @@ import goldenfiles
 import pytest
 import runner
 from runner import Running
+from sanitizers import unpreloaded
 from test_faults import ONE
 
 from blkiomon.clock import WallClock
@@ -159,6 +160,7 @@ def faked(tmp_path: Path) -> Iterator[tuple[dict[str, str], Path]]:
     )
 
 
+@unpreloaded
 @pytest.mark.parametrize("sign", ["+", "-"])
 def test_run_goes_on_while_the_clock_is_set_an_hour_and_back(
     sign: str, faked: tuple[dict[str, str], Path]
