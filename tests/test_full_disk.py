@@ -9,7 +9,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,18 @@ OUTPUTS = {
 }
 
 
+def sender(process: Running, other: Path) -> Callable[[], bool]:
+    """What has the command end one more interval, with a number of requests that no other has."""
+
+    def send() -> bool:
+        before = len(sizes(other))
+        process.write(ONE * (before + 1))
+        until(lambda: len(sizes(other)) > before, "an interval")
+        return False
+
+    return send
+
+
 @pytest.mark.parametrize("option", OUTPUTS)
 def test_disk_that_is_full_for_a_while_costs_whole_intervals_that_are_counted(
     option: str, disk: Path, tmp_path: Path
@@ -86,16 +98,7 @@ def test_disk_that_is_full_for_a_while_costs_whole_intervals_that_are_counted(
     path, other = disk / OUTPUTS[option], tmp_path / ("o.json" if option == "-b" else "o.bin")
     beside = "--json" if option == "-b" else "-b"
     with Running("-I", "0.1", option, path, beside, other).started() as process:
-        sent = 0
-
-        def send() -> bool:
-            """One interval with a number of requests that no other has."""
-            nonlocal sent
-            sent += 1
-            process.write(ONE * sent)
-            until(lambda: len(sizes(other)) == sent, "an interval")
-            return False
-
+        send = sender(process, other)
         send()
         until(lambda: sizes(path) == [1], "the first interval")
         ballast = fill(disk)
@@ -103,7 +106,7 @@ def test_disk_that_is_full_for_a_while_costs_whole_intervals_that_are_counted(
         for _ in range(3):
             send()  # reading never stops
         kept = len(sizes(path))
-        assert kept < sent
+        assert kept < len(sizes(other))
         ballast.unlink()
         until(lambda: send() or len(sizes(path)) > kept, "intervals after that")
         status, _, complaints = process.end()
@@ -145,14 +148,7 @@ def test_parts_of_parquet_are_whole_or_not_there(disk: Path, tmp_path: Path) -> 
     (disk / "parts").mkdir()
     path, other = disk / "parts", tmp_path / "other.bin"
     with Running("-I", "0.1", "--parquet", path, "-b", other).started() as process:
-        sent = 0
-
-        def send() -> bool:
-            nonlocal sent
-            sent += 1
-            process.write(ONE * sent)
-            until(lambda: len(sizes(other)) == sent, "an interval")
-            return False
+        send = sender(process, other)
 
         def there() -> list[int]:
             return [n for part in sorted(path.glob("*.parquet")) for n in sizes(part)]
@@ -168,7 +164,7 @@ def test_parts_of_parquet_are_whole_or_not_there(disk: Path, tmp_path: Path) -> 
         until(lambda: send() or len(there()) > kept, "intervals after that")
         status, _, complaints = process.end()
     assert status == 1 and "did not take everything" in complaints.splitlines()[-1]
-    assert 0 < len(there()) < sent and set(there()) <= set(sizes(other))
+    assert 0 < len(there()) < len(sizes(other)) and set(there()) <= set(sizes(other))
     assert all(part.suffix == ".parquet" for part in path.iterdir())
 
 

@@ -169,7 +169,7 @@ def test_engine_fails_in_order_wherever_there_is_no_memory(
         env=plain | {"LD_PRELOAD": str(shim), "PYTHONMALLOC": "malloc"},
         capture_output=True,
         text=True,
-        timeout=runner.TIMEOUT_S,
+        timeout=4 * runner.TIMEOUT_S,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     total, tried, errors, rights = map(int, result.stdout.split())

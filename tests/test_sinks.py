@@ -447,9 +447,9 @@ def test_head_and_end_stand_around_everything(tmp_path: Path, said: list[str]) -
     assert not sink.failed and not said
 
 
-def test_head_is_written_when_there_is_room_for_it(
-    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """For so many bytes there is space, which a test may change; 8 to begin with."""
     write, room = os.write, [8]
 
     def limited(fd: int, data: memoryview) -> int:
@@ -460,6 +460,12 @@ def test_head_is_written_when_there_is_room_for_it(
         return written
 
     monkeypatch.setattr("blkiomon.outputs.files.os.write", limited)
+    return room
+
+
+def test_head_is_written_when_there_is_room_for_it(
+    tmp_path: Path, said: list[str], room: list[int]
+) -> None:
     sink = FileSink(
         str(tmp_path / "out"), [Format(TEXT.takes, TEXT.render, b"head\n")], said.append
     )
@@ -495,18 +501,8 @@ def test_what_needs_its_end_gets_none_after_a_loss(
 
 
 def test_what_needs_its_end_waits_for_space(
-    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, said: list[str], room: list[int]
 ) -> None:
-    write, room = os.write, [8]
-
-    def limited(fd: int, data: memoryview) -> int:
-        if not room[0]:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = write(fd, data[: room[0]])
-        room[0] -= written
-        return written
-
-    monkeypatch.setattr("blkiomon.outputs.files.os.write", limited)
     sink = FileSink(str(tmp_path / "out"), [WHOLE], said.append)
     sink.start()
     sink.put(at(1))
