@@ -53,7 +53,8 @@ def rows(requests: int = REQUESTS) -> Iterator[tuple[str, float, float]]:
         (65_536, 256, 28),
         (1_000_000, 1000, 45),
     ):
-        data = as_bytes(streams.make(requests, depth, devices))
+        # Long enough that most of it has as many outstanding.
+        data = as_bytes(streams.make(max(requests, 8 * depth), depth, devices))
         yield f"{depth:,} outstanding, {devices:,} devices", cost_ns(data), target_ns
 
 

@@ -35,21 +35,27 @@ def run(
     data: bytes,
     steps: Iterable[tuple[int, int | None, bool]],
     finish: bool = True,
+    wait: bool = True,
     **options: Any,
 ) -> list[Any]:
-    """What an engine says at each step: so many bytes, up to a time, with a cut or without."""
+    """What an engine says at each step: so many bytes, up to a time, with a cut or without.
+
+    Without waiting the bytes are gone as soon as they have been fed.
+    """
     engine = Engine(**options)
     said: list[Any] = []
     rest = memoryview(data)
     try:
         for n, until_ns, is_cut in steps:
-            taken = engine.feed(rest[:n], until_ns)
+            copy = bytearray(rest[:n])
+            taken = engine.feed(copy, until_ns, wait)
+            copy[:] = bytes(len(copy))
             said.append((taken, engine.stopped_at_ns))
             rest = rest[taken:]
             if is_cut:
                 said.append(everything(engine, engine.cut()))
         while len(rest):
-            rest = rest[engine.feed(rest) :]
+            rest = rest[engine.feed(rest, wait=wait) :]
         if finish:
             engine.finish()
     except TraceError as error:
@@ -110,7 +116,9 @@ def test_generated_streams(block: int) -> None:
             "from_ns": rng.choice([0, 0, 10**9 + 5000]),
         }
         steps = steps_of(data, rng)
-        assert run(data, steps, threads=2, **options) == run(data, steps, threads=1, **options)
+        one = run(data, steps, threads=1, **options)
+        assert run(data, steps, threads=2, **options) == one
+        assert run(data, steps, threads=2, wait=False, **options) == one
 
 
 def big(requests: int, depth: int, devices: int, lost: float = 0.0, notes: bool = False) -> bytes:
@@ -164,6 +172,10 @@ def test_long_streams(
     steps = [(size, None, i % 3 == 2) for i in range(len(data) // size)]
     one = run(data, steps, max_pending=max_pending)
     assert run(data, steps, threads=2, max_pending=max_pending) == one
+    for size in (1 << 14, 1 << 20):
+        steps = [(size, None, i % 30 == 29) for i in range(len(data) // size)]
+        one = run(data, steps, max_pending=max_pending)
+        assert run(data, steps, threads=2, wait=False, max_pending=max_pending) == one
     assert (
         run(data, [(len(data), None, True)], threads=2, max_pending=max_pending)[-2]
         == (run(data, [(len(data), None, True)], max_pending=max_pending)[-2])
@@ -187,6 +199,23 @@ def test_what_came_before_an_error_counts(garbage: bytes) -> None:
         with pytest.raises(TraceError):
             engine.feed(bytearray(data))  # gone when this returns
         assert engine.matches == requests
+
+
+def test_whatever_is_asked_waits_for_what_was_fed() -> None:
+    data = big(60_000, 2000, 10)
+    half = 48 * 50_000
+    known = Engine()
+    known.feed(data[:half])
+    for ask in (
+        lambda engine: engine.matches,
+        lambda engine: engine.pending,
+        lambda engine: engine.now_ns,
+        lambda engine: engine.counters(),
+        lambda engine: engine.cut().rows["requests"].sum(),
+    ):
+        engine = Engine(threads=2)
+        engine.feed(data[:half], wait=False)
+        assert ask(engine) == ask(known)
 
 
 def threads_now() -> int:
@@ -266,3 +295,28 @@ def test_child_of_a_fork_can_drop_an_engine_and_go_on_with_it(is_fed: bool, paus
     assert in_child(drop)
     assert in_child(go_on)
     assert go_on()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_child_of_a_fork_in_the_middle_of_work_refuses_to_go_on() -> None:
+    """Its copy of what the worker had in hand may be anything; or all had been done by then."""
+    data = big(60_000, 5, 3)
+    half = len(data) // 96 * 48
+    expected = run(data, [])
+    for _ in range(20):
+        engine = Engine(threads=2)
+        engine.feed(data[:half], wait=False)
+
+        def go_on() -> list[Any]:
+            engine.feed(data[half:])
+            engine.finish()
+            return [everything(engine, engine.cut())]
+
+        def is_right_or_refused() -> bool:
+            try:
+                return go_on() == expected
+            except RuntimeError as error:
+                return "fork" in str(error)
+
+        assert in_child(is_right_or_refused)
+        assert go_on() == expected

@@ -68,13 +68,20 @@ class Engine:
     def set_from_ns(self, from_ns: int) -> None:
         """Ignore records before this trace time from now on."""
 
-    def feed(self, data: ReadableBuffer, until_ns: int | None = None) -> int:
+    def feed(self, data: ReadableBuffer, until_ns: int | None = None, wait: bool = True) -> int:
         """Take the next bytes of the stream, cut anywhere; returns how many were taken.
 
         Every whole record is dealt with at once; the beginning of one is kept for the next call.
         All bytes are taken, unless a record at or after ``until_ns`` (trace time) comes next: then
         ``stopped_at_ns`` is its time, and the rest of the data has to be fed again.
         ftrace's marks ``CPU:n [LOST m EVENTS]`` between records are counted.
+
+        Args:
+            data: the bytes; not needed any more when this returns.
+            until_ns: where to stop, 1 to 2^64-1; None: nowhere.
+            wait: for the second thread, where there is one. Without, it may still be at work when
+                this returns, and whatever needs its results waits then: more bytes can be read
+                meanwhile. A child of a fork() in between cannot go on: RuntimeError.
 
         Raises:
             TraceError: the bytes are no trace. What came before counts; every later call raises
@@ -153,6 +160,10 @@ class Engine:
         """
 
     def _longest_searches(self) -> tuple[int, int]: ...
+    @property
+    def records(self) -> int:
+        """How many records were read since the start, known without waiting."""
+
     @property
     def matches(self) -> int:
         """How many requests were accounted since the start."""

@@ -96,6 +96,7 @@ cdef class Engine:
     cdef Batch batch
     cdef Pipeline pipeline
     cdef bint has_worker
+    cdef bint wait                              # for the worker at the end of feed()
     cdef uint64_t ahead                         # records that the worker may not have paired yet
     cdef dict _arrays                           # name -> the numpy array behind a State pointer
     cdef dict _names                            # pid -> name, as far as they were told
@@ -484,7 +485,7 @@ cdef class Engine:
 
     # -- bytes in
 
-    def feed(self, const uint8_t[::1] data, until_ns=None):
+    def feed(self, const uint8_t[::1] data, until_ns=None, wait=True):
         if self.failure is not None:
             raise self.failure
         if until_ns is None:
@@ -493,9 +494,9 @@ cdef class Engine:
             self.s.last_ns = until_ns - 1
         else:
             raise ValueError(f"until_ns must be from 1 to 2^64-1, not {until_ns}")
+        self.wait = wait
         if self.has_worker and self.pipeline.process != getpid():
-            self.has_worker = False             # after a fork(), this one goes on alone
-            self.ahead = 0
+            self._settle()
         cdef size_t size = data.shape[0]
         if size == 0 and not (self.stopped and self.n_tail):
             return 0
@@ -580,9 +581,28 @@ cdef class Engine:
                     with gil:
                         if not self._consume_other(data, size, &at, end):
                             break
-            if self.has_worker:
-                drain(p)                        # its records stand in data
+            # Until then records of some kinds stand in data.
+            if self.has_worker and (self.wait or p.needs_input or s.follow_issues):
+                drain(p)
         return at
+
+    cdef int _settle(self) except -1:
+        """Wait for the worker: what is told or changed next is of all that was fed."""
+        cdef Pipeline *p = &self.pipeline
+        if not self.has_worker:
+            return 0
+        if p.process == getpid():
+            with nogil:
+                drain(p)
+            return 0
+        # After a fork() this one goes on alone, unless the worker had something in hand.
+        if load_acquire(&p.paired) != p.produced:
+            self.failure = RuntimeError("the process was forked while two threads were at work")
+            raise self.failure
+        account_paired(p)
+        self.has_worker = False
+        self.ahead = 0
+        return 0
 
     cdef int _work_alone(self, Batch *b, size_t n_bytes) except -1 nogil:
         """Take a batch through all stages."""
@@ -682,6 +702,7 @@ cdef class Engine:
     def finish(self):
         if self.failure is not None:
             raise self.failure
+        self._settle()
         cdef size_t n = self.n_tail
         with nogil:
             sweep(&self.s)
@@ -706,6 +727,7 @@ cdef class Engine:
     # -- figures out
 
     def cut(self, end_ns=None):
+        self._settle()
         cdef State *s = &self.s
         cdef uint64_t end = s.now_ns if end_ns is None else end_ns
         cdef CutSizes n
@@ -806,6 +828,7 @@ cdef class Engine:
         return kept["detail"][order]
 
     def counters(self):
+        self._settle()
         return {
             "records": self.s.records,
             "matches": self.s.matches + self.s.matches_of_others,
@@ -844,11 +867,17 @@ cdef class Engine:
 
     @property
     def matches(self):
+        self._settle()
         return self.s.matches + self.s.matches_of_others
 
     @property
     def pending(self):
+        self._settle()
         return self.s.pending.used
+
+    @property
+    def records(self):
+        return self.s.records
 
     @property
     def stopped_at_ns(self):
@@ -856,14 +885,17 @@ cdef class Engine:
 
     @property
     def now_ns(self):
+        self._settle()
         return self.s.now_ns
 
     @property
     def epoch_ns(self):
+        self._settle()
         return self.s.epoch_ns if self.s.has_epoch else None
 
     @property
     def process_names(self):
+        self._settle()
         self._take_names()
         return self._names
 

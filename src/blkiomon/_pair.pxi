@@ -70,6 +70,7 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
         Pending *item
         bint any_special = s.has_filter or b.seen & CAT_NOTIFY
 
+    b.needs_input = False
     for i in range(n):
         r = b.record[i]
         if r.device != number:
@@ -102,6 +103,7 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
         # ISSUE, COMPLETE or both, but not DRV_DATA, which is the higher bit
         if unlikely((category & (CAT_PAIRED | CAT_DRV_DATA)) - 1 >= CAT_PAIRED):
             item.state = IS_OTHER
+            b.needs_input = True
 
 
 cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexcept nogil:

@@ -47,6 +47,7 @@ cdef struct Pipeline:
     int process                                 # that has the worker: no fork() copies it
     Batch *ring                                 # RING of them
     uint64_t accounted                          # batches so far; this thread's
+    bint needs_input                            # of one that may not have been paired yet
     uint64_t pad0[8]
     uint64_t produced                           # written by this thread, read by the worker
     uint64_t pad1[8]
@@ -108,6 +109,7 @@ cdef void wake(Pipeline *p, pthread_cond_t *changed) noexcept nogil:
 
 cdef inline void publish(Pipeline *p) noexcept nogil:
     """Hand the batch at `produced` to the worker."""
+    p.needs_input |= p.ring[p.produced % RING].needs_input
     store_release(&p.produced, p.produced + 1)
     full_fence()
     if unlikely(load_relaxed(&p.worker_wants) <= p.produced):
@@ -143,6 +145,7 @@ cdef void await_paired(Pipeline *p, uint64_t batches) noexcept nogil:
 cdef void drain(Pipeline *p) noexcept nogil:
     """Account everything that was published."""
     await_paired(p, p.produced - p.accounted)
+    p.needs_input = False
 
 
 cdef int start_pipeline(Pipeline *p) noexcept nogil:

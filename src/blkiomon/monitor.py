@@ -13,7 +13,7 @@ from blkiomon.interval import Counts, Interval, in_order
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-MATCHES_A_CUT = 1 << 31
+RECORDS_A_CUT = 1 << 31
 """The engine counts in 32 bits what falls into one bin: a longer interval is put together."""
 
 MOST_IDLE = 100_000
@@ -112,7 +112,7 @@ class Monitor:
         self._hand_over = hand_over or self._ready.append
         self._idle = 0  # intervals without a record so far, by their weight
         self._cuts: list[Cut] = []  # of the interval at hand
-        self._matches_cut = 0
+        self._records_cut = 0
         self._counts = Counts()  # up to the last cut
         self._outside = Counts()
         self._origin_ns: int | None = None  # trace time of the first record
@@ -137,8 +137,8 @@ class Monitor:
             rest = memoryview(self._held)
             self._held = bytearray()
         while not self.is_done:
-            rest = rest[self.engine.feed(rest, self._until_ns()) :]
-            if self.engine.matches - self._matches_cut >= MATCHES_A_CUT:
+            rest = rest[self.engine.feed(rest, self._until_ns(), wait=False) :]
+            if self.engine.records - self._records_cut >= RECORDS_A_CUT:
                 self._cut_engine(None)
             later_ns = self.engine.stopped_at_ns
             if later_ns is None:
@@ -313,7 +313,7 @@ class Monitor:
 
     def _cut_engine(self, end_ns: int | None) -> None:
         self._cuts.append(self.engine.cut(end_ns))
-        self._matches_cut = self.engine.matches
+        self._records_cut = self.engine.records
 
     def _finished(self, time_s: int, start_ns: int, end_ns: int, *, is_anchored: bool) -> Interval:
         cut = self._cuts[0] if len(self._cuts) == 1 else merge_cuts(self._cuts)

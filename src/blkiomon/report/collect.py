@@ -27,6 +27,7 @@ from blkiomon.groups import NS_PER_S
 from blkiomon.interchange import device_text
 from blkiomon.interval import Counts, Interval, in_order, merge
 from blkiomon.moments import from_words, to_words
+from blkiomon.monitor import RECORDS_A_CUT
 from blkiomon.outputs.opening import write_whole
 from blkiomon.progress import Progress
 from blkiomon.report.access import Accesses, Patterns
@@ -37,9 +38,6 @@ MOST_SLICES = 512
 """An even number."""
 
 FIRST_SLICE_NS = 1_000_000
-
-MATCHES_A_CUT = 1 << 31
-"""The engine counts in 32 bits what falls into one bin."""
 
 MOST_STATS_BYTES = 1 << 28
 """A file of -b is read in one piece: this is months of it."""
@@ -216,7 +214,7 @@ class _Slicer:
         self._width_ns = FIRST_SLICE_NS
         self._counts = Counts()
         self._outside = Counts()
-        self._matches = 0
+        self._records = 0
 
     def feed(self, data: memoryview, lost: int, skipped_bytes: int) -> None:
         """The next bytes, and what was lost and skipped in all before them.
@@ -229,7 +227,7 @@ class _Slicer:
         try:
             while True:
                 rest = rest[self.engine.feed(rest, self._until_ns()) :]
-                if self.engine.matches - self._matches >= MATCHES_A_CUT:
+                if self.engine.records - self._records >= RECORDS_A_CUT:
                     self._cut(None, self._start_ns)
                 later_ns = self.engine.stopped_at_ns
                 if later_ns is None:
@@ -291,7 +289,7 @@ class _Slicer:
         )
         self._counts = counts
         self._start_ns = next_ns
-        self._matches = self.engine.matches
+        self._records = self.engine.records
 
     def finish(self, *, is_complete: bool) -> None:
         """The stream has ended, or has been left.
