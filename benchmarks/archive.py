@@ -64,7 +64,13 @@ class Run(NamedTuple):
     worker_mb: float
 
 
-def spread(pattern: str, dataset: Path | None, workers: int, shards: int = 1) -> Run:
+def spread(
+    pattern: str,
+    dataset: Path | None,
+    workers: int,
+    shards: int = 1,
+    interval_s: float = INTERVAL_S,
+) -> Run:
     """The same by workers on this machine; the scheduler is in this process."""
     with (
         dask.config.set({"logging.distributed": "critical"}),
@@ -80,7 +86,7 @@ def spread(pattern: str, dataset: Path | None, workers: int, shards: int = 1) ->
         begin_s, begin_cpu_s = time.perf_counter(), _cpu_s(client)
         summary = summarize(
             pattern,
-            interval=INTERVAL_S,
+            interval=interval_s,
             scheduler=client,
             shards=shards,
             dataset=None if dataset is None else str(dataset),
@@ -171,7 +177,7 @@ def shared(requests: int) -> Iterator[tuple[str, ...]]:
             with trace.open("wb") as file:
                 for records in streams.repeat(stream, SHARED_ROUNDS):
                     records.tofile(file)
-            runs = [spread(str(trace), None, 2, shards) for shards in (1, 2)]
+            runs = [spread(str(trace), None, 2, shards, 60.0) for shards in (1, 2)]
         assert runs[0].summary.to_dict() == runs[1].summary.to_dict()
         yield (
             f"{depth:,} outstanding, {devices:,} device{'s' * (devices > 1)}",

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -303,20 +304,20 @@ def test_child_of_a_fork_in_the_middle_of_work_refuses_to_go_on() -> None:
     data = big(60_000, 5, 3)
     half = len(data) // 96 * 48
     expected = run(data, [])
+
+    def go_on(engine: Engine) -> list[Any]:
+        engine.feed(data[half:])
+        engine.finish()
+        return [everything(engine, engine.cut())]
+
+    def is_right_or_refused(engine: Engine) -> bool:
+        try:
+            return go_on(engine) == expected
+        except RuntimeError as error:
+            return "fork" in str(error)
+
     for _ in range(20):
         engine = Engine(threads=2)
         engine.feed(data[:half], wait=False)
-
-        def go_on() -> list[Any]:
-            engine.feed(data[half:])
-            engine.finish()
-            return [everything(engine, engine.cut())]
-
-        def is_right_or_refused() -> bool:
-            try:
-                return go_on() == expected
-            except RuntimeError as error:
-                return "fork" in str(error)
-
-        assert in_child(is_right_or_refused)
-        assert go_on() == expected
+        assert in_child(partial(is_right_or_refused, engine))
+        assert go_on(engine) == expected
