@@ -300,8 +300,8 @@ def test_child_of_a_fork_can_drop_an_engine_and_go_on_with_it(is_fed: bool, paus
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_child_of_a_fork_in_the_middle_of_work_refuses_to_go_on() -> None:
-    """Its copy of what the worker had in hand may be anything; or all had been done by then."""
-    data = big(60_000, 5, 3)
+    """Its copy of what the worker had in hand may be anything, even if it looks whole."""
+    data = big(20_000, 5, 3)
     half = len(data) // 96 * 48
     expected = run(data, [])
 
@@ -310,14 +310,15 @@ def test_child_of_a_fork_in_the_middle_of_work_refuses_to_go_on() -> None:
         engine.finish()
         return [everything(engine, engine.cut())]
 
-    def is_right_or_refused(engine: Engine) -> bool:
+    def is_refused(engine: Engine) -> bool:
         try:
-            return go_on(engine) == expected
+            go_on(engine)
         except RuntimeError as error:
             return "fork" in str(error)
+        return False
 
-    for _ in range(20):
+    for _ in range(10):
         engine = Engine(threads=2)
         engine.feed(data[:half], wait=False)
-        assert in_child(partial(is_right_or_refused, engine))
+        assert in_child(partial(is_refused, engine))
         assert go_on(engine) == expected

@@ -595,11 +595,11 @@ cdef class Engine:
             with nogil:
                 drain(p)
             return 0
-        # After a fork() this one goes on alone, unless the worker had something in hand.
-        if load_acquire(&p.paired) != p.produced:
+        # After a fork() this one goes on alone, unless the worker may have had something in hand:
+        # what it says itself was copied at another moment than what it was writing to.
+        if p.accounted != p.produced:
             self.failure = RuntimeError("the process was forked while two threads were at work")
             raise self.failure
-        account_paired(p)
         self.has_worker = False
         self.ahead = 0
         return 0
