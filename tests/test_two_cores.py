@@ -18,7 +18,7 @@ import streams
 import tracewriter as tw
 from test_queue import some_bios
 
-from blkiomon import layout
+from blkiomon import _core, layout
 from blkiomon._core import Engine
 from blkiomon.errors import TraceError
 
@@ -298,6 +298,11 @@ def test_child_of_a_fork_can_drop_an_engine_and_go_on_with_it(is_fed: bool, paus
     assert go_on()
 
 
+@pytest.mark.skipif(
+    "abi3" not in _core.__file__,
+    reason="in a debug build the worker's lines are traced, under Python's lock: a child that is "
+    "forked meanwhile waits for that for ever",
+)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_child_of_a_fork_in_the_middle_of_work_refuses_to_go_on() -> None:
     """Its copy of what the worker had in hand may be anything, even if it looks whole."""
