@@ -566,7 +566,10 @@ cdef class Engine:
                         self.has_worker and self._has_room(b, at - begin)
                         and b.first & (SWEEP_EVERY - 1) != 0
                     ):
-                        prepare(s, b)
+                        if has_time(p):         # then it does the rest
+                            prepare(s, b, False)
+                        else:
+                            prepare(s, b, True)
                         publish(p)
                     else:
                         self._work_alone(b, at - begin)
@@ -620,7 +623,7 @@ cdef class Engine:
             sweep(s)
         if s.keep_records:
             log_records(s, b)
-        prepare(s, b)
+        prepare(s, b, True)
         pair(s, b)
         account(s, b)
         return 0

@@ -53,8 +53,18 @@ cdef inline uint32_t state_of(uint32_t category, const TraceV7 *r) noexcept nogi
     )
 
 
-cdef void prepare(State *s, Batch *b) noexcept nogil:
-    """Make an item of every record, and look at its sequence number."""
+cdef inline void set_place(const State *s, const Table *t, Pending *item) noexcept nogil:
+    """Work out where in the table an item belongs."""
+    cdef Place place = place_of(s, t, item.sector, item.key)
+    item.at = place.home
+    item.state |= place.tag
+
+
+cdef inline void prepare(State *s, Batch *b, bint with_places) noexcept nogil:
+    """Make an item of every record, and look at its sequence number.
+
+    The compiler makes two of this: `with_places` is a constant where it is called.
+    """
     cdef:
         int i
         int n = b.n
@@ -66,11 +76,11 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
         uint32_t category
         Table table = s.pending
         const TraceV7 *r
-        Place place
         Pending *item
         bint any_special = s.has_filter or b.seen & CAT_NOTIFY
 
     b.needs_input = False
+    b.has_places = with_places
     for i in range(n):
         r = b.record[i]
         if r.device != number:
@@ -97,13 +107,13 @@ cdef void prepare(State *s, Batch *b) noexcept nogil:
         item.time_ns = r.time
         item.bytes = r.bytes
         item.key = key_of(item.key, category)
-        place = place_of(s, &table, r.sector, item.key)
-        item.at = place.home
-        item.state = state_of(category, r) | place.tag
+        item.state = state_of(category, r)
         # ISSUE, COMPLETE or both, but not DRV_DATA, which is the higher bit
         if unlikely((category & (CAT_PAIRED | CAT_DRV_DATA)) - 1 >= CAT_PAIRED):
             item.state = IS_OTHER
             b.needs_input = True
+        if with_places:
+            set_place(s, &table, item)
 
 
 cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
@@ -222,6 +232,15 @@ cdef inline void settle(
     remove(&s.pending, p, place_in(item.at, item.state))
 
 
+cdef void set_places(const State *s, Batch *b) noexcept nogil:
+    """Do what prepare() was not asked to do."""
+    cdef Table table = s.pending
+    cdef int i
+    for i in range(b.n):
+        set_place(s, &table, &b.item[i])
+    b.has_places = True
+
+
 cdef void fetch(const State *s, const Batch *b) noexcept nogil:
     """Have what pair() will look at fetched, where it is more than the nearest caches hold.
 
@@ -265,6 +284,8 @@ cdef void pair(State *s, Batch *b) noexcept nogil:
         uint64_t d2c_ns
         bint pending_is_older
 
+    if not b.has_places:
+        set_places(s, b)
     fetch(s, b)
     b.n_matches = 0
     for i in range(b.n):

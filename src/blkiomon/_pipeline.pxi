@@ -3,6 +3,8 @@
 #     this thread    decode, prepare  ->  ring of batches  ->  account
 #     the worker                          pair
 #
+# Where in the table its items belong is worked out by whoever has time for it: see has_time().
+#
 # Batches go through in their order, and each stage is done by one thread alone, so the results are
 # those of one core to the bit; nothing is locked, and nothing is merged. What a stage writes to is
 # its own part of State. Whatever both need (a larger table, an eviction that has to know devices)
@@ -60,6 +62,15 @@ cdef struct Pipeline:
     pthread_cond_t more_produced
     pthread_cond_t more_paired
     pthread_t worker
+
+
+cdef inline bint has_time(const Pipeline *p) noexcept nogil:
+    """Whether the worker has less before it than half of what it can have.
+
+    This thread reads as well, which takes more or less time than the worker has: neither is to
+    wait for the other.
+    """
+    return p.produced - load_relaxed(&p.paired) < RING // 2
 
 
 cdef void *work(void *argument) noexcept nogil:

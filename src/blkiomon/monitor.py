@@ -194,7 +194,8 @@ class Monitor:
 
     def count_outside(self, lost: int, skipped_bytes: int) -> None:
         """What was lost and skipped, in all, before the bytes came here."""
-        self._outside = Counts(lost=lost, skipped_bytes=skipped_bytes)
+        if (lost, skipped_bytes) != (self._outside.lost, self._outside.skipped_bytes):
+            self._outside = Counts(lost=lost, skipped_bytes=skipped_bytes)
 
     @property
     def totals(self) -> Counts:
