@@ -21,7 +21,7 @@ from blkiomon import layout
 from blkiomon._core import Engine
 from blkiomon._merge import Merger
 from blkiomon.errors import StatsError, TraceError
-from blkiomon.interval import Interval
+from blkiomon.interval import Interval, join
 from blkiomon.outputs import binary
 
 OPTIONS = 16
@@ -94,9 +94,17 @@ class Outcome(NamedTuple):
 
 
 def outcome(
-    engine: Engine, stream: bytes, ends: list[int], sizes: Iterator[int], until_step: int
+    engine: Engine,
+    stream: bytes,
+    ends: list[int],
+    sizes: Iterator[int],
+    until_step: int,
+    wait: bool = True,
 ) -> tuple[Outcome, list[Any]]:
-    """Feed a stream in pieces, with cuts at its byte offsets and where `until_ns` says so."""
+    """Feed a stream in pieces, with cuts at its byte offsets and where `until_ns` says so.
+
+    A piece is freed as soon as it has been fed, even if a second thread has still to do with it.
+    """
     cuts: list[Any] = []
     skips: list[tuple[int, int]] = []
     error = None
@@ -108,7 +116,7 @@ def outcome(
                 piece = exactly(stream[at : min(at + next(sizes), end)])
                 at += len(piece)
                 while True:
-                    used = engine.feed(piece, until)
+                    used = engine.feed(piece, until, wait=wait)
                     piece = piece[used:].copy()
                     stopped_at = engine.stopped_at_ns
                     if stopped_at is None:
@@ -173,11 +181,16 @@ def engine(data: memoryview) -> int:
     ends = sorted(rng.randrange(len(stream) + 1) for _ in range(options.of(8, range(5))))
 
     whole = Engine(**limits)
-    expected, cuts = outcome(whole, stream, ends, iter(lambda: MOST_BYTES * 64, 0), until_step)
+    expected, cuts = outcome(whole, stream, ends, all_at_once(), until_step)
     split = Engine(**limits, **keep, threads=2 if two_cores else 1)
-    got, _ = outcome(split, stream, ends, options.sizes(9), until_step)
+    got, _ = outcome(split, stream, ends, options.sizes(9), until_step, wait=not two_cores)
     for name, a, b in zip(Outcome._fields, expected, got):
         assert a == b, f"{name} differs:\n{a}\n{b}"
+    fed = 2
+    if options.of(14, range(8)) == 7:
+        n_shards = 2 + options.of(13, range(3))
+        shared(limits, n_shards, expected, cuts, stream, ends, until_step)
+        fed += n_shards
 
     balance(expected, cuts, stream)
     adds_up(split, got, limits, keep)
@@ -186,7 +199,34 @@ def engine(data: memoryview) -> int:
     if got.counters["records"] <= MOST_RECORDS_OF_REFERENCE and len(stream) < 1 << 15:
         if not (until_step or filtered or limits["from_ns"]):
             as_reference(limits, got, stream, ends)
-    return 2 * got.counters["records"]
+    return fed * got.counters["records"]
+
+
+def all_at_once() -> Iterator[int]:
+    """Sizes of pieces of which there is never more than one."""
+    return iter(lambda: MOST_BYTES * 64, 0)
+
+
+def shared(
+    limits: dict[str, Any],
+    n_shards: int,
+    told: Outcome,
+    cuts: list[Any],
+    stream: bytes,
+    ends: list[int],
+    until_step: int,
+) -> None:
+    """Several engines, each of which accounts its share of the keys, make the same of it."""
+    parts = []
+    for k in range(n_shards):
+        shard = Engine(**limits, shard=(k, n_shards))
+        its, its_cuts = outcome(shard, stream, ends, all_at_once(), until_step)
+        parts.append(its_cuts)
+        for name, a, b in zip(Outcome._fields[1:], told[1:], its[1:]):
+            assert a == b, f"{name} differs in shard {k}:\n{a}\n{b}"
+    for cut, *its_parts in zip(cuts, *parts):
+        joined = join([as_interval(part) for part in its_parts])
+        assert joined.to_bytes() == as_interval(cut).to_bytes()
 
 
 def balance(told: Outcome, cuts: list[Any], stream: bytes) -> None:
@@ -248,11 +288,15 @@ def adds_up(engine: Engine, told: Outcome, limits: dict[str, Any], keep: dict[st
         assert len(again) == 0
 
 
+def as_interval(cut: Any) -> Interval:
+    """An interval that holds nothing but this."""
+    devices = list(dict.fromkeys(cut.rows["device"].tolist()))
+    return Interval(time_s=1, devices=np.array(devices, np.uint32), cut=cut)
+
+
 def read_back(cut: Any) -> None:
     """An interval's statistics, written with -b and read again."""
-    devices = list(dict.fromkeys(cut.rows["device"].tolist()))
-    interval = Interval(time_s=1, devices=np.array(devices, np.uint32), cut=cut)
-    written = b"".join(binary.renderer("0.3")(interval))
+    written = b"".join(binary.renderer("0.3")(as_interval(cut)))
     if written:
         stats = stats_decoder.parse(written)
         assert stats.version == "0.3" and stats.tail_bytes == 0
