@@ -65,7 +65,9 @@ def main() -> None:
         "--quick", action="store_true", help="small streams and few runs: does it all work?"
     )
     parser.add_argument(
-        "--full", action="store_true", help="run also what the packaged program needs minutes for"
+        "--full",
+        action="store_true",
+        help="run also what takes minutes: the packaged program at its slowest, a billion issues",
     )
     arguments = parser.parse_args()
     for name in arguments.names:

@@ -19,6 +19,9 @@ PART = 1_500_000
 OFFLINE = 2_000_000
 """Records that blkparse is run on."""
 
+RUNS = 7
+"""Of each program, in turn: the machine's quick and slow moments are shared."""
+
 
 class Row(NamedTuple):
     stream: str
@@ -56,7 +59,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Each program on each stream: the best of three runs, taken in turn; long ones once."""
+    """Each program on each stream: the best of some runs, taken in turn; long ones once."""
     requests = REQUESTS // (20 if options.quick else 1)
     for depth, devices, target in ((32, 1, 2.0), (8192, 1, 100.0), (8192, 64, 100.0)):
         stream = f"{depth:,} outstanding, {devices} device{'s' * (devices > 1)}"
@@ -69,7 +72,7 @@ def rows(options: Options) -> Iterator[Row]:
         is_slow = depth > 1000
         if programs.is_packaged() and not is_slow:
             runs["packaged"] = partial(programs.on_file, [PACKAGED, *QUIET], path)
-        costs = list(map(programs.best, programs.alternately(list(runs.values()), 3)))
+        costs = list(map(programs.best, programs.alternately(list(runs.values()), RUNS)))
         ours = costs[0]
         for program, cost in zip(runs, costs):
             what = f"{target:g}" if program == "packaged" else ""
@@ -111,7 +114,7 @@ def are_alike(path: Path) -> bool:
 
 def report(options: Options) -> Iterator[Table | str]:
     yield Table(
-        "Whole process on a file in the page cache, start-up included (best of three, in turn)",
+        f"Whole process on a file in the page cache, start-up included (best of {RUNS}, in turn)",
         (
             "stream",
             "program",
