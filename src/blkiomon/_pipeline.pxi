@@ -65,12 +65,12 @@ cdef struct Pipeline:
 
 
 cdef inline bint has_time(const Pipeline *p) noexcept nogil:
-    """Whether the worker has less before it than half of what it can have.
+    """Whether the worker is not far behind.
 
     This thread reads as well, which takes more or less time than the worker has: neither is to
     wait for the other.
     """
-    return p.produced - load_relaxed(&p.paired) < RING // 2
+    return p.produced - load_relaxed(&p.paired) < 3 * RING // 4
 
 
 cdef void *work(void *argument) noexcept nogil:

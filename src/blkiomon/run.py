@@ -28,7 +28,6 @@ from blkiomon.privileges import PrivilegeError, drop
 from blkiomon.progress import Progress
 from blkiomon.sources import Source, open_trace
 from blkiomon.sources.capture import Capture, CaptureError, open_capture
-from blkiomon.sources.guardian import GuardedCapture
 
 READ_BYTES = 1 << 20
 """Read at most so much at a time: a pipe never holds more, and a boundary is never far."""
@@ -260,10 +259,12 @@ def run(config: Config, fd: int = 0) -> int:
         numbers.append(signal.SIGHUP)
     if not config.trace and not config.screen:
         return _run(config, fd, None, numbers)
+    opened: Callable[..., Capture] = open_capture
+    if config.user is not None:
+        from blkiomon.sources.guardian import GuardedCapture as opened  # it takes its time to load
     # An impatient second signal must not leave the tracer running, while the host is put back, nor
     # may any leave the terminal without its cursor.
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    opened = open_capture if config.user is None else GuardedCapture
     try:
         if not config.trace:
             return _run(config, fd, None, numbers)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -78,7 +77,7 @@ def write_whole(
         OSError: it cannot be written.
     """
     with _place(os.fspath(path), follow, replaces=True) as (directory, name, _):
-        new = f".blkiomon.{secrets.token_hex(8)}.new"
+        new = f".blkiomon.{os.urandom(8).hex()}.new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         fd = os.open(new, flags, MODE, dir_fd=directory)
         try:

@@ -11,7 +11,7 @@ from blkiomon._merge import Merger
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.sources.readers import Reader
 
-READ_BYTES = 1 << 19
+READ_BYTES = 1 << 18
 """Read so much of a file at a time: it is still in the cache when it is looked at."""
 
 WINDOW_BYTES = 1 << 17
