@@ -17,6 +17,7 @@ from benchmarks import (
     memory,
     merge,
     metrics,
+    misses,
     pipe,
     process,
     start,
@@ -37,6 +38,7 @@ BENCHMARKS = {
         idle,
         metrics,
         archive,
+        misses,
         hardware,
     )
 }

@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import streams
@@ -38,35 +38,51 @@ STREAMS: dict[str, Callable[[], bytes]] = {
 FEED = """
 import sys
 from blkiomon._core import Engine
-data = open(sys.argv[1], "rb").read()
+from benchmarks import streams
+before, file, times = sys.argv[1:]
+data = open(file, "rb").read()
 engine = Engine()
-for _ in range(int(sys.argv[2])):
+if int(before):
+    engine.feed(streams.issues_alone(int(before)).tobytes())
+for _ in range(int(times)):
     engine.feed(data)
-print(engine.counters()["records"] // int(sys.argv[2]))
+print((engine.counters()["records"] - int(before)) // int(times))
 """
 
 
-def collected(path: Path, times: int) -> tuple[int, int]:
-    """Instructions of a process that feeds a file so many times, and the file's records."""
-    with tempfile.NamedTemporaryFile() as out:
-        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out.name}"]
-        command += [sys.executable, "-c", FEED, str(path), str(times)]
+def collected(
+    path: Path, times: int, options: Sequence[str] = (), pending: int = 0
+) -> tuple[dict[str, int], int]:
+    """callgrind's events in a process that feeds a file so many times, and the file's records.
+
+    Args:
+        options: of callgrind.
+        pending: so many issues that are never completed come first.
+    """
+    with tempfile.NamedTemporaryFile("r") as out:
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out.name}", *options]
+        command += [sys.executable, "-c", FEED, str(pending), str(path), str(times)]
         environment = os.environ | {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
         result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    found = re.search(r"Collected : (\d+)", result.stderr)
-    if result.returncode or not found:
+        said = out.read()
+    names = re.search(r"^events: (.+)$", said, re.MULTILINE)
+    totals = re.search(r"^totals: (.+)$", said, re.MULTILINE)
+    if result.returncode or not names or not totals:
         sys.exit(f"callgrind failed: {result.stderr.strip()[-500:]}")
-    return int(found[1]), int(result.stdout)
+    counts = map(int, totals[1].split())
+    return dict(zip(names[1].split(), counts, strict=True)), int(result.stdout)
 
 
-def measure(data: bytes) -> float:
-    """Instructions a record."""
+def measure(
+    data: bytes, times: int = TIMES, options: Sequence[str] = (), pending: int = 0
+) -> dict[str, float]:
+    """Each event's number a record; see ``collected``."""
     with tempfile.NamedTemporaryFile() as file:
         path = Path(file.name)
         path.write_bytes(data)
-        once, records = collected(path, 1)
-        often, _ = collected(path, 1 + TIMES)
-    return (often - once) / TIMES / records
+        once, records = collected(path, 1, options, pending)
+        often, _ = collected(path, 1 + times, options, pending)
+    return {name: (often[name] - once[name]) / times / records for name in once}
 
 
 def compiler() -> str:
@@ -80,7 +96,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--record", action="store_true", help="write the baseline anew")
     record = parser.parse_args().record
-    measured = {name: round(measure(make()), 1) for name, make in STREAMS.items()}
+    measured = {name: round(measure(make())["Ir"], 1) for name, make in STREAMS.items()}
     if record:
         baseline = {"compiler": compiler(), "instructions_per_record": measured}
         BASELINE.write_text(json.dumps(baseline, indent=2) + "\n")
