@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from typing import Any
 
 import pytest
-import streams
 import tracewriter as tw
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_queue import some_bios
-from test_two_cores import big, with_notes
+from test_two_cores import big, of_any_kind
 
 from blkiomon._core import Engine
 from blkiomon.interval import Interval, join, merge
@@ -47,11 +44,7 @@ def test_generated_streams_of_any_kind(block: int, monkeypatch: pytest.MonkeyPat
     matches = 0
     for seed in range(block * 20, block * 20 + 20):
         rng = random.Random(f"shards {seed}")
-        stream = streams.generate(seed, avoid="nothing")
-        bios = some_bios(rng, rng.choice([0, 50, 400]))
-        records = with_notes(sorted([*stream.records, *bios], key=lambda r: r.time_ns), rng)
-        records = [replace(r, version=None, action=r.action % 2**32) for r in records]
-        data = tw.encode(records, rng.choice([7, 8]), rng.choice("<>"))
+        data = of_any_kind(seed, rng)
         options: dict[str, Any] = {
             "max_pending": rng.choice([1, 5, 40, 10**6]),
             "max_age_s": rng.choice([0.0, 1e-6, 1e-3, 1e3]),

@@ -92,15 +92,20 @@ def with_notes(records: Iterable[tw.Record], rng: random.Random) -> list[tw.Reco
     return out
 
 
+def of_any_kind(seed: int, rng: random.Random) -> bytes:
+    """A generated stream with queue records and notes, of either version and byte order."""
+    stream = streams.generate(seed, avoid="nothing")
+    bios = some_bios(rng, rng.choice([0, 50, 400]))
+    records = with_notes(sorted([*stream.records, *bios], key=lambda r: r.time_ns), rng)
+    records = [replace(r, version=None, action=r.action % 2**32) for r in records]
+    return tw.encode(records, rng.choice([7, 8]), rng.choice("<>"))
+
+
 @pytest.mark.parametrize("block", range(12))
 def test_generated_streams(block: int) -> None:
     for seed in range(block * 20, block * 20 + 20):
         rng = random.Random(f"two {seed}")
-        stream = streams.generate(seed, avoid="nothing")
-        bios = some_bios(rng, rng.choice([0, 50, 400]))
-        records = with_notes(sorted([*stream.records, *bios], key=lambda r: r.time_ns), rng)
-        records = [replace(r, version=None, action=r.action % 2**32) for r in records]
-        data = tw.encode(records, rng.choice([7, 8]), rng.choice("<>"))
+        data = of_any_kind(seed, rng)
         resync = rng.random() < 0.5
         for _ in range(rng.choice([0, 0, 3])):
             at = rng.randrange(len(data) + 1)

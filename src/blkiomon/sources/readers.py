@@ -1,7 +1,7 @@
 """Reading one file, whatever it is compressed with.
 
-Files are read, not mapped: a file that somebody cuts short while it is mapped kills the process, and
-one on a disk that fails does, too. Nor is mapping faster: its page faults take longer than copying.
+Files are read, not mapped: a file that somebody cuts short while it is mapped kills the process,
+and one on a disk that fails does, too. Nor is mapping faster: page faults take longer than copying.
 """
 
 from __future__ import annotations
