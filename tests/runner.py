@@ -6,6 +6,7 @@ gives up after `TIMEOUT_S`, which only a hang ever takes.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import select
@@ -13,7 +14,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +152,16 @@ class Running:
                 f"it did not take {len(rest)} bytes within {timeout_s:.0f} s"
             )
             rest = rest[os.write(fd, rest[: 1 << 16]) :]
+
+    def await_read(self) -> None:
+        """Waits until it has read all its input so far."""
+        waiting = array("i", [1])
+
+        def has_read() -> bool:
+            fcntl.ioctl(_pipe(self.process.stdin), termios.FIONREAD, waiting)
+            return waiting[0] == 0
+
+        until(has_read, "the command to read")
 
     def close_input(self) -> None:
         """The end of its input."""

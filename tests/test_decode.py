@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import os
 import signal
-import subprocess
-import termios
 import time
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -257,22 +253,8 @@ def test_help_begins_with_the_usage(capfd: Capture) -> None:
 
 
 def test_signal_ends_it_while_it_waits_for_input() -> None:
-    process = subprocess.Popen([*runner.COMMAND, "decode", "-"], stdin=subprocess.PIPE)
-    assert process.stdin is not None
-    try:
-        process.stdin.write(b"x")
-        process.stdin.flush()
-        waiting = array("i", [1])
-
-        def has_read() -> bool:
-            assert process.stdin is not None
-            fcntl.ioctl(process.stdin, termios.FIONREAD, waiting)
-            return waiting[0] == 0
-
-        runner.until(has_read, "the command to read")
-        process.terminate()
-        assert process.wait(10) == -signal.SIGTERM
-    finally:
-        process.kill()
-        process.wait()
-        process.stdin.close()
+    with runner.Running("decode", "-") as process:
+        process.write(b"x")
+        process.await_read()
+        process.signal(signal.SIGTERM)
+        assert process.wait() == -signal.SIGTERM

@@ -133,6 +133,36 @@ def test_compressed_files_and_standard_input(packing: Any, trace: Path, tmp_path
     for arguments in STDIN:
         with packed.open("rb") as file:
             assert fine("-I", "1", *arguments, stdin=file) == expected
+        through_pipe = fine("-I", "1", "--clock", "trace", *arguments, stdin=packed.read_bytes())
+        assert through_pipe == expected
+
+
+def test_compressed_fifo_is_read_to_its_end(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    packed = gzip.compress(STEADY)
+    with Running("-I", "1", "--clock", "trace", "--json", "-", fifo).started() as process:
+        with fifo.open("wb", buffering=0) as writer:
+            for at in range(0, len(packed), 100):
+                writer.write(packed[at : at + 100])
+                time.sleep(0.01)  # so that it has to wait for more
+        status, output, complaints = process.end()
+    assert (status, complaints) == (0, "")
+    assert counts(lines_of(output)) == COUNTS
+
+
+def test_compressed_pipe_that_breaks_off_counts_what_came() -> None:
+    output, said = bad("-I", "1", stdin=gzip.compress(STEADY)[:-9])
+    assert said.startswith("blkiomon: standard input: ") and said.count("\n") == 1
+    assert sum(text_counts(output)) > 0
+
+
+def test_compressed_pipe_ends_on_a_signal() -> None:
+    with Running("-I", runner.LONG).started() as process:
+        process.write(gzip.compress(STEADY)[:-9])
+        process.await_read()
+        status, _, complaints = process.end(signal.SIGTERM)
+    assert (status, complaints) == (0, "blkiomon: terminated by signal\n")
 
 
 def test_file_on_standard_input_is_a_file(trace: Path) -> None:

@@ -26,7 +26,7 @@ from blkiomon.monitor import Monitor
 from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
 from blkiomon.privileges import PrivilegeError, drop
 from blkiomon.progress import Progress
-from blkiomon.sources import Source, open_trace
+from blkiomon.sources import ContinuedReader, FileSource, Source, is_packed, open_trace
 from blkiomon.sources.capture import Capture, CaptureError, open_capture
 
 READ_BYTES = 1 << 20
@@ -321,11 +321,14 @@ def _run(
     status = EXIT_OK
     with StopSignals(outputs.stop_waiting, numbers, reopens=not config.screen) as stop:
         try:
+            if source is None:
+                is_complete, packed = _read(line, clock, fd, stop, outputs, capture)
+                if packed:  # whoever writes that can wait: from here on it is read like a file
+                    os.set_blocking(fd, True)
+                    source = FileSource(ContinuedReader(fd, packed, _name_of(config)))
             if source is not None:
                 with Progress(source.total_bytes, is_shown=has_progress) as progress:
                     is_complete = _read_source(line, clock, source, stop, outputs, progress)
-            else:
-                is_complete = _read(line, clock, fd, stop, outputs, capture)
         except Stopped:
             is_complete = False
         except (TraceError, SourceError, OSError, MemoryError) as error:
@@ -396,13 +399,17 @@ def _read(
     fd: int,
     stop: StopSignals,
     outputs: Outputs,
-    capture: Capture | None = None,
-) -> bool:
-    """Feed the line until the input ends (True), or it is left before (False)."""
+    capture: Capture | None,
+) -> tuple[bool, bytes]:
+    """Feed the line until the input ends (True), or it is left before (False).
+
+    Also what has been read of an input that turns out to be compressed: none of that is fed.
+    """
     buffer = memoryview(mmap.mmap(-1, READ_BYTES))
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     poll.register(stop.fd, select.POLLIN)
+    is_at_begin = True
     while outputs.are_of_use and not line.monitor.is_done:
         if stop.take_reopen():
             outputs.reopen()
@@ -418,7 +425,7 @@ def _read(
                 _drain(line, poll, buffer, capture)
             elif poll.poll(0) and (n := os.readv(fd, [buffer])):
                 line.feed(buffer[:n])
-            return False
+            return False, b""
         ready = dict(poll.poll(min(left_s, 1e6) * 1000))  # poll takes no more than 2^31 ms
         if fd in ready:
             try:
@@ -426,9 +433,12 @@ def _read(
             except BlockingIOError:  # somebody else, or the tracer itself, was quicker
                 continue
             if n == 0:
-                return True
+                return True, b""
+            if is_at_begin and is_packed(begun := bytes(buffer[:n])):
+                return False, begun
+            is_at_begin = False
             line.feed(buffer[:n])
-    return False
+    return False, b""
 
 
 def _drain(line: Line, poll: select.poll, buffer: memoryview, capture: Capture) -> None:
@@ -454,7 +464,11 @@ def _read_source(
     outputs: Outputs,
     progress: Progress,
 ) -> bool:
-    """Likewise, of files. Raises Stopped besides, where a pipe is among them."""
+    """Feed the line from files until they end (True), or it is left before (False).
+
+    Raises:
+        Stopped: where a pipe is among them.
+    """
     may_wait = source.total_bytes is None  # there is a pipe among them
     while outputs.are_of_use and not line.monitor.is_done:
         if stop.take_reopen():

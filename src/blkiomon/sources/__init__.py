@@ -13,10 +13,18 @@ from collections.abc import Callable, Sequence
 
 from blkiomon.errors import SourceError
 from blkiomon.sources.members import find_members
-from blkiomon.sources.readers import Reader
+from blkiomon.sources.readers import ContinuedReader, Reader, is_packed
 from blkiomon.sources.streams import FileSource, MergedSource, Source
 
-__all__ = ["Source", "SourceError", "open_trace", "source_of"]
+__all__ = [
+    "ContinuedReader",
+    "FileSource",
+    "Source",
+    "SourceError",
+    "is_packed",
+    "open_trace",
+    "source_of",
+]
 
 
 def open_trace(

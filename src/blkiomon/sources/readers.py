@@ -138,6 +138,11 @@ _XZ = Packing(
 )
 
 
+def is_packed(head: bytes) -> bool:
+    """Whether a file that begins with so much is compressed."""
+    return _GZIP.begins(head) or _XZ.begins(head) or _is_zstd(head)
+
+
 class Reader:
     """The bytes of a file, unpacked.
 
@@ -287,6 +292,22 @@ class Reader:
             )
         self._unpacker = packing.unpacker()
         return True
+
+
+class ContinuedReader(Reader):
+    """The rest of a descriptor that belongs to somebody else, unpacked.
+
+    Args:
+        fd: which waits when it is read.
+        begun: what has been read of it already, HEAD_BYTES at least.
+        name: for messages.
+    """
+
+    def __init__(self, fd: int, begun: bytes, name: str) -> None:
+        self._begin(name)
+        self._owns_fd = False
+        self._fd = fd
+        self._head = begun
 
 
 class Readable(Protocol):
