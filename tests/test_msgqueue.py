@@ -144,13 +144,13 @@ def test_full_queue_drops_and_counts_without_waiting(
     begin_s = time.monotonic()
     for time_s in range(2, 102):
         sink.put(at(time_s))
-    assert time.monotonic() - begin_s < 1
+    assert time.monotonic() - begin_s < 5
     assert sink.dropped_intervals in (96, 97)  # one is being tried, three wait
     lost = sink.dropped_intervals
     assert len(received(queue)) == 2  # room again: it goes on by itself
     eventually(lambda: _sysv.stat(queue)[0] == 2)
     sink.close(timeout_s=0.2)
-    assert time.monotonic() - begin_s < 5
+    assert time.monotonic() - begin_s < 10
     assert sink.dropped_intervals == lost + (102 - 2 - lost - 2)
     assert len(received(queue)) == 2
     assert not sink._thread.is_alive()

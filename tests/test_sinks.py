@@ -259,11 +259,11 @@ def test_stalled_reader_never_stops_put(pipe: tuple[int, int], said: list[str]) 
     begin_s = time.monotonic()
     for time_s in range(100):
         sink.put(at(time_s))
-    assert time.monotonic() - begin_s < 1
+    assert time.monotonic() - begin_s < 5
     # One is stuck in write(), three wait.
     assert sink.dropped_intervals in (96, 97)
     sink.close(timeout_s=0.1)
-    assert time.monotonic() - begin_s < 3
+    assert time.monotonic() - begin_s < 10
     assert sink.dropped_intervals == 100
     os.close(pipe[0])  # lets the thread go, with an error that nobody counts twice
     sink._thread.join(5)
