@@ -216,7 +216,7 @@ def test_everything_is_written_at_once(pipe: tuple[int, int], said: list[str]) -
 
 def test_slow_reader_gets_every_byte(pipe: tuple[int, int], said: list[str]) -> None:
     sink = on_pipe(pipe, said, DRIVER)
-    data = os.urandom(300_000)
+    data = os.urandom(500_000)
     sink.put(DriverData(data, 1))
     received = bytearray()
 
@@ -227,7 +227,7 @@ def test_slow_reader_gets_every_byte(pipe: tuple[int, int], said: list[str]) -> 
 
     reader = threading.Thread(target=read_slowly)
     reader.start()
-    sink.close(timeout_s=0.5)  # far less than all of it takes, but there is progress
+    sink.close(timeout_s=1)  # less than all of it takes, but there is progress
     os.close(pipe[1])
     reader.join()
     assert received == data
