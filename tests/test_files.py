@@ -223,6 +223,29 @@ def test_fifo_ends_on_a_signal(has_writer: bool, tmp_path: Path) -> None:
     assert text_counts(output) == ([25] if has_writer else [])
 
 
+def test_fifos_that_nobody_writes_to_end_on_a_signal(tmp_path: Path) -> None:
+    fifos = [tmp_path / "one", tmp_path / "two"]
+    for fifo in fifos:
+        os.mkfifo(fifo)
+    with Running("-I", runner.LONG, *fifos).started() as process:
+        status, _, complaints = process.end(signal.SIGTERM)
+    assert (status, complaints) == (0, "blkiomon: terminated by signal\n")
+
+
+def test_fifos_are_merged_in_whichever_order_their_writers_come(tmp_path: Path) -> None:
+    fifos = [tmp_path / "one", tmp_path / "two"]
+    for fifo in fifos:
+        os.mkfifo(fifo)
+    records = steady(25)
+    with Running("-I", "1", "--clock", "trace", "--json", "-", *fifos).started() as process:
+        for cpu in (1, 0):  # the one that is read later first
+            with fifos[cpu].open("wb") as writer:
+                writer.write(encode(records[cpu::2]))
+        status, output, complaints = process.end()
+    assert (status, complaints) == (0, "")
+    assert counts(lines_of(output)) == COUNTS
+
+
 # -- the same bytes, the same output ---------------------------------------------------------------
 
 

@@ -324,7 +324,6 @@ def _run(
             if source is None:
                 is_complete, packed = _read(line, clock, fd, stop, outputs, capture)
                 if packed:  # whoever writes that can wait: from here on it is read like a file
-                    os.set_blocking(fd, True)
                     source = FileSource(ContinuedReader(fd, packed, _name_of(config)))
             if source is not None:
                 with Progress(source.total_bytes, is_shown=has_progress) as progress:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import lzma
 import os
+import select
 import stat
 import zlib
 from collections.abc import Callable
@@ -164,7 +165,9 @@ class Reader:
     def __init__(self, path: Path | None) -> None:
         self._begin("standard input" if path is None else str(path))
         self._owns_fd = path is not None
-        self._fd = 0 if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Whoever is to write to a FIFO is not waited for yet.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        self._fd = 0 if path is None else os.open(path, flags)
         try:
             status = os.fstat(self._fd)
             # Only of a pipe is nothing asked before its first bytes are wanted: it might wait.
@@ -181,6 +184,7 @@ class Reader:
         self.name = name
         self.total_bytes = None
         self.done_bytes = 0
+        self._fd = -1
         self._is_known = False  # what it is compressed with
         self._head = b""  # read already, to find that out
         self._packing: Packing | None = None
@@ -209,6 +213,7 @@ class Reader:
             raise self._failure
         try:
             if not self._is_known:
+                self._await_first()
                 self._find_packing()
                 self._is_known = True
             if self._packing is not None:
@@ -227,6 +232,14 @@ class Reader:
         except SourceError as error:
             self._failure = error
             raise
+
+    def _await_first(self) -> None:
+        """Wait for a FIFO's writer, as open() would have done where no signal is heard."""
+        if self._fd >= 0:
+            poll = select.poll()
+            poll.register(self._fd, select.POLLIN)
+            poll.poll()
+            os.set_blocking(self._fd, True)
 
     def _find_packing(self) -> None:
         while len(self._head) < HEAD_BYTES and (more := self._read(HEAD_BYTES)):
