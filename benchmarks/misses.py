@@ -6,6 +6,7 @@ by a simple predictor, and as if nothing were fetched ahead, which it takes no n
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -64,6 +65,9 @@ def cells(share: int) -> Iterator[tuple[str, ...]]:
 
 
 def report(options: Options) -> Iterator[Table | str]:
+    if shutil.which("valgrind") is None:
+        yield "What a record misses takes valgrind, which is not installed."
+        return
     yield Table(
         "What a record misses (engine, simulated by callgrind, without fetching ahead)",
         (
