@@ -65,7 +65,7 @@ def fuzz(program: Path, target: str, seconds: float) -> tuple[bool, Figures]:
     done = Figures()
     status = 0
     # The program counts seconds on the wall: on a busy machine it has to run more than once.
-    while not status and (left_s := seconds - (cpu_s() - begin)) > seconds / 20:
+    while not status and (left_s := seconds - (cpu_s() - begin)) > 1:
         command = [
             str(program), str(found), str(TOP / "fuzz" / "corpus" / target),
             f"-max_total_time={max(1, round(left_s))}", "-timeout=60", "-rss_limit_mb=4096",
