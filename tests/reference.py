@@ -40,6 +40,23 @@ SWEEP_EVERY = 1 << 20
 LOST_MARK = re.compile(rb"CPU:\d{1,19} \[LOST (?:(\d{1,19}) )?EVENTS\]\n")
 LOST_MARK_MAX = 64
 
+
+def _begun(*parts: str) -> str:
+    """A pattern for text that ends before all of these patterns stand in a row."""
+    rest = ""
+    for part in reversed(parts):
+        rest = rf"{part}(?:\Z{'|' if rest else ''}{rest})"
+    return rest
+
+
+_NUMBER = r"\d{1,19}"
+LOST_MARK_BEGUN = re.compile(
+    "|".join(
+        _begun(*map(re.escape, "CPU:"), _NUMBER, *map(re.escape, " [LOST "), *rest)
+        for rest in ((_NUMBER, *map(re.escape, " EVENTS]\n")), map(re.escape, "EVENTS]\n"))
+    ).encode()
+)
+
 Key = tuple[int, int, int]
 
 
@@ -414,7 +431,7 @@ class Reference:
             return self._cut_record(view, offset) if end else 0
         found = self._magic(head)
         if found is None:
-            if b"CPU:".startswith(head[:4]) and len(head) < LOST_MARK_MAX and b"\n" not in head:
+            if LOST_MARK_BEGUN.match(head):
                 return self._cut_record(view, offset) if end else 0
             return self._garbage(view, offset, end)
         order, version = found
@@ -469,7 +486,9 @@ class Reference:
             if LOST_MARK.match(at) or self._is_plausible(at):
                 self.skipped += skip
                 return skip
-            if not end and (self._magic(at) or at[:1] == b"C") and len(at) < LOST_MARK_MAX:
+            if end:
+                continue
+            if LOST_MARK_BEGUN.match(at) or (len(at) < HEADER_SIZE[7] and self._magic(at)):
                 return 0  # too short to tell
         if end:
             self.skipped += len(view)

@@ -15,8 +15,9 @@ import pytest
 import runner
 import streams
 import tracewriter as tw
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from reference import Reference
 from sanitizers import unsanitized
 from tracewriter import Record, complete, encode, issue
 
@@ -542,3 +543,31 @@ def test_no_valid_record_behind_garbage_is_lost(garbage: list[bytes], data: st.D
     engine.finish()
     assert engine.take_records()["sector"].tolist() == list(range(len(garbage)))
     assert engine.counters()["skipped_bytes"] == sum(map(len, garbage))
+
+
+MARK = tw.lost_mark(3, 70)
+PIECES = st.one_of(
+    st.binary(max_size=20),
+    st.sampled_from([encode([issue(1, 1, 512)]), encode([issue(1, 1, 512)], 8), MARK]).flatmap(
+        lambda whole: st.integers(1, len(whole)).map(lambda n: whole[:n])
+    ),
+    st.sampled_from([b"CPU:x", b"CPU:1 [LOST ", b"CPU:1 [LOST 9" + b"9" * 18, b"CPU:12345"]),
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.lists(PIECES, min_size=1, max_size=12))
+@example([b"eat\x07", encode([issue(1, 1, 512)])[:13], encode([issue(2**63, 1, 512)])])
+def test_each_byte_tells_the_engine_what_it_tells_the_reference(pieces: list[bytes]) -> None:
+    engine = Engine(resync=True)
+    reference = Reference(resync=True)
+    stream = encode([issue(0, 0, 512)]) + b"".join(pieces)
+    for at in range(len(stream)):
+        engine.feed(stream[at : at + 1])
+        reference.feed(stream[at : at + 1])
+        counters = engine.counters()
+        assert (counters["records"], counters["lost"], counters["skipped_bytes"]) == (
+            reference.overall,
+            reference.lost,
+            reference.skipped,
+        ), (at, stream[: at + 1])
