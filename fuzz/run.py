@@ -64,8 +64,9 @@ def fuzz(program: Path, target: str, seconds: float) -> tuple[bool, Figures]:
     begin = cpu_s()
     done = Figures()
     status = 0
+    left_s = seconds
     # The program counts seconds on the wall: on a busy machine it has to run more than once.
-    while not status and (left_s := seconds - (cpu_s() - begin)) > 1:
+    while True:
         command = [
             str(program), str(found), str(TOP / "fuzz" / "corpus" / target),
             f"-max_total_time={max(1, round(left_s))}", "-timeout=60", "-rss_limit_mb=4096",
@@ -79,6 +80,9 @@ def fuzz(program: Path, target: str, seconds: float) -> tuple[bool, Figures]:
             ).returncode
         now = Figures(*map(int, file.read_text().split())) if file.exists() else Figures()
         done = Figures(*map(sum, zip(done, now)))
+        left_s = seconds - (cpu_s() - begin)
+        if status or left_s <= 1:
+            break
     covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", log.read_text(errors="replace"))
     guided = "edges {}, features {}, inputs {}".format(*covered[-1]) if covered else "not guided"
     print(
