@@ -273,6 +273,56 @@ def test_table_grows_and_empties_to_the_last_slot() -> None:
     assert len(rows) == len(d2c_bins) == len(size_bins) == 0
 
 
+def latencies(*d2c_ns: int) -> bytes:
+    """A read of each latency, one behind the other."""
+    records, now_ns = [], 1000
+    for ns in d2c_ns:
+        records += [issue(now_ns, 8, 512), complete(now_ns + ns, 8, 512)]
+        now_ns += ns + 1
+    return encode(records)
+
+
+def test_latencies_at_every_limit_are_in_the_original_s_bucket_and_in_our_bin() -> None:
+    limits_us = [1, *(2**i + 1 for i in range(3, 26)), 2**32, 2**32 + 9, 2**33 + 2**10, 2**40]
+    d2c_ns = [1000 * us + more for us in limits_us for more in (-1, 0, 1, 999)]
+    engine = Engine(max_age_ns=NEVER_NS)
+    engine.feed(latencies(*d2c_ns))
+    cut = engine.cut()
+    buckets = [0] * 25
+    for ns in d2c_ns:
+        us = ns // 1000 % 2**32  # the original's counter has 32 bits
+        buckets[min(24, 1 + ((us - 1) // 8).bit_length()) if us else 0] += 1
+    assert cut.rows["d2c_hist"][0].tolist() == buckets
+    bins = sorted(Counter(map(bin_of, d2c_ns)).items())
+    assert list(zip(cut.d2c_bins["bin"].tolist(), cut.d2c_bins["count"].tolist())) == bins
+    assert cut.rows["requests"].tolist() == [len(d2c_ns)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_histograms_that_were_moved_to_64_bits_are_the_same(threads: int) -> None:
+    rng = np.random.default_rng(5)
+    pairs = np.frombuffer(encode([issue(0, 8, 0), complete(0, 8, 0)]), layout.TRACE_V7)
+    data = np.tile(pairs, 3 << 19)  # records are swept, and counts moved, every 2^20
+    steps = rng.integers(1, 1 << rng.integers(5, 22, len(data)))
+    data["time"] = np.cumsum(steps)
+    data["bytes"] = np.repeat(rng.integers(0, 300, len(data) // 2) * 512, 2)
+    engines = [Engine(spill_every=every, threads=threads) for every in (1, 2**31)]
+    half = data.nbytes // 2
+    for part in (data.tobytes()[:half], data.tobytes()[half:]):
+        for engine in engines:
+            engine.feed(part)
+        moved, kept = (engine.cut() for engine in engines)
+        assert tables(moved) == tables(kept)
+        assert kept.rows["requests"].sum() == kept.size_bins["count"].sum() > 2**19
+
+
+@pytest.mark.parametrize("a, b", [(4096000, 100), (2**32 * 1000 - 1000, 1), (1000, 2**54), (0, 3)])
+def test_throughput_is_the_integer_quotient(a: int, b: int) -> None:
+    engine = Engine(max_age_ns=NEVER_NS)
+    engine.feed(encode([issue(5, 8, a // 1000), complete(5 + 1000 * b, 8, a // 1000)]))
+    assert moments(engine.cut().rows["throughput"][0])[:3] == (a // b,) * 3
+
+
 def test_version_8_equals_version_7() -> None:
     for seed in range(100):
         stream = streams.generate(seed)
@@ -367,7 +417,10 @@ def test_skips_are_reported_with_their_offsets() -> None:
 
 @pytest.mark.parametrize(
     "limits",
-    [{"max_pending": 0}, {"max_pending": 2**33}, {"max_age_ns": -1}, {"max_age_ns": 2**64}],
+    [
+        *({"max_pending": 0}, {"max_pending": 2**33}, {"max_age_ns": -1}, {"max_age_ns": 2**64}),
+        *({"spill_every": 0}, {"spill_every": 2**31 + 1}),
+    ],
 )
 def test_limits_out_of_range_are_refused(limits: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be from"):

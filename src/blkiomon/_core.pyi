@@ -43,6 +43,8 @@ class Engine:
             is not shared. See ``interval.join``.
         hash_seed: for tests, 0 to 2^128-1: hash with this instead of what nobody can know.
             Results do not depend on it.
+        spill_every: for tests, 1 to 2^31: histograms count in 32 bits, and are moved to 64 when
+            so many requests have been accounted since, or a little later.
 
     Raises:
         ValueError: an argument is out of range.
@@ -64,6 +66,7 @@ class Engine:
         max_devices: int = 65_536,
         shard: tuple[int, int] = (0, 1),
         hash_seed: int | None = None,
+        spill_every: int = 2147483648,
     ) -> None: ...
     def set_from_ns(self, from_ns: int) -> None:
         """Ignore records before this trace time from now on."""

@@ -20,7 +20,7 @@ Kernels are `noexcept nogil`, work on one State and never allocate; Engine owns 
 numpy arrays, and makes room for a whole batch before it lets them run.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memmove, memset
 
@@ -116,7 +116,7 @@ cdef class Engine:
         self, *, max_pending=1_000_000, max_age_ns=600 * 10**9,
         keep_details=False, keep_driver_data=False, keep_records=False, keep_requests=False,
         resync=False, devices=(), from_ns=0, threads=1, max_devices=65_536, shard=(0, 1),
-        hash_seed=None,
+        hash_seed=None, spill_every=1 << 31,
     ):
         if not 1 <= max_pending <= 1 << 32:
             raise ValueError(f"max_pending must be from 1 to 2^32, not {max_pending}")
@@ -130,6 +130,8 @@ cdef class Engine:
             raise ValueError(f"max_devices must be from 1 to 2^22-1, not {max_devices}")
         if not 0 <= shard[0] < shard[1] <= MOST_SHARDS:
             raise ValueError(f"shard must be (k, n) with 0 <= k < n <= {MOST_SHARDS}, not {shard}")
+        if not 1 <= spill_every <= 1 << 31:
+            raise ValueError(f"spill_every must be from 1 to 2^31, not {spill_every}")
         if hash_seed is None:
             hash_seed = int.from_bytes(os.urandom(16), "little")
         memset(&self.s, 0, sizeof(State))
@@ -147,6 +149,7 @@ cdef class Engine:
         self.s.seed[0] = hash_seed & <uint64_t> -1
         self.s.seed[1] = hash_seed >> 64
         self.s.n_blocks = 1                     # the first is none
+        self.s.spill_every = spill_every
         self.s.devices_end = 1                  # and so here: NOBODY
         self.resync = resync
         self.swap = -1
@@ -326,6 +329,21 @@ cdef class Engine:
         )
         s.blocks_room = room
         self._arrays = arrays
+        return 0
+
+    cdef int _spill(self) except -1:
+        """Make room for what spill() does, and do that."""
+        cdef State *s = &self.s
+        cdef dict arrays = dict(self._arrays)
+        cdef size_t block = BLOCK * sizeof(uint64_t)
+        if s.spilled_room < s.blocks_room:
+            s.spilled = <uint64_t *> enlarge(
+                arrays, "spilled", s.spilled, s.n_spilled * block, s.blocks_room * block
+            )
+            s.spilled_room = s.blocks_room
+            self._arrays = arrays
+        with nogil:
+            spill(s)
         return 0
 
     cdef int _grow_processes(self) except -1:
@@ -621,6 +639,9 @@ cdef class Engine:
                     raise
         if b.first & (SWEEP_EVERY - 1) == 0:
             sweep(s)
+            if unlikely(s.matches - s.spilled_at >= s.spill_every):
+                with gil:
+                    self._spill()
         if s.keep_records:
             log_records(s, b)
         prepare(s, b, True)

@@ -23,7 +23,7 @@ cdef struct Batch:
     uint32_t seen                               # all categories or'ed
     uint32_t cpus                               # and all CPUs
     const TraceV7 *record[BATCH]                # in the input itself, or in `converted`
-    const uint8_t *payload[BATCH]
+    const uint8_t *payload[BATCH]               # of those in `converted`: see payload_of()
     uint32_t category[BATCH]                    # bits 16 and up of the action, of either version
     TraceV7 converted[BATCH]
     Pending item[BATCH]                         # filled by prepare(): all that pair() looks at
@@ -31,6 +31,13 @@ cdef struct Batch:
     bint needs_input                            # some are looked at again where they stand
     int n_matches
     Match match[BATCH]                          # filled by pair(): all that account() looks at
+
+
+cdef inline const uint8_t *payload_of(const Batch *b, int i) noexcept nogil:
+    """Where a record's payload stands in the input."""
+    if b.record[i] == &b.converted[i]:
+        return b.payload[i]
+    return <const uint8_t *> b.record[i] + HEADER_V7
 
 
 cdef inline bint is_shuffled(const TraceV7 *r) noexcept nogil:
@@ -120,6 +127,7 @@ cdef inline Walk decode_run(
                 r.cpu = swap32(v7.cpu) if swap else v7.cpu
                 r.error = swap16(v7.error) if swap else v7.error
             r.pdu_len = <uint16_t> (length - header)
+            out.payload[n] = data + pos + header
             out.record[n] = r
             v7 = r
         else:
@@ -131,7 +139,6 @@ cdef inline Walk decode_run(
             next_ns[0] = v7.time
             end = WALK_LATER
             break
-        out.payload[n] = data + pos + header
         out.category[n] = category
         seen |= category
         cpus |= v7.cpu

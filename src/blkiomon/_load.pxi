@@ -58,15 +58,15 @@ cdef void weigh_requests(State *s, uint64_t end_ns) noexcept nogil:
     cdef unsigned int in_use, op
     cdef const Pending *p
     cdef Carry *carry
-    cdef const Row *row
+    cdef const Account *a
     for i in range(s.devices_end):
         for op in range(OPS):
             s.carries[i].ended_ns[op] = 0
             s.carries[i].pending_ns[op] = 0
             s.carries[i].oldest_ns[op] = end_ns
     for i in range(s.n_active):
-        row = &s.accounts[i].row
-        s.carries[s.accounts[i].device].ended_ns[row.op] += row.d2c_ns.sum
+        a = s.accounts[i]
+        s.carries[a.device].ended_ns[a.op] += a.d2c_ns.sum
     if s.in_flight == 0:
         return
     for group in range(s.pending.n_groups):

@@ -44,13 +44,25 @@ cdef inline bint counts(State *s, Batch *b, int i, uint32_t device) noexcept nog
     return b.category[i] & CAT_NOTIFY == 0
 
 
-cdef inline uint32_t state_of(uint32_t category, const TraceV7 *r) noexcept nogil:
-    """Pending.state of a record, but for the tag."""
+cdef inline bint is_plain(uint32_t category) noexcept nogil:
+    """Whether a record is an issue or a completion of a read or a write, and nothing else."""
+    return ((category & (CAT_PAIRED | CAT_DRV_DATA | CAT_CELLS)) - CAT_ISSUE) & ~CAT_PAIRED == 0
+
+
+cdef inline uint32_t state_of(uint32_t category, unsigned int cell, uint32_t error) noexcept nogil:
+    """Pending.state of an issue or a completion, but for the tag."""
     return (
-        cell_of(category, r.bytes) << CELL_SHIFT
+        cell << CELL_SHIFT
         | (category & CAT_PAIRED) << 7          # ISSUE and COMPLETE are neighbours here and there
-        | <uint32_t> r.error << ERROR_SHIFT
+        | error << ERROR_SHIFT
     )
+
+
+cdef uint32_t odd_state_of(uint32_t category, const TraceV7 *r) noexcept nogil:
+    """The same of whatever is not plain."""
+    if category & CAT_PAIRED and not category & CAT_DRV_DATA:
+        return state_of(category, cell_of(category, r.bytes), r.error)
+    return IS_OTHER
 
 
 cdef inline void set_place(const State *s, const Table *t, Pending *item) noexcept nogil:
@@ -90,7 +102,6 @@ cdef inline void prepare(State *s, Batch *b, bint with_places) noexcept nogil:
                 device = enter_device(s, number)
                 any_special |= device == NOBODY
             sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
-        b.item[i].key = device
         last = &sequences[r.cpu & cpu_mask]
         if unlikely(any_special) and not counts(s, b, i, device):
             pass
@@ -99,34 +110,34 @@ cdef inline void prepare(State *s, Batch *b, bint with_places) noexcept nogil:
         elif unlikely(r.sequence != 0):         # all of ftrace's are 0
             note_gap(s, r, last)
 
-    for i in range(n):
-        r = b.record[i]
         category = b.category[i]
         item = &b.item[i]
         item.sector = r.sector
         item.time_ns = r.time
         item.bytes = r.bytes
-        item.key = key_of(item.key, category)
-        item.state = state_of(category, r)
-        # ISSUE, COMPLETE or both, but not DRV_DATA, which is the higher bit
-        if unlikely((category & (CAT_PAIRED | CAT_DRV_DATA)) - 1 >= CAT_PAIRED):
-            item.state = IS_OTHER
-            b.needs_input = True
+        item.key = key_of(device, category)
+        item.state = state_of(category, plain_cell(category), r.error)
+        if unlikely(not is_plain(category)):
+            item.state = odd_state_of(category, r)
+            b.needs_input |= item.state == IS_OTHER
         if with_places:
             set_place(s, &table, item)
 
 
-cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
+cdef inline void set_pending(
+    State *s, Pending *p, const Batch *b, int i, bint plainly
+) noexcept nogil:
     """Write a record into a slot that is empty or whose record has been dropped."""
-    p[0] = b.item[i]
-    if likely(p.state & IS_ISSUE):
-        enter(s, device_of(p.key), op_of(cell_in(p.state)), p.time_ns)
+    cdef const Pending *item = &b.item[i]
+    p[0] = item[0]
+    if likely(item.state & IS_ISSUE):
+        enter(s, device_of(item.key), op_of(cell_in(item.state)), item.time_ns)
     else:
         s.orphans += 1
         p.bytes = s.interval                    # the issue has the size
-    if unlikely(s.keep_details):
+    if not plainly and s.keep_details:
         p.at = keep(s, b.record[i], b.category[i], b.first + i)
-    note_age(s, p)
+    note_age(s, item)
 
 
 cdef void log_mismatch(
@@ -206,7 +217,8 @@ cdef void note_match(
 
 
 cdef inline void settle(
-    State *s, Batch *b, int i, const Pending *p, uint64_t d2c_ns, bint pending_is_issue
+    State *s, Batch *b, int i, const Pending *p, uint64_t d2c_ns, bint pending_is_issue,
+    bint plainly,
 ) noexcept nogil:
     """A match: leave it to account(), and take the pending record out."""
     cdef const Pending *item = &b.item[i]
@@ -227,7 +239,7 @@ cdef inline void settle(
         else:
             s.orphans -= p.bytes == s.interval  # of an earlier interval it stays one
     m.q2d_ns = NOT_QUEUED
-    if unlikely(s.follow_matches):
+    if not plainly and s.follow_matches:
         note_match(s, m, b, i, p, pending_is_issue)
     remove(&s.pending, p, place_in(item.at, item.state))
 
@@ -268,13 +280,15 @@ cdef void fetch(const State *s, const Batch *b) noexcept nogil:
         prefetch(&slots[group * GROUP + first_bit(equal | empty | 1 << (GROUP - 1))])
 
 
-cdef void pair(State *s, Batch *b) noexcept nogil:
+cdef inline void pair_items(State *s, Batch *b, bint plainly) noexcept nogil:
     """Pair the records of a batch (behaviour: one pending record per key).
 
     A record whose key is not pending becomes pending. Otherwise the two are ordered by time, the
     pending one being older only if its time is strictly smaller: an older issue and a younger
     completion are a match; of anything else the younger stays pending. Two that are further apart
     than max_age_ns never pair: the older is evicted.
+
+    The compiler makes two of this: `plainly` is a constant where it is called, see can_be_plain().
     """
     cdef:
         int i
@@ -284,35 +298,30 @@ cdef void pair(State *s, Batch *b) noexcept nogil:
         uint64_t d2c_ns
         bint pending_is_older
 
-    if not b.has_places:
-        set_places(s, b)
-    fetch(s, b)
-    b.n_matches = 0
     for i in range(b.n):
         item = &b.item[i]
-        if unlikely(item.state & IS_OTHER):
+        if not plainly and item.state & IS_OTHER:
             take_other(s, b, i)
             continue
         s.now_ns = item.time_ns
-        if unlikely(s.follow_issues):
-            if item.state & IS_ISSUE:
-                note_issue(s, b, i)
+        if not plainly and s.follow_issues and item.state & IS_ISSUE:
+            note_issue(s, b, i)
         place = place_in(item.at, item.state)
         p = find(&s.pending, place, item.sector, item.key)
         if p == NULL:
-            if unlikely(s.pending.used == s.max_pending):
+            if not plainly and s.pending.used == s.max_pending:
                 evict_oldest(s)
-            set_pending(s, claim(&s.pending, place), b, i)
+            set_pending(s, claim(&s.pending, place), b, i, plainly)
             continue
 
         pending_is_older = p.time_ns < item.time_ns
         d2c_ns = item.time_ns - p.time_ns if pending_is_older else p.time_ns - item.time_ns
         if likely(d2c_ns <= s.max_age_ns):
             if likely(pending_is_older and p.state & IS_ISSUE and item.state & IS_COMPLETE):
-                settle(s, b, i, p, d2c_ns, True)
+                settle(s, b, i, p, d2c_ns, True, plainly)
                 continue
             if not pending_is_older and item.state & IS_ISSUE and p.state & IS_COMPLETE:
-                settle(s, b, i, p, d2c_ns, False)
+                settle(s, b, i, p, d2c_ns, False, plainly)
                 continue
             s.mismatches += 1
             if s.keep_mismatches:
@@ -324,8 +333,28 @@ cdef void pair(State *s, Batch *b) noexcept nogil:
             if s.keep_details:
                 release(s, p.at)
             abandon(s, p, s.now_ns)
-            set_pending(s, p, b, i)
+            set_pending(s, p, b, i, plainly)
         else:
             s.orphans += item.state & IS_ISSUE == 0
             if s.keep_details:                  # taken out and stored again, as the original does
                 s.kept[p.at].stored = b.first + i
+
+
+cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:
+    """Whether nobody wants more of a batch than its requests, which are all that is in it."""
+    return not (
+        b.needs_input or s.follow_issues or s.follow_matches or s.keep_details
+        or s.pending.used + b.n > s.max_pending
+    )
+
+
+cdef void pair(State *s, Batch *b) noexcept nogil:
+    """Find the matches of a batch."""
+    if not b.has_places:
+        set_places(s, b)
+    fetch(s, b)
+    b.n_matches = 0
+    if likely(can_be_plain(s, b)):
+        pair_items(s, b, True)
+    else:
+        pair_items(s, b, False)

@@ -175,9 +175,9 @@ cdef void take_other(State *s, const Batch *b, int i) noexcept nogil:
     cdef uint32_t event = r.action & 0xffff & ~<uint32_t> EVENT_CGROUP
     cdef uint64_t time_ns
     if b.category[i] & CAT_DRV_DATA:
-        take_driver_data(s, r, b.payload[i])
+        take_driver_data(s, r, payload_of(b, i))
     elif b.category[i] & CAT_NOTIFY:
-        take_note(s, r, b.payload[i])
+        take_note(s, r, payload_of(b, i))
     elif b.category[i] & CAT_QUEUE:
         if event == EVENT_QUEUE:
             s.with_queue = s.follow_issues = s.follow_matches = True

@@ -4,8 +4,8 @@
 # 64 bins of equal width. A bin that begins at b is at most b/64 wide, so its middle is at most
 # 1/128 = 0.79 % off any value in it; exact below 128. 58 octaves cover 64 bits:
 #     shift = max(0, significant bits - 7),  bin = 64 * shift + (value >> shift)
-# Two histograms merge by adding. The original's histograms are kept beside them, as its outputs
-# have bucket limits in whole microseconds, which are no limits of ours.
+# Two histograms merge by adding. The original's have bucket limits in whole microseconds, which are
+# no limits of ours: latencies are counted by the sum of both indices until the cut, see time_bin().
 
 cdef inline unsigned int bin_of(uint64_t value) noexcept nogil:
     cdef unsigned int shift = width(value | 127) - 7
@@ -27,23 +27,25 @@ cdef inline unsigned int bucket_of(
     return i if i < last else last
 
 
-cdef inline void sums_add(Moments *m, uint64_t value) noexcept nogil:
-    m.sum += value
-    m.squ += <uint128_t> value * value
-
-
 cdef inline void moments_add(Moments *m, uint64_t value) noexcept nogil:
     if value < m.min:
         m.min = value
     if value > m.max:
         m.max = value
-    sums_add(m, value)
+    m.sum += value
+    m.squ += <uint128_t> value * value
 
 
 cdef enum:
     # Cells of what has no category but READ and WRITE, one a byte: other, read, write, and both,
     # which is a write to us and a read to the original.
     PLAIN_CELLS = (6 << 2 | 2) | 0 << 8 | (1 << 2 | 1) << 16 | (1 << 2) << 24
+    CAT_CELLS = 1 << 2 | 1 << 9 | 1 << 13 | 0x3f << 16 | 1 << 22    # see cell_of()
+
+
+cdef inline unsigned int plain_cell(uint32_t category) noexcept nogil:
+    """cell_of() what has none of the categories that it looks at."""
+    return PLAIN_CELLS >> 8 * (category & 3) & 0xff
 
 
 cdef inline unsigned int cell_of(uint32_t category, uint32_t size_bytes) noexcept nogil:
@@ -51,18 +53,17 @@ cdef inline unsigned int cell_of(uint32_t category, uint32_t size_bytes) noexcep
 
     The direction is the original's: READ before WRITE, else bidirectional.
     """
-    cdef unsigned int cell = PLAIN_CELLS >> 8 * (category & 3) & 0xff
-    if unlikely(category & (CAT_FLUSH | CAT_PC | CAT_DISCARD | CAT_ZONE | CAT_WRITE_ZEROES)):
-        if category & CAT_FLUSH and size_bytes == 0:
-            return 3 << 2 | cell & 3
-        if category & CAT_DISCARD:
-            return 2 << 2 | cell & 3
-        if category & CAT_WRITE_ZEROES:
-            return 4 << 2 | cell & 3
-        if category & CAT_ZONE:
-            return 5 << 2 | cell & 3
-        if category & CAT_PC:
-            return 6 << 2 | cell & 3
+    cdef unsigned int cell = plain_cell(category)
+    if category & CAT_FLUSH and size_bytes == 0:
+        return 3 << 2 | cell & 3
+    if category & CAT_DISCARD:
+        return 2 << 2 | cell & 3
+    if category & CAT_WRITE_ZEROES:
+        return 4 << 2 | cell & 3
+    if category & CAT_ZONE:
+        return 5 << 2 | cell & 3
+    if category & CAT_PC:
+        return 6 << 2 | cell & 3
     return cell
 
 
@@ -142,13 +143,11 @@ cdef Account *open_account(State *s, uint32_t device, unsigned int cell) noexcep
     s.devices[device].accounts[cell] = a
     memset(a, 0, sizeof(Account))
     a.device = device
-    a.row.device = s.devices[device].number
-    a.row.op = op_of(cell)
-    a.row.direction = cell & 3
-    moments_reset(&a.row.size_bytes)
-    moments_reset(&a.row.d2c_us)
-    moments_reset(&a.row.throughput)
-    moments_reset(&a.row.d2c_ns)
+    a.op = op_of(cell)
+    a.direction = cell & 3
+    moments_reset(&a.throughput)
+    moments_reset(&a.d2c_ns)
+    moments_reset(&a.size_bytes)
     return a
 
 
@@ -173,15 +172,49 @@ cdef void close_accounts(State *s) noexcept nogil:
     cdef const QueueAccount *q
     for i in range(s.n_active):
         a = s.accounts[i]
-        s.devices[a.device].accounts[a.row.op << 2 | a.row.direction] = NULL
+        s.devices[a.device].accounts[a.op << 2 | a.direction] = NULL
     for i in range(s.n_queue_active):
         q = s.queue_accounts[i]
         s.devices[q.device].queue_accounts[q.row.op] = NULL
     s.n_active = s.n_queue_active = 0
     s.n_blocks = 1                              # the first is none
+    s.n_spilled = 0
+    s.spilled_at = s.matches
 
 
 # --- histograms -------------------------------------------------------------------------------
+#
+# Bins are counted in blocks of 64, each made when first used: indices into State.blocks, 0 for what
+# is empty. Of an account's 128, those of usual sizes (below 128 KiB) and latencies (8 us to 34 ms)
+# are in one cache line: the sizes' run backwards from its fourth, around the end, the latencies'
+# begin behind that with the ninth, and around.
+
+cdef enum:
+    FIRST_TIME = 8                              # 8192 ns
+    PLAIN_US = 1 << 26                          # up to here a latency has its bucket by its bits
+
+
+cdef inline unsigned int time_bin(uint64_t ns, uint64_t us) noexcept nogil:
+    """bin_of(ns) and the original's bucket of us, its microseconds, in one.
+
+    Both grow with the latency, so their sum tells both: see bucket_in(). Latencies beyond 2^32 us
+    are in the last bucket here, see note_odd().
+    """
+    if likely(us - 1 < PLAIN_US):
+        return bin_of(ns) + 1 + bits((us - 1) >> 3)
+    return bin_of(ns) + (D2C_BUCKETS - 1 if us != 0 else 0)
+
+
+cdef inline unsigned int bucket_in(unsigned int bin, unsigned int bucket) noexcept nogil:
+    """The bucket of a time_bin(), given that of a smaller one."""
+    cdef uint64_t first_us                      # of the next bucket
+    while bucket < D2C_BUCKETS - 1:
+        first_us = (<uint64_t> 4 << bucket) + 1 if bucket != 0 else 1
+        if bin < bin_of(1000 * first_us) + bucket + 1:
+            break
+        bucket += 1
+    return bucket
+
 
 cdef inline unsigned int size_bin(uint64_t size_bytes) noexcept nogil:
     """The bin of a size: one for each multiple of 512 below 1 MiB, behind them bin_of()."""
@@ -190,40 +223,109 @@ cdef inline unsigned int size_bin(uint64_t size_bytes) noexcept nogil:
     return SIZE_SLOTS + bin_of(size_bytes)
 
 
-cdef inline uint32_t *counter(State *s, Histogram *h, unsigned int bin) noexcept nogil:
+cdef inline uint32_t *times_of(Account *a) noexcept nogil:
+    """An account's blocks of latencies; a queue account has such, too."""
+    return &a.block[NEAR_SIZES]
+
+
+cdef inline uint32_t *time_block(uint32_t *times, unsigned int block) noexcept nogil:
+    return &times[(block - FIRST_TIME) & (TIME_BLOCKS - 1)]
+
+
+cdef inline uint32_t *size_block(Account *a, unsigned int block) noexcept nogil:
+    return &a.block[(NEAR_SIZES - 1 - block) & (INDICES - 1)]
+
+
+cdef inline uint32_t *counter(State *s, uint32_t *block, unsigned int bin) noexcept nogil:
     """Where a bin is counted. Room for a new block has been reserved."""
-    cdef uint32_t block = h.block[bin // BLOCK]
-    if unlikely(block == 0):
-        block = h.block[bin // BLOCK] = <uint32_t> s.n_blocks
+    if unlikely(block[0] == 0):
+        block[0] = <uint32_t> s.n_blocks
         s.n_blocks += 1
-    return &s.blocks[<uint64_t> block * BLOCK + bin % BLOCK]
+    return &s.blocks[<uint64_t> block[0] * BLOCK + bin % BLOCK]
 
 
-cdef uint64_t count_bins(const State *s, const Histogram *h) noexcept nogil:
-    """How many bins are not empty."""
+cdef inline uint32_t *time_counter(State *s, uint32_t *times, unsigned int bin) noexcept nogil:
+    return counter(s, time_block(times, bin // BLOCK), bin)
+
+
+cdef inline uint32_t *size_counter(State *s, Account *a, unsigned int bin) noexcept nogil:
+    return counter(s, size_block(a, bin // BLOCK), bin)
+
+
+cdef void spill(State *s) noexcept nogil:
+    """Add all counts, of 32 bits, to such of 64, before one can be full."""
+    cdef uint64_t at
+    for at in range(s.n_blocks * BLOCK):
+        s.spilled[at] += s.blocks[at]
+        s.blocks[at] = 0
+    s.n_spilled = s.n_blocks
+    s.spilled_at = s.matches
+
+
+cdef inline uint64_t count_in(const State *s, uint64_t block, unsigned int i) noexcept nogil:
+    cdef uint64_t at = block * BLOCK + i
+    return s.blocks[at] + (s.spilled[at] if block < s.n_spilled else 0)
+
+
+cdef inline uint64_t take_count(State *s, uint64_t block, unsigned int i) noexcept nogil:
+    """What a bin has counted; it is empty then."""
+    cdef uint64_t count = count_in(s, block, i)
+    s.blocks[block * BLOCK + i] = 0
+    if block < s.n_spilled:
+        s.spilled[block * BLOCK + i] = 0
+    return count
+
+
+cdef uint64_t count_times(const State *s, uint32_t *times) noexcept nogil:
+    """How many bins move_times() hands out."""
     cdef uint64_t n = 0
-    cdef unsigned int block, i
-    for block in range(BLOCKS):
-        if h.block[block] != 0:
-            for i in range(BLOCK):
-                n += s.blocks[<uint64_t> h.block[block] * BLOCK + i] != 0
+    cdef uint64_t block
+    cdef unsigned int index, i
+    cdef unsigned int bucket = 0
+    cdef unsigned int last = <unsigned int> -1
+    for index in range(TIME_BLOCKS):
+        block = time_block(times, index)[0]
+        if block == 0:
+            continue
+        for i in range(BLOCK):
+            if count_in(s, block, i) != 0:
+                bucket = bucket_in(index * BLOCK + i, bucket)
+                n += index * BLOCK + i - bucket != last     # a bucket may end within a bin
+                last = index * BLOCK + i - bucket
     return n
 
 
-cdef Bin *move_bins(const State *s, const Histogram *h, uint32_t row, Bin *out) noexcept nogil:
-    """Move what is in the bins to out; returns out behind it."""
-    cdef unsigned int block, i
-    cdef uint32_t *count
-    for block in range(BLOCKS):
-        if h.block[block] != 0:
-            for i in range(BLOCK):
-                count = &s.blocks[<uint64_t> h.block[block] * BLOCK + i]
-                if count[0] != 0:
-                    out.row = row
-                    out.bin = block * BLOCK + i
-                    out.count = count[0]
-                    count[0] = 0
-                    out += 1
+cdef Bin *move_times(
+    State *s, uint32_t *times, uint32_t row, Bin *out, uint64_t *requests, uint64_t *hist
+) noexcept nogil:
+    """Move latencies to out, by bin_of(); returns out behind it.
+
+    Adds to hist, the original's histogram, if there is one.
+    """
+    cdef uint64_t block, count
+    cdef unsigned int index, i, bin
+    cdef unsigned int bucket = 0
+    cdef const Bin *first = out
+    for index in range(TIME_BLOCKS):
+        block = time_block(times, index)[0]
+        if block == 0:
+            continue
+        for i in range(BLOCK):
+            count = take_count(s, block, i)
+            if count == 0:
+                continue
+            bucket = bucket_in(index * BLOCK + i, bucket)
+            bin = index * BLOCK + i - bucket
+            if out != first and (out - 1).bin == bin:
+                (out - 1).count += count
+            else:
+                out.row = row
+                out.bin = bin
+                out.count = count
+                out += 1
+            requests[0] += count
+            if hist != NULL:
+                hist[bucket] += count
     return out
 
 
@@ -240,73 +342,106 @@ cdef inline Account *account_of(State *s, const Match *m) noexcept nogil:
     return a
 
 
-cdef void account(State *s, const Batch *b) noexcept nogil:
-    """Account the matches of a batch.
+cdef inline uint64_t quotient(uint64_t a, uint64_t b) noexcept nogil:
+    """a // b for an a below 2^53, by way of double: several times as fast on many processors.
 
-    Three times through it: what the second and the third need is fetched by the one before.
+    Exact: where a / b is less than an integer k, it is by 1 / b at least, of which k is less than
+    2^53 times as much; so rounding does not reach it. A b that is not exact is more than a.
+    """
+    return <uint64_t> <int64_t> (<double> <int64_t> a / <double> <int64_t> b)
+
+
+cdef void note_odd(State *s, Account *a, const Match *m, uint64_t d2c_us) noexcept nogil:
+    """What few requests have: an error, an odd size, a queue time, a latency of above an hour."""
+    a.errors += m.error != 0
+    if m.size_bytes & 511 or m.size_bytes >= SIZE_SLOTS << 9:
+        size_add(a, m.size_bytes, 1)
+    if m.q2d_ns != NOT_QUEUED:
+        account_queue(s, m)
+    if d2c_us >> 32 != 0:                       # its bucket is that of the lower 32 bits
+        a.d2c_hist[D2C_BUCKETS - 1] -= 1
+        a.d2c_hist[bucket_of(d2c_us, 3, D2C_BUCKETS - 1)] += 1
+
+
+cdef inline void account_match(
+    State *s, Account *a, const Match *m, uint64_t d2c_us, uint32_t *d2c, uint32_t *size
+) noexcept nogil:
+    """Account a request, given where its latency and its size are counted."""
+    cdef uint64_t throughput                    # bytes/ms
+    if likely(d2c_us != 0):
+        throughput = quotient(m.size_bytes * <uint64_t> 1000, d2c_us)
+    else:
+        throughput = m.size_bytes * <uint64_t> 1000000 // (m.d2c_ns if m.d2c_ns != 0 else 1)
+    a.d2c_us_sum += d2c_us                      # its extremes, and all of sizes: see move_rows()
+    a.d2c_us_squ += <uint128_t> d2c_us * d2c_us
+    moments_add(&a.throughput, throughput)
+    moments_add(&a.d2c_ns, m.d2c_ns)
+    d2c[0] += 1
+    size[0] += 1
+    if unlikely(
+        (m.size_bytes & 511) | m.error | (d2c_us >> 32) | (m.size_bytes >> 20)
+        or m.q2d_ns != NOT_QUEUED
+    ):
+        note_odd(s, a, m, d2c_us)
+
+
+cdef inline void account_far(State *s, const Batch *b) noexcept nogil:
+    """The same as account(), for accounts that the nearest cache does not hold.
+
+    Three times through the batch: what the second and the third need is fetched by the one before.
     """
     cdef:
         int i
-        int n = b.n_matches
         const Match *m
         Account *a
         Account *of[BATCH]
         uint32_t *d2c[BATCH]
         uint32_t *size[BATCH]
-        Row *row
-        bint far = s.n_devices >= MANY_DEVICES
-        uint64_t d2c_us, throughput             # bytes/ms
+        uint64_t d2c_us[BATCH]
+    for i in range(b.n_matches):
+        a = of[i] = account_of(s, &b.match[i])
+        prefetch(a)
+        prefetch(&a.d2c_ns)
+        prefetch(&a.block)
+    for i in range(b.n_matches):
+        m = &b.match[i]
+        d2c_us[i] = m.d2c_ns // 1000
+        d2c[i] = time_counter(s, times_of(of[i]), time_bin(m.d2c_ns, d2c_us[i]))
+        size[i] = size_counter(s, of[i], size_bin(m.size_bytes))
+        prefetch(d2c[i])
+        prefetch(size[i])
+    for i in range(b.n_matches):
+        account_match(s, of[i], &b.match[i], d2c_us[i], d2c[i], size[i])
 
-    s.matches += n
-    for i in range(n):
+
+cdef void account(State *s, const Batch *b) noexcept nogil:
+    """Account the matches of a batch."""
+    cdef:
+        int i
+        const Match *m
+        Account *a
+        uint64_t d2c_us
+    s.matches += b.n_matches
+    if s.n_devices >= MANY_DEVICES:
+        account_far(s, b)
+        return
+    for i in range(b.n_matches):
         m = &b.match[i]
         a = account_of(s, m)
-        of[i] = a
-        if far:
-            prefetch(&a.row)
-            prefetch(&a.row.d2c_us.squ)
-            prefetch(&a.row.throughput.squ)
-            prefetch(&a.row.d2c_hist[bucket_of(m.d2c_ns >> 10, 3, D2C_BUCKETS - 1)])
-            prefetch(&a.d2c.block[bin_of(m.d2c_ns) // BLOCK])
-            prefetch(&a.sizes)
-
-    for i in range(n):
-        m = &b.match[i]
-        d2c[i] = counter(s, &of[i].d2c, bin_of(m.d2c_ns))
-        size[i] = counter(s, &of[i].sizes, size_bin(m.size_bytes))
-        if far:
-            prefetch(d2c[i])
-            prefetch(size[i])
-
-    for i in range(n):
-        m = &b.match[i]
-        row = &of[i].row
         d2c_us = m.d2c_ns // 1000
-        if likely(d2c_us != 0):
-            throughput = m.size_bytes * <uint64_t> 1000 // d2c_us
-        else:
-            throughput = m.size_bytes * <uint64_t> 1000000 // (m.d2c_ns if m.d2c_ns != 0 else 1)
-        row.requests += 1
-        row.errors += m.error != 0
-        sums_add(&row.d2c_us, d2c_us)           # its extremes, and all of sizes: see close_row
-        moments_add(&row.throughput, throughput)
-        moments_add(&row.d2c_ns, m.d2c_ns)
-        row.d2c_hist[bucket_of(d2c_us, 3, D2C_BUCKETS - 1)] += 1
-        d2c[i][0] += 1
-        size[i][0] += 1
-        if unlikely(m.size_bytes & 511 or m.size_bytes >= SIZE_SLOTS << 9):
-            size_add(row, m.size_bytes, 1)
-        if unlikely(m.q2d_ns != NOT_QUEUED):
-            account_queue(s, m)
+        account_match(
+            s, a, m, d2c_us, time_counter(s, times_of(a), time_bin(m.d2c_ns, d2c_us)),
+            size_counter(s, a, size_bin(m.size_bytes)),
+        )
 
 
-cdef inline void size_add(Row *row, uint64_t size_bytes, uint64_t requests) noexcept nogil:
+cdef inline void size_add(Account *a, uint64_t size_bytes, uint64_t requests) noexcept nogil:
     """Account the sizes of some requests of the same size."""
-    row.size_bytes.min = min(row.size_bytes.min, size_bytes)
-    row.size_bytes.max = max(row.size_bytes.max, size_bytes)
-    row.size_bytes.sum += size_bytes * requests
-    row.size_bytes.squ += <uint128_t> (size_bytes * size_bytes) * requests
-    row.size_hist[bucket_of(size_bytes, 10, SIZE_BUCKETS - 1)] += requests
+    a.size_bytes.min = min(a.size_bytes.min, size_bytes)
+    a.size_bytes.max = max(a.size_bytes.max, size_bytes)
+    a.size_bytes.sum += size_bytes * <uint128_t> requests
+    a.size_bytes.squ += <uint128_t> (size_bytes * size_bytes) * requests
+    a.size_hist[bucket_of(size_bytes, 10, SIZE_BUCKETS - 1)] += requests
 
 
 cdef void account_queue(State *s, const Match *m) noexcept nogil:
@@ -315,26 +450,27 @@ cdef void account_queue(State *s, const Match *m) noexcept nogil:
     cdef uint64_t q2c_ns = m.q2d_ns + m.d2c_ns
     if unlikely(a == NULL):
         a = open_queue_account(s, m.device, op_of(m.cell))
-    a.row.requests += 1
     moments_add(&a.row.q2d_ns, m.q2d_ns)
     moments_add(&a.row.q2c_ns, q2c_ns)
-    counter(s, &a.q2d, bin_of(m.q2d_ns))[0] += 1
-    counter(s, &a.q2c, bin_of(q2c_ns))[0] += 1
+    time_counter(s, a.q2d, time_bin(m.q2d_ns, m.q2d_ns // 1000))[0] += 1
+    time_counter(s, a.q2c, time_bin(q2c_ns, q2c_ns // 1000))[0] += 1
 
 
 # --- handing out ------------------------------------------------------------------------------
 
-cdef uint64_t count_sizes(State *s, const Account *a, uint64_t mark) noexcept nogil:
-    """How many bins move_sizes() moves. State.by_bin holds no such mark."""
+cdef uint64_t count_sizes(State *s, Account *a, uint64_t mark) noexcept nogil:
+    """How many bins move_sizes() hands out. State.by_bin holds no such mark."""
     cdef uint64_t n = 0
-    cdef unsigned int block, i, bin
-    for block in range(BLOCKS):
-        if a.sizes.block[block] == 0:
+    cdef uint64_t block
+    cdef unsigned int index, i, bin
+    for index in range(SIZE_BLOCKS):
+        block = size_block(a, index)[0]
+        if block == 0:
             continue
         for i in range(BLOCK):
-            if s.blocks[<uint64_t> a.sizes.block[block] * BLOCK + i] == 0:
+            if count_in(s, block, i) == 0:
                 continue
-            bin = block * BLOCK + i
+            bin = index * BLOCK + i
             bin = bin - SIZE_SLOTS if bin >= SIZE_SLOTS else bin_of(bin << 9)
             n += s.by_bin[bin] != mark          # several sizes may share a bin
             s.by_bin[bin] = mark
@@ -342,30 +478,30 @@ cdef uint64_t count_sizes(State *s, const Account *a, uint64_t mark) noexcept no
 
 
 cdef Bin *move_sizes(State *s, Account *a, uint32_t row, Bin *out) noexcept nogil:
-    """Move what is in the bins of sizes to out, by bin_of(); returns out behind it.
+    """Move sizes to out, by bin_of(); returns out behind it.
 
-    Sizes, of which a stream has few, were counted one by one until here, where the row gets
+    Sizes, of which a stream has few, were counted one by one until here, where the account gets
     what there is to say of them.
     """
-    cdef unsigned int block, i, bin
+    cdef uint64_t block, count
+    cdef unsigned int index, i, bin
     cdef uint64_t *by_bin = s.by_bin
-    cdef uint32_t *count
     memset(by_bin, 0, sizeof(s.by_bin))
-    for block in range(BLOCKS):
-        if a.sizes.block[block] == 0:
+    for index in range(SIZE_BLOCKS):
+        block = size_block(a, index)[0]
+        if block == 0:
             continue
         for i in range(BLOCK):
-            count = &s.blocks[<uint64_t> a.sizes.block[block] * BLOCK + i]
-            bin = block * BLOCK + i
-            if count[0] == 0:
+            count = take_count(s, block, i)
+            bin = index * BLOCK + i
+            if count == 0:
                 continue
             if bin >= SIZE_SLOTS:
-                by_bin[bin - SIZE_SLOTS] += count[0]
+                by_bin[bin - SIZE_SLOTS] += count
             else:
-                by_bin[bin_of(bin << 9)] += count[0]
-                size_add(&a.row, bin << 9, count[0])
-            count[0] = 0
-    for i in range(bin_of(a.row.size_bytes.min), bin_of(a.row.size_bytes.max) + 1):
+                by_bin[bin_of(bin << 9)] += count
+                size_add(a, bin << 9, count)
+    for i in range(bin_of(a.size_bytes.min), bin_of(a.size_bytes.max) + 1):
         if by_bin[i] != 0:
             out.row = row
             out.bin = i
@@ -392,12 +528,6 @@ cdef void close_squares(
         m.squ = most
 
 
-cdef void close_row(Row *row) noexcept nogil:
-    """Complete a row in which something was counted: truncation to us keeps the order."""
-    row.d2c_us.min = row.d2c_ns.min // 1000
-    row.d2c_us.max = row.d2c_ns.max // 1000
-
-
 cdef struct CutSizes:                           # rows and bins that an interval's end hands out
     uint64_t rows
     uint64_t d2c_bins
@@ -415,31 +545,48 @@ cdef void count_rows(State *s, CutSizes *n) noexcept nogil:
     memset(s.by_bin, 0, sizeof(s.by_bin))
     n.rows = s.n_active
     for i in range(s.n_active):
-        n.d2c_bins += count_bins(s, &s.accounts[i].d2c)
+        n.d2c_bins += count_times(s, times_of(s.accounts[i]))
         n.size_bins += count_sizes(s, s.accounts[i], i + 1)
     n.queue_rows = s.n_queue_active
     for i in range(s.n_queue_active):
-        n.q2d_bins += count_bins(s, &s.queue_accounts[i].q2d)
-        n.q2c_bins += count_bins(s, &s.queue_accounts[i].q2c)
+        n.q2d_bins += count_times(s, s.queue_accounts[i].q2d)
+        n.q2c_bins += count_times(s, s.queue_accounts[i].q2c)
     n.loads = count_load_rows(s)
 
 
 cdef void move_rows(State *s, Row *out, Bin *d2c_out, Bin *size_out) noexcept nogil:
     cdef uint64_t i
     cdef Account *a
+    cdef Row *row
     cdef const Bin *first
     for i in range(s.n_active):
         a = s.accounts[i]
+        row = &out[i]
+        memset(row, 0, sizeof(Row))
+        row.device = s.devices[a.device].number
+        row.op = a.op
+        row.direction = a.direction
+        row.errors = a.errors
+        memcpy(row.d2c_hist, a.d2c_hist, sizeof(row.d2c_hist))
         first = d2c_out
-        d2c_out = move_bins(s, &a.d2c, <uint32_t> i, d2c_out)
+        d2c_out = move_times(
+            s, times_of(a), <uint32_t> i, d2c_out, &row.requests, row.d2c_hist
+        )
         size_out = move_sizes(s, a, <uint32_t> i, size_out)
-        close_row(&a.row)
-        close_squares(&a.row.d2c_ns, a.row.requests, first, d2c_out)
-        out[i] = a.row
+        close_squares(&a.d2c_ns, row.requests, first, d2c_out)
+        row.d2c_us.min = a.d2c_ns.min // 1000   # truncation keeps the order
+        row.d2c_us.max = a.d2c_ns.max // 1000
+        row.d2c_us.sum = a.d2c_us_sum
+        row.d2c_us.squ = a.d2c_us_squ
+        row.d2c_ns = a.d2c_ns
+        row.throughput = a.throughput
+        row.size_bytes = a.size_bytes
+        memcpy(row.size_hist, a.size_hist, sizeof(row.size_hist))
 
 
 cdef void move_queue_rows(State *s, QueueRow *out, Bin *q2d_out, Bin *q2c_out) noexcept nogil:
     cdef uint64_t i
+    cdef uint64_t requests                      # the same as of the other
     cdef QueueAccount *a
     cdef const Bin *first_q2d
     cdef const Bin *first_q2c
@@ -447,8 +594,9 @@ cdef void move_queue_rows(State *s, QueueRow *out, Bin *q2d_out, Bin *q2c_out) n
         a = s.queue_accounts[i]
         first_q2d = q2d_out
         first_q2c = q2c_out
-        q2d_out = move_bins(s, &a.q2d, <uint32_t> i, q2d_out)
-        q2c_out = move_bins(s, &a.q2c, <uint32_t> i, q2c_out)
-        close_squares(&a.row.q2d_ns, a.row.requests, first_q2d, q2d_out)
-        close_squares(&a.row.q2c_ns, a.row.requests, first_q2c, q2c_out)
+        requests = 0
+        q2d_out = move_times(s, a.q2d, <uint32_t> i, q2d_out, &a.row.requests, NULL)
+        q2c_out = move_times(s, a.q2c, <uint32_t> i, q2c_out, &requests, NULL)
+        close_squares(&a.row.q2d_ns, requests, first_q2d, q2d_out)
+        close_squares(&a.row.q2c_ns, requests, first_q2c, q2c_out)
         out[i] = a.row

@@ -156,10 +156,13 @@ cdef enum:
     SIZE_BUCKETS = 16                           # the original's histograms
     D2C_BUCKETS = 25
     BLOCK = 64                                  # bins; an octave of ours, see _stats.pxi
-    BLOCKS = 59
     BLOCKS_A_MATCH = 4                          # new ones that a match can ask for
+    TIME_BLOCKS = 64                            # for the bins of time_bin()
     SIZE_BINS = 1728                            # bin_of() of 32 bits
     SIZE_SLOTS = 2048                           # sizes counted one by one: 0 to 1 MiB - 512
+    SIZE_BLOCKS = 59                            # for the bins of size_bin()
+    NEAR_SIZES = 4                              # blocks of sizes beside the latencies'
+    INDICES = 128                               # of blocks in an account
     OPS = 7                                     # layout.OPS, by number
     ALL_OPS = 7                                 # beside them: all of a device
     CELLS = 28                                  # see cell_of()
@@ -172,23 +175,29 @@ cdef struct Row:                                # layout.ROW, 560 bytes
     uint64_t errors
     uint64_t requests
     uint64_t pad
-    Moments d2c_us                              # up to here and the next two: what every request
-    Moments throughput                          # writes to, in three cache lines
+    Moments d2c_us
+    Moments throughput
     Moments d2c_ns
     uint64_t d2c_hist[D2C_BUCKETS]
     uint64_t pad2
     Moments size_bytes
     uint64_t size_hist[SIZE_BUCKETS]
 
-cdef struct Histogram:                          # 3,776 bins in blocks of 64, each made when first
-    uint32_t block[BLOCKS]                      # used: its index in State.blocks; 0: all are empty
-
 cdef struct Account:                            # everything of one device, op and direction in
-    Row row                                     # one interval
+    uint128_t d2c_us_sum                        # one interval. Up to `block`, what every request
+    uint128_t d2c_us_squ                        # writes to: two cache lines
+    Moments throughput
+    Moments d2c_ns
+    uint32_t block[INDICES]                     # of histograms in State.blocks, see times_of()
+    uint64_t errors                             # and size_block(); the likely ones in one line
     uint64_t device                             # its index
-    Histogram d2c                               # by bin_of(ns)
-    Histogram sizes                             # by size_bin()
-    uint64_t pad[6]                             # to a multiple of the cache line: 1,088 bytes
+    uint32_t op
+    uint32_t direction
+    uint64_t pad
+    Moments size_bytes                          # until the cut, of odd sizes alone
+    uint64_t size_hist[SIZE_BUCKETS]
+    uint64_t d2c_hist[D2C_BUCKETS]              # what the bins do not tell, modulo 2^64
+    uint64_t pad2[5]                            # to a multiple of the cache line: 1,088 bytes
 
 cdef struct Match:                              # a request to be accounted, 32 bytes
     uint64_t d2c_ns
@@ -212,8 +221,8 @@ cdef struct QueueRow:                           # layout.QUEUE_ROW, 112 bytes
 cdef struct QueueAccount:                       # for a device and operation with queue records
     QueueRow row
     uint64_t device                             # its index
-    Histogram q2d
-    Histogram q2c
+    uint32_t q2d[TIME_BLOCKS]                   # blocks, as an account's
+    uint32_t q2c[TIME_BLOCKS]
 
 cdef struct Bin:                                # layout.BIN, 16 bytes: a bin that is not empty
     uint32_t row
@@ -321,6 +330,11 @@ cdef struct State:
     uint32_t *blocks                            # BLOCK counts each; block 0 is none
     uint64_t n_blocks                           # in use in this interval
     uint64_t blocks_room
+    uint64_t *spilled                           # counts of 64 bits, of the first n_spilled blocks
+    uint64_t spilled_room                       # blocks
+    uint64_t n_spilled
+    uint64_t spilled_at                         # matches by then
+    uint64_t spill_every                        # matches
     Account **accounts                          # the first n_active have had a match in this
     uint64_t n_accounts                         # interval, in the order of their first
     uint64_t n_active
