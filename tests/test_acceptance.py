@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -124,6 +125,29 @@ def test_split_by_cpu_gives_what_the_merged_stream_gives(name: str, tmp_path: Pa
     write_set(tmp_path, "sda", path_of(name).read_bytes())
     assert len(list(tmp_path.iterdir())) == 2
     assert json_lines(tmp_path / "sda") == json_lines(path_of(name))
+
+
+def test_split_by_cpu_tells_losses_where_the_merged_stream_does(tmp_path: Path) -> None:
+    data = path_of("loop-lossy-dc").read_bytes()
+    merged, files = b"", {0: b"", 1: b""}
+    for piece in re.split(rb"(?=CPU:\d \[LOST \d+ EVENTS\]\n)", data):
+        mark, end, records = piece.rpartition(b"EVENTS]\n")
+        records = records[: len(records) // 48 * 48]  # it ends inside one
+        merged += mark + end + records
+        if mark:
+            files[int(mark[4:5])] += mark + end
+        for _, cpu, raw in split(records):
+            files[cpu] += raw
+    (tmp_path / "merged").write_bytes(merged)
+    for cpu, part in files.items():
+        (tmp_path / f"sda.blktrace.{cpu}").write_bytes(part)
+
+    def losses(source: Path) -> list[int]:
+        return [interval.counts.lost for interval in blkiomon.intervals(source, 0.01)]
+
+    assert losses(tmp_path / "sda") == losses(tmp_path / "merged")
+    assert json_lines(tmp_path / "sda") == json_lines(tmp_path / "merged")
+    assert len(set(losses(tmp_path / "sda"))) > 3
 
 
 @pytest.mark.parametrize("missing", [0, 1])

@@ -65,17 +65,19 @@ def until_error(source: Source) -> tuple[bytes, Exception]:
     raise AssertionError("no error")
 
 
+def reader(data: bytes, most: int = 1 << 20) -> Callable[[memoryview], int]:
+    """What reads a file in memory, `most` bytes at a time."""
+    file = io.BytesIO(data)
+    return lambda buffer: file.readinto(buffer[:most])
+
+
 def merge(
     files: Sequence[bytes], window_bytes: int = 1 << 18, most: int = 1 << 20, **options: Any
 ) -> tuple[bytes, Merger]:
     """Merge files in memory, of which a read hands out `most` bytes at most."""
 
-    def reader(data: bytes) -> Callable[[memoryview], int]:
-        file = io.BytesIO(data)
-        return lambda buffer: file.readinto(buffer[:most])
-
     names = [f"file {i}" for i in range(len(files))]
-    readers = [reader(data) for data in files]
+    readers = [reader(data, most) for data in files]
     merger = Merger(names, readers, window_bytes=window_bytes, output_bytes=66_000, **options)
     parts = []
     while data := merger.read():
@@ -225,6 +227,36 @@ def test_lost_marks_are_counted_and_left_out() -> None:
         merged, merger = merge(files, window, 7)
         assert merged == encode(records)
         assert (merger.lost, merger.failures) == (1009, [])
+
+
+@pytest.mark.parametrize("most", [7, 1 << 20])
+@pytest.mark.parametrize("window_bytes", [1, 1000])
+def test_what_is_missing_is_told_before_the_record_behind_it(window_bytes: int, most: int) -> None:
+    first, second, third, last = (encode([issue(t, t, 512)]) for t in range(4))
+    files = [
+        first + lost_mark(0, 5) + b"garbage" + lost_mark(0, 2) + last,
+        lost_mark(1, 30) + second + third + lost_mark(1, 400),
+    ]
+    expected = [(first, 0, 0), (second + third, 30, 0), (last, 437, 7)]
+    readers = [reader(data, most) for data in files]
+    options: dict[str, Any] = {"output_bytes": 66_000, "resync": True}
+    merger = Merger(["one", "two"], readers, window_bytes=window_bytes, **options)
+    told = []
+    while data := bytes(merger.read()):
+        told.append((data, merger.lost, merger.skipped_bytes))
+    assert told == expected
+    assert (merger.lost, merger.skipped_bytes) == (437, 7)
+
+
+def test_what_is_missing_is_told_also_where_a_file_is_no_trace() -> None:
+    records = [encode([issue(t, t, 512)]) for t in range(3)]
+    files = [records[0] + b"garbage", lost_mark(1, 3) + records[1] + lost_mark(1, 4) + records[2]]
+    readers = [reader(data) for data in files]
+    merger = Merger(["one", "two"], readers, window_bytes=1000, output_bytes=66_000)
+    assert bytes(merger.read()) == records[0]
+    with pytest.raises(TraceError):
+        merger.read()
+    assert merger.lost == 3
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -57,8 +57,11 @@ class Merger:
 
     @property
     def lost(self) -> int:
-        """Events lost, by the tracer's marks, which are left out of the stream."""
+        """Events lost, by the tracer's marks, which are left out of the stream.
+
+        Those before a record count once all that comes before it has been handed out.
+        """
 
     @property
     def skipped_bytes(self) -> int:
-        """Bytes that ``resync`` skipped."""
+        """Bytes that ``resync`` skipped; as ``lost``, those before what comes next."""

@@ -11,6 +11,9 @@ mispredicted. A record costs the same however the files take turns.
 
 The kernel is `noexcept nogil` and never allocates. It stops where the output is full, and where a
 file's next record is not all there, or is none: Merger deals with that, and lets it go on.
+
+What is missing before a record (events lost, garbage skipped) is told when that record is due, and
+after all that comes before it has been handed out: so it counts where one merged stream has it.
 Signatures and their documentation for users stand in ``_merge.pyi``.
 """
 
@@ -34,12 +37,17 @@ cdef enum Stop:                                 # why the kernel stopped
 cdef enum:
     CHUNK = 64                                  # copied of every record, however short it is
     AHEAD = 512                                 # bytes of input fetched before they are needed
+    HELD = (1 << 30) + 1                        # a length that no output has room for
     STAGGER = 5 * 64                            # windows begin in different sets of the cache
 
 cdef struct Head:                               # a file's next record
     const uint8_t *at                           # whole, in the file's window, unless it is dry
     const uint8_t *end                          # of what has been read into the window
-    size_t length                               # of the record
+    size_t length                               # of the record; HELD: first something is told
+
+cdef struct Missing:                            # what has not been told yet
+    uint64_t lost
+    uint64_t skipped_bytes
 
 cdef struct Window:                             # a part of a file in memory
     uint8_t *begin                              # CHUNK bytes behind the room may be read, too
@@ -47,6 +55,8 @@ cdef struct Window:                             # a part of a file in memory
     uint64_t offset                             # of `begin` in the file
     bint at_end                                 # nothing more comes
     bint failed                                 # for the reader said so: see Merger.failures
+    size_t length                               # of the record that is held
+    Missing missing                             # before it
 
 cdef struct Merge:
     Head *heads                                 # one a file, in the order that decides ties
@@ -181,6 +191,7 @@ cdef class Merger:
     cdef list _names
     cdef list _readers
     cdef list _skips
+    cdef Missing at_ends                        # of files, before which no record holds it
     cdef object _out
     cdef object _failure
 
@@ -206,6 +217,7 @@ cdef class Merger:
         self.failures = []
         self.lost = 0
         self.skipped_bytes = 0
+        self.at_ends = Missing(0, 0)
         self.resync = resync
         self.swap = -1
         self.started = False
@@ -218,7 +230,9 @@ cdef class Merger:
         self.windows = <Window *> self._allocate("windows", self.n_files * sizeof(Window))
         begin = self._allocate("input", self.n_files * stride)
         for i in range(self.n_files):
-            self.windows[i] = Window(begin + i * stride, window_bytes, 0, False, False)
+            self.windows[i] = Window(
+                begin + i * stride, window_bytes, 0, False, False, 0, Missing(0, 0)
+            )
             self.m.heads[i] = Head(self.windows[i].begin, self.windows[i].begin, 0)
         self.m.dry = -1
         self.m.n_out = 0
@@ -249,15 +263,19 @@ cdef class Merger:
                 if m.dry >= 0:
                     self._attend(m.dry)
                     m.dry = -1
+                if self._is_missing() and m.n_out:
+                    break
+                self._tell_next()
                 with nogil:
                     if self.swap > 0:
                         stop = merge_all(m, True)
                     else:
                         stop = merge_all(m, False)
-                if stop != STOP_DRY:
+                if stop == STOP_END or stop == STOP_FULL and not self._is_missing():
                     break
         except BaseException as error:
             self._failure = error               # there is nothing to go on from
+            self._tell_all()
             if m.n_out == 0 or not isinstance(error, TraceError):
                 raise
         return self._out[:m.n_out]
@@ -266,6 +284,46 @@ cdef class Merger:
         skips = self._skips
         self._skips = []
         return skips
+
+    # -- what is missing
+
+    cdef bint _is_missing(self) noexcept:
+        """Whether something is to be told before anything else is handed out."""
+        cdef uint128_t winner = self.m.tree[0]
+        if self.at_ends.lost or self.at_ends.skipped_bytes:
+            return True
+        return winner != ENDED and self.m.heads[<size_t> <uint64_t> winner].length == HELD
+
+    cdef void _tell_next(self) noexcept:
+        """Tell it, if anything is."""
+        cdef uint128_t winner = self.m.tree[0]
+        self._tell(&self.at_ends)
+        if winner != ENDED:
+            self._release(<size_t> <uint64_t> winner)
+
+    cdef void _tell_all(self) noexcept:
+        """Nothing is due any more."""
+        cdef Py_ssize_t i
+        self._tell(&self.at_ends)
+        for i in range(self.n_files):
+            self._tell(&self.windows[i].missing)
+
+    cdef void _hold(self, size_t file) noexcept:
+        """Stop the kernel when a file's next record is due, if something is missing before it."""
+        cdef Window *w = &self.windows[file]
+        if w.missing.lost or w.missing.skipped_bytes:
+            w.length = self.m.heads[file].length
+            self.m.heads[file].length = HELD
+
+    cdef void _release(self, size_t file) noexcept:
+        if self.m.heads[file].length == HELD:
+            self.m.heads[file].length = self.windows[file].length
+            self._tell(&self.windows[file].missing)
+
+    cdef void _tell(self, Missing *missing) noexcept:
+        self.lost += missing.lost
+        self.skipped_bytes += missing.skipped_bytes
+        missing[0] = Missing(0, 0)
 
     # -- where the kernel cannot go on
 
@@ -301,6 +359,7 @@ cdef class Merger:
         while True:
             left = h.end - h.at
             if self.swap >= 0 and look(h, self.swap, &time_ns):
+                self._hold(file)
                 replay(&self.m, file, key_of(time_ns, file))
                 return 0
             if self.swap < 0 and left >= 4:
@@ -308,7 +367,7 @@ cdef class Merger:
             length = 0
             mark = parse_lost(h.at, left, &length, &events)
             if mark > 0:
-                self.lost += events
+                self.windows[file].missing.lost += events
                 h.at += length
                 continue
             is_record = self.swap >= 0 and left >= 4 and sniff(load32(h.at)) == self.swap
@@ -322,6 +381,9 @@ cdef class Merger:
                     self._end_inside(file, need)
             elif self._find_next(file):
                 continue
+            self.at_ends.lost += self.windows[file].missing.lost
+            self.at_ends.skipped_bytes += self.windows[file].missing.skipped_bytes
+            self.windows[file].missing = Missing(0, 0)
             replay(&self.m, file, ENDED)
             return 0
 
@@ -401,7 +463,7 @@ cdef class Merger:
 
     cdef int _note_skip(self, size_t file, uint64_t start) except -1:
         cdef uint64_t n = self._offset(file) - start
-        self.skipped_bytes += n
+        self.windows[file].missing.skipped_bytes += n
         self._skips.append((self._names[file], start, n))
         return 0
 
