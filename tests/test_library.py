@@ -195,7 +195,7 @@ def test_wrong_options_are_told_at_once() -> None:
     with pytest.raises(ValueError, match="clock"):
         blkiomon.intervals(b"", clock="sun")
     with pytest.raises(TypeError):
-        blkiomon.intervals(b"", colour="red")
+        blkiomon.intervals(b"", colour="red")  # type: ignore[call-arg]
 
 
 @pytest.fixture

@@ -60,6 +60,14 @@ def main(trace: Path, stats: Path) -> list[str]:
     except blkiomon.TraceError as error:
         assert_type(error.offset, int)
         lines.append(error.expected)
+    try:  # there are no such options, and mypy knows
+        blkiomon.summarize(trace, resink=True)  # type: ignore[call-arg]
+    except TypeError:
+        lines.append("no such option")
+    try:
+        blkiomon.intervals(trace, 1.0, max_age_s="10")  # type: ignore[arg-type]
+    except TypeError:
+        lines.append("no number")
     try:
         blkiomon.read_stats(trace)
     except blkiomon.StatsError as error:

@@ -6,7 +6,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,27 @@ if TYPE_CHECKING:
     Source = Path | Sequence[Path] | BinaryIO | ReadableBuffer
 
 READ_BYTES = 1 << 20
+
+
+class Options(TypedDict, total=False):
+    """Those of ``Monitor``, which has their defaults and says what they mean."""
+
+    max_pending: int
+    max_age_s: float
+    max_devices: int
+    resync: bool
+    devices: Iterable[int]
+    from_ns: int | None
+    to_ns: int | None
+    is_absolute: bool
+    threads: int
+    shard: tuple[int, int]
+
+
+class ClockOptions(Options, total=False):
+    """And the clock."""
+
+    clock: str
 
 
 def read_trace(source: Source, *, resync: bool = False) -> npt.NDArray[np.void]:
@@ -95,7 +116,11 @@ def _collected(
 
 
 def intervals(
-    source: Source, interval: float | None = 1.0, *, clock: str = "trace", **options: Any
+    source: Source,
+    interval: float | None = 1.0,
+    *,
+    clock: str = "trace",
+    **options: Unpack[Options],
 ) -> Iterator[Interval]:
     """The intervals of a trace, as they come.
 
@@ -163,7 +188,7 @@ def _by_the_wall_clock(
         yield monitor.cut(start_ns, max(start_ns, wall.time_ns()))
 
 
-def summarize(source: Source, **options: Any) -> Interval:
+def summarize(source: Source, **options: Unpack[ClockOptions]) -> Interval:
     """All of a trace as one interval.
 
     Args:
