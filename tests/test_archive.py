@@ -19,7 +19,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import distributed
 import duckdb
@@ -27,6 +27,7 @@ import fsspec
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from runner import run as run_command
 from test_sources import write_set
 from tracewriter import Record, complete, encode, issue, notify_timestamp
@@ -160,11 +161,17 @@ def test_name_that_looks_like_a_glob_is_a_name_first(traces: Path) -> None:
 
 def test_what_is_not_there_is_missing(traces: Path) -> None:
     (traces / "empty").mkdir()
-    wrong = ["nothing", "traces/no*", "traces/empty", "traces/db/sda.blktrace.99", "no://x/y"]
+    wrong = [
+        *("nothing", "traces/no*", "traces/empty", "traces/web?", "traces/db/sda.blktrace.99"),
+        "no://x/y",
+    ]
     names, missing = find([*wrong, "traces/web1/a.bin"])
     assert [Path(t.name).name for t in names] == ["a.bin"]
     assert [m.name for m in missing] == wrong
-    said = ["no such file", "nothing is called", "no trace in", "no such file", "cannot look up"]
+    said = [
+        *("no such file", "nothing is called", "no trace in", "no trace in", "no such file"),
+        "cannot look up",
+    ]
     for item, text in zip(missing, said, strict=True):
         assert text in item.why and "\n" not in item.why
 
@@ -192,6 +199,45 @@ def test_trace_whose_path_tells_no_host_is_missing(traces: Path) -> None:
     names, missing = find(["traces/web1/a.bin"], "/elsewhere/{host}/*")
     assert not names
     assert missing[0].name.endswith("a.bin") and "/elsewhere/" in missing[0].why
+
+
+def test_host_that_is_no_text_is_told(traces: Path) -> None:
+    """Its folder in the dataset would keep readers from all the others."""
+    folder = os.fsdecode(b"traces/web\xff")
+    (Path(folder)).mkdir()
+    (Path(folder) / "x.bin").write_bytes(b"")
+    names, missing = find([f"{folder}/x.bin", "traces/web1/a.bin"])
+    assert [trace.host for trace in names] == ["web1"]
+    assert [(Path(m.name).name, m.why) for m in missing] == [("x.bin", "its host is no UTF-8")]
+
+
+class Listed(MemoryFileSystem):  # type: ignore[misc]
+    """Remembers what it has listed, as object stores do."""
+
+    protocol = "listed"
+    store: ClassVar[dict[str, Any]] = {}
+    find = fsspec.AbstractFileSystem.find  # by ls()
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.removeprefix("listed://")))
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        if path not in self.dircache:
+            self.dircache[path] = super().ls(path, detail=True, **options)
+        found = self.dircache[path]
+        return found if detail else [info["name"] for info in found]
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.dircache.clear()
+
+
+def test_what_has_come_since_is_found_by_the_same_process() -> None:
+    fsspec.register_implementation("listed", Listed, clobber=True)
+    fs = fsspec.filesystem("listed")
+    for name, n_found in (("one", 1), ("two", 2)):
+        fs.pipe_file(f"/web1/{name}.bin", b"")
+        assert len(find(["listed://web1/*"])[0]) == n_found
 
 
 def test_traces_have_ids_of_their_own(traces: Path) -> None:
@@ -463,6 +509,18 @@ def test_only_what_is_missing_is_done_again(traces: Path, client: Any) -> None:
     assert stored(Path("ds")) == content
 
 
+@pytest.mark.parametrize("size", [0, 100])
+def test_what_has_been_cut_is_done_again(traces: Path, client: Any, size: int) -> None:
+    """As a machine that lost its power leaves it, or a copy that was not waited for."""
+    first = archived(client)
+    content = whole_dataset(Path("ds"))
+    os.truncate(next(p for p in parts(Path("ds")) if "web1" in str(p)), size)
+    second = archived(client)
+    assert second.resumed == 3
+    assert same(first, second)
+    assert whole_dataset(Path("ds")) == content
+
+
 def test_part_of_the_traces_then_all_is_the_same_as_all(traces: Path, client: Any) -> None:
     archived(client, "traces/web1/*", "traces/db/late.bin")
     second = archived(client)
@@ -724,6 +782,10 @@ def test_traces_may_come_from_a_web_server(
     assert archived(client, *urls, dataset="remote").resumed == 4
     os.utime(traces / "web1" / "a.bin", (1, 1))
     assert archived(client, *urls, dataset="remote").resumed == 3
+    (traces / "web1" / "Gone.bin").symlink_to("nowhere")  # listed, and before the others
+    gone = archived(client, f"{server}/web1/*.bin", dataset="remote")
+    assert [f.trace for f in gone.failures] == [f"{server}/web1/Gone.bin"]
+    assert gone.records == len(PHASES) // 48
     missing = archived(client, f"{server}/web1/none.bin", dataset="remote")
     assert [f.trace for f in missing.failures] == [f"{server}/web1/none.bin"]
 

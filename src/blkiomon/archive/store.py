@@ -16,7 +16,7 @@ import struct
 import tempfile
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,12 +105,12 @@ class Store:
                 notes=tuple(manifest["notes"]),
                 was_done=True,
             )
+            sizes = manifest["sizes"]
         except (KeyError, TypeError, ValueError):  # of another version, or damaged
             return None
         if result.error is not None and not result.is_lasting:
             return None
-        there = all(self.fs.exists(f"{self.root}/{name}") for name in result.partitions)
-        return result if there else None
+        return result if sizes == self._sizes(result.partitions) else None
 
     def finish(self, trace: Trace, options: dict[str, Any], result: Result) -> None:
         """Make known what has been made of a trace, and remove what an earlier run made of it."""
@@ -121,6 +121,7 @@ class Store:
             "intervals": result.intervals,
             "records": result.records,
             "partitions": result.partitions,
+            "sizes": self._sizes(result.partitions),
             "error": result.error,
             "is_lasting": result.is_lasting,
             "notes": result.notes,
@@ -175,6 +176,16 @@ class Store:
             name = f"{self.root}/{_shard_name(trace, k, n)}"
             if self.fs.exists(name):
                 self.fs.rm_file(name)
+
+    def _sizes(self, names: Iterable[str]) -> list[int | None]:
+        """Bytes of each of these files of the dataset; None of what is not there."""
+        sizes: list[int | None] = []
+        for name in names:
+            try:
+                sizes.append(self.fs.info(f"{self.root}/{name}")["size"])
+            except OSError:
+                sizes.append(None)
+        return sizes
 
     def _manifest(self, trace: Trace) -> dict[str, Any]:
         """Empty if there is none, or none that can be read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -164,9 +165,20 @@ def find(sources: Iterable[str], host: str | None = None) -> tuple[list[Trace], 
         match = pattern.fullmatch(name)
         if match is None:
             missing[name] = Missing(name, f"its path does not tell a host by {host}")
+        elif not _is_text(match["host"]):
+            # No reader would take a dataset with a folder of that name.
+            missing[name] = Missing(name, "its host is no UTF-8")
         else:
             traces.append(Trace(name, match["host"], files, is_local, notes))
     return traces, list(missing.values())
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def host_pattern(pattern: str | None) -> re.Pattern[str]:
@@ -192,9 +204,10 @@ Info = dict[str, Any]
 
 
 class _Finder:
-    """Looks names up; no directory is listed twice."""
+    """Looks names up; no directory is listed twice, and none as it was before."""
 
     def __init__(self) -> None:
+        self._fresh: set[Any] = set()
         self.found: dict[str, tuple[tuple[File, ...], bool, tuple[str, ...]]] = {}
         self._listed: dict[tuple[str, str], dict[str, Info]] = {}
 
@@ -209,20 +222,25 @@ class _Finder:
 
     def _add(self, source: str) -> None:
         fs, path = fsspec.url_to_fs(source)
+        if fs not in self._fresh:  # what this process has listed in an earlier run may have changed
+            self._fresh.add(fs)
+            fs.invalidate_cache()
         try:
             info = fs.info(path)
         except FileNotFoundError:
             info = None
         if info is not None:
-            if not self._add_found(fs, path, info):
-                raise SourceError(f"no trace in {source}: looked for *.blktrace.0 and so on")
-            return
-        if fsspec.core.has_magic(path):
-            for found, info in sorted(fs.glob(path, detail=True).items()):
-                self._add_found(fs, found, info)
-                info = {}
-            if info is None:
+            found = {path: info}
+        elif fsspec.core.has_magic(path):
+            found = fs.glob(path, detail=True)
+            if not found:
                 raise SourceError(f"nothing is called {source}")
+        else:
+            found = {}
+        if found:
+            n_used = sum(self._add_found(fs, *item) for item in sorted(found.items()))
+            if not n_used:
+                raise SourceError(f"no trace in {source}: looked for *.blktrace.0 and so on")
             return
         folder, _, name = path.rpartition("/")
         if not MEMBER.fullmatch(name) and self._add_set(fs, folder, name.removesuffix(".blktrace")):
@@ -296,6 +314,7 @@ def _url(fs: Any, path: str) -> str:
 
 def _file(fs: Any, path: str, info: Info) -> File:
     if info.get("size") is None:  # a listing of a web server tells nothing
-        info = fs.info(path)
+        with suppress(Exception):  # whoever opens it is told why
+            info = fs.info(path)
     mark = next((str(info[key]) for key in _MARKS if info.get(key) is not None), "")
     return File(_url(fs, path), info.get("size"), mark)
