@@ -6,6 +6,7 @@ import bisect
 import json
 import random
 import shutil
+import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,6 +35,26 @@ def p99_ns(*hosts: list[tuple[int, int]]) -> int:
     """Of the requests of all hosts, which are given by size and time in us."""
     times_ns = sorted(us * 1000 for of_host in hosts for _, us in of_host)
     return times_ns[len(times_ns) * 99 // 100]
+
+
+def test_whatever_is_counted_nowhere_is_unseen(tmp_path: Path) -> None:
+    """Each of these counters grows by another power of ten, every second."""
+    counters = ("lost_events", "sequence_gaps", "evicted", "over_device_limit")
+    series = [
+        {"series": f'blkiomon_{name}_total{{host_group="db"}}', "values": f"0+{60 * 10**n}x10"}
+        for n, name in enumerate(counters)
+    ]
+    expected = {"labels": '{__name__="host_group:blkiomon_unseen:rate5m",host_group="db"}',
+                "value": 1111}  # fmt: skip
+    question = {"expr": "host_group:blkiomon_unseen:rate5m", "eval_time": "10m",
+                "exp_samples": [expected]}  # fmt: skip
+    test = {"rule_files": [str(CONTRIB / RULES)], "evaluation_interval": "1m",
+            "tests": [{"interval": "1m", "input_series": series,
+                       "promql_expr_test": [question]}]}  # fmt: skip
+    (tmp_path / "test.yml").write_text(json.dumps(test))
+    command = [prometheus.program("promtool"), "test", "rules", str(tmp_path / "test.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_percentiles_of_hosts_on_two_servers(tmp_path: Path) -> None:
