@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from benchmarks import streams
 from benchmarks.report import Options, Table
+from blkiomon.groups import NS_PER_S
 from blkiomon.monitor import Monitor
 from blkiomon.outputs.openmetrics import MAX_DEVICES, Metrics
 
@@ -14,9 +15,9 @@ from blkiomon.outputs.openmetrics import MAX_DEVICES, Metrics
 def rows(requests: int, scrapes: int) -> Iterator[tuple[str, ...]]:
     """Series and costs of hosts with ever more devices, all of which read and write."""
     for devices in (1, 10, MAX_DEVICES, 4 * MAX_DEVICES):
-        monitor = Monitor(3600, clock="trace")
+        monitor = Monitor(clock="wall")
         monitor.feed(streams.make(requests, 64, devices).tobytes())
-        (interval,) = monitor.finish(is_complete=True, final=True)
+        interval = monitor.cut(0, 3600 * NS_PER_S)
         metrics = Metrics(lambda number: None)
         start_ns = time.process_time_ns()
         metrics.add(interval)

@@ -31,9 +31,11 @@ from tracewriter import WRITE, complete, encode, issue, lost_mark
 from blkiomon import cli
 from blkiomon.config import Config
 from blkiomon.interval import Interval
+from blkiomon.layout import OPS
 from blkiomon.monitor import Monitor
 from blkiomon.outputs import OutputError, open_outputs
 from blkiomon.outputs.openmetrics import (
+    MAX_DEVICES,
     SIZE_LIMITS,
     TIME_LIMITS_NS,
     HttpSink,
@@ -140,6 +142,22 @@ def test_series_are_bounded() -> None:
     found = metrics_of(on(3, 4), on(1, 2, 3, 4), max_devices=2)
     counts = {key[1]: n for key, n in found.items() if key[0] == "blkiomon_requests_total"}
     assert counts == {"0:3": 2, "0:4": 2, "other": 2}
+
+
+def test_series_are_as_many_as_is_said() -> None:
+    monitor = Monitor(clock="wall")
+    monitor.feed(quirks.pairs((4096, 500)))
+    metrics = Metrics(no_name)
+    metrics.add(monitor.cut(0, 10**9))
+    of_a_host = [key for key in samples(metrics.text()[0]) if len(key) == 1]
+    n_of_each = len(samples(metrics.text()[0])) - len(of_a_host)
+    said = (CONTRIB.parent / "docs" / "scale.md").read_text()
+    words = {8: "eight"}[len(of_a_host)]
+    assert f"{n_of_each} series for each device and operation, and {words} of the host" in said
+    for n in (1, 10, MAX_DEVICES, MAX_DEVICES + 1):
+        assert f" {2 * n * n_of_each + len(of_a_host):,} |" in said
+    most = (MAX_DEVICES + 1) * len(OPS) * n_of_each + len(of_a_host)
+    assert f"{MAX_DEVICES + 1} devices of seven operations, {most:,} series" in said
 
 
 def test_nothing_yet_is_no_metrics_of_devices() -> None:
