@@ -30,7 +30,7 @@ from tracewriter import WRITE, complete, encode, issue, lost_mark
 
 from blkiomon import cli
 from blkiomon.config import Config
-from blkiomon.interval import Interval
+from blkiomon.interval import Interval, merge
 from blkiomon.layout import OPS
 from blkiomon.monitor import Monitor
 from blkiomon.outputs import OutputError, open_outputs
@@ -394,8 +394,9 @@ scrape_configs: [{job_name: b, static_configs: [{targets: ['%s']}]}]
             quantile = server.awaited(question)
         status, text, _ = process.end()
     assert status == 0
-    lines = [json.loads(line) for line in text.splitlines()]
-    ours = next(n["total"]["d2c_ns"] for n in lines if n["total"]["requests"] == len(requests))
+    # A busy machine may see them in more than one interval.
+    whole = merge(Interval.from_dict(json.loads(line)) for line in text.splitlines())
+    assert whole.total.requests == len(requests)
     # Prometheus interpolates within the bucket, of which our figure is exact to 0.8 %.
-    at = bisect.bisect_left(TIME_LIMITS_NS, ours["p99"])
+    at = bisect.bisect_left(TIME_LIMITS_NS, whole.percentile(99) or 0)
     assert TIME_LIMITS_NS[at - 1] <= quantile * 1e9 <= TIME_LIMITS_NS[at]
