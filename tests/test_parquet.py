@@ -71,6 +71,26 @@ def test_time_is_null_where_it_is_not_known() -> None:
     assert table["start"].to_pylist() == [None]
 
 
+@pytest.mark.parametrize(
+    ("start_ns", "end_ns", "is_anchored"),
+    [(2**63 - 10, 2**63 + 5, False), (2**63, 2**64 - 1, True), (-(2**64), 5, True)],
+)
+def test_time_that_no_column_holds_is_null_and_the_figures_are_there(
+    start_ns: int, end_ns: int, is_anchored: bool
+) -> None:
+    form = ParquetFormat()
+    wild = interval_of(example(), start_ns, end_ns, is_anchored=is_anchored)
+    data = b"".join([*form.render(wild), *form.render(ITEMS[0]), *form.finish()])
+    rows = pq.read_table(io.BytesIO(data)).to_pylist()
+    n = len(wild.groups())
+    for row, group in zip(rows[:n], wild.groups(), strict=True):
+        assert row["start_ns"] == (start_ns if -(2**63) <= start_ns < 2**63 else None)
+        assert row["end_ns"] == (end_ns if end_ns < 2**63 else None)
+        assert row["start"] is None
+        assert row["requests"] == group.requests
+    assert rows[n]["start_ns"] == ITEMS[0].start_ns
+
+
 @pytest.mark.parametrize("number", [0, 3])
 def test_file_is_whole_when_closed(number: int, tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"

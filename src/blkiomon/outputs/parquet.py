@@ -67,7 +67,7 @@ class ParquetFormat:
         rows = [row for interval in intervals for row in table.rows(interval, self._name_of)]
         columns: list[Any] = [[column.value(row) for row in rows] for column in table.COLUMNS]
         columns[_START] = [r.interval.start_ns if r.interval.is_anchored else None for r in rows]
-        arrays = [self._arrow.array(c, f.type) for c, f in zip(columns, self._schema)]
+        arrays = [self._array(c, f.type) for c, f in zip(columns, self._schema)]
         ends = np.cumsum([0, *(len(row.group.d2c.bins) for row in rows)], dtype=np.int32)
         for parts in ([r.group.d2c.low for r in rows], [r.group.d2c.counts for r in rows]):
             arrays.append(self._arrow.ListArray.from_arrays(ends, np.concatenate(parts)))
@@ -76,6 +76,15 @@ class ParquetFormat:
             arrays.append(self._arrow.array(values, self._arrow.binary()))
         self._writer.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema))
         yield self._bytes.take()
+
+    def _array(self, values: list[Any], kind: Any) -> Any:
+        """A column. Null is what its type cannot hold, as times of a broken trace."""
+        try:
+            return self._arrow.array(values, kind)
+        except OverflowError:
+            end = 1 << 64 if kind == self._arrow.uint64() else 1 << 63
+            fit = [v if v is not None and end - (1 << 64) <= v < end else None for v in values]
+            return self._arrow.array(fit, kind)
 
     def finish(self) -> Iterator[bytes]:
         """The footer; what follows is another file."""
