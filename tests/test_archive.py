@@ -842,6 +842,22 @@ def test_scheduler_that_is_not_there_is_one_line(
         assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("address", ["", "x", "nonsense://x", "inproc://x", "tls://127.0.0.1:1"])
+def test_address_that_is_none_is_one_line_up_to_the_end_of_the_process(
+    address: str, traces: Path
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "blkiomon", "archive", "-o", "ds", "--scheduler", address, *SOURCES],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"blkiomon: no Dask scheduler at {address}: ")
+    assert result.stderr.count("\n") == 1
+
+
 def test_scheduler_without_workers_is_told(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blkiomon.archive.run.WORKERS_S", 0.1)
     with warnings.catch_warnings():

@@ -100,6 +100,14 @@ def _told(error: BaseException) -> str:
     return why(error)
 
 
+class _Client(distributed.Client):
+    """Where none came about, there is none to close: the library waits for that, and shows how."""
+
+    def __del__(self) -> None:
+        if self.status == "running":
+            super().__del__()
+
+
 @contextmanager
 def _client(scheduler: str | distributed.Client | None) -> Iterator[distributed.Client]:
     """The client of a scheduler that runs, or of one of our own for as long as it takes.
@@ -115,9 +123,9 @@ def _client(scheduler: str | distributed.Client | None) -> Iterator[distributed.
             if scheduler is None:
                 scheduler = stack.enter_context(_local_cluster())
             client = stack.enter_context(
-                distributed.Client(scheduler, timeout=CONNECT_S, set_as_default=False)
+                _Client(scheduler, timeout=CONNECT_S, set_as_default=False)
             )
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of whatever speaks the protocol that is named
             raise ArchiveError(f"no Dask scheduler at {scheduler}: {why(error)}") from error
         try:
             client.wait_for_workers(1, timeout=WORKERS_S)
