@@ -77,6 +77,20 @@ def test_file_is_reopened_as_the_user(directory: Path) -> None:
     assert b"all" in (ours / "old").read_bytes()
 
 
+@root_only
+def test_file_that_was_not_moved_needs_no_right_to_be_reopened(directory: Path) -> None:
+    moved, stays = directory / "moved.bin", directory / "stays.bin"
+    os.chown(directory, NOBODY, NOBODY)
+    with Running("-I", "0.1", "-b", moved, "--json", stays, "--user", "nobody").started() as run:
+        moved.rename(directory / "old")
+        run.signal(signal.SIGHUP)
+        until(moved.exists, "the new file")
+        run.write(ONE)
+        until(lambda: sizes(moved) == [1], "an interval")
+        assert run.end()[::2] == (0, "")
+    assert b'"total":{"requests":1,' in stays.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -100,6 +100,9 @@ class FileSink(Sink):
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             return
+        with suppress(OSError):  # not by opening it, which root may have done and we must not
+            if os.path.samestat(os.stat(self._path), status):  # noqa: PTH116
+                return
         try:
             new = open_output(self._path, follow=self._follow, keep=True)
         except OSError as error:
