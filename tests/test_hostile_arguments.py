@@ -140,6 +140,34 @@ def test_every_option_of_a_command_with_nonsense(
             Path(name).unlink()
 
 
+ARCHIVE = ["", "--interval", "--host", "--shards", "--max-pending", "--max-age"]
+TOP = ["", "--interval", "--file", "--speed", "--capture"]
+
+
+@pytest.mark.parametrize("option", ARCHIVE, ids=lambda o: o.strip("-") or "source")
+def test_every_option_of_archive_with_nonsense(
+    option: str, empty: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "trace").write_bytes(b"")
+    for kind, value in VALUES.items():
+        given = [f"{option}={value}", str(tmp_path / "trace")] if option else ["--", value]
+        assert run(capfd, ["archive", "-o", "dataset", *given]) == 1, kind
+    for value in ("", "a\0b"):
+        assert run(capfd, ["archive", f"--output={value}", str(tmp_path / "trace")]) == 1
+    assert list(empty.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", TOP, ids=lambda o: o.strip("-") or "trace")
+def test_every_option_of_top_with_nonsense(
+    option: str, empty: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "trace").write_bytes(b"")
+    trace = [] if option == "--file" else [str(tmp_path / "trace")]
+    for kind, value in VALUES.items():
+        given = [f"{option}={value}", *trace] if option else ["--", value]
+        assert run(capfd, ["top", *given]) == 1, kind
+
+
 @pytest.mark.parametrize("name", [b"\xff\xfe", b"a\nb", b"\x1b[31m", b"-x", b" "])
 def test_names_that_are_no_text_work_as_input_and_as_output(
     name: bytes, empty: Path, capfd: pytest.CaptureFixture[str]
