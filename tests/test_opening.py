@@ -191,6 +191,21 @@ def test_parts_of_parquet_do_not_go_through_such_a_link(public: Path) -> None:
     assert not names_in(public.parent / "private")
 
 
+@root_only
+def test_archive_does_not_go_through_such_a_link(public: Path) -> None:
+    private = public.parent / "private"
+    private.mkdir()
+    (public / "link").symlink_to("../private")
+    for dataset in ("link", "link/below/it"):
+        command = ("archive", "-o", public / dataset, public.parent / "trace")
+        result = runner.run(*command)
+        assert result.returncode == 1
+        assert LINK.encode() in result.stderr and result.stderr.count(b"\n") == 1
+        assert not names_in(private)
+    assert runner.run(*command, "--follow-symlinks").returncode == 0
+    assert names_in(private / "below/it") == ["_manifest", "host=" + public.parent.name]
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
 def test_every_file_has_the_same_mode(umask: int, short_trace: Path, tmp_path: Path) -> None:
     names = {"-h": "h", "-b": "b", "-d": "d", "-D": "D", "--json": "json", "--csv": "csv"}

@@ -56,6 +56,7 @@ complete -c blkiomon -n '__blkiomon_runs archive' -l json -d 'the summary as JSO
 complete -c blkiomon -n '__blkiomon_runs archive' -l resync -d 'after garbage go on at the next record, count what is skipped'
 complete -c blkiomon -n '__blkiomon_runs archive' -l max-pending -x -d 'pending records kept at most (default 1000000): a worker'\''s memory'
 complete -c blkiomon -n '__blkiomon_runs archive' -l max-age -x -d 'age of a pending record at most (default 600)'
+complete -c blkiomon -n '__blkiomon_runs archive' -l follow-symlinks -d 'as root, also a DATASET behind links where anybody could have laid them'
 complete -c blkiomon -n '__blkiomon_runs archive' -l help -d 'print this text'
 complete -c blkiomon -n '__blkiomon_runs compare' -s o -l output -r -F -d 'also write a page with both sides, changes.html; a name that ends in .png, .svg or .pdf for the pictures alone'
 complete -c blkiomon -n '__blkiomon_runs compare' -l json -d 'print JSON'

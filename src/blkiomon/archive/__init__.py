@@ -40,6 +40,7 @@ every host, device and operation, and of all hosts together.
       --resync             after garbage go on at the next record, count what is skipped
       --max-pending=N      pending records kept at most (default 1000000): a worker's memory
       --max-age=SECONDS    age of a pending record at most (default 600)
+      --follow-symlinks    as root, also a DATASET behind links where anybody could have laid them
       --help               print this text
 
 A SOURCE is a trace as `blkiomon` takes it, compressed or not; a directory, of which all files of
@@ -103,6 +104,7 @@ def main(argv: Sequence[str]) -> int:
             host=given.get("host"),
             scheduler=given.get("scheduler"),
             shards=shards,
+            follow_symlinks="follow-symlinks" in given,
         )
     except ArchiveError as error:
         complain(str(error))
@@ -117,7 +119,7 @@ _VALUES = (
     *("max-pending=", "max-age="),
 )
 MOST_SHARDS = 1024  # the engine's limit
-_FLAGS = ("json", "resync", "help")
+_FLAGS = ("json", "resync", "follow-symlinks", "help")
 _SHORT = {"-o": "output", "-I": "interval"}
 
 

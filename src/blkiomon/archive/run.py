@@ -40,6 +40,7 @@ def run(
     host: str | None = None,
     scheduler: str | distributed.Client | None = None,
     shards: int = 1,
+    follow_symlinks: bool = False,
     show_progress: bool | None = None,
 ) -> Summary:
     """See ``blkiomon.archive.summarize``."""
@@ -49,7 +50,9 @@ def run(
     if not traces:
         return gathered.summary()
     if dataset is not None and "://" not in dataset:
-        dataset = os.path.abspath(dataset)  # noqa: PTH100 (of a name that need not be text)
+        # Links are followed here, or, where anybody could have laid them, by no worker.
+        absolute = os.path.realpath if follow_symlinks else os.path.abspath
+        dataset = absolute(dataset)
     waiting = iter(traces)
     done_bytes = 0
     with ExitStack() as stack:
@@ -100,7 +103,7 @@ def _told(error: BaseException) -> str:
     return why(error)
 
 
-class _Client(distributed.Client):
+class _Client(distributed.Client):  # type: ignore[misc]  # it has no types
     """Where none came about, there is none to close: the library waits for that, and shows how."""
 
     def __del__(self) -> None:

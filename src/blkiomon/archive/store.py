@@ -32,6 +32,7 @@ from blkiomon._version import __version__
 from blkiomon.archive.traces import Trace
 from blkiomon.groups import NS_PER_S
 from blkiomon.interval import Interval
+from blkiomon.outputs.opening import make_directories, whole_file
 from blkiomon.outputs.parquet import ParquetFormat
 
 MANIFEST = "_manifest"
@@ -206,16 +207,10 @@ class Store:
                 self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
                 self.fs.put_file(beside.name, path)
             return
-        folder = Path(path).parent
-        folder.mkdir(parents=True, exist_ok=True)
+        make_directories(Path(path).parent)
         # Readers of datasets pass over what begins with a point.
-        part = folder / f".{Path(path).stem}.{uuid4().hex}.part"
-        try:
-            with part.open("xb") as file:
-                yield file
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole_file(path, f".{Path(path).stem}.{uuid4().hex}.part") as file:
+            yield file
 
 
 def _shard_name(trace: Trace, k: int, n: int) -> str:

@@ -76,18 +76,43 @@ def write_whole(
     Raises:
         OSError: it cannot be written.
     """
+    with whole_file(path, f".blkiomon.{os.urandom(8).hex()}.new", follow=follow) as file:
+        write(file)
+
+
+@contextmanager
+def whole_file(
+    path: str | os.PathLike[str], new: str, *, follow: bool = False
+) -> Iterator[IO[bytes]]:
+    """As ``write_whole``, a file to write to; in the meantime its name is ``new``."""
     with _place(os.fspath(path), follow, replaces=True) as (directory, name, _):
-        new = f".blkiomon.{os.urandom(8).hex()}.new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         fd = os.open(new, flags, MODE, dir_fd=directory)
         try:
             with open(fd, "wb") as file:
-                write(file)
+                yield file
             os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             with suppress(OSError):
                 os.unlink(new, dir_fd=directory)
             raise
+
+
+def make_directories(path: str | os.PathLike[str]) -> None:
+    """Make a directory, and what leads there, as far as they are missing.
+
+    Raises:
+        OSError: one of them cannot be made.
+    """
+    whole = os.path.abspath(path)  # noqa: PTH100 (of a name that need not be text)
+    try:
+        with _place(whole, False, replaces=True) as (directory, name, _):
+            os.mkdir(name, dir_fd=directory)
+    except FileExistsError:
+        pass  # what it is shows when it is gone through
+    except FileNotFoundError:
+        make_directories(os.path.dirname(whole))  # noqa: PTH120
+        make_directories(whole)
 
 
 @contextmanager
