@@ -139,6 +139,55 @@ def commands_shown() -> set[str]:
     return found
 
 
+def test_index_leads_to_every_document() -> None:
+    index = (DOCS / "README.md").read_text()
+    for path in FILES:
+        assert path.name == "README.md" or f"]({path.name})" in index, path.name
+
+
+def named_in(name: str, heading: str = "") -> set[str]:
+    """What stands between backquotes, in a document or below one of its headings."""
+    text = (DOCS / name).read_text()
+    if heading:
+        text = text.split(f"\n## {heading}\n")[1].partition("\n## ")[0]
+    return set(re.findall(r"`([^`\n]+)`", text))
+
+
+def keys_of(data: Any) -> set[str]:
+    """The keys of all dicts within."""
+    if isinstance(data, list):
+        return {key for item in data for key in keys_of(item)}
+    if isinstance(data, dict):
+        return {*data} | keys_of([*data.values()])
+    return set()
+
+
+def test_columns_of_the_table_are_explained(traces: Path) -> None:
+    columns = runner.run("-I60", "--csv", "-", "phases.bin").stdout.decode().split("\n")[0]
+    abbreviated = re.compile(r"(d2c|size|q2d|q2c)_(min|mean|max|stddev|p[0-9_]+)_(ns|bytes)")
+    names = {name for name in columns.split(",") if not abbreviated.fullmatch(name)}
+    assert names <= named_in("schema.md", "The table (CSV, Parquet)")
+
+
+def test_metrics_are_explained(traces: Path) -> None:
+    assert runner.run("-I60", "--textfile", "metrics", "phases.bin").returncode == 0
+    shown = re.findall(r"^# TYPE (\S+)", Path("metrics").read_text(), re.MULTILINE)
+    assert "blkiomon_d2c_seconds" in shown
+    assert {*shown} <= named_in("live.md")
+
+
+def test_json_of_commands_is_explained(traces: Path) -> None:
+    compared = runner.run("compare", "--json", "phases.bin", "phases.bin")
+    figures = keys_of([row["changes"] for row in json.loads(compared.stdout)["rows"]])
+    assert {"a", "low", "p99.9"} <= figures
+    assert keys_of(json.loads(compared.stdout)) <= named_in("report.md") | {"p50", "p95", "p99"}
+    archived = runner.run("archive", "--json", "-I60", "-o", "dataset", "phases.bin", "missing")
+    summary = json.loads(archived.stdout)
+    assert len(summary["fleet"]) > 1 and summary["failures"]
+    there = named_in("scale.md") | named_in("schema.md")
+    assert keys_of(summary) - {"p90", "p95"} <= there
+
+
 @functools.cache
 def options_of(command: str) -> set[str]:
     """What a command's help names; the empty string is blkiomon itself."""
