@@ -20,6 +20,7 @@ import runner
 from sanitizers import OTHERS
 
 from blkiomon import cli
+from blkiomon.console import SIGNALS
 from tools.__main__ import SHARE, made
 from tools.commands import Command, commands
 
@@ -138,6 +139,16 @@ def test_page_has_the_sections_of_a_manual() -> None:
     assert headings[:5] == ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS"]
     assert {"OUTPUT", "SIGNALS", "EXIT STATUS", "FILES", "EXAMPLES", "BUGS"} <= {*headings}
     assert headings[-1] == "SEE ALSO"
+
+
+def test_page_has_every_signal() -> None:
+    text = rendered()
+    for number in SIGNALS:
+        assert number.name in text[text.index("\nSIGNALS") : text.index("\nFILES")]
+
+
+def test_page_has_no_gaps() -> None:
+    assert "\n\n\n" not in rendered()
 
 
 @pytest.mark.parametrize(

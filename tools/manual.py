@@ -83,9 +83,10 @@ def _options(options: list[Option]) -> Iterator[str]:
 
 def _examples(examples: list[tuple[str, str]]) -> Iterator[str]:
     for typed, told in examples:
-        yield ".TP"
+        yield ".TP" if told else ".PP"
         yield rf"\fB{_plain(typed)}\fP"
-        yield _text(told)
+        if told:
+            yield _text(told)
 
 
 def _sections(text: str) -> Iterator[str]:
