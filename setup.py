@@ -48,6 +48,9 @@ DIRECTIVES = {
     "language_level": 3,
     "boundscheck": DEBUG,
     "cdivision": True,
+    # Else a free-threaded CPython turns its lock on again, and says so on standard error.  One
+    # thread owns an engine, with or without the lock, which feed() gives up anyway.
+    "freethreading_compatible": True,
     "initializedcheck": DEBUG,
     "linetrace": DEBUG,
     "wraparound": False,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 import blkiomon
-from blkiomon import _core, _sysv
+from blkiomon import _core, _merge, _sysv
 
 
 def test_tests_see_the_installed_package_and_not_the_source_tree() -> None:
     installed = Path(sysconfig.get_path("platlib")).resolve()
-    for module in (blkiomon, _core, _sysv):
+    for module in (blkiomon, _core, _merge, _sysv):
         assert module.__file__ is not None
         assert installed in Path(module.__file__).resolve().parents
     assert importlib.metadata.version("blkiomon") == blkiomon.__version__
@@ -22,3 +25,11 @@ def test_numpy_is_the_only_dependency_at_run_time() -> None:
     requires = importlib.metadata.requires("blkiomon") or []
     assert [r for r in requires if "extra ==" not in r] == ["numpy>=1.26"]
     assert importlib.metadata.metadata("blkiomon")["License-Expression"] == "GPL-2.0-or-later"
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this CPython is not free-threaded"
+)
+def test_free_threaded_interpreter_stays_free_threaded() -> None:
+    is_gil_enabled = getattr(sys, "_is_gil_enabled")  # noqa: B009 - from 3.13 on
+    assert not is_gil_enabled()
