@@ -166,9 +166,9 @@ dropin: dist $(RELEASE)/.stamp-tools ## what `make dist` made takes the place of
 		$(or $(ARGS),test_identity.py test_run.py test_cli.py test_msgqueue.py)
 
 # The tests that need nothing but pytest and hypothesis.
-PYTHONS  ?= python3.11 python3.12 python3.13 python3.14 python3.14t
-PORTABLE := test_cli.py test_decode.py test_engine.py test_interval.py test_limits.py test_losses.py \
-	test_reference.py test_run.py
+PYTHONS  ?= python3.11 python3.12 python3.13 python3.14 python3.15 python3.14t
+PORTABLE := test_cli.py test_decode.py test_engine.py test_installation.py test_interval.py \
+	test_limits.py test_losses.py test_reference.py test_run.py
 
 # A free-threaded CPython cannot load the wheel, and builds the sdist.
 everywhere: dist ## test the wheel of `make dist` on every CPython that is there (PYTHONS="...")
