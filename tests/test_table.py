@@ -12,7 +12,6 @@ import tracewriter as tw
 from blkiomon import layout
 from blkiomon._core import Engine
 
-SLOTS = 15  # in a group
 GROWN = [64]  # groups, by half each time, no power of two
 while GROWN[-1] < 30_000:
     GROWN.append(GROWN[-1] + max(64, GROWN[-1] // 2))
