@@ -14,7 +14,7 @@ import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -473,6 +473,8 @@ def test_blktrace_under_lockdown(root: Path, blktrace: Path) -> None:
 TRACING = Path("/sys/kernel/tracing")
 STATE = Path("/run/blkiomon/tracefs.json")
 
+Load = Callable[..., dict[str, int]]
+
 
 @pytest.fixture(scope="module")
 def tracefs() -> Iterator[None]:
@@ -548,20 +550,25 @@ def started(*arguments: str) -> Running:
     return running
 
 
-def load(path: str, rw: str = "randrw", size: str = "4M", **more: str) -> dict[str, int]:
-    """Have fio work on a device; how many requests of each kind it says it made."""
-    if shutil.which("fio") is None:
+@pytest.fixture
+def load() -> Load:
+    """Has fio work on a device; returns how many requests of each kind it says it made."""
+    if shutil.which("fio") is None:  # told before anything is traced
         pytest.skip("fio is not installed")
-    options = {"name": "load", "filename": path, "rw": rw, "bs": "4k", "io_size": size} | more
-    options |= {"direct": "1", "ioengine": "psync", "output-format": "json"}
-    done = subprocess.run(
-        ["fio", *(f"--{k}={v}" for k, v in options.items())],
-        capture_output=True,
-        timeout=runner.TIMEOUT_S,
-        check=True,
-    )
-    (job,) = json.loads(done.stdout[done.stdout.index(b"{") :])["jobs"]
-    return {op: job[key]["total_ios"] for op, key in (("read", "read"), ("write", "write"))}
+
+    def run(path: str, rw: str = "randrw", size: str = "4M", **more: str) -> dict[str, int]:
+        options = {"name": "load", "filename": path, "rw": rw, "bs": "4k", "io_size": size} | more
+        options |= {"direct": "1", "ioengine": "psync", "output-format": "json"}
+        done = subprocess.run(
+            ["fio", *(f"--{k}={v}" for k, v in options.items())],
+            capture_output=True,
+            timeout=runner.TIMEOUT_S,
+            check=True,
+        )
+        (job,) = json.loads(done.stdout[done.stdout.index(b"{") :])["jobs"]
+        return {op: job[key]["total_ios"] for op, key in (("read", "read"), ("write", "write"))}
+
+    return run
 
 
 def counted(text: bytes) -> dict[str, int]:
@@ -575,7 +582,9 @@ def counted(text: bytes) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
-def test_counts_are_those_of_fio(loop: str, unchanged: None, number: signal.Signals) -> None:
+def test_counts_are_those_of_fio(
+    loop: str, unchanged: None, number: signal.Signals, load: Load
+) -> None:
     with started("--trace", f"/dev/{loop}", "--capture", "tracefs") as process:
         did = load(f"/dev/{loop}")
         status, text, complaints = process.end(number)
@@ -586,7 +595,7 @@ def test_counts_are_those_of_fio(loop: str, unchanged: None, number: signal.Sign
     assert did["read"] <= found["read"] <= did["read"] + 64
 
 
-def test_top_shows_what_fio_does(loop: str, unchanged: None, tmp_path: Path) -> None:
+def test_top_shows_what_fio_does(loop: str, unchanged: None, tmp_path: Path, load: Load) -> None:
     with Tmux(tmp_path, 80, 24) as terminal:
         terminal.run("top", "--capture", "tracefs", "-I", "0.2", loop)
         # There from the start on; and a monitor that hears nothing says so.
@@ -641,7 +650,7 @@ def partition(loop: str, tmp_path: Path) -> str:
     return str(path)
 
 
-def test_partition(loop: str, partition: str, unchanged: None) -> None:
+def test_partition(loop: str, partition: str, unchanged: None, load: Load) -> None:
     with started("--trace", partition, "--capture", "tracefs") as process:
         did = load(partition, "write", "1M")
         load(f"/dev/{loop}", "write", "1M", offset="16M")
@@ -667,7 +676,7 @@ def test_intervals_end_on_time_while_nothing_comes(loop: str, unchanged: None) -
     assert 0.8e9 < last["end_ns"] - first["start_ns"] < 5e9
 
 
-def test_run_that_is_killed_is_repaired_by_the_next(loop: str, unchanged: None) -> None:
+def test_run_that_is_killed_is_repaired_by_the_next(loop: str, unchanged: None, load: Load) -> None:
     with started("--trace", loop, "--capture", "tracefs") as process:
         pid = process.process.pid
         process.signal(signal.SIGKILL)
@@ -683,7 +692,7 @@ def test_run_that_is_killed_is_repaired_by_the_next(loop: str, unchanged: None) 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)
 def test_host_is_put_back_although_root_has_been_given_up(
-    loop: str, unchanged: None, number: signal.Signals
+    loop: str, unchanged: None, number: signal.Signals, load: Load
 ) -> None:
     user = ("--user", f"{runner.NOBODY}:{runner.NOBODY}")
     with started("--trace", loop, "--capture", "tracefs", *user) as process:
@@ -728,7 +737,7 @@ def test_output_that_cannot_be_opened(loop: str, unchanged: None) -> None:
     )
 
 
-def test_auto_takes_what_works(loop: str, unchanged: None) -> None:
+def test_auto_takes_what_works(loop: str, unchanged: None, load: Load) -> None:
     with started("--trace", loop) as process:
         did = load(f"/dev/{loop}", "write")
         status, text, _ = process.end(signal.SIGINT)
