@@ -133,9 +133,8 @@ def commands_shown() -> set[str]:
     found = set()
     for path in [*FILES, DOCS.parent / "README.md"]:
         for line in re.findall(r"^ {4,}(?:\$ )?(\S.*)", path.read_text(), re.MULTILINE):
-            command = re.split(r"\s#\s", line)[0].rpartition("| ")[2]
-            if command.startswith("blkiomon "):
-                found.add(command)
+            parts = re.split(r" [|] | && ", re.split(r"\s#\s", line)[0])
+            found |= {part for part in parts if part.startswith("blkiomon ")}
     return found
 
 
@@ -242,6 +241,25 @@ def test_worked_example_of_a_new_output_works(traces: Path) -> None:
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     assert_shown(output, ran.stdout, CONTRIBUTING.name)
+
+
+def test_comparison_that_is_shown_is_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").symlink_to(DOCS)
+    (tmp_path / "tests" / "data").mkdir(parents=True)
+    (tmp_path / "tests/data/loop-phases-dc.bin").symlink_to(
+        goldenfiles.TRACES / "loop-phases-dc.bin"
+    )
+    text = (DOCS / "report.md").read_text()
+    shown = text[text.index("    A: tests/data") : text.index("![Both runs")].rstrip()
+    script = re.findall(r"^    python (docs/slower.*)", text, re.MULTILINE)[0]
+    subprocess.run([sys.executable, *script.split()], check=True)
+    arguments = re.findall(r"^    blkiomon (compare tests/.*slower.bin)$", text, re.MULTILINE)[0]
+    printed = runner.run(*arguments.split()).stdout.decode()
+    # It goes on with writes and flushes.
+    assert printed.startswith(re.sub("^    ", "", shown, flags=re.MULTILINE))
 
 
 def test_targets_that_contributors_are_told_of_are_there() -> None:

@@ -316,7 +316,7 @@ def test_garbage_names_the_file_and_where(trace: Path) -> None:
 def test_damaged_compressed_file(trace: Path) -> None:
     trace.write_bytes(gzip.compress(os.urandom(0) + STEADY)[:-9])
     output, said = bad("-I", "1", trace)
-    assert said.startswith(f"blkiomon: {trace}: ") and said.count("\n") == 1
+    assert said.startswith(f"blkiomon: bad trace: {trace}: ") and said.count("\n") == 1
     assert sum(text_counts(output)) > 0
 
 

@@ -416,3 +416,8 @@ def test_groups_of_a_thousand_devices_take_milliseconds() -> None:
         assert len(item.groups()) == 3001
         best_s = min(best_s, time.thread_time() - begin_s)
     assert best_s < 0.25  # some 40 ms on an idle machine
+
+
+def test_percentile_of_an_operation_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"op must be one of read, write, .*, not 'reads'"):
+        Interval(time_s=0, devices=np.zeros(0, "u4"), cut=Cut()).percentile(50, op="reads")

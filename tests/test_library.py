@@ -87,6 +87,14 @@ def test_per_cpu_files_are_one_trace(tmp_path: Path) -> None:
 # -- records and requests --------------------------------------------------------------------------
 
 
+def test_files_missing_of_a_set_are_told_by_a_warning(tmp_path: Path) -> None:
+    for cpu in (0, 3):
+        (tmp_path / f"sda.blktrace.{cpu}").write_bytes(encode(steady(5)))
+    for use in (blkiomon.read_trace, blkiomon.requests, blkiomon.summarize):
+        with pytest.warns(UserWarning, match=r"sda\.blktrace\.1 to .*sda\.blktrace\.2 are missing"):
+            use(tmp_path)
+
+
 def test_records_are_those_of_the_trace(data: bytes) -> None:
     records = blkiomon.read_trace(data)
     assert records.dtype == layout.RECORD

@@ -359,7 +359,7 @@ def test_output_that_is_no_terminal_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--speed", "0", MULTI], "--speed takes"),
+        (["--speed", "0", MULTI], "--speed takes a factor or max"),
         (["--speed", "fast", MULTI], "--speed takes"),
         (["--speed", "2"], "--speed is for a recorded trace"),
         (["-I", "0", MULTI], "--interval takes"),

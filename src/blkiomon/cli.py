@@ -379,8 +379,14 @@ def _is_plain(text: str | None) -> bool:
     return text is not None and text.isascii() and "_" not in text
 
 
-def seconds(given: dict[str, str], name: str, least: float, default: float | None = None) -> float:
-    """A number of seconds. Raises UsageError."""
+def seconds(
+    given: dict[str, str],
+    name: str,
+    least: float,
+    default: float | None = None,
+    what: str = "a number of seconds",
+) -> float:
+    """A number, of seconds unless it is something else. Raises UsageError."""
     text = given.get(name)
     if text is None and default is not None:
         return default
@@ -391,7 +397,7 @@ def seconds(given: dict[str, str], name: str, least: float, default: float | Non
     most = 1e9  # thirty years; in ns it fits 64 bits
     if not least <= value <= most:  # also false for nan
         bounds = f"{least:g} or more"
-        raise UsageError(f"--{name} takes a number of seconds, {bounds}, not {text!r}")
+        raise UsageError(f"--{name} takes {what}, {bounds}, not {text!r}")
     return value
 
 

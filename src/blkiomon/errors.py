@@ -29,6 +29,16 @@ class SourceError(Exception):
     """A file cannot be found, read or decompressed; the text says which and why."""
 
 
+class DamagedError(SourceError):
+    """A compressed file cannot be decompressed to its end."""
+
+
+def complaint(error: Exception) -> str:
+    """A line about the input, which begins as the original's do where its bytes are at fault."""
+    is_bad_trace = isinstance(error, (TraceError, DamagedError))
+    return f"bad trace: {error}" if is_bad_trace else str(error)
+
+
 class StatsError(ValueError):
     """The bytes are no interval statistics of the original's layouts, or not only.
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from blkiomon.cut import Cut, merge_cuts
 from blkiomon.distribution import Distribution
 from blkiomon.groups import NS_PER_S, Group, groups_of
+from blkiomon.layout import OPS
 from blkiomon.moments import NOTHING, Moments, reduce_moments, run_starts
 
 __all__ = ["NOTHING", "Counts", "Cut", "DeviceStats", "Group", "Interval", "Moments", "merge"]
@@ -164,7 +165,12 @@ class Interval:
             percent: more than 0, at most 100.
             device: its number; of all devices unless given.
             op: one of ``layout.OPS``; of all operations unless given.
+
+        Raises:
+            ValueError: there is no such operation or percentile.
         """
+        if op is not None and op not in OPS:
+            raise ValueError(f"op must be one of {', '.join(OPS)}, not {op!r}")
         every_device = device is None and op is not None
         wanted = [
             g.d2c for g in self.groups() if g.op == op and (every_device or g.device == device)

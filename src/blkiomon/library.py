@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,8 @@ def read_trace(source: Source, *, resync: bool = False) -> npt.NDArray[np.void]:
     Args:
         source: a path, as on the command line (a file, the base name or a member of a per-CPU set,
             a directory; gzip, xz and zstd are read as they are); a list of these, merged by time;
-            a binary file object; or the bytes themselves.
+            a binary file object; or the bytes themselves. Where files of a set are missing, that
+            is told by a UserWarning.
         resync: after bytes that are no record, go on at the next plausible one.
 
     Returns:
@@ -220,7 +222,7 @@ def _read_counted(source: Source, resync: bool, monitor: Monitor) -> Iterator[me
     if paths is None:
         yield from _read(source, resync)
         return
-    with open_trace(paths, resync=resync) as stream:
+    with _opened(paths, resync) as stream:
         yield from counted(stream, monitor)
 
 
@@ -240,7 +242,7 @@ def _read(source: Source, resync: bool) -> Iterator[memoryview]:
     """The stream piece by piece, each valid until the next."""
     paths = _paths(source)
     if paths is not None:
-        with open_trace(paths, resync=resync) as stream:
+        with _opened(paths, resync) as stream:
             while data := stream.read():
                 yield data
     elif hasattr(source, "read"):
@@ -251,6 +253,14 @@ def _read(source: Source, resync: bool) -> Iterator[memoryview]:
     else:
         whole: Any = source
         yield memoryview(whole).cast("B")
+
+
+def _opened(paths: Sequence[Path], resync: bool) -> sources.Source:
+    """Open files; that some of a set are missing is a warning."""
+    stream = open_trace(paths, resync=resync)
+    for note in stream.notes:
+        warnings.warn(note, stacklevel=2)
+    return stream
 
 
 def _paths(source: Source) -> Sequence[Path] | None:

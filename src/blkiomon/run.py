@@ -21,7 +21,7 @@ from types import FrameType, TracebackType
 from blkiomon.clock import WallClock
 from blkiomon.config import Config
 from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain
-from blkiomon.errors import SourceError, TraceError
+from blkiomon.errors import SourceError, TraceError, complaint
 from blkiomon.monitor import Monitor
 from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
 from blkiomon.privileges import PrivilegeError, drop
@@ -385,7 +385,7 @@ def _explain(error: TraceError | SourceError | OSError | MemoryError, config: Co
         where = "" if is_named else f"{config.files[0]}: "
         complain(f"bad trace: {where}{error}")
     elif isinstance(error, SourceError):
-        complain(str(error))
+        complain(complaint(error))
     elif isinstance(error, MemoryError):
         complain(f"out of memory: {error or 'nothing more is read'}")
     else:

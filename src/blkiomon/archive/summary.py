@@ -137,7 +137,8 @@ class Summary:
     def text(self) -> Iterator[str]:
         """A table, line by line."""
         hosts, traces = _several(len(self.hosts), "host"), _several(self.traces, "trace")
-        yield f"{hosts}, {traces}, {self.intervals} intervals, {self.records} records\n\n"
+        intervals = _several(self.intervals, "interval")
+        yield f"{hosts}, {traces}, {intervals}, {self.records} records\n\n"
         names = [host.name for host in self.hosts]
         width = max(map(len, ["fleet", *names]))
         yield _line(width, "host", ("device", "op", *_COLUMNS))

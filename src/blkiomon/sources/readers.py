@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from blkiomon.errors import SourceError
+from blkiomon.errors import DamagedError, SourceError
 
 PACKED_BYTES = 1 << 14
 """Read so much of a compressed file at a time."""
@@ -265,7 +265,7 @@ class Reader:
             try:
                 data = self._unpacker.decompress(self._packed, most)
             except packing.errors as error:
-                raise SourceError(
+                raise DamagedError(
                     f"{self.name}: before byte offset {self.done_bytes}: "
                     f"damaged {packing.name} data: {error}"
                 ) from error
@@ -276,7 +276,7 @@ class Reader:
             elif not data:
                 self._packed = self._read_packed()
                 if not self._packed:
-                    raise SourceError(
+                    raise DamagedError(
                         f"{self.name}: at byte offset {self.done_bytes}: found the end of the "
                         f"file, expected more {packing.name} data"
                     )
@@ -298,7 +298,7 @@ class Reader:
         if not self._packed:
             return False
         if not packing.begins(self._packed):
-            raise SourceError(
+            raise DamagedError(
                 f"{self.name}: at byte offset {self.done_bytes - len(self._packed)}: "
                 f"found {self._packed[:4].hex(' ')}, expected the end of the file or more "
                 f"{packing.name} data"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from blkiomon._merge import Merger
-from blkiomon.errors import SourceError, TraceError
+from blkiomon.errors import TraceError, complaint
 from blkiomon.sources.readers import Reader
 
 READ_BYTES = 1 << 18
@@ -190,5 +190,4 @@ class MergedSource(Source):
                 f"{self.skipped_bytes} bytes in all"
             )
         for error in failures:
-            kind = "" if isinstance(error, SourceError) else "bad trace: "
-            self._report(f"{kind}{error}")
+            self._report(complaint(error))

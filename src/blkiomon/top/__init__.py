@@ -134,7 +134,7 @@ def _config(given: dict[str, str], files: list[str], names: Sequence[str]) -> Co
         files=tuple(files),
         capture=choice(given, "capture", ("auto", "blktrace", "tracefs")),
         screen=True,
-        speed=0.0 if is_max else seconds(given, "speed", least=0.001, default=1.0),
+        speed=0.0 if is_max else seconds(given, "speed", 0.001, 1.0, "a factor or max"),
         trace=tuple(devices),
     )
     if not files and not devices and not _is_fed():
