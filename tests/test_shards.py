@@ -38,7 +38,7 @@ def assert_as_one(data: bytes, n: int, interval_s: float | None, **options: Any)
     return one
 
 
-@pytest.mark.parametrize("block", range(8))
+@pytest.mark.parametrize("block", range(5))
 def test_generated_streams_of_any_kind(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blkiomon.monitor.MOST_IDLE", 20)  # times jump by years here
     matches = 0

@@ -44,7 +44,7 @@ class Engine:
         hash_seed: for tests, 0 to 2^128-1: hash with this instead of what nobody can know.
             Results do not depend on it.
         spill_every: for tests, 1 to 2^31: histograms count in 32 bits, and are moved to 64 when
-            so many requests have been accounted since, or a little later.
+            so many requests have been accounted since, or a few batches later.
 
     Raises:
         ValueError: an argument is out of range.

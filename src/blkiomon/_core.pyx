@@ -419,6 +419,7 @@ cdef class Engine:
             and (s.devices_end + BATCH <= s.devices_room or s.devices_room > s.max_devices)
             and s.n_active + more <= s.n_accounts
             and s.n_blocks + BLOCKS_A_MATCH * more <= s.blocks_room
+            and s.matches - s.spilled_at < s.spill_every
             and cpu_bits(b.cpus, s.devices_room) <= s.cpu_shift
             and (s.queued.groups == NULL or (
                 load_relaxed(&s.queued.used) + more <= s.queued.n_groups * MOST_IN_GROUP
@@ -463,6 +464,8 @@ cdef class Engine:
             self._grow_accounts()
         if s.n_blocks + BLOCKS_A_MATCH * more > s.blocks_room:
             self._grow_blocks(s.n_blocks + BLOCKS_A_MATCH * more)
+        if s.matches - s.spilled_at >= s.spill_every:
+            self._spill()
         if seen & CAT_QUEUE or s.queued.groups != NULL:
             while min(s.queued.used + more, s.max_pending) > s.queued.n_groups * MOST_IN_GROUP:
                 self._grow_table("queued", &s.queued)
@@ -639,9 +642,6 @@ cdef class Engine:
                     raise
         if b.first & (SWEEP_EVERY - 1) == 0:
             sweep(s)
-            if unlikely(s.matches - s.spilled_at >= s.spill_every):
-                with gil:
-                    self._spill()
         if s.keep_records:
             log_records(s, b)
         prepare(s, b, True)
