@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -322,6 +325,31 @@ def test_throughput_is_the_integer_quotient(a: int, b: int) -> None:
     engine = Engine(max_age_ns=NEVER_NS)
     engine.feed(encode([issue(5, 8, a // 1000), complete(5 + 1000 * b, 8, a // 1000)]))
     assert moments(engine.cut().rows["throughput"][0])[:3] == (a // b,) * 3
+
+
+@pytest.mark.parametrize("use", ["cut", "counters", "finish", "leftovers", "take_skips", "feed"])
+def test_use_by_another_thread_while_one_feeds_is_refused(use: str) -> None:
+    engine = Engine(keep_details=use == "leftovers")
+    data = latencies(*[1000] * 20_000)
+    refused = threading.Event()
+
+    def feed() -> None:
+        deadline = time.monotonic() + 60
+        while not refused.is_set() and time.monotonic() < deadline:
+            with suppress(RuntimeError):  # while the other one cuts
+                engine.feed(data)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    while thread.is_alive():
+        try:
+            getattr(engine, use)(*[b""] * (use == "feed"))
+        except RuntimeError as error:
+            assert str(error) == "another thread is using this engine"
+            refused.set()
+            thread.join()
+    assert refused.is_set()
+    assert engine.counters()["records"] % 40_000 == 0
 
 
 def test_version_8_equals_version_7() -> None:

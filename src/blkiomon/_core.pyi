@@ -13,7 +13,8 @@ from blkiomon.cut import Cut
 class Engine:
     """Decodes block-trace records, pairs issues with completions and accounts the requests.
 
-    One thread owns an Engine. ``feed`` releases the GIL while it works.
+    One thread owns an Engine. ``feed`` and ``cut`` release the GIL while they work; whatever
+    another thread asks meanwhile is a RuntimeError.
 
     Args:
         max_pending: records without a partner that are kept at most, 1 to 2^32; when one more

@@ -96,6 +96,7 @@ cdef class Engine:
     cdef Batch batch
     cdef Pipeline pipeline
     cdef bint has_worker
+    cdef bint busy                              # a thread of Python is at work without its lock
     cdef bint wait                              # for the worker at the end of feed()
     cdef uint64_t ahead                         # records that the worker may not have paired yet
     cdef dict _arrays                           # name -> the numpy array behind a State pointer
@@ -163,6 +164,7 @@ cdef class Engine:
         self._skips = []
         self._names = {}
         self.has_worker = False
+        self.busy = False
         self.ahead = 0
         wanted = set(devices)
         self.s.max_devices = max(max_devices, len(wanted))
@@ -196,6 +198,7 @@ cdef class Engine:
         return 0
 
     def set_from_ns(self, from_ns):
+        self._check_free()
         self.s.from_ns = from_ns
         self.s.has_filter = self.s.has_wanted or self.s.over_limit > 0 or from_ns > 0
 
@@ -507,6 +510,7 @@ cdef class Engine:
     # -- bytes in
 
     def feed(self, const uint8_t[::1] data, until_ns=None, wait=True):
+        self._check_free()
         if self.failure is not None:
             raise self.failure
         if until_ns is None:
@@ -521,11 +525,14 @@ cdef class Engine:
         cdef size_t size = data.shape[0]
         if size == 0 and not (self.stopped and self.n_tail):
             return 0
+        self.busy = True
         try:
             return self._feed(&data[0] if size else self.tail, size)
         except BaseException as error:
             self.failure = error                # the batch at hand is lost: nothing to go on from
             raise
+        finally:
+            self.busy = False
 
     cdef Py_ssize_t _feed(self, const uint8_t *data, size_t size) except -1:
         """Returns how many bytes were taken: all, unless a record after last_ns comes next."""
@@ -610,14 +617,23 @@ cdef class Engine:
                 drain(p)
         return at
 
+    cdef int _check_free(self) except -1:
+        """Nothing may be told or changed while another thread of Python works."""
+        if self.busy:
+            raise RuntimeError("another thread is using this engine")
+        return 0
+
     cdef int _settle(self) except -1:
         """Wait for the worker: what is told or changed next is of all that was fed."""
         cdef Pipeline *p = &self.pipeline
+        self._check_free()
         if not self.has_worker:
             return 0
         if p.process == getpid():
+            self.busy = True
             with nogil:
                 drain(p)
+            self.busy = False
             return 0
         # After a fork() this one goes on alone, unless the worker may have had something in hand:
         # what it says itself was copied at another moment than what it was writing to.
@@ -724,12 +740,12 @@ cdef class Engine:
         raise self.failure
 
     def finish(self):
+        self._check_free()
         if self.failure is not None:
             raise self.failure
         self._settle()
         cdef size_t n = self.n_tail
-        with nogil:
-            sweep(&self.s)
+        sweep(&self.s)
         if self.searching:
             self.position += n
             self.n_tail = 0
@@ -752,6 +768,13 @@ cdef class Engine:
 
     def cut(self, end_ns=None):
         self._settle()
+        self.busy = True
+        try:
+            return self._cut(end_ns)
+        finally:
+            self.busy = False
+
+    cdef _cut(self, end_ns):
         cdef State *s = &self.s
         cdef uint64_t end = s.now_ns if end_ns is None else end_ns
         cdef CutSizes n
@@ -808,31 +831,37 @@ cdef class Engine:
         return processes[np.argsort(processes["pid"])]
 
     def take_mismatches(self):
+        self._check_free()
         taken = copied(self.s.mismatch, self.s.n_mismatch, layout.MISMATCH)
         self.s.n_mismatch = 0
         return taken
 
     def take_records(self):
+        self._check_free()
         taken = copied(self.s.record, self.s.n_record, layout.RECORD)
         self.s.n_record = 0
         return taken
 
     def take_requests(self):
+        self._check_free()
         taken = copied(self.s.request, self.s.n_request, layout.REQUEST)
         self.s.n_request = 0
         return taken
 
     def take_driver_data(self):
+        self._check_free()
         cdef bytes data = (<char *> self.s.driver)[:self.s.n_driver] if self.s.n_driver else b""
         self.s.n_driver = 0
         return data
 
     def take_skips(self):
+        self._check_free()
         skips = self._skips
         self._skips = []
         return skips
 
     def leftovers(self):
+        self._check_free()
         if not self.s.keep_mismatches:
             raise ValueError("made without keep_details")
         kept = np.empty(self.s.pending.used, dtype=[("detail", layout.DETAIL), ("stored", "u8")])
