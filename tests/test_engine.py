@@ -24,6 +24,7 @@ from blkiomon.errors import TraceError
 from blkiomon.interval import Cut
 
 NEVER_NS = 2**64 - 1
+MAGIC_V7 = (layout.MAGIC | 7).to_bytes(4, "little").decode("latin-1")
 
 
 def pieces(data: bytes, rng: random.Random) -> list[bytes]:
@@ -442,6 +443,20 @@ def test_skips_are_reported_with_their_offsets() -> None:
     engine.finish()
     assert engine.take_skips() == [(48, 100), (196, 7)]
     assert engine.counters()["skipped_bytes"] == 107
+
+
+@pytest.mark.parametrize(
+    "short", ["garbage", "CPU:1", "CPU:1 [LOST 3", MAGIC_V7, MAGIC_V7 + "x" * 20]
+)
+def test_mark_behind_what_ends_too_early_to_be_told_is_counted(short: str) -> None:
+    data = encode([issue(1, 1, 1)]) + b"?" + short.encode("latin-1") + tw.lost_mark(1, 5) + b"C"
+    engine = Engine(resync=True)
+    engine.feed(data)
+    engine.finish()
+    counters = engine.counters()
+    assert (counters["lost"], counters["skipped_bytes"]) == (5, len(short) + 2)
+    assert engine.take_skips() == [(48, 1 + len(short)), (len(data) - 1, 1)]
+    compare(data, random.Random(short), resync=True, cuts=0)
 
 
 @pytest.mark.parametrize(

@@ -379,6 +379,14 @@ def test_resync_skips_reports_and_counts(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("short", [b"", b"CPU:1", encode([issue(9, 9, 9)])[:20]])
+def test_mark_behind_what_ends_too_early_to_be_told_is_counted(short: bytes) -> None:
+    data = encode([issue(1, 1, 1)]) + b"?" + short + lost_mark(1, 5) + b"C"
+    merged, merger = merge([data, encode([issue(2, 2, 2)])], resync=True)
+    assert merged == encode([issue(1, 1, 1), issue(2, 2, 2)])
+    assert (merger.lost, merger.skipped_bytes) == (5, len(short) + 2)
+
+
 def test_resync_is_the_same_however_little_is_read() -> None:
     records = [issue(10 * t, t, 512) for t in range(40)]
     data = b"".join(

@@ -744,11 +744,18 @@ cdef class Engine:
         if self.failure is not None:
             raise self.failure
         self._settle()
-        cdef size_t n = self.n_tail
+        cdef size_t n, used
+        while self.searching and self.n_tail:
+            # What stands first was too short to tell, and is garbage by now; a mark may follow.
+            self.position += 1
+            self.n_tail -= 1
+            memmove(self.tail, self.tail + 1, self.n_tail)
+            used = self._consume(self.tail, self.n_tail)
+            self.n_tail -= used
+            memmove(self.tail, self.tail + used, self.n_tail)
+        n = self.n_tail
         sweep(&self.s)
         if self.searching:
-            self.position += n
-            self.n_tail = 0
             self._end_search()
         elif n:
             if self.resync:

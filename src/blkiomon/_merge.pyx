@@ -440,9 +440,12 @@ cdef class Merger:
             h.at += pos
             if found > 0:
                 break
-            if not self._fill(file, h.end - h.at + 1):
+            if self._fill(file, h.end - h.at + 1):
+                continue
+            if found == 0:
                 h.at = h.end
                 break
+            h.at += 1                           # it was too short to tell, and is garbage by now
         self._note_skip(file, start)
         return found > 0
 
