@@ -40,7 +40,8 @@ cdef enum:
     # Cells of what has no category but READ and WRITE, one a byte: other, read, write, and both,
     # which is a write to us and a read to the original.
     PLAIN_CELLS = (6 << 2 | 2) | 0 << 8 | (1 << 2 | 1) << 16 | (1 << 2) << 24
-    CAT_CELLS = 1 << 2 | 1 << 9 | 1 << 13 | 0x3f << 16 | 1 << 22    # see cell_of()
+    # What cell_of() looks at beside them: FLUSH, PC, DISCARD, ZONE, WRITE_ZEROES.
+    CAT_CELLS = 1 << 2 | 1 << 9 | 1 << 13 | 0x3f << 16 | 1 << 22
 
 
 cdef inline unsigned int plain_cell(uint32_t category) noexcept nogil:
