@@ -10,14 +10,23 @@ from __future__ import annotations
 import re
 import struct
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
 
 U32 = 1 << 32
 U64 = 1 << 64
 
 MAGIC = 0x65617400
 HEADER_SIZE = {7: 48, 8: 64}
+MAGICS = {order: struct.Struct(order + "I") for order in "<>"}
+HEADERS = {
+    (order, version): struct.Struct(order + fields)
+    for version, fields in {7: "IIQQIIIIIHH", 8: "IIQQIIQIIHH"}.items()
+    for order in "<>"
+}
 
 # Category bits where they stand in an action.
 READ = 1 << 16
@@ -66,8 +75,7 @@ def signed(value: int, bits: int) -> int:
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(NamedTuple):
     """One record as read from a stream; `order` is its zero-based position in the stream."""
 
     magic: int
@@ -219,6 +227,7 @@ class MinMax:
         )
 
 
+@cache
 def limits(delta: int, buckets: int) -> list[int]:
     """Inclusive upper limits of all buckets but the last, which takes all above."""
     return [0] + [delta << i for i in range(buckets - 2)]
@@ -226,11 +235,7 @@ def limits(delta: int, buckets: int) -> list[int]:
 
 def bucket(value: int, delta: int, buckets: int) -> int:
     """The bucket of a value, which is cut to 32 bits first."""
-    value %= U32
-    for index, limit in enumerate(limits(delta, buckets)):
-        if value <= limit:
-            return index
-    return buckets - 1
+    return bisect_left(limits(delta, buckets), value % U32)
 
 
 def histogram_text(counts: list[int], delta: int) -> str:
@@ -403,7 +408,7 @@ class Reference:
     def _magic(self, at: bytes) -> tuple[str, int] | None:
         """Byte order and version if a record's magic stands there."""
         for order in ("<", ">") if self.byteorder is None else (self.byteorder,):
-            (magic,) = struct.unpack_from(order + "I", at)
+            (magic,) = MAGICS[order].unpack_from(at)
             if magic & ~0xFF == MAGIC and magic & 0xFF in HEADER_SIZE:
                 return order, magic & 0xFF
         return None
@@ -423,7 +428,7 @@ class Reference:
         if not view:
             return 0
         head = bytes(view[:LOST_MARK_MAX])
-        mark = LOST_MARK.match(head)
+        mark = head.startswith(b"C") and LOST_MARK.match(head)
         if mark:
             self.lost += int(mark[1] or 1)  # without a number: at least one
             return mark.end()
@@ -438,14 +443,10 @@ class Reference:
         header = HEADER_SIZE[version]
         if len(view) < header:
             return self._cut_record(view, offset) if end else 0
-        if version == 7:
-            magic, seq, tm, sector, size, action, pid, device, cpu, error, pdu = struct.unpack_from(
-                order + "IIQQIIIIIHH", view
-            )
-        else:
-            magic, seq, tm, sector, size, pid, action, device, cpu, error, pdu = struct.unpack_from(
-                order + "IIQQIIQIIHH", view
-            )
+        magic, seq, tm, sector, size, *middle, device, cpu, error, pdu = HEADERS[found].unpack_from(
+            view
+        )
+        action, pid = middle if version == 7 else middle[::-1]
         if len(view) < header + pdu:
             return self._cut_record(view, offset) if end else 0
         if version == 7 and _is_shuffled(pid, action, cpu):

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as replace_in
 from typing import Literal
 
 import tracewriter as tw
-from tracewriter import Record
+from tracewriter import Record, replace
 
 Avoid = Literal["nothing", "crashes", "faults"]
 
@@ -62,7 +63,7 @@ class Stream:
 
     def swapped(self) -> Stream:
         """The same records from a machine of the other byte order."""
-        return replace(self, byteorder="<" if self.byteorder == ">" else ">")
+        return replace_in(self, byteorder="<" if self.byteorder == ">" else ">")
 
 
 def _log_uniform(rng: random.Random, low: int, high: int) -> int:
@@ -211,7 +212,7 @@ class _Generator:
                 records += self._request(now)
                 if self.loss and rng.random() < self.loss:
                     records.append(self._noise(now, byteorder))
-        records = [replace(r, time_ns=min(r.time_ns, U64 - 1)) for r in records]
+        records = [r if r.time_ns < U64 else replace(r, time_ns=U64 - 1) for r in records]
         if self.disorder < 0.5:
             records.sort(key=lambda r: r.time_ns)
         swaps = int(len(records) * self.disorder)
@@ -226,7 +227,7 @@ class _Generator:
         version = 7 if self.avoid != "nothing" else rng.choice([7, 8])
         # A version 7 action has no room for the zone bits: without them both versions agree.
         if version == 7 or any(r.version == 7 for r in records):
-            records = [replace(r, action=r.action % U32) for r in records]
+            records = [r if r.action < U32 else replace(r, action=r.action % U32) for r in records]
         return Stream(0, tuple(records), version, byteorder)
 
 
@@ -279,4 +280,4 @@ def _filtered(records: list[Record], harmless: Callable[[Record, Record], bool])
 
 def generate(seed: int, avoid: Avoid = "crashes", count: int | None = None) -> Stream:
     """The stream of a seed; about `count` records, or a number that the seed chooses."""
-    return replace(_Generator(seed, avoid, count).stream(), seed=seed)
+    return replace_in(_Generator(seed, avoid, count).stream(), seed=seed)

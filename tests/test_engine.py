@@ -181,23 +181,24 @@ def compare(
     return engine
 
 
-@pytest.mark.parametrize("block", range(20))
+@pytest.mark.parametrize("block", range(12))
 def test_engine_equals_reference_on_generated_streams(block: int) -> None:
     rng = random.Random(block)
     for seed in range(block * 50, block * 50 + 50):
         compare(streams.generate(seed, avoid="nothing").data, rng)
 
 
-@pytest.mark.parametrize("name", [*quirks.CASES, *quirks.BROKEN])
+QUIRKS = {**quirks.CASES, **quirks.BROKEN}
+LONG = "histogram_count_of_seven_columns"
+"""About how a figure is printed, for which test_identity and test_reference have it."""
+
+
+@pytest.mark.parametrize("name", sorted(QUIRKS.keys() - {LONG}))
 def test_engine_equals_reference_on_quirk(name: str) -> None:
-    data = {**quirks.CASES, **quirks.BROKEN}[name]
-    rng = random.Random(name)
-    if len(data) > 10**6:
-        rng = random.Random(1)
-    compare(data, rng)
+    compare(QUIRKS[name], random.Random(name))
 
 
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("block", range(6))
 def test_eviction_by_number_equals_reference(block: int) -> None:
     rng = random.Random(f"number {block}")
     for seed in range(block * 30, block * 30 + 30):
@@ -205,7 +206,7 @@ def test_eviction_by_number_equals_reference(block: int) -> None:
         compare(data, rng, max_pending=rng.choice([1, 2, 3, 5, 8, 16, 17, 33, 64]))
 
 
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("block", range(6))
 def test_eviction_by_age_equals_reference(block: int) -> None:
     rng = random.Random(f"age {block}")
     for seed in range(block * 30, block * 30 + 30):

@@ -6,7 +6,7 @@ import json
 import random
 import resource
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference import Reference
 from sanitizers import unsanitized
-from tracewriter import Record, complete, encode, issue
+from tracewriter import Record, complete, encode, issue, replace
 
 from blkiomon import layout
 from blkiomon import monitor as monitor_module

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import streams
 import tracewriter as tw
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tracewriter import complete, encode, encode_record, issue
+from tracewriter import complete, encode, encode_record, issue, replace
 
 from blkiomon._core import Engine
 from blkiomon.cut import Cut, merge_cuts

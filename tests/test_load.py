@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 import streams
 import tracewriter as tw
 from inflight import ALL, InFlight, loads_of
-from tracewriter import Record, complete, encode, issue
+from tracewriter import Record, complete, encode, issue, replace
 
 from blkiomon import layout
 from blkiomon._core import Engine

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import streams
 import tracewriter as tw
 from inflight import InFlight
-from tracewriter import complete, encode, issue
+from tracewriter import complete, encode, issue, replace
 
 from blkiomon import layout
 from blkiomon._core import Engine

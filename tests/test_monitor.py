@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import streams
 import tracewriter as tw
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tracewriter import Record, complete, encode, issue, notify_timestamp
+from tracewriter import Record, complete, encode, issue, notify_timestamp, replace
 
 from blkiomon import TraceError, layout, monitor
 from blkiomon._core import Engine
@@ -216,7 +215,7 @@ def model(records: Sequence[Record], data: Sequence[bytes], interval_ns: int) ->
     return [*found, (end, engine.cut(end), engine.counters())]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     share=st.sampled_from([0.3, 0.05, 0.01]),

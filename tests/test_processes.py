@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 import struct
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import tracewriter as tw
-from tracewriter import Record, complete, encode, issue, notify_process, notify_timestamp
+from tracewriter import Record, complete, encode, issue, notify_process, notify_timestamp, replace
 
 from blkiomon import layout
 from blkiomon._core import Engine

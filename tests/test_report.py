@@ -288,9 +288,12 @@ def test_pictures_alone(tmp_path: Path, kind: str) -> None:
     assert report.main([f"--output={output}", "--device", "7:3", *charts, str(MULTI)]) == 0
     data = output.read_bytes()
     assert data.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind])
+    assert [p.name for p in tmp_path.iterdir()] == [output.name]
     if kind == "svg":
         ET.fromstring(data)
-    assert [p.name for p in tmp_path.iterdir()] == [output.name]
+        # The same trace, the same picture.
+        assert report.main([f"--output={output}", "--device", "7:3", *charts, str(MULTI)]) == 0
+        assert output.read_bytes() == data
 
 
 FLUSH = tw.WRITE | tw.FLUSH

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def test_requests_equal_reference(block: int, details: bool) -> None:
         }
         records = streams.generate(seed, avoid="nothing").records
         queue = tw.QUEUE << 16
-        data = tw.encode([replace(r, action=r.action & ~queue) for r in records], 8)
+        data = tw.encode([tw.replace(r, action=r.action & ~queue) for r in records], 8)
         engine = Engine(keep_requests=True, keep_details=details, **limits)
         reference = Requests(**limits)
         got = []
@@ -135,7 +135,7 @@ def test_filters_equal_feeding_only_those_records(seed: int) -> None:
     for i, r in enumerate(records):  # some lost
         counter = r.device, r.cpu % 8
         numbers[counter] = numbers.get(counter, rng.randrange(9)) + rng.choice([1] * 9 + [3])
-        records[i] = replace(r, version=8, cpu=r.cpu % 8, sequence=numbers[counter])
+        records[i] = tw.replace(r, version=8, cpu=r.cpu % 8, sequence=numbers[counter])
     numbers_seen = sorted({r.device for r in records})
     wanted = rng.sample(numbers_seen, rng.randint(1, len(numbers_seen)))
     times = sorted(r.time_ns for r in records)
@@ -151,7 +151,7 @@ def test_filters_equal_feeding_only_those_records(seed: int) -> None:
     def without_categories(r: tw.Record, since_ns: int) -> tw.Record:
         """Of a note that is an issue or the like as well, only the note counts."""
         ignored = r.time_ns < since_ns or (devices and r.device not in devices)
-        return replace(r, action=r.action & (tw.NOTIFY << 16 | 0xFFFF)) if ignored else r
+        return tw.replace(r, action=r.action & (tw.NOTIFY << 16 | 0xFFFF)) if ignored else r
 
     filtered = Engine(devices=devices, from_ns=from_ns, **KEEP)
     plain = Engine(**KEEP)

@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ import streams
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tracewriter import Record, encode, encode_record, issue, lost_mark
+from tracewriter import Record, encode, encode_record, issue, lost_mark, replace
 
 from blkiomon import layout
 from blkiomon._core import Engine

@@ -7,7 +7,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def with_notes(records: Iterable[tw.Record], rng: random.Random) -> list[tw.Reco
         if rng.random() < 0.1:
             pid = rng.randrange(50)
             name = f"p{rng.randrange(9)}"
-            out.append(replace(tw.notify_process(r.time_ns, pid, name), device=r.device))
+            out.append(tw.replace(tw.notify_process(r.time_ns, pid, name), device=r.device))
         if rng.random() < 0.02:
             out.append(tw.notify_timestamp(r.time_ns, 1_700_000_000, 5))
     return out
@@ -97,7 +97,7 @@ def of_any_kind(seed: int, rng: random.Random) -> bytes:
     stream = streams.generate(seed, avoid="nothing")
     bios = some_bios(rng, rng.choice([0, 50, 400]))
     records = with_notes(sorted([*stream.records, *bios], key=lambda r: r.time_ns), rng)
-    records = [replace(r, version=None, action=r.action % 2**32) for r in records]
+    records = [tw.replace(r, version=None, action=r.action % 2**32) for r in records]
     return tw.encode(records, rng.choice([7, 8]), rng.choice("<>"))
 
 

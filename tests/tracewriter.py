@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 MAGIC = 0x65617400
 
@@ -64,12 +63,11 @@ WRITE_ZEROES = 1 << 22
 
 CATEGORY_SHIFT = 16
 
-_V7 = "IIQQIIIIIHH"
-_V8 = "IIQQIIQIIHH12x"
+_V7 = {order: struct.Struct(order + "IIQQIIIIIHH") for order in "<>"}
+_V8 = {order: struct.Struct(order + "IIQQIIQIIHH12x") for order in "<>"}
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One trace record; `action` is category << 16 | event, `version` overrides the stream's."""
 
     time_ns: int
@@ -83,6 +81,11 @@ class Record:
     error: int = 0
     payload: bytes = b""
     version: int | None = None
+
+
+def replace(record: Record, **fields: Any) -> Record:
+    """A record with some fields changed."""
+    return record._replace(**fields)
 
 
 def device_number(major: int, minor: int) -> int:
@@ -155,7 +158,7 @@ def encode_record(record: Record, version: int = 7, byteorder: str = "<") -> byt
         layout = _V8
     else:
         raise ValueError(f"no layout for version {version}")
-    return struct.pack(byteorder + layout, *head, *middle, *tail) + r.payload
+    return layout[byteorder].pack(*head, *middle, *tail) + r.payload
 
 
 def encode(records: Iterable[Record], version: int = 7, byteorder: str = "<") -> bytes:
@@ -169,8 +172,7 @@ def encode_malformed_v8(record: Record, byteorder: str = "<") -> bytes:
     The payload follows, although the header's `pdu_len` was cut off (offset 50 in version 8).
     """
     r = record
-    head = struct.pack(
-        byteorder + "IIQQIIQIIHH12x",
+    head = _V8[byteorder].pack(
         MAGIC | 7,
         r.sequence,
         r.time_ns,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon import layout
-from blkiomon.moments import add_up, from_words, reduce_moments, run_starts, to_words
+from blkiomon.moments import add_up, from_words, reduce_moments, stacked, to_words
 
 Table = npt.NDArray[np.void]
 
@@ -81,28 +81,31 @@ Indices = npt.NDArray[np.intp]
 
 def _grouped(tables: Sequence[Table], by: tuple[str, ...]) -> tuple[Table, Indices, Indices]:
     """Tables put together: sorted by some fields, where each group begins, and the sorting."""
-    table = np.concatenate(tables)
+    table = stacked(tables)
     order = np.lexsort([table[name] for name in reversed(by)])
     table = table[order]
-    return table, run_starts(table[list(by)]), order
+    is_new = np.ones(len(table), bool)  # by columns: to compare structs takes far longer
+    is_new[1:] = np.any([table[name][1:] != table[name][:-1] for name in by], axis=0)
+    return table, np.flatnonzero(is_new), order
 
 
 def _merge_rows(
     tables: Sequence[Table], bins: Sequence[Sequence[Table]], by: tuple[str, ...]
 ) -> tuple[Table, list[Table]]:
     """Merge rows with their bins, of which there may be several sorts."""
+    if not any(map(len, tables)):
+        return tables[0], [of_a_sort[0] for of_a_sort in bins]
     table, starts, order = _grouped(tables, by)
     merged = table[starts]
-    if len(starts):
-        for name in table.dtype.names or ():
-            if table.dtype[name] == layout.MOMENTS:
-                moments = reduce_moments(table[name], table["requests"], starts)
-                merged[name]["min"] = [m.min for m in moments]
-                merged[name]["max"] = [m.max for m in moments]
-                merged[name]["sum"] = to_words(m.sum for m in moments)
-                merged[name]["squ"] = to_words(m.squ for m in moments)
-            elif name not in by:
-                merged[name] = np.add.reduceat(table[name], starts)
+    for name in table.dtype.names or ():
+        if table.dtype[name] == layout.MOMENTS:
+            moments = reduce_moments(table[name], table["requests"], starts)
+            merged[name]["min"] = [m.min for m in moments]
+            merged[name]["max"] = [m.max for m in moments]
+            merged[name]["sum"] = to_words(m.sum for m in moments)
+            merged[name]["squ"] = to_words(m.squ for m in moments)
+        elif name not in by:
+            merged[name] = np.add.reduceat(table[name], starts)
     by_first = np.argsort(order[starts])  # the sorting is stable: that is the first of each group
     place = np.empty(len(order), np.int64)  # of each row before, its row now
     place[order] = np.repeat(np.argsort(by_first), np.diff(starts, append=len(order)))
@@ -112,7 +115,7 @@ def _merge_rows(
 
 def _merge_bins(tables: Sequence[Table], offsets: list[int], place: npt.NDArray[np.int64]) -> Table:
     rows = [place[table["row"].astype(np.intp) + at] for table, at in zip(tables, offsets)]
-    bins = np.concatenate(tables)
+    bins = stacked(tables)
     keys, counts = add_up(np.concatenate(rows) << 32 | bins["bin"], bins["count"])
     merged = np.empty(len(keys), layout.BIN)
     merged["row"], merged["bin"], merged["count"] = keys >> 32, keys & 0xFFFFFFFF, counts
@@ -120,10 +123,10 @@ def _merge_bins(tables: Sequence[Table], offsets: list[int], place: npt.NDArray[
 
 
 def _merge_loads(tables: Sequence[Table], ends: Sequence[int]) -> Table:
+    if not any(map(len, tables)):
+        return tables[0]
     table, starts, _ = _grouped(tables, ("device", "op"))
     merged = table[starts]
-    if not len(starts):
-        return merged
     merged["max_in_flight"] = np.maximum.reduceat(table["max_in_flight"], starts)
     merged["busy_ns"] = np.add.reduceat(table["busy_ns"], starts)
     integrals = np.add.reduceat(from_words(table["in_flight_ns"]), starts)
@@ -141,9 +144,10 @@ def _merge_loads(tables: Sequence[Table], ends: Sequence[int]) -> Table:
 
 
 def _merge_processes(tables: Sequence[Table]) -> Table:
+    if not any(map(len, tables)):
+        return tables[0]
     table, starts, _ = _grouped(tables, ("pid",))
     merged = table[starts]
-    if len(starts):
-        for name in ("requests", "bytes"):
-            merged[name] = np.add.reduceat(table[name], starts)
+    for name in ("requests", "bytes"):
+        merged[name] = np.add.reduceat(table[name], starts)
     return merged

@@ -125,7 +125,7 @@ class Histograms(NamedTuple):
         if not len(filled):
             return values
         totals = totals[filled, np.newaxis]
-        ranks = np.concatenate([_ranks(p, totals) for p in wanted], axis=1)
+        ranks = _ranks(tuple(wanted), totals)
         places = np.searchsorted(upto, before[filled, np.newaxis] + ranks)
         low, high = bin_bounds(self.bins[places])
         least = np.array([[moments[i].min] for i in filled.tolist()], np.uint64)
@@ -138,24 +138,30 @@ class Histograms(NamedTuple):
         return values
 
 
-def _ranks(percent: float, totals: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Of the nearest rank: the smallest that covers so many percent, counted from 1."""
-    share = _share(percent)
-    numbers: npt.NDArray[Any] = totals
-    if share.denominator >> 32:
-        numbers = totals.astype(object)  # products that 64 bits do not hold
-    whole, rest = numbers // share.denominator, numbers % share.denominator
-    ranks = whole * share.numerator + (
-        (rest * share.numerator + (share.denominator - 1)) // share.denominator
-    )
-    found: npt.NDArray[np.uint64] = ranks.astype(np.uint64)
-    return found
+def _ranks(percents: tuple[float, ...], totals: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Of the nearest rank: the smallest that covers so many percent, counted from 1.
+
+    Args:
+        percents: p of them.
+        totals: shape (n, 1). The result has shape (n, p).
+    """
+    numerators, denominators = _shares(percents)
+    numbers: npt.NDArray[Any] = totals.astype(numerators.dtype)
+    whole, rest = numbers // denominators, numbers % denominators
+    above = rest * numerators + (denominators - 1)
+    ranks: npt.NDArray[np.uint64] = (whole * numerators + above // denominators).astype(np.uint64)
+    return ranks
 
 
 @cache
-def _share(percent: float) -> Fraction:
-    # By the digits that it is written with: 99.9 means 999 of 1000, which no double does.
-    return Fraction(str(percent)) / 100
+def _shares(percents: tuple[float, ...]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Percentages as fractions, numerators and denominators, each of shape (p,)."""
+    # By the digits that they are written with: 99.9 means 999 of 1000, which no double does.
+    shares = [Fraction(str(percent)) / 100 for percent in percents]
+    # A product that 64 bits do not hold needs Python's integers.
+    dtype = object if any(share.denominator >> 32 for share in shares) else np.uint64
+    numerators = np.array([share.numerator for share in shares], dtype)
+    return numerators, np.array([share.denominator for share in shares], dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -183,6 +183,8 @@ class _Grouping:
             moments: of each row, shape (n,), dtype ``layout.MOMENTS``.
             bins: dtype ``layout.BIN``.
         """
+        if not len(moments):
+            return {}
         moments = moments[self._order]
         # Of each bin its place among the sorted rows.
         place = np.empty(len(moments), np.int64)

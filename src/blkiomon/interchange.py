@@ -17,7 +17,7 @@ from blkiomon.cut import Cut, Table
 from blkiomon.distribution import PERCENTILES, Distribution, bin_of
 from blkiomon.groups import NS_PER_S, Group, InFlight
 from blkiomon.interval import Counts, Interval
-from blkiomon.moments import U64_MAX, to_words
+from blkiomon.moments import U64_MAX, stacked, to_words
 
 SCHEMA = 1
 """Version of the dict: a greater number means that a field has changed its meaning or is gone."""
@@ -255,7 +255,7 @@ def _bins(moments: Table, quantities: Sequence[Mapping[str, Any]]) -> Table:
         part["bin"] = bin_of(np.array(histogram["low"], np.uint64))
         part["count"] = histogram["count"]
         parts.append(part)
-    return np.concatenate(parts)
+    return stacked(parts)
 
 
 def _loads(loads: Sequence[Keyed]) -> Table:

@@ -17,6 +17,7 @@ from blkiomon._core import Engine
 from blkiomon.clock import WallClock
 from blkiomon.errors import TraceError
 from blkiomon.interval import Interval
+from blkiomon.moments import stacked
 from blkiomon.monitor import Monitor
 from blkiomon.sources import open_trace
 
@@ -114,7 +115,7 @@ def _collected(
             engine.feed(data)
             parts.append(take())
         engine.finish()
-    return np.concatenate([*parts, take()])
+    return stacked([*parts, take()])
 
 
 def intervals(

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from blkiomon import layout
 from blkiomon.cut import Table
-from blkiomon.moments import run_starts
+from blkiomon.moments import run_starts, stacked
 
 SAMPLE = 30_000
 """Requests that are kept."""
@@ -101,7 +101,7 @@ class Accesses:
 
     def _look(self, leave: int) -> None:
         """At all that wait but for the latest."""
-        requests = np.concatenate([_NO_REQUEST, *self._waiting])
+        requests = stacked([_NO_REQUEST, *self._waiting])
         requests = requests[np.argsort(requests["issued_ns"], kind="stable")]
         left = requests[len(requests) - leave :] if leave else requests[:0]
         requests = requests[: len(requests) - leave].copy()
@@ -119,7 +119,7 @@ class Accesses:
         keys = self._random.random(len(requests))
         low = keys < self._limit
         self._keys = np.concatenate((self._keys, keys[low]))
-        self._sample = np.concatenate((self._sample, requests[low]))
+        self._sample = stacked((self._sample, requests[low]))
         if len(self._keys) > SAMPLE:
             lowest = np.argpartition(self._keys, SAMPLE)[:SAMPLE]
             self._keys, self._sample = self._keys[lowest], self._sample[lowest]

@@ -20,6 +20,8 @@ from blkiomon.report.collect import Collected, ReportError
 from blkiomon.report.series import SHOWN_PERCENTILES, Floats, Series, heat, octaves, series, tail
 
 WIDTH_IN, HEIGHT_IN = 5.5, 2.75
+PIXELS_PER_IN = 144
+"""Of what is not drawn by lines: heat maps, and dots."""
 
 # By Okabe and Ito: told apart by those who see few colours. Beside each its like on dark paper.
 COLOURS = {
@@ -64,8 +66,8 @@ _STYLE: Any = {
     "legend.frameon": False,
     "legend.labelcolor": INK,
     "lines.linewidth": 1.2,
-    "savefig.dpi": 144,
     "svg.fonttype": "none",
+    "svg.hashsalt": "blkiomon",  # else names within a picture are others every time
     "text.color": INK,
     "xtick.color": INK,
     "xtick.labelsize": 8.5,
@@ -143,9 +145,14 @@ def svg(chart: Chart) -> str:
 
 
 def _saved_svg(figure: Any) -> str:
+    """What savefig() makes, which would go through the figure twice to lay it out."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     out = io.BytesIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    figure.set_dpi(PIXELS_PER_IN)
+    figure.patch.set_visible(False)
+    canvas: Any = FigureCanvasSVG(figure)
+    canvas.print_svg(out, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return out.getvalue().decode()
 
 
