@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import mmap
 import os
 import threading
@@ -58,6 +59,10 @@ def sources(data: bytes, directory: Path) -> Iterator[Any]:
         yield raw
     with gzip.open(directory / "trace.gz") as packed:
         yield packed
+    with (directory / "trace.gz").open("rb") as file:
+        yield file
+    yield gzip.compress(data, 1)
+    yield io.BytesIO(lzma.compress(data))
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         yield mapped
 
@@ -72,6 +77,28 @@ def test_every_function_takes_every_source(tmp_path: Path) -> None:
         assert spans(blkiomon.intervals(source)) == spans(intervals_of(data)), source
     for source in sources(data, tmp_path):
         assert blkiomon.summarize(source).total.requests == 25, source
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress])
+@pytest.mark.parametrize("least", [1, 5, 6, 100_000])
+def test_a_pipe_may_be_compressed_and_give_little_at_a_time(
+    pack: Callable[[bytes], bytes], least: int, data: bytes
+) -> None:
+    class Pipe(io.BytesIO):
+        def read1(self, size: int | None = -1, /) -> bytes:
+            return self.read(min(least, size or 0))
+
+    stream = pack(data[: 48 * 3000])
+    assert (blkiomon.read_trace(Pipe(stream)) == blkiomon.read_trace(data)[:3000]).all()
+
+
+def test_bytes_whose_compression_is_damaged(data: bytes) -> None:
+    packed = gzip.compress(data)
+    with pytest.raises(SourceError, match=r"the source: .* found the end of the file, expected"):
+        blkiomon.requests(packed[:-9])
+    damaged = packed[:1000] + b"damage" + packed[1006:]
+    with pytest.raises(SourceError, match="damaged gzip data"):
+        blkiomon.summarize(io.BytesIO(damaged))
 
 
 def test_per_cpu_files_are_one_trace(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, Unpack
 
 import numpy as np
@@ -19,7 +20,8 @@ from blkiomon.errors import TraceError
 from blkiomon.interval import Interval
 from blkiomon.moments import stacked
 from blkiomon.monitor import Monitor
-from blkiomon.sources import open_trace
+from blkiomon.sources import is_packed, open_trace
+from blkiomon.sources.readers import HEAD_BYTES, UNPACKED_BYTES, OpenedReader
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -56,9 +58,9 @@ def read_trace(source: Source, *, resync: bool = False) -> npt.NDArray[np.void]:
 
     Args:
         source: a path, as on the command line (a file, the base name or a member of a per-CPU set,
-            a directory; gzip, xz and zstd are read as they are); a list of these, merged by time;
-            a binary file object; or the bytes themselves. Where files of a set are missing, that
-            is told by a UserWarning.
+            a directory); a list of these, merged by time; a binary file object; or the bytes
+            themselves. Whatever is compressed with gzip, xz or zstd is read as it is. Where files
+            of a set are missing, that is told by a UserWarning.
         resync: after bytes that are no record, go on at the next plausible one.
 
     Returns:
@@ -246,14 +248,48 @@ def _read(source: Source, resync: bool) -> Iterator[memoryview]:
         with _opened(paths, resync) as stream:
             while data := stream.read():
                 yield data
-    elif hasattr(source, "read"):
-        # Of a pipe, what there is: read() would wait until there is as much as was asked for.
-        read = getattr(source, "read1", source.read)
-        while piece := read(READ_BYTES):
-            yield memoryview(piece).cast("B")
-    else:
-        whole: Any = source
-        yield memoryview(whole).cast("B")
+        return
+    pieces = _pieces(source)
+    begun = memoryview(b"")
+    while len(begun) < HEAD_BYTES and (piece := next(pieces, None)) is not None:
+        begun = memoryview(bytes(begun) + bytes(piece)) if begun else piece
+    rest = chain([begun], pieces)
+    if not is_packed(bytes(begun[:HEAD_BYTES])):
+        yield from rest
+        return
+    name = getattr(source, "name", None)
+    reader = OpenedReader(_Pieces(rest), name if isinstance(name, str) else "the source")
+    buffer = memoryview(bytearray(UNPACKED_BYTES))
+    while n := reader.readinto(buffer):
+        yield buffer[:n]
+
+
+def _pieces(source: Any) -> Iterator[memoryview]:
+    """What a file object or a buffer holds, as it is."""
+    if not hasattr(source, "read"):
+        yield memoryview(source).cast("B")
+        return
+    # Of a pipe, what there is: read() would wait until there is as much as was asked for.
+    read = getattr(source, "read1", source.read)
+    while piece := read(READ_BYTES):
+        yield memoryview(piece).cast("B")
+
+
+class _Pieces:
+    """Pieces as a file that is read."""
+
+    def __init__(self, pieces: Iterator[memoryview]) -> None:
+        self._pieces = pieces
+        self._left = memoryview(b"")
+
+    def read(self, n_bytes: int) -> bytes:
+        if not self._left:
+            self._left = next(self._pieces, self._left)
+        piece, self._left = self._left[:n_bytes], self._left[n_bytes:]
+        return bytes(piece)
+
+    def close(self) -> None:
+        """The source stays open: it is the caller's."""
 
 
 def _opened(paths: Sequence[Path], resync: bool) -> sources.Source:
