@@ -867,3 +867,26 @@ def test_scheduler_without_workers_is_told(traces: Path, monkeypatch: pytest.Mon
         ) as cluster:
             with pytest.raises(ArchiveError, match="has no workers"):
                 summarize(SOURCES, scheduler=cluster.scheduler_address)
+
+
+@pytest.mark.parametrize("shards, workers", [(1, [1, 3, 4]), (2, [2, 4, 4])])
+def test_cluster_of_its_own_has_no_more_workers_than_work(
+    traces: Path, monkeypatch: pytest.MonkeyPatch, shards: int, workers: list[int]
+) -> None:
+    made: list[int] = []
+    cluster = distributed.LocalCluster
+
+    def of_threads(**options: Any) -> distributed.LocalCluster:
+        made.append(options["n_workers"])
+        return cluster(**options | {"processes": False, "dashboard_address": None})
+
+    monkeypatch.setattr(distributed, "LocalCluster", of_threads)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    for number in (1, 3, 9):
+        for k in range(number):
+            (traces / f"{number}.{k}").write_bytes(over_midnight())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            summary = summarize(f"traces/{number}.*", shards=shards)
+        assert len(summary.failures) == 0
+    assert made == workers

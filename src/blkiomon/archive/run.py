@@ -56,7 +56,7 @@ def run(
     waiting = iter(traces)
     done_bytes = 0
     with ExitStack() as stack:
-        client = stack.enter_context(_client(scheduler))
+        client = stack.enter_context(_client(scheduler, len(traces) * shards))
         total_bytes = sum(trace.size for trace in traces)
         progress = stack.enter_context(Progress(total_bytes or None, is_shown=show_progress))
         tasks: dict[Any, Any] = {}
@@ -112,8 +112,14 @@ class _Client(distributed.Client):  # type: ignore[misc]  # it has no types
 
 
 @contextmanager
-def _client(scheduler: str | distributed.Client | None) -> Iterator[distributed.Client]:
+def _client(
+    scheduler: str | distributed.Client | None, n_tasks: int
+) -> Iterator[distributed.Client]:
     """The client of a scheduler that runs, or of one of our own for as long as it takes.
+
+    Args:
+        scheduler: or its address.
+        n_tasks: our own has no more workers than there is work for.
 
     Raises:
         ArchiveError: nobody answers.
@@ -124,7 +130,7 @@ def _client(scheduler: str | distributed.Client | None) -> Iterator[distributed.
     with ExitStack() as stack:
         try:
             if scheduler is None:
-                scheduler = stack.enter_context(_local_cluster())
+                scheduler = stack.enter_context(_local_cluster(n_tasks))
             client = stack.enter_context(
                 _Client(scheduler, timeout=CONNECT_S, set_as_default=False)
             )
@@ -137,14 +143,14 @@ def _client(scheduler: str | distributed.Client | None) -> Iterator[distributed.
         yield client
 
 
-def _local_cluster() -> distributed.LocalCluster:
-    """A worker for each of this machine's cores."""
+def _local_cluster(most: int) -> distributed.LocalCluster:
+    """A worker for each of this machine's cores, up to so many."""
     # Ctrl-C is for this process, which ends the workers: they inherit that they do not hear it.
     is_main = threading.current_thread() is threading.main_thread()
     old = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
     try:
         return distributed.LocalCluster(
-            n_workers=len(os.sched_getaffinity(0)),
+            n_workers=min(len(os.sched_getaffinity(0)), most),
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",
             silence_logs="CRITICAL",
