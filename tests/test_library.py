@@ -20,6 +20,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import tracewriter as tw
+import zstandard
 from test_monitor import MS, NOON, S, anchored, dicts, intervals_of, pair, spans, steady
 from tracewriter import complete, encode, issue
 
@@ -79,7 +80,7 @@ def test_every_function_takes_every_source(tmp_path: Path) -> None:
         assert blkiomon.summarize(source).total.requests == 25, source
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress, zstandard.compress])
 @pytest.mark.parametrize("least", [1, 5, 6, 100_000])
 def test_a_pipe_may_be_compressed_and_give_little_at_a_time(
     pack: Callable[[bytes], bytes], least: int, data: bytes

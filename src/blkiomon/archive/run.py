@@ -118,7 +118,7 @@ def _client(
     """The client of a scheduler that runs, or of one of our own for as long as it takes.
 
     Args:
-        scheduler: or its address.
+        scheduler: a client of it, or its address; None: one of our own.
         n_tasks: our own has no more workers than there is work for.
 
     Raises:
