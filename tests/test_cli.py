@@ -57,6 +57,21 @@ def fails(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
     return message.removeprefix("blkiomon: ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "is_drop_in"),
+    [
+        (["-I1"], True),
+        ([*EVERYTHING, "--verbose", "sda"], True),
+        *((["-I1", "-h-", option], False) for option in ["--json=a", "--csv=a", "--parquet=a"]),
+        *((["-I1", "-b-", option], False) for option in ["--openmetrics=0", "--textfile=a"]),
+    ],
+)
+def test_what_the_original_cannot_tell_is_followed_only_for_outputs_that_tell_it(
+    arguments: list[str], is_drop_in: bool
+) -> None:
+    assert config_of(*arguments).is_drop_in == is_drop_in
+
+
 # -- the habits of getopt --------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import streams
@@ -243,3 +244,30 @@ def test_issue_older_than_a_pending_one_that_is_both_takes_it_out_of_flight() ->
     assert engine.pending == 0
     assert loads_of(engine.cut(1000))[SDA, ALL_OPS] == (0, 1, 0, 0, 600)
     assert loads_of(engine.cut(2000)) == {ALL: (0, 0, 0, 0, 0)}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("seed", range(12))
+def test_all_else_is_the_same_where_in_flight_is_not_followed(seed: int, threads: int) -> None:
+    # Also which devices make room for others, in streams of many that lose some of all records.
+    rng = random.Random(f"without {seed}")
+    records = [replace(one, device=one.device + rng.randrange(8)) for one in ordered(rng, 400, 0.2)]
+    options: dict[str, Any] = {
+        "max_devices": rng.choice([6, 12, 30, 100]),
+        "max_pending": rng.choice([3, 20, 10**6]),
+        "max_age_ns": rng.choice([500, 5000, NEVER_NS]),
+        "threads": threads,
+    }
+    followed, plain = Engine(**options), Engine(**options, with_in_flight=False)
+    rest = encode(records)
+    for end_ns in [*up_to_last(some_times(records, rng), records), None]:
+        taken = followed.feed(rest, end_ns)
+        assert plain.feed(rest, end_ns) == taken
+        rest = rest[taken:]
+        expected, cut = followed.cut(end_ns), plain.cut(end_ns)
+        assert len(expected.loads) > 0
+        assert len(cut.loads) == 0
+        for name in ("rows", "d2c_bins", "size_bins", "queue_rows", "processes"):
+            assert getattr(cut, name).tobytes() == getattr(expected, name).tobytes()
+        assert plain.counters() == followed.counters()
+        assert plain.pending == followed.pending

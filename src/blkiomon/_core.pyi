@@ -27,6 +27,8 @@ class Engine:
         keep_driver_data: collect driver data, for ``take_driver_data``.
         keep_records: collect all records, for ``take_records``.
         keep_requests: collect matched requests, for ``take_requests``.
+        with_in_flight: follow how many requests are in flight; without, ``Cut.loads`` is empty,
+            and a record costs 17 instructions less.
         resync: after bytes that are no record, go on at the next plausible one instead of failing.
         devices: major:minor numbers; records of all others are read and counted, and otherwise
             ignored. Empty: every device counts.
@@ -60,6 +62,7 @@ class Engine:
         keep_driver_data: bool = False,
         keep_records: bool = False,
         keep_requests: bool = False,
+        with_in_flight: bool = True,
         resync: bool = False,
         devices: Iterable[int] = (),
         from_ns: int = 0,

@@ -116,8 +116,8 @@ cdef class Engine:
     def __init__(
         self, *, max_pending=1_000_000, max_age_ns=600 * 10**9,
         keep_details=False, keep_driver_data=False, keep_records=False, keep_requests=False,
-        resync=False, devices=(), from_ns=0, threads=1, max_devices=65_536, shard=(0, 1),
-        hash_seed=None, spill_every=1 << 31,
+        with_in_flight=True, resync=False, devices=(), from_ns=0, threads=1, max_devices=65_536,
+        shard=(0, 1), hash_seed=None, spill_every=1 << 31,
     ):
         if not 1 <= max_pending <= 1 << 32:
             raise ValueError(f"max_pending must be from 1 to 2^32, not {max_pending}")
@@ -143,6 +143,7 @@ cdef class Engine:
         self.s.keep_driver_data = keep_driver_data
         self.s.keep_records = keep_records
         self.s.keep_requests = keep_requests
+        self.s.with_in_flight = with_in_flight
         self.s.oldest_ns = <uint64_t> -1
         self.s.shard, self.s.n_shards = shard
         self.s.follow_matches = self.s.keep_details or self.s.n_shards > 1

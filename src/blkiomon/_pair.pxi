@@ -125,13 +125,14 @@ cdef inline void prepare(State *s, Batch *b, bint with_places) noexcept nogil:
 
 
 cdef inline void set_pending(
-    State *s, Pending *p, const Batch *b, int i, bint plainly
+    State *s, Pending *p, const Batch *b, int i, bint plainly, bint with_in_flight
 ) noexcept nogil:
     """Write a record into a slot that is empty or whose record has been dropped."""
     cdef const Pending *item = &b.item[i]
     p[0] = item[0]
     if likely(item.state & IS_ISSUE):
-        enter(s, device_of(item.key), op_of(cell_in(item.state)), item.time_ns)
+        if with_in_flight:
+            enter(s, device_of(item.key), op_of(cell_in(item.state)), item.time_ns)
     else:
         s.orphans += 1
         p.bytes = s.interval                    # the issue has the size
@@ -199,7 +200,7 @@ cdef bint is_of_others(State *s, const Match *m, const Pending *p) noexcept nogi
     cdef bint others = spread(mix(p.sector ^ seed, p.key ^ seed >> 1), s.n_shards) != s.shard
     s.matches_of_others += others
     s.carries[m.device].ns[op_of(m.cell)] += m.d2c_ns * others  # as its account has no such row
-    s.devices[m.device].has_others |= others
+    s.devices[m.device].was_busy |= others
     return others
 
 
@@ -218,7 +219,7 @@ cdef void note_match(
 
 cdef inline void settle(
     State *s, Batch *b, int i, const Pending *p, uint64_t d2c_ns, bint pending_is_issue,
-    bint plainly,
+    bint plainly, bint with_in_flight,
 ) noexcept nogil:
     """A match: leave it to account(), and take the pending record out."""
     cdef const Pending *item = &b.item[i]
@@ -231,7 +232,8 @@ cdef inline void settle(
     m.cell = cell_in(issue.state)
     if likely(pending_is_issue):
         m.error = item.state >> ERROR_SHIFT
-        leave(s, m.device, op_of(m.cell), item.time_ns)
+        if with_in_flight:
+            leave(s, m.device, op_of(m.cell), item.time_ns)
     else:
         m.error = p.state >> ERROR_SHIFT
         if unlikely(p.state & IS_ISSUE):        # it is both
@@ -280,7 +282,9 @@ cdef void fetch(const State *s, const Batch *b) noexcept nogil:
         prefetch(&slots[group * GROUP + first_bit(equal | empty | 1 << (GROUP - 1))])
 
 
-cdef inline void pair_items(State *s, Batch *b, bint plainly) noexcept nogil:
+cdef inline void pair_items(
+    State *s, Batch *b, bint plainly, bint with_in_flight
+) noexcept nogil:
     """Pair the records of a batch (behaviour: one pending record per key).
 
     A record whose key is not pending becomes pending. Otherwise the two are ordered by time, the
@@ -288,7 +292,8 @@ cdef inline void pair_items(State *s, Batch *b, bint plainly) noexcept nogil:
     completion are a match; of anything else the younger stays pending. Two that are further apart
     than max_age_ns never pair: the older is evicted.
 
-    The compiler makes two of this: `plainly` is a constant where it is called, see can_be_plain().
+    The compiler makes one of this for each call: `plainly`, see can_be_plain(), is a constant
+    there, and so is `with_in_flight` where that counts.
     """
     cdef:
         int i
@@ -311,17 +316,17 @@ cdef inline void pair_items(State *s, Batch *b, bint plainly) noexcept nogil:
         if p == NULL:
             if not plainly and s.pending.used == s.max_pending:
                 evict_oldest(s)
-            set_pending(s, claim(&s.pending, place), b, i, plainly)
+            set_pending(s, claim(&s.pending, place), b, i, plainly, with_in_flight)
             continue
 
         pending_is_older = p.time_ns < item.time_ns
         d2c_ns = item.time_ns - p.time_ns if pending_is_older else p.time_ns - item.time_ns
         if likely(d2c_ns <= s.max_age_ns):
             if likely(pending_is_older and p.state & IS_ISSUE and item.state & IS_COMPLETE):
-                settle(s, b, i, p, d2c_ns, True, plainly)
+                settle(s, b, i, p, d2c_ns, True, plainly, with_in_flight)
                 continue
             if not pending_is_older and item.state & IS_ISSUE and p.state & IS_COMPLETE:
-                settle(s, b, i, p, d2c_ns, False, plainly)
+                settle(s, b, i, p, d2c_ns, False, plainly, with_in_flight)
                 continue
             s.mismatches += 1
             if s.keep_mismatches:
@@ -333,7 +338,7 @@ cdef inline void pair_items(State *s, Batch *b, bint plainly) noexcept nogil:
             if s.keep_details:
                 release(s, p.at)
             abandon(s, p, s.now_ns)
-            set_pending(s, p, b, i, plainly)
+            set_pending(s, p, b, i, plainly, with_in_flight)
         else:
             s.orphans += item.state & IS_ISSUE == 0
             if s.keep_details:                  # taken out and stored again, as the original does
@@ -354,7 +359,9 @@ cdef void pair(State *s, Batch *b) noexcept nogil:
         set_places(s, b)
     fetch(s, b)
     b.n_matches = 0
-    if likely(can_be_plain(s, b)):
-        pair_items(s, b, True)
+    if unlikely(not can_be_plain(s, b)):
+        pair_items(s, b, False, s.with_in_flight)
+    elif s.with_in_flight:
+        pair_items(s, b, True, True)
     else:
-        pair_items(s, b, False)
+        pair_items(s, b, True, False)

@@ -260,7 +260,7 @@ cdef struct Device:
     uint32_t next_free                          # of an index that is not in use: the next such
     bint in_use
     bint is_idle                                # only during a cut: nothing was seen of it
-    bint has_others                             # matches in this interval that others account
+    bint was_busy                               # in this interval, though no account may tell
     Account *accounts[CELLS]                    # NULL until the interval's first match
     QueueAccount *queue_accounts[OPS]
 
@@ -309,6 +309,7 @@ cdef struct State:
     bint keep_driver_data
     bint keep_records
     bint keep_requests
+    bint with_in_flight
     bint has_filter                             # some records do not count: see counts()
     bint has_wanted                             # the user has named devices, and these are known
     bint foreign                                # byte order of the stream's payloads

@@ -58,3 +58,11 @@ class Config:
     max_devices: int = 65_536
     resync: bool = False
     verbose: bool = False
+
+    @property
+    def is_drop_in(self) -> bool:
+        """Whether nothing is asked for but what the original can tell."""
+        return not self.screen and all(
+            output is None
+            for output in (self.json, self.csv, self.parquet, self.openmetrics, self.textfile)
+        )
