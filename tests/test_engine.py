@@ -28,11 +28,16 @@ MAGIC_V7 = (layout.MAGIC | 7).to_bytes(4, "little").decode("latin-1")
 
 
 def pieces(data: bytes, rng: random.Random) -> list[bytes]:
-    """The stream as a sequence of reads, cut anywhere."""
+    """The stream as a sequence of reads, cut anywhere.
+
+    Small ones come in runs that begin and end anywhere, with a large one between: all ways to cut
+    a record and what is beside it, without as many reads as a stream has bytes.
+    """
     most = rng.choice([1, 7, 48, 64, 100, 1000, 70_000, len(data) + 1])
     out, at = [], 0
     while at < len(data):
-        n = rng.randint(1, most)
+        is_large = most < 100 and len(out) % 200 == 199
+        n = rng.randint(1, 20_000 if is_large else most)
         out.append(data[at : at + n])
         at += n
     return out
@@ -181,10 +186,10 @@ def compare(
     return engine
 
 
-@pytest.mark.parametrize("block", range(12))
+@pytest.mark.parametrize("block", range(4))
 def test_engine_equals_reference_on_generated_streams(block: int) -> None:
     rng = random.Random(block)
-    for seed in range(block * 50, block * 50 + 50):
+    for seed in range(block * 40, block * 40 + 40):
         compare(streams.generate(seed, avoid="nothing").data, rng)
 
 
@@ -198,7 +203,7 @@ def test_engine_equals_reference_on_quirk(name: str) -> None:
     compare(QUIRKS[name], random.Random(name))
 
 
-@pytest.mark.parametrize("block", range(6))
+@pytest.mark.parametrize("block", range(2))
 def test_eviction_by_number_equals_reference(block: int) -> None:
     rng = random.Random(f"number {block}")
     for seed in range(block * 30, block * 30 + 30):
@@ -206,7 +211,7 @@ def test_eviction_by_number_equals_reference(block: int) -> None:
         compare(data, rng, max_pending=rng.choice([1, 2, 3, 5, 8, 16, 17, 33, 64]))
 
 
-@pytest.mark.parametrize("block", range(6))
+@pytest.mark.parametrize("block", range(2))
 def test_eviction_by_age_equals_reference(block: int) -> None:
     rng = random.Random(f"age {block}")
     for seed in range(block * 30, block * 30 + 30):
@@ -235,7 +240,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("resync", [False, True])
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("block", range(3))
 def test_damaged_streams_equal_reference(block: int, resync: bool) -> None:
     rng = random.Random(f"damage {block} {resync}")
     for seed in range(block * 30, block * 30 + 30):
@@ -332,7 +337,7 @@ def test_throughput_is_the_integer_quotient(a: int, b: int) -> None:
 @pytest.mark.parametrize("use", ["cut", "counters", "finish", "leftovers", "take_skips", "feed"])
 def test_use_by_another_thread_while_one_feeds_is_refused(use: str) -> None:
     engine = Engine(keep_details=use == "leftovers")
-    data = latencies(*[1000] * 20_000)
+    data = latencies(*[1000] * 200) * 100
     refused = threading.Event()
 
     def feed() -> None:
@@ -355,7 +360,7 @@ def test_use_by_another_thread_while_one_feeds_is_refused(use: str) -> None:
 
 
 def test_version_8_equals_version_7() -> None:
-    for seed in range(100):
+    for seed in range(40):
         stream = streams.generate(seed)
         seven, eight = Engine(keep_details=True), Engine(keep_details=True)
         seven.feed(stream.data)
@@ -366,7 +371,7 @@ def test_version_8_equals_version_7() -> None:
 
 
 def test_foreign_byte_order_equals_native() -> None:
-    for seed in range(100):
+    for seed in range(40):
         stream = streams.generate(seed)
         one, other = Engine(keep_details=True), Engine(keep_details=True)
         one.feed(stream.data)
@@ -482,7 +487,7 @@ def test_fixed_seed_of_the_hash_is_not_needed_for_equal_results() -> None:
     assert results[0] == results[1] == results[2]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_records_are_handed_out_as_a_structured_array(seed: int) -> None:
     data = streams.generate(seed, avoid="nothing").data
     expected: list[Trace] = []
