@@ -89,12 +89,12 @@ def test_a_pipe_may_be_compressed_and_give_little_at_a_time(
         def read1(self, size: int | None = -1, /) -> bytes:
             return self.read(min(least, size or 0))
 
-    stream = pack(data[: 48 * 3000])
-    assert (blkiomon.read_trace(Pipe(stream)) == blkiomon.read_trace(data)[:3000]).all()
+    data = data[: 48 * (3000 if least > 1000 else 300)]
+    assert (blkiomon.read_trace(Pipe(pack(data))) == blkiomon.read_trace(data)).all()
 
 
 def test_bytes_whose_compression_is_damaged(data: bytes) -> None:
-    packed = gzip.compress(data)
+    packed = gzip.compress(data[: 48 * 10_000])
     with pytest.raises(SourceError, match=r"the source: .* found the end of the file, expected"):
         blkiomon.requests(packed[:-9])
     damaged = packed[:1000] + b"damage" + packed[1006:]

@@ -216,7 +216,7 @@ def test_orphans_equal_reference(seed: int) -> None:
     }
     engine, reference = Engine(**limits), InFlight(**limits)
     data = stream.data
-    most = rng.choice([1, 50, 500, len(data)])
+    most = rng.choice([13, 50, 500, len(data)])
     while data:
         n = rng.randint(1, most)
         engine.feed(data[:n])
