@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -220,25 +221,35 @@ def test_eviction_by_age_equals_reference(block: int) -> None:
         compare(data, rng, max_age_ns=max_age_ns, max_pending=rng.choice([4, 10**6]), cuts=5)
 
 
+BEGINS = re.compile(rb"[\x07\x08]tae|eat[\x07\x08]")
+"""A record of either version and byte order."""
+
+
 def damaged(stream: streams.Stream, rng: random.Random) -> bytes:
-    """The stream with garbage and marks thrown in, and bytes taken out, at random places."""
+    """The stream with garbage and marks thrown in, and bytes taken out.
+
+    At random places, half of which are where a record begins, as a mark would stand.
+    """
     out = bytearray(stream.data)
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(out) + 1)
+        begins = BEGINS.search(out, at)
+        if begins and rng.random() < 0.5:
+            at = begins.start()
         kind = rng.randrange(6)
         if kind == 0:
             out[at:at] = rng.randbytes(rng.choice([1, 3, 50, 500]))
         elif kind == 1:
             del out[at : at + rng.choice([1, 5, 60])]
         elif kind == 2:
-            out[at:at] = tw.lost_mark(rng.randrange(9), rng.randrange(10**6))
+            mark = tw.lost_mark(rng.randrange(9), rng.randrange(10**6))
+            out[at:at] = rng.choice([mark, mark, b"CPU:3 [LOST EVENTS]\n"])
         elif kind == 3:
             out[at:at] = rng.choice([b"CPU:", b"CPU:1 [LOST", b"CPU:x\n", b"\x07tae", b"eat\x08"])
         elif kind == 4:
-            # What the tracer of a version-8 kernel sends, or nearly, where a record would begin.
+            # What the tracer of a version-8 kernel sends, or nearly.
             event = rng.choice([issue, complete])(5, 8, 512, pid=rng.choice([3, 4711, 1 << 22]))
             shuffled = bytearray(tw.encode_malformed_v8(event, stream.byteorder))
-            at = max(out.find(shuffled[:4], at), 0)
             if rng.random() < 0.3:
                 shuffled[rng.randrange(24, 48)] ^= 1 << rng.randrange(8)
             out[at:at] = shuffled
