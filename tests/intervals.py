@@ -173,7 +173,7 @@ def loads_of(ios: Iterable[Io], start_ns: int, end_ns: int) -> npt.NDArray[np.vo
     for load, ((device, op), members) in zip(loads, groups.items(), strict=True):
         spans = [(max(io.issue_ns, start_ns), min(io.end_ns, end_ns)) for io in members]
         load["device"], load["op"] = device, op
-        steps: Counter[int] = Counter()
+        steps: Counter[float] = Counter()
         for a, b in spans:
             steps[a] += 1
             steps[b] -= 1

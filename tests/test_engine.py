@@ -35,7 +35,8 @@ def pieces(data: bytes, rng: random.Random) -> list[bytes]:
     a record and what is beside it, without as many reads as a stream has bytes.
     """
     most = rng.choice([1, 7, 48, 64, 100, 1000, 70_000, len(data) + 1])
-    out, at = [], 0
+    out: list[bytes] = []
+    at = 0
     while at < len(data):
         is_large = most < 100 and len(out) % 200 == 199
         n = rng.randint(1, 20_000 if is_large else most)
