@@ -249,8 +249,11 @@ def damaged(stream: streams.Stream, rng: random.Random) -> bytes:
             out[at:at] = rng.choice([b"CPU:", b"CPU:1 [LOST", b"CPU:x\n", b"\x07tae", b"eat\x08"])
         elif kind == 4:
             # What the tracer of a version-8 kernel sends, or nearly.
-            event = rng.choice([issue, complete])(5, 8, 512, pid=rng.choice([3, 4711, 1 << 22]))
-            shuffled = bytearray(tw.encode_malformed_v8(event, stream.byteorder))
+            category = rng.choice([0, tw.READ | tw.FS])
+            category |= rng.choice([tw.ISSUE, tw.COMPLETE, tw.READ])
+            action = tw.act(category, rng.choice([tw.EV_ISSUE, tw.EV_COMPLETE]))
+            record = tw.Record(5, 8, 512, action, 8 << 20, pid=rng.choice([3, 4711, 1 << 22]))
+            shuffled = bytearray(tw.encode_malformed_v8(record, stream.byteorder))
             if rng.random() < 0.3:
                 shuffled[rng.randrange(24, 48)] ^= 1 << rng.randrange(8)
             out[at:at] = shuffled
