@@ -55,7 +55,7 @@ class InFlight(Reference):
         self._orphans: set[int] = set()  # of this interval, by order
 
     def _record(self, record: Trace) -> None:
-        before = dict(self._pending)
+        partner = self._pending.get(record.key)
         matched = self.matched
         super()._record(record)
         if record.action & DRV_DATA or not record.action & (ISSUE | COMPLETE):
@@ -64,7 +64,6 @@ class InFlight(Reference):
         has_matched = self.matched > matched
         if not record.action & ISSUE and not has_matched:
             self._orphans.add(record.order)
-        partner = before.get(record.key)
         if has_matched and partner is not None and partner.time >= record.time:
             self._orphans.discard(partner.order)
             op = layout.OPS.index(operation(record))

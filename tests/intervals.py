@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -172,8 +173,12 @@ def loads_of(ios: Iterable[Io], start_ns: int, end_ns: int) -> npt.NDArray[np.vo
     for load, ((device, op), members) in zip(loads, groups.items(), strict=True):
         spans = [(max(io.issue_ns, start_ns), min(io.end_ns, end_ns)) for io in members]
         load["device"], load["op"] = device, op
-        times = sorted({edge for span in spans for edge in span})
-        level = [sum(a <= t < b for a, b in spans) for t in times]
+        steps: Counter[float] = Counter()
+        for a, b in spans:
+            steps[a] += 1
+            steps[b] -= 1
+        times = sorted(steps)
+        level = list(accumulate(steps[t] for t in times))
         load["max_in_flight"] = max(level, default=0)
         if op == layout.ALL_OPS:
             load["busy_ns"] = sum(b - a for a, b, n in zip(times, times[1:], level) if n)

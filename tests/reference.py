@@ -613,7 +613,11 @@ def outputs(data: bytes, time_s: int = 0, *, original: bool = False) -> Outputs:
     """All outputs of one stream as a single interval that ends at `time_s`."""
     reference = Reference(original=original)
     reference.feed(data)
-    stats = reference.finish()
+    return outputs_of(reference, reference.finish(), time_s)
+
+
+def outputs_of(reference: Reference, stats: Iterable[DeviceStats], time_s: int = 0) -> Outputs:
+    """All outputs of a reference that has finished, with the statistics of its one interval."""
     return Outputs(
         human_text(stats, time_s).encode(),
         binary(stats, time_s, reference.version),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -28,11 +29,17 @@ MAGIC_V7 = (layout.MAGIC | 7).to_bytes(4, "little").decode("latin-1")
 
 
 def pieces(data: bytes, rng: random.Random) -> list[bytes]:
-    """The stream as a sequence of reads, cut anywhere."""
+    """The stream as a sequence of reads, cut anywhere.
+
+    Small ones come in runs that begin and end anywhere, with a large one between: all ways to cut
+    a record and what is beside it, without as many reads as a stream has bytes.
+    """
     most = rng.choice([1, 7, 48, 64, 100, 1000, 70_000, len(data) + 1])
-    out, at = [], 0
+    out: list[bytes] = []
+    at = 0
     while at < len(data):
-        n = rng.randint(1, most)
+        is_large = most < 100 and len(out) % 200 == 199
+        n = rng.randint(1, 20_000 if is_large else most)
         out.append(data[at : at + n])
         at += n
     return out
@@ -181,10 +188,10 @@ def compare(
     return engine
 
 
-@pytest.mark.parametrize("block", range(12))
+@pytest.mark.parametrize("block", range(4))
 def test_engine_equals_reference_on_generated_streams(block: int) -> None:
     rng = random.Random(block)
-    for seed in range(block * 50, block * 50 + 50):
+    for seed in range(block * 40, block * 40 + 40):
         compare(streams.generate(seed, avoid="nothing").data, rng)
 
 
@@ -198,7 +205,7 @@ def test_engine_equals_reference_on_quirk(name: str) -> None:
     compare(QUIRKS[name], random.Random(name))
 
 
-@pytest.mark.parametrize("block", range(6))
+@pytest.mark.parametrize("block", range(2))
 def test_eviction_by_number_equals_reference(block: int) -> None:
     rng = random.Random(f"number {block}")
     for seed in range(block * 30, block * 30 + 30):
@@ -206,7 +213,7 @@ def test_eviction_by_number_equals_reference(block: int) -> None:
         compare(data, rng, max_pending=rng.choice([1, 2, 3, 5, 8, 16, 17, 33, 64]))
 
 
-@pytest.mark.parametrize("block", range(6))
+@pytest.mark.parametrize("block", range(2))
 def test_eviction_by_age_equals_reference(block: int) -> None:
     rng = random.Random(f"age {block}")
     for seed in range(block * 30, block * 30 + 30):
@@ -215,31 +222,52 @@ def test_eviction_by_age_equals_reference(block: int) -> None:
         compare(data, rng, max_age_ns=max_age_ns, max_pending=rng.choice([4, 10**6]), cuts=5)
 
 
-def damaged(data: bytes, rng: random.Random) -> bytes:
-    """The stream with garbage and marks thrown in, and bytes taken out, at random places."""
-    out = bytearray(data)
+BEGINS = re.compile(rb"[\x07\x08]tae|eat[\x07\x08]")
+"""A record of either version and byte order."""
+
+
+def damaged(stream: streams.Stream, rng: random.Random) -> bytes:
+    """The stream with garbage and marks thrown in, and bytes taken out.
+
+    At random places, half of which are where a record begins, as a mark would stand.
+    """
+    out = bytearray(stream.data)
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(out) + 1)
-        kind = rng.randrange(5)
+        begins = BEGINS.search(out, at)
+        if begins and rng.random() < 0.5:
+            at = begins.start()
+        kind = rng.randrange(6)
         if kind == 0:
             out[at:at] = rng.randbytes(rng.choice([1, 3, 50, 500]))
         elif kind == 1:
             del out[at : at + rng.choice([1, 5, 60])]
         elif kind == 2:
-            out[at:at] = tw.lost_mark(rng.randrange(9), rng.randrange(10**6))
+            mark = tw.lost_mark(rng.randrange(9), rng.randrange(10**6))
+            out[at:at] = rng.choice([mark, mark, b"CPU:3 [LOST EVENTS]\n"])
         elif kind == 3:
             out[at:at] = rng.choice([b"CPU:", b"CPU:1 [LOST", b"CPU:x\n", b"\x07tae", b"eat\x08"])
+        elif kind == 4:
+            # What the tracer of a version-8 kernel sends, or nearly.
+            category = rng.choice([0, tw.READ | tw.FS])
+            category |= rng.choice([tw.ISSUE, tw.COMPLETE, tw.READ])
+            action = tw.act(category, rng.choice([tw.EV_ISSUE, tw.EV_COMPLETE]))
+            record = tw.Record(5, 8, 512, action, 8 << 20, pid=rng.choice([3, 4711, 1 << 22]))
+            shuffled = bytearray(tw.encode_malformed_v8(record, stream.byteorder))
+            if rng.random() < 0.3:
+                shuffled[rng.randrange(24, 48)] ^= 1 << rng.randrange(8)
+            out[at:at] = shuffled
         else:
             out = out[:at]
     return bytes(out)
 
 
 @pytest.mark.parametrize("resync", [False, True])
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("block", range(3))
 def test_damaged_streams_equal_reference(block: int, resync: bool) -> None:
     rng = random.Random(f"damage {block} {resync}")
     for seed in range(block * 30, block * 30 + 30):
-        data = damaged(streams.generate(seed, avoid="nothing").data, rng)
+        data = damaged(streams.generate(seed, avoid="nothing"), rng)
         compare(data, rng, resync=resync)
 
 
@@ -332,7 +360,7 @@ def test_throughput_is_the_integer_quotient(a: int, b: int) -> None:
 @pytest.mark.parametrize("use", ["cut", "counters", "finish", "leftovers", "take_skips", "feed"])
 def test_use_by_another_thread_while_one_feeds_is_refused(use: str) -> None:
     engine = Engine(keep_details=use == "leftovers")
-    data = latencies(*[1000] * 20_000)
+    data = latencies(*[1000] * 200) * 100
     refused = threading.Event()
 
     def feed() -> None:
@@ -355,7 +383,7 @@ def test_use_by_another_thread_while_one_feeds_is_refused(use: str) -> None:
 
 
 def test_version_8_equals_version_7() -> None:
-    for seed in range(100):
+    for seed in range(40):
         stream = streams.generate(seed)
         seven, eight = Engine(keep_details=True), Engine(keep_details=True)
         seven.feed(stream.data)
@@ -366,7 +394,7 @@ def test_version_8_equals_version_7() -> None:
 
 
 def test_foreign_byte_order_equals_native() -> None:
-    for seed in range(100):
+    for seed in range(40):
         stream = streams.generate(seed)
         one, other = Engine(keep_details=True), Engine(keep_details=True)
         one.feed(stream.data)
@@ -482,7 +510,7 @@ def test_fixed_seed_of_the_hash_is_not_needed_for_equal_results() -> None:
     assert results[0] == results[1] == results[2]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_records_are_handed_out_as_a_structured_array(seed: int) -> None:
     data = streams.generate(seed, avoid="nothing").data
     expected: list[Trace] = []

@@ -7,6 +7,7 @@ import random
 import resource
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from blkiomon._core import Engine
 from blkiomon.cut import Cut
 from blkiomon.groups import groups_of
 from blkiomon.interval import Interval
-from blkiomon.monitor import IDLE_A_RECORD, MOST_IDLE, MOST_IDLE_IN_ALL, Monitor
+from blkiomon.monitor import IDLE_A_RECORD, MOST_IDLE_IN_ALL, Monitor
 
 NEVER_NS = 2**64 - 1
 S = 10**9
@@ -70,7 +71,9 @@ def many(devices: npt.NDArray[np.uint32], time_ns: int) -> bytes:
 
 
 def resident_kib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Now: what other tests had in use before has nothing to do with it."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() >> 10
 
 
 # --- devices --------------------------------------------------------------------------------------
@@ -132,7 +135,7 @@ def test_device_with_something_pending_keeps_its_place(waits: str) -> None:
         assert cut.queue_rows["q2d_ns"]["max"].tolist() == [60]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(15))
 def test_figures_do_not_depend_on_devices_having_made_room(seed: int) -> None:
     rng = random.Random(f"room {seed}")
     bounded, other = Engine(max_devices=12), Engine()
@@ -224,15 +227,16 @@ def test_memory_is_flat_however_many_devices_come_by(interval_devices: int) -> N
     engine = Engine(max_devices=4096)
     used_kib = []
     counted = 0
-    for first in range(0, 1_000_000, interval_devices):
+    all_devices = 300_000
+    for first in range(0, all_devices, interval_devices):
         devices = np.arange(first, first + interval_devices, dtype=np.uint32)
         engine.feed(many(devices, first))
         counted += int(engine.cut().rows["requests"].sum())
         used_kib.append(resident_kib())
     counters = engine.counters()
-    assert counted * 2 + counters["over_limit"] == counters["records"] == 2 * 10**6
+    assert counted * 2 + counters["over_limit"] == counters["records"] == 2 * all_devices
     assert (counters["over_limit"] == 0) == (interval_devices < 2048)
-    # A million accounts alone would take a gigabyte.
+    # Their accounts alone would take 300 megabytes.
     assert used_kib[-1] - used_kib[len(used_kib) // 4] < 32 << 10
 
 
@@ -381,7 +385,7 @@ def test_no_time_makes_more_intervals_than_records_pay_for(
     monkeypatch.setattr(monitor_module, "MOST_IDLE_IN_ALL", 3000)
     # Each jump is just short of what would be left out on its own.
     step_ns = (1000 - 1) * 10**6
-    records = [issue(S + n * step_ns, n, 512) for n in range(2000)]
+    records = [issue(S + n * step_ns, n, 512) for n in range(500)]
     taken = 0
 
     def take(interval: Interval) -> None:
@@ -391,16 +395,18 @@ def test_no_time_makes_more_intervals_than_records_pay_for(
     monitor = Monitor(0.001, hand_over=take)
     assert monitor.feed(encode(records)) == monitor.finish() == []
     assert taken <= 3000 + (IDLE_A_RECORD + 1) * len(records) + 1
-    passed = 1999 * (1000 - 1) + 1
+    passed = 499 * (1000 - 1) + 1
     assert taken + monitor.skipped_intervals == passed
 
 
-def test_what_is_pending_makes_idle_intervals_dearer() -> None:
+def test_what_is_pending_makes_idle_intervals_dearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 20_000
+    monkeypatch.setattr(monitor_module, "MOST_IDLE", most)
     records = [issue(S, n, 512) for n in range(10_000)]
-    _, monitor = intervals_of([*records, issue((MOST_IDLE // 11 - 5) * S, 0, 512, device=1)])
+    _, monitor = intervals_of([*records, issue((most // 11 - 5) * S, 0, 512, device=1)])
     assert monitor.skipped_intervals == 0
-    items, monitor = intervals_of([*records, issue((MOST_IDLE // 11 + 5) * S, 0, 512, device=1)])
-    assert (len(items), monitor.skipped_intervals) == (2, MOST_IDLE // 11 + 3)
+    items, monitor = intervals_of([*records, issue((most // 11 + 5) * S, 0, 512, device=1)])
+    assert (len(items), monitor.skipped_intervals) == (2, most // 11 + 3)
 
 
 @pytest.mark.parametrize("wild_ns", [[NEVER_NS], [NEVER_NS, 0], [0, NEVER_NS, 2**63, 1, 0]])
@@ -509,13 +515,15 @@ def test_longest_payloads_are_passed_over_wherever_reads_end(piece: int) -> None
 def test_names_are_bounded_and_those_in_use_stay() -> None:
     engine = Engine()
     engine.feed(encode([tw.notify_process(0, 10**6, "here")]))
-    for first in range(0, 400_000, 20_000):
-        names = [tw.notify_process(0, pid, "gone") for pid in range(first, first + 20_000)]
-        engine.feed(encode([*names, issue(5, first, 512, pid=10**6)]))
+    one = encode([tw.notify_process(0, 0, "gone")])
+    names = np.frombuffer(one * 20_000, [("record", layout.TRACE_V7), ("name", "S16")]).copy()
+    for first in range(0, 240_000, 20_000):
+        names["record"]["pid"] = range(first, first + 20_000)
+        engine.feed(names.tobytes() + encode([issue(5, first, 512, pid=10**6)]))
         assert engine.cut().processes["pid"].tolist() == [10**6]
         assert engine.process_names[10**6] == "here"
         assert len(engine.process_names) <= 3 * 65_536
-    assert 399_999 in engine.process_names
+    assert 239_999 in engine.process_names
     assert 0 not in engine.process_names
 
 
@@ -523,7 +531,7 @@ GARBAGE = st.binary(max_size=200).filter(lambda b: not {0x65, 0x74, 0x43} & set(
 """Bytes that begin neither a record nor a mark: without e, t and C."""
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(st.lists(GARBAGE, min_size=1, max_size=8), st.data())
 def test_no_valid_record_behind_garbage_is_lost(garbage: list[bytes], data: st.DataObject) -> None:
     version = data.draw(st.sampled_from([7, 8]))
@@ -555,7 +563,7 @@ PIECES = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(st.lists(PIECES, min_size=1, max_size=12))
 @example([b"eat\x07", encode([issue(1, 1, 512)])[:13], encode([issue(2**63, 1, 512)])])
 def test_each_byte_tells_the_engine_what_it_tells_the_reference(pieces: list[bytes]) -> None:

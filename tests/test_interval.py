@@ -258,11 +258,10 @@ def test_highest_device_number_is_not_the_total() -> None:
 def test_percentiles_of_an_interval_are_those_of_its_requests(percent: float) -> None:
     ios = example()
     item = interval_of(ios, 0, 3 * S)
+    done = completed(ios, 0, 3 * S)
     for device, op in itertools.product([None, SDB, DM3, HUNG], [None, "read", "flush", "zone"]):
         values = [
-            io.d2c_ns or 0
-            for io in completed(ios, 0, 3 * S)
-            if device in (None, io.device) and op in (None, io.op)
+            io.d2c_ns or 0 for io in done if device in (None, io.device) and op in (None, io.op)
         ]
         found = item.percentile(percent, device=device, op=op)
         if not values:
@@ -287,7 +286,7 @@ def assert_same(one: Interval, two: Interval) -> None:
 
 
 @given(st.lists(IOS, max_size=15))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_merged_intervals_are_one_long_interval(ios: list[Io]) -> None:
     parts = [interval_of(ios, k * S, (k + 1) * S, PROCESS_NAMES) for k in range(3)]
     whole = interval_of(ios, 0, 3 * S, PROCESS_NAMES)
@@ -298,7 +297,7 @@ def test_merged_intervals_are_one_long_interval(ios: list[Io]) -> None:
 
 
 @given(st.lists(IOS, max_size=15))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_merging_is_associative_and_commutative(ios: list[Io]) -> None:
     a, b, c = (interval_of(ios, k * S, (k + 1) * S, PROCESS_NAMES) for k in range(3))
     whole = merge([a, b, c])
@@ -364,7 +363,7 @@ def through_json(item: Interval) -> Interval:
 
 
 @given(st.lists(IOS, max_size=12), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_interval_comes_back_from_json(ios: list[Io], is_anchored: bool) -> None:
     first, second = (
         interval_of(ios, k * S, (k + 1) * S, PROCESS_NAMES, is_anchored=is_anchored)

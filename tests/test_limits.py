@@ -117,7 +117,7 @@ def cases(draw: st.DrawFn) -> tuple[bytes, list[int], list[int | None], bool, bo
     return data, sizes, limits_ns, resync, draw(st.booleans())
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(cases())
 def test_limits_and_reads_change_nothing(
     case: tuple[bytes, list[int], list[int | None], bool, bool],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,17 @@ def intervals_of(
 
 def dicts(items: Iterable[Interval]) -> list[dict[str, Any]]:
     return [item.to_dict() for item in items]
+
+
+def all_of(items: Iterable[Interval]) -> list[dict[str, Any]]:
+    """All that intervals are made of, from which any figure is worked out: cheaper than `dicts`."""
+    found = []
+    for item in items:
+        parts = {f.name: getattr(item, f.name) for f in fields(item) if f.init}
+        parts |= {f.name: getattr(item.cut, f.name).tobytes() for f in fields(item.cut)}
+        del parts["cut"]
+        found.append(parts | {"devices": item.devices.tolist()})
+    return found
 
 
 def spans(items: Iterable[Interval]) -> list[tuple[int, int, int]]:
@@ -233,7 +245,7 @@ def test_any_cutting_gives_the_intervals_of_one_record_at_a_time(
     expected = model(stream.records, encoded, length)
     whole = intervals_of(b"".join(encoded), length / S)
     cut = intervals_of(pieces_of(b"".join(encoded), ends), length / S)
-    assert dicts(cut) == dicts(whole)
+    assert all_of(cut) == all_of(whole)
     zero = whole[0].start_ns - times[0]
     before: dict[str, int] = dict.fromkeys(expected[0][2], 0)
     for item, (end, engine_cut, counters) in zip(whole, expected, strict=True):
@@ -249,7 +261,7 @@ def test_byte_by_byte_is_all_at_once() -> None:
     data = (goldenfiles.TRACES / "loop-ext4-all.bin").read_bytes()[:60_000]
     data = data[: whole_records(data)]
     single = [data[i : i + 1] for i in range(len(data))]
-    assert dicts(intervals_of(single, 0.01)) == dicts(intervals_of(data, 0.01))
+    assert all_of(intervals_of(single, 0.01)) == all_of(intervals_of(data, 0.01))
 
 
 def whole_records(data: bytes) -> int:
@@ -259,7 +271,7 @@ def whole_records(data: bytes) -> int:
     return engine.offset
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("interval_s", [0.0001, 0.001, 0.1])
 def test_merged_intervals_are_one_long_interval(seed: int, interval_s: float) -> None:
     """Of a stream in order of time: else a boundary hides what was in flight before it."""

@@ -38,7 +38,7 @@ class Requests(Reference):
 
 
 @pytest.mark.parametrize("details", [False, True])
-@pytest.mark.parametrize("block", range(5))
+@pytest.mark.parametrize("block", range(2))
 def test_requests_equal_reference(block: int, details: bool) -> None:
     for seed in range(block * 30, block * 30 + 30):
         rng = random.Random(f"requests {seed}")
@@ -126,7 +126,7 @@ def said(engine: Engine, end_ns: int) -> list[Any]:
 KEEP: dict[str, Any] = {"keep_details": True, "keep_requests": True, "keep_driver_data": True}
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", range(40))
 def test_filters_equal_feeding_only_those_records(seed: int) -> None:
     rng = random.Random(f"filter {seed}")
     records = list(streams.generate(seed, avoid="nothing").records)

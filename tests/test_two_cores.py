@@ -70,7 +70,7 @@ def steps_of(data: bytes, rng: random.Random) -> list[tuple[int, int | None, boo
     most = rng.choice([1, 49, 700, 5000, 1 << 20])
     steps: list[tuple[int, int | None, bool]] = []
     left = 2 * len(data)
-    while left > 0 and len(steps) < 3000:
+    while left > 0 and len(steps) < 1000:
         n = rng.randint(1, most)
         until_ns = rng.choice([None, None, None, rng.randrange(1, 2 * 10**9), 2**63])
         steps.append((n, until_ns, rng.random() < 0.05))
@@ -101,7 +101,7 @@ def of_any_kind(seed: int, rng: random.Random) -> bytes:
     return tw.encode(records, rng.choice([7, 8]), rng.choice("<>"))
 
 
-@pytest.mark.parametrize("block", range(8))
+@pytest.mark.parametrize("block", range(3))
 def test_generated_streams(block: int) -> None:
     for seed in range(block * 20, block * 20 + 20):
         rng = random.Random(f"two {seed}")
@@ -163,9 +163,9 @@ def big(requests: int, depth: int, devices: int, lost: float = 0.0, notes: bool 
 @pytest.mark.parametrize(
     "requests, depth, devices, lost, notes, max_pending",
     [
-        (150_000, 32, 1, 0.0, False, 10**6),
+        (80_000, 32, 1, 0.0, False, 10**6),
         (100_000, 20_000, 700, 0.0, False, 10**6),  # tables of all kinds grow
-        (100_000, 100, 20, 0.3, False, 10**6),
+        (50_000, 100, 20, 0.3, False, 10**6),
         (60_000, 1000, 3, 0.3, True, 10**6),
         (40_000, 1000, 3, 0.3, True, 3000),
     ],
