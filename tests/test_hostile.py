@@ -579,3 +579,17 @@ def test_each_byte_tells_the_engine_what_it_tells_the_reference(pieces: list[byt
             reference.lost,
             reference.skipped,
         ), (at, stream[: at + 1])
+
+
+@pytest.mark.parametrize("step", [1, 48, 1000])
+def test_what_is_no_record_does_not_tell_the_byte_order(step: int) -> None:
+    false = [tw.encode_malformed_v8(issue(n, 1, 512), "<") for n in range(2)]
+    stream = b"".join(false) + encode([issue(1, 1, 512), complete(6, 1, 512)], 7, ">")
+    engine, reference = Engine(resync=True), Reference(resync=True)
+    for at in range(0, len(stream), step):
+        engine.feed(stream[at : at + step])
+        reference.feed(stream[at : at + step])
+    engine.finish()
+    assert engine.counters()["records"] == reference.overall == 2
+    assert engine.counters()["skipped_bytes"] == reference.skipped == 96
+    assert engine.matches == 1

@@ -703,6 +703,8 @@ cdef class Engine:
                 return True
             if not self.resync:
                 self._fail(p, left, None, None)
+            if self.s.records == 0:             # its magic told the byte order, and was no record's
+                self.swap = -1
             self.searching = True
             self.garbage_from = self.position
             at[0] += 1
