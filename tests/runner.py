@@ -15,10 +15,11 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeVar
@@ -87,7 +88,7 @@ def run(
 def call(*arguments: Argument, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """As ``run``, but in this process: where that is not the point, starting one costs the most.
 
-    Its standard input is a pipe, of which little may wait; its outputs are files.
+    Its standard input is a pipe, its outputs are files.
     """
     if "BLKIOMON" in os.environ:
         return run(*arguments, stdin=stdin)
@@ -95,18 +96,22 @@ def call(*arguments: Argument, stdin: bytes = b"") -> subprocess.CompletedProces
     with ExitStack() as stack:
         files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
         read_fd, write_fd = os.pipe()
+        writer = threading.Thread(target=_write_all, args=(write_fd, stdin))
+        stack.callback(writer.join)
         stack.callback(os.close, read_fd)
-        try:
-            assert len(stdin) <= select.PIPE_BUF, "more than fits into any pipe"
-            os.write(write_fd, stdin)
-        finally:
-            os.close(write_fd)
+        writer.start()
         for fd, source in enumerate((read_fd, *(file.fileno() for file in files))):
             stack.callback(_put_back, os.dup(fd), fd)
             os.dup2(source, fd)
         status = cli.main(words)
         out, err = (os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0) for file in files)
     return subprocess.CompletedProcess(words, status, out, err)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    with suppress(BrokenPipeError), open(fd, "wb", buffering=0) as file:
+        while data:
+            data = data[file.write(data) :]
 
 
 def _put_back(saved_fd: int, fd: int) -> None:
