@@ -61,13 +61,18 @@ Argument = str | bytes | Path
 T = TypeVar("T")
 
 
-def until(attempt: Callable[[], T | None], what: str, timeout_s: float = TIMEOUT_S) -> T:
+def until(
+    attempt: Callable[[], T | None],
+    what: str,
+    timeout_s: float = TIMEOUT_S,
+    pause_s: float = 0.005,
+) -> T:
     """The first thing that ``attempt`` finds; fails when that takes too long."""
     deadline = time.monotonic() + timeout_s
     while not (found := attempt()):
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout_s:.0f} s for {what}")
-        time.sleep(0.005)
+        time.sleep(pause_s)
     return found
 
 
