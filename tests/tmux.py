@@ -12,7 +12,6 @@ from types import TracebackType
 import pytest
 import runner
 
-
 PAUSE_S = 0.03
 """Between two looks at the screen: each takes a process, and what is seen is there for longer."""
 
