@@ -61,7 +61,7 @@ class Server:
 
     def awaited(self, question: str) -> float:
         """Likewise, as soon as there is one that is more than 0."""
-        return runner.until(lambda: self.value(question), question)
+        return runner.until(lambda: self.value(question), question, pause_s=0.05)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import quirks
 import runner
 import tracewriter as tw
 from runner import Running
-from tmux import Tmux
+from tmux import PAUSE_S, Tmux
 
 from blkiomon.sources import capture as capturing
 from blkiomon.sources.blktrace import BlktraceCapture
@@ -607,7 +607,7 @@ def test_top_shows_what_fio_does(loop: str, unchanged: None, tmp_path: Path, loa
             found = re.search(r"WHOLE RUN: ([\d,]+) records", terminal.screen())
             return int(found[1].replace(",", "")) if found else 0
 
-        runner.until(lambda: counted() >= 2 * did["write"], "all records")
+        runner.until(lambda: counted() >= 2 * did["write"], "all records", pause_s=PAUSE_S)
         screen = terminal.until("NO RECORDS for", "nothing lost")
         assert counted() <= 2 * did["write"] + 128  # others look at new devices, too
         assert re.search(rf"^{loop} .*\d[mµ]s ", screen, re.MULTILINE)

@@ -213,7 +213,7 @@ def test_abbreviations_of_our_own_options() -> None:
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_version(arguments: list[str], version: str) -> None:
-    result = runner.run(*arguments)
+    result = runner.call(*arguments)
     assert (result.returncode, result.stderr) == (0, b"")
     text = result.stdout.decode()
     assert text == f"blkiomon version {version} (blkiomon {__version__})\n"
@@ -392,7 +392,7 @@ def test_hostile_layout(capfd: pytest.CaptureFixture[str], value: str) -> None:
     ids=range(6),
 )
 def test_bytes_that_are_no_text(arguments: list[str | bytes]) -> None:
-    result = runner.run(*arguments)
+    result = runner.call(*arguments)
     assert (result.returncode, result.stdout) == (1, b"")
     assert USAGE.encode() in result.stderr
     assert b"Traceback" not in result.stderr
@@ -430,11 +430,11 @@ def test_usage_error_of_a_process() -> None:
 def test_usage_error_opens_no_output(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("keep")
-    assert runner.run("-h", path, "-I", "x").returncode == 1
+    assert runner.call("-h", path, "-I", "x").returncode == 1
     assert path.read_text() == "keep"
 
 
 def test_name_of_a_missing_file_cannot_drive_the_terminal() -> None:
-    result = runner.run("-I5", b"\xff\n\x1b[31m")
+    result = runner.call("-I5", b"\xff\n\x1b[31m")
     assert (result.returncode, result.stdout) == (1, b"")
     assert result.stderr.startswith(b"blkiomon: cannot open \xff??[31m: there is no such file")

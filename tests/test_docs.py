@@ -8,10 +8,14 @@ import io
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +60,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(member, path / "traces" / "web2")
     outputs = {"--json": "stats.jsonl", "--parquet": "stats.parquet", "-b": "stats.bin"}
     options = [part for option, name in outputs.items() for part in (option, path / name)]
-    runner.run("-I1", *options, path / "phases.bin")
+    assert runner.call("-I1", *options, path / "phases.bin").returncode == 0
     return path
 
 
@@ -74,27 +78,64 @@ def assert_shown(shown: str, printed: str, where: str) -> None:
     assert re.fullmatch(".*".join(parts), printed, re.DOTALL), f"{where} prints:\n{printed}"
 
 
+@pytest.fixture
+def utc() -> Iterator[None]:
+    """Where times of day are UTC."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.fixture
+def threads_for_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where `archive` makes a cluster of its own, its worker is a thread, which begins at once."""
+
+    @contextlib.contextmanager
+    def cluster(most: int) -> Iterator[Any]:
+        import distributed
+
+        with distributed.LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+        ) as made:
+            yield made
+
+    monkeypatch.setattr("blkiomon.archive.run._local_cluster", cluster)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Dask's own making, when it begins and ends
+        yield
+
+
 def run_shell(block: Block, where: str) -> None:
-    """Run each line that begins with `$ blkiomon`; what follows is its output."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    """Run each line that begins with `$ blkiomon`; what follows is its output.
+
+    The command itself runs in this process, and a shell does what stands behind it in a pipe.
+    """
     for item in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         command, _, shown = item.partition("\n")
         if "| jq " in command and not shutil.which("jq"):
             pytest.skip("jq is not installed: apt-get install jq")
-        assert command.startswith("blkiomon "), where
-        result = subprocess.run(
-            command,
-            shell=True,
-            capture_output=True,
-            check=False,
-            timeout=runner.TIMEOUT_S,
-            env=os.environ | {"PATH": path, "TZ": "UTC", "LC_ALL": "C"},
-        )
+        ours, _, others = command.partition(" | ")
+        assert ours.startswith("blkiomon "), where
+        result = runner.call(*shlex.split(ours)[1:])
+        if others:
+            assert (result.returncode, result.stderr) == (0, b""), f"{where}: {command}"
+            result = subprocess.run(
+                others,
+                input=result.stdout,
+                shell=True,
+                capture_output=True,
+                check=False,
+                timeout=runner.TIMEOUT_S,
+                env=os.environ | {"LC_ALL": "C"},
+            )
         assert (result.returncode, result.stderr) == (0, b""), f"{where}: {command}"
         assert_shown(shown, result.stdout.decode(), f"{where}: {command}")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.usefixtures("utc", "threads_for_workers")
 def test_every_block_runs_and_prints_what_is_shown(path: Path, traces: Path) -> None:
     namespace: dict[str, Any] = {}
     printed: str | None = None
@@ -162,25 +203,27 @@ def keys_of(data: Any) -> set[str]:
 
 
 def test_columns_of_the_table_are_explained(traces: Path) -> None:
-    columns = runner.run("-I60", "--csv", "-", "phases.bin").stdout.decode().split("\n")[0]
+    columns = runner.call("-I60", "--csv", "-", "phases.bin").stdout.decode().split("\n")[0]
     abbreviated = re.compile(r"(d2c|size|q2d|q2c)_(min|mean|max|stddev|p[0-9_]+)_(ns|bytes)")
     names = {name for name in columns.split(",") if not abbreviated.fullmatch(name)}
     assert names <= named_in("schema.md", "The table (CSV, Parquet)")
 
 
 def test_metrics_are_explained(traces: Path) -> None:
-    assert runner.run("-I60", "--textfile", "metrics", "phases.bin").returncode == 0
+    assert runner.call("-I60", "--textfile", "metrics", "phases.bin").returncode == 0
     shown = re.findall(r"^# TYPE (\S+)", Path("metrics").read_text(), re.MULTILINE)
     assert "blkiomon_d2c_seconds" in shown
     assert {*shown} <= named_in("live.md")
 
 
+@pytest.mark.usefixtures("threads_for_workers")
 def test_json_of_commands_is_explained(traces: Path) -> None:
-    compared = runner.run("compare", "--json", "phases.bin", "phases.bin")
+    Path("short.bin").write_bytes(Path("phases.bin").read_bytes()[: 48 * 5000])
+    compared = runner.call("compare", "--json", "short.bin", "short.bin")
     figures = keys_of([row["changes"] for row in json.loads(compared.stdout)["rows"]])
     assert {"a", "low", "p99.9"} <= figures
     assert keys_of(json.loads(compared.stdout)) <= named_in("report.md") | {"p50", "p95", "p99"}
-    archived = runner.run("archive", "--json", "-I60", "-o", "dataset", "phases.bin", "missing")
+    archived = runner.call("archive", "--json", "-I60", "-o", "dataset", "phases.bin", "missing")
     summary = json.loads(archived.stdout)
     assert len(summary["fleet"]) > 1 and summary["failures"]
     there = named_in("scale.md") | named_in("schema.md")
@@ -190,7 +233,7 @@ def test_json_of_commands_is_explained(traces: Path) -> None:
 @functools.cache
 def options_of(command: str) -> set[str]:
     """What a command's help names; the empty string is blkiomon itself."""
-    shown = runner.run(*([command] if command else []), "--help")
+    shown = runner.call(*([command] if command else []), "--help")
     assert shown.returncode == 0, shown
     return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", shown.stdout.decode()))
 
@@ -255,9 +298,11 @@ def test_comparison_that_is_shown_is_what_is_printed(
     text = (DOCS / "report.md").read_text()
     shown = text[text.index("    A: tests/data") : text.index("![Both runs")].rstrip()
     script = re.findall(r"^    python (docs/slower.*)", text, re.MULTILINE)[0]
-    subprocess.run([sys.executable, *script.split()], check=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", script.split())
+        runpy.run_path(sys.argv[0], run_name="__main__")
     arguments = re.findall(r"^    blkiomon (compare tests/.*slower.bin)$", text, re.MULTILINE)[0]
-    printed = runner.run(*arguments.split()).stdout.decode()
+    printed = runner.call(*arguments.split()).stdout.decode()
     # It goes on with writes and flushes.
     assert printed.startswith(re.sub("^    ", "", shown, flags=re.MULTILINE))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -19,6 +20,12 @@ def test_tests_see_the_installed_package_and_not_the_source_tree() -> None:
         assert module.__file__ is not None
         assert installed in Path(module.__file__).resolve().parents
     assert importlib.metadata.version("blkiomon") == blkiomon.__version__
+
+
+def test_command_is_there_under_its_name() -> None:
+    command = Path(sysconfig.get_path("scripts")) / "blkiomon"
+    done = subprocess.run([command, "-V"], capture_output=True, check=True)
+    assert blkiomon.__version__ in done.stdout.decode()
 
 
 def test_numpy_is_the_only_dependency_at_run_time() -> None:

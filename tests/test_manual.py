@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import getopt
 import os
 import pty
@@ -24,11 +25,27 @@ from blkiomon.console import SIGNALS
 from tools.__main__ import SHARE, made
 from tools.commands import Command, commands
 
-COMMANDS = {command.name: command for command in commands()}
+NAMES = ("", *cli._COMMANDS)
+FILES = sorted(path for path in SHARE.rglob("*") if path.is_file())
 PAGE = SHARE / "man/man8/blkiomon.8"
 INSTALLED = Path(sys.prefix, "share")
 
-each_command = pytest.mark.parametrize("name", COMMANDS, ids=lambda name: name or "monitor")
+each_command = pytest.mark.parametrize("name", NAMES, ids=lambda name: name or "monitor")
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+
+
+@functools.cache
+def asked() -> dict[str, Command]:
+    """What the help of each command says, by name: each takes a process, which is run once."""
+    return {command.name: command for command in commands()}
+
+
+@functools.cache
+def wanted() -> dict[Path, str]:
+    """The files that should be there, and what belongs in them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tools.__main__.commands", lambda: [*asked().values()])
+        return made()
 
 
 def require(program: str) -> str:
@@ -48,10 +65,10 @@ def parser_of(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], set
 
     The monitor also takes abbreviations; they are no options of their own.
     """
-    asked: list[tuple[str, list[str]]] = []
+    seen: list[tuple[str, list[str]]] = []
 
     def spy(arguments: list[str], short: str, long: list[str]) -> Any:
-        asked.append((short, long))
+        seen.append((short, long))
         raise getopt.GetoptError("seen")
 
     monkeypatch.setattr(getopt, "gnu_getopt", spy)
@@ -60,7 +77,7 @@ def parser_of(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], set
     else:
         with pytest.raises(cli.UsageError):
             cli.parse(["--help"])
-    ((short, long),) = asked
+    ((short, long),) = seen
     full = {o.long for o in cli.OPTIONS} if not name else {n.removesuffix("=") for n in long}
     return set(re.findall(r"\w:?", short)), {n for n in long if n.removesuffix("=") in full}
 
@@ -76,29 +93,29 @@ def options_of(command: Command) -> tuple[set[str], set[str]]:
 
 @each_command
 def test_help_has_the_options_of_the_parser(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert options_of(COMMANDS[name]) == parser_of(name, monkeypatch)
-    assert all(option.help for option in COMMANDS[name].options)
+    assert options_of(asked()[name]) == parser_of(name, monkeypatch)
+    assert all(option.help for option in asked()[name].options)
 
 
 @each_command
 def test_help_can_be_taken_apart(name: str) -> None:
-    command = COMMANDS[name]
+    command = asked()[name]
     assert command.synopsis[0].startswith(f"blkiomon {name}".strip())
     assert command.paragraphs
     text = " ".join([*command.paragraphs, *command.notes])
     assert not re.search(r"  |(^| )--?\w[\w-]*=", text), "an option was taken for text"
 
 
-@pytest.mark.parametrize("path", made(), ids=lambda path: path.name)
-def test_what_is_made_of_help_is_up_to_date(path: Path) -> None:
-    assert path.read_text(encoding="utf-8") == made()[path], "run: make manual"
-
-
 def test_no_other_files_are_shared() -> None:
-    assert {path for path in SHARE.rglob("*") if path.is_file()} == set(made())
+    assert set(FILES) == set(wanted())
 
 
-@pytest.mark.parametrize("path", made(), ids=lambda path: path.name)
+@each_file
+def test_what_is_made_of_help_is_up_to_date(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == wanted()[path], "run: make manual"
+
+
+@each_file
 def test_they_are_installed_where_they_are_looked_for(path: Path) -> None:
     assert (INSTALLED / path.relative_to(SHARE)).read_bytes() == path.read_bytes()
 
@@ -106,6 +123,7 @@ def test_they_are_installed_where_they_are_looked_for(path: Path) -> None:
 # --- the page -------------------------------------------------------------------------------------
 
 
+@functools.cache
 def rendered() -> str:
     command = [require("mandoc"), "-Tutf8", "-Owidth=100", str(PAGE)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -122,13 +140,13 @@ def test_page_has_the_options_of_every_parser_and_no_other() -> None:
     }
     assert found == {
         name: [(option.short, option.long, option.argument) for option in command.options]
-        for name, command in COMMANDS.items()
+        for name, command in asked().items()
     }
 
 
 def test_page_has_every_word_of_help() -> None:
     text = re.sub(r"\s+", "", rendered()).replace("`", "")
-    for command in COMMANDS.values():
+    for command in asked().values():
         for part in [*command.paragraphs, *(option.help for option in command.options)]:
             for word in part.replace("`", "").split():
                 assert word in text, f"{command.name}: {part}"

@@ -7,13 +7,14 @@ import signal
 import stat
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import goldenfiles
 import pytest
 import runner
-from runner import LONG, NOBODY, TIMEOUT_S
+from runner import LONG, NOBODY, TIMEOUT_S, Running
 from test_faults import ONE
 
 from blkiomon.outputs.opening import open_output, write_whole
@@ -44,6 +45,19 @@ def public(request: pytest.FixtureRequest) -> Iterator[Path]:
         yield path
 
 
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """Of Dask, with a worker, in this process."""
+    import distributed
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Dask's own making, when it begins and ends
+        with distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster:
+            yield cluster.scheduler_address
+
+
 def names_in(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
@@ -55,11 +69,11 @@ def names_in(directory: Path) -> list[str]:
 def test_no_output_follows_a_link_that_anybody_could_lay(option: str, public: Path) -> None:
     precious, path = public.parent / "precious", public / "out"
     path.symlink_to(precious)
-    result = runner.run("-I", LONG, option, path, stdin=ONE)
+    result = runner.call("-I", LONG, option, path, stdin=ONE)
     assert (result.returncode, result.stdout) == (1, b"")
     assert result.stderr.decode() == f"blkiomon: could not write to {path}: out{LINK}\n"
     assert precious.read_text() == "keep"
-    result = runner.run("-I", LONG, option, path, "--follow-symlinks", stdin=ONE)
+    result = runner.call("-I", LONG, option, path, "--follow-symlinks", stdin=ONE)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
     assert path.is_symlink() and precious.read_bytes() != b"keep"
 
@@ -105,11 +119,12 @@ def test_links_in_private_directories_are_followed(tmp_path: Path) -> None:
         open_output(str(tmp_path / "loop"))
 
 
-@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
-def test_links_of_the_kernel_are_followed(name: str) -> None:
-    result = runner.run("-I", LONG, "-h", name, stdin=ONE)
+def test_links_of_the_kernel_are_followed() -> None:
+    names = ("-h", "/dev/stdout", "--csv", "/dev/fd/1", "--json", "/proc/self/fd/1")
+    result = runner.run("-I", LONG, *names, stdin=ONE)
     assert (result.returncode, result.stderr) == (0, b"")
-    assert b"sizes read" in result.stdout
+    for text in (b"sizes read", b"start_ns,", b'{"schema"'):
+        assert result.stdout.count(text) == 1
 
 
 @root_only
@@ -118,7 +133,7 @@ def test_what_somebody_else_has_put_there_is_refused(kind: str, public: Path) ->
     path = public / "out"
     path.touch() if kind == "file" else os.mkfifo(path)
     os.chown(path, NOBODY, NOBODY)
-    result = runner.run("-I", LONG, "-h", path, stdin=ONE)
+    result = runner.call("-I", LONG, "-h", path, stdin=ONE)
     assert result.returncode == 1
     assert result.stderr.decode() == f"blkiomon: could not write to {path}: {OTHERS}\n"
     assert path.stat().st_size == 0
@@ -133,7 +148,7 @@ def test_what_somebody_else_has_put_there_is_refused(kind: str, public: Path) ->
 @root_only
 def test_our_own_file_in_such_a_directory_is_written_anew(public: Path) -> None:
     (public / "out").write_text("of the last run")
-    assert runner.run("-I", LONG, "-h", public / "out", stdin=ONE).returncode == 0
+    assert runner.call("-I", LONG, "-h", public / "out", stdin=ONE).returncode == 0
     assert (public / "out").read_text().startswith("\ntime: ")
 
 
@@ -158,7 +173,7 @@ def test_what_is_replaced_is_the_link_and_not_what_it_leads_to(public: Path) -> 
     }.items():
         path = public / name
         path.symlink_to(precious)
-        result = runner.run(*command, path, stdin=ONE)
+        result = runner.call(*command, path, stdin=ONE)
         assert result.returncode == 0, result.stderr
         assert not path.is_symlink() and path.stat().st_size > 100
         assert precious.read_text() == "keep"
@@ -173,11 +188,11 @@ def test_pages_do_not_go_through_such_a_link_either(public: Path) -> None:
     path, trace = public / "link/out.svg", str(public.parent / "trace")
     for command in (["report", trace], ["compare", trace, trace]):
         command.append("--chart=iops")
-        result = runner.run(*command, "-o", path)
+        result = runner.call(*command, "-o", path)
         assert (result.returncode, result.stdout) == (1, b"")
         assert result.stderr.decode() == f"blkiomon: cannot write {path}: link{LINK}\n"
         assert not names_in(public.parent / "private")
-        assert runner.run(*command, "-o", path, "--follow-symlinks").returncode == 0
+        assert runner.call(*command, "-o", path, "--follow-symlinks").returncode == 0
         path.unlink()
 
 
@@ -185,23 +200,24 @@ def test_pages_do_not_go_through_such_a_link_either(public: Path) -> None:
 def test_parts_of_parquet_do_not_go_through_such_a_link(public: Path) -> None:
     (public.parent / "private").mkdir()
     (public / "link").symlink_to("../private")
-    result = runner.run("-I", LONG, "--parquet", public / "link", stdin=ONE)
+    result = runner.call("-I", LONG, "--parquet", public / "link", stdin=ONE)
     assert result.returncode == 1
     assert LINK.encode() in result.stderr
     assert not names_in(public.parent / "private")
 
 
 @root_only
-def test_archive_does_not_go_through_such_a_link(public: Path) -> None:
+def test_archive_does_not_go_through_such_a_link(public: Path, scheduler: str) -> None:
     private = public.parent / "private"
     private.mkdir()
     (public / "link").symlink_to("../private")
-    command = ("archive", "-o", public / "link/below/it", public.parent / "trace")
-    result = runner.run(*command)
+    output, trace = public / "link/below/it", public.parent / "trace"
+    command = ("archive", "--scheduler", scheduler, "-o", output, trace)
+    result = runner.call(*command)
     assert result.returncode == 1
     assert LINK.encode() in result.stderr and result.stderr.count(b"\n") == 1
     assert not names_in(private)
-    assert runner.run(*command, "--follow-symlinks").returncode == 0
+    assert runner.call(*command, "--follow-symlinks").returncode == 0
     assert names_in(private / "below/it") == ["_manifest", "host=" + public.parent.name]
 
 
@@ -211,47 +227,65 @@ def test_every_file_has_the_same_mode(umask: int, short_trace: Path, tmp_path: P
     names |= {"--parquet": "parquet", "--textfile": "prom"}
     options = [part for option, name in names.items() for part in (option, tmp_path / name)]
     (tmp_path / "parts").mkdir()
-    assert runner.run("-I", LONG, *options, stdin=ONE, umask=umask).returncode == 0
     more = ("--parquet", tmp_path / "parts")
-    assert runner.run("-I", LONG, *more, stdin=ONE, umask=umask).returncode == 0
     page = ("report", "--chart=iops", "-o", tmp_path / "page.svg", short_trace)
-    assert runner.run(*page, umask=umask).returncode == 0
+    old = os.umask(umask)
+    try:
+        assert runner.call("-I", LONG, *options, stdin=ONE).returncode == 0
+        assert runner.call("-I", LONG, *more, stdin=ONE).returncode == 0
+        assert runner.call(*page).returncode == 0
+    finally:
+        os.umask(old)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == len(names) + 2
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o644 & ~umask}
 
 
 SLOW = """
-import sys, time
+import os, sys, time
 from blkiomon import cli
 from blkiomon.report import collect
 real = collect.write_whole
 
-def slow(path, write, **options):
+def write_pages(path, write, **options):
     def write_slowly(file):
         write(file)
         file.flush()
         time.sleep(60)
-    real(path, write_slowly, **options)
+    children = []
+    for page in pages:
+        children.append(os.fork())
+        if not children[-1]:
+            return real(page, write_slowly, **options)
+    print(*children, flush=True)
+    print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
 
-collect.write_whole = slow
-sys.exit(cli.main())
+collect.write_whole = write_pages
+trace, *pages = sys.argv[1:]
+sys.exit(cli.main(["report", "--chart=iops", "-o", pages[0], trace]))
 """
+"""One page is drawn, and written several times: by a process each, in the middle of the command."""
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_signal_while_a_page_is_written_leaves_nothing_behind(
-    name: str, short_trace: Path, tmp_path: Path
+    short_trace: Path, tmp_path: Path
 ) -> None:
-    page = str(tmp_path / "page.html")
-    command = [sys.executable, "-c", SLOW, "report", "-o", page, str(short_trace)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+    signals = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+    directories = [tmp_path / number.name for number in signals]
+    for directory in directories:
+        directory.mkdir()
 
-        def is_being_written() -> bool:
-            return any(path.stat().st_size for path in tmp_path.iterdir())
+    def are_being_written() -> bool:
+        sizes = [[path.stat().st_size for path in directory.iterdir()] for directory in directories]
+        return all(map(any, sizes))
 
-        runner.until(is_being_written, "the page")
-        process.send_signal(signal.Signals[name])
-        _, complaints = process.communicate(timeout=TIMEOUT_S)
-    assert (process.returncode, complaints) == (-signal.Signals[name], b"")
-    assert names_in(tmp_path) == []
+    pages = [directory / "page.html" for directory in directories]
+    with Running(short_trace, *pages, command=[sys.executable, "-c", SLOW]) as process:
+        runner.until(are_being_written, "the pages")
+        children = process.read_count(b"\n", 1).split()
+        for child, number in zip(children, signals, strict=True):
+            os.kill(int(child), number)
+        status, out, complaints = process.end()
+    assert (status, complaints) == (0, "")
+    assert out.splitlines()[1].split() == [str(-number).encode() for number in signals]
+    assert [names_in(directory) for directory in directories] == [[]] * len(signals)

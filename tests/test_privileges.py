@@ -113,7 +113,7 @@ def test_user_that_will_not_do(text: str, said: str) -> None:
     with pytest.raises(PrivilegeError, match=re.escape(said)):
         find_user(text)
     if "\udcff" not in text and len(text) < 1000:
-        result = runner.run("-I", "1", "--user", text)
+        result = runner.call("-I", "1", "--user", text)
         assert (result.returncode, result.stdout) == (1, b"")
         assert result.stderr.startswith(b"blkiomon: --user takes NAME or NAME:GROUP: ")
 

@@ -22,7 +22,7 @@ import blkiomon
 from blkiomon import layout, report
 from blkiomon.report import collect as collecting
 from blkiomon.report.access import Accesses
-from blkiomon.report.collect import MOST_SLICES, ReportError, collect
+from blkiomon.report.collect import MOST_SLICES, Collected, ReportError, collect
 from blkiomon.report.figures import charts
 from blkiomon.report.series import heat, series, tail
 
@@ -56,6 +56,30 @@ def trace(path: Path, records: list[tw.Record]) -> Path:
 
 
 @pytest.fixture(scope="module")
+def multi() -> Collected:
+    """A real trace of three devices."""
+    return collect([str(MULTI)])
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The end of that trace: every device and operation occurs, and nothing stays in flight."""
+    path = tmp_path_factory.mktemp("short") / "trace"
+    path.write_bytes(MULTI.read_bytes()[-48 * 5000 :])
+    return path
+
+
+@pytest.fixture(scope="module")
+def stats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What --json and -b write of that trace, second by second."""
+    directory = tmp_path_factory.mktemp("stats")
+    found = {"json": directory / "stats.jsonl", "b": directory / "stats.bin"}
+    done = runner.call("-I", "1", "--json", found["json"], "-b", found["b"], MULTI)
+    assert done.returncode == 0
+    return found
+
+
+@pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     output = tmp_path_factory.mktemp("page") / "report.html"
     assert (
@@ -67,6 +91,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 # --- what is collected ----------------------------------------------------------------------------
 
 
+@pytest.fixture
+def few_slices(monkeypatch: pytest.MonkeyPatch) -> int:
+    """As many as there may be: slices become longer many times over, and few are looked at."""
+    monkeypatch.setattr(collecting, "MOST_SLICES", 64)
+    return 64
+
+
 @pytest.mark.parametrize("path", [PHASES, MULTI, EXT4], ids=lambda path: path.stem)
 def test_the_whole_is_what_the_library_says(path: Path) -> None:
     found = collect([str(path)])
@@ -76,9 +107,10 @@ def test_the_whole_is_what_the_library_says(path: Path) -> None:
     assert starts == [item.end_ns for item in found.slices[:-1]]
 
 
-def test_slices_are_those_of_a_monitor_of_the_same_length() -> None:
+def test_slices_are_those_of_a_monitor_of_the_same_length(few_slices: int) -> None:
     found = collect([str(MULTI)])
     width_s = found.slices[0].duration_s
+    assert few_slices // 2 < len(found.slices) <= few_slices
     same = list(blkiomon.intervals(MULTI, width_s))
     assert len(same) == len(found.slices)
     for mine, theirs in zip(found.slices, same):
@@ -100,24 +132,32 @@ def test_a_leap_in_time_makes_few_slices(tmp_path: Path) -> None:
     assert found.whole.total.requests == 6
 
 
-@pytest.mark.parametrize("interval", ["1", "0.01"])
-def test_json_says_what_the_trace_says(tmp_path: Path, interval: str) -> None:
-    path = tmp_path / "stats.jsonl"
-    assert runner.run("-I", interval, "--json", path, MULTI).returncode == 0
-    found = collect([str(path)])
+def test_json_says_what_the_trace_says(stats: dict[str, Path], tmp_path: Path) -> None:
+    found = collect([str(stats["json"])])
     assert found.kind == collecting.JSON
     assert found.whole.to_dict() == blkiomon.summarize(MULTI).to_dict()
-    assert len(found.slices) <= MOST_SLICES
+    assert len(found.slices) == 4
     packed = tmp_path / "stats.jsonl.gz"
-    packed.write_bytes(gzip.compress(path.read_bytes()))
+    packed.write_bytes(gzip.compress(stats["json"].read_bytes()))
     assert collect([str(packed)]).whole.to_dict() == found.whole.to_dict()
 
 
-def test_devices_are_picked_from_traces_and_json_alike(tmp_path: Path) -> None:
+def test_json_of_many_intervals_makes_few_slices(
+    short: Path, tmp_path: Path, few_slices: int
+) -> None:
     path = tmp_path / "stats.jsonl"
-    assert runner.run("-I", "1", "--json", path, MULTI).returncode == 0
+    assert runner.call("-I", "0.001", "--json", path, short).returncode == 0
+    assert path.read_bytes().count(b"\n") > few_slices
+    found = collect([str(path)])
+    assert found.whole.to_dict() == blkiomon.summarize(short).to_dict()
+    assert few_slices // 2 < len(found.slices) <= few_slices
+
+
+def test_devices_are_picked_from_traces_and_json_alike(short: Path, tmp_path: Path) -> None:
+    path = tmp_path / "stats.jsonl"
+    assert runner.call("-I", "0.02", "--json", path, short).returncode == 0
     for devices in ([7 << 20 | 2], [7 << 20 | 1, 7 << 20 | 3]):
-        of_trace, of_json = (collect([str(p)], devices=devices).whole for p in (MULTI, path))
+        of_trace, of_json = (collect([str(p)], devices=devices).whole for p in (short, path))
         # The filtered trace ends with the last record of these devices.
         for one, other in zip(of_json.groups(), of_trace.groups(), strict=True):
             assert (one.device, one.op, one.errors) == (other.device, other.op, other.errors)
@@ -126,11 +166,12 @@ def test_devices_are_picked_from_traces_and_json_alike(tmp_path: Path) -> None:
             assert one.in_flight.request_ns == other.in_flight.request_ns
 
 
-def test_files_of_b_give_what_they_hold(tmp_path: Path) -> None:
-    path, output = tmp_path / "stats.bin", tmp_path / "page.html"
-    assert runner.run("-I", "1", "-b", path, MULTI).returncode == 0
+def test_files_of_b_give_what_they_hold(
+    stats: dict[str, Path], multi: Collected, tmp_path: Path
+) -> None:
+    path, output = stats["b"], tmp_path / "page.html"
     found = collect([str(path)])
-    whole = blkiomon.summarize(MULTI)
+    whole = multi.whole
     writes = [g for g in found.whole.groups() if (g.device, g.op) == (7 << 20 | 2, "write")]
     (exact,) = (g for g in whole.ops(7 << 20 | 2) if g.op == "write")
     assert (writes[0].requests, writes[0].bytes) == (exact.requests, exact.bytes)
@@ -140,10 +181,11 @@ def test_files_of_b_give_what_they_hold(tmp_path: Path) -> None:
     assert "hold no percentiles" in output.read_text()
 
 
-def test_files_of_b_are_cut_short_and_of_some_devices(tmp_path: Path) -> None:
+def test_files_of_b_are_cut_short_and_of_some_devices(
+    stats: dict[str, Path], tmp_path: Path
+) -> None:
     path = tmp_path / "stats.bin"
-    assert runner.run("-I", "1", "-b", path, MULTI).returncode == 0
-    path.write_bytes(path.read_bytes() + b"x" * 7)
+    path.write_bytes(stats["b"].read_bytes() + b"x" * 7)
     found = collect([str(path)], devices=[7 << 20 | 2])
     assert found.is_broken
     assert f"{path}: the last 7 bytes are no whole struct" in found.notes
@@ -186,8 +228,8 @@ def test_order_of_completion_makes_no_difference() -> None:
     assert np.mean(found.sample["issued_ns"]) == pytest.approx(150_000, rel=0.02)
 
 
-def test_sequential_share_of_a_real_trace() -> None:
-    found = collect([str(MULTI)]).patterns
+def test_sequential_share_of_a_real_trace(multi: Collected) -> None:
+    found = multi.patterns
     assert found is not None
     assert found.shares[7 << 20 | 2, 1] == (5897, 5896)  # a sequential writer
     assert found.shares[7 << 20 | 1, 0][1] < 10  # random reads
@@ -196,8 +238,8 @@ def test_sequential_share_of_a_real_trace() -> None:
 # --- numbers behind the charts --------------------------------------------------------------------
 
 
-def test_series_add_up() -> None:
-    found = collect([str(MULTI)])
+def test_series_add_up(multi: Collected) -> None:
+    found = multi
     over_time = series(found.slices)
     assert list(over_time.lines) == ["read", "write", "discard", "flush"]
     widths = np.diff(over_time.edges_s)
@@ -216,10 +258,9 @@ def test_series_add_up() -> None:
         assert times[-1] * 1e9 == pytest.approx(line.whole.max)
 
 
-def test_time_that_nobody_measured_is_a_gap(tmp_path: Path) -> None:
+def test_time_that_nobody_measured_is_a_gap(stats: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "stats.jsonl"
-    assert runner.run("-I", "1", "--json", path, MULTI).returncode == 0
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = stats["json"].read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:1] + lines[2:]))
     over_time = series(collect([str(path)]).slices)
     assert np.isnan(over_time.lines["read"].iops).tolist() == [False, True, False, False]
@@ -282,17 +323,17 @@ def test_losses_are_stated(tmp_path: Path, capfd: Capture) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
-def test_pictures_alone(tmp_path: Path, kind: str) -> None:
+def test_pictures_alone(short: Path, tmp_path: Path, kind: str) -> None:
     output = tmp_path / f"x.{kind}"
     charts = ["--chart=tail", "--chart=heat", "--chart=sectors", "--chart=iops"]
-    assert report.main([f"--output={output}", "--device", "7:3", *charts, str(MULTI)]) == 0
+    assert report.main([f"--output={output}", "--device", "7:3", *charts, str(short)]) == 0
     data = output.read_bytes()
     assert data.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind])
     assert [p.name for p in tmp_path.iterdir()] == [output.name]
     if kind == "svg":
         ET.fromstring(data)
         # The same trace, the same picture.
-        assert report.main([f"--output={output}", "--device", "7:3", *charts, str(MULTI)]) == 0
+        assert report.main([f"--output={output}", "--device", "7:3", *charts, str(short)]) == 0
         assert output.read_bytes() == data
 
 
@@ -315,15 +356,15 @@ def test_pages_of_single_requests(tmp_path: Path, records: list[tw.Record]) -> N
     ET.fromstring(output.read_text().partition("\n")[2])
 
 
-def test_charts_are_chosen_by_name(tmp_path: Path, capfd: Capture) -> None:
+def test_charts_are_chosen_by_name(short: Path, tmp_path: Path, capfd: Capture) -> None:
     output = tmp_path / "x.html"
-    assert report.main(["--chart=tail", "--chart=heat-read", "-o", str(output), str(EXT4)]) == 0
+    assert report.main(["--chart=tail", "--chart=heat-read", "-o", str(output), str(short)]) == 0
     assert re.findall(r"<figcaption><b>(.*?)</b>", output.read_text()) == [
         "Latency: the tail",
         "Read latency: every request",
     ]
     assert "there is no chart 'head'; there are iops, bandwidth, percentiles-read, " in complaint(
-        capfd, "--chart=head", "-o", output, EXT4
+        capfd, "--chart=head", "-o", output, short
     )
 
 
@@ -341,7 +382,7 @@ def test_many_devices_and_operations_make_a_page_of_bounded_size(tmp_path: Path)
     kinds = [tw.READ, tw.WRITE, tw.WRITE | tw.DISCARD, tw.WRITE | tw.FLUSH]
     rng = np.random.default_rng(3)
     records = []
-    for i in range(6_000):
+    for i in range(600):
         at, sector = 10**9 + i * 10**6, int(rng.integers(1 << 30)) * 8
         category, device = kinds[i % 4], 8 << 20 | i % 300
         records.append(tw.issue(at, sector, 4096, category, device))
@@ -384,19 +425,17 @@ def test_inputs_without_anything(
     assert not output.exists()
 
 
-def test_a_filter_that_fits_nothing(tmp_path: Path, capfd: Capture) -> None:
-    said = complaint(capfd, "-o", tmp_path / "x.html", "--device", "8:16", MULTI)
+def test_a_filter_that_fits_nothing(short: Path, tmp_path: Path, capfd: Capture) -> None:
+    said = complaint(capfd, "-o", tmp_path / "x.html", "--device", "8:16", short)
     assert "no request of 8:16; there are some of 7:1, 7:2, 7:3" in said
     assert "no block device" in complaint(
-        capfd, "-o", tmp_path / "x.html", "--device=no-such", MULTI
+        capfd, "-o", tmp_path / "x.html", "--device=no-such", short
     )
 
 
-def test_inputs_that_cannot_be_read(tmp_path: Path, capfd: Capture) -> None:
+def test_inputs_that_cannot_be_read(stats: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
     assert "no such file" in complaint(capfd, "-o", tmp_path / "x.html", tmp_path / "missing")
-    stats = tmp_path / "stats.jsonl"
-    assert runner.run("-I", "1", "--json", stats, MULTI).returncode == 0
-    assert "different kinds" in complaint(capfd, "-o", tmp_path / "x.html", MULTI, stats)
+    assert "different kinds" in complaint(capfd, "-o", tmp_path / "x.html", MULTI, stats["json"])
 
 
 def test_outputs_that_cannot_be_written(tmp_path: Path, capfd: Capture) -> None:
@@ -447,7 +486,7 @@ def test_without_matplotlib(tmp_path: Path, capfd: Capture, monkeypatch: Any) ->
     assert "pip install 'blkiomon[report]'" in said
 
 
-def test_command_needs_neither_display_nor_home(tmp_path: Path) -> None:
+def test_command_needs_neither_display_nor_home(short: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     environment = NEEDED | {
         "PATH": os.environ["PATH"],
@@ -456,7 +495,7 @@ def test_command_needs_neither_display_nor_home(tmp_path: Path) -> None:
         "MPLBACKEND": "TkAgg",
     }
     output = tmp_path / "page.html"
-    done = runner.run("report", "--chart=tail", "-o", output, EXT4, env=environment)
+    done = runner.run("report", "--chart=tail", "-o", output, short, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert b"</html>" in output.read_bytes()
 
@@ -467,7 +506,7 @@ def test_nothing_else_loads_matplotlib() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_charts_have_names_of_their_own() -> None:
-    made = charts(collect([str(EXT4)]))
+def test_charts_have_names_of_their_own(short: Path) -> None:
+    made = charts(collect([str(short)]))
     assert len({chart.name for chart in made}) == len(made)
     assert all(chart.title and chart.caption for chart in made)

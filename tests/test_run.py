@@ -143,7 +143,7 @@ def test_request_that_spans_a_boundary_counts_where_it_completes() -> None:
 
 
 def test_interval_of_years() -> None:
-    result = runner.run("-I", "1e9", stdin=ONE)
+    result = runner.call("-I", "1e9", stdin=ONE)
     assert (result.returncode, result.stderr) == (0, b"")
     assert requests(result.stdout) == [1]
 
@@ -196,7 +196,7 @@ def test_all_outputs_at_once(tmp_path: Path) -> None:
 def test_files_are_written_anew(tmp_path: Path) -> None:
     path = tmp_path / "h"
     path.write_text("old\n" * 10_000)
-    assert runner.run("-I", LONG, "-h", path, stdin=ONE).returncode == 0
+    assert runner.call("-I", LONG, "-h", path, stdin=ONE).returncode == 0
     assert requests(path.read_text()) == [1]
     assert "old" not in path.read_text()
 
@@ -208,7 +208,7 @@ def test_everything_goes_to_the_same_standard_output() -> None:
     assert (result.returncode, result.stderr) == (0, b"")
     for piece in (b"--- mismatch ---", b"payload", b"\ntime: ", b" overall\n"):
         assert result.stdout.count(piece) == 1
-    assert len(runner.run("-I", LONG, "-b", "-", stdin=data).stdout) == 424
+    assert len(runner.call("-I", LONG, "-b", "-", stdin=data).stdout) == 424
 
 
 # -- what it reads ---------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_everything_goes_to_the_same_standard_output() -> None:
 def test_records_may_be_cut_anywhere_between_two_writes() -> None:
     stream = streams.generate(77, "nothing", 150)
     data = b"".join((ONE, stream.data)) if stream.byteorder == "<" else stream.data
-    whole = runner.run("-I", LONG, "-D", "-", stdin=data)
+    whole = runner.call("-I", LONG, "-D", "-", stdin=data)
     rng = random.Random(77)
     with Running("-I", LONG, "-D", "-").started() as process:
         at = 0
@@ -366,7 +366,7 @@ def test_path_that_cannot_be_opened(option: str, tmp_path: Path) -> None:
         (tmp_path, "Is a directory"),
         (tmp_path / ("x" * 300), "File name too long"),
     ):
-        result = runner.run("-I", LONG, option, path, stdin=ONE)
+        result = runner.call("-I", LONG, option, path, stdin=ONE)
         assert (result.returncode, result.stdout) == (1, b"")
         complaint = f"blkiomon: could not write to {path}: {reason}\n"
         assert result.stderr.decode() == complaint
@@ -374,7 +374,7 @@ def test_path_that_cannot_be_opened(option: str, tmp_path: Path) -> None:
 
 def test_queue_named_after_no_file(tmp_path: Path) -> None:
     queue = MessageQueue(tmp_path / "nowhere")
-    result = runner.run("-I", LONG, *queue.options, stdin=ONE)
+    result = runner.call("-I", LONG, *queue.options, stdin=ONE)
     assert (result.returncode, result.stdout) == (1, b"")
     assert result.stderr.decode() == (
         f"blkiomon: could not write to {queue.path}: No such file or directory\n"
@@ -599,7 +599,7 @@ def test_complaints_that_ziomon_lets_pass(tmp_path: Path) -> None:
     # It takes any line on standard error as fatal that does not begin so.
     data = ONE + tw.lost_mark(0, 5) + b"garbage" + ONE
     for options in ([], ["--resync"]):
-        result = runner.run("-I", LONG, *options, stdin=data)
+        result = runner.call("-I", LONG, *options, stdin=data)
         assert result.stderr
         for line in result.stderr.splitlines():
             assert line.startswith(b"blkiomon: bad trace")
@@ -608,7 +608,7 @@ def test_complaints_that_ziomon_lets_pass(tmp_path: Path) -> None:
 def test_older_layout_through_a_queue(tmp_path: Path) -> None:
     (tmp_path / "queue").touch()
     with MessageQueue(tmp_path / "queue", 200) as queue:
-        result = runner.run("-I", LONG, *queue.options, "--stat-version", "0.2", stdin=ONE)
+        result = runner.call("-I", LONG, *queue.options, "--stat-version", "0.2", stdin=ONE)
         assert (result.returncode, result.stderr) == (0, b"")
         (message,) = queue.take()
     (stats,) = np.frombuffer(message, layout.STATS_02)

@@ -17,7 +17,7 @@ import pytest
 import quirks
 import runner
 from runner import Running
-from tmux import Tmux
+from tmux import PAUSE_S, Tmux
 
 import blkiomon
 from blkiomon.readable import time_text
@@ -111,7 +111,7 @@ def test_other_size_is_followed(tmp_path: Path) -> None:
                     and ("p50" in heads[0]) == (columns >= 64)
                 )
 
-            runner.until(fits, f"a screen of {columns}x{rows}")
+            runner.until(fits, f"a screen of {columns}x{rows}", pause_s=PAUSE_S)
         terminal.type("q")
         terminal.until("status 0")
         terminal.assert_clean()

@@ -12,6 +12,9 @@ from types import TracebackType
 import pytest
 import runner
 
+PAUSE_S = 0.03
+"""Between two looks at the screen: each takes a process, and what is seen is there for longer."""
+
 
 class Tmux:
     """A terminal that exists while this is entered.
@@ -86,7 +89,7 @@ class Tmux:
             return screen if is_there and not (gone and gone in screen) else None
 
         try:
-            return runner.until(found, f"{texts}")
+            return runner.until(found, f"{texts}", pause_s=PAUSE_S)
         except AssertionError as error:
             raise AssertionError(f"{error}:\n{self.screen()}") from None
 
