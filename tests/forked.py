@@ -27,15 +27,15 @@ from typing import IO, Any, cast
 import runner
 from runner import TIMEOUT_S, Argument
 
-EXTRAS = {
-    "--parquet": "pyarrow.parquet",
-    "--textfile": "prometheus_client.core",
-    "--openmetrics": "prometheus_client.core",
+IMPORTS = {
+    "plain": (),
+    "extras": ("pyarrow.parquet", "prometheus_client.core"),
+    "archive": ("distributed.cli.utils", "blkiomon.archive.run", "blkiomon.archive.work"),
 }
-"""What a run with such an option imports beside what every run does.
+"""Beside what every run imports. Each kind has a process that forks: who has more ends later."""
 
-A process that has it all forks for these only: its children take three times as long to end.
-"""
+EXTRAS = ("--parquet", "--textfile", "--openmetrics")
+"""Options with which a run is of that kind."""
 
 
 class _Server:
@@ -65,14 +65,21 @@ class _Server:
         self.process.wait()
 
 
-_servers: dict[bool, _Server] = {}
+_servers: dict[str, _Server] = {}
 
 
-def server(*, has_extras: bool) -> _Server:
+def server(kind: str) -> _Server:
     """One of each kind for all tests of this process, made when it is first needed."""
-    if has_extras not in _servers:
-        _servers[has_extras] = _Server([*EXTRAS.values()] if has_extras else [])
-    return _servers[has_extras]
+    if kind not in _servers:
+        _servers[kind] = _Server(IMPORTS[kind])
+    return _servers[kind]
+
+
+def _kind(arguments: Sequence[str]) -> str:
+    """Of the command with these arguments."""
+    if arguments[:1] == ["archive"]:
+        return "archive"
+    return "extras" if any(text.startswith(EXTRAS) for text in arguments) else "plain"
 
 
 class Process:
@@ -82,6 +89,7 @@ class Process:
         arguments: of the command.
         stdin, stdout, stderr: as for ``Popen``.
         cwd, env: as for ``Popen``.
+        module: another one than ours, and which kind of process has imported what it needs.
     """
 
     def __init__(
@@ -93,6 +101,7 @@ class Process:
         stderr: int | IO[bytes] = subprocess.PIPE,
         cwd: str | Path | None = None,
         env: Mapping[str, str] | None = None,
+        module: tuple[str, str] | None = None,
     ) -> None:
         texts = [os.fsdecode(argument) for argument in arguments]
         with contextlib.ExitStack() as theirs:
@@ -101,6 +110,10 @@ class Process:
                 """The descriptor that is theirs, and our end where that is of a pipe."""
                 if not isinstance(stream, int):
                     return stream.fileno(), None
+                if stream == subprocess.DEVNULL:
+                    null = os.open(os.devnull, os.O_RDWR)
+                    theirs.callback(os.close, null)
+                    return null, None
                 if stream != subprocess.PIPE:
                     return stream, None
                 read_fd, write_fd = os.pipe()
@@ -110,17 +123,27 @@ class Process:
 
             ends = [end_of(stdin, True), end_of(stdout, False), end_of(stderr, False)]
             self.stdin, self.stdout, self.stderr = (ours for _, ours in ends)
+            name, kind = module or ("blkiomon", _kind(texts))
             request = {
                 "start": texts,
+                "module": name,
                 "cwd": os.fspath(cwd) if cwd is not None else str(Path.cwd()),
                 "env": dict(os.environ if env is None else env),
             }
-            has_extras = any(text.startswith(tuple(EXTRAS)) for text in texts)
-            self._server = server(has_extras=has_extras)
+            self._server = server(kind)
             self.pid = self._server.ask(request, [fd for fd, _ in ends])
         self.returncode: int | None = None
         # Readable once it has ended.
         self._ended = os.pidfd_open(self.pid)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+        self.wait()
+        for stream in filter(None, (self.stdin, self.stdout, self.stderr)):
+            stream.close()
 
     def poll(self) -> int | None:
         return self._await(0)
@@ -144,7 +167,7 @@ class Process:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def communicate(self, data: bytes) -> tuple[bytes, bytes]:
+    def communicate(self, data: bytes = b"") -> tuple[bytes, bytes]:
         """Hands it its input, as far as it takes it; all that it printed and complained about."""
         deadline = time.monotonic() + TIMEOUT_S
         got: dict[IO[bytes] | None, bytearray] = {
@@ -186,12 +209,8 @@ def run(
     if "BLKIOMON" in os.environ:  # another installation stands for ours
         return runner.run(*arguments, stdin=stdin, **options)
     data, source = (stdin, subprocess.PIPE) if isinstance(stdin, bytes) else (b"", stdin)
-    process = Process(arguments, stdin=source, **options)
-    try:
+    with Process(arguments, stdin=source, **options) as process:
         output, complaints = process.communicate(data)
-    finally:
-        process.kill()
-        process.wait()
     return subprocess.CompletedProcess(arguments, process.wait(), output, complaints)
 
 

@@ -1,11 +1,11 @@
-"""A process that has imported the command once, and becomes it by forking as often as asked.
+"""A process that has imported a command once, and becomes it by forking as often as asked.
 
 Its arguments are the socket on which it is asked, and modules to import beside what every run does.
 It imports nothing of the tests. `forked.py` starts it and talks to it; one message is one request,
 answered by one number:
 
-- `start`: a child that has the three descriptors as its standard streams, and is the command from
-  there on, up to the end that Python's own interpreter makes of it. The answer is its process id.
+- `start`: a child that has the three descriptors as its standard streams, and is `python -m MODULE`
+  from there on, up to the end that the interpreter makes of it. The answer is its process id.
 - `wait`: the exit status of such a child, negative if a signal has killed it. Until then its
   process id is nobody else's.
 """
@@ -38,15 +38,15 @@ def become(request: dict[str, Any], fds: Sequence[int]) -> None:
     os.environ.update(request["env"])
     time.tzset()
     sys.stdin = open(0, closefd=False)  # what the old one knows is of another file
-    sys.argv = ["blkiomon", *request["start"]]
+    sys.argv = [request["module"], *request["start"]]
 
 
-def serve(asked: socket.socket) -> bool:
-    """Answers requests until nobody makes any more; or this is a child, and has its request."""
+def serve(asked: socket.socket) -> str | None:
+    """Answers requests until nobody makes any more; in a child, the module that it is to be."""
     while True:
         data, fds, _, _ = socket.recv_fds(asked, 1 << 20, 3)
         if not data:
-            return False
+            return None
         request = json.loads(data)
         if "wait" in request:
             answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
@@ -55,7 +55,7 @@ def serve(asked: socket.socket) -> bool:
             if not answer:
                 asked.close()
                 become(request, fds)
-                return True
+                return str(request["module"])
             for fd in fds:
                 os.close(fd)
         asked.send(json.dumps(answer).encode())
@@ -70,5 +70,5 @@ if __name__ == "__main__":
     if "pyarrow" in sys.modules:
         sys.modules["pyarrow"].array([0])  # the first one has it look for pandas
     gc.freeze()
-    if serve(socket.socket(fileno=int(sys.argv[1]))):
-        runpy.run_module("blkiomon", run_name="__main__", alter_sys=True)
+    if wanted := serve(socket.socket(fileno=int(sys.argv[1]))):
+        runpy.run_module(wanted, run_name="__main__", alter_sys=True)

@@ -10,12 +10,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import forked
 import goldenfiles
 import numpy as np
 import numpy.typing as npt
 import oracle
 import pytest
-import runner
 import streams
 from test_sources import split, write_set
 
@@ -36,7 +36,7 @@ def path_of(name: str) -> Path:
 
 def phases() -> list[dict[str, int]]:
     """Requests of each operation in each second of the trace with phases, by the command."""
-    result = runner.run("-I", "1", "--json", "-", path_of("loop-phases-dc"))
+    result = forked.run("-I", "1", "--json", "-", path_of("loop-phases-dc"))
     assert (result.returncode, result.stderr) == (0, b"")
     found = []
     for line in map(json.loads, result.stdout.splitlines()):
@@ -115,7 +115,7 @@ def in_order(records: Sequence[tuple[int, int, bytes]]) -> bytes:
 
 
 def json_lines(*arguments: str | Path) -> bytes:
-    result = runner.run("-I", "1", "--json", "-", *arguments)
+    result = forked.run("-I", "1", "--json", "-", *arguments)
     assert result.returncode == 0
     return result.stdout
 

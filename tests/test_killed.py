@@ -80,7 +80,7 @@ def test_killed_at_any_call_leaves_whole_intervals(whole: Path, tmp_path: Path) 
 
     def traced(directory: Path, *what: str) -> subprocess.CompletedProcess[bytes]:
         """A run that strace follows, from where it has been forked: it counts anew in a child."""
-        forks = forked.server(has_extras=True).process
+        forks = forked.server("extras").process
         follow = [strace, "-f", "-p", str(forks.pid), "-o", str(log)]
         with subprocess.Popen([*follow, *what], stderr=subprocess.PIPE) as tracer:
             assert tracer.stderr is not None
