@@ -18,7 +18,7 @@ import forked
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from runner import run, until
+from runner import until
 
 import blkiomon
 from blkiomon import layout
@@ -29,7 +29,7 @@ from blkiomon.archive.work import archive
 
 DATA = Path(__file__).parent / "data"
 HOSTS = 10
-INTERVAL_S = 0.1
+INTERVAL_S = 0.2
 
 
 @pytest.fixture
@@ -192,7 +192,9 @@ def test_command_makes_a_cluster_of_its_own_and_goes_on_where_it_was(
         shutil.rmtree(traces / f"h{number}")
     expected = alone(traces, tmp_path / "ds")
     shutil.rmtree(next((tmp_path / "ds").glob("host=h2")))
-    result = run("archive", "-o", tmp_path / "ds", f"-I{INTERVAL_S}", "--json", f"{traces}/*/*.bin")
+    result = forked.run(
+        "archive", "-o", tmp_path / "ds", f"-I{INTERVAL_S}", "--json", f"{traces}/*/*.bin"
+    )
     assert (result.returncode, result.stderr) == (0, b"")
     summary = json.loads(result.stdout)
     assert summary["resumed"] == 3

@@ -456,7 +456,7 @@ def test_09_var_is_right_where_sums_exceed_32_bits(sizes: list[int]) -> None:
 
 
 def test_09_var_of_the_latencies_of_a_real_trace() -> None:
-    data = (goldenfiles.TRACES / "loop-phases-dc.bin").read_bytes()
+    data = (goldenfiles.TRACES / "loop-phases-dc.bin").read_bytes()[: 48 * 20_000]
     ref = reference.Reference()
     ref.feed(data)
     (stats,) = ref.finish()
