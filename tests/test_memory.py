@@ -56,8 +56,12 @@ done["action"] = (tw.COMPLETE | tw.READ) << 16 | 8
 done["time"] += 1000
 many, done = many.tobytes(), done.tobytes()
 # What takes longest comes last, as each attempt does again all that comes before its allocation.
-every_step = [first, b"garbage" + bios, many, done]
-kept_steps = [first, bios, many[: 48 * 3000], done[: 48 * 3000]]  # each is kept several times
+# What is kept is so several times: fewer will do. A second thread has no part in cuts.
+steps_of = {
+    "plain": [first, b"garbage" + bios, many, done],
+    "kept": [first, bios, many[: 48 * 3000], done[: 48 * 3000]],
+    "two": [first + b"garbage" + bios, many, done],
+}
 
 
 def disarm():
@@ -85,7 +89,7 @@ def plain(what):
 
 
 def attempts(kind, burst, least):
-    options, steps = kinds[kind], kept_steps if kind == "kept" else every_step
+    options, steps = kinds[kind], steps_of[kind]
     expected = []
     engine = Engine(resync=True, **options)
     shim.fail(1 << 60, 0, least)
