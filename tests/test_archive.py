@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import distributed
-import duckdb
 import forked
 import fsspec
 import pyarrow.dataset
@@ -327,6 +326,8 @@ def test_rows_are_those_of_parquet_output(first: Summary) -> None:
 
 
 def test_dataset_is_read_by_what_reads_datasets(first: Summary) -> None:
+    import duckdb
+
     table = pyarrow.dataset.dataset("ds", partitioning="hive").to_table()
     assert set(table["host"].to_pylist()) == {"web1", "web2", "db"}
     assert set(table["day"].to_pylist()) == {"unknown", "2026-11-22", "2026-11-23"}

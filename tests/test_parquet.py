@@ -11,10 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-import duckdb
 import forked
-import pandas
-import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -178,6 +175,11 @@ def test_file_that_lost_a_part_gets_no_end(tmp_path: Path) -> None:
 def test_directory_gets_a_whole_file_of_every_interval_and_reads_as_one_table(
     tmp_path: Path,
 ) -> None:
+    # Here, as whoever collects this file would wait a second for them.
+    import duckdb
+    import pandas
+    import polars
+
     said: list[str] = []
     outputs = open_outputs(Config(interval_s=1, parquet=f"{tmp_path}/"), said.append)
     n_rows = 0
