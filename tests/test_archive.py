@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import distributed
-import duckdb
+import forked
 import fsspec
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from runner import run as run_command
 from test_sources import write_set
 from tracewriter import Record, complete, encode, issue, notify_timestamp
 
@@ -78,11 +77,42 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a copy of them is: each test's in the same place, which is what they are known by."""
+    return tmp_path_factory.mktemp("place")
+
+
 @pytest.fixture
-def traces(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def traces(originals: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of them, with which a test may do as it likes; it runs in the directory above."""
-    monkeypatch.chdir(tmp_path)
-    return shutil.copytree(originals, tmp_path / "traces")
+    copied = anew(originals, place)
+    monkeypatch.chdir(place)
+    return copied
+
+
+def anew(originals: Path, place: Path) -> Path:
+    """A copy of them, beside which nothing is."""
+    shutil.rmtree(place)
+    return shutil.copytree(originals, place / "traces")
+
+
+@pytest.fixture(scope="module")
+def first_run(
+    originals: Path, place: Path, client: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Summary, Path]:
+    """What a run over all of them says, and the dataset that it makes."""
+    dataset = tmp_path_factory.mktemp("first") / "ds"
+    copied = anew(originals, place)
+    return archived(client, f"{copied}/*/*", dataset=str(dataset)), dataset
+
+
+@pytest.fixture
+def first(first_run: tuple[Summary, Path], traces: Path) -> Summary:
+    """What a run over all of the copy has said; its dataset is there, as "ds"."""
+    summary, dataset = first_run
+    shutil.copytree(dataset, "ds")
+    return summary
 
 
 def over_midnight(device: int = 8 << 20, seconds: int = 4) -> bytes:
@@ -256,8 +286,8 @@ def alone(name: str | Path, interval: float | None = 1.0) -> list[Interval]:
     return list(blkiomon.intervals(name, interval))
 
 
-def test_dataset_has_the_intervals_of_each_trace(traces: Path, client: Any) -> None:
-    summary = summarize(SOURCES, interval=1.0, dataset="ds", scheduler=client)
+def test_dataset_has_the_intervals_of_each_trace(traces: Path, first: Summary) -> None:
+    summary = first
     assert not summary.failures
     files = stored(Path("ds"))
     by_name = {Path(name).name.rpartition("-")[0]: name for name in files}
@@ -280,9 +310,10 @@ def test_intervals_stand_in_the_day_in_which_they_begin(traces: Path, client: An
     assert starts == [[MIDNIGHT - 2, MIDNIGHT - 1], [MIDNIGHT, MIDNIGHT + 1]]
 
 
-def test_rows_are_those_of_parquet_output(traces: Path, client: Any) -> None:
-    summarize(SOURCES, interval=1.0, dataset="ds", scheduler=client)
-    run_command("-I1", "--parquet", "one.parquet", "traces/web1/a.bin")
+def test_rows_are_those_of_parquet_output(first: Summary) -> None:
+    forked.run(
+        *("-I1", "--parquet", "one.parquet", "traces/web1/a.bin"), module=("blkiomon", "archive")
+    )
     (mine,) = [p for p in parts(Path("ds")) if "web1" in str(p)]
     rows = pq.read_table(mine)
     assert rows.schema.names == [
@@ -294,8 +325,9 @@ def test_rows_are_those_of_parquet_output(traces: Path, client: Any) -> None:
     assert has_bytes == [device == "all" for device in rows["device"].to_pylist()]
 
 
-def test_dataset_is_read_by_what_reads_datasets(traces: Path, client: Any) -> None:
-    summary = summarize(SOURCES, interval=1.0, dataset="ds", scheduler=client)
+def test_dataset_is_read_by_what_reads_datasets(first: Summary) -> None:
+    import duckdb
+
     table = pyarrow.dataset.dataset("ds", partitioning="hive").to_table()
     assert set(table["host"].to_pylist()) == {"web1", "web2", "db"}
     assert set(table["day"].to_pylist()) == {"unknown", "2026-11-22", "2026-11-23"}
@@ -304,7 +336,7 @@ def test_dataset_is_read_by_what_reads_datasets(traces: Path, client: Any) -> No
         "where device = 'all' and op = 'all' group by host"
     )
     assert asked is not None
-    assert dict(asked.fetchall()) == {host.name: host.groups[-1].requests for host in summary.hosts}
+    assert dict(asked.fetchall()) == {host.name: host.groups[-1].requests for host in first.hosts}
 
 
 def requests_of(traces: Path, names: Sequence[str]) -> Any:
@@ -487,8 +519,7 @@ def times(dataset: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in parts(dataset)}
 
 
-def test_second_run_reads_nothing_again(traces: Path, client: Any) -> None:
-    first = archived(client)
+def test_second_run_reads_nothing_again(traces: Path, client: Any, first: Summary) -> None:
     before = times(Path("ds"))
     (traces / "web1" / "a.bin").chmod(0)  # whoever read it would fail, or at least root would not
     second = archived(client)
@@ -497,8 +528,7 @@ def test_second_run_reads_nothing_again(traces: Path, client: Any) -> None:
     assert times(Path("ds")) == before
 
 
-def test_only_what_is_missing_is_done_again(traces: Path, client: Any) -> None:
-    first = archived(client)
+def test_only_what_is_missing_is_done_again(client: Any, first: Summary) -> None:
     content = stored(Path("ds"))
     lost = [p for p in parts(Path("ds")) if "2026-11-22" in str(p) or "web2" in str(p)]
     for path in lost:
@@ -510,9 +540,8 @@ def test_only_what_is_missing_is_done_again(traces: Path, client: Any) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 100])
-def test_what_has_been_cut_is_done_again(traces: Path, client: Any, size: int) -> None:
+def test_what_has_been_cut_is_done_again(client: Any, first: Summary, size: int) -> None:
     """As a machine that lost its power leaves it, or a copy that was not waited for."""
-    first = archived(client)
     content = whole_dataset(Path("ds"))
     os.truncate(next(p for p in parts(Path("ds")) if "web1" in str(p)), size)
     second = archived(client)
@@ -521,16 +550,17 @@ def test_what_has_been_cut_is_done_again(traces: Path, client: Any, size: int) -
     assert whole_dataset(Path("ds")) == content
 
 
-def test_part_of_the_traces_then_all_is_the_same_as_all(traces: Path, client: Any) -> None:
-    archived(client, "traces/web1/*", "traces/db/late.bin")
-    second = archived(client)
+def test_part_of_the_traces_then_all_is_the_same_as_all(client: Any, first: Summary) -> None:
+    archived(client, "traces/web1/*", "traces/db/late.bin", dataset="other")
+    second = archived(client, dataset="other")
     assert second.resumed == 2
-    assert same(second, archived(client, dataset="other"))
-    assert stored(Path("ds")) == stored(Path("other"))
+    assert same(second, first)
+    assert stored(Path("other")) == stored(Path("ds"))
 
 
-def test_changed_trace_is_done_again_and_leaves_nothing_behind(traces: Path, client: Any) -> None:
-    archived(client)
+def test_changed_trace_is_done_again_and_leaves_nothing_behind(
+    traces: Path, client: Any, first: Summary
+) -> None:
     path = traces / "db" / "late.bin"
     path.write_bytes(over_midnight(seconds=1))
     summary = archived(client)
@@ -542,8 +572,7 @@ def test_changed_trace_is_done_again_and_leaves_nothing_behind(traces: Path, cli
 
 
 @pytest.mark.parametrize("options", [{"interval": 2.0}, {"resync": True}, {"host": "*/{host}"}])
-def test_other_options_begin_anew(traces: Path, client: Any, options: dict[str, Any]) -> None:
-    archived(client)
+def test_other_options_begin_anew(client: Any, first: Summary, options: dict[str, Any]) -> None:
     summary = archived(client, **options)
     assert summary.resumed == 0
     assert stored(Path("ds")).keys() == stored_by(client, options).keys()
@@ -555,8 +584,9 @@ def stored_by(client: Any, options: dict[str, Any]) -> dict[str, list[bytes]]:
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"source":', None])
-def test_damaged_manifest_means_done_again(traces: Path, client: Any, damage: bytes | None) -> None:
-    first = archived(client)
+def test_damaged_manifest_means_done_again(
+    client: Any, first: Summary, damage: bytes | None
+) -> None:
     path = next(Path("ds/_manifest").glob("a.bin*"))
     if damage is None:
         entry = json.loads(path.read_bytes())
@@ -567,8 +597,7 @@ def test_damaged_manifest_means_done_again(traces: Path, client: Any, damage: by
     assert same(first, second)
 
 
-def test_what_a_killed_run_has_left_goes(traces: Path, client: Any) -> None:
-    archived(client)
+def test_what_a_killed_run_has_left_goes(traces: Path, client: Any, first: Summary) -> None:
     (path,) = (p for p in parts(Path("ds")) if "late" in p.name and "2026-11-23" in str(p))
     (path.parent / f".{path.stem}.0.part").write_bytes(b"half")
     next(Path("ds/_manifest").glob("late*")).unlink()
@@ -579,8 +608,9 @@ def test_what_a_killed_run_has_left_goes(traces: Path, client: Any) -> None:
     assert same(summary, archived(client, dataset="other"))
 
 
-def test_manifest_cannot_have_other_files_removed(traces: Path, client: Any) -> None:
-    archived(client)
+def test_manifest_cannot_have_other_files_removed(
+    traces: Path, client: Any, first: Summary
+) -> None:
     manifest = next(Path("ds/_manifest").glob("a.bin*"))
     entry = json.loads(manifest.read_bytes())
     name = f"{manifest.stem}.parquet"
@@ -709,14 +739,13 @@ def memory() -> Iterator[Any]:
 
 
 def test_traces_and_dataset_may_be_in_an_object_store(
-    traces: Path, client: Any, memory: Any
+    traces: Path, client: Any, first: Summary, memory: Any
 ) -> None:
     for path in traces.rglob("*.*"):
         memory.pipe_file(f"/traces/{path.relative_to(traces)}", path.read_bytes())
     urls = ["memory://traces/*/*"]
-    local = archived(client)
     remote = archived(client, *urls, dataset="memory://ds")
-    assert same(local, remote)
+    assert same(first, remote)
     again = archived(client, *urls, dataset="memory://ds")
     assert again.resumed == 4
     (name,) = (n for n in memory.find("/ds") if "sda" in n and n.endswith(".parquet"))
@@ -726,7 +755,7 @@ def test_traces_and_dataset_may_be_in_an_object_store(
     assert [d for d in data if d is not None] == mine
     assert not [name for name in memory.find("/ds") if ".part" in name]
     # From local ones, as a file of the memory has one position, whoever reads it.
-    assert same(local, archived(client, dataset="memory://shared", shards=20))
+    assert same(first, archived(client, dataset="memory://shared", shards=20))
     found = [name for name in memory.find("/shared") if not name.endswith(".json")]
     assert {n.removeprefix("/shared/"): memory.cat_file(n) for n in found} == whole_dataset(
         Path("ds")
@@ -772,13 +801,12 @@ def server(traces: Path, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def test_traces_may_come_from_a_web_server(
-    traces: Path, client: Any, server: str, monkeypatch: pytest.MonkeyPatch
+    traces: Path, client: Any, first: Summary, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("blkiomon.archive.traces.READ_AHEAD_BYTES", 1 << 16)
-    local = archived(client)
     urls = [f"{server}/web1/a.bin", f"{server}/web2/*.gz", f"{server}/db/sda", f"{server}/db/l*"]
     remote = archived(client, *urls, dataset="remote")
-    assert same(local, remote)
+    assert same(first, remote)
     assert archived(client, *urls, dataset="remote").resumed == 4
     os.utime(traces / "web1" / "a.bin", (1, 1))
     assert archived(client, *urls, dataset="remote").resumed == 3
@@ -846,16 +874,10 @@ def test_scheduler_that_is_not_there_is_one_line(
 def test_address_that_is_none_is_one_line_up_to_the_end_of_the_process(
     address: str, traces: Path
 ) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "blkiomon", "archive", "-o", "ds", "--scheduler", address, *SOURCES],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"blkiomon: no Dask scheduler at {address}: ")
-    assert result.stderr.count("\n") == 1
+    result = forked.run("archive", "-o", "ds", "--scheduler", address, *SOURCES)
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr.decode().startswith(f"blkiomon: no Dask scheduler at {address}: ")
+    assert result.stderr.count(b"\n") == 1
 
 
 def test_scheduler_without_workers_is_told(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:

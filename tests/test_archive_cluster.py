@@ -11,14 +11,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from runner import run, until
+from runner import until
 
 import blkiomon
 from blkiomon import layout
@@ -29,7 +29,7 @@ from blkiomon.archive.work import archive
 
 DATA = Path(__file__).parent / "data"
 HOSTS = 10
-INTERVAL_S = 0.1
+INTERVAL_S = 0.2
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ class Cluster:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._file = directory / "scheduler.json"
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[forked.Process] = []
         self._start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-show")
         self.address: str = until(self._found, "the scheduler")
         for name in ("one", "two"):
@@ -62,7 +62,7 @@ class Cluster:
             )
 
     @property
-    def workers(self) -> list[subprocess.Popen[bytes]]:
+    def workers(self) -> list[forked.Process]:
         return self.processes[1:]
 
     def _found(self) -> str:
@@ -72,9 +72,11 @@ class Cluster:
 
     def _start(self, module: str, *arguments: str) -> None:
         where = ["--scheduler-file", str(self._file)] if module == "dask_scheduler" else []
-        command = [sys.executable, "-m", f"distributed.cli.{module}", "--no-dashboard"]
+        command = ["--no-dashboard", *where, *arguments]
+        what = (f"distributed.cli.{module}", "archive")
         with (self._directory / f"{len(self.processes)}.log").open("wb") as log:
-            process = subprocess.Popen([*command, *where, *arguments], stdout=log, stderr=log)
+            null = subprocess.DEVNULL
+            process = forked.Process(command, module=what, stdin=null, stdout=log, stderr=log)
         self.processes.append(process)
 
     def close(self) -> None:
@@ -122,8 +124,7 @@ def test_two_workers_and_then_one_make_what_one_process_makes(
         *("archive", "-o", str(dataset), "-I", str(INTERVAL_S), "--json"),
         *("--scheduler", cluster.address, f"{traces}/*/*.bin"),
     ]
-    command = [sys.executable, "-m", "blkiomon", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    with forked.Process(arguments) as running:
         done = dataset / "_manifest"
 
         def has_begun() -> bool:
@@ -133,7 +134,7 @@ def test_two_workers_and_then_one_make_what_one_process_makes(
         until(has_begun, "two traces to be done")
         os.kill(cluster.workers[0].pid, signal.SIGKILL)
         assert len(list(done.glob("*.json"))) < HOSTS, "it was too late to kill a worker"
-        out, err = running.communicate(timeout=120)
+        out, err = running.communicate()
     assert cluster.workers[0].wait() == -signal.SIGKILL
     assert cluster.workers[1].poll() is None
     assert running.returncode == 1  # of the damaged ones
@@ -154,23 +155,23 @@ def test_two_workers_and_then_one_make_what_one_process_makes(
 def test_worker_that_is_killed_over_its_shard_makes_no_difference(
     traces: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
-    """One trace, ten times as long, for two workers; with one left, both shards are its."""
+    """One trace, six times as long, for two workers; with one left, both shards are its."""
     data = (DATA / "loop-multi-dc.bin").read_bytes()
     for path in traces.glob("*/*"):
         path.unlink()
-    (traces / "h1" / "sda.bin").write_bytes(b"".join(later(data, k) for k in range(10)))
+    (traces / "h1" / "sda.bin").write_bytes(b"".join(later(data, k) for k in range(6)))
     expected = alone(traces, tmp_path / "alone")
     dataset = tmp_path / "ds"
-    command = [
-        *(sys.executable, "-m", "blkiomon", "archive", "-o", str(dataset), "-I", str(INTERVAL_S)),
+    arguments = [
+        *("archive", "-o", str(dataset), "-I", str(INTERVAL_S)),
         *("--json", "--shards", "2", "--scheduler", cluster.address, f"{traces}/*/*.bin"),
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    with forked.Process(arguments) as running:
         shards = dataset / "_shards"
         until(lambda: len(list(shards.glob(".*.part"))) == 2, "both workers to have begun")
         os.kill(cluster.workers[0].pid, signal.SIGKILL)
         assert not list(shards.glob("*0of2")), "it was too late to kill a worker"
-        out, err = running.communicate(timeout=120)
+        out, err = running.communicate()
     assert (running.returncode, err) == (0, b"")
     assert known(json.loads(out)) == expected
     assert files(dataset) == files(tmp_path / "alone")
@@ -191,7 +192,9 @@ def test_command_makes_a_cluster_of_its_own_and_goes_on_where_it_was(
         shutil.rmtree(traces / f"h{number}")
     expected = alone(traces, tmp_path / "ds")
     shutil.rmtree(next((tmp_path / "ds").glob("host=h2")))
-    result = run("archive", "-o", tmp_path / "ds", f"-I{INTERVAL_S}", "--json", f"{traces}/*/*.bin")
+    result = forked.run(
+        "archive", "-o", tmp_path / "ds", f"-I{INTERVAL_S}", "--json", f"{traces}/*/*.bin"
+    )
     assert (result.returncode, result.stderr) == (0, b"")
     summary = json.loads(result.stdout)
     assert summary["resumed"] == 3

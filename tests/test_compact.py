@@ -76,7 +76,7 @@ def assert_same(one: Interval, two: Interval) -> None:
 
 
 @given(intervals())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_interval_comes_back_from_its_bytes(item: Interval) -> None:
     back = Interval.from_bytes(item.to_bytes())
     assert_same(back, item)
@@ -85,7 +85,7 @@ def test_interval_comes_back_from_its_bytes(item: Interval) -> None:
 
 
 @given(st.lists(intervals(), min_size=2, max_size=5), st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_merging_is_exact_in_any_order_and_grouping(
     items: list[Interval], chance: random.Random
 ) -> None:
@@ -263,7 +263,7 @@ def test_any_damaged_byte_is_noticed(at: int, by: int) -> None:
 
 
 @given(st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_damage_with_a_true_checksum_is_refused_or_an_interval(data: st.DataObject) -> None:
     """Never another error, and never memory for what is not there."""
     body = bytearray(SMALL[5:-4])

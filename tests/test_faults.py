@@ -17,15 +17,16 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import forked
 import goldenfiles
 import numpy as np
 import oracle
 import pytest
 import quirks
 import reference
-import runner
 import tracewriter as tw
-from runner import LONG, MessageQueue, Running, until
+from forked import Running
+from runner import LONG, MessageQueue, until
 from tracewriter import complete, driver_data, encode, issue
 
 from blkiomon import layout
@@ -42,7 +43,7 @@ ONE = quirks.pairs((4096, 500))
 
 def shown(data: bytes, *options: str, status: int = 0) -> str:
     """The text of one run over some bytes."""
-    result = runner.run("-I", LONG, "-h", "-", *options, stdin=data)
+    result = forked.run("-I", LONG, "-h", "-", *options, stdin=data)
     assert result.returncode == status, result.stderr
     assert bool(result.stderr) == bool(status)
     return result.stdout.decode()
@@ -144,7 +145,7 @@ def test_03_last_interval_at_the_end_of_a_pipe() -> None:
 def test_03_last_interval_at_the_end_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "trace").write_bytes(ONE * 3)
     with (tmp_path / "trace").open("rb") as file:
-        result = runner.run("-I", LONG, stdin=file)
+        result = forked.run("-I", LONG, stdin=file)
     assert (result.returncode, result.stderr) == (0, b"")
     assert requests(result.stdout.decode()) == 3
 
@@ -352,7 +353,7 @@ def test_07_driver_record_without_payload_passes(version: int, byteorder: str) -
     records = [driver_data(1, b""), driver_data(2, b"abc"), driver_data(3, b"")]
     request = [issue(10, 1, 4096), complete(9010, 1, 4096)]
     data = encode(records + request, version, byteorder)
-    result = runner.run("-I", LONG, "-d", "-", stdin=data)
+    result = forked.run("-I", LONG, "-d", "-", stdin=data)
     assert (result.returncode, result.stderr) == (0, b"")
     assert result.stdout == encode(records)  # version 7, host order
     assert requests(shown(data)) == 1
@@ -383,7 +384,7 @@ def test_08_bad_trace_is_explained_and_figures_are_handed_out(name: str, tmp_pat
     data, offset = BROKEN[name]
     paths = [tmp_path / letter for letter in "bD"]
     options = [text for path in paths for text in (f"-{path.name}", str(path))]
-    result = runner.run("-I", LONG, "-h", "-", *options, stdin=data)
+    result = forked.run("-I", LONG, "-h", "-", *options, stdin=data)
     assert result.returncode == 1
     complaint = result.stderr.decode()
     assert re.fullmatch(
@@ -405,7 +406,7 @@ def test_08_bad_trace_ends_the_run_although_the_input_stays_open() -> None:
 def test_08_resync_goes_on_and_counts_what_it_skips(tmp_path: Path) -> None:
     data = ONE + b"x" * 100 + ONE + b"garbage" + ONE + ONE[:20]
     debug = tmp_path / "D"
-    result = runner.run("-I", LONG, "--resync", "-h", "-", "-D", str(debug), stdin=data)
+    result = forked.run("-I", LONG, "--resync", "-h", "-", "-D", str(debug), stdin=data)
     assert result.returncode == 0
     assert result.stderr.decode() == (
         "blkiomon: bad trace: skipped 100 bytes at byte offset 96\n"
@@ -419,7 +420,7 @@ def test_08_resync_goes_on_and_counts_what_it_skips(tmp_path: Path) -> None:
 
 
 def test_08_resync_does_not_flood(tmp_path: Path) -> None:
-    result = runner.run("-I", LONG, "--resync", "-h", "-", stdin=(ONE + b"junk!") * 1000)
+    result = forked.run("-I", LONG, "--resync", "-h", "-", stdin=(ONE + b"junk!") * 1000)
     lines = result.stderr.decode().splitlines()
     assert len(lines) == 21
     assert lines[-1] == "blkiomon: bad trace: 980 more stretches skipped, 5000 bytes in all"
@@ -455,7 +456,7 @@ def test_09_var_is_right_where_sums_exceed_32_bits(sizes: list[int]) -> None:
 
 
 def test_09_var_of_the_latencies_of_a_real_trace() -> None:
-    data = (goldenfiles.TRACES / "loop-phases-dc.bin").read_bytes()
+    data = (goldenfiles.TRACES / "loop-phases-dc.bin").read_bytes()[: 48 * 20_000]
     ref = reference.Reference()
     ref.feed(data)
     (stats,) = ref.finish()
@@ -640,7 +641,7 @@ def test_14_block_device_is_refused(option: str, link: bool, disk: Path, tmp_pat
     if link:
         path = tmp_path / "link"
         path.symlink_to(disk)
-    result = runner.run("-I", LONG, option, path, stdin=ONE)
+    result = forked.run("-I", LONG, option, path, stdin=ONE)
     assert (result.returncode, result.stdout) == (1, b"")
     complaint = (
         f"blkiomon: could not write to {path}: it is a block device, and outputs are files\n"

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import runner
-from runner import Running, until
+from forked import Running
+from runner import until
 from test_faults import ONE
 
 from blkiomon import layout
@@ -90,7 +91,7 @@ OUTPUTS = {
 }
 
 
-def sender(process: Running, other: Path) -> Callable[[], bool]:
+def sender(process: runner.Running, other: Path) -> Callable[[], bool]:
     """What has the command end one more interval, with a number of requests that no other has."""
 
     def send() -> bool:

@@ -23,6 +23,7 @@ DATA = Path(__file__).parent / "data"
 SCHEMA = json.loads(
     (importlib.resources.files("blkiomon") / "schema" / "interval.schema.json").read_text()
 )
+VALIDATOR = Draft202012Validator(SCHEMA)
 
 
 def line_of(item: Interval) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def line_of(item: Interval) -> dict[str, Any]:
     (text,) = jsonl.renderer(NAMES.get)(item)
     assert text.endswith(b"\n") and text.count(b"\n") == 1
     line: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
-    Draft202012Validator(SCHEMA).validate(line)
+    VALIDATOR.validate(line)
     return line
 
 
@@ -40,10 +41,9 @@ def test_schema_is_one() -> None:
 
 def test_schema_knows_every_field_and_no_other() -> None:
     line = line_of(interval_of(example()[:5], 0, S))
-    validator = Draft202012Validator(SCHEMA)
-    assert not validator.is_valid(line | {"more": 1})
+    assert not VALIDATOR.is_valid(line | {"more": 1})
     for name in line:
-        assert not validator.is_valid({k: v for k, v in line.items() if k != name}), name
+        assert not VALIDATOR.is_valid({k: v for k, v in line.items() if k != name}), name
 
 
 @pytest.mark.parametrize("is_anchored", [True, False])

@@ -11,14 +11,12 @@ import threading
 import time
 from pathlib import Path
 
-import duckdb
-import pandas
-import polars
+import forked
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from intervals import NAMES, example, interval_of
-from runner import TIMEOUT_S, Running, await_size
+from runner import TIMEOUT_S, await_size
 from sanitizers import unsanitized
 
 from blkiomon.config import Config
@@ -122,21 +120,11 @@ def test_pipe_gets_the_same_file(tmp_path: Path) -> None:
     assert pq.read_table(io.BytesIO(received)).num_rows == sum(len(i.groups()) for i in ITEMS)
 
 
-RUN = "import sys; from blkiomon import cli, config, run; {}sys.exit(run.run({}))"
-
-
-def program(path: str, before: str = "") -> list[str]:
-    """A run that writes Parquet, as the command does it."""
-    config = f"config.Config(interval_s=0.1, parquet={path!r})"
-    return [sys.executable, "-c", RUN.format(before, config)]
-
-
 @unsanitized
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, None])
 def test_file_is_whole_after_every_end_of_a_run(number: int | None, tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
-    with Running(command=program(str(path))) as running:
-        running.started()
+    with forked.Running("-I", "0.1", "--parquet", path).started() as running:
         running.write((DATA / "loop-phases-dc.bin").read_bytes()[: 48 * 2000])
         await_size(path, 20_000)
         status, _, _ = running.end(number)
@@ -146,19 +134,18 @@ def test_file_is_whole_after_every_end_of_a_run(number: int | None, tmp_path: Pa
 
 
 def test_standard_output_takes_it(tmp_path: Path) -> None:
-    with open(DATA / "loop-phases-dc.bin", "rb") as trace:
-        done = subprocess.run(
-            program("-"), stdin=trace, capture_output=True, timeout=TIMEOUT_S, check=True
-        )
+    (tmp_path / "trace").write_bytes((DATA / "loop-phases-dc.bin").read_bytes()[: 48 * 4000])
+    with open(tmp_path / "trace", "rb") as trace:
+        done = forked.run("-I", "0.1", "--parquet", "-", stdin=trace)
+    assert (done.returncode, done.stderr) == (0, b"")
     assert pq.read_table(io.BytesIO(done.stdout)).num_rows > 0
 
 
 def test_missing_library_is_told_at_the_start(tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
-    hide = "sys.modules['pyarrow'] = None; "
-    done = subprocess.run(
-        program(str(path), hide), input=b"", capture_output=True, timeout=TIMEOUT_S, check=False
-    )
+    hidden = "import sys; sys.modules['pyarrow'] = None; from blkiomon.cli import main; "
+    command = [sys.executable, "-c", hidden + "sys.exit(main())", "-I0.1", "--parquet", str(path)]
+    done = subprocess.run(command, input=b"", capture_output=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 1
     assert done.stderr == b"blkiomon: Parquet needs pyarrow: pip install 'blkiomon[arrow]'\n"
     assert not path.exists()
@@ -188,6 +175,11 @@ def test_file_that_lost_a_part_gets_no_end(tmp_path: Path) -> None:
 def test_directory_gets_a_whole_file_of_every_interval_and_reads_as_one_table(
     tmp_path: Path,
 ) -> None:
+    # Here, as whoever collects this file would wait a second for them.
+    import duckdb
+    import pandas
+    import polars
+
     said: list[str] = []
     outputs = open_outputs(Config(interval_s=1, parquet=f"{tmp_path}/"), said.append)
     n_rows = 0

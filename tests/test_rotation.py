@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 import runner
-from runner import LONG, Running, until
+from forked import Running
+from runner import LONG, until
 from test_faults import ONE, TERMINATED
 from test_full_disk import sizes
 from tracewriter import driver_data, encode, issue
@@ -30,7 +31,7 @@ OUTPUTS = {
 }
 
 
-def has_open(process: Running, path: Path) -> bool:
+def has_open(process: runner.Running, path: Path) -> bool:
     """Whether a process has a file open."""
     status = path.stat()
     for link in Path(f"/proc/{process.process.pid}/fd").iterdir():
@@ -204,7 +205,7 @@ def test_hangup_ends_a_run_whose_terminal_has_gone(tmp_path: Path) -> None:
     path = tmp_path / "out.bin"
     leader, follower = pty.openpty()
     read_end, write_end = os.pipe()
-    with Running(
+    with runner.Running(
         *("-I", LONG, "-b", path),
         command=(sys.executable, "-c", ON_A_TERMINAL, *runner.COMMAND),
         stdin=read_end,
@@ -225,7 +226,9 @@ def test_hangup_ends_a_run_whose_terminal_has_gone(tmp_path: Path) -> None:
 
 def test_hangup_that_is_ignored_stays_so(tmp_path: Path) -> None:
     path = tmp_path / "out.bin"
-    with Running("-I", "0.1", "-b", path, command=("nohup", *runner.COMMAND)).started() as process:
+    with runner.Running(
+        "-I", "0.1", "-b", path, command=("nohup", *runner.COMMAND)
+    ).started() as process:
         path.rename(tmp_path / "old")
         process.signal(signal.SIGHUP)
         process.write(ONE)
