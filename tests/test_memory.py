@@ -44,7 +44,7 @@ keep = {"keep_details": True, "keep_driver_data": True, "keep_records": True,
 kinds = {"plain": {"spill_every": 1}, "kept": keep, "two": {"threads": 2}}
 first = tw.encode(streams.generate(3, avoid="nothing", count=100).records)
 first += tw.encode([tw.notify_process(0, n, f"p{n}") for n in range(12)])
-bios = tw.encode(some_bios(random.Random(1), 100))
+bios = tw.encode(bio._replace(pid=n) for n, bio in enumerate(some_bios(random.Random(1), 100)))
 many = np.zeros(4200, layout.TRACE_V7)
 many["magic"] = layout.MAGIC | 7
 many["action"] = (tw.ISSUE | tw.READ) << 16 | 7

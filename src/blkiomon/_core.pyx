@@ -835,10 +835,11 @@ cdef class Engine:
             if s.processes[i].requests != 0:
                 out[0] = s.processes[i]
                 out += 1
+        qsort(address(processes), s.n_processes, sizeof(Process), by_pid)
         if s.other_processes.requests != 0:
             out[0] = s.other_processes
             out.pid = <uint32_t> -1
-        return processes[np.argsort(processes["pid"])]
+        return processes
 
     def take_mismatches(self):
         self._check_free()
@@ -888,7 +889,8 @@ cdef class Engine:
         order = np.lexsort((
             ~kept["stored"], kept["detail"]["record"]["sector"] % np.uint64(128)
         ))
-        return kept["detail"][order]
+        # numpy's indexing with a list hands out anything where it gets no memory for structs.
+        return kept["detail"].take(order)
 
     def counters(self):
         self._settle()

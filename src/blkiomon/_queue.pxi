@@ -119,6 +119,12 @@ cdef void count_process(State *s, const TraceV7 *r) noexcept nogil:
     p.bytes += r.bytes
 
 
+cdef int by_pid(const void *a, const void *b) noexcept nogil:
+    cdef uint32_t pid = (<const Process *> a).pid
+    cdef uint32_t other = (<const Process *> b).pid
+    return (pid > other) - (pid < other)
+
+
 cdef void forget_processes(State *s) noexcept nogil:
     """Begin a new interval."""
     if s.processes != NULL:

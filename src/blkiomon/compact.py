@@ -108,8 +108,8 @@ def _in_order(rows: Table, bins: Iterable[Table], by: tuple[str, ...]) -> tuple[
     for of_a_sort in bins:
         table = of_a_sort.copy()
         table["row"] = place[table["row"]]
-        moved.append(table[np.lexsort((table["bin"], table["row"]))])
-    return rows[order], moved
+        moved.append(table.take(np.lexsort((table["bin"], table["row"]))))
+    return rows.take(order), moved
 
 
 def _array(values: Iterable[int]) -> Numbers:

@@ -83,7 +83,7 @@ def _grouped(tables: Sequence[Table], by: tuple[str, ...]) -> tuple[Table, Indic
     """Tables put together: sorted by some fields, where each group begins, and the sorting."""
     table = stacked(tables)
     order = np.lexsort([table[name] for name in reversed(by)])
-    table = table[order]
+    table = table.take(order)  # indexing may hand out anything where there is no memory for structs
     is_new = np.ones(len(table), bool)  # by columns: to compare structs takes far longer
     is_new[1:] = np.any([table[name][1:] != table[name][:-1] for name in by], axis=0)
     return table, np.flatnonzero(is_new), order
@@ -96,7 +96,7 @@ def _merge_rows(
     if not any(map(len, tables)):
         return tables[0], [of_a_sort[0] for of_a_sort in bins]
     table, starts, order = _grouped(tables, by)
-    merged = table[starts]
+    merged = table.take(starts)
     for name in table.dtype.names or ():
         if table.dtype[name] == layout.MOMENTS:
             moments = reduce_moments(table[name], table["requests"], starts)
@@ -110,7 +110,7 @@ def _merge_rows(
     place = np.empty(len(order), np.int64)  # of each row before, its row now
     place[order] = np.repeat(np.argsort(by_first), np.diff(starts, append=len(order)))
     offsets = np.cumsum([0, *map(len, tables[:-1])]).tolist()
-    return merged[by_first], [_merge_bins(of_a_sort, offsets, place) for of_a_sort in bins]
+    return merged.take(by_first), [_merge_bins(of_a_sort, offsets, place) for of_a_sort in bins]
 
 
 def _merge_bins(tables: Sequence[Table], offsets: list[int], place: npt.NDArray[np.int64]) -> Table:
@@ -126,7 +126,7 @@ def _merge_loads(tables: Sequence[Table], ends: Sequence[int]) -> Table:
     if not any(map(len, tables)):
         return tables[0]
     table, starts, _ = _grouped(tables, ("device", "op"))
-    merged = table[starts]
+    merged = table.take(starts)
     merged["max_in_flight"] = np.maximum.reduceat(table["max_in_flight"], starts)
     merged["busy_ns"] = np.add.reduceat(table["busy_ns"], starts)
     integrals = np.add.reduceat(from_words(table["in_flight_ns"]), starts)
@@ -147,7 +147,7 @@ def _merge_processes(tables: Sequence[Table]) -> Table:
     if not any(map(len, tables)):
         return tables[0]
     table, starts, _ = _grouped(tables, ("pid",))
-    merged = table[starts]
+    merged = table.take(starts)
     for name in ("requests", "bytes"):
         merged[name] = np.add.reduceat(table[name], starts)
     return merged

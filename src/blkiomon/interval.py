@@ -333,7 +333,7 @@ def _device_stats(
     place = sorter[np.searchsorted(devices, rows["device"], sorter=sorter)]
     key = place * 3 + rows["direction"]
     order = np.argsort(key, kind="stable")
-    rows, key = rows[order], key[order]
+    rows, key = rows.take(order), key[order]
     starts = run_starts(key)
     groups = key[starts].tolist()
     requests = rows["requests"]

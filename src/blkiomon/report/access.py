@@ -102,7 +102,7 @@ class Accesses:
     def _look(self, leave: int) -> None:
         """At all that wait but for the latest."""
         requests = stacked([_NO_REQUEST, *self._waiting])
-        requests = requests[np.argsort(requests["issued_ns"], kind="stable")]
+        requests = requests.take(np.argsort(requests["issued_ns"], kind="stable"))
         left = requests[len(requests) - leave :] if leave else requests[:0]
         requests = requests[: len(requests) - leave].copy()
         self._waiting, self._n_waiting = [left], len(left)
@@ -128,7 +128,7 @@ class Accesses:
     def _count(self, requests: Table) -> None:
         key = requests["device"].astype(np.int64) << 3 | requests["op"]
         order = np.argsort(key, kind="stable")
-        requests, key = requests[order], key[order]
+        requests, key = requests.take(order), key[order]
         sectors = (requests["bytes"].astype(np.uint64) + (SECTOR_BYTES - 1)) // SECTOR_BYTES
         ends = requests["sector"] + sectors
         before = np.roll(ends, 1)
