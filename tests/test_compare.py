@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,16 @@ import tracewriter as tw
 import blkiomon
 from blkiomon.report import compare as command
 from blkiomon.report import rules
-from blkiomon.report.changes import METRICS, Change, Row, _Side, _times_drawn, _widening, compare
+from blkiomon.report.changes import (
+    METRICS,
+    RESOLUTION,
+    Change,
+    Row,
+    _Side,
+    _times_drawn,
+    _widening,
+    compare,
+)
 from blkiomon.report.collect import Collected, collect
 
 DATA = Path(__file__).parent / "data"
@@ -42,6 +53,18 @@ def write_run(
         category = tw.READ if i % 2 else tw.WRITE
         records.append(tw.issue(start, 8 * i, 4096, category, device))
         records.append(tw.complete(start + time, 8 * i, 4096, category, device))
+    records.sort(key=lambda record: record.time_ns)
+    path.write_bytes(tw.encode(records))
+    return path
+
+
+def write_steps(path: Path, times_ns: Sequence[int]) -> Path:
+    """A read each quarter of a millisecond; each time is that of four of them."""
+    records = []
+    for i, time_ns in enumerate(np.repeat(times_ns, 4).tolist()):
+        start_ns = 10**9 + 250_000 * i
+        records.append(tw.issue(start_ns, 8 * i, 4096, tw.READ))
+        records.append(tw.complete(start_ns + time_ns, 8 * i, 4096, tw.READ))
     records.sort(key=lambda record: record.time_ns)
     path.write_bytes(tw.encode(records))
     return path
@@ -105,6 +128,45 @@ def test_the_same_run_shows_no_difference(runs: dict[str, Collected]) -> None:
             assert change.change == 0
             is_extreme = change.metric in ("p99.9", "max")
             assert change.verdict == ("too little to tell" if is_extreme else NO_DIFFERENCE)
+            if change.low is not None:
+                # Both sides have the same parts drawn; bins are as wide as percentiles say.
+                ends = (math.expm1(-RESOLUTION), math.expm1(RESOLUTION))
+                expected = ends if change.metric.startswith("p") else (0, 0)
+                assert (change.low, change.high) == pytest.approx(expected, abs=1e-12)
+
+
+def test_parts_next_to_each_other_are_drawn_together(tmp_path: Path) -> None:
+    # The same latencies, once for a time each and once in turn: only the latter average out.
+    half = [100_000] * 62, [300_000] * 62
+    steady, drifting, in_turn = (
+        collect([str(write_steps(tmp_path / name, times))], patterns=False)
+        for name, times in (
+            ("steady", [200_000] * 124),
+            ("drifting", half[0] + half[1]),
+            ("in_turn", [time for pair in zip(*half) for time in pair]),
+        )
+    )
+    widths = []
+    for other in (drifting, in_turn):
+        change = row_of(compare([steady], [other]), "read").metric("mean")
+        assert change.change == pytest.approx(0, abs=0.01)
+        assert change.low is not None and change.high is not None
+        widths.append(change.high - change.low)
+    assert widths[0] > 4 * widths[1]
+
+
+def test_of_several_runs_each_is_one_thing_that_may_have_come_out_otherwise(tmp_path: Path) -> None:
+    # Each steady in itself, unlike the others of its side: by their parts the change is certain.
+    sides = [
+        [
+            collect([str(write_steps(tmp_path / f"{time}", [time] * 124))], patterns=False)
+            for time in times
+        ]
+        for times in ((100_000, 200_000, 300_000), (110_000, 220_000, 330_000))
+    ]
+    change = row_of(compare(sides[0], sides[1]), "read").metric("mean")
+    assert change.change == pytest.approx(0.1)
+    assert change.verdict == NO_DIFFERENCE
 
 
 def test_another_run_of_the_same_shows_no_difference(runs: dict[str, Collected]) -> None:
