@@ -213,6 +213,17 @@ def test_eviction_by_number_equals_reference(block: int) -> None:
         compare(data, rng, max_pending=rng.choice([1, 2, 3, 5, 8, 16, 17, 33, 64]))
 
 
+@pytest.mark.parametrize("max_pending", [16, 33, 64, 100])
+def test_eviction_of_what_comes_in_backwards_equals_reference(max_pending: int) -> None:
+    # Each is older than all that has been chosen to go, some of a few times in order.
+    rng = random.Random(f"backwards {max_pending}")
+    times = sorted((rng.randrange(10**6) for _ in range(6 * max_pending)), reverse=True)
+    for at in range(0, len(times), 10):
+        times[at : at + 4] = rng.sample(times[at : at + 4], len(times[at : at + 4]))
+    records = [issue(time_ns, 8 * n, 4096) for n, time_ns in enumerate(times)]
+    compare(encode(records), rng, max_pending=max_pending)
+
+
 @pytest.mark.parametrize("block", range(2))
 def test_eviction_by_age_equals_reference(block: int) -> None:
     rng = random.Random(f"age {block}")
