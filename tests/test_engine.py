@@ -215,12 +215,16 @@ def test_eviction_by_number_equals_reference(block: int) -> None:
 
 @pytest.mark.parametrize("max_pending", [16, 33, 64, 100])
 def test_eviction_of_what_comes_in_backwards_equals_reference(max_pending: int) -> None:
-    # Each is older than all that has been chosen to go, some of a few times in order.
+    # Completions make room for issues that are older than all that has been chosen to go.
     rng = random.Random(f"backwards {max_pending}")
-    times = sorted((rng.randrange(10**6) for _ in range(6 * max_pending)), reverse=True)
-    for at in range(0, len(times), 10):
-        times[at : at + 4] = rng.sample(times[at : at + 4], len(times[at : at + 4]))
-    records = [issue(time_ns, 8 * n, 4096) for n, time_ns in enumerate(times)]
+    records = []
+    for n in range(20 * max_pending):
+        records.append(issue(10**6 - 10 * n + rng.randrange(30), 8 * n, 4096))
+        if n % 40 == 0:
+            of_late = rng.sample(records[-max_pending:], min(len(records), max_pending // 3))
+            records += [
+                complete(one.time_ns + 5, one.sector, 4096) for one in of_late if one.sector
+            ]
     compare(encode(records), rng, max_pending=max_pending)
 
 
