@@ -27,6 +27,7 @@ import reference
 import tracewriter as tw
 from forked import Running
 from runner import LONG, MessageQueue, until
+from sanitizers import unsanitized
 from tracewriter import complete, driver_data, encode, issue
 
 from blkiomon import layout
@@ -544,6 +545,7 @@ def test_11_evictions_are_mentioned_only_where_there_were_any(tmp_path: Path) ->
     )
 
 
+@unsanitized
 def test_11_memory_does_not_grow_with_lost_partners() -> None:
     engine = Engine(max_pending=1000, keep_details=True)
     records = np.frombuffer(lost(20_000), layout.TRACE_V7).copy()
