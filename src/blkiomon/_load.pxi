@@ -7,7 +7,7 @@
 #     - the same sum at a, which the cut at a left in Carry.ns.
 # A request that is given up was in flight until then. Operations have no busy time of their own.
 #
-# All of this is left out where nobody asked for it: it takes 17 instructions a record.
+# All of this is left out where nobody asked for it: it takes 18 instructions a record.
 
 cdef enum:
     EVERYTHING = 8                              # layout.EVERYTHING
