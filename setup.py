@@ -57,8 +57,14 @@ DIRECTIVES = {
 }
 
 MACROS: list[tuple[str, str | None]] = []
-# No SLP: it gathers into a vector what is stored a moment later, in twice the instructions.
-COMPILE_ARGS = ["-O3", "-fno-tree-slp-vectorize", "-g0"]
+# No SLP: it gathers into a vector what is stored a moment later, in twice the instructions. And
+# functions of any size may be inline: pair_items() is one for each kind of batch.
+COMPILE_ARGS = [
+    "-O3",
+    "-fno-tree-slp-vectorize",
+    "--param=max-inline-insns-single=400",
+    "-g0",
+]
 LINK_ARGS: list[str] = []
 if ABI3:
     MACROS += [("Py_LIMITED_API", "0x030B0000")]

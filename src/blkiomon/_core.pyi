@@ -167,6 +167,7 @@ class Engine:
         """
 
     def _longest_searches(self) -> tuple[int, int]: ...
+    def _set_aside(self) -> tuple[int, int]: ...
     @property
     def records(self) -> int:
         """How many records were read since the start, known without waiting."""

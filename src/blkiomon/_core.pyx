@@ -11,6 +11,7 @@ its own:
     _decode.pxi    foreign bytes -> host-order records
     _stats.pxi     extremes, sums and histograms per device, operation and direction
     _pending.pxi   the table of pending requests, and how it is kept bounded
+    _overtaken.pxi and how it is kept small: what waits long is set aside
     _load.pxi      requests in flight
     _queue.pxi     queue records, process names, the time of day
     _pair.pxi      batches of records -> matches
@@ -38,6 +39,7 @@ include "_records.pxi"
 include "_decode.pxi"
 include "_stats.pxi"
 include "_pending.pxi"
+include "_overtaken.pxi"
 include "_load.pxi"
 include "_queue.pxi"
 include "_pair.pxi"
@@ -211,7 +213,7 @@ cdef class Engine:
         cdef dict arrays = dict(self._arrays)
         cdef Table old = t[0]
         cdef Table new
-        new.n_groups = old.n_groups + max(64, old.n_groups // 2)
+        new.n_groups = old.n_groups + max(32, old.n_groups // 2)
         new.used = 0
         if new.n_groups * GROUP > <uint64_t> 1 << 32:
             raise MemoryError("more records are pending than can be told apart")
@@ -223,6 +225,48 @@ cdef class Engine:
         with nogil:
             rehash(&self.s, t, &old)
         self._arrays = arrays
+        return 0
+
+    cdef int _make_room_pending(self) except -1:
+        """Set aside what many others have overtaken, if that makes room; otherwise, or where
+        much of it was brought back, let the table grow.
+        """
+        cdef State *s = &self.s
+        cdef uint64_t room = s.pending.n_groups * MOST_IN_GROUP
+        cdef uint64_t used = s.pending.used
+        cdef uint64_t since_ns = max(s.full_ns, s.oldest_ns)
+        cdef uint64_t moved = 0
+        if (
+            s.records - s.full_records >= OVERTAKING * room
+            and s.n_brought_back <= s.n_set_aside // 8
+            and since_ns < s.now_ns
+        ):
+            while s.overtaken.used + used > s.overtaken.n_groups * MOST_IN_GROUP:
+                self._grow_table("overtaken", &s.overtaken)
+            self._make_bits(used)
+            with nogil:                         # half of these records have overtaken them
+                moved = set_aside(s, since_ns + (s.now_ns - since_ns) // 2)
+        s.full_ns = s.now_ns
+        s.full_records = s.records
+        if moved <= used // 8:
+            s.n_set_aside = s.n_brought_back = 0
+            self._grow_table("pending", &s.pending)
+        return 0
+
+    cdef int _make_bits(self, uint64_t more) except -1:
+        """Bits enough for so many more overtaken requests; those of what is gone are cleared."""
+        cdef State *s = &self.s
+        cdef uint64_t n
+        cdef uint64_t had = <uint64_t> 64 << 32 - s.overtaken_shift if s.overtaken_bits else 0
+        if BITS_EACH * (s.n_bits_set + more) <= had:
+            return 0
+        n = max(<uint64_t> 1 << 12, had)
+        while n < BITS_EACH * (s.overtaken.used + s.overtaken.used // 2 + more):
+            n *= 2
+        s.overtaken_bits = <uint64_t *> allocate(self._arrays, "overtaken_bits", n // 8)
+        s.overtaken_shift = 39 - width(n)
+        with nogil:
+            set_bits(s)
         return 0
 
     cdef int _grow_devices(self, uint64_t wanted) except -1:
@@ -416,10 +460,11 @@ cdef class Engine:
         """
         cdef State *s = &self.s
         cdef uint64_t more = BATCH + self.ahead
+        cdef uint64_t overtaken = load_acquire(&s.overtaken.used)   # first: it goes to the others
         cdef uint64_t pending = load_relaxed(&s.pending.used) + more
         return (
             pending <= s.pending.n_groups * MOST_IN_GROUP
-            and pending <= s.max_pending
+            and pending + overtaken <= s.max_pending
             and (s.devices_end + BATCH <= s.devices_room or s.devices_room > s.max_devices)
             and s.n_active + more <= s.n_accounts
             and s.n_blocks + BLOCKS_A_MATCH * more <= s.blocks_room
@@ -455,8 +500,8 @@ cdef class Engine:
         cdef uint64_t i, had
         cdef uint64_t more = BATCH + self.ahead
         while min(s.pending.used + more, s.max_pending) > s.pending.n_groups * MOST_IN_GROUP:
-            self._grow_table("pending", &s.pending)
-        if s.pending.used + more > s.max_pending and s.victims == NULL:
+            self._make_room_pending()
+        if all_pending(s) + more > s.max_pending and s.victims == NULL:
             s.victims = <Victim *> allocate(
                 self._arrays, "victims", s.max_victims * sizeof(Victim)
             )
@@ -875,16 +920,10 @@ cdef class Engine:
         self._check_free()
         if not self.s.keep_mismatches:
             raise ValueError("made without keep_details")
-        kept = np.empty(self.s.pending.used, dtype=[("detail", layout.DETAIL), ("stored", "u8")])
+        kept = np.empty(all_pending(&self.s), dtype=[("detail", layout.DETAIL), ("stored", "u8")])
         cdef Kept *out = <Kept *> address(kept)
-        cdef uint64_t group
-        cdef unsigned int in_use
-        for group in range(self.s.pending.n_groups):
-            in_use = slots_in_use(&self.s.pending, group)
-            while in_use != 0:
-                out[0] = self.s.kept[self.s.pending.slots[group * GROUP + first_bit(in_use)].at]
-                out += 1
-                in_use &= in_use - 1
+        out = copy_kept(&self.s, &self.s.pending, out)
+        copy_kept(&self.s, &self.s.overtaken, out)
         # The original walks 128 hash chains, the most recently stored first.
         order = np.lexsort((
             ~kept["stored"], kept["detail"]["record"]["sector"] % np.uint64(128)
@@ -930,6 +969,13 @@ cdef class Engine:
                 slots = max(slots, 1 + ((i - home) & s.device_mask))
         return groups, slots
 
+    def _set_aside(self):
+        """For tests: how many requests are set aside now, and how many were brought back since
+        the table of the others last grew.
+        """
+        self._settle()
+        return self.s.overtaken.used, self.s.n_brought_back
+
     @property
     def matches(self):
         self._settle()
@@ -938,7 +984,7 @@ cdef class Engine:
     @property
     def pending(self):
         self._settle()
-        return self.s.pending.used
+        return all_pending(&self.s)
 
     @property
     def records(self):

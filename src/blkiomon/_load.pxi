@@ -57,12 +57,28 @@ cdef inline void abandon(State *s, const Pending *p, uint64_t now_ns) noexcept n
 
 # --- the cut ----------------------------------------------------------------------------------
 
-cdef void weigh_requests(State *s, uint64_t end_ns) noexcept nogil:
-    """Add up how long requests were in flight, those that still are apart; find their oldest."""
-    cdef uint64_t group, i
+cdef void weigh_pending(State *s, const Table *t, uint64_t end_ns) noexcept nogil:
+    cdef uint64_t group
     cdef unsigned int in_use, op
     cdef const Pending *p
     cdef Carry *carry
+    for group in range(t.n_groups):
+        in_use = slots_in_use(t, group)
+        while in_use != 0:
+            p = &t.slots[group * GROUP + first_bit(in_use)]
+            in_use &= in_use - 1
+            if p.state & IS_ISSUE and p.time_ns < end_ns:
+                op = op_of(cell_in(p.state))
+                carry = &s.carries[device_of(p.key)]
+                carry.pending_ns[op] += end_ns - p.time_ns
+                if p.time_ns < carry.oldest_ns[op]:
+                    carry.oldest_ns[op] = p.time_ns
+
+
+cdef void weigh_requests(State *s, uint64_t end_ns) noexcept nogil:
+    """Add up how long requests were in flight, those that still are apart; find their oldest."""
+    cdef uint64_t i
+    cdef unsigned int op
     cdef const Account *a
     if not s.with_in_flight:
         return
@@ -74,19 +90,9 @@ cdef void weigh_requests(State *s, uint64_t end_ns) noexcept nogil:
     for i in range(s.n_active):
         a = s.accounts[i]
         s.carries[a.device].ended_ns[a.op] += a.d2c_ns.sum
-    if s.in_flight == 0:
-        return
-    for group in range(s.pending.n_groups):
-        in_use = slots_in_use(&s.pending, group)
-        while in_use != 0:
-            p = &s.pending.slots[group * GROUP + first_bit(in_use)]
-            in_use &= in_use - 1
-            if p.state & IS_ISSUE and p.time_ns < end_ns:
-                op = op_of(cell_in(p.state))
-                carry = &s.carries[device_of(p.key)]
-                carry.pending_ns[op] += end_ns - p.time_ns
-                if p.time_ns < carry.oldest_ns[op]:
-                    carry.oldest_ns[op] = p.time_ns
+    if s.in_flight != 0:
+        weigh_pending(s, &s.pending, end_ns)
+        weigh_pending(s, &s.overtaken, end_ns)
 
 
 cdef inline bint had_load(const State *s, uint64_t device, unsigned int op) noexcept nogil:
@@ -216,6 +222,7 @@ cdef void free_idle_devices(State *s) noexcept nogil:
     for i in range(s.n_active):                 # where a match took no time
         s.devices[s.accounts[i].device].is_idle = False
     keep_devices_of(s, &s.pending)
+    keep_devices_of(s, &s.overtaken)
     keep_devices_of(s, &s.queued)
     for i in range(1, s.devices_end):
         if s.devices[i].in_use and s.devices[i].is_idle:

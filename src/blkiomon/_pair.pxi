@@ -65,17 +65,17 @@ cdef uint32_t odd_state_of(uint32_t category, const TraceV7 *r) noexcept nogil:
     return IS_OTHER
 
 
-cdef inline void set_place(const State *s, const Table *t, Pending *item) noexcept nogil:
-    """Work out where in the table an item belongs."""
-    cdef Place place = place_of(s, t, item.sector, item.key)
-    item.at = place.home
-    item.state |= place.tag
+cdef inline void set_hash(const State *s, Pending *item) noexcept nogil:
+    """Work out what tells where in a table an item belongs."""
+    cdef uint64_t h = hash_of(s, item.sector, item.key)
+    item.at = h >> 32
+    item.state |= tag_of(h)
 
 
-cdef inline void prepare(State *s, Batch *b, bint with_places) noexcept nogil:
+cdef inline void prepare(State *s, Batch *b, bint with_hashes) noexcept nogil:
     """Make an item of every record, and look at its sequence number.
 
-    The compiler makes two of this: `with_places` is a constant where it is called.
+    The compiler makes two of this: `with_hashes` is a constant where it is called.
     """
     cdef:
         int i
@@ -86,13 +86,12 @@ cdef inline void prepare(State *s, Batch *b, bint with_places) noexcept nogil:
         uint32_t *sequences = s.last_sequence
         uint32_t *last
         uint32_t category
-        Table table = s.pending
         const TraceV7 *r
         Pending *item
         bint any_special = s.has_filter or b.seen & CAT_NOTIFY
 
     b.needs_input = False
-    b.has_places = with_places
+    b.has_hashes = with_hashes
     for i in range(n):
         r = b.record[i]
         if r.device != number:
@@ -120,8 +119,8 @@ cdef inline void prepare(State *s, Batch *b, bint with_places) noexcept nogil:
         if unlikely(not is_plain(category)):
             item.state = odd_state_of(category, r)
             b.needs_input |= item.state == IS_OTHER
-        if with_places:
-            set_place(s, &table, item)
+        if with_hashes:
+            set_hash(s, item)
 
 
 cdef inline void set_pending(
@@ -219,7 +218,7 @@ cdef void note_match(
 
 cdef inline void settle(
     State *s, Batch *b, int i, const Pending *p, uint64_t d2c_ns, bint pending_is_issue,
-    bint plainly, bint with_in_flight,
+    Place place, bint plainly, bint with_in_flight,
 ) noexcept nogil:
     """A match: leave it to account(), and take the pending record out."""
     cdef const Pending *item = &b.item[i]
@@ -243,16 +242,15 @@ cdef inline void settle(
     m.q2d_ns = NOT_QUEUED
     if not plainly and s.follow_matches:
         note_match(s, m, b, i, p, pending_is_issue)
-    remove(&s.pending, p, place_in(item.at, item.state))
+    remove(&s.pending, p, place)
 
 
-cdef void set_places(const State *s, Batch *b) noexcept nogil:
+cdef void set_hashes(const State *s, Batch *b) noexcept nogil:
     """Do what prepare() was not asked to do."""
-    cdef Table table = s.pending
     cdef int i
     for i in range(b.n):
-        set_place(s, &table, &b.item[i])
-    b.has_places = True
+        set_hash(s, &b.item[i])
+    b.has_hashes = True
 
 
 cdef void fetch(const State *s, const Batch *b) noexcept nogil:
@@ -274,9 +272,9 @@ cdef void fetch(const State *s, const Batch *b) noexcept nogil:
     if s.pending.n_groups < LARGE_TABLE:
         return
     for i in range(b.n):
-        prefetch(&groups[b.item[i].at])
+        prefetch(&groups[home_of(&s.pending, b.item[i].at)])
     for i in range(b.n):
-        group = b.item[i].at
+        group = home_of(&s.pending, b.item[i].at)
         equal = tags_equal(&groups[group], b.item[i].state & 0xff)
         empty = tags_equal(&groups[group], 0) & (<unsigned int> (equal != 0) - 1)
         prefetch(&slots[group * GROUP + first_bit(equal | empty | 1 << (GROUP - 1))])
@@ -311,10 +309,12 @@ cdef inline void pair_items(
         s.now_ns = item.time_ns
         if not plainly and s.follow_issues and item.state & IS_ISSUE:
             note_issue(s, b, i)
-        place = place_in(item.at, item.state)
+        place = place_in(&s.pending, item.at, item.state)
         p = find(&s.pending, place, item.sector, item.key)
+        if p == NULL and unlikely(item.state & IS_ISSUE == 0) and s.overtaken.used != 0:
+            p = bring_back(s, item)
         if p == NULL:
-            if not plainly and s.pending.used == s.max_pending:
+            if not plainly and all_pending(s) == s.max_pending:
                 evict_oldest(s)
             set_pending(s, claim(&s.pending, place), b, i, plainly, with_in_flight)
             continue
@@ -323,10 +323,10 @@ cdef inline void pair_items(
         d2c_ns = item.time_ns - p.time_ns if pending_is_older else p.time_ns - item.time_ns
         if likely(d2c_ns <= s.max_age_ns):
             if likely(pending_is_older and p.state & IS_ISSUE and item.state & IS_COMPLETE):
-                settle(s, b, i, p, d2c_ns, True, plainly, with_in_flight)
+                settle(s, b, i, p, d2c_ns, True, place, plainly, with_in_flight)
                 continue
             if not pending_is_older and item.state & IS_ISSUE and p.state & IS_COMPLETE:
-                settle(s, b, i, p, d2c_ns, False, plainly, with_in_flight)
+                settle(s, b, i, p, d2c_ns, False, place, plainly, with_in_flight)
                 continue
             s.mismatches += 1
             if s.keep_mismatches:
@@ -349,14 +349,16 @@ cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:
     """Whether nobody wants more of a batch than its requests, which are all that is in it."""
     return not (
         b.needs_input or s.follow_issues or s.follow_matches or s.keep_details
-        or s.pending.used + b.n > s.max_pending
+        or all_pending(s) + b.n > s.max_pending
     )
 
 
 cdef void pair(State *s, Batch *b) noexcept nogil:
     """Find the matches of a batch."""
-    if not b.has_places:
-        set_places(s, b)
+    if not b.has_hashes:
+        set_hashes(s, b)
+    if s.overtaken.used != 0:
+        bring_back_for_issues(s, b)
     fetch(s, b)
     b.n_matches = 0
     if unlikely(not can_be_plain(s, b)):

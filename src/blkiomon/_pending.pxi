@@ -31,23 +31,34 @@ cdef inline uint32_t device_of(uint32_t key) noexcept nogil:
     return key >> 10
 
 
+cdef inline uint64_t hash_of(const State *s, uint64_t sector, uint32_t key) noexcept nogil:
+    return mix(sector ^ s.seed[0], key ^ s.seed[1])
+
+
+cdef inline uint8_t tag_of(uint64_t h) noexcept nogil:
+    """A hash's lowest bits."""
+    return (h & 0xff) + ((h & 0xff) == 0)
+
+
+cdef inline uint64_t home_of(const Table *t, uint32_t at) noexcept nogil:
+    """The group that a hash's upper half chooses; the order is the same in every table."""
+    return at * t.n_groups >> 32
+
+
+cdef inline Place place_in(const Table *t, uint32_t at, uint32_t state) noexcept nogil:
+    """Where an item belongs whose hash is known."""
+    cdef Place place
+    place.home = <uint32_t> home_of(t, at)
+    place.tag = state & 0xff
+    return place
+
+
 cdef inline Place place_of(
     const State *s, const Table *t, uint64_t sector, uint32_t key
 ) noexcept nogil:
-    """Where a request belongs: its hash's upper bits choose the group, the lowest are the tag."""
-    cdef Place place
-    cdef uint64_t h = mix(sector ^ s.seed[0], key ^ s.seed[1])
-    place.home = <uint32_t> spread(h, t.n_groups)
-    place.tag = (h & 0xff) + ((h & 0xff) == 0)
-    return place
-
-
-cdef inline Place place_in(uint32_t home, uint32_t state) noexcept nogil:
-    """The same, of an item whose place has been worked out."""
-    cdef Place place
-    place.home = home
-    place.tag = state & 0xff
-    return place
+    """Where anything else does."""
+    cdef uint64_t h = hash_of(s, sector, key)
+    return place_in(t, h >> 32, tag_of(h))
 
 
 cdef inline uint64_t next_group(const Table *t, uint64_t group) noexcept nogil:
@@ -162,36 +173,58 @@ cdef inline void release(State *s, uint32_t index) noexcept nogil:
     s.n_kept -= 1
 
 
+cdef Kept *copy_kept(const State *s, const Table *t, Kept *out) noexcept nogil:
+    """Write the full records of all that a table holds; returns where the next one goes."""
+    cdef uint64_t group
+    cdef unsigned int in_use
+    for group in range(t.n_groups):
+        in_use = slots_in_use(t, group)
+        while in_use != 0:
+            out[0] = s.kept[t.slots[group * GROUP + first_bit(in_use)].at]
+            out += 1
+            in_use &= in_use - 1
+    return out
+
+
 # --- eviction: bounded in age and in number ---------------------------------------------------
 
-cdef inline void evict(State *s, const Pending *p) noexcept nogil:
+cdef inline uint64_t all_pending(const State *s) noexcept nogil:
+    return s.pending.used + s.overtaken.used
+
+
+cdef inline void evict(State *s, Table *t, const Pending *p) noexcept nogil:
     if s.keep_details:
         release(s, p.at)
     abandon(s, p, s.now_ns)
-    remove(&s.pending, p, place_of(s, &s.pending, p.sector, p.key))
+    remove(t, p, place_of(s, t, p.sector, p.key))
     s.evicted += 1
 
 
-cdef void sweep(State *s) noexcept nogil:
-    """Evict what is older than max_age_ns as of the latest record, if anything can be."""
+cdef uint64_t sweep_table(State *s, Table *t) noexcept nogil:
+    """Evict what is too old in one of the tables; returns the oldest time that is left."""
     cdef uint64_t group
     cdef uint64_t oldest_ns = <uint64_t> -1
     cdef unsigned int in_use
     cdef const Pending *p
+    for group in range(t.n_groups):
+        in_use = slots_in_use(t, group)
+        while in_use != 0:
+            p = &t.slots[group * GROUP + first_bit(in_use)]
+            in_use &= in_use - 1
+            if p.time_ns < s.now_ns and s.now_ns - p.time_ns > s.max_age_ns:
+                evict(s, t, p)
+            elif p.time_ns < oldest_ns:
+                oldest_ns = p.time_ns
+    return oldest_ns
+
+
+cdef void sweep(State *s) noexcept nogil:
+    """Evict what is older than max_age_ns as of the latest record, if anything can be."""
     if s.with_queue:
         forget_queued(s)
     if s.now_ns <= s.oldest_ns or s.now_ns - s.oldest_ns <= s.max_age_ns:
         return
-    for group in range(s.pending.n_groups):
-        in_use = slots_in_use(&s.pending, group)
-        while in_use != 0:
-            p = &s.pending.slots[group * GROUP + first_bit(in_use)]
-            in_use &= in_use - 1
-            if p.time_ns < s.now_ns and s.now_ns - p.time_ns > s.max_age_ns:
-                evict(s, p)
-            elif p.time_ns < oldest_ns:
-                oldest_ns = p.time_ns
-    s.oldest_ns = oldest_ns
+    s.oldest_ns = min(sweep_table(s, &s.pending), sweep_table(s, &s.overtaken))
 
 
 cdef inline bint is_older(const Victim *a, const Victim *b) noexcept nogil:
@@ -247,21 +280,17 @@ cdef void youngest_first(Victim *heap, uint64_t n) noexcept nogil:
         heap[n - 1 - i] = v
 
 
-cdef void choose_victims(State *s) noexcept nogil:
-    """Find the oldest 1/16 of all that is pending: one pass over the table serves many evictions.
-
-    First a heap with the youngest victim on top picks them, then they are sorted by age, which is
-    a heap with the oldest on top.
-    """
+cdef void choose_victims_of(State *s, const Table *t) noexcept nogil:
+    """Have what is older than the youngest victim take its place."""
     cdef uint64_t group
-    cdef uint64_t n = 0
+    cdef uint64_t n = s.n_victims
     cdef unsigned int in_use
     cdef Victim v
     cdef Victim *heap = s.victims
-    for group in range(s.pending.n_groups):
-        in_use = slots_in_use(&s.pending, group)
+    for group in range(t.n_groups):
+        in_use = slots_in_use(t, group)
         while in_use != 0:
-            v = as_victim(s, &s.pending.slots[group * GROUP + first_bit(in_use)])
+            v = as_victim(s, &t.slots[group * GROUP + first_bit(in_use)])
             in_use &= in_use - 1
             if n < s.max_victims:
                 heap[n] = v
@@ -271,14 +300,25 @@ cdef void choose_victims(State *s) noexcept nogil:
                     youngest_first(heap, n)
             elif is_older(&v, &heap[0]):
                 sift(heap, n, v, False)
-    qsort(heap, n, sizeof(Victim), by_age)
     s.n_victims = n
-    s.youngest_victim = heap[n - 1]
+
+
+cdef void choose_victims(State *s) noexcept nogil:
+    """Find the oldest 1/16 of all that is pending: one pass over the tables serves many evictions.
+
+    First a heap with the youngest victim on top picks them, then they are sorted by age, which is
+    a heap with the oldest on top.
+    """
+    choose_victims_of(s, &s.pending)
+    choose_victims_of(s, &s.overtaken)
+    qsort(s.victims, s.n_victims, sizeof(Victim), by_age)
+    s.youngest_victim = s.victims[s.n_victims - 1]
 
 
 cdef void evict_oldest(State *s) noexcept nogil:
     """Evict the oldest of all that is pending. Something must be."""
     cdef Victim v
+    cdef Table *t
     cdef Pending *p
     cdef uint32_t key
     while True:
@@ -288,10 +328,14 @@ cdef void evict_oldest(State *s) noexcept nogil:
         s.n_victims -= 1
         sift(s.victims, s.n_victims, s.victims[s.n_victims], True)
         key = key_of(index_of(s, v.device), 0) | v.direction
-        p = find(&s.pending, place_of(s, &s.pending, v.sector, key), v.sector, key)
+        t = &s.pending
+        p = find(t, place_of(s, t, v.sector, key), v.sector, key)
+        if p == NULL and s.overtaken.used:
+            t = &s.overtaken
+            p = find(t, place_of(s, t, v.sector, key), v.sector, key)
         # It may have been matched since, or have given way to a younger one.
         if p != NULL and p.time_ns == v.time_ns:
-            evict(s, p)
+            evict(s, t, p)
             return
 
 

@@ -101,8 +101,8 @@ cdef struct Pending:                            # 32 bytes, two a cache line
     uint32_t key                                # see key_of()
     uint32_t state
     uint32_t bytes                              # of a pending completion: the interval it came in
-    uint32_t at                                 # in a batch: the group where it belongs; in the
-    # table: index into the pool of full records, if they are kept
+    uint32_t at                                 # in a batch: its hash's upper half; in a table:
+    # index into the pool of full records, if they are kept
 
 cdef enum:                                      # Pending.state; in its lowest byte, the tag
     CELL_SHIFT = 8                              # five bits: see cell_of()
@@ -123,7 +123,7 @@ cdef struct Table:
     uint64_t n_groups
     uint64_t used                               # slots, at most MOST_IN_GROUP of GROUP
 
-cdef struct Place:                              # where in the table a request belongs
+cdef struct Place:                              # where in a table a request belongs
     uint32_t home                               # the first group to look at
     uint8_t tag
 
@@ -354,6 +354,14 @@ cdef struct State:
     uint64_t pad1[8]
     # pending requests and what is in flight: pair
     Table pending
+    Table overtaken                             # by many others, and still pending: _overtaken.pxi
+    uint64_t *overtaken_bits                    # 2^(32 - overtaken_shift), by what Pending.at is in
+    unsigned int overtaken_shift                # a batch: set for all that is in that table
+    uint64_t n_bits_set                         # times that one was, since all were cleared
+    uint64_t n_set_aside                        # since the table of the others last grew
+    uint64_t n_brought_back                     # likewise
+    uint64_t full_ns                            # now_ns and records when that was last full
+    uint64_t full_records
     Table queued
     uint64_t now_ns                             # time of the latest issue or completion
     uint64_t oldest_ns                          # nothing that is pending is older
@@ -436,7 +444,7 @@ cdef extern from *:
     #define bk_first_bit(x) __builtin_ctz(x)
     /* gcc drops calls of functions that do nothing but fetch: the asm does something, it thinks */
     #define bk_prefetch(p) ({ __builtin_prefetch((p), 1); __asm__ volatile(""); })
-    #define bk_prefetch_input(p) __builtin_prefetch((p), 0)
+    #define bk_prefetch_input(p) ({ __builtin_prefetch((p), 0); __asm__ volatile(""); })
     #define bk_likely(x) __builtin_expect(!!(x), 1)
     #define bk_unlikely(x) __builtin_expect(!!(x), 0)
     #define bk_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)

@@ -1,0 +1,219 @@
+"""What waits while many others come and go is set aside: that changes no result."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tracewriter as tw
+from test_engine import compare
+from test_two_cores import everything
+from tracewriter import Record, encode
+
+from blkiomon import layout
+from blkiomon._core import Engine
+
+STEP_NS = 10
+LATE_NS = 4000 * STEP_NS
+"""By then thousands of others have come and gone."""
+
+
+def fates(rng: random.Random, n: int, lost: float) -> Iterator[Record]:
+    """Requests with a few outstanding, some of which take long, come again, or lose a record."""
+    for i in range(n):
+        time_ns = STEP_NS * i
+        late_ns = time_ns + rng.randrange(LATE_NS, 4 * LATE_NS)
+        what: dict[str, Any] = {
+            "sector": 8 * i,
+            "bytes_": rng.choice([0, 512, 4096]),
+            "category": rng.choice([tw.READ, tw.WRITE]),
+            "device": rng.choice([8 << 20, 8 << 20 | 16]),
+        }
+        fate = rng.random()
+        if fate < lost / 32:  # its issue is lost
+            yield tw.complete(late_ns, **what)
+            continue
+        yield tw.issue(time_ns, **what)
+        if fate >= lost:
+            yield tw.complete(time_ns + rng.randrange(1, 20 * STEP_NS), **what)
+        elif fate < lost / 12:  # late
+            yield tw.complete(late_ns, **what)
+        elif fate < lost / 8:  # comes again, and what comes next is completed; or twice, or not
+            yield tw.issue(late_ns, **what)
+            for _ in range(rng.randrange(3)):
+                yield tw.complete(late_ns + rng.randrange(1, 20), **what)
+
+
+def lossy(seed: object, n: int = 24_000, lost: float = 0.025) -> bytes:
+    """The same in the order of their times."""
+    return encode(sorted(fates(random.Random(seed), n, lost), key=lambda r: r.time_ns))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_engine_that_sets_aside_equals_reference(seed: int) -> None:
+    engine = compare(lossy(seed), random.Random(seed), cuts=4)
+    aside, back = engine._set_aside()
+    assert aside > 200
+    assert back > 10
+
+
+@pytest.mark.parametrize("max_age_ns", [2 * LATE_NS, 5 * LATE_NS])
+def test_what_is_set_aside_is_evicted_by_age_as_the_reference_does(max_age_ns: int) -> None:
+    engine = compare(lossy("age"), random.Random(1), max_age_ns=max_age_ns, cuts=9)
+    assert engine.counters()["evicted"] > 100
+    assert engine._set_aside()[1] > 10
+
+
+@pytest.mark.parametrize("max_pending", [330, 450])
+def test_what_is_set_aside_is_evicted_by_number_as_the_reference_does(max_pending: int) -> None:
+    engine = compare(lossy("number"), random.Random(1), max_pending=max_pending)
+    assert engine.pending > max_pending - 30
+    assert engine.counters()["evicted"] > 50
+    assert engine._set_aside()[0] > 50
+
+
+def run(data: bytes, **options: Any) -> tuple[list[Any], int]:
+    """What an engine says at four cuts, and the most that was set aside at any."""
+    engine = Engine(**options)
+    said = []
+    most = 0
+    step = len(data) // 4
+    for at in range(0, len(data), step):
+        engine.feed(data[at : at + step])
+        most = max(most, engine._set_aside()[0])
+        said.append(everything(engine, engine.cut()))
+    engine.finish()
+    return [*said, everything(engine, engine.cut())], most
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"with_in_flight": False}, {"max_age_ns": 2 * LATE_NS}, {"max_pending": 500}],
+    ids=str,
+)
+def test_all_figures_are_those_of_an_engine_that_sets_nothing_aside(
+    options: dict[str, Any],
+) -> None:
+    # With two threads the table has room for thousands before anything is.
+    data = lossy("plain")
+    ours, aside = run(data, **options)
+    theirs, others = run(data, threads=2, **options)
+    assert aside > 50
+    assert others == 0
+    assert ours == theirs
+
+
+def deep(depth: int, rounds: int) -> bytes:
+    """Each time `depth` requests are issued, and then completed."""
+    n = depth * rounds
+    records = np.zeros(2 * n, layout.TRACE_V7)
+    records["magic"] = layout.MAGIC | 7
+    records["time"] = np.arange(2 * n)
+    records["device"] = 8 << 20
+    records["bytes"] = 4096
+    by_round = records.reshape(rounds, 2, depth)
+    by_round["sector"] = 8 * np.arange(n).reshape(rounds, 1, depth)
+    by_round["action"][:, 0] = tw.act(tw.READ | tw.ISSUE, tw.EV_ISSUE)
+    by_round["action"][:, 1] = tw.act(tw.READ | tw.COMPLETE, tw.EV_COMPLETE)
+    return records.tobytes()
+
+
+def is_lost(records: np.ndarray) -> np.ndarray:
+    """One of a hundred completions."""
+    completions = records["action"] == tw.act(tw.READ | tw.COMPLETE, tw.EV_COMPLETE)
+    return completions & (np.random.default_rng(1).random(len(records)) < 0.01)
+
+
+def test_two_threads_that_set_aside_say_what_one_says() -> None:
+    records = np.frombuffer(deep(20, 15_000), layout.TRACE_V7)
+    late = records[is_lost(records)][::10].copy()
+    late["time"] += len(records)
+    data = records[~is_lost(records)].tobytes() + late.tobytes()
+    one, most = run(data)
+    assert most > 2000
+    two, aside = run(data, threads=2)
+    assert aside > 200
+    assert one == two
+
+
+def test_thousands_that_are_set_aside_are_all_found_by_what_comes_again() -> None:
+    records = np.frombuffer(deep(20, 15_000), layout.TRACE_V7)
+    again = records[is_lost(records)].copy()
+    engine = Engine()
+    engine.feed(records[~is_lost(records)].tobytes())
+    assert engine.pending == len(again)
+    assert engine._set_aside()[0] > 2000
+    again["time"] += len(records)
+    again["action"] = tw.act(tw.READ | tw.ISSUE, tw.EV_ISSUE)
+    engine.feed(again.tobytes())
+    assert (engine.pending, engine.counters()["mismatches"]) == (len(again), len(again))
+    again["time"] += 1
+    again["action"] = tw.act(tw.READ | tw.COMPLETE, tw.EV_COMPLETE)
+    engine.feed(again.tobytes())
+    assert (engine.pending, engine.matches) == (0, len(records) // 2)
+    assert engine.cut().rows["d2c_ns"]["max"].max() < 100
+
+
+def test_device_is_known_while_all_that_it_has_is_set_aside() -> None:
+    # Of an engine that does not follow what is in flight, and has room for few devices.
+    engine = Engine(with_in_flight=False, max_devices=3)
+    sector = 10**9
+    engine.feed(encode([tw.issue(0, sector, 512, device=1)]))
+    records = np.frombuffer(deep(20, 5000), layout.TRACE_V7)
+    engine.feed(records[~is_lost(records)].tobytes())
+    assert engine._set_aside()[0] > 100
+    for _ in range(3):
+        engine.cut()
+    engine.feed(
+        encode([tw.issue(10**6, 8, 512, device=2), tw.complete(10**6 + 1, 8, 512, device=2)])
+    )
+    engine.feed(encode([tw.complete(10**7, sector, 512, device=1)]))
+    rows = engine.cut().rows
+    assert rows["device"].tolist() == [2, 1]
+    assert rows["d2c_ns"]["max"].tolist() == [1, 10**7]
+
+
+def test_requests_are_handed_out_though_they_had_been_set_aside() -> None:
+    engine = Engine(keep_requests=True)
+    engine.feed(lossy("kept"))
+    assert engine._set_aside()[1] > 10
+    requests = engine.take_requests()
+    assert len(requests) == engine.matches
+    assert (requests["d2c_ns"] >= LATE_NS).sum() > 30
+    assert (requests["issued_ns"] == requests["sector"] // 8 * STEP_NS)[
+        requests["d2c_ns"] >= LATE_NS
+    ].all()
+
+
+def test_deep_queue_is_not_set_aside() -> None:
+    engine = Engine()
+    engine.feed(deep(5000, 20))
+    assert engine._set_aside() == (0, 0)
+    assert (engine.pending, engine.matches) == (0, 100_000)
+
+
+def test_where_much_is_brought_back_the_table_grows_instead() -> None:
+    # One of 25 requests is slow: 30,000 records come and go before it is completed.
+    n = 40_000
+    issues = np.zeros(n, layout.TRACE_V7)
+    issues["magic"] = layout.MAGIC | 7
+    issues["time"] = 20 * np.arange(n)
+    issues["sector"] = 8 * np.arange(n)
+    issues["device"] = 8 << 20
+    completions = issues.copy()
+    issues["action"] = tw.act(tw.READ | tw.ISSUE, tw.EV_ISSUE)
+    completions["action"] = tw.act(tw.READ | tw.COMPLETE, tw.EV_COMPLETE)
+    completions["time"] += np.where(np.arange(n) % 25, 15, 20 * 15_000 + 15).astype("u8")
+    records = np.concatenate([issues, completions])
+    records = records[np.argsort(records["time"], kind="stable")]
+    engine = Engine()
+    aside = []
+    for part in np.array_split(records, 20):
+        engine.feed(part.tobytes())
+        aside.append(engine._set_aside()[0])
+    assert max(aside) > 50
+    assert aside[12:] == [0] * 8
+    assert (engine.pending, engine.matches) == (0, n)
