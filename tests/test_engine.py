@@ -130,6 +130,7 @@ def compare(
     max_age_ns: int = NEVER_NS,
     resync: bool = False,
     cuts: int = 2,
+    set_aside_from: int = 1 << 16,
 ) -> Engine:
     """Feed both, cut both at the same places, compare everything."""
     engine = Engine(
@@ -138,6 +139,7 @@ def compare(
         keep_details=True,
         keep_driver_data=True,
         resync=resync,
+        set_aside_from=set_aside_from,
     )
     reference = Reference(max_pending, max_age_ns, resync=resync)
     driver = b""

@@ -47,14 +47,14 @@ def fates(rng: random.Random, n: int, lost: float) -> Iterator[Record]:
                 yield tw.complete(late_ns + rng.randrange(1, 20), **what)
 
 
-def lossy(seed: object, n: int = 24_000, lost: float = 0.025) -> bytes:
+def lossy(seed: int | str, n: int = 24_000, lost: float = 0.025) -> bytes:
     """The same in the order of their times."""
     return encode(sorted(fates(random.Random(seed), n, lost), key=lambda r: r.time_ns))
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_engine_that_sets_aside_equals_reference(seed: int) -> None:
-    engine = compare(lossy(seed), random.Random(seed), cuts=4)
+    engine = compare(lossy(seed), random.Random(seed), cuts=4, set_aside_from=0)
     aside, back = engine._set_aside()
     assert aside > 200
     assert back > 10
@@ -62,14 +62,16 @@ def test_engine_that_sets_aside_equals_reference(seed: int) -> None:
 
 @pytest.mark.parametrize("max_age_ns", [2 * LATE_NS, 5 * LATE_NS])
 def test_what_is_set_aside_is_evicted_by_age_as_the_reference_does(max_age_ns: int) -> None:
-    engine = compare(lossy("age"), random.Random(1), max_age_ns=max_age_ns, cuts=9)
+    engine = compare(
+        lossy("age"), random.Random(1), max_age_ns=max_age_ns, cuts=9, set_aside_from=0
+    )
     assert engine.counters()["evicted"] > 100
     assert engine._set_aside()[1] > 10
 
 
 @pytest.mark.parametrize("max_pending", [330, 450])
 def test_what_is_set_aside_is_evicted_by_number_as_the_reference_does(max_pending: int) -> None:
-    engine = compare(lossy("number"), random.Random(1), max_pending=max_pending)
+    engine = compare(lossy("number"), random.Random(1), max_pending=max_pending, set_aside_from=0)
     assert engine.pending > max_pending - 30
     assert engine.counters()["evicted"] > 50
     assert engine._set_aside()[0] > 50
@@ -77,7 +79,7 @@ def test_what_is_set_aside_is_evicted_by_number_as_the_reference_does(max_pendin
 
 def run(data: bytes, **options: Any) -> tuple[list[Any], int]:
     """What an engine says at four cuts, and the most that was set aside at any."""
-    engine = Engine(**options)
+    engine = Engine(set_aside_from=0, **options)
     said = []
     most = 0
     step = len(data) // 4
@@ -142,7 +144,7 @@ def test_two_threads_that_set_aside_say_what_one_says() -> None:
 def test_thousands_that_are_set_aside_are_all_found_by_what_comes_again() -> None:
     records = np.frombuffer(deep(20, 15_000), layout.TRACE_V7)
     again = records[is_lost(records)].copy()
-    engine = Engine()
+    engine = Engine(set_aside_from=0)
     engine.feed(records[~is_lost(records)].tobytes())
     assert engine.pending == len(again)
     assert engine._set_aside()[0] > 2000
@@ -159,7 +161,7 @@ def test_thousands_that_are_set_aside_are_all_found_by_what_comes_again() -> Non
 
 def test_device_is_known_while_all_that_it_has_is_set_aside() -> None:
     # Of an engine that does not follow what is in flight, and has room for few devices.
-    engine = Engine(with_in_flight=False, max_devices=3)
+    engine = Engine(with_in_flight=False, max_devices=3, set_aside_from=0)
     sector = 10**9
     engine.feed(encode([tw.issue(0, sector, 512, device=1)]))
     records = np.frombuffer(deep(20, 5000), layout.TRACE_V7)
@@ -177,7 +179,7 @@ def test_device_is_known_while_all_that_it_has_is_set_aside() -> None:
 
 
 def test_requests_are_handed_out_though_they_had_been_set_aside() -> None:
-    engine = Engine(keep_requests=True)
+    engine = Engine(keep_requests=True, set_aside_from=0)
     engine.feed(lossy("kept"))
     assert engine._set_aside()[1] > 10
     requests = engine.take_requests()
@@ -189,7 +191,7 @@ def test_requests_are_handed_out_though_they_had_been_set_aside() -> None:
 
 
 def test_deep_queue_is_not_set_aside() -> None:
-    engine = Engine()
+    engine = Engine(set_aside_from=0)
     engine.feed(deep(5000, 20))
     assert engine._set_aside() == (0, 0)
     assert (engine.pending, engine.matches) == (0, 100_000)
@@ -209,11 +211,28 @@ def test_where_much_is_brought_back_the_table_grows_instead() -> None:
     completions["time"] += np.where(np.arange(n) % 25, 15, 20 * 15_000 + 15).astype("u8")
     records = np.concatenate([issues, completions])
     records = records[np.argsort(records["time"], kind="stable")]
-    engine = Engine()
+    engine = Engine(set_aside_from=0)
     aside = []
     for part in np.array_split(records, 20):
         engine.feed(part.tobytes())
         aside.append(engine._set_aside()[0])
     assert max(aside) > 50
-    assert aside[12:] == [0] * 8
+    assert aside[15:] == [0] * 5
     assert (engine.pending, engine.matches) == (0, n)
+
+
+def test_nothing_is_set_aside_before_tens_of_thousands_are_pending() -> None:
+    records = np.frombuffer(deep(20, 100_000), layout.TRACE_V7)
+    completions = records["action"] == tw.act(tw.READ | tw.COMPLETE, tw.EV_COMPLETE)
+    lost = completions & (np.random.default_rng(1).random(len(records)) < 0.05)
+    data = records[~lost].tobytes()
+    engine = Engine()
+    most = 0
+    for at in range(0, len(data), len(data) // 100):
+        engine.feed(data[at : at + len(data) // 100])
+        aside, _ = engine._set_aside()
+        assert not aside or engine.pending > 1 << 16
+        most = max(most, aside)
+    assert most > 60_000
+    assert engine.pending == lost.sum()
+    assert engine._longest_searches()[0] < 4

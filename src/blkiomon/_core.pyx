@@ -119,7 +119,7 @@ cdef class Engine:
         self, *, max_pending=1_000_000, max_age_ns=600 * 10**9,
         keep_details=False, keep_driver_data=False, keep_records=False, keep_requests=False,
         with_in_flight=True, resync=False, devices=(), from_ns=0, threads=1, max_devices=65_536,
-        shard=(0, 1), hash_seed=None, spill_every=1 << 31,
+        shard=(0, 1), hash_seed=None, spill_every=1 << 31, set_aside_from=1 << 16,
     ):
         if not 1 <= max_pending <= 1 << 32:
             raise ValueError(f"max_pending must be from 1 to 2^32, not {max_pending}")
@@ -135,11 +135,14 @@ cdef class Engine:
             raise ValueError(f"shard must be (k, n) with 0 <= k < n <= {MOST_SHARDS}, not {shard}")
         if not 1 <= spill_every <= 1 << 31:
             raise ValueError(f"spill_every must be from 1 to 2^31, not {spill_every}")
+        if not 0 <= set_aside_from < 1 << 64:
+            raise ValueError(f"set_aside_from must be from 0 to 2^64-1, not {set_aside_from}")
         if hash_seed is None:
             hash_seed = int.from_bytes(os.urandom(16), "little")
         memset(&self.s, 0, sizeof(State))
         self.s.max_pending = max_pending
         self.s.max_age_ns = max_age_ns
+        self.s.set_aside_from = set_aside_from
         self.s.keep_details = keep_details or keep_requests
         self.s.keep_mismatches = keep_details
         self.s.keep_driver_data = keep_driver_data
@@ -210,10 +213,14 @@ cdef class Engine:
 
     cdef int _grow_table(self, name, Table *t) except -1:
         """Make a table larger by half."""
+        self._resize_table(name, t, t.n_groups + max(32, t.n_groups // 2))
+        return 0
+
+    cdef int _resize_table(self, name, Table *t, uint64_t n_groups) except -1:
         cdef dict arrays = dict(self._arrays)
         cdef Table old = t[0]
         cdef Table new
-        new.n_groups = old.n_groups + max(32, old.n_groups // 2)
+        new.n_groups = n_groups
         new.used = 0
         if new.n_groups * GROUP > <uint64_t> 1 << 32:
             raise MemoryError("more records are pending than can be told apart")
@@ -227,9 +234,9 @@ cdef class Engine:
         self._arrays = arrays
         return 0
 
-    cdef int _make_room_pending(self) except -1:
-        """Set aside what many others have overtaken, if that makes room; otherwise, or where
-        much of it was brought back, let the table grow.
+    cdef int _make_room_pending(self, uint64_t more) except -1:
+        """Set aside what many others have overtaken, where much is pending and that makes room;
+        otherwise, or where much of it was brought back, let the table grow.
         """
         cdef State *s = &self.s
         cdef uint64_t room = s.pending.n_groups * MOST_IN_GROUP
@@ -237,20 +244,25 @@ cdef class Engine:
         cdef uint64_t since_ns = max(s.full_ns, s.oldest_ns)
         cdef uint64_t moved = 0
         if (
-            s.records - s.full_records >= OVERTAKING * room
+            (s.overtaken.used != 0 or used >= s.set_aside_from)
+            and s.records - s.full_records >= OVERTAKING * room
             and s.n_brought_back <= s.n_set_aside // 8
             and since_ns < s.now_ns
         ):
             while s.overtaken.used + used > s.overtaken.n_groups * MOST_IN_GROUP:
                 self._grow_table("overtaken", &s.overtaken)
             self._make_bits(used)
-            with nogil:                         # half of these records have overtaken them
-                moved = set_aside(s, since_ns + (s.now_ns - since_ns) // 2)
+            with nogil:                         # a quarter of these records has overtaken them
+                moved = set_aside(s, s.now_ns - (s.now_ns - since_ns) // 4)
         s.full_ns = s.now_ns
         s.full_records = s.records
         if moved <= used // 8:
             s.n_set_aside = s.n_brought_back = 0
             self._grow_table("pending", &s.pending)
+        elif 2 * (s.pending.used + more) < room:
+            self._resize_table(
+                "pending", &s.pending, 1 + 3 * (s.pending.used + more) // (2 * MOST_IN_GROUP)
+            )
         return 0
 
     cdef int _make_bits(self, uint64_t more) except -1:
@@ -500,7 +512,7 @@ cdef class Engine:
         cdef uint64_t i, had
         cdef uint64_t more = BATCH + self.ahead
         while min(s.pending.used + more, s.max_pending) > s.pending.n_groups * MOST_IN_GROUP:
-            self._make_room_pending()
+            self._make_room_pending(more)
         if all_pending(s) + more > s.max_pending and s.victims == NULL:
             s.victims = <Victim *> allocate(
                 self._arrays, "victims", s.max_victims * sizeof(Victim)

@@ -1,6 +1,7 @@
 # Requests that wait while many others come and go: most of them will never be completed.
 #
-# They would fill the table that every record goes to, until no cache holds it: they are set aside
+# They would fill the table that every record goes to, until no cache holds it. Where there are
+# tens of thousands, so that looking for them costs less than having them there, they are set aside
 # in a table of their own, where no record is paired. What a batch has an issue for, or a completion
 # that finds nothing, is brought back before. Nearly always nothing is there, and for each issue
 # three bits tell so: where they are, its hash chooses, and all that is set aside has set its own.
@@ -8,9 +9,9 @@
 
 cdef enum:
     # Records that come and go, for each request that the table has room for, before it is looked
-    # through for what they have overtaken. With less, walking would cost more than a hundredth, and
-    # deep queues would be set aside and brought back.
-    OVERTAKING = 16
+    # through for what they have overtaken: a quarter has. With less, deep queues would be set aside
+    # and brought back.
+    OVERTAKING = 8
     BITS_EACH = 4                               # at least, for each request that is set aside: one
     # in seven that is not there seems to be. With more bits the nearest caches hold fewer of them.
 

@@ -302,6 +302,7 @@ cdef struct State:
     uint64_t seed[2]
     uint64_t max_pending
     uint64_t max_age_ns
+    uint64_t set_aside_from                     # so many pending: see _overtaken.pxi
     uint64_t from_ns                            # records before this are ignored
     uint64_t last_ns                            # feed() stops at a record after this
     bint keep_details                           # a full record of all that is pending
