@@ -510,6 +510,7 @@ def test_mark_behind_what_ends_too_early_to_be_told_is_counted(short: str) -> No
     [
         *({"max_pending": 0}, {"max_pending": 2**33}, {"max_age_ns": -1}, {"max_age_ns": 2**64}),
         *({"spill_every": 0}, {"spill_every": 2**31 + 1}),
+        *({"set_aside_from": -1}, {"set_aside_from": 2**64}),
     ],
 )
 def test_limits_out_of_range_are_refused(limits: dict[str, int]) -> None:

@@ -217,6 +217,7 @@ cdef class Engine:
         return 0
 
     cdef int _resize_table(self, name, Table *t, uint64_t n_groups) except -1:
+        """So many groups, with room for all that is in the table."""
         cdef dict arrays = dict(self._arrays)
         cdef Table old = t[0]
         cdef Table new
