@@ -58,11 +58,11 @@ DIRECTIVES = {
 
 MACROS: list[tuple[str, str | None]] = []
 # No SLP: it gathers into a vector what is stored a moment later, in twice the instructions. And
-# functions of any size may be inline: pair_items() is one for each kind of batch.
+# what is to be inline is, whatever its size: pair_items() is one for each kind of batch.
 COMPILE_ARGS = [
     "-O3",
     "-fno-tree-slp-vectorize",
-    "--param=max-inline-insns-single=400",
+    "-DCYTHON_INLINE=inline __attribute__((always_inline))",
     "-g0",
 ]
 LINK_ARGS: list[str] = []

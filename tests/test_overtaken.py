@@ -123,10 +123,10 @@ def deep(depth: int, rounds: int) -> bytes:
     return records.tobytes()
 
 
-def is_lost(records: np.ndarray) -> np.ndarray:
-    """One of a hundred completions."""
+def is_lost(records: np.ndarray, share: float = 0.01) -> np.ndarray:
+    """Some of the completions."""
     completions = records["action"] == tw.act(tw.READ | tw.COMPLETE, tw.EV_COMPLETE)
-    return completions & (np.random.default_rng(1).random(len(records)) < 0.01)
+    return completions & (np.random.default_rng(1).random(len(records)) < share)
 
 
 def test_two_threads_that_set_aside_say_what_one_says() -> None:
@@ -221,18 +221,36 @@ def test_where_much_is_brought_back_the_table_grows_instead() -> None:
     assert (engine.pending, engine.matches) == (0, n)
 
 
-def test_nothing_is_set_aside_before_tens_of_thousands_are_pending() -> None:
+def feed_in_parts(engine: Engine, records: np.ndarray) -> list[tuple[int, int]]:
+    """Requests pending, and set aside, after each of many parts."""
+    seen = []
+    for part in np.array_split(records, 97):
+        engine.feed(part.tobytes())
+        seen.append((engine.pending, engine._set_aside()[0]))
+    return seen
+
+
+def test_nothing_is_set_aside_before_thousands_are_pending() -> None:
     records = np.frombuffer(deep(20, 100_000), layout.TRACE_V7)
-    completions = records["action"] == tw.act(tw.READ | tw.COMPLETE, tw.EV_COMPLETE)
-    lost = completions & (np.random.default_rng(1).random(len(records)) < 0.05)
-    data = records[~lost].tobytes()
+    records = records[~is_lost(records, 0.05)]
     engine = Engine()
-    most = 0
-    for at in range(0, len(data), len(data) // 100):
-        engine.feed(data[at : at + len(data) // 100])
-        aside, _ = engine._set_aside()
-        assert not aside or engine.pending > 1 << 16
-        most = max(most, aside)
-    assert most > 60_000
-    assert engine.pending == lost.sum()
+    seen = feed_in_parts(engine, records)
+    assert min(pending for pending, aside in seen if aside) > 1 << 12
+    assert seen[-1][1] > 90_000
+    assert engine.pending == 4_000_000 - len(records)
     assert engine._longest_searches()[0] < 4
+
+
+def test_fewer_lost_than_outstanding_are_not_set_aside() -> None:
+    records = np.frombuffer(deep(6000, 100), layout.TRACE_V7)
+    records = records[~is_lost(records, 0.008)]
+    seen = feed_in_parts(Engine(), records)
+    assert max(pending for pending, _ in seen) > 9000
+    assert max(aside for _, aside in seen) == 0
+
+
+def test_among_tens_of_thousands_a_few_lost_are_set_aside_as_well() -> None:
+    records = np.frombuffer(deep(66_000, 40), layout.TRACE_V7)
+    records = records[~is_lost(records, 0.008)]
+    seen = feed_in_parts(Engine(), records)
+    assert max(aside for _, aside in seen) > 5000

@@ -48,8 +48,8 @@ class Engine:
             Results do not depend on it.
         spill_every: for tests, 1 to 2^31: histograms count in 32 bits, and are moved to 64 when
             so many requests have been accounted since, or a few batches later.
-        set_aside_from: for tests, 0 to 2^64-1: with so many pending, what many others have
-            overtaken is set aside. Results do not depend on it.
+        set_aside_from: for tests, 0 to 2^64-1: with so many pending, or a sixteenth of them where
+            that is most, what many others have overtaken is set aside. Results do not depend on it.
 
     Raises:
         ValueError: an argument is out of range.

@@ -243,18 +243,20 @@ cdef class Engine:
         cdef uint64_t room = s.pending.n_groups * MOST_IN_GROUP
         cdef uint64_t used = s.pending.used
         cdef uint64_t since_ns = max(s.full_ns, s.oldest_ns)
+        # A quarter of the records since then has overtaken what is from before.
+        cdef uint64_t before_ns = s.now_ns - (s.now_ns - since_ns) // 4
         cdef uint64_t moved = 0
         if (
-            (s.overtaken.used != 0 or used >= s.set_aside_from)
-            and s.records - s.full_records >= OVERTAKING * room
+            s.records - s.full_records >= OVERTAKING * room
             and s.n_brought_back <= s.n_set_aside // 8
             and since_ns < s.now_ns
+            and (s.overtaken.used != 0 or pays_to_set_aside(s, before_ns))
         ):
             while s.overtaken.used + used > s.overtaken.n_groups * MOST_IN_GROUP:
                 self._grow_table("overtaken", &s.overtaken)
             self._make_bits(used)
-            with nogil:                         # a quarter of these records has overtaken them
-                moved = set_aside(s, s.now_ns - (s.now_ns - since_ns) // 4)
+            with nogil:
+                moved = set_aside(s, before_ns)
         s.full_ns = s.now_ns
         s.full_records = s.records
         if moved <= used // 8:
@@ -654,9 +656,9 @@ cdef class Engine:
                         and b.first & (SWEEP_EVERY - 1) != 0
                     ):
                         if has_time(p):         # then it does the rest
-                            prepare(s, b, False)
+                            prepare(s, b, False, False)
                         else:
-                            prepare(s, b, True)
+                            prepare(s, b, True, False)
                         publish(p)
                     else:
                         self._work_alone(b, at - begin)
@@ -719,7 +721,10 @@ cdef class Engine:
             sweep(s)
         if s.keep_records:
             log_records(s, b)
-        prepare(s, b, True)
+        if s.overtaken.used != 0:
+            prepare(s, b, True, True)
+        else:
+            prepare(s, b, True, False)
         pair(s, b)
         account(s, b)
         return 0

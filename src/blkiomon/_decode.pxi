@@ -27,7 +27,7 @@ cdef struct Batch:
     uint32_t category[BATCH]                    # bits 16 and up of the action, of either version
     TraceV7 converted[BATCH]
     Pending item[BATCH]                         # filled by prepare(): all that pair() looks at
-    bint has_hashes                             # the items have theirs, or pair() gives it to them
+    bint has_hashes                             # the items have theirs; else take_over() is called
     bint needs_input                            # some are looked at again where they stand
     int n_matches
     Match match[BATCH]                          # filled by pair(): all that account() looks at

@@ -72,10 +72,12 @@ cdef inline void set_hash(const State *s, Pending *item) noexcept nogil:
     item.state |= tag_of(h)
 
 
-cdef inline void prepare(State *s, Batch *b, bint with_hashes) noexcept nogil:
+cdef inline void prepare(
+    State *s, Batch *b, bint with_hashes, bint with_overtaken
+) noexcept nogil:
     """Make an item of every record, and look at its sequence number.
 
-    The compiler makes two of this: `with_hashes` is a constant where it is called.
+    The compiler makes one of this for each call: the flags are constants there.
     """
     cdef:
         int i
@@ -121,6 +123,8 @@ cdef inline void prepare(State *s, Batch *b, bint with_hashes) noexcept nogil:
             b.needs_input |= item.state == IS_OTHER
         if with_hashes:
             set_hash(s, item)
+        if with_overtaken:
+            fetch_bits(s, item)
 
 
 cdef inline void set_pending(
@@ -245,12 +249,15 @@ cdef inline void settle(
     remove(&s.pending, p, place)
 
 
-cdef void set_hashes(const State *s, Batch *b) noexcept nogil:
-    """Do what prepare() was not asked to do."""
+cdef void take_over(const State *s, Batch *b) noexcept nogil:
+    """Do what prepare() was not asked to do, or would have done for another core's caches."""
     cdef int i
-    for i in range(b.n):
-        set_hash(s, &b.item[i])
-    b.has_hashes = True
+    if not b.has_hashes:
+        for i in range(b.n):
+            set_hash(s, &b.item[i])
+    if s.overtaken.used != 0:
+        for i in range(b.n):
+            fetch_bits(s, &b.item[i])
 
 
 cdef void fetch(const State *s, const Batch *b) noexcept nogil:
@@ -281,7 +288,7 @@ cdef void fetch(const State *s, const Batch *b) noexcept nogil:
 
 
 cdef inline void pair_items(
-    State *s, Batch *b, bint plainly, bint with_in_flight
+    State *s, Batch *b, bint plainly, bint with_in_flight, bint with_overtaken
 ) noexcept nogil:
     """Pair the records of a batch (behaviour: one pending record per key).
 
@@ -291,7 +298,7 @@ cdef inline void pair_items(
     than max_age_ns never pair: the older is evicted.
 
     The compiler makes one of this for each call: `plainly`, see can_be_plain(), is a constant
-    there, and so is `with_in_flight` where that counts.
+    there, and so are the others where that counts.
     """
     cdef:
         int i
@@ -311,7 +318,7 @@ cdef inline void pair_items(
             note_issue(s, b, i)
         place = place_in(&s.pending, item.at, item.state)
         p = find(&s.pending, place, item.sector, item.key)
-        if p == NULL and unlikely(item.state & IS_ISSUE == 0) and s.overtaken.used != 0:
+        if p == NULL and with_overtaken and unlikely(may_be_overtaken(s, item)):
             p = bring_back(s, item)
         if p == NULL:
             if not plainly and all_pending(s) == s.max_pending:
@@ -355,15 +362,14 @@ cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:
 
 cdef void pair(State *s, Batch *b) noexcept nogil:
     """Find the matches of a batch."""
-    if not b.has_hashes:
-        set_hashes(s, b)
-    if s.overtaken.used != 0:
-        bring_back_for_issues(s, b)
+    cdef bint with_overtaken = s.overtaken.used != 0
     fetch(s, b)
     b.n_matches = 0
     if unlikely(not can_be_plain(s, b)):
-        pair_items(s, b, False, s.with_in_flight)
+        pair_items(s, b, False, s.with_in_flight, with_overtaken)
+    elif with_overtaken:
+        pair_items(s, b, True, s.with_in_flight, True)
     elif s.with_in_flight:
-        pair_items(s, b, True, True)
+        pair_items(s, b, True, True, False)
     else:
-        pair_items(s, b, True, False)
+        pair_items(s, b, True, False, False)

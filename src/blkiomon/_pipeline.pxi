@@ -78,9 +78,12 @@ cdef void *work(void *argument) noexcept nogil:
     cdef Pipeline *p = <Pipeline *> argument
     cdef uint64_t paired = p.paired
     cdef int spins = 0
+    cdef Batch *b
     while True:
         if load_acquire(&p.produced) != paired:
-            pair(p.s, &p.ring[paired % RING])
+            b = &p.ring[paired % RING]
+            take_over(p.s, b)
+            pair(p.s, b)
             paired += 1
             store_release(&p.paired, paired)
             full_fence()                        # see await_change(): one sees the other

@@ -386,7 +386,7 @@ cdef inline void account_match(
         note_odd(s, a, m, d2c_us)
 
 
-cdef inline void account_far(State *s, const Batch *b) noexcept nogil:
+cdef void account_far(State *s, const Batch *b) noexcept nogil:
     """The same as account(), for accounts that the nearest cache does not hold.
 
     Three times through the batch: what the second and the third need is fetched by the one before.
