@@ -43,14 +43,15 @@ FEED = """
 import sys
 from blkiomon._core import Engine
 from benchmarks import streams
-before, file, times, with_in_flight = sys.argv[1:]
+pending, file, times, with_in_flight = sys.argv[1:]
 data = open(file, "rb").read()
 engine = Engine(with_in_flight=with_in_flight == "True")
-if int(before):
-    engine.feed(streams.issues_alone(int(before)).tobytes())
+for records in streams.losing(int(pending)):
+    engine.feed(records)
+before = engine.counters()["records"]
 for _ in range(int(times)):
     engine.feed(data)
-print((engine.counters()["records"] - int(before)) // int(times))
+print((engine.counters()["records"] - before) // int(times))
 """
 
 
@@ -65,7 +66,7 @@ def collected(
 
     Args:
         options: of callgrind.
-        pending: so many issues that are never completed come first.
+        pending: about so many requests that are never completed come first, among others.
         with_in_flight: the engine's.
     """
     with tempfile.NamedTemporaryFile("r") as out:

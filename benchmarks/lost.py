@@ -4,9 +4,11 @@ Whoever remembers every request that is never completed has to look, at each iss
 takes the place of one of them. The least such a look can be is one at a few bits, chosen by a hash
 of the key, which tell for most keys that they are not there. No such filter is smaller than
 log2(1/e) bits a key, if it is to be wrong for a share e of the others: of half a million keys, none
-that is wrong for less than a tenth fits 200 KB, and it shares the nearest caches with all else.
-`look` below does nothing but that, for 128 records at a time, and what it costs more than the same
-walk without the filter is the least that we know of: of this filter, not proven for every other.
+that is wrong for less than a tenth fits 200 KB, so that no core's nearest cache holds it, and each
+issue needs another of its lines.
+`look` below does nothing but that, for 128 records at a time. What it costs more than the same walk
+without the filter is a look's own price, here and now; `benchmarks misses` counts what the engine's
+takes, in instructions and lines.
 
 All take turns, and each is compared with the first in the same turn.
 """

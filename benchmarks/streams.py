@@ -152,6 +152,22 @@ def issues_alone(requests: int) -> npt.NDArray[np.void]:
     return records
 
 
+def losing(requests: int) -> Iterator[memoryview]:
+    """Bytes of streams in which about so many requests to one device are never completed.
+
+    One of 16 is not. Their sectors are others than those of `make`, by default.
+    """
+    share = 1 / 16
+    most = 500_000
+    rounds = -(-requests // int(most * share))
+    if not rounds:
+        return
+    records = make(int(requests / share / rounds), 32, lost=share, seed=2)
+    records["sector"] += 8 * PLACES
+    for part in repeat(records, rounds):
+        yield memoryview(part).cast("B")
+
+
 @functools.cache
 def _directory() -> Path:
     directory = Path(tempfile.mkdtemp(prefix="blkiomon-bench-"))

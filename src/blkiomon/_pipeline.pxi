@@ -77,13 +77,16 @@ cdef void *work(void *argument) noexcept nogil:
     """The worker: pair what comes, sleep while nothing does."""
     cdef Pipeline *p = <Pipeline *> argument
     cdef uint64_t paired = p.paired
+    cdef uint64_t taken_over = paired
+    cdef uint64_t produced
     cdef int spins = 0
-    cdef Batch *b
     while True:
-        if load_acquire(&p.produced) != paired:
-            b = &p.ring[paired % RING]
-            take_over(p.s, b)
-            pair(p.s, b)
+        produced = load_acquire(&p.produced)
+        if produced != paired:
+            while taken_over != produced and taken_over < paired + 2:   # what it fetches takes time
+                take_over(p.s, &p.ring[taken_over % RING])
+                taken_over += 1
+            pair(p.s, &p.ring[paired % RING])
             paired += 1
             store_release(&p.paired, paired)
             full_fence()                        # see await_change(): one sees the other
