@@ -242,15 +242,15 @@ def test_nothing_is_set_aside_before_thousands_are_pending() -> None:
 
 
 def test_fewer_lost_than_outstanding_are_not_set_aside() -> None:
-    records = np.frombuffer(deep(6000, 100), layout.TRACE_V7)
+    records = np.frombuffer(deep(600, 100), layout.TRACE_V7)
     records = records[~is_lost(records, 0.008)]
-    seen = feed_in_parts(Engine(), records)
-    assert max(pending for pending, _ in seen) > 9000
+    seen = feed_in_parts(Engine(set_aside_from=1 << 13), records)
+    assert max(pending for pending, _ in seen) > 900
     assert max(aside for _, aside in seen) == 0
 
 
-def test_among_tens_of_thousands_a_few_lost_are_set_aside_as_well() -> None:
-    records = np.frombuffer(deep(66_000, 40), layout.TRACE_V7)
+def test_among_many_outstanding_a_few_lost_are_set_aside_as_well() -> None:
+    records = np.frombuffer(deep(2100, 80), layout.TRACE_V7)
     records = records[~is_lost(records, 0.008)]
-    seen = feed_in_parts(Engine(), records)
-    assert max(aside for _, aside in seen) > 5000
+    seen = feed_in_parts(Engine(set_aside_from=1 << 11), records)
+    assert max(aside for _, aside in seen) > 200
