@@ -1,8 +1,8 @@
 # Requests that wait while many others come and go: most of them will never be completed.
 #
-# They would fill the table that every record goes to, until no cache holds it. Where there are
-# tens of thousands, so that looking for them costs less than having them there, they are set aside
-# in a table of their own, where no record is paired. What finds nothing where it is paired is
+# They would fill the table that every record goes to, until no cache holds it. Where looking for
+# them costs less than having them there, see pays_to_set_aside(), they are set aside in a table of
+# their own, where no record is paired. What finds nothing where it is paired is
 # looked for there, and brought back. Nearly always nothing is there either, and three bits tell so:
 # in which word they are, a hash chooses, and all that is set aside has set its own. That word is
 # fetched while other items are made. Where a request stands changes no result.
