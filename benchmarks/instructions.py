@@ -43,9 +43,9 @@ FEED = """
 import sys
 from blkiomon._core import Engine
 from benchmarks import streams
-pending, file, times, with_in_flight = sys.argv[1:]
+pending, file, times, as_original = sys.argv[1:]
 data = open(file, "rb").read()
-engine = Engine(with_in_flight=with_in_flight == "True")
+engine = Engine(as_original=as_original == "True")
 for records in streams.losing(int(pending)):
     engine.feed(records)
 before = engine.counters()["records"]
@@ -60,19 +60,19 @@ def collected(
     times: int,
     options: Sequence[str] = (),
     pending: int = 0,
-    with_in_flight: bool = True,
+    as_original: bool = False,
 ) -> tuple[dict[str, int], int]:
     """callgrind's events in a process that feeds a file so many times, and the file's records.
 
     Args:
         options: of callgrind.
         pending: about so many requests that are never completed come first, among others.
-        with_in_flight: the engine's.
+        as_original: the engine's.
     """
     with tempfile.NamedTemporaryFile("r") as out:
         command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out.name}", *options]
         command += [sys.executable, "-c", FEED, str(pending), str(path), str(times)]
-        command.append(str(with_in_flight))
+        command.append(str(as_original))
         environment = os.environ | {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
         result = subprocess.run(command, capture_output=True, text=True, env=environment)
         said = out.read()
@@ -89,7 +89,7 @@ def measure(
     times: int = TIMES,
     options: Sequence[str] = (),
     pending: int = 0,
-    with_in_flight: bool = True,
+    as_original: bool = False,
 ) -> dict[str, float]:
     """Each event's number a record; see ``collected``."""
     with tempfile.NamedTemporaryFile() as file:
@@ -97,7 +97,7 @@ def measure(
         path.write_bytes(data)
         with ThreadPoolExecutor() as pool:  # nothing that is counted depends on who runs
             runs = [
-                pool.submit(collected, path, n, options, pending, with_in_flight)
+                pool.submit(collected, path, n, options, pending, as_original)
                 for n in (1, 1 + times)
             ]
         (once, records), (often, _) = (run.result() for run in runs)
@@ -117,7 +117,7 @@ def main() -> int:
     record = parser.parse_args().record
     measured = {name: round(measure(make())["Ir"], 1) for name, make in STREAMS.items()}
     data = next(iter(STREAMS.values()))()
-    measured[DROPIN] = round(measure(data, with_in_flight=False)["Ir"], 1)
+    measured[DROPIN] = round(measure(data, as_original=True)["Ir"], 1)
     if record:
         baseline = {"compiler": compiler(), "instructions_per_record": measured}
         BASELINE.write_text(json.dumps(baseline, indent=2) + "\n")

@@ -1,7 +1,7 @@
 """Slow, obvious reference of requests in flight and of completions without an issue.
 
 Beside the reference of pairing, it keeps a list of spans: each issue that becomes pending begins
-one, and it ends when the issue is no longer pending, be it matched or given up.
+one, and it ends when the request is completed, given back or given up.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from reference import COMPLETE, DRV_DATA, ISSUE, Reference, Trace, operation
+from reference import ISSUE, Pending, Reference, Trace, operation
 
 from blkiomon import layout
 
@@ -47,51 +47,51 @@ class InFlight(Reference):
         super().__init__(*args, **options)
         self.orphans = 0
         self.now_ns = 0
-        self._spans: dict[int, Span] = {}  # those in flight, by the order of the issue
+        self._spans: dict[int, Span] = {}  # those in flight, by the identity of what is pending
         self._ended: list[Span] = []  # those that ended in this interval
         self._most: Counter[LoadKey] = Counter()
         self._backwards: Counter[LoadKey] = Counter()  # d2c of completions before their issue
         self._start_ns = 0
-        self._orphans: set[int] = set()  # of this interval, by order
+        self._alone: set[int] = set()  # of this interval, likewise
 
     def _record(self, record: Trace) -> None:
-        partner = self._pending.get(record.key)
-        matched = self.matched
         super()._record(record)
-        if record.action & DRV_DATA or not record.action & (ISSUE | COMPLETE):
-            return
-        self.now_ns = record.time
-        has_matched = self.matched > matched
-        if not record.action & ISSUE and not has_matched:
-            self._orphans.add(record.order)
-        if has_matched and partner is not None and partner.time >= record.time:
-            self._orphans.discard(partner.order)
-            op = layout.OPS.index(operation(record))
-            for key in Span(record.device, op, 0).counted_in():
-                self._backwards[key] += partner.time - record.time
-        self._follow()
+        self.now_ns = self._now or 0
 
-    def _follow(self) -> None:
-        """End the spans of issues that are not pending any more, and begin those that are new."""
-        pending = {t.order: t for t in self._pending.values() if t.action & ISSUE}
-        for order in self._spans.keys() - pending.keys():
-            span = self._spans.pop(order)
-            span.end_ns = self.now_ns
-            self._ended.append(span)
-        for order in pending.keys() - self._spans.keys():
-            t = pending[order]
-            self._spans[order] = Span(t.device, layout.OPS.index(operation(t)), t.time)
+    def _enters(self, pending: Pending) -> None:
+        op = layout.OPS.index(operation(pending.record))
+        self._spans[id(pending)] = Span(pending.record.device, op, pending.time)
         self._most |= self._level()
+
+    def _leaves(self, pending: Pending, time_ns: int) -> None:
+        span = self._spans.pop(id(pending), None)
+        if span is not None:
+            span.end_ns = time_ns
+            self._ended.append(span)
+
+    def _is_alone(self, pending: Pending) -> None:
+        self.orphans += 1
+        self._alone.add(id(pending))
+
+    def _is_answered(self, pending: Pending) -> None:
+        self.orphans -= id(pending) in self._alone
+
+    def _is_dropped(self, record: Trace) -> None:
+        super()._is_dropped(record)
+        self.orphans += not record.action & ISSUE
+
+    def _comes_late(self, issue: Trace, completed_ns: int) -> None:
+        op = layout.OPS.index(operation(issue))
+        for key in Span(issue.device, op, 0).counted_in():
+            self._backwards[key] += completed_ns - issue.time
 
     def _level(self) -> Counter[LoadKey]:
         return Counter(key for span in self._spans.values() for key in span.counted_in())
 
     def loads(self, end_ns: int) -> dict[LoadKey, Figures]:
         """End an interval: what was in flight. To be called after `cut`."""
-        self._follow()
         start_ns = self._start_ns
-        self.orphans += len(self._orphans)
-        self._orphans.clear()
+        self._alone.clear()
         groups: dict[LoadKey, list[Span]] = {ALL: []}
         for span in [*self._ended, *self._spans.values()]:
             for key in span.counted_in():

@@ -11,6 +11,7 @@ import re
 import struct
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -32,12 +33,15 @@ HEADERS = {
 READ = 1 << 16
 WRITE = 1 << 17
 FLUSH = 1 << 18
+REQUEUE = 1 << 21
 ISSUE = 1 << 22
 COMPLETE = 1 << 23
 FS = 1 << 24
 PC = 1 << 25
 DISCARD = 1 << 29
+NOTIFY = 1 << 26
 DRV_DATA = 1 << 30
+ZONE_APPEND = 1 << 32
 ZONE_BITS = 0b111111 << 32
 WRITE_ZEROES = 1 << 38
 KEY_BITS = READ | WRITE | FS | PC
@@ -48,6 +52,7 @@ D2C_DELTA, D2C_BUCKETS = 8, 25
 SWEEP_EVERY = 1 << 20
 LOST_MARK = re.compile(rb"CPU:\d{1,19} \[LOST (?:(\d{1,19}) )?EVENTS\]\n")
 LOST_MARK_MAX = 64
+MIN_PADDING = 48
 
 
 def _begun(*parts: str) -> str:
@@ -67,6 +72,12 @@ LOST_MARK_BEGUN = re.compile(
 )
 
 Key = tuple[int, int, int]
+
+APPEND_BIT = 1 << 19
+"""In a key: the sector is a serial number."""
+
+MOST_APPENDS = 1024
+"""So many serial numbers back a zone append is looked for."""
 
 
 def signed(value: int, bits: int) -> int:
@@ -96,6 +107,11 @@ class Trace(NamedTuple):
     def key(self) -> Key:
         """What an issue and its completion have in common."""
         return self.device, self.sector, self.action & KEY_BITS
+
+    @property
+    def event(self) -> int:
+        """The low word of the action, without the flag of a cgroup id."""
+        return self.action & 0xFFFF & ~0x100
 
     @property
     def chain(self) -> int:
@@ -173,6 +189,51 @@ def operation(issue: Trace) -> str:
     if action & READ:
         return "read"
     return "other"
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """What waits for a partner: a record, and what is known of its request.
+
+    `state` is "issued" or "given back" of a request, "completed" of a completion without an
+    issue, "requeued" of a requeue whose issue has not been seen.
+    """
+
+    record: Trace
+    state: str
+    time: int
+    left: int  # bytes of a request that are not completed; of a completion, its own
+    first_ns: int = 0
+    done: int = 0  # bytes of a request that were completed in parts
+    error: int = 0
+    was_requeued: bool = False
+
+    @property
+    def is_issued(self) -> bool:
+        """Whether the request is in flight."""
+        return self.state == "issued"
+
+
+def pending_of(record: Trace) -> Pending:
+    """An issue or completion that becomes pending."""
+    state = "issued" if record.action & ISSUE else "completed"
+    if not record.action & (ISSUE | COMPLETE):
+        state = "requeued"
+    return Pending(record, state, record.time, record.bytes_, record.time)
+
+
+@dataclass(slots=True)
+class Append:
+    """A zone append that waits for its partner; `state` as of `Pending`."""
+
+    record: Trace
+    state: str
+
+
+def is_empty_completion(record: Trace) -> bool:
+    """Whether the kernel sent it beside the real one: of 0 bytes, of a read or a write."""
+    is_issue = bool(record.action & ISSUE)
+    return record.bytes_ == 0 and not is_issue and operation(record) in ("read", "write")
 
 
 @dataclass(slots=True)
@@ -279,10 +340,18 @@ class DeviceStats:
             return size * 10**6 // max(d2c_ns, 1)
         return size * 1000 // d2c_us
 
-    def account(self, issue: Trace, completion: Trace) -> None:
-        """Account one match."""
-        size = issue.bytes_
-        d2c_ns = completion.time - issue.time
+    def account(
+        self,
+        issue: Trace,
+        completion: Trace,
+        size: int | None = None,
+        d2c_ns: int | None = None,
+        error: int | None = None,
+    ) -> None:
+        """Account one match; of several steps, what these have made of it."""
+        size = issue.bytes_ if size is None else size
+        d2c_ns = completion.time - issue.time if d2c_ns is None else d2c_ns
+        error = completion.error if error is None else error
         d2c_us = d2c_ns // 1000
         self.size_hist[bucket(size, SIZE_DELTA, SIZE_BUCKETS)] += 1
         self.d2c_hist[bucket(d2c_us, D2C_DELTA, D2C_BUCKETS)] += 1
@@ -297,7 +366,7 @@ class DeviceStats:
             self.thrput_w.add(throughput)
         else:
             self.bidir += 1
-        self.matches.append(Match(operation(issue), d2c_ns, size, completion.error))
+        self.matches.append(Match(operation(issue), d2c_ns, size, error))
 
 
 def human_text(stats: Iterable[DeviceStats], time_s: float) -> str:
@@ -357,6 +426,8 @@ class Reference:
     `resync=True` goes on behind garbage and counts the bytes it skipped; else the first garbage
     ends the run and stands in `bad`. In resync mode a record cut by the end of input counts as
     skipped bytes, too.
+
+    `as_original=True` pairs as the original does, whose one rule is that of `_pair_as_original`.
     """
 
     def __init__(
@@ -367,6 +438,7 @@ class Reference:
         *,
         resync: bool = False,
         original: bool = False,
+        as_original: bool = False,
         sweep_every: int = SWEEP_EVERY,
         on_record: Callable[[Trace], None] | None = None,
     ) -> None:
@@ -375,18 +447,25 @@ class Reference:
         self.version = version
         self.resync = resync
         self.original = original
+        self.as_original = as_original or original
         self.sweep_every = sweep_every
         self.on_record = on_record
         self.bad: BadTrace | None = None
         self.overall = self.matched = self.mismatched = self.driverdata = 0
-        self.evicted = self.lost = self.skipped = 0
+        self.evicted = self.lost = self.skipped = self.given_up = 0
+        self.padding = 0
+        self._padding_end = -1
         self.byteorder: str | None = None
         self._buffer = b""
         self._offset = 0
         self._finished = False
         self._now: int | None = None
         # Insertion order is the order of storing: a record that stays pending is stored anew.
-        self._pending: dict[Key, Trace] = {}
+        self._pending: dict[Key, Pending] = {}
+        self.requeues: Counter[tuple[int, str]] = Counter()
+        self.retried: dict[tuple[int, str], list[int]] = {}  # ns from the first issue
+        self._appends: dict[int, Append] = {}  # by serial number
+        self._next_append = 0
         self._stats: dict[int, DeviceStats] = {}
         self._mismatches: list[str] = []
         self._driver: list[bytes] = []
@@ -432,6 +511,14 @@ class Reference:
         if mark:
             self.lost += int(mark[1] or 1)  # without a number: at least one
             return mark.end()
+        if head[0] == 0 and self.overall:
+            zeros = len(view) - len(bytes(view).lstrip(b"\0"))
+            if zeros >= MIN_PADDING or offset == self._padding_end or (end and zeros == len(view)):
+                self.padding += zeros
+                self._padding_end = offset + zeros
+                return zeros
+            if zeros == len(view):
+                return 0
         if len(head) < 4:
             return self._cut_record(view, offset) if end else 0
         found = self._magic(head)
@@ -515,39 +602,200 @@ class Reference:
         self.overall += 1
         if self.on_record:
             self.on_record(record)
+        if record.action & ~0xFFFF & ~NOTIFY:
+            self._now = record.time
         if record.action & DRV_DATA:
             self.driverdata += 1
             self._driver.append(record.header_v7() + record.payload)
         elif record.action & (ISSUE | COMPLETE):
-            self._now = record.time
             self._pair(record)
+        elif record.action & REQUEUE and record.event == 6 and not record.action & NOTIFY:
+            if not self.as_original:
+                self._requeue(record)
 
     def _pair(self, record: Trace) -> None:
-        pending = self._pending.pop(record.key, None)
+        key = record.key
+        if record.action & ZONE_APPEND and not self.as_original:
+            key = self._append_key(record)
+        if record.action & ISSUE:
+            self._is_issued(key, record)
+        pending = self._pending.get(key)
         if pending is None:
-            self._store(record)
+            if self.as_original or not is_empty_completion(record):
+                self._store(key, record)
             return
-        older, younger = (pending, record) if pending.time < record.time else (record, pending)
-        if self.max_age_ns is not None and younger.time - older.time > self.max_age_ns:
+        is_older = pending.time < record.time
+        pair = (pending.record, record) if is_older else (record, pending.record)
+        if self.max_age_ns is not None and abs(record.time - pending.time) > self.max_age_ns:
             self.evicted += 1
-            self._store(younger)
-        elif older.action & ISSUE and younger.action & COMPLETE:
-            self.matched += 1
-            device = older.device
-            if device not in self._stats:
-                self._stats[device] = DeviceStats(device, self.original)
-            self._stats[device].account(older, younger)
+        elif self.as_original and pair[0].action & ISSUE and pair[1].action & COMPLETE:
+            self._match(key, *pair, pair[0].bytes_, pair[1].time - pair[0].time, pair[1].error)
+            return
+        elif not self.as_original and self._pair_steps(key, pending, record):
+            return
         else:
             self.mismatched += 1
-            self._mismatches.append(debug_block("mismatch", older, younger))
-            self._store(younger)
+            self._mismatches.append(debug_block("mismatch", *pair))
+        if is_older:
+            self._drop(key)
+            self._store(key, record)
+        else:
+            self._is_dropped(record)
+            self._pending[key] = self._pending.pop(key)  # stored anew
 
-    def _store(self, record: Trace) -> None:
-        if self.max_pending is not None and len(self._pending) >= self.max_pending:
-            oldest = min(self._pending.values(), key=lambda p: (p.time, *p.key))
-            del self._pending[oldest.key]
+    def _pair_steps(self, key: Key, pending: Pending, record: Trace) -> bool:
+        """The rules for what the kernel does in several steps; False: the two are no pair."""
+        is_issue = record.action & ISSUE and not (record.action & COMPLETE and pending.is_issued)
+        if not is_issue:
+            if pending.is_issued and pending.time <= record.time:
+                if not (is_empty_completion(record) and operation(pending.record) == "flush"):
+                    self._complete(key, record.time, record.bytes_, record.error, record)
+                return True
+            if is_empty_completion(record):
+                return True
+            if pending.state not in ("given back", "requeued") or pending.time > record.time:
+                return False
+            if pending.state == "given back":
+                self._finish(key, pending, record, record.time, record.error)
+            else:
+                self._drop(key)
+                self._store(key, record)
+            return True
+        if pending.state == "given back":
+            if record.time < pending.time:
+                return False
+            pending.state, pending.time, pending.left = "issued", record.time, record.bytes_
+            pending.record = record
+            self._enters(pending)
+            return True
+        if pending.state == "requeued":
+            self._drop(key)
+            self._store(key, record)
+            if record.time <= pending.time:
+                self._give_back(key, pending.time)
+            return True
+        if pending.state == "completed" and pending.time >= record.time:
+            if pending.left == record.bytes_:
+                self._is_answered(pending)
+                self._comes_late(record, pending.time)
+                d2c_ns, error = pending.time - record.time, pending.record.error
+                self._match(key, record, pending.record, record.bytes_, d2c_ns, error)
+                return True
+            self._drop(key)
+            self._store(key, record)
+            if pending.left:
+                self._is_answered(pending)
+                self._complete(key, pending.time, pending.left, pending.record.error, pending.record)
+            return True
+        return False
+
+    def _complete(self, key: Key, time_ns: int, size: int, error: int, completion: Trace) -> None:
+        """A completion of all or a part of a request in flight, or of none of it."""
+        pending = self._pending[key]
+        while size < pending.left and not key[2] & PC:
+            pending.error = error or pending.error
+            if size == 0:
+                return
+            behind = key[0], (key[1] + size // 512) % U64, key[2]
+            found = self._pending.get(behind) if behind != key else None
+            is_rest = found is not None and found.state == "completed" and found.time >= time_ns
+            if found is not None:
+                if is_rest:
+                    self._is_answered(found)
+                    size_of_rest, completion = found.left, found.record
+                self._drop(behind)
+            self._pending = {behind if k == key else k: p for k, p in self._pending.items()}
+            pending.left -= size
+            pending.done += size
+            self._moves(key, behind)
+            key = behind
+            if not is_rest:
+                return
+            time_ns, size, error = completion.time, size_of_rest, completion.error
+        self._finish(key, pending, completion, time_ns, error)
+
+    def _finish(
+        self, key: Key, pending: Pending, completion: Trace, time_ns: int, error: int
+    ) -> None:
+        """A request in flight has been completed, or failed after it had been given back."""
+        if pending.was_requeued:
+            which = pending.record.device, operation(pending.record)
+            self.retried.setdefault(which, []).append(time_ns - pending.first_ns)
+        since_ns = pending.time if pending.is_issued else pending.first_ns
+        self._leaves(pending, time_ns)
+        self._match(
+            key,
+            pending.record,
+            completion,
+            pending.done + pending.left,
+            time_ns - since_ns,
+            error or pending.error,
+            pending.first_ns,
+        )
+
+    def _match(
+        self,
+        key: Key,
+        issue: Trace,
+        completion: Trace,
+        size: int,
+        d2c_ns: int,
+        error: int,
+        first_ns: int | None = None,
+    ) -> None:
+        """A request has been completed; first_ns: when it was issued first, if more than once."""
+        del self._pending[key]
+        self.matched += 1
+        device = issue.device
+        if device not in self._stats:
+            self._stats[device] = DeviceStats(device, self.original)
+        self._stats[device].account(issue, completion, size, d2c_ns, error)
+
+    def _requeue(self, record: Trace) -> None:
+        key = record.key
+        if record.action & ZONE_APPEND:
+            found = self._find_append(record, "issued")
+            if found is None:
+                return
+            self._appends[found].state = "given back"
+            key = self._serial_key(record, found)
+        pending = self._pending.get(key)
+        if (
+            pending is not None
+            and self.max_age_ns is not None
+            and record.time - pending.time > self.max_age_ns
+        ):
             self.evicted += 1
-        self._pending[record.key] = record
+            self._drop(key)
+            pending = None
+        if pending is None:
+            self._store(key, record)
+        elif pending.is_issued and pending.time <= record.time:
+            self._give_back(key, record.time)
+
+    def _give_back(self, key: Key, time_ns: int) -> None:
+        pending = self._pending[key]
+        self._leaves(pending, time_ns)
+        pending.state, pending.time, pending.was_requeued = "given back", time_ns, True
+        self.requeues[pending.record.device, operation(pending.record)] += 1
+
+    def _store(self, key: Key, record: Trace) -> None:
+        if self.max_pending is not None and len(self._pending) >= self.max_pending:
+            oldest = min(self._pending, key=lambda k: (self._pending[k].time, *k))
+            self._drop(oldest)
+            self.evicted += 1
+        pending = self._pending[key] = pending_of(record)
+        if pending.is_issued:
+            self._enters(pending)
+        elif pending.state == "completed":
+            self._is_alone(pending)
+
+    def _drop(self, key: Key) -> None:
+        """What is pending gets no partner any more."""
+        pending = self._pending.pop(key)
+        self.given_up += pending.state in ("issued", "given back")
+        if pending.is_issued:
+            self._leaves(pending, self._now or 0)
 
     def _sweep(self) -> None:
         if self.max_age_ns is None or self._now is None:
@@ -555,8 +803,78 @@ class Reference:
         now, age = self._now, self.max_age_ns
         old = [key for key, p in self._pending.items() if p.time < now and now - p.time > age]
         for key in old:
-            del self._pending[key]
+            self._drop(key)
         self.evicted += len(old)
+
+    # -- for those who follow more than the reference does --------------------------------------
+
+    def _is_issued(self, key: Key, record: Trace) -> None:
+        """An issue has come, and is going to be paired."""
+
+    def _enters(self, pending: Pending) -> None:
+        """A request is in flight from now on."""
+
+    def _leaves(self, pending: Pending, time_ns: int) -> None:
+        """It is in flight no more, if it was."""
+
+    def _is_alone(self, pending: Pending) -> None:
+        """A completion waits, whose issue has not been seen."""
+
+    def _is_answered(self, pending: Pending) -> None:
+        """Now it has been seen."""
+
+    def _is_dropped(self, record: Trace) -> None:
+        """A record is too old to become pending."""
+        self.given_up += bool(record.action & ISSUE)
+
+    def _comes_late(self, issue: Trace, completed_ns: int) -> None:
+        """An issue was read after its completion: it never was in flight."""
+
+    def _moves(self, before: Key, now: Key) -> None:
+        """The rest of a request has another sector."""
+
+    # -- zone appends: their completion has another sector --------------------------------------
+
+    def _serial_key(self, record: Trace, serial: int) -> Key:
+        return record.device, serial, record.action & KEY_BITS | APPEND_BIT
+
+    def _append_key(self, record: Trace) -> Key:
+        """The key of an issue or completion: a serial number takes the sector's place."""
+        is_issue = bool(record.action & ISSUE)
+        found = self._find_append(record, "completed" if is_issue else "issued")
+        if found is not None:
+            del self._appends[found]
+            return self._serial_key(record, found)
+        if is_issue:
+            found = self._find_append(record, "given back")
+            if found is not None:
+                self._appends[found].state = "issued"
+                return self._serial_key(record, found)
+        serial = self._next_append
+        self._next_append += 1
+        self._appends[serial] = Append(record, "issued" if is_issue else "completed")
+        for old in [s for s in self._appends if s <= serial - MOST_APPENDS]:
+            del self._appends[old]
+        return self._serial_key(record, serial)
+
+    def _find_append(self, record: Trace, state: str) -> int | None:
+        """The serial number of the one that a record belongs to."""
+        best: int | None = None
+        for serial, a in self._appends.items():
+            of = a.record
+            same = of.key[0] == record.key[0] and of.key[2] == record.key[2]
+            if a.state != state or not same or of.bytes_ != record.bytes_:
+                continue
+            ahead = of.sector - record.sector
+            if (ahead > 0 if state == "issued" else ahead < 0 if state == "completed" else ahead):
+                continue
+            if best is None:
+                best = serial
+            elif state == "issued" and of.sector > self._appends[best].record.sector:
+                best = serial
+            elif state == "completed" and of.sector < self._appends[best].record.sector:
+                best = serial
+        return best
 
     # -- outputs -----------------------------------------------------------------------------
 
@@ -567,9 +885,13 @@ class Reference:
         self._stats = {}
         return stats
 
+    def waiting(self) -> list[Pending]:
+        """What is pending, in the order in which it was stored."""
+        return list(self._pending.values())
+
     def leftovers(self) -> list[Trace]:
         """What is pending, by hash chain and within one the most recently stored first."""
-        newest_first = list(reversed(self._pending.values()))
+        newest_first = [p.record for p in reversed(self.waiting())]
         return sorted(newest_first, key=lambda p: p.chain)
 
     def totals(self) -> str:
@@ -611,7 +933,7 @@ class Outputs:
 
 def outputs(data: bytes, time_s: int = 0, *, original: bool = False) -> Outputs:
     """All outputs of one stream as a single interval that ends at `time_s`."""
-    reference = Reference(original=original)
+    reference = Reference(original=original, as_original=True)
     reference.feed(data)
     return outputs_of(reference, reference.finish(), time_s)
 

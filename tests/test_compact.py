@@ -6,7 +6,7 @@ import itertools
 import os
 import random
 import zlib
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import reduce
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from blkiomon.cut import Cut
 from blkiomon.interval import Counts, Interval, merge
 
 S = 10**9
-GOLDEN = goldenfiles.DIRECTORY / "interval-1.bkiv"
+GOLDEN = goldenfiles.DIRECTORY / "interval-2.bkiv"
 TRACES = Path(__file__).parent / "data"
 
 IOS = st.builds(
@@ -187,23 +187,45 @@ def stored_interval() -> Interval:
     ]
     early = Io(SDB, "read", 512, -S, 5, pid=5)
     names = {3: "dd", 4: "µ"}
+    retries = np.zeros(1, layout.RETRY_ROW)
+    retries["device"], retries["op"], retries["requeues"], retries["requests"] = SDB, 1, 3, 1
+    for name in ("min", "max"):
+        retries["f2c_ns"][name] = 2**40
+    retries["f2c_ns"]["sum"], retries["f2c_ns"]["squ"] = (2**40, 0), (0, 2**16)
+    requeued = replace(
+        interval_of([], -S, 0, clock="trace", is_anchored=False),
+        cut=Cut(retry_rows=retries),
+        missing_files=2,
+    )
     whole = summarize(TRACES / "loop-ext4-all.bin")
     return whole.merge(
+        requeued,
         interval_of(ios, -S, 2**62, names, clock="trace", is_anchored=False),
         interval_of([early], -S, 0, {5: "cp"}, clock="trace", is_anchored=False),
     )
 
 
-def test_version_1_is_still_what_it_was() -> None:
+def test_latest_version_is_still_what_it_was() -> None:
     """If this fails, what is in people's archives cannot be read any more: make a new version."""
     stored = GOLDEN.read_bytes()
-    assert stored[:5] == b"bkiv\x01"
+    assert stored[:5] == b"bkiv\x02"
     back = Interval.from_bytes(stored)
     assert back.to_bytes() == stored
     item = stored_interval()
     assert item.named_ns == {5: 0}
+    assert item.total.requeues == 3
+    assert item.missing_files == 2
     assert_same(back, item)
     assert item.to_bytes() == stored
+
+
+def test_version_1_can_be_read() -> None:
+    back = Interval.from_bytes((goldenfiles.DIRECTORY / "interval-1.bkiv").read_bytes())
+    assert (back.total.requests, back.total.errors, back.total.requeues) == (4591, 1, 0)
+    assert (back.total.bytes, back.total.d2c.sum) == (5582685695, 2305843011962396538)
+    assert (back.counts.records, back.counts.orphans, back.counts.unanswered) == (37091, 8, 0)
+    assert back.process_names == {3: "dd", 4: "µ", 5: "cp"}
+    assert_same(Interval.from_bytes(back.to_bytes()), back)
 
 
 def test_interval_of_a_second_takes_a_few_kilobytes() -> None:
@@ -232,7 +254,7 @@ def sealed(body: bytes) -> bytes:
         (b"PAR1 and more", "begins with"),
         (SMALL[:-1], "damaged or cut short"),
         (SMALL + b"\0", "damaged or cut short"),
-        (sealed(SMALL[:4] + bytes([VERSION + 1]) + SMALL[5:-4]), "version 2"),
+        (sealed(SMALL[:4] + bytes([VERSION + 1]) + SMALL[5:-4]), "version 3"),
         (sealed(SMALL[:-4] + b"\0"), "1 numbers behind its end"),
         (sealed(SMALL[:-5]), "ends"),
         (sealed(SMALL[:-4] + b"\x80"), "inside a number"),

@@ -189,7 +189,7 @@ def printed_at_a_boundary(data: bytes, command: Sequence[str], *options: str) ->
     On a busy machine a boundary may come before all has been read: then once more, with longer
     intervals.
     """
-    ref = reference.Reference()
+    ref = reference.Reference(as_original=True)
     ref.feed(data)
     stats = ref.finish()
     assert stats
@@ -249,7 +249,7 @@ def _send_messages(data: bytes, queue: runner.MessageQueue) -> subprocess.Comple
 
 def _devices(data: bytes) -> int:
     """How many devices have statistics."""
-    ref = reference.Reference()
+    ref = reference.Reference(as_original=True)
     ref.feed(data)
     return len(ref.finish())
 
@@ -306,7 +306,7 @@ def test_generated_streams_like_the_reference(stat_version: str, tmp_path: Path)
     # What is counted is the same for both, how it is written is not.
     for seed in range(*{"0.3": (0, 40), "0.2": (40, 60)}[stat_version]):
         data = streams.generate(seed, "nothing").data
-        ref = reference.Reference(max_age_ns=600 * 10**9, version=stat_version)
+        ref = reference.Reference(as_original=True, max_age_ns=600 * 10**9, version=stat_version)
         ref.feed(data)
         stats = ref.finish()
         human = reference.human_text(stats, 0)
@@ -329,7 +329,7 @@ def test_real_trace_like_the_reference(path: Path, tmp_path: Path) -> None:
 def test_lossy_trace_like_the_reference(tmp_path: Path) -> None:
     # It is cut in its last record: that is complained about, and everything before it counts.
     data = (goldenfiles.TRACES / f"{LOSSY}.bin").read_bytes()
-    ref = reference.Reference()
+    ref = reference.Reference(as_original=True)
     ref.feed(data)
     stats = ref.finish()
     assert ref.bad is not None

@@ -121,13 +121,21 @@ def test_line_names_ten_processes_of_many() -> None:
 
 def test_line_says_what_was_not_seen() -> None:
     counts = Counts(
-        lost=1, gaps=2, orphans=3, evicted=4, mismatches=5, skipped_bytes=6, over_limit=7
+        lost=1,
+        gaps=2,
+        orphans=3,
+        evicted=4,
+        mismatches=5,
+        skipped_bytes=6,
+        over_limit=7,
+        unanswered=8,
     )
     line = line_of(Interval(time_s=0, devices=np.empty(0, "u4"), counts=counts))
     assert line["unseen"] == {
         "lost_events": 1,
         "sequence_gaps": 2,
         "completions_without_issue": 3,
+        "issues_without_completion": 8,
         "evicted": 4,
         "mismatches": 5,
         "skipped_bytes": 6,

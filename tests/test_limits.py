@@ -127,7 +127,7 @@ def test_limits_and_reads_change_nothing(
     figures, cut = in_steps(data, sizes, limits_ns, resync, is_cut)
     if is_cut:  # what comes late, but in the same interval, has been seen
         for counters in (figures[5], expected[5]):
-            del counters["orphans"], counters["gaps"]
+            del counters["orphans"], counters["gaps"], counters["unanswered"]
     assert figures == expected
     assert without_loads(cut) == without_loads(merge_cuts([expected_cut]))
 

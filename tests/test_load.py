@@ -234,31 +234,42 @@ def test_completion_read_before_its_issue_never_enters_but_its_time_counts() -> 
     }
 
 
-def test_issue_older_than_a_pending_one_that_is_both_takes_it_out_of_flight() -> None:
-    # A record that is marked as issue and as completion; then an issue from before it is read.
+def test_record_marked_as_issue_and_completion_is_an_issue() -> None:
+    # Then an issue from before it is read: to the original the two are a request.
     both = replace(issue(700, 1, 4096), action=tw.act(tw.READ | tw.FS | tw.ISSUE | tw.COMPLETE, 7))
-    engine = Engine()
-    engine.feed(encode([both, issue(100, 1, 4096)]))
-    assert engine.counters()["matches"] == 1
-    assert engine.counters()["orphans"] == 0
-    assert engine.pending == 0
-    assert loads_of(engine.cut(1000))[SDA, ALL_OPS] == (0, 1, 0, 0, 600)
-    assert loads_of(engine.cut(2000)) == {ALL: (0, 0, 0, 0, 0)}
+    data = encode([both, issue(100, 1, 4096)])
+    engine, original = Engine(), Engine(as_original=True)
+    engine.feed(data)
+    original.feed(data)
+    assert (engine.matches, engine.counters()["mismatches"], engine.pending) == (0, 1, 1)
+    assert (original.matches, original.counters()["mismatches"], original.pending) == (1, 0, 0)
+    assert loads_of(engine.cut(1000))[SDA, ALL_OPS] == (1, 1, 300, 300, 300)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("seed", range(12))
-def test_all_else_is_the_same_where_in_flight_is_not_followed(seed: int, threads: int) -> None:
+def test_plain_requests_are_paired_as_the_original_does(seed: int, threads: int) -> None:
     # Also which devices make room for others, in streams of many that lose some of all records.
     rng = random.Random(f"without {seed}")
-    records = [replace(one, device=one.device + rng.randrange(8)) for one in ordered(rng, 400, 0.2)]
+    records = [
+        replace(
+            one,
+            device=one.device + rng.randrange(8),
+            action=one.action & ~(tw.FLUSH << 16),
+            bytes_=4096,
+            # At the same time as its issue the original does not take a completion.
+            time_ns=2 * one.time_ns + bool(one.action & tw.COMPLETE << 16),
+        )
+        for one in ordered(rng, 400, 0.2)
+    ]
     options: dict[str, Any] = {
         "max_devices": rng.choice([6, 12, 30, 100]),
         "max_pending": rng.choice([3, 20, 10**6]),
         "max_age_ns": rng.choice([500, 5000, NEVER_NS]),
         "threads": threads,
     }
-    followed, plain = Engine(**options), Engine(**options, with_in_flight=False)
+    followed, plain = Engine(**options), Engine(**options, as_original=True)
+    unanswered = {"unanswered": 0}  # it counts what is overdue only where it follows that
     rest = encode(records)
     for end_ns in [*up_to_last(some_times(records, rng), records), None]:
         taken = followed.feed(rest, end_ns)
@@ -269,5 +280,5 @@ def test_all_else_is_the_same_where_in_flight_is_not_followed(seed: int, threads
         assert len(cut.loads) == 0
         for name in ("rows", "d2c_bins", "size_bins", "queue_rows", "processes"):
             assert getattr(cut, name).tobytes() == getattr(expected, name).tobytes()
-        assert plain.counters() == followed.counters()
+        assert plain.counters() | unanswered == followed.counters() | unanswered
         assert plain.pending == followed.pending

@@ -93,7 +93,7 @@ def run(data: bytes, **options: Any) -> tuple[list[Any], int]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"with_in_flight": False}, {"max_age_ns": 2 * LATE_NS}, {"max_pending": 500}],
+    [{}, {"as_original": True}, {"max_age_ns": 2 * LATE_NS}, {"max_pending": 500}],
     ids=str,
 )
 def test_all_figures_are_those_of_an_engine_that_sets_nothing_aside(
@@ -161,7 +161,7 @@ def test_thousands_that_are_set_aside_are_all_found_by_what_comes_again() -> Non
 
 def test_device_is_known_while_all_that_it_has_is_set_aside() -> None:
     # Of an engine that does not follow what is in flight, and has room for few devices.
-    engine = Engine(with_in_flight=False, max_devices=3, set_aside_from=0)
+    engine = Engine(as_original=True, max_devices=3, set_aside_from=0)
     sector = 10**9
     engine.feed(encode([tw.issue(0, sector, 512, device=1)]))
     records = np.frombuffer(deep(20, 5000), layout.TRACE_V7)

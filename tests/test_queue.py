@@ -12,7 +12,21 @@ import numpy as np
 import pytest
 import tracewriter as tw
 from intervals import bin_of
-from reference import COMPLETE, DRV_DATA, ISSUE, READ, WRITE, Reference, Trace, operation
+from reference import (
+    COMPLETE,
+    DRV_DATA,
+    FS,
+    ISSUE,
+    NOTIFY,
+    PC,
+    READ,
+    REQUEUE,
+    WRITE,
+    Key,
+    Reference,
+    Trace,
+    operation,
+)
 from tracewriter import Record, complete, encode, issue
 
 from blkiomon import layout
@@ -35,39 +49,57 @@ def merged(time_ns: int, sector: int, category: int = tw.READ, device: int = SDA
     return queued(time_ns, sector, category, device, tw.EV_BACKMERGE)
 
 
+def queue_key(key: Key) -> Key:
+    """Under which the time of a queue record waits for the match."""
+    return key[0], key[1], key[2] & ~(FS | PC)
+
+
 class Queues(Reference):
     """The reference of pairing, which keeps the queue records as well."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.q2d: dict[tuple[int, str], list[tuple[int, int]]] = {}  # q2d, q2c
-        self._waiting: dict[tuple[int, int, int], int] = {}
-        self._issued: dict[tuple[int, int, int], int] = {}
+        self._waiting: dict[Key, int] = {}
+        self._issued: dict[Key, int] = {}
 
     def _record(self, record: Trace) -> None:
-        before = self._pending.get(record.key)
-        matched = self.matched
-        key = record.device, record.sector, record.action & (READ | WRITE)
-        if record.action & ISSUE and not record.action & DRV_DATA:
-            queued_ns = self._waiting.pop(key, None)
-            self._issued.pop(key, None)
-            if queued_ns is not None and queued_ns <= record.time:
-                self._issued[key] = queued_ns
         super()._record(record)
-        if self.matched > matched:
-            assert before is not None
-            first, last = sorted((before, record), key=lambda t: t.time)
-            if before.time == record.time:  # then the issue is the record at hand
-                first, last = record, before
-            queued_ns = self._issued.pop(key, None)
-            if queued_ns is not None and queued_ns <= first.time:
-                times = first.time - queued_ns, last.time - queued_ns
-                self.q2d.setdefault((record.device, operation(first)), []).append(times)
-        elif record.action & QUEUE and not record.action & (ISSUE | COMPLETE | DRV_DATA):
-            if record.action & 0xFEFF == tw.EV_QUEUE:
+        key = record.device, record.sector, record.action & (READ | WRITE)
+        if record.action & QUEUE and not record.action & (ISSUE | COMPLETE | DRV_DATA | NOTIFY):
+            if record.action & REQUEUE and record.event == tw.EV_REQUEUE:
+                return
+            if record.event == tw.EV_QUEUE:
                 self._waiting[key] = record.time
-            elif record.action & 0xFEFF == tw.EV_BACKMERGE:
+            elif record.event == tw.EV_BACKMERGE:
                 self._waiting.pop(key, None)
+            elif record.event == tw.EV_FRONTMERGE:
+                self._waiting.pop((key[0], record.sector + record.bytes_ // 512, key[2]), None)
+
+    def _is_issued(self, key: Key, record: Trace) -> None:
+        device, direction = record.device, record.action & (READ | WRITE)
+        queued_ns = self._waiting.pop((device, record.sector, direction), None)
+        for at in [k for k in self._waiting if k[0] == device and k[2] == direction]:
+            if record.sector < at[1] < record.sector + record.bytes_ // 512:
+                del self._waiting[at]
+        pending = self._pending.get(key)
+        if queued_ns is not None and queued_ns <= record.time:
+            self._issued[queue_key(key)] = queued_ns
+        elif pending is None or pending.state not in ("given back", "requeued"):
+            self._issued.pop(queue_key(key), None)
+
+    def _moves(self, before: Key, now: Key) -> None:
+        if queue_key(before) in self._issued:
+            self._issued[queue_key(now)] = self._issued.pop(queue_key(before))
+
+    def _match(self, key: Key, issue: Trace, *others: Any) -> None:
+        super()._match(key, issue, *others)
+        d2c_ns = others[2]
+        queued_ns = self._issued.pop(queue_key(key), None)
+        if queued_ns is not None and queued_ns <= issue.time:
+            q2d_ns = issue.time - queued_ns
+            times = self.q2d.setdefault((issue.device, operation(issue)), [])
+            times.append((q2d_ns, q2d_ns + d2c_ns))
 
     def cut_queue(self) -> dict[tuple[int, str], list[tuple[int, int]]]:
         """Hand out the times since the last cut."""

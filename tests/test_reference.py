@@ -25,7 +25,7 @@ TRACES = sorted(path.stem for path in goldenfiles.TRACES.glob("*.bin"))
 
 def fed(*parts: bytes, **options: object) -> Reference:
     """A finished reference; its last statistics are lost, its debug text is whole."""
-    ref = Reference(**options)  # type: ignore[arg-type]
+    ref = Reference(as_original=True, **options)  # type: ignore[arg-type]
     for part in parts:
         ref.feed(part)
     ref.finish()
@@ -34,7 +34,7 @@ def fed(*parts: bytes, **options: object) -> Reference:
 
 def stats_of(data: bytes, **options: object) -> list[reference.DeviceStats]:
     """The statistics of a stream as one interval."""
-    ref = Reference(**options)  # type: ignore[arg-type]
+    ref = Reference(as_original=True, **options)  # type: ignore[arg-type]
     ref.feed(data)
     return ref.finish()
 
@@ -54,14 +54,14 @@ def real_trace(name: str) -> bytes:
     if not reference.LOST_MARK.search(data):
         return data
     records: list[reference.Trace] = []
-    Reference(on_record=records.append).feed(data)
+    Reference(as_original=True, on_record=records.append).feed(data)
     return b"".join(record.header_v7() + record.payload for record in records)
 
 
 @cache
 def read_as_the_original(name: str) -> tuple[Outputs, Counter[str]]:
     """All outputs of a real trace, and what requests there were: read once for all that look."""
-    ref = Reference(original=True)
+    ref = Reference(as_original=True, original=True)
     ref.feed(real_trace(name))
     stats = ref.finish()
     requests = Counter(match.op for device in stats for match in device.matches)
@@ -184,7 +184,7 @@ def test_byte_order_makes_no_difference(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_mixed_versions_and_any_chunks(seed: int) -> None:
     data = streams.generate(seed, "nothing").data
-    ref = Reference()
+    ref = Reference(as_original=True)
     for at in range(0, len(data), 37):
         ref.feed(data[at : at + 37])
     stats = ref.finish()
@@ -325,7 +325,7 @@ def test_operation_of_a_match(category: int, size: int, op: str) -> None:
 
 
 def test_cut_begins_a_new_set_and_keeps_what_is_pending() -> None:
-    ref = Reference()
+    ref = Reference(as_original=True)
     ref.feed(encode([issue(0, 1, 1), complete(1000, 1, 1), issue(0, 2, 7)]))
     assert [s.size_r.sum for s in ref.cut()] == [1]
     assert ref.cut() == []
@@ -353,7 +353,7 @@ def test_newcomer_beyond_age_is_itself_evicted() -> None:
 
 def test_sweep_at_its_position_at_a_cut_and_at_the_end() -> None:
     def pending(*records: Record) -> Reference:
-        ref = Reference(max_age_ns=5000, sweep_every=3)
+        ref = Reference(as_original=True, max_age_ns=5000, sweep_every=3)
         ref.feed(encode(records))
         return ref
 
@@ -382,7 +382,7 @@ def test_full_table_evicts_the_oldest_by_time_device_sector_action() -> None:
         issue(5, 1, 1, tw.WRITE, device=1),
         issue(5, 0, 1, tw.READ, device=2),
     ]
-    ref = Reference(max_pending=4)
+    ref = Reference(as_original=True, max_pending=4)
     ref.feed(encode(records))
     seen = []
     for sector in range(10, 14):
@@ -394,7 +394,7 @@ def test_full_table_evicts_the_oldest_by_time_device_sector_action() -> None:
 
 
 def test_full_table_evicts_before_storing_even_an_older_newcomer() -> None:
-    ref = Reference(max_pending=1)
+    ref = Reference(as_original=True, max_pending=1)
     ref.feed(encode([issue(9, 1, 1), issue(5, 2, 1)]))
     assert [p.sector for p in ref.leftovers()] == [2]
 

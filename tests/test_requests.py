@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import streams
 import tracewriter as tw
-from reference import Reference, Trace, operation
+from reference import Key, Reference, Trace, operation
 from test_queue import NOT_QUEUED, some_bios
 
 from blkiomon import layout
@@ -24,17 +24,21 @@ class Requests(Reference):
         super().__init__(*args, **options)
         self.requests: list[tuple[int, ...]] = []
 
-    def _pair(self, record: Trace) -> None:
-        pending = self._pending.get(record.key)
-        matched = self.matched
-        super()._pair(record)
-        if self.matched == matched:
-            return
-        assert pending is not None
-        first, last = (pending, record) if pending.time < record.time else (record, pending)
-        figures = first.time, last.time - first.time, NOT_QUEUED, first.sector, first.bytes_
-        op = layout.OPS.index(operation(first))
-        self.requests.append((*figures, first.device, op, first.pid, first.cpu, last.error))
+    def _match(
+        self,
+        key: Key,
+        issue: Trace,
+        completion: Trace,
+        size: int,
+        d2c_ns: int,
+        error: int,
+        first_ns: int | None = None,
+    ) -> None:
+        super()._match(key, issue, completion, size, d2c_ns, error, first_ns)
+        first_ns = issue.time if first_ns is None else first_ns
+        op = layout.OPS.index(operation(issue))
+        figures = issue.time, first_ns, d2c_ns, NOT_QUEUED, issue.sector, size
+        self.requests.append((*figures, issue.device, op, issue.pid, issue.cpu, error))
 
 
 @pytest.mark.parametrize("details", [False, True])

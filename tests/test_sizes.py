@@ -74,7 +74,7 @@ def feed(engine: Engine, requests: list[tuple[int, int, int]]) -> None:
     records = []
     for n, (device, size, d2c_ns) in enumerate(requests):
         records.append(issue(1000, n, size, tw.READ, device))
-        records.append(complete(1000 + d2c_ns, n, size ^ 1, tw.READ, device))
+        records.append(complete(1000 + d2c_ns, n, size, tw.READ, device))
     engine.feed(encode(records))
 
 

@@ -196,7 +196,7 @@ def test_sweep_in_a_long_stream() -> None:
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("garbage", [b"garbage!" * 20, b"\0" * 64])
+@pytest.mark.parametrize("garbage", [b"garbage!" * 20, b"garbage!" * 8])
 def test_what_came_before_an_error_counts(garbage: bytes) -> None:
     for requests in (10, 500, 1500, 3000):
         data = big(requests, 5, 3) + garbage

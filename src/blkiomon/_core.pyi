@@ -27,8 +27,9 @@ class Engine:
         keep_driver_data: collect driver data, for ``take_driver_data``.
         keep_records: collect all records, for ``take_records``.
         keep_requests: collect matched requests, for ``take_requests``.
-        with_in_flight: follow how many requests are in flight; without, ``Cut.loads`` is empty,
-            and a record costs 18 instructions less.
+        as_original: pair exactly as the original does, for its own outputs: a requeue, a
+            completion of a part and a zone append get no treatment of their own. Requests in
+            flight are not followed then: ``Cut.loads`` is empty, and so is ``Cut.retry_rows``.
         resync: after bytes that are no record, go on at the next plausible one instead of failing.
         devices: major:minor numbers; records of all others are read and counted, and otherwise
             ignored. Empty: every device counts.
@@ -64,7 +65,7 @@ class Engine:
         keep_driver_data: bool = False,
         keep_records: bool = False,
         keep_requests: bool = False,
-        with_in_flight: bool = True,
+        as_original: bool = False,
         resync: bool = False,
         devices: Iterable[int] = (),
         from_ns: int = 0,
@@ -165,7 +166,8 @@ class Engine:
         ``records`` read, ``matches``, ``mismatches``, ``driver_data`` (records), ``evicted``
         (pending records), ``lost`` (events, by the tracer's marks), ``gaps`` (records missing by
         their sequence numbers, per device and CPU, when the interval ended), ``orphans``
-        (completions whose issue had not been seen when the interval ended), ``skipped_bytes``,
+        (completions whose issue had not been seen when the interval ended), ``unanswered`` (issues
+        that were given up, or were overdue at a cut: see ``Counts``), ``skipped_bytes``,
         ``over_limit`` (records of devices beyond ``max_devices``).
         """
 
@@ -189,7 +191,11 @@ class Engine:
 
     @property
     def now_ns(self) -> int:
-        """Trace time of the latest issue or completion; 0 before the first."""
+        """Trace time of the latest record that is no note; 0 before the first."""
+
+    @property
+    def first_ns(self) -> int | None:
+        """Trace time of the first record that is no note; None before it."""
 
     @property
     def epoch_ns(self) -> int | None:
@@ -201,6 +207,10 @@ class Engine:
 
         At least 65,536 are remembered: those that were told, or in an interval, last.
         """
+
+    @property
+    def padding_bytes(self) -> int:
+        """Zeros between records, which blktrace may hand out when it stops."""
 
     @property
     def offset(self) -> int:

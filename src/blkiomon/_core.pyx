@@ -14,6 +14,7 @@ its own:
     _overtaken.pxi and how it is kept small: what waits long is set aside
     _load.pxi      requests in flight
     _queue.pxi     queue records, process names, the time of day
+    _steps.pxi     requests that are requeued, or completed in parts
     _pair.pxi      batches of records -> matches
     _pipeline.pxi  the same on two cores
 
@@ -42,6 +43,7 @@ include "_pending.pxi"
 include "_overtaken.pxi"
 include "_load.pxi"
 include "_queue.pxi"
+include "_steps.pxi"
 include "_pair.pxi"
 include "_pipeline.pxi"
 
@@ -91,6 +93,9 @@ cdef copied(const void *elements, uint64_t n, dtype):
     return array
 
 
+cdef uint64_t CLOCKS_DIFFER_NS = 1000000000     # a note this much later than all records
+
+
 cdef class Engine:
     """See _core.pyi for what users need to know."""
 
@@ -108,6 +113,7 @@ cdef class Engine:
     cdef bint resync
     cdef bint searching                         # after garbage, for the next plausible record
     cdef uint64_t position                      # bytes of the stream that have been dealt with
+    cdef uint64_t padding_end                   # where the latest zeros between records ended
     cdef uint64_t garbage_from                  # where the garbage began, while searching
     cdef uint8_t tail[MAX_RECORD]               # what the last feed ended with: part of a record
     cdef size_t n_tail
@@ -118,7 +124,7 @@ cdef class Engine:
     def __init__(
         self, *, max_pending=1_000_000, max_age_ns=600 * 10**9,
         keep_details=False, keep_driver_data=False, keep_records=False, keep_requests=False,
-        with_in_flight=True, resync=False, devices=(), from_ns=0, threads=1, max_devices=65_536,
+        as_original=False, resync=False, devices=(), from_ns=0, threads=1, max_devices=65_536,
         shard=(0, 1), hash_seed=None, spill_every=1 << 31, set_aside_from=1 << 16,
     ):
         if not 1 <= max_pending <= 1 << 32:
@@ -148,7 +154,8 @@ cdef class Engine:
         self.s.keep_driver_data = keep_driver_data
         self.s.keep_records = keep_records
         self.s.keep_requests = keep_requests
-        self.s.with_in_flight = with_in_flight
+        self.s.as_original = as_original
+        self.s.first_ns = <uint64_t> -1
         self.s.oldest_ns = <uint64_t> -1
         self.s.shard, self.s.n_shards = shard
         self.s.follow_matches = self.s.keep_details or self.s.n_shards > 1
@@ -484,6 +491,11 @@ cdef class Engine:
             and s.n_active + more <= s.n_accounts
             and s.n_blocks + BLOCKS_A_MATCH * more <= s.blocks_room
             and s.matches - s.spilled_at < s.spill_every
+            and (s.as_original or (
+                load_relaxed(&s.history.used) + more <= s.history.n_groups * MOST_IN_GROUP
+                and load_relaxed(&s.n_retry_rows) + more <= s.retry_rows_room
+                and (not b.seen & CAT_ZONE_APPEND or s.appends != NULL)
+            ))
             and cpu_bits(b.cpus, s.devices_room) <= s.cpu_shift
             and (s.queued.groups == NULL or (
                 load_relaxed(&s.queued.used) + more <= s.queued.n_groups * MOST_IN_GROUP
@@ -530,6 +542,8 @@ cdef class Engine:
             self._grow_blocks(s.n_blocks + BLOCKS_A_MATCH * more)
         if s.matches - s.spilled_at >= s.spill_every:
             self._spill()
+        if not s.as_original:
+            self._make_room_for_steps(seen, more)
         if seen & CAT_QUEUE or s.queued.groups != NULL:
             while min(s.queued.used + more, s.max_pending) > s.queued.n_groups * MOST_IN_GROUP:
                 self._grow_table("queued", &s.queued)
@@ -565,6 +579,22 @@ cdef class Engine:
             s.driver = self._grow(
                 "driver", s.driver, s.n_driver, &s.driver_room,
                 2 * (s.n_driver + n_bytes + BATCH * HEADER_V7), 1,
+            )
+        return 0
+
+    cdef int _make_room_for_steps(self, uint32_t seen, uint64_t more) except -1:
+        """For requests of several steps: any completion may turn out to be one of a part."""
+        cdef State *s = &self.s
+        while s.history.used + more > s.history.n_groups * MOST_IN_GROUP:
+            self._grow_table("history", &s.history)
+        if s.n_retry_rows + more > s.retry_rows_room:
+            s.retry_rows = <RetryRow *> self._grow(
+                "retry rows", s.retry_rows, s.n_retry_rows, &s.retry_rows_room,
+                s.n_retry_rows + more, sizeof(RetryRow),
+            )
+        if seen & CAT_ZONE_APPEND and s.appends == NULL:
+            s.appends = <Append *> allocate(
+                self._arrays, "appends", MOST_APPENDS * sizeof(Append)
             )
         return 0
 
@@ -758,6 +788,15 @@ cdef class Engine:
             self.need = left + 1
             return False
         if not self.searching:
+            if p[0] == 0 and self.s.records != 0:
+                length = zeros_at(p, left)
+                if length >= MIN_PADDING or self.position == self.padding_end:
+                    self._skip_padding(length)
+                    at[0] += length
+                    return True
+                if length == left:
+                    self.need = MIN_PADDING
+                    return False
             if left < 4:
                 self.need = 4
                 return False
@@ -773,6 +812,13 @@ cdef class Engine:
             at[0] += 1
             self.position += 1
         return self._search(data, size, at)
+
+    cdef int _skip_padding(self, size_t length) except -1:
+        """Skip zeros behind a record: blktrace may hand out a buffer of them when it stops."""
+        self.s.padding_bytes += length
+        self.position += length
+        self.padding_end = self.position
+        return 0
 
     cdef bint _search(self, const uint8_t *data, size_t size, size_t *at) except -1:
         """Look for the next plausible record or mark. False: none so far, more bytes are needed."""
@@ -820,7 +866,11 @@ cdef class Engine:
             self.n_tail -= used
             memmove(self.tail, self.tail + used, self.n_tail)
         n = self.n_tail
+        if n and not self.searching and self.s.records != 0 and zeros_at(self.tail, n) == n:
+            self._skip_padding(n)
+            n = self.n_tail = 0
         sweep(&self.s)
+        self.s.has_ended = True
         if self.searching:
             self._end_search()
         elif n:
@@ -861,6 +911,7 @@ cdef class Engine:
             d2c_bins=table(n.d2c_bins, layout.BIN),
             size_bins=table(n.size_bins, layout.BIN),
             loads=table(n.loads, layout.LOAD),
+            retry_rows=table(s.n_retry_rows, layout.RETRY_ROW),
             queue_rows=table(n.queue_rows, layout.QUEUE_ROW),
             q2d_bins=table(n.q2d_bins, layout.BIN),
             q2c_bins=table(n.q2c_bins, layout.BIN),
@@ -870,6 +921,7 @@ cdef class Engine:
         cdef Bin *d2c_bins = <Bin *> address(cut.d2c_bins)
         cdef Bin *size_bins = <Bin *> address(cut.size_bins)
         cdef LoadRow *loads = <LoadRow *> address(cut.loads)
+        cdef RetryRow *retry_rows = <RetryRow *> address(cut.retry_rows)
         cdef QueueRow *queue_rows = <QueueRow *> address(cut.queue_rows)
         cdef Bin *q2d_bins = <Bin *> address(cut.q2d_bins)
         cdef Bin *q2c_bins = <Bin *> address(cut.q2c_bins)
@@ -878,10 +930,10 @@ cdef class Engine:
             move_rows(s, rows, d2c_bins, size_bins)
             move_queue_rows(s, queue_rows, q2d_bins, q2c_bins)
             move_load_rows(s, end, loads)
+            move_retry_rows(s, retry_rows)
             free_idle_devices(s)
             close_accounts(s)
             forget_processes(s)
-            s.interval += 1
             s.gaps_cut = s.gaps
         return cut
 
@@ -960,6 +1012,7 @@ cdef class Engine:
             "lost": self.s.lost,
             "gaps": self.s.gaps,
             "orphans": self.s.orphans,
+            "unanswered": max(self.s.unanswered, self.s.given_up),
             "skipped_bytes": self.s.skipped_bytes,
             "over_limit": self.s.over_limit,
         }
@@ -1018,15 +1071,28 @@ cdef class Engine:
         return self.s.now_ns
 
     @property
+    def first_ns(self):
+        self._settle()
+        return self.s.first_ns if self.s.first_ns != <uint64_t> -1 else None
+
+    @property
     def epoch_ns(self):
         self._settle()
-        return self.s.epoch_ns if self.s.has_epoch else None
+        cdef const State *s = &self.s
+        # `blkparse -d` makes the times of all records relative but those of notes.
+        if not s.has_epoch or s.first_ns < s.epoch_at_ns - min(s.epoch_at_ns, CLOCKS_DIFFER_NS):
+            return None
+        return s.epoch_ns
 
     @property
     def process_names(self):
         self._settle()
         self._take_names()
         return self._names
+
+    @property
+    def padding_bytes(self):
+        return self.s.padding_bytes
 
     @property
     def offset(self):
@@ -1046,6 +1112,7 @@ def _struct_sizes():
         "BIN": sizeof(Bin),
         "LOAD": sizeof(LoadRow),
         "QUEUE_ROW": sizeof(QueueRow),
+        "RETRY_ROW": sizeof(RetryRow),
         "PROCESS": sizeof(Process),
         "REQUEST": sizeof(Request),
     }

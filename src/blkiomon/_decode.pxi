@@ -135,7 +135,7 @@ cdef inline Walk decode_run(
         if version == 7 and unlikely(v7.pid > PID_LIMIT) and is_shuffled(v7):
             end = WALK_SHUFFLED
             break
-        if unlikely(v7.time > last_ns):
+        if unlikely(v7.time > last_ns) and not category & CAT_NOTIFY:   # see note_time()
             next_ns[0] = v7.time
             end = WALK_LATER
             break

@@ -11,6 +11,10 @@
 
 cdef enum:
     EVERYTHING = 8                              # layout.EVERYTHING
+    # A request in flight for longer than this, and longer than the slowest that its device has
+    # completed in the interval, counts as one whose completion was missed. Of a device that has
+    # completed none it may just as well hang, and does not.
+    OVERDUE_NS = 1000000000
 
 
 cdef inline void enter(State *s, uint32_t device, unsigned int op, uint64_t time_ns) noexcept nogil:
@@ -45,9 +49,13 @@ cdef inline void leave(State *s, uint32_t device, unsigned int op, uint64_t time
 cdef inline void abandon(State *s, const Pending *p, uint64_t now_ns) noexcept nogil:
     """What is pending gets no partner any more."""
     cdef unsigned int op
-    if p.state & IS_ISSUE:
+    if p.state & IS_OTHER:
+        s.given_up += (p.state & (WAS_ISSUED | IN_FLIGHT)) == WAS_ISSUED
+        end_history(s, p)
+    if is_in_flight(p):
+        s.given_up += 1
         s.devices[device_of(p.key)].was_busy = True
-        if not s.with_in_flight:
+        if s.as_original:
             return
         op = op_of(cell_in(p.state))
         leave(s, device_of(p.key), op, now_ns)
@@ -57,32 +65,49 @@ cdef inline void abandon(State *s, const Pending *p, uint64_t now_ns) noexcept n
 
 # --- the cut ----------------------------------------------------------------------------------
 
-cdef void weigh_pending(State *s, const Table *t, uint64_t end_ns) noexcept nogil:
+cdef inline bint is_overdue(const State *s, const Pending *p, uint64_t end_ns) noexcept nogil:
+    """Whether an issue most likely has no completion: see OVERDUE_NS."""
+    cdef uint64_t age_ns = end_ns - p.time_ns if p.time_ns < end_ns else 0
+    return s.has_ended or age_ns > max(
+        <uint64_t> OVERDUE_NS, s.carries[device_of(p.key)].slowest_ns
+    )
+
+
+cdef uint64_t weigh_pending(State *s, const Table *t, uint64_t end_ns) noexcept nogil:
+    """Add up how long the pending requests were in flight; returns how many are overdue."""
     cdef uint64_t group
+    cdef uint64_t overdue = 0
     cdef unsigned int in_use, op
-    cdef const Pending *p
+    cdef Pending *p
     cdef Carry *carry
     for group in range(t.n_groups):
         in_use = slots_in_use(t, group)
         while in_use != 0:
             p = &t.slots[group * GROUP + first_bit(in_use)]
             in_use &= in_use - 1
-            if p.state & IS_ISSUE and p.time_ns < end_ns:
+            if not p.state & (IS_ISSUE | IS_OTHER):
+                p.state |= IS_COUNTED
+                continue
+            overdue += p.state & (IS_ISSUE | WAS_ISSUED) != 0 and is_overdue(s, p, end_ns)
+            if is_in_flight(p) and p.time_ns < end_ns:
                 op = op_of(cell_in(p.state))
                 carry = &s.carries[device_of(p.key)]
                 carry.pending_ns[op] += end_ns - p.time_ns
                 if p.time_ns < carry.oldest_ns[op]:
                     carry.oldest_ns[op] = p.time_ns
+    return overdue
 
 
 cdef void weigh_requests(State *s, uint64_t end_ns) noexcept nogil:
     """Add up how long requests were in flight, those that still are apart; find their oldest."""
     cdef uint64_t i
+    cdef uint64_t overdue = 0
     cdef unsigned int op
     cdef const Account *a
-    if not s.with_in_flight:
+    if s.as_original:
         return
     for i in range(s.devices_end):
+        s.carries[i].slowest_ns = <uint64_t> -1     # of none: then nothing is overdue
         for op in range(OPS):
             s.carries[i].ended_ns[op] = 0
             s.carries[i].pending_ns[op] = 0
@@ -90,9 +115,12 @@ cdef void weigh_requests(State *s, uint64_t end_ns) noexcept nogil:
     for i in range(s.n_active):
         a = s.accounts[i]
         s.carries[a.device].ended_ns[a.op] += a.d2c_ns.sum
-    if s.in_flight != 0:
-        weigh_pending(s, &s.pending, end_ns)
-        weigh_pending(s, &s.overtaken, end_ns)
+        if s.carries[a.device].slowest_ns == <uint64_t> -1:
+            s.carries[a.device].slowest_ns = 0
+        s.carries[a.device].slowest_ns = max(s.carries[a.device].slowest_ns, a.d2c_ns.max)
+    if all_pending(s) != 0:
+        overdue = weigh_pending(s, &s.pending, end_ns) + weigh_pending(s, &s.overtaken, end_ns)
+    s.unanswered = max(s.unanswered, s.given_up + overdue)
 
 
 cdef inline bint had_load(const State *s, uint64_t device, unsigned int op) noexcept nogil:
@@ -111,7 +139,7 @@ cdef uint64_t count_load_rows(const State *s) noexcept nogil:
     cdef uint64_t n = 0
     cdef uint64_t of_device
     cdef unsigned int op
-    if not s.with_in_flight:
+    if s.as_original:
         return 0
     for i in range(s.devices_end):
         of_device = 0
@@ -149,7 +177,7 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
     cdef uint128_t all_ns = 0
     cdef Load *load
     cdef Carry *carry
-    if not s.with_in_flight:
+    if s.as_original:
         for i in range(s.devices_end):          # but for those that have an account
             s.devices[i].is_idle = not s.devices[i].was_busy
             s.devices[i].was_busy = False

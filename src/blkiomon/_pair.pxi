@@ -7,6 +7,7 @@ cdef enum:
     MOST_SHARDS = 1024
     MOST_CPU_BITS = 13                          # 8192 are as many as a kernel can be built for
     MOST_SEQUENCE_BITS = 27                     # sequence numbers; 512 MB
+    MOST_LATE = 1 << 16                         # a record that comes later begins the numbers anew
 
 
 cdef inline unsigned int cpu_bits(uint32_t cpus, uint64_t devices) noexcept nogil:
@@ -21,7 +22,10 @@ cdef inline unsigned int cpu_bits(uint32_t cpus, uint64_t devices) noexcept nogi
 cdef void note_gap(State *s, const TraceV7 *r, uint32_t *last) noexcept nogil:
     """A record's sequence number is not one more than the last of its device and CPU."""
     cdef int32_t missing = <int32_t> (r.sequence - last[0] - 1)
-    if last[0] == 0:                            # where the numbers begin is not told
+    if last[0] == 0:                            # where the numbers begin is not known
+        last[0] = r.sequence
+    elif missing < 0 and (r.sequence == 1 or missing < -MOST_LATE):     # another run of blktrace
+        s.gaps += r.sequence - 1
         last[0] = r.sequence
     elif missing > 0:
         s.gaps += missing
@@ -120,6 +124,8 @@ cdef inline void prepare(
         item.state = state_of(category, plain_cell(category), r.error)
         if unlikely(not is_plain(category)):
             item.state = odd_state_of(category, r)
+            if category & CAT_ZONE_APPEND and category & CAT_PAIRED and not s.as_original:
+                item.state = IS_OTHER
             b.needs_input |= item.state == IS_OTHER
         if with_hashes:
             set_hash(s, item)
@@ -128,17 +134,17 @@ cdef inline void prepare(
 
 
 cdef inline void set_pending(
-    State *s, Pending *p, const Batch *b, int i, bint plainly, bint with_in_flight
+    State *s, Pending *p, const Batch *b, int i, bint plainly, bint as_original
 ) noexcept nogil:
     """Write a record into a slot that is empty or whose record has been dropped."""
     cdef const Pending *item = &b.item[i]
     p[0] = item[0]
     if likely(item.state & IS_ISSUE):
-        if with_in_flight:
+        if not as_original:
             enter(s, device_of(item.key), op_of(cell_in(item.state)), item.time_ns)
     else:
         s.orphans += 1
-        p.bytes = s.interval                    # the issue has the size
+        p.state &= ~<uint32_t> IS_COUNTED
     if not plainly and s.keep_details:
         p.at = keep(s, b.record[i], b.category[i], b.first + i)
     note_age(s, item)
@@ -164,19 +170,27 @@ cdef void log_records(State *s, const Batch *b) noexcept nogil:
     s.n_record += b.n
 
 
-cdef void log_request(State *s, const Match *m, const Record *issue, uint16_t error) noexcept nogil:
+cdef uint64_t first_issue_of(const State *s, const Pending *p) noexcept nogil:
+    """When a pending request was issued first."""
+    return history_of(s, p).time_ns if p.state & IS_OTHER else p.time_ns
+
+
+cdef void log_request(
+    State *s, const Match *m, const Record *issue, uint64_t first_issued_ns
+) noexcept nogil:
     cdef Request *q = &s.request[s.n_request]
     s.n_request += 1
     q.issued_ns = issue.time_ns
     q.d2c_ns = m.d2c_ns
     q.sector = issue.sector
-    q.bytes = issue.bytes
+    q.bytes = m.size_bytes
     q.device = issue.device
     q.pid = issue.pid
     q.cpu = issue.cpu
     q.op = op_of(m.cell)
-    q.error = error
+    q.error = m.error
     q.q2d_ns = m.q2d_ns
+    q.first_issued_ns = first_issued_ns
 
 
 cdef void log_match(
@@ -186,10 +200,10 @@ cdef void log_match(
     cdef Detail detail
     if s.keep_requests:
         if pending_is_issue:
-            log_request(s, m, &s.kept[p.at].detail.record, b.record[i].error)
+            log_request(s, m, &s.kept[p.at].detail.record, first_issue_of(s, p))
         else:
             copy_detail(&detail, b.record[i], b.category[i], 0)
-            log_request(s, m, &detail.record, s.kept[p.at].detail.record.error)
+            log_request(s, m, &detail.record, detail.record.time_ns)
     release(s, p.at)
 
 
@@ -222,7 +236,7 @@ cdef void note_match(
 
 cdef inline void settle(
     State *s, Batch *b, int i, const Pending *p, uint64_t d2c_ns, bint pending_is_issue,
-    Place place, bint plainly, bint with_in_flight,
+    Place place, bint plainly, bint as_original,
 ) noexcept nogil:
     """A match: leave it to account(), and take the pending record out."""
     cdef const Pending *item = &b.item[i]
@@ -235,14 +249,14 @@ cdef inline void settle(
     m.cell = cell_in(issue.state)
     if likely(pending_is_issue):
         m.error = item.state >> ERROR_SHIFT
-        if with_in_flight:
+        if not as_original:
             leave(s, m.device, op_of(m.cell), item.time_ns)
     else:
         m.error = p.state >> ERROR_SHIFT
         if unlikely(p.state & IS_ISSUE):        # it is both
             abandon(s, p, item.time_ns)
         else:
-            s.orphans -= p.bytes == s.interval  # of an earlier interval it stays one
+            s.orphans -= p.state & IS_COUNTED == 0
     m.q2d_ns = NOT_QUEUED
     if not plainly and s.follow_matches:
         note_match(s, m, b, i, p, pending_is_issue)
@@ -288,14 +302,15 @@ cdef void fetch(const State *s, const Batch *b) noexcept nogil:
 
 
 cdef inline void pair_items(
-    State *s, Batch *b, bint plainly, bint with_in_flight, bint with_overtaken
+    State *s, Batch *b, bint plainly, bint as_original, bint with_overtaken
 ) noexcept nogil:
     """Pair the records of a batch (behaviour: one pending record per key).
 
     A record whose key is not pending becomes pending. Otherwise the two are ordered by time, the
     pending one being older only if its time is strictly smaller: an older issue and a younger
     completion are a match; of anything else the younger stays pending. Two that are further apart
-    than max_age_ns never pair: the older is evicted.
+    than max_age_ns never pair: the older is evicted. Unless State.as_original says otherwise, a
+    match is also of the same size, and pair_step() deals with what the original pairs wrongly.
 
     The compiler makes one of this for each call: `plainly`, see can_be_plain(), is a constant
     there, and so are the others where that counts.
@@ -310,8 +325,7 @@ cdef inline void pair_items(
 
     for i in range(b.n):
         item = &b.item[i]
-        if not plainly and item.state & IS_OTHER:
-            take_other(s, b, i)
+        if not plainly and item.state & IS_OTHER and not take_other(s, b, i):
             continue
         s.now_ns = item.time_ns
         if not plainly and s.follow_issues and item.state & IS_ISSUE:
@@ -321,19 +335,29 @@ cdef inline void pair_items(
         if p == NULL and with_overtaken and unlikely(may_be_overtaken(s, item)):
             p = bring_back(s, item)
         if p == NULL:
+            if not as_original and unlikely(is_empty_completion(item)):
+                continue
             if not plainly and all_pending(s) == s.max_pending:
                 evict_oldest(s)
-            set_pending(s, claim(&s.pending, place), b, i, plainly, with_in_flight)
+            set_pending(s, claim(&s.pending, place), b, i, plainly, as_original)
             continue
 
         pending_is_older = p.time_ns < item.time_ns
         d2c_ns = item.time_ns - p.time_ns if pending_is_older else p.time_ns - item.time_ns
         if likely(d2c_ns <= s.max_age_ns):
-            if likely(pending_is_older and p.state & IS_ISSUE and item.state & IS_COMPLETE):
-                settle(s, b, i, p, d2c_ns, True, place, plainly, with_in_flight)
+            if likely(
+                pending_is_older and p.state & IS_ISSUE and item.state & IS_COMPLETE
+                and (as_original or (p.bytes == item.bytes and item.bytes != 0))
+            ):
+                settle(s, b, i, p, d2c_ns, True, place, plainly, as_original)
                 continue
-            if not pending_is_older and item.state & IS_ISSUE and p.state & IS_COMPLETE:
-                settle(s, b, i, p, d2c_ns, False, place, plainly, with_in_flight)
+            if (
+                not pending_is_older and item.state & IS_ISSUE and p.state & IS_COMPLETE
+                and (as_original or (p.bytes == item.bytes and not p.state & IS_ISSUE))
+            ):
+                settle(s, b, i, p, d2c_ns, False, place, plainly, as_original)
+                continue
+            if not as_original and pair_step(s, b, i, p):
                 continue
             s.mismatches += 1
             if s.keep_mismatches:
@@ -345,9 +369,10 @@ cdef inline void pair_items(
             if s.keep_details:
                 release(s, p.at)
             abandon(s, p, s.now_ns)
-            set_pending(s, p, b, i, plainly, with_in_flight)
+            set_pending(s, p, b, i, plainly, as_original)
         else:
             s.orphans += item.state & IS_ISSUE == 0
+            s.given_up += item.state & IS_ISSUE != 0
             if s.keep_details:                  # taken out and stored again, as the original does
                 s.kept[p.at].stored = b.first + i
 
@@ -363,13 +388,19 @@ cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:
 cdef void pair(State *s, Batch *b) noexcept nogil:
     """Find the matches of a batch."""
     cdef bint with_overtaken = s.overtaken.used != 0
+    cdef int i
+    if unlikely(s.first_ns == <uint64_t> -1):
+        for i in range(b.n):
+            if not b.category[i] & CAT_NOTIFY:
+                s.first_ns = b.item[i].time_ns
+                break
     fetch(s, b)
     b.n_matches = 0
     if unlikely(not can_be_plain(s, b)):
-        pair_items(s, b, False, s.with_in_flight, with_overtaken)
+        pair_items(s, b, False, s.as_original, with_overtaken)
     elif with_overtaken:
-        pair_items(s, b, True, s.with_in_flight, True)
-    elif s.with_in_flight:
+        pair_items(s, b, True, s.as_original, True)
+    elif s.as_original:
         pair_items(s, b, True, True, False)
     else:
         pair_items(s, b, True, False, False)

@@ -4,7 +4,8 @@
 # direction (the kernel does not mark it FS or PC); when that comes it waits on, under another key,
 # for the match. A bio that is merged
 # into another's back never has an issue of its own: its queue record is forgotten. One that is
-# merged into a front gives the request its sector, and it is this one whose time counts.
+# merged into a front gives the request its sector, and it is this one whose time counts. An issue
+# uses up all queue records inside its sectors.
 
 cdef enum:
     ISSUED = 1 << 2                             # in the key of a queue record: its issue came
@@ -14,6 +15,11 @@ cdef enum:
 cdef inline uint32_t queue_key(uint32_t key) noexcept nogil:
     """The key of a request's queue record."""
     return key & ~<uint32_t> (CAT_FS | CAT_PC)
+
+
+cdef inline void forget_one(State *s, const Pending *p, Place place) noexcept nogil:
+    s.n_waiting -= not p.key & ISSUED
+    remove(&s.queued, p, place)
 
 
 cdef void forget_queued(State *s) noexcept nogil:
@@ -27,7 +33,7 @@ cdef void forget_queued(State *s) noexcept nogil:
             p = &s.queued.slots[group * GROUP + first_bit(in_use)]
             in_use &= in_use - 1
             if p.time_ns < s.now_ns and s.now_ns - p.time_ns > s.max_age_ns:
-                remove(&s.queued, p, place_of(s, &s.queued, p.sector, p.key))
+                forget_one(s, p, place_of(s, &s.queued, p.sector, p.key))
 
 
 cdef void forget_older_half(State *s) noexcept nogil:
@@ -48,7 +54,7 @@ cdef void forget_older_half(State *s) noexcept nogil:
             p = &s.queued.slots[group * GROUP + first_bit(in_use)]
             in_use &= in_use - 1
             if p.time_ns <= mean_ns:
-                remove(&s.queued, p, place_of(s, &s.queued, p.sector, p.key))
+                forget_one(s, p, place_of(s, &s.queued, p.sector, p.key))
 
 
 cdef void set_queued(State *s, uint64_t sector, uint32_t key, uint64_t time_ns) noexcept nogil:
@@ -61,6 +67,7 @@ cdef void set_queued(State *s, uint64_t sector, uint32_t key, uint64_t time_ns) 
         p = claim(&s.queued, place)
         p.sector = sector
         p.key = key
+        s.n_waiting += not key & ISSUED
     p.time_ns = time_ns
 
 
@@ -73,22 +80,53 @@ cdef bint take_queued(
     if p == NULL:
         return False
     time_ns[0] = p.time_ns
-    remove(&s.queued, p, place)
+    forget_one(s, p, place)
     return True
 
 
 cdef void note_issue(State *s, const Batch *b, int i) noexcept nogil:
     """Let the queue record of an issue wait for the match."""
     cdef const TraceV7 *r = b.record[i]
-    cdef uint32_t key = b.item[i].key
+    cdef const Pending *item = &b.item[i]
+    cdef uint32_t key = queue_key(item.key)
     cdef uint64_t time_ns
+    cdef bint was_queued
     if not s.with_queue:                        # then the issue must do to tell the process
         count_process(s, r)
         return
-    if take_queued(s, r.sector, queue_key(key), &time_ns) and time_ns <= r.time:
-        set_queued(s, r.sector, queue_key(key) | ISSUED, time_ns)
-    else:                                       # there may be one of an issue without completion
-        take_queued(s, r.sector, queue_key(key) | ISSUED, &time_ns)
+    was_queued = take_queued(s, r.sector, key & ~<uint32_t> IS_APPEND, &time_ns)
+    if s.n_waiting != 0 and r.bytes > 512:
+        use_up_queued(s, r, key & ~<uint32_t> IS_APPEND)
+    if was_queued and time_ns <= r.time:
+        set_queued(s, item.sector, key | ISSUED, time_ns)
+    elif not is_given_back(s, item):            # there may be one of an issue without completion
+        take_queued(s, item.sector, key | ISSUED, &time_ns)
+
+
+cdef bint is_given_back(State *s, const Pending *item) noexcept nogil:
+    """Whether an issue is that of a request which was issued, and given back."""
+    cdef const Pending *p = find_pending(s, item.sector, item.key) if s.history.used else NULL
+    return p != NULL and p.state & (IS_OTHER | IN_FLIGHT) == <uint32_t> IS_OTHER
+
+
+cdef void use_up_queued(State *s, const TraceV7 *r, uint32_t key) noexcept nogil:
+    """Forget the queue records inside an issue's sectors, which is one for all of them."""
+    cdef uint64_t group, sector
+    cdef uint64_t end = r.sector + (r.bytes >> 9)
+    cdef uint64_t time_ns
+    cdef unsigned int in_use
+    cdef const Pending *p
+    if r.bytes >> 9 <= s.queued.n_groups:
+        for sector in range(r.sector + 1, end):
+            take_queued(s, sector, key, &time_ns)
+        return
+    for group in range(s.queued.n_groups):
+        in_use = slots_in_use(&s.queued, group)
+        while in_use != 0:
+            p = &s.queued.slots[group * GROUP + first_bit(in_use)]
+            in_use &= in_use - 1
+            if p.key == key and r.sector < p.sector < end:
+                take_queued(s, p.sector, key, &time_ns)
 
 
 cdef uint64_t queue_time(
@@ -155,6 +193,7 @@ cdef void take_note(State *s, const TraceV7 *r, const uint8_t *payload) noexcept
         now_ns = seconds * <uint64_t> 1000000000 + ns
         if now_ns >= r.time:                    # else the clock had not been set
             s.epoch_ns = now_ns - r.time
+            s.epoch_at_ns = r.time
             s.has_epoch = True
     elif event == NOTE_PROCESS and length > 0:
         s.with_names = s.follow_issues = True
@@ -175,16 +214,27 @@ cdef void take_driver_data(State *s, const TraceV7 *r, const uint8_t *payload) n
     s.n_driver += HEADER_V7 + r.pdu_len
 
 
-cdef void take_other(State *s, const Batch *b, int i) noexcept nogil:
-    """A record that is neither issue nor completion."""
+cdef bint take_other(State *s, Batch *b, int i) noexcept nogil:
+    """A record that is neither issue nor completion, or one of a zone append.
+
+    True: it is to be paired, by what it has been made here.
+    """
     cdef const TraceV7 *r = b.record[i]
     cdef uint32_t event = r.action & 0xffff & ~<uint32_t> EVENT_CGROUP
     cdef uint64_t time_ns
-    if b.category[i] & CAT_DRV_DATA:
+    cdef uint32_t category = b.category[i]
+    if category & ~<uint32_t> CAT_NOTIFY:       # not of a device that does not count
+        s.now_ns = r.time
+    if category & CAT_DRV_DATA:
         take_driver_data(s, r, payload_of(b, i))
-    elif b.category[i] & CAT_NOTIFY:
+    elif category & CAT_PAIRED:
+        return take_append(s, b, i)
+    elif category & CAT_NOTIFY:
         take_note(s, r, payload_of(b, i))
-    elif b.category[i] & CAT_QUEUE:
+    elif category & CAT_REQUEUE and event == EVENT_REQUEUE and not s.as_original:
+        if not category & CAT_ZONE_APPEND or find_requeued_append(s, b, i):
+            take_requeue(s, b, i)
+    elif category & CAT_QUEUE:
         if event == EVENT_QUEUE:
             s.with_queue = s.follow_issues = s.follow_matches = True
             set_queued(s, r.sector, queue_key(b.item[i].key), r.time)
@@ -192,3 +242,6 @@ cdef void take_other(State *s, const Batch *b, int i) noexcept nogil:
                 count_process(s, r)
         elif event == EVENT_BACK_MERGE:
             take_queued(s, r.sector, queue_key(b.item[i].key), &time_ns)
+        elif event == EVENT_FRONT_MERGE:        # the request began behind it until now
+            take_queued(s, r.sector + (r.bytes >> 9), queue_key(b.item[i].key), &time_ns)
+    return False

@@ -14,6 +14,18 @@ cdef inline int sniff(uint32_t magic) noexcept nogil:
     return -1
 
 
+cdef enum:
+    MIN_PADDING = 48                            # zeros, of which fewer may be part of garbage
+
+
+cdef inline size_t zeros_at(const uint8_t *p, size_t size) noexcept nogil:
+    """How many zeros stand there; no record begins with one."""
+    cdef size_t n = 0
+    while n < size and p[n] == 0:
+        n += 1
+    return n
+
+
 cdef inline bint is_plausible(const uint8_t *p, bint swap) noexcept nogil:
     """Whether a header whose magic is right names an event that exists. Needs HEADER_V7 bytes."""
     cdef uint32_t magic = load32(p)

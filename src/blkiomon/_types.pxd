@@ -69,6 +69,7 @@ cdef enum:                                      # category bits, that is action 
     CAT_WRITE = 1 << 1
     CAT_FLUSH = 1 << 2
     CAT_QUEUE = 1 << 4
+    CAT_REQUEUE = 1 << 5
     CAT_ISSUE = 1 << 6
     CAT_COMPLETE = 1 << 7
     CAT_FS = 1 << 8
@@ -76,6 +77,7 @@ cdef enum:                                      # category bits, that is action 
     CAT_NOTIFY = 1 << 10
     CAT_DISCARD = 1 << 13
     CAT_DRV_DATA = 1 << 14
+    CAT_ZONE_APPEND = 1 << 16
     CAT_ZONE = 0x3f << 16                       # append, reset, reset all, finish, open, close
     CAT_WRITE_ZEROES = 1 << 22
     CAT_PAIRED = 1 << 6 | 1 << 7                # what is paired
@@ -83,6 +85,8 @@ cdef enum:                                      # category bits, that is action 
 cdef enum:
     EVENT_QUEUE = 1
     EVENT_BACK_MERGE = 2
+    EVENT_FRONT_MERGE = 3
+    EVENT_REQUEUE = 6
     EVENT_ISSUE = 7
     EVENT_COMPLETE = 8
     EVENT_LAST = 19
@@ -100,16 +104,23 @@ cdef struct Pending:                            # 32 bytes, two a cache line
     uint64_t time_ns
     uint32_t key                                # see key_of()
     uint32_t state
-    uint32_t bytes                              # of a pending completion: the interval it came in
+    uint32_t bytes                              # not completed yet; of a completion: its own
     uint32_t at                                 # in a batch: its hash's upper half; in a table:
     # index into the pool of full records, if they are kept
 
 cdef enum:                                      # Pending.state; in its lowest byte, the tag
     CELL_SHIFT = 8                              # five bits: see cell_of()
+    CELL_BITS = 0x1f << 8
     IS_ISSUE = 1 << 13
     IS_COMPLETE = 1 << 14
-    IS_OTHER = 1 << 15                          # neither: see take_other()
-    ERROR_SHIFT = 16                            # its error
+    IS_OTHER = 1 << 15                          # in a batch: neither, see take_other(); in a table:
+    # a request of several steps, see _steps.pxi
+    ERROR_SHIFT = 16                            # a completion's error
+    IS_COUNTED = 1 << CELL_SHIFT                # a pending completion: an interval ended without
+    # its issue, and counted it
+    WAS_ISSUED = 1 << 16                        # of several steps: State.history knows more
+    IN_FLIGHT = 1 << 17                         # likewise: issued now, and not given back
+    WAS_REQUEUED = 1 << 13                      # in State.history
     GROUP = 15                                  # slots in a group
 
 cdef struct Group:                              # what is in 15 slots, 16 bytes, aligned
@@ -249,11 +260,28 @@ cdef struct LoadRow:                            # layout.LOAD, 56 bytes
     uint64_t busy_ns
     uint64_t in_flight_ns[2]
 
+cdef struct RetryRow:                           # layout.RETRY_ROW, 80 bytes
+    uint32_t device                             # major:minor
+    uint16_t op
+    uint16_t pad
+    uint64_t requeues
+    uint64_t requests                           # that completed after a requeue
+    uint64_t pad2
+    Moments f2c_ns                              # of these, from the first issue
+
+cdef struct Append:                             # a zone append that waits for its partner
+    uint64_t sector                             # of an issue: where its zone begins
+    uint32_t key                                # of the device and direction
+    uint32_t bytes
+    uint32_t kind                               # IS_ISSUE, IS_COMPLETE, IS_OTHER (given back); 0: free
+
 cdef struct Carry:                              # for the integral of in flight, see _load.pxi
     uint128_t ns[OPS]
-    uint128_t ended_ns[OPS]                     # this and the next two: only during a cut
+    uint128_t ended_ns[OPS]                     # this and the next three: only during a cut
     uint128_t pending_ns[OPS]
     uint64_t oldest_ns[OPS]
+    uint64_t slowest_ns                         # request of the interval
+    uint32_t retry_row[OPS]                     # in State.retry_rows, from 1 on; 0: none yet
 
 cdef struct Device:
     uint32_t number                             # major:minor
@@ -281,8 +309,9 @@ cdef struct Name:                               # a process record's payload
     uint32_t pid
     char comm[COMM]
 
-cdef struct Request:                            # layout.REQUEST, 56 bytes
-    uint64_t issued_ns
+cdef struct Request:                            # layout.REQUEST, 64 bytes
+    uint64_t issued_ns                          # last
+    uint64_t first_issued_ns
     uint64_t d2c_ns
     uint64_t q2d_ns                             # NOT_QUEUED where no queue record was seen
     uint64_t sector
@@ -310,7 +339,7 @@ cdef struct State:
     bint keep_driver_data
     bint keep_records
     bint keep_requests
-    bint with_in_flight
+    bint as_original                            # pair as the original does, and follow nothing else
     bint has_filter                             # some records do not count: see counts()
     bint has_wanted                             # the user has named devices, and these are known
     bint foreign                                # byte order of the stream's payloads
@@ -352,6 +381,7 @@ cdef struct State:
     uint64_t gaps_cut                           # of earlier intervals
     uint64_t lost                               # events, as the tracer's marks say
     uint64_t skipped_bytes
+    uint64_t padding_bytes                      # zeros between records
     uint64_t pad1[8]
     # pending requests and what is in flight: pair
     Table pending
@@ -364,9 +394,17 @@ cdef struct State:
     uint64_t full_ns                            # now_ns and records when that was last full
     uint64_t full_records
     Table queued
-    uint64_t now_ns                             # time of the latest issue or completion
+    uint64_t n_waiting                          # for their issue
+    Table history                               # what is known of requests of several steps
+    RetryRow *retry_rows                        # of this interval
+    uint64_t n_retry_rows
+    uint64_t retry_rows_room
+    Append *appends                             # ring of the latest; NULL before the first
+    uint64_t first_append                       # serial numbers: none before this one waits
+    uint64_t next_append
+    uint64_t now_ns                             # time of the latest record that is no note
+    uint64_t first_ns                           # and of the first one; NEVER before it
     uint64_t oldest_ns                          # nothing that is pending is older
-    uint32_t interval                           # how many have ended, modulo 2^32
     Load *loads                                 # by device
     Carry *carries
     uint64_t in_flight
@@ -375,6 +413,9 @@ cdef struct State:
     uint64_t driver_data
     uint64_t evicted
     uint64_t orphans                            # completions whose issue has not been seen
+    uint64_t given_up                           # issues that are no longer waited for
+    uint64_t unanswered                         # and those that are overdue, as of the last cut
+    bint has_ended                              # the stream: what is pending stays so
     uint64_t matches_of_others                  # that other shards account
     Victim *victims                             # heap, oldest on top: the n_victims oldest that
     uint64_t n_victims                          # are pending, and some that no longer are
@@ -404,6 +445,7 @@ cdef struct State:
     # what notify records told
     bint has_epoch
     uint64_t epoch_ns                           # time of day at trace time 0, ns since 1970
+    uint64_t epoch_at_ns                        # trace time of the record that told it
     Name *names                                 # those since they were last taken
     uint64_t n_names
     uint64_t names_room

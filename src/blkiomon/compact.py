@@ -9,11 +9,12 @@
 A wide number is two of these, low word first; a signed one is wide, twice its value, or twice its
 distance from -1 plus 1 if it is negative. A table is the number of its rows, then column by column;
 what a column holds of a row stands together, and 128-bit sums are low and high word. The numbers
-of version 1, in this order:
+of a version, in this order:
 
 - time_s, start_ns, end_ns (signed); clock; whether it is anchored
 - how many counts there are, and each (wide)
-- the tables of rows, loads, queue rows and processes
+- how many of the trace's files are missing (from version 2 on)
+- the tables of rows, loads, queue rows and processes, and of requeues (from version 2 on)
 - of rows d2c and sizes, and of queue rows q2d and q2c: of each row how many bins are not empty;
   each bin, less the one before it in its row; their counts
 - how many names there are, the pids, when each was told (signed), how long each is, and the UTF-8
@@ -41,7 +42,7 @@ from blkiomon.interval import Counts, Interval
 from blkiomon.moments import U64_MAX
 
 MAGIC = b"bkiv"
-VERSION = 1
+VERSION = 2
 CRC_BYTES = 4
 MOST_BYTES = 10
 """Of one number."""
@@ -60,7 +61,11 @@ _COUNTS = (
     "orphans",
     "skipped_bytes",
     "over_limit",
+    "unanswered",
 )
+_COUNTS_1 = _COUNTS[:10]
+"""Those of version 1."""
+
 # Spelt out, as what layout says may change, and what version 1 is may not.
 _ROW = (
     *("device", "op", "direction", "errors", "requests"),
@@ -68,6 +73,7 @@ _ROW = (
 )
 _LOAD = ("device", "op", "in_flight", "max_in_flight", "oldest_ns", "busy_ns", "in_flight_ns")
 _QUEUE_ROW = ("device", "op", "requests", "q2d_ns", "q2c_ns")
+_RETRY_ROW = ("device", "op", "requeues", "requests", "f2c_ns")
 _PROCESS = ("pid", "requests", "bytes")
 _MOMENTS = ("min", "max", "sum", "squ")
 
@@ -87,10 +93,12 @@ def to_bytes(interval: Interval) -> bytes:
         *map(_signed, (interval.time_s, interval.start_ns, interval.end_ns)),
         _array([_CLOCKS.index(interval.clock), int(interval.is_anchored), len(_COUNTS)]),
         *(_wide(getattr(interval.counts, name)) for name in _COUNTS),
+        _array([interval.missing_files]),
         *_columns(rows, _ROW),
         *_columns(cut.loads, _LOAD),
         *_columns(queue_rows, _QUEUE_ROW),
         *_columns(cut.processes, _PROCESS),
+        *_columns(_in_order(cut.retry_rows, (), _QUEUE_KEY)[0], _RETRY_ROW),
     ]
     for bins, of in ((d2c, rows), (size, rows), (q2d, queue_rows), (q2c, queue_rows)):
         numbers += _histograms(bins, len(of))
@@ -182,15 +190,16 @@ def from_bytes(data: bytes) -> Interval:
         raise IntervalError(f"this is no interval: it begins with {data[: len(MAGIC)]!r}")
     if len(data) < head + CRC_BYTES:
         raise IntervalError(f"this interval is cut short: {len(data)} bytes")
-    if data[len(MAGIC)] != VERSION:
+    version = data[len(MAGIC)]
+    if not 1 <= version <= VERSION:
         raise IntervalError(
-            f"this interval is of version {data[len(MAGIC)]}, and only {VERSION} is known: "
+            f"this interval is of version {version}, and versions 1 to {VERSION} are known: "
             "a later blkiomon wrote it"
         )
     if zlib.crc32(data[:-CRC_BYTES]) != int.from_bytes(data[-CRC_BYTES:], "little"):
         raise IntervalError("this interval is damaged or cut short: its checksum does not match")
     source = _Reader(_unpacked(data[head:-CRC_BYTES]))
-    interval = _read(source)
+    interval = _read(source, version)
     source.end()
     return interval
 
@@ -303,18 +312,23 @@ class _Reader:
             )
 
 
-def _read(source: _Reader) -> Interval:
+def _read(source: _Reader, version: int) -> Interval:
     time_s, start_ns, end_ns = (source.signed() for _ in range(3))
     clock = _CLOCKS[source.one(len(_CLOCKS) - 1)]
     is_anchored = bool(source.one(1))
-    if source.one() != len(_COUNTS):
-        raise IntervalError(f"this interval has not the {len(_COUNTS)} counts of version 1")
-    counts = Counts(**{name: source.wide() for name in _COUNTS})
+    names = _COUNTS_1 if version == 1 else _COUNTS
+    if source.one() != len(names):
+        raise IntervalError(f"this interval has not the {len(names)} counts of version {version}")
+    counts = Counts(**{name: source.wide() for name in names})
+    missing_files = source.one() if version > 1 else 0
     rows = source.table(layout.ROW, _ROW)
     loads = source.table(layout.LOAD, _LOAD)
     queue_rows = source.table(layout.QUEUE_ROW, _QUEUE_ROW)
     processes = source.table(layout.PROCESS, _PROCESS)
-    if _most(rows["op"]) >= layout.ALL_OPS or _most(queue_rows["op"]) >= layout.ALL_OPS:
+    retry_rows = np.zeros(0, layout.RETRY_ROW)
+    if version > 1:
+        retry_rows = source.table(layout.RETRY_ROW, _RETRY_ROW)
+    if max(_most(t["op"]) for t in (rows, queue_rows, retry_rows)) >= layout.ALL_OPS:
         raise IntervalError("this interval has an operation that is none")
     if _most(loads["op"]) > layout.EVERYTHING or _most(rows["direction"]) >= len(layout.DIRECTIONS):
         raise IntervalError("this interval has an operation or a direction that is none")
@@ -322,13 +336,14 @@ def _read(source: _Reader) -> Interval:
         rows=rows,
         loads=loads,
         queue_rows=queue_rows,
+        retry_rows=retry_rows,
         processes=processes,
         d2c_bins=source.histograms(len(rows), N_BINS),
         size_bins=source.histograms(len(rows), N_BINS),
         q2d_bins=source.histograms(len(queue_rows), N_BINS),
         q2c_bins=source.histograms(len(queue_rows), N_BINS),
     )
-    names, told_ns = source.names()
+    process_names, told_ns = source.names()
     return Interval(
         time_s=time_s,
         devices=np.unique(rows["device"]),
@@ -338,7 +353,8 @@ def _read(source: _Reader) -> Interval:
         end_ns=end_ns,
         clock=clock,
         is_anchored=is_anchored,
-        process_names=names,
+        process_names=process_names,
+        missing_files=missing_files,
         named_ns={pid: at_ns for pid, at_ns in told_ns.items() if at_ns != end_ns},
     )
 

@@ -28,6 +28,8 @@ class Cut:
         d2c_bins, size_bins: dtype ``layout.BIN``, by row, then bin.
         loads: dtype ``layout.LOAD``, one for each device and operation. That of all devices is
             always there, unless requests in flight were not measured.
+        retry_rows: dtype ``layout.RETRY_ROW``, one for each device and operation; empty where
+            nothing was requeued.
         queue_rows: dtype ``layout.QUEUE_ROW``; empty where the stream carries no queue records.
         q2d_bins, q2c_bins: dtype ``layout.BIN``, by row of ``queue_rows``, then bin.
         processes: dtype ``layout.PROCESS``, one for each pid; empty where the stream carries no
@@ -38,6 +40,7 @@ class Cut:
     d2c_bins: Table = field(default_factory=lambda: _none(layout.BIN))
     size_bins: Table = field(default_factory=lambda: _none(layout.BIN))
     loads: Table = field(default_factory=lambda: _none(layout.LOAD))
+    retry_rows: Table = field(default_factory=lambda: _none(layout.RETRY_ROW))
     queue_rows: Table = field(default_factory=lambda: _none(layout.QUEUE_ROW))
     q2d_bins: Table = field(default_factory=lambda: _none(layout.BIN))
     q2c_bins: Table = field(default_factory=lambda: _none(layout.BIN))
@@ -59,6 +62,7 @@ def merge_cuts(cuts: Sequence[Cut], end_ns: Sequence[int] | None = None) -> Cut:
         [[cut.d2c_bins for cut in cuts], [cut.size_bins for cut in cuts]],
         ("device", "op", "direction"),
     )
+    retry_rows, _ = _merge_rows([cut.retry_rows for cut in cuts], [], ("device", "op"))
     queue_rows, (q2d_bins, q2c_bins) = _merge_rows(
         [cut.queue_rows for cut in cuts],
         [[cut.q2d_bins for cut in cuts], [cut.q2c_bins for cut in cuts]],
@@ -69,6 +73,7 @@ def merge_cuts(cuts: Sequence[Cut], end_ns: Sequence[int] | None = None) -> Cut:
         d2c_bins=d2c_bins,
         size_bins=size_bins,
         loads=_merge_loads([cut.loads for cut in cuts], ends),
+        retry_rows=retry_rows,
         queue_rows=queue_rows,
         q2d_bins=q2d_bins,
         q2c_bins=q2c_bins,

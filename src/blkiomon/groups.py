@@ -10,7 +10,7 @@ import numpy.typing as npt
 from blkiomon.cut import Cut, Table
 from blkiomon.distribution import Distribution, Histograms, distributions
 from blkiomon.layout import ALL_OPS, EVERYTHING, OPS
-from blkiomon.moments import from_words, reduce_moments, run_starts
+from blkiomon.moments import NOTHING, Moments, from_words, reduce_moments, run_starts
 
 NS_PER_S = 1_000_000_000
 
@@ -59,6 +59,9 @@ class Group:
         d2c: times from issue to completion, ns.
         size: bytes of each request.
         in_flight: None where that was not measured.
+        requeues: how often the kernel gave a request back, to issue it again.
+        retried: times from the first issue to completion, ns, of requests that were requeued:
+            extremes, sum and sum of squares; d2c has their time since the last issue.
         q2d, q2c: times from queue to issue and to completion, ns, of those requests whose queue
             record was seen; None where there was none.
         duration_ns: of the interval.
@@ -73,6 +76,8 @@ class Group:
     q2d: Distribution | None
     q2c: Distribution | None
     duration_ns: int
+    requeues: int = 0
+    retried: Moments = NOTHING
 
     @property
     def requests(self) -> int:
@@ -115,12 +120,15 @@ def groups_of(cut: Cut, duration_ns: int) -> tuple[Group, ...]:
     by_queue = _Grouping(queue_rows)
     q2d = by_queue.distributions(queue_rows["q2d_ns"], cut.q2d_bins)
     q2c = by_queue.distributions(queue_rows["q2c_ns"], cut.q2c_bins)
+    by_retry = _Grouping(cut.retry_rows)
+    requeues = by_retry.sums(cut.retry_rows["requeues"])
+    retried = by_retry.moments(cut.retry_rows["f2c_ns"])
     in_flight = _in_flight(cut.loads, duration_ns)
     # Where it was measured, what has no row has had none in flight.
     idle = InFlight(0, 0, 0, 0, 0, duration_ns) if in_flight else None
     idle_op = InFlight(0, 0, 0, 0, None, duration_ns) if in_flight else None
 
-    keys = {*d2c, *q2d, *in_flight, _TOTAL}
+    keys = {*d2c, *q2d, *requeues, *in_flight, _TOTAL}
     keys |= {key | ALL_OPS for key in keys if key != _TOTAL}
     return tuple(
         Group(
@@ -133,6 +141,8 @@ def groups_of(cut: Cut, duration_ns: int) -> tuple[Group, ...]:
             q2d.get(key),
             q2c.get(key),
             duration_ns,
+            requeues.get(key, 0),
+            retried.get(key, NOTHING),
         )
         for key in sorted(keys)
     )
@@ -174,6 +184,16 @@ class _Grouping:
             if len(starts):
                 sums = np.add.reduceat(column, starts).tolist()
                 found.update(zip(keys[starts].tolist(), sums, strict=True))
+        return found
+
+    def moments(self, moments: Table) -> dict[int, Moments]:
+        """A quantity's moments (shape (n,), dtype ``layout.MOMENTS``) for each group."""
+        moments = moments[self._order]
+        found: dict[int, Moments] = {}
+        for keys in self._levels:
+            starts = run_starts(keys)
+            reduced = reduce_moments(moments, self._requests, starts)
+            found.update(zip(keys[starts].tolist(), reduced, strict=True))
         return found
 
     def distributions(self, moments: Table, bins: Table) -> dict[int, Distribution]:

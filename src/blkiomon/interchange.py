@@ -17,7 +17,7 @@ from blkiomon.cut import Cut, Table
 from blkiomon.distribution import PERCENTILES, Distribution, bin_of
 from blkiomon.groups import NS_PER_S, Group, InFlight
 from blkiomon.interval import Counts, Interval
-from blkiomon.moments import U64_MAX, stacked, to_words
+from blkiomon.moments import U64_MAX, Moments, stacked, to_words
 
 SCHEMA = 1
 """Version of the dict: a greater number means that a field has changed its meaning or is gone."""
@@ -28,6 +28,7 @@ _UNSEEN = {
     "lost_events": "lost",
     "sequence_gaps": "gaps",
     "completions_without_issue": "orphans",
+    "issues_without_completion": "unanswered",
     "evicted": "evicted",
     "mismatches": "mismatches",
     "skipped_bytes": "skipped_bytes",
@@ -91,6 +92,10 @@ def to_dict(
         "total": _group(total, histograms),
         "devices": devices,
         "unseen": unseen(interval.counts),
+        "incomplete": [
+            {"reason": why.reason, "count": why.count, "share": why.share}
+            for why in interval.incomplete
+        ],
         "processes": _processes(interval.cut.processes, interval.process_names),
     }
 
@@ -105,9 +110,25 @@ def _group(group: Group, histograms: bool) -> dict[str, Any]:
         "bytes_per_s": group.bytes_per_s,
         "d2c_ns": distribution_dict(group.d2c, histograms),
         "size_bytes": distribution_dict(group.size, histograms),
+        "requeues": group.requeues,
+        "retried": _retried(group.retried),
         "in_flight": load and _in_flight(load),
         "q2d_ns": group.q2d and distribution_dict(group.q2d, histograms),
         "q2c_ns": group.q2c and distribution_dict(group.q2c, histograms),
+    }
+
+
+def _retried(retried: Moments) -> dict[str, Any] | None:
+    """Requests that completed after a requeue, ns from their first issue."""
+    if not retried.num:
+        return None
+    return {
+        "requests": retried.num,
+        "min_ns": retried.min,
+        "mean_ns": retried.avg,
+        "max_ns": retried.max,
+        "sum_ns": retried.sum,
+        "sum_squares": retried.squ,
     }
 
 
@@ -191,6 +212,7 @@ def _interval(line: Mapping[str, Any]) -> Interval:
         rows=rows,
         d2c_bins=_bins(rows["d2c_ns"], [figures["d2c_ns"] for _, figures in matched]),
         size_bins=_bins(rows["size_bytes"], [figures["size_bytes"] for _, figures in matched]),
+        retry_rows=_retry_rows(ops),
         loads=_loads([(key, f["in_flight"]) for key, f in loads if f["in_flight"] is not None]),
         queue_rows=queue_rows,
         q2d_bins=_bins(queue_rows["q2d_ns"], [figures["q2d_ns"] for _, figures in queued]),
@@ -213,6 +235,9 @@ def _interval(line: Mapping[str, Any]) -> Interval:
         end_ns=line["end_ns"],
         clock=line["clock"],
         is_anchored=line["anchored"],
+        missing_files=sum(
+            why["count"] for why in line.get("incomplete", ()) if why["reason"] == "missing_files"
+        ),
         process_names={
             entry["pid"]: entry["name"]
             for entry in _listed(line["processes"] or {})
@@ -256,6 +281,20 @@ def _bins(moments: Table, quantities: Sequence[Mapping[str, Any]]) -> Table:
         part["count"] = histogram["count"]
         parts.append(part)
     return stacked(parts)
+
+
+def _retry_rows(ops: Sequence[Keyed]) -> Table:
+    requeued = [(key, f) for key, f in ops if f.get("requeues") or f.get("retried")]
+    table = np.zeros(len(requeued), layout.RETRY_ROW)
+    for row, ((device, op), figures) in zip(table, requeued, strict=True):
+        row["device"], row["op"], row["requeues"] = device, op, figures["requeues"]
+        moments = row["f2c_ns"]
+        moments["min"] = U64_MAX
+        if retried := figures["retried"]:
+            row["requests"] = retried["requests"]
+            moments["min"], moments["max"] = retried["min_ns"], retried["max_ns"]
+            moments["sum"], moments["squ"] = to_words([retried["sum_ns"], retried["sum_squares"]])
+    return table
 
 
 def _loads(loads: Sequence[Keyed]) -> Table:

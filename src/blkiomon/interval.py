@@ -13,6 +13,7 @@ import numpy.typing as npt
 from blkiomon.cut import Cut, merge_cuts
 from blkiomon.distribution import Distribution
 from blkiomon.groups import NS_PER_S, Group, groups_of
+from blkiomon.incomplete import HEADER_BYTES, Incomplete, reasons
 from blkiomon.layout import OPS
 from blkiomon.moments import NOTHING, Moments, reduce_moments, run_starts
 
@@ -52,6 +53,9 @@ class Counts:
         lost: events that the tracer's marks say were lost.
         gaps: records missing by their sequence numbers, per device and CPU.
         orphans: completions whose issue had not been seen by the interval's end.
+        unanswered: issues that were given up without a completion, or are overdue: in flight for
+            more than a second, and for longer than any request that the device completed in the
+            interval. At the end of a recorded trace all that are in flight.
         skipped_bytes: bytes that are no records.
         over_limit: records of devices beyond ``max_devices``: nothing else is known of them.
     """
@@ -66,6 +70,7 @@ class Counts:
     orphans: int = 0
     skipped_bytes: int = 0
     over_limit: int = 0
+    unanswered: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         """What both counted together."""
@@ -94,6 +99,7 @@ class Interval:
         clock: "wall" or "trace": by which the interval was cut.
         is_anchored: whether the wall-clock time is known.
         process_names: of the pids in ``cut.processes``, as far as the stream told them.
+        missing_files: how many of the trace's files, one for each CPU, are not there.
         named_ns: of those pids whose name an earlier interval told, before merging: its end.
     """
 
@@ -107,6 +113,7 @@ class Interval:
     is_anchored: bool = True
     process_names: Mapping[int, str] = field(default_factory=dict)
     named_ns: Mapping[int, int] = field(default_factory=dict)
+    missing_files: int = 0
     # Worked out once and kept: several outputs ask, from threads of their own (when two are first
     # at once, both work it out, to the same result).
     _stats: list[tuple[DeviceStats, ...]] = field(default_factory=list, init=False, repr=False)
@@ -121,6 +128,22 @@ class Interval:
     def duration_s(self) -> float:
         """From its start to its end, in seconds."""
         return (self.end_ns - self.start_ns) / NS_PER_S
+
+    @property
+    def incomplete(self) -> tuple[Incomplete, ...]:
+        """Why the figures leave out more than a hundredth; empty where they do not."""
+        counts = self.counts
+        return reasons(
+            self.missing_files,
+            {
+                "lost_events": (counts.lost, counts.records),
+                "sequence_gaps": (counts.gaps, counts.records),
+                "skipped_bytes": (counts.skipped_bytes, counts.records * HEADER_BYTES),
+                "over_device_limit": (counts.over_limit, counts.records - counts.over_limit),
+                "issues_without_completion": (counts.unanswered, counts.matches),
+                "completions_without_issue": (counts.orphans, counts.matches),
+            },
+        )
 
     def device_stats(self) -> tuple[DeviceStats, ...]:
         """The drop-in's view, devices in the original's order: latest first match first.
@@ -272,11 +295,17 @@ def join(shards: Sequence[Interval]) -> Interval:
     if any((i.start_ns, i.end_ns, i.clock, i.is_anchored, i.counts) != what for i in shards):
         raise ValueError("these are not the shards of one interval")
     # What does not depend on the shard is in each of them.
-    cut = merge_cuts([replace(i.cut, loads=i.cut.loads[:0]) for i in shards])
+    empty = {"loads": first.cut.loads[:0], "retry_rows": first.cut.retry_rows[:0]}
+    cut = merge_cuts([replace(i.cut, **empty) for i in shards])
     return replace(
         first,
         devices=in_order(np.concatenate([i.devices for i in shards])),
-        cut=replace(cut, loads=first.cut.loads, processes=first.cut.processes),
+        cut=replace(
+            cut,
+            loads=first.cut.loads,
+            retry_rows=first.cut.retry_rows,
+            processes=first.cut.processes,
+        ),
     )
 
 
@@ -298,6 +327,7 @@ def _merge_some(intervals: list[Interval]) -> Interval:
         is_anchored=by_start[0].is_anchored,
         process_names={pid: name for pid, (_, name) in names.items()},
         named_ns={pid: told_ns for pid, (told_ns, _) in names.items() if told_ns != end_ns},
+        missing_files=max(i.missing_files for i in intervals),
     )
 
 

@@ -153,6 +153,20 @@ QUEUE_ROW = np.dtype(
 """Requests of one device and operation that had a queue record of their start sector: time from
 queue to issue, and from queue to completion."""
 
+RETRY_ROW = np.dtype(
+    [
+        ("device", "u4"),
+        ("op", "u2"),
+        ("pad", "u2"),
+        ("requeues", "u8"),
+        ("requests", "u8"),
+        ("pad2", "u8"),
+        ("f2c_ns", MOMENTS),
+    ]
+)
+"""Requests of one device and operation that the kernel requeued: how often it did; how many
+requests completed after a requeue, and their time from the first issue to the completion."""
+
 PROCESS = np.dtype([("pid", "u4"), ("pad", "u4"), ("requests", "u8"), ("bytes", "u8")])
 """What one process asked for in an interval."""
 
@@ -197,6 +211,7 @@ STATS = STATS_03.newbyteorder("=")
 REQUEST = np.dtype(
     [
         ("issued_ns", "u8"),
+        ("first_issued_ns", "u8"),
         ("d2c_ns", "u8"),
         ("q2d_ns", "u8"),
         ("sector", "u8"),
@@ -208,7 +223,8 @@ REQUEST = np.dtype(
         ("error", "u4"),
     ]
 )
-"""A matched request, 56 bytes: when it was issued (ns of trace time), how long the device took,
-how long it was queued before (2^64-1 where the stream had no queue record of it), where (sectors of
+"""A matched request, 64 bytes: when it was issued (ns of trace time; what the kernel requeued was
+issued several times: the last, and the first one), how long the device took since the last, how
+long it was queued before (2^64-1 where the stream had no queue record of it), where (sectors of
 512 bytes) and how much. ``op`` is its place in ``OPS``; pid and cpu are the issue's, error is the
 completion's."""

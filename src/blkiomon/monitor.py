@@ -54,6 +54,7 @@ class Monitor:
     Attributes:
         engine: the ``Engine``.
         is_done: all up to ``to_ns`` has been seen; what is fed further is ignored.
+        missing_files: of the trace, to be set by who opens it: intervals say so.
         skipped_intervals: how many idle ones were left out where time jumped.
 
     Raises:
@@ -108,6 +109,7 @@ class Monitor:
         )
         self.is_done = False
         self.skipped_intervals = 0
+        self.missing_files = 0
         self._ready: list[Interval] = []
         self._hand_over = hand_over or self._ready.append
         self._idle = 0  # intervals without a record so far, by their weight
@@ -219,8 +221,8 @@ class Monitor:
         """The next record is at or after a limit: deal with that."""
         if self._origin_ns is None:
             # Records at time 0 cannot be stopped at: they have been read by now.
-            seen = self.engine.counters()["records"]
-            self._origin_ns = self._start_ns = 0 if seen else later_ns
+            first_ns = self.engine.first_ns
+            self._origin_ns = self._start_ns = later_ns if first_ns is None else first_ns
             self._set_limits(self._origin_ns)
             return
         if self._is_before:
@@ -330,6 +332,7 @@ class Monitor:
             clock=self._clock,
             is_anchored=is_anchored,
             process_names=self._names_of(cut),
+            missing_files=self.missing_files,
         )
         self._counts = totals
         return interval

@@ -72,7 +72,7 @@ class Line:
             is_absolute=config.is_absolute,
             threads=config.threads,
             hand_over=outputs.put,
-            with_in_flight=not config.is_drop_in,
+            as_original=config.is_drop_in,
             keep_details=config.debug is not None,
             keep_driver_data=config.driver is not None,
         )

@@ -1,0 +1,65 @@
+"""What an interval's figures leave out, and how much of all that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+INCOMPLETE_FROM = 0.01
+"""A share of less than this is counted, but does not make an interval incomplete: a trace begins
+and ends with a few requests in flight."""
+
+HEADER_BYTES = 48
+"""Of a record, for the share of bytes that were skipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incomplete:
+    """One reason why an interval is incomplete.
+
+    Attributes:
+        reason: its name, as in JSON: "missing_files", "lost_events", "sequence_gaps",
+            "skipped_bytes", "over_device_limit", "issues_without_completion" or
+            "completions_without_issue".
+        count: how many files, events, records, bytes, issues or completions.
+        share: of all, those that are missing included; None where nobody can know.
+    """
+
+    reason: str
+    count: int
+    share: float | None = None
+
+    def __str__(self) -> str:
+        """In words: ``41 % of issues have no completion``."""
+        if self.share is None:
+            return f"{self.count} of the trace's files for one CPU each {_are(self.count)} missing"
+        return f"{self.share:.0%} {_TEXTS[self.reason]}".replace("%", " %")
+
+
+_TEXTS = {
+    "lost_events": "of events were lost while tracing",
+    "sequence_gaps": "of records are missing by their numbers",
+    "skipped_bytes": "of the input was skipped",
+    "over_device_limit": "of records are of devices beyond --max-devices",
+    "issues_without_completion": "of issues have no completion",
+    "completions_without_issue": "of completions have no issue",
+}
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def reasons(
+    missing_files: int, shares: dict[str, tuple[int, int]]
+) -> tuple[Incomplete, ...]:
+    """The reasons that are worth telling.
+
+    Args:
+        missing_files: of a set with one for each CPU.
+        shares: by reason, how many are missing, and how many are not.
+    """
+    found = [Incomplete("missing_files", missing_files)] if missing_files else []
+    for reason, (missing, there) in shares.items():
+        if missing and missing / (missing + there) >= INCOMPLETE_FROM:
+            found.append(Incomplete(reason, missing, missing / (missing + there)))
+    return tuple(found)
