@@ -685,7 +685,9 @@ class Reference:
             self._store(key, record)
             if pending.left:
                 self._is_answered(pending)
-                self._complete(key, pending.time, pending.left, pending.record.error, pending.record)
+                self._complete(
+                    key, pending.time, pending.left, pending.record.error, pending.record
+                )
             return True
         return False
 
@@ -866,7 +868,7 @@ class Reference:
             if a.state != state or not same or of.bytes_ != record.bytes_:
                 continue
             ahead = of.sector - record.sector
-            if (ahead > 0 if state == "issued" else ahead < 0 if state == "completed" else ahead):
+            if ahead > 0 if state == "issued" else ahead < 0 if state == "completed" else ahead:
                 continue
             if best is None:
                 best = serial

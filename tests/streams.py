@@ -153,6 +153,8 @@ class _Generator:
         size = size if rng.random() < 0.8 else self._size()
         last = tw.complete(end, sector, size, done, device, **self._odd_fields())
         pair = [r for r in (first, last) if rng.random() >= self.loss]
+        if self.avoid == "nothing" and rng.random() < 0.2:
+            return [r for r in self._steps(first, last) if rng.random() >= self.loss]
         chance = rng.random()
         if chance < 0.05 and pair:
             pair.append(rng.choice(pair))
@@ -174,6 +176,37 @@ class _Generator:
             notify = pair[index].action | tw.NOTIFY << tw.CATEGORY_SHIFT
             pair[index] = replace(pair[index], action=notify)
         return pair
+
+    def _steps(self, first: Record, last: Record) -> list[Record]:
+        """The same request, which the kernel completes in parts, requeues, or appends to a zone."""
+        rng = self.rng
+        records = [first]
+        if rng.random() < 0.3:
+            append = tw.ZONE_APPEND << tw.CATEGORY_SHIFT
+            first = replace(first, action=first.action | append)
+            written = (last.sector + rng.choice([0, 8, 64])) % U64
+            last = replace(last, action=last.action | append, sector=written, bytes_=first.bytes_)
+            records = [first]
+        at_ns = first.time_ns
+        for _ in range(rng.choice([0, 0, 1, 1, 2, 3])):
+            paired = (tw.ISSUE | tw.COMPLETE) << tw.CATEGORY_SHIFT
+            requeue = first.action & ~paired & ~0xFFFF | tw.act(tw.REQUEUE, tw.EV_REQUEUE)
+            at_ns += rng.randint(0, 20_000)
+            records.append(replace(first, action=requeue, time_ns=at_ns, payload=b""))
+            at_ns += rng.randint(0, 20_000)
+            records.append(replace(first, time_ns=at_ns))
+        sector, left = last.sector, first.bytes_
+        end_ns = max(at_ns, last.time_ns)
+        for _ in range(rng.choice([0, 0, 1, 1, 2, 3])):
+            part = rng.choice([0, 512, 1024, left // 2 // 512 * 512])
+            if part < left:
+                records.append(replace(last, sector=sector, bytes_=part, error=0, time_ns=end_ns))
+                sector, left = (sector + part // 512) % U64, left - part
+                end_ns += rng.choice([0, 1, 5000])
+        records.append(replace(last, sector=sector, bytes_=left, time_ns=end_ns))
+        if rng.random() < 0.3:
+            records.append(replace(last, sector=sector, bytes_=0, time_ns=end_ns + 1))
+        return records
 
     def _noise(self, now: int, byteorder: str) -> Record:
         """A record that takes no part in pairing."""

@@ -49,9 +49,7 @@ def _are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def reasons(
-    missing_files: int, shares: dict[str, tuple[int, int]]
-) -> tuple[Incomplete, ...]:
+def reasons(missing_files: int, shares: dict[str, tuple[int, int]]) -> tuple[Incomplete, ...]:
     """The reasons that are worth telling.
 
     Args:
@@ -60,6 +58,7 @@ def reasons(
     """
     found = [Incomplete("missing_files", missing_files)] if missing_files else []
     for reason, (missing, there) in shares.items():
-        if missing and missing / (missing + there) >= INCOMPLETE_FROM:
-            found.append(Incomplete(reason, missing, missing / (missing + there)))
+        share = missing / (missing + max(there, 0)) if missing else 0.0
+        if share >= INCOMPLETE_FROM:
+            found.append(Incomplete(reason, missing, share))
     return tuple(found)

@@ -1,0 +1,439 @@
+"""Requests that the kernel issues, requeues and completes in more than one step."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import streams
+import tracewriter as tw
+from reference import Reference
+from tracewriter import Record, complete, encode, issue, replace
+
+from blkiomon import layout
+from blkiomon._core import Engine
+from blkiomon.interval import Interval
+from blkiomon.monitor import Monitor
+
+MS = 10**6
+SDA = 8 << 20
+APPEND = tw.WRITE | tw.FS | tw.ZONE_APPEND
+FLUSH = tw.READ | tw.FLUSH | tw.FS
+EIO = 2**16 - 5
+
+
+def requeue(time_ns: int, sector: int, size: int, category: int = tw.READ | tw.FS) -> Record:
+    return Record(time_ns, sector, size, tw.act(category | tw.REQUEUE, tw.EV_REQUEUE), SDA)
+
+
+def queued(time_ns: int, sector: int, category: int = tw.WRITE, event: int = tw.EV_QUEUE) -> Record:
+    return Record(time_ns, sector, 4096, tw.act(category | tw.QUEUE, event), SDA)
+
+
+def interval_of(*records: Record, **options: Any) -> Interval:
+    """One interval of these records, by the rules of the kernel."""
+    monitor = Monitor(None, **options)
+    intervals = monitor.feed(encode(list(records), 8)) + monitor.finish()
+    (item,) = intervals
+    return item
+
+
+def figures(item: Interval) -> tuple[int, int, int | None]:
+    """Requests, errors, and the longest time from issue to completion."""
+    return item.total.requests, item.total.errors, item.total.d2c.max
+
+
+def nothing_unseen(item: Interval) -> bool:
+    counts = item.counts
+    return not (counts.mismatches or counts.orphans or counts.unanswered or counts.evicted)
+
+
+# --- completions ----------------------------------------------------------------------------------
+
+
+def test_scsi_completes_0_bytes_of_a_failing_read_and_then_the_rest_with_the_error() -> None:
+    item = interval_of(
+        issue(MS, 4656, 4096), complete(2 * MS, 4656, 0), complete(3 * MS, 4656, 4096, error=EIO)
+    )
+    assert figures(item) == (1, 1, 2 * MS)
+    assert nothing_unseen(item)
+
+
+def test_error_of_any_part_counts_and_the_time_lasts_to_the_last_part() -> None:
+    item = interval_of(
+        issue(MS, 8, 131072),
+        complete(2 * MS, 8, 65536, error=EIO),
+        complete(4 * MS, 136, 65536),
+    )
+    assert figures(item) == (1, 1, 3 * MS)
+    assert item.total.bytes == 131072
+    assert nothing_unseen(item)
+
+
+def test_error_of_a_completion_of_0_bytes_counts() -> None:
+    item = interval_of(
+        issue(MS, 8, 4096), complete(2 * MS, 8, 0, error=EIO), complete(3 * MS, 8, 4096)
+    )
+    assert figures(item) == (1, 1, 2 * MS)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (1, 0, 2, 3), (2, 1, 0, 3), (3, 2, 1, 0)])
+def test_parts_may_be_read_before_the_issue(order: tuple[int, ...]) -> None:
+    records = [
+        issue(MS, 8, 3 * 4096),
+        complete(2 * MS, 8, 4096),
+        complete(3 * MS, 16, 4096, error=EIO),
+        complete(4 * MS, 24, 4096),
+    ]
+    item = interval_of(*(records[i] for i in order))
+    assert figures(item) == (1, 1, 3 * MS)
+    assert nothing_unseen(item)
+
+
+def test_part_that_never_completes_leaves_one_request_in_flight() -> None:
+    item = interval_of(issue(MS, 8, 8192), complete(2 * MS, 8, 4096))
+    load = item.total.in_flight
+    assert load is not None and (load.end, load.oldest_ns) == (1, MS)
+    assert item.counts.unanswered == 1
+
+
+@pytest.mark.parametrize("category", [tw.WRITE | tw.SYNC | tw.FS, tw.READ | tw.SYNC | tw.FS])
+def test_second_completion_of_a_flush_is_no_completion_without_issue(category: int) -> None:
+    item = interval_of(
+        issue(MS, 0, 0, FLUSH),
+        complete(2 * MS, 0, 0, FLUSH),
+        complete(2 * MS + 1, 0, 0, category),
+        issue(3 * MS, 0, 0, FLUSH),
+        complete(3 * MS + 1, 0, 0, category),
+        complete(4 * MS, 0, 0, FLUSH),
+    )
+    assert figures(item) == (2, 0, MS)
+    assert nothing_unseen(item)
+
+
+def test_second_completion_of_every_request_of_multipath_is_none() -> None:
+    records = []
+    for n in range(50):
+        records.append(issue(n * MS, 8 * n, 4096))
+        records.append(complete(n * MS + 500, 8 * n, 4096))
+        records.append(complete(n * MS + 501, 8 * n, 0))
+    item = interval_of(*records)
+    assert figures(item) == (50, 0, 500)
+    assert nothing_unseen(item)
+
+
+def test_zone_operation_of_old_kernels_is_a_write_of_0_bytes_and_completes() -> None:
+    zone = tw.WRITE | tw.SYNC | tw.FS
+    item = interval_of(issue(MS, 524288, 0, zone), complete(2 * MS, 524288, 0, zone))
+    assert figures(item) == (1, 0, MS)
+
+
+def test_command_of_a_user_completes_whatever_its_bytes() -> None:
+    item = interval_of(issue(MS, 0, 252, tw.READ | tw.PC), complete(2 * MS, 0, 96, tw.READ | tw.PC))
+    assert figures(item) == (1, 0, MS)
+
+
+def test_completion_at_the_time_of_its_issue_is_a_request_of_0_ns() -> None:
+    records = [issue(MS, 8, 4096), complete(MS, 8, 4096)]
+    assert figures(interval_of(*records)) == (1, 0, 0)
+    assert figures(interval_of(*records[::-1])) == (1, 0, 0)
+    original = Engine(as_original=True)
+    original.feed(encode(records))
+    assert (original.matches, original.counters()["mismatches"]) == (0, 1)
+
+
+# --- requeues -------------------------------------------------------------------------------------
+
+
+def test_requeued_request_is_not_in_flight_until_it_is_issued_again() -> None:
+    item = interval_of(
+        replace(queued(1000 * MS, 8, tw.READ), bytes_=4096),
+        issue(1000 * MS + 10_000, 8, 4096),
+        requeue(1010 * MS, 8, 4096),
+        issue(1100 * MS, 8, 4096),
+        complete(1101 * MS, 8, 4096),
+    )
+    total = item.total
+    assert figures(item) == (1, 0, MS)
+    assert total.requeues == 1
+    assert (total.retried.num, total.retried.max) == (1, 101 * MS - 10_000)
+    assert total.q2d is not None and total.q2d.max == 100 * MS
+    assert total.q2c is not None and total.q2c.max == 101 * MS
+    assert total.in_flight is not None
+    assert total.in_flight.request_ns == 9_990_000 + MS
+    assert item.device(SDA) is not None
+    assert nothing_unseen(item)
+
+
+def test_repeated_requeues_without_an_issue_between_them_are_one() -> None:
+    repeats = [requeue((2 + n) * MS, 8, 4096) for n in range(7)]
+    item = interval_of(
+        issue(MS, 8, 4096), *repeats, issue(10 * MS, 8, 4096), complete(11 * MS, 8, 4096)
+    )
+    assert (item.total.requests, item.total.requeues) == (1, 1)
+    assert nothing_unseen(item)
+
+
+def test_requeue_may_be_read_before_its_issue() -> None:
+    item = interval_of(
+        requeue(2 * MS, 8, 4096),
+        issue(MS, 8, 4096),
+        issue(3 * MS, 8, 4096),
+        complete(4 * MS, 8, 4096),
+    )
+    assert (item.total.requests, item.total.requeues) == (1, 1)
+    assert item.total.retried.max == 3 * MS
+    assert item.total.in_flight is not None and item.total.in_flight.request_ns == 2 * MS
+
+
+def test_request_that_fails_after_it_was_given_back_is_timed_from_its_first_issue() -> None:
+    item = interval_of(
+        issue(MS, 8, 4096), requeue(2 * MS, 8, 4096), complete(9 * MS, 8, 4096, error=EIO)
+    )
+    assert figures(item) == (1, 1, 8 * MS)
+    assert item.total.in_flight is not None and item.total.in_flight.request_ns == MS
+    assert nothing_unseen(item)
+
+
+def test_rest_of_a_request_may_be_requeued() -> None:
+    item = interval_of(
+        issue(MS, 8, 8192),
+        complete(2 * MS, 8, 4096),
+        requeue(3 * MS, 16, 4096),
+        issue(5 * MS, 16, 4096),
+        complete(6 * MS, 16, 4096),
+    )
+    assert figures(item) == (1, 0, MS)
+    assert item.total.bytes == 8192
+    assert (item.total.requeues, item.total.retried.max) == (1, 5 * MS)
+    assert nothing_unseen(item)
+
+
+def test_requeues_are_counted_in_the_interval_in_which_they_happen() -> None:
+    monitor = Monitor(0.01)
+    records = [issue(MS, 8, 4096), requeue(15 * MS, 8, 4096), issue(16 * MS, 8, 4096)]
+    records.append(complete(25 * MS, 8, 4096))
+    items = monitor.feed(encode(records)) + monitor.finish()
+    assert [i.total.requeues for i in items] == [0, 1, 0]
+    assert [i.total.retried.num for i in items] == [0, 0, 1]
+    merged = items[0].merge(*items[1:])
+    assert (merged.total.requeues, merged.total.retried.max) == (1, 24 * MS)
+    assert Interval.from_bytes(merged.to_bytes()).total.retried == merged.total.retried
+    assert Interval.from_dict(merged.to_dict()).total.retried == merged.total.retried
+
+
+def test_library_says_when_a_request_was_issued_first() -> None:
+    engine = Engine(keep_requests=True)
+    records = [issue(MS, 8, 4096), requeue(2 * MS, 8, 4096), issue(3 * MS, 8, 4096)]
+    records += [complete(4 * MS, 8, 4096), issue(5 * MS, 8, 4096), complete(6 * MS, 8, 4096)]
+    engine.feed(encode(records))
+    requests = engine.take_requests()
+    assert requests["issued_ns"].tolist() == [3 * MS, 5 * MS]
+    assert requests["first_issued_ns"].tolist() == [MS, 5 * MS]
+    assert requests["d2c_ns"].tolist() == [MS, MS]
+
+
+def test_original_pairs_none_of_this() -> None:
+    engine = Engine(as_original=True)
+    records = [issue(MS, 8, 4096), requeue(2 * MS, 8, 4096), issue(3 * MS, 8, 4096)]
+    engine.feed(encode([*records, complete(4 * MS, 8, 0), complete(5 * MS, 8, 4096)]))
+    assert (engine.matches, engine.counters()["mismatches"], engine.pending) == (1, 1, 1)
+
+
+# --- zone appends ---------------------------------------------------------------------------------
+
+
+def test_zone_append_completes_with_the_sector_that_was_written() -> None:
+    item = interval_of(issue(MS, 524288, 4096, APPEND), complete(2 * MS, 524296, 4096, APPEND))
+    assert figures(item) == (1, 0, MS)
+    assert [g.op for g in item.ops(SDA)] == ["zone"]
+    assert nothing_unseen(item)
+
+
+def test_several_appends_to_one_zone_complete_in_their_order() -> None:
+    issues = [issue(n * MS, 524288, 4096, APPEND) for n in range(1, 9)]
+    done = [complete((n + 20) * MS, 524288 + 8 * n, 4096, APPEND) for n in range(1, 9)]
+    item = interval_of(*issues, *done)
+    assert figures(item) == (8, 0, 20 * MS)
+    assert item.total.d2c.min == 20 * MS
+    assert nothing_unseen(item)
+
+
+def test_append_completes_the_issue_of_its_own_zone_and_size() -> None:
+    item = interval_of(
+        issue(1 * MS, 0, 4096, APPEND),
+        issue(2 * MS, 524288, 8192, APPEND),
+        issue(3 * MS, 524288, 4096, APPEND),
+        complete(4 * MS, 524304, 4096, APPEND),
+    )
+    assert figures(item) == (1, 0, MS)
+
+
+def test_append_may_be_read_before_its_issue() -> None:
+    item = interval_of(complete(2 * MS, 524296, 4096, APPEND), issue(MS, 524288, 4096, APPEND))
+    assert figures(item) == (1, 0, MS)
+    assert nothing_unseen(item)
+
+
+def test_append_may_be_requeued() -> None:
+    item = interval_of(
+        issue(MS, 524288, 4096, APPEND),
+        requeue(2 * MS, 524288, 4096, APPEND),
+        issue(3 * MS, 524288, 4096, APPEND),
+        complete(4 * MS, 524296, 4096, APPEND),
+    )
+    assert figures(item) == (1, 0, MS)
+    assert (item.total.requeues, item.total.retried.max) == (1, 3 * MS)
+
+
+def test_more_appends_than_are_followed_do_no_harm() -> None:
+    engine = Engine(max_pending=2000)
+    engine.feed(encode([issue(n, 0, 4096, APPEND) for n in range(5000)], 8))
+    engine.feed(encode([complete(10**6 + n, 8, 4096, APPEND) for n in range(5000)], 8))
+    assert engine.matches == 1024
+    assert engine.pending <= 2000
+
+
+# --- queue records --------------------------------------------------------------------------------
+
+
+def test_issue_uses_up_all_queue_records_inside_its_sectors() -> None:
+    write = tw.WRITE | tw.FS
+    records = [
+        queued(1000 * MS, 108),
+        queued(1000 * MS + 1000, 100),
+        issue(1000 * MS + 10_000, 100, 8192, write),
+        complete(1001 * MS, 100, 8192, write),
+        issue(31_000 * MS, 108, 4096, write),
+        complete(31_001 * MS, 108, 4096, write),
+    ]
+    item = interval_of(*records)
+    q2d = item.total.q2d
+    assert q2d is not None and (q2d.num, q2d.max) == (1, 9000)
+
+
+@pytest.mark.parametrize("waiting", [1, 5000])
+def test_queue_records_of_other_sectors_and_directions_stay(waiting: int) -> None:
+    write = tw.WRITE | tw.FS
+    others = [queued(MS, 10**6 + 8 * n) for n in range(waiting)]
+    kept = [queued(MS, 116), queued(MS, 104, tw.READ), queued(MS, 92)]
+    later = [issue(3 * MS, 116, 4096, write), issue(3 * MS, 104, 4096, tw.READ | tw.FS)]
+    later += [issue(3 * MS, 92, 4096, write)]
+    done = [complete(4 * MS, r.sector, 4096, r.action >> 16 & ~tw.ISSUE) for r in later]
+    item = interval_of(*others, *kept, issue(2 * MS, 100, 8192, write), *later, *done)
+    q2d = item.total.q2d
+    assert q2d is not None and (q2d.num, q2d.min) == (3, 2 * MS)
+
+
+# --- time, numbers and padding --------------------------------------------------------------------
+
+
+def test_record_of_any_kind_ends_the_last_interval() -> None:
+    item = interval_of(issue(1000 * MS, 8, 4096), queued(5500 * MS, 16))
+    load = item.total.in_flight
+    assert item.duration_s == 4.5
+    assert load is not None and (load.end, load.oldest_ns) == (1, 4500 * MS)
+
+
+def test_notes_keep_their_time_in_a_dump_of_blkparse_and_do_not_drive_the_clock() -> None:
+    # `blkparse -d` printed this: the time of day at 1000 s, all else from 0 on.
+    records = [
+        tw.notify_timestamp(1000 * 10**9, 1_700_000_000, 0),
+        issue(0, 8, 4096),
+        tw.notify_process(1002 * 10**9, 100, "fio"),
+        complete(500 * MS, 8, 4096),
+    ]
+    item = interval_of(*records)
+    assert (item.duration_s, item.total.iops) == (0.5, 2.0)
+    assert not item.is_anchored
+
+
+def test_time_of_day_is_that_of_the_note_before_the_records() -> None:
+    item = interval_of(
+        tw.notify_timestamp(1000 * 10**9, 1_700_000_000, 0),
+        issue(1001 * 10**9, 8, 4096),
+        complete(1002 * 10**9, 8, 4096),
+    )
+    assert item.is_anchored
+    assert item.start_ns == 1_700_000_001 * 10**9
+
+
+@pytest.mark.parametrize("zeros", [1, 47, 48, 49, 4096, 524_256])
+@pytest.mark.parametrize("by", [10**6, 100, 7])
+def test_zeros_at_the_end_are_padding(zeros: int, by: int) -> None:
+    data = encode([issue(MS, 8, 4096), complete(2 * MS, 8, 4096)]) + bytes(zeros)
+    if len(data) // by > 10_000:
+        by = 100
+    engine = Engine()
+    for at in range(0, len(data), by):
+        engine.feed(data[at : at + by])
+    engine.finish()
+    assert (engine.matches, engine.padding_bytes, engine.offset) == (1, zeros, len(data))
+
+
+@pytest.mark.parametrize("by", [10**6, 100, 7])
+def test_records_behind_a_buffer_of_zeros_count(by: int) -> None:
+    data = encode([issue(MS, 8, 4096)]) + bytes(5000) + encode([complete(2 * MS, 8, 4096)])
+    engine = Engine()
+    for at in range(0, len(data), by):
+        engine.feed(data[at : at + by])
+    engine.finish()
+    assert (engine.matches, engine.padding_bytes) == (1, 5000)
+
+
+# --- against the reference ------------------------------------------------------------------------
+
+
+def retry_figures(engine_cut: Any) -> dict[tuple[int, str], tuple[int, list[int]]]:
+    rows = engine_cut.retry_rows
+    return {
+        (int(r["device"]), layout.OPS[r["op"]]): (
+            int(r["requeues"]),
+            [int(r["requests"]), int(r["f2c_ns"]["sum"][0]) + (int(r["f2c_ns"]["sum"][1]) << 64)],
+        )
+        for r in rows
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"keep_details": True},
+        {"threads": 2},
+        {"set_aside_from": 0},
+        {"max_pending": 7},
+        {"max_age_ns": 5000},
+    ],
+    ids=lambda options: " ".join(options) or "default",
+)
+def test_steps_equal_reference(options: dict[str, Any]) -> None:
+    requeues = 0
+    for seed in range(60):
+        rng = random.Random(f"steps {seed}")
+        data = streams.generate(seed, avoid="nothing").data
+        engine = Engine(**options)
+        reference = Reference(options.get("max_pending"), options.get("max_age_ns", 600 * 10**9))
+        while data:
+            n = rng.randint(1, len(data))
+            engine.feed(data[:n])
+            reference.feed(data[:n])
+            data = data[n:]
+        cut = engine.cut()
+        stats = reference.cut()
+        assert engine.matches == reference.matched
+        assert engine.pending == len(reference.waiting())
+        errors = sum(m.error != 0 for s in stats for m in s.matches)
+        assert int(cut.rows["errors"].sum()) == errors
+        assert (
+            sorted(cut.rows["d2c_ns"]["max"].tolist())[-1:]
+            == sorted(m.d2c_ns for s in stats for m in s.matches)[-1:]
+        )
+        got = retry_figures(cut)
+        assert {key: n for key, (n, _) in got.items() if n} == dict(reference.requeues)
+        assert {key: sums for key, (_, sums) in got.items() if sums[0]} == {
+            key: [len(times), sum(times)] for key, times in reference.retried.items()
+        }
+        requeues += reference.requeues.total()
+    assert requeues > 50
