@@ -35,7 +35,8 @@ from tracewriter import Record, complete, encode, issue, notify_timestamp
 import blkiomon
 from blkiomon import layout
 from blkiomon.archive import HELP, main, summarize, work
-from blkiomon.archive.run import ArchiveError, Here
+from blkiomon.archive.crew import Here
+from blkiomon.archive.run import ArchiveError
 from blkiomon.archive.store import Store
 from blkiomon.archive.summary import Summary
 from blkiomon.archive.traces import find, host_pattern
