@@ -52,9 +52,13 @@ class Pool(Crew):
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
         """See ``Crew``; there are no more at a time than there is room for."""
         future = None
-        while future is None:
-            executor = self._idle.pop() if self._idle else self._new()
-            with suppress(self.death), _starting():  # it may have died while it was idle
+        while self._idle and future is None:
+            executor = self._idle.pop()
+            with suppress(self.death):  # it may have died while it was idle
+                future = executor.submit(function, *arguments)
+        if future is None:
+            with _starting():
+                executor = self._new()
                 future = executor.submit(function, *arguments)
 
         def release(future: Future[Any]) -> None:
@@ -74,20 +78,29 @@ class Pool(Crew):
 
 @contextmanager
 def _starting() -> Iterator[None]:
-    """Where a process may be started, which inherits what is blocked, and the environment."""
-    resource_tracker.ensure_running()  # when it starts, it lets signals in
-    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    # Else Python would look for its first module in the working directory.
-    old = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
+    """Where a process may be started, which inherits the environment, and what is blocked."""
+    with _safe_path():
+        resource_tracker.ensure_running()  # a process of its own; once it runs, signals are let in
+        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Else Python would look for the first module of a process in the working directory."""
+    name = "PYTHONSAFEPATH"
+    old = os.environ.get(name)
+    os.environ[name] = "1"
     try:
         yield
     finally:
         if old is None:
-            del os.environ["PYTHONSAFEPATH"]
+            del os.environ[name]
         else:
-            os.environ["PYTHONSAFEPATH"] = old
-        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+            os.environ[name] = old
 
 
 def _begin(wait_end: Connection) -> None:

@@ -378,7 +378,8 @@ class _Server(ThreadingHTTPServer):
         if self.fileno() + 1 >= self._fds:
             self.server_close()
             raise OSError(
-                errno.EMFILE, f"{limit} open files at most leave none for connections: see ulimit -n"
+                errno.EMFILE,
+                f"{limit} open files at most leave none for connections: see ulimit -n",
             )
 
     def server_bind(self) -> None:
@@ -395,7 +396,8 @@ class _Server(ThreadingHTTPServer):
             ):
                 oldest = next(iter(self.connections))
                 _end(oldest)
-                self.changed.wait_for(lambda oldest=oldest: oldest not in self.connections)
+                while oldest in self.connections:
+                    self.changed.wait()
         return super().get_request()
 
     def _next_fd(self) -> float:
