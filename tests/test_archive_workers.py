@@ -212,6 +212,18 @@ def later(data: bytes, k: int) -> bytes:
     return records.tobytes()
 
 
+def test_scheduler_that_is_killed_ends_the_run(cluster: Cluster, tmp_path: Path) -> None:
+    held = Held(tmp_path / "h" / "sda.bin")
+    with archiving(tmp_path / "ds", "--scheduler", cluster.address, held.path) as running:
+        workers = {process.pid for process in cluster.workers}
+        until(lambda: who_has_open(held.path, workers), "a worker to read it")
+        cluster.processes[0].kill()
+        out, err = running.communicate()
+    assert (running.returncode, out) == (3, b"")
+    gone = "blkiomon: the Dask scheduler has gone: call it again to go on"
+    assert without_warning(err) == [gone]
+
+
 # --- on one machine -------------------------------------------------------------------------------
 
 
