@@ -268,9 +268,7 @@ def test_slow_clients_hold_up_nobody(server: tuple[HttpSink, str]) -> None:
 
 def connect(address: str) -> socket.socket:
     host, port = address.split(":")
-    client = socket.create_connection((host, int(port)))
-    client.settimeout(runner.TIMEOUT_S)
-    return client
+    return socket.create_connection((host, int(port)), timeout=runner.TIMEOUT_S)
 
 
 def is_left(client: socket.socket) -> bool:
