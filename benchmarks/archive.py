@@ -1,4 +1,4 @@
-"""Traces on Dask: what does each cost beyond one process, and what does it help to share one?"""
+"""Archives: what does a trace cost beyond one process, and what does it help to share one?"""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import dask
-import distributed
 import numpy as np
 import pyarrow.parquet as pq
 
@@ -21,7 +19,7 @@ from benchmarks.report import Options, Table
 from blkiomon import layout
 from blkiomon._core import Engine
 from blkiomon.archive import options, summarize
-from blkiomon.archive.summary import Gathered, Summary
+from blkiomon.archive.summary import Summary
 from blkiomon.archive.traces import find
 from blkiomon.archive.work import archive
 
@@ -44,24 +42,12 @@ def generate(root: Path, traces: int) -> int:
     return n_bytes
 
 
-def alone(pattern: str, dataset: Path | None) -> Summary:
-    """All traces one behind the other, in this process and without Dask."""
-    traces, missing = find([pattern])
-    gathered = Gathered(missing)
-    for trace in traces:
-        gathered.add(
-            archive(trace, options.Options(interval_s=INTERVAL_S), dataset and str(dataset))
-        )
-    return gathered.summary()
-
-
 class Run(NamedTuple):
-    """What a run has taken: of the clock, of all processors, and of the memory of a worker."""
+    """What a run has taken, the start of workers included: of the clock, and of processors."""
 
     summary: Summary
     spent_s: float
     cpu_s: float
-    worker_mb: float
 
 
 def spread(
@@ -71,46 +57,21 @@ def spread(
     shards: int = 1,
     interval_s: float = INTERVAL_S,
 ) -> Run:
-    """The same by workers on this machine; the scheduler is in this process."""
-    with (
-        dask.config.set({"logging.distributed": "critical"}),
-        distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            dashboard_address="127.0.0.1:0",
-            silence_logs="CRITICAL",
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
-        client.run(_warm_up)
-        begin_s, begin_cpu_s = time.perf_counter(), _cpu_s(client)
-        summary = summarize(
-            pattern,
-            interval=interval_s,
-            scheduler=client,
-            shards=shards,
-            dataset=None if dataset is None else str(dataset),
-        )
-        spent_s, cpu_s = time.perf_counter() - begin_s, _cpu_s(client) - begin_cpu_s
-        return Run(summary, spent_s, cpu_s, max(client.run(_peak_mb).values()))
+    """By so many processes of this machine, or by this one alone."""
+    begin_s, begin_cpu_s = time.perf_counter(), _cpu_s()
+    summary = summarize(
+        pattern,
+        interval=interval_s,
+        workers=workers,
+        shards=shards,
+        dataset=None if dataset is None else str(dataset),
+    )
+    return Run(summary, time.perf_counter() - begin_s, _cpu_s() - begin_cpu_s)
 
 
-def _warm_up() -> None:
-    """Import what a worker imports once: a start is not what is asked."""
-    import pyarrow.parquet  # noqa: F401
-
-    import blkiomon.archive.work  # noqa: F401
-
-
-def _peak_mb() -> float:
-    """The most memory of this process; getrusage() counts what had been its parent's as well."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
-
-
-def _cpu_s(client: distributed.Client) -> float:
-    """Of the workers and this process."""
-    return sum(client.run(time.process_time).values()) + time.process_time()
+def _cpu_s() -> float:
+    """Of this process, and of all that it has started and that have ended."""
+    return sum(os.times()[:4])
 
 
 def rows(traces: int) -> Iterator[tuple[str, ...]]:
@@ -119,7 +80,7 @@ def rows(traces: int) -> Iterator[tuple[str, ...]]:
         n_bytes = generate(root / "traces", traces)
         pattern = f"{root}/traces/*/*.bin"
         for dataset in (None, root / "ds"):
-            single = _timed(pattern, dataset)
+            single = spread(pattern, dataset, 0)
             into = "a dataset" if dataset else "a summary"
             yield _row(into, "one process", single, n_bytes)
             for workers in sorted({1, len(os.sched_getaffinity(0))}):
@@ -127,17 +88,11 @@ def rows(traces: int) -> Iterator[tuple[str, ...]]:
                     shutil.rmtree(dataset)
                 run = spread(pattern, dataset, workers)
                 assert run.summary.to_dict() == single.summary.to_dict()
-                who = f"Dask, {workers} worker{'s' * (workers > 1)}"
+                who = f"{workers} worker{'s' * (workers > 1)}"
                 yield _row(into, who, run, n_bytes, single)
-        again = _timed(pattern, root / "ds")
+        again = spread(pattern, root / "ds", 0)
         assert again.summary.resumed == traces
         yield _row("a dataset that is there", "one process", again, n_bytes)
-
-
-def _timed(pattern: str, dataset: Path | None) -> Run:
-    begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
-    summary = alone(pattern, dataset)
-    return Run(summary, time.perf_counter() - begin_s, time.process_time() - begin_cpu_s, 0.0)
 
 
 def _row(into: str, who: str, run: Run, n_bytes: int, single: Run | None = None) -> tuple[str, ...]:
@@ -151,7 +106,6 @@ def _row(into: str, who: str, run: Run, n_bytes: int, single: Run | None = None)
         f"{run.summary.records / 1e6 / run.spent_s:.2f}",
         f"{run.cpu_s / traces * 1e3:.1f}",
         "" if single is None else f"{(run.cpu_s - single.cpu_s) / traces * 1e3:.1f}",
-        "" if single is None else f"{run.worker_mb:.0f}",
     )
 
 
@@ -243,7 +197,7 @@ def report(choice: Options) -> Iterator[Table | str]:
         f"{traces:,} traces of as many hosts, {2 * REQUESTS:,} records and 10 intervals each",
         (
             *("into", "by", "s", "traces a second", "MB/s", "M records a second"),
-            *("CPU ms a trace", "more than one process", "a worker's memory, MB"),
+            *("CPU ms a trace", "more than one process"),
         ),
         rows(traces),
     )

@@ -30,7 +30,8 @@ from runner import TIMEOUT_S, Argument
 IMPORTS = {
     "plain": (),
     "extras": ("pyarrow.parquet", "prometheus_client.core"),
-    "archive": ("distributed.cli.utils", "blkiomon.archive.run", "blkiomon.archive.work"),
+    "archive": ("blkiomon.archive.run",),
+    "dask": ("distributed.cli.utils", "blkiomon.archive.cluster"),
 }
 """Beside what every run imports. Each kind has a process that forks: who has more ends later."""
 
@@ -78,7 +79,7 @@ def server(kind: str) -> _Server:
 def _kind(arguments: Sequence[str]) -> str:
     """Of the command with these arguments."""
     if arguments[:1] == ["archive"]:
-        return "archive"
+        return "dask" if "--scheduler" in arguments else "archive"
     return "extras" if any(text.startswith(EXTRAS) for text in arguments) else "plain"
 
 

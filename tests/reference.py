@@ -861,22 +861,19 @@ class Reference:
 
     def _find_append(self, record: Trace, state: str) -> int | None:
         """The serial number of the one that a record belongs to."""
-        best: int | None = None
+        found: list[tuple[int, int]] = []
         for serial, a in self._appends.items():
             of = a.record
             same = of.key[0] == record.key[0] and of.key[2] == record.key[2]
             if a.state != state or not same or of.bytes_ != record.bytes_:
                 continue
-            ahead = of.sector - record.sector
-            if ahead > 0 if state == "issued" else ahead < 0 if state == "completed" else ahead:
-                continue
-            if best is None:
-                best = serial
-            elif state == "issued" and of.sector > self._appends[best].record.sector:
-                best = serial
-            elif state == "completed" and of.sector < self._appends[best].record.sector:
-                best = serial
-        return best
+            # A completion was written behind where its issue's zone begins.
+            behind = record.sector - of.sector
+            if state == "completed":
+                behind = -behind
+            if behind >= 0 and (state != "given back" or behind == 0):
+                found.append((behind, serial))
+        return min(found)[1] if found else None
 
     # -- outputs -----------------------------------------------------------------------------
 

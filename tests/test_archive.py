@@ -1,10 +1,11 @@
 """Archives: what is found, what is made of it, and that who did it and in what order is no matter.
 
-Dask's workers are threads of this process here; `test_archive_cluster.py` has real ones.
+The worker is this process here; `test_archive_workers.py` has others.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
 import http.server
@@ -34,6 +35,7 @@ from tracewriter import Record, complete, encode, issue, notify_timestamp
 import blkiomon
 from blkiomon import layout
 from blkiomon.archive import HELP, main, summarize, work
+from blkiomon.archive.crew import Here
 from blkiomon.archive.run import ArchiveError
 from blkiomon.archive.store import Store
 from blkiomon.archive.summary import Summary
@@ -47,17 +49,6 @@ DATA = Path(__file__).parent / "data"
 S = 10**9
 MIDNIGHT = 1_795_392_000  # 2026-11-23
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[distributed.Client]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Dask's own making, when it begins and ends
-        with distributed.LocalCluster(
-            n_workers=2, threads_per_worker=2, processes=False, dashboard_address=None
-        ) as cluster:
-            with distributed.Client(cluster, set_as_default=False) as client:
-                yield client
 
 
 PHASES = (DATA / "loop-phases-dc.bin").read_bytes()[: 48 * 20_000]
@@ -99,12 +90,12 @@ def anew(originals: Path, place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def first_run(
-    originals: Path, place: Path, client: Any, tmp_path_factory: pytest.TempPathFactory
+    originals: Path, place: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Summary, Path]:
     """What a run over all of them says, and the dataset that it makes."""
     dataset = tmp_path_factory.mktemp("first") / "ds"
     copied = anew(originals, place)
-    return archived(client, f"{copied}/*/*", dataset=str(dataset)), dataset
+    return archived(f"{copied}/*/*", dataset=str(dataset)), dataset
 
 
 @pytest.fixture
@@ -128,6 +119,8 @@ def over_midnight(device: int = 8 << 20, seconds: int = 4) -> bytes:
 
 
 SOURCES = ("traces/*/*",)
+PEMS = ("ca-file", "cert", "key")
+AS_ROOT = "blkiomon: as root: "
 
 
 def parts(dataset: Path) -> list[Path]:
@@ -302,8 +295,8 @@ def test_dataset_has_the_intervals_of_each_trace(traces: Path, first: Summary) -
     )
 
 
-def test_intervals_stand_in_the_day_in_which_they_begin(traces: Path, client: Any) -> None:
-    summarize("traces/db/late.bin", interval=1.0, dataset="ds", scheduler=client)
+def test_intervals_stand_in_the_day_in_which_they_begin(traces: Path) -> None:
+    summarize("traces/db/late.bin", interval=1.0, dataset="ds", workers=0)
     files = stored(Path("ds"))
     assert [name.split("/")[1] for name in files] == ["day=2026-11-22", "day=2026-11-23"]
     starts = [[Interval.from_bytes(d).start_ns // S for d in data] for data in files.values()]
@@ -344,9 +337,9 @@ def requests_of(traces: Path, names: Sequence[str]) -> Any:
     return [blkiomon.requests(traces / name) for name in names]
 
 
-def test_summary_has_the_figures_of_all_requests(traces: Path, client: Any) -> None:
+def test_summary_has_the_figures_of_all_requests(traces: Path) -> None:
     """Against the requests themselves, which no interval and no merging has touched."""
-    summary = summarize(SOURCES, interval=0.5, scheduler=client)
+    summary = summarize(SOURCES, interval=0.5, workers=0)
     every = requests_of(traces, ["web1/a.bin", "web2/b.gz", "db/sda", "db/late.bin"])
     assert [host.name for host in summary.hosts] == ["db", "web1", "web2"]
     for group in summary.fleet:
@@ -383,8 +376,8 @@ def test_summary_has_the_figures_of_all_requests(traces: Path, client: Any) -> N
         summary.host("web3")
 
 
-def test_host_of_one_trace_has_the_figures_of_that_trace(traces: Path, client: Any) -> None:
-    summary = summarize("traces/web1/a.bin", interval=1.0, scheduler=client)
+def test_host_of_one_trace_has_the_figures_of_that_trace(traces: Path) -> None:
+    summary = summarize("traces/web1/a.bin", interval=1.0, workers=0)
     whole = merge(alone(traces / "web1/a.bin"))
     (host,) = summary.hosts
     assert host.counts == whole.counts
@@ -398,8 +391,8 @@ def test_host_of_one_trace_has_the_figures_of_that_trace(traces: Path, client: A
     assert summary.percentile(99, host="web1", op="write") == whole.percentile(99, op="write")
 
 
-def test_text_has_a_line_for_every_group(traces: Path, client: Any) -> None:
-    summary = summarize(SOURCES, scheduler=client)
+def test_text_has_a_line_for_every_group(traces: Path) -> None:
+    summary = summarize(SOURCES, workers=0)
     lines = "".join(summary.text()).splitlines()
     assert lines[0].startswith("3 hosts, 4 traces, ") and lines[0].endswith(" records")
     rows = [line.split() for line in lines[3:-2]]
@@ -416,22 +409,22 @@ def test_text_has_a_line_for_every_group(traces: Path, client: Any) -> None:
         assert row[7] == f"{(group.d2c.percentile(50) or 0) / 1e3:.1f}"
 
 
-def test_summary_is_the_same_in_whatever_order_traces_come(traces: Path, client: Any) -> None:
-    one = summarize(["traces/*/*"], interval=1.0, scheduler=client).to_dict()
+def test_summary_is_the_same_in_whatever_order_traces_come(traces: Path) -> None:
+    one = summarize(["traces/*/*"], interval=1.0, workers=0).to_dict()
     two = summarize(
         ["traces/web2/*", "traces/db", "traces/web1/*", "traces/db/late.bin"],
         interval=1.0,
-        scheduler=client,
+        workers=0,
     ).to_dict()
     assert json.dumps(one) == json.dumps(two)
 
 
-def test_hosts_may_be_called_anything(tmp_path: Path, client: Any) -> None:
+def test_hosts_may_be_called_anything(tmp_path: Path) -> None:
     folder = tmp_path / "a=b µ%"
     folder.mkdir()
     (folder / "x.bin").write_bytes(over_midnight())
     dataset = tmp_path / "ds"
-    summary = summarize(f"{folder}/x.bin", dataset=str(dataset), scheduler=client)
+    summary = summarize(f"{folder}/x.bin", dataset=str(dataset), workers=0)
     assert [host.name for host in summary.hosts] == ["a=b µ%"]
     table = pyarrow.dataset.dataset(dataset, partitioning="hive").to_table()
     assert set(table["host"].to_pylist()) == {"a=b µ%"}
@@ -440,14 +433,14 @@ def test_hosts_may_be_called_anything(tmp_path: Path, client: Any) -> None:
 # --- what goes wrong -----------------------------------------------------------------------------
 
 
-def test_bad_traces_are_named_and_the_others_go_on(traces: Path, client: Any) -> None:
-    good = summarize(SOURCES, scheduler=client)
+def test_bad_traces_are_named_and_the_others_go_on(traces: Path) -> None:
+    good = summarize(SOURCES, workers=0)
     whole = MULTI
     (traces / "db" / "cut.bin").write_bytes(whole[: 48 * 1000 + 7])
     (traces / "db" / "none.bin").write_bytes(b"this is no trace at all, and long enough to tell")
     (traces / "web1" / "cut.gz").write_bytes(gzip.compress(whole)[:-100])
     (traces / "web1" / "gone.bin").symlink_to("nowhere")
-    summary = summarize([*SOURCES, "traces/web9/x.bin"], scheduler=client)
+    summary = summarize([*SOURCES, "traces/web9/x.bin"], workers=0)
     assert {Path(f.trace).name for f in summary.failures} == {
         *("cut.bin", "none.bin", "cut.gz", "gone.bin", "x.bin")
     }
@@ -461,54 +454,55 @@ def test_bad_traces_are_named_and_the_others_go_on(traces: Path, client: Any) ->
     assert summary.host("web2").groups[-1].d2c == good.host("web2").groups[-1].d2c
 
 
-def test_resync_goes_on_and_counts(traces: Path, client: Any) -> None:
+def test_resync_goes_on_and_counts(traces: Path) -> None:
     data = MULTI
     (traces / "web1" / "a.bin").write_bytes(data[:4800] + b"garbage" + data[4800:])
-    strict = summarize("traces/web1/a.bin", scheduler=client)
-    lenient = summarize("traces/web1/a.bin", resync=True, scheduler=client)
+    strict = summarize("traces/web1/a.bin", workers=0)
+    lenient = summarize("traces/web1/a.bin", resync=True, workers=0)
     assert strict.failures and not lenient.failures
     assert lenient.hosts[0].counts.skipped_bytes == 7
     assert lenient.records > strict.records == 100
 
 
-def test_missing_cpu_is_a_note(traces: Path, client: Any) -> None:
+def test_missing_cpu_is_a_note(traces: Path) -> None:
     (traces / "db" / "sda.blktrace.0").unlink()
-    summary = summarize("traces/db/sda", scheduler=client)
+    summary = summarize("traces/db/sda", workers=0)
     assert not summary.failures
     (note,) = summary.notes
     assert "sda.blktrace.0 is missing" in note
 
 
-def test_no_trace_at_all_is_an_empty_summary(client: Any) -> None:
-    summary = summarize("/nowhere/at/all", scheduler=client)
+def test_no_trace_at_all_is_an_empty_summary() -> None:
+    summary = summarize("/nowhere/at/all", workers=0)
     assert (summary.hosts, summary.fleet, len(summary.failures)) == ((), (), 1)
     assert "0 hosts" in "".join(summary.text())
     assert summary.percentile(99) is None
 
 
-def test_dataset_that_cannot_be_written_fails_by_trace(traces: Path, client: Any) -> None:
+def test_dataset_that_cannot_be_written_fails_by_trace(traces: Path) -> None:
     Path("ds").write_bytes(b"a file")
-    summary = summarize(SOURCES, dataset="ds", scheduler=client)
+    summary = summarize(SOURCES, dataset="ds", workers=0)
     assert len(summary.failures) == 4
     assert {f.error for f in summary.failures} == {"Not a directory"}
 
 
-def test_option_out_of_range_is_told_at_once(traces: Path, client: Any) -> None:
+def test_option_out_of_range_is_told_at_once(traces: Path) -> None:
     with pytest.raises(ValueError, match="interval_s"):
-        summarize(SOURCES, interval=-1, scheduler=client)
+        summarize(SOURCES, interval=-1, workers=0)
+    with pytest.raises(ValueError, match="workers must be 0 or more, not -1"):
+        summarize(SOURCES, workers=-1)
     with pytest.raises(ValueError, match="shard"):
-        summarize(SOURCES, shards=0, scheduler=client)
+        summarize(SOURCES, shards=0, workers=0)
     with pytest.raises(ValueError, match="pattern of a host"):
-        summarize(SOURCES, host="*/x", scheduler=client)
+        summarize(SOURCES, host="*/x", workers=0)
 
 
 # --- going on after an interruption --------------------------------------------------------------
 
 
-def archived(client: Any, *sources: str, **options: Any) -> Summary:
-    return summarize(
-        sources or SOURCES, **{"interval": 1.0, "dataset": "ds", "scheduler": client} | options
-    )
+def archived(*sources: str, **options: Any) -> Summary:
+    given: dict[str, Any] = {"interval": 1.0, "dataset": "ds", "workers": 0}
+    return summarize(sources or SOURCES, **given | options)
 
 
 def same(one: Summary, two: Summary) -> bool:
@@ -519,115 +513,111 @@ def times(dataset: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in parts(dataset)}
 
 
-def test_second_run_reads_nothing_again(traces: Path, client: Any, first: Summary) -> None:
+def test_second_run_reads_nothing_again(traces: Path, first: Summary) -> None:
     before = times(Path("ds"))
     (traces / "web1" / "a.bin").chmod(0)  # whoever read it would fail, or at least root would not
-    second = archived(client)
+    second = archived()
     assert (first.resumed, second.resumed) == (0, 4)
     assert same(first, second)
     assert times(Path("ds")) == before
 
 
-def test_only_what_is_missing_is_done_again(client: Any, first: Summary) -> None:
+def test_only_what_is_missing_is_done_again(first: Summary) -> None:
     content = stored(Path("ds"))
     lost = [p for p in parts(Path("ds")) if "2026-11-22" in str(p) or "web2" in str(p)]
     for path in lost:
         path.unlink()
-    second = archived(client)
+    second = archived()
     assert second.resumed == 2
     assert same(first, second)
     assert stored(Path("ds")) == content
 
 
 @pytest.mark.parametrize("size", [0, 100])
-def test_what_has_been_cut_is_done_again(client: Any, first: Summary, size: int) -> None:
+def test_what_has_been_cut_is_done_again(first: Summary, size: int) -> None:
     """As a machine that lost its power leaves it, or a copy that was not waited for."""
     content = whole_dataset(Path("ds"))
     os.truncate(next(p for p in parts(Path("ds")) if "web1" in str(p)), size)
-    second = archived(client)
+    second = archived()
     assert second.resumed == 3
     assert same(first, second)
     assert whole_dataset(Path("ds")) == content
 
 
-def test_part_of_the_traces_then_all_is_the_same_as_all(client: Any, first: Summary) -> None:
-    archived(client, "traces/web1/*", "traces/db/late.bin", dataset="other")
-    second = archived(client, dataset="other")
+def test_part_of_the_traces_then_all_is_the_same_as_all(first: Summary) -> None:
+    archived("traces/web1/*", "traces/db/late.bin", dataset="other")
+    second = archived(dataset="other")
     assert second.resumed == 2
     assert same(second, first)
     assert stored(Path("other")) == stored(Path("ds"))
 
 
 def test_changed_trace_is_done_again_and_leaves_nothing_behind(
-    traces: Path, client: Any, first: Summary
+    traces: Path, first: Summary
 ) -> None:
     path = traces / "db" / "late.bin"
     path.write_bytes(over_midnight(seconds=1))
-    summary = archived(client)
+    summary = archived()
     assert summary.resumed == 3
     assert [p.parent.name for p in parts(Path("ds")) if "late" in p.name] == ["day=2026-11-22"]
-    assert same(summary, archived(client, dataset="other"))
+    assert same(summary, archived(dataset="other"))
     os.utime(path, ns=(0, 0))
-    assert archived(client).resumed == 3
+    assert archived().resumed == 3
 
 
 @pytest.mark.parametrize("options", [{"interval": 2.0}, {"resync": True}, {"host": "*/{host}"}])
-def test_other_options_begin_anew(client: Any, first: Summary, options: dict[str, Any]) -> None:
-    summary = archived(client, **options)
+def test_other_options_begin_anew(first: Summary, options: dict[str, Any]) -> None:
+    summary = archived(**options)
     assert summary.resumed == 0
-    assert stored(Path("ds")).keys() == stored_by(client, options).keys()
+    assert stored(Path("ds")).keys() == stored_by(options).keys()
 
 
-def stored_by(client: Any, options: dict[str, Any]) -> dict[str, list[bytes]]:
-    archived(client, dataset="other", **options)
+def stored_by(options: dict[str, Any]) -> dict[str, list[bytes]]:
+    archived(dataset="other", **options)
     return stored(Path("other"))
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"source":', None])
-def test_damaged_manifest_means_done_again(
-    client: Any, first: Summary, damage: bytes | None
-) -> None:
+def test_damaged_manifest_means_done_again(first: Summary, damage: bytes | None) -> None:
     path = next(Path("ds/_manifest").glob("a.bin*"))
     if damage is None:
         entry = json.loads(path.read_bytes())
         damage = json.dumps(entry | {"whole": entry["whole"][:-8]}).encode()
     path.write_bytes(damage)
-    second = archived(client)
+    second = archived()
     assert second.resumed == 3
     assert same(first, second)
 
 
-def test_what_a_killed_run_has_left_goes(traces: Path, client: Any, first: Summary) -> None:
+def test_what_a_killed_run_has_left_goes(traces: Path, first: Summary) -> None:
     (path,) = (p for p in parts(Path("ds")) if "late" in p.name and "2026-11-23" in str(p))
     (path.parent / f".{path.stem}.0.part").write_bytes(b"half")
     next(Path("ds/_manifest").glob("late*")).unlink()
     (traces / "db" / "late.bin").write_bytes(over_midnight(seconds=1))
-    summary = archived(client)
+    summary = archived()
     assert summary.resumed == 3
     assert list(path.parent.iterdir()) == []
-    assert same(summary, archived(client, dataset="other"))
+    assert same(summary, archived(dataset="other"))
 
 
-def test_manifest_cannot_have_other_files_removed(
-    traces: Path, client: Any, first: Summary
-) -> None:
+def test_manifest_cannot_have_other_files_removed(traces: Path, first: Summary) -> None:
     manifest = next(Path("ds/_manifest").glob("a.bin*"))
     entry = json.loads(manifest.read_bytes())
     name = f"{manifest.stem}.parquet"
     (Path.cwd() / name).write_bytes(b"precious")
     for partitions in ([f"host=x/../../{name}", name, "traces/web1/a.bin", 5], 5):
         manifest.write_text(json.dumps(entry | {"partitions": partitions, "source": {}}))
-        assert archived(client).resumed == 3
+        assert archived().resumed == 3
     assert (Path.cwd() / name).read_bytes() == b"precious"
     assert (traces / "web1" / "a.bin").exists()
 
 
-def test_damaged_trace_is_not_read_again_but_told_again(traces: Path, client: Any) -> None:
+def test_damaged_trace_is_not_read_again_but_told_again(traces: Path) -> None:
     data = MULTI
     (traces / "web1" / "a.bin").write_bytes(data[:4807])
     (traces / "web2" / "b.gz").write_bytes(gzip.compress(data)[:-100])  # perhaps still on its way
-    first = archived(client)
-    second = archived(client)
+    first = archived()
+    second = archived()
     assert len(first.failures) == 2
     assert same(first, second)
     assert second.resumed == 3
@@ -668,47 +658,47 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, int
 
 @pytest.mark.parametrize("source", ["web1/a.bin", "web2/b.gz", "db/sda", "db/late.bin"])
 def test_shared_trace_is_as_one_that_is_not(
-    traces: Path, client: Any, shared: list[tuple[str, int, int]], source: str
+    traces: Path, shared: list[tuple[str, int, int]], source: str
 ) -> None:
-    one = archived(client, f"traces/{source}")
+    one = archived(f"traces/{source}")
     assert not shared
-    three = archived(client, f"traces/{source}", dataset="three", shards=3)
+    three = archived(f"traces/{source}", dataset="three", shards=3)
     assert sorted(shared) == [(Path(source).name, k, 3) for k in range(3)]
     assert same(one, three)
     assert whole_dataset(Path("ds")) == whole_dataset(Path("three"))
-    without = archived(client, f"traces/{source}", dataset=None, shards=2)
+    without = archived(f"traces/{source}", dataset=None, shards=2)
     assert same(one, without)
     shared.clear()
-    assert archived(client, f"traces/{source}", dataset="three", shards=2).resumed == 1
-    assert archived(client, f"traces/{source}", dataset="three").resumed == 1
+    assert archived(f"traces/{source}", dataset="three", shards=2).resumed == 1
+    assert archived(f"traces/{source}", dataset="three").resumed == 1
 
 
 def test_only_what_is_larger_than_its_share_is_shared(
-    traces: Path, client: Any, shared: list[tuple[str, int, int]]
+    traces: Path, shared: list[tuple[str, int, int]]
 ) -> None:
     """Of 3 traces and 2 workers, one is shared if it is more than half."""
     os.truncate(traces / "web1" / "a.bin", 48 * 9000)
     for name in ("x", "y"):
         (traces / "web1" / f"{name}.bin").write_bytes(PHASES[: 48 * 4000])
-    archived(client, "traces/web1/*", dataset=None, shards=2)
+    archived("traces/web1/*", dataset=None, shards=2)
     assert sorted(shared) == [("a.bin", 0, 2), ("a.bin", 1, 2)]
     shared.clear()
     os.truncate(traces / "web1" / "a.bin", 48 * 8000)
-    archived(client, "traces/web1/*", dataset=None, shards=2)
+    archived("traces/web1/*", dataset=None, shards=2)
     assert not shared
 
 
-def test_damaged_trace_that_is_shared_counts_as_far_as_it_goes(traces: Path, client: Any) -> None:
+def test_damaged_trace_that_is_shared_counts_as_far_as_it_goes(traces: Path) -> None:
     os.truncate(traces / "web1" / "a.bin", 48 * 9000 + 5)
-    one = archived(client, "traces/web1/a.bin")
-    two = archived(client, "traces/web1/a.bin", dataset="two", shards=2)
+    one = archived("traces/web1/a.bin")
+    two = archived("traces/web1/a.bin", dataset="two", shards=2)
     assert "5 bytes into a record" in two.failures[0].error and two.failures[0].records == 9000
     assert same(one, two)
     assert whole_dataset(Path("ds")) == whole_dataset(Path("two"))
 
 
 def test_trace_that_changes_while_its_shards_are_read_is_told(
-    traces: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+    traces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = work._read
     turn = threading.Lock()
@@ -721,11 +711,11 @@ def test_trace_that_changes_while_its_shards_are_read_is_told(
 
     with monkeypatch.context() as patched:
         patched.setattr("blkiomon.archive.work._read", shorten)
-        summary = archived(client, "traces/web1/a.bin", shards=2)
+        summary = archived("traces/web1/a.bin", shards=2)
     assert [f.error for f in summary.failures] == [
         f"{traces}/web1/a.bin has changed while it was read"
     ]
-    again = archived(client, "traces/web1/a.bin", shards=2)
+    again = archived("traces/web1/a.bin", shards=2)
     assert (again.resumed, again.failures, again.records) == (0, (), 9000)
     assert not list(Path("ds/_shards").iterdir())
 
@@ -739,14 +729,14 @@ def memory() -> Iterator[Any]:
 
 
 def test_traces_and_dataset_may_be_in_an_object_store(
-    traces: Path, client: Any, first: Summary, memory: Any
+    traces: Path, first: Summary, memory: Any
 ) -> None:
     for path in traces.rglob("*.*"):
         memory.pipe_file(f"/traces/{path.relative_to(traces)}", path.read_bytes())
     urls = ["memory://traces/*/*"]
-    remote = archived(client, *urls, dataset="memory://ds")
+    remote = archived(*urls, dataset="memory://ds")
     assert same(first, remote)
-    again = archived(client, *urls, dataset="memory://ds")
+    again = archived(*urls, dataset="memory://ds")
     assert again.resumed == 4
     (name,) = (n for n in memory.find("/ds") if "sda" in n and n.endswith(".parquet"))
     assert name.startswith("/ds/host=db/day=unknown/")
@@ -755,7 +745,7 @@ def test_traces_and_dataset_may_be_in_an_object_store(
     assert [d for d in data if d is not None] == mine
     assert not [name for name in memory.find("/ds") if ".part" in name]
     # From local ones, as a file of the memory has one position, whoever reads it.
-    assert same(first, archived(client, dataset="memory://shared", shards=20))
+    assert same(first, archived(dataset="memory://shared", shards=20))
     found = [name for name in memory.find("/shared") if not name.endswith(".json")]
     assert {n.removeprefix("/shared/"): memory.cat_file(n) for n in found} == whole_dataset(
         Path("ds")
@@ -801,20 +791,20 @@ def server(traces: Path, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def test_traces_may_come_from_a_web_server(
-    traces: Path, client: Any, first: Summary, server: str, monkeypatch: pytest.MonkeyPatch
+    traces: Path, first: Summary, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("blkiomon.archive.traces.READ_AHEAD_BYTES", 1 << 16)
     urls = [f"{server}/web1/a.bin", f"{server}/web2/*.gz", f"{server}/db/sda", f"{server}/db/l*"]
-    remote = archived(client, *urls, dataset="remote")
+    remote = archived(*urls, dataset="remote")
     assert same(first, remote)
-    assert archived(client, *urls, dataset="remote").resumed == 4
+    assert archived(*urls, dataset="remote").resumed == 4
     os.utime(traces / "web1" / "a.bin", (1, 1))
-    assert archived(client, *urls, dataset="remote").resumed == 3
+    assert archived(*urls, dataset="remote").resumed == 3
     (traces / "web1" / "Gone.bin").symlink_to("nowhere")  # listed, and before the others
-    gone = archived(client, f"{server}/web1/*.bin", dataset="remote")
+    gone = archived(f"{server}/web1/*.bin", dataset="remote")
     assert [f.trace for f in gone.failures] == [f"{server}/web1/Gone.bin"]
     assert gone.records == len(PHASES) // 48
-    missing = archived(client, f"{server}/web1/none.bin", dataset="remote")
+    missing = archived(f"{server}/web1/none.bin", dataset="remote")
     assert [f.trace for f in missing.failures] == [f"{server}/web1/none.bin"]
 
 
@@ -834,40 +824,119 @@ def test_help_is_printed(capfd: Capture) -> None:
         (["-o", "ds"], "which traces"),
         (["-o", "ds", "-I", "0", "x"], "--interval takes"),
         (["-o", "ds", "--shards", "0", "x"], "--shards takes"),
+        (["-o", "ds", "--workers", "-1", "x"], "--workers takes"),
+        (["-o", "ds", "--workers", "1025", "x"], "--workers takes"),
+        (["-o", "ds", "--workers", "2", "--scheduler", "tcp://x:1", "x"], "--workers are of this"),
         (["-o", "ds", "--max-pending", "x", "x"], "--max-pending takes"),
         (["-o", "ds", "--host", "*/x", "x"], "--host: the pattern"),
         (["-o", "ds", "--nonsense", "x"], "nonsense"),
+        (["-o", "ds", "--tls-key", "k", "x"], "--tls-key is for the connection to a --scheduler"),
+        (["-o", "ds", "--scheduler", "x", "--tls-key", "k", "x"], "TLS takes all three"),
+        (
+            [*("-o", "ds", "--scheduler", "x", "x"), *(f"--tls-{n}=/no/\t" for n in PEMS)],
+            "--tls-ca-file: cannot read '/no/\\t': No such file or directory",
+        ),
+        (
+            [*("-o", "ds", "--scheduler", "x", "x"), *(f"--tls-{n}=a\0b" for n in PEMS)],
+            "--tls-ca-file: cannot read 'a\\x00b'",
+        ),
     ],
 )
 def test_misuse_is_one_line_and_the_usage(arguments: list[str], why: str, capfd: Capture) -> None:
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     out, err = capfd.readouterr()
     message, usage, _ = err.partition("\nUsage: blkiomon archive ")
     assert out == "" and usage and why in message and "\n" not in message
 
 
-@pytest.mark.parametrize("module", ["dask", "distributed", "fsspec", "pyarrow"])
-def test_missing_extra_is_one_line(module: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "extra", "more"),
+    [
+        *(("fsspec", "archive", []), ("pyarrow", "archive", [])),
+        *((name, "dask", ["--scheduler", "tcp://x:1"]) for name in ("dask", "distributed")),
+    ],
+)
+def test_missing_extra_is_one_line(
+    module: str, extra: str, more: list[str], traces: Path, capfd: Capture
+) -> None:
     code = (
         f"import sys; sys.modules[{module!r}] = None\n"
-        "from blkiomon.cli import main; sys.exit(main(['archive', '-o', 'ds', 'x']))"
+        "from blkiomon.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code, "archive", "-o", "ds", *more, "traces/web1/a.bin"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == f"blkiomon: archive needs {module}: pip install 'blkiomon[dask]'\n"
+    assert (result.returncode, result.stdout) == (2, "")
+    lines = told_but_for_root(result.stderr)
+    assert lines == [f"blkiomon: archive needs {module}: pip install 'blkiomon[{extra}]'"]
+
+
+def told_but_for_root(complaints: str) -> list[str]:
+    """The lines on standard error, without the one that root alone gets."""
+    return [line for line in complaints.splitlines() if not line.startswith(AS_ROOT)]
+
+
+@pytest.mark.parametrize(
+    ("names", "status"),
+    [((), 0), (("cut.bin",), 3), (("cut.bin", "ds"), 4), (("ds",), 4), (("no.bin",), 3)],
+    ids=str,
+)
+def test_exit_status_tells_input_from_output(
+    names: tuple[str, ...], status: int, traces: Path, capfd: Capture
+) -> None:
+    sources = ["traces/web1/a.bin"]
+    for name in names:
+        if name == "ds":
+            Path("ds").write_bytes(b"a file")
+        else:
+            sources.append(f"traces/web1/{name}")
+    (traces / "web1" / "cut.bin").write_bytes(MULTI[: 48 * 1000 + 7])
+    assert main(["-o", "ds", "--workers=0", *sources]) == status
+    out, err = capfd.readouterr()
+    assert out and err.count("\n") == len(sources) - (status != 4)
+
+
+def test_summary_that_cannot_be_printed_is_an_output_that_failed(traces: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        result = forked.run(
+            *("archive", "-o", "ds", "--workers=0", "traces/web1/a.bin"), stdout=full
+        )
+    assert result.returncode == 4
+    assert (
+        result.stderr == b"blkiomon: could not write to standard output: No space left on device\n"
+    )
+
+
+def test_name_of_a_host_does_not_drive_the_terminal(traces: Path, capfd: Capture) -> None:
+    odd = "web\x1b[31m\r\n\u202e\x9b2J"
+    (traces / odd).mkdir()
+    (traces / odd / "a.bin").write_bytes(PHASES[:48_000])
+    (traces / odd / "cut\x1b]0;x\a.bin").write_bytes(PHASES[:48_007])
+    assert main(["-o", "ds", "--workers=0", f"traces/{odd}/*"]) == 3
+    printed = capfd.readouterr()
+    for text in (printed.out, printed.err):
+        assert "web" in text
+        lines = text.split("\n")
+        assert all(map(str.isprintable, lines))
+    assert printed.err.count("\n") == 1
+    assert printed.out == "".join(archived(f"traces/{odd}/*").text())
+    begins = {line.partition(" ")[0] for line in printed.out.split("\n")[2:]}
+    assert len(begins) == 5 and begins > {"host", "fleet", "", "d2c"}
 
 
 def test_scheduler_that_is_not_there_is_one_line(
     traces: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blkiomon.archive.run.CONNECT_S", 0.2)
+    monkeypatch.setattr("blkiomon.archive.cluster.CONNECT_S", 0.2)
     for address in ("tcp://127.0.0.1:1", "nonsense://x"):
-        assert main(["-o", "ds", "--scheduler", address, *SOURCES]) == 1
+        assert main(["-o", "ds", "--scheduler", address, *SOURCES]) == 3
         out, err = capfd.readouterr()
-        assert out == "" and err.startswith(f"blkiomon: no Dask scheduler at {address}: ")
-        assert err.count("\n") == 1
+        (line,) = told_but_for_root(err)
+        assert out == "" and line.startswith(f"blkiomon: no Dask scheduler at {address}: ")
 
 
 @pytest.mark.parametrize("address", ["", "x", "nonsense://x", "inproc://x", "tls://127.0.0.1:1"])
@@ -875,13 +944,13 @@ def test_address_that_is_none_is_one_line_up_to_the_end_of_the_process(
     address: str, traces: Path
 ) -> None:
     result = forked.run("archive", "-o", "ds", "--scheduler", address, *SOURCES)
-    assert (result.returncode, result.stdout) == (1, b"")
-    assert result.stderr.decode().startswith(f"blkiomon: no Dask scheduler at {address}: ")
-    assert result.stderr.count(b"\n") == 1
+    assert (result.returncode, result.stdout) == (3, b"")
+    (line,) = told_but_for_root(result.stderr.decode())
+    assert line.startswith(f"blkiomon: no Dask scheduler at {address}: ")
 
 
 def test_scheduler_without_workers_is_told(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blkiomon.archive.run.WORKERS_S", 0.1)
+    monkeypatch.setattr("blkiomon.archive.cluster.WORKERS_S", 0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with distributed.LocalCluster(
@@ -891,24 +960,29 @@ def test_scheduler_without_workers_is_told(traces: Path, monkeypatch: pytest.Mon
                 summarize(SOURCES, scheduler=cluster.scheduler_address)
 
 
-@pytest.mark.parametrize("shards, workers", [(1, [1, 3, 4]), (2, [2, 4, 4])])
-def test_cluster_of_its_own_has_no_more_workers_than_work(
-    traces: Path, monkeypatch: pytest.MonkeyPatch, shards: int, workers: list[int]
+@pytest.mark.parametrize(
+    ("arguments", "rooms"),
+    [
+        ({}, [1, 3, 4]),
+        ({"shards": 2}, [2, 4, 4]),
+        ({"workers": 2}, [1, 2, 2]),
+        ({"workers": 6}, [1, 3, 6]),
+    ],
+    ids=str,
+)
+def test_there_are_no_more_workers_than_cores_or_work(
+    traces: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], rooms: list[int]
 ) -> None:
     made: list[int] = []
-    cluster = distributed.LocalCluster
 
-    def of_threads(**options: Any) -> distributed.LocalCluster:
-        made.append(options["n_workers"])
-        return cluster(**options | {"processes": False, "dashboard_address": None})
+    def nobody(room: int) -> Any:
+        made.append(room)
+        return contextlib.nullcontext(Here())
 
-    monkeypatch.setattr(distributed, "LocalCluster", of_threads)
+    monkeypatch.setattr("blkiomon.archive.run.Pool", nobody)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
     for number in (1, 3, 9):
         for k in range(number):
             (traces / f"{number}.{k}").write_bytes(over_midnight())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            summary = summarize(f"traces/{number}.*", shards=shards)
-        assert len(summary.failures) == 0
-    assert made == workers
+        assert len(summarize(f"traces/{number}.*", **arguments).failures) == 0
+    assert made == rooms

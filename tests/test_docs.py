@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,25 +87,6 @@ def utc() -> Iterator[None]:
     time.tzset()
 
 
-@pytest.fixture
-def threads_for_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Where `archive` makes a cluster of its own, its worker is a thread, which begins at once."""
-
-    @contextlib.contextmanager
-    def cluster(most: int) -> Iterator[Any]:
-        import distributed
-
-        with distributed.LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
-        ) as made:
-            yield made
-
-    monkeypatch.setattr("blkiomon.archive.run._local_cluster", cluster)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Dask's own making, when it begins and ends
-        yield
-
-
 def run_shell(block: Block, where: str) -> None:
     """Run each line that begins with `$ blkiomon`; what follows is its output.
 
@@ -135,7 +115,7 @@ def run_shell(block: Block, where: str) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-@pytest.mark.usefixtures("utc", "threads_for_workers")
+@pytest.mark.usefixtures("utc")
 def test_every_block_runs_and_prints_what_is_shown(path: Path, traces: Path) -> None:
     namespace: dict[str, Any] = {}
     printed: str | None = None
@@ -216,7 +196,6 @@ def test_metrics_are_explained(traces: Path) -> None:
     assert {*shown} <= named_in("live.md")
 
 
-@pytest.mark.usefixtures("threads_for_workers")
 def test_json_of_commands_is_explained(traces: Path) -> None:
     Path("short.bin").write_bytes(Path("phases.bin").read_bytes()[: 48 * 5000])
     compared = runner.call("compare", "--json", "short.bin", "short.bin")

@@ -7,7 +7,9 @@ import json
 import math
 import random
 import re
+import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ import runner
 from prometheus import CONTRIB
 from prometheus_client.exposition import floatToGoString
 from prometheus_client.parser import text_string_to_metric_families
-from runner import Running
+from runner import LONG, Running
 from tracewriter import WRITE, complete, encode, issue, lost_mark
 
 from blkiomon import cli
@@ -34,8 +36,9 @@ from blkiomon.config import Config
 from blkiomon.interval import Interval, merge
 from blkiomon.layout import OPS
 from blkiomon.monitor import Monitor
-from blkiomon.outputs import OutputError, open_outputs
+from blkiomon.outputs import OutputError, open_outputs, openmetrics
 from blkiomon.outputs.openmetrics import (
+    MAX_CLIENTS,
     MAX_DEVICES,
     SIZE_LIMITS,
     TIME_LIMITS_NS,
@@ -261,6 +264,125 @@ def test_slow_clients_hold_up_nobody(server: tuple[HttpSink, str]) -> None:
     finally:
         for client in slow:
             client.close()
+
+
+def connect(address: str) -> socket.socket:
+    host, port = address.split(":")
+    return socket.create_connection((host, int(port)), timeout=runner.TIMEOUT_S)
+
+
+def is_left(client: socket.socket) -> bool:
+    """Whether the server has ended a connection on which it has said nothing."""
+    client.settimeout(0)
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def test_oldest_connection_makes_room_for_the_newest(server: tuple[HttpSink, str]) -> None:
+    _, address = server
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(address)) for _ in range(3 * MAX_CLIENTS)]
+        newest, others = clients[-MAX_CLIENTS:], clients[:-MAX_CLIENTS]
+        runner.until(lambda: all(map(is_left, others)), "the oldest to be left")
+        for client in newest:  # whose turn comes, however slow it has been
+            client.settimeout(runner.TIMEOUT_S)
+            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert client.recv(12) == b"HTTP/1.0 200"
+
+
+def test_request_that_comes_byte_by_byte_is_cut_off(
+    server: tuple[HttpSink, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openmetrics, "REQUEST_S", 0.3)
+    with connect(server[1]) as client:
+        client.settimeout(0.02)
+
+        def is_cut_off() -> bool:
+            try:
+                client.sendall(b"G")
+                return client.recv(1) == b""
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+
+        runner.until(is_cut_off, "it to be cut off", 5)
+
+
+def test_client_that_does_not_read_is_cut_off(
+    server: tuple[HttpSink, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink, address = server
+    size = 64 << 20  # more than is kept for a connection
+    monkeypatch.setattr(openmetrics, "REQUEST_S", 0.3)
+    monkeypatch.setattr(sink._metrics, "text", lambda accept: (bytes(size), "text/plain"))
+    with connect(address) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.0 200"
+        runner.until(lambda: not clients_of(sink), "it to be cut off", 5)
+
+
+def clients_of(sink: HttpSink) -> int:
+    return len(sink._server.connections)
+
+
+def test_client_that_comes_in_time_gets_all_of_it(server: tuple[HttpSink, str]) -> None:
+    sink, address = server
+    with connect(address) as client:
+        for byte in b"GET /metrics HTTP/1.0\r\n\r\n":
+            client.sendall(bytes([byte]))
+        text = b""
+        while piece := client.recv(1 << 16):
+            text += piece
+    assert b"blkiomon_records_total" in text
+    runner.until(lambda: not clients_of(sink), "it to be left")
+
+
+@pytest.mark.parametrize("limit", [1024, 56])
+def test_any_number_of_connections_leaves_outputs_their_descriptors(
+    limit: int, tmp_path: Path
+) -> None:
+    """As many as there are descriptors, or more, none of which ever ends its request."""
+    json_lines, prom = tmp_path / "out.json", tmp_path / "out.prom"
+    options = ("--openmetrics", "0", "--json", json_lines, "--textfile", prom)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    number = min(1100, hard - 100)
+    command = ["prlimit", f"--nofile={limit}:{limit}", *runner.COMMAND]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        with ExitStack() as stack:
+            process = stack.enter_context(Running("-I", "0.05", *options, command=command))
+            address = process.started().metrics_address()
+            for _ in range(number):
+                stack.enter_context(connect(address)).sendall(b"GET /met")
+            json_lines.rename(tmp_path / "old.json")
+            process.signal(signal.SIGHUP)
+            runner.until(json_lines.exists, "the file to be reopened")
+            process.write(ONE)
+            runner.until(
+                lambda: samples(prom.read_text())["blkiomon_records_total",] == 2,
+                "the file to be replaced",
+            )
+            assert samples(get(f"{address}/metrics")[0])["blkiomon_records_total",] == 2
+            status, _, complaints = process.end()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (status, complaints.count("\n")) == (0, 1)  # where metrics are
+    assert b'"requests":1,' in json_lines.read_bytes()
+
+
+def test_too_few_descriptors_for_any_connection_is_told() -> None:
+    command = ["prlimit", "--nofile=36:36", *runner.COMMAND, "-I", LONG, "--openmetrics", "0"]
+    result = subprocess.run(command, input=ONE, capture_output=True, timeout=runner.TIMEOUT_S)
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr.decode() == (
+        "blkiomon: could not listen on 127.0.0.1:0: 36 open files at most leave none for "
+        "connections: see ulimit -n\n"
+    )
 
 
 def test_nobody_else_gets_at_them_unless_a_host_is_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,8 +46,9 @@ def test_all_threads_are_somebody_else_before_the_first_byte_comes(tmp_path: Pat
         for field in ("Uid", "Gid"):
             assert of_all_threads(pid, field) == {"\t".join([str(NOBODY)] * 4)}
         assert of_all_threads(pid, "Groups") <= {"", str(NOBODY)}
-        for field in ("CapPrm", "CapEff"):
+        for field in ("CapPrm", "CapEff", "CapBnd", "CapAmb"):
             assert of_all_threads(pid, field) == {"0" * 16}
+        assert of_all_threads(pid, "NoNewPrivs") == {"1"}
         process.write(ONE)
         until(lambda: sizes(tmp_path / "out.bin") == [1], "an interval")
         assert process.end()[0] == 0
@@ -140,6 +142,7 @@ def test_way_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     code = """
 import ctypes
 from blkiomon.privileges import *
+bind()
 ctypes.CDLL(None).prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
 try:
     drop(find_user("nobody"))
@@ -150,12 +153,74 @@ except PrivilegeError as error:
     assert b"the kernel has kept a way back" in done.stdout
 
 
+THREADS = """
+import sys, threading
+from blkiomon.privileges import *
+before, done = "before" in sys.argv, threading.Event()
+thread = threading.Thread(target=done.wait)
+if before:
+    thread.start()
+bind()
+if not before:
+    thread.start()
+try:
+    drop(find_user("nobody"))
+except PrivilegeError as error:
+    print(error)
+done.set()
+"""
+
+
+@root_only
+def test_thread_that_was_there_before_is_noticed() -> None:
+    """It has kept its bounding set: each thread has its own."""
+    for when, said in (("before", b"user 65534 could become root again"), ("after", b"")):
+        command = [sys.executable, "-c", THREADS, when]
+        done = subprocess.run(command, capture_output=True, check=True)
+        assert done.stdout.startswith(said) and bool(done.stdout) == bool(said)
+
+
+@root_only
+def test_bounding_set_that_cannot_be_emptied_ends_the_run() -> None:
+    command = ["setpriv", "--bounding-set", "-setpcap", *runner.COMMAND]
+    result = subprocess.run(
+        [*command, "-I", "1", "--user", "nobody"],
+        input=ONE,
+        capture_output=True,
+        timeout=runner.TIMEOUT_S,
+    )
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr == (
+        b"blkiomon: cannot empty the capability bounding set, which takes CAP_SETPCAP: "
+        b"Operation not permitted\n"
+    )
+
+
+@root_only
+def test_what_it_executes_stays_who_it_is(directory: Path) -> None:
+    """A program that is root's and setuid, as ``su`` is."""
+    program = directory / "id"
+    shutil.copy(shutil.which("id") or "", program)
+    program.chmod(0o4755)
+    code = f"""
+import subprocess
+from blkiomon.privileges import *
+bind()
+drop(find_user("nobody"))
+subprocess.run([{str(program)!r}, "-u"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == f"{NOBODY}\n".encode()
+
+
 def test_becoming_nobody_fails_without_root() -> None:
     if os.geteuid() == 0:
         code = (
-            "from blkiomon.privileges import *; user = find_user('nobody'); drop(user); drop(user)"
+            "from blkiomon.privileges import *; user = find_user('nobody');"
+            "bind(); drop(user); print('dropped', flush=True); drop(user)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+        assert done.stdout == b"dropped\n"
         assert b"PrivilegeError: cannot become user" in done.stderr
     else:
         with pytest.raises(PrivilegeError, match="cannot become user"):

@@ -1,6 +1,13 @@
 """blkiomon: a monitor of block device I/O that reads the kernel's block-trace records."""
 
-from __future__ import annotations
+import sys
+
+# `python -m blkiomon` looks for modules in the working directory first, where anybody may have put
+# some: out with it, before anything more is imported, which __future__ would be. While Python is
+# looking for the module, sys.argv[0] is "-m"; the module's name is in front of its own arguments.
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+    if "blkiomon" in sys.orig_argv[-len(sys.argv)]:
+        del sys.path[0]
 
 from typing import TYPE_CHECKING, Any
 

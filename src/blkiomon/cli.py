@@ -159,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # From here on a signal waits until it can end the run in order: run.StopSignals lets it in.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     _occupy_standard_fds()
+    _mind_the_path()
     _widen_pipe(0)
     try:
         return _main(argv)
@@ -481,6 +482,18 @@ def _occupy_standard_fds() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, mode)
+
+
+def _mind_the_path() -> None:
+    """Have no program looked up in the working directory, by whatever library.
+
+    An empty or relative element of PATH would: it goes, and the system's default is what is left of
+    nothing.
+    """
+    path = os.environ.get("PATH")
+    if path is not None:
+        absolute = [part for part in path.split(os.pathsep) if part.startswith("/")]
+        os.environ["PATH"] = os.pathsep.join(absolute) or os.defpath
 
 
 def _widen_pipe(fd: int, wanted_bytes: int = 1 << 20) -> None:

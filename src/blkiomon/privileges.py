@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 23, 24, 38  # of <linux/prctl.h>
+
 
 class PrivilegeError(Exception):
     """What root may do cannot be given up as was asked; the text says why."""
@@ -54,8 +56,35 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 12
 
 
+def bind() -> None:
+    """Have nothing that this process executes gain a privilege, be it setuid or with capabilities.
+
+    As root, and before there are threads: each has these of its own, from whichever started it.
+
+    Raises:
+        PrivilegeError: that failed.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def prctl(option: int, argument: int) -> int:
+        return int(libc.prctl(option, *map(ctypes.c_ulong, (argument, 0, 0, 0))))
+
+    capability = 0
+    while prctl(_PR_CAPBSET_READ, capability) >= 0:  # up to what the kernel knows
+        if prctl(_PR_CAPBSET_DROP, capability) < 0:
+            why = os.strerror(ctypes.get_errno())
+            raise PrivilegeError(
+                f"cannot empty the capability bounding set, which takes CAP_SETPCAP: {why}"
+            )
+        capability += 1
+    if prctl(_PR_SET_NO_NEW_PRIVS, 1) < 0:
+        raise PrivilegeError(f"cannot set no_new_privs: {os.strerror(ctypes.get_errno())}")
+
+
 def drop(user: User) -> None:
-    """Become that user, all threads of this process, with no way back.
+    """Become that user, all threads of this process, with no way back: ``bind`` was called before.
 
     Raises:
         PrivilegeError: that failed; the process had better end.
@@ -71,16 +100,21 @@ def drop(user: User) -> None:
         os.getresuid() == (uid,) * 3
         and os.getresgid() == (gid,) * 3
         and set(os.getgroups()) == set(user.groups)
-        and _has_no_capabilities()
+        and all(map(_is_bound, Path("/proc/self/task").iterdir()))
     )
     if not has_left or _can_return():
         raise PrivilegeError(f"user {uid} could become root again: the kernel has kept a way back")
 
 
-def _has_no_capabilities() -> bool:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    sets = [line.split() for line in lines if line.startswith(("CapPrm:", "CapEff:"))]
-    return all(int(value, 16) == 0 for _, value in sets)
+def _is_bound(thread: Path) -> bool:
+    """Whether a thread has no capability, and can get none; or it has ended meanwhile."""
+    try:
+        lines = (thread / "status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    fields = dict(line.split(":", 1) for line in lines)
+    sets = (int(fields[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb"))
+    return not any(sets) and fields["NoNewPrivs"].strip() == "1"
 
 
 def _can_return() -> bool:

@@ -24,7 +24,7 @@ from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain
 from blkiomon.errors import SourceError, TraceError, complaint
 from blkiomon.monitor import Monitor
 from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
-from blkiomon.privileges import PrivilegeError, drop
+from blkiomon.privileges import PrivilegeError, bind, drop
 from blkiomon.progress import Progress
 from blkiomon.sources import ContinuedReader, FileSource, Source, is_packed, open_trace
 from blkiomon.sources.capture import Capture, CaptureError, open_capture
@@ -305,9 +305,11 @@ def _run(
         config = replace(config, names=not is_file)
     clock = WallClock(config.interval_s)
     try:
+        if config.user is not None:
+            bind()  # outputs have threads
         # A file waits for slow outputs, a running tracer does not.
         outputs = open_outputs(config, complain, lossless=is_file)
-    except OutputError as error:
+    except (OutputError, PrivilegeError) as error:
         complain(str(error))
         return EXIT_FAILURE
     if config.user is not None:

@@ -1,35 +1,42 @@
-"""Hands traces to Dask's workers, one a task as a rule, and puts together what comes back.
+"""Hands traces to workers, one a task as a rule, and puts together what comes back.
 
-Dask schedules, moves and repeats: a task whose worker dies is run again on another one.
+Who the workers are makes no difference to what they do: processes of this machine (``pool``),
+Dask's (``cluster``), or this process itself.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from concurrent.futures import CancelledError, Future
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
 
-import distributed
 import pyarrow  # noqa: F401 (workers need it, and here is where it is missed in time)
 
+from blkiomon.archive.crew import Crew, Here
 from blkiomon.archive.options import Options
+from blkiomon.archive.pool import Pool
+from blkiomon.archive.store import Result
 from blkiomon.archive.summary import Gathered, Summary
-from blkiomon.archive.traces import find, why
-from blkiomon.archive.work import archive, join_shards, read_shard
+from blkiomon.archive.traces import Trace, find, why
+from blkiomon.archive.work import Failed, archive, attempt, join_shards, read_shard
 from blkiomon.progress import Progress
 
-TASKS_AHEAD = 1000
-"""So many tasks are with the scheduler at a time, however many traces there are."""
+if TYPE_CHECKING:
+    import distributed
 
-CONNECT_S = 10.0
-WORKERS_S = 60.0
+Tls = tuple[str, str, str]
+"""Files in PEM: the authority that is trusted, our certificate, and its key."""
+
+DIED = "every worker that read it died: out of memory?"
 
 
 class ArchiveError(Exception):
-    """There is nothing to run on, or not any more; the text says why."""
+    """No workers, or not any more; the text says why."""
 
 
 def run(
@@ -38,13 +45,17 @@ def run(
     *,
     dataset: str | None = None,
     host: str | None = None,
+    workers: int | None = None,
     scheduler: str | distributed.Client | None = None,
+    tls: Tls | None = None,
     shards: int = 1,
     follow_symlinks: bool = False,
     show_progress: bool | None = None,
 ) -> Summary:
     """See ``blkiomon.archive.summarize``."""
     options.monitor((0, shards))
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers must be 0 or more, not {workers}")
     traces, missing = find(sources, host)
     gathered = Gathered(missing)
     if not traces:
@@ -53,108 +64,143 @@ def run(
         # Links are followed here, or, where anybody could have laid them, by no worker.
         absolute = os.path.realpath if follow_symlinks else os.path.abspath
         dataset = absolute(dataset)
-    waiting = iter(traces)
-    done_bytes = 0
+    total_bytes = sum(trace.size for trace in traces)
+
+    def job_of(trace: Trace) -> _Job:
+        is_shared = shards > 1 and (len(traces) == 1 or trace.size * shards > total_bytes)
+        return _Job(trace, options, dataset, shards if is_shared else 1)
+
     with ExitStack() as stack:
-        client = stack.enter_context(_client(scheduler, len(traces) * shards))
-        total_bytes = sum(trace.size for trace in traces)
+        crew = stack.enter_context(_crew(workers, scheduler, tls, len(traces) * shards))
         progress = stack.enter_context(Progress(total_bytes or None, is_shown=show_progress))
-        tasks: dict[Any, Any] = {}
-
-        def submit() -> Any:
-            trace = next(waiting, None)
-            if trace is None:
-                return None
-            # Not pure: whether it is done depends on what the dataset holds.
-            if shards > 1 and (len(traces) == 1 or trace.size * shards > total_bytes):
-                parts = [
-                    client.submit(read_shard, trace, options, (k, shards), dataset, pure=False)
-                    for k in range(shards)
-                ]
-                future = client.submit(join_shards, trace, options, parts, dataset, pure=False)
-            else:
-                future = client.submit(archive, trace, options, dataset, pure=False)
-            tasks[future.key] = trace
-            return future
-
-        first = [future for _ in range(TASKS_AHEAD) if (future := submit()) is not None]
-        completed = distributed.as_completed(first, loop=client.loop)
-        del first
-        for future in completed:
-            trace = tasks.pop(future.key)
-            if future.status == "finished":
-                gathered.add(future.result())
-            elif future.status == "error":
-                gathered.fail(trace.name, _told(future.exception()))
-            else:
-                raise ArchiveError("the Dask scheduler has gone: call it again to go on from here")
-            future.release()
-            more = submit()
-            if more is not None:
-                completed.add(more)
-            done_bytes += trace.size
+        done_bytes = 0
+        for job in _done(map(job_of, traces), crew):
+            gathered.add(job.outcome)
+            done_bytes += job.trace.size
             progress.show(done_bytes)
     return gathered.summary()
 
 
-def _told(error: BaseException) -> str:
-    if isinstance(error, distributed.scheduler.KilledWorker):
-        return "every worker that read it died: out of memory?"
-    return why(error)
-
-
-class _Client(distributed.Client):  # type: ignore[misc]  # it has no types
-    """Where none came about, there is none to close: the library waits for that, and shows how."""
-
-    def __del__(self) -> None:
-        if self.status == "running":
-            super().__del__()
-
-
-@contextmanager
-def _client(
-    scheduler: str | distributed.Client | None, n_tasks: int
-) -> Iterator[distributed.Client]:
-    """The client of a scheduler that runs, or of one of our own for as long as it takes.
+def _crew(
+    workers: int | None, scheduler: str | distributed.Client | None, tls: Tls | None, n_tasks: int
+) -> AbstractContextManager[Crew]:
+    """Whoever does the work, for as long as it takes.
 
     Args:
-        scheduler: a client of it, or its address; None: one of our own.
-        n_tasks: our own has no more workers than there is work for.
+        n_tasks: on this machine there are no more workers than there is work for.
 
     Raises:
-        ArchiveError: nobody answers.
+        ArchiveError: the scheduler does not answer, or has no workers.
+        ImportError: Dask is not installed.
     """
-    if isinstance(scheduler, distributed.Client):
-        yield scheduler
-        return
-    with ExitStack() as stack:
-        try:
-            if scheduler is None:
-                scheduler = stack.enter_context(_local_cluster(n_tasks))
-            client = stack.enter_context(
-                _Client(scheduler, timeout=CONNECT_S, set_as_default=False)
-            )
-        except Exception as error:  # of whatever speaks the protocol that is named
-            raise ArchiveError(f"no Dask scheduler at {scheduler}: {why(error)}") from error
-        try:
-            client.wait_for_workers(1, timeout=WORKERS_S)
-        except TimeoutError as error:
-            raise ArchiveError(f"the Dask scheduler at {scheduler} has no workers") from error
-        yield client
+    if scheduler is not None:
+        from blkiomon.archive.cluster import cluster
+
+        return cluster(scheduler, tls)
+    if workers == 0:
+        return nullcontext(Here())
+    return Pool(min(workers or len(os.sched_getaffinity(0)), n_tasks))
 
 
-def _local_cluster(most: int) -> distributed.LocalCluster:
-    """A worker for each of this machine's cores, up to so many."""
-    # Ctrl-C is for this process, which ends the workers: they inherit that they do not hear it.
-    is_main = threading.current_thread() is threading.main_thread()
-    old = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
-    try:
-        return distributed.LocalCluster(
-            n_workers=min(len(os.sched_getaffinity(0)), most),
-            threads_per_worker=1,
-            dashboard_address="127.0.0.1:0",
-            silence_logs="CRITICAL",
-        )
-    finally:
-        if is_main:
-            signal.signal(signal.SIGINT, old)
+class _Job:
+    """A trace that is being read: by one task, or by one for each shard and one that joins them.
+
+    Attributes:
+        trace: which one.
+        outcome: what has become of it, once that is known.
+        is_done: whether that is known.
+    """
+
+    outcome: Result | Failed
+    is_done = False
+
+    def __init__(self, trace: Trace, options: Options, dataset: str | None, shards: int) -> None:
+        self.trace = trace
+        self._options = options
+        self._dataset = dataset
+        self._shards: list[Result | None] = [None] * shards
+        self._waiting = shards
+
+    def tasks(self) -> list[_Task]:
+        """What there is to do at first."""
+        n = len(self._shards)
+        if n == 1:
+            return [_Task(self, (archive, self.trace, self._options, self._dataset))]
+        return [
+            _Task(self, (read_shard, self.trace, self._options, (k, n), self._dataset), k)
+            for k in range(n)
+        ]
+
+    def take(self, shard: int | None, outcome: Result | Failed | None) -> list[_Task]:
+        """What a task has come to; what is to be done next."""
+        if self.is_done:  # as another shard has failed
+            return []
+        if shard is not None and not isinstance(outcome, Failed):
+            self._shards[shard] = outcome
+            self._waiting -= 1
+            if self._waiting:
+                return []
+            joined = (join_shards, self.trace, self._options, self._shards, self._dataset)
+            return [_Task(self, joined)]
+        assert outcome is not None
+        self.is_done = True
+        self.outcome = outcome
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A call, for a job.
+
+    Attributes:
+        shard: the one that it reads, if it reads one.
+        deaths: how many workers have died over it.
+    """
+
+    job: _Job
+    call: tuple[Any, ...]
+    shard: int | None = None
+    deaths: int = 0
+
+
+def _done(jobs: Iterator[_Job], crew: Crew) -> Iterator[_Job]:
+    """Have all jobs done; those that are, in any order.
+
+    Raises:
+        ArchiveError: nobody is left to do it.
+    """
+    tasks: deque[_Task] = deque()
+    running: dict[Future[Any], _Task] = {}
+    ended: SimpleQueue[Future[Any]] = SimpleQueue()
+    while True:
+        while len(running) < crew.room:
+            if not tasks:
+                job = next(jobs, None)
+                if job is None:
+                    break
+                tasks.extend(job.tasks())
+            task = tasks.popleft()
+            if not task.job.is_done:
+                future = crew.submit(attempt, *task.call)
+                running[future] = task
+                future.add_done_callback(ended.put)
+        if not running:
+            return
+        future = ended.get()
+        task = running.pop(future)
+        job = task.job
+        try:
+            outcome = future.result()
+        except CancelledError as error:
+            raise ArchiveError("the Dask scheduler has gone: call it again to go on") from error
+        except crew.death:
+            deaths = task.deaths + 1
+            if deaths < crew.most_deaths:
+                tasks.appendleft(replace(task, deaths=deaths))
+                continue
+            outcome = Failed(job.trace.name, DIED)
+        except Exception as error:  # whatever the cluster says of it
+            outcome = Failed(job.trace.name, why(error))
+        tasks.extendleft(job.take(task.shard, outcome))
+        if job.is_done:
+            yield job

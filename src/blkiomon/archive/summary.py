@@ -8,6 +8,8 @@ from typing import Any
 
 from blkiomon.archive.store import Result
 from blkiomon.archive.traces import Missing
+from blkiomon.archive.work import Failed
+from blkiomon.console import printable
 from blkiomon.cut import merge_cuts
 from blkiomon.distribution import Distribution
 from blkiomon.groups import Group, groups_of
@@ -26,12 +28,14 @@ class Failure:
         trace: its name.
         error: what is wrong.
         records, intervals: how many were got of it; these count.
+        is_of_dataset: it is the dataset that could not be written.
     """
 
     trace: str
     error: str
     records: int = 0
     intervals: int = 0
+    is_of_dataset: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,14 +143,14 @@ class Summary:
         hosts, traces = _several(len(self.hosts), "host"), _several(self.traces, "trace")
         intervals = _several(self.intervals, "interval")
         yield f"{hosts}, {traces}, {intervals}, {self.records} records\n\n"
-        names = [host.name for host in self.hosts]
+        names = [printable(host.name) for host in self.hosts]
         width = max(map(len, ["fleet", *names]))
         yield _line(width, "host", ("device", "op", *_COLUMNS))
         for group in self.fleet:
             yield _line(width, "fleet", _cells(group))
-        for host in self.hosts:
+        for name, host in zip(names, self.hosts, strict=True):
             for group in host.groups:
-                yield _line(width, host.name, _cells(group))
+                yield _line(width, name, _cells(group))
         yield "\nd2c in microseconds\n"
 
 
@@ -230,8 +234,13 @@ class Gathered:
         self._notes: list[str] = []
         self._traces = self._intervals = self._records = self._resumed = 0
 
-    def add(self, result: Result) -> None:
+    def add(self, result: Result | Failed) -> None:
         """One more trace."""
+        if isinstance(result, Failed):
+            self._failures.append(
+                Failure(trace=result.trace, error=result.error, is_of_dataset=result.is_of_dataset)
+            )
+            return
         self._traces += 1
         self._intervals += result.intervals
         self._records += result.records
@@ -241,13 +250,14 @@ class Gathered:
             whole = self._hosts.setdefault(result.host, _Whole())
             whole.add(Interval.from_bytes(result.whole))
         if result.error is not None:
-            self.fail(result.trace, result.error, result.records, result.intervals)
-
-    def fail(self, trace: str, error: str, records: int = 0, intervals: int = 0) -> None:
-        """A trace of which nothing more will come."""
-        self._failures.append(
-            Failure(trace=trace, error=error, records=records, intervals=intervals)
-        )
+            self._failures.append(
+                Failure(
+                    trace=result.trace,
+                    error=result.error,
+                    records=result.records,
+                    intervals=result.intervals,
+                )
+            )
 
     def summary(self) -> Summary:
         """Of all that was added."""

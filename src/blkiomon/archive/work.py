@@ -1,24 +1,52 @@
 """What a worker does: a trace in, intervals in the dataset, and one interval of all as the result.
 
 A huge trace may be read by several workers: each accounts its shard of the keys, and one joins what
-they have made. Nothing in here knows of Dask. Memory does not grow with the trace: the engine's is
-bounded by ``max_pending``, some thousand rows wait for their Parquet file, and 64 intervals to be
-merged.
+they have made. Nothing in here knows who the workers are. Memory does not grow with the trace: the
+engine's is bounded by ``max_pending``, some thousand rows wait for their Parquet file, and 64
+intervals to be merged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from blkiomon.archive.options import Options
 from blkiomon.archive.store import Partitions, Result, Store
-from blkiomon.archive.traces import Trace
+from blkiomon.archive.traces import Trace, why
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.interval import MERGED_AT_ONCE, Interval, join, merge
 from blkiomon.library import counted, followed
 from blkiomon.monitor import Monitor
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A trace of which nothing more will come.
+
+    Attributes:
+        trace: its name.
+        error: what is wrong.
+        is_of_dataset: it is the dataset that could not be written.
+    """
+
+    trace: str
+    error: str
+    is_of_dataset: bool = False
+
+
+def attempt(
+    function: Callable[..., Result | None], trace: Trace, *arguments: Any
+) -> Result | Failed | None:
+    """Call one of the functions below; what it raises is a value, which any process can take."""
+    try:
+        return function(trace, *arguments)
+    except SourceError as error:
+        return Failed(trace.name, str(error))
+    except Exception as error:  # of whatever file system the dataset is on
+        return Failed(trace.name, why(error), is_of_dataset=True)
 
 
 def archive(trace: Trace, options: Options, dataset: str | None = None) -> Result:

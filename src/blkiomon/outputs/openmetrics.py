@@ -17,10 +17,14 @@ from __future__ import annotations
 
 import errno
 import math
+import os
+import resource
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -51,8 +55,15 @@ TIME_LIMITS_NS = tuple(
 SIZE_LIMITS = tuple(512 << power for power in range(16))
 """Powers of two from 512 B to 16 MiB."""
 
-CLIENT_S = 10.0
-"""A client that takes or sends nothing for so long is left."""
+MAX_CLIENTS = 16
+"""So many connections are open at a time: one more, and the oldest is closed."""
+
+REQUEST_S = 10.0
+"""A connection that is as old is closed, whatever has been asked or answered by then."""
+
+RESERVED_FDS = 32
+"""So many descriptors below the limit of this process are never taken by a connection: a file that
+is reopened or replaced needs three."""
 
 _COUNTERS = (
     ("records", "Trace records read, of any kind.", "records"),
@@ -339,7 +350,98 @@ def http_name(address: Sequence[Any]) -> str:
     return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
 
 
-def _listen(address: tuple[str, int], metrics: Metrics) -> ThreadingHTTPServer:
+class _Server(ThreadingHTTPServer):
+    """The library's, a thread for each connection, of which there are few, and none for long.
+
+    The newest connection always gets its turn: a client that asks takes milliseconds, and whoever
+    is left for it has had that time.
+
+    Attributes:
+        connections: those that are open, oldest first, and since when; guarded by ``changed``.
+
+    Raises:
+        OSError: it cannot listen there, or no descriptors are left for connections.
+    """
+
+    block_on_close = False
+    request_queue_size = 128  # these wait in the kernel, and take none of our descriptors
+
+    def __init__(
+        self, family: socket.AddressFamily, where: Any, handler: type[BaseHTTPRequestHandler]
+    ) -> None:
+        self.address_family = family
+        self.connections: dict[socket.socket, float] = {}
+        self.changed = threading.Condition()
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._fds = math.inf if limit == resource.RLIM_INFINITY else limit - RESERVED_FDS
+        super().__init__(where, handler)
+        if self.fileno() + 1 >= self._fds:
+            self.server_close()
+            raise OSError(
+                errno.EMFILE,
+                f"{limit} open files at most leave none for connections: see ulimit -n",
+            )
+
+    def server_bind(self) -> None:
+        # Not the library's, which asks DNS for our name.
+        socket.socket.setsockopt(self.socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection, once there is room: the oldest makes it."""
+        with self.changed:
+            while len(self.connections) >= MAX_CLIENTS or (
+                self.connections and self._next_fd() >= self._fds
+            ):
+                oldest = next(iter(self.connections))
+                _end(oldest)
+                while oldest in self.connections:
+                    self.changed.wait()
+        return super().get_request()
+
+    def _next_fd(self) -> float:
+        """The number that the next descriptor gets: the least that is free."""
+        try:
+            fd = os.dup(self.fileno())
+        except OSError:
+            return math.inf
+        os.close(fd)
+        return fd
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        return bool(request.fileno() < self._fds)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self.changed:
+            self.connections[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        with self.changed:
+            self.connections.pop(request, None)
+            self.changed.notify_all()
+
+    def service_actions(self) -> None:
+        """Called several times a second: close what is too old."""
+        old_s = time.monotonic() - REQUEST_S
+        with self.changed:
+            for connection, since_s in self.connections.items():
+                if since_s < old_s:
+                    _end(connection)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is not worth a line."""
+
+
+def _end(connection: socket.socket) -> None:
+    """Whoever waits for it is told that it has ended, and closes it."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _listen(address: tuple[str, int], metrics: Metrics) -> _Server:
     host, port = address
     try:
         ((family, _, _, _, where), *_) = socket.getaddrinfo(
@@ -348,21 +450,7 @@ def _listen(address: tuple[str, int], metrics: Metrics) -> ThreadingHTTPServer:
     except UnicodeError as error:
         raise OSError(errno.EINVAL, "a host cannot have that name") from error
 
-    class Server(ThreadingHTTPServer):
-        address_family = family
-        block_on_close = False
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that goes away is not worth a line."""
-
-        def server_bind(self) -> None:
-            # Not the library's, which asks DNS for our name.
-            socket.socket.setsockopt(self.socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self.socket.bind(self.server_address)
-            self.server_address = self.socket.getsockname()
-
     class Handler(BaseHTTPRequestHandler):
-        timeout = CLIENT_S
         server_version = "blkiomon"
         sys_version = ""
 
@@ -380,4 +468,4 @@ def _listen(address: tuple[str, int], metrics: Metrics) -> ThreadingHTTPServer:
         def log_message(self, format: str, *args: Any) -> None:
             """Nobody reads that."""
 
-    return Server(where, Handler)  # type: ignore[arg-type]
+    return _Server(family, where, Handler)

@@ -1,0 +1,517 @@
+"""Archives with workers that are processes, this machine's and those of a Dask scheduler.
+
+Some of them are killed. The same traces are read by this process alone before, and every figure is
+held against that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import forked
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from runner import until
+
+import blkiomon
+from blkiomon import layout
+from blkiomon.archive import summarize
+from blkiomon.archive.options import Options
+from blkiomon.archive.pool import Pool
+from blkiomon.archive.summary import Gathered
+from blkiomon.archive.traces import find
+from blkiomon.archive.work import archive
+
+DATA = Path(__file__).parent / "data"
+HOSTS = 10
+INTERVAL_S = 0.2
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    """A trace of each host, two of them damaged."""
+    root = tmp_path / "traces"
+    phases, multi = ((DATA / f"loop-{n}-dc.bin").read_bytes() for n in ("phases", "multi"))
+    for number in range(HOSTS):
+        (root / f"h{number}").mkdir(parents=True)
+        data = (phases if number % 2 else multi)[: 48 * (30_000 + 1000 * number)]
+        if number in (4, 7):
+            data = data[:-5]
+        (root / f"h{number}" / "sda.bin").write_bytes(data)
+    return root
+
+
+class Cluster:
+    """A scheduler and two workers, each a process of its own.
+
+    Args:
+        directory: where they may write.
+        tls: options for all of them.
+    """
+
+    def __init__(self, directory: Path, tls: Sequence[str] = ()) -> None:
+        self._directory = directory
+        self._file = directory / "scheduler.json"
+        self._tls = tls
+        self.processes: list[forked.Process] = []
+        protocol = ("--protocol", "tls") if tls else ()
+        where = ("--host", "127.0.0.1", "--port", "0", "--no-show")
+        self._start("dask_scheduler", *where, *protocol)
+        self.address: str = until(self._found, "the scheduler")
+        for name in ("one", "two"):
+            self._start(
+                *("dask_worker", self.address, "--host", "127.0.0.1", "--nthreads", "1"),
+                *("--no-nanny", "--name", name, "--local-directory", str(directory)),
+            )
+
+    @property
+    def workers(self) -> list[forked.Process]:
+        return self.processes[1:]
+
+    def _found(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            return str(json.loads(self._file.read_text())["address"])
+        return ""
+
+    def _start(self, module: str, *arguments: str) -> None:
+        where = ["--scheduler-file", str(self._file)] if module == "dask_scheduler" else []
+        command = ["--no-dashboard", *self._tls, *where, *arguments]
+        what = (f"distributed.cli.{module}", "dask")
+        with (self._directory / f"{len(self.processes)}.log").open("wb") as log:
+            null = subprocess.DEVNULL
+            process = forked.Process(command, module=what, stdin=null, stdout=log, stderr=log)
+        self.processes.append(process)
+
+    def close(self) -> None:
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    directory = tmp_path / "cluster"
+    directory.mkdir()
+    cluster = Cluster(directory)
+    yield cluster
+    cluster.close()
+
+
+def alone(traces: Path, dataset: Path) -> dict[str, object]:
+    """What one process makes of them, without Dask."""
+    found, missing = find([f"{traces}/*/*.bin"])
+    gathered = Gathered(missing)
+    for trace in reversed(found):
+        gathered.add(archive(trace, Options(interval_s=INTERVAL_S), str(dataset)))
+    return known(gathered.summary().to_dict())
+
+
+def known(summary: dict[str, object]) -> dict[str, object]:
+    """Without what depends on the run: a worker that dies may have done a trace already."""
+    return summary | {"resumed": None}
+
+
+def files(dataset: Path) -> dict[str, bytes]:
+    """The Parquet files, byte by byte."""
+    return {
+        str(path.relative_to(dataset)): path.read_bytes() for path in dataset.rglob("*.parquet")
+    }
+
+
+def test_two_workers_and_then_one_make_what_one_process_makes(
+    traces: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    expected = alone(traces, tmp_path / "alone")
+    dataset = tmp_path / "ds"
+    arguments = [
+        *("archive", "-o", str(dataset), "-I", str(INTERVAL_S), "--json"),
+        *("--scheduler", cluster.address, f"{traces}/*/*.bin"),
+    ]
+    with forked.Process(arguments) as running:
+        done = dataset / "_manifest"
+
+        def has_begun() -> bool:
+            assert running.poll() is None
+            return len(list(done.glob("*.json"))) >= 2
+
+        until(has_begun, "two traces to be done")
+        os.kill(cluster.workers[0].pid, signal.SIGKILL)
+        assert len(list(done.glob("*.json"))) < HOSTS, "it was too late to kill a worker"
+        out, err = running.communicate()
+    assert cluster.workers[0].wait() == -signal.SIGKILL
+    assert cluster.workers[1].poll() is None
+    assert running.returncode == 3  # of the damaged ones
+    assert known(json.loads(out)) == expected
+    lines = without_warning(err)
+    assert [line.startswith("blkiomon: ") and "h4/" in line for line in lines] == [True, False]
+    assert "h7/" in lines[1] and len(lines) == 2
+    assert files(dataset) == files(tmp_path / "alone")
+    assert not list(dataset.rglob("*.part"))
+
+    # And whatever one process read in one go is what any machine says, whose intervals are these.
+    path = next(dataset.glob("host=h1/*/*.parquet"))
+    stored = [data for data in pq.read_table(path)["interval"].to_pylist() if data is not None]
+    read = blkiomon.intervals(traces / "h1" / "sda.bin", INTERVAL_S)
+    assert stored == [interval.to_bytes() for interval in read]
+
+
+def test_worker_that_is_killed_over_its_shard_makes_no_difference(
+    traces: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    """One trace, six times as long, for two workers; with one left, both shards are its."""
+    data = (DATA / "loop-multi-dc.bin").read_bytes()
+    for path in traces.glob("*/*"):
+        path.unlink()
+    (traces / "h1" / "sda.bin").write_bytes(b"".join(later(data, k) for k in range(6)))
+    expected = alone(traces, tmp_path / "alone")
+    dataset = tmp_path / "ds"
+    arguments = [
+        *("archive", "-o", str(dataset), "-I", str(INTERVAL_S)),
+        *("--json", "--shards", "2", "--scheduler", cluster.address, f"{traces}/*/*.bin"),
+    ]
+    with forked.Process(arguments) as running:
+        shards = dataset / "_shards"
+        until(lambda: len(list(shards.glob(".*.part"))) == 2, "both workers to have begun")
+        os.kill(cluster.workers[0].pid, signal.SIGKILL)
+        assert not list(shards.glob("*0of2")), "it was too late to kill a worker"
+        out, err = running.communicate()
+    assert (running.returncode, without_warning(err)) == (0, [])
+    assert known(json.loads(out)) == expected
+    assert files(dataset) == files(tmp_path / "alone")
+    assert not list(shards.iterdir())
+
+
+def without_warning(complaints: bytes) -> list[str]:
+    """The lines of it, but for what root is told first, and once."""
+    lines = complaints.decode().splitlines()
+    if os.geteuid() == 0:
+        assert re.fullmatch(
+            r"blkiomon: as root: whoever can reach the scheduler at tcp://127.0.0.1:\d+ "
+            "can run programs as root here",
+            lines.pop(0),
+        )
+    assert not any("as root" in line for line in lines)
+    return lines
+
+
+def later(data: bytes, k: int) -> bytes:
+    """The records of a trace, k times as late as it is long."""
+    records = np.frombuffer(data, layout.TRACE_V7).copy()
+    records["time"] += k * (records["time"].max() - records["time"].min() + 1)
+    return records.tobytes()
+
+
+def test_scheduler_that_is_killed_ends_the_run(cluster: Cluster, tmp_path: Path) -> None:
+    held = Held(tmp_path / "h" / "sda.bin")
+    with archiving(tmp_path / "ds", "--scheduler", cluster.address, held.path) as running:
+        workers = {process.pid for process in cluster.workers}
+        until(lambda: who_has_open(held.path, workers), "a worker to read it")
+        cluster.processes[0].kill()
+        out, err = running.communicate()
+    assert (running.returncode, out) == (3, b"")
+    gone = "blkiomon: the Dask scheduler has gone: call it again to go on"
+    assert without_warning(err) == [gone]
+
+
+# --- on one machine -------------------------------------------------------------------------------
+
+
+def descendants(pid: int) -> set[int]:
+    """A process, all that it has started, and what these have."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def who_has_open(path: Path, pids: set[int]) -> set[int]:
+    """Which of these processes."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fds = [fd.readlink() for fd in Path(f"/proc/{pid}/fd").iterdir()]
+            found |= {pid} if path in fds else set()
+    return found
+
+
+def open_sockets(pids: set[int]) -> list[str]:
+    """Those that anybody could connect or send to, as the kernel has them in its tables."""
+    inodes = set()
+    for pid in pids:
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if (target := str(fd.readlink())).startswith("socket:["):
+                    inodes.add(target[8:-1])
+    found = []
+    for table, state, listening, inode in (
+        *((name, 3, {"0A"}, 9) for name in ("tcp", "tcp6")),
+        *((name, 3, {"07"}, 9) for name in ("udp", "udp6")),
+        ("unix", 3, {"00010000"}, 6),  # its flags: it listens
+    ):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[state] in listening and fields[inode] in inodes:
+                found.append(f"{table} {line}")
+    return found
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
+def test_socket_that_listens_would_be_seen(family: int, tmp_path: Path) -> None:
+    host = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}.get(socket.AddressFamily(family))
+    before = open_sockets({os.getpid()})
+    with socket.socket(family) as server:
+        server.bind((host, 0) if host else str(tmp_path / "s"))
+        server.listen()
+        assert len(open_sockets({os.getpid()})) == len(before) + 1
+
+
+class Held:
+    """A trace that is a FIFO: whoever reads it is held until it is let go."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True)
+        os.mkfifo(path)
+        self.path = path
+        self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    def reader(self, running: forked.Process, but: int = 0) -> int:
+        """The process that reads it, as soon as there is one."""
+
+        def found() -> int:
+            assert running.poll() is None, "it has ended"
+            return next(iter(who_has_open(self.path, descendants(running.pid)) - {but}), 0)
+
+        return until(found, "whoever reads it")
+
+    def let_go(self, running: forked.Process) -> None:
+        """Whoever reads it gets a trace, which is as much as a pipe holds."""
+        self.reader(running)
+        assert os.write(self.fd, SHORT) == len(SHORT)
+        os.close(self.fd)
+
+
+SHORT = (DATA / "loop-phases-dc.bin").read_bytes()[: 48 * 1000]
+
+
+def archiving(dataset: Path, *more: str | Path) -> forked.Process:
+    return forked.Process(["archive", "--json", f"-I{INTERVAL_S}", "-o", dataset, *more])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_socket_is_open_to_anybody_while_traces_are_read(tmp_path: Path, workers: int) -> None:
+    held = [Held(tmp_path / f"h{k}" / "sda.bin") for k in range(2)]
+    running = archiving(tmp_path / "ds", f"--workers={workers}", *(each.path for each in held))
+    with running:
+        readers = {held[k].reader(running) for k in range(2 if workers else 1)}
+        assert (readers == {running.pid}) == (workers == 0) and len(readers) == max(workers, 1)
+        assert open_sockets(descendants(running.pid)) == []
+        for each in held:
+            each.let_go(running)
+        out, err = running.communicate()
+    assert (running.returncode, err) == (0, b"")
+    assert json.loads(out)["records"] == 2000
+
+
+def test_dask_is_not_imported_without_a_scheduler(tmp_path: Path) -> None:
+    code = (
+        "import sys; from blkiomon.cli import main; status = main(sys.argv[1:]);"
+        "print({'dask', 'distributed'} & {*sys.modules}, status)"
+    )
+    (tmp_path / "a.bin").write_bytes(SHORT)
+    command = ["archive", "--workers=0", "-o", f"{tmp_path}/ds", f"{tmp_path}/a.bin"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, timeout=60, check=False
+    )
+    assert done.stdout.endswith(b"\nset() 0\n"), done
+
+
+def test_worker_that_is_killed_costs_its_trace_a_retry_and_the_others_nothing(
+    tmp_path: Path,
+) -> None:
+    first, second = (Held(tmp_path / f"h{k}" / "sda.bin") for k in range(2))
+    expected = summary_of(tmp_path / "plain", 2)
+    with archiving(tmp_path / "ds", "--workers=2", first.path, second.path) as running:
+        killed, other = first.reader(running), second.reader(running)
+        os.kill(killed, signal.SIGKILL)
+        again = first.reader(running, but=killed)
+        assert other != again and second.reader(running) == other
+        first.let_go(running)
+        second.let_go(running)
+        out, err = running.communicate()
+    assert (running.returncode, err) == (0, b"")
+    assert figures(json.loads(out)) == expected
+
+
+def test_trace_over_which_two_workers_die_is_given_up(tmp_path: Path) -> None:
+    deadly, plain = (Held(tmp_path / f"h{k}" / "sda.bin") for k in (1, 0))
+    expected = summary_of(tmp_path / "plain", 1)
+    with archiving(tmp_path / "ds", "--workers=1", deadly.path, plain.path) as running:
+        plain.let_go(running)
+        first = deadly.reader(running)
+        os.kill(first, signal.SIGKILL)
+        os.kill(deadly.reader(running, but=first), signal.SIGKILL)
+        out, err = running.communicate()
+    assert running.returncode == 3
+    assert err.decode() == (
+        f"blkiomon: {deadly.path}: every worker that read it died: out of memory?; "
+        "nothing was got of it\n"
+    )
+    assert figures(json.loads(out)) == expected
+
+
+def test_worker_that_is_killed_while_it_has_nothing_to_do_is_replaced(tmp_path: Path) -> None:
+    with Pool(1) as pool:
+        first = pool.submit(os.getpid).result()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: not is_running(first), "it to be dead")
+        second = pool.submit(os.getpid)
+        with contextlib.suppress(pool.death):  # it had not been noticed yet: that costs a retry
+            assert second.result() not in (first, os.getpid())
+        assert pool.submit(os.getpid).result() not in (first, os.getpid())
+
+
+def summary_of(directory: Path, hosts: int) -> dict[str, object]:
+    """What is known of as many hosts with the same trace, read by this process."""
+    for k in range(hosts):
+        (directory / f"h{k}").mkdir(parents=True)
+        (directory / f"h{k}" / "sda.bin").write_bytes(SHORT)
+    return figures(summarize(f"{directory}/*/*", interval=INTERVAL_S, workers=0).to_dict())
+
+
+def figures(summary: dict[str, object]) -> dict[str, object]:
+    return {key: summary[key] for key in ("fleet", "hosts", "traces", "records", "intervals")}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_command(tmp_path: Path, number: signal.Signals) -> None:
+    held = [Held(tmp_path / f"h{k}" / "sda.bin") for k in range(2)]
+    running = archiving(tmp_path / "ds", "--workers=2", *(each.path for each in held))
+    with running:
+        for each in held:
+            each.reader(running)
+        everybody = descendants(running.pid)
+        running.send_signal(number)
+        out, err = running.communicate()  # to the end of whoever else could write there
+    assert (running.returncode, out) == (-number, b"")
+    # What Python had made for its locks, another process of its own removes, and says so.
+    assert not err or (number == signal.SIGKILL and b"leaked semaphore" in err)
+    assert len(everybody) >= 3
+    until(lambda: not any(map(is_running, everybody)), "all of them to end")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_what_a_terminal_sends_is_not_for_the_workers(tmp_path: Path) -> None:
+    """^C reaches all processes; the one that was called tells the others, and nobody complains."""
+    held = Held(tmp_path / "h" / "sda.bin")
+    with archiving(tmp_path / "ds", "--workers=1", held.path) as running:
+        worker = held.reader(running)
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+            os.kill(worker, number)
+        held.let_go(running)
+        out, err = running.communicate()
+    assert (running.returncode, err) == (0, b"")
+    assert json.loads(out)["records"] == 1000
+
+
+def test_workers_go_on_where_an_earlier_run_was(traces: Path, tmp_path: Path) -> None:
+    for number in range(4, HOSTS):
+        shutil.rmtree(traces / f"h{number}")
+    expected = alone(traces, tmp_path / "ds")
+    shutil.rmtree(next((tmp_path / "ds").glob("host=h2")))
+    command = ("archive", "-o", tmp_path / "ds", f"-I{INTERVAL_S}", "--json", f"{traces}/*/*.bin")
+    result = forked.run(*command)
+    assert (result.returncode, result.stderr) == (0, b"")
+    summary = json.loads(result.stdout)
+    assert summary["resumed"] == 3
+    assert known(summary) == expected
+
+
+def test_shards_are_joined_by_workers_as_well(traces: Path, tmp_path: Path) -> None:
+    one = summarize(f"{traces}/h[14]/*", interval=INTERVAL_S, workers=0, dataset=f"{tmp_path}/a")
+    two = summarize(
+        f"{traces}/h[14]/*",
+        interval=INTERVAL_S,
+        workers=2,
+        shards=2,
+        dataset=f"{tmp_path}/b",
+    )
+    assert one.to_dict() == two.to_dict()
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+# --- TLS ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority, a certificate that it has signed, and one that it has not."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed: apt-get install openssl")
+    where = tmp_path_factory.mktemp("pems")
+    for name, signer in (("ca", None), ("our", "ca"), ("other", None)):
+        signed = ["-CA", f"{signer}.pem", "-CAkey", f"{signer}.key"] if signer else []
+        subprocess.run(
+            [
+                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+                *("-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem"),
+                *signed,
+            ],
+            cwd=where,
+            check=True,
+            capture_output=True,
+        )
+    return where
+
+
+def test_scheduler_with_tls_takes_those_with_its_certificates(
+    traces: Path, tmp_path: Path, pems: Path
+) -> None:
+    expected = alone(traces, tmp_path / "alone")
+
+    def tls(name: str) -> list[str]:
+        files = {"ca-file": "ca.pem", "cert": f"{name}.pem", "key": f"{name}.key"}
+        return [f"--tls-{option}={pems / file}" for option, file in files.items()]
+
+    directory = tmp_path / "cluster"
+    directory.mkdir()
+    with contextlib.closing(Cluster(directory, tls("our"))) as cluster:
+        assert cluster.address.startswith("tls://")
+        command = ["archive", "--json", "-o", str(tmp_path / "ds"), f"-I{INTERVAL_S}"]
+        command += ["--scheduler", cluster.address, f"{traces}/*/*.bin"]
+        for refused in ([], tls("other")):
+            result = forked.run(*command, *refused)
+            assert (result.returncode, result.stdout) == (3, b"")
+            lines = result.stderr.decode().splitlines()
+            assert lines.pop().startswith(f"blkiomon: no Dask scheduler at {cluster.address}: ")
+            assert all(line.startswith("blkiomon: as root: whoever ") for line in lines)
+        result = forked.run(*command, *tls("our"))
+    assert result.returncode == 3  # of the damaged ones
+    assert known(json.loads(result.stdout)) == expected
+    assert files(tmp_path / "ds") == files(tmp_path / "alone")
+    told = result.stderr.decode().splitlines()[:-2]
+    if os.geteuid() == 0:
+        vouched = f"whoever has a certificate that {pems}/ca.pem vouches for"
+        assert told == [f"blkiomon: as root: {vouched} can run programs as root here"]
+    else:
+        assert not told
