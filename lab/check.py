@@ -117,7 +117,7 @@ SCENARIOS: dict[str, Callable[[Truth], Figures]] = {
     "short": short,
     "flush": sized,
     "fua": synchronous,
-    "pipe": synchronous,
+    "pipe": sized,
     "multipath": sized,
     "zones": zones,
     "append": append,

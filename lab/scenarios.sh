@@ -191,10 +191,10 @@ fua() {  # writes that have to be on the medium when they end (version 7 of 7.3 
     trace load --rw=write --ioengine=psync --iodepth=1 --sync=dsync --number_ios=100 --size=16m
 }
 
-pipe() {  # as fua, by blktrace: it hands out what it has of one CPU after the other
+pipe() {  # by blktrace, which hands out what it has of one CPU after the other: flushes change places
     TRACER=blktrace
-    scsi_disk opts=0
-    trace load --rw=write --ioengine=psync --iodepth=1 --sync=dsync --number_ios=100 --size=16m
+    scsi_disk
+    trace load --rw=write --iodepth=1 --fsync=1 --number_ios=100 --size=16m
 }
 
 multipath() {  # request-based device mapper over one disk
