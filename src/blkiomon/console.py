@@ -6,7 +6,14 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 
-EXIT_OK, EXIT_FAILURE = 0, 1
+EXIT_OK = 0
+EXIT_FAILURE = 1
+"""A rule of ``compare --fail-if`` is broken; and, with the original's options alone, all failures."""
+EXIT_USAGE = 2
+EXIT_INPUT = 3
+EXIT_OUTPUT = 4
+EXIT_PIPE = 128 + signal.SIGPIPE
+"""Who reads standard output wants no more: as shells have it of whatever SIGPIPE ends."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGALRM)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
