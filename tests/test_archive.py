@@ -840,7 +840,7 @@ def test_help_is_printed(capfd: Capture) -> None:
     ],
 )
 def test_misuse_is_one_line_and_the_usage(arguments: list[str], why: str, capfd: Capture) -> None:
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     out, err = capfd.readouterr()
     message, usage, _ = err.partition("\nUsage: blkiomon archive ")
     assert out == "" and usage and why in message and "\n" not in message
@@ -855,7 +855,7 @@ def test_missing_extra_is_one_line(module: str) -> None:
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == f"blkiomon: archive needs {module}: pip install 'blkiomon[dask]'\n"
 
 
@@ -864,7 +864,7 @@ def test_scheduler_that_is_not_there_is_one_line(
 ) -> None:
     monkeypatch.setattr("blkiomon.archive.run.CONNECT_S", 0.2)
     for address in ("tcp://127.0.0.1:1", "nonsense://x"):
-        assert main(["-o", "ds", "--scheduler", address, *SOURCES]) == 1
+        assert main(["-o", "ds", "--scheduler", address, *SOURCES]) == 3
         out, err = capfd.readouterr()
         assert out == "" and err.startswith(f"blkiomon: no Dask scheduler at {address}: ")
         assert err.count("\n") == 1
@@ -875,7 +875,7 @@ def test_address_that_is_none_is_one_line_up_to_the_end_of_the_process(
     address: str, traces: Path
 ) -> None:
     result = forked.run("archive", "-o", "ds", "--scheduler", address, *SOURCES)
-    assert (result.returncode, result.stdout) == (1, b"")
+    assert (result.returncode, result.stdout) == (3, b"")
     assert result.stderr.decode().startswith(f"blkiomon: no Dask scheduler at {address}: ")
     assert result.stderr.count(b"\n") == 1
 

@@ -137,7 +137,7 @@ def test_two_workers_and_then_one_make_what_one_process_makes(
         out, err = running.communicate()
     assert cluster.workers[0].wait() == -signal.SIGKILL
     assert cluster.workers[1].poll() is None
-    assert running.returncode == 1  # of the damaged ones
+    assert running.returncode == 3  # of the damaged ones
     assert known(json.loads(out)) == expected
     lines = err.decode().splitlines()
     assert [line.startswith("blkiomon: ") and "h4/" in line for line in lines] == [True, False]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getopt
 import json
 import os
 import sys
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon import layout
-from blkiomon.console import EXIT_FAILURE, complain, misused, printed
+from blkiomon.console import EXIT_INPUT, complain, misused, printed
 from blkiomon.errors import StatsError
 from blkiomon.interchange import device_text
 from blkiomon.interval import DeviceStats
@@ -177,10 +176,12 @@ def device_stats(record: np.void) -> DeviceStats:
 
 def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon decode`` with what stands behind these words; returns the exit status."""
+    from blkiomon.cli import UsageError, read_options
+
     try:
-        options, rest = getopt.gnu_getopt(list(argv), "", ["text", "json", "csv", "help"])
-    except getopt.GetoptError as error:
-        return misused(error.msg, USAGE)
+        options, rest = read_options(argv, "", ["text", "json", "csv", "help"])
+    except UsageError as error:
+        return misused(str(error), USAGE)
     names = {name[2:] for name, _ in options}
     if "help" in names:
         return printed([HELP])
@@ -193,11 +194,11 @@ def main(argv: Sequence[str]) -> int:
         stats = parse(data)
     except (OSError, StatsError) as error:
         complain(f"{rest[0]}: {error.strerror if isinstance(error, OSError) else error}")
-        return EXIT_FAILURE
+        return EXIT_INPUT
     status = printed(_RENDERERS[names.pop() if names else "text"](stats))
     if stats.tail_bytes:
         complain(f"{rest[0]}: {_tail_error(stats)}")
-        return EXIT_FAILURE
+        return EXIT_INPUT
     return status
 
 

@@ -20,7 +20,15 @@ from types import FrameType, TracebackType
 
 from blkiomon.clock import WallClock
 from blkiomon.config import Config
-from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain
+from blkiomon.console import (
+    EXIT_INPUT,
+    EXIT_OK,
+    EXIT_OUTPUT,
+    EXIT_PIPE,
+    EXIT_USAGE,
+    STOP_SIGNALS,
+    complain,
+)
 from blkiomon.errors import SourceError, TraceError, complaint
 from blkiomon.monitor import Monitor
 from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
@@ -249,12 +257,12 @@ def _has_terminal() -> bool:
 def run(config: Config, fd: int = 0) -> int:
     """Monitor the devices or the trace in the files that are named, or else what is read from fd.
 
-    Ends with the trace, or when a signal comes. Returns the exit status: not 0 after a bad trace,
-    or an output that failed.
+    Ends with the trace, or when a signal comes. Returns the exit status: that of an output that
+    failed before that of a bad trace, of which the outputs hold what came before.
     """
     if config.user is not None and os.geteuid() != 0:
         complain("--user takes root, which is to be given up")
-        return EXIT_FAILURE
+        return EXIT_USAGE
     numbers = list(STOP_SIGNALS)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # else it is as nohup(1) wants it
         numbers.append(signal.SIGHUP)
@@ -273,12 +281,12 @@ def run(config: Config, fd: int = 0) -> int:
             status = _run(config, capture.fd, capture, numbers)
     except CaptureError as error:
         complain(str(error))
-        return EXIT_FAILURE
+        return EXIT_INPUT
     finally:
         while signal.sigtimedwait(numbers, 0):
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
-    return EXIT_FAILURE if capture.failed else status
+    return max(status, EXIT_INPUT) if capture.failed else status
 
 
 def _run(
@@ -294,10 +302,10 @@ def _run(
         is_file = is_file and capture is None  # the tracer's is a file, too
     except SourceError as error:
         complain(str(error))
-        return EXIT_FAILURE
+        return EXIT_INPUT
     except OSError as error:
         complain(f"cannot read {_name_of(config)}: {error.strerror}")
-        return EXIT_FAILURE
+        return EXIT_INPUT
     clock_name = config.clock
     if clock_name == "auto":
         clock_name = "trace" if is_file else "wall"
@@ -309,14 +317,14 @@ def _run(
         outputs = open_outputs(config, complain, lossless=is_file)
     except OutputError as error:
         complain(str(error))
-        return EXIT_FAILURE
+        return EXIT_OUTPUT
     if config.user is not None:
         try:
             drop(config.user)
         except PrivilegeError as error:
             complain(str(error))
             outputs.close()
-            return EXIT_FAILURE
+            return EXIT_USAGE
     line = Line(config, outputs, clock=clock_name)
     has_progress = False if config.screen else None  # by default, where it can be seen
     status = EXIT_OK
@@ -333,12 +341,12 @@ def _run(
             is_complete = False
         except (TraceError, SourceError, OSError, MemoryError) as error:
             is_complete = False
-            status = EXIT_FAILURE
+            status = EXIT_INPUT
             _explain(error, config)
         try:
             line.end(clock.time_ns(), is_complete=is_complete)
         except (TraceError, MemoryError) as error:
-            status = EXIT_FAILURE
+            status = EXIT_INPUT
             _explain(error, config)
         if stop.received:
             if not config.screen or stop.number != signal.SIGINT:  # that is how one leaves it
@@ -348,7 +356,9 @@ def _run(
             outputs.close()
     if source is not None:
         source.close()
-    return EXIT_FAILURE if outputs.failed else status
+    if outputs.failed:
+        return EXIT_OUTPUT
+    return status or (EXIT_PIPE if outputs.readers_left else EXIT_OK)
 
 
 def _open_input(config: Config, fd: int) -> tuple[int, Source | None]:

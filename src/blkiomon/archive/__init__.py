@@ -5,13 +5,12 @@ Dask is imported when it is needed, and not before.
 
 from __future__ import annotations
 
-import getopt
 import json
 import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from blkiomon.console import EXIT_FAILURE, complain, misused, printed
+from blkiomon.console import EXIT_INPUT, EXIT_OK, EXIT_USAGE, complain, misused, printed
 
 if TYPE_CHECKING:
     import distributed
@@ -61,18 +60,19 @@ Examples:
                    's3://b/traces/2026-11-*/*.bin.gz'
 
 Needs pip install 'blkiomon[dask]', also on the workers, which must see the same paths.
-Exit status: 0; 1 if there was a trace that could not be read to its end.
+Exit status: 0; 2 after a usage error; 3 where a trace could not be read to its end, or its
+intervals not be written; 4 where the summary could not be printed.
 """
 
 
 def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon archive`` with what stands behind these words; returns the exit status."""
-    from blkiomon.cli import UsageError, whole
+    from blkiomon.cli import UsageError, read_options, whole
 
     try:
-        pairs, names = getopt.gnu_getopt(list(argv), "o:I:", [*_VALUES, *_FLAGS])
-    except getopt.GetoptError as error:
-        return misused(error.msg, USAGE)
+        pairs, names = read_options(argv, "o:I:", [*_VALUES, *_FLAGS])
+    except UsageError as error:
+        return misused(str(error), USAGE)
     given = {_SHORT.get(name, name[2:]): value for name, value in pairs}
     if "help" in given:
         return printed([HELP])
@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
         from blkiomon.archive.traces import host_pattern
     except ImportError as error:
         complain(_needs(error))
-        return EXIT_FAILURE
+        return EXIT_USAGE
     try:
         host_pattern(given.get("host"))
     except ValueError as error:
@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
         )
     except ArchiveError as error:
         complain(str(error))
-        return EXIT_FAILURE
+        return EXIT_INPUT
     finally:
         logging.disable(logging.NOTSET)
     return _show(summary, as_json="json" in given)
@@ -153,7 +153,7 @@ def _show(summary: Summary, *, as_json: bool) -> int:
         status = printed([json.dumps(summary.to_dict(), allow_nan=False) + "\n"])
     else:
         status = printed(["".join(summary.text())])
-    return EXIT_FAILURE if summary.failures else status
+    return status or (EXIT_INPUT if summary.failures else EXIT_OK)
 
 
 def summarize(

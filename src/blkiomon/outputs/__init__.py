@@ -51,6 +51,11 @@ class Outputs:
         )
 
     @property
+    def readers_left(self) -> bool:
+        """Whether whoever read standard output wants no more."""
+        return any(sink.reader_left for sink in self.sinks)
+
+    @property
     def are_of_use(self) -> bool:
         """Whether any of them still takes anything."""
         return any(not sink.has_ended for sink in self.sinks)
