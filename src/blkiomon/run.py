@@ -332,8 +332,10 @@ def _run(
         try:
             if source is None:
                 is_complete, packed = _read(line, clock, fd, stop, outputs, capture)
-                if packed:  # whoever writes that can wait: from here on it is read like a file
-                    source = FileSource(ContinuedReader(fd, packed, _name_of(config)))
+                if packed:
+                    # Whoever writes that can wait: from here on it is read like a file.
+                    reader = ContinuedReader(fd, packed, _name_of(config))
+                    source = FileSource(reader, resync=config.resync)
             if source is not None:
                 with Progress(source.total_bytes, is_shown=has_progress) as progress:
                     is_complete = _read_source(line, clock, source, stop, outputs, progress)

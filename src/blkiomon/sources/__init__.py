@@ -77,7 +77,7 @@ def source_of(
 ) -> Source:
     """Opened files, at least one, as one stream; see ``open_trace``."""
     if len(readers) == 1:
-        return FileSource(readers[0], notes)
+        return FileSource(readers[0], notes, resync=resync)
     merged = f"{len(readers)} files of {name}"
     return MergedSource(merged, readers, notes, resync=resync, report=report)
 

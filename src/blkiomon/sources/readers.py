@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from blkiomon.errors import DamagedError, SourceError
+from blkiomon.sources import kinds
 
 PACKED_BYTES = 1 << 14
 """Read so much of a compressed file at a time."""
@@ -242,7 +243,7 @@ class Reader:
             os.set_blocking(self._fd, True)
 
     def _find_packing(self) -> None:
-        while len(self._head) < HEAD_BYTES and (more := self._read(HEAD_BYTES)):
+        while len(self._head) < HEAD_BYTES and (more := self._read(kinds.HEAD_BYTES)):
             self._head += more
         self.done_bytes += len(self._head)
         for packing in (_GZIP, _XZ):

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from blkiomon._merge import Merger
 from blkiomon.errors import TraceError, complaint
+from blkiomon.sources.kinds import HEAD_BYTES, check_trace
 from blkiomon.sources.readers import Reader
 
 READ_BYTES = 1 << 18
@@ -80,14 +81,39 @@ class Source(ABC):
         self.close()
 
 
-class FileSource(Source):
-    """One file, as it is."""
+def checked(reader: Reader) -> Callable[[memoryview], int]:
+    """``readinto`` of a reader, which raises WrongKindError where its file is known to be no trace.
+    """
+    is_first = True
 
-    def __init__(self, reader: Reader, notes: tuple[str, ...] = ()) -> None:
+    def readinto(buffer: memoryview) -> int:
+        nonlocal is_first
+        n = reader.readinto(buffer)
+        if is_first:
+            is_first = False
+            check_trace(bytes(buffer[: min(n, HEAD_BYTES)]), reader.name)
+        return n
+
+    return readinto
+
+
+class FileSource(Source):
+    """One file, as it is.
+
+    Args:
+        reader: of the file.
+        notes: see ``Source``.
+        resync: what is no trace may hold one.
+    """
+
+    def __init__(
+        self, reader: Reader, notes: tuple[str, ...] = (), *, resync: bool = False
+    ) -> None:
         self.name = reader.name
         self.total_bytes = reader.total_bytes
         self.notes = notes
         self._reader = reader
+        self._readinto = reader.readinto if resync else checked(reader)
         self._buffer = memoryview(mmap.mmap(-1, READ_BYTES))  # begins with a page
 
     @property
@@ -95,7 +121,7 @@ class FileSource(Source):
         return self._reader.done_bytes
 
     def read(self) -> memoryview:
-        return self._buffer[: self._reader.readinto(self._buffer)]
+        return self._buffer[: self._readinto(self._buffer)]
 
     def close(self) -> None:
         self._reader.close()
@@ -136,7 +162,7 @@ class MergedSource(Source):
         self._has_ended = False
         self._merger = Merger(
             [reader.name for reader in readers],
-            [reader.readinto for reader in readers],
+            [reader.readinto if resync else checked(reader) for reader in readers],
             window_bytes=window_bytes,
             output_bytes=READ_BYTES,
             resync=resync,
