@@ -93,6 +93,9 @@ OPTIONS = (
     Option("v", "verbose", "", "say what is being waited for", _MORE),
 )
 
+_ORIGINALS = {option.long for option in OPTIONS if option.group not in _OURS}
+"""Options that the original has, too."""
+
 _COMMANDS = {
     "archive": "blkiomon.archive",
     "compare": "blkiomon.report.compare",
@@ -150,8 +153,9 @@ Examples:
 
 Clocks: trace ends intervals by the records' own time, from the first record on, so that the same
 trace always gives the same output; that is the default for files. wall ends them when it is time;
-that is the default for pipes. Printed times are those of the trace where it tells the time of day,
-as blktrace's do, and only then --from and --to take such as 2026-11-23T14:00:00.
+that is the default for pipes, unless what they bring was recorded: its times run faster than the
+clock, and one line says so. Printed times are those of the trace where it tells the time of day, as
+blktrace's do, and only then --from and --to take such as 2026-11-23T14:00:00.
 
 A live trace never waits for an output: what a full queue or a slow disk could not take is counted
 and reported. Files wait. The last, partial interval is printed at the end, also after SIGINT or
@@ -254,19 +258,21 @@ def _die_of(number: int) -> None:
 
 def _is_original(arguments: Sequence[str]) -> bool:
     """Whether only options of the original are given, and no file: then its promises hold."""
-    original = [option for option in OPTIONS if option.group not in _OURS]
-    long = {option.long: option for option in original}
-    long |= {alias: long[name] for alias, name in _ALIASES.items()}
-    short = {option.short for option in original}
     try:
-        _, files = getopt.gnu_getopt(
-            list(arguments),
-            "".join(option.short + ":" * bool(option.argument) for option in original),
-            [name + "=" * bool(option.argument) for name, option in long.items()],
-        )
+        given, files, _ = _getopt(arguments)
+        return _ORIGINALS.issuperset(given) and not files
+    except UsageError:
+        pass
+    # Up to the first one that is not understood.
+    options = [option for option in OPTIONS if option.long in _ORIGINALS]
+    short = "".join(option.short + ":" * bool(option.argument) for option in options)
+    names = [option.long for option in options] + list(_ALIASES)
+    try:
+        getopt.gnu_getopt(list(arguments), short, [n + "=" * (n != "version") for n in names])
     except getopt.GetoptError as error:
-        return error.opt in short or any(name.startswith(error.opt) for name in long)
-    return not files
+        is_short = len(error.opt) == 1 and error.opt in short
+        return is_short or any(name.startswith(error.opt) for name in names)
+    return False
 
 
 def _check_first_word(arguments: Sequence[str]) -> None:
@@ -280,7 +286,8 @@ def _check_first_word(arguments: Sequence[str]) -> None:
 
 def _is_trace(name: str) -> bool:
     """Whether there is something that this name stands for."""
-    from blkiomon.sources.members import SourceError, find_members
+    from blkiomon.errors import SourceError
+    from blkiomon.sources.members import find_members
 
     try:
         return bool(find_members([name]))
@@ -415,7 +422,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         max_devices=whole(given, "max-devices", 1, (1 << 22) - 1, default=65_536),
         resync="resync" in given,
         verbose="verbose" in given,
-        is_original=_is_original(arguments),
+        is_original=_ORIGINALS.issuperset(given) and not files,
     )
 
 

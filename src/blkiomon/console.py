@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
-"""A rule of ``compare --fail-if`` is broken; and, with the original's options alone, all failures."""
+"""A rule of ``compare --fail-if`` holds; with the original's options alone, any failure."""
 EXIT_USAGE = 2
 EXIT_INPUT = 3
 EXIT_OUTPUT = 4

@@ -199,7 +199,7 @@ def main(argv: Sequence[str]) -> int:
         data = _read(rest[0])
         stats = parse(data)
     except OSError as error:
-        complain(f"cannot read {name}: {error.strerror}")
+        complain(f"{name}: {error.strerror}")
         return EXIT_INPUT
     except StatsError as error:
         complain(described(data[:HEAD_BYTES], name) or f"{name}: {error}")

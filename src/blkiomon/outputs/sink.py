@@ -126,6 +126,11 @@ class Sink(ABC):
             self._queue.append(item)
             self._changed.notify_all()
 
+    def take_as_recorded(self) -> None:
+        """Be lossless from now on."""
+        self._lossless = True
+        self._drops = False
+
     def stop_waiting(self) -> None:
         """Have put() wait no longer: the run ends. Takes no lock, for a signal handler."""
         self._lossless = False

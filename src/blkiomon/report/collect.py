@@ -603,6 +603,4 @@ def write_output(path: Path, write: Callable[[IO[bytes]], object], *, follow: bo
     try:
         write_whole(path, write, follow=follow)
     except OSError as error:
-        raise ReportError(
-            f"cannot write {path}: {error.strerror or error}", EXIT_OUTPUT
-        ) from error
+        raise ReportError(f"cannot write {path}: {error.strerror or error}", EXIT_OUTPUT) from error

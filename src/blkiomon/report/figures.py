@@ -14,9 +14,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from blkiomon.console import EXIT_OUTPUT, EXIT_USAGE
 from blkiomon.layout import OPS
 from blkiomon.report.access import SECTOR_BYTES, Patterns
-from blkiomon.console import EXIT_OUTPUT, EXIT_USAGE
 from blkiomon.report.collect import Collected, ReportError
 from blkiomon.report.series import SHOWN_PERCENTILES, Floats, Series, heat, octaves, series, tail
 

@@ -82,8 +82,7 @@ class Source(ABC):
 
 
 def checked(reader: Reader) -> Callable[[memoryview], int]:
-    """``readinto`` of a reader, which raises WrongKindError where its file is known to be no trace.
-    """
+    """``readinto`` of a reader; it raises WrongKindError where the file is known to be no trace."""
     is_first = True
 
     def readinto(buffer: memoryview) -> int:
