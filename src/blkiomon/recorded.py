@@ -25,6 +25,9 @@ LEAST_S, HELD_S = 0.25, 5.0
 NEAR_S = 10.0
 """Records that are no older are the present: it is a live trace."""
 
+OLD_S = 60.0
+"""A stream that has ended with records that are older was recorded."""
+
 BURST_S = 1.0
 """A tracer hands over what it has collected for so long at once."""
 
@@ -104,22 +107,25 @@ class Beginning:
         now = self._now()
         age_s = self._age_s()
         if has_ended:
-            # Live, too, the trace's clock would do. It is not the present where the rest of a trace
-            # came at once.
+            # All of it came much faster than it happened, or long after. A live trace that ends so
+            # soon may have had a backlog; its own clock is right for that, too.
             is_fast = now.span_s > 5 * now.elapsed_s + 0.05
-            return is_fast or (age_s is not None and age_s > 6 * NEAR_S)
+            return is_fast or (age_s is not None and age_s > OLD_S)
+        # Its latest record is the present: by its time of day, or by this host's own clock.
         if age_s is not None and abs(age_s) <= NEAR_S:
             return False
         if abs(self._monotonic() - self._last_ns / 1e9) <= NEAR_S:
             return False
-        if now.span_s - now.elapsed_s > BACKLOG_S:
-            return True
+        # Else it may be of a host whose clock is wrong, or tell no time of day. Then it counts
+        # how far its times are ahead, and whether they still run faster, behind any backlog.
+        ahead_s = now.span_s - now.elapsed_s
         half = self._half(now)
         span_s, elapsed_s = now.span_s - half.span_s, now.elapsed_s - half.elapsed_s
-        if span_s > 2 * elapsed_s + BURST_S:
+        if ahead_s > BACKLOG_S or span_s > 2 * elapsed_s + BURST_S:
             return True
+        # Of a trace of very many records, few seconds fit into what is held.
         is_old = age_s is not None and age_s > BACKLOG_S
-        return is_old and (span_s > 1.5 * elapsed_s or now.span_s - now.elapsed_s > 6 * NEAR_S)
+        return is_old and (span_s > 1.5 * elapsed_s or ahead_s > OLD_S)
 
     def _now(self) -> Seen:
         span_s = (self._last_ns - self._first_ns) / 1e9
