@@ -22,6 +22,7 @@ class Config:
     ``names``: show what this host calls the devices; None: unless the trace may be of another one.
     ``screen``: show what happens on the terminal; ``speed``: where that is a recorded trace, so
     many times as fast as it was recorded; 0: as fast as it can be read.
+    ``is_original``: only options of the original are given: what it keeps silent about, so do we.
     """
 
     interval_s: float
@@ -58,6 +59,7 @@ class Config:
     max_devices: int = 65_536
     resync: bool = False
     verbose: bool = False
+    is_original: bool = False
 
     @property
     def is_drop_in(self) -> bool:

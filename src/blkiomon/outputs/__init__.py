@@ -35,11 +35,20 @@ class OutputError(Exception):
 
 
 class Outputs:
-    """All destinations of a run."""
+    """All destinations of a run.
 
-    def __init__(self, sinks: Sequence[Sink], report: Report) -> None:
+    Args:
+        sinks: the destinations.
+        report: tells the user one line.
+        names: of devices, where these have names.
+    """
+
+    def __init__(
+        self, sinks: Sequence[Sink], report: Report, names: DeviceNames | None = None
+    ) -> None:
         self.sinks = tuple(sinks)
         self._report = report
+        self._names = names
         for sink in self.sinks:
             sink.start()
 
@@ -49,6 +58,11 @@ class Outputs:
         return any(
             sink.failed or sink.dropped_intervals or sink.dropped_records for sink in self.sinks
         )
+
+    @property
+    def readers_left(self) -> bool:
+        """Whether whoever read standard output wants no more."""
+        return any(sink.reader_left for sink in self.sinks)
 
     @property
     def are_of_use(self) -> bool:
@@ -64,6 +78,17 @@ class Outputs:
         """Files that have been moved away get nothing more; new ones take their place."""
         for sink in self.sinks:
             sink.reopen()
+
+    def take_as_recorded(self, *, keep_names: bool) -> None:
+        """Wait for outputs from now on: what was taken for live was recorded.
+
+        Args:
+            keep_names: of devices, although they may be of another host.
+        """
+        if self._names is not None and not keep_names:
+            self._names.is_of_this_host = False
+        for sink in self.sinks:
+            sink.take_as_recorded()
 
     def stop_waiting(self) -> None:
         """Be lossless no longer; safe in a signal handler."""
@@ -94,7 +119,8 @@ def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> O
     Raises:
         OutputError: one of them cannot be opened.
     """
-    name_of = DeviceNames() if config.names else nameless
+    names = DeviceNames() if config.names else None
+    name_of = names or nameless
     wanted = [
         (config.human, Format((Interval,), human.renderer(config.stat_version))),
         (config.binary, Format((Interval,), binary.renderer(config.stat_version))),
@@ -147,7 +173,7 @@ def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> O
         sinks += _open_metrics(config, name_of, report, options)
     if config.screen:
         sinks.append(_open_screen(config, name_of, report, options))
-    return Outputs(sinks, report)
+    return Outputs(sinks, report, names)
 
 
 def _is_directory(path: str) -> bool:

@@ -85,6 +85,12 @@ class FileSink(Sink):
                 lambda: open_output(self._path, follow=self._follow), f"a reader of {self.name}"
             )
 
+    def _complain(self, error: OSError, consequence: str) -> None:
+        if self._path == "-" and error.errno == errno.EPIPE:
+            self.reader_left = True  # of standard output, as head(1) does
+            return
+        super()._complain(error, consequence)
+
     def _deliver(self, item: Item) -> None:
         self._connect()
         self._emit([f.render(item) for f in self._formats if isinstance(item, f.takes)])
@@ -138,7 +144,7 @@ class FileSink(Sink):
             self._cut_back()
             if isinstance(error, Undelivered):
                 if self._has_end:
-                    raise OSError(errno.EPIPE, "its reader took no more in time") from error
+                    raise OSError(errno.ETIMEDOUT, "its reader took no more in time") from error
                 raise
             if self._has_end or error.errno not in _NO_SPACE:
                 raise

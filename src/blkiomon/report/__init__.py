@@ -5,11 +5,10 @@ matplotlib is imported when something is drawn, and not before.
 
 from __future__ import annotations
 
-import getopt
 from collections.abc import Sequence
 from pathlib import Path
 
-from blkiomon.console import EXIT_FAILURE, EXIT_OK, complain, misused, printed
+from blkiomon.console import EXIT_INPUT, EXIT_OK, EXIT_USAGE, complain, misused, printed
 from blkiomon.errors import SourceError, TraceError
 
 USAGE = """\
@@ -41,14 +40,16 @@ PAGES = (".html", ".htm")
 
 def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon report`` with what stands behind these words; returns the exit status."""
+    from blkiomon.cli import UsageError, read_options
+
     try:
-        pairs, names = getopt.gnu_getopt(
-            list(argv),
+        pairs, names = read_options(
+            argv,
             "o:",
             ["output=", "device=", "title=", "chart=", "follow-symlinks", "help"],
         )
-    except getopt.GetoptError as error:
-        return misused(error.msg, USAGE)
+    except UsageError as error:
+        return misused(str(error), USAGE)
     given = dict(pairs)
     follow = "--follow-symlinks" in given
     if "--help" in given:
@@ -84,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
         return told(error)
     if found.is_broken:
         complain(found.notes[-1])
-        return EXIT_FAILURE
+        return EXIT_INPUT
     return EXIT_OK
 
 
@@ -100,10 +101,10 @@ def device_numbers(names: Sequence[str]) -> list[int]:
     try:
         return [device_of(name) for name in names]
     except UsageError as error:
-        raise ReportError(str(error)) from error
+        raise ReportError(str(error), EXIT_USAGE) from error
 
 
 def told(error: Exception) -> int:
     """Say in a line what was wrong with the input or the output; returns the exit status."""
     complain(f"bad trace: {error}" if isinstance(error, TraceError) else str(error))
-    return EXIT_FAILURE
+    return getattr(error, "status", EXIT_INPUT)

@@ -21,6 +21,7 @@ import numpy as np
 
 from blkiomon import decode, layout
 from blkiomon._core import Engine
+from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT
 from blkiomon.cut import Cut, Table
 from blkiomon.errors import SourceError, StatsError, TraceError
 from blkiomon.groups import NS_PER_S
@@ -51,7 +52,15 @@ TRACE, JSON, STATS = "trace", "JSON Lines", "statistics of -b"
 
 
 class ReportError(Exception):
-    """There is nothing to report on, or no way to; the text says why."""
+    """There is nothing to report on, or no way to; the text says why.
+
+    Attributes:
+        status: the exit status.
+    """
+
+    def __init__(self, text: str, status: int = EXIT_INPUT) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -582,7 +591,7 @@ def check_output(path: Path) -> None:
         if not path.parent.is_dir():
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     except OSError as error:
-        raise ReportError(f"cannot write {path}: {error.strerror}") from error
+        raise ReportError(f"cannot write {path}: {error.strerror}", EXIT_OUTPUT) from error
 
 
 def write_output(path: Path, write: Callable[[IO[bytes]], object], *, follow: bool = False) -> None:
@@ -594,4 +603,4 @@ def write_output(path: Path, write: Callable[[IO[bytes]], object], *, follow: bo
     try:
         write_whole(path, write, follow=follow)
     except OSError as error:
-        raise ReportError(f"cannot write {path}: {error.strerror or error}") from error
+        raise ReportError(f"cannot write {path}: {error.strerror or error}", EXIT_OUTPUT) from error

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import getopt
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blkiomon.console import EXIT_FAILURE, EXIT_OK, complain, misused, printed
+from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, complain, misused, printed
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.report import PAGES, PICTURES, device_numbers, told
 
@@ -52,17 +51,19 @@ MOST_CHARTED = 8
 
 def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon compare`` with what stands behind these words; returns the exit status."""
+    from blkiomon.cli import UsageError, read_options
+
     try:
-        pairs, names = getopt.gnu_getopt(
-            list(argv),
+        pairs, names = read_options(
+            argv,
             "o:",
             [
                 *("output=", "json", "device=", "title=", "chart=", "fail-if="),
                 *("follow-symlinks", "help"),
             ],
         )
-    except getopt.GetoptError as error:
-        return misused(error.msg, USAGE)
+    except UsageError as error:
+        return misused(str(error), USAGE)
     given = dict(pairs)
     follow = "--follow-symlinks" in given
     if "--help" in given:
@@ -117,11 +118,13 @@ def _tell(
     """Say what is not as it should be; returns the exit status."""
     from blkiomon.report.rules import violated
 
-    told = [run.notes[-1] for run in (*a, *b) if run.is_broken]
-    told += filter(None, (violated(rule, rows) for rule in wanted))
-    for line in told:
+    broken = [run.notes[-1] for run in (*a, *b) if run.is_broken]
+    violations = [text for rule in wanted if (text := violated(rule, rows))]
+    for line in (*broken, *violations):
         complain(line)
-    return EXIT_FAILURE if told else EXIT_OK
+    if broken:
+        return EXIT_INPUT  # whatever a rule says of it
+    return EXIT_FAILURE if violations else EXIT_OK
 
 
 def _sides(names: Sequence[str]) -> tuple[list[str], list[str]] | None:
