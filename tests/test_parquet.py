@@ -20,6 +20,7 @@ from runner import TIMEOUT_S, await_size
 from sanitizers import unsanitized
 
 from blkiomon.config import Config
+from blkiomon.console import EXIT_OUTPUT
 from blkiomon.interval import Interval
 from blkiomon.outputs import OutputError, open_outputs
 from blkiomon.outputs.files import FileSink, Format
@@ -146,7 +147,7 @@ def test_missing_library_is_told_at_the_start(tmp_path: Path) -> None:
     hidden = "import sys; sys.modules['pyarrow'] = None; from blkiomon.cli import main; "
     command = [sys.executable, "-c", hidden + "sys.exit(main())", "-I0.1", "--parquet", str(path)]
     done = subprocess.run(command, input=b"", capture_output=True, timeout=TIMEOUT_S, check=False)
-    assert done.returncode == 1
+    assert done.returncode == EXIT_OUTPUT
     assert done.stderr == b"blkiomon: Parquet needs pyarrow: pip install 'blkiomon[arrow]'\n"
     assert not path.exists()
 

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterable
 
 EXIT_OK, EXIT_FAILURE = 0, 1
+EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT = 2, 3, 4
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGALRM)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)

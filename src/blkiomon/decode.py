@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon import layout
-from blkiomon.console import EXIT_FAILURE, complain, misused, printed
+from blkiomon.console import EXIT_FAILURE, EXIT_OUTPUT, complain, misused, printed
 from blkiomon.errors import StatsError
 from blkiomon.interchange import device_text
 from blkiomon.interval import DeviceStats
 from blkiomon.moments import U64_MAX, Moments
 from blkiomon.outputs import csv, human
+from blkiomon.outputs.opening import Policy, check_output, identity
 
 USAGE = "Usage: blkiomon decode FILE [--text|--json|--csv]\n"
 
@@ -32,6 +33,7 @@ input.
       --text               as -h prints it, which is the default
       --json               JSON Lines, one struct a line
       --csv                a row for each struct
+      --overwrite          write to standard output even if that file begins like a trace
       --help               print this text
 """
 
@@ -178,12 +180,16 @@ def device_stats(record: np.void) -> DeviceStats:
 def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon decode`` with what stands behind these words; returns the exit status."""
     try:
-        options, rest = getopt.gnu_getopt(list(argv), "", ["text", "json", "csv", "help"])
+        options, rest = getopt.gnu_getopt(
+            list(argv), "", ["text", "json", "csv", "overwrite", "help"]
+        )
     except getopt.GetoptError as error:
         return misused(error.msg, USAGE)
     names = {name[2:] for name, _ in options}
     if "help" in names:
         return printed([HELP])
+    overwrite = "overwrite" in names
+    names.discard("overwrite")
     if len(rest) != 1 or not rest[0] or "\0" in rest[0]:
         return misused("decode takes one file, or - for standard input", USAGE)
     if len(names) > 1:
@@ -194,6 +200,12 @@ def main(argv: Sequence[str]) -> int:
     except (OSError, StatsError) as error:
         complain(f"{rest[0]}: {error.strerror if isinstance(error, OSError) else error}")
         return EXIT_FAILURE
+    try:
+        inputs = [] if rest[0] == "-" else [identity(Path(rest[0]).stat())]
+        check_output("-", Policy(overwrite=overwrite, inputs=frozenset(inputs)))
+    except OSError as error:
+        complain(f"could not write to standard output: {error.strerror}")
+        return EXIT_OUTPUT
     status = printed(_RENDERERS[names.pop() if names else "text"](stats))
     if stats.tail_bytes:
         complain(f"{rest[0]}: {_tail_error(stats)}")

@@ -20,13 +20,20 @@ from types import FrameType, TracebackType
 
 from blkiomon.clock import WallClock
 from blkiomon.config import Config
-from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain
+from blkiomon.console import EXIT_FAILURE, EXIT_OK, EXIT_OUTPUT, STOP_SIGNALS, complain
 from blkiomon.errors import SourceError, TraceError, complaint
 from blkiomon.monitor import Monitor
 from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
 from blkiomon.privileges import PrivilegeError, drop
 from blkiomon.progress import Progress
-from blkiomon.sources import ContinuedReader, FileSource, Source, is_packed, open_trace
+from blkiomon.sources import (
+    ContinuedReader,
+    FileSource,
+    Source,
+    input_files,
+    is_packed,
+    open_trace,
+)
 from blkiomon.sources.capture import Capture, CaptureError, open_capture
 
 READ_BYTES = 1 << 20
@@ -289,6 +296,7 @@ def _run(
 ) -> int:
     source: Source | None = None
     try:
+        inputs = input_files(config.files)
         fd, source = _open_input(config, fd)
         is_file = source is not None or stat.S_ISREG(os.fstat(fd).st_mode)
         is_file = is_file and capture is None  # the tracer's is a file, too
@@ -306,10 +314,10 @@ def _run(
     clock = WallClock(config.interval_s)
     try:
         # A file waits for slow outputs, a running tracer does not.
-        outputs = open_outputs(config, complain, lossless=is_file)
+        outputs = open_outputs(config, complain, lossless=is_file, inputs=inputs)
     except OutputError as error:
         complain(str(error))
-        return EXIT_FAILURE
+        return EXIT_FAILURE if config.is_original else EXIT_OUTPUT
     if config.user is not None:
         try:
             drop(config.user)
@@ -340,12 +348,13 @@ def _run(
         except (TraceError, MemoryError) as error:
             status = EXIT_FAILURE
             _explain(error, config)
-        if stop.received:
-            if not config.screen or stop.number != signal.SIGINT:  # that is how one leaves it
-                complain("terminated by signal")
+        is_stopped = stop.received
+        if not is_stopped:
+            outputs.close()  # where a signal may still come, while an output is waited for
+        if stop.received and not (config.screen and stop.number == signal.SIGINT):
+            complain("terminated by signal")  # which is not how one leaves the screen
+        if is_stopped:
             outputs.close(CLOSE_AFTER_SIGNAL_S)
-        else:
-            outputs.close()
     if source is not None:
         source.close()
     return EXIT_FAILURE if outputs.failed else status

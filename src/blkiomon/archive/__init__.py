@@ -40,7 +40,7 @@ every host, device and operation, and of all hosts together.
       --resync             after garbage go on at the next record, count what is skipped
       --max-pending=N      pending records kept at most (default 1000000): a worker's memory
       --max-age=SECONDS    age of a pending record at most (default 600)
-      --follow-symlinks    as root, also a DATASET behind links where anybody could have laid them
+      --follow-symlinks    as root, follow symbolic links that another user may have made
       --help               print this text
 
 A SOURCE is a trace as `blkiomon` takes it, compressed or not; a directory, of which all files of
@@ -67,7 +67,7 @@ Exit status: 0; 1 if there was a trace that could not be read to its end.
 
 def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon archive`` with what stands behind these words; returns the exit status."""
-    from blkiomon.cli import UsageError, whole
+    from blkiomon.cli import UsageError, only, whole
 
     try:
         pairs, names = getopt.gnu_getopt(list(argv), "o:I:", [*_VALUES, *_FLAGS])
@@ -77,6 +77,7 @@ def main(argv: Sequence[str]) -> int:
     if "help" in given:
         return printed([HELP])
     try:
+        only(pairs, "-o", "--output")
         options = _options(given)
         shards = whole(given, "shards", 1, MOST_SHARDS, default=1)
     except UsageError as error:
