@@ -447,8 +447,8 @@ def test_help(capfd: Capture) -> None:
 
 
 def test_errors(traces: dict[str, Path], multi: Path, tmp_path: Path, capfd: Capture) -> None:
-    def said(*arguments: str | Path) -> str:
-        out, err = printed(capfd, *arguments, status=1)
+    def said(*arguments: str | Path, status: int = 1) -> str:
+        out, err = printed(capfd, *arguments, status=status)
         assert not out and err.count("\n") == 1
         return err
 
@@ -460,7 +460,8 @@ def test_errors(traces: dict[str, Path], multi: Path, tmp_path: Path, capfd: Cap
     stats = tmp_path / "stats"
     assert runner.call("-I", "1", "-b", stats, multi).returncode == 0
     assert "hold no percentiles" in said(stats, stats)
-    assert "cannot write" in said("-o", tmp_path / "no" / "x.html", traces["a0"], traces["a1"])
+    missing = tmp_path / "no" / "x.html"
+    assert "cannot write" in said("-o", missing, traces["a0"], traces["a1"], status=4)
 
 
 def test_command_line(traces: dict[str, Path]) -> None:

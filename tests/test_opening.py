@@ -364,7 +364,7 @@ def test_pages_do_not_go_through_such_a_link_either(public: Path) -> None:
     for command in (["report", trace], ["compare", trace, trace]):
         command.append("--chart=iops")
         result = runner.call(*command, "-o", path)
-        assert (result.returncode, result.stdout) == (1, b"")
+        assert (result.returncode, result.stdout) == (EXIT_OUTPUT, b"")
         assert result.stderr.decode() == f"blkiomon: cannot write {path}: link{LINK}\n"
         assert not names_in(public.parent / "private")
         assert runner.call(*command, "-o", path, "--follow-symlinks").returncode == 0

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from blkiomon._version import __version__
 from blkiomon.config import Config
-from blkiomon.console import EXIT_FAILURE, SIGNALS, complain, misused, printed
+from blkiomon.console import EXIT_FAILURE, EXIT_OUTPUT, SIGNALS, complain, misused, printed
 from blkiomon.privileges import PrivilegeError, User, find_user
 
 
@@ -198,7 +198,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
     gc.freeze()
     gc.enable()
-    return run(config)
+    status = run(config)
+    return EXIT_FAILURE if status == EXIT_OUTPUT and config.is_original else status
 
 
 def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
@@ -228,6 +229,23 @@ def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[
     os.kill(os.getpid(), received)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [received])
     return EXIT_FAILURE
+
+
+def _is_original(arguments: Sequence[str]) -> bool:
+    """Whether only options of the original are given, and no file: then its promises hold."""
+    original = [option for option in OPTIONS if option.group not in _OURS]
+    long = {option.long: option for option in original}
+    long |= {alias: long[name] for alias, name in _ALIASES.items()}
+    short = {option.short for option in original}
+    try:
+        _, files = getopt.gnu_getopt(
+            list(arguments),
+            "".join(option.short + ":" * bool(option.argument) for option in original),
+            [name + "=" * bool(option.argument) for name, option in long.items()],
+        )
+    except getopt.GetoptError as error:
+        return error.opt in short or any(name.startswith(error.opt) for name in long)
+    return not files
 
 
 def usage() -> str:
@@ -305,7 +323,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         textfile=given.get("textfile"),
         follow_symlinks="follow-symlinks" in given,
         overwrite="overwrite" in given,
-        is_original=_is_original(given),
+        is_original=_is_original(arguments),
         user=_user(given, "user"),
         names={"auto": None, "yes": True, "no": False}[
             choice(given, "names", ("auto", "yes", "no"))
@@ -358,15 +376,10 @@ def _getopt(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], dict[s
         raise UsageError(error.msg) from None
     named = [((short.get(name) or long[name[2:]]).long, value) for name, value in pairs]
     several = {n: [value for name, value in named if name == n] for n in ("device", "trace")}
-    if not _is_original(dict(named)):
+    if not _is_original(arguments):
         for name in (*_FILE_OUTPUTS, "openmetrics", "msg-queue"):
             only(named, name)
     return dict(named), rest, several
-
-
-def _is_original(given: dict[str, str]) -> bool:
-    """Whether all of these options are the original's."""
-    return all(option.group not in _OURS for option in OPTIONS if option.long in given)
 
 
 def only(pairs: Sequence[tuple[str, str]], *names: str) -> str | None:

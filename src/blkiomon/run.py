@@ -317,7 +317,7 @@ def _run(
         outputs = open_outputs(config, complain, lossless=is_file, inputs=inputs)
     except OutputError as error:
         complain(str(error))
-        return EXIT_FAILURE if config.is_original else EXIT_OUTPUT
+        return EXIT_OUTPUT
     if config.user is not None:
         try:
             drop(config.user)

@@ -113,4 +113,4 @@ def device_numbers(names: Sequence[str]) -> list[int]:
 def told(error: Exception) -> int:
     """Say in a line what was wrong with the input or the output; returns the exit status."""
     complain(f"bad trace: {error}" if isinstance(error, TraceError) else str(error))
-    return EXIT_FAILURE
+    return getattr(error, "status", EXIT_FAILURE)

@@ -21,6 +21,7 @@ import numpy as np
 
 from blkiomon import decode, layout
 from blkiomon._core import Engine
+from blkiomon.console import EXIT_FAILURE, EXIT_OUTPUT
 from blkiomon.cut import Cut, Table
 from blkiomon.errors import SourceError, StatsError, TraceError
 from blkiomon.groups import NS_PER_S
@@ -52,7 +53,15 @@ TRACE, JSON, STATS = "trace", "JSON Lines", "statistics of -b"
 
 
 class ReportError(Exception):
-    """There is nothing to report on, or no way to; the text says why."""
+    """There is nothing to report on, or no way to; the text says why.
+
+    Attributes:
+        status: the exit status.
+    """
+
+    def __init__(self, text: str, status: int = EXIT_FAILURE) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -600,7 +609,7 @@ def check_output(
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         opening.check_output(str(path), policy, replaces=True)
     except OSError as error:
-        raise ReportError(f"cannot write {path}: {error.strerror}") from error
+        raise ReportError(f"cannot write {path}: {error.strerror}", EXIT_OUTPUT) from error
     return policy
 
 
@@ -615,4 +624,4 @@ def write_output(
     try:
         write_whole(path, write, policy)
     except OSError as error:
-        raise ReportError(f"cannot write {path}: {error.strerror or error}") from error
+        raise ReportError(f"cannot write {path}: {error.strerror or error}", EXIT_OUTPUT) from error
