@@ -231,23 +231,6 @@ def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[
     return EXIT_FAILURE
 
 
-def _is_original(arguments: Sequence[str]) -> bool:
-    """Whether only options of the original are given, and no file: then its promises hold."""
-    original = [option for option in OPTIONS if option.group not in _OURS]
-    long = {option.long: option for option in original}
-    long |= {alias: long[name] for alias, name in _ALIASES.items()}
-    short = {option.short for option in original}
-    try:
-        _, files = getopt.gnu_getopt(
-            list(arguments),
-            "".join(option.short + ":" * bool(option.argument) for option in original),
-            [name + "=" * bool(option.argument) for name, option in long.items()],
-        )
-    except getopt.GetoptError as error:
-        return error.opt in short or any(name.startswith(error.opt) for name in long)
-    return not files
-
-
 def usage() -> str:
     """The text of ``--help``."""
     lines = [_HEAD]
@@ -323,7 +306,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         textfile=given.get("textfile"),
         follow_symlinks="follow-symlinks" in given,
         overwrite="overwrite" in given,
-        is_original=_is_original(arguments),
+        is_original=_are_original(given, files),
         user=_user(given, "user"),
         names={"auto": None, "yes": True, "no": False}[
             choice(given, "names", ("auto", "yes", "no"))
@@ -376,10 +359,15 @@ def _getopt(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], dict[s
         raise UsageError(error.msg) from None
     named = [((short.get(name) or long[name[2:]]).long, value) for name, value in pairs]
     several = {n: [value for name, value in named if name == n] for n in ("device", "trace")}
-    if not _is_original(arguments):
+    if not _are_original(dict(named), rest):
         for name in (*_FILE_OUTPUTS, "openmetrics", "msg-queue"):
             only(named, name)
     return dict(named), rest, several
+
+
+def _are_original(given: dict[str, str], files: Sequence[str]) -> bool:
+    """Whether only options of the original are given, and no file: then its promises hold."""
+    return not files and all(o.group not in _OURS for o in OPTIONS if o.long in given)
 
 
 def only(pairs: Sequence[tuple[str, str]], *names: str) -> str | None:
