@@ -11,7 +11,6 @@ counts that is made in the meantime. Kernels before 5.6 open it step by step.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -21,7 +20,7 @@ ADVICE = "where another user could have put it; --follow-symlinks allows it"
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
-_OPENAT2 = 437  # the system call, on every architecture
+_OPENAT2 = 437  # the number of the system call
 _AT_FDCWD = -100
 _RESOLVE_NO_SYMLINKS = 4
 _MAX_LINKS = 40  # as the kernel
@@ -78,7 +77,11 @@ def open_directory(path: str) -> int:
 
 
 def _openat2(path: str, flags: int, resolve: int) -> int:
-    """The system call. Raises OSError; NotImplementedError where the kernel has none (< 5.6)."""
+    """The system call. Raises OSError; NotImplementedError where there is none."""
+    try:
+        import ctypes
+    except ImportError:  # some builds of Python lack it
+        raise NotImplementedError from None
     how = (ctypes.c_uint64 * 3)(flags, 0, resolve)
     libc = ctypes.CDLL(None, use_errno=True)
     fd = libc.syscall(
