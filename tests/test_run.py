@@ -451,7 +451,7 @@ def test_input_as_output_is_refused(tmp_path: Path) -> None:
     with path.open("rb") as file:
         result = runner.run("-I", LONG, "-h", path, stdin=file)
     assert (result.returncode, result.stdout) == (1, b"")
-    assert result.stderr.decode() == f"blkiomon: could not write to {path}: it is the input\n"
+    assert result.stderr.decode() == f"blkiomon: could not write to {path}: this run reads it\n"
     assert path.read_bytes() == ONE
 
 

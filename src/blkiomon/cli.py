@@ -87,8 +87,13 @@ OPTIONS = (
     Option("", "max-age", "SECONDS", "age of a pending record at most (default 600)", _MORE),
     Option("", "max-devices", "N", "devices known at a time (default 65536)", _MORE),
     Option("", "user", "NAME[:GROUP]", "root no more, once all is open", _MORE),
+    Option("", "overwrite", "", "outputs also replace files that begin like a trace", _MORE),
     Option(
-        "", "follow-symlinks", "", "as root, also links where anybody could have laid them", _MORE
+        "",
+        "follow-symlinks",
+        "",
+        "as root, follow symbolic links that another user may have made",
+        _MORE,
     ),
     Option("v", "verbose", "", "say what is being waited for", _MORE),
 )
@@ -221,7 +226,8 @@ def _monitor(arguments: Sequence[str]) -> int:
 
     gc.freeze()
     gc.enable()
-    return run(config)
+    status = run(config)
+    return EXIT_FAILURE if status == EXIT_OUTPUT and config.is_original else status
 
 
 def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
@@ -258,10 +264,10 @@ def _die_of(number: int) -> None:
 
 
 def _is_original(arguments: Sequence[str]) -> bool:
-    """Whether only options of the original are given, and no file: then its promises hold."""
+    """Whether these arguments, right or wrong, are of the original alone."""
     try:
         given, files, _ = _getopt(arguments)
-        return _ORIGINALS.issuperset(given) and not files
+        return _are_original(given, files)
     except UsageError:
         pass
     # Up to the first one that is not understood.
@@ -403,6 +409,8 @@ def parse(arguments: Sequence[str]) -> Config | str:
         openmetrics=_address(given, "openmetrics"),
         textfile=given.get("textfile"),
         follow_symlinks="follow-symlinks" in given,
+        overwrite="overwrite" in given,
+        is_original=_are_original(given, files),
         user=_user(given, "user"),
         names={"auto": None, "yes": True, "no": False}[
             choice(given, "names", ("auto", "yes", "no"))
@@ -423,7 +431,6 @@ def parse(arguments: Sequence[str]) -> Config | str:
         max_devices=whole(given, "max-devices", 1, (1 << 22) - 1, default=65_536),
         resync="resync" in given,
         verbose="verbose" in given,
-        is_original=_ORIGINALS.issuperset(given) and not files,
     )
 
 
@@ -431,6 +438,10 @@ def _getopt(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], dict[s
     """The options that were given, by their long name; the last one of a kind counts.
 
     Then the files, and all values of those options that may be given several times.
+
+    Raises:
+        UsageError: getopt does not understand them; or an output is given twice. With nothing but
+            the original's options, the last one of a kind counts, as there.
     """
     long = {option.long: option for option in OPTIONS}
     long |= {alias: long[name] for alias, name in _ALIASES.items()}
@@ -450,7 +461,28 @@ def _getopt(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], dict[s
     )
     named = [((short.get(name) or long[name[2:]]).long, value) for name, value in pairs]
     several = {n: [value for name, value in named if name == n] for n in ("device", "trace")}
+    if not _are_original(dict(named), rest):
+        for name in (*_FILE_OUTPUTS, "openmetrics", "msg-queue"):
+            only(named, name)
     return dict(named), rest, several
+
+
+def _are_original(given: dict[str, str], files: Sequence[str]) -> bool:
+    """Whether only options of the original are given, and no file: then its promises hold."""
+    return not files and _ORIGINALS.issuperset(given)
+
+
+def only(pairs: Sequence[tuple[str, str]], *names: str) -> str | None:
+    """The value of an output's option, by its names; None where it was not given.
+
+    Raises:
+        UsageError: it was given twice, and one of the values would be ignored.
+    """
+    values = [value for name, value in pairs if name in names]
+    if len(values) > 1:
+        dashes = "" if names[0].startswith("-") else "--"
+        raise UsageError(f"{dashes}{names[0]} is given twice; it writes to one place")
+    return values[0] if values else None
 
 
 def choice(given: dict[str, str], name: str, choices: tuple[str, ...]) -> str:

@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon import layout
-from blkiomon.console import EXIT_INPUT, complain, misused, printed
+from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, complain, misused, printed
 from blkiomon.errors import StatsError
 from blkiomon.interchange import device_text
 from blkiomon.interval import DeviceStats
 from blkiomon.moments import U64_MAX, Moments
 from blkiomon.outputs import csv, human
+from blkiomon.outputs.opening import Policy, check_output, identity
 from blkiomon.sources.kinds import HEAD_BYTES, described
 
 USAGE = "Usage: blkiomon decode FILE [--text|--json|--csv]\n"
@@ -31,6 +32,7 @@ input.
       --text               as -h prints it, which is the default
       --json               JSON Lines, one struct a line
       --csv                a row for each struct
+      --overwrite          write to standard output even if that file begins like a trace
       --help               print this text
 """
 
@@ -183,12 +185,14 @@ def main(argv: Sequence[str]) -> int:
     from blkiomon.cli import UsageError, read_options
 
     try:
-        options, rest = read_options(argv, "", ["text", "json", "csv", "help"])
+        options, rest = read_options(argv, "", ["text", "json", "csv", "overwrite", "help"])
     except UsageError as error:
         return misused(str(error), USAGE)
     names = {name[2:] for name, _ in options}
     if "help" in names:
         return printed([HELP])
+    overwrite = "overwrite" in names
+    names.discard("overwrite")
     if len(rest) != 1 or not rest[0] or "\0" in rest[0]:
         return misused("decode takes one file, or - for standard input", USAGE)
     if len(names) > 1:
@@ -204,6 +208,12 @@ def main(argv: Sequence[str]) -> int:
     except StatsError as error:
         complain(described(data[:HEAD_BYTES], name) or f"{name}: {error}")
         return EXIT_INPUT
+    try:
+        inputs = [] if rest[0] == "-" else [identity(Path(rest[0]).stat())]
+        check_output("-", Policy(overwrite=overwrite, inputs=frozenset(inputs)))
+    except OSError as error:
+        complain(f"could not write to standard output: {error.strerror}")
+        return EXIT_OUTPUT
     status = printed(_RENDERERS[names.pop() if names else "text"](stats))
     if stats.tail_bytes:
         complain(f"{name}: {_tail_error(stats)}")

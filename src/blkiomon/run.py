@@ -36,7 +36,14 @@ from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outpu
 from blkiomon.privileges import PrivilegeError, bind, drop
 from blkiomon.progress import Progress
 from blkiomon.recorded import Beginning
-from blkiomon.sources import ContinuedReader, FileSource, Source, is_packed, open_trace
+from blkiomon.sources import (
+    ContinuedReader,
+    FileSource,
+    Source,
+    input_files,
+    is_packed,
+    open_trace,
+)
 from blkiomon.sources.capture import Capture, CaptureError, open_capture
 from blkiomon.sources.kinds import HEAD_BYTES, check_trace
 
@@ -363,6 +370,7 @@ def _run(
 ) -> int:
     source: Source | None = None
     try:
+        inputs = input_files(config.files)
         fd, source = _open_input(config, fd)
         is_file = source is not None or stat.S_ISREG(os.fstat(fd).st_mode)
         is_file = is_file and capture is None  # the tracer's is a file, too
@@ -383,7 +391,7 @@ def _run(
         if config.user is not None:
             bind()  # outputs have threads
         # A file waits for slow outputs, a running tracer does not.
-        outputs = open_outputs(named, complain, lossless=is_file)
+        outputs = open_outputs(named, complain, lossless=is_file, inputs=inputs)
     except (OutputError, PrivilegeError) as error:
         complain(str(error))
         return EXIT_OUTPUT
@@ -432,12 +440,13 @@ def _run(
             complain(f"{source.name if source else _name_of(config)}: {why}")
             if is_complete and not line.monitor.totals.records:
                 status = EXIT_INPUT
-        if stop.received:
-            if not config.screen or stop.number != signal.SIGINT:  # that is how one leaves it
-                complain("terminated by signal")
+        is_stopped = stop.received
+        if not is_stopped:
+            outputs.close()  # where a signal may still come, while an output is waited for
+        if stop.received and not (config.screen and stop.number == signal.SIGINT):
+            complain("terminated by signal")  # which is not how one leaves the screen
+        if is_stopped:
             outputs.close(CLOSE_AFTER_SIGNAL_S)
-        else:
-            outputs.close()
     if source is not None:
         source.close()
     if outputs.failed:

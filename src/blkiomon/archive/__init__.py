@@ -54,7 +54,7 @@ every host, device and operation, and of all hosts together.
       --resync             after garbage go on at the next record, count what is skipped
       --max-pending=N      pending records kept at most (default 1000000): a worker's memory
       --max-age=SECONDS    age of a pending record at most (default 600)
-      --follow-symlinks    as root, also a DATASET behind links where anybody could have laid them
+      --follow-symlinks    as root, follow symbolic links that another user may have made
       --help               print this text
 
 A SOURCE is a trace as `blkiomon` takes it, compressed or not; a directory, of which all files of
@@ -87,7 +87,7 @@ does not answer; 4 if the dataset or the summary could not be written.
 
 def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon archive`` with what stands behind these words; returns the exit status."""
-    from blkiomon.cli import UsageError, read_options
+    from blkiomon.cli import UsageError, only, read_options
 
     try:
         pairs, names = read_options(argv, "o:I:", [*_VALUES, *_FLAGS])
@@ -97,6 +97,7 @@ def main(argv: Sequence[str]) -> int:
     if "help" in given:
         return printed([HELP])
     try:
+        only(pairs, "-o", "--output")
         options = _options(given)
         workers = _workers(given)
         tls = _tls(given)

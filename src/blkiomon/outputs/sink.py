@@ -246,15 +246,22 @@ class Sink(ABC):
             raise Undelivered
 
     def _until_there(self, attempt: Callable[[], T | None], what: str) -> T:
-        """Call ``attempt`` until it finds something. Raises Undelivered when the sink closes."""
+        """Call ``attempt`` until it finds something.
+
+        Raises:
+            Undelivered: the sink closes, and is not or no longer lossless.
+        """
         told = not self._verbose
         while (found := attempt()) is None:
-            if self._closing.is_set():
-                raise Undelivered
             if not told:
                 self._report(f"waiting for {what}")
                 told = True
-            self._closing.wait(POLL_S)
+            if not self._closing.wait(POLL_S):
+                continue
+            if not self._lossless:
+                raise Undelivered
+            self._progressed()  # so that close() waits as well
+            self._pause(POLL_S)
         return found
 
     def _complain(self, error: OSError, consequence: str) -> None:

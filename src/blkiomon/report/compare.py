@@ -39,8 +39,9 @@ files that --json wrote; of several runs on each side the spread between runs co
       --fail-if=RULE   exit with 1 if it holds; repeatable. 'read.p99 > +10%' is a change that is
                        shown; 'write.max > 50ms', 'read.iops < 900', '8:16/read.bandwidth < 40MB/s'
                        and 'all.errors > 0' are limits for B
+      --overwrite      replace FILE even if it begins like a trace
       --follow-symlinks
-                       as root, also links where anybody could have laid them
+                       as root, follow symbolic links that another user may have made
       --help           print this text
 """
 
@@ -51,7 +52,7 @@ MOST_CHARTED = 8
 
 def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon compare`` with what stands behind these words; returns the exit status."""
-    from blkiomon.cli import UsageError, read_options
+    from blkiomon.cli import UsageError, only, read_options
 
     try:
         pairs, names = read_options(
@@ -59,19 +60,18 @@ def main(argv: Sequence[str]) -> int:
             "o:",
             [
                 *("output=", "json", "device=", "title=", "chart=", "fail-if="),
-                *("follow-symlinks", "help"),
+                *("overwrite", "follow-symlinks", "help"),
             ],
         )
+        given = dict(pairs)
+        if "--help" in given:
+            return printed([HELP])
+        output = only(pairs, "-o", "--output")
     except UsageError as error:
         return misused(str(error), USAGE)
-    given = dict(pairs)
-    follow = "--follow-symlinks" in given
-    if "--help" in given:
-        return printed([HELP])
     sides = _sides(names)
     if sides is None:
         return misused("compare takes two runs, or several of each side: A1 A2 : B1 B2", USAGE)
-    output = given.get("-o", given.get("--output"))
     suffix = Path(output or "").suffix.lower()
     if output is not None and ("\0" in output or suffix not in (*PAGES, *PICTURES)):
         return misused(f"-o takes a name that ends in .html, .png, .svg or .pdf: {output}", USAGE)
@@ -89,7 +89,12 @@ def main(argv: Sequence[str]) -> int:
         devices = device_numbers([value for name, value in pairs if name == "--device"])
         if output is not None:
             figures.check()
-            check_output(Path(output))
+            policy = check_output(
+                Path(output),
+                [*sides[0], *sides[1]],
+                follow="--follow-symlinks" in given,
+                overwrite="--overwrite" in given,
+            )
         a, b = ([_run(name, devices) for name in side] for side in sides)
         rows = compare(a, b, tuple(dict.fromkeys((*METRICS, *asked))))
         if output is not None:
@@ -98,13 +103,11 @@ def main(argv: Sequence[str]) -> int:
             if suffix in PICTURES:
                 kind = PICTURES[suffix]
                 write_output(
-                    Path(output),
-                    lambda file: figures.save(charts, title, file, kind),
-                    follow=follow,
+                    Path(output), lambda file: figures.save(charts, title, file, kind), policy
                 )
             else:
                 page = _page(title, a, b, rows, charts)
-                write_output(Path(output), lambda file: file.write(page.encode()), follow=follow)
+                write_output(Path(output), lambda file: file.write(page.encode()), policy)
     except (ReportError, SourceError, TraceError) as error:
         return told(error)
     text = json.dumps(_data(a, b, rows), allow_nan=False) + "\n" if "--json" in given else None

@@ -12,7 +12,7 @@ import resource
 from collections.abc import Callable, Hashable, Sequence
 
 from blkiomon.errors import SourceError
-from blkiomon.sources.members import find_members
+from blkiomon.sources.members import find_members, input_files
 from blkiomon.sources.readers import ContinuedReader, Reader, is_packed
 from blkiomon.sources.streams import FileSource, MergedSource, Source
 
@@ -21,6 +21,7 @@ __all__ = [
     "FileSource",
     "Source",
     "SourceError",
+    "input_files",
     "is_packed",
     "open_trace",
     "source_of",
