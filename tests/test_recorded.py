@@ -51,9 +51,9 @@ class Stream:
         self.is_due = False
         self.interval_s = interval_s
         if age_s is not None:
-            # The tracer was started ten minutes before.
-            begun_s = zero_s - 600
-            note = notify_timestamp(round(begun_s * S), round(NOON_S - age_s - 600), 0)
+            # The tracer was started more than an hour before.
+            begun_s = zero_s - 4000
+            note = notify_timestamp(round(begun_s * S), round(NOON_S - age_s - 4000), 0)
             self._add([note, notify_process(round(begun_s * S), 4711, "fio")])
 
     def bring(self, first_s: float, last_s: float, number: int = 200) -> None:

@@ -383,7 +383,7 @@ def _run(
     clock_name: str | None = config.clock
     if clock_name == "auto":
         clock_name = "trace" if is_file else "wall"
-        if not is_file and capture is None and not config.is_original:
+        if not is_file and capture is None and not config.is_drop_in:
             clock_name = None
     named = config if config.names is not None else replace(config, names=not is_file)
     clock = WallClock(config.interval_s)
