@@ -724,14 +724,14 @@ def test_tracer_in_use_is_refused(loop: str, unchanged: None, what: str) -> None
         assert whole_state() == before
     finally:
         path.write_text(other)
-    assert (result.returncode, result.stdout) == (1, b"")
+    assert (result.returncode, result.stdout) == (3, b"")
     (line,) = result.stderr.decode().splitlines()
     assert "by somebody else" in line
 
 
 def test_output_that_cannot_be_opened(loop: str, unchanged: None) -> None:
     result = runner.run("-I", "1", "--trace", loop, "--capture", "tracefs", "-h", "/nowhere/file")
-    assert result.returncode == 1
+    assert result.returncode == 4
     assert (
         result.stderr == b"blkiomon: could not write to /nowhere/file: No such file or directory\n"
     )
@@ -774,7 +774,7 @@ def test_malformed_records_of_newer_kernels_are_explained(
     record = tw.encode_malformed_v8(tw.issue(10**9, 8, 4096))
     (blktrace / "records").write_bytes(record * 3)
     result = runner.run("-I", "1", "--trace", loop, "--capture", "blktrace")
-    assert result.returncode == 1
+    assert result.returncode == 3
     (line,) = result.stderr.decode().splitlines()
     assert (
         line.startswith("blkiomon: bad trace: ")

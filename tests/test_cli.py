@@ -46,7 +46,7 @@ def config_of(*arguments: str) -> Config:
 
 def fails(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What is said about wrong arguments: one line of message, then the usage."""
-    assert cli.main(list(arguments)) == 1
+    assert cli.main(list(arguments)) in (1, 2)  # which, the tests of the status say
     out, err = capfd.readouterr()
     assert out == ""
     message, usage, _ = err.partition(USAGE)
@@ -264,7 +264,7 @@ def test_version_and_help_without_room_to_print_them(option: str, output: str) -
         env=environment,
         timeout=runner.TIMEOUT_S,
     )
-    assert result.returncode == 1
+    assert result.returncode == (1 if option == "-V" else 4)
     assert re.fullmatch(rb"blkiomon: .*standard output.*\n", result.stderr), result.stderr
 
 
@@ -393,7 +393,8 @@ def test_hostile_layout(capfd: pytest.CaptureFixture[str], value: str) -> None:
 )
 def test_bytes_that_are_no_text(arguments: list[str | bytes]) -> None:
     result = runner.call(*arguments)
-    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.returncode in (1, 2)
+    assert result.stdout == b""
     assert USAGE.encode() in result.stderr
     assert b"Traceback" not in result.stderr
     assert b"\x1b" not in result.stderr
@@ -436,5 +437,5 @@ def test_usage_error_opens_no_output(tmp_path: Path) -> None:
 
 def test_name_of_a_missing_file_cannot_drive_the_terminal() -> None:
     result = runner.call("-I5", b"\xff\n\x1b[31m")
-    assert (result.returncode, result.stdout) == (1, b"")
+    assert (result.returncode, result.stdout) == (3, b"")
     assert result.stderr.startswith(b"blkiomon: cannot open \xff??[31m: there is no such file")

@@ -323,7 +323,7 @@ def test_rules_are_read(text: str, expected: tuple[Any, ...]) -> None:
     ],
 )
 def test_what_is_no_rule(text: str, capfd: Capture) -> None:
-    assert command.main(["--fail-if", text, str(MULTI), str(MULTI)]) == 1
+    assert command.main(["--fail-if", text, str(MULTI), str(MULTI)]) == 2
     said = capfd.readouterr().err.splitlines()
     assert said[0].startswith("blkiomon: --fail-if") and said[1].startswith("Usage:")
 
@@ -436,9 +436,9 @@ def test_status_of_rules(traces: dict[str, Path], capfd: Capture) -> None:
     "arguments", [[], ["a"], ["a", "b", "c"], [":", "a"], ["a", ":", "b", ":", "c"], ["--x"]]
 )
 def test_usage(arguments: list[str], capfd: Capture) -> None:
-    _, err = printed(capfd, *arguments, status=1)
+    _, err = printed(capfd, *arguments, status=2)
     assert err.splitlines()[1].startswith("Usage: blkiomon compare")
-    _, err = printed(capfd, "-o", "x.doc", "a", "b", status=1)
+    _, err = printed(capfd, "-o", "x.doc", "a", "b", status=2)
     assert "-o takes a name that ends in .html, .png, .svg or .pdf: x.doc" in err
 
 
@@ -447,8 +447,8 @@ def test_help(capfd: Capture) -> None:
 
 
 def test_errors(traces: dict[str, Path], multi: Path, tmp_path: Path, capfd: Capture) -> None:
-    def said(*arguments: str | Path) -> str:
-        out, err = printed(capfd, *arguments, status=1)
+    def said(*arguments: str | Path, status: int = 3) -> str:
+        out, err = printed(capfd, *arguments, status=status)
         assert not out and err.count("\n") == 1
         return err
 
@@ -460,7 +460,8 @@ def test_errors(traces: dict[str, Path], multi: Path, tmp_path: Path, capfd: Cap
     stats = tmp_path / "stats"
     assert runner.call("-I", "1", "-b", stats, multi).returncode == 0
     assert "hold no percentiles" in said(stats, stats)
-    assert "cannot write" in said("-o", tmp_path / "no" / "x.html", traces["a0"], traces["a1"])
+    missing = tmp_path / "no" / "x.html"
+    assert "cannot write" in said("-o", missing, traces["a0"], traces["a1"], status=4)
 
 
 def test_command_line(traces: dict[str, Path]) -> None:

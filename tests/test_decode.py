@@ -205,19 +205,22 @@ def test_variance_of_sums_that_wrapped_is_not_known(file: Path, capfd: Capture) 
     assert read["size_bytes"]["variance"] == 0
 
 
-def test_standard_input_is_read(
-    file: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_standard_input_is_read(file: Path, capfd: Capture) -> None:
     file.write_bytes(written("0.3"))
+    saved = os.dup(0)
     with open(file) as stdin:
-        monkeypatch.setattr("sys.stdin", stdin)
-        assert decode.main(["-"]) == 0
+        os.dup2(stdin.fileno(), 0)
+        try:
+            assert decode.main(["-"]) == 0
+        finally:
+            os.dup2(saved, 0)
+            os.close(saved)
     assert capfd.readouterr().out.count("\ndevice: ") == 4
 
 
 def test_whole_structs_are_printed_before_a_tail_is_reported(file: Path, capfd: Capture) -> None:
     file.write_bytes(written("0.3")[:-24])
-    assert decode.main([str(file)]) == 1
+    assert decode.main([str(file)]) == 3
     out, err = capfd.readouterr()
     assert out.count("\ndevice: ") == 3
     assert err == (
@@ -236,14 +239,14 @@ def test_whole_structs_are_printed_before_a_tail_is_reported(file: Path, capfd: 
     ],
 )
 def test_misuse_shows_the_usage(arguments: list[str], why: str, capfd: Capture) -> None:
-    assert decode.main(arguments) == 1
+    assert decode.main(arguments) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert why in err and err.endswith(decode.USAGE)
 
 
 def test_missing_file_is_told(tmp_path: Path, capfd: Capture) -> None:
-    assert decode.main([str(tmp_path / "missing")]) == 1
+    assert decode.main([str(tmp_path / "missing")]) == 3
     assert capfd.readouterr().err == f"blkiomon: {tmp_path}/missing: {os.strerror(2)}\n"
 
 

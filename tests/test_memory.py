@@ -211,6 +211,6 @@ def test_command_ends_with_one_line_and_what_came_before_is_whole(tmp_path: Path
     result = runner.run(*arguments, preexec_fn=limit)
     assert result.stderr.startswith(b"blkiomon: out of memory: ")
     assert result.stderr.count(b"\n") == 1
-    assert result.returncode == 1
+    assert result.returncode == 3
     told = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [line["records"] for line in told[:3]] == [1000, 0, 1]

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
+import runner
 from intervals import at, eventually
+from test_faults import ONE
 
 from blkiomon import _sysv
 from blkiomon.config import Config
@@ -99,6 +102,17 @@ def test_message_of_version_0_2_has_its_layout(tmp_path: Path, key: int, said: l
     outputs.put(at(7))
     outputs.close()
     assert [len(body) for body in received(queue)] == [344]
+
+
+def test_recorded_trace_waits_for_a_missing_queue(tmp_path: Path, key: int) -> None:
+    (tmp_path / "trace").write_bytes(ONE)
+    queue_options = ("-Q", tmp_path / "key", "-q", "1", "-m", str(TYPE))
+    arguments = ("-I", runner.LONG, *queue_options, "-b", tmp_path / "out", tmp_path / "trace")
+    with forked.Running(*arguments).started() as process:
+        runner.await_size(tmp_path / "out", 424)  # all has been read, and the run is about to end
+        queue = _sysv.create(key)
+        assert process.wait() == 0
+        assert received(queue) == [(tmp_path / "out").read_bytes()]
 
 
 def test_missing_queue_is_waited_for_asleep(tmp_path: Path, key: int, said: list[str]) -> None:

@@ -16,12 +16,15 @@ import runner
 from runner import LONG, NOBODY, TIMEOUT_S, Running
 from test_faults import ONE
 
-from blkiomon.outputs.opening import open_output, write_whole
+from blkiomon.console import EXIT_OUTPUT
+from blkiomon.outputs import links
+from blkiomon.outputs.opening import check_output, make_directories, open_output, write_whole
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root needs to be on guard")
-LINK = " is a symbolic link in a directory that anybody can write to; --follow-symlinks takes it"
-OTHERS = "it belongs to somebody else, in a directory that anybody can write to; "
-OTHERS += "--follow-symlinks takes it"
+PUT = "where another user could have put it; --follow-symlinks allows it"
+LINK = f" is a symbolic link {PUT}"
+OTHERS = f"it belongs to another user, and is {PUT}"
+HARD_LINK = f"it is a hard link {PUT}"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,7 @@ def test_no_output_follows_a_link_that_anybody_could_lay(option: str, public: Pa
     precious, path = public.parent / "precious", public / "out"
     path.symlink_to(precious)
     result = runner.call("-I", LONG, option, path, stdin=ONE)
-    assert (result.returncode, result.stdout) == (1, b"")
+    assert (result.returncode, result.stdout) == (4 if option.startswith("--") else 1, b"")
     assert result.stderr.decode() == f"blkiomon: could not write to {path}: out{LINK}\n"
     assert precious.read_text() == "keep"
     result = runner.call("-I", LONG, option, path, "--follow-symlinks", stdin=ONE)
@@ -88,6 +91,177 @@ def test_link_is_refused_on_every_way_there(public: Path, monkeypatch: pytest.Mo
         with pytest.raises(OSError, match=LINK):
             open_output(path)
     assert (public.parent / "precious").read_text() == "keep"
+
+
+THEIRS = {
+    "another user's": (NOBODY, 0, 0o755),
+    "another user's, sticky": (NOBODY, 0, 0o1755),
+    "group-writable": (0, NOBODY, 0o775),
+    "group-writable, sticky": (0, NOBODY, 0o1775),
+    "root's group may write": (0, 0, 0o775),
+}
+"""Directories in which, or below which, root follows no link: owner, group and mode."""
+
+
+@pytest.fixture(params=THEIRS)
+def theirs(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A directory that is not only root's, inside /tmp, beside a file of root's."""
+    with runner.shared_directory() as directory:
+        (directory / "precious").write_text("keep")
+        path = directory / "theirs"
+        path.mkdir()
+        owner, group, mode = THEIRS[request.param]
+        os.chown(path, owner, group)
+        path.chmod(mode)
+        yield path
+
+
+@root_only
+def test_link_is_refused_where_another_user_could_have_made_it(theirs: Path) -> None:
+    precious = theirs.parent / "precious"
+    (theirs / "out").symlink_to(precious)
+    (theirs / "up").symlink_to("..")
+    (theirs.parent / "ours").symlink_to("theirs/out")
+    for path in (theirs / "out", theirs.parent / "ours", theirs / "up/precious"):
+        for option in ("-h", "--json"):
+            result = runner.call("-I", LONG, option, path, stdin=ONE)
+            assert LINK in result.stderr.decode()
+            assert result.returncode == (EXIT_OUTPUT if option == "--json" else 1)
+    for attempt in (check_output, open_output):
+        with pytest.raises(OSError, match=LINK):
+            attempt(str(theirs / "out"))
+    with pytest.raises(OSError, match=LINK):
+        write_whole(theirs / "up/new", lambda file: file.write(b"x"))
+    with pytest.raises(OSError, match=LINK):
+        make_directories(theirs / "up/new/below")
+    assert precious.read_text() == "keep"
+    assert names_in(theirs.parent) == ["ours", "precious", "theirs"]
+    result = runner.call("-I", LONG, "-h", theirs / "out", "--follow-symlinks", stdin=ONE)
+    assert result.returncode == 0
+    assert precious.read_text() != "keep"
+
+
+@root_only
+def test_link_is_refused_below_what_another_user_owns(theirs: Path) -> None:
+    """Whoever owns a directory can put another one in the place of what is below."""
+    below = theirs / "below"
+    below.mkdir(mode=0o755)
+    (below / "out").symlink_to(theirs.parent / "precious")
+    where = theirs.stat()
+    if where.st_uid == 0 and where.st_mode & stat.S_ISVTX:  # where root's stays what it is
+        fd = open_output(str(below / "out"), keep=True)
+        assert fd is not None
+        os.close(fd)
+        return
+    with pytest.raises(OSError, match=LINK):
+        open_output(str(below / "out"))
+
+
+@root_only
+def test_files_without_a_link_are_written_there(theirs: Path) -> None:
+    (theirs / "old").touch()
+    (theirs / "old2").touch()
+    os.chown(theirs / "old2", theirs.stat().st_uid, -1)
+    for name in ("new", "old", "old2", "../theirs/new2"):
+        for _ in range(2):
+            assert runner.call("-I", LONG, "-h", theirs / name, stdin=ONE).returncode == 0
+        assert (theirs / name).read_bytes().startswith(b"\ntime: ")
+    make_directories(theirs / "a/b")
+    write_whole(theirs / "a/b/c", lambda file: file.write(b"x"))
+    assert (theirs / "a/b/c").read_bytes() == b"x"
+
+
+@root_only
+def test_hard_link_that_another_user_could_have_made_is_refused(theirs: Path) -> None:
+    """Where the kernel does not see to that (fs.protected_hardlinks)."""
+    (theirs / "out").hardlink_to(theirs.parent / "precious")
+    with pytest.raises(OSError, match=HARD_LINK):
+        open_output(str(theirs / "out"))
+    assert (theirs.parent / "precious").read_text() == "keep"
+    (theirs.parent / "ours").hardlink_to(theirs.parent / "precious")
+    fd = open_output(str(theirs.parent / "ours"))
+    assert fd is not None
+    os.close(fd)
+
+
+@root_only
+def test_file_of_a_third_user_is_refused(theirs: Path) -> None:
+    (theirs / "out").touch()
+    os.chown(theirs / "out", 12345, 12345)
+    with pytest.raises(OSError, match=OTHERS):
+        open_output(str(theirs / "out"))
+
+
+@root_only
+def test_kernel_links_of_another_users_process_are_refused() -> None:
+    """They lead to wherever that process is, as /proc/PID/cwd does."""
+    sleeper = subprocess.Popen(["sleep", "60"], user=NOBODY, group=NOBODY)
+    try:
+        process = Path(f"/proc/{sleeper.pid}")
+        runner.until(lambda: process.stat().st_uid == NOBODY, "that user's process")
+        for name in ("cwd/tmp/new", "root/tmp/new", "fd/1"):
+            with pytest.raises(OSError, match=LINK):
+                open_output(str(process / name))
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+@root_only
+@pytest.mark.parametrize("has_openat2", [True, False])
+def test_link_that_is_made_in_the_meantime_is_not_followed(
+    has_openat2: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at a path and its opening: there, no link counts, whoever made it."""
+    if not has_openat2:
+
+        def missing(path: str, flags: int, resolve: int) -> int:
+            raise NotImplementedError
+
+        monkeypatch.setattr(links, "_openat2", missing)
+    (tmp_path / "way").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+
+    def look_and_replace(path: str, replaces: bool) -> tuple[str, int]:
+        found = links.without_links(path, replaces)
+        (tmp_path / "way").rmdir()
+        (tmp_path / "way").symlink_to("elsewhere")
+        return found
+
+    monkeypatch.setattr("blkiomon.outputs.opening.without_links", look_and_replace)
+    with pytest.raises(OSError, match=r"symbolic links|Not a directory"):
+        open_output(str(tmp_path / "way/out"))
+    assert not names_in(tmp_path / "elsewhere")
+
+
+@root_only
+@pytest.mark.parametrize("has_openat2", [True, False])
+def test_directories_are_opened_without_links(
+    has_openat2: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_openat2:
+        monkeypatch.setattr(links, "_OPENAT2", 100_000)  # as it is before Linux 5.6
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/link").symlink_to("b")
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/b", f"{tmp_path}/a/b", "./a/../a//b/.", str(tmp_path / "a/b") + "/"):
+        fd = links.open_directory(name)
+        assert os.path.samestat(os.fstat(fd), (tmp_path / "a/b").stat())
+        os.close(fd)
+    for name in ("a/link", "a/link/", f"{tmp_path}/a/link/..", "a/file", "a/none"):
+        with pytest.raises(OSError, match=r"links|Not a directory|No such file"):
+            links.open_directory(name)
+
+
+@root_only
+def test_output_below_a_link_of_roots_own_is_written(tmp_path: Path) -> None:
+    """As /var/log/blkiomon that is a link to /data/log."""
+    (tmp_path / "data/log").mkdir(parents=True)
+    (tmp_path / "log").symlink_to(tmp_path / "data/log")
+    (tmp_path / "data/log/latest.txt").symlink_to("of today.txt")
+    options = ("-h", tmp_path / "log/latest.txt", "--textfile", tmp_path / "log/new.prom")
+    assert runner.call("-I", LONG, *options, stdin=ONE).stderr == b""
+    assert names_in(tmp_path / "data/log") == ["latest.txt", "new.prom", "of today.txt"]
 
 
 @root_only
@@ -175,7 +349,7 @@ def test_pages_do_not_go_through_such_a_link_either(public: Path) -> None:
     for command in (["report", trace], ["compare", trace, trace]):
         command.append("--chart=iops")
         result = runner.call(*command, "-o", path)
-        assert (result.returncode, result.stdout) == (1, b"")
+        assert (result.returncode, result.stdout) == (4, b"")
         assert result.stderr.decode() == f"blkiomon: cannot write {path}: link{LINK}\n"
         assert not names_in(public.parent / "private")
         assert runner.call(*command, "-o", path, "--follow-symlinks").returncode == 0
@@ -187,8 +361,8 @@ def test_parts_of_parquet_do_not_go_through_such_a_link(public: Path) -> None:
     (public.parent / "private").mkdir()
     (public / "link").symlink_to("../private")
     result = runner.call("-I", LONG, "--parquet", public / "link", stdin=ONE)
-    assert result.returncode == 1
-    assert LINK.encode() in result.stderr
+    assert result.returncode == 4
+    assert LINK.encode() in result.stderr and result.stderr.count(b"\n") == 1
     assert not names_in(public.parent / "private")
 
 
@@ -233,7 +407,7 @@ from blkiomon import cli
 from blkiomon.report import collect
 real = collect.write_whole
 
-def write_pages(path, write, **options):
+def write_pages(path, write, *options):
     def write_slowly(file):
         write(file)
         file.flush()
@@ -242,7 +416,7 @@ def write_pages(path, write, **options):
     for page in pages:
         children.append(os.fork())
         if not children[-1]:
-            return real(page, write_slowly, **options)
+            return real(page, write_slowly, *options)
     print(*children, flush=True)
     print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
 

@@ -401,7 +401,7 @@ def test_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         result = runner.call("-I", "1", "--openmetrics", str(port))
-    assert (result.returncode, result.stdout) == (1, b"")
+    assert (result.returncode, result.stdout) == (4, b"")
     complaint = f"blkiomon: could not listen on 127.0.0.1:{port}: Address already in use\n"
     assert result.stderr.decode() == complaint
 
@@ -468,7 +468,7 @@ def test_file_that_cannot_be_written(tmp_path: Path) -> None:
         (tmp_path, "it is no file that could be replaced"),
     ):
         result = runner.call("-I", "1", "--textfile", path, stdin=ONE)
-        assert (result.returncode, result.stdout) == (1, b"")
+        assert (result.returncode, result.stdout) == (4, b"")
         assert result.stderr.decode() == f"blkiomon: could not write to {path}: {reason}\n"
 
 

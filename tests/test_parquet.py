@@ -146,7 +146,7 @@ def test_missing_library_is_told_at_the_start(tmp_path: Path) -> None:
     hidden = "import sys; sys.modules['pyarrow'] = None; from blkiomon.cli import main; "
     command = [sys.executable, "-c", hidden + "sys.exit(main())", "-I0.1", "--parquet", str(path)]
     done = subprocess.run(command, input=b"", capture_output=True, timeout=TIMEOUT_S, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 4
     assert done.stderr == b"blkiomon: Parquet needs pyarrow: pip install 'blkiomon[arrow]'\n"
     assert not path.exists()
 

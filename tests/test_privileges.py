@@ -70,7 +70,7 @@ def test_file_is_reopened_as_the_user(directory: Path) -> None:
         until(lambda: a.exists() and process.stderr, "the new file, and a complaint")
         process.write(ONE)
         until(lambda: sizes(a) == [1], "an interval")
-        assert process.end()[0] == 1
+        assert process.end()[0] == 4
         assert process.stderr == (
             f"blkiomon: cannot write to {b}: Permission denied (it goes on in the file as it was)\n"
         )
@@ -116,7 +116,7 @@ def test_user_that_will_not_do(text: str, said: str) -> None:
         find_user(text)
     if "\udcff" not in text and len(text) < 1000:
         result = runner.call("-I", "1", "--user", text)
-        assert (result.returncode, result.stdout) == (1, b"")
+        assert (result.returncode, result.stdout) == (2, b"")
         assert result.stderr.startswith(b"blkiomon: --user takes NAME or NAME:GROUP: ")
 
 
@@ -132,7 +132,7 @@ def test_user_by_name_and_by_numbers() -> None:
 def test_who_is_not_root_cannot_give_it_up() -> None:
     command = [*runner.NOBODYS_COMMAND, "-I", "1", "--user", "nobody"]
     result = subprocess.run(command, input=b"", capture_output=True, timeout=runner.TIMEOUT_S)
-    assert (result.returncode, result.stdout) == (1, b"")
+    assert (result.returncode, result.stdout) == (2, b"")
     assert result.stderr == b"blkiomon: --user takes root, which is to be given up\n"
 
 

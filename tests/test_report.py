@@ -314,7 +314,7 @@ def test_page_says_what_it_must(page: str) -> None:
 
 def test_losses_are_stated(tmp_path: Path, capfd: Capture) -> None:
     output = tmp_path / "page.html"
-    assert report.main(["-o", str(output), "--chart=iops", str(LOSSY)]) == 1
+    assert report.main(["-o", str(output), "--chart=iops", str(LOSSY)]) == 3
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and "found the end of the input 20 bytes into a record" in said
     page = output.read_text()
@@ -364,7 +364,7 @@ def test_charts_are_chosen_by_name(short: Path, tmp_path: Path, capfd: Capture) 
         "Read latency: every request",
     ]
     assert "there is no chart 'head'; there are iops, bandwidth, percentiles-read, " in complaint(
-        capfd, "--chart=head", "-o", output, short
+        capfd, "--chart=head", "-o", output, short, status=2
     )
 
 
@@ -397,8 +397,8 @@ def test_many_devices_and_operations_make_a_page_of_bounded_size(tmp_path: Path)
 # --- what goes wrong ------------------------------------------------------------------------------
 
 
-def complaint(capfd: Capture, *arguments: str | Path) -> str:
-    assert report.main([str(a) for a in arguments]) == 1
+def complaint(capfd: Capture, *arguments: str | Path, status: int = 3) -> str:
+    assert report.main([str(a) for a in arguments]) == status
     said = capfd.readouterr().err
     assert said.startswith("blkiomon: ") and said.count("\n") == 1, said
     return said
@@ -429,7 +429,7 @@ def test_a_filter_that_fits_nothing(short: Path, tmp_path: Path, capfd: Capture)
     said = complaint(capfd, "-o", tmp_path / "x.html", "--device", "8:16", short)
     assert "no request of 8:16; there are some of 7:1, 7:2, 7:3" in said
     assert "no block device" in complaint(
-        capfd, "-o", tmp_path / "x.html", "--device=no-such", short
+        capfd, "-o", tmp_path / "x.html", "--device=no-such", short, status=2
     )
 
 
@@ -440,9 +440,9 @@ def test_inputs_that_cannot_be_read(stats: dict[str, Path], tmp_path: Path, capf
 
 def test_outputs_that_cannot_be_written(tmp_path: Path, capfd: Capture) -> None:
     output = tmp_path / "missing" / "x.html"
-    assert f"cannot write {output}" in complaint(capfd, "-o", output, PHASES)
+    assert f"cannot write {output}" in complaint(capfd, "-o", output, PHASES, status=4)
     (tmp_path / "x.png").mkdir()
-    assert "cannot write" in complaint(capfd, "-o", tmp_path / "x.png", PHASES)
+    assert "cannot write" in complaint(capfd, "-o", tmp_path / "x.png", PHASES, status=4)
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
 
 
@@ -470,7 +470,7 @@ def test_a_page_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     ],
 )
 def test_usage(capfd: Capture, arguments: list[str], told: str) -> None:
-    assert report.main(arguments) == 1
+    assert report.main(arguments) == 2
     said = capfd.readouterr().err
     assert told in said and "Usage: blkiomon report" in said
 
@@ -482,7 +482,7 @@ def test_help(capfd: Capture) -> None:
 
 def test_without_matplotlib(tmp_path: Path, capfd: Capture, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    said = complaint(capfd, "-o", tmp_path / "x.html", PHASES)
+    said = complaint(capfd, "-o", tmp_path / "x.html", PHASES, status=4)
     assert "pip install 'blkiomon[report]'" in said
 
 

@@ -288,7 +288,7 @@ def test_input_that_is_a_directory(tmp_path: Path, capfd: pytest.CaptureFixture[
     try:
         config = cli.parse(["-I", "1"])
         assert isinstance(config, Config)
-        assert run(config, fd) == 1
+        assert run(config, fd) == 3
     finally:
         os.close(fd)
     assert capfd.readouterr().err == "blkiomon: cannot read standard input: Is a directory\n"
@@ -344,7 +344,7 @@ def test_pipe_on_standard_input_is_widened(pipe: tuple[int, int]) -> None:
 
 def test_pipe_on_standard_input_is_widened_before_anything_else(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    assert runner.run("--nonsense", stdin=reading).returncode == 1
+    assert runner.run("--nonsense", stdin=reading).returncode == 2
     assert fcntl.fcntl(writing, F_GETPIPE_SZ) == widest()
 
 
@@ -414,6 +414,10 @@ def test_no_space_left_on_standard_output() -> None:
     assert len(rest) <= 1
 
 
+BY_SIGPIPE = (-signal.SIGPIPE, 128 + signal.SIGPIPE)
+"""The status of a process that SIGPIPE ended; the second is what a shell makes of it."""
+
+
 def test_reader_of_standard_output_goes_away_and_other_outputs_go_on(tmp_path: Path) -> None:
     path = tmp_path / "b"
     with Running("-I", "0.1", "-h", "-", "-b", path).started() as process:
@@ -425,13 +429,8 @@ def test_reader_of_standard_output_goes_away_and_other_outputs_go_on(tmp_path: P
         for number in (2, 3, 4):
             process.write(ONE)
             runner.await_size(path, 424 * number)
-        assert process.end()[0] == 1
-        first, *rest = process.stderr.splitlines()
-    assert first == (
-        "blkiomon: cannot write to standard output: Broken pipe (nothing more is written there)"
-    )
-    assert len(rest) == 1
-    assert rest[0].startswith("blkiomon: standard output did not take everything: ")
+        assert process.end()[0] in BY_SIGPIPE
+        assert process.stderr == ""
     assert np.frombuffer(path.read_bytes(), layout.STATS_03)["size_r"]["num"].tolist() == [1] * 4
 
 
@@ -442,9 +441,8 @@ def test_run_ends_when_the_only_reader_goes_away() -> None:
         process.process.stdout.close()
         process.process.stdout = None
         process.write(ONE)
-        assert process.wait() == 1
-        assert process.stderr.startswith("blkiomon: cannot write to standard output: Broken pipe")
-        assert "Traceback" not in process.stderr
+        assert process.wait() in BY_SIGPIPE
+        assert process.stderr == ""
 
 
 def test_input_as_output_is_refused(tmp_path: Path) -> None:
@@ -453,7 +451,7 @@ def test_input_as_output_is_refused(tmp_path: Path) -> None:
     with path.open("rb") as file:
         result = runner.run("-I", LONG, "-h", path, stdin=file)
     assert (result.returncode, result.stdout) == (1, b"")
-    assert result.stderr.decode() == f"blkiomon: could not write to {path}: it is the input\n"
+    assert result.stderr.decode() == f"blkiomon: could not write to {path}: this run reads it\n"
     assert path.read_bytes() == ONE
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -14,10 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import runner
 from intervals import at, eventually
+from test_faults import ONE
 
 from blkiomon import layout
 from blkiomon.config import Config
@@ -140,7 +143,7 @@ def test_the_trace_being_read_is_refused(tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-c", code, str(trace)], stdin=source, capture_output=True, check=False
         )
-    assert b"it is the input" in done.stderr
+    assert b"this run reads it" in done.stderr
     assert trace.read_bytes() == b"precious"
 
 
@@ -169,6 +172,54 @@ def test_fifo_without_reader_does_not_delay_the_end(tmp_path: Path, said: list[s
     sink.close(timeout_s=60)
     assert time.monotonic() - begin_s < 5
     assert sink.dropped_intervals == 1
+
+
+def read_all(fifo: Path) -> bytes:
+    """What is written to a FIFO, from its writer's coming on."""
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    with open(reader, "rb") as file:
+        assert select.select([reader], [], [], runner.TIMEOUT_S)[0], "nobody writes to it"
+        os.set_blocking(reader, True)
+        return file.read()
+
+
+@pytest.mark.parametrize("is_named", [True, False], ids=["named", "standard_input"])
+def test_recorded_trace_waits_for_the_reader_of_a_fifo(is_named: bool, tmp_path: Path) -> None:
+    trace, fifo, beside = (tmp_path / name for name in ("trace", "fifo", "beside"))
+    trace.write_bytes(ONE)
+    os.mkfifo(fifo)
+    options = ("-I", runner.LONG, "-h", fifo, "-b", beside)
+    with trace.open("rb") as source:
+        arguments = (*options, trace) if is_named else options
+        with forked.Running(*arguments, stdin=source).started() as process:
+            runner.await_size(beside, 424)  # all has been read, and the run is about to end
+            assert read_all(fifo).count(b"\nbidirectional requests") == 1
+            assert process.wait() == 0
+            assert process.stderr == ""
+
+
+def test_reader_of_a_fifo_gets_the_end_of_a_trace_that_holds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "trace").touch()
+    os.mkfifo(tmp_path / "fifo")
+    arguments = ("-I", runner.LONG, "-D", tmp_path / "fifo", tmp_path / "trace")
+    with forked.Running(*arguments) as process:
+        assert read_all(tmp_path / "fifo").startswith(b"0 leftover, 0 match")
+        assert process.wait() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_the_wait_for_the_reader_of_a_fifo(number: int, tmp_path: Path) -> None:
+    trace, fifo, beside = (tmp_path / name for name in ("trace", "fifo", "beside"))
+    trace.write_bytes(ONE)
+    os.mkfifo(fifo)
+    with forked.Running("-I", runner.LONG, "-h", fifo, "-b", beside, trace).started() as process:
+        runner.await_size(beside, 424)
+        status, _, complaints = process.end(number)
+    assert status != 0
+    assert set(complaints.splitlines()) == {
+        "blkiomon: terminated by signal",
+        f"blkiomon: {fifo} did not take everything: 1 intervals and 0 records are missing there",
+    }
 
 
 # --- what arrives --------------------------------------------------------------------------------

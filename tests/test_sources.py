@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -23,15 +24,17 @@ from typing import Any
 import goldenfiles
 import numpy as np
 import pytest
+import runner
 import streams
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracewriter import Record, encode, encode_record, issue, lost_mark, replace
 
-from blkiomon import layout
+from blkiomon import layout, run
 from blkiomon._core import Engine
 from blkiomon._merge import Merger
+from blkiomon.config import Config
 from blkiomon.errors import TraceError
 from blkiomon.sources import Source, SourceError, open_trace
 
@@ -812,4 +815,36 @@ def test_without_zstandard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         open_trace([tmp_path / "trace"])
     assert str(error.value) == (
         f"{tmp_path}/trace is compressed with zstd: pip install 'blkiomon[zstd]'"
+    )
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def xz_with_a_dictionary_of_4_gib(data: bytes) -> bytes:
+    """As `xz --lzma2=dict=...` would write it, if it could: a byte of the header says so."""
+    packed = bytearray(lzma.compress(data))
+    end = 12 + 4 * (packed[12] + 1) - 4
+    packed[16] = 40
+    packed[end : end + 4] = zlib.crc32(packed[12:end]).to_bytes(4, "little")
+    return bytes(packed)
+
+
+def test_file_that_takes_too_much_memory_to_unpack_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.xz"
+    path.write_bytes(xz_with_a_dictionary_of_4_gib(encode([issue(1, 8, 512)])))
+    result = runner.call("-I1", "--json", "-", path)
+    assert result.returncode == 3
+    assert result.stderr.decode() == (
+        f"blkiomon: {path}: xz asks for more memory than blkiomon takes for unpacking, 256 MiB: "
+        "unpack it first\n"
+    )
+
+
+def test_memory_that_is_not_there_gets_a_whole_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    run._explain(MemoryError(), Config(interval_s=1.0, files=("t.bin",)))
+    run._explain(MemoryError("no room for 4 records"), Config(interval_s=1.0))
+    assert capfd.readouterr().err == (
+        "blkiomon: out of memory: nothing more of t.bin is read\n"
+        "blkiomon: out of memory: no room for 4 records\n"
     )

@@ -344,10 +344,10 @@ def test_names_cannot_drive_the_terminal() -> None:
 # --- the command ---------------------------------------------------------------------------------
 
 
-def said(*arguments: str | Path, env: dict[str, str] | None = None) -> list[str]:
+def said(*arguments: str | Path, env: dict[str, str] | None = None, status: int = 2) -> list[str]:
     words = ("top", *arguments)
     result = runner.call(*words) if env is None else runner.run(*words, env=env)
-    assert result.returncode == 1
+    assert result.returncode == status
     assert result.stdout == b""
     return result.stderr.decode().splitlines()
 
@@ -375,7 +375,7 @@ def test_usage_errors(arguments: list[str | Path], reason: str) -> None:
 
 
 def test_what_is_neither_device_nor_trace() -> None:
-    (line,) = said("nosuchdisk")
+    (line,) = said("nosuchdisk", status=3)
     assert "cannot open nosuchdisk" in line and line.endswith(
         "nor has this host such a block device"
     )
@@ -428,7 +428,9 @@ def test_missing_library_is_named(tmp_path: Path) -> None:
         "os.isatty = lambda fd: True\n"
     )
     env = os.environ | {"PYTHONPATH": str(tmp_path), "TERM": "xterm"}
-    assert said(MULTI, env=env) == ["blkiomon: top needs rich: pip install 'blkiomon[top]'"]
+    assert said(MULTI, env=env, status=4) == [
+        "blkiomon: top needs rich: pip install 'blkiomon[top]'"
+    ]
 
 
 def test_whole_disks(tmp_path: Path) -> None:

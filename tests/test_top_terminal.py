@@ -169,7 +169,7 @@ def test_error_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
     )
     with Tmux(tmp_path, 80, 24) as terminal:
         terminal.run("top", MULTI, python=broken)
-        terminal.until("RuntimeError: nothing can be drawn", "status 1")
+        terminal.until("RuntimeError: nothing can be drawn", "status 4")
         terminal.assert_clean()
 
 
@@ -179,14 +179,14 @@ def test_bad_trace_is_shown_and_said_at_the_end(tmp_path: Path) -> None:
         terminal.run("top", "--speed", "max", "./cut")
         terminal.until("END OF TRACE", "bad trace: ./cut: at byte offset")
         terminal.type("q")
-        terminal.until("blkiomon: bad trace: ./cut: at byte offset", "status 1")
+        terminal.until("blkiomon: bad trace: ./cut: at byte offset", "status 3")
         terminal.assert_clean()
 
 
 def test_terminal_is_no_trace(tmp_path: Path) -> None:
     with Tmux(tmp_path, 80, 24) as terminal:
         terminal.run("top", "-")
-        terminal.until("blkiomon: standard input is a terminal", "Usage: blkiomon top", "status 1")
+        terminal.until("blkiomon: standard input is a terminal", "Usage: blkiomon top", "status 2")
         terminal.assert_clean()
 
 
@@ -230,6 +230,19 @@ def test_pipe_is_live_and_ends(tmp_path: Path, is_named: bool) -> None:
             terminal.type("t")
             terminal.until("WHOLE RUN: 2 records", "read")
         terminal.until("END OF TRACE")
+        terminal.type("q")
+        terminal.until("status 0")
+        terminal.assert_clean()
+
+
+def test_recorded_trace_through_a_pipe_is_played(tmp_path: Path) -> None:
+    with Tmux(tmp_path, 100, 24) as terminal:
+        os.mkfifo(tmp_path / "fifo")
+        terminal.run("top", "-I", "1", "./fifo")
+        with open(tmp_path / "fifo", "wb", buffering=0) as fifo:
+            fifo.write(MULTI.read_bytes())
+        terminal.until("this trace was recorded: intervals end by its own clock")
+        terminal.until("END OF TRACE", "at 3.0 s")
         terminal.type("q")
         terminal.until("status 0")
         terminal.assert_clean()

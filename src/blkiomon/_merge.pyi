@@ -9,8 +9,8 @@ class Merger:
 
     Of all files' next records the one with the least time goes first, of equal ones the one whose
     file comes first. So the order within a file never changes, and if every file is in order of
-    time, so is what comes out. Records are not touched: both versions, with their payloads, in
-    the files' one byte order.
+    time, so is what comes out. Records are not touched unless ``shift`` says so: both versions,
+    with their payloads, in the files' one byte order.
 
     Args:
         names: of the files, for messages; ties between them are decided in this order.
@@ -43,6 +43,17 @@ class Merger:
             TraceError: the next bytes of a file are no record. All that came before has been
                 handed out; every later call raises the same error.
         """
+
+    def peek(self, whole: Sequence[bool]) -> list[bytes]:
+        """The beginning of each file; before the first ``read``, which has it nevertheless.
+
+        Args:
+            whole: of each file, whether to wait for a whole window of it, and not only for what
+                comes first.
+        """
+
+    def shift(self, by_ns: Sequence[int]) -> None:
+        """Add so much to the times of each file's records; before the first ``read``."""
 
     def take_skips(self) -> list[tuple[str, int, int]]:
         """Hand out what ``resync`` skipped since last asked: (name, byte offset, bytes)."""

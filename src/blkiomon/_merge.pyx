@@ -60,6 +60,7 @@ cdef struct Window:                             # a part of a file in memory
 
 cdef struct Merge:
     Head *heads                                 # one a file, in the order that decides ties
+    uint64_t *shifts                            # one a file: ns added to its records' times
     uint128_t *tree                             # of keys: the winner, then losers; see replay()
     size_t leaves                               # files, rounded up to a power of two
     Py_ssize_t dry                              # the file to look at, -1: none
@@ -125,8 +126,14 @@ cdef inline bint look(Head *h, bint swap, uint64_t *time_ns) noexcept nogil:
     return left >= h.length
 
 
-cdef inline Stop merge_all(Merge *m, bint swap) noexcept nogil:
-    """Move records to the output. `swap` is a constant at every call, see decode_run."""
+cdef inline void shift_time(uint8_t *record, bint swap, uint64_t shift_ns) noexcept nogil:
+    """Add to a record's time, which both versions have in the same place."""
+    cdef TraceV7 *v7 = <TraceV7 *> record
+    v7.time = swap64(swap64(v7.time) + shift_ns) if swap else v7.time + shift_ns
+
+
+cdef inline Stop merge_all(Merge *m, bint swap, bint shifts) noexcept nogil:
+    """Move records to the output. `swap` and `shifts` are constants at every call."""
     cdef:
         uint8_t *out = m.out + m.n_out
         uint8_t *out_end = m.out + m.room
@@ -146,6 +153,8 @@ cdef inline Stop merge_all(Merge *m, bint swap) noexcept nogil:
         memcpy(out, h.at, CHUNK)                # of constant length, so no call
         if unlikely(h.length > CHUNK):
             memcpy(out + CHUNK, h.at + CHUNK, h.length - CHUNK)
+        if shifts:
+            shift_time(out, swap, m.shifts[file])
         out += h.length
         h.at += h.length
         prefetch_input(h.at + AHEAD)
@@ -153,6 +162,8 @@ cdef inline Stop merge_all(Merge *m, bint swap) noexcept nogil:
             m.dry = <Py_ssize_t> file
             stop = STOP_DRY
             break
+        if shifts:
+            time_ns += m.shifts[file]
         replay(m, file, key_of(time_ns, file))
     m.n_out = out - m.out
     return stop
@@ -184,6 +195,7 @@ cdef class Merger:
     cdef int swap                               # all files' byte order; -1: not known yet
     cdef bint resync
     cdef bint started
+    cdef bint shifts                            # any file's times
     cdef readonly uint64_t lost
     cdef readonly uint64_t skipped_bytes
     cdef readonly list failures
@@ -221,12 +233,14 @@ cdef class Merger:
         self.resync = resync
         self.swap = -1
         self.started = False
+        self.shifts = False
 
         self.m.leaves = 1
         while self.m.leaves < <size_t> self.n_files:
             self.m.leaves *= 2
         self.m.tree = <uint128_t *> self._allocate("tree", self.m.leaves * sizeof(uint128_t))
         self.m.heads = <Head *> self._allocate("heads", self.n_files * sizeof(Head))
+        self.m.shifts = <uint64_t *> self._allocate("shifts", self.n_files * sizeof(uint64_t))
         self.windows = <Window *> self._allocate("windows", self.n_files * sizeof(Window))
         begin = self._allocate("input", self.n_files * stride)
         for i in range(self.n_files):
@@ -267,10 +281,15 @@ cdef class Merger:
                     break
                 self._tell_next()
                 with nogil:
-                    if self.swap > 0:
-                        stop = merge_all(m, True)
+                    if self.shifts:
+                        if self.swap > 0:
+                            stop = merge_all(m, True, True)
+                        else:
+                            stop = merge_all(m, False, True)
+                    elif self.swap > 0:
+                        stop = merge_all(m, True, False)
                     else:
-                        stop = merge_all(m, False)
+                        stop = merge_all(m, False, False)
                 if stop == STOP_END or stop == STOP_FULL and not self._is_missing():
                     break
         except BaseException as error:
@@ -279,6 +298,25 @@ cdef class Merger:
             if m.n_out == 0 or not isinstance(error, TraceError):
                 raise
         return self._out[:m.n_out]
+
+    def peek(self, whole):
+        cdef Py_ssize_t i
+        if self.started or len(whole) != self.n_files:
+            raise ValueError(f"{self.n_files} files, before the first read")
+        beginnings = []
+        for i in range(self.n_files):
+            self._fill(i, self.windows[i].room if whole[i] else 4)
+            length = self.m.heads[i].end - self.m.heads[i].at
+            beginnings.append(self.m.heads[i].at[:length])
+        return beginnings
+
+    def shift(self, by_ns):
+        cdef Py_ssize_t i
+        if self.started or len(by_ns) != self.n_files:
+            raise ValueError(f"{self.n_files} files, before the first read")
+        for i in range(self.n_files):
+            self.m.shifts[i] = by_ns[i]
+            self.shifts |= self.m.shifts[i] != 0
 
     def take_skips(self):
         skips = self._skips
@@ -360,7 +398,7 @@ cdef class Merger:
             left = h.end - h.at
             if self.swap >= 0 and look(h, self.swap, &time_ns):
                 self._hold(file)
-                replay(&self.m, file, key_of(time_ns, file))
+                replay(&self.m, file, key_of(time_ns + self.m.shifts[file], file))
                 return 0
             if self.swap < 0 and left >= 4:
                 self.swap = sniff(load32(h.at))

@@ -10,7 +10,7 @@ import getopt
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC
 from importlib import import_module
 from types import FrameType
@@ -18,7 +18,17 @@ from typing import NamedTuple
 
 from blkiomon._version import __version__
 from blkiomon.config import Config
-from blkiomon.console import EXIT_FAILURE, SIGNALS, complain, misused, printed
+from blkiomon.console import (
+    EXIT_FAILURE,
+    EXIT_INPUT,
+    EXIT_OUTPUT,
+    EXIT_PIPE,
+    EXIT_USAGE,
+    SIGNALS,
+    complain,
+    misused,
+    printed,
+)
 from blkiomon.privileges import PrivilegeError, User, find_user
 
 
@@ -77,11 +87,19 @@ OPTIONS = (
     Option("", "max-age", "SECONDS", "age of a pending record at most (default 600)", _MORE),
     Option("", "max-devices", "N", "devices known at a time (default 65536)", _MORE),
     Option("", "user", "NAME[:GROUP]", "root no more, once all is open", _MORE),
+    Option("", "overwrite", "", "outputs also replace files that begin like a trace", _MORE),
     Option(
-        "", "follow-symlinks", "", "as root, also links where anybody could have laid them", _MORE
+        "",
+        "follow-symlinks",
+        "",
+        "as root, follow symbolic links that another user may have made",
+        _MORE,
     ),
     Option("v", "verbose", "", "say what is being waited for", _MORE),
 )
+
+_ORIGINALS = {option.long for option in OPTIONS if option.group not in _OURS}
+"""Options that the original has, too."""
 
 _COMMANDS = {
     "archive": "blkiomon.archive",
@@ -140,8 +158,9 @@ Examples:
 
 Clocks: trace ends intervals by the records' own time, from the first record on, so that the same
 trace always gives the same output; that is the default for files. wall ends them when it is time;
-that is the default for pipes. Printed times are those of the trace where it tells the time of day,
-as blktrace's do, and only then --from and --to take such as 2026-11-23T14:00:00.
+that is the default for pipes, unless what they bring was recorded: its times run faster than the
+clock, and one line says so. Printed times are those of the trace where it tells the time of day, as
+blktrace's do, and only then --from and --to take such as 2026-11-23T14:00:00.
 
 A live trace never waits for an output: what a full queue or a slow disk could not take is counted
 and reported. Files wait. The last, partial interval is printed at the end, also after SIGINT or
@@ -150,7 +169,9 @@ SIGTERM. SIGHUP reopens files that have been moved away; the end of its terminal
 --parquet DIR/ writes a whole file for each interval into a directory: these can be read whatever
 happens, and one FILE only once it has been closed.
 
-Exit status: 0; 1 after a usage error, a bad trace or an output that failed.
+Exit status: 0; 2 after a usage error; 3 where the input is no trace, is damaged or holds no record;
+4 where an output failed or did not take everything; 141 (SIGPIPE) where whoever read standard
+output left. With -I -h -b -d -D -Q -q -m -V alone, as with the original, 1 stands for 2, 3 and 4.
 """
 
 
@@ -162,7 +183,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _mind_the_path()
     _widen_pipe(0)
     try:
-        return _main(argv)
+        status = _main(argv)
+        if status == EXIT_PIPE and argv is None:
+            _die_of(signal.SIGPIPE)
+        return status
     finally:
         if argv is not None:  # else the process ends, and one that comes too late changes nothing
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -175,7 +199,15 @@ def _main(argv: Sequence[str] | None) -> int:
     if arguments and arguments[0] in _COMMANDS:
         command: Callable[[Sequence[str]], int] = import_module(_COMMANDS[arguments[0]]).main
         return _interruptible(command, arguments[1:])
+    status = _monitor(arguments)
+    is_failure = status in (EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT)
+    return EXIT_FAILURE if is_failure and _is_original(arguments) else status
+
+
+def _monitor(arguments: Sequence[str]) -> int:
+    """The command without a sub-command; returns the exit status."""
     try:
+        _check_first_word(arguments)
         config = parse(arguments)
     except UsageError as error:
         return misused(str(error), f"{_USAGE}'blkiomon --help' explains the options.\n")
@@ -186,7 +218,7 @@ def _main(argv: Sequence[str] | None) -> int:
             "standard input is a terminal; trace records are expected there, as in: "
             "blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon -I 10 -h -"
         )
-        return EXIT_FAILURE
+        return EXIT_USAGE
 
     # What is imported stays: looking through it for garbage would take a tenth of the start.
     gc.disable()
@@ -194,7 +226,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
     gc.freeze()
     gc.enable()
-    return run(config)
+    status = run(config)
+    return EXIT_FAILURE if status == EXIT_OUTPUT and config.is_original else status
 
 
 def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
@@ -219,11 +252,85 @@ def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         for number, handler in old.items():
             signal.signal(number, handler)
-    # Whoever waits for us is to know: a shell then ends its loop.
-    signal.signal(received, signal.SIG_DFL)
-    os.kill(os.getpid(), received)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [received])
+    _die_of(received)
     return EXIT_FAILURE
+
+
+def _die_of(number: int) -> None:
+    """End by a signal: whoever waits for us is to know, and a shell then ends its loop."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+
+
+def _is_original(arguments: Sequence[str]) -> bool:
+    """Whether these arguments, right or wrong, are of the original alone."""
+    try:
+        given, files, _ = _getopt(arguments)
+        return _are_original(given, files)
+    except UsageError:
+        pass
+    # Up to the first one that is not understood.
+    options = [option for option in OPTIONS if option.long in _ORIGINALS]
+    short = "".join(option.short + ":" * bool(option.argument) for option in options)
+    names = [option.long for option in options] + list(_ALIASES)
+    try:
+        getopt.gnu_getopt(list(arguments), short, [n + "=" * (n != "version") for n in names])
+    except getopt.GetoptError as error:
+        is_short = len(error.opt) == 1 and error.opt in short
+        return is_short or any(name.startswith(error.opt) for name in names)
+    return False
+
+
+def _check_first_word(arguments: Sequence[str]) -> None:
+    """Find a misspelt command. Raises UsageError: the first word is like one, and no trace."""
+    first = arguments[0] if arguments else "-"
+    if not first.startswith("-") and not _is_trace(first):
+        meant = meant_by(first, _COMMANDS)
+        if meant:
+            raise UsageError(f"unknown command {first!r}; did you mean {meant!r}?")
+
+
+def _is_trace(name: str) -> bool:
+    """Whether there is something that this name stands for."""
+    from blkiomon.errors import SourceError
+    from blkiomon.sources.members import find_members
+
+    try:
+        return bool(find_members([name]))
+    except (SourceError, ValueError):
+        return False
+
+
+def meant_by(word: str, words: Iterable[str]) -> str | None:
+    """Which of some words a misspelt one is like, if any."""
+    from difflib import get_close_matches  # for mistakes alone
+
+    return next(iter(get_close_matches(word, list(words), 1)), None)
+
+
+def read_options(
+    arguments: Sequence[str], short: str, long: Sequence[str], known: Sequence[str] = ()
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Options and other arguments, as ``getopt.gnu_getopt`` has them.
+
+    Args:
+        arguments: of the command.
+        short, long: as for getopt.
+        known: names of the options that may have been meant by a misspelt one; ``long`` by default.
+
+    Raises:
+        UsageError: one is unknown, or its argument is missing.
+    """
+    try:
+        return getopt.gnu_getopt(list(arguments), short, list(long))
+    except getopt.GetoptError as error:
+        # Of -json getopt names the j alone.
+        word = next((a[1:] for a in arguments if a[:2] == f"-{error.opt}"), error.opt)
+        meant = None
+        if error.opt and "not recognized" in error.msg:
+            meant = meant_by(word.partition("=")[0], known or [name.rstrip("=") for name in long])
+        raise UsageError(error.msg + (f"; did you mean --{meant}?" if meant else "")) from None
 
 
 def usage() -> str:
@@ -255,6 +362,8 @@ def parse(arguments: Sequence[str]) -> Config | str:
     if "version" in given:
         return f"blkiomon version {version} (blkiomon {__version__})\n"
     if "interval" not in given:
+        if files and not _is_trace(files[0]):
+            raise UsageError(f"{files[0]} is neither a trace nor one of {', '.join(_COMMANDS)}")
         raise UsageError("the length of an interval is missing: -I SECONDS")
 
     queue = [name for name in ("msg-queue", "msg-queue-id", "msg-id") if name in given]
@@ -300,6 +409,8 @@ def parse(arguments: Sequence[str]) -> Config | str:
         openmetrics=_address(given, "openmetrics"),
         textfile=given.get("textfile"),
         follow_symlinks="follow-symlinks" in given,
+        overwrite="overwrite" in given,
+        is_original=_are_original(given, files),
         user=_user(given, "user"),
         names={"auto": None, "yes": True, "no": False}[
             choice(given, "names", ("auto", "yes", "no"))
@@ -327,6 +438,10 @@ def _getopt(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], dict[s
     """The options that were given, by their long name; the last one of a kind counts.
 
     Then the files, and all values of those options that may be given several times.
+
+    Raises:
+        UsageError: getopt does not understand them; or an output is given twice. With nothing but
+            the original's options, the last one of a kind counts, as there.
     """
     long = {option.long: option for option in OPTIONS}
     long |= {alias: long[name] for alias, name in _ALIASES.items()}
@@ -338,17 +453,36 @@ def _getopt(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], dict[s
             if [o for o in original if o.startswith(abbreviation)] == [name]:
                 long.setdefault(abbreviation, long[name])
     short = {f"-{option.short}": option for option in OPTIONS if option.short}
-    try:
-        pairs, rest = getopt.gnu_getopt(
-            list(arguments),
-            "".join(name[1] + ":" * bool(option.argument) for name, option in short.items()),
-            [name + "=" * bool(option.argument) for name, option in long.items()],
-        )
-    except getopt.GetoptError as error:
-        raise UsageError(error.msg) from None
+    pairs, rest = read_options(
+        arguments,
+        "".join(name[1] + ":" * bool(option.argument) for name, option in short.items()),
+        [name + "=" * bool(option.argument) for name, option in long.items()],
+        [option.long for option in OPTIONS],
+    )
     named = [((short.get(name) or long[name[2:]]).long, value) for name, value in pairs]
     several = {n: [value for name, value in named if name == n] for n in ("device", "trace")}
+    if not _are_original(dict(named), rest):
+        for name in (*_FILE_OUTPUTS, "openmetrics", "msg-queue"):
+            only(named, name)
     return dict(named), rest, several
+
+
+def _are_original(given: dict[str, str], files: Sequence[str]) -> bool:
+    """Whether only options of the original are given, and no file: then its promises hold."""
+    return not files and _ORIGINALS.issuperset(given)
+
+
+def only(pairs: Sequence[tuple[str, str]], *names: str) -> str | None:
+    """The value of an output's option, by its names; None where it was not given.
+
+    Raises:
+        UsageError: it was given twice, and one of the values would be ignored.
+    """
+    values = [value for name, value in pairs if name in names]
+    if len(values) > 1:
+        dashes = "" if names[0].startswith("-") else "--"
+        raise UsageError(f"{dashes}{names[0]} is given twice; it writes to one place")
+    return values[0] if values else None
 
 
 def choice(given: dict[str, str], name: str, choices: tuple[str, ...]) -> str:

@@ -18,10 +18,12 @@ class Config:
     ``devices``: major << 20 | minor of those that count, all if there are none.
     ``openmetrics``: host, empty for loopback, and port to serve metrics on.
     ``user``: whom to become before anything is read.
-    ``follow_symlinks``: also where, for root, somebody else may have laid the link.
+    ``follow_symlinks``: as root, also follow links that another user may have made.
+    ``overwrite``: outputs also replace files that begin like a trace.
     ``names``: show what this host calls the devices; None: unless the trace may be of another one.
     ``screen``: show what happens on the terminal; ``speed``: where that is a recorded trace, so
     many times as fast as it was recorded; 0: as fast as it can be read.
+    ``is_original``: only options of the original are given: what it keeps silent about, so do we.
     """
 
     interval_s: float
@@ -44,6 +46,7 @@ class Config:
     openmetrics: tuple[str, int] | None = None
     textfile: str | None = None
     follow_symlinks: bool = False
+    overwrite: bool = False
     user: User | None = None
     names: bool | None = None
     screen: bool = False
@@ -58,6 +61,7 @@ class Config:
     max_devices: int = 65_536
     resync: bool = False
     verbose: bool = False
+    is_original: bool = False
 
     @property
     def is_drop_in(self) -> bool:

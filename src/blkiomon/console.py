@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Iterable
@@ -59,7 +60,7 @@ def misused(why: str, usage: str) -> int:
         write(2, usage)
     except OSError:
         pass
-    return EXIT_FAILURE
+    return EXIT_USAGE
 
 
 def printed(pieces: Iterable[str]) -> int:
@@ -68,6 +69,8 @@ def printed(pieces: Iterable[str]) -> int:
         for piece in pieces:
             write(1, piece)
     except OSError as error:
+        if error.errno == errno.EPIPE:
+            return EXIT_PIPE
         complain(f"could not write to standard output: {error.strerror}")
-        return EXIT_FAILURE
+        return EXIT_OUTPUT
     return EXIT_OK

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import getopt
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon import layout
-from blkiomon.console import EXIT_FAILURE, complain, misused, printed
+from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, complain, misused, printed
 from blkiomon.errors import StatsError
 from blkiomon.interchange import device_text
 from blkiomon.interval import DeviceStats
 from blkiomon.moments import U64_MAX, Moments
 from blkiomon.outputs import csv, human
+from blkiomon.outputs.opening import Policy, check_output, identity
+from blkiomon.sources.kinds import HEAD_BYTES, described
 
 USAGE = "Usage: blkiomon decode FILE [--text|--json|--csv]\n"
 
@@ -32,6 +32,7 @@ input.
       --text               as -h prints it, which is the default
       --json               JSON Lines, one struct a line
       --csv                a row for each struct
+      --overwrite          write to standard output even if that file begins like a trace
       --help               print this text
 """
 
@@ -39,6 +40,10 @@ _LAYOUTS = {"0.3": layout.STATS_03, "0.2": layout.STATS_02}
 _QUANTITIES = {"size": "size_bytes", "d2c": "d2c_us", "thrput": "throughput_bytes_per_ms"}
 _DIRECTIONS = {"r": "read", "w": "write"}
 _MOMENTS = [f"{quantity}_{direction}" for quantity in _QUANTITIES for direction in _DIRECTIONS]
+
+FIRST_BYTES = 1 << 16
+MOST_BYTES = 1 << 28
+"""It is read in one piece: this is months of it."""
 
 MAX_TIME_S = 1 << 36
 """The year 4147: what claims to be from later is something else."""
@@ -177,28 +182,64 @@ def device_stats(record: np.void) -> DeviceStats:
 
 def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon decode`` with what stands behind these words; returns the exit status."""
+    from blkiomon.cli import UsageError, read_options
+
     try:
-        options, rest = getopt.gnu_getopt(list(argv), "", ["text", "json", "csv", "help"])
-    except getopt.GetoptError as error:
-        return misused(error.msg, USAGE)
+        options, rest = read_options(argv, "", ["text", "json", "csv", "overwrite", "help"])
+    except UsageError as error:
+        return misused(str(error), USAGE)
     names = {name[2:] for name, _ in options}
     if "help" in names:
         return printed([HELP])
+    overwrite = "overwrite" in names
+    names.discard("overwrite")
     if len(rest) != 1 or not rest[0] or "\0" in rest[0]:
         return misused("decode takes one file, or - for standard input", USAGE)
     if len(names) > 1:
         return misused("decode prints one of text, JSON and CSV", USAGE)
+    name = "standard input" if rest[0] == "-" else rest[0]
+    data = b""
     try:
-        data = sys.stdin.buffer.read() if rest[0] == "-" else Path(rest[0]).read_bytes()
+        data = _read(rest[0])
         stats = parse(data)
-    except (OSError, StatsError) as error:
-        complain(f"{rest[0]}: {error.strerror if isinstance(error, OSError) else error}")
-        return EXIT_FAILURE
+    except OSError as error:
+        complain(f"{name}: {error.strerror}")
+        return EXIT_INPUT
+    except StatsError as error:
+        complain(described(data[:HEAD_BYTES], name) or f"{name}: {error}")
+        return EXIT_INPUT
+    try:
+        inputs = [] if rest[0] == "-" else [identity(Path(rest[0]).stat())]
+        check_output("-", Policy(overwrite=overwrite, inputs=frozenset(inputs)))
+    except OSError as error:
+        complain(f"could not write to standard output: {error.strerror}")
+        return EXIT_OUTPUT
     status = printed(_RENDERERS[names.pop() if names else "text"](stats))
     if stats.tail_bytes:
-        complain(f"{rest[0]}: {_tail_error(stats)}")
-        return EXIT_FAILURE
+        complain(f"{name}: {_tail_error(stats)}")
+        return EXIT_INPUT
     return status
+
+
+def _read(path: str) -> bytes:
+    """A file; of one that holds no statistics only the beginning, for it may never end.
+
+    Raises:
+        OSError: it cannot be read.
+        StatsError: it is too long.
+    """
+    fd = 0 if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with open(fd, "rb", closefd=fd != 0) as file:
+        data = file.read(FIRST_BYTES)
+        try:
+            parse(data)
+        except StatsError as error:
+            if not error.offset:
+                return data
+        data += file.read(MOST_BYTES + 1 - len(data))
+    if len(data) > MOST_BYTES:
+        raise StatsError(MOST_BYTES, f"more than {MOST_BYTES >> 20} MiB of statistics")
+    return data
 
 
 def _text(stats: Stats) -> Iterator[str]:

@@ -43,14 +43,21 @@ def device_number(name: str, root: Path = Path("/sys/class/block")) -> int | Non
 
 
 class DeviceNames:
-    """Looks names up, and remembers those it found: a device that comes later is found, too."""
+    """Looks names up, and remembers those it found: a device that comes later is found, too.
+
+    Attributes:
+        is_of_this_host: else there is no name for any device.
+    """
 
     def __init__(self, root: Path = ROOT) -> None:
+        self.is_of_this_host = True
         self._root = root
         self._known: dict[int, str] = {}
 
     def __call__(self, number: int) -> str | None:
         """As ``device_name``."""
+        if not self.is_of_this_host:
+            return None
         name = self._known.get(number) or device_name(number, self._root)
         if name is not None:
             self._known[number] = name
@@ -58,5 +65,5 @@ class DeviceNames:
 
 
 def nameless(number: int) -> str | None:
-    """No name for any device: the trace is of another host."""
+    """No name for any device: the trace may be of another host."""
     return None

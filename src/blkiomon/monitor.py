@@ -124,6 +124,10 @@ class Monitor:
         self._epoch_ns: int | None = None  # decided with the first interval
         self._has_decided = False
 
+    def choose_clock(self, clock: str) -> None:
+        """Go by another clock, "trace" or "wall"; before the first bytes alone."""
+        self._clock = clock
+
     def feed(self, data: ReadableBuffer) -> list[Interval]:
         """Take the next bytes of a stream, cut anywhere; hand out the intervals that they end.
 

@@ -20,14 +20,32 @@ from types import FrameType, TracebackType
 
 from blkiomon.clock import WallClock
 from blkiomon.config import Config
-from blkiomon.console import EXIT_FAILURE, EXIT_OK, STOP_SIGNALS, complain
+from blkiomon.console import (
+    EXIT_INPUT,
+    EXIT_OK,
+    EXIT_OUTPUT,
+    EXIT_PIPE,
+    EXIT_USAGE,
+    STOP_SIGNALS,
+    complain,
+)
 from blkiomon.errors import SourceError, TraceError, complaint
+from blkiomon.findings import Findings
 from blkiomon.monitor import Monitor
 from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
 from blkiomon.privileges import PrivilegeError, bind, drop
 from blkiomon.progress import Progress
-from blkiomon.sources import ContinuedReader, FileSource, Source, is_packed, open_trace
+from blkiomon.recorded import Beginning
+from blkiomon.sources import (
+    ContinuedReader,
+    FileSource,
+    Source,
+    input_files,
+    is_packed,
+    open_trace,
+)
 from blkiomon.sources.capture import Capture, CaptureError, open_capture
+from blkiomon.sources.kinds import HEAD_BYTES, check_trace
 
 READ_BYTES = 1 << 20
 """Read at most so much at a time: a pipe never holds more, and a boundary is never far."""
@@ -49,7 +67,8 @@ class Line:
         config: what is asked for.
         outputs: where intervals, and records for the debug and driver outputs, go.
         report: tells the user one line.
-        clock: by which intervals end, "trace" or "wall".
+        clock: by which intervals end, "trace" or "wall"; None: that of the wall for a live trace,
+            the trace's own for one that turns out to have been recorded.
     """
 
     def __init__(
@@ -57,8 +76,10 @@ class Line:
         config: Config,
         outputs: Outputs,
         report: Callable[[str], None] = complain,
-        clock: str = "wall",
+        clock: str | None = "wall",
     ) -> None:
+        self._beginning = None if clock else Beginning()
+        clock = clock or "wall"
         self.monitor = Monitor(
             config.interval_s,
             clock=clock,
@@ -77,6 +98,10 @@ class Line:
             keep_driver_data=config.driver is not None,
         )
         self.is_wall = clock == "wall"
+        self._config = config
+        # Like the original, nothing is said of a trace that is sound.
+        is_silent = config.is_original or config.screen
+        self._findings = None if is_silent else Findings()
         self._final = config.final
         self._debug = config.debug is not None
         self._max_devices = config.max_devices
@@ -87,17 +112,72 @@ class Line:
         self._fed_ns = time.monotonic_ns()
         self._cut_ns = self._fed_ns
 
+    def check(self, head: bytes) -> None:
+        """Find out what a stream is that begins so.
+
+        Raises:
+            WrongKindError: no trace.
+        """
+        if not self._config.resync:
+            check_trace(head, _name_of(self._config))
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether what has come is held, until it is known by which clock intervals end."""
+        return self._beginning is not None and bool(self._beginning.pieces)
+
+    def wait_s(self, left_s: float) -> float:
+        """Seconds until ``decide`` is due, where the interval ends in ``left_s``."""
+        return left_s if self._beginning is None else self._beginning.wait_s(left_s)
+
+    def decide(self, *, has_ended: bool = False) -> None:
+        """Choose the clock, if that is still to be done, and deal with what was held until now.
+
+        Raises:
+            TraceError: as ``feed``.
+        """
+        beginning, self._beginning = self._beginning, None
+        if beginning is None:
+            return
+        if beginning.is_recorded(has_ended=has_ended):
+            self.monitor.choose_clock("trace")
+            self.is_wall = False
+            self._outputs.take_as_recorded(keep_names=self._config.names is not None)
+            self._report(
+                "this trace was recorded: intervals end by its own clock (--clock wall: by this "
+                "host's)"
+            )
+        for piece in beginning.pieces:
+            self.feed(memoryview(piece))
+
     def feed(self, data: memoryview) -> None:
         """Deal with the next bytes of the stream.
 
         Raises:
             TraceError: they are no trace. What came before has been dealt with.
         """
+        if self._beginning is not None:
+            self._beginning.add(data)
+            return
         self._fed_ns = time.monotonic_ns()
         try:
             self.monitor.feed(data)
         finally:
             self._hand_over_records()
+        if self._findings is not None:
+            if self.monitor.engine.matches:
+                self._findings = None
+            else:
+                self._findings.add(data)
+
+    @property
+    def emptiness(self) -> str | None:
+        """Why there was no request, in a line; None if there was one, or nobody is to know."""
+        if self._findings is None:
+            return None
+        return self._findings.text(
+            self._config, self.monitor.totals.records, is_whole=not self.monitor.is_done
+        )
 
     def cut(self, time_ns: int) -> None:
         """End an interval at a wall-clock time in ns."""
@@ -130,10 +210,11 @@ class Line:
                     f"bad trace: {self._skips - SKIPS_SHOWN} more stretches skipped, "
                     f"{self.monitor.totals.skipped_bytes} bytes in all"
                 )
-            if self.monitor.skipped_intervals:
+            if self.monitor.skipped_intervals and not self._config.is_original:
+                # With the original's options nothing is missing: its outputs show none of these.
                 self._report(
-                    f"bad trace: time jumps ahead: {self.monitor.skipped_intervals} intervals "
-                    "without a record are left out"
+                    f"{self.monitor.skipped_intervals} intervals without a record are left out, "
+                    "where time jumps ahead"
                 )
             if over_limit := self.monitor.totals.over_limit:
                 self._report(
@@ -249,12 +330,12 @@ def _has_terminal() -> bool:
 def run(config: Config, fd: int = 0) -> int:
     """Monitor the devices or the trace in the files that are named, or else what is read from fd.
 
-    Ends with the trace, or when a signal comes. Returns the exit status: not 0 after a bad trace,
-    or an output that failed.
+    Ends with the trace, or when a signal comes. Returns the exit status: that of an output that
+    failed before that of a bad trace, of which the outputs hold what came before.
     """
     if config.user is not None and os.geteuid() != 0:
         complain("--user takes root, which is to be given up")
-        return EXIT_FAILURE
+        return EXIT_USAGE
     numbers = list(STOP_SIGNALS)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # else it is as nohup(1) wants it
         numbers.append(signal.SIGHUP)
@@ -273,12 +354,12 @@ def run(config: Config, fd: int = 0) -> int:
             status = _run(config, capture.fd, capture, numbers)
     except CaptureError as error:
         complain(str(error))
-        return EXIT_FAILURE
+        return EXIT_INPUT
     finally:
         while signal.sigtimedwait(numbers, 0):
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
-    return EXIT_FAILURE if capture.failed else status
+    return max(status, EXIT_INPUT) if capture.failed else status
 
 
 def _run(
@@ -289,45 +370,50 @@ def _run(
 ) -> int:
     source: Source | None = None
     try:
+        inputs = input_files(config.files)
         fd, source = _open_input(config, fd)
         is_file = source is not None or stat.S_ISREG(os.fstat(fd).st_mode)
         is_file = is_file and capture is None  # the tracer's is a file, too
     except SourceError as error:
         complain(str(error))
-        return EXIT_FAILURE
+        return EXIT_INPUT
     except OSError as error:
         complain(f"cannot read {_name_of(config)}: {error.strerror}")
-        return EXIT_FAILURE
-    clock_name = config.clock
+        return EXIT_INPUT
+    clock_name: str | None = config.clock
     if clock_name == "auto":
         clock_name = "trace" if is_file else "wall"
-    if config.names is None:
-        config = replace(config, names=not is_file)
+        if not is_file and capture is None and not config.is_drop_in:
+            clock_name = None
+    named = config if config.names is not None else replace(config, names=not is_file)
     clock = WallClock(config.interval_s)
     try:
         if config.user is not None:
             bind()  # outputs have threads
         # A file waits for slow outputs, a running tracer does not.
-        outputs = open_outputs(config, complain, lossless=is_file)
+        outputs = open_outputs(named, complain, lossless=is_file, inputs=inputs)
     except (OutputError, PrivilegeError) as error:
         complain(str(error))
-        return EXIT_FAILURE
+        return EXIT_OUTPUT
     if config.user is not None:
         try:
             drop(config.user)
         except PrivilegeError as error:
             complain(str(error))
             outputs.close()
-            return EXIT_FAILURE
+            return EXIT_USAGE
     line = Line(config, outputs, clock=clock_name)
     has_progress = False if config.screen else None  # by default, where it can be seen
     status = EXIT_OK
     with StopSignals(outputs.stop_waiting, numbers, reopens=not config.screen) as stop:
+        is_complete = False
         try:
             if source is None:
                 is_complete, packed = _read(line, clock, fd, stop, outputs, capture)
-                if packed:  # whoever writes that can wait: from here on it is read like a file
-                    source = FileSource(ContinuedReader(fd, packed, _name_of(config)))
+                if packed:
+                    # Whoever writes that can wait: from here on it is read like a file.
+                    reader = ContinuedReader(fd, packed, _name_of(config))
+                    source = FileSource(reader, resync=config.resync)
             if source is not None:
                 with Progress(source.total_bytes, is_shown=has_progress) as progress:
                     is_complete = _read_source(line, clock, source, stop, outputs, progress)
@@ -335,22 +421,37 @@ def _run(
             is_complete = False
         except (TraceError, SourceError, OSError, MemoryError) as error:
             is_complete = False
-            status = EXIT_FAILURE
+            status = EXIT_INPUT
             _explain(error, config)
+        try:
+            line.decide(has_ended=not stop.received)
+        except (TraceError, MemoryError) as error:
+            is_complete = False
+            if status == EXIT_OK:
+                _explain(error, config)
+            status = EXIT_INPUT
         try:
             line.end(clock.time_ns(), is_complete=is_complete)
         except (TraceError, MemoryError) as error:
-            status = EXIT_FAILURE
+            status = EXIT_INPUT
             _explain(error, config)
-        if stop.received:
-            if not config.screen or stop.number != signal.SIGINT:  # that is how one leaves it
-                complain("terminated by signal")
+        was_left = stop.received or outputs.readers_left
+        if status == EXIT_OK and not was_left and (why := line.emptiness):
+            complain(f"{source.name if source else _name_of(config)}: {why}")
+            if is_complete and not line.monitor.totals.records:
+                status = EXIT_INPUT
+        is_stopped = stop.received
+        if not is_stopped:
+            outputs.close()  # where a signal may still come, while an output is waited for
+        if stop.received and not (config.screen and stop.number == signal.SIGINT):
+            complain("terminated by signal")  # which is not how one leaves the screen
+        if is_stopped:
             outputs.close(CLOSE_AFTER_SIGNAL_S)
-        else:
-            outputs.close()
     if source is not None:
         source.close()
-    return EXIT_FAILURE if outputs.failed else status
+    if outputs.failed:
+        return EXIT_OUTPUT
+    return status or (EXIT_PIPE if outputs.readers_left else EXIT_OK)
 
 
 def _open_input(config: Config, fd: int) -> tuple[int, Source | None]:
@@ -390,7 +491,7 @@ def _explain(error: TraceError | SourceError | OSError | MemoryError, config: Co
     elif isinstance(error, SourceError):
         complain(complaint(error))
     elif isinstance(error, MemoryError):
-        complain(f"out of memory: {error or 'nothing more is read'}")
+        complain(f"out of memory: {str(error) or f'nothing more of {_name_of(config)} is read'}")
     else:
         complain(f"cannot read {_name_of(config)}: {error.strerror}")
 
@@ -416,7 +517,12 @@ def _read(
         if stop.take_reopen():
             outputs.reopen()
         left_s = clock.remaining_s() if line.is_wall else 1e6
-        if left_s <= 0:
+        if line.is_undecided:
+            left_s = line.wait_s(left_s)
+            if left_s <= 0:
+                line.decide()
+                continue
+        elif left_s <= 0:
             line.cut(clock.time_ns())
             clock.advance()
             left_s = 0  # read once between two cuts, however short the interval
@@ -438,6 +544,8 @@ def _read(
                 return True, b""
             if is_at_begin and is_packed(begun := bytes(buffer[:n])):
                 return False, begun
+            if is_at_begin:
+                line.check(begun[:HEAD_BYTES])
             is_at_begin = False
             line.feed(buffer[:n])
     return False, b""
@@ -487,7 +595,10 @@ def _read_source(
         if not data:
             return True
         line.feed(data)
-        if line.is_wall and clock.remaining_s() <= 0:
+        if line.is_undecided:
+            if line.wait_s(clock.remaining_s()) <= 0:
+                line.decide()
+        elif line.is_wall and clock.remaining_s() <= 0:
             line.cut(clock.time_ns())
             clock.advance()
         progress.show(source.done_bytes)

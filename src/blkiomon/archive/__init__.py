@@ -5,7 +5,6 @@ What needs a library is imported when it is needed: Dask only with a scheduler.
 
 from __future__ import annotations
 
-import getopt
 import json
 import logging
 import os
@@ -13,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blkiomon.console import (
-    EXIT_FAILURE,
     EXIT_INPUT,
     EXIT_OK,
     EXIT_OUTPUT,
@@ -56,7 +54,7 @@ every host, device and operation, and of all hosts together.
       --resync             after garbage go on at the next record, count what is skipped
       --max-pending=N      pending records kept at most (default 1000000): a worker's memory
       --max-age=SECONDS    age of a pending record at most (default 600)
-      --follow-symlinks    as root, also a DATASET behind links where anybody could have laid them
+      --follow-symlinks    as root, follow symbolic links that another user may have made
       --help               print this text
 
 A SOURCE is a trace as `blkiomon` takes it, compressed or not; a directory, of which all files of
@@ -89,25 +87,26 @@ does not answer; 4 if the dataset or the summary could not be written.
 
 def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon archive`` with what stands behind these words; returns the exit status."""
-    from blkiomon.cli import UsageError
+    from blkiomon.cli import UsageError, only, read_options
 
     try:
-        pairs, names = getopt.gnu_getopt(list(argv), "o:I:", [*_VALUES, *_FLAGS])
-    except getopt.GetoptError as error:
-        return _misused(error.msg)
+        pairs, names = read_options(argv, "o:I:", [*_VALUES, *_FLAGS])
+    except UsageError as error:
+        return misused(str(error), USAGE)
     given = {_SHORT.get(name, name[2:]): value for name, value in pairs}
     if "help" in given:
-        return _output_status(printed([HELP]))
+        return printed([HELP])
     try:
+        only(pairs, "-o", "--output")
         options = _options(given)
         workers = _workers(given)
         tls = _tls(given)
     except UsageError as error:
-        return _misused(str(error))
+        return misused(str(error), USAGE)
     if not given.get("output") or "\0" in given["output"]:
-        return _misused("the dataset's name is missing: -o DATASET")
+        return misused("the dataset's name is missing: -o DATASET", USAGE)
     if not names or not all(names) or any("\0" in name for name in names):
-        return _misused("which traces? They are named by their paths")
+        return misused("which traces? They are named by their paths", USAGE)
     try:
         from blkiomon.archive.run import ArchiveError, run
         from blkiomon.archive.traces import host_pattern
@@ -117,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         host_pattern(given.get("host"))
     except ValueError as error:
-        return _misused(f"--host: {error}")
+        return misused(f"--host: {error}", USAGE)
     scheduler = given.get("scheduler")
     if scheduler is not None:
         logging.disable(logging.CRITICAL)  # Dask's: what went wrong is told in a line
@@ -154,11 +153,6 @@ MOST_WORKERS = 1024
 MOST_SHARDS = 1024  # the engine's limit
 _FLAGS = ("json", "resync", "follow-symlinks", "help")
 _SHORT = {"-o": "output", "-I": "interval"}
-
-
-def _misused(why: str) -> int:
-    misused(why, USAGE)
-    return EXIT_USAGE
 
 
 def _options(given: dict[str, str]) -> Any:
@@ -219,11 +213,6 @@ def _needs(error: ImportError) -> str:
     return f"archive needs {error.name}: pip install 'blkiomon[{extra}]'"
 
 
-def _output_status(status: int) -> int:
-    """The exit status of what has been printed, or could not be."""
-    return EXIT_OUTPUT if status == EXIT_FAILURE else status
-
-
 def _show(summary: Summary, *, as_json: bool) -> int:
     for note in summary.notes:
         complain(note)
@@ -237,7 +226,7 @@ def _show(summary: Summary, *, as_json: bool) -> int:
         text = json.dumps(summary.to_dict(), allow_nan=False) + "\n"
     else:
         text = "".join(summary.text())
-    status = _output_status(printed([text]))
+    status = printed([text])
     if any(failure.is_of_dataset for failure in summary.failures):
         return EXIT_OUTPUT
     return status or (EXIT_INPUT if summary.failures else EXIT_OK)

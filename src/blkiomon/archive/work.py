@@ -171,5 +171,5 @@ def _intervals(
 
 def _told(error: Exception) -> str:
     if isinstance(error, MemoryError):
-        return f"out of memory: {error or 'nothing more was read'}"
+        return f"out of memory: {str(error) or 'nothing more was read'}"
     return f"bad trace: {error}" if isinstance(error, TraceError) else str(error)

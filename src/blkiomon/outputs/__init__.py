@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from blkiomon.outputs.debug import Final
 from blkiomon.outputs.driver import DriverData
 from blkiomon.outputs.files import FileSink, Format
 from blkiomon.outputs.msgqueue import MessageQueueSink
+from blkiomon.outputs.opening import Identity, Policy, check_output
 from blkiomon.outputs.parquet import MissingLibrary, ParquetFormat, PartsSink
 from blkiomon.outputs.sink import Item, Report, Sink
 
@@ -35,11 +37,20 @@ class OutputError(Exception):
 
 
 class Outputs:
-    """All destinations of a run."""
+    """All destinations of a run.
 
-    def __init__(self, sinks: Sequence[Sink], report: Report) -> None:
+    Args:
+        sinks: the destinations.
+        report: tells the user one line.
+        names: of devices, where these have names.
+    """
+
+    def __init__(
+        self, sinks: Sequence[Sink], report: Report, names: DeviceNames | None = None
+    ) -> None:
         self.sinks = tuple(sinks)
         self._report = report
+        self._names = names
         for sink in self.sinks:
             sink.start()
 
@@ -49,6 +60,11 @@ class Outputs:
         return any(
             sink.failed or sink.dropped_intervals or sink.dropped_records for sink in self.sinks
         )
+
+    @property
+    def readers_left(self) -> bool:
+        """Whether whoever read standard output wants no more."""
+        return any(sink.reader_left for sink in self.sinks)
 
     @property
     def are_of_use(self) -> bool:
@@ -64,6 +80,17 @@ class Outputs:
         """Files that have been moved away get nothing more; new ones take their place."""
         for sink in self.sinks:
             sink.reopen()
+
+    def take_as_recorded(self, *, keep_names: bool) -> None:
+        """Wait for outputs from now on: what was taken for live was recorded.
+
+        Args:
+            keep_names: of devices, although they may be of another host.
+        """
+        if self._names is not None and not keep_names:
+            self._names.is_of_this_host = False
+        for sink in self.sinks:
+            sink.take_as_recorded()
 
     def stop_waiting(self) -> None:
         """Be lossless no longer; safe in a signal handler."""
@@ -83,22 +110,31 @@ class Outputs:
                 )
 
 
-def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> Outputs:
+def open_outputs(
+    config: Config,
+    report: Report,
+    *,
+    lossless: bool = False,
+    inputs: frozenset[Identity] = frozenset(),
+) -> Outputs:
     """Open and start all outputs of a configuration.
 
     Args:
         config: what is asked for.
         report: tells the user one line, without the program's name; called by any thread.
         lossless: wait for outputs instead of dropping, where nothing is lost by waiting.
+        inputs: the files that are read, which no output may write to.
 
     Raises:
-        OutputError: one of them cannot be opened.
+        OutputError: one of them cannot be opened, or must not be written to, or two are one file.
+            In the last two cases none has been opened.
     """
-    name_of = DeviceNames() if config.names else nameless
+    names = DeviceNames() if config.names else None
+    name_of = names or nameless
     wanted = [
         (config.human, Format((Interval,), human.renderer(config.stat_version))),
         (config.binary, Format((Interval,), binary.renderer(config.stat_version))),
-        (config.driver, Format((DriverData,), driver.render)),
+        (config.driver, Format((DriverData,), driver.render, is_dump=True)),
         (config.debug, Format((np.ndarray, Final), debug.render)),
         (config.json, Format((Interval,), jsonl.renderer(name_of))),
         (config.csv, Format((Interval,), csv.renderer(name_of), head=csv.HEAD)),
@@ -119,15 +155,24 @@ def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> O
         if not has_parts:
             by_path[config.parquet] = [Format((Interval,), parquet.render, finish=parquet.finish)]
 
+    policy = Policy(follow=config.follow_symlinks, overwrite=config.overwrite, inputs=inputs)
+    policies = {
+        path: replace(policy, is_dump=any(form.is_dump for form in formats))
+        for path, formats in by_path.items()
+    }
+    replaced = [config.textfile] if config.textfile is not None else []
+    if config.parquet is not None and has_parts:
+        replaced.append(f"{config.parquet}/.")
+    _check(policies, dict.fromkeys(replaced, policy))
+
     options: dict[str, Any] = {"lossless": lossless, "verbose": config.verbose}
-    follow = config.follow_symlinks
     sinks: list[Sink] = []
     name = ""
     try:
         for name, formats in by_path.items():
-            sinks.append(FileSink(name, formats, report, follow=follow, **options))
+            sinks.append(FileSink(name, formats, report, policy=policies[name], **options))
         if parquet is not None and config.parquet is not None and has_parts:
-            sinks.append(PartsSink(config.parquet, parquet, report, follow=follow, **options))
+            sinks.append(PartsSink(config.parquet, parquet, report, policy=policy, **options))
         if config.queue_path is not None:
             assert config.queue_id is not None and config.queue_message_type is not None
             name = config.queue_path
@@ -144,10 +189,30 @@ def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> O
     except OSError as error:
         raise OutputError(f"could not write to {name}: {error.strerror}") from error
     if config.textfile is not None or config.openmetrics is not None:
-        sinks += _open_metrics(config, name_of, report, options)
+        sinks += _open_metrics(config, name_of, policy, report, options)
     if config.screen:
         sinks.append(_open_screen(config, name_of, report, options))
-    return Outputs(sinks, report)
+    return Outputs(sinks, report, names)
+
+
+def _check(written: dict[str, Policy], replaced: dict[str, Policy]) -> None:
+    """Make sure that all files may be written to, and that no two of them are one.
+
+    Raises:
+        OutputError: they may not, or they are.
+    """
+    names: dict[Hashable, str] = {}
+    for replaces, policies in ((False, written), (True, replaced)):
+        for path, policy in policies.items():
+            name = "standard output" if path == "-" and not replaces else path
+            try:
+                key = check_output(path, policy, replaces=replaces)
+            except OSError as error:
+                raise OutputError(f"could not write to {name}: {error.strerror}") from error
+            if key in names:
+                raise OutputError(f"{names[key]} and {name} are one file: give each output its own")
+            if key is not None:
+                names[key] = name
 
 
 def _is_directory(path: str) -> bool:
@@ -158,7 +223,11 @@ def _is_directory(path: str) -> bool:
 
 
 def _open_metrics(
-    config: Config, name_of: Callable[[int], str | None], report: Report, options: dict[str, Any]
+    config: Config,
+    name_of: Callable[[int], str | None],
+    policy: Policy,
+    report: Report,
+    options: dict[str, Any],
 ) -> list[Sink]:
     from blkiomon.outputs import openmetrics  # a web server, which takes a while to import
 
@@ -168,9 +237,8 @@ def _open_metrics(
         if config.textfile is not None:
             doing = f"write to {config.textfile}"
             metrics = openmetrics.Metrics(name_of)
-            follow = config.follow_symlinks
             sinks.append(
-                openmetrics.TextfileSink(config.textfile, metrics, report, follow=follow, **options)
+                openmetrics.TextfileSink(config.textfile, metrics, report, policy=policy, **options)
             )
         if config.openmetrics is not None:
             doing = f"listen on {openmetrics.http_name(config.openmetrics)}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from blkiomon.outputs.opening import open_output
+from blkiomon.outputs.opening import DEFAULT, Policy, open_output
 from blkiomon.outputs.sink import POLL_S, Item, Report, Sink, Undelivered
 
 WRITE_BYTES = 1 << 16
@@ -32,12 +32,14 @@ class Format:
         finish: makes what stands at the end; what is rendered after that begins anew. A format that
             has an end is of use only as a whole: a part that does not fit is waited for, and when
             one cannot be delivered, nothing more is.
+        is_dump: what it makes are driver records, which begin like a trace.
     """
 
     takes: tuple[type, ...]
     render: Callable[[Any], Iterator[bytes]]
     head: bytes = b""
     finish: Callable[[], Iterator[bytes]] | None = None
+    is_dump: bool = False
 
 
 class FileSink(Sink):
@@ -49,11 +51,11 @@ class FileSink(Sink):
     Args:
         path: as the user gave it; ``-`` is standard output.
         formats: in the order of their pieces.
-        follow: as for ``open_output``.
+        policy: what outputs may write to.
         report, options: as for ``Sink``.
 
     Raises:
-        OSError: it cannot be opened, is a block device or is the input.
+        OSError: it cannot be opened, or must not be written to.
     """
 
     def __init__(
@@ -62,18 +64,18 @@ class FileSink(Sink):
         formats: Sequence[Format],
         report: Report,
         *,
-        follow: bool = False,
+        policy: Policy = DEFAULT,
         **options: Any,
     ) -> None:
         super().__init__("standard output" if path == "-" else path, report, **options)
         self._path = path
-        self._follow = follow
+        self._policy = policy
         self._formats = tuple(formats)
         self._head = b"".join(f.head for f in self._formats)  # as long as it is not delivered
         self._has_end = any(f.finish for f in self._formats)
         self._has_waited = False  # for space
         self._item_bytes = 0  # of the item in hand, written so far
-        self._fd = open_output(path, follow=follow)
+        self._fd = open_output(path, policy)
 
     def takes(self, item: Item) -> bool:
         return any(isinstance(item, f.takes) for f in self._formats)
@@ -82,8 +84,14 @@ class FileSink(Sink):
         # What was opened is a FIFO without a reader, or it is there.
         if self._fd is None:
             self._fd = self._until_there(
-                lambda: open_output(self._path, follow=self._follow), f"a reader of {self.name}"
+                lambda: open_output(self._path, self._policy), f"a reader of {self.name}"
             )
+
+    def _complain(self, error: OSError, consequence: str) -> None:
+        if self._path == "-" and error.errno == errno.EPIPE:
+            self.reader_left = True  # of standard output, as head(1) does
+            return
+        super()._complain(error, consequence)
 
     def _deliver(self, item: Item) -> None:
         self._connect()
@@ -104,7 +112,7 @@ class FileSink(Sink):
             if os.path.samestat(os.stat(self._path), status):  # noqa: PTH116
                 return
         try:
-            new = open_output(self._path, follow=self._follow, keep=True)
+            new = open_output(self._path, self._policy, keep=True)
         except OSError as error:
             self._complain(error, "it goes on in the file as it was")
             return
@@ -138,7 +146,7 @@ class FileSink(Sink):
             self._cut_back()
             if isinstance(error, Undelivered):
                 if self._has_end:
-                    raise OSError(errno.EPIPE, "its reader took no more in time") from error
+                    raise OSError(errno.ETIMEDOUT, "its reader took no more in time") from error
                 raise
             if self._has_end or error.errno not in _NO_SPACE:
                 raise

@@ -1,8 +1,16 @@
-"""How a file is opened for writing, so that nobody else decides which one it is.
+"""Which file an output writes to, and which files it must not touch.
 
-Where anybody may write to a directory (``/tmp``), a symbolic link, a FIFO or a file of somebody
-else may stand where root is about to write. The kernel can refuse that (``fs.protected_symlinks``,
-``_fifos``, ``_regular``), but is not always told to: for root, we do it ourselves.
+**Traces.** No output replaces, truncates or continues a file that this run reads, whatever its name
+there. Nor does it touch any other regular file that begins like a trace or is compressed, as traces
+are and outputs never are, unless the user says so (``Policy.overwrite``). ``check_output`` finds
+that out without opening anything for writing, and is called for every output of a run before the
+first one is opened; whoever opens a file checks again.
+
+**What others could have put there, for root.** A link that somebody else could have made is not
+followed; see ``links``. In a directory where others could have put it, root also refuses a file or
+FIFO of another user (but the owner of the directory), and a file of root's that has a second name
+(a hard link). ``Policy.follow`` allows all of these. For other users the kernel's own rules hold
+(``fs.protected_symlinks`` and its like).
 """
 
 from __future__ import annotations
@@ -10,24 +18,95 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
-from typing import IO
+from dataclasses import dataclass
+from typing import IO, Literal, NamedTuple
+
+from blkiomon.errors import TraceError
+from blkiomon.layout import MAGIC
+from blkiomon.outputs.links import (
+    ADVICE,
+    DIRECTORY,
+    OTHERS_WRITE,
+    is_proc,
+    open_directory,
+    without_links,
+)
+from blkiomon.sources.readers import HEAD_BYTES, is_packed
 
 MODE = 0o644
 """Of new files, less what the umask takes."""
 
-_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_MAX_LINKS = 40  # as the kernel
-_ADVICE = "in a directory that anybody can write to; --follow-symlinks takes it"
+DUMP_BYTES = 1 << 16
+"""So much of a file shows whether ``-d`` wrote it."""
+
+_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
+_MAGICS = [(MAGIC | version).to_bytes(4, order) for version in (7, 8) for order in _ORDERS]
+_DRIVER_DATA = 1 << 30  # the category of a record, in its action
+
+Identity = tuple[int, int]
+"""Device and inode."""
 
 
-def open_output(path: str, *, follow: bool = False, keep: bool = False) -> int | None:
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What outputs may write to.
+
+    Attributes:
+        follow: as root, also through links and to files that another user could have put there.
+        overwrite: also to files that begin like a trace.
+        inputs: the files that this run reads: never to these.
+        is_dump: the output holds driver records, as ``-d`` writes them: also to a file of these.
+    """
+
+    follow: bool = False
+    overwrite: bool = False
+    inputs: frozenset[Identity] = frozenset()
+    is_dump: bool = False
+
+
+DEFAULT = Policy()
+
+
+def identity(status: os.stat_result) -> Identity:
+    """What tells whether two names are of one file."""
+    return status.st_dev, status.st_ino
+
+
+def check_output(path: str, policy: Policy = DEFAULT, *, replaces: bool = False) -> Hashable:
+    """Make sure that an output may write to a file; opens nothing for writing.
+
+    Args:
+        path: as the user gave it; ``-`` is standard output, unless the file is replaced.
+        policy: what outputs may write to.
+        replaces: it is to be replaced, as ``write_whole`` does.
+
+    Returns:
+        What two spellings of one file have in common; None for what is no regular file.
+
+    Raises:
+        OSError: it must not be written to, or its directory cannot be found.
+    """
+    if path == "-" and not replaces:
+        status = _check_stdout(policy)
+        return identity(status) if stat.S_ISREG(status.st_mode) else None
+    with _place(path, policy, replaces=replaces) as place:
+        found = _check(place, policy, replaces=replaces)
+        if found is not None:
+            return identity(found) if stat.S_ISREG(found.st_mode) else None
+        target = os.path.realpath(path)  # of a link, too, which leads to what is not there yet
+        if not replaces and not place.no_follow and target != os.path.abspath(path):  # noqa: PTH100
+            return check_output(target, policy)
+        return *identity(os.fstat(place.directory)), place.name
+
+
+def open_output(path: str, policy: Policy = DEFAULT, *, keep: bool = False) -> int | None:
     """Open for writing at the end, of an empty file unless ``keep``; never blocks.
 
     Args:
         path: as the user gave it; ``-`` is standard output.
-        follow: also where, for root, somebody else may have chosen what is written to.
+        policy: what outputs may write to.
         keep: what the file holds stays.
 
     Returns:
@@ -37,28 +116,26 @@ def open_output(path: str, *, follow: bool = False, keep: bool = False) -> int |
         OSError: it cannot be opened, or must not be written to.
     """
     if path == "-":
-        _refuse(os.fstat(1))
+        _check_stdout(policy)
         return os.dup(1)
-    with _place(path, follow) as (directory, name, no_follow):
+    with _place(path, policy) as place:
         # First without opening (closing a device that was open for writing has effects of its own),
         # and once more when it is certain what was opened.
-        with suppress(FileNotFoundError):
-            status = os.stat(name, dir_fd=directory, follow_symlinks=not no_follow)
-            _refuse(status)
-            _refuse_of_others(status, directory, follow)
+        found = _check(place, policy)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
-            fd = os.open(name, flags | no_follow, MODE, dir_fd=directory)
+            fd = os.open(place.name, flags | place.no_follow, MODE, dir_fd=place.directory)
         except OSError as error:
-            if error.errno == errno.ENXIO and stat.S_ISFIFO(
-                os.stat(name, dir_fd=directory).st_mode
-            ):
+            if error.errno == errno.ENXIO and found is not None and stat.S_ISFIFO(found.st_mode):
                 return None
             raise
         try:
             status = os.fstat(fd)
-            _refuse(status)
-            _refuse_of_others(status, directory, follow)
+            _refuse_input(status, policy)
+            _refuse_of_others(status, os.fstat(place.directory), policy)
+            is_new = found is None and status.st_size == 0
+            if not is_new and not (found is not None and os.path.samestat(found, status)):
+                raise OSError(errno.EAGAIN, "another file has just taken its name")
             if stat.S_ISREG(status.st_mode) and not keep:
                 os.ftruncate(fd, 0)
             os.set_blocking(fd, True)
@@ -69,32 +146,33 @@ def open_output(path: str, *, follow: bool = False, keep: bool = False) -> int |
 
 
 def write_whole(
-    path: str | os.PathLike[str], write: Callable[[IO[bytes]], object], *, follow: bool = False
+    path: str | os.PathLike[str], write: Callable[[IO[bytes]], object], policy: Policy = DEFAULT
 ) -> None:
     """Write a file so that it is there as a whole, or not at all: what was there is replaced.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written, or must not be replaced.
     """
-    with whole_file(path, f".blkiomon.{os.urandom(8).hex()}.new", follow=follow) as file:
+    with whole_file(path, f".blkiomon.{os.urandom(8).hex()}.new", policy) as file:
         write(file)
 
 
 @contextmanager
 def whole_file(
-    path: str | os.PathLike[str], new: str, *, follow: bool = False
+    path: str | os.PathLike[str], new: str, policy: Policy = DEFAULT
 ) -> Iterator[IO[bytes]]:
     """As ``write_whole``, a file to write to; in the meantime its name is ``new``."""
-    with _place(os.fspath(path), follow, replaces=True) as (directory, name, _):
+    with _place(os.fspath(path), policy, replaces=True) as place:
+        _check(place, policy, replaces=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        fd = os.open(new, flags, MODE, dir_fd=directory)
+        fd = os.open(new, flags, MODE, dir_fd=place.directory)
         try:
             with open(fd, "wb") as file:
                 yield file
-            os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
+            os.rename(new, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
         except BaseException:
             with suppress(OSError):
-                os.unlink(new, dir_fd=directory)
+                os.unlink(new, dir_fd=place.directory)
             raise
 
 
@@ -106,8 +184,8 @@ def make_directories(path: str | os.PathLike[str]) -> None:
     """
     whole = os.path.abspath(path)  # noqa: PTH100 (of a name that need not be text)
     try:
-        with _place(whole, False, replaces=True) as (directory, name, _):
-            os.mkdir(name, dir_fd=directory)
+        with _place(whole, DEFAULT, replaces=True) as place:
+            os.mkdir(place.name, dir_fd=place.directory)
     except FileExistsError:
         pass  # what it is shows when it is gone through
     except FileNotFoundError:
@@ -115,90 +193,131 @@ def make_directories(path: str | os.PathLike[str]) -> None:
         make_directories(whole)
 
 
+# --- where it is ----------------------------------------------------------------------------------
+
+
+class _Place(NamedTuple):
+    """Where a file is, or will be."""
+
+    directory: int
+    name: str
+    no_follow: int  # O_NOFOLLOW where a link would have been made in the meantime
+
+    def status(self, *, follow: bool) -> os.stat_result | None:
+        try:
+            return os.stat(self.name, dir_fd=self.directory, follow_symlinks=follow)
+        except FileNotFoundError:
+            return None
+
+
 @contextmanager
-def _place(path: str, follow: bool, *, replaces: bool = False) -> Iterator[tuple[int, str, int]]:
-    """The directory of a file, its name there, and O_NOFOLLOW where that is no link to follow.
+def _place(path: str, policy: Policy, *, replaces: bool = False) -> Iterator[_Place]:
+    """Find the directory of a file.
 
     Raises:
         OSError: there is no such directory, or a link on the way must not be followed.
     """
-    if follow or os.geteuid() != 0:
+    no_follow = 0
+    if not policy.follow and os.geteuid() == 0:
+        path, no_follow = without_links(path, replaces)
         parent, name = os.path.split(path)
-        directory, no_follow = os.open(parent or ".", _DIRECTORY), 0
+        directory = open_directory(parent or ".")
     else:
-        directory, name, no_follow = _walk(path, replaces)
+        parent, name = os.path.split(path)
+        directory = os.open(parent or ".", DIRECTORY)
     try:
-        yield directory, name or ".", no_follow
+        yield _Place(directory, name or ".", no_follow)
     finally:
         os.close(directory)
 
 
-def _walk(path: str, replaces: bool) -> tuple[int, str, int]:
-    """As ``_place``, step by step: what was looked at is what is gone through."""
-    steps = path.split("/")[::-1]
-    directory = os.open("/" if path.startswith("/") else ".", _DIRECTORY)
-    try:
-        links = 0
-        while True:
-            name = steps.pop()
-            if not steps and (replaces or not _is_link(directory, name)):
-                return directory, name, os.O_NOFOLLOW
-            flags = _DIRECTORY | os.O_NOFOLLOW
-            if _is_link(directory, name):
-                where = os.fstat(directory)
-                if where.st_mode & stat.S_IWOTH:
-                    raise OSError(errno.EPERM, f"{name} is a symbolic link {_ADVICE}")
-                if _is_proc(where):  # only the kernel knows where these lead
-                    if not steps:
-                        return directory, name, 0
-                    flags = _DIRECTORY
-                else:
-                    links += 1
-                    if links > _MAX_LINKS:
-                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-                    target = os.readlink(name, dir_fd=directory)
-                    steps += target.split("/")[::-1]
-                    name, flags = ("/" if target.startswith("/") else "."), _DIRECTORY
-            next_one = os.open(name or ".", flags, dir_fd=directory)
-            os.close(directory)
-            directory = next_one
-    except BaseException:
-        os.close(directory)
-        raise
+# --- what is there --------------------------------------------------------------------------------
 
 
-def _is_link(directory: int, name: str) -> bool:
-    try:
-        status = os.stat(name or ".", dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return stat.S_ISLNK(status.st_mode)
+def _check(place: _Place, policy: Policy, *, replaces: bool = False) -> os.stat_result | None:
+    """What stands in a place, and may be written to; None where there is nothing.
+
+    Raises:
+        OSError: it must not be written to.
+    """
+    if replaces:
+        target = None
+        with suppress(OSError):  # what a link leads to is not read if it cannot be reached
+            target = place.status(follow=True)
+        if target is not None:
+            _refuse_input(target, policy)
+    status = place.status(follow=not replaces and not place.no_follow)
+    if status is None:
+        return None
+    _refuse_input(status, policy)
+    if not replaces:
+        _refuse_of_others(status, os.fstat(place.directory), policy)
+    if stat.S_ISREG(status.st_mode):
+        _refuse_trace(status, policy, place.name, place.directory, place.no_follow)
+    return status
 
 
-def _is_proc(status: os.stat_result) -> bool:
-    try:
-        return status.st_dev == os.stat("/proc/self").st_dev  # noqa: PTH116
-    except OSError:
-        return False
+def _check_stdout(policy: Policy) -> os.stat_result:
+    status = os.fstat(1)
+    _refuse_input(status, policy)
+    if stat.S_ISREG(status.st_mode):
+        _refuse_trace(status, policy, "/proc/self/fd/1")
+    return status
 
 
-def _refuse(output: os.stat_result) -> None:
-    """Raises OSError where writing would destroy a disk or the trace that is being read."""
+def _refuse_input(output: os.stat_result, policy: Policy) -> None:
+    """Raises OSError where writing would destroy a disk or what is being read."""
     if stat.S_ISBLK(output.st_mode):
         raise OSError(errno.EPERM, "it is a block device, and outputs are files")
+    inputs = {*policy.inputs}
+    with suppress(OSError):
+        inputs.add(identity(os.fstat(0)))
+    if stat.S_ISREG(output.st_mode) and identity(output) in inputs:
+        raise OSError(errno.EPERM, "this run reads it")
+
+
+def _refuse_trace(
+    output: os.stat_result, policy: Policy, name: str, directory: int | None = None, flags: int = 0
+) -> None:
+    """Raises OSError where a regular file begins like a trace, and is not to be overwritten."""
+    if policy.overwrite or not output.st_size:
+        return
+    flags |= os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        source = os.fstat(0)
-    except OSError:
+        fd = os.open(name, flags, dir_fd=directory)
+    except OSError:  # we may write to it, but not see what it holds
         return
-    if stat.S_ISREG(output.st_mode) and os.path.samestat(output, source):
-        raise OSError(errno.EPERM, "it is the input")
+    try:
+        head = os.pread(fd, DUMP_BYTES if policy.is_dump else HEAD_BYTES, 0)
+    finally:
+        os.close(fd)
+    if is_packed(head):
+        raise OSError(errno.EPERM, "it is compressed, as traces are; --overwrite replaces it")
+    if head[:4] in _MAGICS and not (policy.is_dump and _is_dump(head)):
+        raise OSError(errno.EPERM, "it begins like a trace; --overwrite replaces it")
 
 
-def _refuse_of_others(output: os.stat_result, directory: int, follow: bool) -> None:
+def _is_dump(head: bytes) -> bool:
+    """Whether a file begins with driver records only, as ``-d`` writes them."""
+    from blkiomon._core import Engine  # which takes its time to load
+
+    engine = Engine(keep_records=True)
+    with suppress(TraceError):  # of what other outputs may have written there as well
+        engine.feed(head)
+    records = engine.take_records()
+    return len(records) > 0 and bool((records["action"] & _DRIVER_DATA).all())
+
+
+def _refuse_of_others(output: os.stat_result, where: os.stat_result, policy: Policy) -> None:
     """Raises OSError where root would hand out to what somebody else may have put there."""
-    where = os.fstat(directory)
-    if follow or os.geteuid() != 0 or not where.st_mode & stat.S_IWOTH or _is_proc(where):
+    if policy.follow or os.geteuid() != 0 or is_proc(where):
         return
-    is_lasting = stat.S_ISREG(output.st_mode) or stat.S_ISFIFO(output.st_mode)
-    if is_lasting and output.st_uid not in (0, where.st_uid):
-        raise OSError(errno.EPERM, f"it belongs to somebody else, {_ADVICE}")
+    if where.st_uid == 0 and not where.st_mode & OTHERS_WRITE:
+        return
+    is_regular = stat.S_ISREG(output.st_mode)
+    if not is_regular and not stat.S_ISFIFO(output.st_mode):
+        return
+    if output.st_uid not in (0, where.st_uid):
+        raise OSError(errno.EPERM, f"it belongs to another user, and is {ADVICE}")
+    if is_regular and output.st_uid == 0 and output.st_nlink > 1:
+        raise OSError(errno.EPERM, f"it is a hard link {ADVICE}")

@@ -37,7 +37,7 @@ from blkiomon.distribution import Distribution, bin_bounds
 from blkiomon.groups import NS_PER_S, Group
 from blkiomon.interchange import device_text
 from blkiomon.interval import Counts, Interval
-from blkiomon.outputs.opening import write_whole
+from blkiomon.outputs.opening import DEFAULT, Policy, write_whole
 from blkiomon.outputs.parquet import MissingLibrary
 from blkiomon.outputs.sink import Item, Report, Sink, Undelivered
 
@@ -255,7 +255,7 @@ class TextfileSink(Sink):
     Args:
         path: as the user gave it.
         metrics: for this sink alone.
-        follow: as for ``write_whole``.
+        policy: what outputs may write to.
         report, options: as for ``Sink``.
 
     Raises:
@@ -268,12 +268,12 @@ class TextfileSink(Sink):
         metrics: Metrics,
         report: Report,
         *,
-        follow: bool = False,
+        policy: Policy = DEFAULT,
         **options: Any,
     ) -> None:
         super().__init__(path, report, **options)
         self._path = Path(path)
-        self._follow = follow
+        self._policy = policy
         self._metrics = metrics
         if self._path.exists() and not self._path.is_file():
             raise OSError(0, "it is no file that could be replaced")
@@ -298,7 +298,7 @@ class TextfileSink(Sink):
 
     def _replace(self) -> None:
         text = self._metrics.text()[0]
-        write_whole(self._path, lambda file: file.write(text), follow=self._follow)
+        write_whole(self._path, lambda file: file.write(text), self._policy)
 
 
 class HttpSink(Sink):

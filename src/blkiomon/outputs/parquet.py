@@ -16,7 +16,7 @@ import numpy as np
 from blkiomon.devices import nameless
 from blkiomon.interval import Interval
 from blkiomon.outputs import table
-from blkiomon.outputs.opening import write_whole
+from blkiomon.outputs.opening import DEFAULT, Policy, write_whole
 from blkiomon.outputs.sink import Item, Report, Sink, Undelivered
 
 INTERVAL = "interval"
@@ -100,7 +100,7 @@ class PartsSink(Sink):
     Args:
         path: of the directory.
         form: for this sink alone.
-        follow: as for ``write_whole``.
+        policy: what outputs may write to.
         report, options: as for ``Sink``.
     """
 
@@ -110,13 +110,13 @@ class PartsSink(Sink):
         form: ParquetFormat,
         report: Report,
         *,
-        follow: bool = False,
+        policy: Policy = DEFAULT,
         **options: Any,
     ) -> None:
         super().__init__(path, report, **options)
         self._directory = Path(path)
         self._form = form
-        self._follow = follow
+        self._policy = policy
 
     def takes(self, item: Item) -> bool:
         return isinstance(item, Interval)
@@ -126,7 +126,7 @@ class PartsSink(Sink):
         data = b"".join([*self._form.render(item), *self._form.finish()])
         path = self._directory / f"interval-{item.end_ns:020}.parquet"
         try:
-            write_whole(path, lambda file: file.write(data), follow=self._follow)
+            write_whole(path, lambda file: file.write(data), self._policy)
         except OSError as error:
             if not self.failed:
                 self._complain(error, "what does not fit is dropped until there is space again")

@@ -57,6 +57,7 @@ class Sink(ABC):
 
     Attributes:
         failed: something went wrong; the exit status must not be 0.
+        reader_left: whoever read it wants no more, which is no failure.
         dropped_intervals: how many were not delivered whole.
         dropped_records: likewise mismatches, leftovers and driver data, and the totals as one.
     """
@@ -73,6 +74,7 @@ class Sink(ABC):
     ) -> None:
         self.name = name
         self.failed = False
+        self.reader_left = False
         self.dropped_intervals = 0
         self.dropped_records = 0
         self._report = report
@@ -123,6 +125,11 @@ class Sink(ABC):
             self._weigh(item, 1)
             self._queue.append(item)
             self._changed.notify_all()
+
+    def take_as_recorded(self) -> None:
+        """Be lossless from now on."""
+        self._lossless = True
+        self._drops = False
 
     def stop_waiting(self) -> None:
         """Have put() wait no longer: the run ends. Takes no lock, for a signal handler."""
@@ -239,15 +246,22 @@ class Sink(ABC):
             raise Undelivered
 
     def _until_there(self, attempt: Callable[[], T | None], what: str) -> T:
-        """Call ``attempt`` until it finds something. Raises Undelivered when the sink closes."""
+        """Call ``attempt`` until it finds something.
+
+        Raises:
+            Undelivered: the sink closes, and is not or no longer lossless.
+        """
         told = not self._verbose
         while (found := attempt()) is None:
-            if self._closing.is_set():
-                raise Undelivered
             if not told:
                 self._report(f"waiting for {what}")
                 told = True
-            self._closing.wait(POLL_S)
+            if not self._closing.wait(POLL_S):
+                continue
+            if not self._lossless:
+                raise Undelivered
+            self._progressed()  # so that close() waits as well
+            self._pause(POLL_S)
         return found
 
     def _complain(self, error: OSError, consequence: str) -> None:
@@ -273,6 +287,8 @@ class Sink(ABC):
             self._record_bytes += sign * _record_bytes(item)
 
     def _count_dropped(self, item: Item | Reopen) -> None:
+        if self.reader_left:
+            return
         if isinstance(item, Interval):
             self.dropped_intervals += 1
         elif isinstance(item, Final):

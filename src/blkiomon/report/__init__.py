@@ -5,11 +5,10 @@ matplotlib is imported when something is drawn, and not before.
 
 from __future__ import annotations
 
-import getopt
 from collections.abc import Sequence
 from pathlib import Path
 
-from blkiomon.console import EXIT_FAILURE, EXIT_OK, complain, misused, printed
+from blkiomon.console import EXIT_INPUT, EXIT_OK, EXIT_USAGE, complain, misused, printed
 from blkiomon.errors import SourceError, TraceError
 
 USAGE = """\
@@ -26,8 +25,9 @@ A page to look at and to keep: what ran, how fast, how long requests took and wh
       --title=TEXT     heading of the page
       --chart=NAME     only this one: iops, bandwidth, percentiles, heat, tail, sizes, in-flight,
                        sectors or sequential, heat-read and the like (repeatable)
+      --overwrite      replace FILE even if it begins like a trace
       --follow-symlinks
-                       as root, also links where anybody could have laid them
+                       as root, follow symbolic links that another user may have made
       --help           print this text
 
 A TRACE is what `blkiomon` takes: files of blktrace, one or one for each CPU, or a directory. Files
@@ -41,19 +41,20 @@ PAGES = (".html", ".htm")
 
 def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon report`` with what stands behind these words; returns the exit status."""
+    from blkiomon.cli import UsageError, only, read_options
+
     try:
-        pairs, names = getopt.gnu_getopt(
-            list(argv),
+        pairs, names = read_options(
+            argv,
             "o:",
-            ["output=", "device=", "title=", "chart=", "follow-symlinks", "help"],
+            ["output=", "device=", "title=", "chart=", "overwrite", "follow-symlinks", "help"],
         )
-    except getopt.GetoptError as error:
-        return misused(error.msg, USAGE)
-    given = dict(pairs)
-    follow = "--follow-symlinks" in given
-    if "--help" in given:
-        return printed([HELP])
-    output = given.get("-o", given.get("--output"))
+        given = dict(pairs)
+        if "--help" in given:
+            return printed([HELP])
+        output = only(pairs, "-o", "--output")
+    except UsageError as error:
+        return misused(str(error), USAGE)
     if not output or "\0" in output:
         return misused("the page's name is missing: -o report.html", USAGE)
     suffix = Path(output).suffix.lower()
@@ -68,23 +69,26 @@ def main(argv: Sequence[str]) -> int:
     try:
         devices = device_numbers([value for name, value in pairs if name == "--device"])
         figures.check()
-        check_output(Path(output))
+        policy = check_output(
+            Path(output),
+            names,
+            follow="--follow-symlinks" in given,
+            overwrite="--overwrite" in given,
+        )
         found = collect(names, devices=devices)
         title = given.get("--title") or f"Block I/O of {', '.join(Path(n).name for n in names[:3])}"
         charts = figures.chosen(figures.charts(found), [v for n, v in pairs if n == "--chart"])
         if suffix in PICTURES:
             kind = PICTURES[suffix]
-            write_output(
-                Path(output), lambda file: figures.save(charts, title, file, kind), follow=follow
-            )
+            write_output(Path(output), lambda file: figures.save(charts, title, file, kind), policy)
         else:
             text = page.report(found, title, charts)
-            write_output(Path(output), lambda file: file.write(text.encode()), follow=follow)
+            write_output(Path(output), lambda file: file.write(text.encode()), policy)
     except (ReportError, SourceError, TraceError) as error:
         return told(error)
     if found.is_broken:
         complain(found.notes[-1])
-        return EXIT_FAILURE
+        return EXIT_INPUT
     return EXIT_OK
 
 
@@ -100,10 +104,10 @@ def device_numbers(names: Sequence[str]) -> list[int]:
     try:
         return [device_of(name) for name in names]
     except UsageError as error:
-        raise ReportError(str(error)) from error
+        raise ReportError(str(error), EXIT_USAGE) from error
 
 
 def told(error: Exception) -> int:
     """Say in a line what was wrong with the input or the output; returns the exit status."""
     complain(f"bad trace: {error}" if isinstance(error, TraceError) else str(error))
-    return EXIT_FAILURE
+    return getattr(error, "status", EXIT_INPUT)

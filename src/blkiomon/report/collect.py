@@ -21,6 +21,7 @@ import numpy as np
 
 from blkiomon import decode, layout
 from blkiomon._core import Engine
+from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT
 from blkiomon.cut import Cut, Table
 from blkiomon.errors import SourceError, StatsError, TraceError
 from blkiomon.groups import NS_PER_S
@@ -28,10 +29,11 @@ from blkiomon.interchange import device_text
 from blkiomon.interval import Counts, Interval, in_order, merge
 from blkiomon.moments import from_words, to_words
 from blkiomon.monitor import RECORDS_A_CUT
-from blkiomon.outputs.opening import write_whole
+from blkiomon.outputs import opening
+from blkiomon.outputs.opening import Policy, write_whole
 from blkiomon.progress import Progress
 from blkiomon.report.access import Accesses, Patterns
-from blkiomon.sources import open_trace
+from blkiomon.sources import input_files, open_trace
 from blkiomon.sources.readers import Reader
 
 MOST_SLICES = 512
@@ -51,7 +53,15 @@ TRACE, JSON, STATS = "trace", "JSON Lines", "statistics of -b"
 
 
 class ReportError(Exception):
-    """There is nothing to report on, or no way to; the text says why."""
+    """There is nothing to report on, or no way to; the text says why.
+
+    Attributes:
+        status: the exit status.
+    """
+
+    def __init__(self, text: str, status: int = EXIT_INPUT) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -574,24 +584,44 @@ def _intervals_of_stats(records: Table) -> Iterator[Interval]:
 # --- out ------------------------------------------------------------------------------------------
 
 
-def check_output(path: Path) -> None:
-    """Find out before long work whether a file can be there; raises ReportError."""
+def check_output(
+    path: Path, inputs: Sequence[str], *, follow: bool = False, overwrite: bool = False
+) -> Policy:
+    """Find out before long work whether a file can be there.
+
+    Args:
+        path: of the file.
+        inputs: names of what is read.
+        follow, overwrite: see ``Policy``.
+
+    Returns:
+        What it is to be written with.
+
+    Raises:
+        ReportError: it cannot be there, or must not be replaced.
+        SourceError: one of the inputs cannot be found.
+    """
+    policy = Policy(follow=follow, overwrite=overwrite, inputs=input_files(inputs))
     try:
         if path.is_dir():
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not path.parent.is_dir():
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        opening.check_output(str(path), policy, replaces=True)
     except OSError as error:
-        raise ReportError(f"cannot write {path}: {error.strerror}") from error
+        raise ReportError(f"cannot write {path}: {error.strerror}", EXIT_OUTPUT) from error
+    return policy
 
 
-def write_output(path: Path, write: Callable[[IO[bytes]], object], *, follow: bool = False) -> None:
+def write_output(
+    path: Path, write: Callable[[IO[bytes]], object], policy: Policy = opening.DEFAULT
+) -> None:
     """Write a file so that it is there as a whole, or not at all.
 
     Raises:
         ReportError: it cannot be written.
     """
     try:
-        write_whole(path, write, follow=follow)
+        write_whole(path, write, policy)
     except OSError as error:
-        raise ReportError(f"cannot write {path}: {error.strerror or error}") from error
+        raise ReportError(f"cannot write {path}: {error.strerror or error}", EXIT_OUTPUT) from error

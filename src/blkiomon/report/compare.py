@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import getopt
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blkiomon.console import EXIT_FAILURE, EXIT_OK, complain, misused, printed
+from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, complain, misused, printed
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.report import PAGES, PICTURES, device_numbers, told
 
@@ -40,8 +39,9 @@ files that --json wrote; of several runs on each side the spread between runs co
       --fail-if=RULE   exit with 1 if it holds; repeatable. 'read.p99 > +10%' is a change that is
                        shown; 'write.max > 50ms', 'read.iops < 900', '8:16/read.bandwidth < 40MB/s'
                        and 'all.errors > 0' are limits for B
+      --overwrite      replace FILE even if it begins like a trace
       --follow-symlinks
-                       as root, also links where anybody could have laid them
+                       as root, follow symbolic links that another user may have made
       --help           print this text
 """
 
@@ -52,25 +52,26 @@ MOST_CHARTED = 8
 
 def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon compare`` with what stands behind these words; returns the exit status."""
+    from blkiomon.cli import UsageError, only, read_options
+
     try:
-        pairs, names = getopt.gnu_getopt(
-            list(argv),
+        pairs, names = read_options(
+            argv,
             "o:",
             [
                 *("output=", "json", "device=", "title=", "chart=", "fail-if="),
-                *("follow-symlinks", "help"),
+                *("overwrite", "follow-symlinks", "help"),
             ],
         )
-    except getopt.GetoptError as error:
-        return misused(error.msg, USAGE)
-    given = dict(pairs)
-    follow = "--follow-symlinks" in given
-    if "--help" in given:
-        return printed([HELP])
+        given = dict(pairs)
+        if "--help" in given:
+            return printed([HELP])
+        output = only(pairs, "-o", "--output")
+    except UsageError as error:
+        return misused(str(error), USAGE)
     sides = _sides(names)
     if sides is None:
         return misused("compare takes two runs, or several of each side: A1 A2 : B1 B2", USAGE)
-    output = given.get("-o", given.get("--output"))
     suffix = Path(output or "").suffix.lower()
     if output is not None and ("\0" in output or suffix not in (*PAGES, *PICTURES)):
         return misused(f"-o takes a name that ends in .html, .png, .svg or .pdf: {output}", USAGE)
@@ -88,7 +89,12 @@ def main(argv: Sequence[str]) -> int:
         devices = device_numbers([value for name, value in pairs if name == "--device"])
         if output is not None:
             figures.check()
-            check_output(Path(output))
+            policy = check_output(
+                Path(output),
+                [*sides[0], *sides[1]],
+                follow="--follow-symlinks" in given,
+                overwrite="--overwrite" in given,
+            )
         a, b = ([_run(name, devices) for name in side] for side in sides)
         rows = compare(a, b, tuple(dict.fromkeys((*METRICS, *asked))))
         if output is not None:
@@ -97,13 +103,11 @@ def main(argv: Sequence[str]) -> int:
             if suffix in PICTURES:
                 kind = PICTURES[suffix]
                 write_output(
-                    Path(output),
-                    lambda file: figures.save(charts, title, file, kind),
-                    follow=follow,
+                    Path(output), lambda file: figures.save(charts, title, file, kind), policy
                 )
             else:
                 page = _page(title, a, b, rows, charts)
-                write_output(Path(output), lambda file: file.write(page.encode()), follow=follow)
+                write_output(Path(output), lambda file: file.write(page.encode()), policy)
     except (ReportError, SourceError, TraceError) as error:
         return told(error)
     text = json.dumps(_data(a, b, rows), allow_nan=False) + "\n" if "--json" in given else None
@@ -117,11 +121,13 @@ def _tell(
     """Say what is not as it should be; returns the exit status."""
     from blkiomon.report.rules import violated
 
-    told = [run.notes[-1] for run in (*a, *b) if run.is_broken]
-    told += filter(None, (violated(rule, rows) for rule in wanted))
-    for line in told:
+    broken = [run.notes[-1] for run in (*a, *b) if run.is_broken]
+    violations = [text for rule in wanted if (text := violated(rule, rows))]
+    for line in (*broken, *violations):
         complain(line)
-    return EXIT_FAILURE if told else EXIT_OK
+    if broken:
+        return EXIT_INPUT  # whatever a rule says of it
+    return EXIT_FAILURE if violations else EXIT_OK
 
 
 def _sides(names: Sequence[str]) -> tuple[list[str], list[str]] | None:

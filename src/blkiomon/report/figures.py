@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from blkiomon.console import EXIT_OUTPUT, EXIT_USAGE
 from blkiomon.layout import OPS
 from blkiomon.report.access import SECTOR_BYTES, Patterns
 from blkiomon.report.collect import Collected, ReportError
@@ -100,7 +101,9 @@ def _drawing() -> Iterator[Any]:
     try:
         import matplotlib
     except ImportError as error:
-        raise ReportError("pictures need matplotlib: pip install 'blkiomon[report]'") from error
+        raise ReportError(
+            "pictures need matplotlib: pip install 'blkiomon[report]'", EXIT_OUTPUT
+        ) from error
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
@@ -344,7 +347,7 @@ def chosen(made: Sequence[Chart], names: Sequence[str]) -> list[Chart]:
         of_name = [chart for chart in made if name in (chart.name, chart.name.partition("-")[0])]
         if not of_name:
             there = ", ".join(chart.name for chart in made)
-            raise ReportError(f"there is no chart {name!r}; there are {there}")
+            raise ReportError(f"there is no chart {name!r}; there are {there}", EXIT_USAGE)
         found += [chart for chart in of_name if chart not in found]
     return found or list(made)
 

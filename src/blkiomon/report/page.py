@@ -262,6 +262,7 @@ _LOSSES = {
     "lost_events": "events lost, by the tracer's own marks",
     "sequence_gaps": "records missing, by their sequence numbers",
     "completions_without_issue": "completions whose issue was not seen",
+    "issues_without_completion": "issues whose completion was not seen",
     "evicted": "issues and completions given up: no partner came",
     "mismatches": "pairs that are no request",
     "skipped_bytes": "bytes that are no records",

@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from blkiomon.errors import SourceError
-from blkiomon.sources.members import find_members
+from blkiomon.sources.members import find_members, input_files
 from blkiomon.sources.readers import ContinuedReader, Reader, is_packed
 from blkiomon.sources.streams import FileSource, MergedSource, Source
 
@@ -21,6 +21,7 @@ __all__ = [
     "FileSource",
     "Source",
     "SourceError",
+    "input_files",
     "is_packed",
     "open_trace",
     "source_of",
@@ -51,7 +52,9 @@ def open_trace(
         for member in found.members:
             readers.append(Reader(member.path))
         bases = dict.fromkeys(member.base for member in found.members)
-        return source_of(readers, ", ".join(bases), found.notes, resync=resync, report=report)
+        sets = [member.path and (member.path.parent, member.base) for member in found.members]
+        name = ", ".join(bases)
+        return source_of(readers, name, found.notes, sets=sets, resync=resync, report=report)
     except OSError as error:
         _close(readers)
         if error.errno == errno.EMFILE:
@@ -72,14 +75,15 @@ def source_of(
     name: str,
     notes: tuple[str, ...] = (),
     *,
+    sets: Sequence[Hashable] = (),
     resync: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Source:
-    """Opened files, at least one, as one stream; see ``open_trace``."""
+    """Opened files, at least one, as one stream; see ``open_trace`` and ``MergedSource``."""
     if len(readers) == 1:
-        return FileSource(readers[0], notes)
+        return FileSource(readers[0], notes, resync=resync)
     merged = f"{len(readers)} files of {name}"
-    return MergedSource(merged, readers, notes, resync=resync, report=report)
+    return MergedSource(merged, readers, notes, sets=sets, resync=resync, report=report)
 
 
 def _close(readers: Sequence[Reader]) -> None:

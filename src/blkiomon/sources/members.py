@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -59,6 +60,23 @@ def find_members(paths: Sequence[str | os.PathLike[str]]) -> Found:
     if not members:
         raise SourceError("the files to read have just been removed")
     return Found(tuple(members), tuple(finder.notes))
+
+
+def input_files(paths: Sequence[str | os.PathLike[str]]) -> frozenset[tuple[int, int]]:
+    """Device and inode of all regular files that are meant by these names, but standard input.
+
+    Raises:
+        SourceError: as ``find_members``.
+    """
+    found = set()
+    for member in find_members(paths).members if paths else ():
+        if member.path is None:
+            continue
+        with suppress(OSError):  # which opening it will explain
+            status = member.path.stat()
+            if stat.S_ISREG(status.st_mode):
+                found.add((status.st_dev, status.st_ino))
+    return frozenset(found)
 
 
 class _Finder:

@@ -18,12 +18,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from blkiomon.errors import DamagedError, SourceError
+from blkiomon.sources import kinds
 
 PACKED_BYTES = 1 << 14
 """Read so much of a compressed file at a time."""
 
 UNPACKED_BYTES = 1 << 16
 """Unpack so much at a time at most: what a damaged file takes with it."""
+
+MOST_MEMORY_BYTES = 1 << 28
+"""What unpacking may take; `xz -9` and `zstd -19` ask for a quarter of that."""
 
 HEAD_BYTES = 6
 """The longest magic."""
@@ -134,7 +138,7 @@ _GZIP = Packing("gzip", lambda head: head[:2] == b"\x1f\x8b", _Gzip, (zlib.error
 _XZ = Packing(
     "xz",
     lambda head: head[:6] == b"\xfd7zXZ\0",
-    lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ),
+    lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_MEMORY_BYTES),
     (lzma.LZMAError,),
 )
 
@@ -242,7 +246,7 @@ class Reader:
             os.set_blocking(self._fd, True)
 
     def _find_packing(self) -> None:
-        while len(self._head) < HEAD_BYTES and (more := self._read(HEAD_BYTES)):
+        while len(self._head) < HEAD_BYTES and (more := self._read(kinds.HEAD_BYTES)):
             self._head += more
         self.done_bytes += len(self._head)
         for packing in (_GZIP, _XZ):
@@ -265,6 +269,11 @@ class Reader:
             try:
                 data = self._unpacker.decompress(self._packed, most)
             except packing.errors as error:
+                if "memory" in str(error).lower():  # the libraries have no error of its own for it
+                    raise SourceError(
+                        f"{self.name}: {packing.name} asks for more memory than blkiomon takes for "
+                        f"unpacking, {MOST_MEMORY_BYTES >> 20} MiB: unpack it first"
+                    ) from error
                 raise DamagedError(
                     f"{self.name}: before byte offset {self.done_bytes}: "
                     f"damaged {packing.name} data: {error}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from types import TracebackType
 
+from blkiomon._core import Engine
 from blkiomon._merge import Merger
-from blkiomon.errors import TraceError, complaint
+from blkiomon.errors import SourceError, TraceError, complaint
+from blkiomon.sources.kinds import HEAD_BYTES, check_trace
 from blkiomon.sources.readers import Reader
 
 READ_BYTES = 1 << 18
@@ -24,6 +26,10 @@ LEAST_WINDOW_BYTES = 1 << 12
 
 SKIPS_SHOWN = 20
 """So many skipped stretches of input get a line of their own, the others share one."""
+
+
+SAME_CLOCK_NS = 10**9
+"""Timestamps of traces of one boot are no further apart, as the time of day is adjusted."""
 
 
 class Source(ABC):
@@ -80,14 +86,38 @@ class Source(ABC):
         self.close()
 
 
-class FileSource(Source):
-    """One file, as it is."""
+def checked(reader: Reader) -> Callable[[memoryview], int]:
+    """``readinto`` of a reader; it raises WrongKindError where the file is known to be no trace."""
+    is_first = True
 
-    def __init__(self, reader: Reader, notes: tuple[str, ...] = ()) -> None:
+    def readinto(buffer: memoryview) -> int:
+        nonlocal is_first
+        n = reader.readinto(buffer)
+        if is_first:
+            is_first = False
+            check_trace(bytes(buffer[: min(n, HEAD_BYTES)]), reader.name)
+        return n
+
+    return readinto
+
+
+class FileSource(Source):
+    """One file, as it is.
+
+    Args:
+        reader: of the file.
+        notes: see ``Source``.
+        resync: what is no trace may hold one.
+    """
+
+    def __init__(
+        self, reader: Reader, notes: tuple[str, ...] = (), *, resync: bool = False
+    ) -> None:
         self.name = reader.name
         self.total_bytes = reader.total_bytes
         self.notes = notes
         self._reader = reader
+        self._readinto = reader.readinto if resync else checked(reader)
         self._buffer = memoryview(mmap.mmap(-1, READ_BYTES))  # begins with a page
 
     @property
@@ -95,7 +125,7 @@ class FileSource(Source):
         return self._reader.done_bytes
 
     def read(self) -> memoryview:
-        return self._buffer[: self._reader.readinto(self._buffer)]
+        return self._buffer[: self._readinto(self._buffer)]
 
     def close(self) -> None:
         self._reader.close()
@@ -107,6 +137,7 @@ class MergedSource(Source):
     Args:
         name: of all of them.
         readers: of the files, in the order that decides between records of equal times.
+        sets: which set each file is of, as files of one set have one clock; one set unless given.
         notes: see ``Source``.
         resync: after bytes that are no record, go on at the next plausible one of that file.
         report: tells the user one line.
@@ -119,6 +150,7 @@ class MergedSource(Source):
         readers: Sequence[Reader],
         notes: tuple[str, ...] = (),
         *,
+        sets: Sequence[Hashable] = (),
         resync: bool = False,
         report: Callable[[str], None] | None = None,
         window_bytes: int | None = None,
@@ -131,12 +163,14 @@ class MergedSource(Source):
         known = [size for size in sizes if size is not None]
         self.total_bytes = sum(known) if len(known) == len(sizes) else None
         self._readers = list(readers)
+        self._sets = list(sets)
+        self._is_aligned = len(set(sets)) < 2
         self._report = report or (lambda text: None)
         self._skips = 0
         self._has_ended = False
         self._merger = Merger(
             [reader.name for reader in readers],
-            [reader.readinto for reader in readers],
+            [reader.readinto if resync else checked(reader) for reader in readers],
             window_bytes=window_bytes,
             output_bytes=READ_BYTES,
             resync=resync,
@@ -156,6 +190,9 @@ class MergedSource(Source):
 
     def read(self) -> memoryview:
         try:
+            if not self._is_aligned:
+                self._is_aligned = True
+                self._align()
             data = self._merger.read()
         except TraceError:
             self._end(self._merger.failures)
@@ -171,6 +208,35 @@ class MergedSource(Source):
     def close(self) -> None:
         for reader in self._readers:
             reader.close()
+
+    def _align(self) -> None:
+        """Have sets of several boots, or hosts, each count by its own time of day.
+
+        Raises:
+            SourceError: one does not tell the time of day.
+        """
+        epochs_ns: dict[Hashable, int] = {}
+        beginnings = self._merger.peek([reader.total_bytes is not None for reader in self._readers])
+        for key, data in zip(self._sets, beginnings):
+            if key not in epochs_ns and (epoch_ns := _epoch_ns(data)) is not None:
+                epochs_ns[key] = epoch_ns
+        first_ns = min(epochs_ns.values(), default=0)
+        if max(epochs_ns.values(), default=0) - first_ns <= SAME_CLOCK_NS:
+            return
+        names = {key: reader.name for key, reader in zip(reversed(self._sets), self._readers[::-1])}
+        for key, name in names.items():
+            if key not in epochs_ns:
+                raise SourceError(
+                    f"{name} does not tell the time of day, and the others are of several boots or "
+                    "hosts: read it alone"
+                )
+        latest = max(epochs_ns, key=lambda key: epochs_ns[key])
+        earliest = min(epochs_ns, key=lambda key: epochs_ns[key])
+        self._report(
+            f"{names[earliest]} and {names[latest]} are of different boots or hosts: each has its "
+            "own time of day"
+        )
+        self._merger.shift([epochs_ns[key] - first_ns for key in self._sets])
 
     def _report_skips(self) -> None:
         for name, offset, n_bytes in self._merger.take_skips():
@@ -191,3 +257,10 @@ class MergedSource(Source):
             )
         for error in failures:
             self._report(complaint(error))
+
+
+def _epoch_ns(data: bytes) -> int | None:
+    """ns since 1970 at trace time 0, if a trace that begins so tells it."""
+    engine = Engine(resync=True)
+    engine.feed(data)
+    return engine.epoch_ns

@@ -6,7 +6,6 @@ terminal. rich is imported when something is drawn, and not before.
 
 from __future__ import annotations
 
-import getopt
 import os
 import stat
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from blkiomon.config import Config
-from blkiomon.console import EXIT_FAILURE, complain, misused, printed
+from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, EXIT_USAGE, complain, misused, printed
 from blkiomon.errors import SourceError
 
 USAGE = """\
@@ -58,36 +57,34 @@ no terminal there is `blkiomon -I 1 -h -` or `--json -`.
 
 def main(argv: Sequence[str]) -> int:
     """Run ``blkiomon top`` with what stands behind these words; returns the exit status."""
-    from blkiomon.cli import UsageError
+    from blkiomon.cli import UsageError, read_options
 
     try:
-        pairs, names = getopt.gnu_getopt(
-            list(argv), "I:f:", ["interval=", "file=", "speed=", "capture=", "help"]
+        pairs, names = read_options(
+            argv, "I:f:", ["interval=", "file=", "speed=", "capture=", "help"]
         )
         short = {"-I": "interval", "-f": "file"}
         named = [(short.get(name) or name[2:], value) for name, value in pairs]
         if "help" in dict(named):
             return printed([HELP])
         config = _config(dict(named), [v for n, v in named if n == "file"], names)
-    except getopt.GetoptError as error:
-        return misused(error.msg, USAGE)
     except UsageError as error:
         return misused(str(error), USAGE)
     if isinstance(config, str):
         complain(config)
-        return EXIT_FAILURE
+        return EXIT_INPUT
     if not os.isatty(1):
         complain(
             "standard output is no terminal, which top draws on: blkiomon -I 1 -h - prints text, "
             "and --json - lines for programs"
         )
-        return EXIT_FAILURE
+        return EXIT_USAGE
     if os.environ.get("TERM", "dumb") == "dumb":
         complain("this terminal cannot be drawn on (TERM): blkiomon -I 1 -h - prints text")
-        return EXIT_FAILURE
+        return EXIT_USAGE
     if find_spec("rich") is None:
         complain("top needs rich: pip install 'blkiomon[top]'")
-        return EXIT_FAILURE
+        return EXIT_OUTPUT
 
     from blkiomon.run import run
     from blkiomon.top.screen import leave_terminal

@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -207,6 +208,10 @@ class ScreenSink(Sink):
 
     def takes(self, item: Item) -> bool:
         return isinstance(item, Interval)
+
+    def take_as_recorded(self) -> None:
+        super().take_as_recorded()
+        self._about = replace(self._about, is_live=False)
 
     def stop_waiting(self) -> None:
         super().stop_waiting()

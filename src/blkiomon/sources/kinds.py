@@ -1,0 +1,162 @@
+"""What a file holds, by its first bytes: where it is not what was expected, what to use instead."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from blkiomon.errors import TraceError
+
+HEAD_BYTES = 1 << 12
+"""A file shows by so much what it is."""
+
+
+class Kind(NamedTuple):
+    """A kind of file.
+
+    Attributes:
+        is_it: whether a file that begins with so much is one.
+        what: stands behind the file's name.
+        use: what to do with it; {name} is the file's.
+    """
+
+    is_it: Callable[[bytes], bool]
+    what: str
+    use: str
+
+
+class WrongKindError(TraceError):
+    """The bytes are no trace, and what they are is known."""
+
+    def __init__(self, file: str, what: str, use: str) -> None:
+        super().__init__(0, what, "is a block trace", file)
+        self.use = use
+
+    def __str__(self) -> str:
+        return f"{self.file} {self.found}: {self.use}"
+
+    def __reduce__(self) -> tuple[type[WrongKindError], tuple[str, str, str]]:  # type: ignore[override]
+        assert self.file is not None
+        return type(self), (self.file, self.found, self.use)
+
+
+def kind_of(head: bytes) -> Kind | None:
+    """What a file is that begins with these bytes; None: nobody knows."""
+    return next((kind for kind in _KINDS if kind.is_it(head)), None)
+
+
+def described(head: bytes, name: str) -> str | None:
+    """A line on a file that is not what was expected; None where it is not known."""
+    kind = kind_of(head)
+    return kind and f"{name} {kind.what}: {kind.use.format(name=_path(name))}"
+
+
+def check_trace(head: bytes, name: str) -> None:
+    """Find out what a file is before its bytes are taken for records.
+
+    Raises:
+        WrongKindError: it is known, and no trace.
+    """
+    kind = kind_of(head)
+    if kind is not None and kind is not _TRACE:
+        raise WrongKindError(name, kind.what, kind.use.format(name=_path(name)))
+
+
+def _path(name: str) -> str:
+    return "FILE" if name in ("standard input", "-") else name
+
+
+def _begins(*magics: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(magics)
+
+
+def _matches(pattern: bytes) -> Callable[[bytes], bool]:
+    compiled = re.compile(pattern, re.S)
+    return lambda head: compiled.match(head) is not None
+
+
+def _is_stats(head: bytes) -> bool:
+    """A struct of -b: every request is in both of its histograms."""
+    if len(head) < _STATS.size:
+        return False
+    time_s, *counts = _STATS.unpack_from(head)
+    sizes, d2c = counts[:16], counts[16:]
+    return bool(time_s < 1 << 36 and 0 < sum(sizes) == sum(d2c))
+
+
+_STATS = struct.Struct(">Q41I")
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # else it is a character that the head cuts
+            return False
+        text = head[: error.start].decode()
+    return len(text) > 3 and all(c.isprintable() or c in "\t\n\r\f" for c in text)
+
+
+_TRACE = Kind(
+    _matches(rb"[\x07\x08]tae|eat[\x07\x08]|CPU:\d*( |\Z)"),
+    "is a block trace",
+    "use `blkiomon -I SECONDS {name}`",
+)
+_UNPACK = "unpack it first, as in `{} {{name}} | blkiomon ... -`"
+_KINDS = (
+    _TRACE,
+    Kind(_matches(rb'\s*\{"schema":'), "holds intervals in JSON", "use `blkiomon report {name}`"),
+    Kind(_is_stats, "holds statistics written with -b", "use `blkiomon decode {name}`"),
+    Kind(
+        _matches(rb"\s*\d+,\d+\s+\d+\s+\d+\s+\d+\.\d+\s+\d+\s+[A-Z]+\s"),
+        "is text printed by blkparse",
+        "name the binary files that it was made of, or what `blkparse -d FILE` writes",
+    ),
+    Kind(
+        _matches(rb"\s*time: [^\n]*\ndevice: \d+,\d+\n"),
+        "is text written with -h",
+        "it is for reading; --json writes what `blkiomon report` takes",
+    ),
+    Kind(
+        _begins(b"start_ns,end_ns,"),
+        "holds intervals in CSV",
+        "spreadsheets take it; --json writes what `blkiomon report` takes",
+    ),
+    Kind(
+        _begins(b"PAR1"),
+        "holds Parquet",
+        "pandas, polars and DuckDB take it; --json writes what `blkiomon report` takes",
+    ),
+    Kind(_begins(b"bkiv"), "holds an interval of the library", "use Interval.from_bytes"),
+    Kind(
+        lambda head: head[257:262] == b"ustar",
+        "is a tar archive",
+        "unpack it first, as in `tar -xf {name}`",
+    ),
+    Kind(_begins(b"PK\3\4"), "is a zip archive", "unpack it first, as in `unzip {name}`"),
+    Kind(_begins(b"\x1f\x8b"), "is compressed with gzip", _UNPACK.format("gzip -dc")),
+    Kind(_begins(b"\xfd7zXZ\0"), "is compressed with xz", _UNPACK.format("xz -dc")),
+    Kind(_begins(b"\x28\xb5\x2f\xfd"), "is compressed with zstd", _UNPACK.format("zstd -dc")),
+    Kind(_begins(b"BZh"), "is compressed with bzip2", _UNPACK.format("bzip2 -dc")),
+    Kind(_begins(b"\x04\x22\x4d\x18"), "is compressed with lz4", _UNPACK.format("lz4 -dc")),
+    Kind(
+        _begins(
+            *(b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\x4d\x3c\xb2\xa1", b"\xa1\xb2\x3c\x4d"),
+            b"\x0a\x0d\x0d\x0a",
+        ),
+        "holds network packets (pcap)",
+        "only traces of blktrace can be read",
+    ),
+    Kind(
+        _begins(b"PERFILE2", b"\x17\x08\x44tracing"),
+        "is a recording of perf or trace-cmd",
+        "only traces of blktrace can be read",
+    ),
+    Kind(_begins(b"\x7fELF"), "is a program (ELF)", "only traces of blktrace can be read"),
+    Kind(_begins(b"\x89PNG", b"%PDF-"), "is a picture", "only traces of blktrace can be read"),
+    Kind(_matches(rb"(?i)\s*<(!doctype|html|svg|\?xml)"), "is a page", "use a web browser"),
+    Kind(_is_text, "is text", "only traces of blktrace can be read"),
+)
+"""All that are known; the first that fits counts."""

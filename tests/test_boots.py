@@ -1,0 +1,160 @@
+"""Traces whose clocks began at different moments: of several boots, or of several hosts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from pathlib import Path
+
+import pytest
+import runner
+from tracewriter import Record, complete, encode, issue, lost_mark, notify_timestamp
+
+import blkiomon
+from blkiomon._merge import Merger
+
+S, MS = 10**9, 10**6
+DAY_S = 1_790_000_000
+
+
+def boot(up_s: int, day_s: int, sector: int, *, note: bool = True) -> list[Record]:
+    """A request of 1 ms, one second after tracing has begun: by the uptime, and the time of day."""
+    begin_ns = up_s * S
+    records = [notify_timestamp(begin_ns, day_s, 0)] if note else []
+    records.append(issue(begin_ns + S, sector, 4096))
+    return [*records, complete(begin_ns + S + MS, sector, 4096)]
+
+
+def write(path: Path, records: list[Record], version: int = 7, byteorder: str = "<") -> Path:
+    path.write_bytes(encode(records, version, byteorder))
+    return path
+
+
+@pytest.mark.parametrize("version", [7, 8])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_each_boot_has_its_own_time_of_day(tmp_path: Path, version: int, byteorder: str) -> None:
+    def note(at_s: int, day_s: int) -> Record:
+        return notify_timestamp(at_s * S, day_s, 0, byteorder)
+
+    a = write(
+        tmp_path / "a", [note(1000, DAY_S), *boot(1000, 0, 8, note=False)], version, byteorder
+    )
+    b = write(
+        tmp_path / "b", [note(50, DAY_S + 60), *boot(50, 0, 8, note=False)], version, byteorder
+    )
+    for paths in ([a, b], [b, a]):
+        result = runner.call("-I10", "--json", "-", *paths)
+        assert result.returncode == 0
+        assert result.stderr.decode() == (
+            f"blkiomon: {a} and {b} are of different boots or hosts: each has its own time of day\n"
+        )
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        counts = [(line["start_ns"] // S - DAY_S, line["total"]["requests"]) for line in lines]
+        assert counts == [(at, int(at in (0, 60))) for at in range(0, 70, 10)]
+
+
+def test_one_after_the_other_is_told_by_the_time_of_day_alone(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", boot(1000, DAY_S, 8))
+    b = write(tmp_path / "b", boot(50, DAY_S + 3600, 16))
+    for options, device_times in ((["--from=3500"], 1), (["--to=3500"], 1), ([], 2)):
+        result = runner.call("-I100000", "--json", "-", *options, a, b)
+        (line,) = map(json.loads, result.stdout.splitlines())
+        assert line["total"]["requests"] == device_times
+
+
+def test_sets_of_one_run_are_left_as_they_are(tmp_path: Path) -> None:
+    """Timestamps of several devices differ by how much the clock is adjusted."""
+    write(tmp_path / "sda.blktrace.0", boot(1000, DAY_S, 8))
+    write(tmp_path / "sda.blktrace.1", boot(1000, 0, 16, note=False))
+    records = boot(1002, 0, 24, note=False)
+    note = notify_timestamp(1002 * S, DAY_S + 2, 900 * MS)
+    write(tmp_path / "sdb.blktrace.0", [note, *records])
+    result = runner.call("-I100", "--json", "-", tmp_path)
+    assert (result.returncode, result.stderr) == (0, b"")
+    (line,) = map(json.loads, result.stdout.splitlines())
+    assert (line["duration_s"], line["total"]["requests"]) == (3.001, 3)
+
+
+def test_note_of_one_member_is_that_of_its_set(tmp_path: Path) -> None:
+    write(tmp_path / "a.blktrace.0", boot(1000, 0, 8, note=False))
+    write(tmp_path / "a.blktrace.1", boot(1000, DAY_S, 16))
+    write(tmp_path / "b.blktrace.0", boot(50, DAY_S + 60, 24))
+    write(tmp_path / "b.blktrace.1", boot(50, 0, 32, note=False))
+    result = runner.call("-I30", "--json", "-", tmp_path / "a", tmp_path / "b")
+    assert result.returncode == 0
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["total"]["requests"] for line in lines] == [2, 0, 2]
+
+
+def test_trace_that_does_not_tell_beside_such_ones_is_refused(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", boot(1000, DAY_S, 8))
+    b = write(tmp_path / "b", boot(50, DAY_S + 60, 16))
+    c = write(tmp_path / "c", boot(50, 0, 24, note=False))
+    result = runner.call("-I10", "--json", "-", a, b, c)
+    assert result.returncode == 3
+    assert result.stderr.decode() == (
+        f"blkiomon: {c} does not tell the time of day, and the others are of several boots or "
+        "hosts: read it alone\n"
+    )
+    assert runner.call("-I10", "--json", "-", a, c).returncode == 0  # nobody can know
+
+
+def test_library_and_report_have_the_same_times(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", boot(1000, DAY_S, 8))
+    b = write(tmp_path / "b", boot(50, DAY_S + 60, 16))
+    whole = blkiomon.summarize([a, b])
+    assert (whole.duration_s, whole.total.requests) == (61.001, 2)
+    done = runner.call("report", "-o", tmp_path / "x.html", "--chart=iops", a, b)
+    assert done.returncode == 0
+    assert re.search(r"\b1\.02 min|61\.0", (tmp_path / "x.html").read_text())
+
+
+def test_marks_of_losses_stay_where_they_are(tmp_path: Path) -> None:
+    first = encode(boot(1000, DAY_S, 8))
+    (tmp_path / "a").write_bytes(first + lost_mark(0, 5) + encode([issue(1085 * S, 24, 4096)]))
+    b = write(tmp_path / "b", boot(50, DAY_S + 60, 16))
+    result = runner.call("-I30", "--json", "-", tmp_path / "a", b)
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["unseen"]["lost_events"] for line in lines] == [0, 0, 5]
+
+
+def test_pipe_among_several_is_not_waited_for_beyond_its_first_bytes(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    a = write(tmp_path / "a", boot(1000, DAY_S, 8))
+    data = encode(boot(50, DAY_S + 60, 16))
+
+    def feed() -> None:
+        with fifo.open("wb", buffering=0) as file:
+            for at in range(len(data)):
+                file.write(data[at : at + 1])
+
+    writer = threading.Thread(target=feed)
+    writer.start()
+    result = runner.call("-I1000", "--json", "-", a, fifo)
+    writer.join()
+    assert json.loads(result.stdout)["total"]["requests"] == 2
+
+
+def test_merger_shifts_times_and_nothing_else() -> None:
+    one, two = encode(boot(5, DAY_S, 8)), encode(boot(5, DAY_S, 16))
+    left = {0: [one], 1: [two]}
+
+    def reader(n: int) -> object:
+        def readinto(buffer: memoryview) -> int:
+            piece = left[n].pop() if left[n] else b""
+            buffer[: len(piece)] = piece
+            return len(piece)
+
+        return readinto
+
+    merger = Merger(["one", "two"], [reader(0), reader(1)], window_bytes=1000, output_bytes=66_000)  # type: ignore[list-item]
+    assert merger.peek([True, False]) == [one, two]
+    merger.shift([10 * S, 0])
+    expected = encode([r._replace(time_ns=r.time_ns + 10 * S) for r in boot(5, DAY_S, 8)])
+    assert bytes(merger.read()) == two + expected
+    for refused in (lambda: merger.peek([True, True]), lambda: merger.shift([1, 1])):
+        with pytest.raises(ValueError, match="before the first read"):
+            refused()
