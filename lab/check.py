@@ -193,7 +193,8 @@ def check(directory: Path, scenario: str) -> tuple[str, bool]:
 def record(directory: Path, scenarios: list[str]) -> None:
     """Boots the kernel, and has it run the scenarios."""
     machine = str(HERE / "machine.sh")
-    subprocess.run([machine, "prepare", directory.name], check=True)
+    if subprocess.run([machine, "prepare", directory.name], check=False).returncode:
+        sys.exit(1)  # and it has said why
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     script = str(HERE / "scenarios.sh")

@@ -109,6 +109,7 @@ make_initramfs() {  # KERNEL
 
 prepare() {  # KERNEL
     local kernel=$1 missing=() need suite modules packages
+    [ "$(id -u)" = 0 ] || fail "only root can show this host's files to the machine"
     for need in "${NEEDED[@]}"; do
         PATH=$PATH:/usr/sbin:/sbin command -v "${need%%:*}" > /dev/null || missing+=("${need#*:}")
     done
