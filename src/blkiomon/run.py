@@ -35,9 +35,6 @@ READ_BYTES = 1 << 20
 SKIPS_SHOWN = 20
 """So many skipped stretches of input get a line of their own, the others share one."""
 
-CLOSE_AFTER_SIGNAL_S = 0.5
-"""After a signal, an output that takes nothing for so long is given up."""
-
 DRAIN_S = 5.0
 """At the end, what had been traced is taken for at most so long."""
 
@@ -348,7 +345,7 @@ def _run(
         if stop.received:
             if not config.screen or stop.number != signal.SIGINT:  # that is how one leaves it
                 complain("terminated by signal")
-            outputs.close(CLOSE_AFTER_SIGNAL_S)
+            outputs.close()
         else:
             outputs.close()
     if source is not None:

@@ -27,7 +27,7 @@ from blkiomon.outputs.sink import Item, Report, Sink
 __all__ = ["DriverData", "Final", "Item", "OutputError", "Outputs", "Report", "open_outputs"]
 
 CLOSE_S = 5.0
-"""At the end, outputs that take nothing for so long are given up."""
+"""At the end of a live trace, outputs that take nothing for so long are given up."""
 
 
 class OutputError(Exception):
@@ -96,8 +96,8 @@ def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> O
     """
     name_of = DeviceNames() if config.names else nameless
     wanted = [
-        (config.human, Format((Interval,), human.renderer(config.stat_version))),
-        (config.binary, Format((Interval,), binary.renderer(config.stat_version))),
+        (config.human, Format((Interval,), human.renderer(config.stat_version), takes_turns=True)),
+        (config.binary, Format((Interval,), binary.renderer(config.stat_version), takes_turns=True)),
         (config.driver, Format((DriverData,), driver.render)),
         (config.debug, Format((np.ndarray, Final), debug.render)),
         (config.json, Format((Interval,), jsonl.renderer(name_of))),

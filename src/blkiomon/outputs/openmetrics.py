@@ -266,16 +266,18 @@ class TextfileSink(Sink):
         self._metrics = metrics
         if self._path.exists() and not self._path.is_file():
             raise OSError(0, "it is no file that could be replaced")
-        self._replace()
+        self._replace(metrics.text()[0])
 
     def takes(self, item: Item) -> bool:
         return isinstance(item, Interval)
 
     def _deliver(self, item: Item) -> None:
         assert isinstance(item, Interval)
-        self._metrics.add(item)
+        with self._rendering():
+            self._metrics.add(item)
+            text = self._metrics.text()[0]
         try:
-            self._replace()
+            self._replace(text)
         except OSError as error:
             # Nothing is missing from the next one that succeeds.
             if not self.failed:
@@ -285,8 +287,7 @@ class TextfileSink(Sink):
     def _release(self) -> None:
         pass
 
-    def _replace(self) -> None:
-        text = self._metrics.text()[0]
+    def _replace(self, text: bytes) -> None:
         write_whole(self._path, lambda file: file.write(text), follow=self._follow)
 
 
@@ -325,8 +326,8 @@ class HttpSink(Sink):
 
     def _deliver(self, item: Item) -> None:
         assert isinstance(item, Interval)
-        self._metrics.add(item)
-        self._progressed()
+        with self._rendering():
+            self._metrics.add(item)
 
     def _release(self) -> None:
         self._server.shutdown()

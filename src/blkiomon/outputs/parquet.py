@@ -123,7 +123,8 @@ class PartsSink(Sink):
 
     def _deliver(self, item: Item) -> None:
         assert isinstance(item, Interval)
-        data = b"".join([*self._form.render(item), *self._form.finish()])
+        with self._rendering():
+            data = b"".join([*self._form.render(item), *self._form.finish()])
         path = self._directory / f"interval-{item.end_ns:020}.parquet"
         try:
             write_whole(path, lambda file: file.write(data), follow=self._follow)
