@@ -76,6 +76,16 @@ def to_dict(
         name = name_of(group.device) if name_of else None
         devices.append({"device": device_text(group.device), "name": name, **figures, "ops": ops})
         ops = {}
+    return {
+        **head_dict(interval),
+        "total": _group(total, histograms),
+        "devices": devices,
+        **tail_dict(interval),
+    }
+
+
+def head_dict(interval: Interval) -> dict[str, Any]:
+    """What stands before the groups."""
     anchored = interval.is_anchored
     return {
         "schema": SCHEMA,
@@ -88,8 +98,12 @@ def to_dict(
         "anchored": anchored,
         "records": interval.counts.records,
         "driver_data_records": interval.counts.driver_data,
-        "total": _group(total, histograms),
-        "devices": devices,
+    }
+
+
+def tail_dict(interval: Interval) -> dict[str, Any]:
+    """What stands behind the groups."""
+    return {
         "unseen": unseen(interval.counts),
         "processes": _processes(interval.cut.processes, interval.process_names),
     }
