@@ -34,11 +34,11 @@ def test_what_would_act_on_a_terminal_is_escaped(text: str, shown: str) -> None:
     assert shown.isprintable()
 
 
-# --- every command ---------------------------------------------------------------------------------
+# --- every command -------------------------------------------------------------------------------
 
 NAMES = {
     "characters": "a\x1b]0;x\x07\x1b[31m\x9b2J\x85\x7f\x08\r\nblkiomon: b\u202egpj\u2066".encode(),
-    "bytes": b"a\x9b2J\xff",  # not UTF-8; the first one begins a sequence where terminals use 8 bits
+    "bytes": b"a\x9b2J\xff",  # not UTF-8; as 8-bit terminals read it, a sequence
 }
 TRACE = encode(
     [notify_process(1, 7, "\x1b[31m\x9bq\u202e", size=24)]

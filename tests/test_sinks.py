@@ -336,7 +336,15 @@ def test_stop_waiting_ends_a_lossless_wait(pipe: tuple[int, int], said: list[str
 
 
 LONG_S = 0.2
-SLOW = Format((Interval,), lambda item: (time.sleep(LONG_S) or bytes(100_000) for _ in "ab"))
+
+
+def render_slowly(item: Interval) -> Iterator[bytes]:
+    for _ in range(2):
+        time.sleep(LONG_S)
+        yield bytes(100_000)
+
+
+SLOW = Format((Interval,), render_slowly)
 
 
 @pytest.mark.parametrize("is_stopped", [False, True], ids=["end", "signal"])

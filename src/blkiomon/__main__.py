@@ -1,6 +1,6 @@
 """``python -m blkiomon``."""
 
-import _signal  # the module behind signal, which takes a while to import
+import _signal  # type: ignore[import-not-found]  # the module behind signal, which takes a while to import
 
 # As bin/blkiomon: no traceback for a Ctrl-C while this is imported.
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:

@@ -217,7 +217,8 @@ def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[
             return
         is_due = True
         # By another thread, which has its turn when this function has ended.
-        _thread.start_new_thread(_thread.interrupt_main, (received,))
+        again = signal.Signals(received)
+        _thread.start_new_thread(_thread.interrupt_main, (again,))
 
     old_hook, sys.unraisablehook = sys.unraisablehook, retry
     heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]

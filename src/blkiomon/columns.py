@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -69,10 +70,11 @@ class Quantity:
     def distributions(self) -> Iterator[Distribution]:
         """Of each group."""
         bins, counts, starts = self.histograms
-        at = starts.tolist()
         known = map(tuple, self.percentiles.tolist())
         moments = map(Moments, self.min, self.max, self.sum, self.squ, self.num)
-        for m, begin, end, percentiles in zip(moments, at, at[1:], known):
+        for m, (begin, end), percentiles in zip(
+            moments, pairwise(starts.tolist()), known, strict=True
+        ):
             yield Distribution(
                 m, bins[begin:end], counts[begin:end], percentiles if end > begin else ()
             )
@@ -169,7 +171,7 @@ def columns_of(cut: Cut, duration_ns: int) -> Columns:
 
 
 def _load_keys(loads: Table) -> Keys:
-    keys = loads["device"].astype(np.int64) << 3 | loads["op"]
+    keys: Keys = loads["device"].astype(np.int64) << 3 | loads["op"]
     keys[loads["op"] == EVERYTHING] = TOTAL
     return keys
 
@@ -179,7 +181,8 @@ def _loads(loads: Table, load_keys: Keys, keys: Keys) -> Loads:
     places = np.searchsorted(keys, load_keys)
 
     def column(values: npt.NDArray[Any]) -> list[Any]:
-        return _spread(values, places, len(keys)).tolist()
+        listed: list[Any] = _spread(values, places, len(keys)).tolist()
+        return listed
 
     busy = column(loads["busy_ns"])
     is_device = ((keys & 7 == ALL_OPS) & (keys != TOTAL)).tolist()
@@ -254,14 +257,18 @@ class _Grouping:
             h.percentiles(m.min, m.max, PERCENTILES) for h, m in zip(histograms, each, strict=True)
         ]
         least, most, total, squares, num = (np.concatenate(column) for column in zip(*each))
+
+        def spread(column: npt.NDArray[Any], rest: int = 0) -> npt.NDArray[Any]:
+            return _spread(column, self.places, self._n, rest)
+
         return Quantity(
-            *(
-                _spread(column, self.places, self._n, rest).tolist()
-                for column, rest in ((num, 0), (least, U64_MAX), (most, 0), (total, 0))
-            ),
-            _spread(squares, self.places, self._n).tolist(),
+            spread(num).tolist(),
+            spread(least, U64_MAX).tolist(),
+            spread(most).tolist(),
+            spread(total).tolist(),
+            spread(squares).tolist(),
             self._in_order(histograms),
-            _spread(np.concatenate(percentiles), self.places, self._n),
+            spread(np.concatenate(percentiles)),
         )
 
     def _in_order(self, levels: list[Histograms]) -> Histograms:

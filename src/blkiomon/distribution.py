@@ -277,8 +277,8 @@ class Distribution:
         if not self.counts.any():
             return None
         single = Histograms(self.bins, self.counts, np.array([0, len(self.bins)]))
-        ends = (np.array([end], np.uint64) for end in (self.moments.min, self.moments.max))
-        return int(single.percentiles(*ends, [percent])[0, 0])
+        least, greatest = np.array([[self.moments.min], [self.moments.max]], np.uint64)
+        return int(single.percentiles(least, greatest, [percent])[0, 0])
 
     def merge(self, *others: Distribution) -> Distribution:
         """The distribution of the values of all together; exact, in any order."""

@@ -97,7 +97,10 @@ def open_outputs(config: Config, report: Report, *, lossless: bool = False) -> O
     name_of = DeviceNames() if config.names else nameless
     wanted = [
         (config.human, Format((Interval,), human.renderer(config.stat_version), takes_turns=True)),
-        (config.binary, Format((Interval,), binary.renderer(config.stat_version), takes_turns=True)),
+        (
+            config.binary,
+            Format((Interval,), binary.renderer(config.stat_version), takes_turns=True),
+        ),
         (config.driver, Format((DriverData,), driver.render)),
         (config.debug, Format((np.ndarray, Final), debug.render)),
         (config.json, Format((Interval,), jsonl.renderer(name_of))),

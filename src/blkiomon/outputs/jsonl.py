@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +18,18 @@ import numpy.typing as npt
 from blkiomon.columns import Columns, Loads, Quantity
 from blkiomon.devices import nameless
 from blkiomon.distribution import N_BINS, PERCENTILES, Distribution, Histograms, bin_bounds
-from blkiomon.interchange import device_text, distribution_dict, head_dict, percentile_name, tail_dict
+from blkiomon.interchange import (
+    device_text,
+    distribution_dict,
+    head_dict,
+    percentile_name,
+    tail_dict,
+)
 from blkiomon.interval import Interval
 from blkiomon.layout import ALL_OPS, OPS
 
 COUNTS = 1 << 12
 """Counts below this are looked up as text."""
-
 
 
 def renderer(
@@ -53,9 +59,7 @@ def _line(interval: Interval, name_of: Callable[[int], str | None]) -> Iterator[
 _dumped = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
-def _devices(
-    columns: Columns, piece: slice, name_of: Callable[[int], str | None]
-) -> Iterator[str]:
+def _devices(columns: Columns, piece: slice, name_of: Callable[[int], str | None]) -> Iterator[str]:
     ops: list[str] = []
     for key, figures in zip(columns.keys[piece], _groups(columns, piece), strict=True):
         op = key & 7
@@ -116,8 +120,12 @@ def _groups(columns: Columns, piece: slice) -> Iterator[str]:
     )
 
 
-_LOAD = "{%s}" % _members(
-    "mean", "max", "end", "oldest_ns", "busy_fraction", "busy_ns", "request_ns"
+_LOAD = "".join(
+    (
+        "{",
+        _members("mean", "max", "end", "oldest_ns", "busy_fraction", "busy_ns", "request_ns"),
+        "}",
+    )
 )
 
 
@@ -136,18 +144,14 @@ def _loads(columns: Columns, load: Loads, piece: slice) -> list[str]:
     return list(map(_LOAD.__mod__, values))
 
 
-_DISTRIBUTION = (
-    "{%s" % _members(
-        "count",
-        "sum",
-        "sum_squares",
-        "min",
-        "mean",
-        "max",
-        "stddev",
-        *map(percentile_name, PERCENTILES),
+_DISTRIBUTION = "".join(
+    (
+        "{",
+        _members("count", "sum", "sum_squares", "min", "mean", "max", "stddev"),
+        ",",
+        _members(*map(percentile_name, PERCENTILES)),
+        ',"histogram":{"low":[%s],"high":[%s],"count":[%s]}}',
     )
-    + ',"histogram":{"low":[%s],"high":[%s],"count":[%s]}}'
 )
 
 
@@ -210,9 +214,7 @@ def _numbers_of(numbers: Iterable[int]) -> _Numbers:
     return _Numbers(np.array(texts), np.array([len(text) for text in texts]))
 
 
-def _joined(
-    numbers: _Numbers, index: npt.NDArray[Any], starts: npt.NDArray[np.intp]
-) -> list[str]:
+def _joined(numbers: _Numbers, index: npt.NDArray[Any], starts: npt.NDArray[np.intp]) -> list[str]:
     """Some numbers of each stretch, with commas between them."""
     # Texts of one width stand side by side; what fills them up is deleted.
     text = "," + numbers.texts[index].tobytes().translate(None, b"\0").decode("ascii")
@@ -220,14 +222,14 @@ def _joined(
     np.cumsum(numbers.lengths[index], out=ends[1:])
     ends[1:] += 1
     at = ends[starts].tolist()
-    return [text[begin : end - 1] for begin, end in zip(at, at[1:])]
+    return [text[begin : end - 1] for begin, end in pairwise(at)]
 
 
 def _joined_by_one(counts: npt.NDArray[np.uint64], starts: npt.NDArray[np.intp]) -> list[str]:
     """The same of any numbers."""
     texts = list(map(str, counts.tolist()))
     at = starts.tolist()
-    return [",".join(texts[begin:end]) for begin, end in zip(at, at[1:])]
+    return [",".join(texts[begin:end]) for begin, end in pairwise(at)]
 
 
 @cache

@@ -180,7 +180,8 @@ class Metrics:
     def _placed(self, keys: Sequence[int]) -> tuple[list[int], list[int]]:
         """The groups that are of one operation of one device, and the series of each."""
         groups = [i for i, key in enumerate(keys) if key & 7 != ALL_OPS and key != TOTAL]
-        labels = {number: self._label(number) for number in dict.fromkeys(keys[i] >> 3 for i in groups)}
+        numbers = dict.fromkeys(keys[i] >> 3 for i in groups)
+        labels = {number: self._label(number) for number in numbers}
         names = [(labels[keys[i] >> 3], layout.OPS[keys[i] & 7]) for i in groups]
         return groups, [self._series.setdefault(name, len(self._series)) for name in names]
 

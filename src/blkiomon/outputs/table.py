@@ -63,7 +63,7 @@ def rows(interval: Interval, name_of: Callable[[int], str | None]) -> Iterator[R
     for piece in columns.pieces():
         keys = columns.keys[piece]
         devices = [None if key == TOTAL else key >> 3 for key in keys]
-        names = {None: None, **{n: name_of(n) for n in dict.fromkeys(devices) if n is not None}}
+        names = {n: None if n is None else name_of(n) for n in dict.fromkeys(devices)}
         ops = [_OPS[key & 7] if key != TOTAL else ALL for key in keys]
         yield Rows(interval, columns, piece, devices, [names[n] for n in devices], ops)
 
@@ -76,12 +76,8 @@ def _device_texts(rows: Rows) -> list[str]:
     return [texts[number] for number in rows.devices]
 
 
-def _quantity(
-    prefix: str, unit: str, of: Callable[[Columns], Quantity | None]
-) -> list[Column]:
-    def column(
-        name: str, kind: Kind, figures: Callable[[Quantity, slice], list[Any]]
-    ) -> Column:
+def _quantity(prefix: str, unit: str, of: Callable[[Columns], Quantity | None]) -> list[Column]:
+    def column(name: str, kind: Kind, figures: Callable[[Quantity, slice], list[Any]]) -> Column:
         def values(rows: Rows) -> Values:
             quantity = of(rows.columns)
             return None if quantity is None else figures(quantity, rows.piece)
@@ -170,12 +166,14 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "queued_requests",
         "count",
-        lambda rows: _where(
-            rows.columns.is_queued[rows.piece],
-            rows.columns.q2d.num[rows.piece],
-        )
-        if rows.columns.q2d
-        else None,
+        lambda rows: (
+            _where(
+                rows.columns.is_queued[rows.piece],
+                rows.columns.q2d.num[rows.piece],
+            )
+            if rows.columns.q2d
+            else None
+        ),
     ),
     *_quantity("q2d", "ns", lambda columns: columns.q2d),
     *_quantity("q2c", "ns", lambda columns: columns.q2c),

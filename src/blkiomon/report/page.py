@@ -107,7 +107,7 @@ def document(title: str, body: Iterable[str], data: Any) -> str:
 
 
 def text(value: str) -> str:
-    """What a user named, for a page: names may hold control characters, and bytes that are no text."""
+    """What a user named, for a page: it may hold control characters, or bytes that are no text."""
     return escape(printable(value))
 
 
