@@ -31,7 +31,7 @@ BASE := .stamp-base-$(subst /,_,$(PYTHON))
 SOURCES := $(sort $(shell find src -type f ! -path '*/__pycache__/*' \
 	! -path '*.egg-info/*' ! -name '.*' ! -name '*~' ! -name '*.py[co]'))
 SHARED  := $(sort $(shell find share -type f 2>/dev/null))
-META    := pyproject.toml setup.py MANIFEST.in README.md LICENSE
+META    := bin/blkiomon pyproject.toml setup.py MANIFEST.in README.md LICENSE
 INPUTS  := $(SOURCES) $(SHARED) $(wildcard $(META))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -77,6 +77,16 @@ def to_dict(
         name = name_of(group.device) if name_of else None
         devices.append({"device": device_text(group.device), "name": name, **figures, "ops": ops})
         ops = {}
+    return {
+        **head_dict(interval),
+        "total": _group(total, histograms),
+        "devices": devices,
+        **tail_dict(interval),
+    }
+
+
+def head_dict(interval: Interval) -> dict[str, Any]:
+    """What stands before the groups."""
     anchored = interval.is_anchored
     return {
         "schema": SCHEMA,
@@ -89,8 +99,12 @@ def to_dict(
         "anchored": anchored,
         "records": interval.counts.records,
         "driver_data_records": interval.counts.driver_data,
-        "total": _group(total, histograms),
-        "devices": devices,
+    }
+
+
+def tail_dict(interval: Interval) -> dict[str, Any]:
+    """What stands behind the groups."""
+    return {
         "unseen": unseen(interval.counts),
         "incomplete": [
             {"reason": why.reason, "count": why.count, "share": why.share}
@@ -111,14 +125,14 @@ def _group(group: Group, histograms: bool) -> dict[str, Any]:
         "d2c_ns": distribution_dict(group.d2c, histograms),
         "size_bytes": distribution_dict(group.size, histograms),
         "requeues": group.requeues,
-        "retried": _retried(group.retried),
+        "retried": retried_dict(group.retried),
         "in_flight": load and _in_flight(load),
         "q2d_ns": group.q2d and distribution_dict(group.q2d, histograms),
         "q2c_ns": group.q2c and distribution_dict(group.q2c, histograms),
     }
 
 
-def _retried(retried: Moments) -> dict[str, Any] | None:
+def retried_dict(retried: Moments) -> dict[str, Any] | None:
     """Requests that completed after a requeue, ns from their first issue."""
     if not retried.num:
         return None

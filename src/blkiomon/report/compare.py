@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, complain, misused, printed
+from blkiomon.console import (
+    EXIT_FAILURE,
+    EXIT_INPUT,
+    EXIT_OK,
+    complain,
+    misused,
+    printable,
+    printed,
+)
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.report import PAGES, PICTURES, device_numbers, told
 
@@ -158,7 +166,8 @@ def _side_text(letter: str, side: Sequence[Collected]) -> str:
     from blkiomon.report.changes import seconds_of
 
     runs = "" if len(side) == 1 else f"{len(side)} runs, "
-    return f"{letter}: {', '.join(run.names[0] for run in side)} ({runs}{seconds_of(side):,.3f} s)"
+    names = ", ".join(printable(run.names[0]) for run in side)
+    return f"{letter}: {names} ({runs}{seconds_of(side):,.3f} s)"
 
 
 def _text(a: Sequence[Collected], b: Sequence[Collected], rows: Sequence[Row]) -> str:

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from blkiomon._version import __version__
+from blkiomon.console import printable
 from blkiomon.groups import Group
 from blkiomon.interchange import device_text, unseen, utc
 from blkiomon.interval import Interval
@@ -106,9 +107,8 @@ def document(title: str, body: Iterable[str], data: Any) -> str:
 
 
 def text(value: str) -> str:
-    """What a user named, for a page: names may hold bytes that are no text."""
-    shown = value.encode("utf-8", "replace").decode()
-    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown))
+    """What a user named, for a page: it may hold control characters, or bytes that are no text."""
+    return escape(printable(value))
 
 
 def report(found: Collected, title: str, shown: Sequence[Chart]) -> str:
