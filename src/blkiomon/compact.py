@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon import layout
+from blkiomon import consistency, layout
 from blkiomon.cut import Cut, Table, merge_cuts
 from blkiomon.distribution import N_BINS
 from blkiomon.errors import IntervalError
@@ -192,6 +192,7 @@ def from_bytes(data: bytes) -> Interval:
     source = _Reader(_unpacked(data[head:-CRC_BYTES]))
     interval = _read(source)
     source.end()
+    consistency.check(interval)
     return interval
 
 
@@ -269,9 +270,7 @@ class _Reader:
             firsts = np.flatnonzero(np.diff(bins["row"].astype(np.int64), prepend=-1))
             before = np.concatenate(([0], upto))[firsts]
             number = upto - np.repeat(before, np.diff(firsts, append=n))
-            if number.max() >= n_bins:
-                raise IntervalError("this interval has a bin that is none")
-            bins["bin"] = number
+            bins["bin"] = np.minimum(number, n_bins)  # more is out of range as well
         bins["count"] = self.take(n)
         return bins
 
@@ -314,10 +313,6 @@ def _read(source: _Reader) -> Interval:
     loads = source.table(layout.LOAD, _LOAD)
     queue_rows = source.table(layout.QUEUE_ROW, _QUEUE_ROW)
     processes = source.table(layout.PROCESS, _PROCESS)
-    if _most(rows["op"]) >= layout.ALL_OPS or _most(queue_rows["op"]) >= layout.ALL_OPS:
-        raise IntervalError("this interval has an operation that is none")
-    if _most(loads["op"]) > layout.EVERYTHING or _most(rows["direction"]) >= len(layout.DIRECTIONS):
-        raise IntervalError("this interval has an operation or a direction that is none")
     cut = Cut(
         rows=rows,
         loads=loads,
@@ -341,7 +336,3 @@ def _read(source: _Reader) -> Interval:
         process_names=names,
         named_ns={pid: at_ns for pid, at_ns in told_ns.items() if at_ns != end_ns},
     )
-
-
-def _most(column: npt.NDArray[Any]) -> int:
-    return int(column.max(initial=0))
