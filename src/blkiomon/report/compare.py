@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from blkiomon.console import EXIT_FAILURE, EXIT_OK, complain, misused, printed
 from blkiomon.errors import SourceError, TraceError
-from blkiomon.report import PAGES, PICTURES, device_numbers, told
+from blkiomon.report import PAGES, PICTURES, device_numbers, max_age, told
 
 if TYPE_CHECKING:
     from blkiomon.report.changes import Change, Row
@@ -40,6 +40,8 @@ files that --json wrote; of several runs on each side the spread between runs co
       --fail-if=RULE   exit with 1 if it holds; repeatable. 'read.p99 > +10%' is a change that is
                        shown; 'write.max > 50ms', 'read.iops < 900', '8:16/read.bandwidth < 40MB/s'
                        and 'all.errors > 0' are limits for B
+      --max-age=SECONDS
+                       a request of a trace may take so long (default 600)
       --follow-symlinks
                        as root, also links where anybody could have laid them
       --help           print this text
@@ -58,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
             "o:",
             [
                 *("output=", "json", "device=", "title=", "chart=", "fail-if="),
-                *("follow-symlinks", "help"),
+                *("max-age=", "follow-symlinks", "help"),
             ],
         )
     except getopt.GetoptError as error:
@@ -75,13 +77,15 @@ def main(argv: Sequence[str]) -> int:
     if output is not None and ("\0" in output or suffix not in (*PAGES, *PICTURES)):
         return misused(f"-o takes a name that ends in .html, .png, .svg or .pdf: {output}", USAGE)
 
+    from blkiomon.cli import UsageError
     from blkiomon.report import figures, rules
     from blkiomon.report.changes import METRICS, compare
     from blkiomon.report.collect import ReportError, check_output, write_output
 
     try:
+        max_age_s = max_age(given)
         wanted = [rules.parse(value) for name, value in pairs if name == "--fail-if"]
-    except rules.RuleError as error:
+    except (rules.RuleError, UsageError) as error:
         return misused(str(error), USAGE)
     asked = [rule.metric for rule in wanted if rule.metric != "errors"]
     try:
@@ -89,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
         if output is not None:
             figures.check()
             check_output(Path(output))
-        a, b = ([_run(name, devices) for name in side] for side in sides)
+        a, b = ([_run(name, devices, max_age_s) for name in side] for side in sides)
         rows = compare(a, b, tuple(dict.fromkeys((*METRICS, *asked))))
         if output is not None:
             title = given.get("--title") or "Block I/O, before and after"
@@ -136,10 +140,10 @@ def _sides(names: Sequence[str]) -> tuple[list[str], list[str]] | None:
     return (a, b) if a and b and ":" not in b else None
 
 
-def _run(name: str, devices: Sequence[int]) -> Collected:
+def _run(name: str, devices: Sequence[int], max_age_s: float) -> Collected:
     from blkiomon.report.collect import STATS, ReportError, collect
 
-    found = collect([name], devices=devices, patterns=False)
+    found = collect([name], devices=devices, patterns=False, max_age_s=max_age_s)
     if found.kind == STATS:
         raise ReportError(f"{name}: files of -b hold no percentiles: compare traces, or --json")
     return found
@@ -177,7 +181,10 @@ def _text(a: Sequence[Collected], b: Sequence[Collected], rows: Sequence[Row]) -
         if any(row.errors):
             cells.append(("", "", "errors", f"{row.errors[0]:,}", f"{row.errors[1]:,}", "", "", ""))
     widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = [_side_text("A", a), _side_text("B", b), ""]
+    lines = [_side_text("A", a), _side_text("B", b)]
+    for letter, side in (("A", a), ("B", b)):
+        lines += [f"{letter}: {run.notes[0]}" for run in side if run.n_others]
+    lines.append("")
     for place, line in enumerate(cells):
         if place > 1 and line[0]:
             lines.append("")
@@ -209,6 +216,7 @@ def _data(a: Sequence[Collected], b: Sequence[Collected], rows: Sequence[Row]) -
     return {
         "a": [run.names[0].encode(errors="replace").decode() for run in a],
         "b": [run.names[0].encode(errors="replace").decode() for run in b],
+        "others": {"a": sum(r.n_others for r in a), "b": sum(r.n_others for r in b)},
         "rows": [
             {
                 "device": row.device,
