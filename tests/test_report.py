@@ -497,6 +497,17 @@ def test_page_and_comparison_say_that_there_are_others(
     assert json.loads(capfd.readouterr().out)["others"] == {"a": 97, "b": 97}
 
 
+def test_runs_of_a_comparison_share_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collecting, "MOST_BYTES", 400_000)
+    path = trace(tmp_path / "trace", many_devices(100))
+    alone, shared = collect([str(path)]), collect([str(path)], n_runs=4)
+    assert sum(worst.n_bytes(item.cut) for item in shared.slices) <= 100_000
+    assert shared.n_others > alone.n_others
+    assert shared.whole.total.d2c == alone.whole.total.d2c
+
+
 def test_others_that_are_too_many_to_be_known_stay_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def collect(
     patterns: bool = True,
     show_progress: bool | None = None,
     max_age_s: float = MAX_AGE_S,
+    n_runs: int = 1,
 ) -> Collected:
     """Read inputs, all of one kind.
 
@@ -114,6 +115,7 @@ def collect(
         patterns: also find out where requests went, as far as the inputs tell.
         show_progress: see ``Progress``.
         max_age_s: a request of a trace that takes longer than this is not found, see ``Monitor``.
+        n_runs: so many are collected, and share the memory.
 
     Raises:
         ReportError: they hold nothing, or not of these devices, or are of several kinds.
@@ -124,12 +126,14 @@ def collect(
         listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         raise ReportError(f"inputs of different kinds cannot be put together: {listed}")
     (kind,) = set(kinds.values())
+    slices = _Slices(MOST_BYTES // n_runs)
     if kind == TRACE:
-        found = _of_traces(names, devices, patterns, show_progress, max_age_s)
+        slicer = _Slicer(slices, devices, patterns, max_age_s)
+        found = _of_traces(names, slicer, show_progress)
     elif kind == JSON:
-        found = _of_json(names, devices, show_progress)
+        found = _of_json(names, slices, devices, show_progress)
     else:
-        found = _of_stats(names, devices)
+        found = _of_stats(names, slices, devices)
     if not found.whole.total.requests:
         _explain_nothing(found, devices, max_age_s)
     if found.n_others:
@@ -207,8 +211,11 @@ def _kind(name: str) -> str:
 class _Slices:
     """Intervals in order of time, put together so that they take bounded memory.
 
-    There are at most ``MOST_SLICES``. Where they would take more than ``MOST_BYTES``, ever fewer
+    There are at most ``MOST_SLICES``. Where they would take more than is allowed, ever fewer
     devices have rows of their own, and at last slices become longer.
+
+    Args:
+        most_bytes: of all arrays together, about.
 
     Attributes:
         others: numbers of the devices that have no rows of their own, ascending, and ``OTHERS``.
@@ -216,7 +223,8 @@ class _Slices:
 
     MOST_PARTS = 8  # merging many at once is cheaper than one by one
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
         self.others = np.empty(0, np.uint32)
         self._own: worst.Numbers | None = None  # where there are too many others to know them
         self._most_devices = worst.MOST_DEVICES
@@ -228,7 +236,7 @@ class _Slices:
     def add(self, place: int, interval: Interval) -> None:
         """Add one at its place, which is that of the latest one, or a later one."""
         self._add(place >> self._shift, [self._bounded(interval)])
-        while self._n_bytes > MOST_BYTES and (self._most_devices > 1 or len(self._places) > 1):
+        while self._n_bytes > self._most_bytes and self._can_shrink:
             self._shrink()
 
     def _add(self, place: int, parts: list[Interval]) -> None:
@@ -255,6 +263,10 @@ class _Slices:
         """One interval of each place."""
         self._set_aside_all()
         return [parts[0] for parts in self._parts]
+
+    @property
+    def _can_shrink(self) -> bool:
+        return self._most_devices > 1 or len(self._places) > 1
 
     def _shrink(self) -> None:
         """Take less memory."""
@@ -331,10 +343,12 @@ class _Slicer:
     Not a ``Monitor``, as that has to be told the length of its intervals before.
     """
 
-    def __init__(self, devices: Sequence[int], patterns: bool, max_age_s: float) -> None:
+    def __init__(
+        self, slices: _Slices, devices: Sequence[int], patterns: bool, max_age_s: float
+    ) -> None:
         self.engine = Engine(devices=devices, keep_requests=patterns, max_age_ns=age_ns(max_age_s))
         self.accesses = Accesses(MOST_SLICES) if patterns else None
-        self._slices = _Slices()
+        self._slices = slices
         self._origin_ns: int | None = None
         self._start_ns = 0  # of the slice at hand, trace time
         self._width_ns = FIRST_SLICE_NS
@@ -462,15 +476,8 @@ class _Slicer:
         return None if self.accesses is None else self.accesses.finish()
 
 
-def _of_traces(
-    names: Sequence[str],
-    devices: Sequence[int],
-    patterns: bool,
-    show_progress: bool | None,
-    max_age_s: float,
-) -> Collected:
+def _of_traces(names: Sequence[str], slicer: _Slicer, show_progress: bool | None) -> Collected:
     notes: list[str] = []
-    slicer = _Slicer(devices, patterns, max_age_s)
     failure: TraceError | SourceError | None = None
     with open_trace(names) as stream, Progress(stream.total_bytes, 2, show_progress) as bar:
         notes += stream.notes
@@ -508,8 +515,9 @@ def _of_traces(
 # --- files of --json ------------------------------------------------------------------------------
 
 
-def _of_json(names: Sequence[str], devices: Sequence[int], show_progress: bool | None) -> Collected:
-    slices = _Slices()
+def _of_json(
+    names: Sequence[str], slices: _Slices, devices: Sequence[int], show_progress: bool | None
+) -> Collected:
     shift = 0
     readers: list[Reader] = []
     notes: list[str] = []
@@ -638,7 +646,7 @@ def _lines(reader: Reader) -> Iterator[bytes]:
 # --- files of -b ----------------------------------------------------------------------------------
 
 
-def _of_stats(names: Sequence[str], devices: Sequence[int]) -> Collected:
+def _of_stats(names: Sequence[str], slices: _Slices, devices: Sequence[int]) -> Collected:
     parts = []
     notes = ["Files of -b hold no percentiles, no operations but reads and writes, no losses."]
     is_broken = False
@@ -663,7 +671,6 @@ def _of_stats(names: Sequence[str], devices: Sequence[int]) -> Collected:
         records = records[np.isin(records["device"], devices)]
     if odd := int(records["bidir"].sum()):
         notes.append(f"{odd} requests were neither read nor write: they are left out.")
-    slices = _Slices()
     shift = 0
     for number, interval in enumerate(_intervals_of_stats(records)):
         if number >> shift >= MOST_SLICES:

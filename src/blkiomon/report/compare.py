@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getopt
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,8 @@ def main(argv: Sequence[str]) -> int:
         if output is not None:
             figures.check()
             check_output(Path(output))
-        a, b = ([_run(name, devices, max_age_s) for name in side] for side in sides)
+        options = {"devices": devices, "max_age_s": max_age_s, "n_runs": sum(map(len, sides))}
+        a, b = ([_run(name, options) for name in side] for side in sides)
         rows = compare(a, b, tuple(dict.fromkeys((*METRICS, *asked))))
         if output is not None:
             title = given.get("--title") or "Block I/O, before and after"
@@ -140,10 +141,10 @@ def _sides(names: Sequence[str]) -> tuple[list[str], list[str]] | None:
     return (a, b) if a and b and ":" not in b else None
 
 
-def _run(name: str, devices: Sequence[int], max_age_s: float) -> Collected:
+def _run(name: str, options: Mapping[str, Any]) -> Collected:
     from blkiomon.report.collect import STATS, ReportError, collect
 
-    found = collect([name], devices=devices, patterns=False, max_age_s=max_age_s)
+    found = collect([name], patterns=False, **options)
     if found.kind == STATS:
         raise ReportError(f"{name}: files of -b hold no percentiles: compare traces, or --json")
     return found
