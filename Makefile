@@ -126,7 +126,7 @@ sanitize: $(SANITIZE)/.stamp-tools ## the tests on a build with Address- and Und
 
 # Guided by coverage where there is clang with its libFuzzer; else the same
 # mutations and targets without.  See fuzz/README.md.
-fuzz: $(FUZZ)/fuzz ## fuzz for SECONDS=60 of processor time, TARGETS="engine merger resync decode"
+fuzz: $(FUZZ)/fuzz ## fuzz for SECONDS=60 of processor time, TARGETS="engine merger resync decode from_bytes json"
 	@$(FUZZ)/bin/python fuzz/run.py --program $< --seconds $(or $(SECONDS),60) \
 		$(addprefix --input ,$(INPUT)) $(TARGETS)
 

@@ -227,7 +227,8 @@ class Interval:
         """The interval that ``to_bytes`` made this of; its devices come by their number.
 
         Raises:
-            IntervalError: it is none, or is damaged, or of a version that is not known.
+            IntervalError: it is none, is damaged, of a version that is not known, or its figures
+                contradict each other.
         """
         from blkiomon import compact
 
@@ -254,7 +255,8 @@ class Interval:
         processes that are not among the first, have not been kept.
 
         Raises:
-            ValueError: it is no such dict, or one of another version or without histograms.
+            IntervalError: it is no such dict, or one of another version or without histograms, or
+                its figures contradict each other; the text names the field.
         """
         from blkiomon import interchange
 
