@@ -52,6 +52,7 @@ def check(interval: Interval) -> None:
         _check_rows(table, by)
     _check_requests(cut)
     _check_queue(cut)
+    _check_retries(cut.retry_rows)
     _check_loads(cut.loads)
     if len(np.unique(cut.processes["pid"])) < len(cut.processes):
         raise IntervalError("a process is there twice")
@@ -135,6 +136,19 @@ def _check_queue(cut: Cut) -> None:
     for what, bins in (("q2d_ns", cut.q2d_bins), ("q2c_ns", cut.q2c_bins)):
         _check_moments(rows[what], rows["requests"], _name_of(rows), what)
         _check_bins(bins, rows[what], rows["requests"], _name_of(rows), what)
+
+
+def _check_retries(rows: Table) -> None:
+    if not len(rows):
+        return
+    if int(rows["op"].max()) >= len(layout.OPS):
+        raise IntervalError("an operation of a requeue is out of range")
+    if _has_twice(rows, _DEVICE_OP):
+        raise IntervalError("two rows of requeues have the same device and operation")
+    for what in ("requeues", "requests"):
+        fits = rows[what] <= MOST_REQUESTS
+        _require(fits, _name_of(rows), f"{what} after a requeue are more than {MOST_REQUESTS}")
+    _check_moments(rows["f2c_ns"], rows["requests"], _name_of(rows), "retried")
 
 
 def _check_moments(moments: Table, numbers: npt.NDArray[np.uint64], name: Name, what: str) -> None:
