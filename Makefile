@@ -31,7 +31,7 @@ BASE := .stamp-base-$(subst /,_,$(PYTHON))
 SOURCES := $(sort $(shell find src -type f ! -path '*/__pycache__/*' \
 	! -path '*.egg-info/*' ! -name '.*' ! -name '*~' ! -name '*.py[co]'))
 SHARED  := $(sort $(shell find share -type f 2>/dev/null))
-META    := pyproject.toml setup.py MANIFEST.in README.md LICENSE
+META    := bin/blkiomon pyproject.toml setup.py MANIFEST.in README.md LICENSE
 INPUTS  := $(SOURCES) $(SHARED) $(wildcard $(META))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -126,7 +126,7 @@ sanitize: $(SANITIZE)/.stamp-tools ## the tests on a build with Address- and Und
 
 # Guided by coverage where there is clang with its libFuzzer; else the same
 # mutations and targets without.  See fuzz/README.md.
-fuzz: $(FUZZ)/fuzz ## fuzz for SECONDS=60 of processor time, TARGETS="engine merger resync decode"
+fuzz: $(FUZZ)/fuzz ## fuzz for SECONDS=60 of processor time, TARGETS="engine merger resync decode from_bytes json"
 	@$(FUZZ)/bin/python fuzz/run.py --program $< --seconds $(or $(SECONDS),60) \
 		$(addprefix --input ,$(INPUT)) $(TARGETS)
 

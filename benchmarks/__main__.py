@@ -21,6 +21,7 @@ from benchmarks import (
     misses,
     pipe,
     process,
+    rendering,
     start,
 )
 from benchmarks.report import Options, show
@@ -39,6 +40,7 @@ BENCHMARKS = {
         hostile,
         idle,
         metrics,
+        rendering,
         archive,
         misses,
         hardware,

@@ -26,7 +26,7 @@ static const char *figures_path;
 static uint64_t executions, records, fed_bytes;
 static time_t told;
 
-int mutates_stats;
+enum mutation mutation;
 
 static void tell_figures(void)
 {
@@ -168,7 +168,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         fputs("FUZZ_TARGET has to name a target of fuzz/targets.py\n", stderr);
         exit(2);
     }
-    mutates_stats = !strcmp(name, "decode");
+    mutation = !strcmp(name, "decode") ? STATS
+        : !strcmp(name, "from_bytes") ? NUMBERS : !strcmp(name, "json") ? TOKENS : STREAM;
     PyImport_AppendInittab("_fuzz", init_module);
     PyConfig_InitPythonConfig(&config);
     config.install_signal_handlers = 0;
@@ -182,7 +183,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     target = targets ? PyObject_GetAttrString(targets, name) : NULL;
     if (!target)
         fail();
-    if (mutates_stats)                  /* the other targets spend their time in the extensions */
+    if (mutation != STREAM)             /* the other targets spend their time in the extensions */
         PyEval_SetTrace(trace_line, NULL);
     atexit(tell_figures);
     return 0;

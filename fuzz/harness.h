@@ -26,8 +26,9 @@ enum field { SEQUENCE, TIME, SECTOR, BYTES, ACTION, PID, DEVICE, CPU, ERROR_, PD
 uint64_t get_field(const uint8_t *record, const struct item *item, enum field field);
 void set_field(uint8_t *record, const struct item *item, enum field field, uint64_t value);
 
-/* Also of what stands behind the name of the target that runs. */
-extern int mutates_stats;
+/* What the inputs of the target that runs are made of. */
+enum mutation { STREAM, STATS, NUMBERS, TOKENS };
+extern enum mutation mutation;
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);

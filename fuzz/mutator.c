@@ -1,10 +1,12 @@
-/* Mutations that know what they change: records and their fields, or interval statistics.
+/* Mutations that know what they change: records and their fields, interval statistics, numbers of
+ * variable length, or tokens of JSON.
  *
  * Bytes changed at random would nearly always break a magic or a length, and then all that follows
  * goes unread.  So whole records are moved, repeated and left out, and fields are set to what is
  * interesting for them, or to what another record has: else nothing would ever pair.
  */
 
+#include <stdio.h>
 #include <string.h>
 
 #include "harness.h"
@@ -448,6 +450,131 @@ static void mutate_stats(struct stream *s)
     }
 }
 
+/* --- numbers of seven bits a byte, as Interval.to_bytes writes them ------------------------------------- */
+
+static size_t number_end(const struct stream *s, size_t at)
+{
+    while (at < s->size && s->data[at] & 0x80)
+        at++;
+    return at < s->size ? at + 1 : s->size;
+}
+
+static void mutate_numbers(struct stream *s)
+{
+    static const uint64_t numbers[] = {
+        0, 1, 2, 3, 127, 128, 3775, 3776, 1u << 31, UINT32_MAX, 1ull << 52, INT64_MAX, UINT64_MAX,
+    };
+    uint8_t piece[16];
+    size_t at = 0, end, n = 0, other;
+    uint64_t value;
+
+    if (any(8) == 0) {
+        s->size = LLVMFuzzerMutate(s->data, s->size, s->room);
+        return;
+    }
+    /* Begin at a number: behind a byte that ends one. */
+    for (at = any(s->size + 1); at && at < s->size && s->data[at - 1] & 0x80; at--)
+        ;
+    end = number_end(s, at);
+    for (value = 0, other = end; other > at; other--)
+        value = value << 7 | (s->data[other - 1] & 0x7f);
+    switch (any(6)) {
+    case 0:
+        value = ONE_OF(numbers);
+        break;
+    case 1:
+        value += any(2) ? 1 : -1;
+        break;
+    case 2:                             /* another one's value */
+        for (other = any(s->size + 1); other && other < s->size && s->data[other - 1] & 0x80;)
+            other--;
+        for (n = number_end(s, other), value = 0; n > other; n--)
+            value = value << 7 | (s->data[n - 1] & 0x7f);
+        break;
+    case 3:
+        value ^= 1ull << any(64);
+        break;
+    default:
+        value = any(300);
+    }
+    for (n = 0; n < 9 && value > 0x7f; value >>= 7)
+        piece[n++] = 0x80 | (value & 0x7f);
+    piece[n++] = (uint8_t)(value & 0x7f);
+    other = any(12);                    /* mostly in its place, else one more or one less */
+    replace(s, at, other ? end - at : 0, piece, other == 1 ? 0 : n);
+}
+
+/* --- JSON ----------------------------------------------------------------------------------------------- */
+
+/* The token at a place: a string, a number or word, or a single character. */
+static size_t token_end(const struct stream *s, size_t at)
+{
+    size_t end = at + 1;
+
+    if (at >= s->size)
+        return s->size;
+    if (s->data[at] == '"') {
+        while (end < s->size && s->data[end] != '"')
+            end += s->data[end] == '\\' ? 2 : 1;
+        return end < s->size ? end + 1 : s->size;
+    }
+    if (strchr("{}[],: \n", s->data[at]))
+        return end;
+    while (end < s->size && !strchr("{}[],: \n\"", s->data[end]))
+        end++;
+    return end;
+}
+
+static size_t any_token(const struct stream *s)
+{
+    size_t at = any(s->size + 1);
+
+    while (at && at < s->size && !strchr("{}[],:\n", s->data[at - 1]))
+        at--;
+    return at;
+}
+
+static void mutate_tokens(struct stream *s)
+{
+    static const char *const tokens[] = {
+        "0", "1", "-1", "2", "1.5", "1e400", "-0", "NaN", "-Infinity", "null", "true", "false",
+        "4503599627370496", "18446744073709551615", "18446744073709551616", "9223372036854775808",
+        "340282366920938463463374607431768211455", "-9223372036854775808", "[]", "{}", "[[]]",
+        "\"\"", "\"8:16\"", "\"\\ud800\"", "\"wall\"", "\"trace\"", "\n", ",", "}", "]", "{", "[",
+    };
+    static uint8_t piece[1 << 10];
+    size_t at = any_token(s), end = token_end(s, at), other, n;
+    const char *text;
+
+    switch (any(8)) {
+    case 0:
+        s->size = LLVMFuzzerMutate(s->data, s->size, s->room);
+        break;
+    case 1:                             /* without some */
+        for (n = any(4); n; n--)
+            end = token_end(s, end);
+        replace(s, at, end - at, NULL, 0);
+        break;
+    case 2:                             /* another one of these, or several of them */
+    case 3:
+        other = any_token(s);
+        for (n = token_end(s, other); any(3) == 0;)
+            n = token_end(s, n);
+        n = n - other < sizeof(piece) ? n - other : sizeof(piece);
+        memcpy(piece, s->data + other, n);
+        replace(s, at, any(4) ? end - at : 0, piece, n);
+        break;
+    case 4:                             /* a number close by */
+        n = (size_t)snprintf((char *)piece, sizeof(piece), "%llu",
+                             (unsigned long long)(random64() >> any(64)));
+        replace(s, at, end - at, piece, n);
+        break;
+    default:
+        text = ONE_OF(tokens);
+        replace(s, at, any(8) ? end - at : 0, (const uint8_t *)text, strlen(text));
+    }
+}
+
 /* --- libFuzzer's entry points ------------------------------------------------------------------------- */
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed)
@@ -455,8 +582,10 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
     struct stream s = {data, size, max_size};
 
     state = seed * 0x2545f4914f6cdd1dull + 1;
-    if (mutates_stats) {
-        mutate_stats(&s);
+    if (mutation != STREAM) {
+        for (size_t n = mutation == STATS ? 1 : 1 + any(3); n; n--)
+            (mutation == STATS ? mutate_stats
+             : mutation == NUMBERS ? mutate_numbers : mutate_tokens)(&s);
         return s.size;
     }
     if (max_size < OPTIONS)
@@ -483,8 +612,11 @@ size_t LLVMFuzzerCustomCrossOver(
     size_t head = 0, begin = 0, end = b_size, n;
 
     state = seed * 0x2545f4914f6cdd1dull + 1;
-    if (mutates_stats) {
+    if (mutation == STATS) {
         head = a_size / STATS_03 * STATS_03;
+    } else if (mutation != STREAM) {
+        head = any(a_size + 1);
+        begin = any(b_size + 1);
     } else {
         n = a_size > OPTIONS
             ? find_items(a + OPTIONS, a_size - OPTIONS, items, MOST_ITEMS - 1) : 0;

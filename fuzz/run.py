@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 TOP = Path(__file__).resolve().parents[1]
 BUILD = TOP / "build" / "fuzz"
-SHARES = {"engine": 5, "merger": 2, "resync": 2, "decode": 1}
+SHARES = {"engine": 5, "merger": 2, "resync": 2, "decode": 1, "from_bytes": 1, "json": 1}
 """Of the time."""
 
 ENVIRONMENT = {
@@ -86,7 +86,7 @@ def fuzz(program: Path, target: str, seconds: float) -> tuple[bool, Figures]:
     covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", log.read_text(errors="replace"))
     guided = "edges {}, features {}, inputs {}".format(*covered[-1]) if covered else "not guided"
     print(
-        f"{target:<8} {cpu_s() - begin:6.0f} s of processor time, {done.executions:,} executions, "
+        f"{target:<10} {cpu_s() - begin:6.0f} s of processor time, {done.executions:,} executions, "
         f"{done.n_bytes:,} bytes of input, {done.records:,} records fed, {guided}: "
         + ("no finding" if status == 0 else f"FOUND something (exit status {status})"),
         flush=True,
@@ -117,7 +117,7 @@ def main() -> int:
     results = [fuzz(arguments.program, target, share * SHARES[target]) for target in targets]
     done = Figures(*map(sum, zip(*(figures for _, figures in results))))
     print(
-        f"{'in all':<8} {cpu_s():6.0f} s of processor time, {done.executions:,} executions, "
+        f"{'in all':<10} {cpu_s():6.0f} s of processor time, {done.executions:,} executions, "
         f"{done.records:,} records fed, in {time.monotonic() - started:.0f} s"
     )
     return 0 if all(fine for fine, _ in results) else 1

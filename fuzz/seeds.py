@@ -1,6 +1,6 @@
 """Cuts the seeds of the corpus out of the real traces that the tests ship with.
 
-    python fuzz/seeds.py        # writes fuzz/corpus/TARGET/NAME
+    .venv/bin/python fuzz/seeds.py        # writes fuzz/corpus/TARGET/NAME
 
 Both versions and byte orders are made of them, as the traces themselves are little-endian and of
 version 7.
@@ -8,6 +8,7 @@ version 7.
 
 from __future__ import annotations
 
+import json
 import struct
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "tests"))
 
+from intervals import HUNG, SDB, Io, interval_of  # noqa: E402
 from tracewriter import Record, complete, encode, issue  # noqa: E402
+
+from blkiomon import Interval, summarize  # noqa: E402
 
 CORPUS = TOP / "fuzz" / "corpus"
 RECORDS = (4, 60)
@@ -93,6 +97,25 @@ def main() -> None:
             for at in range(0, min(3 * 424, len(stats)), 424)
         ]  # fmt: skip
         write("decode", f"{name}-02", b"".join(early))
+    for name, item in stored_intervals():
+        write("from_bytes", name, item.to_bytes()[5:-4])
+        line = json.dumps(item.to_dict(), separators=(",", ":")).encode() + b"\n"
+        write("json", name, line[1:])
+        write("json", f"{name}-twice", line[1:] + line)
+
+
+def stored_intervals() -> Iterator[tuple[str, Interval]]:
+    """Small ones: of real traces, and one with all that an interval can hold."""
+    for path in sorted((TOP / "tests" / "data").glob("*.bin")):
+        stream = encode(records_of(path.read_bytes(), 5000, 80))
+        yield path.stem, summarize(stream)
+    ios = [
+        Io(SDB, "read", 4096, 0, 1000, q2d_ns=5, pid=3),
+        Io(SDB, "read", 512, 0, 77, q2d_ns=900, pid=4),
+        Io(SDB, "write", 4096, 9, 1_000_000, error=True),
+        Io(HUNG, "write", 4096, 5, None),
+    ]
+    yield "everything", interval_of(ios, 0, 10**9, {3: "dd"})
 
 
 if __name__ == "__main__":

@@ -1,28 +1,36 @@
 """What is fuzzed, and what must hold: each target takes an input and returns how many records it
 has fed. An exception is a finding.
 
-A target's input is 16 bytes of options and a stream; that of ``decode``, statistics as they stand.
+A target's input is 16 bytes of options and a stream; that of ``decode``, statistics as they stand;
+that of ``from_bytes``, an interval between its head and its checksum; that of ``json``, lines.
 ``_fuzz`` is part of the program that runs this, see harness.c.
 """
 
 from __future__ import annotations
 
 import heapq
+import os
 import random
+import zlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import _fuzz
 import numpy as np
+from intervals import use_all
 from reference import Reference
 
 from blkiomon import decode as stats_decoder
 from blkiomon import layout
 from blkiomon._core import Engine
 from blkiomon._merge import Merger
-from blkiomon.errors import StatsError, TraceError
+from blkiomon.compact import CRC_BYTES, MAGIC, VERSION
+from blkiomon.errors import IntervalError, StatsError, TraceError
 from blkiomon.interval import Interval, join
 from blkiomon.outputs import binary
+from blkiomon.report.collect import ReportError, collect
+from blkiomon.report.series import series
 
 OPTIONS = 16
 U64 = 1 << 64
@@ -535,6 +543,46 @@ def decode(data: memoryview) -> int:
             assert (again[name][..., :upto] == read[name][..., :upto]).all()
         assert (stats_decoder.parse(written).records == stats.records).all()
     for render in stats_decoder._RENDERERS.values():
-        for text in render(stats):
+        for text in render(stats.version, stats.records):
             assert text.endswith("\n")
     return len(stats.records)
+
+
+# --- intervals that are read back -----------------------------------------------------------------
+
+
+def from_bytes(data: memoryview) -> int:
+    """IntervalError, or an interval that can be asked for everything, and written and merged."""
+    body = MAGIC + bytes([VERSION]) + data
+    try:
+        item = Interval.from_bytes(body + zlib.crc32(body).to_bytes(CRC_BYTES, "little"))
+    except IntervalError as error:
+        assert "\n" not in str(error)
+        return 0
+    use_all(item)
+    return 1
+
+
+LINES = Path(f"/dev/shm/blkiomon-fuzz-{os.getpid()}.jsonl")
+"""In memory where there is a file system in memory."""
+
+
+def json(data: memoryview) -> int:
+    """What ``report`` reads of lines: a complaint of one line, or figures that it can draw."""
+    lines = bytes(data)
+    path = LINES if LINES.parent.is_dir() else Path(LINES.name)
+    path.write_bytes(b"{" + lines)  # else it is taken for a trace
+    try:
+        found = collect([str(path)], show_progress=False)
+    except ReportError as error:
+        assert "\n" not in str(error), error
+        return 0
+    finally:
+        path.unlink()
+    use_all(found.whole)
+    for item in found.slices:
+        use_all(item)
+    over_time = series(found.slices)
+    assert (np.diff(over_time.edges_s) >= 0).all()
+    assert sum(line.whole.num for line in over_time.lines.values()) == found.whole.total.requests
+    return len(found.slices)

@@ -5,6 +5,7 @@ And waits for what threads do with them.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -179,11 +180,11 @@ def loads_of(ios: Iterable[Io], start_ns: int, end_ns: int) -> npt.NDArray[np.vo
             steps[b] -= 1
         times = sorted(steps)
         level = list(accumulate(steps[t] for t in times))
-        load["max_in_flight"] = max(level, default=0)
         if op == layout.ALL_OPS:
             load["busy_ns"] = sum(b - a for a, b, n in zip(times, times[1:], level) if n)
         load["in_flight_ns"] = (sum(b - a for a, b in spans), 0)
         left = [io.issue_ns for io in members if io.end_ns > end_ns]
+        load["max_in_flight"] = max([len(left), *level])
         load["in_flight"] = len(left)
         load["oldest_ns"] = end_ns - min(left, default=end_ns)
     return loads
@@ -236,6 +237,34 @@ NAMES = {SDB: "sdb", DM3: "dm-3"}
 def at(time_s: int, devices: int = 1) -> Interval:
     """An interval that is told from others by its time."""
     return interval([Request(device, READ, 4096, 5) for device in range(devices)], time_s)
+
+
+def use_all(item: Interval) -> None:
+    """Whatever one can ask an interval for; raises where that fails."""
+    groups = item.groups()
+    assert groups[-1].op is None
+    for group in groups:
+        assert group.requests == group.d2c.num == group.size.num
+        for quantity in (group.d2c, group.size, group.q2d, group.q2c):
+            if quantity is not None and quantity.num:
+                least, middle, greatest = map(quantity.percentile, (1e-9, 75, 100))
+                assert least is not None and middle is not None and greatest is not None
+                assert (least, greatest) == (quantity.min, quantity.max)
+                assert least <= middle <= greatest
+                assert least * quantity.num <= quantity.sum <= greatest * quantity.num
+                assert quantity.stddev is None or quantity.stddev >= 0
+    for op in (None, *layout.OPS):
+        item.percentile(99.9, op=op)
+    for histograms in (True, False):
+        json.dumps(item.to_dict(histograms=histograms), allow_nan=False)
+    assert Interval.from_dict(item.to_dict()).groups() == groups
+    data = item.to_bytes()
+    assert Interval.from_bytes(data).to_bytes() == data
+    twice = item.merge(Interval.from_bytes(data))
+    assert twice.total.requests == 2 * item.total.requests
+    assert Interval.from_bytes(twice.to_bytes()).groups() == twice.groups()
+    if (item.rows["d2c_hist"].sum(axis=1) == item.rows["requests"]).all():
+        item.device_stats()
 
 
 def eventually(condition: Callable[[], object]) -> None:

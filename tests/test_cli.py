@@ -414,8 +414,8 @@ def test_complaint_about_a_path_that_is_no_text(locale: str) -> None:
     environment = os.environ | {"LC_ALL": locale}
     result = runner.run("-I", LONG, "-h", b"/nowhere/\xff", env=environment)
     assert result.returncode == 1
-    complaint = b"blkiomon: could not write to /nowhere/\xff: No such file or directory\n"
-    assert result.stderr == complaint
+    complaint = rb"blkiomon: could not write to /nowhere/\xff: No such file or directory"
+    assert result.stderr == complaint + b"\n"
 
 
 def test_usage_error_of_a_process() -> None:
@@ -438,4 +438,4 @@ def test_usage_error_opens_no_output(tmp_path: Path) -> None:
 def test_name_of_a_missing_file_cannot_drive_the_terminal() -> None:
     result = runner.call("-I5", b"\xff\n\x1b[31m")
     assert (result.returncode, result.stdout) == (3, b"")
-    assert result.stderr.startswith(b"blkiomon: cannot open \xff??[31m: there is no such file")
+    assert result.stderr.startswith(rb"blkiomon: cannot open \xff\n\x1b[31m: there is no such file")

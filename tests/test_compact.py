@@ -9,15 +9,17 @@ import zlib
 from dataclasses import fields, replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import goldenfiles
 import numpy as np
 import pytest
+import streams
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from intervals import DM3, HUNG, SDB, Io, Request, example, interval, interval_of
+from intervals import DM3, HUNG, SDB, Io, example, interval_of, use_all
 
-from blkiomon import IntervalError, layout, summarize
+from blkiomon import IntervalError, compact, consistency, layout, library, summarize
 from blkiomon.compact import CRC_BYTES, MAGIC, VERSION
 from blkiomon.cut import Cut
 from blkiomon.interval import Counts, Interval, merge
@@ -132,7 +134,6 @@ def test_wide_numbers_are_kept() -> None:
             clock="trace",
             is_anchored=False,
         ),
-        interval([Request(1, 0, 1, 2**63 + op, op=op) for op in range(4)]),
         interval_of([Io(SDB, "read", 2**32 - 1, 0, 2**62, q2d_ns=2**62)], 0, 2**63),
     ]
     for item in items:
@@ -284,21 +285,105 @@ def test_any_damaged_byte_is_noticed(at: int, by: int) -> None:
         Interval.from_bytes(bytes(damaged))
 
 
+NUMBERS = st.one_of(
+    st.sampled_from([0, 1, 2, 1 << 20, 1 << 31, 1 << 32, 1 << 52, 1 << 63, (1 << 64) - 1]),
+    st.integers(0, 300),
+)
+
+
 @given(st.data())
-@settings(max_examples=200, deadline=None)
-def test_damage_with_a_true_checksum_is_refused_or_an_interval(data: st.DataObject) -> None:
-    """Never another error, and never memory for what is not there."""
-    body = bytearray(SMALL[5:-4])
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, len(body) - 1))
-        body[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=9))
-        if not body:
-            break
+@settings(max_examples=300, deadline=None)
+def test_changed_numbers_with_a_true_checksum_are_refused_or_an_interval_like_any_other(
+    data: st.DataObject,
+) -> None:
+    """Never another error, now or later, and never memory for what is not there."""
+    numbers = compact._unpacked(SMALL[5:-4]).tolist()
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(numbers) - 1))
+        until = at + data.draw(st.sampled_from([1, 1, 1, 1, 0, 2]))
+        numbers[at:until] = data.draw(st.lists(NUMBERS, min_size=1, max_size=1))
+    body = compact._packed(np.array(numbers, np.uint64))
     try:
-        item = Interval.from_bytes(sealed(SMALL[:5] + bytes(body)))
+        item = Interval.from_bytes(sealed(SMALL[:5] + body))
     except IntervalError:
         return
-    Interval.from_bytes(item.to_bytes())
+    use_all(item)
+
+
+def changed(table: str, field: str, value: Any, row: int = 0) -> Interval:
+    """An interval of which one figure is another."""
+    item = interval_of(TWO, 0, S, {3: "dd"})
+    cut = replace(item.cut, **{table: getattr(item.cut, table).copy()})
+    getattr(cut, table)[field][row] = value
+    return replace(item, cut=cut)
+
+
+TWO = [
+    Io(SDB, "read", 4096, 0, 1000, q2d_ns=5, pid=3),
+    Io(SDB, "read", 512, 0, 77, q2d_ns=900, pid=4),
+    Io(HUNG, "write", 4096, 5, None),
+]
+MOST = (1 << 64) - 1
+
+
+@pytest.mark.parametrize(
+    ("item", "why"),
+    [
+        (changed("rows", "op", 7), "an operation is out of range"),
+        (changed("rows", "direction", 3), "a direction is out of range"),
+        (changed("rows", "requests", 3), "8:16 read: d2c_ns: "),
+        (changed("rows", "requests", 1 << 53), "8:16 read: requests are not from 1 to 4503599627"),
+        (changed("rows", "errors", 3), "8:16 read: more errors than requests"),
+        (changed("rows", "d2c_ns", (1, 0, (1, 0), (1, 0))), "d2c_ns: min exceeds max"),
+        (changed("rows", "d2c_ns", (78, 1000, (1078, 0), (1006084, 0))), "in its first and its"),
+        (changed("rows", "size_bytes", (512, 4096, (9000, 0), (1 << 25, 0))), "size_bytes: no 2"),
+        (changed("rows", "d2c_us", (MOST, 0, (0, 0), (0, 0))), "8:16 read: d2c_us: min exceeds"),
+        (changed("rows", "d2c_hist", 0), "d2c_hist and size_hist differ"),
+        (changed("rows", "size_hist", 9), "size_hist is too large"),
+        (changed("queue_rows", "requests", 1), "8:16 read: q2d_ns: "),
+        (changed("d2c_bins", "row", 1, 1), "a bin is out of range|bins do not add up"),
+        (changed("d2c_bins", "bin", 3776, 1), "a bin"),
+        (changed("d2c_bins", "bin", 1, 1), "bins are not in ascending order|min and max"),
+        (changed("d2c_bins", "count", 0), "the count of a bin is out of range"),
+        (changed("q2c_bins", "count", 2), "its bins do not add up to its requests"),
+        (changed("loads", "op", 9), "in flight: an operation is out of range"),
+        (changed("loads", "device", 1), "in flight: an operation is out of range"),
+        (changed("loads", "max_in_flight", 0), "in flight: more at the end than at most"),
+        (changed("loads", "in_flight", 0), "in flight: an age where nothing is in flight"),
+        (changed("processes", "pid", 4, 1), "a process is there twice"),
+        (replace(interval_of(TWO, 0, S), start_ns=S + 1), "it ends before it begins"),
+        (replace(interval_of(TWO, 0, S), end_ns=1 << 66), "a time is out of range"),
+        (replace(interval_of(TWO, 0, S), counts=Counts(gaps=1 << 112)), "the count gaps is"),
+    ],
+)
+def test_bytes_that_contradict_themselves_are_refused(item: Interval, why: str) -> None:
+    with pytest.raises(IntervalError, match=why):
+        consistency.check(item)
+    with pytest.raises(IntervalError):
+        Interval.from_bytes(as_bytes(item))
+
+
+def as_bytes(item: Interval) -> bytes:
+    """Written without a look at what it says."""
+    try:
+        return item.to_bytes()
+    except (IndexError, ValueError) as error:
+        raise IntervalError("it cannot even be written") from error
+
+
+@pytest.mark.parametrize("path", sorted(TRACES.glob("*.bin")), ids=lambda path: path.stem)
+def test_every_interval_of_a_trace_is_consistent(path: Path) -> None:
+    for item in library.intervals(path, 1.5, resync=True):
+        consistency.check(item)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_interval_of_a_random_stream_is_consistent(seed: int) -> None:
+    stream = streams.generate(seed, "nothing", 200)
+    for max_age_s in (0.001, 600):
+        item = library.summarize(stream.data, max_pending=20, max_age_s=max_age_s)
+        consistency.check(item)
+        use_all(item)
 
 
 if __name__ == "__main__":  # makes the stored bytes: only ever for a new version

@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import os
+import shlex
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -253,6 +255,59 @@ def test_missing_file_is_told(tmp_path: Path, capfd: Capture) -> None:
 def test_help_begins_with_the_usage(capfd: Capture) -> None:
     assert decode.main(["--help"]) == 0
     assert capfd.readouterr().out.startswith(decode.USAGE)
+
+
+# --- endless and closed input ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read in several pieces."""
+    monkeypatch.setattr(decode, "PIECE_BYTES", 424 * 344)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_pieces_of_a_file_are_the_whole(
+    version: str, file: Path, small_pieces: None, capfd: Capture
+) -> None:
+    data = written(version, 900)
+    file.write_bytes(data)
+    assert len(data) > 2 * decode.PIECE_BYTES
+    expected = decode.parse(data).records
+    assert (decode.read_stats(file) == expected).all()
+    assert decode.main([str(file), "--csv"]) == 0
+    out, err = capfd.readouterr()
+    assert out.count("\n") == 1 + len(expected) and out.count("time_s") == 1
+    assert err == ""
+
+
+def test_offsets_count_from_the_beginning_of_a_file(
+    file: Path, small_pieces: None, capfd: Capture
+) -> None:
+    data = written("0.3", 900)
+    for end, told in ((b"x" * 7, "the last 7 bytes are no whole"), (b"\0" * 424, "any more")):
+        file.write_bytes(data + end)
+        with pytest.raises(StatsError, match=f"at byte offset {len(data)}: .*{told}") as raised:
+            decode.read_stats(file)
+        assert raised.value.offset == len(data)
+        assert decode.main([str(file)]) == 1
+        assert f"at byte offset {len(data)}: " in capfd.readouterr().err
+
+
+def test_endless_input_of_something_else_is_refused_at_once(capfd: Capture) -> None:
+    assert decode.main(["/dev/zero"]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("blkiomon: /dev/zero: these are no interval statistics")
+    assert said.count("\n") == 1
+    with pytest.raises(StatsError):
+        decode.read_stats("/dev/zero")
+
+
+def test_closed_standard_input_is_told() -> None:
+    command = f"{shlex.join(runner.COMMAND)} decode - <&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"blkiomon: -: standard input is closed\n"
 
 
 def test_signal_ends_it_while_it_waits_for_input() -> None:

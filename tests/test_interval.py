@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import json
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,10 +28,11 @@ from intervals import (
     example,
     interval,
     interval_of,
+    use_all,
 )
 from sanitizers import unsanitized
 
-from blkiomon import layout
+from blkiomon import IntervalError, layout
 from blkiomon.cut import merge_cuts
 from blkiomon.distribution import PERCENTILES, Distribution
 from blkiomon.groups import InFlight
@@ -387,13 +389,136 @@ def test_interval_from_json_has_no_figures_of_the_drop_in() -> None:
             item.device_stats()
 
 
-def test_dict_of_something_else_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({}, "not an interval of schema 1"),
+        ([], "not an interval of schema 1"),
+        ({"schema": 2}, "not an interval of schema 1"),
+        ({"schema": 1}, "devices is missing"),
+    ],
+)
+def test_dict_of_something_else_is_refused(other: Any, why: str) -> None:
+    with pytest.raises(IntervalError, match=why):
+        Interval.from_dict(other)
+
+
+OF_READ = "devices.0.ops.read"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "why"),
+    [
+        ("devices", 5, r"devices: 5 is not a list"),
+        ("devices.1", 5, r"devices\[1\]: 5 is not an object"),
+        ("devices.0.device", "sdb", r"devices\[0\].device is not a device number, such as 8:16"),
+        ("devices.0.device", "8:1048576", "is not a device number"),
+        ("devices.1.device", "8:16", "two rows have the same device, op"),
+        ("devices.0.ops.trim", {}, r"devices\[0\].ops: 'trim' is not an operation"),
+        ("devices.0.requests", 6, r"devices\[0\].requests: 6 is not the sum, "),
+        ("total.errors", 6, r"total.errors: 6 is not the sum, "),
+        ("total.requests", None, r"total.requests: None is not a whole number"),
+        ("start_ns", None, "start_ns: None is not a whole number"),
+        ("start_ns", 1.5, "start_ns: 1.5 is not a whole number"),
+        ("start_ns", 10**300, "a time is out of range"),
+        ("end_ns", -1, "ends before it begins: start_ns 0, end_ns -1"),
+        ("clock", {}, 'clock: {} is not "wall" or "trace"'),
+        ("anchored", 2, "anchored: 2 is not true or false"),
+        ("driver_data_records", float("-inf"), "driver_data_records: -inf is not a whole number"),
+        ("unseen.lost_events", 1 << 120, "the count lost is .*, out of range"),
+        ("unseen", None, "unseen: None is not an object"),
+        ("processes.by_bytes.0.name", [None], r"by_bytes\[0\].name: \[None\] is not text"),
+        ("processes.by_bytes.0.pid", 1 << 32, r"processes.by_bytes\[0\].pid: .* is out of range"),
+        (f"{OF_READ}.d2c_ns.count", 1 << 40, "d2c_ns.count is not the number of requests"),
+        (f"{OF_READ}.d2c_ns.max", 1, "8:16 read: d2c_ns: min exceeds max"),
+        (f"{OF_READ}.d2c_ns.min", 0, "8:16 read: d2c_ns: min and max are not in its first and its"),
+        (f"{OF_READ}.d2c_ns.sum_squares", 7, "have this min, max, sum and sum_squares"),
+        (f"{OF_READ}.d2c_ns.histogram.low.0", 1 << 64, "is not a list of whole numbers from 0"),
+        (f"{OF_READ}.d2c_ns.histogram.low.0", True, "is not a list of whole numbers from 0"),
+        (f"{OF_READ}.d2c_ns.histogram.low.0", (1 << 40) + 1, "histogram: these are no bins"),
+        (f"{OF_READ}.d2c_ns.histogram.low.0", 1 << 40, "d2c_ns: bins are not in ascending order"),
+        (f"{OF_READ}.d2c_ns.histogram.low", [], "histogram: these are no bins"),
+        (f"{OF_READ}.size_bytes.histogram.count.0", 0, "the count of a bin is out of range"),
+        (f"{OF_READ}.in_flight.end", 1 << 50, "in flight: more at the end than at most"),
+        (f"{OF_READ}.in_flight.end", 1.5, "in_flight.end: 1.5 is not a whole number"),
+        (f"{OF_READ}.q2c_ns", None, "q2c_ns: None is not an object"),
+    ],
+)  # fmt: skip
+def test_dict_that_contradicts_itself_is_refused_by_the_name_of_the_field(
+    path: str, value: Any, why: str
+) -> None:
+    line = json.loads(json.dumps(interval_of(example(), 0, S, PROCESS_NAMES).to_dict()))
+    *way, last = (int(name) if name.isdigit() else name for name in path.split("."))
+    place = line
+    for name in way:
+        place = place[name]
+    place[last] = value
+    with pytest.raises(IntervalError, match=why):
+        Interval.from_dict(line)
+
+
+def test_dict_without_histograms_is_refused() -> None:
+    with pytest.raises(IntervalError, match="without histograms"):
+        Interval.from_dict(interval_of(example(), 0, S).to_dict(histograms=False))
+
+
+def test_dict_of_an_earlier_or_a_later_version_is_read() -> None:
     item = interval_of(example(), 0, S)
-    for other in ({}, {"schema": 2}, {"schema": 1}, item.to_dict() | {"devices": [5]}):
-        with pytest.raises(ValueError, match="no interval of schema 1"):
-            Interval.from_dict(other)
-    with pytest.raises(ValueError, match="without histograms"):
-        Interval.from_dict(item.to_dict(histograms=False))
+    line = item.to_dict()
+    del line["unseen"]["over_device_limit"]
+    del line["devices"][0]["ops"]["read"]["in_flight"]["busy_ns"]
+    line["total"]["what_comes_later"] = 7
+    assert Interval.from_dict(line).groups() == item.groups()
+
+
+VALUES: st.SearchStrategy[Any] = st.one_of(
+    st.sampled_from([0, 1, -1, 1 << 31, 1 << 52, 1 << 63, (1 << 64) - 1, 1 << 64, 1 << 127]),
+    st.sampled_from([None, True, 1.5, float("nan"), "8:16", "\ud800", [], {}, [7], 10**400]),
+    st.integers(0, 1000),
+)
+
+
+@given(st.data())
+@settings(max_examples=400, deadline=None)
+def test_changed_dict_is_refused_or_an_interval_like_any_other(data: st.DataObject) -> None:
+    line = json.loads(CHANGED)
+    for _ in range(data.draw(st.integers(1, 3))):
+        place: Any = line
+        while True:
+            names = list(place) if isinstance(place, dict) else list(range(len(place)))
+            name = data.draw(st.sampled_from(names))
+            if not isinstance(place[name], (dict, list)) or not place[name]:
+                break
+            if data.draw(st.integers(0, 9)) == 0:
+                break
+            place = place[name]
+        if data.draw(st.integers(0, 3)) == 0:
+            del place[name]
+        else:
+            place[name] = data.draw(VALUES)
+        if not line:
+            break
+    try:
+        item = Interval.from_dict(line)
+    except IntervalError as error:
+        assert "\n" not in str(error)
+        return
+    use_all(item)
+
+
+CHANGED = json.dumps(
+    interval_of(
+        [
+            Io(SDB, "read", 4096, 0, 1000, q2d_ns=5, pid=3),
+            Io(SDB, "read", 512, 0, 77, q2d_ns=900, pid=4),
+            Io(SDB, "write", 4096, 9, 1_000_000, error=True),
+            Io(HUNG, "write", 4096, 5, None),
+        ],
+        0,
+        S,
+        {3: "dd"},
+    ).to_dict()
+)
 
 
 @unsanitized

@@ -28,7 +28,7 @@ VALIDATOR = Draft202012Validator(SCHEMA)
 
 def line_of(item: Interval) -> dict[str, Any]:
     """The one line of an interval, which fits the schema."""
-    (text,) = jsonl.renderer(NAMES.get)(item)
+    text = b"".join(jsonl.renderer(NAMES.get)(item))
     assert text.endswith(b"\n") and text.count(b"\n") == 1
     line: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
     VALIDATOR.validate(line)

@@ -10,6 +10,7 @@ import os
 import threading
 from array import array
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -229,6 +230,35 @@ def test_wrong_options_are_told_at_once() -> None:
         blkiomon.intervals(b"", clock="sun")
     with pytest.raises(TypeError):
         blkiomon.intervals(b"", colour="red")  # type: ignore[call-arg]
+
+
+USERS_OF_OPTIONS: list[Callable[..., Any]] = [
+    blkiomon.Monitor,
+    partial(blkiomon.requests, b""),
+    partial(blkiomon.summarize, b""),
+]
+
+
+@pytest.mark.parametrize("max_age_s", [float("inf"), float("nan"), -1.0, 2e10])
+def test_an_age_out_of_range_is_refused(max_age_s: float) -> None:
+    for use in (
+        blkiomon.Monitor,
+        partial(blkiomon.requests, b""),
+        partial(blkiomon.summarize, b""),
+    ):
+        with pytest.raises(ValueError, match=r"max_age_s must be from 0 to 1\.8e10, not"):
+            use(max_age_s=max_age_s)
+
+
+@pytest.mark.parametrize("device", [-1, 1 << 32, 1 << 70])
+def test_a_device_out_of_range_is_refused(device: int) -> None:
+    for use in (
+        blkiomon.Monitor,
+        partial(blkiomon.requests, b""),
+        partial(blkiomon.summarize, b""),
+    ):
+        with pytest.raises(ValueError, match=f"a device number is from 0 to 2.32-1, not {device}"):
+            use(devices=[device])
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def test_series_are_as_many_as_is_said() -> None:
     of_a_host = [key for key in samples(metrics.text()[0]) if len(key) == 1]
     n_of_each = len(samples(metrics.text()[0])) - len(of_a_host)
     said = (CONTRIB.parent / "docs" / "scale.md").read_text()
-    words = {8: "eight"}[len(of_a_host)]
+    words = {9: "nine"}[len(of_a_host)]
     assert f"{n_of_each} series for each device and operation, and {words} of the host" in said
     for n in (1, 10, MAX_DEVICES, MAX_DEVICES + 1):
         assert f" {2 * n * n_of_each + len(of_a_host):,} |" in said
@@ -378,7 +378,7 @@ def test_any_number_of_connections_leaves_outputs_their_descriptors(
 def test_too_few_descriptors_for_any_connection_is_told() -> None:
     command = ["prlimit", "--nofile=36:36", *runner.COMMAND, "-I", LONG, "--openmetrics", "0"]
     result = subprocess.run(command, input=ONE, capture_output=True, timeout=runner.TIMEOUT_S)
-    assert (result.returncode, result.stdout) == (1, b"")
+    assert (result.returncode, result.stdout) == (4, b"")
     assert result.stderr.decode() == (
         "blkiomon: could not listen on 127.0.0.1:0: 36 open files at most leave none for "
         "connections: see ulimit -n\n"

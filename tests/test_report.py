@@ -20,6 +20,7 @@ from sanitizers import NEEDED
 
 import blkiomon
 from blkiomon import layout, report
+from blkiomon.report import access, compare, worst
 from blkiomon.report import collect as collecting
 from blkiomon.report.access import Accesses
 from blkiomon.report.collect import MOST_SLICES, Collected, ReportError, collect
@@ -368,6 +369,33 @@ def test_charts_are_chosen_by_name(short: Path, tmp_path: Path, capfd: Capture) 
     )
 
 
+@pytest.mark.parametrize("title", ["$x^$", "50 $ or $60", "\udcff\x1b\n", "\u65e5\u672c"])
+@pytest.mark.parametrize("kind", ["html", "png", "svg", "pdf"])
+def test_any_title_will_do(tmp_path: Path, kind: str, title: str, capfd: Capture) -> None:
+    path, output = trace(tmp_path / "trace", pairs(3)), tmp_path / f"x.{kind}"
+    assert report.main(["-o", str(output), "--chart=iops", "--title", title, str(path)]) == 0
+    assert capfd.readouterr() == ("", "")
+    if kind in ("html", "svg"):
+        text = output.read_bytes().decode("utf-8")
+        assert "\x1b" not in text
+        ET.fromstring(text.partition("\n")[2] if kind == "html" else text)
+
+
+def test_the_name_of_a_file_may_look_like_a_formula(tmp_path: Path) -> None:
+    path, output = trace(tmp_path / "$x^$", pairs(3)), tmp_path / "x.png"
+    assert report.main(["-o", str(output), "--chart=iops", str(path)]) == 0
+
+
+def test_processes_are_shown_by_their_names_as_in_json(tmp_path: Path) -> None:
+    records = [tw.notify_process(1, 7, "fio"), *pairs(3, pid=7), *pairs(1, pid=8)]
+    records.append(tw.issue(10**9 + 5 * 10**6, 80, 512, pid=8))
+    path, output = trace(tmp_path / "trace", records), tmp_path / "x.html"
+    assert report.main(["-o", str(output), "--chart=iops", str(path)]) == 0
+    page = output.read_text()
+    assert "<td>fio (7)</td>" in page
+    assert figures_of(page)["whole"]["processes"] == blkiomon.summarize(path).to_dict()["processes"]
+
+
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/<\xff\x1b>"))
     trace(path, pairs(3))
@@ -391,7 +419,162 @@ def test_many_devices_and_operations_make_a_page_of_bounded_size(tmp_path: Path)
     output = tmp_path / "page.html"
     assert report.main(["-o", str(output), str(trace(tmp_path / "trace", records))]) == 0
     assert output.stat().st_size < 5_000_000
-    assert "rows of at most" in output.read_text()
+    assert re.search(r"\d+ devices are left out: requests waited longer", output.read_text())
+
+
+# --- bounded memory -------------------------------------------------------------------------------
+
+
+def many_devices(number: int) -> list[tw.Record]:
+    """A request of a microsecond on each; on the second one many, on the last one a slow one."""
+    records = []
+    for i in range(number):
+        at, device = 10**9 + i * 10**6, 8 << 20 | (i + 1)
+        records += [
+            tw.issue(at, 0, 4096, device=device),
+            tw.complete(at + 1000, 0, 4096, device=device),
+        ]
+        busy = 8 << 20 | 2
+        records += [
+            tw.issue(at + 2000, 8, 512, device=busy),
+            tw.complete(at + 9000, 8, 512, device=busy),
+        ]
+    slow = 8 << 20 | number
+    at = 10**9 + number * 10**6
+    records += [tw.issue(at, 0, 4096, device=slow), tw.complete(at + 10**8, 0, 4096, device=slow)]
+    hung = 9 << 20
+    records.insert(0, tw.issue(10**9 - 5, 0, 4096, device=hung))
+    return records
+
+
+@pytest.mark.parametrize("most_bytes", [1 << 26, 200_000, 30_000])
+@pytest.mark.parametrize("kind", ["trace", "json"])
+def test_many_devices_have_rows_for_the_worst_and_exact_totals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, most_bytes: int
+) -> None:
+    monkeypatch.setattr(worst, "MOST_DEVICES", 4)
+    monkeypatch.setattr(collecting, "MOST_BYTES", most_bytes)
+    path = trace(tmp_path / "trace", many_devices(100))
+    exact = blkiomon.summarize(path)
+    if kind == "json":
+        path = tmp_path / "stats.jsonl"
+        assert runner.call("-I", "0.001", "--json", path, tmp_path / "trace").returncode == 0
+    found = collect([str(path)])
+    assert sum(worst.n_bytes(item.cut) for item in found.slices) <= most_bytes
+    assert not any(item._groups for item in found.slices)  # they take far more
+    assert sum(item.total.requests for item in found.slices) == exact.total.requests
+    whole = found.whole
+    assert whole.total.d2c == exact.total.d2c
+    assert whole.total.size == exact.total.size
+    assert whole.total.in_flight == exact.total.in_flight
+    shown = {g.device for g in whole.groups() if g.device not in (None, worst.OTHERS)}
+    assert len(shown) <= 4 and len(shown) + found.n_others == 101
+    if most_bytes == 1 << 26:
+        assert {8 << 20 | 2, 8 << 20 | 100, 9 << 20} <= shown
+    for number in shown:  # not of a part of the time
+        assert whole.device(number) == exact.device(number)
+        assert whole.ops(number) == exact.ops(number)
+    line = series(found.slices).lines["read"]
+    assert line.whole == exact.total.d2c
+
+
+def test_page_and_comparison_say_that_there_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.setattr(worst, "MOST_DEVICES", 4)
+    path, output = trace(tmp_path / "trace", many_devices(100)), tmp_path / "page.html"
+    assert report.main(["-o", str(output), "--chart=iops", str(path)]) == 0
+    page = output.read_text()
+    assert "97 devices have no row of their own and are shown as one, others." in page
+    assert "<td>others (97)</td>" in page and ">0:0<" not in page
+    figures = figures_of(page)
+    assert figures["others"] == 97
+    assert [entry["device"] for entry in figures["whole"]["devices"]].count("others") == 1
+    assert compare.main([str(path), str(path)]) == 0
+    said = capfd.readouterr().out
+    assert "A: 97 devices have no row of their own" in said and "0:0" not in said
+    assert compare.main(["--json", str(path), str(path)]) == 0
+    assert json.loads(capfd.readouterr().out)["others"] == {"a": 97, "b": 97}
+
+
+def test_runs_of_a_comparison_share_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collecting, "MOST_BYTES", 400_000)
+    path = trace(tmp_path / "trace", many_devices(100))
+    alone, shared = collect([str(path)]), collect([str(path)], n_runs=4)
+    assert sum(worst.n_bytes(item.cut) for item in shared.slices) <= 100_000
+    assert shared.n_others > alone.n_others
+    assert shared.whole.total.d2c == alone.whole.total.d2c
+
+
+def test_others_that_are_too_many_to_be_known_stay_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(worst, "MOST_DEVICES", 4)
+    monkeypatch.setattr(worst, "MOST_OTHERS", 20)
+    path = trace(tmp_path / "trace", many_devices(100))
+    found = collect([str(path)])
+    assert "more than " in found.notes[0]
+    assert found.whole.total.d2c == blkiomon.summarize(path).total.d2c
+    assert len(found.devices) <= 4
+
+
+def test_many_processes_leave_those_that_moved_most(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(worst, "MOST_PROCESSES", 3)
+    records = [tw.notify_process(1, pid, f"p{pid}") for pid in range(1, 10)]
+    for pid in range(1, 10):
+        at = 10**9 + pid * 1000
+        records += [tw.issue(at, 0, 512 * pid, pid=pid), tw.complete(at + 5, 0, 512 * pid)]
+    found = collect([str(trace(tmp_path / "trace", records))])
+    assert set(found.whole.process_names.values()) == {"p7", "p8", "p9"}
+
+
+def test_devices_and_operations_beyond_a_limit_are_not_followed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(access, "MOST_KEYS", 1)
+    accesses = Accesses(4)
+    for op in range(4):
+        accesses.add(requests([0, 8, 16], op=op, at=op), 0, 10)
+        accesses._look(0)
+    assert set(accesses.finish().shares) == {(0, 0), (0, 1)}
+
+
+def test_a_line_that_is_too_long_is_refused(
+    stats: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.setattr(collecting, "MOST_LINE_BYTES", 1 << 20)
+    path = tmp_path / "bomb.jsonl.gz"
+    first = stats["json"].read_bytes().splitlines(keepends=True)[0]
+    path.write_bytes(gzip.compress(first + b'{"schema": 1, "x": "' + b"x" * (5 << 20)))
+    said = complaint(capfd, "-o", tmp_path / "page.html", path)
+    assert f"{path}: line 2 is longer than 1 MiB" in said
+
+
+@pytest.mark.parametrize("last_ns", [2**64 - 1, 2**64 - 2, 2**63])
+def test_the_latest_time_there_is_ends_a_trace(tmp_path: Path, last_ns: int) -> None:
+    records = [*pairs(3), tw.issue(last_ns - 1, 0, 512), tw.complete(last_ns, 0, 512)]
+    found = collect([str(trace(tmp_path / "trace", [*records, tw.issue(last_ns, 8, 512)]))])
+    assert found.whole.total.requests == 4
+    assert len(found.slices) <= MOST_SLICES
+
+
+def test_statistics_of_b_with_any_figures_make_a_page(
+    tmp_path: Path, stats: dict[str, Path], capfd: Capture
+) -> None:
+    records = np.frombuffer(stats["b"].read_bytes(), layout.STATS_03).copy()
+    records["d2c_r"]["squ"] = 0  # as if 64 bits had not held it
+    path, output = tmp_path / "stats.bin", tmp_path / "page.html"
+    path.write_bytes(records.tobytes())
+    assert report.main(["-o", str(output), str(path)]) == 0
+    some = records["size_r"]["num"] > 0  # of which histograms hold 32 bits
+    for name in ("size_r", "d2c_r"):
+        records[name]["num"][some] += 1 << 50
+    path.write_bytes(records.tobytes())
+    assert "a number of requests is out of range" in complaint(capfd, "-o", output, path)
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
@@ -410,8 +593,18 @@ def complaint(capfd: Capture, *arguments: str | Path, status: int = 3) -> str:
         ("empty", b"", "the trace is empty"),
         ("garbage", b"what is this?" * 100, "bad trace: "),
         ("unmatched", tw.encode([tw.issue(1, 0, 4096)]), "no request in 1 records"),
-        ("nothing.jsonl", b'{"schema": 7}\n', "line 1: this is no interval of schema 1"),
-        ("broken.jsonl", b'{"schema": \n', "line 1: not JSON"),
+        ("nothing.jsonl", b'{"schema": 7}\n', "line 1: this is not an interval of schema 1"),
+        ("broken.jsonl", b'{"schema": \n', "line 1: not JSON: Expecting value at column"),
+        ("nan.jsonl", b'{"schema": 1, "start_ns": NaN}\n', "line 1: not JSON: NaN is not a number"),
+        (
+            "digits.jsonl",
+            b'{"schema": ' + b"9" * 5000 + b"}",
+            "line 1: not JSON: Exceeds the limit",
+        ),
+        ("deep.jsonl", b'{"a":' * 90_000, "line 1: not JSON: it is nested too deeply"),
+        ("latin.jsonl", b'{"schema": "\xff"}\n', "line 1: not JSON: 'utf-8' codec can't decode"),
+        ("part.jsonl", b'{"schema": 1, "dev', "line 1 is cut short and left out"),
+        ("whole.jsonl", b'{"schema": 1}', "line 1: devices is missing"),
         ("stats", b"\0" * 500, "these are no interval statistics"),
     ],
 )
@@ -423,6 +616,51 @@ def test_inputs_without_anything(
     said = complaint(capfd, "-o", output, path)
     assert told in said and str(path) in said
     assert not output.exists()
+
+
+def test_line_that_contradicts_itself_is_told_by_file_line_and_field(
+    stats: dict[str, Path], tmp_path: Path, capfd: Capture
+) -> None:
+    """By report and by compare alike."""
+    lines = [json.loads(line) for line in stats["json"].read_bytes().splitlines()]
+    output, path = tmp_path / "page.html", tmp_path / "wrong.jsonl"
+    for name, value, told in (
+        ("start_ns", None, "start_ns: None is not a whole number"),
+        ("end_ns", -(1 << 63), "it ends before it begins"),
+        ("clock", {}, 'clock: {} is not "wall" or "trace"'),
+        ("clock", "wall", "an interval of another clock (wall, anchored False) than those before"),
+        ("processes", {"by_bytes": [7]}, "processes.by_bytes[0]: 7 is not an object"),
+        ("records", 1 << 500, "the count records is 327"),
+    ):
+        written = [*lines[:2], lines[2] | {name: value}, *lines[3:]]
+        path.write_text("".join(json.dumps(line) + "\n" for line in written))
+        assert f"{path}: line 3: {told}" in complaint(capfd, "-o", output, path)
+        assert compare.main([str(stats["json"]), str(path)]) == 1
+        said = capfd.readouterr().err
+        assert f"{path}: line 3: {told}" in said and said.count("\n") == 1
+    assert not output.exists()
+
+
+def test_more_requests_than_add_up_are_refused(
+    stats: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.setattr(collecting, "MOST_REQUESTS", 100)
+    said = complaint(capfd, "-o", tmp_path / "page.html", stats["json"])
+    assert "line 1: there are more than 100 requests in all" in said
+
+
+def test_a_request_that_took_too_long_points_to_the_option(tmp_path: Path, capfd: Capture) -> None:
+    late = [tw.issue(10**9, 0, 4096), tw.complete(10**9 + 601 * 10**9, 0, 4096)]
+    path, output = trace(tmp_path / "trace", late), tmp_path / "page.html"
+    said = complaint(capfd, "-o", output, path)
+    assert "have no partner within 600 s; --max-age allows more time" in said
+    assert report.main(["-o", str(output), "--chart=iops", "--max-age", "700", str(path)]) == 0
+    assert figures_of(output.read_text())["whole"]["total"]["requests"] == 1
+    assert compare.main(["--max-age=700", str(path), str(path)]) == 0
+    capfd.readouterr()
+    for command in (report, compare):
+        assert command.main(["-o", str(output), "--max-age=inf", str(path), str(path)]) == 1
+        assert "--max-age takes a number of seconds" in capfd.readouterr().err
 
 
 def test_a_filter_that_fits_nothing(short: Path, tmp_path: Path, capfd: Capture) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import select
 import signal
+import subprocess
+import sys
+import sysconfig
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -18,13 +24,13 @@ import pytest
 import runner
 from runner import Running
 from sanitizers import unpreloaded
-from test_faults import ONE
+from test_faults import ONE, TERMINATED
 
 from blkiomon.clock import WallClock
 from blkiomon.config import Config
 from blkiomon.interval import Interval
 from blkiomon.outputs import Outputs
-from blkiomon.run import Line
+from blkiomon.run import Line, StopSignals, _read
 
 HOUR_S = 3600
 STORM = 3000
@@ -198,3 +204,155 @@ def test_run_goes_on_while_the_clock_is_set_an_hour_and_back(
         (end,) = (one["end"] for one in found if one["total"]["requests"] == number)
         shown = datetime.fromisoformat(end).astimezone(UTC)
         assert abs((shown - datetime.now(UTC)).total_seconds()) > HOUR_S / 2
+
+
+# --- heard at any time -------------------------------------------------------------------------
+
+
+def test_terminated_while_a_packed_file_unpacks_to_nothing(tmp_path: Path) -> None:
+    """A gzip member and terabytes of padding, which take no room on disk."""
+    trace = tmp_path / "trace.gz"
+    trace.write_bytes(gzip.compress(ONE))
+    os.truncate(trace, 1 << 42)
+    with Running("-I", "1000", "--json", "-", trace).started() as process:
+        io = Path(f"/proc/{process.process.pid}/io")
+        first = _bytes_read(io)
+        runner.until(lambda: _bytes_read(io) > first + (1 << 20), "the padding to be read")
+        status, data, complaints = process.end(signal.SIGTERM)
+    assert (status, complaints) == (0, TERMINATED)
+    assert [one["total"]["requests"] for one in intervals(data)] == [1]
+
+
+def _bytes_read(io: Path) -> int:
+    return int(io.read_text().split()[1])
+
+
+def test_interrupt_that_is_lost_in_a_callback_is_raised_again() -> None:
+    code = (
+        "import os, signal, sys, weakref\n"
+        "from blkiomon import cli\n"
+        "class Thing: pass\n"
+        "def command(arguments):\n"
+        "    thing = Thing()\n"
+        "    seen = weakref.ref(thing, lambda ref: os.kill(os.getpid(), signal.SIGINT))\n"
+        "    del thing\n"
+        "    while True: pass\n"
+        "cli._interruptible(command, [])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=runner.TIMEOUT_S, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+SCRIPT = Path(sysconfig.get_path("scripts"), "blkiomon")
+WAITS = """\
+import os, sys
+os.write({reached}, b".")
+os.read({go}, 1)
+sys.path.remove(os.path.dirname(__file__))
+del sys.modules[__name__]
+__import__(__name__)
+"""
+
+
+@pytest.mark.skipif(not SCRIPT.exists(), reason="the command is not installed here")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("module", "arguments", "is_ended_in_order"),
+    [
+        ("getopt", ["-I", "1000"], False),  # before a line of main has run
+        ("numpy", ["-I", "1000"], True),
+        ("numpy", ["report", "-o", "report.html", str(PHASES)], False),
+    ],
+)
+def test_signal_while_modules_are_imported_leaves_no_traceback(
+    module: str,
+    arguments: list[str],
+    is_ended_in_order: bool,
+    number: signal.Signals,
+    tmp_path: Path,
+) -> None:
+    """A module of that name stands before the real one, and waits."""
+    with ExitStack() as stack:
+        fds = [*os.pipe(), *os.pipe()]
+        for fd in fds:
+            stack.callback(os.close, fd)
+        hears_us, go, its_word, reached = fds[0], fds[1], fds[2], fds[3]
+        (tmp_path / f"{module}.py").write_text(WAITS.format(reached=reached, go=hears_us))
+        process = stack.enter_context(
+            Running(
+                *arguments,
+                command=[str(SCRIPT)],
+                pass_fds=(hears_us, reached),
+                env=os.environ | {"PYTHONPATH": str(tmp_path)},
+                cwd=tmp_path,
+            )
+        )
+        os.read(its_word, 1)
+        process.signal(number)
+        os.write(go, b".")
+        status, _, complaints = process.end()
+    expected = (0, TERMINATED) if is_ended_in_order else (-number, "")
+    assert (status, complaints) == expected
+    assert not (tmp_path / "report.html").exists()
+
+
+# --- SIGHUP, which reopens files ---------------------------------------------------------------
+
+
+class _Polls:
+    """A poll that ends the input once nothing is ready, and fails where it never waits."""
+
+    def __init__(self, end_input: Callable[[], None]) -> None:
+        self._poll = real_poll()
+        self._end_input = end_input
+        self.register, self.unregister = self._poll.register, self._poll.unregister
+        self._left = 50
+
+    def poll(self, timeout_ms: float) -> list[tuple[int, int]]:
+        self._left -= 1
+        assert self._left, "it polls, and never waits"
+        ready = self._poll.poll(0)
+        if not ready:
+            self._end_input()
+        return ready
+
+
+real_poll = select.poll
+
+
+@pytest.mark.parametrize("late", [signal.SIGHUP, signal.SIGWINCH])
+def test_signal_at_any_time_lets_the_poll_wait_again(
+    late: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that comes just when the pipe which wakes the poll has been emptied, and any other."""
+    reopened = []
+    outputs = _Kept()
+    monkeypatch.setattr(outputs, "reopen", lambda: reopened.append(1))
+    monkeypatch.setattr(Outputs, "are_of_use", True)
+    input_fd, end_fd = os.pipe()
+    monkeypatch.setattr("blkiomon.run.select.poll", lambda: _Polls(lambda: os.close(end_fd)))
+    read = os.read
+    is_sent = False
+
+    def read_and_signal(fd: int, n_bytes: int) -> bytes:
+        nonlocal is_sent
+        data = read(fd, n_bytes)
+        if fd == stop.fd and not is_sent:
+            is_sent = True
+            os.kill(os.getpid(), late)
+        return data
+
+    monkeypatch.setattr("blkiomon.run.os.read", read_and_signal)
+    old = signal.signal(signal.SIGWINCH, lambda number, frame: None)
+    line = Line(Config(interval_s=1000), outputs)
+    try:
+        with StopSignals(lambda: None, [signal.SIGHUP]) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            done = _read(line, WallClock(1000), input_fd, stop, outputs, None)
+    finally:
+        signal.signal(signal.SIGWINCH, old)
+        os.close(input_fd)
+    assert done == (True, b"")
+    assert len(reopened) == (2 if late == signal.SIGHUP else 1)

@@ -5,6 +5,7 @@ The option table below is the one source of what is parsed and what ``--help`` s
 
 from __future__ import annotations
 
+import _thread
 import gc
 import getopt
 import os
@@ -233,14 +234,27 @@ def _monitor(arguments: Sequence[str]) -> int:
 def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     """A sub-command, which any signal ends as it would anything, but no part of a file stays."""
     received = 0
+    is_due = True  # to be raised: once, as the command is then on its way to its end
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal received
-        received = number
-        for each in heard:
-            signal.signal(each, signal.SIG_IGN)  # once: it is on its way to its end
-        raise KeyboardInterrupt
+        nonlocal received, is_due
+        received = received or number
+        if is_due:
+            is_due = False
+            raise KeyboardInterrupt
 
+    def retry(lost: sys.UnraisableHookArgs) -> None:
+        """It was raised where nothing can be, as in a weak reference's callback: once more."""
+        nonlocal is_due
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            old_hook(lost)
+            return
+        is_due = True
+        # By another thread, which has its turn when this function has ended.
+        again = signal.Signals(received)
+        _thread.start_new_thread(_thread.interrupt_main, (again,))
+
+    old_hook, sys.unraisablehook = sys.unraisablehook, retry
     heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     old = {number: signal.signal(number, interrupt) for number in heard}
     try:
@@ -250,6 +264,7 @@ def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[
         pass
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        sys.unraisablehook = old_hook
         for number, handler in old.items():
             signal.signal(number, handler)
     _die_of(received)

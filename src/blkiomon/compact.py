@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon import layout
+from blkiomon import consistency, layout
 from blkiomon.cut import Cut, Table, merge_cuts
 from blkiomon.distribution import N_BINS
 from blkiomon.errors import IntervalError
@@ -201,6 +201,7 @@ def from_bytes(data: bytes) -> Interval:
     source = _Reader(_unpacked(data[head:-CRC_BYTES]))
     interval = _read(source, version)
     source.end()
+    consistency.check(interval)
     return interval
 
 
@@ -278,9 +279,7 @@ class _Reader:
             firsts = np.flatnonzero(np.diff(bins["row"].astype(np.int64), prepend=-1))
             before = np.concatenate(([0], upto))[firsts]
             number = upto - np.repeat(before, np.diff(firsts, append=n))
-            if number.max() >= n_bins:
-                raise IntervalError("this interval has a bin that is none")
-            bins["bin"] = number
+            bins["bin"] = np.minimum(number, n_bins)  # more is out of range as well
         bins["count"] = self.take(n)
         return bins
 
@@ -328,10 +327,6 @@ def _read(source: _Reader, version: int) -> Interval:
     retry_rows = np.zeros(0, layout.RETRY_ROW)
     if version > 1:
         retry_rows = source.table(layout.RETRY_ROW, _RETRY_ROW)
-    if max(_most(t["op"]) for t in (rows, queue_rows, retry_rows)) >= layout.ALL_OPS:
-        raise IntervalError("this interval has an operation that is none")
-    if _most(loads["op"]) > layout.EVERYTHING or _most(rows["direction"]) >= len(layout.DIRECTIONS):
-        raise IntervalError("this interval has an operation or a direction that is none")
     cut = Cut(
         rows=rows,
         loads=loads,
@@ -357,7 +352,3 @@ def _read(source: _Reader, version: int) -> Interval:
         missing_files=missing_files,
         named_ns={pid: at_ns for pid, at_ns in told_ns.items() if at_ns != end_ns},
     )
-
-
-def _most(column: npt.NDArray[Any]) -> int:
-    return int(column.max(initial=0))

@@ -42,8 +42,21 @@ def complain(message: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Names that a user gave may hold anything: nothing of it gets to drive the terminal."""
-    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else "?" for c in text)
+    r"""A text that shows whatever it holds, and lets none of it act on a terminal.
+
+    Escaped as in Python are control characters (``\n`` and ``\x1b``; C1, too), separators and
+    formatting characters (``\u202e``, which reverses what follows), and characters that nobody has
+    assigned. A byte that is not UTF-8, as file names may hold, is written ``\xff``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # os.fsdecode stands it for a byte
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def write(fd: int, text: str) -> None:

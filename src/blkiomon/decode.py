@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BufferedReader
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from blkiomon import layout
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, complain, misused, printed
-from blkiomon.errors import StatsError
+from blkiomon.errors import SourceError, StatsError
 from blkiomon.interchange import device_text
 from blkiomon.interval import DeviceStats
 from blkiomon.moments import U64_MAX, Moments
@@ -41,9 +43,8 @@ _QUANTITIES = {"size": "size_bytes", "d2c": "d2c_us", "thrput": "throughput_byte
 _DIRECTIONS = {"r": "read", "w": "write"}
 _MOMENTS = [f"{quantity}_{direction}" for quantity in _QUANTITIES for direction in _DIRECTIONS]
 
-FIRST_BYTES = 1 << 16
-MOST_BYTES = 1 << 28
-"""It is read in one piece: this is months of it."""
+PIECE_BYTES = 16 * layout.STATS_03.itemsize * layout.STATS_02.itemsize
+"""Whole structs of either layout."""
 
 MAX_TIME_S = 1 << 36
 """The year 4147: what claims to be from later is something else."""
@@ -72,10 +73,44 @@ def read_stats(path: str | os.PathLike[str]) -> npt.NDArray[np.void]:
         StatsError: it is no such file, or ends inside a struct.
         OSError: it cannot be read.
     """
-    stats = parse(Path(path).read_bytes())
-    if stats.tail_bytes:
-        raise _tail_error(stats)
-    return stats.records
+    with Path(path).open("rb") as file:
+        return np.concatenate([stats.records for stats in read_pieces(file)])
+
+
+def read_pieces(file: BinaryIO) -> Iterator[Stats]:
+    """The structs of a file of any length, piece by piece; there is at least one piece.
+
+    Raises:
+        StatsError: it is no such file, or ends inside a struct: after all before that.
+        SourceError: it cannot be read.
+    """
+    offset = 0
+    version: str | None = None
+    while True:
+        try:
+            data = file.read(PIECE_BYTES)
+        except OSError as error:
+            raise SourceError(f"cannot be read: {error.strerror}") from error
+        stats = parse(data) if version is None else _next_piece(data, version, offset)
+        if data or version is None:
+            yield stats
+        if stats.tail_bytes:
+            raise _tail_error(stats, offset)
+        if len(data) < PIECE_BYTES:
+            return
+        version = stats.version
+        offset += len(data)
+
+
+def _next_piece(data: bytes, version: str, offset: int) -> Stats:
+    """The structs of bytes that are from that offset of a file of a known layout."""
+    dtype = _LAYOUTS[version]
+    records = _native(np.frombuffer(data, dtype, len(data) // dtype.itemsize))
+    fine = _is_plausible(records)
+    if not fine.all():
+        offset += int(np.argmin(fine)) * dtype.itemsize
+        raise StatsError(offset, _no_more(offset, version))
+    return Stats(version, records, len(data) % dtype.itemsize)
 
 
 def parse(data: bytes) -> Stats:
@@ -151,13 +186,15 @@ def _explain(data: bytes) -> tuple[int, str]:
             best_offset, best_version = offset, version
     if not best_offset:
         return 0, "these are no interval statistics as -b writes them, of layout 0.3 or 0.2"
-    return best_offset, (
-        f"at byte offset {best_offset}: no interval statistics of layout {best_version} any more"
-    )
+    return best_offset, _no_more(best_offset, best_version)
 
 
-def _tail_error(stats: Stats) -> StatsError:
-    offset = len(stats.records) * _LAYOUTS[stats.version].itemsize
+def _no_more(offset: int, version: str) -> str:
+    return f"at byte offset {offset}: no interval statistics of layout {version} any more"
+
+
+def _tail_error(stats: Stats, offset: int) -> StatsError:
+    offset += len(stats.records) * _LAYOUTS[stats.version].itemsize
     return StatsError(
         offset,
         f"at byte offset {offset}: the last {stats.tail_bytes} bytes are no whole struct of layout "
@@ -198,61 +235,54 @@ def main(argv: Sequence[str]) -> int:
     if len(names) > 1:
         return misused("decode prints one of text, JSON and CSV", USAGE)
     name = "standard input" if rest[0] == "-" else rest[0]
-    data = b""
+    render = _RENDERERS[names.pop() if names else "text"]
     try:
-        data = _read(rest[0])
-        stats = parse(data)
+        inputs = [] if rest[0] == "-" else [identity(Path(rest[0]).stat())]
     except OSError as error:
         complain(f"{name}: {error.strerror}")
         return EXIT_INPUT
-    except StatsError as error:
-        complain(described(data[:HEAD_BYTES], name) or f"{name}: {error}")
-        return EXIT_INPUT
     try:
-        inputs = [] if rest[0] == "-" else [identity(Path(rest[0]).stat())]
         check_output("-", Policy(overwrite=overwrite, inputs=frozenset(inputs)))
     except OSError as error:
         complain(f"could not write to standard output: {error.strerror}")
         return EXIT_OUTPUT
-    status = printed(_RENDERERS[names.pop() if names else "text"](stats))
-    if stats.tail_bytes:
-        complain(f"{name}: {_tail_error(stats)}")
+    head = b""
+    try:
+        with _opened(rest[0]) as file:
+            head = file.peek()[:HEAD_BYTES]
+            pieces = read_pieces(file)
+            first = next(pieces)
+            records = chain.from_iterable(piece.records for piece in chain([first], pieces))
+            return printed(render(first.version, records))
+    except StatsError as error:
+        complain((described(head, name) if not error.offset else None) or f"{name}: {error}")
         return EXIT_INPUT
-    return status
+    except (OSError, SourceError) as error:
+        complain(f"{name}: {error.strerror if isinstance(error, OSError) else error}")
+        return EXIT_INPUT
 
 
-def _read(path: str) -> bytes:
-    """A file; of one that holds no statistics only the beginning, for it may never end.
-
-    Raises:
-        OSError: it cannot be read.
-        StatsError: it is too long.
-    """
-    fd = 0 if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    with open(fd, "rb", closefd=fd != 0) as file:
-        data = file.read(FIRST_BYTES)
-        try:
-            parse(data)
-        except StatsError as error:
-            if not error.offset:
-                return data
-        data += file.read(MOST_BYTES + 1 - len(data))
-    if len(data) > MOST_BYTES:
-        raise StatsError(MOST_BYTES, f"more than {MOST_BYTES >> 20} MiB of statistics")
-    return data
+def _opened(name: str) -> BufferedReader:
+    """A file, or standard input. Raises OSError."""
+    if name != "-":
+        return Path(name).open("rb")
+    return open(0, "rb", closefd=False)
 
 
-def _text(stats: Stats) -> Iterator[str]:
-    for record in stats.records:
-        yield human.text(time.ctime(int(record["time"])), device_stats(record), stats.version)
+Records = Iterable[np.void]
 
 
-def _figures(stats: Stats, record: np.void) -> dict[str, dict[str, dict[str, Any] | None]]:
+def _text(version: str, records: Records) -> Iterator[str]:
+    for record in records:
+        yield human.text(time.ctime(int(record["time"])), device_stats(record), version)
+
+
+def _figures(version: str, record: np.void) -> dict[str, dict[str, dict[str, Any] | None]]:
     """By direction and quantity; None of a quantity that the layout has not."""
     return {
         direction: {
             name: None
-            if quantity == "thrput" and stats.version == "0.2"
+            if quantity == "thrput" and version == "0.2"
             else _moments(Moments(*record[f"{quantity}_{letter}"].tolist()))
             for quantity, name in _QUANTITIES.items()
         }
@@ -299,31 +329,31 @@ def _head(record: np.void) -> dict[str, Any]:
     }
 
 
-def _json(stats: Stats) -> Iterator[str]:
-    for record in stats.records:
+def _json(version: str, records: Records) -> Iterator[str]:
+    for record in records:
         histograms = {
             f"{name}_histogram": {"upto": limits, "count": record[field].tolist()}
             for name, (field, limits) in _HISTOGRAMS.items()
         }
         line = {
-            "layout": stats.version,
+            "layout": version,
             **_head(record),
-            **_figures(stats, record),
+            **_figures(version, record),
             "bidirectional": int(record["bidir"]),
             **histograms,
         }
         yield json.dumps(line, separators=(",", ":")) + "\n"
 
 
-def _csv(stats: Stats) -> Iterator[str]:
+def _csv(version: str, records: Records) -> Iterator[str]:
     names = [*_MOMENT_NAMES]
     for name, (_, limits) in _HISTOGRAMS.items():
         names += [f"{name}_upto_{'inf' if limit is None else limit}" for limit in limits]
     yield csv.lines([["time_s", "time", "device", *names, "bidirectional"]]).decode()
-    for record in stats.records:
+    for record in records:
         figures = [
             value
-            for of_direction in _figures(stats, record).values()
+            for of_direction in _figures(version, record).values()
             for moments in of_direction.values()
             for value in (moments or dict.fromkeys(_NO_MOMENTS)).values()
         ]
@@ -339,7 +369,7 @@ _MOMENT_NAMES = [
     for name in _QUANTITIES.values()
     for figure in _NO_MOMENTS
 ]
-_RENDERERS: dict[str, Callable[[Stats], Iterator[str]]] = {
+_RENDERERS: dict[str, Callable[[str, Records], Iterator[str]]] = {
     "text": _text,
     "json": _json,
     "csv": _csv,

@@ -19,7 +19,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
-from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -32,6 +31,8 @@ T = TypeVar("T", bound=np.generic)
 
 N_BINS = layout.D2C_BINS
 """Bins that 64-bit values fall into: 0 up to, not including, this."""
+
+_BIN_BITS = (N_BINS - 1).bit_length()
 
 MAX_RELATIVE_ERROR = 1 / 128
 """Bound of ``|percentile - exact| / exact``."""
@@ -98,43 +99,65 @@ class Histograms(NamedTuple):
         n_groups: int,
     ) -> Histograms:
         """Add up counts of equal group and bin, given in any order."""
-        keys, sums = add_up(groups * N_BINS + bins, counts)
-        starts = np.searchsorted(keys, np.arange(n_groups + 1) * N_BINS)
-        return cls(_fixed((keys % N_BINS).astype(np.uint32)), _fixed(sums), starts)
+        keys, sums = add_up(groups << _BIN_BITS | bins, counts)
+        if not sums.all():  # a bin without a count says nothing
+            keys, sums = keys[sums > 0], sums[sums > 0]
+        starts = np.searchsorted(keys, np.arange(n_groups + 1) << _BIN_BITS)
+        return cls(_fixed((keys & (1 << _BIN_BITS) - 1).astype(np.uint32)), _fixed(sums), starts)
+
+    def taken(self, order: npt.NDArray[np.intp]) -> Histograms:
+        """Those of some groups, in this order."""
+        lengths = np.diff(self.starts)[order]
+        starts = np.zeros(len(order) + 1, np.intp)
+        np.cumsum(lengths, out=starts[1:])
+        index = np.repeat(self.starts[order] - starts[:-1], lengths) + np.arange(starts[-1])
+        return Histograms(_fixed(self.bins[index]), _fixed(self.counts[index]), starts)
 
     def joined(self, firsts: npt.NDArray[np.intp]) -> Histograms:
         """Neighbouring groups as one: those from each of ``firsts`` up to the next one."""
         if len(firsts) == len(self.starts) - 1:
             return self
+        if len(firsts) == 1:
+            sums = np.zeros(N_BINS, np.uint64)
+            np.add.at(sums, self.bins, self.counts)
+            bins = np.flatnonzero(sums)
+            starts = np.array([0, len(bins)])
+            return Histograms(_fixed(bins.astype(np.uint32)), _fixed(sums[bins]), starts)
         ends = np.append(self.starts[firsts], len(self.bins))
         groups = np.repeat(np.arange(len(firsts)), np.diff(ends))
         return self.added_up(groups, self.bins, self.counts, len(firsts))
 
     def percentiles(
-        self, moments: Sequence[Moments], wanted: Sequence[float]
-    ) -> list[tuple[int, ...]]:
+        self,
+        least: npt.NDArray[np.uint64],
+        greatest: npt.NDArray[np.uint64],
+        wanted: Sequence[float],
+    ) -> npt.NDArray[np.uint64]:
         """The wanted percentiles of each group; see ``Distribution.percentile``.
 
-        An empty tuple where a group has no counts.
+        Args:
+            least, greatest: value of each group, shape (n,).
+            wanted: p of them.
+
+        Returns:
+            Shape (n, p); 0 where a group has no counts.
         """
         upto = np.cumsum(self.counts, dtype=np.uint64)
         before = np.concatenate((np.zeros(1, np.uint64), upto))[self.starts]
         totals = np.diff(before)
         filled = np.flatnonzero(totals)
-        values: list[tuple[int, ...]] = [()] * len(totals)
+        values = np.zeros((len(totals), len(wanted)), np.uint64)
         if not len(filled):
             return values
         totals = totals[filled, np.newaxis]
         ranks = _ranks(tuple(wanted), totals)
         places = np.searchsorted(upto, before[filled, np.newaxis] + ranks)
         low, high = bin_bounds(self.bins[places])
-        least = np.array([[moments[i].min] for i in filled.tolist()], np.uint64)
-        greatest = np.array([[moments[i].max] for i in filled.tolist()], np.uint64)
+        least = least[filled, np.newaxis]
+        greatest = greatest[filled, np.newaxis]
         # The first and the last value are known exactly, the others by the middle of their bin.
         found = np.clip(low + (high - low) // np.uint64(2), least, greatest)
-        found = np.where(ranks == 1, least, np.where(ranks == totals, greatest, found))
-        for i, of_group in zip(filled.tolist(), found.tolist(), strict=True):
-            values[i] = tuple(of_group)
+        values[filled] = np.where(ranks == 1, least, np.where(ranks == totals, greatest, found))
         return values
 
 
@@ -251,9 +274,11 @@ class Distribution:
             raise ValueError(f"a percentile is more than 0 and at most 100, not {percent}")
         if self._known and percent in PERCENTILES:
             return self._known[PERCENTILES.index(percent)]
+        if not self.counts.any():
+            return None
         single = Histograms(self.bins, self.counts, np.array([0, len(self.bins)]))
-        (values,) = single.percentiles([self.moments], [percent])
-        return values[0] if values else None
+        least, greatest = np.array([[self.moments.min], [self.moments.max]], np.uint64)
+        return int(single.percentiles(least, greatest, [percent])[0, 0])
 
     def merge(self, *others: Distribution) -> Distribution:
         """The distribution of the values of all together; exact, in any order."""
@@ -279,13 +304,3 @@ class Distribution:
         )
 
     __hash__ = None  # type: ignore[assignment]
-
-
-def distributions(moments: Sequence[Moments], histograms: Histograms) -> list[Distribution]:
-    """One distribution for each group, with all ``PERCENTILES`` worked out at once."""
-    bins, counts, starts = histograms
-    known = histograms.percentiles(moments, PERCENTILES)
-    return [
-        Distribution(m, bins[start:end], counts[start:end], values)
-        for m, (start, end), values in zip(moments, pairwise(starts.tolist()), known, strict=True)
-    ]

@@ -55,4 +55,4 @@ class StatsError(ValueError):
 
 
 class IntervalError(ValueError):
-    """The bytes are no interval, as ``Interval.to_bytes`` writes it, that can be read."""
+    """This is not an interval of ``to_bytes`` or ``to_dict``, or it contradicts itself."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
+from blkiomon.columns import NS_PER_S, TOTAL, Columns, Loads, columns_of
+from blkiomon.cut import Cut
+from blkiomon.distribution import Distribution
+from blkiomon.layout import ALL_OPS, OPS
+from blkiomon.moments import NOTHING, Moments
 
-from blkiomon.cut import Cut, Table
-from blkiomon.distribution import Distribution, Histograms, distributions
-from blkiomon.layout import ALL_OPS, EVERYTHING, OPS
-from blkiomon.moments import NOTHING, Moments, from_words, reduce_moments, run_starts
-
-NS_PER_S = 1_000_000_000
+__all__ = ["NS_PER_S", "Group", "InFlight", "grouped", "groups_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,122 +98,60 @@ class Group:
         return self.bytes * NS_PER_S / self.duration_ns if self.duration_ns else None
 
 
-# Groups are known by device << 3 | op here: a device's own key comes behind those of its
-# operations, as ALL_OPS is the last one, and the total's behind all.
-_TOTAL = 1 << 35
-_NOTHING = Distribution()
-
-
 def groups_of(cut: Cut, duration_ns: int) -> tuple[Group, ...]:
-    """All groups of a cut.
+    """All groups of a cut; see ``columns_of``."""
+    return grouped(columns_of(cut, duration_ns))
 
-    By device number: one for each operation that occurred, in the order of ``layout.OPS``, then
-    the device; last the total. A device that only has requests in flight is there as well.
-    """
-    rows, queue_rows = cut.rows, cut.queue_rows
-    by = _Grouping(rows)
-    d2c = by.distributions(rows["d2c_ns"], cut.d2c_bins)
-    size = by.distributions(rows["size_bytes"], cut.size_bins)
-    errors = by.sums(rows["errors"])
-    by_queue = _Grouping(queue_rows)
-    q2d = by_queue.distributions(queue_rows["q2d_ns"], cut.q2d_bins)
-    q2c = by_queue.distributions(queue_rows["q2c_ns"], cut.q2c_bins)
-    by_retry = _Grouping(cut.retry_rows)
-    requeues = by_retry.sums(cut.retry_rows["requeues"])
-    retried = by_retry.moments(cut.retry_rows["f2c_ns"])
-    in_flight = _in_flight(cut.loads, duration_ns)
-    # Where it was measured, what has no row has had none in flight.
-    idle = InFlight(0, 0, 0, 0, 0, duration_ns) if in_flight else None
-    idle_op = InFlight(0, 0, 0, 0, None, duration_ns) if in_flight else None
 
-    keys = {*d2c, *q2d, *requeues, *in_flight, _TOTAL}
-    keys |= {key | ALL_OPS for key in keys if key != _TOTAL}
+def grouped(columns: Columns) -> tuple[Group, ...]:
+    """The same figures one group at a time."""
+    keys, duration_ns = columns.keys, columns.duration_ns
+    nothing = [None] * len(keys)
+    load = columns.in_flight
+    loads = nothing if load is None else _in_flight(load, duration_ns)
+    queued = nothing if columns.q2d is None else columns.q2d.distributions()
+    completed = nothing if columns.q2c is None else columns.q2c.distributions()
+    figures = zip(
+        keys,
+        columns.errors,
+        columns.d2c.distributions(),
+        columns.size.distributions(),
+        loads,
+        queued,
+        completed,
+        columns.is_queued,
+        columns.requeues,
+        columns.retried,
+        strict=True,
+    )
     return tuple(
         Group(
-            None if key == _TOTAL else key >> 3,
-            None if key & 7 == ALL_OPS or key == _TOTAL else OPS[key & 7],
-            errors.get(key, 0),
-            d2c.get(key, _NOTHING),
-            size.get(key, _NOTHING),
-            in_flight.get(key, idle if key & 7 == ALL_OPS else idle_op),
-            q2d.get(key),
-            q2c.get(key),
+            None if key == TOTAL else key >> 3,
+            None if key & 7 == ALL_OPS or key == TOTAL else OPS[key & 7],
+            errors,
+            d2c,
+            size,
+            in_flight,
+            q2d if is_queued else None,
+            q2c if is_queued else None,
             duration_ns,
-            requeues.get(key, 0),
-            retried.get(key, NOTHING),
+            requeues,
+            retried,
         )
-        for key in sorted(keys)
+        for key, errors, d2c, size, in_flight, q2d, q2c, is_queued, requeues, retried in figures
     )
 
 
-def _in_flight(loads: Table, duration_ns: int) -> dict[int, InFlight]:
-    found: dict[int, InFlight] = {}
-    integrals = from_words(loads["in_flight_ns"]).tolist()
-    names = ["device", "op", "max_in_flight", "in_flight", "oldest_ns", "busy_ns"]
-    for load, request_ns in zip(loads[names].tolist(), integrals, strict=True):
-        device, op, most, end, oldest_ns, busy_ns = load
-        is_total = op == EVERYTHING
-        key = _TOTAL if is_total else device << 3 | op
-        busy = busy_ns if op == ALL_OPS and not is_total else None
-        found[key] = InFlight(most, end, oldest_ns, request_ns, busy, duration_ns)
-    return found
-
-
-class _Grouping:
-    """Which rows belong to which group: each to three, as operation, device and total.
-
-    Args:
-        rows: shape (n,), with the fields ``device``, ``op`` and ``requests``.
-    """
-
-    def __init__(self, rows: Table) -> None:
-        key = rows["device"].astype(np.int64) << 3 | rows["op"]
-        self._order = np.argsort(key, kind="stable")
-        key = key[self._order]
-        self._levels = (key, key | ALL_OPS, np.full_like(key, _TOTAL))
-        self._requests = rows["requests"][self._order]
-
-    def sums(self, column: npt.NDArray[np.uint64]) -> dict[int, int]:
-        """The sum of a column (shape (n,)) for each group."""
-        column = column[self._order]
-        found: dict[int, int] = {}
-        for keys in self._levels:
-            starts = run_starts(keys)
-            if len(starts):
-                sums = np.add.reduceat(column, starts).tolist()
-                found.update(zip(keys[starts].tolist(), sums, strict=True))
-        return found
-
-    def moments(self, moments: Table) -> dict[int, Moments]:
-        """A quantity's moments (shape (n,), dtype ``layout.MOMENTS``) for each group."""
-        moments = moments[self._order]
-        found: dict[int, Moments] = {}
-        for keys in self._levels:
-            starts = run_starts(keys)
-            reduced = reduce_moments(moments, self._requests, starts)
-            found.update(zip(keys[starts].tolist(), reduced, strict=True))
-        return found
-
-    def distributions(self, moments: Table, bins: Table) -> dict[int, Distribution]:
-        """A quantity's distribution for each group.
-
-        Args:
-            moments: of each row, shape (n,), dtype ``layout.MOMENTS``.
-            bins: dtype ``layout.BIN``.
-        """
-        if not len(moments):
-            return {}
-        moments = moments[self._order]
-        # Of each bin its place among the sorted rows.
-        place = np.empty(len(moments), np.int64)
-        place[self._order] = np.arange(len(moments))
-        histograms = Histograms.added_up(
-            place[bins["row"]], bins["bin"], bins["count"], len(moments)
+def _in_flight(loads: Loads, duration_ns: int) -> list[InFlight]:
+    durations = [duration_ns] * len(loads.max)
+    return list(
+        map(
+            InFlight,
+            loads.max,
+            loads.end,
+            loads.oldest_ns,
+            loads.request_ns,
+            loads.busy_ns,
+            durations,
         )
-        found: dict[int, Distribution] = {}
-        for keys in self._levels:
-            starts = run_starts(keys)
-            reduced = reduce_moments(moments, self._requests, starts)
-            each = distributions(reduced, histograms.joined(starts))
-            found.update(zip(keys[starts].tolist(), each, strict=True))
-        return found
+    )

@@ -5,19 +5,24 @@
 
 from __future__ import annotations
 
+import json
+import re
+import reprlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon import layout
+from blkiomon import consistency, layout
 from blkiomon.cut import Cut, Table
-from blkiomon.distribution import PERCENTILES, Distribution, bin_of
+from blkiomon.distribution import PERCENTILES, Distribution, bin_bounds, bin_of
+from blkiomon.errors import IntervalError
 from blkiomon.groups import NS_PER_S, Group, InFlight
 from blkiomon.interval import Counts, Interval
-from blkiomon.moments import U64_MAX, Moments, stacked, to_words
+from blkiomon.moments import U64_MAX, U128_MAX, Moments, stacked, to_words
 
 SCHEMA = 1
 """Version of the dict: a greater number means that a field has changed its meaning or is gone."""
@@ -77,6 +82,16 @@ def to_dict(
         name = name_of(group.device) if name_of else None
         devices.append({"device": device_text(group.device), "name": name, **figures, "ops": ops})
         ops = {}
+    return {
+        **head_dict(interval),
+        "total": _group(total, histograms),
+        "devices": devices,
+        **tail_dict(interval),
+    }
+
+
+def head_dict(interval: Interval) -> dict[str, Any]:
+    """What stands before the groups."""
     anchored = interval.is_anchored
     return {
         "schema": SCHEMA,
@@ -89,8 +104,12 @@ def to_dict(
         "anchored": anchored,
         "records": interval.counts.records,
         "driver_data_records": interval.counts.driver_data,
-        "total": _group(total, histograms),
-        "devices": devices,
+    }
+
+
+def tail_dict(interval: Interval) -> dict[str, Any]:
+    """What stands behind the groups."""
+    return {
         "unseen": unseen(interval.counts),
         "incomplete": [
             {"reason": why.reason, "count": why.count, "share": why.share}
@@ -111,14 +130,14 @@ def _group(group: Group, histograms: bool) -> dict[str, Any]:
         "d2c_ns": distribution_dict(group.d2c, histograms),
         "size_bytes": distribution_dict(group.size, histograms),
         "requeues": group.requeues,
-        "retried": _retried(group.retried),
+        "retried": retried_dict(group.retried),
         "in_flight": load and _in_flight(load),
         "q2d_ns": group.q2d and distribution_dict(group.q2d, histograms),
         "q2c_ns": group.q2c and distribution_dict(group.q2c, histograms),
     }
 
 
-def _retried(retried: Moments) -> dict[str, Any] | None:
+def retried_dict(retried: Moments) -> dict[str, Any] | None:
     """Requests that completed after a requeue, ns from their first issue."""
     if not retried.num:
         return None
@@ -183,137 +202,270 @@ def _processes(processes: Table, names: Mapping[int, str]) -> dict[str, Any] | N
 def from_dict(line: Mapping[str, Any]) -> Interval:
     """See ``Interval.from_dict``."""
     if not isinstance(line, Mapping) or line.get("schema") != SCHEMA:
-        raise ValueError(f"this is no interval of schema {SCHEMA}")
-    try:
-        return _interval(line)
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"this is no interval of schema {SCHEMA}: {error!r}") from error
+        raise IntervalError(f"this is not an interval of schema {SCHEMA}")
+    interval = _interval(_Object(line, ""))
+    consistency.check(interval)
+    return interval
 
 
-def _interval(line: Mapping[str, Any]) -> Interval:
-    devices = [(_device_number(entry["device"]), entry) for entry in line["devices"]]
-    ops = [
-        ((number, layout.OPS.index(name)), figures)
-        for number, entry in devices
-        for name, figures in entry["ops"].items()
-    ]
+class _Object:
+    """An object of JSON whose fields are read one by one; an error says by its path which is wrong.
+
+    Fields that nobody asks for may hold anything: later versions may have more.
+    """
+
+    def __init__(self, value: object, path: str) -> None:
+        if not isinstance(value, Mapping):
+            raise IntervalError(f"{path}: {_shown(value)} is not an object")
+        self.fields = value
+        self.path = path
+
+    def _at(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path else name
+
+    def _wrong(self, name: str, what: str) -> IntervalError:
+        return IntervalError(f"{self._at(name)}: {_shown(self.fields[name])} is not {what}")
+
+    def _get(self, name: str) -> Any:
+        if name not in self.fields:
+            raise IntervalError(f"{self._at(name)} is missing")
+        return self.fields[name]
+
+    def number(self, name: str) -> int:
+        """A whole number."""
+        value = self._get(name)
+        if type(value) is not int:
+            raise self._wrong(name, "a whole number")
+        return value
+
+    def count(self, name: str, most: int | None = U64_MAX) -> int:
+        """A whole number from 0 on."""
+        value = self.number(name)
+        if value < 0 or (most is not None and value > most):
+            raise IntervalError(f"{self._at(name)}: {_shown(value)} is out of range")
+        return value
+
+    def one_of(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of these values."""
+        value = self._get(name)
+        if not any(value is choice or value == choice for choice in choices):
+            raise self._wrong(name, " or ".join(map(json.dumps, choices)))
+        return value
+
+    def text(self, name: str) -> str | None:
+        """A string, or null."""
+        value = self._get(name)
+        if value is not None and not isinstance(value, str):
+            raise self._wrong(name, "text")
+        return value
+
+    def object(self, name: str) -> _Object:
+        return _Object(self._get(name), self._at(name))
+
+    def object_or_none(self, name: str) -> _Object | None:
+        return None if self._get(name) is None else self.object(name)
+
+    def objects(self, name: str) -> list[_Object]:
+        """A list of objects."""
+        return [_Object(item, f"{self._at(name)}[{i}]") for i, item in enumerate(self.list(name))]
+
+    def list(self, name: str) -> Sequence[Any]:
+        value = self._get(name)
+        if not isinstance(value, (list, tuple)):
+            raise self._wrong(name, "a list")
+        return value
+
+    def counts(self, name: str) -> npt.NDArray[np.uint64]:
+        """A list of whole numbers from 0 to 2^64-1."""
+        values = self.list(name)
+        try:
+            if set(map(type, values)) <= {int}:
+                return np.array(values, np.uint64)
+        except OverflowError:
+            pass
+        raise self._wrong(name, "a list of whole numbers from 0 to 2^64-1")
+
+
+def _shown(value: object) -> str:
+    """A value as an error quotes it."""
+    return reprlib.repr(value)
+
+
+def _interval(line: _Object) -> Interval:
+    devices = [(_device_number(entry), entry) for entry in line.objects("devices")]
+    ops = [(key, figures) for number, entry in devices for key, figures in _ops(number, entry)]
+    total = line.object("total")
+    _require_sums(total, [entry for _, entry in devices])
     loads = [*ops, *(((number, layout.ALL_OPS), entry) for number, entry in devices)]
-    loads.append(((0, layout.EVERYTHING), line["total"]))
+    loads.append(((0, layout.EVERYTHING), total))
 
-    matched = [(key, figures) for key, figures in ops if figures["requests"]]
-    rows = _heads(layout.ROW, matched, "d2c_ns")
-    rows["errors"] = [figures["errors"] for _, figures in matched]
+    matched = [(key, figures) for key, figures in ops if figures.count("requests")]
+    rows = _heads(layout.ROW, matched)
+    rows["requests"] = [figures.count("requests") for _, figures in matched]
+    rows["errors"] = [figures.count("errors") for _, figures in matched]
     rows["direction"] = rows["op"] != layout.OPS.index("read")  # the other ones have not been kept
     for name in ("d2c_us", "throughput"):  # not kept, nor are the histograms of the drop-in
         rows[name]["min"] = U64_MAX
-    queued = [(key, figures) for key, figures in ops if figures["q2d_ns"] is not None]
-    queue_rows = _heads(layout.QUEUE_ROW, queued, "q2d_ns")
+    queued = [(key, figures) for key, figures in ops if figures.fields.get("q2d_ns") is not None]
+    queue_rows = _heads(layout.QUEUE_ROW, queued)
+    queue_rows["requests"] = [figures.object("q2d_ns").count("count") for _, figures in queued]
     cut = Cut(
         rows=rows,
-        d2c_bins=_bins(rows["d2c_ns"], [figures["d2c_ns"] for _, figures in matched]),
-        size_bins=_bins(rows["size_bytes"], [figures["size_bytes"] for _, figures in matched]),
+        d2c_bins=_bins(rows, "d2c_ns", matched),
+        size_bins=_bins(rows, "size_bytes", matched),
         retry_rows=_retry_rows(ops),
-        loads=_loads([(key, f["in_flight"]) for key, f in loads if f["in_flight"] is not None]),
+        loads=_loads(loads),
         queue_rows=queue_rows,
-        q2d_bins=_bins(queue_rows["q2d_ns"], [figures["q2d_ns"] for _, figures in queued]),
-        q2c_bins=_bins(queue_rows["q2c_ns"], [figures["q2c_ns"] for _, figures in queued]),
-        processes=_process_table(line["processes"] or {}),
+        q2d_bins=_bins(queue_rows, "q2d_ns", queued),
+        q2c_bins=_bins(queue_rows, "q2c_ns", queued),
+        processes=_process_table(processes := _processes_listed(line)),
     )
+    not_seen = line.object("unseen")
     counts = Counts(
-        records=line["records"],
-        matches=line["total"]["requests"],
-        driver_data=line["driver_data_records"],
+        records=line.count("records", None),
+        matches=total.count("requests"),
+        driver_data=line.count("driver_data_records", None),
         # What earlier versions did not know had not happened: they failed.
-        **{field: line["unseen"].get(name, 0) for name, field in _UNSEEN.items()},
+        **{
+            field: not_seen.count(name, None)
+            for name, field in _UNSEEN.items()
+            if name in not_seen.fields
+        },
     )
+    end_ns = line.number("end_ns")
     return Interval(
-        time_s=line["end_ns"] // NS_PER_S,
+        time_s=end_ns // NS_PER_S,
         devices=np.unique(rows["device"]),
         cut=cut,
         counts=counts,
-        start_ns=line["start_ns"],
-        end_ns=line["end_ns"],
-        clock=line["clock"],
-        is_anchored=line["anchored"],
-        missing_files=sum(
-            why["count"] for why in line.get("incomplete", ()) if why["reason"] == "missing_files"
-        ),
-        process_names={
-            entry["pid"]: entry["name"]
-            for entry in _listed(line["processes"] or {})
-            if entry["name"] is not None
-        },
+        start_ns=line.number("start_ns"),
+        end_ns=end_ns,
+        clock=line.one_of("clock", ("wall", "trace")),
+        is_anchored=line.one_of("anchored", (True, False)),
+        missing_files=_missing_files(line),
+        process_names={pid: p.name for pid, p in processes.items() if p.name is not None},
     )
 
 
-Keyed = tuple[tuple[int, int], Mapping[str, Any]]
+Keyed = tuple[tuple[int, int], _Object]
 """Device and operation, and the figures of that group."""
 
 
-def _device_number(text: str) -> int:
-    major, minor = map(int, text.split(":"))
+def _device_number(entry: _Object) -> int:
+    found = re.fullmatch(r"(\d{1,4}):(\d{1,7})", entry.text("device") or "", re.ASCII)
+    major, minor = map(int, found.groups()) if found else (1 << 12, 0)
+    if major >= 1 << 12 or minor >= 1 << 20:
+        raise IntervalError(f"{entry.path}.device is not a device number, such as 8:16")
     return major << 20 | minor
 
 
-def _heads(dtype: np.dtype[np.void], groups: Sequence[Keyed], counted: str) -> Table:
-    """Rows that say what they are about, and of how many requests."""
+def _ops(number: int, entry: _Object) -> list[Keyed]:
+    ops = entry.object("ops")
+    if unknown := set(ops.fields) - set(layout.OPS):
+        raise IntervalError(f"{ops.path}: {_shown(min(map(str, unknown)))} is not an operation")
+    found = [((number, layout.OPS.index(name)), ops.object(name)) for name in ops.fields]
+    _require_sums(entry, [figures for _, figures in found])
+    return found
+
+
+def _require_sums(whole: _Object, parts: Sequence[_Object]) -> None:
+    """Raise IntervalError unless a device says what its operations say, or the total what they do.
+
+    What is not compared is worked out anew of the parts.
+    """
+    for name in ("requests", "errors", "bytes"):
+        told, added = whole.count(name, None), sum(part.count(name, None) for part in parts)
+        if told != added:
+            raise IntervalError(f"{whole.path}.{name}: {_shown(told)} is not the sum, {added}")
+
+
+def _heads(dtype: np.dtype[np.void], groups: Sequence[Keyed]) -> Table:
+    """Rows that say what they are about."""
     rows = np.zeros(len(groups), dtype)
-    for row, ((device, op), figures) in zip(rows, groups, strict=True):
-        row["device"], row["op"], row["requests"] = device, op, figures[counted]["count"]
+    for row, ((device, op), _) in zip(rows, groups, strict=True):
+        row["device"], row["op"] = device, op
     return rows
 
 
-def _bins(moments: Table, quantities: Sequence[Mapping[str, Any]]) -> Table:
+def _bins(rows: Table, quantity: str, groups: Sequence[Keyed]) -> Table:
     """Fill in the moments of each row; returns the bins."""
     parts = [np.empty(0, layout.BIN)]
-    for row, figures in enumerate(quantities):
-        if "histogram" not in figures:
-            raise ValueError("an interval without histograms cannot be read back")
-        moments[row]["min"] = U64_MAX if figures["min"] is None else figures["min"]
-        moments[row]["max"] = figures["max"] or 0
-        moments[row]["sum"], moments[row]["squ"] = to_words(
-            [figures["sum"], figures["sum_squares"]]
-        )
-        histogram = figures["histogram"]
-        part = np.empty(len(histogram["low"]), layout.BIN)
-        part["row"] = row
-        part["bin"] = bin_of(np.array(histogram["low"], np.uint64))
-        part["count"] = histogram["count"]
+    for row, (_, group) in enumerate(groups):
+        figures = group.object(quantity)
+        if "histogram" not in figures.fields:
+            raise IntervalError("an interval without histograms cannot be read back")
+        if figures.count("count") != rows["requests"][row]:
+            raise IntervalError(f"{figures.path}.count is not the number of requests")
+        moments = rows[quantity][row]
+        for name in ("min", "max"):
+            moments[name] = figures.count(name)
+        sums = figures.count("sum", U128_MAX), figures.count("sum_squares", None)
+        moments["sum"], moments["squ"] = to_words(sums)
+        histogram = figures.object("histogram")
+        low, counts = histogram.counts("low"), histogram.counts("count")
+        part = np.empty(len(low), layout.BIN)
+        part["row"], part["bin"] = row, bin_of(low)
+        if len(low) != len(counts) or (bin_bounds(part["bin"])[0] != low).any():
+            raise IntervalError(f"{histogram.path}: these are no bins")
+        part["count"] = counts
         parts.append(part)
     return stacked(parts)
 
 
+def _missing_files(line: _Object) -> int:
+    if "incomplete" not in line.fields:  # as earlier versions left it
+        return 0
+    reasons = line.objects("incomplete")
+    return sum(why.count("count") for why in reasons if why.text("reason") == "missing_files")
+
+
 def _retry_rows(ops: Sequence[Keyed]) -> Table:
-    requeued = [(key, f) for key, f in ops if f.get("requeues") or f.get("retried")]
-    table = np.zeros(len(requeued), layout.RETRY_ROW)
-    for row, ((device, op), figures) in zip(table, requeued, strict=True):
-        row["device"], row["op"], row["requeues"] = device, op, figures["requeues"]
+    known = [(key, f) for key, f in ops if f.fields.get("requeues") or f.fields.get("retried")]
+    table = _heads(layout.RETRY_ROW, known)
+    for row, (_, figures) in zip(table, known, strict=True):
+        row["requeues"] = figures.count("requeues")
         moments = row["f2c_ns"]
         moments["min"] = U64_MAX
-        if retried := figures["retried"]:
-            row["requests"] = retried["requests"]
-            moments["min"], moments["max"] = retried["min_ns"], retried["max_ns"]
-            moments["sum"], moments["squ"] = to_words([retried["sum_ns"], retried["sum_squares"]])
+        if retried := figures.object_or_none("retried"):
+            row["requests"] = retried.count("requests")
+            moments["min"], moments["max"] = retried.count("min_ns"), retried.count("max_ns")
+            sums = retried.count("sum_ns", U128_MAX), retried.count("sum_squares", U128_MAX)
+            moments["sum"], moments["squ"] = to_words(sums)
     return table
 
 
-def _loads(loads: Sequence[Keyed]) -> Table:
-    table = np.zeros(len(loads), layout.LOAD)
-    for row, ((device, op), figures) in zip(table, loads, strict=True):
-        row["device"], row["op"] = device, op
-        row["in_flight"], row["max_in_flight"] = figures["end"], figures["max"]
-        row["oldest_ns"], row["busy_ns"] = figures["oldest_ns"], figures["busy_ns"] or 0
-        (row["in_flight_ns"],) = to_words([figures["request_ns"]])
+def _loads(groups: Sequence[Keyed]) -> Table:
+    known = [(key, load) for key, f in groups if (load := f.object_or_none("in_flight"))]
+    table = _heads(layout.LOAD, known)
+    for row, (_, load) in zip(table, known, strict=True):
+        row["in_flight"], row["max_in_flight"] = load.count("end"), load.count("max")
+        row["oldest_ns"] = load.count("oldest_ns")
+        row["busy_ns"] = 0 if load.fields.get("busy_ns") is None else load.count("busy_ns")
+        (row["in_flight_ns"],) = to_words([load.count("request_ns", U128_MAX)])
     return table
 
 
-def _listed(processes: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    return {entry["pid"]: entry for top in processes.values() for entry in top}.values()
+def _processes_listed(line: _Object) -> dict[int, _Process]:
+    """The processes of all lists, by their numbers."""
+    tops = line.object_or_none("processes")
+    found: dict[int, _Process] = {}
+    for entry in chain.from_iterable(tops.objects(name) for name in tops.fields) if tops else ():
+        pid = entry.count("pid", (1 << 32) - 1)
+        process = _Process(entry.text("name"), entry.count("requests"), entry.count("bytes"))
+        if found.setdefault(pid, process) != process:
+            raise IntervalError(f"{entry.path}: another list has other figures of process {pid}")
+    return found
 
 
-def _process_table(processes: Mapping[str, Any]) -> npt.NDArray[np.void]:
-    listed = list(_listed(processes))
-    table = np.zeros(len(listed), layout.PROCESS)
-    for name in ("pid", "requests", "bytes"):
-        table[name] = [entry[name] for entry in listed]
+class _Process(NamedTuple):
+    name: str | None
+    requests: int
+    bytes: int
+
+
+def _process_table(processes: Mapping[int, _Process]) -> Table:
+    table = np.zeros(len(processes), layout.PROCESS)
+    table["pid"] = list(processes)
+    table["requests"] = [process.requests for process in processes.values()]
+    table["bytes"] = [process.bytes for process in processes.values()]
     return table

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from blkiomon.columns import Columns, columns_of
 from blkiomon.cut import Cut, merge_cuts
 from blkiomon.distribution import Distribution
-from blkiomon.groups import NS_PER_S, Group, groups_of
+from blkiomon.groups import NS_PER_S, Group, grouped
 from blkiomon.incomplete import HEADER_BYTES, Incomplete, reasons
 from blkiomon.layout import OPS
 from blkiomon.moments import NOTHING, Moments, reduce_moments, run_starts
@@ -117,6 +118,7 @@ class Interval:
     # Worked out once and kept: several outputs ask, from threads of their own (when two are first
     # at once, both work it out, to the same result).
     _stats: list[tuple[DeviceStats, ...]] = field(default_factory=list, init=False, repr=False)
+    _columns: list[Columns] = field(default_factory=list, init=False, repr=False)
     _groups: list[tuple[Group, ...]] = field(default_factory=list, init=False, repr=False)
 
     @property
@@ -163,8 +165,14 @@ class Interval:
         A device is there also when it only has requests in flight and completed none.
         """
         if not self._groups:
-            self._groups.append(groups_of(self.cut, self.end_ns - self.start_ns))
+            self._groups.append(grouped(self.columns()))
         return self._groups[0]
+
+    def columns(self) -> Columns:
+        """The same figures as columns, for outputs that render many groups at once."""
+        if not self._columns:
+            self._columns.append(columns_of(self.cut, self.end_ns - self.start_ns))
+        return self._columns[0]
 
     @property
     def total(self) -> Group:
@@ -219,7 +227,8 @@ class Interval:
         """The interval that ``to_bytes`` made this of; its devices come by their number.
 
         Raises:
-            IntervalError: it is none, or is damaged, or of a version that is not known.
+            IntervalError: it is none, is damaged, of a version that is not known, or its figures
+                contradict each other.
         """
         from blkiomon import compact
 
@@ -246,7 +255,8 @@ class Interval:
         processes that are not among the first, have not been kept.
 
         Raises:
-            ValueError: it is no such dict, or one of another version or without histograms.
+            IntervalError: it is no such dict, or one of another version or without histograms, or
+                its figures contradict each other; the text names the field.
         """
         from blkiomon import interchange
 

@@ -19,7 +19,7 @@ from blkiomon.clock import WallClock
 from blkiomon.errors import TraceError
 from blkiomon.interval import Interval
 from blkiomon.moments import stacked
-from blkiomon.monitor import Monitor
+from blkiomon.monitor import MAX_AGE_S, Monitor, age_ns, device_set
 from blkiomon.sources import is_packed, open_trace
 from blkiomon.sources.readers import HEAD_BYTES, UNPACKED_BYTES, OpenedReader
 
@@ -81,7 +81,7 @@ def requests(
     *,
     devices: Iterable[int] = (),
     max_pending: int = 1_000_000,
-    max_age_s: float = 600.0,
+    max_age_s: float = MAX_AGE_S,
     resync: bool = False,
 ) -> npt.NDArray[np.void]:
     """The requests of a trace: every issue that has found its completion.
@@ -95,13 +95,14 @@ def requests(
         Shape (n,), dtype ``layout.REQUEST``, in the order of their completions.
 
     Raises:
+        ValueError: an option is out of range.
         TraceError, SourceError: as ``read_trace``.
     """
     engine = Engine(
         keep_requests=True,
-        devices=devices,
+        devices=device_set(devices),
         max_pending=max_pending,
-        max_age_ns=round(max_age_s * 1e9),
+        max_age_ns=age_ns(max_age_s),
         resync=resync,
     )
     return _collected(source, resync, engine, engine.take_requests)

@@ -82,6 +82,8 @@ def add_up(
     keys: npt.NDArray[np.int64], counts: npt.NDArray[np.uint64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
     """The distinct keys in ascending order, and the sum of the counts of each."""
+    if (keys[1:] > keys[:-1]).all():
+        return keys, counts
     # Stable: fast on what is sorted in stretches, as bins are.
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
@@ -91,10 +93,20 @@ def add_up(
     return keys[starts], np.add.reduceat(counts[order], starts)
 
 
-def reduce_moments(
+class MomentColumns(NamedTuple):
+    """Moments of several groups, arrays of shape (n,): u8, sums beyond that Python's integers."""
+
+    min: npt.NDArray[Any]
+    max: npt.NDArray[Any]
+    sum: npt.NDArray[Any]
+    squ: npt.NDArray[Any]
+    num: npt.NDArray[Any]
+
+
+def reduce_columns(
     rows: npt.NDArray[np.void], num: npt.NDArray[np.uint64], starts: npt.NDArray[np.intp]
-) -> list[Moments]:
-    """Moments of each stretch of rows; the 128-bit sums become Python's integers.
+) -> MomentColumns:
+    """Moments of each stretch of rows.
 
     Args:
         rows: shape (n,), dtype ``layout.MOMENTS``.
@@ -102,14 +114,29 @@ def reduce_moments(
         starts: shape (m,): where each stretch begins, ascending, the first at 0.
     """
     if not len(starts):
-        return []
-    columns: list[list[Any]] = [
-        np.minimum.reduceat(rows["min"], starts).tolist(),
-        np.maximum.reduceat(rows["max"], starts).tolist(),
-    ]
-    for name in ("sum", "squ"):
-        columns.append(np.add.reduceat(from_words(rows[name]), starts).tolist())
-    return list(map(Moments, *columns, np.add.reduceat(num, starts).tolist()))
+        return MomentColumns(*[np.empty(0, np.uint64)] * 5)
+    return MomentColumns(
+        np.minimum.reduceat(rows["min"], starts),
+        np.maximum.reduceat(rows["max"], starts),
+        _sums(rows["sum"], starts),
+        _sums(rows["squ"], starts),
+        np.add.reduceat(num, starts),
+    )
+
+
+def reduce_moments(
+    rows: npt.NDArray[np.void], num: npt.NDArray[np.uint64], starts: npt.NDArray[np.intp]
+) -> list[Moments]:
+    """As ``reduce_columns``, one by one; the sums are Python's integers."""
+    return list(map(Moments, *(c.tolist() for c in reduce_columns(rows, num, starts))))
+
+
+def _sums(words: npt.NDArray[np.uint64], starts: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    """The sum of each stretch of 128-bit numbers, by 64 bits where these certainly hold it."""
+    low = words[:, 0]
+    if not words[:, 1].any() and np.add.reduceat(low.astype(np.float64), starts).max() < 2.0**63:
+        return np.add.reduceat(low, starts)
+    return np.add.reduceat(from_words(words), starts)
 
 
 def from_words(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.object_]:

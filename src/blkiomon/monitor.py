@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from blkiomon._core import Engine
@@ -28,6 +29,9 @@ PENDING_AN_IDLE = 1000
 
 PROBE_BYTES = 1 << 20
 """A timestamp record is looked for in so much of a trace, where limits are times of day."""
+
+MAX_AGE_S = 600.0
+"""A request that takes longer is not found, unless told otherwise."""
 
 NS_PER_S = 10**9
 NEVER_NS = (1 << 64) - 1
@@ -67,7 +71,7 @@ class Monitor:
         *,
         clock: str = "trace",
         max_pending: int = 1_000_000,
-        max_age_s: float = 600.0,
+        max_age_s: float = MAX_AGE_S,
         max_devices: int = 65_536,
         resync: bool = False,
         devices: Iterable[int] = (),
@@ -85,7 +89,7 @@ class Monitor:
             raise ValueError(f"interval_s must be from 1e-9 to 1e9, not {interval_s}")
         self._options: dict[str, Any] = {
             "max_pending": max_pending,
-            "max_age_ns": round(max_age_s * NS_PER_S),
+            "max_age_ns": age_ns(max_age_s),
             "max_devices": max_devices,
             "resync": resync,
         }
@@ -102,7 +106,7 @@ class Monitor:
         self.engine = Engine(
             **self._options,
             **keep,
-            devices=devices,
+            devices=device_set(devices),
             threads=threads,
             shard=shard,
             from_ns=NEVER_NS if from_ns else 0,
@@ -335,14 +339,32 @@ class Monitor:
             end_ns=end_ns,
             clock=self._clock,
             is_anchored=is_anchored,
-            process_names=self._names_of(cut),
+            process_names=names_of(self.engine, cut),
             missing_files=self.missing_files,
         )
         self._counts = totals
         return interval
 
-    def _names_of(self, cut: Cut) -> dict[int, str]:
-        if not len(cut.processes):
-            return {}
-        names = self.engine.process_names
-        return {pid: names[pid] for pid in cut.processes["pid"].tolist() if pid in names}
+
+def names_of(engine: Engine, cut: Cut) -> dict[int, str]:
+    """Names of the processes of a cut, as far as the stream has told them."""
+    if not len(cut.processes):
+        return {}
+    names = engine.process_names
+    return {pid: names[pid] for pid in cut.processes["pid"].tolist() if pid in names}
+
+
+def age_ns(max_age_s: float) -> int:
+    """The age that an ``Engine`` takes. Raises ValueError: it is out of range."""
+    if not 0 <= max_age_s * NS_PER_S < 1 << 64:
+        raise ValueError(f"max_age_s must be from 0 to 1.8e10, not {max_age_s}")
+    return round(max_age_s * NS_PER_S)
+
+
+def device_set(devices: Iterable[int]) -> frozenset[int]:
+    """Device numbers that an ``Engine`` takes. Raises ValueError: one is out of range."""
+    numbers = frozenset(map(index, devices))
+    for number in numbers:
+        if not 0 <= number < 1 << 32:
+            raise ValueError(f"a device number is from 0 to 2^32-1, not {number}")
+    return numbers

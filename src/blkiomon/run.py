@@ -53,9 +53,6 @@ READ_BYTES = 1 << 20
 SKIPS_SHOWN = 20
 """So many skipped stretches of input get a line of their own, the others share one."""
 
-CLOSE_AFTER_SIGNAL_S = 0.5
-"""After a signal, an output that takes nothing for so long is given up."""
-
 DRAIN_S = 5.0
 """At the end, what had been traced is taken for at most so long."""
 
@@ -299,10 +296,15 @@ class StopSignals:
         """Whether files are to be reopened; once for all signals that came until now."""
         if not self._reopens:
             return False
-        if not self.received:
-            os.read(self.fd, 1 << 16)
         self._reopens = False
         return True
+
+    def drain(self) -> None:
+        """Empty the pipe that woke the poll, whatever signal it was: else it wakes for ever.
+
+        What came with it has been noted by then, or is before the next poll.
+        """
+        os.read(self.fd, 1 << 16)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP and self._has_files:
@@ -446,7 +448,7 @@ def _run(
         if stop.received and not (config.screen and stop.number == signal.SIGINT):
             complain("terminated by signal")  # which is not how one leaves the screen
         if is_stopped:
-            outputs.close(CLOSE_AFTER_SIGNAL_S)
+            outputs.close()
     if source is not None:
         source.close()
     if outputs.failed:
@@ -535,6 +537,8 @@ def _read(
                 line.feed(buffer[:n])
             return False, b""
         ready = dict(poll.poll(min(left_s, 1e6) * 1000))  # poll takes no more than 2^31 ms
+        if stop.fd in ready:
+            stop.drain()
         if fd in ready:
             try:
                 n = os.readv(fd, [buffer])
@@ -577,14 +581,14 @@ def _read_source(
     """Feed the line from files until they end (True), or it is left before (False).
 
     Raises:
-        Stopped: where a pipe is among them.
+        Stopped: while the source was being read, which may take long: a pipe without a writer, a
+            disk that hangs, gigabytes of padding that unpack to nothing.
     """
-    may_wait = source.total_bytes is None  # there is a pipe among them
     while outputs.are_of_use and not line.monitor.is_done:
         if stop.take_reopen():
             outputs.reopen()
         try:
-            stop.interrupts = may_wait
+            stop.interrupts = True
             if stop.received:
                 return False
             data = source.read()

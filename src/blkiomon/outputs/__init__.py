@@ -29,7 +29,7 @@ from blkiomon.outputs.sink import Item, Report, Sink
 __all__ = ["DriverData", "Final", "Item", "OutputError", "Outputs", "Report", "open_outputs"]
 
 CLOSE_S = 5.0
-"""At the end, outputs that take nothing for so long are given up."""
+"""At the end of a live trace, outputs that take nothing for so long are given up."""
 
 
 class OutputError(Exception):
@@ -132,8 +132,11 @@ def open_outputs(
     names = DeviceNames() if config.names else None
     name_of = names or nameless
     wanted = [
-        (config.human, Format((Interval,), human.renderer(config.stat_version))),
-        (config.binary, Format((Interval,), binary.renderer(config.stat_version))),
+        (config.human, Format((Interval,), human.renderer(config.stat_version), takes_turns=True)),
+        (
+            config.binary,
+            Format((Interval,), binary.renderer(config.stat_version), takes_turns=True),
+        ),
         (config.driver, Format((DriverData,), driver.render, is_dump=True)),
         (config.debug, Format((np.ndarray, Final), debug.render)),
         (config.json, Format((Interval,), jsonl.renderer(name_of))),

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from blkiomon.console import printable
 from blkiomon.devices import nameless
 from blkiomon.interval import Interval
 from blkiomon.outputs import table
@@ -28,8 +29,30 @@ def renderer(
     """A function from an interval to its lines; ``HEAD`` belongs before the first one."""
 
     def render(interval: Interval) -> Iterator[bytes]:
-        yield lines(
-            [column.value(row) for column in table.COLUMNS] for row in table.rows(interval, name_of)
-        )
+        for rows in table.rows(interval, name_of):
+            yield _piece(rows).encode()
 
     return render
+
+
+def _piece(rows: table.Rows) -> str:
+    """Some lines. Of all fields only names may have to be quoted."""
+    columns = []
+    for column in table.COLUMNS:
+        values = column.values(rows)
+        if values is not None and column.name == "name":
+            fields = {name: _quoted(name) for name in dict.fromkeys(values)}
+            values = [fields[name] for name in values]
+        columns.append(values)
+    line = ",".join("" if values is None else "%s" for values in columns) + "\n"
+    filled = [_fields(values) for values in columns if values is not None]
+    return "".join(map(line.__mod__, zip(*filled, strict=True)))
+
+
+def _fields(values: list[Any]) -> list[Any]:
+    return ["" if value is None else value for value in values] if None in values else values
+
+
+def _quoted(name: str | None) -> str:
+    """A name as a field, in which nothing acts on a terminal."""
+    return lines([[printable(name or ""), ""]]).decode()[: -len(",\n")]

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 from blkiomon.outputs.opening import DEFAULT, Policy, open_output
@@ -27,12 +27,14 @@ class Format:
 
     Attributes:
         takes: types of the items.
-        render: makes bytes of an item.
+        render: makes bytes of an item, piece by piece: large ones take a while.
         head: stands before everything else.
         finish: makes what stands at the end; what is rendered after that begins anew. A format that
             has an end is of use only as a whole: a part that does not fit is waited for, and when
             one cannot be delivered, nothing more is.
         is_dump: what it makes are driver records, which begin like a trace.
+        takes_turns: a piece is of one device; of several such formats in one file, the first pieces
+            come first, then the second ones. Other formats come behind them, each as a whole.
     """
 
     takes: tuple[type, ...]
@@ -40,13 +42,13 @@ class Format:
     head: bytes = b""
     finish: Callable[[], Iterator[bytes]] | None = None
     is_dump: bool = False
+    takes_turns: bool = False
 
 
 class FileSink(Sink):
     """One path, and the formats that go there.
 
-    Of several formats the first pieces come first, then the second ones: the original writes each
-    device's text and then its struct before it turns to the next device.
+    The original writes each device's text and then its struct before it turns to the next device.
 
     Args:
         path: as the user gave it; ``-`` is standard output.
@@ -95,11 +97,14 @@ class FileSink(Sink):
 
     def _deliver(self, item: Item) -> None:
         self._connect()
-        self._emit([f.render(item) for f in self._formats if isinstance(item, f.takes)])
+        wanted = [f for f in self._formats if isinstance(item, f.takes)]
+        turns = zip_longest(*(f.render(item) for f in wanted if f.takes_turns), fillvalue=b"")
+        wholes = (f.render(item) for f in wanted if not f.takes_turns)
+        self._emit(chain(chain.from_iterable(turns), chain.from_iterable(wholes)))
 
     def _finish(self) -> None:
         if self._fd is not None:  # else nobody ever looked
-            self._emit([f.finish() for f in self._formats if f.finish])
+            self._emit(chain.from_iterable(f.finish() for f in self._formats if f.finish))
 
     def _reopen(self) -> None:
         """Go on in the file that has the name by now, if the one in hand is another."""
@@ -129,18 +134,20 @@ class FileSink(Sink):
         if new is None or not now.st_size:
             self._head = b"".join(f.head for f in self._formats)
 
-    def _emit(self, pieces: list[Iterator[bytes]]) -> None:
-        """Write pieces of several formats in turn, all of them or, in a regular file, none."""
+    def _emit(self, pieces: Iterator[bytes]) -> None:
+        """Write pieces, all of them or, in a regular file, none."""
         self._item_bytes = 0
-        waiting = bytearray(self._head)
+        is_more = True
         try:
-            for turn in zip_longest(*pieces, fillvalue=b""):
-                for piece in turn:
-                    waiting += piece
-                if len(waiting) >= WRITE_BYTES:
-                    self._write(waiting)
-                    waiting = bytearray()
-            self._write(waiting)
+            while is_more:
+                with self._rendering():
+                    waiting = bytearray(b"" if self._item_bytes else self._head)
+                    is_more = False
+                    for piece in pieces:
+                        waiting += piece
+                        if is_more := len(waiting) >= WRITE_BYTES:
+                            break
+                self._write(waiting)
             self._head = b""
         except (OSError, Undelivered) as error:
             self._cut_back()
@@ -158,6 +165,7 @@ class FileSink(Sink):
         assert self._fd is not None
         rest = memoryview(data)
         while rest:
+            self._pause(0)
             # When closing, small steps: they show that a slow reader does read.
             step = select.PIPE_BUF if self._closing.is_set() else WRITE_BYTES
             try:
@@ -173,8 +181,6 @@ class FileSink(Sink):
             rest = rest[written:]
             self._item_bytes += written
             self._progressed()
-            if rest:
-                self._pause(0)
 
     def _await_writable(self, fd: int) -> None:
         poll = select.poll()

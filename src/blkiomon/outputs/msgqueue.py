@@ -54,7 +54,9 @@ class MessageQueueSink(Sink):
 
     def _deliver(self, item: Item) -> None:
         assert isinstance(item, Interval)
-        for body in self._render(item):
+        with self._rendering():
+            bodies = list(self._render(item))
+        for body in bodies:
             retry_s = RETRY_S
             while not self._send(body):
                 self._pause(retry_s)

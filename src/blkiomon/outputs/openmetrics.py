@@ -33,10 +33,13 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon import layout
-from blkiomon.distribution import Distribution, bin_bounds
-from blkiomon.groups import NS_PER_S, Group
+from blkiomon.columns import NS_PER_S, TOTAL, Quantity
+from blkiomon.console import printable
+from blkiomon.distribution import bin_bounds
 from blkiomon.interchange import device_text
 from blkiomon.interval import Counts, Interval
+from blkiomon.layout import ALL_OPS
+from blkiomon.moments import add_up
 from blkiomon.outputs.opening import DEFAULT, Policy, write_whole
 from blkiomon.outputs.parquet import MissingLibrary
 from blkiomon.outputs.sink import Item, Report, Sink, Undelivered
@@ -65,11 +68,15 @@ RESERVED_FDS = 32
 """So many descriptors below the limit of this process are never taken by a connection: a file that
 is reopened or replaced needs three."""
 
+MAX_TEMPLATES = 4
+"""Of so many kinds of text, as clients ask for them, the layout is kept."""
+
 _COUNTERS = (
     ("records", "Trace records read, of any kind.", "records"),
     ("lost_events", "Events lost, by the tracer's own marks.", "lost"),
     ("sequence_gaps", "Records missing by their sequence numbers.", "gaps"),
     ("completions_without_issue", "Completions whose issue was not seen.", "orphans"),
+    ("issues_without_completion", "Issues given up, or overdue.", "unanswered"),
     ("evicted", "Pending requests given up, being too old or too many.", "evicted"),
     ("skipped_bytes", "Bytes of the trace that are no records.", "skipped_bytes"),
     ("over_device_limit", "Records of devices beyond --max-devices: not counted.", "over_limit"),
@@ -91,45 +98,33 @@ def _buckets() -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
 _TIME_BUCKETS, _SIZE_BUCKETS = _buckets()
 
 
-class _Histogram:
-    """Counts in buckets with fixed limits."""
+class _Histograms:
+    """Counts in buckets with fixed limits, and sums: a row for each series.
 
-    def __init__(self, limits: Sequence[int], bucket_of: npt.NDArray[np.intp]) -> None:
-        self._counts = np.zeros(len(limits) + 1, np.uint64)
+    Args:
+        limits: of the buckets, to which one without a limit is added.
+        bucket_of: of each bin.
+        n: so many series at most.
+    """
+
+    def __init__(self, limits: Sequence[int], bucket_of: npt.NDArray[np.intp], n: int) -> None:
+        self._counts = np.zeros((n, len(limits) + 1), np.uint64)
         self._bucket_of = bucket_of
-        self.sum = 0
+        self.sums = [0] * n
 
-    def add(self, values: Distribution) -> None:
-        np.add.at(self._counts, self._bucket_of[values.bins], values.counts)
-        self.sum += values.sum
+    def add(self, quantity: Quantity, groups: Sequence[int], series: Sequence[int]) -> None:
+        """Add some groups, each to its series."""
+        bins, counts, starts = quantity.histograms.taken(np.array(groups, np.intp))
+        row = np.repeat(np.array(series, np.int64), np.diff(starts))
+        at, sums = add_up(row * self._counts.shape[1] + self._bucket_of[bins], counts)
+        self._counts.reshape(-1)[at] += sums
+        for group, index in zip(groups, series, strict=True):
+            self.sums[index] += quantity.sum[group]
 
-    def upto(self) -> list[int]:
-        """How many values are up to each limit; last, all."""
-        numbers: list[int] = np.cumsum(self._counts).tolist()
+    def upto(self, series: Sequence[int]) -> list[list[int]]:
+        """How many values of each are up to each limit; last, all."""
+        numbers: list[list[int]] = np.cumsum(self._counts[series], axis=1).tolist()
         return numbers
-
-
-class _Series:
-    """One device's requests of one operation."""
-
-    def __init__(self) -> None:
-        self.d2c = _Histogram(TIME_LIMITS_NS, _TIME_BUCKETS)
-        self.size = _Histogram(SIZE_LIMITS, _SIZE_BUCKETS)
-        self.requests = 0
-        self.bytes = 0
-        self.errors = 0
-        self.in_flight = 0
-        self.oldest_ns = 0
-
-    def add(self, group: Group) -> None:
-        self.d2c.add(group.d2c)
-        self.size.add(group.size)
-        self.requests += group.requests
-        self.bytes += group.bytes
-        self.errors += group.errors
-        if group.in_flight is not None:
-            self.in_flight += group.in_flight.end
-            self.oldest_ns = max(self.oldest_ns, group.in_flight.oldest_ns)
 
 
 class Metrics:
@@ -159,29 +154,100 @@ class Metrics:
         self._registry.register(self)
         self._name_of = name_of
         self._max_devices = max_devices
-        self._lock = threading.Lock()  # guards all that follows
+        self._lock = threading.RLock()  # guards all that follows
         self._labels: set[str] = set()
-        self._series: dict[tuple[str, str], _Series] = {}
+        most = (max_devices + 1) * len(layout.OPS)
+        self._series: dict[tuple[str, str], int] = {}  # by device and operation its row
+        self._d2c = _Histograms(TIME_LIMITS_NS, _TIME_BUCKETS, most)
+        self._size = _Histograms(SIZE_LIMITS, _SIZE_BUCKETS, most)
+        self._requests, self._errors, self._requeues = [0] * most, [0] * most, [0] * most
+        self._in_flight, self._oldest_ns = [0] * most, [0] * most
         self._counts = Counts()
         self._end_ns: int | None = None
+        self._templates: dict[str, list[str]] = {}  # by content type
+        self._is_template = False  # the library gets no values
 
     def add(self, interval: Interval) -> None:
         """Add what an interval brought."""
-        groups = interval.groups()
+        columns = interval.columns()
+        load = columns.in_flight
         with self._lock:
-            for series in self._series.values():
-                series.in_flight = series.oldest_ns = 0
-            for group in groups:
-                if group.device is not None and group.op is not None:
-                    key = self._label(group.device), group.op
-                    self._series.setdefault(key, _Series()).add(group)
+            known = len(self._series), self._end_ns is None
+            self._in_flight = [0] * len(self._requests)
+            self._oldest_ns = [0] * len(self._requests)
+            groups, series = self._placed(columns.keys)
+            for group, row in zip(groups, series, strict=True):
+                self._requests[row] += columns.d2c.num[group]
+                self._errors[row] += columns.errors[group]
+                self._requeues[row] += columns.requeues[group]
+                if load is not None:
+                    self._in_flight[row] += load.end[group]
+                    self._oldest_ns[row] = max(self._oldest_ns[row], load.oldest_ns[group])
+            self._d2c.add(columns.d2c, groups, series)
+            self._size.add(columns.size, groups, series)
             self._counts += interval.counts
             self._end_ns = interval.end_ns if interval.is_anchored else None
+            if known != (len(self._series), self._end_ns is None):
+                self._templates.clear()
+
+    def _placed(self, keys: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The groups that are of one operation of one device, and the series of each."""
+        groups = [i for i, key in enumerate(keys) if key & 7 != ALL_OPS and key != TOTAL]
+        numbers = dict.fromkeys(keys[i] >> 3 for i in groups)
+        labels = {number: self._label(number) for number in numbers}
+        names = [(labels[keys[i] >> 3], layout.OPS[keys[i] & 7]) for i in groups]
+        return groups, [self._series.setdefault(name, len(self._series)) for name in names]
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
-        """All metrics as text, and its content type, by what an HTTP client accepts."""
+        """All metrics as text, and its content type, by what an HTTP client accepts.
+
+        The library lays it out, once for each set of series: from then on only values change.
+        """
         encode, content_type = self._exposition.choose_encoder(accept)
-        return encode(self._registry), content_type
+        with self._lock:
+            values = self._values()
+            template = self._templates.get(content_type)
+            if template is not None:
+                return _filled(template, values), content_type
+            text: bytes = encode(self._registry)
+            template = self._template(encode)
+            if _filled(template, values) == text:  # else the library has another order
+                if len(self._templates) >= MAX_TEMPLATES:
+                    self._templates.clear()
+                self._templates[content_type] = template
+            return text, content_type
+
+    def _template(self, encode: Callable[[Any], bytes]) -> list[str]:
+        """The text, cut where its values belong."""
+        self._is_template = True
+        try:
+            # No label has a line break of its own: nothing else looks like a value.
+            first, *others = encode(self._registry).decode().split(f" {_NO_VALUE}\n")
+        finally:
+            self._is_template = False
+        pieces = [first, *(f"\n{piece}" for piece in others)]
+        return [*(f"{piece} " for piece in pieces[:-1]), pieces[-1]]
+
+    def _values(self) -> list[str]:
+        """All values, in the order of ``collect``."""
+        rows = self._rows()
+        values: list[float] = []
+        for histograms, scale in ((self._d2c, NS_PER_S), (self._size, 1)):
+            for upto, row in zip(histograms.upto(rows), rows, strict=True):
+                values += upto
+                values += (upto[-1], histograms.sums[row] / scale)
+        totals = (self._requests, self._size.sums, self._errors, self._requeues)
+        for numbers in (*totals, self._in_flight):
+            values += [numbers[row] for row in rows]
+        values += [self._oldest_ns[row] / NS_PER_S for row in rows]
+        values += [getattr(self._counts, field) for _, _, field in _COUNTERS]
+        if self._end_ns is not None:
+            values.append(self._end_ns / NS_PER_S)
+        texts = {value: self._exposition.floatToGoString(value) for value in set(values)}
+        return [texts[value] for value in values]
+
+    def _rows(self) -> list[int]:
+        return [row for _, row in sorted(self._series.items())]
 
     def collect(self) -> Iterator[Any]:
         """For the library: all families of metrics."""
@@ -189,13 +255,16 @@ class Metrics:
             yield from [*self._of_requests(), *self._of_all()]
 
     def _label(self, number: int) -> str:
-        label = self._name_of(number) or device_text(number)
+        label = printable(self._name_of(number) or device_text(number))
         if label in self._labels:
             return label
         if len(self._labels) >= self._max_devices:
             return OTHER
         self._labels.add(label)
         return label
+
+    def _shown(self, value: float) -> float:
+        return math.nan if self._is_template else value
 
     def _of_requests(self) -> list[Any]:
         labels = ("device", "op")
@@ -212,41 +281,58 @@ class Metrics:
         requests = counter("requests", "Requests that completed.")
         n_bytes = counter("bytes", "Bytes of the requests that completed.")
         errors = counter("errors", "Requests that completed with an error.")
+        requeues = counter("requeues", "How often the kernel gave a request back.")
         in_flight = gauge(
             "in_flight", "Requests issued and not completed, when the interval ended."
         )
         oldest = gauge("in_flight_oldest_seconds", "Age of the oldest of these.")
         d2c = histogram("d2c_seconds", "Time from issue to completion.")
         size = histogram("request_size_bytes", "Size of the requests that completed.")
-        for key, series in sorted(self._series.items()):
-            requests.add_metric(key, series.requests)
-            n_bytes.add_metric(key, series.bytes)
-            errors.add_metric(key, series.errors)
-            in_flight.add_metric(key, series.in_flight)
-            oldest.add_metric(key, series.oldest_ns / NS_PER_S)
-            d2c.add_metric(key, self._pairs(_TIME_LIMITS, series.d2c), series.d2c.sum / NS_PER_S)
-            size.add_metric(key, self._pairs(_SIZE_LIMITS, series.size), series.size.sum)
-        return [d2c, size, requests, n_bytes, errors, in_flight, oldest]
+        shown, rows = self._shown, self._rows()
+        for key, row, upto_ns, upto_bytes in zip(
+            sorted(self._series), rows, self._d2c.upto(rows), self._size.upto(rows), strict=True
+        ):
+            requests.add_metric(key, shown(self._requests[row]))
+            n_bytes.add_metric(key, shown(self._size.sums[row]))
+            errors.add_metric(key, shown(self._errors[row]))
+            requeues.add_metric(key, shown(self._requeues[row]))
+            in_flight.add_metric(key, shown(self._in_flight[row]))
+            oldest.add_metric(key, shown(self._oldest_ns[row] / NS_PER_S))
+            sum_s = self._d2c.sums[row] / NS_PER_S
+            d2c.add_metric(key, self._pairs(_TIME_LIMITS, upto_ns), shown(sum_s))
+            n = self._size.sums[row]
+            size.add_metric(key, self._pairs(_SIZE_LIMITS, upto_bytes), shown(n))
+        return [d2c, size, requests, n_bytes, errors, requeues, in_flight, oldest]
 
-    def _pairs(self, limits: Sequence[float], histogram: _Histogram) -> list[tuple[str, float]]:
+    def _pairs(self, limits: Sequence[float], upto: Sequence[int]) -> list[tuple[str, float]]:
         names = [self._exposition.floatToGoString(limit) for limit in limits]
-        return list(zip(names, histogram.upto(), strict=True))
+        return list(zip(names, map(self._shown, upto), strict=True))
 
     def _of_all(self) -> list[Any]:
         families: list[Any] = []
         for name, text, field in _COUNTERS:
-            value = getattr(self._counts, field)
+            value = self._shown(getattr(self._counts, field))
             families.append(self._core.CounterMetricFamily(f"blkiomon_{name}", text, value=value))
         if self._end_ns is not None:
             text = "When the latest interval ended, since 1970."
             name = "blkiomon_last_interval_timestamp_seconds"
-            value = self._end_ns / NS_PER_S
+            value = self._shown(self._end_ns / NS_PER_S)
             families.append(self._core.GaugeMetricFamily(name, text, value=value))
         return families
 
 
 _TIME_LIMITS = (*(limit / NS_PER_S for limit in TIME_LIMITS_NS), math.inf)
 _SIZE_LIMITS = (*map(float, SIZE_LIMITS), math.inf)
+_NO_VALUE = "NaN"
+
+
+def _filled(template: Sequence[str], values: Sequence[str]) -> bytes:
+    """A template with its values; empty where it has another number of them."""
+    if len(template) != len(values) + 1:
+        return b""
+    pieces = [""] * (2 * len(values) + 1)
+    pieces[::2], pieces[1::2] = template, values
+    return "".join(pieces).encode()
 
 
 class TextfileSink(Sink):
@@ -277,16 +363,18 @@ class TextfileSink(Sink):
         self._metrics = metrics
         if self._path.exists() and not self._path.is_file():
             raise OSError(0, "it is no file that could be replaced")
-        self._replace()
+        self._replace(metrics.text()[0])
 
     def takes(self, item: Item) -> bool:
         return isinstance(item, Interval)
 
     def _deliver(self, item: Item) -> None:
         assert isinstance(item, Interval)
-        self._metrics.add(item)
+        with self._rendering():
+            self._metrics.add(item)
+            text = self._metrics.text()[0]
         try:
-            self._replace()
+            self._replace(text)
         except OSError as error:
             # Nothing is missing from the next one that succeeds.
             if not self.failed:
@@ -296,8 +384,7 @@ class TextfileSink(Sink):
     def _release(self) -> None:
         pass
 
-    def _replace(self) -> None:
-        text = self._metrics.text()[0]
+    def _replace(self, text: bytes) -> None:
         write_whole(self._path, lambda file: file.write(text), self._policy)
 
 
@@ -336,8 +423,8 @@ class HttpSink(Sink):
 
     def _deliver(self, item: Item) -> None:
         assert isinstance(item, Interval)
-        self._metrics.add(item)
-        self._progressed()
+        with self._rendering():
+            self._metrics.add(item)
 
     def _release(self) -> None:
         self._server.shutdown()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from blkiomon.devices import nameless
+from blkiomon.distribution import bin_bounds
 from blkiomon.interval import Interval
 from blkiomon.outputs import table
 from blkiomon.outputs.opening import DEFAULT, Policy, write_whole
@@ -64,15 +66,25 @@ class ParquetFormat:
 
     def render_together(self, intervals: Sequence[Interval]) -> Iterator[bytes]:
         """One row group of several intervals, which takes less room than one of each."""
-        rows = [row for interval in intervals for row in table.rows(interval, self._name_of)]
-        columns: list[Any] = [[column.value(row) for row in rows] for column in table.COLUMNS]
-        columns[_START] = [r.interval.start_ns if r.interval.is_anchored else None for r in rows]
+        pieces = [rows for interval in intervals for rows in table.rows(interval, self._name_of)]
+        columns: list[list[Any]] = [
+            list(chain.from_iterable(c.values(rows) or [None] * len(rows) for rows in pieces))
+            for c in table.COLUMNS
+        ]
+        starts = [i.start_ns if i.is_anchored else None for i in intervals]
+        lengths = [len(interval.columns().keys) for interval in intervals]
+        columns[_START] = [s for s, n in zip(starts, lengths, strict=True) for _ in range(n)]
         arrays = [self._array(c, f.type) for c, f in zip(columns, self._schema)]
-        ends = np.cumsum([0, *(len(row.group.d2c.bins) for row in rows)], dtype=np.int32)
-        for parts in ([r.group.d2c.low for r in rows], [r.group.d2c.counts for r in rows]):
+        d2c = [interval.columns().d2c.histograms for interval in intervals]
+        ends = np.cumsum(np.concatenate([[0], *(np.diff(h.starts) for h in d2c)]), dtype=np.int32)
+        for parts in ([bin_bounds(h.bins)[0] for h in d2c], [h.counts for h in d2c]):
             arrays.append(self._arrow.ListArray.from_arrays(ends, np.concatenate(parts)))
         if self._with_bytes:
-            values = [row.interval.to_bytes() if row.group.device is None else None for row in rows]
+            values = [
+                value
+                for interval, n in zip(intervals, lengths, strict=True)
+                for value in (*[None] * (n - 1), interval.to_bytes())
+            ]
             arrays.append(self._arrow.array(values, self._arrow.binary()))
         self._writer.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema))
         yield self._bytes.take()
@@ -123,7 +135,8 @@ class PartsSink(Sink):
 
     def _deliver(self, item: Item) -> None:
         assert isinstance(item, Interval)
-        data = b"".join([*self._form.render(item), *self._form.finish()])
+        with self._rendering():
+            data = b"".join([*self._form.render(item), *self._form.finish()])
         path = self._directory / f"interval-{item.end_ns:020}.parquet"
         try:
             write_whole(path, lambda file: file.write(data), self._policy)

@@ -10,8 +10,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import numpy as np
@@ -33,6 +33,9 @@ MAX_RECORD_BYTES = 16 << 20
 
 POLL_S = 0.2
 """How often a destination that is not there yet is looked for."""
+
+AFTER_SIGNAL_S = 0.5
+"""After a signal, a destination that takes nothing for so long is given up."""
 
 T = TypeVar("T")
 
@@ -80,6 +83,7 @@ class Sink(ABC):
         self._report = report
         self._lossless = lossless
         self._drops = not lossless
+        self._is_hurried = False
         self._verbose = verbose
         self._max_intervals = max_intervals
         self._max_record_bytes = max_record_bytes
@@ -89,7 +93,8 @@ class Sink(ABC):
         self._record_bytes = 0
         self._current: Item | Reopen | None = None
         self._finished = False
-        self._progress_s = time.monotonic()  # when anything was delivered last
+        self._progress_s = time.monotonic()  # when the destination took anything last
+        self._is_rendering = False  # it is not the destination that is waited for
         self._closing = threading.Event()  # nothing more will be put
         self._give_up = threading.Event()  # what is not delivered by now never will be
         # A daemon: a write that never returns must not keep the process from ending.
@@ -132,8 +137,9 @@ class Sink(ABC):
         self._drops = False
 
     def stop_waiting(self) -> None:
-        """Have put() wait no longer: the run ends. Takes no lock, for a signal handler."""
+        """Have put() and close() wait no longer: the run ends. No lock, for a signal handler."""
         self._lossless = False
+        self._is_hurried = True
 
     def reopen(self) -> None:
         """A file that has been moved away gets no more than what was put until now."""
@@ -151,22 +157,36 @@ class Sink(ABC):
             self._changed.notify_all()
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Deliver what is queued; gives up after ``timeout_s`` seconds without any progress.
+        """Deliver what is queued; gives up where the destination takes nothing for too long.
 
+        The time that rendering takes does not count: an interval of many devices takes a while.
         A destination that is not there (no queue, no reader yet) is not waited for.
+
+        Args:
+            timeout_s: so long. A lossless sink waits without a limit until ``stop_waiting``; from
+                then on any waits ``AFTER_SIGNAL_S`` at most.
         """
         self.begin_close()
         while self._thread.is_alive():
-            left_s = self._progress_s + timeout_s - time.monotonic()
-            if left_s <= 0:
-                self._give_up.set()
-                self._thread.join(0.05)  # ends now, unless it is stuck in a call
-                if self._thread.is_alive() and self._current is None:
-                    self.failed = True  # in that which writes the end
-                    self._report(f"{self.name} did not take its end")
-                break
-            self._thread.join(left_s)
+            left_s = self._left_s(timeout_s)
+            if left_s > 0:
+                self._thread.join(min(left_s, POLL_S))  # a signal may change the limit
+                continue
+            self._give_up.set()
+            self._thread.join(0.05)  # ends now, unless it is stuck in a call
+            if self._thread.is_alive() and self._current is None:
+                self.failed = True  # in that which writes the end
+                self._report(f"{self.name} did not take its end")
+            break
         self._drop_rest()
+
+    def _left_s(self, timeout_s: float) -> float:
+        """Seconds until the destination is given up, as far as is known now."""
+        if self._is_hurried:
+            timeout_s = min(timeout_s, AFTER_SIGNAL_S)
+        if self._is_rendering or self._lossless:
+            return timeout_s
+        return self._progress_s + timeout_s - time.monotonic()
 
     # --- the thread's side -----------------------------------------------------------------------
 
@@ -239,6 +259,16 @@ class Sink(ABC):
 
     def _progressed(self) -> None:
         self._progress_s = time.monotonic()
+
+    @contextmanager
+    def _rendering(self) -> Iterator[None]:
+        """Meanwhile the destination is not waited for."""
+        self._is_rendering = True
+        try:
+            yield
+        finally:
+            self._progressed()
+            self._is_rendering = False
 
     def _pause(self, seconds: float) -> None:
         """Sleep. Raises Undelivered where it is time to give up."""

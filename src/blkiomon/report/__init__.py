@@ -5,7 +5,7 @@ matplotlib is imported when something is drawn, and not before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from blkiomon.console import EXIT_INPUT, EXIT_OK, EXIT_USAGE, complain, misused, printed
@@ -26,6 +26,8 @@ A page to look at and to keep: what ran, how fast, how long requests took and wh
       --chart=NAME     only this one: iops, bandwidth, percentiles, heat, tail, sizes, in-flight,
                        sectors or sequential, heat-read and the like (repeatable)
       --overwrite      replace FILE even if it begins like a trace
+      --max-age=SECONDS
+                       a request of a trace may take so long (default 600)
       --follow-symlinks
                        as root, follow symbolic links that another user may have made
       --help           print this text
@@ -47,7 +49,10 @@ def main(argv: Sequence[str]) -> int:
         pairs, names = read_options(
             argv,
             "o:",
-            ["output=", "device=", "title=", "chart=", "overwrite", "follow-symlinks", "help"],
+            [
+                *("output=", "device=", "title=", "chart=", "max-age="),
+                *("overwrite", "follow-symlinks", "help"),
+            ],
         )
         given = dict(pairs)
         if "--help" in given:
@@ -63,9 +68,14 @@ def main(argv: Sequence[str]) -> int:
     if not names or not all(names) or any("\0" in name for name in names):
         return misused("which trace? It is named by its path", USAGE)
 
+    from blkiomon.cli import UsageError
     from blkiomon.report import figures, page
     from blkiomon.report.collect import ReportError, check_output, collect, write_output
 
+    try:
+        max_age_s = max_age(given)
+    except UsageError as error:
+        return misused(str(error), USAGE)
     try:
         devices = device_numbers([value for name, value in pairs if name == "--device"])
         figures.check()
@@ -75,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
             follow="--follow-symlinks" in given,
             overwrite="--overwrite" in given,
         )
-        found = collect(names, devices=devices)
+        found = collect(names, devices=devices, max_age_s=max_age_s)
         title = given.get("--title") or f"Block I/O of {', '.join(Path(n).name for n in names[:3])}"
         charts = figures.chosen(figures.charts(found), [v for n, v in pairs if n == "--chart"])
         if suffix in PICTURES:
@@ -105,6 +115,14 @@ def device_numbers(names: Sequence[str]) -> list[int]:
         return [device_of(name) for name in names]
     except UsageError as error:
         raise ReportError(str(error), EXIT_USAGE) from error
+
+
+def max_age(given: Mapping[str, str]) -> float:
+    """The seconds of ``--max-age``. Raises UsageError."""
+    from blkiomon.cli import seconds
+    from blkiomon.monitor import MAX_AGE_S
+
+    return seconds({name.lstrip("-"): v for name, v in given.items()}, "max-age", 0.0, MAX_AGE_S)
 
 
 def told(error: Exception) -> int:

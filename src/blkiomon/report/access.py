@@ -21,6 +21,9 @@ OVERTAKEN = 1 << 12
 """Requests come in order of completion and are looked at in order of issue: so many may complete
 before one that was issued earlier."""
 
+MOST_KEYS = 1 << 16
+"""With so many devices and operations, no further ones count as sequential or not."""
+
 SECTOR_BYTES = 512
 
 _KEPT = ["issued_ns", "sector", "bytes", "device", "op"]
@@ -127,6 +130,9 @@ class Accesses:
 
     def _count(self, requests: Table) -> None:
         key = requests["device"].astype(np.int64) << 3 | requests["op"]
+        if len(self._ends) > MOST_KEYS:
+            is_known = np.isin(key, np.fromiter(self._ends, np.int64))
+            requests, key = requests[is_known], key[is_known]
         order = np.argsort(key, kind="stable")
         requests, key = requests.take(order), key[order]
         sectors = (requests["bytes"].astype(np.uint64) + (SECTOR_BYTES - 1)) // SECTOR_BYTES

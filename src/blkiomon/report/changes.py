@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,9 @@ from blkiomon.interchange import device_text
 from blkiomon.interval import Interval
 from blkiomon.layout import OPS
 from blkiomon.readable import bandwidth_text, rate_text, time_text
-from blkiomon.report.collect import Collected, ReportError
+from blkiomon.report.collect import Collected, ReportError, listed
 from blkiomon.report.series import Floats, merged, middles
+from blkiomon.report.worst import reduced
 
 METRICS = ("iops", "bandwidth", "mean", "p50", "p95", "p99", "p99.9", "max")
 MORE_IS_BETTER = ("iops", "bandwidth")
@@ -112,10 +113,17 @@ def compare(
     Raises:
         ReportError: there are none.
     """
+    try:
+        return _compared(a, b, metrics)
+    finally:
+        _reduced.cache_clear()
+
+
+def _compared(a: Sequence[Collected], b: Sequence[Collected], metrics: Sequence[str]) -> list[Row]:
     rows = []
     matched = match(a, b)
     if not matched:
-        there = [", ".join(map(device_text, sorted(_devices(side)))) for side in (a, b)]
+        there = [listed(sorted(_devices(side))) for side in (a, b)]
         raise ReportError(f"the sides have no device in common: A has {there[0]}, B has {there[1]}")
     for name, numbers in matched:
         ops = [op for op in OPS if all(_requests(s, n, op) for s, n in zip((a, b), numbers))]
@@ -150,10 +158,13 @@ def _devices(side: Sequence[Collected]) -> set[int]:
 
 
 def groups(interval: Interval, device: int | None, op: str | None) -> list[Group]:
-    """Those that make up a device, or all, and an operation, or all."""
-    if device is None and op is not None:
-        return [g for g in interval.groups() if g.op == op]
-    return [g for g in interval.groups() if (g.device, g.op) == (device, op)]
+    """That of a device, or of all, and an operation, or all; none where it did not occur."""
+    *of_ops, total = _reduced(interval, device).groups()
+    return [total] if op is None else [g for g in of_ops if g.op == op]
+
+
+_reduced = lru_cache(1 << 12)(reduced)
+"""Asked for operation by operation; forgotten when a comparison ends."""
 
 
 def _requests(side: Sequence[Collected], device: int | None, op: str | None) -> int:

@@ -12,26 +12,29 @@ import errno
 import heapq
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from blkiomon import decode, layout
 from blkiomon._core import Engine
+from blkiomon.consistency import MOST_REQUESTS
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT
 from blkiomon.cut import Cut, Table
-from blkiomon.errors import SourceError, StatsError, TraceError
+from blkiomon.errors import IntervalError, SourceError, StatsError, TraceError
 from blkiomon.groups import NS_PER_S
 from blkiomon.interchange import device_text
 from blkiomon.interval import Counts, Interval, in_order, merge
-from blkiomon.moments import from_words, to_words
-from blkiomon.monitor import RECORDS_A_CUT
+from blkiomon.moments import U64_MAX, U128_MAX, to_words
+from blkiomon.monitor import MAX_AGE_S, RECORDS_A_CUT, age_ns, names_of
 from blkiomon.outputs import opening
 from blkiomon.outputs.opening import Policy, write_whole
 from blkiomon.progress import Progress
+from blkiomon.report import worst
 from blkiomon.report.access import Accesses, Patterns
 from blkiomon.sources import input_files, open_trace
 from blkiomon.sources.readers import Reader
@@ -41,8 +44,17 @@ MOST_SLICES = 512
 
 FIRST_SLICE_NS = 1_000_000
 
-MOST_STATS_BYTES = 1 << 28
+MOST_BYTES = 3 << 26
+"""That slices take, about; all of a report takes less than 1 GB, whatever the input."""
+
+MOST_LINE_BYTES = 3 << 23
+"""Of JSON, which takes up to 26 times as much once it is read."""
+
+MOST_STATS_BYTES = 1 << 27
 """A file of -b is read in one piece: this is months of it."""
+
+MOST_STATS_REQUESTS = 1 << 40
+"""In one struct of -b: all of a file add up in 64 bits."""
 
 LEAST_TIME_S = 10**8
 """Where a time of -b is less, it counts from the trace's first record and not from 1970."""
@@ -76,6 +88,7 @@ class Collected:
         patterns: where requests went; None where the inputs do not tell.
         notes: what whoever looks at the figures should know.
         is_broken: an input ended in the middle, or in garbage; the last of ``notes`` says how.
+        n_others: devices without rows of their own: they are one, ``worst.OTHERS``.
     """
 
     names: tuple[str, ...]
@@ -85,12 +98,14 @@ class Collected:
     patterns: Patterns | None = None
     notes: tuple[str, ...] = ()
     is_broken: bool = False
+    n_others: int = 0
 
     @property
     def devices(self) -> list[int]:
-        """Numbers of the devices that completed requests."""
+        """Numbers of the devices that completed requests, and have rows of their own."""
         groups = self.whole.groups()
-        return sorted({g.device for g in groups if g.device is not None and g.requests})
+        found = {g.device for g in groups if g.device is not None and g.requests}
+        return sorted(found - ({worst.OTHERS} if self.n_others else set()))
 
 
 def collect(
@@ -99,6 +114,8 @@ def collect(
     devices: Sequence[int] = (),
     patterns: bool = True,
     show_progress: bool | None = None,
+    max_age_s: float = MAX_AGE_S,
+    n_runs: int = 1,
 ) -> Collected:
     """Read inputs, all of one kind.
 
@@ -107,6 +124,8 @@ def collect(
         devices: numbers of those that count; all unless given.
         patterns: also find out where requests went, as far as the inputs tell.
         show_progress: see ``Progress``.
+        max_age_s: a request of a trace that takes longer than this is not found, see ``Monitor``.
+        n_runs: so many are collected, and share the memory.
 
     Raises:
         ReportError: they hold nothing, or not of these devices, or are of several kinds.
@@ -117,18 +136,31 @@ def collect(
         listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         raise ReportError(f"inputs of different kinds cannot be put together: {listed}")
     (kind,) = set(kinds.values())
+    slices = _Slices(MOST_BYTES // n_runs)
     if kind == TRACE:
-        found = _of_traces(names, devices, patterns, show_progress)
+        slicer = _Slicer(slices, devices, patterns, max_age_s)
+        found = _of_traces(names, slicer, show_progress)
     elif kind == JSON:
-        found = _of_json(names, devices, show_progress)
+        found = _of_json(names, slices, devices, show_progress)
     else:
-        found = _of_stats(names, devices)
+        found = _of_stats(names, slices, devices)
     if not found.whole.total.requests:
-        _explain_nothing(found, devices)
+        _explain_nothing(found, devices, max_age_s)
+    if found.n_others:
+        return replace(found, notes=(_note_of_others(found), *found.notes))
     return found
 
 
-def _explain_nothing(found: Collected, devices: Sequence[int]) -> None:
+def _note_of_others(found: Collected) -> str:
+    there = "more than " if found.n_others >= worst.MOST_OTHERS else ""
+    shown = worst.devices_of(found.whole)
+    return (
+        f"{there}{found.n_others:,} devices have no row of their own and are shown as one, others. "
+        f"Requests waited longest, in all, on the {int((shown != worst.OTHERS).sum())} that have."
+    )
+
+
+def _explain_nothing(found: Collected, devices: Sequence[int], max_age_s: float) -> None:
     """Say why there is no request; raises ReportError."""
     what = ", ".join(found.names)
     if found.is_broken:
@@ -137,15 +169,29 @@ def _explain_nothing(found: Collected, devices: Sequence[int]) -> None:
         raise ReportError(f"{what}: the trace is empty")
     if devices:
         wanted = ", ".join(map(device_text, devices))
-        there = collect(found.names, patterns=False).devices if "-" not in found.names else []
-        has = f"; there are some of {', '.join(map(device_text, there))}" if there else ""
+        there = []
+        if "-" not in found.names:
+            there = collect(found.names, patterns=False, max_age_s=max_age_s).devices
+        has = f"; there are some of {listed(there)}" if there else ""
         raise ReportError(f"{what}: no request of {wanted}{has}")
+    counts = found.whole.counts
+    if found.kind == TRACE and counts.evicted:
+        raise ReportError(
+            f"{what}: no request in {counts.records} records: {counts.evicted} issues and "
+            f"completions have no partner within {max_age_s:g} s; --max-age allows more time"
+        )
     if found.kind == TRACE:
         raise ReportError(
-            f"{what}: no request in {found.whole.counts.records} records: it takes both the issue "
+            f"{what}: no request in {counts.records} records: it takes both the issue "
             "and the completion of one (blktrace -a issue -a complete)"
         )
     raise ReportError(f"{what}: there is no request in it")
+
+
+def listed(devices: Sequence[int]) -> str:
+    """Devices as one reads them, the first ones if there are many."""
+    shown = ", ".join(map(device_text, devices[:20]))
+    return shown if len(devices) <= 20 else f"{shown} and {len(devices) - 20} more"
 
 
 def _kind(name: str) -> str:
@@ -173,17 +219,35 @@ def _kind(name: str) -> str:
 
 
 class _Slices:
-    """Intervals in order of time, put together so that there are at most ``MOST_SLICES``."""
+    """Intervals in order of time, put together so that they take bounded memory.
+
+    There are at most ``MOST_SLICES``. Where they would take more than is allowed, ever fewer
+    devices have rows of their own, and at last slices become longer.
+
+    Args:
+        most_bytes: of all arrays together, about.
+
+    Attributes:
+        others: numbers of the devices that have no rows of their own, ascending, and ``OTHERS``.
+    """
 
     MOST_PARTS = 8  # merging many at once is cheaper than one by one
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self.others = np.empty(0, np.uint32)
+        self._own: worst.Numbers | None = None  # where there are too many others to know them
+        self._most_devices = worst.MOST_DEVICES
+        self._shift = 0  # so many times were slices made longer here
         self._places: list[int] = []
         self._parts: list[list[Interval]] = []  # of each place
+        self._n_bytes = 0
 
     def add(self, place: int, interval: Interval) -> None:
         """Add one at its place, which is that of the latest one, or a later one."""
-        self._add(place, [interval])
+        self._add(place >> self._shift, [self._bounded(interval)])
+        while self._n_bytes > self._most_bytes and self._can_shrink:
+            self._shrink()
 
     def _add(self, place: int, parts: list[Interval]) -> None:
         if not self._places or self._places[-1] != place:
@@ -191,19 +255,93 @@ class _Slices:
             self._parts.append([])
         latest = self._parts[-1]
         latest += parts
+        self._n_bytes += sum(worst.n_bytes(part.cut) for part in parts)
         if len(latest) > self.MOST_PARTS:
-            latest[:] = [merge(latest)]
+            self._n_bytes -= sum(worst.n_bytes(part.cut) for part in latest)
+            latest[:] = [self._bounded(merge(latest))]
+            self._n_bytes += worst.n_bytes(latest[0].cut)
 
     def halve(self) -> None:
         """Each two places become one."""
         places, self._places = self._places, []
         parts, self._parts = self._parts, []
+        self._n_bytes = 0
         for place, of_place in zip(places, parts):
             self._add(place // 2, of_place)
 
     def merged(self) -> list[Interval]:
         """One interval of each place."""
-        return [parts[0] if len(parts) == 1 else merge(parts) for parts in self._parts]
+        self._set_aside_all()
+        return [parts[0] for parts in self._parts]
+
+    @property
+    def _can_shrink(self) -> bool:
+        return self._most_devices > 1 or len(self._places) > 1
+
+    def _shrink(self) -> None:
+        """Take less memory."""
+        if self._most_devices > 1:
+            self._most_devices //= 2
+        else:
+            self._shift += 1
+            self.halve()
+        self._set_aside_all()
+
+    def _bounded(self, interval: Interval) -> Interval:
+        """An interval in which not too many devices have rows of their own."""
+        devices = worst.devices_of(interval)
+        own = devices[~self._is_other(devices)]
+        if len(own) > self._most_devices:
+            own = self._pick(own, interval)
+        return self._without_others(worst.with_few_processes(interval), own)
+
+    def _set_aside_all(self) -> None:
+        """Merge what is of one place, with rows for the same devices in all."""
+        merged = [parts[0] if len(parts) == 1 else merge(parts) for parts in self._parts]
+        self._parts = [[item] for item in merged]
+        listed = [worst.devices_of(item) for item in merged]
+        own = np.unique(np.concatenate(listed)) if listed else self.others
+        own = own[~self._is_other(own)]
+        if len(own) > self._most_devices:
+            own = self._pick(own)
+        bounded = (worst.with_few_processes(item) for item in merged)
+        self._parts = [[self._without_others(item, own)] for item in bounded]
+        self._n_bytes = sum(worst.n_bytes(item.cut) for (item,) in self._parts)
+
+    def _pick(self, own: worst.Numbers, *more: Interval) -> worst.Numbers:
+        """The worst of these devices; the others have no rows of their own any more."""
+        known = [part for parts in self._parts for part in parts]
+        kept = worst.worst([*known, *more], own, self._most_devices)
+        gone = np.setdiff1d(own, kept)
+        if self._own is not None:
+            self._own = np.setdiff1d(self._own, gone)
+            return kept
+        self.others = np.union1d(np.append(self.others, np.uint32(worst.OTHERS)), gone)
+        if self.n_others > worst.MOST_OTHERS:
+            ours = [worst.devices_of(part) for part in known]
+            self._own = np.setdiff1d(np.concatenate([kept, *ours]), self.others)
+            self.others = self.others[: worst.MOST_OTHERS + 1]
+        return kept
+
+    def _is_other(self, devices: worst.Numbers) -> npt.NDArray[np.bool_]:
+        if self._own is not None:
+            return ~np.isin(devices, self._own)
+        if not len(self.others):
+            return np.zeros(len(devices), bool)
+        place = np.minimum(np.searchsorted(self.others, devices), len(self.others) - 1)
+        is_other: npt.NDArray[np.bool_] = self.others[place] == devices
+        return is_other
+
+    def _without_others(self, interval: Interval, own: worst.Numbers) -> Interval:
+        if not len(self.others):
+            return interval
+        others = np.setdiff1d(worst.devices_of(interval), own)
+        return worst.added_up(interval, others) if len(others) else interval
+
+    @property
+    def n_others(self) -> int:
+        """Devices without rows of their own; of very many, those that could be counted."""
+        return max(0, len(self.others) - 1)
 
 
 # --- traces ---------------------------------------------------------------------------------------
@@ -215,10 +353,12 @@ class _Slicer:
     Not a ``Monitor``, as that has to be told the length of its intervals before.
     """
 
-    def __init__(self, devices: Sequence[int], patterns: bool) -> None:
-        self.engine = Engine(devices=devices, keep_requests=patterns)
+    def __init__(
+        self, slices: _Slices, devices: Sequence[int], patterns: bool, max_age_s: float
+    ) -> None:
+        self.engine = Engine(devices=devices, keep_requests=patterns, max_age_ns=age_ns(max_age_s))
         self.accesses = Accesses(MOST_SLICES) if patterns else None
-        self._slices = _Slices()
+        self._slices = slices
         self._origin_ns: int | None = None
         self._start_ns = 0  # of the slice at hand, trace time
         self._width_ns = FIRST_SLICE_NS
@@ -247,8 +387,11 @@ class _Slicer:
             if self.accesses is not None and self._origin_ns is not None:
                 self.accesses.add(self.engine.take_requests(), self._origin_ns, self._width_ns)
 
-    def _until_ns(self) -> int:
-        return 1 if self._origin_ns is None else min(self._end_ns, (1 << 64) - 1)
+    def _until_ns(self) -> int | None:
+        """Where feed() has to stop next; None: no record is as late as the slice's end."""
+        if self._origin_ns is None:
+            return 1
+        return self._end_ns if self._end_ns <= U64_MAX else None
 
     @property
     def _end_ns(self) -> int:
@@ -295,6 +438,7 @@ class _Slicer:
                 start_ns=self._start_ns,
                 end_ns=self._start_ns if end_ns is None else end_ns,
                 clock="trace",
+                process_names=names_of(self.engine, cut),
             ),
         )
         self._counts = counts
@@ -332,16 +476,18 @@ class _Slicer:
             for interval in self._slices.merged()
         )
 
+    @property
+    def n_others(self) -> int:
+        """See ``Collected``."""
+        return self._slices.n_others
+
     def patterns(self) -> Patterns | None:
         """Where requests went."""
         return None if self.accesses is None else self.accesses.finish()
 
 
-def _of_traces(
-    names: Sequence[str], devices: Sequence[int], patterns: bool, show_progress: bool | None
-) -> Collected:
+def _of_traces(names: Sequence[str], slicer: _Slicer, show_progress: bool | None) -> Collected:
     notes: list[str] = []
-    slicer = _Slicer(devices, patterns)
     failure: TraceError | SourceError | None = None
     with open_trace(names) as stream, Progress(stream.total_bytes, 2, show_progress) as bar:
         notes += stream.notes
@@ -372,14 +518,16 @@ def _of_traces(
         patterns=slicer.patterns(),
         notes=tuple(notes),
         is_broken=failure is not None,
+        n_others=slicer.n_others,
     )
 
 
 # --- files of --json ------------------------------------------------------------------------------
 
 
-def _of_json(names: Sequence[str], devices: Sequence[int], show_progress: bool | None) -> Collected:
-    slices = _Slices()
+def _of_json(
+    names: Sequence[str], slices: _Slices, devices: Sequence[int], show_progress: bool | None
+) -> Collected:
     shift = 0
     readers: list[Reader] = []
     notes: list[str] = []
@@ -387,20 +535,20 @@ def _of_json(names: Sequence[str], devices: Sequence[int], show_progress: bool |
         for name in names:
             readers.append(Reader(Path(name)))
         sizes = [reader.total_bytes or 0 for reader in readers]
-        streams = [_intervals(reader, notes) for reader in readers]
+        lines = _Lines(notes)
+        streams = [lines.intervals(reader) for reader in readers]
         with Progress(sum(sizes), 2, show_progress) as bar:
-            try:
-                for number, item in enumerate(heapq.merge(*streams, key=lambda i: i.start_ns)):
-                    interval = _only(item, devices) if devices else item
-                    if number >> shift >= MOST_SLICES:
-                        slices.halve()
-                        shift += 1
-                    slices.add(number >> shift, interval)
-                    bar.show(sum(reader.done_bytes for reader in readers))
-                merged = slices.merged()
-                whole = merge(merged)
-            except ValueError as error:  # of merge
-                raise ReportError(f"{', '.join(names)}: {error}") from error
+            for number, item in enumerate(heapq.merge(*streams, key=lambda i: i.start_ns)):
+                interval = worst.only(item, devices) if devices else item
+                if number >> shift >= MOST_SLICES:
+                    slices.halve()
+                    shift += 1
+                slices.add(number >> shift, interval)
+                bar.show(sum(reader.done_bytes for reader in readers))
+        merged = slices.merged()
+        if not merged:
+            raise ReportError(notes[-1] if notes else f"{', '.join(names)}: there is no interval")
+        whole = merge(merged)
     finally:
         for reader in readers:
             reader.close()
@@ -411,97 +559,104 @@ def _of_json(names: Sequence[str], devices: Sequence[int], show_progress: bool |
         whole=whole,
         notes=tuple(notes),
         is_broken=bool(notes),
+        n_others=slices.n_others,
     )
 
 
-def _intervals(reader: Reader, notes: list[str]) -> Iterator[Interval]:
-    """The intervals of a file; the last line of one that is still written may be a part."""
-    for number, line in enumerate(_lines(reader), 1):
-        if not line.strip():
-            continue
-        try:
-            yield Interval.from_dict(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            why = "not JSON" if isinstance(error, json.JSONDecodeError) else str(error)
-            if not line.endswith(b"\n"):
-                notes.append(f"{reader.name}: line {number} is cut short and left out")
-                return
-            raise ReportError(f"{reader.name}: line {number}: {why}") from error
+class _Lines:
+    """Reads intervals of files, which can be merged: of one clock, and not of too many requests.
+
+    Args:
+        notes: takes what is to be said of a file that ends inside a line.
+    """
+
+    def __init__(self, notes: list[str]) -> None:
+        self._notes = notes
+        self._clock: tuple[str, bool] | None = None
+        self._n_requests = 0
+
+    def intervals(self, reader: Reader) -> Iterator[Interval]:
+        """The intervals of a file; the last line of one that is still written may be a part.
+
+        Raises:
+            ReportError: a line is no interval.
+        """
+        for number, line in enumerate(_lines(reader), 1):
+            if not line.strip():
+                continue
+            try:
+                interval = Interval.from_dict(_parsed(line))
+                self._check(interval)
+            except json.JSONDecodeError as error:
+                if not line.endswith(b"\n"):
+                    self._notes.append(f"{reader.name}: line {number} is cut short and left out")
+                    return
+                why = f"not JSON: {error.msg} at column {error.colno}"
+            except RecursionError:
+                why = "not JSON: it is nested too deeply"
+            except IntervalError as error:
+                why = str(error)
+            except ValueError as error:  # no UTF-8, or a number of thousands of digits
+                why = f"not JSON: {error}"
+            else:
+                yield interval
+                continue
+            raise ReportError(f"{reader.name}: line {number}: {why}")
+
+    def _check(self, interval: Interval) -> None:
+        clock = interval.clock, interval.is_anchored
+        self._clock = self._clock or clock
+        if clock != self._clock:
+            (name, anchored), (first, first_anchored) = clock, self._clock
+            raise IntervalError(
+                f"an interval of another clock ({name}, anchored {anchored}) than those before "
+                f"({first}, anchored {first_anchored}): they cannot be merged"
+            )
+        # Not of its groups, which it would keep.
+        self._n_requests += int(interval.rows["requests"].sum())
+        if self._n_requests > MOST_REQUESTS:
+            raise IntervalError(f"there are more than {MOST_REQUESTS} requests in all")
+
+
+def _parsed(line: bytes) -> Any:
+    """What a line holds. Raises ValueError or RecursionError: it is not JSON."""
+    return json.loads(line, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
 
 
 def _lines(reader: Reader) -> Iterator[bytes]:
-    """Lines with their ends; a last one without."""
+    """Lines with their ends; a last one without.
+
+    Raises:
+        ReportError: a line is too long.
+    """
     buffer = memoryview(bytearray(1 << 18))
     pieces: list[bytes] = []
+    n_bytes = n_lines = 0
     while n := reader.readinto(buffer):
         *whole, rest = bytes(buffer[:n]).split(b"\n")
         for line in whole:
             yield b"".join((*pieces, line, b"\n"))
             pieces = []
+            n_bytes = 0
+        n_lines += len(whole)
         pieces.append(rest)
+        n_bytes += len(rest)
+        if n_bytes > MOST_LINE_BYTES:
+            raise ReportError(
+                f"{reader.name}: line {n_lines + 1} is longer than {MOST_LINE_BYTES >> 20} MiB"
+            )
     if last := b"".join(pieces):
         yield last
-
-
-def _only(interval: Interval, devices: Sequence[int]) -> Interval:
-    """What an interval says of some devices.
-
-    What was not seen, and by whom, is not known by device. Of several devices the most that were
-    in flight at once is not known either: it is that of the busiest.
-    """
-    cut = interval.cut
-    rows, (d2c_bins, size_bins) = _picked(cut.rows, (cut.d2c_bins, cut.size_bins), devices)
-    queue_rows, (q2d_bins, q2c_bins) = _picked(
-        cut.queue_rows, (cut.q2d_bins, cut.q2c_bins), devices
-    )
-    loads = cut.loads[np.isin(cut.loads["device"], devices)]
-    if len(cut.loads):
-        loads = np.append(loads, _all_of(loads[loads["op"] == layout.ALL_OPS]))
-    return replace(
-        interval,
-        devices=interval.devices[np.isin(interval.devices, devices)],
-        cut=Cut(
-            rows=rows,
-            d2c_bins=d2c_bins,
-            size_bins=size_bins,
-            loads=loads,
-            queue_rows=queue_rows,
-            q2d_bins=q2d_bins,
-            q2c_bins=q2c_bins,
-        ),
-        counts=replace(interval.counts, matches=int(rows["requests"].sum())),
-    )
-
-
-def _all_of(loads: Table) -> Table:
-    """One row of all devices."""
-    row = np.zeros(1, layout.LOAD)
-    row["op"] = layout.EVERYTHING
-    if len(loads):
-        row["in_flight"] = loads["in_flight"].sum()
-        row["max_in_flight"] = loads["max_in_flight"].max()
-        row["oldest_ns"] = loads["oldest_ns"].max()
-        row["in_flight_ns"] = to_words([sum(from_words(loads["in_flight_ns"]).tolist())])
-    return row
-
-
-def _picked(
-    rows: Table, bins: Iterable[Table], devices: Sequence[int]
-) -> tuple[Table, list[Table]]:
-    keep = np.isin(rows["device"], devices)
-    place = np.cumsum(keep) - 1
-    picked = []
-    for table in bins:
-        part = table[keep[table["row"]]].copy()
-        part["row"] = place[part["row"]]
-        picked.append(part)
-    return rows[keep], picked
 
 
 # --- files of -b ----------------------------------------------------------------------------------
 
 
-def _of_stats(names: Sequence[str], devices: Sequence[int]) -> Collected:
+def _of_stats(names: Sequence[str], slices: _Slices, devices: Sequence[int]) -> Collected:
     parts = []
     notes = ["Files of -b hold no percentiles, no operations but reads and writes, no losses."]
     is_broken = False
@@ -517,13 +672,15 @@ def _of_stats(names: Sequence[str], devices: Sequence[int]) -> Collected:
         if stats.tail_bytes:
             notes.append(f"{name}: the last {stats.tail_bytes} bytes are no whole struct")
             is_broken = True
+        for moments in (stats.records["size_r"], stats.records["size_w"]):
+            if int(moments["num"].max(initial=0)) > MOST_STATS_REQUESTS:
+                raise ReportError(f"{name}: a number of requests is out of range")
         parts.append(stats.records)
     records = np.concatenate(parts)
     if devices:
         records = records[np.isin(records["device"], devices)]
     if odd := int(records["bidir"].sum()):
         notes.append(f"{odd} requests were neither read nor write: they are left out.")
-    slices = _Slices()
     shift = 0
     for number, interval in enumerate(_intervals_of_stats(records)):
         if number >> shift >= MOST_SLICES:
@@ -540,18 +697,20 @@ def _of_stats(names: Sequence[str], devices: Sequence[int]) -> Collected:
         whole=merge(merged),
         notes=tuple(notes),
         is_broken=is_broken,
+        n_others=slices.n_others,
     )
 
 
 def _intervals_of_stats(records: Table) -> Iterator[Interval]:
     """An interval ends when the struct says, and begins where the one before it ended."""
-    ends, place = np.unique(records["time"], return_inverse=True)
+    records = records[np.argsort(records["time"], kind="stable")]
+    ends, firsts = np.unique(records["time"], return_index=True)
     if not len(ends):
         return
     usual_s = int(np.median(np.diff(ends))) if len(ends) > 1 else 0
     starts = [int(ends[0]) - usual_s, *ends[:-1].tolist()]
-    for index, (start_s, end_s) in enumerate(zip(starts, ends.tolist())):
-        of_time = records[place == index]
+    of_times = np.split(records, firsts[1:])
+    for of_time, start_s, end_s in zip(of_times, starts, ends.tolist()):
         rows = np.zeros(2 * len(of_time), layout.ROW)
         for direction, letter in enumerate("rw"):
             part = rows[direction::2]
@@ -560,16 +719,21 @@ def _intervals_of_stats(records: Table) -> Iterator[Interval]:
             part["requests"] = size["num"]
             for name, moments, factor in (("size_bytes", size, 1), ("d2c_ns", d2c, 1000)):
                 is_some = moments["num"] > 0
-                part[name]["min"] = np.where(is_some, moments["min"] * factor, (1 << 64) - 1)
+                part[name]["min"] = np.where(is_some, moments["min"] * factor, U64_MAX)
                 part[name]["max"] = moments["max"] * factor
-                part[name]["sum"] = to_words(int(v) * factor for v in moments["sum"])
-                part[name]["squ"] = to_words(int(v) * factor**2 for v in moments["squ"])
+                sums = [(int(m["num"]), int(m["sum"]), int(m["squ"])) for m in moments]
+                part[name]["sum"] = to_words(total * factor for _, total, _ in sums)
+                # 64 bits may not have held the squares.
+                part[name]["squ"] = to_words(
+                    squared * factor**2 if total * total <= num * squared else U128_MAX
+                    for num, total, squared in sums
+                )
             # The histograms are of both directions: kept with the reads, for all together.
             if direction == 0:
                 part["d2c_hist"], part["size_hist"] = of_time["d2c_hist"], of_time["size_hist"]
         rows = rows[(rows["requests"] > 0) | (rows["d2c_hist"].sum(axis=1) > 0)]
         for name in ("d2c_us", "throughput"):
-            rows[name]["min"] = (1 << 64) - 1
+            rows[name]["min"] = U64_MAX
         yield Interval(
             time_s=end_s,
             devices=in_order(rows["device"]),

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, complain, misused, printed
+from blkiomon.console import (
+    EXIT_FAILURE,
+    EXIT_INPUT,
+    EXIT_OK,
+    complain,
+    misused,
+    printable,
+    printed,
+)
 from blkiomon.errors import SourceError, TraceError
-from blkiomon.report import PAGES, PICTURES, device_numbers, told
+from blkiomon.report import PAGES, PICTURES, device_numbers, max_age, told
 
 if TYPE_CHECKING:
     from blkiomon.report.changes import Change, Row
@@ -40,6 +48,8 @@ files that --json wrote; of several runs on each side the spread between runs co
                        shown; 'write.max > 50ms', 'read.iops < 900', '8:16/read.bandwidth < 40MB/s'
                        and 'all.errors > 0' are limits for B
       --overwrite      replace FILE even if it begins like a trace
+      --max-age=SECONDS
+                       a request of a trace may take so long (default 600)
       --follow-symlinks
                        as root, follow symbolic links that another user may have made
       --help           print this text
@@ -60,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
             "o:",
             [
                 *("output=", "json", "device=", "title=", "chart=", "fail-if="),
-                *("overwrite", "follow-symlinks", "help"),
+                *("max-age=", "overwrite", "follow-symlinks", "help"),
             ],
         )
         given = dict(pairs)
@@ -76,13 +86,15 @@ def main(argv: Sequence[str]) -> int:
     if output is not None and ("\0" in output or suffix not in (*PAGES, *PICTURES)):
         return misused(f"-o takes a name that ends in .html, .png, .svg or .pdf: {output}", USAGE)
 
+    from blkiomon.cli import UsageError
     from blkiomon.report import figures, rules
     from blkiomon.report.changes import METRICS, compare
     from blkiomon.report.collect import ReportError, check_output, write_output
 
     try:
+        max_age_s = max_age(given)
         wanted = [rules.parse(value) for name, value in pairs if name == "--fail-if"]
-    except rules.RuleError as error:
+    except (rules.RuleError, UsageError) as error:
         return misused(str(error), USAGE)
     asked = [rule.metric for rule in wanted if rule.metric != "errors"]
     try:
@@ -95,7 +107,8 @@ def main(argv: Sequence[str]) -> int:
                 follow="--follow-symlinks" in given,
                 overwrite="--overwrite" in given,
             )
-        a, b = ([_run(name, devices) for name in side] for side in sides)
+        options = {"devices": devices, "max_age_s": max_age_s, "n_runs": sum(map(len, sides))}
+        a, b = ([_run(name, options) for name in side] for side in sides)
         rows = compare(a, b, tuple(dict.fromkeys((*METRICS, *asked))))
         if output is not None:
             title = given.get("--title") or "Block I/O, before and after"
@@ -142,10 +155,10 @@ def _sides(names: Sequence[str]) -> tuple[list[str], list[str]] | None:
     return (a, b) if a and b and ":" not in b else None
 
 
-def _run(name: str, devices: Sequence[int]) -> Collected:
+def _run(name: str, options: Mapping[str, Any]) -> Collected:
     from blkiomon.report.collect import STATS, ReportError, collect
 
-    found = collect([name], devices=devices, patterns=False)
+    found = collect([name], patterns=False, **options)
     if found.kind == STATS:
         raise ReportError(f"{name}: files of -b hold no percentiles: compare traces, or --json")
     return found
@@ -158,7 +171,8 @@ def _side_text(letter: str, side: Sequence[Collected]) -> str:
     from blkiomon.report.changes import seconds_of
 
     runs = "" if len(side) == 1 else f"{len(side)} runs, "
-    return f"{letter}: {', '.join(run.names[0] for run in side)} ({runs}{seconds_of(side):,.3f} s)"
+    names = ", ".join(printable(run.names[0]) for run in side)
+    return f"{letter}: {names} ({runs}{seconds_of(side):,.3f} s)"
 
 
 def _text(a: Sequence[Collected], b: Sequence[Collected], rows: Sequence[Row]) -> str:
@@ -183,7 +197,10 @@ def _text(a: Sequence[Collected], b: Sequence[Collected], rows: Sequence[Row]) -
         if any(row.errors):
             cells.append(("", "", "errors", f"{row.errors[0]:,}", f"{row.errors[1]:,}", "", "", ""))
     widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = [_side_text("A", a), _side_text("B", b), ""]
+    lines = [_side_text("A", a), _side_text("B", b)]
+    for letter, side in (("A", a), ("B", b)):
+        lines += [f"{letter}: {run.notes[0]}" for run in side if run.n_others]
+    lines.append("")
     for place, line in enumerate(cells):
         if place > 1 and line[0]:
             lines.append("")
@@ -215,6 +232,7 @@ def _data(a: Sequence[Collected], b: Sequence[Collected], rows: Sequence[Row]) -
     return {
         "a": [run.names[0].encode(errors="replace").decode() for run in a],
         "b": [run.names[0].encode(errors="replace").decode() for run in b],
+        "others": {"a": sum(r.n_others for r in a), "b": sum(r.n_others for r in b)},
         "rows": [
             {
                 "device": row.device,

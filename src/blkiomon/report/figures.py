@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "blkiomon",  # else names within a picture are others every time
     "text.color": INK,
+    "text.parse_math": False,  # a title may hold any number of dollar signs
     "xtick.color": INK,
     "xtick.labelsize": 8.5,
     "ytick.color": INK,
@@ -104,10 +106,17 @@ def _drawing() -> Iterator[Any]:
         raise ReportError(
             "pictures need matplotlib: pip install 'blkiomon[report]'", EXIT_OUTPUT
         ) from error
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a font has not a letter of the title
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         yield matplotlib
+
+
+def plain(value: str) -> str:
+    """What a user named as one line of text: it may hold anything, also bytes that are no text."""
+    shown = value.encode("utf-8", "replace").decode()
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
 
 
 def check() -> None:
@@ -177,7 +186,7 @@ def save(charts: Sequence[Chart], title: str, file: IO[bytes], kind: str) -> Non
         rows = [charts[i * columns : (i + 1) * columns] for i in range(n_rows)]
         heights = [max(chart.height_in + 0.3 for chart in row) for row in rows]
         figure = Figure(figsize=(columns * WIDTH_IN, sum(heights) + 0.5), layout="constrained")
-        figure.suptitle(title, fontsize=11, color=INK)
+        figure.suptitle(plain(title), fontsize=11, color=INK)
         parts = figure.subfigures(n_rows, columns, squeeze=False, height_ratios=heights)
         for i, chart in enumerate(charts):
             part = parts[i // columns][i % columns]

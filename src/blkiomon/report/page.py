@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import groupby
 from typing import Any
 
 from blkiomon._version import __version__
+from blkiomon.console import printable
 from blkiomon.groups import Group
 from blkiomon.interchange import device_text, unseen, utc
 from blkiomon.interval import Interval
@@ -15,11 +17,12 @@ from blkiomon.readable import NONE, bandwidth_text, bytes_text, rate_text, time_
 from blkiomon.report import figures
 from blkiomon.report.collect import STATS, Collected
 from blkiomon.report.figures import COLOURS, Chart, label
+from blkiomon.report.worst import OTHERS
 
 MOST_BYTES = 5_000_000
 
 ROWS_SHOWN = 200
-"""Devices and operations that the table holds, those with the most requests."""
+"""Devices and operations that the table holds: of the devices where requests waited longest."""
 
 PROCESSES_SHOWN = 10
 
@@ -106,9 +109,8 @@ def document(title: str, body: Iterable[str], data: Any) -> str:
 
 
 def text(value: str) -> str:
-    """What a user named, for a page: names may hold bytes that are no text."""
-    shown = value.encode("utf-8", "replace").decode()
-    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown))
+    """What a user named, for a page: it may hold control characters, or bytes that are no text."""
+    return escape(printable(value))
 
 
 def report(found: Collected, title: str, shown: Sequence[Chart]) -> str:
@@ -130,14 +132,7 @@ def report(found: Collected, title: str, shown: Sequence[Chart]) -> str:
         *_losses(found),
         *_processes(found.whole),
     ]
-    data = {
-        "inputs": [text(name) for name in found.names],
-        "kind": found.kind,
-        "slices": len(found.slices),
-        "notes": list(map(text, found.notes)),
-        "whole": found.whole.to_dict(histograms=False),
-    }
-    return document(title, body, data)
+    return document(title, body, _data(found))
 
 
 def charts(made: Sequence[tuple[Chart, str]]) -> str:
@@ -220,37 +215,72 @@ _HEADS = (
 
 
 def _summary(found: Collected) -> str:
-    groups = [g for g in found.whole.groups() if g.requests or g.in_flight]
-    *groups, total = groups
+    *groups, total = (g for g in found.whole.groups() if g.op is None or g.requests or g.in_flight)
+    by_device = [list(of_device) for _, of_device in groupby(groups, lambda g: g.device)]
+    shown, n_rows = [], 0
+    for of_device in sorted(by_device, key=lambda groups: -_waited_ns(groups[-1])):
+        n_rows += len(of_device)
+        if n_rows <= ROWS_SHOWN:
+            shown.append(of_device)
     left_out = ""
-    if len(groups) > ROWS_SHOWN:
-        kept = sorted(groups, key=lambda g: -g.requests)[:ROWS_SHOWN]
-        least = kept[-1].requests
+    if len(shown) < len(by_device):
         left_out = (
-            f'<p class="note">{len(groups) - ROWS_SHOWN} rows of at most {least:,} requests are '
-            "left out.</p>"
+            f'<p class="note">{len(by_device) - len(shown):,} devices are left out: requests '
+            "waited longer, in all, on those that are shown.</p>"
         )
-        chosen = set(map(id, kept))
-        groups = [g for g in groups if id(g) in chosen]
-    rows = [(("last all" if g.op is None else "op"), _row(g, found.kind)) for g in groups]
-    rows.append(("total", _row(total, found.kind)))
+    rows = [
+        ("last all" if g.op is None else "op", _row(g, found))
+        for of_device in sorted(shown, key=lambda groups: groups[-1].device or 0)
+        for g in of_device
+    ]
+    rows.append(("total", _row(total, found)))
     return table(_HEADS, rows, "two") + left_out
 
 
-def _row(group: Group, kind: str) -> list[str]:
-    device = "all" if group.device is None else device_text(group.device)
+def _waited_ns(group: Group) -> int:
+    """How long all requests of a device waited, also those that never completed."""
+    return max(group.d2c.sum, group.in_flight.request_ns if group.in_flight else 0)
+
+
+def _device(number: int | None, found: Collected) -> str:
+    if number is None:
+        return "all"
+    if number == OTHERS and found.n_others:
+        return f"others ({found.n_others:,})"
+    return device_text(number)
+
+
+def _row(group: Group, found: Collected) -> list[str]:
     op = swatch(group.op) if group.op else "all"
     d2c = group.d2c
     return [
-        device,
+        _device(group.device, found),
         op,
         f"{group.requests:,}",
         bytes_text(group.bytes),
         rate_text(group.iops),
         NONE if group.bytes_per_s is None else f"{group.bytes_per_s / 1e6:,.2f}",
         *map(time_text, (d2c.mean, *map(d2c.percentile, (50, 90, 99, 99.9)), d2c.max)),
-        NONE if kind == STATS else f"{group.errors:,}",
+        NONE if found.kind == STATS else f"{group.errors:,}",
     ]
+
+
+def _data(found: Collected) -> dict[str, Any]:
+    """The figures of all devices, for machines."""
+    whole = found.whole.to_dict(histograms=False)
+    for entry in whole["devices"] if found.n_others else ():
+        if entry["device"] == device_text(OTHERS):
+            entry["device"] = "others"
+            if entry["in_flight"]:  # how long any of them was busy is not known
+                entry["in_flight"] |= {"busy_fraction": None, "busy_ns": None}
+    return {
+        "inputs": [text(name) for name in found.names],
+        "kind": found.kind,
+        "slices": len(found.slices),
+        "notes": list(map(text, found.notes)),
+        "others": found.n_others,
+        "whole": whole,
+    }
 
 
 def swatch(op: str) -> str:

@@ -12,6 +12,7 @@ from blkiomon.distribution import Distribution, bin_bounds
 from blkiomon.groups import NS_PER_S, Group
 from blkiomon.interval import Interval
 from blkiomon.layout import OPS
+from blkiomon.report.worst import reduced
 
 Floats = npt.NDArray[np.float64]
 
@@ -75,11 +76,12 @@ def series(slices: Sequence[Interval], device: int | None = None) -> Series:
     for place, interval in enumerate(known):
         if interval is None:
             continue
-        for group in interval.groups():
-            if group.op is not None and (device is None or group.device == device):
+        item = reduced(interval, device)
+        for group in item.groups():
+            if group.op is not None:
                 by_op[group.op][place].append(group)
-            if group.op is None and group.device == device and group.in_flight is not None:
-                most[place] = group.in_flight.max
+        if item.total.in_flight is not None:
+            most[place] = item.total.in_flight.max
     edges_s = np.array(edges)
     is_known = np.array([item is not None for item in known])
     lines = {}

@@ -1,0 +1,164 @@
+"""What is rendered many groups at a time is, byte for byte, what it is one by one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from intervals import NAMES, Io, example, interval_of
+
+from blkiomon import layout
+from blkiomon.columns import PIECE_WEIGHT
+from blkiomon.distribution import PERCENTILES, Distribution
+from blkiomon.interchange import percentile_name
+from blkiomon.interval import Counts, Interval, merge
+from blkiomon.outputs import csv as csv_output
+from blkiomon.outputs import jsonl
+from blkiomon.outputs.openmetrics import Metrics
+
+S = 10**9
+HOUR_NS = 3600 * S
+Name = str | None
+
+
+def plain_line(item: Interval, name_of: Any = NAMES.get) -> bytes:
+    """A line as the json module writes it."""
+    line = json.dumps(item.to_dict(name_of=name_of), separators=(",", ":"), allow_nan=False)
+    return line.encode() + b"\n"
+
+
+def line(item: Interval, name_of: Any = NAMES.get) -> bytes:
+    return b"".join(jsonl.renderer(name_of)(item))
+
+
+times = st.one_of(st.integers(0, 200), st.integers(0, HOUR_NS), st.integers(0, 2**57))
+ios = st.builds(
+    Io,
+    device=st.sampled_from([*NAMES, 0, 1, 2**32 - 1]),
+    op=st.sampled_from(layout.OPS),
+    size=st.one_of(st.sampled_from([0, 512, 4096]), st.integers(0, 2**32 - 1)),
+    issue_ns=st.integers(0, HOUR_NS),
+    d2c_ns=st.one_of(st.none(), times),
+    error=st.booleans(),
+    q2d_ns=st.one_of(st.none(), times),
+    pid=st.one_of(st.none(), st.integers(1, 20)),
+    direction=st.one_of(st.none(), st.integers(0, 2)),
+)
+
+
+@st.composite
+def intervals(draw: st.DrawFn) -> Interval:
+    listed = draw(st.lists(ios, max_size=30))
+    start_ns, end_ns = sorted((0, draw(st.sampled_from([0, 1, S, HOUR_NS, 2**58]))))
+    item = interval_of(listed, start_ns, end_ns, {7: "fio"}, is_anchored=draw(st.booleans()))
+    if draw(st.booleans()):
+        item = replace(item, cut=replace(item.cut, loads=item.cut.loads[:0]))
+    if draw(st.booleans()):
+        item = merge([item, item])
+    return item
+
+
+@settings(deadline=None, max_examples=50)
+@given(intervals())
+def test_json_is_that_of_the_json_module(item: Interval) -> None:
+    assert line(item) == plain_line(item)
+
+
+@settings(deadline=None, max_examples=50)
+@given(intervals())
+def test_csv_has_the_figures_of_json(item: Interval) -> None:
+    text = csv_output.HEAD + b"".join(csv_output.renderer(NAMES.get)(item))
+    rows = list(csv.DictReader(io.StringIO(text.decode(), newline=""), strict=True))
+    data = item.to_dict(name_of=NAMES.get)
+    groups = [
+        (device, op, figures)
+        for device in data["devices"]
+        for op, figures in [*device["ops"].items(), ("all", device)]
+    ]
+    groups.append(({"device": "all", "name": None}, "all", data["total"]))
+    for row, (device, op, figures) in zip(rows, groups, strict=True):
+        assert (row["device"], row["name"], row["op"]) == (
+            device["device"],
+            device["name"] or "",
+            op,
+        )
+        names = ("requests", "errors", "bytes", "iops", "bytes_per_s")
+        expected = {name: figures[name] for name in names}
+        for quantity in ("d2c_ns", "size_bytes", "q2d_ns", "q2c_ns"):
+            prefix, _, unit = quantity.partition("_")
+            for name in ("min", "mean", "max", "stddev", *map(percentile_name, PERCENTILES)):
+                value = figures[quantity] and figures[quantity][name]
+                expected[f"{prefix}_{name}_{unit}"] = value
+        load = figures["in_flight"] or dict.fromkeys(("mean", "max", "end", "oldest_ns"))
+        for name in ("mean", "max", "end", "oldest_ns"):
+            expected[f"in_flight_{name}"] = load[name]
+        expected["busy_fraction"] = load.get("busy_fraction")
+        expected["queued_requests"] = figures["q2d_ns"] and figures["q2d_ns"]["count"]
+        shown = {name: row[name] for name in expected}
+        assert shown == {name: "" if v is None else str(v) for name, v in expected.items()}
+
+
+def test_many_devices_come_in_pieces() -> None:
+    """None is large, and all of a device is in one."""
+    requests = [Io(number << 8, "read", 4096, number, 1000 + number) for number in range(3000)]
+    item = interval_of(requests, 0, S)
+    render = list(jsonl.renderer()(item))
+    assert b"".join(render) == plain_line(item, lambda number: None)
+    assert len(render) > 5 and max(map(len, render)) < 100 * PIECE_WEIGHT
+    pieces = list(csv_output.renderer()(item))
+    assert len(pieces) > 3 and all(piece.endswith(b"\n") for piece in pieces)
+
+
+def test_large_counts_and_extreme_bins() -> None:
+    item = interval_of(example(), 0, 3 * S)
+    for count in (1, 4094, 4095, 4096, 10**15):
+        cut = item.cut
+        bins = cut.d2c_bins.copy()
+        bins["count"] *= np.uint64(count)
+        bins["bin"][-1] = layout.D2C_BINS - 1
+        scaled = replace(item, cut=replace(cut, d2c_bins=bins))
+        assert line(scaled) == plain_line(scaled)
+
+
+@pytest.mark.parametrize("name", ['a"b\\', "a,b", "größer", "\x1b[31m", "\udcff"])
+def test_names_are_escaped_as_each_format_does(name: str) -> None:
+    item = interval_of(example(), 0, S)
+
+    def name_of(number: int) -> Name:
+        return name
+
+    assert line(item, name_of) == plain_line(item, name_of)
+    text = b"".join(csv_output.renderer(name_of)(item)).decode()
+    names = {row[4] for row in csv.reader(io.StringIO(text, newline=""), strict=True)}
+    assert names == {"", name.replace("\x1b", r"\x1b").replace("\udcff", r"\xff")}
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(intervals(), max_size=4), st.sampled_from([1, 2, 128]))
+def test_metrics_from_a_template_are_those_of_the_library(items: list[Interval], most: int) -> None:
+    metrics = Metrics(NAMES.get, max_devices=most)
+    for item in items:
+        metrics.add(item)
+        for accept in ("", "application/openmetrics-text; version=1.0.0"):
+            first = metrics.text(accept)
+            assert metrics._templates
+            assert metrics.text(accept) == first
+            metrics._templates.clear()
+            assert metrics.text(accept) == first
+
+
+def test_a_bin_without_a_count_is_nothing() -> None:
+    item = interval_of(example(), 0, S)
+    bins = item.cut.d2c_bins.copy()
+    bins["count"] = 0
+    empty = replace(item, cut=replace(item.cut, d2c_bins=bins), counts=Counts())
+    assert empty.total.d2c.percentile(50) is None
+    assert Distribution().percentile(50) is None
+    assert line(empty) == plain_line(empty)
