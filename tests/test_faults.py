@@ -369,7 +369,6 @@ BROKEN = {
     "garbage": (GARBAGE, len(ONE)),
     "garbage_at_once": (b"garbage" * 20, 0),
     "text": (b"  8,0    0        1     0.000000000  1234  D   R 0 + 8 [fio]\n" * 9, 0),
-    "zeros": (ONE + bytes(4096), len(ONE)),
     "unknown_version": (ONE + encode([issue(1, 1, 1)]).replace(b"\x07tae", b"\x06tae"), len(ONE)),
     "other_byte_order": (ONE + encode([issue(1, 1, 1)], byteorder=">"), len(ONE)),
     "cut_magic": (ONE + ONE[:3], len(ONE)),

@@ -428,6 +428,7 @@ def test_times_running_backwards_throughout(threads: int) -> None:
     records["magic"] = layout.MAGIC | 7
     records["time"] = NEVER_NS - np.arange(n, dtype=np.uint64) * np.uint64(NEVER_NS // n)
     records["sector"] = np.arange(n) // 2
+    records["bytes"] = 512
     # Read the other way round, every completion comes after its issue.
     records["action"][0::2] = (tw.COMPLETE | tw.READ) << 16 | 8
     records["action"][1::2] = (tw.ISSUE | tw.READ) << 16 | 7

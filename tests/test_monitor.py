@@ -319,7 +319,7 @@ def test_interval_of_several_cuts_is_one_interval(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(monitor, "RECORDS_A_CUT", 3)
-    data = streams.generate(seed, avoid="nothing", count=200).data
+    data = streams.generate(seed, avoid="crashes", count=200).data
     whole = reference.Reference(max_age_ns=600 * 10**9, as_original=True)
     whole.feed(data)
     stats = whole.finish()

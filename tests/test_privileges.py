@@ -189,7 +189,7 @@ def test_bounding_set_that_cannot_be_emptied_ends_the_run() -> None:
         capture_output=True,
         timeout=runner.TIMEOUT_S,
     )
-    assert (result.returncode, result.stdout) == (1, b"")
+    assert (result.returncode, result.stdout) == (2, b"")
     assert result.stderr == (
         b"blkiomon: cannot empty the capability bounding set, which takes CAP_SETPCAP: "
         b"Operation not permitted\n"

@@ -368,11 +368,11 @@ def test_sweep_at_its_position_at_a_cut_and_at_the_end() -> None:
     skipped = Record(9, 9, 9, tw.act(0, tw.EV_PLUG), 9)
     assert pending(first, last, skipped).evicted == 0
     assert pending(first, last, skipped, skipped).evicted == 1
-    # What counts as now is the latest issue or completion before the sweep, and nothing else.
+    # What counts as now is the latest record before the sweep that has a category.
     assert pending(first, skipped, skipped, last).evicted == 0
     assert pending(last, first, skipped, skipped).evicted == 0
     late = driver_data(10**9, b"x", category=tw.ISSUE)
-    assert pending(first, late, skipped, skipped).evicted == 0
+    assert pending(first, late, skipped, skipped).evicted == 1
 
 
 def test_full_table_evicts_the_oldest_by_time_device_sector_action() -> None:

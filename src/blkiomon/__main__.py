@@ -10,4 +10,5 @@ import sys
 
 from blkiomon.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # a worker of archive imports this file, too
+    sys.exit(main())

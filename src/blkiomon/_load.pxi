@@ -125,9 +125,7 @@ cdef void weigh_requests(State *s, uint64_t end_ns) noexcept nogil:
 
 cdef inline bint had_load(const State *s, uint64_t device, unsigned int op) noexcept nogil:
     cdef const Carry *carry = &s.carries[device]
-    return (
-        s.loads[device].in_flight[op].max != 0 or carry.ns[op] != 0 or carry.ended_ns[op] != 0
-    )
+    return s.loads[device].in_flight[op].max != 0 or carry.ns[op] + carry.ended_ns[op] != 0
 
 
 cdef inline uint128_t integral_of(const Carry *carry, unsigned int op) noexcept nogil:
@@ -198,8 +196,8 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
                 rows += 1
                 integral_ns += integral_of(carry, op)
                 oldest_ns = min(oldest_ns, carry.oldest_ns[op])
-                carry.ns[op] = <uint128_t> 0 - carry.pending_ns[op]
                 load.in_flight[op].max = load.in_flight[op].now
+            carry.ns[op] = <uint128_t> 0 - carry.pending_ns[op]
         s.devices[i].is_idle = rows == 0 and not s.devices[i].was_busy
         s.devices[i].was_busy = False
         if rows == 0:

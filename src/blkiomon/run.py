@@ -394,9 +394,12 @@ def _run(
             bind()  # outputs have threads
         # A file waits for slow outputs, a running tracer does not.
         outputs = open_outputs(named, complain, lossless=is_file, inputs=inputs)
-    except (OutputError, PrivilegeError) as error:
+    except OutputError as error:
         complain(str(error))
         return EXIT_OUTPUT
+    except PrivilegeError as error:
+        complain(str(error))
+        return EXIT_USAGE
     if config.user is not None:
         try:
             drop(config.user)
