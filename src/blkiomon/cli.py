@@ -234,6 +234,7 @@ def _monitor(arguments: Sequence[str]) -> int:
 def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     """A sub-command, which any signal ends as it would anything, but no part of a file stays."""
     received = 0
+    main_thread = _thread.get_ident()
     is_due = True  # to be raised: once, as the command is then on its way to its end
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -250,9 +251,9 @@ def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[
             old_hook(lost)
             return
         is_due = True
-        # By another thread, which has its turn when this function has ended.
-        again = signal.Signals(received)
-        _thread.start_new_thread(_thread.interrupt_main, (again,))
+        # By another thread, which has its turn when this function has ended. A real signal: it ends
+        # a read that waits, too.
+        _thread.start_new_thread(signal.pthread_kill, (main_thread, signal.Signals(received)))
 
     old_hook, sys.unraisablehook = sys.unraisablehook, retry
     heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
