@@ -358,6 +358,7 @@ class _Slicer:
     ) -> None:
         self.engine = Engine(devices=devices, keep_requests=patterns, max_age_ns=age_ns(max_age_s))
         self.accesses = Accesses(MOST_SLICES) if patterns else None
+        self.missing_files = 0  # of the trace, see ``Monitor``
         self._slices = slices
         self._origin_ns: int | None = None
         self._start_ns = 0  # of the slice at hand, trace time
@@ -439,6 +440,7 @@ class _Slicer:
                 end_ns=self._start_ns if end_ns is None else end_ns,
                 clock="trace",
                 process_names=names_of(self.engine, cut),
+                missing_files=self.missing_files,
             ),
         )
         self._counts = counts
@@ -491,6 +493,7 @@ def _of_traces(names: Sequence[str], slicer: _Slicer, show_progress: bool | None
     failure: TraceError | SourceError | None = None
     with open_trace(names) as stream, Progress(stream.total_bytes, 2, show_progress) as bar:
         notes += stream.notes
+        slicer.missing_files = stream.missing_files
         try:
             while data := stream.read():
                 slicer.feed(data, stream.lost, stream.skipped_bytes)
