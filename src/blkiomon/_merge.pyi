@@ -79,4 +79,4 @@ class Merger:
 
     @property
     def padding_bytes(self) -> int:
-        """Zeros that were skipped as padding: 48 or more behind a record, or any at a file's end."""
+        """Zeros skipped as padding: 48 or more behind a record, or any at the end of a file."""
