@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def test_each_boot_has_its_own_time_of_day(tmp_path: Path, version: int, byteord
         )
         lines = [json.loads(line) for line in result.stdout.splitlines()]
         counts = [(line["start_ns"] // S - DAY_S, line["total"]["requests"]) for line in lines]
-        assert counts == [(at, int(at in (0, 60))) for at in range(0, 70, 10)]
+        assert counts == [(at, int(at in (1, 61))) for at in range(1, 71, 10)]
 
 
 def test_one_after_the_other_is_told_by_the_time_of_day_alone(tmp_path: Path) -> None:
@@ -74,7 +73,7 @@ def test_sets_of_one_run_are_left_as_they_are(tmp_path: Path) -> None:
     result = runner.call("-I100", "--json", "-", tmp_path)
     assert (result.returncode, result.stderr) == (0, b"")
     (line,) = map(json.loads, result.stdout.splitlines())
-    assert (line["duration_s"], line["total"]["requests"]) == (3.001, 3)
+    assert (line["duration_s"], line["total"]["requests"]) == (2.001, 3)
 
 
 def test_note_of_one_member_is_that_of_its_set(tmp_path: Path) -> None:
@@ -105,10 +104,10 @@ def test_library_and_report_have_the_same_times(tmp_path: Path) -> None:
     a = write(tmp_path / "a", boot(1000, DAY_S, 8))
     b = write(tmp_path / "b", boot(50, DAY_S + 60, 16))
     whole = blkiomon.summarize([a, b])
-    assert (whole.duration_s, whole.total.requests) == (61.001, 2)
+    assert (whole.duration_s, whole.total.requests) == (60.001, 2)
     done = runner.call("report", "-o", tmp_path / "x.html", "--chart=iops", a, b)
     assert done.returncode == 0
-    assert re.search(r"\b1\.02 min|61\.0", (tmp_path / "x.html").read_text())
+    assert '"duration_s":60.001,' in (tmp_path / "x.html").read_text()
 
 
 def test_marks_of_losses_stay_where_they_are(tmp_path: Path) -> None:

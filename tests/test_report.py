@@ -108,6 +108,17 @@ def test_the_whole_is_what_the_library_says(path: Path) -> None:
     assert starts == [item.end_ns for item in found.slices[:-1]]
 
 
+def test_the_whole_begins_with_the_first_record_behind_the_notes(tmp_path: Path) -> None:
+    records = [tw.notify_timestamp(10**12, 1_700_000_000, 0)]
+    records += [tw.replace(r, time_ns=r.time_ns + 1001 * 10**9) for r in pairs(100)]
+    path = trace(tmp_path / "trace", records)
+    found = collect([str(path)])
+    whole = blkiomon.summarize(path)
+    assert found.whole.to_dict() == whole.to_dict()
+    assert whole.duration_s < 1
+    assert len(found.slices) > MOST_SLICES // 8
+
+
 def test_slices_are_those_of_a_monitor_of_the_same_length(few_slices: int) -> None:
     found = collect([str(MULTI)])
     width_s = found.slices[0].duration_s
@@ -635,7 +646,7 @@ def test_line_that_contradicts_itself_is_told_by_file_line_and_field(
         written = [*lines[:2], lines[2] | {name: value}, *lines[3:]]
         path.write_text("".join(json.dumps(line) + "\n" for line in written))
         assert f"{path}: line 3: {told}" in complaint(capfd, "-o", output, path)
-        assert compare.main([str(stats["json"]), str(path)]) == 1
+        assert compare.main([str(stats["json"]), str(path)]) == 3
         said = capfd.readouterr().err
         assert f"{path}: line 3: {told}" in said and said.count("\n") == 1
     assert not output.exists()
@@ -659,7 +670,7 @@ def test_a_request_that_took_too_long_points_to_the_option(tmp_path: Path, capfd
     assert compare.main(["--max-age=700", str(path), str(path)]) == 0
     capfd.readouterr()
     for command in (report, compare):
-        assert command.main(["-o", str(output), "--max-age=inf", str(path), str(path)]) == 1
+        assert command.main(["-o", str(output), "--max-age=inf", str(path), str(path)]) == 2
         assert "--max-age takes a number of seconds" in capfd.readouterr().err
 
 

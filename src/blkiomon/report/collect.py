@@ -408,14 +408,13 @@ class _Slicer:
     def _go_on_to(self, later_ns: int) -> None:
         """The next record is behind the slice at hand: end that, and those without a record."""
         if self._origin_ns is None:
-            self._origin_ns = self._start_ns = 0 if self._has_records() else later_ns
+            # Records at time 0 cannot be stopped at: they have been read by now.
+            first_ns = self.engine.first_ns
+            self._origin_ns = self._start_ns = later_ns if first_ns is None else first_ns
             return
         self._widen(later_ns)
         while self._end_ns <= later_ns:
             self._cut(self._end_ns, self._end_ns)
-
-    def _has_records(self) -> bool:
-        return self.engine.counters()["records"] > 0
 
     def _widen(self, time_ns: int) -> None:
         """Make slices so long that all up to a time fit."""
