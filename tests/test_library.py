@@ -166,6 +166,7 @@ def test_a_request_field_by_field() -> None:
     )
     assert dict(zip(layout.REQUEST.names or (), found.tolist())) == {
         "issued_ns": S,
+        "first_issued_ns": S,
         "d2c_ns": 250,
         "q2d_ns": 2**64 - 1,
         "sector": 4096,
