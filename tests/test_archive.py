@@ -36,6 +36,7 @@ import blkiomon
 from blkiomon import layout
 from blkiomon.archive import HELP, main, summarize, work
 from blkiomon.archive.crew import Here
+from blkiomon.archive.options import Options
 from blkiomon.archive.run import ArchiveError
 from blkiomon.archive.store import Store
 from blkiomon.archive.summary import Summary
@@ -470,6 +471,10 @@ def test_missing_cpu_is_a_note(traces: Path) -> None:
     assert not summary.failures
     (note,) = summary.notes
     assert "sda.blktrace.0 is missing" in note
+    (trace,), _ = find(["traces/db/sda"])
+    result = work.archive(trace, Options())
+    assert result.whole is not None
+    assert Interval.from_bytes(result.whole).missing_files == 1
 
 
 def test_no_trace_at_all_is_an_empty_summary() -> None:

@@ -32,8 +32,11 @@ from test_monitor import NOON, S, anchored, pair, steady
 from test_sources import split, write_set
 from tracewriter import encode, issue
 
+import blkiomon
 from blkiomon import cli, devices, layout
 from blkiomon.config import Config
+from blkiomon.incomplete import Incomplete
+from blkiomon.report.collect import collect
 
 TRACE = goldenfiles.TRACES / "loop-multi-dc.bin"
 N_REQUESTS = 47_637
@@ -291,7 +294,95 @@ def test_missing_cpu_is_reported_and_the_rest_is_right(tmp_path: Path) -> None:
     )
     kept = [r for i in range(30) if i % 4 != 2 for r in records[2 * i : 2 * i + 2]]
     (tmp_path / "kept").write_bytes(encode(kept))
-    assert lines_of(result.stdout) == json_of("-I", "1", tmp_path / "kept")
+    lines = lines_of(result.stdout)
+    missing = [line.pop("incomplete") for line in lines]
+    assert missing == [[{"reason": "missing_files", "count": 1, "share": None}]] * len(lines)
+    whole = json_of("-I", "1", tmp_path / "kept")
+    assert [line.pop("incomplete") for line in whole] == [[]] * len(whole)
+    assert lines == whole
+
+
+def test_missing_cpu_makes_whatever_reads_it_incomplete(tmp_path: Path) -> None:
+    records = steady(10)
+    (tmp_path / "sda.blktrace.0").write_bytes(encode(records[:10]))
+    (tmp_path / "sda.blktrace.3").write_bytes(encode(records[10:]))
+    path = tmp_path / "sda"
+    with pytest.warns(UserWarning, match="are missing between"):
+        summary = blkiomon.summarize(path)
+    with pytest.warns(UserWarning, match="are missing between"):
+        intervals = list(blkiomon.intervals(path, 0.3))
+    with pytest.warns(UserWarning, match="are missing between"):
+        by_the_wall = list(blkiomon.intervals(path, clock="wall"))
+    found = collect([str(path)])
+    for item in (summary, *intervals, *by_the_wall, *found.slices, found.whole):
+        assert item.missing_files == 2
+        assert item.incomplete[0] == Incomplete("missing_files", 2)
+    assert len(intervals) > 1
+
+
+# -- padding ---------------------------------------------------------------------------------------
+
+
+def padded_by(name: str | Path) -> str:
+    """What is said of zeros at the end."""
+    return (
+        f"blkiomon: {name}: skipped 524256 bytes of zeros, which blktrace may write when it stops; "
+        "nothing is lost\n"
+    )
+
+
+@pytest.fixture
+def padded(tmp_path: Path) -> Path:
+    """A set of which two files end with the zeros that blktrace may write when it stops."""
+    records = steady(25)
+    for cpu, zeros in ((0, 0), (1, 524_256 - 4096), (2, 4096)):
+        data = b"".join(encode(records[2 * i : 2 * i + 2]) for i in range(cpu, 25, 3))
+        (tmp_path / f"sda.blktrace.{cpu}").write_bytes(data + bytes(zeros))
+    return tmp_path / "sda"
+
+
+@pytest.mark.parametrize("options", [(), ("--resync",)])
+def test_zeros_at_the_end_of_members_are_padding(
+    padded: Path, trace: Path, options: tuple[str, ...]
+) -> None:
+    result = forked.run("-I", "1", "--json", "-", *options, padded)
+    assert (result.returncode, result.stderr.decode()) == (0, padded_by("3 files of sda"))
+    assert lines_of(result.stdout) == json_of("-I", "1", trace)
+
+
+@pytest.mark.parametrize("by", [1 << 20, 47, 4095])
+def test_zeros_at_the_end_of_a_pipe_are_padding(trace: Path, by: int) -> None:
+    expected = json_of("-I", "1", trace)
+    data = STEADY + bytes(524_256)
+    with Running("-I", "1", "--clock", "trace", "--json", "-") as process:
+        for at in range(0, 10_000, by):  # the last record and the first zeros are cut, too
+            process.write(data[at : min(at + by, 10_000)])
+            process.await_read()
+        process.write(data[10_000:])
+        status, output, said = process.end()
+    assert (status, said, lines_of(output)) == (0, padded_by("standard input"), expected)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress])
+def test_zeros_at_the_end_of_a_file_are_padding(trace: Path, pack: Any) -> None:
+    expected = json_of("-I", "1", trace)
+    trace.write_bytes(pack(STEADY + bytes(524_256)))
+    result = forked.run("-I", "1", "--json", "-", trace)
+    assert (result.returncode, result.stderr.decode()) == (0, padded_by(trace))
+    assert lines_of(result.stdout) == expected
+
+
+def test_padding_is_no_matter_for_the_original_outputs(padded: Path, trace: Path) -> None:
+    for option in ("-h", "-b", "-D"):
+        assert fine("-I", "1", option, "-", padded) == fine("-I", "1", option, "-", trace)
+
+
+def test_padding_is_nothing_unseen(padded: Path, trace: Path) -> None:
+    summary = blkiomon.summarize(padded)
+    assert summary.to_dict() == blkiomon.summarize(trace).to_dict()
+    assert (summary.incomplete, summary.counts.skipped_bytes) == ((), 0)
+    found = collect([str(padded)])
+    assert (found.notes, found.is_broken, found.whole.incomplete) == ((), False, ())
 
 
 def test_truncated_file_of_a_set(directory: Path) -> None:

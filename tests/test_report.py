@@ -108,6 +108,17 @@ def test_the_whole_is_what_the_library_says(path: Path) -> None:
     assert starts == [item.end_ns for item in found.slices[:-1]]
 
 
+def test_the_whole_begins_with_the_first_record_behind_the_notes(tmp_path: Path) -> None:
+    records = [tw.notify_timestamp(10**12, 1_700_000_000, 0)]
+    records += [tw.replace(r, time_ns=r.time_ns + 1001 * 10**9) for r in pairs(100)]
+    path = trace(tmp_path / "trace", records)
+    found = collect([str(path)])
+    whole = blkiomon.summarize(path)
+    assert found.whole.to_dict() == whole.to_dict()
+    assert whole.duration_s < 1
+    assert len(found.slices) > MOST_SLICES // 8
+
+
 def test_slices_are_those_of_a_monitor_of_the_same_length(few_slices: int) -> None:
     found = collect([str(MULTI)])
     width_s = found.slices[0].duration_s

@@ -387,6 +387,57 @@ def test_resync_skips_reports_and_counts(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("zeros", [1, 47, 48, 49, 4096, 524_256])
+@pytest.mark.parametrize(("window", "most"), [(1, 7), (60, 50), (1 << 18, 1 << 20)])
+@pytest.mark.parametrize("resync", [False, True])
+def test_zeros_at_the_end_of_a_file_are_padding(
+    zeros: int, window: int, most: int, resync: bool
+) -> None:
+    records = [issue(t, t, 512) for t in range(6)]
+    files = [encode(records[::2]) + bytes(zeros), encode(records[1::2])]
+    merged, merger = merge(files, window, most, resync=resync)
+    assert merged == encode(records)
+    assert (merger.padding_bytes, merger.skipped_bytes, merger.failures) == (zeros, 0, [])
+    assert merger.take_skips() == []
+
+
+@pytest.mark.parametrize(("window", "most"), [(1, 7), (60, 50), (1 << 18, 1 << 20)])
+def test_records_behind_a_buffer_of_zeros_are_merged(window: int, most: int) -> None:
+    records = [issue(t, t, 512) for t in range(8)]
+    first = encode(records[:4:2]) + bytes(5000) + lost_mark(0, 3) + bytes(7) + encode(records[4::2])
+    merged, merger = merge([first, encode(records[1::2])], window, most, resync=True)
+    assert merged == encode(records)
+    assert (merger.padding_bytes, merger.lost, merger.skipped_bytes) == (5000, 3, 7)
+
+
+def test_few_zeros_between_records_are_garbage() -> None:
+    records = [issue(t, t, 512) for t in range(3)]
+    files = [encode(records[:1]) + bytes(47) + encode(records[1:]), b""]
+    with pytest.raises(TraceError) as error:
+        merge(files)
+    assert (error.value.file, error.value.offset) == ("file 0", 48)
+    merged, merger = merge(files, resync=True)
+    assert merged == encode(records)
+    assert (merger.padding_bytes, merger.skipped_bytes) == (0, 47)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), window=st.integers(1, 100), most=st.integers(1, 100))
+def test_padding_is_what_the_engine_says_it_is(seed: int, window: int, most: int) -> None:
+    rng = random.Random(seed)
+    parts = [b"\0" * n for n in (1, 47, 48, 49, 200)] + [b"rubbish", lost_mark(0, 2)]
+    parts += [encode([issue(5, 5, 512, payload=bytes(60))])] * 4
+    data = b"".join(rng.choices(parts, k=rng.randint(0, 12)))
+    engine = Engine(resync=True)
+    engine.feed(data)
+    engine.finish()
+    merged, merger = merge([data], window, most, resync=True)
+    counters = engine.counters()
+    assert len(merged) == 108 * counters["records"]
+    assert (merger.lost, merger.skipped_bytes) == (counters["lost"], counters["skipped_bytes"])
+    assert merger.padding_bytes == engine.padding_bytes
+
+
 @pytest.mark.parametrize("short", [b"", b"CPU:1", encode([issue(9, 9, 9)])[:20]])
 def test_mark_behind_what_ends_too_early_to_be_told_is_counted(short: bytes) -> None:
     data = encode([issue(1, 1, 1)]) + b"?" + short + lost_mark(1, 5) + b"C"
@@ -516,6 +567,7 @@ def test_gaps(traces: Path) -> None:
             "and sda.blktrace.7",
             "sdb.blktrace.0 to sdb.blktrace.1 are missing before sdb.blktrace.2.gz",
         )
+        assert source.missing_files == 1 + 3 + 2
         assert sectors(drain(source)) == [1, 2, 0]
 
 
@@ -523,7 +575,14 @@ def test_a_cpu_that_is_there_twice(traces: Path) -> None:
     Path("sda.blktrace.1.gz").write_bytes(gzip.compress(Path("sda.blktrace.1").read_bytes()))
     with open_trace(["sda"]) as source:
         assert source.notes == ("sda.blktrace.1.gz is left out: sda.blktrace.1 is there as well",)
+        assert source.missing_files == 0
         assert sectors(drain(source)) == [1, 2]
+
+
+def test_missing_file_is_counted_once_however_its_set_is_named(traces: Path) -> None:
+    Path("sda.blktrace.0").unlink()
+    with open_trace(["sda", "sda.blktrace.1", traces / "sda", traces]) as source:
+        assert source.missing_files == 1
 
 
 @pytest.mark.parametrize(

@@ -76,3 +76,7 @@ class Merger:
     @property
     def skipped_bytes(self) -> int:
         """Bytes that ``resync`` skipped; as ``lost``, those before what comes next."""
+
+    @property
+    def padding_bytes(self) -> int:
+        """Zeros skipped as padding: 48 or more behind a record, or any at the end of a file."""

@@ -55,6 +55,7 @@ cdef struct Window:                             # a part of a file in memory
     uint64_t offset                             # of `begin` in the file
     bint at_end                                 # nothing more comes
     bint failed                                 # for the reader said so: see Merger.failures
+    bint has_records                            # one at least has been found
     size_t length                               # of the record that is held
     Missing missing                             # before it
 
@@ -198,6 +199,7 @@ cdef class Merger:
     cdef bint shifts                            # any file's times
     cdef readonly uint64_t lost
     cdef readonly uint64_t skipped_bytes
+    cdef readonly uint64_t padding_bytes
     cdef readonly list failures
     cdef dict _arrays                           # name or file -> the array behind a pointer
     cdef list _names
@@ -229,6 +231,7 @@ cdef class Merger:
         self.failures = []
         self.lost = 0
         self.skipped_bytes = 0
+        self.padding_bytes = 0
         self.at_ends = Missing(0, 0)
         self.resync = resync
         self.swap = -1
@@ -245,7 +248,7 @@ cdef class Merger:
         begin = self._allocate("input", self.n_files * stride)
         for i in range(self.n_files):
             self.windows[i] = Window(
-                begin + i * stride, window_bytes, 0, False, False, 0, Missing(0, 0)
+                begin + i * stride, window_bytes, 0, False, False, False, 0, Missing(0, 0)
             )
             self.m.heads[i] = Head(self.windows[i].begin, self.windows[i].begin, 0)
         self.m.dry = -1
@@ -397,9 +400,13 @@ cdef class Merger:
         while True:
             left = h.end - h.at
             if self.swap >= 0 and look(h, self.swap, &time_ns):
+                self.windows[file].has_records = True
                 self._hold(file)
                 replay(&self.m, file, key_of(time_ns + self.m.shifts[file], file))
                 return 0
+            if left and h.at[0] == 0 and self._skip_padding(file):
+                continue
+            left = h.end - h.at                 # as more may have been read to count the zeros
             if self.swap < 0 and left >= 4:
                 self.swap = sniff(load32(h.at))
             length = 0
@@ -458,6 +465,29 @@ cdef class Merger:
             left += n
         h.end = begin + left
         return left >= need
+
+    cdef bint _skip_padding(self, size_t file) except -1:
+        """Skip zeros behind a record, if they are padding, as the engine does; False: they are not.
+
+        blktrace may write a buffer of zeros when it stops.
+        """
+        cdef Head *h = &self.m.heads[file]
+        cdef Window *w = &self.windows[file]
+        cdef size_t zeros
+        cdef bint is_last
+        if not w.has_records:
+            return False
+        self._fill(file, MIN_PADDING)
+        zeros = zeros_at(h.at, h.end - h.at)
+        is_last = w.at_end and zeros == <size_t> (h.end - h.at)
+        if zeros < MIN_PADDING and not is_last:
+            return False
+        while zeros:
+            h.at += zeros
+            self.padding_bytes += zeros
+            self._fill(file, 1)
+            zeros = zeros_at(h.at, h.end - h.at)
+        return True
 
     cdef bint _find_next(self, size_t file) except -1:
         """Deal with garbage at a file's head; False: nothing follows up to the file's end."""

@@ -231,7 +231,8 @@ def _read_counted(source: Source, resync: bool, monitor: Monitor) -> Iterator[me
 
 
 def counted(stream: sources.Source, monitor: Monitor) -> Iterator[memoryview]:
-    """All of a stream, piece by piece, each valid until the next."""
+    """All of a stream, piece by piece, each valid until the next; the monitor hears of the rest."""
+    monitor.missing_files = stream.missing_files
     while True:
         try:
             data = stream.read()

@@ -408,6 +408,8 @@ def _run(
             outputs.close()
             return EXIT_USAGE
     line = Line(config, outputs, clock=clock_name)
+    if source is not None:
+        line.monitor.missing_files = source.missing_files
     has_progress = False if config.screen else None  # by default, where it can be seen
     status = EXIT_OK
     with StopSignals(outputs.stop_waiting, numbers, reopens=not config.screen) as stop:
@@ -440,9 +442,16 @@ def _run(
         except (TraceError, MemoryError) as error:
             status = EXIT_INPUT
             _explain(error, config)
+        name = source.name if source else _name_of(config)
+        padding_bytes = line.monitor.engine.padding_bytes + (source.padding_bytes if source else 0)
+        if padding_bytes and not (config.is_drop_in or config.screen):
+            complain(
+                f"{name}: skipped {padding_bytes} bytes of zeros, which blktrace may write when it "
+                "stops; nothing is lost"
+            )
         was_left = stop.received or outputs.readers_left
         if status == EXIT_OK and not was_left and (why := line.emptiness):
-            complain(f"{source.name if source else _name_of(config)}: {why}")
+            complain(f"{name}: {why}")
             if is_complete and not line.monitor.totals.records:
                 status = EXIT_INPUT
         is_stopped = stop.received

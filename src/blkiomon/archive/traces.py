@@ -51,6 +51,7 @@ class Trace:
         files: in the order that decides between records of equal times.
         is_local: they are files of this machine.
         notes: what the user should be told.
+        missing_files: how many of a set of per-CPU files are not there.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Trace:
     files: tuple[File, ...]
     is_local: bool
     notes: tuple[str, ...] = ()
+    missing_files: int = 0
 
     @property
     def id(self) -> str:
@@ -81,7 +83,14 @@ class Trace:
         try:
             for file in self.files:
                 readers.append(self._reader(file))
-            return source_of(readers, self.name, self.notes, resync=resync, report=report)
+            return source_of(
+                readers,
+                self.name,
+                self.notes,
+                missing_files=self.missing_files,
+                resync=resync,
+                report=report,
+            )
         except BaseException as error:
             for reader in readers:
                 reader.close()
@@ -161,7 +170,7 @@ def find(sources: Iterable[str], host: str | None = None) -> tuple[list[Trace], 
         except SourceError as error:
             missing[source] = Missing(source, str(error))
     traces = []
-    for name, (files, is_local, notes) in sorted(finder.found.items()):
+    for name, (files, is_local, notes, missing_files) in sorted(finder.found.items()):
         match = pattern.fullmatch(name)
         if match is None:
             missing[name] = Missing(name, f"its path does not tell a host by {host}")
@@ -169,7 +178,7 @@ def find(sources: Iterable[str], host: str | None = None) -> tuple[list[Trace], 
             # No reader would take a dataset with a folder of that name.
             missing[name] = Missing(name, "its host is no UTF-8")
         else:
-            traces.append(Trace(name, match["host"], files, is_local, notes))
+            traces.append(Trace(name, match["host"], files, is_local, notes, missing_files))
     return traces, list(missing.values())
 
 
@@ -208,7 +217,7 @@ class _Finder:
 
     def __init__(self) -> None:
         self._fresh: set[Any] = set()
-        self.found: dict[str, tuple[tuple[File, ...], bool, tuple[str, ...]]] = {}
+        self.found: dict[str, tuple[tuple[File, ...], bool, tuple[str, ...], int]] = {}
         self._listed: dict[tuple[str, str], dict[str, Info]] = {}
 
     def add(self, source: str) -> None:
@@ -274,23 +283,25 @@ class _Finder:
                 files.append((int(match["cpu"]), Path(name)))
         if not files:
             return False
-        members, notes = [], []
-        for item in members_of(base, files):
-            if isinstance(item, str):
-                notes.append(f"{_url(fs, folder)}: {item}")
-            else:
-                name = str(item.path)
-                members.append((f"{folder}/{name}", names[name]))
-        self._keep(fs, f"{folder}/{base}", members, tuple(notes))
+        found = members_of(base, files)
+        there = [str(member.path) for member in found.members]
+        members = [(f"{folder}/{name}", names[name]) for name in there]
+        notes = tuple(f"{_url(fs, folder)}: {note}" for note in found.notes)
+        self._keep(fs, f"{folder}/{base}", members, notes, found.missing_files)
         return True
 
     def _keep(
-        self, fs: Any, path: str, members: Sequence[tuple[str, Info]], notes: tuple[str, ...] = ()
+        self,
+        fs: Any,
+        path: str,
+        members: Sequence[tuple[str, Info]],
+        notes: tuple[str, ...] = (),
+        missing_files: int = 0,
     ) -> None:
         name = _url(fs, path)
         if name not in self.found:
             files = tuple(_file(fs, path, info) for path, info in members)
-            self.found[name] = files, isinstance(fs, LocalFileSystem), notes
+            self.found[name] = files, isinstance(fs, LocalFileSystem), notes, missing_files
 
     def _list(self, fs: Any, folder: str) -> dict[str, Info]:
         """The files in a directory, by their names in it."""

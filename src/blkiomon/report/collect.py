@@ -358,6 +358,7 @@ class _Slicer:
     ) -> None:
         self.engine = Engine(devices=devices, keep_requests=patterns, max_age_ns=age_ns(max_age_s))
         self.accesses = Accesses(MOST_SLICES) if patterns else None
+        self.missing_files = 0  # of the trace, see ``Monitor``
         self._slices = slices
         self._origin_ns: int | None = None
         self._start_ns = 0  # of the slice at hand, trace time
@@ -407,14 +408,13 @@ class _Slicer:
     def _go_on_to(self, later_ns: int) -> None:
         """The next record is behind the slice at hand: end that, and those without a record."""
         if self._origin_ns is None:
-            self._origin_ns = self._start_ns = 0 if self._has_records() else later_ns
+            # Records at time 0 cannot be stopped at: they have been read by now.
+            first_ns = self.engine.first_ns
+            self._origin_ns = self._start_ns = later_ns if first_ns is None else first_ns
             return
         self._widen(later_ns)
         while self._end_ns <= later_ns:
             self._cut(self._end_ns, self._end_ns)
-
-    def _has_records(self) -> bool:
-        return self.engine.counters()["records"] > 0
 
     def _widen(self, time_ns: int) -> None:
         """Make slices so long that all up to a time fit."""
@@ -439,6 +439,7 @@ class _Slicer:
                 end_ns=self._start_ns if end_ns is None else end_ns,
                 clock="trace",
                 process_names=names_of(self.engine, cut),
+                missing_files=self.missing_files,
             ),
         )
         self._counts = counts
@@ -491,6 +492,7 @@ def _of_traces(names: Sequence[str], slicer: _Slicer, show_progress: bool | None
     failure: TraceError | SourceError | None = None
     with open_trace(names) as stream, Progress(stream.total_bytes, 2, show_progress) as bar:
         notes += stream.notes
+        slicer.missing_files = stream.missing_files
         try:
             while data := stream.read():
                 slicer.feed(data, stream.lost, stream.skipped_bytes)

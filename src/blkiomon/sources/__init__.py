@@ -54,7 +54,15 @@ def open_trace(
         bases = dict.fromkeys(member.base for member in found.members)
         sets = [member.path and (member.path.parent, member.base) for member in found.members]
         name = ", ".join(bases)
-        return source_of(readers, name, found.notes, sets=sets, resync=resync, report=report)
+        return source_of(
+            readers,
+            name,
+            found.notes,
+            missing_files=found.missing_files,
+            sets=sets,
+            resync=resync,
+            report=report,
+        )
     except OSError as error:
         _close(readers)
         if error.errno == errno.EMFILE:
@@ -75,15 +83,23 @@ def source_of(
     name: str,
     notes: tuple[str, ...] = (),
     *,
+    missing_files: int = 0,
     sets: Sequence[Hashable] = (),
     resync: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Source:
     """Opened files, at least one, as one stream; see ``open_trace`` and ``MergedSource``."""
     if len(readers) == 1:
-        return FileSource(readers[0], notes, resync=resync)
-    merged = f"{len(readers)} files of {name}"
-    return MergedSource(merged, readers, notes, sets=sets, resync=resync, report=report)
+        return FileSource(readers[0], notes, missing_files=missing_files, resync=resync)
+    return MergedSource(
+        f"{len(readers)} files of {name}",
+        readers,
+        notes,
+        missing_files=missing_files,
+        sets=sets,
+        resync=resync,
+        report=report,
+    )
 
 
 def _close(readers: Sequence[Reader]) -> None:

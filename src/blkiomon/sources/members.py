@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -39,6 +39,7 @@ class Found:
 
     members: tuple[Member, ...]  # in order, each once
     notes: tuple[str, ...]  # what the user should be told
+    missing_files: int = 0  # of CPUs between, or before, those whose files are there
 
 
 Sets = dict[str, list[tuple[int, Path]]]
@@ -59,7 +60,8 @@ def find_members(paths: Sequence[str | os.PathLike[str]]) -> Found:
     members = sorted(finder.members.values(), key=lambda m: m.rank)
     if not members:
         raise SourceError("the files to read have just been removed")
-    return Found(tuple(members), tuple(finder.notes))
+    missing_files = sum(finder.missing_files.values())
+    return Found(tuple(members), tuple(finder.notes), missing_files)
 
 
 def input_files(paths: Sequence[str | os.PathLike[str]]) -> frozenset[tuple[int, int]]:
@@ -85,6 +87,7 @@ class _Finder:
     def __init__(self) -> None:
         self.members: dict[Path | None, Member] = {}  # by what tells whether it is the same file
         self.notes: list[str] = []
+        self.missing_files: dict[tuple[Path, str], int] = {}  # by set
         self._listed: dict[Path, Sets] = {}
         self._added: set[tuple[Path, str]] = set()
 
@@ -130,11 +133,11 @@ class _Finder:
         if (directory, base) in self._added:
             return
         self._added.add((directory, base))
-        for item in members_of(base, self._list(directory).get(base, ())):
-            if isinstance(item, Member):
-                self._add_member(item)
-            elif item not in self.notes:
-                self.notes.append(item)
+        found = members_of(base, self._list(directory).get(base, ()))
+        for member in found.members:
+            self._add_member(member)
+        self.notes += [note for note in found.notes if note not in self.notes]
+        self.missing_files[directory.resolve(), base] = found.missing_files
 
     def _list(self, directory: Path) -> Sets:
         """The sets in a directory, in order of their names."""
@@ -153,17 +156,19 @@ class _Finder:
         return self._listed[directory]
 
 
-def members_of(base: str, files: Iterable[tuple[int, Path]]) -> Iterator[Member | str]:
+def members_of(base: str, files: Iterable[tuple[int, Path]]) -> Found:
     """One file for each CPU of a set, in order, and notes of what is missing or left out."""
+    notes: list[str] = []
+    missing_files = 0
     by_cpu: dict[int, Path] = {}
     for cpu, path in sorted(files):  # of one CPU the shortest first: the one that is not packed
         if cpu in by_cpu:
-            yield f"{path} is left out: {by_cpu[cpu]} is there as well"
+            notes.append(f"{path} is left out: {by_cpu[cpu]} is there as well")
         else:
             by_cpu[cpu] = path
-            yield Member(path, base, cpu)
     for before, after in pairwise([-1, *by_cpu]):
         if after - before > 1:
+            missing_files += after - before - 1
             stem = by_cpu[after].with_name(f"{base}.blktrace")
             missing = f"{stem}.{before + 1}"
             if after - before == 2:
@@ -171,6 +176,8 @@ def members_of(base: str, files: Iterable[tuple[int, Path]]) -> Iterator[Member 
             else:
                 missing += f" to {stem}.{after - 1} are missing"
             if before < 0:
-                yield f"{missing} before {by_cpu[after]}"
+                notes.append(f"{missing} before {by_cpu[after]}")
             else:
-                yield f"{missing} between {by_cpu[before]} and {by_cpu[after]}"
+                notes.append(f"{missing} between {by_cpu[before]} and {by_cpu[after]}")
+    members = tuple(Member(path, base, cpu) for cpu, path in by_cpu.items())
+    return Found(members, tuple(notes), missing_files)

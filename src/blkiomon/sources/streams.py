@@ -39,13 +39,16 @@ class Source(ABC):
         name: for messages.
         total_bytes: of all files as they lie on disk; None if unknown.
         notes: what the user should be told before it begins.
+        missing_files: how many of a set of per-CPU files are not there.
         skipped_bytes: garbage that was left out so far, where that is not left to the engine.
         lost: events lost, by the tracer's marks, where these are not left to the engine.
+        padding_bytes: zeros that were skipped as padding, where that is not left to the engine.
     """
 
     name: str
     total_bytes: int | None
     notes: tuple[str, ...]
+    missing_files: int
 
     @property
     def skipped_bytes(self) -> int:
@@ -53,6 +56,10 @@ class Source(ABC):
 
     @property
     def lost(self) -> int:
+        return 0
+
+    @property
+    def padding_bytes(self) -> int:
         return 0
 
     @property
@@ -106,16 +113,22 @@ class FileSource(Source):
 
     Args:
         reader: of the file.
-        notes: see ``Source``.
+        notes, missing_files: see ``Source``.
         resync: what is no trace may hold one.
     """
 
     def __init__(
-        self, reader: Reader, notes: tuple[str, ...] = (), *, resync: bool = False
+        self,
+        reader: Reader,
+        notes: tuple[str, ...] = (),
+        *,
+        missing_files: int = 0,
+        resync: bool = False,
     ) -> None:
         self.name = reader.name
         self.total_bytes = reader.total_bytes
         self.notes = notes
+        self.missing_files = missing_files
         self._reader = reader
         self._readinto = reader.readinto if resync else checked(reader)
         self._buffer = memoryview(mmap.mmap(-1, READ_BYTES))  # begins with a page
@@ -138,7 +151,7 @@ class MergedSource(Source):
         name: of all of them.
         readers: of the files, in the order that decides between records of equal times.
         sets: which set each file is of, as files of one set have one clock; one set unless given.
-        notes: see ``Source``.
+        notes, missing_files: see ``Source``.
         resync: after bytes that are no record, go on at the next plausible one of that file.
         report: tells the user one line.
         window_bytes: how much of each file is in memory.
@@ -150,6 +163,7 @@ class MergedSource(Source):
         readers: Sequence[Reader],
         notes: tuple[str, ...] = (),
         *,
+        missing_files: int = 0,
         sets: Sequence[Hashable] = (),
         resync: bool = False,
         report: Callable[[str], None] | None = None,
@@ -159,6 +173,7 @@ class MergedSource(Source):
             window_bytes = min(WINDOW_BYTES, max(LEAST_WINDOW_BYTES, WINDOWS_BYTES // len(readers)))
         self.name = name
         self.notes = notes
+        self.missing_files = missing_files
         sizes = [reader.total_bytes for reader in readers]
         known = [size for size in sizes if size is not None]
         self.total_bytes = sum(known) if len(known) == len(sizes) else None
@@ -183,6 +198,10 @@ class MergedSource(Source):
     @property
     def lost(self) -> int:
         return self._merger.lost
+
+    @property
+    def padding_bytes(self) -> int:
+        return self._merger.padding_bytes
 
     @property
     def done_bytes(self) -> int:
