@@ -18,6 +18,7 @@ TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "tests"))
 
 from intervals import HUNG, SDB, Io, interval_of  # noqa: E402
+from streams import generate  # noqa: E402
 from tracewriter import Record, complete, encode, issue  # noqa: E402
 
 from blkiomon import Interval, summarize  # noqa: E402
@@ -57,7 +58,7 @@ def records_of(trace: bytes, first: int, most: int) -> list[Record]:
     return records
 
 
-def streams() -> Iterator[tuple[str, bytes]]:
+def seeds() -> Iterator[tuple[str, bytes]]:
     """Pieces of all traces, in turn in each version and byte order."""
     forms = [(7, "<"), (8, "<"), (7, ">"), (8, ">")]
     for i, path in enumerate(sorted((TOP / "tests" / "data").glob("*.bin"))):
@@ -73,6 +74,8 @@ def streams() -> Iterator[tuple[str, bytes]]:
     pairs += [complete(5000 + n, 8 * n, 4096) for n in range(4)]
     for i in range(5):  # with each of the engine's options
         yield f"pairs-{i}", encode(pairs)
+    for seed in range(8):  # of requests in several steps
+        yield f"steps-{seed}", generate(seed, avoid="nothing", count=60).data
     yield "lost", little[:96] + b"CPU:1 [LOST 23 EVENTS]\n" + little[96:]
     yield "cut", little[:-20]
 
@@ -85,7 +88,7 @@ def write(target: str, name: str, data: bytes) -> None:
 
 def main() -> None:
     for target, options in OPTIONS.items():
-        for i, (name, stream) in enumerate(streams()):
+        for i, (name, stream) in enumerate(seeds()):
             write(target, name, options[i % len(options)] + stream)
     for name in ("loop-multi-dc", "loop-phases-dc"):
         stats = (TOP / "tests" / "golden" / f"{name}.binary").read_bytes()

@@ -273,7 +273,7 @@ cdef struct Append:                             # a zone append that waits for i
     uint64_t sector                             # of an issue: where its zone begins
     uint32_t key                                # of the device and direction
     uint32_t bytes
-    uint32_t kind                               # IS_ISSUE, IS_COMPLETE; IS_OTHER: given back; 0: free
+    uint32_t kind                               # IS_ISSUE, IS_COMPLETE, IS_OTHER (given back) or 0
 
 cdef struct Carry:                              # for the integral of in flight, see _load.pxi
     uint128_t ns[OPS]
