@@ -31,6 +31,7 @@ from blkiomon.console import (
 )
 from blkiomon.errors import SourceError, TraceError, complaint
 from blkiomon.findings import Findings
+from blkiomon.incomplete import in_words
 from blkiomon.monitor import Monitor
 from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
 from blkiomon.privileges import PrivilegeError, bind, drop
@@ -99,6 +100,8 @@ class Line:
         # Like the original, nothing is said of a trace that is sound.
         is_silent = config.is_original or config.screen
         self._findings = None if is_silent else Findings()
+        # ziomon takes any line for a failure, and a screen shows it all the time.
+        self._tells_incomplete = not (config.is_drop_in or config.screen)
         self._final = config.final
         self._debug = config.debug is not None
         self._max_devices = config.max_devices
@@ -218,6 +221,9 @@ class Line:
                     f"too many devices at a time: {over_limit} records are not counted "
                     f"(--max-devices {self._max_devices})"
                 )
+            why = self.monitor.totals.incomplete(self.monitor.missing_files)
+            if why and self._tells_incomplete and self.monitor.totals.matches:
+                self._report(f"incomplete: {in_words(why)}")
 
     def _hand_over_records(self) -> None:
         """What was kept apart from intervals, and a line for what was skipped."""
