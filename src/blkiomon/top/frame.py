@@ -53,8 +53,7 @@ IOPS, MB/s   requests that completed in the interval
 p50 … max    from issue to completion; half of them took no longer than p50
 flight       requests without a completion when the interval ended
 oldest       how long the oldest of these had been waiting
-err          requests that failed since the start; ! if some did just now
-requeue      likewise, how often the kernel took one back to issue it again
+err, requeue since the start: failed, given back by the kernel; ! just now
 p99 hist     interval by interval, up to the greatest of the row; · is none
 waiting      nothing completed, and something is in flight (idle: neither)
 busy, queue  share of the time with any in flight, and how many on average
@@ -63,7 +62,8 @@ q2d          p99 from queue to issue, where the trace has queue records
 l  i  b      sort by latency, IOPS, bandwidth
 o            operations on, off
 t            the whole run, or the latest interval
-p  space  q  pause, go on; quit
+p  space     pause, go on
+q            quit
 """
 
 FOOTER = "q quit  l latency  i IOPS  b MB/s  o operations  t whole run  p pause  ? help"
