@@ -38,8 +38,7 @@ QUIET_NS = 3 * NS_PER_S
 """So long without a record is worth a line."""
 
 UNPAIRED = ("completions_without_issue", "mismatches")
-"""Some of these are nobody's loss: what was issued before tracing began, and the second completion
-that kernels trace of a flush."""
+"""Some of these are nobody's loss: what was issued before tracing began."""
 
 WAITING = "waiting"
 """Of a device that completes nothing, although it has something to do."""
