@@ -75,6 +75,20 @@ def retried(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def gappy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of twenty requests, eight never complete."""
+    records = []
+    for i in range(20):
+        at = (1000 + 100 * i) * MS
+        records.append(tw.issue(at, 8 * i, 4096))
+        if i >= 8:
+            records.append(tw.complete(at + MS, 8 * i, 4096))
+    path = tmp_path_factory.mktemp("gappy") / "gappy.bin"
+    path.write_bytes(tw.encode(records))
+    return path
+
+
 # --- words ----------------------------------------------------------------------------------------
 
 
@@ -90,9 +104,8 @@ def test_reasons_are_said_in_a_line() -> None:
 # --- the screen -----------------------------------------------------------------------------------
 
 
-def frame(watch: Watch, width: int = 80, **look: bool) -> list[str]:
-    look_at = Look(**look)
-    shown = lines(watch.view(whole=look_at.is_whole), look_at, About(source="x"), width, 24)
+def frame(watch: Watch, width: int = 80, *, whole: bool = False) -> list[str]:
+    shown = lines(watch.view(whole=whole), Look(is_whole=whole), About(source="x"), width, 24)
     assert max(map(cell_len, shown)) <= width
     return shown
 
@@ -143,7 +156,7 @@ def test_screen_has_requeues_where_there_were_any(retried: Path) -> None:
         row = next(line for line in frame(watch, width) if line.startswith("8:0"))
         at = titles(watch, width).index("requeue")
         assert row[at : at + 7].strip() == "2"  # not just now
-    whole = next(line for line in frame(watch, is_whole=True) if line.startswith("8:0"))
+    whole = next(line for line in frame(watch, whole=True) if line.startswith("8:0"))
     assert whole.split()[-1] == "2!"
 
 
@@ -181,18 +194,21 @@ def test_page_has_requeues_and_the_longest_retry(retried: Path, tmp_path: Path) 
 
 
 def test_comparison_says_which_side_is_incomplete(
-    half: Path, said: str, tmp_path: Path, capfd: Capture
+    gappy: Path, retried: Path, tmp_path: Path, capfd: Capture
 ) -> None:
     output = tmp_path / "page.html"
-    assert compare.main(["-o", str(output), "--chart=tail-0", str(MULTI), str(half)]) == 0
+    assert compare.main(["-o", str(output), "--chart=tail-0", str(retried), str(gappy)]) == 0
+    told = "40 % of issues have no completion"
     text = capfd.readouterr().out
-    assert f"\nB is incomplete: {said}\n" in text and "A is incomplete" not in text
-    assert f'</h1>\n<p class="note"><b>B is incomplete:</b> {said}.</p>' in output.read_text()
-    assert compare.main(["--json", str(MULTI), ":", str(half), str(MULTI)]) == 0
-    incomplete = json.loads(capfd.readouterr().out)["incomplete"]
-    of_a, of_b = incomplete["a"], incomplete["b"]
-    assert of_a == [[]] and of_b[1] == []
-    assert "issues_without_completion" in {why["reason"] for why in of_b[0]}
+    assert f"\nB is incomplete: {told}\n" in text and "A is incomplete" not in text
+    assert f'</h1>\n<p class="note"><b>B is incomplete:</b> {told}.</p>' in output.read_text()
+    assert compare.main([str(retried), ":", str(gappy), str(retried)]) == 0
+    assert f"\nB is incomplete ({gappy}): {told}\n" in capfd.readouterr().out
+    assert compare.main(["--json", str(retried), ":", str(gappy), str(retried)]) == 0
+    assert json.loads(capfd.readouterr().out)["incomplete"] == {
+        "a": [[]],
+        "b": [[{"reason": "issues_without_completion", "count": 8, "share": 0.4}], []],
+    }
 
 
 def test_comparison_of_one_device_leaves_the_share_as_it_is(half: Path, said: str) -> None:
@@ -207,16 +223,13 @@ def test_comparison_of_one_device_leaves_the_share_as_it_is(half: Path, said: st
 
 
 def test_comparison_has_requeues_where_there_were_any(
-    retried: Path, half: Path, capfd: Capture
+    retried: Path, gappy: Path, capfd: Capture
 ) -> None:
-    def pairs(*columns: str) -> str:
-        return r" +".join(columns) + r"\n"
-
-    assert compare.main([str(retried), str(retried)]) == 0
-    assert re.search(pairs("requeues", "2", "2"), capfd.readouterr().out)
-    assert compare.main(["--json", str(retried), str(retried)]) == 0
-    assert json.loads(capfd.readouterr().out)["rows"][0]["requeues"] == [2, 2]
-    assert compare.main([str(half), str(half)]) == 0
+    assert compare.main([str(retried), str(gappy)]) == 0
+    assert re.search(r" requeues +2 +0\n", capfd.readouterr().out)
+    assert compare.main(["--json", str(retried), str(gappy)]) == 0
+    assert json.loads(capfd.readouterr().out)["rows"][0]["requeues"] == [2, 0]
+    assert compare.main([str(gappy), str(gappy)]) == 0
     assert "requeues" not in capfd.readouterr().out
 
 

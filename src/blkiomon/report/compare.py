@@ -206,7 +206,8 @@ def _text(a: Sequence[Collected], b: Sequence[Collected], rows: Sequence[Row]) -
             )
         for name, numbers in (("errors", row.errors), ("requeues", row.requeues)):
             if any(numbers):
-                cells.append(("", "", name, *(f"{n:,}" for n in numbers), "", "", ""))
+                a_text, b_text = (f"{n:,}" for n in numbers)
+                cells.append(("", "", name, a_text, b_text, "", "", ""))
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = [_side_text("A", a), _side_text("B", b)]
     for letter, side in (("A", a), ("B", b)):
