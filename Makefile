@@ -49,7 +49,7 @@ unexport BLKIOMON_COVERAGE BLKIOMON_DEBUG BLKIOMON_SANITIZE
 .SUFFIXES:
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint check debug sanitize coverage fuzz soak profile bench guard \
-	manual dist dropin everywhere clean FORCE
+	manual dist dropin everywhere lab clean FORCE
 
 , := ,
 say = @echo '==> $(1)' >&2
@@ -190,8 +190,11 @@ guard: $(RELEASE)/.stamp-tools ## hold the instructions a record against their b
 soak: $(RELEASE)/.stamp-tools ## an hour in real time: lost, late, grown? (ARGS="--seconds 60 --stall")
 	@$(RELEASE)/bin/python -m benchmarks.soak $(ARGS)
 
+lab: $(RELEASE)/.stamp-wheel ## compare with fio and the kernel on Linux 6.1 and 7.3 (QEMU, root): lab/README.md
+	@$(RELEASE)/bin/python lab/check.py $(ARGS)
+
 clean: ## remove all that was built
-	@rm -rf $(VENVS) $(DIST) build dist src/*.egg-info .benchmarks .hypothesis \
+	@rm -rf $(VENVS) $(DIST) .lab build dist src/*.egg-info .benchmarks .hypothesis \
 		.mypy_cache .pytest_cache .ruff_cache
 	@find src tests tools benchmarks fuzz -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
