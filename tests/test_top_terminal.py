@@ -79,7 +79,7 @@ def test_keys(tmp_path: Path) -> None:
         terminal.type("t")
         terminal.until("at 3.0 s", gone="WHOLE RUN")
         terminal.type("?")
-        terminal.until("requests that failed since the start", gone="7:3")
+        terminal.until("since the start: failed, given back by the kernel", gone="7:3")
         terminal.type("h")
         terminal.until("7:3")
         terminal.type("Up", "x", "Space")  # the first two mean nothing

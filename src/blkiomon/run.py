@@ -179,6 +179,16 @@ class Line:
             self._config, self.monitor.totals.records, is_whole=not self.monitor.is_done
         )
 
+    @property
+    def incompleteness(self) -> str | None:
+        """What the figures of the run leave out, in a line; None if that is little, or not said."""
+        totals = self.monitor.totals
+        why = totals.incomplete(self.monitor.missing_files)
+        # Without any request, ``emptiness`` says what there is.
+        if not (why and totals.matches and self._tells_incomplete):
+            return None
+        return f"incomplete: {in_words(why)}"
+
     def cut(self, time_ns: int) -> None:
         """End an interval at a wall-clock time in ns."""
         now_ns = time.monotonic_ns()
@@ -221,9 +231,6 @@ class Line:
                     f"too many devices at a time: {over_limit} records are not counted "
                     f"(--max-devices {self._max_devices})"
                 )
-            why = self.monitor.totals.incomplete(self.monitor.missing_files)
-            if why and self._tells_incomplete and self.monitor.totals.matches:
-                self._report(f"incomplete: {in_words(why)}")
 
     def _hand_over_records(self) -> None:
         """What was kept apart from intervals, and a line for what was skipped."""
@@ -448,6 +455,8 @@ def _run(
             complain(f"{source.name if source else _name_of(config)}: {why}")
             if is_complete and not line.monitor.totals.records:
                 status = EXIT_INPUT
+        if not outputs.readers_left and (why := line.incompleteness):
+            complain(why)
         is_stopped = stop.received
         if not is_stopped:
             outputs.close()  # where a signal may still come, while an output is waited for
