@@ -449,7 +449,9 @@ def test_resync_counts_what_was_skipped(trace: Path) -> None:
 def test_lost_marks_at_the_end_of_files_are_counted(tmp_path: Path) -> None:
     (tmp_path / "sda.blktrace.0").write_bytes(STEADY + tw.lost_mark(0, 3))
     (tmp_path / "sda.blktrace.1").write_bytes(tw.lost_mark(1, 4))
-    lines = json_of("-I", "1", tmp_path)
+    result = runner.call("-I", "1", "--json", "-", tmp_path)
+    assert result.stderr == b"blkiomon: incomplete: 12 % of events were lost while tracing\n"
+    lines = lines_of(result.stdout)
     assert sum(line["unseen"]["lost_events"] for line in lines) == 7
 
 
@@ -715,7 +717,9 @@ def test_real_trace_that_is_cut_gives_what_it_has() -> None:
     path = goldenfiles.TRACES / "loop-lossy-dc.bin"
     output, said = bad("-I", "1", "--json", "-", path)
     lines = lines_of(output)
-    assert re.fullmatch(rf"blkiomon: bad trace: {re.escape(str(path))}: at byte .*\n", said)
+    bad_line, incomplete = said.splitlines()
+    assert re.fullmatch(rf"blkiomon: bad trace: {re.escape(str(path))}: at byte .*", bad_line)
+    assert incomplete.startswith("blkiomon: incomplete: 33 % of events were lost while tracing; ")
     assert sum(line["unseen"]["lost_events"] for line in lines) > 1000
     assert sum(counts(lines)) > 1000
 
@@ -745,7 +749,8 @@ def test_time_jump_is_a_note_and_no_bad_trace(tmp_path: Path) -> None:
     result = forked.run("-I", "1", "--json", "-", tmp_path / "t")
     assert result.returncode == 0
     assert re.fullmatch(
-        rb"blkiomon: \d+ intervals without a record are left out, where time jumps ahead\n",
+        rb"blkiomon: \d+ intervals without a record are left out, where time jumps ahead\n"
+        rb"blkiomon: incomplete: 50 % of issues have no completion\n",
         result.stderr,
     )
 

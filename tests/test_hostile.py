@@ -268,6 +268,7 @@ def test_command_says_that_there_were_too_many_devices() -> None:
     assert line["total"]["requests"] == 3
     assert result.stderr == (
         b"blkiomon: too many devices at a time: 4 records are not counted (--max-devices 3)\n"
+        b"blkiomon: incomplete: 40 % of records are of devices beyond --max-devices\n"
     )
     assert result.returncode == 0
 

@@ -24,11 +24,14 @@ def files_of(name: str) -> list[Path]:
 
 
 def interval_of(name: str) -> dict[str, Any]:
-    """The whole trace as one interval."""
+    """The whole trace as one interval; standard error says only if it is incomplete."""
     result = runner.call("-I", runner.LONG, "--json", "-", *files_of(name))
-    assert (result.returncode, result.stderr) == (0, b"")
     (line,) = result.stdout.splitlines()
-    return json.loads(line)
+    interval = json.loads(line)
+    assert result.returncode == 0
+    assert bool(result.stderr) == bool(interval["incomplete"])
+    assert re.fullmatch(rb"(blkiomon: incomplete: .*\n)?", result.stderr)
+    return interval
 
 
 def figures_of(interval: dict[str, Any]) -> dict[str, int]:

@@ -47,7 +47,7 @@ def test_whole_trace(tmp_path: Path, columns: int, rows: int) -> None:
         assert len(lines) == rows and lines[-1].startswith("q quit")
         assert lines[0].startswith("blkiomon top ")
         assert "WHOLE RUN: 95,366 records in 3.01 s" in lines[0]
-        assert lines[1] == ("nothing lost in 3.01 s")
+        assert lines[1] == "nothing lost in 3.01 s"
         assert order(screen) == ["7:2", "7:1", "7:3"]
         ops = [line[(21 if columns > 140 else 10) :].split()[0] for line in table(screen)]
         assert ops == ["3", "all", "write", "flush", "all", "read", "write", "discard"]
@@ -79,7 +79,7 @@ def test_keys(tmp_path: Path) -> None:
         terminal.type("t")
         terminal.until("at 3.0 s", gone="WHOLE RUN")
         terminal.type("?")
-        terminal.until("requests that failed since the start", gone="7:3")
+        terminal.until("since the start: failed, given back by the kernel", gone="7:3")
         terminal.type("h")
         terminal.until("7:3")
         terminal.type("Up", "x", "Space")  # the first two mean nothing

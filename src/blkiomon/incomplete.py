@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 INCOMPLETE_FROM = 0.01
@@ -43,6 +44,11 @@ _TEXTS = {
     "issues_without_completion": "of issues have no completion",
     "completions_without_issue": "of completions have no issue",
 }
+
+
+def in_words(found: Iterable[Incomplete]) -> str:
+    """All of them in a line: ``41 % of issues have no completion; 2 % of ...``."""
+    return "; ".join(map(str, found))
 
 
 def _are(count: int) -> str:

@@ -9,7 +9,7 @@ import json
 import re
 import reprlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from blkiomon.cut import Cut, Table
 from blkiomon.distribution import PERCENTILES, Distribution, bin_bounds, bin_of
 from blkiomon.errors import IntervalError
 from blkiomon.groups import NS_PER_S, Group, InFlight
+from blkiomon.incomplete import Incomplete
 from blkiomon.interval import Counts, Interval
 from blkiomon.moments import U64_MAX, U128_MAX, Moments, stacked, to_words
 
@@ -111,12 +112,14 @@ def tail_dict(interval: Interval) -> dict[str, Any]:
     """What stands behind the groups."""
     return {
         "unseen": unseen(interval.counts),
-        "incomplete": [
-            {"reason": why.reason, "count": why.count, "share": why.share}
-            for why in interval.incomplete
-        ],
+        "incomplete": incomplete_list(interval.incomplete),
         "processes": _processes(interval.cut.processes, interval.process_names),
     }
+
+
+def incomplete_list(found: Iterable[Incomplete]) -> list[dict[str, Any]]:
+    """Why figures are incomplete."""
+    return [{"reason": why.reason, "count": why.count, "share": why.share} for why in found]
 
 
 def _group(group: Group, histograms: bool) -> dict[str, Any]:

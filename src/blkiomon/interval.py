@@ -85,6 +85,24 @@ class Counts:
             **{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)}
         )
 
+    def incomplete(self, missing_files: int = 0) -> tuple[Incomplete, ...]:
+        """Why figures with these counts leave out more than a hundredth.
+
+        Args:
+            missing_files: of the trace, see ``Interval``.
+        """
+        return reasons(
+            missing_files,
+            {
+                "lost_events": (self.lost, self.records),
+                "sequence_gaps": (self.gaps, self.records),
+                "skipped_bytes": (self.skipped_bytes, self.records * HEADER_BYTES),
+                "over_device_limit": (self.over_limit, self.records - self.over_limit),
+                "issues_without_completion": (self.unanswered, self.matches),
+                "completions_without_issue": (self.orphans, self.matches),
+            },
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Interval:
@@ -134,18 +152,7 @@ class Interval:
     @property
     def incomplete(self) -> tuple[Incomplete, ...]:
         """Why the figures leave out more than a hundredth; empty where they do not."""
-        counts = self.counts
-        return reasons(
-            self.missing_files,
-            {
-                "lost_events": (counts.lost, counts.records),
-                "sequence_gaps": (counts.gaps, counts.records),
-                "skipped_bytes": (counts.skipped_bytes, counts.records * HEADER_BYTES),
-                "over_device_limit": (counts.over_limit, counts.records - counts.over_limit),
-                "issues_without_completion": (counts.unanswered, counts.matches),
-                "completions_without_issue": (counts.orphans, counts.matches),
-            },
-        )
+        return self.counts.incomplete(self.missing_files)
 
     def device_stats(self) -> tuple[DeviceStats, ...]:
         """The drop-in's view, devices in the original's order: latest first match first.

@@ -31,6 +31,7 @@ from blkiomon.console import (
 )
 from blkiomon.errors import SourceError, TraceError, complaint
 from blkiomon.findings import Findings
+from blkiomon.incomplete import in_words
 from blkiomon.monitor import Monitor
 from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
 from blkiomon.privileges import PrivilegeError, bind, drop
@@ -99,6 +100,8 @@ class Line:
         # Like the original, nothing is said of a trace that is sound.
         is_silent = config.is_original or config.screen
         self._findings = None if is_silent else Findings()
+        # ziomon takes any line for a failure, and a screen shows it all the time.
+        self._tells_incomplete = not (config.is_drop_in or config.screen)
         self._final = config.final
         self._debug = config.debug is not None
         self._max_devices = config.max_devices
@@ -175,6 +178,16 @@ class Line:
         return self._findings.text(
             self._config, self.monitor.totals.records, is_whole=not self.monitor.is_done
         )
+
+    @property
+    def incompleteness(self) -> str | None:
+        """What the figures of the run leave out, in a line; None if that is little, or not said."""
+        totals = self.monitor.totals
+        why = totals.incomplete(self.monitor.missing_files)
+        # Without any request, ``emptiness`` says what there is.
+        if not (why and totals.matches and self._tells_incomplete):
+            return None
+        return f"incomplete: {in_words(why)}"
 
     def cut(self, time_ns: int) -> None:
         """End an interval at a wall-clock time in ns."""
@@ -454,6 +467,8 @@ def _run(
             complain(f"{name}: {why}")
             if is_complete and not line.monitor.totals.records:
                 status = EXIT_INPUT
+        if not outputs.readers_left and (why := line.incompleteness):
+            complain(why)
         is_stopped = stop.received
         if not is_stopped:
             outputs.close()  # where a signal may still come, while an output is waited for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from blkiomon.archive.store import Result
@@ -13,9 +14,18 @@ from blkiomon.console import printable
 from blkiomon.cut import merge_cuts
 from blkiomon.distribution import Distribution
 from blkiomon.groups import Group, groups_of
-from blkiomon.interchange import device_text, distribution_dict, unseen, utc
+from blkiomon.incomplete import Incomplete, in_words
+from blkiomon.interchange import (
+    device_text,
+    distribution_dict,
+    incomplete_list,
+    retried_dict,
+    unseen,
+    utc,
+)
 from blkiomon.interval import MERGED_AT_ONCE, Counts, Interval, merge
 from blkiomon.layout import OPS
+from blkiomon.moments import Moments
 
 SCHEMA = 1
 
@@ -50,6 +60,7 @@ class Host:
         counts: of all its records.
         groups: as of an interval; rates and busy fractions are None, as traces may leave gaps and
             overlap. The most requests in flight are the most that one trace saw.
+        missing_files: of sets with a file for each CPU, how many are not there, in all traces.
     """
 
     name: str
@@ -58,6 +69,12 @@ class Host:
     end_ns: int | None
     counts: Counts
     groups: tuple[Group, ...]
+    missing_files: int = 0
+
+    @property
+    def incomplete(self) -> tuple[Incomplete, ...]:
+        """Why the figures leave out more than a hundredth; empty where they do not."""
+        return self.counts.incomplete(self.missing_files)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +132,7 @@ class Summary:
                     "end": None if host.end_ns is None else utc(host.end_ns),
                     "records": host.counts.records,
                     "unseen": unseen(host.counts),
+                    "incomplete": incomplete_list(host.incomplete),
                     "groups": [
                         {
                             "device": None if g.device is None else device_text(g.device),
@@ -145,12 +163,16 @@ class Summary:
         yield f"{hosts}, {traces}, {intervals}, {self.records} records\n\n"
         names = [printable(host.name) for host in self.hosts]
         width = max(map(len, ["fleet", *names]))
-        yield _line(width, "host", ("device", "op", *_COLUMNS))
+        has_requeues = any(group.requeues for group in self.fleet)
+        columns = (*_COLUMNS, *(["requeues"] if has_requeues else []))
+        yield _line(width, "host", ("device", "op", *columns))
         for group in self.fleet:
-            yield _line(width, "fleet", _cells(group))
+            yield _line(width, "fleet", _cells(group, has_requeues))
         for name, host in zip(names, self.hosts, strict=True):
+            if host.incomplete:
+                yield f"{name:<{width}}  INCOMPLETE: {in_words(host.incomplete)}\n"
             for group in host.groups:
-                yield _line(width, name, _cells(group))
+                yield _line(width, name, _cells(group, has_requeues))
         yield "\nd2c in microseconds\n"
 
 
@@ -163,6 +185,8 @@ def _figures(group: Group) -> dict[str, Any]:
         "op": group.op,
         "requests": group.requests,
         "errors": group.errors,
+        "requeues": group.requeues,
+        "retried": retried_dict(group.retried),
         "bytes": group.bytes,
         "d2c_ns": distribution_dict(group.d2c, histograms=False),
         "size_bytes": distribution_dict(group.size, histograms=False),
@@ -174,7 +198,7 @@ def _figures(group: Group) -> dict[str, Any]:
 _COLUMNS = ("requests", "errors", "MB", "mean", "p50", "p99", "p99.9", "max")
 
 
-def _cells(group: Group) -> tuple[str, ...]:
+def _cells(group: Group, has_requeues: bool) -> tuple[str, ...]:
     d2c = group.d2c
     times = (d2c.mean, *map(d2c.percentile, (50, 99, 99.9)), d2c.max)
     return (
@@ -184,6 +208,7 @@ def _cells(group: Group) -> tuple[str, ...]:
         str(group.errors),
         f"{group.bytes / 1e6:.1f}",
         *("-" if ns is None else f"{ns / 1e3:.1f}" for ns in times),
+        *([str(group.requeues)] if has_requeues else []),
     )
 
 
@@ -203,10 +228,12 @@ class _Whole:
 
     def __init__(self) -> None:
         self.traces = 0
+        self._missing_files = 0
         self._parts: dict[bool, list[Interval]] = {}  # by whether the time of day is known
 
     def add(self, interval: Interval) -> None:
         self.traces += 1
+        self._missing_files += interval.missing_files
         parts = self._parts.setdefault(interval.is_anchored, [])
         parts.append(interval)
         if len(parts) >= MERGED_AT_ONCE:
@@ -222,6 +249,7 @@ class _Whole:
             end_ns=None if anchored is None else anchored.end_ns,
             counts=sum((whole.counts for whole in wholes.values()), Counts()),
             groups=groups_of(merge_cuts([whole.cut for whole in wholes.values()]), 0),
+            missing_files=self._missing_files,
         )
 
 
@@ -299,6 +327,8 @@ def _together(groups: list[Group]) -> Group:
         q2d=_those([group.q2d for group in groups]),
         q2c=_those([group.q2c for group in groups]),
         duration_ns=0,
+        requeues=sum(group.requeues for group in groups),
+        retried=reduce(Moments.merge, (group.retried for group in groups)),
     )
 
 

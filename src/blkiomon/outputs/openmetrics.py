@@ -36,6 +36,7 @@ from blkiomon import layout
 from blkiomon.columns import NS_PER_S, TOTAL, Quantity
 from blkiomon.console import printable
 from blkiomon.distribution import bin_bounds
+from blkiomon.incomplete import Incomplete
 from blkiomon.interchange import device_text
 from blkiomon.interval import Counts, Interval
 from blkiomon.layout import ALL_OPS
@@ -164,6 +165,8 @@ class Metrics:
         self._in_flight, self._oldest_ns = [0] * most, [0] * most
         self._counts = Counts()
         self._end_ns: int | None = None
+        self._incomplete: tuple[Incomplete, ...] = ()  # of the latest interval
+        self._missing_files = 0
         self._templates: dict[str, list[str]] = {}  # by content type
         self._is_template = False  # the library gets no values
 
@@ -172,7 +175,7 @@ class Metrics:
         columns = interval.columns()
         load = columns.in_flight
         with self._lock:
-            known = len(self._series), self._end_ns is None
+            known = self._layout
             self._in_flight = [0] * len(self._requests)
             self._oldest_ns = [0] * len(self._requests)
             groups, series = self._placed(columns.keys)
@@ -187,8 +190,16 @@ class Metrics:
             self._size.add(columns.size, groups, series)
             self._counts += interval.counts
             self._end_ns = interval.end_ns if interval.is_anchored else None
-            if known != (len(self._series), self._end_ns is None):
+            self._incomplete = tuple(w for w in interval.incomplete if w.share is not None)
+            self._missing_files = interval.missing_files
+            if known != self._layout:
                 self._templates.clear()
+
+    @property
+    def _layout(self) -> object:
+        """What templates depend on: the series that there are."""
+        reasons = [why.reason for why in self._incomplete]
+        return len(self._series), self._end_ns is None, reasons, self._missing_files > 0
 
     def _placed(self, keys: Sequence[int]) -> tuple[list[int], list[int]]:
         """The groups that are of one operation of one device, and the series of each."""
@@ -241,6 +252,9 @@ class Metrics:
             values += [numbers[row] for row in rows]
         values += [self._oldest_ns[row] / NS_PER_S for row in rows]
         values += [getattr(self._counts, field) for _, _, field in _COUNTERS]
+        values += [why.share or 0.0 for why in self._incomplete]
+        if self._missing_files:
+            values.append(self._missing_files)
         if self._end_ns is not None:
             values.append(self._end_ns / NS_PER_S)
         texts = {value: self._exposition.floatToGoString(value) for value in set(values)}
@@ -313,6 +327,20 @@ class Metrics:
         for name, text, field in _COUNTERS:
             value = self._shown(getattr(self._counts, field))
             families.append(self._core.CounterMetricFamily(f"blkiomon_{name}", text, value=value))
+        if self._incomplete:
+            text = "Share of all that the latest interval leaves out, if it is a hundredth or more."
+            family = self._core.GaugeMetricFamily(
+                "blkiomon_incomplete_share", text, labels=("reason",)
+            )
+            for why in self._incomplete:
+                family.add_metric((why.reason,), self._shown(why.share or 0.0))
+            families.append(family)
+        if self._missing_files:
+            text = "Files of the trace, one for each CPU, that are not there."
+            value = self._shown(self._missing_files)
+            families.append(
+                self._core.GaugeMetricFamily("blkiomon_missing_files", text, value=value)
+            )
         if self._end_ns is not None:
             text = "When the latest interval ended, since 1970."
             name = "blkiomon_last_interval_timestamp_seconds"

@@ -90,7 +90,7 @@ class Row:
         device: as one reads it, "all" of several.
         numbers: on either side, None of all.
         op: None of all.
-        requests, errors: on either side.
+        requests, errors, requeues: on either side.
     """
 
     device: str
@@ -99,6 +99,7 @@ class Row:
     requests: tuple[int, int]
     errors: tuple[int, int]
     changes: tuple[Change, ...]
+    requeues: tuple[int, int] = (0, 0)
 
     def metric(self, name: str) -> Change:
         """One of the changes."""
@@ -200,6 +201,7 @@ def _row(
         (sides[0].requests, sides[1].requests),
         (sides[0].errors, sides[1].errors),
         tuple(changes),
+        (sides[0].requeues, sides[1].requeues),
     )
 
 
@@ -246,6 +248,7 @@ class _Side:
         self._durations_ns = [sum(i.end_ns - i.start_ns for i in unit) for unit in units]
         self.requests = self._whole.num
         self.errors = sum(g.errors for f in found for g in f)
+        self.requeues = sum(g.requeues for f in found for g in f)
         n_filled = sum(d.num > 0 for d in self._d2c)
         self._block = 1 if n_parts is None else max(1, round(math.sqrt(n_parts)))
         self._is_enough = n_filled >= (2 if n_parts is None else LEAST_PARTS)

@@ -17,6 +17,7 @@ from blkiomon.console import (
     printed,
 )
 from blkiomon.errors import SourceError, TraceError
+from blkiomon.incomplete import Incomplete, in_words
 from blkiomon.report import PAGES, PICTURES, device_numbers, max_age, told
 
 if TYPE_CHECKING:
@@ -175,6 +176,15 @@ def _side_text(letter: str, side: Sequence[Collected]) -> str:
     return f"{letter}: {names} ({runs}{seconds_of(side):,.3f} s)"
 
 
+def _incomplete(letter: str, side: Sequence[Collected]) -> list[tuple[str, tuple[Incomplete, ...]]]:
+    """What is incomplete on a side, and what to call it."""
+    return [
+        (f"{letter} is incomplete" + f" ({printable(run.names[0])})" * (len(side) > 1), why)
+        for run in side
+        if (why := run.whole.incomplete)
+    ]
+
+
 def _text(a: Sequence[Collected], b: Sequence[Collected], rows: Sequence[Row]) -> str:
     from blkiomon.report.changes import value_text
 
@@ -194,10 +204,14 @@ def _text(a: Sequence[Collected], b: Sequence[Collected], rows: Sequence[Row]) -
                     change.verdict,
                 )
             )
-        if any(row.errors):
-            cells.append(("", "", "errors", f"{row.errors[0]:,}", f"{row.errors[1]:,}", "", "", ""))
+        for name, numbers in (("errors", row.errors), ("requeues", row.requeues)):
+            if any(numbers):
+                a_text, b_text = (f"{n:,}" for n in numbers)
+                cells.append(("", "", name, a_text, b_text, "", "", ""))
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = [_side_text("A", a), _side_text("B", b)]
+    for letter, side in (("A", a), ("B", b)):
+        lines += [f"{what}: {in_words(why)}" for what, why in _incomplete(letter, side)]
     for letter, side in (("A", a), ("B", b)):
         lines += [f"{letter}: {run.notes[0]}" for run in side if run.n_others]
     lines.append("")
@@ -229,9 +243,15 @@ def _percent(fraction: float) -> str:
 
 
 def _data(a: Sequence[Collected], b: Sequence[Collected], rows: Sequence[Row]) -> dict[str, Any]:
+    from blkiomon.interchange import incomplete_list
+
     return {
         "a": [run.names[0].encode(errors="replace").decode() for run in a],
         "b": [run.names[0].encode(errors="replace").decode() for run in b],
+        "incomplete": {
+            letter: [incomplete_list(run.whole.incomplete) for run in side]
+            for letter, side in (("a", a), ("b", b))
+        },
         "others": {"a": sum(r.n_others for r in a), "b": sum(r.n_others for r in b)},
         "rows": [
             {
@@ -239,6 +259,7 @@ def _data(a: Sequence[Collected], b: Sequence[Collected], rows: Sequence[Row]) -
                 "op": row.op or "all",
                 "requests": row.requests,
                 "errors": row.errors,
+                "requeues": row.requeues,
                 "changes": {
                     change.metric: {
                         "a": change.a,
@@ -275,6 +296,12 @@ def _page(
     body = [
         f"<h1>{page.text(title)}</h1>",
         *(
+            line
+            for letter, side in (("A", a), ("B", b))
+            for what, why in _incomplete(letter, side)
+            for line in page.incomplete(what, why)
+        ),
+        *(
             f'<p class="soft">{page.swatch(letter)}: {page.text(_side_text(letter, side)[3:])}</p>'
             for letter, side in (("A", a), ("B", b))
         ),
@@ -295,6 +322,7 @@ def _table(rows: Sequence[Row]) -> str:
     from blkiomon.report.figures import label
 
     shown = []
+    has_requeues = any(any(row.requeues) for row in rows)
     for row in rows:
         cells = [page.text(row.device).replace("-&gt;", "→"), label(row.op or "all")]
         for change in row.changes[: len(METRICS)]:
@@ -307,8 +335,11 @@ def _table(rows: Sequence[Row]) -> str:
                 f'<br/><span class="soft">[{interval_text(change)}]</span>'
             )
         cells.append(f"{row.errors[0]:,} → {row.errors[1]:,}")
+        if has_requeues:
+            cells.append(f"{row.requeues[0]:,} → {row.requeues[1]:,}")
         shown.append(("", cells))
     heads = ["Device", "Operation", *(NAMES.get(m, m) for m in METRICS), "failed"]
+    heads += ["requeued"] * has_requeues
     return page.table(heads, shown, "two")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from blkiomon._version import __version__
 from blkiomon.console import printable
 from blkiomon.groups import Group
+from blkiomon.incomplete import Incomplete, in_words
 from blkiomon.interchange import device_text, unseen, utc
 from blkiomon.interval import Interval
 from blkiomon.readable import NONE, bandwidth_text, bytes_text, rate_text, time_text
@@ -121,6 +122,7 @@ def report(found: Collected, title: str, shown: Sequence[Chart]) -> str:
         made.pop()
     body = [
         f"<h1>{text(title)}</h1>",
+        *incomplete("Incomplete", found.whole.incomplete),
         *_origin(found),
         *(f'<p class="note">{text(note)}</p>' for note in found.notes),
         _tiles(found),
@@ -133,6 +135,13 @@ def report(found: Collected, title: str, shown: Sequence[Chart]) -> str:
         *_processes(found.whole),
     ]
     return document(title, body, _data(found))
+
+
+def incomplete(what: str, found: Sequence[Incomplete]) -> list[str]:
+    """What figures leave out, for the first line of a page; nothing where that is little."""
+    if not found:
+        return []
+    return [f'<p class="note"><b>{text(what)}:</b> {text(in_words(found))}.</p>']
 
 
 def charts(made: Sequence[tuple[Chart, str]]) -> str:
@@ -193,7 +202,10 @@ def _origin(found: Collected) -> list[str]:
 
 def _tiles(found: Collected) -> str:
     total, counts = found.whole.total, found.whole.counts
+    lost = counts.lost + counts.gaps
+    shares = [why.share for why in found.whole.incomplete if why.share is not None]
     p99 = total.d2c.percentile(99)
+    told_lost = NONE if found.kind == STATS else f"{lost:,}"
     figures = [
         ("Requests", f"{total.requests:,}"),
         ("Bytes", bytes_text(total.bytes)),
@@ -202,7 +214,9 @@ def _tiles(found: Collected) -> str:
         ("Mean latency", time_text(total.d2c.mean)),
         *([("99 % took up to", time_text(p99))] if p99 is not None else []),
         ("Failed", NONE if found.kind == STATS else f"{total.errors:,}"),
-        ("Events lost", NONE if found.kind == STATS else f"{counts.lost + counts.gaps:,}"),
+        *([("Incomplete", f"{max(shares):.0%}".replace("%", " %"))] if shares else []),
+        # That none was lost is no comfort where others are missing.
+        *([("Events lost", told_lost)] if lost or not found.whole.incomplete else []),
     ]
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
     return f'<dl class="tiles">{shown}</dl>'
@@ -234,7 +248,8 @@ def _summary(found: Collected) -> str:
         for g in of_device
     ]
     rows.append(("total", _row(total, found)))
-    return table(_HEADS, rows, "two") + left_out
+    heads = (*_HEADS, "Requeued") if total.requeues else _HEADS
+    return table(heads, rows, "two") + left_out
 
 
 def _waited_ns(group: Group) -> int:
@@ -262,6 +277,7 @@ def _row(group: Group, found: Collected) -> list[str]:
         NONE if group.bytes_per_s is None else f"{group.bytes_per_s / 1e6:,.2f}",
         *map(time_text, (d2c.mean, *map(d2c.percentile, (50, 90, 99, 99.9)), d2c.max)),
         NONE if found.kind == STATS else f"{group.errors:,}",
+        *([f"{group.requeues:,}"] if found.whole.total.requeues else []),
     ]
 
 
@@ -306,13 +322,24 @@ def _losses(found: Collected) -> list[str]:
     whole = found.whole
     in_flight = whole.total.in_flight
     rows = [("", ("requests that failed", f"{whole.total.errors:,}"))]
+    total = whole.total
+    if total.requeues:
+        rows.append(("", ("requests that the kernel took back (requeues)", f"{total.requeues:,}")))
+    if total.retried.num:
+        longest = time_text(total.retried.max)
+        rows.append(("", ("the longest of these, from first issue to completion", longest)))
     rows += [("", (_LOSSES[name], f"{n:,}")) for name, n in unseen(whole.counts).items()]
     if in_flight is not None:
         rows.append(("", ("requests still in flight at the end", f"{in_flight.end:,}")))
     rows.append(("", ("records read", f"{whole.counts.records:,}")))
     told = "No events were lost, as far as the input tells."
     counts = whole.counts
-    if counts.lost or counts.gaps or counts.skipped_bytes or counts.over_limit:
+    if whole.incomplete:
+        told = (
+            f"Incomplete: {in_words(whole.incomplete)}. There were more requests than these "
+            "figures are of."
+        )
+    elif counts.lost or counts.gaps or counts.skipped_bytes or counts.over_limit:
         told = (
             "Events were lost, or not counted: there were more requests than these figures are of."
         )

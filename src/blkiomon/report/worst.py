@@ -40,7 +40,8 @@ def devices_of(interval: Interval) -> Numbers:
     """All that an interval has rows of, in ascending order."""
     cut = interval.cut
     loads = cut.loads["device"][cut.loads["op"] != layout.EVERYTHING]
-    return np.unique(np.concatenate((cut.rows["device"], cut.queue_rows["device"], loads)))
+    tables = cut.rows, cut.queue_rows, cut.retry_rows
+    return np.unique(np.concatenate([*(table["device"] for table in tables), loads]))
 
 
 def worst(intervals: Sequence[Interval], candidates: Numbers, n: int) -> Numbers:
@@ -81,12 +82,14 @@ def added_up(interval: Interval, others: Numbers) -> Interval:
     cut = interval.cut
     others = np.append(others, np.uint32(OTHERS))
     rows, queue_rows, loads = cut.rows.copy(), cut.queue_rows.copy(), cut.loads
-    for table in (rows, queue_rows):
+    retry_rows = cut.retry_rows.copy()
+    for table in (rows, queue_rows, retry_rows):
         table["device"][np.isin(table["device"], others)] = OTHERS
     is_other = np.isin(loads["device"], others) & (loads["op"] != layout.EVERYTHING)
     ops = np.unique(loads["op"][is_other])
     together = [all_of(loads[is_other & (loads["op"] == op)], OTHERS, op) for op in ops]
-    merged = merge_cuts([replace(cut, rows=rows, queue_rows=queue_rows, loads=loads[:0])])
+    renamed = replace(cut, rows=rows, queue_rows=queue_rows, retry_rows=retry_rows, loads=loads[:0])
+    merged = merge_cuts([renamed])
     return replace(
         interval,
         devices=in_order(rows["device"]),
@@ -97,8 +100,8 @@ def added_up(interval: Interval, others: Numbers) -> Interval:
 def only(interval: Interval, devices: Sequence[int]) -> Interval:
     """What an interval says of some devices.
 
-    What was not seen, and by whom, is not known by device. Of several devices the most that were
-    in flight at once is not known either: it is that of the busiest.
+    What was not seen, and by whom, is not known by device: the counts are those of all. Of several
+    devices the most that were in flight at once is not known either: it is that of the busiest.
     """
     cut = interval.cut
     rows, (d2c_bins, size_bins) = _picked(cut.rows, (cut.d2c_bins, cut.size_bins), devices)
@@ -121,8 +124,8 @@ def only(interval: Interval, devices: Sequence[int]) -> Interval:
             queue_rows=queue_rows,
             q2d_bins=q2d_bins,
             q2c_bins=q2c_bins,
+            retry_rows=cut.retry_rows[np.isin(cut.retry_rows["device"], devices)],
         ),
-        counts=replace(interval.counts, matches=int(rows["requests"].sum())),
         process_names={},
         named_ns={},
     )

@@ -16,6 +16,7 @@ from rich.text import Text
 from blkiomon.console import printable
 from blkiomon.devices import nameless
 from blkiomon.groups import NS_PER_S, Group
+from blkiomon.incomplete import in_words
 from blkiomon.interchange import device_text, unseen
 from blkiomon.interval import Interval
 from blkiomon.readable import NONE, bytes_text, three_digits, time_text
@@ -37,8 +38,7 @@ QUIET_NS = 3 * NS_PER_S
 """So long without a record is worth a line."""
 
 UNPAIRED = ("completions_without_issue", "mismatches")
-"""Some of these are nobody's loss: what was issued before tracing began, and the second completion
-that kernels trace of a flush."""
+"""Some of these are nobody's loss: what was issued before tracing began."""
 
 WAITING = "waiting"
 """Of a device that completes nothing, although it has something to do."""
@@ -52,7 +52,7 @@ IOPS, MB/s   requests that completed in the interval
 p50 … max    from issue to completion; half of them took no longer than p50
 flight       requests without a completion when the interval ended
 oldest       how long the oldest of these had been waiting
-err          requests that failed since the start; ! if some did just now
+err, requeue since the start: failed, given back by the kernel; ! just now
 p99 hist     interval by interval, up to the greatest of the row; · is none
 waiting      nothing completed, and something is in flight (idle: neither)
 busy, queue  share of the time with any in flight, and how many on average
@@ -122,6 +122,7 @@ class Row:
     group: Group | None
     history: tuple[int | None, ...] = ()
     errors: int = 0
+    requeues: int = 0
     is_device: bool = True
 
 
@@ -180,7 +181,7 @@ def lines(
     else:
         parts = [
             _head(view, look, about, width),
-            *_losses(view).wrap(console, width),
+            *(line for text in _losses(view) for line in text.wrap(console, width)),
             *_states(view, look, notes),
         ][: height - 3]
         room = height - len(parts) - 1
@@ -222,7 +223,7 @@ def _when(interval: Interval, about: About) -> str:
     return time.strftime(form, time.localtime(interval.end_ns // NS_PER_S))
 
 
-def _losses(view: View) -> Text:
+def _losses(view: View) -> Iterator[Text]:
     """What is known not to have been seen; that there is nothing is said as well."""
     totals, now = unseen(view.totals), unseen(view.now)
 
@@ -234,14 +235,19 @@ def _losses(view: View) -> Text:
         )
 
     lost = told(name for name in totals if name not in UNPAIRED)
-    if not lost:
+    unpaired = told(UNPAIRED)
+    incomplete = Text(f"INCOMPLETE: {in_words(view.incomplete)}", style="bold white on red")
+    if not lost and view.incomplete:
+        text = incomplete
+    elif not lost:
         text = Text(f"nothing lost in {three_digits(view.seen_ns / NS_PER_S)} s")
     elif any(number for name, number in now.items() if name not in UNPAIRED):
         text = Text(f"LOST NOW: {lost}", style="bold white on red")
     else:
         text = Text(f"LOST before, nothing now: {lost}", style="bold")
-    unpaired = told(UNPAIRED)
-    return text.append(f"; unpaired: {unpaired}") if unpaired else text
+    yield text.append(f"; unpaired: {unpaired}") if unpaired else text
+    if view.incomplete and text is not incomplete:
+        yield incomplete
 
 
 def _states(view: View, look: Look, notes: Sequence[str]) -> Iterator[Text]:
@@ -283,7 +289,7 @@ class Column:
         return text + blank if self.is_left else blank + text
 
 
-def _columns(width: int) -> list[Column]:
+def _columns(width: int, has_requeues: bool) -> list[Column]:
     """Those that fit, each with its width; the history has what they leave."""
     is_wide = width >= 140
     columns = [
@@ -301,6 +307,7 @@ def _columns(width: int) -> list[Column]:
         Column("flight", 6, lambda row: _load(row, lambda load: _count(load.end)), 66),
         Column("oldest", 6, lambda row: _load(row, lambda load: _time(load.oldest_ns or None))),
         Column("err", 4, _errors, 72),
+        *([Column("requeue", 7, _requeues, 80)] if has_requeues else []),
         Column("busy", 5, lambda row: _load(row, lambda load: _share(load.busy)), 130),
         Column("queue", 6, lambda row: _load(row, lambda load: _count(load.mean)), 140),
         Column("q2d", 6, lambda row: _time(_q2d(row)), 150),
@@ -316,13 +323,13 @@ def _columns(width: int) -> list[Column]:
 def _body(view: View, look: Look, about: About, width: int, room: int) -> Iterator[Text]:
     """The table, and how many devices are not in it."""
     rows, n_more = _rows(view, look, about, room - 1)
-    yield from _table(rows, look, width)
+    yield from _table(rows, look, width, bool(view.requeues))
     if n_more:
         yield Text(f"… {n_more:,} more devices")
 
 
-def _table(rows: Sequence[Row], look: Look, width: int) -> Iterator[Text]:
-    columns = _columns(width)
+def _table(rows: Sequence[Row], look: Look, width: int, has_requeues: bool) -> Iterator[Text]:
+    columns = _columns(width, has_requeues)
     head = Text(style="underline")
     for column in columns:
         is_sorted = column.sort == look.sort
@@ -348,8 +355,13 @@ def _rows(view: View, look: Look, about: About, room: int) -> tuple[list[Row], i
     devices.sort(key=lambda device: (-SORTS[look.sort](device), device.number))
     shown: list[Row] = []
     if interval is not None and len(devices) > 1:
-        errors = sum(number for (_, op), number in view.errors.items() if op is None)
-        shown.append(Row("all", f"{len(devices)} dev", interval.total, errors=errors))
+        errors, requeues = (
+            sum(number for (_, op), number in since_start.items() if op is None)
+            for since_start in (view.errors, view.requeues)
+        )
+        shown.append(
+            Row("all", f"{len(devices)} dev", interval.total, errors=errors, requeues=requeues)
+        )
     for place, device in enumerate(devices):
         rows = list(_rows_of(device, view, look, about))
         left = room - len(shown) - (place < len(devices) - 1)  # that line tells of the others
@@ -382,7 +394,13 @@ def _rows_of(device: Device, view: View, look: Look, about: About) -> Iterator[R
     def row(text: str, op_text: str, op: str | None, of: Group | None) -> Row:
         key = number, op
         return Row(
-            text, op_text, of, view.history.get(key, ()), view.errors.get(key, 0), op is None
+            text,
+            op_text,
+            of,
+            view.history.get(key, ()),
+            view.errors.get(key, 0),
+            view.requeues.get(key, 0),
+            op is None,
         )
 
     only = device.ops[0].op if len(device.ops) == 1 else None
@@ -453,8 +471,15 @@ def _share(fraction: float | None) -> str:
 
 
 def _errors(row: Row) -> str:
-    now = row.group.errors if row.group is not None else 0
-    total = max(row.errors, now)
+    return _since_start(row.errors, row.group.errors if row.group is not None else 0)
+
+
+def _requeues(row: Row) -> str:
+    return _since_start(row.requeues, row.group.requeues if row.group is not None else 0)
+
+
+def _since_start(total: int, now: int) -> str:
+    total = max(total, now)
     return (f"{total}" if total < 1000 else f"{total // 1000}k") + "!" * bool(now)
 
 

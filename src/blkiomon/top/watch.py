@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from blkiomon.incomplete import Incomplete
 from blkiomon.interval import Counts, Group, Interval, merge
 
 HISTORY = 120
@@ -27,8 +28,10 @@ class View:
         devices: the numbers of those that are known.
         history: p99 of d2c in ns, interval by interval, None where nothing completed.
         errors: requests that failed since the start.
+        requeues: how often a request was given back since the start.
         totals: what became of all records.
         now: likewise in the latest interval.
+        incomplete: why the figures of the whole run are.
         seen_ns: from the beginning of the first interval to the end of the latest.
         quiet_ns: how long there has been no record.
         has_ended: there will be no further interval.
@@ -39,8 +42,10 @@ class View:
     devices: tuple[int, ...]
     history: Mapping[Key, tuple[int | None, ...]]
     errors: Mapping[Key, int]
+    requeues: Mapping[Key, int]
     totals: Counts
     now: Counts
+    incomplete: tuple[Incomplete, ...]
     seen_ns: int
     quiet_ns: int
     has_ended: bool
@@ -55,6 +60,7 @@ def paused(before: View, now: View) -> View:
         devices=before.devices,
         history=before.history,
         errors=before.errors,
+        requeues=before.requeues,
     )
 
 
@@ -72,7 +78,9 @@ class Watch:
         self._whole: list[Interval] = []  # to be merged when that is asked for, or they are many
         self._history: dict[Key, deque[int | None]] = {}
         self._errors: dict[Key, int] = {}
+        self._requeues: dict[Key, int] = {}
         self._totals = Counts()
+        self._missing_files = 0
         self._start_ns = 0
         self._quiet_ns = 0
 
@@ -85,6 +93,7 @@ class Watch:
         if len(self._whole) > MERGED_AT_ONCE:
             self._whole = [merge(self._whole)]
         self._totals += interval.counts
+        self._missing_files = max(self._missing_files, interval.missing_files)
         is_quiet = not interval.counts.records
         self._quiet_ns = self._quiet_ns + interval.end_ns - interval.start_ns if is_quiet else 0
         groups = {(g.device, g.op): g for g in interval.groups() if g.device is not None}
@@ -100,8 +109,10 @@ class Watch:
             devices=tuple(sorted(self._expected | {device for device, _ in self._history})),
             history={key: tuple(past) for key, past in self._history.items()},
             errors=dict(self._errors),
+            requeues=dict(self._requeues),
             totals=self._totals,
             now=self._latest.counts if self._latest else Counts(),
+            incomplete=self._totals.incomplete(self._missing_files),
             seen_ns=self._latest.end_ns - self._start_ns if self._latest else 0,
             quiet_ns=self._quiet_ns,
             has_ended=self.has_ended,
@@ -115,12 +126,15 @@ class Watch:
         for key, group in groups.items():
             if group.errors:
                 self._errors[key] = self._errors.get(key, 0) + group.errors
+            if group.requeues:
+                self._requeues[key] = self._requeues.get(key, 0) + group.requeues
         forgotten = [
             key
             for key, past in self._history.items()
             if len(past) == HISTORY
             and key not in groups
             and key not in self._errors
+            and key not in self._requeues
             and all(p99_ns is None for p99_ns in past)
         ]
         for key in forgotten:

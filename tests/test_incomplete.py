@@ -1,0 +1,307 @@
+"""Each screen, page and output says what its figures leave out, and how often requests went back.
+
+The traces are a set of blktrace with the file of a CPU missing, where requests were completed by
+another CPU than they were issued on, and one with a request that the kernel requeued.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import forked
+import goldenfiles
+import pytest
+import tracewriter as tw
+from rich.cells import cell_len
+from test_sources import write_set
+
+import blkiomon
+from blkiomon import archive, report
+from blkiomon.devices import nameless
+from blkiomon.incomplete import in_words
+from blkiomon.interval import Counts, Interval
+from blkiomon.outputs.openmetrics import Metrics
+from blkiomon.report import compare
+from blkiomon.top.frame import About, Look, lines
+from blkiomon.top.watch import Watch
+
+MULTI = goldenfiles.TRACES / "loop-multi-dc.bin"
+MS = 10**6
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trace of one CPU of two, as one file."""
+    directory = tmp_path_factory.mktemp("half")
+    write_set(directory, "sda", MULTI.read_bytes())
+    (directory / "sda.blktrace.1").unlink()
+    path = directory / "half.bin"
+    (directory / "sda.blktrace.0").rename(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def said(half: Path) -> str:
+    """What is missing, in words."""
+    incomplete = blkiomon.summarize(half).incomplete
+    assert "issues_without_completion" in {why.reason for why in incomplete}
+    return in_words(incomplete)
+
+
+def requeue(time_ns: int, sector: int, size: int) -> tw.Record:
+    action = tw.act(tw.READ | tw.FS | tw.REQUEUE, tw.EV_REQUEUE)
+    return tw.Record(time_ns, sector, size, action, 8 << 20)
+
+
+@pytest.fixture(scope="module")
+def retried(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of twenty requests, the kernel took one back twice: it took 61 ms from its first issue."""
+    records = []
+    for i in range(20):
+        at = (1000 + 100 * i) * MS
+        records.append(tw.issue(at, 8 * i, 4096))
+        if i == 3:
+            records += [requeue(at + 10 * MS, 8 * i, 4096), tw.issue(at + 20 * MS, 8 * i, 4096)]
+            records += [requeue(at + 30 * MS, 8 * i, 4096), tw.issue(at + 60 * MS, 8 * i, 4096)]
+        records.append(tw.complete(at + (61 if i == 3 else 1) * MS, 8 * i, 4096))
+    path = tmp_path_factory.mktemp("retried") / "retried.bin"
+    path.write_bytes(tw.encode(records))
+    return path
+
+
+@pytest.fixture(scope="module")
+def gappy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of twenty requests, eight never complete."""
+    records = []
+    for i in range(20):
+        at = (1000 + 100 * i) * MS
+        records.append(tw.issue(at, 8 * i, 4096))
+        if i >= 8:
+            records.append(tw.complete(at + MS, 8 * i, 4096))
+    path = tmp_path_factory.mktemp("gappy") / "gappy.bin"
+    path.write_bytes(tw.encode(records))
+    return path
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def test_reasons_are_said_in_a_line() -> None:
+    counts = Counts(records=100, matches=59, unanswered=41, orphans=1)
+    assert in_words(counts.incomplete(2)) == (
+        "2 of the trace's files for one CPU each are missing; 41 % of issues have no completion; "
+        "2 % of completions have no issue"
+    )
+    assert Counts(records=100, matches=1000, unanswered=1).incomplete() == ()
+
+
+# --- the screen -----------------------------------------------------------------------------------
+
+
+def frame(watch: Watch, width: int = 80, *, whole: bool = False) -> list[str]:
+    shown = lines(watch.view(whole=whole), Look(is_whole=whole), About(source="x"), width, 24)
+    assert max(map(cell_len, shown)) <= width
+    return shown
+
+
+def test_screen_says_lastingly_what_of_the_run_is_incomplete(half: Path, said: str) -> None:
+    watch = Watch()
+    for interval in blkiomon.intervals(half, interval=1):
+        watch.add(interval)
+    for later in range(2):
+        text = " ".join(line.strip() for line in frame(watch)[:6])
+        assert f"INCOMPLETE: {said}" in text
+        assert "nothing lost" not in text
+        watch.add(quiet(10 + later))
+
+
+def quiet(second: int) -> Interval:
+    """An interval in which nothing happened."""
+    interval = blkiomon.summarize(MULTI)
+    start_ns = interval.end_ns + second * 10**9
+    return Interval(
+        time_s=0, devices=interval.devices[:0], start_ns=start_ns, end_ns=start_ns + 10**9
+    )
+
+
+def test_screen_says_that_nothing_is_lost_only_where_that_holds() -> None:
+    watch = Watch()
+    watch.add(blkiomon.summarize(MULTI))
+    assert frame(watch)[1].startswith("nothing lost in 3.01 s")
+    assert not any("INCOMPLETE" in line for line in frame(watch))
+    watch.add(dataclasses.replace(quiet(1), missing_files=1))
+    assert frame(watch)[1].startswith("INCOMPLETE: 1 of the trace's files for one CPU each is")
+    watch.add(quiet(2))
+    assert frame(watch)[1].startswith("INCOMPLETE: 1 of")
+
+
+def test_screen_has_requeues_where_there_were_any(retried: Path) -> None:
+    def titles(watch: Watch, width: int) -> str:
+        return next(line for line in frame(watch, width) if line.startswith("device"))
+
+    watch = Watch()
+    watch.add(blkiomon.summarize(MULTI))
+    assert "requeue" not in titles(watch, 80) and "p99 hist" in titles(watch, 80)
+    watch = Watch()
+    for interval in blkiomon.intervals(retried, interval=1):
+        watch.add(interval)
+    for width in (80, 100, 200):
+        assert "err requeue" in titles(watch, width)
+        row = next(line for line in frame(watch, width) if line.startswith("8:0"))
+        at = titles(watch, width).index("requeue")
+        assert row[at : at + 7].strip() == "2"  # not just now
+    whole = next(line for line in frame(watch, whole=True) if line.startswith("8:0"))
+    assert whole.split()[-1] == "2!"
+
+
+# --- the page, the comparison ---------------------------------------------------------------------
+
+
+def page_of(path: Path, directory: Path) -> str:
+    output = directory / "page.html"
+    assert report.main(["-o", str(output), "--chart=iops", str(path)]) == 0
+    return output.read_text()
+
+
+def test_page_begins_with_what_is_incomplete(half: Path, said: str, tmp_path: Path) -> None:
+    page = page_of(half, tmp_path)
+    assert f'</h1>\n<p class="note"><b>Incomplete:</b> {said}.</p>' in page
+    assert "No events were lost" not in page
+    assert "<dt>Events lost</dt><dd>0</dd>" not in page
+    data = re.search(r'id="figures">(.*?)</script>', page)
+    assert data is not None
+    reasons = {why["reason"] for why in json.loads(data[1])["whole"]["incomplete"]}
+    assert "issues_without_completion" in reasons
+
+
+def test_page_of_a_whole_trace_is_not_incomplete(tmp_path: Path) -> None:
+    page = page_of(MULTI, tmp_path)
+    assert "ncomplete:" not in page and "No events were lost" in page
+    assert "Requeued" not in page and "requeues)" not in page
+
+
+def test_page_has_requeues_and_the_longest_retry(retried: Path, tmp_path: Path) -> None:
+    page = page_of(retried, tmp_path)
+    assert '<th scope="col">Failed</th><th scope="col">Requeued</th>' in page
+    assert "(requeues)</td><td>2</td>" in page
+    assert "from first issue to completion</td><td>61.0 ms</td>" in page
+
+
+def test_comparison_says_which_side_is_incomplete(
+    gappy: Path, retried: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    output = tmp_path / "page.html"
+    assert compare.main(["-o", str(output), "--chart=tail-0", str(retried), str(gappy)]) == 0
+    told = "40 % of issues have no completion"
+    text = capfd.readouterr().out
+    assert f"\nB is incomplete: {told}\n" in text and "A is incomplete" not in text
+    assert f'</h1>\n<p class="note"><b>B is incomplete:</b> {told}.</p>' in output.read_text()
+    assert compare.main([str(retried), ":", str(gappy), str(retried)]) == 0
+    assert f"\nB is incomplete ({gappy}): {told}\n" in capfd.readouterr().out
+    assert compare.main(["--json", str(retried), ":", str(gappy), str(retried)]) == 0
+    assert json.loads(capfd.readouterr().out)["incomplete"] == {
+        "a": [[]],
+        "b": [[{"reason": "issues_without_completion", "count": 8, "share": 0.4}], []],
+    }
+
+
+def test_comparison_of_one_device_leaves_the_share_as_it_is(half: Path, said: str) -> None:
+    from blkiomon.report.collect import collect
+
+    path = half.with_suffix(".jsonl")
+    assert forked.run("-I", "1", "--json", path, half).returncode == 0
+    for device in (7 << 20 | 1, 7 << 20 | 2):
+        found = collect([str(path)], devices=[device])
+        assert found.whole.devices.tolist() == [device]
+        assert in_words(found.whole.incomplete) == said
+
+
+def test_comparison_has_requeues_where_there_were_any(
+    retried: Path, gappy: Path, capfd: Capture
+) -> None:
+    assert compare.main([str(retried), str(gappy)]) == 0
+    assert re.search(r" requeues +2 +0\n", capfd.readouterr().out)
+    assert compare.main(["--json", str(retried), str(gappy)]) == 0
+    assert json.loads(capfd.readouterr().out)["rows"][0]["requeues"] == [2, 0]
+    assert compare.main([str(gappy), str(gappy)]) == 0
+    assert "requeues" not in capfd.readouterr().out
+
+
+def test_json_of_one_device_keeps_its_requeues(retried: Path) -> None:
+    from blkiomon.report.collect import collect
+
+    path = retried.with_suffix(".jsonl")
+    assert forked.run("-I", "1", "--json", path, retried).returncode == 0
+    total = collect([str(path)], devices=[8 << 20]).whole.total
+    assert (total.requeues, total.retried.max) == (2, 61 * MS)
+    assert collect([str(path)]).whole.total.requeues == 2
+
+
+# --- archives -------------------------------------------------------------------------------------
+
+
+def test_archive_says_of_which_host_figures_are_incomplete(half: Path, said: str) -> None:
+    summary = archive.summarize([str(half), str(MULTI)], workers=0)
+    told = [line for line in summary.text() if "INCOMPLETE" in line]
+    assert [line.split(maxsplit=1)[1] for line in told] == [f"INCOMPLETE: {said}\n"]
+    whole, parts = sorted(summary.to_dict()["hosts"], key=lambda host: len(host["incomplete"]))
+    assert whole["incomplete"] == []
+    assert "issues_without_completion" in {why["reason"] for why in parts["incomplete"]}
+
+
+def test_archive_has_requeues_where_there_were_any(retried: Path) -> None:
+    summary = archive.summarize([str(retried)], workers=0)
+    _, _, head, *rows = "".join(summary.text()).splitlines()
+    assert head.endswith(" requeues")
+    assert all(row.endswith(" 2") for row in rows[:-2])
+    fleet = summary.to_dict()["fleet"][-1]
+    assert (fleet["requeues"], fleet["retried"]["max_ns"]) == (2, 61 * MS)
+    assert "requeues" not in "".join(archive.summarize([str(MULTI)], workers=0).text())
+
+
+# --- the command, metrics -------------------------------------------------------------------------
+
+
+def test_a_run_ends_with_a_line_of_what_is_incomplete(half: Path, said: str) -> None:
+    result = forked.run("-I", "1", "--json", "/dev/null", half)
+    assert result.returncode == 0
+    assert result.stderr.decode() == f"blkiomon: incomplete: {said}\n"
+
+
+@pytest.mark.parametrize("outputs", [["-h", "-"], ["-b", "-"]])
+def test_the_originals_outputs_end_without_such_a_line(half: Path, outputs: Sequence[str]) -> None:
+    result = forked.run("-I", "1", *outputs, half)
+    assert result.returncode == 0 and not result.stderr
+
+
+def test_a_run_of_a_whole_trace_ends_without_such_a_line() -> None:
+    assert not forked.run("-I", "1", "--json", "/dev/null", MULTI).stderr
+
+
+def test_metrics_have_the_shares_of_the_latest_interval() -> None:
+    metrics = Metrics(nameless)
+    before = quiet(0)
+    for counts, missing_files, shares in [
+        (Counts(records=300, matches=60, unanswered=40), 0, {"issues_without_completion": 0.4}),
+        (
+            Counts(records=300, matches=75, unanswered=25, orphans=25),
+            1,
+            {"issues_without_completion": 0.25, "completions_without_issue": 0.25},
+        ),
+        (Counts(records=300, matches=50, orphans=50), 1, {"completions_without_issue": 0.5}),
+        (Counts(records=300, matches=60), 0, {}),
+    ]:
+        metrics.add(dataclasses.replace(before, counts=counts, missing_files=missing_files))
+        # Once as the library lays it out, and once filled into that.
+        texts = {metrics.text()[0].decode() for _ in range(2)}
+        (text,) = texts
+        found = re.findall(r'^blkiomon_incomplete_share{reason="(\w+)"} (\S+)$', text, re.M)
+        assert {reason: float(share) for reason, share in found} == shares
+        missing = re.findall(r"^blkiomon_missing_files (\S+)$", text, re.M)
+        assert list(map(float, missing)) == [1.0] * missing_files
