@@ -753,6 +753,7 @@ def test_command_with_blktrace(loop: str, unchanged: None, blktrace: Path) -> No
         status, text, complaints = process.end(signal.SIGTERM)
     assert (status, counted(text)["read"]) == (0, 3)
     assert complaints.splitlines() == [
+        "blkiomon: incomplete: 45 % of events were lost while tracing",
         "blkiomon: terminated by signal",
         "blkiomon: blktrace dropped 5 events",
     ]

@@ -291,6 +291,7 @@ def test_missing_cpu_is_reported_and_the_rest_is_right(tmp_path: Path) -> None:
     assert result.returncode == 0
     assert result.stderr.decode() == (
         f"blkiomon: {stem}.2 is missing between {stem}.1 and {stem}.3\n"
+        "blkiomon: incomplete: 1 per-CPU file of the trace missing\n"
     )
     kept = [r for i in range(30) if i % 4 != 2 for r in records[2 * i : 2 * i + 2]]
     (tmp_path / "kept").write_bytes(encode(kept))

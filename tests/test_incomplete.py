@@ -95,7 +95,7 @@ def gappy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_reasons_are_said_in_a_line() -> None:
     counts = Counts(records=100, matches=59, unanswered=41, orphans=1)
     assert in_words(counts.incomplete(2)) == (
-        "2 of the trace's files for one CPU each are missing; 41 % of issues have no completion; "
+        "2 per-CPU files of the trace missing; 41 % of issues have no completion; "
         "2 % of completions have no issue"
     )
     assert Counts(records=100, matches=1000, unanswered=1).incomplete() == ()
@@ -136,9 +136,9 @@ def test_screen_says_that_nothing_is_lost_only_where_that_holds() -> None:
     assert frame(watch)[1].startswith("nothing lost in 3.01 s")
     assert not any("INCOMPLETE" in line for line in frame(watch))
     watch.add(dataclasses.replace(quiet(1), missing_files=1))
-    assert frame(watch)[1].startswith("INCOMPLETE: 1 of the trace's files for one CPU each is")
+    assert frame(watch)[1].startswith("INCOMPLETE: 1 per-CPU file of the trace missing")
     watch.add(quiet(2))
-    assert frame(watch)[1].startswith("INCOMPLETE: 1 of")
+    assert frame(watch)[1].startswith("INCOMPLETE: 1 per-CPU file of the trace missing")
 
 
 def test_screen_has_requeues_where_there_were_any(retried: Path) -> None:

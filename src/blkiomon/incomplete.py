@@ -32,7 +32,8 @@ class Incomplete:
     def __str__(self) -> str:
         """In words: ``41 % of issues have no completion``."""
         if self.share is None:
-            return f"{self.count} of the trace's files for one CPU each {_are(self.count)} missing"
+            files = "file" if self.count == 1 else "files"
+            return f"{self.count} per-CPU {files} of the trace missing"
         return f"{self.share:.0%} {_TEXTS[self.reason]}".replace("%", " %")
 
 
@@ -49,10 +50,6 @@ _TEXTS = {
 def in_words(found: Iterable[Incomplete]) -> str:
     """All of them in a line: ``41 % of issues have no completion; 2 % of ...``."""
     return "; ".join(map(str, found))
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
 
 
 def reasons(missing_files: int, shares: dict[str, tuple[int, int]]) -> tuple[Incomplete, ...]:

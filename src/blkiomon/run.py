@@ -325,6 +325,8 @@ class StopSignals:
             if not is_hangup:
                 self._reopens = True
                 return
+        # The run ends: further ones would only interrupt this handler, each in another's midst.
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
         self.received = True
         self.number = number
         self._at_once()
