@@ -404,7 +404,9 @@ cdef class Merger:
                 self._hold(file)
                 replay(&self.m, file, key_of(time_ns + self.m.shifts[file], file))
                 return 0
-            if left and h.at[0] == 0 and self._skip_padding(file):
+            if left == 0:                       # else the first of some zeros may not be seen
+                self._fill(file, 1)
+            if h.at != h.end and h.at[0] == 0 and self._skip_padding(file):
                 continue
             left = h.end - h.at                 # as more may have been read to count the zeros
             if self.swap < 0 and left >= 4:
