@@ -77,7 +77,7 @@ lint: $(RELEASE)/.stamp-tools ## ruff, mypy, stubtest and cython-lint
 	@cd tests && ../$(RELEASE)/bin/mypy --strict --config-file= --no-error-summary typing_example.py
 	$(call say,stubtest)
 	@said=$$($(RELEASE)/bin/stubtest --concise --allowlist tools/stubtest.txt \
-		$(patsubst src/blkiomon/%.pyi,blkiomon.%,$(wildcard src/blkiomon/*.pyi))) || \
+		$(subst /,.,$(patsubst src/%.pyi,%,$(wildcard src/blkiomon/*.pyi src/blkiomon/*/*.pyi)))) || \
 		{ echo "$$said"; exit 1; }
 	$(call say,cython-lint)
 	@PATH="$(CURDIR)/$(RELEASE)/bin:$$PATH" cython-lint src

@@ -123,7 +123,7 @@ class BuildExt(build_ext):
 def extension(name: str) -> Extension:
     return Extension(
         f"blkiomon.{name}",
-        [f"src/blkiomon/{name}.pyx"],
+        [str(Path("src/blkiomon", *name.split(".")).with_suffix(".pyx"))],
         define_macros=MACROS,
         extra_compile_args=COMPILE_ARGS,
         extra_link_args=LINK_ARGS,
@@ -136,7 +136,7 @@ SHARED = sorted(str(path) for path in Path("share").rglob("*") if path.is_file()
 
 setup(
     data_files=[(str(Path(name).parent), [name]) for name in SHARED],
-    ext_modules=[extension("_core"), extension("_merge"), extension("_sysv")],
+    ext_modules=[extension(name) for name in ("_core", "outputs.sysv", "sources.merger")],
     cmdclass={"build_ext": BuildExt},
     options={
         "build": {"build_base": str(BUILD_BASE)},

@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 from benchmarks import streams
 from benchmarks.engine import as_bytes, feed
 from benchmarks.report import Options, Table
-from blkiomon import layout
+from blkiomon import to_dict
 from blkiomon._core import Engine
-from blkiomon.archive import options, summarize
-from blkiomon.archive.summary import Summary
-from blkiomon.archive.traces import find
-from blkiomon.archive.work import archive
+from blkiomon.commands.archive import options, summarize
+from blkiomon.commands.archive.summary import Summary
+from blkiomon.commands.archive.traces import find
+from blkiomon.commands.archive.work import archive
+from blkiomon.engine import layout
 
 TRACES = 1000
 REQUESTS = 10_000
@@ -87,7 +88,7 @@ def rows(traces: int) -> Iterator[tuple[str, ...]]:
                 if dataset is not None:
                     shutil.rmtree(dataset)
                 run = spread(pattern, dataset, workers)
-                assert run.summary.to_dict() == single.summary.to_dict()
+                assert to_dict(run.summary) == to_dict(single.summary)
                 who = f"{workers} worker{'s' * (workers > 1)}"
                 yield _row(into, who, run, n_bytes, single)
         again = spread(pattern, root / "ds", 0)
@@ -132,7 +133,7 @@ def shared(requests: int) -> Iterator[tuple[str, ...]]:
                 for records in streams.repeat(stream, SHARED_ROUNDS):
                     records.tofile(file)
             runs = [spread(str(trace), None, 2, shards, 60.0) for shards in (1, 2)]
-        assert runs[0].summary.to_dict() == runs[1].summary.to_dict()
+        assert to_dict(runs[0].summary) == to_dict(runs[1].summary)
         yield (
             f"{depth:,} outstanding, {devices:,} device{'s' * (devices > 1)}",
             *(f"{cost:.1f}" for cost in costs),

@@ -14,8 +14,8 @@ from benchmarks.growth import MB, M, resident
 from benchmarks.report import Options, Table
 from benchmarks.streams import COMPLETE, COMPLETED, ISSUE, ISSUED, READ
 from blkiomon._core import Engine
-from blkiomon.layout import MAGIC, TRACE_V7
-from blkiomon.monitor import Monitor
+from blkiomon.engine.layout import MAGIC, TRACE_V7
+from blkiomon.interval.monitor import Monitor
 
 BLOCK = 1 << 18
 """Records made at a time."""
@@ -74,7 +74,7 @@ def run(name: str, marks: list[int], options: dict[str, Any]) -> list[tuple[int,
         begin_ns = time.process_time_ns()
         engine.feed(data)
         if n // BLOCK % CUT_EVERY == CUT_EVERY - 1:
-            engine.cut()
+            engine.snapshot()
         spent_ns += time.process_time_ns() - begin_ns
         n += BLOCK
         if n >= marks[len(found)]:
@@ -86,7 +86,7 @@ def run(name: str, marks: list[int], options: dict[str, Any]) -> list[tuple[int,
                     resident() - before,
                     engine.pending,
                     counters["evicted"],
-                    counters["over_limit"],
+                    counters["over_device_limit"],
                 )
             )
             spent_ns, passed = 0, n

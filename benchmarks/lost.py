@@ -31,7 +31,7 @@ from benchmarks import streams
 from benchmarks.engine import as_bytes
 from benchmarks.report import Options, Table
 from blkiomon._core import Engine
-from blkiomon.layout import TRACE_V7
+from blkiomon.engine.layout import TRACE_V7
 
 M = 1_000_000
 ROUND = M // 2
@@ -163,7 +163,9 @@ class Run:
         share: int,
     ) -> None:
         self.engine = Engine(max_age_ns=max_age_ns)
-        self._records = streams.make(ROUND // share, min(depth, ROUND // share), devices, lost=lost)
+        self._records = streams.make(
+            ROUND // share, min(depth, ROUND // share), devices, lost_events=lost
+        )
         self._rounds = streams.repeat(self._records, 1 << 30)
         self._beside = beside
         for _ in range(BEFORE // share if lost else 2):

@@ -16,7 +16,7 @@ from benchmarks import programs, streams
 from benchmarks.engine import as_bytes
 from benchmarks.programs import OURS, QUIET
 from benchmarks.report import Options, Table
-from blkiomon.layout import TRACE_V7
+from blkiomon.engine.layout import TRACE_V7
 
 MB = 1e6
 

@@ -44,8 +44,10 @@ def cost_ns(paths: Sequence[Path], records: int, *, feed: bool, repeats: int = 3
                 if feed:
                     engine.feed(data)
         best = min(best, (time.thread_time_ns() - start) / records)
-        if n_bytes != records * 48 or (feed and engine.matches != records // 2):
-            raise RuntimeError(f"{n_bytes} bytes and {engine.matches} matches of {records} records")
+        if n_bytes != records * 48 or (feed and engine.requests != records // 2):
+            raise RuntimeError(
+                f"{n_bytes} bytes and {engine.requests} matches of {records} records"
+            )
     return best
 
 

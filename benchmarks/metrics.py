@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from benchmarks import streams
 from benchmarks.report import Options, Table
-from blkiomon.groups import NS_PER_S
-from blkiomon.monitor import Monitor
-from blkiomon.outputs.openmetrics import MAX_DEVICES, Metrics
+from blkiomon.formats.openmetrics import MAX_DEVICES, Metrics
+from blkiomon.interval.groups import NS_PER_S
+from blkiomon.interval.monitor import Monitor
 
 
 def rows(requests: int, scrapes: int) -> Iterator[tuple[str, ...]]:

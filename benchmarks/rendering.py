@@ -13,11 +13,12 @@ from dataclasses import replace
 
 from benchmarks import streams
 from benchmarks.report import Options, Table
-from blkiomon.groups import NS_PER_S
-from blkiomon.interval import Interval
-from blkiomon.monitor import Monitor
-from blkiomon.outputs import csv, jsonl
-from blkiomon.outputs.openmetrics import Metrics
+from blkiomon import to_dict
+from blkiomon.formats import csv, json_lines
+from blkiomon.formats.openmetrics import Metrics
+from blkiomon.interval.groups import NS_PER_S
+from blkiomon.interval.monitor import Monitor
+from blkiomon.interval.value import Interval
 
 DEVICES = 1000
 REQUESTS = 80 * DEVICES
@@ -47,16 +48,16 @@ def rows(interval: Interval) -> Iterator[tuple[str, ...]]:
         return replace(interval)  # nothing has been worked out yet
 
     def plain() -> str:
-        return json.dumps(fresh().to_dict(), separators=(",", ":"), allow_nan=False)
+        return json.dumps(to_dict(fresh()), separators=(",", ":"), allow_nan=False)
 
-    render_json, render_csv = jsonl.renderer(), csv.renderer()
+    render_json, render_csv = json_lines.renderer(), csv.renderer()
     if b"".join(render_json(interval)) != plain().encode() + b"\n":
         raise RuntimeError("the line is not that of json.dumps")
     metrics = Metrics(lambda number: None)
     metrics.add(interval)
     plain_ms = cost_ms(plain)
     for name, work in (
-        ("json.dumps(interval.to_dict())", plain),
+        ("json.dumps(to_dict(interval))", plain),
         ("--json", lambda: b"".join(render_json(fresh()))),
         ("--csv", lambda: b"".join(render_csv(fresh()))),
         ("--openmetrics, an interval", lambda: metrics.add(fresh())),
@@ -70,7 +71,7 @@ def report(options: Options) -> Iterator[Table | str]:
     devices = DEVICES // (10 if options.quick else 1)
     interval = interval_of(devices, REQUESTS // (10 if options.quick else 1))
     groups = interval.groups()
-    bins = sum(len(group.d2c.bins) + len(group.size.bins) for group in groups)
+    bins = sum(len(group.d2c_ns.bins) + len(group.size_bytes.bins) for group in groups)
     yield Table(
         f"An interval of {devices:,} devices, {len(groups):,} groups with {bins:,} bins",
         ("what", "CPU ms", "times as fast as json.dumps"),

@@ -28,7 +28,7 @@ STREAMS = ((32, 1), (8192, 1), (8192, 64))
 RUNS = 15
 HERE = "here"
 
-DROPIN = "import blkiomon.cli as c; sys.exit(c.main())"
+DROPIN = "import blkiomon.commands.cli as c; sys.exit(c.main())"
 ENGINE = """
 import time
 from blkiomon._core import Engine

@@ -68,10 +68,10 @@ def measurements() -> Iterator[tuple[str, Callable[[], Start], str]]:
     for arguments, code in (
         (["-S", "-E"], "pass"),
         ([], "pass"),
-        ([], "import blkiomon.cli"),
+        ([], "import blkiomon.commands.cli"),
         ([], "import os; os.environ['OPENBLAS_NUM_THREADS'] = '1'; import numpy"),
         ([], "import numpy"),
-        ([], "import blkiomon.monitor"),
+        ([], "import blkiomon.interval.monitor"),
     ):
         command = [sys.executable, *arguments, "-c", code]
         name = f'`python {" ".join([*arguments, "-c"])} "{code}"`'

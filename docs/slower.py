@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from blkiomon import layout
+from blkiomon.engine import layout
 
 ISSUE, COMPLETE, DIRECTION = 1 << 22, 1 << 23, 3 << 16
 

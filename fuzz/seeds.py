@@ -21,7 +21,7 @@ from intervals import HUNG, SDB, Io, interval_of  # noqa: E402
 from streams import generate  # noqa: E402
 from tracewriter import Record, complete, encode, issue  # noqa: E402
 
-from blkiomon import Interval, summarize  # noqa: E402
+from blkiomon import Interval, summarize, to_bytes, to_dict  # noqa: E402
 
 CORPUS = TOP / "fuzz" / "corpus"
 RECORDS = (4, 60)
@@ -76,7 +76,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
         yield f"pairs-{i}", encode(pairs)
     for seed in range(8):  # of requests in several steps
         yield f"steps-{seed}", generate(seed, avoid="nothing", count=60).data
-    yield "lost", little[:96] + b"CPU:1 [LOST 23 EVENTS]\n" + little[96:]
+    yield "lost_events", little[:96] + b"CPU:1 [LOST 23 EVENTS]\n" + little[96:]
     yield "cut", little[:-20]
 
 
@@ -101,8 +101,8 @@ def main() -> None:
         ]  # fmt: skip
         write("decode", f"{name}-02", b"".join(early))
     for name, item in stored_intervals():
-        write("from_bytes", name, item.to_bytes()[5:-4])
-        line = json.dumps(item.to_dict(), separators=(",", ":")).encode() + b"\n"
+        write("from_bytes", name, to_bytes(item)[5:-4])
+        line = json.dumps(to_dict(item), separators=(",", ":")).encode() + b"\n"
         write("json", name, line[1:])
         write("json", f"{name}-twice", line[1:] + line)
 

@@ -21,16 +21,18 @@ import numpy as np
 from intervals import use_all
 from reference import Reference
 
-from blkiomon import decode as stats_decoder
-from blkiomon import layout
+import blkiomon
+from blkiomon import to_bytes
 from blkiomon._core import Engine
-from blkiomon._merge import Merger
-from blkiomon.compact import CRC_BYTES, MAGIC, VERSION
+from blkiomon.commands import decode as stats_decoder
+from blkiomon.commands.report.collect import ReportError, collect
+from blkiomon.commands.report.series import series
+from blkiomon.engine import layout
 from blkiomon.errors import IntervalError, StatsError, TraceError
-from blkiomon.interval import Interval, join
-from blkiomon.outputs import binary
-from blkiomon.report.collect import ReportError, collect
-from blkiomon.report.series import series
+from blkiomon.formats import stats_file
+from blkiomon.formats.binary_codec import CRC_BYTES, MAGIC, VERSION
+from blkiomon.interval.value import Interval, join
+from blkiomon.sources.merger import Merger
 
 OPTIONS = 16
 U64 = 1 << 64
@@ -133,13 +135,13 @@ def outcome(
                         assert not len(piece), "bytes were left over"
                         break
                     assert until is not None and stopped_at >= until
-                    cuts.append(engine.cut(until))
+                    cuts.append(engine.snapshot(until))
                     stops += 1
                     until = max(stopped_at + 1, until + (until_step << stops))
                     if stops == MOST_STOPS or until >= U64:
                         until = None
             skips += engine.take_skips()
-            cuts.append(engine.cut())
+            cuts.append(engine.snapshot())
         engine.finish()
     except TraceError as caught:
         error = str(caught)
@@ -151,7 +153,7 @@ def outcome(
                 assert again is caught
             else:
                 raise AssertionError("a failed engine goes on")
-    cuts.append(engine.cut())
+    cuts.append(engine.snapshot())
     skips += engine.take_skips()
     told = [
         {name: getattr(cut, name).tobytes() for name in cut.__dataclass_fields__} for cut in cuts
@@ -237,7 +239,7 @@ def shared(
             assert a == b, f"{name} differs in shard {k}:\n{a}\n{b}"
     for cut, *its_parts in zip(cuts, *parts):
         joined = join([as_interval(part) for part in its_parts])
-        assert joined.to_bytes() == as_interval(cut).to_bytes()
+        assert to_bytes(joined) == to_bytes(as_interval(cut))
 
 
 def balance(told: Outcome, cuts: list[Any], stream: bytes) -> None:
@@ -248,7 +250,7 @@ def balance(told: Outcome, cuts: list[Any], stream: bytes) -> None:
     if told.error is None:
         assert told.offset == len(stream)
     assert counters["records"] * 48 <= told.offset - counters["skipped_bytes"]
-    matches = counters["matches"]
+    matches = counters["requests"]
     assert sum(int(cut.rows["requests"].sum()) for cut in cuts) == matches
     for name in ("d2c_bins", "size_bins"):
         assert sum(int(getattr(cut, name)["count"].sum()) for cut in cuts) == matches, name
@@ -264,7 +266,7 @@ def adds_up(engine: Engine, told: Outcome, limits: dict[str, Any], keep: dict[st
     """What was collected against what was counted."""
     counters = told.counters
     if keep.get("keep_requests"):
-        assert len(engine.take_requests()) == counters["matches"]
+        assert len(engine.take_requests()) == counters["requests"]
     if keep.get("keep_details"):
         left = engine.leftovers()
         assert len(left) == told.pending <= limits["max_pending"]
@@ -280,7 +282,7 @@ def adds_up(engine: Engine, told: Outcome, limits: dict[str, Any], keep: dict[st
         lengths = int(records["pdu_len"].sum(dtype=np.uint64)) + 48 * len(records)
         rest = told.offset - counters["skipped_bytes"] - engine.padding_bytes - lengths
         assert rest >= 0
-        if not counters["lost"]:  # then what is left are the longer headers of version 8
+        if not counters["lost_events"]:  # then what is left are the longer headers of version 8
             assert rest % 16 == 0 and rest // 16 <= len(records)
         asked_for = records["time_ns"] >= limits["from_ns"]
         if limits["devices"]:
@@ -288,14 +290,14 @@ def adds_up(engine: Engine, told: Outcome, limits: dict[str, Any], keep: dict[st
         records = records[asked_for]
         is_driver_data = (records["action"] & DRV_DATA) != 0
         paired = ((records["action"] & (ISSUE | COMPLETE)) != 0) & ~is_driver_data
-        pairs, others = 2 * counters["matches"], counters["mismatches"] + counters["evicted"]
+        pairs, others = 2 * counters["requests"], counters["mismatches"] + counters["evicted"]
         why = f"{int(paired.sum())} were paired: {counters}, {told.pending} pending"
         if limits["as_original"]:
             assert int(paired.sum()) == pairs + others + told.pending, why
         else:  # requests of several steps take any number of records, requeues among them
             requeues = (records["action"] & REQUEUE) != 0
             assert int((paired | requeues).sum()) >= pairs // 2 + told.pending, why
-        assert int(is_driver_data.sum()) == counters["driver_data"]
+        assert int(is_driver_data.sum()) == counters["driver_data_records"]
         if keep.get("keep_driver_data"):
             of_these = records[is_driver_data]
             assert len(driver_data) == 48 * len(of_these) + int(of_these["pdu_len"].sum())
@@ -306,12 +308,12 @@ def adds_up(engine: Engine, told: Outcome, limits: dict[str, Any], keep: dict[st
 def as_interval(cut: Any) -> Interval:
     """An interval that holds nothing but this."""
     devices = list(dict.fromkeys(cut.rows["device"].tolist()))
-    return Interval(time_s=1, devices=np.array(devices, np.uint32), cut=cut)
+    return Interval(time_s=1, devices=np.array(devices, np.uint32), snapshot=cut)
 
 
 def read_back(cut: Any) -> None:
     """An interval's statistics, written with -b and read again."""
-    written = b"".join(binary.renderer("0.3")(as_interval(cut)))
+    written = b"".join(stats_file.renderer("0.3")(as_interval(cut)))
     if written:
         stats = stats_decoder.parse(written)
         assert stats.version == "0.3" and stats.tail_bytes == 0
@@ -344,11 +346,11 @@ def as_reference(limits: dict[str, Any], told: Outcome, stream: bytes, ends: lis
     ours = told.counters
     for name, theirs in (
         ("records", reference.overall),
-        ("matches", reference.matched),
+        ("requests", reference.matched),
         ("mismatches", reference.mismatched),
-        ("driver_data", reference.driverdata),
+        ("driver_data_records", reference.driverdata),
         ("evicted", reference.evicted),
-        ("lost", reference.lost % U64),
+        ("lost_events", reference.lost_events % U64),
         ("skipped_bytes", reference.skipped),
     ):
         assert ours[name] == theirs, f"{name}: {ours[name]}, by the reference {theirs}"
@@ -401,12 +403,12 @@ def merger(data: memoryview) -> int:
     left_out = merged.skipped_bytes + merged.padding_bytes
     assert len(result) + left_out <= total
     if are_records and len(orders) == 1:
-        assert error is None and not merged.failures and not skips and not merged.lost
+        assert error is None and not merged.failures and not skips and not merged.lost_events
         by_hand = heads_first(records)
         assert result == b"".join(by_hand), "not in order of time"
     elif resync:
         assert error is None and not merged.failures
-        if not merged.lost:
+        if not merged.lost_events:
             assert len(result) + left_out == total
     for failure in merged.failures:
         assert isinstance(failure, TraceError)
@@ -562,7 +564,7 @@ def from_bytes(data: memoryview) -> int:
     """IntervalError, or an interval that can be asked for everything, and written and merged."""
     body = MAGIC + bytes([VERSION]) + data
     try:
-        item = Interval.from_bytes(body + zlib.crc32(body).to_bytes(CRC_BYTES, "little"))
+        item = blkiomon.from_bytes(body + zlib.crc32(body).to_bytes(CRC_BYTES, "little"))
     except IntervalError as error:
         assert "\n" not in str(error)
         return 0
@@ -591,5 +593,5 @@ def json(data: memoryview) -> int:
         use_all(item)
     over_time = series(found.slices)
     assert (np.diff(over_time.edges_s) >= 0).all()
-    assert sum(line.whole.num for line in over_time.lines.values()) == found.whole.total.requests
+    assert sum(line.whole.count for line in over_time.lines.values()) == found.whole.total.requests
     return len(found.slices)

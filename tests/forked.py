@@ -30,8 +30,8 @@ from runner import TIMEOUT_S, Argument
 IMPORTS = {
     "plain": (),
     "extras": ("pyarrow.parquet", "prometheus_client.core"),
-    "archive": ("blkiomon.archive.run",),
-    "dask": ("distributed.cli.utils", "blkiomon.archive.cluster"),
+    "archive": ("blkiomon.commands.archive.run",),
+    "dask": ("distributed.cli.utils", "blkiomon.commands.archive.cluster"),
 }
 """Beside what every run imports. Each kind has a process that forks: who has more ends later."""
 

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from typing import Any
 
 # What a run imports before it reads its first record, whatever it is for.
-PLAIN = ("blkiomon.cli", "blkiomon.run", "blkiomon.decode")
+PLAIN = ("blkiomon.commands.cli", "blkiomon.commands.run", "blkiomon.commands.decode")
 
 
 def become(request: dict[str, Any], fds: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from reference import ISSUE, Pending, Reference, Trace, operation
 
-from blkiomon import layout
+from blkiomon.engine import layout
 
 LoadKey = tuple[int, int]
 Figures = tuple[int, ...]
@@ -45,7 +45,7 @@ class InFlight(Reference):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.orphans = 0
+        self.completions_without_issue = 0
         self.now_ns = 0
         self._spans: dict[int, Span] = {}  # those in flight, by the identity of what is pending
         self._ended: list[Span] = []  # those that ended in this interval
@@ -70,15 +70,15 @@ class InFlight(Reference):
             self._ended.append(span)
 
     def _is_alone(self, pending: Pending) -> None:
-        self.orphans += 1
+        self.completions_without_issue += 1
         self._alone.add(id(pending))
 
     def _is_answered(self, pending: Pending) -> None:
-        self.orphans -= id(pending) in self._alone
+        self.completions_without_issue -= id(pending) in self._alone
 
     def _is_dropped(self, record: Trace) -> None:
         super()._is_dropped(record)
-        self.orphans += not record.action & ISSUE
+        self.completions_without_issue += not record.action & ISSUE
 
     def _comes_late(self, issue: Trace, completed_ns: int) -> None:
         op = layout.OPS.index(operation(issue))

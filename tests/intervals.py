@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import reference
 
-from blkiomon import layout
-from blkiomon.interval import Counts, Cut, Interval
+from blkiomon import from_bytes, from_dict, to_bytes, to_dict
+from blkiomon.engine import layout
+from blkiomon.engine.snapshot import Snapshot
+from blkiomon.interval.value import Counts, Interval
 
 READ, WRITE, BIDIRECTIONAL = 0, 1, 2
 
@@ -56,7 +58,9 @@ def interval(requests: Iterable[Request], time_s: int = 0) -> Interval:
     for row, ((device, op, direction), members) in zip(rows[::-1], groups.items(), strict=True):
         row["device"], row["op"], row["direction"] = device, op, direction
         _fill(row, [r.size for r in members], [r.d2c_us for r in members])
-    return Interval(time_s=time_s, devices=np.array(list(devices), "u4"), cut=Cut(rows=rows))
+    return Interval(
+        time_s=time_s, devices=np.array(list(devices), "u4"), snapshot=Snapshot(rows=rows)
+    )
 
 
 def _fill(row: Any, sizes: list[int], d2c_us: list[int]) -> None:
@@ -117,7 +121,7 @@ def completed(ios: Iterable[Io], start_ns: int, end_ns: int) -> list[Io]:
     return sorted(within, key=lambda io: io.end_ns)
 
 
-def cut_of(ios: Sequence[Io], start_ns: int, end_ns: int) -> Cut:
+def cut_of(ios: Sequence[Io], start_ns: int, end_ns: int) -> Snapshot:
     """What the engine hands out at `end_ns` after a cut at `start_ns`."""
     done = completed(ios, start_ns, end_ns)
     groups: dict[tuple[int, int, int], list[Io]] = {}
@@ -145,7 +149,7 @@ def cut_of(ios: Sequence[Io], start_ns: int, end_ns: int) -> Cut:
 
     pids = {io.pid: None for io in done if io.pid is not None}
     of_pid = [[io.size for io in done if io.pid == pid] for pid in pids]
-    return Cut(
+    return Snapshot(
         rows=rows,
         d2c_bins=bins([[io.d2c_ns or 0 for io in members] for members in groups.values()]),
         size_bins=bins([[io.size for io in members] for members in groups.values()]),
@@ -203,9 +207,9 @@ def interval_of(
     return Interval(
         time_s=end_ns // 10**9,
         devices=np.array(list(dict.fromkeys(io.device for io in done)), "u4"),
-        cut=cut_of(ios, start_ns, end_ns),
+        snapshot=cut_of(ios, start_ns, end_ns),
         counts=Counts(
-            records=2 * len(done), matches=len(done), lost=sum(io.size % 3 for io in done)
+            records=2 * len(done), requests=len(done), lost_events=sum(io.size % 3 for io in done)
         ),
         start_ns=start_ns,
         end_ns=end_ns,
@@ -244,25 +248,25 @@ def use_all(item: Interval) -> None:
     groups = item.groups()
     assert groups[-1].op is None
     for group in groups:
-        assert group.requests == group.d2c.num == group.size.num
-        for quantity in (group.d2c, group.size, group.q2d, group.q2c):
-            if quantity is not None and quantity.num:
+        assert group.requests == group.d2c_ns.count == group.size_bytes.count
+        for quantity in (group.d2c_ns, group.size_bytes, group.q2d_ns, group.q2c_ns):
+            if quantity is not None and quantity.count:
                 least, middle, greatest = map(quantity.percentile, (1e-9, 75, 100))
                 assert least is not None and middle is not None and greatest is not None
                 assert (least, greatest) == (quantity.min, quantity.max)
                 assert least <= middle <= greatest
-                assert least * quantity.num <= quantity.sum <= greatest * quantity.num
+                assert least * quantity.count <= quantity.sum <= greatest * quantity.count
                 assert quantity.stddev is None or quantity.stddev >= 0
     for op in (None, *layout.OPS):
         item.percentile(99.9, op=op)
     for histograms in (True, False):
-        json.dumps(item.to_dict(histograms=histograms), allow_nan=False)
-    assert Interval.from_dict(item.to_dict()).groups() == groups
-    data = item.to_bytes()
-    assert Interval.from_bytes(data).to_bytes() == data
-    twice = item.merge(Interval.from_bytes(data))
+        json.dumps(to_dict(item, histograms=histograms), allow_nan=False)
+    assert from_dict(to_dict(item)).groups() == groups
+    data = to_bytes(item)
+    assert to_bytes(from_bytes(data)) == data
+    twice = item.merge(from_bytes(data))
     assert twice.total.requests == 2 * item.total.requests
-    assert Interval.from_bytes(twice.to_bytes()).groups() == twice.groups()
+    assert from_bytes(to_bytes(twice)).groups() == twice.groups()
     if (item.rows["d2c_hist"].sum(axis=1) == item.rows["requests"]).all():
         item.device_stats()
 

@@ -244,40 +244,46 @@ class MinMax:
     min: int = U64 - 1
     max: int = 0
     sum: int = 0
-    squ: int = 0
-    num: int = 0
+    sum_squares: int = 0
+    count: int = 0
 
     def add(self, value: int) -> None:
         """Account one value."""
         self.min = min(self.min, value)
         self.max = max(self.max, value)
         self.sum += value
-        self.squ += value * value
-        self.num += 1
+        self.sum_squares += value * value
+        self.count += 1
 
     def avg(self) -> float:
         """sum / num as a double."""
-        if self.num == 0:
+        if self.count == 0:
             return 0.0
         if self.original:
-            return float(self.sum % U64) / float(self.num)
-        return self.sum / self.num if self.sum >= U64 else float(self.sum) / float(self.num)
+            return float(self.sum % U64) / float(self.count)
+        return self.sum / self.count if self.sum >= U64 else float(self.sum) / float(self.count)
 
     def var(self) -> float:
         """The original's double arithmetic where its 64-bit products hold, else exact."""
-        if self.num == 0:
+        if self.count == 0:
             return 0.0
-        square, squ = self.sum * self.sum, self.squ
+        square, squ = self.sum * self.sum, self.sum_squares
         if self.original:
             square, squ = (self.sum % U64) ** 2 % U64, squ % U64
         elif square >= U64 or squ >= U64:
-            return (self.num * squ - square) / (self.num * self.num)
-        num = float(self.num)
+            return (self.count * squ - square) / (self.count * self.count)
+        num = float(self.count)
         return (float(squ) - float(square) / num) / num
 
     def wire(self) -> tuple[int, int, int, int, int]:
         """The five fields modulo 2^64."""
-        return self.min % U64, self.max % U64, self.sum % U64, self.squ % U64, self.num % U64
+        return (
+            self.min % U64,
+            self.max % U64,
+            self.sum % U64,
+            self.sum_squares % U64,
+            self.count % U64,
+        )
 
     def text(self) -> str:
         """The part of a minmax line after its title."""
@@ -322,7 +328,7 @@ class DeviceStats:
     thrput_r: MinMax = field(default_factory=MinMax)
     thrput_w: MinMax = field(default_factory=MinMax)
     bidir: int = 0
-    matches: list[Match] = field(default_factory=list)
+    requests: list[Match] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for minmax in self.minmaxes():
@@ -366,7 +372,7 @@ class DeviceStats:
             self.thrput_w.add(throughput)
         else:
             self.bidir += 1
-        self.matches.append(Match(operation(issue), d2c_ns, size, error))
+        self.requests.append(Match(operation(issue), d2c_ns, size, error))
 
 
 def human_text(stats: Iterable[DeviceStats], time_s: float) -> str:
@@ -452,7 +458,7 @@ class Reference:
         self.on_record = on_record
         self.bad: BadTrace | None = None
         self.overall = self.matched = self.mismatched = self.driverdata = 0
-        self.evicted = self.lost = self.skipped = self.given_up = 0
+        self.evicted = self.lost_events = self.skipped = self.given_up = 0
         self.padding = 0
         self._padding_end = -1
         self.byteorder: str | None = None
@@ -509,7 +515,7 @@ class Reference:
         head = bytes(view[:LOST_MARK_MAX])
         mark = head.startswith(b"C") and LOST_MARK.match(head)
         if mark:
-            self.lost += int(mark[1] or 1)  # without a number: at least one
+            self.lost_events += int(mark[1] or 1)  # without a number: at least one
             return mark.end()
         if head[0] == 0 and self.overall:
             zeros = len(view) - len(bytes(view).lstrip(b"\0"))
@@ -901,8 +907,8 @@ class Reference:
         )
         if self.evicted:
             line += f", {self.evicted} evicted"
-        if self.lost:
-            line += f", {self.lost} lost"
+        if self.lost_events:
+            line += f", {self.lost_events} lost"
         if self.skipped:
             line += f", {self.skipped} bytes skipped"
         return line + "\n"

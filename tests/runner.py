@@ -27,10 +27,10 @@ from typing import IO, Any, TypeVar
 
 import reference
 
-from blkiomon import _sysv, cli
-from blkiomon.config import Config
-from blkiomon.outputs import open_outputs
-from blkiomon.run import Line
+from blkiomon.commands import cli
+from blkiomon.commands.config import Config
+from blkiomon.commands.run import Line
+from blkiomon.outputs import open_outputs, sysv
 
 COMMAND = tuple(os.environ.get("BLKIOMON", f"{sys.executable} -m blkiomon").split())
 """`make dropin` has another installation stand for it."""
@@ -295,13 +295,13 @@ class MessageQueue:
 
     def create(self) -> None:
         """Makes it."""
-        self._id = _sysv.create(_sysv.ftok(os.fsencode(self.path), self.project))
+        self._id = sysv.create(sysv.ftok(os.fsencode(self.path), self.project))
 
     def remove(self) -> None:
         """Removes it, and what is in it."""
         if self._id is not None:
             gone, self._id = self._id, None
-            _sysv.remove(gone)
+            sysv.remove(gone)
 
     def __enter__(self) -> MessageQueue:
         self.create()
@@ -318,11 +318,11 @@ class MessageQueue:
     def limit(self, limit_bytes: int) -> None:
         """How many bytes may wait in it."""
         assert self._id is not None
-        _sysv.set_limit(self._id, limit_bytes)
+        sysv.set_limit(self._id, limit_bytes)
 
     def __len__(self) -> int:
         assert self._id is not None
-        return _sysv.stat(self._id)[0]
+        return sysv.stat(self._id)[0]
 
     def await_messages(self, number: int) -> None:
         """Waits until so many wait in it."""
@@ -331,7 +331,7 @@ class MessageQueue:
     def take(self) -> list[bytes]:
         """All messages that wait in it, each of type 3."""
         assert self._id is not None
-        return [_sysv.msgrcv(self._id, 8192, 3)[1] for _ in range(len(self))]
+        return [sysv.msgrcv(self._id, 8192, 3)[1] for _ in range(len(self))]
 
 
 @contextmanager

@@ -20,8 +20,9 @@ import streams
 from test_sources import split, write_set
 
 import blkiomon
-from blkiomon import Distribution, Interval, layout
-from blkiomon.distribution import PERCENTILES
+from blkiomon import Distribution, Interval, from_dict, to_dict
+from blkiomon.engine import layout
+from blkiomon.interval.distribution import PERCENTILES
 
 REAL = ("loop-multi-dc", "loop-phases-dc", "loop-ext4-all")
 NEVER_QUEUED = 2**64 - 1
@@ -161,7 +162,7 @@ def test_split_by_cpu_tells_losses_where_the_merged_stream_does(tmp_path: Path) 
         (tmp_path / f"sda.blktrace.{cpu}").write_bytes(part)
 
     def losses(source: Path) -> list[int]:
-        return [interval.counts.lost for interval in blkiomon.intervals(source, 0.01)]
+        return [interval.counts.lost_events for interval in blkiomon.intervals(source, 0.01)]
 
     assert losses(tmp_path / "sda") == losses(tmp_path / "merged")
     assert json_lines(tmp_path / "sda") == json_lines(tmp_path / "merged")
@@ -179,7 +180,7 @@ def test_missing_cpu_costs_that_cpus_records_only(
     kept.write_bytes(in_order([r for r in records if r[1] != missing]))
     found = [json.loads(line) for line in json_lines(tmp_path / "sda").splitlines()]
     of_kept = [json.loads(line) for line in json_lines(kept).splitlines()]
-    by_engine = [i.to_dict() for i in blkiomon.intervals(kept.read_bytes(), 1.0)]
+    by_engine = [to_dict(i) for i in blkiomon.intervals(kept.read_bytes(), 1.0)]
     assert of_kept == by_engine
     for line, other in zip(found, of_kept, strict=True):
         # A file without its number is missing only where there is one with a greater number.
@@ -208,7 +209,7 @@ def exact(values: npt.NDArray[Any], percent: float) -> int:
 
 def assert_close(ours: Distribution, values: npt.NDArray[Any]) -> None:
     """All figures of a distribution are those of the values, percentiles within 1 %."""
-    assert ours.num == len(values)
+    assert ours.count == len(values)
     assert ours.sum == sum(values.tolist())
     if not len(values):
         assert ours.percentile(50) is None
@@ -232,14 +233,14 @@ def assert_all_close(whole: Interval, found: npt.NDArray[np.void]) -> None:
         if group.op is not None:
             mask &= found["op"] == layout.OPS.index(group.op)
         of_group = found[mask]
-        assert_close(group.d2c, of_group["d2c_ns"])
-        assert_close(group.size, of_group["bytes"].astype("u8"))
+        assert_close(group.d2c_ns, of_group["d2c_ns"])
+        assert_close(group.size_bytes, of_group["bytes"].astype("u8"))
         queued = of_group[of_group["q2d_ns"] != NEVER_QUEUED]
-        if group.q2d is None or group.q2c is None:
+        if group.q2d_ns is None or group.q2c_ns is None:
             assert not len(queued)
         else:
-            assert_close(group.q2d, queued["q2d_ns"])
-            assert_close(group.q2c, queued["q2d_ns"] + queued["d2c_ns"])
+            assert_close(group.q2d_ns, queued["q2d_ns"])
+            assert_close(group.q2c_ns, queued["q2d_ns"] + queued["d2c_ns"])
         assert group.errors == int((of_group["error"] != 0).sum())
 
 
@@ -301,16 +302,16 @@ def test_totals_are_those_of_the_drop_ins_figures(name: str) -> None:
         group = whole.device(stats.device)
         assert group is not None
         reads, writes = stats.size_r, stats.size_w
-        assert group.requests == reads.num + writes.num + stats.bidir
+        assert group.requests == reads.count + writes.count + stats.bidir
         assert group.requests == sum(stats.size_hist) == sum(stats.d2c_hist)
         assert group.requests == sum(op.requests for op in whole.ops(stats.device))
         if not stats.bidir:
             assert group.bytes == reads.sum + writes.sum
-            assert group.size.max == max(reads.max, writes.max)
+            assert group.size_bytes.max == max(reads.max, writes.max)
             # Microseconds are cut off, request by request.
             shorter = stats.d2c_r.sum + stats.d2c_w.sum
-            assert 0 <= group.d2c.sum - 1000 * shorter < 1000 * group.requests
-    assert whole.total.requests == whole.counts.matches
+            assert 0 <= group.d2c_ns.sum - 1000 * shorter < 1000 * group.requests
+    assert whole.total.requests == whole.counts.requests
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -324,13 +325,13 @@ def test_totals_are_those_of_the_original(name: str) -> None:
         group = whole.device(int(record["device"]))
         assert group is not None
         assert group.requests == int(
-            record["size_r"]["num"] + record["size_w"]["num"] + record["bidir"]
+            record["size_r"]["count"] + record["size_w"]["count"] + record["bidir"]
         )
         assert group.bytes == int(record["size_r"]["sum"] + record["size_w"]["sum"])
         d2c_us = int(record["d2c_r"]["sum"] + record["d2c_w"]["sum"])
-        assert 0 <= group.d2c.sum - 1000 * d2c_us < 1000 * group.requests
-        assert group.d2c.max is not None
-        assert group.d2c.max // 1000 == int(max(record["d2c_r"]["max"], record["d2c_w"]["max"]))
+        assert 0 <= group.d2c_ns.sum - 1000 * d2c_us < 1000 * group.requests
+        assert group.d2c_ns.max is not None
+        assert group.d2c_ns.max // 1000 == int(max(record["d2c_r"]["max"], record["d2c_w"]["max"]))
 
 
 # -- merging ---------------------------------------------------------------------------------------
@@ -340,10 +341,10 @@ def test_totals_are_those_of_the_original(name: str) -> None:
 @pytest.mark.parametrize("interval_s", [0.05, 1.0])
 def test_merged_intervals_equal_one_long_interval(name: str, interval_s: float) -> None:
     merged = blkiomon.merge(blkiomon.intervals(path_of(name), interval_s))
-    assert merged.to_dict() == blkiomon.summarize(path_of(name)).to_dict()
+    assert to_dict(merged) == to_dict(blkiomon.summarize(path_of(name)))
 
 
 def test_merged_lines_of_json_equal_one_long_interval() -> None:
     lines = [json.loads(line) for line in json_lines(path_of("loop-multi-dc")).splitlines()]
-    merged = blkiomon.merge(Interval.from_dict(line) for line in lines)
-    assert merged.to_dict() == blkiomon.summarize(path_of("loop-multi-dc")).to_dict()
+    merged = blkiomon.merge(from_dict(line) for line in lines)
+    assert to_dict(merged) == to_dict(blkiomon.summarize(path_of("loop-multi-dc")))

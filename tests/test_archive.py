@@ -33,18 +33,18 @@ from test_sources import write_set
 from tracewriter import Record, complete, encode, issue, notify_timestamp
 
 import blkiomon
-from blkiomon import layout
-from blkiomon.archive import HELP, main, summarize, work
-from blkiomon.archive.crew import Here
-from blkiomon.archive.options import Options
-from blkiomon.archive.run import ArchiveError
-from blkiomon.archive.store import Store
-from blkiomon.archive.summary import Summary
-from blkiomon.archive.traces import find, host_pattern
-from blkiomon.distribution import PERCENTILES, Distribution
-from blkiomon.interchange import device_text
-from blkiomon.interval import Interval, merge
-from blkiomon.outputs.table import COLUMNS
+from blkiomon import from_bytes, to_bytes
+from blkiomon.commands.archive import HELP, main, summarize, work
+from blkiomon.commands.archive.crew import Here
+from blkiomon.commands.archive.options import ArchiveError, Options
+from blkiomon.commands.archive.store import Store
+from blkiomon.commands.archive.summary import Summary
+from blkiomon.commands.archive.traces import find, host_pattern
+from blkiomon.engine import layout
+from blkiomon.formats.table import COLUMNS
+from blkiomon.formats.units import device_text
+from blkiomon.interval.distribution import PERCENTILES, Distribution
+from blkiomon.interval.value import Interval, merge
 
 DATA = Path(__file__).parent / "data"
 S = 10**9
@@ -288,11 +288,11 @@ def test_dataset_has_the_intervals_of_each_trace(traces: Path, first: Summary) -
     for stem, source in (("a.bin", "web1/a.bin"), ("b.gz", "web2/b.gz"), ("sda", "db/sda")):
         name = by_name[stem]
         assert name.startswith(f"host={Path(source).parent}/day=unknown/")
-        assert files[name] == [i.to_bytes() for i in alone(traces / source)]
+        assert files[name] == [to_bytes(i) for i in alone(traces / source)]
     assert summary.traces == 4
     assert summary.intervals == sum(map(len, files.values()))
     assert summary.records == sum(
-        i.counts.records for data in files.values() for i in map(Interval.from_bytes, data)
+        i.counts.records for data in files.values() for i in map(from_bytes, data)
     )
 
 
@@ -300,7 +300,7 @@ def test_intervals_stand_in_the_day_in_which_they_begin(traces: Path) -> None:
     summarize("traces/db/late.bin", interval=1.0, dataset="ds", workers=0)
     files = stored(Path("ds"))
     assert [name.split("/")[1] for name in files] == ["day=2026-11-22", "day=2026-11-23"]
-    starts = [[Interval.from_bytes(d).start_ns // S for d in data] for data in files.values()]
+    starts = [[from_bytes(d).start_ns // S for d in data] for data in files.values()]
     assert starts == [[MIDNIGHT - 2, MIDNIGHT - 1], [MIDNIGHT, MIDNIGHT + 1]]
 
 
@@ -345,8 +345,8 @@ def test_summary_has_the_figures_of_all_requests(traces: Path) -> None:
     assert [host.name for host in summary.hosts] == ["db", "web1", "web2"]
     for group in summary.fleet:
         ops = [r if group.op is None else r[r["op"] == layout.OPS.index(group.op)] for r in every]
-        assert group.d2c == Distribution.of(v for r in ops for v in r["d2c_ns"].tolist())
-        assert group.size == Distribution.of(v for r in ops for v in r["bytes"].tolist())
+        assert group.d2c_ns == Distribution.of(v for r in ops for v in r["d2c_ns"].tolist())
+        assert group.size_bytes == Distribution.of(v for r in ops for v in r["bytes"].tolist())
         assert group.errors == sum(int((r["error"] != 0).sum()) for r in ops)
         assert group.in_flight is None
     assert [g.op for g in summary.fleet] == ["read", "write", "discard", "flush", None]
@@ -367,7 +367,7 @@ def test_summary_has_the_figures_of_all_requests(traces: Path) -> None:
             ]
             for r in every[2:]
         ]
-        assert group.d2c == Distribution.of(v for r in of for v in r["d2c_ns"].tolist())
+        assert group.d2c_ns == Distribution.of(v for r in of for v in r["d2c_ns"].tolist())
     for percent in PERCENTILES:
         reads = Distribution.of(
             v for r in every for v in r[r["op"] == 0]["d2c_ns"].tolist()
@@ -384,7 +384,7 @@ def test_host_of_one_trace_has_the_figures_of_that_trace(traces: Path) -> None:
     assert host.counts == whole.counts
     assert (host.start_ns, host.end_ns) == (None, None)
     for mine, theirs in zip(host.groups, whole.groups(), strict=True):
-        assert (mine.device, mine.op, mine.d2c) == (theirs.device, theirs.op, theirs.d2c)
+        assert (mine.device, mine.op, mine.d2c_ns) == (theirs.device, theirs.op, theirs.d2c_ns)
         assert mine.in_flight and theirs.in_flight
         assert mine.in_flight.max == theirs.in_flight.max
         assert mine.iops is None
@@ -407,7 +407,7 @@ def test_text_has_a_line_for_every_group(traces: Path) -> None:
             str(group.requests),
             str(group.errors),
         ]
-        assert row[7] == f"{(group.d2c.percentile(50) or 0) / 1e3:.1f}"
+        assert row[7] == f"{(group.d2c_ns.percentile(50) or 0) / 1e3:.1f}"
 
 
 def test_summary_is_the_same_in_whatever_order_traces_come(traces: Path) -> None:
@@ -452,7 +452,7 @@ def test_bad_traces_are_named_and_the_others_go_on(traces: Path) -> None:
     assert "damaged gzip" in got["cut.gz"].error or "end of the file" in got["cut.gz"].error
     assert got["cut.gz"].records > 10_000
     assert summary.records > good.records + 11_000
-    assert summary.host("web2").groups[-1].d2c == good.host("web2").groups[-1].d2c
+    assert summary.host("web2").groups[-1].d2c_ns == good.host("web2").groups[-1].d2c_ns
 
 
 def test_resync_goes_on_and_counts(traces: Path) -> None:
@@ -474,7 +474,7 @@ def test_missing_cpu_is_a_note(traces: Path) -> None:
     (trace,), _ = find(["traces/db/sda"])
     result = work.archive(trace, Options())
     assert result.whole is not None
-    assert Interval.from_bytes(result.whole).missing_files == 1
+    assert from_bytes(result.whole).missing_files == 1
 
 
 def test_no_trace_at_all_is_an_empty_summary() -> None:
@@ -657,7 +657,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, int
             told.append((Path(trace.name).name, *shard))
         return read(trace, options, add, shard)
 
-    monkeypatch.setattr("blkiomon.archive.work._read", spy)
+    monkeypatch.setattr("blkiomon.commands.archive.work._read", spy)
     yield told
 
 
@@ -715,7 +715,7 @@ def test_trace_that_changes_while_its_shards_are_read_is_told(
             return result
 
     with monkeypatch.context() as patched:
-        patched.setattr("blkiomon.archive.work._read", shorten)
+        patched.setattr("blkiomon.commands.archive.work._read", shorten)
         summary = archived("traces/web1/a.bin", shards=2)
     assert [f.error for f in summary.failures] == [
         f"{traces}/web1/a.bin has changed while it was read"
@@ -798,7 +798,7 @@ def server(traces: Path, request: pytest.FixtureRequest) -> Iterator[str]:
 def test_traces_may_come_from_a_web_server(
     traces: Path, first: Summary, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blkiomon.archive.traces.READ_AHEAD_BYTES", 1 << 16)
+    monkeypatch.setattr("blkiomon.commands.archive.traces.READ_AHEAD_BYTES", 1 << 16)
     urls = [f"{server}/web1/a.bin", f"{server}/web2/*.gz", f"{server}/db/sda", f"{server}/db/l*"]
     remote = archived(*urls, dataset="remote")
     assert same(first, remote)
@@ -866,7 +866,7 @@ def test_missing_extra_is_one_line(
 ) -> None:
     code = (
         f"import sys; sys.modules[{module!r}] = None\n"
-        "from blkiomon.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from blkiomon.commands.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, "archive", "-o", "ds", *more, "traces/web1/a.bin"],
@@ -936,7 +936,7 @@ def test_name_of_a_host_does_not_drive_the_terminal(traces: Path, capfd: Capture
 def test_scheduler_that_is_not_there_is_one_line(
     traces: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blkiomon.archive.cluster.CONNECT_S", 0.2)
+    monkeypatch.setattr("blkiomon.commands.archive.cluster.CONNECT_S", 0.2)
     for address in ("tcp://127.0.0.1:1", "nonsense://x"):
         assert main(["-o", "ds", "--scheduler", address, *SOURCES]) == 3
         out, err = capfd.readouterr()
@@ -955,7 +955,7 @@ def test_address_that_is_none_is_one_line_up_to_the_end_of_the_process(
 
 
 def test_scheduler_without_workers_is_told(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blkiomon.archive.cluster.WORKERS_S", 0.1)
+    monkeypatch.setattr("blkiomon.commands.archive.cluster.WORKERS_S", 0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with distributed.LocalCluster(
@@ -984,7 +984,7 @@ def test_there_are_no_more_workers_than_cores_or_work(
         made.append(room)
         return contextlib.nullcontext(Here())
 
-    monkeypatch.setattr("blkiomon.archive.run.Pool", nobody)
+    monkeypatch.setattr("blkiomon.commands.archive.run.Pool", nobody)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
     for number in (1, 3, 9):
         for k in range(number):

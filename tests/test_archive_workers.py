@@ -25,13 +25,14 @@ import pytest
 from runner import until
 
 import blkiomon
-from blkiomon import layout
-from blkiomon.archive import summarize
-from blkiomon.archive.options import Options
-from blkiomon.archive.pool import Pool
-from blkiomon.archive.summary import Gathered
-from blkiomon.archive.traces import find
-from blkiomon.archive.work import archive
+from blkiomon import to_bytes
+from blkiomon.commands.archive import summarize
+from blkiomon.commands.archive.options import Options
+from blkiomon.commands.archive.pool import Pool
+from blkiomon.commands.archive.summary import Gathered
+from blkiomon.commands.archive.traces import find
+from blkiomon.commands.archive.work import archive
+from blkiomon.engine import layout
 
 DATA = Path(__file__).parent / "data"
 HOSTS = 10
@@ -163,7 +164,7 @@ def test_two_workers_and_then_one_make_what_one_process_makes(
     path = next(dataset.glob("host=h1/*/*.parquet"))
     stored = [data for data in pq.read_table(path)["interval"].to_pylist() if data is not None]
     read = blkiomon.intervals(traces / "h1" / "sda.bin", INTERVAL_S)
-    assert stored == [interval.to_bytes() for interval in read]
+    assert stored == [to_bytes(interval) for interval in read]
 
 
 def test_worker_that_is_killed_over_its_shard_makes_no_difference(
@@ -329,7 +330,7 @@ def test_no_socket_is_open_to_anybody_while_traces_are_read(tmp_path: Path, work
 
 def test_dask_is_not_imported_without_a_scheduler(tmp_path: Path) -> None:
     code = (
-        "import sys; from blkiomon.cli import main; status = main(sys.argv[1:]);"
+        "import sys; from blkiomon.commands.cli import main; status = main(sys.argv[1:]);"
         "print({'dask', 'distributed'} & {*sys.modules}, status)"
     )
     (tmp_path / "a.bin").write_bytes(SHORT)

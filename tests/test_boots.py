@@ -12,7 +12,7 @@ import runner
 from tracewriter import Record, complete, encode, issue, lost_mark, notify_timestamp
 
 import blkiomon
-from blkiomon._merge import Merger
+from blkiomon.sources.merger import Merger
 
 S, MS = 10**9, 10**6
 DAY_S = 1_790_000_000

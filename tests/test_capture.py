@@ -28,6 +28,7 @@ from tmux import PAUSE_S, Tmux
 from blkiomon.sources import capture as capturing
 from blkiomon.sources.blktrace import BlktraceCapture
 from blkiomon.sources.capture import CaptureError, Device, find_devices
+from blkiomon.sources.capture_methods import open_capture
 from blkiomon.sources.tracefs import TracefsCapture, _write
 
 ONE = quirks.pairs((4096, 500))
@@ -358,7 +359,7 @@ def test_both_ways_to_trace_tell_why_they_fail(root: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PATH", str(root))
     shutil.rmtree(root / "sys/kernel/tracing")
     with pytest.raises(CaptureError, match=r"tracefs.* \(and .*blktrace"):
-        capturing.open_capture(["sdb"], "auto", no_report, root)
+        open_capture(["sdb"], "auto", no_report, root)
 
 
 def test_devices_are_found_once(root: Path) -> None:
@@ -385,7 +386,7 @@ def test_devices_that_cannot_be_traced(root: Path, names: list[str], reason: str
 def test_root_is_needed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(CaptureError, match="tracing needs root"):
-        capturing.open_capture(["sdb"], "auto", no_report, root)
+        open_capture(["sdb"], "auto", no_report, root)
 
 
 def test_lockdown(root: Path) -> None:
@@ -428,7 +429,7 @@ def test_blktrace_runs_and_is_ended(root: Path, blktrace: Path) -> None:
         capture.stop()
         assert os.read(capture.fd, len(ONE)) == ONE
         assert os.read(capture.fd, 1) == b""
-        assert capture.lost == 12
+        assert capture.lost_events == 12
     assert said == ["blktrace dropped 12 events"]
     assert not capture.failed
     arguments = (blktrace / "arguments").read_text()

@@ -14,9 +14,10 @@ import quirks
 import runner
 from runner import LONG
 
-from blkiomon import __version__, cli
-from blkiomon.cli import parse
-from blkiomon.config import Config
+from blkiomon import __version__
+from blkiomon.commands import cli
+from blkiomon.commands.cli import parse
+from blkiomon.commands.config import Config
 
 ONE = quirks.pairs((4096, 500))
 USAGE = "\nUsage: blkiomon -I SECONDS "
@@ -245,7 +246,7 @@ def test_h_is_not_help(capfd: pytest.CaptureFixture[str]) -> None:
 def test_nothing_heavy_is_imported_for_it(arguments: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "blkiomon", *arguments]
     result = subprocess.run(command, capture_output=True, check=False, timeout=runner.TIMEOUT_S)
-    assert b"blkiomon.cli" in result.stderr
+    assert b"blkiomon.commands.cli" in result.stderr
     assert b"numpy" not in result.stderr
     assert b"blkiomon._core" not in result.stderr
 

@@ -16,9 +16,9 @@ import runner
 import tracewriter as tw
 
 import blkiomon
-from blkiomon.report import compare as command
-from blkiomon.report import rules
-from blkiomon.report.changes import (
+from blkiomon.commands.report import compare as command
+from blkiomon.commands.report import rules
+from blkiomon.commands.report.changes import (
     METRICS,
     RESOLUTION,
     Change,
@@ -28,7 +28,7 @@ from blkiomon.report.changes import (
     _widening,
     compare,
 )
-from blkiomon.report.collect import Collected, collect
+from blkiomon.commands.report.collect import Collected, collect
 
 DATA = Path(__file__).parent / "data"
 MULTI = DATA / "loop-multi-dc.bin"
@@ -115,10 +115,10 @@ def test_figures_are_the_librarys(runs: dict[str, Collected], traces: dict[str, 
             values = {c.metric: (c.a, c.b)[side] for c in row.changes}
             assert values["iops"] == pytest.approx(group.iops)
             assert values["bandwidth"] == pytest.approx(group.bytes_per_s)
-            assert values["mean"] == group.d2c.mean
-            assert values["max"] == group.d2c.max
+            assert values["mean"] == group.d2c_ns.mean
+            assert values["max"] == group.d2c_ns.max
             for percent in (50, 95, 99, 99.9):
-                assert values[f"p{percent:g}"] == group.d2c.percentile(percent)
+                assert values[f"p{percent:g}"] == group.d2c_ns.percentile(percent)
             assert row.requests[side] == group.requests
 
 

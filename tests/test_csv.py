@@ -8,9 +8,9 @@ from pathlib import Path
 
 from intervals import NAMES, example, interval_of
 
-from blkiomon.config import Config
-from blkiomon.interval import Interval
-from blkiomon.outputs import csv as output
+from blkiomon.commands.config import Config
+from blkiomon.formats import csv as output
+from blkiomon.interval.value import Interval
 from blkiomon.outputs import open_outputs
 
 S = 10**9
@@ -48,7 +48,7 @@ def test_every_row_has_every_column() -> None:
 def test_figures_are_those_of_the_groups() -> None:
     item = interval_of(example(), 0, 3 * S)
     for row, group in zip(rows_of(item), item.groups(), strict=True):
-        d2c, size = group.d2c, group.size
+        d2c, size = group.d2c_ns, group.size_bytes
         assert int(row["requests"]) == group.requests
         assert int(row["errors"]) == group.errors
         assert int(row["bytes"]) == group.bytes
@@ -64,8 +64,12 @@ def test_figures_are_those_of_the_groups() -> None:
         assert load is not None
         assert float(row["in_flight_mean"]) == load.mean
         assert int(row["in_flight_oldest_ns"]) == load.oldest_ns
-        assert row["busy_fraction"] == ("" if load.busy is None else str(load.busy))
-        assert row["q2d_p50_ns"] == ("" if group.q2d is None else str(group.q2d.percentile(50)))
+        assert row["busy_fraction"] == (
+            "" if load.busy_fraction is None else str(load.busy_fraction)
+        )
+        assert row["q2d_p50_ns"] == (
+            "" if group.q2d_ns is None else str(group.q2d_ns.percentile(50))
+        )
 
 
 def test_what_was_not_seen_stands_in_the_row_of_all() -> None:
@@ -73,7 +77,7 @@ def test_what_was_not_seen_stands_in_the_row_of_all() -> None:
     *others, total = rows_of(item)
     assert (total["records"], total["lost_events"]) == (
         str(item.counts.records),
-        str(item.counts.lost),
+        str(item.counts.lost_events),
     )
     assert {row["lost_events"] for row in others} == {""}
 

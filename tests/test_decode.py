@@ -18,10 +18,11 @@ import pytest
 import runner
 from intervals import BIDIRECTIONAL, READ, WRITE, Request, interval
 
-from blkiomon import decode, layout
+from blkiomon.commands import decode
+from blkiomon.engine import layout
 from blkiomon.errors import StatsError
-from blkiomon.interval import Interval
-from blkiomon.outputs import binary, human
+from blkiomon.formats import stats_file, text
+from blkiomon.interval.value import Interval
 
 DATA = Path(__file__).parent / "data"
 TIME_S = 1795425087
@@ -57,7 +58,7 @@ def item(devices: int = 3) -> Interval:
 
 
 def written(version: str, devices: int = 3) -> bytes:
-    return b"".join(binary.renderer(version)(item(devices)))
+    return b"".join(stats_file.renderer(version)(item(devices)))
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_structs_come_back_as_they_were(version: str, file: Path) -> None:
         assert record["time"] == TIME_S
         for name in stats.__slots__:
             if version == "0.2" and name.startswith("thrput"):
-                assert getattr(back, name).num == 0
+                assert getattr(back, name).count == 0
             else:
                 assert getattr(back, name) == getattr(stats, name), name
 
@@ -151,7 +152,7 @@ def test_text_of_special_cases_is_what_the_run_printed(
 ) -> None:
     file.write_bytes(written(version))
     assert decode.main(["--text", str(file)]) == 0
-    assert capfd.readouterr().out.encode() == b"".join(human.renderer(version)(item()))
+    assert capfd.readouterr().out.encode() == b"".join(text.renderer(version)(item()))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -199,7 +200,7 @@ def test_csv_has_a_row_for_each_struct(version: str, file: Path, capfd: Capture)
 
 def test_variance_of_sums_that_wrapped_is_not_known(file: Path, capfd: Capture) -> None:
     big = interval([Request(1, READ, 512, 2**31)] * 100)  # 64 bits do not hold the squares
-    file.write_bytes(b"".join(binary.renderer("0.3")(big)))
+    file.write_bytes(b"".join(stats_file.renderer("0.3")(big)))
     assert decode.main([str(file), "--json"]) == 0
     read = json.loads(capfd.readouterr().out)["read"]
     assert read["d2c_us"]["mean"] == 2**31

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from intervals import DM3, SDB
 
-from blkiomon.devices import DeviceNames, device_name, nameless
+from blkiomon.sources.devices import DeviceNames, device_name, nameless
 
 
 def test_name_is_the_end_of_the_link(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blkiomon.distribution import (
+from blkiomon.interval.distribution import (
     MAX_RELATIVE_ERROR,
     N_BINS,
     PERCENTILES,
@@ -116,7 +116,7 @@ def test_percentile_out_of_range_is_an_error(percent: float) -> None:
 @given(VALUES)
 def test_figures_are_exact(values: list[int]) -> None:
     d = Distribution.of(values)
-    assert (d.num, d.sum, d.squ) == (len(values), sum(values), sum(v * v for v in values))
+    assert (d.count, d.sum, d.sum_squares) == (len(values), sum(values), sum(v * v for v in values))
     assert (d.min, d.max) == (min(values, default=None), max(values, default=None))
     assert d.mean == (sum(values) / len(values) if values else None)
     assert d.counts.sum() == len(values)
@@ -131,7 +131,7 @@ def test_stddev_does_not_lose_what_is_small_beside_large_values() -> None:
 
 def test_nothing_has_no_figures() -> None:
     d = Distribution()
-    assert (d.num, d.sum) == (0, 0)
+    assert (d.count, d.sum) == (0, 0)
     assert (d.min, d.max, d.mean, d.stddev, d.percentile(50)) == (None,) * 5
 
 

@@ -23,7 +23,8 @@ import pytest
 import runner
 from test_sources import write_set
 
-from blkiomon import cli, summarize
+from blkiomon import summarize
+from blkiomon.commands import cli
 
 DOCS = Path(__file__).parent.parent / "docs"
 CONTRIBUTING = DOCS.parent / "CONTRIBUTING.md"
@@ -302,6 +303,6 @@ def test_picture_in_the_readme_is_the_one_of_the_screen() -> None:
 def test_figures_of_the_readme_are_what_the_command_prints() -> None:
     whole = summarize(DOCS.parent / "tests" / "data" / "loop-phases-dc.bin")
     (device,) = whole.devices.tolist()
-    read = next(group for group in whole.ops(device) if group.op == "read").d2c
+    read = next(group for group in whole.ops(device) if group.op == "read").d2c_ns
     shown = {"p50": read.percentile(50), "p99": read.percentile(99), "p99_9": read.percentile(99.9)}
     assert json.dumps(shown, separators=(",", ":")) in (DOCS.parent / "README.md").read_text()

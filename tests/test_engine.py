@@ -19,10 +19,10 @@ import tracewriter as tw
 from reference import Reference, Trace
 from tracewriter import complete, encode, issue
 
-from blkiomon import layout
 from blkiomon._core import Engine
+from blkiomon.engine import layout
+from blkiomon.engine.snapshot import Snapshot
 from blkiomon.errors import TraceError
-from blkiomon.interval import Cut
 
 NEVER_NS = 2**64 - 1
 MAGIC_V7 = (layout.MAGIC | 7).to_bytes(4, "little").decode("latin-1")
@@ -59,12 +59,12 @@ def reference_tuple(t: Trace) -> tuple[int, ...]:
 
 
 def moments(m: Any) -> tuple[int, int, int, int]:
-    total, squ = (int(m[f][0]) + (int(m[f][1]) << 64) for f in ("sum", "squ"))
+    total, squ = (int(m[f][0]) + (int(m[f][1]) << 64) for f in ("sum", "sum_squares"))
     return int(m["min"]), int(m["max"]), total, squ
 
 
 def bin_of(value: int) -> int:
-    """The rule of _stats.pxi, spelt out."""
+    """The rule of statistics.pxi, spelt out."""
     shift = max(0, value.bit_length() - 7)
     return 64 * shift + (value >> shift)
 
@@ -76,7 +76,7 @@ def op_counts(rows: Any) -> Counter[tuple[int, str]]:
     return counts
 
 
-def tables(cut: Cut) -> dict[str, bytes]:
+def tables(cut: Snapshot) -> dict[str, bytes]:
     """Everything that was handed out."""
     return {f.name: getattr(cut, f.name).tobytes() for f in fields(cut)}
 
@@ -84,12 +84,14 @@ def tables(cut: Cut) -> dict[str, bytes]:
 def check_interval(cut: Any, expected: list[Any]) -> None:
     """What the engine handed out is what the reference says, device by device."""
     rows, d2c_bins, size_bins = cut.rows, cut.d2c_bins, cut.size_bins
-    assert op_counts(rows) == Counter((s.device, match.op) for s in expected for match in s.matches)
+    assert op_counts(rows) == Counter(
+        (s.device, match.op) for s in expected for match in s.requests
+    )
     # Devices in order of their first match; the reference lists them the other way round.
     assert list(dict.fromkeys(rows["device"].tolist())) == [s.device for s in reversed(expected)]
     for s in expected:
         ours = rows[rows["device"] == s.device]
-        assert int(ours["errors"].sum()) == sum(match.error != 0 for match in s.matches)
+        assert int(ours["errors"].sum()) == sum(match.error != 0 for match in s.requests)
         assert ours["size_hist"].sum(axis=0).tolist() == s.size_hist
         assert ours["d2c_hist"].sum(axis=0).tolist() == s.d2c_hist
         assert int(ours["requests"][ours["direction"] == 2].sum()) == s.bidir
@@ -105,11 +107,11 @@ def check_interval(cut: Any, expected: list[Any]) -> None:
                 assert min((p[0] for p in parts), default=2**64 - 1) == minmax.min
                 assert max((p[1] for p in parts), default=0) == minmax.max
                 assert sum(p[2] for p in parts) == minmax.sum
-                assert sum(p[3] for p in parts) == minmax.squ
+                assert sum(p[3] for p in parts) == minmax.sum_squares
         indices = np.flatnonzero(rows["device"] == s.device)
-        for op in {match.op for match in s.matches}:
+        for op in {match.op for match in s.requests}:
             those = [i for i in indices if layout.OPS[rows["op"][i]] == op]
-            matches = [match for match in s.matches if match.op == op]
+            matches = [match for match in s.requests if match.op == op]
             assert sum(moments(rows["d2c_ns"][i])[2] for i in those) == sum(
                 m.d2c_ns for m in matches
             )
@@ -158,7 +160,7 @@ def compare(
         if failed is not None:
             break
         if i in cut_after:
-            check_interval(engine.cut(), reference.cut())
+            check_interval(engine.snapshot(), reference.cut())
     if failed is None:
         try:
             engine.finish()
@@ -168,27 +170,27 @@ def compare(
     assert (failed is None) == (reference.bad is None)
     if failed is not None and reference.bad is not None:
         assert failed.offset == reference.bad.offset
-    check_interval(engine.cut(), last)
+    check_interval(engine.snapshot(), last)
     assert driver == reference.driver_bytes()
     assert len(mismatches) == reference.mismatched
     assert [as_tuple(d) for d in engine.leftovers()] == [
         reference_tuple(t) for t in reference.leftovers()
     ]
     counters = engine.counters()
-    del counters["gaps"], counters["orphans"]  # see test_losses
+    del counters["sequence_gaps"], counters["completions_without_issue"]  # see test_losses
     unanswered = reference.given_up
     if failed is None:
         unanswered += sum(p.state in ("issued", "given back") for p in reference.waiting())
-    assert counters.pop("unanswered") >= unanswered
+    assert counters.pop("issues_without_completion") >= unanswered
     assert counters == {
         "records": reference.overall,
-        "matches": reference.matched,
+        "requests": reference.matched,
         "mismatches": reference.mismatched,
-        "driver_data": reference.driverdata,
+        "driver_data_records": reference.driverdata,
         "evicted": reference.evicted,
-        "lost": reference.lost,
+        "lost_events": reference.lost_events,
         "skipped_bytes": reference.skipped,
-        "over_limit": 0,
+        "over_device_limit": 0,
     }
     assert engine.pending == len(reference.leftovers())
     return engine
@@ -319,11 +321,11 @@ def test_table_grows_and_empties_to_the_last_slot() -> None:
     assert engine.pending == n
     engine.feed(np.random.default_rng(2).permutation(completions).tobytes())
     assert engine.pending == 0
-    assert engine.counters()["matches"] == n
-    rows = engine.cut().rows
+    assert engine.counters()["requests"] == n
+    rows = engine.snapshot().rows
     assert rows["requests"].sum() == n
     assert len(rows) == 50
-    cut = engine.cut()
+    cut = engine.snapshot()
     rows, d2c_bins, size_bins = cut.rows, cut.d2c_bins, cut.size_bins
     assert len(rows) == len(d2c_bins) == len(size_bins) == 0
 
@@ -342,7 +344,7 @@ def test_latencies_at_every_limit_are_in_the_original_s_bucket_and_in_our_bin() 
     d2c_ns = [1000 * us + more for us in limits_us for more in (-1, 0, 1, 999)]
     engine = Engine(max_age_ns=NEVER_NS)
     engine.feed(latencies(*d2c_ns))
-    cut = engine.cut()
+    cut = engine.snapshot()
     buckets = [0] * 25
     for ns in d2c_ns:
         us = ns // 1000 % 2**32  # the original's counter has 32 bits
@@ -366,7 +368,7 @@ def test_histograms_that_were_moved_to_64_bits_are_the_same(threads: int) -> Non
     for part in (data.tobytes()[:half], data.tobytes()[half:]):
         for engine in engines:
             engine.feed(part)
-        always, at_times, never = (engine.cut() for engine in engines)
+        always, at_times, never = (engine.snapshot() for engine in engines)
         assert tables(always) == tables(at_times) == tables(never)
         assert never.rows["requests"].sum() == never.size_bins["count"].sum() > 30_000
 
@@ -375,10 +377,12 @@ def test_histograms_that_were_moved_to_64_bits_are_the_same(threads: int) -> Non
 def test_throughput_is_the_integer_quotient(a: int, b: int) -> None:
     engine = Engine(max_age_ns=NEVER_NS)
     engine.feed(encode([issue(5, 8, a // 1000), complete(5 + 1000 * b, 8, a // 1000)]))
-    assert moments(engine.cut().rows["throughput"][0])[:3] == (a // b,) * 3
+    assert moments(engine.snapshot().rows["throughput"][0])[:3] == (a // b,) * 3
 
 
-@pytest.mark.parametrize("use", ["cut", "counters", "finish", "leftovers", "take_skips", "feed"])
+@pytest.mark.parametrize(
+    "use", ["snapshot", "counters", "finish", "leftovers", "take_skips", "feed"]
+)
 def test_use_by_another_thread_while_one_feeds_is_refused(use: str) -> None:
     engine = Engine(keep_details=use == "leftovers")
     data = latencies(*[1000] * 200) * 100
@@ -409,7 +413,7 @@ def test_version_8_equals_version_7() -> None:
         seven, eight = Engine(keep_details=True), Engine(keep_details=True)
         seven.feed(stream.data)
         eight.feed(stream.twin(8).data)
-        assert tables(seven.cut()) == tables(eight.cut())
+        assert tables(seven.snapshot()) == tables(eight.snapshot())
         assert seven.leftovers().tobytes() == eight.leftovers().tobytes()
         assert seven.counters() == eight.counters()
 
@@ -420,7 +424,7 @@ def test_foreign_byte_order_equals_native() -> None:
         one, other = Engine(keep_details=True), Engine(keep_details=True)
         one.feed(stream.data)
         other.feed(stream.swapped().data)
-        assert tables(one.cut()) == tables(other.cut())
+        assert tables(one.snapshot()) == tables(other.snapshot())
         assert one.leftovers().tobytes() == other.leftovers().tobytes()
 
 
@@ -429,7 +433,7 @@ def test_zone_append_event_without_complete_bit_is_no_completion() -> None:
     append = tw.Record(5000, 1, 4096, tw.act(tw.ZONE_APPEND | tw.WRITE | tw.FS, 8), 8 << 20)
     engine = Engine()
     engine.feed(encode([issue(1000, 1, 4096, tw.WRITE | tw.FS), append], version=8))
-    assert engine.counters()["matches"] == 0
+    assert engine.counters()["requests"] == 0
     assert engine.pending == 1
 
 
@@ -462,7 +466,7 @@ def test_failed_engine_refuses_further_use_and_keeps_its_figures() -> None:
     with pytest.raises(TraceError):
         engine.finish()
     assert engine.counters()["records"] == 2
-    rows = engine.cut().rows
+    rows = engine.snapshot().rows
     assert rows["requests"].tolist() == [1]
 
 
@@ -482,7 +486,7 @@ def test_end_inside_a_record_is_an_error_at_its_offset(cut: int) -> None:
 def test_lost_events_without_a_number_count_as_one() -> None:
     engine = Engine()
     engine.feed(encode([issue(1, 1, 1)]) + b"CPU:0 [LOST EVENTS]\n" + encode([issue(2, 2, 1)]))
-    assert engine.counters()["lost"] == 1
+    assert engine.counters()["lost_events"] == 1
     assert engine.counters()["records"] == 2
 
 
@@ -504,7 +508,7 @@ def test_mark_behind_what_ends_too_early_to_be_told_is_counted(short: str) -> No
     engine.feed(data)
     engine.finish()
     counters = engine.counters()
-    assert (counters["lost"], counters["skipped_bytes"]) == (5, len(short) + 2)
+    assert (counters["lost_events"], counters["skipped_bytes"]) == (5, len(short) + 2)
     assert engine.take_skips() == [(48, 1 + len(short)), (len(data) - 1, 1)]
     compare(data, random.Random(short), resync=True, cuts=0)
 

@@ -30,10 +30,10 @@ from runner import LONG, MessageQueue, until
 from sanitizers import unsanitized
 from tracewriter import complete, driver_data, encode, issue
 
-from blkiomon import layout
 from blkiomon._core import Engine
-from blkiomon.cli import parse
-from blkiomon.config import Config
+from blkiomon.commands.cli import parse
+from blkiomon.commands.config import Config
+from blkiomon.engine import layout
 
 U32 = 1 << 32
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGALRM)
@@ -285,7 +285,7 @@ def test_05_everything_is_delivered_when_the_queue_appears(queue: MessageQueue) 
         status, _, complaints = process.end()
     assert (status, complaints) == (0, "")
     stats = np.frombuffer(b"".join(messages), layout.STATS_03)
-    assert stats["size_r"]["num"].tolist() == [1, 2, 3]
+    assert stats["size_r"]["count"].tolist() == [1, 2, 3]
 
 
 # -- 6: a full message queue -----------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_06_full_queue_stops_neither_reading_nor_other_outputs(
         messages = queue.take()
     stats = structs(tmp_path / "b")
     # Whatever was read is in the other outputs, and what is not in the queue is counted.
-    assert requests(text.decode()) == stats["size_r"]["num"].sum() > 40_000 - 11_000
+    assert requests(text.decode()) == stats["size_r"]["count"].sum() > 40_000 - 11_000
     assert len(messages) == 1
     reported = re.fullmatch(
         re.escape(f"{TERMINATED}blkiomon: message queue {queue.path} (id 1) ")
@@ -331,7 +331,7 @@ def test_06_queue_with_a_slow_reader_gets_everything(queue: MessageQueue) -> Non
         status, _, complaints = process.end()
     assert (status, complaints) == (0, "")
     stats = np.frombuffer(b"".join(messages), layout.STATS_03)
-    assert stats["size_r"]["num"].tolist() == [1, 2, 3, 4]
+    assert stats["size_r"]["count"].tolist() == [1, 2, 3, 4]
 
 
 def test_06_pipe_that_nobody_reads_stops_neither_reading_nor_other_outputs(tmp_path: Path) -> None:
@@ -465,7 +465,7 @@ def test_09_var_of_the_latencies_of_a_real_trace() -> None:
     ref = reference.Reference(as_original=True)
     ref.feed(data)
     (stats,) = ref.finish()
-    reads = [m.d2c_ns // 1000 for m in stats.matches if m.op in ("read", "flush")]
+    reads = [m.d2c_ns // 1000 for m in stats.requests if m.op in ("read", "flush")]
     text = shown(data)
     exact = statistics.pvariance(map(Fraction, reads))
     assert line_of(text, "d2c read")["num"] == str(len(reads))
@@ -496,7 +496,7 @@ def test_10_a_quarter_of_a_million_outstanding_requests_are_no_burden() -> None:
             records["time"] += 10**6
             engine.feed(records.tobytes())
             assert engine.pending == (outstanding if event == 7 else 0)
-        assert engine.counters()["matches"] == (turn + 1) * outstanding
+        assert engine.counters()["requests"] == (turn + 1) * outstanding
     assert time.process_time() - start_s < 60
 
 
@@ -579,7 +579,7 @@ def test_12_cutting_often_loses_nothing(tmp_path: Path) -> None:
         for name in ("size_hist", "d2c_hist", "bidir"):
             assert parts[name].sum(axis=0).tolist() == expected[name].tolist()
         for name in ("size_r", "size_w", "d2c_r", "d2c_w", "thrput_r", "thrput_w"):
-            for field in ("num", "sum", "squ"):
+            for field in ("count", "sum", "sum_squares"):
                 total = sum(parts[name][field].tolist()) % 2**64
                 assert total == int(expected[name][field]), (name, field)
             assert parts[name]["min"].min() == expected[name]["min"]
@@ -613,7 +613,7 @@ def test_13_operations_are_told_apart_and_the_drop_in_stays_as_it_is() -> None:
         records += [issue(0, sector, size, category), complete(10**6, sector, size, category)]
     engine = Engine()
     engine.feed(encode(records))
-    rows = engine.cut().rows
+    rows = engine.snapshot().rows
     by_op = {layout.OPS[row["op"]]: row for row in rows}
     assert {op: int(row["size_bytes"]["max"]) for op, row in by_op.items()} == {
         op: size for op, (size, _) in requests_of.items()

@@ -33,10 +33,13 @@ from test_sources import split, write_set
 from tracewriter import encode, issue
 
 import blkiomon
-from blkiomon import cli, devices, layout
-from blkiomon.config import Config
-from blkiomon.incomplete import Incomplete
-from blkiomon.report.collect import collect
+from blkiomon import to_dict
+from blkiomon.commands import cli
+from blkiomon.commands.config import Config
+from blkiomon.commands.report.collect import collect
+from blkiomon.engine import layout
+from blkiomon.interval.incomplete import Incomplete
+from blkiomon.sources import devices
 
 TRACE = goldenfiles.TRACES / "loop-multi-dc.bin"
 N_REQUESTS = 47_637
@@ -380,7 +383,7 @@ def test_padding_is_no_matter_for_the_original_outputs(padded: Path, trace: Path
 
 def test_padding_is_nothing_unseen(padded: Path, trace: Path) -> None:
     summary = blkiomon.summarize(padded)
-    assert summary.to_dict() == blkiomon.summarize(trace).to_dict()
+    assert to_dict(summary) == to_dict(blkiomon.summarize(trace))
     assert (summary.incomplete, summary.counts.skipped_bytes) == ((), 0)
     found = collect([str(padded)])
     assert (found.notes, found.is_broken, found.whole.incomplete) == ((), False, ())
@@ -646,7 +649,7 @@ def test_signal_while_a_pipe_among_files_is_waited_for(directory: Path) -> None:
 
 IMPATIENT = """
 import sys
-from blkiomon import cli, progress
+from blkiomon.commands import cli, progress
 progress.FIRST_S = progress.EVERY_S = 0.0
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -16,7 +16,7 @@ import runner
 from prometheus import CONTRIB
 from runner import Running
 
-from blkiomon.outputs.openmetrics import TIME_LIMITS_NS
+from blkiomon.formats.openmetrics import TIME_LIMITS_NS
 
 RULES = "prometheus-fleet-rules.yml"
 LEAF = """

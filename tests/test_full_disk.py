@@ -21,7 +21,7 @@ from forked import Running
 from runner import until
 from test_faults import ONE
 
-from blkiomon import layout
+from blkiomon.engine import layout
 
 DISK_BYTES = 512 << 10
 
@@ -63,7 +63,7 @@ def sizes(path: Path) -> list[int]:
         return [int(r["requests"]) for r in rows if r["device"] == "all" and r["requests"] != "0"]
     if path.suffix == ".bin":
         assert len(data) % layout.STATS_03.itemsize == 0
-        return np.frombuffer(data, layout.STATS_03)["size_r"]["num"].tolist()
+        return np.frombuffer(data, layout.STATS_03)["size_r"]["count"].tolist()
     if path.suffix == ".parquet":
         rows = pq.read_table(path).to_pylist()
         return [row["requests"] for row in rows if row["device"] == "all" and row["requests"]]

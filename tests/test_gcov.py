@@ -5,7 +5,7 @@ from __future__ import annotations
 from tools.gcov import cython_counts, ranges
 
 COMMENT = """\
-  /* "src/blkiomon/_pair.pxi":{}
+  /* "src/blkiomon/engine/pairing.pxi":{}
  *     text            # <<<<<<<<<<<<<<
 */
 """
@@ -22,24 +22,31 @@ def counted(source: str, **ran: int) -> list[tuple[str, int, int]]:
 def test_line_ran_as_often_as_the_first_c_it_was_made_into() -> None:
     source = COMMENT.format(7) + "  first();\n  second();\n" + COMMENT.format(9) + "  third();\n"
     assert counted(source, first=3, second=2, third=0) == [
-        ("src/blkiomon/_pair.pxi", 7, 3),
-        ("src/blkiomon/_pair.pxi", 9, 0),
+        ("src/blkiomon/engine/pairing.pxi", 7, 3),
+        ("src/blkiomon/engine/pairing.pxi", 9, 0),
     ]
 
 
 def test_line_did_not_run_because_other_ways_pass_behind_it() -> None:
     source = COMMENT.format(7) + "  /*else*/ {\n    evict();\n  }\n  __pyx_L10:;\n  decref();\n"
-    assert counted(source, evict=0, __pyx_L10=9, decref=9) == [("src/blkiomon/_pair.pxi", 7, 0)]
+    assert counted(source, evict=0, __pyx_L10=9, decref=9) == [
+        ("src/blkiomon/engine/pairing.pxi", 7, 0)
+    ]
 
 
 def test_label_in_front_of_a_line_is_none_of_it() -> None:
     source = COMMENT.format(7) + "  __pyx_L3_except:;\n  handle();\n"
-    assert counted(source, __pyx_L3_except=4, handle=0) == [("src/blkiomon/_pair.pxi", 7, 0)]
+    assert counted(source, __pyx_L3_except=4, handle=0) == [
+        ("src/blkiomon/engine/pairing.pxi", 7, 0)
+    ]
 
 
 def test_c_that_no_line_was_made_into_counts_for_none() -> None:
     section = "/* #### Code section: utility_code_def ### */\n  helper();\n"
-    others = COMMENT.format(7).replace("src/blkiomon/_pair.pxi", "View.MemoryView") + "  view();\n"
+    others = (
+        COMMENT.format(7).replace("src/blkiomon/engine/pairing.pxi", "View.MemoryView")
+        + "  view();\n"
+    )
     assert counted(others + section, view=5, helper=5) == []
 
 

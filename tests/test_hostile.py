@@ -22,13 +22,14 @@ from reference import Reference
 from sanitizers import unsanitized
 from tracewriter import Record, complete, encode, issue, replace
 
-from blkiomon import layout
-from blkiomon import monitor as monitor_module
+from blkiomon import from_dict, to_dict
 from blkiomon._core import Engine
-from blkiomon.cut import Cut
-from blkiomon.groups import groups_of
-from blkiomon.interval import Interval
-from blkiomon.monitor import IDLE_A_RECORD, MOST_IDLE_IN_ALL, Monitor
+from blkiomon.engine import layout
+from blkiomon.engine.snapshot import Snapshot
+from blkiomon.interval import monitor as monitor_module
+from blkiomon.interval.groups import groups_of
+from blkiomon.interval.monitor import IDLE_A_RECORD, MOST_IDLE_IN_ALL, Monitor
+from blkiomon.interval.value import Interval
 
 NEVER_NS = 2**64 - 1
 S = 10**9
@@ -36,7 +37,7 @@ HIGHEST = 2**32 - 1
 """Device 4095:1048575."""
 
 
-def tables(cut: Cut) -> dict[str, bytes]:
+def tables(cut: Snapshot) -> dict[str, bytes]:
     """Everything that was handed out."""
     return {f.name: getattr(cut, f.name).tobytes() for f in fields(cut)}
 
@@ -51,7 +52,7 @@ def pairs_on(devices: Iterable[int], time_ns: int = 1000, sector: int = 8) -> li
     return records
 
 
-def requests_by_device(cut: Cut) -> dict[int, int]:
+def requests_by_device(cut: Snapshot) -> dict[int, int]:
     found: dict[int, int] = {}
     for device, requests in cut.rows[["device", "requests"]].tolist():
         found[device] = found.get(device, 0) + requests
@@ -86,11 +87,11 @@ def test_records_of_devices_beyond_the_limit_are_counted_and_the_others_are_righ
     engine = Engine(max_devices=4, threads=threads)
     devices = [7, HIGHEST, 0, 5, 6, 8, 9]
     engine.feed(encode(pairs_on([*devices, *devices, *reversed(devices)])))
-    cut = engine.cut()
+    cut = engine.snapshot()
     assert requests_by_device(cut) == {7: 3, HIGHEST: 3, 0: 3, 5: 3}
-    assert engine.counters()["over_limit"] == 3 * 3 * 2
+    assert engine.counters()["over_device_limit"] == 3 * 3 * 2
     assert engine.counters()["records"] == 7 * 3 * 2
-    assert engine.counters()["matches"] == 4 * 3
+    assert engine.counters()["requests"] == 4 * 3
 
 
 def test_devices_that_are_idle_make_room_for_others() -> None:
@@ -98,18 +99,18 @@ def test_devices_that_are_idle_make_room_for_others() -> None:
     for interval in range(500):
         devices = [3 * interval, 3 * interval + 1, 3 * interval + 2]
         engine.feed(encode(pairs_on(devices, 1000 * interval)))
-        assert requests_by_device(engine.cut()) == dict.fromkeys(devices, 1)
-    assert engine.counters()["over_limit"] == 0
+        assert requests_by_device(engine.snapshot()) == dict.fromkeys(devices, 1)
+    assert engine.counters()["over_device_limit"] == 0
 
 
 def test_devices_over_the_limit_in_one_interval_have_room_in_the_next() -> None:
     engine = Engine(max_devices=2)
     engine.feed(encode(pairs_on([1, 2, 3])))
-    assert requests_by_device(engine.cut()) == {1: 1, 2: 1}
-    engine.cut()
+    assert requests_by_device(engine.snapshot()) == {1: 1, 2: 1}
+    engine.snapshot()
     engine.feed(encode(pairs_on([3, 4, 1], 2000)))
-    assert requests_by_device(engine.cut()) == {3: 1, 4: 1}
-    assert engine.counters()["over_limit"] == 2 + 2
+    assert requests_by_device(engine.snapshot()) == {3: 1, 4: 1}
+    assert engine.counters()["over_device_limit"] == 2 + 2
 
 
 @pytest.mark.parametrize("waits", ["issue", "completion", "queue record"])
@@ -123,12 +124,12 @@ def test_device_with_something_pending_keeps_its_place(waits: str) -> None:
         first = replace(first, time_ns=40, action=tw.act(tw.QUEUE | tw.READ, tw.EV_QUEUE))
     engine.feed(encode([first]))
     for interval in range(50):
-        engine.cut()
+        engine.snapshot()
         engine.feed(encode(pairs_on([interval, 1000 + interval], 1000)))
-    engine.cut()
+    engine.snapshot()
     rest = [last] if waits != "queue record" else [issue(100, 8, 4096, device=77), last]
     engine.feed(encode(rest))
-    cut = engine.cut()
+    cut = engine.snapshot()
     assert requests_by_device(cut) == {77: 1}
     assert int(cut.rows["d2c_ns"]["max"][0]) == 100
     if waits == "queue record":
@@ -152,12 +153,12 @@ def test_figures_do_not_depend_on_devices_having_made_room(seed: int) -> None:
         for engine in (bounded, other):
             engine.feed(encode(records))
         end_ns = time_ns if rng.random() < 0.5 else None
-        cuts = [engine.cut(end_ns) for engine in (bounded, other)]
+        cuts = [engine.snapshot(end_ns) for engine in (bounded, other)]
         for cut in cuts:
             cut.loads.sort(order=["device", "op"])
         assert tables(cuts[0]) == tables(cuts[1])
     counters = bounded.counters()
-    assert counters["over_limit"] == 0
+    assert counters["over_device_limit"] == 0
     assert counters == other.counters()
 
 
@@ -169,19 +170,19 @@ def test_device_that_takes_another_one_s_place_begins_anew() -> None:
             for n, r in enumerate(pairs_on([device], 100 * device))
         ]
         engine.feed(encode(numbered))
-        cut = engine.cut()
+        cut = engine.snapshot()
         assert cut.rows["device"].tolist() == [device]
         assert cut.loads["max_in_flight"].max() == 1
-        engine.cut()
-    assert engine.counters()["gaps"] == engine.counters()["over_limit"] == 0
+        engine.snapshot()
+    assert engine.counters()["sequence_gaps"] == engine.counters()["over_device_limit"] == 0
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_named_devices_count_whatever_else_there_is(threads: int) -> None:
     engine = Engine(max_devices=1, devices=[3, HIGHEST, 500], threads=threads)
     engine.feed(encode(pairs_on([*range(1000), HIGHEST])))
-    assert requests_by_device(engine.cut()) == {3: 1, 500: 1, HIGHEST: 1}
-    assert engine.counters()["over_limit"] == 0
+    assert requests_by_device(engine.snapshot()) == {3: 1, 500: 1, HIGHEST: 1}
+    assert engine.counters()["over_device_limit"] == 0
 
 
 def test_notes_count_whatever_device_they_are_of() -> None:
@@ -191,7 +192,7 @@ def test_notes_count_whatever_device_they_are_of() -> None:
     engine.feed(encode([replace(tw.notify_timestamp(1, 5, 0), device=999)]))
     assert engine.process_names == {pid: f"p{pid}" for pid in range(300)}
     assert engine.epoch_ns == 5 * S - 1
-    assert engine.counters()["over_limit"] == 0
+    assert engine.counters()["over_device_limit"] == 0
 
 
 def test_victim_of_a_device_that_is_gone_is_nobody() -> None:
@@ -201,10 +202,10 @@ def test_victim_of_a_device_that_is_gone_is_nobody() -> None:
     engine.feed(encode([complete(1000, n, 512, device=n % 30) for n in range(8, 40)]))
     assert engine.pending == 0
     for n in range(5):
-        engine.cut()
+        engine.snapshot()
         engine.feed(encode(pairs_on(range(100 + 30 * n, 130 + 30 * n), 2000 + n)))
-    engine.cut()
-    engine.cut()
+    engine.snapshot()
+    engine.snapshot()
     engine.feed(encode([issue(5000 + n, n, 512, device=n % 30) for n in range(40)]))
     assert engine.pending == 32
     assert engine.counters()["evicted"] == 8 + 8
@@ -213,7 +214,7 @@ def test_victim_of_a_device_that_is_gone_is_nobody() -> None:
 def test_highest_device_is_told_from_all_devices() -> None:
     engine = Engine()
     engine.feed(encode([*pairs_on([HIGHEST]), issue(2000, 8, 512, device=5)]))
-    *groups, total = groups_of(engine.cut(3000), 3000)
+    *groups, total = groups_of(engine.snapshot(3000), 3000)
     (highest,) = (g for g in groups if g.device == HIGHEST and g.op is None)
     assert highest.in_flight is not None and total.in_flight is not None
     assert (highest.requests, highest.in_flight.end, highest.in_flight.busy_ns) == (1, 0, 5)
@@ -231,11 +232,11 @@ def test_memory_is_flat_however_many_devices_come_by(interval_devices: int) -> N
     for first in range(0, all_devices, interval_devices):
         devices = np.arange(first, first + interval_devices, dtype=np.uint32)
         engine.feed(many(devices, first))
-        counted += int(engine.cut().rows["requests"].sum())
+        counted += int(engine.snapshot().rows["requests"].sum())
         used_kib.append(resident_kib())
     counters = engine.counters()
-    assert counted * 2 + counters["over_limit"] == counters["records"] == 2 * all_devices
-    assert (counters["over_limit"] == 0) == (interval_devices < 2048)
+    assert counted * 2 + counters["over_device_limit"] == counters["records"] == 2 * all_devices
+    assert (counters["over_device_limit"] == 0) == (interval_devices < 2048)
     # Their accounts alone would take 300 megabytes.
     assert used_kib[-1] - used_kib[len(used_kib) // 4] < 32 << 10
 
@@ -254,9 +255,9 @@ def test_greatest_limit_is_as_many_devices_as_there_can_be() -> None:
     for first in range(0, 1 << 22, len(records)):
         records["device"] = np.arange(first, first + len(records))
         engine.feed(records.tobytes())
-    assert engine.counters()["over_limit"] == 1
+    assert engine.counters()["over_device_limit"] == 1
     engine.feed(encode(pairs_on([5, HIGHEST])))
-    assert requests_by_device(engine.cut()) == {5: 1}
+    assert requests_by_device(engine.snapshot()) == {5: 1}
 
 
 def test_command_says_that_there_were_too_many_devices() -> None:
@@ -355,12 +356,12 @@ def test_seed_of_the_hash_changes_nothing(block: int) -> None:
         for hash_seed in (0, 1, SEED, 2**128 - 1, None):
             engine = Engine(max_pending=20, max_devices=3, keep_details=True, hash_seed=hash_seed)
             engine.feed(names + data[: len(data) // 2])
-            first = tables(engine.cut())
+            first = tables(engine.snapshot())
             engine.feed(data[len(data) // 2 :])
             said.append(
                 [
                     first,
-                    tables(engine.cut()),
+                    tables(engine.snapshot()),
                     engine.counters(),
                     engine.leftovers().tobytes(),
                     engine.take_mismatches().tobytes(),
@@ -435,7 +436,7 @@ def test_times_running_backwards_throughout(threads: int) -> None:
     records["action"][1::2] = (tw.ISSUE | tw.READ) << 16 | 7
     engine = Engine(max_age_ns=NEVER_NS, threads=threads)
     engine.feed(records.tobytes())
-    row = engine.cut().rows[0]
+    row = engine.snapshot().rows[0]
     assert row["requests"] == n // 2
     assert row["d2c_ns"]["min"] == row["d2c_ns"]["max"] == NEVER_NS // n
     assert engine.pending == 0
@@ -449,17 +450,17 @@ def d2c_of(times_ns: Sequence[int]) -> Any:
     engine = Engine(max_age_ns=NEVER_NS)
     for n, d2c_ns in enumerate(times_ns):
         engine.feed(encode([issue(0, n, 512), complete(d2c_ns, n, 512)]))
-    (_, _, total) = groups_of(engine.cut(), 0)
-    return total.d2c
+    (_, _, total) = groups_of(engine.snapshot(), 0)
+    return total.d2c_ns
 
 
 def test_squares_of_the_longest_latencies_are_exact_or_not_known() -> None:
     one = d2c_of([NEVER_NS])
-    assert (one.sum, one.squ, one.stddev) == (NEVER_NS, NEVER_NS**2, 0.0)
+    assert (one.sum, one.sum_squares, one.stddev) == (NEVER_NS, NEVER_NS**2, 0.0)
     pair = d2c_of([2**63, 2**63])
-    assert (pair.squ, pair.stddev) == (2**127, 0.0)
+    assert (pair.sum_squares, pair.stddev) == (2**127, 0.0)
     lost = d2c_of([NEVER_NS, 2**63])
-    assert (lost.sum, lost.max, lost.squ) == (NEVER_NS + 2**63, NEVER_NS, 2**128 - 1)
+    assert (lost.sum, lost.max, lost.sum_squares) == (NEVER_NS + 2**63, NEVER_NS, 2**128 - 1)
     assert lost.mean == (NEVER_NS + 2**63) / 2
     assert lost.stddev is None
 
@@ -471,10 +472,10 @@ def test_squares_that_are_not_known_stay_so_in_any_sum() -> None:
         records += [issue(0, n, 512), complete(NEVER_NS - 7, n, 512)]
     items = monitor.feed(encode(records)) + monitor.finish()
     merged = items[0].merge(*items[1:])
-    assert merged.total.d2c.stddev is None
-    back = Interval.from_dict(json.loads(json.dumps(merged.to_dict())))
-    assert back.total.d2c.stddev is None
-    assert back.merge(back).total.d2c.stddev is None
+    assert merged.total.d2c_ns.stddev is None
+    back = from_dict(json.loads(json.dumps(to_dict(merged))))
+    assert back.total.d2c_ns.stddev is None
+    assert back.merge(back).total.d2c_ns.stddev is None
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -485,9 +486,12 @@ def test_sums_of_the_largest_requests_go_beyond_64_bits(threads: int) -> None:
         engine.feed(
             encode([issue(1000, n, size), complete(1001, n, size)])  # 4 GiB in a nanosecond
         )
-    row = engine.cut().rows[0]
+    row = engine.snapshot().rows[0]
     sums = {
-        name: [int(row[name][part][0]) + (int(row[name][part][1]) << 64) for part in ("sum", "squ")]
+        name: [
+            int(row[name][part][0]) + (int(row[name][part][1]) << 64)
+            for part in ("sum", "sum_squares")
+        ]
         for name in ("size_bytes", "throughput")
     }
     throughput = size * 10**6
@@ -510,8 +514,8 @@ def test_longest_payloads_are_passed_over_wherever_reads_end(piece: int) -> None
         for at in range(0, len(data), piece):
             split.feed(data[at : at + piece])
         split.finish()
-        assert whole.matches == split.matches == 8
-        assert tables(whole.cut()) == tables(split.cut())
+        assert whole.requests == split.requests == 8
+        assert tables(whole.snapshot()) == tables(split.snapshot())
 
 
 def test_names_are_bounded_and_those_in_use_stay() -> None:
@@ -522,7 +526,7 @@ def test_names_are_bounded_and_those_in_use_stay() -> None:
     for first in range(0, 240_000, 20_000):
         names["record"]["pid"] = range(first, first + 20_000)
         engine.feed(names.tobytes() + encode([issue(5, first, 512, pid=10**6)]))
-        assert engine.cut().processes["pid"].tolist() == [10**6]
+        assert engine.snapshot().processes["pid"].tolist() == [10**6]
         assert engine.process_names[10**6] == "here"
         assert len(engine.process_names) <= 3 * 65_536
     assert 239_999 in engine.process_names
@@ -576,9 +580,9 @@ def test_each_byte_tells_the_engine_what_it_tells_the_reference(pieces: list[byt
         engine.feed(stream[at : at + 1])
         reference.feed(stream[at : at + 1])
         counters = engine.counters()
-        assert (counters["records"], counters["lost"], counters["skipped_bytes"]) == (
+        assert (counters["records"], counters["lost_events"], counters["skipped_bytes"]) == (
             reference.overall,
-            reference.lost,
+            reference.lost_events,
             reference.skipped,
         ), (at, stream[: at + 1])
 
@@ -594,4 +598,4 @@ def test_what_is_no_record_does_not_tell_the_byte_order(step: int) -> None:
     engine.finish()
     assert engine.counters()["records"] == reference.overall == 2
     assert engine.counters()["skipped_bytes"] == reference.skipped == 96
-    assert engine.matches == 1
+    assert engine.requests == 1

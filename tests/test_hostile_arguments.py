@@ -13,7 +13,7 @@ import goldenfiles
 import pytest
 from tracewriter import complete, encode, issue
 
-from blkiomon import cli
+from blkiomon.commands import cli
 
 LONG = 10_000
 """More digits than Python makes a number of, and more characters than a path may have."""

@@ -27,8 +27,8 @@ import streams
 import tracewriter as tw
 from runner import LONG, outputs_of
 
-from blkiomon import layout
 from blkiomon._core import Engine
+from blkiomon.engine import layout
 
 LOSSY = "loop-lossy-dc"
 TRACES = sorted(p for p in goldenfiles.TRACES.glob("*.bin") if p.stem != LOSSY)
@@ -70,7 +70,7 @@ def unwrapped_binary(data: bytes) -> bytes:
     stats = np.frombuffer(data, layout.STATS_03).copy()
     for direction in "rw":
         sizes = stats[f"size_{direction}"]
-        large = (sizes["num"] > 0) & (sizes["max"] > LARGEST_SIZE)
+        large = (sizes["count"] > 0) & (sizes["max"] > LARGEST_SIZE)
         stats[f"thrput_{direction}"][large] = 0
     return stats.tobytes()
 
@@ -193,7 +193,7 @@ def printed_at_a_boundary(data: bytes, command: Sequence[str], *options: str) ->
     ref.feed(data)
     stats = ref.finish()
     assert stats
-    requests = sum(s.size_r.num + s.size_w.num + s.bidir for s in stats)
+    requests = sum(s.size_r.count + s.size_w.count + s.bidir for s in stats)
     for interval in ("1", "2", "4", "8", "16"):
         with runner.Running("-I", interval, "-h", "-", *options, command=command) as process:
             process.write(data)
@@ -333,7 +333,7 @@ def test_lossy_trace_like_the_reference(tmp_path: Path) -> None:
     ref.feed(data)
     stats = ref.finish()
     assert ref.bad is not None
-    assert ref.lost > 0
+    assert ref.lost_events > 0
     paths = {letter: tmp_path / letter for letter in "hD"}
     result = runner.run("-I", LONG, "-h", paths["h"], "-D", paths["D"], stdin=data)
     assert result.returncode == 1
@@ -357,7 +357,7 @@ def test_what_the_load_generator_did_on_three_devices(tmp_path: Path) -> None:
     data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()
     engine = Engine()
     engine.feed(data)
-    rows = engine.cut().rows
+    rows = engine.snapshot().rows
     assert _requests(rows) == {
         (1, "read"): 28_110,
         (1, "write"): 12_038,
@@ -368,7 +368,7 @@ def test_what_the_load_generator_did_on_three_devices(tmp_path: Path) -> None:
     # The drop-in tells directions apart only: flushes are reads, and trims are writes.
     stats = np.frombuffer(outputs_of(data, tmp_path).binary, layout.STATS_03)
     requests = {
-        int(s["device"]) & 0xFFFFF: (int(s["size_r"]["num"]), int(s["size_w"]["num"]))
+        int(s["device"]) & 0xFFFFF: (int(s["size_r"]["count"]), int(s["size_w"]["count"]))
         for s in stats
     }
     assert requests == {1: (28_110, 12_038), 2: (92, 5_897), 3: (0, 1_500)}
@@ -383,7 +383,7 @@ def test_what_the_load_generator_did_in_four_phases() -> None:
     phases = []
     for start, end in zip([0, *ends], [*ends, len(times)], strict=True):
         engine.feed(data[start * 48 : end * 48])
-        rows = engine.cut().rows
+        rows = engine.snapshot().rows
         phases.append({op: number for (_, op), number in _requests(rows).items()})
     assert phases == [
         {"read": 8_001},

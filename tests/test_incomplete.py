@@ -20,14 +20,14 @@ from rich.cells import cell_len
 from test_sources import write_set
 
 import blkiomon
-from blkiomon import archive, report
-from blkiomon.devices import nameless
-from blkiomon.incomplete import in_words
-from blkiomon.interval import Counts, Interval
-from blkiomon.outputs.openmetrics import Metrics
-from blkiomon.report import compare
-from blkiomon.top.frame import About, Look, lines
-from blkiomon.top.watch import Watch
+from blkiomon.commands import archive, report
+from blkiomon.commands.report import compare
+from blkiomon.commands.top.frame import About, Look, lines
+from blkiomon.commands.top.watch import Watch
+from blkiomon.formats.openmetrics import Metrics
+from blkiomon.interval.incomplete import in_words
+from blkiomon.interval.value import Counts, Interval
+from blkiomon.sources.devices import nameless
 
 MULTI = goldenfiles.TRACES / "loop-multi-dc.bin"
 MS = 10**6
@@ -93,12 +93,14 @@ def gappy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_reasons_are_said_in_a_line() -> None:
-    counts = Counts(records=100, matches=59, unanswered=41, orphans=1)
+    counts = Counts(
+        records=100, requests=59, issues_without_completion=41, completions_without_issue=1
+    )
     assert in_words(counts.incomplete(2)) == (
         "2 per-CPU files of the trace missing; 41 % of issues have no completion; "
         "2 % of completions have no issue"
     )
-    assert Counts(records=100, matches=1000, unanswered=1).incomplete() == ()
+    assert Counts(records=100, requests=1000, issues_without_completion=1).incomplete() == ()
 
 
 # --- the screen -----------------------------------------------------------------------------------
@@ -212,7 +214,7 @@ def test_comparison_says_which_side_is_incomplete(
 
 
 def test_comparison_of_one_device_leaves_the_share_as_it_is(half: Path, said: str) -> None:
-    from blkiomon.report.collect import collect
+    from blkiomon.commands.report.collect import collect
 
     path = half.with_suffix(".jsonl")
     assert forked.run("-I", "1", "--json", path, half).returncode == 0
@@ -234,7 +236,7 @@ def test_comparison_has_requeues_where_there_were_any(
 
 
 def test_json_of_one_device_keeps_its_requeues(retried: Path) -> None:
-    from blkiomon.report.collect import collect
+    from blkiomon.commands.report.collect import collect
 
     path = retried.with_suffix(".jsonl")
     assert forked.run("-I", "1", "--json", path, retried).returncode == 0
@@ -288,14 +290,24 @@ def test_metrics_have_the_shares_of_the_latest_interval() -> None:
     metrics = Metrics(nameless)
     before = quiet(0)
     for counts, missing_files, shares in [
-        (Counts(records=300, matches=60, unanswered=40), 0, {"issues_without_completion": 0.4}),
         (
-            Counts(records=300, matches=75, unanswered=25, orphans=25),
+            Counts(records=300, requests=60, issues_without_completion=40),
+            0,
+            {"issues_without_completion": 0.4},
+        ),
+        (
+            Counts(
+                records=300, requests=75, issues_without_completion=25, completions_without_issue=25
+            ),
             1,
             {"issues_without_completion": 0.25, "completions_without_issue": 0.25},
         ),
-        (Counts(records=300, matches=50, orphans=50), 1, {"completions_without_issue": 0.5}),
-        (Counts(records=300, matches=60), 0, {}),
+        (
+            Counts(records=300, requests=50, completions_without_issue=50),
+            1,
+            {"completions_without_issue": 0.5},
+        ),
+        (Counts(records=300, requests=60), 0, {}),
     ]:
         metrics.add(dataclasses.replace(before, counts=counts, missing_files=missing_files))
         # Once as the library lays it out, and once filled into that.

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 import blkiomon
-from blkiomon import _core, _merge, _sysv
+from blkiomon import _core
+from blkiomon.outputs import sysv
+from blkiomon.sources import merger
 
 
 def test_tests_see_the_installed_package_and_not_the_source_tree() -> None:
     installed = Path(sysconfig.get_path("platlib")).resolve()
-    for module in (blkiomon, _core, _merge, _sysv):
+    for module in (blkiomon, _core, merger, sysv):
         assert module.__file__ is not None
         assert installed in Path(module.__file__).resolve().parents
     assert importlib.metadata.version("blkiomon") == blkiomon.__version__

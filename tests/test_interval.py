@@ -32,11 +32,13 @@ from intervals import (
 )
 from sanitizers import unsanitized
 
-from blkiomon import IntervalError, layout
-from blkiomon.cut import merge_cuts
-from blkiomon.distribution import PERCENTILES, Distribution
-from blkiomon.groups import InFlight
-from blkiomon.interval import NOTHING, Counts, Cut, Interval, Moments, merge
+from blkiomon import IntervalError, from_dict, to_dict
+from blkiomon.engine import layout
+from blkiomon.engine.snapshot import Snapshot
+from blkiomon.interval.distribution import PERCENTILES, Distribution
+from blkiomon.interval.groups import InFlight
+from blkiomon.interval.merging import merge_snapshots
+from blkiomon.interval.value import NOTHING, Counts, Interval, Moments, merge
 
 
 def of(*values: int) -> Moments:
@@ -127,7 +129,7 @@ def test_interval_and_its_parts_cannot_be_changed() -> None:
 
 
 def test_counts_of_an_interval_are_a_difference() -> None:
-    assert Counts(records=9, lost=2) - Counts(records=4) == Counts(records=5, lost=2)
+    assert Counts(records=9, lost_events=2) - Counts(records=4) == Counts(records=5, lost_events=2)
 
 
 def test_a_thousand_devices_take_milliseconds() -> None:
@@ -141,7 +143,7 @@ def test_a_thousand_devices_take_milliseconds() -> None:
     best_s = 1.0
     for _ in range(5):
         begin_s = time.thread_time()
-        item = Interval(time_s=0, devices=devices, cut=Cut(rows=rows))
+        item = Interval(time_s=0, devices=devices, snapshot=Snapshot(rows=rows))
         assert len(item.device_stats()) == 1000
         best_s = min(best_s, time.thread_time() - begin_s)
     assert best_s < 0.1  # a few ms on an idle machine
@@ -173,15 +175,15 @@ def test_groups_are_the_figures_of_their_requests(ios: list[Io]) -> None:
     for group in item.groups():
         own = [io for io in done if group.device in (None, io.device) and group.op in (None, io.op)]
         queued = [io for io in own if io.q2d_ns is not None]
-        assert group.d2c == Distribution.of(io.d2c_ns or 0 for io in own)
-        assert group.size == Distribution.of(io.size for io in own)
+        assert group.d2c_ns == Distribution.of(io.d2c_ns or 0 for io in own)
+        assert group.size_bytes == Distribution.of(io.size for io in own)
         assert group.errors == sum(io.error for io in own)
         assert group.requests == group.iops == len(own)
         assert group.bytes == group.bytes_per_s == sum(io.size for io in own)
-        assert (group.q2d is None) == (group.q2c is None) == (not queued)
-        if group.q2d is not None and group.q2c is not None:
-            assert group.q2d == Distribution.of(io.q2d_ns or 0 for io in queued)
-            assert group.q2c == Distribution.of(
+        assert (group.q2d_ns is None) == (group.q2c_ns is None) == (not queued)
+        if group.q2d_ns is not None and group.q2c_ns is not None:
+            assert group.q2d_ns == Distribution.of(io.q2d_ns or 0 for io in queued)
+            assert group.q2c_ns == Distribution.of(
                 (io.q2d_ns or 0) + (io.d2c_ns or 0) for io in queued
             )
 
@@ -210,9 +212,9 @@ def test_hung_device_is_there_although_nothing_completed() -> None:
     item = interval_of(example(), S, 2 * S)
     group = item.device(HUNG)
     assert group is not None and group.in_flight is not None
-    assert (group.requests, group.d2c, group.iops) == (0, Distribution(), 0)
+    assert (group.requests, group.d2c_ns, group.iops) == (0, Distribution(), 0)
     load = group.in_flight
-    assert (load.mean, load.max, load.end, load.busy) == (1.0, 1, 1, 1.0)
+    assert (load.mean, load.max, load.end, load.busy_fraction) == (1.0, 1, 1, 1.0)
     assert load.oldest_ns == 2 * S - 2 * 10**8
 
 
@@ -220,7 +222,7 @@ def test_idle_interval_has_a_total_of_zeros() -> None:
     (total,) = interval_of([], 0, S).groups()
     assert (total.requests, total.bytes, total.iops, total.errors) == (0, 0, 0, 0)
     assert total.in_flight == InFlight(0, 0, 0, 0, None, S)
-    assert total.in_flight.busy is None
+    assert total.in_flight.busy_fraction is None
 
 
 def test_in_flight_is_none_where_it_was_not_measured() -> None:
@@ -229,7 +231,7 @@ def test_in_flight_is_none_where_it_was_not_measured() -> None:
 
 def test_devices_alone_are_busy() -> None:
     item = interval_of([Io(SDB, "read", 512, 0, S // 2), Io(DM3, "write", 512, 0, S // 4)], 0, S)
-    busy = {(g.device, g.op): g.in_flight.busy for g in item.groups() if g.in_flight}
+    busy = {(g.device, g.op): g.in_flight.busy_fraction for g in item.groups() if g.in_flight}
     assert busy == {
         (SDB, "read"): None,
         (SDB, None): 0.5,
@@ -280,10 +282,10 @@ def test_percentiles_of_an_interval_are_those_of_its_requests(percent: float) ->
 def assert_same(one: Interval, two: Interval) -> None:
     """All but the order of devices and, where requests end together, of rows."""
     assert one.groups() == two.groups()
-    for name in ("time_s", "counts", "start_ns", "end_ns", "clock", "is_anchored"):
+    for name in ("time_s", "counts", "start_ns", "end_ns", "clock", "anchored"):
         assert getattr(one, name) == getattr(two, name), name
     assert sorted(one.devices) == sorted(two.devices)
-    assert sorted(one.cut.processes.tolist()) == sorted(two.cut.processes.tolist())
+    assert sorted(one.snapshot.processes.tolist()) == sorted(two.snapshot.processes.tolist())
     assert one.process_names == two.process_names
 
 
@@ -338,7 +340,7 @@ def test_later_interval_tells_what_is_in_flight_and_what_a_process_is_called() -
     assert merged.process_names == {7: "dd"}
 
 
-@pytest.mark.parametrize("other", [{"clock": "trace"}, {"is_anchored": False}])
+@pytest.mark.parametrize("other", [{"clock": "trace"}, {"anchored": False}])
 def test_intervals_of_different_clocks_do_not_merge(other: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="different clocks"):
         interval_of([], 0, S).merge(interval_of([], S, 2 * S, **other))  # type: ignore[arg-type]
@@ -346,10 +348,10 @@ def test_intervals_of_different_clocks_do_not_merge(other: dict[str, object]) ->
 
 def test_merged_cuts_keep_the_order_of_the_first_matches() -> None:
     cuts = [
-        interval_of([Io(device, "read", 512, 0, device) for device in devices], 0, S).cut
+        interval_of([Io(device, "read", 512, 0, device) for device in devices], 0, S).snapshot
         for devices in ([9, 3, 7], [3, 1, 9])
     ]
-    assert merge_cuts(cuts).rows["device"].tolist() == [3, 7, 9, 1]
+    assert merge_snapshots(cuts).rows["device"].tolist() == [3, 7, 9, 1]
 
 
 def test_nothing_does_not_merge() -> None:
@@ -361,19 +363,18 @@ def test_nothing_does_not_merge() -> None:
 
 
 def through_json(item: Interval) -> Interval:
-    return Interval.from_dict(json.loads(json.dumps(item.to_dict(), allow_nan=False)))
+    return from_dict(json.loads(json.dumps(to_dict(item), allow_nan=False)))
 
 
 @given(st.lists(IOS, max_size=12), st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_interval_comes_back_from_json(ios: list[Io], is_anchored: bool) -> None:
     first, second = (
-        interval_of(ios, k * S, (k + 1) * S, PROCESS_NAMES, is_anchored=is_anchored)
-        for k in range(2)
+        interval_of(ios, k * S, (k + 1) * S, PROCESS_NAMES, anchored=is_anchored) for k in range(2)
     )
     back = through_json(first)
     assert_same(back, first)
-    assert back.to_dict() == first.to_dict()
+    assert to_dict(back) == to_dict(first)
     assert_same(back.merge(through_json(second)), first.merge(second))
     assert back.percentile(75) == first.percentile(75)
 
@@ -400,7 +401,7 @@ def test_interval_from_json_has_no_figures_of_the_drop_in() -> None:
 )
 def test_dict_of_something_else_is_refused(other: Any, why: str) -> None:
     with pytest.raises(IntervalError, match=why):
-        Interval.from_dict(other)
+        from_dict(other)
 
 
 OF_READ = "devices.0.ops.read"
@@ -447,28 +448,28 @@ OF_READ = "devices.0.ops.read"
 def test_dict_that_contradicts_itself_is_refused_by_the_name_of_the_field(
     path: str, value: Any, why: str
 ) -> None:
-    line = json.loads(json.dumps(interval_of(example(), 0, S, PROCESS_NAMES).to_dict()))
+    line = json.loads(json.dumps(to_dict(interval_of(example(), 0, S, PROCESS_NAMES))))
     *way, last = (int(name) if name.isdigit() else name for name in path.split("."))
     place = line
     for name in way:
         place = place[name]
     place[last] = value
     with pytest.raises(IntervalError, match=why):
-        Interval.from_dict(line)
+        from_dict(line)
 
 
 def test_dict_without_histograms_is_refused() -> None:
     with pytest.raises(IntervalError, match="without histograms"):
-        Interval.from_dict(interval_of(example(), 0, S).to_dict(histograms=False))
+        from_dict(to_dict(interval_of(example(), 0, S), histograms=False))
 
 
 def test_dict_of_an_earlier_or_a_later_version_is_read() -> None:
     item = interval_of(example(), 0, S)
-    line = item.to_dict()
+    line = to_dict(item)
     del line["unseen"]["over_device_limit"]
     del line["devices"][0]["ops"]["read"]["in_flight"]["busy_ns"]
     line["total"]["what_comes_later"] = 7
-    assert Interval.from_dict(line).groups() == item.groups()
+    assert from_dict(line).groups() == item.groups()
 
 
 VALUES: st.SearchStrategy[Any] = st.one_of(
@@ -499,7 +500,7 @@ def test_changed_dict_is_refused_or_an_interval_like_any_other(data: st.DataObje
         if not line:
             break
     try:
-        item = Interval.from_dict(line)
+        item = from_dict(line)
     except IntervalError as error:
         assert "\n" not in str(error)
         return
@@ -507,17 +508,19 @@ def test_changed_dict_is_refused_or_an_interval_like_any_other(data: st.DataObje
 
 
 CHANGED = json.dumps(
-    interval_of(
-        [
-            Io(SDB, "read", 4096, 0, 1000, q2d_ns=5, pid=3),
-            Io(SDB, "read", 512, 0, 77, q2d_ns=900, pid=4),
-            Io(SDB, "write", 4096, 9, 1_000_000, error=True),
-            Io(HUNG, "write", 4096, 5, None),
-        ],
-        0,
-        S,
-        {3: "dd"},
-    ).to_dict()
+    to_dict(
+        interval_of(
+            [
+                Io(SDB, "read", 4096, 0, 1000, q2d_ns=5, pid=3),
+                Io(SDB, "read", 512, 0, 77, q2d_ns=900, pid=4),
+                Io(SDB, "write", 4096, 9, 1_000_000, error=True),
+                Io(HUNG, "write", 4096, 5, None),
+            ],
+            0,
+            S,
+            {3: "dd"},
+        )
+    )
 )
 
 
@@ -534,7 +537,9 @@ def test_groups_of_a_thousand_devices_take_milliseconds() -> None:
     best_s = 1.0
     for _ in range(3):
         item = Interval(
-            time_s=0, devices=np.arange(1000, dtype="u4"), cut=Cut(rows=rows, d2c_bins=bins)
+            time_s=0,
+            devices=np.arange(1000, dtype="u4"),
+            snapshot=Snapshot(rows=rows, d2c_bins=bins),
         )
         begin_s = time.thread_time()
         assert len(item.groups()) == 3001
@@ -544,4 +549,6 @@ def test_groups_of_a_thousand_devices_take_milliseconds() -> None:
 
 def test_percentile_of_an_operation_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match=r"op must be one of read, write, .*, not 'reads'"):
-        Interval(time_s=0, devices=np.zeros(0, "u4"), cut=Cut()).percentile(50, op="reads")
+        Interval(time_s=0, devices=np.zeros(0, "u4"), snapshot=Snapshot()).percentile(
+            50, op="reads"
+        )

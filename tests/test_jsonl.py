@@ -12,11 +12,14 @@ import pytest
 from intervals import DM3, HUNG, NAMES, SDB, completed, example, interval_of
 from jsonschema import Draft202012Validator
 
-from blkiomon import layout
+from blkiomon import from_dict, to_dict
 from blkiomon._core import Engine
-from blkiomon.config import Config
-from blkiomon.interval import Counts, Cut, Interval, merge
-from blkiomon.outputs import jsonl, open_outputs
+from blkiomon.commands.config import Config
+from blkiomon.engine import layout
+from blkiomon.engine.snapshot import Snapshot
+from blkiomon.formats import json_lines
+from blkiomon.interval.value import Counts, Interval, merge
+from blkiomon.outputs import open_outputs
 
 S = 10**9
 DATA = Path(__file__).parent / "data"
@@ -28,7 +31,7 @@ VALIDATOR = Draft202012Validator(SCHEMA)
 
 def line_of(item: Interval) -> dict[str, Any]:
     """The one line of an interval, which fits the schema."""
-    text = b"".join(jsonl.renderer(NAMES.get)(item))
+    text = b"".join(json_lines.renderer(NAMES.get)(item))
     assert text.endswith(b"\n") and text.count(b"\n") == 1
     line: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
     VALIDATOR.validate(line)
@@ -50,7 +53,7 @@ def test_schema_knows_every_field_and_no_other() -> None:
 @pytest.mark.parametrize("ios", [[], example()])
 def test_lines_fit_the_schema(ios: list[Any], is_anchored: bool) -> None:
     for k in range(4):
-        line_of(interval_of(ios, k * S, (k + 1) * S, is_anchored=is_anchored, clock="trace"))
+        line_of(interval_of(ios, k * S, (k + 1) * S, anchored=is_anchored, clock="trace"))
     line_of(Interval(time_s=0, devices=np.empty(0, "u4")))  # without a duration, or loads
 
 
@@ -61,7 +64,7 @@ def test_line_says_when() -> None:
     assert line["end"] == "2026-11-23T09:11:27.250000005Z"
     assert (line["start_ns"], line["duration_s"]) == (start_ns, 0.25)
     assert (line["clock"], line["anchored"]) == ("wall", True)
-    line = line_of(interval_of([], 0, S, is_anchored=False))
+    line = line_of(interval_of([], 0, S, anchored=False))
     assert (line["start"], line["end"], line["start_ns"]) == (None, None, 0)
 
 
@@ -114,21 +117,23 @@ def test_line_names_ten_processes_of_many() -> None:
     processes = np.zeros(30, layout.PROCESS)
     processes["pid"], processes["requests"] = np.arange(30), np.arange(30)
     processes["bytes"] = 1000 - np.arange(30)
-    line = line_of(Interval(time_s=0, devices=np.empty(0, "u4"), cut=Cut(processes=processes)))
+    line = line_of(
+        Interval(time_s=0, devices=np.empty(0, "u4"), snapshot=Snapshot(processes=processes))
+    )
     assert [p["pid"] for p in line["processes"]["by_bytes"]] == list(range(10))
     assert [p["pid"] for p in line["processes"]["by_requests"]] == list(range(29, 19, -1))
 
 
 def test_line_says_what_was_not_seen() -> None:
     counts = Counts(
-        lost=1,
-        gaps=2,
-        orphans=3,
+        lost_events=1,
+        sequence_gaps=2,
+        completions_without_issue=3,
         evicted=4,
         mismatches=5,
         skipped_bytes=6,
-        over_limit=7,
-        unanswered=8,
+        over_device_limit=7,
+        issues_without_completion=8,
     )
     line = line_of(Interval(time_s=0, devices=np.empty(0, "u4"), counts=counts))
     assert line["unseen"] == {
@@ -152,7 +157,7 @@ def test_lines_reach_their_file(tmp_path: Path) -> None:
         outputs.put(item)
     outputs.close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines == [item.to_dict() for item in items]
+    assert lines == [to_dict(item) for item in items]
     assert not said and not outputs.failed
 
 
@@ -160,7 +165,7 @@ def test_documented_way_back_into_python_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     items = [interval_of(example(), k * S, (k + 1) * S) for k in range(3)]
-    render = jsonl.renderer()
+    render = json_lines.renderer()
     (tmp_path / "stats.jsonl").write_bytes(b"".join(line for i in items for line in render(i)))
     monkeypatch.chdir(tmp_path)
     document = (Path(__file__).parents[1] / "docs" / "schema.md").read_text()
@@ -174,21 +179,21 @@ def test_real_trace_shows_its_operations() -> None:
     engine = Engine()
     engine.feed((DATA / "loop-phases-dc.bin").read_bytes())
     engine.finish()
-    cut = engine.cut()
+    cut = engine.snapshot()
     item = Interval(
         time_s=0,
         devices=np.unique(cut.rows["device"]),
-        cut=cut,
+        snapshot=cut,
         counts=Counts(**engine.counters()),
         end_ns=S,
     )
     line = line_of(item)
     total = line["total"]
-    assert total["requests"] == line["total"]["d2c_ns"]["count"] == item.counts.matches > 0
+    assert total["requests"] == line["total"]["d2c_ns"]["count"] == item.counts.requests > 0
     ops = line["devices"][0]["ops"]
     assert set(ops) == {"read", "write", "flush"}
     assert sum(figures["requests"] for figures in ops.values()) == total["requests"]
     assert sum(total["d2c_ns"]["histogram"]["count"]) == total["requests"]
     (stats,) = item.device_stats()
     assert total["bytes"] == stats.size_r.sum + stats.size_w.sum
-    assert Interval.from_dict(line).groups() == item.groups()
+    assert from_dict(line).groups() == item.groups()

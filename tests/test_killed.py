@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import runner
 
-from blkiomon import layout
+from blkiomon.engine import layout
 
 TRACE = goldenfiles.TRACES / "loop-phases-dc.bin"
 OUTPUTS = {"-h": "h", "-b": "b", "--json": "json", "--csv": "csv", "--parquet": "parts"}

@@ -14,6 +14,7 @@ import runner
 from tracewriter import complete, encode, issue, lost_mark
 
 import blkiomon
+from blkiomon import to_bytes
 from blkiomon.sources import kinds
 
 DATA = encode([issue(0, 8, 4096), complete(500_000, 8, 4096)])
@@ -42,7 +43,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (home / "elf").write_bytes(Path("/bin/true").read_bytes())
     (home / "prose").write_text("Dear Sir or Madam,\n" * 300)
     (home / "bzip2").write_bytes(b"BZh91AY&SY" + bytes(50))
-    (home / "interval").write_bytes(blkiomon.summarize(DATA).to_bytes())
+    (home / "interval").write_bytes(to_bytes(blkiomon.summarize(DATA)))
     (home / "blkparse").write_text(
         "  8,16   1        1     0.000000000  4711  Q   R 223490 + 8 [kjournald]\n"
     )
@@ -61,7 +62,7 @@ SAID = {
     "elf": "is a program (ELF): ",
     "prose": "is text: ",
     "bzip2": "is compressed with bzip2: unpack it first, as in `bzip2 -dc {} | blkiomon ... -`",
-    "interval": "holds an interval of the library: use Interval.from_bytes",
+    "interval": "holds an interval of the library: use from_bytes",
     "blkparse": "is text printed by blkparse: name the binary files that it was made of",
 }
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from tracewriter import complete, encode, encode_record, issue, replace
 
 from blkiomon._core import Engine
-from blkiomon.cut import Cut, merge_cuts
+from blkiomon.engine.snapshot import Snapshot
 from blkiomon.errors import TraceError
+from blkiomon.interval.merging import merge_snapshots
 
 NEVER_NS = 2**64 - 1
 KEEP: dict[str, Any] = {
@@ -42,28 +43,28 @@ def said(engine: Engine) -> list[Any]:
     ]
 
 
-def whole(data: bytes, resync: bool) -> tuple[list[Any], Cut]:
+def whole(data: bytes, resync: bool) -> tuple[list[Any], Snapshot]:
     engine = Engine(resync=resync, **KEEP)
     try:
         engine.feed(data)
         engine.finish()
     except TraceError:
         pass
-    return said(engine), engine.cut()
+    return said(engine), engine.snapshot()
 
 
-def without_loads(cut: Cut) -> dict[str, bytes]:
+def without_loads(cut: Snapshot) -> dict[str, bytes]:
     """Tables whose sums do not depend on where an interval ended."""
     return {f.name: getattr(cut, f.name).tobytes() for f in fields(cut) if f.name != "loads"}
 
 
 def in_steps(
     data: bytes, sizes: list[int], limits_ns: list[int | None], resync: bool, is_cut: bool
-) -> tuple[list[Any], Cut]:
+) -> tuple[list[Any], Snapshot]:
     """Fed in pieces of these sizes, each with one of these limits, some of them again and again."""
     engine = Engine(resync=resync, **KEEP)
     rest = memoryview(data)
-    cuts: list[Cut] = []
+    cuts: list[Snapshot] = []
     records = b""
     try:
         step = 0
@@ -86,16 +87,16 @@ def in_steps(
             else:
                 assert limit_ns is not None and stopped_ns >= limit_ns
                 if is_cut:
-                    cuts.append(engine.cut())
+                    cuts.append(engine.snapshot())
         while engine.stopped_at_ns is not None:  # what stands in the tail
             engine.feed(b"", None)
         engine.finish()
     except TraceError:
         pass
-    cuts.append(engine.cut())
+    cuts.append(engine.snapshot())
     figures = said(engine)
     figures[0] = records + figures[0]
-    return figures, merge_cuts(cuts)
+    return figures, merge_snapshots(cuts)
 
 
 @st.composite
@@ -127,11 +128,11 @@ def test_limits_and_reads_change_nothing(
     expected, expected_cut = whole(data, resync)
     figures, cut = in_steps(data, sizes, limits_ns, resync, is_cut)
     for counters in (figures[5], expected[5]):
-        del counters["unanswered"]  # which is known at a cut
+        del counters["issues_without_completion"]  # which is known at a cut
         if is_cut:  # what comes late, but in the same interval, has been seen
-            del counters["orphans"], counters["gaps"]
+            del counters["completions_without_issue"], counters["sequence_gaps"]
     assert figures == expected
-    assert without_loads(cut) == without_loads(merge_cuts([expected_cut]))
+    assert without_loads(cut) == without_loads(merge_snapshots([expected_cut]))
 
 
 def test_stops_at_a_record_at_or_after_the_time_and_goes_on_there() -> None:
@@ -191,7 +192,7 @@ def test_stop_behind_garbage_and_marks() -> None:
                 if engine.stopped_at_ns is not None:
                     break
             assert engine.counters()["records"] == records
-            assert engine.counters()["lost"] == lost
+            assert engine.counters()["lost_events"] == lost
         engine.finish()
         assert engine.take_skips() == [(48 + len(tw.lost_mark(0, 5)), 7)]
 

@@ -11,8 +11,8 @@ import tracewriter as tw
 from inflight import ALL, InFlight, loads_of
 from tracewriter import Record, complete, encode, issue, replace
 
-from blkiomon import layout
 from blkiomon._core import Engine
+from blkiomon.engine import layout
 
 NEVER_NS = 2**64 - 1
 SDA, SDB = 8 << 20, 8 << 20 | 16
@@ -58,10 +58,10 @@ def compare(
         taken = engine.feed(rest, end_ns)
         reference.feed(rest[:taken])
         rest = rest[taken:]
-        cut = engine.cut(end_ns)
+        cut = engine.snapshot(end_ns)
         reference.cut()
         assert loads_of(cut) == reference.loads(reference.now_ns if end_ns is None else end_ns)
-        assert engine.counters()["orphans"] == reference.orphans
+        assert engine.counters()["completions_without_issue"] == reference.completions_without_issue
     assert rest == b""
 
 
@@ -119,12 +119,12 @@ def test_cuts_add_up_to_one(seed: int) -> None:
     data = encode(records)
     whole = Engine()
     whole.feed(data)
-    expected = loads_of(whole.cut())
+    expected = loads_of(whole.snapshot())
     engine = Engine()
     sums: dict[tuple[int, int], list[int]] = {}
     for end_ns in [*up_to_last(some_times(records, rng), records), None]:
         data = data[engine.feed(data, end_ns) :]
-        for key, figures in loads_of(engine.cut(end_ns)).items():
+        for key, figures in loads_of(engine.snapshot(end_ns)).items():
             total = sums.setdefault(key, [0, 0, 0])
             total[0] += figures[3]
             total[1] += figures[4]
@@ -143,7 +143,7 @@ def test_streams_out_of_order_give_no_absurd_figures(seed: int) -> None:
         engine.feed(data[:n])
         data = data[n:]
         end_ns = rng.choice([None, 0, engine.now_ns // 2, NEVER_NS])
-        loads = loads_of(engine.cut(end_ns))
+        loads = loads_of(engine.snapshot(end_ns))
         assert ALL in loads
         for now, most, oldest_ns, _, integral_ns in loads.values():
             assert now <= most <= len(records)
@@ -152,7 +152,7 @@ def test_streams_out_of_order_give_no_absurd_figures(seed: int) -> None:
         of_devices = [loads[key] for key in loads if key != ALL and key[1] == ALL_OPS]
         assert sum(f[0] for f in of_devices) == loads[ALL][0]
         assert loads[ALL][0] <= engine.pending
-    assert engine.counters()["orphans"] <= len(records)
+    assert engine.counters()["completions_without_issue"] <= len(records)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -166,7 +166,7 @@ def test_no_device_is_busy_for_longer_than_the_trace_lasts(seed: int) -> None:
     times = [r.time_ns for r in records]
     engine = Engine()
     engine.feed(encode(records))
-    for figures in loads_of(engine.cut(max(times))).values():
+    for figures in loads_of(engine.snapshot(max(times))).values():
         assert figures[3] <= max(times) - min(times)
 
 
@@ -174,45 +174,45 @@ def test_one_absurd_time_does_not_stop_the_count_of_busy_time() -> None:
     engine = Engine()
     engine.feed(encode([issue(2**63, 1, 512), complete(2**63 + 5, 1, 512)]))
     engine.feed(encode([issue(100, 1, 512), complete(200, 1, 512)]))
-    engine.cut(300)
+    engine.snapshot(300)
     engine.feed(encode([issue(310, 1, 512), complete(350, 1, 512)]))
-    assert loads_of(engine.cut(400))[SDA, ALL_OPS] == (0, 1, 0, 40, 40)
+    assert loads_of(engine.snapshot(400))[SDA, ALL_OPS] == (0, 1, 0, 40, 40)
 
 
 def test_row_of_all_devices_is_there_without_records() -> None:
     engine = Engine()
-    assert loads_of(engine.cut()) == {ALL: (0, 0, 0, 0, 0)}
-    assert loads_of(engine.cut(5)) == {ALL: (0, 0, 0, 0, 0)}
+    assert loads_of(engine.snapshot()) == {ALL: (0, 0, 0, 0, 0)}
+    assert loads_of(engine.snapshot(5)) == {ALL: (0, 0, 0, 0, 0)}
 
 
 def test_request_across_cuts_is_in_flight_in_each() -> None:
     engine = Engine()
     engine.feed(encode([issue(100, 1, 4096)]))
-    assert loads_of(engine.cut(150))[SDA, READ] == (1, 1, 50, 0, 50)
-    assert loads_of(engine.cut(250))[SDA, ALL_OPS] == (1, 1, 150, 100, 100)
-    assert loads_of(engine.cut(250))[SDA, ALL_OPS] == (1, 1, 150, 0, 0)
+    assert loads_of(engine.snapshot(150))[SDA, READ] == (1, 1, 50, 0, 50)
+    assert loads_of(engine.snapshot(250))[SDA, ALL_OPS] == (1, 1, 150, 100, 100)
+    assert loads_of(engine.snapshot(250))[SDA, ALL_OPS] == (1, 1, 150, 0, 0)
     engine.feed(encode([complete(300, 1, 4096)]))
-    assert loads_of(engine.cut(400)) == {
+    assert loads_of(engine.snapshot(400)) == {
         (SDA, READ): (0, 1, 0, 0, 50),
         (SDA, ALL_OPS): (0, 1, 0, 50, 50),
         ALL: (0, 1, 0, 0, 50),
     }
-    assert loads_of(engine.cut(500)) == {ALL: (0, 0, 0, 0, 0)}
+    assert loads_of(engine.snapshot(500)) == {ALL: (0, 0, 0, 0, 0)}
 
 
 def test_lost_completion_is_in_flight_until_evicted_by_age() -> None:
     engine = Engine(max_age_ns=1000)
     engine.feed(encode([issue(100, 1, 4096), issue(1100, 2, 4096, device=SDB)]))
-    assert loads_of(engine.cut())[SDA, ALL_OPS] == (1, 1, 1000, 1000, 1000)
+    assert loads_of(engine.snapshot())[SDA, ALL_OPS] == (1, 1, 1000, 1000, 1000)
     engine.feed(encode([complete(1200, 2, 4096, device=SDB)]))
-    assert loads_of(engine.cut())[SDA, ALL_OPS] == (0, 1, 0, 100, 100)
+    assert loads_of(engine.snapshot())[SDA, ALL_OPS] == (0, 1, 0, 100, 100)
     assert engine.counters()["evicted"] == 1
 
 
 def test_lost_completion_is_in_flight_until_evicted_by_number() -> None:
     engine = Engine(max_pending=1)
     engine.feed(encode([issue(100, 1, 4096), issue(600, 2, 4096, device=SDB)]))
-    loads = loads_of(engine.cut(1000))
+    loads = loads_of(engine.snapshot(1000))
     assert loads[SDA, ALL_OPS] == (0, 1, 0, 500, 500)
     assert loads[SDB, ALL_OPS] == (1, 1, 400, 400, 400)
     assert loads[ALL] == (1, 1, 400, 0, 900)
@@ -221,13 +221,13 @@ def test_lost_completion_is_in_flight_until_evicted_by_number() -> None:
 def test_lost_completion_is_in_flight_until_replaced() -> None:
     engine = Engine()
     engine.feed(encode([issue(100, 1, 4096), issue(600, 1, 4096), complete(700, 1, 4096)]))
-    assert loads_of(engine.cut(1000))[SDA, ALL_OPS] == (0, 1, 0, 600, 600)
+    assert loads_of(engine.snapshot(1000))[SDA, ALL_OPS] == (0, 1, 0, 600, 600)
 
 
 def test_completion_read_before_its_issue_never_enters_but_its_time_counts() -> None:
     engine = Engine()
     engine.feed(encode([complete(700, 1, 4096), issue(100, 1, 4096)]))
-    assert loads_of(engine.cut(1000)) == {
+    assert loads_of(engine.snapshot(1000)) == {
         (SDA, READ): (0, 0, 0, 0, 600),
         (SDA, ALL_OPS): (0, 0, 0, 0, 600),
         ALL: (0, 0, 0, 0, 600),
@@ -241,9 +241,9 @@ def test_record_marked_as_issue_and_completion_is_an_issue() -> None:
     engine, original = Engine(), Engine(as_original=True)
     engine.feed(data)
     original.feed(data)
-    assert (engine.matches, engine.counters()["mismatches"], engine.pending) == (0, 1, 1)
-    assert (original.matches, original.counters()["mismatches"], original.pending) == (1, 0, 0)
-    assert loads_of(engine.cut(1000))[SDA, ALL_OPS] == (1, 1, 300, 300, 300)
+    assert (engine.requests, engine.counters()["mismatches"], engine.pending) == (0, 1, 1)
+    assert (original.requests, original.counters()["mismatches"], original.pending) == (1, 0, 0)
+    assert loads_of(engine.snapshot(1000))[SDA, ALL_OPS] == (1, 1, 300, 300, 300)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -269,13 +269,15 @@ def test_plain_requests_are_paired_as_the_original_does(seed: int, threads: int)
         "threads": threads,
     }
     followed, plain = Engine(**options), Engine(**options, as_original=True)
-    unanswered = {"unanswered": 0}  # it counts what is overdue only where it follows that
+    unanswered = {
+        "issues_without_completion": 0
+    }  # it counts what is overdue only where it follows that
     rest = encode(records)
     for end_ns in [*up_to_last(some_times(records, rng), records), None]:
         taken = followed.feed(rest, end_ns)
         assert plain.feed(rest, end_ns) == taken
         rest = rest[taken:]
-        expected, cut = followed.cut(end_ns), plain.cut(end_ns)
+        expected, cut = followed.snapshot(end_ns), plain.snapshot(end_ns)
         assert len(expected.loads) > 0
         assert len(cut.loads) == 0
         for name in ("rows", "d2c_bins", "size_bins", "queue_rows", "processes"):

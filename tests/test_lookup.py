@@ -211,7 +211,7 @@ def test_no_program_is_looked_up_in_the_working_directory(path: str, tmp_path: P
     where = tmp_path / "bin"
     code = """
 import shutil, subprocess
-from blkiomon import cli
+from blkiomon.commands import cli
 print(shutil.which("evil-program") is not None, flush=True)
 cli.main(["--version"])
 print(shutil.which("evil-program"), shutil.which("true") is not None)

@@ -13,8 +13,8 @@ import tracewriter as tw
 from inflight import InFlight
 from tracewriter import complete, encode, issue, replace
 
-from blkiomon import layout
 from blkiomon._core import Engine
+from blkiomon.engine import layout
 
 
 def numbered(sequences: list[int], cpu: int = 0, device: int = 8 << 20) -> bytes:
@@ -28,7 +28,7 @@ def gaps(*parts: bytes) -> int:
     engine = Engine()
     for part in parts:
         engine.feed(part)
-    return engine.counters()["gaps"]
+    return engine.counters()["sequence_gaps"]
 
 
 @pytest.mark.parametrize("first", [1, 2, 77, 2**31, 2**32 - 2])
@@ -95,12 +95,12 @@ def test_numbers_of_notify_records_are_ignored(stale: int) -> None:
 def test_record_that_comes_in_a_later_interval_stays_missing() -> None:
     engine = Engine()
     engine.feed(numbered([1, 3, 6, 5]))
-    assert engine.counters()["gaps"] == 2
-    engine.cut()
+    assert engine.counters()["sequence_gaps"] == 2
+    engine.snapshot()
     engine.feed(numbered([2, 4, 7, 9]))
-    assert engine.counters()["gaps"] == 3
+    assert engine.counters()["sequence_gaps"] == 3
     engine.feed(numbered([8, 10]))
-    assert engine.counters()["gaps"] == 2
+    assert engine.counters()["sequence_gaps"] == 2
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -113,7 +113,7 @@ def test_no_total_goes_down_from_one_cut_to_the_next(seed: int) -> None:
         n = rng.randint(1, len(data))
         engine.feed(data[:n])
         data = data[n:]
-        engine.cut()
+        engine.snapshot()
         now = engine.counters()
         assert all(now[name] >= before[name] for name in now)
         before = now
@@ -170,14 +170,14 @@ def test_real_trace_without_loss_has_no_gaps_and_losses_are_found() -> None:
 
 
 def orphans(engine: Engine) -> int:
-    return engine.counters()["orphans"]
+    return engine.counters()["completions_without_issue"]
 
 
 def test_completion_without_issue_is_an_orphan() -> None:
     engine = Engine()
     engine.feed(encode([complete(5, 1, 512)]))
     assert orphans(engine) == 1
-    engine.cut()
+    engine.snapshot()
     engine.finish()
     assert orphans(engine) == 1
 
@@ -193,15 +193,15 @@ def test_issue_read_later_in_the_interval_takes_the_orphan_back() -> None:
 def test_issue_read_in_a_later_interval_does_not(end_ns: int | None) -> None:
     engine = Engine()
     engine.feed(encode([complete(5, 1, 512)]))
-    engine.cut(end_ns)
+    engine.snapshot(end_ns)
     engine.feed(encode([issue(3, 1, 512)]))
-    assert engine.counters()["matches"] == 1
+    assert engine.counters()["requests"] == 1
     assert orphans(engine) == 1
 
 
 def test_interval_that_ends_after_its_records_does_not_keep_later_ones_from_it() -> None:
     engine = Engine()
-    engine.cut(1000)
+    engine.snapshot(1000)
     engine.feed(encode([complete(5, 1, 512), issue(3, 1, 512)]))
     assert orphans(engine) == 0
 
@@ -224,8 +224,8 @@ def test_orphans_equal_reference(seed: int) -> None:
         data = data[n:]
         if rng.random() < 0.1:
             end_ns = rng.choice([None, 0, engine.now_ns // 2, 2**64 - 1])
-            engine.cut(end_ns)
+            engine.snapshot(end_ns)
             reference.cut()
             reference.loads(0)
     reference.loads(0)
-    assert orphans(engine) == reference.orphans
+    assert orphans(engine) == reference.completions_without_issue

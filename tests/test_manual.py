@@ -20,7 +20,7 @@ import pytest
 import runner
 from sanitizers import OTHERS
 
-from blkiomon import cli
+from blkiomon.commands import cli
 from blkiomon.console import SIGNALS
 from tools.__main__ import SHARE, made
 from tools.commands import Command, commands

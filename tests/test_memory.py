@@ -17,7 +17,7 @@ import tracewriter as tw
 from sanitizers import unpreloaded, unsanitized
 from tracewriter import encode, issue
 
-from blkiomon import layout
+from blkiomon.engine import layout
 
 HERE = Path(__file__).parent
 
@@ -31,9 +31,9 @@ sys.path.insert(0, sys.argv[1])
 import numpy as np
 import streams
 import tracewriter as tw
-from blkiomon import layout
+from blkiomon.engine import layout
 from blkiomon._core import Engine
-from blkiomon.cut import Cut
+from blkiomon.engine.snapshot import Snapshot
 from test_queue import some_bios
 
 shim = ctypes.CDLL(None)
@@ -87,7 +87,7 @@ def disarm():
 def work(engine, steps, said):
     for step in steps:
         engine.feed(step)
-        said.append(engine.cut())
+        said.append(engine.snapshot())
     engine.finish()
     said += [engine.counters(), engine.take_skips(), engine.process_names]
     said += [engine.take_mismatches(), engine.take_requests(), engine.take_records()]
@@ -95,7 +95,7 @@ def work(engine, steps, said):
 
 
 def plain(what):
-    if isinstance(what, Cut):
+    if isinstance(what, Snapshot):
         return [getattr(what, f.name).tobytes() for f in fields(what)]
     return what.tobytes() if isinstance(what, np.ndarray) else what
 
@@ -133,8 +133,8 @@ def attempts(kind, burst, least):
             continue
         # What had been accounted can still be asked for, and adds up.
         counters = engine.counters()
-        cut = engine.cut()
-        assert int(cut.rows["requests"].sum()) <= counters["matches"]
+        cut = engine.snapshot()
+        assert int(cut.rows["requests"].sum()) <= counters["requests"]
         total_load = cut.loads[cut.loads["op"] == layout.EVERYTHING]
         assert total_load["in_flight"].sum() == cut.loads[cut.loads["op"] == layout.ALL_OPS][
             "in_flight"].sum() <= engine.pending

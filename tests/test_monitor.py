@@ -19,10 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracewriter import Record, complete, encode, issue, notify_timestamp, replace
 
-from blkiomon import TraceError, layout, monitor
+from blkiomon import TraceError, to_dict
 from blkiomon._core import Engine
-from blkiomon.interval import Counts, Interval, merge
-from blkiomon.monitor import MOST_IDLE, Monitor
+from blkiomon.engine import layout
+from blkiomon.interval import monitor
+from blkiomon.interval.monitor import MOST_IDLE, Monitor
+from blkiomon.interval.value import Counts, Interval, merge
 
 MS, S = 10**6, 10**9
 SDA = 8 << 20
@@ -47,7 +49,7 @@ def intervals_of(
 
 
 def dicts(items: Iterable[Interval]) -> list[dict[str, Any]]:
-    return [item.to_dict() for item in items]
+    return [to_dict(item) for item in items]
 
 
 def all_of(items: Iterable[Interval]) -> list[dict[str, Any]]:
@@ -55,8 +57,8 @@ def all_of(items: Iterable[Interval]) -> list[dict[str, Any]]:
     found = []
     for item in items:
         parts = {f.name: getattr(item, f.name) for f in fields(item) if f.init}
-        parts |= {f.name: getattr(item.cut, f.name).tobytes() for f in fields(item.cut)}
-        del parts["cut"]
+        parts |= {f.name: getattr(item.snapshot, f.name).tobytes() for f in fields(item.snapshot)}
+        del parts["snapshot"]
         found.append(parts | {"devices": item.devices.tolist()})
     return found
 
@@ -83,7 +85,7 @@ def steady(number: int, every_ns: int = 100 * MS, start_ns: int = 5 * S) -> list
 def test_boundaries_are_at_the_first_record_and_whole_intervals_from_there() -> None:
     items = intervals_of(encode(steady(25)))
     assert spans(items) == [(0, S, 10), (S, 2 * S, 10), (2 * S, 2 * S + 401 * MS, 5)]
-    assert {(i.clock, i.is_anchored) for i in items} == {("trace", False)}
+    assert {(i.clock, i.anchored) for i in items} == {("trace", False)}
     assert [i.time_s for i in items] == [1, 2, 2]
 
 
@@ -137,14 +139,18 @@ def test_disorder_at_a_boundary_moves_a_record_by_one_interval_and_loses_none() 
     assert sum(i.counts.records for i in items) == 60
     # Of a request whose completion comes late only the time in flight is told differently.
     whole, merged = intervals_of(encode(records), None)[0].total, merge(items).total
-    assert (merged.d2c, merged.size, merged.requests) == (whole.d2c, whole.size, whole.requests)
+    assert (merged.d2c_ns, merged.size_bytes, merged.requests) == (
+        whole.d2c_ns,
+        whole.size_bytes,
+        whole.requests,
+    )
 
 
 def test_empty_stream_is_one_interval_of_nothing() -> None:
     (item,) = intervals_of(b"")
     assert spans([item]) == [(0, 0, 0)]
     assert item.total.iops is None
-    assert item.to_dict()["records"] == 0
+    assert to_dict(item)["records"] == 0
 
 
 def test_stream_of_one_record() -> None:
@@ -230,11 +236,11 @@ def model(records: Sequence[Record], data: Sequence[bytes], interval_ns: int) ->
     for record, piece in zip(records, data):
         while not is_note(record) and record.time_ns >= start + interval_ns:
             start += interval_ns
-            found.append((start, engine.cut(start), engine.counters()))
+            found.append((start, engine.snapshot(start), engine.counters()))
         engine.feed(piece)
     engine.finish()
     end = max(engine.now_ns, start)
-    return [*found, (end, engine.cut(end), engine.counters())]
+    return [*found, (end, engine.snapshot(end), engine.counters())]
 
 
 @settings(max_examples=30, deadline=None)
@@ -261,8 +267,8 @@ def test_any_cutting_gives_the_intervals_of_one_record_at_a_time(
     for item, (end, engine_cut, counters) in zip(whole, expected, strict=True):
         assert item.end_ns == end + zero
         assert item.rows.tobytes() == engine_cut.rows.tobytes()
-        assert item.cut.loads.tobytes() == engine_cut.loads.tobytes()
-        assert item.cut.d2c_bins.tobytes() == engine_cut.d2c_bins.tobytes()
+        assert item.snapshot.loads.tobytes() == engine_cut.loads.tobytes()
+        assert item.snapshot.d2c_bins.tobytes() == engine_cut.d2c_bins.tobytes()
         assert item.counts == Counts(**{k: n - before[k] for k, n in counters.items()})
         before = counters
 
@@ -300,7 +306,7 @@ def test_merged_intervals_are_one_long_interval(seed: int, interval_s: float) ->
     items = intervals_of(data, interval_s)
     (whole,) = intervals_of(data, None)
     assert len(items) > 2
-    assert merge(items).to_dict() == whole.to_dict()
+    assert to_dict(merge(items)) == to_dict(whole)
     assert items[0].merge(*items[1:]).device_stats() == whole.device_stats()
 
 
@@ -311,7 +317,7 @@ def test_merged_intervals_of_a_real_trace_are_one_long_interval(name: str) -> No
     (whole,) = intervals_of(data, None)
     merged = merge(items)
     assert merged.device_stats() == whole.device_stats()
-    assert merged.to_dict() == whole.to_dict()
+    assert to_dict(merged) == to_dict(whole)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -355,7 +361,7 @@ def test_timestamp_record_tells_the_time_of_day() -> None:
         (noon + S, noon + 2 * S, 10),
         (noon + 2 * S, noon + 2 * S + 401 * MS, 5),
     ]
-    assert {i.is_anchored for i in items} == {True}
+    assert {i.anchored for i in items} == {True}
     assert [i.time_s for i in items] == [NOON + 1, NOON + 2, NOON + 2]
 
 
@@ -364,7 +370,7 @@ def test_timestamp_record_later_in_the_first_interval_does_too() -> None:
     records.insert(9, notify_timestamp(records[8].time_ns, NOON, 0))
     items = intervals_of(encode(records))
     assert items[0].start_ns == NOON * S - (records[8].time_ns - 5 * S)
-    assert len({i.is_anchored for i in items}) == 1
+    assert len({i.anchored for i in items}) == 1
 
 
 def test_timestamp_record_behind_the_first_interval_changes_nothing() -> None:
@@ -397,7 +403,7 @@ def test_counts_are_of_what_came_from_there_on() -> None:
     for by in (1, 100, 10_000):
         pieces = [data[i : i + by] for i in range(0, len(data), by)]
         items = intervals_of(pieces, from_ns=S, resync=True)
-        assert [(i.counts.records, i.counts.lost) for i in items] == [(20, 0), (20, 7)]
+        assert [(i.counts.records, i.counts.lost_events) for i in items] == [(20, 0), (20, 7)]
         assert [i.counts.skipped_bytes for i in items] == [0, 0]
         (none,) = intervals_of(pieces, from_ns=9 * S, resync=True)
         assert (none.counts, none.total.requests) == (Counts(), 0)
@@ -414,7 +420,7 @@ def test_from_0_is_from_the_beginning() -> None:
 def test_to_is_exclusive_and_from_inclusive() -> None:
     records = [issue(S, 8, 512), complete(2 * S, 8, 512), *pair(3 * S), complete(9 * S, 8, 512)]
     (item,) = intervals_of(encode(records), None, from_ns=S, to_ns=2 * S)
-    assert (item.total.requests, item.counts.orphans) == (0, 1)
+    assert (item.total.requests, item.counts.completions_without_issue) == (0, 1)
     (item,) = intervals_of(encode(records), None, to_ns=S)
     assert (item.total.requests, item.start_ns, item.end_ns) == (0, 0, S)
     (item,) = intervals_of(encode(records), None, to_ns=S + 1)
@@ -494,7 +500,7 @@ def test_wall_clock_cuts_when_told() -> None:
     second = line.cut(101 * S, 103 * S)
     assert line.finish() == []
     assert spans([first, second]) == [(100 * S, 101 * S, 10), (101 * S, 103 * S, 20)]
-    assert (second.clock, second.is_anchored, second.time_s) == ("wall", True, 103)
+    assert (second.clock, second.anchored, second.time_s) == ("wall", True, 103)
     assert second.counts.records == 40
 
 
@@ -545,8 +551,12 @@ def test_what_was_lost_outside_is_counted_once() -> None:
     items = line.feed(data[:1920])
     line.count_outside(7, 100)
     items += line.feed(data[1920:]) + line.finish()
-    assert [(i.counts.lost, i.counts.skipped_bytes) for i in items] == [(5, 100), (2, 0), (0, 0)]
-    assert (line.totals.lost, line.totals.records) == (7, 50)
+    assert [(i.counts.lost_events, i.counts.skipped_bytes) for i in items] == [
+        (5, 100),
+        (2, 0),
+        (0, 0),
+    ]
+    assert (line.totals.lost_events, line.totals.records) == (7, 50)
 
 
 @pytest.mark.parametrize(
@@ -561,7 +571,7 @@ def test_devices_that_do_not_count_still_end_intervals() -> None:
     records = [*pair(S), *pair(3 * S, device=SDA + 1)]
     items = intervals_of(encode(records), devices=[SDA])
     assert [i.total.requests for i in items] == [1, 0, 0]
-    assert {d["device"] for i in items for d in i.to_dict()["devices"]} == {"8:0"}
+    assert {d["device"] for i in items for d in to_dict(i)["devices"]} == {"8:0"}
 
 
 @pytest.mark.parametrize("interval_s", [0.02, 0.5])

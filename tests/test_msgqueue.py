@@ -15,10 +15,10 @@ import runner
 from intervals import at, eventually
 from test_faults import ONE
 
-from blkiomon import _sysv
-from blkiomon.config import Config
-from blkiomon.outputs import OutputError, Outputs, binary, open_outputs
-from blkiomon.outputs.msgqueue import MessageQueueSink
+from blkiomon.commands.config import Config
+from blkiomon.formats import stats_file
+from blkiomon.outputs import OutputError, Outputs, open_outputs, sysv
+from blkiomon.outputs.message_queue import MessageQueueSink
 
 TYPE = 3
 SIZE = 424
@@ -29,10 +29,10 @@ def key(tmp_path: Path) -> Iterator[int]:
     """The key of tmp_path/key with id 1; a queue of that key is removed at the end."""
     path = tmp_path / "key"
     path.touch()
-    found = _sysv.ftok(os.fsencode(path), 1)
+    found = sysv.ftok(os.fsencode(path), 1)
     yield found
     try:
-        _sysv.remove(_sysv.msgget(found))
+        sysv.remove(sysv.msgget(found))
     except FileNotFoundError:
         pass
 
@@ -56,8 +56,8 @@ def sink_of(outputs: Outputs) -> MessageQueueSink:
 def received(queue: int) -> list[bytes]:
     """The bodies of all messages in a queue."""
     bodies = []
-    while _sysv.stat(queue)[0]:
-        kind, body = _sysv.msgrcv(queue, 1000)
+    while sysv.stat(queue)[0]:
+        kind, body = sysv.msgrcv(queue, 1000)
         assert kind == TYPE
         bodies.append(body)
     return bodies
@@ -68,36 +68,36 @@ def test_key_is_made_as_by_ftok(tmp_path: Path) -> None:
     low = (status.st_dev & 0xFF) << 16 | status.st_ino & 0xFFFF
     for project in (1, 0x7F, 257, -255):
         expected = (project & 0xFF) << 24 | low
-        assert _sysv.ftok(os.fsencode(tmp_path), project) == expected
-    assert _sysv.ftok(os.fsencode(tmp_path), 255) == (0xFF << 24 | low) - 2**32
+        assert sysv.ftok(os.fsencode(tmp_path), project) == expected
+    assert sysv.ftok(os.fsencode(tmp_path), 255) == (0xFF << 24 | low) - 2**32
 
 
 def test_calls_raise_what_errno_says(tmp_path: Path, key: int) -> None:
     with pytest.raises(FileNotFoundError):
-        _sysv.ftok(os.fsencode(tmp_path / "missing"), 1)
+        sysv.ftok(os.fsencode(tmp_path / "missing"), 1)
     for missing in (key, 0):  # 0 would make a private queue
         with pytest.raises(FileNotFoundError):
-            _sysv.msgget(missing)
-    queue = _sysv.create(key)
+            sysv.msgget(missing)
+    queue = sysv.create(key)
     with pytest.raises(FileExistsError):
-        _sysv.create(key)
+        sysv.create(key)
     with pytest.raises(OSError) as caught:
-        _sysv.msgrcv(queue, 10)
+        sysv.msgrcv(queue, 10)
     assert caught.value.errno == errno.ENOMSG
 
 
 def test_every_device_is_one_message(tmp_path: Path, key: int, said: list[str]) -> None:
-    queue = _sysv.create(key)
+    queue = sysv.create(key)
     outputs = opened(tmp_path, said)
     item = at(7, devices=3)
     outputs.put(item)
     outputs.close()
-    assert received(queue) == list(binary.renderer("0.3")(item))
+    assert received(queue) == list(stats_file.renderer("0.3")(item))
     assert not said and not outputs.failed
 
 
 def test_message_of_version_0_2_has_its_layout(tmp_path: Path, key: int, said: list[str]) -> None:
-    queue = _sysv.create(key)
+    queue = sysv.create(key)
     outputs = opened(tmp_path, said, stat_version="0.2")
     outputs.put(at(7))
     outputs.close()
@@ -110,7 +110,7 @@ def test_recorded_trace_waits_for_a_missing_queue(tmp_path: Path, key: int) -> N
     arguments = ("-I", runner.LONG, *queue_options, "-b", tmp_path / "out", tmp_path / "trace")
     with forked.Running(*arguments).started() as process:
         runner.await_size(tmp_path / "out", 424)  # all has been read, and the run is about to end
-        queue = _sysv.create(key)
+        queue = sysv.create(key)
         assert process.wait() == 0
         assert received(queue) == [(tmp_path / "out").read_bytes()]
 
@@ -123,8 +123,8 @@ def test_missing_queue_is_waited_for_asleep(tmp_path: Path, key: int, said: list
     used = (time.process_time() - begin_cpu_s) / (time.monotonic() - begin_s)
     assert used < 0.2
     assert said == [f"waiting for message queue {tmp_path / 'key'} (id 1)"]
-    queue = _sysv.create(key)
-    eventually(lambda: _sysv.stat(queue)[0])
+    queue = sysv.create(key)
+    eventually(lambda: sysv.stat(queue)[0])
     outputs.close()
     assert len(received(queue)) == 1
 
@@ -146,15 +146,15 @@ def test_missing_path_is_an_error_at_once(tmp_path: Path, said: list[str]) -> No
 def test_full_queue_drops_and_counts_without_waiting(
     tmp_path: Path, key: int, said: list[str]
 ) -> None:
-    queue = _sysv.create(key)
-    _sysv.set_limit(queue, 2 * SIZE)
+    queue = sysv.create(key)
+    sysv.set_limit(queue, 2 * SIZE)
     sink = MessageQueueSink(
-        str(tmp_path / "key"), 1, TYPE, binary.renderer("0.3"), said.append, max_intervals=3
+        str(tmp_path / "key"), 1, TYPE, stats_file.renderer("0.3"), said.append, max_intervals=3
     )
     sink.start()
     for time_s in range(2):
         sink.put(at(time_s))
-    eventually(lambda: _sysv.stat(queue)[0] == 2)
+    eventually(lambda: sysv.stat(queue)[0] == 2)
     begin_s = time.monotonic()
     for time_s in range(2, 102):
         sink.put(at(time_s))
@@ -162,7 +162,7 @@ def test_full_queue_drops_and_counts_without_waiting(
     assert sink.dropped_intervals in (96, 97)  # one is being tried, three wait
     lost = sink.dropped_intervals
     assert len(received(queue)) == 2  # room again: it goes on by itself
-    eventually(lambda: _sysv.stat(queue)[0] == 2)
+    eventually(lambda: sysv.stat(queue)[0] == 2)
     sink.close(timeout_s=0.2)
     assert time.monotonic() - begin_s < 10
     assert sink.dropped_intervals == lost + (102 - 2 - lost - 2)
@@ -171,15 +171,15 @@ def test_full_queue_drops_and_counts_without_waiting(
 
 
 def test_removed_queue_is_found_again(tmp_path: Path, key: int, said: list[str]) -> None:
-    first = _sysv.create(key)
+    first = sysv.create(key)
     outputs = opened(tmp_path, said)
     outputs.put(at(1))
-    eventually(lambda: _sysv.stat(first)[0] == 1)
-    _sysv.remove(first)
+    eventually(lambda: sysv.stat(first)[0] == 1)
+    sysv.remove(first)
     outputs.put(at(2))
-    second = _sysv.create(key)
+    second = sysv.create(key)
     outputs.put(at(3))
-    eventually(lambda: _sysv.stat(second)[0] == 2)
+    eventually(lambda: sysv.stat(second)[0] == 2)
     outputs.close()
     assert len(received(second)) == 2
     assert not said and not outputs.failed
@@ -188,7 +188,7 @@ def test_removed_queue_is_found_again(tmp_path: Path, key: int, said: list[str])
 def test_queue_too_small_for_a_message_is_reported(
     tmp_path: Path, key: int, said: list[str]
 ) -> None:
-    _sysv.set_limit(_sysv.create(key), SIZE - 1)
+    sysv.set_limit(sysv.create(key), SIZE - 1)
     outputs = opened(tmp_path, said)
     outputs.put(at(1))
     eventually(lambda: outputs.failed)
@@ -203,7 +203,7 @@ def test_queue_too_small_for_a_message_is_reported(
 def test_message_too_long_for_the_system_is_reported(
     tmp_path: Path, key: int, said: list[str]
 ) -> None:
-    _sysv.create(key)
+    sysv.create(key)
     most = int(Path("/proc/sys/kernel/msgmax").read_text())
     sink = MessageQueueSink(
         str(tmp_path / "key"), 1, TYPE, lambda item: iter([bytes(most + 1)]), said.append
@@ -216,13 +216,13 @@ def test_message_too_long_for_the_system_is_reported(
 
 
 def test_calls_on_a_queue_that_is_gone_say_so(key: int) -> None:
-    queue = _sysv.create(key)
-    _sysv.remove(queue)
+    queue = sysv.create(key)
+    sysv.remove(queue)
     for call in (
-        lambda: _sysv.remove(queue),
-        lambda: _sysv.stat(queue),
-        lambda: _sysv.set_limit(queue, 1000),
-        lambda: _sysv.msgsnd(queue, TYPE, b"body"),
+        lambda: sysv.remove(queue),
+        lambda: sysv.stat(queue),
+        lambda: sysv.set_limit(queue, 1000),
+        lambda: sysv.msgsnd(queue, TYPE, b"body"),
     ):
         with pytest.raises(OSError) as gone:
             call()

@@ -403,8 +403,8 @@ def test_every_file_has_the_same_mode(umask: int, short_trace: Path, tmp_path: P
 
 SLOW = """
 import os, sys, time
-from blkiomon import cli
-from blkiomon.report import collect
+from blkiomon.commands import cli
+from blkiomon.commands.report import collect
 real = collect.write_whole
 
 def write_pages(path, write, *options):

@@ -31,21 +31,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from runner import LONG, Running
 from tracewriter import WRITE, complete, encode, issue, lost_mark
 
-from blkiomon import cli
-from blkiomon.config import Config
-from blkiomon.interval import Interval, merge
-from blkiomon.layout import OPS
-from blkiomon.monitor import Monitor
-from blkiomon.outputs import OutputError, open_outputs, openmetrics
-from blkiomon.outputs.openmetrics import (
-    MAX_CLIENTS,
+from blkiomon import from_dict
+from blkiomon.commands import cli
+from blkiomon.commands.config import Config
+from blkiomon.engine.layout import OPS
+from blkiomon.formats.openmetrics import (
     MAX_DEVICES,
     SIZE_LIMITS,
     TIME_LIMITS_NS,
-    HttpSink,
     Metrics,
-    TextfileSink,
 )
+from blkiomon.interval.monitor import Monitor
+from blkiomon.interval.value import Interval, merge
+from blkiomon.outputs import OutputError, metrics, open_outputs
+from blkiomon.outputs.metrics import MAX_CLIENTS, HttpSink, TextfileSink
 
 Samples = dict[tuple[str, ...], float]
 
@@ -299,7 +298,7 @@ def test_oldest_connection_makes_room_for_the_newest(server: tuple[HttpSink, str
 def test_request_that_comes_byte_by_byte_is_cut_off(
     server: tuple[HttpSink, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openmetrics, "REQUEST_S", 0.3)
+    monkeypatch.setattr(metrics, "REQUEST_S", 0.3)
     with connect(server[1]) as client:
         client.settimeout(0.02)
 
@@ -320,7 +319,7 @@ def test_client_that_does_not_read_is_cut_off(
 ) -> None:
     sink, address = server
     size = 64 << 20  # more than is kept for a connection
-    monkeypatch.setattr(openmetrics, "REQUEST_S", 0.3)
+    monkeypatch.setattr(metrics, "REQUEST_S", 0.3)
     monkeypatch.setattr(sink._metrics, "text", lambda accept: (bytes(size), "text/plain"))
     with connect(address) as client:
         client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
@@ -523,7 +522,7 @@ scrape_configs: [{job_name: b, static_configs: [{targets: ['%s']}]}]
         status, text, _ = process.end()
     assert status == 0
     # A busy machine may see them in more than one interval.
-    whole = merge(Interval.from_dict(json.loads(line)) for line in text.splitlines())
+    whole = merge(from_dict(json.loads(line)) for line in text.splitlines())
     assert whole.total.requests == len(requests)
     # Prometheus interpolates within the bucket, of which our figure is exact to 0.8 %.
     at = bisect.bisect_left(TIME_LIMITS_NS, whole.percentile(99) or 0)

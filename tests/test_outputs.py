@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pytest
 from intervals import BIDIRECTIONAL, READ, WRITE, Request, interval
 
-from blkiomon import layout
-from blkiomon.interval import Counts, Interval
-from blkiomon.outputs import binary, debug, human
+from blkiomon.engine import layout
+from blkiomon.formats import debug, stats_file, text
+from blkiomon.interval.value import Counts, Interval
 
 # --- captured from blkiomon 0.3, time zone UTC ---------------------------------------------------
 
@@ -144,50 +144,50 @@ def captured() -> Interval:
     )
 
 
-def text(item: Interval, version: str = "0.3") -> str:
-    return b"".join(human.renderer(version)(item)).decode()
+def text_of(item: Interval, version: str = "0.3") -> str:
+    return b"".join(text.renderer(version)(item)).decode()
 
 
 def test_text_is_the_originals_latest_device_first() -> None:
-    assert text(captured()) == WIDE_TEXT + SMALL_TEXT
+    assert text_of(captured()) == WIDE_TEXT + SMALL_TEXT
 
 
 def test_text_comes_in_one_piece_per_device() -> None:
-    assert [p.decode() for p in human.renderer("0.3")(captured())] == [WIDE_TEXT, SMALL_TEXT]
+    assert [p.decode() for p in text.renderer("0.3")(captured())] == [WIDE_TEXT, SMALL_TEXT]
 
 
 def test_text_of_version_0_2_lacks_throughput_only() -> None:
     lines = (WIDE_TEXT + SMALL_TEXT).splitlines(keepends=True)
     expected = [line for line in lines if not line.startswith("throughput")]
-    assert text(captured(), "0.2") == "".join(expected)
+    assert text_of(captured(), "0.2") == "".join(expected)
 
 
 def test_text_time_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "XYZ-3")
     time.tzset()
     local = time.strftime("%H:%M:%S", time.gmtime(TIME_S + 3 * 3600))
-    assert f" {local} " in text(captured()).splitlines()[1]
+    assert f" {local} " in text_of(captured()).splitlines()[1]
 
 
 def test_text_pads_the_day_of_the_month() -> None:
     day = interval([Request(1, READ, 1, 1)], 1_775_088_000)
-    assert text(day).startswith("\ntime: Thu Apr  2 00:00:00 2026\n")
+    assert text_of(day).startswith("\ntime: Thu Apr  2 00:00:00 2026\n")
 
 
 def test_text_counts_wider_than_the_column_push_the_rest_right() -> None:
     wide = interval([Request(1, READ, 4096, 5)])
     wide.rows["size_hist"][0][:4] = [1_200_001, 0, 0, 7]
     line = "            0:1200001         1024:     0         2048:     0         4096:     7\n"
-    assert line in text(wide)
+    assert line in text_of(wide)
 
 
 def test_interval_without_a_match_prints_nothing() -> None:
-    assert text(interval([])) == ""
-    assert not list(binary.renderer("0.3")(interval([])))
+    assert text_of(interval([])) == ""
+    assert not list(stats_file.renderer("0.3")(interval([])))
 
 
 def test_binary_is_the_originals() -> None:
-    pieces = list(binary.renderer("0.3")(captured()))
+    pieces = list(stats_file.renderer("0.3")(captured()))
     assert pieces[1] == SMALL_BINARY
     wide = np.frombuffer(pieces[0], layout.STATS_03)[0]
     assert wide["device"] == WIDE
@@ -195,8 +195,8 @@ def test_binary_is_the_originals() -> None:
 
 
 def test_binary_of_version_0_2_has_the_same_fields_without_throughput() -> None:
-    old = np.frombuffer(b"".join(binary.renderer("0.2")(captured())), layout.STATS_02)
-    new = np.frombuffer(b"".join(binary.renderer("0.3")(captured())), layout.STATS_03)
+    old = np.frombuffer(b"".join(stats_file.renderer("0.2")(captured())), layout.STATS_02)
+    new = np.frombuffer(b"".join(stats_file.renderer("0.3")(captured())), layout.STATS_03)
     assert old.dtype.names is not None
     for name in old.dtype.names:
         assert (old[name] == new[name]).all(), name
@@ -205,9 +205,9 @@ def test_binary_of_version_0_2_has_the_same_fields_without_throughput() -> None:
 def test_binary_wraps_where_the_wire_ends() -> None:
     big = interval([Request(1, READ, 2**32 - 1, 2**50)] * 3)
     big.rows["size_hist"][0][3] = 2**32 + 5
-    stats = np.frombuffer(b"".join(binary.renderer("0.3")(big)), layout.STATS_03)[0]
+    stats = np.frombuffer(b"".join(stats_file.renderer("0.3")(big)), layout.STATS_03)[0]
     assert stats["size_hist"][3] == 5
-    assert stats["d2c_r"]["squ"] == 3 * 2**100 % 2**64
+    assert stats["d2c_r"]["sum_squares"] == 3 * 2**100 % 2**64
     assert stats["d2c_r"]["sum"] == 3 * 2**50
 
 
@@ -248,7 +248,7 @@ def test_mismatch_is_the_originals_with_its_signs() -> None:
 
 
 def test_leftover_and_totals_are_the_originals() -> None:
-    totals = Counts(records=8, matches=0, mismatches=3, driver_data=1)
+    totals = Counts(records=8, requests=0, mismatches=3, driver_data_records=1)
     written = b"".join(debug.render(debug.Final(details(_TOP), totals))).decode()
     line = "1 leftover, 0 match, 3 mismatch, 1 driverdata, 8 overall\n"
     assert written == LEFTOVER_TEXT + line
@@ -271,7 +271,7 @@ def test_debug_many_blocks_come_in_pieces_and_in_order() -> None:
 
 
 def test_totals_name_the_rest_only_where_it_happened() -> None:
-    line = debug.totals_line(2, Counts(evicted=3, lost=4, skipped_bytes=5))
+    line = debug.totals_line(2, Counts(evicted=3, lost_events=4, skipped_bytes=5))
     head = "2 leftover, 0 match, 0 mismatch, 0 driverdata, 0 overall"
     assert line == head + ", 3 evicted, 4 lost, 5 bytes skipped\n"
-    assert debug.totals_line(2, Counts(lost=4)) == head + ", 4 lost\n"
+    assert debug.totals_line(2, Counts(lost_events=4)) == head + ", 4 lost\n"

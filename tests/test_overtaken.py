@@ -13,8 +13,8 @@ from test_engine import compare
 from test_two_cores import everything
 from tracewriter import Record, encode
 
-from blkiomon import layout
 from blkiomon._core import Engine
+from blkiomon.engine import layout
 
 STEP_NS = 10
 LATE_NS = 4000 * STEP_NS
@@ -86,9 +86,9 @@ def run(data: bytes, **options: Any) -> tuple[list[Any], int]:
     for at in range(0, len(data), step):
         engine.feed(data[at : at + step])
         most = max(most, engine._set_aside()[0])
-        said.append(everything(engine, engine.cut()))
+        said.append(everything(engine, engine.snapshot()))
     engine.finish()
-    return [*said, everything(engine, engine.cut())], most
+    return [*said, everything(engine, engine.snapshot())], most
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ def test_thousands_that_are_set_aside_are_all_found_by_what_comes_again() -> Non
     again["time"] += 1
     again["action"] = tw.act(tw.READ | tw.COMPLETE, tw.EV_COMPLETE)
     engine.feed(again.tobytes())
-    assert (engine.pending, engine.matches) == (0, len(records) // 2)
-    assert engine.cut().rows["d2c_ns"]["max"].max() < 100
+    assert (engine.pending, engine.requests) == (0, len(records) // 2)
+    assert engine.snapshot().rows["d2c_ns"]["max"].max() < 100
 
 
 def test_device_is_known_while_all_that_it_has_is_set_aside() -> None:
@@ -168,12 +168,12 @@ def test_device_is_known_while_all_that_it_has_is_set_aside() -> None:
     engine.feed(records[~is_lost(records)].tobytes())
     assert engine._set_aside()[0] > 100
     for _ in range(3):
-        engine.cut()
+        engine.snapshot()
     engine.feed(
         encode([tw.issue(10**6, 8, 512, device=2), tw.complete(10**6 + 1, 8, 512, device=2)])
     )
     engine.feed(encode([tw.complete(10**7, sector, 512, device=1)]))
-    rows = engine.cut().rows
+    rows = engine.snapshot().rows
     assert rows["device"].tolist() == [2, 1]
     assert rows["d2c_ns"]["max"].tolist() == [1, 10**7]
 
@@ -183,7 +183,7 @@ def test_requests_are_handed_out_though_they_had_been_set_aside() -> None:
     engine.feed(lossy("kept"))
     assert engine._set_aside()[1] > 10
     requests = engine.take_requests()
-    assert len(requests) == engine.matches
+    assert len(requests) == engine.requests
     assert (requests["d2c_ns"] >= LATE_NS).sum() > 30
     assert (requests["issued_ns"] == requests["sector"] // 8 * STEP_NS)[
         requests["d2c_ns"] >= LATE_NS
@@ -194,7 +194,7 @@ def test_deep_queue_is_not_set_aside() -> None:
     engine = Engine(set_aside_from=0)
     engine.feed(deep(5000, 20))
     assert engine._set_aside() == (0, 0)
-    assert (engine.pending, engine.matches) == (0, 100_000)
+    assert (engine.pending, engine.requests) == (0, 100_000)
 
 
 def test_where_much_is_brought_back_the_table_grows_instead() -> None:
@@ -218,7 +218,7 @@ def test_where_much_is_brought_back_the_table_grows_instead() -> None:
         aside.append(engine._set_aside()[0])
     assert max(aside) > 50
     assert aside[15:] == [0] * 5
-    assert (engine.pending, engine.matches) == (0, n)
+    assert (engine.pending, engine.requests) == (0, n)
 
 
 def feed_in_parts(engine: Engine, records: np.ndarray) -> list[tuple[int, int]]:

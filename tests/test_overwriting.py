@@ -22,7 +22,7 @@ from test_opening import names_in
 from tracewriter import complete, driver_data, encode, issue
 
 import blkiomon
-from blkiomon.archive.store import Store
+from blkiomon.commands.archive.store import Store
 from blkiomon.console import EXIT_OUTPUT
 
 READ = "this run reads it"

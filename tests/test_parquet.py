@@ -19,12 +19,12 @@ from intervals import NAMES, example, interval_of
 from runner import TIMEOUT_S, await_size
 from sanitizers import unsanitized
 
-from blkiomon.config import Config
-from blkiomon.interval import Interval
+from blkiomon.commands.config import Config
+from blkiomon.formats.parquet import ParquetFormat
+from blkiomon.formats.table import COLUMNS
+from blkiomon.interval.value import Interval
 from blkiomon.outputs import OutputError, open_outputs
 from blkiomon.outputs.files import FileSink, Format
-from blkiomon.outputs.parquet import ParquetFormat
-from blkiomon.outputs.table import COLUMNS
 
 S = 10**9
 DATA = Path(__file__).parent / "data"
@@ -44,11 +44,11 @@ def test_table_has_the_figures_of_the_groups() -> None:
     for row, (item, group) in zip(rows, groups, strict=True):
         assert (row["start_ns"], row["end_ns"]) == (item.start_ns, item.end_ns)
         assert row["requests"] == group.requests
-        assert row["d2c_p99_ns"] == group.d2c.percentile(99)
-        assert row["d2c_stddev_ns"] == group.d2c.stddev
-        assert row["d2c_low_ns"] == group.d2c.low.tolist()
-        assert row["d2c_count"] == group.d2c.counts.tolist()
-        assert row["lost_events"] == (item.counts.lost if group.device is None else None)
+        assert row["d2c_p99_ns"] == group.d2c_ns.percentile(99)
+        assert row["d2c_stddev_ns"] == group.d2c_ns.stddev
+        assert row["d2c_low_ns"] == group.d2c_ns.low.tolist()
+        assert row["d2c_count"] == group.d2c_ns.counts.tolist()
+        assert row["lost_events"] == (item.counts.lost_events if group.device is None else None)
     assert rows[0]["name"] == "sdb"
 
 
@@ -64,20 +64,20 @@ def test_columns_have_proper_types() -> None:
 
 def test_time_is_null_where_it_is_not_known() -> None:
     form = ParquetFormat()
-    data = b"".join(form.render(interval_of([], 0, S, is_anchored=False)))
+    data = b"".join(form.render(interval_of([], 0, S, anchored=False)))
     table = pq.read_table(io.BytesIO(data + b"".join(form.finish())))
     assert table["start"].to_pylist() == [None]
 
 
 @pytest.mark.parametrize(
-    ("start_ns", "end_ns", "is_anchored"),
+    ("start_ns", "end_ns", "anchored"),
     [(2**63 - 10, 2**63 + 5, False), (2**63, 2**64 - 1, True), (-(2**64), 5, True)],
 )
 def test_time_that_no_column_holds_is_null_and_the_figures_are_there(
     start_ns: int, end_ns: int, is_anchored: bool
 ) -> None:
     form = ParquetFormat()
-    wild = interval_of(example(), start_ns, end_ns, is_anchored=is_anchored)
+    wild = interval_of(example(), start_ns, end_ns, anchored=is_anchored)
     data = b"".join([*form.render(wild), *form.render(ITEMS[0]), *form.finish()])
     rows = pq.read_table(io.BytesIO(data)).to_pylist()
     n = len(wild.groups())
@@ -143,7 +143,7 @@ def test_standard_output_takes_it(tmp_path: Path) -> None:
 
 def test_missing_library_is_told_at_the_start(tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
-    hidden = "import sys; sys.modules['pyarrow'] = None; from blkiomon.cli import main; "
+    hidden = "import sys; sys.modules['pyarrow'] = None; from blkiomon.commands.cli import main; "
     command = [sys.executable, "-c", hidden + "sys.exit(main())", "-I0.1", "--parquet", str(path)]
     done = subprocess.run(command, input=b"", capture_output=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 4

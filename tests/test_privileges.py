@@ -17,7 +17,7 @@ from runner import LONG, NOBODY, Running, until
 from test_faults import ONE
 from test_full_disk import sizes
 
-from blkiomon.privileges import PrivilegeError, User, drop, find_user
+from blkiomon.commands.privileges import PrivilegeError, User, drop, find_user
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
@@ -141,7 +141,7 @@ def test_way_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the kernel's "keep capabilities", becoming somebody else takes nothing away."""
     code = """
 import ctypes
-from blkiomon.privileges import *
+from blkiomon.commands.privileges import *
 bind()
 ctypes.CDLL(None).prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
 try:
@@ -155,7 +155,7 @@ except PrivilegeError as error:
 
 THREADS = """
 import sys, threading
-from blkiomon.privileges import *
+from blkiomon.commands.privileges import *
 before, done = "before" in sys.argv, threading.Event()
 thread = threading.Thread(target=done.wait)
 if before:
@@ -204,7 +204,7 @@ def test_what_it_executes_stays_who_it_is(directory: Path) -> None:
     program.chmod(0o4755)
     code = f"""
 import subprocess
-from blkiomon.privileges import *
+from blkiomon.commands.privileges import *
 bind()
 drop(find_user("nobody"))
 subprocess.run([{str(program)!r}, "-u"])
@@ -216,7 +216,7 @@ subprocess.run([{str(program)!r}, "-u"])
 def test_becoming_nobody_fails_without_root() -> None:
     if os.geteuid() == 0:
         code = (
-            "from blkiomon.privileges import *; user = find_user('nobody');"
+            "from blkiomon.commands.privileges import *; user = find_user('nobody');"
             "bind(); drop(user); print('dropped', flush=True); drop(user)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True)
@@ -285,9 +285,9 @@ def test_guardian_hands_over_stops_and_closes_as_root(tmp_path: Path, more: tupl
     code = """
 with guardian.GuardedCapture(["sda"], "auto", print) as capture:
     os.setresuid(65534, 65534, 65534)
-    print(capture.name, capture.drain_s, os.read(capture.fd, 100), capture.lost)
+    print(capture.name, capture.drain_s, os.read(capture.fd, 100), capture.lost_events)
     capture.stop()
-print(capture.lost, capture.failed)
+print(capture.lost_events, capture.failed)
 """
     done, log = guarded(tmp_path, code, *more)
     assert done.stdout.splitlines() == ["a fake 1.5 b'records' 7", f"7 {bool(more)}"], done.stderr

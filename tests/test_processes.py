@@ -10,8 +10,8 @@ import pytest
 import tracewriter as tw
 from tracewriter import Record, complete, encode, issue, notify_process, notify_timestamp, replace
 
-from blkiomon import layout
 from blkiomon._core import Engine
+from blkiomon.engine import layout
 
 SDA = 8 << 20
 
@@ -22,7 +22,7 @@ def queued(time_ns: int, sector: int, pid: int, size: int = 4096) -> Record:
 
 def processes(engine: Engine) -> dict[int, tuple[int, int]]:
     """Requests and bytes by pid."""
-    table = engine.cut().processes
+    table = engine.snapshot().processes
     pids = table["pid"].tolist()
     assert pids == sorted(pids)
     assert len(set(pids)) == len(pids)
@@ -91,7 +91,7 @@ def test_processes_up_to_65536_are_told_apart_and_others_are_one(n: int, threads
     engine.feed(encode([notify_process(0, 1, "x")]))
     for _ in range(2):
         engine.feed(records.tobytes())
-        table = engine.cut().processes
+        table = engine.snapshot().processes
         assert np.array_equal(table["pid"], numbers)
         assert np.array_equal(table["requests"], requests)
         assert np.array_equal(table["bytes"], sizes)

@@ -29,8 +29,8 @@ from reference import (
 )
 from tracewriter import Record, complete, encode, issue
 
-from blkiomon import layout
 from blkiomon._core import Engine
+from blkiomon.engine import layout
 
 QUEUE = tw.QUEUE << 16
 SDA, SDB = 8 << 20, 8 << 20 | 16
@@ -59,7 +59,7 @@ class Queues(Reference):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.q2d: dict[tuple[int, str], list[tuple[int, int]]] = {}  # q2d, q2c
+        self.q2d_ns: dict[tuple[int, str], list[tuple[int, int]]] = {}  # q2d, q2c
         self._waiting: dict[Key, int] = {}
         self._issued: dict[Key, int] = {}
 
@@ -98,12 +98,12 @@ class Queues(Reference):
         queued_ns = self._issued.pop(queue_key(key), None)
         if queued_ns is not None and queued_ns <= issue.time:
             q2d_ns = issue.time - queued_ns
-            times = self.q2d.setdefault((issue.device, operation(issue)), [])
+            times = self.q2d_ns.setdefault((issue.device, operation(issue)), [])
             times.append((q2d_ns, q2d_ns + d2c_ns))
 
     def cut_queue(self) -> dict[tuple[int, str], list[tuple[int, int]]]:
         """Hand out the times since the last cut."""
-        times, self.q2d = self.q2d, {}
+        times, self.q2d_ns = self.q2d_ns, {}
         return times
 
 
@@ -122,7 +122,7 @@ def check(cut: Any, expected: dict[tuple[int, str], list[tuple[int, int]]]) -> N
             m = rows[i][name]
             assert (int(m["min"]), int(m["max"])) == (min(values), max(values))
             assert total(m["sum"]) == sum(values)
-            assert total(m["squ"]) == sum(v * v for v in values)
+            assert total(m["sum_squares"]) == sum(v * v for v in values)
             those = bins[bins["row"] == i]
             got = dict(zip(those["bin"].tolist(), those["count"].tolist()))
             assert got == Counter(map(bin_of, values))
@@ -170,16 +170,16 @@ def test_queue_times_equal_reference(seed: int) -> None:
         n = rng.randint(1, len(rest))
         engine.feed(rest[:n])
         reference.feed(rest[:n])
-        check(engine.cut(), reference.cut_queue())
+        check(engine.snapshot(), reference.cut_queue())
         rest = rest[n:]
-    assert engine.matches == reference.matched > 0
+    assert engine.requests == reference.matched > 0
 
 
 def test_queue_times_of_a_real_trace_equal_those_worked_out_from_its_records() -> None:
     data = (Path(__file__).parent / "data" / "loop-ext4-all.bin").read_bytes()
     engine = Engine(keep_records=True, keep_requests=True)
     engine.feed(data)
-    cut = engine.cut()
+    cut = engine.snapshot()
     waiting: dict[tuple[int, int, int], int] = {}
     issued: dict[tuple[int, int, int], tuple[int, int | None]] = {}
     expected = []
@@ -216,8 +216,8 @@ def test_queue_times_of_a_real_trace_equal_those_worked_out_from_its_records() -
 def test_from_queue_to_completion() -> None:
     engine = Engine()
     engine.feed(encode([queued(100, 8), issue(130, 8, 4096), complete(200, 8, 4096)]))
-    check(engine.cut(), {(SDA, "read"): [(30, 100)]})
-    check(engine.cut(), {})
+    check(engine.snapshot(), {(SDA, "read"): [(30, 100)]})
+    check(engine.snapshot(), {})
 
 
 def test_queued_again_while_the_first_is_outstanding() -> None:
@@ -276,7 +276,7 @@ def test_cgroup_flag_of_queue_records_does_not_matter() -> None:
 def test_streams_without_queue_records_have_no_queue_rows() -> None:
     engine = Engine()
     engine.feed(encode([issue(130, 8, 4096), complete(200, 8, 4096)]))
-    cut = engine.cut()
+    cut = engine.snapshot()
     assert len(cut.queue_rows) == len(cut.q2d_bins) == len(cut.q2c_bins) == 0
 
 
@@ -284,7 +284,7 @@ def test_streams_without_queue_records_have_no_queue_rows() -> None:
 def test_queue_records_are_forgotten_by_age(max_age_ns: int, expected: list[int]) -> None:
     engine = Engine(max_age_ns=max_age_ns, keep_requests=True)
     engine.feed(encode([queued(100, 8), complete(200, 99, 512)]))
-    engine.cut()
+    engine.snapshot()
     engine.feed(encode([issue(200, 8, 4096), complete(210, 8, 4096)]))
     assert engine.take_requests()["q2d_ns"].tolist() == expected
 

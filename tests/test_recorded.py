@@ -16,7 +16,7 @@ import runner
 from forked import Running
 from tracewriter import Record, complete, encode, issue, notify_process, notify_timestamp
 
-from blkiomon.recorded import HELD_BYTES, HELD_S, Beginning
+from blkiomon.commands.recorded import HELD_BYTES, HELD_S, Beginning
 
 S, MS = 10**9, 10**6
 TRACE = goldenfiles.TRACES / "loop-phases-dc.bin"

@@ -64,7 +64,7 @@ def read_as_the_original(name: str) -> tuple[Outputs, Counter[str]]:
     ref = Reference(as_original=True, original=True)
     ref.feed(real_trace(name))
     stats = ref.finish()
-    requests = Counter(match.op for device in stats for match in device.matches)
+    requests = Counter(match.op for device in stats for match in device.requests)
     return reference.outputs_of(ref, stats), requests
 
 
@@ -224,7 +224,7 @@ def test_resync_counts_skipped_bytes(byteorder: str) -> None:
 def test_lost_marks_in_pieces_and_before_the_first_record() -> None:
     data = lost_mark(0, 3) + encode([issue(0, 1, 1)]) + lost_mark(11, 2**40) + lost_mark(1, 1)
     ref = fed(*(data[i : i + 1] for i in range(len(data))))
-    assert (ref.lost, ref.bad, ref.overall) == (2**40 + 4, None, 1)
+    assert (ref.lost_events, ref.bad, ref.overall) == (2**40 + 4, None, 1)
 
 
 def test_malformed_v8_record_is_48_bytes_with_pid_and_action_swapped() -> None:
@@ -282,7 +282,7 @@ def test_var_is_exact_where_products_overflow(values: list[int]) -> None:
 
 def test_wire_fields_are_modulo_2_64() -> None:
     (stats,) = stats_of(quirks.pairs((U32 - 1, 1), (U32 - 1, 1)))
-    assert stats.size_r.squ > U64
+    assert stats.size_r.sum_squares > U64
     assert stats.size_r.wire()[3] == 2 * (U32 - 1) ** 2 % U64
     assert f", squ {2 * (U32 - 1) ** 2 - 2 * U64}, " in human_text([stats], 0)
 
@@ -318,7 +318,7 @@ def test_layouts() -> None:
 def test_operation_of_a_match(category: int, size: int, op: str) -> None:
     data = encode([issue(5, 1, size, category), complete(2010, 1, 9, category, error=3)], 8)
     (stats,) = stats_of(data)
-    assert stats.matches == [Match(op, 2005, size, 3)]
+    assert stats.requests == [Match(op, 2005, size, 3)]
 
 
 # -- intervals and limits --------------------------------------------------------------------------

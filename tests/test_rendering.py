@@ -14,14 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from intervals import NAMES, Io, example, interval_of
 
-from blkiomon import layout
-from blkiomon.columns import PIECE_WEIGHT
-from blkiomon.distribution import PERCENTILES, Distribution
-from blkiomon.interchange import percentile_name
-from blkiomon.interval import Counts, Interval, merge
-from blkiomon.outputs import csv as csv_output
-from blkiomon.outputs import jsonl
-from blkiomon.outputs.openmetrics import Metrics
+from blkiomon import to_dict
+from blkiomon.engine import layout
+from blkiomon.formats import csv as csv_output
+from blkiomon.formats import json_lines
+from blkiomon.formats.json_codec import percentile_name
+from blkiomon.formats.openmetrics import Metrics
+from blkiomon.interval.columns import PIECE_WEIGHT
+from blkiomon.interval.distribution import PERCENTILES, Distribution
+from blkiomon.interval.value import Counts, Interval, merge
 
 S = 10**9
 HOUR_NS = 3600 * S
@@ -30,12 +31,12 @@ Name = str | None
 
 def plain_line(item: Interval, name_of: Any = NAMES.get) -> bytes:
     """A line as the json module writes it."""
-    line = json.dumps(item.to_dict(name_of=name_of), separators=(",", ":"), allow_nan=False)
+    line = json.dumps(to_dict(item, name_of=name_of), separators=(",", ":"), allow_nan=False)
     return line.encode() + b"\n"
 
 
 def line(item: Interval, name_of: Any = NAMES.get) -> bytes:
-    return b"".join(jsonl.renderer(name_of)(item))
+    return b"".join(json_lines.renderer(name_of)(item))
 
 
 times = st.one_of(st.integers(0, 200), st.integers(0, HOUR_NS), st.integers(0, 2**57))
@@ -57,9 +58,9 @@ ios = st.builds(
 def intervals(draw: st.DrawFn) -> Interval:
     listed = draw(st.lists(ios, max_size=30))
     start_ns, end_ns = sorted((0, draw(st.sampled_from([0, 1, S, HOUR_NS, 2**58]))))
-    item = interval_of(listed, start_ns, end_ns, {7: "fio"}, is_anchored=draw(st.booleans()))
+    item = interval_of(listed, start_ns, end_ns, {7: "fio"}, anchored=draw(st.booleans()))
     if draw(st.booleans()):
-        item = replace(item, cut=replace(item.cut, loads=item.cut.loads[:0]))
+        item = replace(item, snapshot=replace(item.snapshot, loads=item.snapshot.loads[:0]))
     if draw(st.booleans()):
         item = merge([item, item])
     return item
@@ -76,7 +77,7 @@ def test_json_is_that_of_the_json_module(item: Interval) -> None:
 def test_csv_has_the_figures_of_json(item: Interval) -> None:
     text = csv_output.HEAD + b"".join(csv_output.renderer(NAMES.get)(item))
     rows = list(csv.DictReader(io.StringIO(text.decode(), newline=""), strict=True))
-    data = item.to_dict(name_of=NAMES.get)
+    data = to_dict(item, name_of=NAMES.get)
     groups = [
         (device, op, figures)
         for device in data["devices"]
@@ -109,7 +110,7 @@ def test_many_devices_come_in_pieces() -> None:
     """None is large, and all of a device is in one."""
     requests = [Io(number << 8, "read", 4096, number, 1000 + number) for number in range(3000)]
     item = interval_of(requests, 0, S)
-    render = list(jsonl.renderer()(item))
+    render = list(json_lines.renderer()(item))
     assert b"".join(render) == plain_line(item, lambda number: None)
     assert len(render) > 5 and max(map(len, render)) < 100 * PIECE_WEIGHT
     pieces = list(csv_output.renderer()(item))
@@ -119,11 +120,11 @@ def test_many_devices_come_in_pieces() -> None:
 def test_large_counts_and_extreme_bins() -> None:
     item = interval_of(example(), 0, 3 * S)
     for count in (1, 4094, 4095, 4096, 10**15):
-        cut = item.cut
+        cut = item.snapshot
         bins = cut.d2c_bins.copy()
         bins["count"] *= np.uint64(count)
         bins["bin"][-1] = layout.D2C_BINS - 1
-        scaled = replace(item, cut=replace(cut, d2c_bins=bins))
+        scaled = replace(item, snapshot=replace(cut, d2c_bins=bins))
         assert line(scaled) == plain_line(scaled)
 
 
@@ -156,9 +157,9 @@ def test_metrics_from_a_template_are_those_of_the_library(items: list[Interval],
 
 def test_a_bin_without_a_count_is_nothing() -> None:
     item = interval_of(example(), 0, S)
-    bins = item.cut.d2c_bins.copy()
+    bins = item.snapshot.d2c_bins.copy()
     bins["count"] = 0
-    empty = replace(item, cut=replace(item.cut, d2c_bins=bins), counts=Counts())
-    assert empty.total.d2c.percentile(50) is None
+    empty = replace(item, snapshot=replace(item.snapshot, d2c_bins=bins), counts=Counts())
+    assert empty.total.d2c_ns.percentile(50) is None
     assert Distribution().percentile(50) is None
     assert line(empty) == plain_line(empty)

@@ -19,13 +19,15 @@ import tracewriter as tw
 from sanitizers import NEEDED
 
 import blkiomon
-from blkiomon import layout, report
-from blkiomon.report import access, compare, worst
-from blkiomon.report import collect as collecting
-from blkiomon.report.access import Accesses
-from blkiomon.report.collect import MOST_SLICES, Collected, ReportError, collect
-from blkiomon.report.figures import charts
-from blkiomon.report.series import heat, series, tail
+from blkiomon import to_dict
+from blkiomon.commands import report
+from blkiomon.commands.report import access, compare, worst
+from blkiomon.commands.report import collect as collecting
+from blkiomon.commands.report.access import Accesses
+from blkiomon.commands.report.collect import MOST_SLICES, Collected, ReportError, collect
+from blkiomon.commands.report.figures import charts
+from blkiomon.commands.report.series import heat, series, tail
+from blkiomon.engine import layout
 
 DATA = Path(__file__).parent / "data"
 PHASES, MULTI, EXT4, LOSSY = (
@@ -102,7 +104,7 @@ def few_slices(monkeypatch: pytest.MonkeyPatch) -> int:
 @pytest.mark.parametrize("path", [PHASES, MULTI, EXT4], ids=lambda path: path.stem)
 def test_the_whole_is_what_the_library_says(path: Path) -> None:
     found = collect([str(path)])
-    assert found.whole.to_dict() == blkiomon.summarize(path).to_dict()
+    assert to_dict(found.whole) == to_dict(blkiomon.summarize(path))
     assert MOST_SLICES // 2 < len(found.slices) <= MOST_SLICES
     starts = [item.start_ns for item in found.slices[1:]]
     assert starts == [item.end_ns for item in found.slices[:-1]]
@@ -114,7 +116,7 @@ def test_the_whole_begins_with_the_first_record_behind_the_notes(tmp_path: Path)
     path = trace(tmp_path / "trace", records)
     found = collect([str(path)])
     whole = blkiomon.summarize(path)
-    assert found.whole.to_dict() == whole.to_dict()
+    assert to_dict(found.whole) == to_dict(whole)
     assert whole.duration_s < 1
     assert len(found.slices) > MOST_SLICES // 8
 
@@ -126,7 +128,7 @@ def test_slices_are_those_of_a_monitor_of_the_same_length(few_slices: int) -> No
     same = list(blkiomon.intervals(MULTI, width_s))
     assert len(same) == len(found.slices)
     for mine, theirs in zip(found.slices, same):
-        assert mine.to_dict() == theirs.to_dict()
+        assert to_dict(mine) == to_dict(theirs)
 
 
 @pytest.mark.parametrize("spacing_ns", [1, 10**6, 10**11])
@@ -134,7 +136,7 @@ def test_slices_follow_the_length_of_a_trace(tmp_path: Path, spacing_ns: int) ->
     path = trace(tmp_path / "trace", pairs(700, spacing_ns))
     found = collect([str(path)])
     assert len(found.slices) <= MOST_SLICES
-    assert found.whole.to_dict() == blkiomon.summarize(path).to_dict()
+    assert to_dict(found.whole) == to_dict(blkiomon.summarize(path))
 
 
 def test_a_leap_in_time_makes_few_slices(tmp_path: Path) -> None:
@@ -147,11 +149,11 @@ def test_a_leap_in_time_makes_few_slices(tmp_path: Path) -> None:
 def test_json_says_what_the_trace_says(stats: dict[str, Path], tmp_path: Path) -> None:
     found = collect([str(stats["json"])])
     assert found.kind == collecting.JSON
-    assert found.whole.to_dict() == blkiomon.summarize(MULTI).to_dict()
+    assert to_dict(found.whole) == to_dict(blkiomon.summarize(MULTI))
     assert len(found.slices) == 4
     packed = tmp_path / "stats.jsonl.gz"
     packed.write_bytes(gzip.compress(stats["json"].read_bytes()))
-    assert collect([str(packed)]).whole.to_dict() == found.whole.to_dict()
+    assert to_dict(collect([str(packed)]).whole) == to_dict(found.whole)
 
 
 def test_json_of_many_intervals_makes_few_slices(
@@ -161,7 +163,7 @@ def test_json_of_many_intervals_makes_few_slices(
     assert runner.call("-I", "0.001", "--json", path, short).returncode == 0
     assert path.read_bytes().count(b"\n") > few_slices
     found = collect([str(path)])
-    assert found.whole.to_dict() == blkiomon.summarize(short).to_dict()
+    assert to_dict(found.whole) == to_dict(blkiomon.summarize(short))
     assert few_slices // 2 < len(found.slices) <= few_slices
 
 
@@ -173,7 +175,7 @@ def test_devices_are_picked_from_traces_and_json_alike(short: Path, tmp_path: Pa
         # The filtered trace ends with the last record of these devices.
         for one, other in zip(of_json.groups(), of_trace.groups(), strict=True):
             assert (one.device, one.op, one.errors) == (other.device, other.op, other.errors)
-            assert (one.d2c, one.size) == (other.d2c, other.size)
+            assert (one.d2c_ns, one.size_bytes) == (other.d2c_ns, other.size_bytes)
             assert one.in_flight and other.in_flight
             assert one.in_flight.request_ns == other.in_flight.request_ns
 
@@ -187,8 +189,8 @@ def test_files_of_b_give_what_they_hold(
     writes = [g for g in found.whole.groups() if (g.device, g.op) == (7 << 20 | 2, "write")]
     (exact,) = (g for g in whole.ops(7 << 20 | 2) if g.op == "write")
     assert (writes[0].requests, writes[0].bytes) == (exact.requests, exact.bytes)
-    assert writes[0].d2c.mean == pytest.approx(exact.d2c.mean, abs=1000)
-    assert writes[0].d2c.percentile(99) is None
+    assert writes[0].d2c_ns.mean == pytest.approx(exact.d2c_ns.mean, abs=1000)
+    assert writes[0].d2c_ns.percentile(99) is None
     assert report.main(["-o", str(output), str(path)]) == 0
     assert "hold no percentiles" in output.read_text()
 
@@ -260,8 +262,8 @@ def test_series_add_up(multi: Collected) -> None:
         assert np.nansum(line.iops * widths) == pytest.approx(sum(g.requests for g in exact))
         assert np.nansum(line.bytes_per_s * widths) == pytest.approx(sum(g.bytes for g in exact))
         assert line.whole.percentile(99) == found.whole.percentile(99, op=op)
-        edges, counts = heat(line.d2c, 50)
-        assert counts.sum() == line.whole.num
+        edges, counts = heat(line.d2c_ns, 50)
+        assert counts.sum() == line.whole.count
         assert edges[0] * 1e9 == pytest.approx(line.whole.min)
         assert edges[-1] * 1e9 == pytest.approx(line.whole.max, rel=0.01)
         times, shares = tail(line.whole)
@@ -282,7 +284,7 @@ def test_time_that_nobody_measured_is_a_gap(stats: dict[str, Path], tmp_path: Pa
 
 
 def test_figures_of_the_page_are_the_librarys(page: str) -> None:
-    whole = blkiomon.summarize(MULTI).to_dict(histograms=False)
+    whole = to_dict(blkiomon.summarize(MULTI), histograms=False)
     assert figures_of(page)["whole"] == json.loads(json.dumps(whole))
     for op, requests in {"read": "28,110", "write": "5,897", "discard": "1,500"}.items():
         assert re.search(rf"{op}</td><td>{requests}</td>", page), op
@@ -404,7 +406,7 @@ def test_processes_are_shown_by_their_names_as_in_json(tmp_path: Path) -> None:
     assert report.main(["-o", str(output), "--chart=iops", str(path)]) == 0
     page = output.read_text()
     assert "<td>fio (7)</td>" in page
-    assert figures_of(page)["whole"]["processes"] == blkiomon.summarize(path).to_dict()["processes"]
+    assert figures_of(page)["whole"]["processes"] == to_dict(blkiomon.summarize(path))["processes"]
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
@@ -471,12 +473,12 @@ def test_many_devices_have_rows_for_the_worst_and_exact_totals(
         path = tmp_path / "stats.jsonl"
         assert runner.call("-I", "0.001", "--json", path, tmp_path / "trace").returncode == 0
     found = collect([str(path)])
-    assert sum(worst.n_bytes(item.cut) for item in found.slices) <= most_bytes
+    assert sum(worst.n_bytes(item.snapshot) for item in found.slices) <= most_bytes
     assert not any(item._groups for item in found.slices)  # they take far more
     assert sum(item.total.requests for item in found.slices) == exact.total.requests
     whole = found.whole
-    assert whole.total.d2c == exact.total.d2c
-    assert whole.total.size == exact.total.size
+    assert whole.total.d2c_ns == exact.total.d2c_ns
+    assert whole.total.size_bytes == exact.total.size_bytes
     assert whole.total.in_flight == exact.total.in_flight
     shown = {g.device for g in whole.groups() if g.device not in (None, worst.OTHERS)}
     assert len(shown) <= 4 and len(shown) + found.n_others == 101
@@ -486,7 +488,7 @@ def test_many_devices_have_rows_for_the_worst_and_exact_totals(
         assert whole.device(number) == exact.device(number)
         assert whole.ops(number) == exact.ops(number)
     line = series(found.slices).lines["read"]
-    assert line.whole == exact.total.d2c
+    assert line.whole == exact.total.d2c_ns
 
 
 def test_page_and_comparison_say_that_there_are_others(
@@ -514,9 +516,9 @@ def test_runs_of_a_comparison_share_the_memory(
     monkeypatch.setattr(collecting, "MOST_BYTES", 400_000)
     path = trace(tmp_path / "trace", many_devices(100))
     alone, shared = collect([str(path)]), collect([str(path)], n_runs=4)
-    assert sum(worst.n_bytes(item.cut) for item in shared.slices) <= 100_000
+    assert sum(worst.n_bytes(item.snapshot) for item in shared.slices) <= 100_000
     assert shared.n_others > alone.n_others
-    assert shared.whole.total.d2c == alone.whole.total.d2c
+    assert shared.whole.total.d2c_ns == alone.whole.total.d2c_ns
 
 
 def test_others_that_are_too_many_to_be_known_stay_others(
@@ -527,7 +529,7 @@ def test_others_that_are_too_many_to_be_known_stay_others(
     path = trace(tmp_path / "trace", many_devices(100))
     found = collect([str(path)])
     assert "more than " in found.notes[0]
-    assert found.whole.total.d2c == blkiomon.summarize(path).total.d2c
+    assert found.whole.total.d2c_ns == blkiomon.summarize(path).total.d2c_ns
     assert len(found.devices) <= 4
 
 
@@ -577,13 +579,13 @@ def test_statistics_of_b_with_any_figures_make_a_page(
     tmp_path: Path, stats: dict[str, Path], capfd: Capture
 ) -> None:
     records = np.frombuffer(stats["b"].read_bytes(), layout.STATS_03).copy()
-    records["d2c_r"]["squ"] = 0  # as if 64 bits had not held it
+    records["d2c_r"]["sum_squares"] = 0  # as if 64 bits had not held it
     path, output = tmp_path / "stats.bin", tmp_path / "page.html"
     path.write_bytes(records.tobytes())
     assert report.main(["-o", str(output), str(path)]) == 0
-    some = records["size_r"]["num"] > 0  # of which histograms hold 32 bits
+    some = records["size_r"]["count"] > 0  # of which histograms hold 32 bits
     for name in ("size_r", "d2c_r"):
-        records[name]["num"][some] += 1 << 50
+        records[name]["count"][some] += 1 << 50
     path.write_bytes(records.tobytes())
     assert "a number of requests is out of range" in complaint(capfd, "-o", output, path)
 

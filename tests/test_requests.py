@@ -13,8 +13,8 @@ import tracewriter as tw
 from reference import Key, Reference, Trace, operation
 from test_queue import NOT_QUEUED, some_bios
 
-from blkiomon import layout
 from blkiomon._core import Engine
+from blkiomon.engine import layout
 
 
 class Requests(Reference):
@@ -97,20 +97,20 @@ def test_keeping_requests_changes_no_figures() -> None:
     keeping.feed(data)
     assert tables(plain) == tables(keeping)
     assert plain.counters() == keeping.counters()
-    assert len(keeping.take_requests()) == plain.matches
+    assert len(keeping.take_requests()) == plain.requests
 
 
 # --- filters --------------------------------------------------------------------------------------
 
 
 def tables(engine: Engine) -> dict[str, bytes]:
-    cut = engine.cut()
+    cut = engine.snapshot()
     return {f.name: getattr(cut, f.name).tobytes() for f in fields(cut)}
 
 
 def said(engine: Engine, end_ns: int) -> list[Any]:
     """All that must be equal."""
-    cut = engine.cut(end_ns)
+    cut = engine.snapshot(end_ns)
     counters = engine.counters()
     del counters["records"]
     details = engine.leftovers()["record"].tolist(), engine.take_mismatches().tolist()
@@ -123,7 +123,7 @@ def said(engine: Engine, end_ns: int) -> list[Any]:
         engine.take_requests().tolist(),
         engine.take_driver_data(),
         dict(engine.process_names),
-        (engine.pending, engine.matches, engine.now_ns, engine.epoch_ns),
+        (engine.pending, engine.requests, engine.now_ns, engine.epoch_ns),
     ]
 
 
@@ -176,7 +176,7 @@ def test_gaps_of_devices_that_nobody_asked_for_do_not_count() -> None:
         engine.feed(
             tw.encode([tw.issue(n, n, 1, device=device, sequence=1 + 3 * n) for n in range(4)])
         )
-    assert engine.counters()["gaps"] == 6
+    assert engine.counters()["sequence_gaps"] == 6
 
 
 def test_records_are_handed_out_whatever_the_filter() -> None:

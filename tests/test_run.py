@@ -26,9 +26,10 @@ import tracewriter as tw
 from runner import LONG, MessageQueue, Running
 from tracewriter import driver_data, encode, issue
 
-from blkiomon import cli, layout
-from blkiomon.config import Config
-from blkiomon.run import run
+from blkiomon.commands import cli
+from blkiomon.commands.config import Config
+from blkiomon.commands.run import run
+from blkiomon.engine import layout
 
 ONE = quirks.pairs((4096, 500))
 MISMATCH = encode([issue(5, 99, 1), issue(6, 99, 1)])
@@ -76,7 +77,7 @@ def test_each_struct_is_written_at_once() -> None:
             process.write(ONE * number)
             data = process.read_bytes(424 * number)
             stats = np.frombuffer(data, layout.STATS_03)
-            assert stats["size_r"]["num"].tolist() == [1, 2][:number]
+            assert stats["size_r"]["count"].tolist() == [1, 2][:number]
             assert abs(int(stats["time"][-1]) - time.time()) < 60
 
 
@@ -401,7 +402,7 @@ def test_no_space_left_is_told_once_and_other_outputs_go_on(option: str, tmp_pat
         if letter == "h":
             assert sum(requests(data)) == 3
         elif letter == "b":
-            assert np.frombuffer(data, layout.STATS_03)["size_r"]["num"].sum() == 3
+            assert np.frombuffer(data, layout.STATS_03)["size_r"]["count"].sum() == 3
         else:
             assert b" 3 match, " in data
 
@@ -431,7 +432,7 @@ def test_reader_of_standard_output_goes_away_and_other_outputs_go_on(tmp_path: P
             runner.await_size(path, 424 * number)
         assert process.end()[0] in BY_SIGPIPE
         assert process.stderr == ""
-    assert np.frombuffer(path.read_bytes(), layout.STATS_03)["size_r"]["num"].tolist() == [1] * 4
+    assert np.frombuffer(path.read_bytes(), layout.STATS_03)["size_r"]["count"].tolist() == [1] * 4
 
 
 def test_run_ends_when_the_only_reader_goes_away() -> None:
@@ -509,7 +510,7 @@ def test_signal_while_records_flow(tmp_path: Path) -> None:
     matches = re.fullmatch(rb"(?s:.*)\d leftover, (\d+) match, 0 mismatch, .*\n", text)
     assert matches is not None
     stats = np.frombuffer(path.read_bytes(), layout.STATS_03)
-    assert stats["size_r"]["num"].sum() == int(matches[1]) > 0
+    assert stats["size_r"]["count"].sum() == int(matches[1]) > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
@@ -586,7 +587,7 @@ def test_as_ziomon_starts_it(debug: bool, tmp_path: Path) -> None:
             assert process.end(signal.SIGTERM) == (0, record, TERMINATED)
         (last,) = queue.take()
     stats = np.frombuffer(first + second + last, layout.STATS_03)
-    assert stats["size_r"]["num"].tolist() == [1, 2, 3]
+    assert stats["size_r"]["count"].tolist() == [1, 2, 3]
     assert stats["device"].tolist() == [8 << 20] * 3
     assert np.diff(stats["time"].astype(int)).min() >= 0
     if debug:

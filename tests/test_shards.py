@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_two_cores import big, of_any_kind
 
+from blkiomon import to_bytes
 from blkiomon._core import Engine
-from blkiomon.interval import Interval, join, merge
-from blkiomon.monitor import Monitor
+from blkiomon.interval.monitor import Monitor
+from blkiomon.interval.value import Interval, join, merge
 
 S = 10**9
 
@@ -33,14 +34,14 @@ def assert_as_one(data: bytes, n: int, interval_s: float | None, **options: Any)
     one = intervals(data, interval_s, **options)
     many = shards(data, n, interval_s, **options)
     joined = [join(each) for each in zip(*many, strict=True)]
-    assert [i.to_bytes() for i in joined] == [i.to_bytes() for i in one]
-    assert join([merge(each) for each in many]).to_bytes() == merge(one).to_bytes()
+    assert [to_bytes(i) for i in joined] == [to_bytes(i) for i in one]
+    assert to_bytes(join([merge(each) for each in many])) == to_bytes(merge(one))
     return one
 
 
 @pytest.mark.parametrize("block", range(2))
 def test_generated_streams_of_any_kind(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blkiomon.monitor.MOST_IDLE", 20)  # times jump by years here
+    monkeypatch.setattr("blkiomon.interval.monitor.MOST_IDLE", 20)  # times jump by years here
     matches = 0
     for seed in range(block * 20, block * 20 + 20):
         rng = random.Random(f"shards {seed}")
@@ -52,7 +53,7 @@ def test_generated_streams_of_any_kind(block: int, monkeypatch: pytest.MonkeyPat
             "threads": rng.choice([1, 2]),
         }
         one = assert_as_one(data, rng.choice([1, 2, 3, 7]), rng.choice([None, 0.001]), **options)
-        matches += sum(i.counts.matches for i in one)
+        matches += sum(i.counts.requests for i in one)
     assert matches > 150
 
 
@@ -61,8 +62,8 @@ def test_long_stream_with_queue_records_names_and_lost_partners(n: int) -> None:
     one = assert_as_one(big(40_000, 500, 20, lost=0.2, notes=True), n, 0.02)
     assert len(one) > 3
     assert sum(i.counts.evicted + i.counts.mismatches for i in one) == 0  # max_age is not reached
-    assert merge(one).cut.queue_rows["requests"].sum() > 10_000
-    assert len(merge(one).cut.processes) > 1000
+    assert merge(one).snapshot.queue_rows["requests"].sum() > 10_000
+    assert len(merge(one).snapshot.processes) > 1000
 
 
 def test_each_shard_accounts_about_as_much_and_none_the_same() -> None:
@@ -71,7 +72,7 @@ def test_each_shard_accounts_about_as_much_and_none_the_same() -> None:
     requests = [int(i.rows["requests"].sum()) for i in merged]
     assert sum(requests) == 40_000
     assert all(9000 < n < 11_000 for n in requests)
-    assert {i.counts.matches for i in merged} == {40_000}
+    assert {i.counts.requests for i in merged} == {40_000}
 
 
 @settings(max_examples=40, deadline=None)
@@ -110,7 +111,7 @@ def test_device_whose_only_match_took_no_time_is_known_to_all_shards_alike() -> 
         ]
     )
     one = assert_as_one(data, 5, 1.0, max_devices=2)
-    assert [i.counts.over_limit for i in one if i.counts.records] == [0, 2, 0, 0]
+    assert [i.counts.over_device_limit for i in one if i.counts.records] == [0, 2, 0, 0]
 
 
 @pytest.mark.parametrize("shard", [(0, 0), (1, 1), (-1, 2), (2, 2), (0, 1025)])

@@ -26,11 +26,11 @@ from runner import Running
 from sanitizers import unpreloaded
 from test_faults import ONE, TERMINATED
 
-from blkiomon.clock import WallClock
-from blkiomon.config import Config
-from blkiomon.interval import Interval
+from blkiomon.commands.config import Config
+from blkiomon.commands.run import Line, StopSignals, _read
+from blkiomon.interval.clock import WallClock
+from blkiomon.interval.value import Interval
 from blkiomon.outputs import Outputs
-from blkiomon.run import Line, StopSignals, _read
 
 HOUR_S = 3600
 STORM = 3000
@@ -141,7 +141,7 @@ def test_clock_that_is_set_changes_no_duration(
     step_s: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, offset = [50.0], [1e9]
-    monkeypatch.setattr("blkiomon.run.time.monotonic_ns", lambda: int(now[0] * 1e9))
+    monkeypatch.setattr("blkiomon.commands.run.time.monotonic_ns", lambda: int(now[0] * 1e9))
     clock = WallClock(10, monotonic=lambda: now[0], time_of_day=lambda: now[0] + offset[0])
     kept = _Kept()
     line = Line(Config(interval_s=10), kept)
@@ -332,7 +332,9 @@ def test_signal_at_any_time_lets_the_poll_wait_again(
     monkeypatch.setattr(outputs, "reopen", lambda: reopened.append(1))
     monkeypatch.setattr(Outputs, "are_of_use", True)
     input_fd, end_fd = os.pipe()
-    monkeypatch.setattr("blkiomon.run.select.poll", lambda: _Polls(lambda: os.close(end_fd)))
+    monkeypatch.setattr(
+        "blkiomon.commands.run.select.poll", lambda: _Polls(lambda: os.close(end_fd))
+    )
     read = os.read
     is_sent = False
 
@@ -344,7 +346,7 @@ def test_signal_at_any_time_lets_the_poll_wait_again(
             os.kill(os.getpid(), late)
         return data
 
-    monkeypatch.setattr("blkiomon.run.os.read", read_and_signal)
+    monkeypatch.setattr("blkiomon.commands.run.os.read", read_and_signal)
     old = signal.signal(signal.SIGWINCH, lambda number, frame: None)
     line = Line(Config(interval_s=1000), outputs)
     try:

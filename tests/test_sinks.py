@@ -22,10 +22,11 @@ import runner
 from intervals import at, eventually
 from test_faults import ONE
 
-from blkiomon import layout
-from blkiomon.config import Config
-from blkiomon.interval import Counts, Interval
-from blkiomon.outputs import DriverData, Final, OutputError, Outputs, binary, files, open_outputs
+from blkiomon.commands.config import Config
+from blkiomon.engine import layout
+from blkiomon.formats import stats_file
+from blkiomon.interval.value import Counts, Interval
+from blkiomon.outputs import DriverData, Final, OutputError, Outputs, files, open_outputs
 from blkiomon.outputs.files import FileSink, Format
 
 TEXT = Format((Interval,), lambda item: iter([b"interval %d\n" % item.time_s]))
@@ -235,7 +236,7 @@ def test_one_destination_takes_text_then_struct_of_each_device(
     for o in (outputs, alone):
         o.put(item)
         o.close()
-    structs = list(binary.renderer("0.3")(item))
+    structs = list(stats_file.renderer("0.3")(item))
     texts = [b"\ntime" + t for t in path.read_bytes().split(b"\ntime")[1:]]
     assert both.read_bytes() == texts[0] + structs[0] + texts[1] + structs[1]
 
@@ -246,7 +247,7 @@ def test_items_reach_only_those_who_want_them(tmp_path: Path, said: list[str]) -
     outputs.put(DriverData(b"driver bytes", 1))
     outputs.put(np.zeros(1, layout.MISMATCH))
     outputs.put(at(7))
-    outputs.put(Final(np.zeros(1, layout.DETAIL), Counts(matches=1)))
+    outputs.put(Final(np.zeros(1, layout.DETAIL), Counts(requests=1)))
     outputs.close()
     content = {name: (tmp_path / name).read_bytes() for name in names}
     assert content["human"].startswith(b"\ntime: ")
@@ -466,7 +467,7 @@ def test_formats_in_pieces_share_a_file_each_as_a_whole(tmp_path: Path, said: li
 def test_stuck_write_does_not_keep_the_process(pipe: tuple[int, int]) -> None:
     code = (
         "from blkiomon.outputs.files import FileSink, Format\n"
-        "from blkiomon.outputs.driver import DriverData\n"
+        "from blkiomon.formats.driver_data import DriverData\n"
         "form = Format((DriverData,), lambda item: iter([item.data]))\n"
         "sink = FileSink('-', [form], print)\n"
         "sink.start()\n"
@@ -668,7 +669,7 @@ def test_cut_back_spares_what_somebody_else_appended(tmp_path: Path, said: list[
         eventually(lambda: path.stat().st_size)
         with path.open("ab") as other:
             other.write(b"theirs")
-        raise OSError(errno.EIO, "lost")
+        raise OSError(errno.EIO, "lost_events")
 
     sink = FileSink(str(path), [Format((Interval,), spoil)], said.append)
     sink.start()

@@ -14,8 +14,8 @@ from intervals import bin_of
 from reference import bucket
 from tracewriter import complete, encode, issue
 
-from blkiomon import layout
 from blkiomon._core import Engine
+from blkiomon.engine import layout
 
 MIB = 1 << 20
 MOST_KNOWN = 2**128 * 64**2 // 65**2
@@ -29,7 +29,7 @@ def figures(values: list[int]) -> tuple[int, int, int, int]:
 
 
 def got_figures(m: Any) -> tuple[int, int, int, int]:
-    sums = [int(m[name][0]) + (int(m[name][1]) << 64) for name in ("sum", "squ")]
+    sums = [int(m[name][0]) + (int(m[name][1]) << 64) for name in ("sum", "sum_squares")]
     squares = sums[1] if sums[1] < 2**128 - 1 else MOST_KNOWN
     return int(m["min"]), int(m["max"]), sums[0], min(squares, MOST_KNOWN)
 
@@ -43,7 +43,7 @@ def hist(values: list[int], delta: int, buckets: int) -> list[int]:
 
 def check(engine: Engine, requests: list[tuple[int, int, int]]) -> None:
     """A cut of these: device, size, time."""
-    cut = engine.cut()
+    cut = engine.snapshot()
     devices = list(dict.fromkeys(device for device, _, _ in requests))
     assert cut.rows["device"].tolist() == devices
     for i, device in enumerate(devices):
@@ -84,7 +84,7 @@ def test_one_size_alone(size: int) -> None:
     for n in (1, 3):
         feed(engine, [(5, size, 10)] * n)
         check(engine, [(5, size, 10)] * n)
-    assert len(engine.cut().size_bins) == 0
+    assert len(engine.snapshot().size_bins) == 0
 
 
 def test_every_size_that_is_counted_by_itself_and_its_neighbours() -> None:

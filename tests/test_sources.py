@@ -31,12 +31,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tracewriter import Record, encode, encode_record, issue, lost_mark, replace
 
-from blkiomon import layout, run
 from blkiomon._core import Engine
-from blkiomon._merge import Merger
-from blkiomon.config import Config
+from blkiomon.commands import run
+from blkiomon.commands.config import Config
+from blkiomon.engine import layout
 from blkiomon.errors import TraceError
 from blkiomon.sources import Source, SourceError, open_trace
+from blkiomon.sources.merger import Merger
 
 REAL = ("loop-multi-dc", "loop-phases-dc", "loop-ext4-all")
 V7_MAGIC = "65617407 or 65617408, a block trace of version 7 or 8"
@@ -234,7 +235,7 @@ def test_lost_marks_are_counted_and_left_out() -> None:
     for window in (1, 1000):
         merged, merger = merge(files, window, 7)
         assert merged == encode(records)
-        assert (merger.lost, merger.failures) == (1009, [])
+        assert (merger.lost_events, merger.failures) == (1009, [])
 
 
 @pytest.mark.parametrize("most", [7, 1 << 20])
@@ -251,9 +252,9 @@ def test_what_is_missing_is_told_before_the_record_behind_it(window_bytes: int, 
     merger = Merger(["one", "two"], readers, window_bytes=window_bytes, **options)
     told = []
     while data := bytes(merger.read()):
-        told.append((data, merger.lost, merger.skipped_bytes))
+        told.append((data, merger.lost_events, merger.skipped_bytes))
     assert told == expected
-    assert (merger.lost, merger.skipped_bytes) == (437, 7)
+    assert (merger.lost_events, merger.skipped_bytes) == (437, 7)
 
 
 def test_what_is_missing_is_told_also_where_a_file_is_no_trace() -> None:
@@ -264,7 +265,7 @@ def test_what_is_missing_is_told_also_where_a_file_is_no_trace() -> None:
     assert bytes(merger.read()) == records[0]
     with pytest.raises(TraceError):
         merger.read()
-    assert merger.lost == 3
+    assert merger.lost_events == 3
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -279,7 +280,7 @@ def test_a_real_trace_split_by_cpu(tmp_path: Path, name: str) -> None:
     def counted(data: bytes) -> tuple[dict[str, int], list[bytes]]:
         engine = Engine()
         engine.feed(data)
-        return engine.counters(), sorted(row.tobytes() for row in engine.cut().rows)
+        return engine.counters(), sorted(row.tobytes() for row in engine.snapshot().rows)
 
     # The tracer merges by time, too, if not with our rule for equal times.
     assert sorted(split(merged)) == sorted(records)
@@ -407,7 +408,7 @@ def test_records_behind_a_buffer_of_zeros_are_merged(window: int, most: int) -> 
     first = encode(records[:4:2]) + bytes(5000) + lost_mark(0, 3) + bytes(7) + encode(records[4::2])
     merged, merger = merge([first, encode(records[1::2])], window, most, resync=True)
     assert merged == encode(records)
-    assert (merger.padding_bytes, merger.lost, merger.skipped_bytes) == (5000, 3, 7)
+    assert (merger.padding_bytes, merger.lost_events, merger.skipped_bytes) == (5000, 3, 7)
 
 
 def test_few_zeros_between_records_are_garbage() -> None:
@@ -435,7 +436,10 @@ def test_padding_is_what_the_engine_says_it_is(seed: int, window: int, most: int
     merged, merger = merge([data], window, most, resync=True)
     counters = engine.counters()
     assert len(merged) == 108 * counters["records"]
-    assert (merger.lost, merger.skipped_bytes) == (counters["lost"], counters["skipped_bytes"])
+    assert (merger.lost_events, merger.skipped_bytes) == (
+        counters["lost_events"],
+        counters["skipped_bytes"],
+    )
     assert merger.padding_bytes == engine.padding_bytes
 
 
@@ -444,7 +448,7 @@ def test_mark_behind_what_ends_too_early_to_be_told_is_counted(short: bytes) -> 
     data = encode([issue(1, 1, 1)]) + b"?" + short + lost_mark(1, 5) + b"C"
     merged, merger = merge([data, encode([issue(2, 2, 2)])], resync=True)
     assert merged == encode([issue(1, 1, 1), issue(2, 2, 2)])
-    assert (merger.lost, merger.skipped_bytes) == (5, len(short) + 2)
+    assert (merger.lost_events, merger.skipped_bytes) == (5, len(short) + 2)
 
 
 def test_resync_is_the_same_however_little_is_read() -> None:
@@ -457,7 +461,7 @@ def test_resync_is_the_same_however_little_is_read() -> None:
     for window, most in ((1, 1), (60, 7), (4096, 4096)):
         merged, merger = merge([b"", data], window, most, resync=True)
         assert merged == expected
-        assert merger.lost == 20
+        assert merger.lost_events == 20
         assert merger.skipped_bytes == 13 * 4 + 13 * 8
         assert len(merger.take_skips()) == 26
 
@@ -680,7 +684,7 @@ def test_a_file_is_handed_out_as_it_is(tmp_path: Path) -> None:
         assert (source.name, source.total_bytes) == (str(tmp_path / "trace"), 1_000_000)
         assert source.done_bytes < 300_000
         assert drain(source) == data
-        assert (source.done_bytes, source.lost, source.skipped_bytes) == (1_000_000, 0, 0)
+        assert (source.done_bytes, source.lost_events, source.skipped_bytes) == (1_000_000, 0, 0)
 
 
 @contextmanager

@@ -11,10 +11,11 @@ import tracewriter as tw
 from reference import Reference
 from tracewriter import Record, complete, encode, issue, replace
 
-from blkiomon import layout
+from blkiomon import from_bytes, from_dict, to_bytes, to_dict
 from blkiomon._core import Engine
-from blkiomon.interval import Interval
-from blkiomon.monitor import Monitor
+from blkiomon.engine import layout
+from blkiomon.interval.monitor import Monitor
+from blkiomon.interval.value import Interval
 
 MS = 10**6
 SDA = 8 << 20
@@ -41,12 +42,17 @@ def interval_of(*records: Record, **options: Any) -> Interval:
 
 def figures(item: Interval) -> tuple[int, int, int | None]:
     """Requests, errors, and the longest time from issue to completion."""
-    return item.total.requests, item.total.errors, item.total.d2c.max
+    return item.total.requests, item.total.errors, item.total.d2c_ns.max
 
 
 def nothing_unseen(item: Interval) -> bool:
     counts = item.counts
-    return not (counts.mismatches or counts.orphans or counts.unanswered or counts.evicted)
+    return not (
+        counts.mismatches
+        or counts.completions_without_issue
+        or counts.issues_without_completion
+        or counts.evicted
+    )
 
 
 # --- completions ----------------------------------------------------------------------------------
@@ -95,7 +101,7 @@ def test_part_that_never_completes_leaves_one_request_in_flight() -> None:
     item = interval_of(issue(MS, 8, 8192), complete(2 * MS, 8, 4096))
     load = item.total.in_flight
     assert load is not None and (load.end, load.oldest_ns) == (1, MS)
-    assert item.counts.unanswered == 1
+    assert item.counts.issues_without_completion == 1
 
 
 @pytest.mark.parametrize("category", [tw.WRITE | tw.SYNC | tw.FS, tw.READ | tw.SYNC | tw.FS])
@@ -140,7 +146,7 @@ def test_completion_at_the_time_of_its_issue_is_a_request_of_0_ns() -> None:
     assert figures(interval_of(*records[::-1])) == (1, 0, 0)
     original = Engine(as_original=True)
     original.feed(encode(records))
-    assert (original.matches, original.counters()["mismatches"]) == (0, 1)
+    assert (original.requests, original.counters()["mismatches"]) == (0, 1)
 
 
 # --- requeues -------------------------------------------------------------------------------------
@@ -157,9 +163,9 @@ def test_requeued_request_is_not_in_flight_until_it_is_issued_again() -> None:
     total = item.total
     assert figures(item) == (1, 0, MS)
     assert total.requeues == 1
-    assert (total.retried.num, total.retried.max) == (1, 101 * MS - 10_000)
-    assert total.q2d is not None and total.q2d.max == 100 * MS
-    assert total.q2c is not None and total.q2c.max == 101 * MS
+    assert (total.retried.count, total.retried.max) == (1, 101 * MS - 10_000)
+    assert total.q2d_ns is not None and total.q2d_ns.max == 100 * MS
+    assert total.q2c_ns is not None and total.q2c_ns.max == 101 * MS
     assert total.in_flight is not None
     assert total.in_flight.request_ns == 9_990_000 + MS
     assert item.device(SDA) is not None
@@ -216,11 +222,11 @@ def test_requeues_are_counted_in_the_interval_in_which_they_happen() -> None:
     records.append(complete(25 * MS, 8, 4096))
     items = monitor.feed(encode(records)) + monitor.finish()
     assert [i.total.requeues for i in items] == [0, 1, 0]
-    assert [i.total.retried.num for i in items] == [0, 0, 1]
+    assert [i.total.retried.count for i in items] == [0, 0, 1]
     merged = items[0].merge(*items[1:])
     assert (merged.total.requeues, merged.total.retried.max) == (1, 24 * MS)
-    assert Interval.from_bytes(merged.to_bytes()).total.retried == merged.total.retried
-    assert Interval.from_dict(merged.to_dict()).total.retried == merged.total.retried
+    assert from_bytes(to_bytes(merged)).total.retried == merged.total.retried
+    assert from_dict(to_dict(merged)).total.retried == merged.total.retried
 
 
 def test_library_says_when_a_request_was_issued_first() -> None:
@@ -238,7 +244,7 @@ def test_original_pairs_none_of_this() -> None:
     engine = Engine(as_original=True)
     records = [issue(MS, 8, 4096), requeue(2 * MS, 8, 4096), issue(3 * MS, 8, 4096)]
     engine.feed(encode([*records, complete(4 * MS, 8, 0), complete(5 * MS, 8, 4096)]))
-    assert (engine.matches, engine.counters()["mismatches"], engine.pending) == (1, 1, 1)
+    assert (engine.requests, engine.counters()["mismatches"], engine.pending) == (1, 1, 1)
 
 
 # --- zone appends ---------------------------------------------------------------------------------
@@ -256,7 +262,7 @@ def test_several_appends_to_one_zone_complete_in_their_order() -> None:
     done = [complete((n + 20) * MS, 524288 + 8 * n, 4096, APPEND) for n in range(1, 9)]
     item = interval_of(*issues, *done)
     assert figures(item) == (8, 0, 20 * MS)
-    assert item.total.d2c.min == 20 * MS
+    assert item.total.d2c_ns.min == 20 * MS
     assert nothing_unseen(item)
 
 
@@ -291,7 +297,7 @@ def test_more_appends_than_are_followed_do_no_harm() -> None:
     engine = Engine(max_pending=2000)
     engine.feed(encode([issue(n, 0, 4096, APPEND) for n in range(5000)], 8))
     engine.feed(encode([complete(10**6 + n, 8, 4096, APPEND) for n in range(5000)], 8))
-    assert engine.matches == 1024
+    assert engine.requests == 1024
     assert engine.pending <= 2000
 
 
@@ -309,8 +315,8 @@ def test_issue_uses_up_all_queue_records_inside_its_sectors() -> None:
         complete(31_001 * MS, 108, 4096, write),
     ]
     item = interval_of(*records)
-    q2d = item.total.q2d
-    assert q2d is not None and (q2d.num, q2d.max) == (1, 9000)
+    q2d = item.total.q2d_ns
+    assert q2d is not None and (q2d.count, q2d.max) == (1, 9000)
 
 
 @pytest.mark.parametrize("waiting", [1, 5000])
@@ -322,8 +328,8 @@ def test_queue_records_of_other_sectors_and_directions_stay(waiting: int) -> Non
     later += [issue(3 * MS, 92, 4096, write)]
     done = [complete(4 * MS, r.sector, 4096, r.action >> 16 & ~tw.ISSUE) for r in later]
     item = interval_of(*others, *kept, issue(2 * MS, 100, 8192, write), *later, *done)
-    q2d = item.total.q2d
-    assert q2d is not None and (q2d.num, q2d.min) == (3, 2 * MS)
+    q2d = item.total.q2d_ns
+    assert q2d is not None and (q2d.count, q2d.min) == (3, 2 * MS)
 
 
 # --- time, numbers and padding --------------------------------------------------------------------
@@ -346,7 +352,7 @@ def test_notes_keep_their_time_in_a_dump_of_blkparse_and_do_not_drive_the_clock(
     ]
     item = interval_of(*records)
     assert (item.duration_s, item.total.iops) == (0.5, 2.0)
-    assert not item.is_anchored
+    assert not item.anchored
 
 
 def test_time_of_day_is_that_of_the_note_before_the_records() -> None:
@@ -355,7 +361,7 @@ def test_time_of_day_is_that_of_the_note_before_the_records() -> None:
         issue(1001 * 10**9, 8, 4096),
         complete(1002 * 10**9, 8, 4096),
     )
-    assert item.is_anchored
+    assert item.anchored
     assert item.start_ns == 1_700_000_001 * 10**9
 
 
@@ -369,7 +375,7 @@ def test_zeros_at_the_end_are_padding(zeros: int, by: int) -> None:
     for at in range(0, len(data), by):
         engine.feed(data[at : at + by])
     engine.finish()
-    assert (engine.matches, engine.padding_bytes, engine.offset) == (1, zeros, len(data))
+    assert (engine.requests, engine.padding_bytes, engine.offset) == (1, zeros, len(data))
 
 
 @pytest.mark.parametrize("by", [10**6, 100, 7])
@@ -379,7 +385,7 @@ def test_records_behind_a_buffer_of_zeros_count(by: int) -> None:
     for at in range(0, len(data), by):
         engine.feed(data[at : at + by])
     engine.finish()
-    assert (engine.matches, engine.padding_bytes) == (1, 5000)
+    assert (engine.requests, engine.padding_bytes) == (1, 5000)
 
 
 # --- against the reference ------------------------------------------------------------------------
@@ -420,15 +426,15 @@ def test_steps_equal_reference(options: dict[str, Any]) -> None:
             engine.feed(data[:n])
             reference.feed(data[:n])
             data = data[n:]
-        cut = engine.cut()
+        cut = engine.snapshot()
         stats = reference.cut()
-        assert engine.matches == reference.matched
+        assert engine.requests == reference.matched
         assert engine.pending == len(reference.waiting())
-        errors = sum(m.error != 0 for s in stats for m in s.matches)
+        errors = sum(m.error != 0 for s in stats for m in s.requests)
         assert int(cut.rows["errors"].sum()) == errors
         assert (
             sorted(cut.rows["d2c_ns"]["max"].tolist())[-1:]
-            == sorted(m.d2c_ns for s in stats for m in s.matches)[-1:]
+            == sorted(m.d2c_ns for s in stats for m in s.requests)[-1:]
         )
         got = retry_figures(cut)
         assert {key: n for key, (n, _) in got.items() if n} == dict(reference.requeues)

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 import tracewriter as tw
 
-from blkiomon import layout
 from blkiomon._core import Engine
+from blkiomon.engine import layout
 
 GROWN = [64]  # groups, by half each time, no power of two
 while GROWN[-1] < 30_000:
@@ -97,8 +97,8 @@ def test_more_than_the_groups_that_are_given_back_at_once() -> None:
     engine.feed(completed(issues).tobytes())
     assert engine.pending == 0
     assert engine.counters()["mismatches"] == 0
-    rows = engine.cut().rows
-    assert int(rows["requests"].sum()) == engine.matches
+    rows = engine.snapshot().rows
+    assert int(rows["requests"].sum()) == engine.requests
 
 
 @pytest.mark.parametrize("groups", GROWN[:8])
@@ -113,7 +113,7 @@ def test_around_each_size(groups: int, off: int) -> None:
     assert engine.pending == n
     engine.feed(completed(issues)[::-1].tobytes())
     assert engine.pending == 0
-    assert engine.matches == n
+    assert engine.requests == n
 
 
 def test_bounded_table_stays_full_and_right_while_records_come_and_go() -> None:
@@ -130,4 +130,4 @@ def test_bounded_table_stays_full_and_right_while_records_come_and_go() -> None:
             # Of the thousand before, a part is completed: none of them is old enough to be gone.
             engine.feed(completed(issues[first - 1000 : first - 600]).tobytes())
             matches += 400
-        assert engine.matches == matches
+        assert engine.requests == matches

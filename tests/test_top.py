@@ -17,15 +17,15 @@ from intervals import DM3, HUNG, NAMES, SDB, Io, eventually, interval_of
 from rich.cells import cell_len
 from rich.console import Console
 
-from blkiomon import top
-from blkiomon.cli import UsageError
-from blkiomon.config import Config
+from blkiomon.commands import top
+from blkiomon.commands.cli import UsageError
+from blkiomon.commands.config import Config
+from blkiomon.commands.top.frame import FOOTER, About, Look, lines
+from blkiomon.commands.top.screen import ScreenSink, Terminal
+from blkiomon.commands.top.watch import HISTORY, Watch
 from blkiomon.console import complain
-from blkiomon.interval import Counts, Interval, merge
+from blkiomon.interval.value import Counts, Interval, merge
 from blkiomon.sources.capture import whole_disks
-from blkiomon.top.frame import FOOTER, About, Look, lines
-from blkiomon.top.screen import ScreenSink, Terminal
-from blkiomon.top.watch import HISTORY, Watch
 
 S = 10**9
 MS = 10**6
@@ -199,11 +199,11 @@ def test_nothing_lost_is_said() -> None:
 
 
 def test_losses_are_told_now_and_later() -> None:
-    lossy = interval(BUSY, lost=1200, gaps=3)
+    lossy = interval(BUSY, lost_events=1200, sequence_gaps=3)
     assert frame(lossy)[1] == "LOST NOW: 1,200 lost events (+1,200), 3 sequence gaps (+3)"
     later = frame(lossy, interval([], 1, evicted=0))
     assert later[1] == "LOST before, nothing now: 1,200 lost events, 3 sequence gaps"
-    again = frame(lossy, interval([], 1, lost=1, skipped_bytes=48))
+    again = frame(lossy, interval([], 1, lost_events=1, skipped_bytes=48))
     assert again[1].startswith(
         "LOST NOW: 1,201 lost events (+1), 3 sequence gaps, 48 skipped bytes"
     )
@@ -211,14 +211,22 @@ def test_losses_are_told_now_and_later() -> None:
 
 def test_all_losses_at_once_are_shown_whole() -> None:
     every = dict.fromkeys(
-        ("lost", "gaps", "orphans", "evicted", "mismatches", "skipped_bytes"), 10**9
+        (
+            "lost_events",
+            "sequence_gaps",
+            "completions_without_issue",
+            "evicted",
+            "mismatches",
+            "skipped_bytes",
+        ),
+        10**9,
     )
     shown = " ".join(line.strip() for line in frame(interval(BUSY, **every), width=60))
     assert shown.count("1,000,000,000") == 2 * len(every)
 
 
 def test_what_found_no_partner_is_told_apart() -> None:
-    shown = frame(interval(BUSY, orphans=2, mismatches=1))
+    shown = frame(interval(BUSY, completions_without_issue=2, mismatches=1))
     assert f"{shown[1]} {shown[2]}".split("; unpaired: ") == [
         "nothing lost in 1.00 s",
         "2 completions without issue (+2), 1 mismatches (+1)",
@@ -228,7 +236,7 @@ def test_what_found_no_partner_is_told_apart() -> None:
 def test_losses_stand_out_with_and_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     watch = Watch()
-    watch.add(interval(BUSY, lost=1))
+    watch.add(interval(BUSY, lost_events=1))
 
     def line() -> str:
         console = Console(file=io.StringIO(), force_terminal=True)
@@ -385,9 +393,9 @@ def test_what_is_neither_device_nor_trace() -> None:
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host with two disks, of which one has a partition; there is nothing on standard input."""
     numbers = {"sda": 8 << 20, "sdb": 8 << 20 | 16, "/dev/sda1": 8 << 20 | 1}
-    monkeypatch.setattr("blkiomon.devices.device_number", numbers.get)
+    monkeypatch.setattr("blkiomon.sources.devices.device_number", numbers.get)
     monkeypatch.setattr("blkiomon.sources.capture.whole_disks", lambda: ["sda", "sdb"])
-    monkeypatch.setattr("blkiomon.top._is_fed", lambda: False)
+    monkeypatch.setattr("blkiomon.commands.top._is_fed", lambda: False)
 
 
 def test_devices_and_traces_are_told_apart(host: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,7 +411,7 @@ def test_devices_and_traces_are_told_apart(host: None, monkeypatch: pytest.Monke
     assert chosen() == (("sda", "sdb"), ())
     with pytest.raises(UsageError, match="either devices or traces: sda is a device"):
         chosen("sda", str(MULTI))
-    monkeypatch.setattr("blkiomon.top._is_fed", lambda: True)
+    monkeypatch.setattr("blkiomon.commands.top._is_fed", lambda: True)
     assert chosen() == ((), ())
 
 
@@ -537,7 +545,7 @@ def test_losses_are_told_while_there_is_a_pause() -> None:
         eventually(lambda: paper.shows("sdb"))
         paper.type("p")
         eventually(lambda: paper.shows("PAUSED"))
-        sink.put(interval(requests(HUNG, "read", 3, MS, S), 1, lost=7))
+        sink.put(interval(requests(HUNG, "read", 3, MS, S), 1, lost_events=7))
         eventually(lambda: paper.shows("LOST NOW: 7 lost events"))
         assert paper.shows("sdb") and not paper.shows("65:1")
         paper.type("p")

@@ -20,7 +20,7 @@ from runner import Running
 from tmux import PAUSE_S, Tmux
 
 import blkiomon
-from blkiomon.readable import time_text
+from blkiomon.formats.units import time_text
 
 MULTI = goldenfiles.TRACES / "loop-multi-dc.bin"
 PHASES = goldenfiles.TRACES / "loop-phases-dc.bin"
@@ -54,7 +54,7 @@ def test_whole_trace(tmp_path: Path, columns: int, rows: int) -> None:
 
         whole = blkiomon.summarize(MULTI)
         read = next(group for group in whole.ops(7 << 20 | 1) if group.op == "read")
-        wanted = [f"{read.iops:,.0f}", *(time_text(read.d2c.percentile(p)) for p in (50, 99))]
+        wanted = [f"{read.iops:,.0f}", *(time_text(read.d2c_ns.percentile(p)) for p in (50, 99))]
         (line,) = (line for line in table(screen) if " read " in line)
         for text in wanted:
             assert text.replace(" ", "") in line.split()
@@ -162,7 +162,7 @@ def test_error_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
         "import sys, blkiomon.top.screen as screen\n"
         "def lines(*a): raise RuntimeError('nothing can be drawn')\n"
         "screen.lines = lines\n"
-        "from blkiomon.cli import main\n"
+        "from blkiomon.commands.cli import main\n"
         "sys.exit(main())\n"
     )
     with Tmux(tmp_path, 80, 24) as terminal:
@@ -196,10 +196,10 @@ def test_losses_of_a_real_trace(tmp_path: Path) -> None:
             counts += interval.counts
     except blkiomon.TraceError:  # it ends inside a record
         pass
-    assert counts.lost
+    assert counts.lost_events
     with Tmux(tmp_path, 200, 50) as terminal:
         terminal.run("top", "--speed", "max", lossy)
-        terminal.until("END OF TRACE", "LOST ", f"{counts.lost:,} lost events")
+        terminal.until("END OF TRACE", "LOST ", f"{counts.lost_events:,} lost events")
 
 
 def test_screen_in_the_documentation(tmp_path: Path) -> None:

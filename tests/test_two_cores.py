@@ -18,8 +18,9 @@ import streams
 import tracewriter as tw
 from test_queue import some_bios
 
-from blkiomon import _core, layout
+from blkiomon import _core
 from blkiomon._core import Engine
+from blkiomon.engine import layout
 from blkiomon.errors import TraceError
 
 
@@ -27,7 +28,7 @@ def everything(engine: Engine, cut: Any) -> tuple[Any, ...]:
     """All that an engine says after a cut."""
     tables = tuple((f.name, getattr(cut, f.name).tobytes()) for f in fields(cut))
     names = dict(engine.process_names)
-    figures = (engine.pending, engine.matches, engine.now_ns, engine.epoch_ns, engine.offset)
+    figures = (engine.pending, engine.requests, engine.now_ns, engine.epoch_ns, engine.offset)
     stopped_ns = engine.stopped_at_ns
     return tables, engine.counters(), names, figures, stopped_ns, engine.take_skips()
 
@@ -54,14 +55,14 @@ def run(
             said.append((taken, engine.stopped_at_ns))
             rest = rest[taken:]
             if is_cut:
-                said.append(everything(engine, engine.cut()))
+                said.append(everything(engine, engine.snapshot()))
         while len(rest):
             rest = rest[engine.feed(rest, wait=wait) :]
         if finish:
             engine.finish()
     except TraceError as error:
         said.append(str(error))
-    said.append(everything(engine, engine.cut()))
+    said.append(everything(engine, engine.snapshot()))
     return said
 
 
@@ -204,7 +205,7 @@ def test_what_came_before_an_error_counts(garbage: bytes) -> None:
         engine = Engine(threads=2)
         with pytest.raises(TraceError):
             engine.feed(bytearray(data))  # gone when this returns
-        assert engine.matches == requests
+        assert engine.requests == requests
 
 
 def test_whatever_is_asked_waits_for_what_was_fed() -> None:
@@ -213,11 +214,11 @@ def test_whatever_is_asked_waits_for_what_was_fed() -> None:
     known = Engine()
     known.feed(data[:half])
     for ask in (
-        lambda engine: engine.matches,
+        lambda engine: engine.requests,
         lambda engine: engine.pending,
         lambda engine: engine.now_ns,
         lambda engine: engine.counters(),
-        lambda engine: engine.cut().rows["requests"].sum(),
+        lambda engine: engine.snapshot().rows["requests"].sum(),
     ):
         engine = Engine(threads=2)
         engine.feed(data[:half], wait=False)
@@ -250,7 +251,7 @@ def test_fifty_engines_at_once() -> None:
         for engine in engines:
             engine.feed(data[at : at + 50_000])
     for engine in engines:
-        assert [everything(engine, engine.cut())] == expected
+        assert [everything(engine, engine.snapshot())] == expected
     engines.clear()
     assert Engine(threads=64).feed(data) == len(data)
 
@@ -296,7 +297,7 @@ def test_child_of_a_fork_can_drop_an_engine_and_go_on_with_it(is_fed: bool, paus
         (ours,) = engines
         ours.feed(data[half:])
         ours.finish()
-        return [everything(ours, ours.cut())] == run(data, [])
+        return [everything(ours, ours.snapshot())] == run(data, [])
 
     assert in_child(drop)
     assert in_child(go_on)
@@ -318,7 +319,7 @@ def test_child_of_a_fork_in_the_middle_of_work_refuses_to_go_on() -> None:
     def go_on(engine: Engine) -> list[Any]:
         engine.feed(data[half:])
         engine.finish()
-        return [everything(engine, engine.cut())]
+        return [everything(engine, engine.snapshot())]
 
     def is_refused(engine: Engine) -> bool:
         try:

@@ -14,7 +14,7 @@ import blkiomon
 
 def shown(group: blkiomon.Group) -> str:
     """A line about a group."""
-    d2c: blkiomon.Distribution = group.d2c
+    d2c: blkiomon.Distribution = group.d2c_ns
     in_flight: blkiomon.InFlight | None = group.in_flight
     assert_type(group.iops, float | None)
     assert_type(d2c.percentile(99), int | None)
@@ -33,12 +33,12 @@ def main(trace: Path, stats: Path) -> list[str]:
     pieces = list(blkiomon.intervals(trace, 1.0, resync=True))
     assert_type(pieces, list[blkiomon.Interval])
     merged = blkiomon.merge(pieces)
-    assert_type(merged.to_dict(), dict[str, Any])
-    assert merged.to_dict() == whole.to_dict()
+    assert_type(blkiomon.to_dict(merged), dict[str, Any])
+    assert blkiomon.to_dict(merged) == blkiomon.to_dict(whole)
     halves = [blkiomon.summarize(trace, shard=(k, 2)) for k in range(2)]
     assert_type(blkiomon.join(halves), blkiomon.Interval)
-    assert blkiomon.join(halves).to_dict() == whole.to_dict()
-    assert blkiomon.Interval.from_dict(merged.to_dict()).total.requests == whole.total.requests
+    assert blkiomon.to_dict(blkiomon.join(halves)) == blkiomon.to_dict(whole)
+    assert blkiomon.from_dict(blkiomon.to_dict(merged)).total.requests == whole.total.requests
 
     assert_type(blkiomon.requests(trace), npt.NDArray[np.void])
     assert_type(blkiomon.read_trace(trace), npt.NDArray[np.void])
@@ -74,7 +74,7 @@ def main(trace: Path, stats: Path) -> list[str]:
         assert_type(error.offset, int)
         lines.append(str(error))
     try:
-        blkiomon.Interval.from_bytes(b"bkiv")
+        blkiomon.from_bytes(b"bkiv")
     except blkiomon.IntervalError as error:
         lines.append(str(error))
     lines.append(blkiomon.__version__)

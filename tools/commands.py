@@ -17,7 +17,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-from blkiomon.cli import _COMMANDS
+from blkiomon.commands.cli import _COMMANDS
 
 _OPTION = re.compile(r"  (?:-(\w), |    )--([\w-]+)(?:=(\S+))?(?: +(\S.*))?")
 

@@ -15,26 +15,34 @@ from blkiomon._version import __version__
 from blkiomon.errors import IntervalError, SourceError, StatsError, TraceError
 
 if TYPE_CHECKING:
-    from blkiomon.decode import read_stats
-    from blkiomon.distribution import Distribution
-    from blkiomon.groups import Group, InFlight
-    from blkiomon.interval import Interval, join, merge
+    from blkiomon.commands.decode import read_stats
+    from blkiomon.engine import layout
+    from blkiomon.formats.binary_codec import from_bytes, to_bytes
+    from blkiomon.formats.json_codec import from_dict, to_dict
+    from blkiomon.interval.distribution import Distribution
+    from blkiomon.interval.groups import Group, InFlight
+    from blkiomon.interval.monitor import Monitor
+    from blkiomon.interval.value import Interval, join, merge
     from blkiomon.library import intervals, read_trace, requests, summarize
-    from blkiomon.monitor import Monitor
 
-_WHERE = {
-    "Distribution": "distribution",
-    "Group": "groups",
-    "InFlight": "groups",
-    "Interval": "interval",
-    "Monitor": "monitor",
+_MODULES = {
+    "Distribution": "interval.distribution",
+    "Group": "interval.groups",
+    "InFlight": "interval.groups",
+    "Interval": "interval.value",
+    "Monitor": "interval.monitor",
+    "from_bytes": "formats.binary_codec",
+    "from_dict": "formats.json_codec",
     "intervals": "library",
-    "join": "interval",
-    "merge": "interval",
-    "read_stats": "decode",
+    "join": "interval.value",
+    "layout": "engine.layout",
+    "merge": "interval.value",
+    "read_stats": "commands.decode",
     "read_trace": "library",
     "requests": "library",
     "summarize": "library",
+    "to_bytes": "formats.binary_codec",
+    "to_dict": "formats.json_codec",
 }
 
 __all__ = [
@@ -48,23 +56,29 @@ __all__ = [
     "StatsError",
     "TraceError",
     "__version__",
+    "from_bytes",
+    "from_dict",
     "intervals",
     "join",
+    "layout",
     "merge",
     "read_stats",
     "read_trace",
     "requests",
     "summarize",
+    "to_bytes",
+    "to_dict",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """What needs numpy is imported when it is first asked for: the command must start fast."""
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    module = import_module(f"{__name__}.{_MODULES[name]}")
+    value = getattr(module, name, module)  # of "layout" the module itself
     globals()[name] = value
     return value
 

@@ -8,7 +8,7 @@ if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
 
 import sys
 
-from blkiomon.cli import main
+from blkiomon.commands.cli import main
 
 if __name__ == "__main__":  # a worker of archive imports this file, too
     sys.exit(main())

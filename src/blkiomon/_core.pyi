@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from _typeshed import ReadableBuffer
 
-from blkiomon.cut import Cut
+from blkiomon.engine.snapshot import Snapshot
 
 @final
 class Engine:
@@ -29,7 +29,7 @@ class Engine:
         keep_requests: collect matched requests, for ``take_requests``.
         as_original: pair exactly as the original does, for its own outputs: a requeue, a
             completion of a part and a zone append get no treatment of their own. Requests in
-            flight are not followed then: ``Cut.loads`` is empty, and so is ``Cut.retry_rows``.
+            flight are not followed then: ``Snapshot.loads`` and ``Snapshot.retry_rows`` are empty.
         resync: after bytes that are no record, go on at the next plausible one instead of failing.
         devices: major:minor numbers; records of all others are read and counted, and otherwise
             ignored. Empty: every device counts.
@@ -109,7 +109,7 @@ class Engine:
             TraceError: it ended inside a record (with ``resync`` those bytes count as skipped).
         """
 
-    def cut(self, end_ns: int | None = None) -> Cut:
+    def snapshot(self, end_ns: int | None = None) -> Snapshot:
         """Hand out what was accounted since the last cut, and begin anew.
 
         To be called before 2^32 matches have come together: bins are counted in 32 bits.
@@ -163,7 +163,7 @@ class Engine:
     def counters(self) -> dict[str, int]:
         """Totals since the start.
 
-        ``records`` read, ``matches``, ``mismatches``, ``driver_data`` (records), ``evicted``
+        ``records`` read, ``requests``, ``mismatches``, ``driver_data_records``, ``evicted``
         (pending records), ``lost`` (events, by the tracer's marks), ``gaps`` (records missing by
         their sequence numbers, per device and CPU, when the interval ended), ``orphans``
         (completions whose issue had not been seen when the interval ended), ``unanswered`` (issues
@@ -178,7 +178,7 @@ class Engine:
         """How many records were read since the start, known without waiting."""
 
     @property
-    def matches(self) -> int:
+    def requests(self) -> int:
         """How many requests were accounted since the start."""
 
     @property

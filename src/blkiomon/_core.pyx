@@ -1,22 +1,22 @@
 # distutils: language = c
 """The engine: trace bytes in, accounts of matched requests out.
 
-    feed(bytes) -> decode a batch -> pair it -> account what matched -> cut() -> numpy arrays
+    feed(bytes) -> decode a batch -> pair it -> account what matched -> snapshot() -> numpy arrays
 
 This file is the table of contents. The kernels stand in the parts it includes, each readable on
 its own:
 
-    _types.pxd     the structs, each with its size and its numpy twin
-    _records.pxi   what tells a record from other bytes
-    _decode.pxi    foreign bytes -> host-order records
-    _stats.pxi     extremes, sums and histograms per device, operation and direction
-    _pending.pxi   the table of pending requests, and how it is kept bounded
-    _overtaken.pxi and how it is kept small: what waits long is set aside
-    _load.pxi      requests in flight
-    _queue.pxi     queue records, process names, the time of day
-    _steps.pxi     requests that are requeued, or completed in parts
-    _pair.pxi      batches of records -> matches
-    _pipeline.pxi  the same on two cores
+    types.pxd       the structs, each with its size and its numpy twin
+    records.pxi     what tells a record from other bytes
+    decode.pxi      foreign bytes -> host-order records
+    statistics.pxi  extremes, sums and histograms per device, operation and direction
+    pending.pxi     the table of pending requests, and how it is kept bounded
+    cold_table.pxi  and how it is kept small: what waits long is set aside
+    in_flight.pxi   requests in flight
+    queue.pxi       queue records, process names, the time of day
+    multi_step.pxi  requests that are requeued, or completed in parts
+    pairing.pxi     batches of records -> matches
+    pipeline.pxi    the same on two cores
 
 Kernels are `noexcept nogil`, work on one State and never allocate; Engine owns the memory, as
 numpy arrays, and makes room for a whole batch before it lets them run.
@@ -26,26 +26,26 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memmove, memset
 
-from blkiomon._types cimport *
+from blkiomon.engine.types cimport *
 
 import os
 
 import numpy as np
 
-from blkiomon import layout
-from blkiomon.cut import Cut
+from blkiomon.engine import layout
+from blkiomon.engine.snapshot import Snapshot
 from blkiomon.errors import TraceError
 
-include "_records.pxi"
-include "_decode.pxi"
-include "_stats.pxi"
-include "_pending.pxi"
-include "_overtaken.pxi"
-include "_load.pxi"
-include "_queue.pxi"
-include "_steps.pxi"
-include "_pair.pxi"
-include "_pipeline.pxi"
+include "engine/records.pxi"
+include "engine/decode.pxi"
+include "engine/statistics.pxi"
+include "engine/pending.pxi"
+include "engine/cold_table.pxi"
+include "engine/in_flight.pxi"
+include "engine/queue.pxi"
+include "engine/multi_step.pxi"
+include "engine/pairing.pxi"
+include "engine/pipeline.pxi"
 
 
 # --- the engine -------------------------------------------------------------------------------
@@ -889,24 +889,24 @@ cdef class Engine:
 
     # -- figures out
 
-    def cut(self, end_ns=None):
+    def snapshot(self, end_ns=None):
         self._settle()
         self.busy = True
         try:
-            return self._cut(end_ns)
+            return self._snapshot(end_ns)
         finally:
             self.busy = False
 
-    cdef _cut(self, end_ns):
+    cdef _snapshot(self, end_ns):
         cdef State *s = &self.s
         cdef uint64_t end = s.now_ns if end_ns is None else end_ns
-        cdef CutSizes n
+        cdef SnapshotSizes n
         with nogil:
             sweep(s)
             weigh_requests(s, end)
             count_rows(s, &n)
         processes = self._listed_processes()
-        cut = Cut(
+        snapshot = Snapshot(
             rows=table(n.rows, layout.ROW),
             d2c_bins=table(n.d2c_bins, layout.BIN),
             size_bins=table(n.size_bins, layout.BIN),
@@ -917,14 +917,14 @@ cdef class Engine:
             q2c_bins=table(n.q2c_bins, layout.BIN),
             processes=processes,
         )
-        cdef Row *rows = <Row *> address(cut.rows)
-        cdef Bin *d2c_bins = <Bin *> address(cut.d2c_bins)
-        cdef Bin *size_bins = <Bin *> address(cut.size_bins)
-        cdef LoadRow *loads = <LoadRow *> address(cut.loads)
-        cdef RetryRow *retry_rows = <RetryRow *> address(cut.retry_rows)
-        cdef QueueRow *queue_rows = <QueueRow *> address(cut.queue_rows)
-        cdef Bin *q2d_bins = <Bin *> address(cut.q2d_bins)
-        cdef Bin *q2c_bins = <Bin *> address(cut.q2c_bins)
+        cdef Row *rows = <Row *> address(snapshot.rows)
+        cdef Bin *d2c_bins = <Bin *> address(snapshot.d2c_bins)
+        cdef Bin *size_bins = <Bin *> address(snapshot.size_bins)
+        cdef LoadRow *loads = <LoadRow *> address(snapshot.loads)
+        cdef RetryRow *retry_rows = <RetryRow *> address(snapshot.retry_rows)
+        cdef QueueRow *queue_rows = <QueueRow *> address(snapshot.queue_rows)
+        cdef Bin *q2d_bins = <Bin *> address(snapshot.q2d_bins)
+        cdef Bin *q2c_bins = <Bin *> address(snapshot.q2c_bins)
         self._refresh_names(processes)
         with nogil:                             # from here on nothing can fail
             move_rows(s, rows, d2c_bins, size_bins)
@@ -935,7 +935,7 @@ cdef class Engine:
             close_accounts(s)
             forget_processes(s)
             s.gaps_cut = s.gaps
-        return cut
+        return snapshot
 
     cdef _listed_processes(self):
         """The table of processes, by pid."""
@@ -1005,16 +1005,16 @@ cdef class Engine:
         self._settle()
         return {
             "records": self.s.records,
-            "matches": self.s.matches + self.s.matches_of_others,
+            "requests": self.s.matches + self.s.matches_of_others,
             "mismatches": self.s.mismatches,
-            "driver_data": self.s.driver_data,
+            "driver_data_records": self.s.driver_data,
             "evicted": self.s.evicted,
-            "lost": self.s.lost,
-            "gaps": self.s.gaps,
-            "orphans": self.s.orphans,
-            "unanswered": max(self.s.unanswered, self.s.given_up),
+            "lost_events": self.s.lost,
+            "sequence_gaps": self.s.gaps,
+            "completions_without_issue": self.s.orphans,
+            "issues_without_completion": max(self.s.unanswered, self.s.given_up),
             "skipped_bytes": self.s.skipped_bytes,
-            "over_limit": self.s.over_limit,
+            "over_device_limit": self.s.over_limit,
         }
 
     def _longest_searches(self):
@@ -1048,7 +1048,7 @@ cdef class Engine:
         return self.s.overtaken.used, self.s.n_brought_back
 
     @property
-    def matches(self):
+    def requests(self):
         self._settle()
         return self.s.matches + self.s.matches_of_others
 

@@ -56,3 +56,7 @@ class StatsError(ValueError):
 
 class IntervalError(ValueError):
     """This is not an interval of ``to_bytes`` or ``to_dict``, or it contradicts itself."""
+
+
+class MissingLibrary(Exception):
+    """An optional library is not installed; the text says how to install it."""

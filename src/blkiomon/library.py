@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from blkiomon import sources
 from blkiomon._core import Engine
-from blkiomon.clock import WallClock
 from blkiomon.errors import TraceError
-from blkiomon.interval import Interval
-from blkiomon.moments import stacked
-from blkiomon.monitor import MAX_AGE_S, Monitor, age_ns, device_set
+from blkiomon.interval.clock import WallClock
+from blkiomon.interval.moments import stacked
+from blkiomon.interval.monitor import MAX_AGE_S, Monitor, age_ns, device_set
+from blkiomon.interval.value import Interval
 from blkiomon.sources import is_packed, open_trace
 from blkiomon.sources.readers import HEAD_BYTES, UNPACKED_BYTES, OpenedReader
 
@@ -237,7 +237,7 @@ def counted(stream: sources.Source, monitor: Monitor) -> Iterator[memoryview]:
         try:
             data = stream.read()
         finally:
-            monitor.count_outside(stream.lost, stream.skipped_bytes)
+            monitor.count_outside(stream.lost_events, stream.skipped_bytes)
         if not data:
             return
         yield data

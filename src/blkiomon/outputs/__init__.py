@@ -14,17 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from blkiomon.config import Config
-from blkiomon.devices import DeviceNames, nameless
-from blkiomon.interval import Interval
-from blkiomon.outputs import binary, csv, debug, driver, human, jsonl
-from blkiomon.outputs.debug import Final
-from blkiomon.outputs.driver import DriverData
+from blkiomon.commands.config import Config
+from blkiomon.errors import MissingLibrary
+from blkiomon.formats import csv, debug, driver_data, json_lines, stats_file, text
+from blkiomon.formats.debug import Final
+from blkiomon.formats.driver_data import DriverData
+from blkiomon.formats.parquet import ParquetFormat
+from blkiomon.interval.value import Interval
 from blkiomon.outputs.files import FileSink, Format
-from blkiomon.outputs.msgqueue import MessageQueueSink
+from blkiomon.outputs.message_queue import MessageQueueSink
 from blkiomon.outputs.opening import Identity, Policy, check_output
-from blkiomon.outputs.parquet import MissingLibrary, ParquetFormat, PartsSink
+from blkiomon.outputs.parquet_directory import ParquetDirectorySink
 from blkiomon.outputs.sink import Item, Report, Sink
+from blkiomon.sources.devices import DeviceNames, nameless
 
 __all__ = ["DriverData", "Final", "Item", "OutputError", "Outputs", "Report", "open_outputs"]
 
@@ -132,14 +134,14 @@ def open_outputs(
     names = DeviceNames() if config.names else None
     name_of = names or nameless
     wanted = [
-        (config.human, Format((Interval,), human.renderer(config.stat_version), takes_turns=True)),
+        (config.human, Format((Interval,), text.renderer(config.stat_version), takes_turns=True)),
         (
             config.binary,
-            Format((Interval,), binary.renderer(config.stat_version), takes_turns=True),
+            Format((Interval,), stats_file.renderer(config.stat_version), takes_turns=True),
         ),
-        (config.driver, Format((DriverData,), driver.render, is_dump=True)),
+        (config.driver, Format((DriverData,), driver_data.render, is_dump=True)),
         (config.debug, Format((np.ndarray, Final), debug.render)),
-        (config.json, Format((Interval,), jsonl.renderer(name_of))),
+        (config.json, Format((Interval,), json_lines.renderer(name_of))),
         (config.csv, Format((Interval,), csv.renderer(name_of), head=csv.HEAD)),
     ]
     by_path: dict[str, list[Format]] = {}
@@ -175,7 +177,9 @@ def open_outputs(
         for name, formats in by_path.items():
             sinks.append(FileSink(name, formats, report, policy=policies[name], **options))
         if parquet is not None and config.parquet is not None and has_parts:
-            sinks.append(PartsSink(config.parquet, parquet, report, policy=policy, **options))
+            sinks.append(
+                ParquetDirectorySink(config.parquet, parquet, report, policy=policy, **options)
+            )
         if config.queue_path is not None:
             assert config.queue_id is not None and config.queue_message_type is not None
             name = config.queue_path
@@ -184,7 +188,7 @@ def open_outputs(
                     name,
                     config.queue_id,
                     config.queue_message_type,
-                    binary.renderer(config.stat_version),
+                    stats_file.renderer(config.stat_version),
                     report,
                     **options,
                 )
@@ -232,21 +236,22 @@ def _open_metrics(
     report: Report,
     options: dict[str, Any],
 ) -> list[Sink]:
-    from blkiomon.outputs import openmetrics  # a web server, which takes a while to import
+    from blkiomon.formats.openmetrics import Metrics
+    from blkiomon.outputs import metrics  # a web server, which takes a while to import
 
     sinks: list[Sink] = []
     doing = ""
     try:
         if config.textfile is not None:
             doing = f"write to {config.textfile}"
-            metrics = openmetrics.Metrics(name_of)
+            sums = Metrics(name_of)
             sinks.append(
-                openmetrics.TextfileSink(config.textfile, metrics, report, policy=policy, **options)
+                metrics.TextfileSink(config.textfile, sums, report, policy=policy, **options)
             )
         if config.openmetrics is not None:
-            doing = f"listen on {openmetrics.http_name(config.openmetrics)}"
-            metrics = openmetrics.Metrics(name_of)
-            sinks.append(openmetrics.HttpSink(config.openmetrics, metrics, report, **options))
+            doing = f"listen on {metrics.http_name(config.openmetrics)}"
+            sums = Metrics(name_of)
+            sinks.append(metrics.HttpSink(config.openmetrics, sums, report, **options))
     except MissingLibrary as error:
         raise OutputError(str(error)) from error
     except OSError as error:
@@ -257,7 +262,7 @@ def _open_metrics(
 def _open_screen(
     config: Config, name_of: Callable[[int], str | None], report: Report, options: dict[str, Any]
 ) -> Sink:
-    from blkiomon.top import screen  # it needs rich, and nobody else does
+    from blkiomon.commands.top import screen  # it needs rich, and nobody else does
 
     try:
         return screen.open_screen(config, name_of, report, **options)

@@ -23,8 +23,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Literal, NamedTuple
 
+from blkiomon.engine.layout import MAGIC
 from blkiomon.errors import TraceError
-from blkiomon.layout import MAGIC
 from blkiomon.outputs.links import (
     ADVICE,
     DIRECTORY,

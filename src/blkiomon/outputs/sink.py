@@ -17,9 +17,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon.interval import Interval
-from blkiomon.outputs.debug import Final
-from blkiomon.outputs.driver import DriverData
+from blkiomon.formats.debug import Final
+from blkiomon.formats.driver_data import DriverData
+from blkiomon.interval.value import Interval
 
 Item = Interval | npt.NDArray[np.void] | DriverData | Final
 """What travels; the array is one of mismatches, dtype ``layout.MISMATCH``."""

@@ -112,13 +112,13 @@ class BlktraceCapture(Capture):
         elif not self._was_stopped:
             self.failed = True
             self._report(f"blktrace ended by itself: {self._complaint()}")
-        if self.lost:
-            self._report(f"blktrace dropped {self.lost} events")
+        if self.lost_events:
+            self._report(f"blktrace dropped {self.lost_events} events")
         self._process.stdout.close()
         os.close(self._stderr_fd)
 
     @property
-    def lost(self) -> int:
+    def lost_events(self) -> int:
         """What blktrace says it dropped: at its end."""
         return sum(map(int, re.findall(r"You have (\d+) dropped events", self._said())))
 

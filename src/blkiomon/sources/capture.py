@@ -38,7 +38,7 @@ class Capture(ABC):
     failed = False
 
     @property
-    def lost(self) -> int:
+    def lost_events(self) -> int:
         """Events lost, as far as they leave no mark among the records."""
         return 0
 
@@ -180,39 +180,3 @@ def lockdown(root: Path = Path("/")) -> str | None:
         return None
     mode = text.partition("[")[2].partition("]")[0]
     return mode if mode not in ("", "none") else None
-
-
-def open_capture(
-    names: Sequence[str], back_end: str, report: Report, root: Path = Path("/")
-) -> Capture:
-    """Start tracing.
-
-    Args:
-        names: of devices, or paths of their files.
-        back_end: "blktrace", "tracefs", or "auto": the first that works.
-        report: tells the user one line.
-        root: where ``sys`` and ``run`` are.
-
-    Raises:
-        CaptureError: it cannot be started. Nothing has been changed.
-    """
-    from blkiomon.sources.blktrace import BlktraceCapture
-    from blkiomon.sources.tracefs import TracefsCapture
-
-    devices = find_devices(names, report, root)
-    if os.geteuid() != 0:
-        raise CaptureError("tracing needs root: sudo blkiomon ...")
-    reason = ""
-    if back_end in ("auto", "blktrace"):
-        try:
-            return BlktraceCapture(devices, report, root)
-        except CaptureError as error:
-            if back_end == "blktrace":
-                raise CaptureError(f"{error}; --capture tracefs may work") from error
-            reason = str(error)
-    try:
-        return TracefsCapture(devices, report, root)
-    except CaptureError as error:
-        if reason:
-            raise CaptureError(f"{error} (and {reason})") from error
-        raise

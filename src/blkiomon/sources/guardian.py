@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from blkiomon.sources.capture import Capture, CaptureError, Report, open_capture
+from blkiomon.sources.capture import Capture, CaptureError, Report
+from blkiomon.sources.capture_methods import open_capture
 
 _ANSWER_BYTES = 1 << 16
 _GONE_MS = 5000
@@ -60,8 +61,8 @@ class GuardedCapture(Capture):
         self._ask(_STOP)
 
     @property
-    def lost(self) -> int:
-        self._lost = self._ask(_LOST).get("lost", self._lost)
+    def lost_events(self) -> int:
+        self._lost = self._ask(_LOST).get("lost_events", self._lost)
         return self._lost
 
     def close(self) -> None:
@@ -72,7 +73,7 @@ class GuardedCapture(Capture):
         answer = self._ask(_CLOSE)
         self._channel.close()
         os.waitpid(self._pid, 0)
-        self._lost = answer.get("lost", self._lost)
+        self._lost = answer.get("lost_events", self._lost)
         self.failed = answer.get("failed", True)
         if not answer:
             self._report("the process that is to leave the host as it was has been killed")
@@ -108,12 +109,12 @@ def _guard(
         while (request := _request(channel)) not in (b"", _CLOSE):
             if request == _STOP:
                 capture.stop()
-            _answer(channel, lost=capture.lost)
+            _answer(channel, lost_events=capture.lost_events)
         if not request:
             poll = select.poll()
             poll.register(guarded, select.POLLIN)
             poll.poll(_GONE_MS)
-    _answer(channel, lost=capture.lost, failed=capture.failed)
+    _answer(channel, lost_events=capture.lost_events, failed=capture.failed)
 
 
 def _request(channel: socket.socket) -> bytes:

@@ -129,7 +129,7 @@ _KINDS = (
         "holds Parquet",
         "pandas, polars and DuckDB take it; --json writes what `blkiomon report` takes",
     ),
-    Kind(_begins(b"bkiv"), "holds an interval of the library", "use Interval.from_bytes"),
+    Kind(_begins(b"bkiv"), "holds an interval of the library", "use from_bytes"),
     Kind(
         lambda head: head[257:262] == b"ustar",
         "is a tar archive",

@@ -8,9 +8,9 @@ from collections.abc import Callable, Hashable, Sequence
 from types import TracebackType
 
 from blkiomon._core import Engine
-from blkiomon._merge import Merger
 from blkiomon.errors import SourceError, TraceError, complaint
 from blkiomon.sources.kinds import HEAD_BYTES, check_trace
+from blkiomon.sources.merger import Merger
 from blkiomon.sources.readers import Reader
 
 READ_BYTES = 1 << 18
@@ -41,7 +41,7 @@ class Source(ABC):
         notes: what the user should be told before it begins.
         missing_files: how many of a set of per-CPU files are not there.
         skipped_bytes: garbage that was left out so far, where that is not left to the engine.
-        lost: events lost, by the tracer's marks, where these are not left to the engine.
+        lost_events: events lost, by the tracer's marks, where these are not left to the engine.
         padding_bytes: zeros that were skipped as padding, where that is not left to the engine.
     """
 
@@ -55,7 +55,7 @@ class Source(ABC):
         return 0
 
     @property
-    def lost(self) -> int:
+    def lost_events(self) -> int:
         return 0
 
     @property
@@ -196,8 +196,8 @@ class MergedSource(Source):
         return self._merger.skipped_bytes
 
     @property
-    def lost(self) -> int:
-        return self._merger.lost
+    def lost_events(self) -> int:
+        return self._merger.lost_events
 
     @property
     def padding_bytes(self) -> int:

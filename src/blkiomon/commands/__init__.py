@@ -1,0 +1,1 @@
+"""Commands: what a user types, from arguments to an exit status."""

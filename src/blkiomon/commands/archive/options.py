@@ -1,0 +1,34 @@
+"""What is asked for, as it goes to every worker and into the dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blkiomon.interval.monitor import Monitor
+
+Tls = tuple[str, str, str]
+"""Files in PEM: the authority that is trusted, our certificate, and its key."""
+
+
+class ArchiveError(Exception):
+    """No workers, or not any more; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is made of a trace; see ``Monitor``."""
+
+    interval_s: float | None = 60.0
+    max_pending: int = 1_000_000
+    max_age_s: float = 600.0
+    resync: bool = False
+
+    def monitor(self, shard: tuple[int, int] = (0, 1)) -> Monitor:
+        """What makes it. Raises ValueError where an option is out of range."""
+        return Monitor(
+            self.interval_s,
+            max_pending=self.max_pending,
+            max_age_s=self.max_age_s,
+            resync=self.resync,
+            shard=shard,
+        )

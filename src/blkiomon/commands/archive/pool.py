@@ -1,0 +1,115 @@
+"""Processes of this machine that read traces. No port is opened: what they are told goes by pipes.
+
+Each is an executor of its own, so that one that dies takes nobody else's trace along.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from typing import Any
+
+from blkiomon.commands.archive.crew import Crew
+from blkiomon.console import SIGNALS
+
+_SPAWN = multiprocessing.get_context("spawn")  # whoever calls us may have threads: no fork
+
+_OF_A_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+
+
+class Pool(Crew):
+    """As many workers as there is room for; each is started when it is first needed.
+
+    Args:
+        room: how many.
+    """
+
+    most_deaths = 2
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self._idle: list[ProcessPoolExecutor] = []
+        self._all: set[ProcessPoolExecutor] = set()
+        # Closing the one end, be it by the end of this process, ends whoever waits at the other.
+        self._wait_end, self._alive_end = _SPAWN.Pipe(duplex=False)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._alive_end.close()
+        for executor in self._all:
+            executor.shutdown()
+        self._wait_end.close()
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
+        """See ``Crew``; there are no more at a time than there is room for."""
+        future = None
+        while self._idle and future is None:
+            executor = self._idle.pop()
+            with suppress(self.death):  # it may have died while it was idle
+                future = executor.submit(function, *arguments)
+        if future is None:
+            with _starting():
+                executor = self._new()
+                future = executor.submit(function, *arguments)
+
+        def release(future: Future[Any]) -> None:
+            if not isinstance(future.exception(), self.death):
+                self._idle.append(executor)
+
+        future.add_done_callback(release)
+        return future
+
+    def _new(self) -> ProcessPoolExecutor:
+        executor = ProcessPoolExecutor(
+            1, mp_context=_SPAWN, initializer=_begin, initargs=(self._wait_end,)
+        )
+        self._all.add(executor)
+        return executor
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Where a process may be started, which inherits the environment, and what is blocked."""
+    with _safe_path():
+        resource_tracker.ensure_running()  # a process of its own; once it runs, signals are let in
+        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Else Python would look for the first module of a process in the working directory."""
+    name = "PYTHONSAFEPATH"
+    old = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if old is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = old
+
+
+def _begin(wait_end: Connection) -> None:
+    """In the worker. What a terminal sends is for the process that has started it."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, _OF_A_TERMINAL)
+    threading.Thread(target=_end_with, args=(wait_end,), daemon=True).start()
+
+
+def _end_with(wait_end: Connection) -> None:
+    with suppress(EOFError, OSError):
+        wait_end.recv_bytes()
+    os._exit(0)

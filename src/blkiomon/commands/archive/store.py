@@ -1,0 +1,309 @@
+"""A dataset: intervals in Parquet files by host and day, and what is known of each trace.
+
+    DATASET/host=web1/day=2026-11-23/TRACE.parquet
+    DATASET/_manifest/TRACE.json
+    DATASET/_shards/TRACE.0of2          while a trace is shared among workers
+
+A file is there as a whole or not at all: on this machine it is renamed into its place, an object
+store shows what has been uploaded to its end. What tells that a trace is done comes last. So a run
+can be stopped, and a task done twice, at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+from urllib.parse import quote
+from uuid import uuid4
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from blkiomon._version import __version__
+from blkiomon.commands.archive.traces import Trace
+from blkiomon.formats.binary_codec import from_bytes, to_bytes
+from blkiomon.formats.parquet import ParquetFormat
+from blkiomon.interval.groups import NS_PER_S
+from blkiomon.interval.value import Interval
+from blkiomon.outputs.opening import make_directories, whole_file
+
+MANIFEST = "_manifest"
+SHARDS = "_shards"
+SCHEMA = 1
+
+LENGTH = struct.Struct("<Q")
+"""Stands before every interval in the file of a shard."""
+
+UNKNOWN_DAY = "unknown"
+"""Where the trace does not tell the time of day."""
+
+ROWS_A_GROUP = 1024
+"""Parquet wants large row groups; so many rows are in memory before they are written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What became of a trace.
+
+    Attributes:
+        trace: its name.
+        host: whose it is.
+        whole: all of its intervals as one, as bytes; None if nothing was got.
+        intervals: how many.
+        records: how many were read.
+        partitions: the files of the dataset, relative to it.
+        error: what ended it before its time.
+        is_lasting: its bytes are wrong, so that it does not help to read them again.
+        notes: what the user should be told besides.
+        was_done: it was known from an earlier run.
+    """
+
+    trace: str
+    host: str
+    whole: bytes | None
+    intervals: int
+    records: int
+    partitions: tuple[str, ...] = ()
+    error: str | None = None
+    is_lasting: bool = False
+    notes: tuple[str, ...] = ()
+    was_done: bool = False
+
+
+class Store:
+    """A dataset, in a directory or wherever a URL of fsspec says."""
+
+    def __init__(self, url: str) -> None:
+        self.fs, self.root = fsspec.url_to_fs(url)
+        self._is_local = isinstance(self.fs, LocalFileSystem)
+
+    def finished(self, trace: Trace, options: dict[str, Any]) -> Result | None:
+        """What an earlier run has made of the same files with the same options, if it is there."""
+        manifest = self._manifest(trace)
+        try:
+            if manifest["source"] != _source(trace, options):
+                return None
+            whole = manifest["whole"] and b64decode(manifest["whole"], validate=True)
+            if whole is not None:
+                from_bytes(whole)
+            result = Result(
+                trace=trace.name,
+                host=trace.host,
+                whole=whole,
+                intervals=manifest["intervals"],
+                records=manifest["records"],
+                partitions=tuple(manifest["partitions"]),
+                error=manifest["error"],
+                is_lasting=manifest["is_lasting"],
+                notes=tuple(manifest["notes"]),
+                was_done=True,
+            )
+            sizes = manifest["sizes"]
+        except (KeyError, TypeError, ValueError):  # of another version, or damaged
+            return None
+        if result.error is not None and not result.is_lasting:
+            return None
+        return result if sizes == self._sizes(result.partitions) else None
+
+    def finish(self, trace: Trace, options: dict[str, Any], result: Result) -> None:
+        """Make known what has been made of a trace, and remove what an earlier run made of it."""
+        earlier = self._manifest(trace).get("partitions", ())
+        manifest = {
+            "source": _source(trace, options),
+            "blkiomon": __version__,
+            "intervals": result.intervals,
+            "records": result.records,
+            "partitions": result.partitions,
+            "sizes": self._sizes(result.partitions),
+            "error": result.error,
+            "is_lasting": result.is_lasting,
+            "notes": result.notes,
+            "whole": result.whole and b64encode(result.whole).decode(),
+        }
+        with self.writing(f"{MANIFEST}/{trace.id}.json") as file:
+            file.write(json.dumps(manifest).encode())
+        stale = {*earlier} - {*result.partitions} if isinstance(earlier, list) else set()
+        for name in stale:
+            if _is_part_of(trace, name) and self.fs.exists(f"{self.root}/{name}"):
+                self.fs.rm_file(f"{self.root}/{name}")
+        if self._is_local:
+            self._sweep(trace, result)
+
+    def _sweep(self, trace: Trace, result: Result) -> None:
+        """Remove what runs that were killed have left of a trace."""
+        for name in (f"{trace.id}.*of*", f".{trace.id}.*.part"):
+            for path in (Path(self.root) / SHARDS).glob(name):
+                path.unlink(missing_ok=True)
+        folder = Path(self.root) / f"host={quote(trace.host, safe='')}"
+        for path in folder.glob(f"day=*/.{trace.id}.*.part"):
+            path.unlink(missing_ok=True)
+        for path in folder.glob(f"day=*/{trace.id}.parquet"):
+            if str(path.relative_to(self.root)) not in result.partitions:
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def writing_shard(
+        self, trace: Trace, shard: tuple[int, int]
+    ) -> Iterator[Callable[[Interval], None]]:
+        """What takes the intervals of one shard of a trace, (k, n) as of ``Engine``."""
+        with self.writing(_shard_name(trace, *shard)) as file:
+
+            def add(interval: Interval) -> None:
+                data = to_bytes(interval)
+                file.write(LENGTH.pack(len(data)) + data)
+
+            yield add
+
+    def shards(self, trace: Trace, n: int) -> Iterator[list[Interval]]:
+        """The intervals of all n shards of a trace, those of one time together."""
+        with ExitStack() as stack:
+            files = [
+                stack.enter_context(self.fs.open(f"{self.root}/{_shard_name(trace, k, n)}", "rb"))
+                for k in range(n)
+            ]
+            yield from map(list, zip(*(_stored_in(file) for file in files), strict=True))
+
+    def remove_shards(self, trace: Trace, n: int) -> None:
+        """They have been joined."""
+        for k in range(n):
+            name = f"{self.root}/{_shard_name(trace, k, n)}"
+            if self.fs.exists(name):
+                self.fs.rm_file(name)
+
+    def _sizes(self, names: Iterable[str]) -> list[int | None]:
+        """Bytes of each of these files of the dataset; None of what is not there."""
+        sizes: list[int | None] = []
+        for name in names:
+            try:
+                sizes.append(self.fs.info(f"{self.root}/{name}")["size"])
+            except OSError:
+                sizes.append(None)
+        return sizes
+
+    def _manifest(self, trace: Trace) -> dict[str, Any]:
+        """Empty if there is none, or none that can be read."""
+        try:
+            found = json.loads(self.fs.cat_file(f"{self.root}/{MANIFEST}/{trace.id}.json"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A file to write to, which is in its place when this is left without an error."""
+        path = f"{self.root}/{name}"
+        if not self._is_local:
+            with tempfile.NamedTemporaryFile() as beside:
+                yield beside.file
+                beside.flush()
+                self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self.fs.put_file(beside.name, path)
+            return
+        make_directories(Path(path).parent)
+        # Readers of datasets pass over what begins with a point.
+        with whole_file(path, f".{Path(path).stem}.{uuid4().hex}.part") as file:
+            yield file
+
+
+def _shard_name(trace: Trace, k: int, n: int) -> str:
+    return f"{SHARDS}/{trace.id}.{k}of{n}"
+
+
+def _stored_in(file: IO[bytes]) -> Iterator[Interval]:
+    while length := file.read(LENGTH.size):
+        yield from_bytes(file.read(*LENGTH.unpack(length)))
+
+
+def _source(trace: Trace, options: dict[str, Any]) -> dict[str, Any]:
+    """What a result depends on, as it comes back from JSON."""
+    return {
+        "schema": SCHEMA,
+        "trace": trace.name,
+        "host": trace.host,
+        "files": [asdict(file) for file in trace.files],
+        "options": options,
+    }
+
+
+def _is_part_of(trace: Trace, name: object) -> bool:
+    """Whether a manifest, which might say anything, names a file of the dataset."""
+    return (
+        isinstance(name, str)
+        and name.startswith("host=")
+        and name.endswith(f"/{trace.id}.parquet")
+        and "/../" not in name
+    )
+
+
+def day_of(interval: Interval) -> str:
+    """The day in UTC in which an interval begins."""
+    if not interval.anchored:
+        return UNKNOWN_DAY
+    return time.strftime("%Y-%m-%d", time.gmtime(interval.start_ns // NS_PER_S))
+
+
+class Partitions:
+    """Writes the intervals of a trace, which come in order of time, to a file for each day."""
+
+    def __init__(self, store: Store, trace: Trace) -> None:
+        self.names: list[str] = []
+        self._store = store
+        self._trace = trace
+        self._day: str | None = None
+        self._waiting: list[Interval] = []
+        self._rows = 0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Partitions:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._end_day()
+        else:
+            self._stack.__exit__(kind, error, traceback)
+
+    def add(self, interval: Interval) -> None:
+        """Write one more."""
+        day = day_of(interval)
+        if day != self._day:
+            self._end_day()
+            self._begin_day(day)
+        self._waiting.append(interval)
+        self._rows += len(interval.groups())
+        if self._rows >= ROWS_A_GROUP:
+            self._write_group()
+
+    def _begin_day(self, day: str) -> None:
+        name = f"host={quote(self._trace.host, safe='')}/day={day}/{self._trace.id}.parquet"
+        self._file = self._stack.enter_context(self._store.writing(name))
+        self._format = ParquetFormat(with_bytes=True)
+        self.names.append(name)
+        self._day = day
+
+    def _end_day(self) -> None:
+        if self._day is not None:
+            self._write_group()
+            self._file.writelines(self._format.finish())
+            self._day = None
+            self._stack.close()
+
+    def _write_group(self) -> None:
+        if self._waiting:
+            self._file.writelines(self._format.render_together(self._waiting))
+        self._waiting = []
+        self._rows = 0

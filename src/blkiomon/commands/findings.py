@@ -1,0 +1,108 @@
+"""What a trace holds of which no request counts: for a line that says so instead of silence."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from blkiomon._core import Engine
+from blkiomon.commands.config import Config
+from blkiomon.formats.units import device_text, utc
+
+SAMPLE_BYTES = 1 << 22
+"""So much of a trace is looked at."""
+
+END_BYTES = 1 << 16
+"""And of the latest piece so much, for the time at which the trace ends."""
+
+MOST_DEVICES = 8
+"""So many devices are named."""
+
+NS_PER_S = 10**9
+ISSUE, COMPLETE, NOTIFY = 1 << 22, 1 << 23, 1 << 26
+"""Categories of an action."""
+
+
+class Findings:
+    """Looks at a stream as long as it has no request."""
+
+    def __init__(self) -> None:
+        self._probe = Engine(keep_records=True, resync=True)
+        self._devices: set[int] = set()
+        self._issues = 0
+        self._completions = 0
+        self._times: list[int] = []  # the first and the last
+        self._sampled_bytes = 0
+        self._end = b""
+
+    @property
+    def sampled(self) -> int:
+        """How many records have been looked at."""
+        return self._probe.records
+
+    def add(self, data: memoryview) -> None:
+        """The next bytes of the stream."""
+        if self._sampled_bytes < SAMPLE_BYTES:
+            self._sampled_bytes += len(data)
+            self._look_at(self._probe, data)
+        else:
+            self._end = bytes(data[-END_BYTES:])
+
+    def text(self, config: Config, records: int, *, is_whole: bool) -> str:
+        """Why there is no request, without the trace's name.
+
+        Args:
+            config: what was asked for.
+            records: how many were read.
+            is_whole: these are all.
+        """
+        if not records:
+            return "no record of a trace in it"
+        if self._end:
+            issues, completions = self._issues, self._completions
+            self._look_at(Engine(keep_records=True, resync=True), memoryview(self._end))
+            self._issues, self._completions = issues, completions
+        records = max(records, self.sampled)
+        held = "it holds" if is_whole else "as far as it was read it holds"
+        held += f" {records:,} records"
+        if self.sampled < records:
+            held += f", and the first {self.sampled:,} are"
+        named = sorted(self._devices)
+        if named:
+            held += f" of {', '.join(map(device_text, named[:MOST_DEVICES]))}"
+            held += f" and {len(named) - MOST_DEVICES} more" * (len(named) > MOST_DEVICES)
+        held += f": {self._issues:,} issues and {self._completions:,} completions"
+        return f"no request{_wanted(config)}; {held}{self._span(config)}"
+
+    def _look_at(self, probe: Engine, data: memoryview) -> None:
+        probe.feed(data)
+        records = probe.take_records()
+        action = records["action"]
+        self._issues += int(np.count_nonzero(action & ISSUE))
+        self._completions += int(np.count_nonzero(action & COMPLETE))
+        records = records[action & NOTIFY == 0]
+        if len(records):
+            self._devices.update(np.unique(records["device"]).tolist())
+            times = records["time_ns"]
+            self._times = sorted([*self._times, int(times.min()), int(times.max())])
+
+    def _span(self, config: Config) -> str:
+        """How long the trace is, or, where times of day are asked for, from when to when."""
+        if not self._times:
+            return ""
+        first_ns, last_ns = self._times[0], self._times[-1]
+        epoch_ns = self._probe.epoch_ns
+        if config.is_absolute and epoch_ns is not None:
+            return f", from {utc(first_ns + epoch_ns)} to {utc(last_ns + epoch_ns)}"
+        return f", within {(last_ns - first_ns) / NS_PER_S:.6g} s"
+
+
+def _wanted(config: Config) -> str:
+    """Which requests were asked for."""
+    text = ""
+    if config.devices:
+        text += f" of {', '.join(map(device_text, config.devices))}"
+    for word, time_ns in (("from", config.from_ns), ("before", config.to_ns)):
+        if time_ns is not None:
+            at = utc(time_ns) if config.is_absolute else f"{time_ns / NS_PER_S:g} s"
+            text += f" {word} {at}" + " on" * (word == "from")
+    return text

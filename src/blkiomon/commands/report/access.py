@@ -1,0 +1,160 @@
+"""Where requests went: a bounded sample of them, and how many went on where another had ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.engine import layout
+from blkiomon.engine.snapshot import Table
+from blkiomon.interval.moments import run_starts, stacked
+
+SAMPLE = 30_000
+"""Requests that are kept."""
+
+BATCH = 1 << 16
+"""So many are looked at together."""
+
+OVERTAKEN = 1 << 12
+"""Requests come in order of completion and are looked at in order of issue: so many may complete
+before one that was issued earlier."""
+
+MOST_KEYS = 1 << 16
+"""With so many devices and operations, no further ones count as sequential or not."""
+
+SECTOR_BYTES = 512
+
+_KEPT = ["issued_ns", "sector", "bytes", "device", "op"]
+_NO_REQUEST = np.empty(0, layout.REQUEST)[_KEPT].copy()
+
+
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    """Where requests went.
+
+    A request is sequential if it begins at the sector where the one issued before it to the same
+    device, of the same operation, ended. The first one is not.
+
+    Attributes:
+        sample: shape (n,), fields of ``layout.REQUEST``, by time of issue; ``issued_ns`` counts
+            from the first record.
+        n_requests: those that the sample is of.
+        counts: shape (operations, slices, 2): requests by time of issue, and sequential ones.
+        slice_ns: length of each.
+        shares: requests and sequential ones by device and operation.
+    """
+
+    sample: Table
+    n_requests: int
+    counts: npt.NDArray[np.int64]
+    slice_ns: int
+    shares: dict[tuple[int, int], tuple[int, int]]
+
+
+class Accesses:
+    """Takes requests as they complete.
+
+    Args:
+        n_slices: slices of time, an even number.
+    """
+
+    def __init__(self, n_slices: int) -> None:
+        self._counts = np.zeros((len(layout.OPS), n_slices, 2), np.int64)
+        self._waiting: list[Table] = []
+        self._n_waiting = 0
+        self._ends: dict[int, int] = {}  # by device and operation, sector behind the latest one
+        self._shares: dict[int, list[int]] = {}
+        self._sample = _NO_REQUEST
+        self._keys = np.empty(0)
+        self._limit = 1.0  # only keys below are in the sample
+        self._n_requests = 0
+        self._random = np.random.default_rng(1)
+        self._origin_ns = 0
+        self._slice_ns = 1
+
+    def add(self, requests: Table, origin_ns: int, slice_ns: int) -> None:
+        """Take the next ones; slices are that long now, and begin at the origin."""
+        self._origin_ns, self._slice_ns = origin_ns, slice_ns
+        if len(requests):
+            self._waiting.append(requests[_KEPT].copy())
+            self._n_waiting += len(requests)
+        if self._n_waiting >= BATCH:
+            self._look(OVERTAKEN)
+
+    def halve(self) -> None:
+        """Each two slices become one."""
+        pairs = self._counts.reshape(len(layout.OPS), -1, 2, 2).sum(axis=2)
+        self._counts = np.concatenate((pairs, np.zeros_like(pairs)), axis=1)
+
+    def finish(self) -> Patterns:
+        """There are no more."""
+        self._look(0)
+        return Patterns(
+            np.sort(self._sample, order=["issued_ns", "device", "sector"]),
+            self._n_requests,
+            self._counts,
+            self._slice_ns,
+            {
+                (key >> 3, key & 7): (requests, sequential)
+                for key, (requests, sequential) in sorted(self._shares.items())
+            },
+        )
+
+    def _look(self, leave: int) -> None:
+        """At all that wait but for the latest."""
+        requests = stacked([_NO_REQUEST, *self._waiting])
+        requests = requests.take(np.argsort(requests["issued_ns"], kind="stable"))
+        left = requests[len(requests) - leave :] if leave else requests[:0]
+        requests = requests[: len(requests) - leave].copy()
+        self._waiting, self._n_waiting = [left], len(left)
+        if not len(requests):
+            return
+        at_ns = requests["issued_ns"]
+        requests["issued_ns"] = np.where(at_ns > self._origin_ns, at_ns - self._origin_ns, 0)
+        self._draw(requests)
+        self._count(requests)
+
+    def _draw(self, requests: Table) -> None:
+        """Every request gets a random key; those of the lowest keys are the sample."""
+        self._n_requests += len(requests)
+        keys = self._random.random(len(requests))
+        low = keys < self._limit
+        self._keys = np.concatenate((self._keys, keys[low]))
+        self._sample = stacked((self._sample, requests[low]))
+        if len(self._keys) > SAMPLE:
+            lowest = np.argpartition(self._keys, SAMPLE)[:SAMPLE]
+            self._keys, self._sample = self._keys[lowest], self._sample[lowest]
+            self._limit = float(self._keys.max())
+
+    def _count(self, requests: Table) -> None:
+        key = requests["device"].astype(np.int64) << 3 | requests["op"]
+        if len(self._ends) > MOST_KEYS:
+            is_known = np.isin(key, np.fromiter(self._ends, np.int64))
+            requests, key = requests[is_known], key[is_known]
+        order = np.argsort(key, kind="stable")
+        requests, key = requests.take(order), key[order]
+        sectors = (requests["bytes"].astype(np.uint64) + (SECTOR_BYTES - 1)) // SECTOR_BYTES
+        ends = requests["sector"] + sectors
+        before = np.roll(ends, 1)
+        starts = run_starts(key)
+        lasts = np.append(starts[1:], len(key)) - 1
+        is_known = np.ones(len(key), bool)
+        for start, last in zip(starts.tolist(), lasts.tolist()):
+            of_key = int(key[start])
+            is_known[start] = of_key in self._ends
+            before[start] = self._ends.get(of_key, 0)
+            self._ends[of_key] = int(ends[last])
+        is_sequential = is_known & (before == requests["sector"]) & (sectors > 0)
+        totals = np.add.reduceat(is_sequential, starts, dtype=np.int64)
+        for start, last, sequential in zip(starts.tolist(), lasts.tolist(), totals.tolist()):
+            share = self._shares.setdefault(int(key[start]), [0, 0])
+            share[0] += last - start + 1
+            share[1] += sequential
+        n_slices = self._counts.shape[1]
+        slices = np.minimum(requests["issued_ns"] // self._slice_ns, n_slices - 1)
+        place = requests["op"].astype(np.int64) * n_slices + slices.astype(np.int64)
+        flat = self._counts.reshape(-1, 2)
+        flat[:, 0] += np.bincount(place, minlength=len(flat))
+        flat[:, 1] += np.bincount(place[is_sequential], minlength=len(flat))

@@ -1,0 +1,338 @@
+"""By how much two sides differ, and how sure that is.
+
+A side is one run or several. Its units are its runs, where both sides have several, and otherwise
+equal parts of the time that a run took. Figures are of all units together. How far they might as
+well have come out otherwise is found by drawing units again and again, as many as there are, with
+replacement (the bootstrap): 95 % of the changes that these draws give are the interval. What keeps
+it honest, and useful:
+
+- Parts next to each other are alike, so that they are drawn in blocks, of the square root of
+  their number.
+- Parts are drawn of both sides alike: where a benchmark does one thing after another, what it was
+  about at a time does not count as noise. To runs without such a schedule it makes no difference.
+- A few runs spread less among themselves than runs do in general: the interval is widened as
+  Student's distribution asks for that number.
+- The greatest latency is that of one request. Draws hold no greater one than was seen, so that
+  its interval is too narrow: it is given, and no verdict is based on it.
+- A percentile that fewer than ten requests of either side exceed has no interval.
+- Percentiles come from bins up to 1/64 wide: a change of less is not claimed.
+
+Everything is drawn from fixed seeds: the same inputs give the same intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.commands.report.collect import Collected, ReportError, listed
+from blkiomon.commands.report.series import Floats, merged, middles
+from blkiomon.commands.report.worst import reduced
+from blkiomon.engine.layout import OPS
+from blkiomon.formats.units import bandwidth_text, device_text, rate_text, time_text
+from blkiomon.interval.groups import NS_PER_S, Group
+from blkiomon.interval.value import Interval
+
+METRICS = ("iops", "bandwidth", "mean", "p50", "p95", "p99", "p99.9", "max")
+MORE_IS_BETTER = ("iops", "bandwidth")
+
+DRAWS = 1000
+LEAST_PARTS = 8
+"""Of fewer with requests there is no interval."""
+
+LEAST_BEYOND = 10
+"""Requests that must have taken longer than a percentile that has an interval."""
+
+RESOLUTION = 1 / 64
+
+_Z = 1.959964  # 95 % of the normal distribution
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One figure of both sides.
+
+    Attributes:
+        a, b: None where a side has no such figure. Times in ns, bandwidth in bytes a second.
+        change: of b against a, as a fraction; None where there is none.
+        low, high: the 95 % interval of it; None where there are too few units to tell. That of
+            "max" is too narrow, see above.
+    """
+
+    metric: str
+    a: float | None
+    b: float | None
+    change: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """ "better", "worse", "no difference shown", or "too little to tell"."""
+        if self.change is None or self.low is None or self.high is None or self.metric == "max":
+            return "too little to tell"
+        if self.low <= 0 <= self.high:
+            return "no difference shown"
+        return "better" if (self.change > 0) == (self.metric in MORE_IS_BETTER) else "worse"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One device and operation on both sides.
+
+    Attributes:
+        device: as one reads it, "all" of several.
+        numbers: on either side, None of all.
+        op: None of all.
+        requests, errors, requeues: on either side.
+    """
+
+    device: str
+    numbers: tuple[int | None, int | None]
+    op: str | None
+    requests: tuple[int, int]
+    errors: tuple[int, int]
+    changes: tuple[Change, ...]
+    requeues: tuple[int, int] = (0, 0)
+
+    def metric(self, name: str) -> Change:
+        """One of the changes."""
+        return next(change for change in self.changes if change.metric == name)
+
+
+def compare(
+    a: Sequence[Collected], b: Sequence[Collected], metrics: Sequence[str] = METRICS
+) -> list[Row]:
+    """All devices and operations that both sides have.
+
+    Raises:
+        ReportError: there are none.
+    """
+    try:
+        return _compared(a, b, metrics)
+    finally:
+        _reduced.cache_clear()
+
+
+def _compared(a: Sequence[Collected], b: Sequence[Collected], metrics: Sequence[str]) -> list[Row]:
+    rows = []
+    matched = match(a, b)
+    if not matched:
+        there = [listed(sorted(_devices(side))) for side in (a, b)]
+        raise ReportError(f"the sides have no device in common: A has {there[0]}, B has {there[1]}")
+    for name, numbers in matched:
+        ops = [op for op in OPS if all(_requests(s, n, op) for s, n in zip((a, b), numbers))]
+        for op in [*ops, *([None] if len(ops) > 1 else [])]:
+            rows.append(_row(a, b, name, numbers, op, metrics))
+    if not rows:
+        raise ReportError("the sides have no operation in common")
+    return rows
+
+
+Numbers = tuple[int | None, int | None]
+
+
+def match(a: Sequence[Collected], b: Sequence[Collected]) -> list[tuple[str, Numbers]]:
+    """Which device of one side is which of the other: by number, unless each has just one.
+
+    Of several, also all together.
+    """
+    of_a, of_b = _devices(a), _devices(b)
+    if len(of_a) == len(of_b) == 1 and of_a != of_b:
+        (one,), (other,) = of_a, of_b
+        return [(f"{device_text(one)} -> {device_text(other)}", (one, other))]
+    both = sorted(of_a & of_b)
+    found: list[tuple[str, Numbers]] = [(device_text(n), (n, n)) for n in both]
+    if both and len(of_a | of_b) > 1:
+        found.append(("all", (None, None)))
+    return found
+
+
+def _devices(side: Sequence[Collected]) -> set[int]:
+    return {number for run in side for number in run.devices}
+
+
+def groups(interval: Interval, device: int | None, op: str | None) -> list[Group]:
+    """That of a device, or of all, and an operation, or all; none where it did not occur."""
+    *of_ops, total = _reduced(interval, device).groups()
+    return [total] if op is None else [g for g in of_ops if g.op == op]
+
+
+_reduced = lru_cache(1 << 12)(reduced)
+"""Asked for operation by operation; forgotten when a comparison ends."""
+
+
+def _requests(side: Sequence[Collected], device: int | None, op: str | None) -> int:
+    return sum(g.requests for run in side for g in groups(run.whole, device, op))
+
+
+def _row(
+    a: Sequence[Collected],
+    b: Sequence[Collected],
+    name: str,
+    numbers: Numbers,
+    op: str | None,
+    metrics: Sequence[str],
+) -> Row:
+    by_run = len(a) > 1 and len(b) > 1
+    n_parts = None if by_run else min(len(run.slices) for run in (*a, *b))
+    sides = [_Side(side, number, op, n_parts) for side, number in zip((a, b), numbers)]
+    drawn = [side.drawn(metrics, seed * by_run) for seed, side in enumerate(sides)]
+    widened = _widening(*(side.n_independent for side in sides))
+    changes = []
+    for metric in metrics:
+        before, after = (side.figure(metric) for side in sides)
+        change = after / before - 1 if before and after is not None else None
+        low = high = None
+        samples = [of_side.get(metric) for of_side in drawn]
+        if change is not None and samples[0] is not None and samples[1] is not None:
+            low, high = _interval(change, samples[0], samples[1], widened, metric)
+        changes.append(Change(metric, before, after, change, low, high))
+    return Row(
+        name,
+        numbers,
+        op,
+        (sides[0].requests, sides[1].requests),
+        (sides[0].errors, sides[1].errors),
+        tuple(changes),
+        (sides[0].requeues, sides[1].requeues),
+    )
+
+
+def _interval(
+    change: float, before: Floats, after: Floats, widened: float, metric: str
+) -> tuple[float | None, float | None]:
+    has = (before > 0) & (after > 0)
+    if change <= -1 or has.sum() < DRAWS / 2:
+        return None, None
+    low, high = np.quantile(np.log(after[has] / before[has]), [0.025, 0.975])
+    middle = math.log1p(change)
+    margin = RESOLUTION if metric.startswith("p") else 0.0
+    low = middle - max(0.0, middle - low) * widened - margin
+    high = middle + max(0.0, high - middle) * widened + margin
+    return math.expm1(low), math.expm1(high)
+
+
+def _widening(*independent: float) -> float:
+    """By how much an interval of so many independent units must be wider than that of many."""
+    least = min(independent)
+    if least <= 1:
+        return 1.0
+    df = sum(n - 1 for n in independent)
+    z = _Z  # Student's quantile by the expansion of Cornish and Fisher
+    t = z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * df**3)
+    return t / z * math.sqrt(least / (least - 1))
+
+
+class _Side:
+    """The units of one side, of one device and operation."""
+
+    def __init__(
+        self, runs: Sequence[Collected], device: int | None, op: str | None, n_parts: int | None
+    ) -> None:
+        units = [[run.whole] for run in runs]
+        if n_parts is not None:
+            units = _parts(runs, n_parts)
+        found = [[g for item in unit for g in groups(item, device, op)] for unit in units]
+        self._d2c = [merged(g.d2c_ns for g in of_unit) for of_unit in found]
+        self._whole = merged(self._d2c)
+        self._max = np.array([d.max or 0 for d in self._d2c], np.float64)
+        self._bytes = np.array([sum(g.bytes for g in f) for f in found], np.float64)
+        self._durations_ns = [sum(i.end_ns - i.start_ns for i in unit) for unit in units]
+        self.requests = self._whole.count
+        self.errors = sum(g.errors for f in found for g in f)
+        self.requeues = sum(g.requeues for f in found for g in f)
+        n_filled = sum(d.count > 0 for d in self._d2c)
+        self._block = 1 if n_parts is None else max(1, round(math.sqrt(n_parts)))
+        self._is_enough = n_filled >= (2 if n_parts is None else LEAST_PARTS)
+        self.n_independent = len(found) / self._block
+
+    def figure(self, metric: str) -> float | None:
+        """Of all units together; by the library's exact sums and percentiles."""
+        duration_ns = sum(self._durations_ns)
+        if metric == "iops":
+            return self.requests * NS_PER_S / duration_ns if duration_ns else None
+        if metric == "bandwidth":
+            return int(self._bytes.sum()) * NS_PER_S / duration_ns if duration_ns else None
+        if metric == "mean":
+            return self._whole.mean
+        return self._whole.max if metric == "max" else self._whole.percentile(float(metric[1:]))
+
+    def drawn(self, metrics: Sequence[str], seed: int) -> dict[str, Floats]:
+        """Figures of each draw, shape (DRAWS,); none where there are too few units."""
+        if not self._is_enough:
+            return {}
+        times = _times_drawn(len(self._d2c), self._block, seed)
+        numbers = np.array([d.count for d in self._d2c], np.float64)
+        seconds = times @ np.array(self._durations_ns, np.float64) / NS_PER_S
+        requests = times @ numbers
+        figures = {
+            "iops": _ratio(requests, seconds),
+            "bandwidth": _ratio(times @ self._bytes, seconds),
+        }
+        sums = np.array([d.sum for d in self._d2c], np.float64)
+        figures["mean"] = _ratio(times @ sums, requests)
+        figures["max"] = np.where(times > 0, self._max, 0).max(axis=1)
+        wanted = [m for m in metrics if m.startswith("p") and self._has_tail(float(m[1:]))]
+        if wanted and len(self._whole.bins):
+            upto = np.cumsum(times @ self._table(), axis=1)
+            values = middles(self._whole)
+            for metric in wanted:
+                ranks = np.ceil(upto[:, -1] * (float(metric[1:]) / 100) - 1e-9)
+                figures[metric] = values[np.argmax(upto >= ranks[:, np.newaxis], axis=1)]
+        return {name: np.where(requests > 0, values, 0) for name, values in figures.items()}
+
+    def _has_tail(self, percent: float) -> bool:
+        return self.requests * (1 - percent / 100) >= LEAST_BEYOND
+
+    def _table(self) -> Floats:
+        """Counts, shape (units, bins of the whole)."""
+        table = np.zeros((len(self._d2c), len(self._whole.bins)))
+        for row, d in zip(table, self._d2c):
+            row[np.searchsorted(self._whole.bins, d.bins)] = d.counts
+        return table
+
+
+@cache
+def _times_drawn(n: int, block: int, seed: int) -> Floats:
+    """How often each draw has each unit, shape (DRAWS, units)."""
+    random = np.random.default_rng([seed, n])
+    starts = random.integers(0, n, (DRAWS, math.ceil(n / block), 1))
+    units = ((starts + np.arange(block)) % n).reshape(DRAWS, -1)[:, :n]
+    flat: npt.NDArray[np.int64] = (units + np.arange(DRAWS)[:, np.newaxis] * n).ravel()
+    counts = np.bincount(flat, minlength=DRAWS * n)
+    return counts.reshape(DRAWS, n).astype(np.float64)
+
+
+def _parts(runs: Sequence[Collected], n_parts: int) -> list[list[Interval]]:
+    """The slices of each part of the time; of all runs together."""
+    parts: list[list[Interval]] = [[] for _ in range(n_parts)]
+    for run in runs:
+        start_ns, length_ns = run.whole.start_ns, run.whole.end_ns - run.whole.start_ns
+        for item in run.slices:
+            middle_ns = (item.start_ns + item.end_ns) // 2 - start_ns
+            place = middle_ns * n_parts // length_ns if length_ns else 0
+            parts[min(place, n_parts - 1)].append(item)
+    return parts
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+
+
+def value_text(metric: str, value: float | None) -> str:
+    """A figure as one reads it."""
+    if metric == "iops":
+        return rate_text(value)
+    return bandwidth_text(value) if metric == "bandwidth" else time_text(value)
+
+
+def seconds_of(side: Sequence[Collected]) -> float:
+    """How long all runs of a side took."""
+    return sum(run.whole.end_ns - run.whole.start_ns for run in side) / NS_PER_S

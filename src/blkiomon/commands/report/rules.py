@@ -1,0 +1,131 @@
+"""``--fail-if``: what a script does not want to happen.
+
+A rule is ``[DEVICE/]OPERATION.FIGURE > VALUE`` (or ``<``, ``>=``, ``<=``). A value in per cent is a
+change of B against A; it counts only where a difference is shown, or where there is too little to
+tell. Any other value is a limit for B alone.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from blkiomon.commands.report.changes import Row, value_text
+from blkiomon.engine.layout import OPS
+
+_RULE = re.compile(
+    r"(?:(?P<device>[^/\s]+)/)?(?P<op>\w+)\.(?P<metric>[a-z]+|p\d{1,2}(?:\.\d{1,3})?)\s*"
+    r"(?P<sign>[<>]=?)\s*(?P<value>[+-]?\d{1,15}(?:\.\d{1,9})?)\s*(?P<unit>%|[A-Za-zµ/]*)"
+)
+
+_COMPARE: dict[str, Callable[[float, float], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+}
+_TIMES = {"ns": 1.0, "us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9}
+_RATES = {"B/s": 1.0, "kB/s": 1e3, "MB/s": 1e6, "GB/s": 1e9}
+_RATES |= {"KiB/s": 2.0**10, "MiB/s": 2.0**20, "GiB/s": 2.0**30}
+_COUNTS = {"": 1.0, "/s": 1.0}
+
+
+class RuleError(ValueError):
+    """It is no rule; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule.
+
+    Attributes:
+        text: as it was given.
+        device: as one reads it, None where it is not named.
+        op: None of all.
+        is_change: whether the limit is a change, as a fraction.
+    """
+
+    text: str
+    device: str | None
+    op: str | None
+    metric: str
+    sign: str
+    limit: float
+    is_change: bool
+
+
+def parse(text: str) -> Rule:
+    """Read a rule.
+
+    Raises:
+        RuleError: it is none.
+    """
+    found = _RULE.fullmatch(text.strip())
+    if found is None:
+        raise RuleError(f"--fail-if takes a rule such as 'read.p99 > +10%', not {text!r}")
+    op, metric, unit = found["op"], found["metric"], found["unit"]
+    if op != "all" and op not in OPS:
+        raise RuleError(f"--fail-if: {text!r}: {op} is none of all, {', '.join(OPS)}")
+    if metric[1:2].isdigit():
+        if not 0 < float(metric[1:]) <= 100:
+            raise RuleError(f"--fail-if: {text!r}: a percentile is more than 0")
+        metric = f"p{float(metric[1:]):g}"
+    elif metric not in ("iops", "bandwidth", "mean", "max", "errors"):
+        raise RuleError(
+            f"--fail-if: {text!r}: {metric} is none of iops, bandwidth, mean, max, errors, p99 "
+            "and the like"
+        )
+    units = {"iops": _COUNTS, "bandwidth": _RATES, "errors": {"": 1.0}}.get(metric, _TIMES)
+    value = float(found["value"])
+    if unit == "%" and metric != "errors":
+        return Rule(text, found["device"], _all(op), metric, found["sign"], value / 100, True)
+    if unit not in units:
+        known = " or ".join(filter(None, [*([] if metric == "errors" else ["%"]), *units]))
+        raise RuleError(f"--fail-if: {text!r}: the limit takes {known or 'no unit'}")
+    return Rule(text, found["device"], _all(op), metric, found["sign"], value * units[unit], False)
+
+
+def _all(op: str) -> str | None:
+    return None if op == "all" else op
+
+
+def violated(rule: Rule, rows: Sequence[Row]) -> str | None:
+    """What is to be said of a rule: None if nothing, as it holds."""
+    row = _row_of(rule, rows)
+    if row is None:
+        where = f" of {rule.device}" if rule.device else ""
+        return f"{rule.text}: there is no {rule.op or 'request'}{where} on both sides"
+    if rule.metric == "errors":
+        is_bad = _COMPARE[rule.sign](row.errors[1], rule.limit)
+        return f"{rule.text}: {row.errors[1]}" if is_bad else None
+    change = row.metric(rule.metric)
+    value = change.change if rule.is_change else change.b
+    if value is None:
+        return f"{rule.text}: that figure is not known of both sides"
+    if not _COMPARE[rule.sign](value, rule.limit):
+        return None
+    told = f"{value_text(rule.metric, change.a)} to {value_text(rule.metric, change.b)}"
+    if not rule.is_change:
+        return f"{rule.text}: {value_text(rule.metric, change.b)}"
+    if change.verdict == "no difference shown":
+        return None
+    return f"{rule.text}: {100 * value:+.1f} %, {told}"
+
+
+def _row_of(rule: Rule, rows: Sequence[Row]) -> Row | None:
+    fitting = [row for row in rows if rule.op in (row.op, *_only(rows, row))]
+    if rule.device is not None:
+        fitting = [row for row in fitting if rule.device in _names(row)]
+    together = [row for row in fitting if row.numbers == (None, None)]
+    return next(iter(together or fitting), None)
+
+
+def _only(rows: Sequence[Row], row: Row) -> tuple[None, ...]:
+    """Where a device has one operation, that is all."""
+    return (None,) if sum(other.device == row.device for other in rows) == 1 else ()
+
+
+def _names(row: Row) -> list[str]:
+    return [row.device, *row.device.split(" -> ")]

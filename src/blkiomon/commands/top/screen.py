@@ -1,0 +1,417 @@
+"""The screen as an output: behind a queue like all others, and with a thread that has the terminal.
+
+Intervals are added up by the thread of the queue. Another one draws what there is, when there is
+something new, waits for keys, and for a slow terminal: that costs pictures, never intervals.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import select
+import signal
+import termios
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
+
+from rich.console import Console
+
+from blkiomon.commands.config import Config
+from blkiomon.commands.top.frame import About, Look, lines
+from blkiomon.commands.top.watch import Watch, paused
+from blkiomon.console import complain, divert
+from blkiomon.interval.value import Interval
+from blkiomon.outputs.sink import Item, Report, Sink
+from blkiomon.sources.devices import device_number
+
+TICK_S = 0.2
+"""So often it is looked whether the terminal has another size, or an interval is overdue."""
+
+STEP_S = 0.05
+"""Who waits for longer looks so often whether there is still anything to wait for."""
+
+LEAVE_S = 1.0
+"""At the end, a terminal that takes nothing for so long is given up."""
+
+_ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
+_LEAVE = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
+"""The other screen, no cursor, no wrapping of lines; and back."""
+
+_CANCEL = "\x18"  # whatever was begun
+
+_OTHER_KEYS = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O?.)?")
+"""Cursor keys and the like, and letters with Alt."""
+
+
+class Terminal:
+    """The terminal that is standard output: keys one by one, and a screen of its own.
+
+    Raises:
+        OSError: there is none.
+    """
+
+    def __init__(self) -> None:
+        # Opened anew: what is set for this descriptor is not set for those who share the others.
+        flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            self.fd = os.open(os.ttyname(1), flags)
+        except OSError:  # somebody else's, after su
+            self.fd = os.open("/dev/tty", flags)
+        self._lock = threading.Lock()  # guards what follows
+        try:
+            self._old = termios.tcgetattr(self.fd)
+        except termios.error as error:
+            raise OSError(*error.args) from error
+        self._is_entered = False
+        self._rest = b""
+
+    def enter(self) -> None:
+        """Take the terminal."""
+        global _entered
+        new = termios.tcgetattr(self.fd)
+        new[0] &= ~termios.IXON
+        new[3] &= ~(termios.ICANON | termios.ECHO)
+        # ^C ends the run by a signal, as everywhere. A monitor that is stopped goes deaf, though.
+        new[6][termios.VSUSP] = b"\0"
+        new[6][termios.VMIN], new[6][termios.VTIME] = 1, 0
+        termios.tcsetattr(self.fd, termios.TCSANOW, new)
+        self._is_entered = True
+        _entered = self
+        with suppress(OSError):  # whoever draws will find out
+            self._write(_ENTER)
+
+    def leave(self) -> None:
+        """Give it back as it was found; never waits long, does nothing the second time."""
+        with self._lock:
+            if not self._is_entered:
+                return
+            self._is_entered = False
+            with suppress(OSError, termios.error):
+                if self._rest:
+                    termios.tcflush(self.fd, termios.TCOFLUSH)
+                self._write(_CANCEL * bool(self._rest) + _LEAVE)
+            with suppress(termios.error):
+                termios.tcsetattr(self.fd, termios.TCSANOW, self._old)
+
+    def draw(self, shown: Iterable[str]) -> None:
+        """Show these lines, which fill the screen; ``flush`` goes on with what it did not take.
+
+        Raises:
+            OSError: it is gone.
+        """
+        text = "\r\n".join(f"\x1b[K{line}" for line in shown)
+        self._rest = f"\x1b[H{text}".encode(errors="replace")
+        self.flush()
+
+    def flush(self) -> None:
+        """Write as much as the terminal takes at once. Raises OSError where it is gone."""
+        with self._lock, suppress(BlockingIOError):
+            while self._rest and self._is_entered:
+                self._rest = self._rest[os.write(self.fd, self._rest) :]
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it has not yet taken all that was drawn."""
+        return bool(self._rest)
+
+    def typed(self) -> str:
+        """What was typed since; of other keys than letters nothing.
+
+        Raises:
+            OSError: it is gone.
+        """
+        try:
+            data = os.read(self.fd, 64)
+        except BlockingIOError:
+            return ""
+        if not data:
+            raise OSError(0, "the terminal has been hung up")
+        return _OTHER_KEYS.sub("", data.decode("ascii", "ignore"))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and lines; some terminals do not know."""
+        columns, rows = os.get_terminal_size(self.fd)
+        return columns or 80, rows or 24
+
+    def _write(self, text: str) -> None:
+        """Write all of that, unless the terminal takes nothing for long. Raises OSError."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        rest = text.encode()
+        while rest and poll.poll(LEAVE_S * 1000):
+            rest = rest[os.write(self.fd, rest) :]
+
+
+_entered: Terminal | None = None
+_MAIN = threading.main_thread().ident or 0
+
+
+def leave_terminal() -> None:
+    """Give back what is still taken, whatever has gone wrong."""
+    if _entered is not None:
+        divert(None)
+        _entered.leave()
+
+
+class ScreenSink(Sink):
+    """See ``blkiomon.top``.
+
+    Args:
+        terminal: to draw on, not yet entered.
+        about: what is watched.
+        devices: the numbers of those that are always shown.
+        speed: of a recorded trace: so many times as fast as it was recorded; 0: no waiting.
+        report, options: as for ``Sink``.
+    """
+
+    def __init__(
+        self,
+        terminal: Terminal,
+        about: About,
+        devices: Iterable[int],
+        speed: float,
+        report: Report,
+        **options: bool,
+    ) -> None:
+        super().__init__("the screen", report, **options)
+        self._terminal = terminal
+        self._about = about
+        self._speed = speed
+        self._is_over = False  # a plain flag: it is set in a signal handler, too
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._screen = threading.Thread(target=self._run_screen, name="screen", daemon=True)
+        self._due_s = time.monotonic()
+        self._guard = threading.Lock()  # guards what follows
+        self._watch = Watch(devices)
+        self._added_s = time.monotonic()
+        self._added = self._drawing = self._drawn = self._undrawn = 0  # intervals
+        self._messages: list[str] = []
+        self._has_left = False
+        # From here on, the screen's thread's own.
+        self._look = Look(is_whole=not about.is_live and not speed)
+        self._view = self._watch.view()
+        self._console = Console(
+            file=io.StringIO(), force_terminal=True, legacy_windows=False, highlight=False
+        )
+
+    def start(self) -> None:
+        self._terminal.enter()
+        divert(self._hear)
+        self._screen.start()
+        super().start()
+
+    def takes(self, item: Item) -> bool:
+        return isinstance(item, Interval)
+
+    def take_as_recorded(self) -> None:
+        super().take_as_recorded()
+        self._about = replace(self._about, is_live=False)
+
+    def stop_waiting(self) -> None:
+        super().stop_waiting()
+        self._end()
+
+    # --- the thread of the queue ------------------------------------------------------------------
+
+    def _deliver(self, item: Item) -> None:
+        assert isinstance(item, Interval)
+        if not self._about.is_live and self._speed:
+            self._await_turn(item.duration_s / self._speed)
+        with self._guard:
+            if self._about.is_live and self._drawn < self._added and not self._look.is_paused:
+                self._undrawn += 1
+            self._watch.add(item)
+            self._added += 1
+            self._added_s = time.monotonic()
+        self._progressed()
+        self._wake()
+
+    def _await_turn(self, wait_s: float) -> None:
+        """Let a recorded trace take its time; it stands still while there is a pause."""
+        # What has not kept up is not hurried after: the next one takes its time again.
+        self._due_s = max(self._due_s + wait_s, time.monotonic())
+        while not (self._is_over or self._give_up.is_set()):
+            now_s = time.monotonic()
+            if self._look.is_paused:
+                self._due_s = max(self._due_s, now_s + TICK_S)
+            if self._due_s <= now_s:
+                return
+            time.sleep(min(self._due_s - now_s, STEP_S))
+            self._progressed()
+
+    def _finish(self) -> None:
+        with self._guard:
+            self._watch.has_ended = True
+            self._added += 1
+        self._wake()
+        while not (self._is_over or self._give_up.is_set()):
+            time.sleep(STEP_S)
+            self._progressed()  # somebody looks at it
+
+    def _release(self) -> None:
+        self._end()
+        self._screen.join(LEAVE_S)
+        self._leave()
+
+    # --- any thread -------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """Nothing more is shown. Takes no lock, for a signal handler."""
+        self._is_over = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_write(self._wake_fd, 1)
+
+    def _hear(self, message: str) -> None:
+        """A complaint: on standard error it would stand in the middle of the picture."""
+        with self._guard:
+            if not self._has_left:
+                self._messages.append(message)
+                return
+        complain(message)
+
+    def _leave(self) -> None:
+        """Give the terminal back, and say there what was only said on the screen."""
+        self._terminal.leave()
+        with self._guard:
+            if self._has_left:
+                return
+            self._has_left = True
+            divert(None)
+        for message in self._messages:
+            complain(message)
+
+    # --- the screen's thread ----------------------------------------------------------------------
+
+    def _run_screen(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        shown: object = None
+        try:
+            while not self._is_over:
+                now = self._state()
+                if now != shown and not self._terminal.is_behind:
+                    self._draw()
+                    shown = now
+                if not self._take_input():
+                    return
+        except OSError:
+            pass  # the terminal is gone; who started us is told by SIGHUP
+        except BaseException:
+            self.failed = True
+            self._leave()
+            traceback.print_exc()  # here and now: the process is about to end
+        finally:
+            self._leave()
+            if not self._is_over:
+                # Whatever is waited for there; to that thread, as others may not block it.
+                signal.pthread_kill(_MAIN, signal.SIGINT)
+                self._end()  # only now: who has seen that it is over does not wait for the signal
+
+    def _state(self) -> object:
+        """What a picture depends on."""
+        with self._guard:
+            return (
+                self._added,
+                self._look,
+                self._terminal.size,
+                len(self._messages),
+                self._overdue_s(),
+            )
+
+    def _overdue_s(self) -> int:
+        """For how many seconds there should have been an interval; 0 where all is well."""
+        if not self._about.is_live or self._watch.has_ended:
+            return 0
+        late_s = time.monotonic() - self._added_s - self._about.interval_s
+        return int(late_s) if late_s >= 2 else 0
+
+    def _draw(self) -> None:
+        with self._guard:
+            notes = list(self._messages)
+            if self._undrawn:
+                notes.append(
+                    f"{self._undrawn:,} intervals count, but were not drawn: this terminal is "
+                    f"slower than -I {self._about.interval_s:g}"
+                )
+            if overdue_s := self._overdue_s():
+                notes.append(f"NOT READING: the interval is {overdue_s} s late")
+            if self.dropped_intervals:
+                notes.append(f"{self.dropped_intervals:,} intervals are missing here")
+            view = self._watch.view(whole=self._look.is_whole)
+            self._drawing = self._added
+        if self._look.is_paused:
+            view = paused(self._view, view)
+        self._view = view
+        columns, rows = self._terminal.size
+        text = lines(view, self._look, self._about, columns, rows, notes, self._console)
+        self._terminal.draw(text)
+
+    def _take_input(self) -> bool:
+        """Wait for keys, or anything else; returns whether to go on."""
+        poll = select.poll()
+        is_behind = self._terminal.is_behind
+        poll.register(self._terminal.fd, select.POLLIN | select.POLLOUT * is_behind)
+        poll.register(self._wake_fd, select.POLLIN)
+        ready = dict(poll.poll(TICK_S * 1000))
+        if self._wake_fd in ready:
+            with suppress(BlockingIOError):
+                os.eventfd_read(self._wake_fd)
+        event = ready.get(self._terminal.fd, 0)
+        if event & select.POLLOUT:
+            self._terminal.flush()
+        if not self._terminal.is_behind:
+            self._drawn = self._drawing
+        if event & ~select.POLLOUT:
+            for key in self._terminal.typed():
+                if key in "qQ":
+                    return False
+                self._look = self._look.after(key)
+        return True
+
+
+def open_screen(
+    config: Config,
+    name_of: Callable[[int], str | None],
+    report: Report,
+    *,
+    lossless: bool,
+    verbose: bool,
+) -> ScreenSink:
+    """The screen of a run.
+
+    Raises:
+        OSError: there is no terminal.
+    """
+    is_live = not lossless
+    source = " ".join(config.trace or config.files)
+    if source in ("", "-"):
+        source = "standard input"
+    if not is_live and config.speed:
+        source += f"  x{config.speed:g}"
+    about = About(
+        source=source,
+        interval_s=config.interval_s,
+        is_live=is_live,
+        name_of=name_of,
+        is_plain=not _speaks_utf8(),
+    )
+    numbers = [device_number(name) for name in config.trace]
+    expected = [number for number in numbers if number is not None]
+    terminal = Terminal()
+    return ScreenSink(
+        terminal, about, expected, config.speed, report, lossless=lossless, verbose=verbose
+    )
+
+
+def _speaks_utf8() -> bool:
+    """By the locale that the user chose, whatever Python has made of it."""
+    names = (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
+    return "utf" in next((name for name in names if name), "").lower()

@@ -1,0 +1,230 @@
+"""numpy dtypes of every binary layout: what is read, what is written, what the engine hands out.
+
+The engine's own layouts (``RECORD``, ``MISMATCH``, ``ROW``, ``DEVICE``) mirror the C structs of
+``types.pxd`` field by field; ``tests/test_engine.py`` holds the two against each other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# --- trace records, as they stand in a stream (byte order of the traced machine) --------------
+
+MAGIC = 0x65617400
+"""A record's magic is this or'ed with its version."""
+
+TRACE_V7 = np.dtype(
+    [
+        ("magic", "u4"),
+        ("sequence", "u4"),
+        ("time", "u8"),
+        ("sector", "u8"),
+        ("bytes", "u4"),
+        ("action", "u4"),
+        ("pid", "u4"),
+        ("device", "u4"),
+        ("cpu", "u4"),
+        ("error", "u2"),
+        ("pdu_len", "u2"),
+    ]
+)
+"""``struct blk_io_trace``, 48 bytes: every kernel since 2.6.17."""
+
+TRACE_V8 = np.dtype(
+    [
+        ("magic", "u4"),
+        ("sequence", "u4"),
+        ("time", "u8"),
+        ("sector", "u8"),
+        ("bytes", "u4"),
+        ("pid", "u4"),
+        ("action", "u8"),
+        ("device", "u4"),
+        ("cpu", "u4"),
+        ("error", "u2"),
+        ("pdu_len", "u2"),
+        ("pad", "V12"),
+    ]
+)
+"""``struct blk_io_trace2``, 64 bytes: Linux 6.19 and later."""
+
+# --- the engine's own layouts -----------------------------------------------------------------
+
+RECORD = np.dtype(
+    [
+        ("time_ns", "u8"),
+        ("sector", "u8"),
+        ("action", "u8"),
+        ("sequence", "u4"),
+        ("bytes", "u4"),
+        ("pid", "u4"),
+        ("device", "u4"),
+        ("cpu", "u4"),
+        ("error", "u2"),
+        ("pdu_len", "u2"),
+    ]
+)
+"""A trace record of either version in host byte order, 48 bytes. Times are ns of trace time,
+sectors 512 bytes; ``action`` holds the event in bits 0-15 and the categories from bit 16."""
+
+DETAIL = np.dtype([("record", RECORD), ("order", "u8")])
+"""A record and its zero-based position in the stream."""
+
+MISMATCH = np.dtype([("older", DETAIL), ("younger", DETAIL)])
+"""Two records of one key that are no request."""
+
+MOMENTS = np.dtype([("min", "u8"), ("max", "u8"), ("sum", "u8", 2), ("sum_squares", "u8", 2)])
+"""Extremes, sum and sum of squares of one quantity; the sums are 128-bit: low word, high word.
+``min`` is 2^64-1 where nothing was counted."""
+
+OPS = ("read", "write", "discard", "flush", "write_zeroes", "zone", "other")
+"""Operations, by their number in ``ROW['op']``."""
+
+DIRECTIONS = ("read", "write", "bidirectional")
+"""Directions as the original tells them apart, by their number in ``ROW['direction']``."""
+
+SIZE_BUCKETS, SIZE_DELTA = 16, 1024
+D2C_BUCKETS, D2C_DELTA = 25, 8
+"""The original's histograms: bucket 0 holds 0, bucket i up to and including delta * 2^(i-1), the
+last one all above. Sizes in bytes, d2c in microseconds."""
+
+ROW = np.dtype(
+    [
+        ("device", "u4"),
+        ("op", "u2"),
+        ("direction", "u2"),
+        ("errors", "u8"),
+        ("requests", "u8"),
+        ("pad", "u8"),
+        ("d2c_us", MOMENTS),
+        ("throughput", MOMENTS),
+        ("d2c_ns", MOMENTS),
+        ("d2c_hist", "u8", D2C_BUCKETS),
+        ("pad2", "u8"),
+        ("size_bytes", MOMENTS),
+        ("size_hist", "u8", SIZE_BUCKETS),
+    ]
+)
+"""What one interval knows of one device, operation and direction. ``d2c_us`` and ``throughput``
+(bytes/ms, from the truncated microseconds) are the original's figures, ``d2c_ns`` is exact."""
+
+SIZE_BINS, D2C_BINS = 1728, 3776
+"""Bins of the engine's own histograms of request sizes (bytes) and d2c (ns): 64 an octave, see
+``blkiomon.interval.distribution.bin_bounds``."""
+
+BIN = np.dtype([("row", "u4"), ("bin", "u4"), ("count", "u8")])
+"""A bin that is not empty: the index of its row in the interval's rows, the bin, its count."""
+
+ALL_OPS = len(OPS)
+"""In place of an operation: all of a device."""
+
+EVERYTHING = ALL_OPS + 1
+"""In place of an operation: all devices. No device number is free to say that."""
+
+LOAD = np.dtype(
+    [
+        ("device", "u4"),
+        ("op", "u2"),
+        ("pad", "u2"),
+        ("in_flight", "u8"),
+        ("max_in_flight", "u8"),
+        ("oldest_ns", "u8"),
+        ("busy_ns", "u8"),
+        ("in_flight_ns", "u8", 2),
+    ]
+)
+"""Requests in flight in one interval: issued, not completed. One row for each device and operation
+that had any; one for each such device with ``op`` ``ALL_OPS``; always one for all
+devices, with ``op`` ``EVERYTHING`` and ``device`` 0.
+``in_flight`` at the interval's end, ``oldest_ns`` the age of the oldest of these then (0: none),
+``max_in_flight`` at any time, ``busy_ns`` the time with any in flight (of a device; else 0),
+``in_flight_ns`` the integral over time, in request-ns, 128-bit: low word, high word."""
+
+QUEUE_ROW = np.dtype(
+    [
+        ("device", "u4"),
+        ("op", "u2"),
+        ("pad", "u2"),
+        ("requests", "u8"),
+        ("q2d_ns", MOMENTS),
+        ("q2c_ns", MOMENTS),
+    ]
+)
+"""Requests of one device and operation that had a queue record of their start sector: time from
+queue to issue, and from queue to completion."""
+
+RETRY_ROW = np.dtype(
+    [
+        ("device", "u4"),
+        ("op", "u2"),
+        ("pad", "u2"),
+        ("requeues", "u8"),
+        ("requests", "u8"),
+        ("pad2", "u8"),
+        ("f2c_ns", MOMENTS),
+    ]
+)
+"""Requests of one device and operation that the kernel requeued: how often it did; how many
+requests completed after a requeue, and their time from the first issue to the completion."""
+
+PROCESS = np.dtype([("pid", "u4"), ("pad", "u4"), ("requests", "u8"), ("bytes", "u8")])
+"""What one process asked for in an interval."""
+
+# --- interval statistics as the original writes them ------------------------------------------
+
+_WIRE_MINMAX = np.dtype(
+    [("min", ">u8"), ("max", ">u8"), ("sum", ">u8"), ("sum_squares", ">u8"), ("count", ">u8")]
+)
+_WIRE_HEAD = [("time", ">u8"), ("size_hist", ">u4", SIZE_BUCKETS), ("d2c_hist", ">u4", D2C_BUCKETS)]
+
+STATS_03 = np.dtype(
+    [
+        *_WIRE_HEAD,
+        ("device", ">u4"),
+        ("size_r", _WIRE_MINMAX),
+        ("size_w", _WIRE_MINMAX),
+        ("d2c_r", _WIRE_MINMAX),
+        ("d2c_w", _WIRE_MINMAX),
+        ("thrput_r", _WIRE_MINMAX),
+        ("thrput_w", _WIRE_MINMAX),
+        ("bidir", ">u8"),
+    ]
+)
+"""One device's interval statistics, layout 0.3, 424 bytes, big-endian on every machine."""
+
+STATS_02 = np.dtype(
+    [
+        *_WIRE_HEAD,
+        ("size_r", _WIRE_MINMAX),
+        ("size_w", _WIRE_MINMAX),
+        ("d2c_r", _WIRE_MINMAX),
+        ("d2c_w", _WIRE_MINMAX),
+        ("bidir", ">u8"),
+        ("device", ">u4"),
+    ]
+)
+"""Layout 0.2, 344 bytes: no throughput, device last."""
+
+STATS = STATS_03.newbyteorder("=")
+"""The same fields as ``STATS_03`` in host byte order: what ``read_stats`` returns."""
+
+REQUEST = np.dtype(
+    [
+        ("issued_ns", "u8"),
+        ("first_issued_ns", "u8"),
+        ("d2c_ns", "u8"),
+        ("q2d_ns", "u8"),
+        ("sector", "u8"),
+        ("bytes", "u4"),
+        ("device", "u4"),
+        ("op", "u4"),
+        ("pid", "u4"),
+        ("cpu", "u4"),
+        ("error", "u4"),
+    ]
+)
+"""A matched request, 64 bytes: when it was issued (ns of trace time; what the kernel requeued was
+issued several times: the last, and the first one), how long the device took since the last, how
+long it was queued before (2^64-1 where the stream had no queue record of it), where (sectors of
+512 bytes) and how much. ``op`` is its place in ``OPS``; pid and cpu are the issue's, error is the
+completion's."""

@@ -1,0 +1,45 @@
+"""Snapshot: what the engine counted in one interval, as numpy arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.engine import layout
+
+Table = npt.NDArray[np.void]
+
+
+def _none(dtype: np.dtype[np.void]) -> Table:
+    return np.empty(0, dtype=dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Snapshot:
+    """What the engine hands out of one interval: numpy arrays of shape (n,).
+
+    Attributes:
+        rows: dtype ``layout.ROW``, in any order; several rows of one device, operation and
+            direction add up.
+        d2c_bins, size_bins: dtype ``layout.BIN``, by row, then bin.
+        loads: dtype ``layout.LOAD``, one for each device and operation. That of all devices is
+            always there, unless requests in flight were not measured.
+        retry_rows: dtype ``layout.RETRY_ROW``, one for each device and operation; empty where
+            nothing was requeued.
+        queue_rows: dtype ``layout.QUEUE_ROW``; empty where the stream carries no queue records.
+        q2d_bins, q2c_bins: dtype ``layout.BIN``, by row of ``queue_rows``, then bin.
+        processes: dtype ``layout.PROCESS``, one for each pid; empty where the stream carries no
+            process names.
+    """
+
+    rows: Table = field(default_factory=lambda: _none(layout.ROW))
+    d2c_bins: Table = field(default_factory=lambda: _none(layout.BIN))
+    size_bins: Table = field(default_factory=lambda: _none(layout.BIN))
+    loads: Table = field(default_factory=lambda: _none(layout.LOAD))
+    retry_rows: Table = field(default_factory=lambda: _none(layout.RETRY_ROW))
+    queue_rows: Table = field(default_factory=lambda: _none(layout.QUEUE_ROW))
+    q2d_bins: Table = field(default_factory=lambda: _none(layout.BIN))
+    q2c_bins: Table = field(default_factory=lambda: _none(layout.BIN))
+    processes: Table = field(default_factory=lambda: _none(layout.PROCESS))

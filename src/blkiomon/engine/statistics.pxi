@@ -1,0 +1,603 @@
+# Accounting of a matched request.
+#
+# The engine's histograms are log-linear: values below 128 have a bin each, every octave above has
+# 64 bins of equal width. A bin that begins at b is at most b/64 wide, so its middle is at most
+# 1/128 = 0.79 % off any value in it; exact below 128. 58 octaves cover 64 bits:
+#     shift = max(0, significant bits - 7),  bin = 64 * shift + (value >> shift)
+# Two histograms merge by adding. The original's have bucket limits in whole microseconds, which are
+# no limits of ours: latencies are counted by the sum of both indices until the cut, see time_bin().
+
+cdef inline unsigned int bin_of(uint64_t value) noexcept nogil:
+    cdef unsigned int shift = width(value | 127) - 7
+    return (shift << 6) + <unsigned int> (value >> shift)
+
+
+cdef inline unsigned int bucket_of(
+    uint64_t value, unsigned int delta_bits, unsigned int last
+) noexcept nogil:
+    """The original's bucket: 0 for 0, i for values up to 2^(delta_bits + i - 1), the rest in last.
+
+    The value is truncated to 32 bits before, as the original does (formats.md, section 2).
+    """
+    cdef uint32_t v = <uint32_t> value
+    cdef unsigned int i
+    if v == 0:
+        return 0
+    i = 1 + bits((v - 1) >> delta_bits)
+    return i if i < last else last
+
+
+cdef inline void moments_add(Moments *m, uint64_t value) noexcept nogil:
+    if value < m.min:
+        m.min = value
+    if value > m.max:
+        m.max = value
+    m.sum += value
+    m.sum_squares += <uint128_t> value * value
+
+
+cdef enum:
+    # Cells of what has no category but READ and WRITE, one a byte: other, read, write, and both,
+    # which is a write to us and a read to the original.
+    PLAIN_CELLS = (6 << 2 | 2) | 0 << 8 | (1 << 2 | 1) << 16 | (1 << 2) << 24
+    # What cell_of() looks at beside them: FLUSH, PC, DISCARD, ZONE, WRITE_ZEROES.
+    CAT_CELLS = 1 << 2 | 1 << 9 | 1 << 13 | 0x3f << 16 | 1 << 22
+
+
+cdef inline unsigned int plain_cell(uint32_t category) noexcept nogil:
+    """cell_of() what has none of the categories that it looks at."""
+    return PLAIN_CELLS >> 8 * (category & 3) & 0xff
+
+
+cdef inline unsigned int cell_of(uint32_t category, uint32_t size_bytes) noexcept nogil:
+    """Operation and direction that an issue asks for, as layout.OPS << 2 | layout.DIRECTIONS.
+
+    The direction is the original's: READ before WRITE, else bidirectional.
+    """
+    cdef unsigned int cell = plain_cell(category)
+    if category & CAT_FLUSH and size_bytes == 0:
+        return 3 << 2 | cell & 3
+    if category & CAT_DISCARD:
+        return 2 << 2 | cell & 3
+    if category & CAT_WRITE_ZEROES:
+        return 4 << 2 | cell & 3
+    if category & CAT_ZONE:
+        return 5 << 2 | cell & 3
+    if category & CAT_PC:
+        return 6 << 2 | cell & 3
+    return cell
+
+
+cdef inline unsigned int op_of(unsigned int cell) noexcept nogil:
+    return cell >> 2
+
+
+cdef inline unsigned int cell_in(uint32_t state) noexcept nogil:
+    """The cell of a Pending."""
+    return state >> CELL_SHIFT & 0x1f
+
+
+# --- devices and their accounts ---------------------------------------------------------------
+#
+# A device has an index for as long as anything is known of it, up to max_devices at a time; what
+# is left of the others is NOBODY's. Accounts, and the blocks of their histograms, are those of an
+# interval: at its end all are free again, so that memory is for what one interval brings.
+
+cdef inline uint32_t index_of(const State *s, uint32_t number) noexcept nogil:
+    """The index of a device, or NOBODY."""
+    cdef uint64_t at = mix(number ^ s.seed[0], s.seed[1]) >> s.device_shift
+    cdef const DeviceSlot *slot
+    while True:
+        slot = &s.device_map[at]
+        if slot.number == number or slot.index == NOBODY:
+            return slot.index
+        at = (at + 1) & s.device_mask
+
+
+cdef void map_device(State *s, uint32_t number, uint32_t index) noexcept nogil:
+    """Enter a device into the map, where it is not yet."""
+    cdef uint64_t at = mix(number ^ s.seed[0], s.seed[1]) >> s.device_shift
+    while s.device_map[at].index != NOBODY:
+        at = (at + 1) & s.device_mask
+    s.device_map[at].number = number
+    s.device_map[at].index = index
+
+
+cdef uint32_t enter_device(State *s, uint32_t number) noexcept nogil:
+    """Give a device an index; NOBODY if it is not to count. Room for it has been reserved."""
+    cdef uint32_t index = s.free_device
+    if s.has_wanted or s.n_devices == s.max_devices:
+        s.has_filter = True
+        return NOBODY
+    if index != NOBODY:
+        s.free_device = s.devices[index].next_free
+    else:
+        index = <uint32_t> s.devices_end
+        s.devices_end += 1
+    s.n_devices += 1
+    s.devices[index].number = number
+    s.devices[index].in_use = True
+    map_device(s, number, index)
+    return index
+
+
+cdef void free_device(State *s, uint32_t index) noexcept nogil:
+    """Forget all that is known of a device, but for its place in the map."""
+    memset(&s.devices[index], 0, sizeof(Device))
+    memset(&s.loads[index], 0, sizeof(Load))
+    memset(&s.carries[index], 0, sizeof(Carry))
+    memset(s.last_sequence + (<uint64_t> index << s.cpu_shift), 0, 4 << s.cpu_shift)
+    s.devices[index].next_free = s.free_device
+    s.free_device = index
+    s.n_devices -= 1
+
+
+cdef inline void moments_reset(Moments *m) noexcept nogil:
+    memset(m, 0, sizeof(Moments))
+    m.min = <uint64_t> -1
+
+
+cdef Account *open_account(State *s, uint32_t device, unsigned int cell) noexcept nogil:
+    """The account of a device, operation and direction at its first match in an interval."""
+    cdef Account *a = s.accounts[s.n_active]
+    s.n_active += 1
+    s.devices[device].accounts[cell] = a
+    memset(a, 0, sizeof(Account))
+    a.device = device
+    a.op = op_of(cell)
+    a.direction = cell & 3
+    moments_reset(&a.throughput)
+    moments_reset(&a.d2c_ns)
+    moments_reset(&a.size_bytes)
+    return a
+
+
+cdef QueueAccount *open_queue_account(State *s, uint32_t device, unsigned int op) noexcept nogil:
+    """Likewise, at the first match with a queue record."""
+    cdef QueueAccount *a = s.queue_accounts[s.n_queue_active]
+    s.n_queue_active += 1
+    s.devices[device].queue_accounts[op] = a
+    memset(a, 0, sizeof(QueueAccount))
+    a.device = device
+    a.row.device = s.devices[device].number
+    a.row.op = op
+    moments_reset(&a.row.q2d_ns)
+    moments_reset(&a.row.q2c_ns)
+    return a
+
+
+cdef void close_accounts(State *s) noexcept nogil:
+    """The interval has ended, and all was moved out: accounts and blocks are free again."""
+    cdef uint64_t i
+    cdef const Account *a
+    cdef const QueueAccount *q
+    for i in range(s.n_active):
+        a = s.accounts[i]
+        s.devices[a.device].accounts[a.op << 2 | a.direction] = NULL
+    for i in range(s.n_queue_active):
+        q = s.queue_accounts[i]
+        s.devices[q.device].queue_accounts[q.row.op] = NULL
+    s.n_active = s.n_queue_active = 0
+    s.n_blocks = 1                              # the first is none
+    s.n_spilled = 0
+    s.spilled_at = s.matches
+
+
+# --- histograms -------------------------------------------------------------------------------
+#
+# Bins are counted in blocks of 64, each made when first used: indices into State.blocks, 0 for what
+# is empty. Of an account's 128, those of usual sizes (below 128 KiB) and latencies (8 us to 34 ms)
+# are in one cache line: the sizes' run backwards from its fourth, around the end, the latencies'
+# begin behind that with the ninth, and around.
+
+cdef enum:
+    FIRST_TIME = 8                              # 8192 ns
+    PLAIN_US = 1 << 26                          # up to here a latency has its bucket by its bits
+
+
+cdef inline unsigned int time_bin(uint64_t ns, uint64_t us) noexcept nogil:
+    """bin_of(ns) and the original's bucket of us, its microseconds, in one.
+
+    Both grow with the latency, so their sum tells both: see bucket_in(). Latencies beyond 2^32 us
+    are in the last bucket here, see note_odd().
+    """
+    if likely(us - 1 < PLAIN_US):
+        return bin_of(ns) + 1 + bits((us - 1) >> 3)
+    return bin_of(ns) + (D2C_BUCKETS - 1 if us != 0 else 0)
+
+
+cdef inline unsigned int bucket_in(unsigned int bin, unsigned int bucket) noexcept nogil:
+    """The bucket of a time_bin(), given that of a smaller one."""
+    cdef uint64_t first_us                      # of the next bucket
+    while bucket < D2C_BUCKETS - 1:
+        first_us = (<uint64_t> 4 << bucket) + 1 if bucket != 0 else 1
+        if bin < bin_of(1000 * first_us) + bucket + 1:
+            break
+        bucket += 1
+    return bucket
+
+
+cdef inline unsigned int size_bin(uint64_t size_bytes) noexcept nogil:
+    """The bin of a size: one for each multiple of 512 below 1 MiB, behind them bin_of()."""
+    if likely(size_bytes & 511 == 0 and size_bytes < SIZE_SLOTS << 9):
+        return <unsigned int> (size_bytes >> 9)
+    return SIZE_SLOTS + bin_of(size_bytes)
+
+
+cdef inline uint32_t *times_of(Account *a) noexcept nogil:
+    """An account's blocks of latencies; a queue account has such, too."""
+    return &a.block[NEAR_SIZES]
+
+
+cdef inline uint32_t *time_block(uint32_t *times, unsigned int block) noexcept nogil:
+    return &times[(block - FIRST_TIME) & (TIME_BLOCKS - 1)]
+
+
+cdef inline uint32_t *size_block(Account *a, unsigned int block) noexcept nogil:
+    return &a.block[(NEAR_SIZES - 1 - block) & (INDICES - 1)]
+
+
+cdef inline uint32_t *counter(State *s, uint32_t *block, unsigned int bin) noexcept nogil:
+    """Where a bin is counted. Room for a new block has been reserved."""
+    if unlikely(block[0] == 0):
+        block[0] = <uint32_t> s.n_blocks
+        s.n_blocks += 1
+    return &s.blocks[<uint64_t> block[0] * BLOCK + bin % BLOCK]
+
+
+cdef inline uint32_t *time_counter(State *s, uint32_t *times, unsigned int bin) noexcept nogil:
+    return counter(s, time_block(times, bin // BLOCK), bin)
+
+
+cdef inline uint32_t *size_counter(State *s, Account *a, unsigned int bin) noexcept nogil:
+    return counter(s, size_block(a, bin // BLOCK), bin)
+
+
+cdef void spill(State *s) noexcept nogil:
+    """Add all counts, of 32 bits, to such of 64, before one can be full."""
+    cdef uint64_t at
+    for at in range(s.n_blocks * BLOCK):
+        s.spilled[at] += s.blocks[at]
+        s.blocks[at] = 0
+    s.n_spilled = s.n_blocks
+    s.spilled_at = s.matches
+
+
+cdef inline uint64_t count_in(const State *s, uint64_t block, unsigned int i) noexcept nogil:
+    cdef uint64_t at = block * BLOCK + i
+    return s.blocks[at] + (s.spilled[at] if block < s.n_spilled else 0)
+
+
+cdef inline uint64_t take_count(State *s, uint64_t block, unsigned int i) noexcept nogil:
+    """What a bin has counted; it is empty then."""
+    cdef uint64_t count = count_in(s, block, i)
+    s.blocks[block * BLOCK + i] = 0
+    if block < s.n_spilled:
+        s.spilled[block * BLOCK + i] = 0
+    return count
+
+
+cdef uint64_t count_times(const State *s, uint32_t *times) noexcept nogil:
+    """How many bins move_times() hands out."""
+    cdef uint64_t n = 0
+    cdef uint64_t block
+    cdef unsigned int index, i
+    cdef unsigned int bucket = 0
+    cdef unsigned int last = <unsigned int> -1
+    for index in range(TIME_BLOCKS):
+        block = time_block(times, index)[0]
+        if block == 0:
+            continue
+        for i in range(BLOCK):
+            if count_in(s, block, i) != 0:
+                bucket = bucket_in(index * BLOCK + i, bucket)
+                n += index * BLOCK + i - bucket != last     # a bucket may end within a bin
+                last = index * BLOCK + i - bucket
+    return n
+
+
+cdef Bin *move_times(
+    State *s, uint32_t *times, uint32_t row, Bin *out, uint64_t *requests, uint64_t *hist
+) noexcept nogil:
+    """Move latencies to out, by bin_of(); returns out behind it.
+
+    Adds to hist, the original's histogram, if there is one.
+    """
+    cdef uint64_t block, count
+    cdef unsigned int index, i, bin
+    cdef unsigned int bucket = 0
+    cdef const Bin *first = out
+    for index in range(TIME_BLOCKS):
+        block = time_block(times, index)[0]
+        if block == 0:
+            continue
+        for i in range(BLOCK):
+            count = take_count(s, block, i)
+            if count == 0:
+                continue
+            bucket = bucket_in(index * BLOCK + i, bucket)
+            bin = index * BLOCK + i - bucket
+            if out != first and (out - 1).bin == bin:
+                (out - 1).count += count
+            else:
+                out.row = row
+                out.bin = bin
+                out.count = count
+                out += 1
+            requests[0] += count
+            if hist != NULL:
+                hist[bucket] += count
+    return out
+
+
+# --- accounting -------------------------------------------------------------------------------
+
+cdef enum:
+    MANY_DEVICES = 16                           # so many accounts are more than the nearest cache
+
+
+cdef inline Account *account_of(State *s, const Match *m) noexcept nogil:
+    cdef Account *a = s.devices[m.device].accounts[m.cell]
+    if unlikely(a == NULL):
+        a = open_account(s, m.device, m.cell)
+    return a
+
+
+cdef inline uint64_t quotient(uint64_t a, uint64_t b) noexcept nogil:
+    """a // b for an a below 2^53, by way of double: several times as fast on many processors.
+
+    Exact: where a / b is less than an integer k, it is by 1 / b at least, of which k is less than
+    2^53 times as much; so rounding does not reach it. A b that is not exact is more than a.
+    """
+    return <uint64_t> <int64_t> (<double> <int64_t> a / <double> <int64_t> b)
+
+
+cdef void note_odd(State *s, Account *a, const Match *m, uint64_t d2c_us) noexcept nogil:
+    """What few requests have: an error, an odd size, a queue time, a latency of above an hour."""
+    a.errors += m.error != 0
+    if m.size_bytes & 511 or m.size_bytes >= SIZE_SLOTS << 9:
+        size_add(a, m.size_bytes, 1)
+    if m.q2d_ns != NOT_QUEUED:
+        account_queue(s, m)
+    if d2c_us >> 32 != 0:                       # its bucket is that of the lower 32 bits
+        a.d2c_hist[D2C_BUCKETS - 1] -= 1
+        a.d2c_hist[bucket_of(d2c_us, 3, D2C_BUCKETS - 1)] += 1
+
+
+cdef inline void account_match(
+    State *s, Account *a, const Match *m, uint64_t d2c_us, uint32_t *d2c, uint32_t *size
+) noexcept nogil:
+    """Account a request, given where its latency and its size are counted."""
+    cdef uint64_t throughput                    # bytes/ms
+    if likely(d2c_us != 0):
+        throughput = quotient(m.size_bytes * <uint64_t> 1000, d2c_us)
+    else:
+        throughput = m.size_bytes * <uint64_t> 1000000 // (m.d2c_ns if m.d2c_ns != 0 else 1)
+    a.d2c_us_sum += d2c_us                      # its extremes, and all of sizes: see move_rows()
+    a.d2c_us_squ += <uint128_t> d2c_us * d2c_us
+    moments_add(&a.throughput, throughput)
+    moments_add(&a.d2c_ns, m.d2c_ns)
+    d2c[0] += 1
+    size[0] += 1
+    if unlikely(
+        (m.size_bytes & 511) | m.error | (d2c_us >> 32) | (m.size_bytes >> 20)
+        or m.q2d_ns != NOT_QUEUED
+    ):
+        note_odd(s, a, m, d2c_us)
+
+
+cdef void account_far(State *s, const Batch *b) noexcept nogil:
+    """The same as account(), for accounts that the nearest cache does not hold.
+
+    Three times through the batch: what the second and the third need is fetched by the one before.
+    """
+    cdef:
+        int i
+        const Match *m
+        Account *a
+        Account *of[BATCH]
+        uint32_t *d2c[BATCH]
+        uint32_t *size[BATCH]
+        uint64_t d2c_us[BATCH]
+    for i in range(b.n_matches):
+        a = of[i] = account_of(s, &b.match[i])
+        prefetch(a)
+        prefetch(&a.d2c_ns)
+        prefetch(&a.block)
+    for i in range(b.n_matches):
+        m = &b.match[i]
+        d2c_us[i] = m.d2c_ns // 1000
+        d2c[i] = time_counter(s, times_of(of[i]), time_bin(m.d2c_ns, d2c_us[i]))
+        size[i] = size_counter(s, of[i], size_bin(m.size_bytes))
+        prefetch(d2c[i])
+        prefetch(size[i])
+    for i in range(b.n_matches):
+        account_match(s, of[i], &b.match[i], d2c_us[i], d2c[i], size[i])
+
+
+cdef void account(State *s, const Batch *b) noexcept nogil:
+    """Account the matches of a batch."""
+    cdef:
+        int i
+        const Match *m
+        Account *a
+        uint64_t d2c_us
+    s.matches += b.n_matches
+    if s.n_devices >= MANY_DEVICES:
+        account_far(s, b)
+        return
+    for i in range(b.n_matches):
+        m = &b.match[i]
+        a = account_of(s, m)
+        d2c_us = m.d2c_ns // 1000
+        account_match(
+            s, a, m, d2c_us, time_counter(s, times_of(a), time_bin(m.d2c_ns, d2c_us)),
+            size_counter(s, a, size_bin(m.size_bytes)),
+        )
+
+
+cdef inline void size_add(Account *a, uint64_t size_bytes, uint64_t requests) noexcept nogil:
+    """Account the sizes of some requests of the same size."""
+    a.size_bytes.min = min(a.size_bytes.min, size_bytes)
+    a.size_bytes.max = max(a.size_bytes.max, size_bytes)
+    a.size_bytes.sum += size_bytes * <uint128_t> requests
+    a.size_bytes.sum_squares += <uint128_t> (size_bytes * size_bytes) * requests
+    a.size_hist[bucket_of(size_bytes, 10, SIZE_BUCKETS - 1)] += requests
+
+
+cdef void account_queue(State *s, const Match *m) noexcept nogil:
+    """Account the queue time and the total time of a request."""
+    cdef QueueAccount *a = s.devices[m.device].queue_accounts[op_of(m.cell)]
+    cdef uint64_t q2c_ns = m.q2d_ns + m.d2c_ns
+    if unlikely(a == NULL):
+        a = open_queue_account(s, m.device, op_of(m.cell))
+    moments_add(&a.row.q2d_ns, m.q2d_ns)
+    moments_add(&a.row.q2c_ns, q2c_ns)
+    time_counter(s, a.q2d, time_bin(m.q2d_ns, m.q2d_ns // 1000))[0] += 1
+    time_counter(s, a.q2c, time_bin(q2c_ns, q2c_ns // 1000))[0] += 1
+
+
+# --- handing out ------------------------------------------------------------------------------
+
+cdef uint64_t count_sizes(State *s, Account *a, uint64_t mark) noexcept nogil:
+    """How many bins move_sizes() hands out. State.by_bin holds no such mark."""
+    cdef uint64_t n = 0
+    cdef uint64_t block
+    cdef unsigned int index, i, bin
+    for index in range(SIZE_BLOCKS):
+        block = size_block(a, index)[0]
+        if block == 0:
+            continue
+        for i in range(BLOCK):
+            if count_in(s, block, i) == 0:
+                continue
+            bin = index * BLOCK + i
+            bin = bin - SIZE_SLOTS if bin >= SIZE_SLOTS else bin_of(bin << 9)
+            n += s.by_bin[bin] != mark          # several sizes may share a bin
+            s.by_bin[bin] = mark
+    return n
+
+
+cdef Bin *move_sizes(State *s, Account *a, uint32_t row, Bin *out) noexcept nogil:
+    """Move sizes to out, by bin_of(); returns out behind it.
+
+    Sizes, of which a stream has few, were counted one by one until here, where the account gets
+    what there is to say of them.
+    """
+    cdef uint64_t block, count
+    cdef unsigned int index, i, bin
+    cdef uint64_t *by_bin = s.by_bin
+    memset(by_bin, 0, sizeof(s.by_bin))
+    for index in range(SIZE_BLOCKS):
+        block = size_block(a, index)[0]
+        if block == 0:
+            continue
+        for i in range(BLOCK):
+            count = take_count(s, block, i)
+            bin = index * BLOCK + i
+            if count == 0:
+                continue
+            if bin >= SIZE_SLOTS:
+                by_bin[bin - SIZE_SLOTS] += count
+            else:
+                by_bin[bin_of(bin << 9)] += count
+                size_add(a, bin << 9, count)
+    for i in range(bin_of(a.size_bytes.min), bin_of(a.size_bytes.max) + 1):
+        if by_bin[i] != 0:
+            out.row = row
+            out.bin = i
+            out.count = by_bin[i]
+            out += 1
+    return out
+
+
+cdef void close_squares(
+    Moments *m, uint64_t requests, const Bin *first, const Bin *end
+) noexcept nogil:
+    """Say so where a sum of squares may have been more than 128 bits hold, by the bins."""
+    cdef uint128_t most = <uint128_t> 0 - 1
+    cdef unsigned int shift
+    cdef double above, sum_above = 0            # the values of a bin; their squares' sum
+    if m.max == 0 or requests <= most // (<uint128_t> m.max * m.max):
+        return
+    while first != end:
+        shift = max(first.bin // BLOCK, <uint32_t> 1) - 1
+        above = <double> (first.bin - shift * BLOCK + 1) * <double> (<uint64_t> 1 << shift)
+        sum_above += above * above * <double> first.count
+        first += 1
+    if sum_above >= 2.0 ** 128:
+        m.sum_squares = most
+
+
+cdef struct SnapshotSizes:                      # rows and bins that an interval's end hands out
+    uint64_t rows
+    uint64_t d2c_bins
+    uint64_t size_bins
+    uint64_t loads
+    uint64_t queue_rows
+    uint64_t q2d_bins
+    uint64_t q2c_bins
+
+
+cdef void count_rows(State *s, SnapshotSizes *n) noexcept nogil:
+    """Behind weigh_requests()."""
+    cdef uint64_t i
+    memset(n, 0, sizeof(SnapshotSizes))
+    memset(s.by_bin, 0, sizeof(s.by_bin))
+    n.rows = s.n_active
+    for i in range(s.n_active):
+        n.d2c_bins += count_times(s, times_of(s.accounts[i]))
+        n.size_bins += count_sizes(s, s.accounts[i], i + 1)
+    n.queue_rows = s.n_queue_active
+    for i in range(s.n_queue_active):
+        n.q2d_bins += count_times(s, s.queue_accounts[i].q2d)
+        n.q2c_bins += count_times(s, s.queue_accounts[i].q2c)
+    n.loads = count_load_rows(s)
+
+
+cdef void move_rows(State *s, Row *out, Bin *d2c_out, Bin *size_out) noexcept nogil:
+    cdef uint64_t i
+    cdef Account *a
+    cdef Row *row
+    cdef const Bin *first
+    for i in range(s.n_active):
+        a = s.accounts[i]
+        row = &out[i]
+        memset(row, 0, sizeof(Row))
+        row.device = s.devices[a.device].number
+        row.op = a.op
+        row.direction = a.direction
+        row.errors = a.errors
+        memcpy(row.d2c_hist, a.d2c_hist, sizeof(row.d2c_hist))
+        first = d2c_out
+        d2c_out = move_times(
+            s, times_of(a), <uint32_t> i, d2c_out, &row.requests, row.d2c_hist
+        )
+        size_out = move_sizes(s, a, <uint32_t> i, size_out)
+        close_squares(&a.d2c_ns, row.requests, first, d2c_out)
+        row.d2c_us.min = a.d2c_ns.min // 1000   # truncation keeps the order
+        row.d2c_us.max = a.d2c_ns.max // 1000
+        row.d2c_us.sum = a.d2c_us_sum
+        row.d2c_us.sum_squares = a.d2c_us_squ
+        row.d2c_ns = a.d2c_ns
+        row.throughput = a.throughput
+        row.size_bytes = a.size_bytes
+        memcpy(row.size_hist, a.size_hist, sizeof(row.size_hist))
+
+
+cdef void move_queue_rows(State *s, QueueRow *out, Bin *q2d_out, Bin *q2c_out) noexcept nogil:
+    cdef uint64_t i
+    cdef uint64_t requests                      # the same as of the other
+    cdef QueueAccount *a
+    cdef const Bin *first_q2d
+    cdef const Bin *first_q2c
+    for i in range(s.n_queue_active):
+        a = s.queue_accounts[i]
+        first_q2d = q2d_out
+        first_q2c = q2c_out
+        requests = 0
+        q2d_out = move_times(s, a.q2d, <uint32_t> i, q2d_out, &a.row.requests, NULL)
+        q2c_out = move_times(s, a.q2c, <uint32_t> i, q2c_out, &requests, NULL)
+        close_squares(&a.row.q2d_ns, requests, first_q2d, q2d_out)
+        close_squares(&a.row.q2c_ns, requests, first_q2c, q2c_out)
+        out[i] = a.row

@@ -1,0 +1,1 @@
+"""Formats: an interval as bytes or text, and back."""

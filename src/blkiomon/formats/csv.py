@@ -1,0 +1,58 @@
+"""CSV: the flat table with a line of column names; empty fields where there is no figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from blkiomon.console import printable
+from blkiomon.formats import table
+from blkiomon.interval.value import Interval
+from blkiomon.sources.devices import nameless
+
+
+def lines(records: Iterable[Iterable[Any]]) -> bytes:
+    """Records as lines, quoted where they must be; None is an empty field."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(records)
+    return text.getvalue().encode()
+
+
+HEAD = lines([[column.name for column in table.COLUMNS]])
+
+
+def renderer(
+    name_of: Callable[[int], str | None] = nameless,
+) -> Callable[[Interval], Iterator[bytes]]:
+    """A function from an interval to its lines; ``HEAD`` belongs before the first one."""
+
+    def render(interval: Interval) -> Iterator[bytes]:
+        for rows in table.rows(interval, name_of):
+            yield _piece(rows).encode()
+
+    return render
+
+
+def _piece(rows: table.Rows) -> str:
+    """Some lines. Of all fields only names may have to be quoted."""
+    columns = []
+    for column in table.COLUMNS:
+        values = column.values(rows)
+        if values is not None and column.name == "name":
+            fields = {name: _quoted(name) for name in dict.fromkeys(values)}
+            values = [fields[name] for name in values]
+        columns.append(values)
+    line = ",".join("" if values is None else "%s" for values in columns) + "\n"
+    filled = [_fields(values) for values in columns if values is not None]
+    return "".join(map(line.__mod__, zip(*filled, strict=True)))
+
+
+def _fields(values: list[Any]) -> list[Any]:
+    return ["" if value is None else value for value in values] if None in values else values
+
+
+def _quoted(name: str | None) -> str:
+    """A name as a field, in which nothing acts on a terminal."""
+    return lines([[printable(name or ""), ""]]).decode()[: -len(",\n")]

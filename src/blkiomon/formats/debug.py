@@ -1,0 +1,111 @@
+"""The original's debug text: records that found no partner, and at the end the totals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.engine.layout import MAGIC, MISMATCH
+from blkiomon.interval.value import Counts
+
+BLOCKS_AT_ONCE = 512
+"""So many blocks are formatted in one go: what waits to be written stays small."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Final:
+    """The end of a run.
+
+    Attributes:
+        leftovers: shape (n,), dtype ``layout.DETAIL``, in output order.
+        totals: of the whole run.
+    """
+
+    leftovers: npt.NDArray[np.void]
+    totals: Counts
+
+
+MAGIC_V7 = MAGIC | 7
+
+# Name and conversion of every line of a block, in order. The magic is always version 7's, whatever
+# the record came as.
+_LINES = (
+    ("magic", f"{MAGIC_V7:>16}"),
+    ("sequence", "%16d"),
+    ("time", "%16d"),
+    ("sector", "%16d"),
+    ("bytes", "%16d"),
+    ("action", "%16x"),
+    ("pid", "%16d"),
+    ("device", "%16d"),
+    ("cpu", "%16d"),
+    ("error", "%16d"),
+    ("pdu_len", "%16d"),
+    ("order", "%16d"),
+)
+# The record's fields in the same order, with the signs that the original shows them with.
+_FIELDS = {
+    "sequence": "i4",
+    "time_ns": "i8",
+    "sector": "i8",
+    "bytes": "i4",
+    "action": "u4",
+    "pid": "i4",
+    "device": "i4",
+    "cpu": "i4",
+    "error": "u2",
+    "pdu_len": "u2",
+}
+
+
+def _template(title: str, columns: int) -> str:
+    lines = [f"--- {title} ---"]
+    for name, conversion in _LINES:
+        lines.append(f"{name:<8}" + f" {conversion}" * columns)
+    return "\n".join([*lines, ""])
+
+
+_MISMATCH_BLOCK = _template("mismatch", 2)
+_LEFTOVER_BLOCK = _template("leftover", 1)
+
+
+def render(item: npt.NDArray[np.void] | Final) -> Iterator[bytes]:
+    """Text of mismatches (shape (n,), dtype ``layout.MISMATCH``) or of the end, piece by piece."""
+    if isinstance(item, Final):
+        yield from _blocks(_LEFTOVER_BLOCK, item.leftovers, ())
+        yield totals_line(len(item.leftovers), item.totals).encode()
+    else:
+        yield from _blocks(_MISMATCH_BLOCK, item, MISMATCH.names or ())
+
+
+def totals_line(leftovers: int, totals: Counts) -> str:
+    """The last line; what the original does not know is named only where it happened."""
+    line = (
+        f"{leftovers} leftover, {totals.requests} match, {totals.mismatches} mismatch, "
+        f"{totals.driver_data_records} driverdata, {totals.records} overall"
+    )
+    if totals.evicted:
+        line += f", {totals.evicted} evicted"
+    if totals.lost_events:
+        line += f", {totals.lost_events} lost"
+    if totals.skipped_bytes:
+        line += f", {totals.skipped_bytes} bytes skipped"
+    if totals.over_device_limit:
+        line += f", {totals.over_device_limit} over the limit of devices"
+    return line + "\n"
+
+
+def _blocks(template: str, array: npt.NDArray[np.void], sides: tuple[str, ...]) -> Iterator[bytes]:
+    """One block per element; ``sides`` names the DETAILs of a line, empty if it is one itself."""
+    for start in range(0, len(array), BLOCKS_AT_ONCE):
+        part = array[start : start + BLOCKS_AT_ONCE]
+        details = [part[side] for side in sides] or [part]
+        columns: list[list[Any]] = []
+        for name, shown_as in _FIELDS.items():
+            columns += [detail["record"][name].astype(shown_as).tolist() for detail in details]
+        columns += [detail["order"].astype("i8").tolist() for detail in details]
+        yield "".join(map(template.__mod__, zip(*columns, strict=True))).encode()

@@ -1,0 +1,486 @@
+"""An interval as plain dicts, lists and numbers, and back: what a line of JSON holds.
+
+``docs/schema.md`` explains every field, ``schema/interval.schema.json`` says it for machines.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.engine import layout
+from blkiomon.engine.snapshot import Snapshot, Table
+from blkiomon.errors import IntervalError
+from blkiomon.formats import validation
+from blkiomon.formats.units import device_text, utc
+from blkiomon.interval.distribution import PERCENTILES, Distribution, bin_bounds, bin_of
+from blkiomon.interval.groups import NS_PER_S, Group, InFlight
+from blkiomon.interval.incomplete import Incomplete
+from blkiomon.interval.moments import U64_MAX, U128_MAX, Moments, stacked, to_words
+from blkiomon.interval.value import Counts, Interval
+
+SCHEMA = 1
+"""Version of the dict: a greater number means that a field has changed its meaning or is gone."""
+
+TOP_PROCESSES = 10
+
+_UNSEEN = {
+    "lost_events": "lost_events",
+    "sequence_gaps": "sequence_gaps",
+    "completions_without_issue": "completions_without_issue",
+    "issues_without_completion": "issues_without_completion",
+    "evicted": "evicted",
+    "mismatches": "mismatches",
+    "skipped_bytes": "skipped_bytes",
+    "over_device_limit": "over_device_limit",
+}
+"""Names of what was not seen, and those of ``Counts``."""
+
+
+def percentile_name(percent: float) -> str:
+    """``p99_9`` of 99.9."""
+    return f"p{percent}".replace(".", "_")
+
+
+def unseen(counts: Counts) -> dict[str, int]:
+    """What a monitor knows that it has not seen, by the names of the outputs."""
+    return {name: getattr(counts, field) for name, field in _UNSEEN.items()}
+
+
+# --- out ------------------------------------------------------------------------------------------
+
+
+def to_dict(
+    interval: Interval,
+    *,
+    histograms: bool = True,
+    name_of: Callable[[int], str | None] | None = None,
+) -> dict[str, Any]:
+    """Return what a line of ``--json`` holds: plain dicts, lists, numbers, strings and None.
+
+    ``docs/schema.md`` explains every field.
+
+    Args:
+        interval: to be written.
+        histograms: include them; ``from_dict`` needs them.
+        name_of: maps a device number to a device name, or None.
+    """
+    *groups, total = interval.groups()
+    devices: list[dict[str, Any]] = []
+    ops: dict[str, Any] = {}
+    for group in groups:
+        figures = _group(group, histograms)
+        assert group.device is not None
+        if group.op is not None:
+            ops[group.op] = figures
+            continue
+        name = name_of(group.device) if name_of else None
+        devices.append({"device": device_text(group.device), "name": name, **figures, "ops": ops})
+        ops = {}
+    return {
+        **head_dict(interval),
+        "total": _group(total, histograms),
+        "devices": devices,
+        **tail_dict(interval),
+    }
+
+
+def head_dict(interval: Interval) -> dict[str, Any]:
+    """What stands before the groups."""
+    anchored = interval.anchored
+    return {
+        "schema": SCHEMA,
+        "start": utc(interval.start_ns) if anchored else None,
+        "end": utc(interval.end_ns) if anchored else None,
+        "start_ns": interval.start_ns,
+        "end_ns": interval.end_ns,
+        "duration_s": interval.duration_s,
+        "clock": interval.clock,
+        "anchored": anchored,
+        "records": interval.counts.records,
+        "driver_data_records": interval.counts.driver_data_records,
+    }
+
+
+def tail_dict(interval: Interval) -> dict[str, Any]:
+    """What stands behind the groups."""
+    return {
+        "unseen": unseen(interval.counts),
+        "incomplete": incomplete_list(interval.incomplete),
+        "processes": _processes(interval.snapshot.processes, interval.process_names),
+    }
+
+
+def incomplete_list(found: Iterable[Incomplete]) -> list[dict[str, Any]]:
+    """Why figures are incomplete."""
+    return [{"reason": why.reason, "count": why.count, "share": why.share} for why in found]
+
+
+def _group(group: Group, histograms: bool) -> dict[str, Any]:
+    load = group.in_flight
+    return {
+        "requests": group.requests,
+        "errors": group.errors,
+        "bytes": group.bytes,
+        "iops": group.iops,
+        "bytes_per_s": group.bytes_per_s,
+        "d2c_ns": distribution_dict(group.d2c_ns, histograms),
+        "size_bytes": distribution_dict(group.size_bytes, histograms),
+        "requeues": group.requeues,
+        "retried": retried_dict(group.retried),
+        "in_flight": load and _in_flight(load),
+        "q2d_ns": group.q2d_ns and distribution_dict(group.q2d_ns, histograms),
+        "q2c_ns": group.q2c_ns and distribution_dict(group.q2c_ns, histograms),
+    }
+
+
+def retried_dict(retried: Moments) -> dict[str, Any] | None:
+    """Requests that completed after a requeue, ns from their first issue."""
+    if not retried.count:
+        return None
+    return {
+        "requests": retried.count,
+        "min_ns": retried.min,
+        "mean_ns": retried.avg,
+        "max_ns": retried.max,
+        "sum_ns": retried.sum,
+        "sum_squares": retried.sum_squares,
+    }
+
+
+def _in_flight(load: InFlight) -> dict[str, Any]:
+    return {
+        "mean": load.mean,
+        "max": load.max,
+        "end": load.end,
+        "oldest_ns": load.oldest_ns,
+        "busy_fraction": load.busy_fraction,
+        "busy_ns": load.busy_ns,
+        "request_ns": load.request_ns,
+    }
+
+
+def distribution_dict(d: Distribution, histograms: bool) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "count": d.count,
+        "sum": d.sum,
+        "sum_squares": d.sum_squares,
+        "min": d.min,
+        "mean": d.mean,
+        "max": d.max,
+        "stddev": d.stddev,
+        **{percentile_name(p): d.percentile(p) for p in PERCENTILES},
+    }
+    if histograms:
+        figures["histogram"] = {
+            "low": d.low.tolist(),
+            "high": d.high.tolist(),
+            "count": d.counts.tolist(),
+        }
+    return figures
+
+
+def _processes(processes: Table, names: Mapping[int, str]) -> dict[str, Any] | None:
+    if not len(processes):
+        return None
+    listed = [
+        {"pid": pid, "name": names.get(pid), "requests": requests, "bytes": size}
+        for pid, requests, size in processes[["pid", "requests", "bytes"]].tolist()
+    ]
+    return {
+        f"by_{what}": sorted(listed, key=lambda p: (-p[what], p["pid"]))[:TOP_PROCESSES]
+        for what in ("bytes", "requests")
+    }
+
+
+# --- and back -------------------------------------------------------------------------------------
+
+
+def from_dict(line: Mapping[str, Any]) -> Interval:
+    """Return the interval that ``to_dict`` made this of.
+
+    Its groups, percentiles and merges equal the original's. The figures of the original program
+    (``Interval.device_stats``) are not in JSON, and neither are processes beyond the first ten.
+
+    Args:
+        line: with histograms.
+
+    Raises:
+        IntervalError: it is not such a dict, is of another version, lacks histograms, or its
+            figures contradict each other; the text names the field.
+    """
+    if not isinstance(line, Mapping) or line.get("schema") != SCHEMA:
+        raise IntervalError(f"this is not an interval of schema {SCHEMA}")
+    interval = _interval(_Object(line, ""))
+    validation.check(interval)
+    return interval
+
+
+class _Object:
+    """An object of JSON whose fields are read one by one; an error says by its path which is wrong.
+
+    Fields that nobody asks for may hold anything: later versions may have more.
+    """
+
+    def __init__(self, value: object, path: str) -> None:
+        if not isinstance(value, Mapping):
+            raise IntervalError(f"{path}: {_shown(value)} is not an object")
+        self.fields = value
+        self.path = path
+
+    def _at(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path else name
+
+    def _wrong(self, name: str, what: str) -> IntervalError:
+        return IntervalError(f"{self._at(name)}: {_shown(self.fields[name])} is not {what}")
+
+    def _get(self, name: str) -> Any:
+        if name not in self.fields:
+            raise IntervalError(f"{self._at(name)} is missing")
+        return self.fields[name]
+
+    def number(self, name: str) -> int:
+        """A whole number."""
+        value = self._get(name)
+        if type(value) is not int:
+            raise self._wrong(name, "a whole number")
+        return value
+
+    def count(self, name: str, most: int | None = U64_MAX) -> int:
+        """A whole number from 0 on."""
+        value = self.number(name)
+        if value < 0 or (most is not None and value > most):
+            raise IntervalError(f"{self._at(name)}: {_shown(value)} is out of range")
+        return value
+
+    def one_of(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of these values."""
+        value = self._get(name)
+        if not any(value is choice or value == choice for choice in choices):
+            raise self._wrong(name, " or ".join(map(json.dumps, choices)))
+        return value
+
+    def text(self, name: str) -> str | None:
+        """A string, or null."""
+        value = self._get(name)
+        if value is not None and not isinstance(value, str):
+            raise self._wrong(name, "text")
+        return value
+
+    def object(self, name: str) -> _Object:
+        return _Object(self._get(name), self._at(name))
+
+    def object_or_none(self, name: str) -> _Object | None:
+        return None if self._get(name) is None else self.object(name)
+
+    def objects(self, name: str) -> list[_Object]:
+        """A list of objects."""
+        return [_Object(item, f"{self._at(name)}[{i}]") for i, item in enumerate(self.list(name))]
+
+    def list(self, name: str) -> Sequence[Any]:
+        value = self._get(name)
+        if not isinstance(value, (list, tuple)):
+            raise self._wrong(name, "a list")
+        return value
+
+    def counts(self, name: str) -> npt.NDArray[np.uint64]:
+        """A list of whole numbers from 0 to 2^64-1."""
+        values = self.list(name)
+        try:
+            if set(map(type, values)) <= {int}:
+                return np.array(values, np.uint64)
+        except OverflowError:
+            pass
+        raise self._wrong(name, "a list of whole numbers from 0 to 2^64-1")
+
+
+def _shown(value: object) -> str:
+    """A value as an error quotes it."""
+    return reprlib.repr(value)
+
+
+def _interval(line: _Object) -> Interval:
+    devices = [(_device_number(entry), entry) for entry in line.objects("devices")]
+    ops = [(key, figures) for number, entry in devices for key, figures in _ops(number, entry)]
+    total = line.object("total")
+    _require_sums(total, [entry for _, entry in devices])
+    loads = [*ops, *(((number, layout.ALL_OPS), entry) for number, entry in devices)]
+    loads.append(((0, layout.EVERYTHING), total))
+
+    matched = [(key, figures) for key, figures in ops if figures.count("requests")]
+    rows = _heads(layout.ROW, matched)
+    rows["requests"] = [figures.count("requests") for _, figures in matched]
+    rows["errors"] = [figures.count("errors") for _, figures in matched]
+    rows["direction"] = rows["op"] != layout.OPS.index("read")  # the other ones have not been kept
+    for name in ("d2c_us", "throughput"):  # not kept, nor are the histograms of the drop-in
+        rows[name]["min"] = U64_MAX
+    queued = [(key, figures) for key, figures in ops if figures.fields.get("q2d_ns") is not None]
+    queue_rows = _heads(layout.QUEUE_ROW, queued)
+    queue_rows["requests"] = [figures.object("q2d_ns").count("count") for _, figures in queued]
+    cut = Snapshot(
+        rows=rows,
+        d2c_bins=_bins(rows, "d2c_ns", matched),
+        size_bins=_bins(rows, "size_bytes", matched),
+        retry_rows=_retry_rows(ops),
+        loads=_loads(loads),
+        queue_rows=queue_rows,
+        q2d_bins=_bins(queue_rows, "q2d_ns", queued),
+        q2c_bins=_bins(queue_rows, "q2c_ns", queued),
+        processes=_process_table(processes := _processes_listed(line)),
+    )
+    not_seen = line.object("unseen")
+    counts = Counts(
+        records=line.count("records", None),
+        requests=total.count("requests"),
+        driver_data_records=line.count("driver_data_records", None),
+        # What earlier versions did not know had not happened: they failed.
+        **{
+            field: not_seen.count(name, None)
+            for name, field in _UNSEEN.items()
+            if name in not_seen.fields
+        },
+    )
+    end_ns = line.number("end_ns")
+    return Interval(
+        time_s=end_ns // NS_PER_S,
+        devices=np.unique(rows["device"]),
+        snapshot=cut,
+        counts=counts,
+        start_ns=line.number("start_ns"),
+        end_ns=end_ns,
+        clock=line.one_of("clock", ("wall", "trace")),
+        anchored=line.one_of("anchored", (True, False)),
+        missing_files=_missing_files(line),
+        process_names={pid: p.name for pid, p in processes.items() if p.name is not None},
+    )
+
+
+Keyed = tuple[tuple[int, int], _Object]
+"""Device and operation, and the figures of that group."""
+
+
+def _device_number(entry: _Object) -> int:
+    found = re.fullmatch(r"(\d{1,4}):(\d{1,7})", entry.text("device") or "", re.ASCII)
+    major, minor = map(int, found.groups()) if found else (1 << 12, 0)
+    if major >= 1 << 12 or minor >= 1 << 20:
+        raise IntervalError(f"{entry.path}.device is not a device number, such as 8:16")
+    return major << 20 | minor
+
+
+def _ops(number: int, entry: _Object) -> list[Keyed]:
+    ops = entry.object("ops")
+    if unknown := set(ops.fields) - set(layout.OPS):
+        raise IntervalError(f"{ops.path}: {_shown(min(map(str, unknown)))} is not an operation")
+    found = [((number, layout.OPS.index(name)), ops.object(name)) for name in ops.fields]
+    _require_sums(entry, [figures for _, figures in found])
+    return found
+
+
+def _require_sums(whole: _Object, parts: Sequence[_Object]) -> None:
+    """Raise IntervalError unless a device says what its operations say, or the total what they do.
+
+    What is not compared is worked out anew of the parts.
+    """
+    for name in ("requests", "errors", "bytes"):
+        told, added = whole.count(name, None), sum(part.count(name, None) for part in parts)
+        if told != added:
+            raise IntervalError(f"{whole.path}.{name}: {_shown(told)} is not the sum, {added}")
+
+
+def _heads(dtype: np.dtype[np.void], groups: Sequence[Keyed]) -> Table:
+    """Rows that say what they are about."""
+    rows = np.zeros(len(groups), dtype)
+    for row, ((device, op), _) in zip(rows, groups, strict=True):
+        row["device"], row["op"] = device, op
+    return rows
+
+
+def _bins(rows: Table, quantity: str, groups: Sequence[Keyed]) -> Table:
+    """Fill in the moments of each row; returns the bins."""
+    parts = [np.empty(0, layout.BIN)]
+    for row, (_, group) in enumerate(groups):
+        figures = group.object(quantity)
+        if "histogram" not in figures.fields:
+            raise IntervalError("an interval without histograms cannot be read back")
+        if figures.count("count") != rows["requests"][row]:
+            raise IntervalError(f"{figures.path}.count is not the number of requests")
+        moments = rows[quantity][row]
+        for name in ("min", "max"):
+            moments[name] = figures.count(name)
+        sums = figures.count("sum", U128_MAX), figures.count("sum_squares", None)
+        moments["sum"], moments["sum_squares"] = to_words(sums)
+        histogram = figures.object("histogram")
+        low, counts = histogram.counts("low"), histogram.counts("count")
+        part = np.empty(len(low), layout.BIN)
+        part["row"], part["bin"] = row, bin_of(low)
+        if len(low) != len(counts) or (bin_bounds(part["bin"])[0] != low).any():
+            raise IntervalError(f"{histogram.path}: these are no bins")
+        part["count"] = counts
+        parts.append(part)
+    return stacked(parts)
+
+
+def _missing_files(line: _Object) -> int:
+    if "incomplete" not in line.fields:  # as earlier versions left it
+        return 0
+    reasons = line.objects("incomplete")
+    return sum(why.count("count") for why in reasons if why.text("reason") == "missing_files")
+
+
+def _retry_rows(ops: Sequence[Keyed]) -> Table:
+    known = [(key, f) for key, f in ops if f.fields.get("requeues") or f.fields.get("retried")]
+    table = _heads(layout.RETRY_ROW, known)
+    for row, (_, figures) in zip(table, known, strict=True):
+        row["requeues"] = figures.count("requeues")
+        moments = row["f2c_ns"]
+        moments["min"] = U64_MAX
+        if retried := figures.object_or_none("retried"):
+            row["requests"] = retried.count("requests")
+            moments["min"], moments["max"] = retried.count("min_ns"), retried.count("max_ns")
+            sums = retried.count("sum_ns", U128_MAX), retried.count("sum_squares", U128_MAX)
+            moments["sum"], moments["sum_squares"] = to_words(sums)
+    return table
+
+
+def _loads(groups: Sequence[Keyed]) -> Table:
+    known = [(key, load) for key, f in groups if (load := f.object_or_none("in_flight"))]
+    table = _heads(layout.LOAD, known)
+    for row, (_, load) in zip(table, known, strict=True):
+        row["in_flight"], row["max_in_flight"] = load.count("end"), load.count("max")
+        row["oldest_ns"] = load.count("oldest_ns")
+        row["busy_ns"] = 0 if load.fields.get("busy_ns") is None else load.count("busy_ns")
+        (row["in_flight_ns"],) = to_words([load.count("request_ns", U128_MAX)])
+    return table
+
+
+def _processes_listed(line: _Object) -> dict[int, _Process]:
+    """The processes of all lists, by their numbers."""
+    tops = line.object_or_none("processes")
+    found: dict[int, _Process] = {}
+    for entry in chain.from_iterable(tops.objects(name) for name in tops.fields) if tops else ():
+        pid = entry.count("pid", (1 << 32) - 1)
+        process = _Process(entry.text("name"), entry.count("requests"), entry.count("bytes"))
+        if found.setdefault(pid, process) != process:
+            raise IntervalError(f"{entry.path}: another list has other figures of process {pid}")
+    return found
+
+
+class _Process(NamedTuple):
+    name: str | None
+    requests: int
+    bytes: int
+
+
+def _process_table(processes: Mapping[int, _Process]) -> Table:
+    table = np.zeros(len(processes), layout.PROCESS)
+    table["pid"] = list(processes)
+    table["requests"] = [process.requests for process in processes.values()]
+    table["bytes"] = [process.bytes for process in processes.values()]
+    return table

@@ -1,0 +1,145 @@
+"""Parquet: the flat table with the histogram of d2c, as a rule one row group an interval.
+
+A file is readable once its footer is written, which happens when the output is closed. What has to
+be readable whatever happens goes into a directory: there, each interval is a file of its own.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from blkiomon.errors import MissingLibrary
+from blkiomon.formats import table
+from blkiomon.formats.binary_codec import to_bytes
+from blkiomon.interval.distribution import bin_bounds
+from blkiomon.interval.value import Interval
+from blkiomon.sources.devices import nameless
+
+INTERVAL = "interval"
+"""The column of ``to_bytes``."""
+
+
+class ParquetFormat:
+    """Turns intervals into Parquet files, piece by piece: every byte belongs to one, in order.
+
+    Args:
+        name_of: tells a device's name by its number.
+        with_bytes: with one more column: in the row of everything, ``to_bytes``.
+
+    Raises:
+        MissingLibrary: there is no pyarrow.
+    """
+
+    def __init__(
+        self, name_of: Callable[[int], str | None] = nameless, *, with_bytes: bool = False
+    ) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            raise MissingLibrary("Parquet needs pyarrow: pip install 'blkiomon[arrow]'") from error
+        self._name_of = name_of
+        self._arrow = pyarrow
+        self._schema = _schema(pyarrow, with_bytes)
+        self._with_bytes = with_bytes
+        self._begin()
+
+    def _begin(self) -> None:
+        self._bytes = _Pieces()
+        self._writer = self._arrow.parquet.ParquetWriter(
+            self._bytes, self._schema, compression="zstd", use_dictionary=["device", "name", "op"]
+        )
+
+    def render(self, interval: Interval) -> Iterator[bytes]:
+        """The row group of an interval; before the first one also the beginning of the file."""
+        return self.render_together([interval])
+
+    def render_together(self, intervals: Sequence[Interval]) -> Iterator[bytes]:
+        """One row group of several intervals, which takes less room than one of each."""
+        pieces = [rows for interval in intervals for rows in table.rows(interval, self._name_of)]
+        columns: list[list[Any]] = [
+            list(chain.from_iterable(c.values(rows) or [None] * len(rows) for rows in pieces))
+            for c in table.COLUMNS
+        ]
+        starts = [i.start_ns if i.anchored else None for i in intervals]
+        lengths = [len(interval.columns().keys) for interval in intervals]
+        columns[_START] = [s for s, n in zip(starts, lengths, strict=True) for _ in range(n)]
+        arrays = [self._array(c, f.type) for c, f in zip(columns, self._schema)]
+        d2c = [interval.columns().d2c_ns.histograms for interval in intervals]
+        ends = np.cumsum(np.concatenate([[0], *(np.diff(h.starts) for h in d2c)]), dtype=np.int32)
+        for parts in ([bin_bounds(h.bins)[0] for h in d2c], [h.counts for h in d2c]):
+            arrays.append(self._arrow.ListArray.from_arrays(ends, np.concatenate(parts)))
+        if self._with_bytes:
+            values = [
+                value
+                for interval, n in zip(intervals, lengths, strict=True)
+                for value in (*[None] * (n - 1), to_bytes(interval))
+            ]
+            arrays.append(self._arrow.array(values, self._arrow.binary()))
+        self._writer.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema))
+        yield self._bytes.take()
+
+    def _array(self, values: list[Any], kind: Any) -> Any:
+        """A column. Null is what its type cannot hold, as times of a broken trace."""
+        try:
+            return self._arrow.array(values, kind)
+        except OverflowError:
+            end = 1 << 64 if kind == self._arrow.uint64() else 1 << 63
+            fit = [v if v is not None and end - (1 << 64) <= v < end else None for v in values]
+            return self._arrow.array(fit, kind)
+
+    def finish(self) -> Iterator[bytes]:
+        """The footer; what follows is another file."""
+        self._writer.close()
+        end = self._bytes.take()
+        self._begin()
+        yield end
+
+
+_START = [column.name for column in table.COLUMNS].index("start")
+
+
+def _schema(arrow: Any, with_bytes: bool) -> Any:
+    types = {
+        "count": arrow.uint64(),
+        "time": arrow.int64(),
+        "real": arrow.float64(),
+        "text": arrow.string(),
+    }
+    fields = [(column.name, types[column.kind]) for column in table.COLUMNS]
+    fields[_START] = ("start", arrow.timestamp("ns", "UTC"))
+    histogram = arrow.list_(arrow.uint64())
+    fields += [("d2c_low_ns", histogram), ("d2c_count", histogram)]
+    return arrow.schema(fields + [(INTERVAL, arrow.binary())] * with_bytes)
+
+
+class _Pieces(io.RawIOBase):
+    """A file that can only be appended to; what was written is taken away piece by piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting = bytearray()
+        self._position = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._waiting += data
+        written = memoryview(data).nbytes
+        self._position += written
+        return written
+
+    def tell(self) -> int:
+        return self._position
+
+    def take(self) -> bytes:
+        """What was written since this was last called."""
+        taken = bytes(self._waiting)
+        self._waiting.clear()
+        return taken

@@ -1,0 +1,1 @@
+"""The interval: an immutable value, and what makes one of a stream."""

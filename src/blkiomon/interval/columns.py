@@ -1,0 +1,314 @@
+"""The figures of all groups of an interval, as columns: outputs render thousands of groups at once.
+
+``groups`` has the same figures one group at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.engine.layout import ALL_OPS, EVERYTHING
+from blkiomon.engine.snapshot import Snapshot, Table
+from blkiomon.interval.distribution import PERCENTILES, Distribution, Histograms
+from blkiomon.interval.moments import (
+    NOTHING,
+    U64_MAX,
+    U128_MAX,
+    Moments,
+    from_words,
+    reduce_columns,
+    reduce_moments,
+    run_starts,
+)
+
+NS_PER_S = 1_000_000_000
+
+TOTAL = 1 << 35
+"""Groups are known by ``device << 3 | op``: a device's own key comes behind those of its
+operations, as ``ALL_OPS`` is the last one, and the total's, this one, behind all."""
+
+PIECE_WEIGHT = 1 << 15
+"""So many bins and figures, about, are rendered in one piece."""
+
+Keys = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantity:
+    """One quantity of n groups, as ``Distribution`` has it of one.
+
+    Attributes:
+        num, min, max, sum, squ: of each, as in ``Moments``.
+        histograms: of each; empty of a group that has nothing.
+        percentiles: shape (n, number of ``PERCENTILES``), u8; 0 where the histogram is empty.
+    """
+
+    count: list[int]
+    min: list[int]
+    max: list[int]
+    sum: list[int]
+    sum_squares: list[int]
+    histograms: Histograms
+    percentiles: npt.NDArray[np.uint64]
+
+    def means(self, piece: slice) -> list[float | None]:
+        """See ``Distribution.mean``."""
+        return [s / n if n else None for s, n in zip(self.sum[piece], self.count[piece])]
+
+    def stddevs(self, piece: slice) -> list[float | None]:
+        """See ``Distribution.stddev``."""
+        return [
+            math.sqrt(n * squ - s * s) / n if n and squ < U128_MAX else None
+            for n, s, squ in zip(self.count[piece], self.sum[piece], self.sum_squares[piece])
+        ]
+
+    def distribution(self, at: int) -> Distribution:
+        """Of one group."""
+        bins, counts, starts = self.histograms
+        begin, end = starts[at : at + 2]
+        moments = Moments(
+            self.min[at], self.max[at], self.sum[at], self.sum_squares[at], self.count[at]
+        )
+        return Distribution(moments, bins[begin:end], counts[begin:end])
+
+    def distributions(self) -> Iterator[Distribution]:
+        """Of each group."""
+        bins, counts, starts = self.histograms
+        known = map(tuple, self.percentiles.tolist())
+        moments = map(Moments, self.min, self.max, self.sum, self.sum_squares, self.count)
+        for m, (begin, end), percentiles in zip(
+            moments, pairwise(starts.tolist()), known, strict=True
+        ):
+            yield Distribution(
+                m, bins[begin:end], counts[begin:end], percentiles if end > begin else ()
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loads:
+    """Requests in flight of n groups, as ``InFlight`` has them of one; lists of n."""
+
+    max: list[int]
+    end: list[int]
+    oldest_ns: list[int]
+    request_ns: list[int]
+    busy_ns: list[int | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """All groups of an interval, n of them, in the order of ``Interval.groups``.
+
+    Attributes:
+        keys: ``device << 3 | op`` of each, ascending; ``ALL_OPS`` of a device, ``TOTAL`` of all.
+        errors, requeues: lists of n.
+        retried: of each, as ``Group.retried``.
+        d2c_ns, size_bytes: of all.
+        in_flight: None where it was not measured.
+        q2d, q2c: None where no queue record was seen.
+        is_queued: of which groups there was one.
+        duration_ns: of the interval.
+    """
+
+    keys: list[int]
+    errors: list[int]
+    requeues: list[int]
+    retried: list[Moments]
+    d2c_ns: Quantity
+    size_bytes: Quantity
+    in_flight: Loads | None
+    q2d_ns: Quantity | None
+    q2c_ns: Quantity | None
+    is_queued: list[bool]
+    duration_ns: int
+
+    def per_s(self, numbers: list[int]) -> list[float | None]:
+        """A rate of each; None in an interval without a duration."""
+        if not self.duration_ns:
+            return [None] * len(numbers)
+        return [number * NS_PER_S / self.duration_ns for number in numbers]
+
+    def share(self, numbers: list[Any]) -> list[float | None]:
+        """Each one's share of the duration; None of None, and of an interval without any."""
+        if not self.duration_ns:
+            return [None] * len(numbers)
+        return [None if number is None else number / self.duration_ns for number in numbers]
+
+    def pieces(self) -> Iterator[slice]:
+        """All groups in pieces that are rendered at once: whole devices; last, the total alone."""
+        keys = np.array(self.keys, np.int64)
+        ends = np.flatnonzero((keys & 7 == ALL_OPS) | (keys == TOTAL)) + 1
+        weights = (
+            16 * ends
+            + self.d2c_ns.histograms.starts[ends]
+            + self.size_bytes.histograms.starts[ends]
+        )
+        done, last = 0, len(ends) - 1
+        while done < last:
+            begin = int(ends[done - 1]) if done else 0
+            limit = (int(weights[done - 1]) if done else 0) + PIECE_WEIGHT
+            done = max(done + 1, int(np.searchsorted(weights[:last], limit, "right")))
+            yield slice(begin, int(ends[done - 1]))
+        yield slice(len(keys) - 1, len(keys))
+
+
+def columns_of(cut: Snapshot, duration_ns: int) -> Columns:
+    """All groups of a cut.
+
+    By device number: one for each operation that occurred, in the order of ``layout.OPS``, then
+    the device; last the total. A device that only has requests in flight is there as well.
+    """
+    rows, queue_rows = cut.rows, cut.queue_rows
+    by, by_queue, by_retry = map(_Grouping, (rows, queue_rows, cut.retry_rows))
+    load_keys = _load_keys(cut.loads)
+    some = np.concatenate((by.keys, by_queue.keys, by_retry.keys, load_keys, [TOTAL]))
+    keys = np.unique(np.concatenate((some, some[some != TOTAL] | ALL_OPS)))
+    by.place_among(keys)
+    by_queue.place_among(keys)
+    by_retry.place_among(keys)
+    has_queue = len(queue_rows) > 0
+    is_queued = np.zeros(len(keys), bool)
+    is_queued[by_queue.places] = True
+    return Columns(
+        keys.tolist(),
+        by.sums(rows["errors"]),
+        by_retry.sums(cut.retry_rows["requeues"]),
+        by_retry.moments(cut.retry_rows["f2c_ns"]),
+        by.quantity(rows["d2c_ns"], cut.d2c_bins),
+        by.quantity(rows["size_bytes"], cut.size_bins),
+        _loads(cut.loads, load_keys, keys) if len(cut.loads) else None,
+        by_queue.quantity(queue_rows["q2d_ns"], cut.q2d_bins) if has_queue else None,
+        by_queue.quantity(queue_rows["q2c_ns"], cut.q2c_bins) if has_queue else None,
+        is_queued.tolist(),
+        duration_ns,
+    )
+
+
+def _load_keys(loads: Table) -> Keys:
+    keys: Keys = loads["device"].astype(np.int64) << 3 | loads["op"]
+    keys[loads["op"] == EVERYTHING] = TOTAL
+    return keys
+
+
+def _loads(loads: Table, load_keys: Keys, keys: Keys) -> Loads:
+    """Where it was measured, what has no row has had none in flight."""
+    places = np.searchsorted(keys, load_keys)
+
+    def column(values: npt.NDArray[Any]) -> list[Any]:
+        listed: list[Any] = _spread(values, places, len(keys)).tolist()
+        return listed
+
+    busy = column(loads["busy_ns"])
+    is_device = ((keys & 7 == ALL_OPS) & (keys != TOTAL)).tolist()
+    return Loads(
+        column(loads["max_in_flight"]),
+        column(loads["in_flight"]),
+        column(loads["oldest_ns"]),
+        column(from_words(loads["in_flight_ns"])),
+        [ns if known else None for ns, known in zip(busy, is_device, strict=True)],
+    )
+
+
+def _spread(
+    values: npt.NDArray[Any], places: npt.NDArray[np.intp], n: int, rest: int = 0
+) -> npt.NDArray[Any]:
+    """An array of n with values at their places, and ``rest`` elsewhere."""
+    spread = np.full((n, *values.shape[1:]), rest, values.dtype)
+    spread[places] = values
+    return spread
+
+
+class _Grouping:
+    """Which rows belong to which group: each to three, as operation, device and total.
+
+    Args:
+        rows: shape (n,), with the fields ``device``, ``op`` and ``requests``.
+
+    Attributes:
+        keys: of the groups, level by level: operations, devices, total.
+        places: where these are among the keys of all groups.
+    """
+
+    def __init__(self, rows: Table) -> None:
+        key = rows["device"].astype(np.int64) << 3 | rows["op"]
+        self._order = np.argsort(key, kind="stable")
+        key = key[self._order]
+        levels = (key, key | ALL_OPS, np.full_like(key, TOTAL))
+        self._starts = [run_starts(keys) for keys in levels]
+        self._requests = rows["requests"][self._order]
+        self.keys = np.concatenate([keys[at] for keys, at in zip(levels, self._starts)])
+        self.places = np.empty(0, np.intp)
+        self._n = 0
+
+    def place_among(self, keys: Keys) -> None:
+        """What is handed out is of the groups with these keys, ascending."""
+        self.places = np.searchsorted(keys, self.keys)
+        self._n = len(keys)
+
+    def sums(self, column: npt.NDArray[np.uint64]) -> list[int]:
+        """The sum of a column (shape (n,)) for each group; 0 of one without a row."""
+        if not len(column):
+            return [0] * self._n
+        column = column[self._order]
+        sums = np.concatenate([np.add.reduceat(column, starts) for starts in self._starts])
+        summed: list[int] = _spread(sums, self.places, self._n).tolist()
+        return summed
+
+    def moments(self, moments: Table) -> list[Moments]:
+        """Of each group, given those of each row: shape (n,), dtype ``layout.MOMENTS``."""
+        found = [NOTHING] * self._n
+        if len(moments):
+            moments = moments[self._order]
+            reduced = (reduce_moments(moments, self._requests, at) for at in self._starts)
+            for place, each in zip(self.places.tolist(), chain(*reduced), strict=True):
+                found[place] = each
+        return found
+
+    def quantity(self, moments: Table, bins: Table) -> Quantity:
+        """A quantity of each group.
+
+        Args:
+            moments: of each row, shape (n,), dtype ``layout.MOMENTS``.
+            bins: dtype ``layout.BIN``.
+        """
+        moments = moments[self._order]
+        row = bins["row"].astype(np.int64)
+        of_rows = Histograms.added_up(row, bins["bin"], bins["count"], len(moments))
+        of_rows = of_rows.taken(self._order)
+        histograms = [of_rows.joined(starts) for starts in self._starts]
+        each = [reduce_columns(moments, self._requests, starts) for starts in self._starts]
+        percentiles = [
+            h.percentiles(m.min, m.max, PERCENTILES) for h, m in zip(histograms, each, strict=True)
+        ]
+        least, most, total, squares, num = (np.concatenate(column) for column in zip(*each))
+
+        def spread(column: npt.NDArray[Any], rest: int = 0) -> npt.NDArray[Any]:
+            return _spread(column, self.places, self._n, rest)
+
+        return Quantity(
+            spread(num).tolist(),
+            spread(least, U64_MAX).tolist(),
+            spread(most).tolist(),
+            spread(total).tolist(),
+            spread(squares).tolist(),
+            self._in_order(histograms),
+            spread(np.concatenate(percentiles)),
+        )
+
+    def _in_order(self, levels: list[Histograms]) -> Histograms:
+        """Those of several levels, in the order of the groups; a group without any has no bins."""
+        bins, counts = (np.concatenate(column) for column in list(zip(*levels))[:2])
+        offsets = np.cumsum([0, *(len(level.bins) for level in levels)])
+        starts = np.concatenate([h.starts[:-1] + at for h, at in zip(levels, offsets)])
+        empty = len(starts)  # one more
+        every = Histograms(bins, counts, np.append(starts, [len(bins), len(bins)]))
+        order = np.full(self._n, empty, np.intp)
+        order[self.places] = np.arange(empty)
+        return every.taken(order)

@@ -1,0 +1,306 @@
+"""How a quantity is distributed: exact sums beside a histogram of bounded relative error.
+
+The bins are log-linear. Values below 128 have a bin each; from there on every octave has 64 bins
+of equal width::
+
+    shift = max(0, significant bits - 7)
+    bin   = 64 * shift + (value >> shift)
+
+A bin that begins at ``low`` is at most ``low / 64`` wide, so its middle is less than 1/128 of the
+value (0.79 %) off any value in it, and exact below 128. 58 octaves hold all of 64 bits. Two
+histograms merge by adding, and nothing is lost by it: the percentiles of merged histograms are
+those of one histogram over all values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.engine import layout
+from blkiomon.interval.moments import NOTHING, U128_MAX, Moments, add_up
+
+T = TypeVar("T", bound=np.generic)
+
+N_BINS = layout.D2C_BINS
+"""Bins that 64-bit values fall into: 0 up to, not including, this."""
+
+_BIN_BITS = (N_BINS - 1).bit_length()
+
+MAX_RELATIVE_ERROR = 1 / 128
+"""Bound of ``|percentile - exact| / exact``."""
+
+PERCENTILES = (50, 90, 95, 99, 99.9, 99.99)
+"""Those that outputs show."""
+
+
+def bin_of(values: npt.ArrayLike) -> npt.NDArray[np.uint32]:
+    """The bin of each value from 0 to 2^64-1, in the shape of ``values``."""
+    value = np.asarray(values, np.uint64)
+    high = value >> np.uint64(32)
+    # A double's exponent is a bit length, where nothing is rounded: 32 bits at a time.
+    upper = np.frexp(high.astype(np.float64))[1] + 32
+    lower = np.frexp((value & np.uint64(0xFFFFFFFF)).astype(np.float64))[1]
+    shift = np.maximum(np.where(high, upper, lower) - 7, 0).astype(np.uint64)
+    bins: npt.NDArray[np.uint64] = shift * np.uint64(64) + (value >> shift)
+    return bins.astype(np.uint32)
+
+
+def bin_bounds(bins: npt.ArrayLike) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """The least and the greatest value of each bin, both inclusive, in the shape of ``bins``.
+
+    Raises:
+        IndexError: there is no such bin.
+    """
+    index = np.asarray(bins, np.intp)
+    low, high = _bounds()
+    return low[index], high[index]
+
+
+@cache
+def _bounds() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    bins = np.arange(N_BINS)
+    shift = np.maximum(bins // 64 - 1, 0)
+    low = (bins - 64 * shift).astype(np.uint64) << shift.astype(np.uint64)
+    high = low + ((np.uint64(1) << shift.astype(np.uint64)) - np.uint64(1))
+    return low, high
+
+
+def _fixed(array: npt.NDArray[T]) -> npt.NDArray[T]:
+    """The array, from now on immutable."""
+    array.setflags(write=False)
+    return array
+
+
+class Histograms(NamedTuple):
+    """Sparse histograms of several groups, one behind the other.
+
+    ``bins`` (shape (n,), u4) ascend in each; those of group i stand at
+    ``starts[i]:starts[i + 1]``, with their ``counts`` (shape (n,), u8).
+    """
+
+    bins: npt.NDArray[np.uint32]
+    counts: npt.NDArray[np.uint64]
+    starts: npt.NDArray[np.intp]
+
+    @classmethod
+    def added_up(
+        cls,
+        groups: npt.NDArray[np.int64],
+        bins: npt.NDArray[np.uint32],
+        counts: npt.NDArray[np.uint64],
+        n_groups: int,
+    ) -> Histograms:
+        """Add up counts of equal group and bin, given in any order."""
+        keys, sums = add_up(groups << _BIN_BITS | bins, counts)
+        if not sums.all():  # a bin without a count says nothing
+            keys, sums = keys[sums > 0], sums[sums > 0]
+        starts = np.searchsorted(keys, np.arange(n_groups + 1) << _BIN_BITS)
+        return cls(_fixed((keys & (1 << _BIN_BITS) - 1).astype(np.uint32)), _fixed(sums), starts)
+
+    def taken(self, order: npt.NDArray[np.intp]) -> Histograms:
+        """Those of some groups, in this order."""
+        lengths = np.diff(self.starts)[order]
+        starts = np.zeros(len(order) + 1, np.intp)
+        np.cumsum(lengths, out=starts[1:])
+        index = np.repeat(self.starts[order] - starts[:-1], lengths) + np.arange(starts[-1])
+        return Histograms(_fixed(self.bins[index]), _fixed(self.counts[index]), starts)
+
+    def joined(self, firsts: npt.NDArray[np.intp]) -> Histograms:
+        """Neighbouring groups as one: those from each of ``firsts`` up to the next one."""
+        if len(firsts) == len(self.starts) - 1:
+            return self
+        if len(firsts) == 1:
+            sums = np.zeros(N_BINS, np.uint64)
+            np.add.at(sums, self.bins, self.counts)
+            bins = np.flatnonzero(sums)
+            starts = np.array([0, len(bins)])
+            return Histograms(_fixed(bins.astype(np.uint32)), _fixed(sums[bins]), starts)
+        ends = np.append(self.starts[firsts], len(self.bins))
+        groups = np.repeat(np.arange(len(firsts)), np.diff(ends))
+        return self.added_up(groups, self.bins, self.counts, len(firsts))
+
+    def percentiles(
+        self,
+        least: npt.NDArray[np.uint64],
+        greatest: npt.NDArray[np.uint64],
+        wanted: Sequence[float],
+    ) -> npt.NDArray[np.uint64]:
+        """The wanted percentiles of each group; see ``Distribution.percentile``.
+
+        Args:
+            least, greatest: value of each group, shape (n,).
+            wanted: p of them.
+
+        Returns:
+            Shape (n, p); 0 where a group has no counts.
+        """
+        upto = np.cumsum(self.counts, dtype=np.uint64)
+        before = np.concatenate((np.zeros(1, np.uint64), upto))[self.starts]
+        totals = np.diff(before)
+        filled = np.flatnonzero(totals)
+        values = np.zeros((len(totals), len(wanted)), np.uint64)
+        if not len(filled):
+            return values
+        totals = totals[filled, np.newaxis]
+        ranks = _ranks(tuple(wanted), totals)
+        places = np.searchsorted(upto, before[filled, np.newaxis] + ranks)
+        low, high = bin_bounds(self.bins[places])
+        least = least[filled, np.newaxis]
+        greatest = greatest[filled, np.newaxis]
+        # The first and the last value are known exactly, the others by the middle of their bin.
+        found = np.clip(low + (high - low) // np.uint64(2), least, greatest)
+        values[filled] = np.where(ranks == 1, least, np.where(ranks == totals, greatest, found))
+        return values
+
+
+def _ranks(percents: tuple[float, ...], totals: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Of the nearest rank: the smallest that covers so many percent, counted from 1.
+
+    Args:
+        percents: p of them.
+        totals: shape (n, 1). The result has shape (n, p).
+    """
+    numerators, denominators = _shares(percents)
+    numbers: npt.NDArray[Any] = totals.astype(numerators.dtype)
+    whole, rest = numbers // denominators, numbers % denominators
+    above = rest * numerators + (denominators - 1)
+    ranks: npt.NDArray[np.uint64] = (whole * numerators + above // denominators).astype(np.uint64)
+    return ranks
+
+
+@cache
+def _shares(percents: tuple[float, ...]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Percentages as fractions, numerators and denominators, each of shape (p,)."""
+    # By the digits that they are written with: 99.9 means 999 of 1000, which no double does.
+    shares = [Fraction(str(percent)) / 100 for percent in percents]
+    # A product that 64 bits do not hold needs Python's integers.
+    dtype = object if any(share.denominator >> 32 for share in shares) else np.uint64
+    numerators = np.array([share.numerator for share in shares], dtype)
+    return numerators, np.array([share.denominator for share in shares], dtype)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Distribution:
+    """Of times (ns) or sizes (bytes): exact moments, and a sparse histogram.
+
+    Attributes:
+        moments: extremes, sum, sum of squares and number, all exact.
+        bins: shape (n,), u4, ascending: the bins that are not empty; see ``bin_bounds``.
+        counts: shape (n,), u8: of each of them.
+    """
+
+    moments: Moments = NOTHING
+    bins: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
+    counts: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    _known: tuple[int, ...] = field(default=(), repr=False)  # of PERCENTILES
+
+    @classmethod
+    def of(cls, values: Iterable[int]) -> Distribution:
+        """The distribution of integers from 0 to 2^64-1."""
+        listed = list(map(int, values))
+        if not listed:
+            return cls()
+        squares = sum(value * value for value in listed)
+        bins, counts = np.unique(bin_of(np.array(listed, np.uint64)), return_counts=True)
+        moments = Moments(min(listed), max(listed), sum(listed), squares, len(listed))
+        return cls(moments, _fixed(bins), _fixed(counts.astype(np.uint64)))
+
+    @property
+    def count(self) -> int:
+        """How many values."""
+        return self.moments.count
+
+    @property
+    def min(self) -> int | None:
+        """The least value, None of nothing."""
+        return self.moments.min if self.count else None
+
+    @property
+    def max(self) -> int | None:
+        """The greatest value, None of nothing."""
+        return self.moments.max if self.count else None
+
+    @property
+    def sum(self) -> int:
+        """Of all values."""
+        return self.moments.sum
+
+    @property
+    def sum_squares(self) -> int:
+        """The sum of the squares; 2^128-1 or more: it is not known, being so large."""
+        return self.moments.sum_squares
+
+    @property
+    def mean(self) -> float | None:
+        """None of nothing."""
+        return self.sum / self.count if self.count else None
+
+    @property
+    def stddev(self) -> float | None:
+        """Of the population, from exact integers; None of nothing or where squ is not known."""
+        if not self.count or self.sum_squares >= U128_MAX:
+            return None
+        return math.sqrt(self.count * self.sum_squares - self.sum * self.sum) / self.count
+
+    @property
+    def low(self) -> npt.NDArray[np.uint64]:
+        """Shape (n,): the least value that each of ``bins`` stands for."""
+        return bin_bounds(self.bins)[0]
+
+    @property
+    def high(self) -> npt.NDArray[np.uint64]:
+        """Shape (n,): the greatest value that each of ``bins`` stands for."""
+        return bin_bounds(self.bins)[1]
+
+    def percentile(self, percent: float) -> int | None:
+        """The value that so many percent of all do not exceed, by the nearest rank.
+
+        That of rank ``ceil(percent / 100 * num)``: the first is ``min``, the last ``max``, any
+        other the middle of its bin, but never outside of these two: less than 1/128 (0.79 %) off,
+        and exact below 128. The percentage counts as written in decimal. None of nothing.
+
+        Raises:
+            ValueError: not ``0 < percent <= 100``.
+        """
+        if not 0 < percent <= 100:
+            raise ValueError(f"a percentile is more than 0 and at most 100, not {percent}")
+        if self._known and percent in PERCENTILES:
+            return self._known[PERCENTILES.index(percent)]
+        if not self.counts.any():
+            return None
+        single = Histograms(self.bins, self.counts, np.array([0, len(self.bins)]))
+        least, greatest = np.array([[self.moments.min], [self.moments.max]], np.uint64)
+        return int(single.percentiles(least, greatest, [percent])[0, 0])
+
+    def merge(self, *others: Distribution) -> Distribution:
+        """The distribution of the values of all together; exact, in any order."""
+        parts = (self, *others)
+        moments = self.moments
+        for other in others:
+            moments = moments.merge(other.moments)
+        bins, counts = add_up(
+            np.concatenate([part.bins for part in parts]).astype(np.int64),
+            np.concatenate([part.counts for part in parts]),
+        )
+        return Distribution(moments, _fixed(bins.astype(np.uint32)), _fixed(counts))
+
+    __add__ = merge
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Distribution):
+            return NotImplemented
+        return (
+            self.moments == other.moments
+            and np.array_equal(self.bins, other.bins)
+            and np.array_equal(self.counts, other.counts)
+        )
+
+    __hash__ = None  # type: ignore[assignment]

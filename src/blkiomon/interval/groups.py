@@ -1,0 +1,157 @@
+"""The figures that people want, one group for each operation, each device, and all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blkiomon.engine.layout import ALL_OPS, OPS
+from blkiomon.engine.snapshot import Snapshot
+from blkiomon.interval.columns import NS_PER_S, TOTAL, Columns, Loads, columns_of
+from blkiomon.interval.distribution import Distribution
+from blkiomon.interval.moments import NOTHING, Moments
+
+__all__ = ["NS_PER_S", "Group", "InFlight", "grouped", "groups_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """Requests that were issued and not completed.
+
+    Attributes:
+        max: at any time of the interval.
+        end: at its end.
+        oldest_ns: age of the oldest of these then, 0 of none.
+        request_ns: their number integrated over time.
+        busy_ns: time with any of them, of a device; None of one operation and of several devices.
+        duration_ns: of the interval.
+    """
+
+    max: int
+    end: int
+    oldest_ns: int
+    request_ns: int
+    busy_ns: int | None
+    duration_ns: int
+
+    @property
+    def mean(self) -> float | None:
+        """Weighted by time; None in an interval without a duration."""
+        return self.request_ns / self.duration_ns if self.duration_ns else None
+
+    @property
+    def busy_fraction(self) -> float | None:
+        """The fraction of the interval with any in flight; None where that is not known."""
+        if self.busy_ns is None or not self.duration_ns:
+            return None
+        return self.busy_ns / self.duration_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Requests that completed in an interval: of one operation, of a device, or all.
+
+    Attributes:
+        device: its number, None of all.
+        op: one of ``layout.OPS``, None of all.
+        errors: how many failed.
+        d2c_ns: times from issue to completion, ns.
+        size_bytes: bytes of each request.
+        in_flight: None where that was not measured.
+        requeues: how often the kernel gave a request back, to issue it again.
+        retried: times from the first issue to completion, ns, of requests that were requeued:
+            extremes, sum and sum of squares; d2c_ns has the time since the last issue.
+        q2d_ns, q2c_ns: times from queue to issue and to completion, ns, of requests whose queue
+            record was seen; None where there was none.
+        duration_ns: of the interval.
+    """
+
+    device: int | None
+    op: str | None
+    errors: int
+    d2c_ns: Distribution
+    size_bytes: Distribution
+    in_flight: InFlight | None
+    q2d_ns: Distribution | None
+    q2c_ns: Distribution | None
+    duration_ns: int
+    requeues: int = 0
+    retried: Moments = NOTHING
+
+    @property
+    def requests(self) -> int:
+        """How many."""
+        return self.d2c_ns.count
+
+    @property
+    def bytes(self) -> int:
+        """Of all requests."""
+        return self.size_bytes.sum
+
+    @property
+    def iops(self) -> float | None:
+        """Requests a second; None in an interval without a duration."""
+        return self.requests * NS_PER_S / self.duration_ns if self.duration_ns else None
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        """None in an interval without a duration."""
+        return self.bytes * NS_PER_S / self.duration_ns if self.duration_ns else None
+
+
+def groups_of(cut: Snapshot, duration_ns: int) -> tuple[Group, ...]:
+    """All groups of a cut; see ``columns_of``."""
+    return grouped(columns_of(cut, duration_ns))
+
+
+def grouped(columns: Columns) -> tuple[Group, ...]:
+    """The same figures one group at a time."""
+    keys, duration_ns = columns.keys, columns.duration_ns
+    nothing = [None] * len(keys)
+    load = columns.in_flight
+    loads = nothing if load is None else _in_flight(load, duration_ns)
+    queued = nothing if columns.q2d_ns is None else columns.q2d_ns.distributions()
+    completed = nothing if columns.q2c_ns is None else columns.q2c_ns.distributions()
+    figures = zip(
+        keys,
+        columns.errors,
+        columns.d2c_ns.distributions(),
+        columns.size_bytes.distributions(),
+        loads,
+        queued,
+        completed,
+        columns.is_queued,
+        columns.requeues,
+        columns.retried,
+        strict=True,
+    )
+    return tuple(
+        Group(
+            None if key == TOTAL else key >> 3,
+            None if key & 7 == ALL_OPS or key == TOTAL else OPS[key & 7],
+            errors,
+            d2c,
+            size,
+            in_flight,
+            q2d if is_queued else None,
+            q2c if is_queued else None,
+            duration_ns,
+            requeues,
+            retried,
+        )
+        for key, errors, d2c, size, in_flight, q2d, q2c, is_queued, requeues, retried in figures
+    )
+
+
+def _in_flight(loads: Loads, duration_ns: int) -> list[InFlight]:
+    durations = [duration_ns] * len(loads.max)
+    return list(
+        map(
+            InFlight,
+            loads.max,
+            loads.end,
+            loads.oldest_ns,
+            loads.request_ns,
+            loads.busy_ns,
+            durations,
+        )
+    )

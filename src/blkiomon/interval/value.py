@@ -1,0 +1,370 @@
+"""One finished interval: immutable, and all that outputs and reports ever see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.engine.layout import OPS
+from blkiomon.engine.snapshot import Snapshot
+from blkiomon.interval.columns import Columns, columns_of
+from blkiomon.interval.distribution import Distribution
+from blkiomon.interval.groups import NS_PER_S, Group, grouped
+from blkiomon.interval.incomplete import HEADER_BYTES, Incomplete, reasons
+from blkiomon.interval.merging import merge_snapshots
+from blkiomon.interval.moments import NOTHING, Moments, reduce_moments, run_starts
+
+__all__ = ["NOTHING", "Counts", "DeviceStats", "Group", "Interval", "Moments", "merge"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStats:
+    """One device in one interval as the original sees it: two directions, no operations.
+
+    Sizes in bytes, d2c in microseconds, throughput in bytes per millisecond; the histograms'
+    limits are in ``layout``. Bidirectional requests are counted in the histograms and ``bidir``.
+    """
+
+    device: int
+    size_r: Moments
+    size_w: Moments
+    d2c_r: Moments
+    d2c_w: Moments
+    thrput_r: Moments
+    thrput_w: Moments
+    size_hist: tuple[int, ...]
+    d2c_hist: tuple[int, ...]
+    bidir: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What became of the records of an interval, or of a whole run.
+
+    Attributes:
+        records: read, of any kind.
+        requests: issues with their completion, that were accounted.
+        mismatches: pairs of one key that are no request.
+        driver_data_records: records of low-level drivers.
+        evicted: pending records given up, being too old or too many.
+        lost_events: events that the tracer's marks say were lost.
+        sequence_gaps: records missing by their sequence numbers, per device and CPU.
+        completions_without_issue: completions whose issue had not been seen by the interval's end.
+        issues_without_completion: issues that were given up, or are overdue: in flight for more
+            than a second, and for longer than any request that the device completed in the
+            interval. At the end of a recorded trace all that are in flight.
+        skipped_bytes: bytes that are no records.
+        over_device_limit: records of devices beyond ``max_devices``: nothing else is known of them.
+    """
+
+    records: int = 0
+    requests: int = 0
+    mismatches: int = 0
+    driver_data_records: int = 0
+    evicted: int = 0
+    lost_events: int = 0
+    sequence_gaps: int = 0
+    completions_without_issue: int = 0
+    skipped_bytes: int = 0
+    over_device_limit: int = 0
+    issues_without_completion: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        """What both counted together."""
+        return Counts(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        )
+
+    def __sub__(self, earlier: Counts) -> Counts:
+        """What was counted since ``earlier``."""
+        return Counts(
+            **{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)}
+        )
+
+    def incomplete(self, missing_files: int = 0) -> tuple[Incomplete, ...]:
+        """Why figures with these counts leave out more than a hundredth.
+
+        Args:
+            missing_files: of the trace, see ``Interval``.
+        """
+        return reasons(
+            missing_files,
+            {
+                "lost_events": (self.lost_events, self.records),
+                "sequence_gaps": (self.sequence_gaps, self.records),
+                "skipped_bytes": (self.skipped_bytes, self.records * HEADER_BYTES),
+                "over_device_limit": (
+                    self.over_device_limit,
+                    self.records - self.over_device_limit,
+                ),
+                "issues_without_completion": (self.issues_without_completion, self.requests),
+                "completions_without_issue": (self.completions_without_issue, self.requests),
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Interval:
+    """What one interval brought.
+
+    Attributes:
+        time_s: wall-clock seconds of its end, as the drop-in's outputs print it.
+        devices: shape (n,), u4: the devices that had a match, in order of the first one.
+        snapshot: everything that was measured.
+        counts: of this interval alone.
+        start_ns, end_ns: when it began and ended: ns since 1970 if ``anchored``, else since
+            the first record.
+        clock: "wall" or "trace": by which the interval was cut.
+        anchored: whether the wall-clock time is known.
+        process_names: of the pids in ``snapshot.processes``, as far as the stream told them.
+        missing_files: how many of the trace's files, one for each CPU, are not there.
+        named_ns: of those pids whose name an earlier interval told, before merging: its end.
+    """
+
+    time_s: int
+    devices: npt.NDArray[np.uint32]
+    snapshot: Snapshot = field(default_factory=Snapshot)
+    counts: Counts = Counts()
+    start_ns: int = 0
+    end_ns: int = 0
+    clock: str = "wall"
+    anchored: bool = True
+    process_names: Mapping[int, str] = field(default_factory=dict)
+    named_ns: Mapping[int, int] = field(default_factory=dict)
+    missing_files: int = 0
+    # Worked out once and kept: several outputs ask, from threads of their own (when two are first
+    # at once, both work it out, to the same result).
+    _stats: list[tuple[DeviceStats, ...]] = field(default_factory=list, init=False, repr=False)
+    _columns: list[Columns] = field(default_factory=list, init=False, repr=False)
+    _groups: list[tuple[Group, ...]] = field(default_factory=list, init=False, repr=False)
+
+    @property
+    def rows(self) -> npt.NDArray[np.void]:
+        """Shape (m,), dtype ``layout.ROW``: those of ``snapshot``."""
+        return self.snapshot.rows
+
+    @property
+    def duration_s(self) -> float:
+        """From its start to its end, in seconds."""
+        return (self.end_ns - self.start_ns) / NS_PER_S
+
+    @property
+    def incomplete(self) -> tuple[Incomplete, ...]:
+        """Why the figures leave out more than a hundredth; empty where they do not."""
+        return self.counts.incomplete(self.missing_files)
+
+    def device_stats(self) -> tuple[DeviceStats, ...]:
+        """The drop-in's view, devices in the original's order: latest first match first.
+
+        Raises:
+            ValueError: the interval was read by ``from_dict``, which has not these figures.
+        """
+        if not self._stats:
+            self._stats.append(_device_stats(self.devices, self.rows))
+        return self._stats[0]
+
+    def groups(self) -> tuple[Group, ...]:
+        """The figures of every operation, every device and in total.
+
+        Devices by their number, of each first the operations that occurred, in the order of
+        ``layout.OPS``, then the device as a whole; last the total, which is never missing.
+        A device is there also when it only has requests in flight and completed none.
+        """
+        if not self._groups:
+            self._groups.append(grouped(self.columns()))
+        return self._groups[0]
+
+    def columns(self) -> Columns:
+        """The same figures as columns, for outputs that render many groups at once."""
+        if not self._columns:
+            self._columns.append(columns_of(self.snapshot, self.end_ns - self.start_ns))
+        return self._columns[0]
+
+    @property
+    def total(self) -> Group:
+        """The figures of all devices and operations."""
+        return self.groups()[-1]
+
+    def device(self, number: int) -> Group | None:
+        """The figures of a device, None where it has none."""
+        return next((g for g in self.groups() if (g.device, g.op) == (number, None)), None)
+
+    def ops(self, number: int) -> tuple[Group, ...]:
+        """The figures of each operation that occurred on a device."""
+        return tuple(g for g in self.groups() if g.device == number and g.op is not None)
+
+    def percentile(
+        self, percent: float, device: int | None = None, op: str | None = None
+    ) -> int | None:
+        """A percentile of d2c in ns, None of nothing; see ``Distribution.percentile``.
+
+        Args:
+            percent: more than 0, at most 100.
+            device: its number; of all devices unless given.
+            op: one of ``layout.OPS``; of all operations unless given.
+
+        Raises:
+            ValueError: there is no such operation or percentile.
+        """
+        if op is not None and op not in OPS:
+            raise ValueError(f"op must be one of {', '.join(OPS)}, not {op!r}")
+        every_device = device is None and op is not None
+        wanted = [
+            g.d2c_ns for g in self.groups() if g.op == op and (every_device or g.device == device)
+        ]
+        return Distribution().merge(*wanted).percentile(percent)
+
+    def merge(self, *others: Interval) -> Interval:
+        """One interval of this and others of the same stream; see ``merge``."""
+        return merge((self, *others))
+
+
+MERGED_AT_ONCE = 64
+
+
+def merge(intervals: Iterable[Interval]) -> Interval:
+    """One interval of several of one stream, consecutive ones as a rule.
+
+    Sums, histograms and counts add up, all exactly; extremes are those of all. It lasts from the
+    earliest start to the latest end, and what was in flight at the end, and a process's name, is
+    told by the one that ended last. The most requests in flight are the most in any of them.
+    Any grouping and order gives the same, but for the order of ``devices`` and rows where the
+    intervals are not merged in the order of their time.
+
+    Raises:
+        ValueError: there are none, or they have different clocks.
+    """
+    rest = iter(intervals)
+    merged: Interval | None = None
+    while some := list(islice(rest, MERGED_AT_ONCE)):
+        merged = _merge_some(some if merged is None else [merged, *some])
+    if merged is None:
+        raise ValueError("there are no intervals to merge")
+    return merged
+
+
+def join(shards: Sequence[Interval]) -> Interval:
+    """The interval that one ``Monitor`` makes, of those that one for each shard has made of it.
+
+    Equal to it by ``to_bytes``: only the order of ``devices`` and rows may differ.
+
+    Args:
+        shards: from ``Monitor(shard=(k, n))`` for each k below n, in order.
+
+    Raises:
+        ValueError: there are none, or they are not of the same interval.
+    """
+    if not shards:
+        raise ValueError("there are no intervals to join")
+    first = shards[0]
+    what = first.start_ns, first.end_ns, first.clock, first.anchored, first.counts
+    if any((i.start_ns, i.end_ns, i.clock, i.anchored, i.counts) != what for i in shards):
+        raise ValueError("these are not the shards of one interval")
+    # What does not depend on the shard is in each of them.
+    empty = {"loads": first.snapshot.loads[:0], "retry_rows": first.snapshot.retry_rows[:0]}
+    cut = merge_snapshots([replace(i.snapshot, **empty) for i in shards])
+    return replace(
+        first,
+        devices=in_order(np.concatenate([i.devices for i in shards])),
+        snapshot=replace(
+            cut,
+            loads=first.snapshot.loads,
+            retry_rows=first.snapshot.retry_rows,
+            processes=first.snapshot.processes,
+        ),
+    )
+
+
+def _merge_some(intervals: list[Interval]) -> Interval:
+    if len({(i.clock, i.anchored) for i in intervals}) > 1:
+        raise ValueError("intervals of different clocks cannot be merged")
+    by_start = sorted(intervals, key=lambda i: i.start_ns)
+    end_ns = max(i.end_ns for i in intervals)
+    names = _latest_names(intervals)
+    devices = np.concatenate([i.devices for i in by_start])
+    return Interval(
+        time_s=max(i.time_s for i in intervals),
+        devices=in_order(devices),
+        snapshot=merge_snapshots([i.snapshot for i in by_start], [i.end_ns for i in by_start]),
+        counts=sum((i.counts for i in intervals), Counts()),
+        start_ns=by_start[0].start_ns,
+        end_ns=end_ns,
+        clock=by_start[0].clock,
+        anchored=by_start[0].anchored,
+        process_names={pid: name for pid, (_, name) in names.items()},
+        named_ns={pid: told_ns for pid, (told_ns, _) in names.items() if told_ns != end_ns},
+        missing_files=max(i.missing_files for i in intervals),
+    )
+
+
+def _latest_names(intervals: Iterable[Interval]) -> dict[int, tuple[int, str]]:
+    """When each pid's name was told last, and the name: of several at that time the greatest."""
+    names: dict[int, tuple[int, str]] = {}
+    for i in intervals:
+        for pid, name in i.process_names.items():
+            told = i.named_ns.get(pid, i.end_ns), name
+            names[pid] = max(told, names.get(pid, told))
+    return names
+
+
+def in_order(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """The distinct ones, in order of their first appearance."""
+    distinct, first = np.unique(numbers, return_index=True)
+    return distinct[np.argsort(first)]
+
+
+_QUANTITIES = ("size_bytes", "d2c_us", "throughput")
+
+
+def _device_stats(
+    devices: npt.NDArray[np.uint32], rows: npt.NDArray[np.void]
+) -> tuple[DeviceStats, ...]:
+    """Merge the operations of each device by direction."""
+    if not len(rows):
+        return ()
+    if (rows["d2c_hist"].sum(axis=1) != rows["requests"]).any():
+        raise ValueError("an interval that was read from JSON lacks the drop-in's figures")
+    # Groups of rows with one device and direction: sorted together, then reduced from each start.
+    sorter = np.argsort(devices, kind="stable")
+    place = sorter[np.searchsorted(devices, rows["device"], sorter=sorter)]
+    key = place * 3 + rows["direction"]
+    order = np.argsort(key, kind="stable")
+    rows, key = rows.take(order), key[order]
+    starts = run_starts(key)
+    groups = key[starts].tolist()
+    requests = rows["requests"]
+    size, d2c, thrput = (
+        dict(zip(groups, reduce_moments(rows[name], requests, starts), strict=True))
+        for name in _QUANTITIES
+    )
+    bidir = dict(zip(groups, np.add.reduceat(requests, starts).tolist(), strict=True))
+
+    by_device = run_starts(key // 3)
+    size_hists = np.add.reduceat(rows["size_hist"], by_device).tolist()
+    d2c_hists = np.add.reduceat(rows["d2c_hist"], by_device).tolist()
+    stats = [
+        DeviceStats(
+            device,
+            size.get(read, NOTHING),
+            size.get(read + 1, NOTHING),
+            d2c.get(read, NOTHING),
+            d2c.get(read + 1, NOTHING),
+            thrput.get(read, NOTHING),
+            thrput.get(read + 1, NOTHING),
+            tuple(size_hist),
+            tuple(d2c_hist),
+            bidir.get(read + 2, 0),
+        )
+        for device, read, size_hist, d2c_hist in zip(
+            rows["device"][by_device].tolist(),
+            (key[by_device] // 3 * 3).tolist(),
+            size_hists,
+            d2c_hists,
+            strict=True,
+        )
+    ]
+    return tuple(reversed(stats))

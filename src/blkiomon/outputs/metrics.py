@@ -1,0 +1,255 @@
+"""Where metrics go: an HTTP server, or a file for node_exporter's textfile collector."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from blkiomon.formats.openmetrics import Metrics
+from blkiomon.interval.value import Interval
+from blkiomon.outputs.opening import DEFAULT, Policy, write_whole
+from blkiomon.outputs.sink import Item, Report, Sink, Undelivered
+
+MAX_CLIENTS = 16
+"""So many connections are open at a time: one more, and the oldest is closed."""
+
+REQUEST_S = 10.0
+"""A connection that is as old is closed, whatever has been asked or answered by then."""
+
+RESERVED_FDS = 32
+"""So many descriptors below the limit of this process are never taken by a connection: a file that
+is reopened or replaced needs three."""
+
+
+class TextfileSink(Sink):
+    """A file that always holds the latest metrics as a whole: it is replaced.
+
+    Args:
+        path: as the user gave it.
+        metrics: for this sink alone.
+        policy: what outputs may write to.
+        report, options: as for ``Sink``.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        metrics: Metrics,
+        report: Report,
+        *,
+        policy: Policy = DEFAULT,
+        **options: Any,
+    ) -> None:
+        super().__init__(path, report, **options)
+        self._path = Path(path)
+        self._policy = policy
+        self._metrics = metrics
+        if self._path.exists() and not self._path.is_file():
+            raise OSError(0, "it is no file that could be replaced")
+        self._replace(metrics.text()[0])
+
+    def takes(self, item: Item) -> bool:
+        return isinstance(item, Interval)
+
+    def _deliver(self, item: Item) -> None:
+        assert isinstance(item, Interval)
+        with self._rendering():
+            self._metrics.add(item)
+            text = self._metrics.text()[0]
+        try:
+            self._replace(text)
+        except OSError as error:
+            # Nothing is missing from the next one that succeeds.
+            if not self.failed:
+                self._complain(error, "it is tried again after the next interval")
+            raise Undelivered from error
+
+    def _release(self) -> None:
+        pass
+
+    def _replace(self, text: bytes) -> None:
+        write_whole(self._path, lambda file: file.write(text), self._policy)
+
+
+class HttpSink(Sink):
+    """An HTTP server that answers with the latest metrics.
+
+    Args:
+        address: host, empty for loopback, and port, 0 for any.
+        metrics: for this sink alone.
+        report, options: as for ``Sink``.
+
+    Raises:
+        OSError: it cannot listen there.
+    """
+
+    def __init__(
+        self, address: tuple[str, int], metrics: Metrics, report: Report, **options: Any
+    ) -> None:
+        super().__init__(http_name(address), report, **options)
+        self._metrics = metrics
+        self._server = _listen(address, metrics)
+        if not address[1]:
+            report(f"metrics are at http://{http_name(self._server.server_address)}/metrics")
+        self._server_thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
+
+    def start(self) -> None:
+        self._server_thread.start()
+        super().start()
+
+    def takes(self, item: Item) -> bool:
+        return isinstance(item, Interval)
+
+    def _serve(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        self._server.serve_forever(poll_interval=0.05)
+
+    def _deliver(self, item: Item) -> None:
+        assert isinstance(item, Interval)
+        with self._rendering():
+            self._metrics.add(item)
+
+    def _release(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def http_name(address: Sequence[Any]) -> str:
+    """``HOST:PORT`` of an address."""
+    host = address[0] or "127.0.0.1"
+    return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
+
+
+class _Server(ThreadingHTTPServer):
+    """The library's, a thread for each connection, of which there are few, and none for long.
+
+    The newest connection always gets its turn: a client that asks takes milliseconds, and whoever
+    is left for it has had that time.
+
+    Attributes:
+        connections: those that are open, oldest first, and since when; guarded by ``changed``.
+
+    Raises:
+        OSError: it cannot listen there, or no descriptors are left for connections.
+    """
+
+    block_on_close = False
+    request_queue_size = 128  # these wait in the kernel, and take none of our descriptors
+
+    def __init__(
+        self, family: socket.AddressFamily, where: Any, handler: type[BaseHTTPRequestHandler]
+    ) -> None:
+        self.address_family = family
+        self.connections: dict[socket.socket, float] = {}
+        self.changed = threading.Condition()
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._fds = math.inf if limit == resource.RLIM_INFINITY else limit - RESERVED_FDS
+        super().__init__(where, handler)
+        if self.fileno() + 1 >= self._fds:
+            self.server_close()
+            raise OSError(
+                errno.EMFILE,
+                f"{limit} open files at most leave none for connections: see ulimit -n",
+            )
+
+    def server_bind(self) -> None:
+        # Not the library's, which asks DNS for our name.
+        socket.socket.setsockopt(self.socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection, once there is room: the oldest makes it."""
+        with self.changed:
+            while len(self.connections) >= MAX_CLIENTS or (
+                self.connections and self._next_fd() >= self._fds
+            ):
+                oldest = next(iter(self.connections))
+                _end(oldest)
+                while oldest in self.connections:
+                    self.changed.wait()
+        return super().get_request()
+
+    def _next_fd(self) -> float:
+        """The number that the next descriptor gets: the least that is free."""
+        try:
+            fd = os.dup(self.fileno())
+        except OSError:
+            return math.inf
+        os.close(fd)
+        return fd
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        return bool(request.fileno() < self._fds)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self.changed:
+            self.connections[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        with self.changed:
+            self.connections.pop(request, None)
+            self.changed.notify_all()
+
+    def service_actions(self) -> None:
+        """Called several times a second: close what is too old."""
+        old_s = time.monotonic() - REQUEST_S
+        with self.changed:
+            for connection, since_s in self.connections.items():
+                if since_s < old_s:
+                    _end(connection)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is not worth a line."""
+
+
+def _end(connection: socket.socket) -> None:
+    """Whoever waits for it is told that it has ended, and closes it."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _listen(address: tuple[str, int], metrics: Metrics) -> _Server:
+    host, port = address
+    try:
+        ((family, _, _, _, where), *_) = socket.getaddrinfo(
+            host or "127.0.0.1", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except UnicodeError as error:
+        raise OSError(errno.EINVAL, "a host cannot have that name") from error
+
+    class Handler(BaseHTTPRequestHandler):
+        server_version = "blkiomon"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            if self.path.partition("?")[0] not in ("/metrics", "/"):
+                self.send_error(404, "metrics are at /metrics")
+                return
+            text, content_type = metrics.text(self.headers.get("Accept", ""))
+            self.send_response(200)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nobody reads that."""
+
+    return _Server(family, where, Handler)
