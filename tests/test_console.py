@@ -89,6 +89,13 @@ COMMANDS: dict[str, list[str]] = {
     "compare missing": ["compare", "NAME", "missing/NAME"],
     "compare rule": ["compare", "--fail-if", "NAME", "NAME", "other/NAME"],
     "top missing": ["top", "missing/NAME"],
+    "archive": ["archive", "--workers=0", "-o", "NAME.set", "NAME", "other/NAME"],
+    "archive host": ["archive", "--workers=0", "--host=*/{host}/*", "-o", "set", "hosts"],
+    "archive json": ["archive", "--workers=0", "--json", "-o", "set", "hosts"],
+    "archive damaged": ["archive", "--workers=0", "-o", "set", "damaged/NAME", "packed/NAME"],
+    "archive missing": ["archive", "--workers=0", "-o", "set", "missing/NAME"],
+    "archive glob": ["archive", "--workers=0", "-o", "set", "NAME*missing"],
+    "archive output": ["archive", "--workers=0", "-o", "NAME", "other/NAME"],
 }
 
 
@@ -111,6 +118,8 @@ def test_no_name_acts_on_a_terminal(
     for directory, data in contents.items():
         Path(directory).mkdir(exist_ok=True)
         Path(directory, name).write_bytes(data)
+    Path("hosts", name).mkdir(parents=True)
+    Path("hosts", name, "sda.blktrace.0").write_bytes(TRACE)
     done = runner.call(*(word.replace("NAME", name) for word in COMMANDS[command]))
     for text in (done.stdout, done.stderr, *(page.read_bytes() for page in Path().glob("*.html"))):
         shown = text.decode()
