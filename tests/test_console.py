@@ -11,7 +11,7 @@ import pytest
 import runner
 from tracewriter import complete, encode, issue, notify_process
 
-from blkiomon.console import printable
+from blkiomon.console import how_many, printable
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,13 @@ def test_what_would_act_on_a_terminal_is_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert printable(shown) == shown
     assert shown.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 records are"), (1, "1 record is"), (2345, "2,345 records are")]
+)
+def test_one_is_not_several(number: int, text: str) -> None:
+    assert how_many(number, "record is", "records are", ",") == text
 
 
 # --- every command -------------------------------------------------------------------------------

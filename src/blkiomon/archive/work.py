@@ -16,6 +16,7 @@ from typing import Any
 from blkiomon.archive.options import Options
 from blkiomon.archive.store import Partitions, Result, Store
 from blkiomon.archive.traces import Trace, why
+from blkiomon.console import how_many
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.interval import MERGED_AT_ONCE, Interval, join, merge
 from blkiomon.library import counted, followed
@@ -148,7 +149,8 @@ def _read(
         if len(some) >= MERGED_AT_ONCE:
             some = [merge(some)]
     if monitor.skipped_intervals:
-        notes.append(f"time jumps ahead: {monitor.skipped_intervals} intervals are left out")
+        skipped = how_many(monitor.skipped_intervals, "interval is", "intervals are")
+        notes.append(f"time jumps ahead: {skipped} left out")
     return Result(
         trace=trace.name,
         host=trace.host,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from blkiomon.config import Config
+from blkiomon.console import how_many
 from blkiomon.devices import DeviceNames, nameless
 from blkiomon.interval import Interval
 from blkiomon.outputs import binary, csv, debug, driver, human, jsonl
@@ -105,8 +106,9 @@ class Outputs:
             sink.close(timeout_s)
             if sink.dropped_intervals or sink.dropped_records:
                 self._report(
-                    f"{sink.name} did not take everything: {sink.dropped_intervals} intervals "
-                    f"and {sink.dropped_records} records are missing there"
+                    f"{sink.name} did not take everything: "
+                    f"{how_many(sink.dropped_intervals, 'interval', 'intervals')} and "
+                    f"{how_many(sink.dropped_records, 'record', 'records')} are missing there"
                 )
 
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from blkiomon._version import __version__
-from blkiomon.console import printable
+from blkiomon.console import how_many, printable
 from blkiomon.groups import Group
 from blkiomon.incomplete import Incomplete, in_words
 from blkiomon.interchange import device_text, unseen, utc
@@ -237,10 +237,11 @@ def _summary(found: Collected) -> str:
         if n_rows <= ROWS_SHOWN:
             shown.append(of_device)
     left_out = ""
-    if len(shown) < len(by_device):
+    if n_more := len(by_device) - len(shown):
+        devices = how_many(n_more, "device is", "devices are", ",")
         left_out = (
-            f'<p class="note">{len(by_device) - len(shown):,} devices are left out: requests '
-            "waited longer, in all, on those that are shown.</p>"
+            f'<p class="note">{devices} left out: requests waited longer, in all, on those that '
+            "are shown.</p>"
         )
     rows = [
         ("last all" if g.op is None else "op", _row(g, found))
