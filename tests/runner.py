@@ -43,7 +43,7 @@ BOUND_COMMAND = (
 NOBODY = 65534
 NOBODYS_COMMAND = (
     *(sys.executable, "-c"),
-    "import fcntl, grp, os, pwd, sys; from blkiomon import cli, run; "
+    "import fcntl, grp, os, pwd, sys; from blkiomon.commands import cli, run; "
     f"os.setgid({NOBODY}); os.setuid({NOBODY}); sys.exit(cli.main())",
 )
 """The command, run by root as nobody, who may not be allowed to get at Python."""

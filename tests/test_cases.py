@@ -255,7 +255,7 @@ def test_interval_ends_with_the_last_record_of_any_kind(tmp_path: Path) -> None:
     load = in_flight(line)
     assert (line["duration_s"], load["end"], load["oldest_ns"]) == (4.5, 1, 4500 * MS)
     assert load["busy_fraction"] == 1.0
-    assert "1 issues and 0 completions" in said
+    assert "1 issue and 0 completions" in said
 
 
 def test_traces_of_two_boots_each_have_their_time_of_day(tmp_path: Path) -> None:

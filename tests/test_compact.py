@@ -364,7 +364,7 @@ MOST = (1 << 64) - 1
         (replace(interval_of(TWO, 0, S), end_ns=1 << 66), "a time is out of range"),
         (
             replace(interval_of(TWO, 0, S), counts=Counts(sequence_gaps=1 << 112)),
-            "the count gaps is",
+            "the count sequence_gaps is",
         ),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 import runner
 from tracewriter import complete, encode, issue, notify_process
 
-from blkiomon.console import printable
+from blkiomon.console import how_many, printable
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,13 @@ def test_what_would_act_on_a_terminal_is_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert printable(shown) == shown
     assert shown.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 records are"), (1, "1 record is"), (2345, "2,345 records are")]
+)
+def test_one_is_not_several(number: int, text: str) -> None:
+    assert how_many(number, "record is", "records are", ",") == text
 
 
 # --- every command -------------------------------------------------------------------------------
@@ -89,6 +96,13 @@ COMMANDS: dict[str, list[str]] = {
     "compare missing": ["compare", "NAME", "missing/NAME"],
     "compare rule": ["compare", "--fail-if", "NAME", "NAME", "other/NAME"],
     "top missing": ["top", "missing/NAME"],
+    "archive": ["archive", "--workers=0", "-o", "NAME.set", "NAME", "other/NAME"],
+    "archive host": ["archive", "--workers=0", "--host=*/{host}/*", "-o", "set", "hosts"],
+    "archive json": ["archive", "--workers=0", "--json", "-o", "set", "hosts"],
+    "archive damaged": ["archive", "--workers=0", "-o", "set", "damaged/NAME", "packed/NAME"],
+    "archive missing": ["archive", "--workers=0", "-o", "set", "missing/NAME"],
+    "archive glob": ["archive", "--workers=0", "-o", "set", "NAME*missing"],
+    "archive output": ["archive", "--workers=0", "-o", "NAME", "other/NAME"],
 }
 
 
@@ -111,6 +125,8 @@ def test_no_name_acts_on_a_terminal(
     for directory, data in contents.items():
         Path(directory).mkdir(exist_ok=True)
         Path(directory, name).write_bytes(data)
+    Path("hosts", name).mkdir(parents=True)
+    Path("hosts", name, "sda.blktrace.0").write_bytes(TRACE)
     done = runner.call(*(word.replace("NAME", name) for word in COMMANDS[command]))
     for text in (done.stdout, done.stderr, *(page.read_bytes() for page in Path().glob("*.html"))):
         shown = text.decode()

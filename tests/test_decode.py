@@ -122,7 +122,7 @@ def test_empty_file_has_no_structs(file: Path) -> None:
         ((DATA / "loop-phases-dc.bin").read_bytes()[:42400], 0, "no interval statistics"),
         (written("0.3") + b"x" * 424, 4 * 424, "at byte offset 1696: no interval statistics of"),
         (written("0.3")[:-1], 3 * 424, "at byte offset 1272: the last 423 bytes are no whole"),
-        (written("0.2") + b"x", 4 * 344, "at byte offset 1376: the last 1 bytes are no whole"),
+        (written("0.2") + b"x", 4 * 344, "at byte offset 1376: the last 1 byte is no whole"),
     ],
 )
 def test_other_bytes_are_told_from_statistics(

@@ -90,13 +90,30 @@ def test_only_issues_or_only_completions(tmp_path: Path) -> None:
 def test_completions_of_other_requests(tmp_path: Path) -> None:
     records = [issue(S, 8, 4096), complete(2 * S, 16, 4096)]
     assert said(tmp_path / "t", records) == (
-        "no request; it holds 2 records of 8:0: 1 issues and 1 completions, within 1 s"
+        "no request; it holds 2 records of 8:0: 1 issue and 1 completion, within 1 s"
+    )
+
+
+def test_requests_that_are_all_slower_than_the_greatest_age(tmp_path: Path) -> None:
+    slow = [issue(S, 8, 4096), complete(701 * S, 8, 4096)]
+    for options, limit in (([], "600"), (["--max-age=0.5"], "0.5")):
+        assert said(tmp_path / "t", slow, *options) == (
+            f"no request that took at most {limit} s (--max-age allows more); "
+            "it holds 2 records of 8:0: 1 issue and 1 completion, within 700 s"
+        )
+    result = runner.call("-I1000", "--json", "-", "--max-age=1000", tmp_path / "t")
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
+def test_age_is_no_reason_where_there_are_only_issues(tmp_path: Path) -> None:
+    assert said(tmp_path / "t", [issue(S, 8, 4096), issue(701 * S, 16, 4096)]) == (
+        "no request; it holds 2 records of 8:0: 2 issues and 0 completions, within 700 s"
     )
 
 
 def test_notes_alone(tmp_path: Path) -> None:
     assert said(tmp_path / "t", [notify_process(S, 1, "fio")]) == (
-        "no request; it holds 1 records: 0 issues and 0 completions"
+        "no request; it holds 1 record: 0 issues and 0 completions"
     )
 
 

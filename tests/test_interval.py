@@ -426,7 +426,7 @@ OF_READ = "devices.0.ops.read"
         ("clock", {}, 'clock: {} is not "wall" or "trace"'),
         ("anchored", 2, "anchored: 2 is not true or false"),
         ("driver_data_records", float("-inf"), "driver_data_records: -inf is not a whole number"),
-        ("unseen.lost_events", 1 << 120, "the count lost is .*, out of range"),
+        ("unseen.lost_events", 1 << 120, "the count lost_events is .*, out of range"),
         ("unseen", None, "unseen: None is not an object"),
         ("processes.by_bytes.0.name", [None], r"by_bytes\[0\].name: \[None\] is not text"),
         ("processes.by_bytes.0.pid", 1 << 32, r"processes.by_bytes\[0\].pid: .* is out of range"),

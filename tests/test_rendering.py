@@ -112,9 +112,9 @@ def test_many_devices_come_in_pieces() -> None:
     item = interval_of(requests, 0, S)
     render = list(json_lines.renderer()(item))
     assert b"".join(render) == plain_line(item, lambda number: None)
-    assert len(render) > 5 and max(map(len, render)) < 100 * PIECE_WEIGHT
+    assert len(render) > 3 and max(map(len, render)) < 100 * PIECE_WEIGHT
     pieces = list(csv_output.renderer()(item))
-    assert len(pieces) > 3 and all(piece.endswith(b"\n") for piece in pieces)
+    assert len(pieces) > 2 and all(piece.endswith(b"\n") for piece in pieces)
 
 
 def test_large_counts_and_extreme_bins() -> None:
@@ -128,7 +128,7 @@ def test_large_counts_and_extreme_bins() -> None:
         assert line(scaled) == plain_line(scaled)
 
 
-@pytest.mark.parametrize("name", ['a"b\\', "a,b", "größer", "\x1b[31m", "\udcff"])
+@pytest.mark.parametrize("name", ["100%s", 'a"b\\', "a,b", "größer", "\x1b[31m", "\udcff"])
 def test_names_are_escaped_as_each_format_does(name: str) -> None:
     item = interval_of(example(), 0, S)
 

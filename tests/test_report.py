@@ -605,7 +605,7 @@ def complaint(capfd: Capture, *arguments: str | Path, status: int = 3) -> str:
     [
         ("empty", b"", "the trace is empty"),
         ("garbage", b"what is this?" * 100, "bad trace: "),
-        ("unmatched", tw.encode([tw.issue(1, 0, 4096)]), "no request in 1 records"),
+        ("unmatched", tw.encode([tw.issue(1, 0, 4096)]), "no request in 1 record"),
         ("nothing.jsonl", b'{"schema": 7}\n', "line 1: this is not an interval of schema 1"),
         ("broken.jsonl", b'{"schema": \n', "line 1: not JSON: Expecting value at column"),
         ("nan.jsonl", b'{"schema": 1, "start_ns": NaN}\n', "line 1: not JSON: NaN is not a number"),
@@ -666,7 +666,7 @@ def test_a_request_that_took_too_long_points_to_the_option(tmp_path: Path, capfd
     late = [tw.issue(10**9, 0, 4096), tw.complete(10**9 + 601 * 10**9, 0, 4096)]
     path, output = trace(tmp_path / "trace", late), tmp_path / "page.html"
     said = complaint(capfd, "-o", output, path)
-    assert "have no partner within 600 s; --max-age allows more time" in said
+    assert "has no partner within 600 s; --max-age allows more time" in said
     assert report.main(["-o", str(output), "--chart=iops", "--max-age", "700", str(path)]) == 0
     assert figures_of(output.read_text())["whole"]["total"]["requests"] == 1
     assert compare.main(["--max-age=700", str(path), str(path)]) == 0

@@ -219,7 +219,7 @@ def test_signal_ends_the_wait_for_the_reader_of_a_fifo(number: int, tmp_path: Pa
     assert status != 0
     assert set(complaints.splitlines()) == {
         "blkiomon: terminated by signal",
-        f"blkiomon: {fifo} did not take everything: 1 intervals and 0 records are missing there",
+        f"blkiomon: {fifo} did not take everything: 1 interval and 0 records are missing there",
     }
 
 

@@ -53,6 +53,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
+def how_many(number: int, one: str, several: str, spec: str = "") -> str:
+    """A number and what it counts: ``how_many(1, "record is", "records are")`` is ``1 record is``.
+
+    Args:
+        spec: how the number is formatted.
+    """
+    return f"{number:{spec}} {one if number == 1 else several}"
+
+
 def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # os.fsdecode stands it for a byte
         return f"\\x{ord(character) - 0xDC00:02x}"

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, complain, misused, printed
+from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, complain, how_many, misused, printed
 from blkiomon.engine import layout
 from blkiomon.errors import SourceError, StatsError
 from blkiomon.formats import csv, text
@@ -177,7 +177,8 @@ def _explain(data: bytes) -> tuple[int, str]:
     """Where the layout that gets furthest fails, and what to say."""
     size = min(dtype.itemsize for dtype in _LAYOUTS.values())
     if len(data) < size:
-        return 0, f"{len(data)} bytes are less than one struct of interval statistics ({size})"
+        there = how_many(len(data), "byte is", "bytes are")
+        return 0, f"{there} less than one struct of interval statistics ({size})"
     best_offset, best_version = 0, "0.3"
     for version, dtype in _LAYOUTS.items():
         fine = _is_plausible(_native(np.frombuffer(data, dtype, len(data) // dtype.itemsize)))
@@ -195,10 +196,10 @@ def _no_more(offset: int, version: str) -> str:
 
 def _tail_error(stats: Stats, offset: int) -> StatsError:
     offset += len(stats.records) * _LAYOUTS[stats.version].itemsize
+    tail = how_many(stats.tail_bytes, "byte is", "bytes are")
     return StatsError(
         offset,
-        f"at byte offset {offset}: the last {stats.tail_bytes} bytes are no whole struct of layout "
-        f"{stats.version}",
+        f"at byte offset {offset}: the last {tail} no whole struct of layout {stats.version}",
     )
 
 

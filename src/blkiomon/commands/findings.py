@@ -6,6 +6,7 @@ import numpy as np
 
 from blkiomon._core import Engine
 from blkiomon.commands.config import Config
+from blkiomon.console import how_many
 from blkiomon.formats.units import device_text, utc
 
 SAMPLE_BYTES = 1 << 22
@@ -47,12 +48,13 @@ class Findings:
         else:
             self._end = bytes(data[-END_BYTES:])
 
-    def text(self, config: Config, records: int, *, is_whole: bool) -> str:
+    def text(self, config: Config, records: int, evicted: int, *, is_whole: bool) -> str:
         """Why there is no request, without the trace's name.
 
         Args:
             config: what was asked for.
             records: how many were read.
+            evicted: how many issues and completions were given up.
             is_whole: these are all.
         """
         if not records:
@@ -63,15 +65,18 @@ class Findings:
             self._issues, self._completions = issues, completions
         records = max(records, self.sampled)
         held = "it holds" if is_whole else "as far as it was read it holds"
-        held += f" {records:,} records"
+        held += f" {how_many(records, 'record', 'records', ',')}"
         if self.sampled < records:
             held += f", and the first {self.sampled:,} are"
         named = sorted(self._devices)
         if named:
             held += f" of {', '.join(map(device_text, named[:MOST_DEVICES]))}"
             held += f" and {len(named) - MOST_DEVICES} more" * (len(named) > MOST_DEVICES)
-        held += f": {self._issues:,} issues and {self._completions:,} completions"
-        return f"no request{_wanted(config)}; {held}{self._span(config)}"
+        held += f": {how_many(self._issues, 'issue', 'issues', ',')}"
+        held += f" and {how_many(self._completions, 'completion', 'completions', ',')}"
+        is_too_slow = min(evicted, self._issues, self._completions) > 0
+        limit = f" that took at most {config.max_age_s:g} s (--max-age allows more)" * is_too_slow
+        return f"no request{_wanted(config)}{limit}; {held}{self._span(config)}"
 
     def _look_at(self, probe: Engine, data: memoryview) -> None:
         probe.feed(data)

@@ -31,6 +31,7 @@ from blkiomon.console import (
     EXIT_USAGE,
     STOP_SIGNALS,
     complain,
+    how_many,
 )
 from blkiomon.errors import SourceError, TraceError, complaint
 from blkiomon.interval.clock import WallClock
@@ -176,8 +177,9 @@ class Line:
         """Why there was no request, in a line; None if there was one, or nobody is to know."""
         if self._findings is None:
             return None
+        totals = self.monitor.totals
         return self._findings.text(
-            self._config, self.monitor.totals.records, is_whole=not self.monitor.is_done
+            self._config, totals.records, totals.evicted, is_whole=not self.monitor.is_done
         )
 
     @property
@@ -217,19 +219,21 @@ class Line:
             if self._debug:
                 self._outputs.put(Final(self.monitor.engine.leftovers(), self.monitor.totals))
             if self._skips > SKIPS_SHOWN:
-                self._report(
-                    f"bad trace: {self._skips - SKIPS_SHOWN} more stretches skipped, "
-                    f"{self.monitor.totals.skipped_bytes} bytes in all"
-                )
+                more = how_many(self._skips - SKIPS_SHOWN, "more stretch", "more stretches")
+                in_all = how_many(self.monitor.totals.skipped_bytes, "byte", "bytes")
+                self._report(f"bad trace: {more} skipped, {in_all} in all")
             if self.monitor.skipped_intervals and not self._config.is_original:
                 # With the original's options nothing is missing: its outputs show none of these.
-                self._report(
-                    f"{self.monitor.skipped_intervals} intervals without a record are left out, "
-                    "where time jumps ahead"
+                left_out = how_many(
+                    self.monitor.skipped_intervals,
+                    "interval without a record is left out",
+                    "intervals without a record are left out",
                 )
+                self._report(f"{left_out}, where time jumps ahead")
             if over_limit := self.monitor.totals.over_device_limit:
                 self._report(
-                    f"too many devices at a time: {over_limit} records are not counted "
+                    "too many devices at a time: "
+                    f"{how_many(over_limit, 'record is', 'records are')} not counted "
                     f"(--max-devices {self._max_devices})"
                 )
 
@@ -247,7 +251,8 @@ class Line:
         for offset, n_bytes in engine.take_skips():
             self._skips += 1
             if self._skips <= SKIPS_SHOWN:
-                self._report(f"bad trace: skipped {n_bytes} bytes at byte offset {offset}")
+                skipped = how_many(n_bytes, "byte", "bytes")
+                self._report(f"bad trace: skipped {skipped} at byte offset {offset}")
 
 
 class Stopped(BaseException):
@@ -461,9 +466,10 @@ def _run(
         name = source.name if source else _name_of(config)
         padding_bytes = line.monitor.engine.padding_bytes + (source.padding_bytes if source else 0)
         if padding_bytes and not (config.is_drop_in or config.screen):
+            skipped = how_many(padding_bytes, "byte", "bytes")
             complain(
-                f"{name}: skipped {padding_bytes} bytes of zeros, which blktrace may write when it "
-                "stops; nothing is lost"
+                f"{name}: skipped {skipped} of zeros, which blktrace may write when it stops; "
+                "nothing is lost"
             )
         was_left = stop.received or outputs.readers_left
         if status == EXIT_OK and not was_left and (why := line.emptiness):

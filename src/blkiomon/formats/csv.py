@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from blkiomon.console import printable
-from blkiomon.formats import table
+from blkiomon.formats import table, templates
+from blkiomon.formats.templates import Part, literal
 from blkiomon.interval.value import Interval
 from blkiomon.sources.devices import nameless
 
@@ -37,20 +38,15 @@ def renderer(
 
 def _piece(rows: table.Rows) -> str:
     """Some lines. Of all fields only names may have to be quoted."""
-    columns = []
+    parts = []
     for column in table.COLUMNS:
         values = column.values(rows)
         if values is not None and column.name == "name":
             fields = {name: _quoted(name) for name in dict.fromkeys(values)}
             values = [fields[name] for name in values]
-        columns.append(values)
-    line = ",".join("" if values is None else "%s" for values in columns) + "\n"
-    filled = [_fields(values) for values in columns if values is not None]
-    return "".join(map(line.__mod__, zip(*filled, strict=True)))
-
-
-def _fields(values: list[Any]) -> list[Any]:
-    return ["" if value is None else value for value in values] if None in values else values
+        parts.append(literal("") if values is None else templates.column(values, none=""))
+    line = templates.joined(parts, ",")
+    return "".join(Part(line.template + "\n", line.columns).texts(len(rows)))
 
 
 def _quoted(name: str | None) -> str:

@@ -7,15 +7,15 @@ are filled in, and the numbers of histograms, most of a line, are looked up as t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
-from itertools import pairwise
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from blkiomon.engine.layout import ALL_OPS, OPS
+from blkiomon.formats import templates
 from blkiomon.formats.json_codec import (
     distribution_dict,
     head_dict,
@@ -23,9 +23,18 @@ from blkiomon.formats.json_codec import (
     retried_dict,
     tail_dict,
 )
+from blkiomon.formats.templates import Part, joined, literal
 from blkiomon.formats.units import device_text
 from blkiomon.interval.columns import Columns, Loads, Quantity
-from blkiomon.interval.distribution import N_BINS, PERCENTILES, Distribution, Histograms, bin_bounds
+from blkiomon.interval.distribution import (
+    N_BINS,
+    PERCENTILES,
+    Distribution,
+    Histograms,
+    bin_bounds,
+    bin_of,
+)
+from blkiomon.interval.moments import Moments
 from blkiomon.interval.value import Interval
 from blkiomon.sources.devices import nameless
 
@@ -51,8 +60,7 @@ def _line(interval: Interval, name_of: Callable[[int], str | None]) -> Iterator[
     yield f'{_dumped(head_dict(interval))[:-1]},"total":{{{figures}}},"devices":['.encode()
     comma = ""
     for piece in pieces:
-        devices = ",".join(_devices(columns, piece, name_of))
-        yield f"{comma}{devices}".encode()
+        yield f"{comma}{_devices(columns, piece, name_of)}".encode()
         comma = ","
     yield f"],{_dumped(tail_dict(interval))[1:]}\n".encode()
 
@@ -60,127 +68,123 @@ def _line(interval: Interval, name_of: Callable[[int], str | None]) -> Iterator[
 _dumped = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
-def _devices(columns: Columns, piece: slice, name_of: Callable[[int], str | None]) -> Iterator[str]:
+def _devices(columns: Columns, piece: slice, name_of: Callable[[int], str | None]) -> str:
+    """The objects of some devices, with commas between them."""
+    keys = columns.keys[piece]
+    texts = _groups(columns, piece)
+    objects: list[str] = []
     ops: list[str] = []
-    for key, figures in zip(columns.keys[piece], _groups(columns, piece), strict=True):
+    for key, figures in zip(keys, texts, strict=True):
         op = key & 7
         if op != ALL_OPS:
-            ops.append(f'"{OPS[op]}":{{{figures}}}')
+            ops += ('"', OPS[op], '":{', figures, "},")
             continue
         name = name_of(key >> 3)
-        yield (
-            f'{{"device":"{device_text(key >> 3)}","name":{_dumped(name)},{figures},'
-            f'"ops":{{{",".join(ops)}}}}}'
+        named = "null" if name is None else _dumped(name)
+        objects += (
+            f'{{"device":"{device_text(key >> 3)}","name":{named},',
+            figures,
+            ',"ops":{',
+            *ops[:-1],
+            "}}}," if ops else "}},",
         )
         ops.clear()
+    return "".join(objects)[:-1]
 
 
-def _members(*names: str) -> str:
-    """A template of an object's members, of their values."""
-    return ",".join(f'"{name}":%s' for name in names)
+def _object(**members: Part) -> Part:
+    """An object with these members, of each group."""
+    named = [Part(f'"{name}":{part.template}', part.columns) for name, part in members.items()]
+    inner = joined(named, ",")
+    return Part(f"{{{inner.template}}}", inner.columns)
 
 
-_GROUP = _members(
-    "requests",
-    "errors",
-    "bytes",
-    "iops",
-    "bytes_per_s",
-    "d2c_ns",
-    "size_bytes",
-    "requeues",
-    "retried",
-    "in_flight",
-    "q2d_ns",
-    "q2c_ns",
-)
+def _number(values: list[Any]) -> Part:
+    return templates.column(values, none="null")
 
 
-def _groups(columns: Columns, piece: slice) -> Iterator[str]:
+_NULL = literal("null")
+
+
+def _groups(columns: Columns, piece: slice) -> list[str]:
     """The members of each group's object."""
     requests, n_bytes = columns.d2c_ns.count[piece], columns.size_bytes.sum[piece]
-    nulls = ["null"] * len(requests)
-    is_queued = columns.is_queued[piece]
-    queued = [
-        nulls if quantity is None else _where(is_queued, _distributions(quantity, piece))
-        for quantity in (columns.q2d_ns, columns.q2c_ns)
-    ]
     load = columns.in_flight
-    return map(
-        _GROUP.__mod__,
-        zip(
-            requests,
-            columns.errors[piece],
-            n_bytes,
-            _numbers(columns.per_s(requests)),
-            _numbers(columns.per_s(n_bytes)),
-            _distributions(columns.d2c_ns, piece),
-            _distributions(columns.size_bytes, piece),
-            columns.requeues[piece],
-            ["null" if not r.count else _dumped(retried_dict(r)) for r in columns.retried[piece]],
-            nulls if load is None else _loads(columns, load, piece),
-            *queued,
-            strict=True,
-        ),
+    group = _object(
+        requests=_number(requests),
+        errors=_number(columns.errors[piece]),
+        bytes=_number(n_bytes),
+        iops=_number(columns.per_s(requests)),
+        bytes_per_s=_number(columns.per_s(n_bytes)),
+        d2c_ns=_distribution(columns.d2c_ns, piece),
+        size_bytes=_distribution(columns.size_bytes, piece),
+        requeues=_number(columns.requeues[piece]),
+        retried=_retried(columns.retried[piece]),
+        in_flight=_NULL if load is None else _load(columns, load, piece),
+        q2d_ns=_queued(columns, columns.q2d_ns, piece),
+        q2c_ns=_queued(columns, columns.q2c_ns, piece),
     )
+    return Part(group.template[1:-1], group.columns).texts(len(requests))
 
 
-_LOAD = "".join(
-    (
-        "{",
-        _members("mean", "max", "end", "oldest_ns", "busy_fraction", "busy_ns", "request_ns"),
-        "}",
-    )
-)
+def _retried(retried: list[Moments]) -> Part:
+    if not any(moments.count for moments in retried):
+        return _NULL
+    return Part("%s", [["null" if not r.count else _dumped(retried_dict(r)) for r in retried]])
 
 
-def _loads(columns: Columns, load: Loads, piece: slice) -> list[str]:
+def _load(columns: Columns, load: Loads, piece: slice) -> Part:
     busy = load.busy_ns[piece]
-    values = zip(
-        _numbers(columns.share(load.request_ns[piece])),
-        load.max[piece],
-        load.end[piece],
-        load.oldest_ns[piece],
-        _numbers(columns.share(busy)),
-        _numbers(busy),
-        load.request_ns[piece],
-        strict=True,
+    return _object(
+        mean=_number(columns.share(load.request_ns[piece])),
+        max=_number(load.max[piece]),
+        end=_number(load.end[piece]),
+        oldest_ns=_number(load.oldest_ns[piece]),
+        busy_fraction=_number(columns.share(busy)),
+        busy_ns=_number(busy),
+        request_ns=_number(load.request_ns[piece]),
     )
-    return list(map(_LOAD.__mod__, values))
 
 
-_DISTRIBUTION = "".join(
-    (
-        "{",
-        _members("count", "sum", "sum_squares", "min", "mean", "max", "stddev"),
-        ",",
-        _members(*map(percentile_name, PERCENTILES)),
-        ',"histogram":{"low":[%s],"high":[%s],"count":[%s]}}',
-    )
-)
+def _queued(columns: Columns, quantity: Quantity | None, piece: slice) -> Part:
+    """The object of a quantity that only groups with queue records have."""
+    is_queued = columns.is_queued[piece]
+    if quantity is None or not any(is_queued):
+        return _NULL
+    part = _distribution(quantity, piece)
+    if all(is_queued):
+        return part
+    texts = part.texts(len(is_queued))
+    return Part("%s", [[text if known else "null" for known, text in zip(is_queued, texts)]])
 
 
-def _distributions(quantity: Quantity, piece: slice) -> list[str]:
+def _distribution(quantity: Quantity, piece: slice) -> Part:
     """The object of each group's distribution."""
     num = quantity.count[piece]
-    values = zip(
-        num,
-        quantity.sum[piece],
-        quantity.sum_squares[piece],
-        quantity.min[piece],
-        _numbers(quantity.means(piece)),
-        quantity.max[piece],
-        _numbers(quantity.stddevs(piece)),
-        *quantity.percentiles[piece].T.tolist(),
-        *_histograms(quantity.histograms, piece),
-        strict=True,
+    percentiles = quantity.percentiles[piece].T.tolist()
+    part = _object(
+        count=_number(num),
+        sum=_number(quantity.sum[piece]),
+        sum_squares=_number(quantity.sum_squares[piece]),
+        min=_number(quantity.min[piece]),
+        mean=_number(quantity.means(piece)),
+        max=_number(quantity.max[piece]),
+        stddev=_number(quantity.stddevs(piece)),
+        **dict(zip(_PERCENTILES, map(_number, percentiles), strict=True)),
+        histogram=Part('{"low":[%s]}', [_histograms(quantity.histograms, piece)]),
     )
-    texts = list(map(_DISTRIBUTION.__mod__, values))
     starts = quantity.histograms.starts[piece.start : piece.stop + 1]
+    unusual = np.flatnonzero((np.diff(starts) == 0) | (np.array(num) == 0)).tolist()
+    if not unusual:
+        return part
     # Where there is nothing, some of these figures are null.
-    for at in np.flatnonzero((np.diff(starts) == 0) | (np.array(num) == 0)).tolist():
+    texts = part.texts(len(num))
+    for at in unusual:
         texts[at] = _unusual(quantity, piece.start + at)
-    return texts
+    return Part("%s", [texts])
+
+
+_PERCENTILES = tuple(map(percentile_name, PERCENTILES))
 
 
 def _unusual(quantity: Quantity, at: int) -> str:
@@ -191,68 +195,70 @@ def _unusual(quantity: Quantity, at: int) -> str:
 _NOTHING = _dumped(distribution_dict(Distribution(), True))
 
 
-def _histograms(histograms: Histograms, piece: slice) -> tuple[list[str], list[str], list[str]]:
-    """The numbers in each group's ``low``, ``high`` and ``count``."""
+# --- histograms ----------------------------------------------------------------------------------
+
+LOW_END, HIGH_END, COUNT_END = b"h", b"c", b"\n"
+"""What the last low, high and count of a histogram have behind them; any other has a comma."""
+
+
+def _histograms(histograms: Histograms, piece: slice) -> list[str]:
+    """What each group's histogram has between ``"low":[`` and the last bracket.
+
+    All numbers of a piece are looked up in one table of texts, which have one width; what fills
+    them up is deleted.
+    """
     starts = histograms.starts[piece.start : piece.stop + 1]
-    bins = histograms.bins[starts[0] : starts[-1]]
+    bins = histograms.bins[starts[0] : starts[-1]].astype(np.intp)
     counts = histograms.counts[starts[0] : starts[-1]]
-    starts = starts - starts[0]
-    lows, highs = _bounds()
-    return (
-        _joined(lows, bins, starts),
-        _joined(highs, bins, starts),
-        _joined(_small_counts(), counts, starts)
-        if not len(counts) or counts.max() < COUNTS
-        else _joined_by_one(counts, starts),
-    )
+    lengths = np.diff(starts)
+    if not len(bins):
+        return [""] * len(lengths)
+    n_bins = next(n for n in TABLE_BINS if n > bins.max())
+    table, index = _bounds(n_bins), bins
+    if counts.max() < COUNTS:
+        of_counts, count_index = _small_counts(), counts.astype(np.intp)
+    else:
+        distinct, count_index = np.unique(counts, return_inverse=True)
+        of_counts = _texts(distinct.tolist(), COUNT_END)
+    n_counts = len(of_counts) // 2
+
+    # The lows of the first group, its highs, its counts; then those of the next group.
+    is_last = np.zeros(len(bins), np.intp)
+    ends = starts[1:][lengths > 0] - starts[0]
+    is_last[ends - 1] = 1
+    of_group = np.repeat(lengths, lengths)
+    at = np.arange(len(bins)) + 2 * np.repeat(starts[:-1] - starts[0], lengths)
+    index = np.empty(3 * len(bins), np.intp)
+    index[at] = bins + n_bins * is_last
+    index[at + of_group] = bins + n_bins * (2 + is_last)
+    index[at + 2 * of_group] = 4 * n_bins + count_index + n_counts * is_last
+    text = np.concatenate((table, of_counts))[index].tobytes().translate(None, b"\0")
+    text = text.replace(LOW_END, b'],"high":[').replace(HIGH_END, b'],"count":[')
+    texts = text.decode("ascii").split("\n")[:-1]
+    if len(texts) == len(lengths):
+        return texts
+    each = iter(texts)
+    return [next(each) if length else "" for length in lengths.tolist()]
 
 
-class _Numbers(NamedTuple):
-    """Numbers as text, each with a comma behind it, and how long that is."""
+Texts = npt.NDArray[np.bytes_]
 
-    texts: npt.NDArray[np.bytes_]
-    lengths: npt.NDArray[np.intp]
-
-
-def _numbers_of(numbers: Iterable[int]) -> _Numbers:
-    texts = [b"%d," % number for number in numbers]
-    return _Numbers(np.array(texts), np.array([len(text) for text in texts]))
+TABLE_BINS = (*bin_of([1 << 20, 1 << 30]).tolist(), N_BINS)
+"""Tables have so many bins: the fewer digits their bounds have, the faster is the look-up."""
 
 
-def _joined(numbers: _Numbers, index: npt.NDArray[Any], starts: npt.NDArray[np.intp]) -> list[str]:
-    """Some numbers of each stretch, with commas between them."""
-    # Texts of one width stand side by side; what fills them up is deleted.
-    text = "," + numbers.texts[index].tobytes().translate(None, b"\0").decode("ascii")
-    ends = np.ones(len(index) + 1, np.intp)
-    np.cumsum(numbers.lengths[index], out=ends[1:])
-    ends[1:] += 1
-    at = ends[starts].tolist()
-    return [text[begin : end - 1] for begin, end in pairwise(at)]
-
-
-def _joined_by_one(counts: npt.NDArray[np.uint64], starts: npt.NDArray[np.intp]) -> list[str]:
-    """The same of any numbers."""
-    texts = list(map(str, counts.tolist()))
-    at = starts.tolist()
-    return [",".join(texts[begin:end]) for begin, end in pairwise(at)]
-
-
-@cache
-def _bounds() -> tuple[_Numbers, _Numbers]:
-    """The least and the greatest value of each bin."""
-    low, high = bin_bounds(np.arange(N_BINS))
-    return _numbers_of(low.tolist()), _numbers_of(high.tolist())
+@lru_cache(len(TABLE_BINS))
+def _bounds(n_bins: int) -> Texts:
+    """Of each bin the least value, and that as the last one; likewise the greatest value."""
+    low, high = bin_bounds(np.arange(n_bins))
+    return np.concatenate((_texts(low.tolist(), LOW_END), _texts(high.tolist(), HIGH_END)))
 
 
 @cache
-def _small_counts() -> _Numbers:
-    return _numbers_of(range(COUNTS))
+def _small_counts() -> Texts:
+    return _texts(range(COUNTS), COUNT_END)
 
 
-def _numbers(values: list[Any]) -> list[Any]:
-    """Numbers that a template takes: None is null."""
-    return ["null" if value is None else value for value in values] if None in values else values
-
-
-def _where(conditions: list[bool], texts: list[str]) -> list[str]:
-    return [text if is_so else "null" for is_so, text in zip(conditions, texts, strict=True)]
+def _texts(numbers: Sequence[int], end: bytes) -> Texts:
+    """Each number with a comma behind it; then each with ``end`` behind it."""
+    return np.array([b"%d%b" % (number, mark) for mark in (b",", end) for number in numbers])

@@ -87,9 +87,11 @@ def _quantity(prefix: str, unit: str, of: Callable[[Columns], Quantity | None]) 
 
     def percentile(place: int, percent: float) -> Column:
         def figures(quantity: Quantity, piece: slice) -> list[int | None]:
-            found = quantity.percentiles[piece, place].tolist()
+            found: list[int | None] = quantity.percentiles[piece, place].tolist()
             starts = quantity.histograms.starts[piece.start : piece.stop + 1]
-            return _where(np.diff(starts).tolist(), found)
+            for at in np.flatnonzero(starts[1:] == starts[:-1]).tolist():
+                found[at] = None
+            return found
 
         return column(percentile_name(percent), "count", figures)
 

@@ -34,7 +34,7 @@ TOTAL = 1 << 35
 """Groups are known by ``device << 3 | op``: a device's own key comes behind those of its
 operations, as ``ALL_OPS`` is the last one, and the total's, this one, behind all."""
 
-PIECE_WEIGHT = 1 << 15
+PIECE_WEIGHT = 1 << 16
 """So many bins and figures, about, are rendered in one piece."""
 
 Keys = npt.NDArray[np.int64]
@@ -64,9 +64,19 @@ class Quantity:
 
     def stddevs(self, piece: slice) -> list[float | None]:
         """See ``Distribution.stddev``."""
+        num, total, squ = self.count[piece], self.sum[piece], self.sum_squares[piece]
+        # Where 64 bits hold all products, numpy's integers are as exact as Python's.
+        if (
+            min(num, default=0) > 0
+            and max(num) * max(squ) <= U64_MAX
+            and max(total) ** 2 <= U64_MAX
+        ):
+            n, s, q = (np.array(column, np.uint64) for column in (num, total, squ))
+            found: list[float | None] = (np.sqrt(n * q - s * s) / n).tolist()
+            return found
         return [
-            math.sqrt(n * squ - s * s) / n if n and squ < U128_MAX else None
-            for n, s, squ in zip(self.count[piece], self.sum[piece], self.sum_squares[piece])
+            math.sqrt(n * q - s * s) / n if n and q < U128_MAX else None
+            for n, s, q in zip(num, total, squ)
         ]
 
     def distribution(self, at: int) -> Distribution:

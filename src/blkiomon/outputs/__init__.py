@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from blkiomon.commands.config import Config
+from blkiomon.console import how_many
 from blkiomon.errors import MissingLibrary
 from blkiomon.formats import csv, debug, driver_data, json_lines, stats_file, text
 from blkiomon.formats.debug import Final
@@ -107,8 +108,9 @@ class Outputs:
             sink.close(timeout_s)
             if sink.dropped_intervals or sink.dropped_records:
                 self._report(
-                    f"{sink.name} did not take everything: {sink.dropped_intervals} intervals "
-                    f"and {sink.dropped_records} records are missing there"
+                    f"{sink.name} did not take everything: "
+                    f"{how_many(sink.dropped_intervals, 'interval', 'intervals')} and "
+                    f"{how_many(sink.dropped_records, 'record', 'records')} are missing there"
                 )
 
 

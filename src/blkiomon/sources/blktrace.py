@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from blkiomon.console import how_many
 from blkiomon.sources.capture import Capture, CaptureError, Device, Report, lockdown
 
 START_S = 2.0
@@ -113,7 +114,7 @@ class BlktraceCapture(Capture):
             self.failed = True
             self._report(f"blktrace ended by itself: {self._complaint()}")
         if self.lost_events:
-            self._report(f"blktrace dropped {self.lost_events} events")
+            self._report(f"blktrace dropped {how_many(self.lost_events, 'event', 'events')}")
         self._process.stdout.close()
         os.close(self._stderr_fd)
 

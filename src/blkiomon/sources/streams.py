@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from types import TracebackType
 
 from blkiomon._core import Engine
+from blkiomon.console import how_many
 from blkiomon.errors import SourceError, TraceError, complaint
 from blkiomon.sources.kinds import HEAD_BYTES, check_trace
 from blkiomon.sources.merger import Merger
@@ -261,7 +262,8 @@ class MergedSource(Source):
         for name, offset, n_bytes in self._merger.take_skips():
             self._skips += 1
             if self._skips <= SKIPS_SHOWN:
-                self._report(f"bad trace: {name}: skipped {n_bytes} bytes at byte offset {offset}")
+                skipped = how_many(n_bytes, "byte", "bytes")
+                self._report(f"bad trace: {name}: skipped {skipped} at byte offset {offset}")
 
     def _end(self, failures: Sequence[Exception]) -> None:
         """Tell, once, what is not told by the error that ends the stream, if any does."""
@@ -270,10 +272,9 @@ class MergedSource(Source):
         self._has_ended = True
         self._report_skips()
         if self._skips > SKIPS_SHOWN:
-            self._report(
-                f"bad trace: {self._skips - SKIPS_SHOWN} more stretches skipped, "
-                f"{self.skipped_bytes} bytes in all"
-            )
+            more = how_many(self._skips - SKIPS_SHOWN, "more stretch", "more stretches")
+            in_all = how_many(self.skipped_bytes, "byte", "bytes")
+            self._report(f"bad trace: {more} skipped, {in_all} in all")
         for error in failures:
             self._report(complaint(error))
 

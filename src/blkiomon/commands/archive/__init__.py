@@ -17,6 +17,7 @@ from blkiomon.console import (
     EXIT_OUTPUT,
     EXIT_USAGE,
     complain,
+    how_many,
     misused,
     printed,
 )
@@ -220,7 +221,9 @@ def _show(summary: Summary, *, as_json: bool) -> int:
     for failure in summary.failures:
         got = "nothing was got of it"
         if failure.records:
-            got = f"{failure.records} records and {failure.intervals} intervals were got of it"
+            records = how_many(failure.records, "record", "records")
+            intervals = how_many(failure.intervals, "interval", "intervals")
+            got = f"{records} and {intervals} were got of it"
         named = "" if failure.trace in failure.error else f"{failure.trace}: "
         complain(f"{named}{failure.error}; {got}")
     if as_json:

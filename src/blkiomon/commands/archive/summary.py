@@ -10,7 +10,7 @@ from typing import Any
 from blkiomon.commands.archive.store import Result
 from blkiomon.commands.archive.traces import Missing
 from blkiomon.commands.archive.work import Failed
-from blkiomon.console import printable
+from blkiomon.console import how_many, printable
 from blkiomon.engine.layout import OPS
 from blkiomon.formats.binary_codec import from_bytes
 from blkiomon.formats.json_codec import distribution_dict, incomplete_list, retried_dict, unseen
@@ -153,9 +153,13 @@ class Summary:
 
     def text(self) -> Iterator[str]:
         """A table, line by line."""
-        hosts, traces = _several(len(self.hosts), "host"), _several(self.traces, "trace")
-        intervals = _several(self.intervals, "interval")
-        yield f"{hosts}, {traces}, {intervals}, {self.records} records\n\n"
+        numbers = (
+            how_many(len(self.hosts), "host", "hosts"),
+            how_many(self.traces, "trace", "traces"),
+            how_many(self.intervals, "interval", "intervals"),
+            how_many(self.records, "record", "records"),
+        )
+        yield f"{', '.join(numbers)}\n\n"
         names = [printable(host.name) for host in self.hosts]
         width = max(map(len, ["fleet", *names]))
         has_requeues = any(group.requeues for group in self.fleet)
@@ -169,10 +173,6 @@ class Summary:
             for group in host.groups:
                 yield _line(width, name, _cells(group, has_requeues))
         yield "\nd2c in microseconds\n"
-
-
-def _several(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _figures(group: Group) -> dict[str, Any]:

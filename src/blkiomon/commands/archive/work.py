@@ -16,6 +16,7 @@ from typing import Any
 from blkiomon.commands.archive.options import Options
 from blkiomon.commands.archive.store import Partitions, Result, Store
 from blkiomon.commands.archive.traces import Trace, why
+from blkiomon.console import how_many
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.formats.binary_codec import from_bytes, to_bytes
 from blkiomon.interval.monitor import Monitor
@@ -149,7 +150,8 @@ def _read(
         if len(some) >= MERGED_AT_ONCE:
             some = [merge(some)]
     if monitor.skipped_intervals:
-        notes.append(f"time jumps ahead: {monitor.skipped_intervals} intervals are left out")
+        skipped = how_many(monitor.skipped_intervals, "interval is", "intervals are")
+        notes.append(f"time jumps ahead: {skipped} left out")
     return Result(
         trace=trace.name,
         host=trace.host,

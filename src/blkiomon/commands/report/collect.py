@@ -25,7 +25,7 @@ from blkiomon.commands import decode
 from blkiomon.commands.progress import Progress
 from blkiomon.commands.report import worst
 from blkiomon.commands.report.access import Accesses, Patterns
-from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT
+from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, how_many
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.errors import IntervalError, SourceError, StatsError, TraceError
@@ -155,11 +155,14 @@ def collect(
 
 def _note_of_others(found: Collected) -> str:
     there = "more than " if found.n_others >= worst.MOST_OTHERS else ""
-    shown = worst.devices_of(found.whole)
-    return (
-        f"{there}{found.n_others:,} devices have no row of their own and are shown as one, others. "
-        f"Requests waited longest, in all, on the {int((shown != worst.OTHERS).sum())} that have."
+    n_shown = int((worst.devices_of(found.whole) != worst.OTHERS).sum())
+    others = how_many(
+        found.n_others,
+        "device has no row of its own and is shown as others",
+        "devices have no row of their own and are shown as one, others",
+        ",",
     )
+    return f"{there}{others}. Requests waited longest, in all, on the {n_shown} that have."
 
 
 def _explain_nothing(found: Collected, devices: Sequence[int], max_age_s: float) -> None:
@@ -177,14 +180,16 @@ def _explain_nothing(found: Collected, devices: Sequence[int], max_age_s: float)
         has = f"; there are some of {listed(there)}" if there else ""
         raise ReportError(f"{what}: no request of {wanted}{has}")
     counts = found.whole.counts
+    records = how_many(counts.records, "record", "records")
     if found.kind == TRACE and counts.evicted:
         raise ReportError(
-            f"{what}: no request in {counts.records} records: {counts.evicted} issues and "
-            f"completions have no partner within {max_age_s:g} s; --max-age allows more time"
+            f"{what}: no request in {records}: "
+            f"{how_many(counts.evicted, 'issue or completion has', 'issues and completions have')} "
+            f"no partner within {max_age_s:g} s; --max-age allows more time"
         )
     if found.kind == TRACE:
         raise ReportError(
-            f"{what}: no request in {counts.records} records: it takes both the issue "
+            f"{what}: no request in {records}: it takes both the issue "
             "and the completion of one (blktrace -a issue -a complete)"
         )
     raise ReportError(f"{what}: there is no request in it")
@@ -676,7 +681,8 @@ def _of_stats(names: Sequence[str], slices: _Slices, devices: Sequence[int]) -> 
         except StatsError as error:
             raise ReportError(f"{name}: {error}") from error
         if stats.tail_bytes:
-            notes.append(f"{name}: the last {stats.tail_bytes} bytes are no whole struct")
+            tail = how_many(stats.tail_bytes, "byte is", "bytes are")
+            notes.append(f"{name}: the last {tail} no whole struct")
             is_broken = True
         for moments in (stats.records["size_r"], stats.records["size_w"]):
             if int(moments["count"].max(initial=0)) > MOST_STATS_REQUESTS:
@@ -686,7 +692,9 @@ def _of_stats(names: Sequence[str], slices: _Slices, devices: Sequence[int]) -> 
     if devices:
         records = records[np.isin(records["device"], devices)]
     if odd := int(records["bidir"].sum()):
-        notes.append(f"{odd} requests were neither read nor write: they are left out.")
+        neither = "neither read nor write"
+        one, several = f"request was {neither}: it is", f"requests were {neither}: they are"
+        notes.append(f"{how_many(odd, one, several)} left out.")
     shift = 0
     for number, interval in enumerate(_intervals_of_stats(records)):
         if number >> shift >= MOST_SLICES:

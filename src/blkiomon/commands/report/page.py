@@ -13,7 +13,7 @@ from blkiomon.commands.report import figures
 from blkiomon.commands.report.collect import STATS, Collected
 from blkiomon.commands.report.figures import COLOURS, Chart, label
 from blkiomon.commands.report.worst import OTHERS
-from blkiomon.console import printable
+from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import to_dict, unseen
 from blkiomon.formats.units import (
     NONE,
@@ -245,10 +245,11 @@ def _summary(found: Collected) -> str:
         if n_rows <= ROWS_SHOWN:
             shown.append(of_device)
     left_out = ""
-    if len(shown) < len(by_device):
+    if n_more := len(by_device) - len(shown):
+        devices = how_many(n_more, "device is", "devices are", ",")
         left_out = (
-            f'<p class="note">{len(by_device) - len(shown):,} devices are left out: requests '
-            "waited longer, in all, on those that are shown.</p>"
+            f'<p class="note">{devices} left out: requests waited longer, in all, on those that '
+            "are shown.</p>"
         )
     rows = [
         ("last all" if g.op is None else "op", _row(g, found))

@@ -14,7 +14,7 @@ from rich.console import Group as Parts
 from rich.text import Text
 
 from blkiomon.commands.top.watch import HISTORY, View
-from blkiomon.console import printable
+from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import unseen
 from blkiomon.formats.units import NONE, bytes_text, device_text, three_digits, time_text
 from blkiomon.interval.groups import NS_PER_S, Group
@@ -205,7 +205,7 @@ def _head(view: View, look: Look, about: About, width: int) -> Text:
         right = f"waiting for the first {about.interval_s:g} s"
     else:
         seconds = three_digits(interval.duration_s)
-        right = f"{interval.counts.records:,} records in {seconds} s"
+        right = f"{how_many(interval.counts.records, 'record', 'records', ',')} in {seconds} s"
         right = f"WHOLE RUN: {right}" if look.is_whole else f"{right}  {_when(interval, about)}"
     left, source = "blkiomon top  ", printable(about.source)
     room = max(0, width - cell_len(right) - 2)
@@ -325,7 +325,7 @@ def _body(view: View, look: Look, about: About, width: int, room: int) -> Iterat
     rows, n_more = _rows(view, look, about, room - 1)
     yield from _table(rows, look, width, bool(view.requeues))
     if n_more:
-        yield Text(f"… {n_more:,} more devices")
+        yield Text(f"… {how_many(n_more, 'more device', 'more devices', ',')}")
 
 
 def _table(rows: Sequence[Row], look: Look, width: int, has_requeues: bool) -> Iterator[Text]:

@@ -24,7 +24,7 @@ from rich.console import Console
 from blkiomon.commands.config import Config
 from blkiomon.commands.top.frame import About, Look, lines
 from blkiomon.commands.top.watch import Watch, paused
-from blkiomon.console import complain, divert
+from blkiomon.console import complain, divert, how_many
 from blkiomon.interval.value import Interval
 from blkiomon.outputs.sink import Item, Report, Sink
 from blkiomon.sources.devices import device_number
@@ -337,14 +337,16 @@ class ScreenSink(Sink):
         with self._guard:
             notes = list(self._messages)
             if self._undrawn:
+                undrawn = how_many(self._undrawn, "interval counts", "intervals count", ",")
                 notes.append(
-                    f"{self._undrawn:,} intervals count, but were not drawn: this terminal is "
-                    f"slower than -I {self._about.interval_s:g}"
+                    f"{undrawn}, but {'was' if self._undrawn == 1 else 'were'} not drawn: "
+                    f"this terminal is slower than -I {self._about.interval_s:g}"
                 )
             if overdue_s := self._overdue_s():
                 notes.append(f"NOT READING: the interval is {overdue_s} s late")
             if self.dropped_intervals:
-                notes.append(f"{self.dropped_intervals:,} intervals are missing here")
+                missing = how_many(self.dropped_intervals, "interval is", "intervals are", ",")
+                notes.append(f"{missing} missing here")
             view = self._watch.view(whole=self._look.is_whole)
             self._drawing = self._added
         if self._look.is_paused:

@@ -1,0 +1,69 @@
+"""Text of many rows at once: one ``%`` template, filled in for each row.
+
+Most of the cost is making text of numbers. A column with few distinct values has each of them made
+text once; a column with only one has its text in the template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+
+class Part(NamedTuple):
+    """A part of each of n rows.
+
+    Attributes:
+        template: has a ``%s`` for each column.
+        columns: lists of n.
+    """
+
+    template: str
+    columns: Sequence[list[Any]] = ()
+
+    def texts(self, n: int) -> list[str]:
+        """The part as text, of each row."""
+        if not self.columns:
+            return [self.template % ()] * n
+        return list(map(self.template.__mod__, zip(*self.columns, strict=True)))
+
+
+def literal(text: str) -> Part:
+    """The same text in all rows."""
+    return Part(text.replace("%", "%%"))
+
+
+SAMPLE = 512
+"""So many values of a column, at most, show how often values repeat."""
+
+
+class _Texts(dict[Any, str]):
+    """The text of each value, made once."""
+
+    def __missing__(self, value: Any) -> str:
+        text = self[value] = str(value)
+        return text
+
+
+def column(values: list[Any], none: str) -> Part:
+    """A part that is one value: all numbers of one type, or all texts.
+
+    Args:
+        none: the text of None.
+    """
+    sample = values[:SAMPLE]
+    distinct = len(set(sample))
+    if distinct == 1 and values.count(values[0]) == len(values):
+        return literal(none if values[0] is None else str(values[0]))
+    if 2 * distinct < len(sample):
+        texts = _Texts({None: none})
+        values = list(map(texts.__getitem__, values))
+    elif None in values:
+        values = [none if value is None else value for value in values]
+    return Part("%s", [values])
+
+
+def joined(parts: Sequence[Part], separator: str = "") -> Part:
+    """All parts, one behind the other."""
+    template = separator.replace("%", "%%").join(part.template for part in parts)
+    return Part(template, [column for part in parts for column in part.columns])
