@@ -74,10 +74,10 @@ def test_time_is_null_where_it_is_not_known() -> None:
     [(2**63 - 10, 2**63 + 5, False), (2**63, 2**64 - 1, True), (-(2**64), 5, True)],
 )
 def test_time_that_no_column_holds_is_null_and_the_figures_are_there(
-    start_ns: int, end_ns: int, is_anchored: bool
+    start_ns: int, end_ns: int, anchored: bool
 ) -> None:
     form = ParquetFormat()
-    wild = interval_of(example(), start_ns, end_ns, anchored=is_anchored)
+    wild = interval_of(example(), start_ns, end_ns, anchored=anchored)
     data = b"".join([*form.render(wild), *form.render(ITEMS[0]), *form.finish()])
     rows = pq.read_table(io.BytesIO(data)).to_pylist()
     n = len(wild.groups())

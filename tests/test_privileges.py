@@ -249,7 +249,7 @@ class Fake(Capture):
         os.write(write_fd, b"records")
         self.n = 0
 
-    lost = property(lambda self: 7)
+    lost_events = property(lambda self: 7)
 
     def stop(self):
         note("stopped")

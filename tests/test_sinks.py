@@ -669,7 +669,7 @@ def test_cut_back_spares_what_somebody_else_appended(tmp_path: Path, said: list[
         eventually(lambda: path.stat().st_size)
         with path.open("ab") as other:
             other.write(b"theirs")
-        raise OSError(errno.EIO, "lost_events")
+        raise OSError(errno.EIO, "lost")
 
     sink = FileSink(str(path), [Format((Interval,), spoil)], said.append)
     sink.start()

@@ -40,6 +40,7 @@ def main(trace: Path, stats: Path) -> list[str]:
     assert blkiomon.to_dict(blkiomon.join(halves)) == blkiomon.to_dict(whole)
     assert blkiomon.from_dict(blkiomon.to_dict(merged)).total.requests == whole.total.requests
 
+    assert set(blkiomon.layout.OPS) >= {group.op for group in whole.ops(1)}
     assert_type(blkiomon.requests(trace), npt.NDArray[np.void])
     assert_type(blkiomon.read_trace(trace), npt.NDArray[np.void])
     assert_type(blkiomon.read_stats(stats), npt.NDArray[np.void])
@@ -74,7 +75,7 @@ def main(trace: Path, stats: Path) -> list[str]:
         assert_type(error.offset, int)
         lines.append(str(error))
     try:
-        blkiomon.from_bytes(b"bkiv")
+        blkiomon.from_bytes(blkiomon.to_bytes(blkiomon.summarize(trace))[:-1])
     except blkiomon.IntervalError as error:
         lines.append(str(error))
     lines.append(blkiomon.__version__)
