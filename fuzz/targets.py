@@ -22,7 +22,6 @@ from intervals import use_all
 from reference import Reference
 
 import blkiomon
-from blkiomon import to_bytes
 from blkiomon._core import Engine
 from blkiomon.commands import decode as stats_decoder
 from blkiomon.commands.report.collect import ReportError, collect
@@ -31,7 +30,7 @@ from blkiomon.engine import layout
 from blkiomon.errors import IntervalError, StatsError, TraceError
 from blkiomon.formats import stats_file
 from blkiomon.formats.binary_codec import CRC_BYTES, MAGIC, VERSION
-from blkiomon.interval.value import Interval, join
+from blkiomon.interval.value import Interval
 from blkiomon.sources.merger import Merger
 
 OPTIONS = 16
@@ -200,11 +199,6 @@ def engine(data: memoryview) -> int:
     for name, a, b in zip(Outcome._fields, expected, got):
         assert a == b, f"{name} differs:\n{a}\n{b}"
     fed = 2
-    if options.of(14, range(8)) == 7:
-        n_shards = 2 + options.of(13, range(3))
-        shared(limits, n_shards, expected, cuts, stream, ends, until_step)
-        fed += n_shards
-
     balance(expected, cuts, stream)
     adds_up(split, got, limits, keep)
     for cut in cuts:
@@ -218,28 +212,6 @@ def engine(data: memoryview) -> int:
 def all_at_once() -> Iterator[int]:
     """Sizes of pieces of which there is never more than one."""
     return iter(lambda: MOST_BYTES * 64, 0)
-
-
-def shared(
-    limits: dict[str, Any],
-    n_shards: int,
-    told: Outcome,
-    cuts: list[Any],
-    stream: bytes,
-    ends: list[int],
-    until_step: int,
-) -> None:
-    """Several engines, each of which accounts its share of the keys, make the same of it."""
-    parts = []
-    for k in range(n_shards):
-        shard = Engine(**limits, shard=(k, n_shards))
-        its, its_cuts = outcome(shard, stream, ends, all_at_once(), until_step)
-        parts.append(its_cuts)
-        for name, a, b in zip(Outcome._fields[1:], told[1:], its[1:]):
-            assert a == b, f"{name} differs in shard {k}:\n{a}\n{b}"
-    for cut, *its_parts in zip(cuts, *parts):
-        joined = join([as_interval(part) for part in its_parts])
-        assert to_bytes(joined) == to_bytes(as_interval(cut))
 
 
 def balance(told: Outcome, cuts: list[Any], stream: bytes) -> None:

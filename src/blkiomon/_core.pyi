@@ -40,11 +40,6 @@ class Engine:
             counted as ``over_limit`` and otherwise ignored. At a cut, if more than half of
             them are known, those that have had no request since the last cut, and of which
             nothing is pending, make room. Devices that are named in ``devices`` always count.
-        shard: (k, n): account only the requests of the k-th of n shares of the keys, 0 <= k < n
-            <= 1024. All records are read and paired nevertheless: counters, requests in flight
-            and processes are those of the whole stream in each of the n, and the rows and bins of
-            all n together are those of one that accounts everything. What is kept or collected
-            is not shared. See ``interval.join``.
         hash_seed: for tests, 0 to 2^128-1: hash with this instead of what nobody can know.
             Results do not depend on it.
         spill_every: for tests, 1 to 2^31: histograms count in 32 bits, and are moved to 64 when
@@ -71,7 +66,6 @@ class Engine:
         from_ns: int = 0,
         threads: int = 1,
         max_devices: int = 65_536,
-        shard: tuple[int, int] = (0, 1),
         hash_seed: int | None = None,
         spill_every: int = 2147483648,
         set_aside_from: int = 65536,

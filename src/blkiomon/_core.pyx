@@ -125,7 +125,7 @@ cdef class Engine:
         self, *, max_pending=1_000_000, max_age_ns=600 * 10**9,
         keep_details=False, keep_driver_data=False, keep_records=False, keep_requests=False,
         as_original=False, resync=False, devices=(), from_ns=0, threads=1, max_devices=65_536,
-        shard=(0, 1), hash_seed=None, spill_every=1 << 31, set_aside_from=1 << 16,
+        hash_seed=None, spill_every=1 << 31, set_aside_from=1 << 16,
     ):
         if not 1 <= max_pending <= 1 << 32:
             raise ValueError(f"max_pending must be from 1 to 2^32, not {max_pending}")
@@ -137,8 +137,6 @@ cdef class Engine:
             raise ValueError(f"threads must be at least 1, not {threads}")
         if not 1 <= max_devices <= MOST_DEVICES:
             raise ValueError(f"max_devices must be from 1 to 2^22-1, not {max_devices}")
-        if not 0 <= shard[0] < shard[1] <= MOST_SHARDS:
-            raise ValueError(f"shard must be (k, n) with 0 <= k < n <= {MOST_SHARDS}, not {shard}")
         if not 1 <= spill_every <= 1 << 31:
             raise ValueError(f"spill_every must be from 1 to 2^31, not {spill_every}")
         if not 0 <= set_aside_from < 1 << 64:
@@ -157,8 +155,7 @@ cdef class Engine:
         self.s.as_original = as_original
         self.s.first_ns = <uint64_t> -1
         self.s.oldest_ns = <uint64_t> -1
-        self.s.shard, self.s.n_shards = shard
-        self.s.follow_matches = self.s.keep_details or self.s.n_shards > 1
+        self.s.follow_matches = self.s.keep_details
         self.s.max_victims = max(1, max_pending // 16)
         self.s.seed[0] = hash_seed & <uint64_t> -1
         self.s.seed[1] = hash_seed >> 64
@@ -1005,7 +1002,7 @@ cdef class Engine:
         self._settle()
         return {
             "records": self.s.records,
-            "requests": self.s.matches + self.s.matches_of_others,
+            "requests": self.s.matches,
             "mismatches": self.s.mismatches,
             "driver_data_records": self.s.driver_data,
             "evicted": self.s.evicted,
@@ -1050,7 +1047,7 @@ cdef class Engine:
     @property
     def requests(self):
         self._settle()
-        return self.s.matches + self.s.matches_of_others
+        return self.s.matches
 
     @property
     def pending(self):

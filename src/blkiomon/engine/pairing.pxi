@@ -4,7 +4,6 @@
 # it is pending later, and where in the table it belongs. pair() takes one item after the other.
 
 cdef enum:
-    MOST_SHARDS = 1024
     MOST_CPU_BITS = 13                          # 8192 are as many as a kernel can be built for
     MOST_SEQUENCE_BITS = 27                     # sequence numbers; 512 MB
     MOST_LATE = 1 << 16                         # a record that comes later begins the numbers anew
@@ -207,20 +206,6 @@ cdef void log_match(
     release(s, p.at)
 
 
-cdef bint is_of_others(State *s, const Match *m, const Pending *p) noexcept nogil:
-    """Whether another shard accounts a match; without a branch, as nobody can predict it.
-
-    All else is the same in every shard: each one pairs all records, and what is in flight, what
-    is evicted and which devices are known does not depend on who accounts what.
-    """
-    cdef uint64_t seed = 0x9e3779b97f4a7c15     # the same for all shards, which s.seed is not
-    cdef bint others = spread(mix(p.sector ^ seed, p.key ^ seed >> 1), s.n_shards) != s.shard
-    s.matches_of_others += others
-    s.carries[m.device].ns[op_of(m.cell)] += m.d2c_ns * others  # as its account has no such row
-    s.devices[m.device].was_busy |= others
-    return others
-
-
 cdef void note_match(
     State *s, Match *m, Batch *b, int i, const Pending *p, bint pending_is_issue
 ) noexcept nogil:
@@ -230,8 +215,6 @@ cdef void note_match(
         m.q2d_ns = queue_time(s, issue.sector, issue.key, issue.time_ns)
     if s.keep_details:
         log_match(s, m, b, i, p, pending_is_issue)
-    if s.n_shards > 1:
-        b.n_matches -= is_of_others(s, m, p)
 
 
 cdef inline void settle(

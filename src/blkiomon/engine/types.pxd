@@ -344,8 +344,6 @@ cdef struct State:
     bint has_wanted                             # the user has named devices, and these are known
     bint foreign                                # byte order of the stream's payloads
     uint64_t max_devices
-    uint64_t shard                              # this one's share of the keys, of n_shards
-    uint64_t n_shards
     uint64_t pad0[8]
     # devices and their accounts: decode, prepare, account
     Device *devices                             # the first, NOBODY, is none
@@ -416,7 +414,6 @@ cdef struct State:
     uint64_t given_up                           # issues that are no longer waited for
     uint64_t unanswered                         # and those that are overdue, as of the last cut
     bint has_ended                              # the stream: what is pending stays so
-    uint64_t matches_of_others                  # that other shards account
     Victim *victims                             # heap, oldest on top: the n_victims oldest that
     uint64_t n_victims                          # are pending, and some that no longer are
     uint64_t max_victims
