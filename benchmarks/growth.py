@@ -51,7 +51,7 @@ class Sample(NamedTuple):
 
 def samples(run: Run, marks: Sequence[int], requests: int) -> list[Sample]:
     """Feed an engine until it has had so many records, and look at it at each mark."""
-    stream = streams.make(requests, run.depth, run.devices, lost_events=run.lost_events)
+    stream = streams.make(requests, run.depth, run.devices, lost=run.lost)
     data = as_bytes(stream)
     rounds = streams.repeat(stream, 1 + marks[-1] // requests)
     next(rounds)
@@ -138,7 +138,7 @@ def cells(runs: Iterator[tuple[Run, list[Sample]]]) -> Iterator[tuple[str, ...]]
         for sample in several:
             yield (
                 run.name,
-                f"{run.lost_events:.1%}",
+                f"{run.lost:.1%}",
                 bounds or "default",
                 f"{sample.records / M:.1f} M",
                 f"{sample.cost_ns:.1f}",
@@ -162,7 +162,7 @@ def report(options: Options) -> Iterator[Table | str]:
     )
     columns = (
         "stream",
-        "lost_events",
+        "lost",
         "bounds",
         "after records",
         "ns a record, since the line above",

@@ -31,7 +31,7 @@ STREAMS: dict[str, Callable[[], bytes]] = {
     "32 outstanding, 1 device": lambda: streams.make(REQUESTS, 32).tobytes(),
     "8,192 outstanding, 64 devices": lambda: streams.make(REQUESTS, 8192, 64).tobytes(),
     "foreign version 8, payloads, 1 % lost": lambda: streams.with_payloads(
-        streams.as_foreign(streams.as_version_8(streams.make(REQUESTS, 1024, 8, lost_events=0.01)))
+        streams.as_foreign(streams.as_version_8(streams.make(REQUESTS, 1024, 8, lost=0.01)))
     ),
 }
 

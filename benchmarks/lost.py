@@ -163,9 +163,7 @@ class Run:
         share: int,
     ) -> None:
         self.engine = Engine(max_age_ns=max_age_ns)
-        self._records = streams.make(
-            ROUND // share, min(depth, ROUND // share), devices, lost_events=lost
-        )
+        self._records = streams.make(ROUND // share, min(depth, ROUND // share), devices, lost=lost)
         self._rounds = streams.repeat(self._records, 1 << 30)
         self._beside = beside
         for _ in range(BEFORE // share if lost else 2):

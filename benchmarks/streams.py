@@ -59,7 +59,7 @@ def make(
     Returns:
         Shape (n,), dtype ``layout.TRACE_V7`` in host byte order; n is 2 * requests unless lost.
     """
-    parts = list(pieces(requests, depth, devices, alignment=alignment, lost_events=lost, seed=seed))
+    parts = list(pieces(requests, depth, devices, alignment=alignment, lost=lost, seed=seed))
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -147,7 +147,7 @@ def repeat(records: npt.NDArray[np.void], rounds: int) -> Iterator[npt.NDArray[n
 
 def issues_alone(requests: int) -> npt.NDArray[np.void]:
     """Requests to one device that are never completed."""
-    records = make(requests, 32, lost_events=1.0)
+    records = make(requests, 32, lost=1.0)
     records["sector"] = np.arange(requests) * 8  # no two alike
     return records
 
@@ -162,7 +162,7 @@ def losing(requests: int) -> Iterator[memoryview]:
     rounds = -(-requests // int(most * share))
     if not rounds:
         return
-    records = make(int(requests / share / rounds), 32, lost_events=share, seed=2)
+    records = make(int(requests / share / rounds), 32, lost=share, seed=2)
     records["sector"] += 8 * PLACES
     for part in repeat(records, rounds):
         yield memoryview(part).cast("B")

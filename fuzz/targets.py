@@ -44,7 +44,7 @@ MOST_RECORDS_OF_REFERENCE = 80
 """It takes a hundred times as long as the engine."""
 
 MAX_PENDING = (1, 2, 3, 7, 15, 16, 17, 64, 127, 128, 129, 1000, 1_000_000, 1_000_000)
-AT_ONCE = {"spill_every": 1, "set_aside_from": 0}
+AT_ONCE = {"spill_every": 1, "cold_table_from": 0}
 """What the engine does for many records, done for few."""
 MAX_AGE_NS = (0, 1, 1000, 10**6, 10**9, 600 * 10**9, 600 * 10**9, U64 - 1)
 # Negative: of each record before the next, so that as many are pending.
@@ -194,7 +194,9 @@ def engine(data: memoryview) -> int:
 
     whole = Engine(**limits)
     expected, cuts = outcome(whole, stream, ends, all_at_once(), until_step)
-    split = Engine(**limits, **keep, threads=2 if two_cores else 1, **AT_ONCE)
+    split = Engine(**limits, **keep, threads=2 if two_cores else 1)
+    if not filtered:
+        split._tune(**AT_ONCE)
     got, _ = outcome(split, stream, ends, options.sizes(9), until_step, wait=not two_cores)
     for name, a, b in zip(Outcome._fields, expected, got):
         assert a == b, f"{name} differs:\n{a}\n{b}"
