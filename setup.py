@@ -1,17 +1,17 @@
-"""The part of the build that pyproject.toml cannot say: the Cython extensions.
+"""Builds the Cython extensions, which pyproject.toml cannot describe.
 
 Three environment variables change how the extensions are built:
 
 BLKIOMON_DEBUG=1
-    Checks of bounds and of uninitialised memoryviews, line tracing, -Og -g,
-    assert() in C, and Cython's annotated HTML beside the C files.  Not an abi3
-    build, since line tracing needs more than the limited API.
+    Checks bounds and uninitialised memoryviews; line tracing, -Og -g, assert()
+    in C, and Cython's annotated HTML beside the C files.  Not an abi3 build, as
+    line tracing needs more than the limited API.
 BLKIOMON_COVERAGE=1
-    The release build, hardly optimised, which counts for gcov how often each
-    line of Cython ran, with the GIL or without, whatever file it is included from.
+    The release build with little optimisation.  gcov counts how often each line
+    of Cython ran, with or without the GIL, also in included files.
 BLKIOMON_SANITIZE=address,undefined
-    Compile and link with -fsanitize=...  The interpreter is not, so run it
-    with LD_PRELOAD="$(gcc -print-file-name=libasan.so)" for address.
+    Compiles and links with -fsanitize=...  The interpreter is not sanitized: run
+    it with LD_PRELOAD="$(gcc -print-file-name=libasan.so)" for address.
 
 Every combination has its own directory below build/, for Cython's C files too.
 """
@@ -28,8 +28,8 @@ DEBUG = os.environ.get("BLKIOMON_DEBUG", "0") not in ("", "0")
 COVERAGE = os.environ.get("BLKIOMON_COVERAGE", "0") not in ("", "0")
 SANITIZE = [name for name in os.environ.get("BLKIOMON_SANITIZE", "").split(",") if name]
 
-# One wheel for CPython 3.11 and later; 3.11 is the first whose limited API has
-# the buffer protocol.  Free-threaded builds have no limited API.
+# One wheel for CPython 3.11 and later: the limited API has the buffer protocol
+# since 3.11.  Free-threaded builds have no limited API.
 ABI3 = (
     not DEBUG
     and platform.python_implementation() == "CPython"
@@ -39,17 +39,17 @@ ABI3 = (
 VARIANT = "-".join(["debug" if DEBUG else "release", *["coverage"] * COVERAGE, *SANITIZE])
 BUILD_BASE = Path("build", VARIANT)
 
-# A line such as "# cython: boundscheck=False" in a source file wins over these.
-# wraparound stays off in debug builds: there a negative index is then an error.
-# No overflowcheck: what it adds to nogil code raises without the GIL and crashes
-# (Cython 3.3); BLKIOMON_SANITIZE=undefined finds signed overflow.  No nonecheck:
-# it refuses to compile "self.x += 1" in nogil code.
+# A line such as "# cython: boundscheck=False" in a source file overrides these.
+# wraparound stays off in debug builds, so that a negative index is an error.
+# No overflowcheck: in nogil code it raises without the GIL and crashes (Cython
+# 3.3); BLKIOMON_SANITIZE=undefined finds signed overflow.  No nonecheck: with it,
+# "self.x += 1" in nogil code does not compile.
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": DEBUG,
     "cdivision": True,
-    # Else a free-threaded CPython turns its lock on again, and says so on standard error.  One
-    # thread owns an engine, with or without the lock, which feed() gives up anyway.
+    # Without this, a free-threaded CPython turns the GIL on again, with a warning. Engine and
+    # Merger let in one thread at a time with an atomic exchange; sysv has no state.
     "freethreading_compatible": True,
     "initializedcheck": DEBUG,
     "linetrace": DEBUG,
@@ -57,8 +57,8 @@ DIRECTIVES = {
 }
 
 MACROS: list[tuple[str, str | None]] = []
-# No SLP: it gathers into a vector what is stored a moment later, in twice the instructions. And
-# what is to be inline is, whatever its size: pair_items() is one for each kind of batch.
+# SLP vectorisation doubles the instruction count here. Inline functions are always inlined,
+# whatever their size: pair_items() is specialised for each kind of batch.
 COMPILE_ARGS = [
     "-O3",
     "-fno-tree-slp-vectorize",
@@ -88,10 +88,9 @@ if SANITIZE:
 class BuildExt(build_ext):
     """Runs Cython only when extensions are built, with the C files in build/.
 
-    Cython and setuptools compare the times of files, which says nothing of
-    other options or of a build that was cut short.  So a stamp is written when
-    a build has succeeded; where it is missing or older than the files that hold
-    the options, everything is built anew.
+    Cython and setuptools compare the times of files, and so miss changed options
+    and interrupted builds.  Therefore a successful build writes a stamp; if it is
+    missing or older than the files with the options, everything is rebuilt.
     """
 
     def run(self) -> None:

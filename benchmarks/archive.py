@@ -14,10 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks import streams
-from benchmarks.engine import as_bytes, feed
+from benchmarks.engine import as_bytes
 from benchmarks.report import Options, Table
 from blkiomon import to_dict
-from blkiomon._core import Engine
 from blkiomon.commands.archive import options, summarize
 from blkiomon.commands.archive.summary import Summary
 from blkiomon.commands.archive.traces import find
@@ -55,7 +54,6 @@ def spread(
     pattern: str,
     dataset: Path | None,
     workers: int,
-    shards: int = 1,
     interval_s: float = INTERVAL_S,
 ) -> Run:
     """By so many processes of this machine, or by this one alone."""
@@ -64,7 +62,6 @@ def spread(
         pattern,
         interval=interval_s,
         workers=workers,
-        shards=shards,
         dataset=None if dataset is None else str(dataset),
     )
     return Run(summary, time.perf_counter() - begin_s, _cpu_s() - begin_cpu_s)
@@ -108,37 +105,6 @@ def _row(into: str, who: str, run: Run, n_bytes: int, single: Run | None = None)
         f"{run.cpu_s / traces * 1e3:.1f}",
         "" if single is None else f"{(run.cpu_s - single.cpu_s) / traces * 1e3:.1f}",
     )
-
-
-# --- one huge trace -------------------------------------------------------------------------------
-
-SHARED_REQUESTS = 2_000_000
-SHARED_ROUNDS = 8
-
-
-def shared(requests: int) -> Iterator[tuple[str, ...]]:
-    """What its records cost each of several that share it, and how long two take."""
-    for depth, devices in ((32, 1), (8192, 64)):
-        stream = streams.make(requests, depth, devices)
-        costs = []
-        for shards in (1, 2, 4, 8):
-            spent_ns = [
-                feed(Engine(shard=(0, shards)), as_bytes(stream)) / len(stream) for _ in range(5)
-            ]
-            costs.append(min(spent_ns))
-        with tempfile.TemporaryDirectory() as name:
-            trace = Path(name) / "host" / "sda.bin"
-            trace.parent.mkdir()
-            with trace.open("wb") as file:
-                for records in streams.repeat(stream, SHARED_ROUNDS):
-                    records.tofile(file)
-            runs = [spread(str(trace), None, 2, shards, 60.0) for shards in (1, 2)]
-        assert to_dict(runs[0].summary) == to_dict(runs[1].summary)
-        yield (
-            f"{depth:,} outstanding, {devices:,} device{'s' * (devices > 1)}",
-            *(f"{cost:.1f}" for cost in costs),
-            *(f"{run.summary.records / 1e6 / run.spent_s:.1f}" for run in runs),
-        )
 
 
 # --- a day of a host ------------------------------------------------------------------------------
@@ -201,17 +167,6 @@ def report(choice: Options) -> Iterator[Table | str]:
             *("CPU ms a trace", "more than one process"),
         ),
         rows(traces),
-    )
-    requests = SHARED_REQUESTS // (20 if choice.quick else 1)
-    yield Table(
-        f"One trace of {SHARED_ROUNDS * 2 * requests:,} records that is shared by key",
-        (
-            "stream",
-            *(f"engine, one shard of {n}: CPU ns a record" for n in (1, 2, 4, 8)),
-            "M records a second by one worker",
-            "shared by two",
-        ),
-        shared(requests),
     )
     requests = DAY_REQUESTS // (20 if choice.quick else 1)
     yield Table(

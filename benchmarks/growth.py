@@ -162,7 +162,7 @@ def report(options: Options) -> Iterator[Table | str]:
     )
     columns = (
         "stream",
-        "lost_events",
+        "lost",
         "bounds",
         "after records",
         "ns a record, since the line above",

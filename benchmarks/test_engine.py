@@ -32,7 +32,7 @@ def test_feed_of_another_form(benchmark: Any, change: Callable[[Any], Any]) -> N
     assert benchmark(feed, data).counters()["requests"] == 500_000
 
 
-@pytest.mark.parametrize("lost_events", [0.01, 0.1])
+@pytest.mark.parametrize("lost", [0.01, 0.1])
 def test_feed_with_losses(benchmark: Any, lost: float) -> None:
     data = as_bytes(streams.make(500_000, 8192, 64, lost=lost))
     assert benchmark(feed, data).pending == pytest.approx(500_000 * lost, rel=0.1)

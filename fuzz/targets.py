@@ -22,7 +22,6 @@ from intervals import use_all
 from reference import Reference
 
 import blkiomon
-from blkiomon import to_bytes
 from blkiomon._core import Engine
 from blkiomon.commands import decode as stats_decoder
 from blkiomon.commands.report.collect import ReportError, collect
@@ -31,7 +30,7 @@ from blkiomon.engine import layout
 from blkiomon.errors import IntervalError, StatsError, TraceError
 from blkiomon.formats import stats_file
 from blkiomon.formats.binary_codec import CRC_BYTES, MAGIC, VERSION
-from blkiomon.interval.value import Interval, join
+from blkiomon.interval.value import Interval
 from blkiomon.sources.merger import Merger
 
 OPTIONS = 16
@@ -45,7 +44,7 @@ MOST_RECORDS_OF_REFERENCE = 80
 """It takes a hundred times as long as the engine."""
 
 MAX_PENDING = (1, 2, 3, 7, 15, 16, 17, 64, 127, 128, 129, 1000, 1_000_000, 1_000_000)
-AT_ONCE = {"spill_every": 1, "set_aside_from": 0}
+AT_ONCE = {"spill_every": 1, "cold_table_from": 0}
 """What the engine does for many records, done for few."""
 MAX_AGE_NS = (0, 1, 1000, 10**6, 10**9, 600 * 10**9, 600 * 10**9, U64 - 1)
 # Negative: of each record before the next, so that as many are pending.
@@ -195,16 +194,13 @@ def engine(data: memoryview) -> int:
 
     whole = Engine(**limits)
     expected, cuts = outcome(whole, stream, ends, all_at_once(), until_step)
-    split = Engine(**limits, **keep, threads=2 if two_cores else 1, **AT_ONCE)
+    split = Engine(**limits, **keep, threads=2 if two_cores else 1)
+    if not filtered:
+        split._tune(**AT_ONCE)
     got, _ = outcome(split, stream, ends, options.sizes(9), until_step, wait=not two_cores)
     for name, a, b in zip(Outcome._fields, expected, got):
         assert a == b, f"{name} differs:\n{a}\n{b}"
     fed = 2
-    if options.of(14, range(8)) == 7:
-        n_shards = 2 + options.of(13, range(3))
-        shared(limits, n_shards, expected, cuts, stream, ends, until_step)
-        fed += n_shards
-
     balance(expected, cuts, stream)
     adds_up(split, got, limits, keep)
     for cut in cuts:
@@ -218,28 +214,6 @@ def engine(data: memoryview) -> int:
 def all_at_once() -> Iterator[int]:
     """Sizes of pieces of which there is never more than one."""
     return iter(lambda: MOST_BYTES * 64, 0)
-
-
-def shared(
-    limits: dict[str, Any],
-    n_shards: int,
-    told: Outcome,
-    cuts: list[Any],
-    stream: bytes,
-    ends: list[int],
-    until_step: int,
-) -> None:
-    """Several engines, each of which accounts its share of the keys, make the same of it."""
-    parts = []
-    for k in range(n_shards):
-        shard = Engine(**limits, shard=(k, n_shards))
-        its, its_cuts = outcome(shard, stream, ends, all_at_once(), until_step)
-        parts.append(its_cuts)
-        for name, a, b in zip(Outcome._fields[1:], told[1:], its[1:]):
-            assert a == b, f"{name} differs in shard {k}:\n{a}\n{b}"
-    for cut, *its_parts in zip(cuts, *parts):
-        joined = join([as_interval(part) for part in its_parts])
-        assert to_bytes(joined) == to_bytes(as_interval(cut))
 
 
 def balance(told: Outcome, cuts: list[Any], stream: bytes) -> None:

@@ -1,7 +1,7 @@
 """Slow, obvious reference of requests in flight and of completions without an issue.
 
 Beside the reference of pairing, it keeps a list of spans: each issue that becomes pending begins
-one, and it ends when the request is completed, given back or given up.
+one, and it ends when the request is completed, requeued or given up.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Span:
 
 
 class InFlight(Reference):
-    """The reference, which follows what is in flight as well."""
+    """The reference of pairing, with requests in flight."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -129,7 +129,7 @@ def union(parts: list[tuple[int, int]]) -> int:
 
 
 def loads_of(cut: Any) -> dict[LoadKey, Figures]:
-    """The same of what the engine handed out."""
+    """The same of an engine's snapshot."""
     return {
         (int(x["device"]), int(x["op"])): (
             *(int(x[name]) for name in ("in_flight", "max_in_flight", "oldest_ns", "busy_ns")),

@@ -496,8 +496,6 @@ def test_option_out_of_range_is_told_at_once(traces: Path) -> None:
         summarize(SOURCES, interval=-1, workers=0)
     with pytest.raises(ValueError, match="workers must be 0 or more, not -1"):
         summarize(SOURCES, workers=-1)
-    with pytest.raises(ValueError, match="shard"):
-        summarize(SOURCES, shards=0, workers=0)
     with pytest.raises(ValueError, match="pattern of a host"):
         summarize(SOURCES, host="*/x", workers=0)
 
@@ -643,88 +641,6 @@ def test_file_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
 # --- elsewhere -----------------------------------------------------------------------------------
 
 
-# --- a trace that is shared among workers ---------------------------------------------------------
-
-
-@pytest.fixture
-def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, int]]]:
-    """Which shards of which traces have been read."""
-    told: list[tuple[str, int, int]] = []
-    read = work._read
-
-    def spy(trace: Any, options: Any, add: Any, shard: tuple[int, int] = (0, 1)) -> Any:
-        if shard[1] > 1:
-            told.append((Path(trace.name).name, *shard))
-        return read(trace, options, add, shard)
-
-    monkeypatch.setattr("blkiomon.commands.archive.work._read", spy)
-    yield told
-
-
-@pytest.mark.parametrize("source", ["web1/a.bin", "web2/b.gz", "db/sda", "db/late.bin"])
-def test_shared_trace_is_as_one_that_is_not(
-    traces: Path, shared: list[tuple[str, int, int]], source: str
-) -> None:
-    one = archived(f"traces/{source}")
-    assert not shared
-    three = archived(f"traces/{source}", dataset="three", shards=3)
-    assert sorted(shared) == [(Path(source).name, k, 3) for k in range(3)]
-    assert same(one, three)
-    assert whole_dataset(Path("ds")) == whole_dataset(Path("three"))
-    without = archived(f"traces/{source}", dataset=None, shards=2)
-    assert same(one, without)
-    shared.clear()
-    assert archived(f"traces/{source}", dataset="three", shards=2).resumed == 1
-    assert archived(f"traces/{source}", dataset="three").resumed == 1
-
-
-def test_only_what_is_larger_than_its_share_is_shared(
-    traces: Path, shared: list[tuple[str, int, int]]
-) -> None:
-    """Of 3 traces and 2 workers, one is shared if it is more than half."""
-    os.truncate(traces / "web1" / "a.bin", 48 * 9000)
-    for name in ("x", "y"):
-        (traces / "web1" / f"{name}.bin").write_bytes(PHASES[: 48 * 4000])
-    archived("traces/web1/*", dataset=None, shards=2)
-    assert sorted(shared) == [("a.bin", 0, 2), ("a.bin", 1, 2)]
-    shared.clear()
-    os.truncate(traces / "web1" / "a.bin", 48 * 8000)
-    archived("traces/web1/*", dataset=None, shards=2)
-    assert not shared
-
-
-def test_damaged_trace_that_is_shared_counts_as_far_as_it_goes(traces: Path) -> None:
-    os.truncate(traces / "web1" / "a.bin", 48 * 9000 + 5)
-    one = archived("traces/web1/a.bin")
-    two = archived("traces/web1/a.bin", dataset="two", shards=2)
-    assert "5 bytes into a record" in two.failures[0].error and two.failures[0].records == 9000
-    assert same(one, two)
-    assert whole_dataset(Path("ds")) == whole_dataset(Path("two"))
-
-
-def test_trace_that_changes_while_its_shards_are_read_is_told(
-    traces: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = work._read
-    turn = threading.Lock()
-
-    def shorten(*arguments: Any) -> Any:
-        with turn:
-            result = read(*arguments)
-            os.truncate(traces / "web1" / "a.bin", 48 * 9000)
-            return result
-
-    with monkeypatch.context() as patched:
-        patched.setattr("blkiomon.commands.archive.work._read", shorten)
-        summary = archived("traces/web1/a.bin", shards=2)
-    assert [f.error for f in summary.failures] == [
-        f"{traces}/web1/a.bin has changed while it was read"
-    ]
-    again = archived("traces/web1/a.bin", shards=2)
-    assert (again.resumed, again.failures, again.records) == (0, (), 9000)
-    assert not list(Path("ds/_shards").iterdir())
-
-
 @pytest.fixture
 def memory() -> Iterator[Any]:
     fs = fsspec.filesystem("memory")
@@ -750,7 +666,7 @@ def test_traces_and_dataset_may_be_in_an_object_store(
     assert [d for d in data if d is not None] == mine
     assert not [name for name in memory.find("/ds") if ".part" in name]
     # From local ones, as a file of the memory has one position, whoever reads it.
-    assert same(first, archived(dataset="memory://shared", shards=20))
+    assert same(first, archived(dataset="memory://shared"))
     found = [name for name in memory.find("/shared") if not name.endswith(".json")]
     assert {n.removeprefix("/shared/"): memory.cat_file(n) for n in found} == whole_dataset(
         Path("ds")
@@ -828,7 +744,6 @@ def test_help_is_printed(capfd: Capture) -> None:
         (["-o", "", "x"], "dataset's name is missing"),
         (["-o", "ds"], "which traces"),
         (["-o", "ds", "-I", "0", "x"], "--interval takes"),
-        (["-o", "ds", "--shards", "0", "x"], "--shards takes"),
         (["-o", "ds", "--workers", "-1", "x"], "--workers takes"),
         (["-o", "ds", "--workers", "1025", "x"], "--workers takes"),
         (["-o", "ds", "--workers", "2", "--scheduler", "tcp://x:1", "x"], "--workers are of this"),
@@ -969,7 +884,6 @@ def test_scheduler_without_workers_is_told(traces: Path, monkeypatch: pytest.Mon
     ("arguments", "rooms"),
     [
         ({}, [1, 3, 4]),
-        ({"shards": 2}, [2, 4, 4]),
         ({"workers": 2}, [1, 2, 2]),
         ({"workers": 6}, [1, 3, 6]),
     ],

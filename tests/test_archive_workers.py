@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import forked
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from runner import until
@@ -32,7 +31,6 @@ from blkiomon.commands.archive.pool import Pool
 from blkiomon.commands.archive.summary import Gathered
 from blkiomon.commands.archive.traces import find
 from blkiomon.commands.archive.work import archive
-from blkiomon.engine import layout
 
 DATA = Path(__file__).parent / "data"
 HOSTS = 10
@@ -167,32 +165,6 @@ def test_two_workers_and_then_one_make_what_one_process_makes(
     assert stored == [to_bytes(interval) for interval in read]
 
 
-def test_worker_that_is_killed_over_its_shard_makes_no_difference(
-    traces: Path, cluster: Cluster, tmp_path: Path
-) -> None:
-    """One trace, six times as long, for two workers; with one left, both shards are its."""
-    data = (DATA / "loop-multi-dc.bin").read_bytes()
-    for path in traces.glob("*/*"):
-        path.unlink()
-    (traces / "h1" / "sda.bin").write_bytes(b"".join(later(data, k) for k in range(6)))
-    expected = alone(traces, tmp_path / "alone")
-    dataset = tmp_path / "ds"
-    arguments = [
-        *("archive", "-o", str(dataset), "-I", str(INTERVAL_S)),
-        *("--json", "--shards", "2", "--scheduler", cluster.address, f"{traces}/*/*.bin"),
-    ]
-    with forked.Process(arguments) as running:
-        shards = dataset / "_shards"
-        until(lambda: len(list(shards.glob(".*.part"))) == 2, "both workers to have begun")
-        os.kill(cluster.workers[0].pid, signal.SIGKILL)
-        assert not list(shards.glob("*0of2")), "it was too late to kill a worker"
-        out, err = running.communicate()
-    assert (running.returncode, without_warning(err)) == (0, [])
-    assert known(json.loads(out)) == expected
-    assert files(dataset) == files(tmp_path / "alone")
-    assert not list(shards.iterdir())
-
-
 def without_warning(complaints: bytes) -> list[str]:
     """The lines of it, but for what root is told first, and once."""
     lines = complaints.decode().splitlines()
@@ -204,13 +176,6 @@ def without_warning(complaints: bytes) -> list[str]:
         )
     assert not any("as root" in line for line in lines)
     return lines
-
-
-def later(data: bytes, k: int) -> bytes:
-    """The records of a trace, k times as late as it is long."""
-    records = np.frombuffer(data, layout.TRACE_V7).copy()
-    records["time"] += k * (records["time"].max() - records["time"].min() + 1)
-    return records.tobytes()
 
 
 def test_scheduler_that_is_killed_ends_the_run(cluster: Cluster, tmp_path: Path) -> None:
@@ -446,19 +411,6 @@ def test_workers_go_on_where_an_earlier_run_was(traces: Path, tmp_path: Path) ->
     summary = json.loads(result.stdout)
     assert summary["resumed"] == 3
     assert known(summary) == expected
-
-
-def test_shards_are_joined_by_workers_as_well(traces: Path, tmp_path: Path) -> None:
-    one = summarize(f"{traces}/h[14]/*", interval=INTERVAL_S, workers=0, dataset=f"{tmp_path}/a")
-    two = summarize(
-        f"{traces}/h[14]/*",
-        interval=INTERVAL_S,
-        workers=2,
-        shards=2,
-        dataset=f"{tmp_path}/b",
-    )
-    assert one.to_dict() == two.to_dict()
-    assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
 # --- TLS ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The engine against the slow reference, on everything that can be said of a stream."""
+"""The engine against the slow reference: all results, on generated and damaged streams."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ import streams
 import tracewriter as tw
 from reference import Reference, Trace
 from tracewriter import complete, encode, issue
+from tuned import tuned
 
-from blkiomon._core import Engine
+from blkiomon._core import Engine, _read_structs
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.errors import TraceError
@@ -77,17 +78,17 @@ def op_counts(rows: Any) -> Counter[tuple[int, str]]:
 
 
 def tables(cut: Snapshot) -> dict[str, bytes]:
-    """Everything that was handed out."""
+    """All arrays of a snapshot, as bytes."""
     return {f.name: getattr(cut, f.name).tobytes() for f in fields(cut)}
 
 
 def check_interval(cut: Any, expected: list[Any]) -> None:
-    """What the engine handed out is what the reference says, device by device."""
+    """Compare a snapshot with the reference, device by device."""
     rows, d2c_bins, size_bins = cut.rows, cut.d2c_bins, cut.size_bins
     assert op_counts(rows) == Counter(
         (s.device, match.op) for s in expected for match in s.requests
     )
-    # Devices in order of their first match; the reference lists them the other way round.
+    # Devices in order of their first match; the reference lists them in reverse.
     assert list(dict.fromkeys(rows["device"].tolist())) == [s.device for s in reversed(expected)]
     for s in expected:
         ours = rows[rows["device"] == s.device]
@@ -132,16 +133,16 @@ def compare(
     max_age_ns: int = NEVER_NS,
     resync: bool = False,
     cuts: int = 2,
-    set_aside_from: int = 1 << 16,
+    cold_table_from: int = 1 << 16,
 ) -> Engine:
-    """Feed both, cut both at the same places, compare everything."""
-    engine = Engine(
+    """Feed both, take snapshots at the same places, compare everything."""
+    engine = tuned(
         max_pending=max_pending,
         max_age_ns=max_age_ns,
         keep_details=True,
         keep_driver_data=True,
         resync=resync,
-        set_aside_from=set_aside_from,
+        cold_table_from=cold_table_from,
     )
     reference = Reference(max_pending, max_age_ns, resync=resync)
     driver = b""
@@ -205,7 +206,7 @@ def test_engine_equals_reference_on_generated_streams(block: int) -> None:
 
 QUIRKS = {**quirks.CASES, **quirks.BROKEN}
 LONG = "histogram_count_of_seven_columns"
-"""About how a figure is printed, for which test_identity and test_reference have it."""
+"""About how a figure is printed: test_identity and test_reference test it."""
 
 
 @pytest.mark.parametrize("name", sorted(QUIRKS.keys() - {LONG}))
@@ -222,8 +223,8 @@ def test_eviction_by_number_equals_reference(block: int) -> None:
 
 
 @pytest.mark.parametrize("max_pending", [16, 33, 64, 100])
-def test_eviction_of_what_comes_in_backwards_equals_reference(max_pending: int) -> None:
-    # Completions make room for issues that are older than all that has been chosen to go.
+def test_eviction_of_issues_in_backward_order_equals_reference(max_pending: int) -> None:
+    # Completions make room for issues that are older than all eviction candidates.
     rng = random.Random(f"backwards {max_pending}")
     records = []
     for n in range(20 * max_pending):
@@ -250,7 +251,7 @@ BEGINS = re.compile(rb"[\x07\x08]tae|eat[\x07\x08]")
 
 
 def damaged(stream: streams.Stream, rng: random.Random) -> bytes:
-    """The stream with garbage and marks thrown in, and bytes taken out.
+    """The stream with garbage and marks inserted, and bytes removed.
 
     At random places, half of which are where a record begins, as a mark would stand.
     """
@@ -294,7 +295,7 @@ def test_damaged_streams_equal_reference(block: int, resync: bool) -> None:
         compare(data, rng, resync=resync)
 
 
-def test_sweep_every_2_to_the_20_records_evicts_what_is_too_old() -> None:
+def test_old_records_are_evicted_every_2_to_the_20_records() -> None:
     # An issue, a completion of another one long after, and a million records of another kind.
     other = encode([tw.notify_process(0, 1, "x", size=1)])
     engine = Engine(max_age_ns=10**6)
@@ -356,14 +357,14 @@ def test_latencies_at_every_limit_are_in_the_original_s_bucket_and_in_our_bin() 
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_histograms_that_were_moved_to_64_bits_are_the_same(threads: int) -> None:
+def test_spilled_histograms_are_the_same(threads: int) -> None:
     rng = np.random.default_rng(5)
     pairs = np.frombuffer(encode([issue(0, 8, 0), complete(0, 8, 0)]), layout.TRACE_V7)
     data = np.tile(pairs, 1 << 16)
     steps = rng.integers(1, 1 << rng.integers(5, 22, len(data)))
     data["time"] = np.cumsum(steps)
     data["bytes"] = np.repeat(rng.integers(0, 300, len(data) // 2) * 512, 2)
-    engines = [Engine(spill_every=every, threads=threads) for every in (1, 5000, 2**31)]
+    engines = [tuned(spill_every=every, threads=threads) for every in (1, 5000, 2**31)]
     half = data.nbytes // 2
     for part in (data.tobytes()[:half], data.tobytes()[half:]):
         for engine in engines:
@@ -428,7 +429,7 @@ def test_foreign_byte_order_equals_native() -> None:
         assert one.leftovers().tobytes() == other.leftovers().tobytes()
 
 
-def test_zone_append_event_without_complete_bit_is_no_completion() -> None:
+def test_zone_append_event_without_complete_bit_does_not_complete() -> None:
     # A version-8 zone append has the low word of a completion (8).
     append = tw.Record(5000, 1, 4096, tw.act(tw.ZONE_APPEND | tw.WRITE | tw.FS, 8), 8 << 20)
     engine = Engine()
@@ -437,7 +438,7 @@ def test_zone_append_event_without_complete_bit_is_no_completion() -> None:
     assert engine.pending == 1
 
 
-def test_shuffled_version_8_record_of_the_tracer_is_recognised() -> None:
+def test_version_8_record_with_version_7_magic_is_recognised() -> None:
     engine = Engine()
     engine.feed(encode([issue(1, 1, 1)]))
     record = issue(1000, 8, 4096, tw.READ | tw.FS, 8 << 20 | 16, pid=4711, cpu=1)
@@ -502,7 +503,7 @@ def test_skips_are_reported_with_their_offsets() -> None:
 @pytest.mark.parametrize(
     "short", ["garbage", "CPU:1", "CPU:1 [LOST 3", MAGIC_V7, MAGIC_V7 + "x" * 20]
 )
-def test_mark_behind_what_ends_too_early_to_be_told_is_counted(short: str) -> None:
+def test_mark_behind_an_incomplete_record_or_mark_is_counted(short: str) -> None:
     data = encode([issue(1, 1, 1)]) + b"?" + short.encode("latin-1") + tw.lost_mark(1, 5) + b"C"
     engine = Engine(resync=True)
     engine.feed(data)
@@ -517,8 +518,7 @@ def test_mark_behind_what_ends_too_early_to_be_told_is_counted(short: str) -> No
     "limits",
     [
         *({"max_pending": 0}, {"max_pending": 2**33}, {"max_age_ns": -1}, {"max_age_ns": 2**64}),
-        *({"spill_every": 0}, {"spill_every": 2**31 + 1}),
-        *({"set_aside_from": -1}, {"set_aside_from": 2**64}),
+        *({"from_ns": -1}, {"from_ns": 2**64}, {"max_devices": 0}, {"max_devices": 2**22}),
     ],
 )
 def test_limits_out_of_range_are_refused(limits: dict[str, int]) -> None:
@@ -526,7 +526,7 @@ def test_limits_out_of_range_are_refused(limits: dict[str, int]) -> None:
         Engine(**limits)  # type: ignore[arg-type]
 
 
-def test_fixed_seed_of_the_hash_is_not_needed_for_equal_results() -> None:
+def test_results_do_not_depend_on_the_random_hash_seed() -> None:
     data = streams.generate(7, avoid="nothing", count=3000).data
     results = []
     for _ in range(3):
@@ -551,8 +551,52 @@ def test_records_are_handed_out_as_a_structured_array(seed: int) -> None:
     ]
 
 
-def test_structs_are_their_numpy_twins() -> None:
-    from blkiomon._core import _struct_sizes
+def as_c_reads(value: Any) -> Any:
+    """A numpy element as Cython converts a struct: 128-bit numbers, pads and records by name."""
+    if value.dtype.names:
+        return {name: as_c_reads(value[name]) for name in value.dtype.names}
+    if value.dtype.kind == "V":
+        return value.tobytes()
+    if value.shape == (2,):
+        return int(value[0]) | int(value[1]) << 64
+    return value.tolist()
 
-    for name, size in _struct_sizes().items():
-        assert getattr(layout, name).itemsize == size, name
+
+STRUCTS = _read_structs(random.Random("structs").randbytes(1024).replace(b"\0", b"x"))
+
+
+@pytest.mark.parametrize("name", sorted(STRUCTS))
+def test_struct_and_dtype_have_the_same_fields_at_the_same_offsets(name: str) -> None:
+    data = random.Random("structs").randbytes(1024).replace(b"\0", b"x")
+    dtype = getattr(layout, name)
+    size, as_struct = STRUCTS[name]
+    assert dtype.itemsize == size
+    as_dtype = as_c_reads(np.frombuffer(data, dtype, 1)[0])
+    if name == "LOAD":  # not a number of C, but two
+        low_high = as_struct["in_flight_ns"]
+        as_struct = as_struct | {"in_flight_ns": low_high[0] | low_high[1] << 64}
+    assert list(as_struct) == list(as_dtype)
+    assert as_struct == as_dtype
+
+
+def test_engine_is_ready_without_init_and_cannot_be_initialised_again() -> None:
+    engine = Engine.__new__(Engine)
+    data = encode([issue(1, 8, 512), complete(5001, 8, 512)])
+    assert engine.feed(b"") == 0
+    engine.feed(data[:50])
+    engine.__init__(max_pending=1)  # type: ignore[misc]
+    engine.feed(data[50:])
+    assert (engine.requests, engine.pending) == (1, 0)
+    assert engine.snapshot().rows["d2c_ns"]["max"].tolist() == [5000]
+
+
+def test_engine_that_was_used_cannot_be_tuned() -> None:
+    engine = Engine()
+    engine.feed(encode([issue(1, 8, 512)]))
+    with pytest.raises(ValueError, match="cannot be tuned"):
+        engine._tune(hash_seed=1)
+
+
+def test_engine_cannot_be_subclassed() -> None:
+    with pytest.raises(TypeError, match="not an acceptable base type"):
+        type("Ours", (Engine,), {})

@@ -1,4 +1,4 @@
-"""Which lines of Cython ran, as told by the C that was made of them."""
+"""Which lines of Cython ran, computed from gcov's counts of the generated C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COMMENT = """\
 
 
 def counted(source: str, **ran: int) -> list[tuple[str, int, int]]:
-    """``ran`` tells how often the line ran that has that text."""
+    """``ran``: how often the line with that text ran."""
     numbers = {
         text: n for n, line in enumerate(source.splitlines(), 1) for text in ran if text in line
     }
@@ -27,21 +27,21 @@ def test_line_ran_as_often_as_the_first_c_it_was_made_into() -> None:
     ]
 
 
-def test_line_did_not_run_because_other_ways_pass_behind_it() -> None:
+def test_line_did_not_run_if_only_the_label_behind_it_did() -> None:
     source = COMMENT.format(7) + "  /*else*/ {\n    evict();\n  }\n  __pyx_L10:;\n  decref();\n"
     assert counted(source, evict=0, __pyx_L10=9, decref=9) == [
         ("src/blkiomon/engine/pairing.pxi", 7, 0)
     ]
 
 
-def test_label_in_front_of_a_line_is_none_of_it() -> None:
+def test_label_before_a_line_does_not_count() -> None:
     source = COMMENT.format(7) + "  __pyx_L3_except:;\n  handle();\n"
     assert counted(source, __pyx_L3_except=4, handle=0) == [
         ("src/blkiomon/engine/pairing.pxi", 7, 0)
     ]
 
 
-def test_c_that_no_line_was_made_into_counts_for_none() -> None:
+def test_c_without_a_cython_line_does_not_count() -> None:
     section = "/* #### Code section: utility_code_def ### */\n  helper();\n"
     others = (
         COMMENT.format(7).replace("src/blkiomon/engine/pairing.pxi", "View.MemoryView")

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from reference import Reference
 from sanitizers import unsanitized
 from tracewriter import Record, complete, encode, issue, replace
+from tuned import tuned
 
 from blkiomon import from_dict, to_dict
 from blkiomon._core import Engine
@@ -309,25 +310,28 @@ def filled(sectors: Sequence[int], devices: Sequence[int] = (8 << 20,), **option
     records["action"] = (tw.ISSUE | tw.READ) << 16 | 7
     records["sector"] = np.tile(np.array(sectors, np.uint64), len(devices))
     records["device"] = np.repeat(np.array(devices, np.uint32), len(sectors))
-    engine = Engine(**options)
+    engine = tuned(**options)
     engine.feed(records.tobytes())
     assert engine.pending == len(records)
     return engine
 
 
+def searches(engine: Engine) -> tuple[int, int]:
+    """Of the longest searches: groups of the hot table, slots of the device map."""
+    figures = engine._table_figures()
+    return figures["longest_search"], figures["longest_device_search"]
+
+
 def longest_searches(sectors: Sequence[int], devices: Sequence[int] = (8 << 20,)) -> list[int]:
     """In groups and in slots of the map: the median of several seeds."""
     rng = random.Random(3)
-    found = [
-        filled(sectors, devices, hash_seed=rng.getrandbits(128))._longest_searches()
-        for _ in range(11)
-    ]
+    found = [searches(filled(sectors, devices, hash_seed=rng.getrandbits(128))) for _ in range(11)]
     return [sorted(each)[5] for each in zip(*found)]
 
 
 def test_keys_that_collide_for_one_seed_are_like_any_others_for_another() -> None:
     sectors = colliding_sectors(3000, SEED)
-    groups, _ = filled(sectors, hash_seed=SEED)._longest_searches()
+    groups, _ = searches(filled(sectors, hash_seed=SEED))
     assert groups >= 3000 // 15  # the attack is a real one, for who knows
     groups, _ = longest_searches(sectors)
     assert groups <= 3
@@ -354,7 +358,7 @@ def test_seed_of_the_hash_changes_nothing(block: int) -> None:
         names = encode([tw.notify_process(0, pid, f"p{pid}") for pid in range(50)])
         said = []
         for hash_seed in (0, 1, SEED, 2**128 - 1, None):
-            engine = Engine(max_pending=20, max_devices=3, keep_details=True, hash_seed=hash_seed)
+            engine = tuned(max_pending=20, max_devices=3, keep_details=True, hash_seed=hash_seed)
             engine.feed(names + data[: len(data) // 2])
             first = tables(engine.snapshot())
             engine.feed(data[len(data) // 2 :])

@@ -145,7 +145,7 @@ def test_every_option_of_a_command_with_nonsense(
 
 
 ARCHIVE = [
-    *("", "--interval", "--host", "--shards", "--max-pending", "--max-age", "--workers"),
+    *("", "--interval", "--host", "--max-pending", "--max-age", "--workers"),
     *("--tls-ca-file", "--tls-cert", "--tls-key"),
 ]
 TOP = ["", "--interval", "--file", "--speed", "--capture"]

@@ -1,4 +1,4 @@
-"""A feed that stops before a time: whatever the limits and reads, no record is lost or twice."""
+"""feed() with until_ns: no record is lost or counted twice, whatever the limits and reads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEEP: dict[str, Any] = {
 
 
 def said(engine: Engine) -> list[Any]:
-    """All there is to say of a stream, but for its cuts."""
+    """All results of a stream except its snapshots."""
     return [
         engine.take_records().tobytes(),
         engine.take_requests().tobytes(),
@@ -54,7 +54,7 @@ def whole(data: bytes, resync: bool) -> tuple[list[Any], Snapshot]:
 
 
 def without_loads(cut: Snapshot) -> dict[str, bytes]:
-    """Tables whose sums do not depend on where an interval ended."""
+    """Arrays whose sums do not depend on the interval's end."""
     return {f.name: getattr(cut, f.name).tobytes() for f in fields(cut) if f.name != "loads"}
 
 

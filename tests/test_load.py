@@ -50,7 +50,7 @@ def ordered(rng: random.Random, requests: int = 60, loss: float = 0.1) -> list[R
 def compare(
     records: list[Record], ends_ns: list[int], max_pending: int = 10**6, max_age_ns: int = NEVER_NS
 ) -> None:
-    """Cut both at these times and at the end of the stream."""
+    """Compare both at these times and at the end of the stream."""
     engine = Engine(max_pending=max_pending, max_age_ns=max_age_ns)
     reference = InFlight(max_pending, max_age_ns)
     rest = encode(records)
@@ -87,7 +87,7 @@ def test_in_flight_equals_reference(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_in_flight_equals_reference_where_requests_are_evicted(seed: int) -> None:
+def test_in_flight_equals_reference_with_evictions(seed: int) -> None:
     rng = random.Random(f"evict {seed}")
     records = ordered(rng, loss=0.3)
     compare(
@@ -113,7 +113,7 @@ def test_in_flight_equals_reference_on_generated_streams_in_order(seed: int) -> 
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_cuts_add_up_to_one(seed: int) -> None:
+def test_intervals_add_up_to_one(seed: int) -> None:
     rng = random.Random(f"sum {seed}")
     records = ordered(rng)
     data = encode(records)
@@ -133,7 +133,7 @@ def test_cuts_add_up_to_one(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(80))
-def test_streams_out_of_order_give_no_absurd_figures(seed: int) -> None:
+def test_out_of_order_streams_give_plausible_figures(seed: int) -> None:
     rng = random.Random(f"disorder {seed}")
     records = streams.generate(seed, avoid="nothing").records
     engine = Engine(max_pending=rng.choice([3, 10**6]), max_age_ns=rng.choice([100, 10**9]))
@@ -156,7 +156,7 @@ def test_streams_out_of_order_give_no_absurd_figures(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_no_device_is_busy_for_longer_than_the_trace_lasts(seed: int) -> None:
+def test_devices_are_never_busy_for_longer_than_the_trace(seed: int) -> None:
     rng = random.Random(f"busy {seed}")
     # As from several CPUs, each of whose buffers is read at once.
     records = ordered(rng)
@@ -179,13 +179,13 @@ def test_one_absurd_time_does_not_stop_the_count_of_busy_time() -> None:
     assert loads_of(engine.snapshot(400))[SDA, ALL_OPS] == (0, 1, 0, 40, 40)
 
 
-def test_row_of_all_devices_is_there_without_records() -> None:
+def test_row_of_all_devices_exists_without_records() -> None:
     engine = Engine()
     assert loads_of(engine.snapshot()) == {ALL: (0, 0, 0, 0, 0)}
     assert loads_of(engine.snapshot(5)) == {ALL: (0, 0, 0, 0, 0)}
 
 
-def test_request_across_cuts_is_in_flight_in_each() -> None:
+def test_request_is_in_flight_in_every_interval_that_it_spans() -> None:
     engine = Engine()
     engine.feed(encode([issue(100, 1, 4096)]))
     assert loads_of(engine.snapshot(150))[SDA, READ] == (1, 1, 50, 0, 50)
@@ -224,7 +224,7 @@ def test_lost_completion_is_in_flight_until_replaced() -> None:
     assert loads_of(engine.snapshot(1000))[SDA, ALL_OPS] == (0, 1, 0, 600, 600)
 
 
-def test_completion_read_before_its_issue_never_enters_but_its_time_counts() -> None:
+def test_request_completed_before_its_issue_is_read_counts_only_in_the_integral() -> None:
     engine = Engine()
     engine.feed(encode([complete(700, 1, 4096), issue(100, 1, 4096)]))
     assert loads_of(engine.snapshot(1000)) == {
@@ -235,7 +235,7 @@ def test_completion_read_before_its_issue_never_enters_but_its_time_counts() -> 
 
 
 def test_record_marked_as_issue_and_completion_is_an_issue() -> None:
-    # Then an issue from before it is read: to the original the two are a request.
+    # An issue from before it is read later: the original pairs the two.
     both = replace(issue(700, 1, 4096), action=tw.act(tw.READ | tw.FS | tw.ISSUE | tw.COMPLETE, 7))
     data = encode([both, issue(100, 1, 4096)])
     engine, original = Engine(), Engine(as_original=True)

@@ -1,4 +1,4 @@
-"""What was not seen: gaps in the sequence numbers, and completions without an issue."""
+"""Missing records: gaps in the sequence numbers, completions without an issue."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def gaps(*parts: bytes) -> int:
 
 
 @pytest.mark.parametrize("first", [1, 2, 77, 2**31, 2**32 - 2])
-def test_where_numbers_begin_is_no_gap(first: int) -> None:
+def test_first_sequence_number_is_not_a_gap(first: int) -> None:
     assert gaps(numbered([(first + i) % 2**32 for i in range(10)])) == 0
 
 
@@ -51,12 +51,12 @@ def test_where_numbers_begin_is_no_gap(first: int) -> None:
         ([1], 0),
     ],
 )
-def test_gaps_are_what_is_missing(sequences: list[int], missing: int) -> None:
+def test_gaps_are_the_missing_numbers(sequences: list[int], missing: int) -> None:
     assert gaps(numbered(sequences)) == missing
     assert gaps(*[bytes([b]) for b in numbered(sequences)]) == missing
 
 
-def test_numbers_count_per_device_and_cpu() -> None:
+def test_sequence_numbers_are_per_device_and_cpu() -> None:
     parts = []
     for device in range(600):
         for cpu in (0, 1, 5):
@@ -70,7 +70,7 @@ def test_numbers_count_per_device_and_cpu() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 63, 64, 1000, 8191])
-def test_every_cpu_up_to_a_kernel_s_most_has_its_own_numbers(most: int) -> None:
+def test_8192_cpus_have_their_own_sequence_numbers(most: int) -> None:
     rng = random.Random(most)
     cpus = [0, most, *(rng.randint(0, most) for _ in range(30))]
     starts = {cpu: rng.randint(1, 2**32 - 1) for cpu in cpus}
@@ -80,13 +80,13 @@ def test_every_cpu_up_to_a_kernel_s_most_has_its_own_numbers(most: int) -> None:
 
 
 @pytest.mark.parametrize("cpu", [8192, 65_535, 2**31, 2**32 - 1])
-def test_cpu_numbers_beyond_any_kernel_s_do_no_harm(cpu: int) -> None:
+def test_impossible_cpu_numbers_are_harmless(cpu: int) -> None:
     assert gaps(numbered([1, 2, 3], 0), numbered([7, 8, 10], cpu)) <= 7
 
 
 @pytest.mark.parametrize("stale", [0, 1, 3, 4, 5, 10**6])
 def test_numbers_of_notify_records_are_ignored(stale: int) -> None:
-    # The kernel leaves there what was in its buffer.
+    # The kernel does not set them: they hold what was in its buffer.
     note = encode([replace(tw.notify_process(0, 1, "x"), sequence=stale, device=8 << 20)])
     assert gaps(note, numbered([2, 3]), note, numbered([4, 5]), note, numbered([6])) == 0
     assert gaps(note, numbered([2, 3]), note, numbered([5, 6]), note, numbered([9])) == 3
@@ -104,7 +104,7 @@ def test_record_that_comes_in_a_later_interval_stays_missing() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_no_total_goes_down_from_one_cut_to_the_next(seed: int) -> None:
+def test_totals_never_decrease_from_snapshot_to_snapshot(seed: int) -> None:
     rng = random.Random(f"down {seed}")
     data = streams.generate(seed, avoid="nothing").data
     engine = Engine(max_pending=rng.choice([5, 10**6]))
@@ -173,7 +173,7 @@ def orphans(engine: Engine) -> int:
     return engine.counters()["completions_without_issue"]
 
 
-def test_completion_without_issue_is_an_orphan() -> None:
+def test_completion_without_issue_is_counted() -> None:
     engine = Engine()
     engine.feed(encode([complete(5, 1, 512)]))
     assert orphans(engine) == 1
@@ -182,7 +182,7 @@ def test_completion_without_issue_is_an_orphan() -> None:
     assert orphans(engine) == 1
 
 
-def test_issue_read_later_in_the_interval_takes_the_orphan_back() -> None:
+def test_issue_read_later_in_the_interval_corrects_the_count() -> None:
     engine = Engine()
     engine.feed(encode([complete(5, 1, 512)]))
     engine.feed(encode([issue(3, 1, 512)]))
@@ -190,7 +190,7 @@ def test_issue_read_later_in_the_interval_takes_the_orphan_back() -> None:
 
 
 @pytest.mark.parametrize("end_ns", [None, 0, 4, 5, 6, 2**64 - 1])
-def test_issue_read_in_a_later_interval_does_not(end_ns: int | None) -> None:
+def test_issue_read_in_a_later_interval_does_not_correct_the_count(end_ns: int | None) -> None:
     engine = Engine()
     engine.feed(encode([complete(5, 1, 512)]))
     engine.snapshot(end_ns)
@@ -199,7 +199,7 @@ def test_issue_read_in_a_later_interval_does_not(end_ns: int | None) -> None:
     assert orphans(engine) == 1
 
 
-def test_interval_that_ends_after_its_records_does_not_keep_later_ones_from_it() -> None:
+def test_records_may_come_after_an_interval_that_ended_later_than_them() -> None:
     engine = Engine()
     engine.snapshot(1000)
     engine.feed(encode([complete(5, 1, 512), issue(3, 1, 512)]))
@@ -207,7 +207,7 @@ def test_interval_that_ends_after_its_records_does_not_keep_later_ones_from_it()
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_orphans_equal_reference(seed: int) -> None:
+def test_completions_without_issue_equal_reference(seed: int) -> None:
     rng = random.Random(f"orphans {seed}")
     stream = streams.generate(seed, avoid="nothing")
     limits: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Where there is no memory: every single allocation fails once, and nothing crashes or lies."""
+"""Out of memory: every allocation fails once; nothing crashes, and no figure is wrong."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ import numpy as np
 import streams
 import tracewriter as tw
 from blkiomon.engine import layout
-from blkiomon._core import Engine
 from blkiomon.engine.snapshot import Snapshot
 from test_queue import some_bios
+from tuned import tuned
 
 shim = ctypes.CDLL(None)
 shim.fail.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_size_t]
 shim.fail.restype = ctypes.c_long
 keep = {"keep_details": True, "keep_driver_data": True, "keep_records": True,
         "keep_requests": True}
-kinds = {"plain": {"spill_every": 1, "set_aside_from": 0}, "kept": keep, "two": {"threads": 2}}
+kinds = {"plain": {"spill_every": 1, "cold_table_from": 0}, "kept": keep, "two": {"threads": 2}}
 first = tw.encode(streams.generate(3, avoid="nothing", count=100).records)
 first += tw.encode([tw.notify_process(0, n, f"p{n}") for n in range(12)])
 bios = tw.encode(bio._replace(pid=n) for n, bio in enumerate(some_bios(random.Random(1), 100)))
@@ -55,7 +55,7 @@ done = many.copy()
 done["action"] = (tw.COMPLETE | tw.READ) << 16 | 8
 done["time"] += 1000
 many, done = many.tobytes(), done.tobytes()
-# Some of these are overtaken by all others, and set aside.
+# Some of these wait while all others complete, and are demoted.
 quick = np.zeros((400, 2, 20), layout.TRACE_V7)
 quick["magic"] = layout.MAGIC | 7
 quick["sector"] = 10**6 + np.arange(8000).reshape(400, 1, 20)
@@ -64,9 +64,9 @@ quick["action"][:, 1] = (tw.COMPLETE | tw.READ) << 16 | 8
 quick = quick.ravel()
 quick["time"] = np.arange(len(quick))
 quick = np.delete(quick, np.arange(37, len(quick), 80)).tobytes()
-engine = Engine(set_aside_from=0)
+engine = tuned(cold_table_from=0)
 engine.feed(quick)
-assert engine._set_aside()[0] > 0
+assert engine._table_figures()["cold"] > 0
 # What takes longest comes last, as each attempt does again all that comes before its allocation.
 # What is kept is so several times: fewer will do. A second thread has no part in cuts.
 steps_of = {
@@ -103,7 +103,7 @@ def plain(what):
 def attempts(kind, burst, least):
     options, steps = kinds[kind], steps_of[kind]
     expected = []
-    engine = Engine(resync=True, **options)
+    engine = tuned(resync=True, **options)
     shim.fail(1 << 60, 0, least)
     work(engine, steps, expected)
     total = disarm()
@@ -115,7 +115,7 @@ def attempts(kind, burst, least):
         said, engine, error = [], None, None
         try:
             shim.fail(k, burst, least)
-            engine = Engine(resync=True, **options)
+            engine = tuned(resync=True, **options)
             work(engine, steps, said)
         except (MemoryError, ctypes.ArgumentError) as raised:
             error = raised
@@ -170,8 +170,8 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @unpreloaded
 @pytest.mark.parametrize("kind", ["plain", "kept", "two"])
-def test_engine_fails_in_order_wherever_there_is_no_memory(shim: Path, kind: str) -> None:
-    # What measures the tests allocates, too, and would fail.
+def test_engine_raises_memory_error_at_every_allocation(shim: Path, kind: str) -> None:
+    # Coverage measurement allocates, too, and would fail.
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     result = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", CHILD, HERE, kind],
@@ -191,7 +191,7 @@ def test_engine_fails_in_order_wherever_there_is_no_memory(shim: Path, kind: str
 
 
 @unsanitized
-def test_command_ends_with_one_line_and_what_came_before_is_whole(tmp_path: Path) -> None:
+def test_command_out_of_memory_prints_one_line_and_keeps_complete_intervals(tmp_path: Path) -> None:
     # Issues that never complete, more than there is memory for, behind whole intervals.
     records = np.zeros(4_000_000, layout.TRACE_V7)
     records["magic"] = layout.MAGIC | 7

@@ -1,4 +1,4 @@
-"""Processes, their names, and the time of day: what notify records tell."""
+"""Notifications: processes, their names, and the time of day."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_no_processes_without_names() -> None:
     assert processes(fed(queued(1, 8, 5), issue(2, 8, 4096, pid=6))) == {}
 
 
-def test_processes_are_those_of_queue_records_where_there_are_any() -> None:
+def test_processes_are_those_of_queue_records_if_there_are_any() -> None:
     engine = fed(
         notify_process(0, 5, "dd"),
         queued(1, 8, 5),
@@ -55,7 +55,7 @@ def test_processes_are_those_of_queue_records_where_there_are_any() -> None:
     assert processes(engine) == {9: (1, 4096)}
 
 
-def test_processes_are_those_of_issues_where_nothing_was_queued() -> None:
+def test_processes_are_those_of_issues_without_queue_records() -> None:
     engine = fed(
         issue(3, 8, 4096, pid=5),  # not told yet
         notify_process(4, 5, "dd"),
@@ -69,7 +69,7 @@ def test_processes_are_those_of_issues_where_nothing_was_queued() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("n", [1, 500, 3000, 65_535, 65_536, 65_537, 70_000])
-def test_processes_up_to_65536_are_told_apart_and_others_are_one(n: int, threads: int) -> None:
+def test_processes_beyond_65536_are_counted_as_one(n: int, threads: int) -> None:
     rng = np.random.default_rng(n)
     pids = np.concatenate([rng.permutation(n), rng.integers(0, n, 1000)]) + 1
     records = np.zeros(len(pids), layout.TRACE_V7)
@@ -78,7 +78,7 @@ def test_processes_up_to_65536_are_told_apart_and_others_are_one(n: int, threads
     records["sector"] = np.arange(len(pids))
     records["bytes"] = rng.integers(1, 10**6, len(pids))
     records["pid"] = pids
-    # Those that come first are told apart.
+    # The first ones are counted one by one.
     first = np.zeros(n, bool)
     first[pids[:65_536] - 1] = True
     told = np.where(first[pids - 1], pids, 2**32 - 1)
@@ -100,7 +100,7 @@ def test_processes_up_to_65536_are_told_apart_and_others_are_one(n: int, threads
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 @pytest.mark.parametrize("version", [7, 8])
-def test_names_are_told_by_process_records(version: int, byteorder: str) -> None:
+def test_names_come_from_process_records(version: int, byteorder: str) -> None:
     engine = Engine()
     records = [
         notify_process(0, 1, "systemd"),
@@ -152,7 +152,7 @@ def test_dictionary_of_names_is_kept_up_to_date() -> None:
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 @pytest.mark.parametrize("version", [7, 8])
-def test_first_timestamp_record_tells_the_time_of_day(version: int, byteorder: str) -> None:
+def test_time_of_day_comes_from_the_first_timestamp_record(version: int, byteorder: str) -> None:
     engine = Engine()
     assert engine.epoch_ns is None
     records = [
@@ -174,7 +174,7 @@ def test_timestamp_with_a_cgroup_id_before_it() -> None:
     assert engine.epoch_ns == 1_700_000_000_000_000_005
 
 
-def test_trace_time_after_the_time_of_day_tells_nothing() -> None:
+def test_timestamp_earlier_than_trace_time_is_ignored() -> None:
     # A clock that was not set: then time 0 would be before 1970.
     engine = fed(notify_timestamp(10**9 + 1, 1, 0))
     assert engine.epoch_ns is None

@@ -1,4 +1,4 @@
-"""Queue times, against a few lines that follow each bio."""
+"""Queue times, against a short reference that follows each bio."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def queue_key(key: Key) -> Key:
 
 
 class Queues(Reference):
-    """The reference of pairing, which keeps the queue records as well."""
+    """The reference of pairing, with queue records."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -281,7 +281,7 @@ def test_streams_without_queue_records_have_no_queue_rows() -> None:
 
 
 @pytest.mark.parametrize("max_age_ns, expected", [(10_000, [100]), (99, [NOT_QUEUED])])
-def test_queue_records_are_forgotten_by_age(max_age_ns: int, expected: list[int]) -> None:
+def test_queue_records_are_dropped_by_age(max_age_ns: int, expected: list[int]) -> None:
     engine = Engine(max_age_ns=max_age_ns, keep_requests=True)
     engine.feed(encode([queued(100, 8), complete(200, 99, 512)]))
     engine.snapshot()
@@ -322,7 +322,7 @@ def test_queue_records_are_bounded_in_number_and_the_latest_stay(max_pending: in
     assert has_time[-(max_pending // 2 or 1) :].all()
 
 
-def test_which_queue_records_are_forgotten_does_not_depend_on_feeds() -> None:
+def test_dropped_queue_records_do_not_depend_on_feeds() -> None:
     rng = random.Random(5)
     data = encode(some_bios(rng, 1500))
     results = []

@@ -24,7 +24,7 @@ EDGES = [0, 1, 511, 512, 513, MIB - 512, MIB - 1, MIB, MIB + 1, MIB + 512, 2**31
 
 def figures(values: list[int]) -> tuple[int, int, int, int]:
     squares = sum(v * v for v in values)
-    # Of what may be too much, judged by bins that are 1/64 wide, 128 bits say just that.
+    # A sum that may overflow 128 bits, judged by bins 1/64 wide, is set to the maximum.
     return min(values), max(values), sum(values), min(squares, MOST_KNOWN)
 
 
@@ -42,7 +42,7 @@ def hist(values: list[int], delta: int, buckets: int) -> list[int]:
 
 
 def check(engine: Engine, requests: list[tuple[int, int, int]]) -> None:
-    """A cut of these: device, size, time."""
+    """Compare a snapshot with these requests: device, size, time."""
     cut = engine.snapshot()
     devices = list(dict.fromkeys(device for device, _, _ in requests))
     assert cut.rows["device"].tolist() == devices
@@ -110,7 +110,7 @@ REQUESTS = st.lists(st.tuples(st.sampled_from([1, 2]), SIZES, TIMES), max_size=6
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(REQUESTS, min_size=1, max_size=4))
-def test_cuts_of_mixtures_are_exact_and_leave_nothing_behind(
+def test_every_interval_is_exact_and_starts_empty(
     cuts: list[list[tuple[int, int, int]]],
 ) -> None:
     engine = Engine(max_age_ns=2**64 - 1)

@@ -444,7 +444,7 @@ def test_padding_is_what_the_engine_says_it_is(seed: int, window: int, most: int
 
 
 @pytest.mark.parametrize("short", [b"", b"CPU:1", encode([issue(9, 9, 9)])[:20]])
-def test_mark_behind_what_ends_too_early_to_be_told_is_counted(short: bytes) -> None:
+def test_mark_behind_an_incomplete_record_or_mark_is_counted(short: bytes) -> None:
     data = encode([issue(1, 1, 1)]) + b"?" + short + lost_mark(1, 5) + b"C"
     merged, merger = merge([data, encode([issue(2, 2, 2)])], resync=True)
     assert merged == encode([issue(1, 1, 1), issue(2, 2, 2)])

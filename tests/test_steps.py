@@ -10,6 +10,7 @@ import streams
 import tracewriter as tw
 from reference import Reference
 from tracewriter import Record, complete, encode, issue, replace
+from tuned import tuned
 
 from blkiomon import from_bytes, from_dict, to_bytes, to_dict
 from blkiomon._core import Engine
@@ -105,7 +106,7 @@ def test_part_that_never_completes_leaves_one_request_in_flight() -> None:
 
 
 @pytest.mark.parametrize("category", [tw.WRITE | tw.SYNC | tw.FS, tw.READ | tw.SYNC | tw.FS])
-def test_second_completion_of_a_flush_is_no_completion_without_issue(category: int) -> None:
+def test_second_completion_of_a_flush_is_ignored(category: int) -> None:
     item = interval_of(
         issue(MS, 0, 0, FLUSH),
         complete(2 * MS, 0, 0, FLUSH),
@@ -118,7 +119,7 @@ def test_second_completion_of_a_flush_is_no_completion_without_issue(category: i
     assert nothing_unseen(item)
 
 
-def test_second_completion_of_every_request_of_multipath_is_none() -> None:
+def test_second_completion_of_multipath_requests_is_ignored() -> None:
     records = []
     for n in range(50):
         records.append(issue(n * MS, 8 * n, 4096))
@@ -193,7 +194,7 @@ def test_requeue_may_be_read_before_its_issue() -> None:
     assert item.total.in_flight is not None and item.total.in_flight.request_ns == 2 * MS
 
 
-def test_request_that_fails_after_it_was_given_back_is_timed_from_its_first_issue() -> None:
+def test_request_that_fails_after_a_requeue_is_timed_from_its_first_issue() -> None:
     item = interval_of(
         issue(MS, 8, 4096), requeue(2 * MS, 8, 4096), complete(9 * MS, 8, 4096, error=EIO)
     )
@@ -229,7 +230,7 @@ def test_requeues_are_counted_in_the_interval_in_which_they_happen() -> None:
     assert from_dict(to_dict(merged)).total.retried == merged.total.retried
 
 
-def test_library_says_when_a_request_was_issued_first() -> None:
+def test_library_has_the_time_of_the_first_issue() -> None:
     engine = Engine(keep_requests=True)
     records = [issue(MS, 8, 4096), requeue(2 * MS, 8, 4096), issue(3 * MS, 8, 4096)]
     records += [complete(4 * MS, 8, 4096), issue(5 * MS, 8, 4096), complete(6 * MS, 8, 4096)]
@@ -240,7 +241,7 @@ def test_library_says_when_a_request_was_issued_first() -> None:
     assert requests["d2c_ns"].tolist() == [MS, MS]
 
 
-def test_original_pairs_none_of_this() -> None:
+def test_original_does_not_pair_requests_of_several_steps() -> None:
     engine = Engine(as_original=True)
     records = [issue(MS, 8, 4096), requeue(2 * MS, 8, 4096), issue(3 * MS, 8, 4096)]
     engine.feed(encode([*records, complete(4 * MS, 8, 0), complete(5 * MS, 8, 4096)]))
@@ -293,7 +294,7 @@ def test_append_may_be_requeued() -> None:
     assert (item.total.requeues, item.total.retried.max) == (1, 3 * MS)
 
 
-def test_more_appends_than_are_followed_do_no_harm() -> None:
+def test_more_appends_than_the_ring_holds_are_unmatched() -> None:
     engine = Engine(max_pending=2000)
     engine.feed(encode([issue(n, 0, 4096, APPEND) for n in range(5000)], 8))
     engine.feed(encode([complete(10**6 + n, 8, 4096, APPEND) for n in range(5000)], 8))
@@ -304,7 +305,7 @@ def test_more_appends_than_are_followed_do_no_harm() -> None:
 # --- queue records --------------------------------------------------------------------------------
 
 
-def test_issue_uses_up_all_queue_records_inside_its_sectors() -> None:
+def test_issue_drops_all_queue_records_inside_its_sectors() -> None:
     write = tw.WRITE | tw.FS
     records = [
         queued(1000 * MS, 108),
@@ -342,7 +343,7 @@ def test_record_of_any_kind_ends_the_last_interval() -> None:
     assert load is not None and (load.end, load.oldest_ns) == (1, 4500 * MS)
 
 
-def test_notes_keep_their_time_in_a_dump_of_blkparse_and_do_not_drive_the_clock() -> None:
+def test_notifications_of_a_blkparse_dump_do_not_set_the_trace_time() -> None:
     # `blkparse -d` printed this: the time of day at 1000 s, all else from 0 on.
     records = [
         tw.notify_timestamp(1000 * 10**9, 1_700_000_000, 0),
@@ -355,7 +356,7 @@ def test_notes_keep_their_time_in_a_dump_of_blkparse_and_do_not_drive_the_clock(
     assert not item.anchored
 
 
-def test_time_of_day_is_that_of_the_note_before_the_records() -> None:
+def test_time_of_day_is_that_of_the_first_timestamp_record() -> None:
     item = interval_of(
         tw.notify_timestamp(1000 * 10**9, 1_700_000_000, 0),
         issue(1001 * 10**9, 8, 4096),
@@ -408,7 +409,7 @@ def retry_figures(engine_cut: Any) -> dict[tuple[int, str], tuple[int, list[int]
         {},
         {"keep_details": True},
         {"threads": 2},
-        {"set_aside_from": 0},
+        {"cold_table_from": 0},
         {"max_pending": 7},
         {"max_age_ns": 5000},
     ],
@@ -419,7 +420,7 @@ def test_steps_equal_reference(options: dict[str, Any]) -> None:
     for seed in range(60):
         rng = random.Random(f"steps {seed}")
         data = streams.generate(seed, avoid="nothing").data
-        engine = Engine(**options)
+        engine = tuned(**options)
         reference = Reference(options.get("max_pending"), options.get("max_age_ns", 600 * 10**9))
         while data:
             n = rng.randint(1, len(data))

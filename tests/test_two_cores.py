@@ -1,4 +1,4 @@
-"""Two threads give what one gives, to the bit."""
+"""Two threads give the same results as one, to the bit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from blkiomon.errors import TraceError
 
 
 def everything(engine: Engine, cut: Any) -> tuple[Any, ...]:
-    """All that an engine says after a cut."""
+    """All results of an engine at a snapshot."""
     tables = tuple((f.name, getattr(cut, f.name).tobytes()) for f in fields(cut))
     names = dict(engine.process_names)
     figures = (engine.pending, engine.requests, engine.now_ns, engine.epoch_ns, engine.offset)
@@ -40,7 +40,7 @@ def run(
     wait: bool = True,
     **options: Any,
 ) -> list[Any]:
-    """What an engine says at each step: so many bytes, up to a time, with a cut or without.
+    """All results of an engine at each step: so many bytes, up to a time, with a snapshot or not.
 
     Without waiting the bytes are gone as soon as they have been fed.
     """
@@ -67,7 +67,7 @@ def run(
 
 
 def steps_of(data: bytes, rng: random.Random) -> list[tuple[int, int | None, bool]]:
-    """Feeds of any size, some up to a time, cuts at random places."""
+    """Feeds of any size, some up to a time, snapshots at random places."""
     most = rng.choice([1, 49, 700, 5000, 1 << 20])
     steps: list[tuple[int, int | None, bool]] = []
     left = 2 * len(data)
@@ -80,7 +80,7 @@ def steps_of(data: bytes, rng: random.Random) -> list[tuple[int, int | None, boo
 
 
 def with_notes(records: Iterable[tw.Record], rng: random.Random) -> list[tw.Record]:
-    """Names and times of day thrown in."""
+    """Records with names and times of day inserted."""
     out = []
     for r in records:
         out.append(r)
@@ -94,7 +94,7 @@ def with_notes(records: Iterable[tw.Record], rng: random.Random) -> list[tw.Reco
 
 
 def of_any_kind(seed: int, rng: random.Random) -> bytes:
-    """A generated stream with queue records and notes, of either version and byte order."""
+    """A generated stream with queue records and notifications, of either version and byte order."""
     stream = streams.generate(seed, avoid="nothing")
     bios = some_bios(rng, rng.choice([0, 50, 400]))
     records = with_notes(sorted([*stream.records, *bios], key=lambda r: r.time_ns), rng)
@@ -189,7 +189,7 @@ def test_long_streams(
     )
 
 
-def test_sweep_in_a_long_stream() -> None:
+def test_eviction_by_age_in_a_long_stream() -> None:
     data = big(1000, 10, 2) + tw.encode([tw.notify_process(0, 1, "x", size=1)]) * (1 << 20)
     later = tw.encode([tw.complete(10**12, 1, 512)]) * 2 + big(2000, 10, 2, lost=0.5)
     steps = [(1 << 20, None, False)] * (len(data) >> 20)
@@ -198,7 +198,7 @@ def test_sweep_in_a_long_stream() -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"garbage!" * 20, b"garbage!" * 8])
-def test_what_came_before_an_error_counts(garbage: bytes) -> None:
+def test_records_before_an_error_count(garbage: bytes) -> None:
     for requests in (10, 500, 1500, 3000):
         data = big(requests, 5, 3) + garbage
         assert run(data, [], threads=2) == run(data, [])
@@ -208,7 +208,7 @@ def test_what_came_before_an_error_counts(garbage: bytes) -> None:
         assert engine.requests == requests
 
 
-def test_whatever_is_asked_waits_for_what_was_fed() -> None:
+def test_every_result_waits_for_the_worker() -> None:
     data = big(60_000, 2000, 10)
     half = 48 * 50_000
     known = Engine()
@@ -229,7 +229,7 @@ def threads_now() -> int:
     return sum(1 for _ in Path("/proc/self/task").iterdir())
 
 
-def test_engines_come_and_go() -> None:
+def test_many_engines_are_made_and_deleted() -> None:
     data = big(2000, 5, 3)
     gc.collect()
     before = threads_now()
@@ -279,7 +279,7 @@ def in_child(work: Callable[[], bool]) -> bool:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("is_fed", [False, True])
 @pytest.mark.parametrize("pause_s", [0, 0.05])
-def test_child_of_a_fork_can_drop_an_engine_and_go_on_with_it(is_fed: bool, pause_s: float) -> None:
+def test_forked_child_can_use_or_delete_an_idle_engine(is_fed: bool, pause_s: float) -> None:
     data = big(3000, 5, 3)
     half = len(data) // 2 if is_fed else 0
     engine = Engine(threads=2)
@@ -310,8 +310,8 @@ def test_child_of_a_fork_can_drop_an_engine_and_go_on_with_it(is_fed: bool, paus
     "forked meanwhile waits for that for ever",
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_child_of_a_fork_in_the_middle_of_work_refuses_to_go_on() -> None:
-    """Its copy of what the worker had in hand may be anything, even if it looks whole."""
+def test_forked_child_cannot_use_an_engine_whose_worker_was_busy() -> None:
+    """The worker's part of the state was copied at an unknown moment."""
     data = big(20_000, 5, 3)
     half = len(data) // 96 * 48
     expected = run(data, [])

@@ -35,9 +35,6 @@ def main(trace: Path, stats: Path) -> list[str]:
     merged = blkiomon.merge(pieces)
     assert_type(blkiomon.to_dict(merged), dict[str, Any])
     assert blkiomon.to_dict(merged) == blkiomon.to_dict(whole)
-    halves = [blkiomon.summarize(trace, shard=(k, 2)) for k in range(2)]
-    assert_type(blkiomon.join(halves), blkiomon.Interval)
-    assert blkiomon.to_dict(blkiomon.join(halves)) == blkiomon.to_dict(whole)
     assert blkiomon.from_dict(blkiomon.to_dict(merged)).total.requests == whole.total.requests
 
     assert set(blkiomon.layout.OPS) >= {group.op for group in whole.ops(1)}

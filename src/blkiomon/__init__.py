@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from blkiomon.interval.distribution import Distribution
     from blkiomon.interval.groups import Group, InFlight
     from blkiomon.interval.monitor import Monitor
-    from blkiomon.interval.value import Interval, join, merge
+    from blkiomon.interval.value import Interval, merge
     from blkiomon.library import intervals, read_trace, requests, summarize
 
 _MODULES = {
@@ -34,7 +34,6 @@ _MODULES = {
     "from_bytes": "formats.binary_codec",
     "from_dict": "formats.json_codec",
     "intervals": "library",
-    "join": "interval.value",
     "layout": "engine.layout",
     "merge": "interval.value",
     "read_stats": "commands.decode",
@@ -59,7 +58,6 @@ __all__ = [
     "from_bytes",
     "from_dict",
     "intervals",
-    "join",
     "layout",
     "merge",
     "read_stats",

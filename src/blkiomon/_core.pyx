@@ -1,27 +1,26 @@
 # distutils: language = c
-"""The engine: trace bytes in, accounts of matched requests out.
+"""The engine: trace bytes in, figures of completed requests out.
 
-    feed(bytes) -> decode a batch -> pair it -> account what matched -> snapshot() -> numpy arrays
+    feed(bytes)    decode.pxi      bytes -> a batch of 128 records in host byte order
+                   pairing.pxi     records -> matches; with
+                       hash_table.pxi   pending records, found by sector and device
+                       cold_table.pxi   keeps that table small
+                       eviction.pxi     bounds it in age and number
+                       multi_step.pxi   requeues, partial completions, zone appends
+                       queue.pxi        queue records, process names, the time of day
+                       in_flight.pxi    requests in flight
+                   statistics.pxi  matches -> moments and histograms of each device and operation
+    snapshot()     copies an interval's figures to numpy arrays and begins a new interval
 
-This file is the table of contents. The kernels stand in the parts it includes, each readable on
-its own:
+    worker_ring.pxi runs pairing on a second thread. records.pxi recognises records in bytes.
+    types.pxd has the structs; engine/layout.py their dtypes.
 
-    types.pxd       the structs, each with its size and its numpy twin
-    records.pxi     what tells a record from other bytes
-    decode.pxi      foreign bytes -> host-order records
-    statistics.pxi  extremes, sums and histograms per device, operation and direction
-    pending.pxi     the table of pending requests, and how it is kept bounded
-    cold_table.pxi  and how it is kept small: what waits long is set aside
-    in_flight.pxi   requests in flight
-    queue.pxi       queue records, process names, the time of day
-    multi_step.pxi  requests that are requeued, or completed in parts
-    pairing.pxi     batches of records -> matches
-    pipeline.pxi    the same on two cores
-
-Kernels are `noexcept nogil`, work on one State and never allocate; Engine owns the memory, as
-numpy arrays, and makes room for a whole batch before it lets them run.
+Each part begins with its contract: what it does, with which technique, and who may call it.
+Kernels are `noexcept nogil` functions on one State and never allocate. This file owns the memory,
+in numpy arrays, and makes room for a whole batch before the kernels run on it.
 """
 
+cimport cython
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memmove, memset
@@ -39,19 +38,20 @@ from blkiomon.errors import TraceError
 include "engine/records.pxi"
 include "engine/decode.pxi"
 include "engine/statistics.pxi"
-include "engine/pending.pxi"
+include "engine/hash_table.pxi"
+include "engine/eviction.pxi"
 include "engine/cold_table.pxi"
 include "engine/in_flight.pxi"
 include "engine/queue.pxi"
 include "engine/multi_step.pxi"
 include "engine/pairing.pxi"
-include "engine/pipeline.pxi"
+include "engine/worker_ring.pxi"
 
 
-# --- the engine -------------------------------------------------------------------------------
+# --- memory -----------------------------------------------------------------------------------
 
 cdef void *address(array) except? NULL:
-    """Where a numpy array's elements are; NULL if it has none."""
+    """Address of a numpy array's elements; NULL if it has none."""
     cdef uint8_t[::1] view
     if len(array) == 0:
         return NULL
@@ -60,7 +60,7 @@ cdef void *address(array) except? NULL:
 
 
 cdef uint8_t *allocate(dict arrays, name, uint64_t n_bytes) except NULL:
-    """A zeroed array, aligned to a cache line, which takes the name in a dictionary."""
+    """Zeroed memory, aligned to a cache line: a numpy array that becomes arrays[name]."""
     array = np.zeros(n_bytes + 64, dtype=np.uint8)
     arrays[name] = array
     cdef uint8_t[::1] view = array
@@ -70,7 +70,7 @@ cdef uint8_t *allocate(dict arrays, name, uint64_t n_bytes) except NULL:
 cdef uint8_t *enlarge(
     dict arrays, name, const void *old, uint64_t used, uint64_t wanted
 ) except NULL:
-    """Likewise, of `wanted` bytes, beginning with what was used of an old one."""
+    """Allocate `wanted` bytes that begin with the `used` bytes at old."""
     cdef uint8_t *new = allocate(arrays, name, wanted)
     if used:
         memcpy(new, old, used)
@@ -78,77 +78,88 @@ cdef uint8_t *enlarge(
 
 
 cdef table(uint64_t n, dtype):
-    """An uninitialised numpy array of n elements."""
+    """An uninitialised numpy array of n elements. Raises MemoryError."""
     try:
         return np.empty(n, dtype=dtype)
-    except (ValueError, SystemError):           # what numpy makes of it where memory is short
+    except (ValueError, SystemError):           # numpy raises these if memory is short
         raise MemoryError from None
 
 
-cdef copied(const void *elements, uint64_t n, dtype):
-    """A numpy array of n elements that stand elsewhere."""
-    array = table(n, dtype)
-    if n:
-        memcpy(address(array), elements, array.nbytes)
-    return array
+cdef enum Growth:                               # how a buffer grows
+    GROW_ARRAY                                  # to a larger array
+    GROW_FREE_LIST                              # the same, and links the new elements: `stored`
+    GROW_POINTERS                               # by a chunk of elements, which never move
+    GROW_TABLE                                  # to a larger hash table
+    GROW_PROCESSES                              # to a larger hash table with linear probing
+
+cdef struct Buffer:                             # a part of State that grows between batches
+    Growth growth
+    void *at                                    # the Table, or the pointer to the elements
+    const uint64_t *used                        # elements; may be written by the worker
+    uint64_t *room                              # elements
+    size_t size                                 # bytes of an element
+    uint64_t per_record                         # elements that a record can add, at most
+    uint64_t per_byte                           # elements that a byte of input can add
+    uint64_t limit                              # elements ever in use, at most
+
+cdef enum:
+    MOST_BUFFERS = 16
+    CAT_BUFFERED = 1 << 4 | 1 << 10 | 1 << 16   # QUEUE, NOTIFY, ZONE_APPEND: see _add_buffers()
+
+cdef uint64_t NO_LIMIT = <uint64_t> -1
+cdef uint64_t CLOCKS_DIFFER_NS = 1000000000     # see Engine.epoch_ns
 
 
-cdef uint64_t CLOCKS_DIFFER_NS = 1000000000     # a note this much later than all records
+# --- the engine -------------------------------------------------------------------------------
 
-
+@cython.final
+@cython.no_gc_clear                             # the worker uses the arrays until __dealloc__
 cdef class Engine:
     """See _core.pyi for what users need to know."""
 
     cdef State s
-    cdef Batch batch
-    cdef Pipeline pipeline
+    cdef Batch batch                            # without a worker; else see WorkerRing.batches
+    cdef WorkerRing ring
     cdef bint has_worker
-    cdef bint busy                              # a thread of Python is at work without its lock
-    cdef bint wait                              # for the worker at the end of feed()
+    cdef uint64_t busy                          # 1 while a thread is inside a method: see _enter()
+    cdef bint wait                              # for the worker, at the end of feed()
     cdef uint64_t ahead                         # records that the worker may not have paired yet
     cdef dict _arrays                           # name -> the numpy array behind a State pointer
-    cdef dict _names                            # pid -> name, as far as they were told
-    cdef bint stopped                           # a record after last_ns comes next
-    cdef int swap                               # the stream's byte order; -1: not known yet
+    cdef Buffer buffers[MOST_BUFFERS]
+    cdef int n_buffers
+    cdef list _buffer_names
+    cdef uint32_t buffered                      # categories whose buffers were added
+    cdef dict _names                            # pid -> process name
+    cdef bint stopped                           # feed() stopped at a record after last_ns
+    cdef int swap                               # byte order as byte_order_of(); -1: unknown
     cdef bint resync
-    cdef bint searching                         # after garbage, for the next plausible record
-    cdef uint64_t position                      # bytes of the stream that have been dealt with
-    cdef uint64_t padding_end                   # where the latest zeros between records ended
-    cdef uint64_t garbage_from                  # where the garbage began, while searching
-    cdef uint8_t tail[MAX_RECORD]               # what the last feed ended with: part of a record
+    cdef bint searching                         # for the next plausible record, after garbage
+    cdef uint64_t position                      # offset of the next byte in the stream
+    cdef uint64_t padding_end                   # offset behind the latest padding
+    cdef uint64_t garbage_from                  # offset of the garbage, while searching
+    cdef uint8_t tail[MAX_RECORD]               # the incomplete record that the last feed() left
     cdef size_t n_tail
-    cdef size_t need                            # bytes that what stands in tail wants to be whole
+    cdef size_t need                            # bytes that tail needs to be decoded
     cdef list _skips
     cdef object failure
 
-    def __init__(
+    # Not __init__: C state is set up exactly once, also for Engine.__new__(Engine).
+    def __cinit__(
         self, *, max_pending=1_000_000, max_age_ns=600 * 10**9,
         keep_details=False, keep_driver_data=False, keep_records=False, keep_requests=False,
         as_original=False, resync=False, devices=(), from_ns=0, threads=1, max_devices=65_536,
-        shard=(0, 1), hash_seed=None, spill_every=1 << 31, set_aside_from=1 << 16,
     ):
         if not 1 <= max_pending <= 1 << 32:
             raise ValueError(f"max_pending must be from 1 to 2^32, not {max_pending}")
         if not 0 <= max_age_ns < 1 << 64:
             raise ValueError(f"max_age_ns must be from 0 to 2^64-1, not {max_age_ns}")
-        if not 0 <= from_ns < 1 << 64:
-            raise ValueError(f"from_ns must be from 0 to 2^64-1, not {from_ns}")
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
         if not 1 <= max_devices <= MOST_DEVICES:
             raise ValueError(f"max_devices must be from 1 to 2^22-1, not {max_devices}")
-        if not 0 <= shard[0] < shard[1] <= MOST_SHARDS:
-            raise ValueError(f"shard must be (k, n) with 0 <= k < n <= {MOST_SHARDS}, not {shard}")
-        if not 1 <= spill_every <= 1 << 31:
-            raise ValueError(f"spill_every must be from 1 to 2^31, not {spill_every}")
-        if not 0 <= set_aside_from < 1 << 64:
-            raise ValueError(f"set_aside_from must be from 0 to 2^64-1, not {set_aside_from}")
-        if hash_seed is None:
-            hash_seed = int.from_bytes(os.urandom(16), "little")
-        memset(&self.s, 0, sizeof(State))
         self.s.max_pending = max_pending
         self.s.max_age_ns = max_age_ns
-        self.s.set_aside_from = set_aside_from
+        self.s.cold_table_from = 1 << 16
         self.s.keep_details = keep_details or keep_requests
         self.s.keep_mismatches = keep_details
         self.s.keep_driver_data = keep_driver_data
@@ -157,35 +168,26 @@ cdef class Engine:
         self.s.as_original = as_original
         self.s.first_ns = <uint64_t> -1
         self.s.oldest_ns = <uint64_t> -1
-        self.s.shard, self.s.n_shards = shard
-        self.s.follow_matches = self.s.keep_details or self.s.n_shards > 1
-        self.s.max_victims = max(1, max_pending // 16)
-        self.s.seed[0] = hash_seed & <uint64_t> -1
-        self.s.seed[1] = hash_seed >> 64
-        self.s.n_blocks = 1                     # the first is none
-        self.s.spill_every = spill_every
-        self.s.devices_end = 1                  # and so here: NOBODY
+        self.s.follow_matches = self.s.keep_details
+        self.s.max_candidates = max(1, max_pending // 16)
+        self.s.n_blocks = 1                     # block 0 is not used
+        self.s.spill_every = 1 << 31
+        self.s.devices_end = 1                  # index 0 is NO_DEVICE
+        self._set_seed(int.from_bytes(os.urandom(16), "little"))
         self.resync = resync
         self.swap = -1
-        self.searching = False
-        self.stopped = False
-        self.position = 0
-        self.n_tail = 0
-        self.need = 0
-        self.failure = None
         self._arrays = {}
+        self._buffer_names = []
         self._skips = []
         self._names = {}
-        self.has_worker = False
-        self.busy = False
-        self.ahead = 0
         wanted = set(devices)
         self.s.max_devices = max(max_devices, len(wanted))
         self._grow_devices(max(len(wanted), 4 * BATCH))
         for number in wanted:
             enter_device(&self.s, number)
         self.s.has_wanted = len(wanted) > 0
-        self.set_from_ns(from_ns)
+        self._set_from_ns(from_ns)
+        self._add_first_buffers()
         self._make_room(0, 0, 0)
         if threads > 1 and not (
             keep_details or keep_records or keep_requests or keep_driver_data
@@ -193,17 +195,16 @@ cdef class Engine:
             self._start_worker()
 
     def __dealloc__(self):
-        if self.has_worker and self.pipeline.process == getpid():
+        if self.has_worker and self.ring.process == getpid():
             with nogil:
-                stop_pipeline(&self.pipeline)
+                stop_worker(&self.ring)
 
     cdef int _start_worker(self) except -1:
         cdef int error
-        memset(&self.pipeline, 0, sizeof(Pipeline))
-        self.pipeline.s = &self.s
-        self.pipeline.ring = <Batch *> allocate(self._arrays, "ring", RING * sizeof(Batch))
+        self.ring.s = &self.s
+        self.ring.batches = <Batch *> allocate(self._arrays, "batches", RING * sizeof(Batch))
         with nogil:
-            error = start_pipeline(&self.pipeline)
+            error = start_worker(&self.ring)
         if error:
             raise MemoryError(f"cannot start another thread: {os.strerror(error)}")
         self.has_worker = True
@@ -211,30 +212,234 @@ cdef class Engine:
         return 0
 
     def set_from_ns(self, from_ns):
-        self._check_free()
-        self.s.from_ns = from_ns
-        self.s.has_filter = self.s.has_wanted or self.s.over_limit > 0 or from_ns > 0
+        self._enter()
+        try:
+            self._set_from_ns(from_ns)
+        finally:
+            self._leave()
 
-    # -- memory: all of it is made here, in numpy arrays. What grows first gets all that it needs,
-    # in a new dictionary, and then puts it to use: where there is no memory nothing has changed.
+    cdef int _set_from_ns(self, from_ns) except -1:
+        if not 0 <= from_ns < 1 << 64:
+            raise ValueError(f"from_ns must be from 0 to 2^64-1, not {from_ns}")
+        self.s.from_ns = from_ns
+        self.s.has_filter = self.s.has_wanted or self.s.over_device_limit > 0 or from_ns > 0
+        return 0
+
+    cdef int _set_seed(self, hash_seed) except -1:
+        self.s.seed[0] = hash_seed & <uint64_t> -1
+        self.s.seed[1] = hash_seed >> 64
+        return 0
+
+    # -- one thread at a time
+
+    cdef int _enter(self) except -1:
+        """Begin to use the engine; _leave() ends that. Atomic, also without a GIL."""
+        if exchange(&self.busy, 1):
+            raise RuntimeError("another thread is using this engine")
+        return 0
+
+    cdef void _leave(self) noexcept:
+        store_release(&self.busy, 0)
+
+    cdef int _drain_worker(self) except -1:
+        """Wait until everything that was fed is paired and accounted."""
+        cdef WorkerRing *p = &self.ring
+        if not self.has_worker:
+            return 0
+        if p.process == getpid():
+            with nogil:
+                drain(p)
+            return 0
+        # After a fork() the child has no worker. It goes on alone if the worker was idle; otherwise
+        # the worker's part of State was copied at an unknown moment.
+        if p.accounted != p.produced:
+            self.failure = RuntimeError("the process was forked while two threads were at work")
+            raise self.failure
+        self.has_worker = False
+        self.ahead = 0
+        return 0
+
+    # -- memory. A buffer that grows gets its new memory in a copy of _arrays, which is put to use
+    # at the end: without memory, nothing has changed.
+
+    cdef int _add_buffer(
+        self, name, Growth growth, void *at, const uint64_t *used, uint64_t *room, size_t size,
+        uint64_t per_record=1, uint64_t per_byte=0, uint64_t limit=NO_LIMIT,
+    ) except -1:
+        assert self.n_buffers < MOST_BUFFERS
+        self.buffers[self.n_buffers] = Buffer(
+            growth, at, used, room, size, per_record, per_byte, limit
+        )
+        self.n_buffers += 1
+        self._buffer_names.append(name)
+        return 0
+
+    cdef int _add_table(self, name, Table *t, uint64_t limit) except -1:
+        return self._add_buffer(name, GROW_TABLE, t, &t.used, &t.room, 0, 1, 0, limit)
+
+    cdef int _add_first_buffers(self) except -1:
+        """The buffers of every engine, and those that its options ask for."""
+        cdef State *s = &self.s
+        self._add_buffer("accounts", GROW_POINTERS, &s.accounts,
+                         &s.n_active, &s.n_accounts, sizeof(Account))
+        self._add_buffer("blocks", GROW_ARRAY, &s.blocks,
+                         &s.n_blocks, &s.blocks_room, BLOCK * sizeof(uint32_t), BLOCKS_A_MATCH)
+        if s.as_original:
+            self.buffered = CAT_ZONE_APPEND
+        else:
+            self._add_table("history", &s.history, NO_LIMIT)
+            self._add_buffer("retry rows", GROW_ARRAY, &s.retry_rows,
+                             &s.n_retry_rows, &s.retry_rows_room, sizeof(RetryRow))
+        if s.keep_details:
+            self._add_buffer("stored", GROW_FREE_LIST, &s.stored,
+                             &s.n_stored, &s.stored_room, sizeof(StoredRecord))
+        if s.keep_mismatches:
+            self._add_buffer("mismatches", GROW_ARRAY, &s.mismatch,
+                             &s.n_mismatch, &s.mismatch_room, sizeof(Mismatch))
+        if s.keep_requests:
+            self._add_buffer("requests", GROW_ARRAY, &s.request,
+                             &s.n_request, &s.request_room, sizeof(Request))
+        if s.keep_records:
+            self._add_buffer("records", GROW_ARRAY, &s.record,
+                             &s.n_record, &s.record_room, sizeof(Record))
+        if s.keep_driver_data:
+            self._add_buffer("driver data", GROW_ARRAY, &s.driver,
+                             &s.n_driver, &s.driver_room, 1, HEADER_V7, 1)
+        return 0
+
+    cdef int _add_buffers(self, uint32_t seen) except -1:
+        """The buffers that records of these categories need."""
+        cdef State *s = &self.s
+        cdef uint32_t new = seen & CAT_BUFFERED & ~self.buffered
+        if new & CAT_ZONE_APPEND:
+            s.appends = <ZoneAppend *> allocate(
+                self._arrays, "appends", MOST_APPENDS * sizeof(ZoneAppend)
+            )
+        if new & CAT_QUEUE:
+            self._add_table("queued", &s.queued, s.max_pending)
+            self._add_buffer("queue accounts", GROW_POINTERS, &s.queue_accounts,
+                             &s.n_queue_active, &s.n_queue_accounts, sizeof(QueueAccount))
+        if new & CAT_NOTIFY:
+            self._add_buffer("names", GROW_ARRAY, &s.names,
+                             &s.n_names, &s.names_room, sizeof(Name))
+            self._add_buffer("processes", GROW_PROCESSES, &s.processes, &s.n_processes,
+                             &s.processes_room, sizeof(Process), 1, 0, MOST_PROCESSES)
+        self.buffered |= new
+        return 0
+
+    cdef inline bint _fits(
+        self, const Buffer *f, uint64_t records, uint64_t n_bytes
+    ) noexcept nogil:
+        """Whether a buffer has room for what so many records in so many bytes can add."""
+        cdef uint64_t wanted = (
+            load_relaxed(f.used) + f.per_record * records + f.per_byte * n_bytes
+        )
+        return min(wanted, f.limit) <= f.room[0]
+
+    cdef inline bint _has_room(self, const Batch *b, uint64_t n_bytes) noexcept nogil:
+        """Whether there is room for everything that a batch of n_bytes of input can add.
+
+        Includes the batches before it that the worker has not paired yet. What the worker counts
+        may be read late, but never by more than these.
+        """
+        cdef State *s = &self.s
+        cdef int i
+        cdef uint64_t more = BATCH + self.ahead
+        cdef uint64_t cold = load_acquire(&s.cold.used)     # before hot, to which entries move
+        cdef uint64_t hot = load_relaxed(&s.hot.used) + more
+        if (
+            hot > s.hot.room
+            or hot + cold > s.max_pending
+            or (s.devices_end + BATCH > s.devices_room and s.devices_room <= s.max_devices)
+            or cpu_bits(b.cpus, s.devices_room) > s.cpu_shift
+            or s.matches - s.spilled_at >= s.spill_every
+            or b.seen & CAT_BUFFERED & ~self.buffered
+        ):
+            return False
+        for i in range(self.n_buffers):
+            if not self._fits(&self.buffers[i], more, n_bytes):
+                return False
+        return True
+
+    cdef int _make_room(self, uint32_t seen, uint32_t cpus, uint64_t n_bytes) except -1:
+        """Make _has_room() true, unless records have to be evicted. The worker must be idle.
+
+        If records have to be evicted, the batch is paired while nothing else runs; then each record
+        makes room for itself.
+        """
+        cdef State *s = &self.s
+        cdef uint64_t more = BATCH + self.ahead
+        cdef int i
+        while min(s.hot.used + more, s.max_pending) > s.hot.room:
+            self._make_room_hot(more)
+        if n_pending(s) + more > s.max_pending and s.candidates == NULL:
+            s.candidates = <EvictionCandidate *> allocate(
+                self._arrays, "candidates", s.max_candidates * sizeof(EvictionCandidate)
+            )
+        if s.devices_end + BATCH > s.devices_room and s.devices_room <= s.max_devices:
+            self._grow_devices(2 * s.devices_room)
+        if cpu_bits(cpus, s.devices_room) > s.cpu_shift:
+            self._grow_sequences(cpus)
+        if s.matches - s.spilled_at >= s.spill_every:
+            self._spill()
+        self._take_names()
+        self._add_buffers(seen)
+        for i in range(self.n_buffers):
+            while not self._fits(&self.buffers[i], more, n_bytes):
+                self._grow(self._buffer_names[i], &self.buffers[i], more, n_bytes)
+        return 0
+
+    cdef int _grow(self, name, const Buffer *f, uint64_t records, uint64_t n_bytes) except -1:
+        """Make a buffer larger: at least twice as large if it is an array."""
+        cdef dict arrays
+        cdef uint64_t i
+        cdef uint64_t had = f.room[0]
+        cdef uint64_t room = max(
+            f.used[0] + f.per_record * records + f.per_byte * n_bytes, 2 * had, 8 * BATCH
+        )
+        cdef void **elements = <void **> f.at
+        cdef uint8_t *new
+        if f.growth == GROW_TABLE:
+            return self._grow_table(name, <Table *> f.at)
+        if f.growth == GROW_PROCESSES:
+            return self._grow_processes()
+        if room > <uint64_t> 1 << 32 and f.size > 1:
+            raise MemoryError(f"too many {name}: they are numbered with 32 bits")
+        arrays = dict(self._arrays)
+        if f.growth == GROW_POINTERS:
+            new = allocate(arrays, f"{name} from {had}", (room - had) * f.size)
+            elements[0] = enlarge(
+                arrays, name, elements[0], had * sizeof(void *), room * sizeof(void *)
+            )
+            for i in range(had, room):
+                (<void **> elements[0])[i] = new + (i - had) * f.size
+        else:
+            i = had if f.growth == GROW_FREE_LIST else min(f.used[0], had)
+            elements[0] = enlarge(arrays, name, elements[0], i * f.size, room * f.size)
+            if f.growth == GROW_FREE_LIST:      # the list of free elements ended with index `had`
+                for i in range(had, room):
+                    self.s.stored[i].stored_order = i + 1
+        f.room[0] = room
+        self._arrays = arrays
+        return 0
 
     cdef int _grow_table(self, name, Table *t) except -1:
         """Make a table larger by half."""
-        self._resize_table(name, t, t.n_groups + max(32, t.n_groups // 2))
-        return 0
+        return self._resize_table(name, t, t.n_groups + max(32, t.n_groups // 2))
 
     cdef int _resize_table(self, name, Table *t, uint64_t n_groups) except -1:
-        """So many groups, with room for all that is in the table."""
+        """Move the entries of a table to a new one of n_groups groups."""
         cdef dict arrays = dict(self._arrays)
         cdef Table old = t[0]
         cdef Table new
         new.n_groups = n_groups
         new.used = 0
-        if new.n_groups * GROUP > <uint64_t> 1 << 32:
-            raise MemoryError("more records are pending than can be told apart")
-        new.groups = <Group *> allocate(arrays, name + "_groups", new.n_groups * sizeof(Group))
+        new.room = n_groups * MOST_IN_GROUP
+        if n_groups * GROUP > <uint64_t> 1 << 32:
+            raise MemoryError(f"too many {name} records: they are numbered with 32 bits")
+        new.groups = <Group *> allocate(arrays, f"{name} groups", n_groups * sizeof(Group))
         new.slots = <Pending *> allocate(
-            arrays, name + "_slots", new.n_groups * GROUP * sizeof(Pending)
+            arrays, f"{name} slots", n_groups * GROUP * sizeof(Pending)
         )
         t[0] = new
         with nogil:
@@ -242,57 +447,55 @@ cdef class Engine:
         self._arrays = arrays
         return 0
 
-    cdef int _make_room_pending(self, uint64_t more) except -1:
-        """Set aside what many others have overtaken, where much is pending and that makes room;
-        otherwise, or where much of it was brought back, let the table grow.
+    cdef int _make_room_hot(self, uint64_t more) except -1:
+        """The hot table is full: demote old requests if that pays, or else let it grow.
+
+        It also grows if many of the requests that were demoted before have been promoted again.
         """
         cdef State *s = &self.s
-        cdef uint64_t room = s.pending.n_groups * MOST_IN_GROUP
-        cdef uint64_t used = s.pending.used
-        cdef uint64_t since_ns = max(s.full_ns, s.oldest_ns)
-        # A quarter of the records since then has overtaken what is from before.
+        cdef uint64_t used = s.hot.used
+        cdef uint64_t since_ns = max(s.hot_full_ns, s.oldest_ns)
+        # A quarter of the records since then are younger than this.
         cdef uint64_t before_ns = s.now_ns - (s.now_ns - since_ns) // 4
         cdef uint64_t moved = 0
         if (
-            s.records - s.full_records >= OVERTAKING * room
-            and s.n_brought_back <= s.n_set_aside // 8
+            s.records - s.hot_full_records >= DEMOTE_AFTER * s.hot.room
+            and s.n_promoted <= s.n_demoted // 8
             and since_ns < s.now_ns
-            and (s.overtaken.used != 0 or pays_to_set_aside(s, before_ns))
+            and (s.cold.used != 0 or pays_to_demote(s, before_ns))
         ):
-            while s.overtaken.used + used > s.overtaken.n_groups * MOST_IN_GROUP:
-                self._grow_table("overtaken", &s.overtaken)
-            self._make_bits(used)
+            while s.cold.used + used > s.cold.room:
+                self._grow_table("cold", &s.cold)
+            self._make_bloom(used)
             with nogil:
-                moved = set_aside(s, before_ns)
-        s.full_ns = s.now_ns
-        s.full_records = s.records
+                moved = demote(s, before_ns)
+        s.hot_full_ns = s.now_ns
+        s.hot_full_records = s.records
         if moved <= used // 8:
-            s.n_set_aside = s.n_brought_back = 0
-            self._grow_table("pending", &s.pending)
-        elif 2 * (s.pending.used + more) < room:
-            self._resize_table(
-                "pending", &s.pending, 1 + 3 * (s.pending.used + more) // (2 * MOST_IN_GROUP)
-            )
+            s.n_demoted = s.n_promoted = 0
+            self._grow_table("hot", &s.hot)
+        elif 2 * (s.hot.used + more) < s.hot.room:
+            self._resize_table("hot", &s.hot, 1 + 3 * (s.hot.used + more) // (2 * MOST_IN_GROUP))
         return 0
 
-    cdef int _make_bits(self, uint64_t more) except -1:
-        """Bits enough for so many more overtaken requests; those of what is gone are cleared."""
+    cdef int _make_bloom(self, uint64_t more) except -1:
+        """Make the Bloom filter large enough for so many more entries; clears stale bits."""
         cdef State *s = &self.s
         cdef uint64_t n
-        cdef uint64_t had = <uint64_t> 64 << 32 - s.overtaken_shift if s.overtaken_bits else 0
-        if BITS_EACH * (s.n_bits_set + more) <= had:
+        cdef uint64_t had = <uint64_t> 64 << 32 - s.bloom_shift if s.bloom else 0
+        if BLOOM_BITS_EACH * (s.n_bloom_entries + more) <= had:
             return 0
         n = max(<uint64_t> 1 << 12, had)
-        while n < BITS_EACH * (s.overtaken.used + s.overtaken.used // 2 + more):
+        while n < BLOOM_BITS_EACH * (s.cold.used + s.cold.used // 2 + more):
             n *= 2
-        s.overtaken_bits = <uint64_t *> allocate(self._arrays, "overtaken_bits", n // 8)
-        s.overtaken_shift = 39 - width(n)
+        s.bloom = <uint64_t *> allocate(self._arrays, "bloom", n // 8)
+        s.bloom_shift = 39 - width(n)
         with nogil:
-            set_bits(s)
+            fill_bloom(s)
         return 0
 
     cdef int _grow_devices(self, uint64_t wanted) except -1:
-        """Make room for so many devices, or max_devices, beside NOBODY."""
+        """Make room for so many devices, at most max_devices, and NO_DEVICE."""
         cdef State *s = &self.s
         cdef dict arrays = dict(self._arrays)
         cdef uint64_t i
@@ -304,8 +507,9 @@ cdef class Engine:
         cdef Load *loads = <Load *> enlarge(
             arrays, "loads", s.loads, had * sizeof(Load), room * sizeof(Load)
         )
-        cdef Carry *carries = <Carry *> enlarge(
-            arrays, "carries", s.carries, had * sizeof(Carry), room * sizeof(Carry)
+        cdef InFlightIntegral *integrals = <InFlightIntegral *> enlarge(
+            arrays, "integrals", s.integrals,
+            had * sizeof(InFlightIntegral), room * sizeof(InFlightIntegral),
         )
         cdef unsigned int map_bits = (2 * int(room) - 1).bit_length()
         cdef DeviceSlot *device_map = <DeviceSlot *> allocate(
@@ -314,7 +518,7 @@ cdef class Engine:
         self._place_sequences(arrays, room, min(s.cpu_shift, cpu_bits(<uint32_t> -1, room)))
         s.devices = devices
         s.loads = loads
-        s.carries = carries
+        s.integrals = integrals
         s.devices_room = room
         s.device_map = device_map
         s.device_mask = (<uint64_t> 1 << map_bits) - 1
@@ -326,16 +530,14 @@ cdef class Engine:
         return 0
 
     cdef int _grow_sequences(self, cpus) except -1:
-        """Room for a CPU of that number on every device."""
+        """Make room for CPUs up to that number on every device."""
         cdef dict arrays = dict(self._arrays)
-        self._place_sequences(
-            arrays, self.s.devices_room, cpu_bits(cpus, self.s.devices_room)
-        )
+        self._place_sequences(arrays, self.s.devices_room, cpu_bits(cpus, self.s.devices_room))
         self._arrays = arrays
         return 0
 
     cdef int _place_sequences(self, dict arrays, uint64_t devices, unsigned int shift) except -1:
-        """Sequence numbers for so many devices, of 2^shift CPUs each."""
+        """Allocate sequence numbers for so many devices with 2^shift CPUs each."""
         cdef State *s = &self.s
         cdef uint64_t i
         cdef uint32_t *new = <uint32_t *> allocate(arrays, "sequences", devices << shift + 2)
@@ -348,61 +550,8 @@ cdef class Engine:
         s.cpu_shift = shift
         return 0
 
-    cdef int _grow_accounts(self) except -1:
-        """As many accounts again, in a chunk of their own: they must not move."""
-        cdef State *s = &self.s
-        cdef dict arrays = dict(self._arrays)
-        cdef uint64_t i
-        cdef uint64_t had = s.n_accounts
-        cdef uint64_t more = max(4 * (BATCH + self.ahead), had)
-        cdef Account *chunk = <Account *> allocate(
-            arrays, f"accounts {had}", more * sizeof(Account)
-        )
-        s.accounts = <Account **> enlarge(
-            arrays, "accounts", s.accounts, had * sizeof(void *), (had + more) * sizeof(void *)
-        )
-        for i in range(more):
-            s.accounts[had + i] = &chunk[i]
-        s.n_accounts += more
-        self._arrays = arrays
-        return 0
-
-    cdef int _grow_queue_accounts(self) except -1:
-        """Likewise."""
-        cdef State *s = &self.s
-        cdef dict arrays = dict(self._arrays)
-        cdef uint64_t i
-        cdef uint64_t had = s.n_queue_accounts
-        cdef uint64_t more = max(4 * (BATCH + self.ahead), had)
-        cdef QueueAccount *chunk = <QueueAccount *> allocate(
-            arrays, f"queue accounts {had}", more * sizeof(QueueAccount)
-        )
-        s.queue_accounts = <QueueAccount **> enlarge(
-            arrays, "queue accounts", s.queue_accounts,
-            had * sizeof(void *), (had + more) * sizeof(void *),
-        )
-        for i in range(more):
-            s.queue_accounts[had + i] = &chunk[i]
-        s.n_queue_accounts += more
-        self._arrays = arrays
-        return 0
-
-    cdef int _grow_blocks(self, uint64_t wanted) except -1:
-        cdef State *s = &self.s
-        cdef dict arrays = dict(self._arrays)
-        cdef uint64_t room = max(wanted, 2 * s.blocks_room)
-        cdef size_t block = BLOCK * sizeof(uint32_t)
-        if room > <uint64_t> 1 << 32:
-            raise MemoryError("more histograms than can be told apart")
-        s.blocks = <uint32_t *> enlarge(
-            arrays, "blocks", s.blocks, min(s.n_blocks, s.blocks_room) * block, room * block
-        )
-        s.blocks_room = room
-        self._arrays = arrays
-        return 0
-
     cdef int _spill(self) except -1:
-        """Make room for what spill() does, and do that."""
+        """Make room for the 64-bit counters, and spill."""
         cdef State *s = &self.s
         cdef dict arrays = dict(self._arrays)
         cdef size_t block = BLOCK * sizeof(uint64_t)
@@ -425,6 +574,7 @@ cdef class Engine:
         cdef const Process *old = s.processes
         s.processes = <Process *> allocate(arrays, "processes", n * sizeof(Process))
         s.process_mask = n - 1
+        s.processes_room = n // 2
         for i in range(had):
             if old[i].requests != 0:
                 at = mix(old[i].pid ^ s.seed[1], s.seed[0] | 1) & s.process_mask
@@ -434,23 +584,10 @@ cdef class Engine:
         self._arrays = arrays
         return 0
 
-    cdef uint8_t *_grow(
-        self, name, const void *old, uint64_t used, uint64_t *room, uint64_t wanted, size_t size
-    ) except NULL:
-        """Elements of `size` bytes each, `used` of them in use: room for twice as many as before,
-        and for `wanted`.
-        """
-        cdef dict arrays = dict(self._arrays)
-        cdef uint64_t n = max(wanted, 8 * BATCH, 2 * room[0])
-        cdef uint8_t *new = enlarge(arrays, name, old, used * size, n * size)
-        room[0] = n
-        self._arrays = arrays
-        return new
-
     cdef int _take_names(self) except -1:
-        """Move the process names that were told to the dictionary; a later one counts.
+        """Move new process names to the dictionary; the latest name of a pid counts.
 
-        So many at least are remembered: those told or asked for last.
+        The dictionary keeps at least MOST_PROCESSES names: those added or refreshed last.
         """
         cdef uint64_t i
         for i in range(self.s.n_names):
@@ -466,7 +603,7 @@ cdef class Engine:
         return 0
 
     cdef int _refresh_names(self, processes) except -1:
-        """The names of these will be asked for: they are the last to be forgotten."""
+        """Move the names of these processes to the end, so that they are dropped last."""
         self._take_names()
         if len(self._names) > MOST_PROCESSES:
             for pid in processes["pid"].tolist():
@@ -474,163 +611,39 @@ cdef class Engine:
                     self._names[pid] = self._names.pop(pid)
         return 0
 
-    cdef inline bint _has_room(self, const Batch *b, uint64_t n_bytes) noexcept nogil:
-        """Whether there is room for all that a batch, which stands in n_bytes of input, can add.
-
-        Also for the batches before it that the worker has not paired yet; what it counts
-        meanwhile may be read late, but never by more than these.
-        """
-        cdef State *s = &self.s
-        cdef uint64_t more = BATCH + self.ahead
-        cdef uint64_t overtaken = load_acquire(&s.overtaken.used)   # first: it goes to the others
-        cdef uint64_t pending = load_relaxed(&s.pending.used) + more
-        return (
-            pending <= s.pending.n_groups * MOST_IN_GROUP
-            and pending + overtaken <= s.max_pending
-            and (s.devices_end + BATCH <= s.devices_room or s.devices_room > s.max_devices)
-            and s.n_active + more <= s.n_accounts
-            and s.n_blocks + BLOCKS_A_MATCH * more <= s.blocks_room
-            and s.matches - s.spilled_at < s.spill_every
-            and (s.as_original or (
-                load_relaxed(&s.history.used) + more <= s.history.n_groups * MOST_IN_GROUP
-                and load_relaxed(&s.n_retry_rows) + more <= s.retry_rows_room
-                and (not b.seen & CAT_ZONE_APPEND or s.appends != NULL)
-            ))
-            and cpu_bits(b.cpus, s.devices_room) <= s.cpu_shift
-            and (s.queued.groups == NULL or (
-                load_relaxed(&s.queued.used) + more <= s.queued.n_groups * MOST_IN_GROUP
-                and s.n_queue_active + more <= s.n_queue_accounts
-            ))
-            and (s.names == NULL or (
-                load_relaxed(&s.n_names) + more <= s.names_room
-                and load_relaxed(&s.n_processes) + more <= (s.process_mask + 1) // 2
-            ))
-            and (not b.seen & CAT_QUEUE or s.queued.groups != NULL)
-            and (not b.seen & CAT_NOTIFY or s.names != NULL)
-            and (not s.keep_details or (
-                s.n_kept + BATCH <= s.kept_room
-                and (not s.keep_mismatches or s.n_mismatch + BATCH <= s.mismatch_room)
-                and (not s.keep_requests or s.n_request + BATCH <= s.request_room)
-            ))
-            and (not s.keep_records or s.n_record + BATCH <= s.record_room)
-            and (not s.keep_driver_data
-                 or s.n_driver + n_bytes + BATCH * HEADER_V7 <= s.driver_room)
-        )
-
-    cdef int _make_room(self, uint32_t seen, uint32_t cpus, uint64_t n_bytes) except -1:
-        """As _has_room says, where that can be; the worker must have nothing to do.
-
-        Not where records have to be evicted: then a batch is paired while nothing else runs, and
-        for its own records there is room.
-        """
-        cdef State *s = &self.s
-        cdef uint64_t i, had
-        cdef uint64_t more = BATCH + self.ahead
-        while min(s.pending.used + more, s.max_pending) > s.pending.n_groups * MOST_IN_GROUP:
-            self._make_room_pending(more)
-        if all_pending(s) + more > s.max_pending and s.victims == NULL:
-            s.victims = <Victim *> allocate(
-                self._arrays, "victims", s.max_victims * sizeof(Victim)
-            )
-        if s.devices_end + BATCH > s.devices_room and s.devices_room <= s.max_devices:
-            self._grow_devices(2 * s.devices_room)
-        if cpu_bits(cpus, s.devices_room) > s.cpu_shift:
-            self._grow_sequences(cpus)
-        if s.n_active + more > s.n_accounts:
-            self._grow_accounts()
-        if s.n_blocks + BLOCKS_A_MATCH * more > s.blocks_room:
-            self._grow_blocks(s.n_blocks + BLOCKS_A_MATCH * more)
-        if s.matches - s.spilled_at >= s.spill_every:
-            self._spill()
-        if not s.as_original:
-            self._make_room_for_steps(seen, more)
-        if seen & CAT_QUEUE or s.queued.groups != NULL:
-            while min(s.queued.used + more, s.max_pending) > s.queued.n_groups * MOST_IN_GROUP:
-                self._grow_table("queued", &s.queued)
-            if s.n_queue_active + more > s.n_queue_accounts:
-                self._grow_queue_accounts()
-        if seen & CAT_NOTIFY or s.names != NULL:
-            self._take_names()
-            if s.processes == NULL:
-                self._grow_processes()
-            if s.names == NULL:
-                s.names = <Name *> allocate(self._arrays, "names", 2 * more * sizeof(Name))
-                s.names_room = 2 * more
-            while min(s.n_processes + more, MOST_PROCESSES) > (s.process_mask + 1) // 2:
-                self._grow_processes()
-        if s.keep_details and s.n_kept + BATCH > s.kept_room:
-            had = s.kept_room
-            s.kept = <Kept *> self._grow("kept", s.kept, had, &s.kept_room, 0, sizeof(Kept))
-            for i in range(had, s.kept_room):   # the list of free entries ended just before
-                s.kept[i].stored = i + 1
-        if s.keep_mismatches and s.n_mismatch + BATCH > s.mismatch_room:
-            s.mismatch = <Mismatch *> self._grow(
-                "mismatch", s.mismatch, s.n_mismatch, &s.mismatch_room, 0, sizeof(Mismatch)
-            )
-        if s.keep_requests and s.n_request + BATCH > s.request_room:
-            s.request = <Request *> self._grow(
-                "request", s.request, s.n_request, &s.request_room, 0, sizeof(Request)
-            )
-        if s.keep_records and s.n_record + BATCH > s.record_room:
-            s.record = <Record *> self._grow(
-                "record", s.record, s.n_record, &s.record_room, 0, sizeof(Record)
-            )
-        if s.keep_driver_data and s.n_driver + n_bytes + BATCH * HEADER_V7 > s.driver_room:
-            s.driver = self._grow(
-                "driver", s.driver, s.n_driver, &s.driver_room,
-                2 * (s.n_driver + n_bytes + BATCH * HEADER_V7), 1,
-            )
-        return 0
-
-    cdef int _make_room_for_steps(self, uint32_t seen, uint64_t more) except -1:
-        """For requests of several steps: any completion may turn out to be one of a part."""
-        cdef State *s = &self.s
-        while s.history.used + more > s.history.n_groups * MOST_IN_GROUP:
-            self._grow_table("history", &s.history)
-        if s.n_retry_rows + more > s.retry_rows_room:
-            s.retry_rows = <RetryRow *> self._grow(
-                "retry rows", s.retry_rows, s.n_retry_rows, &s.retry_rows_room,
-                s.n_retry_rows + more, sizeof(RetryRow),
-            )
-        if seen & CAT_ZONE_APPEND and s.appends == NULL:
-            s.appends = <Append *> allocate(
-                self._arrays, "appends", MOST_APPENDS * sizeof(Append)
-            )
-        return 0
-
     # -- bytes in
 
     def feed(self, const uint8_t[::1] data, until_ns=None, wait=True):
-        self._check_free()
-        if self.failure is not None:
-            raise self.failure
-        if until_ns is None:
-            self.s.last_ns = <uint64_t> -1
-        elif 0 < until_ns < 1 << 64:
-            self.s.last_ns = until_ns - 1
-        else:
-            raise ValueError(f"until_ns must be from 1 to 2^64-1, not {until_ns}")
-        self.wait = wait
-        if self.has_worker and self.pipeline.process != getpid():
-            self._settle()
         cdef size_t size = data.shape[0]
-        if size == 0 and not (self.stopped and self.n_tail):
-            return 0
-        self.busy = True
+        self._enter()
         try:
-            return self._feed(&data[0] if size else self.tail, size)
-        except BaseException as error:
-            self.failure = error                # the batch at hand is lost: nothing to go on from
-            raise
+            if self.failure is not None:
+                raise self.failure
+            if until_ns is None:
+                self.s.last_ns = <uint64_t> -1
+            elif 0 < until_ns < 1 << 64:
+                self.s.last_ns = until_ns - 1
+            else:
+                raise ValueError(f"until_ns must be from 1 to 2^64-1, not {until_ns}")
+            self.wait = wait
+            if self.has_worker and self.ring.process != getpid():
+                self._drain_worker()
+            if size == 0 and not (self.stopped and self.n_tail):
+                return 0
+            try:
+                return self._feed(&data[0] if size else self.tail, size)
+            except BaseException as error:
+                self.failure = error            # the current batch is lost
+                raise
         finally:
-            self.busy = False
+            self._leave()
 
     cdef Py_ssize_t _feed(self, const uint8_t *data, size_t size) except -1:
         """Returns how many bytes were taken: all, unless a record after last_ns comes next."""
         cdef size_t at = 0
         cdef size_t old, more, used
         while self.n_tail:
-            # Complete what the last feed ended with, then go on in place behind it.
+            # Complete the record in the tail, then go on in data, behind it.
             old = self.n_tail
             more = min(max(self.need, old) - old, size - at, <size_t> MAX_RECORD - old)
             memcpy(self.tail + old, data + at, more)
@@ -638,7 +651,7 @@ cdef class Engine:
             used = self._consume(self.tail, old + more)
             self.n_tail = old + more - used
             if used >= old:
-                at -= self.n_tail               # the rest of the tail is data's own beginning
+                at -= self.n_tail               # the rest of the tail is in data, too
                 self.n_tail = 0
             elif used:
                 memmove(self.tail, self.tail + used, self.n_tail)
@@ -652,25 +665,25 @@ cdef class Engine:
         return size
 
     cdef Py_ssize_t _consume(self, const uint8_t *data, size_t size) except -1:
-        """Deal with all that is whole; returns how many bytes that is, and sets self.need."""
+        """Process all complete records; returns how many bytes these are, and sets self.need."""
         cdef State *s = &self.s
-        cdef Pipeline *p = &self.pipeline
+        cdef WorkerRing *p = &self.ring
         cdef Batch *b = &self.batch
         cdef size_t at = 0
         cdef size_t begin
-        cdef Walk end
+        cdef DecodeEnd end
         cdef int most
         self.stopped = False
         with nogil:
             while at < size:
                 if unlikely(self.swap < 0 or self.searching):
-                    end = WALK_OTHER
+                    end = DECODE_OTHER
                 else:
                     if self.has_worker:
                         account_paired(p)
                         if p.produced - p.accounted == RING:
                             await_paired(p, RING // 2)
-                        b = &p.ring[p.produced % RING]
+                        b = &p.batches[p.produced % RING]
                     begin = at
                     most = <int> min(
                         <uint64_t> BATCH, SWEEP_EVERY - (s.records & (SWEEP_EVERY - 1))
@@ -685,61 +698,34 @@ cdef class Engine:
                         self.has_worker and self._has_room(b, at - begin)
                         and b.first & (SWEEP_EVERY - 1) != 0
                     ):
-                        if has_time(p):         # then it does the rest
+                        if worker_keeps_up(p):
                             prepare(s, b, False, False)
                         else:
                             prepare(s, b, True, False)
                         publish(p)
                     else:
-                        self._work_alone(b, at - begin)
-                if end == WALK_SHORT:
+                        self._process_alone(b, at - begin)
+                if end == DECODE_SHORT:
                     break
-                if unlikely(end == WALK_LATER):
+                if unlikely(end == DECODE_LATER):
                     self.stopped = True
                     break
-                if unlikely(end != WALK_FULL):
+                if unlikely(end != DECODE_FULL):
                     if self.has_worker:
-                        drain(p)                # for what may be raised
+                        drain(p)                # an exception must come after what was fed before
                     with gil:
                         if not self._consume_other(data, size, &at, end):
                             break
-            # Until then records of some kinds stand in data.
+            # The worker may read some records in data: wait before the caller reuses it.
             if self.has_worker and (self.wait or p.needs_input or s.follow_issues):
                 drain(p)
         return at
 
-    cdef int _check_free(self) except -1:
-        """Nothing may be told or changed while another thread of Python works."""
-        if self.busy:
-            raise RuntimeError("another thread is using this engine")
-        return 0
-
-    cdef int _settle(self) except -1:
-        """Wait for the worker: what is told or changed next is of all that was fed."""
-        cdef Pipeline *p = &self.pipeline
-        self._check_free()
-        if not self.has_worker:
-            return 0
-        if p.process == getpid():
-            self.busy = True
-            with nogil:
-                drain(p)
-            self.busy = False
-            return 0
-        # After a fork() this one goes on alone, unless the worker may have had something in hand:
-        # what it says itself was copied at another moment than what it was writing to.
-        if p.accounted != p.produced:
-            self.failure = RuntimeError("the process was forked while two threads were at work")
-            raise self.failure
-        self.has_worker = False
-        self.ahead = 0
-        return 0
-
-    cdef int _work_alone(self, Batch *b, size_t n_bytes) except -1 nogil:
-        """Take a batch through all stages."""
+    cdef int _process_alone(self, Batch *b, size_t n_bytes) except -1 nogil:
+        """Take a batch through all stages on this thread."""
         cdef State *s = &self.s
         if self.has_worker:
-            drain(&self.pipeline)
+            drain(&self.ring)
         if unlikely(not self._has_room(b, n_bytes)):
             with gil:
                 try:
@@ -748,10 +734,10 @@ cdef class Engine:
                     s.records = b.first         # nothing of this batch counts
                     raise
         if b.first & (SWEEP_EVERY - 1) == 0:
-            sweep(s)
+            evict_by_age(s)
         if s.keep_records:
             log_records(s, b)
-        if s.overtaken.used != 0:
+        if s.cold.used != 0:
             prepare(s, b, True, True)
         else:
             prepare(s, b, True, False)
@@ -760,18 +746,18 @@ cdef class Engine:
         return 0
 
     cdef bint _consume_other(
-        self, const uint8_t *data, size_t size, size_t *at, Walk why
+        self, const uint8_t *data, size_t size, size_t *at, DecodeEnd why
     ) except -1:
-        """Deal with what is no record at data[at:]: the beginning of the stream, a mark, garbage.
+        """Process what is not a record at data[at:]: the start of the stream, a mark, garbage.
 
-        False: more bytes are needed to tell.
+        Returns False if more bytes are needed to decide.
         """
         cdef size_t left = size - at[0]
         cdef const uint8_t *p = data + at[0]
         cdef size_t length = 0
         cdef uint64_t events = 0
         cdef int mark
-        if why == WALK_SHUFFLED and not self.resync:
+        if why == DECODE_MISLABELLED and not self.resync:
             self._fail(
                 p, left,
                 "a version-8 record with the magic of version 7, cut to 48 bytes",
@@ -780,7 +766,7 @@ cdef class Engine:
             )
         mark = parse_lost(p, left, &length, &events)
         if mark > 0 and not self.searching:
-            self.s.lost += events
+            self.s.lost_events += events
             self.position += length
             at[0] += length
             return True
@@ -800,12 +786,12 @@ cdef class Engine:
             if left < 4:
                 self.need = 4
                 return False
-            if self.swap < 0 and sniff(load32(p)) >= 0:
-                self.swap = self.s.foreign = sniff(load32(p))
+            if self.swap < 0 and byte_order_of(load32(p)) >= 0:
+                self.swap = self.s.foreign = byte_order_of(load32(p))
                 return True
             if not self.resync:
                 self._fail(p, left, None, None)
-            if self.s.records == 0:             # its magic told the byte order, and was no record's
+            if self.s.records == 0:             # the magic that set the byte order was garbage
                 self.swap = -1
             self.searching = True
             self.garbage_from = self.position
@@ -814,17 +800,17 @@ cdef class Engine:
         return self._search(data, size, at)
 
     cdef int _skip_padding(self, size_t length) except -1:
-        """Skip zeros behind a record: blktrace may hand out a buffer of them when it stops."""
+        """Skip zeros behind a record: blktrace may write a buffer of them when it stops."""
         self.s.padding_bytes += length
         self.position += length
         self.padding_end = self.position
         return 0
 
     cdef bint _search(self, const uint8_t *data, size_t size, size_t *at) except -1:
-        """Look for the next plausible record or mark. False: none so far, more bytes are needed."""
+        """Search for the next plausible record or mark. False: none so far, feed more bytes."""
         cdef size_t pos = at[0]
         cdef int order = self.swap
-        cdef int found                          # 1: yes, 0: not in sight, -1: too short to tell
+        cdef int found                          # see find_record()
         with nogil:
             found = find_record(data, size, &pos, &order)
         self.position += pos - at[0]
@@ -845,20 +831,26 @@ cdef class Engine:
         return 0
 
     cdef int _fail(self, const uint8_t *p, size_t left, found, expected) except -1:
-        """Raise TraceError, now and at every use to come."""
+        """Raise TraceError, now and in every later feed() and finish()."""
         if found is None:
             found, expected = describe_magic(load32(p), self.swap)
         self.failure = TraceError(self.position, found, expected)
         raise self.failure
 
     def finish(self):
-        self._check_free()
+        self._enter()
+        try:
+            self._finish()
+        finally:
+            self._leave()
+
+    cdef int _finish(self) except -1:
+        cdef size_t n, used
         if self.failure is not None:
             raise self.failure
-        self._settle()
-        cdef size_t n, used
+        self._drain_worker()
         while self.searching and self.n_tail:
-            # What stands first was too short to tell, and is garbage by now; a mark may follow.
+            # The tail was too short to decide, so its first byte is garbage; a mark may follow.
             self.position += 1
             self.n_tail -= 1
             memmove(self.tail, self.tail + 1, self.n_tail)
@@ -869,8 +861,8 @@ cdef class Engine:
         if n and not self.searching and self.s.records != 0 and zeros_at(self.tail, n) == n:
             self._skip_padding(n)
             n = self.n_tail = 0
-        sweep(&self.s)
-        self.s.has_ended = True
+        evict_by_age(&self.s)
+        self.s.stream_ended = True
         if self.searching:
             self._end_search()
         elif n:
@@ -879,33 +871,33 @@ cdef class Engine:
                 self.position += n
                 self.n_tail = 0
                 self._end_search()
-            elif n >= 4 and sniff(load32(self.tail)) < 0 and self.tail[0] != c"C":
+            elif n >= 4 and byte_order_of(load32(self.tail)) < 0 and self.tail[0] != c"C":
                 self._fail(self.tail, n, None, None)
             else:
                 self._fail(
                     self.tail, n, f"the end of the input {n} bytes into a record",
                     f"{self.need} bytes at least",
                 )
+        return 0
 
     # -- figures out
 
     def snapshot(self, end_ns=None):
-        self._settle()
-        self.busy = True
+        self._enter()
         try:
-            return self._snapshot(end_ns)
+            self._drain_worker()
+            return self._snapshot(self.s.now_ns if end_ns is None else end_ns)
         finally:
-            self.busy = False
+            self._leave()
 
-    cdef _snapshot(self, end_ns):
+    cdef _snapshot(self, uint64_t end):
         cdef State *s = &self.s
-        cdef uint64_t end = s.now_ns if end_ns is None else end_ns
         cdef SnapshotSizes n
         with nogil:
-            sweep(s)
-            weigh_requests(s, end)
+            evict_by_age(s)
+            integrate_in_flight(s, end)
             count_rows(s, &n)
-        processes = self._listed_processes()
+        processes = self._processes_by_pid()
         snapshot = Snapshot(
             rows=table(n.rows, layout.ROW),
             d2c_bins=table(n.d2c_bins, layout.BIN),
@@ -926,19 +918,18 @@ cdef class Engine:
         cdef Bin *q2d_bins = <Bin *> address(snapshot.q2d_bins)
         cdef Bin *q2c_bins = <Bin *> address(snapshot.q2c_bins)
         self._refresh_names(processes)
-        with nogil:                             # from here on nothing can fail
+        with nogil:                             # nothing can fail from here on
             move_rows(s, rows, d2c_bins, size_bins)
             move_queue_rows(s, queue_rows, q2d_bins, q2c_bins)
             move_load_rows(s, end, loads)
             move_retry_rows(s, retry_rows)
             free_idle_devices(s)
             close_accounts(s)
-            forget_processes(s)
-            s.gaps_cut = s.gaps
+            reset_processes(s)
+            s.gaps_reported = s.sequence_gaps
         return snapshot
 
-    cdef _listed_processes(self):
-        """The table of processes, by pid."""
+    cdef _processes_by_pid(self):
         cdef State *s = &self.s
         cdef uint64_t i
         cdef uint64_t n = s.n_processes + (s.other_processes.requests != 0)
@@ -956,106 +947,98 @@ cdef class Engine:
             out.pid = <uint32_t> -1
         return processes
 
+    cdef _take(self, const void **elements, uint64_t *n, dtype):
+        """Copy an optional list to a numpy array, and empty the list."""
+        self._enter()
+        try:
+            taken = table(n[0], dtype)
+            if n[0]:
+                memcpy(address(taken), elements[0], taken.nbytes)
+            n[0] = 0
+            return taken
+        finally:
+            self._leave()
+
     def take_mismatches(self):
-        self._check_free()
-        taken = copied(self.s.mismatch, self.s.n_mismatch, layout.MISMATCH)
-        self.s.n_mismatch = 0
-        return taken
+        return self._take(
+            <const void **> &self.s.mismatch, &self.s.n_mismatch, layout.MISMATCH
+        )
 
     def take_records(self):
-        self._check_free()
-        taken = copied(self.s.record, self.s.n_record, layout.RECORD)
-        self.s.n_record = 0
-        return taken
+        return self._take(<const void **> &self.s.record, &self.s.n_record, layout.RECORD)
 
     def take_requests(self):
-        self._check_free()
-        taken = copied(self.s.request, self.s.n_request, layout.REQUEST)
-        self.s.n_request = 0
-        return taken
+        return self._take(<const void **> &self.s.request, &self.s.n_request, layout.REQUEST)
 
     def take_driver_data(self):
-        self._check_free()
-        cdef bytes data = (<char *> self.s.driver)[:self.s.n_driver] if self.s.n_driver else b""
-        self.s.n_driver = 0
-        return data
+        return self._take(<const void **> &self.s.driver, &self.s.n_driver, np.uint8).tobytes()
 
     def take_skips(self):
-        self._check_free()
-        skips = self._skips
-        self._skips = []
+        self._enter()
+        skips, self._skips = self._skips, []
+        self._leave()
         return skips
 
     def leftovers(self):
-        self._check_free()
         if not self.s.keep_mismatches:
             raise ValueError("made without keep_details")
-        kept = np.empty(all_pending(&self.s), dtype=[("detail", layout.DETAIL), ("stored", "u8")])
-        cdef Kept *out = <Kept *> address(kept)
-        out = copy_kept(&self.s, &self.s.pending, out)
-        copy_kept(&self.s, &self.s.overtaken, out)
+        self._enter()
+        try:
+            stored = np.empty(
+                n_pending(&self.s), dtype=[("detail", layout.DETAIL), ("order", "u8")]
+            )
+            copy_stored(
+                &self.s, &self.s.cold,
+                copy_stored(&self.s, &self.s.hot, <StoredRecord *> address(stored)),
+            )
+        finally:
+            self._leave()
         # The original walks 128 hash chains, the most recently stored first.
         order = np.lexsort((
-            ~kept["stored"], kept["detail"]["record"]["sector"] % np.uint64(128)
+            ~stored["order"], stored["detail"]["record"]["sector"] % np.uint64(128)
         ))
-        # numpy's indexing with a list hands out anything where it gets no memory for structs.
-        return kept["detail"].take(order)
+        # Not stored["detail"][order]: numpy returns garbage there if memory for structs is short.
+        return stored["detail"].take(order)
 
     def counters(self):
-        self._settle()
-        return {
-            "records": self.s.records,
-            "requests": self.s.matches + self.s.matches_of_others,
-            "mismatches": self.s.mismatches,
-            "driver_data_records": self.s.driver_data,
-            "evicted": self.s.evicted,
-            "lost_events": self.s.lost,
-            "sequence_gaps": self.s.gaps,
-            "completions_without_issue": self.s.orphans,
-            "issues_without_completion": max(self.s.unanswered, self.s.given_up),
-            "skipped_bytes": self.s.skipped_bytes,
-            "over_device_limit": self.s.over_limit,
-        }
+        self._enter()
+        try:
+            self._drain_worker()
+            return {
+                "records": self.s.records,
+                "requests": self.s.matches,
+                "mismatches": self.s.mismatches,
+                "driver_data_records": self.s.driver_data,
+                "evicted": self.s.evicted,
+                "lost_events": self.s.lost_events,
+                "sequence_gaps": self.s.sequence_gaps,
+                "completions_without_issue": self.s.completions_without_issue,
+                "issues_without_completion": max(
+                    self.s.issues_without_completion, self.s.issues_given_up
+                ),
+                "skipped_bytes": self.s.skipped_bytes,
+                "over_device_limit": self.s.over_device_limit,
+            }
+        finally:
+            self._leave()
 
-    def _longest_searches(self):
-        """For tests: groups that the longest search among pending requests looks at, and slots of
-        the map that the longest for a device does.
-        """
-        cdef const State *s = &self.s
-        cdef uint64_t groups = 0
-        cdef uint64_t slots = 0
-        cdef uint64_t group, home, i
-        cdef unsigned int in_use
-        cdef const Pending *p
-        for group in range(s.pending.n_groups):
-            in_use = slots_in_use(&s.pending, group)
-            while in_use != 0:
-                p = &s.pending.slots[group * GROUP + first_bit(in_use)]
-                in_use &= in_use - 1
-                home = place_of(s, &s.pending, p.sector, p.key).home
-                groups = max(groups, 1 + (group + s.pending.n_groups - home) % s.pending.n_groups)
-        for i in range(s.device_mask + 1):
-            if s.device_map[i].index != NOBODY:
-                home = mix(s.device_map[i].number ^ s.seed[0], s.seed[1]) >> s.device_shift
-                slots = max(slots, 1 + ((i - home) & s.device_mask))
-        return groups, slots
-
-    def _set_aside(self):
-        """For tests: how many requests are set aside now, and how many were brought back since
-        the table of the others last grew.
-        """
-        self._settle()
-        return self.s.overtaken.used, self.s.n_brought_back
+    cdef int _drain_alone(self) except -1:
+        """Wait for the worker, for what only reads a number afterwards."""
+        self._enter()
+        try:
+            return self._drain_worker()
+        finally:
+            self._leave()
 
     @property
     def requests(self):
-        self._settle()
-        return self.s.matches + self.s.matches_of_others
+        self._drain_alone()
+        return self.s.matches
 
     @property
     def pending(self):
-        self._settle()
-        return all_pending(&self.s)
+        self._drain_alone()
+        return n_pending(&self.s)
 
     @property
     def records(self):
@@ -1067,28 +1050,32 @@ cdef class Engine:
 
     @property
     def now_ns(self):
-        self._settle()
+        self._drain_alone()
         return self.s.now_ns
 
     @property
     def first_ns(self):
-        self._settle()
+        self._drain_alone()
         return self.s.first_ns if self.s.first_ns != <uint64_t> -1 else None
 
     @property
     def epoch_ns(self):
-        self._settle()
+        self._drain_alone()
         cdef const State *s = &self.s
-        # `blkparse -d` makes the times of all records relative but those of notes.
+        # `blkparse -d` makes the times of all records relative, except those of notifications.
         if not s.has_epoch or s.first_ns < s.epoch_at_ns - min(s.epoch_at_ns, CLOCKS_DIFFER_NS):
             return None
         return s.epoch_ns
 
     @property
     def process_names(self):
-        self._settle()
-        self._take_names()
-        return self._names
+        self._enter()
+        try:
+            self._drain_worker()
+            self._take_names()
+            return self._names
+        finally:
+            self._leave()
 
     @property
     def padding_bytes(self):
@@ -1098,21 +1085,61 @@ cdef class Engine:
     def offset(self):
         return self.position
 
+    # -- for tests
 
-def _struct_sizes():
-    """For the test that holds these structs against their numpy twins."""
+    def _tune(self, *, hash_seed=None, spill_every=None, cold_table_from=None):
+        if self.s.records or self.s.n_devices:
+            raise ValueError("an engine that was used cannot be tuned")
+        if hash_seed is not None:
+            self._set_seed(hash_seed)
+        if spill_every is not None:
+            self.s.spill_every = spill_every
+        if cold_table_from is not None:
+            self.s.cold_table_from = cold_table_from
+
+    def _table_figures(self):
+        self._drain_alone()
+        cdef const State *s = &self.s
+        cdef Cursor c = Cursor(0, 0)
+        cdef uint64_t groups = 0
+        cdef uint64_t slots = 0
+        cdef uint64_t home, i
+        cdef const Pending *p
+        while (p := next_entry(&s.hot, &c)) != NULL:
+            home = place_of(s, &s.hot, p.sector, p.key).home
+            groups = max(groups, 1 + (c.group - 1 + s.hot.n_groups - home) % s.hot.n_groups)
+        for i in range(s.device_mask + 1):
+            if s.device_map[i].index != NO_DEVICE:
+                home = mix(s.device_map[i].number ^ s.seed[0], s.seed[1]) >> s.device_shift
+                slots = max(slots, 1 + ((i - home) & s.device_mask))
+        return {
+            "longest_search": groups,
+            "longest_device_search": slots,
+            "cold": s.cold.used,
+            "promoted": s.n_promoted,
+        }
+
+
+def _read_structs(const uint8_t[::1] data):
+    """For the test that compares structs with dtypes: the same bytes read as each struct.
+
+    Returns by the name of the dtype: the struct's size, and its fields as a dictionary.
+    """
+    if data.shape[0] < <Py_ssize_t> sizeof(Row):
+        raise ValueError(f"{sizeof(Row)} bytes are needed")
+    cdef const void *p = &data[0]
     return {
-        "TRACE_V7": sizeof(TraceV7),
-        "TRACE_V8": sizeof(TraceV8),
-        "RECORD": sizeof(Record),
-        "DETAIL": sizeof(Detail),
-        "MISMATCH": sizeof(Mismatch),
-        "MOMENTS": sizeof(Moments),
-        "ROW": sizeof(Row),
-        "BIN": sizeof(Bin),
-        "LOAD": sizeof(LoadRow),
-        "QUEUE_ROW": sizeof(QueueRow),
-        "RETRY_ROW": sizeof(RetryRow),
-        "PROCESS": sizeof(Process),
-        "REQUEST": sizeof(Request),
+        "TRACE_V7": (sizeof(TraceV7), (<const TraceV7 *> p)[0]),
+        "TRACE_V8": (sizeof(TraceV8), (<const TraceV8 *> p)[0]),
+        "RECORD": (sizeof(Record), (<const Record *> p)[0]),
+        "DETAIL": (sizeof(Detail), (<const Detail *> p)[0]),
+        "MISMATCH": (sizeof(Mismatch), (<const Mismatch *> p)[0]),
+        "MOMENTS": (sizeof(Moments), (<const Moments *> p)[0]),
+        "ROW": (sizeof(Row), (<const Row *> p)[0]),
+        "BIN": (sizeof(Bin), (<const Bin *> p)[0]),
+        "LOAD": (sizeof(LoadRow), (<const LoadRow *> p)[0]),
+        "QUEUE_ROW": (sizeof(QueueRow), (<const QueueRow *> p)[0]),
+        "RETRY_ROW": (sizeof(RetryRow), (<const RetryRow *> p)[0]),
+        "PROCESS": (sizeof(Process), (<const Process *> p)[0]),
+        "REQUEST": (sizeof(Request), (<const Request *> p)[0]),
     }

@@ -44,7 +44,6 @@ class Options(TypedDict, total=False):
     to_ns: int | None
     is_absolute: bool
     threads: int
-    shard: tuple[int, int]
 
 
 class ClockOptions(Options, total=False):

@@ -56,7 +56,6 @@ complete -c blkiomon -n '__blkiomon_runs archive' -l scheduler -x -d 'the worker
 complete -c blkiomon -n '__blkiomon_runs archive' -l tls-ca-file -r -F -d 'the authority that the scheduler'\''s certificate is of (PEM)'
 complete -c blkiomon -n '__blkiomon_runs archive' -l tls-cert -r -F -d 'the certificate that the scheduler is shown (PEM)'
 complete -c blkiomon -n '__blkiomon_runs archive' -l tls-key -r -F -d 'its key (PEM)'
-complete -c blkiomon -n '__blkiomon_runs archive' -l shards -x -d 'share a trace that is larger than an Nth of all among N workers, of which each reads all of it (default 1)'
 complete -c blkiomon -n '__blkiomon_runs archive' -l json -d 'the summary as JSON'
 complete -c blkiomon -n '__blkiomon_runs archive' -l resync -d 'after garbage go on at the next record, count what is skipped'
 complete -c blkiomon -n '__blkiomon_runs archive' -l max-pending -x -d 'pending records kept at most (default 1000000): a worker'\''s memory'

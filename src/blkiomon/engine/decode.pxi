@@ -1,51 +1,53 @@
-# Foreign bytes to host-order records.
+# Decodes bytes to batches of records in host byte order.
 #
-# One pass walks the lengths and folds both versions and both byte orders into one form: a version-7
-# header in host byte order, with its categories beside it, as version 8 has more of them. So what
-# most machines send needs no copy. The walk is the only place that trusts a length in the input,
-# and it never moves past what it was given.
+# Both versions and both byte orders become version-7 headers in host byte order, with the
+# categories beside them, as version 8 has more of those. Native version-7 records, the common
+# case, are not copied. Only decode_run() trusts a length in the input, and it never reads beyond
+# the input.
+#
+# Entry point: decode_batch, from Engine._consume(). Never allocates; keeps no state.
 
-cdef enum Walk:                                 # why a run of records ended
-    WALK_FULL                                   # `most` records were read
-    WALK_SHORT                                  # the next record is not all there; see need
-    WALK_OTHER                                  # the next bytes are no record of this kind
-    WALK_SHUFFLED                               # a version-8 record behind a version-7 magic
-    WALK_LATER                                  # the next record is too late
+cdef enum DecodeEnd:                            # why a run of records ended
+    DECODE_FULL                                 # the batch has `most` records
+    DECODE_SHORT                                # the next record is incomplete: see need
+    DECODE_OTHER                                # the next bytes are not a record
+    DECODE_MISLABELLED                          # a version-8 record with the magic of version 7
+    DECODE_LATER                                # the next record is later than last_ns
 
 cdef enum:
     BATCH = 128                                 # records decoded, then paired, at a time
-    AHEAD = 4096                                # bytes of input fetched before they are needed
+    AHEAD = 4096                                # bytes of input prefetched
     PID_LIMIT = 1 << 22                         # the kernel's PID_MAX_LIMIT
 
 cdef struct Batch:
     int n
-    uint64_t first                              # position of record 0 among all
+    uint64_t first                              # position of record 0 in the stream
     uint32_t seen                               # all categories or'ed
-    uint32_t cpus                               # and all CPUs
+    uint32_t cpus                               # all CPU numbers or'ed
     const TraceV7 *record[BATCH]                # in the input itself, or in `converted`
-    const uint8_t *payload[BATCH]               # of those in `converted`: see payload_of()
-    uint32_t category[BATCH]                    # bits 16 and up of the action, of either version
+    const uint8_t *payload[BATCH]               # only for `converted`: see payload_of()
+    uint32_t category[BATCH]                    # action >> 16, of either version
     TraceV7 converted[BATCH]
-    Pending item[BATCH]                         # filled by prepare(): all that pair() looks at
-    bint has_hashes                             # the items have theirs; else take_over() is called
-    bint needs_input                            # some are looked at again where they stand
+    Pending item[BATCH]                         # filled by prepare() for pair()
+    bint has_hashes                             # else the worker computes them
+    bint needs_input                            # handle_other() reads some records again
     int n_matches
-    Match match[BATCH]                          # filled by pair(): all that account() looks at
+    Match match[BATCH]                          # filled by pair() for account()
 
 
 cdef inline const uint8_t *payload_of(const Batch *b, int i) noexcept nogil:
-    """Where a record's payload stands in the input."""
+    """A record's payload in the input."""
     if b.record[i] == &b.converted[i]:
         return b.payload[i]
     return <const uint8_t *> b.record[i] + HEADER_V7
 
 
-cdef inline bint is_shuffled(const TraceV7 *r) noexcept nogil:
-    """Whether a version-7 header is really a version-8 one with the magic of version 7.
+cdef inline bint is_mislabelled_v8(const TraceV7 *r) noexcept nogil:
+    """Whether a header with the magic of version 7 has the layout of version 8.
 
-    That is what ftrace's blk tracer sends in binary mode on kernels that speak version 8: pid and
-    action have changed places and the device stands where version 7 has the CPU. No process has
-    such an id, and no pid has a category above REQUEUE.
+    ftrace's blk tracer sends such records in binary mode on kernels of version 8. Where version 7
+    has action, pid and cpu, they have pid, action and device. The test is safe: no process has such
+    a pid, no pid has a category above REQUEUE, no CPU such a number.
     """
     cdef uint32_t event = r.pid & 0xffff & ~<uint32_t> EVENT_CGROUP
     cdef uint32_t category = r.pid >> 16
@@ -56,15 +58,15 @@ cdef inline bint is_shuffled(const TraceV7 *r) noexcept nogil:
     )
 
 
-cdef inline Walk decode_run(
+cdef inline DecodeEnd decode_run(
     const uint8_t *data, size_t size, size_t *at, int most, uint64_t last_ns,
     bint swap, int version, Batch *out, size_t *need, uint64_t *next_ns,
 ) noexcept nogil:
-    """Read records of one version and byte order from data[at:size], until the batch has `most`.
+    """Append records of one version and byte order from data[at:size] to a batch.
 
-    Every record moves *at behind it. Stops before the first byte that is not understood, and
-    before a record later than last_ns, whose time is then in *next_ns. `swap` and `version` are
-    constants at every call, so that the compiler makes a loop of its own for each.
+    Each record moves *at behind it. Stops before the first byte that is not understood, and before
+    a record later than last_ns, whose time it writes to *next_ns. `swap` and `version` are
+    constants at every call, so that the compiler specialises each.
     """
     cdef:
         uint32_t magic = swap32(MAGIC | version) if swap else MAGIC | version
@@ -79,20 +81,20 @@ cdef inline Walk decode_run(
         const TraceV7 *v7
         const TraceV8 *v8
         TraceV7 *r
-        Walk end = WALK_FULL
+        DecodeEnd end = DECODE_FULL
 
     while n < most:
         if unlikely(size - pos < header):
             need[0] = header
-            end = WALK_SHORT
+            end = DECODE_SHORT
             if size - pos >= sizeof(magic) and load32(data + pos) != magic:
-                end = WALK_OTHER
+                end = DECODE_OTHER
             break
         prefetch_input(data + pos + AHEAD)
         v7 = <const TraceV7 *> (data + pos)
         v8 = <const TraceV8 *> (data + pos)
         if unlikely(v7.magic != magic):
-            end = WALK_OTHER
+            end = DECODE_OTHER
             break
         length = header
         if version == 8:
@@ -105,7 +107,7 @@ cdef inline Walk decode_run(
             length += swap16(length_of_payload) if swap else length_of_payload
             if unlikely(size - pos < length):
                 need[0] = length
-                end = WALK_SHORT
+                end = DECODE_SHORT
                 break
         if swap or version == 8:
             r = &out.converted[n]
@@ -132,12 +134,12 @@ cdef inline Walk decode_run(
             v7 = r
         else:
             out.record[n] = v7
-        if version == 7 and unlikely(v7.pid > PID_LIMIT) and is_shuffled(v7):
-            end = WALK_SHUFFLED
+        if version == 7 and unlikely(v7.pid > PID_LIMIT) and is_mislabelled_v8(v7):
+            end = DECODE_MISLABELLED
             break
-        if unlikely(v7.time > last_ns) and not category & CAT_NOTIFY:   # see note_time()
+        if unlikely(v7.time > last_ns) and not category & CAT_NOTIFY:
             next_ns[0] = v7.time
-            end = WALK_LATER
+            end = DECODE_LATER
             break
         out.category[n] = category
         seen |= category
@@ -152,12 +154,12 @@ cdef inline Walk decode_run(
     return end
 
 
-cdef inline Walk decode_batch(
+cdef inline DecodeEnd decode_batch(
     const uint8_t *data, size_t size, size_t *at, int most, uint64_t last_ns,
     bint swap, Batch *out, size_t *need, uint64_t *next_ns,
 ) noexcept nogil:
-    """Read a batch in which versions may take turns. See decode_run."""
-    cdef Walk end
+    """Decode a batch in which both versions may alternate. See decode_run."""
+    cdef DecodeEnd end
     cdef int before
     out.n = 0
     out.seen = 0
@@ -166,12 +168,12 @@ cdef inline Walk decode_batch(
         before = out.n
         if swap:
             end = decode_run(data, size, at, most, last_ns, True, 7, out, need, next_ns)
-            if end == WALK_OTHER:
+            if end == DECODE_OTHER:
                 end = decode_run(data, size, at, most, last_ns, True, 8, out, need, next_ns)
         else:
             end = decode_run(data, size, at, most, last_ns, False, 7, out, need, next_ns)
-            if end == WALK_OTHER:
+            if end == DECODE_OTHER:
                 end = decode_run(data, size, at, most, last_ns, False, 8, out, need, next_ns)
-        if end != WALK_OTHER or out.n == before:
+        if end != DECODE_OTHER or out.n == before:
             break
     return end

@@ -1,24 +1,29 @@
-# Requests in flight: issued, not completed.
+# Counts requests in flight: issued, and not completed or requeued.
 #
-# Counts go up and down as records come. The integral over time, whose mean people want, needs no
-# work at all per record: over an interval from a to b it is
-#     sum of d2c over the requests that completed
-#     + sum of (b - issued) over those in flight at b, from a walk through the table at the cut
-#     - the same sum at a, which the cut at a left in Carry.ns.
-# A request that is given up was in flight until then. Operations have no busy time of their own.
+# begin_flight and end_flight update gauges with each record. The integral of the count over time,
+# from which the mean follows, needs no work per record. Over an interval from a to b it is
+#     sum of D2C of the requests completed in the interval
+#     + sum of (b - issue time) of those in flight at b, from a walk through the tables
+#     - the same sum at a, which the snapshot at a left in InFlightIntegral.ns.
+# A request that is given up was in flight until then. Busy time is known only for whole devices.
+# With as_original none of this is done; it saves 18 instructions a record.
 #
-# All of this is left out where nobody asked for it: it takes 18 instructions a record.
+# Entry points: begin_flight, end_flight, give_up, from pairing; the rest, from Engine.snapshot() in
+# this order: integrate_in_flight, count_load_rows, move_load_rows, free_idle_devices.
+# Never allocates.
 
 cdef enum:
     EVERYTHING = 8                              # layout.EVERYTHING
-    # A request in flight for longer than this, and longer than the slowest that its device has
-    # completed in the interval, counts as one whose completion was missed. Of a device that has
-    # completed none it may just as well hang, and does not.
+    # A request is overdue if it has been in flight for longer than this, and for longer than every
+    # request that its device completed in the interval. If the device completed none, it may hang:
+    # then nothing is overdue.
     OVERDUE_NS = 1000000000
 
 
-cdef inline void enter(State *s, uint32_t device, unsigned int op, uint64_t time_ns) noexcept nogil:
-    """A request has been issued."""
+cdef inline void begin_flight(
+    State *s, uint32_t device, unsigned int op, uint64_t time_ns
+) noexcept nogil:
+    """Count a request that was issued."""
     cdef Load *load = &s.loads[device]
     cdef Gauge *gauge = &load.in_flight[op]
     gauge.now += 1
@@ -28,15 +33,17 @@ cdef inline void enter(State *s, uint32_t device, unsigned int op, uint64_t time
     gauge.now += 1
     if gauge.now > gauge.max:
         gauge.max = gauge.now
-    if gauge.now == 1 and time_ns > load.busy_since_ns:     # no time counts twice
+    if gauge.now == 1 and time_ns > load.busy_since_ns:     # never count time twice
         load.busy_since_ns = time_ns
     s.in_flight += 1
     if s.in_flight > s.max_in_flight:
         s.max_in_flight = s.in_flight
 
 
-cdef inline void leave(State *s, uint32_t device, unsigned int op, uint64_t time_ns) noexcept nogil:
-    """A request has been completed, or given up."""
+cdef inline void end_flight(
+    State *s, uint32_t device, unsigned int op, uint64_t time_ns
+) noexcept nogil:
+    """Count a request that was completed, requeued or given up."""
     cdef Load *load = &s.loads[device]
     load.in_flight[op].now -= 1
     load.in_flight[ALL_OPS].now -= 1
@@ -46,60 +53,56 @@ cdef inline void leave(State *s, uint32_t device, unsigned int op, uint64_t time
         load.busy_since_ns = time_ns
 
 
-cdef inline void abandon(State *s, const Pending *p, uint64_t now_ns) noexcept nogil:
-    """What is pending gets no partner any more."""
+cdef inline void give_up(State *s, const Pending *p, uint64_t now_ns) noexcept nogil:
+    """Count a pending record that will not be matched. The caller removes it from its table."""
     cdef unsigned int op
-    if p.state & IS_OTHER:
-        s.given_up += (p.state & (WAS_ISSUED | IN_FLIGHT)) == WAS_ISSUED
+    if p.state & IS_MULTI_STEP:
+        s.issues_given_up += (p.state & (WAS_ISSUED | IN_FLIGHT)) == WAS_ISSUED
         end_history(s, p)
     if is_in_flight(p):
-        s.given_up += 1
+        s.issues_given_up += 1
         s.devices[device_of(p.key)].was_busy = True
         if s.as_original:
             return
         op = op_of(cell_in(p.state))
-        leave(s, device_of(p.key), op, now_ns)
+        end_flight(s, device_of(p.key), op, now_ns)
         if now_ns > p.time_ns:
-            s.carries[device_of(p.key)].ns[op] += now_ns - p.time_ns
+            s.integrals[device_of(p.key)].ns[op] += now_ns - p.time_ns
 
 
-# --- the cut ----------------------------------------------------------------------------------
+# --- at a snapshot ----------------------------------------------------------------------------
 
 cdef inline bint is_overdue(const State *s, const Pending *p, uint64_t end_ns) noexcept nogil:
-    """Whether an issue most likely has no completion: see OVERDUE_NS."""
+    """Whether the completion of an issue was most likely missed: see OVERDUE_NS."""
     cdef uint64_t age_ns = end_ns - p.time_ns if p.time_ns < end_ns else 0
-    return s.has_ended or age_ns > max(
-        <uint64_t> OVERDUE_NS, s.carries[device_of(p.key)].slowest_ns
+    return s.stream_ended or age_ns > max(
+        <uint64_t> OVERDUE_NS, s.integrals[device_of(p.key)].slowest_ns
     )
 
 
-cdef uint64_t weigh_pending(State *s, const Table *t, uint64_t end_ns) noexcept nogil:
-    """Add up how long the pending requests were in flight; returns how many are overdue."""
-    cdef uint64_t group
+cdef uint64_t integrate_table(State *s, const Table *t, uint64_t end_ns) noexcept nogil:
+    """Add up how long a table's requests have been in flight; returns how many are overdue."""
+    cdef Cursor c = Cursor(0, 0)
     cdef uint64_t overdue = 0
-    cdef unsigned int in_use, op
+    cdef unsigned int op
     cdef Pending *p
-    cdef Carry *carry
-    for group in range(t.n_groups):
-        in_use = slots_in_use(t, group)
-        while in_use != 0:
-            p = &t.slots[group * GROUP + first_bit(in_use)]
-            in_use &= in_use - 1
-            if not p.state & (IS_ISSUE | IS_OTHER):
-                p.state |= IS_COUNTED
-                continue
-            overdue += p.state & (IS_ISSUE | WAS_ISSUED) != 0 and is_overdue(s, p, end_ns)
-            if is_in_flight(p) and p.time_ns < end_ns:
-                op = op_of(cell_in(p.state))
-                carry = &s.carries[device_of(p.key)]
-                carry.pending_ns[op] += end_ns - p.time_ns
-                if p.time_ns < carry.oldest_ns[op]:
-                    carry.oldest_ns[op] = p.time_ns
+    cdef InFlightIntegral *integral
+    while (p := next_entry(t, &c)) != NULL:
+        if not p.state & (IS_ISSUE | IS_MULTI_STEP):
+            p.state |= IS_COUNTED
+            continue
+        overdue += p.state & (IS_ISSUE | WAS_ISSUED) != 0 and is_overdue(s, p, end_ns)
+        if is_in_flight(p) and p.time_ns < end_ns:
+            op = op_of(cell_in(p.state))
+            integral = &s.integrals[device_of(p.key)]
+            integral.pending_ns[op] += end_ns - p.time_ns
+            if p.time_ns < integral.oldest_ns[op]:
+                integral.oldest_ns[op] = p.time_ns
     return overdue
 
 
-cdef void weigh_requests(State *s, uint64_t end_ns) noexcept nogil:
-    """Add up how long requests were in flight, those that still are apart; find their oldest."""
+cdef void integrate_in_flight(State *s, uint64_t end_ns) noexcept nogil:
+    """Compute the terms of every device's integral, and the oldest request in flight."""
     cdef uint64_t i
     cdef uint64_t overdue = 0
     cdef unsigned int op
@@ -107,29 +110,29 @@ cdef void weigh_requests(State *s, uint64_t end_ns) noexcept nogil:
     if s.as_original:
         return
     for i in range(s.devices_end):
-        s.carries[i].slowest_ns = <uint64_t> -1     # of none: then nothing is overdue
+        s.integrals[i].slowest_ns = <uint64_t> -1     # none completed: nothing is overdue
         for op in range(OPS):
-            s.carries[i].ended_ns[op] = 0
-            s.carries[i].pending_ns[op] = 0
-            s.carries[i].oldest_ns[op] = end_ns
+            s.integrals[i].ended_ns[op] = 0
+            s.integrals[i].pending_ns[op] = 0
+            s.integrals[i].oldest_ns[op] = end_ns
     for i in range(s.n_active):
         a = s.accounts[i]
-        s.carries[a.device].ended_ns[a.op] += a.d2c_ns.sum
-        if s.carries[a.device].slowest_ns == <uint64_t> -1:
-            s.carries[a.device].slowest_ns = 0
-        s.carries[a.device].slowest_ns = max(s.carries[a.device].slowest_ns, a.d2c_ns.max)
-    if all_pending(s) != 0:
-        overdue = weigh_pending(s, &s.pending, end_ns) + weigh_pending(s, &s.overtaken, end_ns)
-    s.unanswered = max(s.unanswered, s.given_up + overdue)
+        s.integrals[a.device].ended_ns[a.op] += a.d2c_ns.sum
+        if s.integrals[a.device].slowest_ns == <uint64_t> -1:
+            s.integrals[a.device].slowest_ns = 0
+        s.integrals[a.device].slowest_ns = max(s.integrals[a.device].slowest_ns, a.d2c_ns.max)
+    if n_pending(s) != 0:
+        overdue = integrate_table(s, &s.hot, end_ns) + integrate_table(s, &s.cold, end_ns)
+    s.issues_without_completion = max(s.issues_without_completion, s.issues_given_up + overdue)
 
 
 cdef inline bint had_load(const State *s, uint64_t device, unsigned int op) noexcept nogil:
-    cdef const Carry *carry = &s.carries[device]
-    return s.loads[device].in_flight[op].max != 0 or carry.ns[op] + carry.ended_ns[op] != 0
+    cdef const InFlightIntegral *integral = &s.integrals[device]
+    return s.loads[device].in_flight[op].max != 0 or integral.ns[op] + integral.ended_ns[op] != 0
 
 
-cdef inline uint128_t integral_of(const Carry *carry, unsigned int op) noexcept nogil:
-    return carry.ns[op] + carry.ended_ns[op] + carry.pending_ns[op]
+cdef inline uint128_t integral_of(const InFlightIntegral *integral, unsigned int op) noexcept nogil:
+    return integral.ns[op] + integral.ended_ns[op] + integral.pending_ns[op]
 
 
 cdef uint64_t count_load_rows(const State *s) noexcept nogil:
@@ -158,14 +161,14 @@ cdef inline void set_load_row(
     out.max_in_flight = most
     out.oldest_ns = oldest_ns
     out.busy_ns = busy_ns
-    if integral_ns >> 127:                      # records out of order: less than none
+    if integral_ns >> 127:                      # negative, as records were out of order
         integral_ns = 0
     out.in_flight_ns[0] = <uint64_t> integral_ns
     out.in_flight_ns[1] = <uint64_t> (integral_ns >> 64)
 
 
 cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil:
-    """Write count_load_rows() rows, and begin a new interval."""
+    """Write count_load_rows() rows to out, and begin a new interval."""
     cdef uint64_t i
     cdef uint64_t rows
     cdef unsigned int op
@@ -174,15 +177,15 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
     cdef uint128_t integral_ns
     cdef uint128_t all_ns = 0
     cdef Load *load
-    cdef Carry *carry
+    cdef InFlightIntegral *integral
     if s.as_original:
-        for i in range(s.devices_end):          # but for those that have an account
+        for i in range(s.devices_end):          # free_idle_devices() also looks at accounts
             s.devices[i].is_idle = not s.devices[i].was_busy
             s.devices[i].was_busy = False
         return
     for i in range(s.devices_end):
         load = &s.loads[i]
-        carry = &s.carries[i]
+        integral = &s.integrals[i]
         integral_ns = 0
         oldest_ns = end_ns
         rows = 0
@@ -190,20 +193,20 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
             if had_load(s, i, op):
                 set_load_row(
                     out, s.devices[i].number, op, load.in_flight[op].now, load.in_flight[op].max,
-                    end_ns - carry.oldest_ns[op], 0, integral_of(carry, op),
+                    end_ns - integral.oldest_ns[op], 0, integral_of(integral, op),
                 )
                 out += 1
                 rows += 1
-                integral_ns += integral_of(carry, op)
-                oldest_ns = min(oldest_ns, carry.oldest_ns[op])
+                integral_ns += integral_of(integral, op)
+                oldest_ns = min(oldest_ns, integral.oldest_ns[op])
                 load.in_flight[op].max = load.in_flight[op].now
-            carry.ns[op] = <uint128_t> 0 - carry.pending_ns[op]
+            integral.ns[op] = <uint128_t> 0 - integral.pending_ns[op]
         s.devices[i].is_idle = rows == 0 and not s.devices[i].was_busy
         s.devices[i].was_busy = False
         if rows == 0:
             continue
         if load.in_flight[ALL_OPS].now == 0:
-            load.busy_since_ns = min(load.busy_since_ns, end_ns)    # it had been absurd
+            load.busy_since_ns = min(load.busy_since_ns, end_ns)    # records were out of order
         elif end_ns > load.busy_since_ns:
             load.busy_ns += end_ns - load.busy_since_ns
             load.busy_since_ns = end_ns
@@ -223,32 +226,29 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
     s.max_in_flight = s.in_flight
 
 
-# --- devices that are gone --------------------------------------------------------------------
+# --- idle devices -----------------------------------------------------------------------------
 
 cdef void keep_devices_of(State *s, const Table *t) noexcept nogil:
-    """Whatever waits in a table, its device is not idle."""
-    cdef uint64_t group
-    cdef unsigned int in_use
-    for group in range(t.n_groups):
-        in_use = slots_in_use(t, group)
-        while in_use != 0:
-            s.devices[device_of(t.slots[group * GROUP + first_bit(in_use)].key)].is_idle = False
-            in_use &= in_use - 1
+    """Mark the device of every entry as not idle."""
+    cdef Cursor c = Cursor(0, 0)
+    cdef const Pending *p
+    while (p := next_entry(t, &c)) != NULL:
+        s.devices[device_of(p.key)].is_idle = False
 
 
 cdef void free_idle_devices(State *s) noexcept nogil:
-    """Make room for other devices, where many are known: forget those that were idle.
+    """Forget idle devices, if more than half of max_devices are known.
 
-    These are devices of which the interval has seen no request, and of which nothing is pending.
-    Only then is anything given up that could matter: their last sequence numbers.
+    A device is idle if it had no request in the interval and has nothing pending. What is lost is
+    its last sequence number for each CPU.
     """
     cdef uint64_t i
     if s.has_wanted or s.n_devices <= s.max_devices // 2:
         return
-    for i in range(s.n_active):                 # where a match took no time
+    for i in range(s.n_active):                 # requests of 0 ns leave no load
         s.devices[s.accounts[i].device].is_idle = False
-    keep_devices_of(s, &s.pending)
-    keep_devices_of(s, &s.overtaken)
+    keep_devices_of(s, &s.hot)
+    keep_devices_of(s, &s.cold)
     keep_devices_of(s, &s.queued)
     for i in range(1, s.devices_end):
         if s.devices[i].in_use and s.devices[i].is_idle:

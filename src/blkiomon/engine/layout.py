@@ -1,17 +1,17 @@
-"""numpy dtypes of every binary layout: what is read, what is written, what the engine hands out.
+"""numpy dtypes of every binary layout: trace records, engine results, statistics files.
 
-The engine's own layouts (``RECORD``, ``MISMATCH``, ``ROW``, ``DEVICE``) mirror the C structs of
-``types.pxd`` field by field; ``tests/test_engine.py`` holds the two against each other.
+The engine's layouts mirror the C structs of ``types.pxd``; ``tests/test_engine.py`` compares them
+field by field.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-# --- trace records, as they stand in a stream (byte order of the traced machine) --------------
+# --- trace records in a stream (byte order of the traced machine) -----------------------------
 
 MAGIC = 0x65617400
-"""A record's magic is this or'ed with its version."""
+"""Magic of a record, without its version: ``MAGIC | 7``."""
 
 TRACE_V7 = np.dtype(
     [
@@ -71,22 +71,22 @@ DETAIL = np.dtype([("record", RECORD), ("order", "u8")])
 """A record and its zero-based position in the stream."""
 
 MISMATCH = np.dtype([("older", DETAIL), ("younger", DETAIL)])
-"""Two records of one key that are no request."""
+"""Two records of one key that do not belong to one request."""
 
 MOMENTS = np.dtype([("min", "u8"), ("max", "u8"), ("sum", "u8", 2), ("sum_squares", "u8", 2)])
 """Extremes, sum and sum of squares of one quantity; the sums are 128-bit: low word, high word.
-``min`` is 2^64-1 where nothing was counted."""
+``min`` is 2^64-1 if nothing was counted."""
 
 OPS = ("read", "write", "discard", "flush", "write_zeroes", "zone", "other")
 """Operations, by their number in ``ROW['op']``."""
 
 DIRECTIONS = ("read", "write", "bidirectional")
-"""Directions as the original tells them apart, by their number in ``ROW['direction']``."""
+"""The original's directions, by their number in ``ROW['direction']``."""
 
 SIZE_BUCKETS, SIZE_DELTA = 16, 1024
 D2C_BUCKETS, D2C_DELTA = 25, 8
-"""The original's histograms: bucket 0 holds 0, bucket i up to and including delta * 2^(i-1), the
-last one all above. Sizes in bytes, d2c in microseconds."""
+"""The original's histograms: bucket 0 holds 0, bucket i values up to delta * 2^(i-1), the last one
+all greater ones. Sizes in bytes, d2c in microseconds."""
 
 ROW = np.dtype(
     [
@@ -105,21 +105,21 @@ ROW = np.dtype(
         ("size_hist", "u8", SIZE_BUCKETS),
     ]
 )
-"""What one interval knows of one device, operation and direction. ``d2c_us`` and ``throughput``
+"""The requests of one device, operation and direction in an interval. ``d2c_us`` and ``throughput``
 (bytes/ms, from the truncated microseconds) are the original's figures, ``d2c_ns`` is exact."""
 
 SIZE_BINS, D2C_BINS = 1728, 3776
-"""Bins of the engine's own histograms of request sizes (bytes) and d2c (ns): 64 an octave, see
+"""Bins of the log-linear histograms of sizes (bytes) and d2c (ns): 64 an octave, see
 ``blkiomon.interval.distribution.bin_bounds``."""
 
 BIN = np.dtype([("row", "u4"), ("bin", "u4"), ("count", "u8")])
 """A bin that is not empty: the index of its row in the interval's rows, the bin, its count."""
 
 ALL_OPS = len(OPS)
-"""In place of an operation: all of a device."""
+"""In place of an operation: all operations of a device."""
 
 EVERYTHING = ALL_OPS + 1
-"""In place of an operation: all devices. No device number is free to say that."""
+"""In place of an operation: all devices. Every device number may be a real one."""
 
 LOAD = np.dtype(
     [
@@ -164,11 +164,11 @@ RETRY_ROW = np.dtype(
         ("f2c_ns", MOMENTS),
     ]
 )
-"""Requests of one device and operation that the kernel requeued: how often it did; how many
-requests completed after a requeue, and their time from the first issue to the completion."""
+"""Requests of one device and operation that the kernel requeued: number of requeues, requests that
+completed after a requeue, and their time from the first issue to the completion."""
 
 PROCESS = np.dtype([("pid", "u4"), ("pad", "u4"), ("requests", "u8"), ("bytes", "u8")])
-"""What one process asked for in an interval."""
+"""The requests of one process in an interval."""
 
 # --- interval statistics as the original writes them ------------------------------------------
 
@@ -223,8 +223,8 @@ REQUEST = np.dtype(
         ("error", "u4"),
     ]
 )
-"""A matched request, 64 bytes: when it was issued (ns of trace time; what the kernel requeued was
-issued several times: the last, and the first one), how long the device took since the last, how
-long it was queued before (2^64-1 where the stream had no queue record of it), where (sectors of
-512 bytes) and how much. ``op`` is its place in ``OPS``; pid and cpu are the issue's, error is the
-completion's."""
+"""A completed request, 64 bytes. Times in ns of trace time: ``issued_ns`` of the latest issue,
+``first_issued_ns`` of the first one (they differ after a requeue), ``d2c_ns`` from the latest issue
+to the completion, ``q2d_ns`` from queue to issue (2^64-1 without a queue record). Sectors of 512
+bytes. ``op`` is an index in ``OPS``; pid and cpu are those of the issue, error of the completion.
+"""

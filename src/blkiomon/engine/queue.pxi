@@ -1,15 +1,19 @@
-# What only full traces carry: queue records, process names, the time of day.
+# Handles what only full traces contain: queue records, process names, the time of day.
 #
-# A queue record waits in a table of its own for the issue of the same device, start sector and
-# direction (the kernel does not mark it FS or PC); when that comes it waits on, under another key,
-# for the match. A bio that is merged
-# into another's back never has an issue of its own: its queue record is forgotten. One that is
-# merged into a front gives the request its sector, and it is this one whose time counts. An issue
-# uses up all queue records inside its sectors.
+# A queue record (Q) waits in State.queued, a hash table, for the issue of the same device, sector
+# and direction (the kernel does not mark it FS or PC). With the issue it moves to another key,
+# where it waits for the match. A bio merged into the back of another one is never issued itself:
+# its queue record is dropped. A bio merged into the front gives the request its sector, and its
+# queue time counts. An issue drops all queue records inside its sectors.
+# Processes are counted in an open hash table with linear probing, by pid.
+#
+# Entry points: handle_other, from pair_items(); link_queue_record, there for each issue;
+# queue_time, for each match; drop_old_queued, from evict_by_age(); reset_processes and by_pid, from
+# Engine.snapshot(). Never allocates.
 
 cdef enum:
-    ISSUED = 1 << 2                             # in the key of a queue record: its issue came
-    MOST_PROCESSES = 1 << 16                    # told apart in one interval
+    ISSUED = 1 << 2                             # in a queue record's key: its issue was seen
+    MOST_PROCESSES = 1 << 16                    # counted one by one in an interval
 
 
 cdef inline uint32_t queue_key(uint32_t key) noexcept nogil:
@@ -17,54 +21,43 @@ cdef inline uint32_t queue_key(uint32_t key) noexcept nogil:
     return key & ~<uint32_t> (CAT_FS | CAT_PC)
 
 
-cdef inline void forget_one(State *s, const Pending *p, Place place) noexcept nogil:
+cdef inline void drop_queued(State *s, const Pending *p, Place place) noexcept nogil:
     s.n_waiting -= not p.key & ISSUED
-    remove(&s.queued, p, place)
+    remove_entry(&s.queued, p, place)
 
 
-cdef void forget_queued(State *s) noexcept nogil:
-    """Forget queue records that are older than max_age_ns as of the latest record."""
-    cdef uint64_t group
-    cdef unsigned int in_use
+cdef void drop_old_queued(State *s) noexcept nogil:
+    """Drop queue records that are older than max_age_ns as of the latest record."""
+    cdef Cursor c = Cursor(0, 0)
     cdef const Pending *p
-    for group in range(s.queued.n_groups):
-        in_use = slots_in_use(&s.queued, group)
-        while in_use != 0:
-            p = &s.queued.slots[group * GROUP + first_bit(in_use)]
-            in_use &= in_use - 1
-            if p.time_ns < s.now_ns and s.now_ns - p.time_ns > s.max_age_ns:
-                forget_one(s, p, place_of(s, &s.queued, p.sector, p.key))
+    while (p := next_entry(&s.queued, &c)) != NULL:
+        if p.time_ns < s.now_ns and s.now_ns - p.time_ns > s.max_age_ns:
+            drop_queued(s, p, place_of(s, &s.queued, p.sector, p.key))
 
 
-cdef void forget_older_half(State *s) noexcept nogil:
-    """Forget the queue records up to the mean of their times: about half, and one at least."""
-    cdef uint64_t group, mean_ns
-    cdef unsigned int in_use
+cdef void drop_older_half(State *s) noexcept nogil:
+    """Drop the queue records up to the mean of their times: about half, and at least one."""
+    cdef Cursor c = Cursor(0, 0)
+    cdef uint64_t mean_ns
     cdef uint128_t sum_ns = 0
     cdef const Pending *p
-    for group in range(s.queued.n_groups):
-        in_use = slots_in_use(&s.queued, group)
-        while in_use != 0:
-            sum_ns += s.queued.slots[group * GROUP + first_bit(in_use)].time_ns
-            in_use &= in_use - 1
+    while (p := next_entry(&s.queued, &c)) != NULL:
+        sum_ns += p.time_ns
     mean_ns = <uint64_t> (sum_ns // s.queued.used)
-    for group in range(s.queued.n_groups):
-        in_use = slots_in_use(&s.queued, group)
-        while in_use != 0:
-            p = &s.queued.slots[group * GROUP + first_bit(in_use)]
-            in_use &= in_use - 1
-            if p.time_ns <= mean_ns:
-                forget_one(s, p, place_of(s, &s.queued, p.sector, p.key))
+    c = Cursor(0, 0)
+    while (p := next_entry(&s.queued, &c)) != NULL:
+        if p.time_ns <= mean_ns:
+            drop_queued(s, p, place_of(s, &s.queued, p.sector, p.key))
 
 
 cdef void set_queued(State *s, uint64_t sector, uint32_t key, uint64_t time_ns) noexcept nogil:
-    """Enter a queue record, in place of an older one with the same key."""
+    """Store a queue record, in place of an older one with the same key."""
     cdef Place place = place_of(s, &s.queued, sector, key)
     cdef Pending *p = find(&s.queued, place, sector, key)
     if p == NULL:
         if s.queued.used >= s.max_pending:
-            forget_older_half(s)
-        p = claim(&s.queued, place)
+            drop_older_half(s)
+        p = reserve_slot(&s.queued, place)
         p.sector = sector
         p.key = key
         s.n_waiting += not key & ISSUED
@@ -74,59 +67,54 @@ cdef void set_queued(State *s, uint64_t sector, uint32_t key, uint64_t time_ns) 
 cdef bint take_queued(
     State *s, uint64_t sector, uint32_t key, uint64_t *time_ns
 ) noexcept nogil:
-    """Take a queue record out. False: there is none."""
+    """Remove a queue record and write its time to *time_ns. Returns False if there is none."""
     cdef Place place = place_of(s, &s.queued, sector, key)
     cdef const Pending *p = find(&s.queued, place, sector, key)
     if p == NULL:
         return False
     time_ns[0] = p.time_ns
-    forget_one(s, p, place)
+    drop_queued(s, p, place)
     return True
 
 
-cdef void note_issue(State *s, const Batch *b, int i) noexcept nogil:
-    """Let the queue record of an issue wait for the match."""
+cdef void link_queue_record(State *s, const Batch *b, int i) noexcept nogil:
+    """Let the queue record of an issue wait for the match; or count the issue's process."""
     cdef const TraceV7 *r = b.record[i]
     cdef const Pending *item = &b.item[i]
     cdef uint32_t key = queue_key(item.key)
     cdef uint64_t time_ns
     cdef bint was_queued
-    if not s.with_queue:                        # then the issue must do to tell the process
+    if not s.with_queue:                        # then processes are counted by issues
         count_process(s, r)
         return
     was_queued = take_queued(s, r.sector, key & ~<uint32_t> IS_APPEND, &time_ns)
     if s.n_waiting != 0 and r.bytes > 512:
-        use_up_queued(s, r, key & ~<uint32_t> IS_APPEND)
+        drop_queued_inside(s, r, key & ~<uint32_t> IS_APPEND)
     if was_queued and time_ns <= r.time:
         set_queued(s, item.sector, key | ISSUED, time_ns)
-    elif not is_given_back(s, item):            # there may be one of an issue without completion
+    elif not is_requeued(s, item):            # left by an issue without completion
         take_queued(s, item.sector, key | ISSUED, &time_ns)
 
 
-cdef bint is_given_back(State *s, const Pending *item) noexcept nogil:
-    """Whether an issue is that of a request which was issued, and given back."""
+cdef bint is_requeued(State *s, const Pending *item) noexcept nogil:
+    """Whether an issue is that of a requeued request."""
     cdef const Pending *p = find_pending(s, item.sector, item.key) if s.history.used else NULL
-    return p != NULL and p.state & (IS_OTHER | IN_FLIGHT) == <uint32_t> IS_OTHER
+    return p != NULL and p.state & (IS_MULTI_STEP | IN_FLIGHT) == <uint32_t> IS_MULTI_STEP
 
 
-cdef void use_up_queued(State *s, const TraceV7 *r, uint32_t key) noexcept nogil:
-    """Forget the queue records inside an issue's sectors, which is one for all of them."""
-    cdef uint64_t group, sector
+cdef void drop_queued_inside(State *s, const TraceV7 *r, uint32_t key) noexcept nogil:
+    """Drop the queue records inside an issue's sectors: they were merged into it."""
+    cdef Cursor c = Cursor(0, 0)
     cdef uint64_t end = r.sector + (r.bytes >> 9)
-    cdef uint64_t time_ns
-    cdef unsigned int in_use
+    cdef uint64_t sector, time_ns
     cdef const Pending *p
     if r.bytes >> 9 <= s.queued.n_groups:
         for sector in range(r.sector + 1, end):
             take_queued(s, sector, key, &time_ns)
         return
-    for group in range(s.queued.n_groups):
-        in_use = slots_in_use(&s.queued, group)
-        while in_use != 0:
-            p = &s.queued.slots[group * GROUP + first_bit(in_use)]
-            in_use &= in_use - 1
-            if p.key == key and r.sector < p.sector < end:
-                take_queued(s, p.sector, key, &time_ns)
+    while (p := next_entry(&s.queued, &c)) != NULL:
+        if p.key == key and r.sector < p.sector < end:
+            take_queued(s, p.sector, key, &time_ns)
 
 
 cdef uint64_t queue_time(
@@ -163,7 +151,7 @@ cdef int by_pid(const void *a, const void *b) noexcept nogil:
     return (pid > other) - (pid < other)
 
 
-cdef void forget_processes(State *s) noexcept nogil:
+cdef void reset_processes(State *s) noexcept nogil:
     """Begin a new interval."""
     if s.processes != NULL:
         memset(s.processes, 0, (s.process_mask + 1) * sizeof(Process))
@@ -171,8 +159,8 @@ cdef void forget_processes(State *s) noexcept nogil:
     s.n_processes = 0
 
 
-cdef void take_note(State *s, const TraceV7 *r, const uint8_t *payload) noexcept nogil:
-    """A notify record: the time of day, or the name of a process."""
+cdef void handle_notify(State *s, const TraceV7 *r, const uint8_t *payload) noexcept nogil:
+    """Handle a notification: the time of day, or the name of a process."""
     cdef uint32_t event = r.action & 0xffff
     cdef size_t length = r.pdu_len
     cdef uint32_t seconds, ns
@@ -191,7 +179,7 @@ cdef void take_note(State *s, const TraceV7 *r, const uint8_t *payload) noexcept
             seconds = swap32(seconds)
             ns = swap32(ns)
         now_ns = seconds * <uint64_t> 1000000000 + ns
-        if now_ns >= r.time:                    # else the clock had not been set
+        if now_ns >= r.time:                    # otherwise the clock was not set
             s.epoch_ns = now_ns - r.time
             s.epoch_at_ns = r.time
             s.has_epoch = True
@@ -204,8 +192,8 @@ cdef void take_note(State *s, const TraceV7 *r, const uint8_t *payload) noexcept
         memcpy(name.comm, payload, min(length, <size_t> COMM))
 
 
-cdef void take_driver_data(State *s, const TraceV7 *r, const uint8_t *payload) noexcept nogil:
-    """Pass a driver's record on, as a version-7 record in host byte order."""
+cdef void store_driver_data(State *s, const TraceV7 *r, const uint8_t *payload) noexcept nogil:
+    """Copy a record of driver data as a version-7 record in host byte order."""
     s.driver_data += 1
     if not s.keep_driver_data:
         return
@@ -214,26 +202,26 @@ cdef void take_driver_data(State *s, const TraceV7 *r, const uint8_t *payload) n
     s.n_driver += HEADER_V7 + r.pdu_len
 
 
-cdef bint take_other(State *s, Batch *b, int i) noexcept nogil:
-    """A record that is neither issue nor completion, or one of a zone append.
+cdef bint handle_other(State *s, Batch *b, int i) noexcept nogil:
+    """Handle a record that is neither issue nor completion, or one of a zone append.
 
-    True: it is to be paired, by what it has been made here.
+    Returns True if pair_items() must pair it.
     """
     cdef const TraceV7 *r = b.record[i]
     cdef uint32_t event = r.action & 0xffff & ~<uint32_t> EVENT_CGROUP
     cdef uint64_t time_ns
     cdef uint32_t category = b.category[i]
-    if category & ~<uint32_t> CAT_NOTIFY:       # not of a device that does not count
+    if category & ~<uint32_t> CAT_NOTIFY:       # cleared if it is filtered out
         s.now_ns = r.time
     if category & CAT_DRV_DATA:
-        take_driver_data(s, r, payload_of(b, i))
+        store_driver_data(s, r, payload_of(b, i))
     elif category & CAT_PAIRED:
-        return take_append(s, b, i)
+        return handle_append(s, b, i)
     elif category & CAT_NOTIFY:
-        take_note(s, r, payload_of(b, i))
+        handle_notify(s, r, payload_of(b, i))
     elif category & CAT_REQUEUE and event == EVENT_REQUEUE and not s.as_original:
         if not category & CAT_ZONE_APPEND or find_requeued_append(s, b, i):
-            take_requeue(s, b, i)
+            handle_requeue(s, b, i)
     elif category & CAT_QUEUE:
         if event == EVENT_QUEUE:
             s.with_queue = s.follow_issues = s.follow_matches = True
@@ -242,6 +230,6 @@ cdef bint take_other(State *s, Batch *b, int i) noexcept nogil:
                 count_process(s, r)
         elif event == EVENT_BACK_MERGE:
             take_queued(s, r.sector, queue_key(b.item[i].key), &time_ns)
-        elif event == EVENT_FRONT_MERGE:        # the request began behind it until now
+        elif event == EVENT_FRONT_MERGE:        # so far the request began behind it
             take_queued(s, r.sector + (r.bytes >> 9), queue_key(b.item[i].key), &time_ns)
     return False

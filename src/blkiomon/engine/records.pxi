@@ -1,11 +1,13 @@
-# What tells a record from other bytes: shared by the engine and the merger, which include it.
+# Recognises records, lost-event marks and padding in bytes. Included by the engine and the merger.
+#
+# Pure functions without state; they read only the bytes they are given.
 
 cdef inline uint32_t load32(const uint8_t *p) noexcept nogil:
-    return (<const TraceV7 *> p).magic          # packed: an unaligned load
+    return (<const TraceV7 *> p).magic          # a packed struct: unaligned load
 
 
-cdef inline int sniff(uint32_t magic) noexcept nogil:
-    """0 for a magic in host byte order, 1 for a foreign one, -1 for none that is known."""
+cdef inline int byte_order_of(uint32_t magic) noexcept nogil:
+    """The byte order of a magic: 0 for host, 1 for foreign, -1 if it is not a record's."""
     if magic == MAGIC | 7 or magic == MAGIC | 8:
         return 0
     magic = swap32(magic)
@@ -15,11 +17,11 @@ cdef inline int sniff(uint32_t magic) noexcept nogil:
 
 
 cdef enum:
-    MIN_PADDING = 48                            # zeros, of which fewer may be part of garbage
+    MIN_PADDING = 48                            # zeros; fewer may be part of garbage
 
 
 cdef inline size_t zeros_at(const uint8_t *p, size_t size) noexcept nogil:
-    """How many zeros stand there; no record begins with one."""
+    """How many zeros are at p. A record never begins with one."""
     cdef size_t n = 0
     while n < size and p[n] == 0:
         n += 1
@@ -27,7 +29,7 @@ cdef inline size_t zeros_at(const uint8_t *p, size_t size) noexcept nogil:
 
 
 cdef inline bint is_plausible(const uint8_t *p, bint swap) noexcept nogil:
-    """Whether a header whose magic is right names an event that exists. Needs HEADER_V7 bytes."""
+    """Whether a header with a valid magic has a known event. Needs HEADER_V7 bytes."""
     cdef uint32_t magic = load32(p)
     cdef uint64_t action
     if swap:
@@ -46,9 +48,9 @@ cdef inline bint is_plausible(const uint8_t *p, bint swap) noexcept nogil:
 cdef int match_text(
     const char *form, const uint8_t *p, size_t size, size_t *length, uint64_t *number
 ) noexcept nogil:
-    """Match p against a form in which # stands for digits; *number is the last such number.
+    """Match p against a form in which # stands for digits; *number is set to the last such number.
 
-    1: all of it stands there, *length is set. 0: the bytes end before that. -1: it does not.
+    Returns 1 for a match, and sets *length; 0 if the bytes end too early; -1 if they differ.
     """
     cdef size_t i = 0
     cdef int digits = 0
@@ -75,9 +77,9 @@ cdef int match_text(
 
 
 cdef int parse_lost(const uint8_t *p, size_t size, size_t *length, uint64_t *events) noexcept nogil:
-    """Recognise ftrace's mark of lost events at p: 1, 0, -1 as match_text does.
+    """Match ftrace's mark of lost events: returns 1, 0 or -1 as match_text does.
 
-    Where the kernel could not count them there is no number: at least one was lost.
+    The kernel leaves the number out if it could not count: then at least one event was lost.
     """
     cdef int counted = match_text(b"CPU:# [LOST # EVENTS]\n", p, size, length, events)
     cdef int uncounted
@@ -90,10 +92,10 @@ cdef int parse_lost(const uint8_t *p, size_t size, size_t *length, uint64_t *eve
 
 
 cdef int find_record(const uint8_t *data, size_t size, size_t *at, int *swap) noexcept nogil:
-    """Look behind garbage for the next plausible record or mark, from data[at] on.
+    """Search data[at:size] for the next plausible record or mark.
 
-    1: *at is where it stands, and *swap, if it was not known (-1), the byte order of a record.
-    0: there is none before *at. -1: what stands at *at is too short to tell.
+    Returns 1 if there is one at *at, and sets *swap, the byte order, if it was unknown (-1).
+    Returns 0 if there is none before *at, and -1 if the bytes at *at are too short to decide.
     """
     cdef size_t pos = at[0]
     cdef size_t length = 0
@@ -101,7 +103,7 @@ cdef int find_record(const uint8_t *data, size_t size, size_t *at, int *swap) no
     cdef int order
     cdef int found = 0
     while size - pos >= 4:
-        order = sniff(load32(data + pos))
+        order = byte_order_of(load32(data + pos))
         if order >= 0 and (swap[0] < 0 or order == swap[0]):
             if size - pos < HEADER_V7:
                 found = -1
@@ -124,7 +126,7 @@ cdef int find_record(const uint8_t *data, size_t size, size_t *at, int *swap) no
 
 
 cdef tuple describe_magic(uint32_t magic, int swap):
-    """What was found instead of a record, and what was expected; swap as in find_record."""
+    """Texts for TraceError: what was found, and what was expected. swap: see find_record."""
     if swap > 0:
         magic = swap32(magic)
     found = f"magic {magic:08x}"

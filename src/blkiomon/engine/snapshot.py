@@ -18,20 +18,20 @@ def _none(dtype: np.dtype[np.void]) -> Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Snapshot:
-    """What the engine hands out of one interval: numpy arrays of shape (n,).
+    """The engine's figures of one interval: numpy arrays of shape (n,).
 
     Attributes:
         rows: dtype ``layout.ROW``, in any order; several rows of one device, operation and
             direction add up.
         d2c_bins, size_bins: dtype ``layout.BIN``, by row, then bin.
-        loads: dtype ``layout.LOAD``, one for each device and operation. That of all devices is
-            always there, unless requests in flight were not measured.
-        retry_rows: dtype ``layout.RETRY_ROW``, one for each device and operation; empty where
+        loads: dtype ``layout.LOAD``, one for each device and operation, and one for all devices;
+            empty if requests in flight were not counted.
+        retry_rows: dtype ``layout.RETRY_ROW``, one for each device and operation; empty if
             nothing was requeued.
-        queue_rows: dtype ``layout.QUEUE_ROW``; empty where the stream carries no queue records.
+        queue_rows: dtype ``layout.QUEUE_ROW``; empty if the stream has no queue records.
         q2d_bins, q2c_bins: dtype ``layout.BIN``, by row of ``queue_rows``, then bin.
-        processes: dtype ``layout.PROCESS``, one for each pid; empty where the stream carries no
-            process names.
+        processes: dtype ``layout.PROCESS``, one for each pid; empty if the stream has no process
+            names.
     """
 
     rows: Table = field(default_factory=lambda: _none(layout.ROW))

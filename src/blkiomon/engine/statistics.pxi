@@ -1,11 +1,19 @@
-# Accounting of a matched request.
+# Accounts completed requests, and copies an interval's figures to numpy rows.
 #
-# The engine's histograms are log-linear: values below 128 have a bin each, every octave above has
-# 64 bins of equal width. A bin that begins at b is at most b/64 wide, so its middle is at most
-# 1/128 = 0.79 % off any value in it; exact below 128. 58 octaves cover 64 bits:
+# Technique: log-linear histograms, as in HdrHistogram. Values below 128 have a bin each; every
+# octave above has 64 bins of equal width. A bin that begins at b is at most b/64 wide, so its
+# middle is at most 1/128 = 0.79 % off any value in it. 58 octaves cover 64 bits:
 #     shift = max(0, significant bits - 7),  bin = 64 * shift + (value >> shift)
-# Two histograms merge by adding. The original's have bucket limits in whole microseconds, which are
-# no limits of ours: latencies are counted by the sum of both indices until the cut, see time_bin().
+# Two histograms merge by adding. The original's histograms have limits in whole microseconds, which
+# are not limits of ours. So a latency is counted once, by the sum of both indices: see time_bin().
+#
+# A device has an index, an account for each operation and direction, and histogram blocks. Accounts
+# and blocks belong to an interval, and are free again at its end.
+#
+# Entry points: account, with a paired batch, from the thread that owns the engine; index_of and
+# enter_device, from prepare(); the rest, from Engine.snapshot() in this order: count_rows,
+# move_rows, move_queue_rows, close_accounts. spill, from Engine before 32-bit counters overflow.
+# Never allocates.
 
 cdef inline unsigned int bin_of(uint64_t value) noexcept nogil:
     cdef unsigned int shift = width(value | 127) - 7
@@ -17,7 +25,7 @@ cdef inline unsigned int bucket_of(
 ) noexcept nogil:
     """The original's bucket: 0 for 0, i for values up to 2^(delta_bits + i - 1), the rest in last.
 
-    The value is truncated to 32 bits before, as the original does (formats.md, section 2).
+    Truncates the value to 32 bits first, as the original does (formats.md, section 2).
     """
     cdef uint32_t v = <uint32_t> value
     cdef unsigned int i
@@ -37,20 +45,20 @@ cdef inline void moments_add(Moments *m, uint64_t value) noexcept nogil:
 
 
 cdef enum:
-    # Cells of what has no category but READ and WRITE, one a byte: other, read, write, and both,
-    # which is a write to us and a read to the original.
+    # One byte each: the cells of records without READ and WRITE, with READ, with WRITE, and with
+    # both, which count as writes here and as reads in the original.
     PLAIN_CELLS = (6 << 2 | 2) | 0 << 8 | (1 << 2 | 1) << 16 | (1 << 2) << 24
-    # What cell_of() looks at beside them: FLUSH, PC, DISCARD, ZONE, WRITE_ZEROES.
+    # Further categories that cell_of() looks at: FLUSH, PC, DISCARD, ZONE, WRITE_ZEROES.
     CAT_CELLS = 1 << 2 | 1 << 9 | 1 << 13 | 0x3f << 16 | 1 << 22
 
 
 cdef inline unsigned int plain_cell(uint32_t category) noexcept nogil:
-    """cell_of() what has none of the categories that it looks at."""
+    """cell_of() a record that has none of the categories CAT_CELLS."""
     return PLAIN_CELLS >> 8 * (category & 3) & 0xff
 
 
 cdef inline unsigned int cell_of(uint32_t category, uint32_t size_bytes) noexcept nogil:
-    """Operation and direction that an issue asks for, as layout.OPS << 2 | layout.DIRECTIONS.
+    """Operation and direction of an issue: index in layout.OPS << 2 | in layout.DIRECTIONS.
 
     The direction is the original's: READ before WRITE, else bidirectional.
     """
@@ -73,43 +81,39 @@ cdef inline unsigned int op_of(unsigned int cell) noexcept nogil:
 
 
 cdef inline unsigned int cell_in(uint32_t state) noexcept nogil:
-    """The cell of a Pending."""
+    """The cell of a Pending.state."""
     return state >> CELL_SHIFT & 0x1f
 
 
 # --- devices and their accounts ---------------------------------------------------------------
-#
-# A device has an index for as long as anything is known of it, up to max_devices at a time; what
-# is left of the others is NOBODY's. Accounts, and the blocks of their histograms, are those of an
-# interval: at its end all are free again, so that memory is for what one interval brings.
 
 cdef inline uint32_t index_of(const State *s, uint32_t number) noexcept nogil:
-    """The index of a device, or NOBODY."""
+    """The index of a device, or NO_DEVICE. The map is a hash table with linear probing."""
     cdef uint64_t at = mix(number ^ s.seed[0], s.seed[1]) >> s.device_shift
     cdef const DeviceSlot *slot
     while True:
         slot = &s.device_map[at]
-        if slot.number == number or slot.index == NOBODY:
+        if slot.number == number or slot.index == NO_DEVICE:
             return slot.index
         at = (at + 1) & s.device_mask
 
 
 cdef void map_device(State *s, uint32_t number, uint32_t index) noexcept nogil:
-    """Enter a device into the map, where it is not yet."""
+    """Add a device to the map, which does not have it."""
     cdef uint64_t at = mix(number ^ s.seed[0], s.seed[1]) >> s.device_shift
-    while s.device_map[at].index != NOBODY:
+    while s.device_map[at].index != NO_DEVICE:
         at = (at + 1) & s.device_mask
     s.device_map[at].number = number
     s.device_map[at].index = index
 
 
 cdef uint32_t enter_device(State *s, uint32_t number) noexcept nogil:
-    """Give a device an index; NOBODY if it is not to count. Room for it has been reserved."""
+    """Give a device an index. Returns NO_DEVICE if it does not count."""
     cdef uint32_t index = s.free_device
     if s.has_wanted or s.n_devices == s.max_devices:
         s.has_filter = True
-        return NOBODY
-    if index != NOBODY:
+        return NO_DEVICE
+    if index != NO_DEVICE:
         s.free_device = s.devices[index].next_free
     else:
         index = <uint32_t> s.devices_end
@@ -122,10 +126,10 @@ cdef uint32_t enter_device(State *s, uint32_t number) noexcept nogil:
 
 
 cdef void free_device(State *s, uint32_t index) noexcept nogil:
-    """Forget all that is known of a device, but for its place in the map."""
+    """Forget a device. The caller rebuilds the map."""
     memset(&s.devices[index], 0, sizeof(Device))
     memset(&s.loads[index], 0, sizeof(Load))
-    memset(&s.carries[index], 0, sizeof(Carry))
+    memset(&s.integrals[index], 0, sizeof(InFlightIntegral))
     memset(s.last_sequence + (<uint64_t> index << s.cpu_shift), 0, 4 << s.cpu_shift)
     s.devices[index].next_free = s.free_device
     s.free_device = index
@@ -138,7 +142,7 @@ cdef inline void moments_reset(Moments *m) noexcept nogil:
 
 
 cdef Account *open_account(State *s, uint32_t device, unsigned int cell) noexcept nogil:
-    """The account of a device, operation and direction at its first match in an interval."""
+    """Reserve the account of a device, operation and direction, at its first request."""
     cdef Account *a = s.accounts[s.n_active]
     s.n_active += 1
     s.devices[device].accounts[cell] = a
@@ -153,7 +157,7 @@ cdef Account *open_account(State *s, uint32_t device, unsigned int cell) noexcep
 
 
 cdef QueueAccount *open_queue_account(State *s, uint32_t device, unsigned int op) noexcept nogil:
-    """Likewise, at the first match with a queue record."""
+    """Reserve the queue account of a device and operation, at its first request."""
     cdef QueueAccount *a = s.queue_accounts[s.n_queue_active]
     s.n_queue_active += 1
     s.devices[device].queue_accounts[op] = a
@@ -167,7 +171,7 @@ cdef QueueAccount *open_queue_account(State *s, uint32_t device, unsigned int op
 
 
 cdef void close_accounts(State *s) noexcept nogil:
-    """The interval has ended, and all was moved out: accounts and blocks are free again."""
+    """Free all accounts and blocks at the end of an interval."""
     cdef uint64_t i
     cdef const Account *a
     cdef const QueueAccount *q
@@ -178,28 +182,28 @@ cdef void close_accounts(State *s) noexcept nogil:
         q = s.queue_accounts[i]
         s.devices[q.device].queue_accounts[q.row.op] = NULL
     s.n_active = s.n_queue_active = 0
-    s.n_blocks = 1                              # the first is none
+    s.n_blocks = 1                              # block 0 is not used
     s.n_spilled = 0
     s.spilled_at = s.matches
 
 
 # --- histograms -------------------------------------------------------------------------------
 #
-# Bins are counted in blocks of 64, each made when first used: indices into State.blocks, 0 for what
-# is empty. Of an account's 128, those of usual sizes (below 128 KiB) and latencies (8 us to 34 ms)
-# are in one cache line: the sizes' run backwards from its fourth, around the end, the latencies'
-# begin behind that with the ninth, and around.
+# Bins are counted in blocks of 64, which are reserved when they are first used. An account has 128
+# indices into State.blocks; 0 means an empty block. The indices of the usual sizes (below 128 KiB)
+# and latencies (8 us to 34 ms) share one cache line: sizes run backwards from element 3, and
+# latencies forwards from element 4, which is that of block FIRST_TIME; both wrap around.
 
 cdef enum:
     FIRST_TIME = 8                              # 8192 ns
-    PLAIN_US = 1 << 26                          # up to here a latency has its bucket by its bits
+    PLAIN_US = 1 << 26                          # up to here the bucket follows from the bits
 
 
 cdef inline unsigned int time_bin(uint64_t ns, uint64_t us) noexcept nogil:
-    """bin_of(ns) and the original's bucket of us, its microseconds, in one.
+    """bin_of(ns) plus the original's bucket of us, which is ns // 1000.
 
-    Both grow with the latency, so their sum tells both: see bucket_in(). Latencies beyond 2^32 us
-    are in the last bucket here, see note_odd().
+    Both grow with the latency, so their sum determines both: see bucket_in(). Latencies of 2^32 us
+    and more are in the last bucket here; account_unusual() corrects that.
     """
     if likely(us - 1 < PLAIN_US):
         return bin_of(ns) + 1 + bits((us - 1) >> 3)
@@ -208,7 +212,7 @@ cdef inline unsigned int time_bin(uint64_t ns, uint64_t us) noexcept nogil:
 
 cdef inline unsigned int bucket_in(unsigned int bin, unsigned int bucket) noexcept nogil:
     """The bucket of a time_bin(), given that of a smaller one."""
-    cdef uint64_t first_us                      # of the next bucket
+    cdef uint64_t first_us                      # that is in the next bucket
     while bucket < D2C_BUCKETS - 1:
         first_us = (<uint64_t> 4 << bucket) + 1 if bucket != 0 else 1
         if bin < bin_of(1000 * first_us) + bucket + 1:
@@ -218,14 +222,14 @@ cdef inline unsigned int bucket_in(unsigned int bin, unsigned int bucket) noexce
 
 
 cdef inline unsigned int size_bin(uint64_t size_bytes) noexcept nogil:
-    """The bin of a size: one for each multiple of 512 below 1 MiB, behind them bin_of()."""
+    """The bin of a size: one for each multiple of 512 below 1 MiB; behind them, bin_of()."""
     if likely(size_bytes & 511 == 0 and size_bytes < SIZE_SLOTS << 9):
         return <unsigned int> (size_bytes >> 9)
     return SIZE_SLOTS + bin_of(size_bytes)
 
 
 cdef inline uint32_t *times_of(Account *a) noexcept nogil:
-    """An account's blocks of latencies; a queue account has such, too."""
+    """An account's indices of latency blocks, laid out as those of a queue account."""
     return &a.block[NEAR_SIZES]
 
 
@@ -238,7 +242,7 @@ cdef inline uint32_t *size_block(Account *a, unsigned int block) noexcept nogil:
 
 
 cdef inline uint32_t *counter(State *s, uint32_t *block, unsigned int bin) noexcept nogil:
-    """Where a bin is counted. Room for a new block has been reserved."""
+    """The counter of a bin; reserves its block if needed."""
     if unlikely(block[0] == 0):
         block[0] = <uint32_t> s.n_blocks
         s.n_blocks += 1
@@ -254,7 +258,7 @@ cdef inline uint32_t *size_counter(State *s, Account *a, unsigned int bin) noexc
 
 
 cdef void spill(State *s) noexcept nogil:
-    """Add all counts, of 32 bits, to such of 64, before one can be full."""
+    """Add all 32-bit counters to 64-bit ones before one can overflow."""
     cdef uint64_t at
     for at in range(s.n_blocks * BLOCK):
         s.spilled[at] += s.blocks[at]
@@ -269,7 +273,7 @@ cdef inline uint64_t count_in(const State *s, uint64_t block, unsigned int i) no
 
 
 cdef inline uint64_t take_count(State *s, uint64_t block, unsigned int i) noexcept nogil:
-    """What a bin has counted; it is empty then."""
+    """Returns and clears the count of a bin."""
     cdef uint64_t count = count_in(s, block, i)
     s.blocks[block * BLOCK + i] = 0
     if block < s.n_spilled:
@@ -278,7 +282,7 @@ cdef inline uint64_t take_count(State *s, uint64_t block, unsigned int i) noexce
 
 
 cdef uint64_t count_times(const State *s, uint32_t *times) noexcept nogil:
-    """How many bins move_times() hands out."""
+    """How many bins move_times() writes."""
     cdef uint64_t n = 0
     cdef uint64_t block
     cdef unsigned int index, i
@@ -291,7 +295,7 @@ cdef uint64_t count_times(const State *s, uint32_t *times) noexcept nogil:
         for i in range(BLOCK):
             if count_in(s, block, i) != 0:
                 bucket = bucket_in(index * BLOCK + i, bucket)
-                n += index * BLOCK + i - bucket != last     # a bucket may end within a bin
+                n += index * BLOCK + i - bucket != last     # a bucket limit may split a bin
                 last = index * BLOCK + i - bucket
     return n
 
@@ -299,9 +303,9 @@ cdef uint64_t count_times(const State *s, uint32_t *times) noexcept nogil:
 cdef Bin *move_times(
     State *s, uint32_t *times, uint32_t row, Bin *out, uint64_t *requests, uint64_t *hist
 ) noexcept nogil:
-    """Move latencies to out, by bin_of(); returns out behind it.
+    """Move latencies to out as bins of bin_of(); returns the end of what was written.
 
-    Adds to hist, the original's histogram, if there is one.
+    Adds to requests[0], and to hist, the original's histogram, unless it is NULL.
     """
     cdef uint64_t block, count
     cdef unsigned int index, i, bin
@@ -333,7 +337,7 @@ cdef Bin *move_times(
 # --- accounting -------------------------------------------------------------------------------
 
 cdef enum:
-    MANY_DEVICES = 16                           # so many accounts are more than the nearest cache
+    MANY_DEVICES = 16                           # their accounts outgrow the first-level cache
 
 
 cdef inline Account *account_of(State *s, const Match *m) noexcept nogil:
@@ -344,22 +348,22 @@ cdef inline Account *account_of(State *s, const Match *m) noexcept nogil:
 
 
 cdef inline uint64_t quotient(uint64_t a, uint64_t b) noexcept nogil:
-    """a // b for an a below 2^53, by way of double: several times as fast on many processors.
+    """a // b for a below 2^53, by double division: several times faster on many processors.
 
-    Exact: where a / b is less than an integer k, it is by 1 / b at least, of which k is less than
-    2^53 times as much; so rounding does not reach it. A b that is not exact is more than a.
+    Exact: if a / b is less than an integer k, then by at least 1 / b. As k * b is less than 2^53,
+    rounding does not reach k. A b that a double cannot hold is greater than a.
     """
     return <uint64_t> <int64_t> (<double> <int64_t> a / <double> <int64_t> b)
 
 
-cdef void note_odd(State *s, Account *a, const Match *m, uint64_t d2c_us) noexcept nogil:
-    """What few requests have: an error, an odd size, a queue time, a latency of above an hour."""
+cdef void account_unusual(State *s, Account *a, const Match *m, uint64_t d2c_us) noexcept nogil:
+    """Account what few requests have: an error, an odd size, a queue time, over an hour."""
     a.errors += m.error != 0
     if m.size_bytes & 511 or m.size_bytes >= SIZE_SLOTS << 9:
         size_add(a, m.size_bytes, 1)
     if m.q2d_ns != NOT_QUEUED:
         account_queue(s, m)
-    if d2c_us >> 32 != 0:                       # its bucket is that of the lower 32 bits
+    if d2c_us >> 32 != 0:                       # the original uses the lower 32 bits
         a.d2c_hist[D2C_BUCKETS - 1] -= 1
         a.d2c_hist[bucket_of(d2c_us, 3, D2C_BUCKETS - 1)] += 1
 
@@ -367,14 +371,14 @@ cdef void note_odd(State *s, Account *a, const Match *m, uint64_t d2c_us) noexce
 cdef inline void account_match(
     State *s, Account *a, const Match *m, uint64_t d2c_us, uint32_t *d2c, uint32_t *size
 ) noexcept nogil:
-    """Account a request, given where its latency and its size are counted."""
+    """Account a request, given the counters of its latency and its size."""
     cdef uint64_t throughput                    # bytes/ms
     if likely(d2c_us != 0):
         throughput = quotient(m.size_bytes * <uint64_t> 1000, d2c_us)
     else:
         throughput = m.size_bytes * <uint64_t> 1000000 // (m.d2c_ns if m.d2c_ns != 0 else 1)
-    a.d2c_us_sum += d2c_us                      # its extremes, and all of sizes: see move_rows()
-    a.d2c_us_squ += <uint128_t> d2c_us * d2c_us
+    a.d2c_us_sum += d2c_us                      # move_rows() computes min, max and sizes
+    a.d2c_us_squares += <uint128_t> d2c_us * d2c_us
     moments_add(&a.throughput, throughput)
     moments_add(&a.d2c_ns, m.d2c_ns)
     d2c[0] += 1
@@ -383,13 +387,13 @@ cdef inline void account_match(
         (m.size_bytes & 511) | m.error | (d2c_us >> 32) | (m.size_bytes >> 20)
         or m.q2d_ns != NOT_QUEUED
     ):
-        note_odd(s, a, m, d2c_us)
+        account_unusual(s, a, m, d2c_us)
 
 
 cdef void account_far(State *s, const Batch *b) noexcept nogil:
-    """The same as account(), for accounts that the nearest cache does not hold.
+    """account(), for accounts that the first-level cache does not hold.
 
-    Three times through the batch: what the second and the third need is fetched by the one before.
+    Walks three times through the batch; each walk prefetches what the next one needs.
     """
     cdef:
         int i
@@ -437,7 +441,7 @@ cdef void account(State *s, const Batch *b) noexcept nogil:
 
 
 cdef inline void size_add(Account *a, uint64_t size_bytes, uint64_t requests) noexcept nogil:
-    """Account the sizes of some requests of the same size."""
+    """Account a number of requests of one size."""
     a.size_bytes.min = min(a.size_bytes.min, size_bytes)
     a.size_bytes.max = max(a.size_bytes.max, size_bytes)
     a.size_bytes.sum += size_bytes * <uint128_t> requests
@@ -457,10 +461,10 @@ cdef void account_queue(State *s, const Match *m) noexcept nogil:
     time_counter(s, a.q2c, time_bin(q2c_ns, q2c_ns // 1000))[0] += 1
 
 
-# --- handing out ------------------------------------------------------------------------------
+# --- at a snapshot ----------------------------------------------------------------------------
 
 cdef uint64_t count_sizes(State *s, Account *a, uint64_t mark) noexcept nogil:
-    """How many bins move_sizes() hands out. State.by_bin holds no such mark."""
+    """How many bins move_sizes() writes. `mark` must not be in State.by_bin."""
     cdef uint64_t n = 0
     cdef uint64_t block
     cdef unsigned int index, i, bin
@@ -473,16 +477,16 @@ cdef uint64_t count_sizes(State *s, Account *a, uint64_t mark) noexcept nogil:
                 continue
             bin = index * BLOCK + i
             bin = bin - SIZE_SLOTS if bin >= SIZE_SLOTS else bin_of(bin << 9)
-            n += s.by_bin[bin] != mark          # several sizes may share a bin
+            n += s.by_bin[bin] != mark          # several sizes can share a bin
             s.by_bin[bin] = mark
     return n
 
 
 cdef Bin *move_sizes(State *s, Account *a, uint32_t row, Bin *out) noexcept nogil:
-    """Move sizes to out, by bin_of(); returns out behind it.
+    """Move sizes to out as bins of bin_of(); returns the end of what was written.
 
-    Sizes, of which a stream has few, were counted one by one until here, where the account gets
-    what there is to say of them.
+    A stream has few different sizes. They are counted one by one, and added to the account's
+    moments and buckets only here.
     """
     cdef uint64_t block, count
     cdef unsigned int index, i, bin
@@ -514,10 +518,10 @@ cdef Bin *move_sizes(State *s, Account *a, uint32_t row, Bin *out) noexcept nogi
 cdef void close_squares(
     Moments *m, uint64_t requests, const Bin *first, const Bin *end
 ) noexcept nogil:
-    """Say so where a sum of squares may have been more than 128 bits hold, by the bins."""
+    """Set a sum of squares to 2^128-1 if the bins say that it may have overflowed."""
     cdef uint128_t most = <uint128_t> 0 - 1
     cdef unsigned int shift
-    cdef double above, sum_above = 0            # the values of a bin; their squares' sum
+    cdef double above, sum_above = 0            # end of a bin; sum of squares
     if m.max == 0 or requests <= most // (<uint128_t> m.max * m.max):
         return
     while first != end:
@@ -529,7 +533,7 @@ cdef void close_squares(
         m.sum_squares = most
 
 
-cdef struct SnapshotSizes:                      # rows and bins that an interval's end hands out
+cdef struct SnapshotSizes:                      # rows and bins of an interval
     uint64_t rows
     uint64_t d2c_bins
     uint64_t size_bins
@@ -540,7 +544,7 @@ cdef struct SnapshotSizes:                      # rows and bins that an interval
 
 
 cdef void count_rows(State *s, SnapshotSizes *n) noexcept nogil:
-    """Behind weigh_requests()."""
+    """Compute the sizes of the snapshot's arrays. Call integrate_in_flight() first."""
     cdef uint64_t i
     memset(n, 0, sizeof(SnapshotSizes))
     memset(s.by_bin, 0, sizeof(s.by_bin))
@@ -578,7 +582,7 @@ cdef void move_rows(State *s, Row *out, Bin *d2c_out, Bin *size_out) noexcept no
         row.d2c_us.min = a.d2c_ns.min // 1000   # truncation keeps the order
         row.d2c_us.max = a.d2c_ns.max // 1000
         row.d2c_us.sum = a.d2c_us_sum
-        row.d2c_us.sum_squares = a.d2c_us_squ
+        row.d2c_us.sum_squares = a.d2c_us_squares
         row.d2c_ns = a.d2c_ns
         row.throughput = a.throughput
         row.size_bytes = a.size_bytes
@@ -587,7 +591,7 @@ cdef void move_rows(State *s, Row *out, Bin *d2c_out, Bin *size_out) noexcept no
 
 cdef void move_queue_rows(State *s, QueueRow *out, Bin *q2d_out, Bin *q2c_out) noexcept nogil:
     cdef uint64_t i
-    cdef uint64_t requests                      # the same as of the other
+    cdef uint64_t requests                      # the same number for q2d and q2c
     cdef QueueAccount *a
     cdef const Bin *first_q2d
     cdef const Bin *first_q2c

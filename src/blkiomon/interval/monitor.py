@@ -49,7 +49,7 @@ class Monitor:
     Args:
         interval_s: seconds of an interval by the trace clock; None: all is one interval.
         clock: "trace" or "wall".
-        max_pending, max_age_s, max_devices, resync, devices, threads, shard: as for ``Engine``.
+        max_pending, max_age_s, max_devices, resync, devices, threads: as for ``Engine``.
         from_ns, to_ns: only records in [from, to) count, in ns: since 1970 if ``is_absolute``,
             else since the first record.
         hand_over: takes each interval of trace time as soon as it has ended, which then is not
@@ -80,7 +80,6 @@ class Monitor:
         to_ns: int | None = None,
         is_absolute: bool = False,
         threads: int = 1,
-        shard: tuple[int, int] = (0, 1),
         hand_over: Callable[[Interval], None] | None = None,
         **keep: bool,
     ) -> None:
@@ -109,7 +108,6 @@ class Monitor:
             **keep,
             devices=device_set(devices),
             threads=threads,
-            shard=shard,
             from_ns=NEVER_NS if from_ns else 0,
         )
         self.is_done = False

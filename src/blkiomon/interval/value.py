@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from itertools import islice
 
 import numpy as np
@@ -245,38 +245,6 @@ def merge(intervals: Iterable[Interval]) -> Interval:
     if merged is None:
         raise ValueError("there are no intervals to merge")
     return merged
-
-
-def join(shards: Sequence[Interval]) -> Interval:
-    """The interval that one ``Monitor`` makes, of those that one for each shard has made of it.
-
-    Equal to it by ``to_bytes``: only the order of ``devices`` and rows may differ.
-
-    Args:
-        shards: from ``Monitor(shard=(k, n))`` for each k below n, in order.
-
-    Raises:
-        ValueError: there are none, or they are not of the same interval.
-    """
-    if not shards:
-        raise ValueError("there are no intervals to join")
-    first = shards[0]
-    what = first.start_ns, first.end_ns, first.clock, first.anchored, first.counts
-    if any((i.start_ns, i.end_ns, i.clock, i.anchored, i.counts) != what for i in shards):
-        raise ValueError("these are not the shards of one interval")
-    # What does not depend on the shard is in each of them.
-    empty = {"loads": first.snapshot.loads[:0], "retry_rows": first.snapshot.retry_rows[:0]}
-    cut = merge_snapshots([replace(i.snapshot, **empty) for i in shards])
-    return replace(
-        first,
-        devices=in_order(np.concatenate([i.devices for i in shards])),
-        snapshot=replace(
-            cut,
-            loads=first.snapshot.loads,
-            retry_rows=first.snapshot.retry_rows,
-            processes=first.snapshot.processes,
-        ),
-    )
 
 
 def _merge_some(intervals: list[Interval]) -> Interval:

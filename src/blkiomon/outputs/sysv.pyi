@@ -1,10 +1,10 @@
-"""System V message queues. Nothing blocks; every failed call raises OSError with its errno."""
+"""System V message queues. No call blocks; a call that fails raises OSError with its errno."""
 
 def ftok(path: bytes, project: int) -> int:
     """The key of an existing file and the low 8 bits of ``project``, as ftok(3) makes it.
 
     ``(project & 0xff) << 24 | (st_dev & 0xff) << 16 | st_ino & 0xffff``, as a signed 32-bit
-    number. Raises OSError where ``path`` cannot be looked up.
+    number. Raises OSError if ``path`` cannot be looked up.
     """
 
 def msgget(key: int) -> int:
@@ -13,14 +13,14 @@ def msgget(key: int) -> int:
 def msgsnd(queue: int, kind: int, body: bytes) -> None:
     """Sends one message of type ``kind`` (> 0).
 
-    OSError: EAGAIN where the queue is full, EIDRM or EINVAL where it was removed, EINVAL where
+    OSError: EAGAIN if the queue is full, EIDRM or EINVAL if it was removed, EINVAL if
     ``body`` is longer than the system allows (``kernel.msgmax``), EACCES.
     """
 
 def msgrcv(queue: int, size: int, kind: int = 0) -> tuple[int, bytes]:
     """Takes the next message (of type ``kind`` unless 0): its type and at most ``size`` bytes.
 
-    OSError: ENOMSG where there is none, E2BIG where it is longer than ``size``.
+    OSError: ENOMSG if there is none, E2BIG if it is longer than ``size``.
     """
 
 def create(key: int, mode: int = 0o600) -> int:

@@ -1,8 +1,8 @@
 # cython: language_level=3
-"""System V message queues: the few calls that the queue output and its tests need.
+"""System V message queues: the calls that the queue output and its tests need.
 
-Nothing here blocks. Every failed call raises OSError with the errno it left behind.
-Signatures and their documentation for users stand in ``_sysv.pyi``.
+No call blocks. A call that fails raises OSError with its errno. See sysv.pyi for what users need to
+know.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -34,7 +34,7 @@ cdef extern from "<sys/msg.h>" nogil:
     Py_ssize_t c_msgrcv "msgrcv" (int queue, void *message, size_t size, long kind, int flags)
     int c_msgctl "msgctl" (int queue, int command, msqid_ds *status)
 
-# struct msgbuf: the type, and the body right behind it.
+# struct msgbuf: the type, then the body.
 cdef struct Message:
     long kind
     char body[1]
@@ -51,7 +51,7 @@ def ftok(bytes path not None, int project):
 
 def msgget(key_t key):
     cdef int queue
-    # Key 0 is IPC_PRIVATE: asking for it would create a queue that nobody else can find.
+    # Key 0 is IPC_PRIVATE: msgget() would create a queue that no other process can find.
     if key == IPC_PRIVATE:
         raise OSError(ENOENT, "No queue has key 0")
     queue = c_msgget(key, 0)

@@ -1,24 +1,25 @@
-"""Traces of several CPUs or devices in, one stream in order of time out."""
+"""Merges trace files of several CPUs or devices into one stream in order of time."""
 
 from collections.abc import Callable, Sequence
 from typing import final
 
 @final
 class Merger:
-    """Merges record streams by time, reading each through a window of its own.
+    """Merges record streams by time, reading each through a window.
 
-    Of all files' next records the one with the least time goes first, of equal ones the one whose
-    file comes first. So the order within a file never changes, and if every file is in order of
-    time, so is what comes out. Records are not touched unless ``shift`` says so: both versions,
-    with their payloads, in the files' one byte order.
+    Of the next records of all files, the one with the least time comes first; of equal times, that
+    of the first file. So the order within a file never changes, and if each file is in order of
+    time, the output is. Records are copied unchanged except for ``shift``: of both versions, with
+    payloads, in the byte order of the files, which must be the same.
+    For one thread at a time: otherwise RuntimeError.
 
     Args:
-        names: of the files, for messages; ties between them are decided in this order.
+        names: of the files, for messages.
         readers: one a file: writes the next bytes to the beginning of a buffer and returns how
             many, 0 at the end.
         window_bytes: how much of a file is in memory at a time; more if one record is longer.
-        output_bytes: how much ``read`` hands out at most.
-        resync: after bytes that are no record, go on at the next plausible one instead of failing.
+        output_bytes: how much ``read`` returns at most.
+        resync: after garbage, go on at the next plausible record instead of failing.
 
     Raises:
         ValueError: an argument is out of range.
@@ -34,35 +35,34 @@ class Merger:
         resync: bool = False,
     ) -> None: ...
     def read(self) -> memoryview:
-        """The next whole records, valid until the next call; empty when all files have ended.
+        """The next complete records, valid until the next call; empty at the end of all files.
 
-        A file that ends inside a record, or whose reader raises OSError or SourceError, has ended
-        there: see ``failures``.
+        A file that ends inside a record, or whose reader raises OSError or SourceError, ends there:
+        see ``failures``.
 
         Raises:
-            TraceError: the next bytes of a file are no record. All that came before has been
-                handed out; every later call raises the same error.
+            TraceError: the next bytes of a file are not a record. Everything before them has been
+                returned; every later call raises the same error.
         """
 
     def peek(self, whole: Sequence[bool]) -> list[bytes]:
-        """The beginning of each file; before the first ``read``, which has it nevertheless.
+        """The beginning of each file, which ``read`` returns later. Before the first ``read``.
 
         Args:
-            whole: of each file, whether to wait for a whole window of it, and not only for what
-                comes first.
+            whole: of each file, whether to wait for a whole window instead of the first bytes.
         """
 
     def shift(self, by_ns: Sequence[int]) -> None:
-        """Add so much to the times of each file's records; before the first ``read``."""
+        """Add ns to the times of each file's records. Before the first ``read``."""
 
     def take_skips(self) -> list[tuple[str, int, int]]:
-        """Hand out what ``resync`` skipped since last asked: (name, byte offset, bytes)."""
+        """What ``resync`` skipped since this was last called: (name, byte offset, bytes)."""
 
     @property
     def failures(self) -> list[Exception]:
-        """What ended files before their time, in the order in which it was met.
+        """Why files ended early, in the order in which that happened.
 
-        ``TraceError`` for one that ends inside a record (with ``resync`` those bytes count as
+        ``TraceError`` for a file that ends inside a record (with ``resync`` those bytes count as
         skipped), or what its reader raised.
         """
 
@@ -70,12 +70,12 @@ class Merger:
     def lost_events(self) -> int:
         """Events lost, by the tracer's marks, which are left out of the stream.
 
-        Those before a record count once all that comes before it has been handed out.
+        A mark counts once everything before it has been returned.
         """
 
     @property
     def skipped_bytes(self) -> int:
-        """Bytes that ``resync`` skipped; as ``lost_events``, those before what comes next."""
+        """Bytes skipped by ``resync``; they count in the same way as ``lost_events``."""
 
     @property
     def padding_bytes(self) -> int:

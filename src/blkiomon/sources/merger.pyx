@@ -1,22 +1,23 @@
 # distutils: language = c
-"""Traces of several CPUs or devices in, one stream in order of time out.
+"""Merges trace files of several CPUs or devices into one stream in order of time.
 
-    readers -> windows, one a file -> tree of losers -> output -> the engine
+    readers -> windows, one a file -> tournament tree -> output -> the engine
 
-The tree is a knock-out tournament between the files' next records: each inner node holds the
-loser of its match, the winner of all stands on top. When the winner has been copied, the next
-record of its file has to play only against those on the way up, and which these are depends on
-the file alone: so they are loaded ahead, and where no branch depends on who wins, nothing is
-mispredicted. A record costs the same however the files take turns.
+Technique: a tournament (loser) tree over the files' next records. Each inner node holds the loser
+of its match, and the winner of all is on top. When the winner has been copied, the next record of
+its file plays only against the losers on its way up. Which nodes these are depends on the file
+alone, so they can be loaded early. No branch depends on who wins, so none is mispredicted, and a
+record costs the same in whatever order the files take turns.
 
-The kernel is `noexcept nogil` and never allocates. It stops where the output is full, and where a
-file's next record is not all there, or is none: Merger deals with that, and lets it go on.
+The kernel, merge_all(), is `noexcept nogil` and never allocates. It stops when the output is full,
+or when a file's next record is incomplete or not a record. Merger then deals with that file and
+starts the kernel again.
 
-What is missing before a record (events lost, garbage skipped) is told when that record is due, and
-after all that comes before it has been handed out: so it counts where one merged stream has it.
-Signatures and their documentation for users stand in ``merger.pyi``.
+Lost events and skipped bytes before a record are counted when that record is due, after everything
+before it has been handed out: as if they were in the merged stream.
 """
 
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memmove
 
@@ -31,50 +32,50 @@ include "../engine/records.pxi"
 
 cdef enum Stop:                                 # why the kernel stopped
     STOP_FULL                                   # the output has no room for the next record
-    STOP_DRY                                    # a file has to be looked at, see Merge.dry
+    STOP_DRY                                    # file Merge.dry needs bytes or has no record
     STOP_END                                    # all files have ended
 
 cdef enum:
-    CHUNK = 64                                  # copied of every record, however short it is
-    AHEAD = 512                                 # bytes of input fetched before they are needed
-    HELD = (1 << 30) + 1                        # a length that no output has room for
+    CHUNK = 64                                  # bytes copied of every record, however short
+    AHEAD = 512                                 # bytes of input prefetched
+    HELD = (1 << 30) + 1                        # a length greater than any output
     STAGGER = 5 * 64                            # windows begin in different sets of the cache
 
 cdef struct Head:                               # a file's next record
-    const uint8_t *at                           # whole, in the file's window, unless it is dry
-    const uint8_t *end                          # of what has been read into the window
-    size_t length                               # of the record; HELD: first something is told
+    const uint8_t *at                           # in the file's window; complete unless it is dry
+    const uint8_t *end                          # of the bytes read into the window
+    size_t length                               # of the record; HELD: count `missing` first
 
-cdef struct Missing:                            # what has not been told yet
+cdef struct Missing:                            # not counted yet
     uint64_t lost_events
     uint64_t skipped_bytes
 
 cdef struct Window:                             # a part of a file in memory
-    uint8_t *begin                              # CHUNK bytes behind the room may be read, too
+    uint8_t *begin                              # CHUNK bytes behind the room may be read
     size_t room
     uint64_t offset                             # of `begin` in the file
-    bint at_end                                 # nothing more comes
-    bint failed                                 # for the reader said so: see Merger.failures
-    bint has_records                            # one at least has been found
-    size_t length                               # of the record that is held
-    Missing missing                             # before it
+    bint at_end                                 # the reader has returned everything
+    bint failed                                 # the reader raised: see Merger.failures
+    bint has_records                            # at least one was found
+    size_t length                               # of the record, while Head.length is HELD
+    Missing missing                             # before that record
 
 cdef struct Merge:
     Head *heads                                 # one a file, in the order that decides ties
     uint64_t *shifts                            # one a file: ns added to its records' times
-    uint128_t *tree                             # of keys: the winner, then losers; see replay()
-    size_t leaves                               # files, rounded up to a power of two
-    Py_ssize_t dry                              # the file to look at, -1: none
+    uint128_t *tree                             # keys: the winner, then losers; see replay()
+    size_t leaves                               # number of files, rounded up to a power of two
+    Py_ssize_t dry                              # the file that stopped the kernel; -1: none
     uint8_t *out
     size_t n_out
-    size_t room                                 # CHUNK bytes behind it may be written, too
+    size_t room                                 # CHUNK bytes behind it may be written
 
-cdef uint128_t ENDED = <uint128_t> 0 - 1        # the key of a file that has: greater than any
+cdef uint128_t ENDED = <uint128_t> 0 - 1        # key of a file that has ended: the greatest
 
 cdef extern from *:
     """
-    /* Exchange two keys if the second is less. Who is less cannot be predicted, so it must not
-       become a branch: the empty asm hides from the compiler that the mask is all or nothing. */
+    /* Exchanges two keys if the second is less. The outcome cannot be predicted, so it must not be
+       a branch: the empty asm hides from the compiler that the mask is all ones or all zeros. */
     static inline void bk_order(bk_uint128 *a, bk_uint128 *b) {
         uint64_t a_low = (uint64_t)*a, a_high = (uint64_t)(*a >> 64);
         uint64_t b_low = (uint64_t)*b, b_high = (uint64_t)(*b >> 64);
@@ -93,15 +94,15 @@ cdef extern from *:
 
 
 cdef inline uint128_t key_of(uint64_t time_ns, size_t file) noexcept nogil:
-    """What decides who is first: the time, then the order of the files. Below ENDED."""
+    """Order of records: by time, then by file. Less than ENDED."""
     return <uint128_t> time_ns << 64 | file
 
 
 cdef inline void replay(Merge *m, size_t file, uint128_t key) noexcept nogil:
-    """Let a file's new key play its way up, where its old one had won.
+    """Replace the winner, a file's old key, by its new key, and play the matches on its way up.
 
-    tree[0] is the winner. The match at node i is won from nodes 2i and 2i+1, the leaves being
-    nodes leaves to 2*leaves-1; tree[i] keeps its loser.
+    tree[0] is the winner; tree[i] is the loser of the match between nodes 2i and 2i+1. The leaves
+    are nodes `leaves` to 2 * leaves - 1.
     """
     cdef size_t node = (m.leaves + file) >> 1
     while node:
@@ -110,8 +111,8 @@ cdef inline void replay(Merge *m, size_t file, uint128_t key) noexcept nogil:
     m.tree[0] = key
 
 
-cdef inline bint look(Head *h, bint swap, uint64_t *time_ns) noexcept nogil:
-    """Whether a whole record stands at h.at; sets its length and time, if so."""
+cdef inline bint read_head(Head *h, bint swap, uint64_t *time_ns) noexcept nogil:
+    """Whether there is a complete record at h.at; if so, sets its length and time."""
     cdef size_t left = h.end - h.at
     cdef const TraceV7 *v7 = <const TraceV7 *> h.at
     cdef const TraceV8 *v8 = <const TraceV8 *> h.at
@@ -128,13 +129,13 @@ cdef inline bint look(Head *h, bint swap, uint64_t *time_ns) noexcept nogil:
 
 
 cdef inline void shift_time(uint8_t *record, bint swap, uint64_t shift_ns) noexcept nogil:
-    """Add to a record's time, which both versions have in the same place."""
+    """Add to a record's time, which is at the same offset in both versions."""
     cdef TraceV7 *v7 = <TraceV7 *> record
     v7.time = swap64(swap64(v7.time) + shift_ns) if swap else v7.time + shift_ns
 
 
 cdef inline Stop merge_all(Merge *m, bint swap, bint shifts) noexcept nogil:
-    """Move records to the output. `swap` and `shifts` are constants at every call."""
+    """Copy records to the output. `swap` and `shifts` are constants at every call."""
     cdef:
         uint8_t *out = m.out + m.n_out
         uint8_t *out_end = m.out + m.room
@@ -151,7 +152,7 @@ cdef inline Stop merge_all(Merge *m, bint swap, bint shifts) noexcept nogil:
         if unlikely(<size_t> (out_end - out) < h.length):
             stop = STOP_FULL
             break
-        memcpy(out, h.at, CHUNK)                # of constant length, so no call
+        memcpy(out, h.at, CHUNK)                # constant length: inlined
         if unlikely(h.length > CHUNK):
             memcpy(out + CHUNK, h.at + CHUNK, h.length - CHUNK)
         if shifts:
@@ -159,7 +160,7 @@ cdef inline Stop merge_all(Merge *m, bint swap, bint shifts) noexcept nogil:
         out += h.length
         h.at += h.length
         prefetch_input(h.at + AHEAD)
-        if unlikely(not look(h, swap, &time_ns)):
+        if unlikely(not read_head(h, swap, &time_ns)):
             m.dry = <Py_ssize_t> file
             stop = STOP_DRY
             break
@@ -171,7 +172,7 @@ cdef inline Stop merge_all(Merge *m, bint swap, bint shifts) noexcept nogil:
 
 
 cdef size_t bytes_needed(const uint8_t *p, size_t left, int swap) noexcept nogil:
-    """How many bytes a record has, of which `left` are at p; so far as these tell."""
+    """Length of the record at p, as far as the `left` bytes there say."""
     cdef bint is_v8
     cdef size_t header
     if left < 4:
@@ -187,29 +188,32 @@ cdef size_t bytes_needed(const uint8_t *p, size_t left, int swap) noexcept nogil
                      else (<const TraceV7 *> p).pdu_len)
 
 
+@cython.final
 cdef class Merger:
     """See merger.pyi for what users need to know."""
 
     cdef Merge m
     cdef Window *windows
     cdef Py_ssize_t n_files
-    cdef int swap                               # all files' byte order; -1: not known yet
+    cdef uint64_t busy                          # 1 while a thread is inside a method: see _enter()
+    cdef int swap                               # byte order of all files; -1: unknown
     cdef bint resync
     cdef bint started
-    cdef bint shifts                            # any file's times
+    cdef bint shifts                            # any of Merge.shifts is not 0
     cdef readonly uint64_t lost_events
     cdef readonly uint64_t skipped_bytes
     cdef readonly uint64_t padding_bytes
     cdef readonly list failures
-    cdef dict _arrays                           # name or file -> the array behind a pointer
+    cdef dict _arrays                           # name or file -> the numpy array of a pointer
     cdef list _names
     cdef list _readers
     cdef list _skips
-    cdef Missing at_ends                        # of files, before which no record holds it
+    cdef Missing at_ends                        # before the ends of files
     cdef object _out
     cdef object _failure
 
-    def __init__(
+    # Not __init__: C state is set up exactly once.
+    def __cinit__(
         self, names, readers, *, size_t window_bytes, size_t output_bytes=1 << 20, resync=False
     ):
         cdef Py_ssize_t i
@@ -227,17 +231,9 @@ cdef class Merger:
             raise ValueError(f"output_bytes must be from {MAX_RECORD} to 2^30, not {output_bytes}")
         self._arrays = {}
         self._skips = []
-        self._failure = None
         self.failures = []
-        self.lost_events = 0
-        self.skipped_bytes = 0
-        self.padding_bytes = 0
-        self.at_ends = Missing(0, 0)
         self.resync = resync
         self.swap = -1
-        self.started = False
-        self.shifts = False
-
         self.m.leaves = 1
         while self.m.leaves < <size_t> self.n_files:
             self.m.leaves *= 2
@@ -252,7 +248,6 @@ cdef class Merger:
             )
             self.m.heads[i] = Head(self.windows[i].begin, self.windows[i].begin, 0)
         self.m.dry = -1
-        self.m.n_out = 0
         self.m.room = output_bytes
         array = np.zeros(output_bytes + CHUNK, dtype=np.uint8)
         self._arrays["output"] = array
@@ -261,13 +256,29 @@ cdef class Merger:
         self._out = memoryview(array).toreadonly()
 
     cdef uint8_t *_allocate(self, name, size_t n_bytes) except NULL:
-        """A zeroed array, aligned to a cache line: address space only, until it is written to."""
+        """Zeroed memory, aligned to a cache line; pages are used only when written to."""
         array = np.zeros(n_bytes + 64, dtype=np.uint8)
         self._arrays[name] = array
         cdef uint8_t[::1] view = array
         return <uint8_t *> ((<uintptr_t> &view[0] + 63) & ~<uintptr_t> 63)
 
+    cdef int _enter(self) except -1:
+        """Begin to use the merger; _leave() ends that. Atomic, also without a GIL."""
+        if exchange(&self.busy, 1):
+            raise RuntimeError("another thread is using this merger")
+        return 0
+
+    cdef void _leave(self) noexcept:
+        store_release(&self.busy, 0)
+
     def read(self):
+        self._enter()
+        try:
+            return self._read()
+        finally:
+            self._leave()
+
+    cdef _read(self):
         cdef Merge *m = &self.m
         cdef Stop stop = STOP_FULL
         if self._failure is not None:
@@ -278,11 +289,11 @@ cdef class Merger:
                 self._start()
             while True:
                 if m.dry >= 0:
-                    self._attend(m.dry)
+                    self._next_record(m.dry)
                     m.dry = -1
                 if self._is_missing() and m.n_out:
                     break
-                self._tell_next()
+                self._count_due()
                 with nogil:
                     if self.shifts:
                         if self.swap > 0:
@@ -296,8 +307,8 @@ cdef class Merger:
                 if stop == STOP_END or stop == STOP_FULL and not self._is_missing():
                     break
         except BaseException as error:
-            self._failure = error               # there is nothing to go on from
-            self._tell_all()
+            self._failure = error
+            self._count_all()
             if m.n_out == 0 or not isinstance(error, TraceError):
                 raise
         return self._out[:m.n_out]
@@ -306,51 +317,60 @@ cdef class Merger:
         cdef Py_ssize_t i
         if self.started or len(whole) != self.n_files:
             raise ValueError(f"{self.n_files} files, before the first read")
-        beginnings = []
-        for i in range(self.n_files):
-            self._fill(i, self.windows[i].room if whole[i] else 4)
-            length = self.m.heads[i].end - self.m.heads[i].at
-            beginnings.append(self.m.heads[i].at[:length])
-        return beginnings
+        self._enter()
+        try:
+            beginnings = []
+            for i in range(self.n_files):
+                self._fill(i, self.windows[i].room if whole[i] else 4)
+                length = self.m.heads[i].end - self.m.heads[i].at
+                beginnings.append(self.m.heads[i].at[:length])
+            return beginnings
+        finally:
+            self._leave()
 
     def shift(self, by_ns):
         cdef Py_ssize_t i
         if self.started or len(by_ns) != self.n_files:
             raise ValueError(f"{self.n_files} files, before the first read")
-        for i in range(self.n_files):
-            self.m.shifts[i] = by_ns[i]
-            self.shifts |= self.m.shifts[i] != 0
+        self._enter()
+        try:
+            for i in range(self.n_files):
+                self.m.shifts[i] = by_ns[i]
+                self.shifts |= self.m.shifts[i] != 0
+        finally:
+            self._leave()
 
     def take_skips(self):
-        skips = self._skips
-        self._skips = []
+        self._enter()
+        skips, self._skips = self._skips, []
+        self._leave()
         return skips
 
-    # -- what is missing
+    # -- lost events and skipped bytes
 
     cdef bint _is_missing(self) noexcept:
-        """Whether something is to be told before anything else is handed out."""
+        """Whether something has to be counted before the next record is handed out."""
         cdef uint128_t winner = self.m.tree[0]
         if self.at_ends.lost_events or self.at_ends.skipped_bytes:
             return True
         return winner != ENDED and self.m.heads[<size_t> <uint64_t> winner].length == HELD
 
-    cdef void _tell_next(self) noexcept:
-        """Tell it, if anything is."""
+    cdef void _count_due(self) noexcept:
+        """Count what is missing before the next record."""
         cdef uint128_t winner = self.m.tree[0]
-        self._tell(&self.at_ends)
+        self._count(&self.at_ends)
         if winner != ENDED:
             self._release(<size_t> <uint64_t> winner)
 
-    cdef void _tell_all(self) noexcept:
-        """Nothing is due any more."""
+    cdef void _count_all(self) noexcept:
+        """Count what is missing in all files, after a failure."""
         cdef Py_ssize_t i
-        self._tell(&self.at_ends)
+        self._count(&self.at_ends)
         for i in range(self.n_files):
-            self._tell(&self.windows[i].missing)
+            self._count(&self.windows[i].missing)
 
     cdef void _hold(self, size_t file) noexcept:
-        """Stop the kernel when a file's next record is due, if something is missing before it."""
+        """Let a file's next record stop the kernel, if something is missing before it."""
         cdef Window *w = &self.windows[file]
         if w.missing.lost_events or w.missing.skipped_bytes:
             w.length = self.m.heads[file].length
@@ -359,37 +379,37 @@ cdef class Merger:
     cdef void _release(self, size_t file) noexcept:
         if self.m.heads[file].length == HELD:
             self.m.heads[file].length = self.windows[file].length
-            self._tell(&self.windows[file].missing)
+            self._count(&self.windows[file].missing)
 
-    cdef void _tell(self, Missing *missing) noexcept:
+    cdef void _count(self, Missing *missing) noexcept:
         self.lost_events += missing.lost_events
         self.skipped_bytes += missing.skipped_bytes
         missing[0] = Missing(0, 0)
 
-    # -- where the kernel cannot go on
+    # -- a file's next record
 
     cdef int _start(self) except -1:
-        """Find every file's first record.
+        """Find every file's first record, and build the tree.
 
-        Each leaf of the empty tree is played once. What it holds at first, zeros, is the least
-        key: it moves up and out, one at a time, and with the last file the first winner comes.
+        Each leaf of the empty tree plays once. The keys there are 0, the least: one of them wins
+        each time and is dropped, until the last file has played and the first record wins.
         """
         cdef size_t i
         for i in range(<size_t> self.n_files):
             self._fill(i, 4)
         for i in range(<size_t> self.n_files):
             if self.swap < 0 and self.m.heads[i].end - self.m.heads[i].at >= 4:
-                self.swap = sniff(load32(self.m.heads[i].at))
+                self.swap = byte_order_of(load32(self.m.heads[i].at))
         for i in range(self.m.leaves):
             if i < <size_t> self.n_files:
-                self._attend(i)
+                self._next_record(i)
             else:
                 replay(&self.m, i, ENDED)
         self.started = True
         return 0
 
-    cdef int _attend(self, size_t file) except -1:
-        """Find a file's next record and let it play; or find that it has ended."""
+    cdef int _next_record(self, size_t file) except -1:
+        """Find a file's next record, or its end, and let its key play."""
         cdef:
             Head *h = &self.m.heads[file]
             uint64_t time_ns = 0
@@ -399,28 +419,28 @@ cdef class Merger:
             int mark
         while True:
             left = h.end - h.at
-            if self.swap >= 0 and look(h, self.swap, &time_ns):
+            if self.swap >= 0 and read_head(h, self.swap, &time_ns):
                 self.windows[file].has_records = True
                 self._hold(file)
                 replay(&self.m, file, key_of(time_ns + self.m.shifts[file], file))
                 return 0
-            if left == 0:                       # else the first of some zeros may not be seen
+            if left == 0:                       # padding may follow
                 self._fill(file, 1)
             if h.at != h.end and h.at[0] == 0 and self._skip_padding(file):
                 continue
-            left = h.end - h.at                 # as more may have been read to count the zeros
+            left = h.end - h.at                 # _skip_padding() may have read more
             if self.swap < 0 and left >= 4:
-                self.swap = sniff(load32(h.at))
+                self.swap = byte_order_of(load32(h.at))
             length = 0
             mark = parse_lost(h.at, left, &length, &events)
             if mark > 0:
                 self.windows[file].missing.lost_events += events
                 h.at += length
                 continue
-            is_record = self.swap >= 0 and left >= 4 and sniff(load32(h.at)) == self.swap
+            is_record = self.swap >= 0 and left >= 4 and byte_order_of(load32(h.at)) == self.swap
             need = bytes_needed(h.at, left, self.swap) if is_record or left < 4 else left + 1
             if is_record and need <= left:
-                continue                        # the byte order is known only now
+                continue                        # now the byte order is known
             if is_record or mark == 0 or left < 4:
                 if self._fill(file, need):
                     continue
@@ -435,7 +455,7 @@ cdef class Merger:
             return 0
 
     cdef bint _fill(self, size_t file, size_t need) except -1:
-        """Read on until `need` bytes stand at the file's head; False: it ends before."""
+        """Read until there are `need` bytes at the head of a file; False if it ends before."""
         cdef Head *h = &self.m.heads[file]
         cdef Window *w = &self.windows[file]
         cdef size_t left = h.end - h.at
@@ -444,7 +464,7 @@ cdef class Merger:
         cdef size_t n
         if left >= need or w.at_end:
             return left >= need
-        held = self._arrays.get(file)           # until its bytes have moved
+        held = self._arrays.get(file)           # keep the old window until it is copied
         if need > w.room:
             begin = self._allocate(file, 2 * need + CHUNK)
             w.room = 2 * need
@@ -469,9 +489,9 @@ cdef class Merger:
         return left >= need
 
     cdef bint _skip_padding(self, size_t file) except -1:
-        """Skip zeros behind a record, if they are padding, as the engine does; False: they are not.
+        """Skip zeros behind a record if they are padding; False if they are not.
 
-        blktrace may write a buffer of zeros when it stops.
+        blktrace may write a buffer of zeros when it stops. The engine has the same rule.
         """
         cdef Head *h = &self.m.heads[file]
         cdef Window *w = &self.windows[file]
@@ -492,14 +512,14 @@ cdef class Merger:
         return True
 
     cdef bint _find_next(self, size_t file) except -1:
-        """Deal with garbage at a file's head; False: nothing follows up to the file's end."""
+        """Skip garbage at the head of a file; False if no record follows. Raises TraceError."""
         cdef Head *h = &self.m.heads[file]
         cdef uint64_t start = self._offset(file)
         cdef size_t pos
         cdef int found
         if not self.resync:
             found_text, expected = describe_magic(load32(h.at), self.swap)
-            if self.swap >= 0 and sniff(load32(h.at)) >= 0:
+            if self.swap >= 0 and byte_order_of(load32(h.at)) >= 0:
                 expected = f"{expected}, in the byte order of the other files"
             raise TraceError(start, found_text, expected, self._names[file])
         h.at += 1
@@ -515,19 +535,19 @@ cdef class Merger:
             if found == 0:
                 h.at = h.end
                 break
-            h.at += 1                           # it was too short to tell, and is garbage by now
+            h.at += 1                           # too short to decide: garbage
         self._note_skip(file, start)
         return found > 0
 
     cdef int _end_inside(self, size_t file, size_t need) except -1:
-        """A file has ended inside a record: to be told when all that is whole has been read."""
+        """Note that a file has ended inside a record. The complete records before it count."""
         cdef Head *h = &self.m.heads[file]
         cdef uint64_t start = self._offset(file)
         cdef size_t left = h.end - h.at
         h.at = h.end
         if self.resync:
             self._note_skip(file, start)
-        elif not self.windows[file].failed:     # else that is why
+        elif not self.windows[file].failed:
             self.failures.append(TraceError(
                 start, f"the end of the file {left} bytes into a record",
                 f"{need} bytes at least", self._names[file],
@@ -541,5 +561,5 @@ cdef class Merger:
         return 0
 
     cdef uint64_t _offset(self, size_t file) noexcept:
-        """Of a file's head in the file."""
+        """Offset of the head in its file."""
         return self.windows[file].offset + (self.m.heads[file].at - self.windows[file].begin)

@@ -49,8 +49,6 @@ every host, device and operation, and of all hosts together.
       --tls-ca-file=FILE   the authority that the scheduler's certificate is of (PEM)
       --tls-cert=FILE      the certificate that the scheduler is shown (PEM)
       --tls-key=FILE       its key (PEM)
-      --shards=N           share a trace that is larger than an Nth of all among N workers, of
-                           which each reads all of it (default 1)
       --json               the summary as JSON
       --resync             after garbage go on at the next record, count what is skipped
       --max-pending=N      pending records kept at most (default 1000000): a worker's memory
@@ -148,11 +146,10 @@ def main(argv: Sequence[str]) -> int:
 
 _TLS = ("tls-ca-file", "tls-cert", "tls-key")
 _VALUES = (
-    *("output=", "interval=", "host=", "workers=", "scheduler=", "shards="),
+    *("output=", "interval=", "host=", "workers=", "scheduler="),
     *("max-pending=", "max-age=", *(f"{name}=" for name in _TLS)),
 )
 MOST_WORKERS = 1024
-MOST_SHARDS = 1024  # the engine's limit
 _FLAGS = ("json", "resync", "follow-symlinks", "help")
 _SHORT = {"-o": "output", "-I": "interval"}
 
@@ -178,7 +175,6 @@ def _workers(given: dict[str, str]) -> dict[str, Any]:
         raise UsageError("--workers are of this machine, and --scheduler has its own")
     return {
         "workers": whole(given, "workers", 0, MOST_WORKERS) if "workers" in given else None,
-        "shards": whole(given, "shards", 1, MOST_SHARDS, default=1),
     }
 
 
@@ -242,7 +238,6 @@ def summarize(
     interval: float | None = 60.0,
     workers: int | None = None,
     scheduler: str | distributed.Client | None = None,
-    shards: int = 1,
     dataset: str | None = None,
     host: str | None = None,
     resync: bool = False,
@@ -260,8 +255,6 @@ def summarize(
             default one for each core.
         scheduler: the address of a Dask scheduler, or a client of one (with TLS, say), whose
             workers read them instead.
-        shards: a trace that is larger than so great a part of all is shared among so many workers:
-            each reads and pairs all of it, and accounts its shard of the keys.
         dataset: a directory or URL that the intervals are written to; see ``blkiomon archive``.
             What it has of the same traces, read with the same options, is not read again.
         host: the pattern by which the path of a trace tells its host, as "*/traces/{host}/*"; by
@@ -292,6 +285,5 @@ def summarize(
         host=host,
         workers=workers,
         scheduler=scheduler,
-        shards=shards,
         show_progress=show_progress,
     )

@@ -23,12 +23,11 @@ class Options:
     max_age_s: float = 600.0
     resync: bool = False
 
-    def monitor(self, shard: tuple[int, int] = (0, 1)) -> Monitor:
+    def monitor(self) -> Monitor:
         """What makes it. Raises ValueError where an option is out of range."""
         return Monitor(
             self.interval_s,
             max_pending=self.max_pending,
             max_age_s=self.max_age_s,
             resync=self.resync,
-            shard=shard,
         )

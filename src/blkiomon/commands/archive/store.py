@@ -2,7 +2,6 @@
 
     DATASET/host=web1/day=2026-11-23/TRACE.parquet
     DATASET/_manifest/TRACE.json
-    DATASET/_shards/TRACE.0of2          while a trace is shared among workers
 
 A file is there as a whole or not at all: on this machine it is renamed into its place, an object
 store shows what has been uploaded to its end. What tells that a trace is done comes last. So a run
@@ -12,11 +11,10 @@ can be stopped, and a task done twice, at any time.
 from __future__ import annotations
 
 import json
-import struct
 import tempfile
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,18 +28,14 @@ from fsspec.implementations.local import LocalFileSystem
 
 from blkiomon._version import __version__
 from blkiomon.commands.archive.traces import Trace
-from blkiomon.formats.binary_codec import from_bytes, to_bytes
+from blkiomon.formats.binary_codec import from_bytes
 from blkiomon.formats.parquet import ParquetFormat
 from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.value import Interval
 from blkiomon.outputs.opening import make_directories, whole_file
 
 MANIFEST = "_manifest"
-SHARDS = "_shards"
 SCHEMA = 1
-
-LENGTH = struct.Struct("<Q")
-"""Stands before every interval in the file of a shard."""
 
 UNKNOWN_DAY = "unknown"
 """Where the trace does not tell the time of day."""
@@ -140,44 +134,12 @@ class Store:
 
     def _sweep(self, trace: Trace, result: Result) -> None:
         """Remove what runs that were killed have left of a trace."""
-        for name in (f"{trace.id}.*of*", f".{trace.id}.*.part"):
-            for path in (Path(self.root) / SHARDS).glob(name):
-                path.unlink(missing_ok=True)
         folder = Path(self.root) / f"host={quote(trace.host, safe='')}"
         for path in folder.glob(f"day=*/.{trace.id}.*.part"):
             path.unlink(missing_ok=True)
         for path in folder.glob(f"day=*/{trace.id}.parquet"):
             if str(path.relative_to(self.root)) not in result.partitions:
                 path.unlink(missing_ok=True)
-
-    @contextmanager
-    def writing_shard(
-        self, trace: Trace, shard: tuple[int, int]
-    ) -> Iterator[Callable[[Interval], None]]:
-        """What takes the intervals of one shard of a trace, (k, n) as of ``Engine``."""
-        with self.writing(_shard_name(trace, *shard)) as file:
-
-            def add(interval: Interval) -> None:
-                data = to_bytes(interval)
-                file.write(LENGTH.pack(len(data)) + data)
-
-            yield add
-
-    def shards(self, trace: Trace, n: int) -> Iterator[list[Interval]]:
-        """The intervals of all n shards of a trace, those of one time together."""
-        with ExitStack() as stack:
-            files = [
-                stack.enter_context(self.fs.open(f"{self.root}/{_shard_name(trace, k, n)}", "rb"))
-                for k in range(n)
-            ]
-            yield from map(list, zip(*(_stored_in(file) for file in files), strict=True))
-
-    def remove_shards(self, trace: Trace, n: int) -> None:
-        """They have been joined."""
-        for k in range(n):
-            name = f"{self.root}/{_shard_name(trace, k, n)}"
-            if self.fs.exists(name):
-                self.fs.rm_file(name)
 
     def _sizes(self, names: Iterable[str]) -> list[int | None]:
         """Bytes of each of these files of the dataset; None of what is not there."""
@@ -212,15 +174,6 @@ class Store:
         # Readers of datasets pass over what begins with a point.
         with whole_file(path, f".{Path(path).stem}.{uuid4().hex}.part") as file:
             yield file
-
-
-def _shard_name(trace: Trace, k: int, n: int) -> str:
-    return f"{SHARDS}/{trace.id}.{k}of{n}"
-
-
-def _stored_in(file: IO[bytes]) -> Iterator[Interval]:
-    while length := file.read(LENGTH.size):
-        yield from_bytes(file.read(*LENGTH.unpack(length)))
 
 
 def _source(trace: Trace, options: dict[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-# The same work on two cores.
+# Pairs on a second thread: a single-producer, single-consumer ring of batches.
 #
 #     this thread    decode, prepare  ->  ring of batches  ->  account
 #     the worker                          pair
 #
-# Where in the table its items belong is worked out by whoever has time for it: see has_time().
+# Batches go through in order, and each stage is done by one thread alone, so the results are those
+# of one thread to the bit. Nothing is locked: each stage writes to its own part of State. What
+# needs both parts (a larger table, an eviction, which looks up devices) is done by this thread
+# after drain(): Engine._has_room() says so before a batch is published.
+# A thread that finds nothing to do spins for a while, then sleeps on a condition variable.
 #
-# Batches go through in their order, and each stage is done by one thread alone, so the results are
-# those of one core to the bit; nothing is locked, and nothing is merged. What a stage writes to is
-# its own part of State. Whatever both need (a larger table, an eviction that has to know devices)
-# is done when the ring has run dry: all that the worker needs while it runs, it has got before.
+# Entry points, all for the thread that owns the engine: start_worker, publish, account_paired,
+# await_paired, drain, stop_worker.
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_t:
@@ -40,42 +42,40 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef enum:
     RING = 32                                   # batches; together they fit the second-level cache
-    SPINS = 2000                                # looks at the other thread before going to sleep
-
+    SPINS = 2000                                # polls of the other thread before sleeping
     NEVER = 0xffffffffffffffff
 
-cdef struct Pipeline:
+cdef struct WorkerRing:
     State *s
-    int process                                 # that has the worker: no fork() copies it
-    Batch *ring                                 # RING of them
-    uint64_t accounted                          # batches so far; this thread's
-    bint needs_input                            # of one that may not have been paired yet
+    int process                                 # pid; after a fork() the child has no worker
+    Batch *batches                              # RING of them
+    uint64_t accounted                          # batches so far; used by this thread only
+    bint needs_input                            # any batch that may not have been paired yet
     uint64_t pad0[8]
     uint64_t produced                           # written by this thread, read by the worker
     uint64_t pad1[8]
-    uint64_t paired                             # the other way round
+    uint64_t paired                             # written by the worker, read by this thread
     uint64_t pad2[8]
-    uint64_t worker_wants                       # while it sleeps: wake it at so many produced
-    uint64_t this_wants                         # likewise this thread, at so many paired
+    uint64_t worker_wants                       # wake the worker at so many produced; or NEVER
+    uint64_t this_wants                         # wake this thread at so many paired; or NEVER
     bint stop
-    pthread_mutex_t mutex                       # for sleep only
+    pthread_mutex_t mutex                       # only for sleeping and waking
     pthread_cond_t more_produced
     pthread_cond_t more_paired
     pthread_t worker
 
 
-cdef inline bint has_time(const Pipeline *p) noexcept nogil:
-    """Whether the worker is not far behind.
+cdef inline bint worker_keeps_up(const WorkerRing *p) noexcept nogil:
+    """Whether the worker keeps up, and so has time to compute the hashes itself.
 
-    This thread reads as well, which takes more or less time than the worker has: neither is to
-    wait for the other.
+    Reading input takes this thread more or less time. This balances the load of the two.
     """
     return p.produced - load_relaxed(&p.paired) < 3 * RING // 4
 
 
-cdef void *work(void *argument) noexcept nogil:
-    """The worker: pair what comes, sleep while nothing does."""
-    cdef Pipeline *p = <Pipeline *> argument
+cdef void *run_worker(void *argument) noexcept nogil:
+    """The worker thread: pair every batch that is published; sleep if there is none for long."""
+    cdef WorkerRing *p = <WorkerRing *> argument
     cdef uint64_t paired = p.paired
     cdef uint64_t taken_over = paired
     cdef uint64_t produced
@@ -83,13 +83,13 @@ cdef void *work(void *argument) noexcept nogil:
     while True:
         produced = load_acquire(&p.produced)
         if produced != paired:
-            while taken_over != produced and taken_over < paired + 2:   # what it fetches takes time
-                take_over(p.s, &p.ring[taken_over % RING])
+            while taken_over != produced and taken_over < paired + 2:   # prefetched early
+                prepare_on_worker(p.s, &p.batches[taken_over % RING])
                 taken_over += 1
-            pair(p.s, &p.ring[paired % RING])
+            pair(p.s, &p.batches[paired % RING])
             paired += 1
             store_release(&p.paired, paired)
-            full_fence()                        # see await_change(): one sees the other
+            full_fence()                        # pairs with that of await_change()
             if unlikely(load_relaxed(&p.this_wants) <= paired):
                 wake(p, &p.more_paired)
             spins = 0
@@ -104,10 +104,10 @@ cdef void *work(void *argument) noexcept nogil:
 
 
 cdef bint await_change(
-    Pipeline *p, const uint64_t *count, uint64_t now, uint64_t more,
+    WorkerRing *p, const uint64_t *count, uint64_t now, uint64_t more,
     uint64_t *wants, pthread_cond_t *changed,
 ) noexcept nogil:
-    """Sleep until a count that was `now` has grown by `more`. False: all is to stop."""
+    """Sleep until a count that was `now` has grown by `more`. Returns False at stop_worker()."""
     pthread_mutex_lock(&p.mutex)
     store_release(wants, now + more)
     full_fence()
@@ -118,33 +118,33 @@ cdef bint await_change(
     return load_acquire(count) >= now + more
 
 
-cdef void wake(Pipeline *p, pthread_cond_t *changed) noexcept nogil:
+cdef void wake(WorkerRing *p, pthread_cond_t *changed) noexcept nogil:
     pthread_mutex_lock(&p.mutex)
     pthread_cond_signal(changed)
     pthread_mutex_unlock(&p.mutex)
 
 
-cdef inline void publish(Pipeline *p) noexcept nogil:
-    """Hand the batch at `produced` to the worker."""
-    p.needs_input |= p.ring[p.produced % RING].needs_input
+cdef inline void publish(WorkerRing *p) noexcept nogil:
+    """Hand the batch at index `produced` to the worker."""
+    p.needs_input |= p.batches[p.produced % RING].needs_input
     store_release(&p.produced, p.produced + 1)
     full_fence()
     if unlikely(load_relaxed(&p.worker_wants) <= p.produced):
         wake(p, &p.more_produced)
 
 
-cdef inline bint account_paired(Pipeline *p) noexcept nogil:
-    """Account what has come back. False: nothing had."""
+cdef inline bint account_paired(WorkerRing *p) noexcept nogil:
+    """Account the batches that the worker has paired. Returns whether there were any."""
     cdef uint64_t paired = load_acquire(&p.paired)
     cdef bint any_came = p.accounted != paired
     while p.accounted != paired:
-        account(p.s, &p.ring[p.accounted % RING])
+        account(p.s, &p.batches[p.accounted % RING])
         p.accounted += 1
     return any_came
 
 
-cdef void await_paired(Pipeline *p, uint64_t batches) noexcept nogil:
-    """Account what comes back, until it is so many batches more; sleep if it takes long."""
+cdef void await_paired(WorkerRing *p, uint64_t batches) noexcept nogil:
+    """Account that many more batches; sleep if the worker takes long."""
     cdef uint64_t wanted = p.accounted + batches
     cdef int spins = 0
     while p.accounted < wanted:
@@ -159,14 +159,14 @@ cdef void await_paired(Pipeline *p, uint64_t batches) noexcept nogil:
             )
 
 
-cdef void drain(Pipeline *p) noexcept nogil:
-    """Account everything that was published."""
+cdef void drain(WorkerRing *p) noexcept nogil:
+    """Wait for the worker and account everything that was published."""
     await_paired(p, p.produced - p.accounted)
     p.needs_input = False
 
 
-cdef int start_pipeline(Pipeline *p) noexcept nogil:
-    """Start the worker. Not 0: an errno."""
+cdef int start_worker(WorkerRing *p) noexcept nogil:
+    """Start the worker thread. Returns 0 or an errno."""
     cdef sigset_t all_signals, before
     cdef int error
     p.process = getpid()
@@ -174,14 +174,14 @@ cdef int start_pipeline(Pipeline *p) noexcept nogil:
     pthread_cond_init(&p.more_produced, NULL)
     pthread_cond_init(&p.more_paired, NULL)
     p.worker_wants = p.this_wants = NEVER
-    sigfillset(&all_signals)                    # they are for the thread that polls
+    sigfillset(&all_signals)                    # for the main thread only
     pthread_sigmask(SIG_SETMASK, &all_signals, &before)
-    error = pthread_create(&p.worker, NULL, work, p)
+    error = pthread_create(&p.worker, NULL, run_worker, p)
     pthread_sigmask(SIG_SETMASK, &before, NULL)
     return error
 
 
-cdef void stop_pipeline(Pipeline *p) noexcept nogil:
+cdef void stop_worker(WorkerRing *p) noexcept nogil:
     pthread_mutex_lock(&p.mutex)
     p.stop = True
     pthread_cond_signal(&p.more_produced)

@@ -1,4 +1,4 @@
-"""What waits while many others come and go is set aside: that changes no result."""
+"""Requests that wait long move to the cold table, which changes no result."""
 
 from __future__ import annotations
 
@@ -12,17 +12,28 @@ import tracewriter as tw
 from test_engine import compare
 from test_two_cores import everything
 from tracewriter import Record, encode
+from tuned import tuned
 
 from blkiomon._core import Engine
 from blkiomon.engine import layout
 
 STEP_NS = 10
 LATE_NS = 4000 * STEP_NS
-"""By then thousands of others have come and gone."""
+"""Long enough for thousands of others to be issued and completed."""
+
+
+def cold(engine: Engine) -> int:
+    """How many requests are in the cold table."""
+    return engine._table_figures()["cold"]
+
+
+def promoted(engine: Engine) -> int:
+    """How many requests went from the cold to the hot table since that last grew."""
+    return engine._table_figures()["promoted"]
 
 
 def fates(rng: random.Random, n: int, lost: float) -> Iterator[Record]:
-    """Requests with a few outstanding, some of which take long, come again, or lose a record."""
+    """Requests, a few outstanding at a time. Some take long, are issued twice, or lose a record."""
     for i in range(n):
         time_ns = STEP_NS * i
         late_ns = time_ns + rng.randrange(LATE_NS, 4 * LATE_NS)
@@ -41,51 +52,50 @@ def fates(rng: random.Random, n: int, lost: float) -> Iterator[Record]:
             yield tw.complete(time_ns + rng.randrange(1, 20 * STEP_NS), **what)
         elif fate < lost / 12:  # late
             yield tw.complete(late_ns, **what)
-        elif fate < lost / 8:  # comes again, and what comes next is completed; or twice, or not
+        elif fate < lost / 8:  # issued again; then completed twice, once or never
             yield tw.issue(late_ns, **what)
             for _ in range(rng.randrange(3)):
                 yield tw.complete(late_ns + rng.randrange(1, 20), **what)
 
 
 def lossy(seed: int | str, n: int = 24_000, lost: float = 0.025) -> bytes:
-    """The same in the order of their times."""
+    """The same, ordered by time."""
     return encode(sorted(fates(random.Random(seed), n, lost), key=lambda r: r.time_ns))
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_engine_that_sets_aside_equals_reference(seed: int) -> None:
-    engine = compare(lossy(seed), random.Random(seed), cuts=4, set_aside_from=0)
-    aside, back = engine._set_aside()
-    assert aside > 200
-    assert back > 10
+def test_engine_with_a_cold_table_equals_reference(seed: int) -> None:
+    engine = compare(lossy(seed), random.Random(seed), cuts=4, cold_table_from=0)
+    assert cold(engine) > 200
+    assert promoted(engine) > 10
 
 
 @pytest.mark.parametrize("max_age_ns", [2 * LATE_NS, 5 * LATE_NS])
-def test_what_is_set_aside_is_evicted_by_age_as_the_reference_does(max_age_ns: int) -> None:
+def test_cold_requests_are_evicted_by_age_as_in_the_reference(max_age_ns: int) -> None:
     engine = compare(
-        lossy("age"), random.Random(1), max_age_ns=max_age_ns, cuts=9, set_aside_from=0
+        lossy("age"), random.Random(1), max_age_ns=max_age_ns, cuts=9, cold_table_from=0
     )
     assert engine.counters()["evicted"] > 100
-    assert engine._set_aside()[1] > 10
+    assert promoted(engine) > 10
 
 
 @pytest.mark.parametrize("max_pending", [330, 450])
-def test_what_is_set_aside_is_evicted_by_number_as_the_reference_does(max_pending: int) -> None:
-    engine = compare(lossy("number"), random.Random(1), max_pending=max_pending, set_aside_from=0)
+def test_cold_requests_are_evicted_by_number_as_in_the_reference(max_pending: int) -> None:
+    engine = compare(lossy("number"), random.Random(1), max_pending=max_pending, cold_table_from=0)
     assert engine.pending > max_pending - 30
     assert engine.counters()["evicted"] > 50
-    assert engine._set_aside()[0] > 50
+    assert cold(engine) > 50
 
 
 def run(data: bytes, **options: Any) -> tuple[list[Any], int]:
-    """What an engine says at four cuts, and the most that was set aside at any."""
-    engine = Engine(set_aside_from=0, **options)
+    """All results of an engine at four snapshots, and the most cold requests at any of them."""
+    engine = tuned(cold_table_from=0, **options)
     said = []
     most = 0
     step = len(data) // 4
     for at in range(0, len(data), step):
         engine.feed(data[at : at + step])
-        most = max(most, engine._set_aside()[0])
+        most = max(most, cold(engine))
         said.append(everything(engine, engine.snapshot()))
     engine.finish()
     return [*said, everything(engine, engine.snapshot())], most
@@ -96,14 +106,14 @@ def run(data: bytes, **options: Any) -> tuple[list[Any], int]:
     [{}, {"as_original": True}, {"max_age_ns": 2 * LATE_NS}, {"max_pending": 500}],
     ids=str,
 )
-def test_all_figures_are_those_of_an_engine_that_sets_nothing_aside(
+def test_results_are_those_of_an_engine_without_cold_requests(
     options: dict[str, Any],
 ) -> None:
-    # With two threads the table has room for thousands before anything is.
+    # With two threads the hot table has room for thousands before anything is demoted.
     data = lossy("plain")
-    ours, aside = run(data, **options)
+    ours, n_cold = run(data, **options)
     theirs, others = run(data, threads=2, **options)
-    assert aside > 50
+    assert n_cold > 50
     assert others == 0
     assert ours == theirs
 
@@ -129,25 +139,25 @@ def is_lost(records: np.ndarray, share: float = 0.01) -> np.ndarray:
     return completions & (np.random.default_rng(1).random(len(records)) < share)
 
 
-def test_two_threads_that_set_aside_say_what_one_says() -> None:
+def test_two_threads_with_a_cold_table_give_the_results_of_one() -> None:
     records = np.frombuffer(deep(20, 15_000), layout.TRACE_V7)
     late = records[is_lost(records)][::10].copy()
     late["time"] += len(records)
     data = records[~is_lost(records)].tobytes() + late.tobytes()
     one, most = run(data)
     assert most > 2000
-    two, aside = run(data, threads=2)
-    assert aside > 200
+    two, n_cold = run(data, threads=2)
+    assert n_cold > 200
     assert one == two
 
 
-def test_thousands_that_are_set_aside_are_all_found_by_what_comes_again() -> None:
+def test_thousands_of_cold_requests_are_all_found_again() -> None:
     records = np.frombuffer(deep(20, 15_000), layout.TRACE_V7)
     again = records[is_lost(records)].copy()
-    engine = Engine(set_aside_from=0)
+    engine = tuned(cold_table_from=0)
     engine.feed(records[~is_lost(records)].tobytes())
     assert engine.pending == len(again)
-    assert engine._set_aside()[0] > 2000
+    assert cold(engine) > 2000
     again["time"] += len(records)
     again["action"] = tw.act(tw.READ | tw.ISSUE, tw.EV_ISSUE)
     engine.feed(again.tobytes())
@@ -159,14 +169,14 @@ def test_thousands_that_are_set_aside_are_all_found_by_what_comes_again() -> Non
     assert engine.snapshot().rows["d2c_ns"]["max"].max() < 100
 
 
-def test_device_is_known_while_all_that_it_has_is_set_aside() -> None:
-    # Of an engine that does not follow what is in flight, and has room for few devices.
-    engine = Engine(as_original=True, max_devices=3, set_aside_from=0)
+def test_device_is_known_while_all_its_requests_are_cold() -> None:
+    # An engine that does not follow requests in flight, and has room for few devices.
+    engine = tuned(as_original=True, max_devices=3, cold_table_from=0)
     sector = 10**9
     engine.feed(encode([tw.issue(0, sector, 512, device=1)]))
     records = np.frombuffer(deep(20, 5000), layout.TRACE_V7)
     engine.feed(records[~is_lost(records)].tobytes())
-    assert engine._set_aside()[0] > 100
+    assert cold(engine) > 100
     for _ in range(3):
         engine.snapshot()
     engine.feed(
@@ -178,10 +188,10 @@ def test_device_is_known_while_all_that_it_has_is_set_aside() -> None:
     assert rows["d2c_ns"]["max"].tolist() == [1, 10**7]
 
 
-def test_requests_are_handed_out_though_they_had_been_set_aside() -> None:
-    engine = Engine(keep_requests=True, set_aside_from=0)
+def test_requests_that_were_cold_are_kept() -> None:
+    engine = tuned(keep_requests=True, cold_table_from=0)
     engine.feed(lossy("kept"))
-    assert engine._set_aside()[1] > 10
+    assert promoted(engine) > 10
     requests = engine.take_requests()
     assert len(requests) == engine.requests
     assert (requests["d2c_ns"] >= LATE_NS).sum() > 30
@@ -190,14 +200,14 @@ def test_requests_are_handed_out_though_they_had_been_set_aside() -> None:
     ].all()
 
 
-def test_deep_queue_is_not_set_aside() -> None:
-    engine = Engine(set_aside_from=0)
+def test_deep_queue_stays_hot() -> None:
+    engine = tuned(cold_table_from=0)
     engine.feed(deep(5000, 20))
-    assert engine._set_aside() == (0, 0)
+    assert (cold(engine), promoted(engine)) == (0, 0)
     assert (engine.pending, engine.requests) == (0, 100_000)
 
 
-def test_where_much_is_brought_back_the_table_grows_instead() -> None:
+def test_hot_table_grows_if_many_requests_are_promoted() -> None:
     # One of 25 requests is slow: 30,000 records come and go before it is completed.
     n = 40_000
     issues = np.zeros(n, layout.TRACE_V7)
@@ -211,46 +221,46 @@ def test_where_much_is_brought_back_the_table_grows_instead() -> None:
     completions["time"] += np.where(np.arange(n) % 25, 15, 20 * 15_000 + 15).astype("u8")
     records = np.concatenate([issues, completions])
     records = records[np.argsort(records["time"], kind="stable")]
-    engine = Engine(set_aside_from=0)
-    aside = []
+    engine = tuned(cold_table_from=0)
+    sizes = []
     for part in np.array_split(records, 20):
         engine.feed(part.tobytes())
-        aside.append(engine._set_aside()[0])
-    assert max(aside) > 50
-    assert aside[15:] == [0] * 5
+        sizes.append(cold(engine))
+    assert max(sizes) > 50
+    assert sizes[15:] == [0] * 5
     assert (engine.pending, engine.requests) == (0, n)
 
 
 def feed_in_parts(engine: Engine, records: np.ndarray) -> list[tuple[int, int]]:
-    """Requests pending, and set aside, after each of many parts."""
+    """Requests pending, and cold ones, after each of many parts."""
     seen = []
     for part in np.array_split(records, 97):
         engine.feed(part.tobytes())
-        seen.append((engine.pending, engine._set_aside()[0]))
+        seen.append((engine.pending, cold(engine)))
     return seen
 
 
-def test_nothing_is_set_aside_before_thousands_are_pending() -> None:
+def test_nothing_is_demoted_before_thousands_are_pending() -> None:
     records = np.frombuffer(deep(20, 100_000), layout.TRACE_V7)
     records = records[~is_lost(records, 0.05)]
     engine = Engine()
     seen = feed_in_parts(engine, records)
-    assert min(pending for pending, aside in seen if aside) > 1 << 12
+    assert min(pending for pending, n_cold in seen if n_cold) > 1 << 12
     assert seen[-1][1] > 90_000
     assert engine.pending == 4_000_000 - len(records)
-    assert engine._longest_searches()[0] < 4
+    assert engine._table_figures()["longest_search"] < 4
 
 
-def test_fewer_lost_than_outstanding_are_not_set_aside() -> None:
+def test_fewer_lost_than_outstanding_stay_hot() -> None:
     records = np.frombuffer(deep(600, 100), layout.TRACE_V7)
     records = records[~is_lost(records, 0.008)]
-    seen = feed_in_parts(Engine(set_aside_from=1 << 13), records)
+    seen = feed_in_parts(tuned(cold_table_from=1 << 13), records)
     assert max(pending for pending, _ in seen) > 900
-    assert max(aside for _, aside in seen) == 0
+    assert max(n_cold for _, n_cold in seen) == 0
 
 
-def test_among_many_outstanding_a_few_lost_are_set_aside_as_well() -> None:
+def test_few_lost_among_many_outstanding_are_demoted() -> None:
     records = np.frombuffer(deep(2100, 80), layout.TRACE_V7)
     records = records[~is_lost(records, 0.008)]
-    seen = feed_in_parts(Engine(set_aside_from=1 << 11), records)
-    assert max(aside for _, aside in seen) > 200
+    seen = feed_in_parts(tuned(cold_table_from=1 << 11), records)
+    assert max(n_cold for _, n_cold in seen) > 200
