@@ -5,8 +5,8 @@
 
 PYTHON ?= python3
 TRACE  ?= tests/data/loop-multi-dc.bin
-# All tests at once, by file, and one more than there are processors, as some wait; what is asked
-# for by ARGS runs as it is asked for.
+# By default all tests, a file at a time, in one process more than there are
+# processors, as some tests wait.
 ARGS   ?=
 TESTS   = $(or $(ARGS),-n $(shell echo $$(($$(nproc) + 1))) --dist loadfile)
 
@@ -33,6 +33,7 @@ SOURCES := $(sort $(shell find src -type f ! -path '*/__pycache__/*' \
 SHARED  := $(sort $(shell find share -type f 2>/dev/null))
 META    := bin/blkiomon pyproject.toml setup.py MANIFEST.in README.md LICENSE
 INPUTS  := $(SOURCES) $(SHARED) $(wildcard $(META))
+STUBS   := $(subst /,.,$(patsubst src/%.pyi,%,$(filter %.pyi,$(SOURCES))))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
@@ -58,8 +59,8 @@ help: ## this list
 	@echo 'Usage: make TARGET [PYTHON=python3.X] [ARGS="arguments for pytest or the benchmarks"]'
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST)
 
-demo: $(RELEASE)/.stamp-wheel ## run blkiomon on a recorded trace
-	@$(RELEASE)/bin/blkiomon -I 1 -h - < $(TRACE)
+demo: $(RELEASE)/.stamp-wheel ## print percentiles of a recorded trace
+	@$(RELEASE)/bin/python tools/demo.py $(TRACE)
 
 test: lint check ## lint, then test the installed wheel
 
@@ -68,7 +69,7 @@ check: $(RELEASE)/.stamp-tools ## the tests alone
 	@$(RELEASE)/bin/pytest $(TESTS)
 
 # cython-lint looks for pycodestyle on PATH.
-lint: $(RELEASE)/.stamp-tools ## ruff, mypy, stubtest and cython-lint
+lint: $(RELEASE)/.stamp-tools ## ruff, mypy, stubtest, cython-lint and the order of imports
 	$(call say,ruff)
 	@$(RELEASE)/bin/ruff check --quiet .
 	@$(RELEASE)/bin/ruff format --quiet --check .
@@ -76,33 +77,22 @@ lint: $(RELEASE)/.stamp-tools ## ruff, mypy, stubtest and cython-lint
 	@$(RELEASE)/bin/mypy --no-error-summary
 	@cd tests && ../$(RELEASE)/bin/mypy --strict --config-file= --no-error-summary typing_example.py
 	$(call say,stubtest)
-	@said=$$($(RELEASE)/bin/stubtest --concise --allowlist tools/stubtest.txt \
-		$(subst /,.,$(patsubst src/%.pyi,%,$(wildcard src/blkiomon/*.pyi src/blkiomon/*/*.pyi)))) || \
-		{ echo "$$said"; exit 1; }
+	@$(RELEASE)/bin/python tools/quiet.py $(RELEASE)/bin/stubtest --concise \
+		--allowlist tools/stubtest.txt $(STUBS)
 	$(call say,cython-lint)
 	@PATH="$(CURDIR)/$(RELEASE)/bin:$$PATH" cython-lint src
+	$(call say,import-linter)
+	@$(RELEASE)/bin/python tools/quiet.py $(RELEASE)/bin/lint-imports --no-cache
 
 debug: $(DEBUG)/.stamp-tools ## the tests on a build with all checks on
 	$(call say,pytest on the debug build)
 	@$(DEBUG)/bin/pytest $(TESTS)
 
-# Python by coverage.py, Cython by gcov; both tell which lines are missing.  Any
-# user may add to what was counted: tests give root up.
 coverage: $(COVER)/.stamp-tools ## how much of Python and Cython the tests reach, 95 % at least
-	@rm -rf build/coverage; mkdir -p -m 1777 build/coverage
-	@find build/release-coverage -name '*.gcno' -exec sh -c \
-		'for notes; do install -m 666 /dev/null "$${notes%.gcno}.gcda"; done' - {} +
 	$(call say,pytest)
-	@status=0; \
-	$(COVER)/bin/coverage run -m pytest $(TESTS) || status=1; \
-	echo '==> statements of Python' >&2; \
-	$(COVER)/bin/coverage combine --quiet; \
-	$(COVER)/bin/coverage report || status=1; \
-	echo '==> lines of Cython' >&2; \
-	$(COVER)/bin/python -m tools.gcov build/release-coverage 95 || status=1; \
-	exit $$status
+	@tools/coverage.sh $(COVER) $(TESTS)
 
-# Counts only below Engine.feed, so that start-up, which is far more, is left out.
+# Counts only below Engine.feed: start-up takes far more instructions.
 profile: $(RELEASE)/.stamp-wheel ## where the instructions of the engine go (valgrind)
 	@command -v valgrind >/dev/null || { echo 'valgrind is missing: apt-get install valgrind'; exit 1; }
 	@valgrind -q --tool=callgrind --toggle-collect='__pyx_pw_*_6Engine_*feed' \
@@ -110,13 +100,13 @@ profile: $(RELEASE)/.stamp-wheel ## where the instructions of the engine go (val
 		$(RELEASE)/bin/python -m blkiomon -I 1 -b /dev/null $(TRACE)
 	@callgrind_annotate build/callgrind.out | sed -n '/PROGRAM TOTALS/,$$p' | head -n 30
 
-manual: $(RELEASE)/.stamp-wheel ## write man page and completions anew, from --help
+manual: $(RELEASE)/.stamp-wheel ## write man page and completions anew
 	@$(RELEASE)/bin/python -m tools
 
-# Loaded before all else, as the interpreter itself is not sanitized; libstdc++
-# because others' extensions bring it later than that.  Python keeps memory to
-# its end, which is no leak (make fuzz looks for those).  Every finding ends the
-# process: a test that starts one sees it by its status.
+# The libraries of the sanitizers are preloaded, as the interpreter is not
+# sanitized, and so is libstdc++, which other extensions would load too late.
+# Leaks are not reported, as Python keeps memory to its end (make fuzz looks for
+# leaks).  Every finding ends the process with a status that tests notice.
 preload = $(foreach l,asan ubsan stdc++,$(shell $(CC) -print-file-name=lib$(l).so))
 
 sanitize: $(SANITIZE)/.stamp-tools ## the tests on a build with Address- and UndefinedBehaviorSanitizer
@@ -131,7 +121,7 @@ fuzz: $(FUZZ)/fuzz ## fuzz for SECONDS=60 of processor time, TARGETS="engine mer
 		$(addprefix --input ,$(INPUT)) $(TARGETS)
 
 # All of them take minutes; ARGS="pipe growth" runs two, ARGS=--help lists them.
-bench: $(RELEASE)/.stamp-tools ## run the benchmarks; what the packaged program takes stands beside
+bench: $(RELEASE)/.stamp-tools ## run the benchmarks of ours and of the packaged program
 	@$(RELEASE)/bin/python -m benchmarks $(ARGS)
 ifeq ($(strip $(ARGS)),)
 	@echo
@@ -152,11 +142,11 @@ dist: $(DIST)/.stamp-tools ## sdist and wheel below dist/, built and checked as 
 	$(call say,twine)
 	@$(DIST)/bin/twine check --strict dist/*
 
-# In a prefix of its own, where its bin directory comes before /usr/bin, as that
-# of pipx or of /usr/local does.  The original stays what it is compared with.
+# A prefix of its own, whose bin directory comes before /usr/bin in PATH, as that
+# of pipx does.  The tests compare with the original in /usr/bin.
 DROPIN := $(CURDIR)/build/dropin
 
-dropin: dist $(RELEASE)/.stamp-tools ## what `make dist` made takes the place of the original in PATH
+dropin: dist $(RELEASE)/.stamp-tools ## test the wheel of `make dist` in place of the original in PATH
 	@rm -rf $(DROPIN)
 	@$(DIST)/bin/python -m venv $(DROPIN)
 	@$(DROPIN)/bin/pip install --quiet dist/*.whl
@@ -170,24 +160,14 @@ PYTHONS  ?= python3.11 python3.12 python3.13 python3.14 python3.15 python3.14t
 PORTABLE := test_cli.py test_decode.py test_engine.py test_installation.py test_interval.py \
 	test_limits.py test_losses.py test_reference.py test_run.py
 
-# A free-threaded CPython cannot load the wheel, and builds the sdist.
-everywhere: dist ## test the wheel of `make dist` on every CPython that is there (PYTHONS="...")
-	@set -e; for python in $(PYTHONS); do \
-		"$$python" -c '' 2>/dev/null || { echo "==> $$python: not here" >&2; continue; }; \
-		echo "==> $$python" >&2; \
-		rm -rf build/everywhere; \
-		"$$python" -m venv build/everywhere; \
-		build/everywhere/bin/pip install --quiet hypothesis pytest; \
-		build/everywhere/bin/pip install --quiet dist/*.whl || \
-			build/everywhere/bin/pip install --quiet dist/*.tar.gz; \
-		(cd tests; ../build/everywhere/bin/pytest $(or $(ARGS),-q $(PORTABLE))); \
-	done
+everywhere: dist ## test the wheel of `make dist` on every CPython that is installed (PYTHONS="...")
+	@tools/everywhere.sh "$(PYTHONS)" $(or $(ARGS),-q $(PORTABLE))
 
-guard: $(RELEASE)/.stamp-tools ## hold the instructions a record against their baseline (valgrind)
+guard: $(RELEASE)/.stamp-tools ## compare the instructions per record with their baseline (valgrind)
 	@command -v valgrind >/dev/null || { echo 'valgrind is missing: apt-get install valgrind'; exit 1; }
 	@$(RELEASE)/bin/python -m benchmarks.instructions
 
-soak: $(RELEASE)/.stamp-tools ## an hour in real time: lost, late, grown? (ARGS="--seconds 60 --stall")
+soak: $(RELEASE)/.stamp-tools ## run for an hour; check losses, delays and memory (ARGS="--seconds 60 --stall")
 	@$(RELEASE)/bin/python -m benchmarks.soak $(ARGS)
 
 lab: $(RELEASE)/.stamp-wheel ## compare with fio and the kernel on Linux 6.1 and 7.3 (QEMU, root): lab/README.md
@@ -206,41 +186,13 @@ $(SANITIZE)/%: export BLKIOMON_SANITIZE := address,undefined
 .venv-fuzz/%: export BLKIOMON_SANITIZE := fuzzer-no-link,address,undefined
 .venv-fuzz/%: export CC := clang
 
-# Python that prints the first thing that is missing, if any.  Statements joined
-# by semicolons, no single quotes, and nothing that an old Python cannot parse.
-CHECKS = import sys; \
-	v = ".".join(map(str, sys.version_info[:2])); \
-	sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, \
-	and this is " + v + ": name another with PYTHON=python3.X"); \
-	import importlib.util as u, os, shlex, shutil, subprocess as s, sysconfig as c; \
-	u.find_spec("venv") and u.find_spec("ensurepip") or sys.exit("Python cannot \
-	make virtual environments: apt-get install python3-venv"); \
-	cc = shlex.split(os.environ.get("CC") or c.get_config_var("CC") or "cc"); \
-	shutil.which(cc[0]) or sys.exit("there is no C compiler (" + cc[0] + "): \
-	apt-get install build-essential"); \
-	os.path.exists(os.path.join(c.get_path("include"), "Python.h")) or sys.exit("the \
-	headers of Python " + v + " (Python.h) are missing: apt-get install python3-dev"); \
-	cc += ["-I" + c.get_path(p) for p in ("include", "platinclude")]; \
-	cc += ["-fsyntax-only", "-include", "Python.h", "-xc", os.devnull]; \
-	s.call(cc, stdout=s.DEVNULL, stderr=s.DEVNULL) and sys.exit("the C compiler cannot \
-	compile for Python: apt-get install build-essential")
-
-missing = $(shell command -v '$(PYTHON)' >/dev/null 2>&1 || \
-	{ echo '$(PYTHON) is missing: apt-get install python3 python3-venv python3-dev'; exit; }; \
-	'$(PYTHON)' -c '$(CHECKS)' 2>&1 | tail -n 1)
-
-# Python that prints requirements out of pyproject.toml, one a line.
-REQUIREMENTS = import sys, tomllib; \
-	t = tomllib.load(open("pyproject.toml", "rb")); \
-	run = t["build-system"]["requires"] + t["project"]["dependencies"]; \
-	sets = {"run": run} | t["project"]["optional-dependencies"]; \
-	print(*sum((sets[a] for a in sys.argv[1:]), []), sep="\n")
-
-requirements = $*/bin/python -c '$(REQUIREMENTS)' $(1) > $@.txt && \
+requirements = $*/bin/python tools/requirements.py $(1) > $@.txt && \
 	$*/bin/pip install --quiet --requirement $@.txt
 
 $(VENVS:=/$(BASE)) $(DIST)/$(BASE): %/$(BASE):
-	@$(if $(missing),$(error $(missing)))
+	@command -v '$(PYTHON)' >/dev/null || \
+		{ echo '$(PYTHON) is missing: apt-get install python3 python3-venv python3-dev'; exit 1; }
+	@'$(PYTHON)' tools/check_python.py
 	$(call say,$*: virtual environment)
 	@rm -rf $*
 	@'$(PYTHON)' -m venv $*
@@ -251,7 +203,7 @@ $(VENVS:=/.stamp-requirements): %/.stamp-requirements: %/$(BASE) pyproject.toml
 	@$(call requirements,run)
 	@touch $@
 
-# Changes when a file comes or goes, which no file's time would tell.
+# Changes when a file is added or removed.
 build/sources.list: FORCE
 	@mkdir -p build
 	@printf '%s\n' $(INPUTS) | cmp -s - $@ || printf '%s\n' $(INPUTS) > $@
@@ -272,7 +224,7 @@ $(VENVS:=/.stamp-tools): %/.stamp-tools: %/.stamp-requirements pyproject.toml | 
 
 $(DIST)/.stamp-tools: $(DIST)/%: $(DIST)/$(BASE) pyproject.toml
 	$(call say,$(DIST): what checks a release)
-	@$(DIST)/bin/python -c '$(REQUIREMENTS)' dist > $@.txt
+	@$(DIST)/bin/python tools/requirements.py dist > $@.txt
 	@$(DIST)/bin/pip install --quiet --requirement $@.txt
 	@touch $@
 

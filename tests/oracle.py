@@ -55,15 +55,13 @@ def find() -> str | None:
 
 
 def require() -> str:
-    """The original's path; skips the test without it, fails under CI, where it must be there."""
-    import pytest
+    """The original's path; skips the test without it, and fails in continuous integration."""
+    from programs import missing
 
     path = find()
     if path is None:
         reason = "the original blkiomon 0.3 is not installed (apt-get install blktrace)"
-        if os.environ.get("CI", "").lower() == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing(reason, in_ci=True)
     return path
 
 

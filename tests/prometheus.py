@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import urllib.error
@@ -14,18 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+import programs
 import runner
 
 CONTRIB = Path(__file__).parent.parent / "contrib"
 
 
 def program(name: str = "prometheus") -> str:
-    """Where it is; skips the test where it is not."""
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not installed: apt-get install prometheus")
-    return path
+    """Its path; skips the test if it is not installed."""
+    return programs.require(name, "prometheus")
 
 
 class Server:

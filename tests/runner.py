@@ -30,7 +30,9 @@ import reference
 from blkiomon.commands import cli
 from blkiomon.commands.config import Config
 from blkiomon.commands.run import Line
-from blkiomon.outputs import open_outputs, sysv
+from blkiomon.outputs import sysv
+from blkiomon.outputs.catalog import OutputSettings
+from blkiomon.outputs.destinations import open_outputs
 
 COMMAND = tuple(os.environ.get("BLKIOMON", f"{sys.executable} -m blkiomon").split())
 """`make dropin` has another installation stand for it."""
@@ -352,16 +354,26 @@ def queues(directory: Path, number: int) -> Iterator[list[MessageQueue]]:
 
 
 def outputs_of(
-    data: bytes, directory: Path, *, read_bytes: int = 1 << 20, **options: Any
+    data: bytes,
+    directory: Path,
+    *,
+    read_bytes: int = 1 << 20,
+    stat_version: str = "0.3",
+    **options: Any,
 ) -> reference.Outputs:
     """All four outputs of a stream as a single interval at time 0, made in this process.
 
     Everything behind the bytes takes part: engine, interval, formats, queues, threads and files.
     """
-    paths = {name: directory / name for name in ("human", "binary", "driver", "debug")}
-    config = Config(interval_s=1e6, **options | {n: str(p) for n, p in paths.items()})
+    names = {"human": "human-readable", "binary": "binary", "driver": "dump-lldd", "debug": "debug"}
+    paths = {name: directory / name for name in names}
+    settings = OutputSettings(
+        destinations={option: str(paths[name]) for name, option in names.items()},
+        stat_version=stat_version,
+    )
+    config = Config(interval_s=1e6, outputs=settings, **options)
     said: list[str] = []
-    outputs = open_outputs(config, said.append, lossless=True)
+    outputs = open_outputs(settings, said.append, lossless=True)
     try:
         line = Line(config, outputs, said.append)
         for at in range(0, len(data), read_bytes):

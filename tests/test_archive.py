@@ -34,7 +34,7 @@ from tracewriter import Record, complete, encode, issue, notify_timestamp
 
 import blkiomon
 from blkiomon import from_bytes, to_bytes
-from blkiomon.commands.archive import HELP, main, summarize, work
+from blkiomon.commands.archive import COMMAND, main, summarize, work
 from blkiomon.commands.archive.crew import Here
 from blkiomon.commands.archive.options import ArchiveError, Options
 from blkiomon.commands.archive.store import Store
@@ -734,7 +734,7 @@ def test_traces_may_come_from_a_web_server(
 
 def test_help_is_printed(capfd: Capture) -> None:
     assert main(["--help"]) == 0
-    assert capfd.readouterr().out == HELP
+    assert capfd.readouterr().out == COMMAND.help()
 
 
 @pytest.mark.parametrize(

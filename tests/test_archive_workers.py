@@ -335,7 +335,7 @@ def test_trace_over_which_two_workers_die_is_given_up(tmp_path: Path) -> None:
     assert running.returncode == 3
     assert err.decode() == (
         f"blkiomon: {deadly.path}: every worker that read it died: out of memory?; "
-        "nothing was got of it\n"
+        "no record of it was read\n"
     )
     assert figures(json.loads(out)) == expected
 
@@ -419,8 +419,7 @@ def test_workers_go_on_where_an_earlier_run_was(traces: Path, tmp_path: Path) ->
 @pytest.fixture(scope="module")
 def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority, a certificate that it has signed, and one that it has not."""
-    if not shutil.which("openssl"):
-        pytest.skip("openssl is not installed: apt-get install openssl")
+    programs.require("openssl")
     where = tmp_path_factory.mktemp("pems")
     for name, signer in (("ca", None), ("our", "ca"), ("other", None)):
         signed = ["-CA", f"{signer}.pem", "-CAkey", f"{signer}.key"] if signer else []

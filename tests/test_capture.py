@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import programs
 import pytest
 import quirks
 import runner
@@ -554,8 +555,7 @@ def started(*arguments: str) -> Running:
 @pytest.fixture
 def load() -> Load:
     """Has fio work on a device; returns how many requests of each kind it says it made."""
-    if shutil.which("fio") is None:  # told before anything is traced
-        pytest.skip("fio is not installed")
+    programs.require("fio")  # before anything is traced
 
     def run(path: str, rw: str = "randrw", size: str = "4M", **more: str) -> dict[str, int]:
         options = {"name": "load", "filename": path, "rw": rw, "bs": "4k", "io_size": size} | more

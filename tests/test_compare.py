@@ -439,7 +439,7 @@ def test_usage(arguments: list[str], capfd: Capture) -> None:
     _, err = printed(capfd, *arguments, status=2)
     assert err.splitlines()[1].startswith("Usage: blkiomon compare")
     _, err = printed(capfd, "-o", "x.doc", "a", "b", status=2)
-    assert "-o takes a name that ends in .html, .png, .svg or .pdf: x.doc" in err
+    assert "x.doc: -o takes a name that ends in .html, .png, .svg or .pdf" in err
 
 
 def test_help(capfd: Capture) -> None:

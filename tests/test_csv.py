@@ -8,10 +8,10 @@ from pathlib import Path
 
 from intervals import NAMES, example, interval_of
 
-from blkiomon.commands.config import Config
 from blkiomon.formats import csv as output
 from blkiomon.interval.value import Interval
-from blkiomon.outputs import open_outputs
+from blkiomon.outputs.catalog import OutputSettings
+from blkiomon.outputs.destinations import open_outputs
 
 S = 10**9
 
@@ -91,7 +91,9 @@ def test_file_has_its_head_once_also_when_nothing_follows(tmp_path: Path) -> Non
     for number in (0, 1, 3):
         path = tmp_path / f"{number}.csv"
         said: list[str] = []
-        outputs = open_outputs(Config(interval_s=1, csv=str(path), names=False), said.append)
+        outputs = open_outputs(
+            OutputSettings(destinations={"csv": str(path)}, names=False), said.append
+        )
         items = [interval_of(example(), k * S, (k + 1) * S) for k in range(number)]
         for item in items:
             outputs.put(item)

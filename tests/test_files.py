@@ -36,6 +36,7 @@ import blkiomon
 from blkiomon import to_dict
 from blkiomon.commands import cli
 from blkiomon.commands.config import Config
+from blkiomon.commands.options import UsageError
 from blkiomon.commands.report.collect import collect
 from blkiomon.engine import layout
 from blkiomon.interval.incomplete import Incomplete
@@ -509,7 +510,7 @@ def test_number_of_a_device_by_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     config = cli.parse(["-I1", "--device", "sdb", "--device", "7:1"])
     assert isinstance(config, Config)
     assert config.devices == (8 << 20 | 16, 7 << 20 | 1)
-    with pytest.raises(cli.UsageError, match="no block device 'sdx'"):
+    with pytest.raises(UsageError, match="no block device 'sdx'"):
         cli.parse(["-I1", "--device", "sdx"])
 
 

@@ -14,6 +14,7 @@ import pytest
 from tracewriter import complete, encode, issue
 
 from blkiomon.commands import cli
+from blkiomon.commands.options import Option
 
 LONG = 10_000
 """More digits than Python makes a number of, and more characters than a path may have."""
@@ -81,7 +82,7 @@ def run(capfd: pytest.CaptureFixture[str], arguments: list[str]) -> int:
 
 @pytest.mark.parametrize("option", [o for o in cli.OPTIONS if o.argument], ids=lambda o: o.long)
 def test_every_option_with_nonsense(
-    option: cli.Option, empty: Path, capfd: pytest.CaptureFixture[str]
+    option: Option, empty: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     queue = {"msg-queue": str(empty), "msg-queue-id": "1", "msg-id": "3"}
     rest = [f"--{n}={v}" for n, v in queue.items() if option.long in QUEUE and n != option.long]
@@ -113,7 +114,7 @@ def test_every_trace_that_is_none(
 
 @pytest.mark.parametrize("option", [o for o in cli.OPTIONS if not o.argument], ids=lambda o: o.long)
 def test_options_without_a_value_take_none(
-    option: cli.Option, empty: Path, capfd: pytest.CaptureFixture[str]
+    option: Option, empty: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for value in VALUES.values():
         assert run(capfd, ["-I5", f"--{option.long}={value}"]) in (1, 2)

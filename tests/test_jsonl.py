@@ -14,12 +14,12 @@ from jsonschema import Draft202012Validator
 
 from blkiomon import from_dict, to_dict
 from blkiomon._core import Engine
-from blkiomon.commands.config import Config
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.formats import json_lines
 from blkiomon.interval.value import Counts, Interval, merge
-from blkiomon.outputs import open_outputs
+from blkiomon.outputs.catalog import OutputSettings
+from blkiomon.outputs.destinations import open_outputs
 
 S = 10**9
 DATA = Path(__file__).parent / "data"
@@ -151,7 +151,9 @@ def test_line_says_what_was_not_seen() -> None:
 def test_lines_reach_their_file(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     said: list[str] = []
-    outputs = open_outputs(Config(interval_s=1, json=str(path), names=False), said.append)
+    outputs = open_outputs(
+        OutputSettings(destinations={"json": str(path)}, names=False), said.append
+    )
     items = [interval_of(example(), k * S, (k + 1) * S) for k in range(3)]
     for item in items:
         outputs.put(item)

@@ -6,13 +6,13 @@ import csv
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import forked
 import goldenfiles
+import programs
 import pyarrow.parquet as pq
 import pytest
 import runner
@@ -70,9 +70,7 @@ def handed_out(directory: Path) -> int:
 
 def test_killed_at_any_call_leaves_whole_intervals(whole: Path, tmp_path: Path) -> None:
     """At the k-th call that changes a file, for many k: strace delivers the signal."""
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed")
+    strace = programs.require("strace")
     probe = subprocess.run([strace, "-f", "-o", os.devnull, "true"], capture_output=True)
     if probe.returncode:
         pytest.skip("strace may not trace here")

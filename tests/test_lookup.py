@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import goldenfiles
+import programs
 import pytest
 import runner
 from runner import Argument, Running
@@ -133,8 +133,7 @@ def test_no_packed_file_imports_from_the_working_directory(
     packing: str, trap: Trapped, trace: Path, tmp_path: Path
 ) -> None:
     program = {"gz": "gzip", "xz": "xz", "zst": "zstd"}[packing]
-    if not shutil.which(program):
-        pytest.skip(f"{program} is not installed")
+    programs.require(program)
     packed = tmp_path / f"trace.{packing}"
     with packed.open("wb") as file:
         subprocess.run([program, "-c", trace], stdout=file, check=True)

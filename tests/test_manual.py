@@ -3,107 +3,48 @@
 from __future__ import annotations
 
 import functools
-import getopt
 import os
 import pty
 import re
 import select
-import shutil
 import subprocess
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 import runner
 from sanitizers import OTHERS
 
-from blkiomon.commands import cli
+from blkiomon.commands.options import Command
 from blkiomon.console import SIGNALS
-from tools.__main__ import SHARE, made
-from tools.commands import Command, commands
+from tools.__main__ import SHARE, commands, made
 
-NAMES = ("", *cli._COMMANDS)
 FILES = sorted(path for path in SHARE.rglob("*") if path.is_file())
 PAGE = SHARE / "man/man8/blkiomon.8"
 INSTALLED = Path(sys.prefix, "share")
 
-each_command = pytest.mark.parametrize("name", NAMES, ids=lambda name: name or "monitor")
+each_command = pytest.mark.parametrize("command", commands(), ids=lambda c: c.name or "monitor")
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-
-
-@functools.cache
-def asked() -> dict[str, Command]:
-    """What the help of each command says, by name: each takes a process, which is run once."""
-    return {command.name: command for command in commands()}
 
 
 @functools.cache
 def wanted() -> dict[Path, str]:
     """The files that should be there, and what belongs in them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tools.__main__.commands", lambda: [*asked().values()])
-        return made()
-
-
-def require(program: str) -> str:
-    """The path of a program; skips the test without it, fails under CI, where it must be there."""
-    path = shutil.which(program)
-    if path is None:
-        package = "man-db" if program == "man" else program
-        reason = f"{program} is not installed (apt-get install {package})"
-        if os.environ.get("CI", "").lower() == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path
-
-
-def parser_of(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], set[str]]:
-    """The short and long options that a command asks getopt for, with : or = if with an argument.
-
-    The monitor also takes abbreviations; they are no options of their own.
-    """
-    seen: list[tuple[str, list[str]]] = []
-
-    def spy(arguments: list[str], short: str, long: list[str]) -> Any:
-        seen.append((short, long))
-        raise getopt.GetoptError("seen")
-
-    monkeypatch.setattr(getopt, "gnu_getopt", spy)
-    if name:
-        assert import_module(cli._COMMANDS[name]).main(["--help"]) != 0
-    else:
-        with pytest.raises(cli.UsageError):
-            cli.parse(["--help"])
-    ((short, long),) = seen
-    full = {o.long for o in cli.OPTIONS} if not name else {n.removesuffix("=") for n in long}
-    return set(re.findall(r"\w:?", short)), {n for n in long if n.removesuffix("=") in full}
-
-
-def options_of(command: Command) -> tuple[set[str], set[str]]:
-    """The same, as help names them."""
-    options = command.options
-    return (
-        {option.short + ":" * bool(option.argument) for option in options if option.short},
-        {option.long + "=" * bool(option.argument) for option in options},
-    )
+    return made()
 
 
 @each_command
-def test_help_has_the_options_of_the_parser(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert options_of(asked()[name]) == parser_of(name, monkeypatch)
-    assert all(option.help for option in asked()[name].options)
-
-
-@each_command
-def test_help_can_be_taken_apart(name: str) -> None:
-    command = asked()[name]
-    assert command.synopsis[0].startswith(f"blkiomon {name}".strip())
-    assert command.paragraphs
-    text = " ".join([*command.paragraphs, *command.notes])
-    assert not re.search(r"  |(^| )--?\w[\w-]*=", text), "an option was taken for text"
+def test_help_has_every_option_within_80_columns(command: Command) -> None:
+    shown = runner.call(*command.name.split(), "--help").stdout.decode()
+    assert max(map(len, shown.splitlines())) <= 80
+    text = " ".join(shown.split())
+    for option in command.options:
+        taken = f"={option.argument}" if option.argument else ""
+        assert option.help
+        assert f" {', '.join(option.names)}{taken} {option.help} " in f"{text} "
 
 
 def test_no_other_files_are_shared() -> None:
@@ -125,7 +66,7 @@ def test_they_are_installed_where_they_are_looked_for(path: Path) -> None:
 
 @functools.cache
 def rendered() -> str:
-    command = [require("mandoc"), "-Tutf8", "-Owidth=100", str(PAGE)]
+    command = [programs.require("mandoc", in_ci=True), "-Tutf8", "-Owidth=100", str(PAGE)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return re.sub(".\b", "", text)  # bold and underlined
 
@@ -139,15 +80,22 @@ def test_page_has_the_options_of_every_parser_and_no_other() -> None:
         for name, section in sections.items()
     }
     assert found == {
-        name: [(option.short, option.long, option.argument) for option in command.options]
-        for name, command in asked().items()
+        command.name: [
+            (option.short, option.long, option.argument)
+            for options in command.groups().values()
+            for option in options
+        ]
+        for command in commands()
     }
 
 
 def test_page_has_every_word_of_help() -> None:
     text = re.sub(r"\s+", "", rendered()).replace("`", "")
-    for command in asked().values():
-        for part in [*command.paragraphs, *(option.help for option in command.options)]:
+    for command in commands():
+        for part in [
+            command.description,
+            *(option.help for option in command.options),
+        ]:
             for word in part.replace("`", "").split():
                 assert word in text, f"{command.name}: {part}"
 
@@ -178,7 +126,7 @@ def test_page_has_no_gaps() -> None:
     ids=lambda command: command[0],
 )
 def test_page_is_without_faults(command: list[str]) -> None:
-    require(command[0])
+    programs.require(command[0], "man-db" if command[0] == "man" else "", in_ci=True)
     environment = OTHERS | {"MANROFFSEQ": "", "LC_ALL": "C.UTF-8"}
     result = subprocess.run(
         [*command, PAGE], capture_output=True, check=False, env=environment, text=True
@@ -188,7 +136,7 @@ def test_page_is_without_faults(command: list[str]) -> None:
 
 
 def test_man_finds_the_page_beside_the_command() -> None:
-    require("man")
+    programs.require("man", "man-db", in_ci=True)
     environment = {k: v for k, v in OTHERS.items() if k not in ("MANPATH", "MANOPT")}
     environment["PATH"] = f"{Path(sys.prefix, 'bin')}:{os.environ['PATH']}"
     found = subprocess.run(["man", "-w", "blkiomon"], capture_output=True, env=environment)
@@ -276,7 +224,7 @@ TYPED = {
 @pytest.fixture(scope="module", params=SHELLS)
 def terminal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     command, setup = SHELLS[request.param]
-    require(command[0])
+    programs.require(command[0], in_ci=True)
     directory = tmp_path_factory.mktemp(request.param)
     (directory / "stats-of-sdb.jsonl").touch()
     (directory / "a trace").touch()

@@ -15,9 +15,11 @@ import runner
 from intervals import at, eventually
 from test_faults import ONE
 
-from blkiomon.commands.config import Config
+from blkiomon.errors import OutputError
 from blkiomon.formats import stats_file
-from blkiomon.outputs import OutputError, Outputs, open_outputs, sysv
+from blkiomon.outputs import sysv
+from blkiomon.outputs.catalog import OutputSettings
+from blkiomon.outputs.destinations import Outputs, open_outputs
 from blkiomon.outputs.message_queue import MessageQueueSink
 
 TYPE = 3
@@ -43,8 +45,9 @@ def said() -> list[str]:
 
 
 def opened(tmp_path: Path, said: list[str], **changes: Any) -> Outputs:
-    given: dict[str, Any] = {"queue_path": str(tmp_path / "key"), "queue_id": 1, **changes}
-    return open_outputs(Config(interval_s=1, queue_message_type=TYPE, **given), said.append)
+    given: dict[str, Any] = {"path": str(tmp_path / "key"), "project": 1, **changes}
+    queue = (given.pop("path"), given.pop("project"), TYPE)
+    return open_outputs(OutputSettings(destinations={"msg-queue": queue}, **given), said.append)
 
 
 def sink_of(outputs: Outputs) -> MessageQueueSink:

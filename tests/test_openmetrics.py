@@ -34,7 +34,9 @@ from tracewriter import WRITE, complete, encode, issue, lost_mark
 from blkiomon import from_dict
 from blkiomon.commands import cli
 from blkiomon.commands.config import Config
+from blkiomon.commands.options import UsageError
 from blkiomon.engine.layout import OPS
+from blkiomon.errors import OutputError
 from blkiomon.formats.openmetrics import (
     MAX_DEVICES,
     SIZE_LIMITS,
@@ -43,7 +45,9 @@ from blkiomon.formats.openmetrics import (
 )
 from blkiomon.interval.monitor import Monitor
 from blkiomon.interval.value import Interval, merge
-from blkiomon.outputs import OutputError, metrics, open_outputs
+from blkiomon.outputs import metrics
+from blkiomon.outputs.catalog import OutputSettings
+from blkiomon.outputs.destinations import open_outputs
 from blkiomon.outputs.metrics import MAX_CLIENTS, HttpSink, TextfileSink
 
 Samples = dict[tuple[str, ...], float]
@@ -391,7 +395,7 @@ def test_nobody_else_gets_at_them_unless_a_host_is_named() -> None:
         config = cli.parse(["-I", "1", "--openmetrics", value])
         assert isinstance(config, Config)
         said: list[str] = []
-        with closing(open_outputs(config, said.append)):
+        with closing(open_outputs(config.outputs, said.append)):
             port = int(said[0].rpartition("/metrics")[0].rpartition(":")[2])
             table = Path("/proc/net/tcp").read_text().splitlines()[1:]
             listening = [line.split()[1] for line in table if line.split()[3] == "0A"]
@@ -419,13 +423,12 @@ def test_port_in_use() -> None:
 def test_address(text: str, address: tuple[str, int]) -> None:
     config = cli.parse(["-I", "1", "--openmetrics", text])
     assert isinstance(config, Config)
-    assert config.openmetrics == address
-    assert config.human is None
+    assert config.outputs.destinations == {"openmetrics": address}
 
 
 @pytest.mark.parametrize("text", ["", "x", ":80", "::1:80", "65536", "-1", "host:", "[]:80"])
 def test_address_that_is_none(text: str) -> None:
-    with pytest.raises(cli.UsageError, match=r"--openmetrics takes PORT, HOST:PORT"):
+    with pytest.raises(UsageError, match=r"--openmetrics takes PORT, HOST:PORT"):
         cli.parse(["-I", "1", "--openmetrics", text])
 
 
@@ -436,7 +439,7 @@ def test_library_that_is_missing(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(OutputError, match=r"pip install 'blkiomon\[metrics\]'"):
-        open_outputs(Config(interval_s=1, **wanted), no_report)
+        open_outputs(OutputSettings(destinations=wanted), no_report)
 
 
 # -- in a file -------------------------------------------------------------------------------------
@@ -466,7 +469,7 @@ def test_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
 def test_file_that_cannot_be_written(tmp_path: Path) -> None:
     for path, reason in (
         (tmp_path / "nowhere/file", "No such file or directory"),
-        (tmp_path, "it is no file that could be replaced"),
+        (tmp_path, "it is not a regular file"),
     ):
         result = runner.call("-I", "1", "--textfile", path, stdin=ONE)
         assert (result.returncode, result.stdout) == (4, b"")
@@ -485,7 +488,7 @@ def test_file_whose_directory_goes_and_comes(tmp_path: Path) -> None:
     path.parent.mkdir()
     sink.put(interval_of(ONE))
     sink.close()
-    assert len(said) == 1 and "No such file or directory (it is tried again" in said[0]
+    assert len(said) == 1 and "No such file or directory (the next attempt" in said[0]
     assert samples(path.read_text())["blkiomon_records_total",] == 4  # nothing is missing
 
 

@@ -221,7 +221,7 @@ def test_reopened_output_does_not_go_to_a_trace(name: str) -> None:
         process.read_intervals(2)
         process.end()
         assert process.stderr == (
-            f"blkiomon: cannot write to {out}: {TRACE} (it goes on in the file as it was)\n"
+            f"blkiomon: cannot write to {out}: {TRACE} (it continues in the old file)\n"
         )
     assert out.read_bytes() == ONE
     assert sum(sizes(old)) == 2

@@ -19,12 +19,14 @@ from intervals import NAMES, example, interval_of
 from runner import TIMEOUT_S, await_size
 from sanitizers import unsanitized
 
-from blkiomon.commands.config import Config
+from blkiomon.errors import OutputError
 from blkiomon.formats.parquet import ParquetFormat
+from blkiomon.formats.rendering import Format
 from blkiomon.formats.table import COLUMNS
 from blkiomon.interval.value import Interval
-from blkiomon.outputs import OutputError, open_outputs
-from blkiomon.outputs.files import FileSink, Format
+from blkiomon.outputs.catalog import OutputSettings
+from blkiomon.outputs.destinations import open_outputs
+from blkiomon.outputs.files import FileSink
 
 S = 10**9
 DATA = Path(__file__).parent / "data"
@@ -93,7 +95,7 @@ def test_time_that_no_column_holds_is_null_and_the_figures_are_there(
 def test_file_is_whole_when_closed(number: int, tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
     said: list[str] = []
-    outputs = open_outputs(Config(interval_s=1, parquet=str(path)), said.append)
+    outputs = open_outputs(OutputSettings(destinations={"parquet": str(path)}), said.append)
     for item in ITEMS[:number]:
         outputs.put(item)
     outputs.close()
@@ -111,7 +113,9 @@ def test_pipe_gets_the_same_file(tmp_path: Path) -> None:
 
     reader = threading.Thread(target=receive)
     reader.start()
-    outputs = open_outputs(Config(interval_s=1, parquet=f"/proc/self/fd/{write_fd}"), pytest.fail)
+    outputs = open_outputs(
+        OutputSettings(destinations={"parquet": f"/proc/self/fd/{write_fd}"}), pytest.fail
+    )
     os.close(write_fd)
     for item in ITEMS:
         outputs.put(item)
@@ -154,7 +158,9 @@ def test_missing_library_is_told_at_the_start(tmp_path: Path) -> None:
 def test_path_is_not_shared(tmp_path: Path) -> None:
     path = str(tmp_path / "out")
     with pytest.raises(OutputError, match="cannot share"):
-        open_outputs(Config(interval_s=1, parquet=path, human=path), pytest.fail)
+        open_outputs(
+            OutputSettings(destinations={"parquet": path, "human-readable": path}), pytest.fail
+        )
 
 
 def test_file_that_lost_a_part_gets_no_end(tmp_path: Path) -> None:
@@ -181,7 +187,7 @@ def test_directory_gets_a_whole_file_of_every_interval_and_reads_as_one_table(
     import polars
 
     said: list[str] = []
-    outputs = open_outputs(Config(interval_s=1, parquet=f"{tmp_path}/"), said.append)
+    outputs = open_outputs(OutputSettings(destinations={"parquet": f"{tmp_path}/"}), said.append)
     n_rows = 0
     for number, item in enumerate(ITEMS, 1):
         outputs.put(item)

@@ -72,7 +72,7 @@ def test_file_is_reopened_as_the_user(directory: Path) -> None:
         until(lambda: sizes(a) == [1], "an interval")
         assert process.end()[0] == 4
         assert process.stderr == (
-            f"blkiomon: cannot write to {b}: Permission denied (it goes on in the file as it was)\n"
+            f"blkiomon: cannot write to {b}: Permission denied (it continues in the old file)\n"
         )
     assert a.stat().st_uid == NOBODY
     assert not b.exists()
@@ -106,8 +106,8 @@ def test_file_that_was_not_moved_needs_no_right_to_be_reopened(directory: Path) 
         ("nobody:", "this host has no group ''"),
         ("nobody:no such group", "this host has no group 'no such group'"),
         ("nobody:-1", "this host has no group '-1'"),
-        ("root", "root is who is to be left"),
-        ("0:1", "root is who is to be left"),
+        ("root", "root would keep its privileges; choose another user"),
+        ("0:1", "root would keep its privileges; choose another user"),
     ],
     ids=range(12),
 )
@@ -133,7 +133,7 @@ def test_who_is_not_root_cannot_give_it_up() -> None:
     command = [*runner.NOBODYS_COMMAND, "-I", "1", "--user", "nobody"]
     result = subprocess.run(command, input=b"", capture_output=True, timeout=runner.TIMEOUT_S)
     assert (result.returncode, result.stdout) == (2, b"")
-    assert result.stderr == b"blkiomon: --user takes root, which is to be given up\n"
+    assert result.stderr == b"blkiomon: --user needs root, whose privileges it drops\n"
 
 
 @root_only

@@ -6,13 +6,13 @@ import json
 import os
 import pty
 import re
-import shutil
 import signal
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 import runner
 from forked import Running
@@ -163,7 +163,7 @@ def test_file_that_cannot_be_made_anew_is_told_and_the_old_one_goes_on(tmp_path:
     assert (status, complaints) == (
         1,
         f"blkiomon: cannot write to {path}: No such file or directory "
-        "(it goes on in the file as it was)\n",
+        "(it continues in the old file)\n",
     )
 
 
@@ -247,9 +247,7 @@ def test_hangup_does_not_end_a_run() -> None:
 
 
 def test_our_logrotate_rules_work_with_logrotate(tmp_path: Path) -> None:
-    logrotate = shutil.which("logrotate", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-    if logrotate is None:
-        pytest.skip("logrotate is not installed")
+    logrotate = programs.require("logrotate")
     logs = tmp_path / "log"
     logs.mkdir(mode=0o755)
     path = logs / "stats.jsonl"

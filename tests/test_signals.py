@@ -30,7 +30,7 @@ from blkiomon.commands.config import Config
 from blkiomon.commands.run import Line, StopSignals, _read
 from blkiomon.interval.clock import WallClock
 from blkiomon.interval.value import Interval
-from blkiomon.outputs import Outputs
+from blkiomon.outputs.destinations import Outputs
 
 HOUR_S = 3600
 HEARD_S = 5.0

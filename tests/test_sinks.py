@@ -22,12 +22,17 @@ import runner
 from intervals import at, eventually
 from test_faults import ONE
 
-from blkiomon.commands.config import Config
 from blkiomon.engine import layout
+from blkiomon.errors import OutputError
 from blkiomon.formats import stats_file
+from blkiomon.formats.debug import Final
+from blkiomon.formats.driver_data import DriverData
+from blkiomon.formats.rendering import Format
 from blkiomon.interval.value import Counts, Interval
-from blkiomon.outputs import DriverData, Final, OutputError, Outputs, files, open_outputs
-from blkiomon.outputs.files import FileSink, Format
+from blkiomon.outputs import files
+from blkiomon.outputs.catalog import OutputSettings
+from blkiomon.outputs.destinations import Outputs, open_outputs
+from blkiomon.outputs.files import FileSink
 
 TEXT = Format((Interval,), lambda item: iter([b"interval %d\n" % item.time_s]))
 DRIVER = Format((DriverData,), lambda item: iter([item.data]))
@@ -78,15 +83,19 @@ def test_file_is_truncated_like_the_originals(tmp_path: Path, said: list[str]) -
 def test_new_file_obeys_the_umask(tmp_path: Path, said: list[str]) -> None:
     before = os.umask(0o027)
     try:
-        outputs = open_outputs(config(human=str(tmp_path / "new")), said.append)
+        outputs = open_outputs(settings(human=str(tmp_path / "new")), said.append)
     finally:
         os.umask(before)
     outputs.close()
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
 
 
-def config(**outputs: Any) -> Config:
-    return Config(interval_s=1, **outputs)
+OPTIONS = {"human": "human-readable", "driver": "dump-lldd"}
+
+
+def settings(**paths: str) -> OutputSettings:
+    """Outputs by short names for what they contain."""
+    return OutputSettings(destinations={OPTIONS.get(name, name): p for name, p in paths.items()})
 
 
 @pytest.mark.parametrize(
@@ -97,7 +106,7 @@ def test_failed_open_says_why(tmp_path: Path, path: str, why: int, said: list[st
     (tmp_path / "file").touch()
     target = str(tmp_path / path)
     with pytest.raises(OutputError) as caught:
-        open_outputs(config(driver=target), said.append)
+        open_outputs(settings(driver=target), said.append)
     assert str(caught.value) == f"could not write to {target}: {os.strerror(why)}"
 
 
@@ -128,7 +137,7 @@ def test_block_device_is_refused_and_never_opened(
 
     monkeypatch.setattr("blkiomon.outputs.opening.os.open", noted)
     with pytest.raises(OutputError, match="disk: it is a block device"):
-        open_outputs(config(driver=str(device)), said.append)
+        open_outputs(settings(driver=str(device)), said.append)
     assert not opened
 
 
@@ -230,8 +239,8 @@ def test_one_destination_takes_text_then_struct_of_each_device(
     tmp_path: Path, said: list[str]
 ) -> None:
     both, path = tmp_path / "both", tmp_path / "text"
-    outputs = open_outputs(config(human=str(both), binary=str(both)), said.append)
-    alone = open_outputs(config(human=str(path)), said.append)
+    outputs = open_outputs(settings(human=str(both), binary=str(both)), said.append)
+    alone = open_outputs(settings(human=str(path)), said.append)
     item = at(7, devices=2)
     for o in (outputs, alone):
         o.put(item)
@@ -243,7 +252,7 @@ def test_one_destination_takes_text_then_struct_of_each_device(
 
 def test_items_reach_only_those_who_want_them(tmp_path: Path, said: list[str]) -> None:
     names = ("human", "binary", "driver", "debug")
-    outputs = open_outputs(config(**{n: str(tmp_path / n) for n in names}), said.append)
+    outputs = open_outputs(settings(**{n: str(tmp_path / n) for n in names}), said.append)
     outputs.put(DriverData(b"driver bytes", 1))
     outputs.put(np.zeros(1, layout.MISMATCH))
     outputs.put(at(7))
@@ -517,7 +526,7 @@ def test_closed_pipe_is_one_line_and_the_others_go_on(
 
 
 def test_full_device_is_reported_once_and_tried_again(said: list[str]) -> None:
-    outputs = open_outputs(config(human="/dev/full"), said.append)
+    outputs = open_outputs(settings(human="/dev/full"), said.append)
     for time_s in range(3):
         outputs.put(at(time_s))
     outputs.close()
@@ -533,7 +542,7 @@ def test_interval_cut_by_a_full_disk_leaves_no_part(
     tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "out"
-    outputs = open_outputs(config(binary=str(path)), said.append)
+    outputs = open_outputs(settings(binary=str(path)), said.append)
     (sink,) = outputs.sinks
     assert isinstance(sink, FileSink)
     room = [424 + 100]
@@ -658,7 +667,7 @@ def test_end_that_nobody_reads_is_told(pipe: tuple[int, int], said: list[str]) -
     sink = on_pipe(pipe, said, long)
     sink.close(0.1)
     assert sink.failed
-    assert said == [f"{sink.name} did not take its end"]
+    assert said == [f"{sink.name} did not take its last bytes"]
 
 
 def test_cut_back_spares_what_somebody_else_appended(tmp_path: Path, said: list[str]) -> None:

@@ -909,6 +909,6 @@ def test_memory_that_is_not_there_gets_a_whole_sentence(capfd: pytest.CaptureFix
     run._explain(MemoryError(), Config(interval_s=1.0, files=("t.bin",)))
     run._explain(MemoryError("no room for 4 records"), Config(interval_s=1.0))
     assert capfd.readouterr().err == (
-        "blkiomon: out of memory: nothing more of t.bin is read\n"
+        "blkiomon: out of memory: stopped reading t.bin\n"
         "blkiomon: out of memory: no room for 4 records\n"
     )

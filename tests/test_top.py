@@ -17,9 +17,9 @@ from intervals import DM3, HUNG, NAMES, SDB, Io, eventually, interval_of
 from rich.cells import cell_len
 from rich.console import Console
 
-from blkiomon.commands import top
-from blkiomon.commands.cli import UsageError
+from blkiomon.commands import parsing, top
 from blkiomon.commands.config import Config
+from blkiomon.commands.options import UsageError
 from blkiomon.commands.top.frame import FOOTER, About, Look, lines
 from blkiomon.commands.top.screen import ScreenSink, Terminal
 from blkiomon.commands.top.watch import HISTORY, Watch
@@ -362,7 +362,7 @@ def said(*arguments: str | Path, env: dict[str, str] | None = None, status: int 
 
 def test_output_that_is_no_terminal_is_refused() -> None:
     (line,) = said(MULTI)
-    assert "no terminal" in line and "-h -" in line and "--json -" in line
+    assert "needs a terminal" in line and "-h -" in line and "--json -" in line
 
 
 @pytest.mark.parametrize(
@@ -370,9 +370,9 @@ def test_output_that_is_no_terminal_is_refused() -> None:
     [
         (["--speed", "0", MULTI], "--speed takes a factor or max"),
         (["--speed", "fast", MULTI], "--speed takes"),
-        (["--speed", "2"], "--speed is for a recorded trace"),
+        (["--speed", "2"], "--speed needs a recorded trace"),
         (["-I", "0", MULTI], "--interval takes"),
-        (["--capture", "tracefs", MULTI], "--capture says how"),
+        (["--capture", "tracefs", MULTI], "--capture needs a device"),
         (["--what", MULTI], "option --what not recognized"),
         ([""], "named by its name"),
     ],
@@ -385,7 +385,7 @@ def test_usage_errors(arguments: list[str | Path], reason: str) -> None:
 def test_what_is_neither_device_nor_trace() -> None:
     (line,) = said("nosuchdisk", status=3)
     assert "cannot open nosuchdisk" in line and line.endswith(
-        "nor has this host such a block device"
+        "and this host has no such block device"
     )
 
 
@@ -398,9 +398,15 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blkiomon.commands.top._is_fed", lambda: False)
 
 
+def config_of(*arguments: str) -> Config | str:
+    given = parsing.read(top.COMMAND, arguments)
+    assert not isinstance(given, int)
+    return top._config(given)
+
+
 def test_devices_and_traces_are_told_apart(host: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(*names: str, files: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        config = top._config({}, list(files), names)
+        config = config_of(*(f"--file={name}" for name in files), *names)
         assert isinstance(config, Config) and config.screen
         return config.trace, config.files
 
@@ -409,7 +415,7 @@ def test_devices_and_traces_are_told_apart(host: None, monkeypatch: pytest.Monke
     assert chosen(files=["sda"]) == ((), ("sda",))  # whatever devices there are
     assert chosen("-") == ((), ("-",))
     assert chosen() == (("sda", "sdb"), ())
-    with pytest.raises(UsageError, match="either devices or traces: sda is a device"):
+    with pytest.raises(UsageError, match="top shows devices or traces, not both: sda is a device"):
         chosen("sda", str(MULTI))
     monkeypatch.setattr("blkiomon.commands.top._is_fed", lambda: True)
     assert chosen() == ((), ())
@@ -417,7 +423,7 @@ def test_devices_and_traces_are_told_apart(host: None, monkeypatch: pytest.Monke
 
 def test_host_without_disks(host: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blkiomon.sources.capture.whole_disks", list)
-    assert str(top._config({}, [], [])).startswith("this host shows no disks of its own")
+    assert config_of() == "this host has no disks: name the devices to trace"
 
 
 def test_help_names_all_options() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
 
-import pytest
+import programs
 import runner
 
 PAUSE_S = 0.03
@@ -25,8 +24,7 @@ class Tmux:
     """
 
     def __init__(self, directory: Path, columns: int, rows: int) -> None:
-        if shutil.which("tmux") is None:
-            pytest.skip("tmux is not installed")
+        programs.require("tmux")
         self._directory = directory
         self._size = columns, rows
 

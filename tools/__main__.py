@@ -1,13 +1,20 @@
-"""Write the man page and the completions below share/: `make manual`."""
+"""Write the man page and the shell completions below share/: ``make manual``."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
+from blkiomon.commands import cli
+from blkiomon.commands.options import Command
 from tools import completions, manual
-from tools.commands import commands
 
 SHARE = Path(__file__).parent.parent / "share"
+
+
+def commands() -> list[Command]:
+    """The main command, then the sub-commands."""
+    return [cli.COMMAND, *(import_module(name).COMMAND for name in cli._COMMANDS.values())]
 
 
 def made() -> dict[Path, str]:
@@ -23,7 +30,7 @@ def made() -> dict[Path, str]:
 
 if __name__ == "__main__":
     for path, text in made().items():
-        # One that stays as it is needs no new wheel.
+        # An unchanged file keeps its time: it needs no new wheel.
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")

@@ -1,184 +1,197 @@
-"""Completions for bash, zsh and fish, out of what ``--help`` says.
+"""Shell completions for bash, zsh and fish, from the commands' options.
 
-What an option takes is told by the name of its argument: FILE and PATH are files, DEVICE a block
-device, and words with bars between them are the choices. Commands take files.
+The name of an option's argument decides what is completed: FILE, PATH, DIR and DATASET are files,
+DEVICE a block device, and words with ``|`` between them the choices. Other words are files.
+
+shtab cannot make these: in bash it does not complete ``--clock=t``, and it knows no command that
+has both options and file names of its own beside sub-commands.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 
-from tools.commands import Command, Option
+from blkiomon.commands.options import Command, Option, paragraphs
 
-_MADE = "# Made by `make manual` from --help."
+_MADE = "# Made by `make manual` from the options of the commands."
 
 
-def kind(option: Option) -> str:
-    """What can be completed behind an option: files, devices, choices or nothing."""
-    if option.choices:
+def _choices(option: Option) -> str:
+    """The words that an option takes, if these are known."""
+    words = option.argument.split("|")
+    is_known = len(words) > 1 and all(word[:1].islower() or word[:1].isdigit() for word in words)
+    return " ".join(words) if is_known else ""
+
+
+def _takes(option: Option) -> str:
+    """What is completed behind an option: choices, files, devices or nothing."""
+    if _choices(option):
         return "choices"
     words = set(re.split(r"[^A-Z]+", option.argument))
-    if words & {"FILE", "PATH", "DIR", "DIRECTORY"}:
+    if words & {"FILE", "PATH", "DIR", "DATASET"}:
         return "files"
     return "devices" if "DEVICE" in words else "nothing"
 
 
-def _single(text: str) -> str:
-    """Quoted, for each of the three shells."""
+def summary(command: Command) -> str:
+    """The first sentence of its description, without the full stop."""
+    return re.split(r"[.:](?:\s|$)", paragraphs(command.description)[0])[0]
+
+
+def _quoted(text: str) -> str:
+    """In single quotes, for each of the three shells."""
     return "'" + text.replace("'", r"'\''") + "'"
 
 
 # --- bash -----------------------------------------------------------------------------------------
 
-_BASH_HEAD = f"""\
-{_MADE}
+_BASH = """\
+MADE
 
-_blkiomon_offer() {{
+_blkiomon_offer() {
     mapfile -t COMPREPLY < <(compgen "$@" -- "$cur")
-}}
+}
 
-_blkiomon_files() {{
+_blkiomon_files() {
     compopt -o filenames
     _blkiomon_offer -f
-}}
+}
 
-_blkiomon_devices() {{
+_blkiomon_devices() {
     local devices=(/sys/class/block/*)
-    _blkiomon_offer -W "${{devices[*]##*/}}"
-}}
+    _blkiomon_offer -W "${devices[*]##*/}"
+}
 
-_blkiomon() {{
-    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} command= options
+_blkiomon() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command= options
     # Readline takes the = of --option=value for a word.
     if [[ $cur == = ]]; then
         cur=
     elif [[ $prev == = ]]; then
-        prev=${{COMP_WORDS[COMP_CWORD - 2]}}
+        prev=${COMP_WORDS[COMP_CWORD - 2]}
     fi
     if ((COMP_CWORD > 1)); then
-        command=${{COMP_WORDS[1]}}
+        command=${COMP_WORDS[1]}
     fi
-    case $command in"""
-
-_BASH_TAIL = """\
+    case $command in
+OPTIONS
     esac
-    if [[ $cur == -* ]]; then
-        _blkiomon_offer -W "$options"
-        return
-    fi
-    _blkiomon_files"""
+    case "$command $prev" in
+ARGUMENTS
+        *)
+            if [[ $cur == -* ]]; then
+                _blkiomon_offer -W "$options"
+                return
+            fi
+            _blkiomon_files
+            if ((COMP_CWORD == 1)); then
+                mapfile -t -O ${#COMPREPLY[@]} COMPREPLY \\
+                    < <(compgen -W COMMANDS -- "$cur")
+            fi
+            ;;
+    esac
+}
+
+complete -F _blkiomon blkiomon
+"""
 
 
-def bash(commands: list[Command]) -> str:
+def bash(commands: Sequence[Command]) -> str:
     """A file for share/bash-completion/completions."""
-    return "\n".join(_bash(commands)) + "\n"
-
-
-def _bash(commands: list[Command]) -> Iterator[str]:
-    yield _BASH_HEAD
-    monitor, *others = commands
-    for command in (*others, monitor):
-        yield f"    {command.name or '*'})"
-        yield "        case $prev in"
+    main, *others = commands
+    options, arguments = [], []
+    for command in (*others, main):
+        names = " ".join(name for option in command.options for name in option.names)
+        options.append(f"        {command.name or '*'}) options={_quoted(names)} ;;")
         behind: dict[str, list[str]] = {}
         for option in command.options:
             if option.argument:
-                behind.setdefault(_bash_offer(option), []).extend(option.names)
-        for offer, names in behind.items():
-            yield f"            {' | '.join(names)})"
-            yield f"                {offer}"
-            yield "                return"
-            yield "                ;;"
-        yield "        esac"
-        words = " ".join(name for option in command.options for name in option.names)
-        yield f"        options={_single(words)}"
-        yield "        ;;"
-    yield _BASH_TAIL
-    yield "    if ((COMP_CWORD == 1)); then"
-    first = _single(" ".join(command.name for command in others))
-    yield "        mapfile -t -O ${#COMPREPLY[@]} COMPREPLY \\"
-    yield f'            < <(compgen -W {first} -- "$cur")'
-    yield "    fi"
-    yield "}"
-    yield ""
-    yield "complete -F _blkiomon blkiomon"
-
-
-def _bash_offer(option: Option) -> str:
-    if option.choices:
-        return f"_blkiomon_offer -W {_single(' '.join(option.choices))}"
-    return {"files": "_blkiomon_files", "devices": "_blkiomon_devices"}.get(kind(option), ":")
+                offer = {
+                    "choices": f"_blkiomon_offer -W {_quoted(_choices(option))}",
+                    "files": "_blkiomon_files",
+                    "devices": "_blkiomon_devices",
+                    "nothing": ":",
+                }[_takes(option)]
+                prefix = f"'{command.name} '" if command.name else "*' '"
+                behind.setdefault(offer, []).extend(prefix + name for name in option.names)
+        arguments += [f"        {' | '.join(words)}) {offer} ;;" for offer, words in behind.items()]
+    texts = {
+        "MADE": _MADE,
+        "OPTIONS": "\n".join(options),
+        "ARGUMENTS": "\n".join(arguments),
+        "COMMANDS": _quoted(" ".join(command.name for command in others)),
+    }
+    return re.sub("MADE|OPTIONS|ARGUMENTS|COMMANDS", lambda word: texts[word[0]], _BASH)
 
 
 # --- zsh ------------------------------------------------------------------------------------------
 
-_ZSH_DEVICES = """\
+_ZSH = """\
+#compdef blkiomon
+MADE
+
 _blkiomon_devices() {
     local -a devices=(/sys/class/block/*(N:t))
     compadd -a devices
 }
+
+_blkiomon_first() {
+    local -a commands=(
+COMMANDS
+    )
+    _describe -t commands command commands
+    _files
+}
+
+_blkiomon() {
+    local command=
+    if (( CURRENT > 2 )); then
+        command=${words[2]}
+    fi
+    case $command in
+CASES
+    esac
+}
+
+_blkiomon "$@"
 """
 
 
-def zsh(commands: list[Command]) -> str:
+def zsh(commands: Sequence[Command]) -> str:
     """A file for share/zsh/site-functions."""
-    return "\n".join(_zsh(commands)) + "\n"
-
-
-def _zsh(commands: list[Command]) -> Iterator[str]:
-    monitor, *others = commands
-    yield "#compdef blkiomon"
-    yield _MADE
-    yield ""
-    yield _ZSH_DEVICES
-    yield "_blkiomon_first() {"
-    yield "    local -a commands=("
-    for command in others:
-        yield f"        {_single(f'{command.name}:{command.summary}')}"
-    yield "    )"
-    yield "    _describe -t commands command commands"
-    yield "    _files"
-    yield "}"
-    yield ""
-    yield "_blkiomon() {"
-    yield "    local command="
-    yield "    if (( CURRENT > 2 )); then"
-    yield "        command=${words[2]}"
-    yield "    fi"
-    yield "    case $command in"
-    for command in (*others, monitor):
-        yield f"        ({command.name or '*'})"
-        if command.name:
-            yield "            shift words"
-            yield "            (( CURRENT-- ))"
-        yield "            _arguments -s -S \\"
-        for option in command.options:
-            yield f"                {_zsh_option(option)} \\"
-        if not command.name:
-            yield "                '1: :_blkiomon_first' \\"
-        yield "                '*:file:_files'"
-        yield "            ;;"
-    yield "    esac"
-    yield "}"
-    yield ""
-    yield '_blkiomon "$@"'
+    main, *others = commands
+    cases = []
+    for command in (*others, main):
+        first = "" if command.name else "                '1: :_blkiomon_first' \\\n"
+        skip = "            shift words\n            (( CURRENT-- ))\n" if command.name else ""
+        options = "".join(f"                {_zsh_option(o)} \\\n" for o in command.options)
+        cases.append(
+            f"        ({command.name or '*'})\n{skip}            _arguments -s -S \\\n"
+            f"{options}{first}                '*:file:_files'\n            ;;"
+        )
+    texts = {
+        "MADE": _MADE,
+        "COMMANDS": "\n".join(f"        {_quoted(f'{c.name}:{summary(c)}')}" for c in others),
+        "CASES": "\n".join(cases),
+    }
+    return re.sub("MADE|COMMANDS|CASES", lambda word: texts[word[0]], _ZSH)
 
 
 def _zsh_option(option: Option) -> str:
     taken = ""
     if option.argument:
         action = {
-            "choices": f"({' '.join(option.choices)})",
+            "choices": f"({_choices(option)})",
             "files": "_files",
             "devices": "_blkiomon_devices",
             "nothing": " ",
-        }[kind(option)]
+        }[_takes(option)]
         taken = f":{_escaped(option.argument)}:{action}"
     short = f"-{option.short}" + "+" * bool(taken)
     long = f"--{option.long}" + "=" * bool(taken)
     names = f"{{{short},{long}}}" if option.short else long
-    return f"'*'{names}{_single(f'[{_escaped(option.help)}]{taken}')}"
+    return f"'*'{names}{_quoted(f'[{_escaped(option.help)}]{taken}')}"
 
 
 def _escaped(text: str) -> str:
@@ -187,42 +200,44 @@ def _escaped(text: str) -> str:
 
 # --- fish -----------------------------------------------------------------------------------------
 
-_FISH_HEAD = """\
+_FISH = """\
+MADE
+
 function __blkiomon_runs
     set -l words (commandline -opc) monitor
-    contains -- $words[2] {names}; or set words[2] monitor
+    contains -- $words[2] COMMANDS; or set words[2] monitor
     test $words[2] = $argv[1]
 end
 
 function __blkiomon_devices
     string replace -r '.*/' '' /sys/class/block/*
 end
+
+LINES
 """
 
 
-def fish(commands: list[Command]) -> str:
+def fish(commands: Sequence[Command]) -> str:
     """A file for share/fish/vendor_completions.d."""
-    return "\n".join(_fish(commands)) + "\n"
-
-
-def _fish(commands: list[Command]) -> Iterator[str]:
     others = commands[1:]
-    yield _MADE
-    yield ""
-    yield _FISH_HEAD.replace("{names}", " ".join(command.name for command in others))
-    for command in others:
-        first = "'test (count (commandline -opc)) -eq 1'"
-        told = _single(command.summary)
-        yield f"complete -c blkiomon -n {first} -a {command.name} -d {told}"
+    first = "'test (count (commandline -opc)) -eq 1'"
+    lines = [
+        f"complete -c blkiomon -n {first} -a {command.name} -d {_quoted(summary(command))}"
+        for command in others
+    ]
     for command in commands:
-        runs = f"'__blkiomon_runs {command.name or 'monitor'}'"
         for option in command.options:
             short = f" -s {option.short}" if option.short else ""
             taken = {
-                "choices": f" -x -a {_single(' '.join(option.choices))}",
+                "choices": f" -x -a {_quoted(_choices(option))}",
                 "files": " -r -F",
                 "devices": " -x -a '(__blkiomon_devices)'",
                 "nothing": " -x",
-            }[kind(option)]
-            told = f"{taken if option.argument else ''} -d {_single(option.help)}"
-            yield f"complete -c blkiomon -n {runs}{short} -l {option.long}{told}"
+            }[_takes(option)]
+            lines.append(
+                f"complete -c blkiomon -n '__blkiomon_runs {command.name or 'monitor'}'{short} "
+                f"-l {option.long}{taken if option.argument else ''} -d {_quoted(option.help)}"
+            )
+    names = " ".join(command.name for command in others)
+    texts = {"MADE": _MADE, "COMMANDS": names, "LINES": "\n".join(lines)}
+    return re.sub("MADE|COMMANDS|LINES", lambda word: texts[word[0]], _FISH)

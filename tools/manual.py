@@ -1,13 +1,14 @@
-"""The man page, out of what ``--help`` says and of ``manual.txt``, which has what it does not."""
+"""The man page, made from the commands and from ``manual.txt``, which has the other sections."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from blkiomon import __version__
-from tools.commands import Command, Option
+from blkiomon.commands.options import Command, Option, paragraphs
+from tools.completions import summary
 
 DATE = "2026-11-23"
 """Of the last change that a reader would notice."""
@@ -20,35 +21,36 @@ _HEADING = re.compile(r"[A-Z][A-Z ]+")
 _OWN = re.compile(r"(`[^`]+`|(?<![\w-])--?[a-zA-Z][\w-]*)")
 
 
-def page(commands: list[Command]) -> str:
+def page(commands: Sequence[Command]) -> str:
     """The page in the language of man(7)."""
     text = "\n".join(_lines(commands)) + "\n"
     return re.sub(r"^(\.S[HS] .*\n)\.PP\n", r"\1", text, flags=re.MULTILINE)  # one is meant already
 
 
-def _lines(commands: list[Command]) -> Iterator[str]:
+def _lines(commands: Sequence[Command]) -> Iterator[str]:
     monitor, *others = commands
-    headed = [match for note in monitor.notes if (match := _HEADED.fullmatch(note))]
-    yield r".\" Made by `make manual` from --help and tools/manual.txt."
+    notes = paragraphs(monitor.notes)
+    headed = [match for note in notes if (match := _HEADED.fullmatch(note))]
+    yield r".\" Made by `make manual` from the options of the commands and tools/manual.txt."
     yield f'.TH BLKIOMON 8 {DATE} "blkiomon {__version__}" "System Administration"'
     yield ".SH NAME"
-    yield rf"blkiomon \- {_plain(monitor.summary[0].lower() + monitor.summary[1:])}"
+    yield rf"blkiomon \- {_plain(summary(monitor)[0].lower() + summary(monitor)[1:])}"
     yield ".SH SYNOPSIS"
     yield from _synopsis(monitor)
     yield ".SH DESCRIPTION"
-    yield from _paragraphs(monitor.paragraphs)
-    yield from _paragraphs([note for note in monitor.notes if not _HEADED.fullmatch(note)])
+    yield from _paragraphs(paragraphs(monitor.description))
+    yield from _paragraphs([note for note in notes if not _HEADED.fullmatch(note)])
     yield ".SH OPTIONS"
-    for group in monitor.groups:
-        yield f".SS {_quoted(group.title)}"
-        yield from _options(group.options)
+    for title, options in monitor.groups().items():
+        yield f".SS {_quoted(title)}"
+        yield from _options(options)
     yield ".SH COMMANDS"
     for command in others:
         yield f".SS {_quoted('blkiomon ' + command.name)}"
         yield from _synopsis(command)
-        yield from _paragraphs(command.paragraphs)
+        yield from _paragraphs(paragraphs(command.description))
         yield from _options(command.options)
-        yield from _paragraphs(command.notes)
+        yield from _paragraphs(paragraphs(command.notes))
         yield from _examples(command.examples)
     for match in headed:
         yield f".SH {_quoted(match[1].upper())}"
@@ -61,19 +63,19 @@ def _lines(commands: list[Command]) -> Iterator[str]:
 def _synopsis(command: Command) -> Iterator[str]:
     yield ".PP"
     yield ".nf"
-    for line in command.synopsis:
+    for line in command.usage:
         indent = "" if line.startswith("blkiomon") else " " * 9
-        yield indent + _plain(line).replace("blkiomon", r"\fBblkiomon\fP", 1)
+        yield indent + _plain(line.strip()).replace("blkiomon", r"\fBblkiomon\fP", 1)
     yield ".fi"
 
 
-def _paragraphs(texts: list[str]) -> Iterator[str]:
+def _paragraphs(texts: Sequence[str]) -> Iterator[str]:
     for text in texts:
         yield ".PP"
         yield _text(text)
 
 
-def _options(options: list[Option]) -> Iterator[str]:
+def _options(options: Sequence[Option]) -> Iterator[str]:
     for option in options:
         yield ".TP"
         names = ", ".join(rf"\fB{_plain(name)}\fP" for name in option.names)
@@ -81,7 +83,7 @@ def _options(options: list[Option]) -> Iterator[str]:
         yield _text(option.help)
 
 
-def _examples(examples: list[tuple[str, str]]) -> Iterator[str]:
+def _examples(examples: Sequence[tuple[str, str]]) -> Iterator[str]:
     for typed, told in examples:
         yield ".TP" if told else ".PP"
         yield rf"\fB{_plain(typed)}\fP"
@@ -90,7 +92,7 @@ def _examples(examples: list[tuple[str, str]]) -> Iterator[str]:
 
 
 def _sections(text: str) -> Iterator[str]:
-    """Headings in capitals, paragraphs, and terms with what is indented below them."""
+    """Headings in capitals; paragraphs; terms with an indented text below them."""
     for part in text.strip().split("\n\n"):
         first, *rest = part.split("\n")
         if not rest and _HEADING.fullmatch(first):
@@ -104,7 +106,7 @@ def _sections(text: str) -> Iterator[str]:
 
 
 def _text(text: str) -> str:
-    """Running text: what stands between backquotes, and options, in bold."""
+    """Running text: options, and words in backquotes, in bold."""
     pieces = _OWN.split(text)
     for at in range(1, len(pieces), 2):
         pieces[at] = rf"\fB{_plain(pieces[at].strip('`'))}\fP"

@@ -1,4 +1,4 @@
-"""What a run shares with whoever started it: exit status, signals, standard error."""
+"""Exit status, signals and standard error, which all commands share."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ EXIT_USAGE = 2
 EXIT_INPUT = 3
 EXIT_OUTPUT = 4
 EXIT_PIPE = 128 + signal.SIGPIPE
-"""Who reads standard output wants no more: as shells have it of whatever SIGPIPE ends."""
+"""The reader of standard output closed it; shells show this status for SIGPIPE."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGALRM)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
-"""All that a run hears: those that end it, and the one that reopens files."""
+"""The signals that a run handles: those that end it, and SIGHUP, which reopens files."""
 
 
 _listener: Callable[[str], None] | None = None
 
 
 def divert(listener: Callable[[str], None] | None) -> None:
-    """Have somebody else hear the complaints: whoever has the terminal. None: nobody any more."""
+    """Pass complaints to a listener instead of standard error; None ends that."""
     global _listener
     _listener = listener
 
 
 def complain(message: str) -> None:
-    """One line on standard error; if that is gone there is nobody to tell."""
+    """Print one line on standard error; ignore that it is closed."""
     if _listener is not None:
         _listener(message)
         return
@@ -42,11 +42,11 @@ def complain(message: str) -> None:
 
 
 def printable(text: str) -> str:
-    r"""A text that shows whatever it holds, and lets none of it act on a terminal.
+    r"""A text in which no character acts on a terminal.
 
-    Escaped as in Python are control characters (``\n`` and ``\x1b``; C1, too), separators and
-    formatting characters (``\u202e``, which reverses what follows), and characters that nobody has
-    assigned. A byte that is not UTF-8, as file names may hold, is written ``\xff``.
+    These are escaped as in Python: control characters (``\n``, ``\x1b`` and C1), separators,
+    formatting characters (such as ``\u202e``, which reverses text) and unassigned characters. A
+    byte of a file name that is not UTF-8 is written as ``\xff``.
     """
     if text.isprintable():
         return text
@@ -63,7 +63,7 @@ def how_many(number: int, one: str, several: str, spec: str = "") -> str:
 
 
 def _escaped(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # os.fsdecode stands it for a byte
+    if "\udc80" <= character <= "\udcff":  # made by os.fsdecode for a byte that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
@@ -76,7 +76,7 @@ def write(fd: int, text: str) -> None:
 
 
 def misused(why: str, usage: str) -> int:
-    """Complain about the arguments and say what they should be; returns the exit status."""
+    """Print what is wrong with the arguments, and the usage; returns the exit status."""
     complain(why)
     try:
         write(2, usage)

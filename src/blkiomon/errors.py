@@ -1,4 +1,4 @@
-"""What can go wrong with the input."""
+"""What can go wrong with the input, the outputs and the installation."""
 
 from __future__ import annotations
 
@@ -60,3 +60,7 @@ class IntervalError(ValueError):
 
 class MissingLibrary(Exception):
     """An optional library is not installed; the text says how to install it."""
+
+
+class OutputError(Exception):
+    """An output cannot be opened; the text says which and why."""

@@ -1,6 +1,6 @@
-"""argv -> Config -> exit status. No logic of its own, and nothing heavy is imported before it must.
+"""The command line: arguments -> Config -> exit status. Heavy modules are imported late.
 
-The option table below is the one source of what is parsed and what ``--help`` says.
+``COMMAND`` is the source of what is parsed and of what ``--help`` prints.
 """
 
 from __future__ import annotations
@@ -11,14 +11,33 @@ import getopt
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC
 from importlib import import_module
 from types import FrameType
-from typing import NamedTuple
+from typing import Any
 
 from blkiomon._version import __version__
 from blkiomon.commands.config import Config
+from blkiomon.commands.options import (
+    CAPTURE,
+    DEVICE,
+    FOLLOW_SYMLINKS,
+    HELP,
+    MAX_AGE,
+    MAX_PENDING,
+    OVERWRITE,
+    RESYNC,
+    Command,
+    Option,
+    Reader,
+    UsageError,
+    meant_by,
+    one_of,
+    path,
+    seconds,
+    whole,
+)
 from blkiomon.commands.privileges import PrivilegeError, User, find_user
 from blkiomon.console import (
     EXIT_FAILURE,
@@ -28,75 +47,160 @@ from blkiomon.console import (
     EXIT_USAGE,
     SIGNALS,
     complain,
-    misused,
     printed,
 )
+from blkiomon.outputs.catalog import OUTPUTS, PERCENTILES, QUEUE, OutputSettings, Place
 
 
-class UsageError(Exception):
-    """The arguments make no sense; the text says which and why."""
+def _time(name: str, text: str) -> tuple[int, bool]:
+    """A time in ns, and whether it is since 1970 or since the first record. A Reader."""
+    try:
+        seconds = float(text) if text.isascii() and "_" not in text else -1.0
+        if 0 <= seconds <= 1e9:
+            return round(seconds * 1e9), False
+    except ValueError:
+        from datetime import datetime, timedelta
+
+        try:
+            moment = datetime.fromisoformat(text)
+            since = moment.astimezone() - datetime(1970, 1, 1, tzinfo=UTC)
+            if since >= timedelta(0):
+                return since // timedelta(microseconds=1) * 1000, True
+        except (ValueError, OverflowError, OSError):
+            pass
+    raise UsageError(
+        f"{name} takes seconds from the first record, or a time such as "
+        f"2026-11-23T14:00:00, not {text!r}"
+    )
 
 
-class Option(NamedTuple):
-    short: str
-    long: str
-    argument: str
-    help: str
-    group: str
+def _address(name: str, text: str) -> tuple[str, int]:
+    """Host, empty unless it is given, and port. A Reader."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon, host = ":", ""  # IPv6 without brackets: which colon would it be?
+    is_port = port.isdecimal() and port.isascii() and len(port) <= 5 and int(port) < 1 << 16
+    if not is_port or (colon and not host):
+        raise UsageError(f"{name} takes PORT, HOST:PORT or [HOST]:PORT, not {text!r}")
+    return host, int(port)
 
 
-_OUTPUT = "Output (several at once; FILE may be - for standard output; none: -h -)"
-_RICH = "Output with percentiles, operations apart, requests in flight, and what went unseen"
-_QUEUE = "Output to a SysV message queue, which must exist (all three together)"
+def _user(name: str, text: str) -> User:
+    """A user that this process may become. A Reader."""
+    try:
+        return find_user(text)
+    except PrivilegeError as error:
+        raise UsageError(f"{name} takes NAME or NAME:GROUP: {error}") from None
+
+
+_INPUT = "Which records, and when an interval ends"
 _ORIGINAL = "General"
 _MORE = "More"
-_INPUT = "Which records, and when an interval ends"
-_OURS = (_MORE, _INPUT, _RICH)
+_OURS = (_MORE, _INPUT, PERCENTILES)
+
+_READERS: dict[Place, Reader] = {Place.ADDRESS: _address}
+"""What outputs take, if it is not a path."""
 
 OPTIONS = (
-    Option("I", "interval", "SECONDS", "length of an interval; required, 0.001 or more", _ORIGINAL),
+    Option(
+        "I",
+        "interval",
+        "SECONDS",
+        "length of an interval; required, 0.001 or more",
+        _ORIGINAL,
+        seconds(0.001),
+    ),
     Option("V", "version", "", "print the version", _ORIGINAL),
-    Option("", "trace", "DEVICE", "trace this one from now on (repeatable); takes root", _INPUT),
-    Option("", "capture", "auto|blktrace|tracefs", "with what (default: what works)", _INPUT),
-    Option("", "device", "DEVICE", "sdb, /dev/sdb or 8:16; only this one (repeatable)", _INPUT),
-    Option("", "from", "TIME", "begin there: seconds from the first record, or a time", _INPUT),
-    Option("", "to", "TIME", "end before that", _INPUT),
-    Option(
-        "", "clock", "auto|trace|wall", "what ends an interval (default auto); see below", _INPUT
-    ),
-    Option("h", "human-readable", "FILE", "statistics as text", _OUTPUT),
-    Option("b", "binary", "FILE", "statistics as the original's binary struct", _OUTPUT),
-    Option("d", "dump-lldd", "FILE", "records of low-level drivers, passed through", _OUTPUT),
-    Option("D", "debug", "FILE", "records without a partner, and totals", _OUTPUT),
-    Option("", "json", "FILE", "JSON Lines, one interval a line", _RICH),
-    Option("", "csv", "FILE", "a row for each interval, device and operation", _RICH),
-    Option("", "parquet", "FILE|DIR/", "the same rows; pip install 'blkiomon[arrow]'", _RICH),
-    Option("", "openmetrics", "[HOST:]PORT", "metrics; pip install 'blkiomon[metrics]'", _RICH),
-    Option("", "textfile", "FILE", "a file that always holds these metrics; likewise", _RICH),
-    Option("", "names", "yes|no", "what this host calls the devices (default: if live)", _RICH),
-    Option("Q", "msg-queue", "PATH", "path that names the queue, as for ftok(3)", _QUEUE),
-    Option("q", "msg-queue-id", "ID", "project id of the queue, not 0", _QUEUE),
-    Option("m", "msg-id", "TYPE", "type of the messages, greater than 0", _QUEUE),
-    Option("", "help", "", "print this text", _MORE),
-    Option("", "threads", "N", "with 2, use two cores (default 1)", _MORE),
-    Option("", "stat-version", "0.3|0.2", "layout of the statistics (default 0.3)", _MORE),
-    Option("", "no-final", "", "drop the last, partial interval, as the original does", _MORE),
-    Option(
-        "", "resync", "", "after garbage go on at the next record, count what is skipped", _MORE
-    ),
-    Option("", "max-pending", "N", "pending records kept at most (default 1000000)", _MORE),
-    Option("", "max-age", "SECONDS", "age of a pending record at most (default 600)", _MORE),
-    Option("", "max-devices", "N", "devices known at a time (default 65536)", _MORE),
-    Option("", "user", "NAME[:GROUP]", "root no more, once all is open", _MORE),
-    Option("", "overwrite", "", "outputs also replace files that begin like a trace", _MORE),
     Option(
         "",
-        "follow-symlinks",
+        "trace",
+        "DEVICE",
+        "trace this device from now on (repeatable); needs root",
+        _INPUT,
+        is_repeatable=True,
+    ),
+    CAPTURE._replace(group=_INPUT, default="auto"),
+    DEVICE._replace(group=_INPUT),
+    Option(
         "",
-        "as root, follow symbolic links that another user may have made",
+        "from",
+        "TIME",
+        "begin here: seconds from the first record, or a time",
+        _INPUT,
+        _time,
+    ),
+    Option("", "to", "TIME", "end before this time", _INPUT, _time),
+    Option(
+        "",
+        "clock",
+        "auto|trace|wall",
+        "what ends an interval (default: auto); see below",
+        _INPUT,
+        one_of("auto", "trace", "wall"),
+        "auto",
+    ),
+    *(
+        Option(
+            row.short,
+            row.name,
+            row.argument,
+            row.help,
+            row.group,
+            _READERS.get(row.place, path),
+            is_output=True,
+        )
+        for row in OUTPUTS
+    ),
+    Option(
+        "",
+        "names",
+        "yes|no",
+        "print device names (sdb) beside numbers (8:16); default: if the trace is live",
+        PERCENTILES,
+        one_of("auto", "yes", "no"),
+        "auto",
+    ),
+    Option(
+        "q",
+        "msg-queue-id",
+        "ID",
+        "project id of the queue, not 0",
+        QUEUE,
+        whole(-(1 << 31), (1 << 31) - 1, zero=False),
+    ),
+    Option(
+        "m", "msg-id", "TYPE", "type of the messages, 1 or more", QUEUE, whole(1, (1 << 63) - 1)
+    ),
+    HELP._replace(group=_MORE),
+    Option("", "threads", "N", "with 2, use two cores (default 1)", _MORE, whole(1, 1024), 1),
+    Option(
+        "",
+        "stat-version",
+        "0.3|0.2",
+        "layout of the original's statistics (default 0.3)",
         _MORE,
+        one_of("0.3", "0.2"),
+        "0.3",
     ),
-    Option("v", "verbose", "", "say what is being waited for", _MORE),
+    Option("", "no-final", "", "drop the last, partial interval, as the original does", _MORE),
+    RESYNC._replace(group=_MORE),
+    MAX_PENDING._replace(group=_MORE),
+    MAX_AGE._replace(group=_MORE),
+    Option(
+        "",
+        "max-devices",
+        "N",
+        "know at most N devices at a time (default 65536)",
+        _MORE,
+        whole(1, (1 << 22) - 1),
+        65_536,
+    ),
+    Option("", "user", "NAME[:GROUP]", "drop root privileges after opening files", _MORE, _user),
+    OVERWRITE._replace(group=_MORE, help="outputs replace even files that begin like a trace"),
+    FOLLOW_SYMLINKS._replace(group=_MORE),
+    Option("v", "verbose", "", "report what an output waits for", _MORE),
 )
 
 _ORIGINALS = {option.long for option in OPTIONS if option.group not in _OURS}
@@ -109,76 +213,81 @@ _COMMANDS = {
     "report": "blkiomon.commands.report",
     "top": "blkiomon.commands.top",
 }
-"""Sub-commands, and the module whose ``main`` each is."""
-
-_FILE_OUTPUTS = (
-    "human-readable",
-    "binary",
-    "dump-lldd",
-    "debug",
-    "json",
-    "csv",
-    "parquet",
-    "textfile",
-)
+"""Sub-commands: the module that has ``COMMAND`` and ``main`` of each."""
 
 _ALIASES = {"msg-queue-name": "msg-queue"}  # what early versions documented
 
-_USAGE = (
-    "Usage: blkiomon -I SECONDS [-h FILE] [-b FILE] [-d FILE] [-D FILE]\n"
-    "                [-Q PATH -q ID -m TYPE] [-V] [OPTION]... [TRACE]...\n"
-    "       blkiomon decode FILE\n"
-    "       blkiomon report -o report.html TRACE...\n"
-    "       blkiomon compare A B\n"
-    "       blkiomon top [DEVICE]...\n"
-    "       blkiomon archive -o DATASET SOURCE...\n"
+COMMAND = Command(
+    "",
+    (
+        "blkiomon -I SECONDS [-h FILE] [-b FILE] [-d FILE] [-D FILE]",
+        "         [-Q PATH -q ID -m TYPE] [-V] [OPTION]... [TRACE]...",
+        "blkiomon decode FILE",
+        "blkiomon report -o report.html TRACE...",
+        "blkiomon compare A B",
+        "blkiomon top [DEVICE]...",
+        "blkiomon archive -o DATASET SOURCE...",
+    ),
+    """
+    Statistics of block device I/O, once per interval: request sizes, latencies from issue to
+    completion (D2C) and throughput of each device. The input are the binary records of blktrace,
+    from standard input or from files.
+
+    A TRACE is a file, a FIFO, a directory, or - for standard input, which is also read if no TRACE
+    is given. Of the per-CPU files that blktrace writes, one file or their base name is enough: sda
+    means all of sda.blktrace.*. Several traces are merged by time. Files may be compressed with
+    gzip, xz or zstd.
+
+    `blkiomon decode` prints statistics files written with -b. `blkiomon report` draws a page,
+    `blkiomon compare` compares two runs, `blkiomon top` shows live figures in a terminal, and
+    `blkiomon archive` reads the traces of many hosts.
+    """,
+    OPTIONS,
+    """
+    Clocks: with trace, intervals end by the time of the records, so that the same trace always
+    gives the same output. This is the default for files. With wall, they end by this host's clock.
+    This is the default for pipes, unless the records run faster than the clock: such a trace was
+    recorded, and one line says so. Printed times are those of the trace if it contains the time of
+    day, as blktrace's traces do. Only then --from and --to take times such as 2026-11-23T14:00:00.
+
+    A live trace never waits for an output. What a full queue or a slow disk could not take is
+    dropped, counted and reported. Files wait for outputs.
+
+    The last, partial interval is printed at the end, also after SIGINT or SIGTERM. SIGHUP reopens
+    files that have been moved away. If the terminal is closed, the run ends.
+
+    --parquet DIR/ writes one complete file per interval into a directory. With --parquet FILE, the
+    file can be read only after the run.
+
+    Exit status: 0 for success; 2 for a usage error; 3 if the input is not a trace, is damaged or
+    contains no record; 4 if an output failed or dropped something; 141 (SIGPIPE) if the reader of
+    standard output closed it. With no options but -I -h -b -d -D -Q -q -m -V it is 1 instead of 2,
+    3 and 4, as with the original.
+    """,
+    (
+        (
+            "blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon -I 10 -h -",
+            "print statistics of sdb every ten seconds",
+        ),
+        (
+            "blkiomon -I 5 -h - --trace /dev/sdb --trace nvme0n1",
+            "the same for two devices; blkiomon starts and stops the tracing",
+        ),
+        (
+            "blkiomon -I 60 --json stats.jsonl sdb",
+            "percentiles for each minute of a recorded trace (sdb.blktrace.0 and so on)",
+        ),
+        (
+            "blkiomon -I 1 --csv - --device 8:16 --from 10 --to 20 results/",
+            "ten seconds of one device from all traces in a directory",
+        ),
+    ),
 )
-
-_HEAD = f"""\
-{_USAGE}
-Per-device statistics of request sizes and latencies (issue to completion), once an interval, from
-the binary records of blktrace: on standard input, or in files.
-
-A TRACE is a file; the base name or any member of the files that blktrace writes, one for each CPU
-(sda stands for all sda.blktrace.*); a directory of such; a FIFO; or - for standard input, which is
-also read where none is named. Several are merged by time. Files may be compressed with gzip, xz or
-zstd. `blkiomon decode` prints what -b wrote, as text or with --json or --csv. `blkiomon top` shows
-what happens now on a screen.
-"""
-
-_TAIL = """
-Examples:
-  blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon -I 10 -h -
-        print the figures of sdb every ten seconds
-  blkiomon -I 5 -h - --trace /dev/sdb --trace nvme0n1
-        likewise of two devices, and the tracing is started and ended as well
-  blkiomon -I 60 --json stats.jsonl sdb
-        percentiles for every minute of a recorded trace (sdb.blktrace.0 and so on)
-  blkiomon -I 1 --csv - --device 8:16 --from 10 --to 20 results/
-        ten seconds of one device, out of all traces in a directory
-
-Clocks: trace ends intervals by the records' own time, from the first record on, so that the same
-trace always gives the same output; that is the default for files. wall ends them when it is time;
-that is the default for pipes, unless what they bring was recorded: its times run faster than the
-clock, and one line says so. Printed times are those of the trace where it tells the time of day, as
-blktrace's do, and only then --from and --to take such as 2026-11-23T14:00:00.
-
-A live trace never waits for an output: what a full queue or a slow disk could not take is counted
-and reported. Files wait. The last, partial interval is printed at the end, also after SIGINT or
-SIGTERM. SIGHUP reopens files that have been moved away; the end of its terminal ends the run.
-
---parquet DIR/ writes a whole file for each interval into a directory: these can be read whatever
-happens, and one FILE only once it has been closed.
-
-Exit status: 0; 2 after a usage error; 3 where the input is no trace, is damaged or holds no record;
-4 where an output failed or did not take everything; 141 (SIGPIPE) where whoever read standard
-output left. With -I -h -b -d -D -Q -q -m -V alone, as with the original, 1 stands for 2, 3 and 4.
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    # From here on a signal waits until it can end the run in order: run.StopSignals lets it in.
+    # From here on a signal waits until it can end the run in order: see run.StopSignals.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     _occupy_standard_fds()
     _mind_the_path()
@@ -189,13 +298,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             _die_of(signal.SIGPIPE)
         return status
     finally:
-        if argv is not None:  # else the process ends, and one that comes too late changes nothing
+        if argv is not None:  # otherwise the process ends here, and a late signal changes nothing
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Nothing here multiplies matrices; the threads that would do it take CPU to start.
+    # numpy would start threads to multiply matrices, which nothing here does.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if arguments and arguments[0] in _COMMANDS:
         command: Callable[[Sequence[str]], int] = import_module(_COMMANDS[arguments[0]]).main
@@ -211,7 +320,7 @@ def _monitor(arguments: Sequence[str]) -> int:
         _check_first_word(arguments)
         config = parse(arguments)
     except UsageError as error:
-        return misused(str(error), f"{_USAGE}'blkiomon --help' explains the options.\n")
+        return COMMAND.misused(error)
     if isinstance(config, str):
         return printed([config])
     if config.files in ((), ("-",)) and not config.trace and os.isatty(0):
@@ -221,7 +330,7 @@ def _monitor(arguments: Sequence[str]) -> int:
         )
         return EXIT_USAGE
 
-    # What is imported stays: looking through it for garbage would take a tenth of the start.
+    # Garbage collection of what is imported would take a tenth of the start-up.
     gc.disable()
     from blkiomon.commands.run import run
 
@@ -232,10 +341,10 @@ def _monitor(arguments: Sequence[str]) -> int:
 
 
 def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """A sub-command, which any signal ends as it would anything, but no part of a file stays."""
+    """Run a sub-command, which a signal ends; partly written files are removed."""
     received = 0
     main_thread = _thread.get_ident()
-    is_due = True  # to be raised: once, as the command is then on its way to its end
+    is_due = True  # raise KeyboardInterrupt once only: then the command is ending
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal received, is_due
@@ -245,14 +354,14 @@ def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[
             raise KeyboardInterrupt
 
     def retry(lost: sys.UnraisableHookArgs) -> None:
-        """It was raised where nothing can be, as in a weak reference's callback: once more."""
+        """Python ignored the exception, as in a weak reference's callback: raise it again."""
         nonlocal is_due
         if not issubclass(lost.exc_type, KeyboardInterrupt):
             old_hook(lost)
             return
         is_due = True
-        # By another thread, which has its turn when this function has ended. A real signal: it ends
-        # a read that waits, too.
+        # By another thread, which runs after this function has ended. A real signal also ends a
+        # read that waits.
         _thread.start_new_thread(signal.pthread_kill, (main_thread, signal.Signals(received)))
 
     old_hook, sys.unraisablehook = sys.unraisablehook, retry
@@ -273,20 +382,20 @@ def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[
 
 
 def _die_of(number: int) -> None:
-    """End by a signal: whoever waits for us is to know, and a shell then ends its loop."""
+    """End this process by a signal, so that its parent knows; a shell then ends its loop."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
 
 
 def _is_original(arguments: Sequence[str]) -> bool:
-    """Whether these arguments, right or wrong, are of the original alone."""
+    """Whether all of these arguments, right or wrong, are the original's."""
     try:
-        given, files, _ = _getopt(arguments)
+        given, files = _getopt(arguments)
         return _are_original(given, files)
     except UsageError:
         pass
-    # Up to the first one that is not understood.
+    # Parse up to the first error.
     options = [option for option in OPTIONS if option.long in _ORIGINALS]
     short = "".join(option.short + ":" * bool(option.argument) for option in options)
     names = [option.long for option in options] + list(_ALIASES)
@@ -299,7 +408,7 @@ def _is_original(arguments: Sequence[str]) -> bool:
 
 
 def _check_first_word(arguments: Sequence[str]) -> None:
-    """Find a misspelt command. Raises UsageError: the first word is like one, and no trace."""
+    """Raise UsageError if the first word is a misspelt command and not a trace."""
     first = arguments[0] if arguments else "-"
     if not first.startswith("-") and not _is_trace(first):
         meant = meant_by(first, _COMMANDS)
@@ -308,7 +417,7 @@ def _check_first_word(arguments: Sequence[str]) -> None:
 
 
 def _is_trace(name: str) -> bool:
-    """Whether there is something that this name stands for."""
+    """Whether a trace of this name exists."""
     from blkiomon.errors import SourceError
     from blkiomon.sources.members import find_members
 
@@ -318,63 +427,27 @@ def _is_trace(name: str) -> bool:
         return False
 
 
-def meant_by(word: str, words: Iterable[str]) -> str | None:
-    """Which of some words a misspelt one is like, if any."""
-    from difflib import get_close_matches  # for mistakes alone
-
-    return next(iter(get_close_matches(word, list(words), 1)), None)
-
-
-def read_options(
-    arguments: Sequence[str], short: str, long: Sequence[str], known: Sequence[str] = ()
-) -> tuple[list[tuple[str, str]], list[str]]:
-    """Options and other arguments, as ``getopt.gnu_getopt`` has them.
-
-    Args:
-        arguments: of the command.
-        short, long: as for getopt.
-        known: names of the options that may have been meant by a misspelt one; ``long`` by default.
-
-    Raises:
-        UsageError: one is unknown, or its argument is missing.
-    """
-    try:
-        return getopt.gnu_getopt(list(arguments), short, list(long))
-    except getopt.GetoptError as error:
-        # Of -json getopt names the j alone.
-        word = next((a[1:] for a in arguments if a[:2] == f"-{error.opt}"), error.opt)
-        meant = None
-        if error.opt and "not recognized" in error.msg:
-            meant = meant_by(word.partition("=")[0], known or [name.rstrip("=") for name in long])
-        raise UsageError(error.msg + (f"; did you mean --{meant}?" if meant else "")) from None
-
-
-def usage() -> str:
-    """The text of ``--help``."""
-    lines = [_HEAD]
-    for group in dict.fromkeys(option.group for option in OPTIONS):
-        lines.append(f"\n{group}:\n")
-        for short, long, argument, text, _ in (o for o in OPTIONS if o.group == group):
-            names = f"-{short}, --{long}" if short else f"    --{long}"
-            if argument:
-                names += f"={argument}"
-            below = f"\n{'':34}" if len(names) > 31 else ""  # too wide for the column
-            lines.append(f"  {names:<32}{below}{text}\n")
-    return "".join(lines) + _TAIL
-
-
 def parse(arguments: Sequence[str]) -> Config | str:
     """Read the arguments as getopt(3) would.
 
-    Returns what to run, or the text to print instead.
+    Returns:
+        What to run, or the text to print instead.
 
     Raises:
         UsageError: the arguments make no sense.
     """
-    given, files, several = _getopt(arguments)
-    version = choice(given, "stat-version", ("0.3", "0.2"))
+    given, files = _getopt(arguments)
+
+    def value(name: str) -> Any:
+        """What was given for an option, or its default."""
+        option = _BY_NAME[name]
+        if option.is_repeatable:
+            return tuple(option.read(f"--{name}", text) for text in given.get(name, []))
+        return option.read(f"--{name}", given[name][-1]) if name in given else option.default
+
+    version = value("stat-version")
     if "help" in given:
-        return usage()
+        return COMMAND.help()
     if "version" in given:
         return f"blkiomon version {version} (blkiomon {__version__})\n"
     if "interval" not in given:
@@ -385,23 +458,21 @@ def parse(arguments: Sequence[str]) -> Config | str:
     queue = [name for name in ("msg-queue", "msg-queue-id", "msg-id") if name in given]
     if queue and len(queue) != 3:
         raise UsageError("a message queue takes all three of -Q PATH, -q ID and -m TYPE")
-    outputs = [name for name in _FILE_OUTPUTS if name in given]
-    for name in (*outputs, *queue[:1]):
-        if not given[name] or "\0" in given[name]:
-            raise UsageError(f"--{name} takes a path")
+    destinations = {row.name: value(row.name) for row in OUTPUTS if row.name in given}
+    if queue:
+        destinations["msg-queue"] = tuple(map(value, queue))
 
-    for name in files:
-        if not name or "\0" in name:
-            raise UsageError("a trace is named by its path")
-    trace = several["trace"]
+    if any(not name or "\0" in name for name in files):
+        raise UsageError("a trace is named by its path")
+    trace = value("trace")
     if trace and files:
-        raise UsageError("--trace reads no files, and a TRACE is one")
-    if not all(trace) or any("\0" in name for name in trace):
+        raise UsageError("--trace traces devices and reads no files; remove it or the TRACE")
+    if any(not name or "\0" in name for name in trace):
         raise UsageError("--trace takes a device")
     if "capture" in given and not trace:
-        raise UsageError("--capture says how to trace, and --trace DEVICE what: it is missing")
-    from_ns, from_is_absolute = _time(given, "from")
-    to_ns, to_is_absolute = _time(given, "to")
+        raise UsageError("--capture needs --trace DEVICE")
+    from_ns, from_is_absolute = value("from") or (None, False)
+    to_ns, to_is_absolute = value("to") or (None, False)
     if from_ns is not None and to_ns is not None:
         if from_is_absolute != to_is_absolute:
             raise UsageError("--from and --to take both seconds, or both a time of day")
@@ -409,223 +480,85 @@ def parse(arguments: Sequence[str]) -> Config | str:
             raise UsageError("--to must be later than --from")
 
     return Config(
-        interval_s=seconds(given, "interval", least=0.001),
+        interval_s=value("interval"),
         files=tuple(files),
-        trace=tuple(trace),
-        capture=choice(given, "capture", ("auto", "blktrace", "tracefs")),
-        clock=choice(given, "clock", ("auto", "trace", "wall")),
+        trace=trace,
+        capture=value("capture"),
+        clock=value("clock"),
         from_ns=from_ns,
         to_ns=to_ns,
         is_absolute=from_is_absolute or to_is_absolute,
-        devices=tuple(device_of(name) for name in several["device"]),
-        threads=whole(given, "threads", 1, 1024, default=1),
-        json=given.get("json"),
-        csv=given.get("csv"),
-        parquet=given.get("parquet"),
-        openmetrics=_address(given, "openmetrics"),
-        textfile=given.get("textfile"),
-        follow_symlinks="follow-symlinks" in given,
-        overwrite="overwrite" in given,
-        is_original=_are_original(given, files),
-        user=_user(given, "user"),
-        names={"auto": None, "yes": True, "no": False}[
-            choice(given, "names", ("auto", "yes", "no"))
-        ],
-        human=given.get(
-            "human-readable", None if outputs or queue or "openmetrics" in given else "-"
+        devices=value("device"),
+        threads=value("threads"),
+        outputs=OutputSettings(
+            destinations=destinations or {"human-readable": "-"},
+            stat_version=version,
+            names={"auto": None, "yes": True, "no": False}[value("names")],
+            overwrite="overwrite" in given,
+            follow_symlinks="follow-symlinks" in given,
+            verbose="verbose" in given,
         ),
-        binary=given.get("binary"),
-        driver=given.get("dump-lldd"),
-        debug=given.get("debug"),
-        queue_path=given.get("msg-queue"),
-        queue_id=whole(given, "msg-queue-id", -(1 << 31), (1 << 31) - 1) if queue else None,
-        queue_message_type=whole(given, "msg-id", 1, (1 << 63) - 1) if queue else None,
-        stat_version=version,
+        is_original=_are_original(given, files),
+        user=value("user"),
         final="no-final" not in given,
-        max_pending=whole(given, "max-pending", 1, 1 << 32, default=1_000_000),
-        max_age_s=seconds(given, "max-age", least=0.0, default=600.0),
-        max_devices=whole(given, "max-devices", 1, (1 << 22) - 1, default=65_536),
+        max_pending=value("max-pending"),
+        max_age_s=value("max-age"),
+        max_devices=value("max-devices"),
         resync="resync" in given,
-        verbose="verbose" in given,
     )
 
 
-def _getopt(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], dict[str, list[str]]]:
-    """The options that were given, by their long name; the last one of a kind counts.
+_BY_NAME = {option.long: option for option in OPTIONS}
 
-    Then the files, and all values of those options that may be given several times.
+
+def _getopt(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The values that were given for each option, by its long name; and the files.
 
     Raises:
         UsageError: getopt does not understand them; or an output is given twice. With nothing but
             the original's options, the last one of a kind counts, as there.
     """
-    long = {option.long: option for option in OPTIONS}
-    long |= {alias: long[name] for alias, name in _ALIASES.items()}
-    # An abbreviation that the original understands keeps its meaning: our own options must not
-    # make it ambiguous. getopt takes a full name over any abbreviation, so these are full names.
-    original = [option.long for option in OPTIONS if option.group not in _OURS]
+    long = _BY_NAME | {alias: _BY_NAME[name] for alias, name in _ALIASES.items()}
+    # Our own options must not make an abbreviation ambiguous that the original understands. getopt
+    # prefers full names, so such abbreviations are added as full names.
+    original = [option.long for option in OPTIONS if option.long in _ORIGINALS]
     for name in original:
         for abbreviation in (name[:i] for i in range(1, len(name))):
             if [o for o in original if o.startswith(abbreviation)] == [name]:
                 long.setdefault(abbreviation, long[name])
     short = {f"-{option.short}": option for option in OPTIONS if option.short}
-    pairs, rest = read_options(
-        arguments,
-        "".join(name[1] + ":" * bool(option.argument) for name, option in short.items()),
-        [name + "=" * bool(option.argument) for name, option in long.items()],
-        [option.long for option in OPTIONS],
-    )
-    named = [((short.get(name) or long[name[2:]]).long, value) for name, value in pairs]
-    several = {n: [value for name, value in named if name == n] for n in ("device", "trace")}
-    if not _are_original(dict(named), rest):
-        for name in (*_FILE_OUTPUTS, "openmetrics", "msg-queue"):
-            only(named, name)
-    return dict(named), rest, several
+    try:
+        pairs, rest = getopt.gnu_getopt(
+            list(arguments),
+            "".join(name[1] + ":" * bool(option.argument) for name, option in short.items()),
+            [name + "=" * bool(option.argument) for name, option in long.items()],
+        )
+    except getopt.GetoptError as error:
+        # For -json, getopt names only the j.
+        word = next((a[1:] for a in arguments if a[:2] == f"-{error.opt}"), error.opt)
+        meant = None
+        if error.opt and "not recognized" in error.msg:
+            meant = meant_by(word.partition("=")[0], _BY_NAME)
+        raise UsageError(error.msg + (f"; did you mean --{meant}?" if meant else "")) from None
+    given: dict[str, list[str]] = {}
+    for name, value in pairs:
+        given.setdefault((short.get(name) or long[name[2:]]).long, []).append(value)
+    if not _are_original(given, rest):
+        for name in given:
+            if _BY_NAME[name].is_output and len(given[name]) > 1:
+                raise UsageError(f"--{name} is given twice; it writes to one place")
+    return given, rest
 
 
-def _are_original(given: dict[str, str], files: Sequence[str]) -> bool:
-    """Whether only options of the original are given, and no file: then its promises hold."""
+def _are_original(given: dict[str, list[str]], files: Sequence[str]) -> bool:
+    """Whether only options of the original are given, and no file."""
     return not files and _ORIGINALS.issuperset(given)
 
 
-def only(pairs: Sequence[tuple[str, str]], *names: str) -> str | None:
-    """The value of an output's option, by its names; None where it was not given.
-
-    Raises:
-        UsageError: it was given twice, and one of the values would be ignored.
-    """
-    values = [value for name, value in pairs if name in names]
-    if len(values) > 1:
-        dashes = "" if names[0].startswith("-") else "--"
-        raise UsageError(f"{dashes}{names[0]} is given twice; it writes to one place")
-    return values[0] if values else None
-
-
-def choice(given: dict[str, str], name: str, choices: tuple[str, ...]) -> str:
-    """One of several words; the first one unless given. Raises UsageError."""
-    value = given.get(name, choices[0])
-    if value not in choices:
-        raise UsageError(f"--{name} takes {' or '.join(choices)}, not {value!r}")
-    return value
-
-
-def whole(
-    given: dict[str, str], name: str, least: int, most: int, default: int | None = None
-) -> int:
-    text = given.get(name)
-    if text is None and default is not None:
-        return default
-    try:
-        value = int(text or "", 10) if _is_plain(text) else None
-    except ValueError:
-        value = None
-    if value is None or not least <= value <= most or (name == "msg-queue-id" and value == 0):
-        bounds = "not 0" if name == "msg-queue-id" else f"from {least} to {most}"
-        raise UsageError(f"--{name} takes a whole number, {bounds}, not {text!r}")
-    return value
-
-
-def _is_plain(text: str | None) -> bool:
-    """Whether a number is written as people write them: Python alone takes 1_000 and its like."""
-    return text is not None and text.isascii() and "_" not in text
-
-
-def seconds(
-    given: dict[str, str],
-    name: str,
-    least: float,
-    default: float | None = None,
-    what: str = "a number of seconds",
-) -> float:
-    """A number, of seconds unless it is something else. Raises UsageError."""
-    text = given.get(name)
-    if text is None and default is not None:
-        return default
-    try:
-        value = float(text or "") if _is_plain(text) else -1.0
-    except ValueError:
-        value = -1.0
-    most = 1e9  # thirty years; in ns it fits 64 bits
-    if not least <= value <= most:  # also false for nan
-        bounds = f"{least:g} or more"
-        raise UsageError(f"--{name} takes {what}, {bounds}, not {text!r}")
-    return value
-
-
-def _time(given: dict[str, str], name: str) -> tuple[int | None, bool]:
-    """A time in ns, and whether it is a time of day (since 1970) or since the first record."""
-    text = given.get(name)
-    if text is None:
-        return None, False
-    try:
-        seconds = float(text) if _is_plain(text) else -1.0
-        if 0 <= seconds <= 1e9:
-            return round(seconds * 1e9), False
-    except ValueError:
-        from datetime import datetime, timedelta
-
-        try:
-            moment = datetime.fromisoformat(text)
-            since = moment.astimezone() - datetime(1970, 1, 1, tzinfo=UTC)
-            if since >= timedelta(0):
-                return since // timedelta(microseconds=1) * 1000, True
-        except (ValueError, OverflowError, OSError):
-            pass
-    raise UsageError(
-        f"--{name} takes seconds from the first record, or a time such as "
-        f"2026-11-23T14:00:00, not {text!r}"
-    )
-
-
-def _address(given: dict[str, str], name: str) -> tuple[str, int] | None:
-    """Host, empty unless it is given, and port."""
-    text = given.get(name)
-    if text is None:
-        return None
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        colon, host = ":", ""  # IPv6 without brackets: which colon would it be?
-    is_port = port.isdecimal() and port.isascii() and len(port) <= 5 and int(port) < 1 << 16
-    if not is_port or (colon and not host):
-        raise UsageError(f"--{name} takes PORT, HOST:PORT or [HOST]:PORT, not {text!r}")
-    return host, int(port)
-
-
-def _user(given: dict[str, str], name: str) -> User | None:
-    text = given.get(name)
-    if text is None:
-        return None
-    try:
-        return find_user(text)
-    except PrivilegeError as error:
-        raise UsageError(f"--{name} takes NAME or NAME:GROUP: {error}") from None
-
-
-def device_of(name: str) -> int:
-    """The number of a device: major << 20 | minor."""
-    major, _, minor = name.replace(",", ":").partition(":")
-    if major.isdecimal() and minor.isdecimal() and name.isascii():
-        is_short = max(len(major), len(minor)) < 10
-        if is_short and int(major) < 1 << 12 and int(minor) < 1 << 20:
-            return int(major) << 20 | int(minor)
-        raise UsageError(f"--device: there is no device {name}")
-    from blkiomon.sources.devices import device_number
-
-    number = device_number(name)
-    if number is None:
-        raise UsageError(
-            f"--device: this host has no block device {name!r}; one of another host is named by "
-            "its number, as 8:16"
-        )
-    return number
-
-
 def _occupy_standard_fds() -> None:
-    """Where a standard stream is closed, no file that is opened later may take its number.
+    """Occupy closed standard streams, so that no file that is opened later gets their numbers.
 
-    Opened the wrong way round, so that whoever uses it is told that it is not there.
+    They are opened in the wrong direction, so that using them fails.
     """
     for fd, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
         try:
@@ -635,10 +568,9 @@ def _occupy_standard_fds() -> None:
 
 
 def _mind_the_path() -> None:
-    """Have no program looked up in the working directory, by whatever library.
+    """Remove empty and relative elements of PATH, so that no library runs programs from there.
 
-    An empty or relative element of PATH would: it goes, and the system's default is what is left of
-    nothing.
+    If nothing is left, the system's default is used.
     """
     path = os.environ.get("PATH")
     if path is not None:
@@ -647,7 +579,7 @@ def _mind_the_path() -> None:
 
 
 def _widen_pipe(fd: int, wanted_bytes: int = 1 << 20) -> None:
-    """Make a pipe hold as much as is allowed, up to 1 MiB: the writer waits for us less often."""
+    """Enlarge a pipe up to 1 MiB, so that its writer waits less often."""
     import fcntl
     import stat
 

@@ -1,4 +1,4 @@
-"""Interval statistics that were written with ``-b``, read back: as an array, text, JSON or CSV."""
+"""``blkiomon decode``: reads statistics files written with ``-b``; prints text, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, complain, how_many, misused, printed
+from blkiomon.commands.options import HELP, OVERWRITE, Command, Option
+from blkiomon.commands.parsing import read
+from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, complain, how_many, printed
 from blkiomon.engine import layout
 from blkiomon.errors import SourceError, StatsError
 from blkiomon.formats import csv, text
@@ -24,19 +26,23 @@ from blkiomon.interval.value import DeviceStats
 from blkiomon.outputs.opening import Policy, check_output, identity
 from blkiomon.sources.kinds import HEAD_BYTES, described
 
-USAGE = "Usage: blkiomon decode FILE [--text|--json|--csv]\n"
-
-HELP = f"""\
-{USAGE}
-What -b wrote, printed. The layout, 0.3 or 0.2, is told from the figures; FILE may be - for standard
-input.
-
-      --text               as -h prints it, which is the default
-      --json               JSON Lines, one struct a line
-      --csv                a row for each struct
-      --overwrite          write to standard output even if that file begins like a trace
-      --help               print this text
-"""
+COMMAND = Command(
+    "decode",
+    ("blkiomon decode FILE [--text|--json|--csv]",),
+    """
+    Print statistics files written with -b. The layout, 0.3 or 0.2, is recognized. FILE may be - for
+    standard input.
+    """,
+    (
+        Option("", "text", "", "as -h prints it (default)"),
+        Option("", "json", "", "JSON Lines, one line per struct"),
+        Option("", "csv", "", "one row per struct"),
+        OVERWRITE._replace(
+            help="write to standard output even if that is a file that begins like a trace"
+        ),
+        HELP,
+    ),
+)
 
 _LAYOUTS = {"0.3": layout.STATS_03, "0.2": layout.STATS_02}
 _QUANTITIES = {"size": "size_bytes", "d2c": "d2c_us", "thrput": "throughput_bytes_per_ms"}
@@ -44,17 +50,17 @@ _DIRECTIONS = {"r": "read", "w": "write"}
 _MOMENTS = [f"{quantity}_{direction}" for quantity in _QUANTITIES for direction in _DIRECTIONS]
 
 PIECE_BYTES = 16 * layout.STATS_03.itemsize * layout.STATS_02.itemsize
-"""Whole structs of either layout."""
+"""A whole number of structs of either layout."""
 
 MAX_TIME_S = 1 << 36
-"""The year 4147: what claims to be from later is something else."""
+"""The year 4147: later times are not plausible."""
 
 
 class Stats(NamedTuple):
     """What a file holds.
 
-    ``records`` has shape (n,), dtype ``layout.STATS``; ``tail_bytes`` stand behind the last one
-    and are no whole struct.
+    ``records`` has shape (n,), dtype ``layout.STATS``; ``tail_bytes`` follow the last record, too
+    few for a struct.
     """
 
     version: str
@@ -67,10 +73,10 @@ def read_stats(path: str | os.PathLike[str]) -> npt.NDArray[np.void]:
 
     Returns:
         Shape (n,), dtype ``layout.STATS``, in host byte order and the order of the file. In 0.2
-        there was no throughput: those fields are of nothing (``num`` 0, ``min`` 2^64-1).
+        there was no throughput: those fields are empty (``count`` 0, ``min`` 2^64-1).
 
     Raises:
-        StatsError: it is no such file, or ends inside a struct.
+        StatsError: the file is not one, or ends inside a struct.
         OSError: it cannot be read.
     """
     with Path(path).open("rb") as file:
@@ -81,7 +87,7 @@ def read_pieces(file: BinaryIO) -> Iterator[Stats]:
     """The structs of a file of any length, piece by piece; there is at least one piece.
 
     Raises:
-        StatsError: it is no such file, or ends inside a struct: after all before that.
+        StatsError: the file is not one, or ends inside a struct. Everything before was yielded.
         SourceError: it cannot be read.
     """
     offset = 0
@@ -103,7 +109,7 @@ def read_pieces(file: BinaryIO) -> Iterator[Stats]:
 
 
 def _next_piece(data: bytes, version: str, offset: int) -> Stats:
-    """The structs of bytes that are from that offset of a file of a known layout."""
+    """The structs of bytes at an offset of a file with a known layout."""
     dtype = _LAYOUTS[version]
     records = _native(np.frombuffer(data, dtype, len(data) // dtype.itemsize))
     fine = _is_plausible(records)
@@ -116,8 +122,8 @@ def _next_piece(data: bytes, version: str, offset: int) -> Stats:
 def parse(data: bytes) -> Stats:
     """The structs at the beginning of some bytes, of the layout that makes sense of all of them.
 
-    Layouts are told apart by what they say: every request is in both histograms once, and in one
-    of the directions or bidirectional.
+    The right layout is the one whose figures are consistent: each request is once in either
+    histogram, and is a read, a write or bidirectional.
 
     Raises:
         StatsError: neither layout fits.
@@ -136,14 +142,14 @@ def parse(data: bytes) -> Stats:
 
 
 def _native(wire: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-    """In host byte order, with what 0.2 does not have."""
+    """In host byte order, with empty fields for what 0.2 does not have."""
     records = np.zeros(len(wire), layout.STATS)
     for name in _MOMENTS:
         records[name]["min"] = U64_MAX
     for name in wire.dtype.names or ():
         records[name] = wire[name]
     if wire.dtype == layout.STATS_02:
-        # The first version left the last bucket in the byte order of its host.
+        # The original's 0.2 leaves the last bucket in the byte order of its host.
         for name in ("size_hist", "d2c_hist"):
             swapped = records[name].copy()
             swapped[:, -1] = swapped[:, -1].byteswap()
@@ -174,11 +180,11 @@ def _is_plausible(records: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
 
 
 def _explain(data: bytes) -> tuple[int, str]:
-    """Where the layout that gets furthest fails, and what to say."""
+    """Where the layout that fits longest fails, and the message."""
     size = min(dtype.itemsize for dtype in _LAYOUTS.values())
     if len(data) < size:
         there = how_many(len(data), "byte is", "bytes are")
-        return 0, f"{there} less than one struct of interval statistics ({size})"
+        return 0, f"{there} less than one struct of statistics ({size})"
     best_offset, best_version = 0, "0.3"
     for version, dtype in _LAYOUTS.items():
         fine = _is_plausible(_native(np.frombuffer(data, dtype, len(data) // dtype.itemsize)))
@@ -186,12 +192,12 @@ def _explain(data: bytes) -> tuple[int, str]:
         if offset > best_offset:
             best_offset, best_version = offset, version
     if not best_offset:
-        return 0, "these are no interval statistics as -b writes them, of layout 0.3 or 0.2"
+        return 0, "not a statistics file written with -b, of layout 0.3 or 0.2"
     return best_offset, _no_more(best_offset, best_version)
 
 
 def _no_more(offset: int, version: str) -> str:
-    return f"at byte offset {offset}: no interval statistics of layout {version} any more"
+    return f"at byte offset {offset}: the statistics of layout {version} end, other bytes follow"
 
 
 def _tail_error(stats: Stats, offset: int) -> StatsError:
@@ -199,7 +205,7 @@ def _tail_error(stats: Stats, offset: int) -> StatsError:
     tail = how_many(stats.tail_bytes, "byte is", "bytes are")
     return StatsError(
         offset,
-        f"at byte offset {offset}: the last {tail} no whole struct of layout {stats.version}",
+        f"at byte offset {offset}: the last {tail} less than one struct of layout {stats.version}",
     )
 
 
@@ -219,31 +225,25 @@ def device_stats(record: np.void) -> DeviceStats:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``blkiomon decode`` with what stands behind these words; returns the exit status."""
-    from blkiomon.commands.cli import UsageError, read_options
-
-    try:
-        options, rest = read_options(argv, "", ["text", "json", "csv", "overwrite", "help"])
-    except UsageError as error:
-        return misused(str(error), USAGE)
-    names = {name[2:] for name, _ in options}
-    if "help" in names:
-        return printed([HELP])
-    overwrite = "overwrite" in names
-    names.discard("overwrite")
+    """Run ``blkiomon decode`` with the arguments after these words; returns the exit status."""
+    given = read(COMMAND, argv)
+    if isinstance(given, int):
+        return given
+    rest = given.names
     if len(rest) != 1 or not rest[0] or "\0" in rest[0]:
-        return misused("decode takes one file, or - for standard input", USAGE)
-    if len(names) > 1:
-        return misused("decode prints one of text, JSON and CSV", USAGE)
+        return COMMAND.misused("decode takes one file, or - for standard input")
+    chosen = [kind for kind in _RENDERERS if getattr(given, kind)]
+    if len(chosen) > 1:
+        return COMMAND.misused("decode prints one of text, JSON and CSV")
     name = "standard input" if rest[0] == "-" else rest[0]
-    render = _RENDERERS[names.pop() if names else "text"]
+    render = _RENDERERS[chosen[0] if chosen else "text"]
     try:
         inputs = [] if rest[0] == "-" else [identity(Path(rest[0]).stat())]
     except OSError as error:
         complain(f"{name}: {error.strerror}")
         return EXIT_INPUT
     try:
-        check_output("-", Policy(overwrite=overwrite, inputs=frozenset(inputs)))
+        check_output("-", Policy(overwrite=given.overwrite, inputs=frozenset(inputs)))
     except OSError as error:
         complain(f"could not write to standard output: {error.strerror}")
         return EXIT_OUTPUT
@@ -279,7 +279,7 @@ def _text(version: str, records: Records) -> Iterator[str]:
 
 
 def _figures(version: str, record: np.void) -> dict[str, dict[str, dict[str, Any] | None]]:
-    """By direction and quantity; None of a quantity that the layout has not."""
+    """By direction and quantity; None if the layout lacks the quantity."""
     return {
         direction: {
             name: None
@@ -305,13 +305,13 @@ def _moments(m: Moments) -> dict[str, Any]:
 
 
 def _variance(m: Moments) -> float | None:
-    """Of the population; None of nothing, and where the file's 64 bits have not held the sums."""
+    """Of the population; None without requests, or if the sums overflowed the file's 64 bits."""
     square = m.count * m.sum_squares - m.sum * m.sum
     return square / (m.count * m.count) if m.count and square >= 0 else None
 
 
 def _limits(delta: int, buckets: int) -> list[int | None]:
-    """Inclusive upper limits of the original's buckets, None of the last one."""
+    """Inclusive upper limits of the original's buckets; None for the last one."""
     return [0, *(delta << i for i in range(buckets - 2)), None]
 
 

@@ -1,4 +1,4 @@
-"""What a trace holds of which no request counts: for a line that says so instead of silence."""
+"""Describes a trace without a single matching request, for a message to the user."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from blkiomon.console import how_many
 from blkiomon.formats.units import device_text, utc
 
 SAMPLE_BYTES = 1 << 22
-"""So much of a trace is looked at."""
+"""So much of the beginning of a trace is examined."""
 
 END_BYTES = 1 << 16
-"""And of the latest piece so much, for the time at which the trace ends."""
+"""So much of the latest piece is examined, for the time at which the trace ends."""
 
 MOST_DEVICES = 8
-"""So many devices are named."""
+"""The message names at most so many devices."""
 
 NS_PER_S = 10**9
 ISSUE, COMPLETE, NOTIFY = 1 << 22, 1 << 23, 1 << 26
@@ -24,7 +24,7 @@ ISSUE, COMPLETE, NOTIFY = 1 << 22, 1 << 23, 1 << 26
 
 
 class Findings:
-    """Looks at a stream as long as it has no request."""
+    """Examines a stream as long as it has no request."""
 
     def __init__(self) -> None:
         self._probe = Engine(keep_records=True, resync=True)
@@ -37,7 +37,7 @@ class Findings:
 
     @property
     def sampled(self) -> int:
-        """How many records have been looked at."""
+        """How many records have been examined."""
         return self._probe.records
 
     def add(self, data: memoryview) -> None:
@@ -49,13 +49,13 @@ class Findings:
             self._end = bytes(data[-END_BYTES:])
 
     def text(self, config: Config, records: int, evicted: int, *, is_whole: bool) -> str:
-        """Why there is no request, without the trace's name.
+        """Why there is no request: a message without the name of the trace.
 
         Args:
-            config: what was asked for.
-            records: how many were read.
-            evicted: how many issues and completions were given up.
-            is_whole: these are all.
+            config: which requests were asked for.
+            records: how many records were read.
+            evicted: how many issues and completions were evicted.
+            is_whole: the trace was read to its end.
         """
         if not records:
             return "no record of a trace in it"
@@ -91,7 +91,7 @@ class Findings:
             self._times = sorted([*self._times, int(times.min()), int(times.max())])
 
     def _span(self, config: Config) -> str:
-        """How long the trace is, or, where times of day are asked for, from when to when."""
+        """The length of the trace; or its first and last time, if times of day were asked for."""
         if not self._times:
             return ""
         first_ns, last_ns = self._times[0], self._times[-1]

@@ -1,4 +1,4 @@
-"""Root until all is open, and then somebody else for good."""
+"""``--user``: drops root privileges for good after all files are open."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 23, 24, 38  # of <lin
 
 
 class PrivilegeError(Exception):
-    """What root may do cannot be given up as was asked; the text says why."""
+    """Root privileges cannot be dropped as requested; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who to become."""
+    """The user to become."""
 
     uid: int
     gid: int
@@ -23,10 +23,10 @@ class User:
 
 
 def find_user(text: str) -> User:
-    """A user of this host, by ``NAME[:GROUP]``; numbers will do.
+    """A user of this host by ``NAME[:GROUP]``, each a name or a number.
 
     Raises:
-        PrivilegeError: there is none, or it is root.
+        PrivilegeError: this host has no such user or group, or the user is root.
     """
     import grp
     import pwd
@@ -48,7 +48,7 @@ def find_user(text: str) -> User:
         except (KeyError, ValueError):
             raise PrivilegeError(f"this host has no group {group!r}") from None
     if uid == 0:
-        raise PrivilegeError("root is who is to be left")
+        raise PrivilegeError("root would keep its privileges; choose another user")
     return User(uid, gid, tuple(groups))
 
 
@@ -57,12 +57,12 @@ def _is_number(text: str) -> bool:
 
 
 def bind() -> None:
-    """Have nothing that this process executes gain a privilege, be it setuid or with capabilities.
+    """Make sure that no program that this process executes gains privileges, setuid or otherwise.
 
-    As root, and before there are threads: each has these of its own, from whichever started it.
+    Call it as root before starting threads: a thread inherits these settings when it starts.
 
     Raises:
-        PrivilegeError: that failed.
+        PrivilegeError: the kernel refuses.
     """
     import ctypes
 
@@ -72,7 +72,7 @@ def bind() -> None:
         return int(libc.prctl(option, *map(ctypes.c_ulong, (argument, 0, 0, 0))))
 
     capability = 0
-    while prctl(_PR_CAPBSET_READ, capability) >= 0:  # up to what the kernel knows
+    while prctl(_PR_CAPBSET_READ, capability) >= 0:  # up to the last one that the kernel knows
         if prctl(_PR_CAPBSET_DROP, capability) < 0:
             why = os.strerror(ctypes.get_errno())
             raise PrivilegeError(
@@ -84,10 +84,10 @@ def bind() -> None:
 
 
 def drop(user: User) -> None:
-    """Become that user, all threads of this process, with no way back: ``bind`` was called before.
+    """Become that user in all threads, with no way back. Call ``bind`` before.
 
     Raises:
-        PrivilegeError: that failed; the process had better end.
+        PrivilegeError: the kernel refuses, or a way back is left; the process must end.
     """
     uid, gid = user.uid, user.gid
     try:
@@ -107,7 +107,7 @@ def drop(user: User) -> None:
 
 
 def _is_bound(thread: Path) -> bool:
-    """Whether a thread has no capability, and can get none; or it has ended meanwhile."""
+    """Whether a thread has no capability and cannot get one, or has ended."""
     try:
         lines = (thread / "status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):

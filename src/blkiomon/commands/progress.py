@@ -1,4 +1,4 @@
-"""How far a long piece of work has come, for whoever watches a terminal."""
+"""A progress bar on the terminal."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from types import TracebackType
 from blkiomon.console import write
 
 FIRST_S = 1.0
-"""Work that takes less shows nothing."""
+"""The bar appears after so long."""
 
 EVERY_S = 0.2
 WIDTH = 30
 
 
 class Progress:
-    """A bar on standard error, if that is a terminal; it leaves no trace there.
+    """A bar on standard error, if that is a terminal; it is erased at the end.
 
     Args:
-        total_bytes: all there is to do; None if nobody knows.
-        fd: where it is shown.
+        total_bytes: of all the work; None if unknown.
+        fd: descriptor of the terminal.
         is_shown: whether to show it at all; by default, whether fd is a terminal.
         monotonic: seconds on a clock that never runs backwards.
     """
@@ -42,7 +42,7 @@ class Progress:
         self._has_shown = False
 
     def show(self, done_bytes: int) -> None:
-        """So much is done; drawn a few times a second at most."""
+        """Draw the bar for so many bytes done, a few times a second at most."""
         now = self._monotonic()
         if not self._is_shown or now < self._next:
             return
@@ -64,7 +64,7 @@ class Progress:
     def _write(self, text: str) -> None:
         try:
             write(self._fd, text)
-        except OSError:  # nobody watches any more
+        except OSError:  # the terminal has gone
             self._is_shown = False
 
     def __enter__(self) -> Progress:

@@ -1,11 +1,11 @@
-"""Whether a pipe brings a live trace or one that was recorded before.
+"""Decides whether the trace in a pipe is live or was recorded before.
 
-What was recorded comes faster than it happened, at any time, and long after it. A live trace comes
-as it happens; but at its beginning a backlog may come at once, when the tracer was first, or while
-this process was stopped. So both begin with records whose times run ahead of the clock, and what
-comes next tells them apart: behind a backlog, times run as fast as the clock, and are the present.
+A recorded trace arrives faster than it happened, and may arrive long after. A live trace arrives as
+it happens, but may begin with a backlog, if the tracer started before this process did. So the
+times of both may run ahead of the clock at first. After a backlog, the times of a live trace run as
+fast as the clock, and are close to the present.
 
-The beginning of the stream is held until that has been seen, and nothing of it is counted before.
+The beginning of the stream is held back until the decision; nothing of it is counted before.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from typing import NamedTuple
 from blkiomon._core import Engine
 
 HELD_BYTES = 1 << 25
-"""So much is held at most, and then decided."""
+"""The decision is due when so much is held back."""
 
 LEAST_S, HELD_S = 0.25, 5.0
-"""So long at least, and at most; in between until the interval ends."""
+"""Hold the stream back until the interval ends, but at least and at most so long."""
 
 NEAR_S = 10.0
-"""Records that are no older are the present: it is a live trace."""
+"""If the latest record is at most so old, the trace is live."""
 
 OLD_S = 60.0
-"""A stream that has ended with records that are older was recorded."""
+"""If the stream has ended and its latest record is older, the trace was recorded."""
 
 BURST_S = 1.0
-"""A tracer hands over what it has collected for so long at once."""
+"""A tracer may deliver the records of so long a time at once."""
 
 BACKLOG_S = 600.0
-"""What waited before the stream was first read is no older."""
+"""A backlog covers at most so long a time."""
 
 NOTIFY = 1 << 26
-"""Category of an action: notes, whose times need not be those of what happened."""
+"""Category of an action: notes, whose times may differ from those of other records."""
 
 
 class Seen(NamedTuple):
-    """What was known at a moment."""
+    """What was known at one moment."""
 
     elapsed_s: float  # since the stream began to be read
     span_s: float  # of the records' times
@@ -47,14 +47,14 @@ class Seen(NamedTuple):
 
 
 class Beginning:
-    """The beginning of a stream, held until it is known what it is.
+    """The beginning of a stream, held back until the decision.
 
     Args:
-        monotonic: seconds on the clock by which records have their times, if they are of this host.
+        monotonic: seconds on the clock that records of this host have their times from.
         time_of_day: seconds since 1970.
 
     Attributes:
-        pieces: what is held.
+        pieces: the bytes that are held back.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Beginning:
         self._seen: list[Seen] = []
 
     def add(self, data: memoryview) -> None:
-        """Hold the next bytes."""
+        """Hold back the next bytes."""
         if not self.pieces:
             self._begun_s = self._monotonic()
         self.pieces.append(bytes(data))
@@ -90,7 +90,7 @@ class Beginning:
         self._seen.append(self._now())
 
     def wait_s(self, left_s: float) -> float:
-        """Seconds until it has to be decided.
+        """Seconds until the decision is due.
 
         Args:
             left_s: seconds until the interval ends.
@@ -101,29 +101,29 @@ class Beginning:
         return min(max(left_s, LEAST_S - now.elapsed_s), HELD_S - now.elapsed_s)
 
     def is_recorded(self, *, has_ended: bool) -> bool:
-        """Decide. ``has_ended``: that was all."""
+        """The decision. ``has_ended``: the stream has ended."""
         if not self._has_times:
             return False
         now = self._now()
         age_s = self._age_s()
         if has_ended:
-            # All of it came much faster than it happened, or long after. A live trace that ends so
-            # soon may have had a backlog; its own clock is right for that, too.
+            # It came much faster than it happened, or long after. This may also be a live trace
+            # with a backlog that ends soon: ending intervals by its own clock is right for it, too.
             is_fast = now.span_s > 5 * now.elapsed_s + 0.05
             return is_fast or (age_s is not None and age_s > OLD_S)
-        # Its latest record is the present: by its time of day, or by this host's own clock.
+        # The latest record is recent, by its time of day or by this host's monotonic clock.
         if age_s is not None and abs(age_s) <= NEAR_S:
             return False
         if abs(self._monotonic() - self._last_ns / 1e9) <= NEAR_S:
             return False
-        # Else it may be of a host whose clock is wrong, or tell no time of day. Then it counts
-        # how far its times are ahead, and whether they still run faster, behind any backlog.
+        # Otherwise the clock of its host may be wrong, or the trace has no time of day. Then check
+        # how far its times are ahead, and whether they still run faster after any backlog.
         ahead_s = now.span_s - now.elapsed_s
         half = self._half(now)
         span_s, elapsed_s = now.span_s - half.span_s, now.elapsed_s - half.elapsed_s
         if ahead_s > BACKLOG_S or span_s > 2 * elapsed_s + BURST_S:
             return True
-        # Of a trace of very many records, few seconds fit into what is held.
+        # If there are very many records per second, only few seconds are held back.
         is_old = age_s is not None and age_s > BACKLOG_S
         return is_old and (span_s > 1.5 * elapsed_s or ahead_s > OLD_S)
 
@@ -132,14 +132,14 @@ class Beginning:
         return Seen(self._monotonic() - self._begun_s, span_s, self._held_bytes)
 
     def _age_s(self) -> float | None:
-        """Seconds since the latest record, by the time of day; None where that is not known."""
+        """Seconds since the latest record by the time of day; None if the trace has none."""
         epoch_ns = self._probe.epoch_ns
         if epoch_ns is None:
             return None
         return self._time_of_day() - (self._last_ns + epoch_ns) / 1e9
 
     def _half(self, now: Seen) -> Seen:
-        """What was known half way: of the time, or of the bytes where these came at once."""
+        """What was known after half of the time, or half of the bytes if these came at once."""
         if now.held_bytes >= HELD_BYTES:
             return next(s for s in self._seen if 2 * s.held_bytes >= now.held_bytes)
         # The first has been seen at the beginning.

@@ -1,7 +1,7 @@
-"""One run of the command: read, feed, hand over; signals, and what the user is told.
+"""One run of the command: reads input, feeds the engine, delivers to outputs, handles signals.
 
-One thread owns the engine. It waits for its input, and where that is a file, for outputs that do
-not keep up; see ``outputs.sink`` for what happens to an interval behind ``Outputs.put``.
+One thread owns the engine. It waits for its input. If the input is a file, it also waits for slow
+outputs; see ``outputs.sink`` for what happens to an interval after ``Outputs.put``.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ from blkiomon.console import (
     complain,
     how_many,
 )
-from blkiomon.errors import SourceError, TraceError, complaint
+from blkiomon.errors import OutputError, SourceError, TraceError, complaint
+from blkiomon.formats.debug import Final
+from blkiomon.formats.driver_data import DriverData
 from blkiomon.interval.clock import WallClock
 from blkiomon.interval.incomplete import in_words
 from blkiomon.interval.monitor import Monitor
-from blkiomon.outputs import DriverData, Final, OutputError, Outputs, open_outputs
+from blkiomon.outputs.catalog import Need
+from blkiomon.outputs.destinations import ExtraOpener, Outputs, open_outputs
 from blkiomon.sources import (
     ContinuedReader,
     FileSource,
@@ -51,24 +54,24 @@ from blkiomon.sources.capture_methods import open_capture
 from blkiomon.sources.kinds import HEAD_BYTES, check_trace
 
 READ_BYTES = 1 << 20
-"""Read at most so much at a time: a pipe never holds more, and a boundary is never far."""
+"""Read at most so much at a time: a pipe never holds more, and interval ends stay precise."""
 
 SKIPS_SHOWN = 20
-"""So many skipped stretches of input get a line of their own, the others share one."""
+"""The first so many skipped parts of the input are reported one by one, the others together."""
 
 DRAIN_S = 5.0
-"""At the end, what had been traced is taken for at most so long."""
+"""After tracing ends, remaining records are read for at most so long."""
 
 
 class Line:
-    """The straight line of a run: a monitor, and the outputs behind it.
+    """The path of records through a run: a monitor, then the outputs.
 
     Args:
         config: what is asked for.
-        outputs: where intervals, and records for the debug and driver outputs, go.
-        report: tells the user one line.
-        clock: by which intervals end, "trace" or "wall"; None: that of the wall for a live trace,
-            the trace's own for one that turns out to have been recorded.
+        outputs: get the intervals, and records for the debug and driver outputs.
+        report: prints one line for the user.
+        clock: what ends intervals, "trace" or "wall"; None: "wall" for a live trace, "trace" for
+            one that turns out to have been recorded.
     """
 
     def __init__(
@@ -94,18 +97,18 @@ class Line:
             threads=config.threads,
             hand_over=outputs.put,
             as_original=config.is_drop_in,
-            keep_details=config.debug is not None,
-            keep_driver_data=config.driver is not None,
+            keep_details=config.outputs.need(Need.DETAILS),
+            keep_driver_data=config.outputs.need(Need.DRIVER_DATA),
         )
         self.is_wall = clock == "wall"
         self._config = config
-        # Like the original, nothing is said of a trace that is sound.
+        # Like the original, stay silent about a sound trace.
         is_silent = config.is_original or config.screen
         self._findings = None if is_silent else Findings()
-        # ziomon takes any line for a failure, and a screen shows it all the time.
+        # ziomon treats any line as a failure; a screen already shows what is incomplete.
         self._tells_incomplete = not (config.is_drop_in or config.screen)
         self._final = config.final
-        self._debug = config.debug is not None
+        self._debug = config.outputs.need(Need.DETAILS)
         self._max_devices = config.max_devices
         self._outputs = outputs
         self._report = report
@@ -115,17 +118,17 @@ class Line:
         self._cut_ns = self._fed_ns
 
     def check(self, head: bytes) -> None:
-        """Find out what a stream is that begins so.
+        """Check the first bytes of a stream.
 
         Raises:
-            WrongKindError: no trace.
+            WrongKindError: the stream is not a trace.
         """
         if not self._config.resync:
             check_trace(head, _name_of(self._config))
 
     @property
     def is_undecided(self) -> bool:
-        """Whether what has come is held, until it is known by which clock intervals end."""
+        """Whether input is held back until the clock is chosen."""
         return self._beginning is not None and bool(self._beginning.pieces)
 
     def wait_s(self, left_s: float) -> float:
@@ -133,7 +136,7 @@ class Line:
         return left_s if self._beginning is None else self._beginning.wait_s(left_s)
 
     def decide(self, *, has_ended: bool = False) -> None:
-        """Choose the clock, if that is still to be done, and deal with what was held until now.
+        """Choose the clock, if it is not chosen yet, and feed what was held back.
 
         Raises:
             TraceError: as ``feed``.
@@ -144,7 +147,7 @@ class Line:
         if beginning.is_recorded(has_ended=has_ended):
             self.monitor.choose_clock("trace")
             self.is_wall = False
-            self._outputs.take_as_recorded(keep_names=self._config.names is not None)
+            self._outputs.take_as_recorded(keep_names=self._config.outputs.names is not None)
             self._report(
                 "this trace was recorded: intervals end by its own clock (--clock wall: by this "
                 "host's)"
@@ -153,10 +156,10 @@ class Line:
             self.feed(memoryview(piece))
 
     def feed(self, data: memoryview) -> None:
-        """Deal with the next bytes of the stream.
+        """Feed the next bytes of the stream.
 
         Raises:
-            TraceError: they are no trace. What came before has been dealt with.
+            TraceError: they are not a trace. Everything before them has been delivered.
         """
         if self._beginning is not None:
             self._beginning.add(data)
@@ -174,7 +177,7 @@ class Line:
 
     @property
     def emptiness(self) -> str | None:
-        """Why there was no request, in a line; None if there was one, or nobody is to know."""
+        """A line that says why there was no request; None if there was one, or on silent runs."""
         if self._findings is None:
             return None
         totals = self.monitor.totals
@@ -184,7 +187,7 @@ class Line:
 
     @property
     def incompleteness(self) -> str | None:
-        """What the figures of the run leave out, in a line; None if that is little, or not said."""
+        """A line about what the statistics leave out; None if that is little, or on silent runs."""
         totals = self.monitor.totals
         why = totals.incomplete(self.monitor.missing_files)
         # Without any request, ``emptiness`` says what there is.
@@ -205,10 +208,10 @@ class Line:
 
         Args:
             time_ns: wall-clock time.
-            is_complete: the stream has ended, and has not been left.
+            is_complete: the stream was read to its end.
 
         Raises:
-            TraceError: the stream ended inside a record. All has been handed over nevertheless.
+            TraceError: the stream ended inside a record. Everything before was delivered.
         """
         try:
             self.monitor.finish(is_complete=is_complete, final=self._final)
@@ -238,7 +241,7 @@ class Line:
                 )
 
     def _hand_over_records(self) -> None:
-        """What was kept apart from intervals, and a line for what was skipped."""
+        """Deliver the records for the debug and driver outputs, and report skipped input."""
         engine = self.monitor.engine
         mismatches = engine.take_mismatches()
         if len(mismatches):
@@ -256,23 +259,23 @@ class Line:
 
 
 class Stopped(BaseException):
-    """A signal came while bytes were waited for."""
+    """A signal arrived while the run waited for bytes."""
 
 
 class StopSignals:
-    """While entered, signals are noted, and wake whoever polls ``fd``.
+    """Records signals while entered, and wakes polls of ``fd`` (a self-pipe).
 
-    All end the run but SIGHUP: that one reopens files, unless it says that the terminal has gone.
+    SIGHUP reopens files, unless it means that the terminal has gone. All others end the run.
 
     Args:
         at_once: called in the signal handler when the run ends.
         numbers: of the signals.
-        reopens: whether there are files; SIGHUP ends the run, too, where there are none.
+        reopens: whether there are files to reopen; without files, SIGHUP also ends the run.
 
     Attributes:
-        received: whether one came that ends the run.
-        number: of the latest one.
-        interrupts: whether it raises ``Stopped``, for what waits without polling.
+        received: whether a signal arrived that ends the run.
+        number: of the latest signal that ends the run.
+        interrupts: whether a signal raises ``Stopped``, for reads that cannot poll.
     """
 
     def __init__(
@@ -312,16 +315,16 @@ class StopSignals:
         os.close(self._write_fd)
 
     def take_reopen(self) -> bool:
-        """Whether files are to be reopened; once for all signals that came until now."""
+        """Whether to reopen files; True once for all signals that have arrived."""
         if not self._reopens:
             return False
         self._reopens = False
         return True
 
     def drain(self) -> None:
-        """Empty the pipe that woke the poll, whatever signal it was: else it wakes for ever.
+        """Empty the pipe that woke the poll, or every later poll would wake.
 
-        What came with it has been noted by then, or is before the next poll.
+        Each signal is recorded before the next poll.
         """
         os.read(self.fd, 1 << 16)
 
@@ -331,18 +334,18 @@ class StopSignals:
             if not is_hangup:
                 self._reopens = True
                 return
-        # The run ends: further ones would only interrupt this handler, each in another's midst.
+        # The run ends: further signals would only interrupt this handler.
         signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
         self.received = True
         self.number = number
         self._at_once()
         if self.interrupts:
-            self.interrupts = False  # once: the run is on its way to its end
+            self.interrupts = False  # once: the run is ending
             raise Stopped
 
 
 def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal, which may have gone meanwhile."""
+    """Whether this process has a controlling terminal, which may have gone."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError as error:
@@ -350,31 +353,38 @@ def _has_terminal() -> bool:
     return True
 
 
-def run(config: Config, fd: int = 0) -> int:
-    """Monitor the devices or the trace in the files that are named, or else what is read from fd.
+def run(config: Config, fd: int = 0, *, open_screen: ExtraOpener | None = None) -> int:
+    """Monitor devices, the trace in files, or the trace that is read from ``fd``.
 
-    Ends with the trace, or when a signal comes. Returns the exit status: that of an output that
-    failed before that of a bad trace, of which the outputs hold what came before.
+    Ends with the trace, or when a signal comes.
+
+    Args:
+        config: what is asked for.
+        fd: read where ``config`` names neither devices nor files.
+        open_screen: opens the sink that draws on the terminal.
+
+    Returns:
+        The exit status. A failed output takes precedence over a bad trace.
     """
     if config.user is not None and os.geteuid() != 0:
-        complain("--user takes root, which is to be given up")
+        complain("--user needs root, whose privileges it drops")
         return EXIT_USAGE
     numbers = list(STOP_SIGNALS)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # else it is as nohup(1) wants it
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup(1) sets it
         numbers.append(signal.SIGHUP)
     if not config.trace and not config.screen:
-        return _run(config, fd, None, numbers)
+        return _run(config, fd, None, numbers, open_screen)
     opened: Callable[..., Capture] = open_capture
     if config.user is not None:
-        from blkiomon.sources.guardian import GuardedCapture as opened  # it takes its time to load
-    # An impatient second signal must not leave the tracer running, while the host is put back, nor
-    # may any leave the terminal without its cursor.
+        from blkiomon.sources.guardian import GuardedCapture as opened  # slow to import
+    # A second signal must not leave the tracer running while the host is restored, nor leave the
+    # terminal without its cursor.
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         if not config.trace:
-            return _run(config, fd, None, numbers)
+            return _run(config, fd, None, numbers, open_screen)
         with opened(config.trace, config.capture, complain) as capture:
-            status = _run(config, capture.fd, capture, numbers)
+            status = _run(config, capture.fd, capture, numbers, open_screen)
     except CaptureError as error:
         complain(str(error))
         return EXIT_INPUT
@@ -390,13 +400,14 @@ def _run(
     fd: int,
     capture: Capture | None = None,
     numbers: Sequence[signal.Signals] = STOP_SIGNALS,
+    open_screen: ExtraOpener | None = None,
 ) -> int:
     source: Source | None = None
     try:
         inputs = input_files(config.files)
         fd, source = _open_input(config, fd)
         is_file = source is not None or stat.S_ISREG(os.fstat(fd).st_mode)
-        is_file = is_file and capture is None  # the tracer's is a file, too
+        is_file = is_file and capture is None  # the tracer's output may be a file
     except SourceError as error:
         complain(str(error))
         return EXIT_INPUT
@@ -408,13 +419,17 @@ def _run(
         clock_name = "trace" if is_file else "wall"
         if not is_file and capture is None and not config.is_drop_in:
             clock_name = None
-    named = config if config.names is not None else replace(config, names=not is_file)
+    settings = config.outputs
+    if settings.names is None:
+        settings = replace(settings, names=not is_file)
     clock = WallClock(config.interval_s)
     try:
         if config.user is not None:
             bind()  # outputs have threads
-        # A file waits for slow outputs, a running tracer does not.
-        outputs = open_outputs(named, complain, lossless=is_file, inputs=inputs)
+        # A file can wait for slow outputs, a running tracer cannot.
+        outputs = open_outputs(
+            settings, complain, lossless=is_file, inputs=inputs, open_extra=open_screen
+        )
     except OutputError as error:
         complain(str(error))
         return EXIT_OUTPUT
@@ -431,7 +446,7 @@ def _run(
     line = Line(config, outputs, clock=clock_name)
     if source is not None:
         line.monitor.missing_files = source.missing_files
-    has_progress = False if config.screen else None  # by default, where it can be seen
+    has_progress = False if config.screen else None  # None: if standard error is a terminal
     status = EXIT_OK
     with StopSignals(outputs.stop_waiting, numbers, reopens=not config.screen) as stop:
         is_complete = False
@@ -439,7 +454,7 @@ def _run(
             if source is None:
                 is_complete, packed = _read(line, clock, fd, stop, outputs, capture)
                 if packed:
-                    # Whoever writes that can wait: from here on it is read like a file.
+                    # The writer of a compressed stream can wait: from here on, read it like a file.
                     reader = ContinuedReader(fd, packed, _name_of(config))
                     source = FileSource(reader, resync=config.resync)
             if source is not None:
@@ -480,9 +495,9 @@ def _run(
             complain(why)
         is_stopped = stop.received
         if not is_stopped:
-            outputs.close()  # where a signal may still come, while an output is waited for
+            outputs.close()  # here a signal may still end the wait for an output
         if stop.received and not (config.screen and stop.number == signal.SIGINT):
-            complain("terminated by signal")  # which is not how one leaves the screen
+            complain("terminated by signal")  # Ctrl-C is a usual way to leave the screen
         if is_stopped:
             outputs.close()
     if source is not None:
@@ -493,7 +508,7 @@ def _run(
 
 
 def _open_input(config: Config, fd: int) -> tuple[int, Source | None]:
-    """What to read: a descriptor that may have to be waited for, or files.
+    """What to read: a descriptor to poll, or files.
 
     Raises:
         SourceError, OSError: it cannot be opened.
@@ -502,7 +517,7 @@ def _open_input(config: Config, fd: int) -> tuple[int, Source | None]:
         if fd != 0 or not stat.S_ISREG(os.fstat(fd).st_mode):
             return fd, None
     elif len(config.files) == 1 and Path(config.files[0]).is_fifo():
-        # Nobody may be writing yet: that is waited for where a signal is heard.
+        # If there is no writer yet, the poll waits for one, which signals can end.
         return os.open(config.files[0], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), None
     source = open_trace(config.files or ("-",), resync=config.resync, report=complain)
     for note in source.notes:
@@ -516,20 +531,20 @@ def _is_standard_input(config: Config) -> bool:
 
 def _name_of(config: Config) -> str:
     if config.trace:
-        return "what is traced"
+        return "the live trace"
     return "standard input" if _is_standard_input(config) else config.files[0]
 
 
 def _explain(error: TraceError | SourceError | OSError | MemoryError, config: Config) -> None:
     if isinstance(error, TraceError):
-        # Which of several files it is, the error knows itself.
+        # With several files, the error names the file.
         is_named = _is_standard_input(config) or len(config.files) > 1 or error.file is not None
         where = "" if is_named else f"{config.files[0]}: "
         complain(f"bad trace: {where}{error}")
     elif isinstance(error, SourceError):
         complain(complaint(error))
     elif isinstance(error, MemoryError):
-        complain(f"out of memory: {str(error) or f'nothing more of {_name_of(config)} is read'}")
+        complain(f"out of memory: {str(error) or f'stopped reading {_name_of(config)}'}")
     else:
         complain(f"cannot read {_name_of(config)}: {error.strerror}")
 
@@ -542,9 +557,11 @@ def _read(
     outputs: Outputs,
     capture: Capture | None,
 ) -> tuple[bool, bytes]:
-    """Feed the line until the input ends (True), or it is left before (False).
+    """Read and feed a pipe or a device.
 
-    Also what has been read of an input that turns out to be compressed: none of that is fed.
+    Returns:
+        Whether the input was read to its end; and the bytes read from an input that turns out to be
+        compressed, of which none has been fed.
     """
     buffer = memoryview(mmap.mmap(-1, READ_BYTES))
     poll = select.poll()
@@ -563,9 +580,9 @@ def _read(
         elif left_s <= 0:
             line.cut(clock.time_ns())
             clock.advance()
-            left_s = 0  # read once between two cuts, however short the interval
+            left_s = 0  # read between two ends of intervals, however short these are
         if stop.received:
-            # What the tracer had written by then still counts.
+            # Records that the tracer has already written still count.
             poll.unregister(stop.fd)
             if capture is not None:
                 _drain(line, poll, buffer, capture)
@@ -578,7 +595,7 @@ def _read(
         if fd in ready:
             try:
                 n = os.readv(fd, [buffer])
-            except BlockingIOError:  # somebody else, or the tracer itself, was quicker
+            except BlockingIOError:  # another reader, or the tracer itself, was faster
                 continue
             if n == 0:
                 return True, b""
@@ -592,7 +609,7 @@ def _read(
 
 
 def _drain(line: Line, poll: select.poll, buffer: memoryview, capture: Capture) -> None:
-    """End the tracing, and take what had been traced by then."""
+    """Stop tracing, and feed the records that were traced until then."""
     capture.stop()
     give_up_s = time.monotonic() + DRAIN_S
     while time.monotonic() < give_up_s and poll.poll(capture.drain_s * 1000):
@@ -614,11 +631,11 @@ def _read_source(
     outputs: Outputs,
     progress: Progress,
 ) -> bool:
-    """Feed the line from files until they end (True), or it is left before (False).
+    """Read and feed files; returns whether they were read to their end.
 
     Raises:
-        Stopped: while the source was being read, which may take long: a pipe without a writer, a
-            disk that hangs, gigabytes of padding that unpack to nothing.
+        Stopped: a signal arrived during a read. A read may take long: a pipe without a writer, a
+            disk that hangs, gigabytes of compressed padding.
     """
     while outputs.are_of_use and not line.monitor.is_done:
         if stop.take_reopen():

@@ -9,6 +9,7 @@ from typing import Any
 
 from blkiomon.console import printable
 from blkiomon.formats import table, templates
+from blkiomon.formats.rendering import Format, FormatOptions
 from blkiomon.formats.templates import Part, literal
 from blkiomon.interval.value import Interval
 from blkiomon.sources.devices import nameless
@@ -22,6 +23,11 @@ def lines(records: Iterable[Iterable[Any]]) -> bytes:
 
 
 HEAD = lines([[column.name for column in table.COLUMNS]])
+
+
+def output_format(options: FormatOptions) -> Format:
+    """``--csv``."""
+    return Format((Interval,), renderer(options.name_of), head=HEAD)
 
 
 def renderer(

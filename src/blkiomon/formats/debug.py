@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon.engine.layout import MAGIC, MISMATCH
+from blkiomon.formats.rendering import Format, FormatOptions
 from blkiomon.interval.value import Counts
 
 BLOCKS_AT_ONCE = 512
@@ -71,6 +72,11 @@ def _template(title: str, columns: int) -> str:
 
 _MISMATCH_BLOCK = _template("mismatch", 2)
 _LEFTOVER_BLOCK = _template("leftover", 1)
+
+
+def output_format(options: FormatOptions) -> Format:
+    """``-D``."""
+    return Format((np.ndarray, Final), render)
 
 
 def render(item: npt.NDArray[np.void] | Final) -> Iterator[bytes]:

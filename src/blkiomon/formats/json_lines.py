@@ -23,6 +23,7 @@ from blkiomon.formats.json_codec import (
     retried_dict,
     tail_dict,
 )
+from blkiomon.formats.rendering import Format, FormatOptions
 from blkiomon.formats.templates import Part, joined, literal
 from blkiomon.formats.units import device_text
 from blkiomon.interval.columns import Columns, Loads, Quantity
@@ -40,6 +41,11 @@ from blkiomon.sources.devices import nameless
 
 COUNTS = 1 << 12
 """Counts below this are looked up as text."""
+
+
+def output_format(options: FormatOptions) -> Format:
+    """``--json``."""
+    return Format((Interval,), renderer(options.name_of))
 
 
 def renderer(

@@ -16,12 +16,19 @@ import numpy as np
 from blkiomon.errors import MissingLibrary
 from blkiomon.formats import table
 from blkiomon.formats.binary_codec import to_bytes
+from blkiomon.formats.rendering import Format, FormatOptions
 from blkiomon.interval.distribution import bin_bounds
 from blkiomon.interval.value import Interval
 from blkiomon.sources.devices import nameless
 
 INTERVAL = "interval"
 """The column of ``to_bytes``."""
+
+
+def output_format(options: FormatOptions) -> Format:
+    """``--parquet``. Raises MissingLibrary."""
+    parquet = ParquetFormat(options.name_of)
+    return Format((Interval,), parquet.render, finish=parquet.finish)
 
 
 class ParquetFormat:

@@ -6,11 +6,17 @@ import struct
 from collections.abc import Callable, Iterator
 
 from blkiomon.engine.layout import D2C_BUCKETS, SIZE_BUCKETS
+from blkiomon.formats.rendering import Format, FormatOptions
 from blkiomon.interval.value import DeviceStats, Interval, Moments
 
 _HEAD = f">Q{SIZE_BUCKETS}I{D2C_BUCKETS}I"
 _STATS_03 = struct.Struct(_HEAD + "I30QQ")
 _STATS_02 = struct.Struct(_HEAD + "20QQI")
+
+
+def output_format(options: FormatOptions) -> Format:
+    """``-b``."""
+    return Format((Interval,), renderer(options.stat_version), takes_turns=True)
 
 
 def renderer(stat_version: str) -> Callable[[Interval], Iterator[bytes]]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from blkiomon.engine.layout import D2C_BUCKETS, D2C_DELTA, SIZE_BUCKETS, SIZE_DELTA
+from blkiomon.formats.rendering import Format, FormatOptions
 from blkiomon.interval.value import DeviceStats, Interval, Moments
 
 _QUANTITIES = (
@@ -29,6 +30,11 @@ def _histogram(title: str, delta: int, buckets: int) -> str:
 
 _SIZES = _histogram("sizes histogram (bytes):", SIZE_DELTA, SIZE_BUCKETS)
 _D2C = _histogram("d2c histogram (usec):", D2C_DELTA, D2C_BUCKETS)
+
+
+def output_format(options: FormatOptions) -> Format:
+    """``-h``."""
+    return Format((Interval,), renderer(options.stat_version), takes_turns=True)
 
 
 def renderer(stat_version: str) -> Callable[[Interval], Iterator[bytes]]:

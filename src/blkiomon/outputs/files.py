@@ -1,4 +1,4 @@
-"""Files, pipes, FIFOs and terminals."""
+"""The sink for files, pipes, FIFOs and terminals."""
 
 from __future__ import annotations
 
@@ -6,49 +6,25 @@ import errno
 import os
 import select
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
 
+from blkiomon.formats.rendering import Format
 from blkiomon.outputs.opening import DEFAULT, Policy, open_output
 from blkiomon.outputs.sink import POLL_S, Item, Report, Sink, Undelivered
 
 WRITE_BYTES = 1 << 16
-"""Bytes of one write: a pipe's usual capacity."""
+"""Bytes of one write: the default capacity of a pipe."""
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
-    """What items a format is made for, and how one becomes bytes, piece by piece.
-
-    Attributes:
-        takes: types of the items.
-        render: makes bytes of an item, piece by piece: large ones take a while.
-        head: stands before everything else.
-        finish: makes what stands at the end; what is rendered after that begins anew. A format that
-            has an end is of use only as a whole: a part that does not fit is waited for, and when
-            one cannot be delivered, nothing more is.
-        is_dump: what it makes are driver records, which begin like a trace.
-        takes_turns: a piece is of one device; of several such formats in one file, the first pieces
-            come first, then the second ones. Other formats come behind them, each as a whole.
-    """
-
-    takes: tuple[type, ...]
-    render: Callable[[Any], Iterator[bytes]]
-    head: bytes = b""
-    finish: Callable[[], Iterator[bytes]] | None = None
-    is_dump: bool = False
-    takes_turns: bool = False
-
-
 class FileSink(Sink):
-    """One path, and the formats that go there.
+    """One path, and the formats that are written to it.
 
-    The original writes each device's text and then its struct before it turns to the next device.
+    The original writes the text and then the struct of a device before those of the next device.
 
     Args:
         path: as the user gave it; ``-`` is standard output.
@@ -73,7 +49,7 @@ class FileSink(Sink):
         self._path = path
         self._policy = policy
         self._formats = tuple(formats)
-        self._head = b"".join(f.head for f in self._formats)  # as long as it is not delivered
+        self._head = b"".join(f.head for f in self._formats)  # empty once it is delivered
         self._has_end = any(f.finish for f in self._formats)
         self._has_waited = False  # for space
         self._item_bytes = 0  # of the item in hand, written so far
@@ -83,7 +59,7 @@ class FileSink(Sink):
         return any(isinstance(item, f.takes) for f in self._formats)
 
     def _connect(self) -> None:
-        # What was opened is a FIFO without a reader, or it is there.
+        # None means a FIFO without a reader.
         if self._fd is None:
             self._fd = self._until_there(
                 lambda: open_output(self._path, self._policy), f"a reader of {self.name}"
@@ -91,7 +67,7 @@ class FileSink(Sink):
 
     def _complain(self, error: OSError, consequence: str) -> None:
         if self._path == "-" and error.errno == errno.EPIPE:
-            self.reader_left = True  # of standard output, as head(1) does
+            self.reader_left = True  # as head(1) closes standard output
             return
         super()._complain(error, consequence)
 
@@ -103,23 +79,23 @@ class FileSink(Sink):
         self._emit(chain(chain.from_iterable(turns), chain.from_iterable(wholes)))
 
     def _finish(self) -> None:
-        if self._fd is not None:  # else nobody ever looked
+        if self._fd is not None:  # otherwise the FIFO never had a reader
             self._emit(chain.from_iterable(f.finish() for f in self._formats if f.finish))
 
     def _reopen(self) -> None:
-        """Go on in the file that has the name by now, if the one in hand is another."""
+        """Continue in the file that now has the name, if it is another one."""
         if self._fd is None or self._path == "-":
             return
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             return
-        with suppress(OSError):  # not by opening it, which root may have done and we must not
+        with suppress(OSError):  # not by opening it, which may no longer be allowed
             if os.path.samestat(os.stat(self._path), status):  # noqa: PTH116
                 return
         try:
             new = open_output(self._path, self._policy, keep=True)
         except OSError as error:
-            self._complain(error, "it goes on in the file as it was")
+            self._complain(error, "it continues in the old file")
             return
         if new is not None:
             now = os.fstat(new)
@@ -135,7 +111,7 @@ class FileSink(Sink):
             self._head = b"".join(f.head for f in self._formats)
 
     def _emit(self, pieces: Iterator[bytes]) -> None:
-        """Write pieces, all of them or, in a regular file, none."""
+        """Write all pieces; to a regular file, all or nothing."""
         self._item_bytes = 0
         is_more = True
         try:
@@ -166,11 +142,11 @@ class FileSink(Sink):
         rest = memoryview(data)
         while rest:
             self._pause(0)
-            # When closing, small steps: they show that a slow reader does read.
+            # Small writes while closing show that a slow reader makes progress.
             step = select.PIPE_BUF if self._closing.is_set() else WRITE_BYTES
             try:
                 written = os.write(self._fd, rest[:step])
-            except BlockingIOError:  # whoever made the pipe chose that for it
+            except BlockingIOError:  # the pipe is non-blocking, which its creator chose
                 self._await_writable(self._fd)
                 continue
             except OSError as error:
@@ -189,7 +165,7 @@ class FileSink(Sink):
             self._pause(0)
 
     def _can_wait(self, error: OSError) -> bool:
-        """What is of use only as a whole must not lose a part; nor must who waits for us hang."""
+        """Whether to wait for space: the file is useful only as a whole, and the run is live."""
         is_live = self._drops and not self._closing.is_set()
         return self._has_end and is_live and error.errno in _NO_SPACE
 
@@ -200,14 +176,14 @@ class FileSink(Sink):
         self._closing.wait(POLL_S)
 
     def _cut_back(self) -> None:
-        """Leave no part of the item in hand in a regular file."""
+        """Remove the partly written item from a regular file."""
         assert self._fd is not None
-        with suppress(OSError):  # the write's own error is what counts
+        with suppress(OSError):  # the error of the write is reported
             status = os.fstat(self._fd)
             if not stat.S_ISREG(status.st_mode):
                 return
             end = os.lseek(self._fd, 0, os.SEEK_CUR)
-            if end == status.st_size:  # else somebody else wrote behind us
+            if end == status.st_size:  # otherwise another process appended
                 os.ftruncate(self._fd, end - self._item_bytes)
                 os.lseek(self._fd, end - self._item_bytes, os.SEEK_SET)
 

@@ -1,12 +1,12 @@
-"""How root finds the directory of an output, and is not led elsewhere by somebody else's link.
+"""Finds the directory of an output for root, without following links of other users.
 
-A symbolic link is followed only if nobody but root could have made it, or moved it there: root owns
-the directory that holds the link, neither its group nor others may write to it, and the same is
-true of each directory that leads there. On the way there, a directory like ``/tmp`` will do as
-well, which is root's, sticky, and open to everybody: nobody can move what root has there.
+A symbolic link is followed only if no other user could have made it or moved it there. That is so
+if root owns the directory of the link, its group and others cannot write to it, and the same holds
+for each directory on the way. A sticky directory of root such as ``/tmp`` may also be on the way,
+as other users cannot move root's directories there.
 
-The kernel then opens the directory with ``openat2`` and ``RESOLVE_NO_SYMLINKS``, so that no link
-counts that is made in the meantime. Kernels before 5.6 open it step by step.
+The directory is then opened with ``openat2`` and ``RESOLVE_NO_SYMLINKS``, so that a link that is
+made in the meantime is not followed. On kernels before 5.6, it is opened step by step.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _MAX_LINKS = 40  # as the kernel
 
 
 def without_links(path: str, replaces: bool) -> tuple[str, int]:
-    """A path with what its links lead to in their place, and O_NOFOLLOW.
+    """A path with all links resolved, and O_NOFOLLOW.
 
-    Only root can change what this looks at, as long as it meets links that are followed. Links in
-    ``/proc/PID/fd`` are the kernel's: of one that the path ends with, 0 instead of O_NOFOLLOW.
+    Only root can change the directories of the links that are followed. If the path ends with a
+    link in ``/proc/PID/fd``, which is the kernel's, the flag is 0 instead of O_NOFOLLOW.
 
     Raises:
-        OSError: somebody else could have made one of them.
+        OSError: another user could have made one of the links.
     """
     done = "/" if path.startswith("/") else "."
     steps = path.split("/")[::-1]
@@ -63,7 +63,7 @@ def without_links(path: str, replaces: bool) -> tuple[str, int]:
 
 
 def open_directory(path: str) -> int:
-    """A directory by a path without links. Raises OSError where there is one nevertheless."""
+    """Open a directory by a path without links. Raises OSError if it contains a link."""
     with suppress(NotImplementedError):
         return _openat2(path, DIRECTORY, _RESOLVE_NO_SYMLINKS)
     directory = os.open("/" if path.startswith("/") else ".", DIRECTORY)
@@ -77,7 +77,7 @@ def open_directory(path: str) -> int:
 
 
 def _openat2(path: str, flags: int, resolve: int) -> int:
-    """The system call. Raises OSError; NotImplementedError where there is none."""
+    """The system call. Raises OSError; NotImplementedError if the kernel lacks it."""
     try:
         import ctypes
     except ImportError:  # some builds of Python lack it
@@ -90,7 +90,7 @@ def _openat2(path: str, flags: int, resolve: int) -> int:
     if fd >= 0:
         return int(fd)
     number = ctypes.get_errno()
-    if number in (errno.ENOSYS, errno.EPERM):  # the latter by old filters of system calls
+    if number in (errno.ENOSYS, errno.EPERM):  # EPERM: by old filters of system calls
         raise NotImplementedError
     raise OSError(number, os.strerror(number))
 

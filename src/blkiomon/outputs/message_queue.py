@@ -1,4 +1,4 @@
-"""SysV message queue: every device's binary struct as one message."""
+"""The sink for a SysV message queue: one message per device and interval."""
 
 from __future__ import annotations
 
@@ -7,16 +7,32 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from blkiomon.formats import stats_file
+from blkiomon.formats.rendering import FormatOptions
 from blkiomon.interval.value import Interval
 from blkiomon.outputs import sysv
+from blkiomon.outputs.opening import Policy
 from blkiomon.outputs.sink import Item, Report, Sink
 
 RETRY_S, RETRY_MOST_S = 0.001, 0.1
-"""How soon a full queue is tried again: at first, and at the most after doubling."""
+"""First and longest pause before a full queue is tried again; it doubles each time."""
+
+
+def open_queue(
+    queue: tuple[str, int, int],
+    options: FormatOptions,
+    report: Report,
+    *,
+    policy: Policy,
+    **sink_options: Any,
+) -> MessageQueueSink:
+    """``-Q``, ``-q`` and ``-m``. Raises OSError."""
+    render = stats_file.renderer(options.stat_version)
+    return MessageQueueSink(*queue, render, report, **sink_options)
 
 
 class MessageQueueSink(Sink):
-    """An existing queue, found again when it was removed and made anew.
+    """Sends to an existing queue; finds it again after it was removed and created anew.
 
     Args:
         path, project: of ftok(3); the low 8 bits of ``project`` count.
@@ -25,7 +41,7 @@ class MessageQueueSink(Sink):
         report, options: as for ``Sink``.
 
     Raises:
-        OSError: ``path`` cannot be looked up. That there is no queue yet is no error.
+        OSError: ``path`` does not exist. The queue itself may still be missing.
     """
 
     def __init__(
@@ -64,7 +80,7 @@ class MessageQueueSink(Sink):
             self._progressed()
 
     def _send(self, body: bytes) -> bool:
-        """Whether the message went; False where it is worth trying again. Raises OSError."""
+        """Whether the message was sent; False if it should be tried again. Raises OSError."""
         self._connect()
         assert self._id is not None
         try:
@@ -74,7 +90,7 @@ class MessageQueueSink(Sink):
                 self._check_limit(len(body))
             elif error.errno in (errno.EIDRM, errno.EINVAL):
                 gone, self._id = self._id, self._find()
-                if self._id == gone:  # it is there: then it is the message
+                if self._id == gone:  # the queue exists, so the message is at fault
                     text = f"a message of {len(body)} bytes is longer than kernel.msgmax"
                     raise OSError(errno.EMSGSIZE, text) from error
             else:
@@ -83,18 +99,18 @@ class MessageQueueSink(Sink):
         return True
 
     def _check_limit(self, size_bytes: int) -> None:
-        """Raises OSError where the queue has no room for one message even when empty."""
+        """Raises OSError if one message does not fit into the queue even when it is empty."""
         assert self._id is not None
         try:
             _, limit_bytes = sysv.stat(self._id)
-        except OSError:  # not ours to read, or gone just now
+        except OSError:  # not readable for us, or just removed
             return
         if size_bytes > limit_bytes:
             text = f"it holds {limit_bytes} bytes, and a message takes {size_bytes}"
             raise OSError(errno.EMSGSIZE, text)
 
     def _find(self) -> int | None:
-        """The queue's identifier, or None where there is none. Raises OSError."""
+        """The identifier of the queue, or None if it does not exist. Raises OSError."""
         try:
             return sysv.msgget(sysv.ftok(self._path, self._project))
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Where metrics go: an HTTP server, or a file for node_exporter's textfile collector."""
+"""The sinks for metrics: an HTTP server, and a file for node_exporter's textfile collector."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from blkiomon.errors import OutputError
 from blkiomon.formats.openmetrics import Metrics
+from blkiomon.formats.rendering import FormatOptions
 from blkiomon.interval.value import Interval
 from blkiomon.outputs.opening import DEFAULT, Policy, write_whole
 from blkiomon.outputs.sink import Item, Report, Sink, Undelivered
 
 MAX_CLIENTS = 16
-"""So many connections are open at a time: one more, and the oldest is closed."""
+"""Connections at a time; for one more, the oldest is closed."""
 
 REQUEST_S = 10.0
-"""A connection that is as old is closed, whatever has been asked or answered by then."""
+"""A connection is closed at this age, even if it is not answered yet."""
 
 RESERVED_FDS = 32
-"""So many descriptors below the limit of this process are never taken by a connection: a file that
-is reopened or replaced needs three."""
+"""Connections leave so many descriptors free: to reopen or replace a file takes three."""
 
 
 class TextfileSink(Sink):
-    """A file that always holds the latest metrics as a whole: it is replaced.
+    """A file that is replaced after each interval, and so always holds complete metrics.
 
     Args:
         path: as the user gave it.
@@ -59,7 +60,7 @@ class TextfileSink(Sink):
         self._policy = policy
         self._metrics = metrics
         if self._path.exists() and not self._path.is_file():
-            raise OSError(0, "it is no file that could be replaced")
+            raise OSError(0, "it is not a regular file")
         self._replace(metrics.text()[0])
 
     def takes(self, item: Item) -> bool:
@@ -73,9 +74,9 @@ class TextfileSink(Sink):
         try:
             self._replace(text)
         except OSError as error:
-            # Nothing is missing from the next one that succeeds.
+            # Metrics are totals: the next file that is written contains everything.
             if not self.failed:
-                self._complain(error, "it is tried again after the next interval")
+                self._complain(error, "the next attempt is after the next interval")
             raise Undelivered from error
 
     def _release(self) -> None:
@@ -128,6 +129,29 @@ class HttpSink(Sink):
         self._server.server_close()
 
 
+def open_textfile(
+    path: str, options: FormatOptions, report: Report, **sink_options: Any
+) -> TextfileSink:
+    """``--textfile``. Raises MissingLibrary, OSError."""
+    return TextfileSink(path, Metrics(options.name_of), report, **sink_options)
+
+
+def open_server(
+    address: tuple[str, int],
+    options: FormatOptions,
+    report: Report,
+    *,
+    policy: Policy,
+    **sink_options: Any,
+) -> HttpSink:
+    """``--openmetrics``. Raises MissingLibrary, OutputError."""
+    metrics = Metrics(options.name_of)
+    try:
+        return HttpSink(address, metrics, report, **sink_options)
+    except OSError as error:
+        raise OutputError(f"could not listen on {http_name(address)}: {error.strerror}") from error
+
+
 def http_name(address: Sequence[Any]) -> str:
     """``HOST:PORT`` of an address."""
     host = address[0] or "127.0.0.1"
@@ -135,20 +159,21 @@ def http_name(address: Sequence[Any]) -> str:
 
 
 class _Server(ThreadingHTTPServer):
-    """The library's, a thread for each connection, of which there are few, and none for long.
+    """The standard library's server with a thread per connection, bounded in number and age.
 
-    The newest connection always gets its turn: a client that asks takes milliseconds, and whoever
-    is left for it has had that time.
+    A new connection closes the oldest one, which has had time for a request: that takes
+    milliseconds.
 
     Attributes:
-        connections: those that are open, oldest first, and since when; guarded by ``changed``.
+        connections: open connections, oldest first, and when they were opened; guarded by
+            ``changed``.
 
     Raises:
         OSError: it cannot listen there, or no descriptors are left for connections.
     """
 
     block_on_close = False
-    request_queue_size = 128  # these wait in the kernel, and take none of our descriptors
+    request_queue_size = 128  # waiting connections take no descriptors
 
     def __init__(
         self, family: socket.AddressFamily, where: Any, handler: type[BaseHTTPRequestHandler]
@@ -167,13 +192,13 @@ class _Server(ThreadingHTTPServer):
             )
 
     def server_bind(self) -> None:
-        # Not the library's, which asks DNS for our name.
+        # Not the standard library's method, which asks DNS for the host's name.
         socket.socket.setsockopt(self.socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection, once there is room: the oldest makes it."""
+        """Accept a connection; close the oldest one if there are too many."""
         with self.changed:
             while len(self.connections) >= MAX_CLIENTS or (
                 self.connections and self._next_fd() >= self._fds
@@ -185,7 +210,7 @@ class _Server(ThreadingHTTPServer):
         return super().get_request()
 
     def _next_fd(self) -> float:
-        """The number that the next descriptor gets: the least that is free."""
+        """The number of the next descriptor: the smallest that is free."""
         try:
             fd = os.dup(self.fileno())
         except OSError:
@@ -208,7 +233,7 @@ class _Server(ThreadingHTTPServer):
             self.changed.notify_all()
 
     def service_actions(self) -> None:
-        """Called several times a second: close what is too old."""
+        """Called several times a second: close old connections."""
         old_s = time.monotonic() - REQUEST_S
         with self.changed:
             for connection, since_s in self.connections.items():
@@ -216,11 +241,11 @@ class _Server(ThreadingHTTPServer):
                     _end(connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is not worth a line."""
+        """Do not report clients that disconnect."""
 
 
 def _end(connection: socket.socket) -> None:
-    """Whoever waits for it is told that it has ended, and closes it."""
+    """Shut a connection down; its thread then closes it."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
@@ -250,6 +275,6 @@ def _listen(address: tuple[str, int], metrics: Metrics) -> _Server:
             self.wfile.write(text)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Nobody reads that."""
+            """Do not log requests."""
 
     return _Server(family, where, Handler)

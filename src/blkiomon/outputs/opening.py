@@ -1,16 +1,15 @@
-"""Which file an output writes to, and which files it must not touch.
+"""Opens the files of outputs, and refuses files that an output must not change.
 
-**Traces.** No output replaces, truncates or continues a file that this run reads, whatever its name
-there. Nor does it touch any other regular file that begins like a trace or is compressed, as traces
-are and outputs never are, unless the user says so (``Policy.overwrite``). ``check_output`` finds
-that out without opening anything for writing, and is called for every output of a run before the
-first one is opened; whoever opens a file checks again.
+**Traces.** No output replaces, truncates or appends to a file that this run reads, under any name.
+Nor does it change another regular file that begins like a trace or is compressed, unless the user
+allows it (``Policy.overwrite``). ``check_output`` finds out without opening anything for writing.
+It is called for all outputs of a run before the first one is opened; opening a file checks again.
 
-**What others could have put there, for root.** A link that somebody else could have made is not
-followed; see ``links``. In a directory where others could have put it, root also refuses a file or
-FIFO of another user (but the owner of the directory), and a file of root's that has a second name
-(a hard link). ``Policy.follow`` allows all of these. For other users the kernel's own rules hold
-(``fs.protected_symlinks`` and its like).
+**Files of other users, for root.** A link that another user could have made is not followed; see
+``links``. In a directory that others can write to, root also refuses a file or FIFO of another user
+(except the owner of the directory), and a file of root that has a second name (a hard link).
+``Policy.follow`` allows all of these. For other users, the kernel's own rules apply
+(``fs.protected_symlinks`` and the like).
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ from blkiomon.outputs.links import (
 from blkiomon.sources.readers import HEAD_BYTES, is_packed
 
 MODE = 0o644
-"""Of new files, less what the umask takes."""
+"""Mode of new files, before the umask."""
 
 DUMP_BYTES = 1 << 16
-"""So much of a file shows whether ``-d`` wrote it."""
+"""So much of a file is examined for whether ``-d`` wrote it."""
 
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _MAGICS = [(MAGIC | version).to_bytes(4, order) for version in (7, 8) for order in _ORDERS]
@@ -54,10 +53,10 @@ class Policy:
     """What outputs may write to.
 
     Attributes:
-        follow: as root, also through links and to files that another user could have put there.
-        overwrite: also to files that begin like a trace.
-        inputs: the files that this run reads: never to these.
-        is_dump: the output holds driver records, as ``-d`` writes them: also to a file of these.
+        follow: as root, follow links and accept files that another user could have put there.
+        overwrite: accept files that begin like a trace.
+        inputs: the files that this run reads, which are never accepted.
+        is_dump: the output is of driver records (``-d``): accept a file that contains such records.
     """
 
     follow: bool = False
@@ -70,20 +69,20 @@ DEFAULT = Policy()
 
 
 def identity(status: os.stat_result) -> Identity:
-    """What tells whether two names are of one file."""
+    """Equal for two names of one file."""
     return status.st_dev, status.st_ino
 
 
 def check_output(path: str, policy: Policy = DEFAULT, *, replaces: bool = False) -> Hashable:
-    """Make sure that an output may write to a file; opens nothing for writing.
+    """Check that an output may write to a file; opens nothing for writing.
 
     Args:
         path: as the user gave it; ``-`` is standard output, unless the file is replaced.
         policy: what outputs may write to.
-        replaces: it is to be replaced, as ``write_whole`` does.
+        replaces: the file will be replaced, as by ``write_whole``.
 
     Returns:
-        What two spellings of one file have in common; None for what is no regular file.
+        A key that is equal for two paths of one file; None if it is not a regular file.
 
     Raises:
         OSError: it must not be written to, or its directory cannot be found.
@@ -95,22 +94,22 @@ def check_output(path: str, policy: Policy = DEFAULT, *, replaces: bool = False)
         found = _check(place, policy, replaces=replaces)
         if found is not None:
             return identity(found) if stat.S_ISREG(found.st_mode) else None
-        target = os.path.realpath(path)  # of a link, too, which leads to what is not there yet
+        target = os.path.realpath(path)  # also of a link to a file that does not exist yet
         if not replaces and not place.no_follow and target != os.path.abspath(path):  # noqa: PTH100
             return check_output(target, policy)
         return *identity(os.fstat(place.directory)), place.name
 
 
 def open_output(path: str, policy: Policy = DEFAULT, *, keep: bool = False) -> int | None:
-    """Open for writing at the end, of an empty file unless ``keep``; never blocks.
+    """Open for appending; truncates the file unless ``keep``; never blocks.
 
     Args:
         path: as the user gave it; ``-`` is standard output.
         policy: what outputs may write to.
-        keep: what the file holds stays.
+        keep: do not truncate the file.
 
     Returns:
-        The descriptor, or None for a FIFO that nobody reads yet.
+        The descriptor, or None for a FIFO without a reader.
 
     Raises:
         OSError: it cannot be opened, or must not be written to.
@@ -119,8 +118,8 @@ def open_output(path: str, policy: Policy = DEFAULT, *, keep: bool = False) -> i
         _check_stdout(policy)
         return os.dup(1)
     with _place(path, policy) as place:
-        # First without opening (closing a device that was open for writing has effects of its own),
-        # and once more when it is certain what was opened.
+        # Check first without opening, as closing a device that was open for writing has effects of
+        # its own, and check again what was opened.
         found = _check(place, policy)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
@@ -148,7 +147,7 @@ def open_output(path: str, policy: Policy = DEFAULT, *, keep: bool = False) -> i
 def write_whole(
     path: str | os.PathLike[str], write: Callable[[IO[bytes]], object], policy: Policy = DEFAULT
 ) -> None:
-    """Write a file so that it is there as a whole, or not at all: what was there is replaced.
+    """Write or replace a file atomically: it is complete, or unchanged.
 
     Raises:
         OSError: it cannot be written, or must not be replaced.
@@ -161,7 +160,7 @@ def write_whole(
 def whole_file(
     path: str | os.PathLike[str], new: str, policy: Policy = DEFAULT
 ) -> Iterator[IO[bytes]]:
-    """As ``write_whole``, a file to write to; in the meantime its name is ``new``."""
+    """As ``write_whole``: a file to write to, which is named ``new`` until it is complete."""
     with _place(os.fspath(path), policy, replaces=True) as place:
         _check(place, policy, replaces=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -177,7 +176,7 @@ def whole_file(
 
 
 def make_directories(path: str | os.PathLike[str]) -> None:
-    """Make a directory, and what leads there, as far as they are missing.
+    """Make a directory and its parents, if they are missing.
 
     Raises:
         OSError: one of them cannot be made.
@@ -187,7 +186,7 @@ def make_directories(path: str | os.PathLike[str]) -> None:
         with _place(whole, DEFAULT, replaces=True) as place:
             os.mkdir(place.name, dir_fd=place.directory)
     except FileExistsError:
-        pass  # what it is shows when it is gone through
+        pass  # if it is not a directory, using it fails
     except FileNotFoundError:
         make_directories(os.path.dirname(whole))  # noqa: PTH120
         make_directories(whole)
@@ -201,7 +200,7 @@ class _Place(NamedTuple):
 
     directory: int
     name: str
-    no_follow: int  # O_NOFOLLOW where a link would have been made in the meantime
+    no_follow: int  # O_NOFOLLOW if a link there must have been made in the meantime
 
     def status(self, *, follow: bool) -> os.stat_result | None:
         try:
@@ -235,14 +234,14 @@ def _place(path: str, policy: Policy, *, replaces: bool = False) -> Iterator[_Pl
 
 
 def _check(place: _Place, policy: Policy, *, replaces: bool = False) -> os.stat_result | None:
-    """What stands in a place, and may be written to; None where there is nothing.
+    """The file in a place, which may be written to; None if there is none.
 
     Raises:
         OSError: it must not be written to.
     """
     if replaces:
         target = None
-        with suppress(OSError):  # what a link leads to is not read if it cannot be reached
+        with suppress(OSError):  # a target that cannot be reached is not read by this run either
             target = place.status(follow=True)
         if target is not None:
             _refuse_input(target, policy)
@@ -266,7 +265,7 @@ def _check_stdout(policy: Policy) -> os.stat_result:
 
 
 def _refuse_input(output: os.stat_result, policy: Policy) -> None:
-    """Raises OSError where writing would destroy a disk or what is being read."""
+    """Raises OSError if the output is a block device or a file that this run reads."""
     if stat.S_ISBLK(output.st_mode):
         raise OSError(errno.EPERM, "it is a block device, and outputs are files")
     inputs = {*policy.inputs}
@@ -279,13 +278,13 @@ def _refuse_input(output: os.stat_result, policy: Policy) -> None:
 def _refuse_trace(
     output: os.stat_result, policy: Policy, name: str, directory: int | None = None, flags: int = 0
 ) -> None:
-    """Raises OSError where a regular file begins like a trace, and is not to be overwritten."""
+    """Raises OSError if a regular file begins like a trace and must not be overwritten."""
     if policy.overwrite or not output.st_size:
         return
     flags |= os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         fd = os.open(name, flags, dir_fd=directory)
-    except OSError:  # we may write to it, but not see what it holds
+    except OSError:  # it can be written but not read
         return
     try:
         head = os.pread(fd, DUMP_BYTES if policy.is_dump else HEAD_BYTES, 0)
@@ -299,17 +298,17 @@ def _refuse_trace(
 
 def _is_dump(head: bytes) -> bool:
     """Whether a file begins with driver records only, as ``-d`` writes them."""
-    from blkiomon._core import Engine  # which takes its time to load
+    from blkiomon._core import Engine  # slow to import
 
     engine = Engine(keep_records=True)
-    with suppress(TraceError):  # of what other outputs may have written there as well
+    with suppress(TraceError):  # other outputs may have written there, too
         engine.feed(head)
     records = engine.take_records()
     return len(records) > 0 and bool((records["action"] & _DRIVER_DATA).all())
 
 
 def _refuse_of_others(output: os.stat_result, where: os.stat_result, policy: Policy) -> None:
-    """Raises OSError where root would hand out to what somebody else may have put there."""
+    """Raises OSError if root would write to a file that another user may have put there."""
     if policy.follow or os.geteuid() != 0 or is_proc(where):
         return
     if where.st_uid == 0 and not where.st_mode & OTHERS_WRITE:

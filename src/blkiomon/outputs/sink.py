@@ -1,6 +1,7 @@
-"""What all destinations share: a thread of their own behind a bounded queue.
+"""The base of all outputs: a bounded queue, and a thread that delivers from it.
 
-Reading never waits for an output. What an output could not take is dropped, counted and reported.
+Reading a live trace never waits for an output. What an output could not take is dropped, counted
+and reported.
 """
 
 from __future__ import annotations
@@ -22,47 +23,47 @@ from blkiomon.formats.driver_data import DriverData
 from blkiomon.interval.value import Interval
 
 Item = Interval | npt.NDArray[np.void] | DriverData | Final
-"""What travels; the array is one of mismatches, dtype ``layout.MISMATCH``."""
+"""What is delivered; the array holds mismatches, dtype ``layout.MISMATCH``."""
 
 Report = Callable[[str], None]
-"""Tells the user one line, to which the caller adds the program's name. Called by any thread."""
+"""Prints one line for the user, after the program's name. Called by any thread."""
 
 MAX_INTERVALS = 64
 MAX_RECORD_BYTES = 16 << 20
-"""So much may wait for one destination: intervals, and bytes of driver data and mismatches."""
+"""Bounds of one queue: intervals, and bytes of driver data and mismatches."""
 
 POLL_S = 0.2
-"""How often a destination that is not there yet is looked for."""
+"""Time between two attempts to find a destination that does not exist yet."""
 
 AFTER_SIGNAL_S = 0.5
-"""After a signal, a destination that takes nothing for so long is given up."""
+"""After a signal, a destination that accepts nothing for so long is given up."""
 
 T = TypeVar("T")
 
 
 class Reopen:
-    """In a queue: what was put before belongs to the old file, what comes behind to the new one."""
+    """In a queue: items before it go to the old file, items after it to the new one."""
 
 
 class Undelivered(Exception):
-    """This item could not be handed out; the next one may be."""
+    """This item could not be delivered; the next one may be."""
 
 
 class Sink(ABC):
-    """A destination: what is put in is delivered, in order, by a thread of its own.
+    """A destination: its thread delivers the items that are put, in order.
 
     Args:
-        name: what the destination is called in messages.
-        report: tells the user about failures.
+        name: of the destination in messages.
+        report: prints failures for the user.
         lossless: ``put`` waits for room instead of dropping.
-        verbose: also report what is being waited for.
+        verbose: also report what it waits for.
         max_intervals, max_record_bytes: bounds of the queue.
 
     Attributes:
-        failed: something went wrong; the exit status must not be 0.
-        reader_left: whoever read it wants no more, which is no failure.
-        dropped_intervals: how many were not delivered whole.
-        dropped_records: likewise mismatches, leftovers and driver data, and the totals as one.
+        failed: delivery failed; the exit status must not be 0.
+        reader_left: its reader has closed it, which is not a failure.
+        dropped_intervals: intervals that were not delivered completely.
+        dropped_records: likewise mismatches, leftovers and driver data; the totals count as one.
     """
 
     def __init__(
@@ -93,10 +94,10 @@ class Sink(ABC):
         self._record_bytes = 0
         self._current: Item | Reopen | None = None
         self._finished = False
-        self._progress_s = time.monotonic()  # when the destination took anything last
-        self._is_rendering = False  # it is not the destination that is waited for
+        self._progress_s = time.monotonic()  # when the destination last accepted anything
+        self._is_rendering = False  # the thread renders: the destination is not slow
         self._closing = threading.Event()  # nothing more will be put
-        self._give_up = threading.Event()  # what is not delivered by now never will be
+        self._give_up = threading.Event()  # deliver nothing more
         # A daemon: a write that never returns must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=f"output {name}", daemon=True)
 
@@ -108,21 +109,21 @@ class Sink(ABC):
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has given up, or was closed: nothing more is delivered."""
+        """Whether it has given up or was closed: it delivers nothing more."""
         return self._finished
 
     @abstractmethod
     def takes(self, item: Item) -> bool:
-        """Whether this destination wants such an item at all."""
+        """Whether this destination takes items of this type."""
 
     def put(self, item: Item) -> None:
-        """Queue an item, if it is wanted; never waits unless the sink is lossless."""
+        """Queue an item that the sink takes; waits only if the sink is lossless."""
         if not self.takes(item):
             return
         with self._changed:
             while self._lossless and not self._finished and not self._has_room(item):
                 self._changed.wait(0.1)  # so that stop_waiting() needs no lock
-            # Where putting has been waited for, stop_waiting() makes room for what is at hand.
+            # If put() was waiting, stop_waiting() lets this item exceed the bound.
             is_full = self._drops and not self._has_room(item)
             if self._finished or self._closing.is_set() or is_full:
                 self._count_dropped(item)
@@ -137,19 +138,19 @@ class Sink(ABC):
         self._drops = False
 
     def stop_waiting(self) -> None:
-        """Have put() and close() wait no longer: the run ends. No lock, for a signal handler."""
+        """End the waits of put() and close(): the run ends. Safe in a signal handler: no lock."""
         self._lossless = False
         self._is_hurried = True
 
     def reopen(self) -> None:
-        """A file that has been moved away gets no more than what was put until now."""
+        """Reopen the file, if it has been moved away, after delivering what is queued."""
         with self._changed:
             if not self._queue or not isinstance(self._queue[-1], Reopen):
                 self._queue.append(Reopen())
                 self._changed.notify_all()
 
     def begin_close(self) -> None:
-        """Nothing more will be put; returns at once."""
+        """Announce that nothing more will be put; returns at once."""
         if not self._closing.is_set():
             self._progress_s = time.monotonic()
             self._closing.set()
@@ -157,14 +158,14 @@ class Sink(ABC):
             self._changed.notify_all()
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Deliver what is queued; gives up where the destination takes nothing for too long.
+        """Deliver what is queued; gives up if the destination accepts nothing for too long.
 
-        The time that rendering takes does not count: an interval of many devices takes a while.
-        A destination that is not there (no queue, no reader yet) is not waited for.
+        Rendering does not count as waiting: an interval of many devices takes a while. A
+        destination that does not exist yet (no queue, no reader) is not waited for.
 
         Args:
-            timeout_s: so long. A lossless sink waits without a limit until ``stop_waiting``; from
-                then on any waits ``AFTER_SIGNAL_S`` at most.
+            timeout_s: limit of the wait. A lossless sink waits without a limit until
+                ``stop_waiting``; after that, any sink waits ``AFTER_SIGNAL_S`` at most.
         """
         self.begin_close()
         while self._thread.is_alive():
@@ -175,13 +176,13 @@ class Sink(ABC):
             self._give_up.set()
             self._thread.join(0.05)  # ends now, unless it is stuck in a call
             if self._thread.is_alive() and self._current is None:
-                self.failed = True  # in that which writes the end
-                self._report(f"{self.name} did not take its end")
+                self.failed = True  # while writing the end
+                self._report(f"{self.name} did not take its last bytes")
             break
         self._drop_rest()
 
     def _left_s(self, timeout_s: float) -> float:
-        """Seconds until the destination is given up, as far as is known now."""
+        """Seconds until the destination is given up, unless it accepts something."""
         if self._is_hurried:
             timeout_s = min(timeout_s, AFTER_SIGNAL_S)
         if self._is_rendering or self._lossless:
@@ -191,22 +192,22 @@ class Sink(ABC):
     # --- the thread's side -----------------------------------------------------------------------
 
     def _connect(self) -> None:  # noqa: B027
-        """Look for the destination before there is anything to deliver."""
+        """Find the destination before there is anything to deliver."""
 
     def _reopen(self) -> None:  # noqa: B027
-        """Go on in the file that has the name by now. Raises as ``_deliver``."""
+        """Continue in the file that now has the name. Raises as ``_deliver``."""
 
     @abstractmethod
     def _deliver(self, item: Item) -> None:
-        """Hand out one item.
+        """Deliver one item.
 
         Raises:
-            Undelivered: not this one.
-            OSError: the destination is of no more use.
+            Undelivered: this item could not be delivered.
+            OSError: the destination cannot be used any more.
         """
 
     def _finish(self) -> None:  # noqa: B027
-        """Everything has been delivered: hand out what stands at the end.
+        """Deliver the end of the output, after all items.
 
         Raises:
             Undelivered, OSError: as ``_deliver``.
@@ -214,13 +215,13 @@ class Sink(ABC):
 
     @abstractmethod
     def _release(self) -> None:
-        """The thread ends: let go of the destination."""
+        """Close the destination, as the thread ends."""
 
     def _run(self) -> None:
-        # Signals are for the main thread: its poll must be the call that they interrupt.
+        # Signals must interrupt the poll of the main thread, not this one.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            with suppress(Undelivered):  # closed before it was there
+            with suppress(Undelivered):  # closed before it existed
                 self._connect()
             while (item := self._next()) is not None:
                 try:
@@ -231,7 +232,7 @@ class Sink(ABC):
                 except Undelivered:
                     with self._changed:
                         self._drop_current()
-            with suppress(Undelivered):  # what was lost by then has been counted
+            with suppress(Undelivered):  # what was dropped has been counted
                 self._finish()
         except OSError as error:
             self._complain(error, "nothing more is written there")
@@ -262,7 +263,7 @@ class Sink(ABC):
 
     @contextmanager
     def _rendering(self) -> Iterator[None]:
-        """Meanwhile the destination is not waited for."""
+        """While entered, the thread renders, and the destination does not count as slow."""
         self._is_rendering = True
         try:
             yield
@@ -271,7 +272,7 @@ class Sink(ABC):
             self._is_rendering = False
 
     def _pause(self, seconds: float) -> None:
-        """Sleep. Raises Undelivered where it is time to give up."""
+        """Sleep. Raises Undelivered if the destination is given up."""
         if self._give_up.wait(seconds):
             raise Undelivered
 
@@ -279,7 +280,7 @@ class Sink(ABC):
         """Call ``attempt`` until it finds something.
 
         Raises:
-            Undelivered: the sink closes, and is not or no longer lossless.
+            Undelivered: the sink closes, and is not lossless.
         """
         told = not self._verbose
         while (found := attempt()) is None:
@@ -298,12 +299,12 @@ class Sink(ABC):
         self.failed = True
         self._report(f"cannot write to {self.name}: {error.strerror} ({consequence})")
 
-    # --- the books, all with the lock held -------------------------------------------------------
+    # --- accounting, always with the lock held ---------------------------------------------------
 
     def _has_room(self, item: Item) -> bool:
         if isinstance(item, Interval):
             return self._intervals < self._max_intervals
-        # Something bigger than the bound passes alone; the end of a run always does.
+        # An item larger than the bound passes alone; the end of a run always passes.
         return (
             isinstance(item, Final)
             or not self._record_bytes
@@ -329,7 +330,7 @@ class Sink(ABC):
             self.dropped_records += len(item)
 
     def _drop_current(self) -> None:
-        # None where close() has already given it up: it is counted once.
+        # None if close() has already dropped it: it is counted once.
         if self._current is not None:
             self._count_dropped(self._current)
             self._current = None

@@ -8,9 +8,24 @@ from __future__ import annotations
 import json
 import logging
 import os
+from argparse import Namespace
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from blkiomon.commands.options import (
+    FOLLOW_SYMLINKS,
+    HELP,
+    MAX_AGE,
+    MAX_PENDING,
+    RESYNC,
+    Command,
+    Option,
+    UsageError,
+    path,
+    seconds,
+    whole,
+)
+from blkiomon.commands.parsing import read
 from blkiomon.console import (
     EXIT_INPUT,
     EXIT_OK,
@@ -18,7 +33,6 @@ from blkiomon.console import (
     EXIT_USAGE,
     complain,
     how_many,
-    misused,
     printed,
 )
 
@@ -28,110 +42,163 @@ if TYPE_CHECKING:
     from blkiomon.commands.archive.options import Tls
     from blkiomon.commands.archive.summary import Summary
 
-USAGE = """\
-Usage: blkiomon archive [-I SECONDS] [--host PATTERN] [--workers N] -o DATASET SOURCE...
-       blkiomon archive --scheduler ADDRESS [OPTION]... -o DATASET SOURCE...
-"""
 
-HELP = f"""\
-{USAGE}
-Reads the traces of many hosts, as many at a time as there are cores, or workers of a Dask cluster.
-Writes intervals as Parquet, partitioned by host and day, and prints a summary with percentiles of
-every host, device and operation, and of all hosts together.
+def _readable(name: str, text: str) -> str:
+    """A file that can be read. A Reader."""
+    try:
+        open(text, "rb").close()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{name}: cannot read {text!r}: {why}") from None
+    return text
 
-  -o, --output=DATASET     a directory, or a URL such as s3://bucket/archive
-  -I, --interval=SECONDS   length of an interval (default 60)
-      --host=PATTERN       how a path tells the host: '*/traces/{{host}}/*' (default: the folder
-                           that holds the trace); * is anything, {{host}} is in one part of a path
-      --workers=N          processes of this machine that read traces (default: one for each core;
-                           0: no other than this one); they open no port
-      --scheduler=ADDRESS  the workers of a running Dask scheduler instead, as tls://10.0.0.1:8786
-      --tls-ca-file=FILE   the authority that the scheduler's certificate is of (PEM)
-      --tls-cert=FILE      the certificate that the scheduler is shown (PEM)
-      --tls-key=FILE       its key (PEM)
-      --json               the summary as JSON
-      --resync             after garbage go on at the next record, count what is skipped
-      --max-pending=N      pending records kept at most (default 1000000): a worker's memory
-      --max-age=SECONDS    age of a pending record at most (default 600)
-      --follow-symlinks    as root, follow symbolic links that another user may have made
-      --help               print this text
 
-A SOURCE is a trace as `blkiomon` takes it, compressed or not; a directory, of which all files of
-blktrace count, however deep; a glob, in quotes; or any of these as a URL, as s3://bucket/*/*.bin.
+_TLS = ("tls-ca-file", "tls-cert", "tls-key")
+MOST_WORKERS = 1024
 
-Intervals stand in DATASET/host=HOST/day=YYYY-MM-DD by the UTC day in which they begin, and in
-day=unknown where a trace does not tell the time of day. The columns are those of --parquet, and
-`interval`, of which from_bytes makes intervals that can be merged.
+COMMAND = Command(
+    "archive",
+    ("blkiomon archive [OPTION]... -o DATASET SOURCE...",),
+    """
+    Read the traces of many hosts in parallel, on the cores of this machine or on a Dask cluster.
+    The intervals are written as Parquet, partitioned by host and day. A summary with percentiles of
+    each host, device and operation, and of all hosts together, is printed.
+    """,
+    (
+        Option(
+            "o",
+            "output",
+            "DATASET",
+            "a directory, or a URL such as s3://bucket/archive",
+            read=path,
+            is_output=True,
+        ),
+        Option(
+            "I",
+            "interval",
+            "SECONDS",
+            "length of an interval (default 60)",
+            read=seconds(0.001),
+            default=60.0,
+        ),
+        Option(
+            "",
+            "host",
+            "PATTERN",
+            "where a path contains the host, such as '*/traces/{host}/*': * matches anything, "
+            "{host} matches within one part of the path (default: the folder of the trace)",
+        ),
+        Option(
+            "",
+            "workers",
+            "N",
+            "processes of this machine that read traces (default: one per core; 0: only this "
+            "process); they open no port",
+            read=whole(0, MOST_WORKERS),
+        ),
+        Option(
+            "",
+            "scheduler",
+            "ADDRESS",
+            "use the workers of a running Dask scheduler, such as tls://10.0.0.1:8786",
+        ),
+        Option(
+            "",
+            "tls-ca-file",
+            "FILE",
+            "certificate authority of the scheduler (PEM)",
+            read=_readable,
+        ),
+        Option("", "tls-cert", "FILE", "our certificate for the scheduler (PEM)", read=_readable),
+        Option("", "tls-key", "FILE", "its private key (PEM)", read=_readable),
+        Option("", "json", "", "print the summary as JSON"),
+        RESYNC,
+        MAX_PENDING,
+        MAX_AGE,
+        FOLLOW_SYMLINKS,
+        HELP,
+    ),
+    """
+    A SOURCE is a trace as `blkiomon` reads it, compressed or not; a directory, which is searched
+    for files of blktrace at any depth; a glob, in quotes; or any of these as a URL, such as
+    s3://bucket/*/*.bin.
 
-Call it again after an interruption, or when there are more traces: what is done, and has not
-changed since, is not read again. A damaged trace is named, what came before the damage counts, and
-the others go on.
+    Intervals are stored in DATASET/host=HOST/day=YYYY-MM-DD by the UTC day in which they begin, and
+    in day=unknown if a trace does not contain the time of day. The columns are those of --parquet,
+    and `interval`, which from_bytes turns into intervals that can be merged.
 
-Whoever can reach a Dask scheduler can run programs on its workers and on whoever uses it. Protect
-it with TLS, and do not use it as root.
+    Run it again after an interruption, or when there are more traces. Traces that are done and have
+    not changed are not read again. A damaged trace is reported; its intervals before the damage
+    count, and the other traces are read.
 
-Examples:
-  blkiomon archive -o archive traces/
-        traces/web1/sda.blktrace.* and so on are those of host web1
-  blkiomon archive -o s3://b/archive --host '*/{{host}}.bin.gz' --scheduler tls://10.0.0.1:8786 \\
-                   --tls-ca-file ca.pem --tls-cert me.pem --tls-key me.key \\
-                   's3://b/traces/2026-11-*/*.bin.gz'
+    Anyone who can reach a Dask scheduler can run programs on its workers and on its clients.
+    Protect it with TLS, and do not use it as root.
 
-Needs pip install 'blkiomon[archive]', and with --scheduler 'blkiomon[dask]', also on the workers,
-which must see the same paths.
-Exit status: 0; 2 after a usage error; 3 if a trace could not be read to its end, or the scheduler
-does not answer; 4 if the dataset or the summary could not be written.
-"""
+    Needs pip install 'blkiomon[archive]', and with --scheduler 'blkiomon[dask]', also on the
+    workers, which must see the same paths.
+
+    Exit status: 0 for success; 2 for a usage error; 3 if a trace could not be read to its end, or
+    the scheduler does not answer; 4 if the dataset or the summary could not be written.
+    """,
+    (
+        (
+            "blkiomon archive -o archive traces/",
+            "traces/web1/sda.blktrace.* and so on are those of host web1",
+        ),
+        (
+            "blkiomon archive -o s3://b/a --host '*/{host}.bin.gz' 's3://b/*/*.bin.gz'",
+            "read compressed traces in a bucket; web1.bin.gz is that of host web1",
+        ),
+    ),
+)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``blkiomon archive`` with what stands behind these words; returns the exit status."""
-    from blkiomon.commands.cli import UsageError, only, read_options
-
+    """Run ``blkiomon archive`` with the arguments after these words; returns the exit status."""
+    given = read(COMMAND, argv)
+    if isinstance(given, int):
+        return given
     try:
-        pairs, names = read_options(argv, "o:I:", [*_VALUES, *_FLAGS])
-    except UsageError as error:
-        return misused(str(error), USAGE)
-    given = {_SHORT.get(name, name[2:]): value for name, value in pairs}
-    if "help" in given:
-        return printed([HELP])
-    try:
-        only(pairs, "-o", "--output")
-        options = _options(given)
-        workers = _workers(given)
         tls = _tls(given)
     except UsageError as error:
-        return misused(str(error), USAGE)
-    if not given.get("output") or "\0" in given["output"]:
-        return misused("the dataset's name is missing: -o DATASET", USAGE)
+        return COMMAND.misused(error)
+    names, scheduler = given.names, given.scheduler
+    if given.workers is not None and scheduler is not None:
+        return COMMAND.misused("--workers are of this machine; a --scheduler has its own")
+    if not given.output:
+        return COMMAND.misused("the dataset's name is missing: -o DATASET")
     if not names or not all(names) or any("\0" in name for name in names):
-        return misused("which traces? They are named by their paths", USAGE)
+        return COMMAND.misused("the traces are missing: name them by their paths")
     try:
-        from blkiomon.commands.archive.options import ArchiveError
+        from blkiomon.commands.archive.options import ArchiveError, Options
         from blkiomon.commands.archive.run import run
         from blkiomon.commands.archive.traces import host_pattern
     except ImportError as error:
         complain(_needs(error))
         return EXIT_USAGE
     try:
-        host_pattern(given.get("host"))
+        host_pattern(given.host)
     except ValueError as error:
-        return misused(f"--host: {error}", USAGE)
-    scheduler = given.get("scheduler")
+        return COMMAND.misused(f"--host: {error}")
     if scheduler is not None:
-        logging.disable(logging.CRITICAL)  # Dask's: what went wrong is told in a line
+        logging.disable(logging.CRITICAL)  # Dask's: one line reports what went wrong
         if os.geteuid() == 0:
-            complain(_warning(scheduler, given.get("tls-ca-file")))
+            complain(_warning(scheduler, given.tls_ca_file))
     try:
         summary = run(
             names,
-            options,
-            dataset=given["output"],
-            host=given.get("host"),
+            Options(
+                interval_s=given.interval,
+                max_pending=given.max_pending,
+                max_age_s=given.max_age,
+                resync=given.resync,
+            ),
+            dataset=given.output,
+            host=given.host,
             scheduler=scheduler,
             tls=tls,
-            **workers,
-            follow_symlinks="follow-symlinks" in given,
+            workers=given.workers,
+            follow_symlinks=given.follow_symlinks,
         )
     except ImportError as error:
         complain(_needs(error))
@@ -141,69 +208,28 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_INPUT
     finally:
         logging.disable(logging.NOTSET)
-    return _show(summary, as_json="json" in given)
+    return _show(summary, as_json=given.json)
 
 
-_TLS = ("tls-ca-file", "tls-cert", "tls-key")
-_VALUES = (
-    *("output=", "interval=", "host=", "workers=", "scheduler="),
-    *("max-pending=", "max-age=", *(f"{name}=" for name in _TLS)),
-)
-MOST_WORKERS = 1024
-_FLAGS = ("json", "resync", "follow-symlinks", "help")
-_SHORT = {"-o": "output", "-I": "interval"}
-
-
-def _options(given: dict[str, str]) -> Any:
-    """Raises UsageError; ImportError never: what is wrong is told before what is missing."""
-    from blkiomon.commands.archive.options import Options
-    from blkiomon.commands.cli import seconds, whole
-
-    return Options(
-        interval_s=seconds(given, "interval", least=0.001, default=60.0),
-        max_pending=whole(given, "max-pending", 1, 1 << 32, default=1_000_000),
-        max_age_s=seconds(given, "max-age", least=0.0, default=600.0),
-        resync="resync" in given,
-    )
-
-
-def _workers(given: dict[str, str]) -> dict[str, Any]:
-    """How the work is shared. Raises UsageError."""
-    from blkiomon.commands.cli import UsageError, whole
-
-    if "workers" in given and "scheduler" in given:
-        raise UsageError("--workers are of this machine, and --scheduler has its own")
-    return {
-        "workers": whole(given, "workers", 0, MOST_WORKERS) if "workers" in given else None,
-    }
-
-
-def _tls(given: dict[str, str]) -> Tls | None:
-    """The files that are named, all of which can be read. Raises UsageError."""
-    from blkiomon.commands.cli import UsageError
-
-    there = [name for name in _TLS if name in given]
-    if there and "scheduler" not in given:
-        raise UsageError(f"--{there[0]} is for the connection to a --scheduler, which is missing")
+def _tls(given: Namespace) -> Tls | None:
+    """The three files for TLS. Raises UsageError."""
+    files = [getattr(given, name.replace("-", "_")) for name in _TLS]
+    there = [name for name, file in zip(_TLS, files) if file is not None]
+    if there and given.scheduler is None:
+        raise UsageError(f"--{there[0]} needs a --scheduler to connect to")
     if there and len(there) < len(_TLS):
         raise UsageError("TLS takes all three of --tls-ca-file, --tls-cert and --tls-key")
-    for name in there:
-        try:
-            open(given[name], "rb").close()
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            raise UsageError(f"--{name}: cannot read {given[name]!r}: {why}") from None
-    ca_file, cert, key = map(given.get, _TLS)
-    return (ca_file, cert, key) if ca_file and cert and key else None
+    ca_file, cert, key = files
+    return (ca_file, cert, key) if there else None
 
 
 def _warning(scheduler: str, ca_file: str | None) -> str:
-    """What root should know."""
+    """The warning for root."""
     if ca_file is None:
-        who = f"whoever can reach the scheduler at {scheduler}"
+        who = f"anyone who can reach the scheduler at {scheduler}"
     else:
-        who = f"whoever has a certificate that {ca_file} vouches for"
-    return f"as root: {who} can run programs as root here"
+        who = f"anyone with a certificate signed by {ca_file}"
+    return f"running as root: {who} can run programs as root here"
 
 
 def _needs(error: ImportError) -> str:
@@ -215,11 +241,11 @@ def _show(summary: Summary, *, as_json: bool) -> int:
     for note in summary.notes:
         complain(note)
     for failure in summary.failures:
-        got = "nothing was got of it"
+        got = "no record of it was read"
         if failure.records:
             records = how_many(failure.records, "record", "records")
             intervals = how_many(failure.intervals, "interval", "intervals")
-            got = f"{records} and {intervals} were got of it"
+            got = f"{records} and {intervals} of it were read"
         named = "" if failure.trace in failure.error else f"{failure.trace}: "
         complain(f"{named}{failure.error}; {got}")
     if as_json:

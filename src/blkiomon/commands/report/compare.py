@@ -7,13 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blkiomon.commands.report import PAGES, PICTURES, device_numbers, max_age, told
+from blkiomon.commands.options import (
+    DEVICE,
+    FOLLOW_SYMLINKS,
+    HELP,
+    MAX_AGE,
+    OVERWRITE,
+    Command,
+    Option,
+)
+from blkiomon.commands.parsing import read
+from blkiomon.commands.report import CHART, OUTPUT, PAGES, PICTURES, SUFFIXES, TITLE, told
 from blkiomon.console import (
     EXIT_FAILURE,
     EXIT_INPUT,
     EXIT_OK,
     complain,
-    misused,
     printable,
     printed,
 )
@@ -27,34 +36,44 @@ if TYPE_CHECKING:
     from blkiomon.commands.report.rules import Rule
     from blkiomon.commands.report.series import Series
 
-USAGE = (
-    "Usage: blkiomon compare [--json] [-o FILE] [--fail-if RULE]... A B\n"
-    "       blkiomon compare [OPTION]... A1 A2 ... : B1 B2 ...\n"
+COMMAND = Command(
+    "compare",
+    (
+        "blkiomon compare [--json] [-o FILE] [--fail-if RULE]... A B",
+        "blkiomon compare [OPTION]... A1 A2 ... : B1 B2 ...",
+    ),
+    """
+    Show what changed from run A to run B, for each device and operation, with the 95 % confidence
+    interval of the change. If that interval includes 0, no difference is shown. A and B are traces,
+    or files written with --json. With several runs on each side, the spread between runs counts.
+    """,
+    (
+        OUTPUT._replace(
+            help="also write a page with both sides, changes.html; "
+            "with .png, .svg or .pdf only the charts"
+        ),
+        Option("", "json", "", "print JSON"),
+        DEVICE,
+        TITLE,
+        CHART._replace(
+            help="only this chart: tail, time or iops; tail-0 is that of the busiest device and "
+            "operation (repeatable)"
+        ),
+        Option(
+            "",
+            "fail-if",
+            "RULE",
+            "exit with status 1 if RULE holds (repeatable). 'read.p99 > +10%' holds if that change "
+            "is shown. 'write.max > 50ms', 'read.iops < 900', '8:16/read.bandwidth < 40MB/s' and "
+            "'all.errors > 0' are limits for B",
+            is_repeatable=True,
+        ),
+        OVERWRITE,
+        MAX_AGE,
+        FOLLOW_SYMLINKS,
+        HELP,
+    ),
 )
-
-HELP = f"""\
-{USAGE}
-What has changed from run A to run B, by device and operation, with the interval in which the change
-lies with 95 % confidence. Where that includes 0, no difference is shown. A and B are traces, or
-files that --json wrote; of several runs on each side the spread between runs counts.
-
-  -o, --output=FILE    also write a page with both sides, changes.html; a name that ends in .png,
-                       .svg or .pdf for the pictures alone
-      --json           print JSON
-      --device=DEVICE  sdb, /dev/sdb or 8:16; only this one (repeatable)
-      --title=TEXT     heading of the page
-      --chart=NAME     only this one: tail, time or iops; tail-0 is that of the busiest device and
-                       operation (repeatable)
-      --fail-if=RULE   exit with 1 if it holds; repeatable. 'read.p99 > +10%' is a change that is
-                       shown; 'write.max > 50ms', 'read.iops < 900', '8:16/read.bandwidth < 40MB/s'
-                       and 'all.errors > 0' are limits for B
-      --overwrite      replace FILE even if it begins like a trace
-      --max-age=SECONDS
-                       a request of a trace may take so long (default 600)
-      --follow-symlinks
-                       as root, follow symbolic links that another user may have made
-      --help           print this text
-"""
 
 NAMES = {"iops": "IOPS", "bandwidth": "bandwidth"}
 MOST_CHARTED = 8
@@ -62,58 +81,46 @@ MOST_CHARTED = 8
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``blkiomon compare`` with what stands behind these words; returns the exit status."""
-    from blkiomon.commands.cli import UsageError, only, read_options
-
-    try:
-        pairs, names = read_options(
-            argv,
-            "o:",
-            [
-                *("output=", "json", "device=", "title=", "chart=", "fail-if="),
-                *("max-age=", "overwrite", "follow-symlinks", "help"),
-            ],
-        )
-        given = dict(pairs)
-        if "--help" in given:
-            return printed([HELP])
-        output = only(pairs, "-o", "--output")
-    except UsageError as error:
-        return misused(str(error), USAGE)
-    sides = _sides(names)
+    """Run ``blkiomon compare`` with the arguments after these words; returns the exit status."""
+    given = read(COMMAND, argv)
+    if isinstance(given, int):
+        return given
+    output = given.output
+    sides = _sides(given.names)
     if sides is None:
-        return misused("compare takes two runs, or several of each side: A1 A2 : B1 B2", USAGE)
+        return COMMAND.misused("compare takes two runs, or several of each side: A1 A2 : B1 B2")
     suffix = Path(output or "").suffix.lower()
-    if output is not None and ("\0" in output or suffix not in (*PAGES, *PICTURES)):
-        return misused(f"-o takes a name that ends in .html, .png, .svg or .pdf: {output}", USAGE)
+    if output is not None and suffix not in (*PAGES, *PICTURES):
+        return COMMAND.misused(f"{output}: {SUFFIXES}")
 
-    from blkiomon.commands.cli import UsageError
     from blkiomon.commands.report import figures, rules
     from blkiomon.commands.report.changes import METRICS, compare
     from blkiomon.commands.report.collect import ReportError, check_output, write_output
 
     try:
-        max_age_s = max_age(given)
-        wanted = [rules.parse(value) for name, value in pairs if name == "--fail-if"]
-    except (rules.RuleError, UsageError) as error:
-        return misused(str(error), USAGE)
+        wanted = [rules.parse(rule) for rule in given.fail_if]
+    except rules.RuleError as error:
+        return COMMAND.misused(error)
     asked = [rule.metric for rule in wanted if rule.metric != "errors"]
     try:
-        devices = device_numbers([value for name, value in pairs if name == "--device"])
         if output is not None:
             figures.check()
             policy = check_output(
                 Path(output),
                 [*sides[0], *sides[1]],
-                follow="--follow-symlinks" in given,
-                overwrite="--overwrite" in given,
+                follow=given.follow_symlinks,
+                overwrite=given.overwrite,
             )
-        options = {"devices": devices, "max_age_s": max_age_s, "n_runs": sum(map(len, sides))}
+        options = {
+            "devices": given.device,
+            "max_age_s": given.max_age,
+            "n_runs": sum(map(len, sides)),
+        }
         a, b = ([_run(name, options) for name in side] for side in sides)
         rows = compare(a, b, tuple(dict.fromkeys((*METRICS, *asked))))
         if output is not None:
-            title = given.get("--title") or "Block I/O, before and after"
-            charts = figures.chosen(_charts(a, b, rows), [v for n, v in pairs if n == "--chart"])
+            title = given.title or "Block I/O, before and after"
+            charts = figures.chosen(_charts(a, b, rows), given.chart)
             if suffix in PICTURES:
                 kind = PICTURES[suffix]
                 write_output(
@@ -124,7 +131,7 @@ def main(argv: Sequence[str]) -> int:
                 write_output(Path(output), lambda file: file.write(page.encode()), policy)
     except (ReportError, SourceError, TraceError) as error:
         return told(error)
-    text = json.dumps(_data(a, b, rows), allow_nan=False) + "\n" if "--json" in given else None
+    text = json.dumps(_data(a, b, rows), allow_nan=False) + "\n" if given.json else None
     status = printed([text or _text(a, b, rows)])
     return max(status, _tell(a, b, rows, wanted))
 

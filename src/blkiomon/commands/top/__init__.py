@@ -1,82 +1,110 @@
-"""``blkiomon top``: what happens now, or happened in a recorded trace, on the whole terminal.
+"""``blkiomon top``: live figures, or those of a recorded trace, on the whole terminal.
 
-``watch`` keeps what intervals bring, ``frame`` makes lines of text of it, ``screen`` has the
-terminal. rich is imported when something is drawn, and not before.
+``watch`` adds intervals up, ``frame`` makes lines of text of them, ``screen`` draws those on the
+terminal. rich is imported when something is drawn.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 
 from blkiomon.commands.config import Config
-from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, EXIT_USAGE, complain, misused, printed
+from blkiomon.commands.options import CAPTURE, HELP, Command, Option, UsageError, path, seconds
+from blkiomon.commands.parsing import read
+from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, EXIT_USAGE, complain
 from blkiomon.errors import SourceError
 
-USAGE = """\
-Usage: blkiomon top [-I SECONDS] [--capture=auto|blktrace|tracefs] [DEVICE]...
-       blkiomon top [-I SECONDS] [--speed=N|max] TRACE...
-"""
 
-HELP = f"""\
-{USAGE}
-Which device is slow, at what, how slow, since when, and whether anything went unseen: a table that
-is drawn anew every second, worst latency first. Follows the size of the terminal. ? explains it.
+def _speed(name: str, text: str) -> float:
+    """A factor; 0 for ``max``. A Reader."""
+    factor: float = 0.0 if text == "max" else seconds(0.001, "a factor or max")(name, text)
+    return factor
 
-A DEVICE is sda or /dev/sda, traced from now on, which takes root. Without one, standard input is
-read where it is a pipe or a file; otherwise all disks of this host are traced. Partitions, loop
-devices and volumes are traced only if they are named.
 
-A TRACE is what `blkiomon` takes: files of blktrace, one or one for each CPU, or a directory; - is
-standard input. What is a device of this host is no trace: write ./sda, or -f sda.
+COMMAND = Command(
+    "top",
+    (
+        "blkiomon top [-I SECONDS] [--capture=auto|blktrace|tracefs] [DEVICE]...",
+        "blkiomon top [-I SECONDS] [--speed=N|max] TRACE...",
+    ),
+    """
+    Show which disk is slow, for which operations, and since when: a table that is redrawn every
+    second, highest latency first. It follows the size of the terminal. Press ? for an explanation.
 
-  -I, --interval=SECONDS  length of an interval, and so how often figures change (default 1)
-      --capture=auto|blktrace|tracefs
-                          trace with what (default: what works)
-  -f, --file=TRACE        this is a trace, whatever devices there are (repeatable)
-      --speed=N           show a recorded trace N times as fast as it was recorded (default 1);
-                          max: as fast as it can be read, and then figures of the whole of it
-      --help              print this text
+    A DEVICE, sda or /dev/sda, is traced from now on, which needs root. Without a DEVICE, standard
+    input is read if it is a pipe or a file; otherwise all disks of this host are traced.
+    Partitions, loop devices and volumes are traced only if they are named.
 
-Keys: l, i, b sort by latency, IOPS and bandwidth; o shows operations or not; t the whole run or the
-latest interval; p pauses, which a recorded trace waits for; q quits.
+    A TRACE is what `blkiomon` reads: files of blktrace, a set of per-CPU files, or a directory; -
+    is standard input. A name that is a device of this host means the device. For a trace of that
+    name, write ./sda or -f sda.
+    """,
+    (
+        Option(
+            "I",
+            "interval",
+            "SECONDS",
+            "length of an interval: how often figures change (default 1)",
+            read=seconds(0.001),
+            default=1.0,
+        ),
+        CAPTURE,
+        Option(
+            "f",
+            "file",
+            "TRACE",
+            "read this trace, even if a device has its name (repeatable)",
+            read=path,
+            is_repeatable=True,
+        ),
+        Option(
+            "",
+            "speed",
+            "N",
+            "show a recorded trace N times as fast as it was recorded (default 1); max: as fast as "
+            "it can be read, with figures of the whole trace",
+            read=_speed,
+        ),
+        HELP,
+    ),
+    """
+    Keys: l, i, b sort by latency, IOPS and bandwidth; o shows or hides operations; t switches
+    between the whole run and the latest interval; p pauses, which also pauses a recorded trace; q
+    quits.
 
-Examples:
-  blkiomon top sda nvme0n1
-  blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon top
-  ssh host blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon top
-  blkiomon top --speed 10 results/
-
-A slow terminal costs pictures, never records. Needs rich: pip install 'blkiomon[top]'. For what is
-no terminal there is `blkiomon -I 1 -h -` or `--json -`.
-"""
+    If the terminal is slow, top skips screens; it never loses records. Needs rich: pip install
+    'blkiomon[top]'. If the output is not a terminal, use `blkiomon -I 1 -h -` or `--json -`.
+    """,
+    (
+        ("blkiomon top sda nvme0n1", ""),
+        ("blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon top", ""),
+        ("ssh host blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon top", ""),
+        ("blkiomon top --speed 10 results/", ""),
+    ),
+)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``blkiomon top`` with what stands behind these words; returns the exit status."""
-    from blkiomon.commands.cli import UsageError, read_options
-
+    """Run ``blkiomon top`` with the arguments after these words; returns the exit status."""
+    given = read(COMMAND, argv)
+    if isinstance(given, int):
+        return given
     try:
-        pairs, names = read_options(
-            argv, "I:f:", ["interval=", "file=", "speed=", "capture=", "help"]
-        )
-        short = {"-I": "interval", "-f": "file"}
-        named = [(short.get(name) or name[2:], value) for name, value in pairs]
-        if "help" in dict(named):
-            return printed([HELP])
-        config = _config(dict(named), [v for n, v in named if n == "file"], names)
+        config = _config(given)
     except UsageError as error:
-        return misused(str(error), USAGE)
+        return COMMAND.misused(error)
     if isinstance(config, str):
         complain(config)
         return EXIT_INPUT
     if not os.isatty(1):
         complain(
-            "standard output is no terminal, which top draws on: blkiomon -I 1 -h - prints text, "
-            "and --json - lines for programs"
+            "top needs a terminal: blkiomon -I 1 -h - prints text, and --json - lines for programs"
         )
         return EXIT_USAGE
     if os.environ.get("TERM", "dumb") == "dumb":
@@ -87,26 +115,26 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_OUTPUT
 
     from blkiomon.commands.run import run
-    from blkiomon.commands.top.screen import leave_terminal
+    from blkiomon.commands.top.screen import leave_terminal, open_screen
 
     try:
-        return run(config)
+        return run(config, open_screen=partial(open_screen, config))
     finally:
         leave_terminal()
 
 
-def _config(given: dict[str, str], files: list[str], names: Sequence[str]) -> Config | str:
-    """What to run, or why there is nothing to run.
+def _config(given: Namespace) -> Config | str:
+    """What to run, or a message that there is nothing to run.
 
     Raises:
         UsageError: the arguments make no sense.
     """
-    from blkiomon.commands.cli import UsageError, choice, seconds
     from blkiomon.sources.capture import whole_disks
     from blkiomon.sources.devices import device_number
     from blkiomon.sources.members import find_members
 
-    if any(not name or "\0" in name for name in (*files, *names)):
+    files, names = given.file, given.names
+    if any(not name or "\0" in name for name in names):
         raise UsageError("a device or a trace is named by its name or path")
     devices = [name for name in names if device_number(name) is not None]
     others = [name for name in names if name not in devices]
@@ -114,38 +142,37 @@ def _config(given: dict[str, str], files: list[str], names: Sequence[str]) -> Co
         if others:
             find_members(others)
     except SourceError as error:
-        return f"{error}; nor has this host such a block device"
+        return f"{error}, and this host has no such block device"
     files = files + others
     if devices and files:
         raise UsageError(
-            f"either devices or traces: {devices[0]} is a device of this host, and "
-            f"{files[0]} is none"
+            f"top shows devices or traces, not both: {devices[0]} is a device of this host, and "
+            f"{files[0]} is not"
         )
     if "-" in files and os.isatty(0):
-        raise UsageError("standard input is a terminal, and a trace is expected there")
-    if "speed" in given and not files:
-        raise UsageError("--speed is for a recorded trace: name it")
-    is_max = given.get("speed") == "max"
+        raise UsageError("standard input is a terminal; a trace is expected there")
+    if given.speed is not None and not files:
+        raise UsageError("--speed needs a recorded trace: name it")
     config = Config(
-        interval_s=seconds(given, "interval", least=0.001, default=1.0),
+        interval_s=given.interval,
         files=tuple(files),
-        capture=choice(given, "capture", ("auto", "blktrace", "tracefs")),
+        capture=given.capture or "auto",
         screen=True,
-        speed=0.0 if is_max else seconds(given, "speed", 0.001, 1.0, "a factor or max"),
+        speed=1.0 if given.speed is None else given.speed,
         trace=tuple(devices),
     )
     if not files and not devices and not _is_fed():
         disks = whole_disks()
         if not disks:
-            return "this host shows no disks of its own: name the devices to trace"
+            return "this host has no disks: name the devices to trace"
         config = replace(config, trace=tuple(disks))
-    if "capture" in given and not config.trace:
-        raise UsageError("--capture says how to trace, and nothing is to be traced")
+    if given.capture and not config.trace:
+        raise UsageError("--capture needs a device to trace")
     return config
 
 
 def _is_fed() -> bool:
-    """Whether standard input is something that a trace may come from."""
+    """Whether standard input is a pipe, a socket or a file."""
     try:
         mode = os.fstat(0).st_mode
     except OSError:

@@ -25,6 +25,7 @@ from blkiomon.commands.config import Config
 from blkiomon.commands.top.frame import About, Look, lines
 from blkiomon.commands.top.watch import Watch, paused
 from blkiomon.console import complain, divert, how_many
+from blkiomon.errors import OutputError
 from blkiomon.interval.value import Interval
 from blkiomon.outputs.sink import Item, Report, Sink
 from blkiomon.sources.devices import device_number
@@ -390,7 +391,7 @@ def open_screen(
     """The screen of a run.
 
     Raises:
-        OSError: there is no terminal.
+        OutputError: the terminal cannot be used.
     """
     is_live = not lossless
     source = " ".join(config.trace or config.files)
@@ -407,7 +408,10 @@ def open_screen(
     )
     numbers = [device_number(name) for name in config.trace]
     expected = [number for number in numbers if number is not None]
-    terminal = Terminal()
+    try:
+        terminal = Terminal()
+    except OSError as error:
+        raise OutputError(f"cannot use this terminal: {error.strerror}") from error
     return ScreenSink(
         terminal, about, expected, config.speed, report, lossless=lossless, verbose=verbose
     )

@@ -1,21 +1,22 @@
-"""A directory that gets one Parquet file of every interval."""
+"""A directory that gets one file per interval."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from blkiomon.formats.parquet import ParquetFormat
+from blkiomon.formats.rendering import Format
 from blkiomon.interval.value import Interval
 from blkiomon.outputs.opening import DEFAULT, Policy, write_whole
 from blkiomon.outputs.sink import Item, Report, Sink, Undelivered
 
 
-class ParquetDirectorySink(Sink):
-    """A directory that gets a whole file of every interval, named after its end.
+class DirectorySink(Sink):
+    """Writes each interval into a file of its own, ``interval-END.SUFFIX`` with its end in ns.
 
     Args:
         path: of the directory.
+        suffix: of the files, without the dot.
         form: for this sink alone.
         policy: what outputs may write to.
         report, options: as for ``Sink``.
@@ -24,7 +25,8 @@ class ParquetDirectorySink(Sink):
     def __init__(
         self,
         path: str,
-        form: ParquetFormat,
+        suffix: str,
+        form: Format,
         report: Report,
         *,
         policy: Policy = DEFAULT,
@@ -32,7 +34,8 @@ class ParquetDirectorySink(Sink):
     ) -> None:
         super().__init__(path, report, **options)
         self._directory = Path(path)
-        self._form = form
+        self._suffix = suffix
+        self._format = form
         self._policy = policy
 
     def takes(self, item: Item) -> bool:
@@ -41,8 +44,11 @@ class ParquetDirectorySink(Sink):
     def _deliver(self, item: Item) -> None:
         assert isinstance(item, Interval)
         with self._rendering():
-            data = b"".join([*self._form.render(item), *self._form.finish()])
-        path = self._directory / f"interval-{item.end_ns:020}.parquet"
+            pieces = [self._format.head, *self._format.render(item)]
+            if self._format.finish:
+                pieces += self._format.finish()
+            data = b"".join(pieces)
+        path = self._directory / f"interval-{item.end_ns:020}.{self._suffix}"
         try:
             write_whole(path, lambda file: file.write(data), self._policy)
         except OSError as error:

@@ -1,0 +1,270 @@
+"""Commands and their options as values.
+
+Parsers, ``--help``, the man page and the shell completions are made from them. The main command
+parses with getopt, as the original does; sub-commands parse with argparse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from blkiomon.console import misused
+
+WIDTH = 80
+"""Columns of ``--help``."""
+
+_HELP_COLUMN = 30
+
+
+class UsageError(Exception):
+    """The arguments make no sense; the text says which and why."""
+
+
+Reader = Callable[[str, str], Any]
+"""Makes a value of an option's name, such as ``--from``, and its argument. Raises UsageError."""
+
+
+class Option(NamedTuple):
+    """An option of a command.
+
+    Attributes:
+        short: letter, or empty.
+        long: name without dashes.
+        argument: what it takes, as ``--help`` shows it; empty for a flag. FILE, PATH, DIR, DATASET
+            and DEVICE, and words with ``|`` between them, can be completed.
+        help: for ``--help``.
+        group: heading in ``--help``; may be empty.
+        read: makes the value.
+        default: value without the option; of a repeatable option the empty list.
+        is_repeatable: may be given several times; the value is a list.
+        is_output: must not be given twice, as it writes to one place.
+    """
+
+    short: str
+    long: str
+    argument: str
+    help: str
+    group: str = ""
+    read: Reader = lambda name, text: text
+    default: Any = None
+    is_repeatable: bool = False
+    is_output: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """As they are typed."""
+        return [f"-{self.short}"] * bool(self.short) + [f"--{self.long}"]
+
+
+HELP = Option("", "help", "", "print this text")
+
+
+class Command(NamedTuple):
+    """A command; the name of the main command is empty.
+
+    Attributes:
+        usage: lines, each of which begins with ``blkiomon`` unless it continues the one before.
+        description, notes: paragraphs with empty lines between them, before and after the options.
+        examples: what is typed, and what it does.
+    """
+
+    name: str
+    usage: Sequence[str]
+    description: str
+    options: Sequence[Option]
+    notes: str = ""
+    examples: Sequence[tuple[str, str]] = ()
+
+    @property
+    def usage_text(self) -> str:
+        """What follows a message about wrong arguments."""
+        typed = f"blkiomon {self.name}".strip()
+        return f"{self._synopsis()}'{typed} --help' explains the options.\n"
+
+    def _synopsis(self) -> str:
+        return "".join(f"{'' if n else 'Usage: ':7}{line}\n" for n, line in enumerate(self.usage))
+
+    def help(self) -> str:
+        """The text of ``--help``."""
+        lines = self._synopsis().splitlines()
+        for paragraph in paragraphs(self.description):
+            lines += ["", *_filled(paragraph)]
+        for group, options in self.groups().items():
+            lines += ["", f"{group}:"] if group else [""]
+            for option in options:
+                lines += _option_lines(option)
+        if self.examples:
+            lines += ["", "Examples:"]
+            for typed, told in self.examples:
+                lines += [f"  {typed}", *_filled(told, indent=8)]
+        for paragraph in paragraphs(self.notes):
+            lines += ["", *_filled(paragraph)]
+        return "\n".join(lines) + "\n"
+
+    def groups(self) -> dict[str, list[Option]]:
+        """Options by their group."""
+        found: dict[str, list[Option]] = {}
+        for option in self.options:
+            found.setdefault(option.group, []).append(option)
+        return found
+
+    def misused(self, why: object) -> int:
+        """Complain about the arguments, print the usage; returns the exit status."""
+        return misused(str(why), self.usage_text)
+
+
+def paragraphs(text: str) -> list[str]:
+    """The paragraphs of a text, each as one line."""
+    return [" ".join(part.split()) for part in text.strip().split("\n\n") if part]
+
+
+def _option_lines(option: Option) -> Iterator[str]:
+    names = f"-{option.short}, --{option.long}" if option.short else f"    --{option.long}"
+    names = f"  {names}={option.argument}" if option.argument else f"  {names}"
+    first, *rest = _filled(option.help, _HELP_COLUMN)
+    if len(names) + 2 > _HELP_COLUMN:  # too wide for the column
+        yield names
+        yield first
+    else:
+        yield names.ljust(_HELP_COLUMN) + first.strip()
+    yield from rest
+
+
+def _filled(text: str, indent: int = 0) -> list[str]:
+    import textwrap
+
+    space = " " * indent
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=space,
+        subsequent_indent=space,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def meant_by(word: str, words: Iterable[str]) -> str | None:
+    """The one of some words that a misspelt word is close to, if any."""
+    from difflib import get_close_matches  # for mistakes alone
+
+    return next(iter(get_close_matches(word, list(words), 1)), None)
+
+
+# --- what options take ----------------------------------------------------------------------------
+
+
+def path(name: str, text: str) -> str:
+    """A path, which is not empty. A Reader."""
+    if not text or "\0" in text:
+        raise UsageError(f"{name} takes a path")
+    return text
+
+
+def one_of(*words: str) -> Reader:
+    """A Reader of one of some words."""
+
+    def read(name: str, text: str) -> str:
+        if text not in words:
+            raise UsageError(f"{name} takes {' or '.join(words)}, not {text!r}")
+        return text
+
+    return read
+
+
+def whole(least: int, most: int, *, zero: bool = True) -> Reader:
+    """A Reader of a whole number within limits; ``zero``: whether 0 is allowed."""
+
+    def read(name: str, text: str) -> int:
+        try:
+            value = int(text, 10) if _is_plain(text) else None
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most or not (value or zero):
+            bounds = f"from {least} to {most}" if zero else "not 0"
+            raise UsageError(f"{name} takes a whole number, {bounds}, not {text!r}")
+        return value
+
+    return read
+
+
+def seconds(least: float, what: str = "a number of seconds") -> Reader:
+    """A Reader of a number from ``least`` to 1e9: in seconds 30 years, which in ns fit 64 bits."""
+
+    def read(name: str, text: str) -> float:
+        try:
+            value = float(text) if _is_plain(text) else -1.0
+        except ValueError:
+            value = -1.0
+        if not least <= value <= 1e9:  # also false for nan
+            raise UsageError(f"{name} takes {what}, {least:g} or more, not {text!r}")
+        return value
+
+    return read
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a number is written as people write it: Python also accepts 1_000 and the like."""
+    return text.isascii() and "_" not in text
+
+
+def device(name: str, text: str) -> int:
+    """A block device as ``major << 20 | minor``. A Reader."""
+    major, _, minor = text.replace(",", ":").partition(":")
+    if major.isdecimal() and minor.isdecimal() and text.isascii():
+        is_short = max(len(major), len(minor)) < 10
+        if is_short and int(major) < 1 << 12 and int(minor) < 1 << 20:
+            return int(major) << 20 | int(minor)
+        raise UsageError(f"{name}: there is no device {text}")
+    from blkiomon.sources.devices import device_number
+
+    number = device_number(text)
+    if number is None:
+        raise UsageError(
+            f"{name}: this host has no block device {text!r}; name a device of another host by its "
+            "number, such as 8:16"
+        )
+    return number
+
+
+# --- options that several commands have -----------------------------------------------------------
+
+DEVICE = Option(
+    "",
+    "device",
+    "DEVICE",
+    "only this device: sdb, /dev/sdb or 8:16 (repeatable)",
+    read=device,
+    is_repeatable=True,
+)
+OVERWRITE = Option("", "overwrite", "", "replace FILE even if it begins like a trace")
+FOLLOW_SYMLINKS = Option(
+    "", "follow-symlinks", "", "as root, follow symbolic links that another user may have made"
+)
+MAX_AGE = Option(
+    "",
+    "max-age",
+    "SECONDS",
+    "drop requests that stay pending for longer (default 600)",
+    read=seconds(0.0),
+    default=600.0,
+)
+MAX_PENDING = Option(
+    "",
+    "max-pending",
+    "N",
+    "keep at most N pending requests (default 1000000)",
+    read=whole(1, 1 << 32),
+    default=1_000_000,
+)
+RESYNC = Option(
+    "", "resync", "", "after garbage, continue at the next record and count the skipped bytes"
+)
+CAPTURE = Option(
+    "",
+    "capture",
+    "auto|blktrace|tracefs",
+    "capture method (default: auto)",
+    read=one_of("auto", "blktrace", "tracefs"),
+)

@@ -1,0 +1,89 @@
+"""Parses the arguments of sub-commands with argparse, which the main command does not import."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NoReturn
+
+from blkiomon.commands.options import Command, Option, UsageError, meant_by
+from blkiomon.console import printed
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises UsageError, in the words of getopt, which parses the main command."""
+
+    def error(self, message: str) -> NoReturn:
+        if found := re.fullmatch(r"argument (?:.*/)?(-\S+): (.*)", message):
+            name, why = found.groups()
+            if "expected one argument" in why:
+                message = f"option {name} requires argument"
+            elif "ignored explicit argument" in why:
+                message = f"option {name} must not have an argument"
+        raise UsageError(message)
+
+
+class _Once(argparse.Action):
+    """An output, which must not be given twice."""
+
+    def __call__(
+        self, parser: object, namespace: argparse.Namespace, value: Any, name: str | None = None
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            raise UsageError(f"{self.option_strings[0]} is given twice; it writes to one place")
+        setattr(namespace, self.dest, value)
+
+
+def read(command: Command, arguments: Sequence[str]) -> argparse.Namespace | int:
+    """Parse the arguments of a command.
+
+    Returns:
+        Options by their long name with ``_`` for ``-``, and all other arguments as ``names``; or
+        the exit status, if help or a complaint has been printed.
+    """
+    try:
+        given = _parse(command.options, arguments)
+    except UsageError as error:
+        return command.misused(error)
+    return printed([command.help()]) if given.help else given
+
+
+def _parse(options: Sequence[Option], arguments: Sequence[str]) -> argparse.Namespace:
+    """The options by their long name, and all other arguments, in their order, as ``names``.
+
+    Options and other arguments may be mixed; after ``--`` there are no more options.
+
+    Raises:
+        UsageError: an option is unknown, or its argument is missing or wrong.
+    """
+    parser = _Parser(add_help=False)
+    for option in options:
+        if not option.argument:
+            parser.add_argument(*option.names, action="store_true")
+        elif option.is_repeatable:
+            read = partial(option.read, f"--{option.long}")
+            parser.add_argument(*option.names, type=read, action="append", default=[])
+        else:
+            action = _Once if option.is_output else "store"
+            read = partial(option.read, f"--{option.long}")
+            parser.add_argument(*option.names, type=read, action=action, default=option.default)
+    # A value may begin with a dash, as to getopt: argparse takes that only behind a `=`.
+    takers = {name: f"--{o.long}" for o in options if o.argument for name in o.names}
+    words: list[str] = []
+    left = iter(arguments)
+    for word in left:
+        if word == "--":
+            break
+        value = next(left, None) if word in takers else None
+        words.append(word if value is None else f"{takers[word]}={value}")
+    given, names = parser.parse_known_args(words)
+    for name in names:
+        if name.startswith("-") and name != "-":
+            name = name.partition("=")[0]
+            meant = meant_by(name.lstrip("-"), [o.long for o in options])
+            hint = f"; did you mean --{meant}?" if meant else ""
+            raise UsageError(f"option {name} not recognized{hint}")
+    given.names = [*names, *left]
+    return given

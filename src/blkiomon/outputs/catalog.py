@@ -1,0 +1,200 @@
+"""The table of outputs: one row for each. A new output is one module and one row of ``OUTPUTS``.
+
+``--help``, the shell completions, the checks of the command line and what the engine keeps all
+follow from the table. Importing it must stay cheap: a row names its function, which is imported
+when the output is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, Flag
+from importlib import import_module
+from typing import Any, NamedTuple
+
+ORIGINAL = "Output (several at once; FILE may be - for standard output; default: -h -)"
+PERCENTILES = "Output with percentiles, per operation, requests in flight and lost events"
+QUEUE = "Output to a SysV message queue, which must exist (all three together)"
+
+
+class Place(Enum):
+    """What the argument of an output names."""
+
+    FILE = "a file, pipe or - for standard output, which outputs may share"
+    REPLACED_FILE = "a file that is replaced as a whole after each interval"
+    ADDRESS = "a host and a port to listen on"
+    QUEUE = "a SysV message queue"
+
+
+class Need(Flag):
+    """What an output needs from the engine in addition to intervals."""
+
+    NOTHING = 0
+    DETAILS = 1
+    """Records without a partner, in full."""
+    DRIVER_DATA = 2
+    """Records of low-level drivers, in full."""
+
+
+class Output(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        name: of the long option, and of its entry in ``OutputSettings.destinations``.
+        argument, help, group: for ``--help``.
+        opener: path of the function that makes the output. Where the place is a file, it is a
+            ``Callable[[FormatOptions], Format]``. Otherwise it makes a ``Sink`` from the
+            destination; see ``destinations.open_outputs`` for its arguments.
+        short: letter of the short option; may be empty.
+        place: what the argument names.
+        needs: what the engine has to keep for it.
+        is_original: the original has this output, too. With such outputs alone, ours keeps to what
+            the original prints and how long it stays silent.
+        accepts_directory: the argument may also name a directory, which gets a file per interval.
+    """
+
+    name: str
+    argument: str
+    help: str
+    group: str
+    opener: str
+    short: str = ""
+    place: Place = Place.FILE
+    needs: Need = Need.NOTHING
+    is_original: bool = False
+    accepts_directory: bool = False
+
+    def load_opener(self) -> Callable[..., Any]:
+        """Import the function that makes this output."""
+        module, _, function = self.opener.rpartition(".")
+        found: Callable[..., Any] = getattr(import_module(f"blkiomon.{module}"), function)
+        return found
+
+
+OUTPUTS = (
+    Output(
+        "human-readable",
+        "FILE",
+        "statistics as text",
+        ORIGINAL,
+        "formats.text.output_format",
+        short="h",
+        is_original=True,
+    ),
+    Output(
+        "binary",
+        "FILE",
+        "statistics as the original's binary struct",
+        ORIGINAL,
+        "formats.stats_file.output_format",
+        short="b",
+        is_original=True,
+    ),
+    Output(
+        "dump-lldd",
+        "FILE",
+        "records of low-level drivers, unchanged",
+        ORIGINAL,
+        "formats.driver_data.output_format",
+        short="d",
+        needs=Need.DRIVER_DATA,
+        is_original=True,
+    ),
+    Output(
+        "debug",
+        "FILE",
+        "unmatched records, and totals",
+        ORIGINAL,
+        "formats.debug.output_format",
+        short="D",
+        needs=Need.DETAILS,
+        is_original=True,
+    ),
+    Output(
+        "json",
+        "FILE",
+        "JSON Lines, one line per interval",
+        PERCENTILES,
+        "formats.json_lines.output_format",
+    ),
+    Output(
+        "csv",
+        "FILE",
+        "one row per interval, device and operation",
+        PERCENTILES,
+        "formats.csv.output_format",
+    ),
+    Output(
+        "parquet",
+        "FILE|DIR/",
+        "the same rows; pip install 'blkiomon[arrow]'",
+        PERCENTILES,
+        "formats.parquet.output_format",
+        accepts_directory=True,
+    ),
+    Output(
+        "openmetrics",
+        "[HOST:]PORT",
+        "serve metrics; pip install 'blkiomon[metrics]'",
+        PERCENTILES,
+        "outputs.metrics.open_server",
+        place=Place.ADDRESS,
+    ),
+    Output(
+        "textfile",
+        "FILE",
+        "keep the latest metrics in FILE; likewise",
+        PERCENTILES,
+        "outputs.metrics.open_textfile",
+        place=Place.REPLACED_FILE,
+    ),
+    Output(
+        "msg-queue",
+        "PATH",
+        "path that names the queue, as for ftok(3)",
+        QUEUE,
+        "outputs.message_queue.open_queue",
+        short="Q",
+        place=Place.QUEUE,
+        is_original=True,
+    ),
+)
+
+BY_NAME = {output.name: output for output in OUTPUTS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSettings:
+    """The outputs of a run, and what they share.
+
+    Attributes:
+        destinations: by the output's name: a path, ``-`` for standard output; for an address, host
+            (empty for loopback) and port; for a queue, path, project id and type of the messages.
+        stat_version: layout of the original's statistics, "0.3" or "0.2".
+        names: print this host's names of devices; None: only if the trace is certainly its own.
+        overwrite: outputs also replace files that begin like a trace.
+        follow_symlinks: as root, follow symbolic links that another user may have made.
+        verbose: report what an output waits for.
+    """
+
+    destinations: Mapping[str, Any] = field(default_factory=dict)
+    stat_version: str = "0.3"
+    names: bool | None = None
+    overwrite: bool = False
+    follow_symlinks: bool = False
+    verbose: bool = False
+
+    @property
+    def rows(self) -> list[Output]:
+        """The rows of the table that have a destination, in the order of the table."""
+        return [output for output in OUTPUTS if output.name in self.destinations]
+
+    @property
+    def are_original(self) -> bool:
+        """Whether the original has all of these outputs."""
+        return all(output.is_original for output in self.rows)
+
+    def need(self, what: Need) -> bool:
+        """Whether any of these outputs needs that from the engine."""
+        return any(output.needs & what for output in self.rows)
