@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import forked
+import programs
 import pyarrow.parquet as pq
 import pytest
 from runner import until
