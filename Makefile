@@ -18,10 +18,10 @@ COVER    := .venv-coverage
 SANITIZE := .venv-sanitize
 DIST     := .venv-dist
 
-# With clang, the extensions are built for its libFuzzer.
-LIBFUZZER = $(if $(filter fuzz,$(MAKECMDGOALS)),$(shell echo 'int LLVMFuzzerTestOneInput() { return 0; }' | \
-	clang -fsanitize=fuzzer -xc - -o /dev/null 2>/dev/null && echo yes))
-FUZZ      = $(if $(LIBFUZZER),.venv-fuzz,$(SANITIZE))
+# With clang, the extensions are built for the libFuzzer of Atheris.
+CLANG     = $(if $(filter fuzz,$(MAKECMDGOALS)),$(shell echo 'int x;' | \
+	clang -fsanitize=fuzzer-no-link,address -shared -xc - -o /dev/null 2>/dev/null && echo yes))
+FUZZ      = $(if $(CLANG),.venv-fuzz/.stamp-fuzz,$(SANITIZE)/.stamp-wheel)
 VENVS    := $(RELEASE) $(DEBUG) $(COVER) $(SANITIZE) .venv-fuzz
 
 # Named after $(PYTHON), so that `make test PYTHON=python3.13` starts afresh.
@@ -114,10 +114,10 @@ sanitize: $(SANITIZE)/.stamp-tools ## the tests on a build with Address- and Und
 	@LD_PRELOAD='$(strip $(preload))' ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1 \
 		UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc $(SANITIZE)/bin/pytest $(TESTS)
 
-# Guided by coverage where there is clang with its libFuzzer; else the same
-# mutations and targets without.  See fuzz/README.md.
-fuzz: $(FUZZ)/fuzz ## fuzz for SECONDS=60 of processor time, TARGETS="engine merger resync decode from_bytes json"
-	@$(FUZZ)/bin/python fuzz/run.py --program $< --seconds $(or $(SECONDS),60) \
+# Guided by coverage if clang is installed; else the same mutations and targets
+# without guidance.  See fuzz/README.md.
+fuzz: $(FUZZ) ## fuzz for SECONDS=60 of processor time, TARGETS="engine merger resync decode from_bytes json"
+	@$(<D)/bin/python fuzz/run.py --preload '$(strip $(preload))' --seconds $(or $(SECONDS),60) \
 		$(addprefix --input ,$(INPUT)) $(TARGETS)
 
 # All of them take minutes; ARGS="pipe growth" runs two, ARGS=--help lists them.
@@ -228,17 +228,7 @@ $(DIST)/.stamp-tools: $(DIST)/%: $(DIST)/$(BASE) pyproject.toml
 	@$(DIST)/bin/pip install --quiet --requirement $@.txt
 	@touch $@
 
-# Python that prints how to compile against this Python and link with it.
-EMBED = import sysconfig as c; v = c.get_config_var; \
-	print("-I" + c.get_path("include"), "-L" + v("LIBDIR"), "-L" + v("LIBPL"), \
-	"-Wl,-rpath," + v("LIBDIR"), "-lpython" + v("LDVERSION"), v("LIBS"), v("SYSLIBS"))
-
-FUZZERS := $(wildcard fuzz/*.[ch])
-
-$(addsuffix /fuzz,.venv-fuzz .venv-sanitize): %/fuzz: %/.stamp-wheel $(FUZZERS)
-	$(call say,$*: fuzzing program)
-	@$(CC) -O2 -g -fno-omit-frame-pointer -Wall -Wextra -rdynamic \
-		-DTOP='"$(CURDIR)"' -DPYTHON='"$(CURDIR)/$*/bin/python"' \
-		-fsanitize=$(if $(filter .venv-fuzz,$*),fuzzer -fsanitize=)address,undefined \
-		fuzz/harness.c fuzz/mutator.c $(if $(filter .venv-sanitize,$*),fuzz/blind.c) \
-		$$($*/bin/python -c '$(EMBED)') -o $@
+.venv-fuzz/.stamp-fuzz: %/.stamp-fuzz: %/.stamp-wheel
+	$(call say,$*: libFuzzer for Python)
+	@$(call requirements,fuzz)
+	@touch $@

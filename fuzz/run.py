@@ -1,15 +1,17 @@
 """Fuzzes one target after the other, for ``make fuzz``, or runs one input alone.
 
-A target begins with its seeds and what earlier runs found new, which they leave below build/fuzz.
-Prints a line for each, and at a finding where its input stands; the exit status is then 1.
+A target begins with its seeds and with the new inputs of earlier runs, below build/fuzz.  Prints a
+line for each target, and the folder of the input of a finding; the exit status is then 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 import resource
+import struct
 import subprocess
 import sys
 import time
@@ -21,13 +23,16 @@ BUILD = TOP / "build" / "fuzz"
 SHARES = {"engine": 5, "merger": 2, "resync": 2, "decode": 1, "from_bytes": 1, "json": 1}
 """Of the time."""
 
+RSS_MB = 4096
+FUZZER = [sys.executable, str(TOP / "fuzz" / "fuzzer.py")]
 ENVIRONMENT = {
-    # Short stacks and a small quarantine: engines by the hundred a second are made and freed.
+    # Short stacks and a small quarantine, as each execution makes and frees several engines.
     "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1:malloc_context_size=6"
     ":quarantine_size_mb=16",
     "UBSAN_OPTIONS": "print_stacktrace=1",
-    "PYTHONMALLOC": "malloc",  # in arenas, neither leaks nor overruns would be seen
+    "PYTHONMALLOC": "malloc",  # the sanitizer does not see leaks and overruns in arenas
     "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONCOERCECLOCALE": "0",  # else the fuzzer cannot hide what is preloaded from others
     "OPENBLAS_NUM_THREADS": "1",
 }
 
@@ -38,21 +43,40 @@ def cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def reproduce(program: Path, target: str, file: Path) -> bool:
+def environment(preload: str) -> dict[str, str]:
+    """The environment of a fuzzer: the sanitizers' libraries to preload, and their options.
+
+    Atheris has a library that contains libFuzzer and both sanitizers.  libFuzzer looks for custom
+    mutators when the process starts, so these are preloaded too.
+    """
+    env = os.environ | ENVIRONMENT | {"LD_PRELOAD": preload}
+    if (atheris := importlib.util.find_spec("atheris")) and atheris.origin:
+        package = Path(atheris.origin).parent
+        libraries = [package.parent / "asan_with_fuzzer.so", *package.glob("custom_*.so")]
+        env["LD_PRELOAD"] = " ".join(map(str, libraries))
+    else:
+        env["ASAN_OPTIONS"] += f":hard_rss_limit_mb={RSS_MB}"
+    return env
+
+
+def reproduce(command: list[str], env: dict[str, str], target: str, file: Path) -> bool:
     """Run one input, with all that it prints; whether that went without a finding."""
-    environment = os.environ | ENVIRONMENT | {"FUZZ_TARGET": target}
-    return subprocess.run([str(program), str(file)], env=environment, check=False).returncode == 0
+    BUILD.mkdir(parents=True, exist_ok=True)
+    command = [*command, target, str(BUILD / f"{target}.figures"), str(file)]
+    return subprocess.run(command, env=env, check=False).returncode == 0
 
 
 class Figures(NamedTuple):
-    """What a program says it has done."""
+    """What a fuzzer has done so far."""
 
     executions: int = 0
     records: int = 0
     n_bytes: int = 0
 
 
-def fuzz(program: Path, target: str, seconds: float) -> tuple[bool, Figures]:
+def fuzz(
+    command: list[str], env: dict[str, str], target: str, seconds: float
+) -> tuple[bool, Figures]:
     """Fuzz one target for so long; whether that went without a finding, and what it did."""
     found = BUILD / "corpus" / target
     findings = BUILD / "findings" / target
@@ -60,25 +84,24 @@ def fuzz(program: Path, target: str, seconds: float) -> tuple[bool, Figures]:
         folder.mkdir(parents=True, exist_ok=True)
     file = BUILD / f"{target}.figures"
     log = BUILD / f"{target}.log"
-    environment = os.environ | ENVIRONMENT | {"FUZZ_TARGET": target, "FUZZ_FIGURES": str(file)}
     begin = cpu_s()
     done = Figures()
     status = 0
     left_s = seconds
-    # The program counts seconds on the wall: on a busy machine it has to run more than once.
+    # The fuzzer counts seconds on the wall: on a busy machine it has to run more than once.
     while True:
-        command = [
-            str(program), str(found), str(TOP / "fuzz" / "corpus" / target),
-            f"-max_total_time={max(1, round(left_s))}", "-timeout=60", "-rss_limit_mb=4096",
+        arguments = [
+            target, str(file), str(found), str(TOP / "fuzz" / "corpus" / target),
+            f"-max_total_time={max(1, round(left_s))}", "-timeout=60", f"-rss_limit_mb={RSS_MB}",
             "-max_len=65536", f"-artifact_prefix={findings}/",
-            "-detect_leaks=0",  # not after every input: all leaks are looked for once, at the end
+            "-detect_leaks=0",  # not after each input; the sanitizer looks for leaks at the end
         ]  # fmt: skip
         file.unlink(missing_ok=True)
         with log.open("wb") as output:
             status = subprocess.run(
-                command, env=environment, stdout=output, stderr=output, check=False
+                [*command, *arguments], env=env, stdout=output, stderr=output, check=False
             ).returncode
-        now = Figures(*map(int, file.read_text().split())) if file.exists() else Figures()
+        now = Figures(*struct.unpack("=3Q", file.read_bytes())) if file.exists() else Figures()
         done = Figures(*map(sum, zip(done, now)))
         left_s = seconds - (cpu_s() - begin)
         if status or left_s <= 1:
@@ -98,7 +121,7 @@ def fuzz(program: Path, target: str, seconds: float) -> tuple[bool, Figures]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--program", type=Path, required=True)
+    parser.add_argument("--preload", default="", help="libraries of gcc's sanitizers")
     parser.add_argument(
         "--seconds", type=float, default=60, help="of processor time, all targets together"
     )
@@ -110,11 +133,12 @@ def main() -> int:
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
     if arguments.input and len(targets) != 1:
         parser.error("one input is for one target")
+    env = environment(arguments.preload)
     if arguments.input:
-        return 0 if reproduce(arguments.program, targets[0], arguments.input) else 1
+        return 0 if reproduce(FUZZER, env, targets[0], arguments.input) else 1
     share = arguments.seconds / sum(SHARES[target] for target in targets)
     started = time.monotonic()
-    results = [fuzz(arguments.program, target, share * SHARES[target]) for target in targets]
+    results = [fuzz(FUZZER, env, target, share * SHARES[target]) for target in targets]
     done = Figures(*map(sum, zip(*(figures for _, figures in results))))
     print(
         f"{'in all':<10} {cpu_s():6.0f} s of processor time, {done.executions:,} executions, "

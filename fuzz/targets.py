@@ -1,9 +1,8 @@
-"""What is fuzzed, and what must hold: each target takes an input and returns how many records it
-has fed. An exception is a finding.
+"""The targets: each takes an input, checks what must hold, and returns how many records it has fed.
 
-A target's input is 16 bytes of options and a stream; that of ``decode``, statistics as they stand;
-that of ``from_bytes``, an interval between its head and its checksum; that of ``json``, lines.
-``_fuzz`` is part of the program that runs this, see harness.c.
+An exception is a finding.  An input is 16 bytes of options and a stream; for ``decode``, statistics
+as -b writes them; for ``from_bytes``, an interval between its head and its checksum; for ``json``,
+lines.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import _fuzz
 import numpy as np
 from intervals import use_all
+from mutator import OPTIONS
+from records import Item, repeat, split
 from reference import Reference
 
 import blkiomon
@@ -33,7 +33,6 @@ from blkiomon.formats.binary_codec import CRC_BYTES, MAGIC, VERSION
 from blkiomon.interval.value import Interval
 from blkiomon.sources.merger import Merger
 
-OPTIONS = 16
 U64 = 1 << 64
 REQUEUE, ISSUE, COMPLETE, DRV_DATA = 1 << 21, 1 << 22, 1 << 23, 1 << 30
 MOST_BYTES = 1 << 20
@@ -78,8 +77,7 @@ class Options:
         wanted = self.of(at, COPIES)
         copies = min(abs(wanted), MOST_BYTES // max(len(data), 1) + 1)
         steps = self.of(at + 1, SECTOR_STEPS), self.of(at + 2, TIME_STEPS)
-        repeated: bytes = _fuzz.repeated(data, copies, wanted < 0, *steps)
-        return repeated
+        return repeat(bytes(data), copies, *steps, each=wanted < 0)
 
 
 def exactly(data: bytes | memoryview) -> np.ndarray[Any, Any]:
@@ -344,17 +342,16 @@ def merger(data: memoryview) -> int:
     orders = set()
     are_records = True
     n = 0
-    for i, (begin, end, version, is_big) in enumerate(_fuzz.items(stream)):
-        piece = stream[begin:end]
-        order = "big" if is_big else "little"
-        file = (int.from_bytes(piece[8:16], order) * 0x9E3779B1 >> 7 & 0xFFFF) % n_files
+    for i, item in enumerate(split(stream)):
+        time = int.from_bytes(item.data[8:16], item.order)
+        file = (time * 0x9E3779B1 >> 7 & 0xFFFF) % n_files
         if options.bit(1):
             file = i % n_files
-        files[file].append(piece)
-        records[file].append((int.from_bytes(piece[8:16], order), piece))
-        are_records &= version != 0
-        orders.add(order)
-        n += version != 0
+        files[file].append(item.data)
+        records[file].append((time, item.data))
+        are_records &= item.version != 0
+        orders.add(item.order)
+        n += item.version != 0
     contents = [b"".join(pieces) for pieces in files]
     merged = Merger(
         [f"file {i}" for i in range(n_files)],
@@ -434,14 +431,14 @@ HARMLESS = bytes.maketrans(b"aC\0", b"bD?")
 """For garbage: it holds no magic, nor the beginning of one, no mark of lost events, no padding."""
 
 
-def is_certain(item: bytes, version: int, is_big: bool) -> bool:
-    """Whether a record is taken for one wherever it stands: an event that exists, and no sign of
-    the fields' order in a version-8 record behind a magic of version 7."""
-    order = "big" if is_big else "little"
-    low, high = (32, 40) if version == 8 else (28, 32)
-    event = int.from_bytes(item[low:high], order) & 0xFFFF & ~0x100
-    pid = int.from_bytes(item[32:36], order)
-    return event <= 19 and (version == 8 or pid <= 1 << 22)
+def is_certain(item: Item) -> bool:
+    """Whether a reader takes an item for a record wherever it begins.
+
+    Its event exists, and a magic of version 7 does not precede the field order of version 8.
+    """
+    if not item.version or item.get("action") & 0xFFFF & ~0x100 > 19:
+        return False
+    return item.version == 8 or item.get("pid") <= 1 << 22
 
 
 def resync(data: memoryview) -> int:
@@ -454,10 +451,10 @@ def resync(data: memoryview) -> int:
     at = 0
     order = None
     was_garbage = False
-    for begin, end, version, is_big in _fuzz.items(stream):
-        piece = stream[begin:end]
-        if version and is_certain(piece, version, is_big) and order in (None, is_big):
-            order = is_big
+    for item in split(stream):
+        piece = item.data
+        if is_certain(item) and order in (None, item.order):
+            order = item.order
             records.append(piece)
             was_garbage = False
         else:
