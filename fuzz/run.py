@@ -84,15 +84,16 @@ def fuzz(
         folder.mkdir(parents=True, exist_ok=True)
     file = BUILD / f"{target}.figures"
     log = BUILD / f"{target}.log"
-    begin = cpu_s()
+    begin, began = cpu_s(), time.monotonic()
     done = Figures()
     status = 0
-    left_s = seconds
-    # The fuzzer counts seconds on the wall: on a busy machine it has to run more than once.
+    left_s = wall_s = seconds
+    # The fuzzer counts seconds on the wall: on a busy machine it has to run more than once, and
+    # longer, as each run spends some seconds on its start.
     while True:
         arguments = [
             target, str(file), str(found), str(TOP / "fuzz" / "corpus" / target),
-            f"-max_total_time={max(1, round(left_s))}", "-timeout=60", f"-rss_limit_mb={RSS_MB}",
+            f"-max_total_time={max(1, round(wall_s))}", "-timeout=60", f"-rss_limit_mb={RSS_MB}",
             "-max_len=65536", f"-artifact_prefix={findings}/",
             "-detect_leaks=0",  # not after each input; the sanitizer looks for leaks at the end
         ]  # fmt: skip
@@ -103,9 +104,11 @@ def fuzz(
             ).returncode
         now = Figures(*struct.unpack("=3Q", file.read_bytes())) if file.exists() else Figures()
         done = Figures(*map(sum, zip(done, now)))
-        left_s = seconds - (cpu_s() - begin)
+        used_s = cpu_s() - begin
+        left_s = seconds - used_s
         if status or left_s <= 1:
             break
+        wall_s = left_s * min(4, (time.monotonic() - began) / max(used_s, 0.1))
     covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", log.read_text(errors="replace"))
     guided = "edges {}, features {}, inputs {}".format(*covered[-1]) if covered else "not guided"
     print(

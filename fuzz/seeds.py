@@ -1,9 +1,8 @@
-"""Cuts the seeds of the corpus out of the real traces that the tests ship with.
+"""Cuts the seeds of the corpus out of the recorded traces of the tests.
 
     .venv/bin/python fuzz/seeds.py        # writes fuzz/corpus/TARGET/NAME
 
-Both versions and byte orders are made of them, as the traces themselves are little-endian and of
-version 7.
+The traces are little-endian and of version 7; the seeds have both versions and byte orders.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from blkiomon import Interval, summarize, to_bytes, to_dict  # noqa: E402
 
 CORPUS = TOP / "fuzz" / "corpus"
 RECORDS = (4, 60)
-"""In a small seed and in a large one."""
+"""How many a small seed and a large seed have."""
 
 OPTIONS = {
     "engine": [
@@ -42,7 +41,7 @@ OPTIONS = {
 
 
 def records_of(trace: bytes, first: int, most: int) -> list[Record]:
-    """Some records of a trace."""
+    """At most that many records of a trace, without its first ones."""
     records: list[Record] = []
     at = n = 0
     while at < len(trace) and len(records) < most:
@@ -59,7 +58,7 @@ def records_of(trace: bytes, first: int, most: int) -> list[Record]:
 
 
 def seeds() -> Iterator[tuple[str, bytes]]:
-    """Pieces of all traces, in turn in each version and byte order."""
+    """Names and streams: pieces of all traces, by turns in each version and byte order."""
     forms = [(7, "<"), (8, "<"), (7, ">"), (8, ">")]
     for i, path in enumerate(sorted((TOP / "tests" / "data").glob("*.bin"))):
         trace = path.read_bytes()
@@ -72,7 +71,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield "garbage", little[:96] + b"eat\x07garbage" + little[96:]
     pairs = [issue(1000 * n, 8 * n, 4096) for n in range(4)]
     pairs += [complete(5000 + n, 8 * n, 4096) for n in range(4)]
-    for i in range(5):  # with each of the engine's options
+    for i in range(5):  # with several of the engine's options
         yield f"pairs-{i}", encode(pairs)
     for seed in range(8):  # of requests in several steps
         yield f"steps-{seed}", generate(seed, avoid="nothing", count=60).data
@@ -108,7 +107,7 @@ def main() -> None:
 
 
 def stored_intervals() -> Iterator[tuple[str, Interval]]:
-    """Small ones: of real traces, and one with all that an interval can hold."""
+    """Names and small intervals: of recorded traces, and one with every kind of contents."""
     for path in sorted((TOP / "tests" / "data").glob("*.bin")):
         stream = encode(records_of(path.read_bytes(), 5000, 80))
         yield path.stem, summarize(stream)

@@ -36,11 +36,11 @@ from blkiomon.sources.merger import Merger
 U64 = 1 << 64
 REQUEUE, ISSUE, COMPLETE, DRV_DATA = 1 << 21, 1 << 22, 1 << 23, 1 << 30
 MOST_BYTES = 1 << 20
-"""A stream is not repeated beyond that."""
+"""Of a repeated stream."""
 MOST_PIECES = 300
 MOST_STOPS = 12
 MOST_RECORDS_OF_REFERENCE = 80
-"""It takes a hundred times as long as the engine."""
+"""The reference takes a hundred times as long as the engine."""
 
 MAX_PENDING = (1, 2, 3, 7, 15, 16, 17, 64, 127, 128, 129, 1000, 1_000_000, 1_000_000)
 AT_ONCE = {"spill_every": 1, "cold_table_from": 0}
@@ -53,7 +53,7 @@ TIME_STEPS = (0, 1, 10**6, 10**9, U64 - 10**6)
 
 
 class Options:
-    """The first bytes of an input, as choices."""
+    """The first bytes of an input, each of which makes a choice."""
 
     def __init__(self, data: bytes) -> None:
         self._bytes = data.ljust(OPTIONS, b"\0")
@@ -65,7 +65,7 @@ class Options:
         return choices[self._bytes[at] % len(choices)]
 
     def sizes(self, at: int) -> Iterator[int]:
-        """Of the pieces in which something comes, over and over again; in the end all that is."""
+        """Sizes of the pieces of a stream, again and again; after many of them, all of the rest."""
         some = [(b & 15) << (b >> 4) for b in self._bytes[at:OPTIONS] if b] or [MOST_BYTES * 64]
         for _ in range(MOST_PIECES // len(some)):
             yield from some
@@ -73,7 +73,7 @@ class Options:
             yield MOST_BYTES * 64
 
     def stream(self, data: memoryview, at: int) -> bytes:
-        """The stream, repeated as the options from there on say."""
+        """Repeat the stream as three bytes of options say: how often, and with which steps."""
         wanted = self.of(at, COPIES)
         copies = min(abs(wanted), MOST_BYTES // max(len(data), 1) + 1)
         steps = self.of(at + 1, SECTOR_STEPS), self.of(at + 2, TIME_STEPS)
@@ -81,7 +81,7 @@ class Options:
 
 
 def exactly(data: bytes | memoryview) -> np.ndarray[Any, Any]:
-    """A copy behind which no byte may be read, as the sanitizer sees."""
+    """A copy of exactly these bytes: the sanitizer reports a read behind them."""
     return np.frombuffer(data, np.uint8).copy()
 
 
@@ -89,7 +89,7 @@ def exactly(data: bytes | memoryview) -> np.ndarray[Any, Any]:
 
 
 class Outcome(NamedTuple):
-    """All that an engine has told, whatever it was asked to collect."""
+    """Everything that an engine reports, except what only some options collect."""
 
     cuts: list[dict[str, bytes]]
     counters: dict[str, int]
@@ -110,9 +110,9 @@ def outcome(
     until_step: int,
     wait: bool = True,
 ) -> tuple[Outcome, list[Any]]:
-    """Feed a stream in pieces, with cuts at its byte offsets and where `until_ns` says so.
+    """Feed a stream in pieces, with snapshots at some offsets and where `until_ns` stops it.
 
-    A piece is freed as soon as it has been fed, even if a second thread has still to do with it.
+    Each piece is freed as soon as it is fed: a second thread may not use it any longer.
     """
     cuts: list[Any] = []
     skips: list[tuple[int, int]] = []
@@ -215,7 +215,7 @@ def all_at_once() -> Iterator[int]:
 
 
 def balance(told: Outcome, cuts: list[Any], stream: bytes) -> None:
-    """What can be said of any stream."""
+    """Check the sums that hold for any stream."""
     counters = told.counters
     assert sum(n for _, n in told.skips) == counters["skipped_bytes"]
     assert told.offset <= len(stream)
@@ -235,7 +235,7 @@ def balance(told: Outcome, cuts: list[Any], stream: bytes) -> None:
 
 
 def adds_up(engine: Engine, told: Outcome, limits: dict[str, Any], keep: dict[str, bool]) -> None:
-    """What was collected against what was counted."""
+    """Check what the engine has collected against what it has counted."""
     counters = told.counters
     if keep.get("keep_requests"):
         assert len(engine.take_requests()) == counters["requests"]
@@ -278,13 +278,13 @@ def adds_up(engine: Engine, told: Outcome, limits: dict[str, Any], keep: dict[st
 
 
 def as_interval(cut: Any) -> Interval:
-    """An interval that holds nothing but this."""
+    """An interval with this snapshot."""
     devices = list(dict.fromkeys(cut.rows["device"].tolist()))
     return Interval(time_s=1, devices=np.array(devices, np.uint32), snapshot=cut)
 
 
 def read_back(cut: Any) -> None:
-    """An interval's statistics, written with -b and read again."""
+    """Write an interval's statistics as -b does, and read them again."""
     written = b"".join(stats_file.renderer("0.3")(as_interval(cut)))
     if written:
         stats = stats_decoder.parse(written)
@@ -293,7 +293,7 @@ def read_back(cut: Any) -> None:
 
 
 def as_reference(limits: dict[str, Any], told: Outcome, stream: bytes, ends: list[int]) -> None:
-    """The same as the obvious implementation makes of it."""
+    """Compare with the slow reference of the tests."""
     reference = Reference(
         max_pending=limits["max_pending"],
         max_age_ns=limits["max_age_ns"],
@@ -332,7 +332,7 @@ def as_reference(limits: dict[str, Any], told: Outcome, stream: bytes, ends: lis
 
 
 def merger(data: memoryview) -> int:
-    """Files of several CPUs: as sorted by hand, whatever the windows and reads."""
+    """Merge files of several CPUs: the order of time, whatever the windows and reads."""
     options = Options(bytes(data[:OPTIONS]))
     stream = options.stream(data[OPTIONS:], 3)
     n_files = options.of(1, range(1, 10))
@@ -399,7 +399,7 @@ def merger(data: memoryview) -> int:
 
 
 def reader(content: bytes, sizes: Iterator[int]) -> Any:
-    """What reads a file, so many bytes at a time."""
+    """A function that reads a file, of these sizes at most."""
     at = 0
 
     def read(space: memoryview) -> int:
@@ -413,7 +413,7 @@ def reader(content: bytes, sizes: Iterator[int]) -> Any:
 
 
 def heads_first(files: list[list[tuple[int, bytes]]]) -> Iterable[bytes]:
-    """Of all files' next records always the one with the least time."""
+    """Merge files: always the record with the least time of all the files' next ones."""
     heads = [(file[0][0], i, 0) for i, file in enumerate(files) if file]
     heapq.heapify(heads)
     while heads:
@@ -428,7 +428,7 @@ def heads_first(files: list[list[tuple[int, bytes]]]) -> Iterable[bytes]:
 # --- resynchronising ------------------------------------------------------------------------------
 
 HARMLESS = bytes.maketrans(b"aC\0", b"bD?")
-"""For garbage: it holds no magic, nor the beginning of one, no mark of lost events, no padding."""
+"""Removes from garbage what a reader treats specially: magics, marks of lost events, padding."""
 
 
 def is_certain(item: Item) -> bool:
@@ -442,7 +442,7 @@ def is_certain(item: Item) -> bool:
 
 
 def resync(data: memoryview) -> int:
-    """Records between garbage: the engine and the merger find each of them, and nothing else."""
+    """Put garbage between records: the engine and the merger find every record, and no others."""
     options = Options(bytes(data[:OPTIONS]))
     stream = options.stream(data[OPTIONS:], 3)
     pieces: list[bytes] = []
@@ -501,7 +501,7 @@ def resync(data: memoryview) -> int:
 
 
 def decode(data: memoryview) -> int:
-    """Read, printed in all forms, and written again: the same bytes, or a documented error."""
+    """Read statistics, print them in all forms, write the same bytes; or raise StatsError."""
     wire = bytes(data)
     try:
         stats = stats_decoder.parse(wire)
@@ -532,7 +532,7 @@ def decode(data: memoryview) -> int:
 
 
 def from_bytes(data: memoryview) -> int:
-    """IntervalError, or an interval that can be asked for everything, and written and merged."""
+    """Read an interval, and use, write and merge it; or raise IntervalError."""
     body = MAGIC + bytes([VERSION]) + data
     try:
         item = blkiomon.from_bytes(body + zlib.crc32(body).to_bytes(CRC_BYTES, "little"))
@@ -544,11 +544,11 @@ def from_bytes(data: memoryview) -> int:
 
 
 LINES = Path(f"/dev/shm/blkiomon-fuzz-{os.getpid()}.jsonl")
-"""In memory where there is a file system in memory."""
+"""In memory, if the system has a file system in memory."""
 
 
 def json(data: memoryview) -> int:
-    """What ``report`` reads of lines: a complaint of one line, or figures that it can draw."""
+    """Read lines as ``report`` does: its figures add up; or raise ReportError with one line."""
     lines = bytes(data)
     path = LINES if LINES.parent.is_dir() else Path(LINES.name)
     path.write_bytes(b"{" + lines)  # else it is taken for a trace
