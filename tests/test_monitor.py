@@ -324,7 +324,7 @@ def test_merged_intervals_of_a_real_trace_are_one_long_interval(name: str) -> No
 def test_interval_of_several_cuts_is_one_interval(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitor, "RECORDS_A_CUT", 3)
+    monkeypatch.setattr(monitor, "RECORDS_PER_SNAPSHOT", 3)
     data = streams.generate(seed, avoid="nothing", count=200).data
     whole = reference.Reference(as_original=True)  # each cut gives up what is too old
     whole.feed(data)
@@ -338,7 +338,7 @@ def test_interval_of_several_cuts_is_one_interval(
 def test_intervals_of_several_cuts_by_the_trace_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()
     expected = dicts(intervals_of(data, 0.5))
-    monkeypatch.setattr(monitor, "RECORDS_A_CUT", 1000)
+    monkeypatch.setattr(monitor, "RECORDS_PER_SNAPSHOT", 1000)
     pieces = [data[i : i + 9999] for i in range(0, len(data), 9999)]
     assert dicts(intervals_of(pieces, 0.5)) == expected
 

@@ -21,12 +21,13 @@ from sanitizers import NEEDED
 import blkiomon
 from blkiomon import to_dict
 from blkiomon.commands import report
-from blkiomon.commands.report import access, compare, worst
+from blkiomon.commands.report import access, compare, json_input, selection, slices
 from blkiomon.commands.report import collect as collecting
 from blkiomon.commands.report.access import Accesses
-from blkiomon.commands.report.collect import MOST_SLICES, Collected, ReportError, collect
+from blkiomon.commands.report.collect import Collected, ReportError, collect
 from blkiomon.commands.report.figures import charts
 from blkiomon.commands.report.series import heat, series, tail
+from blkiomon.commands.report.slices import MOST_SLICES
 from blkiomon.engine import layout
 
 DATA = Path(__file__).parent / "data"
@@ -98,6 +99,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 def few_slices(monkeypatch: pytest.MonkeyPatch) -> int:
     """As many as there may be: slices become longer many times over, and few are looked at."""
     monkeypatch.setattr(collecting, "MOST_SLICES", 64)
+    monkeypatch.setattr(slices, "MOST_SLICES", 64)
     return 64
 
 
@@ -465,7 +467,7 @@ def many_devices(number: int) -> list[tw.Record]:
 def test_many_devices_have_rows_for_the_worst_and_exact_totals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, most_bytes: int
 ) -> None:
-    monkeypatch.setattr(worst, "MOST_DEVICES", 4)
+    monkeypatch.setattr(slices, "MOST_DEVICES", 4)
     monkeypatch.setattr(collecting, "MOST_BYTES", most_bytes)
     path = trace(tmp_path / "trace", many_devices(100))
     exact = blkiomon.summarize(path)
@@ -473,14 +475,14 @@ def test_many_devices_have_rows_for_the_worst_and_exact_totals(
         path = tmp_path / "stats.jsonl"
         assert runner.call("-I", "0.001", "--json", path, tmp_path / "trace").returncode == 0
     found = collect([str(path)])
-    assert sum(worst.n_bytes(item.snapshot) for item in found.slices) <= most_bytes
+    assert sum(selection.size_bytes(item.snapshot) for item in found.slices) <= most_bytes
     assert not any(item._groups for item in found.slices)  # they take far more
     assert sum(item.total.requests for item in found.slices) == exact.total.requests
     whole = found.whole
     assert whole.total.d2c_ns == exact.total.d2c_ns
     assert whole.total.size_bytes == exact.total.size_bytes
     assert whole.total.in_flight == exact.total.in_flight
-    shown = {g.device for g in whole.groups() if g.device not in (None, worst.OTHERS)}
+    shown = {g.device for g in whole.groups() if g.device not in (None, selection.OTHERS)}
     assert len(shown) <= 4 and len(shown) + found.n_others == 101
     if most_bytes == 1 << 26:
         assert {8 << 20 | 2, 8 << 20 | 100, 9 << 20} <= shown
@@ -494,7 +496,7 @@ def test_many_devices_have_rows_for_the_worst_and_exact_totals(
 def test_page_and_comparison_say_that_there_are_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
-    monkeypatch.setattr(worst, "MOST_DEVICES", 4)
+    monkeypatch.setattr(slices, "MOST_DEVICES", 4)
     path, output = trace(tmp_path / "trace", many_devices(100)), tmp_path / "page.html"
     assert report.main(["-o", str(output), "--chart=iops", str(path)]) == 0
     page = output.read_text()
@@ -516,7 +518,7 @@ def test_runs_of_a_comparison_share_the_memory(
     monkeypatch.setattr(collecting, "MOST_BYTES", 400_000)
     path = trace(tmp_path / "trace", many_devices(100))
     alone, shared = collect([str(path)]), collect([str(path)], n_runs=4)
-    assert sum(worst.n_bytes(item.snapshot) for item in shared.slices) <= 100_000
+    assert sum(selection.size_bytes(item.snapshot) for item in shared.slices) <= 100_000
     assert shared.n_others > alone.n_others
     assert shared.whole.total.d2c_ns == alone.whole.total.d2c_ns
 
@@ -524,8 +526,8 @@ def test_runs_of_a_comparison_share_the_memory(
 def test_others_that_are_too_many_to_be_known_stay_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(worst, "MOST_DEVICES", 4)
-    monkeypatch.setattr(worst, "MOST_OTHERS", 20)
+    monkeypatch.setattr(slices, "MOST_DEVICES", 4)
+    monkeypatch.setattr(slices, "MOST_OTHERS", 20)
     path = trace(tmp_path / "trace", many_devices(100))
     found = collect([str(path)])
     assert "more than " in found.notes[0]
@@ -536,7 +538,7 @@ def test_others_that_are_too_many_to_be_known_stay_others(
 def test_many_processes_leave_those_that_moved_most(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(worst, "MOST_PROCESSES", 3)
+    monkeypatch.setattr(selection, "MOST_PROCESSES", 3)
     records = [tw.notify_process(1, pid, f"p{pid}") for pid in range(1, 10)]
     for pid in range(1, 10):
         at = 10**9 + pid * 1000
@@ -552,14 +554,14 @@ def test_devices_and_operations_beyond_a_limit_are_not_followed(
     accesses = Accesses(4)
     for op in range(4):
         accesses.add(requests([0, 8, 16], op=op, at=op), 0, 10)
-        accesses._look(0)
+        accesses._examine(0)
     assert set(accesses.finish().shares) == {(0, 0), (0, 1)}
 
 
 def test_a_line_that_is_too_long_is_refused(
     stats: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
-    monkeypatch.setattr(collecting, "MOST_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(json_input, "MOST_LINE_BYTES", 1 << 20)
     path = tmp_path / "bomb.jsonl.gz"
     first = stats["json"].read_bytes().splitlines(keepends=True)[0]
     path.write_bytes(gzip.compress(first + b'{"schema": 1, "x": "' + b"x" * (5 << 20)))
@@ -657,7 +659,7 @@ def test_line_that_contradicts_itself_is_told_by_file_line_and_field(
 def test_more_requests_than_add_up_are_refused(
     stats: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
-    monkeypatch.setattr(collecting, "MOST_REQUESTS", 100)
+    monkeypatch.setattr(json_input, "MOST_REQUESTS", 100)
     said = complaint(capfd, "-o", tmp_path / "page.html", stats["json"])
     assert "line 1: there are more than 100 requests in all" in said
 

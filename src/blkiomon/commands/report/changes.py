@@ -31,8 +31,8 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon.commands.report.collect import Collected, ReportError, listed
+from blkiomon.commands.report.selection import reduce_to
 from blkiomon.commands.report.series import Floats, merged, middles
-from blkiomon.commands.report.worst import reduced
 from blkiomon.engine.layout import OPS
 from blkiomon.formats.units import bandwidth_text, device_text, rate_text, time_text
 from blkiomon.interval.groups import NS_PER_S, Group
@@ -163,7 +163,7 @@ def groups(interval: Interval, device: int | None, op: str | None) -> list[Group
     return [total] if op is None else [g for g in of_ops if g.op == op]
 
 
-_reduced = lru_cache(1 << 12)(reduced)
+_reduced = lru_cache(1 << 12)(reduce_to)
 """Asked for operation by operation; forgotten when a comparison ends."""
 
 

@@ -12,7 +12,7 @@ from blkiomon._version import __version__
 from blkiomon.commands.report import figures
 from blkiomon.commands.report.collect import STATS, Collected
 from blkiomon.commands.report.figures import COLOURS, Chart, label
-from blkiomon.commands.report.worst import OTHERS
+from blkiomon.commands.report.selection import OTHERS
 from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import to_dict, unseen
 from blkiomon.formats.units import (

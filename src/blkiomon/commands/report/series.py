@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon.commands.report.worst import reduced
+from blkiomon.commands.report.selection import reduce_to
 from blkiomon.engine.layout import OPS
 from blkiomon.interval.distribution import Distribution, bin_bounds
 from blkiomon.interval.groups import NS_PER_S, Group
@@ -76,7 +76,7 @@ def series(slices: Sequence[Interval], device: int | None = None) -> Series:
     for place, interval in enumerate(known):
         if interval is None:
             continue
-        item = reduced(interval, device)
+        item = reduce_to(interval, device)
         for group in item.groups():
             if group.op is not None:
                 by_op[group.op][place].append(group)
