@@ -171,7 +171,7 @@ def _explain_nothing(found: Collected, devices: Sequence[int], max_age_s: float)
         has = f"; there are some of {listed(there)}" if there else ""
         raise ReportError(f"{what}: no request of {wanted}{has}")
     if found.kind != TRACE:
-        raise ReportError(f"{what}: there is no request in it")
+        raise ReportError(f"{what}: no request in it")
     why = "it takes both the issue and the completion of one (blktrace -a issue -a complete)"
     if counts.evicted:
         evicted = how_many(counts.evicted, "issue or completion has", "issues and completions have")
@@ -290,7 +290,7 @@ def _of_json(
             reader.close()
     notes = source.notes
     if not n_intervals:
-        raise ReportError(notes[-1] if notes else f"{', '.join(names)}: there is no interval")
+        raise ReportError(notes[-1] if notes else f"{', '.join(names)}: no interval in it")
     return _collected(names, JSON, slices, notes, is_broken=bool(notes))
 
 

@@ -47,7 +47,7 @@ def read_structs(names: Sequence[str], devices: Sequence[int]) -> tuple[Table, l
             raise SourceError(f"{name}: {error}") from error
         if stats.tail_bytes:
             tail = how_many(stats.tail_bytes, "byte is", "bytes are")
-            notes.append(f"{name}: the last {tail} no whole struct")
+            notes.append(f"{name}: the last {tail} not a whole struct")
         for moments in (stats.records["size_r"], stats.records["size_w"]):
             if int(moments["count"].max(initial=0)) > MOST_REQUESTS:
                 raise SourceError(f"{name}: a number of requests is out of range")
