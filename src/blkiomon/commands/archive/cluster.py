@@ -62,10 +62,14 @@ def cluster(scheduler: str | distributed.Client, tls: Tls | None = None) -> Iter
     if isinstance(scheduler, distributed.Client):
         yield Cluster(scheduler)
         return
+    security = None
+    if tls is not None:
+        names = "tls_ca_file", "tls_client_cert", "tls_client_key"
+        security = distributed.Security(**dict(zip(names, tls)), require_encryption=True)
     with ExitStack() as stack:
         try:
             client = stack.enter_context(
-                _Client(scheduler, timeout=CONNECT_S, set_as_default=False, security=_security(tls))
+                _Client(scheduler, timeout=CONNECT_S, set_as_default=False, security=security)
             )
         except Exception as error:  # of the library of any protocol
             raise ArchiveError(f"no Dask scheduler at {scheduler}: {why(error)}") from error
@@ -74,12 +78,3 @@ def cluster(scheduler: str | distributed.Client, tls: Tls | None = None) -> Iter
         except TimeoutError as error:
             raise ArchiveError(f"the Dask scheduler at {scheduler} has no workers") from error
         yield Cluster(client)
-
-
-def _security(tls: Tls | None) -> distributed.Security | None:
-    if tls is None:
-        return None
-    ca_file, cert, key = tls
-    return distributed.Security(
-        tls_ca_file=ca_file, tls_client_cert=cert, tls_client_key=key, require_encryption=True
-    )

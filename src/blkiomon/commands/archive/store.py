@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -217,16 +216,11 @@ class Partitions:
     def __enter__(self) -> Partitions:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
+    def __exit__(self, *error: Any) -> None:
+        if error[1] is None:
             self._end_day()
         else:
-            self._stack.__exit__(kind, error, traceback)
+            self._stack.__exit__(*error)
 
     def add(self, interval: Interval) -> None:
         """Write an interval."""

@@ -77,16 +77,13 @@ def parse(text: str) -> Rule:
         )
     units = {"iops": _COUNTS, "bandwidth": _RATES, "errors": {"": 1.0}}.get(metric, _TIMES)
     value = float(found["value"])
-    if unit == "%" and metric != "errors":
-        return Rule(text, found["device"], _all(op), metric, found["sign"], value / 100, True)
-    if unit not in units:
+    is_change = unit == "%" and metric != "errors"
+    if not is_change and unit not in units:
         known = " or ".join(filter(None, [*([] if metric == "errors" else ["%"]), *units]))
         raise RuleError(f"--fail-if: {text!r}: the limit takes {known or 'no unit'}")
-    return Rule(text, found["device"], _all(op), metric, found["sign"], value * units[unit], False)
-
-
-def _all(op: str) -> str | None:
-    return None if op == "all" else op
+    limit = value / 100 if is_change else value * units[unit]
+    of = None if op == "all" else op
+    return Rule(text, found["device"], of, metric, found["sign"], limit, is_change)
 
 
 def violated(rule: Rule, rows: Sequence[DeviceChanges]) -> str | None:
