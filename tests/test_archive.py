@@ -36,7 +36,7 @@ import blkiomon
 from blkiomon import from_bytes, to_bytes
 from blkiomon.commands.archive import COMMAND, main, summarize, work
 from blkiomon.commands.archive.crew import Here
-from blkiomon.commands.archive.options import ArchiveError, Options
+from blkiomon.commands.archive.options import ArchiveError, TraceOptions
 from blkiomon.commands.archive.store import Store
 from blkiomon.commands.archive.summary import Summary
 from blkiomon.commands.archive.traces import find, host_pattern
@@ -451,7 +451,7 @@ def test_missing_cpu_is_a_note(traces: Path) -> None:
     (note,) = summary.notes
     assert "sda.blktrace.0 is missing" in note
     (trace,), _ = find(["traces/db/sda"])
-    result = work.archive(trace, Options())
+    result = work.archive(trace, TraceOptions())
     assert result.whole is not None
     assert from_bytes(result.whole).missing_files == 1
 

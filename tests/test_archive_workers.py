@@ -27,7 +27,7 @@ from runner import until
 import blkiomon
 from blkiomon import to_bytes
 from blkiomon.commands.archive import summarize
-from blkiomon.commands.archive.options import Options
+from blkiomon.commands.archive.options import TraceOptions
 from blkiomon.commands.archive.pool import Pool
 from blkiomon.commands.archive.summary import SummaryBuilder
 from blkiomon.commands.archive.traces import find
@@ -113,7 +113,7 @@ def alone(traces: Path, dataset: Path) -> dict[str, object]:
     found, missing = find([f"{traces}/*/*.bin"])
     gathered = SummaryBuilder(missing)
     for trace in reversed(found):
-        gathered.add(archive(trace, Options(interval_s=INTERVAL_S), str(dataset)))
+        gathered.add(archive(trace, TraceOptions(interval_s=INTERVAL_S), str(dataset)))
     return known(gathered.summary().to_dict())
 
 

@@ -15,7 +15,7 @@ class ArchiveError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class TraceOptions:
     """What is made of a trace; see ``Monitor``."""
 
     interval_s: float | None = 60.0

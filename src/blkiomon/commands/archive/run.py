@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow  # noqa: F401 (workers need it: without it, fail before they start)
 
 from blkiomon.commands.archive.crew import Crew, Here
-from blkiomon.commands.archive.options import ArchiveError, Options, Tls
+from blkiomon.commands.archive.options import ArchiveError, Tls, TraceOptions
 from blkiomon.commands.archive.pool import Pool
 from blkiomon.commands.archive.store import Result
 from blkiomon.commands.archive.summary import Summary, SummaryBuilder
@@ -33,7 +33,7 @@ DIED = "every worker that read it died: out of memory?"
 
 def run(
     sources: Sequence[str],
-    options: Options,
+    options: TraceOptions,
     *,
     dataset: str | None = None,
     host: str | None = None,
@@ -102,7 +102,7 @@ class _Task:
 
 
 def _done(
-    traces: Iterator[Trace], options: Options, dataset: str | None, crew: Crew
+    traces: Iterator[Trace], options: TraceOptions, dataset: str | None, crew: Crew
 ) -> Iterator[tuple[Trace, Result | Failure]]:
     """Have every trace read; yields each with its outcome, in the order in which they end.
 

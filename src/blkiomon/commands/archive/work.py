@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 
-from blkiomon.commands.archive.options import Options
+from blkiomon.commands.archive.options import TraceOptions
 from blkiomon.commands.archive.store import Partitions, Result, Store
 from blkiomon.commands.archive.traces import Failure, Trace, why
 from blkiomon.console import how_many
@@ -22,7 +22,7 @@ from blkiomon.interval.value import MERGED_AT_ONCE, Interval, merge
 from blkiomon.library import counted, followed
 
 
-def attempt(trace: Trace, options: Options, dataset: str | None) -> Result | Failure:
+def attempt(trace: Trace, options: TraceOptions, dataset: str | None) -> Result | Failure:
     """Call ``archive``; an exception becomes a ``Failure``, which every process can receive."""
     try:
         return archive(trace, options, dataset)
@@ -32,7 +32,7 @@ def attempt(trace: Trace, options: Options, dataset: str | None) -> Result | Fai
         return Failure(trace.name, why(error), is_of_dataset=True)
 
 
-def archive(trace: Trace, options: Options, dataset: str | None = None) -> Result:
+def archive(trace: Trace, options: TraceOptions, dataset: str | None = None) -> Result:
     """Read a trace, unless an earlier run has done so.
 
     If the trace cannot be read to its end, the result says so; what came before counts.
@@ -53,7 +53,7 @@ def archive(trace: Trace, options: Options, dataset: str | None = None) -> Resul
     return found
 
 
-def _read(trace: Trace, options: Options, add: Callable[[Interval], None] | None) -> Result:
+def _read(trace: Trace, options: TraceOptions, add: Callable[[Interval], None] | None) -> Result:
     notes: list[str] = []
     some: list[Interval] = []  # waiting to be merged
     intervals = 0
@@ -90,7 +90,7 @@ def _read(trace: Trace, options: Options, add: Callable[[Interval], None] | None
 
 
 def _intervals(
-    trace: Trace, options: Options, monitor: Monitor, notes: list[str]
+    trace: Trace, options: TraceOptions, monitor: Monitor, notes: list[str]
 ) -> Iterator[Interval]:
     with ExitStack() as stack:
         stream = stack.enter_context(trace.open(resync=options.resync, report=notes.append))
