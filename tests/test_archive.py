@@ -1,6 +1,6 @@
-"""Archives: what is found, what is made of it, and that who did it and in what order is no matter.
+"""``blkiomon archive`` in this process: finding traces, datasets, summaries, resuming, errors.
 
-The worker is this process here; `test_archive_workers.py` has others.
+``test_archive_workers.py`` has other workers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,7 +36,7 @@ import blkiomon
 from blkiomon import from_bytes, to_bytes
 from blkiomon.commands.archive import COMMAND, main, summarize, work
 from blkiomon.commands.archive.crew import Here
-from blkiomon.commands.archive.options import ArchiveError, Options
+from blkiomon.commands.archive.options import ArchiveError, TraceOptions
 from blkiomon.commands.archive.store import Store
 from blkiomon.commands.archive.summary import Summary
 from blkiomon.commands.archive.traces import find, host_pattern
@@ -44,6 +44,7 @@ from blkiomon.engine import layout
 from blkiomon.formats.table import COLUMNS
 from blkiomon.formats.units import device_text
 from blkiomon.interval.distribution import PERCENTILES, Distribution
+from blkiomon.interval.groups import Group
 from blkiomon.interval.value import Interval, merge
 
 DATA = Path(__file__).parent / "data"
@@ -112,10 +113,8 @@ def over_midnight(device: int = 8 << 20, seconds: int = 4) -> bytes:
     records: list[Record] = [notify_timestamp(5 * S, MIDNIGHT - 2, 0)]
     for k in range(2 * seconds):
         at_ns = 5 * S + k * S // 2
-        records += [
-            issue(at_ns, 8 * k, 4096, device=device),
-            complete(at_ns + 1000 + k, 8 * k, 4096, device=device),
-        ]
+        records.append(issue(at_ns, 8 * k, 4096, device=device))
+        records.append(complete(at_ns + 1000 + k, 8 * k, 4096, device=device))
     return encode(records)
 
 
@@ -160,7 +159,7 @@ def found(*sources: str, host: str | None = None) -> dict[str, tuple[str, list[s
     }
 
 
-def test_traces_are_found_by_whatever_names_them(traces: Path) -> None:
+def test_traces_are_found_by_names_globs_and_directories(traces: Path) -> None:
     cpus = sorted(path.name for path in (traces / "db").glob("sda.blktrace.*"))
     cpus.sort(key=lambda name: int(name.rpartition(".")[2]))
     a = {"traces/web1/a.bin": ("web1", ["a.bin"])}
@@ -178,12 +177,12 @@ def test_traces_are_found_by_whatever_names_them(traces: Path) -> None:
     assert found("traces/**/*.bin") == a | late
 
 
-def test_name_that_looks_like_a_glob_is_a_name_first(traces: Path) -> None:
+def test_existing_name_wins_over_a_glob(traces: Path) -> None:
     (traces / "web1" / "x[1].bin").write_bytes(b"")
     assert list(found("traces/web1/x[1].bin")) == ["traces/web1/x[1].bin"]
 
 
-def test_what_is_not_there_is_missing(traces: Path) -> None:
+def test_sources_without_traces_are_failures(traces: Path) -> None:
     (traces / "empty").mkdir()
     wrong = [
         *("nothing", "traces/no*", "traces/empty", "traces/web?", "traces/db/sda.blktrace.99"),
@@ -191,13 +190,13 @@ def test_what_is_not_there_is_missing(traces: Path) -> None:
     ]
     names, missing = find([*wrong, "traces/web1/a.bin"])
     assert [Path(t.name).name for t in names] == ["a.bin"]
-    assert [m.name for m in missing] == wrong
+    assert [m.trace for m in missing] == wrong
     said = [
-        *("no such file", "nothing is called", "no trace in", "no trace in", "no such file"),
+        *("no such file", "no file matches", "no trace in", "no trace in", "no such file"),
         "cannot look up",
     ]
     for item, text in zip(missing, said, strict=True):
-        assert text in item.why and "\n" not in item.why
+        assert text in item.error and "\n" not in item.error
 
 
 @pytest.mark.parametrize(
@@ -214,25 +213,25 @@ def test_what_is_not_there_is_missing(traces: Path) -> None:
         ("/a.c/{host}", "/abc/h", None),
     ],
 )
-def test_host_is_told_by_the_path(pattern: str | None, name: str, host: str | None) -> None:
+def test_host_pattern(pattern: str | None, name: str, host: str | None) -> None:
     match = host_pattern(pattern).fullmatch(name)
     assert (match and match["host"]) == host
 
 
-def test_trace_whose_path_tells_no_host_is_missing(traces: Path) -> None:
+def test_trace_that_does_not_match_the_host_pattern_is_a_failure(traces: Path) -> None:
     names, missing = find(["traces/web1/a.bin"], "/elsewhere/{host}/*")
     assert not names
-    assert missing[0].name.endswith("a.bin") and "/elsewhere/" in missing[0].why
+    assert missing[0].trace.endswith("a.bin") and "/elsewhere/" in missing[0].error
 
 
-def test_host_that_is_no_text_is_told(traces: Path) -> None:
+def test_host_that_is_not_utf8_is_a_failure(traces: Path) -> None:
     """Its folder in the dataset would keep readers from all the others."""
     folder = os.fsdecode(b"traces/web\xff")
     (Path(folder)).mkdir()
     (Path(folder) / "x.bin").write_bytes(b"")
     names, missing = find([f"{folder}/x.bin", "traces/web1/a.bin"])
     assert [trace.host for trace in names] == ["web1"]
-    assert [(Path(m.name).name, m.why) for m in missing] == [("x.bin", "its host is no UTF-8")]
+    assert [(Path(m.trace).name, m.error) for m in missing] == [("x.bin", "its host is not UTF-8")]
 
 
 class Listed(MemoryFileSystem):  # type: ignore[misc]
@@ -256,7 +255,7 @@ class Listed(MemoryFileSystem):  # type: ignore[misc]
         self.dircache.clear()
 
 
-def test_what_has_come_since_is_found_by_the_same_process() -> None:
+def test_new_files_are_found_by_the_same_process() -> None:
     fsspec.register_implementation("listed", Listed, clobber=True)
     fs = fsspec.filesystem("listed")
     for name, n_found in (("one", 1), ("two", 2)):
@@ -264,7 +263,7 @@ def test_what_has_come_since_is_found_by_the_same_process() -> None:
         assert len(find(["listed://web1/*"])[0]) == n_found
 
 
-def test_traces_have_ids_of_their_own(traces: Path) -> None:
+def test_ids_of_traces_are_unique(traces: Path) -> None:
     names, _ = find(["traces/*/*"])
     (traces / "db" / "µ .bin").write_bytes(b"")
     odd, _ = find(["traces/db/µ .bin"])
@@ -296,7 +295,7 @@ def test_dataset_has_the_intervals_of_each_trace(traces: Path, first: Summary) -
     )
 
 
-def test_intervals_stand_in_the_day_in_which_they_begin(traces: Path) -> None:
+def test_intervals_are_in_the_day_in_which_they_begin(traces: Path) -> None:
     summarize("traces/db/late.bin", interval=1.0, dataset="ds", workers=0)
     files = stored(Path("ds"))
     assert [name.split("/")[1] for name in files] == ["day=2026-11-22", "day=2026-11-23"]
@@ -319,7 +318,7 @@ def test_rows_are_those_of_parquet_output(first: Summary) -> None:
     assert has_bytes == [device == "all" for device in rows["device"].to_pylist()]
 
 
-def test_dataset_is_read_by_what_reads_datasets(first: Summary) -> None:
+def test_dataset_is_readable_by_pyarrow_and_duckdb(first: Summary) -> None:
     import duckdb
 
     table = pyarrow.dataset.dataset("ds", partitioning="hive").to_table()
@@ -333,40 +332,31 @@ def test_dataset_is_read_by_what_reads_datasets(first: Summary) -> None:
     assert dict(asked.fetchall()) == {host.name: host.groups[-1].requests for host in first.hosts}
 
 
-def requests_of(traces: Path, names: Sequence[str]) -> Any:
-    """All requests of some traces, one by one."""
-    return [blkiomon.requests(traces / name) for name in names]
+def is_of(group: Group, requests: Any) -> Any:
+    """Which requests are of the device and operation of a group: shape (n,), bool."""
+    is_device = (requests["device"] == group.device) | (group.device is None)
+    op = layout.OPS.index(group.op) if group.op else 0
+    return is_device & ((requests["op"] == op) | (group.op is None))
 
 
 def test_summary_has_the_figures_of_all_requests(traces: Path) -> None:
-    """Against the requests themselves, which no interval and no merging has touched."""
+    """Compared with the requests, without intervals and merging."""
     summary = summarize(SOURCES, interval=0.5, workers=0)
-    every = requests_of(traces, ["web1/a.bin", "web2/b.gz", "db/sda", "db/late.bin"])
+    names = "web1/a.bin", "web2/b.gz", "db/sda", "db/late.bin"
+    every = [blkiomon.requests(traces / name) for name in names]
     assert [host.name for host in summary.hosts] == ["db", "web1", "web2"]
     for group in summary.fleet:
-        ops = [r if group.op is None else r[r["op"] == layout.OPS.index(group.op)] for r in every]
-        assert group.d2c_ns == Distribution.of(v for r in ops for v in r["d2c_ns"].tolist())
-        assert group.size_bytes == Distribution.of(v for r in ops for v in r["bytes"].tolist())
-        assert group.errors == sum(int((r["error"] != 0).sum()) for r in ops)
+        of = [r[is_of(group, r)] for r in every]
+        assert group.d2c_ns == Distribution.of(v for r in of for v in r["d2c_ns"].tolist())
+        assert group.size_bytes == Distribution.of(v for r in of for v in r["bytes"].tolist())
+        assert group.errors == sum(int((r["error"] != 0).sum()) for r in of)
         assert group.in_flight is None
     assert [g.op for g in summary.fleet] == ["read", "write", "discard", "flush", None]
     db = summary.host("db")
-    assert db.traces == 2
-    assert (db.start_ns, db.end_ns) == (
-        (MIDNIGHT - 2) * S,
-        alone(traces / "db/late.bin")[-1].end_ns,
-    )
+    end_ns = alone(traces / "db/late.bin")[-1].end_ns
+    assert (db.traces, db.start_ns, db.end_ns) == (2, (MIDNIGHT - 2) * S, end_ns)
     for group in db.groups:
-        of = [
-            r[
-                ((r["device"] == group.device) | (group.device is None))
-                & (
-                    (r["op"] == (layout.OPS.index(group.op) if group.op else 0))
-                    | (group.op is None)
-                )
-            ]
-            for r in every[2:]
-        ]
+        of = [r[is_of(group, r)] for r in every[2:]]
         assert group.d2c_ns == Distribution.of(v for r in of for v in r["d2c_ns"].tolist())
     for percent in PERCENTILES:
         reads = Distribution.of(
@@ -400,27 +390,20 @@ def test_text_has_a_line_for_every_group(traces: Path) -> None:
     groups = [("fleet", g) for g in summary.fleet]
     groups += [(host.name, g) for host in summary.hosts for g in host.groups]
     for row, (host, group) in zip(rows, groups, strict=True):
-        assert row[:5] == [
-            host,
-            "all" if group.device is None else device_text(group.device),
-            group.op or "all",
-            str(group.requests),
-            str(group.errors),
-        ]
+        device = "all" if group.device is None else device_text(group.device)
+        counts = str(group.requests), str(group.errors)
+        assert row[:5] == [host, device, group.op or "all", *counts]
         assert row[7] == f"{(group.d2c_ns.percentile(50) or 0) / 1e3:.1f}"
 
 
-def test_summary_is_the_same_in_whatever_order_traces_come(traces: Path) -> None:
-    one = summarize(["traces/*/*"], interval=1.0, workers=0).to_dict()
-    two = summarize(
-        ["traces/web2/*", "traces/db", "traces/web1/*", "traces/db/late.bin"],
-        interval=1.0,
-        workers=0,
-    ).to_dict()
-    assert json.dumps(one) == json.dumps(two)
+def test_order_of_traces_does_not_change_the_summary(traces: Path) -> None:
+    one = archived(dataset=None)
+    shuffled = "traces/web2/*", "traces/db", "traces/web1/*", "traces/db/late.bin"
+    two = archived(*shuffled, dataset=None)
+    assert json.dumps(one.to_dict()) == json.dumps(two.to_dict())
 
 
-def test_hosts_may_be_called_anything(tmp_path: Path) -> None:
+def test_hosts_of_any_name(tmp_path: Path) -> None:
     folder = tmp_path / "a=b µ%"
     folder.mkdir()
     (folder / "x.bin").write_bytes(over_midnight())
@@ -434,18 +417,15 @@ def test_hosts_may_be_called_anything(tmp_path: Path) -> None:
 # --- what goes wrong -----------------------------------------------------------------------------
 
 
-def test_bad_traces_are_named_and_the_others_go_on(traces: Path) -> None:
+def test_bad_traces_are_failures_and_the_others_count(traces: Path) -> None:
     good = summarize(SOURCES, workers=0)
-    whole = MULTI
-    (traces / "db" / "cut.bin").write_bytes(whole[: 48 * 1000 + 7])
+    (traces / "db" / "cut.bin").write_bytes(MULTI[: 48 * 1000 + 7])
     (traces / "db" / "none.bin").write_bytes(b"this is no trace at all, and long enough to tell")
-    (traces / "web1" / "cut.gz").write_bytes(gzip.compress(whole)[:-100])
+    (traces / "web1" / "cut.gz").write_bytes(gzip.compress(MULTI)[:-100])
     (traces / "web1" / "gone.bin").symlink_to("nowhere")
     summary = summarize([*SOURCES, "traces/web9/x.bin"], workers=0)
-    assert {Path(f.trace).name for f in summary.failures} == {
-        *("cut.bin", "none.bin", "cut.gz", "gone.bin", "x.bin")
-    }
     got = {Path(f.trace).name: f for f in summary.failures}
+    assert got.keys() == {"cut.bin", "none.bin", "cut.gz", "gone.bin", "x.bin"}
     assert got["cut.bin"].records == 1000 and got["cut.bin"].intervals == 1
     assert "byte offset 48000" in got["cut.bin"].error
     assert got["none.bin"].records == 0
@@ -456,8 +436,7 @@ def test_bad_traces_are_named_and_the_others_go_on(traces: Path) -> None:
 
 
 def test_resync_goes_on_and_counts(traces: Path) -> None:
-    data = MULTI
-    (traces / "web1" / "a.bin").write_bytes(data[:4800] + b"garbage" + data[4800:])
+    (traces / "web1" / "a.bin").write_bytes(MULTI[:4800] + b"garbage" + MULTI[4800:])
     strict = summarize("traces/web1/a.bin", workers=0)
     lenient = summarize("traces/web1/a.bin", resync=True, workers=0)
     assert strict.failures and not lenient.failures
@@ -472,12 +451,12 @@ def test_missing_cpu_is_a_note(traces: Path) -> None:
     (note,) = summary.notes
     assert "sda.blktrace.0 is missing" in note
     (trace,), _ = find(["traces/db/sda"])
-    result = work.archive(trace, Options())
+    result = work.archive(trace, TraceOptions())
     assert result.whole is not None
     assert from_bytes(result.whole).missing_files == 1
 
 
-def test_no_trace_at_all_is_an_empty_summary() -> None:
+def test_summary_without_traces() -> None:
     summary = summarize("/nowhere/at/all", workers=0)
     assert (summary.hosts, summary.fleet, len(summary.failures)) == ((), (), 1)
     assert "0 hosts" in "".join(summary.text())
@@ -491,7 +470,7 @@ def test_dataset_that_cannot_be_written_fails_by_trace(traces: Path) -> None:
     assert {f.error for f in summary.failures} == {"Not a directory"}
 
 
-def test_option_out_of_range_is_told_at_once(traces: Path) -> None:
+def test_options_out_of_range(traces: Path) -> None:
     with pytest.raises(ValueError, match="interval_s"):
         summarize(SOURCES, interval=-1, workers=0)
     with pytest.raises(ValueError, match="workers must be 0 or more, not -1"):
@@ -518,36 +497,56 @@ def times(dataset: Path) -> dict[str, int]:
 
 def test_second_run_reads_nothing_again(traces: Path, first: Summary) -> None:
     before = times(Path("ds"))
-    (traces / "web1" / "a.bin").chmod(0)  # whoever read it would fail, or at least root would not
+    (traces / "web1" / "a.bin").chmod(0)  # reading it would fail, but for root
     second = archived()
     assert (first.resumed, second.resumed) == (0, 4)
     assert same(first, second)
     assert times(Path("ds")) == before
 
 
-def test_only_what_is_missing_is_done_again(first: Summary) -> None:
-    content = stored(Path("ds"))
-    lost = [p for p in parts(Path("ds")) if "2026-11-22" in str(p) or "web2" in str(p)]
-    for path in lost:
-        path.unlink()
-    second = archived()
-    assert second.resumed == 2
-    assert same(first, second)
-    assert stored(Path("ds")) == content
+def remove_two() -> None:
+    for path in parts(Path("ds")):
+        if "2026-11-22" in str(path) or "web2" in str(path):
+            path.unlink()
 
 
-@pytest.mark.parametrize("size", [0, 100])
-def test_what_has_been_cut_is_done_again(first: Summary, size: int) -> None:
-    """As a machine that lost its power leaves it, or a copy that was not waited for."""
-    content = whole_dataset(Path("ds"))
+def truncate(size: int) -> None:
+    """As after a power failure, or an unfinished copy."""
     os.truncate(next(p for p in parts(Path("ds")) if "web1" in str(p)), size)
+
+
+def damage_manifest(data: bytes | None) -> None:
+    """None: cut its interval short."""
+    path = next(Path("ds/_manifest").glob("a.bin*"))
+    if data is None:
+        entry = json.loads(path.read_bytes())
+        data = json.dumps(entry | {"whole": entry["whole"][:-8]}).encode()
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "resumed"),
+    [
+        (remove_two, 2),
+        *((functools.partial(truncate, size), 3) for size in (0, 100)),
+        *(
+            (functools.partial(damage_manifest, data), 3)
+            for data in (b"", b"{}", b"[]", b'{"source":', None)
+        ),
+    ],
+)
+def test_damaged_parts_of_a_dataset_are_made_again(
+    first: Summary, damage: Callable[[], None], resumed: int
+) -> None:
+    content = whole_dataset(Path("ds"))
+    damage()
     second = archived()
-    assert second.resumed == 3
+    assert second.resumed == resumed
     assert same(first, second)
     assert whole_dataset(Path("ds")) == content
 
 
-def test_part_of_the_traces_then_all_is_the_same_as_all(first: Summary) -> None:
+def test_traces_can_be_added_to_a_dataset(first: Summary) -> None:
     archived("traces/web1/*", "traces/db/late.bin", dataset="other")
     second = archived(dataset="other")
     assert second.resumed == 2
@@ -555,7 +554,7 @@ def test_part_of_the_traces_then_all_is_the_same_as_all(first: Summary) -> None:
     assert stored(Path("other")) == stored(Path("ds"))
 
 
-def test_changed_trace_is_done_again_and_leaves_nothing_behind(
+def test_changed_trace_is_read_again_and_its_old_files_removed(
     traces: Path, first: Summary
 ) -> None:
     path = traces / "db" / "late.bin"
@@ -570,29 +569,12 @@ def test_changed_trace_is_done_again_and_leaves_nothing_behind(
 
 @pytest.mark.parametrize("options", [{"interval": 2.0}, {"resync": True}, {"host": "*/{host}"}])
 def test_other_options_begin_anew(first: Summary, options: dict[str, Any]) -> None:
-    summary = archived(**options)
-    assert summary.resumed == 0
-    assert stored(Path("ds")).keys() == stored_by(options).keys()
-
-
-def stored_by(options: dict[str, Any]) -> dict[str, list[bytes]]:
+    assert archived(**options).resumed == 0
     archived(dataset="other", **options)
-    return stored(Path("other"))
+    assert stored(Path("ds")).keys() == stored(Path("other")).keys()
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"source":', None])
-def test_damaged_manifest_means_done_again(first: Summary, damage: bytes | None) -> None:
-    path = next(Path("ds/_manifest").glob("a.bin*"))
-    if damage is None:
-        entry = json.loads(path.read_bytes())
-        damage = json.dumps(entry | {"whole": entry["whole"][:-8]}).encode()
-    path.write_bytes(damage)
-    second = archived()
-    assert second.resumed == 3
-    assert same(first, second)
-
-
-def test_what_a_killed_run_has_left_goes(traces: Path, first: Summary) -> None:
+def test_files_of_a_killed_run_are_removed(traces: Path, first: Summary) -> None:
     (path,) = (p for p in parts(Path("ds")) if "late" in p.name and "2026-11-23" in str(p))
     (path.parent / f".{path.stem}.0.part").write_bytes(b"half")
     next(Path("ds/_manifest").glob("late*")).unlink()
@@ -603,7 +585,7 @@ def test_what_a_killed_run_has_left_goes(traces: Path, first: Summary) -> None:
     assert same(summary, archived(dataset="other"))
 
 
-def test_manifest_cannot_have_other_files_removed(traces: Path, first: Summary) -> None:
+def test_forged_manifest_cannot_remove_other_files(traces: Path, first: Summary) -> None:
     manifest = next(Path("ds/_manifest").glob("a.bin*"))
     entry = json.loads(manifest.read_bytes())
     name = f"{manifest.stem}.parquet"
@@ -615,10 +597,9 @@ def test_manifest_cannot_have_other_files_removed(traces: Path, first: Summary) 
     assert (traces / "web1" / "a.bin").exists()
 
 
-def test_damaged_trace_is_not_read_again_but_told_again(traces: Path) -> None:
-    data = MULTI
-    (traces / "web1" / "a.bin").write_bytes(data[:4807])
-    (traces / "web2" / "b.gz").write_bytes(gzip.compress(data)[:-100])  # perhaps still on its way
+def test_damaged_trace_is_reported_again_without_reading(traces: Path) -> None:
+    (traces / "web1" / "a.bin").write_bytes(MULTI[:4807])
+    (traces / "web2" / "b.gz").write_bytes(gzip.compress(MULTI)[:-100])  # perhaps still copied
     first = archived()
     second = archived()
     assert len(first.failures) == 2
@@ -626,7 +607,7 @@ def test_damaged_trace_is_not_read_again_but_told_again(traces: Path) -> None:
     assert second.resumed == 3
 
 
-def test_file_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_files_appear_as_a_whole(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "ds"))
     with pytest.raises(RuntimeError), store.writing("a/b.parquet") as file:
         file.write(b"half")
@@ -636,9 +617,6 @@ def test_file_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     with store.writing("a/b.parquet") as file:
         file.write(b"whole")
     assert [p.name for p in (tmp_path / "ds/a").iterdir()] == ["b.parquet"]
-
-
-# --- elsewhere -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -820,7 +798,7 @@ def test_exit_status_tells_input_from_output(
     assert out and err.count("\n") == len(sources) - (status != 4)
 
 
-def test_summary_that_cannot_be_printed_is_an_output_that_failed(traces: Path) -> None:
+def test_failure_to_print_the_summary(traces: Path) -> None:
     with open("/dev/full", "wb") as full:
         result = forked.run(
             *("archive", "-o", "ds", "--workers=0", "traces/web1/a.bin"), stdout=full
@@ -831,7 +809,7 @@ def test_summary_that_cannot_be_printed_is_an_output_that_failed(traces: Path) -
     )
 
 
-def test_name_of_a_host_does_not_drive_the_terminal(traces: Path, capfd: Capture) -> None:
+def test_name_of_a_host_cannot_control_the_terminal(traces: Path, capfd: Capture) -> None:
     odd = "web\x1b[31m\r\n\u202e\x9b2J"
     (traces / odd).mkdir()
     (traces / odd / "a.bin").write_bytes(PHASES[:48_000])
@@ -848,7 +826,7 @@ def test_name_of_a_host_does_not_drive_the_terminal(traces: Path, capfd: Capture
     assert len(begins) == 5 and begins > {"host", "fleet", "", "d2c"}
 
 
-def test_scheduler_that_is_not_there_is_one_line(
+def test_unreachable_scheduler_is_one_line(
     traces: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("blkiomon.commands.archive.cluster.CONNECT_S", 0.2)
@@ -860,16 +838,14 @@ def test_scheduler_that_is_not_there_is_one_line(
 
 
 @pytest.mark.parametrize("address", ["", "x", "nonsense://x", "inproc://x", "tls://127.0.0.1:1"])
-def test_address_that_is_none_is_one_line_up_to_the_end_of_the_process(
-    address: str, traces: Path
-) -> None:
+def test_invalid_address_is_one_line_until_the_process_ends(address: str, traces: Path) -> None:
     result = forked.run("archive", "-o", "ds", "--scheduler", address, *SOURCES)
     assert (result.returncode, result.stdout) == (3, b"")
     (line,) = told_but_for_root(result.stderr.decode())
     assert line.startswith(f"blkiomon: no Dask scheduler at {address}: ")
 
 
-def test_scheduler_without_workers_is_told(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scheduler_without_workers(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blkiomon.commands.archive.cluster.WORKERS_S", 0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -889,7 +865,7 @@ def test_scheduler_without_workers_is_told(traces: Path, monkeypatch: pytest.Mon
     ],
     ids=str,
 )
-def test_there_are_no_more_workers_than_cores_or_work(
+def test_workers_are_limited_by_cores_and_traces(
     traces: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], rooms: list[int]
 ) -> None:
     made: list[int] = []

@@ -27,9 +27,9 @@ from runner import until
 import blkiomon
 from blkiomon import to_bytes
 from blkiomon.commands.archive import summarize
-from blkiomon.commands.archive.options import Options
+from blkiomon.commands.archive.options import TraceOptions
 from blkiomon.commands.archive.pool import Pool
-from blkiomon.commands.archive.summary import Gathered
+from blkiomon.commands.archive.summary import SummaryBuilder
 from blkiomon.commands.archive.traces import find
 from blkiomon.commands.archive.work import archive
 
@@ -111,9 +111,9 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def alone(traces: Path, dataset: Path) -> dict[str, object]:
     """What one process makes of them, without Dask."""
     found, missing = find([f"{traces}/*/*.bin"])
-    gathered = Gathered(missing)
+    gathered = SummaryBuilder(missing)
     for trace in reversed(found):
-        gathered.add(archive(trace, Options(interval_s=INTERVAL_S), str(dataset)))
+        gathered.add(archive(trace, TraceOptions(interval_s=INTERVAL_S), str(dataset)))
     return known(gathered.summary().to_dict())
 
 

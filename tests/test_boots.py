@@ -1,4 +1,4 @@
-"""Traces whose clocks began at different moments: of several boots, or of several hosts."""
+"""Traces of several boots or hosts, whose clocks began at different times."""
 
 from __future__ import annotations
 
@@ -31,18 +31,21 @@ def write(path: Path, records: list[Record], version: int = 7, byteorder: str = 
     return path
 
 
+def two_boots(directory: Path) -> tuple[Path, Path]:
+    """Traces of two boots, the second a minute after the first."""
+    a = write(directory / "a", boot(1000, DAY_S, 8))
+    return a, write(directory / "b", boot(50, DAY_S + 60, 16))
+
+
 @pytest.mark.parametrize("version", [7, 8])
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 def test_each_boot_has_its_own_time_of_day(tmp_path: Path, version: int, byteorder: str) -> None:
-    def note(at_s: int, day_s: int) -> Record:
-        return notify_timestamp(at_s * S, day_s, 0, byteorder)
+    def written(name: str, up_s: int, day_s: int) -> Path:
+        note = notify_timestamp(up_s * S, day_s, 0, byteorder)
+        records = [note, *boot(up_s, 0, 8, note=False)]
+        return write(tmp_path / name, records, version, byteorder)
 
-    a = write(
-        tmp_path / "a", [note(1000, DAY_S), *boot(1000, 0, 8, note=False)], version, byteorder
-    )
-    b = write(
-        tmp_path / "b", [note(50, DAY_S + 60), *boot(50, 0, 8, note=False)], version, byteorder
-    )
+    a, b = written("a", 1000, DAY_S), written("b", 50, DAY_S + 60)
     for paths in ([a, b], [b, a]):
         result = runner.call("-I10", "--json", "-", *paths)
         assert result.returncode == 0
@@ -55,7 +58,7 @@ def test_each_boot_has_its_own_time_of_day(tmp_path: Path, version: int, byteord
         assert counts == [(at, int(at in (1, 61))) for at in range(1, 71, 10)]
 
 
-def test_one_after_the_other_is_told_by_the_time_of_day_alone(tmp_path: Path) -> None:
+def test_boots_are_ordered_by_the_time_of_day(tmp_path: Path) -> None:
     a = write(tmp_path / "a", boot(1000, DAY_S, 8))
     b = write(tmp_path / "b", boot(50, DAY_S + 3600, 16))
     for options, device_times in ((["--from=3500"], 1), (["--to=3500"], 1), ([], 2)):
@@ -64,7 +67,7 @@ def test_one_after_the_other_is_told_by_the_time_of_day_alone(tmp_path: Path) ->
         assert line["total"]["requests"] == device_times
 
 
-def test_sets_of_one_run_are_left_as_they_are(tmp_path: Path) -> None:
+def test_sets_of_one_run_keep_their_times(tmp_path: Path) -> None:
     """Timestamps of several devices differ by how much the clock is adjusted."""
     write(tmp_path / "sda.blktrace.0", boot(1000, DAY_S, 8))
     write(tmp_path / "sda.blktrace.1", boot(1000, 0, 16, note=False))
@@ -77,7 +80,7 @@ def test_sets_of_one_run_are_left_as_they_are(tmp_path: Path) -> None:
     assert (line["duration_s"], line["total"]["requests"]) == (2.001, 3)
 
 
-def test_note_of_one_member_is_that_of_its_set(tmp_path: Path) -> None:
+def test_timestamp_of_one_member_is_that_of_its_set(tmp_path: Path) -> None:
     write(tmp_path / "a.blktrace.0", boot(1000, 0, 8, note=False))
     write(tmp_path / "a.blktrace.1", boot(1000, DAY_S, 16))
     write(tmp_path / "b.blktrace.0", boot(50, DAY_S + 60, 24))
@@ -88,9 +91,8 @@ def test_note_of_one_member_is_that_of_its_set(tmp_path: Path) -> None:
     assert [line["total"]["requests"] for line in lines] == [2, 0, 2]
 
 
-def test_trace_that_does_not_tell_beside_such_ones_is_refused(tmp_path: Path) -> None:
-    a = write(tmp_path / "a", boot(1000, DAY_S, 8))
-    b = write(tmp_path / "b", boot(50, DAY_S + 60, 16))
+def test_trace_without_time_of_day_among_boots_is_refused(tmp_path: Path) -> None:
+    a, b = two_boots(tmp_path)
     c = write(tmp_path / "c", boot(50, 0, 24, note=False))
     result = runner.call("-I10", "--json", "-", a, b, c)
     assert result.returncode == 3
@@ -102,8 +104,7 @@ def test_trace_that_does_not_tell_beside_such_ones_is_refused(tmp_path: Path) ->
 
 
 def test_library_and_report_have_the_same_times(tmp_path: Path) -> None:
-    a = write(tmp_path / "a", boot(1000, DAY_S, 8))
-    b = write(tmp_path / "b", boot(50, DAY_S + 60, 16))
+    a, b = two_boots(tmp_path)
     whole = blkiomon.summarize([a, b])
     assert (whole.duration_s, whole.total.requests) == (60.001, 2)
     done = runner.call("report", "-o", tmp_path / "x.html", "--chart=iops", a, b)
@@ -112,7 +113,7 @@ def test_library_and_report_have_the_same_times(tmp_path: Path) -> None:
     assert f'"start_ns":{whole.start_ns},"end_ns":{whole.end_ns}' in page
 
 
-def test_marks_of_losses_stay_where_they_are(tmp_path: Path) -> None:
+def test_loss_marks_keep_their_place(tmp_path: Path) -> None:
     first = encode(boot(1000, DAY_S, 8))
     (tmp_path / "a").write_bytes(first + lost_mark(0, 5) + encode([issue(1085 * S, 24, 4096)]))
     b = write(tmp_path / "b", boot(50, DAY_S + 60, 16))
@@ -121,7 +122,7 @@ def test_marks_of_losses_stay_where_they_are(tmp_path: Path) -> None:
     assert [line["unseen"]["lost_events"] for line in lines] == [0, 0, 5]
 
 
-def test_pipe_among_several_is_not_waited_for_beyond_its_first_bytes(tmp_path: Path) -> None:
+def test_slow_pipe_among_traces_is_read(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     a = write(tmp_path / "a", boot(1000, DAY_S, 8))

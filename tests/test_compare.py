@@ -1,4 +1,4 @@
-"""`blkiomon compare`: changes with how sure they are, rules for scripts, and clear errors."""
+"""``blkiomon compare``: changes and their confidence, rules of --fail-if, and errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from blkiomon.commands.report.changes import (
     METRICS,
     RESOLUTION,
     Change,
-    Row,
+    DeviceChanges,
     _Side,
     _times_drawn,
     _widening,
@@ -41,33 +42,37 @@ Capture = pytest.CaptureFixture[str]
 def write_run(
     path: Path, seed: int, factor: float = 1.0, number: int = 4000, device: int = 8 << 20 | 16
 ) -> Path:
-    """An eighth of a second of reads and writes at random times, of latencies that vary.
+    """An eighth of a second of reads and writes at random times with random latencies.
 
-    Every millisecond is a slice, and of many slices all would take long.
+    It is short as each millisecond is a slice, and comparing many slices takes long.
     """
     rng = np.random.default_rng(seed)
     starts = np.sort(rng.integers(10**9, 10**9 + 125 * 10**6, number)).tolist()
     times = (rng.lognormal(12, 0.6, number) * factor).astype(int).tolist()
+    return write_trace(path, zip(starts, times), (tw.WRITE, tw.READ), device)
+
+
+def write_trace(
+    path: Path,
+    requests: Iterable[tuple[int, int]],
+    categories: Sequence[int] = (tw.READ,),
+    device: int = 8 << 20,
+) -> Path:
+    """Requests by start and duration in ns, of these categories in turn."""
     records = []
-    for i, (start, time) in enumerate(zip(starts, times)):
-        category = tw.READ if i % 2 else tw.WRITE
-        records.append(tw.issue(start, 8 * i, 4096, category, device))
-        records.append(tw.complete(start + time, 8 * i, 4096, category, device))
+    for i, (start_ns, time_ns) in enumerate(requests):
+        what = 8 * i, 4096, categories[i % len(categories)], device
+        records += [tw.issue(start_ns, *what), tw.complete(start_ns + time_ns, *what)]
     records.sort(key=lambda record: record.time_ns)
     path.write_bytes(tw.encode(records))
     return path
 
 
-def write_steps(path: Path, times_ns: Sequence[int]) -> Path:
-    """A read each quarter of a millisecond; each time is that of four of them."""
-    records = []
-    for i, time_ns in enumerate(np.repeat(times_ns, 4).tolist()):
-        start_ns = 10**9 + 250_000 * i
-        records.append(tw.issue(start_ns, 8 * i, 4096, tw.READ))
-        records.append(tw.complete(start_ns + time_ns, 8 * i, 4096, tw.READ))
-    records.sort(key=lambda record: record.time_ns)
-    path.write_bytes(tw.encode(records))
-    return path
+def collect_steps(path: Path, times_ns: Sequence[int]) -> Collected:
+    """Reads each quarter of a millisecond, four of each duration."""
+    times = np.repeat(times_ns, 4).tolist()
+    write_trace(path, ((10**9 + 250_000 * i, time_ns) for i, time_ns in enumerate(times)))
+    return collect([str(path)], patterns=False)
 
 
 @pytest.fixture(scope="module")
@@ -94,19 +99,19 @@ def runs(traces: dict[str, Path]) -> dict[str, Collected]:
     return {name: collect([str(path)], patterns=False) for name, path in traces.items()}
 
 
-def row_of(rows: list[Row], op: str | None) -> Row:
+def row_of(rows: list[DeviceChanges], op: str | None) -> DeviceChanges:
     return next(row for row in rows if row.op == op)
 
 
 # --- the figures ----------------------------------------------------------------------------------
 
 
-def test_figures_are_the_librarys(runs: dict[str, Collected], traces: dict[str, Path]) -> None:
+def test_figures_equal_those_of_the_library(
+    runs: dict[str, Collected], traces: dict[str, Path]
+) -> None:
     rows = compare([runs["a0"]], [runs["slow0"]])
     assert [(row.device, row.op) for row in rows] == [
-        ("8:16", "read"),
-        ("8:16", "write"),
-        ("8:16", None),
+        ("8:16", op) for op in ("read", "write", None)
     ]
     for side, name in enumerate(("a0", "slow0")):
         whole = blkiomon.summarize(traces[name])
@@ -135,11 +140,11 @@ def test_the_same_run_shows_no_difference(runs: dict[str, Collected]) -> None:
                 assert (change.low, change.high) == pytest.approx(expected, abs=1e-12)
 
 
-def test_parts_next_to_each_other_are_drawn_together(tmp_path: Path) -> None:
+def test_neighbouring_parts_are_drawn_in_blocks(tmp_path: Path) -> None:
     # The same latencies, once for a time each and once in turn: only the latter average out.
     half = [100_000] * 62, [300_000] * 62
     steady, drifting, in_turn = (
-        collect([str(write_steps(tmp_path / name, times))], patterns=False)
+        collect_steps(tmp_path / name, times)
         for name, times in (
             ("steady", [200_000] * 124),
             ("drifting", half[0] + half[1]),
@@ -155,13 +160,10 @@ def test_parts_next_to_each_other_are_drawn_together(tmp_path: Path) -> None:
     assert widths[0] > 4 * widths[1]
 
 
-def test_of_several_runs_each_is_one_thing_that_may_have_come_out_otherwise(tmp_path: Path) -> None:
+def test_runs_are_the_units_of_sides_with_several(tmp_path: Path) -> None:
     # Each steady in itself, unlike the others of its side: by their parts the change is certain.
     sides = [
-        [
-            collect([str(write_steps(tmp_path / f"{time}", [time] * 124))], patterns=False)
-            for time in times
-        ]
+        [collect_steps(tmp_path / f"{time}", [time] * 124) for time in times]
         for times in ((100_000, 200_000, 300_000), (110_000, 220_000, 330_000))
     ]
     change = row_of(compare(sides[0], sides[1]), "read").metric("mean")
@@ -176,7 +178,7 @@ def test_another_run_of_the_same_shows_no_difference(runs: dict[str, Collected])
     assert len(shown) <= 2, shown
 
 
-def test_a_fifth_more_is_detected(runs: dict[str, Collected]) -> None:
+def test_slowdown_by_a_fifth_is_detected(runs: dict[str, Collected]) -> None:
     row = row_of(compare([runs["a0"]], [runs["slow0"]]), None)
     for metric in ("mean", "p50", "p95"):
         change = row.metric(metric)
@@ -204,20 +206,20 @@ def test_several_runs_a_side(runs: dict[str, Collected]) -> None:
     assert {same.metric(metric).verdict for metric in METRICS[:-2]} == {NO_DIFFERENCE}
 
 
-def test_few_runs_are_less_sure_than_many() -> None:
+def test_interval_of_few_runs_is_wider() -> None:
     # Student's quantiles of 2 and 10 degrees of freedom, and a large number of them.
     assert _widening(2, 2) == pytest.approx(4.303 / 1.96 * 2**0.5, rel=0.04)
     assert _widening(6, 6) == pytest.approx(2.228 / 1.96 * (6 / 5) ** 0.5, rel=0.01)
     assert _widening(1e6, 1e6) == pytest.approx(1, abs=1e-5)
 
 
-def test_too_few_slices_tell_nothing(runs: dict[str, Collected]) -> None:
+def test_few_slices_give_no_verdict(runs: dict[str, Collected]) -> None:
     row = row_of(compare([runs["a0"]], [runs["few"]]), "read")
     assert {change.verdict for change in row.changes} == {"too little to tell"}
     assert row.metric("mean").change is not None
 
 
-def test_json_gives_what_traces_give(traces: dict[str, Path], tmp_path: Path) -> None:
+def test_json_and_traces_give_the_same_changes(traces: dict[str, Path], tmp_path: Path) -> None:
     rows = []
     for interval in (None, "0.001"):
         sides = []
@@ -241,7 +243,7 @@ def test_percentiles_of_few_requests_have_no_interval(runs: dict[str, Collected]
     assert [change.change is None for change in row.changes] == [False] * 3
 
 
-def test_the_greatest_has_an_interval_and_no_verdict(runs: dict[str, Collected]) -> None:
+def test_maximum_has_an_interval_and_no_verdict(runs: dict[str, Collected]) -> None:
     before, after = ([runs[f"{name}{i}"] for i in range(3)] for name in ("a", "slow"))
     for sides in (([runs["a0"]], [runs["slow0"]]), (before, after)):
         greatest = row_of(compare(*sides), "read").metric("max")
@@ -251,7 +253,7 @@ def test_the_greatest_has_an_interval_and_no_verdict(runs: dict[str, Collected])
         assert greatest.verdict == "too little to tell"
 
 
-def test_draws_of_the_greatest_are_those_of_the_units(runs: dict[str, Collected]) -> None:
+def test_maxima_of_draws_are_those_of_units(runs: dict[str, Collected]) -> None:
     side = _Side([runs[f"a{i}"] for i in range(3)], 8 << 20 | 16, "read", None)
     of_runs = [
         row_of(compare([runs[f"a{i}"]], [runs["a0"]]), "read").metric("max").a for i in range(3)
@@ -266,27 +268,20 @@ def test_draws_of_the_greatest_are_those_of_the_units(runs: dict[str, Collected]
 # --- which devices --------------------------------------------------------------------------------
 
 
-def test_single_devices_are_compared_whatever_their_number(runs: dict[str, Collected]) -> None:
+def test_single_devices_of_different_numbers_are_compared(runs: dict[str, Collected]) -> None:
     (row, *_) = compare([runs["a1"]], [runs["other"]])
     assert row.device == "8:16 -> 259:0"
     assert row.metric("mean").change == 0
 
 
-def test_several_devices_are_compared_by_number_and_together(multi: Path) -> None:
+def test_several_devices_are_compared_by_number_and_in_total(multi: Path) -> None:
     whole = collect([str(multi)], patterns=False)
     part = collect([str(multi)], devices=[7 << 20 | 1, 7 << 20 | 2], patterns=False)
-    rows = compare([whole], [part])
-    assert [(row.device, row.op) for row in rows] == [
-        ("7:1", "read"),
-        ("7:1", "write"),
-        ("7:1", None),
-        ("7:2", "write"),
-        ("7:2", "flush"),
-        ("7:2", None),
-        ("all", "read"),
-        ("all", "write"),
-        ("all", "flush"),
-        ("all", None),
+    by_device = groupby(compare([whole], [part]), lambda row: row.device)
+    assert [(device, [row.op for row in of_device]) for device, of_device in by_device] == [
+        ("7:1", ["read", "write", None]),
+        ("7:2", ["write", "flush", None]),
+        ("all", ["read", "write", "flush", None]),
     ]
 
 
@@ -306,7 +301,7 @@ def test_several_devices_are_compared_by_number_and_together(multi: Path) -> Non
         ("all.errors > 0", (None, None, "errors", ">", 0, False)),
     ],
 )
-def test_rules_are_read(text: str, expected: tuple[Any, ...]) -> None:
+def test_valid_rules(text: str, expected: tuple[Any, ...]) -> None:
     rule = rules.parse(text)
     found = (rule.device, rule.op, rule.metric, rule.sign, rule.limit, rule.is_change)
     assert found[:4] == expected[:4] and found[5] == expected[5]
@@ -322,7 +317,7 @@ def test_rules_are_read(text: str, expected: tuple[Any, ...]) -> None:
         *("a b/read.p99 > 10%", "read.p99 > 10%;", "read.p123 > 1ms", "read.p99 > nan%"),
     ],
 )
-def test_what_is_no_rule(text: str, capfd: Capture) -> None:
+def test_invalid_rules(text: str, capfd: Capture) -> None:
     assert command.main(["--fail-if", text, str(MULTI), str(MULTI)]) == 2
     said = capfd.readouterr().err.splitlines()
     assert said[0].startswith("blkiomon: --fail-if") and said[1].startswith("Usage:")
@@ -330,11 +325,11 @@ def test_what_is_no_rule(text: str, capfd: Capture) -> None:
 
 def row(
     metric: str, a: float, b: float, low: float | None, high: float | None, **fields: Any
-) -> Row:
+) -> DeviceChanges:
     change = Change(metric, a, b, b / a - 1, low, high)
     given: dict[str, Any] = {"device": "8:16", "numbers": (1, 1), "op": "read"}
     given |= {"requests": (10, 10), "errors": (0, 2), "changes": (change,)}
-    return Row(**given | fields)
+    return DeviceChanges(**given | fields)
 
 
 @pytest.mark.parametrize(
@@ -347,19 +342,19 @@ def row(
         ("read.p99 < +30%", (0.1, 0.3), "read.p99 < +30%: +20.0 %, 1.00 ms to 1.20 ms"),
         ("read.p99 > 1.1ms", (-0.1, 0.3), "read.p99 > 1.1ms: 1.20 ms"),
         ("8:16/read.p99 > 1300us", (0.1, 0.3), None),
-        ("8:17/read.p99 > 1ms", (0.1, 0.3), "there is no read of 8:17 on both sides"),
-        ("flush.p99 > 1ms", (0.1, 0.3), "there is no flush on both sides"),
+        ("8:17/read.p99 > 1ms", (0.1, 0.3), "not both sides have read requests of 8:17"),
+        ("flush.p99 > 1ms", (0.1, 0.3), "not both sides have flush requests"),
         ("all.p99 >= 1.2ms", (0.1, 0.3), "all.p99 >= 1.2ms: 1.20 ms"),
         ("read.errors > 1", (0.1, 0.3), "read.errors > 1: 2"),
         ("read.errors > 2", (0.1, 0.3), None),
     ],
 )
-def test_rules_that_hold(text: str, interval: Any, told: str | None) -> None:
+def test_violated_rules(text: str, interval: Any, told: str | None) -> None:
     said = rules.violated(rules.parse(text), [row("p99", 1e6, 1.2e6, *interval)])
     assert said == told or (told is not None and said is not None and told in said)
 
 
-def test_rules_without_a_device_are_about_all() -> None:
+def test_rules_without_a_device_apply_to_all_devices() -> None:
     rows = [
         row("p99", 1e6, 9e6, 0.1, 9, device="8:0"),
         row("p99", 1e6, 2e6, 0.1, 9, device="all", numbers=(None, None)),

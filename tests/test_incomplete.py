@@ -1,4 +1,4 @@
-"""Each screen, page and output says what its figures leave out, and how often requests went back.
+"""Screens, pages and outputs report incomplete figures and requeues.
 
 The traces are a set of blktrace with the file of a CPU missing, where requests were completed by
 another CPU than they were issued on, and one with a request that the kernel requeued.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import forked
@@ -22,6 +22,7 @@ from test_sources import write_set
 import blkiomon
 from blkiomon.commands import archive, report
 from blkiomon.commands.report import compare
+from blkiomon.commands.report.collect import collect
 from blkiomon.commands.top.frame import About, Look, lines
 from blkiomon.commands.top.watch import Watch
 from blkiomon.formats.openmetrics import Metrics
@@ -59,40 +60,43 @@ def requeue(time_ns: int, sector: int, size: int) -> tw.Record:
     return tw.Record(time_ns, sector, size, action, 8 << 20)
 
 
-@pytest.fixture(scope="module")
-def retried(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of twenty requests, the kernel took one back twice: it took 61 ms from its first issue."""
+def twenty(path: Path, events: Callable[[int, int, int], list[tw.Record]]) -> Path:
+    """Twenty requests, a tenth of a second apart; events(i, time, sector) follow each issue."""
     records = []
     for i in range(20):
         at = (1000 + 100 * i) * MS
-        records.append(tw.issue(at, 8 * i, 4096))
-        if i == 3:
-            records += [requeue(at + 10 * MS, 8 * i, 4096), tw.issue(at + 20 * MS, 8 * i, 4096)]
-            records += [requeue(at + 30 * MS, 8 * i, 4096), tw.issue(at + 60 * MS, 8 * i, 4096)]
-        records.append(tw.complete(at + (61 if i == 3 else 1) * MS, 8 * i, 4096))
-    path = tmp_path_factory.mktemp("retried") / "retried.bin"
+        records += [tw.issue(at, 8 * i, 4096), *events(i, at, 8 * i)]
     path.write_bytes(tw.encode(records))
     return path
+
+
+@pytest.fixture(scope="module")
+def retried(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernel requeues one request twice: it takes 61 ms from its first issue."""
+
+    def events(i: int, at: int, sector: int) -> list[tw.Record]:
+        if i != 3:
+            return [tw.complete(at + MS, sector, 4096)]
+        return [
+            *(requeue(at + 10 * MS, sector, 4096), tw.issue(at + 20 * MS, sector, 4096)),
+            *(requeue(at + 30 * MS, sector, 4096), tw.issue(at + 60 * MS, sector, 4096)),
+            tw.complete(at + 61 * MS, sector, 4096),
+        ]
+
+    return twenty(tmp_path_factory.mktemp("retried") / "retried.bin", events)
 
 
 @pytest.fixture(scope="module")
 def gappy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of twenty requests, eight never complete."""
-    records = []
-    for i in range(20):
-        at = (1000 + 100 * i) * MS
-        records.append(tw.issue(at, 8 * i, 4096))
-        if i >= 8:
-            records.append(tw.complete(at + MS, 8 * i, 4096))
+    """Eight of twenty requests never complete."""
     path = tmp_path_factory.mktemp("gappy") / "gappy.bin"
-    path.write_bytes(tw.encode(records))
-    return path
+    return twenty(path, lambda i, at, sector: [tw.complete(at + MS, sector, 4096)] * (i >= 8))
 
 
 # --- words ----------------------------------------------------------------------------------------
 
 
-def test_reasons_are_said_in_a_line() -> None:
+def test_reasons_in_words() -> None:
     counts = Counts(
         records=100, requests=59, issues_without_completion=41, completions_without_issue=1
     )
@@ -112,7 +116,7 @@ def frame(watch: Watch, width: int = 80, *, whole: bool = False) -> list[str]:
     return shown
 
 
-def test_screen_says_lastingly_what_of_the_run_is_incomplete(half: Path, said: str) -> None:
+def test_screen_keeps_reporting_incomplete_figures(half: Path, said: str) -> None:
     watch = Watch()
     for interval in blkiomon.intervals(half, interval=1):
         watch.add(interval)
@@ -132,7 +136,7 @@ def quiet(second: int) -> Interval:
     )
 
 
-def test_screen_says_that_nothing_is_lost_only_where_that_holds() -> None:
+def test_screen_claims_no_loss_only_if_complete() -> None:
     watch = Watch()
     watch.add(blkiomon.summarize(MULTI))
     assert frame(watch)[1].startswith("nothing lost in 3.01 s")
@@ -143,7 +147,7 @@ def test_screen_says_that_nothing_is_lost_only_where_that_holds() -> None:
     assert frame(watch)[1].startswith("INCOMPLETE: 1 per-CPU file of the trace missing")
 
 
-def test_screen_has_requeues_where_there_were_any(retried: Path) -> None:
+def test_screen_has_requeues_if_there_are_any(retried: Path) -> None:
     def titles(watch: Watch, width: int) -> str:
         return next(line for line in frame(watch, width) if line.startswith("device"))
 
@@ -171,7 +175,7 @@ def page_of(path: Path, directory: Path) -> str:
     return output.read_text()
 
 
-def test_page_begins_with_what_is_incomplete(half: Path, said: str, tmp_path: Path) -> None:
+def test_page_begins_with_incomplete_figures(half: Path, said: str, tmp_path: Path) -> None:
     page = page_of(half, tmp_path)
     assert f'</h1>\n<p class="note"><b>Incomplete:</b> {said}.</p>' in page
     assert "No events were lost" not in page
@@ -182,7 +186,7 @@ def test_page_begins_with_what_is_incomplete(half: Path, said: str, tmp_path: Pa
     assert "issues_without_completion" in reasons
 
 
-def test_page_of_a_whole_trace_is_not_incomplete(tmp_path: Path) -> None:
+def test_page_of_a_complete_trace(tmp_path: Path) -> None:
     page = page_of(MULTI, tmp_path)
     assert "ncomplete:" not in page and "No events were lost" in page
     assert "Requeued" not in page and "requeues)" not in page
@@ -214,8 +218,6 @@ def test_comparison_says_which_side_is_incomplete(
 
 
 def test_comparison_of_one_device_leaves_the_share_as_it_is(half: Path, said: str) -> None:
-    from blkiomon.commands.report.collect import collect
-
     path = half.with_suffix(".jsonl")
     assert forked.run("-I", "1", "--json", path, half).returncode == 0
     for device in (7 << 20 | 1, 7 << 20 | 2):
@@ -224,7 +226,7 @@ def test_comparison_of_one_device_leaves_the_share_as_it_is(half: Path, said: st
         assert in_words(found.whole.incomplete) == said
 
 
-def test_comparison_has_requeues_where_there_were_any(
+def test_comparison_has_requeues_if_there_are_any(
     retried: Path, gappy: Path, capfd: Capture
 ) -> None:
     assert compare.main([str(retried), str(gappy)]) == 0
@@ -236,8 +238,6 @@ def test_comparison_has_requeues_where_there_were_any(
 
 
 def test_json_of_one_device_keeps_its_requeues(retried: Path) -> None:
-    from blkiomon.commands.report.collect import collect
-
     path = retried.with_suffix(".jsonl")
     assert forked.run("-I", "1", "--json", path, retried).returncode == 0
     total = collect([str(path)], devices=[8 << 20]).whole.total
@@ -257,7 +257,7 @@ def test_archive_says_of_which_host_figures_are_incomplete(half: Path, said: str
     assert "issues_without_completion" in {why["reason"] for why in parts["incomplete"]}
 
 
-def test_archive_has_requeues_where_there_were_any(retried: Path) -> None:
+def test_archive_has_requeues_if_there_are_any(retried: Path) -> None:
     summary = archive.summarize([str(retried)], workers=0)
     _, _, head, *rows = "".join(summary.text()).splitlines()
     assert head.endswith(" requeues")
@@ -289,26 +289,14 @@ def test_a_run_of_a_whole_trace_ends_without_such_a_line() -> None:
 def test_metrics_have_the_shares_of_the_latest_interval() -> None:
     metrics = Metrics(nameless)
     before = quiet(0)
-    for counts, missing_files, shares in [
-        (
-            Counts(records=300, requests=60, issues_without_completion=40),
-            0,
-            {"issues_without_completion": 0.4},
-        ),
-        (
-            Counts(
-                records=300, requests=75, issues_without_completion=25, completions_without_issue=25
-            ),
-            1,
-            {"issues_without_completion": 0.25, "completions_without_issue": 0.25},
-        ),
-        (
-            Counts(records=300, requests=50, completions_without_issue=50),
-            1,
-            {"completions_without_issue": 0.5},
-        ),
-        (Counts(records=300, requests=60), 0, {}),
+    issues, completions = "issues_without_completion", "completions_without_issue"
+    for requests, unseen, missing_files, shares in [
+        (60, {issues: 40}, 0, {issues: 0.4}),
+        (75, {issues: 25, completions: 25}, 1, {issues: 0.25, completions: 0.25}),
+        (50, {completions: 50}, 1, {completions: 0.5}),
+        (60, {}, 0, {}),
     ]:
+        counts = Counts(records=300, requests=requests, **unseen)
         metrics.add(dataclasses.replace(before, counts=counts, missing_files=missing_files))
         # Once as the library lays it out, and once filled into that.
         texts = {metrics.text()[0].decode() for _ in range(2)}

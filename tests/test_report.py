@@ -1,4 +1,4 @@
-"""`blkiomon report`: the library's figures on a page that needs nothing else, and clear errors."""
+"""``blkiomon report``: what is collected, the page and its pictures, memory, and errors."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from sanitizers import NEEDED
 import blkiomon
 from blkiomon import to_dict
 from blkiomon.commands import report
-from blkiomon.commands.report import access, compare, worst
+from blkiomon.commands.report import access, compare, json_input, selection, slices
 from blkiomon.commands.report import collect as collecting
 from blkiomon.commands.report.access import Accesses
-from blkiomon.commands.report.collect import MOST_SLICES, Collected, ReportError, collect
+from blkiomon.commands.report.collect import Collected, ReportError, collect
 from blkiomon.commands.report.figures import charts
 from blkiomon.commands.report.series import heat, series, tail
+from blkiomon.commands.report.slices import MOST_SLICES
 from blkiomon.engine import layout
 
 DATA = Path(__file__).parent / "data"
@@ -82,12 +83,23 @@ def stats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+def page_of(path: Path, *options: str, status: int = 0) -> str:
+    """The page of a trace or file, which the command writes beside it."""
+    output = path.with_name("page.html")
+    assert report.main(["-o", str(output), *options, str(path)]) == status
+    return output.read_text()
+
+
+def is_well_formed(page: str) -> bool:
+    """Void elements are closed: a page is XML, too, but for its first line."""
+    return ET.fromstring(page.partition("\n")[2]).tag == "html"
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     output = tmp_path_factory.mktemp("page") / "report.html"
-    assert (
-        report.main(["-o", str(output), str(MULTI), "--title", "Before </script> & <after>"]) == 0
-    )
+    title = "Before </script> & <after>"
+    assert report.main(["-o", str(output), str(MULTI), "--title", title]) == 0
     return output.read_text()
 
 
@@ -98,11 +110,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 def few_slices(monkeypatch: pytest.MonkeyPatch) -> int:
     """As many as there may be: slices become longer many times over, and few are looked at."""
     monkeypatch.setattr(collecting, "MOST_SLICES", 64)
+    monkeypatch.setattr(slices, "MOST_SLICES", 64)
     return 64
 
 
 @pytest.mark.parametrize("path", [PHASES, MULTI, EXT4], ids=lambda path: path.stem)
-def test_the_whole_is_what_the_library_says(path: Path) -> None:
+def test_whole_equals_summarize(path: Path) -> None:
     found = collect([str(path)])
     assert to_dict(found.whole) == to_dict(blkiomon.summarize(path))
     assert MOST_SLICES // 2 < len(found.slices) <= MOST_SLICES
@@ -110,7 +123,7 @@ def test_the_whole_is_what_the_library_says(path: Path) -> None:
     assert starts == [item.end_ns for item in found.slices[:-1]]
 
 
-def test_the_whole_begins_with_the_first_record_behind_the_notes(tmp_path: Path) -> None:
+def test_whole_begins_with_the_first_record_after_notes(tmp_path: Path) -> None:
     records = [tw.notify_timestamp(10**12, 1_700_000_000, 0)]
     records += [tw.replace(r, time_ns=r.time_ns + 1001 * 10**9) for r in pairs(100)]
     path = trace(tmp_path / "trace", records)
@@ -131,22 +144,24 @@ def test_slices_are_those_of_a_monitor_of_the_same_length(few_slices: int) -> No
         assert to_dict(mine) == to_dict(theirs)
 
 
-@pytest.mark.parametrize("spacing_ns", [1, 10**6, 10**11])
-def test_slices_follow_the_length_of_a_trace(tmp_path: Path, spacing_ns: int) -> None:
-    path = trace(tmp_path / "trace", pairs(700, spacing_ns))
+@pytest.mark.parametrize(
+    "records",
+    [
+        *(pairs(700, spacing_ns) for spacing_ns in (1, 10**6, 10**11)),
+        [*pairs(5), tw.issue(10**17, 0, 4096), tw.complete(10**17 + 1, 0, 4096)],
+    ],
+    ids=["short", "steady", "long", "leap"],
+)
+def test_slices_are_bounded_for_any_length_of_time(
+    tmp_path: Path, records: list[tw.Record]
+) -> None:
+    path = trace(tmp_path / "trace", records)
     found = collect([str(path)])
     assert len(found.slices) <= MOST_SLICES
     assert to_dict(found.whole) == to_dict(blkiomon.summarize(path))
 
 
-def test_a_leap_in_time_makes_few_slices(tmp_path: Path) -> None:
-    late = [tw.issue(10**17, 0, 4096), tw.complete(10**17 + 1, 0, 4096)]
-    found = collect([str(trace(tmp_path / "trace", [*pairs(5), *late]))])
-    assert len(found.slices) <= MOST_SLICES
-    assert found.whole.total.requests == 6
-
-
-def test_json_says_what_the_trace_says(stats: dict[str, Path], tmp_path: Path) -> None:
+def test_json_gives_the_figures_of_its_trace(stats: dict[str, Path], tmp_path: Path) -> None:
     found = collect([str(stats["json"])])
     assert found.kind == collecting.JSON
     assert to_dict(found.whole) == to_dict(blkiomon.summarize(MULTI))
@@ -180,29 +195,23 @@ def test_devices_are_picked_from_traces_and_json_alike(short: Path, tmp_path: Pa
             assert one.in_flight.request_ns == other.in_flight.request_ns
 
 
-def test_files_of_b_give_what_they_hold(
-    stats: dict[str, Path], multi: Collected, tmp_path: Path
-) -> None:
-    path, output = stats["b"], tmp_path / "page.html"
-    found = collect([str(path)])
+def test_figures_of_b(stats: dict[str, Path], multi: Collected) -> None:
+    found = collect([str(stats["b"])])
     whole = multi.whole
     writes = [g for g in found.whole.groups() if (g.device, g.op) == (7 << 20 | 2, "write")]
     (exact,) = (g for g in whole.ops(7 << 20 | 2) if g.op == "write")
     assert (writes[0].requests, writes[0].bytes) == (exact.requests, exact.bytes)
     assert writes[0].d2c_ns.mean == pytest.approx(exact.d2c_ns.mean, abs=1000)
     assert writes[0].d2c_ns.percentile(99) is None
-    assert report.main(["-o", str(output), str(path)]) == 0
-    assert "hold no percentiles" in output.read_text()
+    assert "hold no percentiles" in page_of(stats["b"])
 
 
-def test_files_of_b_are_cut_short_and_of_some_devices(
-    stats: dict[str, Path], tmp_path: Path
-) -> None:
+def test_truncated_file_of_b_and_its_devices(stats: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "stats.bin"
     path.write_bytes(stats["b"].read_bytes() + b"x" * 7)
     found = collect([str(path)], devices=[7 << 20 | 2])
     assert found.is_broken
-    assert f"{path}: the last 7 bytes are no whole struct" in found.notes
+    assert f"{path}: the last 7 bytes are not a whole struct" in found.notes
     assert found.whole.devices == (7 << 20 | 2,)
 
 
@@ -226,7 +235,7 @@ def test_a_request_is_sequential_where_the_one_before_ended() -> None:
     assert found.counts.sum(axis=1)[:2].tolist() == [[7, 4], [2, 1]]
 
 
-def test_order_of_completion_makes_no_difference() -> None:
+def test_sequential_requests_in_any_order_of_completion() -> None:
     made = requests(list(range(0, 8 * 300_000, 8)))
     mixed = made.copy()
     for at in range(0, len(made), 64):
@@ -255,9 +264,9 @@ def test_sequential_share_of_a_real_trace(multi: Collected) -> None:
 def test_series_add_up(multi: Collected) -> None:
     found = multi
     over_time = series(found.slices)
-    assert list(over_time.lines) == ["read", "write", "discard", "flush"]
+    assert list(over_time.ops) == ["read", "write", "discard", "flush"]
     widths = np.diff(over_time.edges_s)
-    for op, line in over_time.lines.items():
+    for op, line in over_time.ops.items():
         exact = [g for g in found.whole.groups() if g.op == op]
         assert np.nansum(line.iops * widths) == pytest.approx(sum(g.requests for g in exact))
         assert np.nansum(line.bytes_per_s * widths) == pytest.approx(sum(g.bytes for g in exact))
@@ -272,18 +281,18 @@ def test_series_add_up(multi: Collected) -> None:
         assert times[-1] * 1e9 == pytest.approx(line.whole.max)
 
 
-def test_time_that_nobody_measured_is_a_gap(stats: dict[str, Path], tmp_path: Path) -> None:
+def test_gap_between_intervals_is_a_slice_of_nan(stats: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "stats.jsonl"
     lines = stats["json"].read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:1] + lines[2:]))
     over_time = series(collect([str(path)]).slices)
-    assert np.isnan(over_time.lines["read"].iops).tolist() == [False, True, False, False]
+    assert np.isnan(over_time.ops["read"].iops).tolist() == [False, True, False, False]
 
 
 # --- the page -------------------------------------------------------------------------------------
 
 
-def test_figures_of_the_page_are_the_librarys(page: str) -> None:
+def test_figures_of_the_page_equal_the_librarys(page: str) -> None:
     whole = to_dict(blkiomon.summarize(MULTI), histograms=False)
     assert figures_of(page)["whole"] == json.loads(json.dumps(whole))
     for op, requests in {"read": "28,110", "write": "5,897", "discard": "1,500"}.items():
@@ -291,7 +300,7 @@ def test_figures_of_the_page_are_the_librarys(page: str) -> None:
 
 
 def test_page_is_well_formed_and_stands_alone(page: str) -> None:
-    root = ET.fromstring(page.partition("\n")[2])  # void elements are closed: it is XML as well
+    root = ET.fromstring(page.partition("\n")[2])
     assert "http:" not in page and "https:" not in page and "@import" not in page
     ids = [e.get("id") for e in root.iter() if e.get("id")]
     assert len(ids) == len(set(ids))
@@ -305,33 +314,24 @@ def test_page_is_well_formed_and_stands_alone(page: str) -> None:
     assert len(page) < 2_000_000
 
 
-def test_page_says_what_it_must(page: str) -> None:
+def test_page_has_all_parts(page: str) -> None:
     assert "<title>Before &lt;/script&gt; &amp; &lt;after&gt;</title>" in page
     for words in (
-        "Requests a second",
-        "Bandwidth",
-        "Read latency over time",
-        "Discard latency: every request",
-        "Latency: the tail",
-        "Request sizes",
-        "Requests in flight",
-        "Where on 7:2",
-        "Sequential requests",
-        "events lost, by the tracer's own marks",
-        "requests that failed",
-        "No events were lost",
-        "3.010 s",
+        *("Requests a second", "Bandwidth", "Read latency over time", "Latency: the tail"),
+        *("Discard latency: every request", "Request sizes", "Requests in flight", "Where on 7:2"),
+        *("Sequential requests", "events lost, by the tracer's own marks", "requests that failed"),
+        *("No events were lost", "3.010 s"),
     ):
         assert words in page or words.replace("'", "&#x27;") in page, words
     assert "currentColor" in page and "var(--read)" in page and "@media print" in page
 
 
 def test_losses_are_stated(tmp_path: Path, capfd: Capture) -> None:
-    output = tmp_path / "page.html"
-    assert report.main(["-o", str(output), "--chart=iops", str(LOSSY)]) == 3
+    path = tmp_path / "lossy"
+    path.symlink_to(LOSSY)
+    page = page_of(path, "--chart=iops", status=3)
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and "found the end of the input 20 bytes into a record" in said
-    page = output.read_text()
     assert "into a record" in page and "No events were lost" not in page
     assert figures_of(page)["whole"]["unseen"]["lost_events"] > 0
 
@@ -365,9 +365,7 @@ FLUSH = tw.WRITE | tw.FLUSH
     ids=["one", "huge", "late", "flush"],
 )
 def test_pages_of_single_requests(tmp_path: Path, records: list[tw.Record]) -> None:
-    output = tmp_path / "page.html"
-    assert report.main(["-o", str(output), str(trace(tmp_path / "trace", records))]) == 0
-    ET.fromstring(output.read_text().partition("\n")[2])
+    assert is_well_formed(page_of(trace(tmp_path / "trace", records)))
 
 
 def test_charts_are_chosen_by_name(short: Path, tmp_path: Path, capfd: Capture) -> None:
@@ -377,14 +375,14 @@ def test_charts_are_chosen_by_name(short: Path, tmp_path: Path, capfd: Capture) 
         "Latency: the tail",
         "Read latency: every request",
     ]
-    assert "there is no chart 'head'; there are iops, bandwidth, percentiles-read, " in complaint(
+    assert "unknown chart 'head'; use iops, bandwidth, percentiles-read, " in complaint(
         capfd, "--chart=head", "-o", output, short, status=2
     )
 
 
 @pytest.mark.parametrize("title", ["$x^$", "50 $ or $60", "\udcff\x1b\n", "\u65e5\u672c"])
 @pytest.mark.parametrize("kind", ["html", "png", "svg", "pdf"])
-def test_any_title_will_do(tmp_path: Path, kind: str, title: str, capfd: Capture) -> None:
+def test_titles_of_any_characters(tmp_path: Path, kind: str, title: str, capfd: Capture) -> None:
     path, output = trace(tmp_path / "trace", pairs(3)), tmp_path / f"x.{kind}"
     assert report.main(["-o", str(output), "--chart=iops", "--title", title, str(path)]) == 0
     assert capfd.readouterr() == ("", "")
@@ -394,7 +392,7 @@ def test_any_title_will_do(tmp_path: Path, kind: str, title: str, capfd: Capture
         ET.fromstring(text.partition("\n")[2] if kind == "html" else text)
 
 
-def test_the_name_of_a_file_may_look_like_a_formula(tmp_path: Path) -> None:
+def test_file_name_like_a_formula(tmp_path: Path) -> None:
     path, output = trace(tmp_path / "$x^$", pairs(3)), tmp_path / "x.png"
     assert report.main(["-o", str(output), "--chart=iops", str(path)]) == 0
 
@@ -402,21 +400,17 @@ def test_the_name_of_a_file_may_look_like_a_formula(tmp_path: Path) -> None:
 def test_processes_are_shown_by_their_names_as_in_json(tmp_path: Path) -> None:
     records = [tw.notify_process(1, 7, "fio"), *pairs(3, pid=7), *pairs(1, pid=8)]
     records.append(tw.issue(10**9 + 5 * 10**6, 80, 512, pid=8))
-    path, output = trace(tmp_path / "trace", records), tmp_path / "x.html"
-    assert report.main(["-o", str(output), "--chart=iops", str(path)]) == 0
-    page = output.read_text()
+    path = trace(tmp_path / "trace", records)
+    page = page_of(path, "--chart=iops")
     assert "<td>fio (7)</td>" in page
     assert figures_of(page)["whole"]["processes"] == to_dict(blkiomon.summarize(path))["processes"]
 
 
-def test_names_that_are_no_text(tmp_path: Path) -> None:
+def test_file_name_that_is_not_utf8(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/<\xff\x1b>"))
-    trace(path, pairs(3))
-    output = tmp_path / "page.html"
-    assert report.main(["-o", str(output), "--chart=iops", str(path)]) == 0
-    text = output.read_bytes().decode("utf-8")
-    assert "\x1b" not in text and "&lt;" in text
-    ET.fromstring(text.partition("\n")[2])
+    page = page_of(trace(path, pairs(3)), "--chart=iops")
+    assert "\x1b" not in page and "&lt;" in page
+    assert is_well_formed(page)
 
 
 def test_many_devices_and_operations_make_a_page_of_bounded_size(tmp_path: Path) -> None:
@@ -429,10 +423,9 @@ def test_many_devices_and_operations_make_a_page_of_bounded_size(tmp_path: Path)
         records.append(tw.issue(at, sector, 4096, category, device))
         records.append(tw.complete(at + int(rng.lognormal(13, 2)), sector, 4096, category, device))
     records.sort(key=lambda record: record.time_ns)
-    output = tmp_path / "page.html"
-    assert report.main(["-o", str(output), str(trace(tmp_path / "trace", records))]) == 0
-    assert output.stat().st_size < 5_000_000
-    assert re.search(r"\d+ devices are left out: requests waited longer", output.read_text())
+    page = page_of(trace(tmp_path / "trace", records))
+    assert len(page.encode()) < 5_000_000
+    assert re.search(r"\d+ devices are left out: requests waited longer", page)
 
 
 # --- bounded memory -------------------------------------------------------------------------------
@@ -440,23 +433,18 @@ def test_many_devices_and_operations_make_a_page_of_bounded_size(tmp_path: Path)
 
 def many_devices(number: int) -> list[tw.Record]:
     """A request of a microsecond on each; on the second one many, on the last one a slow one."""
-    records = []
+    sda = 8 << 20
+    records = [tw.issue(10**9 - 5, 0, 4096, device=9 << 20)]  # never completes
+
+    def add(at: int, d2c_ns: int, sector: int, size: int, device: int) -> None:
+        records.append(tw.issue(at, sector, size, device=device))
+        records.append(tw.complete(at + d2c_ns, sector, size, device=device))
+
     for i in range(number):
-        at, device = 10**9 + i * 10**6, 8 << 20 | (i + 1)
-        records += [
-            tw.issue(at, 0, 4096, device=device),
-            tw.complete(at + 1000, 0, 4096, device=device),
-        ]
-        busy = 8 << 20 | 2
-        records += [
-            tw.issue(at + 2000, 8, 512, device=busy),
-            tw.complete(at + 9000, 8, 512, device=busy),
-        ]
-    slow = 8 << 20 | number
-    at = 10**9 + number * 10**6
-    records += [tw.issue(at, 0, 4096, device=slow), tw.complete(at + 10**8, 0, 4096, device=slow)]
-    hung = 9 << 20
-    records.insert(0, tw.issue(10**9 - 5, 0, 4096, device=hung))
+        at = 10**9 + i * 10**6
+        add(at, 1000, 0, 4096, sda + i + 1)
+        add(at + 2000, 7000, 8, 512, sda + 2)
+    add(10**9 + number * 10**6, 10**8, 0, 4096, sda + number)
     return records
 
 
@@ -465,7 +453,7 @@ def many_devices(number: int) -> list[tw.Record]:
 def test_many_devices_have_rows_for_the_worst_and_exact_totals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, most_bytes: int
 ) -> None:
-    monkeypatch.setattr(worst, "MOST_DEVICES", 4)
+    monkeypatch.setattr(slices, "MOST_DEVICES", 4)
     monkeypatch.setattr(collecting, "MOST_BYTES", most_bytes)
     path = trace(tmp_path / "trace", many_devices(100))
     exact = blkiomon.summarize(path)
@@ -473,31 +461,30 @@ def test_many_devices_have_rows_for_the_worst_and_exact_totals(
         path = tmp_path / "stats.jsonl"
         assert runner.call("-I", "0.001", "--json", path, tmp_path / "trace").returncode == 0
     found = collect([str(path)])
-    assert sum(worst.n_bytes(item.snapshot) for item in found.slices) <= most_bytes
+    assert sum(selection.size_bytes(item.snapshot) for item in found.slices) <= most_bytes
     assert not any(item._groups for item in found.slices)  # they take far more
     assert sum(item.total.requests for item in found.slices) == exact.total.requests
     whole = found.whole
     assert whole.total.d2c_ns == exact.total.d2c_ns
     assert whole.total.size_bytes == exact.total.size_bytes
     assert whole.total.in_flight == exact.total.in_flight
-    shown = {g.device for g in whole.groups() if g.device not in (None, worst.OTHERS)}
+    shown = {g.device for g in whole.groups() if g.device not in (None, selection.OTHERS)}
     assert len(shown) <= 4 and len(shown) + found.n_others == 101
     if most_bytes == 1 << 26:
         assert {8 << 20 | 2, 8 << 20 | 100, 9 << 20} <= shown
     for number in shown:  # not of a part of the time
         assert whole.device(number) == exact.device(number)
         assert whole.ops(number) == exact.ops(number)
-    line = series(found.slices).lines["read"]
+    line = series(found.slices).ops["read"]
     assert line.whole == exact.total.d2c_ns
 
 
 def test_page_and_comparison_say_that_there_are_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
-    monkeypatch.setattr(worst, "MOST_DEVICES", 4)
-    path, output = trace(tmp_path / "trace", many_devices(100)), tmp_path / "page.html"
-    assert report.main(["-o", str(output), "--chart=iops", str(path)]) == 0
-    page = output.read_text()
+    monkeypatch.setattr(slices, "MOST_DEVICES", 4)
+    path = trace(tmp_path / "trace", many_devices(100))
+    page = page_of(path, "--chart=iops")
     assert "97 devices have no row of their own and are shown as one, others." in page
     assert "<td>others (97)</td>" in page and ">0:0<" not in page
     figures = figures_of(page)
@@ -516,16 +503,14 @@ def test_runs_of_a_comparison_share_the_memory(
     monkeypatch.setattr(collecting, "MOST_BYTES", 400_000)
     path = trace(tmp_path / "trace", many_devices(100))
     alone, shared = collect([str(path)]), collect([str(path)], n_runs=4)
-    assert sum(worst.n_bytes(item.snapshot) for item in shared.slices) <= 100_000
+    assert sum(selection.size_bytes(item.snapshot) for item in shared.slices) <= 100_000
     assert shared.n_others > alone.n_others
     assert shared.whole.total.d2c_ns == alone.whole.total.d2c_ns
 
 
-def test_others_that_are_too_many_to_be_known_stay_others(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(worst, "MOST_DEVICES", 4)
-    monkeypatch.setattr(worst, "MOST_OTHERS", 20)
+def test_number_of_others_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(slices, "MOST_DEVICES", 4)
+    monkeypatch.setattr(slices, "MOST_OTHERS", 20)
     path = trace(tmp_path / "trace", many_devices(100))
     found = collect([str(path)])
     assert "more than " in found.notes[0]
@@ -533,10 +518,10 @@ def test_others_that_are_too_many_to_be_known_stay_others(
     assert len(found.devices) <= 4
 
 
-def test_many_processes_leave_those_that_moved_most(
+def test_processes_that_moved_most_are_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(worst, "MOST_PROCESSES", 3)
+    monkeypatch.setattr(selection, "MOST_PROCESSES", 3)
     records = [tw.notify_process(1, pid, f"p{pid}") for pid in range(1, 10)]
     for pid in range(1, 10):
         at = 10**9 + pid * 1000
@@ -552,14 +537,14 @@ def test_devices_and_operations_beyond_a_limit_are_not_followed(
     accesses = Accesses(4)
     for op in range(4):
         accesses.add(requests([0, 8, 16], op=op, at=op), 0, 10)
-        accesses._look(0)
+        accesses._examine(0)
     assert set(accesses.finish().shares) == {(0, 0), (0, 1)}
 
 
 def test_a_line_that_is_too_long_is_refused(
     stats: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
-    monkeypatch.setattr(collecting, "MOST_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(json_input, "MOST_LINE_BYTES", 1 << 20)
     path = tmp_path / "bomb.jsonl.gz"
     first = stats["json"].read_bytes().splitlines(keepends=True)[0]
     path.write_bytes(gzip.compress(first + b'{"schema": 1, "x": "' + b"x" * (5 << 20)))
@@ -568,21 +553,19 @@ def test_a_line_that_is_too_long_is_refused(
 
 
 @pytest.mark.parametrize("last_ns", [2**64 - 1, 2**64 - 2, 2**63])
-def test_the_latest_time_there_is_ends_a_trace(tmp_path: Path, last_ns: int) -> None:
+def test_times_up_to_the_end_of_64_bits(tmp_path: Path, last_ns: int) -> None:
     records = [*pairs(3), tw.issue(last_ns - 1, 0, 512), tw.complete(last_ns, 0, 512)]
     found = collect([str(trace(tmp_path / "trace", [*records, tw.issue(last_ns, 8, 512)]))])
     assert found.whole.total.requests == 4
     assert len(found.slices) <= MOST_SLICES
 
 
-def test_statistics_of_b_with_any_figures_make_a_page(
-    tmp_path: Path, stats: dict[str, Path], capfd: Capture
-) -> None:
+def test_extreme_figures_of_b(tmp_path: Path, stats: dict[str, Path], capfd: Capture) -> None:
     records = np.frombuffer(stats["b"].read_bytes(), layout.STATS_03).copy()
     records["d2c_r"]["sum_squares"] = 0  # as if 64 bits had not held it
     path, output = tmp_path / "stats.bin", tmp_path / "page.html"
     path.write_bytes(records.tobytes())
-    assert report.main(["-o", str(output), str(path)]) == 0
+    assert page_of(path)
     some = records["size_r"]["count"] > 0  # of which histograms hold 32 bits
     for name in ("size_r", "d2c_r"):
         records[name]["count"][some] += 1 << 50
@@ -612,7 +595,7 @@ def complaint(capfd: Capture, *arguments: str | Path, status: int = 3) -> str:
         (
             "digits.jsonl",
             b'{"schema": ' + b"9" * 5000 + b"}",
-            "line 1: not JSON: Exceeds the limit",
+            "not JSON: Exceeds the limit",
         ),
         ("deep.jsonl", b'{"a":' * 90_000, "line 1: not JSON: it is nested too deeply"),
         ("latin.jsonl", b'{"schema": "\xff"}\n', "line 1: not JSON: 'utf-8' codec can't decode"),
@@ -621,7 +604,7 @@ def complaint(capfd: Capture, *arguments: str | Path, status: int = 3) -> str:
         ("stats", b"\0" * 500, "not a statistics file"),
     ],
 )
-def test_inputs_without_anything(
+def test_inputs_without_requests(
     tmp_path: Path, capfd: Capture, name: str, data: bytes, told: str
 ) -> None:
     path, output = tmp_path / name, tmp_path / "page.html"
@@ -631,7 +614,7 @@ def test_inputs_without_anything(
     assert not output.exists()
 
 
-def test_line_that_contradicts_itself_is_told_by_file_line_and_field(
+def test_invalid_line_is_reported_by_file_line_and_field(
     stats: dict[str, Path], tmp_path: Path, capfd: Capture
 ) -> None:
     """By report and by compare alike."""
@@ -654,15 +637,15 @@ def test_line_that_contradicts_itself_is_told_by_file_line_and_field(
     assert not output.exists()
 
 
-def test_more_requests_than_add_up_are_refused(
+def test_too_many_requests_are_refused(
     stats: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
-    monkeypatch.setattr(collecting, "MOST_REQUESTS", 100)
+    monkeypatch.setattr(json_input, "MOST_REQUESTS", 100)
     said = complaint(capfd, "-o", tmp_path / "page.html", stats["json"])
     assert "line 1: there are more than 100 requests in all" in said
 
 
-def test_a_request_that_took_too_long_points_to_the_option(tmp_path: Path, capfd: Capture) -> None:
+def test_message_about_long_requests_names_max_age(tmp_path: Path, capfd: Capture) -> None:
     late = [tw.issue(10**9, 0, 4096), tw.complete(10**9 + 601 * 10**9, 0, 4096)]
     path, output = trace(tmp_path / "trace", late), tmp_path / "page.html"
     said = complaint(capfd, "-o", output, path)
@@ -676,7 +659,7 @@ def test_a_request_that_took_too_long_points_to_the_option(tmp_path: Path, capfd
         assert "--max-age takes a number of seconds" in capfd.readouterr().err
 
 
-def test_a_filter_that_fits_nothing(short: Path, tmp_path: Path, capfd: Capture) -> None:
+def test_devices_without_requests(short: Path, tmp_path: Path, capfd: Capture) -> None:
     said = complaint(capfd, "-o", tmp_path / "x.html", "--device", "8:16", short)
     assert "no request of 8:16; there are some of 7:1, 7:2, 7:3" in said
     assert report.main(["-o", "x.html", "--device=no-such", str(short)]) == 2
@@ -696,7 +679,7 @@ def test_outputs_that_cannot_be_written(tmp_path: Path, capfd: Capture) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
 
 
-def test_a_page_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_page(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text("before")
 
@@ -751,7 +734,7 @@ def test_command_needs_neither_display_nor_home(short: Path, tmp_path: Path) -> 
 
 
 def test_nothing_else_loads_matplotlib() -> None:
-    code = "import sys, blkiomon, blkiomon.run, blkiomon.report; blkiomon.Interval; "
+    code = "import sys, blkiomon.commands.run, blkiomon.commands.report; blkiomon.Interval; "
     code += "sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -1,4 +1,4 @@
-"""What ``top`` shows: frames of intervals that are built here, and what it refuses to do."""
+"""``top``: screens of intervals that are built here, the command's errors, and the output."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ ABOUT = About(source="sdb dm-3", name_of=NAMES.get)
 def requests(
     device: int, op: str, n: int, d2c_ns: int, at_ns: int = 0, size: int = SIZE
 ) -> list[Io]:
-    """So many that take equally long, one after the other in the second that begins there."""
+    """n requests of one latency, within the second from ``at_ns`` on."""
     return [Io(device, op, size, at_ns + i * 100_000, d2c_ns) for i in range(n)]
 
 
 def interval(ios: Sequence[Io], number: int = 0, **counts: int) -> Interval:
-    """The second of that number, in which that was counted besides."""
+    """The interval from second ``number`` to the next, with these counts added."""
     made = interval_of(ios, number * S, (number + 1) * S)
     return dataclasses.replace(made, counts=made.counts + Counts(**counts))
 
@@ -57,7 +57,7 @@ def frame(
     notes: Sequence[str] = (),
     ended: bool = False,
 ) -> list[str]:
-    """What is shown after these intervals; as many lines as there are, none too wide."""
+    """The screen after these intervals."""
     look = look or Look()
     watch = Watch(devices)
     for one in intervals:
@@ -70,7 +70,7 @@ def frame(
 
 
 def rows(shown: Sequence[str]) -> dict[tuple[str, str], dict[str, str]]:
-    """The table: cells by device, operation and title; the history is left out."""
+    """The cells of the table by device, operation and title, without the history."""
     (at,) = (i for i, line in enumerate(shown) if line.startswith("device "))
     titles = re.split(" p99 (hist|of)", shown[at].replace("▼", ""))[0].split()
     found: dict[tuple[str, str], dict[str, str]] = {}
@@ -119,28 +119,12 @@ def test_figures_of_each_operation() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 140, 200, 300])
-def test_each_width_shows_what_fits(width: int) -> None:
+def test_wider_screens_have_more_columns(width: int) -> None:
     shown = frame(interval(BUSY), width=width, height=50)
     titles = next(line for line in shown if line.startswith("device "))
-    there = {
-        title
-        for title in (
-            "p99",
-            "oldest",
-            "p50",
-            "flight",
-            "err",
-            "p90",
-            "p99.9",
-            "mean",
-            "busy",
-            "q2d",
-        )
-        if f" {title}" in titles
-    }
-    wanted = {"p99": 0, "oldest": 0, "p50": 64, "flight": 66, "err": 72, "p90": 100, "p99.9": 110}
-    wanted |= {"mean": 120, "busy": 130, "q2d": 150}
-    assert there == {title for title, least in wanted.items() if least <= width}
+    least = {"p99": 0, "oldest": 0, "p50": 64, "flight": 66, "err": 72, "p90": 100, "p99.9": 110}
+    least |= {"mean": 120, "busy": 130, "q2d": 150}
+    assert [f" {title}" in titles for title in least] == [n <= width for n in least.values()]
     assert ("p99 hist" in titles or "p99 of each interval" in titles) == (width >= 80)
 
 
@@ -159,7 +143,7 @@ def test_sorting() -> None:
         assert title in "\n".join(frame(one, look=Look().after(key)))
 
 
-def test_device_that_hangs_comes_first() -> None:
+def test_hanging_device_comes_first() -> None:
     ios = [*BUSY, Io(HUNG, "write", SIZE, 0, None)]
     shown = frame(
         interval(ios[:-1]), interval([*ios[-1:], *requests(SDB, "read", 9, MS, 4 * S)], 4)
@@ -187,45 +171,32 @@ def test_whole_run() -> None:
     assert rows(frame(*intervals))["sdb", "read"]["max"] == "7.00ms"
 
 
-def test_whole_run_of_more_intervals_than_are_kept_apart() -> None:
+def test_whole_run_of_many_intervals() -> None:
     many = [interval(requests(SDB, "read", 10, MS, i * S), i) for i in range(200)]
     shown = frame(*many, look=Look(is_whole=True))
     assert "4,000 records in 200 s" in shown[0]
     assert rows(shown)["sdb", "read"]["IOPS"] == "10"
 
 
-def test_nothing_lost_is_said() -> None:
+def test_first_line_says_what_was_lost_before_and_now() -> None:
     assert frame(interval(BUSY))[1] == "nothing lost in 1.00 s"
-
-
-def test_losses_are_told_now_and_later() -> None:
     lossy = interval(BUSY, lost_events=1200, sequence_gaps=3)
     assert frame(lossy)[1] == "LOST NOW: 1,200 lost events (+1,200), 3 sequence gaps (+3)"
     later = frame(lossy, interval([], 1, evicted=0))
     assert later[1] == "LOST before, nothing now: 1,200 lost events, 3 sequence gaps"
     again = frame(lossy, interval([], 1, lost_events=1, skipped_bytes=48))
-    assert again[1].startswith(
-        "LOST NOW: 1,201 lost events (+1), 3 sequence gaps, 48 skipped bytes"
-    )
+    told = "LOST NOW: 1,201 lost events (+1), 3 sequence gaps, 48 skipped bytes"
+    assert again[1].startswith(told)
 
 
 def test_all_losses_at_once_are_shown_whole() -> None:
-    every = dict.fromkeys(
-        (
-            "lost_events",
-            "sequence_gaps",
-            "completions_without_issue",
-            "evicted",
-            "mismatches",
-            "skipped_bytes",
-        ),
-        10**9,
-    )
+    names = "lost_events sequence_gaps completions_without_issue evicted mismatches skipped_bytes"
+    every = dict.fromkeys(names.split(), 10**9)
     shown = " ".join(line.strip() for line in frame(interval(BUSY, **every), width=60))
     assert shown.count("1,000,000,000") == 2 * len(every)
 
 
-def test_what_found_no_partner_is_told_apart() -> None:
+def test_unpaired_records_are_not_called_lost() -> None:
     shown = frame(interval(BUSY, completions_without_issue=2, mismatches=1))
     assert f"{shown[1]} {shown[2]}".split("; unpaired: ") == [
         "nothing lost in 1.00 s",
@@ -247,7 +218,7 @@ def test_losses_stand_out_with_and_without_colours(monkeypatch: pytest.MonkeyPat
     assert "\x1b[1mLOST NOW" in line()
 
 
-def test_quiet_device_and_monitor_that_hears_nothing() -> None:
+def test_idle_devices_and_a_stream_without_records() -> None:
     quiet = [interval([], i) for i in (1, 2, 3)]
     shown = frame(interval(BUSY), *quiet, devices=[SDB, HUNG])
     assert any(line.startswith("NO RECORDS for 3.00 s") for line in shown)
@@ -259,17 +230,23 @@ def test_quiet_device_and_monitor_that_hears_nothing() -> None:
     assert ("sdb", "idle") in rows(one_goes_on)
 
 
-def test_before_the_first_interval() -> None:
+def test_screen_before_the_first_interval() -> None:
     shown = frame(devices=[SDB])
     assert "waiting for the first 1 s" in shown[0]
     assert ("sdb", "idle") in rows(shown)
 
 
+def slower_and_slower(number: int) -> Interval:
+    """One request on each of so many devices."""
+    devices = [8 << 20 | 16 * i for i in range(number)]
+    return interval(
+        [io for i, d in enumerate(devices) for io in requests(d, "read", 1, MS * (i + 1))]
+    )
+
+
 @pytest.mark.parametrize("height", [8, 10, 24, 50])
-def test_more_devices_than_rows(height: int) -> None:
-    devices = [8 << 20 | 16 * i for i in range(60)]
-    ios = [io for i, d in enumerate(devices) for io in requests(d, "read", 1, MS * (i + 1))]
-    shown = frame(interval(ios), height=height)
+def test_last_line_counts_devices_that_do_not_fit(height: int) -> None:
+    shown = frame(slower_and_slower(60), height=height)
     n_shown = len(order(shown))
     assert n_shown >= height - 6
     assert order(shown) == [f"8:{16 * i}" for i in range(59, 59 - n_shown, -1)]
@@ -278,10 +255,8 @@ def test_more_devices_than_rows(height: int) -> None:
     assert rows(shown)["all", "all"]["IOPS"] == "60"
 
 
-def test_as_many_devices_as_rows() -> None:
-    devices = [8 << 20 | 16 * i for i in range(19)]
-    ios = [io for d in devices for io in requests(d, "read", 1, MS)]
-    shown = frame(interval(ios), height=23 + 1)
+def test_as_many_devices_as_rows_all_fit() -> None:
+    shown = frame(slower_and_slower(19), height=24)
     assert len(order(shown)) == 19
     assert not any("more devices" in line for line in shown)
 
@@ -294,7 +269,7 @@ def test_history_of_p99() -> None:
     assert line.endswith(" ▁▁█▄·") or line.endswith(" ▂▂█▅·")  # percentiles are up to 0.8 % off
 
 
-def test_who_did_nothing_for_long_is_forgotten_unless_asked_for() -> None:
+def test_long_idle_devices_are_forgotten_unless_named() -> None:
     watch = Watch([SDB])
     watch.add(interval(BUSY))
     for i in range(HISTORY):
@@ -313,7 +288,7 @@ def test_errors_are_kept() -> None:
     assert rows(later)["sdb", "read"]["err"] == "3"
 
 
-def test_pause_end_and_messages_are_said() -> None:
+def test_pause_end_and_messages_are_shown() -> None:
     text = "\n".join(frame(interval(BUSY), look=Look().after("p"), notes=["bad \x1b[2Jtrace"]))
     assert "PAUSED" in text and r"bad \x1b[2Jtrace" in text
     assert "END OF TRACE" in "\n".join(frame(interval(BUSY), ended=True))
@@ -327,23 +302,22 @@ def test_help_fits_the_smallest_usual_terminal() -> None:
     assert Look().after("?").after("h") == Look()
 
 
-def test_terminal_that_is_too_small() -> None:
+def test_small_terminal_shows_the_size_it_needs() -> None:
     assert frame(interval(BUSY), width=39)[0].startswith("40 columns and 8 lines")
     assert frame(interval(BUSY), width=10, height=1)
 
 
-def test_other_keys_mean_nothing() -> None:
+def test_unknown_keys_change_nothing() -> None:
     assert all(Look().after(key) == Look() for key in "xyz\x7f\r1")
 
 
-def test_nothing_but_ascii_where_the_locale_knows_no_more() -> None:
+def test_plain_terminal_gets_only_ascii() -> None:
     about = dataclasses.replace(ABOUT, is_plain=True)
     shown = "\n".join(frame(interval(BUSY), about=about, width=200))
-    assert shown.isascii()
-    assert "100us" in shown
+    assert shown.isascii() and "100us" in shown
 
 
-def test_names_cannot_drive_the_terminal() -> None:
+def test_names_cannot_control_the_terminal() -> None:
     about = About(source="a\x1b[2Jb", name_of=lambda number: "x\x1b]0;y\x07")
     text = "\n".join(frame(interval(BUSY), about=about))
     assert "\x1b" not in text and "\x07" not in text
@@ -435,7 +409,7 @@ def test_help_names_all_options() -> None:
 
 
 def test_missing_library_is_named(tmp_path: Path) -> None:
-    # A finder that does not find it stands before those that would.
+    # find_spec() does not find rich.
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as u, os\nfound = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'rich' else found(name, *a)\n"
@@ -518,7 +492,7 @@ def screen(paper: Paper, about: About = ABOUT, speed: float = 1.0) -> Iterator[S
     assert not paper.is_entered and not sink.failed and not said
 
 
-def test_interval_that_does_not_come_is_missed() -> None:
+def test_late_interval_is_reported() -> None:
     paper = Paper()
     with screen(paper, dataclasses.replace(ABOUT, interval_s=0.01)) as sink:
         eventually(lambda: paper.shows("NOT READING: the interval is 2 s late"))
@@ -526,7 +500,7 @@ def test_interval_that_does_not_come_is_missed() -> None:
         eventually(lambda: paper.shows("sdb") and not paper.shows("NOT READING"))
 
 
-def test_slow_terminal_costs_pictures_and_not_intervals() -> None:
+def test_slow_terminal_skips_screens_but_no_intervals() -> None:
     paper = Paper()
     with screen(paper) as sink:
         eventually(lambda: paper.shown)
@@ -544,7 +518,7 @@ def test_slow_terminal_costs_pictures_and_not_intervals() -> None:
         assert sink.dropped_intervals == 0
 
 
-def test_losses_are_told_while_there_is_a_pause() -> None:
+def test_losses_are_shown_during_a_pause() -> None:
     paper = Paper()
     with screen(paper) as sink:
         sink.put(interval(BUSY))
@@ -558,7 +532,7 @@ def test_losses_are_told_while_there_is_a_pause() -> None:
         eventually(lambda: paper.shows("65:1"))
 
 
-def test_complaints_are_shown_and_then_said(capfd: pytest.CaptureFixture[str]) -> None:
+def test_messages_are_shown_and_printed_at_the_end(capfd: pytest.CaptureFixture[str]) -> None:
     paper = Paper()
     with screen(paper):
         complain("something is wrong")
@@ -569,7 +543,7 @@ def test_complaints_are_shown_and_then_said(capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr().err == "blkiomon: more\n"
 
 
-def test_recorded_intervals_wait_for_their_turn_until_it_is_over() -> None:
+def test_replay_waits_until_the_run_is_over() -> None:
     paper = Paper()
     with screen(paper, dataclasses.replace(ABOUT, is_live=False), speed=1e-6) as sink:
         sink.put(interval(BUSY))  # its turn is in eleven days

@@ -1,4 +1,4 @@
-"""``top`` in a real terminal: what stands there, keys, another size, and how it is left."""
+"""``top`` in a real terminal: the screen, keys, resizing, and restoring the terminal."""
 
 from __future__ import annotations
 
@@ -59,37 +59,34 @@ def test_whole_trace(tmp_path: Path, columns: int, rows: int) -> None:
         for text in wanted:
             assert text.replace(" ", "") in line.split()
         assert ("busy" in screen) == (columns == 200)
-        terminal.type("q")
-        terminal.until("status 0")
-        terminal.assert_clean()
+        terminal.leave()
 
 
 def test_keys(tmp_path: Path) -> None:
     with Tmux(tmp_path, 80, 24) as terminal:
         terminal.run("top", "--speed", "max", MULTI)
         terminal.until("END OF TRACE", "p99▼")
-        terminal.type("i")
-        assert order(terminal.until("IOPS▼")) == ["7:1", "7:2", "7:3"]
-        terminal.type("b")
-        assert order(terminal.until("MB/s▼")) == ["7:2", "7:1", "7:3"]
-        terminal.type("l")
-        assert order(terminal.until("p99▼")) == ["7:2", "7:1", "7:3"]
-        terminal.type("o")
-        terminal.until("7:3", gone="flush")
-        terminal.type("t")
-        terminal.until("at 3.0 s", gone="WHOLE RUN")
-        terminal.type("?")
-        terminal.until("since the start: failed, given back by the kernel", gone="7:3")
-        terminal.type("h")
-        terminal.until("7:3")
+        for key, title, first, second in (
+            ("i", "IOPS▼", "7:1", "7:2"),
+            ("b", "MB/s▼", "7:2", "7:1"),
+            ("l", "p99▼", "7:2", "7:1"),
+        ):
+            terminal.type(key)
+            assert order(terminal.until(title)) == [first, second, "7:3"]
+        for key, text, gone in (
+            ("o", "7:3", "flush"),
+            ("t", "at 3.0 s", "WHOLE RUN"),
+            ("?", "since the start: failed, given back by the kernel", "7:3"),
+            ("h", "7:3", ""),
+        ):
+            terminal.type(key)
+            terminal.until(text, gone=gone)
         terminal.type("Up", "x", "Space")  # the first two mean nothing
         terminal.until("PAUSED", "7:3")
-        terminal.type("q")
-        terminal.until("status 0")
-        terminal.assert_clean()
+        terminal.leave()
 
 
-def test_other_size_is_followed(tmp_path: Path) -> None:
+def test_screen_follows_the_size_of_the_terminal(tmp_path: Path) -> None:
     with Tmux(tmp_path, 80, 24) as terminal:
         terminal.run("top", "--speed", "max", MULTI)
         terminal.until("END OF TRACE")
@@ -110,12 +107,10 @@ def test_other_size_is_followed(tmp_path: Path) -> None:
                 )
 
             runner.until(fits, f"a screen of {columns}x{rows}", pause_s=PAUSE_S)
-        terminal.type("q")
-        terminal.until("status 0")
-        terminal.assert_clean()
+        terminal.leave()
 
 
-def test_trace_at_its_pace_is_held_and_goes_on(tmp_path: Path) -> None:
+def test_replay_can_be_paused(tmp_path: Path) -> None:
     with Tmux(tmp_path, 80, 24) as terminal:
         terminal.run("top", "-I", "0.5", PHASES)
         terminal.until("at 1.0 s")
@@ -128,26 +123,20 @@ def test_trace_at_its_pace_is_held_and_goes_on(tmp_path: Path) -> None:
         terminal.type("p")
         terminal.until("at 2.5 s", gone="PAUSED")
         assert "END OF TRACE" not in terminal.screen()  # 19 seconds long
-        terminal.type("q")
-        terminal.until("status 0")
-        terminal.assert_clean()
+        terminal.leave()
 
 
-def test_faster_than_it_was_recorded(tmp_path: Path) -> None:
+def test_replay_can_be_faster_than_real_time(tmp_path: Path) -> None:
     with Tmux(tmp_path, 80, 24) as terminal:
         terminal.run("top", "-I", "0.5", "--speed", "50", PHASES)
         screen = terminal.until("END OF TRACE", "x50")
         assert "at 19.0 s" in screen  # the last interval, not all of them together
-        terminal.type("C-c")
-        terminal.until("status 0")
-        terminal.assert_clean()
+        terminal.leave("C-c")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 @pytest.mark.parametrize("when", ["at 0.5 s", "END OF TRACE"])
-def test_signal_leaves_the_terminal_as_it_was(
-    tmp_path: Path, number: signal.Signals, when: str
-) -> None:
+def test_signal_restores_the_terminal(tmp_path: Path, number: signal.Signals, when: str) -> None:
     with Tmux(tmp_path, 80, 24) as terminal:
         speed = "max" if when.startswith("END") else "1"
         terminal.run("top", "-I", "0.5", "--speed", speed, PHASES)
@@ -157,7 +146,7 @@ def test_signal_leaves_the_terminal_as_it_was(
         terminal.assert_clean()
 
 
-def test_error_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
+def test_error_restores_the_terminal(tmp_path: Path) -> None:
     broken = (
         "import sys, blkiomon.top.screen as screen\n"
         "def lines(*a): raise RuntimeError('nothing can be drawn')\n"
@@ -171,7 +160,7 @@ def test_error_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
         terminal.assert_clean()
 
 
-def test_bad_trace_is_shown_and_said_at_the_end(tmp_path: Path) -> None:
+def test_bad_trace_is_shown_and_printed_at_the_end(tmp_path: Path) -> None:
     (tmp_path / "cut").write_bytes(MULTI.read_bytes()[:-10])
     with Tmux(tmp_path, 80, 24) as terminal:
         terminal.run("top", "--speed", "max", "./cut")
@@ -181,7 +170,7 @@ def test_bad_trace_is_shown_and_said_at_the_end(tmp_path: Path) -> None:
         terminal.assert_clean()
 
 
-def test_terminal_is_no_trace(tmp_path: Path) -> None:
+def test_terminal_as_standard_input_is_refused(tmp_path: Path) -> None:
     with Tmux(tmp_path, 80, 24) as terminal:
         terminal.run("top", "-")
         terminal.until("blkiomon: standard input is a terminal", "Usage: blkiomon top", "status 2")
@@ -228,9 +217,7 @@ def test_pipe_is_live_and_ends(tmp_path: Path, is_named: bool) -> None:
             terminal.type("t")
             terminal.until("WHOLE RUN: 2 records", "read")
         terminal.until("END OF TRACE")
-        terminal.type("q")
-        terminal.until("status 0")
-        terminal.assert_clean()
+        terminal.leave()
 
 
 def test_recorded_trace_through_a_pipe_is_played(tmp_path: Path) -> None:
@@ -241,24 +228,20 @@ def test_recorded_trace_through_a_pipe_is_played(tmp_path: Path) -> None:
             fifo.write(MULTI.read_bytes())
         terminal.until("this trace was recorded: intervals end by its own clock")
         terminal.until("END OF TRACE", "at 3.0 s")
-        terminal.type("q")
-        terminal.until("status 0")
-        terminal.assert_clean()
+        terminal.leave()
 
 
 @pytest.mark.parametrize("key", ["q", "C-c"])
-def test_leaving_is_nothing_to_complain_about(tmp_path: Path, key: str) -> None:
+def test_leaving_prints_no_message(tmp_path: Path, key: str) -> None:
     with Tmux(tmp_path, 80, 24) as terminal:
         os.mkfifo(tmp_path / "fifo")
         terminal.run("top", "-I", "0.2", "./fifo")
         with open(tmp_path / "fifo", "wb"):
             terminal.until("./fifo", "records in")
-            terminal.type(key)
-            assert "blkiomon:" not in terminal.until("status 0")
-            terminal.assert_clean()
+            assert "blkiomon:" not in terminal.leave(key)
 
 
-def test_terminal_that_takes_nothing_does_not_hold_up_reading() -> None:
+def test_blocked_terminal_does_not_stop_reading() -> None:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
     env = os.environ | {"TERM": "xterm", "LC_ALL": "C.UTF-8"}
@@ -285,7 +268,7 @@ def test_terminal_that_takes_nothing_does_not_hold_up_reading() -> None:
         os.close(slave)
 
 
-def test_terminal_that_goes_away_ends_it() -> None:
+def test_run_ends_with_its_terminal() -> None:
     master, slave = pty.openpty()
     env = os.environ | {"TERM": "xterm", "LC_ALL": "C.UTF-8"}
     with Running("top", stdout=slave, env=env) as process:

@@ -1,4 +1,4 @@
-"""A real terminal: tmux, on a server of its own, with a shell in it."""
+"""A real terminal for tests: a shell in tmux, with a server of its own."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 
 import programs
 import runner
 
 PAUSE_S = 0.03
-"""Between two looks at the screen: each takes a process, and what is seen is there for longer."""
+"""Between two checks of the screen, each of which starts a process."""
 
 
 class Tmux:
@@ -43,16 +42,11 @@ class Tmux:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._do("kill-server")
 
     def run(self, *arguments: str | Path, python: str = "", stdin: str = "/dev/tty") -> None:
-        """Have the shell run the command, or Python code that does; ``pid`` will be its own."""
+        """Run the command, or Python code, in the shell; ``pid`` is that of the process."""
         what = ["-c", python] if python else ["-m", "blkiomon"]
         words = shlex.join([sys.executable, *what, *map(str, arguments)])
         script = self._directory / "script"
@@ -61,7 +55,7 @@ class Tmux:
 
     @property
     def pid(self) -> int:
-        """Of what runs."""
+        """Of the process that ``run`` started."""
         path = self._directory / "pid"
         runner.until(path.exists, "the command to start")
         return int(path.read_text())
@@ -75,11 +69,11 @@ class Tmux:
         self._do("resize-window", "-x", str(columns), "-y", str(rows))
 
     def screen(self) -> str:
-        """What stands there."""
+        """The text on the screen."""
         return self._do("capture-pane", "-p")
 
     def until(self, *texts: str, gone: str = "") -> str:
-        """The screen, as soon as all of these stand there, and ``gone`` does not."""
+        """The screen as soon as it shows all of these texts, and not ``gone``."""
 
         def found() -> str | None:
             screen = self.screen()
@@ -91,8 +85,15 @@ class Tmux:
         except AssertionError as error:
             raise AssertionError(f"{error}:\n{self.screen()}") from None
 
+    def leave(self, key: str = "q") -> str:
+        """End the command by a key: it succeeds, and restores the terminal. Returns the screen."""
+        self.type(key)
+        screen = self.until("status 0")
+        self.assert_clean()
+        return screen
+
     def assert_clean(self) -> None:
-        """It is as it was found: its own screen, cursor, wrapping and modes."""
+        """Screen, cursor, wrapping and modes are as they were before the command."""
         flags = "#{alternate_on} #{cursor_flag} #{wrap_flag}"
         assert self._do("display-message", "-p", flags).split() == ["0", "1", "1"]
         assert self._modes() == self.modes

@@ -170,7 +170,7 @@ def main(argv: Sequence[str]) -> int:
     if not names or not all(names) or any("\0" in name for name in names):
         return COMMAND.misused("the traces are missing: name them by their paths")
     try:
-        from blkiomon.commands.archive.options import ArchiveError, Options
+        from blkiomon.commands.archive.options import ArchiveError, TraceOptions
         from blkiomon.commands.archive.run import run
         from blkiomon.commands.archive.traces import host_pattern
     except ImportError as error:
@@ -187,7 +187,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         summary = run(
             names,
-            Options(
+            TraceOptions(
                 interval_s=given.interval,
                 max_pending=given.max_pending,
                 max_age_s=given.max_age,
@@ -299,9 +299,9 @@ def summarize(
         from blkiomon.commands.archive.run import run
     except ImportError as error:
         raise ImportError(_needs(error), name=error.name) from error
-    from blkiomon.commands.archive.options import Options
+    from blkiomon.commands.archive.options import TraceOptions
 
-    options = Options(
+    options = TraceOptions(
         interval_s=interval, max_pending=max_pending, max_age_s=max_age_s, resync=resync
     )
     return run(

@@ -1,6 +1,6 @@
-"""Dask's workers, wherever they are. Imports Dask, and so is imported only when that is asked for.
+"""The workers of a Dask cluster. Imports Dask, so import it only if there is a scheduler.
 
-Dask schedules, moves and repeats: a task whose worker dies is run again on another one.
+Dask runs the task of a worker that died again on another one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from blkiomon.commands.archive.options import ArchiveError, Tls
 from blkiomon.commands.archive.traces import why
 
 TASKS_AHEAD = 1000
-"""So many tasks are with the scheduler at a time, however many traces there are."""
+"""Tasks that the scheduler has at a time."""
 
 CONNECT_S = 10.0
 WORKERS_S = 60.0
@@ -28,10 +28,10 @@ class Cluster(Crew):
 
     room = TASKS_AHEAD
     death = distributed.scheduler.KilledWorker
-    most_deaths = 1  # as Dask itself has tried four workers by then
+    most_deaths = 1  # Dask itself has tried four workers by then
 
     def __init__(self, client: distributed.Client) -> None:
-        # Not pure: whether it is done depends on what the dataset holds.
+        # Not pure: the result depends on what the dataset contains.
         self._executor = client.get_executor(pure=False)
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
@@ -41,7 +41,7 @@ class Cluster(Crew):
 
 
 class _Client(distributed.Client):  # type: ignore[misc]  # it has no types
-    """Where none came about, there is none to close: the library waits for that, and shows how."""
+    """Without a connection, the library's ``__del__`` would wait for one and print a traceback."""
 
     def __del__(self) -> None:
         if self.status == "running":
@@ -50,36 +50,31 @@ class _Client(distributed.Client):  # type: ignore[misc]  # it has no types
 
 @contextmanager
 def cluster(scheduler: str | distributed.Client, tls: Tls | None = None) -> Iterator[Cluster]:
-    """The workers of a scheduler that runs.
+    """The workers of a running scheduler.
 
     Args:
         scheduler: a client of it, or its address.
-        tls: for the connection that is made.
+        tls: for the connection to an address.
 
     Raises:
-        ArchiveError: nobody answers, or it has no workers.
+        ArchiveError: the scheduler does not answer, or has no workers.
     """
     if isinstance(scheduler, distributed.Client):
         yield Cluster(scheduler)
         return
+    security = None
+    if tls is not None:
+        names = "tls_ca_file", "tls_client_cert", "tls_client_key"
+        security = distributed.Security(**dict(zip(names, tls)), require_encryption=True)
     with ExitStack() as stack:
         try:
             client = stack.enter_context(
-                _Client(scheduler, timeout=CONNECT_S, set_as_default=False, security=_security(tls))
+                _Client(scheduler, timeout=CONNECT_S, set_as_default=False, security=security)
             )
-        except Exception as error:  # of whatever speaks the protocol that is named
+        except Exception as error:  # of the library of any protocol
             raise ArchiveError(f"no Dask scheduler at {scheduler}: {why(error)}") from error
         try:
             client.wait_for_workers(1, timeout=WORKERS_S)
         except TimeoutError as error:
             raise ArchiveError(f"the Dask scheduler at {scheduler} has no workers") from error
         yield Cluster(client)
-
-
-def _security(tls: Tls | None) -> distributed.Security | None:
-    if tls is None:
-        return None
-    ca_file, cert, key = tls
-    return distributed.Security(
-        tls_ca_file=ca_file, tls_client_cert=cert, tls_client_key=key, require_encryption=True
-    )

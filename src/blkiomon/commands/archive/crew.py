@@ -1,4 +1,4 @@
-"""Whoever does the work of an archive."""
+"""Workers: the interface, and this process as a worker."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 class Crew(ABC):
-    """Workers.
+    """Workers, to which tasks are submitted.
 
     Attributes:
-        room: how many tasks they take at a time.
-        death: what a task raises whose worker has died.
-        most_deaths: after so many of these, a trace is given up.
+        room: tasks that they take at a time.
+        death: exception of a task whose worker has died.
+        most_deaths: number of these after which a trace is given up.
     """
 
     room: int
@@ -23,7 +23,7 @@ class Crew(ABC):
 
     @abstractmethod
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
-        """Have a worker call a function."""
+        """Have a worker call a function, which is picklable as its arguments."""
 
 
 class Here(Crew):
@@ -32,7 +32,7 @@ class Here(Crew):
     room = 1
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
-        """See ``Crew``: it is done at once."""
+        """See ``Crew``; calls the function at once."""
         future: Future[Any] = Future()
         future.set_result(function(*arguments))
         return future

@@ -1,4 +1,4 @@
-"""What is asked for, as it goes to every worker and into the dataset."""
+"""Options that every worker gets, and that the dataset records."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from blkiomon.interval.monitor import Monitor
 
 Tls = tuple[str, str, str]
-"""Files in PEM: the authority that is trusted, our certificate, and its key."""
+"""Files in PEM: the trusted authority, our certificate, and its key."""
 
 
 class ArchiveError(Exception):
-    """No workers, or not any more; the text says why."""
+    """The workers cannot be reached; the text says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class TraceOptions:
     """What is made of a trace; see ``Monitor``."""
 
     interval_s: float | None = 60.0

@@ -1,6 +1,6 @@
-"""Processes of this machine that read traces. No port is opened: what they are told goes by pipes.
+"""Worker processes of this machine. They communicate by pipes and open no port.
 
-Each is an executor of its own, so that one that dies takes nobody else's trace along.
+Each has an executor of its own: when a process dies, only its own trace fails.
 """
 
 from __future__ import annotations
@@ -19,17 +19,13 @@ from typing import Any
 from blkiomon.commands.archive.crew import Crew
 from blkiomon.console import SIGNALS
 
-_SPAWN = multiprocessing.get_context("spawn")  # whoever calls us may have threads: no fork
+_SPAWN = multiprocessing.get_context("spawn")  # not fork: the caller may have threads
 
 _OF_A_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 
 class Pool(Crew):
-    """As many workers as there is room for; each is started when it is first needed.
-
-    Args:
-        room: how many.
-    """
+    """Up to ``room`` worker processes; each is started when it is first needed."""
 
     most_deaths = 2
 
@@ -37,7 +33,7 @@ class Pool(Crew):
         self.room = room
         self._idle: list[ProcessPoolExecutor] = []
         self._all: set[ProcessPoolExecutor] = set()
-        # Closing the one end, be it by the end of this process, ends whoever waits at the other.
+        # A pipe whose other end closes, also when this process is killed, ends the workers.
         self._wait_end, self._alive_end = _SPAWN.Pipe(duplex=False)
 
     def __enter__(self) -> Pool:
@@ -50,7 +46,7 @@ class Pool(Crew):
         self._wait_end.close()
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
-        """See ``Crew``; there are no more at a time than there is room for."""
+        """See ``Crew``; the caller submits at most ``room`` tasks at a time."""
         future = None
         while self._idle and future is None:
             executor = self._idle.pop()
@@ -78,9 +74,9 @@ class Pool(Crew):
 
 @contextmanager
 def _starting() -> Iterator[None]:
-    """Where a process may be started, which inherits the environment, and what is blocked."""
+    """Start processes in here: they inherit a safe environment and blocked signals."""
     with _safe_path():
-        resource_tracker.ensure_running()  # a process of its own; once it runs, signals are let in
+        resource_tracker.ensure_running()  # also a process; it unblocks signals itself
         old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             yield
@@ -90,7 +86,7 @@ def _starting() -> Iterator[None]:
 
 @contextmanager
 def _safe_path() -> Iterator[None]:
-    """Else Python would look for the first module of a process in the working directory."""
+    """Keep new processes from importing modules from the working directory."""
     name = "PYTHONSAFEPATH"
     old = os.environ.get(name)
     os.environ[name] = "1"
@@ -104,7 +100,7 @@ def _safe_path() -> Iterator[None]:
 
 
 def _begin(wait_end: Connection) -> None:
-    """In the worker. What a terminal sends is for the process that has started it."""
+    """Initialize a worker: signals of the terminal are for the process that started it."""
     signal.pthread_sigmask(signal.SIG_SETMASK, _OF_A_TERMINAL)
     threading.Thread(target=_end_with, args=(wait_end,), daemon=True).start()
 

@@ -1,7 +1,6 @@
-"""Hands traces to workers, one a task, and puts together what comes back.
+"""Hand traces to workers, and build a summary of their results.
 
-Who the workers are makes no difference to what they do: processes of this machine (``pool``),
-Dask's (``cluster``), or this process itself.
+Workers are processes of this machine (``pool``), those of Dask (``cluster``), or this process.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-import pyarrow  # noqa: F401 (workers need it, and here is where it is missed in time)
+import pyarrow  # noqa: F401 (workers need it: without it, fail before they start)
 
 from blkiomon.commands.archive.crew import Crew, Here
-from blkiomon.commands.archive.options import ArchiveError, Options, Tls
+from blkiomon.commands.archive.options import ArchiveError, Tls, TraceOptions
 from blkiomon.commands.archive.pool import Pool
 from blkiomon.commands.archive.store import Result
-from blkiomon.commands.archive.summary import Gathered, Summary
-from blkiomon.commands.archive.traces import Trace, find, why
-from blkiomon.commands.archive.work import Failed, attempt
+from blkiomon.commands.archive.summary import Summary, SummaryBuilder
+from blkiomon.commands.archive.traces import Failure, Trace, find, why
+from blkiomon.commands.archive.work import attempt
 from blkiomon.commands.progress import Progress
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ DIED = "every worker that read it died: out of memory?"
 
 def run(
     sources: Sequence[str],
-    options: Options,
+    options: TraceOptions,
     *,
     dataset: str | None = None,
     host: str | None = None,
@@ -48,12 +47,12 @@ def run(
     options.monitor()
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be 0 or more, not {workers}")
-    traces, missing = find(sources, host)
-    gathered = Gathered(missing)
+    traces, failures = find(sources, host)
+    builder = SummaryBuilder(failures)
     if not traces:
-        return gathered.summary()
+        return builder.summary()
     if dataset is not None and "://" not in dataset:
-        # Links are followed here, or, where anybody could have laid them, by no worker.
+        # Symbolic links are resolved here, with --follow-symlinks: workers do not follow them.
         absolute = os.path.realpath if follow_symlinks else os.path.abspath
         dataset = absolute(dataset)
     total_bytes = sum(trace.size for trace in traces)
@@ -63,19 +62,19 @@ def run(
         progress = stack.enter_context(Progress(total_bytes or None, is_shown=show_progress))
         done_bytes = 0
         for trace, outcome in _done(iter(traces), options, dataset, crew):
-            gathered.add(outcome)
+            builder.add(outcome)
             done_bytes += trace.size
             progress.show(done_bytes)
-    return gathered.summary()
+    return builder.summary()
 
 
 def _crew(
     workers: int | None, scheduler: str | distributed.Client | None, tls: Tls | None, n_tasks: int
 ) -> AbstractContextManager[Crew]:
-    """Whoever does the work, for as long as it takes.
+    """The workers.
 
     Args:
-        n_tasks: on this machine there are no more workers than there is work for.
+        n_tasks: limit of the workers on this machine.
 
     Raises:
         ArchiveError: the scheduler does not answer, or has no workers.
@@ -103,8 +102,8 @@ class _Task:
 
 
 def _done(
-    traces: Iterator[Trace], options: Options, dataset: str | None, crew: Crew
-) -> Iterator[tuple[Trace, Result | Failed]]:
+    traces: Iterator[Trace], options: TraceOptions, dataset: str | None, crew: Crew
+) -> Iterator[tuple[Trace, Result | Failure]]:
     """Have every trace read; yields each with its outcome, in the order in which they end.
 
     Raises:
@@ -128,7 +127,7 @@ def _done(
             return
         future = ended.get()
         task = running.pop(future)
-        outcome: Result | Failed
+        outcome: Result | Failure
         try:
             outcome = future.result()
         except CancelledError as error:
@@ -137,7 +136,7 @@ def _done(
             if task.deaths + 1 < crew.most_deaths:
                 retried.appendleft(_Task(task.trace, task.deaths + 1))
                 continue
-            outcome = Failed(task.trace.name, DIED)
+            outcome = Failure(task.trace.name, DIED)
         except Exception as error:  # whatever the cluster says of it
-            outcome = Failed(task.trace.name, why(error))
+            outcome = Failure(task.trace.name, why(error))
         yield task.trace, outcome

@@ -3,9 +3,8 @@
     DATASET/host=web1/day=2026-11-23/TRACE.parquet
     DATASET/_manifest/TRACE.json
 
-A file is there as a whole or not at all: on this machine it is renamed into its place, an object
-store shows what has been uploaded to its end. What tells that a trace is done comes last. So a run
-can be stopped, and a task done twice, at any time.
+Files appear as a whole: on this machine by renaming, in an object store after their upload. The
+manifest of a trace is written last. So a run can be stopped, and a task repeated, at any time.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -38,27 +36,26 @@ MANIFEST = "_manifest"
 SCHEMA = 1
 
 UNKNOWN_DAY = "unknown"
-"""Where the trace does not tell the time of day."""
+"""Day of intervals whose trace does not contain the time of day."""
 
 ROWS_A_GROUP = 1024
-"""Parquet wants large row groups; so many rows are in memory before they are written."""
+"""Rows that are held in memory to be written together: Parquet wants large row groups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of a trace.
+    """The result of a trace.
 
     Attributes:
         trace: its name.
-        host: whose it is.
-        whole: all of its intervals as one, as bytes; None if nothing was got.
-        intervals: how many.
-        records: how many were read.
-        partitions: the files of the dataset, relative to it.
-        error: what ended it before its time.
-        is_lasting: its bytes are wrong, so that it does not help to read them again.
-        notes: what the user should be told besides.
-        was_done: it was known from an earlier run.
+        host: the host that was traced.
+        whole: all of its intervals as one, by ``to_bytes``; None if nothing was read.
+        intervals, records: how many were read.
+        partitions: its files in the dataset, relative to that.
+        error: why it could not be read to its end.
+        is_lasting: its bytes are wrong: reading them again would not help.
+        notes: further messages for the user.
+        was_done: it is the result of an earlier run.
     """
 
     trace: str
@@ -74,14 +71,14 @@ class Result:
 
 
 class Store:
-    """A dataset, in a directory or wherever a URL of fsspec says."""
+    """A dataset, in a directory or at a URL of fsspec."""
 
     def __init__(self, url: str) -> None:
         self.fs, self.root = fsspec.url_to_fs(url)
         self._is_local = isinstance(self.fs, LocalFileSystem)
 
     def finished(self, trace: Trace, options: dict[str, Any]) -> Result | None:
-        """What an earlier run has made of the same files with the same options, if it is there."""
+        """The result of an earlier run for the same files and options; None if incomplete."""
         manifest = self._manifest(trace)
         try:
             if manifest["source"] != _source(trace, options):
@@ -109,7 +106,7 @@ class Store:
         return result if sizes == self._sizes(result.partitions) else None
 
     def finish(self, trace: Trace, options: dict[str, Any], result: Result) -> None:
-        """Make known what has been made of a trace, and remove what an earlier run made of it."""
+        """Write the manifest of a trace, and remove files of earlier runs that it does not name."""
         earlier = self._manifest(trace).get("partitions", ())
         manifest = {
             "source": _source(trace, options),
@@ -133,7 +130,7 @@ class Store:
             self._sweep(trace, result)
 
     def _sweep(self, trace: Trace, result: Result) -> None:
-        """Remove what runs that were killed have left of a trace."""
+        """Remove files of a trace that killed runs have left."""
         folder = Path(self.root) / f"host={quote(trace.host, safe='')}"
         for path in folder.glob(f"day=*/.{trace.id}.*.part"):
             path.unlink(missing_ok=True)
@@ -142,7 +139,7 @@ class Store:
                 path.unlink(missing_ok=True)
 
     def _sizes(self, names: Iterable[str]) -> list[int | None]:
-        """Bytes of each of these files of the dataset; None of what is not there."""
+        """Bytes of each of these files of the dataset; None if it is missing."""
         sizes: list[int | None] = []
         for name in names:
             try:
@@ -152,7 +149,7 @@ class Store:
         return sizes
 
     def _manifest(self, trace: Trace) -> dict[str, Any]:
-        """Empty if there is none, or none that can be read."""
+        """The manifest of a trace; empty if it is missing or damaged."""
         try:
             found = json.loads(self.fs.cat_file(f"{self.root}/{MANIFEST}/{trace.id}.json"))
         except (FileNotFoundError, ValueError):
@@ -161,7 +158,7 @@ class Store:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
-        """A file to write to, which is in its place when this is left without an error."""
+        """A file to write to; it gets its name when this is left without an error."""
         path = f"{self.root}/{name}"
         if not self._is_local:
             with tempfile.NamedTemporaryFile() as beside:
@@ -171,13 +168,13 @@ class Store:
                 self.fs.put_file(beside.name, path)
             return
         make_directories(Path(path).parent)
-        # Readers of datasets pass over what begins with a point.
+        # Readers of datasets ignore names that begin with a dot.
         with whole_file(path, f".{Path(path).stem}.{uuid4().hex}.part") as file:
             yield file
 
 
 def _source(trace: Trace, options: dict[str, Any]) -> dict[str, Any]:
-    """What a result depends on, as it comes back from JSON."""
+    """What a result depends on, for comparison with a manifest."""
     return {
         "schema": SCHEMA,
         "trace": trace.name,
@@ -188,7 +185,7 @@ def _source(trace: Trace, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_part_of(trace: Trace, name: object) -> bool:
-    """Whether a manifest, which might say anything, names a file of the dataset."""
+    """Whether a name in a manifest, which may be forged, is that of a partition of the trace."""
     return (
         isinstance(name, str)
         and name.startswith("host=")
@@ -205,7 +202,7 @@ def day_of(interval: Interval) -> str:
 
 
 class Partitions:
-    """Writes the intervals of a trace, which come in order of time, to a file for each day."""
+    """Writes the intervals of a trace, in the order of their time, to a file for each day."""
 
     def __init__(self, store: Store, trace: Trace) -> None:
         self.names: list[str] = []
@@ -219,19 +216,14 @@ class Partitions:
     def __enter__(self) -> Partitions:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
+    def __exit__(self, *error: Any) -> None:
+        if error[1] is None:
             self._end_day()
         else:
-            self._stack.__exit__(kind, error, traceback)
+            self._stack.__exit__(*error)
 
     def add(self, interval: Interval) -> None:
-        """Write one more."""
+        """Write an interval."""
         day = day_of(interval)
         if day != self._day:
             self._end_day()

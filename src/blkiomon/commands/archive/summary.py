@@ -1,4 +1,4 @@
-"""What an archive comes to: the figures of every host, and of all of them together."""
+"""The summary of an archive: figures of every host, and of all hosts together."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from functools import reduce
 from typing import Any
 
 from blkiomon.commands.archive.store import Result
-from blkiomon.commands.archive.traces import Missing
-from blkiomon.commands.archive.work import Failed
+from blkiomon.commands.archive.traces import Failure
 from blkiomon.console import how_many, printable
 from blkiomon.engine.layout import OPS
 from blkiomon.formats.binary_codec import from_bytes
@@ -26,36 +25,18 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A trace that could not be read, or not to its end.
-
-    Attributes:
-        trace: its name.
-        error: what is wrong.
-        records, intervals: how many were got of it; these count.
-        is_of_dataset: it is the dataset that could not be written.
-    """
-
-    trace: str
-    error: str
-    records: int = 0
-    intervals: int = 0
-    is_of_dataset: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """All traces of a host.
 
     Attributes:
         name: of the host.
-        traces: how many of its traces something was got of.
+        traces: number of its traces of which anything was read.
         start_ns, end_ns: when the first interval began and the last one ended, ns since 1970;
-            None where no trace tells the time of day.
+            None if no trace contains the time of day.
         counts: of all its records.
-        groups: as of an interval; rates and busy fractions are None, as traces may leave gaps and
-            overlap. The most requests in flight are the most that one trace saw.
-        missing_files: of sets with a file for each CPU, how many are not there, in all traces.
+        groups: as of an interval; rates and busy fractions are None, as traces may have gaps and
+            overlap. The maximum of requests in flight is that of a single trace.
+        missing_files: files that are missing from sets with a file for each CPU, in all traces.
     """
 
     name: str
@@ -74,16 +55,16 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What an archive comes to.
+    """The summary of an archive.
 
     Attributes:
-        hosts: by their names.
-        fleet: of all hosts and devices: each operation that occurred, then all of them. Nothing
-            is said of requests in flight: hosts have no common moment.
-        failures: by the names of the traces.
-        notes: what else the user should know.
-        traces, intervals, records: how many, those of failed traces included as far as they go.
-        resumed: how many traces an earlier run had done.
+        hosts: in the order of their names.
+        fleet: groups of all hosts and devices: of each operation that occurred, then of all.
+            ``in_flight`` is None, as the hosts' clocks differ.
+        failures: in the order of the traces' names.
+        notes: further messages for the user.
+        traces, intervals, records: how many were read, including failed traces up to the failure.
+        resumed: traces that an earlier run had finished.
     """
 
     hosts: tuple[Host, ...]
@@ -105,7 +86,7 @@ class Summary:
     def percentile(
         self, percent: float, *, host: str | None = None, op: str | None = None
     ) -> int | None:
-        """A percentile of d2c in ns, of one host or all, one operation or all; None of nothing."""
+        """A percentile of d2c in ns of one host or all, one operation or all; None: no request."""
         groups = self.fleet if host is None else self.host(host).groups
         wanted = [g.d2c_ns for g in groups if g.op == op and (op or g.device is None)]
         return Distribution().merge(*wanted).percentile(percent)
@@ -141,10 +122,8 @@ class Summary:
             ],
             "failures": [
                 {
-                    "trace": failure.trace,
-                    "error": failure.error,
-                    "records": failure.records,
-                    "intervals": failure.intervals,
+                    name: getattr(failure, name)
+                    for name in ("trace", "error", "records", "intervals")
                 }
                 for failure in self.failures
             ],
@@ -152,14 +131,12 @@ class Summary:
         }
 
     def text(self) -> Iterator[str]:
-        """A table, line by line."""
-        numbers = (
-            how_many(len(self.hosts), "host", "hosts"),
-            how_many(self.traces, "trace", "traces"),
-            how_many(self.intervals, "interval", "intervals"),
-            how_many(self.records, "record", "records"),
+        """A table, in pieces."""
+        counted = (
+            *(("host", len(self.hosts)), ("trace", self.traces)),
+            *(("interval", self.intervals), ("record", self.records)),
         )
-        yield f"{', '.join(numbers)}\n\n"
+        yield ", ".join(how_many(n, what, f"{what}s") for what, n in counted) + "\n\n"
         names = [printable(host.name) for host in self.hosts]
         width = max(map(len, ["fleet", *names]))
         has_requeues = any(group.requeues for group in self.fleet)
@@ -215,11 +192,11 @@ def _line(width: int, host: str, cells: tuple[str, ...]) -> str:
     ).rstrip() + "\n"
 
 
-# --- putting together -----------------------------------------------------------------------------
+# --- merging results ------------------------------------------------------------------------------
 
 
-class _Whole:
-    """Intervals of one host that become one; a few wait, as merging many at once is cheaper."""
+class _HostIntervals:
+    """The intervals of one host; some wait to be merged, as merging many at once is cheaper."""
 
     def __init__(self) -> None:
         self.traces = 0
@@ -248,21 +225,19 @@ class _Whole:
         )
 
 
-class Gathered:
-    """Results in any order in, a summary out: the same for the same results."""
+class SummaryBuilder:
+    """Builds a summary of results, whose order makes no difference."""
 
-    def __init__(self, missing: Iterable[Missing] = ()) -> None:
-        self._failures = [Failure(trace=m.name, error=m.why) for m in missing]
-        self._hosts: dict[str, _Whole] = {}
+    def __init__(self, failures: Iterable[Failure] = ()) -> None:
+        self._failures = list(failures)
+        self._hosts: dict[str, _HostIntervals] = {}
         self._notes: list[str] = []
         self._traces = self._intervals = self._records = self._resumed = 0
 
-    def add(self, result: Result | Failed) -> None:
-        """One more trace."""
-        if isinstance(result, Failed):
-            self._failures.append(
-                Failure(trace=result.trace, error=result.error, is_of_dataset=result.is_of_dataset)
-            )
+    def add(self, result: Result | Failure) -> None:
+        """Add the result of a trace."""
+        if isinstance(result, Failure):
+            self._failures.append(result)
             return
         self._traces += 1
         self._intervals += result.intervals
@@ -270,20 +245,15 @@ class Gathered:
         self._resumed += result.was_done
         self._notes += result.notes
         if result.whole is not None:
-            whole = self._hosts.setdefault(result.host, _Whole())
+            whole = self._hosts.setdefault(result.host, _HostIntervals())
             whole.add(from_bytes(result.whole))
         if result.error is not None:
             self._failures.append(
-                Failure(
-                    trace=result.trace,
-                    error=result.error,
-                    records=result.records,
-                    intervals=result.intervals,
-                )
+                Failure(result.trace, result.error, result.records, result.intervals)
             )
 
     def summary(self) -> Summary:
-        """Of all that was added."""
+        """The summary of all results so far."""
         hosts = tuple(whole.host(name) for name, whole in sorted(self._hosts.items()))
         return Summary(
             hosts=hosts,
@@ -305,13 +275,13 @@ def _fleet(hosts: Iterable[Host]) -> Iterator[Group]:
                 of_op = parts.setdefault(group.op, [])
                 of_op.append(group)
                 if len(of_op) >= MERGED_AT_ONCE:
-                    of_op[:] = [_together(of_op)]
+                    of_op[:] = [_merged_groups(of_op)]
     for op in (*OPS, None):
         if op in parts:
-            yield _together(parts[op])
+            yield _merged_groups(parts[op])
 
 
-def _together(groups: list[Group]) -> Group:
+def _merged_groups(groups: list[Group]) -> Group:
     return Group(
         device=None,
         op=groups[0].op,
@@ -319,14 +289,14 @@ def _together(groups: list[Group]) -> Group:
         d2c_ns=Distribution().merge(*(group.d2c_ns for group in groups)),
         size_bytes=Distribution().merge(*(group.size_bytes for group in groups)),
         in_flight=None,
-        q2d_ns=_those([group.q2d_ns for group in groups]),
-        q2c_ns=_those([group.q2c_ns for group in groups]),
+        q2d_ns=_merged_if_any([group.q2d_ns for group in groups]),
+        q2c_ns=_merged_if_any([group.q2c_ns for group in groups]),
         duration_ns=0,
         requeues=sum(group.requeues for group in groups),
         retried=reduce(Moments.merge, (group.retried for group in groups)),
     )
 
 
-def _those(some: list[Distribution | None]) -> Distribution | None:
+def _merged_if_any(some: list[Distribution | None]) -> Distribution | None:
     seen = [distribution for distribution in some if distribution is not None]
     return Distribution().merge(*seen) if seen else None

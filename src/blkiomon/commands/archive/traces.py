@@ -1,4 +1,4 @@
-"""Which traces are meant by paths, globs and URLs, and which host each one is of."""
+"""Find the traces that paths, globs and URLs name, and the host of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,20 +21,27 @@ from blkiomon.sources.readers import OpenedReader, Reader
 HOST = "{host}"
 
 READ_AHEAD_BYTES = 1 << 22
-"""Of all remote files of a trace together, so much is read ahead, or as much as this of each:"""
+"""Bytes that are read ahead of all remote files of a trace together."""
 
 LEAST_AHEAD_BYTES = 1 << 16
+"""Bytes that are read ahead of each remote file, at least."""
 
 _MARKS = (
     *("ETag", "etag", "mtime", "Last-Modified", "LastModified", "last_modified", "modified"),
     "created",
 )
-"""What tells that a file has changed, in the order of preference: file systems differ."""
+"""Keys of a file's info that change with the file, the best first: file systems differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a trace: its path or URL, its size if that is known, and when it changed or so."""
+    """A file of a trace.
+
+    Attributes:
+        url: path or URL.
+        size: in bytes, if known.
+        mark: differs after the file has changed, such as its ETag or time of change.
+    """
 
     url: str
     size: int | None
@@ -43,15 +50,15 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A file, or the files of all CPUs.
+    """A trace: one file, or a set with a file for each CPU.
 
     Attributes:
-        name: path or URL; of a set without what tells the CPU.
-        host: whose it is.
+        name: path or URL; of a set its base name.
+        host: the host that was traced.
         files: in the order that decides between records of equal times.
-        is_local: they are files of this machine.
-        notes: what the user should be told.
-        missing_files: how many of a set of per-CPU files are not there.
+        is_local: the files are on this machine.
+        notes: messages for the user.
+        missing_files: files of a set that are missing.
     """
 
     name: str
@@ -63,18 +70,18 @@ class Trace:
 
     @property
     def id(self) -> str:
-        """A file name that no other trace has."""
+        """A file name that is unique to this trace."""
         digest = hashlib.blake2b(self.name.encode(errors="surrogateescape"), digest_size=8)
         stem = re.sub(r"[^\w.-]", "_", PurePosixPath(self.name).name, flags=re.ASCII)[:80]
         return f"{stem}-{digest.hexdigest()}"
 
     @property
     def size(self) -> int:
-        """Bytes of all files, as far as it is known."""
+        """Bytes of all files whose size is known."""
         return sum(file.size or 0 for file in self.files)
 
     def open(self, *, resync: bool, report: Callable[[str], None]) -> Source:
-        """All files as one stream, in order of time; see ``open_trace``.
+        """All files as one stream, merged by time; see ``open_trace``.
 
         Raises:
             SourceError: a file cannot be opened.
@@ -108,7 +115,7 @@ class Trace:
 
 
 class _Remote:
-    """A remote file, read from its beginning to its end."""
+    """A remote file that is read once, from its beginning to its end."""
 
     def __init__(self, fs: Any, path: str, ahead: int) -> None:
         self._fs, self._path = fs, path
@@ -119,7 +126,7 @@ class _Remote:
     def read(self, n_bytes: int) -> bytes:
         try:
             data: bytes = self._file.read(n_bytes)
-        except ValueError:  # a web server that does not hand out parts
+        except ValueError:  # a web server that does not support ranges
             if self._is_whole:
                 raise
             self._is_whole = True
@@ -137,67 +144,69 @@ class _Remote:
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
-    """A source, or a trace, that cannot be used."""
+class Failure:
+    """A source or trace that could not be read, or not to its end.
 
-    name: str
-    why: str
+    Attributes:
+        trace: its name.
+        error: what is wrong.
+        records, intervals: how many were read before; these count.
+        is_of_dataset: the dataset could not be written.
+    """
+
+    trace: str
+    error: str
+    records: int = 0
+    intervals: int = 0
+    is_of_dataset: bool = False
 
 
 def why(error: BaseException) -> str:
-    """What an error of a file or its library says, in a line."""
+    """The text of an error of a file system or its library, in one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())
 
 
-def find(sources: Iterable[str], host: str | None = None) -> tuple[list[Trace], list[Missing]]:
-    """The traces that are meant, each once, in order of their names, and what is not to be had.
+def find(sources: Iterable[str], host: str | None = None) -> tuple[list[Trace], list[Failure]]:
+    """Find traces, each once, in the order of their names; also returns what cannot be used.
 
     Args:
         sources: a file; the base name or a member of a set of per-CPU files; a directory, of
-            which all sets count, however deep; a glob; or any of these as a URL of fsspec.
-        host: the pattern that tells a host by the name of a trace; see ``host_pattern``.
+            which all sets count, at any depth; a glob; or any of these as a URL of fsspec.
+        host: pattern that finds the host in the name of a trace; see ``host_pattern``.
 
     Raises:
-        ValueError: the pattern is none.
+        ValueError: the pattern is invalid.
     """
     pattern = host_pattern(host)
     finder = _Finder()
-    missing: dict[str, Missing] = {}
+    failures: dict[str, Failure] = {}
     for source in sources:
         try:
             finder.add(source)
         except SourceError as error:
-            missing[source] = Missing(source, str(error))
+            failures[source] = Failure(source, str(error))
     traces = []
-    for name, (files, is_local, notes, missing_files) in sorted(finder.found.items()):
+    for name, trace in sorted(finder.found.items()):
         match = pattern.fullmatch(name)
         if match is None:
-            missing[name] = Missing(name, f"its path does not tell a host by {host}")
-        elif not _is_text(match["host"]):
-            # No reader would take a dataset with a folder of that name.
-            missing[name] = Missing(name, "its host is no UTF-8")
+            failures[name] = Failure(name, f"its path does not match the host pattern {host}")
+        elif any("\ud800" <= c <= "\udfff" for c in match["host"]):
+            # Readers of datasets fail at a folder of that name.
+            failures[name] = Failure(name, "its host is not UTF-8")
         else:
-            traces.append(Trace(name, match["host"], files, is_local, notes, missing_files))
-    return traces, list(missing.values())
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+            traces.append(replace(trace, host=match["host"]))
+    return traces, list(failures.values())
 
 
 def host_pattern(pattern: str | None) -> re.Pattern[str]:
-    """What finds the host in the name of a trace.
+    """A regular expression with a group "host", for the name of a trace.
 
-    ``{host}`` is one part of a path, or some of one, ``*`` anything, ``?`` one character. By
-    default the folder that holds the trace tells the host.
+    ``{host}`` matches one component of a path or a part of one, ``*`` anything, ``?`` one
+    character. By default, the host is the name of the folder that holds the trace.
 
     Raises:
-        ValueError: there is not one ``{host}`` in it.
+        ValueError: ``{host}`` is not in it exactly once.
     """
     if pattern is None:
         return re.compile(r"(?:.*/)?(?P<host>[^/]+)/[^/]*", re.DOTALL)
@@ -213,25 +222,25 @@ Info = dict[str, Any]
 
 
 class _Finder:
-    """Looks names up; no directory is listed twice, and none as it was before."""
+    """Looks up names; lists each directory once, and does not use the cache of an earlier run."""
 
     def __init__(self) -> None:
         self._fresh: set[Any] = set()
-        self.found: dict[str, tuple[tuple[File, ...], bool, tuple[str, ...], int]] = {}
+        self.found: dict[str, Trace] = {}  # without their hosts
         self._listed: dict[tuple[str, str], dict[str, Info]] = {}
 
     def add(self, source: str) -> None:
-        """Add what one name stands for. Raises SourceError."""
+        """Add the traces that a source names. Raises SourceError."""
         try:
             self._add(source)
         except SourceError:
             raise
-        except Exception as error:  # whatever the library of a protocol raises
+        except Exception as error:  # of the library of any protocol
             raise SourceError(f"cannot look up {source}: {why(error)}") from error
 
     def _add(self, source: str) -> None:
         fs, path = fsspec.url_to_fs(source)
-        if fs not in self._fresh:  # what this process has listed in an earlier run may have changed
+        if fs not in self._fresh:  # an earlier run may have filled its cache
             self._fresh.add(fs)
             fs.invalidate_cache()
         try:
@@ -243,7 +252,7 @@ class _Finder:
         elif fsspec.core.has_magic(path):
             found = fs.glob(path, detail=True)
             if not found:
-                raise SourceError(f"nothing is called {source}")
+                raise SourceError(f"no file matches {source}")
         else:
             found = {}
         if found:
@@ -257,7 +266,7 @@ class _Finder:
         raise SourceError(f"cannot open {source}: there is no such file and no {name}.blktrace.0")
 
     def _add_found(self, fs: Any, path: str, info: Info) -> bool:
-        """Add a file with its set, or all sets in a directory; whether there is any."""
+        """Add a file with its set, or all sets in a directory; returns whether any was found."""
         if info["type"] == "directory":
             sets = dict.fromkeys(
                 (folder, match["base"])
@@ -301,10 +310,11 @@ class _Finder:
         name = _url(fs, path)
         if name not in self.found:
             files = tuple(_file(fs, path, info) for path, info in members)
-            self.found[name] = files, isinstance(fs, LocalFileSystem), notes, missing_files
+            is_local = isinstance(fs, LocalFileSystem)
+            self.found[name] = Trace(name, "", files, is_local, notes, missing_files)
 
     def _list(self, fs: Any, folder: str) -> dict[str, Info]:
-        """The files in a directory, by their names in it."""
+        """The info of each file in a directory, by the name in it."""
         key = _url(fs, ""), folder
         if key not in self._listed:
             entries = fs.ls(folder, detail=True) if fs.exists(folder) else []
@@ -317,15 +327,15 @@ class _Finder:
 
 
 def _url(fs: Any, path: str) -> str:
-    """What a user would write: a path of this machine, or a URL."""
+    """A path of this machine, or a URL."""
     if isinstance(fs, LocalFileSystem):
         return path
     return str(fs.unstrip_protocol(path))
 
 
 def _file(fs: Any, path: str, info: Info) -> File:
-    if info.get("size") is None:  # a listing of a web server tells nothing
-        with suppress(Exception):  # whoever opens it is told why
+    if info.get("size") is None:  # the listing of a web server has no sizes
+        with suppress(Exception):  # opening it reports the error
             info = fs.info(path)
     mark = next((str(info[key]) for key in _MARKS if info.get(key) is not None), "")
     return File(_url(fs, path), info.get("size"), mark)

@@ -1,4 +1,4 @@
-"""What a worker does: a trace in, intervals in the dataset, and one interval of all as the result.
+"""The tasks of workers: read a trace, write its intervals, and return all of them as one.
 
 Nothing in here knows who the workers are. Memory does not grow with the trace: the
 engine's is bounded by ``max_pending``, some thousand rows wait for their Parquet file, and 64
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
-from blkiomon.commands.archive.options import Options
+from blkiomon.commands.archive.options import TraceOptions
 from blkiomon.commands.archive.store import Partitions, Result, Store
-from blkiomon.commands.archive.traces import Trace, why
+from blkiomon.commands.archive.traces import Failure, Trace, why
 from blkiomon.console import how_many
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.formats.binary_codec import to_bytes
@@ -22,38 +22,23 @@ from blkiomon.interval.value import MERGED_AT_ONCE, Interval, merge
 from blkiomon.library import counted, followed
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A trace of which nothing more will come.
-
-    Attributes:
-        trace: its name.
-        error: what is wrong.
-        is_of_dataset: it is the dataset that could not be written.
-    """
-
-    trace: str
-    error: str
-    is_of_dataset: bool = False
-
-
-def attempt(trace: Trace, options: Options, dataset: str | None) -> Result | Failed:
-    """Call ``archive``, and return what it raises as a value that every process can receive."""
+def attempt(trace: Trace, options: TraceOptions, dataset: str | None) -> Result | Failure:
+    """Call ``archive``; an exception becomes a ``Failure``, which every process can receive."""
     try:
         return archive(trace, options, dataset)
     except SourceError as error:
-        return Failed(trace.name, str(error))
-    except Exception as error:  # of whatever file system the dataset is on
-        return Failed(trace.name, why(error), is_of_dataset=True)
+        return Failure(trace.name, str(error))
+    except Exception as error:  # of any file system that the dataset is on
+        return Failure(trace.name, why(error), is_of_dataset=True)
 
 
-def archive(trace: Trace, options: Options, dataset: str | None = None) -> Result:
+def archive(trace: Trace, options: TraceOptions, dataset: str | None = None) -> Result:
     """Read a trace, unless an earlier run has done so.
 
-    A trace that ends before its time is told by the result: what came before counts.
+    If the trace cannot be read to its end, the result says so; what came before counts.
 
     Raises:
-        Exception: the dataset cannot be written, by whatever its file system says.
+        Exception: the dataset cannot be written; the type depends on its file system.
     """
     if dataset is None:
         return _read(trace, options, None)
@@ -68,9 +53,9 @@ def archive(trace: Trace, options: Options, dataset: str | None = None) -> Resul
     return found
 
 
-def _read(trace: Trace, options: Options, add: Callable[[Interval], None] | None) -> Result:
+def _read(trace: Trace, options: TraceOptions, add: Callable[[Interval], None] | None) -> Result:
     notes: list[str] = []
-    some: list[Interval] = []  # that wait to be merged
+    some: list[Interval] = []  # waiting to be merged
     intervals = 0
     error: Exception | None = None
     monitor = options.monitor()
@@ -105,7 +90,7 @@ def _read(trace: Trace, options: Options, add: Callable[[Interval], None] | None
 
 
 def _intervals(
-    trace: Trace, options: Options, monitor: Monitor, notes: list[str]
+    trace: Trace, options: TraceOptions, monitor: Monitor, notes: list[str]
 ) -> Iterator[Interval]:
     with ExitStack() as stack:
         stream = stack.enter_context(trace.open(resync=options.resync, report=notes.append))

@@ -1,4 +1,4 @@
-"""Where requests went: a bounded sample of them, and how many went on where another had ended."""
+"""Where requests went: a random sample of bounded size, and which requests were sequential."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from blkiomon.engine.snapshot import Table
 from blkiomon.interval.moments import run_starts, stacked
 
 SAMPLE = 30_000
-"""Requests that are kept."""
+"""Requests in the sample."""
 
 BATCH = 1 << 16
-"""So many are looked at together."""
+"""Requests that are examined together."""
 
 OVERTAKEN = 1 << 12
-"""Requests come in order of completion and are looked at in order of issue: so many may complete
-before one that was issued earlier."""
+"""Requests come in the order of completion and are examined in the order of issue: so many may
+complete before one that was issued earlier."""
 
 MOST_KEYS = 1 << 16
-"""With so many devices and operations, no further ones count as sequential or not."""
+"""Pairs of device and operation of which sequential requests are counted; further ones are not."""
 
 SECTOR_BYTES = 512
 
@@ -40,9 +40,9 @@ class Patterns:
     Attributes:
         sample: shape (n,), fields of ``layout.REQUEST``, by time of issue; ``issued_ns`` counts
             from the first record.
-        n_requests: those that the sample is of.
+        n_requests: how many requests the sample was drawn from.
         counts: shape (operations, slices, 2): requests by time of issue, and sequential ones.
-        slice_ns: length of each.
+        slice_ns: length of a slice.
         shares: requests and sequential ones by device and operation.
     """
 
@@ -57,40 +57,47 @@ class Accesses:
     """Takes requests as they complete.
 
     Args:
-        n_slices: slices of time, an even number.
+        n_slices: number of slices of time, an even number.
     """
 
     def __init__(self, n_slices: int) -> None:
         self._counts = np.zeros((len(layout.OPS), n_slices, 2), np.int64)
         self._waiting: list[Table] = []
         self._n_waiting = 0
-        self._ends: dict[int, int] = {}  # by device and operation, sector behind the latest one
+        self._ends: dict[int, int] = {}  # sector after the latest request, by key
         self._shares: dict[int, list[int]] = {}
         self._sample = _NO_REQUEST
         self._keys = np.empty(0)
-        self._limit = 1.0  # only keys below are in the sample
+        self._limit = 1.0  # the sample has only requests with random keys below
         self._n_requests = 0
         self._random = np.random.default_rng(1)
         self._origin_ns = 0
-        self._slice_ns = 1
+        self._slice_ns = 0
 
     def add(self, requests: Table, origin_ns: int, slice_ns: int) -> None:
-        """Take the next ones; slices are that long now, and begin at the origin."""
-        self._origin_ns, self._slice_ns = origin_ns, slice_ns
+        """Take the next requests.
+
+        Args:
+            requests: shape (n,), dtype ``layout.REQUEST``.
+            origin_ns: trace time at which the first slice begins.
+            slice_ns: length of a slice now: that of the previous call, or doubled any number of
+                times.
+        """
+        self._origin_ns = origin_ns
+        while 0 < self._slice_ns < slice_ns:
+            pairs = self._counts.reshape(len(layout.OPS), -1, 2, 2).sum(axis=2)
+            self._counts = np.concatenate((pairs, np.zeros_like(pairs)), axis=1)
+            self._slice_ns *= 2
+        self._slice_ns = slice_ns
         if len(requests):
             self._waiting.append(requests[_KEPT].copy())
             self._n_waiting += len(requests)
         if self._n_waiting >= BATCH:
-            self._look(OVERTAKEN)
-
-    def halve(self) -> None:
-        """Each two slices become one."""
-        pairs = self._counts.reshape(len(layout.OPS), -1, 2, 2).sum(axis=2)
-        self._counts = np.concatenate((pairs, np.zeros_like(pairs)), axis=1)
+            self._examine(OVERTAKEN)
 
     def finish(self) -> Patterns:
-        """There are no more."""
-        self._look(0)
+        """The patterns of all requests."""
+        self._examine(0)
         return Patterns(
             np.sort(self._sample, order=["issued_ns", "device", "sector"]),
             self._n_requests,
@@ -102,8 +109,8 @@ class Accesses:
             },
         )
 
-    def _look(self, leave: int) -> None:
-        """At all that wait but for the latest."""
+    def _examine(self, leave: int) -> None:
+        """Count all waiting requests but the latest ``leave``, in the order of issue."""
         requests = stacked([_NO_REQUEST, *self._waiting])
         requests = requests.take(np.argsort(requests["issued_ns"], kind="stable"))
         left = requests[len(requests) - leave :] if leave else requests[:0]
@@ -117,7 +124,7 @@ class Accesses:
         self._count(requests)
 
     def _draw(self, requests: Table) -> None:
-        """Every request gets a random key; those of the lowest keys are the sample."""
+        """Reservoir sampling by random keys: the requests with the lowest keys are the sample."""
         self._n_requests += len(requests)
         keys = self._random.random(len(requests))
         low = keys < self._limit
@@ -129,6 +136,7 @@ class Accesses:
             self._limit = float(self._keys.max())
 
     def _count(self, requests: Table) -> None:
+        """Count sequential requests by device and operation, and by operation and slice."""
         key = requests["device"].astype(np.int64) << 3 | requests["op"]
         if len(self._ends) > MOST_KEYS:
             is_known = np.isin(key, np.fromiter(self._ends, np.int64))

@@ -1,23 +1,21 @@
-"""By how much two sides differ, and how sure that is.
+"""Compare two sides, with a 95 % confidence interval of each change by a block bootstrap.
 
 A side is one run or several. Its units are its runs, where both sides have several, and otherwise
-equal parts of the time that a run took. Figures are of all units together. How far they might as
-well have come out otherwise is found by drawing units again and again, as many as there are, with
-replacement (the bootstrap): 95 % of the changes that these draws give are the interval. What keeps
-it honest, and useful:
+equal parts of the time that a run took. Figures are of all units together. The bootstrap draws as
+many units as there are, with replacement, 1000 times: the middle 95 % of the changes of these draws
+are the interval. These rules keep it honest:
 
-- Parts next to each other are alike, so that they are drawn in blocks, of the square root of
-  their number.
-- Parts are drawn of both sides alike: where a benchmark does one thing after another, what it was
-  about at a time does not count as noise. To runs without such a schedule it makes no difference.
-- A few runs spread less among themselves than runs do in general: the interval is widened as
-  Student's distribution asks for that number.
-- The greatest latency is that of one request. Draws hold no greater one than was seen, so that
+- Neighbouring parts are alike: they are drawn in blocks, of the square root of their number.
+- The same parts are drawn of both sides: the phases of a benchmark do not count as noise. To runs
+  without phases that makes no difference.
+- A few runs spread less among themselves than runs do in general: the interval is widened by
+  Student's t distribution for that number.
+- The maximum latency is that of one request. No draw has a greater one than was measured, so that
   its interval is too narrow: it is given, and no verdict is based on it.
 - A percentile that fewer than ten requests of either side exceed has no interval.
-- Percentiles come from bins up to 1/64 wide: a change of less is not claimed.
+- Percentiles come from bins up to 1/64 wide: a smaller change is not claimed.
 
-Everything is drawn from fixed seeds: the same inputs give the same intervals.
+Seeds are fixed: the same inputs give the same intervals.
 """
 
 from __future__ import annotations
@@ -31,8 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon.commands.report.collect import Collected, ReportError, listed
+from blkiomon.commands.report.selection import reduce_to
 from blkiomon.commands.report.series import Floats, merged, middles
-from blkiomon.commands.report.worst import reduced
 from blkiomon.engine.layout import OPS
 from blkiomon.formats.units import bandwidth_text, device_text, rate_text, time_text
 from blkiomon.interval.groups import NS_PER_S, Group
@@ -43,10 +41,10 @@ MORE_IS_BETTER = ("iops", "bandwidth")
 
 DRAWS = 1000
 LEAST_PARTS = 8
-"""Of fewer with requests there is no interval."""
+"""Parts with requests that an interval needs."""
 
 LEAST_BEYOND = 10
-"""Requests that must have taken longer than a percentile that has an interval."""
+"""Requests that must exceed a percentile for it to have an interval."""
 
 RESOLUTION = 1 / 64
 
@@ -59,9 +57,9 @@ class Change:
 
     Attributes:
         a, b: None where a side has no such figure. Times in ns, bandwidth in bytes a second.
-        change: of b against a, as a fraction; None where there is none.
-        low, high: the 95 % interval of it; None where there are too few units to tell. That of
-            "max" is too narrow, see above.
+        change: of b against a, as a fraction; None where a side has no figure, or A has 0.
+        low, high: its 95 % interval; None where there are too few units. That of "max" is too
+            narrow, see above.
     """
 
     metric: str
@@ -82,14 +80,14 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One device and operation on both sides.
+class DeviceChanges:
+    """The changes of one device and operation.
 
     Attributes:
-        device: as one reads it, "all" of several.
-        numbers: on either side, None of all.
-        op: None of all.
-        requests, errors, requeues: on either side.
+        device: as text; "all": all devices.
+        numbers: of the device on A and B; None: all devices.
+        op: operation; None: all operations.
+        requests, errors, requeues: on A and B.
     """
 
     device: str
@@ -101,34 +99,30 @@ class Row:
     requeues: tuple[int, int] = (0, 0)
 
     def metric(self, name: str) -> Change:
-        """One of the changes."""
+        """The change of one metric."""
         return next(change for change in self.changes if change.metric == name)
 
 
 def compare(
     a: Sequence[Collected], b: Sequence[Collected], metrics: Sequence[str] = METRICS
-) -> list[Row]:
-    """All devices and operations that both sides have.
+) -> list[DeviceChanges]:
+    """The changes of all devices and operations that both sides have.
 
     Raises:
-        ReportError: there are none.
+        ReportError: the sides have no device or operation in common.
     """
-    try:
-        return _compared(a, b, metrics)
-    finally:
-        _reduced.cache_clear()
-
-
-def _compared(a: Sequence[Collected], b: Sequence[Collected], metrics: Sequence[str]) -> list[Row]:
-    rows = []
     matched = match(a, b)
     if not matched:
         there = [listed(sorted(_devices(side))) for side in (a, b)]
         raise ReportError(f"the sides have no device in common: A has {there[0]}, B has {there[1]}")
-    for name, numbers in matched:
-        ops = [op for op in OPS if all(_requests(s, n, op) for s, n in zip((a, b), numbers))]
-        for op in [*ops, *([None] if len(ops) > 1 else [])]:
-            rows.append(_row(a, b, name, numbers, op, metrics))
+    rows = []
+    try:
+        for name, numbers in matched:
+            ops = [op for op in OPS if all(_requests(s, n, op) for s, n in zip((a, b), numbers))]
+            for op in [*ops, *([None] if len(ops) > 1 else [])]:
+                rows.append(_row(a, b, name, numbers, op, metrics))
+    finally:
+        _reduced.cache_clear()
     if not rows:
         raise ReportError("the sides have no operation in common")
     return rows
@@ -138,9 +132,9 @@ Numbers = tuple[int | None, int | None]
 
 
 def match(a: Sequence[Collected], b: Sequence[Collected]) -> list[tuple[str, Numbers]]:
-    """Which device of one side is which of the other: by number, unless each has just one.
+    """Match the devices of both sides: by number, unless each side has just one.
 
-    Of several, also all together.
+    Where there are several, the last entry is of all devices together.
     """
     of_a, of_b = _devices(a), _devices(b)
     if len(of_a) == len(of_b) == 1 and of_a != of_b:
@@ -158,13 +152,13 @@ def _devices(side: Sequence[Collected]) -> set[int]:
 
 
 def groups(interval: Interval, device: int | None, op: str | None) -> list[Group]:
-    """That of a device, or of all, and an operation, or all; none where it did not occur."""
+    """The groups of a device, or of all, and an operation, or all; empty if it did not occur."""
     *of_ops, total = _reduced(interval, device).groups()
     return [total] if op is None else [g for g in of_ops if g.op == op]
 
 
-_reduced = lru_cache(1 << 12)(reduced)
-"""Asked for operation by operation; forgotten when a comparison ends."""
+_reduced = lru_cache(1 << 12)(reduce_to)
+"""Cached, as each operation asks again; cleared when a comparison ends."""
 
 
 def _requests(side: Sequence[Collected], device: int | None, op: str | None) -> int:
@@ -178,7 +172,7 @@ def _row(
     numbers: Numbers,
     op: str | None,
     metrics: Sequence[str],
-) -> Row:
+) -> DeviceChanges:
     by_run = len(a) > 1 and len(b) > 1
     n_parts = None if by_run else min(len(run.slices) for run in (*a, *b))
     sides = [_Side(side, number, op, n_parts) for side, number in zip((a, b), numbers)]
@@ -193,7 +187,7 @@ def _row(
         if change is not None and samples[0] is not None and samples[1] is not None:
             low, high = _interval(change, samples[0], samples[1], widened, metric)
         changes.append(Change(metric, before, after, change, low, high))
-    return Row(
+    return DeviceChanges(
         name,
         numbers,
         op,
@@ -219,7 +213,7 @@ def _interval(
 
 
 def _widening(*independent: float) -> float:
-    """By how much an interval of so many independent units must be wider than that of many."""
+    """Factor by which the interval of so few independent units is wider than that of many."""
     least = min(independent)
     if least <= 1:
         return 1.0
@@ -254,7 +248,7 @@ class _Side:
         self.n_independent = len(found) / self._block
 
     def figure(self, metric: str) -> float | None:
-        """Of all units together; by the library's exact sums and percentiles."""
+        """A metric of all units together, from exact sums and percentiles."""
         duration_ns = sum(self._durations_ns)
         if metric == "iops":
             return self.requests * NS_PER_S / duration_ns if duration_ns else None
@@ -265,7 +259,7 @@ class _Side:
         return self._whole.max if metric == "max" else self._whole.percentile(float(metric[1:]))
 
     def drawn(self, metrics: Sequence[str], seed: int) -> dict[str, Floats]:
-        """Figures of each draw, shape (DRAWS,); none where there are too few units."""
+        """Metrics of each draw, shape (DRAWS,); empty if there are too few units."""
         if not self._is_enough:
             return {}
         times = _times_drawn(len(self._d2c), self._block, seed)
@@ -301,7 +295,7 @@ class _Side:
 
 @cache
 def _times_drawn(n: int, block: int, seed: int) -> Floats:
-    """How often each draw has each unit, shape (DRAWS, units)."""
+    """How often each draw takes each unit, shape (DRAWS, units)."""
     random = np.random.default_rng([seed, n])
     starts = random.integers(0, n, (DRAWS, math.ceil(n / block), 1))
     units = ((starts + np.arange(block)) % n).reshape(DRAWS, -1)[:, :n]
@@ -311,7 +305,7 @@ def _times_drawn(n: int, block: int, seed: int) -> Floats:
 
 
 def _parts(runs: Sequence[Collected], n_parts: int) -> list[list[Interval]]:
-    """The slices of each part of the time; of all runs together."""
+    """The slices of each part of the time, of all runs together."""
     parts: list[list[Interval]] = [[] for _ in range(n_parts)]
     for run in runs:
         start_ns, length_ns = run.whole.start_ns, run.whole.end_ns - run.whole.start_ns
@@ -327,12 +321,12 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 
 
 def value_text(metric: str, value: float | None) -> str:
-    """A figure as one reads it."""
+    """A figure as text, with its unit."""
     if metric == "iops":
         return rate_text(value)
     return bandwidth_text(value) if metric == "bandwidth" else time_text(value)
 
 
 def seconds_of(side: Sequence[Collected]) -> float:
-    """How long all runs of a side took."""
+    """Duration of all runs of a side together, in s."""
     return sum(run.whole.end_ns - run.whole.start_ns for run in side) / NS_PER_S

@@ -1,4 +1,4 @@
-"""Charts, drawn by matplotlib: for a page, where they follow its colours, or as pictures alone."""
+"""Charts, drawn by matplotlib: as parts of a page, in its colours, or as picture files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from blkiomon.commands.report.collect import Collected, ReportError
 from blkiomon.commands.report.series import (
     SHOWN_PERCENTILES,
     Floats,
+    OperationSeries,
     Series,
     heat,
     octaves,
@@ -28,12 +30,13 @@ from blkiomon.commands.report.series import (
 )
 from blkiomon.console import EXIT_OUTPUT, EXIT_USAGE
 from blkiomon.engine.layout import OPS
+from blkiomon.formats.units import device_text
 
 WIDTH_IN, HEIGHT_IN = 5.5, 2.75
 PIXELS_PER_IN = 144
-"""Of what is not drawn by lines: heat maps, and dots."""
+"""Resolution of heat maps and dots, which are pixels within an SVG."""
 
-# By Okabe and Ito: told apart by those who see few colours. Beside each its like on dark paper.
+# The Okabe-Ito palette, which colour-blind readers can distinguish. Second: on a dark page.
 COLOURS = {
     "read": ("#0072b2", "#56a8e0"),
     "write": ("#d55e00", "#f08a4b"),
@@ -46,11 +49,11 @@ COLOURS = {
     "B": ("#d55e01", "#f08a4c"),
 }
 INK = "#222324"
-"""Text and axes: the page's own colour of text there."""
+"""Text and axes; on a page they take the page's text colour."""
 
 HEAT_ROWS = 72
 LEAST_HEAT = 20
-"""Requests that make a heat map."""
+"""Requests that an operation needs for a heat map."""
 
 DEVICES_SHOWN = 3
 
@@ -77,7 +80,7 @@ _STYLE: Any = {
     "legend.labelcolor": INK,
     "lines.linewidth": 1.2,
     "svg.fonttype": "none",
-    "svg.hashsalt": "blkiomon",  # else names within a picture are others every time
+    "svg.hashsalt": "blkiomon",  # stable ids within a picture
     "text.color": INK,
     "text.parse_math": False,  # a title may hold any number of dollar signs
     "xtick.color": INK,
@@ -89,23 +92,23 @@ _STYLE: Any = {
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One picture: a title, what one has to know to read it, and how it is drawn."""
+    """One chart; ``draw`` draws it on a figure or subfigure of matplotlib."""
 
     name: str
     title: str
     caption: str
-    draw: Callable[[Any], None]  # on a figure, or a part of one
+    draw: Callable[[Any], object]
     height_in: float = HEIGHT_IN
 
 
 @contextmanager
 def _drawing() -> Iterator[Any]:
-    """matplotlib in our style, whatever the user's is.
+    """matplotlib in our style; the user's configuration does not count.
 
     Raises:
-        ReportError: it is not there.
+        ReportError: it is not installed.
     """
-    # Where it keeps its fonts, and that it would like a display, is nobody's business here.
+    # It would complain about a missing home directory or display.
     logging.getLogger("matplotlib").setLevel(logging.CRITICAL)
     os.environ["MPLBACKEND"] = "agg"
     try:
@@ -115,25 +118,25 @@ def _drawing() -> Iterator[Any]:
             "pictures need matplotlib: pip install 'blkiomon[report]'", EXIT_OUTPUT
         ) from error
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a font has not a letter of the title
+        warnings.simplefilter("ignore")  # a letter of the title is not in the font
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         yield matplotlib
 
 
 def plain(value: str) -> str:
-    """What a user named as one line of text: it may hold anything, also bytes that are no text."""
+    """A title as one line of printable text: it may hold control characters, or invalid UTF-8."""
     shown = value.encode("utf-8", "replace").decode()
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
 
 
 def check() -> None:
-    """Find out before long work whether there is a matplotlib; raises ReportError."""
+    """Check before long work that matplotlib is installed; raises ReportError."""
     with _drawing():
         pass
 
 
-# --- what becomes of charts -----------------------------------------------------------------------
+# --- files and parts of pages ---------------------------------------------------------------------
 
 
 def svg(chart: Chart) -> str:
@@ -151,9 +154,9 @@ def svg(chart: Chart) -> str:
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     text = text.replace("<svg", f'<svg role="img" aria-label="{chart.title}"', 1)
-    # Several of them share a page: each has its own names.
+    # Several charts share a page: ids must differ.
     text = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{chart.name}-", text)
-    # The page's font, in the size that was laid out for.
+    # The page's font, in the size that the layout is for.
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
     text = re.sub(
         r"font: (?:bold|700) ([\d.]+px) [^;\"]*", r"font-weight: 600; font-size: \1", text
@@ -165,7 +168,7 @@ def svg(chart: Chart) -> str:
 
 
 def _saved_svg(figure: Any) -> str:
-    """What savefig() makes, which would go through the figure twice to lay it out."""
+    """As savefig(), which would lay out the figure twice."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     out = io.BytesIO()
@@ -180,11 +183,11 @@ def save(charts: Sequence[Chart], title: str, file: IO[bytes], kind: str) -> Non
     """Write charts as one picture.
 
     Args:
-        file: where to.
+        file: to write to.
         kind: "png", "svg" or "pdf".
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     with _drawing() as matplotlib:
         from matplotlib.figure import Figure
@@ -202,7 +205,7 @@ def save(charts: Sequence[Chart], title: str, file: IO[bytes], kind: str) -> Non
             chart.draw(part)
             part.suptitle(chart.title, fontsize=10, fontweight="bold", color=INK)
         if kind == "svg":
-            # A picture by itself has no page to take its colours from.
+            # Without a page, there is no colour behind the picture.
             style = "<style>svg{background:#fff}</style>"
             text = re.sub(r"(<svg[^>]*>)", rf"\1{style}", _saved_svg(figure), count=1)
             file.write(text.encode())
@@ -222,7 +225,7 @@ def _engineering(unit: str) -> Any:
 
 
 def time_axis(axes: Any, edges_s: Floats) -> float:
-    """Label it; returns by what seconds are to be divided."""
+    """Label the time axis; returns the length of its unit in seconds."""
     for unit, length in (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
         if edges_s[-1] >= 3 * length or unit == "ms":
             break
@@ -232,7 +235,7 @@ def time_axis(axes: Any, edges_s: Floats) -> float:
 
 
 def latency_axis(axes: Any, which: str) -> None:
-    """Make it logarithmic, in s, ms or µs."""
+    """Make the axis "x" or "y" logarithmic, in s, ms or µs."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axis = axes.yaxis if which == "y" else axes.xaxis
@@ -242,24 +245,23 @@ def latency_axis(axes: Any, which: str) -> None:
     axis.set_major_locator(LogLocator(subs=(1.0,) if decades > 1.8 else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(_engineering("s"))
     axis.set_minor_formatter(NullFormatter())
+    if which == "y":
+        axes.set_ylabel("latency")
+    else:
+        axes.set_xlabel("latency")
 
 
 def legend(axes: Any, columns: int = 6) -> None:
-    """Above the chart, so that it hides nothing."""
-    if not axes.get_legend_handles_labels()[0]:
-        return
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        ncols=columns,
-        borderaxespad=0.1,
-        handlelength=1.6,
-        columnspacing=1.2,
-    )
-
-
-def _stairs(axes: Any, values: Floats, edges: Floats, **style: Any) -> None:
-    axes.stairs(values, edges, baseline=None, **style)
+    """Add a legend above the chart, where it hides nothing."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            ncols=columns,
+            borderaxespad=0.1,
+            handlelength=1.6,
+            columnspacing=1.2,
+        )
 
 
 def _points(axes: Any, edges: Floats, values: Floats, **style: Any) -> None:
@@ -273,7 +275,7 @@ def _points(axes: Any, edges: Floats, values: Floats, **style: Any) -> None:
 
 
 def label(op: str) -> str:
-    """An operation as one reads it."""
+    """An operation as text."""
     return op.replace("_", " ")
 
 
@@ -281,184 +283,181 @@ def label(op: str) -> str:
 
 
 def charts(found: Collected) -> list[Chart]:
-    """All that these inputs have something for."""
+    """All charts that these inputs have figures for."""
     over_time = series(found.slices)
-    lines = over_time.lines
-    has_times = any(len(line.whole.bins) for line in lines.values())
+    of_ops = over_time.ops
     made: list[Chart] = []
+
+    def add(
+        name: str,
+        title: str,
+        caption: str,
+        draw: Callable[..., object],
+        *data: object,
+        more_in: float = 0.0,
+    ) -> None:
+        made.append(Chart(name, title, caption, partial(draw, *data), HEIGHT_IN + more_in))
+
     if over_time.edges_s[-1] > 1e-8:
-        made.append(
-            Chart(
-                "iops", "Requests a second", "Completed, by operation.", _rates(over_time, "iops")
-            )
+        caption = "Completed, by operation."
+        add("iops", "Requests a second", caption, _draw_rates, over_time, "iops")
+        add("bandwidth", "Bandwidth", "By operation.", _draw_rates, over_time, "bytes_per_s")
+    for op, of_op in of_ops.items():
+        if not len(of_op.whole.bins):
+            continue
+        add(
+            f"percentiles-{op}",
+            f"{label(op).capitalize()} latency over time",
+            "From issue to completion: half of the requests of each slice of time took no "
+            "longer than the line, 99 % and 99.9 % no longer than the bands.",
+            _draw_percentiles,
+            over_time,
+            op,
         )
-        made.append(
-            Chart("bandwidth", "Bandwidth", "By operation.", _rates(over_time, "bytes_per_s"))
+        if of_op.whole.count >= LEAST_HEAT:
+            title = f"{label(op).capitalize()} latency: every request"
+            caption = f"How many of {of_op.whole.count:,} requests took how long, when."
+            add(f"heat-{op}", title, caption, _draw_heat, over_time, op)
+    if any(len(of_op.whole.bins) for of_op in of_ops.values()):
+        add(
+            "tail",
+            "Latency: the tail",
+            "The share of requests that took that long or longer; both axes are logarithmic, "
+            "so that the slowest of a thousand have as much room as all others.",
+            _draw_tails,
+            of_ops,
+            more_in=0.4,
         )
-    if has_times:
-        for op, line in lines.items():
-            made.append(
-                Chart(
-                    f"percentiles-{op}",
-                    f"{label(op).capitalize()} latency over time",
-                    "From issue to completion: half of the requests of each slice of time took no "
-                    "longer than the line, 99 % and 99.9 % no longer than the bands.",
-                    _percentiles(over_time, op),
-                )
-            )
-            if line.whole.count < LEAST_HEAT:
-                continue
-            made.append(
-                Chart(
-                    f"heat-{op}",
-                    f"{label(op).capitalize()} latency: every request",
-                    f"How many of {line.whole.count:,} requests took how long, when.",
-                    _heat(over_time, op),
-                )
-            )
-        made.append(
-            Chart(
-                "tail",
-                "Latency: the tail",
-                "The share of requests that took that long or longer; both axes are logarithmic, "
-                "so that the slowest of a thousand have as much room as all others.",
-                _tail({op: line.whole for op, line in lines.items()}),
-                HEIGHT_IN + 0.4,
-            )
-        )
-        sizes = {op: line.size_bytes for op, line in lines.items() if line.size_bytes.sum}
+        sizes = {op: octaves(of_op.size_bytes) for op, of_op in of_ops.items()}
+        sizes = {op: counts for op, counts in sizes.items() if of_ops[op].size_bytes.sum}
         if sizes:
-            made.append(
-                Chart(
-                    "sizes",
-                    "Request sizes",
-                    "Share of each operation's requests, by power of two.",
-                    _sizes(sizes),
-                    HEIGHT_IN + 0.4,
-                )
-            )
+            caption = "Share of each operation's requests, by power of two."
+            add("sizes", "Request sizes", caption, _draw_sizes, sizes, more_in=0.4)
     else:
-        made += _coarse(found)
+        # Files of -b: histograms of reads and writes together, by powers of two.
+        d2c, size = (found.whole.rows[name].sum(axis=0) for name in ("d2c_hist", "size_hist"))
+        if d2c.any():
+            names = ["0", *(_us_text(8 << i) for i in range(len(d2c) - 2)), "more"]
+            caption = "Share of reads and writes together that took up to so long."
+            what = "latency up to"
+            add("d2c-histogram", "Latency", caption, _draw_bars, d2c, names, what, more_in=0.4)
+            names = ["0", *(_size_text(10 + i) for i in range(len(size) - 2)), "more"]
+            caption = "Share of reads and writes together."
+            what, title = "bytes of a request, up to", "Request sizes"
+            add("size-histogram", title, caption, _draw_bars, size, names, what, more_in=0.4)
     if np.isfinite(over_time.most_in_flight).any():
-        made.append(
-            Chart(
-                "in-flight",
-                "Requests in flight",
-                "Issued and not completed: mean of each operation, and the most of all at once.",
-                _in_flight(over_time),
-            )
-        )
-    if found.patterns is not None and found.patterns.sample["bytes"].any():
-        made += _access(found.patterns, over_time.edges_s)
+        caption = "Issued and not completed: mean of each operation, and the most of all at once."
+        add("in-flight", "Requests in flight", caption, _draw_in_flight, over_time)
+    patterns = found.patterns
+    if patterns is None or not patterns.sample["bytes"].any():
+        return made
+    sample = patterns.sample[patterns.sample["bytes"] > 0]
+    numbers, n_of = np.unique(sample["device"], return_counts=True)
+    for device in numbers[np.argsort(-n_of, kind="stable")][:DEVICES_SHOWN].tolist():
+        of_device = sample[sample["device"] == device]
+        caption = "Each dot is a request, at the offset where it begins."
+        if len(patterns.sample) < patterns.n_requests:
+            caption += f" A random sample of {len(of_device):,} requests."
+        title, edges_s = f"Where on {device_text(device)}", over_time.edges_s
+        add(f"sectors-{device}", title, caption, _draw_sectors, of_device, edges_s)
+    add(
+        "sequential",
+        "Sequential requests",
+        "Share of requests that begin where the one issued before to the same device, of the "
+        "same operation, ended.",
+        _draw_sequential,
+        patterns,
+        over_time.edges_s,
+    )
     return made
 
 
 def chosen(made: Sequence[Chart], names: Sequence[str]) -> list[Chart]:
-    """Those of these names, in that order; all where none is named.
+    """The charts of these names, in that order; all if no name is given.
 
     Raises:
-        ReportError: there is none of a name.
+        ReportError: no chart has one of the names.
     """
     found = []
     for name in names:
         of_name = [chart for chart in made if name in (chart.name, chart.name.partition("-")[0])]
         if not of_name:
             there = ", ".join(chart.name for chart in made)
-            raise ReportError(f"there is no chart {name!r}; there are {there}", EXIT_USAGE)
+            raise ReportError(f"unknown chart {name!r}; use {there}", EXIT_USAGE)
         found += [chart for chart in of_name if chart not in found]
     return found or list(made)
 
 
-def _rates(data: Series, what: str) -> Callable[[Any], None]:
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        scale = time_axis(axes, data.edges_s)
-        for op, line in data.lines.items():
-            values = getattr(line, what)
-            _stairs(axes, values, data.edges_s / scale, color=COLOURS[op][0], label=label(op))
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(_engineering("B/s" if what == "bytes_per_s" else ""))
-        axes.set_ylabel("bytes a second" if what == "bytes_per_s" else "requests a second")
-        legend(axes)
-
-    return draw
+def _draw_rates(data: Series, what: str, figure: Any) -> None:
+    axes = figure.subplots()
+    edges = data.edges_s / time_axis(axes, data.edges_s)
+    for op, of_op in data.ops.items():
+        style = {"color": COLOURS[op][0], "label": label(op)}
+        axes.stairs(getattr(of_op, what), edges, baseline=None, **style)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(_engineering("B/s" if what == "bytes_per_s" else ""))
+    axes.set_ylabel("bytes a second" if what == "bytes_per_s" else "requests a second")
+    legend(axes)
 
 
-def percentile_label(percent: float) -> str:
-    return f"p{percent:g}"
-
-
-def draw_percentiles(
-    axes: Any, edges: Floats, percentiles: dict[float, Floats], colour: str
-) -> None:
-    """The lowest as a line; from each to the next a band, the paler the rarer."""
-    middle = (edges[:-1] + edges[1:]) / 2
-    shown = [percentiles[percent] for percent in SHOWN_PERCENTILES]
-    names = [percentile_label(percent) for percent in SHOWN_PERCENTILES]
+def _draw_percentiles(data: Series, op: str, figure: Any) -> None:
+    """The lowest percentile as a line; from each to the next a band, paler for rarer requests."""
+    axes = figure.subplots()
+    edges = data.edges_s / time_axis(axes, data.edges_s)
+    middle, colour = (edges[:-1] + edges[1:]) / 2, COLOURS[op][0]
+    shown = [data.ops[op].percentiles[percent] for percent in SHOWN_PERCENTILES]
+    names = [f"p{percent:g}" for percent in SHOWN_PERCENTILES]
     _points(axes, edges, shown[0], color=colour, lw=1.5, label=names[0])
     for low, high, alpha, text in zip(shown, shown[1:], (0.42, 0.22), names[1:]):
         axes.fill_between(middle, low, high, color=colour, alpha=alpha, lw=0, label=f"to {text}")
+    latency_axis(axes, "y")
+    legend(axes)
 
 
 def draw_sides(
     axes: Any, edges: Floats, percentiles: dict[float, Floats], colour: str, name: str
 ) -> None:
-    """Half of the requests as a line, and 99 % of them as a finer one: several fit one chart."""
+    """p50 as a line and p99 as a finer one, so that several runs fit one chart.
+
+    Args:
+        name: in the legend; "_": not in the legend.
+    """
     for percent, width, alpha in ((50, 1.4, 1.0), (99, 0.8, 0.6)):
-        # A name that begins with "_" is in no legend.
-        label = "_" if name == "_" else f"{name} {percentile_label(percent)}"
-        style = {"color": colour, "lw": width, "alpha": alpha, "label": label}
+        text = "_" if name == "_" else f"{name} p{percent:g}"
+        style = {"color": colour, "lw": width, "alpha": alpha, "label": text}
         _points(axes, edges, percentiles[percent], **style)
 
 
-def _percentiles(data: Series, op: str) -> Callable[[Any], None]:
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        scale = time_axis(axes, data.edges_s)
-        draw_percentiles(axes, data.edges_s / scale, data.lines[op].percentiles, COLOURS[op][0])
-        latency_axis(axes, "y")
-        axes.set_ylabel("latency")
-        legend(axes)
+def _draw_heat(data: Series, op: str, figure: Any) -> None:
+    import matplotlib
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
-    return draw
-
-
-def _heat(data: Series, op: str) -> Callable[[Any], None]:
-    edges, counts = heat(data.lines[op].d2c_ns, HEAT_ROWS)
-
-    def draw(figure: Any) -> None:
-        import matplotlib
-        from matplotlib.colors import LinearSegmentedColormap, LogNorm
-
-        axes = figure.subplots()
-        scale = time_axis(axes, data.edges_s)
-        # Neither end vanishes, on white paper or on black.
-        colours = matplotlib.colormaps["viridis"](np.linspace(0.12, 0.93, 128))
-        most = max(counts.max(), 2)
-        mesh = axes.pcolormesh(
-            data.edges_s / scale,
-            edges,
-            np.where(counts > 0, counts, np.nan),
-            cmap=LinearSegmentedColormap.from_list("counts", list(colours)),
-            norm=LogNorm(1, most),
-            rasterized=True,
-            linewidth=0,
-        )
-        axes.grid(False)
-        latency_axis(axes, "y")
-        axes.set_ylabel("latency")
-        bar = figure.colorbar(mesh, ax=axes, pad=0.01, aspect=30)
-        bar.outline.set_visible(False)
-        bar.ax.yaxis.set_major_formatter(_engineering(""))
-        bar.minorticks_off()
-        bar.set_label("requests")
-        bar.solids.set_rasterized(True)
-
-    return draw
+    latencies, counts = heat(data.ops[op].d2c_ns, HEAT_ROWS)
+    axes = figure.subplots()
+    scale = time_axis(axes, data.edges_s)
+    # Both ends are visible on a white page and on a black one.
+    colours = matplotlib.colormaps["viridis"](np.linspace(0.12, 0.93, 128))
+    mesh = axes.pcolormesh(
+        data.edges_s / scale,
+        latencies,
+        np.where(counts > 0, counts, np.nan),
+        cmap=LinearSegmentedColormap.from_list("counts", list(colours)),
+        norm=LogNorm(1, max(counts.max(), 2)),
+        rasterized=True,
+        linewidth=0,
+    )
+    axes.grid(False)
+    latency_axis(axes, "y")
+    bar = figure.colorbar(mesh, ax=axes, pad=0.01, aspect=30)
+    bar.outline.set_visible(False)
+    bar.ax.yaxis.set_major_formatter(_engineering(""))
+    bar.minorticks_off()
+    bar.set_label("requests")
+    bar.solids.set_rasterized(True)
 
 
 def draw_tail(axes: Any, parts: dict[str, tuple[Any, str, Any]]) -> None:
-    """Complementary distributions: (distribution, colour, line style) by label."""
+    """Complementary cumulative distributions: (distribution, colour, line style) by label."""
     least = 1.0
     for name, (distribution, colour, style) in parts.items():
         times, shares = tail(distribution)
@@ -473,201 +472,121 @@ def draw_tail(axes: Any, parts: dict[str, tuple[Any, str, Any]]) -> None:
     ticks = [(1.0, "all"), *(t for t in ticks if t[0] >= least / 1.5)]
     axes.set_yticks([at for at, _ in ticks], [text for _, text in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("latency")
     axes.set_ylabel("share that took that or longer")
     legend(axes)
 
 
-def _tail(parts: dict[str, Any]) -> Callable[[Any], None]:
-    def draw(figure: Any) -> None:
-        draw_tail(
-            figure.subplots(), {label(op): (d, COLOURS[op][0], "-") for op, d in parts.items()}
-        )
-
-    return draw
+def _draw_tails(of_ops: dict[str, OperationSeries], figure: Any) -> None:
+    parts = {label(op): (of_op.whole, COLOURS[op][0], "-") for op, of_op in of_ops.items()}
+    draw_tail(figure.subplots(), parts)
 
 
 def _size_text(power: int) -> str:
     if power < 0:
         return "0"
-    for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if power >= bits:
-            return f"{1 << (power - bits)} {unit}"
-    return f"{1 << power} B"
+    unit = min(power // 10, 3)
+    return f"{1 << (power - 10 * unit)} {('B', 'KiB', 'MiB', 'GiB')[unit]}"
 
 
-def _sizes(parts: dict[str, Any]) -> Callable[[Any], None]:
-    counts = {op: octaves(d) for op, d in parts.items()}
-
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        powers = sorted({power for found in counts.values() for power in found})
-        shown = list(range(powers[0], powers[-1] + 1)) if powers else []
-        width = 0.8 / max(1, len(counts))
-        for place, (op, found) in enumerate(counts.items()):
-            total = sum(found.values())
-            axes.bar(
-                [i + (place + 0.5) * width - 0.4 for i in range(len(shown))],
-                [100 * found.get(power, 0) / total for power in shown],
-                width * 0.92,
-                color=COLOURS[op][0],
-                label=label(op),
-            )
-        axes.set_xticks(range(len(shown)), [_size_text(p) for p in shown], rotation=40, ha="right")
-        axes.set_xlim(-0.6, max(len(shown), 1) - 0.4)
-        axes.grid(axis="x", visible=False)
-        axes.set_xlabel("bytes of a request: this, up to double")
-        axes.set_ylabel("% of its requests")
-        legend(axes)
-
-    return draw
-
-
-def _in_flight(data: Series) -> Callable[[Any], None]:
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        scale = time_axis(axes, data.edges_s)
-        edges = data.edges_s / scale
-        _stairs(axes, data.most_in_flight, edges, color=INK, alpha=0.45, lw=0.8, label="most")
-        for op, line in data.lines.items():
-            _stairs(axes, line.in_flight, edges, color=COLOURS[op][0], label=f"{label(op)}, mean")
-        axes.set_ylim(bottom=0)
-        axes.set_ylabel("requests in flight")
-        legend(axes, columns=4)
-
-    return draw
-
-
-def _access(patterns: Patterns, edges_s: Floats) -> list[Chart]:
-    sample = patterns.sample[patterns.sample["bytes"] > 0]
-    numbers, n_of = np.unique(sample["device"], return_counts=True)
-    made = []
-    for device in numbers[np.argsort(-n_of, kind="stable")][:DEVICES_SHOWN].tolist():
-        text = f"{device >> 20}:{device & 0xFFFFF}"
-        of_device = sample[sample["device"] == device]
-        share = ""
-        if len(patterns.sample) < patterns.n_requests:
-            share = f" A random sample of {len(of_device):,} requests."
-        made.append(
-            Chart(
-                f"sectors-{device}",
-                f"Where on {text}",
-                f"Each dot is a request, at the offset where it begins.{share}",
-                _sectors(of_device, edges_s),
-            )
-        )
-    made.append(
-        Chart(
-            "sequential",
-            "Sequential requests",
-            "Share of requests that begin where the one issued before to the same device, of the "
-            "same operation, ended.",
-            _sequential(patterns, edges_s),
-        )
-    )
-    return made
-
-
-def _sectors(sample: Any, edges_s: Floats) -> Callable[[Any], None]:
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        scale = time_axis(axes, edges_s)
-        offsets = sample["sector"].astype(np.float64) * SECTOR_BYTES
-        for number in np.unique(sample["op"]).tolist():
-            part = sample["op"] == number
-            axes.plot(
-                sample["issued_ns"][part] / 1e9 / scale,
-                offsets[part],
-                linestyle="none",
-                marker="o",
-                ms=1.5 if len(sample) < 5000 else 1.0,
-                mew=0,
-                alpha=0.75,
-                color=_between(*COLOURS[OPS[number]]),
-                label=label(OPS[number]),
-                rasterized=True,
-            )
-        axes.yaxis.set_major_formatter(_engineering("B"))
-        axes.set_ylabel("offset on the device")
-        legend(axes)
-        for handle in axes.get_legend().legend_handles:
-            handle.set_markersize(4)
-
-    return draw
-
-
-def _between(light: str, dark: str) -> str:
-    """Dots are pixels, which no page can give another colour: one that does on any paper."""
-    pairs = [(int(light[i : i + 2], 16), int(dark[i : i + 2], 16)) for i in (1, 3, 5)]
-    return "#" + "".join(f"{(one + other) // 2:02x}" for one, other in pairs)
-
-
-def _sequential(patterns: Patterns, edges_s: Floats) -> Callable[[Any], None]:
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        scale = time_axis(axes, edges_s)
-        # Slices of time with few requests say little: neighbours are put together.
-        counts = patterns.counts.reshape(len(OPS), -1, 4, 2).sum(axis=2)
-        edges = np.arange(counts.shape[1] + 1) * (patterns.slice_ns * 4 / 1e9 / scale)
-        for number, op in enumerate(OPS):
-            requests, sequential = counts[number, :, 0], counts[number, :, 1]
-            if op in ("flush", "other") or not requests.any():
-                continue
-            share = np.where(requests > 0, 100 * sequential / np.maximum(requests, 1), np.nan)
-            _points(axes, edges, share, color=COLOURS[op][0], label=label(op))
-        axes.set_ylim(-3, 103)
-        axes.set_ylabel("% of requests")
-        legend(axes)
-
-    return draw
-
-
-# --- files of -b ----------------------------------------------------------------------------------
-
-
-def _coarse(found: Collected) -> list[Chart]:
-    """What the original's histograms tell: of reads and writes together, by powers of two."""
-    rows = found.whole.rows
-    d2c, size = rows["d2c_hist"].sum(axis=0), rows["size_hist"].sum(axis=0)
-    if not d2c.any():
-        return []
-    d2c_names = ["0", *(_time_text(8 << i) for i in range(len(d2c) - 2)), "more"]
-    size_names = ["0", *(_size_text(10 + i) for i in range(len(size) - 2)), "more"]
-    return [
-        Chart(
-            "d2c-histogram",
-            "Latency",
-            "Share of reads and writes together that took up to so long.",
-            _bars(d2c, d2c_names, "latency up to"),
-            HEIGHT_IN + 0.4,
-        ),
-        Chart(
-            "size-histogram",
-            "Request sizes",
-            "Share of reads and writes together.",
-            _bars(size, size_names, "bytes of a request, up to"),
-            HEIGHT_IN + 0.4,
-        ),
-    ]
-
-
-def _time_text(us: int) -> str:
+def _us_text(us: int) -> str:
     if us >= 1 << 20:
         return f"{us / 1e6:.3g} s"
     return f"{us / 1000:.3g} ms" if us >= 1000 else f"{us} µs"
 
 
-def _bars(counts: Any, names: Sequence[str], what: str) -> Callable[[Any], None]:
+def _draw_sizes(counts: dict[str, dict[int, int]], figure: Any) -> None:
+    """Bars of each operation beside each other, by power of two."""
+    axes = figure.subplots()
+    powers = {power for of_op in counts.values() for power in of_op}
+    shown = list(range(min(powers), max(powers) + 1))
+    width = 0.8 / len(counts)
+    for place, (op, of_op) in enumerate(counts.items()):
+        total = sum(of_op.values())
+        axes.bar(
+            [i + (place + 0.5) * width - 0.4 for i in range(len(shown))],
+            [100 * of_op.get(power, 0) / total for power in shown],
+            width * 0.92,
+            color=COLOURS[op][0],
+            label=label(op),
+        )
+    axes.set_xlim(-0.6, len(shown) - 0.4)
+    names = [_size_text(power) for power in shown]
+    _label_bars(axes, names, "bytes of a request: this, up to double", "% of its requests")
+    legend(axes)
+
+
+def _draw_bars(counts: Any, names: Sequence[str], what: str, figure: Any) -> None:
+    axes = figure.subplots()
     filled = np.flatnonzero(counts)
-    shown = range(int(filled[0]), int(filled[-1]) + 1)
+    shown = slice(int(filled[0]), int(filled[-1]) + 1)
+    shares = 100 * counts[shown].astype(np.float64) / float(counts.sum())
+    axes.bar(range(len(shares)), shares, 0.8, color=COLOURS["other"][0])
+    _label_bars(axes, names[shown], what, "% of requests")
 
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        shares = [100 * float(counts[i]) / float(counts.sum()) for i in shown]
-        axes.bar(range(len(shown)), shares, 0.8, color=COLOURS["other"][0])
-        axes.set_xticks(range(len(shown)), [names[i] for i in shown], rotation=40, ha="right")
-        axes.grid(axis="x", visible=False)
-        axes.set_xlabel(what)
-        axes.set_ylabel("% of requests")
 
-    return draw
+def _label_bars(axes: Any, names: Sequence[str], x_label: str, y_label: str) -> None:
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
+    axes.grid(axis="x", visible=False)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+
+
+def _draw_in_flight(data: Series, figure: Any) -> None:
+    axes = figure.subplots()
+    edges = data.edges_s / time_axis(axes, data.edges_s)
+    style: dict[str, Any] = {"color": INK, "alpha": 0.45, "lw": 0.8, "label": "most"}
+    axes.stairs(data.most_in_flight, edges, baseline=None, **style)
+    for op, of_op in data.ops.items():
+        style = {"color": COLOURS[op][0], "label": f"{label(op)}, mean"}
+        axes.stairs(of_op.in_flight, edges, baseline=None, **style)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("requests in flight")
+    legend(axes, columns=4)
+
+
+def _draw_sectors(sample: Any, edges_s: Floats, figure: Any) -> None:
+    axes = figure.subplots()
+    scale = time_axis(axes, edges_s)
+    offsets = sample["sector"].astype(np.float64) * SECTOR_BYTES
+    for number in np.unique(sample["op"]).tolist():
+        part = sample["op"] == number
+        axes.plot(
+            sample["issued_ns"][part] / 1e9 / scale,
+            offsets[part],
+            linestyle="none",
+            marker="o",
+            ms=1.5 if len(sample) < 5000 else 1.0,
+            mew=0,
+            alpha=0.75,
+            color=_between(*COLOURS[OPS[number]]),
+            label=label(OPS[number]),
+            rasterized=True,
+        )
+    axes.yaxis.set_major_formatter(_engineering("B"))
+    axes.set_ylabel("offset on the device")
+    legend(axes)
+    for handle in axes.get_legend().legend_handles:
+        handle.set_markersize(4)
+
+
+def _between(light: str, dark: str) -> str:
+    """The mean of two colours: dots are pixels, of one colour on light and dark pages."""
+    pairs = [(int(light[i : i + 2], 16), int(dark[i : i + 2], 16)) for i in (1, 3, 5)]
+    return "#" + "".join(f"{(one + other) // 2:02x}" for one, other in pairs)
+
+
+def _draw_sequential(patterns: Patterns, edges_s: Floats, figure: Any) -> None:
+    axes = figure.subplots()
+    scale = time_axis(axes, edges_s)
+    # Four slices each are put together: a share of few requests says little.
+    counts = patterns.counts.reshape(len(OPS), -1, 4, 2).sum(axis=2)
+    edges = np.arange(counts.shape[1] + 1) * (patterns.slice_ns * 4 / 1e9 / scale)
+    for number, op in enumerate(OPS):
+        requests, sequential = counts[number, :, 0], counts[number, :, 1]
+        if op in ("flush", "other") or not requests.any():
+            continue
+        share = np.where(requests > 0, 100 * sequential / np.maximum(requests, 1), np.nan)
+        _points(axes, edges, share, color=COLOURS[op][0], label=label(op))
+    axes.set_ylim(-3, 103)
+    axes.set_ylabel("% of requests")
+    legend(axes)

@@ -1,4 +1,4 @@
-"""One self-contained page: nothing in it is fetched from anywhere, and it prints."""
+"""Self-contained HTML pages: they load nothing, and can be printed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blkiomon._version import __version__
 from blkiomon.commands.report import figures
 from blkiomon.commands.report.collect import STATS, Collected
 from blkiomon.commands.report.figures import COLOURS, Chart, label
-from blkiomon.commands.report.worst import OTHERS
+from blkiomon.commands.report.selection import OTHERS
 from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import to_dict, unseen
 from blkiomon.formats.units import (
@@ -31,7 +31,7 @@ from blkiomon.interval.value import Interval
 MOST_BYTES = 5_000_000
 
 ROWS_SHOWN = 200
-"""Devices and operations that the table holds: of the devices where requests waited longest."""
+"""Rows of the table: of the devices on which requests waited longest."""
 
 PROCESSES_SHOWN = 10
 
@@ -92,7 +92,7 @@ CSS = _CSS % {"light": _palette(0), "dark": _palette(1)}
 
 
 def document(title: str, body: Iterable[str], data: Any) -> str:
-    """A page, with its figures for machines in the element ``figures``."""
+    """A page; ``data`` is in the element ``figures`` as JSON, for programs."""
     # "</script>" and "<!--" would end the element early.
     figures_json = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return "\n".join(
@@ -118,16 +118,12 @@ def document(title: str, body: Iterable[str], data: Any) -> str:
 
 
 def text(value: str) -> str:
-    """What a user named, for a page: it may hold control characters, or bytes that are no text."""
+    """A name as HTML: it may hold markup, control characters, or bytes that are not UTF-8."""
     return escape(printable(value))
 
 
 def report(found: Collected, title: str, shown: Sequence[Chart]) -> str:
     """The page of a report, with these charts."""
-    made = [(chart, figures.svg(chart)) for chart in shown]
-    # However many operations there are: the last charts give way.
-    while len(made) > 1 and sum(len(drawn) for _, drawn in made) > MOST_BYTES * 0.9:
-        made.pop()
     body = [
         f"<h1>{text(title)}</h1>",
         *incomplete("Incomplete", found.whole.incomplete),
@@ -137,7 +133,7 @@ def report(found: Collected, title: str, shown: Sequence[Chart]) -> str:
         "<h2>Summary</h2>",
         _summary(found),
         "<h2>Charts</h2>",
-        charts(made),
+        charts(shown),
         "<h2>Errors and losses</h2>",
         *_losses(found),
         *_processes(found.whole),
@@ -146,26 +142,31 @@ def report(found: Collected, title: str, shown: Sequence[Chart]) -> str:
 
 
 def incomplete(what: str, found: Sequence[Incomplete]) -> list[str]:
-    """What figures leave out, for the first line of a page; nothing where that is little."""
+    """A paragraph about what the figures leave out; none if that is little."""
     if not found:
         return []
     return [f'<p class="note"><b>{text(what)}:</b> {text(in_words(found))}.</p>']
 
 
-def charts(made: Sequence[tuple[Chart, str]]) -> str:
-    """Pictures beside each other, as many as there is room for."""
-    shown = [
+def charts(shown: Sequence[Chart]) -> str:
+    """Charts beside each other; the last are left out if the page would be too large."""
+    drawn = [
         f"<figure><figcaption><b>{text(chart.title)}</b>{text(chart.caption)}</figcaption>"
-        f"{drawn}</figure>"
-        for chart, drawn in made
+        f"{figures.svg(chart)}</figure>"
+        for chart in shown
     ]
-    return '<div class="charts">' + "\n".join(shown) + "</div>"
+    while len(drawn) > 1 and sum(map(len, drawn)) > MOST_BYTES * 0.9:
+        drawn.pop()
+    return '<div class="charts">' + "\n".join(drawn) + "</div>"
 
 
 def table(heads: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], kind: str = "") -> str:
-    """Cells are markup; each row begins with its class.
+    """A table of HTML.
 
-    Kind "two" has two columns of text instead of one, in "list" text may take several lines.
+    Args:
+        heads: titles of the columns.
+        rows: the CSS class of each row, and its cells as HTML.
+        kind: CSS class: "two" has two columns of text instead of one, the text in "list" may wrap.
     """
     body = "\n".join(
         f'<tr class="{kind}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
@@ -182,10 +183,10 @@ def table(heads: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], kind:
 
 
 def when(whole: Interval) -> str:
-    """When it was, and how long."""
+    """Start, end and duration of an interval."""
     lasted = f"{whole.duration_s:,.3f} s" if whole.duration_s < 600 else _long(whole.duration_s)
     if not whole.anchored:
-        return f"{lasted}; the trace does not tell the time of day"
+        return f"{lasted}; the trace does not contain the time of day"
     start, end = (utc(ns)[:23].replace("T", " ") + " UTC" for ns in (whole.start_ns, whole.end_ns))
     return f"{start} to {end}, {lasted}"
 
@@ -223,7 +224,7 @@ def _tiles(found: Collected) -> str:
         *([("99 % took up to", time_text(p99))] if p99 is not None else []),
         ("Failed", NONE if found.kind == STATS else f"{total.errors:,}"),
         *([("Incomplete", f"{max(shares):.0%}".replace("%", " %"))] if shares else []),
-        # That none was lost is no comfort where others are missing.
+        # 0 events lost would mislead where records are missing for other reasons.
         *([("Events lost", told_lost)] if lost or not found.whole.incomplete else []),
     ]
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
@@ -252,21 +253,21 @@ def _summary(found: Collected) -> str:
             "are shown.</p>"
         )
     rows = [
-        ("last all" if g.op is None else "op", _row(g, found))
+        ("last all" if g.op is None else "op", _cells(g, found))
         for of_device in sorted(shown, key=lambda groups: groups[-1].device or 0)
         for g in of_device
     ]
-    rows.append(("total", _row(total, found)))
+    rows.append(("total", _cells(total, found)))
     heads = (*_HEADS, "Requeued") if total.requeues else _HEADS
     return table(heads, rows, "two") + left_out
 
 
 def _waited_ns(group: Group) -> int:
-    """How long all requests of a device waited, also those that never completed."""
+    """Time that all requests of a device waited, also those that never completed."""
     return max(group.d2c_ns.sum, group.in_flight.request_ns if group.in_flight else 0)
 
 
-def _device(number: int | None, found: Collected) -> str:
+def _device_name(number: int | None, found: Collected) -> str:
     if number is None:
         return "all"
     if number == OTHERS and found.n_others:
@@ -274,11 +275,11 @@ def _device(number: int | None, found: Collected) -> str:
     return device_text(number)
 
 
-def _row(group: Group, found: Collected) -> list[str]:
+def _cells(group: Group, found: Collected) -> list[str]:
     op = swatch(group.op) if group.op else "all"
     d2c = group.d2c_ns
     return [
-        _device(group.device, found),
+        _device_name(group.device, found),
         op,
         f"{group.requests:,}",
         bytes_text(group.bytes),
@@ -291,7 +292,7 @@ def _row(group: Group, found: Collected) -> list[str]:
 
 
 def _data(found: Collected) -> dict[str, Any]:
-    """The figures of all devices, for machines."""
+    """The figures of all devices, for programs."""
     whole = to_dict(found.whole, histograms=False)
     for entry in whole["devices"] if found.n_others else ():
         if entry["device"] == device_text(OTHERS):
@@ -319,45 +320,36 @@ _LOSSES = {
     "completions_without_issue": "completions whose issue was not seen",
     "issues_without_completion": "issues whose completion was not seen",
     "evicted": "issues and completions given up: no partner came",
-    "mismatches": "pairs that are no request",
-    "skipped_bytes": "bytes that are no records",
+    "mismatches": "pairs of records that are not a request",
+    "skipped_bytes": "bytes that are not records",
     "over_device_limit": "records of devices beyond the limit: not counted",
 }
 
 
 def _losses(found: Collected) -> list[str]:
     if found.kind == STATS:
-        return ["<p>Files of -b do not tell how many requests failed, nor what was lost.</p>"]
-    whole = found.whole
-    in_flight = whole.total.in_flight
-    rows = [("", ("requests that failed", f"{whole.total.errors:,}"))]
-    total = whole.total
+        return ["<p>Files of -b do not contain failed requests and losses.</p>"]
+    whole, total, counts = found.whole, found.whole.total, found.whole.counts
+    rows = [("requests that failed", f"{total.errors:,}")]
     if total.requeues:
-        rows.append(("", ("requests that the kernel took back (requeues)", f"{total.requeues:,}")))
+        rows.append(("requests that the kernel took back (requeues)", f"{total.requeues:,}"))
     if total.retried.count:
         longest = time_text(total.retried.max)
-        rows.append(("", ("the longest of these, from first issue to completion", longest)))
-    rows += [("", (_LOSSES[name], f"{n:,}")) for name, n in unseen(whole.counts).items()]
-    if in_flight is not None:
-        rows.append(("", ("requests still in flight at the end", f"{in_flight.end:,}")))
-    rows.append(("", ("records read", f"{whole.counts.records:,}")))
-    told = "No events were lost, as far as the input tells."
-    counts = whole.counts
+        rows.append(("the longest of these, from first issue to completion", longest))
+    rows += [(_LOSSES[name], f"{n:,}") for name, n in unseen(counts).items()]
+    if total.in_flight is not None:
+        rows.append(("requests still in flight at the end", f"{total.in_flight.end:,}"))
+    rows.append(("records read", f"{counts.records:,}"))
+    verdict = "No events were lost, as far as the input shows."
+    missing = "there were more requests than these figures are of."
     if whole.incomplete:
-        told = (
-            f"Incomplete: {in_words(whole.incomplete)}. There were more requests than these "
-            "figures are of."
-        )
-    elif (
-        counts.lost_events
-        or counts.sequence_gaps
-        or counts.skipped_bytes
-        or counts.over_device_limit
+        verdict = f"Incomplete: {in_words(whole.incomplete)}. {missing.capitalize()}"
+    elif any((counts.lost_events, counts.sequence_gaps, counts.skipped_bytes)) or (
+        counts.over_device_limit
     ):
-        told = (
-            "Events were lost, or not counted: there were more requests than these figures are of."
-        )
-    return [f"<p>{told}</p>", table(("What", "How many"), rows, "list")]
+        verdict = f"Events were lost, or not counted: {missing}"
+    shown = [("", row) for row in rows]
+    return [f"<p>{verdict}</p>", table(("What", "How many"), shown, "list")]
 
 
 def _processes(whole: Interval) -> list[str]:
@@ -365,15 +357,9 @@ def _processes(whole: Interval) -> list[str]:
     if not len(processes):
         return []
     order = sorted(processes[["pid", "requests", "bytes"]].tolist(), key=lambda p: (-p[2], p[0]))
+    names = whole.process_names
     rows = [
-        (
-            "",
-            (
-                f"{text(whole.process_names.get(pid, '?'))} ({pid})",
-                f"{requests:,}",
-                bytes_text(n_bytes),
-            ),
-        )
+        ("", (f"{text(names.get(pid, '?'))} ({pid})", f"{requests:,}", bytes_text(n_bytes)))
         for pid, requests, n_bytes in order[:PROCESSES_SHOWN]
     ]
     return ["<h2>Processes that issued most</h2>", table(("Process", "Requests", "Bytes"), rows)]

@@ -1,8 +1,8 @@
-"""``--fail-if``: what a script does not want to happen.
+"""Rules of ``--fail-if``: limits that a comparison must not violate.
 
 A rule is ``[DEVICE/]OPERATION.FIGURE > VALUE`` (or ``<``, ``>=``, ``<=``). A value in per cent is a
-change of B against A; it counts only where a difference is shown, or where there is too little to
-tell. Any other value is a limit for B alone.
+change of B against A; it does not count where no difference is shown. Any other value is a limit
+for B alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from blkiomon.commands.report.changes import Row, value_text
+from blkiomon.commands.report.changes import DeviceChanges, value_text
 from blkiomon.engine.layout import OPS
 
 _RULE = re.compile(
@@ -33,7 +33,7 @@ _COUNTS = {"": 1.0, "/s": 1.0}
 
 
 class RuleError(ValueError):
-    """It is no rule; the text says why."""
+    """A rule is malformed; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,11 @@ class Rule:
 
     Attributes:
         text: as it was given.
-        device: as one reads it, None where it is not named.
-        op: None of all.
-        is_change: whether the limit is a change, as a fraction.
+        device: as text; None: the rule names no device.
+        op: operation; None: all operations.
+        sign: one of ``_COMPARE``.
+        limit: in ns, bytes a second, requests a second or errors.
+        is_change: the limit is a change instead, as a fraction.
     """
 
     text: str
@@ -57,64 +59,58 @@ class Rule:
 
 
 def parse(text: str) -> Rule:
-    """Read a rule.
-
-    Raises:
-        RuleError: it is none.
-    """
+    """Parse a rule. Raises RuleError."""
     found = _RULE.fullmatch(text.strip())
     if found is None:
         raise RuleError(f"--fail-if takes a rule such as 'read.p99 > +10%', not {text!r}")
     op, metric, unit = found["op"], found["metric"], found["unit"]
     if op != "all" and op not in OPS:
-        raise RuleError(f"--fail-if: {text!r}: {op} is none of all, {', '.join(OPS)}")
+        raise RuleError(f"--fail-if: {text!r}: unknown operation '{op}'; use all, {', '.join(OPS)}")
     if metric[1:2].isdigit():
         if not 0 < float(metric[1:]) <= 100:
             raise RuleError(f"--fail-if: {text!r}: a percentile is more than 0")
         metric = f"p{float(metric[1:]):g}"
     elif metric not in ("iops", "bandwidth", "mean", "max", "errors"):
         raise RuleError(
-            f"--fail-if: {text!r}: {metric} is none of iops, bandwidth, mean, max, errors, p99 "
-            "and the like"
+            f"--fail-if: {text!r}: unknown figure '{metric}'; use iops, bandwidth, mean, max, "
+            "errors, or a percentile such as p99"
         )
     units = {"iops": _COUNTS, "bandwidth": _RATES, "errors": {"": 1.0}}.get(metric, _TIMES)
     value = float(found["value"])
-    if unit == "%" and metric != "errors":
-        return Rule(text, found["device"], _all(op), metric, found["sign"], value / 100, True)
-    if unit not in units:
+    is_change = unit == "%" and metric != "errors"
+    if not is_change and unit not in units:
         known = " or ".join(filter(None, [*([] if metric == "errors" else ["%"]), *units]))
         raise RuleError(f"--fail-if: {text!r}: the limit takes {known or 'no unit'}")
-    return Rule(text, found["device"], _all(op), metric, found["sign"], value * units[unit], False)
+    limit = value / 100 if is_change else value * units[unit]
+    of = None if op == "all" else op
+    return Rule(text, found["device"], of, metric, found["sign"], limit, is_change)
 
 
-def _all(op: str) -> str | None:
-    return None if op == "all" else op
-
-
-def violated(rule: Rule, rows: Sequence[Row]) -> str | None:
-    """What is to be said of a rule: None if nothing, as it holds."""
+def violated(rule: Rule, rows: Sequence[DeviceChanges]) -> str | None:
+    """A message about a rule that is violated, or cannot be checked; None: all is well."""
     row = _row_of(rule, rows)
     if row is None:
+        what = f"{rule.op} requests" if rule.op else "requests"
         where = f" of {rule.device}" if rule.device else ""
-        return f"{rule.text}: there is no {rule.op or 'request'}{where} on both sides"
+        return f"{rule.text}: not both sides have {what}{where}"
     if rule.metric == "errors":
         is_bad = _COMPARE[rule.sign](row.errors[1], rule.limit)
         return f"{rule.text}: {row.errors[1]}" if is_bad else None
     change = row.metric(rule.metric)
     value = change.change if rule.is_change else change.b
     if value is None:
-        return f"{rule.text}: that figure is not known of both sides"
+        return f"{rule.text}: not both sides have that figure"
     if not _COMPARE[rule.sign](value, rule.limit):
         return None
-    told = f"{value_text(rule.metric, change.a)} to {value_text(rule.metric, change.b)}"
+    values = f"{value_text(rule.metric, change.a)} to {value_text(rule.metric, change.b)}"
     if not rule.is_change:
         return f"{rule.text}: {value_text(rule.metric, change.b)}"
     if change.verdict == "no difference shown":
         return None
-    return f"{rule.text}: {100 * value:+.1f} %, {told}"
+    return f"{rule.text}: {100 * value:+.1f} %, {values}"
 
 
-def _row_of(rule: Rule, rows: Sequence[Row]) -> Row | None:
+def _row_of(rule: Rule, rows: Sequence[DeviceChanges]) -> DeviceChanges | None:
     fitting = [row for row in rows if rule.op in (row.op, *_only(rows, row))]
     if rule.device is not None:
         fitting = [row for row in fitting if rule.device in _names(row)]
@@ -122,10 +118,10 @@ def _row_of(rule: Rule, rows: Sequence[Row]) -> Row | None:
     return next(iter(together or fitting), None)
 
 
-def _only(rows: Sequence[Row], row: Row) -> tuple[None, ...]:
-    """Where a device has one operation, that is all."""
+def _only(rows: Sequence[DeviceChanges], row: DeviceChanges) -> tuple[None, ...]:
+    """None, for all operations, if a device has one operation only."""
     return (None,) if sum(other.device == row.device for other in rows) == 1 else ()
 
 
-def _names(row: Row) -> list[str]:
+def _names(row: DeviceChanges) -> list[str]:
     return [row.device, *row.device.split(" -> ")]

@@ -1,4 +1,4 @@
-"""Numbers that charts are drawn of, from slices: arrays by operation."""
+"""The numbers of charts, from slices: arrays by operation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon.commands.report.worst import reduced
+from blkiomon.commands.report.selection import reduce_to
 from blkiomon.engine.layout import OPS
 from blkiomon.interval.distribution import Distribution, bin_bounds
 from blkiomon.interval.groups import NS_PER_S, Group
@@ -20,15 +20,15 @@ SHOWN_PERCENTILES = (50, 99, 99.9)
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One operation, slice by slice; NaN where there is nothing to tell.
+class OperationSeries:
+    """One operation, slice by slice; NaN where a slice has no value.
 
     Attributes:
         iops, bytes_per_s, errors, in_flight: shape (slices,).
-        percentiles: of d2c in s: shape (slices,) by percent.
-        d2c: all of each slice.
-        whole: all of the run.
-        size: sizes of all requests.
+        percentiles: of d2c in s, by percent: shape (slices,).
+        d2c_ns: of each slice.
+        whole: d2c in ns of the whole run.
+        size_bytes: of the whole run.
     """
 
     iops: Floats
@@ -47,18 +47,18 @@ class Series:
 
     Attributes:
         edges_s: shape (slices + 1,): where slices begin and end, from the first one's beginning.
-            Where nobody measured for a while there is a slice of NaN.
-        lines: by operation, in the order of ``layout.OPS``; only those that occurred.
+            A gap between intervals is a slice of NaN.
+        ops: by operation, in the order of ``layout.OPS``; only those that occurred.
         most_in_flight: of all operations, shape (slices,).
     """
 
     edges_s: Floats
-    lines: dict[str, Line]
+    ops: dict[str, OperationSeries]
     most_in_flight: Floats
 
 
 def series(slices: Sequence[Interval], device: int | None = None) -> Series:
-    """The figures of all devices, or of one."""
+    """The series of all devices, or of one."""
     start_ns = slices[0].start_ns
     edges: list[float] = [0.0]
     known: list[Interval | None] = []
@@ -67,7 +67,7 @@ def series(slices: Sequence[Interval], device: int | None = None) -> Series:
         if gap_s > 1e-6:
             edges.append(edges[-1] + gap_s)
             known.append(None)
-        # Intervals of several runs may overlap: time never runs backwards here.
+        # Intervals of several runs may overlap; edges must ascend.
         end_s = (item.end_ns - start_ns) / NS_PER_S
         edges.append(max(end_s, edges[-1] + 1e-9))
         known.append(item)
@@ -76,7 +76,7 @@ def series(slices: Sequence[Interval], device: int | None = None) -> Series:
     for place, interval in enumerate(known):
         if interval is None:
             continue
-        item = reduced(interval, device)
+        item = reduce_to(interval, device)
         for group in item.groups():
             if group.op is not None:
                 by_op[group.op][place].append(group)
@@ -84,17 +84,13 @@ def series(slices: Sequence[Interval], device: int | None = None) -> Series:
             most[place] = item.total.in_flight.max
     edges_s = np.array(edges)
     is_known = np.array([item is not None for item in known])
-    lines = {}
-    for op, groups in by_op.items():
-        line = _line(groups, np.diff(edges_s), is_known)
-        if line.whole.count:
-            lines[op] = line
-    return Series(edges_s, lines, most)
+    ops = {op: _of_operation(g, np.diff(edges_s), is_known) for op, g in by_op.items()}
+    return Series(edges_s, {op: s for op, s in ops.items() if s.whole.count}, most)
 
 
-def _line(
+def _of_operation(
     groups: Sequence[Sequence[Group]], widths_s: Floats, is_known: npt.NDArray[np.bool_]
-) -> Line:
+) -> OperationSeries:
     d2c = tuple(merged(g.d2c_ns for g in of_slice) for of_slice in groups)
     size = merged(g.size_bytes for of_slice in groups for g in of_slice)
     gone = np.where(is_known, 0.0, np.nan)
@@ -103,7 +99,7 @@ def _line(
     n_bytes = np.array([sum(g.bytes for g in s) for s in groups], np.float64)
     loads = [[g.in_flight.request_ns for g in s if g.in_flight is not None] for s in groups]
     in_flight = np.array([sum(load) for load in loads], np.float64) / NS_PER_S / has_time
-    return Line(
+    return OperationSeries(
         counts / has_time + gone,
         n_bytes / has_time + gone,
         np.array([sum(g.errors for g in s) for s in groups], np.float64) + gone,
@@ -116,7 +112,7 @@ def _line(
 
 
 def merged(parts: Iterable[Distribution]) -> Distribution:
-    """All of them as one."""
+    """Several distributions merged into one."""
     some = [part for part in parts if part.count]
     if not some:
         return Distribution()
@@ -128,7 +124,7 @@ def _seconds(time_ns: int | None) -> float:
 
 
 def heat(parts: Sequence[Distribution], rows: int) -> tuple[Floats, Floats]:
-    """How many requests took how long, slice by slice.
+    """Count requests by d2c and slice.
 
     Returns:
         Edges of d2c in s, shape (rows + 1,), evenly spaced by their logarithm; counts, shape
@@ -156,8 +152,8 @@ def tail(d: Distribution) -> tuple[Floats, Floats]:
     """The share of requests that took that long or longer.
 
     Returns:
-        Times in s and shares, each of shape (points,). At most a few hundred: where bins are
-        denser than one can see, some are left out, never the last ones.
+        Times in s and shares, each of shape (points,). At most a few hundred points: where bins
+        are denser than a chart can show, some are left out, but never the last ones.
     """
     counts = d.counts.astype(np.float64)
     if not len(counts):
@@ -176,7 +172,7 @@ def tail(d: Distribution) -> tuple[Floats, Floats]:
 
 
 def octaves(d: Distribution) -> dict[int, int]:
-    """Counts by power of two: of values from 2^n to below 2^(n + 1); of 0 under -1."""
+    """Counts by n, of values from 2^n to below 2^(n + 1); those of 0 by -1."""
     found: dict[int, int] = {}
     for low, count in zip(d.low.tolist(), d.counts.tolist()):
         found[low.bit_length() - 1] = found.get(low.bit_length() - 1, 0) + count

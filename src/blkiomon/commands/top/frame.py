@@ -1,4 +1,4 @@
-"""A view as lines of text: what fits a terminal, the worst first."""
+"""Draw a view as lines of text that fit a terminal; the slowest devices come first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -17,7 +18,7 @@ from blkiomon.commands.top.watch import HISTORY, View
 from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import unseen
 from blkiomon.formats.units import NONE, bytes_text, device_text, three_digits, time_text
-from blkiomon.interval.groups import NS_PER_S, Group
+from blkiomon.interval.groups import NS_PER_S, Group, InFlight
 from blkiomon.interval.incomplete import in_words
 from blkiomon.interval.value import Interval
 from blkiomon.sources.devices import nameless
@@ -28,20 +29,20 @@ IDLE = "·"
 PLAIN = str.maketrans(
     {"µ": "u", NONE: "-", "…": "~", "▼": "v", IDLE: "."} | dict(zip(BLOCKS, "12345678"))
 )
-"""For terminals that show nothing but ASCII."""
+"""Replacements for terminals that show only ASCII."""
 
 LEAST_WIDTH, LEAST_HEIGHT = 40, 8
 
 MESSAGES_SHOWN = 2
 
 QUIET_NS = 3 * NS_PER_S
-"""So long without a record is worth a line."""
+"""Time without a record after which a line says so."""
 
 UNPAIRED = ("completions_without_issue", "mismatches")
-"""Some of these are nobody's loss: what was issued before tracing began."""
+"""Not counted as losses: their issue may have come before the trace."""
 
 WAITING = "waiting"
-"""Of a device that completes nothing, although it has something to do."""
+"""State of a device that completes nothing, although requests are in flight."""
 
 HELP = """\
 A row is a device, or one of its operations where it has several. Sorted by
@@ -70,7 +71,7 @@ FOOTER = "q quit  l latency  i IOPS  b MB/s  o operations  t whole run  p pause 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the user has chosen to see."""
+    """The choices of the user."""
 
     sort: str = "latency"
     has_operations: bool = True
@@ -79,31 +80,28 @@ class Look:
     is_help: bool = False
 
     def after(self, key: str) -> Look:
-        """The choice after a key; the same where it means nothing."""
+        """The choices after a key; the same if it has no meaning."""
         sorts = {"l": "latency", "i": "iops", "b": "bandwidth"}
         if key in sorts:
             return replace(self, sort=sorts[key])
-        if key == "o":
-            return replace(self, has_operations=not self.has_operations)
-        if key == "t":
-            return replace(self, is_whole=not self.is_whole)
-        if key in ("p", " "):
-            return replace(self, is_paused=not self.is_paused)
-        if key in ("?", "h"):
-            return replace(self, is_help=not self.is_help)
-        return self
+        toggles = {"o": "has_operations", "t": "is_whole"}
+        toggles |= {"p": "is_paused", " ": "is_paused", "?": "is_help", "h": "is_help"}
+        if key not in toggles:
+            return self
+        toggled: Any = {toggles[key]: not getattr(self, toggles[key])}
+        return replace(self, **toggled)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What does not change while a screen is up.
+    """What does not change during a run.
 
     Attributes:
-        source: what is watched.
-        interval_s: between two intervals.
-        is_live: it happens now; else it is recorded.
-        name_of: tells a device's name by its number.
-        is_plain: nothing but ASCII.
+        source: name of the trace or the devices.
+        interval_s: length of an interval in s.
+        is_live: the trace is live; else it was recorded.
+        name_of: returns the name of a device by its number.
+        is_plain: the terminal shows only ASCII.
     """
 
     source: str
@@ -114,8 +112,8 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A row of the table; without a group nothing is known of it but that it is there."""
+class ScreenRow:
+    """A row of the table: a device or one of its operations; without a group, an idle device."""
 
     device: str
     op: str
@@ -127,8 +125,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
-    """A device of a view: all of it, and its operations."""
+class DeviceFigures:
+    """The figures of a device, and of its operations."""
 
     number: int
     group: Group | None
@@ -150,7 +148,7 @@ class Device:
         return (self.group.bytes_per_s if self.group else None) or 0.0
 
 
-SORTS: dict[str, Callable[[Device], float]] = {
+SORTS: dict[str, Callable[[DeviceFigures], float]] = {
     "latency": lambda device: device.worst_ns,
     "iops": lambda device: device.iops,
     "bandwidth": lambda device: device.bytes_per_s,
@@ -166,11 +164,11 @@ def lines(
     notes: Sequence[str] = (),
     console: Console | None = None,
 ) -> list[str]:
-    """Exactly as many lines as there is room for, none wider than that, as a terminal takes them.
+    """Exactly ``height`` lines, none wider than ``width``, with escape sequences for colours.
 
     Args:
-        notes: what the user should know besides, the latest last.
-        console: knows what the terminal can show; by default, no colours.
+        notes: further messages for the user, the latest last.
+        console: of the terminal; by default without colours.
     """
     console = console or Console(file=io.StringIO(), color_system=None)
     console.size = (width, height)
@@ -210,7 +208,7 @@ def _head(view: View, look: Look, about: About, width: int) -> Text:
     left, source = "blkiomon top  ", printable(about.source)
     room = max(0, width - cell_len(right) - 2)
     if len(left) + len(source) > room:
-        source = "…" + source[-max(1, room - len(left) - 1) :]  # the end of a path tells more
+        source = "…" + source[-max(1, room - len(left) - 1) :]  # the end of a path is specific
     head = Text(left + source, style="bold")
     head.truncate(room, overflow="ellipsis", pad=True)
     return head.append(f"  {right}")
@@ -224,18 +222,18 @@ def _when(interval: Interval, about: About) -> str:
 
 
 def _losses(view: View) -> Iterator[Text]:
-    """What is known not to have been seen; that there is nothing is said as well."""
+    """What is known to be missing, or that nothing is."""
     totals, now = unseen(view.totals), unseen(view.now)
 
-    def told(names: Iterable[str]) -> str:
+    def listed(names: Iterable[str]) -> str:
         return ", ".join(
             f"{totals[name]:,} {name.replace('_', ' ')}" + f" (+{now[name]:,})" * bool(now[name])
             for name in names
             if totals[name]
         )
 
-    lost = told(name for name in totals if name not in UNPAIRED)
-    unpaired = told(UNPAIRED)
+    lost = listed(name for name in totals if name not in UNPAIRED)
+    unpaired = listed(UNPAIRED)
     incomplete = Text(f"INCOMPLETE: {in_words(view.incomplete)}", style="bold white on red")
     if not lost and view.incomplete:
         text = incomplete
@@ -271,17 +269,17 @@ def _help(room: int) -> list[Text]:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column, and from which width of the screen on it is there."""
+    """A column of the table; screens narrower than ``least`` do not have it."""
 
     title: str
     width: int
-    text: Callable[[Row], str]
+    text: Callable[[ScreenRow], str]
     least: int = 0
     sort: str = ""
     is_left: bool = False
 
     def cell(self, text: str) -> str:
-        """Exactly so wide."""
+        """The text, cut or padded to the width of the column."""
         width = cell_len(text)
         if width > self.width:
             return set_cell_size(text, self.width - 1) + "…"
@@ -290,28 +288,29 @@ class Column:
 
 
 def _columns(width: int, has_requeues: bool) -> list[Column]:
-    """Those that fit, each with its width; the history has what they leave."""
+    """The columns that fit; the history has the width that they leave."""
     is_wide = width >= 140
     columns = [
         Column("device", 20 if is_wide else 9, lambda row: row.device, is_left=True),
         Column("op", 12 if is_wide else 7, lambda row: row.op, is_left=True),
-        Column("IOPS", 6, lambda row: _count(_of(row, lambda g: g.iops)), sort="iops"),
-        Column("MB/s", 6, lambda row: _megabytes(row), 56, sort="bandwidth"),
-        Column("size", 6, lambda row: _size(row), 130),
-        Column("mean", 6, lambda row: _time(_of(row, lambda g: g.d2c_ns.mean)), 120),
-        Column("p50", 6, lambda row: _percentile(row, 50), 64),
-        Column("p90", 6, lambda row: _percentile(row, 90), 100),
-        Column("p99", 6, lambda row: _percentile(row, 99), sort="latency"),
-        Column("p99.9", 6, lambda row: _percentile(row, 99.9), 110),
-        Column("max", 6, lambda row: _time(_of(row, lambda g: g.d2c_ns.max)), 50),
-        Column("flight", 6, lambda row: _load(row, lambda load: _count(load.end)), 66),
-        Column("oldest", 6, lambda row: _load(row, lambda load: _time(load.oldest_ns or None))),
+        Column("IOPS", 6, _figure(lambda g: g.iops, _count), sort="iops"),
+        Column("MB/s", 6, _figure(lambda g: g.bytes_per_s, _megabytes), 56, sort="bandwidth"),
+        Column("size", 6, _figure(lambda g: g.size_bytes.mean, _size), 130),
+        Column("mean", 6, _figure(lambda g: g.d2c_ns.mean, _time), 120),
+        Column("p50", 6, _percentile(50), 64),
+        Column("p90", 6, _percentile(90), 100),
+        Column("p99", 6, _percentile(99), sort="latency"),
+        Column("p99.9", 6, _percentile(99.9), 110),
+        Column("max", 6, _figure(lambda g: g.d2c_ns.max, _time), 50),
+        Column("flight", 6, _load(lambda load: load.end, _count), 66),
+        Column("oldest", 6, _load(lambda load: load.oldest_ns or None, _time)),
         Column("err", 4, _errors, 72),
-        *([Column("requeue", 7, _requeues, 80)] if has_requeues else []),
-        Column("busy", 5, lambda row: _load(row, lambda load: _share(load.busy_fraction)), 130),
-        Column("queue", 6, lambda row: _load(row, lambda load: _count(load.mean)), 140),
-        Column("q2d", 6, lambda row: _time(_q2d(row)), 150),
+        Column("busy", 5, _load(lambda load: load.busy_fraction, _share), 130),
+        Column("queue", 6, _load(lambda load: load.mean, _count), 140),
+        Column("q2d", 6, _figure(_q2d_p99, _time), 150),
     ]
+    if has_requeues:
+        columns.insert(-3, Column("requeue", 7, _requeues, 80))
     columns = [column for column in columns if column.least <= width]
     left = min(HISTORY, width - sum(column.width + 1 for column in columns))
     if left >= 8:
@@ -321,14 +320,14 @@ def _columns(width: int, has_requeues: bool) -> list[Column]:
 
 
 def _body(view: View, look: Look, about: About, width: int, room: int) -> Iterator[Text]:
-    """The table, and how many devices are not in it."""
+    """The table, and the number of devices that do not fit."""
     rows, n_more = _rows(view, look, about, room - 1)
     yield from _table(rows, look, width, bool(view.requeues))
     if n_more:
         yield Text(f"… {how_many(n_more, 'more device', 'more devices', ',')}")
 
 
-def _table(rows: Sequence[Row], look: Look, width: int, has_requeues: bool) -> Iterator[Text]:
+def _table(rows: Sequence[ScreenRow], look: Look, width: int, has_requeues: bool) -> Iterator[Text]:
     columns = _columns(width, has_requeues)
     head = Text(style="underline")
     for column in columns:
@@ -340,7 +339,7 @@ def _table(rows: Sequence[Row], look: Look, width: int, has_requeues: bool) -> I
         yield Text(" ".join(column.cell(column.text(row)) for column in columns), _style(row))
 
 
-def _style(row: Row) -> str:
+def _style(row: ScreenRow) -> str:
     if row.op == WAITING:
         return "bold red"
     if row.op == "idle":
@@ -348,23 +347,25 @@ def _style(row: Row) -> str:
     return "bold" if row.is_device else ""
 
 
-def _rows(view: View, look: Look, about: About, room: int) -> tuple[list[Row], int]:
-    """The rows of as many devices as there is room for, and how many devices there are besides."""
+def _rows(view: View, look: Look, about: About, room: int) -> tuple[list[ScreenRow], int]:
+    """The rows of the devices that fit, and the number of devices that do not."""
     interval = view.whole if look.is_whole else view.latest
     devices = _devices(view, interval)
     devices.sort(key=lambda device: (-SORTS[look.sort](device), device.number))
-    shown: list[Row] = []
+    shown: list[ScreenRow] = []
     if interval is not None and len(devices) > 1:
         errors, requeues = (
             sum(number for (_, op), number in since_start.items() if op is None)
             for since_start in (view.errors, view.requeues)
         )
         shown.append(
-            Row("all", f"{len(devices)} dev", interval.total, errors=errors, requeues=requeues)
+            ScreenRow(
+                "all", f"{len(devices)} dev", interval.total, errors=errors, requeues=requeues
+            )
         )
     for place, device in enumerate(devices):
         rows = list(_rows_of(device, view, look, about))
-        left = room - len(shown) - (place < len(devices) - 1)  # that line tells of the others
+        left = room - len(shown) - (place < len(devices) - 1)  # one line is for the others
         if len(rows) > left:
             if place:
                 return shown, len(devices) - place
@@ -373,8 +374,10 @@ def _rows(view: View, look: Look, about: About, room: int) -> tuple[list[Row], i
     return shown, 0
 
 
-def _devices(view: View, interval: Interval | None) -> list[Device]:
-    found: dict[int, Device] = {number: Device(number, None) for number in view.devices}
+def _devices(view: View, interval: Interval | None) -> list[DeviceFigures]:
+    found: dict[int, DeviceFigures] = {
+        number: DeviceFigures(number, None) for number in view.devices
+    }
     ops: list[Group] = []
     for group in interval.groups() if interval is not None else ():
         if group.device is None:
@@ -382,18 +385,18 @@ def _devices(view: View, interval: Interval | None) -> list[Device]:
         if group.op is not None:
             ops.append(group)
             continue
-        found[group.device] = Device(group.device, group, tuple(ops))
+        found[group.device] = DeviceFigures(group.device, group, tuple(ops))
         ops = []
     return list(found.values())
 
 
-def _rows_of(device: Device, view: View, look: Look, about: About) -> Iterator[Row]:
+def _rows_of(device: DeviceFigures, view: View, look: Look, about: About) -> Iterator[ScreenRow]:
     number, group = device.number, device.group
     name = printable(about.name_of(number) or device_text(number))
 
-    def row(text: str, op_text: str, op: str | None, of: Group | None) -> Row:
+    def row(text: str, op_text: str, op: str | None, of: Group | None) -> ScreenRow:
         key = number, op
-        return Row(
+        return ScreenRow(
             text,
             op_text,
             of,
@@ -420,20 +423,33 @@ def _label(op: str | None) -> str:
     return "zeroes" if op == "write_zeroes" else op or "all"
 
 
-# --- cells: never wider than their column --------------------------------------------------------
+# --- cells ----------------------------------------------------------------------------------------
 
 
-def _of(row: Row, figure: Callable[[Group], float | None]) -> float | None:
-    return figure(row.group) if row.group is not None else None
+def _figure(
+    figure: Callable[[Group], float | None], text: Callable[[float | None], str]
+) -> Callable[[ScreenRow], str]:
+    """The text of a cell with a figure of the row's group."""
+    return lambda row: NONE if row.group is None else text(figure(row.group))
 
 
-def _load(row: Row, text: Callable[..., str]) -> str:
-    load = row.group.in_flight if row.group is not None else None
-    return NONE if load is None else text(load)
+def _load(
+    figure: Callable[[InFlight], float | None], text: Callable[[float | None], str]
+) -> Callable[[ScreenRow], str]:
+    """Likewise, with a figure of requests in flight."""
+    return _figure(lambda g: None if g.in_flight is None else figure(g.in_flight), text)
+
+
+def _percentile(percent: float) -> Callable[[ScreenRow], str]:
+    return _figure(lambda g: g.d2c_ns.percentile(percent), _time)
+
+
+def _q2d_p99(group: Group) -> int | None:
+    return None if group.q2d_ns is None else group.q2d_ns.percentile(99)
 
 
 def _count(value: float | None) -> str:
-    """In at most six characters."""
+    """A number in at most six characters."""
     if not value:
         return NONE if value is None else "0"
     if value == int(value) and value < 99_999.5:
@@ -444,47 +460,38 @@ def _count(value: float | None) -> str:
     return "many"
 
 
-def _megabytes(row: Row) -> str:
-    per_s = _of(row, lambda g: g.bytes_per_s)
-    return _count(None if per_s is None else per_s / 1e6)
+def _megabytes(n_bytes: float | None) -> str:
+    return _count(None if n_bytes is None else n_bytes / 1e6)
 
 
-def _size(row: Row) -> str:
-    mean = _of(row, lambda g: g.size_bytes.mean)
-    return NONE if mean is None else bytes_text(mean).replace(" ", "")
+def _size(n_bytes: float | None) -> str:
+    return NONE if n_bytes is None else bytes_text(n_bytes).replace(" ", "")
 
 
 def _time(time_ns: float | None) -> str:
     return time_text(time_ns).replace(" ", "")
 
 
-def _percentile(row: Row, percent: float) -> str:
-    return _time(_of(row, lambda g: g.d2c_ns.percentile(percent)))
-
-
-def _q2d(row: Row) -> float | None:
-    return _of(row, lambda g: g.q2d_ns.percentile(99) if g.q2d_ns is not None else None)
-
-
 def _share(fraction: float | None) -> str:
     return NONE if fraction is None else f"{min(1.0, fraction):.0%}"
 
 
-def _errors(row: Row) -> str:
-    return _since_start(row.errors, row.group.errors if row.group is not None else 0)
+def _errors(row: ScreenRow) -> str:
+    return _total(row.errors, 0 if row.group is None else row.group.errors)
 
 
-def _requeues(row: Row) -> str:
-    return _since_start(row.requeues, row.group.requeues if row.group is not None else 0)
+def _requeues(row: ScreenRow) -> str:
+    return _total(row.requeues, 0 if row.group is None else row.group.requeues)
 
 
-def _since_start(total: int, now: int) -> str:
-    total = max(total, now)
+def _total(since_start: int, now: int) -> str:
+    """A total in at most four characters, with "!" if some are of the interval shown."""
+    total = max(since_start, now)
     return (f"{total}" if total < 1000 else f"{total // 1000}k") + "!" * bool(now)
 
 
 def _spark(past: Sequence[int | None], width: int) -> str:
-    """A block for each interval, of up to eight eighths of the greatest; linear, from 0."""
+    """A block for each interval, in eighths of the greatest value; linear, from 0."""
     shown = past[-width:]
     greatest = max((value for value in shown if value), default=0) or 1
     return "".join(

@@ -1,7 +1,7 @@
-"""The screen as an output: behind a queue like all others, and with a thread that has the terminal.
+"""The screen as an output, with a queue like all outputs, and a thread that draws.
 
-Intervals are added up by the thread of the queue. Another one draws what there is, when there is
-something new, waits for keys, and for a slow terminal: that costs pictures, never intervals.
+The thread of the queue adds up intervals. The screen's thread draws when there is something new,
+and waits for keys and for a slow terminal, for which it skips screens, but never intervals.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ from blkiomon.outputs.sink import Item, Report, Sink
 from blkiomon.sources.devices import device_number
 
 TICK_S = 0.2
-"""So often it is looked whether the terminal has another size, or an interval is overdue."""
+"""How often to check whether the terminal was resized, or an interval is overdue."""
 
 STEP_S = 0.05
-"""Who waits for longer looks so often whether there is still anything to wait for."""
+"""How often a longer wait checks whether it was cancelled."""
 
 LEAVE_S = 1.0
-"""At the end, a terminal that takes nothing for so long is given up."""
+"""At the end, a terminal that takes no output for so long is given up."""
 
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
 _LEAVE = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
-"""The other screen, no cursor, no wrapping of lines; and back."""
+"""Alternate screen, no cursor, no line wrapping; and back."""
 
-_CANCEL = "\x18"  # whatever was begun
+_CANCEL = "\x18"  # cancels an escape sequence
 
 _OTHER_KEYS = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O?.)?")
-"""Cursor keys and the like, and letters with Alt."""
+"""Escape sequences: cursor keys and the like, and letters with Alt."""
 
 
 class Terminal:
-    """The terminal that is standard output: keys one by one, and a screen of its own.
+    """The terminal of standard output: single keys, and the alternate screen.
 
     Raises:
-        OSError: there is none.
+        OSError: standard output is not a terminal.
     """
 
     def __init__(self) -> None:
-        # Opened anew: what is set for this descriptor is not set for those who share the others.
+        # Opened anew: O_NONBLOCK is then not set for processes that share standard output.
         flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             self.fd = os.open(os.ttyname(1), flags)
-        except OSError:  # somebody else's, after su
+        except OSError:  # of another user, after su
             self.fd = os.open("/dev/tty", flags)
         self._lock = threading.Lock()  # guards what follows
         try:
@@ -72,22 +72,22 @@ class Terminal:
         self._rest = b""
 
     def enter(self) -> None:
-        """Take the terminal."""
+        """Switch to the alternate screen and to single keys."""
         global _entered
         new = termios.tcgetattr(self.fd)
         new[0] &= ~termios.IXON
         new[3] &= ~(termios.ICANON | termios.ECHO)
-        # ^C ends the run by a signal, as everywhere. A monitor that is stopped goes deaf, though.
+        # ^C ends the run by a signal, as usual. ^Z is off: a stopped run would lose records.
         new[6][termios.VSUSP] = b"\0"
         new[6][termios.VMIN], new[6][termios.VTIME] = 1, 0
         termios.tcsetattr(self.fd, termios.TCSANOW, new)
         self._is_entered = True
         _entered = self
-        with suppress(OSError):  # whoever draws will find out
+        with suppress(OSError):  # drawing will fail, too
             self._write(_ENTER)
 
     def leave(self) -> None:
-        """Give it back as it was found; never waits long, does nothing the second time."""
+        """Restore the terminal; waits for ``LEAVE_S`` at most. Does nothing the second time."""
         with self._lock:
             if not self._is_entered:
                 return
@@ -100,31 +100,31 @@ class Terminal:
                 termios.tcsetattr(self.fd, termios.TCSANOW, self._old)
 
     def draw(self, shown: Iterable[str]) -> None:
-        """Show these lines, which fill the screen; ``flush`` goes on with what it did not take.
+        """Show lines that fill the screen; ``flush`` writes what the terminal did not take.
 
         Raises:
-            OSError: it is gone.
+            OSError: the terminal is gone.
         """
         text = "\r\n".join(f"\x1b[K{line}" for line in shown)
         self._rest = f"\x1b[H{text}".encode(errors="replace")
         self.flush()
 
     def flush(self) -> None:
-        """Write as much as the terminal takes at once. Raises OSError where it is gone."""
+        """Write as much as the terminal takes now. Raises OSError: it is gone."""
         with self._lock, suppress(BlockingIOError):
             while self._rest and self._is_entered:
                 self._rest = self._rest[os.write(self.fd, self._rest) :]
 
     @property
     def is_behind(self) -> bool:
-        """Whether it has not yet taken all that was drawn."""
+        """Whether the terminal has not yet taken all that was drawn."""
         return bool(self._rest)
 
     def typed(self) -> str:
-        """What was typed since; of other keys than letters nothing.
+        """Letters typed since the last call; other keys are ignored.
 
         Raises:
-            OSError: it is gone.
+            OSError: the terminal is gone.
         """
         try:
             data = os.read(self.fd, 64)
@@ -136,12 +136,12 @@ class Terminal:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and lines; some terminals do not know."""
+        """Columns and lines; 80 and 24 if the terminal does not say."""
         columns, rows = os.get_terminal_size(self.fd)
         return columns or 80, rows or 24
 
     def _write(self, text: str) -> None:
-        """Write all of that, unless the terminal takes nothing for long. Raises OSError."""
+        """Write all of a text; gives up after ``LEAVE_S`` without progress. Raises OSError."""
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
         rest = text.encode()
@@ -154,7 +154,7 @@ _MAIN = threading.main_thread().ident or 0
 
 
 def leave_terminal() -> None:
-    """Give back what is still taken, whatever has gone wrong."""
+    """Restore the terminal after any error."""
     if _entered is not None:
         divert(None)
         _entered.leave()
@@ -165,9 +165,9 @@ class ScreenSink(Sink):
 
     Args:
         terminal: to draw on, not yet entered.
-        about: what is watched.
-        devices: the numbers of those that are always shown.
-        speed: of a recorded trace: so many times as fast as it was recorded; 0: no waiting.
+        about: the source and the terminal.
+        devices: numbers of the devices that are always shown.
+        speed: factor by which a recorded trace is replayed faster than real time; 0: no waiting.
         report, options: as for ``Sink``.
     """
 
@@ -184,7 +184,7 @@ class ScreenSink(Sink):
         self._terminal = terminal
         self._about = about
         self._speed = speed
-        self._is_over = False  # a plain flag: it is set in a signal handler, too
+        self._is_over = False  # no lock: a signal handler sets it, too
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._screen = threading.Thread(target=self._run_screen, name="screen", daemon=True)
         self._due_s = time.monotonic()
@@ -194,7 +194,7 @@ class ScreenSink(Sink):
         self._added = self._drawing = self._drawn = self._undrawn = 0  # intervals
         self._messages: list[str] = []
         self._has_left = False
-        # From here on, the screen's thread's own.
+        # From here on, only for the screen's thread.
         self._look = Look(is_whole=not about.is_live and not speed)
         self._view = self._watch.view()
         self._console = Console(
@@ -234,8 +234,8 @@ class ScreenSink(Sink):
         self._wake()
 
     def _await_turn(self, wait_s: float) -> None:
-        """Let a recorded trace take its time; it stands still while there is a pause."""
-        # What has not kept up is not hurried after: the next one takes its time again.
+        """Wait until an interval of a recorded trace is due; a pause delays it."""
+        # After a delay, the following intervals do not hurry.
         self._due_s = max(self._due_s + wait_s, time.monotonic())
         while not (self._is_over or self._give_up.is_set()):
             now_s = time.monotonic()
@@ -253,7 +253,7 @@ class ScreenSink(Sink):
         self._wake()
         while not (self._is_over or self._give_up.is_set()):
             time.sleep(STEP_S)
-            self._progressed()  # somebody looks at it
+            self._progressed()  # the user still looks at the screen
 
     def _release(self) -> None:
         self._end()
@@ -263,7 +263,7 @@ class ScreenSink(Sink):
     # --- any thread -------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        """Nothing more is shown. Takes no lock, for a signal handler."""
+        """Stop drawing. Takes no lock, for a signal handler."""
         self._is_over = True
         self._wake()
 
@@ -272,7 +272,7 @@ class ScreenSink(Sink):
             os.eventfd_write(self._wake_fd, 1)
 
     def _hear(self, message: str) -> None:
-        """A complaint: on standard error it would stand in the middle of the picture."""
+        """Take a message, which standard error would print over the screen."""
         with self._guard:
             if not self._has_left:
                 self._messages.append(message)
@@ -280,7 +280,7 @@ class ScreenSink(Sink):
         complain(message)
 
     def _leave(self) -> None:
-        """Give the terminal back, and say there what was only said on the screen."""
+        """Restore the terminal, and print the messages that only the screen has shown."""
         self._terminal.leave()
         with self._guard:
             if self._has_left:
@@ -304,20 +304,20 @@ class ScreenSink(Sink):
                 if not self._take_input():
                     return
         except OSError:
-            pass  # the terminal is gone; who started us is told by SIGHUP
+            pass  # the terminal is gone; SIGHUP ends the run
         except BaseException:
             self.failed = True
             self._leave()
-            traceback.print_exc()  # here and now: the process is about to end
+            traceback.print_exc()  # now: the process is about to end
         finally:
             self._leave()
             if not self._is_over:
-                # Whatever is waited for there; to that thread, as others may not block it.
+                # Interrupts any wait; to the main thread, as others may block the signal.
                 signal.pthread_kill(_MAIN, signal.SIGINT)
-                self._end()  # only now: who has seen that it is over does not wait for the signal
+                self._end()  # after the signal, for which nobody waits any more
 
     def _state(self) -> object:
-        """What a picture depends on."""
+        """What the screen depends on: it is drawn again if this changes."""
         with self._guard:
             return (
                 self._added,
@@ -328,7 +328,7 @@ class ScreenSink(Sink):
             )
 
     def _overdue_s(self) -> int:
-        """For how many seconds there should have been an interval; 0 where all is well."""
+        """Seconds by which an interval is late; 0 if it is less than 2."""
         if not self._about.is_live or self._watch.has_ended:
             return 0
         late_s = time.monotonic() - self._added_s - self._about.interval_s
@@ -358,7 +358,7 @@ class ScreenSink(Sink):
         self._terminal.draw(text)
 
     def _take_input(self) -> bool:
-        """Wait for keys, or anything else; returns whether to go on."""
+        """Wait for a key or a change; returns whether to go on."""
         poll = select.poll()
         is_behind = self._terminal.is_behind
         poll.register(self._terminal.fd, select.POLLIN | select.POLLOUT * is_behind)
@@ -418,6 +418,6 @@ def open_screen(
 
 
 def _speaks_utf8() -> bool:
-    """By the locale that the user chose, whatever Python has made of it."""
+    """Whether the user's locale is UTF-8; Python may have chosen another."""
     names = (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
     return "utf" in next((name for name in names if name), "").lower()

@@ -1,40 +1,38 @@
-"""What has been seen so far: the latest interval, the whole run, and a history of each device."""
+"""The figures to show: the latest interval, the whole run, and a history of each device."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from blkiomon.interval.incomplete import Incomplete
-from blkiomon.interval.value import Counts, Group, Interval, merge
+from blkiomon.interval.value import MERGED_AT_ONCE, Counts, Group, Interval, merge
 
 HISTORY = 120
-"""Intervals whose p99 is kept. Who did nothing for so long is forgotten."""
-
-MERGED_AT_ONCE = 64
+"""Intervals whose p99 is kept. A device that is idle for so many is forgotten."""
 
 Key = tuple[int, str | None]
-"""A device's number, and an operation of it; None of all of them."""
+"""A device's number, and one of its operations; None: all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What there is to show, as of one moment; it does not change.
+    """The figures to show at one moment.
 
     Attributes:
         latest: the interval that ended last; None before the first.
-        whole: all of them as one, where that was asked for.
-        devices: the numbers of those that are known.
-        history: p99 of d2c in ns, interval by interval, None where nothing completed.
+        whole: all intervals as one, if requested.
+        devices: numbers of the known devices, in ascending order.
+        history: p99 of d2c in ns, by interval; None where nothing completed.
         errors: requests that failed since the start.
-        requeues: how often a request was given back since the start.
-        totals: what became of all records.
-        now: likewise in the latest interval.
-        incomplete: why the figures of the whole run are.
+        requeues: requeues since the start.
+        totals: counts of all records.
+        now: counts of the latest interval.
+        incomplete: why the figures of the whole run are incomplete.
         seen_ns: from the beginning of the first interval to the end of the latest.
-        quiet_ns: how long there has been no record.
-        has_ended: there will be no further interval.
+        quiet_ns: time since the latest interval with a record.
+        has_ended: no further interval will come.
     """
 
     latest: Interval | None
@@ -52,7 +50,7 @@ class View:
 
 
 def paused(before: View, now: View) -> View:
-    """The figures of a moment ago; but what is lost, and whether anything comes, is never old."""
+    """A view with the figures of an earlier one, but with the losses and state of now."""
     return replace(
         now,
         latest=before.latest,
@@ -68,24 +66,24 @@ class Watch:
     """Takes intervals and makes views of them.
 
     Args:
-        devices: the numbers of those that are shown whether they do anything or not.
+        devices: numbers of the devices that are shown even if they are idle.
     """
 
     def __init__(self, devices: Iterable[int] = ()) -> None:
         self.has_ended = False
         self._expected = frozenset(devices)
         self._latest: Interval | None = None
-        self._whole: list[Interval] = []  # to be merged when that is asked for, or they are many
+        self._whole: list[Interval] = []  # merged on request, or when there are many
         self._history: dict[Key, deque[int | None]] = {}
-        self._errors: dict[Key, int] = {}
-        self._requeues: dict[Key, int] = {}
+        self._errors: Counter[Key] = Counter()
+        self._requeues: Counter[Key] = Counter()
         self._totals = Counts()
         self._missing_files = 0
         self._start_ns = 0
         self._quiet_ns = 0
 
     def add(self, interval: Interval) -> None:
-        """The next interval has ended."""
+        """Add the next interval."""
         if self._latest is None:
             self._start_ns = interval.start_ns
         self._latest = interval
@@ -100,7 +98,7 @@ class Watch:
         self._remember(groups)
 
     def view(self, *, whole: bool = False) -> View:
-        """What there is to show now; with the whole run as one interval, if that is wanted."""
+        """The figures of now; with the whole run as one interval, if ``whole``."""
         if whole and len(self._whole) > 1:
             self._whole = [merge(self._whole)]
         return View(
@@ -125,17 +123,14 @@ class Watch:
             past.append(groups[key].d2c_ns.percentile(99) if key in groups else None)
         for key, group in groups.items():
             if group.errors:
-                self._errors[key] = self._errors.get(key, 0) + group.errors
+                self._errors[key] += group.errors
             if group.requeues:
-                self._requeues[key] = self._requeues.get(key, 0) + group.requeues
+                self._requeues[key] += group.requeues
+        kept = {*groups, *self._errors, *self._requeues}
         forgotten = [
             key
             for key, past in self._history.items()
-            if len(past) == HISTORY
-            and key not in groups
-            and key not in self._errors
-            and key not in self._requeues
-            and all(p99_ns is None for p99_ns in past)
+            if key not in kept and len(past) == HISTORY and all(p99_ns is None for p99_ns in past)
         ]
         for key in forgotten:
             del self._history[key]

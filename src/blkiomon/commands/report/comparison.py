@@ -1,0 +1,311 @@
+"""A comparison of two sides as text, as JSON and as a page with charts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blkiomon.commands.report import figures, page
+from blkiomon.commands.report.changes import (
+    METRICS,
+    Change,
+    DeviceChanges,
+    compare,
+    groups,
+    seconds_of,
+    value_text,
+)
+from blkiomon.commands.report.collect import STATS, Collected, ReportError, collect
+from blkiomon.commands.report.figures import HEIGHT_IN, Chart, label
+from blkiomon.commands.report.series import Series, merged, series
+from blkiomon.console import printable
+from blkiomon.formats.json_codec import incomplete_list
+from blkiomon.formats.units import NONE
+from blkiomon.interval.incomplete import Incomplete, in_words
+
+NAMES = {"iops": "IOPS"}
+"""Metrics whose name in a table differs from that in a rule."""
+
+MOST_CHARTED = 8
+"""Pairs of device and operation that have charts: those with the most requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two sides, each of one run or several, and what changed from A to B."""
+
+    a: Sequence[Collected]
+    b: Sequence[Collected]
+    rows: Sequence[DeviceChanges]
+
+    @property
+    def runs(self) -> tuple[Collected, ...]:
+        """All runs, those of A first."""
+        return (*self.a, *self.b)
+
+    @property
+    def sides(self) -> tuple[tuple[str, Sequence[Collected]], ...]:
+        """The runs of each side, with its letter."""
+        return ("A", self.a), ("B", self.b)
+
+    def incomplete(self) -> list[tuple[str, tuple[Incomplete, ...]]]:
+        """What is incomplete: a title for the run, and the reasons."""
+        return [
+            (f"{letter} is incomplete" + f" ({printable(run.names[0])})" * (len(side) > 1), why)
+            for letter, side in self.sides
+            for run in side
+            if (why := run.whole.incomplete)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return {
+            **{
+                letter.lower(): [run.names[0].encode(errors="replace").decode() for run in side]
+                for letter, side in self.sides
+            },
+            "incomplete": {
+                letter.lower(): [incomplete_list(run.whole.incomplete) for run in side]
+                for letter, side in self.sides
+            },
+            "others": {
+                letter.lower(): sum(run.n_others for run in side) for letter, side in self.sides
+            },
+            "rows": [
+                {
+                    "device": row.device,
+                    "op": row.op or "all",
+                    "requests": row.requests,
+                    "errors": row.errors,
+                    "requeues": row.requeues,
+                    "changes": {
+                        change.metric: {
+                            name: getattr(change, name)
+                            for name in ("a", "b", "change", "low", "high", "verdict")
+                        }
+                        for change in row.changes
+                    },
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def compare_runs(
+    names: tuple[Sequence[str], Sequence[str]], metrics: Sequence[str], **options: Any
+) -> Comparison:
+    """Read the runs of both sides and compare them.
+
+    Args:
+        names: of the runs of A and of B.
+        metrics: to compare besides ``METRICS``.
+        options: as for ``collect``.
+
+    Raises:
+        ReportError, SourceError, TraceError: a run cannot be read, or the sides have nothing in
+            common.
+    """
+    a, b = ([_collect_run(name, **options) for name in side] for side in names)
+    return Comparison(a, b, compare(a, b, tuple(dict.fromkeys((*METRICS, *metrics)))))
+
+
+def _collect_run(name: str, **options: Any) -> Collected:
+    found = collect([name], patterns=False, **options)
+    if found.kind == STATS:
+        raise ReportError(f"{name}: files of -b hold no percentiles: compare traces, or --json")
+    return found
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def _side_text(side: Sequence[Collected]) -> str:
+    runs = "" if len(side) == 1 else f"{len(side)} runs, "
+    names = ", ".join(printable(run.names[0]) for run in side)
+    return f"{names} ({runs}{seconds_of(side):,.3f} s)"
+
+
+def text(found: Comparison) -> str:
+    """A table of all changes."""
+    cells = [("device", "operation", "figure", "A", "B", "change", "95 % interval", "")]
+    for row in found.rows:
+        for change in row.changes:
+            first = change is row.changes[0]
+            cells.append(
+                (
+                    row.device if first else "",
+                    (row.op or "all") if first else "",
+                    NAMES.get(change.metric, change.metric),
+                    value_text(change.metric, change.a),
+                    value_text(change.metric, change.b),
+                    change_text(change.change),
+                    interval_text(change),
+                    change.verdict,
+                )
+            )
+        for name, (a, b) in (("errors", row.errors), ("requeues", row.requeues)):
+            if a or b:
+                cells.append(("", "", name, f"{a:,}", f"{b:,}", "", "", ""))
+    lines = [f"{letter}: {_side_text(side)}" for letter, side in found.sides]
+    lines += [f"{what}: {in_words(why)}" for what, why in found.incomplete()]
+    lines += [
+        f"{letter}: {run.notes[0]}" for letter, side in found.sides for run in side if run.n_others
+    ]
+    lines.append("")
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    for place, row_cells in enumerate(cells):
+        if place > 1 and row_cells[0]:
+            lines.append("")
+        padded = [
+            cell.ljust(width) if column in (0, 1, 2, 7) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row_cells, widths))
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def change_text(change: float | None) -> str:
+    """Such as +4.2 %."""
+    return NONE if change is None else f"{_percent(change)} %"
+
+
+def interval_text(change: Change) -> str:
+    """Such as +3.1 to +5.2 %."""
+    if change.low is None or change.high is None:
+        return NONE
+    return f"{_percent(change.low)} to {_percent(change.high)} %"
+
+
+def _percent(fraction: float) -> str:
+    return f"{round(100 * fraction, 1) + 0.0:+.1f}"  # adding 0.0 avoids -0.0
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def render_page(found: Comparison, title: str, shown: Sequence[Chart]) -> str:
+    """A page with a table of all changes, and with these charts."""
+    body = [
+        f"<h1>{page.text(title)}</h1>",
+        *(line for what, why in found.incomplete() for line in page.incomplete(what, why)),
+        *(
+            f'<p class="soft">{page.swatch(letter)}: {page.text(_side_text(side))}</p>'
+            for letter, side in found.sides
+        ),
+        *(f'<p class="note">{page.text(note)}</p>' for run in found.runs for note in run.notes),
+        "<h2>Changes</h2>",
+        _table(found.rows),
+        '<p class="soft">In brackets: where the change lies with 95 % confidence, judged by '
+        "the runs themselves. Where that includes 0, no difference is shown.</p>",
+        "<h2>Charts</h2>",
+        page.charts(shown),
+    ]
+    return page.document(title, body, found.to_dict())
+
+
+def _table(rows: Sequence[DeviceChanges]) -> str:
+    shown = []
+    has_requeues = any(any(row.requeues) for row in rows)
+    for row in rows:
+        cells = [page.text(row.device).replace("-&gt;", "→"), label(row.op or "all")]
+        for change in row.changes[: len(METRICS)]:
+            kind, verdict = "soft", change.verdict
+            if verdict in ("better", "worse"):
+                kind, verdict = verdict, f"{change_text(change.change)} {verdict}"
+            cells.append(
+                f"{value_text(change.metric, change.a)} → {value_text(change.metric, change.b)}"
+                f'<br/><span class="{kind}">{verdict}</span>'
+                f'<br/><span class="soft">[{interval_text(change)}]</span>'
+            )
+        counts = [row.errors, row.requeues] if has_requeues else [row.errors]
+        cells += [f"{a:,} → {b:,}" for a, b in counts]
+        shown.append(("", cells))
+    heads = ["Device", "Operation", *(NAMES.get(m, m) for m in METRICS), "failed"]
+    return page.table([*heads, *["requeued"] * has_requeues], shown, "two")
+
+
+# --- charts ---------------------------------------------------------------------------------------
+
+
+def charts(found: Comparison) -> list[Chart]:
+    """Charts of the devices and operations that have the most requests."""
+    known: dict[tuple[int | None, int | None], list[tuple[str, list[Series]]]] = {}
+    busiest = sorted((row for row in found.rows if row.op), key=lambda row: -sum(row.requests))
+    made = []
+    for place, row in enumerate(busiest[:MOST_CHARTED]):
+        op = row.op or ""
+        if row.numbers not in known:
+            known[row.numbers] = [
+                (letter, [series(run.slices, number) for run in side])
+                for (letter, side), number in zip(found.sides, row.numbers)
+            ]
+        over_time = known[row.numbers]
+        device = "all devices" if row.device == "all" else row.device.replace("->", "→")
+        for name, title, caption, draw in (
+            (
+                "tail",
+                "latency",
+                "The share of requests that took that long or longer.",
+                _draw_tails(found, row),
+            ),
+            (
+                "time",
+                "latency over time",
+                "Half of the requests of each slice of time took no longer than the bold line, "
+                "99 % no longer than the fine one.",
+                _draw_over_time(over_time, op, is_latency=True),
+            ),
+            (
+                "iops",
+                "requests a second",
+                "Completed, by time since the start of each run.",
+                _draw_over_time(over_time, op, is_latency=False),
+            ),
+        ):
+            full_title = f"{label(op).capitalize()} on {device}: {title}"
+            made.append(Chart(f"{name}-{place}", full_title, caption, draw, HEIGHT_IN + 0.4))
+    return made
+
+
+def _draw_tails(found: Comparison, row: DeviceChanges) -> Callable[[Any], None]:
+    def draw(figure: Any) -> None:
+        parts = {}
+        for (letter, side), number in zip(found.sides, row.numbers):
+            d2c = merged(g.d2c_ns for run in side for g in groups(run.whole, number, row.op))
+            style = "-" if letter == "A" else (0, (4, 1.2))
+            parts[letter] = (d2c, figures.COLOURS[letter][0], style)
+        figures.draw_tail(figure.subplots(), parts)
+
+    return draw
+
+
+def _draw_over_time(
+    sides: Sequence[tuple[str, list[Series]]], op: str, *, is_latency: bool
+) -> Callable[[Any], None]:
+    longest = max((run for _, runs in sides for run in runs), key=lambda run: run.edges_s[-1])
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        scale = figures.time_axis(axes, longest.edges_s)
+        for letter, runs in sides:
+            colour = figures.COLOURS[letter][0]
+            width = 2.2 if letter == "A" else 0.9  # both are visible where they coincide
+            for place, run in enumerate(runs):
+                if op not in run.ops:
+                    continue
+                of_op, edges = run.ops[op], run.edges_s / scale
+                name = letter if not place else "_"
+                if is_latency:
+                    figures.draw_sides(axes, edges, of_op.percentiles, colour, name)
+                else:
+                    style = {"color": colour, "lw": width, "label": name}
+                    axes.stairs(of_op.iops, edges, baseline=None, **style)
+        if is_latency:
+            figures.latency_axis(axes, "y")
+        else:
+            axes.set_ylim(bottom=0)
+            axes.set_ylabel("requests a second")
+        figures.legend(axes)
+
+    return draw

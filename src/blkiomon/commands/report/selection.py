@@ -1,0 +1,179 @@
+"""Select and combine the devices of an interval, to bound the memory that intervals take.
+
+Where there are too many devices, those on which requests waited longest in all keep rows of their
+own: the busy ones and the slow ones. All others are added up as one device, so that totals stay
+exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.engine import layout
+from blkiomon.engine.snapshot import Snapshot, Table
+from blkiomon.interval.merging import merge_snapshots
+from blkiomon.interval.moments import from_words, to_words
+from blkiomon.interval.value import Interval, in_order
+
+OTHERS = 0
+"""Device number of all devices without rows of their own: no disk has the number 0:0."""
+
+FEW_DEVICES = 16
+"""The groups of so many devices, in all slices of a report, take about 100 MB."""
+
+MOST_PROCESSES = 1024
+"""Processes that an interval keeps: those that moved the most bytes."""
+
+DeviceNumbers = npt.NDArray[np.uint32]
+
+
+def devices_of(interval: Interval) -> DeviceNumbers:
+    """The devices that an interval has rows of, in ascending order."""
+    snapshot = interval.snapshot
+    loads = snapshot.loads["device"][snapshot.loads["op"] != layout.EVERYTHING]
+    tables = snapshot.rows, snapshot.queue_rows, snapshot.retry_rows
+    return np.unique(np.concatenate([*(table["device"] for table in tables), loads]))
+
+
+def slowest(intervals: Sequence[Interval], devices: DeviceNumbers, n: int) -> DeviceNumbers:
+    """The n of these devices on which requests waited longest in all, in ascending order.
+
+    Requests that never completed count by their time in flight, where that was measured.
+    """
+    waited = np.zeros(len(devices))
+    for interval in intervals:
+        rows, loads = interval.snapshot.rows, interval.snapshot.loads
+        loads = loads[loads["op"] == layout.ALL_OPS]
+        completed = _sums(devices, rows["device"], rows["d2c_ns"]["sum"])
+        waited += np.maximum(completed, _sums(devices, loads["device"], loads["in_flight_ns"]))
+    return np.sort(devices[np.argsort(-waited, kind="stable")[:n]])
+
+
+def _sums(
+    devices: DeviceNumbers, numbers: DeviceNumbers, words: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.float64]:
+    """Sum 128-bit values (shape (n, 2): low, high word) by the device that each belongs to."""
+    sums = np.zeros(len(devices))
+    place = np.minimum(np.searchsorted(devices, numbers), len(devices) - 1)
+    is_there = devices[place] == numbers
+    np.add.at(sums, place[is_there], words[is_there].astype(np.float64) @ [1.0, 2.0**64])
+    return sums
+
+
+def combine_devices(interval: Interval, numbers: DeviceNumbers) -> Interval:
+    """An interval in which these devices are one: ``OTHERS``.
+
+    Its maximum of requests in flight is the highest of any device: that of all is not known.
+    """
+    snapshot = interval.snapshot
+    numbers = np.append(numbers, np.uint32(OTHERS))
+    loads = snapshot.loads
+    tables = {name: getattr(snapshot, name).copy() for name in ("rows", "queue_rows", "retry_rows")}
+    for table in tables.values():
+        table["device"][np.isin(table["device"], numbers)] = OTHERS
+    is_other = np.isin(loads["device"], numbers) & (loads["op"] != layout.EVERYTHING)
+    ops = np.unique(loads["op"][is_other])
+    combined = [_combined_load(loads[is_other & (loads["op"] == op)], OTHERS, op) for op in ops]
+    merged = merge_snapshots([replace(snapshot, **tables, loads=loads[:0])])
+    return replace(
+        interval,
+        devices=in_order(tables["rows"]["device"]),
+        snapshot=replace(merged, loads=np.concatenate([loads[~is_other], *combined])),
+    )
+
+
+def select_devices(interval: Interval, numbers: Sequence[int]) -> Interval:
+    """The part of an interval that is of some devices.
+
+    Counts stay those of all devices, as losses are not known by device. The maximum of requests in
+    flight is that of the busiest device, as that of several together is not known.
+    """
+    snapshot = interval.snapshot
+    rows, (d2c_bins, size_bins) = _selected(
+        snapshot.rows, (snapshot.d2c_bins, snapshot.size_bins), numbers
+    )
+    queue_rows, (q2d_bins, q2c_bins) = _selected(
+        snapshot.queue_rows, (snapshot.q2d_bins, snapshot.q2c_bins), numbers
+    )
+    loads = snapshot.loads[np.isin(snapshot.loads["device"], numbers)]
+    loads = loads[loads["op"] != layout.EVERYTHING]
+    if len(snapshot.loads):
+        of_devices = loads[loads["op"] == layout.ALL_OPS]
+        loads = np.append(loads, _combined_load(of_devices, 0, layout.EVERYTHING))
+    return replace(
+        interval,
+        devices=interval.devices[np.isin(interval.devices, numbers)],
+        snapshot=Snapshot(
+            rows=rows,
+            d2c_bins=d2c_bins,
+            size_bins=size_bins,
+            loads=loads,
+            queue_rows=queue_rows,
+            q2d_bins=q2d_bins,
+            q2c_bins=q2c_bins,
+            retry_rows=snapshot.retry_rows[np.isin(snapshot.retry_rows["device"], numbers)],
+        ),
+        process_names={},
+        named_ns={},
+    )
+
+
+def _selected(
+    rows: Table, bins: Iterable[Table], numbers: Sequence[int]
+) -> tuple[Table, list[Table]]:
+    """The rows of some devices, and their bins with the new indices of these rows."""
+    keep = np.isin(rows["device"], numbers)
+    place = np.cumsum(keep) - 1
+    selected = []
+    for table in bins:
+        part = table[keep[table["row"]]].copy()
+        part["row"] = place[part["row"]]
+        selected.append(part)
+    return rows[keep], selected
+
+
+def reduce_to(interval: Interval, device: int | None) -> Interval:
+    """The part of an interval that is of one device; or, with None, all in few groups.
+
+    An interval caches its groups: those of all devices in all slices would take gigabytes.
+    """
+    devices = devices_of(interval)
+    if device is None:
+        return interval if len(devices) <= FEW_DEVICES else combine_devices(interval, devices)
+    return interval if devices.tolist() == [device] else select_devices(interval, [device])
+
+
+def _combined_load(loads: Table, device: int, op: int) -> Table:
+    """One row of dtype ``layout.LOAD`` of several devices, shape (1,)."""
+    row = np.zeros(1, layout.LOAD)
+    row["device"], row["op"] = device, op
+    if len(loads):
+        row["in_flight"] = loads["in_flight"].sum()
+        row["max_in_flight"] = max(loads["max_in_flight"].max(), row["in_flight"][0])
+        row["oldest_ns"] = loads["oldest_ns"].max()
+        row["in_flight_ns"] = to_words([sum(from_words(loads["in_flight_ns"]).tolist())])
+    return row
+
+
+def limit_processes(interval: Interval) -> Interval:
+    """An interval with at most ``MOST_PROCESSES`` processes."""
+    processes = interval.snapshot.processes
+    if len(processes) <= MOST_PROCESSES:
+        return interval
+    most = np.argsort(processes["bytes"], kind="stable")[-MOST_PROCESSES:]
+    kept = processes[np.sort(most)]
+    names = interval.process_names
+    return replace(
+        interval,
+        snapshot=replace(interval.snapshot, processes=kept),
+        process_names={pid: names[pid] for pid in kept["pid"].tolist() if pid in names},
+    )
+
+
+def size_bytes(snapshot: Snapshot) -> int:
+    """Memory that the tables of a snapshot take."""
+    return sum(int(getattr(snapshot, name).nbytes) for name in Snapshot.__slots__)
