@@ -193,8 +193,7 @@ def engine(data: memoryview) -> int:
     whole = Engine(**limits)
     expected, cuts = outcome(whole, stream, ends, all_at_once(), until_step)
     split = Engine(**limits, **keep, threads=2 if two_cores else 1)
-    if not filtered:
-        split._tune(**AT_ONCE)
+    split._tune(**AT_ONCE)
     got, _ = outcome(split, stream, ends, options.sizes(9), until_step, wait=not two_cores)
     for name, a, b in zip(Outcome._fields, expected, got):
         assert a == b, f"{name} differs:\n{a}\n{b}"

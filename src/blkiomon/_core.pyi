@@ -204,10 +204,10 @@ class Engine:
         spill_every: int | None = None,
         cold_table_from: int | None = None,
     ) -> None:
-        """For tests, before anything is fed, without ``devices``. Results do not depend on it.
+        """For tests, before anything is fed. Results do not depend on it.
 
         Args:
-            hash_seed: 0 to 2^128-1, in place of a random one.
+            hash_seed: 0 to 2^128-1, in place of a random one; not with ``devices``.
             spill_every: 1 to 2^31: histogram counts move from 32 to 64 bits after so many requests.
             cold_table_from: with so many pending requests, old ones move to the cold table.
         """

@@ -974,8 +974,9 @@ cdef class Engine:
         return self._take(<const void **> &self.s.driver, &self.s.n_driver, np.uint8).tobytes()
 
     def take_skips(self):
+        skips = []
         self._enter()
-        skips, self._skips = self._skips, []
+        skips, self._skips = self._skips, skips
         self._leave()
         return skips
 
@@ -1088,7 +1089,7 @@ cdef class Engine:
     # -- for tests
 
     def _tune(self, *, hash_seed=None, spill_every=None, cold_table_from=None):
-        if self.s.records or self.s.n_devices:
+        if self.s.records or (hash_seed is not None and self.s.n_devices):
             raise ValueError("an engine that was used cannot be tuned")
         if hash_seed is not None:
             self._set_seed(hash_seed)

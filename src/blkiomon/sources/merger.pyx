@@ -341,8 +341,9 @@ cdef class Merger:
             self._leave()
 
     def take_skips(self):
+        skips = []
         self._enter()
-        skips, self._skips = self._skips, []
+        skips, self._skips = self._skips, skips
         self._leave()
         return skips
 
