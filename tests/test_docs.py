@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 import json
@@ -15,17 +16,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import goldenfiles
-import programs
+import pyarrow.parquet
 import pytest
 import runner
 from test_sources import write_set
 
-import blkiomon
-from blkiomon import summarize
+from blkiomon import Group, InFlight, Interval, summarize
+from blkiomon.commands import cli
+from blkiomon.formats import table
+from blkiomon.formats.json_codec import percentile_name
+from blkiomon.interval.distribution import PERCENTILES
+from blkiomon.interval.value import Counts
 
 DOCS = Path(__file__).parent.parent / "docs"
 CONTRIBUTING = DOCS.parent / "CONTRIBUTING.md"
@@ -167,12 +173,9 @@ def test_index_leads_to_every_document() -> None:
         assert path.name == "README.md" or f"]({path.name})" in index, path.name
 
 
-def named_in(name: str, heading: str = "") -> set[str]:
-    """What stands between backquotes, in a document or below one of its headings."""
-    text = (DOCS / name).read_text()
-    if heading:
-        text = text.split(f"\n## {heading}\n")[1].partition("\n## ")[0]
-    return set(re.findall(r"`([^`\n]+)`", text))
+def named_in(name: str) -> set[str]:
+    """What is between backquotes in a document."""
+    return set(re.findall(r"`([^`\n]+)`", (DOCS / name).read_text()))
 
 
 def keys_of(data: Any) -> set[str]:
@@ -184,18 +187,70 @@ def keys_of(data: Any) -> set[str]:
     return set()
 
 
-def test_columns_of_the_table_are_explained(traces: Path) -> None:
+def names_in_schema() -> dict[str, set[str]]:
+    """The table of names in schema.md: its columns, each with the names between backquotes."""
+    text = (DOCS / "schema.md").read_text().split("\n## Names\n")[1].partition("\n## ")[0]
+    rows = [row.strip("|").split("|") for row in text.splitlines() if row.startswith("|")]
+    return {
+        column[0].strip(): set(re.findall(r"`([^`]+)`", " ".join(column[1:])))
+        for column in zip(*rows, strict=True)
+    }
+
+
+def attributes_of(*classes: type) -> set[str]:
+    """Public fields and properties of dataclasses, as Class.name."""
+    return {
+        f"{cls.__name__}.{name}"
+        for cls in classes
+        for name in {*(f.name for f in dataclasses.fields(cls)), *vars(cls)}
+        if not name.startswith("_") and not callable(getattr(cls, name, None))
+    }
+
+
+def test_names_in_python_are_in_the_table_of_names() -> None:
+    internal = {"Interval.time_s", "Interval.devices", "Interval.snapshot", "Interval.counts"}
+    internal |= {"Interval.named_ns", "Interval.total", "Interval.duration_ns", "Interval.rows"}
+    internal |= {"Counts.requests", "Group.in_flight", "Group.duration_ns", "InFlight.duration_ns"}
+    there = attributes_of(Interval, Group, InFlight, Counts)
+    assert names_in_schema()["Python"] == there - internal
+
+
+def test_names_in_json_are_in_the_table_of_names() -> None:
+    schema = json.loads(files("blkiomon").joinpath("schema/interval.schema.json").read_text())
+    of = schema["$defs"]
+    there = {*schema["properties"], *of["group"]["properties"], *of["device"]["properties"]}
+    for name, fields in (("unseen", schema["properties"]), ("in_flight", of)):
+        there |= {f"{name}.{field}" for field in fields[name]["properties"]}
+    assert names_in_schema()["JSON"] == there - {
+        "schema",
+        "total",
+        "devices",
+        "unseen",
+        "in_flight",
+    }
+
+
+def test_names_of_columns_are_in_the_table_of_names(traces: Path) -> None:
+    figures = ["min", "mean", "max", "stddev", *map(percentile_name, PERCENTILES)]
+    named = names_in_schema()["CSV, Parquet"]
+    assert {name.replace("*", f) for name in named for f in figures} == {
+        *pyarrow.parquet.read_schema("stats.parquet").names
+    }
     columns = runner.call("-I60", "--csv", "-", "phases.bin").stdout.decode().split("\n")[0]
-    abbreviated = re.compile(r"(d2c|size|q2d|q2c)_(min|mean|max|stddev|p[0-9_]+)_(ns|bytes)")
-    names = {name for name in columns.split(",") if not abbreviated.fullmatch(name)}
-    assert names <= named_in("schema.md", "The table (CSV, Parquet)")
+    assert {*columns.split(",")} == {c.name for c in table.COLUMNS}
 
 
-def test_metrics_are_explained(traces: Path) -> None:
-    assert runner.call("-I60", "--textfile", "metrics", "phases.bin").returncode == 0
-    shown = re.findall(r"^# TYPE (\S+)", Path("metrics").read_text(), re.MULTILINE)
-    assert "blkiomon_d2c_seconds" in shown
-    assert {*shown} <= named_in("live.md")
+def test_names_of_metrics_are_in_the_table_of_names(traces: Path) -> None:
+    Path("sda.blktrace.0").unlink()
+    assert runner.call("-I60", "--textfile", "metrics", "sda").returncode == 0
+    assert (
+        runner.call("-I60", "--textfile", "of_host", "--clock", "wall", "phases.bin").returncode
+        == 0
+    )
+    text = Path("metrics").read_text() + Path("of_host").read_text()
+    shown = re.findall(r"^# TYPE (\S+)", text, re.M)
+    named = names_in_schema()["metric"] - {"device", "op"}
+    assert named == {name for name in shown if not name.endswith("_created")}
 
 
 def test_json_of_commands_is_explained(traces: Path) -> None:
@@ -297,7 +352,7 @@ def test_targets_that_contributors_are_told_of_are_there() -> None:
 
 def test_picture_in_the_readme_is_the_one_of_the_screen() -> None:
     picture = re.findall(r"^    .*[▁-█].*$", (DOCS.parent / "README.md").read_text(), re.MULTILINE)
-    assert len(picture) == 3
+    assert len(picture) >= 3
     assert {*picture} <= {*(DOCS / "live.md").read_text().splitlines()}
 
 
