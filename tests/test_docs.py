@@ -26,8 +26,8 @@ import pytest
 import runner
 from test_sources import write_set
 
+import blkiomon
 from blkiomon import Group, InFlight, Interval, summarize
-from blkiomon.commands import cli
 from blkiomon.formats import table
 from blkiomon.formats.json_codec import percentile_name
 from blkiomon.interval.distribution import PERCENTILES
@@ -310,7 +310,7 @@ def test_worked_example_of_a_new_output_works(traces: Path) -> None:
     assert len((code + diff).splitlines()) < 30
     package = traces / "blkiomon"
     shutil.copytree(Path(blkiomon.__file__).parent, package)
-    (package / "formats" / "influx.py").write_text(code)
+    (package / "outputs" / "influx.py").write_text(code)
     apply(diff, package)
     command, _, output = shown.removeprefix("$ ").partition("\n")
     ran = subprocess.run(
