@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import goldenfiles
+import programs
 import pyarrow.parquet
 import pytest
 import runner
