@@ -311,7 +311,7 @@ def test_worked_example_of_a_new_output_works(traces: Path) -> None:
     assert len((code + diff).splitlines()) < 30
     package = traces / "blkiomon"
     shutil.copytree(Path(blkiomon.__file__).parent, package)
-    (package / "outputs" / "influx.py").write_text(code)
+    (package / "formats" / "influx.py").write_text(code)
     apply(diff, package)
     command, _, output = shown.removeprefix("$ ").partition("\n")
     ran = subprocess.run(
