@@ -1,8 +1,9 @@
-"""The documentation: every block of code in it is run, and what it shows is what comes out."""
+"""The documents: their code runs and prints what they show; names and links in them exist."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 import json
@@ -15,21 +16,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import goldenfiles
 import programs
+import pyarrow.parquet
 import pytest
 import runner
 from test_sources import write_set
 
 import blkiomon
-from blkiomon import summarize
+from blkiomon import Group, InFlight, Interval, summarize
+from blkiomon.formats import table
+from blkiomon.formats.json_codec import percentile_name
+from blkiomon.interval.distribution import PERCENTILES
+from blkiomon.interval.value import Counts
 
 DOCS = Path(__file__).parent.parent / "docs"
 CONTRIBUTING = DOCS.parent / "CONTRIBUTING.md"
 FILES = sorted(DOCS.glob("*.md"))
+MARKDOWN = [*FILES, *DOCS.parent.glob("*.md"), *DOCS.parent.glob("[!.]*/*.md")]
 LANGUAGES = {"python", "text", "console"}
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -50,7 +58,7 @@ def blocks_of(path: Path) -> list[Block]:
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the documentation speaks of."""
+    """The files that the examples use."""
     path = tmp_path_factory.mktemp("originals")
     shutil.copy(goldenfiles.TRACES / "loop-phases-dc.bin", path / "phases.bin")
     write_set(path, "sda", (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes())
@@ -67,21 +75,21 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def traces(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with a copy of them; the tests run in it."""
+    """A directory with a copy of these files, in which the test runs."""
     shutil.copytree(originals, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def assert_shown(shown: str, printed: str, where: str) -> None:
-    """What is printed is what is shown, where `...` stands for anything."""
+    """Compare what is printed with what is shown, in which `...` matches anything."""
     parts = [re.escape(part) for part in re.split(r"\.\.\.\n?", shown)]
     assert re.fullmatch(".*".join(parts), printed, re.DOTALL), f"{where} prints:\n{printed}"
 
 
 @pytest.fixture
 def utc() -> Iterator[None]:
-    """Where times of day are UTC."""
+    """Local time is UTC."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TZ", "UTC")
         time.tzset()
@@ -90,9 +98,9 @@ def utc() -> Iterator[None]:
 
 
 def run_shell(block: Block, where: str) -> None:
-    """Run each line that begins with `$ blkiomon`; what follows is its output.
+    """Run each line that begins with `$ blkiomon`, and compare the output with the lines below it.
 
-    The command itself runs in this process, and a shell does what stands behind it in a pipe.
+    The command runs in this process, and a shell runs the rest of a pipe.
     """
     for item in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         command, _, shown = item.partition("\n")
@@ -130,7 +138,7 @@ def test_every_block_runs_and_prints_what_is_shown(path: Path, traces: Path) -> 
                 exec(code, namespace)
             printed = out.getvalue()
         elif block.language == "text":
-            assert printed is not None, f"{where}: there is no code before"
+            assert printed is not None, f"{where}: no code before this output"
             assert_shown(block.text, printed, where)
             printed = None
         else:
@@ -138,13 +146,13 @@ def test_every_block_runs_and_prints_what_is_shown(path: Path, traces: Path) -> 
 
 
 def anchors_of(path: Path) -> set[str]:
-    """What links to a file may name behind `#`."""
+    """Names that a link to a file may have behind `#`."""
     headings = re.findall(r"^#+ (.*)", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_links_lead_somewhere() -> None:
-    for path in [*FILES, *DOCS.parent.glob("*.md")]:
+def test_links_have_targets() -> None:
+    for path in MARKDOWN:
         for name, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", path.read_text()):
             target = path.parent / name if name else path
             assert target.exists(), f"{path.name}: {name}"
@@ -152,7 +160,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def commands_shown() -> set[str]:
-    """Commands that are not run here, as they need a disk, or root."""
+    """Commands in indented blocks: they need a disk or root, and are not run."""
     found = set()
     for path in [*FILES, DOCS.parent / "README.md"]:
         for line in re.findall(r"^ {4,}(?:\$ )?(\S.*)", path.read_text(), re.MULTILINE):
@@ -161,22 +169,19 @@ def commands_shown() -> set[str]:
     return found
 
 
-def test_index_leads_to_every_document() -> None:
+def test_index_links_to_every_document() -> None:
     index = (DOCS / "README.md").read_text()
     for path in FILES:
         assert path.name == "README.md" or f"]({path.name})" in index, path.name
 
 
-def named_in(name: str, heading: str = "") -> set[str]:
-    """What stands between backquotes, in a document or below one of its headings."""
-    text = (DOCS / name).read_text()
-    if heading:
-        text = text.split(f"\n## {heading}\n")[1].partition("\n## ")[0]
-    return set(re.findall(r"`([^`\n]+)`", text))
+def named_in(name: str) -> set[str]:
+    """What is between backquotes in a document."""
+    return set(re.findall(r"`([^`\n]+)`", (DOCS / name).read_text()))
 
 
 def keys_of(data: Any) -> set[str]:
-    """The keys of all dicts within."""
+    """The keys of all dicts in a JSON value."""
     if isinstance(data, list):
         return {key for item in data for key in keys_of(item)}
     if isinstance(data, dict):
@@ -184,18 +189,75 @@ def keys_of(data: Any) -> set[str]:
     return set()
 
 
-def test_columns_of_the_table_are_explained(traces: Path) -> None:
+def names_in_schema() -> dict[str, set[str]]:
+    """The table of names in schema.md: its columns, each with the names between backquotes."""
+    text = (DOCS / "schema.md").read_text().split("\n## Names\n")[1].partition("\n## ")[0]
+    rows = [row.strip("|").split("|") for row in text.splitlines() if row.startswith("|")]
+    return {
+        column[0].strip(): set(re.findall(r"`([^`]+)`", " ".join(column[1:])))
+        for column in zip(*rows, strict=True)
+    }
+
+
+def attributes_of(*classes: type) -> set[str]:
+    """Public fields and properties of dataclasses, as Class.name."""
+    return {
+        f"{cls.__name__}.{name}"
+        for cls in classes
+        for name in {*(f.name for f in dataclasses.fields(cls)), *vars(cls)}
+        if not name.startswith("_") and not callable(getattr(cls, name, None))
+    }
+
+
+def test_names_in_python_are_in_the_table_of_names() -> None:
+    not_figures = {"Interval.time_s", "Interval.devices", "Interval.snapshot", "Interval.counts"}
+    not_figures |= {"Interval.named_ns", "Interval.total", "Interval.duration_ns", "Interval.rows"}
+    not_figures |= {
+        "Counts.requests",
+        "Group.in_flight",
+        "Group.duration_ns",
+        "InFlight.duration_ns",
+    }
+    there = attributes_of(Interval, Group, InFlight, Counts)
+    assert names_in_schema()["Python"] == there - not_figures
+
+
+def test_names_in_json_are_in_the_table_of_names() -> None:
+    schema = json.loads(files("blkiomon").joinpath("schema/interval.schema.json").read_text())
+    of = schema["$defs"]
+    there = {*schema["properties"], *of["group"]["properties"], *of["device"]["properties"]}
+    for name, fields in (("unseen", schema["properties"]), ("in_flight", of)):
+        there |= {f"{name}.{field}" for field in fields[name]["properties"]}
+    assert names_in_schema()["JSON"] == there - {
+        "schema",
+        "total",
+        "devices",
+        "unseen",
+        "in_flight",
+    }
+
+
+def test_names_of_columns_are_in_the_table_of_names(traces: Path) -> None:
+    figures = ["min", "mean", "max", "stddev", *map(percentile_name, PERCENTILES)]
+    named = names_in_schema()["CSV, Parquet"]
+    assert {name.replace("*", f) for name in named for f in figures} == {
+        *pyarrow.parquet.read_schema("stats.parquet").names
+    }
     columns = runner.call("-I60", "--csv", "-", "phases.bin").stdout.decode().split("\n")[0]
-    abbreviated = re.compile(r"(d2c|size|q2d|q2c)_(min|mean|max|stddev|p[0-9_]+)_(ns|bytes)")
-    names = {name for name in columns.split(",") if not abbreviated.fullmatch(name)}
-    assert names <= named_in("schema.md", "The table (CSV, Parquet)")
+    assert {*columns.split(",")} == {c.name for c in table.COLUMNS}
 
 
-def test_metrics_are_explained(traces: Path) -> None:
-    assert runner.call("-I60", "--textfile", "metrics", "phases.bin").returncode == 0
-    shown = re.findall(r"^# TYPE (\S+)", Path("metrics").read_text(), re.MULTILINE)
-    assert "blkiomon_d2c_seconds" in shown
-    assert {*shown} <= named_in("live.md")
+def test_names_of_metrics_are_in_the_table_of_names(traces: Path) -> None:
+    Path("sda.blktrace.0").unlink()
+    assert runner.call("-I60", "--textfile", "metrics", "sda").returncode == 0
+    assert (
+        runner.call("-I60", "--textfile", "of_host", "--clock", "wall", "phases.bin").returncode
+        == 0
+    )
+    text = Path("metrics").read_text() + Path("of_host").read_text()
+    shown = re.findall(r"^# TYPE (\S+)", text, re.M)
+    named = names_in_schema()["metric"] - {"device", "op"}
+    assert named == {name for name in shown if not name.endswith("_created")}
 
 
 def test_json_of_commands_is_explained(traces: Path) -> None:
@@ -213,13 +275,13 @@ def test_json_of_commands_is_explained(traces: Path) -> None:
 
 @functools.cache
 def options_of(command: str) -> set[str]:
-    """What a command's help names; the empty string is blkiomon itself."""
+    """Options in the help of a command; the empty string is blkiomon itself."""
     shown = runner.call(*([command] if command else []), "--help")
     assert shown.returncode == 0, shown
     return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", shown.stdout.decode()))
 
 
-def test_options_that_are_shown_exist() -> None:
+def test_options_in_documents_exist() -> None:
     shown = commands_shown()
     assert len(shown) > 15
     for command in sorted(shown):
@@ -230,12 +292,8 @@ def test_options_that_are_shown_exist() -> None:
                 assert word.partition("=")[0] in options_of(sub), command
 
 
-def test_there_is_documentation() -> None:
-    assert {path.name for path in FILES} >= {"start.md", "outputs.md", "schema.md"}
-
-
 def apply(diff: str, directory: Path) -> None:
-    """Do what a diff says, wherever in the files its lines stand by now."""
+    """Apply a diff, wherever in the files its lines are by now."""
     for part in re.split(r"^--- .*\n\+\+\+ b/", diff, flags=re.MULTILINE)[1:]:
         name, *hunks = part.split("@@\n")
         path = directory / name.strip()
@@ -267,7 +325,7 @@ def test_worked_example_of_a_new_output_works(traces: Path) -> None:
     assert_shown(output, ran.stdout, CONTRIBUTING.name)
 
 
-def test_comparison_that_is_shown_is_what_is_printed(
+def test_comparison_prints_what_report_md_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -284,24 +342,24 @@ def test_comparison_that_is_shown_is_what_is_printed(
         runpy.run_path(sys.argv[0], run_name="__main__")
     arguments = re.findall(r"^    blkiomon (compare tests/.*slower.bin)$", text, re.MULTILINE)[0]
     printed = runner.call(*arguments.split()).stdout.decode()
-    # It goes on with writes and flushes.
+    # Writes and flushes follow.
     assert printed.startswith(re.sub("^    ", "", shown, flags=re.MULTILINE))
 
 
-def test_targets_that_contributors_are_told_of_are_there() -> None:
+def test_contributing_lists_all_targets_of_make() -> None:
     makefile = (DOCS.parent / "Makefile").read_text()
-    told = re.findall(r"`make (\w+)", CONTRIBUTING.read_text())
+    listed = re.findall(r"`make (\w+)", CONTRIBUTING.read_text())
     there = re.findall(r"^(\w+):.*## ", makefile, re.MULTILINE)
-    assert {*told} == {*there} - {"help", "lint", "clean"}
+    assert {*listed} == {*there} - {"help", "lint", "clean"}
 
 
-def test_picture_in_the_readme_is_the_one_of_the_screen() -> None:
+def test_readme_shows_the_screen_of_live_md() -> None:
     picture = re.findall(r"^    .*[▁-█].*$", (DOCS.parent / "README.md").read_text(), re.MULTILINE)
-    assert len(picture) == 3
+    assert len(picture) >= 3
     assert {*picture} <= {*(DOCS / "live.md").read_text().splitlines()}
 
 
-def test_figures_of_the_readme_are_what_the_command_prints() -> None:
+def test_readme_shows_the_percentiles_of_its_trace() -> None:
     whole = summarize(DOCS.parent / "tests" / "data" / "loop-phases-dc.bin")
     (device,) = whole.devices.tolist()
     read = next(group for group in whole.ops(device) if group.op == "read").d2c_ns
