@@ -613,7 +613,7 @@ def test_what_is_not_there(traces: Path, path: str, message: str) -> None:
 
 
 def test_no_name_at_all() -> None:
-    with pytest.raises(SourceError, match="there is no file to read"):
+    with pytest.raises(SourceError, match="no file to read was given"):
         open_trace([])
 
 
@@ -900,7 +900,7 @@ def test_file_that_takes_too_much_memory_to_unpack_is_refused(tmp_path: Path) ->
     result = runner.call("-I1", "--json", "-", path)
     assert result.returncode == 3
     assert result.stderr.decode() == (
-        f"blkiomon: {path}: xz asks for more memory than blkiomon takes for unpacking, 256 MiB: "
+        f"blkiomon: {path}: xz needs more memory than blkiomon allows for unpacking, 256 MiB: "
         "unpack it first\n"
     )
 

@@ -1,4 +1,4 @@
-"""The original's debug text: records that found no partner, and at the end the totals."""
+"""The original's debug text (-d): mismatches, and at the end unmatched records and totals."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from blkiomon.formats.rendering import Format, FormatOptions
 from blkiomon.interval.value import Counts
 
 BLOCKS_AT_ONCE = 512
-"""So many blocks are formatted in one go: what waits to be written stays small."""
+"""How many blocks are formatted at once; this bounds the memory for text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Final:
-    """The end of a run.
+    """The state at the end of a run.
 
     Attributes:
-        leftovers: shape (n,), dtype ``layout.DETAIL``, in output order.
+        leftovers: shape (n,), dtype ``layout.DETAIL``: unmatched records, in output order.
         totals: of the whole run.
     """
 
@@ -32,8 +32,7 @@ class Final:
 
 MAGIC_V7 = MAGIC | 7
 
-# Name and conversion of every line of a block, in order. The magic is always version 7's, whatever
-# the record came as.
+# Name and printf conversion of every line of a block. The magic is version 7's for any record.
 _LINES = (
     ("magic", f"{MAGIC_V7:>16}"),
     ("sequence", "%16d"),
@@ -48,7 +47,7 @@ _LINES = (
     ("pdu_len", "%16d"),
     ("order", "%16d"),
 )
-# The record's fields in the same order, with the signs that the original shows them with.
+# The record's fields in the same order, signed or not as the original prints them.
 _FIELDS = {
     "sequence": "i4",
     "time_ns": "i8",
@@ -80,7 +79,7 @@ def output_format(options: FormatOptions) -> Format:
 
 
 def render(item: npt.NDArray[np.void] | Final) -> Iterator[bytes]:
-    """Text of mismatches (shape (n,), dtype ``layout.MISMATCH``) or of the end, piece by piece."""
+    """The text of mismatches (shape (n,), dtype ``layout.MISMATCH``) or of the end, in pieces."""
     if isinstance(item, Final):
         yield from _blocks(_LEFTOVER_BLOCK, item.leftovers, ())
         yield totals_line(len(item.leftovers), item.totals).encode()
@@ -89,7 +88,7 @@ def render(item: npt.NDArray[np.void] | Final) -> Iterator[bytes]:
 
 
 def totals_line(leftovers: int, totals: Counts) -> str:
-    """The last line; what the original does not know is named only where it happened."""
+    """The last line. Counts that the original lacks are only added if they are not 0."""
     line = (
         f"{leftovers} leftover, {totals.requests} match, {totals.mismatches} mismatch, "
         f"{totals.driver_data_records} driverdata, {totals.records} overall"
@@ -106,7 +105,7 @@ def totals_line(leftovers: int, totals: Counts) -> str:
 
 
 def _blocks(template: str, array: npt.NDArray[np.void], sides: tuple[str, ...]) -> Iterator[bytes]:
-    """One block per element; ``sides`` names the DETAILs of a line, empty if it is one itself."""
+    """One block per element: a DETAIL, or a struct whose DETAIL fields are named by ``sides``."""
     for start in range(0, len(array), BLOCKS_AT_ONCE):
         part = array[start : start + BLOCKS_AT_ONCE]
         details = [part[side] for side in sides] or [part]

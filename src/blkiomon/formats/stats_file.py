@@ -1,4 +1,4 @@
-"""The original's binary structs, for files and for messages."""
+"""The original's binary statistics (-b, and messages of a queue): one struct per device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ def output_format(options: FormatOptions) -> Format:
 
 
 def renderer(stat_version: str) -> Callable[[Interval], Iterator[bytes]]:
-    """A function from an interval to one struct per device: ``layout.STATS_03`` or ``STATS_02``."""
+    """A function from an interval to one struct per device.
+
+    Args:
+        stat_version: "0.3" for ``layout.STATS_03``, else ``layout.STATS_02``.
+    """
     pack = _pack_03 if stat_version == "0.3" else _pack_02
 
     def render(interval: Interval) -> Iterator[bytes]:

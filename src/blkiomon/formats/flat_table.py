@@ -1,7 +1,7 @@
-"""An interval as a flat table, which CSV and Parquet have in common.
+"""An interval as a flat table, for CSV and Parquet.
 
-One row for each device and operation, one for each device with op "all", and one for everything
-with device "all", op "all". Units stand in the names of the columns.
+There is a row for each device and operation, a row with op "all" for each device, and a row with
+device "all" and op "all" for the total. The names of columns contain their units.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ from blkiomon.interval.value import Counts, Interval
 ALL = "all"
 
 Kind = Literal["count", "time", "real", "text"]
-"""Whole numbers from 0, ns that may be before 1970, floating point, text."""
+"""Type of a column: integers from 0 on; ns, negative before 1970; floating point; text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Several rows of an interval, one for each group in a piece of its columns.
+    """Some rows of an interval, one for each group in ``piece``.
 
     Attributes:
-        devices: the number of each, None of all devices.
-        names: of these devices.
-        ops: the operation of each, ``ALL`` of a device and of all.
+        interval, columns: of all groups.
+        piece: the slice of the columns that these rows show.
+        devices: device number of each row; None in the total.
+        names: device name of each row, or None.
+        ops: operation of each row; ``ALL`` for all.
     """
 
     interval: Interval
@@ -47,11 +49,11 @@ class Rows:
 
 
 Values = list[Any] | None
-"""One for each row, None where there is none; or None where no row has any."""
+"""A value, or None, for each row; or None instead of a list if no row has a value."""
 
 
 class Column(NamedTuple):
-    """A column, and its values in some rows."""
+    """A column; ``values`` returns its values in some rows."""
 
     name: str
     kind: Kind
@@ -105,7 +107,7 @@ def _quantity(prefix: str, unit: str, of: Callable[[Columns], Quantity | None]) 
 
 
 def _where(conditions: Sequence[object], values: list[Any]) -> list[Any]:
-    """Values, None where the condition is false."""
+    """Replace the values whose condition is false by None."""
     if all(conditions):
         return values
     return [value if is_so else None for is_so, value in zip(conditions, values, strict=True)]
@@ -122,7 +124,7 @@ def _in_flight(
 
 
 def _of_all(name: str, value: Callable[[Counts], int]) -> Column:
-    """A figure that no device has of its own."""
+    """A figure that only the total has."""
 
     def values(rows: Rows) -> Values:
         if rows.devices[-1] is not None:  # the total is the last one
@@ -137,7 +139,7 @@ def _unseen(name: str) -> Column:
 
 
 def _of_each(name: str, kind: Kind, value: Callable[[Interval], Any]) -> Column:
-    """A figure that all rows of an interval have in common."""
+    """A figure that is equal in all rows of an interval."""
     return Column(name, kind, lambda rows: [value(rows.interval)] * len(rows))
 
 
