@@ -209,10 +209,10 @@ LOW_END, HIGH_END, COUNT_END = b"h", b"c", b"\n"
 
 
 def _histograms(histograms: Histograms, piece: slice) -> list[str]:
-    """What each group's histogram has between ``"low":[`` and the last bracket.
+    """The text between ``"low":[`` and the last bracket of each group's histogram.
 
-    All numbers of a piece are looked up in one table of texts, which have one width; what fills
-    them up is deleted.
+    All numbers of a piece are looked up in one table of texts. numpy pads these with NUL to one
+    width; translate deletes the padding.
     """
     starts = histograms.starts[piece.start : piece.stop + 1]
     bins = histograms.bins[starts[0] : starts[-1]].astype(np.intp)
