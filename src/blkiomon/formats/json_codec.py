@@ -10,7 +10,7 @@ import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -303,7 +303,7 @@ def _interval(line: _Object) -> Interval:
 
     matched = [(key, figures) for key, figures in ops if figures.count("requests")]
     queued = [(key, figures) for key, figures in ops if figures.fields.get("q2d_ns") is not None]
-    processes = _listed_processes(line)
+    processes, process_names = _processes_of(line)
     tables = {
         **_table(REQUESTS, matched, [figures.count("requests") for _, figures in matched]),
         **_table(QUEUED, queued, [f.object("q2d_ns").count("count") for _, f in queued]),
@@ -323,7 +323,7 @@ def _interval(line: _Object) -> Interval:
             **tables,
             retry_rows=_retry_rows(ops),
             loads=_loads(groups),
-            processes=_process_table(processes),
+            processes=processes,
         ),
         counts=Counts(
             records=line.count("records", None),
@@ -337,7 +337,7 @@ def _interval(line: _Object) -> Interval:
         clock=line.one_of("clock", ("wall", "trace")),
         anchored=line.one_of("anchored", (True, False)),
         missing_files=_missing_files(line),
-        process_names={pid: p.name for pid, p in processes.items() if p.name is not None},
+        process_names=process_names,
     )
 
 
@@ -443,24 +443,15 @@ def _loads(groups: Sequence[Keyed]) -> Table:
     return table
 
 
-class _Process(NamedTuple):
-    name: str | None
-    requests: int
-    bytes: int
-
-
-def _listed_processes(line: _Object) -> dict[int, _Process]:
-    """The processes of all lists, by pid."""
+def _processes_of(line: _Object) -> tuple[Table, dict[int, str]]:
+    """The processes of all lists, and their names by pid."""
     tops = line.object_or_none("processes")
-    found: dict[int, _Process] = {}
+    found: dict[int, tuple[int, int, str | None]] = {}
     for entry in chain.from_iterable(tops.objects(name) for name in tops.fields) if tops else ():
         pid = entry.count("pid", (1 << 32) - 1)
-        process = _Process(entry.text("name"), entry.count("requests"), entry.count("bytes"))
+        process = entry.count("requests"), entry.count("bytes"), entry.text("name")
         if found.setdefault(pid, process) != process:
             raise IntervalError(f"{entry.path}: another list has other figures of process {pid}")
-    return found
-
-
-def _process_table(processes: Mapping[int, _Process]) -> Table:
-    rows = [(pid, 0, process.requests, process.bytes) for pid, process in processes.items()]
-    return np.array(rows, layout.PROCESS)
+    rows = [(pid, 0, requests, size) for pid, (requests, size, _) in found.items()]
+    names = {pid: name for pid, (_, _, name) in found.items() if name is not None}
+    return np.array(rows, layout.PROCESS), names

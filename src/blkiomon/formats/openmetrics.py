@@ -141,8 +141,8 @@ class Metrics:
         self._series: dict[tuple[str, str], int] = {}  # label of a device, operation -> row
         self._d2c = _Histograms(TIME_LIMITS_NS, _TIME_BUCKETS, most)
         self._size = _Histograms(SIZE_LIMITS, _SIZE_BUCKETS, most)
-        self._requests, self._errors, self._requeues = [0] * most, [0] * most, [0] * most
-        self._in_flight, self._oldest_ns = [0] * most, [0] * most
+        self._sums = {name: [0] * most for name in _SUMS}
+        self._now = [0.0] * most, [0.0] * most  # in the order of _NOW
         self._counts = Counts()
         self._end_ns: int | None = None
         self._incomplete: tuple[Incomplete, ...] = ()  # of the latest interval
@@ -155,16 +155,22 @@ class Metrics:
         load = columns.in_flight
         with self._lock:
             known = self._layout
-            self._in_flight = [0] * len(self._requests)
-            self._oldest_ns = [0] * len(self._requests)
             groups, series = self._placed(columns.keys)
-            for group, row in zip(groups, series, strict=True):
-                self._requests[row] += columns.d2c_ns.count[group]
-                self._errors[row] += columns.errors[group]
-                self._requeues[row] += columns.requeues[group]
-                if load is not None:
-                    self._in_flight[row] += load.end[group]
-                    self._oldest_ns[row] = max(self._oldest_ns[row], load.oldest_ns[group])
+            for name, column in (
+                ("requests", columns.d2c_ns.count),
+                ("bytes", columns.size_bytes.sum),
+                ("errors", columns.errors),
+                ("requeues", columns.requeues),
+            ):
+                sums = self._sums[name]
+                for group, row in zip(groups, series, strict=True):
+                    sums[row] += column[group]
+            in_flight, oldest_s = ([0.0] * len(sums) for _ in _NOW)
+            if load is not None:
+                for group, row in zip(groups, series, strict=True):
+                    in_flight[row] += load.end[group]
+                    oldest_s[row] = max(oldest_s[row], load.oldest_ns[group] / NS_PER_S)
+            self._now = in_flight, oldest_s
             self._d2c.add(columns.d2c_ns, groups, series)
             self._size.add(columns.size_bytes, groups, series)
             self._counts += interval.counts
@@ -223,10 +229,9 @@ class Metrics:
         for histograms, scale in ((self._d2c, NS_PER_S), (self._size, 1)):
             for cumulative, row in zip(histograms.cumulative(rows), rows, strict=True):
                 values += (*cumulative, histograms.sums[row] / scale)
-        totals = (self._requests, self._size.sums, self._errors, self._requeues)
-        for numbers in (*totals, self._in_flight):
+        columns: list[list[int] | list[float]] = [*self._sums.values(), *self._now]
+        for numbers in columns:
             values += [numbers[row] for row in rows]
-        values += [self._oldest_ns[row] / NS_PER_S for row in rows]
         values += [getattr(self._counts, field) for field in _COUNTERS]
         values += [why.share or 0.0 for why in self._incomplete]
         if self._missing_files:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from blkiomon.engine.layout import ALL_OPS, OPS
 from blkiomon.engine.snapshot import Snapshot
-from blkiomon.interval.columns import NS_PER_S, TOTAL, Columns, Loads, columns_of
+from blkiomon.interval.columns import NS_PER_S, TOTAL, Columns, Loads, Quantity, columns_of
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.moments import NOTHING, Moments
 
@@ -105,41 +105,30 @@ def groups_of(snapshot: Snapshot, duration_ns: int) -> tuple[Group, ...]:
 
 def grouped(columns: Columns) -> tuple[Group, ...]:
     """Turn columns into one ``Group`` for each of their rows."""
-    keys, duration_ns = columns.keys, columns.duration_ns
-    nothing = [None] * len(keys)
-    load = columns.in_flight
-    loads = nothing if load is None else _in_flight(load, duration_ns)
-    queued = nothing if columns.q2d_ns is None else columns.q2d_ns.distributions()
-    completed = nothing if columns.q2c_ns is None else columns.q2c_ns.distributions()
-    figures = zip(
-        keys,
-        columns.errors,
-        columns.d2c_ns.distributions(),
-        columns.size_bytes.distributions(),
-        loads,
-        queued,
-        completed,
-        columns.is_queued,
-        columns.requeues,
-        columns.retried,
-        strict=True,
-    )
+    n, load = len(columns.keys), columns.in_flight
     return tuple(
-        Group(
-            None if key == TOTAL else key >> 3,
-            None if key & 7 == ALL_OPS or key == TOTAL else OPS[key & 7],
-            errors,
-            d2c,
-            size,
-            in_flight,
-            q2d if is_queued else None,
-            q2c if is_queued else None,
-            duration_ns,
-            requeues,
-            retried,
+        map(
+            Group,
+            [None if key == TOTAL else key >> 3 for key in columns.keys],
+            [None if key & 7 == ALL_OPS or key == TOTAL else OPS[key & 7] for key in columns.keys],
+            columns.errors,
+            columns.d2c_ns.distributions(),
+            columns.size_bytes.distributions(),
+            [None] * n if load is None else _in_flight(load, columns.duration_ns),
+            _queued(columns, columns.q2d_ns),
+            _queued(columns, columns.q2c_ns),
+            [columns.duration_ns] * n,
+            columns.requeues,
+            columns.retried,
         )
-        for key, errors, d2c, size, in_flight, q2d, q2c, is_queued, requeues, retried in figures
     )
+
+
+def _queued(columns: Columns, quantity: Quantity | None) -> list[Distribution | None]:
+    if quantity is None:
+        return [None] * len(columns.keys)
+    found = zip(quantity.distributions(), columns.is_queued, strict=True)
+    return [distribution if is_queued else None for distribution, is_queued in found]
 
 
 def _in_flight(loads: Loads, duration_ns: int) -> list[InFlight]:

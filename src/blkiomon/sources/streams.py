@@ -50,18 +50,9 @@ class Source(ABC):
     total_bytes: int | None
     notes: tuple[str, ...]
     missing_files: int
-
-    @property
-    def skipped_bytes(self) -> int:
-        return 0
-
-    @property
-    def lost_events(self) -> int:
-        return 0
-
-    @property
-    def padding_bytes(self) -> int:
-        return 0
+    skipped_bytes = 0
+    lost_events = 0
+    padding_bytes = 0
 
     @property
     @abstractmethod
@@ -155,7 +146,6 @@ class MergedSource(Source):
         sets: a key for each file; files with one key have one clock. By default all have.
         resync: after bytes that are not a record, continue at the next plausible one of that file.
         report: receives messages for the user, one line each.
-        window_bytes: how much of each file is in memory.
     """
 
     def __init__(
@@ -168,10 +158,7 @@ class MergedSource(Source):
         sets: Sequence[Hashable] = (),
         resync: bool = False,
         report: Callable[[str], None] | None = None,
-        window_bytes: int | None = None,
     ) -> None:
-        if window_bytes is None:
-            window_bytes = min(WINDOW_BYTES, max(LEAST_WINDOW_BYTES, WINDOWS_BYTES // len(readers)))
         self.name = name
         self.notes = notes
         self.missing_files = missing_files
@@ -187,22 +174,10 @@ class MergedSource(Source):
         self._merger = Merger(
             [reader.name for reader in readers],
             [reader.readinto if resync else checked(reader) for reader in readers],
-            window_bytes=window_bytes,
+            window_bytes=min(WINDOW_BYTES, max(LEAST_WINDOW_BYTES, WINDOWS_BYTES // len(readers))),
             output_bytes=READ_BYTES,
             resync=resync,
         )
-
-    @property
-    def skipped_bytes(self) -> int:
-        return self._merger.skipped_bytes
-
-    @property
-    def lost_events(self) -> int:
-        return self._merger.lost_events
-
-    @property
-    def padding_bytes(self) -> int:
-        return self._merger.padding_bytes
 
     @property
     def done_bytes(self) -> int:
@@ -215,8 +190,10 @@ class MergedSource(Source):
                 self._align()
             data = self._merger.read()
         except TraceError:
+            self._count()
             self._end(self._merger.failures)
             raise
+        self._count()
         self._report_skips()
         if not data:
             first, *others = self._merger.failures or (None,)
@@ -259,6 +236,11 @@ class MergedSource(Source):
             "merged by their time of day"
         )
         self._merger.shift([epochs_ns[key] - first_ns for key in self._sets])
+
+    def _count(self) -> None:
+        self.skipped_bytes = self._merger.skipped_bytes
+        self.lost_events = self._merger.lost_events
+        self.padding_bytes = self._merger.padding_bytes
 
     def _report_skips(self) -> None:
         for name, offset, n_bytes in self._merger.take_skips():
