@@ -50,7 +50,7 @@ SIZE_LIMITS = tuple(512 << power for power in range(16))
 """Powers of two from 512 B to 16 MiB."""
 
 MAX_TEMPLATES = 4
-"""How many content types, as clients ask for them, have their template kept."""
+"""For how many content types, which clients choose, templates are cached."""
 
 _COUNTERS = {
     "records": "Trace records read, of any kind.",
@@ -187,7 +187,7 @@ class Metrics:
         return len(self._series), self._end_ns is None, reasons, self._missing_files > 0
 
     def _placed(self, keys: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The groups that are one operation of one device, and the series of each."""
+        """The indices of groups of one operation of one device, and the series of each."""
         groups = [i for i, key in enumerate(keys) if key & 7 != ALL_OPS and key != TOTAL]
         numbers = dict.fromkeys(keys[i] >> 3 for i in groups)
         labels = {number: self._label(number) for number in numbers}
@@ -215,7 +215,7 @@ class Metrics:
             if template is None:
                 if len(self._templates) >= MAX_TEMPLATES:
                     self._templates.clear()
-                # Each value is its index: so the template knows where the library puts it.
+                # Encode indices in place of values: they show where the library puts each value.
                 text = encode(Collector(self._families(count()))).decode()
                 template = self._templates[content_type] = _Template(text)
             values = self._values()
@@ -312,7 +312,7 @@ class _Template:
     """A text of metrics without its values.
 
     Args:
-        text: of which each value is the index of the value that belongs there.
+        text: metrics, with the index of each value in place of the value.
     """
 
     def __init__(self, text: str) -> None:

@@ -159,7 +159,7 @@ class Interval:
         return self.counts.incomplete(self.missing_files)
 
     def device_stats(self) -> tuple[DeviceStats, ...]:
-        """The original's figures by device. The device that was seen last comes first, as there.
+        """The original's figures by device; as there, the device that was seen last comes first.
 
         Raises:
             ValueError: the interval was read by ``from_dict``: JSON lacks these figures.
@@ -225,7 +225,7 @@ class Interval:
 
 
 MERGED_AT_ONCE = 64
-"""How many intervals are merged in one step: an iterable of many is never in memory as a whole."""
+"""How many intervals are merged in one step; a long iterable is never in memory as a whole."""
 
 
 def merge(intervals: Iterable[Interval]) -> Interval:

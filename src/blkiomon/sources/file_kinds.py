@@ -78,7 +78,7 @@ def _matches(pattern: bytes) -> Callable[[bytes], bool]:
 
 
 def _is_stats(head: bytes) -> bool:
-    """Whether it begins with a struct of -b: both histograms count every request."""
+    """Whether a struct of -b begins it: both of its histograms count every request."""
     if len(head) < _STATS.size:
         return False
     time_s, *counts = _STATS.unpack_from(head)

@@ -24,7 +24,7 @@ PACKED_BYTES = 1 << 14
 """How much of a compressed file is read at a time."""
 
 UNPACKED_BYTES = 1 << 16
-"""How much is unpacked at a time, at most. Where a file is damaged, so much may be lost with it."""
+"""How much is unpacked at a time: up to this much before damaged data may be lost with it."""
 
 MOST_MEMORY_BYTES = 1 << 28
 """Limit of memory for unpacking; `xz -9` and `zstd -19` need a quarter of that."""
@@ -67,7 +67,7 @@ class _Gzip:
 
 
 class _Zstandard:
-    """Limits how much the zstandard package unpacks: it gets little data at a time.
+    """Feeds the zstandard package little data at a time, as it cannot limit what it returns.
 
     Four bytes may expand to a block of 128 KiB, so that PIECE_BYTES expand to 32 MiB at most.
     """
@@ -316,10 +316,10 @@ class Reader:
 
 
 class ContinuedReader(Reader):
-    """The rest of a descriptor, unpacked; the caller closes the descriptor.
+    """The rest of an open file, unpacked; the caller closes the descriptor.
 
     Args:
-        fd: a blocking descriptor.
+        fd: a descriptor; it is made blocking.
         begun: what has been read of it already, at least HEAD_BYTES.
         name: for messages.
     """

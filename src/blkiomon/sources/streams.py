@@ -29,7 +29,7 @@ SKIPS_SHOWN = 20
 """How many skipped stretches of input get a line of their own; the others share one."""
 
 SAME_CLOCK_NS = 10**9
-"""How far the epochs of traces of one boot may differ: the time of day is adjusted."""
+"""How far the epochs of traces of one boot may differ: adjusting the time of day moves them."""
 
 
 class Source(ABC):
@@ -86,7 +86,7 @@ class Source(ABC):
 
 
 def checked(reader: Reader) -> Callable[[memoryview], int]:
-    """Wrap ``readinto`` of a reader: raise WrongKindError for a known kind of other file."""
+    """Wrap a reader's ``readinto``: it raises WrongKindError for other known kinds of files."""
     is_first = True
 
     def readinto(buffer: memoryview) -> int:
@@ -207,9 +207,9 @@ class MergedSource(Source):
             reader.close()
 
     def _align(self) -> None:
-        """Shift the times of sets from different boots or hosts, each by its own epoch.
+        """Shift the times of sets from different boots or hosts to one epoch.
 
-        Trace time counts from boot. The tracer's timestamp record gives the time of day of it.
+        Trace time counts from boot. A timestamp record in the trace gives the time of day.
 
         Raises:
             SourceError: a set has no timestamp.
@@ -250,7 +250,7 @@ class MergedSource(Source):
                 self._report(f"bad trace: {name}: skipped {skipped} at byte offset {offset}")
 
     def _end(self, failures: Sequence[Exception]) -> None:
-        """Report, once, the skips and the failures other than the one that is raised."""
+        """Report the skips, and the failures that are not raised; only once."""
         if self._has_ended:
             return
         self._has_ended = True

@@ -126,12 +126,12 @@ class _Finder:
         elif mode and match:
             self._add_set(path.parent, match["base"])
         elif match:
-            raise SourceError(f"cannot open {path}: there is no such file")
+            raise SourceError(f"cannot open {path}: no such file")
         else:
             base = path.name.removesuffix(".blktrace")
             if base not in self._list(path.parent):
                 raise SourceError(
-                    f"cannot open {path}: there is no such file "
+                    f"cannot open {path}: no such file, "
                     f"and no {path.parent / base}.blktrace.0 or so"
                 )
             self._add_set(path.parent, base)
