@@ -54,11 +54,12 @@ Numbers = npt.NDArray[np.uint64]
 
 _CLOCKS = ("wall", "trace")
 _N_COUNTS = {1: 10, 2: 11}
-"""By version: how many fields of ``Counts`` it has. Append new ones there, with a new version."""
+"""Version -> how many fields of ``Counts`` it encodes. A new field goes to the end, with a new
+version."""
 
 
 class _EncodedTable(NamedTuple):
-    """A table, the columns of it that are kept, and the version that first had it."""
+    """A table, its encoded columns, and the version that introduced it."""
 
     spec: TableSpec
     columns: str
@@ -293,7 +294,7 @@ class _Decoder:
         )
 
     def table(self, dtype: np.dtype[np.void], columns: str | None) -> Table:
-        """The next table; an empty one, of which nothing is encoded, if ``columns`` is None."""
+        """The next table. If ``columns`` is None it is not encoded: return an empty one."""
         if columns is None:
             return np.zeros(0, dtype)
         n = self.one()
@@ -320,7 +321,7 @@ class _Decoder:
             firsts = np.flatnonzero(np.diff(bins["row"].astype(np.int64), prepend=-1))
             before = np.concatenate(([0], upto))[firsts]
             number = upto - np.repeat(before, np.diff(firsts, append=n))
-            bins["bin"] = np.minimum(number, N_BINS)  # validation refuses N_BINS
+            bins["bin"] = np.minimum(number, N_BINS)  # N_BINS is refused by validation
         bins["count"] = self.take(n)
         return bins
 

@@ -120,7 +120,7 @@ def incomplete_list(reasons: Iterable[Incomplete]) -> list[dict[str, Any]]:
 
 
 def _attributes(of: object, names: str) -> dict[str, Any]:
-    """Attributes by name: most fields of JSON are called as in Python."""
+    """Attributes by name. Most JSON fields have the same name as in Python."""
     return {name: getattr(of, name) for name in names.split()}
 
 
@@ -310,7 +310,7 @@ def _interval(line: _Object) -> Interval:
     }
     rows = tables["rows"]
     rows["errors"] = [figures.count("errors") for _, figures in matched]
-    # JSON does not hold the other directions, nor the figures of the original program.
+    # JSON holds neither the directions nor the figures of the original program.
     rows["direction"] = rows["op"] != layout.OPS.index("read")
     for name in ("d2c_us", "throughput"):
         rows[name]["min"] = U64_MAX
@@ -329,7 +329,7 @@ def _interval(line: _Object) -> Interval:
             records=line.count("records", None),
             requests=total.count("requests"),
             driver_data_records=line.count("driver_data_records", None),
-            # Earlier versions lack some fields: there, what they count ended the run.
+            # Earlier versions lack some fields: what these count was an error then.
             **{name: not_seen.count(name, None) for name in UNSEEN if name in not_seen.fields},
         ),
         start_ns=line.number("start_ns"),

@@ -40,7 +40,7 @@ _TABLES = (
     ("processes", PROCESSES),
     ("requeues", RETRIED),
 )
-"""How messages call each table."""
+"""The tables, each with its name for messages."""
 
 Bools = npt.NDArray[np.bool_]
 RowName = Callable[[int], str]
@@ -122,7 +122,8 @@ def _check_requests(snapshot: Snapshot, spec: TableSpec) -> None:
 def _check_original(rows: Table) -> None:
     """Check the errors, and the figures of the original program.
 
-    An interval that was read from JSON lacks the latter; one merged with such has some of them.
+    An interval that was read from JSON lacks the latter. Merged with another one, it has those of
+    the other.
     """
     name, requests = _row_name(rows), rows["requests"]
     _require(rows["errors"] <= requests, name, "more errors than requests")

@@ -65,7 +65,7 @@ class Quantity:
     def stddevs(self, piece: slice) -> list[float | None]:
         """See ``Distribution.stddev``."""
         num, total, squ = self.count[piece], self.sum[piece], self.sum_squares[piece]
-        # Where 64 bits hold all products, numpy's integers are as exact as Python's.
+        # If all products fit 64 bits, numpy computes them exactly, and faster than Python.
         if (
             min(num, default=0) > 0
             and max(num) * max(squ) <= U64_MAX

@@ -104,7 +104,7 @@ def groups_of(snapshot: Snapshot, duration_ns: int) -> tuple[Group, ...]:
 
 
 def grouped(columns: Columns) -> tuple[Group, ...]:
-    """Turn columns into one ``Group`` for each of their rows."""
+    """The ``Group`` of each key of the columns."""
     n, load = len(columns.keys), columns.in_flight
     return tuple(
         map(

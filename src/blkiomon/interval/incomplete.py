@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 INCOMPLETE_FROM = 0.01
-"""From this share on an interval is called incomplete. Smaller shares are normal: a trace begins
-and ends with a few requests in flight."""
+"""The least share that makes an interval incomplete. Smaller shares are normal: a trace begins and
+ends with a few requests in flight."""
 
 HEADER_BYTES = 48
 """Size of a record, to compare skipped bytes with records."""

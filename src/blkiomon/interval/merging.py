@@ -39,7 +39,7 @@ def _sort_by_key(tables: Sequence[Table], key: tuple[str, ...]) -> tuple[Table, 
     """
     table = stacked(tables)
     order = np.lexsort([table[name] for name in reversed(key)])
-    # Not table[order]: numpy does not check for memory there, and may return garbage.
+    # Not table[order]: without memory for structs, that returns garbage instead of raising.
     table = table.take(order)
     is_new = np.ones(len(table), bool)
     # Column by column: numpy compares structs far more slowly.
