@@ -41,7 +41,7 @@ from blkiomon.commands.archive.store import Store
 from blkiomon.commands.archive.summary import Summary
 from blkiomon.commands.archive.traces import find, host_pattern
 from blkiomon.engine import layout
-from blkiomon.formats.table import COLUMNS
+from blkiomon.formats.flat_table import COLUMNS
 from blkiomon.formats.units import device_text
 from blkiomon.interval.distribution import PERCENTILES, Distribution
 from blkiomon.interval.groups import Group

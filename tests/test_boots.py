@@ -50,7 +50,8 @@ def test_each_boot_has_its_own_time_of_day(tmp_path: Path, version: int, byteord
         result = runner.call("-I10", "--json", "-", *paths)
         assert result.returncode == 0
         assert result.stderr.decode() == (
-            f"blkiomon: {a} and {b} are of different boots or hosts: each has its own time of day\n"
+            f"blkiomon: {a} and {b} are of different boots or hosts: they are merged by "
+            "their time of day\n"
         )
         lines = [json.loads(line) for line in result.stdout.splitlines()]
         counts = [(line["start_ns"] // S - DAY_S, line["total"]["requests"]) for line in lines]
@@ -97,8 +98,8 @@ def test_trace_without_time_of_day_among_boots_is_refused(tmp_path: Path) -> Non
     result = runner.call("-I10", "--json", "-", a, b, c)
     assert result.returncode == 3
     assert result.stderr.decode() == (
-        f"blkiomon: {c} does not tell the time of day, and the others are of several boots or "
-        "hosts: read it alone\n"
+        f"blkiomon: {c} does not contain the time of day, and the other files are of several "
+        "boots or hosts: read it alone\n"
     )
     assert runner.call("-I10", "--json", "-", a, c).returncode == 0  # nobody can know
 

@@ -246,7 +246,9 @@ def test_sequence_numbers_begin_anew_with_each_run(interval_of: Any, tmp_path: P
     for names in (paths, paths[::-1]):
         (of_both,), said = lines_of("-I1000", *names)
         assert (of_both["total"], unseen(of_both)) == (line["total"], unseen(line))
-        assert said == "blkiomon: incomplete: 20 % of records are missing by their numbers\n"
+        assert (
+            said == "blkiomon: incomplete: 20 % of records are missing by their sequence numbers\n"
+        )
 
 
 def test_interval_ends_with_the_last_record_of_any_kind(tmp_path: Path) -> None:
@@ -266,7 +268,8 @@ def test_traces_of_two_boots_each_have_their_time_of_day(tmp_path: Path) -> None
     found = [line["start_ns"] // S - DAY_S for line in lines if line["total"]["requests"]]
     assert found == [1, 61]
     assert said == (
-        f"blkiomon: {a} and {b} are of different boots or hosts: each has its own time of day\n"
+        f"blkiomon: {a} and {b} are of different boots or hosts: they are merged by "
+        "their time of day\n"
     )
 
 

@@ -444,4 +444,4 @@ def test_usage_error_opens_no_output(tmp_path: Path) -> None:
 def test_name_of_a_missing_file_cannot_drive_the_terminal() -> None:
     result = runner.call("-I5", b"\xff\n\x1b[31m")
     assert (result.returncode, result.stdout) == (3, b"")
-    assert result.stderr.startswith(rb"blkiomon: cannot open \xff\n\x1b[31m: there is no such file")
+    assert result.stderr.startswith(rb"blkiomon: cannot open \xff\n\x1b[31m: no such file")

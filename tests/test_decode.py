@@ -21,7 +21,7 @@ from intervals import BIDIRECTIONAL, READ, WRITE, Request, interval
 from blkiomon.commands import decode
 from blkiomon.engine import layout
 from blkiomon.errors import StatsError
-from blkiomon.formats import stats_file, text
+from blkiomon.formats import human_text, stats_file
 from blkiomon.interval.value import Interval
 
 DATA = Path(__file__).parent / "data"
@@ -156,7 +156,7 @@ def test_text_of_special_cases_is_what_the_run_printed(
 ) -> None:
     file.write_bytes(written(version))
     assert decode.main(["--text", str(file)]) == 0
-    assert capfd.readouterr().out.encode() == b"".join(text.renderer(version)(item()))
+    assert capfd.readouterr().out.encode() == b"".join(human_text.renderer(version)(item()))
 
 
 @pytest.mark.parametrize("version", VERSIONS)

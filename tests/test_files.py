@@ -424,8 +424,8 @@ def test_damaged_compressed_file(trace: Path) -> None:
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     for name, why in (
-        ("missing", "there is no such file"),
-        ("sda.blktrace.3", "there is no such file"),
+        ("missing", "no such file"),
+        ("sda.blktrace.3", "no such file"),
         (".", "no trace in"),
     ):
         output, said = bad("-I", "1", tmp_path / name)

@@ -5,6 +5,7 @@ The printed numbers of the drop-in are the original's own.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -436,11 +437,11 @@ OF_READ = "devices.0.ops.read"
         (f"{OF_READ}.d2c_ns.sum_squares", 7, "have this min, max, sum and sum_squares"),
         (f"{OF_READ}.d2c_ns.histogram.low.0", 1 << 64, "is not a list of whole numbers from 0"),
         (f"{OF_READ}.d2c_ns.histogram.low.0", True, "is not a list of whole numbers from 0"),
-        (f"{OF_READ}.d2c_ns.histogram.low.0", (1 << 40) + 1, "histogram: these are no bins"),
+        (f"{OF_READ}.d2c_ns.histogram.low.0", (1 << 40) + 1, "histogram: low does not list bins"),
         (f"{OF_READ}.d2c_ns.histogram.low.0", 1 << 40, "d2c_ns: bins are not in ascending order"),
-        (f"{OF_READ}.d2c_ns.histogram.low", [], "histogram: these are no bins"),
+        (f"{OF_READ}.d2c_ns.histogram.low", [], "histogram: low does not list bins"),
         (f"{OF_READ}.size_bytes.histogram.count.0", 0, "the count of a bin is out of range"),
-        (f"{OF_READ}.in_flight.end", 1 << 50, "in flight: more at the end than at most"),
+        (f"{OF_READ}.in_flight.end", 1 << 50, "in flight: end exceeds max"),
         (f"{OF_READ}.in_flight.end", 1.5, "in_flight.end: 1.5 is not a whole number"),
         (f"{OF_READ}.q2c_ns", None, "q2c_ns: None is not an object"),
     ],
@@ -496,7 +497,7 @@ def test_changed_dict_is_refused_or_an_interval_like_any_other(data: st.DataObje
         if data.draw(st.integers(0, 3)) == 0:
             del place[name]
         else:
-            place[name] = data.draw(VALUES)
+            place[name] = copy.deepcopy(data.draw(VALUES))
         if not line:
             break
     try:

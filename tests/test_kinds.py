@@ -15,7 +15,7 @@ from tracewriter import complete, encode, issue, lost_mark
 
 import blkiomon
 from blkiomon import to_bytes
-from blkiomon.sources import kinds
+from blkiomon.sources import file_kinds
 
 DATA = encode([issue(0, 8, 4096), complete(500_000, 8, 4096)])
 PCAP = bytes.fromhex("d4c3b2a1020004000000000000000000ffff000001000000")
@@ -52,18 +52,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 SAID = {
     "json": "holds intervals in JSON: use `blkiomon report {}`",
-    "csv": "holds intervals in CSV: spreadsheets take it",
-    "parquet": "holds Parquet: pandas, polars and DuckDB take it",
+    "csv": "holds intervals in CSV: open it in a spreadsheet",
+    "parquet": "holds Parquet: open it in pandas, polars or DuckDB",
     "stats": "holds statistics written with -b: use `blkiomon decode {}`",
     "text": "is text written with -h: ",
-    "page.html": "is a page: use a web browser",
+    "page.html": "is a web page: open it in a browser",
     "tar": "is a tar archive: unpack it first, as in `tar -xf {}`",
-    "pcap": "holds network packets (pcap): only traces of blktrace can be read",
+    "pcap": "holds network packets (pcap): blkiomon reads traces of blktrace only",
     "elf": "is a program (ELF): ",
     "prose": "is text: ",
     "bzip2": "is compressed with bzip2: unpack it first, as in `bzip2 -dc {} | blkiomon ... -`",
-    "interval": "holds an interval of the library: use from_bytes",
-    "blkparse": "is text printed by blkparse: name the binary files that it was made of",
+    "interval": "holds an encoded interval: use `from_bytes` of the Python library",
+    "blkparse": "is text printed by blkparse: use the binary files that it was made of",
 }
 
 
@@ -155,7 +155,7 @@ def test_trace_is_never_anything_else(version: int, byteorder: str) -> None:
     data = encode([issue(0, 8, 4096)], version, byteorder)
     for whole in (data, lost_mark(12, 3) + data):
         for n in range(1, len(whole) + 1):
-            kinds.check_trace(whole[:n], "t")
+            file_kinds.check_trace(whole[:n], "t")
 
 
 def test_parquet_of_this_test_is_parquet(files: dict[str, Path]) -> None:

@@ -351,7 +351,7 @@ def test_errors_say_where(function: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"at byte offset 48: found the end of") as caught:
         function(str(path))
     assert caught.value.file == str(path)
-    with pytest.raises(SourceError, match="missing: there is no such file"):
+    with pytest.raises(SourceError, match="missing: no such file"):
         function(tmp_path / "missing")
     with pytest.raises(SourceError):
         function([])

@@ -13,7 +13,7 @@ import pytest
 from intervals import BIDIRECTIONAL, READ, WRITE, Request, interval
 
 from blkiomon.engine import layout
-from blkiomon.formats import debug, stats_file, text
+from blkiomon.formats import debug, human_text, stats_file
 from blkiomon.interval.value import Counts, Interval
 
 # --- captured from blkiomon 0.3, time zone UTC ---------------------------------------------------
@@ -145,7 +145,7 @@ def captured() -> Interval:
 
 
 def text_of(item: Interval, version: str = "0.3") -> str:
-    return b"".join(text.renderer(version)(item)).decode()
+    return b"".join(human_text.renderer(version)(item)).decode()
 
 
 def test_text_is_the_originals_latest_device_first() -> None:
@@ -153,7 +153,7 @@ def test_text_is_the_originals_latest_device_first() -> None:
 
 
 def test_text_comes_in_one_piece_per_device() -> None:
-    assert [p.decode() for p in text.renderer("0.3")(captured())] == [WIDE_TEXT, SMALL_TEXT]
+    assert [p.decode() for p in human_text.renderer("0.3")(captured())] == [WIDE_TEXT, SMALL_TEXT]
 
 
 def test_text_of_version_0_2_lacks_throughput_only() -> None:

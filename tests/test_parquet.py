@@ -20,9 +20,9 @@ from runner import TIMEOUT_S, await_size
 from sanitizers import unsanitized
 
 from blkiomon.errors import OutputError
+from blkiomon.formats.flat_table import COLUMNS
 from blkiomon.formats.parquet import ParquetFormat
 from blkiomon.formats.rendering import Format
-from blkiomon.formats.table import COLUMNS
 from blkiomon.interval.value import Interval
 from blkiomon.outputs.catalog import OutputSettings
 from blkiomon.outputs.destinations import open_outputs

@@ -593,11 +593,11 @@ def test_missing_file_is_counted_once_however_its_set_is_named(traces: Path) -> 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("sdz", "cannot open sdz: there is no such file and no sdz.blktrace.0 or so"),
-        ("sda.blktrace.5", "cannot open sda.blktrace.5: there is no such file"),
+        ("sdz", "cannot open sdz: no such file, and no sdz.blktrace.0 or so"),
+        ("sda.blktrace.5", "cannot open sda.blktrace.5: no such file"),
         (
             "gone/sda",
-            "cannot open gone/sda: there is no such file and no gone/sda.blktrace.0 or so",
+            "cannot open gone/sda: no such file, and no gone/sda.blktrace.0 or so",
         ),
         ("plain/sda", "cannot open plain/sda: Not a directory"),
         ("sdc.blktrace.0", "no trace in sdc.blktrace.0: looked for *.blktrace.0 and so on"),
@@ -613,7 +613,7 @@ def test_what_is_not_there(traces: Path, path: str, message: str) -> None:
 
 
 def test_no_name_at_all() -> None:
-    with pytest.raises(SourceError, match="there is no file to read"):
+    with pytest.raises(SourceError, match="no file to read was given"):
         open_trace([])
 
 
@@ -900,7 +900,7 @@ def test_file_that_takes_too_much_memory_to_unpack_is_refused(tmp_path: Path) ->
     result = runner.call("-I1", "--json", "-", path)
     assert result.returncode == 3
     assert result.stderr.decode() == (
-        f"blkiomon: {path}: xz asks for more memory than blkiomon takes for unpacking, 256 MiB: "
+        f"blkiomon: {path}: xz needs more memory than blkiomon allows for unpacking, 256 MiB: "
         "unpack it first\n"
     )
 

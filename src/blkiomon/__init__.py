@@ -2,9 +2,9 @@
 
 import sys
 
-# `python -m blkiomon` looks for modules in the working directory first, where anybody may have put
-# some: out with it, before anything more is imported, which __future__ would be. While Python is
-# looking for the module, sys.argv[0] is "-m"; the module's name is in front of its own arguments.
+# `python -m blkiomon` puts the working directory, where anyone may have put modules, first in
+# sys.path. Remove it before anything else is imported (even __future__). While Python looks for the
+# module, sys.argv[0] is "-m", and the module's name precedes its arguments in sys.orig_argv.
 if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
     if "blkiomon" in sys.orig_argv[-len(sys.argv)]:
         del sys.path[0]
@@ -26,22 +26,15 @@ if TYPE_CHECKING:
     from blkiomon.library import intervals, read_trace, requests, summarize
 
 _MODULES = {
-    "Distribution": "interval.distribution",
-    "Group": "interval.groups",
-    "InFlight": "interval.groups",
-    "Interval": "interval.value",
-    "Monitor": "interval.monitor",
-    "from_bytes": "formats.binary_codec",
-    "from_dict": "formats.json_codec",
-    "intervals": "library",
-    "layout": "engine.layout",
-    "merge": "interval.value",
-    "read_stats": "commands.decode",
-    "read_trace": "library",
-    "requests": "library",
-    "summarize": "library",
-    "to_bytes": "formats.binary_codec",
-    "to_dict": "formats.json_codec",
+    "commands.decode": ("read_stats",),
+    "engine.layout": ("layout",),
+    "formats.binary_codec": ("from_bytes", "to_bytes"),
+    "formats.json_codec": ("from_dict", "to_dict"),
+    "interval.distribution": ("Distribution",),
+    "interval.groups": ("Group", "InFlight"),
+    "interval.monitor": ("Monitor",),
+    "interval.value": ("Interval", "merge"),
+    "library": ("intervals", "read_trace", "requests", "summarize"),
 }
 
 __all__ = [
@@ -70,13 +63,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What needs numpy is imported when it is first asked for: the command must start fast."""
-    if name not in _MODULES:
+    """Import a public name on first use: numpy is slow to import, and --help must start fast."""
+    found = [module for module, names in _MODULES.items() if name in names]
+    if not found:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    module = import_module(f"{__name__}.{_MODULES[name]}")
-    value = getattr(module, name, module)  # of "layout" the module itself
+    module = import_module(f"{__name__}.{found[0]}")
+    value = getattr(module, name, module)  # "layout" is a module
     globals()[name] = value
     return value
 

@@ -1,8 +1,8 @@
 """``python -m blkiomon``."""
 
-import _signal  # type: ignore[import-not-found]  # the module behind signal, which takes a while to import
+import _signal  # type: ignore[import-not-found]  # signal itself is slow to import
 
-# As bin/blkiomon: no traceback for a Ctrl-C while this is imported.
+# As in bin/blkiomon: no traceback for Ctrl-C during imports.
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
@@ -10,5 +10,5 @@ import sys
 
 from blkiomon.commands.cli import main
 
-if __name__ == "__main__":  # a worker of archive imports this file, too
+if __name__ == "__main__":  # workers of archive import this file as well
     sys.exit(main())

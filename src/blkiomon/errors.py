@@ -4,13 +4,13 @@ from __future__ import annotations
 
 
 class TraceError(ValueError):
-    """The bytes are no trace.
+    """The bytes are not a trace.
 
     Attributes:
-        offset: byte offset in the stream, or in the file, of what was not understood.
-        found: what stands there.
-        expected: what should have stood there.
-        file: the file's name, if it is known.
+        offset: byte offset of the unexpected bytes, in the file or in the stream.
+        found: what is there.
+        expected: what should be there.
+        file: the file's name, if known.
     """
 
     def __init__(self, offset: int, found: str, expected: str, file: str | None = None) -> None:
@@ -26,24 +26,24 @@ class TraceError(ValueError):
 
 
 class SourceError(Exception):
-    """A file cannot be found, read or decompressed; the text says which and why."""
+    """A file cannot be found, read or unpacked; the text says which and why."""
 
 
 class DamagedError(SourceError):
-    """A compressed file cannot be decompressed to its end."""
+    """A compressed file is damaged or ends too early."""
 
 
 def complaint(error: Exception) -> str:
-    """A line about the input, which begins as the original's do where its bytes are at fault."""
+    """A message about an error of the input. For bad bytes it begins as the original's."""
     is_bad_trace = isinstance(error, (TraceError, DamagedError))
     return f"bad trace: {error}" if is_bad_trace else str(error)
 
 
 class StatsError(ValueError):
-    """The bytes are no interval statistics of the original's layouts, or not only.
+    """The bytes are not, or not only, statistics that -b writes.
 
     Attributes:
-        offset: byte offset of what was not understood.
+        offset: byte offset of the unexpected bytes.
     """
 
     def __init__(self, offset: int, message: str) -> None:
@@ -55,7 +55,7 @@ class StatsError(ValueError):
 
 
 class IntervalError(ValueError):
-    """This is not an interval of ``to_bytes`` or ``to_dict``, or it contradicts itself."""
+    """Not an interval that ``to_bytes`` or ``to_dict`` encoded, or its figures contradict."""
 
 
 class MissingLibrary(Exception):

@@ -1,4 +1,4 @@
-"""What `import blkiomon` offers to programs: records, requests and intervals of a trace."""
+"""The Python API: records, requests and intervals of a trace."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ READ_BYTES = 1 << 20
 
 
 class Options(TypedDict, total=False):
-    """Those of ``Monitor``, which has their defaults and says what they mean."""
+    """Options of ``Monitor``, which documents them."""
 
     max_pending: int
     max_age_s: float
@@ -47,29 +47,29 @@ class Options(TypedDict, total=False):
 
 
 class ClockOptions(Options, total=False):
-    """And the clock."""
+    """``Options``, and the clock."""
 
     clock: str
 
 
 def read_trace(source: Source, *, resync: bool = False) -> npt.NDArray[np.void]:
-    """All records of a trace, of any kind.
+    """Read all records of a trace, of any kind.
 
     Args:
         source: a path, as on the command line (a file, the base name or a member of a per-CPU set,
             a directory); a list of these, merged by time; a binary file object; or the bytes
-            themselves. Whatever is compressed with gzip, xz or zstd is read as it is. Where files
-            of a set are missing, that is told by a UserWarning.
-        resync: after bytes that are no record, go on at the next plausible one.
+            themselves. Sources that are compressed with gzip, xz or zstd are unpacked. A
+            UserWarning names files that are missing from a set.
+        resync: after bytes that are not a record, continue at the next plausible one.
 
     Returns:
-        Shape (n,), dtype ``layout.RECORD``: times in ns of trace time, sectors of 512 bytes,
-        sizes in bytes, in the order of the stream. Payloads are left out.
+        Shape (n,), dtype ``layout.RECORD``, in the order of the stream: times in ns of trace time,
+        sectors of 512 bytes, sizes in bytes. Payloads are left out.
 
     Raises:
-        TraceError: it is no trace, or ends inside a record.
+        TraceError: the source is not a trace, or ends inside a record.
         SourceError: a file cannot be found or read.
-        TypeError: the source is none of these.
+        TypeError: the source is of another type.
     """
     engine = Engine(keep_records=True, resync=resync)
     return _collected(source, resync, engine, engine.take_records)
@@ -83,19 +83,19 @@ def requests(
     max_age_s: float = MAX_AGE_S,
     resync: bool = False,
 ) -> npt.NDArray[np.void]:
-    """The requests of a trace: every issue that has found its completion.
+    """Read the requests of a trace: each is an issue matched with its completion.
 
     Args:
-        source, resync: as for ``read_trace``.
-        devices: numbers (major << 20 | minor) of those that count; all unless given.
-        max_pending, max_age_s: what a record without a partner may cost, see ``Monitor``.
+        source, resync: see ``read_trace``.
+        devices: numbers (major << 20 | minor) of the devices to read; default: all.
+        max_pending, max_age_s: limits of unmatched records, see ``Monitor``.
 
     Returns:
         Shape (n,), dtype ``layout.REQUEST``, in the order of their completions.
 
     Raises:
         ValueError: an option is out of range.
-        TraceError, SourceError: as ``read_trace``.
+        TraceError, SourceError: see ``read_trace``.
     """
     engine = Engine(
         keep_requests=True,
@@ -110,7 +110,7 @@ def requests(
 def _collected(
     source: Source, resync: bool, engine: Engine, take: Callable[[], npt.NDArray[np.void]]
 ) -> npt.NDArray[np.void]:
-    """Feed all of a trace and put together what was taken on the way."""
+    """Feed a whole trace, and concatenate what ``take`` returns after each piece."""
     parts = []
     with _naming(source):
         for data in _read(source, resync):
@@ -127,29 +127,32 @@ def intervals(
     clock: str = "trace",
     **options: Unpack[Options],
 ) -> Iterator[Interval]:
-    """The intervals of a trace, as they come.
+    """Read a trace in intervals; yields each as soon as it ends.
 
     Args:
-        source: as for ``read_trace``.
-        interval: its length in seconds; None: all is one.
-        clock: "trace": intervals end by the records' own time, and the same trace always gives
-            the same ones. "wall": by the time of day, for a file object that a tracer writes to;
-            one ends with the first bytes that are read after it is due.
-        options: as for ``Monitor``.
+        source: see ``read_trace``.
+        interval: length in seconds; None: the whole trace is one interval.
+        clock: "trace": intervals end by the time of the records, so that a trace always gives the
+            same intervals. "wall": by the time of day, for a file object that a tracer writes to;
+            an interval ends with the first bytes that are read after its end.
+        options: see ``Monitor``.
 
     Raises:
         ValueError: an option is out of range.
-        TraceError, SourceError: as ``read_trace``, after the intervals of what came before.
+        TraceError, SourceError: see ``read_trace``; after the intervals before the error.
     """
     monitor = Monitor(interval, clock=clock, **options)
+    pieces = _read(source, options.get("resync", False), monitor)
     if clock == "wall":
-        return _by_the_wall_clock(source, monitor, interval, options.get("resync", False))
-    return _by_trace_time(source, monitor, options.get("resync", False))
+        found = _by_wall_clock(pieces, monitor, interval or 1e9)
+    else:
+        found = followed(pieces, monitor)
+    return _named(found, source)
 
 
-def _by_trace_time(source: Source, monitor: Monitor, resync: bool) -> Iterator[Interval]:
+def _named(found: Iterator[Interval], source: Source) -> Iterator[Interval]:
     with _naming(source):
-        yield from followed(_read_counted(source, resync, monitor), monitor)
+        yield from found
 
 
 def followed(pieces: Iterable[memoryview], monitor: Monitor) -> Iterator[Interval]:
@@ -170,38 +173,38 @@ def followed(pieces: Iterable[memoryview], monitor: Monitor) -> Iterator[Interva
         raise
 
 
-def _by_the_wall_clock(
-    source: Source, monitor: Monitor, interval: float | None, resync: bool
+def _by_wall_clock(
+    pieces: Iterable[memoryview], monitor: Monitor, interval_s: float
 ) -> Iterator[Interval]:
-    wall = WallClock(interval or 1e9)
+    """The intervals of a stream by the time of day, the last one included, also before an error."""
+    wall = WallClock(interval_s)
     start_ns = wall.time_ns()
-    with _naming(source):
-        try:
-            for data in _read_counted(source, resync, monitor):
-                monitor.feed(data)
-                if wall.remaining_s() <= 0:
-                    end_ns = max(start_ns, wall.time_ns())
-                    yield monitor.cut(start_ns, end_ns)
-                    start_ns = end_ns
-                    wall.advance()
-                if monitor.is_done:
-                    break
-            monitor.finish()
-        except Exception:
-            yield monitor.cut(start_ns, max(start_ns, wall.time_ns()))
-            raise
+    try:
+        for data in pieces:
+            monitor.feed(data)
+            if wall.remaining_s() <= 0:
+                end_ns = max(start_ns, wall.time_ns())
+                yield monitor.cut(start_ns, end_ns)
+                start_ns = end_ns
+                wall.advance()
+            if monitor.is_done:
+                break
+        monitor.finish()
+    except Exception:
         yield monitor.cut(start_ns, max(start_ns, wall.time_ns()))
+        raise
+    yield monitor.cut(start_ns, max(start_ns, wall.time_ns()))
 
 
 def summarize(source: Source, **options: Unpack[ClockOptions]) -> Interval:
-    """All of a trace as one interval.
+    """Read a whole trace as one interval.
 
     Args:
-        source: as for ``read_trace``.
-        options: as for ``Monitor``.
+        source: see ``read_trace``.
+        options: see ``Monitor``.
 
     Raises:
-        TraceError, SourceError: as ``read_trace``.
+        TraceError, SourceError: see ``read_trace``.
     """
     (whole,) = intervals(source, None, **options)
     return whole
@@ -209,7 +212,7 @@ def summarize(source: Source, **options: Unpack[ClockOptions]) -> Interval:
 
 @contextmanager
 def _naming(source: Source) -> Iterator[None]:
-    """An error in a file gets its name."""
+    """Add the name of the source to a TraceError that has none."""
     try:
         yield
     except TraceError as error:
@@ -219,36 +222,28 @@ def _naming(source: Source) -> Iterator[None]:
         raise TraceError(error.offset, error.found, error.expected, file) from error
 
 
-def _read_counted(source: Source, resync: bool, monitor: Monitor) -> Iterator[memoryview]:
-    """As ``_read``, where a monitor hears of what is lost and skipped before the bytes come."""
-    paths = _paths(source)
-    if paths is None:
-        yield from _read(source, resync)
-        return
-    with _opened(paths, resync) as stream:
-        yield from counted(stream, monitor)
-
-
-def counted(stream: sources.Source, monitor: Monitor) -> Iterator[memoryview]:
-    """All of a stream, piece by piece, each valid until the next; the monitor hears of the rest."""
-    monitor.missing_files = stream.missing_files
+def counted(stream: sources.Source, monitor: Monitor | None) -> Iterator[memoryview]:
+    """A stream in pieces, each valid until the next. The monitor gets the stream's own counts."""
+    if monitor is not None:
+        monitor.missing_files = stream.missing_files
     while True:
         try:
             data = stream.read()
         finally:
-            monitor.count_outside(stream.lost_events, stream.skipped_bytes)
+            if monitor is not None:
+                monitor.count_outside(stream.lost_events, stream.skipped_bytes)
         if not data:
             return
         yield data
 
 
-def _read(source: Source, resync: bool) -> Iterator[memoryview]:
-    """The stream piece by piece, each valid until the next."""
-    paths = _paths(source)
-    if paths is not None:
-        with _opened(paths, resync) as stream:
-            while data := stream.read():
-                yield data
+def _read(source: Source, resync: bool, monitor: Monitor | None = None) -> Iterator[memoryview]:
+    """A source in pieces, each valid until the next, merged and unpacked."""
+    if (paths := _paths(source)) is not None:
+        with open_trace(paths, resync=resync) as stream:
+            for note in stream.notes:
+                warnings.warn(note, stacklevel=2)
+            yield from counted(stream, monitor)
         return
     pieces = _pieces(source)
     begun = memoryview(b"")
@@ -259,25 +254,34 @@ def _read(source: Source, resync: bool) -> Iterator[memoryview]:
         yield from rest
         return
     name = getattr(source, "name", None)
-    reader = OpenedReader(_Pieces(rest), name if isinstance(name, str) else "the source")
+    reader = OpenedReader(_PieceFile(rest), name if isinstance(name, str) else "the source")
     buffer = memoryview(bytearray(UNPACKED_BYTES))
     while n := reader.readinto(buffer):
         yield buffer[:n]
 
 
+def _paths(source: Source) -> Sequence[Path] | None:
+    """The paths that a source consists of; None for a file object or a buffer."""
+    if isinstance(source, (str, os.PathLike)):
+        return [source]
+    if isinstance(source, (bytes, bytearray, memoryview, array)):
+        return None
+    return source if isinstance(source, Sequence) else None
+
+
 def _pieces(source: Any) -> Iterator[memoryview]:
-    """What a file object or a buffer holds, as it is."""
+    """The bytes of a file object or a buffer."""
     if not hasattr(source, "read"):
         yield memoryview(source).cast("B")
         return
-    # Of a pipe, what there is: read() would wait until there is as much as was asked for.
+    # read1 returns what a pipe has; read would wait for all that was asked for.
     read = getattr(source, "read1", source.read)
     while piece := read(READ_BYTES):
         yield memoryview(piece).cast("B")
 
 
-class _Pieces:
-    """Pieces as a file that is read."""
+class _PieceFile:
+    """A file object over pieces of bytes."""
 
     def __init__(self, pieces: Iterator[memoryview]) -> None:
         self._pieces = pieces
@@ -290,21 +294,4 @@ class _Pieces:
         return bytes(piece)
 
     def close(self) -> None:
-        """The source stays open: it is the caller's."""
-
-
-def _opened(paths: Sequence[Path], resync: bool) -> sources.Source:
-    """Open files; that some of a set are missing is a warning."""
-    stream = open_trace(paths, resync=resync)
-    for note in stream.notes:
-        warnings.warn(note, stacklevel=2)
-    return stream
-
-
-def _paths(source: Source) -> Sequence[Path] | None:
-    """The files that a source names; None: it is something else."""
-    if isinstance(source, (str, os.PathLike)):
-        return [source]
-    if isinstance(source, (bytes, bytearray, memoryview, array)):
-        return None
-    return source if isinstance(source, Sequence) else None
+        """The caller closes the source."""

@@ -419,7 +419,7 @@ def _check_first_word(arguments: Sequence[str]) -> None:
 def _is_trace(name: str) -> bool:
     """Whether a trace of this name exists."""
     from blkiomon.errors import SourceError
-    from blkiomon.sources.members import find_members
+    from blkiomon.sources.trace_sets import find_members
 
     try:
         return bool(find_members([name]))

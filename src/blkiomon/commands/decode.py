@@ -19,12 +19,12 @@ from blkiomon.commands.parsing import read
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, complain, how_many, printed
 from blkiomon.engine import layout
 from blkiomon.errors import SourceError, StatsError
-from blkiomon.formats import csv, text
+from blkiomon.formats import csv, human_text
 from blkiomon.formats.units import device_text
 from blkiomon.interval.moments import U64_MAX, Moments
 from blkiomon.interval.value import DeviceStats
 from blkiomon.outputs.opening import Policy, check_output, identity
-from blkiomon.sources.kinds import HEAD_BYTES, described
+from blkiomon.sources.file_kinds import HEAD_BYTES, described
 
 COMMAND = Command(
     "decode",
@@ -275,7 +275,7 @@ Records = Iterable[np.void]
 
 def _text(version: str, records: Records) -> Iterator[str]:
     for record in records:
-        yield text.text(time.ctime(int(record["time"])), device_stats(record), version)
+        yield human_text.text(time.ctime(int(record["time"])), device_stats(record), version)
 
 
 def _figures(version: str, record: np.void) -> dict[str, dict[str, dict[str, Any] | None]]:

@@ -51,7 +51,7 @@ from blkiomon.sources import (
 )
 from blkiomon.sources.capture import Capture, CaptureError
 from blkiomon.sources.capture_methods import open_capture
-from blkiomon.sources.kinds import HEAD_BYTES, check_trace
+from blkiomon.sources.file_kinds import HEAD_BYTES, check_trace
 
 READ_BYTES = 1 << 20
 """Read at most so much at a time: a pipe never holds more, and interval ends stay precise."""

@@ -1,1 +1,1 @@
-"""Formats: an interval as bytes or text, and back."""
+"""Formats: functions from an interval to bytes or text, and decoders for JSON and binary."""

@@ -1,4 +1,4 @@
-"""CSV: the flat table with a line of column names; empty fields where there is no figure."""
+"""CSV: the flat table with a line of column names. A figure that does not exist is empty."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from blkiomon.console import printable
-from blkiomon.formats import table, templates
+from blkiomon.formats import flat_table as table
+from blkiomon.formats import templates
 from blkiomon.formats.rendering import Format, FormatOptions
 from blkiomon.formats.templates import Part, literal
 from blkiomon.interval.value import Interval
@@ -16,7 +17,7 @@ from blkiomon.sources.devices import nameless
 
 
 def lines(records: Iterable[Iterable[Any]]) -> bytes:
-    """Records as lines, quoted where they must be; None is an empty field."""
+    """Records as CSV lines, quoted if necessary; None becomes an empty field."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(records)
     return text.getvalue().encode()
@@ -33,7 +34,7 @@ def output_format(options: FormatOptions) -> Format:
 def renderer(
     name_of: Callable[[int], str | None] = nameless,
 ) -> Callable[[Interval], Iterator[bytes]]:
-    """A function from an interval to its lines; ``HEAD`` belongs before the first one."""
+    """A function from an interval to its lines. Write ``HEAD`` before the first interval."""
 
     def render(interval: Interval) -> Iterator[bytes]:
         for rows in table.rows(interval, name_of):
@@ -43,7 +44,7 @@ def renderer(
 
 
 def _piece(rows: table.Rows) -> str:
-    """Some lines. Of all fields only names may have to be quoted."""
+    """The lines of some rows. Only names may need quotes: all else is numbers and plain words."""
     parts = []
     for column in table.COLUMNS:
         values = column.values(rows)
@@ -56,5 +57,5 @@ def _piece(rows: table.Rows) -> str:
 
 
 def _quoted(name: str | None) -> str:
-    """A name as a field, in which nothing acts on a terminal."""
+    """A name as a field, with control characters escaped: they could act on a terminal."""
     return lines([[printable(name or ""), ""]]).decode()[: -len(",\n")]

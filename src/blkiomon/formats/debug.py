@@ -1,4 +1,4 @@
-"""The original's debug text: records that found no partner, and at the end the totals."""
+"""The original's debug text (-d): mismatches, and at the end unmatched records and totals."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from blkiomon.formats.rendering import Format, FormatOptions
 from blkiomon.interval.value import Counts
 
 BLOCKS_AT_ONCE = 512
-"""So many blocks are formatted in one go: what waits to be written stays small."""
+"""How many blocks are formatted at once; this bounds the memory for text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Final:
-    """The end of a run.
+    """The state at the end of a run.
 
     Attributes:
-        leftovers: shape (n,), dtype ``layout.DETAIL``, in output order.
+        leftovers: shape (n,), dtype ``layout.DETAIL``: unmatched records, in output order.
         totals: of the whole run.
     """
 
@@ -32,41 +32,27 @@ class Final:
 
 MAGIC_V7 = MAGIC | 7
 
-# Name and conversion of every line of a block, in order. The magic is always version 7's, whatever
-# the record came as.
-_LINES = (
-    ("magic", f"{MAGIC_V7:>16}"),
-    ("sequence", "%16d"),
-    ("time", "%16d"),
-    ("sector", "%16d"),
-    ("bytes", "%16d"),
-    ("action", "%16x"),
-    ("pid", "%16d"),
-    ("device", "%16d"),
-    ("cpu", "%16d"),
-    ("error", "%16d"),
-    ("pdu_len", "%16d"),
-    ("order", "%16d"),
+# Field of a record, its type as the original prints it, and the conversion.
+_FIELDS = (
+    ("sequence", "i4", "d"),
+    ("time_ns", "i8", "d"),
+    ("sector", "i8", "d"),
+    ("bytes", "i4", "d"),
+    ("action", "u4", "x"),
+    ("pid", "i4", "d"),
+    ("device", "i4", "d"),
+    ("cpu", "i4", "d"),
+    ("error", "u2", "d"),
+    ("pdu_len", "u2", "d"),
 )
-# The record's fields in the same order, with the signs that the original shows them with.
-_FIELDS = {
-    "sequence": "i4",
-    "time_ns": "i8",
-    "sector": "i8",
-    "bytes": "i4",
-    "action": "u4",
-    "pid": "i4",
-    "device": "i4",
-    "cpu": "i4",
-    "error": "u2",
-    "pdu_len": "u2",
-}
 
 
 def _template(title: str, columns: int) -> str:
-    lines = [f"--- {title} ---"]
-    for name, conversion in _LINES:
-        lines.append(f"{name:<8}" + f" {conversion}" * columns)
+    """The template of a block: a line for each field, with a column for each record."""
+    # The magic is version 7's for any record.
+    lines = [f"--- {title} ---", "magic   " + f" {MAGIC_V7:>16}" * columns]
+    for name, _, conversion in (*_FIELDS, ("order", "i8", "d")):
+        lines.append(f"{name.removesuffix('_ns'):<8}" + f" %16{conversion}" * columns)
     return "\n".join([*lines, ""])
 
 
@@ -80,7 +66,7 @@ def output_format(options: FormatOptions) -> Format:
 
 
 def render(item: npt.NDArray[np.void] | Final) -> Iterator[bytes]:
-    """Text of mismatches (shape (n,), dtype ``layout.MISMATCH``) or of the end, piece by piece."""
+    """The text of mismatches (shape (n,), dtype ``layout.MISMATCH``) or of the end, in pieces."""
     if isinstance(item, Final):
         yield from _blocks(_LEFTOVER_BLOCK, item.leftovers, ())
         yield totals_line(len(item.leftovers), item.totals).encode()
@@ -89,29 +75,28 @@ def render(item: npt.NDArray[np.void] | Final) -> Iterator[bytes]:
 
 
 def totals_line(leftovers: int, totals: Counts) -> str:
-    """The last line; what the original does not know is named only where it happened."""
+    """The last line. Counts that the original lacks are only added if they are not 0."""
     line = (
         f"{leftovers} leftover, {totals.requests} match, {totals.mismatches} mismatch, "
         f"{totals.driver_data_records} driverdata, {totals.records} overall"
     )
-    if totals.evicted:
-        line += f", {totals.evicted} evicted"
-    if totals.lost_events:
-        line += f", {totals.lost_events} lost"
-    if totals.skipped_bytes:
-        line += f", {totals.skipped_bytes} bytes skipped"
-    if totals.over_device_limit:
-        line += f", {totals.over_device_limit} over the limit of devices"
+    for count, what in (
+        (totals.evicted, "evicted"),
+        (totals.lost_events, "lost"),
+        (totals.skipped_bytes, "bytes skipped"),
+        (totals.over_device_limit, "over the limit of devices"),
+    ):
+        line += f", {count} {what}" if count else ""
     return line + "\n"
 
 
 def _blocks(template: str, array: npt.NDArray[np.void], sides: tuple[str, ...]) -> Iterator[bytes]:
-    """One block per element; ``sides`` names the DETAILs of a line, empty if it is one itself."""
+    """One block per element: a DETAIL, or a struct whose DETAIL fields are named by ``sides``."""
     for start in range(0, len(array), BLOCKS_AT_ONCE):
         part = array[start : start + BLOCKS_AT_ONCE]
         details = [part[side] for side in sides] or [part]
         columns: list[list[Any]] = []
-        for name, shown_as in _FIELDS.items():
+        for name, shown_as, _ in _FIELDS:
             columns += [detail["record"][name].astype(shown_as).tolist() for detail in details]
         columns += [detail["order"].astype("i8").tolist() for detail in details]
         yield "".join(map(template.__mod__, zip(*columns, strict=True))).encode()

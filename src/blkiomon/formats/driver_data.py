@@ -1,4 +1,4 @@
-"""Driver data: finished bytes that only pass through."""
+"""Driver data: records of low-level drivers, which are copied to an output unchanged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from blkiomon.formats.rendering import Format, FormatOptions
 
 
 class DriverData(NamedTuple):
-    """Version-7 headers in host byte order, each with its payload, and how many there are."""
+    """Records with their payloads, with headers of version 7 in host byte order; how many."""
 
     data: bytes
     records: int
@@ -21,5 +21,5 @@ def output_format(options: FormatOptions) -> Format:
 
 
 def render(item: DriverData) -> Iterator[bytes]:
-    """The bytes as they are."""
+    """The bytes, unchanged."""
     yield item.data

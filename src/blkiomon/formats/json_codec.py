@@ -1,6 +1,6 @@
-"""An interval as plain dicts, lists and numbers, and back: what a line of JSON holds.
+"""The JSON codec: an interval as plain dicts, lists and numbers, and back.
 
-``docs/schema.md`` explains every field, ``schema/interval.schema.json`` says it for machines.
+``docs/schema.md`` explains every field; ``schema/interval.schema.json`` is the JSON schema.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,40 +21,41 @@ from blkiomon.errors import IntervalError
 from blkiomon.formats import validation
 from blkiomon.formats.units import device_text, utc
 from blkiomon.interval.distribution import PERCENTILES, Distribution, bin_bounds, bin_of
-from blkiomon.interval.groups import NS_PER_S, Group, InFlight
+from blkiomon.interval.groups import NS_PER_S, Group
 from blkiomon.interval.incomplete import Incomplete
 from blkiomon.interval.moments import U64_MAX, U128_MAX, Moments, stacked, to_words
+from blkiomon.interval.tables import QUEUED, REQUESTS, TableSpec
 from blkiomon.interval.value import Counts, Interval
 
 SCHEMA = 1
-"""Version of the dict: a greater number means that a field has changed its meaning or is gone."""
+"""Version of the dict. It grows when a field changes its meaning or is removed."""
 
 TOP_PROCESSES = 10
 
-_UNSEEN = {
-    "lost_events": "lost_events",
-    "sequence_gaps": "sequence_gaps",
-    "completions_without_issue": "completions_without_issue",
-    "issues_without_completion": "issues_without_completion",
-    "evicted": "evicted",
-    "mismatches": "mismatches",
-    "skipped_bytes": "skipped_bytes",
-    "over_device_limit": "over_device_limit",
-}
-"""Names of what was not seen, and those of ``Counts``."""
+UNSEEN = (
+    "lost_events",
+    "sequence_gaps",
+    "completions_without_issue",
+    "issues_without_completion",
+    "evicted",
+    "mismatches",
+    "skipped_bytes",
+    "over_device_limit",
+)
+"""The fields of ``Counts`` that say what was missed, in the order of the outputs."""
 
 
 def percentile_name(percent: float) -> str:
-    """``p99_9`` of 99.9."""
+    """``p99_9`` for 99.9."""
     return f"p{percent}".replace(".", "_")
 
 
 def unseen(counts: Counts) -> dict[str, int]:
-    """What a monitor knows that it has not seen, by the names of the outputs."""
-    return {name: getattr(counts, field) for name, field in _UNSEEN.items()}
+    """What is known to have been missed, by field."""
+    return {name: getattr(counts, name) for name in UNSEEN}
 
 
-# --- out ------------------------------------------------------------------------------------------
+# --- encoding -------------------------------------------------------------------------------------
 
 
 def to_dict(
@@ -68,8 +69,8 @@ def to_dict(
     ``docs/schema.md`` explains every field.
 
     Args:
-        interval: to be written.
-        histograms: include them; ``from_dict`` needs them.
+        interval: the interval to encode.
+        histograms: include the histograms; ``from_dict`` needs them.
         name_of: maps a device number to a device name, or None.
     """
     *groups, total = interval.groups()
@@ -93,24 +94,19 @@ def to_dict(
 
 
 def head_dict(interval: Interval) -> dict[str, Any]:
-    """What stands before the groups."""
+    """The fields before the groups."""
     anchored = interval.anchored
     return {
         "schema": SCHEMA,
         "start": utc(interval.start_ns) if anchored else None,
         "end": utc(interval.end_ns) if anchored else None,
-        "start_ns": interval.start_ns,
-        "end_ns": interval.end_ns,
-        "duration_s": interval.duration_s,
-        "clock": interval.clock,
-        "anchored": anchored,
-        "records": interval.counts.records,
-        "driver_data_records": interval.counts.driver_data_records,
+        **_attributes(interval, "start_ns end_ns duration_s clock anchored"),
+        **_attributes(interval.counts, "records driver_data_records"),
     }
 
 
 def tail_dict(interval: Interval) -> dict[str, Any]:
-    """What stands behind the groups."""
+    """The fields after the groups."""
     return {
         "unseen": unseen(interval.counts),
         "incomplete": incomplete_list(interval.incomplete),
@@ -118,31 +114,33 @@ def tail_dict(interval: Interval) -> dict[str, Any]:
     }
 
 
-def incomplete_list(found: Iterable[Incomplete]) -> list[dict[str, Any]]:
-    """Why figures are incomplete."""
-    return [{"reason": why.reason, "count": why.count, "share": why.share} for why in found]
+def incomplete_list(reasons: Iterable[Incomplete]) -> list[dict[str, Any]]:
+    """The reasons why figures are incomplete."""
+    return [_attributes(reason, "reason count share") for reason in reasons]
+
+
+def _attributes(of: object, names: str) -> dict[str, Any]:
+    """Attributes by name. Most JSON fields have the same name as in Python."""
+    return {name: getattr(of, name) for name in names.split()}
 
 
 def _group(group: Group, histograms: bool) -> dict[str, Any]:
     load = group.in_flight
     return {
-        "requests": group.requests,
-        "errors": group.errors,
-        "bytes": group.bytes,
-        "iops": group.iops,
-        "bytes_per_s": group.bytes_per_s,
+        **_attributes(group, "requests errors bytes iops bytes_per_s"),
         "d2c_ns": distribution_dict(group.d2c_ns, histograms),
         "size_bytes": distribution_dict(group.size_bytes, histograms),
         "requeues": group.requeues,
         "retried": retried_dict(group.retried),
-        "in_flight": load and _in_flight(load),
+        "in_flight": load
+        and _attributes(load, "mean max end oldest_ns busy_fraction busy_ns request_ns"),
         "q2d_ns": group.q2d_ns and distribution_dict(group.q2d_ns, histograms),
         "q2c_ns": group.q2c_ns and distribution_dict(group.q2c_ns, histograms),
     }
 
 
 def retried_dict(retried: Moments) -> dict[str, Any] | None:
-    """Requests that completed after a requeue, ns from their first issue."""
+    """Times from first issue to completion, ns, of requeued requests; None if there are none."""
     if not retried.count:
         return None
     return {
@@ -155,27 +153,9 @@ def retried_dict(retried: Moments) -> dict[str, Any] | None:
     }
 
 
-def _in_flight(load: InFlight) -> dict[str, Any]:
-    return {
-        "mean": load.mean,
-        "max": load.max,
-        "end": load.end,
-        "oldest_ns": load.oldest_ns,
-        "busy_fraction": load.busy_fraction,
-        "busy_ns": load.busy_ns,
-        "request_ns": load.request_ns,
-    }
-
-
 def distribution_dict(d: Distribution, histograms: bool) -> dict[str, Any]:
     figures: dict[str, Any] = {
-        "count": d.count,
-        "sum": d.sum,
-        "sum_squares": d.sum_squares,
-        "min": d.min,
-        "mean": d.mean,
-        "max": d.max,
-        "stddev": d.stddev,
+        **_attributes(d, "count sum sum_squares min mean max stddev"),
         **{percentile_name(p): d.percentile(p) for p in PERCENTILES},
     }
     if histograms:
@@ -200,33 +180,34 @@ def _processes(processes: Table, names: Mapping[int, str]) -> dict[str, Any] | N
     }
 
 
-# --- and back -------------------------------------------------------------------------------------
+# --- decoding -------------------------------------------------------------------------------------
 
 
 def from_dict(line: Mapping[str, Any]) -> Interval:
-    """Return the interval that ``to_dict`` made this of.
+    """Return the interval that ``to_dict`` encoded.
 
-    Its groups, percentiles and merges equal the original's. The figures of the original program
-    (``Interval.device_stats``) are not in JSON, and neither are processes beyond the first ten.
+    Its groups, percentiles and merges equal those of the original interval. JSON does not hold
+    the figures of the original program (``Interval.device_stats``), nor any processes beyond the
+    first ten.
 
     Args:
-        line: with histograms.
+        line: a dict with histograms.
 
     Raises:
-        IntervalError: it is not such a dict, is of another version, lacks histograms, or its
+        IntervalError: the dict is not an interval, has another version, lacks histograms, or its
             figures contradict each other; the text names the field.
     """
     if not isinstance(line, Mapping) or line.get("schema") != SCHEMA:
-        raise IntervalError(f"this is not an interval of schema {SCHEMA}")
+        raise IntervalError(f"not an interval of schema {SCHEMA}")
     interval = _interval(_Object(line, ""))
     validation.check(interval)
     return interval
 
 
 class _Object:
-    """An object of JSON whose fields are read one by one; an error says by its path which is wrong.
+    """A JSON object. Its methods read and check a field; errors name the path of the field.
 
-    Fields that nobody asks for may hold anything: later versions may have more.
+    Fields that are not read may hold anything: later versions may add some.
     """
 
     def __init__(self, value: object, path: str) -> None:
@@ -247,28 +228,27 @@ class _Object:
         return self.fields[name]
 
     def number(self, name: str) -> int:
-        """A whole number."""
+        """An integer."""
         value = self._get(name)
         if type(value) is not int:
             raise self._wrong(name, "a whole number")
         return value
 
     def count(self, name: str, most: int | None = U64_MAX) -> int:
-        """A whole number from 0 on."""
+        """An integer from 0 to ``most``."""
         value = self.number(name)
         if value < 0 or (most is not None and value > most):
             raise IntervalError(f"{self._at(name)}: {_shown(value)} is out of range")
         return value
 
     def one_of(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of these values."""
         value = self._get(name)
         if not any(value is choice or value == choice for choice in choices):
             raise self._wrong(name, " or ".join(map(json.dumps, choices)))
         return value
 
     def text(self, name: str) -> str | None:
-        """A string, or null."""
+        """A string or null."""
         value = self._get(name)
         if value is not None and not isinstance(value, str):
             raise self._wrong(name, "text")
@@ -291,7 +271,7 @@ class _Object:
         return value
 
     def counts(self, name: str) -> npt.NDArray[np.uint64]:
-        """A list of whole numbers from 0 to 2^64-1."""
+        """A list of integers from 0 to 2^64-1."""
         values = self.list(name)
         try:
             if set(map(type, values)) <= {int}:
@@ -302,68 +282,63 @@ class _Object:
 
 
 def _shown(value: object) -> str:
-    """A value as an error quotes it."""
+    """A value, shortened, for a message."""
     return reprlib.repr(value)
+
+
+Keyed = tuple[tuple[int, int], _Object]
+"""Device number and operation, and the figures of that group."""
 
 
 def _interval(line: _Object) -> Interval:
     devices = [(_device_number(entry), entry) for entry in line.objects("devices")]
-    ops = [(key, figures) for number, entry in devices for key, figures in _ops(number, entry)]
+    ops = [keyed for number, entry in devices for keyed in _ops(number, entry)]
     total = line.object("total")
     _require_sums(total, [entry for _, entry in devices])
-    loads = [*ops, *(((number, layout.ALL_OPS), entry) for number, entry in devices)]
-    loads.append(((0, layout.EVERYTHING), total))
+    groups = [
+        *ops,
+        *(((number, layout.ALL_OPS), entry) for number, entry in devices),
+        ((0, layout.EVERYTHING), total),
+    ]
 
     matched = [(key, figures) for key, figures in ops if figures.count("requests")]
-    rows = _heads(layout.ROW, matched)
-    rows["requests"] = [figures.count("requests") for _, figures in matched]
-    rows["errors"] = [figures.count("errors") for _, figures in matched]
-    rows["direction"] = rows["op"] != layout.OPS.index("read")  # the other ones have not been kept
-    for name in ("d2c_us", "throughput"):  # not kept, nor are the histograms of the drop-in
-        rows[name]["min"] = U64_MAX
     queued = [(key, figures) for key, figures in ops if figures.fields.get("q2d_ns") is not None]
-    queue_rows = _heads(layout.QUEUE_ROW, queued)
-    queue_rows["requests"] = [figures.object("q2d_ns").count("count") for _, figures in queued]
-    cut = Snapshot(
-        rows=rows,
-        d2c_bins=_bins(rows, "d2c_ns", matched),
-        size_bins=_bins(rows, "size_bytes", matched),
-        retry_rows=_retry_rows(ops),
-        loads=_loads(loads),
-        queue_rows=queue_rows,
-        q2d_bins=_bins(queue_rows, "q2d_ns", queued),
-        q2c_bins=_bins(queue_rows, "q2c_ns", queued),
-        processes=_process_table(processes := _processes_listed(line)),
-    )
+    processes, process_names = _processes_of(line)
+    tables = {
+        **_table(REQUESTS, matched, [figures.count("requests") for _, figures in matched]),
+        **_table(QUEUED, queued, [f.object("q2d_ns").count("count") for _, f in queued]),
+    }
+    rows = tables["rows"]
+    rows["errors"] = [figures.count("errors") for _, figures in matched]
+    # JSON holds neither the directions nor the figures of the original program.
+    rows["direction"] = rows["op"] != layout.OPS.index("read")
+    for name in ("d2c_us", "throughput"):
+        rows[name]["min"] = U64_MAX
     not_seen = line.object("unseen")
-    counts = Counts(
-        records=line.count("records", None),
-        requests=total.count("requests"),
-        driver_data_records=line.count("driver_data_records", None),
-        # What earlier versions did not know had not happened: they failed.
-        **{
-            field: not_seen.count(name, None)
-            for name, field in _UNSEEN.items()
-            if name in not_seen.fields
-        },
-    )
     end_ns = line.number("end_ns")
     return Interval(
         time_s=end_ns // NS_PER_S,
         devices=np.unique(rows["device"]),
-        snapshot=cut,
-        counts=counts,
+        snapshot=Snapshot(
+            **tables,
+            retry_rows=_retry_rows(ops),
+            loads=_loads(groups),
+            processes=processes,
+        ),
+        counts=Counts(
+            records=line.count("records", None),
+            requests=total.count("requests"),
+            driver_data_records=line.count("driver_data_records", None),
+            # Earlier versions lack some fields: what these count was an error then.
+            **{name: not_seen.count(name, None) for name in UNSEEN if name in not_seen.fields},
+        ),
         start_ns=line.number("start_ns"),
         end_ns=end_ns,
         clock=line.one_of("clock", ("wall", "trace")),
         anchored=line.one_of("anchored", (True, False)),
         missing_files=_missing_files(line),
-        process_names={pid: p.name for pid, p in processes.items() if p.name is not None},
+        process_names=process_names,
     )
-
-
-Keyed = tuple[tuple[int, int], _Object]
-"""Device and operation, and the figures of that group."""
 
 
 def _device_number(entry: _Object) -> int:
@@ -384,51 +359,62 @@ def _ops(number: int, entry: _Object) -> list[Keyed]:
 
 
 def _require_sums(whole: _Object, parts: Sequence[_Object]) -> None:
-    """Raise IntervalError unless a device says what its operations say, or the total what they do.
+    """Check that a device is the sum of its operations, or the total the sum of all devices.
 
-    What is not compared is worked out anew of the parts.
+    The other figures of the whole are not read: they are computed from the parts.
     """
     for name in ("requests", "errors", "bytes"):
-        told, added = whole.count(name, None), sum(part.count(name, None) for part in parts)
-        if told != added:
-            raise IntervalError(f"{whole.path}.{name}: {_shown(told)} is not the sum, {added}")
+        given, added = whole.count(name, None), sum(part.count(name, None) for part in parts)
+        if given != added:
+            raise IntervalError(f"{whole.path}.{name}: {_shown(given)} is not the sum, {added}")
 
 
-def _heads(dtype: np.dtype[np.void], groups: Sequence[Keyed]) -> Table:
-    """Rows that say what they are about."""
+def _keyed_rows(dtype: np.dtype[np.void], groups: Sequence[Keyed]) -> Table:
+    """Rows of zeros but for device and operation."""
     rows = np.zeros(len(groups), dtype)
     for row, ((device, op), _) in zip(rows, groups, strict=True):
         row["device"], row["op"] = device, op
     return rows
 
 
-def _bins(rows: Table, quantity: str, groups: Sequence[Keyed]) -> Table:
-    """Fill in the moments of each row; returns the bins."""
-    parts = [np.empty(0, layout.BIN)]
-    for row, (_, group) in enumerate(groups):
-        figures = group.object(quantity)
-        if "histogram" not in figures.fields:
-            raise IntervalError("an interval without histograms cannot be read back")
-        if figures.count("count") != rows["requests"][row]:
-            raise IntervalError(f"{figures.path}.count is not the number of requests")
-        moments = rows[quantity][row]
-        for name in ("min", "max"):
-            moments[name] = figures.count(name)
-        sums = figures.count("sum", U128_MAX), figures.count("sum_squares", None)
-        moments["sum"], moments["sum_squares"] = to_words(sums)
-        histogram = figures.object("histogram")
-        low, counts = histogram.counts("low"), histogram.counts("count")
-        part = np.empty(len(low), layout.BIN)
-        part["row"], part["bin"] = row, bin_of(low)
-        if len(low) != len(counts) or (bin_bounds(part["bin"])[0] != low).any():
-            raise IntervalError(f"{histogram.path}: these are no bins")
-        part["count"] = counts
-        parts.append(part)
-    return stacked(parts)
+def _table(spec: TableSpec, groups: Sequence[Keyed], requests: Sequence[int]) -> dict[str, Table]:
+    """The rows of a table and their histograms, by attribute of ``Snapshot``."""
+    rows = _keyed_rows(spec.dtype, groups)
+    rows["requests"] = requests
+    tables = {spec.name: rows}
+    for quantity, bins in spec.bins.items():
+        figures = [group.object(quantity) for _, group in groups]
+        parts = [_distribution(row, rows[row], quantity, f) for row, f in enumerate(figures)]
+        tables[bins] = stacked([np.empty(0, layout.BIN), *parts])
+    return tables
+
+
+def _distribution(at: int, row: np.void, quantity: str, figures: _Object) -> Table:
+    """Fill in the moments of a quantity of row ``at``; return its bins."""
+    if "histogram" not in figures.fields:
+        raise IntervalError("an interval without histograms cannot be read")
+    if figures.count("count") != row["requests"]:
+        raise IntervalError(f"{figures.path}.count is not the number of requests")
+    _fill_moments(row[quantity], figures)
+    histogram = figures.object("histogram")
+    low, counts = histogram.counts("low"), histogram.counts("count")
+    bins = np.empty(len(low), layout.BIN)
+    bins["row"], bins["bin"] = at, bin_of(low)
+    if len(low) != len(counts) or (bin_bounds(bins["bin"])[0] != low).any():
+        raise IntervalError(f"{histogram.path}: low does not list bins")
+    bins["count"] = counts
+    return bins
+
+
+def _fill_moments(moments: np.void, figures: _Object, unit: str = "") -> None:
+    for name in ("min", "max"):
+        moments[name] = figures.count(name + unit)
+    sums = figures.count("sum" + unit, U128_MAX), figures.count("sum_squares", None)
+    moments["sum"], moments["sum_squares"] = to_words(sums)
 
 
 def _missing_files(line: _Object) -> int:
-    if "incomplete" not in line.fields:  # as earlier versions left it
+    if "incomplete" not in line.fields:  # written by an earlier version
         return 0
     reasons = line.objects("incomplete")
     return sum(why.count("count") for why in reasons if why.text("reason") == "missing_files")
@@ -436,22 +422,19 @@ def _missing_files(line: _Object) -> int:
 
 def _retry_rows(ops: Sequence[Keyed]) -> Table:
     known = [(key, f) for key, f in ops if f.fields.get("requeues") or f.fields.get("retried")]
-    table = _heads(layout.RETRY_ROW, known)
+    table = _keyed_rows(layout.RETRY_ROW, known)
     for row, (_, figures) in zip(table, known, strict=True):
         row["requeues"] = figures.count("requeues")
-        moments = row["f2c_ns"]
-        moments["min"] = U64_MAX
+        row["f2c_ns"]["min"] = U64_MAX
         if retried := figures.object_or_none("retried"):
             row["requests"] = retried.count("requests")
-            moments["min"], moments["max"] = retried.count("min_ns"), retried.count("max_ns")
-            sums = retried.count("sum_ns", U128_MAX), retried.count("sum_squares", U128_MAX)
-            moments["sum"], moments["sum_squares"] = to_words(sums)
+            _fill_moments(row["f2c_ns"], retried, "_ns")
     return table
 
 
 def _loads(groups: Sequence[Keyed]) -> Table:
     known = [(key, load) for key, f in groups if (load := f.object_or_none("in_flight"))]
-    table = _heads(layout.LOAD, known)
+    table = _keyed_rows(layout.LOAD, known)
     for row, (_, load) in zip(table, known, strict=True):
         row["in_flight"], row["max_in_flight"] = load.count("end"), load.count("max")
         row["oldest_ns"] = load.count("oldest_ns")
@@ -460,27 +443,15 @@ def _loads(groups: Sequence[Keyed]) -> Table:
     return table
 
 
-def _processes_listed(line: _Object) -> dict[int, _Process]:
-    """The processes of all lists, by their numbers."""
+def _processes_of(line: _Object) -> tuple[Table, dict[int, str]]:
+    """The processes of all lists, and their names by pid."""
     tops = line.object_or_none("processes")
-    found: dict[int, _Process] = {}
+    found: dict[int, tuple[int, int, str | None]] = {}
     for entry in chain.from_iterable(tops.objects(name) for name in tops.fields) if tops else ():
         pid = entry.count("pid", (1 << 32) - 1)
-        process = _Process(entry.text("name"), entry.count("requests"), entry.count("bytes"))
+        process = entry.count("requests"), entry.count("bytes"), entry.text("name")
         if found.setdefault(pid, process) != process:
             raise IntervalError(f"{entry.path}: another list has other figures of process {pid}")
-    return found
-
-
-class _Process(NamedTuple):
-    name: str | None
-    requests: int
-    bytes: int
-
-
-def _process_table(processes: Mapping[int, _Process]) -> Table:
-    table = np.zeros(len(processes), layout.PROCESS)
-    table["pid"] = list(processes)
-    table["requests"] = [process.requests for process in processes.values()]
-    table["bytes"] = [process.bytes for process in processes.values()]
-    return table
+    rows = [(pid, 0, requests, size) for pid, (requests, size, _) in found.items()]
+    names = {pid: name for pid, (_, _, name) in found.items() if name is not None}
+    return np.array(rows, layout.PROCESS), names

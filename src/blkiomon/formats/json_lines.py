@@ -1,7 +1,8 @@
-"""JSON Lines: an interval a line; ``docs/schema.md`` explains the fields.
+"""JSON Lines: one interval per line; ``docs/schema.md`` explains the fields.
 
-The line is that of ``json.dumps(to_dict(interval))``, byte for byte, made from columns: templates
-are filled in, and the numbers of histograms, most of a line, are looked up as text.
+The line equals ``json.dumps(to_dict(interval))`` byte for byte, but is made from columns: values
+are filled into templates. The numbers of histograms, which make up most of a line, are looked up
+in tables of text.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from blkiomon.interval.value import Interval
 from blkiomon.sources.devices import nameless
 
 COUNTS = 1 << 12
-"""Counts below this are looked up as text."""
+"""Counts below this are looked up in a table of text."""
 
 
 def output_format(options: FormatOptions) -> Format:
@@ -51,7 +52,7 @@ def output_format(options: FormatOptions) -> Format:
 def renderer(
     name_of: Callable[[int], str | None] = nameless,
 ) -> Callable[[Interval], Iterator[bytes]]:
-    """A function from an interval to its line, in pieces."""
+    """A function from an interval to its line, in several pieces."""
 
     def render(interval: Interval) -> Iterator[bytes]:
         return _line(interval, name_of)
@@ -75,7 +76,7 @@ _dumped = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def _devices(columns: Columns, piece: slice, name_of: Callable[[int], str | None]) -> str:
-    """The objects of some devices, with commas between them."""
+    """The JSON objects of some devices, with commas between them."""
     keys = columns.keys[piece]
     texts = _groups(columns, piece)
     objects: list[str] = []
@@ -99,7 +100,7 @@ def _devices(columns: Columns, piece: slice, name_of: Callable[[int], str | None
 
 
 def _object(**members: Part) -> Part:
-    """An object with these members, of each group."""
+    """A JSON object with these members, for each group."""
     named = [Part(f'"{name}":{part.template}', part.columns) for name, part in members.items()]
     inner = joined(named, ",")
     return Part(f"{{{inner.template}}}", inner.columns)
@@ -113,7 +114,7 @@ _NULL = literal("null")
 
 
 def _groups(columns: Columns, piece: slice) -> list[str]:
-    """The members of each group's object."""
+    """The members of each group's JSON object."""
     requests, n_bytes = columns.d2c_ns.count[piece], columns.size_bytes.sum[piece]
     load = columns.in_flight
     group = _object(
@@ -153,7 +154,7 @@ def _load(columns: Columns, load: Loads, piece: slice) -> Part:
 
 
 def _queued(columns: Columns, quantity: Quantity | None, piece: slice) -> Part:
-    """The object of a quantity that only groups with queue records have."""
+    """The JSON object of a quantity that only groups with queue records have, else null."""
     is_queued = columns.is_queued[piece]
     if quantity is None or not any(is_queued):
         return _NULL
@@ -165,7 +166,7 @@ def _queued(columns: Columns, quantity: Quantity | None, piece: slice) -> Part:
 
 
 def _distribution(quantity: Quantity, piece: slice) -> Part:
-    """The object of each group's distribution."""
+    """The JSON object of each group's distribution."""
     num = quantity.count[piece]
     percentiles = quantity.percentiles[piece].T.tolist()
     part = _object(
@@ -183,7 +184,7 @@ def _distribution(quantity: Quantity, piece: slice) -> Part:
     unusual = np.flatnonzero((np.diff(starts) == 0) | (np.array(num) == 0)).tolist()
     if not unusual:
         return part
-    # Where there is nothing, some of these figures are null.
+    # Without values or bins, some figures are null.
     texts = part.texts(len(num))
     for at in unusual:
         texts[at] = _unusual(quantity, piece.start + at)
@@ -204,14 +205,14 @@ _NOTHING = _dumped(distribution_dict(Distribution(), True))
 # --- histograms ----------------------------------------------------------------------------------
 
 LOW_END, HIGH_END, COUNT_END = b"h", b"c", b"\n"
-"""What the last low, high and count of a histogram have behind them; any other has a comma."""
+"""The text after the last low, high and count of a histogram; after any other is a comma."""
 
 
 def _histograms(histograms: Histograms, piece: slice) -> list[str]:
-    """What each group's histogram has between ``"low":[`` and the last bracket.
+    """The text between ``"low":[`` and the last bracket of each group's histogram.
 
-    All numbers of a piece are looked up in one table of texts, which have one width; what fills
-    them up is deleted.
+    All numbers of a piece are looked up in one table of texts. numpy pads these with NUL to one
+    width; translate deletes the padding.
     """
     starts = histograms.starts[piece.start : piece.stop + 1]
     bins = histograms.bins[starts[0] : starts[-1]].astype(np.intp)
@@ -250,12 +251,12 @@ def _histograms(histograms: Histograms, piece: slice) -> list[str]:
 Texts = npt.NDArray[np.bytes_]
 
 TABLE_BINS = (*bin_of([1 << 20, 1 << 30]).tolist(), N_BINS)
-"""Tables have so many bins: the fewer digits their bounds have, the faster is the look-up."""
+"""Sizes of tables, in bins: the fewer digits the bounds have, the faster is the look-up."""
 
 
 @lru_cache(len(TABLE_BINS))
 def _bounds(n_bins: int) -> Texts:
-    """Of each bin the least value, and that as the last one; likewise the greatest value."""
+    """Texts of the least value of each bin, then as the last of a list; then of the greatest."""
     low, high = bin_bounds(np.arange(n_bins))
     return np.concatenate((_texts(low.tolist(), LOW_END), _texts(high.tolist(), HIGH_END)))
 
@@ -266,5 +267,5 @@ def _small_counts() -> Texts:
 
 
 def _texts(numbers: Sequence[int], end: bytes) -> Texts:
-    """Each number with a comma behind it; then each with ``end`` behind it."""
+    """Each number with a comma after it; then each with ``end`` after it."""
     return np.array([b"%d%b" % (number, mark) for mark in (b",", end) for number in numbers])

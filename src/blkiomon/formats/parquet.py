@@ -1,7 +1,7 @@
-"""Parquet: the flat table with the histogram of d2c, as a rule one row group an interval.
+"""Parquet: the flat table and the histogram of d2c, usually with one row group per interval.
 
-A file is readable once its footer is written, which happens when the output is closed. What has to
-be readable whatever happens goes into a directory: there, each interval is a file of its own.
+A Parquet file cannot be read before its footer is written, when the output is closed. For output
+that survives a crash, write to a directory: there, each interval is a file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from blkiomon.errors import MissingLibrary
-from blkiomon.formats import table
+from blkiomon.formats import flat_table as table
 from blkiomon.formats.binary_codec import to_bytes
 from blkiomon.formats.rendering import Format, FormatOptions
 from blkiomon.interval.distribution import bin_bounds
@@ -22,7 +22,7 @@ from blkiomon.interval.value import Interval
 from blkiomon.sources.devices import nameless
 
 INTERVAL = "interval"
-"""The column of ``to_bytes``."""
+"""Name of the column with ``to_bytes``."""
 
 
 def output_format(options: FormatOptions) -> Format:
@@ -32,14 +32,14 @@ def output_format(options: FormatOptions) -> Format:
 
 
 class ParquetFormat:
-    """Turns intervals into Parquet files, piece by piece: every byte belongs to one, in order.
+    """Encodes intervals as Parquet; the pieces that the methods return, concatenated, are the file.
 
     Args:
-        name_of: tells a device's name by its number.
-        with_bytes: with one more column: in the row of everything, ``to_bytes``.
+        name_of: maps a device number to a device name, or None.
+        with_bytes: add a column ``INTERVAL``: ``to_bytes`` in the row of the total, else null.
 
     Raises:
-        MissingLibrary: there is no pyarrow.
+        MissingLibrary: pyarrow is not installed.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class ParquetFormat:
         )
 
     def render(self, interval: Interval) -> Iterator[bytes]:
-        """The row group of an interval; before the first one also the beginning of the file."""
+        """The row group of an interval; for the first one also the beginning of the file."""
         return self.render_together([interval])
 
     def render_together(self, intervals: Sequence[Interval]) -> Iterator[bytes]:
-        """One row group of several intervals, which takes less room than one of each."""
+        """One row group of several intervals: smaller than a row group of each."""
         pieces = [rows for interval in intervals for rows in table.rows(interval, self._name_of)]
         columns: list[list[Any]] = [
             list(chain.from_iterable(c.values(rows) or [None] * len(rows) for rows in pieces))
@@ -92,7 +92,7 @@ class ParquetFormat:
         yield self._bytes.take()
 
     def _array(self, values: list[Any], kind: Any) -> Any:
-        """A column. Null is what its type cannot hold, as times of a broken trace."""
+        """A column; null replaces values that do not fit its type, such as times of a bad trace."""
         try:
             return self._arrow.array(values, kind)
         except OverflowError:
@@ -101,7 +101,7 @@ class ParquetFormat:
             return self._arrow.array(fit, kind)
 
     def finish(self) -> Iterator[bytes]:
-        """The footer; what follows is another file."""
+        """The footer. Afterwards, ``render`` begins a new file."""
         self._writer.close()
         end = self._bytes.take()
         self._begin()
@@ -126,7 +126,7 @@ def _schema(arrow: Any, with_bytes: bool) -> Any:
 
 
 class _Pieces(io.RawIOBase):
-    """A file that can only be appended to; what was written is taken away piece by piece."""
+    """A file for the Parquet writer; ``take`` removes what was written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class _Pieces(io.RawIOBase):
         return self._position
 
     def take(self) -> bytes:
-        """What was written since this was last called."""
+        """Return what was written since the last call."""
         taken = bytes(self._waiting)
         self._waiting.clear()
         return taken

@@ -1,4 +1,4 @@
-"""The original's binary structs, for files and for messages."""
+"""The original's binary statistics (-b, and messages of a queue): one struct per device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from blkiomon.engine.layout import D2C_BUCKETS, SIZE_BUCKETS
 from blkiomon.formats.rendering import Format, FormatOptions
-from blkiomon.interval.value import DeviceStats, Interval, Moments
+from blkiomon.interval.value import Interval
 
 _HEAD = f">Q{SIZE_BUCKETS}I{D2C_BUCKETS}I"
 _STATS_03 = struct.Struct(_HEAD + "I30QQ")
@@ -20,33 +20,25 @@ def output_format(options: FormatOptions) -> Format:
 
 
 def renderer(stat_version: str) -> Callable[[Interval], Iterator[bytes]]:
-    """A function from an interval to one struct per device: ``layout.STATS_03`` or ``STATS_02``."""
-    pack = _pack_03 if stat_version == "0.3" else _pack_02
+    """A function from an interval to one struct per device.
+
+    Args:
+        stat_version: "0.3" for ``layout.STATS_03``, else ``layout.STATS_02``.
+    """
+    is_03 = stat_version == "0.3"
 
     def render(interval: Interval) -> Iterator[bytes]:
-        for stats in interval.device_stats():
-            yield pack(interval.time_s, stats)
+        for s in interval.device_stats():
+            moments = [*s.size_r, *s.size_w, *s.d2c_r, *s.d2c_w]
+            if is_03:
+                values = [s.device, *_u64([*moments, *s.thrput_r, *s.thrput_w, s.bidir])]
+            else:
+                values = [*_u64([*moments, s.bidir]), s.device]
+            counts = [count & 0xFFFFFFFF for count in (*s.size_hist, *s.d2c_hist)]
+            yield (_STATS_03 if is_03 else _STATS_02).pack(interval.time_s, *counts, *values)
 
     return render
 
 
-def _pack_03(time_s: int, s: DeviceStats) -> bytes:
-    moments = _u64(s.size_r, s.size_w, s.d2c_r, s.d2c_w, s.thrput_r, s.thrput_w)
-    return _STATS_03.pack(
-        time_s, *_u32(s.size_hist), *_u32(s.d2c_hist), s.device, *moments, *_u64((s.bidir,))
-    )
-
-
-def _pack_02(time_s: int, s: DeviceStats) -> bytes:
-    moments = _u64(s.size_r, s.size_w, s.d2c_r, s.d2c_w)
-    return _STATS_02.pack(
-        time_s, *_u32(s.size_hist), *_u32(s.d2c_hist), *moments, *_u64((s.bidir,)), s.device
-    )
-
-
-def _u32(counts: tuple[int, ...]) -> list[int]:
-    return [count & 0xFFFFFFFF for count in counts]
-
-
-def _u64(*groups: Moments | tuple[int, ...]) -> list[int]:
-    return [value & 0xFFFFFFFFFFFFFFFF for group in groups for value in group]
+def _u64(values: list[int]) -> list[int]:
+    return [value & 0xFFFFFFFFFFFFFFFF for value in values]

@@ -1,7 +1,7 @@
-"""Text of many rows at once: one ``%`` template, filled in for each row.
+"""Render many rows with one ``%`` template.
 
-Most of the cost is making text of numbers. A column with few distinct values has each of them made
-text once; a column with only one has its text in the template.
+Converting numbers to text costs most. A column with few distinct values converts each of them once;
+a column with a single value has its text in the template.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Any, NamedTuple
 
 
 class Part(NamedTuple):
-    """A part of each of n rows.
+    """A part of the text of n rows.
 
     Attributes:
-        template: has a ``%s`` for each column.
-        columns: lists of n.
+        template: a ``%`` template with a ``%s`` for each column.
+        columns: lists of n values.
     """
 
     template: str
     columns: Sequence[list[Any]] = ()
 
     def texts(self, n: int) -> list[str]:
-        """The part as text, of each row."""
+        """The text of this part in each row."""
         if not self.columns:
             return [self.template % ()] * n
         return list(map(self.template.__mod__, zip(*self.columns, strict=True)))
@@ -34,11 +34,11 @@ def literal(text: str) -> Part:
 
 
 SAMPLE = 512
-"""So many values of a column, at most, show how often values repeat."""
+"""How many values of a column are looked at, to see how often values repeat."""
 
 
 class _Texts(dict[Any, str]):
-    """The text of each value, made once."""
+    """Value -> its text; converts each value once."""
 
     def __missing__(self, value: Any) -> str:
         text = self[value] = str(value)
@@ -46,9 +46,10 @@ class _Texts(dict[Any, str]):
 
 
 def column(values: list[Any], none: str) -> Part:
-    """A part that is one value: all numbers of one type, or all texts.
+    """A part that consists of one value per row.
 
     Args:
+        values: numbers of one type, or texts, or None.
         none: the text of None.
     """
     sample = values[:SAMPLE]
@@ -64,6 +65,6 @@ def column(values: list[Any], none: str) -> Part:
 
 
 def joined(parts: Sequence[Part], separator: str = "") -> Part:
-    """All parts, one behind the other."""
+    """All parts, one after the other."""
     template = separator.replace("%", "%%").join(part.template for part in parts)
     return Part(template, [column for part in parts for column in part.columns])

@@ -1,4 +1,4 @@
-"""Figures as one reads them."""
+"""Figures with units, as text for people."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import time
 from blkiomon.interval.groups import NS_PER_S
 
 NONE = "–"
-"""What nobody knows, or there was nothing of."""
+"""Shown for a figure that is unknown or does not exist."""
 
 
 def three_digits(value: float) -> str:
-    """Three digits that count, or all before the point."""
+    """Three significant digits, or all digits before the point."""
     if value >= 99.95:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
 def time_text(time_ns: float | None) -> str:
-    """Such as 1.23 ms."""
+    """A time, such as 1.23 ms."""
     if time_ns is None:
         return NONE
     if time_ns < 999.5:
@@ -30,7 +30,7 @@ def time_text(time_ns: float | None) -> str:
 
 
 def bytes_text(n_bytes: float) -> str:
-    """Such as 4.20 GB."""
+    """A size with decimal prefixes, such as 4.20 GB."""
     size = float(n_bytes)
     if size < 999.5:
         return f"{size:.0f} B"
@@ -42,21 +42,21 @@ def bytes_text(n_bytes: float) -> str:
 
 
 def bandwidth_text(bytes_per_s: float | None) -> str:
-    """Such as 4.20 MB/s."""
+    """A bandwidth, such as 4.20 MB/s."""
     return NONE if bytes_per_s is None else f"{bytes_text(bytes_per_s)}/s"
 
 
 def rate_text(rate: float | None) -> str:
-    """Such as 1,234."""
+    """A rate, such as 1,234."""
     return NONE if rate is None else three_digits(rate)
 
 
 def device_text(number: int) -> str:
-    """A device as sysfs and lsblk write it: ``8:16``."""
+    """A device number as sysfs and lsblk write it: ``8:16``."""
     return f"{number >> 20}:{number & 0xFFFFF}"
 
 
 def utc(time_ns: int) -> str:
-    """ISO 8601 with nanoseconds, of ns since 1970."""
+    """ns since 1970 as ISO 8601 in UTC, with nanoseconds."""
     seconds, ns = divmod(time_ns, NS_PER_S)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{ns:09d}Z"

@@ -1,1 +1,1 @@
-"""The interval: an immutable value, and what makes one of a stream."""
+"""The interval: an immutable value, and ``Monitor``, which makes intervals of a stream."""

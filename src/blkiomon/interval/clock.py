@@ -1,4 +1,4 @@
-"""When an interval ends."""
+"""The wall clock: when intervals of real time end."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable
 
 
 class WallClock:
-    """Boundaries at start + k * interval of real time.
+    """Interval boundaries at start + k * interval of real time.
 
-    The schedule runs on the monotonic clock, so that setting the time of day neither stretches nor
-    skips an interval; only the times that are printed come from the time of day. Boundaries that
-    passed unnoticed (a suspended machine, a stopped process) are not made up for.
+    The schedule follows the monotonic clock: setting the time of day neither stretches nor skips an
+    interval. The time of day only supplies the times that are printed. Boundaries that passed while
+    the process did not run (a suspended machine, SIGSTOP) are skipped.
 
     Args:
         interval_s: seconds between boundaries, > 0.
-        monotonic: seconds on a clock that never runs backwards.
-        time_of_day: seconds since 1970.
+        monotonic: returns seconds on a clock that never runs backwards.
+        time_of_day: returns seconds since 1970.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class WallClock:
         self._next = 1
 
     def remaining_s(self) -> float:
-        """Seconds until the next boundary; 0 or less when it is due."""
+        """Seconds until the next boundary; 0 or less once it is due."""
         return self._start + self._next * self._interval_s - self._monotonic()
 
     def advance(self) -> None:
-        """The boundary has been dealt with: look forward to the one that comes next from now."""
+        """Go on to the first boundary that lies in the future."""
         passed = math.floor((self._monotonic() - self._start) / self._interval_s)
         self._next = max(self._next, passed) + 1
 

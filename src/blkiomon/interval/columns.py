@@ -1,6 +1,6 @@
-"""The figures of all groups of an interval, as columns: outputs render thousands of groups at once.
+"""The figures of all groups of an interval as columns, for outputs that render thousands of groups.
 
-``groups`` has the same figures one group at a time.
+``interval.groups`` offers the same figures one group at a time.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from blkiomon.interval.moments import (
 NS_PER_S = 1_000_000_000
 
 TOTAL = 1 << 35
-"""Groups are known by ``device << 3 | op``: a device's own key comes behind those of its
-operations, as ``ALL_OPS`` is the last one, and the total's, this one, behind all."""
+"""Key of the total. The key of any other group is ``device << 3 | op``. A device as a whole, with
+op ``ALL_OPS``, sorts after its operations; the total sorts last."""
 
 PIECE_WEIGHT = 1 << 16
-"""So many bins and figures, about, are rendered in one piece."""
+"""About how many bins and figures are rendered in one piece."""
 
 Keys = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quantity:
-    """One quantity of n groups, as ``Distribution`` has it of one.
+    """The distributions of one quantity in n groups.
 
     Attributes:
-        num, min, max, sum, squ: of each, as in ``Moments``.
-        histograms: of each; empty of a group that has nothing.
-        percentiles: shape (n, number of ``PERCENTILES``), u8; 0 where the histogram is empty.
+        count, min, max, sum, sum_squares: of each group, as in ``Moments``.
+        histograms: of all groups.
+        percentiles: shape (n, number of ``PERCENTILES``), u8; 0 if the histogram is empty.
     """
 
     count: list[int]
@@ -65,7 +65,7 @@ class Quantity:
     def stddevs(self, piece: slice) -> list[float | None]:
         """See ``Distribution.stddev``."""
         num, total, squ = self.count[piece], self.sum[piece], self.sum_squares[piece]
-        # Where 64 bits hold all products, numpy's integers are as exact as Python's.
+        # If all products fit 64 bits, numpy computes them exactly, and faster than Python.
         if (
             min(num, default=0) > 0
             and max(num) * max(squ) <= U64_MAX
@@ -80,7 +80,7 @@ class Quantity:
         ]
 
     def distribution(self, at: int) -> Distribution:
-        """Of one group."""
+        """The distribution of one group."""
         bins, counts, starts = self.histograms
         begin, end = starts[at : at + 2]
         moments = Moments(
@@ -89,7 +89,7 @@ class Quantity:
         return Distribution(moments, bins[begin:end], counts[begin:end])
 
     def distributions(self) -> Iterator[Distribution]:
-        """Of each group."""
+        """The distribution of each group."""
         bins, counts, starts = self.histograms
         known = map(tuple, self.percentiles.tolist())
         moments = map(Moments, self.min, self.max, self.sum, self.sum_squares, self.count)
@@ -103,7 +103,7 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loads:
-    """Requests in flight of n groups, as ``InFlight`` has them of one; lists of n."""
+    """Requests in flight of n groups: lists of n, as the attributes of ``InFlight``."""
 
     max: list[int]
     end: list[int]
@@ -114,17 +114,16 @@ class Loads:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
-    """All groups of an interval, n of them, in the order of ``Interval.groups``.
+    """The n groups of an interval, in the order of ``Interval.groups``.
 
     Attributes:
-        keys: ``device << 3 | op`` of each, ascending; ``ALL_OPS`` of a device, ``TOTAL`` of all.
-        errors, requeues: lists of n.
-        retried: of each, as ``Group.retried``.
-        d2c_ns, size_bytes: of all.
-        in_flight: None where it was not measured.
-        q2d, q2c: None where no queue record was seen.
-        is_queued: of which groups there was one.
-        duration_ns: of the interval.
+        keys: ascending; see ``TOTAL``.
+        errors, requeues, retried: lists of n; see ``Group``.
+        d2c_ns, size_bytes: see ``Group``.
+        in_flight: None if it was not measured.
+        q2d_ns, q2c_ns: None if no queue record was seen.
+        is_queued: whether the group has requests with a queue record.
+        duration_ns: length of the interval.
     """
 
     keys: list[int]
@@ -140,19 +139,19 @@ class Columns:
     duration_ns: int
 
     def per_s(self, numbers: list[int]) -> list[float | None]:
-        """A rate of each; None in an interval without a duration."""
+        """Each number as a rate; None in an interval without a duration."""
         if not self.duration_ns:
             return [None] * len(numbers)
         return [number * NS_PER_S / self.duration_ns for number in numbers]
 
     def share(self, numbers: list[Any]) -> list[float | None]:
-        """Each one's share of the duration; None of None, and of an interval without any."""
+        """Each number divided by the duration; None for None, or without a duration."""
         if not self.duration_ns:
             return [None] * len(numbers)
         return [None if number is None else number / self.duration_ns for number in numbers]
 
     def pieces(self) -> Iterator[slice]:
-        """All groups in pieces that are rendered at once: whole devices; last, the total alone."""
+        """Slices of groups to render at once, of whole devices; the last one is the total alone."""
         keys = np.array(self.keys, np.int64)
         ends = np.flatnonzero((keys & 7 == ALL_OPS) | (keys == TOTAL)) + 1
         weights = (
@@ -169,15 +168,11 @@ class Columns:
         yield slice(len(keys) - 1, len(keys))
 
 
-def columns_of(cut: Snapshot, duration_ns: int) -> Columns:
-    """All groups of a cut.
-
-    By device number: one for each operation that occurred, in the order of ``layout.OPS``, then
-    the device; last the total. A device that only has requests in flight is there as well.
-    """
-    rows, queue_rows = cut.rows, cut.queue_rows
-    by, by_queue, by_retry = map(_Grouping, (rows, queue_rows, cut.retry_rows))
-    load_keys = _load_keys(cut.loads)
+def columns_of(snapshot: Snapshot, duration_ns: int) -> Columns:
+    """All groups of a snapshot; see ``Interval.groups`` for their order."""
+    rows, queue_rows = snapshot.rows, snapshot.queue_rows
+    by, by_queue, by_retry = map(_Grouping, (rows, queue_rows, snapshot.retry_rows))
+    load_keys = _load_keys(snapshot.loads)
     some = np.concatenate((by.keys, by_queue.keys, by_retry.keys, load_keys, [TOTAL]))
     keys = np.unique(np.concatenate((some, some[some != TOTAL] | ALL_OPS)))
     by.place_among(keys)
@@ -189,13 +184,13 @@ def columns_of(cut: Snapshot, duration_ns: int) -> Columns:
     return Columns(
         keys.tolist(),
         by.sums(rows["errors"]),
-        by_retry.sums(cut.retry_rows["requeues"]),
-        by_retry.moments(cut.retry_rows["f2c_ns"]),
-        by.quantity(rows["d2c_ns"], cut.d2c_bins),
-        by.quantity(rows["size_bytes"], cut.size_bins),
-        _loads(cut.loads, load_keys, keys) if len(cut.loads) else None,
-        by_queue.quantity(queue_rows["q2d_ns"], cut.q2d_bins) if has_queue else None,
-        by_queue.quantity(queue_rows["q2c_ns"], cut.q2c_bins) if has_queue else None,
+        by_retry.sums(snapshot.retry_rows["requeues"]),
+        by_retry.moments(snapshot.retry_rows["f2c_ns"]),
+        by.quantity(rows["d2c_ns"], snapshot.d2c_bins),
+        by.quantity(rows["size_bytes"], snapshot.size_bins),
+        _loads(snapshot.loads, load_keys, keys) if len(snapshot.loads) else None,
+        by_queue.quantity(queue_rows["q2d_ns"], snapshot.q2d_bins) if has_queue else None,
+        by_queue.quantity(queue_rows["q2c_ns"], snapshot.q2c_bins) if has_queue else None,
         is_queued.tolist(),
         duration_ns,
     )
@@ -208,7 +203,7 @@ def _load_keys(loads: Table) -> Keys:
 
 
 def _loads(loads: Table, load_keys: Keys, keys: Keys) -> Loads:
-    """Where it was measured, what has no row has had none in flight."""
+    """Requests in flight of the groups with these keys; a group without a row had none."""
     places = np.searchsorted(keys, load_keys)
 
     def column(values: npt.NDArray[Any]) -> list[Any]:
@@ -229,21 +224,21 @@ def _loads(loads: Table, load_keys: Keys, keys: Keys) -> Loads:
 def _spread(
     values: npt.NDArray[Any], places: npt.NDArray[np.intp], n: int, rest: int = 0
 ) -> npt.NDArray[Any]:
-    """An array of n with values at their places, and ``rest`` elsewhere."""
+    """An array of length n with ``values`` at ``places``, and ``rest`` elsewhere."""
     spread = np.full((n, *values.shape[1:]), rest, values.dtype)
     spread[places] = values
     return spread
 
 
 class _Grouping:
-    """Which rows belong to which group: each to three, as operation, device and total.
+    """Assigns each row to three groups: its operation, its device and the total.
 
     Args:
         rows: shape (n,), with the fields ``device``, ``op`` and ``requests``.
 
     Attributes:
         keys: of the groups, level by level: operations, devices, total.
-        places: where these are among the keys of all groups.
+        places: index of each of these groups among all groups of the interval.
     """
 
     def __init__(self, rows: Table) -> None:
@@ -258,12 +253,12 @@ class _Grouping:
         self._n = 0
 
     def place_among(self, keys: Keys) -> None:
-        """What is handed out is of the groups with these keys, ascending."""
+        """Set the keys of all groups, ascending; the methods below return one figure for each."""
         self.places = np.searchsorted(keys, self.keys)
         self._n = len(keys)
 
     def sums(self, column: npt.NDArray[np.uint64]) -> list[int]:
-        """The sum of a column (shape (n,)) for each group; 0 of one without a row."""
+        """The sum of a column, shape (n,), for each group; 0 for a group without a row."""
         if not len(column):
             return [0] * self._n
         column = column[self._order]
@@ -272,7 +267,7 @@ class _Grouping:
         return summed
 
     def moments(self, moments: Table) -> list[Moments]:
-        """Of each group, given those of each row: shape (n,), dtype ``layout.MOMENTS``."""
+        """Add up the moments of rows, shape (n,), dtype ``layout.MOMENTS``, for each group."""
         found = [NOTHING] * self._n
         if len(moments):
             moments = moments[self._order]
@@ -282,11 +277,11 @@ class _Grouping:
         return found
 
     def quantity(self, moments: Table, bins: Table) -> Quantity:
-        """A quantity of each group.
+        """Add up a quantity of rows for each group.
 
         Args:
-            moments: of each row, shape (n,), dtype ``layout.MOMENTS``.
-            bins: dtype ``layout.BIN``.
+            moments: shape (n,), dtype ``layout.MOMENTS``.
+            bins: the histograms of the rows, dtype ``layout.BIN``.
         """
         moments = moments[self._order]
         row = bins["row"].astype(np.int64)
@@ -313,11 +308,11 @@ class _Grouping:
         )
 
     def _in_order(self, levels: list[Histograms]) -> Histograms:
-        """Those of several levels, in the order of the groups; a group without any has no bins."""
+        """The histograms of all levels, in the order of the groups; empty for one without a row."""
         bins, counts = (np.concatenate(column) for column in list(zip(*levels))[:2])
         offsets = np.cumsum([0, *(len(level.bins) for level in levels)])
         starts = np.concatenate([h.starts[:-1] + at for h, at in zip(levels, offsets)])
-        empty = len(starts)  # one more
+        empty = len(starts)  # index of an additional, empty histogram
         every = Histograms(bins, counts, np.append(starts, [len(bins), len(bins)]))
         order = np.full(self._n, empty, np.intp)
         order[self.places] = np.arange(empty)

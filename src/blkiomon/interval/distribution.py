@@ -1,15 +1,17 @@
-"""How a quantity is distributed: exact sums beside a histogram of bounded relative error.
+"""Distributions of times and sizes: exact sums, and a log-linear histogram.
 
-The bins are log-linear. Values below 128 have a bin each; from there on every octave has 64 bins
-of equal width::
+The histogram is of the kind that HdrHistogram made known. Values below 128 have a bin each. Above,
+every octave (values between two powers of two) is divided into 64 bins of equal width::
 
     shift = max(0, significant bits - 7)
     bin   = 64 * shift + (value >> shift)
 
-A bin that begins at ``low`` is at most ``low / 64`` wide, so its middle is less than 1/128 of the
-value (0.79 %) off any value in it, and exact below 128. 58 octaves hold all of 64 bits. Two
-histograms merge by adding, and nothing is lost by it: the percentiles of merged histograms are
-those of one histogram over all values.
+Error bound: a bin whose least value is ``low`` is at most ``low / 64`` wide. Its middle differs
+from any value in it by less than 1/128 (0.79 %) of that value. Bins below 128 are exact. 58 octaves
+cover 64 bits.
+
+Histograms merge by adding the counts of equal bins. Nothing is lost: the percentiles of merged
+histograms are those of one histogram over all values.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from blkiomon.interval.moments import NOTHING, U128_MAX, Moments, add_up
 T = TypeVar("T", bound=np.generic)
 
 N_BINS = layout.D2C_BINS
-"""Bins that 64-bit values fall into: 0 up to, not including, this."""
+"""Number of bins; 64-bit values fall into bins 0 to N_BINS - 1."""
 
 _BIN_BITS = (N_BINS - 1).bit_length()
 
@@ -38,14 +40,14 @@ MAX_RELATIVE_ERROR = 1 / 128
 """Bound of ``|percentile - exact| / exact``."""
 
 PERCENTILES = (50, 90, 95, 99, 99.9, 99.99)
-"""Those that outputs show."""
+"""The percentiles that outputs show."""
 
 
 def bin_of(values: npt.ArrayLike) -> npt.NDArray[np.uint32]:
-    """The bin of each value from 0 to 2^64-1, in the shape of ``values``."""
+    """The bin of each value from 0 to 2^64-1; same shape as ``values``."""
     value = np.asarray(values, np.uint64)
     high = value >> np.uint64(32)
-    # A double's exponent is a bit length, where nothing is rounded: 32 bits at a time.
+    # frexp returns the bit length, as long as the double is exact: hence 32 bits at a time.
     upper = np.frexp(high.astype(np.float64))[1] + 32
     lower = np.frexp((value & np.uint64(0xFFFFFFFF)).astype(np.float64))[1]
     shift = np.maximum(np.where(high, upper, lower) - 7, 0).astype(np.uint64)
@@ -54,10 +56,10 @@ def bin_of(values: npt.ArrayLike) -> npt.NDArray[np.uint32]:
 
 
 def bin_bounds(bins: npt.ArrayLike) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """The least and the greatest value of each bin, both inclusive, in the shape of ``bins``.
+    """The least and the greatest value of each bin, inclusive; same shape as ``bins``.
 
     Raises:
-        IndexError: there is no such bin.
+        IndexError: a bin is out of range.
     """
     index = np.asarray(bins, np.intp)
     low, high = _bounds()
@@ -74,16 +76,18 @@ def _bounds() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
 
 
 def _fixed(array: npt.NDArray[T]) -> npt.NDArray[T]:
-    """The array, from now on immutable."""
+    """Make an array immutable, and return it."""
     array.setflags(write=False)
     return array
 
 
 class Histograms(NamedTuple):
-    """Sparse histograms of several groups, one behind the other.
+    """Sparse histograms of m groups, concatenated.
 
-    ``bins`` (shape (n,), u4) ascend in each; those of group i stand at
-    ``starts[i]:starts[i + 1]``, with their ``counts`` (shape (n,), u8).
+    Attributes:
+        bins: shape (n,), u4: the non-empty bins, ascending within each group.
+        counts: shape (n,), u8: the count of each bin.
+        starts: shape (m + 1,): the bins of group i are ``starts[i]:starts[i + 1]``.
     """
 
     bins: npt.NDArray[np.uint32]
@@ -98,15 +102,20 @@ class Histograms(NamedTuple):
         counts: npt.NDArray[np.uint64],
         n_groups: int,
     ) -> Histograms:
-        """Add up counts of equal group and bin, given in any order."""
+        """Add up the counts of equal group and bin.
+
+        Args:
+            groups, bins, counts: shape (n,), in any order.
+            n_groups: number of groups.
+        """
         keys, sums = add_up(groups << _BIN_BITS | bins, counts)
-        if not sums.all():  # a bin without a count says nothing
+        if not sums.all():  # drop empty bins
             keys, sums = keys[sums > 0], sums[sums > 0]
         starts = np.searchsorted(keys, np.arange(n_groups + 1) << _BIN_BITS)
         return cls(_fixed((keys & (1 << _BIN_BITS) - 1).astype(np.uint32)), _fixed(sums), starts)
 
     def taken(self, order: npt.NDArray[np.intp]) -> Histograms:
-        """Those of some groups, in this order."""
+        """The histograms of some groups, in this order."""
         lengths = np.diff(self.starts)[order]
         starts = np.zeros(len(order) + 1, np.intp)
         np.cumsum(lengths, out=starts[1:])
@@ -114,7 +123,7 @@ class Histograms(NamedTuple):
         return Histograms(_fixed(self.bins[index]), _fixed(self.counts[index]), starts)
 
     def joined(self, firsts: npt.NDArray[np.intp]) -> Histograms:
-        """Neighbouring groups as one: those from each of ``firsts`` up to the next one."""
+        """Merge runs of groups into one each; a run begins at each of ``firsts``, from 0 on."""
         if len(firsts) == len(self.starts) - 1:
             return self
         if len(firsts) == 1:
@@ -133,14 +142,14 @@ class Histograms(NamedTuple):
         greatest: npt.NDArray[np.uint64],
         wanted: Sequence[float],
     ) -> npt.NDArray[np.uint64]:
-        """The wanted percentiles of each group; see ``Distribution.percentile``.
+        """Percentiles of each group; see ``Distribution.percentile``.
 
         Args:
-            least, greatest: value of each group, shape (n,).
-            wanted: p of them.
+            least, greatest: shape (m,): the extremes of each group.
+            wanted: p percentages.
 
         Returns:
-            Shape (n, p); 0 where a group has no counts.
+            Shape (m, p), u8; 0 for a group without values.
         """
         upto = np.cumsum(self.counts, dtype=np.uint64)
         before = np.concatenate((np.zeros(1, np.uint64), upto))[self.starts]
@@ -155,18 +164,21 @@ class Histograms(NamedTuple):
         low, high = bin_bounds(self.bins[places])
         least = least[filled, np.newaxis]
         greatest = greatest[filled, np.newaxis]
-        # The first and the last value are known exactly, the others by the middle of their bin.
+        # The first and the last value are known exactly; others are taken as the middle of a bin.
         found = np.clip(low + (high - low) // np.uint64(2), least, greatest)
         values[filled] = np.where(ranks == 1, least, np.where(ranks == totals, greatest, found))
         return values
 
 
 def _ranks(percents: tuple[float, ...], totals: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Of the nearest rank: the smallest that covers so many percent, counted from 1.
+    """Nearest ranks: ``ceil(percent / 100 * total)`` in exact arithmetic, counted from 1.
 
     Args:
-        percents: p of them.
-        totals: shape (n, 1). The result has shape (n, p).
+        percents: p percentages.
+        totals: shape (m, 1): the number of values of each group.
+
+    Returns:
+        Shape (m, p).
     """
     numerators, denominators = _shares(percents)
     numbers: npt.NDArray[Any] = totals.astype(numerators.dtype)
@@ -178,10 +190,10 @@ def _ranks(percents: tuple[float, ...], totals: npt.NDArray[np.uint64]) -> npt.N
 
 @cache
 def _shares(percents: tuple[float, ...]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Percentages as fractions, numerators and denominators, each of shape (p,)."""
-    # By the digits that they are written with: 99.9 means 999 of 1000, which no double does.
+    """Percentages as fractions: numerators and denominators, each of shape (p,)."""
+    # From their decimal digits: 99.9 means 999 / 1000, which a double cannot represent.
     shares = [Fraction(str(percent)) / 100 for percent in percents]
-    # A product that 64 bits do not hold needs Python's integers.
+    # Python's integers if products may exceed 64 bits.
     dtype = object if any(share.denominator >> 32 for share in shares) else np.uint64
     numerators = np.array([share.numerator for share in shares], dtype)
     return numerators, np.array([share.denominator for share in shares], dtype)
@@ -189,18 +201,18 @@ def _shares(percents: tuple[float, ...]) -> tuple[npt.NDArray[Any], npt.NDArray[
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distribution:
-    """Of times (ns) or sizes (bytes): exact moments, and a sparse histogram.
+    """Distribution of times (ns) or sizes (bytes): exact moments and a sparse histogram.
 
     Attributes:
-        moments: extremes, sum, sum of squares and number, all exact.
-        bins: shape (n,), u4, ascending: the bins that are not empty; see ``bin_bounds``.
-        counts: shape (n,), u8: of each of them.
+        moments: extremes, sum, sum of squares and count, all exact.
+        bins: shape (n,), u4, ascending: the non-empty bins; see ``bin_bounds``.
+        counts: shape (n,), u8: how many values each of these bins holds.
     """
 
     moments: Moments = NOTHING
     bins: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
     counts: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
-    _known: tuple[int, ...] = field(default=(), repr=False)  # of PERCENTILES
+    _known: tuple[int, ...] = field(default=(), repr=False)  # values of PERCENTILES, if computed
 
     @classmethod
     def of(cls, values: Iterable[int]) -> Distribution:
@@ -215,63 +227,63 @@ class Distribution:
 
     @property
     def count(self) -> int:
-        """How many values."""
+        """Number of values."""
         return self.moments.count
 
     @property
     def min(self) -> int | None:
-        """The least value, None of nothing."""
+        """The least value; None without values."""
         return self.moments.min if self.count else None
 
     @property
     def max(self) -> int | None:
-        """The greatest value, None of nothing."""
+        """The greatest value; None without values."""
         return self.moments.max if self.count else None
 
     @property
     def sum(self) -> int:
-        """Of all values."""
+        """Sum of the values."""
         return self.moments.sum
 
     @property
     def sum_squares(self) -> int:
-        """The sum of the squares; 2^128-1 or more: it is not known, being so large."""
+        """Sum of the squares; 2^128-1 or more means that it is too large and unknown."""
         return self.moments.sum_squares
 
     @property
     def mean(self) -> float | None:
-        """None of nothing."""
+        """Arithmetic mean; None without values."""
         return self.sum / self.count if self.count else None
 
     @property
     def stddev(self) -> float | None:
-        """Of the population, from exact integers; None of nothing or where squ is not known."""
+        """Population standard deviation; None without values or if ``sum_squares`` is unknown."""
         if not self.count or self.sum_squares >= U128_MAX:
             return None
         return math.sqrt(self.count * self.sum_squares - self.sum * self.sum) / self.count
 
     @property
     def low(self) -> npt.NDArray[np.uint64]:
-        """Shape (n,): the least value that each of ``bins`` stands for."""
+        """Shape (n,), u8: the least value of each of ``bins``."""
         return bin_bounds(self.bins)[0]
 
     @property
     def high(self) -> npt.NDArray[np.uint64]:
-        """Shape (n,): the greatest value that each of ``bins`` stands for."""
+        """Shape (n,), u8: the greatest value of each of ``bins``, inclusive."""
         return bin_bounds(self.bins)[1]
 
     def percentile(self, percent: float) -> int | None:
-        """The value that so many percent of all do not exceed, by the nearest rank.
+        """The nearest-rank percentile; None without values.
 
-        That of rank ``ceil(percent / 100 * num)``: the first is ``min``, the last ``max``, any
-        other the middle of its bin, but never outside of these two: less than 1/128 (0.79 %) off,
-        and exact below 128. The percentage counts as written in decimal. None of nothing.
+        It is the value of rank ``ceil(percent / 100 * count)``, in ascending order. The first and
+        the last value are exact. Any other value is taken as the middle of its bin: less than
+        1/128 (0.79 %) off, and exact below 128. The percentage is taken as written in decimal.
 
         Raises:
-            ValueError: not ``0 < percent <= 100``.
+            ValueError: ``percent`` is not more than 0 and at most 100.
         """
         if not 0 < percent <= 100:
-            raise ValueError(f"a percentile is more than 0 and at most 100, not {percent}")
+            raise ValueError(f"percent must be more than 0 and at most 100, not {percent}")
         if self._known and percent in PERCENTILES:
             return self._known[PERCENTILES.index(percent)]
         if not self.counts.any():
@@ -281,7 +293,7 @@ class Distribution:
         return int(single.percentiles(least, greatest, [percent])[0, 0])
 
     def merge(self, *others: Distribution) -> Distribution:
-        """The distribution of the values of all together; exact, in any order."""
+        """The distribution of the values of all; exact, in any order."""
         parts = (self, *others)
         moments = self.moments
         for other in others:

@@ -1,4 +1,4 @@
-"""The figures that people want, one group for each operation, each device, and all of them."""
+"""Groups: the figures of one operation of a device, of one device, or of all devices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from blkiomon.engine.layout import ALL_OPS, OPS
 from blkiomon.engine.snapshot import Snapshot
-from blkiomon.interval.columns import NS_PER_S, TOTAL, Columns, Loads, columns_of
+from blkiomon.interval.columns import NS_PER_S, TOTAL, Columns, Loads, Quantity, columns_of
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.moments import NOTHING, Moments
 
@@ -15,15 +15,15 @@ __all__ = ["NS_PER_S", "Group", "InFlight", "grouped", "groups_of"]
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """Requests that were issued and not completed.
+    """Requests in flight: issued and not completed.
 
     Attributes:
-        max: at any time of the interval.
-        end: at its end.
-        oldest_ns: age of the oldest of these then, 0 of none.
-        request_ns: their number integrated over time.
-        busy_ns: time with any of them, of a device; None of one operation and of several devices.
-        duration_ns: of the interval.
+        max: the greatest number at any time of the interval.
+        end: the number at its end.
+        oldest_ns: age of the oldest request in flight at its end; 0 if there is none.
+        request_ns: the number integrated over time, in request-ns.
+        busy_ns: time with any request in flight; None except for one device.
+        duration_ns: length of the interval.
     """
 
     max: int
@@ -35,12 +35,12 @@ class InFlight:
 
     @property
     def mean(self) -> float | None:
-        """Weighted by time; None in an interval without a duration."""
+        """Mean number over time; None in an interval without a duration."""
         return self.request_ns / self.duration_ns if self.duration_ns else None
 
     @property
     def busy_fraction(self) -> float | None:
-        """The fraction of the interval with any in flight; None where that is not known."""
+        """Fraction of the interval with any request in flight, 0 to 1; None if unknown."""
         if self.busy_ns is None or not self.duration_ns:
             return None
         return self.busy_ns / self.duration_ns
@@ -48,21 +48,21 @@ class InFlight:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Requests that completed in an interval: of one operation, of a device, or all.
+    """Requests that completed in an interval: of one operation, of one device, or all.
 
     Attributes:
-        device: its number, None of all.
-        op: one of ``layout.OPS``, None of all.
-        errors: how many failed.
+        device: device number; None for all devices.
+        op: one of ``layout.OPS``; None for all operations.
+        errors: how many requests failed.
         d2c_ns: times from issue to completion, ns.
-        size_bytes: bytes of each request.
-        in_flight: None where that was not measured.
-        requeues: how often the kernel gave a request back, to issue it again.
-        retried: times from the first issue to completion, ns, of requests that were requeued:
-            extremes, sum and sum of squares; d2c_ns has the time since the last issue.
-        q2d_ns, q2c_ns: times from queue to issue and to completion, ns, of requests whose queue
-            record was seen; None where there was none.
-        duration_ns: of the interval.
+        size_bytes: sizes of the requests.
+        in_flight: None if that was not measured.
+        q2d_ns, q2c_ns: times from queue to issue, and from queue to completion, ns, of requests
+            whose queue record was seen; None without such requests.
+        duration_ns: length of the interval.
+        requeues: how often the kernel requeued a request, to issue it again later.
+        retried: times from first issue to completion, ns, of requests that were requeued; their
+            times in ``d2c_ns`` count from the last issue.
     """
 
     device: int | None
@@ -79,12 +79,12 @@ class Group:
 
     @property
     def requests(self) -> int:
-        """How many."""
+        """How many requests completed."""
         return self.d2c_ns.count
 
     @property
     def bytes(self) -> int:
-        """Of all requests."""
+        """Sum of the sizes of the requests."""
         return self.size_bytes.sum
 
     @property
@@ -94,64 +94,43 @@ class Group:
 
     @property
     def bytes_per_s(self) -> float | None:
-        """None in an interval without a duration."""
+        """Bytes a second; None in an interval without a duration."""
         return self.bytes * NS_PER_S / self.duration_ns if self.duration_ns else None
 
 
-def groups_of(cut: Snapshot, duration_ns: int) -> tuple[Group, ...]:
-    """All groups of a cut; see ``columns_of``."""
-    return grouped(columns_of(cut, duration_ns))
+def groups_of(snapshot: Snapshot, duration_ns: int) -> tuple[Group, ...]:
+    """All groups of a snapshot; see ``columns_of``."""
+    return grouped(columns_of(snapshot, duration_ns))
 
 
 def grouped(columns: Columns) -> tuple[Group, ...]:
-    """The same figures one group at a time."""
-    keys, duration_ns = columns.keys, columns.duration_ns
-    nothing = [None] * len(keys)
-    load = columns.in_flight
-    loads = nothing if load is None else _in_flight(load, duration_ns)
-    queued = nothing if columns.q2d_ns is None else columns.q2d_ns.distributions()
-    completed = nothing if columns.q2c_ns is None else columns.q2c_ns.distributions()
-    figures = zip(
-        keys,
-        columns.errors,
-        columns.d2c_ns.distributions(),
-        columns.size_bytes.distributions(),
-        loads,
-        queued,
-        completed,
-        columns.is_queued,
-        columns.requeues,
-        columns.retried,
-        strict=True,
-    )
+    """The ``Group`` of each key of the columns."""
+    n, load = len(columns.keys), columns.in_flight
     return tuple(
-        Group(
-            None if key == TOTAL else key >> 3,
-            None if key & 7 == ALL_OPS or key == TOTAL else OPS[key & 7],
-            errors,
-            d2c,
-            size,
-            in_flight,
-            q2d if is_queued else None,
-            q2c if is_queued else None,
-            duration_ns,
-            requeues,
-            retried,
+        map(
+            Group,
+            [None if key == TOTAL else key >> 3 for key in columns.keys],
+            [None if key & 7 == ALL_OPS or key == TOTAL else OPS[key & 7] for key in columns.keys],
+            columns.errors,
+            columns.d2c_ns.distributions(),
+            columns.size_bytes.distributions(),
+            [None] * n if load is None else _in_flight(load, columns.duration_ns),
+            _queued(columns, columns.q2d_ns),
+            _queued(columns, columns.q2c_ns),
+            [columns.duration_ns] * n,
+            columns.requeues,
+            columns.retried,
         )
-        for key, errors, d2c, size, in_flight, q2d, q2c, is_queued, requeues, retried in figures
     )
+
+
+def _queued(columns: Columns, quantity: Quantity | None) -> list[Distribution | None]:
+    if quantity is None:
+        return [None] * len(columns.keys)
+    found = zip(quantity.distributions(), columns.is_queued, strict=True)
+    return [distribution if is_queued else None for distribution, is_queued in found]
 
 
 def _in_flight(loads: Loads, duration_ns: int) -> list[InFlight]:
-    durations = [duration_ns] * len(loads.max)
-    return list(
-        map(
-            InFlight,
-            loads.max,
-            loads.end,
-            loads.oldest_ns,
-            loads.request_ns,
-            loads.busy_ns,
-            durations,
-        )
-    )
+    columns = loads.max, loads.end, loads.oldest_ns, loads.request_ns, loads.busy_ns
+    return [InFlight(*figures, duration_ns) for figures in zip(*columns, strict=True)]

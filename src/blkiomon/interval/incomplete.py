@@ -1,4 +1,4 @@
-"""What an interval's figures leave out, and how much of all that is."""
+"""Why the figures of an interval are incomplete, and by how much."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 INCOMPLETE_FROM = 0.01
-"""A share of less than this is counted, but does not make an interval incomplete: a trace begins
-and ends with a few requests in flight."""
+"""The least share that makes an interval incomplete. Smaller shares are normal: a trace begins and
+ends with a few requests in flight."""
 
 HEADER_BYTES = 48
-"""Of a record, for the share of bytes that were skipped."""
+"""Size of a record, to compare skipped bytes with records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class Incomplete:
         reason: its name, as in JSON: "missing_files", "lost_events", "sequence_gaps",
             "skipped_bytes", "over_device_limit", "issues_without_completion" or
             "completions_without_issue".
-        count: how many files, events, records, bytes, issues or completions.
-        share: of all, those that are missing included; None where nobody can know.
+        count: how many files, events, records, bytes, issues or completions are missing.
+        share: of all, including the missing ones, from 0 to 1; None if unknown.
     """
 
     reason: str
@@ -39,7 +39,7 @@ class Incomplete:
 
 _TEXTS = {
     "lost_events": "of events were lost while tracing",
-    "sequence_gaps": "of records are missing by their numbers",
+    "sequence_gaps": "of records are missing by their sequence numbers",
     "skipped_bytes": "of the input was skipped",
     "over_device_limit": "of records are of devices beyond --max-devices",
     "issues_without_completion": "of issues have no completion",
@@ -48,16 +48,16 @@ _TEXTS = {
 
 
 def in_words(found: Iterable[Incomplete]) -> str:
-    """All of them in a line: ``41 % of issues have no completion; 2 % of ...``."""
+    """All reasons in a line: ``41 % of issues have no completion; 2 % of ...``."""
     return "; ".join(map(str, found))
 
 
 def reasons(missing_files: int, shares: dict[str, tuple[int, int]]) -> tuple[Incomplete, ...]:
-    """The reasons that are worth telling.
+    """The reasons why an interval is incomplete.
 
     Args:
-        missing_files: of a set with one for each CPU.
-        shares: by reason, how many are missing, and how many are not.
+        missing_files: how many per-CPU files of the trace are missing.
+        shares: reason -> how many are missing, how many are not.
     """
     found = [Incomplete("missing_files", missing_files)] if missing_files else []
     for reason, (missing, there) in shares.items():

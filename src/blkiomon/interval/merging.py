@@ -10,62 +10,49 @@ import numpy.typing as npt
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.interval.moments import add_up, from_words, reduce_moments, stacked, to_words
-
-
-def merge_snapshots(cuts: Sequence[Snapshot], end_ns: Sequence[int] | None = None) -> Snapshot:
-    """One cut of all that several hold, with one row for each device, operation and direction.
-
-    Rows stay in the order in which the first of each came. Sums are exact, up to 2^128 - 1.
-
-    Args:
-        cuts: in the order of their time, if no ends are given.
-        end_ns: when each ended: what was in flight at the end is told by the latest one.
-    """
-    ends = range(len(cuts)) if end_ns is None else end_ns
-    rows, (d2c_bins, size_bins) = _merge_rows(
-        [cut.rows for cut in cuts],
-        [[cut.d2c_bins for cut in cuts], [cut.size_bins for cut in cuts]],
-        ("device", "op", "direction"),
-    )
-    retry_rows, _ = _merge_rows([cut.retry_rows for cut in cuts], [], ("device", "op"))
-    queue_rows, (q2d_bins, q2c_bins) = _merge_rows(
-        [cut.queue_rows for cut in cuts],
-        [[cut.q2d_bins for cut in cuts], [cut.q2c_bins for cut in cuts]],
-        ("device", "op"),
-    )
-    return Snapshot(
-        rows=rows,
-        d2c_bins=d2c_bins,
-        size_bins=size_bins,
-        loads=_merge_loads([cut.loads for cut in cuts], ends),
-        retry_rows=retry_rows,
-        queue_rows=queue_rows,
-        q2d_bins=q2d_bins,
-        q2c_bins=q2c_bins,
-        processes=_merge_processes([cut.processes for cut in cuts]),
-    )
-
+from blkiomon.interval.tables import IN_FLIGHT, PROCESSES, QUEUED, REQUESTS, RETRIED, TableSpec
 
 Indices = npt.NDArray[np.intp]
 
 
-def _grouped(tables: Sequence[Table], by: tuple[str, ...]) -> tuple[Table, Indices, Indices]:
-    """Tables put together: sorted by some fields, where each group begins, and the sorting."""
+def merge_snapshots(snapshots: Sequence[Snapshot], end_ns: Sequence[int] | None = None) -> Snapshot:
+    """Merge snapshots; in the result no two rows of a table have the same key.
+
+    Rows keep the order in which their keys first occur. Sums are exact up to 2^128 - 1.
+
+    Args:
+        snapshots: in order of time if no ends are given.
+        end_ns: when the interval of each ended. The latest one says what was in flight at the end.
+    """
+    ends = range(len(snapshots)) if end_ns is None else end_ns
+    merged = {IN_FLIGHT.name: _merge_loads([snapshot.loads for snapshot in snapshots], ends)}
+    for spec in (REQUESTS, QUEUED, RETRIED, PROCESSES):
+        merged |= _merge_rows(snapshots, spec)
+    return Snapshot(**merged)
+
+
+def _sort_by_key(tables: Sequence[Table], key: tuple[str, ...]) -> tuple[Table, Indices, Indices]:
+    """Concatenate tables and sort the rows by key.
+
+    Returns:
+        The sorted rows, the index at which each new key begins, and the (stable) sorting order.
+    """
     table = stacked(tables)
-    order = np.lexsort([table[name] for name in reversed(by)])
-    table = table.take(order)  # indexing may hand out anything where there is no memory for structs
-    is_new = np.ones(len(table), bool)  # by columns: to compare structs takes far longer
-    is_new[1:] = np.any([table[name][1:] != table[name][:-1] for name in by], axis=0)
+    order = np.lexsort([table[name] for name in reversed(key)])
+    # Not table[order]: without memory for structs, that returns garbage instead of raising.
+    table = table.take(order)
+    is_new = np.ones(len(table), bool)
+    # Column by column: numpy compares structs far more slowly.
+    is_new[1:] = np.any([table[name][1:] != table[name][:-1] for name in key], axis=0)
     return table, np.flatnonzero(is_new), order
 
 
-def _merge_rows(
-    tables: Sequence[Table], bins: Sequence[Sequence[Table]], by: tuple[str, ...]
-) -> tuple[Table, list[Table]]:
-    """Merge rows with their bins, of which there may be several sorts."""
+def _merge_rows(snapshots: Sequence[Snapshot], spec: TableSpec) -> dict[str, Table]:
+    """Add up the rows of equal keys, and their histograms; returns tables by attribute."""
+    tables = [getattr(snapshot, spec.name) for snapshot in snapshots]
     if not any(map(len, tables)):
-        return tables[0], [of_a_sort[0] for of_a_sort in bins]
-    table, starts, order = _grouped(tables, by)
+        return {name: getattr(snapshots[0], name) for name in (spec.name, *spec.bins.values())}
+    table, starts, order = _sort_by_key(tables, spec.key)
     merged = table.take(starts)
     for name in table.dtype.names or ():
         if table.dtype[name] == layout.MOMENTS:
@@ -74,17 +61,24 @@ def _merge_rows(
             merged[name]["max"] = [m.max for m in moments]
             merged[name]["sum"] = to_words(m.sum for m in moments)
             merged[name]["sum_squares"] = to_words(m.sum_squares for m in moments)
-        elif name not in by:
+        elif name not in spec.key:
             merged[name] = np.add.reduceat(table[name], starts)
-    by_first = np.argsort(order[starts])  # the sorting is stable: that is the first of each group
-    place = np.empty(len(order), np.int64)  # of each row before, its row now
-    place[order] = np.repeat(np.argsort(by_first), np.diff(starts, append=len(order)))
+    # The sorting is stable: order[starts] is where each key first occurred.
+    by_first = np.argsort(order[starts])
+    new_row = np.empty(len(order), np.int64)  # index of the input row -> index of the merged row
+    new_row[order] = np.repeat(np.argsort(by_first), np.diff(starts, append=len(order)))
     offsets = np.cumsum([0, *map(len, tables[:-1])]).tolist()
-    return merged.take(by_first), [_merge_bins(of_a_sort, offsets, place) for of_a_sort in bins]
+    found = {spec.name: merged.take(by_first)}
+    for name in spec.bins.values():
+        bins = [getattr(snapshot, name) for snapshot in snapshots]
+        found[name] = _merge_bins(bins, offsets, new_row)
+    return found
 
 
-def _merge_bins(tables: Sequence[Table], offsets: list[int], place: npt.NDArray[np.int64]) -> Table:
-    rows = [place[table["row"].astype(np.intp) + at] for table, at in zip(tables, offsets)]
+def _merge_bins(
+    tables: Sequence[Table], offsets: list[int], new_row: npt.NDArray[np.int64]
+) -> Table:
+    rows = [new_row[table["row"].astype(np.intp) + at] for table, at in zip(tables, offsets)]
     bins = stacked(tables)
     keys, counts = add_up(np.concatenate(rows) << 32 | bins["bin"], bins["count"])
     merged = np.empty(len(keys), layout.BIN)
@@ -95,14 +89,14 @@ def _merge_bins(tables: Sequence[Table], offsets: list[int], place: npt.NDArray[
 def _merge_loads(tables: Sequence[Table], ends: Sequence[int]) -> Table:
     if not any(map(len, tables)):
         return tables[0]
-    table, starts, _ = _grouped(tables, ("device", "op"))
+    table, starts, _ = _sort_by_key(tables, IN_FLIGHT.key)
     merged = table.take(starts)
     merged["max_in_flight"] = np.maximum.reduceat(table["max_in_flight"], starts)
     merged["busy_ns"] = np.add.reduceat(table["busy_ns"], starts)
     integrals = np.add.reduceat(from_words(table["in_flight_ns"]), starts)
     merged["in_flight_ns"] = to_words(integrals.tolist())
-    # What the latest does not list is not in flight any more. Of several that end together the
-    # greatest counts, so that the order in which they are merged makes no difference.
+    # A device that the latest interval does not list has nothing in flight any more. If several
+    # intervals end last, the greatest number counts: the order of merging must not matter.
     latest: dict[tuple[int, int], tuple[int, int]] = {}
     for one, end in zip(tables, ends):
         if end == max(ends):
@@ -110,14 +104,4 @@ def _merge_loads(tables: Sequence[Table], ends: Sequence[int]) -> Table:
                 latest[load[:2]] = max(latest.get(load[:2], (0, 0)), load[2:])
     now = [latest.get(key, (0, 0)) for key in merged[["device", "op"]].tolist()]
     merged["in_flight"], merged["oldest_ns"] = zip(*now)
-    return merged
-
-
-def _merge_processes(tables: Sequence[Table]) -> Table:
-    if not any(map(len, tables)):
-        return tables[0]
-    table, starts, _ = _grouped(tables, ("pid",))
-    merged = table.take(starts)
-    for name in ("requests", "bytes"):
-        merged[name] = np.add.reduceat(table[name], starts)
     return merged

@@ -1,4 +1,4 @@
-"""Extremes, sum and sum of squares of a quantity, and how those of many rows are added up."""
+"""Moments of a quantity (extremes, sum, sum of squares), and adding up those of many rows."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import numpy.typing as npt
 
 U64_MAX = (1 << 64) - 1
 U128_MAX = (1 << 128) - 1
-"""A sum of squares of this, or more: it is not known, 128 bits could not hold it."""
+"""A sum of squares of this or more did not fit 128 bits: it is unknown."""
 
 
 class Moments(NamedTuple):
-    """Extremes, sum and sum of squares of one quantity; integers of any length.
+    """Extremes, sum, sum of squares and count of one quantity; integers of any length.
 
-    In the order in which the wire has them. ``min`` is 2^64-1 where ``count`` is 0.
+    ``min`` is 2^64-1 if ``count`` is 0. The original's binary structs have the same order.
     """
 
     min: int = U64_MAX
     max: int = 0
     sum: int = 0
     sum_squares: int = 0
-    count: int = 0  # type: ignore[assignment]  # in place of the method of tuples
+    count: int = 0  # type: ignore[assignment]  # replaces tuple.count
 
     @property
     def avg(self) -> float:
-        """The mean, 0.0 of nothing."""
+        """The mean; 0.0 without values."""
         if not self.count:
             return 0.0
-        # Up to 2^64 as the original: to double first. Beyond, the exact quotient.
+        # Up to 2^64 as in the original: convert to double first. Beyond, the exact quotient.
         return (float(self.sum) if self.sum <= U64_MAX else self.sum) / self.count
 
     @property
     def var(self) -> float:
-        """The population variance, 0.0 of nothing: ``(sum_squares - sum * sum / count) / count``.
+        """The population variance ``(sum_squares - sum**2 / count) / count``; 0.0 without values.
 
-        As far as 64 bits carry ``sum_squares`` and ``sum * sum``, these are the very steps of the
-        original, rounding (and the negative values that come of it) included; beyond, where the
-        original wraps, integers give the exact value.
+        If ``sum_squares`` and ``sum**2`` fit 64 bits, the steps are the original's, with the same
+        rounding, which may give a negative result. Beyond, where the original overflows, the
+        value is exact.
         """
         if not self.count:
             return 0.0
@@ -49,7 +49,7 @@ class Moments(NamedTuple):
         return (self.count * self.sum_squares - square) / (self.count * self.count)
 
     def merge(self, other: Moments) -> Moments:
-        """The moments of both collections together; exact."""
+        """The moments of the values of both; exact."""
         return Moments(
             min(self.min, other.min),
             max(self.max, other.max),
@@ -63,16 +63,16 @@ NOTHING = Moments()
 
 
 def stacked(tables: Sequence[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
-    """Tables of one dtype, one behind the other.
+    """Concatenate tables of one dtype.
 
-    What ``np.concatenate`` does, which first compares their fields for a long time.
+    ``np.concatenate`` spends a long time on comparing their fields; viewed as bytes they have none.
     """
     dtype = tables[0].dtype
     return np.concatenate([table.view(f"V{dtype.itemsize}") for table in tables]).view(dtype)
 
 
 def run_starts(keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-    """Where each run of equal values begins; empty of nothing."""
+    """The index at which each run of equal values begins."""
     if not len(keys):
         return np.empty(0, np.intp)
     return np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
@@ -81,10 +81,10 @@ def run_starts(keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
 def add_up(
     keys: npt.NDArray[np.int64], counts: npt.NDArray[np.uint64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    """The distinct keys in ascending order, and the sum of the counts of each."""
+    """The distinct keys, ascending, and the sum of the counts of each."""
     if (keys[1:] > keys[:-1]).all():
         return keys, counts
-    # Stable: fast on what is sorted in stretches, as bins are.
+    # A stable sort is fast on sorted runs, which bins consist of.
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     starts = run_starts(keys)
@@ -94,7 +94,7 @@ def add_up(
 
 
 class MomentColumns(NamedTuple):
-    """Moments of several groups, arrays of shape (n,): u8, sums beyond that Python's integers."""
+    """Moments of m groups, arrays of shape (m,): u8, or Python's integers for larger sums."""
 
     min: npt.NDArray[Any]
     max: npt.NDArray[Any]
@@ -106,12 +106,12 @@ class MomentColumns(NamedTuple):
 def reduce_columns(
     rows: npt.NDArray[np.void], count: npt.NDArray[np.uint64], starts: npt.NDArray[np.intp]
 ) -> MomentColumns:
-    """Moments of each stretch of rows.
+    """Add up the moments of runs of rows.
 
     Args:
         rows: shape (n,), dtype ``layout.MOMENTS``.
-        count: shape (n,): how many values each row is of.
-        starts: shape (m,): where each stretch begins, ascending, the first at 0.
+        count: shape (n,): the number of values of each row.
+        starts: shape (m,): the index at which each run begins, ascending from 0.
     """
     if not len(starts):
         return MomentColumns(*[np.empty(0, np.uint64)] * 5)
@@ -127,12 +127,12 @@ def reduce_columns(
 def reduce_moments(
     rows: npt.NDArray[np.void], count: npt.NDArray[np.uint64], starts: npt.NDArray[np.intp]
 ) -> list[Moments]:
-    """As ``reduce_columns``, one by one; the sums are Python's integers."""
+    """See ``reduce_columns``; returns a list of m ``Moments``."""
     return list(map(Moments, *(c.tolist() for c in reduce_columns(rows, count, starts))))
 
 
 def _sums(words: npt.NDArray[np.uint64], starts: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-    """The sum of each stretch of 128-bit numbers, by 64 bits where these certainly hold it."""
+    """Sums of runs of 128-bit numbers: u8 if 64 bits certainly suffice, else Python's integers."""
     low = words[:, 0]
     if not words[:, 1].any() and np.add.reduceat(low.astype(np.float64), starts).max() < 2.0**63:
         return np.add.reduceat(low, starts)
@@ -140,13 +140,13 @@ def _sums(words: npt.NDArray[np.uint64], starts: npt.NDArray[np.intp]) -> npt.ND
 
 
 def from_words(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.object_]:
-    """Python's integers of 128-bit numbers, shape (n, 2): low word, high word."""
+    """128-bit numbers, shape (n, 2) of low and high word, as Python's integers, shape (n,)."""
     wide: npt.NDArray[np.object_] = words[:, 0].astype(object)
     high = words[:, 1]
     return wide + (high.astype(object) << 64) if high.any() else wide
 
 
 def to_words(values: Iterable[int]) -> list[tuple[int, int]]:
-    """Low and high word of each, of what is more than 128 bits hold those of ``U128_MAX``."""
+    """Low and high word of each number; larger numbers saturate at ``U128_MAX``."""
     limited = (min(value, U128_MAX) for value in values)
     return [(value & U64_MAX, value >> 64) for value in limited]

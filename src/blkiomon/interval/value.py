@@ -1,4 +1,4 @@
-"""One finished interval: immutable, and all that outputs and reports ever see."""
+"""The interval: an immutable value, from which all outputs and reports are made."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["NOTHING", "Counts", "DeviceStats", "Group", "Interval", "Moments", "
 
 @dataclass(frozen=True, slots=True)
 class DeviceStats:
-    """One device in one interval as the original sees it: two directions, no operations.
+    """One device in one interval as the original reports it: by direction, not by operation.
 
-    Sizes in bytes, d2c in microseconds, throughput in bytes per millisecond; the histograms'
-    limits are in ``layout``. Bidirectional requests are counted in the histograms and ``bidir``.
+    Sizes in bytes, d2c in microseconds, throughput in bytes per millisecond. ``layout`` has the
+    limits of the histograms. Bidirectional requests only count in the histograms and ``bidir``.
     """
 
     device: int
@@ -43,22 +43,22 @@ class DeviceStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What became of the records of an interval, or of a whole run.
+    """How many records were read in an interval or a whole run, and what was missed.
 
     Attributes:
-        records: read, of any kind.
-        requests: issues with their completion, that were accounted.
-        mismatches: pairs of one key that are no request.
+        records: trace records, of any kind.
+        requests: issues that were matched with their completion.
+        mismatches: pairs of records with equal keys that are not issue and completion.
         driver_data_records: records of low-level drivers.
-        evicted: pending records given up, being too old or too many.
-        lost_events: events that the tracer's marks say were lost.
+        evicted: pending records evicted, being too old or too many.
+        lost_events: events that the tracer reported as lost.
         sequence_gaps: records missing by their sequence numbers, per device and CPU.
-        completions_without_issue: completions whose issue had not been seen by the interval's end.
-        issues_without_completion: issues that were given up, or are overdue: in flight for more
+        completions_without_issue: completions whose issue was not seen by the interval's end.
+        issues_without_completion: issues that were evicted, or are overdue: in flight for more
             than a second, and for longer than any request that the device completed in the
-            interval. At the end of a recorded trace all that are in flight.
-        skipped_bytes: bytes that are no records.
-        over_device_limit: records of devices beyond ``max_devices``: nothing else is known of them.
+            interval. At the end of a recorded trace, all issues in flight.
+        skipped_bytes: bytes that are not records.
+        over_device_limit: records of devices beyond ``max_devices``; they are not evaluated.
     """
 
     records: int = 0
@@ -74,7 +74,7 @@ class Counts:
     issues_without_completion: int = 0
 
     def __add__(self, other: Counts) -> Counts:
-        """What both counted together."""
+        """The sum of each count."""
         return Counts(
             **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         )
@@ -86,10 +86,10 @@ class Counts:
         )
 
     def incomplete(self, missing_files: int = 0) -> tuple[Incomplete, ...]:
-        """Why figures with these counts leave out more than a hundredth.
+        """The reasons why figures with these counts are incomplete; see ``incomplete.reasons``.
 
         Args:
-            missing_files: of the trace, see ``Interval``.
+            missing_files: see ``Interval``.
         """
         return reasons(
             missing_files,
@@ -109,20 +109,21 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Interval:
-    """What one interval brought.
+    """The statistics of one interval: an immutable value.
 
     Attributes:
-        time_s: wall-clock seconds of its end, as the drop-in's outputs print it.
-        devices: shape (n,), u4: the devices that had a match, in order of the first one.
+        time_s: wall-clock time of its end in seconds, as the original's outputs print it.
+        devices: shape (n,), u4: devices that completed requests, in order of the first completion.
         snapshot: everything that was measured.
         counts: of this interval alone.
         start_ns, end_ns: when it began and ended: ns since 1970 if ``anchored``, else since
             the first record.
-        clock: "wall" or "trace": by which the interval was cut.
-        anchored: whether the wall-clock time is known.
-        process_names: of the pids in ``snapshot.processes``, as far as the stream told them.
-        missing_files: how many of the trace's files, one for each CPU, are not there.
-        named_ns: of those pids whose name an earlier interval told, before merging: its end.
+        clock: "wall" or "trace": the clock by which intervals end.
+        anchored: whether the time of day is known.
+        process_names: names of the pids in ``snapshot.processes``, if the stream contains them.
+        missing_files: how many per-CPU files of the trace are missing.
+        named_ns: after merging, for each pid whose name is from an earlier interval, the end of
+            that interval.
     """
 
     time_s: int
@@ -136,32 +137,32 @@ class Interval:
     process_names: Mapping[int, str] = field(default_factory=dict)
     named_ns: Mapping[int, int] = field(default_factory=dict)
     missing_files: int = 0
-    # Worked out once and kept: several outputs ask, from threads of their own (when two are first
-    # at once, both work it out, to the same result).
+    # Caches: lists, as the dataclass is frozen. Outputs ask from several threads; if two ask first
+    # at the same time, both compute the same result.
     _stats: list[tuple[DeviceStats, ...]] = field(default_factory=list, init=False, repr=False)
     _columns: list[Columns] = field(default_factory=list, init=False, repr=False)
     _groups: list[tuple[Group, ...]] = field(default_factory=list, init=False, repr=False)
 
     @property
     def rows(self) -> npt.NDArray[np.void]:
-        """Shape (m,), dtype ``layout.ROW``: those of ``snapshot``."""
+        """``snapshot.rows``: shape (m,), dtype ``layout.ROW``."""
         return self.snapshot.rows
 
     @property
     def duration_s(self) -> float:
-        """From its start to its end, in seconds."""
+        """Length of the interval in seconds."""
         return (self.end_ns - self.start_ns) / NS_PER_S
 
     @property
     def incomplete(self) -> tuple[Incomplete, ...]:
-        """Why the figures leave out more than a hundredth; empty where they do not."""
+        """Reasons why the figures leave out 1 % or more; empty if they do not."""
         return self.counts.incomplete(self.missing_files)
 
     def device_stats(self) -> tuple[DeviceStats, ...]:
-        """The drop-in's view, devices in the original's order: latest first match first.
+        """The original's figures by device; as there, the device that was seen last comes first.
 
         Raises:
-            ValueError: the interval was read by ``from_dict``, which has not these figures.
+            ValueError: the interval was read by ``from_dict``: JSON lacks these figures.
         """
         if not self._stats:
             self._stats.append(_device_stats(self.devices, self.rows))
@@ -170,9 +171,9 @@ class Interval:
     def groups(self) -> tuple[Group, ...]:
         """The figures of every operation, every device and in total.
 
-        Devices by their number, of each first the operations that occurred, in the order of
-        ``layout.OPS``, then the device as a whole; last the total, which is never missing.
-        A device is there also when it only has requests in flight and completed none.
+        Devices are in order of their numbers. For each device come the operations that occurred, in
+        the order of ``layout.OPS``, then the device as a whole. The total is always there, and
+        last. Devices that only have requests in flight are included.
         """
         if not self._groups:
             self._groups.append(grouped(self.columns()))
@@ -190,7 +191,7 @@ class Interval:
         return self.groups()[-1]
 
     def device(self, number: int) -> Group | None:
-        """The figures of a device, None where it has none."""
+        """The figures of a device; None if it has none."""
         return next((g for g in self.groups() if (g.device, g.op) == (number, None)), None)
 
     def ops(self, number: int) -> tuple[Group, ...]:
@@ -200,15 +201,15 @@ class Interval:
     def percentile(
         self, percent: float, device: int | None = None, op: str | None = None
     ) -> int | None:
-        """A percentile of d2c in ns, None of nothing; see ``Distribution.percentile``.
+        """A percentile of d2c in ns; None without requests. See ``Distribution.percentile``.
 
         Args:
             percent: more than 0, at most 100.
-            device: its number; of all devices unless given.
-            op: one of ``layout.OPS``; of all operations unless given.
+            device: device number; default: all devices.
+            op: one of ``layout.OPS``; default: all operations.
 
         Raises:
-            ValueError: there is no such operation or percentile.
+            ValueError: ``op`` is unknown or ``percent`` out of range.
         """
         if op is not None and op not in OPS:
             raise ValueError(f"op must be one of {', '.join(OPS)}, not {op!r}")
@@ -219,24 +220,24 @@ class Interval:
         return Distribution().merge(*wanted).percentile(percent)
 
     def merge(self, *others: Interval) -> Interval:
-        """One interval of this and others of the same stream; see ``merge``."""
+        """Merge this with other intervals of the same stream; see ``merge``."""
         return merge((self, *others))
 
 
 MERGED_AT_ONCE = 64
+"""How many intervals are merged in one step; a long iterable is never in memory as a whole."""
 
 
 def merge(intervals: Iterable[Interval]) -> Interval:
-    """One interval of several of one stream, consecutive ones as a rule.
+    """Merge intervals of one stream, usually consecutive ones, into one.
 
-    Sums, histograms and counts add up, all exactly; extremes are those of all. It lasts from the
-    earliest start to the latest end, and what was in flight at the end, and a process's name, is
-    told by the one that ended last. The most requests in flight are the most in any of them.
-    Any grouping and order gives the same, but for the order of ``devices`` and rows where the
-    intervals are not merged in the order of their time.
+    Sums, histograms and counts add up exactly. The result lasts from the earliest start to the
+    latest end. Requests in flight at its end, and the name of each process, come from the interval
+    that ended last; the maximum in flight is the greatest of all maxima. Any grouping and order
+    gives the same result, except for the order of ``devices`` and rows.
 
     Raises:
-        ValueError: there are none, or they have different clocks.
+        ValueError: there are no intervals, or they have different clocks.
     """
     rest = iter(intervals)
     merged: Interval | None = None
@@ -264,28 +265,25 @@ def _merge_some(intervals: list[Interval]) -> Interval:
         clock=by_start[0].clock,
         anchored=by_start[0].anchored,
         process_names={pid: name for pid, (_, name) in names.items()},
-        named_ns={pid: told_ns for pid, (told_ns, _) in names.items() if told_ns != end_ns},
+        named_ns={pid: at_ns for pid, (at_ns, _) in names.items() if at_ns != end_ns},
         missing_files=max(i.missing_files for i in intervals),
     )
 
 
 def _latest_names(intervals: Iterable[Interval]) -> dict[int, tuple[int, str]]:
-    """When each pid's name was told last, and the name: of several at that time the greatest."""
+    """pid -> time and text of its latest name; of several at that time, the greatest text."""
     names: dict[int, tuple[int, str]] = {}
     for i in intervals:
         for pid, name in i.process_names.items():
-            told = i.named_ns.get(pid, i.end_ns), name
-            names[pid] = max(told, names.get(pid, told))
+            named = i.named_ns.get(pid, i.end_ns), name
+            names[pid] = max(named, names.get(pid, named))
     return names
 
 
 def in_order(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """The distinct ones, in order of their first appearance."""
+    """The distinct numbers, in order of their first occurrence."""
     distinct, first = np.unique(numbers, return_index=True)
     return distinct[np.argsort(first)]
-
-
-_QUANTITIES = ("size_bytes", "d2c_us", "throughput")
 
 
 def _device_stats(
@@ -296,7 +294,7 @@ def _device_stats(
         return ()
     if (rows["d2c_hist"].sum(axis=1) != rows["requests"]).any():
         raise ValueError("an interval that was read from JSON lacks the drop-in's figures")
-    # Groups of rows with one device and direction: sorted together, then reduced from each start.
+    # Sort rows by device and direction, then reduce each run of equal ones.
     sorter = np.argsort(devices, kind="stable")
     place = sorter[np.searchsorted(devices, rows["device"], sorter=sorter)]
     key = place * 3 + rows["direction"]
@@ -307,7 +305,7 @@ def _device_stats(
     requests = rows["requests"]
     size, d2c, thrput = (
         dict(zip(groups, reduce_moments(rows[name], requests, starts), strict=True))
-        for name in _QUANTITIES
+        for name in ("size_bytes", "d2c_us", "throughput")
     )
     bidir = dict(zip(groups, np.add.reduceat(requests, starts).tolist(), strict=True))
 

@@ -78,7 +78,7 @@ OUTPUTS = (
         "FILE",
         "statistics as text",
         ORIGINAL,
-        "formats.text.output_format",
+        "formats.human_text.output_format",
         short="h",
         is_original=True,
     ),

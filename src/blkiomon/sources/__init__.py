@@ -1,7 +1,7 @@
 """Sources: where the bytes of a trace come from.
 
-``members`` finds the files that are meant, ``readers`` reads one, compressed or not, ``streams``
-makes one stream of them: as it is, or merged by time.
+``trace_sets`` finds the files, ``readers`` reads and unpacks one of them, and ``streams`` makes one
+stream of all: of a single file as it is, of several by merging their records by time.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import errno
 import os
 import resource
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
 
 from blkiomon.errors import SourceError
-from blkiomon.sources.members import find_members, input_files
 from blkiomon.sources.readers import ContinuedReader, Reader, is_packed
 from blkiomon.sources.streams import FileSource, MergedSource, Source
+from blkiomon.sources.trace_sets import find_members, input_files
 
 __all__ = [
     "ContinuedReader",
@@ -38,44 +39,41 @@ def open_trace(
 
     Args:
         paths: each a file; the base name or a member of a set of per-CPU files; a directory of
-            such sets; or ``-`` for standard input. What is named twice is read once.
-        resync: after bytes of a file that are no record, go on at its next plausible one. For a
-            single file this is left to the engine.
-        report: tells the user one line.
+            such sets; or ``-`` for standard input. A file that is named twice is read once.
+        resync: after bytes of a file that are not a record, continue at the next plausible record
+            of that file. For a single file the engine does this.
+        report: receives messages for the user, one line each.
 
     Raises:
-        SourceError: one of them cannot be found or opened.
+        SourceError: a file cannot be found or opened.
     """
     found = find_members(paths)
-    readers: list[Reader] = []
-    try:
-        for member in found.members:
-            readers.append(Reader(member.path))
-        bases = dict.fromkeys(member.base for member in found.members)
-        sets = [member.path and (member.path.parent, member.base) for member in found.members]
-        name = ", ".join(bases)
-        return source_of(
+    with ExitStack() as opened:
+        readers: list[Reader] = []
+        try:
+            for member in found.members:
+                readers.append(Reader(member.path))
+                opened.callback(readers[-1].close)
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                raise SourceError(
+                    f"{len(found.members)} files cannot be open at once: the limit is {limit}, "
+                    "see ulimit -n"
+                ) from error
+            at = found.members[len(readers)].path or "standard input"
+            raise SourceError(f"cannot open {at}: {error.strerror}") from error
+        stream = source_of(
             readers,
-            name,
+            ", ".join(dict.fromkeys(member.base for member in found.members)),
             found.notes,
             missing_files=found.missing_files,
-            sets=sets,
+            sets=[member.path and (member.path.parent, member.base) for member in found.members],
             resync=resync,
             report=report,
         )
-    except OSError as error:
-        _close(readers)
-        if error.errno == errno.EMFILE:
-            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            raise SourceError(
-                f"{len(found.members)} files cannot be open at once: the limit is {limit}, "
-                "see ulimit -n"
-            ) from error
-        at = found.members[len(readers)].path or "standard input"
-        raise SourceError(f"cannot open {at}: {error.strerror}") from error
-    except BaseException:
-        _close(readers)
-        raise
+        opened.pop_all()  # the stream closes them from now on
+        return stream
 
 
 def source_of(
@@ -88,7 +86,7 @@ def source_of(
     resync: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Source:
-    """Opened files, at least one, as one stream; see ``open_trace`` and ``MergedSource``."""
+    """One stream of one or more opened files; see ``open_trace`` and ``MergedSource``."""
     if len(readers) == 1:
         return FileSource(readers[0], notes, missing_files=missing_files, resync=resync)
     return MergedSource(
@@ -100,8 +98,3 @@ def source_of(
         resync=resync,
         report=report,
     )
-
-
-def _close(readers: Sequence[Reader]) -> None:
-    for reader in readers:
-        reader.close()

@@ -1,4 +1,4 @@
-"""What this host calls a block device."""
+"""Names and numbers of this host's block devices."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ ROOT = Path("/sys/dev/block")
 
 
 def device_name(number: int, root: Path = ROOT) -> str | None:
-    """The kernel's name of a device (``sdb``, ``dm-3``), None where the host has none such.
+    """The kernel's name of a device (``sdb``, ``dm-3``); None if this host has no such device.
 
     Args:
         number: the kernel's, major << 20 | minor.
-        root: a directory of links ``MAJOR:MINOR`` to devices.
+        root: a directory of symbolic links ``MAJOR:MINOR`` to devices.
     """
     try:
         target = (root / f"{number >> 20}:{number & 0xFFFFF}").readlink()
     except OSError:
         return None
-    return target.name.replace("!", "/") or None  # sysfs' way to write cciss/c0d0
+    return target.name.replace("!", "/") or None  # sysfs writes cciss/c0d0 as cciss!c0d0
 
 
 def device_number(name: str, root: Path = Path("/sys/class/block")) -> int | None:
-    """The kernel's number of a device (``sdb``, ``/dev/sdb``), None where the host has none such.
+    """The kernel's number of a device; None if this host has no such device.
 
     Args:
-        name: the kernel's name, or the path of a device file.
-        root: a directory of devices, each with its ``dev``.
+        name: the kernel's name (``sdb``), or the path of a device file (``/dev/sdb``).
+        root: a directory of devices, each a directory with a file ``dev``.
     """
     try:
         if "/" in name:
@@ -43,10 +43,10 @@ def device_number(name: str, root: Path = Path("/sys/class/block")) -> int | Non
 
 
 class DeviceNames:
-    """Looks names up, and remembers those it found: a device that comes later is found, too.
+    """Looks up device names and caches those it finds; a device may appear later.
 
     Attributes:
-        is_of_this_host: else there is no name for any device.
+        is_of_this_host: if false, no device has a name.
     """
 
     def __init__(self, root: Path = ROOT) -> None:
@@ -55,7 +55,7 @@ class DeviceNames:
         self._known: dict[int, str] = {}
 
     def __call__(self, number: int) -> str | None:
-        """As ``device_name``."""
+        """See ``device_name``."""
         if not self.is_of_this_host:
             return None
         name = self._known.get(number) or device_name(number, self._root)
@@ -65,5 +65,5 @@ class DeviceNames:
 
 
 def nameless(number: int) -> str | None:
-    """No name for any device: the trace may be of another host."""
+    """No name for any device: the trace may come from another host."""
     return None

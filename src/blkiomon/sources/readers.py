@@ -1,7 +1,7 @@
-"""Reading one file, whatever it is compressed with.
+"""Read one file in chunks, unpacking gzip, xz and Zstandard.
 
-Files are read, not mapped: a file that somebody cuts short while it is mapped kills the process,
-and one on a disk that fails does, too. Nor is mapping faster: page faults take longer than copying.
+Files are read, not mapped. If a mapped file is truncated, or its disk fails, SIGBUS kills the
+process. Mapping is not faster either: page faults take longer than copying.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from blkiomon.errors import DamagedError, SourceError
-from blkiomon.sources import kinds
+from blkiomon.sources import file_kinds
 
 PACKED_BYTES = 1 << 14
-"""Read so much of a compressed file at a time."""
+"""How much of a compressed file is read at a time."""
 
 UNPACKED_BYTES = 1 << 16
-"""Unpack so much at a time at most: what a damaged file takes with it."""
+"""How much is unpacked at a time: up to this much before damaged data may be lost with it."""
 
 MOST_MEMORY_BYTES = 1 << 28
-"""What unpacking may take; `xz -9` and `zstd -19` ask for a quarter of that."""
+"""Limit of memory for unpacking; `xz -9` and `zstd -19` need a quarter of that."""
 
 HEAD_BYTES = 6
-"""The longest magic."""
+"""Length of the longest magic number, that of xz."""
 
 
 class Unpacker(Protocol):
@@ -42,14 +42,14 @@ class Unpacker(Protocol):
 
     @property
     def unused_data(self) -> bytes:
-        """What was given behind its end."""
+        """What was passed in after the end of the stream."""
 
     def decompress(self, data: bytes, max_length: int) -> bytes | memoryview:
-        """Take more of it and hand out what is ready; with b"" more of what was taken before."""
+        """Add compressed data, and return up to ``max_length`` bytes that are unpacked."""
 
 
 class _Gzip:
-    """zlib's own leaves it to the caller to keep what it has not taken yet."""
+    """Keeps the data that zlib's decompressor has not consumed; lzma's does so itself."""
 
     def __init__(self) -> None:
         self._stream = zlib.decompressobj(wbits=31)
@@ -67,9 +67,9 @@ class _Gzip:
 
 
 class _Zstandard:
-    """The zstandard package hands out all at once: so it gets little at a time.
+    """Feeds the zstandard package little data at a time, as it cannot limit what it returns.
 
-    Four bytes may stand for a block of 128 KiB, hence never more than 32 MiB for this.
+    Four bytes may expand to a block of 128 KiB, so that PIECE_BYTES expand to 32 MiB at most.
     """
 
     PIECE_BYTES = 1 << 10
@@ -100,19 +100,19 @@ class _Zstandard:
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """A way to compress."""
+    """A compression format."""
 
     name: str
-    begins: Callable[[bytes], bool]  # whether these bytes are the beginning of a stream
+    begins: Callable[[bytes], bool]  # whether a stream begins with these bytes
     unpacker: Callable[[], Unpacker]
     errors: tuple[type[Exception], ...]
 
 
 def _zstd(name: str) -> Packing:
-    """Zstandard, by whichever module there is.
+    """Zstandard, by the standard library (since Python 3.14) or the zstandard package.
 
     Raises:
-        SourceError: there is none.
+        SourceError: neither is installed.
     """
     try:
         module: Any = importlib.import_module("compression.zstd")
@@ -128,7 +128,7 @@ def _zstd(name: str) -> Packing:
 
 
 def _is_zstd(head: bytes) -> bool:
-    """A frame, or one that is to be skipped, as parallel compressors write them in between."""
+    """Whether this begins a frame, or a skippable frame as parallel compressors write them."""
     return head[:4] == b"\x28\xb5\x2f\xfd" or (
         head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50
     )
@@ -144,7 +144,7 @@ _XZ = Packing(
 
 
 def is_packed(head: bytes) -> bool:
-    """Whether a file that begins with so much is compressed."""
+    """Whether a file that begins with these bytes is compressed."""
     return _GZIP.begins(head) or _XZ.begins(head) or _is_zstd(head)
 
 
@@ -152,16 +152,16 @@ class Reader:
     """The bytes of a file, unpacked.
 
     Args:
-        path: of the file; None: standard input.
+        path: None for standard input.
 
     Attributes:
         name: for messages.
-        total_bytes: of the file as it lies on disk; None if unknown.
-        done_bytes: how many of them have been read.
+        total_bytes: size of the file on disk; None if unknown.
+        done_bytes: how many of these have been read.
 
     Raises:
-        OSError: it cannot be opened.
-        SourceError: what it is compressed with cannot be unpacked.
+        OSError: the file cannot be opened.
+        SourceError: a library for unpacking it is missing.
     """
 
     total_bytes: int | None
@@ -169,17 +169,16 @@ class Reader:
     def __init__(self, path: Path | None) -> None:
         self._begin("standard input" if path is None else str(path))
         self._owns_fd = path is not None
-        # Whoever is to write to a FIFO is not waited for yet.
+        # Opening a FIFO must not wait for its writer: _await_first does.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         self._fd = 0 if path is None else os.open(path, flags)
         try:
             status = os.fstat(self._fd)
-            # Only of a pipe is nothing asked before its first bytes are wanted: it might wait.
-            self._is_known = stat.S_ISREG(status.st_mode)
-            if self._is_known:
+            # A pipe is not read before its bytes are wanted: reading may wait.
+            if stat.S_ISREG(status.st_mode):
                 position = 0 if self._owns_fd else os.lseek(self._fd, 0, os.SEEK_CUR)
                 self.total_bytes = max(0, status.st_size - position)
-                self._find_packing()
+                self._detect_packing()
         except BaseException:
             self.close()
             raise
@@ -189,9 +188,9 @@ class Reader:
         self.total_bytes = None
         self.done_bytes = 0
         self._fd = -1
-        self._is_known = False  # what it is compressed with
-        self._head = b""  # read already, to find that out
-        self._packing: Packing | None = None
+        self._is_detected = False  # whether _packing is known
+        self._head = b""  # bytes that were read to detect the packing
+        self._packing: Packing | None = None  # None: not compressed
         self._unpacker: Unpacker | None = None
         self._packed = b""
         self._failure: SourceError | None = None
@@ -208,18 +207,17 @@ class Reader:
         self._fd = -1
 
     def readinto(self, buffer: memoryview) -> int:
-        """Write the next bytes to the beginning of a buffer; how many, 0 at the end.
+        """Write the next bytes to the beginning of a buffer; return how many, 0 at the end.
 
         Raises:
-            SourceError: the file cannot be read or unpacked any further. Later calls do the same.
+            SourceError: the file cannot be read or unpacked any further. Later calls raise it too.
         """
         if self._failure is not None:
             raise self._failure
         try:
-            if not self._is_known:
+            if not self._is_detected:
                 self._await_first()
-                self._find_packing()
-                self._is_known = True
+                self._detect_packing()
             if self._packing is not None:
                 return self._unpack(self._packing, buffer)
             if self._head:
@@ -238,15 +236,15 @@ class Reader:
             raise
 
     def _await_first(self) -> None:
-        """Wait for a FIFO's writer, as open() would have done where no signal is heard."""
+        """Wait for a FIFO's writer. Unlike in a blocking open(), signals are handled meanwhile."""
         if self._fd >= 0:
             poll = select.poll()
             poll.register(self._fd, select.POLLIN)
             poll.poll()
             os.set_blocking(self._fd, True)
 
-    def _find_packing(self) -> None:
-        while len(self._head) < HEAD_BYTES and (more := self._read(kinds.HEAD_BYTES)):
+    def _detect_packing(self) -> None:
+        while len(self._head) < HEAD_BYTES and (more := self._read(file_kinds.HEAD_BYTES)):
             self._head += more
         self.done_bytes += len(self._head)
         for packing in (_GZIP, _XZ):
@@ -256,6 +254,7 @@ class Reader:
             self._packing = _zstd(self.name)
         if self._packing is not None:
             self._packed, self._head = self._head, b""
+        self._is_detected = True
 
     def _read_packed(self) -> bytes:
         data = self._read(PACKED_BYTES)
@@ -269,9 +268,9 @@ class Reader:
             try:
                 data = self._unpacker.decompress(self._packed, most)
             except packing.errors as error:
-                if "memory" in str(error).lower():  # the libraries have no error of its own for it
+                if "memory" in str(error).lower():  # the libraries have no error class for it
                     raise SourceError(
-                        f"{self.name}: {packing.name} asks for more memory than blkiomon takes for "
+                        f"{self.name}: {packing.name} needs more memory than blkiomon allows for "
                         f"unpacking, {MOST_MEMORY_BYTES >> 20} MiB: unpack it first"
                     ) from error
                 raise DamagedError(
@@ -295,9 +294,9 @@ class Reader:
         return 0
 
     def _begin_stream(self, packing: Packing) -> bool:
-        """Go on with the next of several streams in one file; False at the file's end."""
+        """Begin the next of the concatenated streams of the file; False at the file's end."""
         while True:
-            self._packed = self._packed.lstrip(b"\0")  # padding, as tapes and xz have it
+            self._packed = self._packed.lstrip(b"\0")  # padding, as of xz and tapes
             if len(self._packed) >= HEAD_BYTES:
                 break
             more = self._read_packed()
@@ -317,11 +316,11 @@ class Reader:
 
 
 class ContinuedReader(Reader):
-    """The rest of a descriptor that belongs to somebody else, unpacked.
+    """The rest of an open file, unpacked; the caller closes the descriptor.
 
     Args:
-        fd: which waits when it is read.
-        begun: what has been read of it already, HEAD_BYTES at least.
+        fd: a descriptor; it is made blocking.
+        begun: what has been read of it already, at least HEAD_BYTES.
         name: for messages.
     """
 
@@ -333,22 +332,22 @@ class ContinuedReader(Reader):
 
 
 class Readable(Protocol):
-    """A file, as far as it is asked of one."""
+    """The methods of a file object that ``OpenedReader`` calls."""
 
     def read(self, n_bytes: int, /) -> bytes:
-        """So many bytes at most; none at its end."""
+        """Return up to ``n_bytes``; b"" at the end."""
 
     def close(self) -> None:
-        """It is not needed any more."""
+        """Release the file."""
 
 
 class OpenedReader(Reader):
-    """The bytes of a file that somebody else knows how to read, unpacked.
+    """The bytes of a file object, unpacked.
 
     Args:
-        file: open for reading; it is closed with this.
+        file: open for reading; ``close`` closes it.
         name: for messages.
-        total_bytes: of the file; None if unknown.
+        total_bytes: size of the file; None if unknown.
     """
 
     def __init__(self, file: Readable, name: str, total_bytes: int | None = None) -> None:
@@ -361,7 +360,7 @@ class OpenedReader(Reader):
             return self._file.read(n_bytes)
         except OSError:
             raise
-        except Exception as error:  # of whatever library speaks to the other side
+        except Exception as error:  # any error of the library behind the file object
             raise OSError(f"{type(error).__name__} {error}".rstrip()) from error
 
     def _read_into(self, buffer: memoryview) -> int:

@@ -1,4 +1,4 @@
-"""One stream of bytes for the engine, of one file or of several."""
+"""One stream of trace bytes for the engine, of one file or of several."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from types import TracebackType
 from blkiomon._core import Engine
 from blkiomon.console import how_many
 from blkiomon.errors import SourceError, TraceError, complaint
-from blkiomon.sources.kinds import HEAD_BYTES, check_trace
+from blkiomon.sources.file_kinds import HEAD_BYTES, check_trace
 from blkiomon.sources.merger import Merger
 from blkiomon.sources.readers import Reader
 
 READ_BYTES = 1 << 18
-"""Read so much of a file at a time: it is still in the cache when it is looked at."""
+"""How much of a file is read at a time: it is still in the CPU's cache when it is decoded."""
 
 WINDOW_BYTES = 1 << 17
-"""Of each of several files, so much is in memory."""
+"""How much of each of several files is in memory."""
 
 WINDOWS_BYTES = 1 << 24
-"""Of all of them together, unless there are more than 4,096: what a cache may hold."""
+"""Limit for all windows together, if there are at most 4,096 files: they should fit a cache."""
 
 LEAST_WINDOW_BYTES = 1 << 12
 
 SKIPS_SHOWN = 20
-"""So many skipped stretches of input get a line of their own, the others share one."""
-
+"""How many skipped stretches of input get a line of their own; the others share one."""
 
 SAME_CLOCK_NS = 10**9
-"""Timestamps of traces of one boot are no further apart, as the time of day is adjusted."""
+"""How far the epochs of traces of one boot may differ: adjusting the time of day moves them."""
 
 
 class Source(ABC):
@@ -38,49 +37,41 @@ class Source(ABC):
 
     Attributes:
         name: for messages.
-        total_bytes: of all files as they lie on disk; None if unknown.
-        notes: what the user should be told before it begins.
-        missing_files: how many of a set of per-CPU files are not there.
-        skipped_bytes: garbage that was left out so far, where that is not left to the engine.
-        lost_events: events lost, by the tracer's marks, where these are not left to the engine.
-        padding_bytes: zeros that were skipped as padding, where that is not left to the engine.
+        total_bytes: size of all files on disk; None if unknown.
+        notes: messages for the user, before the first read.
+        missing_files: how many per-CPU files are missing from their sets.
+        skipped_bytes: garbage skipped so far. As the next two: 0 for a single file, where the
+            engine counts it.
+        lost_events: events that the tracer reported as lost so far.
+        padding_bytes: zeros skipped as padding so far.
     """
 
     name: str
     total_bytes: int | None
     notes: tuple[str, ...]
     missing_files: int
-
-    @property
-    def skipped_bytes(self) -> int:
-        return 0
-
-    @property
-    def lost_events(self) -> int:
-        return 0
-
-    @property
-    def padding_bytes(self) -> int:
-        return 0
+    skipped_bytes = 0
+    lost_events = 0
+    padding_bytes = 0
 
     @property
     @abstractmethod
     def done_bytes(self) -> int:
-        """Bytes of all files, as they lie on disk, that have been read."""
+        """How many bytes of all files on disk have been read."""
 
     @abstractmethod
     def read(self) -> memoryview:
         """The next bytes of the stream, valid until the next call; empty at its end.
 
         Raises:
-            TraceError: a file is no trace. All that came before it has been handed out; of one
-                that only ends too early, also all that the others hold.
-            SourceError: a file could not be read to its end. All else has been handed out.
+            TraceError: a file is not a trace, or ends inside a record. Everything before the
+                bad bytes has been returned; if a file only ends early, also all other files.
+            SourceError: a file cannot be read to its end. Everything else has been returned.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Give back the files."""
+        """Close the files."""
 
     def __enter__(self) -> Source:
         return self
@@ -95,7 +86,7 @@ class Source(ABC):
 
 
 def checked(reader: Reader) -> Callable[[memoryview], int]:
-    """``readinto`` of a reader; it raises WrongKindError where the file is known to be no trace."""
+    """Wrap a reader's ``readinto``: it raises WrongKindError for other known kinds of files."""
     is_first = True
 
     def readinto(buffer: memoryview) -> int:
@@ -115,7 +106,7 @@ class FileSource(Source):
     Args:
         reader: of the file.
         notes, missing_files: see ``Source``.
-        resync: what is no trace may hold one.
+        resync: do not refuse other kinds of files: records may follow later in them.
     """
 
     def __init__(
@@ -132,7 +123,7 @@ class FileSource(Source):
         self.missing_files = missing_files
         self._reader = reader
         self._readinto = reader.readinto if resync else checked(reader)
-        self._buffer = memoryview(mmap.mmap(-1, READ_BYTES))  # begins with a page
+        self._buffer = memoryview(mmap.mmap(-1, READ_BYTES))  # aligned to a page
 
     @property
     def done_bytes(self) -> int:
@@ -146,16 +137,15 @@ class FileSource(Source):
 
 
 class MergedSource(Source):
-    """Several files, merged by time: see ``Merger``.
+    """Several files, merged by time; see ``Merger``.
 
     Args:
-        name: of all of them.
-        readers: of the files, in the order that decides between records of equal times.
-        sets: which set each file is of, as files of one set have one clock; one set unless given.
+        name: of all files together.
+        readers: of the files. Of records with equal times, the earlier file's comes first.
         notes, missing_files: see ``Source``.
-        resync: after bytes that are no record, go on at the next plausible one of that file.
-        report: tells the user one line.
-        window_bytes: how much of each file is in memory.
+        sets: a key for each file; files with one key have one clock. By default all have.
+        resync: after bytes that are not a record, continue at the next plausible one of that file.
+        report: receives messages for the user, one line each.
     """
 
     def __init__(
@@ -168,10 +158,7 @@ class MergedSource(Source):
         sets: Sequence[Hashable] = (),
         resync: bool = False,
         report: Callable[[str], None] | None = None,
-        window_bytes: int | None = None,
     ) -> None:
-        if window_bytes is None:
-            window_bytes = min(WINDOW_BYTES, max(LEAST_WINDOW_BYTES, WINDOWS_BYTES // len(readers)))
         self.name = name
         self.notes = notes
         self.missing_files = missing_files
@@ -187,22 +174,10 @@ class MergedSource(Source):
         self._merger = Merger(
             [reader.name for reader in readers],
             [reader.readinto if resync else checked(reader) for reader in readers],
-            window_bytes=window_bytes,
+            window_bytes=min(WINDOW_BYTES, max(LEAST_WINDOW_BYTES, WINDOWS_BYTES // len(readers))),
             output_bytes=READ_BYTES,
             resync=resync,
         )
-
-    @property
-    def skipped_bytes(self) -> int:
-        return self._merger.skipped_bytes
-
-    @property
-    def lost_events(self) -> int:
-        return self._merger.lost_events
-
-    @property
-    def padding_bytes(self) -> int:
-        return self._merger.padding_bytes
 
     @property
     def done_bytes(self) -> int:
@@ -215,8 +190,10 @@ class MergedSource(Source):
                 self._align()
             data = self._merger.read()
         except TraceError:
+            self._count()
             self._end(self._merger.failures)
             raise
+        self._count()
         self._report_skips()
         if not data:
             first, *others = self._merger.failures or (None,)
@@ -230,10 +207,12 @@ class MergedSource(Source):
             reader.close()
 
     def _align(self) -> None:
-        """Have sets of several boots, or hosts, each count by its own time of day.
+        """Shift the times of sets from different boots or hosts to one epoch.
+
+        Trace time counts from boot. A timestamp record in the trace gives the time of day.
 
         Raises:
-            SourceError: one does not tell the time of day.
+            SourceError: a set has no timestamp.
         """
         epochs_ns: dict[Hashable, int] = {}
         beginnings = self._merger.peek([reader.total_bytes is not None for reader in self._readers])
@@ -247,16 +226,21 @@ class MergedSource(Source):
         for key, name in names.items():
             if key not in epochs_ns:
                 raise SourceError(
-                    f"{name} does not tell the time of day, and the others are of several boots or "
-                    "hosts: read it alone"
+                    f"{name} does not contain the time of day, and the other files are of several "
+                    "boots or hosts: read it alone"
                 )
         latest = max(epochs_ns, key=lambda key: epochs_ns[key])
         earliest = min(epochs_ns, key=lambda key: epochs_ns[key])
         self._report(
-            f"{names[earliest]} and {names[latest]} are of different boots or hosts: each has its "
-            "own time of day"
+            f"{names[earliest]} and {names[latest]} are of different boots or hosts: they are "
+            "merged by their time of day"
         )
         self._merger.shift([epochs_ns[key] - first_ns for key in self._sets])
+
+    def _count(self) -> None:
+        self.skipped_bytes = self._merger.skipped_bytes
+        self.lost_events = self._merger.lost_events
+        self.padding_bytes = self._merger.padding_bytes
 
     def _report_skips(self) -> None:
         for name, offset, n_bytes in self._merger.take_skips():
@@ -266,7 +250,7 @@ class MergedSource(Source):
                 self._report(f"bad trace: {name}: skipped {skipped} at byte offset {offset}")
 
     def _end(self, failures: Sequence[Exception]) -> None:
-        """Tell, once, what is not told by the error that ends the stream, if any does."""
+        """Report the skips, and the failures that are not raised; only once."""
         if self._has_ended:
             return
         self._has_ended = True
@@ -280,7 +264,7 @@ class MergedSource(Source):
 
 
 def _epoch_ns(data: bytes) -> int | None:
-    """ns since 1970 at trace time 0, if a trace that begins so tells it."""
+    """ns since 1970 at trace time 0, if the beginning of a trace contains it."""
     engine = Engine(resync=True)
     engine.feed(data)
     return engine.epoch_ns

@@ -15,8 +15,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from blkiomon.errors import SourceError
 from blkiomon.sources import Source, source_of
-from blkiomon.sources.members import MEMBER, members_of
 from blkiomon.sources.readers import OpenedReader, Reader
+from blkiomon.sources.trace_sets import MEMBER, members_of
 
 HOST = "{host}"
 

@@ -131,7 +131,7 @@ def _config(given: Namespace) -> Config | str:
     """
     from blkiomon.sources.capture import whole_disks
     from blkiomon.sources.devices import device_number
-    from blkiomon.sources.members import find_members
+    from blkiomon.sources.trace_sets import find_members
 
     files, names = given.file, given.names
     if any(not name or "\0" in name for name in names):

@@ -1,4 +1,4 @@
-"""Which files are meant: blktrace writes one for each CPU, ``sda.blktrace.0`` and so on."""
+"""Find the files of a trace: blktrace writes ``sda.blktrace.0`` etc., one file per CPU."""
 
 from __future__ import annotations
 
@@ -16,44 +16,56 @@ from blkiomon.errors import SourceError
 STDIN = "-"
 
 MEMBER = re.compile(r"(?P<base>.+)\.blktrace\.(?P<cpu>0|[1-9][0-9]*)(\.(gz|xz|zst|zstd))?", re.S)
-"""A member of a set. The ending only says whose it is, not how it is compressed."""
+"""Name of a member of a set. Whether it is compressed is decided by its content, not its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file to be read."""
+    """A file to read.
 
-    path: Path | None  # None: standard input
-    base: str  # of the set, without directory; of a file that is in no set, its name
-    cpu: int = -1  # -1: in no set
+    Attributes:
+        path: None for standard input.
+        base: base name of the set, without directory; for a file outside of sets, its name.
+        cpu: -1 for a file outside of sets.
+    """
+
+    path: Path | None
+    base: str
+    cpu: int = -1
 
     @property
     def rank(self) -> tuple[str, int, str]:
-        """What decides the order of files."""
+        """The sorting key of files."""
         return self.base, self.cpu, str(self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What there is to read."""
+    """The files to read.
 
-    members: tuple[Member, ...]  # in order, each once
-    notes: tuple[str, ...]  # what the user should be told
-    missing_files: int = 0  # of CPUs between, or before, those whose files are there
+    Attributes:
+        members: in order, each file once.
+        notes: messages for the user.
+        missing_files: how many CPUs below the highest one have no file.
+    """
+
+    members: tuple[Member, ...]
+    notes: tuple[str, ...]
+    missing_files: int = 0
 
 
 Sets = dict[str, list[tuple[int, Path]]]
-"""(CPU, path) of all members, by base name."""
+"""Base name -> (CPU, path) of each member."""
 
 
 def find_members(paths: Sequence[str | os.PathLike[str]]) -> Found:
-    """Find all files that are meant by these names; see ``open_trace``.
+    """Find all files that these names mean; see ``open_trace``.
 
     Raises:
-        SourceError: there is nothing of a name, or it cannot be looked up.
+        SourceError: a name means no file, or a directory cannot be read.
     """
     if not paths:
-        raise SourceError("there is no file to read")
+        raise SourceError("no file to read was given")
     finder = _Finder()
     for path in paths:
         finder.add(os.fspath(path))
@@ -65,34 +77,33 @@ def find_members(paths: Sequence[str | os.PathLike[str]]) -> Found:
 
 
 def input_files(paths: Sequence[str | os.PathLike[str]]) -> frozenset[tuple[int, int]]:
-    """Device and inode of all regular files that are meant by these names, but standard input.
+    """Device and inode of all regular files that these names mean, except standard input.
 
     Raises:
-        SourceError: as ``find_members``.
+        SourceError: see ``find_members``.
     """
     found = set()
     for member in find_members(paths).members if paths else ():
-        if member.path is None:
-            continue
-        with suppress(OSError):  # which opening it will explain
-            status = member.path.stat()
-            if stat.S_ISREG(status.st_mode):
-                found.add((status.st_dev, status.st_ino))
+        if member.path is not None:
+            with suppress(OSError):  # opening the file reports it
+                status = member.path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    found.add((status.st_dev, status.st_ino))
     return frozenset(found)
 
 
 class _Finder:
-    """Looks names up; whoever names all of 1,000 members has no directory listed 1,000 times."""
+    """Collects the files that names mean. Lists each directory once, however many names it has."""
 
     def __init__(self) -> None:
-        self.members: dict[Path | None, Member] = {}  # by what tells whether it is the same file
+        self.members: dict[Path | None, Member] = {}  # by resolved path
         self.notes: list[str] = []
         self.missing_files: dict[tuple[Path, str], int] = {}  # by set
         self._listed: dict[Path, Sets] = {}
         self._added: set[tuple[Path, str]] = set()
 
     def add(self, name: str) -> None:
-        """Add what one name stands for."""
+        """Add the files that a name means."""
         if name == STDIN:
             self.members[None] = Member(None, name)
             return
@@ -115,12 +126,12 @@ class _Finder:
         elif mode and match:
             self._add_set(path.parent, match["base"])
         elif match:
-            raise SourceError(f"cannot open {path}: there is no such file")
+            raise SourceError(f"cannot open {path}: no such file")
         else:
             base = path.name.removesuffix(".blktrace")
             if base not in self._list(path.parent):
                 raise SourceError(
-                    f"cannot open {path}: there is no such file "
+                    f"cannot open {path}: no such file, "
                     f"and no {path.parent / base}.blktrace.0 or so"
                 )
             self._add_set(path.parent, base)
@@ -140,7 +151,7 @@ class _Finder:
         self.missing_files[directory.resolve(), base] = found.missing_files
 
     def _list(self, directory: Path) -> Sets:
-        """The sets in a directory, in order of their names."""
+        """The sets in a directory, in order of their names; none if it does not exist."""
         if directory not in self._listed:
             sets: Sets = {}
             try:
@@ -149,35 +160,31 @@ class _Finder:
                     if match and not path.is_dir():
                         sets.setdefault(match["base"], []).append((int(match["cpu"]), path))
             except FileNotFoundError:
-                pass  # nothing is in it
+                pass
             except OSError as error:
-                raise SourceError(f"cannot look into {directory}: {error.strerror}") from error
+                raise SourceError(f"cannot list {directory}: {error.strerror}") from error
             self._listed[directory] = sets
         return self._listed[directory]
 
 
 def members_of(base: str, files: Iterable[tuple[int, Path]]) -> Found:
-    """One file for each CPU of a set, in order, and notes of what is missing or left out."""
+    """One file for each CPU of a set, with notes of files that are missing or left out."""
     notes: list[str] = []
-    missing_files = 0
     by_cpu: dict[int, Path] = {}
-    for cpu, path in sorted(files):  # of one CPU the shortest first: the one that is not packed
+    for cpu, path in sorted(files):  # of one CPU the shortest name first: the uncompressed file
         if cpu in by_cpu:
             notes.append(f"{path} is left out: {by_cpu[cpu]} is there as well")
         else:
             by_cpu[cpu] = path
+    missing_files = 0
     for before, after in pairwise([-1, *by_cpu]):
-        if after - before > 1:
-            missing_files += after - before - 1
-            stem = by_cpu[after].with_name(f"{base}.blktrace")
-            missing = f"{stem}.{before + 1}"
-            if after - before == 2:
-                missing += " is missing"
-            else:
-                missing += f" to {stem}.{after - 1} are missing"
-            if before < 0:
-                notes.append(f"{missing} before {by_cpu[after]}")
-            else:
-                notes.append(f"{missing} between {by_cpu[before]} and {by_cpu[after]}")
+        n_missing = after - before - 1
+        if not n_missing:
+            continue
+        missing_files += n_missing
+        stem = by_cpu[after].with_name(f"{base}.blktrace")
+        more = " is missing" if n_missing == 1 else f" to {stem}.{after - 1} are missing"
+        where = f"between {by_cpu[before]} and" if before >= 0 else "before"
+        notes.append(f"{stem}.{before + 1}{more} {where} {by_cpu[after]}")
     members = tuple(Member(path, base, cpu) for cpu, path in by_cpu.items())
     return Found(members, tuple(notes), missing_files)

@@ -1,4 +1,4 @@
-"""What a file holds, by its first bytes: where it is not what was expected, what to use instead."""
+"""Recognise a file by its first bytes, and say what to do with one that is not a trace."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import NamedTuple
 from blkiomon.errors import TraceError
 
 HEAD_BYTES = 1 << 12
-"""A file shows by so much what it is."""
+"""How much of the beginning of a file is looked at."""
 
 
 class Kind(NamedTuple):
     """A kind of file.
 
     Attributes:
-        is_it: whether a file that begins with so much is one.
-        what: stands behind the file's name.
-        use: what to do with it; {name} is the file's.
+        matches: whether a file that begins with these bytes is of this kind.
+        what: what the file is; follows its name in a message.
+        use: what to do with it; {name} is replaced by the file's name.
     """
 
-    is_it: Callable[[bytes], bool]
+    matches: Callable[[bytes], bool]
     what: str
     use: str
 
 
 class WrongKindError(TraceError):
-    """The bytes are no trace, and what they are is known."""
+    """A file is of a known kind, other than a trace."""
 
     def __init__(self, file: str, what: str, use: str) -> None:
         super().__init__(0, what, "is a block trace", file)
@@ -43,21 +43,21 @@ class WrongKindError(TraceError):
 
 
 def kind_of(head: bytes) -> Kind | None:
-    """What a file is that begins with these bytes; None: nobody knows."""
-    return next((kind for kind in _KINDS if kind.is_it(head)), None)
+    """The kind of a file that begins with these bytes; None if it is unknown."""
+    return next((kind for kind in _KINDS if kind.matches(head)), None)
 
 
 def described(head: bytes, name: str) -> str | None:
-    """A line on a file that is not what was expected; None where it is not known."""
+    """A message about a file that is not what was expected; None if its kind is unknown."""
     kind = kind_of(head)
     return kind and f"{name} {kind.what}: {kind.use.format(name=_path(name))}"
 
 
 def check_trace(head: bytes, name: str) -> None:
-    """Find out what a file is before its bytes are taken for records.
+    """Check a file before its bytes are decoded as records.
 
     Raises:
-        WrongKindError: it is known, and no trace.
+        WrongKindError: the file is of a known kind, other than a trace.
     """
     kind = kind_of(head)
     if kind is not None and kind is not _TRACE:
@@ -78,7 +78,7 @@ def _matches(pattern: bytes) -> Callable[[bytes], bool]:
 
 
 def _is_stats(head: bytes) -> bool:
-    """A struct of -b: every request is in both of its histograms."""
+    """Whether a struct of -b begins it: both of its histograms count every request."""
     if len(head) < _STATS.size:
         return False
     time_s, *counts = _STATS.unpack_from(head)
@@ -93,7 +93,7 @@ def _is_text(head: bytes) -> bool:
     try:
         text = head.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # else it is a character that the head cuts
+        if error.start < len(head) - 3:  # else the head ends inside a character
             return False
         text = head[: error.start].decode()
     return len(text) > 3 and all(c.isprintable() or c in "\t\n\r\f" for c in text)
@@ -105,6 +105,7 @@ _TRACE = Kind(
     "use `blkiomon -I SECONDS {name}`",
 )
 _UNPACK = "unpack it first, as in `{} {{name}} | blkiomon ... -`"
+_ONLY_TRACES = "blkiomon reads traces of blktrace only"
 _KINDS = (
     _TRACE,
     Kind(_matches(rb'\s*\{"schema":'), "holds intervals in JSON", "use `blkiomon report {name}`"),
@@ -112,24 +113,24 @@ _KINDS = (
     Kind(
         _matches(rb"\s*\d+,\d+\s+\d+\s+\d+\s+\d+\.\d+\s+\d+\s+[A-Z]+\s"),
         "is text printed by blkparse",
-        "name the binary files that it was made of, or what `blkparse -d FILE` writes",
+        "use the binary files that it was made of, or the FILE of `blkparse -d FILE`",
     ),
     Kind(
         _matches(rb"\s*time: [^\n]*\ndevice: \d+,\d+\n"),
         "is text written with -h",
-        "it is for reading; --json writes what `blkiomon report` takes",
+        "run with --json instead: `blkiomon report` reads that",
     ),
     Kind(
         _begins(b"start_ns,end_ns,"),
         "holds intervals in CSV",
-        "spreadsheets take it; --json writes what `blkiomon report` takes",
+        "open it in a spreadsheet; `blkiomon report` reads what --json writes",
     ),
     Kind(
         _begins(b"PAR1"),
         "holds Parquet",
-        "pandas, polars and DuckDB take it; --json writes what `blkiomon report` takes",
+        "open it in pandas, polars or DuckDB; `blkiomon report` reads what --json writes",
     ),
-    Kind(_begins(b"bkiv"), "holds an interval of the library", "use from_bytes"),
+    Kind(_begins(b"bkiv"), "holds an encoded interval", "use `from_bytes` of the Python library"),
     Kind(
         lambda head: head[257:262] == b"ustar",
         "is a tar archive",
@@ -147,16 +148,16 @@ _KINDS = (
             b"\x0a\x0d\x0d\x0a",
         ),
         "holds network packets (pcap)",
-        "only traces of blktrace can be read",
+        _ONLY_TRACES,
     ),
     Kind(
         _begins(b"PERFILE2", b"\x17\x08\x44tracing"),
         "is a recording of perf or trace-cmd",
-        "only traces of blktrace can be read",
+        _ONLY_TRACES,
     ),
-    Kind(_begins(b"\x7fELF"), "is a program (ELF)", "only traces of blktrace can be read"),
-    Kind(_begins(b"\x89PNG", b"%PDF-"), "is a picture", "only traces of blktrace can be read"),
-    Kind(_matches(rb"(?i)\s*<(!doctype|html|svg|\?xml)"), "is a page", "use a web browser"),
-    Kind(_is_text, "is text", "only traces of blktrace can be read"),
+    Kind(_begins(b"\x7fELF"), "is a program (ELF)", _ONLY_TRACES),
+    Kind(_begins(b"\x89PNG", b"%PDF-"), "is a picture", _ONLY_TRACES),
+    Kind(_matches(rb"(?i)\s*<(!doctype|html|svg|\?xml)"), "is a web page", "open it in a browser"),
+    Kind(_is_text, "is text", _ONLY_TRACES),
 )
-"""All that are known; the first that fits counts."""
+"""The known kinds; the first that matches counts."""

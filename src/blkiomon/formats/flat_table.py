@@ -1,7 +1,7 @@
-"""An interval as a flat table, which CSV and Parquet have in common.
+"""An interval as a flat table, for CSV and Parquet.
 
-One row for each device and operation, one for each device with op "all", and one for everything
-with device "all", op "all". Units stand in the names of the columns.
+There is a row for each device and operation, a row with op "all" for each device, and a row with
+device "all" and op "all" for the total. The names of columns contain their units.
 """
 
 from __future__ import annotations
@@ -13,26 +13,28 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from blkiomon.engine.layout import OPS
-from blkiomon.formats.json_codec import percentile_name, unseen
+from blkiomon.formats.json_codec import UNSEEN, percentile_name
 from blkiomon.formats.units import device_text, utc
 from blkiomon.interval.columns import TOTAL, Columns, Loads, Quantity
 from blkiomon.interval.distribution import PERCENTILES
-from blkiomon.interval.value import Counts, Interval
+from blkiomon.interval.value import Interval
 
 ALL = "all"
 
 Kind = Literal["count", "time", "real", "text"]
-"""Whole numbers from 0, ns that may be before 1970, floating point, text."""
+"""Type of a column: integers from 0 on; ns, negative before 1970; floating point; text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Several rows of an interval, one for each group in a piece of its columns.
+    """Some rows of an interval, one for each group in ``piece``.
 
     Attributes:
-        devices: the number of each, None of all devices.
-        names: of these devices.
-        ops: the operation of each, ``ALL`` of a device and of all.
+        interval, columns: of all groups.
+        piece: the slice of the columns that these rows show.
+        devices: device number of each row; None in the total.
+        names: device name of each row, or None.
+        ops: operation of each row; ``ALL`` for all.
     """
 
     interval: Interval
@@ -47,11 +49,11 @@ class Rows:
 
 
 Values = list[Any] | None
-"""One for each row, None where there is none; or None where no row has any."""
+"""A value, or None, for each row; or None instead of a list if no row has a value."""
 
 
 class Column(NamedTuple):
-    """A column, and its values in some rows."""
+    """A column; ``values`` returns its values in some rows."""
 
     name: str
     kind: Kind
@@ -77,13 +79,20 @@ def _device_texts(rows: Rows) -> list[str]:
     return [texts[number] for number in rows.devices]
 
 
-def _quantity(prefix: str, unit: str, of: Callable[[Columns], Quantity | None]) -> list[Column]:
-    def column(name: str, kind: Kind, figures: Callable[[Quantity, slice], list[Any]]) -> Column:
-        def values(rows: Rows) -> Values:
-            quantity = of(rows.columns)
-            return None if quantity is None else figures(quantity, rows.piece)
+def _figure(name: str, kind: Kind, figures: Callable[[Columns, slice], Values]) -> Column:
+    """A column of figures of the groups."""
+    return Column(name, kind, lambda rows: figures(rows.columns, rows.piece))
 
-        return Column(f"{prefix}_{name}_{unit}", kind, values)
+
+def _quantity(prefix: str, unit: str) -> list[Column]:
+    """The columns of a distribution, such as ``d2c_ns``."""
+
+    def column(name: str, kind: Kind, figures: Callable[[Quantity, slice], list[Any]]) -> Column:
+        def values(columns: Columns, piece: slice) -> Values:
+            quantity = getattr(columns, f"{prefix}_{unit}")
+            return None if quantity is None else figures(quantity, piece)
+
+        return _figure(f"{prefix}_{name}_{unit}", kind, values)
 
     def percentile(place: int, percent: float) -> Column:
         def figures(quantity: Quantity, piece: slice) -> list[int | None]:
@@ -105,7 +114,7 @@ def _quantity(prefix: str, unit: str, of: Callable[[Columns], Quantity | None]) 
 
 
 def _where(conditions: Sequence[object], values: list[Any]) -> list[Any]:
-    """Values, None where the condition is false."""
+    """Replace the values whose condition is false by None."""
     if all(conditions):
         return values
     return [value if is_so else None for is_so, value in zip(conditions, values, strict=True)]
@@ -114,78 +123,59 @@ def _where(conditions: Sequence[object], values: list[Any]) -> list[Any]:
 def _in_flight(
     name: str, kind: Kind, figures: Callable[[Columns, Loads, slice], list[Any]]
 ) -> Column:
+    def values(columns: Columns, piece: slice) -> Values:
+        loads = columns.in_flight
+        return None if loads is None else figures(columns, loads, piece)
+
+    return _figure(name, kind, values)
+
+
+def _queued_requests(columns: Columns, piece: slice) -> Values:
+    if columns.q2d_ns is None:
+        return None
+    return _where(columns.is_queued[piece], columns.q2d_ns.count[piece])
+
+
+def _of_total(name: str) -> Column:
+    """A field of ``Counts``, which only the total has."""
+
     def values(rows: Rows) -> Values:
-        loads = rows.columns.in_flight
-        return None if loads is None else figures(rows.columns, loads, rows.piece)
-
-    return Column(name, kind, values)
-
-
-def _of_all(name: str, value: Callable[[Counts], int]) -> Column:
-    """A figure that no device has of its own."""
-
-    def values(rows: Rows) -> Values:
-        if rows.devices[-1] is not None:  # the total is the last one
+        if rows.devices[-1] is not None:  # the total is the last row
             return None
-        return [None] * (len(rows) - 1) + [value(rows.interval.counts)]
+        return [None] * (len(rows) - 1) + [getattr(rows.interval.counts, name)]
 
     return Column(name, "count", values)
 
 
-def _unseen(name: str) -> Column:
-    return _of_all(name, lambda counts: unseen(counts)[name])
-
-
-def _of_each(name: str, kind: Kind, value: Callable[[Interval], Any]) -> Column:
-    """A figure that all rows of an interval have in common."""
+def _of_interval(name: str, kind: Kind, value: Callable[[Interval], Any]) -> Column:
+    """A figure that is equal in all rows of an interval."""
     return Column(name, kind, lambda rows: [value(rows.interval)] * len(rows))
 
 
 COLUMNS: tuple[Column, ...] = (
-    _of_each("start_ns", "time", lambda interval: interval.start_ns),
-    _of_each("end_ns", "time", lambda interval: interval.end_ns),
-    _of_each(
-        "start",
-        "text",
-        lambda interval: utc(interval.start_ns) if interval.anchored else None,
-    ),
+    _of_interval("start_ns", "time", lambda i: i.start_ns),
+    _of_interval("end_ns", "time", lambda i: i.end_ns),
+    _of_interval("start", "text", lambda i: utc(i.start_ns) if i.anchored else None),
     Column("device", "text", _device_texts),
     Column("name", "text", lambda rows: rows.names),
     Column("op", "text", lambda rows: rows.ops),
-    Column("requests", "count", lambda rows: rows.columns.d2c_ns.count[rows.piece]),
-    Column("errors", "count", lambda rows: rows.columns.errors[rows.piece]),
-    Column("requeues", "count", lambda rows: rows.columns.requeues[rows.piece]),
-    Column("bytes", "count", lambda rows: rows.columns.size_bytes.sum[rows.piece]),
-    Column("iops", "real", lambda rows: rows.columns.per_s(rows.columns.d2c_ns.count[rows.piece])),
-    Column(
-        "bytes_per_s",
-        "real",
-        lambda rows: rows.columns.per_s(rows.columns.size_bytes.sum[rows.piece]),
-    ),
-    *_quantity("d2c", "ns", lambda columns: columns.d2c_ns),
-    *_quantity("size", "bytes", lambda columns: columns.size_bytes),
+    _figure("requests", "count", lambda c, piece: c.d2c_ns.count[piece]),
+    _figure("errors", "count", lambda c, piece: c.errors[piece]),
+    _figure("requeues", "count", lambda c, piece: c.requeues[piece]),
+    _figure("bytes", "count", lambda c, piece: c.size_bytes.sum[piece]),
+    _figure("iops", "real", lambda c, piece: c.per_s(c.d2c_ns.count[piece])),
+    _figure("bytes_per_s", "real", lambda c, piece: c.per_s(c.size_bytes.sum[piece])),
+    *_quantity("d2c", "ns"),
+    *_quantity("size", "bytes"),
     _in_flight("in_flight_mean", "real", lambda c, loads, p: c.share(loads.request_ns[p])),
     _in_flight("in_flight_max", "count", lambda c, loads, p: loads.max[p]),
     _in_flight("in_flight_end", "count", lambda c, loads, p: loads.end[p]),
     _in_flight("in_flight_oldest_ns", "count", lambda c, loads, p: loads.oldest_ns[p]),
     _in_flight("busy_fraction", "real", lambda c, loads, p: c.share(loads.busy_ns[p])),
-    Column(
-        "queued_requests",
-        "count",
-        lambda rows: (
-            _where(
-                rows.columns.is_queued[rows.piece],
-                rows.columns.q2d_ns.count[rows.piece],
-            )
-            if rows.columns.q2d_ns
-            else None
-        ),
-    ),
-    *_quantity("q2d", "ns", lambda columns: columns.q2d_ns),
-    *_quantity("q2c", "ns", lambda columns: columns.q2c_ns),
-    _of_all("records", lambda counts: counts.records),
-    *map(_unseen, unseen(Counts())),
-    _of_each(
-        "incomplete", "text", lambda interval: " ".join(why.reason for why in interval.incomplete)
-    ),
+    _figure("queued_requests", "count", _queued_requests),
+    *_quantity("q2d", "ns"),
+    *_quantity("q2c", "ns"),
+    _of_total("records"),
+    *map(_of_total, UNSEEN),
+    _of_interval("incomplete", "text", lambda i: " ".join(why.reason for why in i.incomplete)),
 )

@@ -1,4 +1,4 @@
-"""The original's text, byte for byte."""
+"""The original's human-readable text (-h), byte for byte."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _QUANTITIES = (
 
 
 def _histogram(title: str, delta: int, buckets: int) -> str:
-    """The template of a histogram: a count for every limit, four to a line."""
+    """The template of a histogram: a count for each bucket, four to a line."""
     limits = [f"{limit:13d}" for limit in (0, *(delta << i for i in range(buckets - 2)))]
     limits.append(f"    >{delta << buckets - 3:8d}")
     cells = [limit + ":%6d" for limit in limits]
@@ -38,10 +38,7 @@ def output_format(options: FormatOptions) -> Format:
 
 
 def renderer(stat_version: str) -> Callable[[Interval], Iterator[bytes]]:
-    """A function from an interval to one text per device.
-
-    Version 0.2 knew no throughput.
-    """
+    """A function from an interval to one text per device; version 0.2 lacks throughput."""
 
     def render(interval: Interval) -> Iterator[bytes]:
         for stats in interval.device_stats():
@@ -57,7 +54,11 @@ def _when(interval: Interval) -> str:
 
 
 def text(when: str, stats: DeviceStats, stat_version: str) -> str:
-    """What the original prints of one device; the time as ctime(3) has it."""
+    """The original's text of one device.
+
+    Args:
+        when: the time, formatted as by ctime(3).
+    """
     quantities = _QUANTITIES if stat_version == "0.3" else _QUANTITIES[:4]
     return (
         f"\ntime: {when}\n"
@@ -78,5 +79,5 @@ def _line(title: str, m: Moments) -> str:
 
 
 def _signed(value: int) -> int:
-    """What the original's %lld makes of an unsigned number: the min of nothing shows as -1."""
+    """An unsigned number as the original's %lld prints it: 2^64-1, the initial min, as -1."""
     return ((value + (1 << 63)) & ((1 << 64) - 1)) - (1 << 63)
