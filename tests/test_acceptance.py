@@ -10,12 +10,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import forked
 import goldenfiles
 import numpy as np
 import numpy.typing as npt
 import oracle
 import pytest
+import runner
 import streams
 from test_sources import split, write_set
 
@@ -38,7 +38,7 @@ def path_of(name: str) -> Path:
 
 def phases() -> list[dict[str, int]]:
     """Requests of each operation in each second of the trace with phases, by the command."""
-    result = forked.run("-I", "1", "--json", "-", path_of("loop-phases-dc"))
+    result = runner.call("-I", "1", "--json", "-", path_of("loop-phases-dc"))
     assert (result.returncode, result.stderr) == (0, b"")
     found = []
     for line in map(json.loads, result.stdout.splitlines()):
@@ -117,7 +117,7 @@ def in_order(records: Sequence[tuple[int, int, bytes]]) -> bytes:
 
 
 def json_lines(*arguments: str | Path) -> bytes:
-    result = forked.run("-I", "1", "--json", "-", *arguments)
+    result = runner.call("-I", "1", "--json", "-", *arguments)
     assert result.returncode == 0
     return result.stdout
 

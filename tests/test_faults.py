@@ -17,16 +17,15 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-import forked
 import goldenfiles
 import numpy as np
 import oracle
 import pytest
 import quirks
 import reference
+import runner
 import tracewriter as tw
-from forked import Running
-from runner import LONG, MessageQueue, until
+from runner import LONG, MessageQueue, Running, until
 from sanitizers import unsanitized
 from tracewriter import complete, driver_data, encode, issue
 
@@ -46,7 +45,7 @@ def shown(data: bytes, *options: str, status: int = 0) -> str:
     """The text of one run over some bytes, which come as a live trace."""
     if options:
         options = ("--clock=wall", *options)
-    result = forked.run("-I", LONG, "-h", "-", *options, stdin=data)
+    result = runner.call("-I", LONG, "-h", "-", *options, stdin=data)
     assert result.returncode == status, result.stderr
     if result.stdout or not options:  # else it is explained why there is nothing
         assert bool(result.stderr) == bool(status)
@@ -149,7 +148,7 @@ def test_03_last_interval_at_the_end_of_a_pipe() -> None:
 def test_03_last_interval_at_the_end_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "trace").write_bytes(ONE * 3)
     with (tmp_path / "trace").open("rb") as file:
-        result = forked.run("-I", LONG, stdin=file)
+        result = runner.call("-I", LONG, stdin=file)
     assert (result.returncode, result.stderr) == (0, b"")
     assert requests(result.stdout.decode()) == 3
 
@@ -357,7 +356,7 @@ def test_07_driver_record_without_payload_passes(version: int, byteorder: str) -
     records = [driver_data(1, b""), driver_data(2, b"abc"), driver_data(3, b"")]
     request = [issue(10, 1, 4096), complete(9010, 1, 4096)]
     data = encode(records + request, version, byteorder)
-    result = forked.run("-I", LONG, "-d", "-", stdin=data)
+    result = runner.call("-I", LONG, "-d", "-", stdin=data)
     assert (result.returncode, result.stderr) == (0, b"")
     assert result.stdout == encode(records)  # version 7, host order
     assert requests(shown(data)) == 1
@@ -387,7 +386,7 @@ def test_08_bad_trace_is_explained_and_figures_are_handed_out(name: str, tmp_pat
     data, offset = BROKEN[name]
     paths = [tmp_path / letter for letter in "bD"]
     options = [text for path in paths for text in (f"-{path.name}", str(path))]
-    result = forked.run("-I", LONG, "-h", "-", *options, stdin=data)
+    result = runner.call("-I", LONG, "-h", "-", *options, stdin=data)
     assert result.returncode == 1
     complaint = result.stderr.decode()
     if name in ("garbage_at_once", "text"):  # which has a name
@@ -411,7 +410,7 @@ def test_08_bad_trace_ends_the_run_although_the_input_stays_open() -> None:
 def test_08_resync_goes_on_and_counts_what_it_skips(tmp_path: Path) -> None:
     data = ONE + b"x" * 100 + ONE + b"garbage" + ONE + ONE[:20]
     debug = tmp_path / "D"
-    result = forked.run("-I", LONG, "--resync", "-h", "-", "-D", str(debug), stdin=data)
+    result = runner.call("-I", LONG, "--resync", "-h", "-", "-D", str(debug), stdin=data)
     assert result.returncode == 0
     assert result.stderr.decode() == (
         "blkiomon: bad trace: skipped 100 bytes at byte offset 96\n"
@@ -425,7 +424,7 @@ def test_08_resync_goes_on_and_counts_what_it_skips(tmp_path: Path) -> None:
 
 
 def test_08_resync_does_not_flood(tmp_path: Path) -> None:
-    result = forked.run("-I", LONG, "--resync", "-h", "-", stdin=(ONE + b"junk!") * 1000)
+    result = runner.call("-I", LONG, "--resync", "-h", "-", stdin=(ONE + b"junk!") * 1000)
     lines = result.stderr.decode().splitlines()
     assert len(lines) == 21
     assert lines[-1] == "blkiomon: bad trace: 980 more stretches skipped, 5000 bytes in all"
@@ -647,7 +646,7 @@ def test_14_block_device_is_refused(option: str, link: bool, disk: Path, tmp_pat
     if link:
         path = tmp_path / "link"
         path.symlink_to(disk)
-    result = forked.run("-I", LONG, option, path, stdin=ONE)
+    result = runner.call("-I", LONG, option, path, stdin=ONE)
     assert (result.returncode, result.stdout) == (1, b"")
     complaint = (
         f"blkiomon: could not write to {path}: it is a block device, and outputs are files\n"

@@ -17,8 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import runner
-from forked import Running
-from runner import until
+from runner import Running, until
 from test_faults import ONE
 
 from blkiomon.engine import layout

@@ -10,7 +10,6 @@ import signal
 import subprocess
 from pathlib import Path
 
-import forked
 import goldenfiles
 import programs
 import pyarrow.parquet as pq
@@ -35,7 +34,7 @@ def options(directory: Path) -> list[str]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run leaves that nobody kills."""
     path = tmp_path_factory.mktemp("whole")
-    assert forked.run(*options(path)).returncode == 0
+    assert runner.call(*options(path)).returncode == 0
     return path
 
 
@@ -76,19 +75,14 @@ def test_killed_at_any_call_leaves_whole_intervals(whole: Path, tmp_path: Path) 
         pytest.skip("strace may not trace here")
     log = tmp_path / "log"
 
-    def traced(directory: Path, *what: str) -> subprocess.CompletedProcess[bytes]:
-        """A run that strace follows, from where it has been forked: it counts anew in a child."""
-        forks = forked.server("extras").process
-        follow = [strace, "-f", "-p", str(forks.pid), "-o", str(log)]
-        with subprocess.Popen([*follow, *what], stderr=subprocess.PIPE) as tracer:
-            assert tracer.stderr is not None
-            assert b" attached" in tracer.stderr.readline()
-            done = forked.run(*options(directory))
-            tracer.send_signal(signal.SIGINT)  # it lets go
-        return done
+    def traced(directory: Path, *what: str) -> tuple[int, bytes, bytes]:
+        """A run under strace, which looks only at these calls: exit status and output."""
+        tracer = (strace, "-f", "--seccomp-bpf", "-o", str(log), *what)
+        with runner.Process(*options(directory), command=(*tracer, *runner.COMMAND)) as process:
+            return process.outcome()
 
     calls = "write,rename,renameat,ftruncate"
-    assert traced(tmp_path / "all", "-e", f"trace={calls}").returncode == 0
+    assert traced(tmp_path / "all", "-e", f"trace={calls}")[0] == 0
     counts = {
         name: len(re.findall(rf"^\d+ +{name}\(", log.read_text(), re.MULTILINE))
         for name in calls.split(",")
@@ -99,9 +93,9 @@ def test_killed_at_any_call_leaves_whole_intervals(whole: Path, tmp_path: Path) 
         for k in range(1, number + 1, max(1, number // 4)):
             directory = tmp_path / f"{name}-{k}"
             inject = f"inject={name}:signal=KILL:when={k}"
-            done = traced(directory, "-e", f"trace={name}", "-e", inject)
-            survived.append(done.returncode == 0)
-            assert b"Traceback" not in done.stderr, (name, k)
+            status, _, complaints = traced(directory, "-e", f"trace={name}", "-e", inject)
+            survived.append(status == 0)
+            assert b"Traceback" not in complaints, (name, k)
             check(directory, whole)
     assert not all(survived) and len(survived) > 5
 
@@ -116,7 +110,7 @@ def test_killed_between_intervals_leaves_all_that_was_handed_out(
     arguments[-1] = str(tmp_path / "fifo")
     os.mkfifo(arguments[-1])
     data = TRACE.read_bytes()
-    with forked.Running(*arguments, "--clock", "trace", "--names", "no").started() as process:
+    with runner.Running(*arguments, "--clock", "trace", "--names", "no").started() as process:
         fd = os.open(arguments[-1], os.O_WRONLY)
 
         def there() -> int:

@@ -11,10 +11,10 @@ import threading
 import time
 from pathlib import Path
 
-import forked
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import runner
 from intervals import NAMES, example, interval_of
 from runner import TIMEOUT_S, await_size
 from sanitizers import unsanitized
@@ -128,7 +128,7 @@ def test_pipe_gets_the_same_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, None])
 def test_file_is_whole_after_every_end_of_a_run(number: int | None, tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
-    with forked.Running("-I", "0.1", "--parquet", path).started() as running:
+    with runner.Running("-I", "0.1", "--parquet", path).started() as running:
         running.write((DATA / "loop-phases-dc.bin").read_bytes()[: 48 * 2000])
         await_size(path, 20_000)
         status, _, _ = running.end(number)
@@ -140,7 +140,7 @@ def test_file_is_whole_after_every_end_of_a_run(number: int | None, tmp_path: Pa
 def test_standard_output_takes_it(tmp_path: Path) -> None:
     (tmp_path / "trace").write_bytes((DATA / "loop-phases-dc.bin").read_bytes()[: 48 * 4000])
     with open(tmp_path / "trace", "rb") as trace:
-        done = forked.run("-I", "0.1", "--parquet", "-", stdin=trace)
+        done = runner.call("-I", "0.1", "--parquet", "-", stdin=trace)
     assert (done.returncode, done.stderr) == (0, b"")
     assert pq.read_table(io.BytesIO(done.stdout)).num_rows > 0
 
