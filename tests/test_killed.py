@@ -90,7 +90,7 @@ def test_killed_at_any_call_leaves_whole_intervals(whole: Path, tmp_path: Path) 
     assert counts["write"] > 20
     survived = []
     for name, number in counts.items():
-        for k in range(1, number + 1, max(1, number // 4)):
+        for k in range(1, number + 1, -(-number // 4) or 1):
             directory = tmp_path / f"{name}-{k}"
             inject = f"inject={name}:signal=KILL:when={k}"
             status, _, complaints = traced(directory, "-e", f"trace={name}", "-e", inject)
