@@ -97,7 +97,7 @@ def test_phases_by_their_own_limits() -> None:
     assert int(found["bytes"][flush].sum()) == 0
 
 
-def test_operations_of_the_other_trace() -> None:
+def test_operations_are_those_that_the_load_generator_did() -> None:
     whole = blkiomon.summarize(path_of("loop-multi-dc"))
     counts = {(g.device, g.op): g.requests for g in whole.groups()}
     first, second, third = (7 << 20 | n for n in (1, 2, 3))
@@ -135,18 +135,18 @@ def by_cpu(name: str, tmp_path_factory: pytest.TempPathFactory) -> ByCpu:
     return path, write_set(path, "sda", path_of(name).read_bytes())
 
 
-def test_split_by_cpu_gives_what_the_merged_stream_gives(name: str, by_cpu: ByCpu) -> None:
+def test_trace_split_by_cpu_prints_the_same_as_the_merged_one(name: str, by_cpu: ByCpu) -> None:
     directory, _ = by_cpu
     assert len(list(directory.iterdir())) == 2
     assert json_lines(directory / "sda") == json_lines(path_of(name))
 
 
-def test_records_of_a_split_are_those_of_the_trace(by_cpu: ByCpu) -> None:
+def test_trace_split_by_cpu_has_the_same_records(by_cpu: ByCpu) -> None:
     directory, records = by_cpu
     assert len(blkiomon.read_trace(directory)) == len(records)
 
 
-def test_split_by_cpu_tells_losses_where_the_merged_stream_does(tmp_path: Path) -> None:
+def test_trace_split_by_cpu_reports_losses_in_the_same_intervals(tmp_path: Path) -> None:
     data = path_of("loop-lossy-dc").read_bytes()
     merged, files = b"", {0: b"", 1: b""}
     for piece in re.split(rb"(?=CPU:\d \[LOST \d+ EVENTS\]\n)", data):
@@ -296,7 +296,7 @@ def test_percentiles_of_many_requests(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_totals_are_those_of_the_drop_ins_figures(name: str) -> None:
+def test_totals_equal_those_of_the_device_statistics(name: str) -> None:
     whole = blkiomon.summarize(path_of(name))
     for stats in whole.device_stats():
         group = whole.device(stats.device)

@@ -185,7 +185,7 @@ def test_dump_of_blkparse_has_the_intervals_of_its_original(tmp_path: Path) -> N
             assert (found, said) == (expected, ""), (name, options)
 
 
-def test_requeued_request_is_one_request_and_not_in_flight_meanwhile(interval_of: Any) -> None:
+def test_requeued_request_counts_once_and_is_not_in_flight_meanwhile(interval_of: Any) -> None:
     line = interval_of("requeue")
     total = line["total"]
     assert (total["requests"], total["requeues"], unseen(line)) == (1, 1, {})
@@ -202,7 +202,7 @@ def test_completion_in_parts_ends_with_the_last_and_has_any_error(interval_of: A
     assert (total["d2c_ns"]["max"], unseen(line)) == (3 * MS, {})
 
 
-def test_completion_of_nothing_does_not_hide_the_error_behind_it(interval_of: Any) -> None:
+def test_completion_of_0_bytes_does_not_hide_the_error_after_it(interval_of: Any) -> None:
     line = interval_of("completion_of_nothing_before_the_error")
     total = line["total"]
     assert (total["requests"], total["errors"], total["d2c_ns"]["max"]) == (1, 1, 2 * MS)

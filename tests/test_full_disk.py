@@ -103,7 +103,7 @@ def sender(process: runner.Running, other: Path) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("option", OUTPUTS)
-def test_disk_that_is_full_for_a_while_costs_whole_intervals_that_are_counted(
+def test_full_disk_drops_whole_intervals_and_counts_them(
     option: str, disk: Path, tmp_path: Path
 ) -> None:
     path, other = disk / OUTPUTS[option], tmp_path / ("o.json" if option == "-b" else "o.bin")
@@ -155,7 +155,7 @@ def test_parquet_waits_for_space_and_loses_nothing(disk: Path, tmp_path: Path) -
     assert sizes(path) == sizes(other) == [1, 2, 3, 4, 5]
 
 
-def test_parts_of_parquet_are_whole_or_not_there(disk: Path, tmp_path: Path) -> None:
+def test_each_parquet_part_is_whole_or_absent_on_a_full_disk(disk: Path, tmp_path: Path) -> None:
     (disk / "parts").mkdir()
     path, other = disk / "parts", tmp_path / "other.json"
     with Running("-I", "0.1", "--parquet", path, "--json", other).started() as process:

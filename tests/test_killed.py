@@ -67,7 +67,7 @@ def handed_out(directory: Path) -> int:
     return min(sum(line.endswith(b"\n") for line in lines), len(ends), n_structs)
 
 
-def test_killed_at_any_call_leaves_whole_intervals(whole: Path, tmp_path: Path) -> None:
+def test_kill_at_any_system_call_leaves_whole_intervals(whole: Path, tmp_path: Path) -> None:
     """At the k-th call that changes a file, for many k: strace delivers the signal."""
     strace = programs.require("strace")
     probe = subprocess.run([strace, "-f", "-o", os.devnull, "true"], capture_output=True)
@@ -101,7 +101,7 @@ def test_killed_at_any_call_leaves_whole_intervals(whole: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("n_parts", [0, 1, 2, 4])
-def test_killed_between_intervals_leaves_all_that_was_handed_out(
+def test_kill_between_intervals_leaves_all_written_intervals(
     n_parts: int, whole: Path, tmp_path: Path
 ) -> None:
     """By ourselves, once so many intervals are there."""

@@ -39,7 +39,7 @@ def table_of(number: int) -> pa.Table:
     return pq.read_table(io.BytesIO(data + b"".join(form.finish())))
 
 
-def test_table_has_the_figures_of_the_groups() -> None:
+def test_parquet_figures_equal_those_of_the_groups() -> None:
     table = table_of(3)
     rows = table.to_pylist()
     groups = [(item, group) for item in ITEMS for group in item.groups()]
@@ -75,7 +75,7 @@ def test_time_is_null_where_it_is_not_known() -> None:
     ("start_ns", "end_ns", "anchored"),
     [(2**63 - 10, 2**63 + 5, False), (2**63, 2**64 - 1, True), (-(2**64), 5, True)],
 )
-def test_time_that_no_column_holds_is_null_and_the_figures_are_there(
+def test_time_out_of_range_is_null_beside_the_figures(
     start_ns: int, end_ns: int, anchored: bool
 ) -> None:
     form = ParquetFormat()
@@ -137,7 +137,7 @@ def test_file_is_whole_after_every_end_of_a_run(number: int | None, tmp_path: Pa
     assert sum(table.filter(pa.compute.field("device") == "all")["requests"].to_pylist()) > 0
 
 
-def test_standard_output_takes_it(tmp_path: Path) -> None:
+def test_parquet_goes_to_standard_output(tmp_path: Path) -> None:
     (tmp_path / "trace").write_bytes((DATA / "loop-phases-dc.bin").read_bytes()[: 48 * 4000])
     with open(tmp_path / "trace", "rb") as trace:
         done = runner.call("-I", "0.1", "--parquet", "-", stdin=trace)
@@ -145,7 +145,7 @@ def test_standard_output_takes_it(tmp_path: Path) -> None:
     assert pq.read_table(io.BytesIO(done.stdout)).num_rows > 0
 
 
-def test_missing_library_is_told_at_the_start(tmp_path: Path) -> None:
+def test_missing_pyarrow_is_reported_at_the_start(tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
     hidden = "import sys; sys.modules['pyarrow'] = None; from blkiomon.commands.cli import main; "
     command = [sys.executable, "-c", hidden + "sys.exit(main())", "-I0.1", "--parquet", str(path)]
@@ -155,7 +155,7 @@ def test_missing_library_is_told_at_the_start(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_path_is_not_shared(tmp_path: Path) -> None:
+def test_parquet_and_text_do_not_share_a_path(tmp_path: Path) -> None:
     path = str(tmp_path / "out")
     with pytest.raises(OutputError, match="cannot share"):
         open_outputs(
@@ -163,7 +163,7 @@ def test_path_is_not_shared(tmp_path: Path) -> None:
         )
 
 
-def test_file_that_lost_a_part_gets_no_end(tmp_path: Path) -> None:
+def test_file_that_lost_a_part_gets_no_footer(tmp_path: Path) -> None:
     """On a full disk: what follows would only pretend that the file can be read."""
     path = tmp_path / "full"
     path.symlink_to("/dev/full")
