@@ -47,7 +47,7 @@ class InFlight(Reference):
         super().__init__(*args, **options)
         self.completions_without_issue = 0
         self.now_ns = 0
-        self._spans: dict[int, Span] = {}  # those in flight, by the identity of what is pending
+        self._spans: dict[int, Span] = {}  # in flight, by id(pending)
         self._ended: list[Span] = []  # those that ended in this interval
         self._most: Counter[LoadKey] = Counter()
         self._backwards: Counter[LoadKey] = Counter()  # d2c of completions before their issue
@@ -89,7 +89,7 @@ class InFlight(Reference):
         return Counter(key for span in self._spans.values() for key in span.counted_in())
 
     def loads(self, end_ns: int) -> dict[LoadKey, Figures]:
-        """End an interval: what was in flight. To be called after `cut`."""
+        """End an interval: its figures in flight. Call it after `cut`."""
         start_ns = self._start_ns
         self._alone.clear()
         groups: dict[LoadKey, list[Span]] = {ALL: []}

@@ -766,7 +766,7 @@ class Reference(Reader):
         pending.state, pending.time, pending.was_requeued = "given back", time_ns, True
         self.requeues[pending.record.device, operation(pending.record)] += 1
 
-    # -- what is pending ---------------------------------------------------------------------
+    # -- pending records ---------------------------------------------------------------------
 
     def _store(self, key: Key, record: Trace) -> None:
         """Make a record pending; a full table evicts its oldest record first."""
@@ -791,7 +791,7 @@ class Reference(Reader):
         self._store(key, record)
 
     def _sweep(self) -> None:
-        """Evict what is too old."""
+        """Evict the pending records that are too old."""
         if self.max_age_ns is None or self._now is None:
             return
         old = [key for key, p in self._pending.items() if self._now - p.time > self.max_age_ns]

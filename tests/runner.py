@@ -1,7 +1,6 @@
-"""Runs blkiomon as its users do, as a process of its own, and in this one where many runs count.
+"""Runs blkiomon in a process (`run`, `Running`) or in this one (`call`, `outputs_of`).
 
-Nothing here sleeps for a fixed time to let something happen: it waits for the thing itself, and
-gives up after `TIMEOUT_S`, which only a hang ever takes.
+Everything waits for a condition and never for a fixed time; only a hang takes `TIMEOUT_S`.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ from blkiomon.outputs.catalog import OutputSettings
 from blkiomon.outputs.destinations import open_outputs
 
 COMMAND = tuple(os.environ.get("BLKIOMON", f"{sys.executable} -m blkiomon").split())
-"""`make dropin` has another installation stand for it."""
+"""`make dropin` sets BLKIOMON to another installation."""
 BOUND_COMMAND = (
     *(("setpriv", "--bounding-set", "-dac_override,-dac_read_search") * (os.geteuid() == 0)),
     *COMMAND,
 )
-"""The command, bound by permissions: root has put away its right to pass over them."""
+"""The command without root's right to ignore file permissions."""
 
 NOBODY = 65534
 NOBODYS_COMMAND = (
@@ -47,17 +46,16 @@ NOBODYS_COMMAND = (
     "import fcntl, grp, os, pwd, sys; from blkiomon.commands import cli, run; "
     f"os.setgid({NOBODY}); os.setuid({NOBODY}); sys.exit(cli.main())",
 )
-"""The command, run by root as nobody, who may not be allowed to get at Python."""
+"""Root runs the command as the user nobody, who may not have access to Python itself."""
 
-# nohup has SIGHUP ignored, a shell the others of what it runs in the background: what is ignored
-# is inherited, and no shell script can trap it.
+# Under nohup or in a shell's background, ignored signals are inherited. Restore the defaults.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TIMEOUT_S = 60.0
 LONG = "1000"
-"""An interval that does not end during a test."""
+"""Seconds: an interval that does not end during a test."""
 
 Argument = str | bytes | Path
 T = TypeVar("T")
@@ -69,7 +67,7 @@ def until(
     timeout_s: float = TIMEOUT_S,
     pause_s: float = 0.005,
 ) -> T:
-    """The first thing that ``attempt`` finds; fails when that takes too long."""
+    """The first true result of ``attempt``; raises AssertionError after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
     while not (found := attempt()):
         if time.monotonic() > deadline:
@@ -205,7 +203,7 @@ class Running:
         return self
 
     def metrics_address(self) -> str:
-        """Where it serves metrics, as soon as it has said so."""
+        """Host and port of its metrics, as soon as it prints them."""
         found = until(lambda: re.search(r"http://(\S+)/metrics", self.stderr), "its address")
         return found[1]
 
@@ -241,7 +239,7 @@ class Running:
         return self.read_count(b"\nbidirectional", number).decode()
 
     def read_count(self, piece: bytes, number: int) -> bytes:
-        """All of its standard output so far, as soon as a piece stands there that often."""
+        """All of its standard output so far, as soon as it contains a piece that often."""
         return self.read_until(lambda data: data.count(piece) >= number)
 
     def read_bytes(self, number: int) -> bytes:
@@ -324,7 +322,7 @@ class MessageQueue:
         self._id = sysv.create(sysv.ftok(os.fsencode(self.path), self.project))
 
     def remove(self) -> None:
-        """Removes it, and what is in it."""
+        """Removes it with its messages."""
         if self._id is not None:
             gone, self._id = self._id, None
             sysv.remove(gone)

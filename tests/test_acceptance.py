@@ -79,7 +79,7 @@ def test_phases_show_second_by_second() -> None:
 
 
 def test_phases_by_their_own_limits() -> None:
-    """Each phase as an interval of its own, told by the sizes that it had."""
+    """Each phase as an interval; its request sizes identify it."""
     found = blkiomon.requests(path_of("loop-phases-dc"))
     read, write = found["op"] == 0, found["op"] == 1
     flush = found["op"] == 3

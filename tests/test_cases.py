@@ -1,4 +1,4 @@
-"""Small inputs that showed wrong figures once, and what is right, as the command prints it.
+"""Small inputs that once gave wrong figures, with the right output of the command.
 
 The original's outputs alone keep the original's pairing on each of them, byte for byte.
 """
@@ -132,7 +132,7 @@ CASES: dict[str, list[Record]] = {
 
 
 def lines_of(*arguments: str | Path, stdin: bytes = b"") -> tuple[list[dict[str, Any]], str]:
-    """Intervals of a run that ends well, and what it says."""
+    """Intervals of a successful run, and its standard error."""
     result = runner.call(*arguments, "--json", "-", stdin=stdin)
     assert result.returncode == 0
     return [json.loads(line) for line in result.stdout.splitlines()], result.stderr.decode()
@@ -158,7 +158,7 @@ def unseen(line: dict[str, Any]) -> dict[str, int]:
 
 
 def in_flight(line: dict[str, Any]) -> dict[str, Any]:
-    """Of the one device, which alone is told busy."""
+    """Busy time of the one device."""
     (device,) = line["devices"]
     found: dict[str, Any] = device["in_flight"]
     return found

@@ -213,7 +213,7 @@ def stored_interval() -> Interval:
 
 
 def test_bytes_of_the_latest_version_have_not_changed() -> None:
-    """If this fails, what is in people's archives cannot be read any more: make a new version."""
+    """If this fails, existing archives can no longer be read: make a new version."""
     stored = GOLDEN.read_bytes()
     assert stored[:5] == b"bkiv\x02"
     back = from_bytes(stored)
@@ -247,7 +247,7 @@ def test_interval_of_one_second_takes_a_few_kilobytes() -> None:
         assert len(to_bytes(item)) < 400 * len(item.rows) + 3 * n_bins + 200
 
 
-# --- bytes that are none -------------------------------------------------------------------------
+# --- damaged bytes -------------------------------------------------------------------------------
 
 SMALL = to_bytes(interval_of([Io(SDB, "read", 4096, 0, 1000, q2d_ns=5, pid=3)], 0, S, {3: "dd"}))
 
@@ -306,7 +306,7 @@ NUMBERS = st.one_of(
 def test_changed_numbers_with_a_valid_checksum_are_refused_or_usable(
     data: st.DataObject,
 ) -> None:
-    """Never another error, now or later, and never memory for what is not there."""
+    """No other error, now or later, and no memory for numbers beyond the data."""
     numbers = binary_codec._unpacked(SMALL[5:-4]).tolist()
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(numbers) - 1))
@@ -381,7 +381,7 @@ def test_process_listed_twice_is_refused() -> None:
 
 
 def as_bytes(item: Interval) -> bytes:
-    """Written without a look at what it says."""
+    """Encoded without a check of its figures."""
     try:
         return to_bytes(item)
     except (IndexError, ValueError) as error:

@@ -115,7 +115,7 @@ def test_original_has_the_faults() -> None:
 def test_01_completion_under_a_microsecond_counts_without_a_crash(
     d2c_ns: int, throughput: int
 ) -> None:
-    # The completion stands first: of two records of one time it is the younger only then.
+    # The completion comes first: only then is it the younger of two records with equal times.
     text = shown(encode([complete(1000 + d2c_ns, 1, 4096), issue(1000, 1, 4096)]))
     assert line_of(text, "d2c read")["max"] == "0"
     figures = line_of(text, "throughput read")
@@ -308,7 +308,7 @@ def test_06_full_queue_stops_neither_reading_nor_other_outputs(
         status, text, complaints = process.end()
         messages = queue.take()
     stats = structs(tmp_path / "b")
-    # Whatever was read is in the other outputs, and what is not in the queue is counted.
+    # The other outputs have all records; drops of the queue are counted.
     assert requests(text.decode()) == stats["size_r"]["count"].sum() > 40_000 - 11_000
     assert len(messages) == 1
     reported = re.fullmatch(

@@ -1,6 +1,4 @@
-"""A disk that is full for a while, on a file system that really is: what is lost is counted, and
-what is there is whole.
-"""
+"""A file system that is full for a while: outputs hold whole intervals, and drops are counted."""
 
 from __future__ import annotations
 

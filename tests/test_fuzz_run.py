@@ -22,7 +22,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def program(folder: Path, status: int) -> Path:
-    """A fuzzer that says what it has done, uses hardly any time and ends with the status."""
+    """A fake fuzzer that prints its arguments and exits with the status."""
     path = folder / "program"
     path.write_text(
         "#!/bin/sh\n"

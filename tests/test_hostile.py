@@ -39,7 +39,7 @@ HIGHEST = 2**32 - 1
 
 
 def tables(cut: Snapshot) -> dict[str, bytes]:
-    """Everything that was handed out."""
+    """All arrays of a snapshot."""
     return {f.name: getattr(cut, f.name).tobytes() for f in fields(cut)}
 
 

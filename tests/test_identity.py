@@ -42,7 +42,7 @@ QUIRKS = {
 }
 
 CRASHES, FAULTS = range(128), range(64)
-"""Seeds of generated streams. Whatever rule is broken, the first few dozen of them tell."""
+"""Seeds of generated streams; the first few dozen detect any broken rule."""
 
 LARGEST_SIZE = (1 << 32) // 1000
 _SUM = re.compile(rb"sum (-?\d+)")
@@ -104,7 +104,7 @@ def seeds_of_our_age(avoid: streams.Avoid, number: int, count: int) -> list[int]
 
 
 def outputs_of_process(data: bytes, directory: Path, *options: str) -> reference.Outputs:
-    """All four outputs of a process of its own; it says nothing, and ends well."""
+    """All four outputs of a process, which prints nothing else and succeeds."""
     directory.mkdir(parents=True)
     paths = {letter: directory / letter for letter in "hbdD"}
     arguments = [text for letter, path in paths.items() for text in (f"-{letter}", str(path))]
@@ -181,7 +181,7 @@ def test_boundary_with_open_input_prints_the_same_as_the_original(tmp_path: Path
     program = oracle.require()
     (seed,) = seeds_of_our_age("faults", 1, 300)
     data = streams.generate(seed, "faults", 300).data
-    # Without its last interval: what is printed was printed at a boundary.
+    # Without the last interval, only boundaries print.
     options = ("--no-final", f"--max-age={LONGEST_S}")
     theirs = printed_at_a_boundary(data, (program,))
     assert printed_at_a_boundary(data, runner.COMMAND, *options) == theirs
@@ -373,7 +373,7 @@ def test_requests_on_three_devices_are_those_of_the_load_generator(tmp_path: Pat
         (2, "flush"): 92,
         (3, "discard"): 1_500,
     }
-    # The drop-in tells directions apart only: flushes are reads, and trims are writes.
+    # The drop-in separates directions only: flushes are reads, and trims are writes.
     stats = np.frombuffer(outputs_of(data, tmp_path).binary, layout.STATS_03)
     requests = {
         int(s["device"]) & 0xFFFFF: (int(s["size_r"]["count"]), int(s["size_w"]["count"]))

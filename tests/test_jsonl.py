@@ -1,4 +1,4 @@
-"""JSON Lines: every line fits the schema, and says what the requests were."""
+"""JSON Lines: every line matches the schema and has the figures of its requests."""
 
 from __future__ import annotations
 

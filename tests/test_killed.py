@@ -1,4 +1,4 @@
-"""kill -9 in any phase: what had been handed out before is whole on disk."""
+"""kill -9 in any phase: outputs written before it are whole on disk."""
 
 from __future__ import annotations
 
@@ -32,17 +32,16 @@ def options(directory: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run leaves that nobody kills."""
+    """The outputs of a run that is not killed."""
     path = tmp_path_factory.mktemp("whole")
     assert runner.call(*options(path)).returncode == 0
     return path
 
 
 def check(directory: Path, whole: Path) -> int:
-    """All that is there is what a whole run writes, up to some byte; how many intervals are.
+    """Each output is the beginning of a whole run's; returns the number of Parquet parts.
 
-    A long write may be cut where the signal met it: of the last interval a part can be there, as a
-    pipe's reader knows it. What is renamed into place is whole.
+    The signal may cut a long write inside the last interval. Renamed files are whole.
     """
     for name in ("h", "b", "json", "csv", "D"):
         path = directory / name

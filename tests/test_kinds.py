@@ -1,4 +1,4 @@
-"""Files that are not what was expected: a line that says what they are, and what to use."""
+"""Files of an unexpected kind: one line names the kind and the command to use."""
 
 from __future__ import annotations
 

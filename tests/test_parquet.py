@@ -181,7 +181,7 @@ def test_file_that_lost_a_part_gets_no_footer(tmp_path: Path) -> None:
 def test_directory_gets_a_whole_file_of_every_interval_and_reads_as_one_table(
     tmp_path: Path,
 ) -> None:
-    # Here, as whoever collects this file would wait a second for them.
+    # Imported here: they would delay the collection of this file by a second.
     import duckdb
     import pandas
     import polars

@@ -1,4 +1,4 @@
-"""Trace files: what is found, what is read, and that merging is a stable sort by time."""
+"""Trace files: finding them, reading them, and merging them, which is a stable sort by time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ V7_MAGIC = "65617407 or 65617408, a block trace of version 7 or 8"
 
 
 def drain(source: Source) -> bytes:
-    """All that a source hands out."""
+    """All bytes of a source."""
     parts = []
     while data := source.read():
         parts.append(bytes(data))
@@ -57,7 +57,7 @@ def read_all(*paths: str | Path, **options: Any) -> bytes:
 
 
 def until_error(source: Source) -> tuple[bytes, Exception]:
-    """What comes before the error, which is raised again at every later call."""
+    """The bytes before the error, and the error, which each later call raises again."""
     parts = []
     try:
         while data := source.read():
@@ -71,7 +71,7 @@ def until_error(source: Source) -> tuple[bytes, Exception]:
 
 
 def reader(data: bytes, most: int = 1 << 20) -> Callable[[memoryview], int]:
-    """What reads a file in memory, `most` bytes at a time."""
+    """A function that reads a file in memory, at most `most` bytes at a time."""
     file = io.BytesIO(data)
     return lambda buffer: file.readinto(buffer[:most])
 
@@ -79,7 +79,7 @@ def reader(data: bytes, most: int = 1 << 20) -> Callable[[memoryview], int]:
 def merge(
     files: Sequence[bytes], window_bytes: int = 1 << 18, most: int = 1 << 20, **options: Any
 ) -> tuple[bytes, Merger]:
-    """Merge files in memory, of which a read hands out `most` bytes at most."""
+    """Merge files in memory; a read returns at most `most` bytes."""
 
     names = [f"file {i}" for i in range(len(files))]
     readers = [reader(data, most) for data in files]
@@ -107,12 +107,12 @@ def test_merger_refuses_what_it_cannot_work_with(options: dict[str, Any], told: 
 
 
 def stable_sort(files: Sequence[Sequence[Record]]) -> list[Record]:
-    """What merging has to give where every file is in order: Python's sort is stable."""
+    """The expected merger of files that are each in order: Python's sort is stable."""
     return sorted((r for records in files for r in records), key=lambda r: r.time_ns)
 
 
 def heads_merge(files: Sequence[Sequence[Record]]) -> list[Record]:
-    """The rule itself, for files in any order: the least head goes, of equal ones the first."""
+    """The rule for files in any order: the earliest head is next, of equal ones the first."""
     rest = [list(records) for records in files]
     out = []
     while any(rest):
@@ -312,7 +312,7 @@ def test_garbage_is_an_error_with_file_and_offset(tmp_path: Path) -> None:
     (tmp_path / "sda.blktrace.1").write_bytes(encode(records[1::2]))
     with open_trace([tmp_path / "sda"]) as source:
         before, error = until_error(source)
-    assert before == encode(records[:7])  # up to the record behind which the garbage stands
+    assert before == encode(records[:7])  # up to the record before the garbage
     assert isinstance(error, TraceError)
     assert (error.file, error.offset) == (str(tmp_path / "sda.blktrace.0"), 4 * 48)
     assert error.found == "magic 62627572"
@@ -492,7 +492,7 @@ def test_trace_error_can_be_pickled() -> None:
 
 @pytest.fixture
 def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with two sets, a file and what is not meant."""
+    """A working directory with two sets, a file, and files with similar names."""
     monkeypatch.chdir(tmp_path)
     for i, name in enumerate(["sdb.blktrace.0", "sda.blktrace.0", "sda.blktrace.1", "plain"]):
         Path(name).write_bytes(encode([issue(7, i, 512)]))
@@ -776,7 +776,7 @@ def test_compressed_file_is_unpacked(tmp_path: Path, packing: Any) -> None:
     data = a_trace()
     packed = packing[1](data)
     assert len(packed) < len(data) / 2
-    (tmp_path / "trace").write_bytes(packed)  # known by what is in it
+    (tmp_path / "trace").write_bytes(packed)  # its contents show the compression
     with open_trace([tmp_path / "trace"]) as source:
         assert source.total_bytes == len(packed)
         assert drain(source) == data

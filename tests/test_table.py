@@ -21,7 +21,7 @@ Numbers = npt.NDArray[np.uint64]
 
 
 def records_of(sectors: Numbers, times: Numbers) -> npt.NDArray[np.void]:
-    """Issues; bytes tell which, as far as 32 bits do."""
+    """Issues; the low 32 bits of a number are its size in bytes."""
     records = np.zeros(len(sectors), layout.TRACE_V7)
     records["magic"] = layout.MAGIC | 7
     records["time"] = times

@@ -12,7 +12,7 @@ import programs
 import runner
 
 PAUSE_S = 0.03
-"""Between two looks at the screen: each takes a process, and what is seen is there for longer."""
+"""Between two captures of the screen, each of which starts a process."""
 
 
 class Tmux:
@@ -75,11 +75,11 @@ class Tmux:
         self._do("resize-window", "-x", str(columns), "-y", str(rows))
 
     def screen(self) -> str:
-        """What stands there."""
+        """The text on the screen."""
         return self._do("capture-pane", "-p")
 
     def until(self, *texts: str, gone: str = "") -> str:
-        """The screen, as soon as all of these stand there, and ``gone`` does not."""
+        """The screen, as soon as it shows all of these texts and not ``gone``."""
 
         def found() -> str | None:
             screen = self.screen()
