@@ -6,7 +6,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 
 import programs
 import runner
@@ -43,12 +42,7 @@ class Tmux:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._do("kill-server")
 
     def run(self, *arguments: str | Path, python: str = "", stdin: str = "/dev/tty") -> None:
