@@ -72,7 +72,15 @@ class Cluster:
         for name in ("one", "two"):
             self._start(
                 *("dask_worker", self.address, "--host", "127.0.0.1", "--nthreads", "1"),
-                *("--no-nanny", "--name", name, "--local-directory", str(directory)),
+                *(
+                    "--no-nanny",
+                    "--death-timeout",
+                    "60",
+                    "--name",
+                    name,
+                    "--local-directory",
+                    str(directory),
+                ),
             )
 
     @property
