@@ -47,40 +47,40 @@ class InFlight(Reference):
         super().__init__(*args, **options)
         self.completions_without_issue = 0
         self.now_ns = 0
-        self._spans: dict[int, Span] = {}  # those in flight, by the identity of what is pending
+        self._spans: dict[int, Span] = {}  # in flight, by id(pending)
         self._ended: list[Span] = []  # those that ended in this interval
         self._most: Counter[LoadKey] = Counter()
         self._backwards: Counter[LoadKey] = Counter()  # d2c of completions before their issue
         self._start_ns = 0
         self._alone: set[int] = set()  # of this interval, likewise
 
-    def _record(self, record: Trace) -> None:
-        super()._record(record)
+    def process(self, record: Trace) -> None:
+        super().process(record)
         self.now_ns = self._now or 0
 
-    def _enters(self, pending: Pending) -> None:
+    def on_flight_begin(self, pending: Pending) -> None:
         op = layout.OPS.index(operation(pending.record))
         self._spans[id(pending)] = Span(pending.record.device, op, pending.time)
         self._most |= self._level()
 
-    def _leaves(self, pending: Pending, time_ns: int) -> None:
+    def on_flight_end(self, pending: Pending, time_ns: int) -> None:
         span = self._spans.pop(id(pending), None)
         if span is not None:
             span.end_ns = time_ns
             self._ended.append(span)
 
-    def _is_alone(self, pending: Pending) -> None:
+    def on_unmatched_completion(self, pending: Pending) -> None:
         self.completions_without_issue += 1
         self._alone.add(id(pending))
 
-    def _is_answered(self, pending: Pending) -> None:
+    def on_issue_found(self, pending: Pending) -> None:
         self.completions_without_issue -= id(pending) in self._alone
 
-    def _is_dropped(self, record: Trace) -> None:
-        super()._is_dropped(record)
+    def on_too_old(self, record: Trace) -> None:
+        super().on_too_old(record)
         self.completions_without_issue += not record.action & ISSUE
 
-    def _comes_late(self, issue: Trace, completed_ns: int) -> None:
+    def on_late_issue(self, issue: Trace, completed_ns: int) -> None:
         op = layout.OPS.index(operation(issue))
         for key in Span(issue.device, op, 0).counted_in():
             self._backwards[key] += completed_ns - issue.time
@@ -89,7 +89,7 @@ class InFlight(Reference):
         return Counter(key for span in self._spans.values() for key in span.counted_in())
 
     def loads(self, end_ns: int) -> dict[LoadKey, Figures]:
-        """End an interval: what was in flight. To be called after `cut`."""
+        """End an interval: its figures in flight. Call it after `cut`."""
         start_ns = self._start_ns
         self._alone.clear()
         groups: dict[LoadKey, list[Span]] = {ALL: []}

@@ -1,7 +1,4 @@
-"""Builds intervals from single requests, value by value, as the engine would hand them out.
-
-And waits for what threads do with them.
-"""
+"""Builds intervals from single requests, as the engine would."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ READ, WRITE, BIDIRECTIONAL = 0, 1, 2
 
 
 class Request(NamedTuple):
-    """One match; `op` tells rows of one direction apart."""
+    """One completed request; `op` distinguishes rows of one direction."""
 
     device: int
     direction: int
@@ -48,7 +45,7 @@ def moments(values: list[int]) -> tuple[int, int, tuple[int, int], tuple[int, in
 
 
 def interval(requests: Iterable[Request], time_s: int = 0) -> Interval:
-    """An interval of these requests, rows in reverse so that nobody relies on their order."""
+    """An interval of these requests; rows are reversed, as no code may rely on their order."""
     groups: dict[tuple[int, int, int], list[Request]] = {}
     devices: dict[int, None] = {}
     for request in requests:
@@ -64,7 +61,7 @@ def interval(requests: Iterable[Request], time_s: int = 0) -> Interval:
 
 
 def _fill(row: Any, sizes: list[int], d2c_us: list[int]) -> None:
-    """What a row says of requests, but for times in ns."""
+    """Fills in a row's figures, but for times in ns."""
     row["requests"] = len(sizes)
     row["size_bytes"] = moments(sizes)
     row["d2c_us"] = moments(d2c_us)
@@ -100,7 +97,7 @@ class Io:
 
 
 def bin_of(value: int) -> int:
-    """The engine's rule, spelt out."""
+    """The bin of a value by the engine's rule."""
     shift = max(0, value.bit_length() - 7)
     return 64 * shift + (value >> shift)
 
@@ -122,7 +119,7 @@ def completed(ios: Iterable[Io], start_ns: int, end_ns: int) -> list[Io]:
 
 
 def cut_of(ios: Sequence[Io], start_ns: int, end_ns: int) -> Snapshot:
-    """What the engine hands out at `end_ns` after a cut at `start_ns`."""
+    """The engine's snapshot at `end_ns` after one at `start_ns`."""
     done = completed(ios, start_ns, end_ns)
     groups: dict[tuple[int, int, int], list[Io]] = {}
     for io in done:
@@ -239,12 +236,12 @@ NAMES = {SDB: "sdb", DM3: "dm-3"}
 
 
 def at(time_s: int, devices: int = 1) -> Interval:
-    """An interval that is told from others by its time."""
+    """An interval that its time identifies."""
     return interval([Request(device, READ, 4096, 5) for device in range(devices)], time_s)
 
 
 def use_all(item: Interval) -> None:
-    """Whatever one can ask an interval for; raises where that fails."""
+    """Uses each figure and each codec of an interval; raises if one fails."""
     groups = item.groups()
     assert groups[-1].op is None
     for group in groups:

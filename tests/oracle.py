@@ -1,8 +1,8 @@
-"""Runs the packaged original on given bytes, many streams at once, since each run takes a second.
+"""Runs the packaged original on streams, many at once, since each run takes a second.
 
-The original hands statistics out at interval boundaries only and loses the last interval, so its
-standard input is held open past the first boundary. Where a boundary fell into a stream (a loaded
-machine), that stream runs again with a longer interval.
+The original prints statistics at interval boundaries only and loses the last interval. So its
+standard input stays open past the first boundary. On a loaded machine a boundary may come before
+the end of the stream; then that stream runs again with a longer interval.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Result:
 
 
 def find() -> str | None:
-    """The original's path, or None where there is none or another program has its name."""
+    """The original's path, or None if it is not installed under its name."""
     for candidate in (os.environ.get("BLKIOMON_ORACLE"), "/usr/bin/blkiomon", "/usr/sbin/blkiomon"):
         if candidate and os.access(candidate, os.X_OK):
             shown = subprocess.run([candidate, "-V"], capture_output=True, check=False, text=True)
@@ -81,7 +81,7 @@ def _times(binary: bytes) -> set[bytes]:
 
 
 def _accounted(binary: bytes) -> int:
-    """How many matches stand in binary records: the counts of the size histogram."""
+    """The number of matches in binary records: the counts of the size histogram."""
     return sum(
         sum(struct.unpack_from(">16I", binary, i + 8)) for i in range(0, len(binary), BINARY_SIZE)
     )

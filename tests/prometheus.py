@@ -50,7 +50,7 @@ class Server:
             return None  # it does not listen yet
 
     def value(self, question: str) -> float | None:
-        """The value of an answer of one series; None while there is none."""
+        """The value of an answer of at most one series; None without one."""
         result = self.ask(question)
         assert result is None or len(result) < 2, result
         return float(result[0]["value"][1]) if result else None

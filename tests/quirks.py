@@ -1,4 +1,4 @@
-"""Streams, each for one habit of the original, that it survives: compared with it byte for byte."""
+"""Streams that each show one habit of the original, and that it survives."""
 
 from __future__ import annotations
 

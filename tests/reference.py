@@ -1,8 +1,10 @@
-"""Slow, obvious reference of everything between trace records and statistics.
+"""The rules of docs/pairing.md and docs/schema.md, as a slow and obvious implementation.
 
-It says what the engine has to print. Where the original program is right, this is byte-identical
-to it; where the original is faulty, this does what ours does, unless `original=True` asks for the
-original's wrapping arithmetic, so that whole streams can be compared with the program itself.
+Read it from top to bottom: records, statistics, output formats, reading a stream, pairing. Tests
+compare it with the engine and with the packaged program (the original).
+
+`as_original=True` follows the original's pairing rule. `original=True` also follows its arithmetic,
+which wraps at 32 and 64 bits; without it, figures are exact.
 """
 
 from __future__ import annotations
@@ -22,14 +24,13 @@ U64 = 1 << 64
 
 MAGIC = 0x65617400
 HEADER_SIZE = {7: 48, 8: 64}
-MAGICS = {order: struct.Struct(order + "I") for order in "<>"}
 HEADERS = {
     (order, version): struct.Struct(order + fields)
     for version, fields in {7: "IIQQIIIIIHH", 8: "IIQQIIQIIHH"}.items()
     for order in "<>"
 }
 
-# Category bits where they stand in an action.
+# Category bits, at their position in an action.
 READ = 1 << 16
 WRITE = 1 << 17
 FLUSH = 1 << 18
@@ -50,13 +51,15 @@ SIZE_DELTA, SIZE_BUCKETS = 1024, 16
 D2C_DELTA, D2C_BUCKETS = 8, 25
 
 SWEEP_EVERY = 1 << 20
+"""Requests older than the age limit are evicted each time so many records have been read."""
 LOST_MARK = re.compile(rb"CPU:\d{1,19} \[LOST (?:(\d{1,19}) )?EVENTS\]\n")
 LOST_MARK_MAX = 64
 MIN_PADDING = 48
+"""So many zero bytes between two records are padding; fewer are garbage."""
 
 
-def _begun(*parts: str) -> str:
-    """A pattern for text that ends before all of these patterns stand in a row."""
+def _prefix(*parts: str) -> str:
+    """A pattern for text that ends within this sequence of patterns."""
     rest = ""
     for part in reversed(parts):
         rest = rf"{part}(?:\Z{'|' if rest else ''}{rest})"
@@ -64,20 +67,24 @@ def _begun(*parts: str) -> str:
 
 
 _NUMBER = r"\d{1,19}"
-LOST_MARK_BEGUN = re.compile(
+LOST_MARK_PREFIX = re.compile(
     "|".join(
-        _begun(*map(re.escape, "CPU:"), _NUMBER, *map(re.escape, " [LOST "), *rest)
+        _prefix(*map(re.escape, "CPU:"), _NUMBER, *map(re.escape, " [LOST "), *rest)
         for rest in ((_NUMBER, *map(re.escape, " EVENTS]\n")), map(re.escape, "EVENTS]\n"))
     ).encode()
 )
+"""Matches a mark of lost events of which the end has not been read."""
 
 Key = tuple[int, int, int]
 
 APPEND_BIT = 1 << 19
-"""In a key: the sector is a serial number."""
+"""Marks a key whose second field is a zone append's serial number instead of a sector."""
 
 MOST_APPENDS = 1024
-"""So many serial numbers back a zone append is looked for."""
+"""At most so many zone appends wait at a time."""
+
+
+# -- records ---------------------------------------------------------------------------------------
 
 
 def signed(value: int, bits: int) -> int:
@@ -105,7 +112,7 @@ class Trace(NamedTuple):
 
     @property
     def key(self) -> Key:
-        """What an issue and its completion have in common."""
+        """Device, start sector and direction: an issue and its completion have the same."""
         return self.device, self.sector, self.action & KEY_BITS
 
     @property
@@ -115,30 +122,18 @@ class Trace(NamedTuple):
 
     @property
     def chain(self) -> int:
-        """Which of the original's hash chains it is kept in: decides the order of leftovers."""
+        """The original's hash chain, which decides the order of leftovers."""
         return self.sector % 128
 
     def header_v7(self) -> bytes:
         """The header that consumers of driver data read: version 7, host (little-endian) order."""
-        return struct.pack(
-            "=IIQQIIIIIHH",
-            MAGIC | 7,
-            self.sequence,
-            self.time,
-            self.sector,
-            self.bytes_,
-            self.action % U32,
-            self.pid,
-            self.device,
-            self.cpu,
-            self.error,
-            self.pdu_len,
-        )
+        head, tail = self[1:5], self[6:11]
+        return HEADERS["<", 7].pack(MAGIC | 7, *head, self.action % U32, *tail)
 
     def debug_fields(self) -> list[tuple[str, str]]:
-        """Names and values of a debug block: all numbers signed but the two 16-bit ones."""
+        """Names and values of a debug block: all numbers are signed but the two of 16 bits."""
         return [
-            ("magic", str(MAGIC | 7)),  # version 8 shows as the equal version 7 would
+            ("magic", str(MAGIC | 7)),  # also for version 8
             ("sequence", str(signed(self.sequence, 32))),
             ("time", str(signed(self.time, 64))),
             ("sector", str(signed(self.sector, 64))),
@@ -151,24 +146,6 @@ class Trace(NamedTuple):
             ("pdu_len", str(self.pdu_len)),
             ("order", str(signed(self.order, 64))),
         ]
-
-
-def debug_block(title: str, *records: Trace) -> str:
-    """A `--- title ---` block of one or two columns."""
-    lines = [f"--- {title} ---"]
-    for rows in zip(*(r.debug_fields() for r in records), strict=True):
-        lines.append(f"{rows[0][0]:<8}" + "".join(f" {value:>16}" for _, value in rows))
-    return "\n".join(lines) + "\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """One completed request, exactly."""
-
-    op: str
-    d2c_ns: int
-    size: int
-    error: int
 
 
 def operation(issue: Trace) -> str:
@@ -191,54 +168,22 @@ def operation(issue: Trace) -> str:
     return "other"
 
 
-@dataclass(slots=True, eq=False)
-class Pending:
-    """What waits for a partner: a record, and what is known of its request.
-
-    `state` is "issued" or "given back" of a request, "completed" of a completion without an
-    issue, "requeued" of a requeue whose issue has not been seen.
-    """
-
-    record: Trace
-    state: str
-    time: int
-    left: int  # bytes of a request that are not completed; of a completion, its own
-    first_ns: int = 0
-    done: int = 0  # bytes of a request that were completed in parts
-    error: int = 0
-    was_requeued: bool = False
-
-    @property
-    def is_issued(self) -> bool:
-        """Whether the request is in flight."""
-        return self.state == "issued"
+# -- statistics ------------------------------------------------------------------------------------
 
 
-def pending_of(record: Trace) -> Pending:
-    """An issue or completion that becomes pending."""
-    state = "issued" if record.action & ISSUE else "completed"
-    if not record.action & (ISSUE | COMPLETE):
-        state = "requeued"
-    return Pending(record, state, record.time, record.bytes_, record.time)
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A completed request, with its exact figures."""
 
-
-@dataclass(slots=True)
-class Append:
-    """A zone append that waits for its partner; `state` as of `Pending`."""
-
-    record: Trace
-    state: str
-
-
-def is_empty_completion(record: Trace) -> bool:
-    """Whether the kernel sent it beside the real one: of 0 bytes, of a read or a write."""
-    is_issue = bool(record.action & ISSUE)
-    return record.bytes_ == 0 and not is_issue and operation(record) in ("read", "write")
+    op: str
+    d2c_ns: int
+    size: int
+    error: int
 
 
 @dataclass(slots=True)
 class MinMax:
-    """Smallest, largest, sum, sum of squares and count; unbounded, cut to 64 bits on the wire."""
+    """Smallest, largest, sum, sum of squares and count; `wire` reduces them to 64 bits."""
 
     original: bool = False
     min: int = U64 - 1
@@ -264,7 +209,7 @@ class MinMax:
         return self.sum / self.count if self.sum >= U64 else float(self.sum) / float(self.count)
 
     def var(self) -> float:
-        """The original's double arithmetic where its 64-bit products hold, else exact."""
+        """The original's double arithmetic if its products fit in 64 bits, else exact."""
         if self.count == 0:
             return 0.0
         square, squ = self.sum * self.sum, self.sum_squares
@@ -277,13 +222,10 @@ class MinMax:
 
     def wire(self) -> tuple[int, int, int, int, int]:
         """The five fields modulo 2^64."""
-        return (
-            self.min % U64,
-            self.max % U64,
-            self.sum % U64,
-            self.sum_squares % U64,
-            self.count % U64,
+        low, high, total, squ, num = (
+            value % U64 for value in (self.min, self.max, self.sum, self.sum_squares, self.count)
         )
+        return low, high, total, squ, num
 
     def text(self) -> str:
         """The part of a minmax line after its title."""
@@ -296,21 +238,13 @@ class MinMax:
 
 @cache
 def limits(delta: int, buckets: int) -> list[int]:
-    """Inclusive upper limits of all buckets but the last, which takes all above."""
+    """Inclusive upper limits of all buckets but the last, which has no limit."""
     return [0] + [delta << i for i in range(buckets - 2)]
 
 
 def bucket(value: int, delta: int, buckets: int) -> int:
-    """The bucket of a value, which is cut to 32 bits first."""
+    """The bucket of a value, of which only the low 32 bits count."""
     return bisect_left(limits(delta, buckets), value % U32)
-
-
-def histogram_text(counts: list[int], delta: int) -> str:
-    """Four buckets a line, the last one as `>limit`."""
-    bounds = limits(delta, len(counts))
-    labels = [f"{bound:13d}" for bound in bounds] + [f"    >{bounds[-1]:8d}"]
-    cells = [f"{label}:{count:6d}" for label, count in zip(labels, counts, strict=True)]
-    return "".join("".join(cells[i : i + 4]) + "\n" for i in range(0, len(cells), 4))
 
 
 @dataclass(slots=True)
@@ -346,18 +280,8 @@ class DeviceStats:
             return size * 10**6 // max(d2c_ns, 1)
         return size * 1000 // d2c_us
 
-    def account(
-        self,
-        issue: Trace,
-        completion: Trace,
-        size: int | None = None,
-        d2c_ns: int | None = None,
-        error: int | None = None,
-    ) -> None:
-        """Account one match; of several steps, what these have made of it."""
-        size = issue.bytes_ if size is None else size
-        d2c_ns = completion.time - issue.time if d2c_ns is None else d2c_ns
-        error = completion.error if error is None else error
+    def account(self, issue: Trace, completion: Trace, size: int, d2c_ns: int, error: int) -> None:
+        """Account one match."""
         d2c_us = d2c_ns // 1000
         self.size_hist[bucket(size, SIZE_DELTA, SIZE_BUCKETS)] += 1
         self.d2c_hist[bucket(d2c_us, D2C_DELTA, D2C_BUCKETS)] += 1
@@ -373,6 +297,17 @@ class DeviceStats:
         else:
             self.bidir += 1
         self.requests.append(Match(operation(issue), d2c_ns, size, error))
+
+
+# -- output formats --------------------------------------------------------------------------------
+
+
+def histogram_text(counts: list[int], delta: int) -> str:
+    """Four buckets a line, the last one as `>limit`."""
+    bounds = limits(delta, len(counts))
+    labels = [f"{bound:13d}" for bound in bounds] + [f"    >{bounds[-1]:8d}"]
+    cells = [f"{label}:{count:6d}" for label, count in zip(labels, counts, strict=True)]
+    return "".join("".join(cells[i : i + 4]) + "\n" for i in range(0, len(cells), 4))
 
 
 def human_text(stats: Iterable[DeviceStats], time_s: float) -> str:
@@ -410,110 +345,74 @@ def binary(stats: Iterable[DeviceStats], time_s: int, layout: str = "0.3") -> by
     return b"".join(out)
 
 
-def _is_shuffled(pid: int, action: int, cpu: int) -> bool:
-    """Whether a version 7 header holds version 8's fields (formats.md, the tracer's caveats)."""
-    event, category = pid & 0xFFFF & ~0x100, pid >> 16
-    is_event = (event == 7 and category & 1 << 6) or (event == 8 and category & 1 << 7)
-    return bool(is_event) and pid > 1 << 22 and action >> 16 < 64 and cpu >= 1 << 20
+def debug_block(title: str, *records: Trace) -> str:
+    """A `--- title ---` block of one or two columns."""
+    lines = [f"--- {title} ---"]
+    for rows in zip(*(r.debug_fields() for r in records), strict=True):
+        lines.append(f"{rows[0][0]:<8}" + "".join(f" {value:>16}" for _, value in rows))
+    return "\n".join(lines) + "\n"
+
+
+# -- reading a stream ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class BadTrace:
-    """Where reading could not go on: byte offset, what stands there, and whether it was cut."""
+    """Why reading ended: byte offset, the bytes there, and whether a record was cut."""
 
     offset: int
     found: bytes
     cut: bool
 
 
-class Reference:
-    """Feed it the bytes of a stream, cut intervals where you like, finish it, look at the texts.
+def has_fields_of_version_8(pid: int, action: int, cpu: int) -> bool:
+    """Whether a version 7 header has version 8's field order (formats.md, the tracer's caveats)."""
+    event, category = pid & 0xFFFF & ~0x100, pid >> 16
+    is_event = (event == 7 and category & 1 << 6) or (event == 8 and category & 1 << 7)
+    return bool(is_event) and pid > 1 << 22 and action >> 16 < 64 and cpu >= 1 << 20
 
-    `resync=True` goes on behind garbage and counts the bytes it skipped; else the first garbage
-    ends the run and stands in `bad`. In resync mode a record cut by the end of input counts as
-    skipped bytes, too.
 
-    `as_original=True` pairs as the original does, whose one rule is that of `_pair_as_original`.
+class Reader:
+    """Divides a stream of bytes into records, lost marks, padding and garbage.
+
+    Garbage or a record cut by the end of the stream ends the run and is described in `bad`. With
+    `resync=True`, both are skipped and counted instead.
     """
 
-    def __init__(
-        self,
-        max_pending: int | None = None,
-        max_age_ns: int | None = None,
-        version: str = "0.3",
-        *,
-        resync: bool = False,
-        original: bool = False,
-        as_original: bool = False,
-        sweep_every: int = SWEEP_EVERY,
-        on_record: Callable[[Trace], None] | None = None,
-    ) -> None:
-        self.max_pending = max_pending
-        self.max_age_ns = max_age_ns
-        self.version = version
+    def __init__(self, resync: bool) -> None:
         self.resync = resync
-        self.original = original
-        self.as_original = as_original or original
-        self.sweep_every = sweep_every
-        self.on_record = on_record
         self.bad: BadTrace | None = None
-        self.overall = self.matched = self.mismatched = self.driverdata = 0
-        self.evicted = self.lost_events = self.skipped = self.given_up = 0
-        self.padding = 0
+        self.byteorder: str | None = None  # of the first record, and required of all others
+        self.overall = self.lost_events = self.skipped = self.padding = 0
         self._padding_end = -1
-        self.byteorder: str | None = None
         self._buffer = b""
         self._offset = 0
-        self._finished = False
-        self._now: int | None = None
-        # Insertion order is the order of storing: a record that stays pending is stored anew.
-        self._pending: dict[Key, Pending] = {}
-        self.requeues: Counter[tuple[int, str]] = Counter()
-        self.retried: dict[tuple[int, str], list[int]] = {}  # ns from the first issue
-        self._appends: dict[int, Append] = {}  # by serial number
-        self._next_append = 0
-        self._stats: dict[int, DeviceStats] = {}
-        self._mismatches: list[str] = []
-        self._driver: list[bytes] = []
 
-    # -- the byte stream ---------------------------------------------------------------------
+    def process(self, record: Trace) -> None:
+        """Take a record."""
+        raise NotImplementedError
 
     def feed(self, data: bytes) -> None:
         """Take more bytes of the stream, cut anywhere."""
         self._buffer += data
-        self._parse(end=False)
+        self._read(end=False)
 
-    def finish(self) -> list[DeviceStats]:
-        """End of input: the statistics of the last interval."""
-        self._parse(end=True)
-        stats = self.cut()
-        self._finished = True
-        return stats
-
-    def _magic(self, at: bytes) -> tuple[str, int] | None:
-        """Byte order and version if a record's magic stands there."""
-        for order in ("<", ">") if self.byteorder is None else (self.byteorder,):
-            (magic,) = MAGICS[order].unpack_from(at)
-            if magic & ~0xFF == MAGIC and magic & 0xFF in HEADER_SIZE:
-                return order, magic & 0xFF
-        return None
-
-    def _parse(self, end: bool) -> None:
+    def _read(self, end: bool) -> None:
         position = 0
         while self.bad is None:
-            used = self._parse_one(memoryview(self._buffer)[position:], self._offset, end)
+            used = self._read_one(memoryview(self._buffer)[position:], self._offset, end)
             if used == 0:
                 break
             position += used
             self._offset += used
         self._buffer = self._buffer[position:]
 
-    def _parse_one(self, view: memoryview, offset: int, end: bool) -> int:
-        """Process what stands at the head of `view`; how many bytes it was, 0 for `not yet`."""
+    def _read_one(self, view: memoryview, offset: int, end: bool) -> int:
+        """Process the first item of `view`: its length, or 0 if more bytes are needed first."""
         if not view:
             return 0
         head = bytes(view[:LOST_MARK_MAX])
-        mark = head.startswith(b"C") and LOST_MARK.match(head)
+        mark = LOST_MARK.match(head)
         if mark:
             self.lost_events += int(mark[1] or 1)  # without a number: at least one
             return mark.end()
@@ -525,46 +424,37 @@ class Reference:
                 return zeros
             if zeros == len(view):
                 return 0
-        if len(head) < 4:
-            return self._cut_record(view, offset) if end else 0
         found = self._magic(head)
-        if found is None:
-            if LOST_MARK_BEGUN.match(head):
-                return self._cut_record(view, offset) if end else 0
+        if found is None and len(head) >= 4 and not LOST_MARK_PREFIX.match(head):
             return self._garbage(view, offset, end)
+        if found is None or len(view) < HEADER_SIZE[found[1]]:
+            return self._cut_record(view, offset, end)
         order, version = found
-        header = HEADER_SIZE[version]
-        if len(view) < header:
-            return self._cut_record(view, offset) if end else 0
-        magic, seq, tm, sector, size, *middle, device, cpu, error, pdu = HEADERS[found].unpack_from(
-            view
-        )
-        action, pid = middle if version == 7 else middle[::-1]
-        if len(view) < header + pdu:
-            return self._cut_record(view, offset) if end else 0
-        if version == 7 and _is_shuffled(pid, action, cpu):
+        length = HEADER_SIZE[version]
+        *first, fifth, sixth, device, cpu, error, pdu_len = HEADERS[found].unpack_from(view)
+        action, pid = (fifth, sixth) if version == 7 else (sixth, fifth)
+        if len(view) < length + pdu_len:
+            return self._cut_record(view, offset, end)
+        if version == 7 and has_fields_of_version_8(pid, action, cpu):
             return self._garbage(view, offset, end)
         self.byteorder = order
-        payload = bytes(view[header : header + pdu])
-        record = Trace(
-            magic,
-            seq,
-            tm,
-            sector,
-            size,
-            action,
-            pid,
-            device,
-            cpu,
-            error,
-            pdu,
-            payload,
-            self.overall,
-        )
-        self._record(record)
-        return header + record.pdu_len
+        payload = bytes(view[length : length + pdu_len])
+        figures = *first, action, pid, device, cpu, error, pdu_len
+        self.process(Trace._make([*figures, payload, self.overall]))
+        return length + pdu_len
 
-    def _cut_record(self, view: memoryview, offset: int) -> int:
+    def _magic(self, at: bytes) -> tuple[str, int] | None:
+        """Byte order and version if these bytes begin with the magic of a record."""
+        for order in ("<", ">") if self.byteorder is None else (self.byteorder,):
+            magic = int.from_bytes(at[:4], "little" if order == "<" else "big")
+            if len(at) >= 4 and magic & ~0xFF == MAGIC and magic & 0xFF in HEADER_SIZE:
+                return order, magic & 0xFF
+        return None
+
+    def _cut_record(self, view: memoryview, offset: int, end: bool) -> int:
+        """The rest of a record has not been read, and never will be after the end."""
+        if not end:
+            return 0
         if self.resync:
             self.skipped += len(view)
             return len(view)
@@ -572,6 +462,7 @@ class Reference:
         return 0
 
     def _garbage(self, view: memoryview, offset: int, end: bool) -> int:
+        """Garbage ends where the next lost mark or plausible record begins."""
         if not self.resync:
             self.bad = BadTrace(offset, bytes(view[:64]), cut=False)
             return 0
@@ -580,29 +471,120 @@ class Reference:
             if LOST_MARK.match(at) or self._is_plausible(at):
                 self.skipped += skip
                 return skip
-            if end:
-                continue
-            if LOST_MARK_BEGUN.match(at) or (len(at) < HEADER_SIZE[7] and self._magic(at)):
-                return 0  # too short to tell
+            is_short = LOST_MARK_PREFIX.match(at) or (len(at) < HEADER_SIZE[7] and self._magic(at))
+            if is_short and not end:
+                return 0
         if end:
             self.skipped += len(view)
             return len(view)
         return 0
 
     def _is_plausible(self, at: bytes) -> bool:
-        """Whether a header stands there whose event exists."""
+        """Whether these bytes begin with a header whose event exists."""
         found = self._magic(at)
         if found is None or len(at) < HEADER_SIZE[7]:
             return False
         order, version = found
-        (low,) = struct.unpack_from(
-            order + "Q" if version == 8 else order + "I", at, 32 if version == 8 else 28
-        )
-        return (low & 0xFFFF & ~0x100) <= 19
+        action_at, size = (28, 4) if version == 7 else (32, 8)
+        field = at[action_at : action_at + size]
+        action = int.from_bytes(field, "little" if order == "<" else "big")
+        return action & 0xFFFF & ~0x100 <= 19
 
-    # -- pairing -----------------------------------------------------------------------------
 
-    def _record(self, record: Trace) -> None:
+# -- pairing ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A record that waits for a partner, and the progress of its request.
+
+    `state` is "issued" or "given back" for a request whose issue has been read, "completed" for a
+    completion and "requeued" for a requeue whose issue has not been read.
+    """
+
+    record: Trace
+    state: str
+    time: int
+    left: int  # bytes of a request that are not completed; a completion's own bytes
+    first_ns: int = 0
+    done: int = 0  # bytes of a request that were completed in parts
+    error: int = 0
+    was_requeued: bool = False
+
+    @property
+    def is_issued(self) -> bool:
+        """Whether the request is in flight."""
+        return self.state == "issued"
+
+
+def pending_of(record: Trace) -> Pending:
+    """An issue or completion that becomes pending."""
+    state = "issued" if record.action & ISSUE else "completed"
+    if not record.action & (ISSUE | COMPLETE):
+        state = "requeued"
+    return Pending(record, state, record.time, record.bytes_, record.time)
+
+
+@dataclass(slots=True)
+class Append:
+    """A zone append that waits for its partner; `state` as in `Pending`."""
+
+    record: Trace
+    state: str
+
+
+def is_empty_completion(record: Trace) -> bool:
+    """A completion of 0 bytes of a read or a write: the kernel sends the real one separately."""
+    is_issue = bool(record.action & ISSUE)
+    return record.bytes_ == 0 and not is_issue and operation(record) in ("read", "write")
+
+
+class Reference(Reader):
+    """Feed it a stream, cut intervals anywhere, finish it, and compare its results.
+
+    Args:
+        max_pending: most pending records; the oldest one is evicted for another one.
+        max_age_ns: a record that is older than that gets no partner.
+        resync: of `Reader`.
+        original: follow the original's pairing and arithmetic.
+        as_original: follow the original's pairing.
+        sweep_every: records between two searches for those that are too old.
+        on_record: called with each record.
+    """
+
+    def __init__(
+        self,
+        max_pending: int | None = None,
+        max_age_ns: int | None = None,
+        *,
+        resync: bool = False,
+        original: bool = False,
+        as_original: bool = False,
+        sweep_every: int = SWEEP_EVERY,
+        on_record: Callable[[Trace], None] | None = None,
+    ) -> None:
+        super().__init__(resync)
+        self.max_pending = max_pending
+        self.max_age_ns = max_age_ns
+        self.original = original
+        self.as_original = as_original or original
+        self.sweep_every = sweep_every
+        self.on_record = on_record
+        self.matched = self.mismatched = self.driverdata = self.evicted = 0
+        self.given_up = 0  # issues that got no completion
+        self.requeues: Counter[tuple[int, str]] = Counter()
+        self.retried: dict[tuple[int, str], list[int]] = {}  # ns from the first issue
+        # In the order of storing: a record that stays pending after a mismatch is stored anew.
+        self._pending: dict[Key, Pending] = {}
+        self._appends: dict[int, Append] = {}  # by serial number
+        self._next_append = 0
+        self._now: int | None = None
+        self._stats: dict[int, DeviceStats] = {}
+        self._mismatches: list[str] = []
+        self._driver: list[bytes] = []
+        self._finished = False
+
+    def process(self, record: Trace) -> None:
         if record.order > 0 and record.order % self.sweep_every == 0:
             self._sweep()
         self.overall += 1
@@ -620,11 +602,12 @@ class Reference:
                 self._requeue(record)
 
     def _pair(self, record: Trace) -> None:
+        """Pair an issue or completion with the pending record of its key."""
         key = record.key
         if record.action & ZONE_APPEND and not self.as_original:
             key = self._append_key(record)
         if record.action & ISSUE:
-            self._is_issued(key, record)
+            self.on_issue(key, record)
         pending = self._pending.get(key)
         if pending is None:
             if self.as_original or not is_empty_completion(record):
@@ -643,62 +626,66 @@ class Reference:
             self.mismatched += 1
             self._mismatches.append(debug_block("mismatch", *pair))
         if is_older:
-            self._drop(key)
-            self._store(key, record)
+            self._replace(key, record)
         else:
-            self._is_dropped(record)
-            self._pending[key] = self._pending.pop(key)  # stored anew
+            self.on_too_old(record)
+            self._pending[key] = self._pending.pop(key)
 
     def _pair_steps(self, key: Key, pending: Pending, record: Trace) -> bool:
-        """The rules for what the kernel does in several steps; False: the two are no pair."""
+        """Pair by the kernel's rules; False if the two records are a mismatch."""
         is_issue = record.action & ISSUE and not (record.action & COMPLETE and pending.is_issued)
-        if not is_issue:
-            if pending.is_issued and pending.time <= record.time:
-                if not (is_empty_completion(record) and operation(pending.record) == "flush"):
-                    self._complete(key, record.time, record.bytes_, record.error, record)
-                return True
-            if is_empty_completion(record):
-                return True
-            if pending.state not in ("given back", "requeued") or pending.time > record.time:
-                return False
-            if pending.state == "given back":
-                self._finish(key, pending, record, record.time, record.error)
-            else:
-                self._drop(key)
-                self._store(key, record)
+        if is_issue:
+            return self._pair_issue(key, pending, record)
+        # A completion. Of a flush, one of 0 bytes beside the real one is ignored.
+        if pending.is_issued and pending.time <= record.time:
+            if not (is_empty_completion(record) and operation(pending.record) == "flush"):
+                self._complete(key, record.time, record.bytes_, record.error, record)
             return True
+        if is_empty_completion(record):
+            return True
+        if pending.state not in ("given back", "requeued") or pending.time > record.time:
+            return False
+        if pending.state == "given back":  # the request failed after it had been given back
+            self._finish(key, pending, record, record.time, record.error)
+        else:
+            self._replace(key, record)
+        return True
+
+    def _pair_issue(self, key: Key, pending: Pending, record: Trace) -> bool:
+        """An issue: again after a requeue, or later in the stream than its completion."""
         if pending.state == "given back":
             if record.time < pending.time:
                 return False
             pending.state, pending.time, pending.left = "issued", record.time, record.bytes_
             pending.record = record
-            self._enters(pending)
+            self.on_flight_begin(pending)
             return True
         if pending.state == "requeued":
-            self._drop(key)
-            self._store(key, record)
+            self._replace(key, record)
             if record.time <= pending.time:
                 self._give_back(key, pending.time)
             return True
         if pending.state == "completed" and pending.time >= record.time:
+            completion = pending.record
             if pending.left == record.bytes_:
-                self._is_answered(pending)
-                self._comes_late(record, pending.time)
-                d2c_ns, error = pending.time - record.time, pending.record.error
-                self._match(key, record, pending.record, record.bytes_, d2c_ns, error)
+                self.on_issue_found(pending)
+                self.on_late_issue(record, pending.time)
+                d2c_ns = pending.time - record.time
+                self._match(key, record, completion, record.bytes_, d2c_ns, completion.error)
                 return True
-            self._drop(key)
-            self._store(key, record)
+            self._replace(key, record)
             if pending.left:
-                self._is_answered(pending)
-                self._complete(
-                    key, pending.time, pending.left, pending.record.error, pending.record
-                )
+                self.on_issue_found(pending)
+                self._complete(key, pending.time, pending.left, completion.error, completion)
             return True
         return False
 
     def _complete(self, key: Key, time_ns: int, size: int, error: int, completion: Trace) -> None:
-        """A completion of all or a part of a request in flight, or of none of it."""
+        """A completion of all bytes of a request in flight, of some, or of none.
+
+        After some of them, the rest of the request is pending at the sector behind them, where its
+        completion may already wait.
+        """
         pending = self._pending[key]
         while size < pending.left and not key[2] & PC:
             pending.error = error or pending.error
@@ -709,13 +696,13 @@ class Reference:
             is_rest = found is not None and found.state == "completed" and found.time >= time_ns
             if found is not None:
                 if is_rest:
-                    self._is_answered(found)
+                    self.on_issue_found(found)
                     size_of_rest, completion = found.left, found.record
                 self._drop(behind)
             self._pending = {behind if k == key else k: p for k, p in self._pending.items()}
             pending.left -= size
             pending.done += size
-            self._moves(key, behind)
+            self.on_move(key, behind)
             key = behind
             if not is_rest:
                 return
@@ -726,20 +713,14 @@ class Reference:
         self, key: Key, pending: Pending, completion: Trace, time_ns: int, error: int
     ) -> None:
         """A request in flight has been completed, or failed after it had been given back."""
+        issue, first_ns = pending.record, pending.first_ns
         if pending.was_requeued:
-            which = pending.record.device, operation(pending.record)
-            self.retried.setdefault(which, []).append(time_ns - pending.first_ns)
-        since_ns = pending.time if pending.is_issued else pending.first_ns
-        self._leaves(pending, time_ns)
-        self._match(
-            key,
-            pending.record,
-            completion,
-            pending.done + pending.left,
-            time_ns - since_ns,
-            error or pending.error,
-            pending.first_ns,
-        )
+            which = issue.device, operation(issue)
+            self.retried.setdefault(which, []).append(time_ns - first_ns)
+        d2c_ns = time_ns - (pending.time if pending.is_issued else first_ns)
+        self.on_flight_end(pending, time_ns)
+        size, error = pending.done + pending.left, error or pending.error
+        self._match(key, issue, completion, size, d2c_ns, error, first_ns)
 
     def _match(
         self,
@@ -751,7 +732,7 @@ class Reference:
         error: int,
         first_ns: int | None = None,
     ) -> None:
-        """A request has been completed; first_ns: when it was issued first, if more than once."""
+        """Account a completed request; first_ns is the time of its first issue, if of several."""
         del self._pending[key]
         self.matched += 1
         device = issue.device
@@ -760,19 +741,17 @@ class Reference:
         self._stats[device].account(issue, completion, size, d2c_ns, error)
 
     def _requeue(self, record: Trace) -> None:
+        """The driver gives a request back."""
         key = record.key
         if record.action & ZONE_APPEND:
             found = self._find_append(record, "issued")
             if found is None:
                 return
             self._appends[found].state = "given back"
-            key = self._serial_key(record, found)
+            key = serial_key(record, found)
         pending = self._pending.get(key)
-        if (
-            pending is not None
-            and self.max_age_ns is not None
-            and record.time - pending.time > self.max_age_ns
-        ):
+        age_ns = record.time - pending.time if pending is not None else 0
+        if self.max_age_ns is not None and age_ns > self.max_age_ns:
             self.evicted += 1
             self._drop(key)
             pending = None
@@ -783,68 +762,44 @@ class Reference:
 
     def _give_back(self, key: Key, time_ns: int) -> None:
         pending = self._pending[key]
-        self._leaves(pending, time_ns)
+        self.on_flight_end(pending, time_ns)
         pending.state, pending.time, pending.was_requeued = "given back", time_ns, True
         self.requeues[pending.record.device, operation(pending.record)] += 1
 
+    # -- pending records ---------------------------------------------------------------------
+
     def _store(self, key: Key, record: Trace) -> None:
+        """Make a record pending; a full table evicts its oldest record first."""
         if self.max_pending is not None and len(self._pending) >= self.max_pending:
-            oldest = min(self._pending, key=lambda k: (self._pending[k].time, *k))
-            self._drop(oldest)
+            self._drop(min(self._pending, key=lambda k: (self._pending[k].time, *k)))
             self.evicted += 1
         pending = self._pending[key] = pending_of(record)
         if pending.is_issued:
-            self._enters(pending)
+            self.on_flight_begin(pending)
         elif pending.state == "completed":
-            self._is_alone(pending)
+            self.on_unmatched_completion(pending)
 
     def _drop(self, key: Key) -> None:
-        """What is pending gets no partner any more."""
+        """A pending record gets no partner any more."""
         pending = self._pending.pop(key)
         self.given_up += pending.state in ("issued", "given back")
         if pending.is_issued:
-            self._leaves(pending, self._now or 0)
+            self.on_flight_end(pending, self._now or 0)
+
+    def _replace(self, key: Key, record: Trace) -> None:
+        self._drop(key)
+        self._store(key, record)
 
     def _sweep(self) -> None:
+        """Evict the pending records that are too old."""
         if self.max_age_ns is None or self._now is None:
             return
-        now, age = self._now, self.max_age_ns
-        old = [key for key, p in self._pending.items() if p.time < now and now - p.time > age]
+        old = [key for key, p in self._pending.items() if self._now - p.time > self.max_age_ns]
         for key in old:
             self._drop(key)
         self.evicted += len(old)
 
-    # -- for those who follow more than the reference does --------------------------------------
-
-    def _is_issued(self, key: Key, record: Trace) -> None:
-        """An issue has come, and is going to be paired."""
-
-    def _enters(self, pending: Pending) -> None:
-        """A request is in flight from now on."""
-
-    def _leaves(self, pending: Pending, time_ns: int) -> None:
-        """It is in flight no more, if it was."""
-
-    def _is_alone(self, pending: Pending) -> None:
-        """A completion waits, whose issue has not been seen."""
-
-    def _is_answered(self, pending: Pending) -> None:
-        """Now it has been seen."""
-
-    def _is_dropped(self, record: Trace) -> None:
-        """A record is too old to become pending."""
-        self.given_up += bool(record.action & ISSUE)
-
-    def _comes_late(self, issue: Trace, completed_ns: int) -> None:
-        """An issue was read after its completion: it never was in flight."""
-
-    def _moves(self, before: Key, now: Key) -> None:
-        """The rest of a request has another sector."""
-
-    # -- zone appends: their completion has another sector --------------------------------------
-
-    def _serial_key(self, record: Trace, serial: int) -> Key:
-        return record.device, serial, record.action & KEY_BITS | APPEND_BIT
+    # -- zone appends: a completion has the sector that was written, an issue that of the zone ---
 
     def _append_key(self, record: Trace) -> Key:
         """The key of an issue or completion: a serial number takes the sector's place."""
@@ -852,36 +807,61 @@ class Reference:
         found = self._find_append(record, "completed" if is_issue else "issued")
         if found is not None:
             del self._appends[found]
-            return self._serial_key(record, found)
-        if is_issue:
-            found = self._find_append(record, "given back")
-            if found is not None:
-                self._appends[found].state = "issued"
-                return self._serial_key(record, found)
+            return serial_key(record, found)
+        found = self._find_append(record, "given back") if is_issue else None
+        if found is not None:
+            self._appends[found].state = "issued"
+            return serial_key(record, found)
         serial = self._next_append
         self._next_append += 1
         self._appends[serial] = Append(record, "issued" if is_issue else "completed")
-        for old in [s for s in self._appends if s <= serial - MOST_APPENDS]:
-            del self._appends[old]
-        return self._serial_key(record, serial)
+        self._appends.pop(serial - MOST_APPENDS, None)
+        return serial_key(record, serial)
 
     def _find_append(self, record: Trace, state: str) -> int | None:
-        """The serial number of the one that a record belongs to."""
+        """The serial number of the nearest append in that state that fits, of several the first."""
         found: list[tuple[int, int]] = []
-        for serial, a in self._appends.items():
-            of = a.record
-            same = of.key[0] == record.key[0] and of.key[2] == record.key[2]
-            if a.state != state or not same or of.bytes_ != record.bytes_:
+        for serial, append in self._appends.items():
+            other = append.record
+            same = other.key[0] == record.key[0] and other.key[2] == record.key[2]
+            if append.state != state or not same or other.bytes_ != record.bytes_:
                 continue
-            # A completion was written behind where its issue's zone begins.
-            behind = record.sector - of.sector
+            # A completion's sector is not before that of its issue, which is the zone's first.
+            distance = record.sector - other.sector
             if state == "completed":
-                behind = -behind
-            if behind >= 0 and (state != "given back" or behind == 0):
-                found.append((behind, serial))
+                distance = -distance
+            if distance >= 0 and (state != "given back" or distance == 0):
+                found.append((distance, serial))
         return min(found)[1] if found else None
 
-    # -- outputs -----------------------------------------------------------------------------
+    # -- events for subclasses -----------------------------------------------------------------
+
+    def on_issue(self, key: Key, record: Trace) -> None:
+        """An issue has been read, and is paired next."""
+
+    def on_flight_begin(self, pending: Pending) -> None:
+        """A request is in flight from now on."""
+
+    def on_flight_end(self, pending: Pending, time_ns: int) -> None:
+        """A request that may be in flight no longer is."""
+
+    def on_unmatched_completion(self, pending: Pending) -> None:
+        """A completion becomes pending: its issue has not been read."""
+
+    def on_issue_found(self, pending: Pending) -> None:
+        """The issue of a pending completion has been read."""
+
+    def on_late_issue(self, issue: Trace, completed_ns: int) -> None:
+        """The issue of a completed request has been read: the request never was in flight."""
+
+    def on_move(self, before: Key, now: Key) -> None:
+        """The rest of a request that was completed in part has another sector."""
+
+    def on_too_old(self, record: Trace) -> None:
+        """A record is older than the pending one, and gets no partner."""
+        self.given_up += bool(record.action & ISSUE)
+
+    # -- results -------------------------------------------------------------------------------
 
     def cut(self) -> list[DeviceStats]:
         """End an interval: its statistics, devices in reverse order of their first match."""
@@ -890,14 +870,20 @@ class Reference:
         self._stats = {}
         return stats
 
+    def finish(self) -> list[DeviceStats]:
+        """End the stream: the statistics of the last interval."""
+        self._read(end=True)
+        self._finished = True
+        return self.cut()
+
     def waiting(self) -> list[Pending]:
         """What is pending, in the order in which it was stored."""
         return list(self._pending.values())
 
     def leftovers(self) -> list[Trace]:
-        """What is pending, by hash chain and within one the most recently stored first."""
+        """Pending records by hash chain; within one, the most recently stored first."""
         newest_first = [p.record for p in reversed(self.waiting())]
-        return sorted(newest_first, key=lambda p: p.chain)
+        return sorted(newest_first, key=lambda record: record.chain)
 
     def totals(self) -> str:
         """The last line of the debug output."""
@@ -905,30 +891,36 @@ class Reference:
             f"{len(self._pending)} leftover, {self.matched} match, {self.mismatched} mismatch, "
             f"{self.driverdata} driverdata, {self.overall} overall"
         )
-        if self.evicted:
-            line += f", {self.evicted} evicted"
-        if self.lost_events:
-            line += f", {self.lost_events} lost"
-        if self.skipped:
-            line += f", {self.skipped} bytes skipped"
-        return line + "\n"
+        optional = {
+            "evicted": self.evicted,
+            "lost": self.lost_events,
+            "bytes skipped": self.skipped,
+        }
+        return line + "".join(f", {n} {what}" for what, n in optional.items() if n) + "\n"
 
     def debug_text(self) -> str:
-        """The whole debug output; leftovers and totals once the stream is finished."""
+        """The debug output; it has leftovers and totals once the stream is finished."""
         text = "".join(self._mismatches)
         if self._finished:
-            leftovers = "".join(debug_block("leftover", p) for p in self.leftovers())
-            text += leftovers + self.totals()
+            text += "".join(debug_block("leftover", p) for p in self.leftovers()) + self.totals()
         return text
 
     def driver_bytes(self) -> bytes:
-        """The whole driver data output."""
+        """The driver data output."""
         return b"".join(self._driver)
+
+
+def serial_key(record: Trace, serial: int) -> Key:
+    """The key of a zone append."""
+    return record.device, serial, record.action & KEY_BITS | APPEND_BIT
+
+
+# -- whole streams ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Everything that a stream gives in one interval."""
+    """The original's four outputs of a stream that is one interval."""
 
     human: bytes
     binary: bytes
@@ -947,7 +939,7 @@ def outputs_of(reference: Reference, stats: Iterable[DeviceStats], time_s: int =
     """All outputs of a reference that has finished, with the statistics of its one interval."""
     return Outputs(
         human_text(stats, time_s).encode(),
-        binary(stats, time_s, reference.version),
+        binary(stats, time_s),
         reference.driver_bytes(),
         reference.debug_text().encode(),
     )

@@ -1,7 +1,6 @@
-"""Runs blkiomon as its users do, as a process of its own, and in this one where many runs count.
+"""Runs blkiomon in a process (`run`, `Running`) or in this one (`call`, `outputs_of`).
 
-Nothing here sleeps for a fixed time to let something happen: it waits for the thing itself, and
-gives up after `TIMEOUT_S`, which only a hang ever takes.
+Everything waits for a condition and never for a fixed time; only a hang takes `TIMEOUT_S`.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, chdir, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, TypeVar
 
 import reference
@@ -35,12 +33,12 @@ from blkiomon.outputs.catalog import OutputSettings
 from blkiomon.outputs.destinations import open_outputs
 
 COMMAND = tuple(os.environ.get("BLKIOMON", f"{sys.executable} -m blkiomon").split())
-"""`make dropin` has another installation stand for it."""
+"""`make dropin` sets BLKIOMON to another installation."""
 BOUND_COMMAND = (
     *(("setpriv", "--bounding-set", "-dac_override,-dac_read_search") * (os.geteuid() == 0)),
     *COMMAND,
 )
-"""The command, bound by permissions: root has put away its right to pass over them."""
+"""The command without root's right to ignore file permissions."""
 
 NOBODY = 65534
 NOBODYS_COMMAND = (
@@ -48,17 +46,16 @@ NOBODYS_COMMAND = (
     "import fcntl, grp, os, pwd, sys; from blkiomon.commands import cli, run; "
     f"os.setgid({NOBODY}); os.setuid({NOBODY}); sys.exit(cli.main())",
 )
-"""The command, run by root as nobody, who may not be allowed to get at Python."""
+"""Root runs the command as the user nobody, who may not have access to Python itself."""
 
-# nohup has SIGHUP ignored, a shell the others of what it runs in the background: what is ignored
-# is inherited, and no shell script can trap it.
+# Under nohup or in a shell's background, ignored signals are inherited. Restore the defaults.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TIMEOUT_S = 60.0
 LONG = "1000"
-"""An interval that does not end during a test."""
+"""Seconds: an interval that does not end during a test."""
 
 Argument = str | bytes | Path
 T = TypeVar("T")
@@ -70,7 +67,7 @@ def until(
     timeout_s: float = TIMEOUT_S,
     pause_s: float = 0.005,
 ) -> T:
-    """The first thing that ``attempt`` finds; fails when that takes too long."""
+    """The first true result of ``attempt``; raises AssertionError after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
     while not (found := attempt()):
         if time.monotonic() > deadline:
@@ -89,32 +86,43 @@ def run(
 ) -> subprocess.CompletedProcess[bytes]:
     """The command from start to end; bytes come through a pipe, ``options`` are for ``Popen``."""
     source = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
-    everything: dict[str, Any] = {"capture_output": True, **source, **options}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    everything: dict[str, Any] = pipes | source | options
     return subprocess.run([*COMMAND, *arguments], timeout=TIMEOUT_S, check=False, **everything)
 
 
-def call(*arguments: Argument, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """As ``run``, but in this process: where that is not the point, starting one costs the most.
+def call(
+    *arguments: Argument,
+    stdin: bytes | IO[bytes] = b"",
+    stdout: IO[bytes] | None = None,
+    cwd: str | Path = ".",
+) -> subprocess.CompletedProcess[bytes]:
+    """As `run`, but in this process, which saves the start of Python.
 
-    Its standard input is a pipe, its outputs are files.
+    Bytes come through a pipe, and what it prints goes to files. If another installation is under
+    test, this is `run`.
     """
     if "BLKIOMON" in os.environ:
-        return run(*arguments, stdin=stdin)
+        return run(*arguments, stdin=stdin, stdout=stdout or subprocess.PIPE, cwd=cwd)
     words = [os.fsdecode(argument) for argument in arguments]
     with ExitStack() as stack:
-        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
-        read_fd, write_fd = os.pipe()
-        writer = threading.Thread(target=_write_all, args=(write_fd, stdin))
-        stack.callback(writer.join)
-        stack.callback(os.close, read_fd)
-        writer.start()
-        for fd, source in enumerate((read_fd, *(file.fileno() for file in files))):
+        out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+        if isinstance(stdin, bytes):
+            read_fd, write_fd = os.pipe()
+            writer = threading.Thread(target=_write_all, args=(write_fd, stdin))
+            stack.callback(writer.join)
+            stdin = stack.enter_context(open(read_fd, "rb", buffering=0))
+            writer.start()
+        for fd, file in enumerate((stdin, stdout or out, err)):
             stack.callback(_put_back, os.dup(fd), fd)
-            os.dup2(source, fd)
+            os.dup2(file.fileno(), fd)
+        stack.enter_context(chdir(cwd))
         status = cli.main(words)
-        gc.unfreeze()  # what a process of its own need not look through again, this one does
-        out, err = (os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0) for file in files)
-    return subprocess.CompletedProcess(words, status, out, err)
+        gc.unfreeze()  # cli.main freezes all objects that exist, here those of pytest
+        printed, complaints = (
+            os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0) for file in (out, err)
+        )
+    return subprocess.CompletedProcess(words, status, printed, complaints)
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -126,6 +134,31 @@ def _write_all(fd: int, data: bytes) -> None:
 def _put_back(saved_fd: int, fd: int) -> None:
     os.dup2(saved_fd, fd)
     os.close(saved_fd)
+
+
+class Process(subprocess.Popen[bytes]):
+    """The command in a process of its own, which is killed when its block ends.
+
+    Args:
+        arguments: of the command.
+        command: what to run; ours by default.
+        options: for ``Popen``; standard streams are pipes by default.
+    """
+
+    def __init__(
+        self, *arguments: Argument, command: Sequence[str] = COMMAND, **options: Any
+    ) -> None:
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        super().__init__([*command, *arguments], **{**pipes, "bufsize": 0, **options})
+
+    def __exit__(self, *error: Any) -> None:
+        self.kill()
+        super().__exit__(*error)
+
+    def outcome(self) -> tuple[int, bytes, bytes]:
+        """Waits for its end: exit status, standard output and standard error."""
+        output, complaints = self.communicate(timeout=TIMEOUT_S)
+        return self.returncode, output, complaints
 
 
 class Running:
@@ -141,26 +174,15 @@ class Running:
         self, *arguments: Argument, command: Sequence[str] = COMMAND, **options: Any
     ) -> None:
         self._stderr = tempfile.TemporaryFile()
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        pipes |= {"stderr": self._stderr, "bufsize": 0} | options
-        self.process: subprocess.Popen[bytes] = subprocess.Popen([*command, *arguments], **pipes)
+        self.process = Process(*arguments, command=command, **{"stderr": self._stderr, **options})
         self._seen = b""
 
     def __enter__(self) -> Running:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        for file in (self.process.stdin, self.process.stdout, self._stderr):
-            if file is not None:
-                file.close()
+    def __exit__(self, *error: object) -> None:
+        self.process.__exit__(*error)
+        self._stderr.close()
 
     @property
     def stderr(self) -> str:
@@ -181,7 +203,7 @@ class Running:
         return self
 
     def metrics_address(self) -> str:
-        """Where it serves metrics, as soon as it has said so."""
+        """Host and port of its metrics, as soon as it prints them."""
         found = until(lambda: re.search(r"http://(\S+)/metrics", self.stderr), "its address")
         return found[1]
 
@@ -217,7 +239,7 @@ class Running:
         return self.read_count(b"\nbidirectional", number).decode()
 
     def read_count(self, piece: bytes, number: int) -> bytes:
-        """All of its standard output so far, as soon as a piece stands there that often."""
+        """All of its standard output so far, as soon as it contains a piece that often."""
         return self.read_until(lambda data: data.count(piece) >= number)
 
     def read_bytes(self, number: int) -> bytes:
@@ -300,7 +322,7 @@ class MessageQueue:
         self._id = sysv.create(sysv.ftok(os.fsencode(self.path), self.project))
 
     def remove(self) -> None:
-        """Removes it, and what is in it."""
+        """Removes it with its messages."""
         if self._id is not None:
             gone, self._id = self._id, None
             sysv.remove(gone)
@@ -309,12 +331,7 @@ class MessageQueue:
         self.create()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.remove()
 
     def limit(self, limit_bytes: int) -> None:

@@ -143,7 +143,7 @@ class _Generator:
         }
 
     def _request(self, now: int) -> list[Record]:
-        """An issue and its completion, or what is left of the two."""
+        """An issue and its completion, either of which may be lost."""
         rng = self.rng
         device, sector = rng.choice(self.devices), rng.choice(self.sectors)
         category, size = self._category(), self._size()

@@ -10,12 +10,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import forked
 import goldenfiles
 import numpy as np
 import numpy.typing as npt
 import oracle
 import pytest
+import runner
 import streams
 from test_sources import split, write_set
 
@@ -38,7 +38,7 @@ def path_of(name: str) -> Path:
 
 def phases() -> list[dict[str, int]]:
     """Requests of each operation in each second of the trace with phases, by the command."""
-    result = forked.run("-I", "1", "--json", "-", path_of("loop-phases-dc"))
+    result = runner.call("-I", "1", "--json", "-", path_of("loop-phases-dc"))
     assert (result.returncode, result.stderr) == (0, b"")
     found = []
     for line in map(json.loads, result.stdout.splitlines()):
@@ -79,7 +79,7 @@ def test_phases_show_second_by_second() -> None:
 
 
 def test_phases_by_their_own_limits() -> None:
-    """Each phase as an interval of its own, told by the sizes that it had."""
+    """Each phase as an interval; its request sizes identify it."""
     found = blkiomon.requests(path_of("loop-phases-dc"))
     read, write = found["op"] == 0, found["op"] == 1
     flush = found["op"] == 3
@@ -97,7 +97,7 @@ def test_phases_by_their_own_limits() -> None:
     assert int(found["bytes"][flush].sum()) == 0
 
 
-def test_operations_of_the_other_trace() -> None:
+def test_operations_are_those_that_the_load_generator_did() -> None:
     whole = blkiomon.summarize(path_of("loop-multi-dc"))
     counts = {(g.device, g.op): g.requests for g in whole.groups()}
     first, second, third = (7 << 20 | n for n in (1, 2, 3))
@@ -117,7 +117,7 @@ def in_order(records: Sequence[tuple[int, int, bytes]]) -> bytes:
 
 
 def json_lines(*arguments: str | Path) -> bytes:
-    result = forked.run("-I", "1", "--json", "-", *arguments)
+    result = runner.call("-I", "1", "--json", "-", *arguments)
     assert result.returncode == 0
     return result.stdout
 
@@ -135,18 +135,18 @@ def by_cpu(name: str, tmp_path_factory: pytest.TempPathFactory) -> ByCpu:
     return path, write_set(path, "sda", path_of(name).read_bytes())
 
 
-def test_split_by_cpu_gives_what_the_merged_stream_gives(name: str, by_cpu: ByCpu) -> None:
+def test_trace_split_by_cpu_prints_the_same_as_the_merged_one(name: str, by_cpu: ByCpu) -> None:
     directory, _ = by_cpu
     assert len(list(directory.iterdir())) == 2
     assert json_lines(directory / "sda") == json_lines(path_of(name))
 
 
-def test_records_of_a_split_are_those_of_the_trace(by_cpu: ByCpu) -> None:
+def test_trace_split_by_cpu_has_the_same_records(by_cpu: ByCpu) -> None:
     directory, records = by_cpu
     assert len(blkiomon.read_trace(directory)) == len(records)
 
 
-def test_split_by_cpu_tells_losses_where_the_merged_stream_does(tmp_path: Path) -> None:
+def test_trace_split_by_cpu_reports_losses_in_the_same_intervals(tmp_path: Path) -> None:
     data = path_of("loop-lossy-dc").read_bytes()
     merged, files = b"", {0: b"", 1: b""}
     for piece in re.split(rb"(?=CPU:\d \[LOST \d+ EVENTS\]\n)", data):
@@ -296,7 +296,7 @@ def test_percentiles_of_many_requests(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_totals_are_those_of_the_drop_ins_figures(name: str) -> None:
+def test_totals_equal_those_of_the_device_statistics(name: str) -> None:
     whole = blkiomon.summarize(path_of(name))
     for stats in whole.device_stats():
         group = whole.device(stats.device)

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import distributed
-import forked
 import fsspec
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+import runner
 from fsspec.implementations.memory import MemoryFileSystem
 from test_sources import write_set
 from tracewriter import Record, complete, encode, issue, notify_timestamp
@@ -304,9 +304,7 @@ def test_intervals_are_in_the_day_in_which_they_begin(traces: Path) -> None:
 
 
 def test_rows_are_those_of_parquet_output(first: Summary) -> None:
-    forked.run(
-        *("-I1", "--parquet", "one.parquet", "traces/web1/a.bin"), module=("blkiomon", "archive")
-    )
+    runner.call("-I1", "--parquet", "one.parquet", "traces/web1/a.bin")
     (mine,) = [p for p in parts(Path("ds")) if "web1" in str(p)]
     rows = pq.read_table(mine)
     assert rows.schema.names == [
@@ -800,9 +798,7 @@ def test_exit_status_tells_input_from_output(
 
 def test_failure_to_print_the_summary(traces: Path) -> None:
     with open("/dev/full", "wb") as full:
-        result = forked.run(
-            *("archive", "-o", "ds", "--workers=0", "traces/web1/a.bin"), stdout=full
-        )
+        result = runner.run("archive", "-o", "ds", "--workers=0", "traces/web1/a.bin", stdout=full)
     assert result.returncode == 4
     assert (
         result.stderr == b"blkiomon: could not write to standard output: No space left on device\n"
@@ -839,7 +835,7 @@ def test_unreachable_scheduler_is_one_line(
 
 @pytest.mark.parametrize("address", ["", "x", "nonsense://x", "inproc://x", "tls://127.0.0.1:1"])
 def test_invalid_address_is_one_line_until_the_process_ends(address: str, traces: Path) -> None:
-    result = forked.run("archive", "-o", "ds", "--scheduler", address, *SOURCES)
+    result = runner.run("archive", "-o", "ds", "--scheduler", address, *SOURCES)
     assert (result.returncode, result.stdout) == (3, b"")
     (line,) = told_but_for_root(result.stderr.decode())
     assert line.startswith(f"blkiomon: no Dask scheduler at {address}: ")

@@ -18,10 +18,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import forked
 import programs
 import pyarrow.parquet as pq
 import pytest
+import runner
 from runner import until
 
 import blkiomon
@@ -64,7 +64,7 @@ class Cluster:
         self._directory = directory
         self._file = directory / "scheduler.json"
         self._tls = tls
-        self.processes: list[forked.Process] = []
+        self.processes: list[runner.Process] = []
         protocol = ("--protocol", "tls") if tls else ()
         where = ("--host", "127.0.0.1", "--port", "0", "--no-show")
         self._start("dask_scheduler", *where, *protocol)
@@ -72,11 +72,19 @@ class Cluster:
         for name in ("one", "two"):
             self._start(
                 *("dask_worker", self.address, "--host", "127.0.0.1", "--nthreads", "1"),
-                *("--no-nanny", "--name", name, "--local-directory", str(directory)),
+                *(
+                    "--no-nanny",
+                    "--death-timeout",
+                    "60",
+                    "--name",
+                    name,
+                    "--local-directory",
+                    str(directory),
+                ),
             )
 
     @property
-    def workers(self) -> list[forked.Process]:
+    def workers(self) -> list[runner.Process]:
         return self.processes[1:]
 
     def _found(self) -> str:
@@ -87,10 +95,11 @@ class Cluster:
     def _start(self, module: str, *arguments: str) -> None:
         where = ["--scheduler-file", str(self._file)] if module == "dask_scheduler" else []
         command = ["--no-dashboard", *self._tls, *where, *arguments]
-        what = (f"distributed.cli.{module}", "dask")
+        program = (sys.executable, "-m", f"distributed.cli.{module}")
         with (self._directory / f"{len(self.processes)}.log").open("wb") as log:
-            null = subprocess.DEVNULL
-            process = forked.Process(command, module=what, stdin=null, stdout=log, stderr=log)
+            process = runner.Process(
+                *command, command=program, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         self.processes.append(process)
 
     def close(self) -> None:
@@ -138,7 +147,7 @@ def test_two_workers_and_then_one_make_what_one_process_makes(
         *("archive", "-o", str(dataset), "-I", str(INTERVAL_S), "--json"),
         *("--scheduler", cluster.address, f"{traces}/*/*.bin"),
     ]
-    with forked.Process(arguments) as running:
+    with runner.Process(*arguments) as running:
         done = dataset / "_manifest"
 
         def has_begun() -> bool:
@@ -148,10 +157,10 @@ def test_two_workers_and_then_one_make_what_one_process_makes(
         until(has_begun, "two traces to be done")
         os.kill(cluster.workers[0].pid, signal.SIGKILL)
         assert len(list(done.glob("*.json"))) < HOSTS, "it was too late to kill a worker"
-        out, err = running.communicate()
+        status, out, err = running.outcome()
     assert cluster.workers[0].wait() == -signal.SIGKILL
     assert cluster.workers[1].poll() is None
-    assert running.returncode == 3  # of the damaged ones
+    assert status == 3  # of the damaged ones
     assert known(json.loads(out)) == expected
     lines = without_warning(err)
     assert [line.startswith("blkiomon: ") and "h4/" in line for line in lines] == [True, False]
@@ -185,8 +194,8 @@ def test_scheduler_that_is_killed_ends_the_run(cluster: Cluster, tmp_path: Path)
         workers = {process.pid for process in cluster.workers}
         until(lambda: who_has_open(held.path, workers), "a worker to read it")
         cluster.processes[0].kill()
-        out, err = running.communicate()
-    assert (running.returncode, out) == (3, b"")
+        status, out, err = running.outcome()
+    assert (status, out) == (3, b"")
     gone = "blkiomon: the Dask scheduler has gone: call it again to go on"
     assert without_warning(err) == [gone]
 
@@ -256,7 +265,7 @@ class Held:
         self.path = path
         self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
 
-    def reader(self, running: forked.Process, but: int = 0) -> int:
+    def reader(self, running: runner.Process, but: int = 0) -> int:
         """The process that reads it, as soon as there is one."""
 
         def found() -> int:
@@ -265,7 +274,7 @@ class Held:
 
         return until(found, "whoever reads it")
 
-    def let_go(self, running: forked.Process) -> None:
+    def let_go(self, running: runner.Process) -> None:
         """Whoever reads it gets a trace, which is as much as a pipe holds."""
         self.reader(running)
         assert os.write(self.fd, SHORT) == len(SHORT)
@@ -275,8 +284,8 @@ class Held:
 SHORT = (DATA / "loop-phases-dc.bin").read_bytes()[: 48 * 1000]
 
 
-def archiving(dataset: Path, *more: str | Path) -> forked.Process:
-    return forked.Process(["archive", "--json", f"-I{INTERVAL_S}", "-o", dataset, *more])
+def archiving(dataset: Path, *more: str | Path) -> runner.Process:
+    return runner.Process("archive", "--json", f"-I{INTERVAL_S}", "-o", dataset, *more)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -289,8 +298,8 @@ def test_no_socket_is_open_to_anybody_while_traces_are_read(tmp_path: Path, work
         assert open_sockets(descendants(running.pid)) == []
         for each in held:
             each.let_go(running)
-        out, err = running.communicate()
-    assert (running.returncode, err) == (0, b"")
+        status, out, err = running.outcome()
+    assert (status, err) == (0, b"")
     assert json.loads(out)["records"] == 2000
 
 
@@ -319,8 +328,8 @@ def test_worker_that_is_killed_costs_its_trace_a_retry_and_the_others_nothing(
         assert other != again and second.reader(running) == other
         first.let_go(running)
         second.let_go(running)
-        out, err = running.communicate()
-    assert (running.returncode, err) == (0, b"")
+        status, out, err = running.outcome()
+    assert (status, err) == (0, b"")
     assert figures(json.loads(out)) == expected
 
 
@@ -332,8 +341,8 @@ def test_trace_over_which_two_workers_die_is_given_up(tmp_path: Path) -> None:
         first = deadly.reader(running)
         os.kill(first, signal.SIGKILL)
         os.kill(deadly.reader(running, but=first), signal.SIGKILL)
-        out, err = running.communicate()
-    assert running.returncode == 3
+        status, out, err = running.outcome()
+    assert status == 3
     assert err.decode() == (
         f"blkiomon: {deadly.path}: every worker that read it died: out of memory?; "
         "no record of it was read\n"
@@ -373,8 +382,8 @@ def test_workers_end_with_the_command(tmp_path: Path, number: signal.Signals) ->
             each.reader(running)
         everybody = descendants(running.pid)
         running.send_signal(number)
-        out, err = running.communicate()  # to the end of whoever else could write there
-    assert (running.returncode, out) == (-number, b"")
+        status, out, err = running.outcome()  # to the end of whoever else could write there
+    assert (status, out) == (-number, b"")
     # What Python had made for its locks, another process of its own removes, and says so.
     assert not err or (number == signal.SIGKILL and b"leaked semaphore" in err)
     assert len(everybody) >= 3
@@ -396,8 +405,8 @@ def test_what_a_terminal_sends_is_not_for_the_workers(tmp_path: Path) -> None:
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
             os.kill(worker, number)
         held.let_go(running)
-        out, err = running.communicate()
-    assert (running.returncode, err) == (0, b"")
+        status, out, err = running.outcome()
+    assert (status, err) == (0, b"")
     assert json.loads(out)["records"] == 1000
 
 
@@ -407,7 +416,7 @@ def test_workers_go_on_where_an_earlier_run_was(traces: Path, tmp_path: Path) ->
     expected = alone(traces, tmp_path / "ds")
     shutil.rmtree(next((tmp_path / "ds").glob("host=h2")))
     command = ("archive", "-o", tmp_path / "ds", f"-I{INTERVAL_S}", "--json", f"{traces}/*/*.bin")
-    result = forked.run(*command)
+    result = runner.run(*command)
     assert (result.returncode, result.stderr) == (0, b"")
     summary = json.loads(result.stdout)
     assert summary["resumed"] == 3
@@ -453,12 +462,12 @@ def test_scheduler_with_tls_takes_those_with_its_certificates(
         command = ["archive", "--json", "-o", str(tmp_path / "ds"), f"-I{INTERVAL_S}"]
         command += ["--scheduler", cluster.address, f"{traces}/*/*.bin"]
         for refused in ([], tls("other")):
-            result = forked.run(*command, *refused)
+            result = runner.run(*command, *refused)
             assert (result.returncode, result.stdout) == (3, b"")
             lines = result.stderr.decode().splitlines()
             assert lines.pop().startswith(f"blkiomon: no Dask scheduler at {cluster.address}: ")
             assert all(line.startswith("blkiomon: as root: whoever ") for line in lines)
-        result = forked.run(*command, *tls("our"))
+        result = runner.run(*command, *tls("our"))
     assert result.returncode == 3  # of the damaged ones
     assert known(json.loads(result.stdout)) == expected
     assert files(tmp_path / "ds") == files(tmp_path / "alone")

@@ -1,4 +1,4 @@
-"""Small inputs that showed wrong figures once, and what is right, as the command prints it.
+"""Small inputs that once gave wrong figures, with the right output of the command.
 
 The original's outputs alone keep the original's pairing on each of them, byte for byte.
 """
@@ -132,7 +132,7 @@ CASES: dict[str, list[Record]] = {
 
 
 def lines_of(*arguments: str | Path, stdin: bytes = b"") -> tuple[list[dict[str, Any]], str]:
-    """Intervals of a run that ends well, and what it says."""
+    """Intervals of a successful run, and its standard error."""
     result = runner.call(*arguments, "--json", "-", stdin=stdin)
     assert result.returncode == 0
     return [json.loads(line) for line in result.stdout.splitlines()], result.stderr.decode()
@@ -158,7 +158,7 @@ def unseen(line: dict[str, Any]) -> dict[str, int]:
 
 
 def in_flight(line: dict[str, Any]) -> dict[str, Any]:
-    """Of the one device, which alone is told busy."""
+    """Busy time of the one device."""
     (device,) = line["devices"]
     found: dict[str, Any] = device["in_flight"]
     return found
@@ -185,7 +185,7 @@ def test_dump_of_blkparse_has_the_intervals_of_its_original(tmp_path: Path) -> N
             assert (found, said) == (expected, ""), (name, options)
 
 
-def test_requeued_request_is_one_request_and_not_in_flight_meanwhile(interval_of: Any) -> None:
+def test_requeued_request_counts_once_and_is_not_in_flight_meanwhile(interval_of: Any) -> None:
     line = interval_of("requeue")
     total = line["total"]
     assert (total["requests"], total["requeues"], unseen(line)) == (1, 1, {})
@@ -202,7 +202,7 @@ def test_completion_in_parts_ends_with_the_last_and_has_any_error(interval_of: A
     assert (total["d2c_ns"]["max"], unseen(line)) == (3 * MS, {})
 
 
-def test_completion_of_nothing_does_not_hide_the_error_behind_it(interval_of: Any) -> None:
+def test_completion_of_0_bytes_does_not_hide_the_error_after_it(interval_of: Any) -> None:
     line = interval_of("completion_of_nothing_before_the_error")
     total = line["total"]
     assert (total["requests"], total["errors"], total["d2c_ns"]["max"]) == (1, 1, 2 * MS)

@@ -85,7 +85,7 @@ def assert_same(one: Interval, two: Interval) -> None:
 
 @given(intervals())
 @settings(max_examples=60, deadline=None)
-def test_interval_comes_back_from_its_bytes(item: Interval) -> None:
+def test_interval_survives_the_round_trip_through_bytes(item: Interval) -> None:
     back = from_bytes(to_bytes(item))
     assert_same(back, item)
     assert to_bytes(back) == to_bytes(item)
@@ -119,7 +119,7 @@ def test_merged_figures_are_those_of_all_requests() -> None:
         assert to_bytes(reduce(Interval.merge, order)) == whole
 
 
-def test_name_of_a_process_is_the_latest_however_it_was_merged() -> None:
+def test_latest_name_of_a_process_is_kept_in_any_order_of_merging() -> None:
     def named(start_s: int, name: str) -> Interval:
         io = Io(SDB, "read", 512, start_s * S, 5, pid=7)
         return interval_of([io], start_s * S, (start_s + 1) * S, {7: name})
@@ -129,7 +129,7 @@ def test_name_of_a_process_is_the_latest_however_it_was_merged() -> None:
     assert [item.process_names for item in merged] == [{7: "b"}] * 3
 
 
-def test_wide_numbers_are_kept() -> None:
+def test_numbers_beyond_64_bits_survive_the_round_trip() -> None:
     items = [
         Interval(
             time_s=-5,
@@ -148,7 +148,7 @@ def test_wide_numbers_are_kept() -> None:
         to_bytes(Interval(time_s=0, devices=np.empty(0, "u4"), counts=Counts(lost_events=2**128)))
 
 
-def test_rows_in_another_order_or_taken_apart_are_the_same_bytes() -> None:
+def test_bytes_do_not_depend_on_the_order_or_division_of_rows() -> None:
     item = interval_of(example(), 0, 3 * S)
     order = np.random.default_rng(3).permutation(len(item.rows))
     place = np.argsort(order).astype("u4")
@@ -176,7 +176,7 @@ def test_rows_in_another_order_or_taken_apart_are_the_same_bytes() -> None:
     assert to_bytes(other) == to_bytes(item)
 
 
-def test_every_count_is_kept() -> None:
+def test_every_count_survives_the_round_trip() -> None:
     counts = Counts(**{f.name: 2**n for n, f in enumerate(fields(Counts))})
     item = Interval(time_s=0, devices=np.empty(0, "u4"), counts=counts)
     assert from_bytes(to_bytes(item)).counts == counts
@@ -212,8 +212,8 @@ def stored_interval() -> Interval:
     )
 
 
-def test_latest_version_is_still_what_it_was() -> None:
-    """If this fails, what is in people's archives cannot be read any more: make a new version."""
+def test_bytes_of_the_latest_version_have_not_changed() -> None:
+    """If this fails, existing archives can no longer be read: make a new version."""
     stored = GOLDEN.read_bytes()
     assert stored[:5] == b"bkiv\x02"
     back = from_bytes(stored)
@@ -239,7 +239,7 @@ def test_version_1_can_be_read() -> None:
     assert_same(from_bytes(to_bytes(back)), back)
 
 
-def test_interval_of_a_second_takes_a_few_kilobytes() -> None:
+def test_interval_of_one_second_takes_a_few_kilobytes() -> None:
     items = [interval_of(example(), k * S, (k + 1) * S) for k in range(3)]
     for item in items:
         n_bins = sum(len(bins) for bins in (item.snapshot.d2c_bins, item.snapshot.size_bins))
@@ -247,7 +247,7 @@ def test_interval_of_a_second_takes_a_few_kilobytes() -> None:
         assert len(to_bytes(item)) < 400 * len(item.rows) + 3 * n_bins + 200
 
 
-# --- bytes that are none -------------------------------------------------------------------------
+# --- damaged bytes -------------------------------------------------------------------------------
 
 SMALL = to_bytes(interval_of([Io(SDB, "read", 4096, 0, 1000, q2d_ns=5, pid=3)], 0, S, {3: "dd"}))
 
@@ -273,14 +273,14 @@ def sealed(body: bytes) -> bytes:
         (sealed(SMALL[:5]), "too early"),
     ],
 )
-def test_what_is_no_interval_is_refused_with_its_reason(data: bytes, why: str) -> None:
+def test_bytes_that_are_not_an_interval_are_refused_with_the_reason(data: bytes, why: str) -> None:
     with pytest.raises(IntervalError, match=why):
         from_bytes(data)
 
 
 @given(st.binary(max_size=100))
 @settings(max_examples=300, deadline=None)
-def test_any_bytes_are_refused(data: bytes) -> None:
+def test_random_bytes_are_refused(data: bytes) -> None:
     for one in (data, MAGIC + data, sealed(MAGIC + bytes([VERSION]) + data)):
         with pytest.raises(IntervalError):
             from_bytes(one)
@@ -303,10 +303,10 @@ NUMBERS = st.one_of(
 
 @given(st.data())
 @settings(max_examples=300, deadline=None)
-def test_changed_numbers_with_a_true_checksum_are_refused_or_an_interval_like_any_other(
+def test_changed_numbers_with_a_valid_checksum_are_refused_or_usable(
     data: st.DataObject,
 ) -> None:
-    """Never another error, now or later, and never memory for what is not there."""
+    """No other error, now or later, and no memory for numbers beyond the data."""
     numbers = binary_codec._from_varints(SMALL[5:-4]).tolist()
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(numbers) - 1))
@@ -378,13 +378,13 @@ def test_bytes_that_contradict_themselves_are_refused(item: Interval, why: str) 
         from_bytes(as_bytes(item))
 
 
-def test_process_that_is_there_twice_is_refused() -> None:
+def test_process_listed_twice_is_refused() -> None:
     with pytest.raises(IntervalError, match="processes: two rows have the same pid"):
         validation.check(changed("processes", "pid", 4, 1))
 
 
 def as_bytes(item: Interval) -> bytes:
-    """Written without a look at what it says."""
+    """Encoded without a check of its figures."""
     try:
         return to_bytes(item)
     except (IndexError, ValueError) as error:

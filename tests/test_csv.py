@@ -22,7 +22,7 @@ def rows_of(*items: Interval) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text.decode(), newline=""), strict=True))
 
 
-def test_rows_are_of_operations_devices_and_all() -> None:
+def test_csv_has_a_row_for_each_operation_each_device_and_all() -> None:
     rows = rows_of(interval_of(example(), 0, S))
     assert [(r["device"], r["name"], r["op"]) for r in rows] == [
         ("8:16", "sdb", "read"),
@@ -45,7 +45,7 @@ def test_every_row_has_every_column() -> None:
     assert b'"' not in text  # plain enough for cut and awk
 
 
-def test_figures_are_those_of_the_groups() -> None:
+def test_csv_figures_equal_those_of_the_groups() -> None:
     item = interval_of(example(), 0, 3 * S)
     for row, group in zip(rows_of(item), item.groups(), strict=True):
         d2c, size = group.d2c_ns, group.size_bytes
@@ -72,7 +72,7 @@ def test_figures_are_those_of_the_groups() -> None:
         )
 
 
-def test_what_was_not_seen_stands_in_the_row_of_all() -> None:
+def test_losses_are_in_the_row_of_all_devices() -> None:
     item = interval_of(example(), 0, S)
     *others, total = rows_of(item)
     assert (total["records"], total["lost_events"]) == (
@@ -87,7 +87,7 @@ def test_idle_interval_has_a_row() -> None:
     assert (row["device"], row["op"], row["requests"], row["iops"]) == ("all", "all", "0", "0.0")
 
 
-def test_file_has_its_head_once_also_when_nothing_follows(tmp_path: Path) -> None:
+def test_header_is_written_once_even_without_intervals(tmp_path: Path) -> None:
     for number in (0, 1, 3):
         path = tmp_path / f"{number}.csv"
         said: list[str] = []

@@ -9,7 +9,7 @@ from intervals import DM3, SDB
 from blkiomon.sources.devices import DeviceNames, device_name, nameless
 
 
-def test_name_is_the_end_of_the_link(tmp_path: Path) -> None:
+def test_device_name_is_the_last_part_of_the_sysfs_link(tmp_path: Path) -> None:
     (tmp_path / "8:16").symlink_to("../../devices/pci0000:00/0000:00:1f.2/block/sdb")
     (tmp_path / "8:17").symlink_to("../../devices/pci0000:00/0000:00:1f.2/block/sdb/sdb1")
     (tmp_path / "104:0").symlink_to("../../devices/pci0000:00/block/cciss!c0d0")
@@ -19,7 +19,7 @@ def test_name_is_the_end_of_the_link(tmp_path: Path) -> None:
     assert device_name(DM3, tmp_path) is None
 
 
-def test_device_that_appears_later_is_found_and_then_remembered(tmp_path: Path) -> None:
+def test_device_that_appears_later_is_found_and_its_name_cached(tmp_path: Path) -> None:
     names = DeviceNames(tmp_path)
     assert names(DM3) is None
     link = tmp_path / "253:3"

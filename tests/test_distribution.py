@@ -32,22 +32,22 @@ def nearest_rank(values: list[int], percent: float) -> int:
 
 
 @given(st.lists(U64))
-def test_bins_are_the_engines(values: list[int]) -> None:
+def test_bin_of_any_value_equals_the_engines(values: list[int]) -> None:
     assert bin_of(np.array(values, "u8")).tolist() == [intervals.bin_of(v) for v in values]
 
 
-def test_bins_at_every_power_of_two_are_the_engines() -> None:
+def test_bins_at_every_power_of_two_equal_the_engines() -> None:
     assert bin_of(EDGES).tolist() == [intervals.bin_of(value) for value in EDGES]
 
 
-def test_bins_follow_each_other_without_a_gap_over_all_64_bits() -> None:
+def test_bins_cover_all_64_bits_without_gaps() -> None:
     low, high = bin_bounds(np.arange(N_BINS))
     assert (low[0], high[-1]) == (0, 2**64 - 1)
     assert (low[1:] == high[:-1] + np.uint64(1)).all()
     assert bin_of(low).tolist() == bin_of(high).tolist() == list(range(N_BINS))
 
 
-def test_middle_of_a_bin_is_less_than_the_bound_off() -> None:
+def test_middle_of_a_bin_is_within_the_error_bound() -> None:
     low, high = (bound.astype(object) for bound in bin_bounds(np.arange(1, N_BINS)))
     middle = low + (high - low) // 2
     for value in (low, high):
@@ -55,7 +55,7 @@ def test_middle_of_a_bin_is_less_than_the_bound_off() -> None:
     assert MAX_RELATIVE_ERROR == 1 / 128
 
 
-def test_no_such_bin_is_an_error() -> None:
+def test_bin_number_out_of_range_is_refused() -> None:
     with pytest.raises(IndexError):
         bin_bounds([N_BINS])
 
@@ -85,7 +85,7 @@ def test_percentiles_are_within_one_percent_of_numpys(number: int, kind: str) ->
 
 
 @given(VALUES.filter(bool), st.sampled_from(PERCENTILES) | st.floats(0.001, 100))
-def test_any_percentile_is_within_the_bound(values: list[int], percent: float) -> None:
+def test_any_percentile_is_within_the_error_bound(values: list[int], percent: float) -> None:
     exact = nearest_rank(sorted(values), percent)
     found = Distribution.of(values).percentile(percent)
     assert found is not None
@@ -95,12 +95,12 @@ def test_any_percentile_is_within_the_bound(values: list[int], percent: float) -
         assert found == exact
 
 
-def test_percentage_counts_as_it_is_written() -> None:
+def test_percentage_is_used_as_the_decimal_that_was_written() -> None:
     assert Distribution.of([0] * 999 + [50]).percentile(99.9) == 0
     assert Distribution.of([0] * 998 + [50] * 2).percentile(99.9) == 50
 
 
-def test_percentiles_of_few_values_reach_the_extremes_exactly() -> None:
+def test_percentiles_of_few_values_include_the_exact_extremes() -> None:
     distribution = Distribution.of([1_000_003, 77_777_777])
     assert distribution.percentile(50) == 1_000_003
     assert distribution.percentile(99) == 77_777_777
@@ -108,13 +108,13 @@ def test_percentiles_of_few_values_reach_the_extremes_exactly() -> None:
 
 
 @pytest.mark.parametrize("percent", [0, -1, 100.1, math.nan])
-def test_percentile_out_of_range_is_an_error(percent: float) -> None:
+def test_percentile_out_of_range_is_refused(percent: float) -> None:
     with pytest.raises(ValueError, match="more than 0 and at most 100"):
         Distribution.of([1]).percentile(percent)
 
 
 @given(VALUES)
-def test_figures_are_exact(values: list[int]) -> None:
+def test_count_sum_and_extremes_are_exact(values: list[int]) -> None:
     d = Distribution.of(values)
     assert (d.count, d.sum, d.sum_squares) == (len(values), sum(values), sum(v * v for v in values))
     assert (d.min, d.max) == (min(values, default=None), max(values, default=None))
@@ -122,21 +122,21 @@ def test_figures_are_exact(values: list[int]) -> None:
     assert d.counts.sum() == len(values)
 
 
-def test_stddev_does_not_lose_what_is_small_beside_large_values() -> None:
+def test_stddev_keeps_small_differences_between_large_values() -> None:
     assert Distribution.of([2**50, 2**50 + 2]).stddev == 1.0
     assert Distribution.of([4096] * 1000).stddev == 0.0
     values = [3, 14, 15, 92, 65]
     assert Distribution.of(values).stddev == pytest.approx(np.std(values), rel=1e-15)
 
 
-def test_nothing_has_no_figures() -> None:
+def test_empty_distribution_has_no_figures() -> None:
     d = Distribution()
     assert (d.count, d.sum) == (0, 0)
     assert (d.min, d.max, d.mean, d.stddev, d.percentile(50)) == (None,) * 5
 
 
 @given(VALUES, VALUES, VALUES)
-def test_merged_is_the_distribution_of_all_values(
+def test_merged_distribution_equals_that_of_all_values(
     one: list[int], two: list[int], three: list[int]
 ) -> None:
     a, b, c = map(Distribution.of, (one, two, three))
@@ -158,7 +158,7 @@ def test_distribution_cannot_be_changed() -> None:
                 array[0] = 5
 
 
-def test_bounds_tell_what_is_counted() -> None:
+def test_bounds_enclose_the_counted_values() -> None:
     d = Distribution.of([5, 5, 1000])
     assert list(zip(d.low.tolist(), d.high.tolist(), d.counts.tolist(), strict=True)) == [
         (5, 5, 2),

@@ -17,16 +17,15 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-import forked
 import goldenfiles
 import numpy as np
 import oracle
 import pytest
 import quirks
 import reference
+import runner
 import tracewriter as tw
-from forked import Running
-from runner import LONG, MessageQueue, until
+from runner import LONG, MessageQueue, Running, until
 from sanitizers import unsanitized
 from tracewriter import complete, driver_data, encode, issue
 
@@ -46,7 +45,7 @@ def shown(data: bytes, *options: str, status: int = 0) -> str:
     """The text of one run over some bytes, which come as a live trace."""
     if options:
         options = ("--clock=wall", *options)
-    result = forked.run("-I", LONG, "-h", "-", *options, stdin=data)
+    result = runner.call("-I", LONG, "-h", "-", *options, stdin=data)
     assert result.returncode == status, result.stderr
     if result.stdout or not options:  # else it is explained why there is nothing
         assert bool(result.stderr) == bool(status)
@@ -113,15 +112,17 @@ def test_original_has_the_faults() -> None:
 @pytest.mark.parametrize(
     ("d2c_ns", "throughput"), [(0, 4096 * 10**6), (1, 4096 * 10**6), (7, 585142857), (999, 4100100)]
 )
-def test_01_completion_under_a_microsecond(d2c_ns: int, throughput: int) -> None:
-    # The completion stands first: of two records of one time it is the younger only then.
+def test_01_completion_under_a_microsecond_counts_without_a_crash(
+    d2c_ns: int, throughput: int
+) -> None:
+    # The completion comes first: only then is it the younger of two records with equal times.
     text = shown(encode([complete(1000 + d2c_ns, 1, 4096), issue(1000, 1, 4096)]))
     assert line_of(text, "d2c read")["max"] == "0"
     figures = line_of(text, "throughput read")
     assert {figures[name] for name in ("min", "max", "sum")} == {str(throughput)}
 
 
-def test_01_figures_of_other_requests_survive_it() -> None:
+def test_01_other_requests_count_beside_one_under_a_microsecond() -> None:
     assert requests(shown(ONE + UNDER_A_MICROSECOND + ONE)) == 3
 
 
@@ -132,7 +133,9 @@ def test_01_figures_of_other_requests_survive_it() -> None:
     ("size", "d2c_us", "throughput"),
     [(4_294_968, 1, 4_294_968_000), (8 << 20, 1000, 8 << 20), (U32 - 1, 1, (U32 - 1) * 1000)],
 )
-def test_02_throughput_has_64_bits(size: int, d2c_us: int, throughput: int, tmp_path: Path) -> None:
+def test_02_throughput_does_not_wrap_at_32_bits(
+    size: int, d2c_us: int, throughput: int, tmp_path: Path
+) -> None:
     data = quirks.pairs((size, d2c_us))
     text = shown(data, "-b", str(tmp_path / "b"))
     assert line_of(text, "throughput read")["max"] == str(throughput)
@@ -142,20 +145,20 @@ def test_02_throughput_has_64_bits(size: int, d2c_us: int, throughput: int, tmp_
 # -- 3: the last, partial interval -----------------------------------------------------------------
 
 
-def test_03_last_interval_at_the_end_of_a_pipe() -> None:
+def test_03_last_interval_is_printed_at_the_end_of_a_pipe() -> None:
     assert requests(shown(ONE)) == 1
 
 
-def test_03_last_interval_at_the_end_of_a_file(tmp_path: Path) -> None:
+def test_03_last_interval_is_printed_at_the_end_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "trace").write_bytes(ONE * 3)
     with (tmp_path / "trace").open("rb") as file:
-        result = forked.run("-I", LONG, stdin=file)
+        result = runner.call("-I", LONG, stdin=file)
     assert (result.returncode, result.stderr) == (0, b"")
     assert requests(result.stdout.decode()) == 3
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_03_last_interval_on_a_signal(number: signal.Signals, tmp_path: Path) -> None:
+def test_03_last_interval_is_printed_on_a_signal(number: signal.Signals, tmp_path: Path) -> None:
     paths = [tmp_path / letter for letter in "hbD"]
     options = [text for path in paths for text in (f"-{path.name}", str(path))]
     with Running("-I", LONG, *options, "-d", "-").started() as process:
@@ -169,7 +172,7 @@ def test_03_last_interval_on_a_signal(number: signal.Signals, tmp_path: Path) ->
     assert debug.read_text().endswith("1 leftover, 1 match, 0 mismatch, 1 driverdata, 4 overall\n")
 
 
-def test_03_what_the_pipe_held_when_the_signal_came_counts() -> None:
+def test_03_records_that_the_pipe_holds_at_a_signal_count() -> None:
     with Running("-I", LONG).started() as process:
         process.signal(signal.SIGSTOP)
         process.write(ONE)
@@ -242,7 +245,7 @@ def queue(tmp_path: Path) -> MessageQueue:
     return MessageQueue(tmp_path / "queue")
 
 
-def test_05_missing_queue_is_waited_for_asleep(queue: MessageQueue) -> None:
+def test_05_waiting_for_a_missing_queue_uses_no_processor_time(queue: MessageQueue) -> None:
     with Running("-I", "0.2", *queue.options, "-d", "-").started() as process:
         process.write(ONE + encode([driver_data(1, b"x")]))
         process.read_until(bool)
@@ -255,7 +258,7 @@ def test_05_missing_queue_is_waited_for_asleep(queue: MessageQueue) -> None:
     assert status == 1  # what it could not deliver is lost
 
 
-def test_05_missing_queue_is_named_when_asked_to_be_verbose(queue: MessageQueue) -> None:
+def test_05_missing_queue_is_named_with_verbose(queue: MessageQueue) -> None:
     with Running("-I", LONG, *queue.options, "--verbose").started() as process:
         until(lambda: process.stderr, "a line about the queue")
         assert process.stderr == f"blkiomon: waiting for message queue {queue.path} (id 1)\n"
@@ -264,7 +267,7 @@ def test_05_missing_queue_is_named_when_asked_to_be_verbose(queue: MessageQueue)
     assert complaints.endswith(TERMINATED)
 
 
-def test_05_missing_queue_is_not_mentioned_else(queue: MessageQueue) -> None:
+def test_05_missing_queue_is_not_mentioned_without_verbose(queue: MessageQueue) -> None:
     with Running("-I", LONG, *queue.options).started() as process:
         time.sleep(0.5)
         assert process.stderr == ""
@@ -305,7 +308,7 @@ def test_06_full_queue_stops_neither_reading_nor_other_outputs(
         status, text, complaints = process.end()
         messages = queue.take()
     stats = structs(tmp_path / "b")
-    # Whatever was read is in the other outputs, and what is not in the queue is counted.
+    # The other outputs have all records; drops of the queue are counted.
     assert requests(text.decode()) == stats["size_r"]["count"].sum() > 40_000 - 11_000
     assert len(messages) == 1
     reported = re.fullmatch(
@@ -334,7 +337,7 @@ def test_06_queue_with_a_slow_reader_gets_everything(queue: MessageQueue) -> Non
     assert stats["size_r"]["count"].tolist() == [1, 2, 3, 4]
 
 
-def test_06_pipe_that_nobody_reads_stops_neither_reading_nor_other_outputs(tmp_path: Path) -> None:
+def test_06_unread_pipe_stops_neither_reading_nor_other_outputs(tmp_path: Path) -> None:
     payload = bytes(50_000)
     records = encode([driver_data(1, payload)]) * 1000  # 50 MB: more than may wait
     with Running("-I", LONG, "-d", "-", "-h", str(tmp_path / "h")).started() as process:
@@ -353,11 +356,13 @@ def test_06_pipe_that_nobody_reads_stops_neither_reading_nor_other_outputs(tmp_p
 
 
 @pytest.mark.parametrize(("version", "byteorder"), [(7, "<"), (7, ">"), (8, "<"), (8, ">")])
-def test_07_driver_record_without_payload_passes(version: int, byteorder: str) -> None:
+def test_07_driver_record_without_payload_does_not_end_the_run(
+    version: int, byteorder: str
+) -> None:
     records = [driver_data(1, b""), driver_data(2, b"abc"), driver_data(3, b"")]
     request = [issue(10, 1, 4096), complete(9010, 1, 4096)]
     data = encode(records + request, version, byteorder)
-    result = forked.run("-I", LONG, "-d", "-", stdin=data)
+    result = runner.call("-I", LONG, "-d", "-", stdin=data)
     assert (result.returncode, result.stderr) == (0, b"")
     assert result.stdout == encode(records)  # version 7, host order
     assert requests(shown(data)) == 1
@@ -383,11 +388,13 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_08_bad_trace_is_explained_and_figures_are_handed_out(name: str, tmp_path: Path) -> None:
+def test_08_bad_trace_prints_its_reason_and_the_statistics_before_it(
+    name: str, tmp_path: Path
+) -> None:
     data, offset = BROKEN[name]
     paths = [tmp_path / letter for letter in "bD"]
     options = [text for path in paths for text in (f"-{path.name}", str(path))]
-    result = forked.run("-I", LONG, "-h", "-", *options, stdin=data)
+    result = runner.call("-I", LONG, "-h", "-", *options, stdin=data)
     assert result.returncode == 1
     complaint = result.stderr.decode()
     if name in ("garbage_at_once", "text"):  # which has a name
@@ -411,7 +418,7 @@ def test_08_bad_trace_ends_the_run_although_the_input_stays_open() -> None:
 def test_08_resync_goes_on_and_counts_what_it_skips(tmp_path: Path) -> None:
     data = ONE + b"x" * 100 + ONE + b"garbage" + ONE + ONE[:20]
     debug = tmp_path / "D"
-    result = forked.run("-I", LONG, "--resync", "-h", "-", "-D", str(debug), stdin=data)
+    result = runner.call("-I", LONG, "--resync", "-h", "-", "-D", str(debug), stdin=data)
     assert result.returncode == 0
     assert result.stderr.decode() == (
         "blkiomon: bad trace: skipped 100 bytes at byte offset 96\n"
@@ -425,14 +432,14 @@ def test_08_resync_goes_on_and_counts_what_it_skips(tmp_path: Path) -> None:
 
 
 def test_08_resync_does_not_flood(tmp_path: Path) -> None:
-    result = forked.run("-I", LONG, "--resync", "-h", "-", stdin=(ONE + b"junk!") * 1000)
+    result = runner.call("-I", LONG, "--resync", "-h", "-", stdin=(ONE + b"junk!") * 1000)
     lines = result.stderr.decode().splitlines()
     assert len(lines) == 21
     assert lines[-1] == "blkiomon: bad trace: 980 more stretches skipped, 5000 bytes in all"
     assert requests(result.stdout.decode()) == 1000
 
 
-def test_08_marks_of_lost_events_are_counted_and_no_complaint(tmp_path: Path) -> None:
+def test_08_marks_of_lost_events_are_counted_without_a_message(tmp_path: Path) -> None:
     debug = tmp_path / "D"
     data = tw.lost_mark(0, 3) + ONE + tw.lost_mark(12, 10**9) + ONE + tw.lost_mark(1, 1)
     assert requests(shown(data, "-D", str(debug))) == 2
@@ -475,7 +482,7 @@ def test_09_var_of_the_latencies_of_a_real_trace() -> None:
 # -- 10: cost of outstanding requests --------------------------------------------------------------
 
 
-def test_10_a_quarter_of_a_million_outstanding_requests_are_no_burden() -> None:
+def test_10_cost_of_a_record_hardly_depends_on_the_queue_depth() -> None:
     """An absolute bound that no noise reaches, and that no chains of the original's kind meet.
 
     Of sectors that are multiples of eight its 128 chains use 16. It was measured to deal with
@@ -526,13 +533,13 @@ def test_11_pending_records_are_bounded_in_age(tmp_path: Path) -> None:
     assert debug.read_text().endswith(" 3 overall, 1 evicted\n")
 
 
-def test_11_a_partner_that_comes_too_late_is_none(tmp_path: Path) -> None:
+def test_11_completion_beyond_the_greatest_age_does_not_match(tmp_path: Path) -> None:
     pairs = encode([issue(0, 1, 4096), complete(10**9 + 1, 1, 0)])
     assert shown(pairs, "--max-age", "1") == ""
     assert requests(shown(pairs, "--max-age", "1.1")) == 1
 
 
-def test_11_the_usual_bounds() -> None:
+def test_11_pending_records_are_bounded_by_default() -> None:
     config = parse(["-I", "1"])
     assert isinstance(config, Config)
     assert (config.max_pending, config.max_age_s) == (1_000_000, 600.0)
@@ -568,7 +575,7 @@ def test_11_memory_does_not_grow_with_lost_partners() -> None:
 # -- 12: statistics have one owner -----------------------------------------------------------------
 
 
-def test_12_cutting_often_loses_nothing(tmp_path: Path) -> None:
+def test_12_short_intervals_lose_no_request(tmp_path: Path) -> None:
     data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()
     whole = structs_of(data, LONG, tmp_path / "whole", pieces=1)
     often = structs_of(data, "0.002", tmp_path / "often", pieces=300)
@@ -647,7 +654,7 @@ def test_14_block_device_is_refused(option: str, link: bool, disk: Path, tmp_pat
     if link:
         path = tmp_path / "link"
         path.symlink_to(disk)
-    result = forked.run("-I", LONG, option, path, stdin=ONE)
+    result = runner.call("-I", LONG, option, path, stdin=ONE)
     assert (result.returncode, result.stdout) == (1, b"")
     complaint = (
         f"blkiomon: could not write to {path}: it is a block device, and outputs are files\n"

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import forked
 import goldenfiles
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,7 +26,7 @@ import pytest
 import runner
 import tracewriter as tw
 import zstandard
-from forked import Running
+from runner import Running
 from test_monitor import NOON, S, anchored, pair, steady
 from test_sources import split, write_set
 from tracewriter import encode, issue
@@ -61,7 +60,7 @@ def lines_of(output: bytes) -> list[dict[str, Any]]:
 
 def fine(*arguments: str | Path, stdin: Any = b"", **options: Any) -> bytes:
     """What it prints; it has nothing to complain about."""
-    result = forked.run(*arguments, stdin=stdin, **options)
+    result = runner.call(*arguments, stdin=stdin, **options)
     assert (result.returncode, result.stderr) == (0, b"")
     return result.stdout
 
@@ -76,7 +75,7 @@ def counts(lines: Sequence[dict[str, Any]]) -> list[int]:
 
 def bad(*arguments: str | Path, stdin: Any = b"") -> tuple[bytes, str]:
     """What it prints and says when it fails."""
-    result = forked.run(*arguments, stdin=stdin)
+    result = runner.call(*arguments, stdin=stdin)
     # With -I alone all is as with the original.
     assert result.returncode == (1 if len(arguments) == 2 else 3)
     assert b"Traceback" not in result.stderr
@@ -116,9 +115,10 @@ def test_text_of_a_file_counts_time_from_the_first_record(trace: Path) -> None:
     assert times == [b"%s s after the first record" % t for t in (b"1.000", b"2.000", b"2.401")]
 
 
+@pytest.mark.usefixtures("utc")
 def test_text_of_a_file_with_a_timestamp_has_the_time_of_day(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(encode(anchored()))
-    output = fine("-I", "1", tmp_path / "t", env=os.environ | {"TZ": "UTC"})
+    output = fine("-I", "1", tmp_path / "t")
     times = re.findall(rb"^time: (.*)$", output, re.MULTILINE)
     assert times == [b"Tue Nov 14 22:13:%d 2023" % s for s in (21, 22, 22)]
 
@@ -290,7 +290,7 @@ def test_missing_cpu_is_reported_and_the_rest_is_right(tmp_path: Path) -> None:
     for cpu in (0, 1, 3):
         of_cpu = [r for i in range(cpu, 30, 4) for r in records[2 * i : 2 * i + 2]]
         (tmp_path / f"sda.blktrace.{cpu}").write_bytes(encode(of_cpu))
-    result = forked.run("-I", "1", "--json", "-", tmp_path / "sda")
+    result = runner.call("-I", "1", "--json", "-", tmp_path / "sda")
     stem = f"{tmp_path}/sda.blktrace"
     assert result.returncode == 0
     assert result.stderr.decode() == (
@@ -350,7 +350,7 @@ def padded(tmp_path: Path) -> Path:
 def test_zeros_at_the_end_of_members_are_padding(
     padded: Path, trace: Path, options: tuple[str, ...]
 ) -> None:
-    result = forked.run("-I", "1", "--json", "-", *options, padded)
+    result = runner.call("-I", "1", "--json", "-", *options, padded)
     assert (result.returncode, result.stderr.decode()) == (0, padded_by("3 files of sda"))
     assert lines_of(result.stdout) == json_of("-I", "1", trace)
 
@@ -372,7 +372,7 @@ def test_zeros_at_the_end_of_a_pipe_are_padding(trace: Path, by: int) -> None:
 def test_zeros_at_the_end_of_a_file_are_padding(trace: Path, pack: Any) -> None:
     expected = json_of("-I", "1", trace)
     trace.write_bytes(pack(STEADY + bytes(524_256)))
-    result = forked.run("-I", "1", "--json", "-", trace)
+    result = runner.call("-I", "1", "--json", "-", trace)
     assert (result.returncode, result.stderr.decode()) == (0, padded_by(trace))
     assert lines_of(result.stdout) == expected
 
@@ -444,7 +444,7 @@ def test_file_without_permission(trace: Path) -> None:
 
 def test_resync_counts_what_was_skipped(trace: Path) -> None:
     trace.write_bytes(STEADY[:960] + b"garbage" * 20 + STEADY[960:])
-    result = forked.run("-I", "1", "--resync", "--json", "-", trace)
+    result = runner.call("-I", "1", "--resync", "--json", "-", trace)
     lines = lines_of(result.stdout)
     assert counts(lines) == COUNTS
     assert sum(line["unseen"]["skipped_bytes"] for line in lines) == 140
@@ -514,6 +514,7 @@ def test_number_of_a_device_by_its_name(tmp_path: Path, monkeypatch: pytest.Monk
         cli.parse(["-I1", "--device", "sdx"])
 
 
+@pytest.mark.usefixtures("utc")
 def test_from_and_to(trace: Path, tmp_path: Path) -> None:
     lines = json_of("-I", "1", "--from", "0.5", "--to", "2", trace)
     assert counts(lines) == [10, 5]
@@ -522,10 +523,9 @@ def test_from_and_to(trace: Path, tmp_path: Path) -> None:
         (3 * S // 2, 2 * S),
     ]
     (tmp_path / "t").write_bytes(encode(anchored()))
-    utc = os.environ | {"TZ": "UTC"}
     times = ["--from", "2023-11-14T22:13:21", "--to", "2023-11-14T22:13:22.25"]
     assert NOON == 1_699_999_200 + 800
-    lines = json_of("-I", "1", *times, tmp_path / "t", env=utc)
+    lines = json_of("-I", "1", *times, tmp_path / "t")
     assert [line["start"] for line in lines] == [
         "2023-11-14T22:13:21.000000000Z",
         "2023-11-14T22:13:22.000000000Z",
@@ -591,9 +591,9 @@ def test_decode_as_a_command(tmp_path: Path) -> None:
     assert len(as_json) == len(rows) == stats.stat().st_size // 424
     with stats.open("rb") as file:
         assert fine("decode", "-", stdin=file) == fine("decode", stats)
-    result = forked.run("decode", tmp_path / "missing")
+    result = runner.call("decode", tmp_path / "missing")
     assert (result.returncode, b"missing: No such file" in result.stderr) == (3, True)
-    result = forked.run("decode", TRACE)
+    result = runner.call("decode", TRACE)
     assert result.stderr.decode() == (
         f"blkiomon: {TRACE} is a block trace: use `blkiomon -I SECONDS {TRACE}`\n"
     )
@@ -751,7 +751,7 @@ def test_no_final_drops_the_last_interval(trace: Path) -> None:
 def test_time_jump_is_a_note_and_no_bad_trace(tmp_path: Path) -> None:
     records = [*pair(S), issue(1 << 62, 16, 512)]
     (tmp_path / "t").write_bytes(encode(records))
-    result = forked.run("-I", "1", "--json", "-", tmp_path / "t")
+    result = runner.call("-I", "1", "--json", "-", tmp_path / "t")
     assert result.returncode == 0
     assert re.fullmatch(
         rb"blkiomon: \d+ intervals without a record are left out, where time jumps ahead\n"
@@ -763,7 +763,7 @@ def test_time_jump_is_a_note_and_no_bad_trace(tmp_path: Path) -> None:
 def test_time_jump_is_nothing_to_outputs_of_the_original(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(encode([*pair(S), issue(1 << 62, 16, 512)]))
     with (tmp_path / "t").open("rb") as file:
-        result = forked.run("-I", "1", "-h", "-", stdin=file)
+        result = runner.call("-I", "1", "-h", "-", stdin=file)
     assert (result.returncode, result.stderr) == (0, b"")
     assert text_counts(result.stdout) == [1]
 

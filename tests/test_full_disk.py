@@ -1,6 +1,4 @@
-"""A disk that is full for a while, on a file system that really is: what is lost is counted, and
-what is there is whole.
-"""
+"""A file system that is full for a while: outputs hold whole intervals, and drops are counted."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import runner
-from forked import Running
-from runner import until
+from runner import Running, until
 from test_faults import ONE
 
 from blkiomon.engine import layout
@@ -104,7 +101,7 @@ def sender(process: runner.Running, other: Path) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("option", OUTPUTS)
-def test_disk_that_is_full_for_a_while_costs_whole_intervals_that_are_counted(
+def test_full_disk_drops_whole_intervals_and_counts_them(
     option: str, disk: Path, tmp_path: Path
 ) -> None:
     path, other = disk / OUTPUTS[option], tmp_path / ("o.json" if option == "-b" else "o.bin")
@@ -156,7 +153,7 @@ def test_parquet_waits_for_space_and_loses_nothing(disk: Path, tmp_path: Path) -
     assert sizes(path) == sizes(other) == [1, 2, 3, 4, 5]
 
 
-def test_parts_of_parquet_are_whole_or_not_there(disk: Path, tmp_path: Path) -> None:
+def test_each_parquet_part_is_whole_or_absent_on_a_full_disk(disk: Path, tmp_path: Path) -> None:
     (disk / "parts").mkdir()
     path, other = disk / "parts", tmp_path / "other.json"
     with Running("-I", "0.1", "--parquet", path, "--json", other).started() as process:

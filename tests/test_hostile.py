@@ -39,7 +39,7 @@ HIGHEST = 2**32 - 1
 
 
 def tables(cut: Snapshot) -> dict[str, bytes]:
-    """Everything that was handed out."""
+    """All arrays of a snapshot."""
     return {f.name: getattr(cut, f.name).tobytes() for f in fields(cut)}
 
 
@@ -95,7 +95,7 @@ def test_records_of_devices_beyond_the_limit_are_counted_and_the_others_are_righ
     assert engine.counters()["requests"] == 4 * 3
 
 
-def test_devices_that_are_idle_make_room_for_others() -> None:
+def test_idle_devices_are_forgotten_for_new_ones() -> None:
     engine = Engine(max_devices=8)
     for interval in range(500):
         devices = [3 * interval, 3 * interval + 1, 3 * interval + 2]
@@ -104,7 +104,7 @@ def test_devices_that_are_idle_make_room_for_others() -> None:
     assert engine.counters()["over_device_limit"] == 0
 
 
-def test_devices_over_the_limit_in_one_interval_have_room_in_the_next() -> None:
+def test_devices_over_the_limit_count_from_the_next_interval_on() -> None:
     engine = Engine(max_devices=2)
     engine.feed(encode(pairs_on([1, 2, 3])))
     assert requests_by_device(engine.snapshot()) == {1: 1, 2: 1}
@@ -115,7 +115,7 @@ def test_devices_over_the_limit_in_one_interval_have_room_in_the_next() -> None:
 
 
 @pytest.mark.parametrize("waits", ["issue", "completion", "queue record"])
-def test_device_with_something_pending_keeps_its_place(waits: str) -> None:
+def test_device_with_pending_records_is_not_forgotten(waits: str) -> None:
     engine = Engine(max_devices=3)
     first = issue(100, 8, 4096, device=77)
     last = complete(200, 8, 4096, device=77)
@@ -138,7 +138,7 @@ def test_device_with_something_pending_keeps_its_place(waits: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(15))
-def test_figures_do_not_depend_on_devices_having_made_room(seed: int) -> None:
+def test_forgetting_devices_changes_no_figures(seed: int) -> None:
     rng = random.Random(f"room {seed}")
     bounded, other = Engine(max_devices=12), Engine()
     time_ns = 0
@@ -163,7 +163,7 @@ def test_figures_do_not_depend_on_devices_having_made_room(seed: int) -> None:
     assert counters == other.counters()
 
 
-def test_device_that_takes_another_one_s_place_begins_anew() -> None:
+def test_device_in_a_reused_slot_begins_with_empty_statistics() -> None:
     engine = Engine(max_devices=1)
     for device in range(50):
         numbered = [
@@ -186,7 +186,7 @@ def test_named_devices_count_whatever_else_there_is(threads: int) -> None:
     assert engine.counters()["over_device_limit"] == 0
 
 
-def test_notes_count_whatever_device_they_are_of() -> None:
+def test_notes_of_any_device_count() -> None:
     engine = Engine(max_devices=1)
     notes = [replace(tw.notify_process(1, pid, f"p{pid}"), device=pid) for pid in range(300)]
     engine.feed(encode(notes))
@@ -196,7 +196,7 @@ def test_notes_count_whatever_device_they_are_of() -> None:
     assert engine.counters()["over_device_limit"] == 0
 
 
-def test_victim_of_a_device_that_is_gone_is_nobody() -> None:
+def test_eviction_candidate_of_a_forgotten_device_is_ignored() -> None:
     # Who is to be evicted next is chosen ahead; by then its device may have given its place away.
     engine = Engine(max_devices=40, max_pending=32)
     engine.feed(encode([issue(n, n, 512, device=n % 30) for n in range(40)]))
@@ -212,7 +212,7 @@ def test_victim_of_a_device_that_is_gone_is_nobody() -> None:
     assert engine.counters()["evicted"] == 8 + 8
 
 
-def test_highest_device_is_told_from_all_devices() -> None:
+def test_highest_device_number_is_not_mistaken_for_all_devices() -> None:
     engine = Engine()
     engine.feed(encode([*pairs_on([HIGHEST]), issue(2000, 8, 512, device=5)]))
     *groups, total = groups_of(engine.snapshot(3000), 3000)
@@ -225,7 +225,7 @@ def test_highest_device_is_told_from_all_devices() -> None:
 
 @unsanitized
 @pytest.mark.parametrize("interval_devices", [1000, 50_000])
-def test_memory_is_flat_however_many_devices_come_by(interval_devices: int) -> None:
+def test_memory_does_not_grow_with_the_number_of_devices(interval_devices: int) -> None:
     engine = Engine(max_devices=4096)
     used_kib = []
     counted = 0
@@ -248,7 +248,7 @@ def test_limits_out_of_range_are_refused(max_devices: int) -> None:
         Engine(max_devices=max_devices)
 
 
-def test_greatest_limit_is_as_many_devices_as_there_can_be() -> None:
+def test_device_limit_reaches_the_number_of_all_devices() -> None:
     engine = Engine(max_devices=(1 << 22) - 1)
     records = np.zeros(1 << 18, dtype=layout.TRACE_V7)
     records["magic"] = layout.MAGIC | 7
@@ -261,7 +261,7 @@ def test_greatest_limit_is_as_many_devices_as_there_can_be() -> None:
     assert requests_by_device(engine.snapshot()) == {5: 1}
 
 
-def test_command_says_that_there_were_too_many_devices() -> None:
+def test_command_reports_devices_over_the_limit() -> None:
     data = encode(pairs_on(range(5)))
     options = ("-I", runner.LONG, "--json", "-", "--max-devices", "3")
     result = runner.run(*options, stdin=data)
@@ -329,7 +329,7 @@ def longest_searches(sectors: Sequence[int], devices: Sequence[int] = (8 << 20,)
     return [sorted(each)[5] for each in zip(*found)]
 
 
-def test_keys_that_collide_for_one_seed_are_like_any_others_for_another() -> None:
+def test_keys_that_collide_under_one_hash_seed_do_not_under_another() -> None:
     sectors = colliding_sectors(3000, SEED)
     groups, _ = searches(filled(sectors, hash_seed=SEED))
     assert groups >= 3000 // 15  # the attack is a real one, for who knows
@@ -338,13 +338,13 @@ def test_keys_that_collide_for_one_seed_are_like_any_others_for_another() -> Non
 
 
 @pytest.mark.parametrize("shift", [0, 3, 9, 16, 32, 40, 49])
-def test_sectors_at_any_distance_are_found_at_once(shift: int) -> None:
+def test_sectors_at_any_stride_need_few_probes(shift: int) -> None:
     groups, _ = longest_searches([n << shift for n in range(15_000)])
     assert groups <= 3
 
 
 @pytest.mark.parametrize("shift", [0, 4, 8, 12, 17])
-def test_devices_at_any_distance_are_found_at_once(shift: int) -> None:
+def test_device_numbers_at_any_stride_need_few_probes(shift: int) -> None:
     devices = [(n << shift) % 2**32 for n in range(5000)]
     groups, slots = longest_searches([2048], devices)
     assert groups <= 3
@@ -352,7 +352,7 @@ def test_devices_at_any_distance_are_found_at_once(shift: int) -> None:
 
 
 @pytest.mark.parametrize("block", range(4))
-def test_seed_of_the_hash_changes_nothing(block: int) -> None:
+def test_hash_seed_changes_no_figures(block: int) -> None:
     for seed in range(block * 10, block * 10 + 10):
         data = encode(streams.generate(seed, avoid="nothing").records)
         names = encode([tw.notify_process(0, pid, f"p{pid}") for pid in range(50)])
@@ -384,7 +384,7 @@ def intervals_of(
     return monitor.feed(encode(records)) + monitor.finish(), monitor
 
 
-def test_no_time_makes_more_intervals_than_records_pay_for(
+def test_idle_intervals_are_bounded_by_the_number_of_records(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(monitor_module, "MOST_IDLE", 1000)
@@ -405,7 +405,9 @@ def test_no_time_makes_more_intervals_than_records_pay_for(
     assert taken + monitor.skipped_intervals == passed
 
 
-def test_what_is_pending_makes_idle_intervals_dearer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pending_requests_reduce_the_allowed_idle_intervals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     most = 20_000
     monkeypatch.setattr(monitor_module, "MOST_IDLE", most)
     records = [issue(S, n, 512) for n in range(10_000)]
@@ -416,7 +418,7 @@ def test_what_is_pending_makes_idle_intervals_dearer(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("wild_ns", [[NEVER_NS], [NEVER_NS, 0], [0, NEVER_NS, 2**63, 1, 0]])
-def test_wild_times_lose_no_request_and_end(wild_ns: list[int]) -> None:
+def test_random_times_lose_no_request(wild_ns: list[int]) -> None:
     records = pairs_on([1], 5 * S)
     for n in range(300):
         records += [issue(wild_ns[n % len(wild_ns)], 10**6 + n, 512, device=2)]
@@ -428,7 +430,7 @@ def test_wild_times_lose_no_request_and_end(wild_ns: list[int]) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_times_running_backwards_throughout(threads: int) -> None:
+def test_times_that_only_decrease_lose_no_request(threads: int) -> None:
     n = 50_000
     records = np.zeros(n, layout.TRACE_V7)
     records["magic"] = layout.MAGIC | 7
@@ -458,7 +460,7 @@ def d2c_of(times_ns: Sequence[int]) -> Any:
     return total.d2c_ns
 
 
-def test_squares_of_the_longest_latencies_are_exact_or_not_known() -> None:
+def test_squares_of_the_longest_latencies_are_exact_or_unknown() -> None:
     one = d2c_of([NEVER_NS])
     assert (one.sum, one.sum_squares, one.stddev) == (NEVER_NS, NEVER_NS**2, 0.0)
     pair = d2c_of([2**63, 2**63])
@@ -469,7 +471,7 @@ def test_squares_of_the_longest_latencies_are_exact_or_not_known() -> None:
     assert lost.stddev is None
 
 
-def test_squares_that_are_not_known_stay_so_in_any_sum() -> None:
+def test_unknown_sum_of_squares_stays_unknown_when_merged() -> None:
     monitor = Monitor(1000.0, max_age_s=1.8e10)
     records = []
     for n in range(6):
@@ -483,7 +485,7 @@ def test_squares_that_are_not_known_stay_so_in_any_sum() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_sums_of_the_largest_requests_go_beyond_64_bits(threads: int) -> None:
+def test_sums_of_the_largest_requests_exceed_64_bits(threads: int) -> None:
     engine = Engine(threads=threads)
     size = 2**32 - 1
     for n in range(3):
@@ -507,7 +509,7 @@ def test_sums_of_the_largest_requests_go_beyond_64_bits(threads: int) -> None:
 
 
 @pytest.mark.parametrize("piece", [1 << 20, 65_536, 4096, 65_583, 47])
-def test_longest_payloads_are_passed_over_wherever_reads_end(piece: int) -> None:
+def test_longest_payloads_are_skipped_across_any_reads(piece: int) -> None:
     payload = bytes(range(256)) * 255 + bytes(255)
     assert len(payload) == 65_535
     records = [replace(r, payload=payload) for r in pairs_on(range(8))]
@@ -522,7 +524,7 @@ def test_longest_payloads_are_passed_over_wherever_reads_end(piece: int) -> None
         assert tables(whole.snapshot()) == tables(split.snapshot())
 
 
-def test_names_are_bounded_and_those_in_use_stay() -> None:
+def test_process_names_are_bounded_and_used_ones_stay() -> None:
     engine = Engine()
     engine.feed(encode([tw.notify_process(0, 10**6, "here")]))
     one = encode([tw.notify_process(0, 0, "gone")])
@@ -543,7 +545,7 @@ GARBAGE = st.binary(max_size=200).filter(lambda b: not {0x65, 0x74, 0x43} & set(
 
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(st.lists(GARBAGE, min_size=1, max_size=8), st.data())
-def test_no_valid_record_behind_garbage_is_lost(garbage: list[bytes], data: st.DataObject) -> None:
+def test_every_valid_record_after_garbage_counts(garbage: list[bytes], data: st.DataObject) -> None:
     version = data.draw(st.sampled_from([7, 8]))
     order = data.draw(st.sampled_from("<>"))
     payload = data.draw(st.sampled_from([b"", b"x" * 300]))
@@ -576,7 +578,7 @@ PIECES = st.one_of(
 @settings(max_examples=120, deadline=None, derandomize=True)
 @given(st.lists(PIECES, min_size=1, max_size=12))
 @example([b"eat\x07", encode([issue(1, 1, 512)])[:13], encode([issue(2**63, 1, 512)])])
-def test_each_byte_tells_the_engine_what_it_tells_the_reference(pieces: list[bytes]) -> None:
+def test_engine_agrees_with_the_reference_after_each_byte(pieces: list[bytes]) -> None:
     engine = Engine(resync=True)
     reference = Reference(resync=True)
     stream = encode([issue(0, 0, 512)]) + b"".join(pieces)
@@ -592,7 +594,7 @@ def test_each_byte_tells_the_engine_what_it_tells_the_reference(pieces: list[byt
 
 
 @pytest.mark.parametrize("step", [1, 48, 1000])
-def test_what_is_no_record_does_not_tell_the_byte_order(step: int) -> None:
+def test_garbage_does_not_set_the_byte_order(step: int) -> None:
     false = [tw.encode_malformed_v8(issue(n, 1, 512), "<") for n in range(2)]
     stream = b"".join(false) + encode([issue(1, 1, 512), complete(6, 1, 512)], 7, ">")
     engine, reference = Engine(resync=True), Reference(resync=True)

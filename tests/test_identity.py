@@ -42,7 +42,7 @@ QUIRKS = {
 }
 
 CRASHES, FAULTS = range(128), range(64)
-"""Seeds of generated streams. Whatever rule is broken, the first few dozen of them tell."""
+"""Seeds of generated streams; the first few dozen detect any broken rule."""
 
 LARGEST_SIZE = (1 << 32) // 1000
 _SUM = re.compile(rb"sum (-?\d+)")
@@ -104,7 +104,7 @@ def seeds_of_our_age(avoid: streams.Avoid, number: int, count: int) -> list[int]
 
 
 def outputs_of_process(data: bytes, directory: Path, *options: str) -> reference.Outputs:
-    """All four outputs of a process of its own; it says nothing, and ends well."""
+    """All four outputs of a process, which prints nothing else and succeeds."""
     directory.mkdir(parents=True)
     paths = {letter: directory / letter for letter in "hbdD"}
     arguments = [text for letter, path in paths.items() for text in (f"-{letter}", str(path))]
@@ -137,29 +137,33 @@ def both_of(
 
 
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
-def test_real_trace(theirs_of_traces: dict[str, oracle.Result], path: Path, tmp_path: Path) -> None:
+def test_real_trace_prints_the_same_as_the_original(
+    theirs_of_traces: dict[str, oracle.Result], path: Path, tmp_path: Path
+) -> None:
     ours = outputs_of_process(path.read_bytes(), tmp_path / "ours")
     assert_identical(ours, theirs_of_traces[path.stem], path.stem)
 
 
 @pytest.mark.parametrize("name", QUIRKS)
-def test_quirk(theirs_of_traces: dict[str, oracle.Result], name: str, tmp_path: Path) -> None:
+def test_quirk_prints_the_same_as_the_original(
+    theirs_of_traces: dict[str, oracle.Result], name: str, tmp_path: Path
+) -> None:
     assert_identical(identical_outputs_of(QUIRKS[name], tmp_path), theirs_of_traces[name], name)
 
 
-def test_generated_streams_of_any_size_and_latency(tmp_path: Path) -> None:
+def test_generated_streams_print_the_same_with_wrapped_figures_masked(tmp_path: Path) -> None:
     for seed, ours, theirs in both_of("crashes", CRASHES, tmp_path):
         assert_identical(ours, theirs, f"crashes {seed}")
 
 
-def test_generated_streams_with_nothing_masked(tmp_path: Path) -> None:
+def test_generated_streams_print_the_same_with_nothing_masked(tmp_path: Path) -> None:
     for seed, ours, theirs in both_of("faults", FAULTS, tmp_path):
         assert_identical(ours, theirs, f"faults {seed}")
         assert oracle.mask_human(ours.human) == theirs.human, seed
         assert ours.binary == theirs.binary, seed
 
 
-def test_generated_streams_through_processes(tmp_path: Path) -> None:
+def test_generated_streams_print_the_same_in_processes(tmp_path: Path) -> None:
     oracle.require()
     seeds = seeds_of_our_age("crashes", 4, 300)
     cases = [streams.generate(seed, "crashes", 300).data for seed in seeds]
@@ -173,11 +177,11 @@ def test_generated_streams_through_processes(tmp_path: Path) -> None:
         assert_identical(one, theirs, f"crashes {seed}")
 
 
-def test_original_and_ours_at_a_boundary_with_the_input_held_open(tmp_path: Path) -> None:
+def test_boundary_with_open_input_prints_the_same_as_the_original(tmp_path: Path) -> None:
     program = oracle.require()
     (seed,) = seeds_of_our_age("faults", 1, 300)
     data = streams.generate(seed, "faults", 300).data
-    # Without its last interval: what is printed was printed at a boundary.
+    # Without the last interval, only boundaries print.
     options = ("--no-final", f"--max-age={LONGEST_S}")
     theirs = printed_at_a_boundary(data, (program,))
     assert printed_at_a_boundary(data, runner.COMMAND, *options) == theirs
@@ -209,7 +213,7 @@ def printed_at_a_boundary(data: bytes, command: Sequence[str], *options: str) ->
 # -- messages --------------------------------------------------------------------------------------
 
 
-def test_messages(tmp_path: Path) -> None:
+def test_queue_messages_equal_the_originals(tmp_path: Path) -> None:
     program = oracle.require()
     seeds = seeds_of_our_age("faults", 3, 150)
     cases = [streams.generate(seed, "faults", 150).data for seed in seeds]
@@ -264,13 +268,13 @@ def test_golden(name: str, tmp_path: Path) -> None:
     assert_identical(identical_outputs_of(golden.data, tmp_path), stored, name)
 
 
-def test_all_golden_files_are_there() -> None:
+def test_all_golden_files_exist() -> None:
     assert {*goldenfiles.REAL, *(n.replace("_", "-") for n in quirks.GOLDEN)} <= {
         *goldenfiles.names()
     }
 
 
-def test_equal_streams_of_other_version_or_byte_order(tmp_path: Path) -> None:
+def test_version_and_byte_order_change_no_output(tmp_path: Path) -> None:
     for seed in range(25):
         stream = streams.generate(seed, "crashes")
         expected = outputs_of(stream.data, tmp_path)
@@ -279,7 +283,9 @@ def test_equal_streams_of_other_version_or_byte_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
-def test_real_trace_as_version_8_of_the_other_byte_order(path: Path, tmp_path: Path) -> None:
+def test_real_trace_in_version_8_and_swapped_bytes_prints_the_same(
+    path: Path, tmp_path: Path
+) -> None:
     data = path.read_bytes()
     twin, records = swapped_version_8(data)
     assert len(twin) == len(data) + 16 * records
@@ -302,11 +308,13 @@ def swapped_version_8(data: bytes) -> tuple[bytes, int]:
 
 
 @pytest.mark.parametrize("stat_version", ["0.3", "0.2"])
-def test_generated_streams_like_the_reference(stat_version: str, tmp_path: Path) -> None:
+def test_generated_streams_print_the_same_as_the_reference(
+    stat_version: str, tmp_path: Path
+) -> None:
     # What is counted is the same for both, how it is written is not.
     for seed in range(*{"0.3": (0, 40), "0.2": (40, 60)}[stat_version]):
         data = streams.generate(seed, "nothing").data
-        ref = reference.Reference(as_original=True, max_age_ns=600 * 10**9, version=stat_version)
+        ref = reference.Reference(as_original=True, max_age_ns=600 * 10**9)
         ref.feed(data)
         stats = ref.finish()
         human = reference.human_text(stats, 0)
@@ -321,12 +329,12 @@ def test_generated_streams_like_the_reference(stat_version: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
-def test_real_trace_like_the_reference(path: Path, tmp_path: Path) -> None:
+def test_real_trace_prints_the_same_as_the_reference(path: Path, tmp_path: Path) -> None:
     data = path.read_bytes()
     assert outputs_of(data, tmp_path) == reference.outputs(data)
 
 
-def test_lossy_trace_like_the_reference(tmp_path: Path) -> None:
+def test_lossy_trace_prints_the_same_as_the_reference(tmp_path: Path) -> None:
     # It is cut in its last record: that is complained about, and everything before it counts.
     data = (goldenfiles.TRACES / f"{LOSSY}.bin").read_bytes()
     ref = reference.Reference(as_original=True)
@@ -346,26 +354,9 @@ def test_lossy_trace_like_the_reference(tmp_path: Path) -> None:
 # -- known truth -----------------------------------------------------------------------------------
 
 
-def _requests(rows: np.ndarray) -> dict[tuple[int, str], int]:
-    """Requests of each minor number of the loop devices, and operation."""
-    return {
-        (int(row["device"]) & 0xFFFFF, layout.OPS[row["op"]]): int(row["requests"]) for row in rows
-    }
-
-
-def test_what_the_load_generator_did_on_three_devices(tmp_path: Path) -> None:
+def test_requests_on_three_devices_are_those_of_the_load_generator(tmp_path: Path) -> None:
     data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()
-    engine = Engine()
-    engine.feed(data)
-    rows = engine.snapshot().rows
-    assert _requests(rows) == {
-        (1, "read"): 28_110,
-        (1, "write"): 12_038,
-        (2, "write"): 5_897,
-        (2, "flush"): 92,
-        (3, "discard"): 1_500,
-    }
-    # The drop-in tells directions apart only: flushes are reads, and trims are writes.
+    # The drop-in separates directions only: flushes are reads, and trims are writes.
     stats = np.frombuffer(outputs_of(data, tmp_path).binary, layout.STATS_03)
     requests = {
         int(s["device"]) & 0xFFFFF: (int(s["size_r"]["count"]), int(s["size_w"]["count"]))
@@ -374,7 +365,7 @@ def test_what_the_load_generator_did_on_three_devices(tmp_path: Path) -> None:
     assert requests == {1: (28_110, 12_038), 2: (92, 5_897), 3: (0, 1_500)}
 
 
-def test_what_the_load_generator_did_in_four_phases() -> None:
+def test_requests_in_four_phases_are_those_of_the_load_generator() -> None:
     data = (goldenfiles.TRACES / "loop-phases-dc.bin").read_bytes()
     times = np.frombuffer(data, layout.TRACE_V7)["time"]
     ends_s = (4.15, 8.45, 13.5)  # in the pauses between the phases
@@ -384,7 +375,7 @@ def test_what_the_load_generator_did_in_four_phases() -> None:
     for start, end in zip([0, *ends], [*ends, len(times)], strict=True):
         engine.feed(data[start * 48 : end * 48])
         rows = engine.snapshot().rows
-        phases.append({op: number for (_, op), number in _requests(rows).items()})
+        phases.append({layout.OPS[row["op"]]: int(row["requests"]) for row in rows})
     assert phases == [
         {"read": 8_001},
         {"read": 16_000, "write": 6_800},

@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import forked
 import goldenfiles
 import pytest
+import runner
 import tracewriter as tw
 from rich.cells import cell_len
 from test_sources import write_set
@@ -219,7 +219,7 @@ def test_comparison_says_which_side_is_incomplete(
 
 def test_comparison_of_one_device_leaves_the_share_as_it_is(half: Path, said: str) -> None:
     path = half.with_suffix(".jsonl")
-    assert forked.run("-I", "1", "--json", path, half).returncode == 0
+    assert runner.call("-I", "1", "--json", path, half).returncode == 0
     for device in (7 << 20 | 1, 7 << 20 | 2):
         found = collect([str(path)], devices=[device])
         assert found.whole.devices.tolist() == [device]
@@ -239,7 +239,7 @@ def test_comparison_has_requeues_if_there_are_any(
 
 def test_json_of_one_device_keeps_its_requeues(retried: Path) -> None:
     path = retried.with_suffix(".jsonl")
-    assert forked.run("-I", "1", "--json", path, retried).returncode == 0
+    assert runner.call("-I", "1", "--json", path, retried).returncode == 0
     total = collect([str(path)], devices=[8 << 20]).whole.total
     assert (total.requeues, total.retried.max) == (2, 61 * MS)
     assert collect([str(path)]).whole.total.requeues == 2
@@ -271,19 +271,19 @@ def test_archive_has_requeues_if_there_are_any(retried: Path) -> None:
 
 
 def test_a_run_ends_with_a_line_of_what_is_incomplete(half: Path, said: str) -> None:
-    result = forked.run("-I", "1", "--json", "/dev/null", half)
+    result = runner.call("-I", "1", "--json", "/dev/null", half)
     assert result.returncode == 0
     assert result.stderr.decode() == f"blkiomon: incomplete: {said}\n"
 
 
 @pytest.mark.parametrize("outputs", [["-h", "-"], ["-b", "-"]])
 def test_the_originals_outputs_end_without_such_a_line(half: Path, outputs: Sequence[str]) -> None:
-    result = forked.run("-I", "1", *outputs, half)
+    result = runner.call("-I", "1", *outputs, half)
     assert result.returncode == 0 and not result.stderr
 
 
 def test_a_run_of_a_whole_trace_ends_without_such_a_line() -> None:
-    assert not forked.run("-I", "1", "--json", "/dev/null", MULTI).stderr
+    assert not runner.call("-I", "1", "--json", "/dev/null", MULTI).stderr
 
 
 def test_metrics_have_the_shares_of_the_latest_interval() -> None:

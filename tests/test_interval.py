@@ -62,7 +62,7 @@ def of(*values: int) -> Moments:
         (4, 2454266977, 1505856598598179695, "613566744.2", "0.0"),
     ],
 )
-def test_avg_and_var_are_the_originals(
+def test_avg_and_var_equal_the_originals(
     num: int, total: int, squares: int, avg: str, var: str
 ) -> None:
     m = Moments(0, 0, total, squares, num)
@@ -75,11 +75,11 @@ def test_var_is_exact_where_the_original_wraps() -> None:
     assert of(0, 2**63).var == 2.0**124
 
 
-def test_nothing_has_no_avg_and_no_var() -> None:
+def test_empty_moments_have_no_avg_and_no_var() -> None:
     assert (NOTHING.avg, NOTHING.var, NOTHING.min) == (0.0, 0.0, 2**64 - 1)
 
 
-def test_merged_moments_are_those_of_all_values() -> None:
+def test_merged_moments_equal_those_of_all_values() -> None:
     assert of(1, 2**70).merge(of(5)) == of(1, 2**70, 5)
     assert of(7).merge(NOTHING) == NOTHING.merge(of(7)) == of(7)
 
@@ -97,7 +97,7 @@ def test_operations_merge_by_direction() -> None:
     assert sum(stats.size_hist) == sum(stats.d2c_hist) == 4
 
 
-def test_bidirectional_requests_are_in_the_histograms_only() -> None:
+def test_bidirectional_requests_count_in_the_histograms_only() -> None:
     (stats,) = interval([Request(5, BIDIRECTIONAL, 512, 100)] * 2).device_stats()
     assert stats.bidir == 2
     assert stats.size_hist[1] == 2
@@ -106,7 +106,7 @@ def test_bidirectional_requests_are_in_the_histograms_only() -> None:
     }
 
 
-def test_devices_come_in_reverse_of_their_first_match() -> None:
+def test_devices_are_in_reverse_order_of_their_first_match() -> None:
     order = [9, 3, 2**32 - 1, 7, 3, 9]
     stats = interval([Request(device, READ, 1, 1) for device in order]).device_stats()
     assert [s.device for s in stats] == [7, 2**32 - 1, 3, 9]
@@ -170,7 +170,7 @@ PROCESS_NAMES = {1: "one", 2: "two", 3: "three", 4: "four"}
 
 @given(st.lists(IOS, max_size=12))
 @settings(max_examples=60, deadline=None)
-def test_groups_are_the_figures_of_their_requests(ios: list[Io]) -> None:
+def test_group_figures_equal_those_of_its_requests(ios: list[Io]) -> None:
     item = interval_of(ios, S, 2 * S)
     done = completed(ios, S, 2 * S)
     for group in item.groups():
@@ -189,7 +189,7 @@ def test_groups_are_the_figures_of_their_requests(ios: list[Io]) -> None:
             )
 
 
-def test_groups_come_by_device_operation_and_total() -> None:
+def test_groups_are_ordered_by_device_and_operation_with_the_total_last() -> None:
     item = interval_of(example(), 0, 3 * S)
     assert [(g.device, g.op) for g in item.groups()] == [
         (SDB, "read"),
@@ -209,7 +209,7 @@ def test_groups_come_by_device_operation_and_total() -> None:
     assert item.groups() is item.groups()
 
 
-def test_hung_device_is_there_although_nothing_completed() -> None:
+def test_hung_device_has_a_group_without_completions() -> None:
     item = interval_of(example(), S, 2 * S)
     group = item.device(HUNG)
     assert group is not None and group.in_flight is not None
@@ -230,7 +230,7 @@ def test_in_flight_is_none_where_it_was_not_measured() -> None:
     assert interval([Request(1, READ, 1, 1)]).total.in_flight is None
 
 
-def test_devices_alone_are_busy() -> None:
+def test_busy_time_is_known_of_devices_only() -> None:
     item = interval_of([Io(SDB, "read", 512, 0, S // 2), Io(DM3, "write", 512, 0, S // 4)], 0, S)
     busy = {(g.device, g.op): g.in_flight.busy_fraction for g in item.groups() if g.in_flight}
     assert busy == {
@@ -247,7 +247,7 @@ def test_interval_without_duration_has_no_rates() -> None:
     assert (total.requests, total.iops, total.bytes_per_s) == (1, None, None)
 
 
-def test_rows_of_several_directions_and_cuts_add_up() -> None:
+def test_rows_of_several_directions_and_snapshots_add_up() -> None:
     ios = [Io(SDB, "zone", 512, 0, 100, direction=d) for d in (READ, WRITE, BIDIRECTIONAL)]
     item = interval_of(ios, 0, S)
     assert len(item.rows) == 3
@@ -260,7 +260,7 @@ def test_highest_device_number_is_not_the_total() -> None:
 
 
 @pytest.mark.parametrize("percent", PERCENTILES)
-def test_percentiles_of_an_interval_are_those_of_its_requests(percent: float) -> None:
+def test_interval_percentiles_are_those_of_its_requests(percent: float) -> None:
     ios = example()
     item = interval_of(ios, 0, 3 * S)
     done = completed(ios, 0, 3 * S)
@@ -292,7 +292,7 @@ def assert_same(one: Interval, two: Interval) -> None:
 
 @given(st.lists(IOS, max_size=15))
 @settings(max_examples=25, deadline=None)
-def test_merged_intervals_are_one_long_interval(ios: list[Io]) -> None:
+def test_merged_intervals_equal_one_long_interval(ios: list[Io]) -> None:
     parts = [interval_of(ios, k * S, (k + 1) * S, PROCESS_NAMES) for k in range(3)]
     whole = interval_of(ios, 0, 3 * S, PROCESS_NAMES)
     merged = merge(parts)
@@ -316,7 +316,7 @@ def test_merging_is_associative_and_commutative(ios: list[Io]) -> None:
         assert_same(merged, whole)
 
 
-def test_many_intervals_merge_as_few_do() -> None:
+def test_merging_150_intervals_equals_one_long_interval() -> None:
     ios = example()
     step = S // 50
     parts = [interval_of(ios, k * step, (k + 1) * step) for k in range(150)]
@@ -331,7 +331,7 @@ def test_one_interval_merges_to_itself() -> None:
     assert_same(item.merge(), item)
 
 
-def test_later_interval_tells_what_is_in_flight_and_what_a_process_is_called() -> None:
+def test_in_flight_and_process_names_come_from_the_later_interval() -> None:
     ios = [Io(SDB, "read", 512, 0, S + S // 2, pid=7), Io(SDB, "read", 512, 5, 100, pid=7)]
     first = interval_of(ios, 0, S, {7: "bash"})
     second = interval_of(ios, S, 2 * S, {7: "dd"})
@@ -347,7 +347,7 @@ def test_intervals_of_different_clocks_do_not_merge(other: dict[str, object]) ->
         interval_of([], 0, S).merge(interval_of([], S, 2 * S, **other))  # type: ignore[arg-type]
 
 
-def test_merged_cuts_keep_the_order_of_the_first_matches() -> None:
+def test_merged_intervals_keep_the_order_of_first_matches() -> None:
     cuts = [
         interval_of([Io(device, "read", 512, 0, device) for device in devices], 0, S).snapshot
         for devices in ([9, 3, 7], [3, 1, 9])
@@ -355,7 +355,7 @@ def test_merged_cuts_keep_the_order_of_the_first_matches() -> None:
     assert merge_snapshots(cuts).rows["device"].tolist() == [3, 7, 9, 1]
 
 
-def test_nothing_does_not_merge() -> None:
+def test_merging_no_intervals_is_refused() -> None:
     with pytest.raises(ValueError, match="no intervals"):
         merge([])
 
@@ -369,7 +369,7 @@ def through_json(item: Interval) -> Interval:
 
 @given(st.lists(IOS, max_size=12), st.booleans())
 @settings(max_examples=25, deadline=None)
-def test_interval_comes_back_from_json(ios: list[Io], is_anchored: bool) -> None:
+def test_interval_survives_the_round_trip_through_json(ios: list[Io], is_anchored: bool) -> None:
     first, second = (
         interval_of(ios, k * S, (k + 1) * S, PROCESS_NAMES, anchored=is_anchored) for k in range(2)
     )
@@ -380,11 +380,11 @@ def test_interval_comes_back_from_json(ios: list[Io], is_anchored: bool) -> None
     assert back.percentile(75) == first.percentile(75)
 
 
-def test_interval_where_nothing_was_in_flight_comes_back() -> None:
+def test_interval_without_in_flight_survives_the_round_trip() -> None:
     assert through_json(interval([])).groups() == interval([]).groups()
 
 
-def test_interval_from_json_has_no_figures_of_the_drop_in() -> None:
+def test_interval_from_json_has_no_statistics_structs() -> None:
     first, second = interval_of(example(), 0, S), interval_of(example(), S, 2 * S)
     for item in (through_json(first), through_json(first).merge(second)):
         with pytest.raises(ValueError, match="drop-in"):
@@ -400,7 +400,7 @@ def test_interval_from_json_has_no_figures_of_the_drop_in() -> None:
         ({"schema": 1}, "devices is missing"),
     ],
 )
-def test_dict_of_something_else_is_refused(other: Any, why: str) -> None:
+def test_dict_that_is_not_an_interval_is_refused(other: Any, why: str) -> None:
     with pytest.raises(IntervalError, match=why):
         from_dict(other)
 
@@ -446,7 +446,7 @@ OF_READ = "devices.0.ops.read"
         (f"{OF_READ}.q2c_ns", None, "q2c_ns: None is not an object"),
     ],
 )  # fmt: skip
-def test_dict_that_contradicts_itself_is_refused_by_the_name_of_the_field(
+def test_contradictory_dict_is_refused_with_the_name_of_the_field(
     path: str, value: Any, why: str
 ) -> None:
     line = json.loads(json.dumps(to_dict(interval_of(example(), 0, S, PROCESS_NAMES))))
@@ -482,7 +482,7 @@ VALUES: st.SearchStrategy[Any] = st.one_of(
 
 @given(st.data())
 @settings(max_examples=400, deadline=None)
-def test_changed_dict_is_refused_or_an_interval_like_any_other(data: st.DataObject) -> None:
+def test_changed_dict_is_refused_or_usable(data: st.DataObject) -> None:
     line = json.loads(CHANGED)
     for _ in range(data.draw(st.integers(1, 3))):
         place: Any = line

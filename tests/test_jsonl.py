@@ -1,4 +1,4 @@
-"""JSON Lines: every line fits the schema, and says what the requests were."""
+"""JSON Lines: every line matches the schema and has the figures of its requests."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def line_of(item: Interval) -> dict[str, Any]:
     return line
 
 
-def test_schema_is_one() -> None:
+def test_schema_is_a_valid_json_schema() -> None:
     Draft202012Validator.check_schema(SCHEMA)
 
 
-def test_schema_knows_every_field_and_no_other() -> None:
+def test_schema_lists_exactly_the_fields_of_a_line() -> None:
     line = line_of(interval_of(example()[:5], 0, S))
     assert not VALIDATOR.is_valid(line | {"more": 1})
     for name in line:
@@ -51,13 +51,13 @@ def test_schema_knows_every_field_and_no_other() -> None:
 
 @pytest.mark.parametrize("is_anchored", [True, False])
 @pytest.mark.parametrize("ios", [[], example()])
-def test_lines_fit_the_schema(ios: list[Any], is_anchored: bool) -> None:
+def test_lines_match_the_schema(ios: list[Any], is_anchored: bool) -> None:
     for k in range(4):
         line_of(interval_of(ios, k * S, (k + 1) * S, anchored=is_anchored, clock="trace"))
     line_of(Interval(time_s=0, devices=np.empty(0, "u4")))  # without a duration, or loads
 
 
-def test_line_says_when() -> None:
+def test_line_has_start_end_and_clock() -> None:
     start_ns = 1_795_425_087 * S + 5
     line = line_of(interval_of([], start_ns, start_ns + S // 4))
     assert line["start"] == "2026-11-23T09:11:27.000000005Z"
@@ -104,7 +104,7 @@ def test_line_has_the_figures_of_the_requests() -> None:
     assert read["iops"] == pytest.approx(len(done) / 3)
 
 
-def test_line_names_the_first_processes() -> None:
+def test_line_lists_the_first_processes() -> None:
     line = line_of(interval_of(example(), 0, 3 * S, {100: "dd", 101: "fio"}))
     done = completed(example(), 0, 3 * S)
     top = line["processes"]["by_bytes"]
@@ -113,7 +113,7 @@ def test_line_names_the_first_processes() -> None:
     assert top[0]["bytes"] == sum(io.size for io in done if io.pid == top[0]["pid"])
 
 
-def test_line_names_ten_processes_of_many() -> None:
+def test_line_lists_at_most_ten_processes() -> None:
     processes = np.zeros(30, layout.PROCESS)
     processes["pid"], processes["requests"] = np.arange(30), np.arange(30)
     processes["bytes"] = 1000 - np.arange(30)
@@ -124,7 +124,7 @@ def test_line_names_ten_processes_of_many() -> None:
     assert [p["pid"] for p in line["processes"]["by_requests"]] == list(range(29, 19, -1))
 
 
-def test_line_says_what_was_not_seen() -> None:
+def test_line_has_losses_and_unmatched_records() -> None:
     counts = Counts(
         lost_events=1,
         sequence_gaps=2,
@@ -148,7 +148,7 @@ def test_line_says_what_was_not_seen() -> None:
     }
 
 
-def test_lines_reach_their_file(tmp_path: Path) -> None:
+def test_lines_are_written_to_the_file(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     said: list[str] = []
     outputs = open_outputs(
@@ -163,7 +163,7 @@ def test_lines_reach_their_file(tmp_path: Path) -> None:
     assert not said and not outputs.failed
 
 
-def test_documented_way_back_into_python_works(
+def test_documented_example_reads_lines_into_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     items = [interval_of(example(), k * S, (k + 1) * S) for k in range(3)]

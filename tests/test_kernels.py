@@ -55,7 +55,7 @@ def test_every_trace_is_described() -> None:
 
 
 @pytest.mark.parametrize("name", TRUTH)
-def test_figures_are_those_of_fio_and_the_kernel(name: str) -> None:
+def test_figures_equal_those_of_fio_and_the_kernel(name: str) -> None:
     found = figures_of(interval_of(name))
     if "bytes" not in TRUTH[name]:
         del found["bytes"]
@@ -77,7 +77,7 @@ def test_unmarked_zone_appends_make_the_interval_incomplete() -> None:
     assert interval["total"]["requests"] + interval["unseen"]["issues_without_completion"] == 133
 
 
-def test_zeros_that_blktrace_hands_out_when_it_stops_are_padding() -> None:
+def test_zeros_at_the_end_of_blktrace_are_padding() -> None:
     interval = interval_of("zeroes-at-stop-7.3")
     ops = interval["devices"][0]["ops"]
     unseen = interval["unseen"]

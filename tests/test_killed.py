@@ -1,4 +1,4 @@
-"""kill -9 in any phase: what had been handed out before is whole on disk."""
+"""kill -9 in any phase: outputs written before it are whole on disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import signal
 import subprocess
 from pathlib import Path
 
-import forked
 import goldenfiles
 import programs
 import pyarrow.parquet as pq
@@ -33,17 +32,16 @@ def options(directory: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run leaves that nobody kills."""
+    """The outputs of a run that is not killed."""
     path = tmp_path_factory.mktemp("whole")
-    assert forked.run(*options(path)).returncode == 0
+    assert runner.call(*options(path)).returncode == 0
     return path
 
 
 def check(directory: Path, whole: Path) -> int:
-    """All that is there is what a whole run writes, up to some byte; how many intervals are.
+    """Each output is the beginning of a whole run's; returns the number of Parquet parts.
 
-    A long write may be cut where the signal met it: of the last interval a part can be there, as a
-    pipe's reader knows it. What is renamed into place is whole.
+    The signal may cut a long write inside the last interval. Renamed files are whole.
     """
     for name in ("h", "b", "json", "csv", "D"):
         path = directory / name
@@ -68,7 +66,7 @@ def handed_out(directory: Path) -> int:
     return min(sum(line.endswith(b"\n") for line in lines), len(ends), n_structs)
 
 
-def test_killed_at_any_call_leaves_whole_intervals(whole: Path, tmp_path: Path) -> None:
+def test_kill_at_any_system_call_leaves_whole_intervals(whole: Path, tmp_path: Path) -> None:
     """At the k-th call that changes a file, for many k: strace delivers the signal."""
     strace = programs.require("strace")
     probe = subprocess.run([strace, "-f", "-o", os.devnull, "true"], capture_output=True)
@@ -76,19 +74,14 @@ def test_killed_at_any_call_leaves_whole_intervals(whole: Path, tmp_path: Path) 
         pytest.skip("strace may not trace here")
     log = tmp_path / "log"
 
-    def traced(directory: Path, *what: str) -> subprocess.CompletedProcess[bytes]:
-        """A run that strace follows, from where it has been forked: it counts anew in a child."""
-        forks = forked.server("extras").process
-        follow = [strace, "-f", "-p", str(forks.pid), "-o", str(log)]
-        with subprocess.Popen([*follow, *what], stderr=subprocess.PIPE) as tracer:
-            assert tracer.stderr is not None
-            assert b" attached" in tracer.stderr.readline()
-            done = forked.run(*options(directory))
-            tracer.send_signal(signal.SIGINT)  # it lets go
-        return done
+    def traced(directory: Path, *what: str) -> tuple[int, bytes, bytes]:
+        """A run under strace, which looks only at these calls: exit status and output."""
+        tracer = (strace, "-f", "--seccomp-bpf", "-o", str(log), *what)
+        with runner.Process(*options(directory), command=(*tracer, *runner.COMMAND)) as process:
+            return process.outcome()
 
     calls = "write,rename,renameat,ftruncate"
-    assert traced(tmp_path / "all", "-e", f"trace={calls}").returncode == 0
+    assert traced(tmp_path / "all", "-e", f"trace={calls}")[0] == 0
     counts = {
         name: len(re.findall(rf"^\d+ +{name}\(", log.read_text(), re.MULTILINE))
         for name in calls.split(",")
@@ -96,18 +89,18 @@ def test_killed_at_any_call_leaves_whole_intervals(whole: Path, tmp_path: Path) 
     assert counts["write"] > 20
     survived = []
     for name, number in counts.items():
-        for k in range(1, number + 1, max(1, number // 4)):
+        for k in range(1, number + 1, -(-number // 4) or 1):
             directory = tmp_path / f"{name}-{k}"
             inject = f"inject={name}:signal=KILL:when={k}"
-            done = traced(directory, "-e", f"trace={name}", "-e", inject)
-            survived.append(done.returncode == 0)
-            assert b"Traceback" not in done.stderr, (name, k)
+            status, _, complaints = traced(directory, "-e", f"trace={name}", "-e", inject)
+            survived.append(status == 0)
+            assert b"Traceback" not in complaints, (name, k)
             check(directory, whole)
     assert not all(survived) and len(survived) > 5
 
 
 @pytest.mark.parametrize("n_parts", [0, 1, 2, 4])
-def test_killed_between_intervals_leaves_all_that_was_handed_out(
+def test_kill_between_intervals_leaves_all_written_intervals(
     n_parts: int, whole: Path, tmp_path: Path
 ) -> None:
     """By ourselves, once so many intervals are there."""
@@ -116,7 +109,7 @@ def test_killed_between_intervals_leaves_all_that_was_handed_out(
     arguments[-1] = str(tmp_path / "fifo")
     os.mkfifo(arguments[-1])
     data = TRACE.read_bytes()
-    with forked.Running(*arguments, "--clock", "trace", "--names", "no").started() as process:
+    with runner.Running(*arguments, "--clock", "trace", "--names", "no").started() as process:
         fd = os.open(arguments[-1], os.O_WRONLY)
 
         def there() -> int:

@@ -1,4 +1,4 @@
-"""Files that are not what was expected: a line that says what they are, and what to use."""
+"""Files of an unexpected kind: one line names the kind and the command to use."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ SAID = {
 
 
 @pytest.mark.parametrize("name", SAID)
-def test_file_that_is_no_trace_is_called_by_its_kind(name: str, files: dict[str, Path]) -> None:
+def test_message_names_the_kind_of_a_file_that_is_not_a_trace(
+    name: str, files: dict[str, Path]
+) -> None:
     path = files[name]
     result = runner.call("-I1", path)
     line = result.stderr.decode()
@@ -77,7 +79,9 @@ def test_file_that_is_no_trace_is_called_by_its_kind(name: str, files: dict[str,
 
 
 @pytest.mark.parametrize("name", SAID)
-def test_pipe_likewise(name: str, files: dict[str, Path]) -> None:
+def test_message_names_the_kind_of_a_pipe_that_is_not_a_trace(
+    name: str, files: dict[str, Path]
+) -> None:
     data = files[name].read_bytes()
     result = runner.call("-I1", "--json", "-", stdin=data)
     said = f"blkiomon: bad trace: standard input {SAID[name].format('FILE')}"
@@ -93,7 +97,7 @@ def test_complaint_begins_as_ziomon_expects_it(files: dict[str, Path]) -> None:
     assert result.stderr.startswith(b"blkiomon: bad trace: standard input holds intervals in JSON")
 
 
-def test_file_among_several_is_named(files: dict[str, Path]) -> None:
+def test_message_names_the_bad_file_of_several(files: dict[str, Path]) -> None:
     result = runner.call("-I1", files["trace"], files["parquet"])
     assert result.returncode == 3
     assert f"bad trace: {files['parquet']} holds Parquet: " in result.stderr.decode()
@@ -101,7 +105,7 @@ def test_file_among_several_is_named(files: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("name", ["parquet", "tar", "pcap", "blkparse"])
 @pytest.mark.parametrize("command", ["report", "compare"])
-def test_commands_that_read_traces_say_so_too(
+def test_other_commands_name_the_kind_as_well(
     command: str, name: str, files: dict[str, Path], tmp_path: Path
 ) -> None:
     path = files[name]
@@ -112,7 +116,7 @@ def test_commands_that_read_traces_say_so_too(
 
 
 @pytest.mark.parametrize("name", ["trace", *(name for name in SAID if name != "stats")])
-def test_decode_likewise(name: str, files: dict[str, Path]) -> None:
+def test_decode_names_the_kind_of_a_wrong_file(name: str, files: dict[str, Path]) -> None:
     path = files[name]
     said = "is a block trace: use `blkiomon -I SECONDS {}`" if name == "trace" else SAID[name]
     result = runner.call("decode", path)
@@ -120,12 +124,12 @@ def test_decode_likewise(name: str, files: dict[str, Path]) -> None:
     assert result.stderr.decode().startswith(f"blkiomon: {path} {said.format(path)}")
 
 
-def test_decode_of_what_never_ends() -> None:
+def test_decode_refuses_an_endless_input() -> None:
     result = runner.call("decode", "/dev/zero")
     assert (result.returncode, result.stdout, result.stderr.count(b"\n")) == (3, b"", 1)
 
 
-def test_decode_of_standard_input_that_is_closed() -> None:
+def test_decode_refuses_closed_standard_input() -> None:
     command = ["sh", "-c", 'exec "$@" <&-', "sh", *runner.COMMAND, "decode", "-"]
     result = subprocess.run(command, capture_output=True, timeout=runner.TIMEOUT_S)
     assert (result.returncode, result.stdout) == (3, b"")
@@ -138,7 +142,7 @@ def test_library_raises_a_trace_error(files: dict[str, Path]) -> None:
     assert (caught.value.offset, caught.value.file) == (0, str(files["json"]))
 
 
-def test_records_in_something_else_are_found_on_request(tmp_path: Path) -> None:
+def test_resync_finds_records_inside_another_file(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as tar:
         entry = tarfile.TarInfo("t")
@@ -151,12 +155,12 @@ def test_records_in_something_else_are_found_on_request(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [7, 8])
 @pytest.mark.parametrize("byteorder", ["<", ">"])
-def test_trace_is_never_anything_else(version: int, byteorder: str) -> None:
+def test_trace_is_never_mistaken_for_another_kind(version: int, byteorder: str) -> None:
     data = encode([issue(0, 8, 4096)], version, byteorder)
     for whole in (data, lost_mark(12, 3) + data):
         for n in range(1, len(whole) + 1):
             file_kinds.check_trace(whole[:n], "t")
 
 
-def test_parquet_of_this_test_is_parquet(files: dict[str, Path]) -> None:
+def test_sample_of_parquet_is_parquet(files: dict[str, Path]) -> None:
     assert pq.read_table(files["parquet"]).num_rows

@@ -92,7 +92,7 @@ def test_a_pipe_may_be_compressed_and_give_little_at_a_time(
     assert (blkiomon.read_trace(Pipe(pack(data))) == blkiomon.read_trace(data)).all()
 
 
-def test_bytes_whose_compression_is_damaged(data: bytes) -> None:
+def test_damaged_compression_raises_a_trace_error(data: bytes) -> None:
     packed = gzip.compress(data[: 48 * 10_000])
     with pytest.raises(SourceError, match=r"the source: .* found the end of the file, expected"):
         blkiomon.requests(packed[:-9])
@@ -114,7 +114,7 @@ def test_per_cpu_files_are_one_trace(tmp_path: Path) -> None:
 # -- records and requests --------------------------------------------------------------------------
 
 
-def test_files_missing_of_a_set_are_told_by_a_warning(tmp_path: Path) -> None:
+def test_missing_files_of_a_set_raise_a_warning(tmp_path: Path) -> None:
     for cpu in (0, 3):
         (tmp_path / f"sda.blktrace.{cpu}").write_bytes(encode(steady(5)))
     for use in (blkiomon.read_trace, blkiomon.requests, blkiomon.summarize):
@@ -122,7 +122,7 @@ def test_files_missing_of_a_set_are_told_by_a_warning(tmp_path: Path) -> None:
             use(tmp_path)
 
 
-def test_records_are_those_of_the_trace(data: bytes) -> None:
+def test_records_equal_those_of_the_trace(data: bytes) -> None:
     records = blkiomon.read_trace(data)
     assert records.dtype == layout.RECORD
     assert records.shape == (N_RECORDS,)
@@ -132,14 +132,14 @@ def test_records_are_those_of_the_trace(data: bytes) -> None:
     assert (records["time_ns"] == raw["time"]).all()
 
 
-def test_records_of_any_kind_come_without_their_payload() -> None:
+def test_records_of_any_kind_have_no_payload() -> None:
     payload = [tw.notify_process(1, 7, "fio"), tw.driver_data(2, b"x" * 100), *pair(3)]
     records = blkiomon.read_trace(encode(payload))
     assert records["time_ns"].tolist() == [1, 2, 3, 3 + MS]
     assert records["pdu_len"].tolist() == [16, 100, 0, 0]
 
 
-def test_requests_are_those_of_the_trace(data: bytes) -> None:
+def test_requests_equal_those_of_the_trace(data: bytes) -> None:
     found = blkiomon.requests(data)
     assert found.dtype == layout.REQUEST
     assert found.shape == (N_REQUESTS,)
@@ -155,7 +155,7 @@ def test_requests_are_those_of_the_trace(data: bytes) -> None:
     assert int(found["d2c_ns"].sum()) == whole.total.d2c_ns.sum
 
 
-def test_a_request_field_by_field() -> None:
+def test_request_has_the_documented_fields() -> None:
     fields: dict[str, Any] = {"category": tw.WRITE | tw.FS, "device": 8 << 20 | 16}
     (found,) = blkiomon.requests(
         encode(
@@ -180,14 +180,14 @@ def test_a_request_field_by_field() -> None:
     }
 
 
-def test_requests_of_some_devices(data: bytes) -> None:
+def test_requests_can_be_limited_to_some_devices(data: bytes) -> None:
     device = 7 << 20 | 2
     found = blkiomon.requests(data, devices=[device])
     assert set(found["device"].tolist()) == {device}
     assert len(found) == blkiomon.summarize(data, devices=[device]).total.requests
 
 
-def test_nothing_has_nothing() -> None:
+def test_empty_trace_has_no_records_and_no_requests() -> None:
     assert blkiomon.read_trace(b"").shape == blkiomon.requests(b"").shape == (0,)
     assert blkiomon.read_trace(io.BytesIO()).dtype == layout.RECORD
     assert blkiomon.summarize(b"").total.requests == 0
@@ -197,7 +197,7 @@ def test_nothing_has_nothing() -> None:
 # -- intervals -------------------------------------------------------------------------------------
 
 
-def test_intervals_come_as_they_end(data: bytes) -> None:
+def test_intervals_are_yielded_as_they_end(data: bytes) -> None:
     class Slow(io.BytesIO):
         given = 0
 
@@ -215,7 +215,7 @@ def test_intervals_come_as_they_end(data: bytes) -> None:
     assert source.given == len(data)
 
 
-def test_options_are_those_of_the_monitor() -> None:
+def test_options_equal_those_of_the_monitor() -> None:
     data = encode(anchored(40))
     options: dict[str, Any] = {"from_ns": (NOON + 1) * S, "to_ns": (NOON + 2) * S}
     (item,) = blkiomon.intervals(data, 5, is_absolute=True, **options)
@@ -225,7 +225,7 @@ def test_options_are_those_of_the_monitor() -> None:
     assert blkiomon.summarize(garbled, resync=True).counts.skipped_bytes == 100
 
 
-def test_wrong_options_are_told_at_once() -> None:
+def test_wrong_options_raise_at_the_call() -> None:
     with pytest.raises(ValueError, match="interval_s"):
         blkiomon.intervals(b"", -1)
     with pytest.raises(ValueError, match="clock"):
@@ -271,7 +271,7 @@ def pipe() -> Iterator[tuple[BinaryIO, Callable[[bytes], int]]]:
         yield file, other.write
 
 
-def test_wall_clock_ends_intervals_when_it_is_time(
+def test_wall_clock_ends_intervals_of_a_pipe(
     pipe: tuple[BinaryIO, Callable[[bytes], int]],
 ) -> None:
     file, write = pipe
@@ -296,7 +296,7 @@ def test_wall_clock_ends_intervals_when_it_is_time(
     assert [i.start_ns for i in some[1:]] == [i.end_ns for i in some[:-1]]
 
 
-def test_wall_clock_of_a_trace_that_is_read_at_once(data: bytes) -> None:
+def test_wall_clock_puts_a_trace_read_at_once_into_one_interval(data: bytes) -> None:
     (item,) = blkiomon.intervals(data, 1000, clock="wall")
     assert (item.clock, item.total.requests) == ("wall", N_REQUESTS)
     assert blkiomon.summarize(data, clock="wall").total.requests == N_REQUESTS
@@ -316,7 +316,7 @@ def test_lost_marks_of_files_are_counted_also_at_their_end(tmp_path: Path) -> No
     assert blkiomon.summarize(tmp_path).counts.lost_events == 7
 
 
-def test_monitor_is_the_same_line(data: bytes) -> None:
+def test_monitor_gives_the_same_intervals(data: bytes) -> None:
     line = Monitor(0.5)
     items = []
     for at in range(0, len(data), 777_777):
@@ -337,7 +337,7 @@ FUNCTIONS: list[Callable[..., Any]] = [
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_errors_say_where(function: Callable[..., Any], tmp_path: Path) -> None:
+def test_errors_name_file_and_offset(function: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "bad"
     path.write_bytes(encode(steady(1)) + b"garbage" * 20)
     with pytest.raises(TraceError) as caught:
@@ -360,14 +360,14 @@ def test_errors_say_where(function: Callable[..., Any], tmp_path: Path) -> None:
             function(source)
 
 
-def test_intervals_before_an_error_are_handed_out() -> None:
+def test_intervals_before_an_error_are_yielded() -> None:
     items = blkiomon.intervals(encode(steady(25)) + b"garbage" * 20)
     assert [next(items).total.requests for _ in range(3)] == [10, 10, 5]
     with pytest.raises(TraceError):
         next(items)
 
 
-def test_intervals_of_files_before_an_error_are_handed_out(tmp_path: Path) -> None:
+def test_intervals_of_files_before_an_error_are_yielded(tmp_path: Path) -> None:
     (tmp_path / "a.blktrace.0").write_bytes(encode(steady(25))[:-1])
     (tmp_path / "a.blktrace.1").write_bytes(b"")
     items = blkiomon.intervals(tmp_path)
@@ -379,7 +379,7 @@ def test_intervals_of_files_before_an_error_are_handed_out(tmp_path: Path) -> No
 # -- statistics of -b ------------------------------------------------------------------------------
 
 
-def test_statistics_come_back(tmp_path: Path) -> None:
+def test_statistics_files_can_be_read(tmp_path: Path) -> None:
     stats = blkiomon.read_stats(goldenfiles.DIRECTORY / "loop-multi-dc.binary")
     assert stats.dtype == layout.STATS
     assert stats["size_r"]["count"].sum() + stats["size_w"]["count"].sum() == N_REQUESTS
@@ -438,7 +438,7 @@ def test_arrays_go_into_duckdb(data: bytes) -> None:
     ]
 
 
-def test_package_tells_what_it_has() -> None:
+def test_package_lists_its_public_names() -> None:
     assert set(blkiomon.__all__) == set(dir(blkiomon))
     for name in blkiomon.__all__:
         assert getattr(blkiomon, name).__doc__ is not None

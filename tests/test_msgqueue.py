@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import forked
 import pytest
 import runner
 from intervals import at, eventually
@@ -111,7 +110,7 @@ def test_recorded_trace_waits_for_a_missing_queue(tmp_path: Path, key: int) -> N
     (tmp_path / "trace").write_bytes(ONE)
     queue_options = ("-Q", tmp_path / "key", "-q", "1", "-m", str(TYPE))
     arguments = ("-I", runner.LONG, *queue_options, "-b", tmp_path / "out", tmp_path / "trace")
-    with forked.Running(*arguments).started() as process:
+    with runner.Running(*arguments).started() as process:
         runner.await_size(tmp_path / "out", 424)  # all has been read, and the run is about to end
         queue = sysv.create(key)
         assert process.wait() == 0

@@ -90,13 +90,13 @@ def metrics_of(*streams: bytes, **options: Any) -> Samples:
 # -- what they count -------------------------------------------------------------------------------
 
 
-def test_limits() -> None:
+def test_bucket_limits_reach_100_s_and_16_mib() -> None:
     assert TIME_LIMITS_NS[:4] == (10_000, 25_000, 50_000, 100_000)
     assert (TIME_LIMITS_NS[-1], len(TIME_LIMITS_NS)) == (100 * 10**9, 22)
     assert (SIZE_LIMITS[0], SIZE_LIMITS[-1]) == (512, 16 << 20)
 
 
-def test_buckets_hold_what_they_say() -> None:
+def test_buckets_count_the_values_up_to_their_limit() -> None:
     rng = random.Random(5)
     values = [round(10 ** rng.uniform(3, 11.5)) for _ in range(3000)]
     records = []
@@ -116,14 +116,14 @@ def test_buckets_hold_what_they_say() -> None:
 
 
 @pytest.mark.parametrize("size", SIZE_LIMITS)
-def test_sizes_that_are_limits_are_within(size: int) -> None:
+def test_bucket_limits_of_sizes_are_inclusive(size: int) -> None:
     found = metrics_of(quirks.pairs((size, 1), (size - 1, 1), (size + size // 32, 1)))
     name = "blkiomon_request_size_bytes"
     assert found[f"{name}_bucket", "8:0", floatToGoString(size), "read"] == 2
     assert found[f"{name}_sum", "8:0", "read"] == 3 * size - 1 + size // 32
 
 
-def test_sums_grow_and_gauges_do_not() -> None:
+def test_counters_add_up_and_gauges_are_those_of_the_last_interval() -> None:
     pending = encode([issue(10**9, 900, 4096, WRITE), issue(3 * 10**9, 901, 512, WRITE)])
     failed = encode([issue(1, 1, 512), complete(2, 1, 512, error=5)])
     found = metrics_of(ONE + lost_mark(0, 7), failed + pending)
@@ -141,7 +141,7 @@ def test_sums_grow_and_gauges_do_not() -> None:
     assert later["blkiomon_in_flight_oldest_seconds", "8:0", "write"] == 0
 
 
-def test_series_are_bounded() -> None:
+def test_number_of_series_is_bounded() -> None:
     def on(*devices: int) -> bytes:
         pairs = [(issue(d, d, 512, device=d), complete(d + 9, d, 512, device=d)) for d in devices]
         return encode([record for pair in pairs for record in pair])
@@ -151,7 +151,7 @@ def test_series_are_bounded() -> None:
     assert counts == {"0:3": 2, "0:4": 2, "other": 2}
 
 
-def test_series_are_as_many_as_is_said() -> None:
+def test_number_of_series_is_the_documented_one() -> None:
     monitor = Monitor(clock="wall")
     monitor.feed(quirks.pairs((4096, 500)))
     metrics = Metrics(no_name)
@@ -167,7 +167,7 @@ def test_series_are_as_many_as_is_said() -> None:
     assert f"{MAX_DEVICES + 1} devices of seven operations, {most:,} series" in said
 
 
-def test_nothing_yet_is_no_metrics_of_devices() -> None:
+def test_no_device_metrics_before_the_first_interval() -> None:
     found = samples(Metrics(no_name).text()[0])
     assert found["blkiomon_records_total",] == 0
     assert not any(key[1:] for key in found)
@@ -201,7 +201,7 @@ def test_promtool_has_no_complaints_about_our_configuration(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["grafana-dashboard.json", "prometheus-alerts.yml", "prometheus-fleet-rules.yml"]
 )
-def test_metrics_that_are_asked_for_exist(name: str) -> None:
+def test_metrics_that_rules_and_dashboard_use_exist(name: str) -> None:
     incomplete = metrics_of(encode([complete(10**9, 8, 4096)]))
     served = {key[0] for key in (*metrics_of(ONE), *incomplete)}
     served.add("blkiomon_last_interval_timestamp_seconds")
@@ -235,7 +235,7 @@ def server() -> Iterator[tuple[HttpSink, str]]:
         sink.close()
 
 
-def test_scrapes(server: tuple[HttpSink, str]) -> None:
+def test_scrapes_get_the_metrics(server: tuple[HttpSink, str]) -> None:
     sink, address = server
     assert samples(get(f"{address}/metrics")[0])["blkiomon_records_total",] == 0
     for number in (1, 2):
@@ -253,7 +253,7 @@ def test_scrapes(server: tuple[HttpSink, str]) -> None:
         get(f"{address}/else")
 
 
-def test_slow_clients_hold_up_nobody(server: tuple[HttpSink, str]) -> None:
+def test_slow_clients_do_not_delay_others(server: tuple[HttpSink, str]) -> None:
     sink, address = server
     host, port = address.split(":")
     slow = [socket.create_connection((host, int(port))) for _ in range(20)]
@@ -335,7 +335,7 @@ def clients_of(sink: HttpSink) -> int:
     return len(sink._server.connections)
 
 
-def test_client_that_comes_in_time_gets_all_of_it(server: tuple[HttpSink, str]) -> None:
+def test_client_in_time_gets_the_whole_answer(server: tuple[HttpSink, str]) -> None:
     sink, address = server
     with connect(address) as client:
         for byte in b"GET /metrics HTTP/1.0\r\n\r\n":
@@ -348,9 +348,7 @@ def test_client_that_comes_in_time_gets_all_of_it(server: tuple[HttpSink, str]) 
 
 
 @pytest.mark.parametrize("limit", [1024, 56])
-def test_any_number_of_connections_leaves_outputs_their_descriptors(
-    limit: int, tmp_path: Path
-) -> None:
+def test_many_connections_leave_descriptors_for_outputs(limit: int, tmp_path: Path) -> None:
     """As many as there are descriptors, or more, none of which ever ends its request."""
     json_lines, prom = tmp_path / "out.json", tmp_path / "out.prom"
     options = ("--openmetrics", "0", "--json", json_lines, "--textfile", prom)
@@ -380,7 +378,7 @@ def test_any_number_of_connections_leaves_outputs_their_descriptors(
     assert b'"requests":1,' in json_lines.read_bytes()
 
 
-def test_too_few_descriptors_for_any_connection_is_told() -> None:
+def test_too_few_descriptors_for_any_connection_is_reported() -> None:
     command = ["prlimit", "--nofile=36:36", *runner.COMMAND, "-I", LONG, "--openmetrics", "0"]
     result = subprocess.run(command, input=ONE, capture_output=True, timeout=runner.TIMEOUT_S)
     assert (result.returncode, result.stdout) == (4, b"")
@@ -390,7 +388,7 @@ def test_too_few_descriptors_for_any_connection_is_told() -> None:
     )
 
 
-def test_nobody_else_gets_at_them_unless_a_host_is_named() -> None:
+def test_metrics_listen_on_loopback_unless_a_host_is_given() -> None:
     for value, shown in (("0", "0100007F"), ("0.0.0.0:0", "00000000")):
         config = cli.parse(["-I", "1", "--openmetrics", value])
         assert isinstance(config, Config)
@@ -402,7 +400,7 @@ def test_nobody_else_gets_at_them_unless_a_host_is_named() -> None:
             assert [a for a in listening if a.endswith(f":{port:04X}")] == [f"{shown}:{port:04X}"]
 
 
-def test_port_in_use() -> None:
+def test_port_in_use_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         result = runner.call("-I", "1", "--openmetrics", str(port))
@@ -420,20 +418,20 @@ def test_port_in_use() -> None:
         ("monitor:0", ("monitor", 0)),
     ],
 )
-def test_address(text: str, address: tuple[str, int]) -> None:
+def test_address_is_parsed(text: str, address: tuple[str, int]) -> None:
     config = cli.parse(["-I", "1", "--openmetrics", text])
     assert isinstance(config, Config)
     assert config.outputs.destinations == {"openmetrics": address}
 
 
 @pytest.mark.parametrize("text", ["", "x", ":80", "::1:80", "65536", "-1", "host:", "[]:80"])
-def test_address_that_is_none(text: str) -> None:
+def test_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"--openmetrics takes PORT, HOST:PORT"):
         cli.parse(["-I", "1", "--openmetrics", text])
 
 
 @pytest.mark.parametrize("wanted", [{"openmetrics": ("", 0)}, {"textfile": "file"}])
-def test_library_that_is_missing(
+def test_missing_library_is_named(
     wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -466,7 +464,7 @@ def test_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_file_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_textfile_is_reported(tmp_path: Path) -> None:
     for path, reason in (
         (tmp_path / "nowhere/file", "No such file or directory"),
         (tmp_path, "it is not a regular file"),
@@ -476,7 +474,7 @@ def test_file_that_cannot_be_written(tmp_path: Path) -> None:
         assert result.stderr.decode() == f"blkiomon: could not write to {path}: {reason}\n"
 
 
-def test_file_whose_directory_goes_and_comes(tmp_path: Path) -> None:
+def test_textfile_continues_when_its_directory_returns(tmp_path: Path) -> None:
     path = tmp_path / "textfiles" / "file.prom"
     path.parent.mkdir()
     said: list[str] = []

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import forked
 import goldenfiles
 import oracle
 import pytest
@@ -100,7 +99,7 @@ def test_no_output_destroys_a_member_of_the_set_that_is_read(named: str, cpu: in
 def test_no_output_destroys_the_file_on_standard_input(option: str) -> None:
     Path("t.bin").write_bytes(ONE)
     with unchanged("t.bin"), open("t.bin", "rb") as source:
-        result = forked.run("-I", LONG, option, "t.bin", "--overwrite", stdin=source)
+        result = runner.call("-I", LONG, option, "t.bin", "--overwrite", stdin=source)
     assert result.stderr.decode() == f"blkiomon: could not write to t.bin: {READ}\n"
     assert result.returncode == EXIT_OUTPUT
 
@@ -111,7 +110,7 @@ def test_nothing_is_appended_to_the_input(command: list[str]) -> None:
     if command[0] == "decode":
         runner.call("-I", LONG, "-b", "t", "--overwrite", stdin=ONE)
     with unchanged("t"), open("t", "ab") as output:
-        result = forked.run(*command, stdout=output)
+        result = runner.call(*command, stdout=output)
     assert READ in result.stderr.decode()
     assert result.returncode == EXIT_OUTPUT
 
@@ -166,11 +165,11 @@ def test_standard_output_does_not_go_to_a_trace() -> None:
     Path("t.bin").write_bytes(ONE)
     for mode in ("ab", "r+b"):
         with unchanged("t.bin"), open("t.bin", mode) as output:
-            result = forked.run("-I", LONG, "--json", "-", stdin=ONE, stdout=output)
+            result = runner.call("-I", LONG, "--json", "-", stdin=ONE, stdout=output)
         assert result.stderr.decode() == f"blkiomon: could not write to standard output: {TRACE}\n"
         assert result.returncode == EXIT_OUTPUT
     with open("t.bin", "ab") as output:
-        result = forked.run("-I", LONG, "--json", "-", "--overwrite", stdin=ONE, stdout=output)
+        result = runner.call("-I", LONG, "--json", "-", "--overwrite", stdin=ONE, stdout=output)
     assert (result.returncode, result.stderr) == (0, b"")
 
 
@@ -210,7 +209,7 @@ def test_trace_that_may_not_be_read_is_not_looked_at(directory: Path) -> None:
 def test_reopened_output_does_not_go_to_a_trace(name: str) -> None:
     out, old = Path(name), Path(f"old.{name}")
     option = "--json" if name == "out.json" else "-b"
-    with forked.Running("-I", "0.1", option, out, "-h", "-").started() as process:
+    with runner.Running("-I", "0.1", option, out, "-h", "-").started() as process:
         process.write(ONE)
         process.read_intervals(1)
         out.rename(old)
@@ -357,7 +356,7 @@ def test_hard_links_are_one_file() -> None:
 @pytest.mark.parametrize("name", ["a", "./a", "/dev/stdout"])
 def test_standard_output_is_the_file_that_it_goes_to(name: str) -> None:
     with open("a", "wb") as output:
-        result = forked.run("-I", LONG, "-h", "-", "--json", name, stdin=ONE, stdout=output)
+        result = runner.call("-I", LONG, "-h", "-", "--json", name, stdin=ONE, stdout=output)
     said = f"blkiomon: standard output and {name} are one file: give each output its own\n"
     assert (result.returncode, result.stderr.decode()) == (EXIT_OUTPUT, said)
     assert Path("a").read_bytes() == b""

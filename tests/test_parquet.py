@@ -11,10 +11,10 @@ import threading
 import time
 from pathlib import Path
 
-import forked
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import runner
 from intervals import NAMES, example, interval_of
 from runner import TIMEOUT_S, await_size
 from sanitizers import unsanitized
@@ -39,7 +39,7 @@ def table_of(number: int) -> pa.Table:
     return pq.read_table(io.BytesIO(data + b"".join(form.finish())))
 
 
-def test_table_has_the_figures_of_the_groups() -> None:
+def test_parquet_figures_equal_those_of_the_groups() -> None:
     table = table_of(3)
     rows = table.to_pylist()
     groups = [(item, group) for item in ITEMS for group in item.groups()]
@@ -75,7 +75,7 @@ def test_time_is_null_where_it_is_not_known() -> None:
     ("start_ns", "end_ns", "anchored"),
     [(2**63 - 10, 2**63 + 5, False), (2**63, 2**64 - 1, True), (-(2**64), 5, True)],
 )
-def test_time_that_no_column_holds_is_null_and_the_figures_are_there(
+def test_time_out_of_range_is_null_beside_the_figures(
     start_ns: int, end_ns: int, anchored: bool
 ) -> None:
     form = ParquetFormat()
@@ -128,7 +128,7 @@ def test_pipe_gets_the_same_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, None])
 def test_file_is_whole_after_every_end_of_a_run(number: int | None, tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
-    with forked.Running("-I", "0.1", "--parquet", path).started() as running:
+    with runner.Running("-I", "0.1", "--parquet", path).started() as running:
         running.write((DATA / "loop-phases-dc.bin").read_bytes()[: 48 * 2000])
         await_size(path, 20_000)
         status, _, _ = running.end(number)
@@ -137,15 +137,15 @@ def test_file_is_whole_after_every_end_of_a_run(number: int | None, tmp_path: Pa
     assert sum(table.filter(pa.compute.field("device") == "all")["requests"].to_pylist()) > 0
 
 
-def test_standard_output_takes_it(tmp_path: Path) -> None:
+def test_parquet_goes_to_standard_output(tmp_path: Path) -> None:
     (tmp_path / "trace").write_bytes((DATA / "loop-phases-dc.bin").read_bytes()[: 48 * 4000])
     with open(tmp_path / "trace", "rb") as trace:
-        done = forked.run("-I", "0.1", "--parquet", "-", stdin=trace)
+        done = runner.call("-I", "0.1", "--parquet", "-", stdin=trace)
     assert (done.returncode, done.stderr) == (0, b"")
     assert pq.read_table(io.BytesIO(done.stdout)).num_rows > 0
 
 
-def test_missing_library_is_told_at_the_start(tmp_path: Path) -> None:
+def test_missing_pyarrow_is_reported_at_the_start(tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
     hidden = "import sys; sys.modules['pyarrow'] = None; from blkiomon.commands.cli import main; "
     command = [sys.executable, "-c", hidden + "sys.exit(main())", "-I0.1", "--parquet", str(path)]
@@ -155,7 +155,7 @@ def test_missing_library_is_told_at_the_start(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_path_is_not_shared(tmp_path: Path) -> None:
+def test_parquet_and_text_do_not_share_a_path(tmp_path: Path) -> None:
     path = str(tmp_path / "out")
     with pytest.raises(OutputError, match="cannot share"):
         open_outputs(
@@ -163,7 +163,7 @@ def test_path_is_not_shared(tmp_path: Path) -> None:
         )
 
 
-def test_file_that_lost_a_part_gets_no_end(tmp_path: Path) -> None:
+def test_file_that_lost_a_part_gets_no_footer(tmp_path: Path) -> None:
     """On a full disk: what follows would only pretend that the file can be read."""
     path = tmp_path / "full"
     path.symlink_to("/dev/full")
@@ -181,7 +181,7 @@ def test_file_that_lost_a_part_gets_no_end(tmp_path: Path) -> None:
 def test_directory_gets_a_whole_file_of_every_interval_and_reads_as_one_table(
     tmp_path: Path,
 ) -> None:
-    # Here, as whoever collects this file would wait a second for them.
+    # Imported here: they would delay the collection of this file by a second.
     import duckdb
     import pandas
     import polars

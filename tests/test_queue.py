@@ -63,8 +63,8 @@ class Queues(Reference):
         self._waiting: dict[Key, int] = {}
         self._issued: dict[Key, int] = {}
 
-    def _record(self, record: Trace) -> None:
-        super()._record(record)
+    def process(self, record: Trace) -> None:
+        super().process(record)
         key = record.device, record.sector, record.action & (READ | WRITE)
         if record.action & QUEUE and not record.action & (ISSUE | COMPLETE | DRV_DATA | NOTIFY):
             if record.action & REQUEUE and record.event == tw.EV_REQUEUE:
@@ -76,7 +76,7 @@ class Queues(Reference):
             elif record.event == tw.EV_FRONTMERGE:
                 self._waiting.pop((key[0], record.sector + record.bytes_ // 512, key[2]), None)
 
-    def _is_issued(self, key: Key, record: Trace) -> None:
+    def on_issue(self, key: Key, record: Trace) -> None:
         device, direction = record.device, record.action & (READ | WRITE)
         queued_ns = self._waiting.pop((device, record.sector, direction), None)
         for at in [k for k in self._waiting if k[0] == device and k[2] == direction]:
@@ -88,7 +88,7 @@ class Queues(Reference):
         elif pending is None or pending.state not in ("given back", "requeued"):
             self._issued.pop(queue_key(key), None)
 
-    def _moves(self, before: Key, now: Key) -> None:
+    def on_move(self, before: Key, now: Key) -> None:
         if queue_key(before) in self._issued:
             self._issued[queue_key(now)] = self._issued.pop(queue_key(before))
 

@@ -13,7 +13,7 @@ from typing import Any
 import goldenfiles
 import pytest
 import runner
-from forked import Running
+from runner import Running
 from tracewriter import Record, complete, encode, issue, notify_process, notify_timestamp
 
 from blkiomon.commands.recorded import HELD_BYTES, HELD_S, Beginning

@@ -140,7 +140,7 @@ def test_golden(name: str) -> None:
     assert ours.debug == golden.debug
 
 
-def test_golden_cases_are_there() -> None:
+def test_golden_cases_exist() -> None:
     assert len(goldenfiles.names()) >= 18
 
 
@@ -154,11 +154,13 @@ def test_golden_cases_are_there() -> None:
         ("loop-phases-dc", {"read": 24001, "write": 16000, "flush": 375}),
     ],
 )
-def test_operations_of_real_traces(name: str, truth: dict[str, int]) -> None:
+def test_operations_of_real_traces_are_those_of_the_load_generator(
+    name: str, truth: dict[str, int]
+) -> None:
     assert read_as_the_original(name)[1] == truth
 
 
-def test_lost_marks_of_a_real_trace() -> None:
+def test_lost_marks_of_a_real_trace_are_counted() -> None:
     ref = fed((goldenfiles.TRACES / "loop-lossy-dc.bin").read_bytes())
     assert ref.bad == reference.BadTrace(699980, ref.bad.found if ref.bad else b"", cut=True)
     assert totals_of(ref.debug_text()) == (
@@ -182,7 +184,7 @@ def test_byte_order_makes_no_difference(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_mixed_versions_and_any_chunks(seed: int) -> None:
+def test_mixed_versions_in_any_pieces_give_the_same(seed: int) -> None:
     data = streams.generate(seed, "nothing").data
     ref = Reference(as_original=True)
     for at in range(0, len(data), 37):
@@ -201,13 +203,13 @@ def test_byte_order_is_that_of_the_first_record() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 3, 4, 47])
-def test_cut_record(length: int) -> None:
+def test_cut_record_ends_reading(length: int) -> None:
     record = encode([issue(0, 1, 1)])
     ref = fed(record + record[:length])
     assert ref.bad == reference.BadTrace(48, record[:length], cut=True)
 
 
-def test_cut_payload() -> None:
+def test_cut_payload_ends_reading() -> None:
     record = encode([driver_data(0, b"abcdef")])
     assert (bad := fed(record[:-1]).bad) and (bad.offset, bad.cut) == (0, True)
 
@@ -242,12 +244,12 @@ def test_version_8_shows_as_version_7_would() -> None:
     assert f"magic {tw.MAGIC | 7:>19}" in text
 
 
-def test_zone_append_event_is_no_completion() -> None:
+def test_zone_append_bit_alone_does_not_complete_a_request() -> None:
     zone = Record(9000, 1, 1, tw.act(tw.READ | tw.FS | tw.ZONE_APPEND, tw.EV_COMPLETE), 8 << 20)
     assert fed(encode([issue(0, 1, 1), zone], 8)).matched == 0
 
 
-def test_driver_record_without_payload_goes_on() -> None:
+def test_driver_record_without_payload_does_not_end_reading() -> None:
     ref = fed(encode([driver_data(1, b""), driver_data(2, b"xy")], 8, ">"))
     assert ref.driver_bytes() == encode([driver_data(1, b""), driver_data(2, b"xy")])
 
@@ -259,7 +261,9 @@ def test_driver_record_without_payload_goes_on() -> None:
     ("size", "d2c_ns", "throughput"),
     [(4096, 0, 4096 * 10**6), (4096, 999, 4100100), (4096, 1000, 4096000), (0, 0, 0)],
 )
-def test_completion_under_a_microsecond(size: int, d2c_ns: int, throughput: int) -> None:
+def test_completion_under_a_microsecond_has_a_throughput(
+    size: int, d2c_ns: int, throughput: int
+) -> None:
     (stats,) = stats_of(encode([complete(7 + d2c_ns, 1, 1), issue(7, 1, size)]))
     assert stats.thrput_r.wire()[:3] == (throughput,) * 3
     assert stats.d2c_r.max == d2c_ns // 1000
@@ -287,7 +291,7 @@ def test_wire_fields_are_modulo_2_64() -> None:
     assert f", squ {2 * (U32 - 1) ** 2 - 2 * U64}, " in human_text([stats], 0)
 
 
-def test_layouts() -> None:
+def test_layout_0_2_has_the_figures_of_0_3_without_throughput() -> None:
     stats = stats_of(quirks.pairs((4096, 500)))
     new, old = reference.binary(stats, 5), reference.binary(stats, 5, "0.2")
     assert (len(new), len(old)) == (424, 344)
@@ -315,7 +319,7 @@ def test_layouts() -> None:
         (tw.FS, 4096, "other"),
     ],
 )
-def test_operation_of_a_match(category: int, size: int, op: str) -> None:
+def test_operation_follows_the_bits_of_the_issue(category: int, size: int, op: str) -> None:
     data = encode([issue(5, 1, size, category), complete(2010, 1, 9, category, error=3)], 8)
     (stats,) = stats_of(data)
     assert stats.requests == [Match(op, 2005, size, 3)]

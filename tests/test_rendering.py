@@ -69,13 +69,13 @@ def intervals(draw: st.DrawFn) -> Interval:
 
 @settings(deadline=None, max_examples=50)
 @given(intervals())
-def test_json_is_that_of_the_json_module(item: Interval) -> None:
+def test_json_equals_that_of_the_json_module(item: Interval) -> None:
     assert line(item) == plain_line(item)
 
 
 @settings(deadline=None, max_examples=50)
 @given(intervals())
-def test_csv_has_the_figures_of_json(item: Interval) -> None:
+def test_csv_has_the_same_figures_as_json(item: Interval) -> None:
     text = csv_output.HEAD + b"".join(csv_output.renderer(NAMES.get)(item))
     rows = list(csv.DictReader(io.StringIO(text.decode(), newline=""), strict=True))
     data = to_dict(item, name_of=NAMES.get)
@@ -107,7 +107,7 @@ def test_csv_has_the_figures_of_json(item: Interval) -> None:
         assert shown == {name: "" if v is None else str(v) for name, v in expected.items()}
 
 
-def test_many_devices_come_in_pieces() -> None:
+def test_many_devices_are_rendered_in_pieces() -> None:
     """None is large, and all of a device is in one."""
     requests = [Io(number << 8, "read", 4096, number, 1000 + number) for number in range(3000)]
     item = interval_of(requests, 0, S)
@@ -118,7 +118,7 @@ def test_many_devices_come_in_pieces() -> None:
     assert len(pieces) > 2 and all(piece.endswith(b"\n") for piece in pieces)
 
 
-def test_large_counts_and_extreme_bins() -> None:
+def test_large_counts_and_extreme_bins_are_rendered() -> None:
     item = interval_of(example(), 0, 3 * S)
     for count in (1, 4094, 4095, 4096, 10**15):
         cut = item.snapshot
@@ -130,7 +130,7 @@ def test_large_counts_and_extreme_bins() -> None:
 
 
 @pytest.mark.parametrize("name", ["100%s", 'a"b\\', "a,b", "größer", "\x1b[31m", "\udcff"])
-def test_names_are_escaped_as_each_format_does(name: str) -> None:
+def test_names_are_escaped_by_the_rules_of_each_format(name: str) -> None:
     item = interval_of(example(), 0, S)
 
     def name_of(number: int) -> Name:
@@ -144,7 +144,7 @@ def test_names_are_escaped_as_each_format_does(name: str) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(intervals(), max_size=4), st.sampled_from([1, 2, 128]))
-def test_metrics_from_a_template_are_those_of_the_library(items: list[Interval], most: int) -> None:
+def test_metrics_equal_those_of_the_prometheus_library(items: list[Interval], most: int) -> None:
     metrics = Metrics(NAMES.get, max_devices=most)
     for item in items:
         metrics.add(item)
@@ -155,7 +155,7 @@ def test_metrics_from_a_template_are_those_of_the_library(items: list[Interval],
             )
 
 
-def test_a_bin_without_a_count_is_nothing() -> None:
+def test_bin_with_a_count_of_0_is_ignored() -> None:
     item = interval_of(example(), 0, S)
     bins = item.snapshot.d2c_bins.copy()
     bins["count"] = 0

@@ -15,8 +15,7 @@ from pathlib import Path
 import programs
 import pytest
 import runner
-from forked import Running
-from runner import LONG, until
+from runner import LONG, Running, until
 from test_faults import ONE, TERMINATED
 from test_full_disk import sizes
 from tracewriter import driver_data, encode, issue

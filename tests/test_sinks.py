@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import forked
 import numpy as np
 import pytest
 import runner
@@ -201,7 +200,7 @@ def test_recorded_trace_waits_for_the_reader_of_a_fifo(is_named: bool, tmp_path:
     options = ("-I", runner.LONG, "-h", fifo, "-b", beside)
     with trace.open("rb") as source:
         arguments = (*options, trace) if is_named else options
-        with forked.Running(*arguments, stdin=source).started() as process:
+        with runner.Running(*arguments, stdin=source).started() as process:
             runner.await_size(beside, 424)  # all has been read, and the run is about to end
             assert read_all(fifo).count(b"\nbidirectional requests") == 1
             assert process.wait() == 0
@@ -212,7 +211,7 @@ def test_reader_of_a_fifo_gets_the_end_of_a_trace_that_holds_nothing(tmp_path: P
     (tmp_path / "trace").touch()
     os.mkfifo(tmp_path / "fifo")
     arguments = ("-I", runner.LONG, "-D", tmp_path / "fifo", tmp_path / "trace")
-    with forked.Running(*arguments) as process:
+    with runner.Running(*arguments) as process:
         assert read_all(tmp_path / "fifo").startswith(b"0 leftover, 0 match")
         assert process.wait() == 3  # an input without any record
 
@@ -222,7 +221,7 @@ def test_signal_ends_the_wait_for_the_reader_of_a_fifo(number: int, tmp_path: Pa
     trace, fifo, beside = (tmp_path / name for name in ("trace", "fifo", "beside"))
     trace.write_bytes(ONE)
     os.mkfifo(fifo)
-    with forked.Running("-I", runner.LONG, "-h", fifo, "-b", beside, trace).started() as process:
+    with runner.Running("-I", runner.LONG, "-h", fifo, "-b", beside, trace).started() as process:
         runner.await_size(beside, 424)
         status, _, complaints = process.end(number)
     assert status != 0

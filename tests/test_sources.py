@@ -1,4 +1,4 @@
-"""Trace files: what is found, what is read, and that merging is a stable sort by time."""
+"""Trace files: finding them, reading them, and merging them, which is a stable sort by time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ V7_MAGIC = "65617407 or 65617408, a block trace of version 7 or 8"
 
 
 def drain(source: Source) -> bytes:
-    """All that a source hands out."""
+    """All bytes of a source."""
     parts = []
     while data := source.read():
         parts.append(bytes(data))
@@ -57,7 +57,7 @@ def read_all(*paths: str | Path, **options: Any) -> bytes:
 
 
 def until_error(source: Source) -> tuple[bytes, Exception]:
-    """What comes before the error, which is raised again at every later call."""
+    """The bytes before the error, and the error, which each later call raises again."""
     parts = []
     try:
         while data := source.read():
@@ -71,7 +71,7 @@ def until_error(source: Source) -> tuple[bytes, Exception]:
 
 
 def reader(data: bytes, most: int = 1 << 20) -> Callable[[memoryview], int]:
-    """What reads a file in memory, `most` bytes at a time."""
+    """A function that reads a file in memory, at most `most` bytes at a time."""
     file = io.BytesIO(data)
     return lambda buffer: file.readinto(buffer[:most])
 
@@ -79,7 +79,7 @@ def reader(data: bytes, most: int = 1 << 20) -> Callable[[memoryview], int]:
 def merge(
     files: Sequence[bytes], window_bytes: int = 1 << 18, most: int = 1 << 20, **options: Any
 ) -> tuple[bytes, Merger]:
-    """Merge files in memory, of which a read hands out `most` bytes at most."""
+    """Merge files in memory; a read returns at most `most` bytes."""
 
     names = [f"file {i}" for i in range(len(files))]
     readers = [reader(data, most) for data in files]
@@ -107,12 +107,12 @@ def test_merger_refuses_what_it_cannot_work_with(options: dict[str, Any], told: 
 
 
 def stable_sort(files: Sequence[Sequence[Record]]) -> list[Record]:
-    """What merging has to give where every file is in order: Python's sort is stable."""
+    """The expected merger of files that are each in order: Python's sort is stable."""
     return sorted((r for records in files for r in records), key=lambda r: r.time_ns)
 
 
 def heads_merge(files: Sequence[Sequence[Record]]) -> list[Record]:
-    """The rule itself, for files in any order: the least head goes, of equal ones the first."""
+    """The rule for files in any order: the earliest head is next, of equal ones the first."""
     rest = [list(records) for records in files]
     out = []
     while any(rest):
@@ -200,7 +200,7 @@ def test_of_equal_times_the_first_file_goes_first() -> None:
     assert [r[2] for r in split(merged)[:4]] == [encode_record(files[i][0]) for i in (0, 0, 1, 1)]
 
 
-def test_300_files(tmp_path: Path) -> None:
+def test_300_files_are_merged_in_order_of_cpu_numbers(tmp_path: Path) -> None:
     rng = random.Random(4)
     files = [
         [issue(t, cpu, 512, cpu=cpu) for t in sorted(rng.choices(range(99_999), k=20))]
@@ -218,7 +218,7 @@ def test_a_stream_is_longer_than_the_output() -> None:
     assert merged == encode(records)
 
 
-def test_empty_members() -> None:
+def test_empty_files_of_a_set_are_skipped() -> None:
     records = [issue(t, t, 512) for t in range(5)]
     merged, _ = merge([b"", encode(records), b""])
     assert merged == encode(records)
@@ -240,7 +240,7 @@ def test_lost_marks_are_counted_and_left_out() -> None:
 
 @pytest.mark.parametrize("most", [7, 1 << 20])
 @pytest.mark.parametrize("window_bytes", [1, 1000])
-def test_what_is_missing_is_told_before_the_record_behind_it(window_bytes: int, most: int) -> None:
+def test_losses_are_reported_before_the_record_after_them(window_bytes: int, most: int) -> None:
     first, second, third, last = (encode([issue(t, t, 512)]) for t in range(4))
     files = [
         first + lost_mark(0, 5) + b"garbage" + lost_mark(0, 2) + last,
@@ -257,7 +257,7 @@ def test_what_is_missing_is_told_before_the_record_behind_it(window_bytes: int, 
     assert (merger.lost_events, merger.skipped_bytes) == (437, 7)
 
 
-def test_what_is_missing_is_told_also_where_a_file_is_no_trace() -> None:
+def test_losses_before_garbage_are_reported() -> None:
     records = [encode([issue(t, t, 512)]) for t in range(3)]
     files = [records[0] + b"garbage", lost_mark(1, 3) + records[1] + lost_mark(1, 4) + records[2]]
     readers = [reader(data) for data in files]
@@ -269,7 +269,7 @@ def test_what_is_missing_is_told_also_where_a_file_is_no_trace() -> None:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_a_real_trace_split_by_cpu(tmp_path: Path, name: str) -> None:
+def test_real_trace_split_by_cpu_merges_to_itself(tmp_path: Path, name: str) -> None:
     data = (goldenfiles.TRACES / f"{name}.bin").read_bytes()
     records = write_set(tmp_path, "sda", data)
     assert len(list(tmp_path.iterdir())) > 1
@@ -287,7 +287,7 @@ def test_a_real_trace_split_by_cpu(tmp_path: Path, name: str) -> None:
     assert counted(merged) == counted(data)
 
 
-def test_a_real_trace_without_one_cpu(tmp_path: Path) -> None:
+def test_real_trace_without_one_cpu_has_all_other_records(tmp_path: Path) -> None:
     data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()
     records = split(data)
     for cpu in (0, 1, 3):  # of the trace's two CPUs, by sector
@@ -312,7 +312,7 @@ def test_garbage_is_an_error_with_file_and_offset(tmp_path: Path) -> None:
     (tmp_path / "sda.blktrace.1").write_bytes(encode(records[1::2]))
     with open_trace([tmp_path / "sda"]) as source:
         before, error = until_error(source)
-    assert before == encode(records[:7])  # up to the record behind which the garbage stands
+    assert before == encode(records[:7])  # up to the record before the garbage
     assert isinstance(error, TraceError)
     assert (error.file, error.offset) == (str(tmp_path / "sda.blktrace.0"), 4 * 48)
     assert error.found == "magic 62627572"
@@ -425,7 +425,7 @@ def test_few_zeros_between_records_are_garbage() -> None:
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), window=st.integers(1, 100), most=st.integers(1, 100))
 @example(seed=2_877_018_609, window=1, most=1)  # the last zero is read alone
-def test_padding_is_what_the_engine_says_it_is(seed: int, window: int, most: int) -> None:
+def test_merger_and_engine_agree_on_padding(seed: int, window: int, most: int) -> None:
     rng = random.Random(seed)
     parts = [b"\0" * n for n in (1, 47, 48, 49, 200)] + [b"rubbish", lost_mark(0, 2)]
     parts += [encode([issue(5, 5, 512, payload=bytes(60))])] * 4
@@ -451,7 +451,7 @@ def test_mark_behind_an_incomplete_record_or_mark_is_counted(short: bytes) -> No
     assert (merger.lost_events, merger.skipped_bytes) == (5, len(short) + 2)
 
 
-def test_resync_is_the_same_however_little_is_read() -> None:
+def test_resync_does_not_depend_on_the_size_of_reads() -> None:
     records = [issue(10 * t, t, 512) for t in range(40)]
     data = b"".join(
         encode_record(r, version) + b"C\x07ta" * (i % 3) + lost_mark(1, 1) * (i % 2)
@@ -477,7 +477,7 @@ def test_many_skips_share_a_line(tmp_path: Path) -> None:
     assert reports[-1] == "bad trace: 10 more stretches skipped, 120 bytes in all"
 
 
-def test_trace_error_travels() -> None:
+def test_trace_error_can_be_pickled() -> None:
     for error in (TraceError(5, "a", "b"), TraceError(5, "a", "b", "file")):
         copy = pickle.loads(pickle.dumps(error))
         assert (str(copy), copy.offset, copy.found, copy.expected, copy.file) == (
@@ -492,7 +492,7 @@ def test_trace_error_travels() -> None:
 
 @pytest.fixture
 def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with two sets, a file and what is not meant."""
+    """A working directory with two sets, a file, and files with similar names."""
     monkeypatch.chdir(tmp_path)
     for i, name in enumerate(["sdb.blktrace.0", "sda.blktrace.0", "sda.blktrace.1", "plain"]):
         Path(name).write_bytes(encode([issue(7, i, 512)]))
@@ -521,7 +521,9 @@ def sectors(data: bytes) -> list[int]:
     ],
     ids=lambda names: " ".join(map(str, names)),
 )
-def test_names(traces: Path, paths: list[str], expected: list[int]) -> None:
+def test_every_way_to_name_a_set_finds_its_files(
+    traces: Path, paths: list[str], expected: list[int]
+) -> None:
     assert sectors(read_all(*paths)) == expected
     with open_trace([traces / path for path in paths]) as source:
         assert sectors(drain(source)) == expected
@@ -535,13 +537,15 @@ def test_a_plain_file_goes_before_a_set(traces: Path) -> None:
     assert sectors(read_all("sda.blktrace.0")) == [1, 2]
 
 
-def test_what_a_source_is_called(traces: Path) -> None:
+def test_source_is_called_by_its_path(traces: Path) -> None:
     for paths, name in ((["sda", "plain"], "3 files of plain, sda"), (["sdb"], "sdb.blktrace.0")):
         with open_trace(paths) as source:
             assert source.name == name
 
 
-def test_all_members_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_set_given_by_all_its_files_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for cpu in range(100):
         (tmp_path / f"sda.blktrace.{cpu}").write_bytes(encode([issue(7, cpu, 512)]))
     listed = []
@@ -556,12 +560,12 @@ def test_all_members_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert listed.count(tmp_path) == 1
 
 
-def test_a_link_to_the_same_file(traces: Path) -> None:
+def test_link_to_the_same_file_is_read_once(traces: Path) -> None:
     Path("other").symlink_to("plain")
     assert sectors(read_all("other", "plain")) == [3]
 
 
-def test_gaps(traces: Path) -> None:
+def test_missing_cpu_files_are_reported(traces: Path) -> None:
     for cpu in (3, 7):
         Path(f"sda.blktrace.{cpu}").touch()
     Path("sdb.blktrace.0").rename("sdb.blktrace.2.gz")
@@ -576,7 +580,7 @@ def test_gaps(traces: Path) -> None:
         assert sectors(drain(source)) == [1, 2, 0]
 
 
-def test_a_cpu_that_is_there_twice(traces: Path) -> None:
+def test_cpu_with_two_files_is_read_once(traces: Path) -> None:
     Path("sda.blktrace.1.gz").write_bytes(gzip.compress(Path("sda.blktrace.1").read_bytes()))
     with open_trace(["sda"]) as source:
         assert source.notes == ("sda.blktrace.1.gz is left out: sda.blktrace.1 is there as well",)
@@ -604,7 +608,7 @@ def test_missing_file_is_counted_once_however_its_set_is_named(traces: Path) -> 
         ("socket", "cannot open socket: No such device or address"),
     ],
 )
-def test_what_is_not_there(traces: Path, path: str, message: str) -> None:
+def test_missing_files_are_refused(traces: Path, path: str, message: str) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket")
         with pytest.raises(SourceError) as error:
@@ -612,7 +616,7 @@ def test_what_is_not_there(traces: Path, path: str, message: str) -> None:
     assert str(error.value) == message
 
 
-def test_no_name_at_all() -> None:
+def test_empty_list_of_names_is_refused() -> None:
     with pytest.raises(SourceError, match="no file to read was given"):
         open_trace([])
 
@@ -630,7 +634,7 @@ def as_nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_permission_denied(traces: Path) -> None:
+def test_file_without_permission_is_refused(traces: Path) -> None:
     Path("secret").mkdir()
     Path("secret/sda").write_bytes(b"")
     Path("sda.blktrace.1").chmod(0)
@@ -650,7 +654,7 @@ def descriptors() -> set[int]:
     return {int(path.name) for path in Path("/proc/self/fd").iterdir()}
 
 
-def test_more_files_than_may_be_open(tmp_path: Path) -> None:
+def test_more_files_than_descriptors_are_refused(tmp_path: Path) -> None:
     for cpu in range(100):
         (tmp_path / f"sda.blktrace.{cpu}").touch()
     before = descriptors()
@@ -721,7 +725,7 @@ def test_standard_input_is_a_file_of_several(tmp_path: Path) -> None:
         assert os.fstat(0)  # not ours to close
 
 
-def test_a_fifo(tmp_path: Path) -> None:
+def test_fifo_is_read_to_its_end(tmp_path: Path) -> None:
     data = encode([issue(t, t, 512) for t in range(5000)])
     os.mkfifo(tmp_path / "fifo")
     writer = threading.Thread(target=(tmp_path / "fifo").write_bytes, args=(gzip.compress(data),))
@@ -768,18 +772,18 @@ def packing(request: pytest.FixtureRequest) -> tuple[str, Callable[[bytes], byte
     return name.partition(",")[0], cache(compress)
 
 
-def test_compressed(tmp_path: Path, packing: Any) -> None:
+def test_compressed_file_is_unpacked(tmp_path: Path, packing: Any) -> None:
     data = a_trace()
     packed = packing[1](data)
     assert len(packed) < len(data) / 2
-    (tmp_path / "trace").write_bytes(packed)  # known by what is in it
+    (tmp_path / "trace").write_bytes(packed)  # its contents show the compression
     with open_trace([tmp_path / "trace"]) as source:
         assert source.total_bytes == len(packed)
         assert drain(source) == data
         assert source.done_bytes == len(packed)
 
 
-def test_compressed_members(tmp_path: Path, packing: Any) -> None:
+def test_compressed_files_of_a_set_are_unpacked(tmp_path: Path, packing: Any) -> None:
     data = a_trace()
     (tmp_path / "sda.blktrace.0.gz").write_bytes(packing[1](every(3, data)))
     (tmp_path / "sda.blktrace.1").write_bytes(every(3, data, 1))
@@ -790,7 +794,7 @@ def test_compressed_members(tmp_path: Path, packing: Any) -> None:
         assert source.done_bytes == source.total_bytes
 
 
-def test_concatenated(tmp_path: Path, packing: Any) -> None:
+def test_concatenated_compressed_streams_are_unpacked(tmp_path: Path, packing: Any) -> None:
     data = a_trace()
     parts = [data[:100_001], b"", data[100_001:500_000], data[500_000:]]
     packed = b"".join(map(packing[1], parts))
@@ -810,7 +814,7 @@ def test_repetitive_data_is_unpacked_in_pieces(tmp_path: Path, packing: Any) -> 
     assert n == len(data)
 
 
-def test_truncated(tmp_path: Path, packing: Any) -> None:
+def test_truncated_compressed_file_gives_what_is_whole(tmp_path: Path, packing: Any) -> None:
     name, compress = packing
     data = a_trace()
     packed = compress(data)[:-20_000]
@@ -842,7 +846,7 @@ def test_truncated_member_costs_the_others_nothing(tmp_path: Path, packing: Any)
     assert before == b"".join(raw for raw in records if raw in raws)
 
 
-def test_damaged(tmp_path: Path, packing: Any) -> None:
+def test_damaged_compressed_file_is_an_error(tmp_path: Path, packing: Any) -> None:
     name, compress = packing
     data = a_trace()
     packed = bytearray(compress(data))
@@ -857,7 +861,7 @@ def test_damaged(tmp_path: Path, packing: Any) -> None:
     assert f": damaged {name} data: " in str(error)
 
 
-def test_garbage_behind_compressed_data(tmp_path: Path, packing: Any) -> None:
+def test_garbage_after_compressed_data_is_an_error(tmp_path: Path, packing: Any) -> None:
     name, compress = packing
     data = a_trace(50)
     packed = compress(data)
@@ -871,7 +875,9 @@ def test_garbage_behind_compressed_data(tmp_path: Path, packing: Any) -> None:
     )
 
 
-def test_without_zstandard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zstd_file_without_the_library_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "trace").write_bytes(zstd(b"anything"))
     for module in ("zstandard", "compression.zstd"):
         monkeypatch.setitem(sys.modules, module, None)
@@ -905,7 +911,7 @@ def test_file_that_takes_too_much_memory_to_unpack_is_refused(tmp_path: Path) ->
     )
 
 
-def test_memory_that_is_not_there_gets_a_whole_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+def test_lack_of_memory_is_reported_in_a_sentence(capfd: pytest.CaptureFixture[str]) -> None:
     run._explain(MemoryError(), Config(interval_s=1.0, files=("t.bin",)))
     run._explain(MemoryError("no room for 4 records"), Config(interval_s=1.0))
     assert capfd.readouterr().err == (

@@ -21,7 +21,7 @@ Numbers = npt.NDArray[np.uint64]
 
 
 def records_of(sectors: Numbers, times: Numbers) -> npt.NDArray[np.void]:
-    """Issues; bytes tell which, as far as 32 bits do."""
+    """Issues; the low 32 bits of a number are its size in bytes."""
     records = np.zeros(len(sectors), layout.TRACE_V7)
     records["magic"] = layout.MAGIC | 7
     records["time"] = times
@@ -39,7 +39,7 @@ def completed(issues: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     return records
 
 
-def test_grows_by_half() -> None:
+def test_table_grows_by_half() -> None:
     assert GROWN[:5] == [64, 128, 192, 288, 432]
     assert any(n & (n - 1) for n in GROWN if n > 4096)
 
@@ -79,7 +79,7 @@ def test_every_entry_is_found_after_growing(pattern: str) -> None:
     assert engine.counters()["mismatches"] == 0
 
 
-def test_more_than_the_groups_that_are_given_back_at_once() -> None:
+def test_releasing_many_groups_at_once_keeps_the_table_right() -> None:
     n = 400_000  # 4,096 groups are 61,440 slots
     rng = np.random.default_rng(1)
     issues = records_of(rng.permutation(n).astype("u8") * np.uint64(8), np.arange(n, dtype="u8"))
@@ -103,7 +103,7 @@ def test_more_than_the_groups_that_are_given_back_at_once() -> None:
 
 @pytest.mark.parametrize("groups", GROWN[:8])
 @pytest.mark.parametrize("off", [-200, 0, 200])
-def test_around_each_size(groups: int, off: int) -> None:
+def test_table_is_right_around_each_size(groups: int, off: int) -> None:
     n = groups * 10 + off
     rng = random.Random(n)
     numbers = np.array(rng.sample(range(1 << 50), n), "u8")

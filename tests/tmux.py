@@ -11,7 +11,7 @@ import programs
 import runner
 
 PAUSE_S = 0.03
-"""Between two checks of the screen, each of which starts a process."""
+"""Between two captures of the screen, each of which starts a process."""
 
 
 class Tmux:
@@ -73,7 +73,7 @@ class Tmux:
         return self._do("capture-pane", "-p")
 
     def until(self, *texts: str, gone: str = "") -> str:
-        """The screen as soon as it shows all of these texts, and not ``gone``."""
+        """The screen, as soon as it shows all of these texts and not ``gone``."""
 
         def found() -> str | None:
             screen = self.screen()
