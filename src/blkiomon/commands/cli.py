@@ -100,107 +100,76 @@ _ORIGINAL = "General"
 _MORE = "More"
 _OURS = (_MORE, _INPUT, PERCENTILES)
 
-_READERS: dict[Place, Reader] = {Place.ADDRESS: _address}
+_READERS: dict[Place, Reader] = {"address": _address}
 """What outputs take, if it is not a path."""
 
 OPTIONS = (
     Option(
-        "I",
-        "interval",
-        "SECONDS",
+        "-I, --interval=SECONDS",
         "length of an interval; required, 0.001 or more",
         _ORIGINAL,
         seconds(0.001),
     ),
-    Option("V", "version", "", "print the version", _ORIGINAL),
+    Option("-V, --version", "print the version", _ORIGINAL),
     Option(
-        "",
-        "trace",
-        "DEVICE",
+        "--trace=DEVICE",
         "trace this device from now on (repeatable); needs root",
         _INPUT,
         is_repeatable=True,
     ),
     CAPTURE._replace(group=_INPUT, default="auto"),
     DEVICE._replace(group=_INPUT),
+    Option("--from=TIME", "begin here: seconds from the first record, or a time", _INPUT, _time),
+    Option("--to=TIME", "end before this time", _INPUT, _time),
     Option(
-        "",
-        "from",
-        "TIME",
-        "begin here: seconds from the first record, or a time",
-        _INPUT,
-        _time,
-    ),
-    Option("", "to", "TIME", "end before this time", _INPUT, _time),
-    Option(
-        "",
-        "clock",
-        "auto|trace|wall",
+        "--clock=auto|trace|wall",
         "what ends an interval (default: auto); see below",
         _INPUT,
         one_of("auto", "trace", "wall"),
         "auto",
     ),
     *(
-        Option(
-            row.short,
-            row.name,
-            row.argument,
-            row.help,
-            row.group,
-            _READERS.get(row.place, path),
-            is_output=True,
-        )
+        Option(row.spec, row.help, row.group, _READERS.get(row.place, path), is_output=True)
         for row in OUTPUTS
     ),
     Option(
-        "",
-        "names",
-        "yes|no",
+        "--names=yes|no",
         "print device names (sdb) beside numbers (8:16); default: if the trace is live",
         PERCENTILES,
         one_of("auto", "yes", "no"),
         "auto",
     ),
     Option(
-        "q",
-        "msg-queue-id",
-        "ID",
+        "-q, --msg-queue-id=ID",
         "project id of the queue, not 0",
         QUEUE,
         whole(-(1 << 31), (1 << 31) - 1, zero=False),
     ),
-    Option(
-        "m", "msg-id", "TYPE", "type of the messages, 1 or more", QUEUE, whole(1, (1 << 63) - 1)
-    ),
+    Option("-m, --msg-id=TYPE", "type of the messages, 1 or more", QUEUE, whole(1, (1 << 63) - 1)),
     HELP._replace(group=_MORE),
-    Option("", "threads", "N", "with 2, use two cores (default 1)", _MORE, whole(1, 1024), 1),
+    Option("--threads=N", "with 2, use two cores (default 1)", _MORE, whole(1, 1024), 1),
     Option(
-        "",
-        "stat-version",
-        "0.3|0.2",
+        "--stat-version=0.3|0.2",
         "layout of the original's statistics (default 0.3)",
         _MORE,
         one_of("0.3", "0.2"),
         "0.3",
     ),
-    Option("", "no-final", "", "drop the last, partial interval, as the original does", _MORE),
+    Option("--no-final", "drop the last, partial interval, as the original does", _MORE),
     RESYNC._replace(group=_MORE),
     MAX_PENDING._replace(group=_MORE),
     MAX_AGE._replace(group=_MORE),
     Option(
-        "",
-        "max-devices",
-        "N",
+        "--max-devices=N",
         "know at most N devices at a time (default 65536)",
         _MORE,
         whole(1, (1 << 22) - 1),
         65_536,
     ),
-    Option("", "user", "NAME[:GROUP]", "drop root privileges after opening files", _MORE, _user),
+    Option("--user=NAME[:GROUP]", "drop root privileges after opening files", _MORE, _user),
     OVERWRITE._replace(group=_MORE, help="outputs replace even files that begin like a trace"),
     FOLLOW_SYMLINKS._replace(group=_MORE),
-    Option("v", "verbose", "", "report what an output waits for", _MORE),
+    Option("-v, --verbose", "report what an output waits for", _MORE),
 )
 
 _ORIGINALS = {option.long for option in OPTIONS if option.group not in _OURS}

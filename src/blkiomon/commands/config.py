@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from blkiomon.commands.privileges import User
 from blkiomon.outputs.catalog import OutputSettings
+
+NO_OUTPUTS = OutputSettings({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class Config:
     is_absolute: bool = False
     devices: tuple[int, ...] = ()
     threads: int = 1
-    outputs: OutputSettings = field(default_factory=OutputSettings)
+    outputs: OutputSettings = NO_OUTPUTS
     user: User | None = None
     screen: bool = False
     speed: float = 1.0

@@ -34,9 +34,9 @@ COMMAND = Command(
     standard input.
     """,
     (
-        Option("", "text", "", "as -h prints it (default)"),
-        Option("", "json", "", "JSON Lines, one line per struct"),
-        Option("", "csv", "", "one row per struct"),
+        Option("--text", "as -h prints it (default)"),
+        Option("--json", "JSON Lines, one line per struct"),
+        Option("--csv", "one row per struct"),
         OVERWRITE._replace(
             help="write to standard output even if that is a file that begins like a trace"
         ),

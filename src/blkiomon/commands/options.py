@@ -29,9 +29,7 @@ class Option(NamedTuple):
     """An option of a command.
 
     Attributes:
-        short: letter, or empty.
-        long: name without dashes.
-        argument: what it takes, as ``--help`` shows it; empty for a flag. FILE, PATH, DIR, DATASET
+        spec: as ``--help`` shows it: ``-o, --output=FILE``, or ``--json``. FILE, PATH, DIR, DATASET
             and DEVICE, and words with ``|`` between them, can be completed.
         help: for ``--help``.
         group: heading in ``--help``; may be empty.
@@ -41,9 +39,7 @@ class Option(NamedTuple):
         is_output: must not be given twice, as it writes to one place.
     """
 
-    short: str
-    long: str
-    argument: str
+    spec: str
     help: str
     group: str = ""
     read: Reader = lambda name, text: text
@@ -54,10 +50,25 @@ class Option(NamedTuple):
     @property
     def names(self) -> list[str]:
         """As they are typed."""
-        return [f"-{self.short}"] * bool(self.short) + [f"--{self.long}"]
+        return self.spec.partition("=")[0].split(", ")
+
+    @property
+    def short(self) -> str:
+        """The letter, or an empty text."""
+        return self.names[0][1:] if len(self.names) > 1 else ""
+
+    @property
+    def long(self) -> str:
+        """The name without dashes."""
+        return self.names[-1][2:]
+
+    @property
+    def argument(self) -> str:
+        """What the option takes; empty for a flag."""
+        return self.spec.partition("=")[2]
 
 
-HELP = Option("", "help", "", "print this text")
+HELP = Option("--help", "print this text")
 
 
 class Command(NamedTuple):
@@ -120,8 +131,7 @@ def paragraphs(text: str) -> list[str]:
 
 
 def _option_lines(option: Option) -> Iterator[str]:
-    names = f"-{option.short}, --{option.long}" if option.short else f"    --{option.long}"
-    names = f"  {names}={option.argument}" if option.argument else f"  {names}"
+    names = f"  {option.spec}" if option.short else f"      {option.spec}"
     first, *rest = _filled(option.help, _HELP_COLUMN)
     if len(names) + 2 > _HELP_COLUMN:  # too wide for the column
         yield names
@@ -231,40 +241,32 @@ def device(name: str, text: str) -> int:
 # --- options that several commands have -----------------------------------------------------------
 
 DEVICE = Option(
-    "",
-    "device",
-    "DEVICE",
+    "--device=DEVICE",
     "only this device: sdb, /dev/sdb or 8:16 (repeatable)",
     read=device,
     is_repeatable=True,
 )
-OVERWRITE = Option("", "overwrite", "", "replace FILE even if it begins like a trace")
+OVERWRITE = Option("--overwrite", "replace FILE even if it begins like a trace")
 FOLLOW_SYMLINKS = Option(
-    "", "follow-symlinks", "", "as root, follow symbolic links that another user may have made"
+    "--follow-symlinks", "as root, follow symbolic links that another user may have made"
 )
 MAX_AGE = Option(
-    "",
-    "max-age",
-    "SECONDS",
+    "--max-age=SECONDS",
     "drop requests that stay pending for longer (default 600)",
     read=seconds(0.0),
     default=600.0,
 )
 MAX_PENDING = Option(
-    "",
-    "max-pending",
-    "N",
+    "--max-pending=N",
     "keep at most N pending requests (default 1000000)",
     read=whole(1, 1 << 32),
     default=1_000_000,
 )
 RESYNC = Option(
-    "", "resync", "", "after garbage, continue at the next record and count the skipped bytes"
+    "--resync", "after garbage, continue at the next record and count the skipped bytes"
 )
 CAPTURE = Option(
-    "",
-    "capture",
-    "auto|blktrace|tracefs",
+    "--capture=auto|blktrace|tracefs",
     "capture method (default: auto)",
     read=one_of("auto", "blktrace", "tracefs"),
 )

@@ -14,7 +14,6 @@ import signal
 import stat
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -39,7 +38,6 @@ from blkiomon.formats.driver_data import DriverData
 from blkiomon.interval.clock import WallClock
 from blkiomon.interval.incomplete import in_words
 from blkiomon.interval.monitor import Monitor
-from blkiomon.outputs.catalog import Need
 from blkiomon.outputs.destinations import ExtraOpener, Outputs, open_outputs
 from blkiomon.sources import (
     ContinuedReader,
@@ -97,8 +95,8 @@ class Line:
             threads=config.threads,
             hand_over=outputs.put,
             as_original=config.is_drop_in,
-            keep_details=config.outputs.need(Need.DETAILS),
-            keep_driver_data=config.outputs.need(Need.DRIVER_DATA),
+            keep_details=config.outputs.need("details"),
+            keep_driver_data=config.outputs.need("driver data"),
         )
         self.is_wall = clock == "wall"
         self._config = config
@@ -108,7 +106,7 @@ class Line:
         # ziomon treats any line as a failure; a screen already shows what is incomplete.
         self._tells_incomplete = not (config.is_drop_in or config.screen)
         self._final = config.final
-        self._debug = config.outputs.need(Need.DETAILS)
+        self._debug = config.outputs.need("details")
         self._max_devices = config.max_devices
         self._outputs = outputs
         self._report = report
@@ -421,7 +419,7 @@ def _run(
             clock_name = None
     settings = config.outputs
     if settings.names is None:
-        settings = replace(settings, names=not is_file)
+        settings = settings._replace(names=not is_file)
     clock = WallClock(config.interval_s)
     try:
         if config.user is not None:

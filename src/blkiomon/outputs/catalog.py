@@ -8,62 +8,53 @@ when the output is opened.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum, Flag
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 ORIGINAL = "Output (several at once; FILE may be - for standard output; default: -h -)"
 PERCENTILES = "Output with percentiles, per operation, requests in flight and lost events"
 QUEUE = "Output to a SysV message queue, which must exist (all three together)"
 
 
-class Place(Enum):
-    """What the argument of an output names."""
+Place = Literal["file", "replaced file", "address", "queue"]
+"""What the argument of an output names: a file, pipe or ``-`` for standard output, which outputs
+may share; a file that is replaced after each interval; a host and a port; a SysV message queue."""
 
-    FILE = "a file, pipe or - for standard output, which outputs may share"
-    REPLACED_FILE = "a file that is replaced as a whole after each interval"
-    ADDRESS = "a host and a port to listen on"
-    QUEUE = "a SysV message queue"
-
-
-class Need(Flag):
-    """What an output needs from the engine in addition to intervals."""
-
-    NOTHING = 0
-    DETAILS = 1
-    """Records without a partner, in full."""
-    DRIVER_DATA = 2
-    """Records of low-level drivers, in full."""
+Need = Literal["details", "driver data"]
+"""What an output needs besides intervals: unmatched records, or records of low-level drivers."""
 
 
 class Output(NamedTuple):
     """A row of the table.
 
     Attributes:
-        name: of the long option, and of its entry in ``OutputSettings.destinations``.
-        argument, help, group: for ``--help``.
+        spec: the option as ``--help`` shows it: ``-h, --human-readable=FILE``.
+        help, group: for ``--help``.
         opener: path of the function that makes the output. Where the place is a file, it is a
             ``Callable[[FormatOptions], Format]``. Otherwise it makes a ``Sink`` from the
             destination; see ``destinations.open_outputs`` for its arguments.
-        short: letter of the short option; may be empty.
         place: what the argument names.
         needs: what the engine has to keep for it.
-        is_original: the original has this output, too. With such outputs alone, ours keeps to what
-            the original prints and how long it stays silent.
         accepts_directory: the argument may also name a directory, which gets a file per interval.
     """
 
-    name: str
-    argument: str
+    spec: str
     help: str
     group: str
     opener: str
-    short: str = ""
-    place: Place = Place.FILE
-    needs: Need = Need.NOTHING
-    is_original: bool = False
+    place: Place = "file"
+    needs: Need | None = None
     accepts_directory: bool = False
+
+    @property
+    def name(self) -> str:
+        """The long option, and the key in ``OutputSettings.destinations``."""
+        return self.spec.partition("=")[0].rpartition("--")[2]
+
+    @property
+    def is_original(self) -> bool:
+        """Whether the original has this output. With such outputs alone, ours acts as it does."""
+        return self.group != PERCENTILES
 
     def load_opener(self) -> Callable[..., Any]:
         """Import the function that makes this output."""
@@ -74,98 +65,75 @@ class Output(NamedTuple):
 
 OUTPUTS = (
     Output(
-        "human-readable",
-        "FILE",
+        "-h, --human-readable=FILE",
         "statistics as text",
         ORIGINAL,
         "formats.human_text.output_format",
-        short="h",
-        is_original=True,
     ),
     Output(
-        "binary",
-        "FILE",
+        "-b, --binary=FILE",
         "statistics as the original's binary struct",
         ORIGINAL,
         "formats.stats_file.output_format",
-        short="b",
-        is_original=True,
     ),
     Output(
-        "dump-lldd",
-        "FILE",
+        "-d, --dump-lldd=FILE",
         "records of low-level drivers, unchanged",
         ORIGINAL,
         "formats.driver_data.output_format",
-        short="d",
-        needs=Need.DRIVER_DATA,
-        is_original=True,
+        needs="driver data",
     ),
     Output(
-        "debug",
-        "FILE",
+        "-D, --debug=FILE",
         "unmatched records, and totals",
         ORIGINAL,
         "formats.debug.output_format",
-        short="D",
-        needs=Need.DETAILS,
-        is_original=True,
+        needs="details",
     ),
     Output(
-        "json",
-        "FILE",
+        "--json=FILE",
         "JSON Lines, one line per interval",
         PERCENTILES,
         "formats.json_lines.output_format",
     ),
     Output(
-        "csv",
-        "FILE",
+        "--csv=FILE",
         "one row per interval, device and operation",
         PERCENTILES,
         "formats.csv.output_format",
     ),
     Output(
-        "parquet",
-        "FILE|DIR/",
+        "--parquet=FILE|DIR/",
         "the same rows; pip install 'blkiomon[arrow]'",
         PERCENTILES,
         "formats.parquet.output_format",
         accepts_directory=True,
     ),
     Output(
-        "openmetrics",
-        "[HOST:]PORT",
+        "--openmetrics=[HOST:]PORT",
         "serve metrics; pip install 'blkiomon[metrics]'",
         PERCENTILES,
         "outputs.metrics.open_server",
-        place=Place.ADDRESS,
+        "address",
     ),
     Output(
-        "textfile",
-        "FILE",
+        "--textfile=FILE",
         "keep the latest metrics in FILE; likewise",
         PERCENTILES,
         "outputs.metrics.open_textfile",
-        place=Place.REPLACED_FILE,
+        "replaced file",
     ),
     Output(
-        "msg-queue",
-        "PATH",
+        "-Q, --msg-queue=PATH",
         "path that names the queue, as for ftok(3)",
         QUEUE,
         "outputs.message_queue.open_queue",
-        short="Q",
-        place=Place.QUEUE,
-        is_original=True,
+        "queue",
     ),
 )
 
-BY_NAME = {output.name: output for output in OUTPUTS}
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputSettings:
+class OutputSettings(NamedTuple):
     """The outputs of a run, and what they share.
 
     Attributes:
@@ -178,7 +146,7 @@ class OutputSettings:
         verbose: report what an output waits for.
     """
 
-    destinations: Mapping[str, Any] = field(default_factory=dict)
+    destinations: Mapping[str, Any]
     stat_version: str = "0.3"
     names: bool | None = None
     overwrite: bool = False
@@ -197,4 +165,4 @@ class OutputSettings:
 
     def need(self, what: Need) -> bool:
         """Whether any of these outputs needs that from the engine."""
-        return any(output.needs & what for output in self.rows)
+        return any(output.needs == what for output in self.rows)

@@ -10,7 +10,7 @@ from typing import Any
 from blkiomon.console import how_many
 from blkiomon.errors import MissingLibrary, OutputError
 from blkiomon.formats.rendering import Format, FormatOptions
-from blkiomon.outputs.catalog import Output, OutputSettings, Place
+from blkiomon.outputs.catalog import Output, OutputSettings
 from blkiomon.outputs.directory import DirectorySink
 from blkiomon.outputs.files import FileSink
 from blkiomon.outputs.opening import Identity, Policy, check_output
@@ -132,9 +132,9 @@ def open_outputs(
     replaced: list[str] = []
     for output in settings.rows:
         target = settings.destinations[output.name]
-        if output.place is not Place.FILE:
+        if output.place != "file":
             others.append((output, target))
-            if output.place is Place.REPLACED_FILE:
+            if output.place == "replaced file":
                 replaced.append(target)
             continue
         try:

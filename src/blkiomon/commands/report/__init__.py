@@ -22,9 +22,9 @@ from blkiomon.commands.parsing import read
 from blkiomon.console import EXIT_INPUT, EXIT_OK, complain
 from blkiomon.errors import SourceError, TraceError
 
-OUTPUT = Option("o", "output", "FILE", "", read=path, is_output=True)
-TITLE = Option("", "title", "TEXT", "heading of the page")
-CHART = Option("", "chart", "NAME", "", is_repeatable=True)
+OUTPUT = Option("-o, --output=FILE", "", read=path, is_output=True)
+TITLE = Option("--title=TEXT", "heading of the page")
+CHART = Option("--chart=NAME", "", is_repeatable=True)
 
 COMMAND = Command(
     "report",

@@ -17,13 +17,7 @@ from blkiomon.commands.options import (
 )
 from blkiomon.commands.parsing import read
 from blkiomon.commands.report import CHART, OUTPUT, PAGES, PICTURES, SUFFIXES, TITLE, told
-from blkiomon.console import (
-    EXIT_FAILURE,
-    EXIT_INPUT,
-    EXIT_OK,
-    complain,
-    printed,
-)
+from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, complain, printed
 from blkiomon.errors import SourceError, TraceError
 
 COMMAND = Command(
@@ -42,7 +36,7 @@ COMMAND = Command(
             help="also write a page with both sides, changes.html; "
             "with .png, .svg or .pdf only the charts"
         ),
-        Option("", "json", "", "print JSON"),
+        Option("--json", "print JSON"),
         DEVICE,
         TITLE,
         CHART._replace(
@@ -50,9 +44,7 @@ COMMAND = Command(
             "operation (repeatable)"
         ),
         Option(
-            "",
-            "fail-if",
-            "RULE",
+            "--fail-if=RULE",
             "exit with status 1 if RULE holds (repeatable). 'read.p99 > +10%' holds if that change "
             "is shown. 'write.max > 50ms', 'read.iops < 900', '8:16/read.bandwidth < 40MB/s' and "
             "'all.errors > 0' are limits for B",

@@ -47,26 +47,20 @@ COMMAND = Command(
     """,
     (
         Option(
-            "I",
-            "interval",
-            "SECONDS",
+            "-I, --interval=SECONDS",
             "length of an interval: how often figures change (default 1)",
             read=seconds(0.001),
             default=1.0,
         ),
         CAPTURE,
         Option(
-            "f",
-            "file",
-            "TRACE",
+            "-f, --file=TRACE",
             "read this trace, even if a device has its name (repeatable)",
             read=path,
             is_repeatable=True,
         ),
         Option(
-            "",
-            "speed",
-            "N",
+            "--speed=N",
             "show a recorded trace N times as fast as it was recorded (default 1); max: as fast as "
             "it can be read, with figures of the whole trace",
             read=_speed,
