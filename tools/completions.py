@@ -3,8 +3,8 @@
 The name of an option's argument decides what is completed: FILE, PATH, DIR and DATASET are files,
 DEVICE a block device, and words with ``|`` between them the choices. Other words are files.
 
-shtab cannot make these: in bash it does not complete ``--clock=t``, and it knows no command that
-has both options and file names of its own beside sub-commands.
+shtab cannot make these: in bash it completes neither ``--clock=t`` nor a file name as the first
+word.
 """
 
 from __future__ import annotations

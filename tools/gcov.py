@@ -1,9 +1,9 @@
-"""How much of Cython ran, by gcov: `make coverage`.
+"""Which lines of Cython ran, by gcov: `make coverage`.
 
-gcov tells how often each line of the C files ran. Above what a line of Cython was made into stands
-a comment that says which one it was, of which file; it ran if the first C behind any such comment
-did. Not if any of its C did: what comes last may be where other ways meet again, as the label
-behind an ``else``, and runs although the line does not.
+gcov counts how often each line of C ran. In the C files, a comment with a file and a line number
+precedes the code of each line of Cython. A line of Cython ran if the first C line after one of its
+comments ran. Later C lines do not count: the last one may be a label, such as that after an
+``else``, which other branches also reach.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OURS = re.compile(r"(?:src/)?(blkiomon/.+)")
 
 
 def counts(directory: Path) -> dict[str, dict[int, int]]:
-    """How often each line of a file ran, of all files below src/."""
+    """How often each line ran, by file, of all files below src/."""
     found: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for data in sorted(directory.rglob("*.gcda")):
         command = ["gcov", "--json-format", "--stdout", str(data)]
@@ -31,7 +31,7 @@ def counts(directory: Path) -> dict[str, dict[int, int]]:
         for file in json.loads(text)["files"]:
             if file["file"].endswith(f"{data.stem}.c"):
                 ran: dict[int, int] = defaultdict(int)
-                for line in file["lines"]:  # a function's copies each have theirs
+                for line in file["lines"]:  # each copy of a function has its own counts
                     ran[line["line_number"]] += line["count"]
                 for name, number, count in cython_counts(Path(file["file"]).read_text(), ran):
                     found[name][number] += count
@@ -60,7 +60,7 @@ def ranges(numbers: list[int]) -> str:
 
 
 def main(directory: Path, least_percent: float) -> int:
-    """Print what is missing; returns the exit status."""
+    """Print the lines that did not run; returns the exit status."""
     everything = missed = 0
     print(f"{'Name':<32}{'Lines':>7}{'Miss':>7}{'Cover':>7}   Missing")
     for name, lines in sorted(counts(directory).items()):

@@ -56,7 +56,6 @@ complete -c blkiomon -n '__blkiomon_runs archive' -l scheduler -x -d 'use the wo
 complete -c blkiomon -n '__blkiomon_runs archive' -l tls-ca-file -r -F -d 'certificate authority of the scheduler (PEM)'
 complete -c blkiomon -n '__blkiomon_runs archive' -l tls-cert -r -F -d 'our certificate for the scheduler (PEM)'
 complete -c blkiomon -n '__blkiomon_runs archive' -l tls-key -r -F -d 'its private key (PEM)'
-complete -c blkiomon -n '__blkiomon_runs archive' -l shards -x -d 'share a trace that is larger than an Nth of all among N workers, of which each reads all of it (default 1)'
 complete -c blkiomon -n '__blkiomon_runs archive' -l json -d 'print the summary as JSON'
 complete -c blkiomon -n '__blkiomon_runs archive' -l resync -d 'after garbage, continue at the next record and count the skipped bytes'
 complete -c blkiomon -n '__blkiomon_runs archive' -l max-pending -x -d 'keep at most N pending requests (default 1000000)'
