@@ -29,7 +29,7 @@ from test_sources import write_set
 
 import blkiomon
 from blkiomon import Group, InFlight, Interval, summarize
-from blkiomon.formats import table
+from blkiomon.formats import flat_table
 from blkiomon.formats.json_codec import percentile_name
 from blkiomon.interval.distribution import PERCENTILES
 from blkiomon.interval.value import Counts
@@ -244,7 +244,7 @@ def test_names_of_columns_are_in_the_table_of_names(traces: Path) -> None:
         *pyarrow.parquet.read_schema("stats.parquet").names
     }
     columns = runner.call("-I60", "--csv", "-", "phases.bin").stdout.decode().split("\n")[0]
-    assert {*columns.split(",")} == {c.name for c in table.COLUMNS}
+    assert {*columns.split(",")} == {c.name for c in flat_table.COLUMNS}
 
 
 def test_names_of_metrics_are_in_the_table_of_names(traces: Path) -> None:
