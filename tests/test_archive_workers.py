@@ -180,7 +180,7 @@ def without_warning(complaints: bytes) -> list[str]:
     lines = complaints.decode().splitlines()
     if os.geteuid() == 0:
         assert re.fullmatch(
-            r"blkiomon: as root: whoever can reach the scheduler at tcp://127.0.0.1:\d+ "
+            r"blkiomon: running as root: anyone who can reach the scheduler at tcp://127.0.0.1:\d+ "
             "can run programs as root here",
             lines.pop(0),
         )
