@@ -466,14 +466,14 @@ def test_scheduler_with_tls_takes_those_with_its_certificates(
             assert (result.returncode, result.stdout) == (3, b"")
             lines = result.stderr.decode().splitlines()
             assert lines.pop().startswith(f"blkiomon: no Dask scheduler at {cluster.address}: ")
-            assert all(line.startswith("blkiomon: as root: whoever ") for line in lines)
+            assert all(line.startswith("blkiomon: running as root: anyone ") for line in lines)
         result = runner.run(*command, *tls("our"))
     assert result.returncode == 3  # of the damaged ones
     assert known(json.loads(result.stdout)) == expected
     assert files(tmp_path / "ds") == files(tmp_path / "alone")
     told = result.stderr.decode().splitlines()[:-2]
     if os.geteuid() == 0:
-        vouched = f"whoever has a certificate that {pems}/ca.pem vouches for"
-        assert told == [f"blkiomon: as root: {vouched} can run programs as root here"]
+        vouched = f"anyone with a certificate signed by {pems}/ca.pem"
+        assert told == [f"blkiomon: running as root: {vouched} can run programs as root here"]
     else:
         assert not told
