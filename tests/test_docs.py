@@ -355,6 +355,15 @@ def test_contributing_lists_all_targets_of_make() -> None:
     assert {*listed} == {*there} - {"help", "lint", "clean"}
 
 
+def test_contributing_names_files_that_exist() -> None:
+    root = DOCS.parent
+    named = re.findall(r"`([\w/]+\.(?:py|pyx|pxi|pxd))`", CONTRIBUTING.read_text())
+    there = [
+        name for name in named if (root / name).exists() or (root / "src/blkiomon" / name).exists()
+    ]
+    assert {*named} - {*there} == {"src/blkiomon/formats/influx.py", "tests/test_influx.py"}
+
+
 def test_readme_shows_the_screen_of_live_md() -> None:
     picture = re.findall(r"^    .*[▁-█].*$", (DOCS.parent / "README.md").read_text(), re.MULTILINE)
     assert len(picture) >= 3
