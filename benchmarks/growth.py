@@ -1,4 +1,4 @@
-"""How does the cost of a record grow with outstanding requests, devices, records and losses?"""
+"""How does the cost of a record grow with outstanding requests, devices and records?"""
 
 from __future__ import annotations
 
@@ -76,12 +76,10 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def best_samples(
-    run: Run, marks: Sequence[int], requests: int = ROUND, repeats: int = 2
-) -> list[Sample]:
-    """The least cost of some runs at each mark. Each run has a process of its own."""
+def best_samples(run: Run, marks: Sequence[int], requests: int) -> list[Sample]:
+    """The least cost of two runs at each mark. Each run has a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        runs = [pool.apply(samples, (run, marks, requests)) for _ in range(repeats)]
+        runs = [pool.apply(samples, (run, marks, requests)) for _ in range(2)]
     return [min(sample, key=lambda one: one.cost_ns) for sample in zip(*runs)]
 
 
@@ -101,15 +99,6 @@ def by_records(share: int = 1) -> Iterator[tuple[Run, list[Sample]]]:
     """At 1, 10 and 100 million records without losses."""
     for run in (Run(32, 1), Run(8192, 64)):
         yield run, best_samples(run, [n * M // share for n in (1, 10, 100)], ROUND // share)
-
-
-def by_losses(share: int = 1) -> Iterator[tuple[Run, list[Sample]]]:
-    """The second half of 20 million records, with default bounds."""
-    for depth, devices in ((32, 1), (8192, 64)):
-        for lost in (0.0, 0.001, 0.01, 0.1):
-            run = Run(depth, devices, lost)
-            marks = [10 * M // share, 20 * M // share]
-            yield run, best_samples(run, marks, ROUND // share, 3)[-1:]
 
 
 def by_time(share: int = 1) -> Iterator[tuple[Run, list[Sample]]]:
@@ -158,7 +147,6 @@ def report(options: Options) -> Iterator[Table | str]:
     )
     for title, runs in (
         ("Growth with the number of records (best of two)", by_records),
-        ("Growth with lost completions: the second half of a run (best of three)", by_losses),
         ("1 % of all completions lost, for a long time (best of two)", by_time),
     ):
         yield Table(title, columns, cells(runs(share)))
