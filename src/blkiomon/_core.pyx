@@ -107,7 +107,7 @@ cdef enum:
     CAT_BUFFERED = CAT_QUEUE | CAT_NOTIFY | CAT_ZONE_APPEND     # see _add_buffers()
 
 cdef uint64_t NO_LIMIT = <uint64_t> -1
-cdef uint64_t EPOCH_TOLERANCE_NS = 1000000000   # first record before the time-of-day record
+cdef uint64_t EPOCH_TOLERANCE_NS = 1000000000   # see Engine.epoch_ns
 
 
 # --- the engine -------------------------------------------------------------------------------
@@ -454,8 +454,8 @@ cdef class Engine:
         """
         cdef State *s = &self.s
         cdef uint64_t used = s.hot.used
-        # Requests are old if they were issued before the latest quarter of the time since the table
-        # was last full.
+        # Old requests were issued before the latest quarter of the time since the table was last
+        # full.
         cdef uint64_t since_ns = max(s.hot_full_ns, s.oldest_ns)
         cdef uint64_t before_ns = s.now_ns - (s.now_ns - since_ns) // 4
         cdef uint64_t moved = 0
@@ -1064,7 +1064,8 @@ cdef class Engine:
     def epoch_ns(self):
         self._finish_pairing()
         cdef const State *s = &self.s
-        # `blkparse -d` makes the times of all records relative, except those of notifications.
+        # `blkparse -d` changes the times of all records except notifications. A first record much
+        # earlier than the timestamp record shows this: then the time of day is unknown.
         if not s.has_epoch or s.first_ns < s.epoch_at_ns - min(s.epoch_at_ns, EPOCH_TOLERANCE_NS):
             return None
         return s.epoch_ns

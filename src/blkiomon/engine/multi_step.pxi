@@ -252,6 +252,7 @@ cdef bint pair_step(State *s, Batch *b, int i, Pending *p) noexcept nogil:
 
     if is_completion:
         if is_in_flight(p) and p.time_ns <= item.time_ns:
+            # The kernel also sends an empty completion of a flush: it is ignored.
             if not (is_empty_completion(item) and op_of(cell_in(p.state)) == FLUSH):
                 complete_part(s, b, i, p, item.time_ns, item.bytes, item.state >> ERROR_SHIFT)
             return True
@@ -265,7 +266,7 @@ cdef bint pair_step(State *s, Batch *b, int i, Pending *p) noexcept nogil:
             replace_pending(s, p, b, i)
         return True
 
-    if p.state & IS_MULTI_STEP and not p.state & IN_FLIGHT:
+    if p.state & IS_MULTI_STEP and not p.state & IN_FLIGHT:     # an issue after a requeue
         if p.state & WAS_ISSUED:
             if item.time_ns < p.time_ns:
                 return False
@@ -277,6 +278,7 @@ cdef bint pair_step(State *s, Batch *b, int i, Pending *p) noexcept nogil:
             requeue(s, p, first_try_ns)
         return True
     if p.state & IS_COMPLETE and not p.state & IS_ISSUE and p.time_ns >= item.time_ns:
+        # A completion that was read before its issue, and is of another size.
         part_ns = p.time_ns
         bytes = p.bytes
         error = p.state >> ERROR_SHIFT

@@ -104,7 +104,10 @@ cdef bint await_change(
     WorkerRing *p, const uint64_t *count, uint64_t now, uint64_t more,
     uint64_t *wants, pthread_cond_t *changed,
 ) noexcept nogil:
-    """Sleep until a count that was `now` has grown by `more`. Returns False at stop_worker()."""
+    """Sleep until a count that was `now` has grown by `more`. Returns False at stop_worker().
+
+    The other thread reads `wants` after each change of the count, and then signals `changed`.
+    """
     pthread_mutex_lock(&p.mutex)
     store_release(wants, now + more)
     full_fence()
