@@ -1,1 +1,1 @@
-"""What it costs: `make bench` runs `python -m benchmarks` and prints one table."""
+"""Benchmarks: `make bench` runs `python -m benchmarks`, which prints tables."""

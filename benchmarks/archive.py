@@ -1,4 +1,4 @@
-"""Archives: what does a trace cost beyond one process, and what does it help to share one?"""
+"""What does a trace of an archive cost, in one process and in a pool of workers?"""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from blkiomon.engine import layout
 
 TRACES = 1000
 REQUESTS = 10_000
-"""Of each trace: two disks, 32 requests outstanding, 20 ms in ten intervals."""
+"""In each trace, which has two disks, 32 requests outstanding and ten intervals in 20 ms."""
 
 INTERVAL_S = 0.002
 
 
 def generate(root: Path, traces: int) -> int:
-    """One trace of each of so many hosts; how many bytes."""
+    """Write a trace for each of some hosts; returns their bytes."""
     n_bytes = 0
     for number in range(traces):
         folder = root / f"host{number:04}"
@@ -43,24 +43,19 @@ def generate(root: Path, traces: int) -> int:
 
 
 class Run(NamedTuple):
-    """What a run has taken, the start of workers included: of the clock, and of processors."""
+    """A run's result, wall time and CPU time. Both times include the start of workers."""
 
     summary: Summary
     spent_s: float
     cpu_s: float
 
 
-def spread(
-    pattern: str,
-    dataset: Path | None,
-    workers: int,
-    interval_s: float = INTERVAL_S,
-) -> Run:
-    """By so many processes of this machine, or by this one alone."""
+def timed(pattern: str, dataset: Path | None, workers: int) -> Run:
+    """Summarize an archive in a pool of workers; 0 means in this process."""
     begin_s, begin_cpu_s = time.perf_counter(), _cpu_s()
     summary = summarize(
         pattern,
-        interval=interval_s,
+        interval=INTERVAL_S,
         workers=workers,
         dataset=None if dataset is None else str(dataset),
     )
@@ -68,7 +63,7 @@ def spread(
 
 
 def _cpu_s() -> float:
-    """Of this process, and of all that it has started and that have ended."""
+    """CPU time of this process and of its children that have ended."""
     return sum(os.times()[:4])
 
 
@@ -78,17 +73,17 @@ def rows(traces: int) -> Iterator[tuple[str, ...]]:
         n_bytes = generate(root / "traces", traces)
         pattern = f"{root}/traces/*/*.bin"
         for dataset in (None, root / "ds"):
-            single = spread(pattern, dataset, 0)
+            single = timed(pattern, dataset, 0)
             into = "a dataset" if dataset else "a summary"
             yield _row(into, "one process", single, n_bytes)
             for workers in sorted({1, len(os.sched_getaffinity(0))}):
                 if dataset is not None:
                     shutil.rmtree(dataset)
-                run = spread(pattern, dataset, workers)
+                run = timed(pattern, dataset, workers)
                 assert to_dict(run.summary) == to_dict(single.summary)
                 who = f"{workers} worker{'s' * (workers > 1)}"
                 yield _row(into, who, run, n_bytes, single)
-        again = spread(pattern, root / "ds", 0)
+        again = timed(pattern, root / "ds", 0)
         assert again.summary.resumed == traces
         yield _row("a dataset that is there", "one process", again, n_bytes)
 
@@ -110,11 +105,11 @@ def _row(into: str, who: str, run: Run, n_bytes: int, single: Run | None = None)
 # --- a day of a host ------------------------------------------------------------------------------
 
 DAY_REQUESTS = 4_320_000
-"""Fifty a second, of two disks; 70 % are reads."""
+"""Fifty a second on two disks; 70 % are reads."""
 
 
 def write_day(path: Path, requests: int) -> None:
-    """At random times of a day, with latencies around 150 us that differ as those of disks do."""
+    """Write requests at random times of a day, with log-normal latencies around 150 us."""
     rng = np.random.default_rng(7)
     issues = np.zeros(requests, layout.TRACE_V7)
     issues["magic"] = layout.MAGIC | 7
@@ -162,20 +157,15 @@ def report(choice: Options) -> Iterator[Table | str]:
     traces = TRACES // 20 if choice.quick else TRACES
     yield Table(
         f"{traces:,} traces of as many hosts, {2 * REQUESTS:,} records and 10 intervals each",
-        (
-            *("into", "by", "s", "traces a second", "MB/s", "M records a second"),
-            *("CPU ms a trace", "more than one process"),
-        ),
+        "into | by | s | traces a second | MB/s | M records a second | CPU ms a trace"
+        " | more than one process",
         rows(traces),
     )
     requests = DAY_REQUESTS // (20 if choice.quick else 1)
     yield Table(
         f"A day of a host in one process: two disks, {requests:,} requests, "
         f"{requests * 96 / 1e6:,.0f} MB of trace",
-        (
-            *("interval", "intervals", "Parquet MB", "of these intervals as bytes, MB"),
-            *("bytes an interval", "bytes of the whole day as one"),
-            *("CPU s", "CPU s a million requests"),
-        ),
+        "interval | intervals | Parquet MB | of these intervals as bytes, MB | bytes an interval"
+        " | bytes of the whole day as one | CPU s | CPU s a million requests",
         days(requests),
     )

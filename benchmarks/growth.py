@@ -1,4 +1,4 @@
-"""Does a record cost more with more outstanding requests, devices, records and losses?"""
+"""How does the cost of a record grow with outstanding requests, devices and records?"""
 
 from __future__ import annotations
 
@@ -24,33 +24,28 @@ ROUND = M // 2
 
 
 class Run(NamedTuple):
-    """A long stream, and what the engine is made with."""
+    """A long stream, and the engine's options."""
 
     depth: int
     devices: int
     lost: float = 0.0
     bounds: tuple[tuple[str, Any], ...] = ()
 
-    @property
-    def name(self) -> str:
-        plural = "s" * (self.devices > 1)
-        return f"{self.depth:,} outstanding, {self.devices:,} device{plural}"
-
 
 class Sample(NamedTuple):
-    """At a mark of a long run."""
+    """Figures at one mark of a long run."""
 
     records: int
     cost_ns: float
-    """CPU time a record since the mark before."""
+    """CPU time a record since the previous mark."""
     pending: int
     evicted: int
     resident: int
-    """Bytes above what there was before the run."""
+    """Bytes more than before the run."""
 
 
 def samples(run: Run, marks: Sequence[int], requests: int) -> list[Sample]:
-    """Feed an engine until it has had so many records, and look at it at each mark."""
+    """Feed an engine up to the last mark; returns a sample for each mark (a number of records)."""
     stream = streams.make(requests, run.depth, run.devices, lost=run.lost)
     data = as_bytes(stream)
     rounds = streams.repeat(stream, 1 + marks[-1] // requests)
@@ -75,53 +70,39 @@ def samples(run: Run, marks: Sequence[int], requests: int) -> list[Sample]:
 
 
 def resident() -> int:
-    """Bytes, without what has been freed but not given back to the kernel."""
+    """Resident bytes of this process, after malloc has given back what was freed."""
     if hasattr(LIBC, "malloc_trim"):
         LIBC.malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def best_samples(
-    run: Run, marks: Sequence[int], requests: int = ROUND, repeats: int = 2
-) -> list[Sample]:
-    """The least cost at each mark of some runs, each in a process whose memory is nobody else's."""
+def best_samples(run: Run, marks: Sequence[int], requests: int) -> list[Sample]:
+    """The least cost of two runs at each mark. Each run has a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        runs = [pool.apply(samples, (run, marks, requests)) for _ in range(repeats)]
+        runs = [pool.apply(samples, (run, marks, requests)) for _ in range(2)]
     return [min(sample, key=lambda one: one.cost_ns) for sample in zip(*runs)]
 
 
 def by_depth(requests: int = REQUESTS) -> Iterator[tuple[int, float]]:
-    """Outstanding requests, and the nanoseconds a record, with one device."""
+    """Outstanding requests on one device, and nanoseconds a record."""
     for depth in (32, 256, 1024, 8192, 65_536, 262_144, M):
         yield depth, cost_ns(as_bytes(streams.make(requests, depth)))
 
 
 def by_devices(requests: int = REQUESTS) -> Iterator[tuple[int, float]]:
-    """Devices, and the nanoseconds a record, with 8,192 requests outstanding."""
+    """Devices with 8,192 requests outstanding in all, and nanoseconds a record."""
     for devices in (1, 4, 16, 64, 256, 1024, 4096):
         yield devices, cost_ns(as_bytes(streams.make(requests, 8192, devices)))
 
 
 def by_records(share: int = 1) -> Iterator[tuple[Run, list[Sample]]]:
-    """Without losses, at 1, 10 and 100 million records."""
+    """At 1, 10 and 100 million records without losses."""
     for run in (Run(32, 1), Run(8192, 64)):
-        yield (
-            run,
-            best_samples(run, [M // share, 10 * M // share, 100 * M // share], ROUND // share),
-        )
-
-
-def by_losses(share: int = 1) -> Iterator[tuple[Run, list[Sample]]]:
-    """With default bounds, the second half of 20 million records."""
-    for depth, devices in ((32, 1), (8192, 64)):
-        for lost in (0.0, 0.001, 0.01, 0.1):
-            run = Run(depth, devices, lost)
-            marks = [10 * M // share, 20 * M // share]
-            yield run, best_samples(run, marks, ROUND // share, 3)[-1:]
+        yield run, best_samples(run, [n * M // share for n in (1, 10, 100)], ROUND // share)
 
 
 def by_time(share: int = 1) -> Iterator[tuple[Run, list[Sample]]]:
-    """1 % of all completions lost; until the default bounds have taken hold, and with others."""
+    """Up to 300 million records with 1 % of completions lost, with default and other bounds."""
     every = range(10, 101, 10)
     for run, millions in (
         (Run(8192, 64, 0.01), [*every, 150, 200, 250, 300]),
@@ -137,7 +118,7 @@ def cells(runs: Iterator[tuple[Run, list[Sample]]]) -> Iterator[tuple[str, ...]]
         bounds = ", ".join(f"{name}={value:,}" for name, value in run.bounds)
         for sample in several:
             yield (
-                run.name,
+                streams.name(run.depth, run.devices),
                 f"{run.lost:.1%}",
                 bounds or "default",
                 f"{sample.records / M:.1f} M",
@@ -152,27 +133,20 @@ def report(options: Options) -> Iterator[Table | str]:
     share = 20 if options.quick else 1
     yield Table(
         "Growth with outstanding requests, one device (engine, CPU time, best of seven)",
-        ("outstanding", "ns a record"),
+        "outstanding | ns a record",
         ((f"{depth:,}", f"{cost:.1f}") for depth, cost in by_depth(REQUESTS // share)),
     )
     yield Table(
         "Growth with devices, 8,192 requests outstanding (engine, CPU time, best of seven)",
-        ("devices", "ns a record"),
+        "devices | ns a record",
         ((f"{devices:,}", f"{cost:.1f}") for devices, cost in by_devices(REQUESTS // share)),
     )
     columns = (
-        "stream",
-        "lost",
-        "bounds",
-        "after records",
-        "ns a record, since the line above",
-        "pending",
-        "evicted",
-        "MB above the start",
+        "stream | lost | bounds | after records | ns a record, since the line above | pending"
+        " | evicted | MB above the start"
     )
     for title, runs in (
         ("Growth with the number of records (best of two)", by_records),
-        ("Growth with lost completions: the second half of a run (best of three)", by_losses),
         ("1 % of all completions lost, for a long time (best of two)", by_time),
     ):
         yield Table(title, columns, cells(runs(share)))

@@ -1,4 +1,4 @@
-"""How far is the hardware's limit? What it takes only to move the bytes of a record."""
+"""How long does the hardware take to move the bytes of a record, without reading them?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ READ_BYTES = 1 << 20
 
 
 def copy_ns(records: int) -> float:
-    """Nanoseconds to copy a record in memory, records by the million: the best of five."""
+    """Nanoseconds to copy a record in memory, many at a time: the best of five runs."""
     source = np.ones(RECORD_BYTES * records, dtype=np.uint8)
     target = np.empty_like(source)
     best = float("inf")
@@ -29,7 +29,7 @@ def copy_ns(records: int) -> float:
 
 
 def read_ns(path: Path) -> float:
-    """Nanoseconds to read(2) a record out of the page cache: the best of three."""
+    """Nanoseconds to read(2) a record from the page cache: the best of three runs."""
     buffer = bytearray(READ_BYTES)
     best = float("inf")
     for _ in range(3):
@@ -43,13 +43,13 @@ def read_ns(path: Path) -> float:
 
 
 def pipe_ns(path: Path, together: bool) -> float:
-    """Nanoseconds of wall time a record takes through `cat PATH | cat`: the best of five."""
+    """Nanoseconds of wall time for a record through `cat PATH | cat`: the best of five runs."""
     costs = [programs.on_pipe(["cat"], path, together=together) for _ in range(5)]
     return programs.best(costs).wall_s * 1e9 * RECORD_BYTES / path.stat().st_size
 
 
 def rows(requests: int) -> Iterator[tuple[str, float]]:
-    """What is measured, and the nanoseconds a record of 48 bytes."""
+    """Name of a way, nanoseconds for a record of 48 bytes."""
     yield "memcpy", copy_ns(2_000_000)
     path = streams.file(requests, 32, 1)
     yield f"read(2) from the page cache, {READ_BYTES >> 20} MiB at a time", read_ns(path)
@@ -59,8 +59,8 @@ def rows(requests: int) -> Iterator[tuple[str, float]]:
 
 def report(options: Options) -> Iterator[Table | str]:
     yield Table(
-        f"For comparison, what {os.cpu_count()} CPUs take only to move 48 bytes (wall time, best)",
-        ("how", "ns a record", "GB/s"),
+        f"For comparison: time to move 48 bytes on {os.cpu_count()} CPUs (wall time, best)",
+        "how | ns a record | GB/s",
         (
             (name, f"{cost:.1f}", f"{RECORD_BYTES / cost:.1f}")
             for name, cost in rows(streams.MANY // (20 if options.quick else 1))

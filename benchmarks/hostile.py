@@ -1,4 +1,4 @@
-"""Do memory and the cost of a record stay flat on streams that are made to hurt?"""
+"""Do memory and the cost of a record stay flat on hostile streams?"""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _records(n: int) -> npt.NDArray[np.void]:
 
 
 def distinct_devices(first: int) -> npt.NDArray[np.void]:
-    """A request on each of BLOCK / 2 devices that were not there before."""
+    """A request on each of BLOCK / 2 new devices."""
     records = _records(BLOCK)
     records["device"] = (first + np.arange(BLOCK)) // 2
     records["time"] = first + np.arange(BLOCK)
@@ -41,7 +41,7 @@ def distinct_devices(first: int) -> npt.NDArray[np.void]:
 
 
 def never_completed(first: int) -> npt.NDArray[np.void]:
-    """Issues to sectors that were not there before, 2 µs apart."""
+    """Issues to new sectors, 2 µs apart."""
     records = _records(BLOCK)
     records["sector"] = 8 * (first + np.arange(BLOCK))
     records["time"] = 2000 * (first + np.arange(BLOCK))
@@ -49,7 +49,7 @@ def never_completed(first: int) -> npt.NDArray[np.void]:
 
 
 def wild_times(first: int) -> npt.NDArray[np.void]:
-    """Never completed, at any time that 64 bits can tell."""
+    """The same, at random 64-bit times."""
     records = never_completed(first)
     rng = np.random.default_rng(first)
     records["time"] = rng.integers(0, (1 << 64) - 1, BLOCK, np.uint64, endpoint=True)
@@ -64,7 +64,8 @@ STREAMS = {
 
 
 def run(name: str, marks: list[int], options: dict[str, Any]) -> list[tuple[int, ...]]:
-    """At each mark: records, ns a record since the last one, bytes, and what was given up."""
+    """At each mark: records, ns a record since the previous mark, resident bytes above the start,
+    pending records, evicted records, records over the device limit."""
     engine = Engine(**options)
     before = resident()
     found = []
@@ -104,11 +105,11 @@ def cells(share: int, *, full: bool) -> Iterator[tuple[str, ...]]:
         marks = [n * M // share for n in millions]
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             samples = pool.apply(run, (name, marks, options))
-        told = ", ".join(f"{key}={value:,}" for key, value in options.items()) or "default"
+        bounds = ", ".join(f"{key}={value:,}" for key, value in options.items()) or "default"
         for n, cost_ns, size, pending, evicted, over in samples:
             yield (
                 name,
-                told,
+                bounds,
                 f"{n / M:.1f} M",
                 f"{cost_ns}",
                 f"{size / MB:.1f}",
@@ -119,7 +120,7 @@ def cells(share: int, *, full: bool) -> Iterator[tuple[str, ...]]:
 
 
 def jumps(share: int) -> Iterator[tuple[str, ...]]:
-    """Times that jump again and again, by the trace clock with intervals of a millisecond."""
+    """Times that jump with every record, on the trace clock with intervals of a millisecond."""
     for n in (100, 1000, 10_000):
         records = _records(max(2, n // share))
         records["time"] = 10**9 + np.arange(len(records), dtype=np.uint64) * 99_999 * 10**6
@@ -147,20 +148,12 @@ def report(options: Options) -> Iterator[Table | str]:
     share = 20 if options.quick else 1
     yield Table(
         f"Hostile streams: memory and cost (engine, CPU time, a cut every {CUT_EVERY * BLOCK:,})",
-        (
-            "stream",
-            "bounds",
-            "after records",
-            "ns a record, since the line above",
-            "MB above the start",
-            "pending",
-            "evicted",
-            "over the limit of devices",
-        ),
+        "stream | bounds | after records | ns a record, since the line above | MB above the start"
+        " | pending | evicted | over the limit of devices",
         cells(share, full=options.full),
     )
     yield Table(
         "Times that jump by 99,999 intervals with every record (-I 0.001, trace clock)",
-        ("records", "intervals handed out", "left out", "CPU s", "MB resident"),
+        "records | intervals handed out | left out | CPU s | MB resident",
         jumps(share),
     )

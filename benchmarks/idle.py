@@ -1,4 +1,4 @@
-"""What does the program take while there is no input?"""
+"""How much CPU time does the program use while it waits for input?"""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from benchmarks.programs import OURS, PACKAGED, Use, used
 from benchmarks.report import Options, Table
 
 SETTLED_S = 2.0
+"""Start-up is over by then."""
 
 
 def rows(wait_s: float) -> Iterator[tuple[str, int, Use]]:
-    """The command, how many boundaries there were, and what it used meanwhile."""
+    """Name of a command, interval boundaries, and its CPU time and wake-ups meanwhile."""
     for program, name in ((OURS, "blkiomon"), (PACKAGED, "packaged")):
         if program == PACKAGED and not programs.is_packaged():
             continue
@@ -35,7 +36,7 @@ def report(options: Options) -> Iterator[Table | str]:
     wait_s = 2.0 if options.quick else 8.0
     yield Table(
         f"Without input: used in {wait_s:g} s, after {SETTLED_S:g} s",
-        ("command", "boundaries", "CPU µs", "CPU µs a boundary", "times woken"),
+        "command | boundaries | CPU µs | CPU µs a boundary | times woken",
         (
             (
                 command,

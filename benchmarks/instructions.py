@@ -1,9 +1,10 @@
-"""Does a record cost more instructions than it used to? A guard that no clock disturbs.
+"""Does a record cost more instructions than the recorded baseline? (`make guard`)
 
-Counts under callgrind what feeding a stream ten times more costs, which leaves out start-up, and
-holds the instructions a record against `instructions.json`. `python -m benchmarks.instructions`
-fails where one is more than TOLERANCE above its baseline; with `--record` it writes a new one.
-Compilers differ: elsewhere than with the one that the baseline names, it only tells.
+callgrind counts the instructions of two runs; the second feeds a stream ten times more. The
+difference is the cost of the records without start-up. Unlike time, it is the same in every run.
+`python -m benchmarks.instructions` compares instructions a record with `instructions.json`. It
+fails if one is more than TOLERANCE above the baseline, and the compiler is that of the baseline.
+With `--record` it writes a new baseline.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ STREAMS: dict[str, Callable[[], bytes]] = {
 }
 
 DROPIN = "32 outstanding, 1 device, as the drop-in"
-"""The first stream once more, without what the original's outputs do not tell."""
+"""The first stream with `as_original`, for the outputs of 0.3 only."""
 
-# A stream without losses ends with nothing pending, so that all rounds are alike.
+# A stream without losses leaves nothing pending, so every round costs the same.
 FEED = """
 import sys
 from blkiomon._core import Engine
@@ -62,12 +63,12 @@ def collected(
     pending: int = 0,
     as_original: bool = False,
 ) -> tuple[dict[str, int], int]:
-    """callgrind's events in a process that feeds a file so many times, and the file's records.
+    """callgrind's events in a process that feeds a file some times, and the file's records.
 
     Args:
         options: of callgrind.
-        pending: about so many requests that are never completed come first, among others.
-        as_original: the engine's.
+        pending: about so many requests without completion are fed first, among others.
+        as_original: passed to the engine.
     """
     with tempfile.NamedTemporaryFile("r") as out:
         command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out.name}", *options]
@@ -75,9 +76,9 @@ def collected(
         command.append(str(as_original))
         environment = os.environ | {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
         result = subprocess.run(command, capture_output=True, text=True, env=environment)
-        said = out.read()
-    names = re.search(r"^events: (.+)$", said, re.MULTILINE)
-    totals = re.search(r"^totals: (.+)$", said, re.MULTILINE)
+        output = out.read()
+    names = re.search(r"^events: (.+)$", output, re.MULTILINE)
+    totals = re.search(r"^totals: (.+)$", output, re.MULTILINE)
     if result.returncode or not names or not totals:
         sys.exit(f"callgrind failed: {result.stderr.strip()[-500:]}")
     counts = map(int, totals[1].split())
@@ -91,11 +92,11 @@ def measure(
     pending: int = 0,
     as_original: bool = False,
 ) -> dict[str, float]:
-    """Each event's number a record; see ``collected``."""
+    """Number of each event for a record; see ``collected``."""
     with tempfile.NamedTemporaryFile() as file:
         path = Path(file.name)
         path.write_bytes(data)
-        with ThreadPoolExecutor() as pool:  # nothing that is counted depends on who runs
+        with ThreadPoolExecutor() as pool:  # counts do not depend on other processes
             runs = [
                 pool.submit(collected, path, n, options, pending, as_original)
                 for n in (1, 1 + times)
@@ -105,15 +106,15 @@ def measure(
 
 
 def compiler() -> str:
-    """What the C compiler says of itself, and the machine."""
+    """The C compiler's version, and the machine's architecture."""
     command = [os.environ.get("CC", "cc"), "--version"]
-    said = subprocess.run(command, capture_output=True, text=True).stdout
-    return f"{said.partition(chr(10))[0]}, {platform.machine()}"
+    version = subprocess.run(command, capture_output=True, text=True).stdout
+    return f"{version.partition(chr(10))[0]}, {platform.machine()}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--record", action="store_true", help="write the baseline anew")
+    parser.add_argument("--record", action="store_true", help="write a new baseline")
     record = parser.parse_args().record
     measured = {name: round(measure(make())["Ir"], 1) for name, make in STREAMS.items()}
     data = next(iter(STREAMS.values()))()

@@ -20,8 +20,8 @@ from blkiomon.engine.layout import TRACE_V7
 
 MB = 1e6
 
-# The kernel counts as a child's peak also what its parent had when it forked: so a small process
-# starts the program, says its number, and says its peak when it has ended.
+# A child's peak includes the memory of its parent at the fork. Therefore a small process starts the
+# program. It prints the program's pid and, at the end, its peak.
 START = """
 import os, sys
 program = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
@@ -34,16 +34,16 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 class Peak(NamedTuple):
-    """Bytes resident at most."""
+    """Peak of resident bytes."""
 
     input: int
-    """Until all input was taken."""
+    """Until all input was read."""
     end: int
-    """Until the program had ended: with the statistics of the last interval."""
+    """Until the end of the program, which includes the output of the last interval."""
 
 
 def peak(records: np.ndarray, *arguments: str) -> Peak:
-    """Run our program on records that come through a pipe.
+    """Run our program on records from a pipe.
 
     Raises:
         RuntimeError: it failed.
@@ -53,23 +53,23 @@ def peak(records: np.ndarray, *arguments: str) -> Peak:
     assert child.stdin is not None and child.stdout is not None
     with child.stdin, child.stdout:
         program = int(child.stdout.readline())
-        time.sleep(0.5)  # an idle program has started, too
+        time.sleep(0.5)  # also an idle program has started by then
         child.stdin.write(as_bytes(records))
         child.stdin.flush()
         programs.wait_until_taken(child.stdin, child)
         _wait_until_asleep(program)
         status = Path(f"/proc/{program}/status").read_text()
         child.stdin.close()
-        said = child.stdout.read()
+        end_kib = int(child.stdout.read())
     if child.wait():
         raise RuntimeError(f"{OURS} ended with {child.returncode}")
     found = re.search(r"VmHWM:\s*(\d+) kB", status)
     assert found
-    return Peak(int(found[1]) * 1024, int(said) * 1024)
+    return Peak(int(found[1]) * 1024, end_kib * 1024)
 
 
 def _wait_until_asleep(program: int) -> None:
-    """Wait until a process waits, and has done so for a while."""
+    """Wait until a process has slept for 0.1 s."""
     idle = 0
     while idle < 20:
         state = Path(f"/proc/{program}/stat").read_text().rpartition(")")[2].split()[0]
@@ -89,7 +89,7 @@ class Row(NamedTuple):
 
 
 def rows(share: int = 1) -> Iterator[Row]:
-    """What is measured; with a share of the requests only."""
+    """Each stream, with the requests divided by share."""
     raised = ("--max-pending", "4000000")
     idle = peak(np.zeros(0, TRACE_V7))
     yield Row("idle", 0, 0, idle)
@@ -130,15 +130,7 @@ def report(options: Options) -> Iterator[Table | str]:
     yield Table(
         "Most memory resident, whole process (MB of 10^6 bytes; the bound is 60 MB, 64 bytes for "
         "each outstanding request, 32 KiB for each active device)",
-        (
-            "stream",
-            "outstanding",
-            "devices",
-            "until the input ended",
-            "until the end of the run",
-            "above idle",
-            "which is",
-            "bound",
-        ),
+        "stream | outstanding | devices | until the input ended | until the end of the run"
+        " | above idle | which is | bound",
         cells(rows(20 if options.quick else 1)),
     )

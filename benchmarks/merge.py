@@ -1,7 +1,7 @@
-"""What does merging files by time cost a record, for 2, 8 and 64 of them, beside the engine?
+"""What does it cost a record to merge 2, 8 and 64 files by time, with and without the engine?
 
-Every record goes to a random file, so that files take turns in the least predictable way; real
-CPUs take longer ones. Files are not compressed, and in the page cache.
+Every record goes to a random file: the merger can predict nothing. In real traces, several records
+of one CPU follow each other. The files are uncompressed and in the page cache.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Cost(NamedTuple):
 
 
 def cost_ns(paths: Sequence[Path], records: int, *, feed: bool, repeats: int = 3) -> float:
-    """CPU nanoseconds a record, the best of some runs, of reading all of the files.
+    """CPU nanoseconds a record for reading all files, the best of some runs.
 
     Raises:
-        RuntimeError: what was read is not all of them.
+        RuntimeError: not all records were read.
     """
     best = float("inf")
     for _ in range(repeats):
@@ -52,7 +52,7 @@ def cost_ns(paths: Sequence[Path], records: int, *, feed: bool, repeats: int = 3
 
 
 def rows(requests: int = REQUESTS) -> Iterator[tuple[str, Cost]]:
-    """What is measured, and what it costs."""
+    """Number of files, and costs."""
     records = streams.make(requests, 32)
     rng = np.random.default_rng(1)
     for n_files in (1, 2, 8, 64):
@@ -70,7 +70,7 @@ def rows(requests: int = REQUESTS) -> Iterator[tuple[str, Cost]]:
 def report(options: Options) -> Iterator[Table | str]:
     yield Table(
         "Files in the page cache, each record in a random one of them (CPU time, ns a record)",
-        ("files", "reading and merging", "the engine as well"),
+        "files | reading and merging | and the engine",
         (
             (name, f"{cost.read_ns:.1f}", f"{cost.read_and_feed_ns:.1f}")
             for name, cost in rows(REQUESTS // (10 if options.quick else 1))

@@ -1,4 +1,4 @@
-"""What do the metrics of a host cost: series, bytes and time of a scrape, by devices?"""
+"""How many series, bytes and milliseconds does a scrape of the metrics take, by devices?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blkiomon.interval.monitor import Monitor
 
 
 def rows(requests: int, scrapes: int) -> Iterator[tuple[str, ...]]:
-    """Series and costs of hosts with ever more devices, all of which read and write."""
+    """Series and costs of hosts with more and more devices, all of which read and write."""
     for devices in (1, 10, MAX_DEVICES, 4 * MAX_DEVICES):
         monitor = Monitor(clock="wall")
         monitor.feed(streams.make(requests, 64, devices).tobytes())
@@ -40,6 +40,6 @@ def report(options: Options) -> Iterator[Table | str]:
     requests, scrapes = (100_000, 2) if options.quick else (1_000_000, 20)
     yield Table(
         f"Metrics of a host whose devices read and write; {MAX_DEVICES} have series of their own",
-        ("devices", "series", "kB a scrape", "CPU ms a scrape", "CPU ms an interval"),
+        "devices | series | kB a scrape | CPU ms a scrape | CPU ms an interval",
         rows(requests, scrapes),
     )

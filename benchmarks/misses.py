@@ -1,8 +1,8 @@
-"""What does a record miss: how many cache lines, how many predictions of a branch?
+"""How many cache misses and mispredicted branches does a record cost?
 
-Counted by callgrind, as a virtual machine has no counters of its own: in caches of the sizes below,
-by a simple predictor, and as if nothing were fetched ahead, which it takes no notice of. Takes ten
-minutes, as half a million lost requests do not come about in less.
+callgrind simulates them, as virtual machines have no hardware counters: caches of the sizes below,
+and a simple branch predictor. It ignores prefetch instructions. A run takes ten minutes, most of
+them for the stream with half a million lost requests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.report import Options, Table
 
 FIRST = "49152,12,64"
 SECOND = "1048576,16,64"
-"""Bytes, ways and bytes a line of a core's own two caches."""
+"""Size, ways and line size of a core's first- and second-level cache, in bytes."""
 OPTIONS = (
     "--cache-sim=yes",
     "--branch-sim=yes",
@@ -26,7 +26,7 @@ OPTIONS = (
     "--toggle-collect=__pyx_pw_*_6Engine_*feed",
 )
 COUNTED = 1_000_000
-"""Requests at least, in as many rounds as that takes: what comes before varies, too."""
+"""Requests counted at least, in several rounds: more of them make start-up matter less."""
 
 
 class Stream(NamedTuple):
@@ -34,12 +34,11 @@ class Stream(NamedTuple):
     depth: int
     devices: int
     pending: int = 0
-    """About so many requests before it, among others, are never completed."""
+    """About so many requests without completion are fed first, among others."""
 
     @property
     def name(self) -> str:
-        plural = "s" * (self.devices > 1)
-        name = f"{self.depth:,} outstanding, {self.devices:,} device{plural}"
+        name = streams.name(self.depth, self.devices)
         return f"{name}, {self.pending:,} lost before" if self.pending else name
 
 
@@ -67,16 +66,10 @@ def cells(share: int) -> Iterator[tuple[str, ...]]:
 
 def report(options: Options) -> Iterator[Table | str]:
     if shutil.which("valgrind") is None:
-        yield "What a record misses takes valgrind, which is not installed."
+        yield "valgrind is not installed; `misses` needs it."
         return
     yield Table(
-        "What a record misses (engine, simulated by callgrind, without fetching ahead)",
-        (
-            "stream",
-            "instructions",
-            "lines of data not in 48 KiB",
-            "not in 1 MiB",
-            "branches mispredicted",
-        ),
+        "Misses a record (engine, simulated by callgrind, without prefetching)",
+        "stream | instructions | misses in 48 KiB | misses in 1 MiB | mispredicted branches",
         cells(20 if options.quick else 1),
     )

@@ -1,8 +1,7 @@
-"""What does reading through a pipe cost, beside the packaged program and beside cat alone?
+"""What does reading through a pipe cost, compared with the packaged program and with cat?
 
-How long `cat | cat` takes depends above all on whether the kernel keeps both on one CPU, where
-nobody needs to be woken on another: so there is a comparison that leaves it to the kernel, and one
-where all are kept together.
+The wall time depends above all on the CPUs: on one CPU, no process has to be woken on another. So
+everything is measured twice: on CPUs that the kernel chooses, and with all processes on one.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class Row(NamedTuple):
     stream: str
     program: str
     together: bool
-    """Whether both ends of the pipe were kept on one CPU."""
+    """Whether both processes ran on one CPU."""
     costs: list[Cost]
     packaged: list[Cost] | None
     cat: list[Cost]
@@ -83,17 +82,7 @@ def report(options: Options) -> Iterator[Table | str]:
     yield Table(
         f"Through a pipe, `cat FILE \\| PROGRAM` ({times} runs in turn; "
         "the best CPU time of PROGRAM alone, wall time of both)",
-        (
-            "stream",
-            "PROGRAM",
-            "CPUs",
-            "user s",
-            "system s",
-            "CPU s",
-            "CPU, times packaged",
-            "least wall s",
-            "median wall s",
-            "median, times cat",
-        ),
+        "stream | PROGRAM | CPUs | user s | system s | CPU s | CPU, times packaged | least wall s"
+        " | median wall s | median, times cat",
         map(cells, rows(requests, times)),
     )

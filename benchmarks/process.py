@@ -1,7 +1,8 @@
-"""How does the whole program compare with the packaged one, on the same file in one run?"""
+"""How long does the whole program take on a file, compared with the packaged program?"""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -13,14 +14,14 @@ from benchmarks.programs import OURS, PACKAGED, QUIET, Cost
 from benchmarks.report import Options, Table
 
 REQUESTS = 30_000_000
-"""Of each file: sixty million records, so that the start is a small part."""
+"""In each file: sixty million records, so that start-up takes a small part of the time."""
 PART = 1_500_000
-"""Records that the packaged program is run on where the whole would take it minutes."""
+"""Records for the packaged program if the whole file would take minutes."""
 OFFLINE = 2_000_000
-"""Records that blkparse is run on."""
+"""Records for the comparison with blkparse."""
 
 RUNS = 7
-"""Of each program, in turn: the machine's quick and slow moments are shared."""
+"""Runs of each program, in turn: a slow moment of the machine hits all programs alike."""
 
 
 class Row(NamedTuple):
@@ -29,9 +30,9 @@ class Row(NamedTuple):
     records: int
     cost: Cost
     whole: int
-    """The records that the comparison is made for; more than `records`: extrapolated."""
+    """Records of the comparison. If `records` is less, times are extrapolated."""
     ours: Cost
-    """Of our program on one thread, on the whole."""
+    """Our program with one thread on the whole file."""
     target: str = ""
 
     @property
@@ -59,16 +60,17 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Each program on each stream: the best of some runs, taken in turn; long ones once."""
+    """Each program on each stream: the best of some runs in turn, or one long run."""
     requests = REQUESTS // (20 if options.quick else 1)
     for depth, devices, target in ((32, 1, 2.0), (8192, 1, 100.0), (8192, 64, 100.0)):
-        stream = f"{depth:,} outstanding, {devices} device{'s' * (devices > 1)}"
+        stream = streams.name(depth, devices)
         path = streams.file(requests, depth, devices)
         whole = 2 * requests
-        runs = {"blkiomon": partial(programs.on_file, [OURS, *QUIET], path)}
-        if programs.takes_threads():
-            two = [OURS, *QUIET, "--threads", "2"]
-            runs["blkiomon --threads 2"] = partial(programs.on_file, two, path)
+        two = [OURS, *QUIET, "--threads", "2"]
+        runs = {
+            "blkiomon": partial(programs.on_file, [OURS, *QUIET], path),
+            "blkiomon --threads 2": partial(programs.on_file, two, path),
+        }
         is_slow = depth > 1000
         if programs.is_packaged() and not is_slow:
             runs["packaged"] = partial(programs.on_file, [PACKAGED, *QUIET], path)
@@ -85,7 +87,7 @@ def rows(options: Options) -> Iterator[Row]:
             cost = programs.on_file([PACKAGED, *QUIET], part)
             yield Row(stream, "packaged", records, cost, whole, ours, f"{target:g}")
 
-        if blkparse := programs.blkparse():
+        if blkparse := shutil.which("blkparse"):
             records = min(whole, OFFLINE)
             part = streams.head(path, records)
             read = [blkparse, "-i", "-", "-q"]
@@ -101,40 +103,28 @@ def rows(options: Options) -> Iterator[Row]:
 
 
 def are_alike(path: Path) -> bool:
-    """Whether one thread and two print the same text, but for the time of day."""
-    said = []
+    """Whether one thread and two print the same text, except for the time of day."""
+    texts = []
     for threads in ("1", "2"):
         command = [OURS, "-I", "3600", "-h", "-", "--threads", threads]
         with tempfile.TemporaryFile() as out:
             programs.on_file(command, path, out.fileno())
             out.seek(0)
-            said.append([line for line in out if not line.startswith(b"time:")])
-    return bool(said[0]) and said[0] == said[1]
+            texts.append([line for line in out if not line.startswith(b"time:")])
+    return bool(texts[0]) and texts[0] == texts[1]
 
 
 def report(options: Options) -> Iterator[Table | str]:
     yield Table(
         f"Whole process on a file in the page cache, start-up included (best of {RUNS}, in turn)",
-        (
-            "stream",
-            "program",
-            "records",
-            "CPU s",
-            "wall s",
-            "CPU ns a record",
-            "CPU, times ours",
-            "wall, times ours",
-            "target",
-        ),
+        "stream | program | records | CPU s | wall s | CPU ns a record | CPU, times ours"
+        " | wall, times ours | target",
         map(cells, rows(options)),
     )
     if not options.full:
-        yield "≈: extrapolated from the first records of the same file, by the record."
-    if programs.takes_threads():
-        path = streams.file(REQUESTS // (20 if options.quick else 1), 8192, 64)
-        alike = "the same text" if are_alike(path) else "DIFFERENT TEXTS"
-        yield f"One thread and two print {alike}; 0.62 of the wall time is 1.6 times as fast."
-    else:
-        yield "This build has no `--threads`."
+        yield "≈: extrapolated from the first records of the same file."
+    path = streams.file(REQUESTS // (20 if options.quick else 1), 8192, 64)
+    alike = "the same text" if are_alike(path) else "DIFFERENT TEXTS"
+    yield f"One thread and two print {alike}; 0.62 of the wall time is 1.6 times as fast."
     if not programs.is_packaged():
         yield f"{PACKAGED} is not installed."

@@ -1,12 +1,10 @@
-"""Runs programs and says what the kernel charged them for."""
+"""Runs programs, and measures their CPU and wall time."""
 
 from __future__ import annotations
 
 import array
 import fcntl
-import functools
 import os
-import shutil
 import subprocess
 import sys
 import termios
@@ -32,20 +30,8 @@ class Cost(NamedTuple):
 
 
 def is_packaged() -> bool:
-    """Whether the packaged program is here."""
+    """Whether the packaged program is installed."""
     return os.access(PACKAGED, os.X_OK)
-
-
-def blkparse() -> str | None:
-    """Where blkparse is, if it is here."""
-    return shutil.which("blkparse")
-
-
-@functools.cache
-def takes_threads() -> bool:
-    """Whether our program knows --threads."""
-    said = subprocess.run([OURS, "--help"], capture_output=True, text=True, check=True).stdout
-    return "--threads" in said
 
 
 def on_file(command: Sequence[str], path: Path, stdout: int = subprocess.DEVNULL) -> Cost:
@@ -66,7 +52,7 @@ def on_pipe(command: Sequence[str], path: Path, *, together: bool = False) -> Co
     Args:
         command: the program and its arguments.
         path: what cat reads.
-        together: keep both on the same CPU.
+        together: run both on one CPU.
 
     Raises:
         RuntimeError: either failed.
@@ -78,7 +64,8 @@ def on_pipe(command: Sequence[str], path: Path, *, together: bool = False) -> Co
         cpu = min(os.sched_getaffinity(0))
         for pid in (cat.pid, child.pid):
             os.sched_setaffinity(pid, {cpu})
-    _stream(cat.stdout).close()
+    assert cat.stdout is not None
+    cat.stdout.close()
     cost = _ended(child, command, start)
     if cat.wait():
         raise RuntimeError(f"cat ended with {cat.returncode}")
@@ -95,27 +82,27 @@ def _ended(child: subprocess.Popen[bytes], command: Sequence[str], start: float)
 
 
 def best(costs: Sequence[Cost]) -> Cost:
-    """The least CPU time and the least wall time, whichever runs they are of."""
+    """The least CPU time and the least wall time, which may be of different runs."""
     user_s, system_s, _ = min(costs, key=lambda cost: cost.cpu_s)
     return Cost(user_s, system_s, min(cost.wall_s for cost in costs))
 
 
 def alternately(runs: Sequence[Callable[[], Cost]], times: int) -> list[list[Cost]]:
-    """The costs of each, run in turn: a noisy minute then hits all of them."""
+    """The costs of each, run in turn: a slow moment of the machine hits all alike."""
     rounds = [[run() for run in runs] for _ in range(times)]
     return [list(costs) for costs in zip(*rounds)]
 
 
 class Use(NamedTuple):
-    """What all threads of a process have used since their start."""
+    """CPU time and wake-ups of all threads of a process."""
 
     cpu_ns: int
     switches: int
-    """How often they went to sleep."""
+    """Voluntary context switches: how often a thread went to sleep."""
 
 
 def used(pid: int) -> Use:
-    """What a running process has used."""
+    """What a running process has used since its start."""
     cpu_ns = switches = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         cpu_ns += int((task / "schedstat").read_text().split()[0])
@@ -126,7 +113,7 @@ def used(pid: int) -> Use:
 
 
 def unread(stream: IO[bytes]) -> int:
-    """How many bytes stand in a pipe."""
+    """Number of bytes in a pipe."""
     count = array.array("i", [0])
     fcntl.ioctl(stream, termios.FIONREAD, count)
     return count[0]
@@ -136,14 +123,9 @@ def wait_until_taken(stream: IO[bytes], child: subprocess.Popen[bytes]) -> None:
     """Wait until a pipe is empty.
 
     Raises:
-        RuntimeError: who should read it has ended.
+        RuntimeError: the process that should read it has ended.
     """
     while unread(stream):
         if child.poll() is not None:
             raise RuntimeError(f"the program ended with {child.returncode}")
         time.sleep(0.001)
-
-
-def _stream(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
-    return stream

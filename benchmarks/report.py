@@ -1,4 +1,4 @@
-"""Tables as Markdown, printed while they come into being."""
+"""Markdown tables, printed row by row as they are measured."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import NamedTuple
 
 class Options(NamedTuple):
     quick: bool = False
-    """Small streams and few runs: to see that everything works, not to measure."""
+    """Small streams and few runs: to try the benchmarks, not to measure."""
     full: bool = False
-    """Also what takes minutes."""
+    """Add runs of many minutes."""
 
 
 class Table(NamedTuple):
     title: str
-    columns: Sequence[str]
+    columns: str
+    """Their names, separated by " | "."""
     rows: Iterable[Sequence[str]]
 
 
@@ -25,6 +26,6 @@ def show(part: Table | str) -> None:
         print(f"\n{part}", flush=True)
         return
     print(f"\n{part.title}:\n")
-    print(f"| {' | '.join(part.columns)} |\n|{'---|' * len(part.columns)}", flush=True)
+    print(f"| {part.columns} |\n|{'---|' * (1 + part.columns.count(' | '))}", flush=True)
     for row in part.rows:
         print(f"| {' | '.join(row)} |", flush=True)

@@ -1,8 +1,7 @@
-"""Has a record become cheaper? `python -m benchmarks.revisions REVISION...`
+"""Compares earlier commits with the installed version: `python -m benchmarks.revisions REVISION...`
 
-Builds earlier commits and runs them in turn with what is installed, on the same files: a machine's
-quick and slow minutes hit all of them alike. Nothing here needs a commit later than the first that
-had an engine.
+Builds the commits, and runs all versions in turn on the same files: a slow moment of the machine
+hits all alike. Works for every commit that has an engine.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from benchmarks.programs import QUIET
 from benchmarks.report import Table, show
 
 REQUESTS = 10_000_000
-"""Of each file: twenty million records."""
+"""In each file: twenty million records."""
 STREAMS = ((32, 1), (8192, 1), (8192, 64))
 RUNS = 15
 HERE = "here"
@@ -46,7 +45,7 @@ def build(revision: str, into: Path) -> Path:
     """Install a commit of this repository, as it would be released.
 
     Raises:
-        CalledProcessError: there is no such commit, or it cannot be built.
+        CalledProcessError: the commit does not exist or cannot be built.
     """
     source, wheels, site = into / "source", into / "wheels", into / "site"
     source.mkdir(parents=True)
@@ -68,13 +67,13 @@ def dropin_s(site: Path, path: Path) -> float:
 
 
 def engine_ns(site: Path, path: Path) -> float:
-    """CPU nanoseconds a record of the engine, with everything on, on the beginning of a file."""
+    """CPU nanoseconds a record of the engine alone, on the beginning of a file."""
     run = [*python(site, ENGINE), str(path)]
     return float(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
 
 
 def python(site: Path, run: str) -> list[str]:
-    """A Python that sees what is installed in a directory before all else."""
+    """A Python command that imports from a directory first."""
     return [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {str(site)!r}); {run}"]
 
 
@@ -88,15 +87,15 @@ def rows(sites: dict[str, Path], runs: int) -> Iterator[tuple[str, ...]]:
                     measured[name][at].append(measure(site, path))
         for name, (whole_s, cost_ns) in measured.items():
             yield (
-                f"{depth:,} outstanding, {devices} device{'s' * (devices > 1)}",
+                streams.name(depth, devices),
                 name,
-                *told(whole_s, measured[HERE][0], "{:.2f}"),
-                *told(cost_ns, measured[HERE][1], "{:.1f}"),
+                *compared(whole_s, measured[HERE][0], "{:.2f}"),
+                *compared(cost_ns, measured[HERE][1], "{:.1f}"),
             )
 
 
-def told(values: Sequence[float], here: Sequence[float], form: str) -> tuple[str, str]:
-    """The least and the median, and of both how many times it "here" is."""
+def compared(values: Sequence[float], here: Sequence[float], form: str) -> tuple[str, str]:
+    """Least and median of the values; least and median of "here", as multiples of them."""
     pairs = [(min(several), statistics.median(several)) for several in (values, here)]
     times = (ours / theirs for theirs, ours in zip(*pairs))
     return (
@@ -109,8 +108,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.revisions", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("revisions", nargs="+", metavar="REVISION", help="of this repository")
-    parser.add_argument("--runs", type=int, default=RUNS, help="of each (default: %(default)s)")
+    parser.add_argument("revisions", nargs="+", metavar="REVISION", help="commit to compare with")
+    parser.add_argument("--runs", type=int, default=RUNS, help="runs (default: %(default)s)")
     arguments = parser.parse_args()
     print(machine(), flush=True)
     with tempfile.TemporaryDirectory() as directory:
@@ -121,14 +120,8 @@ def main() -> None:
         show(
             Table(
                 f"CPU time, {arguments.runs} runs in turn: least, median",
-                (
-                    "stream",
-                    "revision",
-                    f"drop-in on {2 * REQUESTS:,} records, s",
-                    "here, times it",
-                    "engine, ns a record",
-                    "here, times it",
-                ),
+                f"stream | revision | program on {2 * REQUESTS:,} records, s | here, times that"
+                " | engine, ns a record | here, times that",
                 rows(sites, arguments.runs),
             )
         )

@@ -1,9 +1,8 @@
-"""Does a run that lasts lose anything, grow, or come late? `python -m benchmarks.soak --help`
+"""Does a long run lose records, use more and more memory, or fall behind?
 
-Records are offered in real time, through a pipe: those of ten devices, of which one leaves and
-another one comes every few seconds, 8,192 requests outstanding. What was sent is counted here,
-what was seen is added up from the program's own JSON Lines. With --stall an output is there, too,
-which takes 4 KiB and then nothing more, ever.
+Sends records through a pipe in real time: ten devices, 8,192 requests outstanding. Every few
+seconds, one device disappears and a new one appears. The records sent are compared with the sums of
+the program's JSON Lines. With --stall, another output stops reading after 4 KiB.
 
 Exits with 1 if a record was lost.
 """
@@ -34,23 +33,23 @@ from benchmarks.programs import OURS, Cost
 
 DEVICES = 10
 NUMBERS = 64
-"""So many device numbers take turns."""
+"""Device numbers in use, ten at a time."""
 
 ROUND_S = 0.1
-"""About so long is the part that is sent again and again; in it all requests are completed."""
+"""About the length of the part that is repeated. All its requests are completed in it."""
 
 STAY_ROUNDS = 30
-"""After so many rounds the next device leaves."""
+"""Rounds after which the next device disappears."""
 
 DEPTH = 8192
 CHUNK_S = 0.01
 PIPE_BYTES = 1 << 20
 STREAM_RATE = 10**9 // streams.DISTANCE_NS * 2
-"""Records a second that `streams` makes."""
+"""Records a second in the streams of `streams.make`."""
 
 
 class Offered:
-    """The stream, and the count of what is in it.
+    """The stream, with counts of its requests.
 
     Args:
         rate: records a second.
@@ -68,7 +67,7 @@ class Offered:
         self.records = self._rounds * len(self._round)
 
     def rounds(self) -> Iterator[bytes]:
-        """About a tenth of a second of the stream each."""
+        """The stream, in parts of about a tenth of a second."""
         records = self._round
         place = (records["device"] - streams.FIRST_DEVICE).astype(np.intp)
         cpu = records["cpu"].astype(np.intp)
@@ -80,7 +79,7 @@ class Offered:
         np.add.at(in_round, (place, cpu), 1)
         span_ns = int(offset_ns[-1]) + 10**9 // self.rate
         for round_ in range(self._rounds):
-            # Place k is taken by another device every DEVICES * STAY_ROUNDS rounds.
+            # Another device takes place k every DEVICES * STAY_ROUNDS rounds.
             turn = round_ // STAY_ROUNDS
             ks = np.arange(DEVICES)
             number = (ks + DEVICES * ((turn + DEVICES - 1 - ks) // DEVICES)) % NUMBERS
@@ -94,8 +93,8 @@ class Offered:
             yield records.tobytes()
 
 
-class Heard(threading.Thread):
-    """Adds up the program's JSON Lines, and notes when each came."""
+class Received(threading.Thread):
+    """Sums up the program's JSON Lines, and notes when each arrived."""
 
     def __init__(self, lines: IO[bytes]) -> None:
         super().__init__()
@@ -120,13 +119,13 @@ class Heard(threading.Thread):
 
 
 def resident_kib(pid: int) -> int:
-    """What a process has in memory."""
+    """Resident memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * resource.getpagesize() // 1024
 
 
 class Memory(threading.Thread):
-    """What the program has in memory, twice a second."""
+    """Resident memory of the program, twice a second."""
 
     def __init__(self, pid: int) -> None:
         super().__init__()
@@ -138,7 +137,7 @@ class Memory(threading.Thread):
     def run(self) -> None:
         start_s = time.monotonic()
         while not self._ended.wait(0.5):
-            with contextlib.suppress(OSError, IndexError):  # it is ending
+            with contextlib.suppress(OSError, IndexError):  # the program is ending
                 kib = resident_kib(self._pid)
                 self.at_s.append(time.monotonic() - start_s)
                 self.kib.append(kib)
@@ -149,7 +148,7 @@ class Memory(threading.Thread):
 
     @property
     def slope_kib_h(self) -> float | None:
-        """By least squares, of the second half."""
+        """Slope of the second half, by least squares."""
         half = len(self.kib) // 2
         if half < 2:
             return None
@@ -157,7 +156,7 @@ class Memory(threading.Thread):
 
 
 def offer(stream: Offered, out: IO[bytes]) -> float:
-    """Send a stream in real time; returns by how many seconds it was late at worst."""
+    """Send a stream in real time; returns the greatest delay in seconds."""
     chunk_bytes = int(stream.rate * CHUNK_S) * 48
     sent_bytes, worst_s = 0, 0.0
     start_s = time.monotonic()
@@ -174,7 +173,7 @@ def offer(stream: Offered, out: IO[bytes]) -> float:
 
 @contextlib.contextmanager
 def stalled(directory: Path) -> Iterator[Path]:
-    """A FIFO whose reader never reads."""
+    """A FIFO that nobody reads."""
     path = directory / "stalled"
     os.mkfifo(path)
     fd = os.open(path, os.O_RDWR)
@@ -186,7 +185,7 @@ def stalled(directory: Path) -> Iterator[Path]:
 
 
 def soak(rate: int, seconds: float, interval_s: float, *, stall: bool) -> bool:
-    """Run it and print what happened; False if anything was lost."""
+    """Run the program and print the figures; returns False if anything was lost."""
     stream = Offered(rate, seconds)
     print(f"{stream.records:,} records, {rate:,} a second, to {DEVICES} devices at a time of "
           f"{NUMBERS}; intervals of {interval_s:g} s", flush=True)  # fmt: skip
@@ -197,19 +196,19 @@ def soak(rate: int, seconds: float, interval_s: float, *, stall: bool) -> bool:
             command += ["-h", str(stack.enter_context(stalled(directory)))]
         read_fd, write_fd = os.pipe()
         fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        said_path = directory / "said"
-        with said_path.open("wb") as said:
-            child = subprocess.Popen(command, stdin=read_fd, stdout=subprocess.PIPE, stderr=said)
+        messages_path = directory / "messages"
+        with messages_path.open("wb") as err:
+            child = subprocess.Popen(command, stdin=read_fd, stdout=subprocess.PIPE, stderr=err)
         os.close(read_fd)
         assert child.stdout is not None
-        heard, memory = Heard(child.stdout), Memory(child.pid)
-        heard.start()
+        received, memory = Received(child.stdout), Memory(child.pid)
+        received.start()
         memory.start()
         begin_s = time.perf_counter()
         try:
             with open(write_fd, "wb", buffering=0) as out:
                 late_s = offer(stream, out)
-            heard.join()
+            received.join()
             _, status, usage = os.wait4(child.pid, 0)
             child.returncode = os.waitstatus_to_exitcode(status)
         finally:
@@ -217,13 +216,13 @@ def soak(rate: int, seconds: float, interval_s: float, *, stall: bool) -> bool:
             if child.returncode is None:
                 child.kill()
         cost = Cost(usage.ru_utime, usage.ru_stime, time.perf_counter() - begin_s)
-        messages = said_path.read_text().splitlines()
-    return _told(stream, heard, memory, cost, late_s, interval_s, messages, child.returncode)
+        messages = messages_path.read_text().splitlines()
+    return _report(stream, received, memory, cost, late_s, interval_s, messages, child.returncode)
 
 
-def _told(
+def _report(
     stream: Offered,
-    heard: Heard,
+    received: Received,
     memory: Memory,
     cost: Cost,
     late_s: float,
@@ -231,36 +230,36 @@ def _told(
     messages: list[str],
     status: int,
 ) -> bool:
-    lost: dict[str, Any] = {name: n for name, n in heard.unseen.items() if n}
+    lost: dict[str, Any] = {name: n for name, n in received.unseen.items() if n}
     is_whole = (
-        heard.records == stream.records
-        and heard.requests == stream.completions == stream.issues
+        received.records == stream.records
+        and received.requests == stream.completions == stream.issues
         and not lost
     )
     figures = {
-        "records sent, seen": f"{stream.records:,}, {heard.records:,}",
-        "requests sent, seen": f"{stream.completions.total():,}, {heard.requests.total():,}",
-        "the same for each device": "yes" if heard.requests == stream.completions else "NO",
-        "told as unseen": ", ".join(f"{name} {n:,}" for name, n in lost.items()) or "nothing",
-        "sender late at worst": f"{late_s * 1000:.1f} ms",
-        "intervals": f"{len(heard.ends_ns):,}",
+        "records sent, seen": f"{stream.records:,}, {received.records:,}",
+        "requests sent, seen": f"{stream.completions.total():,}, {received.requests.total():,}",
+        "the same for each device": "yes" if received.requests == stream.completions else "NO",
+        "reported as unseen": ", ".join(f"{name} {n:,}" for name, n in lost.items()) or "nothing",
+        "greatest delay of the sender": f"{late_s * 1000:.1f} ms",
+        "intervals": f"{len(received.ends_ns):,}",
     }
     # The last one ends with the stream.
-    ends_ns, delays_ms = np.array(heard.ends_ns[:-1]), np.array(heard.delays_ns) / 1e6
+    ends_ns, delays_ms = np.array(received.ends_ns[:-1]), np.array(received.delays_ns) / 1e6
     if len(ends_ns):
         due_ns = ends_ns[0] + np.arange(len(ends_ns)) * int(interval_s * 1e9)
         off_ms = np.abs(ends_ns - due_ns).max() / 1e6
-        figures["boundary off its time at worst"] = f"{off_ms:.2f} ms"
-        figures["boundary to output, median, p99, worst"] = ", ".join(
+        figures["greatest error of a boundary"] = f"{off_ms:.2f} ms"
+        figures["boundary to output, median, p99, maximum"] = ", ".join(
             f"{np.percentile(delays_ms, q):.2f} ms" for q in (50, 99, 100)
         )
     if memory.kib:
-        figures["memory, first half's and second half's most"] = ", ".join(
+        figures["maximum of memory in the first and second half"] = ", ".join(
             f"{max(part, default=0) / 1024:.1f} MiB"
             for part in np.array_split(np.array(memory.kib), 2)
         )
     if (slope := memory.slope_kib_h) is not None:
-        figures["memory's slope in the second half"] = f"{slope:+.0f} KiB an hour"
+        figures["slope of memory in the second half"] = f"{slope:+.0f} KiB an hour"
     figures["CPU"] = (
         f"{cost.cpu_s:.1f} s, {cost.cpu_s / cost.wall_s:.1%} of a core, "
         f"{cost.cpu_s / stream.records * 1e9:.0f} ns a record"
@@ -269,7 +268,7 @@ def _told(
     for name, text in figures.items():
         print(f"  {name}: {text}")
     for message in messages:
-        print("  said:", re.sub(r"/\S*/", "", message))
+        print("  message:", re.sub(r"/\S*/", "", message))
     print("nothing was lost" if is_whole else "SOMETHING WAS LOST", flush=True)
     return is_whole
 
@@ -280,10 +279,10 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seconds", type=float, default=3600, help="default: an hour")
+    parser.add_argument("--seconds", type=float, default=3600, help="duration (default: an hour)")
     parser.add_argument("--rate", type=int, default=2_000_000, help="records a second")
     parser.add_argument("--interval", type=float, default=1, help="-I of the run, in seconds")
-    parser.add_argument("--stall", action="store_true", help="have an output that takes nothing")
+    parser.add_argument("--stall", action="store_true", help="add an output that stops reading")
     given = parser.parse_args()
     sys.exit(not soak(given.rate, given.seconds, given.interval, stall=given.stall))
 

@@ -1,4 +1,4 @@
-"""How long does the program take until it first reads, and where does that time go?"""
+"""How long does the program take from its start to the first read, and what takes this time?"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Start(NamedTuple):
 
 
 def until_read(command: Sequence[str]) -> Start:
-    """From starting a command until bytes are taken from the pipe at its input.
+    """Time from the start of a command until it reads from its input, a pipe.
 
     Raises:
         RuntimeError: it ended without reading.
@@ -49,7 +49,7 @@ def until_read(command: Sequence[str]) -> Start:
 
 
 def until_end(command: Sequence[str]) -> Start:
-    """From starting a command without input until its end.
+    """Time from the start of a command without input until its end.
 
     Raises:
         RuntimeError: it failed.
@@ -59,7 +59,7 @@ def until_end(command: Sequence[str]) -> Start:
 
 
 def measurements() -> Iterator[tuple[str, Callable[[], Start], str]]:
-    """What is measured, how, and the target in ms."""
+    """Name, measurement and target in ms."""
     yield "start until the first read", partial(until_read, [OURS, *QUIET]), "150"
     yield "`blkiomon -V`", partial(until_end, [OURS, "-V"]), "60"
     if programs.is_packaged():
@@ -79,8 +79,7 @@ def measurements() -> Iterator[tuple[str, Callable[[], Start], str]]:
 
 
 def rows(times: int) -> Iterator[tuple[str, float, float, float, str]]:
-    """What is measured; of some runs, in turn, the median and least wall time and the median CPU
-    time in s; the target."""
+    """Name; median and least wall time and median CPU time in s, of some runs in turn; target."""
     names, runs, targets = zip(*measurements())
     for run in runs:
         run()  # so that all files are in the page cache
@@ -95,7 +94,7 @@ def report(options: Options) -> Iterator[Table | str]:
     times = 3 if options.quick else 15
     yield Table(
         f"Start, and where its time goes ({times} runs, in turn)",
-        ("what", "median ms", "least ms", "CPU ms, median", "target ms"),
+        "what | median ms | least ms | CPU ms, median | target ms",
         (
             (name, f"{median * 1e3:.1f}", f"{least * 1e3:.1f}", f"{cpu * 1e3:.1f}", target)
             for name, median, least, cpu, target in rows(times)

@@ -1,13 +1,14 @@
-"""Streams of requests for benchmarks, made by a rule that anyone can repeat.
+"""Synthetic streams of requests for benchmarks, the same in every run.
 
-Requests are issued at equal distances, to random sectors of random devices; each is completed
-after a random time, uniform from 0.05 to 1.95 times `depth` distances, so that about `depth` are
-outstanding at any time and completions come in no order. 70 % are reads; 70 % are of 4 KiB, the
-others of 8, 16 or 64 KiB. A request is issued on any of 8 CPUs; 75 % are completed on the same
-one, the others on any. Every device counts the records of each CPU in `sequence`, from 1 and in
-the order of the stream; like the kernel it counts what it stores, so that a lost completion leaves
-no gap. All records have one pid, and no error. Everything comes from one seeded generator, which
-is asked for 2^20 requests at a time.
+- Requests are issued at equal distances, to random sectors of random devices.
+- A request completes after a random time, uniform from 0.05 to 1.95 times `depth` distances. So
+  about `depth` requests are outstanding at any time, and completions are out of order.
+- 70 % are reads; 70 % have 4 KiB, the others 8, 16 or 64 KiB.
+- A request is issued on one of 8 CPUs; 75 % are completed on the same one, the others on any.
+- `sequence` counts the records of each device and CPU from 1, in the order of the stream. Lost
+  completions are not counted, so they leave no gap.
+- All records have one pid and no error.
+- One seeded generator makes all random numbers, for 2^20 requests at a time.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ CPUS = 8
 PLACES = 1 << 28
 BLOCK = 1 << 20
 MANY = 10_000_000
-"""Requests of the long streams that programs are run on."""
+"""Requests of the long streams for whole programs."""
+
+
+def name(depth: int, devices: int = 1) -> str:
+    """What tables call such a stream."""
+    return f"{depth:,} outstanding, {devices:,} device{'s' * (devices > 1)}"
 
 
 def make(
@@ -50,10 +56,10 @@ def make(
 
     Args:
         requests: how many.
-        depth: how many are outstanding on average.
-        devices: how many devices they are spread over evenly.
+        depth: requests outstanding on average.
+        devices: number of devices, each with the same share of the requests.
         alignment: sectors are multiples of this, and less than 2^28 times this.
-        lost: share of the completions that is missing.
+        lost: share of the completions that are left out.
         seed: of the generator.
 
     Returns:
@@ -72,7 +78,7 @@ def pieces(
     lost: float = 0.0,
     seed: int = 1,
 ) -> Iterator[npt.NDArray[np.void]]:
-    """What `make` makes, in pieces: a long stream need not be in memory as a whole."""
+    """The same stream as `make`, in pieces: a long stream need not fit in memory."""
     rng = np.random.default_rng(seed)
     waiting = np.zeros(0, TRACE_V7)  # completions to come
     stored = np.zeros(devices * CPUS, "u4")
@@ -110,13 +116,13 @@ def pieces(
 
 
 def _counters(records: npt.NDArray[np.void], devices: int) -> npt.NDArray[np.unsignedinteger]:
-    """The number of each record's counter: one a device and CPU."""
+    """The index of each record's sequence counter: there is one for each device and CPU."""
     counter = (records["device"] - FIRST_DEVICE) * CPUS + records["cpu"]
     return counter.astype("u2" if devices * CPUS <= 1 << 16 else "u4")
 
 
 def _number(records: npt.NDArray[np.void], stored: npt.NDArray[np.uint32]) -> None:
-    """Set the sequences; `stored` has what each counter has counted, and goes on counting."""
+    """Set the sequence numbers, and advance the counters in `stored`."""
     counter = _counters(records, len(stored) // CPUS)
     order = np.argsort(counter, kind="stable")
     sizes = np.bincount(counter, minlength=len(stored)).astype("u4")
@@ -127,10 +133,9 @@ def _number(records: npt.NDArray[np.void], stored: npt.NDArray[np.uint32]) -> No
 
 
 def repeat(records: npt.NDArray[np.void], rounds: int) -> Iterator[npt.NDArray[np.void]]:
-    """The same requests again and again, as if the stream went on.
+    """Repeat a stream as if it went on: later, on other sectors, with the next sequence numbers.
 
-    Each round is later, on other sectors, and goes on with the sequences. Changes `records`, which
-    must be as `make` has made them, and hands them out each time.
+    `records` must come from `make`. They are changed in place, and yielded in each round.
     """
     devices = int(records["device"].max()) - FIRST_DEVICE + 1
     counter = _counters(records, devices)
@@ -153,9 +158,9 @@ def issues_alone(requests: int) -> npt.NDArray[np.void]:
 
 
 def losing(requests: int) -> Iterator[memoryview]:
-    """Bytes of streams in which about so many requests to one device are never completed.
+    """Streams, as bytes, with about so many requests that are never completed: one in 16.
 
-    One of 16 is not. Their sectors are others than those of `make`, by default.
+    All are on one device, on sectors that `make` does not use by default.
     """
     share = 1 / 16
     most = 500_000
@@ -177,10 +182,10 @@ def _directory() -> Path:
 
 @functools.cache
 def file(requests: int, depth: int, devices: int) -> Path:
-    """A file of what `make` makes, in the page cache; all are removed at the end of the run.
+    """A temporary file with the stream of `make`, in the page cache.
 
     Raises:
-        OSError: there is no room for it where temporary files are.
+        OSError: the file system for temporary files is too small.
     """
     path = _directory() / f"{requests}-{depth}-{devices}.trace"
     if shutil.disk_usage(path.parent).free < 2 * requests * TRACE_V7.itemsize + (1 << 28):
@@ -194,7 +199,7 @@ def file(requests: int, depth: int, devices: int) -> Path:
 
 @functools.cache
 def head(path: Path, records: int) -> Path:
-    """A file of the first records of one."""
+    """A temporary file with the first records of another one."""
     part = path.with_suffix(f".{records}")
     with path.open("rb") as source, part.open("wb") as out:
         left = records * TRACE_V7.itemsize
@@ -221,7 +226,7 @@ def as_foreign(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
 
 
 def with_payloads(records: npt.NDArray[np.void], every: int = 10, size: int = 16) -> bytes:
-    """The same records, of either byte order, a payload behind every tenth."""
+    """The same records, of either byte order, with a payload behind every tenth."""
     length = np.uint16(size)
     if records["magic"][0] & 0xFFFFFF00 != MAGIC:
         length = length.byteswap()

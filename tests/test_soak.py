@@ -25,7 +25,7 @@ def test_no_record_is_lost_whatever_an_output_does(stall: bool) -> None:
     said = dict(line.strip().split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
     assert said["records sent, seen"].split(", ")[0] == said["records sent, seen"].split(", ")[1]
     assert said["the same for each device"] == "yes"
-    assert said["told as unseen"] == "nothing"
+    assert said["reported as unseen"] == "nothing"
     assert said["exit status"] == str(4 * stall)
-    assert ("stalled did not take everything" in said.get("said", "")) == stall
+    assert ("stalled did not take everything" in said.get("message", "")) == stall
     assert done.stdout.endswith("nothing was lost\n")

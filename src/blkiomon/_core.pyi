@@ -17,29 +17,30 @@ class Engine:
     RuntimeError. ``feed`` and ``snapshot`` release the GIL while they work.
 
     Args:
-        max_pending: pending records (without their issue or completion so far) kept at most, 1 to
-            2^32. One more evicts the oldest, by time, then device, sector and direction.
-        max_age_ns: two records of one key further apart than this, in ns of trace time, never
-            match: the older is evicted. Records older than this, as of the latest issue or
-            completion, are also evicted every 2^20 records, at every snapshot and at the end.
-        keep_details: keep pending records in full, for ``take_mismatches`` and ``leftovers``;
-            costs 64 bytes a pending record.
+        max_pending: most pending records, 1 to 2^32. A record is pending until its issue or
+            completion is read. Above the limit, the oldest is evicted: the first by time, then by
+            device, sector and direction.
+        max_age_ns: oldest pending record, in ns of trace time before the latest issue or
+            completion. An issue and a completion further apart never match. Older records are
+            evicted every 2^20 records, at every snapshot and at the end.
+        keep_details: keep pending records in full, for ``take_mismatches`` and ``leftovers``.
+            This costs 64 bytes a pending record.
         keep_driver_data: collect driver data, for ``take_driver_data``.
         keep_records: collect all records, for ``take_records``.
         keep_requests: collect matched requests, for ``take_requests``.
-        as_original: pair exactly as the original does, for its own outputs: requeues, partial
-            completions and zone appends get no special treatment. Requests in flight are not
-            counted: ``Snapshot.loads`` and ``Snapshot.retry_rows`` are empty.
+        as_original: pair exactly as blkiomon 0.3 does. Requeues, partial completions and zone
+            appends get no special treatment. Requests in flight are not counted:
+            ``Snapshot.loads`` and ``Snapshot.retry_rows`` are empty.
         resync: after garbage, go on at the next plausible record instead of failing.
         devices: major:minor numbers; records of other devices are counted in ``records`` and
             otherwise ignored. Empty: every device counts.
         from_ns: records before this trace time are ignored in the same way.
-        threads: 2 starts a second thread, for pairing; the results are the same. More are not
-            used, and none with any of the ``keep_...`` options.
-        max_devices: devices known at a time, 1 to 2^22-1; records of others are counted as
-            ``over_device_limit`` and otherwise ignored. If more than half are known at a snapshot,
-            devices without a request since the last snapshot and with nothing pending are
-            forgotten. ``devices`` always count.
+        threads: 2 pairs on a second thread; the results are the same. Larger numbers mean 2. With
+            any of the ``keep_...`` options, there is only one thread.
+        max_devices: most devices known at a time, 1 to 2^22-1. Records of further devices are
+            counted as ``over_device_limit`` and otherwise ignored. If more than half as many are
+            known at a snapshot, idle ones are forgotten: those without a request since the last
+            snapshot and with nothing pending. ``devices`` always count.
 
     Raises:
         ValueError: an argument is out of range.
@@ -75,9 +76,10 @@ class Engine:
         Args:
             data: the bytes; may be overwritten after the call.
             until_ns: where to stop, 1 to 2^64-1; None: nowhere.
-            wait: for the second thread, if there is one. With False it may still be working when
-                this returns, so that the caller can read more bytes; methods that need its results
-                wait. A child process forked meanwhile cannot use the engine: RuntimeError.
+            wait: whether to wait for the second thread. With False, it may still be working when
+                this returns, so that the caller can read more bytes meanwhile. Methods that need
+                its results wait. A child process that is forked while it works cannot use the
+                engine: RuntimeError.
 
         Raises:
             TraceError: the bytes are not a trace. Everything before them counts; every later call
@@ -100,8 +102,8 @@ class Engine:
         Rows are in the order of their first match. Raises MemoryError, and then changes nothing.
 
         Args:
-            end_ns: trace time at which the interval ends, for requests in flight then; None: that
-                of the latest issue or completion.
+            end_ns: trace time at which the interval ends: requests in flight are counted up to
+                here. None: the time of the latest issue or completion.
         """
 
     def take_mismatches(self) -> npt.NDArray[np.void]:
@@ -136,22 +138,28 @@ class Engine:
     def leftovers(self) -> npt.NDArray[np.void]:
         """The pending records: shape (n,), dtype ``layout.DETAIL``.
 
-        ``action`` has bits 0-47. In the original's order: by sector % 128, then the most recently
-        stored first.
+        ``action`` has its lower 48 bits only. The order is the original's: by sector % 128, then
+        the most recently stored first.
 
         Raises:
             ValueError: the Engine was made without ``keep_details``.
         """
 
     def counters(self) -> dict[str, int]:
-        """Totals since the start.
+        """Totals since the start, by name.
 
-        ``records``, ``requests`` (completed), ``mismatches``, ``driver_data_records``, ``evicted``
-        (pending records), ``lost_events`` (by the tracer's marks), ``sequence_gaps`` (records
-        missing by their sequence numbers, per device and CPU), ``completions_without_issue``,
-        ``issues_without_completion`` (given up, or overdue at a snapshot: see ``Counts``),
-        ``skipped_bytes``, ``over_device_limit`` (records of devices beyond ``max_devices``).
-        Records that come late correct a gap or a missing issue only within their interval.
+        - ``records``: read, of any category.
+        - ``requests``: completed.
+        - ``mismatches``: pairs of records with one key that do not belong to one request.
+        - ``driver_data_records``: of category DRV_DATA.
+        - ``evicted``: pending records.
+        - ``lost_events``: counted by the tracer's marks.
+        - ``sequence_gaps``: missing sequence numbers, for each device and CPU.
+        - ``completions_without_issue``, ``issues_without_completion``: unmatched; see ``Counts``.
+        - ``skipped_bytes``: skipped by ``resync``.
+        - ``over_device_limit``: records of devices beyond ``max_devices``.
+
+        A late record corrects a gap or a missing issue only within its interval.
         """
 
     @property
@@ -191,7 +199,7 @@ class Engine:
 
     @property
     def padding_bytes(self) -> int:
-        """Zeros skipped between records; blktrace may write a buffer of them when it stops."""
+        """Zeros skipped between records. blktrace may write a buffer of zeros when it stops."""
 
     @property
     def offset(self) -> int:
@@ -204,7 +212,7 @@ class Engine:
         spill_every: int | None = None,
         cold_table_from: int | None = None,
     ) -> None:
-        """For tests, before anything is fed. Results do not depend on it.
+        """Change internal limits, for tests, before anything is fed. No result depends on them.
 
         Args:
             hash_seed: 0 to 2^128-1, in place of a random one; not with ``devices``.

@@ -87,7 +87,7 @@ cdef table(uint64_t n, dtype):
 
 cdef enum Growth:                               # how a buffer grows
     GROW_ARRAY                                  # to a larger array
-    GROW_FREE_LIST                              # the same, and links the new elements: `stored`
+    GROW_FREE_LIST                              # the same; links the new elements of State.stored
     GROW_POINTERS                               # by a chunk of elements, which never move
     GROW_TABLE                                  # to a larger hash table
     GROW_PROCESSES                              # to a larger hash table with linear probing
@@ -95,19 +95,19 @@ cdef enum Growth:                               # how a buffer grows
 cdef struct Buffer:                             # a part of State that grows between batches
     Growth growth
     void *at                                    # the Table, or the pointer to the elements
-    const uint64_t *used                        # elements; may be written by the worker
-    uint64_t *room                              # elements
+    const uint64_t *used                        # number of elements; the worker may write it
+    uint64_t *room                              # number of elements that fit
     size_t size                                 # bytes of an element
-    uint64_t per_record                         # elements that a record can add, at most
-    uint64_t per_byte                           # elements that a byte of input can add
-    uint64_t limit                              # elements ever in use, at most
+    uint64_t per_record                         # most elements that a record can add
+    uint64_t per_byte                           # most elements that a byte of input can add
+    uint64_t limit                              # most elements ever in use
 
 cdef enum:
     MOST_BUFFERS = 16
-    CAT_BUFFERED = 1 << 4 | 1 << 10 | 1 << 16   # QUEUE, NOTIFY, ZONE_APPEND: see _add_buffers()
+    CAT_BUFFERED = CAT_QUEUE | CAT_NOTIFY | CAT_ZONE_APPEND     # see _add_buffers()
 
 cdef uint64_t NO_LIMIT = <uint64_t> -1
-cdef uint64_t CLOCKS_DIFFER_NS = 1000000000     # see Engine.epoch_ns
+cdef uint64_t EPOCH_TOLERANCE_NS = 1000000000   # see Engine.epoch_ns
 
 
 # --- the engine -------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ cdef class Engine:
     cdef WorkerRing ring
     cdef bint has_worker
     cdef uint64_t busy                          # 1 while a thread is inside a method: see _enter()
-    cdef bint wait                              # for the worker, at the end of feed()
+    cdef bint wait                              # argument of the current feed()
     cdef uint64_t ahead                         # records that the worker may not have paired yet
     cdef dict _arrays                           # name -> the numpy array behind a State pointer
     cdef Buffer buffers[MOST_BUFFERS]
@@ -131,7 +131,7 @@ cdef class Engine:
     cdef uint32_t buffered                      # categories whose buffers were added
     cdef dict _names                            # pid -> process name
     cdef bint stopped                           # feed() stopped at a record after last_ns
-    cdef int swap                               # byte order as byte_order_of(); -1: unknown
+    cdef int swap                               # 0: host byte order, 1: foreign, -1: unknown
     cdef bint resync
     cdef bint searching                         # for the next plausible record, after garbage
     cdef uint64_t position                      # offset of the next byte in the stream
@@ -250,8 +250,8 @@ cdef class Engine:
             with nogil:
                 drain(p)
             return 0
-        # After a fork() the child has no worker. It goes on alone if the worker was idle; otherwise
-        # the worker's part of State was copied at an unknown moment.
+        # After a fork(), the child has no worker. It goes on alone if the worker was idle. If not,
+        # fork() copied the worker's part of State at an unknown moment.
         if p.accounted != p.produced:
             self.failure = RuntimeError("the process was forked while two threads were at work")
             raise self.failure
@@ -259,8 +259,8 @@ cdef class Engine:
         self.ahead = 0
         return 0
 
-    # -- memory. A buffer that grows gets its new memory in a copy of _arrays, which is put to use
-    # at the end: without memory, nothing has changed.
+    # -- memory. New arrays go to a copy of _arrays, which replaces it at the end. If memory is
+    # short, the engine is unchanged.
 
     cdef int _add_buffer(
         self, name, Growth growth, void *at, const uint64_t *used, uint64_t *room, size_t size,
@@ -327,25 +327,25 @@ cdef class Engine:
         self.buffered |= new
         return 0
 
-    cdef inline bint _fits(
+    cdef inline uint64_t _demand(
         self, const Buffer *f, uint64_t records, uint64_t n_bytes
     ) noexcept nogil:
-        """Whether a buffer has room for what so many records in so many bytes can add."""
-        cdef uint64_t wanted = (
-            load_relaxed(f.used) + f.per_record * records + f.per_byte * n_bytes
+        """Elements in use at most, after so many records in so many bytes."""
+        return min(
+            load_relaxed(f.used) + f.per_record * records + f.per_byte * n_bytes, f.limit
         )
-        return min(wanted, f.limit) <= f.room[0]
 
     cdef inline bint _has_room(self, const Batch *b, uint64_t n_bytes) noexcept nogil:
         """Whether there is room for everything that a batch of n_bytes of input can add.
 
-        Includes the batches before it that the worker has not paired yet. What the worker counts
-        may be read late, but never by more than these.
+        The worker may not have paired earlier batches yet, so its counters may be out of date.
+        `ahead` is an upper bound of the records in these batches.
         """
         cdef State *s = &self.s
         cdef int i
         cdef uint64_t more = BATCH + self.ahead
-        cdef uint64_t cold = load_acquire(&s.cold.used)     # before hot, to which entries move
+        # cold is read first: an entry that is promoted meanwhile counts twice, not never.
+        cdef uint64_t cold = load_acquire(&s.cold.used)
         cdef uint64_t hot = load_relaxed(&s.hot.used) + more
         if (
             hot > s.hot.room
@@ -357,18 +357,19 @@ cdef class Engine:
         ):
             return False
         for i in range(self.n_buffers):
-            if not self._fits(&self.buffers[i], more, n_bytes):
+            if self._demand(&self.buffers[i], more, n_bytes) > self.buffers[i].room[0]:
                 return False
         return True
 
     cdef int _make_room(self, uint32_t seen, uint32_t cpus, uint64_t n_bytes) except -1:
-        """Make _has_room() true, unless records have to be evicted. The worker must be idle.
+        """Make room for a batch. The worker must be idle.
 
-        If records have to be evicted, the batch is paired while nothing else runs; then each record
-        makes room for itself.
+        Afterwards _has_room() is true, unless the batch may exceed max_pending. Such a batch is
+        paired while the worker is idle; each of its records then evicts another one if needed.
         """
         cdef State *s = &self.s
         cdef uint64_t more = BATCH + self.ahead
+        cdef uint64_t wanted
         cdef int i
         while min(s.hot.used + more, s.max_pending) > s.hot.room:
             self._make_room_hot(more)
@@ -385,18 +386,17 @@ cdef class Engine:
         self._take_names()
         self._add_buffers(seen)
         for i in range(self.n_buffers):
-            while not self._fits(&self.buffers[i], more, n_bytes):
-                self._grow(self._buffer_names[i], &self.buffers[i], more, n_bytes)
+            wanted = self._demand(&self.buffers[i], more, n_bytes)
+            while wanted > self.buffers[i].room[0]:
+                self._grow(self._buffer_names[i], &self.buffers[i], wanted)
         return 0
 
-    cdef int _grow(self, name, const Buffer *f, uint64_t records, uint64_t n_bytes) except -1:
+    cdef int _grow(self, name, const Buffer *f, uint64_t wanted) except -1:
         """Make a buffer larger: at least twice as large if it is an array."""
         cdef dict arrays
         cdef uint64_t i
         cdef uint64_t had = f.room[0]
-        cdef uint64_t room = max(
-            f.used[0] + f.per_record * records + f.per_byte * n_bytes, 2 * had, 8 * BATCH
-        )
+        cdef uint64_t room = max(wanted, 2 * had, <uint64_t> 8 * BATCH)
         cdef void **elements = <void **> f.at
         cdef uint8_t *new
         if f.growth == GROW_TABLE:
@@ -448,21 +448,22 @@ cdef class Engine:
         return 0
 
     cdef int _make_room_hot(self, uint64_t more) except -1:
-        """The hot table is full: demote old requests if that pays, or else let it grow.
+        """The hot table is full: demote old requests, or let the table grow.
 
-        It also grows if many of the requests that were demoted before have been promoted again.
+        It grows if demotion frees little, or if many demoted requests were promoted again.
         """
         cdef State *s = &self.s
         cdef uint64_t used = s.hot.used
+        # Old requests were issued before the latest quarter of the time since the table was last
+        # full.
         cdef uint64_t since_ns = max(s.hot_full_ns, s.oldest_ns)
-        # A quarter of the records since then are younger than this.
         cdef uint64_t before_ns = s.now_ns - (s.now_ns - since_ns) // 4
         cdef uint64_t moved = 0
         if (
             s.records - s.hot_full_records >= DEMOTE_AFTER * s.hot.room
             and s.n_promoted <= s.n_demoted // 8
             and since_ns < s.now_ns
-            and (s.cold.used != 0 or pays_to_demote(s, before_ns))
+            and (s.cold.used != 0 or should_demote(s, before_ns))
         ):
             while s.cold.used + used > s.cold.room:
                 self._grow_table("cold", &s.cold)
@@ -479,17 +480,19 @@ cdef class Engine:
         return 0
 
     cdef int _make_bloom(self, uint64_t more) except -1:
-        """Make the Bloom filter large enough for so many more entries; clears stale bits."""
+        """Make room for so many more entries in the Bloom filter.
+
+        A filter without room is built anew, which also clears the bits of removed entries.
+        """
         cdef State *s = &self.s
-        cdef uint64_t n
-        cdef uint64_t had = <uint64_t> 64 << 32 - s.bloom_shift if s.bloom else 0
-        if BLOOM_BITS_EACH * (s.n_bloom_entries + more) <= had:
+        cdef uint64_t words = <uint64_t> 1 << 32 - s.bloom_shift if s.bloom else 0
+        if BLOOM_BITS_EACH * (s.n_bloom_entries + more) <= 64 * words:
             return 0
-        n = max(<uint64_t> 1 << 12, had)
-        while n < BLOOM_BITS_EACH * (s.cold.used + s.cold.used // 2 + more):
-            n *= 2
-        s.bloom = <uint64_t *> allocate(self._arrays, "bloom", n // 8)
-        s.bloom_shift = 39 - width(n)
+        words = max(words, <uint64_t> 64)
+        while 64 * words < BLOOM_BITS_EACH * (s.cold.used + s.cold.used // 2 + more):
+            words *= 2
+        s.bloom = <uint64_t *> allocate(self._arrays, "bloom", words * sizeof(uint64_t))
+        s.bloom_shift = 33 - width(words)
         with nogil:
             fill_bloom(s)
         return 0
@@ -530,7 +533,7 @@ cdef class Engine:
         return 0
 
     cdef int _grow_sequences(self, cpus) except -1:
-        """Make room for CPUs up to that number on every device."""
+        """Make room for CPUs up to a number on every device."""
         cdef dict arrays = dict(self._arrays)
         self._place_sequences(arrays, self.s.devices_room, cpu_bits(cpus, self.s.devices_room))
         self._arrays = arrays
@@ -540,18 +543,20 @@ cdef class Engine:
         """Allocate sequence numbers for so many devices with 2^shift CPUs each."""
         cdef State *s = &self.s
         cdef uint64_t i
-        cdef uint32_t *new = <uint32_t *> allocate(arrays, "sequences", devices << shift + 2)
+        cdef uint32_t *new = <uint32_t *> allocate(
+            arrays, "sequences", (devices << shift) * sizeof(uint32_t)
+        )
         for i in range(1, s.devices_end):
             memcpy(
                 new + (i << shift), s.last_sequence + (i << s.cpu_shift),
-                4 << min(shift, s.cpu_shift),
+                sizeof(uint32_t) << min(shift, s.cpu_shift),
             )
         s.last_sequence = new
         s.cpu_shift = shift
         return 0
 
     cdef int _spill(self) except -1:
-        """Make room for the 64-bit counters, and spill."""
+        """Make room for the 64-bit counters, and call spill()."""
         cdef State *s = &self.s
         cdef dict arrays = dict(self._arrays)
         cdef size_t block = BLOCK * sizeof(uint64_t)
@@ -628,7 +633,7 @@ cdef class Engine:
             self.wait = wait
             if self.has_worker and self.ring.process != getpid():
                 self._drain_worker()
-            if size == 0 and not (self.stopped and self.n_tail):
+            if size == 0 and not (self.stopped and self.n_tail):    # else until_ns may be later now
                 return 0
             try:
                 return self._feed(&data[0] if size else self.tail, size)
@@ -643,7 +648,7 @@ cdef class Engine:
         cdef size_t at = 0
         cdef size_t old, more, used
         while self.n_tail:
-            # Complete the record in the tail, then go on in data, behind it.
+            # Complete the record in the tail, then go on behind it in data.
             old = self.n_tail
             more = min(max(self.need, old) - old, size - at, <size_t> MAX_RECORD - old)
             memcpy(self.tail + old, data + at, more)
@@ -651,7 +656,7 @@ cdef class Engine:
             used = self._consume(self.tail, old + more)
             self.n_tail = old + more - used
             if used >= old:
-                at -= self.n_tail               # the rest of the tail is in data, too
+                at -= self.n_tail               # data also has what is left of the tail
                 self.n_tail = 0
             elif used:
                 memmove(self.tail, self.tail + used, self.n_tail)
@@ -686,7 +691,7 @@ cdef class Engine:
                         b = &p.batches[p.produced % RING]
                     begin = at
                     most = <int> min(
-                        <uint64_t> BATCH, SWEEP_EVERY - (s.records & (SWEEP_EVERY - 1))
+                        <uint64_t> BATCH, SWEEP_EVERY - s.records % SWEEP_EVERY
                     )
                     end = decode_batch(
                         data, size, &at, most, s.last_ns, self.swap, b, &self.need, &s.next_ns
@@ -696,7 +701,7 @@ cdef class Engine:
                     s.records += b.n
                     if likely(
                         self.has_worker and self._has_room(b, at - begin)
-                        and b.first & (SWEEP_EVERY - 1) != 0
+                        and b.first % SWEEP_EVERY != 0
                     ):
                         if worker_keeps_up(p):
                             prepare(s, b, False, False)
@@ -712,7 +717,7 @@ cdef class Engine:
                     break
                 if unlikely(end != DECODE_FULL):
                     if self.has_worker:
-                        drain(p)                # an exception must come after what was fed before
+                        drain(p)                # all records before an exception count
                     with gil:
                         if not self._consume_other(data, size, &at, end):
                             break
@@ -733,7 +738,7 @@ cdef class Engine:
                 except BaseException:
                     s.records = b.first         # nothing of this batch counts
                     raise
-        if b.first & (SWEEP_EVERY - 1) == 0:
+        if b.first % SWEEP_EVERY == 0:
             evict_by_age(s)
         if s.keep_records:
             log_records(s, b)
@@ -748,7 +753,7 @@ cdef class Engine:
     cdef bint _consume_other(
         self, const uint8_t *data, size_t size, size_t *at, DecodeEnd why
     ) except -1:
-        """Process what is not a record at data[at:]: the start of the stream, a mark, garbage.
+        """Process what decode_batch() did not take: the first record, a mark, padding or garbage.
 
         Returns False if more bytes are needed to decide.
         """
@@ -758,12 +763,11 @@ cdef class Engine:
         cdef uint64_t events = 0
         cdef int mark
         if why == DECODE_MISLABELLED and not self.resync:
-            self._fail(
-                p, left,
+            self._fail((
                 "a version-8 record with the magic of version 7, cut to 48 bytes",
                 "version 7 (the kernel's ftrace blk tracer sends such records on Linux 6.19 and "
                 "later; use blktrace there)",
-            )
+            ))
         mark = parse_lost(p, left, &length, &events)
         if mark > 0 and not self.searching:
             self.s.lost_events += events
@@ -790,7 +794,7 @@ cdef class Engine:
                 self.swap = self.s.foreign = byte_order_of(load32(p))
                 return True
             if not self.resync:
-                self._fail(p, left, None, None)
+                self._fail(describe_magic(load32(p), self.swap))
             if self.s.records == 0:             # the magic that set the byte order was garbage
                 self.swap = -1
             self.searching = True
@@ -830,11 +834,9 @@ cdef class Engine:
         self._skips.append((self.garbage_from, skipped))
         return 0
 
-    cdef int _fail(self, const uint8_t *p, size_t left, found, expected) except -1:
-        """Raise TraceError, now and in every later feed() and finish()."""
-        if found is None:
-            found, expected = describe_magic(load32(p), self.swap)
-        self.failure = TraceError(self.position, found, expected)
+    cdef int _fail(self, tuple texts) except -1:
+        """Raise TraceError, now and in every later feed() and finish(). See describe_magic()."""
+        self.failure = TraceError(self.position, *texts)
         raise self.failure
 
     def finish(self):
@@ -872,12 +874,11 @@ cdef class Engine:
                 self.n_tail = 0
                 self._end_search()
             elif n >= 4 and byte_order_of(load32(self.tail)) < 0 and self.tail[0] != c"C":
-                self._fail(self.tail, n, None, None)
+                self._fail(describe_magic(load32(self.tail), self.swap))
             else:
-                self._fail(
-                    self.tail, n, f"the end of the input {n} bytes into a record",
-                    f"{self.need} bytes at least",
-                )
+                self._fail((
+                    f"the end of the input {n} bytes into a record", f"{self.need} bytes at least"
+                ))
         return 0
 
     # -- figures out
@@ -1023,8 +1024,8 @@ cdef class Engine:
         finally:
             self._leave()
 
-    cdef int _drain_alone(self) except -1:
-        """Wait for the worker, for what only reads a number afterwards."""
+    cdef int _finish_pairing(self) except -1:
+        """Wait for the worker: then the properties below are up to date."""
         self._enter()
         try:
             return self._drain_worker()
@@ -1033,12 +1034,12 @@ cdef class Engine:
 
     @property
     def requests(self):
-        self._drain_alone()
+        self._finish_pairing()
         return self.s.matches
 
     @property
     def pending(self):
-        self._drain_alone()
+        self._finish_pairing()
         return n_pending(&self.s)
 
     @property
@@ -1051,20 +1052,21 @@ cdef class Engine:
 
     @property
     def now_ns(self):
-        self._drain_alone()
+        self._finish_pairing()
         return self.s.now_ns
 
     @property
     def first_ns(self):
-        self._drain_alone()
+        self._finish_pairing()
         return self.s.first_ns if self.s.first_ns != <uint64_t> -1 else None
 
     @property
     def epoch_ns(self):
-        self._drain_alone()
+        self._finish_pairing()
         cdef const State *s = &self.s
-        # `blkparse -d` makes the times of all records relative, except those of notifications.
-        if not s.has_epoch or s.first_ns < s.epoch_at_ns - min(s.epoch_at_ns, CLOCKS_DIFFER_NS):
+        # `blkparse -d` changes the times of all records except notifications. A first record much
+        # earlier than the timestamp record shows this: then the time of day is unknown.
+        if not s.has_epoch or s.first_ns < s.epoch_at_ns - min(s.epoch_at_ns, EPOCH_TOLERANCE_NS):
             return None
         return s.epoch_ns
 
@@ -1099,7 +1101,7 @@ cdef class Engine:
             self.s.cold_table_from = cold_table_from
 
     def _table_figures(self):
-        self._drain_alone()
+        self._finish_pairing()
         cdef const State *s = &self.s
         cdef Cursor c = Cursor(0, 0)
         cdef uint64_t groups = 0

@@ -1,21 +1,22 @@
 # Keeps the hot table small: requests that wait long move to a cold table.
 #
-# Most requests that wait while many others come and go will never be completed. In the hot table
-# they would take up the caches. The cold table is a hash table of the same kind; no record is
-# paired there. On a miss in the hot table, pairing asks a Bloom filter (three bits in one 64-bit
-# word, chosen by the hash) and, if that says "maybe", looks in the cold table and promotes the
-# entry to the hot table. Which table holds a request changes no result.
+# A request that waits while many others are issued and completed has most likely lost its
+# completion. In the hot table such requests would displace useful entries from the caches. The cold
+# table is a hash table of the same kind, in which no record is paired. On a miss in the hot table,
+# pairing asks a Bloom filter (three bits in one 64-bit word, both chosen by the hash). If the
+# filter says "maybe", pairing looks in the cold table and promotes the entry to the hot table.
+# Results do not depend on which table holds a request.
 #
-# Entry points: pays_to_demote and demote, from Engine when the hot table is full; prefetch_bloom,
-# may_be_cold and promote, from pairing. fill_bloom, from Engine after it made a larger filter.
+# Entry points: should_demote and demote, from Engine when the hot table is full; fill_bloom, from
+# Engine after it made a larger filter; prefetch_bloom, may_be_cold and promote, from pairing.
 # Never allocates.
 
 cdef enum:
-    # A full hot table is searched for old requests after this many records for each slot in use. A
-    # quarter of these records are younger than everything that is demoted. With a smaller number,
-    # deep queues would be demoted and promoted again.
+    # A full hot table demotes only if this many records for each slot were read since it was last
+    # full. Only requests older than the latest quarter of that time are demoted. With a smaller
+    # number, requests of deep queues would be demoted and soon promoted again.
     DEMOTE_AFTER = 8
-    BLOOM_BITS_EACH = 16                        # at least, for each entry: 1 % false positives
+    BLOOM_BITS_EACH = 16                        # bits for each entry, at least: 1 % false positives
 
 
 cdef inline uint64_t bloom_mask(uint32_t hash_high, uint32_t state) noexcept nogil:
@@ -51,7 +52,7 @@ cdef void fill_bloom(State *s) noexcept nogil:
         add_to_bloom(s, hash_of(s, p.sector, p.key))
 
 
-cdef bint pays_to_demote(const State *s, uint64_t before_ns) noexcept nogil:
+cdef bint should_demote(const State *s, uint64_t before_ns) noexcept nogil:
     """Whether a smaller hot table is worth a Bloom filter lookup for each issue.
 
     It is if the pending requests outgrow the caches, or if most of them would be demoted.

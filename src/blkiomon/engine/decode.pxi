@@ -1,15 +1,15 @@
 # Decodes bytes to batches of records in host byte order.
 #
-# Both versions and both byte orders become version-7 headers in host byte order, with the
-# categories beside them, as version 8 has more of those. Native version-7 records, the common
-# case, are not copied. Only decode_run() trusts a length in the input, and it never reads beyond
-# the input.
+# Both versions and both byte orders become version-7 headers in host byte order. The categories are
+# stored beside the headers, as version 8 has more of them. Native version-7 records, the common
+# case, are not copied. Only decode_run() uses a length from the input; it checks that the record
+# ends within the input.
 #
 # Entry point: decode_batch, from Engine._consume(). Never allocates; keeps no state.
 
 cdef enum DecodeEnd:                            # why a run of records ended
     DECODE_FULL                                 # the batch has `most` records
-    DECODE_SHORT                                # the next record is incomplete: see need
+    DECODE_SHORT                                # the next record is incomplete: see *need
     DECODE_OTHER                                # the next bytes are not a record
     DECODE_MISLABELLED                          # a version-8 record with the magic of version 7
     DECODE_LATER                                # the next record is later than last_ns
@@ -45,9 +45,9 @@ cdef inline const uint8_t *payload_of(const Batch *b, int i) noexcept nogil:
 cdef inline bint is_mislabelled_v8(const TraceV7 *r) noexcept nogil:
     """Whether a header with the magic of version 7 has the layout of version 8.
 
-    ftrace's blk tracer sends such records in binary mode on kernels of version 8. Where version 7
-    has action, pid and cpu, they have pid, action and device. The test is safe: no process has such
-    a pid, no pid has a category above REQUEUE, no CPU such a number.
+    On Linux 6.19 and later, ftrace's blk tracer sends such records in binary mode. In the places of
+    version 7's action, pid and cpu, they have pid, action and device. No version-7 record passes
+    the test: CPU numbers are below 2^20, and a pid above PID_LIMIT does not exist.
     """
     cdef uint32_t event = r.pid & 0xffff & ~<uint32_t> EVENT_CGROUP
     cdef uint32_t category = r.pid >> 16

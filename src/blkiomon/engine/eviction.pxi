@@ -1,11 +1,13 @@
 # Bounds pending records in age (max_age_ns) and in number (max_pending).
 #
 # Technique, for the number: one pass over the tables collects the oldest sixteenth of all pending
-# records in a binary heap, and the evictions that follow take from it. Collecting keeps the
-# youngest candidate at the root (a max-heap by time); evicting keeps the oldest there (a min-heap).
+# records in a binary heap, and the evictions that follow take from it. While records are collected,
+# the youngest candidate is at the root (max-heap by time). While records are evicted, the oldest
+# one is at the root (min-heap by time).
 #
-# Entry points: evict_by_age, from Engine and every SWEEP_EVERY records; evict_oldest and
-# track_age, from pairing. Never allocates. Also here: the optional full copies of pending records.
+# Entry points: evict_by_age, from Engine at every snapshot and every SWEEP_EVERY records;
+# evict_oldest and track_age, from pairing. Never allocates.
+# The file begins with the full copies of pending records, which every eviction has to free.
 
 cdef enum:
     SWEEP_EVERY = 1 << 20                       # records between two passes by age
@@ -64,11 +66,16 @@ cdef inline uint64_t n_pending(const State *s) noexcept nogil:
     return s.hot.used + s.cold.used
 
 
-cdef inline void evict(State *s, Table *t, const Pending *p) noexcept nogil:
+cdef void drop_pending(State *s, Table *t, const Pending *p) noexcept nogil:
+    """Remove a record that will not be matched."""
     if s.keep_details:
         free_record(s, p.hash_or_index)
     give_up(s, p, s.now_ns)
     remove_entry(t, p, place_of(s, t, p.sector, p.key))
+
+
+cdef inline void evict(State *s, Table *t, const Pending *p) noexcept nogil:
+    drop_pending(s, t, p)
     s.evicted += 1
 
 
@@ -107,14 +114,18 @@ cdef inline bint is_older(const EvictionCandidate *a, const EvictionCandidate *b
     return a.direction < b.direction
 
 
-cdef int by_age(const void *a, const void *b) noexcept nogil:
+cdef int oldest_first(const void *a, const void *b) noexcept nogil:
     if is_older(<const EvictionCandidate *> a, <const EvictionCandidate *> b):
         return -1
     return is_older(<const EvictionCandidate *> b, <const EvictionCandidate *> a)
 
 
+cdef int youngest_first(const void *a, const void *b) noexcept nogil:
+    return oldest_first(b, a)
+
+
 cdef inline void sift(
-    EvictionCandidate *heap, uint64_t n, EvictionCandidate v, bint oldest_first
+    EvictionCandidate *heap, uint64_t n, EvictionCandidate v, bint is_min_heap
 ) noexcept nogil:
     """Put v at the root of a binary heap of n entries and let it sink to its place."""
     cdef uint64_t i = 0
@@ -123,9 +134,9 @@ cdef inline void sift(
         child = 2 * i + 1
         if child >= n:
             break
-        if child + 1 < n and is_older(&heap[child + 1], &heap[child]) == oldest_first:
+        if child + 1 < n and is_older(&heap[child + 1], &heap[child]) == is_min_heap:
             child += 1
-        if is_older(&heap[child], &v) != oldest_first:
+        if is_older(&heap[child], &v) != is_min_heap:
             break
         heap[i] = heap[child]
         i = child
@@ -141,17 +152,8 @@ cdef inline EvictionCandidate candidate_of(const State *s, const Pending *p) noe
     return v
 
 
-cdef void reverse(EvictionCandidate *heap, uint64_t n) noexcept nogil:
-    cdef uint64_t i
-    cdef EvictionCandidate v
-    for i in range(n // 2):
-        v = heap[i]
-        heap[i] = heap[n - 1 - i]
-        heap[n - 1 - i] = v
-
-
 cdef void choose_candidates_of(State *s, const Table *t) noexcept nogil:
-    """Let each entry that is older than the youngest candidate take its place."""
+    """Replace the youngest candidate by each entry of a table that is older."""
     cdef Cursor c = Cursor(0, 0)
     cdef uint64_t n = s.n_candidates
     cdef EvictionCandidate v
@@ -163,8 +165,7 @@ cdef void choose_candidates_of(State *s, const Table *t) noexcept nogil:
             heap[n] = v
             n += 1
             if n == s.max_candidates:           # an array sorted youngest first is a max-heap
-                qsort(heap, n, sizeof(EvictionCandidate), by_age)
-                reverse(heap, n)
+                qsort(heap, n, sizeof(EvictionCandidate), youngest_first)
         elif is_older(&v, &heap[0]):
             sift(heap, n, v, False)
     s.n_candidates = n
@@ -174,7 +175,7 @@ cdef void choose_candidates(State *s) noexcept nogil:
     """Collect the oldest sixteenth of all pending records, as a min-heap by age."""
     choose_candidates_of(s, &s.hot)
     choose_candidates_of(s, &s.cold)
-    qsort(s.candidates, s.n_candidates, sizeof(EvictionCandidate), by_age)
+    qsort(s.candidates, s.n_candidates, sizeof(EvictionCandidate), oldest_first)
     s.youngest_candidate = s.candidates[s.n_candidates - 1]
 
 
@@ -214,7 +215,7 @@ cdef inline void track_age(State *s, const Pending *p) noexcept nogil:
     v = candidate_of(s, p)
     if is_older(&s.youngest_candidate, &v):
         return
-    if s.n_candidates == s.max_candidates:      # times run backwards: choose again
+    if s.n_candidates == s.max_candidates:      # times go backwards: evict_oldest() chooses anew
         s.n_candidates = 0
         return
     i = s.n_candidates

@@ -8,17 +8,17 @@
 # entries back on deletion spent half of its time on mispredicted branches.)
 #
 # The key is (sector, Pending.key). The hash is seeded at random, so that the author of a trace
-# cannot choose sectors that collide.
+# cannot choose sectors that collide. The upper half of a hash chooses the home group; the lowest
+# byte is the tag. A Place has both.
 #
 # Entry points: find, reserve_slot, remove_entry, next_entry, rehash. Any kernel that owns the table
-# may call them. None of them allocates: Engine grows tables between batches. Times and ages mean
-# nothing here; see eviction.pxi.
+# may call them. None of them allocates: Engine grows tables between batches.
 
 cdef enum:
-    LARGE_TABLE = 2048                          # groups; with their slots 1 MB
     MOST_DEVICES = (1 << 22) - 1                # that fit in a key, without NO_DEVICE
     # Entries in a group on average, at most. With more, groups overflow, and a search that goes on
-    # to the next group waits for memory: at 12, a record with a million pending costs 1.4 times.
+    # to the next group waits for memory. With 12 and a million pending requests, a record costs 1.4
+    # times as much.
     MOST_IN_GROUP = 10
     RELEASE_GROUPS = 4096                       # groups; with their slots 2 MB
 
@@ -42,12 +42,12 @@ cdef inline uint8_t tag_of(uint64_t h) noexcept nogil:
 
 
 cdef inline uint64_t home_of(const Table *t, uint32_t hash_high) noexcept nogil:
-    """The group chosen by the upper half of a hash. Order is the same for tables of every size."""
+    """The group for the upper half of a hash. Entries have the same order in tables of any size."""
     return hash_high * t.n_groups >> 32
 
 
 cdef inline Place place_in(const Table *t, uint32_t hash_high, uint32_t state) noexcept nogil:
-    """The place of an item whose hash is known: see set_hash()."""
+    """The place of an item, from the hash that set_hash() stored in it."""
     cdef Place place
     place.home = <uint32_t> home_of(t, hash_high)
     place.tag = state & 0xff
@@ -57,7 +57,6 @@ cdef inline Place place_in(const Table *t, uint32_t hash_high, uint32_t state) n
 cdef inline Place place_of(
     const State *s, const Table *t, uint64_t sector, uint32_t key
 ) noexcept nogil:
-    """The place of a sector and key."""
     cdef uint64_t h = hash_of(s, sector, key)
     return place_in(t, h >> 32, tag_of(h))
 
@@ -88,7 +87,7 @@ cdef inline Pending *find(
 
 
 cdef inline Pending *reserve_slot(Table *t, Place place) noexcept nogil:
-    """Reserve a free slot for a key that is not in the table. The caller made sure of room."""
+    """Reserve a slot for a key that is not in the table. The caller made sure that one is free."""
     cdef uint64_t group = place.home
     cdef unsigned int empty = tags_equal(&t.groups[group], 0)
     while unlikely(empty == 0):

@@ -6,7 +6,7 @@
 #     + sum of (b - issue time) of those in flight at b, from a walk through the tables
 #     - the same sum at a, which the snapshot at a left in InFlightIntegral.ns.
 # A request that is given up was in flight until then. Busy time is known only for whole devices.
-# With as_original none of this is done; it saves 18 instructions a record.
+# With as_original, requests in flight are not counted, which saves 18 instructions a record.
 #
 # Entry points: begin_flight, end_flight, give_up, from pairing; the rest, from Engine.snapshot() in
 # this order: integrate_in_flight, count_load_rows, move_load_rows, free_idle_devices.
@@ -33,7 +33,7 @@ cdef inline void begin_flight(
     gauge.now += 1
     if gauge.now > gauge.max:
         gauge.max = gauge.now
-    if gauge.now == 1 and time_ns > load.busy_since_ns:     # never count time twice
+    if gauge.now == 1 and time_ns > load.busy_since_ns:     # else that time is in busy_ns already
         load.busy_since_ns = time_ns
     s.in_flight += 1
     if s.in_flight > s.max_in_flight:
@@ -81,7 +81,7 @@ cdef inline bint is_overdue(const State *s, const Pending *p, uint64_t end_ns) n
 
 
 cdef uint64_t integrate_table(State *s, const Table *t, uint64_t end_ns) noexcept nogil:
-    """Add up how long a table's requests have been in flight; returns how many are overdue."""
+    """Sum up how long a table's requests have been in flight; returns how many are overdue."""
     cdef Cursor c = Cursor(0, 0)
     cdef uint64_t overdue = 0
     cdef unsigned int op
@@ -110,7 +110,7 @@ cdef void integrate_in_flight(State *s, uint64_t end_ns) noexcept nogil:
     if s.as_original:
         return
     for i in range(s.devices_end):
-        s.integrals[i].slowest_ns = <uint64_t> -1     # none completed: nothing is overdue
+        s.integrals[i].slowest_ns = <uint64_t> -1     # until a completion: see OVERDUE_NS
         for op in range(OPS):
             s.integrals[i].ended_ns[op] = 0
             s.integrals[i].pending_ns[op] = 0
@@ -138,16 +138,16 @@ cdef inline uint128_t integral_of(const InFlightIntegral *integral, unsigned int
 cdef uint64_t count_load_rows(const State *s) noexcept nogil:
     cdef uint64_t i
     cdef uint64_t n = 0
-    cdef uint64_t of_device
+    cdef uint64_t device_rows
     cdef unsigned int op
     if s.as_original:
         return 0
     for i in range(s.devices_end):
-        of_device = 0
+        device_rows = 0
         for op in range(OPS):
-            of_device += had_load(s, i, op)
-        n += of_device + (of_device != 0)
-    return n + 1
+            device_rows += had_load(s, i, op)
+        n += device_rows + (device_rows != 0)   # one more, for all operations
+    return n + 1                                # and one for all devices
 
 
 cdef inline void set_load_row(
@@ -179,7 +179,7 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
     cdef Load *load
     cdef InFlightIntegral *integral
     if s.as_original:
-        for i in range(s.devices_end):          # free_idle_devices() also looks at accounts
+        for i in range(s.devices_end):          # free_idle_devices() corrects it by the accounts
             s.devices[i].is_idle = not s.devices[i].was_busy
             s.devices[i].was_busy = False
         return
@@ -239,8 +239,8 @@ cdef void keep_devices_of(State *s, const Table *t) noexcept nogil:
 cdef void free_idle_devices(State *s) noexcept nogil:
     """Forget idle devices, if more than half of max_devices are known.
 
-    A device is idle if it had no request in the interval and has nothing pending. What is lost is
-    its last sequence number for each CPU.
+    A device is idle if it had no request in the interval and has nothing pending. Forgetting it
+    loses its last sequence number for each CPU.
     """
     cdef uint64_t i
     if s.has_wanted or s.n_devices <= s.max_devices // 2:

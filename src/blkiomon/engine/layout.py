@@ -85,8 +85,8 @@ DIRECTIONS = ("read", "write", "bidirectional")
 
 SIZE_BUCKETS, SIZE_DELTA = 16, 1024
 D2C_BUCKETS, D2C_DELTA = 25, 8
-"""The original's histograms: bucket 0 holds 0, bucket i values up to delta * 2^(i-1), the last one
-all greater ones. Sizes in bytes, d2c in microseconds."""
+"""The original's histograms of sizes in bytes and D2C in microseconds. Bucket 0 counts 0, bucket i
+values up to delta * 2^(i-1), the last bucket all greater values."""
 
 ROW = np.dtype(
     [
@@ -109,11 +109,11 @@ ROW = np.dtype(
 (bytes/ms, from the truncated microseconds) are the original's figures, ``d2c_ns`` is exact."""
 
 SIZE_BINS, D2C_BINS = 1728, 3776
-"""Bins of the log-linear histograms of sizes (bytes) and d2c (ns): 64 an octave, see
-``blkiomon.interval.distribution.bin_bounds``."""
+"""Number of bins of the log-linear histograms of sizes (bytes) and D2C (ns). Each octave has 64
+bins: see ``blkiomon.interval.distribution.bin_bounds``."""
 
 BIN = np.dtype([("row", "u4"), ("bin", "u4"), ("count", "u8")])
-"""A bin that is not empty: the index of its row in the interval's rows, the bin, its count."""
+"""A bin that is not empty: the index of its row, the number of the bin, its count."""
 
 ALL_OPS = len(OPS)
 """In place of an operation: all operations of a device."""
@@ -133,12 +133,15 @@ LOAD = np.dtype(
         ("in_flight_ns", "u8", 2),
     ]
 )
-"""Requests in flight in one interval: issued, not completed. One row for each device and operation
-that had any; one for each such device with ``op`` ``ALL_OPS``; always one for all
-devices, with ``op`` ``EVERYTHING`` and ``device`` 0.
-``in_flight`` at the interval's end, ``oldest_ns`` the age of the oldest of these then (0: none),
-``max_in_flight`` at any time, ``busy_ns`` the time with any in flight (of a device; else 0),
-``in_flight_ns`` the integral over time, in request-ns, 128-bit: low word, high word."""
+"""Requests in flight in one interval. There is a row for each device and operation with requests in
+flight, and a row with ``op`` ``ALL_OPS`` for each of these devices. There is always one row for all
+devices together, with ``op`` ``EVERYTHING`` and ``device`` 0.
+
+- ``in_flight``: requests in flight at the end of the interval.
+- ``oldest_ns``: age of the oldest of them; 0 without any.
+- ``max_in_flight``: most requests in flight at any time.
+- ``busy_ns``: time with a request in flight; only in ``ALL_OPS`` rows, else 0.
+- ``in_flight_ns``: integral over time, in request-ns; 128-bit: low word, high word."""
 
 QUEUE_ROW = np.dtype(
     [
@@ -150,8 +153,8 @@ QUEUE_ROW = np.dtype(
         ("q2c_ns", MOMENTS),
     ]
 )
-"""Requests of one device and operation that had a queue record of their start sector: time from
-queue to issue, and from queue to completion."""
+"""Requests of one device and operation with a queue record: time from queue to issue (Q2D) and from
+queue to completion (Q2C)."""
 
 RETRY_ROW = np.dtype(
     [
@@ -169,6 +172,28 @@ completed after a requeue, and their time from the first issue to the completion
 
 PROCESS = np.dtype([("pid", "u4"), ("pad", "u4"), ("requests", "u8"), ("bytes", "u8")])
 """The requests of one process in an interval."""
+
+REQUEST = np.dtype(
+    [
+        ("issued_ns", "u8"),
+        ("first_issued_ns", "u8"),
+        ("d2c_ns", "u8"),
+        ("q2d_ns", "u8"),
+        ("sector", "u8"),
+        ("bytes", "u4"),
+        ("device", "u4"),
+        ("op", "u4"),
+        ("pid", "u4"),
+        ("cpu", "u4"),
+        ("error", "u4"),
+    ]
+)
+"""A completed request, 64 bytes. Times are ns of trace time, sectors 512 bytes.
+
+- ``issued_ns``, ``first_issued_ns``: latest and first issue; they differ after a requeue.
+- ``d2c_ns``: latest issue to completion. ``q2d_ns``: queue to issue; 2^64-1 without a queue record.
+- ``op``: index in ``OPS``.
+- ``pid``, ``cpu``: of the issue. ``error``: of the completion."""
 
 # --- interval statistics as the original writes them ------------------------------------------
 
@@ -207,24 +232,3 @@ STATS_02 = np.dtype(
 
 STATS = STATS_03.newbyteorder("=")
 """The same fields as ``STATS_03`` in host byte order: what ``read_stats`` returns."""
-
-REQUEST = np.dtype(
-    [
-        ("issued_ns", "u8"),
-        ("first_issued_ns", "u8"),
-        ("d2c_ns", "u8"),
-        ("q2d_ns", "u8"),
-        ("sector", "u8"),
-        ("bytes", "u4"),
-        ("device", "u4"),
-        ("op", "u4"),
-        ("pid", "u4"),
-        ("cpu", "u4"),
-        ("error", "u4"),
-    ]
-)
-"""A completed request, 64 bytes. Times in ns of trace time: ``issued_ns`` of the latest issue,
-``first_issued_ns`` of the first one (they differ after a requeue), ``d2c_ns`` from the latest issue
-to the completion, ``q2d_ns`` from queue to issue (2^64-1 without a queue record). Sectors of 512
-bytes. ``op`` is an index in ``OPS``; pid and cpu are those of the issue, error of the completion.
-"""

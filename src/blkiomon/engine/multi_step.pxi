@@ -1,18 +1,18 @@
 # Pairs requests that take more than one issue and one completion.
 #
-# The kernel may requeue a request (R) and issue it again. It may complete a request in parts, each
-# completion with the sector where the part begins: SCSI first completes 0 bytes of a read that
-# fails, then the rest with the error. It may complete a flush twice, and a zone append with another
-# sector than that of its issue. The original pairs none of these as one request; with as_original
-# nothing here is called.
+# The kernel may requeue a request (R) and issue it again. It may complete a request in parts; each
+# completion has the sector where its part begins. SCSI first completes 0 bytes of a read that
+# fails, then the rest with the error. The kernel may complete a flush twice, and a zone append with
+# another sector than that of its issue. The original does not pair any of these as one request;
+# with as_original, no function of this file is called.
 #
-# Such a request is an entry of the hot table with IS_MULTI_STEP instead of IS_ISSUE, so that the
-# plain path does not match it. State.history, a hash table with the same keys, has the rest: the
-# time of the first issue (time_ns), the bytes completed so far (bytes), the error of any part, and
-# whether it was requeued (state).
+# Such a request is an entry of the hot table with IS_MULTI_STEP instead of IS_ISSUE. pair_items()
+# therefore hands it to pair_step(). A second entry with the same key, in the hash table
+# State.history, has the time of the first issue (time_ns), the bytes completed so far (bytes), the
+# error of any part, and whether the request was requeued (both in state).
 #
-# Entry points: pair_step, from pair_items() if two records are no plain match; handle_requeue,
-# handle_append and find_requeued_append, from handle_other(). Never allocates.
+# Entry points: pair_step, from pair_items() if two records do not simply match;
+# handle_requeue, handle_append and find_requeued_append, from handle_other(). Never allocates.
 
 cdef enum:
     MOST_APPENDS = 1024                         # zone appends that wait for their other record
@@ -29,7 +29,7 @@ cdef inline bint is_in_flight(const Pending *p) noexcept nogil:
 
 
 cdef inline bint is_empty_completion(const Pending *item) noexcept nogil:
-    """Whether a completion of a read or a write is of 0 bytes.
+    """Whether an item is a completion of 0 bytes of a read or a write.
 
     The kernel sends such completions besides the real one: for flushes, requests of multipath, and
     SCSI requests that fail.
@@ -115,9 +115,10 @@ cdef void complete_multi_step(
             moments_add(&row.f2c_ns, completed_ns - first_ns)
     if is_in_flight(p):
         end_flight(s, m.device, op, completed_ns)
-    else:                                       # it failed after a requeue
+    else:                                       # it failed after a requeue, before another issue
         m.d2c_ns = completed_ns - first_ns
-        s.integrals[m.device].ns[op] -= m.d2c_ns  # its time in flight is in `ns` already
+        # integrate_in_flight() will add this D2C; requeue() has added the time in flight.
+        s.integrals[m.device].ns[op] -= m.d2c_ns
     if s.follow_matches:
         log_optional(s, m, b, i, p, True)
     end_history(s, p)
@@ -139,7 +140,7 @@ cdef Pending *find_pending(State *s, uint64_t sector, uint32_t key) noexcept nog
 
 
 cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept nogil:
-    """Move a request behind the part that was completed; returns its new entry."""
+    """Let a request begin at its first sector that is not completed; returns its new entry."""
     cdef uint64_t queued_ns
     cdef Pending rest = p[0]
     cdef Pending h
@@ -154,7 +155,7 @@ cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept n
     rest.bytes -= completed_bytes
     other = find_pending(s, rest.sector, rest.key)
     if other != NULL:                           # stale: it covers the same sectors
-        drop_pending(s, other)
+        drop_pending(s, &s.hot, other)
     if s.with_queue and take_queued(s, h.sector, queue_key(h.key) | ISSUED, &queued_ns):
         set_queued(s, rest.sector, queue_key(rest.key) | ISSUED, queued_ns)
     h.sector = rest.sector
@@ -167,21 +168,14 @@ cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept n
     return p
 
 
-cdef void drop_pending(State *s, const Pending *p) noexcept nogil:
-    """Remove a record that will not be matched."""
-    if s.keep_details:
-        free_record(s, p.hash_or_index)
-    give_up(s, p, s.now_ns)
-    remove_entry(&s.hot, p, place_of(s, &s.hot, p.sector, p.key))
-
-
 cdef void complete_part(
     State *s, Batch *b, int i, Pending *p, uint64_t completed_ns, uint32_t bytes, uint32_t error
 ) noexcept nogil:
-    """Complete all, a part or nothing of a request in flight.
+    """Complete a request in flight, or a part of it, or 0 bytes of it.
 
-    Completions of later parts may have been read before this one: they are pending, and are
-    looked up behind each part.
+    Completions of later parts may have been read before this one. They are pending: after each
+    part, the next one is looked up among them. A PC request (passthrough) is never completed in
+    parts.
     """
     cdef Pending *h
     cdef Pending *next_part
@@ -202,7 +196,7 @@ cdef void complete_part(
         error = next_part.state >> ERROR_SHIFT
         s.completions_without_issue -= next_part.state & IS_COUNTED == 0
         next_bytes = next_part.bytes
-        drop_pending(s, next_part)
+        drop_pending(s, &s.hot, next_part)
         p = advance(s, p, bytes)
         bytes = next_bytes
     complete_multi_step(s, b, i, p, completed_ns, error)
@@ -245,9 +239,9 @@ cdef void replace_pending(State *s, Pending *p, const Batch *b, int i) noexcept 
 
 
 cdef bint pair_step(State *s, Batch *b, int i, Pending *p) noexcept nogil:
-    """Pair a record with the pending one of its key, if pair_items() found no plain match.
+    """Pair a record with the pending one of its key, if the two do not simply match.
 
-    Returns False if the two do not belong together: a mismatch, as for the original.
+    Returns False if they do not belong together: a mismatch, as for the original.
     """
     cdef const Pending *item = &b.item[i]
     cdef bint is_completion = (item.state & IS_COMPLETE) != 0 and (
@@ -258,20 +252,21 @@ cdef bint pair_step(State *s, Batch *b, int i, Pending *p) noexcept nogil:
 
     if is_completion:
         if is_in_flight(p) and p.time_ns <= item.time_ns:
+            # The kernel also sends an empty completion of a flush: it is ignored.
             if not (is_empty_completion(item) and op_of(cell_in(p.state)) == FLUSH):
                 complete_part(s, b, i, p, item.time_ns, item.bytes, item.state >> ERROR_SHIFT)
             return True
-        if is_empty_completion(item):           # sent besides the real one
+        if is_empty_completion(item):           # the kernel also sends the real one
             return True
         if not p.state & IS_MULTI_STEP or p.time_ns > item.time_ns:
             return False
         if p.state & WAS_ISSUED:
             complete_multi_step(s, b, i, p, item.time_ns, item.state >> ERROR_SHIFT)
-        else:                                   # requeued, and its issue was not seen
+        else:                                   # a requeue without its issue
             replace_pending(s, p, b, i)
         return True
 
-    if p.state & IS_MULTI_STEP and not p.state & IN_FLIGHT:
+    if p.state & IS_MULTI_STEP and not p.state & IN_FLIGHT:     # an issue after a requeue
         if p.state & WAS_ISSUED:
             if item.time_ns < p.time_ns:
                 return False
@@ -283,6 +278,7 @@ cdef bint pair_step(State *s, Batch *b, int i, Pending *p) noexcept nogil:
             requeue(s, p, first_try_ns)
         return True
     if p.state & IS_COMPLETE and not p.state & IS_ISSUE and p.time_ns >= item.time_ns:
+        # A completion that was read before its issue, and is of another size.
         part_ns = p.time_ns
         bytes = p.bytes
         error = p.state >> ERROR_SHIFT
@@ -301,8 +297,7 @@ cdef void handle_requeue(State *s, const Batch *b, int i) noexcept nogil:
     cdef const Pending *item = &b.item[i]
     cdef Pending *p = find_pending(s, item.sector, item.key)
     if p != NULL and p.time_ns < item.time_ns and item.time_ns - p.time_ns > s.max_age_ns:
-        s.evicted += 1
-        drop_pending(s, p)
+        evict(s, &s.hot, p)
         p = NULL
     if p == NULL:                               # its issue may be read later
         if n_pending(s) == s.max_pending:
@@ -318,12 +313,13 @@ cdef void handle_requeue(State *s, const Batch *b, int i) noexcept nogil:
 
 # --- zone appends -----------------------------------------------------------------------------
 #
-# Several may be in flight to one zone. All are issued with the zone's first sector; a completion
-# has the sector that was written. Each append gets a serial number, which takes the place of the
-# sector in the hot table. A completion belongs to an issue of the same device and size: of those
-# whose zone begins last at or before its sector, to the first one.
+# Several appends to one zone may be in flight. All are issued with the zone's first sector; a
+# completion has the sector that was written. So each append gets a serial number, which replaces
+# the sector in the hot table. A completion belongs to the nearest zone that begins at or before its
+# sector. Of the issues to this zone with the same device and size, it completes the first one.
 
 cdef bint is_partner(const ZoneAppend *a, const Pending *item, uint32_t kind) noexcept nogil:
+    """Whether a waiting append is of a kind and may belong to an item."""
     if a.kind != kind or a.key != item.key or a.bytes != item.bytes:
         return False
     if kind == APPEND_ISSUED:
@@ -336,7 +332,7 @@ cdef bint is_partner(const ZoneAppend *a, const Pending *item, uint32_t kind) no
 cdef ZoneAppend *find_append(
     State *s, const Pending *item, uint32_t kind, uint64_t *serial
 ) noexcept nogil:
-    """The waiting append of a kind that an item belongs to, and its serial number; or NULL."""
+    """Find the waiting append of a kind for an item, and set *serial. Returns NULL without one."""
     cdef uint64_t n
     cdef ZoneAppend *a
     cdef ZoneAppend *best = NULL
@@ -360,15 +356,15 @@ cdef void set_append(State *s, Pending *item, uint64_t serial) noexcept nogil:
 
 
 cdef void advance_appends(State *s) noexcept nogil:
-    """Move the beginning of the ring to the first append that waits."""
+    """Let the ring begin at the first append that waits."""
     while s.first_append < s.next_append and (
         s.appends[s.first_append % MOST_APPENDS].kind == APPEND_DONE
     ):
         s.first_append += 1
 
 
-cdef bint handle_append(State *s, Batch *b, int i) noexcept nogil:
-    """Give an issue or completion of a zone append its serial number. Returns True: pair it."""
+cdef void handle_append(State *s, Batch *b, int i) noexcept nogil:
+    """Give an issue or completion of a zone append its serial number."""
     cdef Pending *item = &b.item[i]
     cdef uint64_t serial = s.next_append
     cdef uint32_t kind = IS_ISSUE if b.category[i] & CAT_ISSUE else IS_COMPLETE
@@ -393,11 +389,10 @@ cdef bint handle_append(State *s, Batch *b, int i) noexcept nogil:
         b.category[i], cell_of(b.category[i], item.bytes), b.record[i].error
     )
     set_append(s, item, serial)
-    return True
 
 
 cdef bint find_requeued_append(State *s, Batch *b, int i) noexcept nogil:
-    """Give a requeue of a zone append its serial number. Returns False without its issue."""
+    """Give a requeue of a zone append its serial number. Returns False if its issue is unknown."""
     cdef uint64_t serial = 0
     cdef ZoneAppend *a = NULL
     if s.appends != NULL:

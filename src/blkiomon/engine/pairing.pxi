@@ -1,24 +1,26 @@
 # Matches issues with completions.
 #
-# prepare() turns the records of a batch into items: the fields that pairing needs, in the form in
-# which they are pending later, and their hash. pair() looks up each item in the hot table and
-# either stores it there or adds a Match to the batch. Both also follow sequence numbers, times and
-# what is in flight. See multi_step.pxi for requeues and partial completions.
+# prepare() turns the records of a batch into items. An item has the layout of a hash table entry
+# (Pending), with the hash of its key. pair() looks up each item in the hot table, and either stores
+# it there or adds a Match to the batch. prepare() also checks sequence numbers; pair() also counts
+# requests in flight. See multi_step.pxi for requeues and partial completions.
 #
-# Entry points: prepare, from the thread that decodes; pair, from the thread that pairs (which is
-# the same without a worker). Engine._has_room() was true for the batch, or nothing else runs.
-# Never allocates.
+# Entry points: prepare, from the thread that decodes; prepare_on_worker and pair, from the thread
+# that pairs (the same thread if there is no worker). With a worker, Engine._has_room() was true for
+# the batch. Never allocates.
 
 cdef enum:
     MOST_CPU_BITS = 13                          # a kernel supports 8192 CPUs at most
     MOST_SEQUENCE_BITS = 27                     # sequence numbers in memory: 512 MB
-    MOST_LATE = 1 << 16                         # further back means: blktrace was started again
+    MOST_LATE = 1 << 16                         # further back, blktrace must have been restarted
+    LARGE_TABLE = 2048                          # groups of 512 bytes, slots included: 1 MB
 
 
 cdef inline unsigned int cpu_bits(uint32_t cpus, uint64_t devices) noexcept nogil:
-    """How many bits of a CPU number are used with so many devices; CPUs share places beyond that.
+    """How many bits of a CPU number choose its place in State.last_sequence.
 
-    `cpus` is the greatest number, or several or'ed.
+    CPUs share a place if their numbers differ only in higher bits. `cpus` is the greatest number,
+    or several numbers or'ed.
     """
     cdef unsigned int most = MOST_SEQUENCE_BITS - bits(devices)
     return min(bits(cpus), most, <unsigned int> MOST_CPU_BITS)
@@ -29,7 +31,7 @@ cdef void count_gap(State *s, const TraceV7 *r, uint32_t *last) noexcept nogil:
     cdef int32_t missing = <int32_t> (r.sequence - last[0] - 1)
     if last[0] == 0:                            # the first record may have any number
         last[0] = r.sequence
-    elif missing < 0 and (r.sequence == 1 or missing < -MOST_LATE):     # blktrace was started again
+    elif missing < 0 and (r.sequence == 1 or missing < -MOST_LATE):     # blktrace was restarted
         s.sequence_gaps += r.sequence - 1
         last[0] = r.sequence
     elif missing > 0:
@@ -39,11 +41,10 @@ cdef void count_gap(State *s, const TraceV7 *r, uint32_t *last) noexcept nogil:
         s.sequence_gaps -= 1
 
 
-cdef inline bint has_sequence(State *s, Batch *b, int i, uint32_t device) noexcept nogil:
-    """Whether a record has a sequence number that counts.
+cdef inline bint filter_record(State *s, Batch *b, int i, uint32_t device) noexcept nogil:
+    """Clear the categories of a record that is filtered out by time or device: pair() ignores it.
 
-    Notifications have none. Records that are filtered out (by time or device) do not count: their
-    categories are cleared, so that pair() ignores them.
+    Returns whether the record has a sequence number that counts; notifications have none.
     """
     if b.record[i].time < s.from_ns or device == NO_DEVICE:
         if b.record[i].time >= s.from_ns and not (s.has_wanted or b.category[i] & CAT_NOTIFY):
@@ -86,12 +87,12 @@ cdef inline void prepare(
 ) noexcept nogil:
     """Turn the records of a batch into items, and check their sequence numbers.
 
-    The flags are constants at every call, so that the compiler specialises each.
+    The flags are constants at every call, so that the compiler specialises each call.
     """
     cdef:
         int i
         int n = b.n
-        uint32_t number = ~b.record[0].device if n else 0       # different
+        uint32_t number = ~b.record[0].device if n else 0       # not that of record 0
         uint32_t device = NO_DEVICE
         uint32_t cpu_mask = (1 << s.cpu_shift) - 1
         uint32_t *sequences = s.last_sequence
@@ -113,7 +114,7 @@ cdef inline void prepare(
                 any_special |= device == NO_DEVICE
             sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
         last = &sequences[r.cpu & cpu_mask]
-        if unlikely(any_special) and not has_sequence(s, b, i, device):
+        if unlikely(any_special) and not filter_record(s, b, i, device):
             pass
         elif likely(r.sequence == last[0] + 1):
             last[0] = r.sequence
@@ -175,52 +176,41 @@ cdef void log_records(State *s, const Batch *b) noexcept nogil:
     s.n_record += b.n
 
 
-cdef uint64_t first_issue_of(const State *s, const Pending *p) noexcept nogil:
-    """The time of a pending request's first issue."""
-    return history_of(s, p).time_ns if p.state & IS_MULTI_STEP else p.time_ns
-
-
 cdef void log_request(
-    State *s, const Match *m, const Record *issue, uint64_t first_issued_ns
-) noexcept nogil:
-    cdef Request *q = &s.request[s.n_request]
-    s.n_request += 1
-    q.issued_ns = issue.time_ns
-    q.d2c_ns = m.d2c_ns
-    q.sector = issue.sector
-    q.bytes = m.size_bytes
-    q.device = issue.device
-    q.pid = issue.pid
-    q.cpu = issue.cpu
-    q.op = op_of(m.cell)
-    q.error = m.error
-    q.q2d_ns = m.q2d_ns
-    q.first_issued_ns = first_issued_ns
-
-
-cdef void log_match(
     State *s, const Match *m, const Batch *b, int i, const Pending *p, bint pending_is_issue
 ) noexcept nogil:
-    """Append a match to State.request, with keep_requests, and free the full record."""
-    cdef Detail detail
-    if s.keep_requests:
-        if pending_is_issue:
-            log_request(s, m, &s.stored[p.hash_or_index].detail.record, first_issue_of(s, p))
-        else:
-            copy_detail(&detail, b.record[i], b.category[i], 0)
-            log_request(s, m, &detail.record, detail.record.time_ns)
-    free_record(s, p.hash_or_index)
+    cdef Request *q = &s.request[s.n_request]
+    cdef Detail issue
+    s.n_request += 1
+    if pending_is_issue:
+        issue = s.stored[p.hash_or_index].detail
+    else:
+        copy_detail(&issue, b.record[i], b.category[i], 0)
+    q.issued_ns = q.first_issued_ns = issue.record.time_ns
+    if pending_is_issue and p.state & IS_MULTI_STEP:
+        q.first_issued_ns = history_of(s, p).time_ns
+    q.d2c_ns = m.d2c_ns
+    q.q2d_ns = m.q2d_ns
+    q.sector = issue.record.sector
+    q.bytes = m.size_bytes
+    q.device = issue.record.device
+    q.op = op_of(m.cell)
+    q.pid = issue.record.pid
+    q.cpu = issue.record.cpu
+    q.error = m.error
 
 
 cdef void log_optional(
     State *s, Match *m, Batch *b, int i, const Pending *p, bint pending_is_issue
 ) noexcept nogil:
-    """Add the queue time and the optional copies of the batch's latest match."""
+    """Set a match's queue time, append it to State.request, and free the pending record's copy."""
     cdef const Pending *issue = p if pending_is_issue else &b.item[i]
     if s.with_queue:
         m.q2d_ns = queue_time(s, issue.sector, issue.key, issue.time_ns)
+    if s.keep_requests:
+        log_request(s, m, b, i, p, pending_is_issue)
     if s.keep_details:
-        log_match(s, m, b, i, p, pending_is_issue)
+        free_record(s, p.hash_or_index)
 
 
 cdef inline void complete_request(
@@ -242,7 +232,7 @@ cdef inline void complete_request(
             end_flight(s, m.device, op_of(m.cell), item.time_ns)
     else:
         m.error = p.state >> ERROR_SHIFT
-        if unlikely(p.state & IS_ISSUE):        # one record with both bits
+        if unlikely(p.state & IS_ISSUE):        # the pending record is issue and completion
             give_up(s, p, item.time_ns)
         else:
             s.completions_without_issue -= p.state & IS_COUNTED == 0
@@ -264,9 +254,9 @@ cdef void prepare_on_worker(const State *s, Batch *b) noexcept nogil:
 
 
 cdef void prefetch_batch(const State *s, const Batch *b) noexcept nogil:
-    """Prefetch what pair() will read, if it is too large for the first-level cache.
+    """Prefetch what pair() will read, if it does not fit the first-level cache.
 
-    The first loop fetches tags; the second one uses them to fetch the likely slots.
+    One loop fetches tags; the next one uses them to fetch the likely slots.
     """
     cdef:
         int i
@@ -300,8 +290,8 @@ cdef inline void pair_items(
     apart than max_age_ns never match: the older is evicted. Without as_original, both records of a
     match have the same size, and pair_step() handles requeues and partial completions.
 
-    The flags are constants at the calls that matter, so that the compiler specialises each.
-    `plainly`: see can_be_plain().
+    The flags are constants at the frequent calls, so that the compiler specialises each call.
+    `plainly` says that can_be_plain() is true of the batch.
     """
     cdef:
         int i
@@ -317,7 +307,7 @@ cdef inline void pair_items(
             continue
         s.now_ns = item.time_ns
         if not plainly and s.follow_issues and item.state & IS_ISSUE:
-            link_queue_record(s, b, i)
+            follow_issue(s, b, i)
         place = place_in(&s.hot, item.hash_or_index, item.state)
         p = find(&s.hot, place, item.sector, item.key)
         if p == NULL and with_cold and unlikely(may_be_cold(s, item)):
@@ -361,7 +351,7 @@ cdef inline void pair_items(
         else:
             s.completions_without_issue += item.state & IS_ISSUE == 0
             s.issues_given_up += item.state & IS_ISSUE != 0
-            if s.keep_details:                  # the original removes and stores it again
+            if s.keep_details:                  # the original stores the pending record anew
                 s.stored[p.hash_or_index].stored_order = b.first + i
 
 

@@ -1,19 +1,19 @@
 # Handles what only full traces contain: queue records, process names, the time of day.
 #
-# A queue record (Q) waits in State.queued, a hash table, for the issue of the same device, sector
-# and direction (the kernel does not mark it FS or PC). With the issue it moves to another key,
-# where it waits for the match. A bio merged into the back of another one is never issued itself:
-# its queue record is dropped. A bio merged into the front gives the request its sector, and its
-# queue time counts. An issue drops all queue records inside its sectors.
-# Processes are counted in an open hash table with linear probing, by pid.
+# A queue record (Q) waits in the hash table State.queued for the issue of the same device, sector
+# and direction. FS and PC are not part of its key, as the kernel does not set them in queue
+# records. At the issue, the queue record gets another key, and waits for the match. If a bio is
+# merged into the back of a request (M), its queue record is dropped. If it is merged into the front
+# (F), the request begins at its sector, and its queue time counts. An issue drops all queue records
+# inside its sectors. Processes are counted by pid, in an open hash table with linear probing.
 #
-# Entry points: handle_other, from pair_items(); link_queue_record, there for each issue;
-# queue_time, for each match; drop_old_queued, from evict_by_age(); reset_processes and by_pid, from
-# Engine.snapshot(). Never allocates.
+# Entry points: handle_other and follow_issue, from pair_items(); queue_time, for each match;
+# drop_old_queued, from evict_by_age(); reset_processes and by_pid, from Engine.snapshot().
+# Never allocates.
 
 cdef enum:
-    ISSUED = 1 << 2                             # in a queue record's key: its issue was seen
-    MOST_PROCESSES = 1 << 16                    # counted one by one in an interval
+    ISSUED = 1 << 2                             # in a queue record's key: its issue was read
+    MOST_PROCESSES = 1 << 16                    # counted separately in an interval
 
 
 cdef inline uint32_t queue_key(uint32_t key) noexcept nogil:
@@ -77,14 +77,17 @@ cdef bint take_queued(
     return True
 
 
-cdef void link_queue_record(State *s, const Batch *b, int i) noexcept nogil:
-    """Let the queue record of an issue wait for the match; or count the issue's process."""
+cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
+    """Let the queue record of an issue wait for the match.
+
+    In a stream without queue records, count the issue's process instead.
+    """
     cdef const TraceV7 *r = b.record[i]
     cdef const Pending *item = &b.item[i]
     cdef uint32_t key = queue_key(item.key)
     cdef uint64_t time_ns
     cdef bint was_queued
-    if not s.with_queue:                        # then processes are counted by issues
+    if not s.with_queue:
         count_process(s, r)
         return
     was_queued = take_queued(s, r.sector, key & ~<uint32_t> IS_APPEND, &time_ns)
@@ -92,7 +95,7 @@ cdef void link_queue_record(State *s, const Batch *b, int i) noexcept nogil:
         drop_queued_inside(s, r, key & ~<uint32_t> IS_APPEND)
     if was_queued and time_ns <= r.time:
         set_queued(s, item.sector, key | ISSUED, time_ns)
-    elif not is_requeued(s, item):            # left by an issue without completion
+    elif not is_requeued(s, item):              # left by an earlier issue without completion
         take_queued(s, item.sector, key | ISSUED, &time_ns)
 
 
@@ -103,7 +106,7 @@ cdef bint is_requeued(State *s, const Pending *item) noexcept nogil:
 
 
 cdef void drop_queued_inside(State *s, const TraceV7 *r, uint32_t key) noexcept nogil:
-    """Drop the queue records inside an issue's sectors: they were merged into it."""
+    """Drop the queue records inside an issue's sectors: their bios were merged into it."""
     cdef Cursor c = Cursor(0, 0)
     cdef uint64_t end = r.sector + (r.bytes >> 9)
     cdef uint64_t sector, time_ns
@@ -216,7 +219,8 @@ cdef bint handle_other(State *s, Batch *b, int i) noexcept nogil:
     if category & CAT_DRV_DATA:
         store_driver_data(s, r, payload_of(b, i))
     elif category & CAT_PAIRED:
-        return handle_append(s, b, i)
+        handle_append(s, b, i)
+        return True
     elif category & CAT_NOTIFY:
         handle_notify(s, r, payload_of(b, i))
     elif category & CAT_REQUEUE and event == EVENT_REQUEUE and not s.as_original:
@@ -230,6 +234,6 @@ cdef bint handle_other(State *s, Batch *b, int i) noexcept nogil:
                 count_process(s, r)
         elif event == EVENT_BACK_MERGE:
             take_queued(s, r.sector, queue_key(b.item[i].key), &time_ns)
-        elif event == EVENT_FRONT_MERGE:        # so far the request began behind it
+        elif event == EVENT_FRONT_MERGE:        # the request began behind this bio until now
             take_queued(s, r.sector + (r.bytes >> 9), queue_key(b.item[i].key), &time_ns)
     return False

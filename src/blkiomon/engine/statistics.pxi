@@ -4,11 +4,11 @@
 # octave above has 64 bins of equal width. A bin that begins at b is at most b/64 wide, so its
 # middle is at most 1/128 = 0.79 % off any value in it. 58 octaves cover 64 bits:
 #     shift = max(0, significant bits - 7),  bin = 64 * shift + (value >> shift)
-# Two histograms merge by adding. The original's histograms have limits in whole microseconds, which
-# are not limits of ours. So a latency is counted once, by the sum of both indices: see time_bin().
+# Histograms are merged by adding their counts. The original's histograms have other limits, in
+# whole microseconds. To count a latency once for both histograms, time_bin() adds the two indices.
 #
-# A device has an index, an account for each operation and direction, and histogram blocks. Accounts
-# and blocks belong to an interval, and are free again at its end.
+# A device has an index, an account for each operation and direction, and histogram blocks. All
+# accounts and blocks are freed at the end of an interval.
 #
 # Entry points: account, with a paired batch, from the thread that owns the engine; index_of and
 # enter_device, from prepare(); the rest, from Engine.snapshot() in this order: count_rows,
@@ -45,15 +45,15 @@ cdef inline void moments_add(Moments *m, uint64_t value) noexcept nogil:
 
 
 cdef enum:
-    # One byte each: the cells of records without READ and WRITE, with READ, with WRITE, and with
-    # both, which count as writes here and as reads in the original.
+    # Four cells of one byte: without READ and WRITE, with READ, with WRITE, with both. A record
+    # with both is a write here, and a read in the original.
     PLAIN_CELLS = (6 << 2 | 2) | 0 << 8 | (1 << 2 | 1) << 16 | (1 << 2) << 24
-    # Further categories that cell_of() looks at: FLUSH, PC, DISCARD, ZONE, WRITE_ZEROES.
-    CAT_CELLS = 1 << 2 | 1 << 9 | 1 << 13 | 0x3f << 16 | 1 << 22
+    # The other categories that determine a cell.
+    CAT_CELLS = CAT_FLUSH | CAT_PC | CAT_DISCARD | CAT_ZONE | CAT_WRITE_ZEROES
 
 
 cdef inline unsigned int plain_cell(uint32_t category) noexcept nogil:
-    """cell_of() a record that has none of the categories CAT_CELLS."""
+    """cell_of() for a record that has none of the categories CAT_CELLS."""
     return PLAIN_CELLS >> 8 * (category & 3) & 0xff
 
 
@@ -189,10 +189,11 @@ cdef void close_accounts(State *s) noexcept nogil:
 
 # --- histograms -------------------------------------------------------------------------------
 #
-# Bins are counted in blocks of 64, which are reserved when they are first used. An account has 128
-# indices into State.blocks; 0 means an empty block. The indices of the usual sizes (below 128 KiB)
-# and latencies (8 us to 34 ms) share one cache line: sizes run backwards from element 3, and
-# latencies forwards from element 4, which is that of block FIRST_TIME; both wrap around.
+# Bins are counted in blocks of 64, which are reserved when they are first used. Account.block has
+# 128 indices into State.blocks; 0 means an empty block. Size block 0 has element 3, size block 1
+# has element 2, and so on. Latency block FIRST_TIME has element 4, the next one element 5, and so
+# on. Both wrap around. So the usual sizes (below 128 KiB) and latencies (8 us to 34 ms) share a
+# cache line.
 
 cdef enum:
     FIRST_TIME = 8                              # 8192 ns
@@ -202,8 +203,8 @@ cdef enum:
 cdef inline unsigned int time_bin(uint64_t ns, uint64_t us) noexcept nogil:
     """bin_of(ns) plus the original's bucket of us, which is ns // 1000.
 
-    Both grow with the latency, so their sum determines both: see bucket_in(). Latencies of 2^32 us
-    and more are in the last bucket here; account_unusual() corrects that.
+    As both grow with the latency, their sum determines both: see bucket_in(). Here, latencies of
+    2^32 us and more are in the last bucket; account_unusual() corrects that.
     """
     if likely(us - 1 < PLAIN_US):
         return bin_of(ns) + 1 + bits((us - 1) >> 3)
@@ -211,8 +212,8 @@ cdef inline unsigned int time_bin(uint64_t ns, uint64_t us) noexcept nogil:
 
 
 cdef inline unsigned int bucket_in(unsigned int bin, unsigned int bucket) noexcept nogil:
-    """The bucket of a time_bin(), given that of a smaller one."""
-    cdef uint64_t first_us                      # that is in the next bucket
+    """The original's bucket of a time_bin(). The search starts at the bucket of a smaller one."""
+    cdef uint64_t first_us                      # the least latency of the next bucket
     while bucket < D2C_BUCKETS - 1:
         first_us = (<uint64_t> 4 << bucket) + 1 if bucket != 0 else 1
         if bin < bin_of(1000 * first_us) + bucket + 1:
@@ -229,7 +230,7 @@ cdef inline unsigned int size_bin(uint64_t size_bytes) noexcept nogil:
 
 
 cdef inline uint32_t *times_of(Account *a) noexcept nogil:
-    """An account's indices of latency blocks, laid out as those of a queue account."""
+    """The block indices for latencies in an account, as in QueueAccount.q2d."""
     return &a.block[NEAR_SIZES]
 
 
@@ -350,14 +351,14 @@ cdef inline Account *account_of(State *s, const Match *m) noexcept nogil:
 cdef inline uint64_t quotient(uint64_t a, uint64_t b) noexcept nogil:
     """a // b for a below 2^53, by double division: several times faster on many processors.
 
-    Exact: if a / b is less than an integer k, then by at least 1 / b. As k * b is less than 2^53,
-    rounding does not reach k. A b that a double cannot hold is greater than a.
+    The result is exact. If a / b is below an integer k, it is below k by at least 1 / b. As k * b
+    is less than 2^53, rounding never reaches k. A b that a double cannot hold is greater than a.
     """
     return <uint64_t> <int64_t> (<double> <int64_t> a / <double> <int64_t> b)
 
 
 cdef void account_unusual(State *s, Account *a, const Match *m, uint64_t d2c_us) noexcept nogil:
-    """Account what few requests have: an error, an odd size, a queue time, over an hour."""
+    """Account what is rare: an error, an unusual size, a queue time, a latency over an hour."""
     a.errors += m.error != 0
     if m.size_bytes & 511 or m.size_bytes >= SIZE_SLOTS << 9:
         size_add(a, m.size_bytes, 1)
@@ -390,10 +391,10 @@ cdef inline void account_match(
         account_unusual(s, a, m, d2c_us)
 
 
-cdef void account_far(State *s, const Batch *b) noexcept nogil:
-    """account(), for accounts that the first-level cache does not hold.
+cdef void account_prefetching(State *s, const Batch *b) noexcept nogil:
+    """Account the matches of a batch if the accounts do not fit the first-level cache.
 
-    Walks three times through the batch; each walk prefetches what the next one needs.
+    Each of three loops prefetches what the next one needs.
     """
     cdef:
         int i
@@ -428,7 +429,7 @@ cdef void account(State *s, const Batch *b) noexcept nogil:
         uint64_t d2c_us
     s.matches += b.n_matches
     if s.n_devices >= MANY_DEVICES:
-        account_far(s, b)
+        account_prefetching(s, b)
         return
     for i in range(b.n_matches):
         m = &b.match[i]
@@ -518,18 +519,18 @@ cdef Bin *move_sizes(State *s, Account *a, uint32_t row, Bin *out) noexcept nogi
 cdef void close_squares(
     Moments *m, uint64_t requests, const Bin *first, const Bin *end
 ) noexcept nogil:
-    """Set a sum of squares to 2^128-1 if the bins say that it may have overflowed."""
+    """Set a sum of squares to 2^128-1 if its upper bound, from the bins, exceeds that."""
     cdef uint128_t most = <uint128_t> 0 - 1
     cdef unsigned int shift
-    cdef double above, sum_above = 0            # end of a bin; sum of squares
+    cdef double bin_end, bound = 0
     if m.max == 0 or requests <= most // (<uint128_t> m.max * m.max):
         return
     while first != end:
         shift = max(first.bin // BLOCK, <uint32_t> 1) - 1
-        above = <double> (first.bin - shift * BLOCK + 1) * <double> (<uint64_t> 1 << shift)
-        sum_above += above * above * <double> first.count
+        bin_end = <double> (first.bin - shift * BLOCK + 1) * <double> (<uint64_t> 1 << shift)
+        bound += bin_end * bin_end * <double> first.count
         first += 1
-    if sum_above >= 2.0 ** 128:
+    if bound >= 2.0 ** 128:
         m.sum_squares = most
 
 

@@ -80,7 +80,7 @@ cdef enum:                                      # category bits: action >> 16
     CAT_ZONE_APPEND = 1 << 16
     CAT_ZONE = 0x3f << 16                       # append, reset, reset all, finish, open, close
     CAT_WRITE_ZEROES = 1 << 22
-    CAT_PAIRED = 1 << 6 | 1 << 7                # ISSUE or COMPLETE
+    CAT_PAIRED = CAT_ISSUE | CAT_COMPLETE
 
 cdef enum:
     EVENT_QUEUE = 1
@@ -105,8 +105,9 @@ cdef struct Pending:                            # an entry of a hash table: 32 b
     uint32_t key                                # device index and direction: see key_of()
     uint32_t state                              # the bits below; lowest byte: the hash tag
     uint32_t bytes                              # of an issue: not completed yet
-    uint32_t hash_or_index                      # in a batch: upper half of the hash; in the hot and
-    # cold tables: index into State.stored, where full records are kept
+    # In a batch: the upper half of the hash. In the hot and cold tables, with keep_details: the
+    # index of the full record in State.stored.
+    uint32_t hash_or_index
 
 cdef enum:                                      # Pending.state
     CELL_SHIFT = 8                              # five bits: see cell_of()
@@ -116,8 +117,9 @@ cdef enum:                                      # Pending.state
     IS_OTHER = 1 << 15                          # in a batch: handle_other() looks at it
     IS_MULTI_STEP = 1 << 15                     # in a table: see multi_step.pxi
     ERROR_SHIFT = 16                            # of a completion: its error, from this bit on
-    IS_COUNTED = 1 << CELL_SHIFT                # of a pending completion: an interval ended without
-    # its issue, and counted it
+    # A pending completion that a snapshot has reported as without issue. Uses a cell bit, as the
+    # cell of a pending completion is never read.
+    IS_COUNTED = 1 << CELL_SHIFT
     WAS_ISSUED = 1 << 16                        # multi-step: State.history has an entry
     IN_FLIGHT = 1 << 17                         # multi-step: issued, and not requeued since
     WAS_REQUEUED = 1 << 13                      # in State.history
@@ -125,8 +127,9 @@ cdef enum:                                      # Pending.state
 
 cdef struct Group:                              # describes 15 slots: 16 bytes, aligned
     uint8_t tag[GROUP]                          # 8 bits of the hash, never 0; 0: the slot is free
-    uint8_t overflow_count                      # entries that passed this group because it was
-    # full; 255: too many to count, and never decremented
+    # Entries that went on to a later group because this one was full. 255 is never decremented: it
+    # may stand for more.
+    uint8_t overflow_count
 
 cdef struct Table:                              # an open hash table
     Group *groups                               # n_groups of them
@@ -137,7 +140,7 @@ cdef struct Table:                              # an open hash table
 
 cdef struct Cursor:                             # a walk over a table: see next_entry()
     uint64_t group                              # the next one to look at
-    unsigned int in_use                         # slots of the group before that are still to visit
+    unsigned int in_use                         # slots of the previous group still to visit
 
 cdef struct Place:                              # where a search for a request begins
     uint32_t home                               # group
@@ -145,8 +148,9 @@ cdef struct Place:                              # where a search for a request b
 
 cdef struct StoredRecord:                       # a pending record in full, 64 bytes
     Detail detail
-    uint64_t stored_order                       # position of the record whose handling stored it;
-    # of a free element: index of the next free one
+    # Position of the record that was processed when this one was stored. In a free element: the
+    # index of the next free one.
+    uint64_t stored_order
 
 cdef struct EvictionCandidate:                  # 24 bytes
     uint64_t time_ns
@@ -278,10 +282,10 @@ cdef struct ZoneAppend:                         # a zone append that waits for i
     uint64_t sector                             # of an issue: first sector of the zone
     uint32_t key                                # of the device and direction
     uint32_t bytes
-    uint32_t kind                               # one of the next four
+    uint32_t kind                               # one of APPEND_...
 
 cdef enum:
-    APPEND_DONE = 0                             # both records came: the element is free
+    APPEND_DONE = 0                             # both records were read: the element is free
     APPEND_ISSUED = IS_ISSUE
     APPEND_COMPLETED = IS_COMPLETE
     APPEND_REQUEUED = IS_OTHER
@@ -343,16 +347,16 @@ cdef struct State:
     uint64_t seed[2]                            # of the hashes
     uint64_t max_pending
     uint64_t max_age_ns
-    uint64_t cold_table_from                    # pending requests: see pays_to_demote()
+    uint64_t cold_table_from                    # pending requests: see should_demote()
     uint64_t from_ns                            # earlier records are ignored
     uint64_t last_ns                            # feed() stops at a later record
-    bint keep_details                           # a full record of everything pending
-    bint keep_mismatches
+    bint keep_details                           # store pending records in full
+    bint keep_mismatches                        # collect mismatches: needs keep_details
     bint keep_driver_data
     bint keep_records
     bint keep_requests
     bint as_original                            # pair as the original does; no in-flight figures
-    bint has_filter                             # some records may not count: see has_sequence()
+    bint has_filter                             # filter_record() has to look at records
     bint has_wanted                             # the user named devices, all of which have an index
     bint foreign                                # payloads are in the other byte order
     uint64_t max_devices
@@ -410,8 +414,8 @@ cdef struct State:
     uint64_t n_retry_rows
     uint64_t retry_rows_room
     ZoneAppend *appends                         # ring of MOST_APPENDS; NULL before the first
-    uint64_t first_append                       # serial numbers: none before this one waits
-    uint64_t next_append
+    uint64_t first_append                       # lowest serial number that may wait
+    uint64_t next_append                        # serial number of the next zone append
     uint64_t now_ns                             # of the latest record other than notifications
     uint64_t first_ns                           # of the first one; 2^64-1 before it
     uint64_t oldest_ns                          # lower bound of the times of pending records
@@ -424,13 +428,15 @@ cdef struct State:
     uint64_t evicted
     uint64_t completions_without_issue          # so far
     uint64_t issues_given_up
-    uint64_t issues_without_completion          # those, and the overdue ones at the latest snapshot
-    bint stream_ended                           # what is pending now stays unmatched
-    EvictionCandidate *candidates               # min-heap by age: the n_candidates oldest pending
-    uint64_t n_candidates                       # records, and some that are no longer pending
+    uint64_t issues_without_completion          # given up, or overdue at the latest snapshot
+    bint stream_ended                           # every pending record is unmatched
+    # Min-heap by time: the oldest pending records. Some may have been matched since they were
+    # chosen.
+    EvictionCandidate *candidates
+    uint64_t n_candidates
     uint64_t max_candidates
-    EvictionCandidate youngest_candidate        # everything older and pending is in the heap
-    # optional copies for the user; each list holds what came since it was last taken
+    EvictionCandidate youngest_candidate        # every older pending record is in the heap
+    # optional copies for the user: take_...() empties a list
     StoredRecord *stored                        # pending records in full
     uint32_t stored_free                        # head of the list of free elements
     uint64_t n_stored
@@ -450,8 +456,8 @@ cdef struct State:
     # full traces only
     bint with_queue                             # a queue record was seen
     bint with_names                             # a process name was seen
-    bint follow_issues                          # either of them: see link_queue_record()
-    bint follow_matches                         # see log_optional()
+    bint follow_issues                          # call follow_issue() for each issue
+    bint follow_matches                         # call log_optional() for each match
     bint has_epoch
     uint64_t epoch_ns                           # time of day at trace time 0, ns since 1970
     uint64_t epoch_at_ns                        # trace time of the record that gave it
@@ -462,7 +468,7 @@ cdef struct State:
     uint64_t process_mask
     uint64_t n_processes
     uint64_t processes_room                     # may be in use
-    Process other_processes                     # all for which there was no room
+    Process other_processes                     # sum of the processes beyond MOST_PROCESSES
 
 
 # --- intrinsics -------------------------------------------------------------------------------
@@ -494,7 +500,6 @@ cdef extern from *:
         if (first < last)
             madvise((void *)first, last - first, MADV_DONTNEED);
     }
-    #define bk_first_bit(x) __builtin_ctz(x)
     /* The empty asm keeps gcc from dropping functions that only prefetch. */
     #define bk_prefetch(p) ({ __builtin_prefetch((p), 1); __asm__ volatile(""); })
     #define bk_prefetch_input(p) ({ __builtin_prefetch((p), 0); __asm__ volatile(""); })
@@ -512,12 +517,9 @@ cdef extern from *:
     #else
     #define bk_pause() __atomic_signal_fence(__ATOMIC_SEQ_CST)
     #endif
-    #define bk_swap16(x) __builtin_bswap16(x)
-    #define bk_swap32(x) __builtin_bswap32(x)
-    #define bk_swap64(x) __builtin_bswap64(x)
-    /* Number of significant bits of x below 2^63; 0 for 0, without a branch. */
+    /* Significant bits of an x below 2^63; 0 has none. Needs no branch. */
     #define bk_bits(x) (63 - __builtin_clzll(((uint64_t)(x) << 1) | 1))
-    /* The same for every x but 0. */
+    /* Significant bits of any x except 0. */
     #define bk_width(x) (64 - __builtin_clzll(x))
     /* Both halves of the 128-bit product, xor'ed: the mixing step of wyhash. */
     static inline uint64_t bk_mix(uint64_t a, uint64_t b) {
@@ -527,7 +529,7 @@ cdef extern from *:
     """
     unsigned int tags_equal "bk_tags_equal"(const Group *group, uint8_t tag) noexcept nogil
     void release_pages "bk_release_pages"(void *begin, void *end) noexcept nogil
-    unsigned int first_bit "bk_first_bit"(unsigned int x) noexcept nogil
+    unsigned int first_bit "__builtin_ctz"(unsigned int x) noexcept nogil
     void prefetch_input "bk_prefetch_input"(const void *p) noexcept nogil
     void prefetch "bk_prefetch"(const void *p) noexcept nogil
     uint64_t load_acquire "bk_load_acquire"(const uint64_t *p) noexcept nogil
@@ -538,9 +540,9 @@ cdef extern from *:
     void pause "bk_pause"() noexcept nogil
     bint likely "bk_likely"(bint x) noexcept nogil
     bint unlikely "bk_unlikely"(bint x) noexcept nogil
-    uint16_t swap16 "bk_swap16"(uint16_t x) noexcept nogil
-    uint32_t swap32 "bk_swap32"(uint32_t x) noexcept nogil
-    uint64_t swap64 "bk_swap64"(uint64_t x) noexcept nogil
+    uint16_t swap16 "__builtin_bswap16"(uint16_t x) noexcept nogil
+    uint32_t swap32 "__builtin_bswap32"(uint32_t x) noexcept nogil
+    uint64_t swap64 "__builtin_bswap64"(uint64_t x) noexcept nogil
     unsigned int bits "bk_bits"(uint64_t x) noexcept nogil
     unsigned int width "bk_width"(uint64_t x) noexcept nogil
     uint64_t mix "bk_mix"(uint64_t a, uint64_t b) noexcept nogil

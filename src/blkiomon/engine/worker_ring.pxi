@@ -1,16 +1,20 @@
 # Pairs on a second thread: a single-producer, single-consumer ring of batches.
 #
-#     this thread    decode, prepare  ->  ring of batches  ->  account
-#     the worker                          pair
+#     the owner     decode, prepare  ->  ring of batches  ->  account
+#     the worker                         pair
 #
-# Batches go through in order, and each stage is done by one thread alone, so the results are those
-# of one thread to the bit. Nothing is locked: each stage writes to its own part of State. What
-# needs both parts (a larger table, an eviction, which looks up devices) is done by this thread
-# after drain(): Engine._has_room() says so before a batch is published.
-# A thread that finds nothing to do spins for a while, then sleeps on a condition variable.
+# The owner is the thread that uses the engine. Batches pass the stages in order, and each stage
+# runs on one thread only, so results are bit for bit those of one thread. No lock is taken for a
+# batch: each stage writes to its own part of State. Work that needs both parts (a larger table, an
+# eviction) is done by the owner after drain(). Engine._has_room() finds such batches before they
+# are published. A thread without work spins for a while, then sleeps on a condition variable.
 #
-# Entry points, all for the thread that owns the engine: start_worker, publish, account_paired,
-# await_paired, drain, stop_worker.
+# Entry points, all for the owner: start_worker, publish, account_paired, await_paired, drain,
+# stop_worker.
+
+from posix.signal cimport SIG_SETMASK, sigfillset
+from posix.types cimport sigset_t
+from posix.unistd cimport getpid
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_t:
@@ -31,14 +35,7 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_cond_destroy(pthread_cond_t *)
 
 cdef extern from "<signal.h>" nogil:
-    ctypedef struct sigset_t:
-        pass
-    int SIG_SETMASK
-    int sigfillset(sigset_t *)
     int pthread_sigmask(int, const sigset_t *, sigset_t *)
-
-cdef extern from "<unistd.h>" nogil:
-    int getpid()
 
 cdef enum:
     RING = 32                                   # batches; together they fit the second-level cache
@@ -49,15 +46,15 @@ cdef struct WorkerRing:
     State *s
     int process                                 # pid; after a fork() the child has no worker
     Batch *batches                              # RING of them
-    uint64_t accounted                          # batches so far; used by this thread only
-    bint needs_input                            # any batch that may not have been paired yet
+    uint64_t accounted                          # batches so far; used by the owner only
+    bint needs_input                            # of any batch published since drain()
     uint64_t pad0[8]
-    uint64_t produced                           # written by this thread, read by the worker
+    uint64_t produced                           # written by the owner, read by the worker
     uint64_t pad1[8]
-    uint64_t paired                             # written by the worker, read by this thread
+    uint64_t paired                             # written by the worker, read by the owner
     uint64_t pad2[8]
-    uint64_t worker_wants                       # wake the worker at so many produced; or NEVER
-    uint64_t this_wants                         # wake this thread at so many paired; or NEVER
+    uint64_t worker_wants                       # `produced` at which to wake the worker, or NEVER
+    uint64_t owner_wants                        # `paired` at which to wake the owner, or NEVER
     bint stop
     pthread_mutex_t mutex                       # only for sleeping and waking
     pthread_cond_t more_produced
@@ -66,15 +63,15 @@ cdef struct WorkerRing:
 
 
 cdef inline bint worker_keeps_up(const WorkerRing *p) noexcept nogil:
-    """Whether the worker keeps up, and so has time to compute the hashes itself.
+    """Whether the worker keeps up, and so has time to compute hashes.
 
-    Reading input takes this thread more or less time. This balances the load of the two.
+    The owner computes them otherwise. This balances the load of the two threads.
     """
     return p.produced - load_relaxed(&p.paired) < 3 * RING // 4
 
 
 cdef void *run_worker(void *argument) noexcept nogil:
-    """The worker thread: pair every batch that is published; sleep if there is none for long."""
+    """The worker thread: pairs every batch that is published."""
     cdef WorkerRing *p = <WorkerRing *> argument
     cdef uint64_t paired = p.paired
     cdef uint64_t taken_over = paired
@@ -83,14 +80,14 @@ cdef void *run_worker(void *argument) noexcept nogil:
     while True:
         produced = load_acquire(&p.produced)
         if produced != paired:
-            while taken_over != produced and taken_over < paired + 2:   # prefetched early
+            while taken_over != produced and taken_over < paired + 2:   # one ahead, to prefetch
                 prepare_on_worker(p.s, &p.batches[taken_over % RING])
                 taken_over += 1
             pair(p.s, &p.batches[paired % RING])
             paired += 1
             store_release(&p.paired, paired)
             full_fence()                        # pairs with that of await_change()
-            if unlikely(load_relaxed(&p.this_wants) <= paired):
+            if unlikely(load_relaxed(&p.owner_wants) <= paired):
                 wake(p, &p.more_paired)
             spins = 0
             continue
@@ -107,7 +104,10 @@ cdef bint await_change(
     WorkerRing *p, const uint64_t *count, uint64_t now, uint64_t more,
     uint64_t *wants, pthread_cond_t *changed,
 ) noexcept nogil:
-    """Sleep until a count that was `now` has grown by `more`. Returns False at stop_worker()."""
+    """Sleep until a count that was `now` has grown by `more`. Returns False at stop_worker().
+
+    The other thread reads `wants` after each change of the count, and then signals `changed`.
+    """
     pthread_mutex_lock(&p.mutex)
     store_release(wants, now + more)
     full_fence()
@@ -155,7 +155,7 @@ cdef void await_paired(WorkerRing *p, uint64_t batches) noexcept nogil:
             pause()
         else:
             await_change(
-                p, &p.paired, p.accounted, wanted - p.accounted, &p.this_wants, &p.more_paired
+                p, &p.paired, p.accounted, wanted - p.accounted, &p.owner_wants, &p.more_paired
             )
 
 
@@ -173,7 +173,7 @@ cdef int start_worker(WorkerRing *p) noexcept nogil:
     pthread_mutex_init(&p.mutex, NULL)
     pthread_cond_init(&p.more_produced, NULL)
     pthread_cond_init(&p.more_paired, NULL)
-    p.worker_wants = p.this_wants = NEVER
+    p.worker_wants = p.owner_wants = NEVER
     sigfillset(&all_signals)                    # for the main thread only
     pthread_sigmask(SIG_SETMASK, &all_signals, &before)
     error = pthread_create(&p.worker, NULL, run_worker, p)

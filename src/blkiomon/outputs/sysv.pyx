@@ -42,22 +42,22 @@ cdef struct Message:
 cdef size_t HEAD = sizeof(long)
 
 
-def ftok(bytes path not None, int project):
-    cdef key_t key = c_ftok(path, project)
-    if key == -1:
+cdef Py_ssize_t checked(Py_ssize_t result) except -1:
+    """The result of a call. Raises OSError with errno if it is -1."""
+    if result == -1:
         PyErr_SetFromErrno(OSError)
-    return key
+    return result
+
+
+def ftok(bytes path not None, int project):
+    return checked(c_ftok(path, project))
 
 
 def msgget(key_t key):
-    cdef int queue
     # Key 0 is IPC_PRIVATE: msgget() would create a queue that no other process can find.
     if key == IPC_PRIVATE:
         raise OSError(ENOENT, "No queue has key 0")
-    queue = c_msgget(key, 0)
-    if queue == -1:
-        PyErr_SetFromErrno(OSError)
-    return queue
+    return checked(c_msgget(key, 0))
 
 
 def msgsnd(int queue, long kind, bytes body not None):
@@ -68,8 +68,7 @@ def msgsnd(int queue, long kind, bytes body not None):
     try:
         message.kind = kind
         memcpy(<char *>message + HEAD, <const char *>body, size)
-        if c_msgsnd(queue, message, size, IPC_NOWAIT) == -1:
-            PyErr_SetFromErrno(OSError)
+        checked(c_msgsnd(queue, message, size, IPC_NOWAIT))
     finally:
         PyMem_Free(message)
 
@@ -80,37 +79,28 @@ def msgrcv(int queue, size_t size, long kind=0):
     if message == NULL:
         raise MemoryError()
     try:
-        length = c_msgrcv(queue, message, size, kind, IPC_NOWAIT)
-        if length == -1:
-            PyErr_SetFromErrno(OSError)
+        length = checked(c_msgrcv(queue, message, size, kind, IPC_NOWAIT))
         return message.kind, PyBytes_FromStringAndSize(<char *>message + HEAD, length)
     finally:
         PyMem_Free(message)
 
 
 def create(key_t key, int mode=0o600):
-    cdef int queue = c_msgget(key, IPC_CREAT | IPC_EXCL | mode)
-    if queue == -1:
-        PyErr_SetFromErrno(OSError)
-    return queue
+    return checked(c_msgget(key, IPC_CREAT | IPC_EXCL | mode))
 
 
 def remove(int queue):
-    if c_msgctl(queue, IPC_RMID, NULL) == -1:
-        PyErr_SetFromErrno(OSError)
+    checked(c_msgctl(queue, IPC_RMID, NULL))
 
 
 def stat(int queue):
     cdef msqid_ds status
-    if c_msgctl(queue, IPC_STAT, &status) == -1:
-        PyErr_SetFromErrno(OSError)
+    checked(c_msgctl(queue, IPC_STAT, &status))
     return status.msg_qnum, status.msg_qbytes
 
 
 def set_limit(int queue, unsigned long limit_bytes):
     cdef msqid_ds status
-    if c_msgctl(queue, IPC_STAT, &status) == -1:
-        PyErr_SetFromErrno(OSError)
+    checked(c_msgctl(queue, IPC_STAT, &status))
     status.msg_qbytes = limit_bytes
-    if c_msgctl(queue, IPC_SET, &status) == -1:
-        PyErr_SetFromErrno(OSError)
+    checked(c_msgctl(queue, IPC_SET, &status))

@@ -7,18 +7,18 @@ from typing import final
 class Merger:
     """Merges record streams by time, reading each through a window.
 
-    Of the next records of all files, the one with the least time comes first; of equal times, that
-    of the first file. So the order within a file never changes, and if each file is in order of
-    time, the output is. Records are copied unchanged except for ``shift``: of both versions, with
-    payloads, in the byte order of the files, which must be the same.
+    Of the next records of all files, the one with the least time comes first. If times are equal,
+    the first of these files wins. The order within a file never changes; if every file is in order
+    of time, so is the output. Records are copied unchanged, with their payloads; only ``shift``
+    changes their times. Versions may be mixed, but all files must have the same byte order.
     For one thread at a time: otherwise RuntimeError.
 
     Args:
         names: of the files, for messages.
-        readers: one a file: writes the next bytes to the beginning of a buffer and returns how
-            many, 0 at the end.
-        window_bytes: how much of a file is in memory at a time; more if one record is longer.
-        output_bytes: how much ``read`` returns at most.
+        readers: a function for each file, which writes the next bytes to the beginning of a buffer
+            and returns how many; 0 at the end of the file.
+        window_bytes: bytes of each file in memory; more if one record is longer.
+        output_bytes: most bytes that ``read`` returns.
         resync: after garbage, go on at the next plausible record instead of failing.
 
     Raises:
@@ -46,14 +46,14 @@ class Merger:
         """
 
     def peek(self, whole: Sequence[bool]) -> list[bytes]:
-        """The beginning of each file, which ``read`` returns later. Before the first ``read``.
+        """The first bytes of each file; ``read`` returns them again. Only before ``read``.
 
         Args:
-            whole: of each file, whether to wait for a whole window instead of the first bytes.
+            whole: for each file, whether to fill its window instead of returning the first bytes.
         """
 
     def shift(self, by_ns: Sequence[int]) -> None:
-        """Add ns to the times of each file's records. Before the first ``read``."""
+        """Add ns to the times of each file's records. Only before the first ``read``."""
 
     def take_skips(self) -> list[tuple[str, int, int]]:
         """What ``resync`` skipped since this was last called: (name, byte offset, bytes)."""
@@ -68,9 +68,9 @@ class Merger:
 
     @property
     def lost_events(self) -> int:
-        """Events lost, by the tracer's marks, which are left out of the stream.
+        """Events lost according to the tracer's marks. The marks are removed from the stream.
 
-        A mark counts once everything before it has been returned.
+        A mark counts when everything before it has been returned.
         """
 
     @property

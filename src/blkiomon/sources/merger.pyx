@@ -4,10 +4,10 @@
     readers -> windows, one a file -> tournament tree -> output -> the engine
 
 Technique: a tournament (loser) tree over the files' next records. Each inner node holds the loser
-of its match, and the winner of all is on top. When the winner has been copied, the next record of
-its file plays only against the losers on its way up. Which nodes these are depends on the file
-alone, so they can be loaded early. No branch depends on who wins, so none is mispredicted, and a
-record costs the same in whatever order the files take turns.
+of its match; the overall winner is on top. When the winner has been copied, the next record of its
+file plays only against the losers on its way up. The file alone determines these nodes, so the
+processor can load them early. No branch depends on who wins, so none is mispredicted. A record
+costs the same in whatever order the files take turns.
 
 The kernel, merge_all(), is `noexcept nogil` and never allocates. It stops when the output is full,
 or when a file's next record is incomplete or not a record. Merger then deals with that file and
@@ -38,15 +38,15 @@ cdef enum Stop:                                 # why the kernel stopped
 cdef enum:
     CHUNK = 64                                  # bytes copied of every record, however short
     AHEAD = 512                                 # bytes of input prefetched
-    HELD = (1 << 30) + 1                        # a length greater than any output
+    HELD = (1 << 30) + 1                        # longer than any output: see _hold()
     STAGGER = 5 * 64                            # windows begin in different sets of the cache
 
 cdef struct Head:                               # a file's next record
     const uint8_t *at                           # in the file's window; complete unless it is dry
     const uint8_t *end                          # of the bytes read into the window
-    size_t length                               # of the record; HELD: count `missing` first
+    size_t length                               # of the record; HELD: count Window.missing first
 
-cdef struct Missing:                            # not counted yet
+cdef struct Missing:                            # read, but not counted yet
     uint64_t lost_events
     uint64_t skipped_bytes
 
@@ -291,7 +291,7 @@ cdef class Merger:
                 if m.dry >= 0:
                     self._next_record(m.dry)
                     m.dry = -1
-                if self._is_missing() and m.n_out:
+                if self._has_due() and m.n_out:
                     break
                 self._count_due()
                 with nogil:
@@ -304,7 +304,7 @@ cdef class Merger:
                         stop = merge_all(m, True, False)
                     else:
                         stop = merge_all(m, False, False)
-                if stop == STOP_END or stop == STOP_FULL and not self._is_missing():
+                if stop == STOP_END or stop == STOP_FULL and not self._has_due():
                     break
         except BaseException as error:
             self._failure = error
@@ -349,8 +349,8 @@ cdef class Merger:
 
     # -- lost events and skipped bytes
 
-    cdef bint _is_missing(self) noexcept:
-        """Whether something has to be counted before the next record is handed out."""
+    cdef bint _has_due(self) noexcept:
+        """Whether _count_due() would count anything."""
         cdef uint128_t winner = self.m.tree[0]
         if self.at_ends.lost_events or self.at_ends.skipped_bytes:
             return True
@@ -392,8 +392,8 @@ cdef class Merger:
     cdef int _start(self) except -1:
         """Find every file's first record, and build the tree.
 
-        Each leaf of the empty tree plays once. The keys there are 0, the least: one of them wins
-        each time and is dropped, until the last file has played and the first record wins.
+        All keys of the empty tree are 0, the least. Each leaf plays once. A key 0 wins and is
+        dropped each time; when the last leaf has played, the first record wins.
         """
         cdef size_t i
         for i in range(<size_t> self.n_files):
@@ -410,7 +410,10 @@ cdef class Merger:
         return 0
 
     cdef int _next_record(self, size_t file) except -1:
-        """Find a file's next record, or its end, and let its key play."""
+        """Find a file's next record or its end, and let its key play.
+
+        On the way, skips padding, counts marks of lost events, and skips garbage with `resync`.
+        """
         cdef:
             Head *h = &self.m.heads[file]
             uint64_t time_ns = 0
