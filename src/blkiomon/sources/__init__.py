@@ -1,7 +1,7 @@
 """Sources: where the bytes of a trace come from.
 
-``trace_sets`` finds the files, ``readers`` reads and unpacks one of them, and ``streams`` makes one
-stream of all: of a single file as it is, of several by merging their records by time.
+``trace_sets`` finds the files. ``readers`` reads and decompresses one file. ``streams`` makes one
+stream of all files: of a single file as it is, of several by merging their records by time.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def open_trace(
             ", ".join(dict.fromkeys(member.base for member in found.members)),
             found.notes,
             missing_files=found.missing_files,
-            sets=[member.path and (member.path.parent, member.base) for member in found.members],
+            sets=[(m.path and m.path.parent, m.base) for m in found.members],
             resync=resync,
             report=report,
         )
-        opened.pop_all()  # the stream closes them from now on
+        opened.pop_all()  # the stream closes the readers
         return stream
 
 
