@@ -95,7 +95,7 @@ class _Histograms:
 
     def add(self, quantity: Quantity, groups: Sequence[int], series: Sequence[int]) -> None:
         """Add some groups of an interval, each to its series."""
-        bins, counts, starts = quantity.histograms.taken(np.array(groups, np.intp))
+        bins, counts, starts = quantity.histograms.select(np.array(groups, np.intp))
         row = np.repeat(np.array(series, np.int64), np.diff(starts))
         at, sums = add_up(row * self._counts.shape[1] + self._bucket_of[bins], counts)
         self._counts.reshape(-1)[at] += sums

@@ -16,13 +16,14 @@ Indices = npt.NDArray[np.intp]
 
 
 def merge_snapshots(snapshots: Sequence[Snapshot], end_ns: Sequence[int] | None = None) -> Snapshot:
-    """Merge snapshots; in the result no two rows of a table have the same key.
+    """Merge snapshots. In each table of the result, no two rows have the same key.
 
     Rows keep the order in which their keys first occur. Sums are exact up to 2^128 - 1.
 
     Args:
-        snapshots: in order of time if no ends are given.
-        end_ns: when the interval of each ended. The latest one says what was in flight at the end.
+        snapshots: in order of time, unless ``end_ns`` is given.
+        end_ns: when the interval of each snapshot ended. What was in flight at the end of the
+            merged interval comes from the snapshot that ended last.
     """
     ends = range(len(snapshots)) if end_ns is None else end_ns
     merged = {IN_FLIGHT.name: _merge_loads([snapshot.loads for snapshot in snapshots], ends)}
@@ -98,10 +99,10 @@ def _merge_loads(tables: Sequence[Table], ends: Sequence[int]) -> Table:
     # A device that the latest interval does not list has nothing in flight any more. If several
     # intervals end last, the greatest number counts: the order of merging must not matter.
     latest: dict[tuple[int, int], tuple[int, int]] = {}
-    for one, end in zip(tables, ends):
+    for each, end in zip(tables, ends):
         if end == max(ends):
-            for load in one[["device", "op", "in_flight", "oldest_ns"]].tolist():
+            for load in each[["device", "op", "in_flight", "oldest_ns"]].tolist():
                 latest[load[:2]] = max(latest.get(load[:2], (0, 0)), load[2:])
-    now = [latest.get(key, (0, 0)) for key in merged[["device", "op"]].tolist()]
-    merged["in_flight"], merged["oldest_ns"] = zip(*now)
+    at_end = [latest.get(key, (0, 0)) for key in merged[["device", "op"]].tolist()]
+    merged["in_flight"], merged["oldest_ns"] = zip(*at_end)
     return merged
