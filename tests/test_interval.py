@@ -423,7 +423,7 @@ OF_READ = "devices.0.ops.read"
         ("start_ns", None, "start_ns: None is not a whole number"),
         ("start_ns", 1.5, "start_ns: 1.5 is not a whole number"),
         ("start_ns", 10**300, "a time is out of range"),
-        ("end_ns", -1, "ends before it begins: start_ns 0, end_ns -1"),
+        ("end_ns", -1, "end_ns -1 is before start_ns 0"),
         ("clock", {}, 'clock: {} is not "wall" or "trace"'),
         ("anchored", 2, "anchored: 2 is not true or false"),
         ("driver_data_records", float("-inf"), "driver_data_records: -inf is not a whole number"),
