@@ -73,9 +73,7 @@ def _check_times(interval: Interval) -> None:
     if abs(interval.time_s) > MOST_NS // 10**9:
         raise IntervalError(f"the time {interval.time_s} s is out of range")
     if start_ns > end_ns:
-        raise IntervalError(
-            f"end_ns {end_ns} is before start_ns {start_ns}"
-        )
+        raise IntervalError(f"end_ns {end_ns} is before start_ns {start_ns}")
     if any(not 0 <= pid < 1 << 32 for pid in interval.process_names):
         raise IntervalError("the pid of a process name is out of range")
 
