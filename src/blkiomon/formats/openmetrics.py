@@ -19,6 +19,7 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -215,7 +216,8 @@ class Metrics:
                 if len(self._templates) >= MAX_TEMPLATES:
                     self._templates.clear()
                 # Encode indices in place of values: they show where the library puts each value.
-                text = encode(Collector(self._families(count()))).decode()
+                registry = SimpleNamespace(collect=lambda: self._families(count()))
+                text = encode(registry).decode()
                 template = self._templates[content_type] = _Template(text)
             values = self._values()
             texts = {value: self._exposition.floatToGoString(value) for value in set(values)}
@@ -298,16 +300,6 @@ _GAUGES = {
 }
 
 
-class Collector:
-    """Families of metrics, as prometheus-client's encoders take them."""
-
-    def __init__(self, families: Iterator[Any]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterator[Any]:
-        return self._families
-
-
 class _Template:
     """A text of metrics with gaps for the values.
 
@@ -316,21 +308,15 @@ class _Template:
     """
 
     def __init__(self, text: str) -> None:
-        pieces = [""]
         self._indices = []
-        for line in text.rstrip("\n").split("\n"):
-            if line.startswith("#"):
-                pieces[-1] += f"{line}\n"
-                continue
-            series, _, index = line.rpartition(" ")
-            self._indices.append(int(float(index)))
-            pieces[-1] += f"{series} "
-            pieces.append("\n")
-        self._pieces = pieces
+        lines = text.replace("%", "%%").split("\n")
+        for i, line in enumerate(lines):
+            if line and not line.startswith("#"):
+                series, _, index = line.rpartition(" ")
+                self._indices.append(int(float(index)))
+                lines[i] = f"{series} %s"
+        self._template = "\n".join(lines)
 
     def filled(self, values: Sequence[str]) -> bytes:
         """The text with these values."""
-        pieces = [""] * (2 * len(self._indices) + 1)
-        pieces[::2] = self._pieces
-        pieces[1::2] = [values[index] for index in self._indices]
-        return "".join(pieces).encode()
+        return (self._template % tuple(values[index] for index in self._indices)).encode()

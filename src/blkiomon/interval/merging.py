@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
-from blkiomon.interval.moments import add_up, from_words, reduce_moments, stacked, to_words
+from blkiomon.interval.moments import add_up, from_words, reduce_columns, stacked, to_words
 from blkiomon.interval.tables import IN_FLIGHT, PROCESSES, QUEUED, REQUESTS, RETRIED, TableSpec
 
 Indices = npt.NDArray[np.intp]
@@ -57,11 +57,10 @@ def _merge_rows(snapshots: Sequence[Snapshot], spec: TableSpec) -> dict[str, Tab
     merged = table.take(starts)
     for name in table.dtype.names or ():
         if table.dtype[name] == layout.MOMENTS:
-            moments = reduce_moments(table[name], table["requests"], starts)
-            merged[name]["min"] = [m.min for m in moments]
-            merged[name]["max"] = [m.max for m in moments]
-            merged[name]["sum"] = to_words(m.sum for m in moments)
-            merged[name]["sum_squares"] = to_words(m.sum_squares for m in moments)
+            moments = reduce_columns(table[name], table["requests"], starts)
+            merged[name]["min"], merged[name]["max"] = moments.min, moments.max
+            merged[name]["sum"] = to_words(moments.sum.tolist())
+            merged[name]["sum_squares"] = to_words(moments.sum_squares.tolist())
         elif name not in spec.key:
             merged[name] = np.add.reduceat(table[name], starts)
     # The sorting is stable: order[starts] is where each key first occurred.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import islice
+from operator import add, sub
 
 import numpy as np
 import numpy.typing as npt
@@ -75,15 +76,15 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         """The sum of each count."""
-        return Counts(
-            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        )
+        return self._combine(add, other)
 
     def __sub__(self, earlier: Counts) -> Counts:
         """What was counted since ``earlier``."""
-        return Counts(
-            **{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)}
-        )
+        return self._combine(sub, earlier)
+
+    def _combine(self, function: Callable[[int, int], int], other: Counts) -> Counts:
+        names = [field.name for field in fields(self)]
+        return Counts(**{n: function(getattr(self, n), getattr(other, n)) for n in names})
 
     def incomplete(self, missing_files: int = 0) -> tuple[Incomplete, ...]:
         """The reasons why figures with these counts are incomplete; see ``incomplete.reasons``.

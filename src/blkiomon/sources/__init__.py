@@ -86,15 +86,13 @@ def source_of(
     resync: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Source:
-    """One stream of one or more opened files; see ``open_trace`` and ``MergedSource``."""
+    """One stream of opened files; see ``Source``, ``open_trace`` and ``MergedSource``."""
+    source: Source
     if len(readers) == 1:
-        return FileSource(readers[0], notes, missing_files=missing_files, resync=resync)
-    return MergedSource(
-        f"{len(readers)} files of {name}",
-        readers,
-        notes,
-        missing_files=missing_files,
-        sets=sets,
-        resync=resync,
-        report=report,
-    )
+        source = FileSource(readers[0], resync=resync)
+    else:
+        name = f"{len(readers)} files of {name}"
+        source = MergedSource(name, readers, sets=sets, resync=resync, report=report)
+    source.notes = notes
+    source.missing_files = missing_files
+    return source

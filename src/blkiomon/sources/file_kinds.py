@@ -43,15 +43,19 @@ class WrongKindError(TraceError):
         return type(self), (self.file, self.found, self.use)
 
 
-def kind_of(head: bytes) -> Kind | None:
-    """The kind of a file that begins with these bytes; None if it is unknown."""
+def _kind_of(head: bytes) -> Kind | None:
     return next((kind for kind in _KINDS if kind.matches(head)), None)
+
+
+def _error(kind: Kind, name: str) -> WrongKindError:
+    path = "FILE" if name in ("standard input", "-") else name
+    return WrongKindError(name, kind.what, kind.use.format(name=path))
 
 
 def described(head: bytes, name: str) -> str | None:
     """A message about a file that is not what was expected; None if its kind is unknown."""
-    kind = kind_of(head)
-    return kind and f"{name} {kind.what}: {kind.use.format(name=_path(name))}"
+    kind = _kind_of(head)
+    return kind and str(_error(kind, name))
 
 
 def check_trace(head: bytes, name: str) -> None:
@@ -60,13 +64,9 @@ def check_trace(head: bytes, name: str) -> None:
     Raises:
         WrongKindError: the file is of a known kind, other than a trace.
     """
-    kind = kind_of(head)
+    kind = _kind_of(head)
     if kind is not None and kind is not _TRACE:
-        raise WrongKindError(name, kind.what, kind.use.format(name=_path(name)))
-
-
-def _path(name: str) -> str:
-    return "FILE" if name in ("standard input", "-") else name
+        raise _error(kind, name)
 
 
 def _matches(pattern: bytes) -> Callable[[bytes], bool]:

@@ -37,15 +37,10 @@ class Unpacker(Protocol):
     """One stream of compressed data; the interface of lzma.LZMADecompressor."""
 
     @property
-    def eof(self) -> bool:
-        """Whether the stream has ended."""
-
+    def eof(self) -> bool: ...
     @property
-    def unused_data(self) -> bytes:
-        """What was passed in after the end of the stream."""
-
-    def decompress(self, data: bytes, max_length: int) -> bytes | memoryview:
-        """Add compressed data, and return up to ``max_length`` decompressed bytes."""
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes | memoryview: ...
 
 
 class _Gzip:
@@ -328,11 +323,8 @@ class ContinuedReader(Reader):
 class Readable(Protocol):
     """The methods of a file object that ``OpenedReader`` calls."""
 
-    def read(self, n_bytes: int, /) -> bytes:
-        """Return up to ``n_bytes``; b"" at the end."""
-
-    def close(self) -> None:
-        """Release the file."""
+    def read(self, n_bytes: int, /) -> bytes: ...
+    def close(self) -> None: ...
 
 
 class OpenedReader(Reader):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from types import TracebackType
 
 from blkiomon._core import Engine
 from blkiomon.console import how_many
@@ -49,8 +48,8 @@ class Source(ABC):
 
     name: str
     total_bytes: int | None
-    notes: tuple[str, ...]
-    missing_files: int
+    notes: tuple[str, ...] = ()
+    missing_files = 0
     skipped_bytes = 0
     lost_events = 0
     padding_bytes = 0
@@ -77,12 +76,7 @@ class Source(ABC):
     def __enter__(self) -> Source:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -106,22 +100,12 @@ class FileSource(Source):
 
     Args:
         reader: of the file.
-        notes, missing_files: see ``Source``.
         resync: accept other kinds of files, too: records may follow later in them.
     """
 
-    def __init__(
-        self,
-        reader: Reader,
-        notes: tuple[str, ...] = (),
-        *,
-        missing_files: int = 0,
-        resync: bool = False,
-    ) -> None:
+    def __init__(self, reader: Reader, *, resync: bool = False) -> None:
         self.name = reader.name
         self.total_bytes = reader.total_bytes
-        self.notes = notes
-        self.missing_files = missing_files
         self._reader = reader
         self._readinto = reader.readinto if resync else checked(reader)
         self._buffer = memoryview(mmap.mmap(-1, READ_BYTES))  # aligned to a page
@@ -143,7 +127,6 @@ class MergedSource(Source):
     Args:
         name: of all files together.
         readers: of the files. Of records with equal times, the earlier file's comes first.
-        notes, missing_files: see ``Source``.
         sets: a key for each file. Files with equal keys are from one boot; default: all files.
         resync: after bytes that are not a record, continue at the next plausible one of that file.
         report: receives messages for the user, one line each.
@@ -153,19 +136,14 @@ class MergedSource(Source):
         self,
         name: str,
         readers: Sequence[Reader],
-        notes: tuple[str, ...] = (),
         *,
-        missing_files: int = 0,
         sets: Sequence[Hashable] = (),
         resync: bool = False,
         report: Callable[[str], None] | None = None,
     ) -> None:
         self.name = name
-        self.notes = notes
-        self.missing_files = missing_files
-        sizes = [reader.total_bytes for reader in readers]
-        known = [size for size in sizes if size is not None]
-        self.total_bytes = sum(known) if len(known) == len(sizes) else None
+        known = [size for reader in readers if (size := reader.total_bytes) is not None]
+        self.total_bytes = sum(known) if len(known) == len(readers) else None
         self._readers = list(readers)
         self._sets = list(sets)
         self._is_aligned = len(set(sets)) < 2

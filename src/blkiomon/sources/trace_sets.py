@@ -7,9 +7,9 @@ import re
 import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from blkiomon.errors import SourceError
 
@@ -19,8 +19,7 @@ MEMBER = re.compile(r"(?P<base>.+)\.blktrace\.(?P<cpu>0|[1-9][0-9]*)(\.(gz|xz|zs
 """Name of a member of a set. Whether it is compressed is decided by its content, not its name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A file to read.
 
     Attributes:
@@ -34,8 +33,7 @@ class Member:
     cpu: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """The files to read.
 
     Attributes:
