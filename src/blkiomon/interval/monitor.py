@@ -56,7 +56,7 @@ class Monitor:
         max_pending, max_age_s, max_devices, resync, devices, threads: as for ``Engine``.
         from_ns, to_ns: only records in [from, to) count, in ns: since 1970 if ``is_absolute``,
             else since the first record.
-        most_intervals: limit of the number of intervals. Before they exceed it, ``interval_ns``
+        most_intervals: limit of the number of intervals. Before it is exceeded, ``interval_ns``
             doubles; the caller then has to merge the earlier intervals in pairs.
         hand_over: called with each interval of the trace clock as soon as it ends; ``feed`` then
             returns none. This saves memory, as a few bytes may end very many intervals.
@@ -213,7 +213,7 @@ class Monitor:
         return ready
 
     def count_outside(self, lost: int, skipped_bytes: int) -> None:
-        """Set the totals of events and bytes that the source lost: the engine cannot see them."""
+        """Set the source's totals of lost events and skipped bytes: the engine cannot see them."""
         if (lost, skipped_bytes) != (self._outside.lost_events, self._outside.skipped_bytes):
             self._outside = Counts(lost_events=lost, skipped_bytes=skipped_bytes)
 

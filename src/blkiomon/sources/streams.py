@@ -81,7 +81,7 @@ class Source(ABC):
 
 
 def checked(reader: Reader) -> Callable[[memoryview], int]:
-    """Wrap a reader's ``readinto``: the first call raises WrongKindError for a known other kind."""
+    """Wrap a reader's ``readinto``; the first call checks the file's kind, see ``check_trace``."""
     is_first = True
 
     def readinto(buffer: memoryview) -> int:
