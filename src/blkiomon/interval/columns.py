@@ -150,7 +150,7 @@ class Columns:
         return [None if number is None else number / self.duration_ns for number in numbers]
 
     def pieces(self) -> Iterator[slice]:
-        """Slices of groups to render at once: whole devices; the last slice is the total alone."""
+        """Slices of whole devices, each to render at once; the last slice is the total alone."""
         keys = np.array(self.keys, np.int64)
         ends = np.flatnonzero((keys & 7 == ALL_OPS) | (keys == TOTAL)) + 1
         weights = (  # of all groups up to each end; a group has about 16 figures besides bins

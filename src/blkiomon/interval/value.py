@@ -292,8 +292,8 @@ def _device_stats(
 ) -> tuple[DeviceStats, ...]:
     """Merge the operations of each device by direction.
 
-    Rows are sorted by ``3 * place of the device + direction``; then each run of equal keys is
-    reduced.
+    Rows are sorted by ``3 * place of the device + direction`` (0 read, 1 write, 2 bidirectional).
+    Then each run of equal keys is reduced.
     """
     if not len(rows):
         return ()

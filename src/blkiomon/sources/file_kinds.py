@@ -1,4 +1,4 @@
-"""Recognise a file by its first bytes, and say what to do with one that is not a trace."""
+"""Recognise a file by its first bytes; if it is not a trace, suggest what to do."""
 
 from __future__ import annotations
 
