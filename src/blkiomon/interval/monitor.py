@@ -107,7 +107,7 @@ class Monitor:
         self._from_ns = from_ns
         self._to_ns = to_ns
         self._has_limits = from_ns is not None or to_ns is not None
-        self._limits_zero_ns: int | None = None  # trace time from which from_ns and to_ns count
+        self._limits_origin_ns: int | None = None  # trace time from which from_ns and to_ns count
         self._probe: Engine | None = None  # looks for the time of day
         if self._has_limits and is_absolute:
             self._probe = Engine(**self._options | {"resync": True})
@@ -134,7 +134,7 @@ class Monitor:
         self._outside = Counts()  # see count_outside
         self._first_start_ns = 0  # trace time at which the first interval begins
         self._start_ns = 0  # trace time at which the current interval begins
-        self._is_before = False  # the next record is before from_ns
+        self._is_before_from = False  # the next record is before from_ns
         self._last_ns = NO_END_NS  # to_ns as trace time
         self._epoch_ns: int | None = None  # as known at the end of the first interval
         self._has_ended_interval = False
@@ -196,7 +196,7 @@ class Monitor:
                     self._fail_without_time_of_day()
                 self.engine.finish()
         finally:
-            if self._is_before:
+            if self._is_before_from:
                 self._counts = self.totals
             if final and self._clock == "trace":
                 last_ns = self._last_ns if self.is_done else self.engine.now_ns
@@ -252,7 +252,7 @@ class Monitor:
         if self.origin_ns is None:
             return 1 if self._clock == "trace" or self._has_limits else None
         until_ns = self._last_ns
-        if self._is_before:
+        if self._is_before_from:
             until_ns = min(until_ns, self._start_ns)
         elif self.interval_ns is not None and self._clock == "trace":
             until_ns = min(until_ns, self._next_start_ns(self.interval_ns))
@@ -266,9 +266,9 @@ class Monitor:
             self.origin_ns = next_ns if first_ns is None else first_ns
             self._set_limits(self.origin_ns)
             return
-        if self._is_before:
+        if self._is_before_from:
             # Events lost before from_ns do not count.
-            self._is_before = False
+            self._is_before_from = False
             self._counts = self.totals
         if self.interval_ns is not None and self._clock == "trace":
             self._end_up_to(min(next_ns, self._last_ns), self.interval_ns)
@@ -315,9 +315,9 @@ class Monitor:
                 return False
             self._fail_without_time_of_day()
         else:
-            self._limits_zero_ns = -probe.epoch_ns
+            self._limits_origin_ns = -probe.epoch_ns
             if self._from_ns is not None:
-                from_ns = self._limits_zero_ns + self._from_ns
+                from_ns = self._limits_origin_ns + self._from_ns
                 self.engine.set_from_ns(min(max(0, from_ns), NEVER_NS))
         self._probe = None
         return True
@@ -336,14 +336,14 @@ class Monitor:
 
     def _set_limits(self, origin_ns: int) -> None:
         """Convert from_ns and to_ns to trace time; called at the first record."""
-        zero_ns = origin_ns if self._limits_zero_ns is None else self._limits_zero_ns
+        zero_ns = origin_ns if self._limits_origin_ns is None else self._limits_origin_ns
         self._start_ns = origin_ns
         if self._to_ns is not None:
             self._last_ns = min(max(zero_ns + self._to_ns, 1), NO_END_NS)
         if self._from_ns is not None:
             self._start_ns = min(max(origin_ns, zero_ns + self._from_ns), NEVER_NS)
             self.engine.set_from_ns(self._start_ns)
-            self._is_before = self._start_ns > origin_ns
+            self._is_before_from = self._start_ns > origin_ns
         self._first_start_ns = self._start_ns
 
     def _end_at(self, end_ns: int) -> None:
