@@ -363,7 +363,7 @@ MOST = (1 << 64) - 1
         (changed("loads", "device", 1), "in flight: the total has a device"),
         (changed("loads", "max_in_flight", 0), "in flight: end exceeds max"),
         (changed("loads", "in_flight", 0), "in flight: oldest_ns is given but end is 0"),
-        (replace(interval_of(TWO, 0, S), start_ns=S + 1), "it ends before it begins"),
+        (replace(interval_of(TWO, 0, S), start_ns=S + 1), "is before start_ns"),
         (replace(interval_of(TWO, 0, S), end_ns=1 << 66), "a time is out of range"),
         (
             replace(interval_of(TWO, 0, S), counts=Counts(sequence_gaps=1 << 112)),

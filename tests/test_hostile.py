@@ -29,7 +29,7 @@ from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.interval import monitor as monitor_module
 from blkiomon.interval.groups import groups_of
-from blkiomon.interval.monitor import IDLE_A_RECORD, MOST_IDLE_IN_ALL, Monitor
+from blkiomon.interval.monitor import IDLE_PER_RECORD, MOST_IDLE_IN_ALL, Monitor
 from blkiomon.interval.value import Interval
 
 NEVER_NS = 2**64 - 1
@@ -400,7 +400,7 @@ def test_idle_intervals_are_bounded_by_the_number_of_records(
 
     monitor = Monitor(0.001, hand_over=take)
     assert monitor.feed(encode(records)) == monitor.finish() == []
-    assert taken <= 3000 + (IDLE_A_RECORD + 1) * len(records) + 1
+    assert taken <= 3000 + (IDLE_PER_RECORD + 1) * len(records) + 1
     passed = 499 * (1000 - 1) + 1
     assert taken + monitor.skipped_intervals == passed
 

@@ -64,12 +64,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use: numpy is slow to import, and --help must start fast."""
-    found = [module for module, names in _MODULES.items() if name in names]
-    if not found:
+    home = next((module for module, names in _MODULES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    module = import_module(f"{__name__}.{found[0]}")
+    module = import_module(f"{__name__}.{home}")
     value = getattr(module, name, module)  # "layout" is a module
     globals()[name] = value
     return value

@@ -1,4 +1,4 @@
-"""Exit status, signals and standard error, which all commands share."""
+"""Exit statuses, signals, standard output and standard error, shared by all commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
-"""A rule of ``compare --fail-if`` holds; with the original's options alone, any failure."""
+"""A ``compare --fail-if`` rule matched. Also any failure of a run with only the options of
+blktrace's blkiomon ("the original")."""
 EXIT_USAGE = 2
 EXIT_INPUT = 3
 EXIT_OUTPUT = 4
@@ -25,26 +26,30 @@ _listener: Callable[[str], None] | None = None
 
 
 def divert(listener: Callable[[str], None] | None) -> None:
-    """Pass complaints to a listener instead of standard error; None ends that."""
+    """Pass complaints to a listener instead of standard error; None restores standard error."""
     global _listener
     _listener = listener
 
 
 def complain(message: str) -> None:
-    """Print one line on standard error; ignore that it is closed."""
+    """Print one line on standard error, or pass it to the listener of ``divert``."""
     if _listener is not None:
         _listener(message)
-        return
+    else:
+        _print_error(f"blkiomon: {printable(message)}\n")
+
+
+def _print_error(text: str) -> None:
     try:
-        write(2, f"blkiomon: {printable(message)}\n")
+        write(2, text)
     except OSError:
-        pass
+        pass  # standard error is closed
 
 
 def printable(text: str) -> str:
-    r"""A text in which no character acts on a terminal.
+    r"""Escape the characters of a text that could control a terminal or hide in it.
 
-    These are escaped as in Python: control characters (``\n``, ``\x1b`` and C1), separators,
+    Escaped as in Python are control characters (``\n``, ``\x1b`` and C1), separators,
     formatting characters (such as ``\u202e``, which reverses text) and unassigned characters. A
     byte of a file name that is not UTF-8 is written as ``\xff``.
     """
@@ -54,10 +59,10 @@ def printable(text: str) -> str:
 
 
 def how_many(number: int, one: str, several: str, spec: str = "") -> str:
-    """A number and what it counts: ``how_many(1, "record is", "records are")`` is ``1 record is``.
+    """A number and its noun: ``how_many(1, "record is", "records are")`` is ``1 record is``.
 
     Args:
-        spec: how the number is formatted.
+        spec: format specification of the number, such as ``,``.
     """
     return f"{number:{spec}} {one if number == 1 else several}"
 
@@ -76,17 +81,14 @@ def write(fd: int, text: str) -> None:
 
 
 def misused(why: str, usage: str) -> int:
-    """Print what is wrong with the arguments, and the usage; returns the exit status."""
+    """Print what is wrong with the arguments, and the usage; return the exit status."""
     complain(why)
-    try:
-        write(2, usage)
-    except OSError:
-        pass
+    _print_error(usage)
     return EXIT_USAGE
 
 
 def printed(pieces: Iterable[str]) -> int:
-    """Print to standard output; returns the exit status."""
+    """Print to standard output; return the exit status."""
     try:
         for piece in pieces:
             write(1, piece)

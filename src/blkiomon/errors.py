@@ -1,4 +1,4 @@
-"""What can go wrong with the input, the outputs and the installation."""
+"""Exceptions about inputs, outputs and missing libraries."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class DamagedError(SourceError):
 
 
 def complaint(error: Exception) -> str:
-    """A message about an error of the input. For bad bytes it begins as the original's."""
+    """The message of an input error. For a damaged trace it begins with the original's words."""
     is_bad_trace = isinstance(error, (TraceError, DamagedError))
     return f"bad trace: {error}" if is_bad_trace else str(error)
 
 
 class StatsError(ValueError):
-    """The bytes are not, or not only, statistics that -b writes.
+    """The bytes are not statistics written with -b, or other bytes follow the statistics.
 
     Attributes:
         offset: byte offset of the unexpected bytes.
@@ -55,7 +55,7 @@ class StatsError(ValueError):
 
 
 class IntervalError(ValueError):
-    """Not an interval that ``to_bytes`` or ``to_dict`` encoded, or its figures contradict."""
+    """The input is not an encoded interval, or its figures contradict each other."""
 
 
 class MissingLibrary(Exception):

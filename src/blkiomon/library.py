@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from array import array
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     Path = str | os.PathLike[str]
     Source = Path | Sequence[Path] | BinaryIO | ReadableBuffer
 
-READ_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
+"""How much of a file object is read at a time."""
 
 
 class Options(TypedDict, total=False):
@@ -112,7 +114,7 @@ def _collected(
 ) -> npt.NDArray[np.void]:
     """Feed a whole trace, and concatenate what ``take`` returns after each piece."""
     parts = []
-    with _naming(source):
+    with _file_name_in_errors(source):
         for data in _read(source, resync):
             engine.feed(data)
             parts.append(take())
@@ -144,19 +146,19 @@ def intervals(
     monitor = Monitor(interval, clock=clock, **options)
     pieces = _read(source, options.get("resync", False), monitor)
     if clock == "wall":
-        found = _by_wall_clock(pieces, monitor, interval or 1e9)
+        found = _by_wall_clock(pieces, monitor, interval or math.inf)
     else:
         found = followed(pieces, monitor)
-    return _named(found, source)
 
+    def named() -> Iterator[Interval]:
+        with _file_name_in_errors(source):
+            yield from found
 
-def _named(found: Iterator[Interval], source: Source) -> Iterator[Interval]:
-    with _naming(source):
-        yield from found
+    return named()
 
 
 def followed(pieces: Iterable[memoryview], monitor: Monitor) -> Iterator[Interval]:
-    """The intervals of a stream by trace time, the last one included, also before an error."""
+    """Yield the intervals of a stream by trace time; before an error, all intervals up to it."""
     try:
         for data in pieces:
             yield from monitor.feed(data)
@@ -176,24 +178,28 @@ def followed(pieces: Iterable[memoryview], monitor: Monitor) -> Iterator[Interva
 def _by_wall_clock(
     pieces: Iterable[memoryview], monitor: Monitor, interval_s: float
 ) -> Iterator[Interval]:
-    """The intervals of a stream by the time of day, the last one included, also before an error."""
+    """Yield the intervals of a stream by wall clock; before an error, all intervals up to it."""
     wall = WallClock(interval_s)
     start_ns = wall.time_ns()
+
+    def cut() -> Interval:
+        nonlocal start_ns
+        begin_ns, start_ns = start_ns, max(start_ns, wall.time_ns())
+        return monitor.cut(begin_ns, start_ns)
+
     try:
         for data in pieces:
             monitor.feed(data)
             if wall.remaining_s() <= 0:
-                end_ns = max(start_ns, wall.time_ns())
-                yield monitor.cut(start_ns, end_ns)
-                start_ns = end_ns
+                yield cut()
                 wall.advance()
             if monitor.is_done:
                 break
         monitor.finish()
     except Exception:
-        yield monitor.cut(start_ns, max(start_ns, wall.time_ns()))
+        yield cut()
         raise
-    yield monitor.cut(start_ns, max(start_ns, wall.time_ns()))
+    yield cut()
 
 
 def summarize(source: Source, **options: Unpack[ClockOptions]) -> Interval:
@@ -211,8 +217,8 @@ def summarize(source: Source, **options: Unpack[ClockOptions]) -> Interval:
 
 
 @contextmanager
-def _naming(source: Source) -> Iterator[None]:
-    """Add the name of the source to a TraceError that has none."""
+def _file_name_in_errors(source: Source) -> Iterator[None]:
+    """Add the name of the source to a TraceError without one."""
     try:
         yield
     except TraceError as error:
@@ -223,7 +229,10 @@ def _naming(source: Source) -> Iterator[None]:
 
 
 def counted(stream: sources.Source, monitor: Monitor | None) -> Iterator[memoryview]:
-    """A stream in pieces, each valid until the next. The monitor gets the stream's own counts."""
+    """Yield the pieces of a stream, each valid until the next.
+
+    The monitor receives the losses that only the stream knows: it merged several files.
+    """
     if monitor is not None:
         monitor.missing_files = stream.missing_files
     while True:
@@ -238,7 +247,7 @@ def counted(stream: sources.Source, monitor: Monitor | None) -> Iterator[memoryv
 
 
 def _read(source: Source, resync: bool, monitor: Monitor | None = None) -> Iterator[memoryview]:
-    """A source in pieces, each valid until the next, merged and unpacked."""
+    """Yield the pieces of a source, each valid until the next. Merges files, and decompresses."""
     if (paths := _paths(source)) is not None:
         with open_trace(paths, resync=resync) as stream:
             for note in stream.notes:
@@ -246,15 +255,15 @@ def _read(source: Source, resync: bool, monitor: Monitor | None = None) -> Itera
             yield from counted(stream, monitor)
         return
     pieces = _pieces(source)
-    begun = memoryview(b"")
-    while len(begun) < HEAD_BYTES and (piece := next(pieces, None)) is not None:
-        begun = memoryview(bytes(begun) + bytes(piece)) if begun else piece
-    rest = chain([begun], pieces)
-    if not is_packed(bytes(begun[:HEAD_BYTES])):
-        yield from rest
+    head = memoryview(b"")
+    while len(head) < HEAD_BYTES and (piece := next(pieces, None)) is not None:
+        head = memoryview(bytes(head) + bytes(piece)) if head else piece
+    pieces = chain([head], pieces)
+    if not is_packed(bytes(head[:HEAD_BYTES])):
+        yield from pieces
         return
     name = getattr(source, "name", None)
-    reader = OpenedReader(_PieceFile(rest), name if isinstance(name, str) else "the source")
+    reader = OpenedReader(_PieceFile(pieces), name if isinstance(name, str) else "the source")
     buffer = memoryview(bytearray(UNPACKED_BYTES))
     while n := reader.readinto(buffer):
         yield buffer[:n]
@@ -274,9 +283,9 @@ def _pieces(source: Any) -> Iterator[memoryview]:
     if not hasattr(source, "read"):
         yield memoryview(source).cast("B")
         return
-    # read1 returns what a pipe has; read would wait for all that was asked for.
+    # read1 returns what a pipe has; read would wait until CHUNK_BYTES have arrived.
     read = getattr(source, "read1", source.read)
-    while piece := read(READ_BYTES):
+    while piece := read(CHUNK_BYTES):
         yield memoryview(piece).cast("B")
 
 

@@ -54,7 +54,7 @@ Numbers = npt.NDArray[np.uint64]
 
 _CLOCKS = ("wall", "trace")
 _N_COUNTS = {1: 10, 2: 11}
-"""Version -> how many fields of ``Counts`` it encodes. A new field goes to the end, with a new
+"""Version -> how many fields of ``Counts`` it encodes. A new field comes last and needs a new
 version."""
 
 
@@ -66,7 +66,7 @@ class _EncodedTable(NamedTuple):
     since: int = 1
 
 
-# The columns are spelled out: the dtypes may change, a released version may not.
+# Columns are named here, as the dtypes may change, and a released version may not.
 _TABLES = (
     _EncodedTable(
         REQUESTS,
@@ -94,9 +94,9 @@ def _columns(table: Table, names: str) -> Iterator[npt.NDArray[Any]]:
 
 
 def to_bytes(interval: Interval) -> bytes:
-    """Encode a whole interval compactly: versioned, with a checksum, the same on every machine.
+    """Encode a whole interval as compact bytes: with a version and a checksum, for any machine.
 
-    The order of ``devices`` and rows is not kept. Merging the same intervals in any order or
+    The order of ``devices`` and rows is lost. Merging the same intervals in any order or
     grouping gives the same bytes.
 
     Raises:
@@ -229,7 +229,7 @@ def _from_varints(data: bytes) -> Numbers:
 
 @dataclass
 class _Decoder:
-    """Takes numbers one after the other; raises IntervalError if there are too few."""
+    """Decodes numbers one after the other. Raises IntervalError if there are too few."""
 
     numbers: Numbers
     at: int = 0
@@ -251,7 +251,7 @@ class _Decoder:
     def one(self, most: int = U64_MAX) -> int:
         value = int(self.take(1)[0])
         if value > most:
-            raise IntervalError(f"the interval has {value} where at most {most} is allowed")
+            raise IntervalError(f"the interval has {value} in a field with the limit {most}")
         return value
 
     def wide(self) -> int:
@@ -294,7 +294,7 @@ class _Decoder:
         )
 
     def table(self, dtype: np.dtype[np.void], columns: str | None) -> Table:
-        """The next table. If ``columns`` is None it is not encoded: return an empty one."""
+        """The next table; an empty one if ``columns`` is None: this version does not encode it."""
         if columns is None:
             return np.zeros(0, dtype)
         n = self.one()
@@ -321,7 +321,7 @@ class _Decoder:
             firsts = np.flatnonzero(np.diff(bins["row"].astype(np.int64), prepend=-1))
             before = np.concatenate(([0], upto))[firsts]
             number = upto - np.repeat(before, np.diff(firsts, append=n))
-            bins["bin"] = np.minimum(number, N_BINS)  # N_BINS is refused by validation
+            bins["bin"] = np.minimum(number, N_BINS)  # validation refuses N_BINS
         bins["count"] = self.take(n)
         return bins
 
@@ -335,7 +335,7 @@ class _Decoder:
         for pid, length in zip(pids, lengths):
             letters = self.take(length)
             if len(letters) and letters.max() > 0xFF:
-                raise IntervalError("the interval has a process name that is not bytes")
+                raise IntervalError("the interval has a process name with a number above 255")
             try:
                 names[pid] = letters.astype(np.uint8).tobytes().decode("utf-8", "surrogatepass")
             except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""CSV: the flat table with a line of column names. A figure that does not exist is empty."""
+"""CSV: the flat table, after a line of column names. A figure that does not exist is empty."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from blkiomon.console import printable
 from blkiomon.formats import flat_table as table
 from blkiomon.formats import templates
-from blkiomon.formats.rendering import Format, FormatOptions
+from blkiomon.formats.rendering import Format, FormatOptions, NameOf
 from blkiomon.formats.templates import Part, literal
 from blkiomon.interval.value import Interval
 from blkiomon.sources.devices import nameless
@@ -31,20 +31,13 @@ def output_format(options: FormatOptions) -> Format:
     return Format((Interval,), renderer(options.name_of), head=HEAD)
 
 
-def renderer(
-    name_of: Callable[[int], str | None] = nameless,
-) -> Callable[[Interval], Iterator[bytes]]:
+def renderer(name_of: NameOf = nameless) -> Callable[[Interval], Iterator[bytes]]:
     """A function from an interval to its lines. Write ``HEAD`` before the first interval."""
-
-    def render(interval: Interval) -> Iterator[bytes]:
-        for rows in table.rows(interval, name_of):
-            yield _piece(rows).encode()
-
-    return render
+    return lambda interval: (_rows_text(rows).encode() for rows in table.rows(interval, name_of))
 
 
-def _piece(rows: table.Rows) -> str:
-    """The lines of some rows. Only names may need quotes: all else is numbers and plain words."""
+def _rows_text(rows: table.Rows) -> str:
+    """The lines of some rows. Only names may need quotes: the rest is numbers and plain words."""
     parts = []
     for column in table.COLUMNS:
         values = column.values(rows)
@@ -57,5 +50,5 @@ def _piece(rows: table.Rows) -> str:
 
 
 def _quoted(name: str | None) -> str:
-    """A name as a field, with control characters escaped: they could act on a terminal."""
-    return lines([[printable(name or ""), ""]]).decode()[: -len(",\n")]
+    """A name as a field, quoted if necessary; characters that control terminals are escaped."""
+    return lines([[printable(name or ""), ""]]).decode().removesuffix(",\n")

@@ -1,4 +1,4 @@
-"""The original's debug text (-d): mismatches, and at the end unmatched records and totals."""
+"""The original's debug text (-D): mismatches, and at the end unmatched records and totals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Final:
 
 MAGIC_V7 = MAGIC | 7
 
-# Field of a record, its type as the original prints it, and the conversion.
+# Field of a record, the type as which the original prints it, and the conversion of printf.
 _FIELDS = (
     ("sequence", "i4", "d"),
     ("time_ns", "i8", "d"),
@@ -49,7 +49,7 @@ _FIELDS = (
 
 def _template(title: str, columns: int) -> str:
     """The template of a block: a line for each field, with a column for each record."""
-    # The magic is version 7's for any record.
+    # Every record is shown with the magic of version 7.
     lines = [f"--- {title} ---", "magic   " + f" {MAGIC_V7:>16}" * columns]
     for name, _, conversion in (*_FIELDS, ("order", "i8", "d")):
         lines.append(f"{name.removesuffix('_ns'):<8}" + f" %16{conversion}" * columns)
@@ -75,7 +75,7 @@ def render(item: npt.NDArray[np.void] | Final) -> Iterator[bytes]:
 
 
 def totals_line(leftovers: int, totals: Counts) -> str:
-    """The last line. Counts that the original lacks are only added if they are not 0."""
+    """The last line. Counts that the original lacks follow only if they are not 0."""
     line = (
         f"{leftovers} leftover, {totals.requests} match, {totals.mismatches} mismatch, "
         f"{totals.driver_data_records} driverdata, {totals.records} overall"
@@ -91,7 +91,7 @@ def totals_line(leftovers: int, totals: Counts) -> str:
 
 
 def _blocks(template: str, array: npt.NDArray[np.void], sides: tuple[str, ...]) -> Iterator[bytes]:
-    """One block per element: a DETAIL, or a struct whose DETAIL fields are named by ``sides``."""
+    """One block per element: a DETAIL, or a struct with a DETAIL in each field of ``sides``."""
     for start in range(0, len(array), BLOCKS_AT_ONCE):
         part = array[start : start + BLOCKS_AT_ONCE]
         details = [part[side] for side in sides] or [part]

@@ -9,7 +9,7 @@ from blkiomon.formats.rendering import Format, FormatOptions
 
 
 class DriverData(NamedTuple):
-    """Records with their payloads, with headers of version 7 in host byte order; how many."""
+    """Records and their payloads, with headers of version 7 in host byte order; their number."""
 
     data: bytes
     records: int

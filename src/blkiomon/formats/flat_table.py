@@ -1,7 +1,7 @@
 """An interval as a flat table, for CSV and Parquet.
 
 There is a row for each device and operation, a row with op "all" for each device, and a row with
-device "all" and op "all" for the total. The names of columns contain their units.
+device "all" and op "all" for the total. Column names contain units.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from blkiomon.engine.layout import OPS
 from blkiomon.formats.json_codec import UNSEEN, percentile_name
+from blkiomon.formats.rendering import NameOf
 from blkiomon.formats.units import device_text, utc
 from blkiomon.interval.columns import TOTAL, Columns, Loads, Quantity
 from blkiomon.interval.distribution import PERCENTILES
@@ -21,17 +22,17 @@ from blkiomon.interval.value import Interval
 
 ALL = "all"
 
-Kind = Literal["count", "time", "real", "text"]
-"""Type of a column: integers from 0 on; ns, negative before 1970; floating point; text."""
+Type = Literal["count", "time", "real", "text"]
+"""Type of a column: unsigned integer; ns, negative before 1970; floating point; text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Some rows of an interval, one for each group in ``piece``.
+    """Consecutive rows of an interval, one for each group.
 
     Attributes:
-        interval, columns: of all groups.
-        piece: the slice of the columns that these rows show.
+        interval, columns: the whole interval.
+        piece: which groups of ``columns`` these rows show.
         devices: device number of each row; None in the total.
         names: device name of each row, or None.
         ops: operation of each row; ``ALL`` for all.
@@ -49,18 +50,18 @@ class Rows:
 
 
 Values = list[Any] | None
-"""A value, or None, for each row; or None instead of a list if no row has a value."""
+"""A value or None for each row; None instead of the list if no row has a value."""
 
 
 class Column(NamedTuple):
     """A column; ``values`` returns its values in some rows."""
 
     name: str
-    kind: Kind
+    kind: Type
     values: Callable[[Rows], Values]
 
 
-def rows(interval: Interval, name_of: Callable[[int], str | None]) -> Iterator[Rows]:
+def rows(interval: Interval, name_of: NameOf) -> Iterator[Rows]:
     """The rows of an interval, in the order of ``Interval.groups``."""
     columns = interval.columns()
     for piece in columns.pieces():
@@ -79,7 +80,7 @@ def _device_texts(rows: Rows) -> list[str]:
     return [texts[number] for number in rows.devices]
 
 
-def _figure(name: str, kind: Kind, figures: Callable[[Columns, slice], Values]) -> Column:
+def _figure(name: str, kind: Type, figures: Callable[[Columns, slice], Values]) -> Column:
     """A column of figures of the groups."""
     return Column(name, kind, lambda rows: figures(rows.columns, rows.piece))
 
@@ -87,7 +88,7 @@ def _figure(name: str, kind: Kind, figures: Callable[[Columns, slice], Values]) 
 def _quantity(prefix: str, unit: str) -> list[Column]:
     """The columns of a distribution, such as ``d2c_ns``."""
 
-    def column(name: str, kind: Kind, figures: Callable[[Quantity, slice], list[Any]]) -> Column:
+    def column(name: str, kind: Type, figures: Callable[[Quantity, slice], list[Any]]) -> Column:
         def values(columns: Columns, piece: slice) -> Values:
             quantity = getattr(columns, f"{prefix}_{unit}")
             return None if quantity is None else figures(quantity, piece)
@@ -117,11 +118,11 @@ def _where(conditions: Sequence[object], values: list[Any]) -> list[Any]:
     """Replace the values whose condition is false by None."""
     if all(conditions):
         return values
-    return [value if is_so else None for is_so, value in zip(conditions, values, strict=True)]
+    return [v if condition else None for condition, v in zip(conditions, values, strict=True)]
 
 
 def _in_flight(
-    name: str, kind: Kind, figures: Callable[[Columns, Loads, slice], list[Any]]
+    name: str, kind: Type, figures: Callable[[Columns, Loads, slice], list[Any]]
 ) -> Column:
     def values(columns: Columns, piece: slice) -> Values:
         loads = columns.in_flight
@@ -147,7 +148,7 @@ def _of_total(name: str) -> Column:
     return Column(name, "count", values)
 
 
-def _of_interval(name: str, kind: Kind, value: Callable[[Interval], Any]) -> Column:
+def _of_interval(name: str, kind: Type, value: Callable[[Interval], Any]) -> Column:
     """A figure that is equal in all rows of an interval."""
     return Column(name, kind, lambda rows: [value(rows.interval)] * len(rows))
 

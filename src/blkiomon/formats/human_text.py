@@ -20,7 +20,7 @@ _QUANTITIES = (
 
 
 def _histogram(title: str, delta: int, buckets: int) -> str:
-    """The template of a histogram: a count for each bucket, four to a line."""
+    """The template of a histogram: limit and count of each bucket, four buckets to a line."""
     limits = [f"{limit:13d}" for limit in (0, *(delta << i for i in range(buckets - 2)))]
     limits.append(f"    >{delta << buckets - 3:8d}")
     cells = [limit + ":%6d" for limit in limits]
@@ -71,13 +71,13 @@ def text(when: str, stats: DeviceStats, stat_version: str) -> str:
 
 
 def _line(title: str, m: Moments) -> str:
-    least, most, total, squares, num = map(_signed, m)
+    least, most, total, squares, count = map(_signed, m)
     return (
-        f"{title}: num {num}, min {least}, max {most}, sum {total}, squ {squares}, "
+        f"{title}: num {count}, min {least}, max {most}, sum {total}, squ {squares}, "
         f"avg {m.avg:.1f}, var {m.var:.1f}\n"
     )
 
 
 def _signed(value: int) -> int:
-    """An unsigned number as the original's %lld prints it: 2^64-1, the initial min, as -1."""
+    """The lowest 64 bits as a signed number, as the original prints them: 2^64-1 as -1."""
     return ((value + (1 << 63)) & ((1 << 64) - 1)) - (1 << 63)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from reprlib import repr as shortened
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.errors import IntervalError
 from blkiomon.formats import validation
+from blkiomon.formats.rendering import NameOf
 from blkiomon.formats.units import device_text, utc
 from blkiomon.interval.distribution import PERCENTILES, Distribution, bin_bounds, bin_of
 from blkiomon.interval.groups import NS_PER_S, Group
@@ -62,7 +63,7 @@ def to_dict(
     interval: Interval,
     *,
     histograms: bool = True,
-    name_of: Callable[[int], str | None] | None = None,
+    name_of: NameOf | None = None,
 ) -> dict[str, Any]:
     """Return what a line of ``--json`` holds: plain dicts, lists, numbers, strings and None.
 
@@ -94,7 +95,7 @@ def to_dict(
 
 
 def head_dict(interval: Interval) -> dict[str, Any]:
-    """The fields before the groups."""
+    """The first fields of the dict, up to the groups."""
     anchored = interval.anchored
     return {
         "schema": SCHEMA,
@@ -106,7 +107,7 @@ def head_dict(interval: Interval) -> dict[str, Any]:
 
 
 def tail_dict(interval: Interval) -> dict[str, Any]:
-    """The fields after the groups."""
+    """The last fields of the dict, after the groups."""
     return {
         "unseen": unseen(interval.counts),
         "incomplete": incomplete_list(interval.incomplete),
@@ -154,6 +155,7 @@ def retried_dict(retried: Moments) -> dict[str, Any] | None:
 
 
 def distribution_dict(d: Distribution, histograms: bool) -> dict[str, Any]:
+    """The figures of a distribution."""
     figures: dict[str, Any] = {
         **_attributes(d, "count sum sum_squares min mean max stddev"),
         **{percentile_name(p): d.percentile(p) for p in PERCENTILES},
@@ -212,7 +214,7 @@ class _Object:
 
     def __init__(self, value: object, path: str) -> None:
         if not isinstance(value, Mapping):
-            raise IntervalError(f"{path}: {_shown(value)} is not an object")
+            raise IntervalError(f"{path}: {shortened(value)} is not an object")
         self.fields = value
         self.path = path
 
@@ -220,7 +222,7 @@ class _Object:
         return f"{self.path}.{name}" if self.path else name
 
     def _wrong(self, name: str, what: str) -> IntervalError:
-        return IntervalError(f"{self._at(name)}: {_shown(self.fields[name])} is not {what}")
+        return IntervalError(f"{self._at(name)}: {shortened(self.fields[name])} is not {what}")
 
     def _get(self, name: str) -> Any:
         if name not in self.fields:
@@ -238,12 +240,12 @@ class _Object:
         """An integer from 0 to ``most``."""
         value = self.number(name)
         if value < 0 or (most is not None and value > most):
-            raise IntervalError(f"{self._at(name)}: {_shown(value)} is out of range")
+            raise IntervalError(f"{self._at(name)}: {shortened(value)} is out of range")
         return value
 
     def one_of(self, name: str, choices: Sequence[Any]) -> Any:
         value = self._get(name)
-        if not any(value is choice or value == choice for choice in choices):
+        if value not in choices:
             raise self._wrong(name, " or ".join(map(json.dumps, choices)))
         return value
 
@@ -279,11 +281,6 @@ class _Object:
         except OverflowError:
             pass
         raise self._wrong(name, "a list of whole numbers from 0 to 2^64-1")
-
-
-def _shown(value: object) -> str:
-    """A value, shortened, for a message."""
-    return reprlib.repr(value)
 
 
 Keyed = tuple[tuple[int, int], _Object]
@@ -329,7 +326,7 @@ def _interval(line: _Object) -> Interval:
             records=line.count("records", None),
             requests=total.count("requests"),
             driver_data_records=line.count("driver_data_records", None),
-            # Earlier versions lack some fields: what these count was an error then.
+            # Earlier versions lack some fields: they stopped with an error instead of counting.
             **{name: not_seen.count(name, None) for name in UNSEEN if name in not_seen.fields},
         ),
         start_ns=line.number("start_ns"),
@@ -342,17 +339,17 @@ def _interval(line: _Object) -> Interval:
 
 
 def _device_number(entry: _Object) -> int:
-    found = re.fullmatch(r"(\d{1,4}):(\d{1,7})", entry.text("device") or "", re.ASCII)
-    major, minor = map(int, found.groups()) if found else (1 << 12, 0)
-    if major >= 1 << 12 or minor >= 1 << 20:
-        raise IntervalError(f"{entry.path}.device is not a device number, such as 8:16")
-    return major << 20 | minor
+    if found := re.fullmatch(r"(\d{1,4}):(\d{1,7})", entry.text("device") or "", re.ASCII):
+        major, minor = map(int, found.groups())
+        if major < 1 << 12 and minor < 1 << 20:
+            return major << 20 | minor
+    raise IntervalError(f"{entry.path}.device is not a device number, such as 8:16")
 
 
 def _ops(number: int, entry: _Object) -> list[Keyed]:
     ops = entry.object("ops")
     if unknown := set(ops.fields) - set(layout.OPS):
-        raise IntervalError(f"{ops.path}: {_shown(min(map(str, unknown)))} is not an operation")
+        raise IntervalError(f"{ops.path}: {shortened(min(map(str, unknown)))} is not an operation")
     found = [((number, layout.OPS.index(name)), ops.object(name)) for name in ops.fields]
     _require_sums(entry, [figures for _, figures in found])
     return found
@@ -366,11 +363,11 @@ def _require_sums(whole: _Object, parts: Sequence[_Object]) -> None:
     for name in ("requests", "errors", "bytes"):
         given, added = whole.count(name, None), sum(part.count(name, None) for part in parts)
         if given != added:
-            raise IntervalError(f"{whole.path}.{name}: {_shown(given)} is not the sum, {added}")
+            raise IntervalError(f"{whole.path}.{name}: {shortened(given)} is not the sum, {added}")
 
 
 def _keyed_rows(dtype: np.dtype[np.void], groups: Sequence[Keyed]) -> Table:
-    """Rows of zeros but for device and operation."""
+    """Rows with device and operation; all other fields are 0."""
     rows = np.zeros(len(groups), dtype)
     for row, ((device, op), _) in zip(rows, groups, strict=True):
         row["device"], row["op"] = device, op
@@ -406,10 +403,11 @@ def _distribution(at: int, row: np.void, quantity: str, figures: _Object) -> Tab
     return bins
 
 
-def _fill_moments(moments: np.void, figures: _Object, unit: str = "") -> None:
+def _fill_moments(moments: np.void, figures: _Object, suffix: str = "") -> None:
+    """Fill in moments. The names of ``min``, ``max`` and ``sum`` in JSON end with the suffix."""
     for name in ("min", "max"):
-        moments[name] = figures.count(name + unit)
-    sums = figures.count("sum" + unit, U128_MAX), figures.count("sum_squares", None)
+        moments[name] = figures.count(name + suffix)
+    sums = figures.count("sum" + suffix, U128_MAX), figures.count("sum_squares", None)
     moments["sum"], moments["sum_squares"] = to_words(sums)
 
 

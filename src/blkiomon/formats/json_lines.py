@@ -1,8 +1,8 @@
 """JSON Lines: one interval per line; ``docs/schema.md`` explains the fields.
 
 The line equals ``json.dumps(to_dict(interval))`` byte for byte, but is made from columns: values
-are filled into templates. The numbers of histograms, which make up most of a line, are looked up
-in tables of text.
+are filled into templates. The numbers of histograms, which make up most of a line, come from tables
+of texts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from blkiomon.formats.json_codec import (
     retried_dict,
     tail_dict,
 )
-from blkiomon.formats.rendering import Format, FormatOptions
+from blkiomon.formats.rendering import Format, FormatOptions, NameOf
 from blkiomon.formats.templates import Part, joined, literal
 from blkiomon.formats.units import device_text
 from blkiomon.interval.columns import Columns, Loads, Quantity
@@ -40,8 +40,8 @@ from blkiomon.interval.moments import Moments
 from blkiomon.interval.value import Interval
 from blkiomon.sources.devices import nameless
 
-COUNTS = 1 << 12
-"""Counts below this are looked up in a table of text."""
+SMALL_COUNTS = 1 << 12
+"""The texts of counts below this are in a table."""
 
 
 def output_format(options: FormatOptions) -> Format:
@@ -49,18 +49,12 @@ def output_format(options: FormatOptions) -> Format:
     return Format((Interval,), renderer(options.name_of))
 
 
-def renderer(
-    name_of: Callable[[int], str | None] = nameless,
-) -> Callable[[Interval], Iterator[bytes]]:
+def renderer(name_of: NameOf = nameless) -> Callable[[Interval], Iterator[bytes]]:
     """A function from an interval to its line, in several pieces."""
-
-    def render(interval: Interval) -> Iterator[bytes]:
-        return _line(interval, name_of)
-
-    return render
+    return lambda interval: _line(interval, name_of)
 
 
-def _line(interval: Interval, name_of: Callable[[int], str | None]) -> Iterator[bytes]:
+def _line(interval: Interval, name_of: NameOf) -> Iterator[bytes]:
     columns = interval.columns()
     *pieces, total = columns.pieces()
     (figures,) = _groups(columns, total)
@@ -75,7 +69,7 @@ def _line(interval: Interval, name_of: Callable[[int], str | None]) -> Iterator[
 _dumped = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
-def _devices(columns: Columns, piece: slice, name_of: Callable[[int], str | None]) -> str:
+def _devices(columns: Columns, piece: slice, name_of: NameOf) -> str:
     """The JSON objects of some devices, with commas between them."""
     keys = columns.keys[piece]
     texts = _groups(columns, piece)
@@ -167,10 +161,10 @@ def _queued(columns: Columns, quantity: Quantity | None, piece: slice) -> Part:
 
 def _distribution(quantity: Quantity, piece: slice) -> Part:
     """The JSON object of each group's distribution."""
-    num = quantity.count[piece]
+    count = quantity.count[piece]
     percentiles = quantity.percentiles[piece].T.tolist()
     part = _object(
-        count=_number(num),
+        count=_number(count),
         sum=_number(quantity.sum[piece]),
         sum_squares=_number(quantity.sum_squares[piece]),
         min=_number(quantity.min[piece]),
@@ -181,38 +175,33 @@ def _distribution(quantity: Quantity, piece: slice) -> Part:
         histogram=Part('{"low":[%s]}', [_histograms(quantity.histograms, piece)]),
     )
     starts = quantity.histograms.starts[piece.start : piece.stop + 1]
-    unusual = np.flatnonzero((np.diff(starts) == 0) | (np.array(num) == 0)).tolist()
-    if not unusual:
+    empty = np.flatnonzero((np.diff(starts) == 0) | (np.array(count) == 0)).tolist()
+    if not empty:
         return part
     # Without values or bins, some figures are null.
-    texts = part.texts(len(num))
-    for at in unusual:
-        texts[at] = _unusual(quantity, piece.start + at)
+    texts = part.texts(len(count))
+    for at in empty:
+        single = quantity.distribution(piece.start + at)
+        is_blank = single == Distribution()
+        texts[at] = _BLANK if is_blank else _dumped(distribution_dict(single, True))
     return Part("%s", [texts])
 
 
 _PERCENTILES = tuple(map(percentile_name, PERCENTILES))
-
-
-def _unusual(quantity: Quantity, at: int) -> str:
-    single = quantity.distribution(at)
-    return _NOTHING if single == Distribution() else _dumped(distribution_dict(single, True))
-
-
-_NOTHING = _dumped(distribution_dict(Distribution(), True))
+_BLANK = _dumped(distribution_dict(Distribution(), True))
 
 
 # --- histograms ----------------------------------------------------------------------------------
 
 LOW_END, HIGH_END, COUNT_END = b"h", b"c", b"\n"
-"""The text after the last low, high and count of a histogram; after any other is a comma."""
+"""Mark the last low, high and count of a histogram, in place of a comma; replaced afterwards."""
 
 
 def _histograms(histograms: Histograms, piece: slice) -> list[str]:
     """The text between ``"low":[`` and the last bracket of each group's histogram.
 
-    All numbers of a piece are looked up in one table of texts. numpy pads these with NUL to one
-    width; translate deletes the padding.
+    One table has the texts of all numbers of the piece. numpy pads texts with NUL to equal length;
+    ``translate`` deletes the padding.
     """
     starts = histograms.starts[piece.start : piece.stop + 1]
     bins = histograms.bins[starts[0] : starts[-1]].astype(np.intp)
@@ -221,8 +210,7 @@ def _histograms(histograms: Histograms, piece: slice) -> list[str]:
     if not len(bins):
         return [""] * len(lengths)
     n_bins = next(n for n in TABLE_BINS if n > bins.max())
-    table, index = _bounds(n_bins), bins
-    if counts.max() < COUNTS:
+    if counts.max() < SMALL_COUNTS:
         of_counts, count_index = _small_counts(), counts.astype(np.intp)
     else:
         distinct, count_index = np.unique(counts, return_inverse=True)
@@ -239,7 +227,7 @@ def _histograms(histograms: Histograms, piece: slice) -> list[str]:
     index[at] = bins + n_bins * is_last
     index[at + of_group] = bins + n_bins * (2 + is_last)
     index[at + 2 * of_group] = 4 * n_bins + count_index + n_counts * is_last
-    text = np.concatenate((table, of_counts))[index].tobytes().translate(None, b"\0")
+    text = np.concatenate((_bounds(n_bins), of_counts))[index].tobytes().translate(None, b"\0")
     text = text.replace(LOW_END, b'],"high":[').replace(HIGH_END, b'],"count":[')
     texts = text.decode("ascii").split("\n")[:-1]
     if len(texts) == len(lengths):
@@ -251,19 +239,19 @@ def _histograms(histograms: Histograms, piece: slice) -> list[str]:
 Texts = npt.NDArray[np.bytes_]
 
 TABLE_BINS = (*bin_of([1 << 20, 1 << 30]).tolist(), N_BINS)
-"""Sizes of tables, in bins: the fewer digits the bounds have, the faster is the look-up."""
+"""Sizes of tables, in bins. The fewer digits their bounds have, the faster is the look-up."""
 
 
 @lru_cache(len(TABLE_BINS))
 def _bounds(n_bins: int) -> Texts:
-    """Texts of the least value of each bin, then as the last of a list; then of the greatest."""
+    """Texts of the least value of each bin, then of the greatest; see ``_texts`` for the order."""
     low, high = bin_bounds(np.arange(n_bins))
     return np.concatenate((_texts(low.tolist(), LOW_END), _texts(high.tolist(), HIGH_END)))
 
 
 @cache
 def _small_counts() -> Texts:
-    return _texts(range(COUNTS), COUNT_END)
+    return _texts(range(SMALL_COUNTS), COUNT_END)
 
 
 def _texts(numbers: Sequence[int], end: bytes) -> Texts:

@@ -1,7 +1,7 @@
 """Metrics for Prometheus, in its text format or OpenMetrics: sums over all intervals so far.
 
-One thread adds intervals; any thread may ask for the text. A scrape delays nothing but the next
-interval.
+One thread adds intervals; any thread may ask for the text. A scrape can delay ``Metrics.add``, and
+nothing else.
 
 The histograms have fixed limits. The bins of an interval (see ``interval.distribution``) are finer,
 and each bin is added to one bucket as a whole. For times, the middle of the bin decides: a value
@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from blkiomon.console import printable
 from blkiomon.engine import layout
 from blkiomon.engine.layout import ALL_OPS
 from blkiomon.errors import MissingLibrary
+from blkiomon.formats.rendering import NameOf
 from blkiomon.formats.units import device_text
 from blkiomon.interval.columns import NS_PER_S, TOTAL, Quantity
 from blkiomon.interval.distribution import bin_bounds
@@ -50,7 +52,7 @@ SIZE_LIMITS = tuple(512 << power for power in range(16))
 """Powers of two from 512 B to 16 MiB."""
 
 MAX_TEMPLATES = 4
-"""For how many content types, which clients choose, templates are cached."""
+"""How many content types have a cached template; clients choose the content type."""
 
 _COUNTERS = {
     "records": "Trace records read, of any kind.",
@@ -95,7 +97,7 @@ class _Histograms:
 
     def add(self, quantity: Quantity, groups: Sequence[int], series: Sequence[int]) -> None:
         """Add some groups of an interval, each to its series."""
-        bins, counts, starts = quantity.histograms.taken(np.array(groups, np.intp))
+        bins, counts, starts = quantity.histograms.select(np.array(groups, np.intp))
         row = np.repeat(np.array(series, np.int64), np.diff(starts))
         at, sums = add_up(row * self._counts.shape[1] + self._bucket_of[bins], counts)
         self._counts.reshape(-1)[at] += sums
@@ -103,7 +105,7 @@ class _Histograms:
             self.sums[index] += quantity.sum[group]
 
     def cumulative(self, series: Sequence[int]) -> list[list[int]]:
-        """For each series, the number of values up to each limit; last, of all values."""
+        """For each series, the number of values up to each limit, and in all."""
         numbers: list[list[int]] = np.cumsum(self._counts[series], axis=1).tolist()
         return numbers
 
@@ -111,8 +113,8 @@ class _Histograms:
 class Metrics:
     """Sums over all intervals so far; any thread may ask for them.
 
-    prometheus-client lays out the text, once for each set of series: that makes a template, into
-    which each scrape fills the values.
+    prometheus-client formats the text once for each set of series. That is the template into which
+    each scrape fills the values.
 
     Args:
         name_of: maps a device number to a device name, or None.
@@ -122,9 +124,7 @@ class Metrics:
         MissingLibrary: prometheus-client is not installed.
     """
 
-    def __init__(
-        self, name_of: Callable[[int], str | None], max_devices: int = MAX_DEVICES
-    ) -> None:
+    def __init__(self, name_of: NameOf, max_devices: int = MAX_DEVICES) -> None:
         try:
             from prometheus_client import core, exposition
         except ImportError as error:
@@ -142,7 +142,7 @@ class Metrics:
         self._d2c = _Histograms(TIME_LIMITS_NS, _TIME_BUCKETS, most)
         self._size = _Histograms(SIZE_LIMITS, _SIZE_BUCKETS, most)
         self._sums = {name: [0] * most for name in _SUMS}
-        self._now = [0.0] * most, [0.0] * most  # in the order of _NOW
+        self._gauges = [0.0] * most, [0.0] * most  # in the order of _GAUGES
         self._counts = Counts()
         self._end_ns: int | None = None
         self._incomplete: tuple[Incomplete, ...] = ()  # of the latest interval
@@ -155,7 +155,7 @@ class Metrics:
         load = columns.in_flight
         with self._lock:
             known = self._layout
-            groups, series = self._placed(columns.keys)
+            groups, series = self._place(columns.keys)
             for name, column in (
                 ("requests", columns.d2c_ns.count),
                 ("bytes", columns.size_bytes.sum),
@@ -165,12 +165,12 @@ class Metrics:
                 sums = self._sums[name]
                 for group, row in zip(groups, series, strict=True):
                     sums[row] += column[group]
-            in_flight, oldest_s = ([0.0] * len(sums) for _ in _NOW)
+            in_flight, oldest_s = ([0.0] * len(sums) for _ in _GAUGES)
             if load is not None:
                 for group, row in zip(groups, series, strict=True):
                     in_flight[row] += load.end[group]
                     oldest_s[row] = max(oldest_s[row], load.oldest_ns[group] / NS_PER_S)
-            self._now = in_flight, oldest_s
+            self._gauges = in_flight, oldest_s
             self._d2c.add(columns.d2c_ns, groups, series)
             self._size.add(columns.size_bytes, groups, series)
             self._counts += interval.counts
@@ -182,12 +182,12 @@ class Metrics:
 
     @property
     def _layout(self) -> object:
-        """What templates depend on: which series there are."""
+        """Identifies the set of series; templates depend on it."""
         reasons = [why.reason for why in self._incomplete]
         return len(self._series), self._end_ns is None, reasons, self._missing_files > 0
 
-    def _placed(self, keys: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The indices of groups of one operation of one device, and the series of each."""
+    def _place(self, keys: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Indices of the groups of one device and operation, and the row of each group's series."""
         groups = [i for i, key in enumerate(keys) if key & 7 != ALL_OPS and key != TOTAL]
         numbers = dict.fromkeys(keys[i] >> 3 for i in groups)
         labels = {number: self._label(number) for number in numbers}
@@ -216,7 +216,8 @@ class Metrics:
                 if len(self._templates) >= MAX_TEMPLATES:
                     self._templates.clear()
                 # Encode indices in place of values: they show where the library puts each value.
-                text = encode(Collector(self._families(count()))).decode()
+                registry = SimpleNamespace(collect=lambda: self._families(count()))
+                text = encode(registry).decode()
                 template = self._templates[content_type] = _Template(text)
             values = self._values()
             texts = {value: self._exposition.floatToGoString(value) for value in set(values)}
@@ -229,7 +230,7 @@ class Metrics:
         for histograms, scale in ((self._d2c, NS_PER_S), (self._size, 1)):
             for cumulative, row in zip(histograms.cumulative(rows), rows, strict=True):
                 values += (*cumulative, histograms.sums[row] / scale)
-        columns: list[list[int] | list[float]] = [*self._sums.values(), *self._now]
+        columns: list[list[int] | list[float]] = [*self._sums.values(), *self._gauges]
         for numbers in columns:
             values += [numbers[row] for row in rows]
         values += [getattr(self._counts, field) for field in _COUNTERS]
@@ -250,7 +251,8 @@ class Metrics:
             for labels in series:
                 family.add_metric(labels, [(name, next(rest)) for name in names], next(rest))
             yield family
-        for kind, families in ((core.CounterMetricFamily, _SUMS), (core.GaugeMetricFamily, _NOW)):
+        both = (core.CounterMetricFamily, _SUMS), (core.GaugeMetricFamily, _GAUGES)
+        for kind, families in both:
             for name, text in families.items():
                 family = kind(f"blkiomon_{name}", text, labels=_LABELS)
                 for labels in series:
@@ -292,45 +294,29 @@ _SUMS = {
     "errors": "Requests that completed with an error.",
     "requeues": "How often the kernel requeued a request.",
 }
-_NOW = {
+_GAUGES = {
     "in_flight": "Requests issued and not completed, when the interval ended.",
     "in_flight_oldest_seconds": "Age of the oldest of these.",
 }
 
 
-class Collector:
-    """Families of metrics, as prometheus-client's encoders take them."""
-
-    def __init__(self, families: Iterator[Any]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterator[Any]:
-        return self._families
-
-
 class _Template:
-    """A text of metrics without its values.
+    """A text of metrics with gaps for the values.
 
     Args:
         text: metrics, with the index of each value in place of the value.
     """
 
     def __init__(self, text: str) -> None:
-        pieces = [""]
         self._indices = []
-        for line in text.rstrip("\n").split("\n"):
-            if line.startswith("#"):
-                pieces[-1] += f"{line}\n"
-                continue
-            series, _, index = line.rpartition(" ")
-            self._indices.append(int(float(index)))
-            pieces[-1] += f"{series} "
-            pieces.append("\n")
-        self._pieces = pieces
+        lines = text.replace("%", "%%").split("\n")
+        for i, line in enumerate(lines):
+            if line and not line.startswith("#"):
+                series, _, index = line.rpartition(" ")
+                self._indices.append(int(float(index)))
+                lines[i] = f"{series} %s"
+        self._template = "\n".join(lines)
 
     def filled(self, values: Sequence[str]) -> bytes:
         """The text with these values."""
-        pieces = [""] * (2 * len(self._indices) + 1)
-        pieces[::2] = self._pieces
-        pieces[1::2] = [values[index] for index in self._indices]
-        return "".join(pieces).encode()
+        return (self._template % tuple(values[index] for index in self._indices)).encode()

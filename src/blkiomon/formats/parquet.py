@@ -7,7 +7,7 @@ that survives a crash, write to a directory: there, each interval is a file.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from blkiomon.errors import MissingLibrary
 from blkiomon.formats import flat_table as table
 from blkiomon.formats.binary_codec import to_bytes
-from blkiomon.formats.rendering import Format, FormatOptions
+from blkiomon.formats.rendering import Format, FormatOptions, NameOf
 from blkiomon.interval.distribution import bin_bounds
 from blkiomon.interval.value import Interval
 from blkiomon.sources.devices import nameless
@@ -42,9 +42,7 @@ class ParquetFormat:
         MissingLibrary: pyarrow is not installed.
     """
 
-    def __init__(
-        self, name_of: Callable[[int], str | None] = nameless, *, with_bytes: bool = False
-    ) -> None:
+    def __init__(self, name_of: NameOf = nameless, *, with_bytes: bool = False) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
@@ -67,7 +65,7 @@ class ParquetFormat:
         return self.render_together([interval])
 
     def render_together(self, intervals: Sequence[Interval]) -> Iterator[bytes]:
-        """One row group of several intervals: smaller than a row group of each."""
+        """One row group of several intervals; it takes less space than one for each interval."""
         pieces = [rows for interval in intervals for rows in table.rows(interval, self._name_of)]
         columns: list[list[Any]] = [
             list(chain.from_iterable(c.values(rows) or [None] * len(rows) for rows in pieces))
@@ -92,12 +90,13 @@ class ParquetFormat:
         yield self._bytes.take()
 
     def _array(self, values: list[Any], kind: Any) -> Any:
-        """A column; null replaces values that do not fit its type, such as times of a bad trace."""
+        """A column; null replaces integers that do not fit it, such as times of a bad trace."""
         try:
             return self._arrow.array(values, kind)
         except OverflowError:
-            end = 1 << 64 if kind == self._arrow.uint64() else 1 << 63
-            fit = [v if v is not None and end - (1 << 64) <= v < end else None for v in values]
+            least = 0 if kind == self._arrow.uint64() else -1 << 63
+            limit = least + (1 << 64)
+            fit = [v if v is not None and least <= v < limit else None for v in values]
             return self._arrow.array(fit, kind)
 
     def finish(self) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""How items become the bytes of a file: a ``Format`` for each kind of file."""
+"""``Format``: how a kind of file is made of items, such as intervals."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 NameOf = Callable[[int], str | None]
-"""The name of a device by its number, or None where it has no name."""
+"""Maps a device number to the device's name; None if it has none."""
 
 
 class FormatOptions(NamedTuple):
-    """What the user chose for all formats.
+    """The user's options for all formats.
 
     Attributes:
         name_of: names of devices.
@@ -24,18 +24,18 @@ class FormatOptions(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """Which items a format takes, and how one becomes bytes.
+    """Which items a file takes, and how an item becomes bytes.
 
     Attributes:
         takes: types of the items.
         render: yields the bytes of an item in pieces, as large items take a while.
         head: first bytes of the file.
-        finish: yields the last bytes of the file; ``render`` then begins a new file. A file with an
-            end is useful only as a whole. It waits for space on a full disk, and shares its path
-            with no other format.
-        is_dump: the bytes are driver records, which begin like a trace.
-        takes_turns: each piece is of one device. If several such formats share a file, all their
-            first pieces are written, then all second ones. Other formats follow, each as a whole.
+        finish: yields the last bytes of the file; ``render`` then begins a new file. Such a file is
+            useless without its end: it waits for space on a full disk, and no other format may
+            share its path.
+        is_dump: the bytes are driver records: the file looks like a trace.
+        takes_turns: each piece is of one device. If several such formats share a file, it gets the
+            first piece of each, then the second of each. Other formats follow, each as a whole.
     """
 
     takes: tuple[type, ...]

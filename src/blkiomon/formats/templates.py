@@ -1,7 +1,7 @@
 """Render many rows with one ``%`` template.
 
-Converting numbers to text costs most. A column with few distinct values converts each of them once;
-a column with a single value has its text in the template.
+Converting numbers to text takes most of the time. A column with few distinct values converts each
+once. If all values are equal, their text becomes part of the template.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def literal(text: str) -> Part:
 
 
 SAMPLE = 512
-"""How many values of a column are looked at, to see how often values repeat."""
+"""How many values of a column are examined for repetitions."""
 
 
 class _Texts(dict[Any, str]):

@@ -1,7 +1,7 @@
-"""Check that an interval that was read is consistent; both codecs use it.
+"""Check that a decoded interval is consistent; both codecs use it.
 
-Afterwards the interval can be shown, encoded and merged: no figure is out of range. Whether the
-figures are true cannot be checked.
+After the check, the interval can be shown, encoded and merged: all figures are in range, and they
+agree with each other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_COUNT = 1 << 112
 """Limit of ``Counts``: 65,536 such intervals add up in 128 bits."""
 
 MOST_NS = 1 << 66
-"""Limit of a time's distance from 0: 64 bits of trace time, and an epoch."""
+"""Limit of the absolute value of a time: trace time (64 bits) plus an epoch."""
 
 _TOLERANCE = 1e-9
 """Relative rounding error allowed for sums over bins, which are computed in doubles."""
@@ -73,7 +73,7 @@ def _check_times(interval: Interval) -> None:
     if abs(interval.time_s) > MOST_NS // 10**9:
         raise IntervalError(f"the time {interval.time_s} s is out of range")
     if start_ns > end_ns:
-        raise IntervalError(f"it ends before it begins: start_ns {start_ns}, end_ns {end_ns}")
+        raise IntervalError(f"end_ns {end_ns} is before start_ns {start_ns}")
     if any(not 0 <= pid < 1 << 32 for pid in interval.process_names):
         raise IntervalError("the pid of a process name is out of range")
 
@@ -107,13 +107,13 @@ def _require(is_fine: Bools, name: RowName, why: str) -> None:
 
 
 def _check_requests(snapshot: Snapshot, spec: TableSpec) -> None:
-    """Check the number of requests of each row, and its quantities against it."""
+    """Check the number of requests of each row, and that its quantities agree with it."""
     table = getattr(snapshot, spec.name)
     name, requests = _row_name(table), table["requests"]
     is_fine = (requests > 0) & (requests <= MOST_REQUESTS)
     _require(is_fine, name, f"requests are not from 1 to {MOST_REQUESTS}")
     if float(requests.sum(dtype=np.float64)) > MOST_REQUESTS:
-        raise IntervalError(f"it has more than {MOST_REQUESTS} requests")
+        raise IntervalError(f"the interval has more than {MOST_REQUESTS} requests")
     for quantity, bins in spec.bins.items():
         _check_moments(table[quantity], requests, name, quantity)
         _check_bins(getattr(snapshot, bins), table[quantity], requests, name, quantity)
@@ -122,8 +122,7 @@ def _check_requests(snapshot: Snapshot, spec: TableSpec) -> None:
 def _check_original(rows: Table) -> None:
     """Check the errors, and the figures of the original program.
 
-    An interval that was read from JSON lacks the latter. Merged with another one, it has those of
-    the other.
+    An interval from JSON lacks the latter. Merged with another interval, it has those of the other.
     """
     name, requests = _row_name(rows), rows["requests"]
     _require(rows["errors"] <= requests, name, "more errors than requests")
@@ -176,7 +175,7 @@ def _check_moments(
 def _check_bins(
     bins: Table, moments: Table, counts: npt.NDArray[np.uint64], name: RowName, quantity: str
 ) -> None:
-    """Check the bins of each row: ascending, as many values as it has, within its extremes.
+    """Check the bins of each row: ascending, summing up to its requests, within its extremes.
 
     Args:
         bins: dtype ``layout.BIN``.

@@ -37,7 +37,7 @@ class WallClock:
         return self._start + self._next * self._interval_s - self._monotonic()
 
     def advance(self) -> None:
-        """Go on to the first boundary that lies in the future."""
+        """Move to the first boundary in the future."""
         passed = math.floor((self._monotonic() - self._start) / self._interval_s)
         self._next = max(self._next, passed) + 1
 

@@ -31,11 +31,11 @@ from blkiomon.interval.moments import (
 NS_PER_S = 1_000_000_000
 
 TOTAL = 1 << 35
-"""Key of the total. The key of any other group is ``device << 3 | op``. A device as a whole, with
-op ``ALL_OPS``, sorts after its operations; the total sorts last."""
+"""Key of the total. Any other group has the key ``device << 3 | op``; the op of a device as a whole
+is ``ALL_OPS``. Sorted by key, each device follows its operations, and the total comes last."""
 
 PIECE_WEIGHT = 1 << 16
-"""About how many bins and figures are rendered in one piece."""
+"""About how many histogram bins and other figures are rendered in one piece."""
 
 Keys = npt.NDArray[np.int64]
 
@@ -64,19 +64,20 @@ class Quantity:
 
     def stddevs(self, piece: slice) -> list[float | None]:
         """See ``Distribution.stddev``."""
-        num, total, squ = self.count[piece], self.sum[piece], self.sum_squares[piece]
+        columns = self.count[piece], self.sum[piece], self.sum_squares[piece]
+        counts, sums, squares = columns
         # If all products fit 64 bits, numpy computes them exactly, and faster than Python.
         if (
-            min(num, default=0) > 0
-            and max(num) * max(squ) <= U64_MAX
-            and max(total) ** 2 <= U64_MAX
+            min(counts, default=0) > 0
+            and max(counts) * max(squares) <= U64_MAX
+            and max(sums) ** 2 <= U64_MAX
         ):
-            n, s, q = (np.array(column, np.uint64) for column in (num, total, squ))
+            n, s, q = (np.array(column, np.uint64) for column in columns)
             found: list[float | None] = (np.sqrt(n * q - s * s) / n).tolist()
             return found
         return [
             math.sqrt(n * q - s * s) / n if n and q < U128_MAX else None
-            for n, s, q in zip(num, total, squ)
+            for n, s, q in zip(*columns)
         ]
 
     def distribution(self, at: int) -> Distribution:
@@ -140,9 +141,7 @@ class Columns:
 
     def per_s(self, numbers: list[int]) -> list[float | None]:
         """Each number as a rate; None in an interval without a duration."""
-        if not self.duration_ns:
-            return [None] * len(numbers)
-        return [number * NS_PER_S / self.duration_ns for number in numbers]
+        return self.share([number * NS_PER_S for number in numbers])
 
     def share(self, numbers: list[Any]) -> list[float | None]:
         """Each number divided by the duration; None for None, or without a duration."""
@@ -151,10 +150,10 @@ class Columns:
         return [None if number is None else number / self.duration_ns for number in numbers]
 
     def pieces(self) -> Iterator[slice]:
-        """Slices of groups to render at once, of whole devices; the last one is the total alone."""
+        """Slices of whole devices, each to render at once; the last slice is the total alone."""
         keys = np.array(self.keys, np.int64)
         ends = np.flatnonzero((keys & 7 == ALL_OPS) | (keys == TOTAL)) + 1
-        weights = (
+        weights = (  # of all groups up to each end; a group has about 16 figures besides bins
             16 * ends
             + self.d2c_ns.histograms.starts[ends]
             + self.size_bytes.histograms.starts[ends]
@@ -173,11 +172,10 @@ def columns_of(snapshot: Snapshot, duration_ns: int) -> Columns:
     rows, queue_rows = snapshot.rows, snapshot.queue_rows
     by, by_queue, by_retry = map(_Grouping, (rows, queue_rows, snapshot.retry_rows))
     load_keys = _load_keys(snapshot.loads)
-    some = np.concatenate((by.keys, by_queue.keys, by_retry.keys, load_keys, [TOTAL]))
-    keys = np.unique(np.concatenate((some, some[some != TOTAL] | ALL_OPS)))
-    by.place_among(keys)
-    by_queue.place_among(keys)
-    by_retry.place_among(keys)
+    found = np.concatenate((by.keys, by_queue.keys, by_retry.keys, load_keys, [TOTAL]))
+    keys = np.unique(np.concatenate((found, found[found != TOTAL] | ALL_OPS)))
+    for grouping in (by, by_queue, by_retry):
+        grouping.place_among(keys)
     has_queue = len(queue_rows) > 0
     is_queued = np.zeros(len(keys), bool)
     is_queued[by_queue.places] = True
@@ -203,11 +201,11 @@ def _load_keys(loads: Table) -> Keys:
 
 
 def _loads(loads: Table, load_keys: Keys, keys: Keys) -> Loads:
-    """Requests in flight of the groups with these keys; a group without a row had none."""
+    """Requests in flight of the groups with these keys; 0 for a group without a row."""
     places = np.searchsorted(keys, load_keys)
 
     def column(values: npt.NDArray[Any]) -> list[Any]:
-        listed: list[Any] = _spread(values, places, len(keys)).tolist()
+        listed: list[Any] = _scatter(values, places, len(keys)).tolist()
         return listed
 
     busy = column(loads["busy_ns"])
@@ -221,13 +219,13 @@ def _loads(loads: Table, load_keys: Keys, keys: Keys) -> Loads:
     )
 
 
-def _spread(
-    values: npt.NDArray[Any], places: npt.NDArray[np.intp], n: int, rest: int = 0
+def _scatter(
+    values: npt.NDArray[Any], places: npt.NDArray[np.intp], n: int, fill: int = 0
 ) -> npt.NDArray[Any]:
-    """An array of length n with ``values`` at ``places``, and ``rest`` elsewhere."""
-    spread = np.full((n, *values.shape[1:]), rest, values.dtype)
-    spread[places] = values
-    return spread
+    """An array of length n with ``values`` at ``places``, and ``fill`` elsewhere."""
+    scattered = np.full((n, *values.shape[1:]), fill, values.dtype)
+    scattered[places] = values
+    return scattered
 
 
 class _Grouping:
@@ -253,7 +251,7 @@ class _Grouping:
         self._n = 0
 
     def place_among(self, keys: Keys) -> None:
-        """Set the keys of all groups, ascending; the methods below return one figure for each."""
+        """Set the ascending keys of all groups. The methods below return a figure for each."""
         self.places = np.searchsorted(keys, self.keys)
         self._n = len(keys)
 
@@ -263,8 +261,12 @@ class _Grouping:
             return [0] * self._n
         column = column[self._order]
         sums = np.concatenate([np.add.reduceat(column, starts) for starts in self._starts])
-        summed: list[int] = _spread(sums, self.places, self._n).tolist()
-        return summed
+        return self._listed(sums)
+
+    def _listed(self, values: npt.NDArray[Any], fill: int = 0) -> list[int]:
+        """A value for each group, ``fill`` for a group without a row."""
+        listed: list[int] = _scatter(values, self.places, self._n, fill).tolist()
+        return listed
 
     def moments(self, moments: Table) -> list[Moments]:
         """Add up the moments of rows, shape (n,), dtype ``layout.MOMENTS``, for each group."""
@@ -285,35 +287,31 @@ class _Grouping:
         """
         moments = moments[self._order]
         row = bins["row"].astype(np.int64)
-        of_rows = Histograms.added_up(row, bins["bin"], bins["count"], len(moments))
-        of_rows = of_rows.taken(self._order)
-        histograms = [of_rows.joined(starts) for starts in self._starts]
+        of_rows = Histograms.sum_by_group(row, bins["bin"], bins["count"], len(moments))
+        of_rows = of_rows.select(self._order)
+        histograms = [of_rows.merge_runs(starts) for starts in self._starts]
         each = [reduce_columns(moments, self._requests, starts) for starts in self._starts]
         percentiles = [
             h.percentiles(m.min, m.max, PERCENTILES) for h, m in zip(histograms, each, strict=True)
         ]
-        least, most, total, squares, num = (np.concatenate(column) for column in zip(*each))
-
-        def spread(column: npt.NDArray[Any], rest: int = 0) -> npt.NDArray[Any]:
-            return _spread(column, self.places, self._n, rest)
-
+        least, most, total, squares, count = (np.concatenate(column) for column in zip(*each))
         return Quantity(
-            spread(num).tolist(),
-            spread(least, U64_MAX).tolist(),
-            spread(most).tolist(),
-            spread(total).tolist(),
-            spread(squares).tolist(),
-            self._in_order(histograms),
-            spread(np.concatenate(percentiles)),
+            self._listed(count),
+            self._listed(least, U64_MAX),
+            self._listed(most),
+            self._listed(total),
+            self._listed(squares),
+            self._scatter_histograms(histograms),
+            _scatter(np.concatenate(percentiles), self.places, self._n),
         )
 
-    def _in_order(self, levels: list[Histograms]) -> Histograms:
-        """The histograms of all levels, in the order of the groups; empty for one without a row."""
+    def _scatter_histograms(self, levels: list[Histograms]) -> Histograms:
+        """The histogram of each group, from all levels; empty for a group without a row."""
         bins, counts = (np.concatenate(column) for column in list(zip(*levels))[:2])
         offsets = np.cumsum([0, *(len(level.bins) for level in levels)])
         starts = np.concatenate([h.starts[:-1] + at for h, at in zip(levels, offsets)])
         empty = len(starts)  # index of an additional, empty histogram
-        every = Histograms(bins, counts, np.append(starts, [len(bins), len(bins)]))
+        joined = Histograms(bins, counts, np.append(starts, [len(bins), len(bins)]))
         order = np.full(self._n, empty, np.intp)
         order[self.places] = np.arange(empty)
-        return every.taken(order)
+        return joined.select(order)

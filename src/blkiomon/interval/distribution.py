@@ -1,7 +1,7 @@
 """Distributions of times and sizes: exact sums, and a log-linear histogram.
 
-The histogram is of the kind that HdrHistogram made known. Values below 128 have a bin each. Above,
-every octave (values between two powers of two) is divided into 64 bins of equal width::
+The histogram works as HdrHistogram. Each value below 128 has a bin of its own. Above, every octave
+(the values between two powers of two) is divided into 64 bins of equal width::
 
     shift = max(0, significant bits - 7)
     bin   = 64 * shift + (value >> shift)
@@ -10,8 +10,8 @@ Error bound: a bin whose least value is ``low`` is at most ``low / 64`` wide. It
 from any value in it by less than 1/128 (0.79 %) of that value. Bins below 128 are exact. 58 octaves
 cover 64 bits.
 
-Histograms merge by adding the counts of equal bins. Nothing is lost: the percentiles of merged
-histograms are those of one histogram over all values.
+Histograms merge by adding the counts of equal bins. Merging loses nothing: merged histograms equal
+one histogram of all values.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _bounds() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
     return low, high
 
 
-def _fixed(array: npt.NDArray[T]) -> npt.NDArray[T]:
+def _read_only(array: npt.NDArray[T]) -> npt.NDArray[T]:
     """Make an array immutable, and return it."""
     array.setflags(write=False)
     return array
@@ -95,14 +95,14 @@ class Histograms(NamedTuple):
     starts: npt.NDArray[np.intp]
 
     @classmethod
-    def added_up(
+    def sum_by_group(
         cls,
         groups: npt.NDArray[np.int64],
         bins: npt.NDArray[np.uint32],
         counts: npt.NDArray[np.uint64],
         n_groups: int,
     ) -> Histograms:
-        """Add up the counts of equal group and bin.
+        """Add up the counts of each bin in each group.
 
         Args:
             groups, bins, counts: shape (n,), in any order.
@@ -112,18 +112,19 @@ class Histograms(NamedTuple):
         if not sums.all():  # drop empty bins
             keys, sums = keys[sums > 0], sums[sums > 0]
         starts = np.searchsorted(keys, np.arange(n_groups + 1) << _BIN_BITS)
-        return cls(_fixed((keys & (1 << _BIN_BITS) - 1).astype(np.uint32)), _fixed(sums), starts)
+        found = (keys & (1 << _BIN_BITS) - 1).astype(np.uint32)
+        return cls(_read_only(found), _read_only(sums), starts)
 
-    def taken(self, order: npt.NDArray[np.intp]) -> Histograms:
-        """The histograms of some groups, in this order."""
+    def select(self, order: npt.NDArray[np.intp]) -> Histograms:
+        """The histograms of the groups with these indices, in this order."""
         lengths = np.diff(self.starts)[order]
         starts = np.zeros(len(order) + 1, np.intp)
         np.cumsum(lengths, out=starts[1:])
         index = np.repeat(self.starts[order] - starts[:-1], lengths) + np.arange(starts[-1])
-        return Histograms(_fixed(self.bins[index]), _fixed(self.counts[index]), starts)
+        return Histograms(_read_only(self.bins[index]), _read_only(self.counts[index]), starts)
 
-    def joined(self, firsts: npt.NDArray[np.intp]) -> Histograms:
-        """Merge runs of groups into one each; a run begins at each of ``firsts``, from 0 on."""
+    def merge_runs(self, firsts: npt.NDArray[np.intp]) -> Histograms:
+        """Merge each run of groups into one; ``firsts`` are the first groups of all runs."""
         if len(firsts) == len(self.starts) - 1:
             return self
         if len(firsts) == 1:
@@ -131,10 +132,10 @@ class Histograms(NamedTuple):
             np.add.at(sums, self.bins, self.counts)
             bins = np.flatnonzero(sums)
             starts = np.array([0, len(bins)])
-            return Histograms(_fixed(bins.astype(np.uint32)), _fixed(sums[bins]), starts)
+            return Histograms(_read_only(bins.astype(np.uint32)), _read_only(sums[bins]), starts)
         ends = np.append(self.starts[firsts], len(self.bins))
         groups = np.repeat(np.arange(len(firsts)), np.diff(ends))
-        return self.added_up(groups, self.bins, self.counts, len(firsts))
+        return self.sum_by_group(groups, self.bins, self.counts, len(firsts))
 
     def percentiles(
         self,
@@ -164,7 +165,7 @@ class Histograms(NamedTuple):
         low, high = bin_bounds(self.bins[places])
         least = least[filled, np.newaxis]
         greatest = greatest[filled, np.newaxis]
-        # The first and the last value are known exactly; others are taken as the middle of a bin.
+        # The extremes are exact; any other value is estimated as the middle of its bin.
         found = np.clip(low + (high - low) // np.uint64(2), least, greatest)
         values[filled] = np.where(ranks == 1, least, np.where(ranks == totals, greatest, found))
         return values
@@ -212,7 +213,7 @@ class Distribution:
     moments: Moments = NOTHING
     bins: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
     counts: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
-    _known: tuple[int, ...] = field(default=(), repr=False)  # values of PERCENTILES, if computed
+    _known: tuple[int, ...] = field(default=(), repr=False)  # the values of PERCENTILES, or empty
 
     @classmethod
     def of(cls, values: Iterable[int]) -> Distribution:
@@ -223,7 +224,7 @@ class Distribution:
         squares = sum(value * value for value in listed)
         bins, counts = np.unique(bin_of(np.array(listed, np.uint64)), return_counts=True)
         moments = Moments(min(listed), max(listed), sum(listed), squares, len(listed))
-        return cls(moments, _fixed(bins), _fixed(counts.astype(np.uint64)))
+        return cls(moments, _read_only(bins), _read_only(counts.astype(np.uint64)))
 
     @property
     def count(self) -> int:
@@ -247,7 +248,7 @@ class Distribution:
 
     @property
     def sum_squares(self) -> int:
-        """Sum of the squares; 2^128-1 or more means that it is too large and unknown."""
+        """Sum of the squares; if 2^128-1 or more, it is unknown: it did not fit 128 bits."""
         return self.moments.sum_squares
 
     @property
@@ -276,8 +277,8 @@ class Distribution:
         """The nearest-rank percentile; None without values.
 
         It is the value of rank ``ceil(percent / 100 * count)``, in ascending order. The first and
-        the last value are exact. Any other value is taken as the middle of its bin: less than
-        1/128 (0.79 %) off, and exact below 128. The percentage is taken as written in decimal.
+        the last value are exact. Any other value is estimated as the middle of its bin: less than
+        1/128 (0.79 %) off, and exact below 128. 99.9 means exactly 999/1000.
 
         Raises:
             ValueError: ``percent`` is not more than 0 and at most 100.
@@ -302,7 +303,7 @@ class Distribution:
             np.concatenate([part.bins for part in parts]).astype(np.int64),
             np.concatenate([part.counts for part in parts]),
         )
-        return Distribution(moments, _fixed(bins.astype(np.uint32)), _fixed(counts))
+        return Distribution(moments, _read_only(bins.astype(np.uint32)), _read_only(counts))
 
     __add__ = merge
 

@@ -22,7 +22,7 @@ class InFlight:
         end: the number at its end.
         oldest_ns: age of the oldest request in flight at its end; 0 if there is none.
         request_ns: the number integrated over time, in request-ns.
-        busy_ns: time with any request in flight; None except for one device.
+        busy_ns: time with any request in flight; known only for a device as a whole, else None.
         duration_ns: length of the interval.
     """
 
@@ -61,8 +61,8 @@ class Group:
             whose queue record was seen; None without such requests.
         duration_ns: length of the interval.
         requeues: how often the kernel requeued a request, to issue it again later.
-        retried: times from first issue to completion, ns, of requests that were requeued; their
-            times in ``d2c_ns`` count from the last issue.
+        retried: times from first issue to completion, ns, of requests that were requeued.
+            ``d2c_ns`` has their times from the last issue.
     """
 
     device: int | None

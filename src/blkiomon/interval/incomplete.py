@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from blkiomon.console import how_many
+
 INCOMPLETE_FROM = 0.01
-"""The least share that makes an interval incomplete. Smaller shares are normal: a trace begins and
-ends with a few requests in flight."""
+"""The least share that makes an interval incomplete. Smaller shares are normal: a few requests are
+in flight when a trace begins and ends."""
 
 HEADER_BYTES = 48
 """Size of a record, to compare skipped bytes with records."""
@@ -32,9 +34,8 @@ class Incomplete:
     def __str__(self) -> str:
         """In words: ``41 % of issues have no completion``."""
         if self.share is None:
-            files = "file" if self.count == 1 else "files"
-            return f"{self.count} per-CPU {files} of the trace missing"
-        return f"{self.share:.0%} {_TEXTS[self.reason]}".replace("%", " %")
+            return f"{how_many(self.count, 'per-CPU file', 'per-CPU files')} of the trace missing"
+        return f"{100 * self.share:.0f} % {_TEXTS[self.reason]}"
 
 
 _TEXTS = {
@@ -57,7 +58,7 @@ def reasons(missing_files: int, shares: dict[str, tuple[int, int]]) -> tuple[Inc
 
     Args:
         missing_files: how many per-CPU files of the trace are missing.
-        shares: reason -> how many are missing, how many are not.
+        shares: reason -> how many are missing, and how many are there.
     """
     found = [Incomplete("missing_files", missing_files)] if missing_files else []
     for reason, (missing, there) in shares.items():

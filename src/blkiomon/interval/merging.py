@@ -9,21 +9,22 @@ import numpy.typing as npt
 
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
-from blkiomon.interval.moments import add_up, from_words, reduce_moments, stacked, to_words
+from blkiomon.interval.moments import add_up, from_words, reduce_columns, stacked, to_words
 from blkiomon.interval.tables import IN_FLIGHT, PROCESSES, QUEUED, REQUESTS, RETRIED, TableSpec
 
 Indices = npt.NDArray[np.intp]
 
 
 def merge_snapshots(snapshots: Sequence[Snapshot], end_ns: Sequence[int] | None = None) -> Snapshot:
-    """Merge snapshots; in the result no two rows of a table have the same key.
+    """Merge snapshots. In each table of the result, no two rows have the same key.
 
     Rows keep the order in which their keys first occur, processes that of their pids. Sums are
     exact up to 2^128 - 1.
 
     Args:
-        snapshots: in order of time if no ends are given.
-        end_ns: when the interval of each ended. The latest one says what was in flight at the end.
+        snapshots: in order of time, unless ``end_ns`` is given.
+        end_ns: when the interval of each snapshot ended. What was in flight at the end of the
+            merged interval comes from the snapshot that ended last.
     """
     ends = range(len(snapshots)) if end_ns is None else end_ns
     merged = {IN_FLIGHT.name: _merge_loads([snapshot.loads for snapshot in snapshots], ends)}
@@ -59,11 +60,10 @@ def _merge_rows(snapshots: Sequence[Snapshot], spec: TableSpec) -> dict[str, Tab
     merged = table.take(starts)
     for name in table.dtype.names or ():
         if table.dtype[name] == layout.MOMENTS:
-            moments = reduce_moments(table[name], table["requests"], starts)
-            merged[name]["min"] = [m.min for m in moments]
-            merged[name]["max"] = [m.max for m in moments]
-            merged[name]["sum"] = to_words(m.sum for m in moments)
-            merged[name]["sum_squares"] = to_words(m.sum_squares for m in moments)
+            moments = reduce_columns(table[name], table["requests"], starts)
+            merged[name]["min"], merged[name]["max"] = moments.min, moments.max
+            merged[name]["sum"] = to_words(moments.sum.tolist())
+            merged[name]["sum_squares"] = to_words(moments.sum_squares.tolist())
         elif name not in spec.key:
             merged[name] = np.add.reduceat(table[name], starts)
     # The sorting is stable: order[starts] is where each key first occurred.
@@ -101,10 +101,10 @@ def _merge_loads(tables: Sequence[Table], ends: Sequence[int]) -> Table:
     # A device that the latest interval does not list has nothing in flight any more. If several
     # intervals end last, the greatest number counts: the order of merging must not matter.
     latest: dict[tuple[int, int], tuple[int, int]] = {}
-    for one, end in zip(tables, ends):
+    for each, end in zip(tables, ends):
         if end == max(ends):
-            for load in one[["device", "op", "in_flight", "oldest_ns"]].tolist():
+            for load in each[["device", "op", "in_flight", "oldest_ns"]].tolist():
                 latest[load[:2]] = max(latest.get(load[:2], (0, 0)), load[2:])
-    now = [latest.get(key, (0, 0)) for key in merged[["device", "op"]].tolist()]
-    merged["in_flight"], merged["oldest_ns"] = zip(*now)
+    at_end = [latest.get(key, (0, 0)) for key in merged[["device", "op"]].tolist()]
+    merged["in_flight"], merged["oldest_ns"] = zip(*at_end)
     return merged

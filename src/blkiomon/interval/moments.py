@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 U64_MAX = (1 << 64) - 1
 U128_MAX = (1 << 128) - 1
-"""A sum of squares of this or more did not fit 128 bits: it is unknown."""
+"""A sum of squares that is this or more did not fit 128 bits: it is unknown."""
 
 
 class Moments(NamedTuple):
@@ -30,7 +30,7 @@ class Moments(NamedTuple):
         """The mean; 0.0 without values."""
         if not self.count:
             return 0.0
-        # Up to 2^64 as in the original: convert to double first. Beyond, the exact quotient.
+        # A sum below 2^64 is rounded to double first, as in the original. A larger sum is not.
         return (float(self.sum) if self.sum <= U64_MAX else self.sum) / self.count
 
     @property
@@ -84,7 +84,7 @@ def add_up(
     """The distinct keys, ascending, and the sum of the counts of each."""
     if (keys[1:] > keys[:-1]).all():
         return keys, counts
-    # A stable sort is fast on sorted runs, which bins consist of.
+    # Bins consist of sorted runs, on which numpy's stable sort is fast.
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     starts = run_starts(keys)
@@ -132,7 +132,7 @@ def reduce_moments(
 
 
 def _sums(words: npt.NDArray[np.uint64], starts: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-    """Sums of runs of 128-bit numbers: u8 if 64 bits certainly suffice, else Python's integers."""
+    """Sums of runs of 128-bit numbers: u8 if they certainly fit 64 bits, else Python's integers."""
     low = words[:, 0]
     if not words[:, 1].any() and np.add.reduceat(low.astype(np.float64), starts).max() < 2.0**63:
         return np.add.reduceat(low, starts)

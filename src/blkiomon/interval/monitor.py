@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from blkiomon._core import Engine
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.errors import TraceError
+from blkiomon.interval.columns import NS_PER_S
 from blkiomon.interval.merging import merge_snapshots
 from blkiomon.interval.value import Counts, Interval, in_order
 
@@ -17,26 +18,28 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 RECORDS_PER_SNAPSHOT = 1 << 31
-"""The engine counts each histogram bin in 32 bits: a longer interval is merged from snapshots."""
+"""The engine counts each histogram bin in 32 bits. A longer interval is merged from several
+snapshots."""
 
 MOST_IDLE = 100_000
-"""Intervals in a row without a record. Where time jumps further, they are left out."""
+"""Limit of idle intervals (without a record) in a row. If trace time jumps further, they are left
+out."""
 
 MOST_IDLE_IN_ALL = 3 * MOST_IDLE
-IDLE_A_RECORD = 10
-"""Limit of idle intervals in all, and how much each record adds to it: time may jump repeatedly."""
+IDLE_PER_RECORD = 10
+"""Limit of all idle intervals, and how much each record raises it: time may jump repeatedly."""
 
-PENDING_AN_IDLE = 1000
-"""Ending an interval takes longer with more pending records: so many weigh as one more interval."""
+PENDING_PER_IDLE = 1000
+"""Ending an interval takes longer with more pending records. Against the limits, so many pending
+records make an idle interval count once more."""
 
 PROBE_BYTES = 1 << 20
-"""Where limits are times of day, a timestamp record must be in the first bytes of the trace."""
+"""If limits are times of day, the trace must have a timestamp record in this many first bytes."""
 
 MAX_AGE_S = 600.0
 """Default age at which a pending issue or completion is given up."""
 
-NS_PER_S = 10**9
-NEVER_NS = (1 << 64) - 1
+NEVER_NS = (1 << 64) - 1  # the latest trace time
 NO_END_NS = 1 << 64  # later than any record
 
 
@@ -53,19 +56,19 @@ class Monitor:
         max_pending, max_age_s, max_devices, resync, devices, threads: as for ``Engine``.
         from_ns, to_ns: only records in [from, to) count, in ns: since 1970 if ``is_absolute``,
             else since the first record.
-        most_intervals: bounds the number of intervals: their length doubles before there would be
-            one more. Merge intervals that were handed out before in pairs to follow.
-        hand_over: takes each interval of the trace clock as soon as it has ended, which then is
-            not returned: a few bytes may end very many.
-        keep: further arguments for ``Engine``.
+        most_intervals: limit of the number of intervals. Before it is exceeded, ``interval_ns``
+            doubles; the caller then has to merge the earlier intervals in pairs.
+        hand_over: called with each interval of the trace clock as soon as it ends; ``feed`` then
+            returns none. This saves memory, as a few bytes may end very many intervals.
+        keep: the arguments ``keep_...`` and ``as_original`` of ``Engine``.
 
     Attributes:
         engine: the ``Engine``.
         interval_ns: length of an interval now; None: one interval of all.
-        origin_ns: trace time of the first record that is no note; None before it.
+        origin_ns: trace time of the first record other than a notify record; None before it.
         is_done: all records up to ``to_ns`` were read; further bytes are ignored.
-        missing_files: files of the trace that are missing, for the intervals to report. Set it
-            after opening the trace.
+        missing_files: how many files of the trace are missing, for the intervals to report. The
+            caller sets it after opening the trace.
         skipped_intervals: idle intervals that were left out because time jumped.
 
     Raises:
@@ -104,11 +107,11 @@ class Monitor:
         self._from_ns = from_ns
         self._to_ns = to_ns
         self._has_limits = from_ns is not None or to_ns is not None
-        self._limits_zero_ns: int | None = None  # trace time that from and to count from
+        self._limits_origin_ns: int | None = None  # trace time from which from_ns and to_ns count
         self._probe: Engine | None = None  # looks for the time of day
         if self._has_limits and is_absolute:
             self._probe = Engine(**self._options | {"resync": True})
-        self._probed = bytearray()  # what the probe has read and the engine has not
+        self._probed = bytearray()  # fed to the probe, and not yet to the engine
         self.engine = Engine(
             **self._options,
             **keep,
@@ -124,32 +127,32 @@ class Monitor:
         self._ready: list[Interval] = []
         self._hand_over = hand_over or self._ready.append
         self._most_intervals = most_intervals
-        self._idle = 0  # idle intervals so far, by their weight
+        self._idle = 0  # weights of the idle intervals so far
         self._snapshots: list[Snapshot] = []  # of the current interval
         self._snapshot_records = 0  # read before the latest snapshot
         self._counts = Counts()  # at the end of the previous interval
-        self._outside = Counts()
+        self._outside = Counts()  # see count_outside
         self._first_start_ns = 0  # trace time at which the first interval begins
         self._start_ns = 0  # trace time at which the current interval begins
-        self._is_before = False  # the next record is before from_ns
+        self._is_before_from = False  # the next record is before from_ns
         self._last_ns = NO_END_NS  # to_ns as trace time
-        self._epoch_ns: int | None = None  # decided with the first interval
-        self._has_decided = False
+        self._epoch_ns: int | None = None  # as known at the end of the first interval
+        self._has_ended_interval = False
 
     def choose_clock(self, clock: str) -> None:
         """Change the clock, "trace" or "wall"; only before the first bytes."""
         self._clock = clock
 
     def feed(self, data: ReadableBuffer) -> list[Interval]:
-        """Take the next bytes of a stream, a piece of any size; return the intervals they end.
+        """Process the next bytes of a stream, cut anywhere; return the intervals that they end.
 
         Raises:
-            TraceError: the bytes are not a trace. What came before counts; see ``take``.
-            MemoryError: the engine cannot allocate.
+            TraceError: the bytes are not a trace. Earlier records count; see ``take``.
+            MemoryError: the engine cannot allocate memory.
         """
         rest = memoryview(data).cast("B")
         if self._probe is not None and not self.is_done:
-            self._probed += rest
+            self._probed += rest  # held back until the time of day is known
             if not self._find_time_of_day(self._probe, len(rest)):
                 return []
             rest = memoryview(self._probed)
@@ -158,10 +161,10 @@ class Monitor:
             rest = rest[self.engine.feed(rest, self._until_ns(), wait=False) :]
             if self.engine.records - self._snapshot_records >= RECORDS_PER_SNAPSHOT:
                 self._take_snapshot(None)
-            later_ns = self.engine.stopped_at_ns
-            if later_ns is None:
+            next_ns = self.engine.stopped_at_ns
+            if next_ns is None:
                 break
-            self._go_on_to(later_ns)
+            self._advance_to(next_ns)
         return self.take()
 
     def cut(self, start_ns: int, end_ns: int, idle_ns: int = 0) -> Interval:
@@ -169,7 +172,7 @@ class Monitor:
 
         Args:
             start_ns, end_ns: when it began and ends, ns since 1970.
-            idle_ns: how long ago the latest data came, for the age of requests in flight.
+            idle_ns: time since the latest data arrived; requests in flight have aged by it.
         """
         now_ns = self.engine.now_ns
         self._take_snapshot(min(now_ns + idle_ns, NEVER_NS) if now_ns else None)
@@ -178,11 +181,11 @@ class Monitor:
     def finish(self, *, is_complete: bool = True, final: bool = True) -> list[Interval]:
         """End the stream; return the last interval, which ends with the latest record.
 
-        With the wall clock, ``cut`` returns the last interval.
+        With the wall clock, call ``cut`` afterwards for the last interval.
 
         Args:
             is_complete: the stream was read to its end.
-            final: whether the last, partial interval is wanted.
+            final: return the last, partial interval, too.
 
         Raises:
             TraceError: the stream ended inside a record; ``take`` has the last interval.
@@ -193,25 +196,24 @@ class Monitor:
                     self._fail_without_time_of_day()
                 self.engine.finish()
         finally:
-            if self._is_before:
+            if self._is_before_from:
                 self._counts = self.totals
             if final and self._clock == "trace":
-                end_ns = max(self.engine.now_ns, self._start_ns)
-                if self.is_done:
-                    end_ns = max(self._last_ns, self._start_ns)
+                last_ns = self._last_ns if self.is_done else self.engine.now_ns
+                end_ns = max(last_ns, self._start_ns)
                 has_records = self.totals.records > self._counts.records
-                if has_records or end_ns > self._start_ns or not self._has_decided:
+                if has_records or end_ns > self._start_ns or not self._has_ended_interval:
                     self._end_at(end_ns)
         return self.take()
 
     def take(self) -> list[Interval]:
         """The intervals that have ended since the last call."""
-        ready = self._ready.copy()
+        ready = self._ready[:]
         self._ready.clear()
         return ready
 
     def count_outside(self, lost: int, skipped_bytes: int) -> None:
-        """Set the totals of events lost and bytes skipped before the stream came here."""
+        """Set the source's totals of lost events and skipped bytes: the engine cannot see them."""
         if (lost, skipped_bytes) != (self._outside.lost_events, self._outside.skipped_bytes):
             self._outside = Counts(lost_events=lost, skipped_bytes=skipped_bytes)
 
@@ -221,10 +223,10 @@ class Monitor:
         return Counts(**self.engine.counters()) + self._outside
 
     def anchor(self, interval: Interval) -> Interval:
-        """One of this monitor's intervals by the time of day, if the stream has it by now.
+        """Convert an interval of this monitor to the time of day, if that is known by now.
 
-        ``_end_at`` decides with the first interval, so that all are alike; a timestamp record may
-        come later. For the trace clock.
+        For the trace clock. If the timestamp record comes after the first interval, ``feed``
+        returns all intervals without the time of day.
         """
         epoch_ns = self.engine.epoch_ns
         if interval.anchored or epoch_ns is None:
@@ -243,43 +245,43 @@ class Monitor:
     # --- the trace clock --------------------------------------------------------------------------
 
     def _until_ns(self) -> int | None:
-        """Trace time at which feed() has to stop next; it begins by stopping at the first record.
+        """Trace time at which the engine has to stop next; None: nowhere.
 
-        None: nowhere.
+        Its first stop is at the first record.
         """
         if self.origin_ns is None:
             return 1 if self._clock == "trace" or self._has_limits else None
         until_ns = self._last_ns
-        if self._is_before:
+        if self._is_before_from:
             until_ns = min(until_ns, self._start_ns)
         elif self.interval_ns is not None and self._clock == "trace":
             until_ns = min(until_ns, self._next_start_ns(self.interval_ns))
         return until_ns if until_ns < NO_END_NS else None
 
-    def _go_on_to(self, later_ns: int) -> None:
-        """End what ends before the next record, which is at or after ``_until_ns``."""
+    def _advance_to(self, next_ns: int) -> None:
+        """End the intervals that end before the next record, which has this time."""
         if self.origin_ns is None:
-            # The engine cannot stop at a record at time 0: it has been read by now.
+            # The engine cannot stop at a record of time 0: it has read that record.
             first_ns = self.engine.first_ns
-            self.origin_ns = later_ns if first_ns is None else first_ns
+            self.origin_ns = next_ns if first_ns is None else first_ns
             self._set_limits(self.origin_ns)
             return
-        if self._is_before:
+        if self._is_before_from:
             # Events lost before from_ns do not count.
-            self._is_before = False
+            self._is_before_from = False
             self._counts = self.totals
         if self.interval_ns is not None and self._clock == "trace":
-            self._end_up_to(min(later_ns, self._last_ns), self.interval_ns)
-        if later_ns >= self._last_ns:
+            self._end_up_to(min(next_ns, self._last_ns), self.interval_ns)
+        if next_ns >= self._last_ns:
             self.is_done = True
 
     def _next_start_ns(self, interval_ns: int) -> int:
-        """Trace time at which the current interval ends: a whole number of them from the first."""
+        """Trace time at which the current interval ends: start of the first + k * interval."""
         passed_ns = (self._start_ns - self._first_start_ns) % interval_ns
         return self._start_ns - passed_ns + interval_ns
 
     def _end_up_to(self, time_ns: int, interval_ns: int) -> None:
-        """End the current interval, if it ends by then, and all that follow without a record."""
+        """End the current interval if it ends by this time; then the idle intervals after it."""
         if self._most_intervals is not None:
             while (time_ns - self._first_start_ns) // interval_ns >= self._most_intervals:
                 interval_ns *= 2
@@ -289,8 +291,8 @@ class Monitor:
         self._end_at(self._next_start_ns(interval_ns))
         idle = (time_ns - self._start_ns) // interval_ns
         if self._most_intervals is None:
-            weight = idle * (1 + self.engine.pending // PENDING_AN_IDLE)
-            allowed = MOST_IDLE_IN_ALL + IDLE_A_RECORD * self.totals.records - self._idle
+            weight = idle * (1 + self.engine.pending // PENDING_PER_IDLE)
+            allowed = MOST_IDLE_IN_ALL + IDLE_PER_RECORD * self.totals.records - self._idle
             if weight > min(allowed, MOST_IDLE):
                 self.skipped_intervals += idle
                 self._start_ns += idle * interval_ns
@@ -300,10 +302,10 @@ class Monitor:
             self._end_at(self._start_ns + interval_ns)
 
     def _find_time_of_day(self, probe: Engine, n_bytes: int) -> bool:
-        """Whether the time of day is known from what was probed, of which the last bytes are new.
+        """Feed the last ``n_bytes`` of ``_probed`` to the probe; return whether it knows the time.
 
         Raises:
-            TraceError: it is not in the first ``PROBE_BYTES``.
+            TraceError: no timestamp record is in the first ``PROBE_BYTES``.
         """
         begin = len(self._probed) - n_bytes
         with memoryview(self._probed) as probed:
@@ -313,15 +315,15 @@ class Monitor:
                 return False
             self._fail_without_time_of_day()
         else:
-            self._limits_zero_ns = -probe.epoch_ns
+            self._limits_origin_ns = -probe.epoch_ns
             if self._from_ns is not None:
-                from_ns = self._limits_zero_ns + self._from_ns
+                from_ns = self._limits_origin_ns + self._from_ns
                 self.engine.set_from_ns(min(max(0, from_ns), NEVER_NS))
         self._probe = None
         return True
 
     def _fail_without_time_of_day(self) -> None:
-        """Raise TraceError: the bytes are not a trace, or no timestamp record is in them."""
+        """Raise TraceError: the bytes are not a trace, or have no timestamp record."""
         self._probe = None
         self.engine.set_from_ns(NEVER_NS)
         self.engine.feed(self._probed)
@@ -333,23 +335,23 @@ class Monitor:
         )
 
     def _set_limits(self, origin_ns: int) -> None:
-        """Turn from and to into trace time: the time of the first record is known now."""
-        zero_ns = origin_ns if self._limits_zero_ns is None else self._limits_zero_ns
+        """Convert from_ns and to_ns to trace time; called at the first record."""
+        zero_ns = origin_ns if self._limits_origin_ns is None else self._limits_origin_ns
         self._start_ns = origin_ns
         if self._to_ns is not None:
             self._last_ns = min(max(zero_ns + self._to_ns, 1), NO_END_NS)
         if self._from_ns is not None:
             self._start_ns = min(max(origin_ns, zero_ns + self._from_ns), NEVER_NS)
             self.engine.set_from_ns(self._start_ns)
-            self._is_before = self._start_ns > origin_ns
+            self._is_before_from = self._start_ns > origin_ns
         self._first_start_ns = self._start_ns
 
     def _end_at(self, end_ns: int) -> None:
         """End the current interval at a trace time; the next begins there."""
         self._take_snapshot(end_ns)
-        if not self._has_decided:
+        if not self._has_ended_interval:  # with or without the time of day, all intervals are alike
             self._epoch_ns = self.engine.epoch_ns
-            self._has_decided = True
+            self._has_ended_interval = True
         zero_ns = (self.origin_ns or 0) if self._epoch_ns is None else -self._epoch_ns
         interval = self._finished(
             (end_ns - zero_ns) // NS_PER_S,
@@ -390,14 +392,14 @@ class Monitor:
 
 
 def age_ns(max_age_s: float) -> int:
-    """An age in ns, for ``Engine``. Raises ValueError: it is out of range."""
+    """Convert an age to ns, for ``Engine``. Raises ValueError: it is out of range."""
     if not 0 <= max_age_s * NS_PER_S < 1 << 64:
         raise ValueError(f"max_age_s must be from 0 to 1.8e10, not {max_age_s}")
     return round(max_age_s * NS_PER_S)
 
 
 def device_set(devices: Iterable[int]) -> frozenset[int]:
-    """Device numbers, for ``Engine``. Raises ValueError: one is out of range."""
+    """A set of device numbers, for ``Engine``. Raises ValueError: one is out of range."""
     numbers = frozenset(map(index, devices))
     for number in numbers:
         if not 0 <= number < 1 << 32:

@@ -20,7 +20,7 @@ class TableSpec(NamedTuple):
         name: its attribute of ``Snapshot``.
         dtype: of a row.
         key: the fields that identify a row; rows of equal keys add up.
-        bins: quantity of a row -> attribute of ``Snapshot`` with the histogram bins of it.
+        bins: quantity of a row -> the attribute of ``Snapshot`` that holds its histograms.
     """
 
     name: str

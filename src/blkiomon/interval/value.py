@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import islice
+from operator import add, sub
 
 import numpy as np
 import numpy.typing as npt
@@ -48,9 +49,9 @@ class Counts:
     Attributes:
         records: trace records, of any kind.
         requests: issues that were matched with their completion.
-        mismatches: pairs of records with equal keys that are not issue and completion.
+        mismatches: pairs of equal device, sector and direction, but not issue and completion.
         driver_data_records: records of low-level drivers.
-        evicted: pending records evicted, being too old or too many.
+        evicted: pending records evicted because they were too old or too many.
         lost_events: events that the tracer reported as lost.
         sequence_gaps: records missing by their sequence numbers, per device and CPU.
         completions_without_issue: completions whose issue was not seen by the interval's end.
@@ -75,15 +76,15 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         """The sum of each count."""
-        return Counts(
-            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        )
+        return self._combine(add, other)
 
     def __sub__(self, earlier: Counts) -> Counts:
         """What was counted since ``earlier``."""
-        return Counts(
-            **{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)}
-        )
+        return self._combine(sub, earlier)
+
+    def _combine(self, function: Callable[[int, int], int], other: Counts) -> Counts:
+        names = [field.name for field in fields(self)]
+        return Counts(**{n: function(getattr(self, n), getattr(other, n)) for n in names})
 
     def incomplete(self, missing_files: int = 0) -> tuple[Incomplete, ...]:
         """The reasons why figures with these counts are incomplete; see ``incomplete.reasons``.
@@ -112,7 +113,7 @@ class Interval:
     """The statistics of one interval: an immutable value.
 
     Attributes:
-        time_s: wall-clock time of its end in seconds, as the original's outputs print it.
+        time_s: time of its end in seconds, which the original's outputs print.
         devices: shape (n,), u4: devices that completed requests, in order of the first completion.
         snapshot: everything that was measured.
         counts: of this interval alone.
@@ -122,8 +123,8 @@ class Interval:
         anchored: whether the time of day is known.
         process_names: names of the pids in ``snapshot.processes``, if the stream contains them.
         missing_files: how many per-CPU files of the trace are missing.
-        named_ns: after merging, for each pid whose name is from an earlier interval, the end of
-            that interval.
+        named_ns: set by merging. Maps each pid whose name came from an earlier interval to the end
+            of that interval.
     """
 
     time_s: int
@@ -159,7 +160,7 @@ class Interval:
         return self.counts.incomplete(self.missing_files)
 
     def device_stats(self) -> tuple[DeviceStats, ...]:
-        """The original's figures by device; as there, the device that was seen last comes first.
+        """The original's figures by device, in its order: the device seen last comes first.
 
         Raises:
             ValueError: the interval was read by ``from_dict``: JSON lacks these figures.
@@ -225,7 +226,7 @@ class Interval:
 
 
 MERGED_AT_ONCE = 64
-"""How many intervals are merged in one step; a long iterable is never in memory as a whole."""
+"""How many intervals are merged in one step. A long iterable is never in memory as a whole."""
 
 
 def merge(intervals: Iterable[Interval]) -> Interval:
@@ -271,7 +272,7 @@ def _merge_some(intervals: list[Interval]) -> Interval:
 
 
 def _latest_names(intervals: Iterable[Interval]) -> dict[int, tuple[int, str]]:
-    """pid -> time and text of its latest name; of several at that time, the greatest text."""
+    """pid -> time and text of its latest name; of several names of that time, the greatest text."""
     names: dict[int, tuple[int, str]] = {}
     for i in intervals:
         for pid, name in i.process_names.items():
@@ -289,12 +290,15 @@ def in_order(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
 def _device_stats(
     devices: npt.NDArray[np.uint32], rows: npt.NDArray[np.void]
 ) -> tuple[DeviceStats, ...]:
-    """Merge the operations of each device by direction."""
+    """Merge the operations of each device by direction.
+
+    Rows are sorted by ``3 * place of the device + direction`` (0 read, 1 write, 2 bidirectional).
+    Then each run of equal keys is reduced.
+    """
     if not len(rows):
         return ()
     if (rows["d2c_hist"].sum(axis=1) != rows["requests"]).any():
-        raise ValueError("an interval that was read from JSON lacks the drop-in's figures")
-    # Sort rows by device and direction, then reduce each run of equal ones.
+        raise ValueError("an interval that was read from JSON lacks the original's figures")
     sorter = np.argsort(devices, kind="stable")
     place = sorter[np.searchsorted(devices, rows["device"], sorter=sorter)]
     key = place * 3 + rows["direction"]
@@ -307,11 +311,14 @@ def _device_stats(
         dict(zip(groups, reduce_moments(rows[name], requests, starts), strict=True))
         for name in ("size_bytes", "d2c_us", "throughput")
     )
-    bidir = dict(zip(groups, np.add.reduceat(requests, starts).tolist(), strict=True))
+    completed = dict(zip(groups, np.add.reduceat(requests, starts).tolist(), strict=True))
 
     by_device = run_starts(key // 3)
-    size_hists = np.add.reduceat(rows["size_hist"], by_device).tolist()
-    d2c_hists = np.add.reduceat(rows["d2c_hist"], by_device).tolist()
+    columns = (
+        rows["device"][by_device].tolist(),
+        (key[by_device] // 3 * 3).tolist(),
+        *(np.add.reduceat(rows[name], by_device).tolist() for name in ("size_hist", "d2c_hist")),
+    )
     stats = [
         DeviceStats(
             device,
@@ -323,14 +330,8 @@ def _device_stats(
             thrput.get(read + 1, NOTHING),
             tuple(size_hist),
             tuple(d2c_hist),
-            bidir.get(read + 2, 0),
+            completed.get(read + 2, 0),
         )
-        for device, read, size_hist, d2c_hist in zip(
-            rows["device"][by_device].tolist(),
-            (key[by_device] // 3 * 3).tolist(),
-            size_hists,
-            d2c_hists,
-            strict=True,
-        )
+        for device, read, size_hist, d2c_hist in zip(*columns, strict=True)
     ]
     return tuple(reversed(stats))

@@ -1,7 +1,7 @@
 """Sources: where the bytes of a trace come from.
 
-``trace_sets`` finds the files, ``readers`` reads and unpacks one of them, and ``streams`` makes one
-stream of all: of a single file as it is, of several by merging their records by time.
+``trace_sets`` finds the files. ``readers`` reads and decompresses one file. ``streams`` makes one
+stream of all files: of a single file as it is, of several by merging their records by time.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def open_trace(
             ", ".join(dict.fromkeys(member.base for member in found.members)),
             found.notes,
             missing_files=found.missing_files,
-            sets=[member.path and (member.path.parent, member.base) for member in found.members],
+            sets=[(m.path and m.path.parent, m.base) for m in found.members],
             resync=resync,
             report=report,
         )
-        opened.pop_all()  # the stream closes them from now on
+        opened.pop_all()  # the stream closes the readers
         return stream
 
 
@@ -86,15 +86,13 @@ def source_of(
     resync: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Source:
-    """One stream of one or more opened files; see ``open_trace`` and ``MergedSource``."""
+    """One stream of opened files; see ``Source``, ``open_trace`` and ``MergedSource``."""
+    source: Source
     if len(readers) == 1:
-        return FileSource(readers[0], notes, missing_files=missing_files, resync=resync)
-    return MergedSource(
-        f"{len(readers)} files of {name}",
-        readers,
-        notes,
-        missing_files=missing_files,
-        sets=sets,
-        resync=resync,
-        report=report,
-    )
+        source = FileSource(readers[0], resync=resync)
+    else:
+        name = f"{len(readers)} files of {name}"
+        source = MergedSource(name, readers, sets=sets, resync=resync, report=report)
+    source.notes = notes
+    source.missing_files = missing_files
+    return source

@@ -6,10 +6,10 @@ import os
 import stat
 from pathlib import Path
 
-ROOT = Path("/sys/dev/block")
+SYS_DEV_BLOCK = Path("/sys/dev/block")
 
 
-def device_name(number: int, root: Path = ROOT) -> str | None:
+def device_name(number: int, root: Path = SYS_DEV_BLOCK) -> str | None:
     """The kernel's name of a device (``sdb``, ``dm-3``); None if this host has no such device.
 
     Args:
@@ -43,13 +43,13 @@ def device_number(name: str, root: Path = Path("/sys/class/block")) -> int | Non
 
 
 class DeviceNames:
-    """Looks up device names and caches those it finds; a device may appear later.
+    """Looks up device names. Caches names, not misses: a device may appear later.
 
     Attributes:
-        is_of_this_host: if false, no device has a name.
+        is_of_this_host: the trace was recorded here. If it was not, no device has a name.
     """
 
-    def __init__(self, root: Path = ROOT) -> None:
+    def __init__(self, root: Path = SYS_DEV_BLOCK) -> None:
         self.is_of_this_host = True
         self._root = root
         self._known: dict[int, str] = {}
@@ -58,10 +58,9 @@ class DeviceNames:
         """See ``device_name``."""
         if not self.is_of_this_host:
             return None
-        name = self._known.get(number) or device_name(number, self._root)
-        if name is not None:
+        if number not in self._known and (name := device_name(number, self._root)):
             self._known[number] = name
-        return name
+        return self._known.get(number)
 
 
 def nameless(number: int) -> str | None:

@@ -1,4 +1,4 @@
-"""Recognise a file by its first bytes, and say what to do with one that is not a trace."""
+"""Recognise a file by its first bytes; if it is not a trace, suggest what to do."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from blkiomon.engine.layout import D2C_BUCKETS, SIZE_BUCKETS
 from blkiomon.errors import TraceError
 
 HEAD_BYTES = 1 << 12
-"""How much of the beginning of a file is looked at."""
+"""How many bytes of a file decide its kind."""
 
 
 class Kind(NamedTuple):
@@ -19,7 +20,7 @@ class Kind(NamedTuple):
     Attributes:
         matches: whether a file that begins with these bytes is of this kind.
         what: what the file is; follows its name in a message.
-        use: what to do with it; {name} is replaced by the file's name.
+        use: what the user can do with it; ``{name}`` stands for the file's name.
     """
 
     matches: Callable[[bytes], bool]
@@ -42,15 +43,19 @@ class WrongKindError(TraceError):
         return type(self), (self.file, self.found, self.use)
 
 
-def kind_of(head: bytes) -> Kind | None:
-    """The kind of a file that begins with these bytes; None if it is unknown."""
+def _kind_of(head: bytes) -> Kind | None:
     return next((kind for kind in _KINDS if kind.matches(head)), None)
+
+
+def _error(kind: Kind, name: str) -> WrongKindError:
+    path = "FILE" if name in ("standard input", "-") else name
+    return WrongKindError(name, kind.what, kind.use.format(name=path))
 
 
 def described(head: bytes, name: str) -> str | None:
     """A message about a file that is not what was expected; None if its kind is unknown."""
-    kind = kind_of(head)
-    return kind and f"{name} {kind.what}: {kind.use.format(name=_path(name))}"
+    kind = _kind_of(head)
+    return kind and str(_error(kind, name))
 
 
 def check_trace(head: bytes, name: str) -> None:
@@ -59,17 +64,9 @@ def check_trace(head: bytes, name: str) -> None:
     Raises:
         WrongKindError: the file is of a known kind, other than a trace.
     """
-    kind = kind_of(head)
+    kind = _kind_of(head)
     if kind is not None and kind is not _TRACE:
-        raise WrongKindError(name, kind.what, kind.use.format(name=_path(name)))
-
-
-def _path(name: str) -> str:
-    return "FILE" if name in ("standard input", "-") else name
-
-
-def _begins(*magics: bytes) -> Callable[[bytes], bool]:
-    return lambda head: head.startswith(magics)
+        raise _error(kind, name)
 
 
 def _matches(pattern: bytes) -> Callable[[bytes], bool]:
@@ -78,15 +75,15 @@ def _matches(pattern: bytes) -> Callable[[bytes], bool]:
 
 
 def _is_stats(head: bytes) -> bool:
-    """Whether a struct of -b begins it: both of its histograms count every request."""
+    """Whether a struct written with -b comes first: its two histograms have equal totals."""
     if len(head) < _STATS.size:
         return False
     time_s, *counts = _STATS.unpack_from(head)
-    sizes, d2c = counts[:16], counts[16:]
-    return bool(time_s < 1 << 36 and 0 < sum(sizes) == sum(d2c))
+    is_plausible_time = time_s < 1 << 36  # seconds since 1970
+    return bool(is_plausible_time and 0 < sum(counts[:SIZE_BUCKETS]) == sum(counts[SIZE_BUCKETS:]))
 
 
-_STATS = struct.Struct(">Q41I")
+_STATS = struct.Struct(f">Q{SIZE_BUCKETS}I{D2C_BUCKETS}I")
 
 
 def _is_text(head: bytes) -> bool:
@@ -121,42 +118,41 @@ _KINDS = (
         "run with --json instead: `blkiomon report` reads that",
     ),
     Kind(
-        _begins(b"start_ns,end_ns,"),
+        _matches(b"start_ns,end_ns,"),
         "holds intervals in CSV",
         "open it in a spreadsheet; `blkiomon report` reads what --json writes",
     ),
     Kind(
-        _begins(b"PAR1"),
+        _matches(b"PAR1"),
         "holds Parquet",
         "open it in pandas, polars or DuckDB; `blkiomon report` reads what --json writes",
     ),
-    Kind(_begins(b"bkiv"), "holds an encoded interval", "use `from_bytes` of the Python library"),
+    Kind(_matches(b"bkiv"), "holds an encoded interval", "use `from_bytes` of the Python library"),
     Kind(
         lambda head: head[257:262] == b"ustar",
         "is a tar archive",
         "unpack it first, as in `tar -xf {name}`",
     ),
-    Kind(_begins(b"PK\3\4"), "is a zip archive", "unpack it first, as in `unzip {name}`"),
-    Kind(_begins(b"\x1f\x8b"), "is compressed with gzip", _UNPACK.format("gzip -dc")),
-    Kind(_begins(b"\xfd7zXZ\0"), "is compressed with xz", _UNPACK.format("xz -dc")),
-    Kind(_begins(b"\x28\xb5\x2f\xfd"), "is compressed with zstd", _UNPACK.format("zstd -dc")),
-    Kind(_begins(b"BZh"), "is compressed with bzip2", _UNPACK.format("bzip2 -dc")),
-    Kind(_begins(b"\x04\x22\x4d\x18"), "is compressed with lz4", _UNPACK.format("lz4 -dc")),
+    Kind(_matches(rb"PK\x03\x04"), "is a zip archive", "unpack it first, as in `unzip {name}`"),
+    Kind(_matches(rb"\x1f\x8b"), "is compressed with gzip", _UNPACK.format("gzip -dc")),
+    Kind(_matches(rb"\xfd7zXZ\x00"), "is compressed with xz", _UNPACK.format("xz -dc")),
+    Kind(_matches(rb"\x28\xb5\x2f\xfd"), "is compressed with zstd", _UNPACK.format("zstd -dc")),
+    Kind(_matches(b"BZh"), "is compressed with bzip2", _UNPACK.format("bzip2 -dc")),
+    Kind(_matches(rb"\x04\x22\x4d\x18"), "is compressed with lz4", _UNPACK.format("lz4 -dc")),
     Kind(
-        _begins(
-            *(b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\x4d\x3c\xb2\xa1", b"\xa1\xb2\x3c\x4d"),
-            b"\x0a\x0d\x0d\x0a",
+        _matches(
+            rb"\xd4\xc3\xb2\xa1|\xa1\xb2\xc3\xd4|\x4d\x3c\xb2\xa1|\xa1\xb2\x3c\x4d|\x0a\x0d\x0d\x0a"
         ),
         "holds network packets (pcap)",
         _ONLY_TRACES,
     ),
     Kind(
-        _begins(b"PERFILE2", b"\x17\x08\x44tracing"),
+        _matches(rb"PERFILE2|\x17\x08\x44tracing"),
         "is a recording of perf or trace-cmd",
         _ONLY_TRACES,
     ),
-    Kind(_begins(b"\x7fELF"), "is a program (ELF)", _ONLY_TRACES),
-    Kind(_begins(b"\x89PNG", b"%PDF-"), "is a picture", _ONLY_TRACES),
+    Kind(_matches(rb"\x7fELF"), "is a program (ELF)", _ONLY_TRACES),
+    Kind(_matches(rb"\x89PNG|%PDF-"), "is a picture", _ONLY_TRACES),
     Kind(_matches(rb"(?i)\s*<(!doctype|html|svg|\?xml)"), "is a web page", "open it in a browser"),
     Kind(_is_text, "is text", _ONLY_TRACES),
 )

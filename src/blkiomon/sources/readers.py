@@ -1,4 +1,4 @@
-"""Read one file in chunks, unpacking gzip, xz and Zstandard.
+"""Read one file in chunks, decompressing gzip, xz and Zstandard.
 
 Files are read, not mapped. If a mapped file is truncated, or its disk fails, SIGBUS kills the
 process. Mapping is not faster either: page faults take longer than copying.
@@ -24,10 +24,10 @@ PACKED_BYTES = 1 << 14
 """How much of a compressed file is read at a time."""
 
 UNPACKED_BYTES = 1 << 16
-"""How much is unpacked at a time: up to this much before damaged data may be lost with it."""
+"""How much is decompressed at a time. Up to this much data before a damaged part may be lost."""
 
 MOST_MEMORY_BYTES = 1 << 28
-"""Limit of memory for unpacking; `xz -9` and `zstd -19` need a quarter of that."""
+"""Limit of memory for decompression; `xz -9` and `zstd -19` need a quarter of that."""
 
 HEAD_BYTES = 6
 """Length of the longest magic number, that of xz."""
@@ -37,15 +37,10 @@ class Unpacker(Protocol):
     """One stream of compressed data; the interface of lzma.LZMADecompressor."""
 
     @property
-    def eof(self) -> bool:
-        """Whether the stream has ended."""
-
+    def eof(self) -> bool: ...
     @property
-    def unused_data(self) -> bytes:
-        """What was passed in after the end of the stream."""
-
-    def decompress(self, data: bytes, max_length: int) -> bytes | memoryview:
-        """Add compressed data, and return up to ``max_length`` bytes that are unpacked."""
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes | memoryview: ...
 
 
 class _Gzip:
@@ -103,13 +98,13 @@ class Packing:
     """A compression format."""
 
     name: str
-    begins: Callable[[bytes], bool]  # whether a stream begins with these bytes
+    matches: Callable[[bytes], bool]  # whether a stream that begins with these bytes has it
     unpacker: Callable[[], Unpacker]
     errors: tuple[type[Exception], ...]
 
 
-def _zstd(name: str) -> Packing:
-    """Zstandard, by the standard library (since Python 3.14) or the zstandard package.
+def _zstd_packing(file: str) -> Packing:
+    """Zstandard, by the standard library (Python 3.14 and later) or by the zstandard package.
 
     Raises:
         SourceError: neither is installed.
@@ -121,14 +116,14 @@ def _zstd(name: str) -> Packing:
             module = importlib.import_module("zstandard")
         except ImportError as error:
             raise SourceError(
-                f"{name} is compressed with zstd: pip install 'blkiomon[zstd]'"
+                f"{file} is compressed with zstd: pip install 'blkiomon[zstd]'"
             ) from error
         return Packing("zstd", _is_zstd, lambda: _Zstandard(module), (module.ZstdError,))
     return Packing("zstd", _is_zstd, module.ZstdDecompressor, (module.ZstdError,))
 
 
 def _is_zstd(head: bytes) -> bool:
-    """Whether this begins a frame, or a skippable frame as parallel compressors write them."""
+    """Whether a frame comes first, or a skippable frame, which parallel compressors write."""
     return head[:4] == b"\x28\xb5\x2f\xfd" or (
         head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50
     )
@@ -145,11 +140,11 @@ _XZ = Packing(
 
 def is_packed(head: bytes) -> bool:
     """Whether a file that begins with these bytes is compressed."""
-    return _GZIP.begins(head) or _XZ.begins(head) or _is_zstd(head)
+    return _GZIP.matches(head) or _XZ.matches(head) or _is_zstd(head)
 
 
 class Reader:
-    """The bytes of a file, unpacked.
+    """The bytes of a file, decompressed.
 
     Args:
         path: None for standard input.
@@ -161,20 +156,29 @@ class Reader:
 
     Raises:
         OSError: the file cannot be opened.
-        SourceError: a library for unpacking it is missing.
+        SourceError: the library that decompresses it is not installed.
     """
 
-    total_bytes: int | None
+    total_bytes: int | None = None
+    done_bytes = 0
+    _fd = -1
+    _owns_fd = False
+    _is_detected = False  # whether _packing is known
+    _head = b""  # bytes that were read to detect the packing
+    _packing: Packing | None = None  # None: not compressed
+    _unpacker: Unpacker | None = None
+    _packed = b""
+    _failure: SourceError | None = None
 
     def __init__(self, path: Path | None) -> None:
-        self._begin("standard input" if path is None else str(path))
+        self.name = "standard input" if path is None else str(path)
         self._owns_fd = path is not None
         # Opening a FIFO must not wait for its writer: _await_first does.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         self._fd = 0 if path is None else os.open(path, flags)
         try:
             status = os.fstat(self._fd)
-            # A pipe is not read before its bytes are wanted: reading may wait.
+            # A pipe is first read by readinto: reading may wait.
             if stat.S_ISREG(status.st_mode):
                 position = 0 if self._owns_fd else os.lseek(self._fd, 0, os.SEEK_CUR)
                 self.total_bytes = max(0, status.st_size - position)
@@ -182,18 +186,6 @@ class Reader:
         except BaseException:
             self.close()
             raise
-
-    def _begin(self, name: str) -> None:
-        self.name = name
-        self.total_bytes = None
-        self.done_bytes = 0
-        self._fd = -1
-        self._is_detected = False  # whether _packing is known
-        self._head = b""  # bytes that were read to detect the packing
-        self._packing: Packing | None = None  # None: not compressed
-        self._unpacker: Unpacker | None = None
-        self._packed = b""
-        self._failure: SourceError | None = None
 
     def _read(self, n_bytes: int) -> bytes:
         return os.read(self._fd, n_bytes)
@@ -210,7 +202,7 @@ class Reader:
         """Write the next bytes to the beginning of a buffer; return how many, 0 at the end.
 
         Raises:
-            SourceError: the file cannot be read or unpacked any further. Later calls raise it too.
+            SourceError: the file cannot be read or decompressed. Later calls raise it again.
         """
         if self._failure is not None:
             raise self._failure
@@ -236,7 +228,7 @@ class Reader:
             raise
 
     def _await_first(self) -> None:
-        """Wait for a FIFO's writer. Unlike in a blocking open(), signals are handled meanwhile."""
+        """Wait for a FIFO's writer. Unlike a blocking open(), poll() lets Python handle signals."""
         if self._fd >= 0:
             poll = select.poll()
             poll.register(self._fd, select.POLLIN)
@@ -248,10 +240,10 @@ class Reader:
             self._head += more
         self.done_bytes += len(self._head)
         for packing in (_GZIP, _XZ):
-            if packing.begins(self._head):
+            if packing.matches(self._head):
                 self._packing = packing
         if _is_zstd(self._head):
-            self._packing = _zstd(self.name)
+            self._packing = _zstd_packing(self.name)
         if self._packing is not None:
             self._packed, self._head = self._head, b""
         self._is_detected = True
@@ -268,7 +260,7 @@ class Reader:
             try:
                 data = self._unpacker.decompress(self._packed, most)
             except packing.errors as error:
-                if "memory" in str(error).lower():  # the libraries have no error class for it
+                if "memory" in str(error).lower():  # no library has an error class for it
                     raise SourceError(
                         f"{self.name}: {packing.name} needs more memory than blkiomon allows for "
                         f"unpacking, {MOST_MEMORY_BYTES >> 20} MiB: unpack it first"
@@ -294,18 +286,16 @@ class Reader:
         return 0
 
     def _begin_stream(self, packing: Packing) -> bool:
-        """Begin the next of the concatenated streams of the file; False at the file's end."""
-        while True:
-            self._packed = self._packed.lstrip(b"\0")  # padding, as of xz and tapes
-            if len(self._packed) >= HEAD_BYTES:
-                break
-            more = self._read_packed()
-            if not more:
-                break
-            self._packed += more
+        """Begin the next of the concatenated streams; return False at the end of the file."""
+        # xz and tapes pad with zeros.
+        while len(packed := self._packed.lstrip(b"\0")) < HEAD_BYTES and (
+            more := self._read_packed()
+        ):
+            self._packed = packed + more
+        self._packed = packed
         if not self._packed:
             return False
-        if not packing.begins(self._packed):
+        if not packing.matches(self._packed):
             raise DamagedError(
                 f"{self.name}: at byte offset {self.done_bytes - len(self._packed)}: "
                 f"found {self._packed[:4].hex(' ')}, expected the end of the file or more "
@@ -316,17 +306,16 @@ class Reader:
 
 
 class ContinuedReader(Reader):
-    """The rest of an open file, unpacked; the caller closes the descriptor.
+    """An open file, decompressed, whose first bytes the caller has read; the caller closes it.
 
     Args:
         fd: a descriptor; it is made blocking.
-        begun: what has been read of it already, at least HEAD_BYTES.
+        begun: the bytes that were read, at least HEAD_BYTES.
         name: for messages.
     """
 
     def __init__(self, fd: int, begun: bytes, name: str) -> None:
-        self._begin(name)
-        self._owns_fd = False
+        self.name = name
         self._fd = fd
         self._head = begun
 
@@ -334,15 +323,12 @@ class ContinuedReader(Reader):
 class Readable(Protocol):
     """The methods of a file object that ``OpenedReader`` calls."""
 
-    def read(self, n_bytes: int, /) -> bytes:
-        """Return up to ``n_bytes``; b"" at the end."""
-
-    def close(self) -> None:
-        """Release the file."""
+    def read(self, n_bytes: int, /) -> bytes: ...
+    def close(self) -> None: ...
 
 
 class OpenedReader(Reader):
-    """The bytes of a file object, unpacked.
+    """The bytes of a file object, decompressed.
 
     Args:
         file: open for reading; ``close`` closes it.
@@ -351,7 +337,7 @@ class OpenedReader(Reader):
     """
 
     def __init__(self, file: Readable, name: str, total_bytes: int | None = None) -> None:
-        self._begin(name)
+        self.name = name
         self._file = file
         self.total_bytes = total_bytes
 

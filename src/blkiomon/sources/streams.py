@@ -1,11 +1,10 @@
-"""One stream of trace bytes for the engine, of one file or of several."""
+"""One stream of trace bytes for the engine, from one file or from several."""
 
 from __future__ import annotations
 
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from types import TracebackType
 
 from blkiomon._core import Engine
 from blkiomon.console import how_many
@@ -15,21 +14,21 @@ from blkiomon.sources.merger import Merger
 from blkiomon.sources.readers import Reader
 
 READ_BYTES = 1 << 18
-"""How much of a file is read at a time: it is still in the CPU's cache when it is decoded."""
+"""How much of a file is read at a time: little enough to stay in the CPU's cache for decoding."""
 
 WINDOW_BYTES = 1 << 17
-"""How much of each of several files is in memory."""
+"""How much of each file is in memory while files are merged: its window."""
 
 WINDOWS_BYTES = 1 << 24
-"""Limit for all windows together, if there are at most 4,096 files: they should fit a cache."""
+"""Limit of all windows together: they should fit a cache. Above 4,096 files they exceed it."""
 
 LEAST_WINDOW_BYTES = 1 << 12
 
 SKIPS_SHOWN = 20
-"""How many skipped stretches of input get a line of their own; the others share one."""
+"""How many skips of bad input are reported one by one; the last line sums up the others."""
 
 SAME_CLOCK_NS = 10**9
-"""How far the epochs of traces of one boot may differ: adjusting the time of day moves them."""
+"""How far the epochs of traces from one boot may differ: setting the time of day moves them."""
 
 
 class Source(ABC):
@@ -40,16 +39,17 @@ class Source(ABC):
         total_bytes: size of all files on disk; None if unknown.
         notes: messages for the user, before the first read.
         missing_files: how many per-CPU files are missing from their sets.
-        skipped_bytes: garbage skipped so far. As the next two: 0 for a single file, where the
-            engine counts it.
+        skipped_bytes: bytes skipped so far because they are not records.
         lost_events: events that the tracer reported as lost so far.
         padding_bytes: zeros skipped as padding so far.
+
+    The last three are 0 for a single file: there, the engine counts them.
     """
 
     name: str
     total_bytes: int | None
-    notes: tuple[str, ...]
-    missing_files: int
+    notes: tuple[str, ...] = ()
+    missing_files = 0
     skipped_bytes = 0
     lost_events = 0
     padding_bytes = 0
@@ -64,9 +64,9 @@ class Source(ABC):
         """The next bytes of the stream, valid until the next call; empty at its end.
 
         Raises:
-            TraceError: a file is not a trace, or ends inside a record. Everything before the
-                bad bytes has been returned; if a file only ends early, also all other files.
-            SourceError: a file cannot be read to its end. Everything else has been returned.
+            TraceError: a file is not a trace, or ends inside a record. All records before the bad
+                bytes have been returned. If a file ended early, so have all other files.
+            SourceError: a file cannot be read to its end. All other records have been returned.
         """
 
     @abstractmethod
@@ -76,17 +76,12 @@ class Source(ABC):
     def __enter__(self) -> Source:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
 def checked(reader: Reader) -> Callable[[memoryview], int]:
-    """Wrap a reader's ``readinto``: it raises WrongKindError for other known kinds of files."""
+    """Wrap a reader's ``readinto``; the first call checks the file's kind, see ``check_trace``."""
     is_first = True
 
     def readinto(buffer: memoryview) -> int:
@@ -105,22 +100,12 @@ class FileSource(Source):
 
     Args:
         reader: of the file.
-        notes, missing_files: see ``Source``.
-        resync: do not refuse other kinds of files: records may follow later in them.
+        resync: accept other kinds of files, too: records may follow later in them.
     """
 
-    def __init__(
-        self,
-        reader: Reader,
-        notes: tuple[str, ...] = (),
-        *,
-        missing_files: int = 0,
-        resync: bool = False,
-    ) -> None:
+    def __init__(self, reader: Reader, *, resync: bool = False) -> None:
         self.name = reader.name
         self.total_bytes = reader.total_bytes
-        self.notes = notes
-        self.missing_files = missing_files
         self._reader = reader
         self._readinto = reader.readinto if resync else checked(reader)
         self._buffer = memoryview(mmap.mmap(-1, READ_BYTES))  # aligned to a page
@@ -142,8 +127,7 @@ class MergedSource(Source):
     Args:
         name: of all files together.
         readers: of the files. Of records with equal times, the earlier file's comes first.
-        notes, missing_files: see ``Source``.
-        sets: a key for each file; files with one key have one clock. By default all have.
+        sets: a key for each file. Files with equal keys are from one boot; default: all files.
         resync: after bytes that are not a record, continue at the next plausible one of that file.
         report: receives messages for the user, one line each.
     """
@@ -152,19 +136,14 @@ class MergedSource(Source):
         self,
         name: str,
         readers: Sequence[Reader],
-        notes: tuple[str, ...] = (),
         *,
-        missing_files: int = 0,
         sets: Sequence[Hashable] = (),
         resync: bool = False,
         report: Callable[[str], None] | None = None,
     ) -> None:
         self.name = name
-        self.notes = notes
-        self.missing_files = missing_files
-        sizes = [reader.total_bytes for reader in readers]
-        known = [size for size in sizes if size is not None]
-        self.total_bytes = sum(known) if len(known) == len(sizes) else None
+        known = [size for reader in readers if (size := reader.total_bytes) is not None]
+        self.total_bytes = sum(known) if len(known) == len(readers) else None
         self._readers = list(readers)
         self._sets = list(sets)
         self._is_aligned = len(set(sets)) < 2
@@ -196,10 +175,9 @@ class MergedSource(Source):
         self._count()
         self._report_skips()
         if not data:
-            first, *others = self._merger.failures or (None,)
-            self._end(others)
-            if first is not None:
-                raise first
+            self._end(self._merger.failures[1:])
+            if self._merger.failures:
+                raise self._merger.failures[0]
         return data
 
     def close(self) -> None:
@@ -222,15 +200,15 @@ class MergedSource(Source):
         first_ns = min(epochs_ns.values(), default=0)
         if max(epochs_ns.values(), default=0) - first_ns <= SAME_CLOCK_NS:
             return
-        names = {key: reader.name for key, reader in zip(reversed(self._sets), self._readers[::-1])}
-        for key, name in names.items():
+        names: dict[Hashable, str] = {}  # the first file of each set
+        for key, reader in zip(self._sets, self._readers):
+            name = names.setdefault(key, reader.name)
             if key not in epochs_ns:
                 raise SourceError(
                     f"{name} does not contain the time of day, and the other files are of several "
                     "boots or hosts: read it alone"
                 )
-        latest = max(epochs_ns, key=lambda key: epochs_ns[key])
-        earliest = min(epochs_ns, key=lambda key: epochs_ns[key])
+        earliest, latest = (find(epochs_ns, key=epochs_ns.__getitem__) for find in (min, max))
         self._report(
             f"{names[earliest]} and {names[latest]} are of different boots or hosts: they are "
             "merged by their time of day"
@@ -250,7 +228,7 @@ class MergedSource(Source):
                 self._report(f"bad trace: {name}: skipped {skipped} at byte offset {offset}")
 
     def _end(self, failures: Sequence[Exception]) -> None:
-        """Report the skips, and the failures that are not raised; only once."""
+        """Report the skips, and the failures that are not raised. Later calls do nothing."""
         if self._has_ended:
             return
         self._has_ended = True
@@ -264,7 +242,7 @@ class MergedSource(Source):
 
 
 def _epoch_ns(data: bytes) -> int | None:
-    """ns since 1970 at trace time 0, if the beginning of a trace contains it."""
+    """The epoch: trace time 0 as ns since 1970, if these first bytes have a timestamp record."""
     engine = Engine(resync=True)
     engine.feed(data)
     return engine.epoch_ns

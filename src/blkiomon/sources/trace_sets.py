@@ -7,9 +7,9 @@ import re
 import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from blkiomon.errors import SourceError
 
@@ -19,8 +19,7 @@ MEMBER = re.compile(r"(?P<base>.+)\.blktrace\.(?P<cpu>0|[1-9][0-9]*)(\.(gz|xz|zs
 """Name of a member of a set. Whether it is compressed is decided by its content, not its name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A file to read.
 
     Attributes:
@@ -33,20 +32,14 @@ class Member:
     base: str
     cpu: int = -1
 
-    @property
-    def rank(self) -> tuple[str, int, str]:
-        """The sorting key of files."""
-        return self.base, self.cpu, str(self.path)
 
-
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """The files to read.
 
     Attributes:
         members: in order, each file once.
         notes: messages for the user.
-        missing_files: how many CPUs below the highest one have no file.
+        missing_files: how many CPUs below the highest CPU of their set have no file.
     """
 
     members: tuple[Member, ...]
@@ -59,17 +52,17 @@ Sets = dict[str, list[tuple[int, Path]]]
 
 
 def find_members(paths: Sequence[str | os.PathLike[str]]) -> Found:
-    """Find all files that these names mean; see ``open_trace``.
+    """Find the files of these paths; ``open_trace`` says what a path may be.
 
     Raises:
-        SourceError: a name means no file, or a directory cannot be read.
+        SourceError: a path matches no file, or a directory cannot be read.
     """
     if not paths:
         raise SourceError("no file to read was given")
     finder = _Finder()
     for path in paths:
         finder.add(os.fspath(path))
-    members = sorted(finder.members.values(), key=lambda m: m.rank)
+    members = sorted(finder.members.values(), key=lambda m: (m.base, m.cpu, str(m.path)))
     if not members:
         raise SourceError("the files to read have just been removed")
     missing_files = sum(finder.missing_files.values())
@@ -77,7 +70,7 @@ def find_members(paths: Sequence[str | os.PathLike[str]]) -> Found:
 
 
 def input_files(paths: Sequence[str | os.PathLike[str]]) -> frozenset[tuple[int, int]]:
-    """Device and inode of all regular files that these names mean, except standard input.
+    """Device and inode of all regular files of these paths, except standard input.
 
     Raises:
         SourceError: see ``find_members``.
@@ -93,7 +86,7 @@ def input_files(paths: Sequence[str | os.PathLike[str]]) -> frozenset[tuple[int,
 
 
 class _Finder:
-    """Collects the files that names mean. Lists each directory once, however many names it has."""
+    """Collects the files of paths. Lists each directory once, even for many paths in it."""
 
     def __init__(self) -> None:
         self.members: dict[Path | None, Member] = {}  # by resolved path
@@ -103,7 +96,7 @@ class _Finder:
         self._added: set[tuple[Path, str]] = set()
 
     def add(self, name: str) -> None:
-        """Add the files that a name means."""
+        """Add the files of a path."""
         if name == STDIN:
             self.members[None] = Member(None, name)
             return
@@ -121,10 +114,10 @@ class _Finder:
                 raise SourceError(f"no trace in {path}: looked for *.blktrace.0 and so on")
             for base in self._list(path):
                 self._add_set(path, base)
-        elif mode and not match:
-            self._add_member(Member(path, path.name))
         elif mode and match:
             self._add_set(path.parent, match["base"])
+        elif mode:
+            self._add_member(Member(path, path.name))
         elif match:
             raise SourceError(f"cannot open {path}: no such file")
         else:
@@ -132,7 +125,7 @@ class _Finder:
             if base not in self._list(path.parent):
                 raise SourceError(
                     f"cannot open {path}: no such file, "
-                    f"and no {path.parent / base}.blktrace.0 or so"
+                    f"and no file matches {path.parent / base}.blktrace.*"
                 )
             self._add_set(path.parent, base)
 
@@ -151,7 +144,7 @@ class _Finder:
         self.missing_files[directory.resolve(), base] = found.missing_files
 
     def _list(self, directory: Path) -> Sets:
-        """The sets in a directory, in order of their names; none if it does not exist."""
+        """The sets in a directory, in order of their names; no sets if it does not exist."""
         if directory not in self._listed:
             sets: Sets = {}
             try:
@@ -168,12 +161,12 @@ class _Finder:
 
 
 def members_of(base: str, files: Iterable[tuple[int, Path]]) -> Found:
-    """One file for each CPU of a set, with notes of files that are missing or left out."""
+    """Choose one file for each CPU of a set; notes name the files that are missing or left out."""
     notes: list[str] = []
     by_cpu: dict[int, Path] = {}
-    for cpu, path in sorted(files):  # of one CPU the shortest name first: the uncompressed file
+    for cpu, path in sorted(files):  # sda.blktrace.0 sorts before sda.blktrace.0.gz
         if cpu in by_cpu:
-            notes.append(f"{path} is left out: {by_cpu[cpu]} is there as well")
+            notes.append(f"{path} is left out: {by_cpu[cpu]} is of the same CPU")
         else:
             by_cpu[cpu] = path
     missing_files = 0
