@@ -36,12 +36,7 @@ def moments(values: list[int]) -> tuple[int, int, tuple[int, int], tuple[int, in
     """One element of `layout.MOMENTS`."""
     total, squares = sum(values), sum(v * v for v in values)
     mask = (1 << 64) - 1
-    return (
-        min(values),
-        max(values),
-        (total & mask, total >> 64),
-        (squares & mask, squares >> 64),
-    )
+    return (min(values), max(values), (total & mask, total >> 64), (squares & mask, squares >> 64))
 
 
 def interval(requests: Iterable[Request], time_s: int = 0) -> Interval:

@@ -62,10 +62,7 @@ T = TypeVar("T")
 
 
 def until(
-    attempt: Callable[[], T | None],
-    what: str,
-    timeout_s: float = TIMEOUT_S,
-    pause_s: float = 0.005,
+    attempt: Callable[[], T | None], what: str, timeout_s: float = TIMEOUT_S, pause_s: float = 0.005
 ) -> T:
     """The first true result of ``attempt``; raises AssertionError after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s

@@ -854,11 +854,7 @@ def test_scheduler_without_workers(traces: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     ("arguments", "rooms"),
-    [
-        ({}, [1, 3, 4]),
-        ({"workers": 2}, [1, 2, 2]),
-        ({"workers": 6}, [1, 3, 6]),
-    ],
+    [({}, [1, 3, 4]), ({"workers": 2}, [1, 2, 2]), ({"workers": 6}, [1, 3, 6])],
     ids=str,
 )
 def test_workers_are_limited_by_cores_and_traces(

@@ -106,9 +106,7 @@ def run(data: bytes, **options: Any) -> tuple[list[Any], int]:
     [{}, {"as_original": True}, {"max_age_ns": 2 * LATE_NS}, {"max_pending": 500}],
     ids=str,
 )
-def test_results_are_those_of_an_engine_without_cold_requests(
-    options: dict[str, Any],
-) -> None:
+def test_results_are_those_of_an_engine_without_cold_requests(options: dict[str, Any]) -> None:
     # With two threads the hot table has room for thousands before anything is demoted.
     data = lossy("plain")
     ours, n_cold = run(data, **options)

@@ -303,9 +303,7 @@ NUMBERS = st.one_of(
 
 @given(st.data())
 @settings(max_examples=300, deadline=None)
-def test_changed_numbers_with_a_valid_checksum_are_refused_or_usable(
-    data: st.DataObject,
-) -> None:
+def test_changed_numbers_with_a_valid_checksum_are_refused_or_usable(data: st.DataObject) -> None:
     """No other error, now or later, and no memory for numbers beyond the data."""
     numbers = binary_codec._from_varints(SMALL[5:-4]).tolist()
     for _ in range(data.draw(st.integers(1, 3))):

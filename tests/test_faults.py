@@ -224,7 +224,7 @@ def test_04_signal_ends_a_run_whose_every_output_waits(tmp_path: Path) -> None:
     (tmp_path / "queue").touch()
     queue = MessageQueue(tmp_path / "queue")
     with Running(
-        *("-I", LONG, "-h", str(tmp_path / "fifo"), *queue.options, "-d", "-"),
+        *("-I", LONG, "-h", str(tmp_path / "fifo"), *queue.options, "-d", "-")
     ).started() as process:
         record = encode([driver_data(1, bytes(60_000))])
         process.write(ONE + record * 100)

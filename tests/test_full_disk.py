@@ -80,12 +80,7 @@ def sizes_so_far(path: Path) -> list[int]:
     return sizes(path)
 
 
-OUTPUTS = {
-    "-h": "out.txt",
-    "-b": "out.bin",
-    "--json": "out.json",
-    "--csv": "out.csv",
-}
+OUTPUTS = {"-h": "out.txt", "-b": "out.bin", "--json": "out.json", "--csv": "out.csv"}
 
 
 def sender(process: runner.Running, other: Path) -> Callable[[], bool]:

@@ -271,9 +271,7 @@ def pipe() -> Iterator[tuple[BinaryIO, Callable[[bytes], int]]]:
         yield file, other.write
 
 
-def test_wall_clock_ends_intervals_of_a_pipe(
-    pipe: tuple[BinaryIO, Callable[[bytes], int]],
-) -> None:
+def test_wall_clock_ends_intervals_of_a_pipe(pipe: tuple[BinaryIO, Callable[[bytes], int]]) -> None:
     file, write = pipe
     data = encode(steady(30))
     done = threading.Event()

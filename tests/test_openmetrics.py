@@ -37,12 +37,7 @@ from blkiomon.commands.config import Config
 from blkiomon.commands.options import UsageError
 from blkiomon.engine.layout import OPS
 from blkiomon.errors import OutputError
-from blkiomon.formats.openmetrics import (
-    MAX_DEVICES,
-    SIZE_LIMITS,
-    TIME_LIMITS_NS,
-    Metrics,
-)
+from blkiomon.formats.openmetrics import MAX_DEVICES, SIZE_LIMITS, TIME_LIMITS_NS, Metrics
 from blkiomon.interval.monitor import Monitor
 from blkiomon.interval.value import Interval, merge
 from blkiomon.outputs import metrics

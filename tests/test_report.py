@@ -592,11 +592,7 @@ def complaint(capfd: Capture, *arguments: str | Path, status: int = 3) -> str:
         ("nothing.jsonl", b'{"schema": 7}\n', "line 1: this is not an interval of schema 1"),
         ("broken.jsonl", b'{"schema": \n', "line 1: not JSON: Expecting value at column"),
         ("nan.jsonl", b'{"schema": 1, "start_ns": NaN}\n', "line 1: not JSON: NaN is not a number"),
-        (
-            "digits.jsonl",
-            b'{"schema": ' + b"9" * 5000 + b"}",
-            "not JSON: Exceeds the limit",
-        ),
+        ("digits.jsonl", b'{"schema": ' + b"9" * 5000 + b"}", "not JSON: Exceeds the limit"),
         ("deep.jsonl", b'{"a":' * 90_000, "line 1: not JSON: it is nested too deeply"),
         ("latin.jsonl", b'{"schema": "\xff"}\n', "line 1: not JSON: 'utf-8' codec can't decode"),
         ("part.jsonl", b'{"schema": 1, "dev', "line 1 is cut short and left out"),

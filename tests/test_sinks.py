@@ -98,8 +98,7 @@ def settings(**paths: str) -> OutputSettings:
 
 
 @pytest.mark.parametrize(
-    ("path", "why"),
-    [("missing/x", errno.ENOENT), ("", errno.EISDIR), ("file/x", errno.ENOTDIR)],
+    ("path", "why"), [("missing/x", errno.ENOENT), ("", errno.EISDIR), ("file/x", errno.ENOTDIR)]
 )
 def test_failed_open_says_why(tmp_path: Path, path: str, why: int, said: list[str]) -> None:
     (tmp_path / "file").touch()

@@ -599,10 +599,7 @@ def test_missing_file_is_counted_once_however_its_set_is_named(traces: Path) -> 
     [
         ("sdz", "cannot open sdz: no such file, and no sdz.blktrace.0 or so"),
         ("sda.blktrace.5", "cannot open sda.blktrace.5: no such file"),
-        (
-            "gone/sda",
-            "cannot open gone/sda: no such file, and no gone/sda.blktrace.0 or so",
-        ),
+        ("gone/sda", "cannot open gone/sda: no such file, and no gone/sda.blktrace.0 or so"),
         ("plain/sda", "cannot open plain/sda: Not a directory"),
         ("sdc.blktrace.0", "no trace in sdc.blktrace.0: looked for *.blktrace.0 and so on"),
         ("socket", "cannot open socket: No such device or address"),
