@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -263,9 +262,6 @@ def use_all(item: Interval) -> None:
         item.device_stats()
 
 
-def eventually(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds; fails after ten seconds."""
-    deadline_s = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.002)
+def tables(snapshot: Snapshot) -> dict[str, bytes]:
+    """All arrays of a snapshot."""
+    return {f.name: getattr(snapshot, f.name).tobytes() for f in fields(snapshot)}

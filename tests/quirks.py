@@ -22,6 +22,10 @@ def pairs(*requests: tuple[int, int], category: int = tw.READ | tw.FS) -> bytes:
     return encode(records)
 
 
+ONE = pairs((4096, 500))
+"""One request: 4096 bytes read in 500 us."""
+
+
 def _wide(byteorder: str) -> bytes:
     """Two mismatched records with every field at the top of its range."""
     fields: dict[str, int] = {"cpu": U32 - 1, "sequence": U32 - 1, "pid": U32 - 1, "error": 65535}

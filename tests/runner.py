@@ -53,6 +53,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+TERMINATED = "blkiomon: terminated by signal\n"
 TIMEOUT_S = 60.0
 LONG = "1000"
 """Seconds: an interval that does not end during a test."""
@@ -62,7 +63,10 @@ T = TypeVar("T")
 
 
 def until(
-    attempt: Callable[[], T | None], what: str, timeout_s: float = TIMEOUT_S, pause_s: float = 0.005
+    attempt: Callable[[], T | None],
+    what: str = "a condition",
+    timeout_s: float = TIMEOUT_S,
+    pause_s: float = 0.005,
 ) -> T:
     """The first true result of ``attempt``; raises AssertionError after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
@@ -71,6 +75,17 @@ def until(
             raise AssertionError(f"waited {timeout_s:.0f} s for {what}")
         time.sleep(pause_s)
     return found
+
+
+def read_counts(text: str | bytes) -> list[int]:
+    """The number of reads in each interval of the text output."""
+    text = text if isinstance(text, str) else text.decode()
+    return [int(n) for n in re.findall(r"^sizes read .*: num (\d+),", text, re.MULTILINE)]
+
+
+def options_to(directory: Path, letters: str) -> list[str]:
+    """Each of the options -h, -b, -d and -D with a file of its letter."""
+    return [text for letter in letters for text in (f"-{letter}", str(directory / letter))]
 
 
 def await_size(path: Path, size: int) -> None:

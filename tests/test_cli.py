@@ -12,8 +12,8 @@ from typing import Any
 
 import oracle
 import pytest
-import quirks
 import runner
+from quirks import ONE
 from runner import LONG
 
 from blkiomon import __version__
@@ -22,7 +22,6 @@ from blkiomon.commands.cli import parse
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import Option, UsageError
 
-ONE = quirks.pairs((4096, 500))
 USAGE = "\nUsage: blkiomon -I SECONDS "
 
 ORIGINAL = (

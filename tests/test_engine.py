@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,13 @@ import pytest
 import quirks
 import streams
 import tracewriter as tw
+from intervals import bin_of, tables
 from reference import Reference, Trace
 from tracewriter import complete, encode, issue
 from tuned import tuned
 
 from blkiomon._core import Engine, _read_structs
 from blkiomon.engine import layout
-from blkiomon.engine.snapshot import Snapshot
 from blkiomon.errors import TraceError
 
 NEVER_NS = 2**64 - 1
@@ -64,22 +63,11 @@ def moments(m: Any) -> tuple[int, int, int, int]:
     return int(m["min"]), int(m["max"]), total, squ
 
 
-def bin_of(value: int) -> int:
-    """The rule of statistics.pxi, spelt out."""
-    shift = max(0, value.bit_length() - 7)
-    return 64 * shift + (value >> shift)
-
-
 def op_counts(rows: Any) -> Counter[tuple[int, str]]:
     counts: Counter[tuple[int, str]] = Counter()
     for row in rows:
         counts[int(row["device"]), layout.OPS[row["op"]]] += int(row["requests"])
     return counts
-
-
-def tables(cut: Snapshot) -> dict[str, bytes]:
-    """All arrays of a snapshot, as bytes."""
-    return {f.name: getattr(cut, f.name).tobytes() for f in fields(cut)}
 
 
 def check_interval(cut: Any, expected: list[Any]) -> None:

@@ -25,7 +25,8 @@ import quirks
 import reference
 import runner
 import tracewriter as tw
-from runner import LONG, MessageQueue, Running, until
+from quirks import ONE
+from runner import LONG, TERMINATED, MessageQueue, Running, options_to, until
 from sanitizers import unsanitized
 from tracewriter import complete, driver_data, encode, issue
 
@@ -36,9 +37,6 @@ from blkiomon.engine import layout
 
 U32 = 1 << 32
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGALRM)
-TERMINATED = "blkiomon: terminated by signal\n"
-ONE = quirks.pairs((4096, 500))
-"""One request: 4096 bytes read in 500 us."""
 
 
 def shown(data: bytes, *options: str, status: int = 0) -> str:
@@ -159,14 +157,12 @@ def test_03_last_interval_is_printed_at_the_end_of_a_file(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_03_last_interval_is_printed_on_a_signal(number: signal.Signals, tmp_path: Path) -> None:
-    paths = [tmp_path / letter for letter in "hbD"]
-    options = [text for path in paths for text in (f"-{path.name}", str(path))]
-    with Running("-I", LONG, *options, "-d", "-").started() as process:
+    with Running("-I", LONG, *options_to(tmp_path, "hbD"), "-d", "-").started() as process:
         process.write(ONE + encode([issue(1, 7, 512), driver_data(1, b"read so far")]))
         process.read_until(lambda data: data.endswith(b"read so far"))
         assert process.end(number)[0] == 0
         assert process.stderr == TERMINATED
-    human, binary, debug = paths
+    human, binary, debug = (tmp_path / letter for letter in "hbD")
     assert requests(human.read_text()) == 1
     assert structs(binary)["size_r"]["sum"].tolist() == [4096]
     assert debug.read_text().endswith("1 leftover, 1 match, 0 mismatch, 1 driverdata, 4 overall\n")
@@ -392,9 +388,7 @@ def test_08_bad_trace_prints_its_reason_and_the_statistics_before_it(
     name: str, tmp_path: Path
 ) -> None:
     data, offset = BROKEN[name]
-    paths = [tmp_path / letter for letter in "bD"]
-    options = [text for path in paths for text in (f"-{path.name}", str(path))]
-    result = runner.call("-I", LONG, "-h", "-", *options, stdin=data)
+    result = runner.call("-I", LONG, "-h", "-", *options_to(tmp_path, "bD"), stdin=data)
     assert result.returncode == 1
     complaint = result.stderr.decode()
     if name in ("garbage_at_once", "text"):  # which has a name
@@ -403,9 +397,9 @@ def test_08_bad_trace_prints_its_reason_and_the_statistics_before_it(
         expected = rf"blkiomon: bad trace: at byte offset {offset}: found .+, expected .+\n"
     assert re.fullmatch(expected, complaint)
     matches = int(offset > 0)
-    assert requests(result.stdout.decode()) == len(structs(paths[0])) == matches
+    assert requests(result.stdout.decode()) == len(structs(tmp_path / "b")) == matches
     totals = f"0 leftover, {matches} match, 0 mismatch, 0 driverdata, {2 * matches} overall\n"
-    assert paths[1].read_text() == totals
+    assert (tmp_path / "D").read_text() == totals
 
 
 def test_08_bad_trace_ends_the_run_although_the_input_stays_open() -> None:

@@ -26,7 +26,7 @@ import pytest
 import runner
 import tracewriter as tw
 import zstandard
-from runner import Running
+from runner import TERMINATED, Running, read_counts
 from test_monitor import NOON, S, anchored, pair, steady
 from test_sources import split, write_set
 from tracewriter import encode, issue
@@ -47,11 +47,6 @@ STEADY = encode(steady(25))
 COUNTS = [10, 10, 5]
 STDIN: tuple[tuple[str, ...], ...] = ((), ("-",))
 """Ways to name standard input."""
-
-
-def text_counts(output: bytes) -> list[int]:
-    """Reads of each interval in the text."""
-    return [int(n) for n in re.findall(rb"^sizes read .*: num (\d+),", output, re.MULTILINE)]
 
 
 def lines_of(output: bytes) -> list[dict[str, Any]]:
@@ -110,7 +105,7 @@ def directory(tmp_path: Path) -> Path:
 
 def test_text_of_a_file_counts_time_from_the_first_record(trace: Path) -> None:
     output = fine("-I", "1", trace)
-    assert text_counts(output) == COUNTS
+    assert read_counts(output) == COUNTS
     times = re.findall(rb"^time: (.*)$", output, re.MULTILINE)
     assert times == [b"%s s after the first record" % t for t in (b"1.000", b"2.000", b"2.401")]
 
@@ -163,7 +158,7 @@ def test_compressed_fifo_is_read_to_its_end(tmp_path: Path) -> None:
 def test_compressed_pipe_that_breaks_off_counts_what_came() -> None:
     output, said = bad("-I", "1", stdin=gzip.compress(STEADY)[:-9])
     assert said.startswith("blkiomon: bad trace: standard input: ") and said.count("\n") == 1
-    assert sum(text_counts(output)) > 0
+    assert sum(read_counts(output)) > 0
 
 
 def test_compressed_pipe_ends_on_a_signal() -> None:
@@ -171,7 +166,7 @@ def test_compressed_pipe_ends_on_a_signal() -> None:
         process.write(gzip.compress(STEADY)[:-9])
         process.await_read()
         status, _, complaints = process.end(signal.SIGTERM)
-    assert (status, complaints) == (0, "blkiomon: terminated by signal\n")
+    assert (status, complaints) == (0, TERMINATED)
 
 
 def test_file_on_standard_input_is_a_file(trace: Path) -> None:
@@ -180,7 +175,7 @@ def test_file_on_standard_input_is_a_file(trace: Path) -> None:
             assert fine("-I", "1", *arguments, stdin=file) == fine("-I", "1", trace)
         with trace.open("rb") as file:
             file.seek(960)
-            assert text_counts(fine("-I", "1", *arguments, stdin=file)) == [10, 5]
+            assert read_counts(fine("-I", "1", *arguments, stdin=file)) == [10, 5]
 
 
 def test_pipe_by_the_wall_clock() -> None:
@@ -228,8 +223,8 @@ def test_fifo_ends_on_a_signal(has_writer: bool, tmp_path: Path) -> None:
         status, output, complaints = process.end(signal.SIGTERM)
         if writer:
             writer.close()
-    assert (status, complaints) == (0, "blkiomon: terminated by signal\n")
-    assert text_counts(output) == ([25] if has_writer else [])
+    assert (status, complaints) == (0, TERMINATED)
+    assert read_counts(output) == ([25] if has_writer else [])
 
 
 def test_fifos_that_nobody_writes_to_end_on_a_signal(tmp_path: Path) -> None:
@@ -238,7 +233,7 @@ def test_fifos_that_nobody_writes_to_end_on_a_signal(tmp_path: Path) -> None:
         os.mkfifo(fifo)
     with Running("-I", runner.LONG, *fifos).started() as process:
         status, _, complaints = process.end(signal.SIGTERM)
-    assert (status, complaints) == (0, "blkiomon: terminated by signal\n")
+    assert (status, complaints) == (0, TERMINATED)
 
 
 def test_fifos_are_merged_in_whichever_order_their_writers_come(tmp_path: Path) -> None:
@@ -407,19 +402,19 @@ def test_garbage_names_the_file_and_where(trace: Path) -> None:
     assert re.fullmatch(
         rf"blkiomon: bad trace: {re.escape(str(trace))}: at byte offset 2400: found .*\n", said
     )
-    assert text_counts(output) == COUNTS
+    assert read_counts(output) == COUNTS
     for arguments in STDIN:
         with trace.open("rb") as file:
             output, said = bad("-I", "1", *arguments, stdin=file)
         assert re.fullmatch(r"blkiomon: bad trace: at byte offset 2400: found .*\n", said)
-        assert text_counts(output) == COUNTS
+        assert read_counts(output) == COUNTS
 
 
 def test_damaged_compressed_file(trace: Path) -> None:
     trace.write_bytes(gzip.compress(os.urandom(0) + STEADY)[:-9])
     output, said = bad("-I", "1", trace)
     assert said.startswith(f"blkiomon: bad trace: {trace}: ") and said.count("\n") == 1
-    assert sum(text_counts(output)) > 0
+    assert sum(read_counts(output)) > 0
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
@@ -532,7 +527,7 @@ def test_from_and_to(trace: Path, tmp_path: Path) -> None:
     ]
     assert counts(lines) == [10, 2]
     output, said = bad("-I", "1", *times, trace)
-    assert text_counts(output) == []
+    assert read_counts(output) == []
     assert "no time of day at the beginning of the trace" in said and str(trace) in said
 
 
@@ -563,7 +558,7 @@ def test_all_outputs_of_one_run_agree(tmp_path: Path) -> None:
             "" if other["d2c_p99_ns"] is None else str(other["d2c_p99_ns"])
         )
         assert int(row["bytes"]) == other["bytes"]
-    assert text_counts(fine("decode", names["b"])) == text_counts(names["h"].read_bytes())
+    assert read_counts(fine("decode", names["b"])) == read_counts(names["h"].read_bytes())
 
 
 @pytest.mark.parametrize("option", ["--json", "--csv", "-h"])
@@ -580,7 +575,7 @@ def test_parquet_on_standard_output(trace: Path) -> None:
 def test_json_beside_text_on_standard_output(trace: Path) -> None:
     output = fine("-I", "1", "--json", "-", "-h", "-", trace)
     assert counts(lines_of(b"\n".join(re.findall(rb"^\{.*\}$", output, re.MULTILINE)))) == COUNTS
-    assert text_counts(output) == COUNTS
+    assert read_counts(output) == COUNTS
 
 
 def test_decode_as_a_command(tmp_path: Path) -> None:
@@ -615,7 +610,7 @@ def test_signal_during_a_long_file(number: int, tmp_path: Path) -> None:
     with Running("-I", "0.001", "--json", "-", long).started() as process:
         process.read_until(lambda seen: seen.count(b"\n") > 3)
         status, output, complaints = process.end(number)
-    assert (status, complaints) == (0, "blkiomon: terminated by signal\n")
+    assert (status, complaints) == (0, TERMINATED)
     lines = lines_of(output)
     assert 10 < len(lines) < 10_000
     # Nothing is missing in between.
@@ -643,7 +638,7 @@ def test_signal_while_a_pipe_among_files_is_waited_for(directory: Path) -> None:
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
         assert time.monotonic() - before < 5
-        assert process.stderr == "blkiomon: terminated by signal\n"
+        assert process.stderr == TERMINATED
 
 
 # -- progress --------------------------------------------------------------------------------------
@@ -745,7 +740,7 @@ def test_processes_by_name(tmp_path: Path) -> None:
 
 
 def test_no_final_drops_the_last_interval(trace: Path) -> None:
-    assert text_counts(fine("-I", "1", "--no-final", trace)) == [10, 10]
+    assert read_counts(fine("-I", "1", "--no-final", trace)) == [10, 10]
 
 
 def test_time_jump_is_a_note_and_no_bad_trace(tmp_path: Path) -> None:
@@ -765,7 +760,7 @@ def test_time_jump_is_nothing_to_outputs_of_the_original(tmp_path: Path) -> None
     with (tmp_path / "t").open("rb") as file:
         result = runner.call("-I", "1", "-h", "-", stdin=file)
     assert (result.returncode, result.stderr) == (0, b"")
-    assert text_counts(result.stdout) == [1]
+    assert read_counts(result.stdout) == [1]
 
 
 @pytest.fixture

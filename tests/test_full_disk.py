@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import runner
+from quirks import ONE
 from runner import Running, until
-from test_faults import ONE
 
 from blkiomon.engine import layout
 
@@ -67,7 +67,7 @@ def sizes(path: Path) -> list[int]:
     text = data.decode()
     assert text == "" or re.search(r"^bidirectional requests: \d+\n\Z", text, re.MULTILINE)
     assert text.count("\ntime: ") == text.count("\nbidirectional")
-    return [int(number) for number in re.findall(r"^sizes read .*: num (\d+),", text, re.M)]
+    return runner.read_counts(text)
 
 
 def sizes_so_far(path: Path) -> list[int]:

@@ -107,8 +107,7 @@ def outputs_of_process(data: bytes, directory: Path, *options: str) -> reference
     """All four outputs of a process, which prints nothing else and succeeds."""
     directory.mkdir(parents=True)
     paths = {letter: directory / letter for letter in "hbdD"}
-    arguments = [text for letter, path in paths.items() for text in (f"-{letter}", str(path))]
-    result = runner.run("-I", LONG, *arguments, *options, stdin=data)
+    result = runner.run("-I", LONG, *runner.options_to(directory, "hbdD"), *options, stdin=data)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
     return reference.Outputs(*(path.read_bytes() for path in paths.values()))
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import goldenfiles
 import pytest
 import runner
+from quirks import ONE
 from runner import LONG, NOBODY, TIMEOUT_S, Running
-from test_faults import ONE
 
 from blkiomon.console import EXIT_OUTPUT
 from blkiomon.outputs import links

@@ -28,6 +28,7 @@ import runner
 from prometheus import CONTRIB
 from prometheus_client.exposition import floatToGoString
 from prometheus_client.parser import text_string_to_metric_families
+from quirks import ONE
 from runner import LONG, Running
 from tracewriter import WRITE, complete, encode, issue, lost_mark
 
@@ -46,8 +47,6 @@ from blkiomon.outputs.destinations import open_outputs
 from blkiomon.outputs.metrics import MAX_CLIENTS, HttpSink, TextfileSink
 
 Samples = dict[tuple[str, ...], float]
-
-ONE = quirks.pairs((4096, 500))
 
 
 def interval_of(data: bytes) -> Interval:
@@ -148,7 +147,7 @@ def test_number_of_series_is_bounded() -> None:
 
 def test_number_of_series_is_the_documented_one() -> None:
     monitor = Monitor(clock="wall")
-    monitor.feed(quirks.pairs((4096, 500)))
+    monitor.feed(ONE)
     metrics = Metrics(no_name)
     metrics.add(monitor.cut(0, 10**9))
     of_a_host = [key for key in samples(metrics.text()[0]) if len(key) == 1]

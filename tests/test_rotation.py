@@ -15,8 +15,8 @@ from pathlib import Path
 import programs
 import pytest
 import runner
-from runner import LONG, Running, until
-from test_faults import ONE, TERMINATED
+from quirks import ONE
+from runner import LONG, TERMINATED, Running, until
 from test_full_disk import sizes
 from tracewriter import driver_data, encode, issue
 

@@ -23,7 +23,8 @@ import quirks
 import runner
 import streams
 import tracewriter as tw
-from runner import LONG, MessageQueue, Running
+from quirks import ONE
+from runner import LONG, TERMINATED, MessageQueue, Running, options_to, read_counts
 from tracewriter import driver_data, encode, issue
 
 from blkiomon.commands import cli
@@ -31,17 +32,8 @@ from blkiomon.commands.config import Config
 from blkiomon.commands.run import run
 from blkiomon.engine import layout
 
-ONE = quirks.pairs((4096, 500))
 MISMATCH = encode([issue(5, 99, 1), issue(6, 99, 1)])
-TERMINATED = "blkiomon: terminated by signal\n"
 F_SETPIPE_SZ, F_GETPIPE_SZ = fcntl.F_SETPIPE_SZ, fcntl.F_GETPIPE_SZ
-
-
-def requests(text: str | bytes) -> list[int]:
-    """How many requests each interval shows, of one device."""
-    text = text if isinstance(text, str) else text.decode()
-    reads = re.findall(r"^sizes read .*: num (\d+),", text, re.MULTILINE)
-    return [int(number) for number in reads]
 
 
 def shell(
@@ -67,7 +59,7 @@ def test_each_interval_is_printed_at_once(options: list[str]) -> None:
             process.write(ONE * number)
             text = process.read_intervals(number)
             # Each interval has its own requests, and no others.
-            assert requests(text) == [1, 2, 3][:number]
+            assert read_counts(text) == [1, 2, 3][:number]
         assert process.end()[::2] == (0, "")
 
 
@@ -120,7 +112,7 @@ def test_interval_without_a_match_prints_nothing() -> None:
         time.sleep(0.3)
         status, text, complaints = process.end()
     assert (status, complaints) == (0, "")
-    assert requests(text) == [1]
+    assert read_counts(text) == [1]
     assert text.count(b"time: ") == 1
 
 
@@ -140,13 +132,13 @@ def test_request_that_spans_a_boundary_counts_where_it_completes() -> None:
         process.write(last)
         text = process.read_intervals(2)
         process.end()
-    assert requests(text) == [1, 1]
+    assert read_counts(text) == [1, 1]
 
 
 def test_interval_of_years() -> None:
     result = runner.call("-I", "1e9", stdin=ONE)
     assert (result.returncode, result.stderr) == (0, b"")
-    assert requests(result.stdout) == [1]
+    assert read_counts(result.stdout) == [1]
 
 
 # -- several outputs -------------------------------------------------------------------------------
@@ -182,23 +174,21 @@ def test_all_outputs_at_once(tmp_path: Path) -> None:
     data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()
     data += encode([driver_data(1, b"last")])
     (tmp_path / "queue").touch()
-    paths = {letter: tmp_path / letter for letter in "hbdD"}
-    options = [part for letter, path in paths.items() for part in (f"-{letter}", str(path))]
     with MessageQueue(tmp_path / "queue") as queue:
-        result = runner.run("-I", LONG, *options, *queue.options, stdin=data)
+        result = runner.run("-I", LONG, *options_to(tmp_path, "hbdD"), *queue.options, stdin=data)
         messages = queue.take()
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
-    assert paths["b"].read_bytes() == b"".join(messages)
-    assert len(messages) == paths["h"].read_text().count("bidirectional") == 3
-    assert paths["d"].read_bytes() == encode([driver_data(1, b"last")])
-    assert paths["D"].read_text().endswith(", 91 mismatch, 1 driverdata, 95367 overall\n")
+    assert (tmp_path / "b").read_bytes() == b"".join(messages)
+    assert len(messages) == (tmp_path / "h").read_text().count("bidirectional") == 3
+    assert (tmp_path / "d").read_bytes() == encode([driver_data(1, b"last")])
+    assert (tmp_path / "D").read_text().endswith(", 91 mismatch, 1 driverdata, 95367 overall\n")
 
 
 def test_files_are_written_anew(tmp_path: Path) -> None:
     path = tmp_path / "h"
     path.write_text("old\n" * 10_000)
     assert runner.call("-I", LONG, "-h", path, stdin=ONE).returncode == 0
-    assert requests(path.read_text()) == [1]
+    assert read_counts(path.read_text()) == [1]
     assert "old" not in path.read_text()
 
 
@@ -238,7 +228,7 @@ def test_part_of_a_record_waits_for_the_rest_across_boundaries() -> None:
         process.write(ONE[:30])
         time.sleep(0.2)
         process.write(ONE[30:])
-        assert requests(process.read_intervals(1)) == [1]
+        assert read_counts(process.read_intervals(1)) == [1]
 
 
 def test_file_larger_than_any_buffer_behind_a_slow_reader(tmp_path: Path) -> None:
@@ -317,7 +307,7 @@ def test_input_that_does_not_block(pipe: tuple[int, int]) -> None:
     with Running("-I", "0.1", stdin=reading).started() as process:
         time.sleep(0.2)
         os.write(writing, ONE)
-        assert requests(process.read_intervals(1)) == [1]
+        assert read_counts(process.read_intervals(1)) == [1]
         os.close(writing)
         assert process.end()[::2] == (0, "")
 
@@ -384,8 +374,8 @@ def test_queue_named_after_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["-h", "-b", "-D"])
 def test_no_space_left_is_told_once_and_other_outputs_go_on(option: str, tmp_path: Path) -> None:
-    others = [letter for letter in "hbD" if option != f"-{letter}"]
-    arguments = [part for letter in others for part in (f"-{letter}", str(tmp_path / letter))]
+    others = "hbD".replace(option[1], "")
+    arguments = options_to(tmp_path, others)
     with Running("-I", "0.1", *arguments, option, "/dev/full", "-d", "-").started() as process:
         for number in range(1, 4):
             process.write(ONE + MISMATCH + encode([driver_data(number, b"x")]))
@@ -400,7 +390,7 @@ def test_no_space_left_is_told_once_and_other_outputs_go_on(option: str, tmp_pat
     for letter in others:
         data = (tmp_path / letter).read_bytes()
         if letter == "h":
-            assert sum(requests(data)) == 3
+            assert sum(read_counts(data)) == 3
         elif letter == "b":
             assert np.frombuffer(data, layout.STATS_03)["size_r"]["count"].sum() == 3
         else:
@@ -482,7 +472,7 @@ def test_file_does_not_take_the_place_of_a_closed_standard_error(tmp_path: Path)
     path = tmp_path / "h"
     result = shell("2>&-", "-I", LONG, "-h", path, input=ONE + b"garbage" * 20)
     assert (result.returncode, result.stdout, result.stderr) == (1, b"", b"")
-    assert requests(path.read_text()) == [1]
+    assert read_counts(path.read_text()) == [1]
     assert "bad trace" not in path.read_text()
 
 
@@ -524,7 +514,7 @@ def test_signal_during_start_up(number: signal.Signals, pipe: tuple[int, int]) -
         status, text, complaints = process.end(number)
     assert complaints == TERMINATED
     assert status == 0
-    assert requests(text) == [1]
+    assert read_counts(text) == [1]
 
 
 def test_second_signal_changes_nothing() -> None:
@@ -535,7 +525,7 @@ def test_second_signal_changes_nothing() -> None:
             process.signal(number)
         status, text, complaints = process.end()
     assert (status, complaints) == (0, TERMINATED)
-    assert requests(text) == [1]
+    assert read_counts(text) == [1]
 
 
 def test_stop_and_continue() -> None:
@@ -551,8 +541,8 @@ def test_stop_and_continue() -> None:
         process.read_intervals(3)
         status, text, complaints = process.end()
     assert (status, complaints) == (0, "")
-    assert sum(requests(text)) == 6
-    assert requests(text)[0] == 1
+    assert sum(read_counts(text)) == 6
+    assert read_counts(text)[0] == 1
 
 
 def test_processor_is_not_used_while_nothing_comes() -> None:

@@ -22,9 +22,9 @@ from typing import Any
 import goldenfiles
 import pytest
 import runner
-from runner import Running
+from quirks import ONE
+from runner import TERMINATED, Running
 from sanitizers import unpreloaded
-from test_faults import ONE, TERMINATED
 
 from blkiomon.commands.config import Config
 from blkiomon.commands.run import Line, StopSignals, _read

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 import runner
-from intervals import at, eventually
-from test_faults import ONE
+from intervals import at
+from quirks import ONE
+from runner import until
 
 from blkiomon.engine import layout
 from blkiomon.errors import OutputError
@@ -161,7 +162,7 @@ def test_fifo_waits_for_its_reader(tmp_path: Path, said: list[str]) -> None:
     sink = FileSink(str(path), [TEXT], said.append, verbose=True)
     sink.start()
     sink.put(at(1))
-    eventually(lambda: said)
+    until(lambda: said)
     with path.open("rb") as reader:
         assert reader.readline() == b"interval 1\n"
         sink.close()
@@ -333,7 +334,7 @@ def test_records_are_bounded_by_bytes(pipe: tuple[int, int], said: list[str]) ->
     both = Format((np.ndarray, DriverData, Final), lambda item: iter([bytes(5000)]))
     sink = on_pipe(pipe, said, both, max_record_bytes=1000)
     sink.put(DriverData(b"", 1))
-    eventually(lambda: sink._current is not None)  # in hand, no longer queued
+    until(lambda: sink._current is not None)  # in hand, no longer queued
     sink.put(DriverData(bytes(600), 4))
     sink.put(DriverData(bytes(600), 5))  # does not fit
     sink.put(np.zeros(3, layout.MISMATCH))  # does
@@ -512,7 +513,7 @@ def test_closed_pipe_is_one_line_and_the_others_go_on(
     os.close(pipe[0])
     outputs = Outputs([broken, sound], said.append)
     outputs.put(at(1))
-    eventually(lambda: broken._finished)
+    until(lambda: broken._finished)
     outputs.put(at(2))
     outputs.close()
     assert said == [
@@ -558,7 +559,7 @@ def test_interval_cut_by_a_full_disk_leaves_no_part(
     monkeypatch.setattr("blkiomon.outputs.files.os.write", limited)
     outputs.put(at(1))
     outputs.put(at(2))
-    eventually(lambda: sink.dropped_intervals)
+    until(lambda: sink.dropped_intervals)
     assert path.stat().st_size == 424
     room[0] = 10_000  # somebody tidied up
     outputs.put(at(3))
@@ -607,7 +608,7 @@ def test_head_is_written_when_there_is_room_for_it(
     )
     sink.start()
     sink.put(at(1))
-    eventually(lambda: sink.dropped_intervals)
+    until(lambda: sink.dropped_intervals)
     room[0] = 10_000
     sink.put(at(2))
     sink.close()
@@ -625,7 +626,7 @@ def test_what_needs_its_end_gets_none_after_a_loss(
         patch.setattr("blkiomon.outputs.files.os.write", no_space)
         sink.start()
         sink.put(at(1))
-        eventually(lambda: said)
+        until(lambda: said)
         sink.put(at(2))
         sink.close()
     assert (tmp_path / "out").read_bytes() == b""
@@ -642,10 +643,10 @@ def test_what_needs_its_end_waits_for_space(
     sink = FileSink(str(tmp_path / "out"), [WHOLE], said.append)
     sink.start()
     sink.put(at(1))
-    eventually(lambda: said)
+    until(lambda: said)
     sink.put(at(2))
     room[0] = 10_000
-    eventually(lambda: (tmp_path / "out").read_bytes().endswith(b"2\n"))
+    until(lambda: (tmp_path / "out").read_bytes().endswith(b"2\n"))
     sink.close()
     assert (tmp_path / "out").read_bytes() == b"head\ninterval 1\ninterval 2\nend\n"
     assert len(said) == 1 and not sink.failed and not sink.dropped_intervals
@@ -655,7 +656,7 @@ def test_run_that_waits_for_its_outputs_does_not_wait_for_space(said: list[str])
     sink = FileSink("/dev/full", [WHOLE], said.append, lossless=True)
     sink.start()
     sink.put(at(1))
-    eventually(lambda: sink.has_ended)
+    until(lambda: sink.has_ended)
     assert sink.failed and sink.dropped_intervals == 1 and len(said) == 1
     sink.close()
 
@@ -673,7 +674,7 @@ def test_cut_back_spares_what_somebody_else_appended(tmp_path: Path, said: list[
 
     def spoil(item: object) -> Iterator[bytes]:
         yield bytes(files.WRITE_BYTES)
-        eventually(lambda: path.stat().st_size)
+        until(lambda: path.stat().st_size)
         with path.open("ab") as other:
             other.write(b"theirs")
         raise OSError(errno.EIO, "lost")
