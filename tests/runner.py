@@ -137,6 +137,13 @@ def call(
     return subprocess.CompletedProcess(words, status, printed, complaints)
 
 
+def succeed(*arguments: Argument, **options: Any) -> bytes:
+    """The standard output of `call`, which succeeds and prints nothing on standard error."""
+    result = call(*arguments, **options)
+    assert (result.returncode, result.stderr) == (0, b"")
+    return result.stdout
+
+
 def _write_all(fd: int, data: bytes) -> None:
     with suppress(BrokenPipeError), open(fd, "wb", buffering=0) as file:
         while data:
@@ -289,6 +296,12 @@ class Running:
         if self.process.stdout is not None:
             rest = self.process.stdout.read()
         return self.wait(), self._seen + rest, self.stderr
+
+    def succeed(self, number: int | None = None, said: str = "") -> bytes:
+        """The standard output of `end`, which succeeds; standard error holds only ``said``."""
+        status, output, complaints = self.end(number)
+        assert (status, complaints) == (0, said)
+        return output
 
     def cpu_s(self) -> float:
         """Processor time it has used, in seconds."""

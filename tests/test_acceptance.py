@@ -38,10 +38,9 @@ def path_of(name: str) -> Path:
 
 def phases() -> list[dict[str, int]]:
     """Requests of each operation in each second of the trace with phases, by the command."""
-    result = runner.call("-I", "1", "--json", "-", path_of("loop-phases-dc"))
-    assert (result.returncode, result.stderr) == (0, b"")
+    output = runner.succeed("-I", "1", "--json", "-", path_of("loop-phases-dc"))
     found = []
-    for line in map(json.loads, result.stdout.splitlines()):
+    for line in map(json.loads, output.splitlines()):
         counts = dict.fromkeys(layout.OPS, 0)
         for device in line["devices"]:
             assert device["device"] == "7:1"

@@ -222,9 +222,8 @@ def test_abbreviations_of_our_own_options() -> None:
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_version(arguments: list[str], version: str) -> None:
-    result = runner.call(*arguments)
-    assert (result.returncode, result.stderr) == (0, b"")
-    text = result.stdout.decode()
+    output = runner.succeed(*arguments)
+    text = output.decode()
     assert text == f"blkiomon version {version} (blkiomon {__version__})\n"
     assert text.split()[2] == version  # where ziomon looks
 

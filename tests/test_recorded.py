@@ -246,17 +246,15 @@ def test_recorded_trace_through_a_fifo_is_as_its_file(tmp_path: Path, of_the_fil
 
 def test_wall_clock_is_that_of_this_host_on_request() -> None:
     before_ns = time.time_ns()
-    result = runner.call("-I100", "--clock=wall", "--json", "-", stdin=TRACE.read_bytes())
-    assert (result.returncode, result.stderr) == (0, b"")
-    (line,) = map(json.loads, result.stdout.splitlines())
+    output = runner.succeed("-I100", "--clock=wall", "--json", "-", stdin=TRACE.read_bytes())
+    (line,) = map(json.loads, output.splitlines())
     assert line["clock"] == "wall" and line["start_ns"] >= before_ns
 
 
 def test_options_of_the_original_keep_its_clock_and_say_nothing() -> None:
-    result = runner.call("-I", runner.LONG, "-h", "-", stdin=TRACE.read_bytes())
-    assert (result.returncode, result.stderr) == (0, b"")
-    assert result.stdout.count(b"\ndevice: ") == 1
-    assert b"after the first record" not in result.stdout
+    output = runner.succeed("-I", runner.LONG, "-h", "-", stdin=TRACE.read_bytes())
+    assert output.count(b"\ndevice: ") == 1
+    assert b"after the first record" not in output
 
 
 def test_outputs_of_a_recorded_trace_are_waited_for() -> None:
@@ -266,8 +264,7 @@ def test_outputs_of_a_recorded_trace_are_waited_for() -> None:
         process.write(TRACE.read_bytes())
         process.close_input()
         time.sleep(0.3)  # a reader that is slow to begin
-        status, data, said = process.end()
-    assert (status, said) == (0, SAID.decode())
+        data = process.succeed(said=SAID.decode())
     assert expected.count(b"\n") > 3 * 64
     assert data.endswith(expected)  # before which nothing may have come for an interval or more
 
@@ -319,6 +316,5 @@ def test_live_writer_is_live(writer: str, backlog_s: int) -> None:
         process.write(encode(records))
         while not has_printed(process, 3):
             process.write(encode(request_at(now()[0])))
-        status, data, said = process.end()
-    assert (status, said) == (0, "")
+        data = process.succeed()
     assert {json.loads(line)["clock"] for line in data.splitlines()} == {"wall"}
