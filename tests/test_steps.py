@@ -59,30 +59,63 @@ def nothing_unseen(item: Interval) -> bool:
 # --- completions ----------------------------------------------------------------------------------
 
 
-def test_scsi_completes_0_bytes_of_a_failing_read_and_then_the_rest_with_the_error() -> None:
-    item = interval_of(
-        issue(MS, 4656, 4096), complete(2 * MS, 4656, 0), complete(3 * MS, 4656, 4096, error=EIO)
-    )
-    assert figures(item) == (1, 1, 2 * MS)
+ZONE, USER = tw.WRITE | tw.SYNC | tw.FS, tw.READ | tw.PC
+COMPLETED: dict[str, tuple[list[Record], tuple[int, int, int]]] = {
+    "scsi_completes_0_bytes_of_a_failing_read_and_then_the_rest_with_the_error": (
+        [issue(MS, 8, 4096), complete(2 * MS, 8, 0), complete(3 * MS, 8, 4096, error=EIO)],
+        (1, 1, 2 * MS),
+    ),
+    "error_of_any_part_counts_and_the_time_lasts_to_the_last_part": (
+        [issue(MS, 8, 131072), complete(2 * MS, 8, 65536, error=EIO), complete(4 * MS, 136, 65536)],
+        (1, 1, 3 * MS),
+    ),
+    "error_of_a_completion_of_0_bytes_counts": (
+        [issue(MS, 8, 4096), complete(2 * MS, 8, 0, error=EIO), complete(3 * MS, 8, 4096)],
+        (1, 1, 2 * MS),
+    ),
+    "second_completion_of_multipath_requests_is_ignored": (
+        [
+            record
+            for n in range(50)
+            for record in (
+                *(issue(n * MS, 8 * n, 4096), complete(n * MS + 500, 8 * n, 4096)),
+                complete(n * MS + 501, 8 * n, 0),
+            )
+        ],
+        (50, 0, 500),
+    ),
+    "zone_operation_of_old_kernels_is_a_write_of_0_bytes": (
+        [issue(MS, 524288, 0, ZONE), complete(2 * MS, 524288, 0, ZONE)],
+        (1, 0, MS),
+    ),
+    "command_of_a_user_completes_whatever_its_bytes": (
+        [issue(MS, 0, 252, USER), complete(2 * MS, 0, 96, USER)],
+        (1, 0, MS),
+    ),
+    "request_that_fails_after_a_requeue_is_timed_from_its_first_issue": (
+        [issue(MS, 8, 4096), requeue(2 * MS, 8, 4096), complete(9 * MS, 8, 4096, error=EIO)],
+        (1, 1, 8 * MS),
+    ),
+    "zone_append_completes_with_the_sector_that_was_written": (
+        [issue(MS, 524288, 4096, APPEND), complete(2 * MS, 524296, 4096, APPEND)],
+        (1, 0, MS),
+    ),
+    "zone_append_may_be_read_before_its_issue": (
+        [complete(2 * MS, 524296, 4096, APPEND), issue(MS, 524288, 4096, APPEND)],
+        (1, 0, MS),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPLETED)
+def test_completions(name: str) -> None:
+    records, expected = COMPLETED[name]
+    item = interval_of(*records)
+    assert figures(item) == expected
+    assert item.total.bytes == sum(r.bytes_ for r in records if r.action >> 16 & tw.ISSUE)
     assert nothing_unseen(item)
-
-
-def test_error_of_any_part_counts_and_the_time_lasts_to_the_last_part() -> None:
-    item = interval_of(
-        issue(MS, 8, 131072),
-        complete(2 * MS, 8, 65536, error=EIO),
-        complete(4 * MS, 136, 65536),
-    )
-    assert figures(item) == (1, 1, 3 * MS)
-    assert item.total.bytes == 131072
-    assert nothing_unseen(item)
-
-
-def test_error_of_a_completion_of_0_bytes_counts() -> None:
-    item = interval_of(
-        issue(MS, 8, 4096), complete(2 * MS, 8, 0, error=EIO), complete(3 * MS, 8, 4096)
-    )
-    assert figures(item) == (1, 1, 2 * MS)
+    if records[0].action >> 16 & tw.ZONE_APPEND:
+        assert [g.op for g in item.ops(SDA)] == ["zone"]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (1, 0, 2, 3), (2, 1, 0, 3), (3, 2, 1, 0)])
@@ -117,28 +150,6 @@ def test_second_completion_of_a_flush_is_ignored(category: int) -> None:
     )
     assert figures(item) == (2, 0, MS)
     assert nothing_unseen(item)
-
-
-def test_second_completion_of_multipath_requests_is_ignored() -> None:
-    records = []
-    for n in range(50):
-        records.append(issue(n * MS, 8 * n, 4096))
-        records.append(complete(n * MS + 500, 8 * n, 4096))
-        records.append(complete(n * MS + 501, 8 * n, 0))
-    item = interval_of(*records)
-    assert figures(item) == (50, 0, 500)
-    assert nothing_unseen(item)
-
-
-def test_zone_operation_of_old_kernels_is_a_write_of_0_bytes_and_completes() -> None:
-    zone = tw.WRITE | tw.SYNC | tw.FS
-    item = interval_of(issue(MS, 524288, 0, zone), complete(2 * MS, 524288, 0, zone))
-    assert figures(item) == (1, 0, MS)
-
-
-def test_command_of_a_user_completes_whatever_its_bytes() -> None:
-    item = interval_of(issue(MS, 0, 252, tw.READ | tw.PC), complete(2 * MS, 0, 96, tw.READ | tw.PC))
-    assert figures(item) == (1, 0, MS)
 
 
 def test_completion_at_the_time_of_its_issue_is_a_request_of_0_ns() -> None:
@@ -194,13 +205,10 @@ def test_requeue_may_be_read_before_its_issue() -> None:
     assert item.total.in_flight is not None and item.total.in_flight.request_ns == 2 * MS
 
 
-def test_request_that_fails_after_a_requeue_is_timed_from_its_first_issue() -> None:
-    item = interval_of(
-        issue(MS, 8, 4096), requeue(2 * MS, 8, 4096), complete(9 * MS, 8, 4096, error=EIO)
-    )
-    assert figures(item) == (1, 1, 8 * MS)
-    assert item.total.in_flight is not None and item.total.in_flight.request_ns == MS
-    assert nothing_unseen(item)
+def test_request_that_fails_after_a_requeue_was_in_flight_until_the_requeue() -> None:
+    name = "request_that_fails_after_a_requeue_is_timed_from_its_first_issue"
+    in_flight = interval_of(*COMPLETED[name][0]).total.in_flight
+    assert in_flight is not None and in_flight.request_ns == MS
 
 
 def test_rest_of_a_request_may_be_requeued() -> None:
@@ -251,13 +259,6 @@ def test_original_does_not_pair_requests_of_several_steps() -> None:
 # --- zone appends ---------------------------------------------------------------------------------
 
 
-def test_zone_append_completes_with_the_sector_that_was_written() -> None:
-    item = interval_of(issue(MS, 524288, 4096, APPEND), complete(2 * MS, 524296, 4096, APPEND))
-    assert figures(item) == (1, 0, MS)
-    assert [g.op for g in item.ops(SDA)] == ["zone"]
-    assert nothing_unseen(item)
-
-
 def test_several_appends_to_one_zone_complete_in_their_order() -> None:
     issues = [issue(n * MS, 524288, 4096, APPEND) for n in range(1, 9)]
     done = [complete((n + 20) * MS, 524288 + 8 * n, 4096, APPEND) for n in range(1, 9)]
@@ -275,12 +276,6 @@ def test_append_completes_the_issue_of_its_own_zone_and_size() -> None:
         complete(4 * MS, 524304, 4096, APPEND),
     )
     assert figures(item) == (1, 0, MS)
-
-
-def test_append_may_be_read_before_its_issue() -> None:
-    item = interval_of(complete(2 * MS, 524296, 4096, APPEND), issue(MS, 524288, 4096, APPEND))
-    assert figures(item) == (1, 0, MS)
-    assert nothing_unseen(item)
 
 
 def test_append_may_be_requeued() -> None:
@@ -368,25 +363,15 @@ def test_time_of_day_is_that_of_the_first_timestamp_record() -> None:
 
 @pytest.mark.parametrize("zeros", [1, 47, 48, 49, 4096, 524_256])
 @pytest.mark.parametrize("by", [10**6, 100, 7])
-def test_zeros_at_the_end_are_padding(zeros: int, by: int) -> None:
-    data = encode([issue(MS, 8, 4096), complete(2 * MS, 8, 4096)]) + bytes(zeros)
-    if len(data) // by > 10_000:
-        by = 100
-    engine = Engine()
-    for at in range(0, len(data), by):
-        engine.feed(data[at : at + by])
-    engine.finish()
-    assert (engine.requests, engine.padding_bytes, engine.offset) == (1, zeros, len(data))
-
-
-@pytest.mark.parametrize("by", [10**6, 100, 7])
-def test_records_behind_a_buffer_of_zeros_count(by: int) -> None:
-    data = encode([issue(MS, 8, 4096)]) + bytes(5000) + encode([complete(2 * MS, 8, 4096)])
-    engine = Engine()
-    for at in range(0, len(data), by):
-        engine.feed(data[at : at + by])
-    engine.finish()
-    assert (engine.requests, engine.padding_bytes) == (1, 5000)
+def test_zeros_at_the_end_or_a_buffer_of_them_are_padding(zeros: int, by: int) -> None:
+    first, last = encode([issue(MS, 8, 4096)]), encode([complete(2 * MS, 8, 4096)])
+    for data, padding in ((first + last + bytes(zeros), zeros), (first + bytes(5000) + last, 5000)):
+        step = by if len(data) // by <= 10_000 else 100
+        engine = Engine()
+        for at in range(0, len(data), step):
+            engine.feed(data[at : at + step])
+        engine.finish()
+        assert (engine.requests, engine.padding_bytes, engine.offset) == (1, padding, len(data))
 
 
 # --- against the reference ------------------------------------------------------------------------
