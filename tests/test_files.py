@@ -15,7 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,9 @@ def counts(lines: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def bad(*arguments: str | Path, stdin: Any = b"") -> tuple[bytes, str]:
-    """What it prints and says when it fails."""
+    """Standard output and standard error of a run that fails."""
     result = runner.call(*arguments, stdin=stdin)
-    # With -I alone all is as with the original.
+    # With -I alone, the exit status is that of the original.
     assert result.returncode == (1 if len(arguments) == 2 else 3)
     assert b"Traceback" not in result.stderr
     return result.stdout, result.stderr.decode()
@@ -147,9 +148,13 @@ def test_compressed_fifo_is_read_to_its_end(tmp_path: Path) -> None:
     assert counts(lines_of(output)) == COUNTS
 
 
-def test_compressed_pipe_that_breaks_off_counts_what_came() -> None:
-    output, said = bad("-I", "1", stdin=gzip.compress(STEADY)[:-9])
-    assert said.startswith("blkiomon: bad trace: standard input: ") and said.count("\n") == 1
+@pytest.mark.parametrize("is_named", [False, True], ids=["pipe", "file"])
+def test_compressed_input_that_is_cut_counts_what_was_read(is_named: bool, trace: Path) -> None:
+    cut = gzip.compress(STEADY)[:-9]
+    trace.write_bytes(cut)
+    output, said = bad("-I", "1", trace) if is_named else bad("-I", "1", stdin=cut)
+    name = trace if is_named else "standard input"
+    assert said.startswith(f"blkiomon: bad trace: {name}: ") and said.count("\n") == 1
     assert sum(read_counts(output)) > 0
 
 
@@ -202,26 +207,17 @@ def test_fifo_is_live_and_ends_with_its_writer(tmp_path: Path) -> None:
     assert {line["clock"] for line in lines_of(output)} == {"wall"}
 
 
-@pytest.mark.parametrize("has_writer", [False, True])
-def test_fifo_ends_on_a_signal(has_writer: bool, tmp_path: Path) -> None:
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    with Running("-I", runner.LONG, fifo).started() as process:
-        writer = fifo.open("wb", buffering=0) if has_writer else None
-        if writer:
-            writer.write(STEADY)
-        output = process.succeed(signal.SIGTERM, said=TERMINATED)
-        if writer:
-            writer.close()
-    assert read_counts(output) == ([25] if has_writer else [])
-
-
-def test_fifos_that_nobody_writes_to_end_on_a_signal(tmp_path: Path) -> None:
-    fifos = [tmp_path / "one", tmp_path / "two"]
+@pytest.mark.parametrize(("n_fifos", "has_writer"), [(1, False), (1, True), (2, False)])
+def test_fifos_end_on_a_signal(n_fifos: int, has_writer: bool, tmp_path: Path) -> None:
+    fifos = [tmp_path / str(n) for n in range(n_fifos)]
     for fifo in fifos:
         os.mkfifo(fifo)
-    with Running("-I", runner.LONG, *fifos).started() as process:
-        process.succeed(signal.SIGTERM, said=TERMINATED)
+    with ExitStack() as stack:
+        process = stack.enter_context(Running("-I", runner.LONG, *fifos).started())
+        if has_writer:
+            stack.enter_context(fifos[0].open("wb", buffering=0)).write(STEADY)
+        output = process.succeed(signal.SIGTERM, said=TERMINATED)
+    assert read_counts(output) == ([25] if has_writer else [])
 
 
 def test_fifos_are_merged_in_whichever_order_their_writers_come(tmp_path: Path) -> None:
@@ -311,7 +307,7 @@ def test_missing_cpu_makes_whatever_reads_it_incomplete(tmp_path: Path) -> None:
 
 
 def padded_by(name: str | Path) -> str:
-    """What is said of zeros at the end."""
+    """The message about zeros at the end."""
     return (
         f"blkiomon: {name}: skipped 524256 bytes of zeros, which blktrace may write when it stops; "
         "nothing is lost\n"
@@ -359,12 +355,12 @@ def test_zeros_at_the_end_of_a_file_are_padding(trace: Path, pack: Any) -> None:
     assert lines_of(result.stdout) == expected
 
 
-def test_padding_is_no_matter_for_the_original_outputs(padded: Path, trace: Path) -> None:
+def test_padding_changes_no_output_of_the_original(padded: Path, trace: Path) -> None:
     for option in ("-h", "-b", "-D"):
         assert succeed("-I", "1", option, "-", padded) == succeed("-I", "1", option, "-", trace)
 
 
-def test_padding_is_nothing_unseen(padded: Path, trace: Path) -> None:
+def test_padding_does_not_make_an_interval_incomplete(padded: Path, trace: Path) -> None:
     summary = blkiomon.summarize(padded)
     assert to_dict(summary) == to_dict(blkiomon.summarize(trace))
     assert (summary.incomplete, summary.counts.skipped_bytes) == ((), 0)
@@ -395,13 +391,6 @@ def test_garbage_names_the_file_and_where(trace: Path) -> None:
             output, said = bad("-I", "1", *arguments, stdin=file)
         assert re.fullmatch(r"blkiomon: bad trace: at byte offset 2400: found .*\n", said)
         assert read_counts(output) == COUNTS
-
-
-def test_damaged_compressed_file(trace: Path) -> None:
-    trace.write_bytes(gzip.compress(STEADY)[:-9])
-    output, said = bad("-I", "1", trace)
-    assert said.startswith(f"blkiomon: bad trace: {trace}: ") and said.count("\n") == 1
-    assert sum(read_counts(output)) > 0
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
@@ -741,19 +730,13 @@ def test_time_jump_is_a_note_and_no_bad_trace(tmp_path: Path) -> None:
     )
 
 
-def test_time_jump_is_nothing_to_outputs_of_the_original(tmp_path: Path) -> None:
+def test_time_jump_changes_no_output_of_the_original(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(encode([*pair(S), issue(1 << 62, 16, 512)]))
     with (tmp_path / "t").open("rb") as file:
         assert read_counts(succeed("-I", "1", "-h", "-", stdin=file)) == [1]
 
 
-@pytest.fixture
-def parts(tmp_path: Path) -> Iterator[Path]:
-    """A real trace as blktrace writes it."""
+def test_real_trace_split_by_cpu_is_read_as_one(tmp_path: Path) -> None:
     write_set(tmp_path, "loop", TRACE.read_bytes())
-    yield tmp_path / "loop"
-
-
-def test_real_trace_split_by_cpu_is_read_as_one(parts: Path) -> None:
-    assert sum(counts(json_of("-I", "1", parts))) == N_REQUESTS
+    assert sum(counts(json_of("-I", "1", tmp_path / "loop"))) == N_REQUESTS
     assert len(split(TRACE.read_bytes())) == 95_366

@@ -251,14 +251,9 @@ def test_terminal_as_input_gets_one_line_of_advice() -> None:
     )
 
 
-def test_input_that_is_closed() -> None:
-    result = shell("<&-", "-I", "1")
-    assert (result.returncode, result.stdout) == (1, b"")
-    assert result.stderr == b"blkiomon: cannot read standard input: Bad file descriptor\n"
-
-
-def test_input_that_is_open_for_writing_only() -> None:
-    result = shell("0>/dev/null", "-I", "1")
+@pytest.mark.parametrize("redirected", ["<&-", "0>/dev/null"], ids=["closed", "writing_only"])
+def test_input_that_cannot_be_read(redirected: str) -> None:
+    result = shell(redirected, "-I", "1")
     assert (result.returncode, result.stdout) == (1, b"")
     assert result.stderr == b"blkiomon: cannot read standard input: Bad file descriptor\n"
 
@@ -346,9 +341,11 @@ def test_pipe_that_is_wider_is_left_alone(pipe: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("option", ["-h", "-b", "-d", "-D"])
 def test_path_that_cannot_be_opened(option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     for path, reason in (
         (tmp_path / "nowhere" / "file", "No such file or directory"),
         (tmp_path, "Is a directory"),
+        (tmp_path / "file" / "x", "Not a directory"),
         (tmp_path / ("x" * 300), "File name too long"),
     ):
         result = runner.call("-I", LONG, option, path, stdin=ONE)
@@ -367,7 +364,9 @@ def test_queue_named_after_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["-h", "-b", "-D"])
-def test_no_space_left_is_told_once_and_other_outputs_go_on(option: str, tmp_path: Path) -> None:
+def test_no_space_left_is_reported_once_and_other_outputs_go_on(
+    option: str, tmp_path: Path
+) -> None:
     others = "hbD".replace(option[1], "")
     arguments = options_to(tmp_path, others)
     with Running("-I", "0.1", *arguments, option, "/dev/full", "-d", "-").started() as process:
@@ -510,7 +509,7 @@ def test_signal_during_start_up(number: signal.Signals, pipe: tuple[int, int]) -
     assert read_counts(text) == [1]
 
 
-def test_second_signal_changes_nothing() -> None:
+def test_second_signal_changes_nothing_and_records_in_the_pipe_count() -> None:
     with Running("-I", LONG).started() as process:
         process.write(ONE)
         process.signal(signal.SIGSTOP)
@@ -575,8 +574,8 @@ def test_as_ziomon_starts_it(debug: bool, tmp_path: Path) -> None:
         assert dump.read_text().endswith(" 1 mismatch, 1 driverdata, 15 overall\n")
 
 
-def test_complaints_that_ziomon_lets_pass(tmp_path: Path) -> None:
-    # It takes any line on standard error as fatal that does not begin so.
+def test_ziomon_ignores_the_messages_about_bad_traces(tmp_path: Path) -> None:
+    # Any line on standard error that begins otherwise makes it stop.
     data = ONE + tw.lost_mark(0, 5) + b"garbage" + ONE
     for options in ([], ["--resync"]):
         result = runner.call("-I", LONG, *options, stdin=data)
@@ -607,8 +606,8 @@ def test_message_whose_queue_is_removed_and_made_anew(tmp_path: Path) -> None:
         process.succeed()
 
 
-def test_queue_that_is_removed_for_good_is_told_at_the_end_and_counted(tmp_path: Path) -> None:
-    """Not before: ziomon takes any line for the end, and may make the queue anew."""
+def test_queue_that_is_removed_for_good_is_reported_at_the_end(tmp_path: Path) -> None:
+    """Not earlier: any line makes ziomon stop, although it may create the queue again."""
     (tmp_path / "queue").touch()
     queue = MessageQueue(tmp_path / "queue")
     with Running("-I", "0.1", *queue.options, "-h", "-").started() as process:
