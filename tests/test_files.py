@@ -29,7 +29,6 @@ import tracewriter as tw
 import zstandard
 from runner import TERMINATED, Running, read_counts, succeed
 from test_monitor import NOON, S, anchored, pair, steady
-from test_sources import split, write_set
 from tracewriter import encode, issue
 
 import blkiomon
@@ -734,9 +733,3 @@ def test_time_jump_changes_no_output_of_the_original(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(encode([*pair(S), issue(1 << 62, 16, 512)]))
     with (tmp_path / "t").open("rb") as file:
         assert read_counts(succeed("-I", "1", "-h", "-", stdin=file)) == [1]
-
-
-def test_real_trace_split_by_cpu_is_read_as_one(tmp_path: Path) -> None:
-    write_set(tmp_path, "loop", TRACE.read_bytes())
-    assert sum(counts(json_of("-I", "1", tmp_path / "loop"))) == N_REQUESTS
-    assert len(split(TRACE.read_bytes())) == 95_366

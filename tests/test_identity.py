@@ -353,17 +353,6 @@ def test_lossy_trace_prints_the_same_as_the_reference(tmp_path: Path) -> None:
 # -- known truth -----------------------------------------------------------------------------------
 
 
-def test_requests_on_three_devices_are_those_of_the_load_generator(tmp_path: Path) -> None:
-    data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()
-    # The drop-in separates directions only: flushes are reads, and trims are writes.
-    stats = np.frombuffer(outputs_of(data, tmp_path).binary, layout.STATS_03)
-    requests = {
-        int(s["device"]) & 0xFFFFF: (int(s["size_r"]["count"]), int(s["size_w"]["count"]))
-        for s in stats
-    }
-    assert requests == {1: (28_110, 12_038), 2: (92, 5_897), 3: (0, 1_500)}
-
-
 def test_requests_in_four_phases_are_those_of_the_load_generator() -> None:
     data = (goldenfiles.TRACES / "loop-phases-dc.bin").read_bytes()
     times = np.frombuffer(data, layout.TRACE_V7)["time"]

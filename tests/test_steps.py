@@ -1,4 +1,7 @@
-"""Requests that the kernel issues, requeues and completes in more than one step."""
+"""Requests that the kernel issues, requeues and completes in more than one step.
+
+`test_cases.py` has further ones, through the command.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import pytest
 import streams
 import tracewriter as tw
 from reference import Reference
-from tracewriter import Record, complete, encode, issue, replace
+from tracewriter import Record, complete, encode, issue
 from tuned import tuned
 
 from blkiomon import from_bytes, from_dict, to_bytes, to_dict
@@ -61,14 +64,6 @@ def nothing_unseen(item: Interval) -> bool:
 
 ZONE, USER = tw.WRITE | tw.SYNC | tw.FS, tw.READ | tw.PC
 COMPLETED: dict[str, tuple[list[Record], tuple[int, int, int]]] = {
-    "scsi_completes_0_bytes_of_a_failing_read_and_then_the_rest_with_the_error": (
-        [issue(MS, 8, 4096), complete(2 * MS, 8, 0), complete(3 * MS, 8, 4096, error=EIO)],
-        (1, 1, 2 * MS),
-    ),
-    "error_of_any_part_counts_and_the_time_lasts_to_the_last_part": (
-        [issue(MS, 8, 131072), complete(2 * MS, 8, 65536, error=EIO), complete(4 * MS, 136, 65536)],
-        (1, 1, 3 * MS),
-    ),
     "error_of_a_completion_of_0_bytes_counts": (
         [issue(MS, 8, 4096), complete(2 * MS, 8, 0, error=EIO), complete(3 * MS, 8, 4096)],
         (1, 1, 2 * MS),
@@ -162,26 +157,6 @@ def test_completion_at_the_time_of_its_issue_is_a_request_of_0_ns() -> None:
 
 
 # --- requeues -------------------------------------------------------------------------------------
-
-
-def test_requeued_request_is_not_in_flight_until_it_is_issued_again() -> None:
-    item = interval_of(
-        replace(queued(1000 * MS, 8, tw.READ), bytes_=4096),
-        issue(1000 * MS + 10_000, 8, 4096),
-        requeue(1010 * MS, 8, 4096),
-        issue(1100 * MS, 8, 4096),
-        complete(1101 * MS, 8, 4096),
-    )
-    total = item.total
-    assert figures(item) == (1, 0, MS)
-    assert total.requeues == 1
-    assert (total.retried.count, total.retried.max) == (1, 101 * MS - 10_000)
-    assert total.q2d_ns is not None and total.q2d_ns.max == 100 * MS
-    assert total.q2c_ns is not None and total.q2c_ns.max == 101 * MS
-    assert total.in_flight is not None
-    assert total.in_flight.request_ns == 9_990_000 + MS
-    assert item.device(SDA) is not None
-    assert nothing_unseen(item)
 
 
 def test_repeated_requeues_without_an_issue_between_them_are_one() -> None:
@@ -300,21 +275,6 @@ def test_more_appends_than_the_ring_holds_are_unmatched() -> None:
 # --- queue records --------------------------------------------------------------------------------
 
 
-def test_issue_drops_all_queue_records_inside_its_sectors() -> None:
-    write = tw.WRITE | tw.FS
-    records = [
-        queued(1000 * MS, 108),
-        queued(1000 * MS + 1000, 100),
-        issue(1000 * MS + 10_000, 100, 8192, write),
-        complete(1001 * MS, 100, 8192, write),
-        issue(31_000 * MS, 108, 4096, write),
-        complete(31_001 * MS, 108, 4096, write),
-    ]
-    item = interval_of(*records)
-    q2d = item.total.q2d_ns
-    assert q2d is not None and (q2d.count, q2d.max) == (1, 9000)
-
-
 @pytest.mark.parametrize("waiting", [1, 5000])
 def test_queue_records_of_other_sectors_and_directions_stay(waiting: int) -> None:
     write = tw.WRITE | tw.FS
@@ -329,26 +289,6 @@ def test_queue_records_of_other_sectors_and_directions_stay(waiting: int) -> Non
 
 
 # --- time, numbers and padding --------------------------------------------------------------------
-
-
-def test_record_of_any_kind_ends_the_last_interval() -> None:
-    item = interval_of(issue(1000 * MS, 8, 4096), queued(5500 * MS, 16))
-    load = item.total.in_flight
-    assert item.duration_s == 4.5
-    assert load is not None and (load.end, load.oldest_ns) == (1, 4500 * MS)
-
-
-def test_notifications_of_a_blkparse_dump_do_not_set_the_trace_time() -> None:
-    # `blkparse -d` printed this: the time of day at 1000 s, all else from 0 on.
-    records = [
-        tw.notify_timestamp(1000 * 10**9, 1_700_000_000, 0),
-        issue(0, 8, 4096),
-        tw.notify_process(1002 * 10**9, 100, "fio"),
-        complete(500 * MS, 8, 4096),
-    ]
-    item = interval_of(*records)
-    assert (item.duration_s, item.total.iops) == (0.5, 2.0)
-    assert not item.anchored
 
 
 def test_time_of_day_is_that_of_the_first_timestamp_record() -> None:
