@@ -55,7 +55,7 @@ def interval(requests: Iterable[Request], time_s: int = 0) -> Interval:
 
 
 def _fill(row: Any, sizes: list[int], d2c_us: list[int]) -> None:
-    """Fills in a row's figures, but for times in ns."""
+    """Sets a row's figures, except latencies in ns."""
     row["requests"] = len(sizes)
     row["size_bytes"] = moments(sizes)
     row["d2c_us"] = moments(d2c_us)
@@ -65,7 +65,7 @@ def _fill(row: Any, sizes: list[int], d2c_us: list[int]) -> None:
         row["d2c_hist"][reference.bucket(us, layout.D2C_DELTA, layout.D2C_BUCKETS)] += 1
 
 
-# --- intervals of requests with all that is known of them ----------------------------------------
+# --- intervals of requests with times, errors, queue times and processes -------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def completed(ios: Iterable[Io], start_ns: int, end_ns: int) -> list[Io]:
     return sorted(within, key=lambda io: io.end_ns)
 
 
-def cut_of(ios: Sequence[Io], start_ns: int, end_ns: int) -> Snapshot:
+def snapshot_of(ios: Sequence[Io], start_ns: int, end_ns: int) -> Snapshot:
     """The engine's snapshot at `end_ns` after one at `start_ns`."""
     done = completed(ios, start_ns, end_ns)
     groups: dict[tuple[int, int, int], list[Io]] = {}
@@ -192,13 +192,13 @@ def interval_of(
     names: Mapping[int, str] | None = None,
     **options: Any,
 ) -> Interval:
-    """The interval from `start_ns` to `end_ns` of all requests there ever were."""
+    """The interval from `start_ns` to `end_ns` of a list of requests."""
     done = completed(ios, start_ns, end_ns)
     pids = {io.pid for io in done}
     return Interval(
         time_s=end_ns // 10**9,
         devices=np.array(list(dict.fromkeys(io.device for io in done)), "u4"),
-        snapshot=cut_of(ios, start_ns, end_ns),
+        snapshot=snapshot_of(ios, start_ns, end_ns),
         counts=Counts(
             records=2 * len(done), requests=len(done), lost_events=sum(io.size % 3 for io in done)
         ),

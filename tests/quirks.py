@@ -1,4 +1,4 @@
-"""Streams that each show one habit of the original, and that it survives."""
+"""Streams that each show one quirk of the original and do not crash it."""
 
 from __future__ import annotations
 
