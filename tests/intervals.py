@@ -265,3 +265,13 @@ def use_all(item: Interval) -> None:
 def tables(snapshot: Snapshot) -> dict[str, bytes]:
     """All arrays of a snapshot."""
     return {f.name: getattr(snapshot, f.name).tobytes() for f in fields(snapshot)}
+
+
+def assert_same(one: Interval, two: Interval) -> None:
+    """Compares all but the order of devices and, where requests end together, of rows."""
+    assert one.groups() == two.groups()
+    for name in ("time_s", "counts", "start_ns", "end_ns", "clock", "anchored"):
+        assert getattr(one, name) == getattr(two, name), name
+    assert sorted(one.devices) == sorted(two.devices)
+    assert sorted(one.snapshot.processes.tolist()) == sorted(two.snapshot.processes.tolist())
+    assert one.process_names == two.process_names

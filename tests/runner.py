@@ -137,6 +137,19 @@ def call(
     return subprocess.CompletedProcess(words, status, printed, complaints)
 
 
+def shell(
+    redirected: str, *arguments: Argument, **options: Any
+) -> subprocess.CompletedProcess[bytes]:
+    """As `run`, with redirections by the shell, such as ``>&-``."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirected}', "sh", *COMMAND, *arguments],
+        capture_output=True,
+        check=False,
+        timeout=TIMEOUT_S,
+        **options,
+    )
+
+
 def succeed(*arguments: Argument, **options: Any) -> bytes:
     """The standard output of `call`, which succeeds and prints nothing on standard error."""
     result = call(*arguments, **options)

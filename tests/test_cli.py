@@ -260,14 +260,7 @@ def test_version_and_help_without_room_to_print_them(option: str, output: str) -
     redirected = ">&-" if output == "closed" else f">{output}"
     # Buffered, as it is for users: Python's own complaint then comes at its very end.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-    command = f'exec "$@" {redirected}'
-    result = subprocess.run(
-        ["sh", "-c", command, "sh", *runner.COMMAND, option],
-        capture_output=True,
-        check=False,
-        env=environment,
-        timeout=runner.TIMEOUT_S,
-    )
+    result = runner.shell(redirected, option, env=environment)
     assert result.returncode == (1 if option == "-V" else 4)
     assert re.fullmatch(rb"blkiomon: .*standard output.*\n", result.stderr), result.stderr
 

@@ -8,7 +8,6 @@ import pty
 import random
 import re
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -34,19 +33,6 @@ from blkiomon.engine import layout
 
 MISMATCH = encode([issue(5, 99, 1), issue(6, 99, 1)])
 F_SETPIPE_SZ, F_GETPIPE_SZ = fcntl.F_SETPIPE_SZ, fcntl.F_GETPIPE_SZ
-
-
-def shell(
-    redirected: str, *arguments: str | Path, **options: object
-) -> subprocess.CompletedProcess[bytes]:
-    """The command from start to end with the shell's redirections."""
-    return subprocess.run(
-        ["sh", "-c", f'exec "$@" {redirected}', "sh", *runner.COMMAND, *arguments],
-        capture_output=True,
-        check=False,
-        timeout=runner.TIMEOUT_S,
-        **options,  # type: ignore[call-overload]
-    )
 
 
 # -- when it writes --------------------------------------------------------------------------------
@@ -253,14 +239,14 @@ def test_terminal_as_input_gets_one_line_of_advice() -> None:
 
 @pytest.mark.parametrize("redirected", ["<&-", "0>/dev/null"], ids=["closed", "writing_only"])
 def test_input_that_cannot_be_read(redirected: str) -> None:
-    result = shell(redirected, "-I", "1")
+    result = runner.shell(redirected, "-I", "1")
     assert (result.returncode, result.stdout) == (1, b"")
     assert result.stderr == b"blkiomon: cannot read standard input: Bad file descriptor\n"
 
 
 def test_input_that_is_a_directory(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     # Python itself refuses to start so; below it, so do we.
-    result = shell(f"<{tmp_path}", "-I", "1")
+    result = runner.shell(f"<{tmp_path}", "-I", "1")
     assert result.returncode == 1
     assert result.stderr
     assert b"Traceback" not in result.stderr
@@ -275,7 +261,7 @@ def test_input_that_is_a_directory(tmp_path: Path, capfd: pytest.CaptureFixture[
 
 
 def test_input_that_is_empty() -> None:
-    result = shell("</dev/null", "-I", "1", "-D", "-", "-h", "-")
+    result = runner.shell("</dev/null", "-I", "1", "-D", "-", "-h", "-")
     assert (result.returncode, result.stderr) == (0, b"")
     assert result.stdout == b"0 leftover, 0 match, 0 mismatch, 0 driverdata, 0 overall\n"
 
@@ -391,7 +377,7 @@ def test_no_space_left_is_reported_once_and_other_outputs_go_on(
 
 
 def test_no_space_left_on_standard_output() -> None:
-    result = shell(">/dev/full", "-I", LONG, input=ONE)
+    result = runner.shell(">/dev/full", "-I", LONG, input=ONE)
     assert result.returncode == 1
     first, *rest = result.stderr.decode().splitlines()
     assert first.startswith("blkiomon: cannot write to standard output: No space left on device")
@@ -445,7 +431,7 @@ CLOSED = re.compile(
 
 
 def test_standard_output_that_is_closed() -> None:
-    result = shell(">&-", "-I", LONG, input=ONE)
+    result = runner.shell(">&-", "-I", LONG, input=ONE)
     assert (result.returncode, result.stdout) == (1, b"")
     assert CLOSED.match(result.stderr), result.stderr
 
@@ -453,7 +439,7 @@ def test_standard_output_that_is_closed() -> None:
 def test_file_does_not_take_the_place_of_a_closed_standard_output(tmp_path: Path) -> None:
     # The next file that is opened gets the descriptor 1.
     path = tmp_path / "h"
-    result = shell(">&-", "-I", LONG, "-h", path, "-b", "-", input=ONE)
+    result = runner.shell(">&-", "-I", LONG, "-h", path, "-b", "-", input=ONE)
     assert result.returncode == 1
     assert CLOSED.match(result.stderr), result.stderr
     if path.exists():
@@ -463,7 +449,7 @@ def test_file_does_not_take_the_place_of_a_closed_standard_output(tmp_path: Path
 def test_file_does_not_take_the_place_of_a_closed_standard_error(tmp_path: Path) -> None:
     # The next file that is opened gets the descriptor 2.
     path = tmp_path / "h"
-    result = shell("2>&-", "-I", LONG, "-h", path, input=ONE + b"garbage" * 20)
+    result = runner.shell("2>&-", "-I", LONG, "-h", path, input=ONE + b"garbage" * 20)
     assert (result.returncode, result.stdout, result.stderr) == (1, b"", b"")
     assert read_counts(path.read_text()) == [1]
     assert "bad trace" not in path.read_text()
