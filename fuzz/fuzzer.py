@@ -34,7 +34,7 @@ from mutator import cross, flip_bits, mutate  # noqa: E402
 atheris = importlib.import_module("atheris") if importlib.util.find_spec("atheris") else None
 
 INSTRUMENTED = {
-    "decode": ("blkiomon.commands.decode",),
+    "decode": ("blkiomon.formats.stats_reader", "blkiomon.commands.decode"),
     "from_bytes": (
         "blkiomon.formats.binary_codec", "blkiomon.formats.validation", "blkiomon.interval",
     ),

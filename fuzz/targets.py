@@ -28,7 +28,7 @@ from blkiomon.commands.report.collect import ReportError, collect
 from blkiomon.commands.report.series import series
 from blkiomon.engine import layout
 from blkiomon.errors import IntervalError, StatsError, TraceError
-from blkiomon.formats import stats_file
+from blkiomon.formats import stats_file, stats_reader
 from blkiomon.formats.binary_codec import CRC_BYTES, MAGIC, VERSION
 from blkiomon.interval.value import Interval
 from blkiomon.sources.merger import Merger
@@ -286,7 +286,7 @@ def read_back(cut: Any) -> None:
     """Write an interval's statistics as -b does, and read them again."""
     written = b"".join(stats_file.renderer("0.3")(as_interval(cut)))
     if written:
-        stats = stats_decoder.parse(written)
+        stats = stats_reader.parse(written)
         assert stats.version == "0.3" and stats.tail_bytes == 0
         assert stats.records.astype(layout.STATS_03).tobytes() == written
 
@@ -503,7 +503,7 @@ def decode(data: memoryview) -> int:
     """Read statistics, print them in all forms, write the same bytes; or raise StatsError."""
     wire = bytes(data)
     try:
-        stats = stats_decoder.parse(wire)
+        stats = stats_reader.parse(wire)
     except StatsError as error:
         assert 0 <= error.offset <= len(wire)
         return 0
@@ -520,7 +520,7 @@ def decode(data: memoryview) -> int:
         for name in dtype.names or ():
             upto = -1 if name.endswith("hist") else None
             assert (again[name][..., :upto] == read[name][..., :upto]).all()
-        assert (stats_decoder.parse(written).records == stats.records).all()
+        assert (stats_reader.parse(written).records == stats.records).all()
     for render in stats_decoder._RENDERERS.values():
         for text in render(stats.version, stats.records):
             assert text.endswith("\n")

@@ -120,7 +120,7 @@ def over_midnight(device: int = 8 << 20, seconds: int = 4) -> bytes:
 
 SOURCES = ("traces/*/*",)
 PEMS = ("ca-file", "cert", "key")
-AS_ROOT = "blkiomon: as root: "
+AS_ROOT = "blkiomon: running as root: "
 
 
 def parts(dataset: Path) -> list[Path]:
@@ -717,8 +717,8 @@ def test_help_is_printed(capfd: Capture) -> None:
     ("arguments", "why"),
     [
         (["x"], "dataset's name is missing"),
-        (["-o", "", "x"], "dataset's name is missing"),
-        (["-o", "ds"], "which traces"),
+        (["-o", "", "x"], "--output takes a path"),
+        (["-o", "ds"], "the traces are missing"),
         (["-o", "ds", "-I", "0", "x"], "--interval takes"),
         (["-o", "ds", "--workers", "-1", "x"], "--workers takes"),
         (["-o", "ds", "--workers", "1025", "x"], "--workers takes"),
@@ -726,8 +726,8 @@ def test_help_is_printed(capfd: Capture) -> None:
         (["-o", "ds", "--max-pending", "x", "x"], "--max-pending takes"),
         (["-o", "ds", "--host", "*/x", "x"], "--host: the pattern"),
         (["-o", "ds", "--nonsense", "x"], "nonsense"),
-        (["-o", "ds", "--tls-key", "k", "x"], "--tls-key is for the connection to a --scheduler"),
-        (["-o", "ds", "--scheduler", "x", "--tls-key", "k", "x"], "TLS takes all three"),
+        (["-o", "ds", "--tls-key", "/dev/null", "x"], "--tls-key needs a --scheduler"),
+        (["-o", "ds", "--scheduler", "x", "--tls-key", "/dev/null", "x"], "TLS takes all three"),
         (
             [*("-o", "ds", "--scheduler", "x", "x"), *(f"--tls-{n}=/no/\t" for n in PEMS)],
             "--tls-ca-file: cannot read '/no/\\t': No such file or directory",

@@ -19,7 +19,7 @@ from intervals import BIDIRECTIONAL, READ, WRITE, Request, interval
 from blkiomon.commands import decode
 from blkiomon.engine import layout
 from blkiomon.errors import StatsError
-from blkiomon.formats import human_text, stats_file
+from blkiomon.formats import human_text, stats_file, stats_reader
 from blkiomon.interval.value import Interval
 
 DATA = Path(__file__).parent / "data"
@@ -64,18 +64,18 @@ def file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("devices", [1, 3, 52, 400])  # 344 * 53 is 424 * 43
 @pytest.mark.parametrize("version", VERSIONS)
 def test_layouts_are_told_apart(version: str, devices: int) -> None:
-    stats = decode.parse(written(version, devices))
+    stats = stats_reader.parse(written(version, devices))
     assert (stats.version, len(stats.records), stats.tail_bytes) == (version, devices + 1, 0)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_structs_come_back_as_they_were(version: str, file: Path) -> None:
     file.write_bytes(written(version))
-    records = decode.read_stats(file)
+    records = stats_reader.read_stats(file)
     assert records.dtype == layout.STATS
     assert records.dtype.isnative
     for record, stats in zip(records, item().device_stats(), strict=True):
-        back = decode.device_stats(record)
+        back = stats_reader.device_stats(record)
         assert record["time"] == TIME_S
         for name in stats.__slots__:
             if version == "0.2" and name.startswith("thrput"):
@@ -86,7 +86,7 @@ def test_structs_come_back_as_they_were(version: str, file: Path) -> None:
 
 def test_native_array_goes_into_others_field_by_field(file: Path) -> None:
     file.write_bytes(written("0.3"))
-    records = decode.read_stats(file)
+    records = stats_reader.read_stats(file)
     assert records["size_r"]["sum"].sum() == 3 * 4096
     assert records["d2c_hist"].shape == (4, layout.D2C_BUCKETS)
 
@@ -96,13 +96,13 @@ def test_last_bucket_of_the_first_version_is_read_in_either_byte_order() -> None
     assert wire["d2c_hist"][0, -1] == 1  # the slow one
     for name in ("size_hist", "d2c_hist"):
         wire[name][:, -1] = wire[name][:, -1].byteswap()
-    records = decode.parse(wire.tobytes()).records
-    assert (records == decode.parse(written("0.2")).records).all()
+    records = stats_reader.parse(wire.tobytes()).records
+    assert (records == stats_reader.parse(written("0.2")).records).all()
 
 
 def test_empty_file_has_no_structs(file: Path) -> None:
     file.touch()
-    assert len(decode.read_stats(file)) == 0
+    assert len(stats_reader.read_stats(file)) == 0
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_other_bytes_are_told_from_statistics(
 ) -> None:
     file.write_bytes(data)
     with pytest.raises(StatsError, match=why) as caught:
-        decode.read_stats(file)
+        stats_reader.read_stats(file)
     assert caught.value.offset == offset
 
 
@@ -264,9 +264,9 @@ def test_pieces_of_a_file_are_the_whole(
 ) -> None:
     data = written(version, 900)
     file.write_bytes(data)
-    assert len(data) > 2 * decode.PIECE_BYTES
-    expected = decode.parse(data).records
-    assert (decode.read_stats(file) == expected).all()
+    assert len(data) > 2 * stats_reader.PIECE_BYTES
+    expected = stats_reader.parse(data).records
+    assert (stats_reader.read_stats(file) == expected).all()
     assert decode.main([str(file), "--csv"]) == 0
     out, err = capfd.readouterr()
     assert out.count("\n") == 1 + len(expected) and out.count("time_s") == 1
@@ -283,7 +283,7 @@ def test_offsets_count_from_the_beginning_of_a_file(
     ):
         file.write_bytes(data + end)
         with pytest.raises(StatsError, match=f"at byte offset {len(data)}: .*{told}") as raised:
-            decode.read_stats(file)
+            stats_reader.read_stats(file)
         assert raised.value.offset == len(data)
         assert decode.main([str(file)]) == 3
         assert f"at byte offset {len(data)}: " in capfd.readouterr().err
@@ -295,7 +295,7 @@ def test_endless_input_of_something_else_is_refused_at_once(capfd: Capture) -> N
     assert said.startswith("blkiomon: /dev/zero: not a statistics file")
     assert said.count("\n") == 1
     with pytest.raises(StatsError):
-        decode.read_stats("/dev/zero")
+        stats_reader.read_stats("/dev/zero")
 
 
 def test_closed_standard_input_is_told() -> None:

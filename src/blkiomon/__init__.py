@@ -15,10 +15,10 @@ from blkiomon._version import __version__
 from blkiomon.errors import IntervalError, SourceError, StatsError, TraceError
 
 if TYPE_CHECKING:
-    from blkiomon.commands.decode import read_stats
     from blkiomon.engine import layout
     from blkiomon.formats.binary_codec import from_bytes, to_bytes
     from blkiomon.formats.json_codec import from_dict, to_dict
+    from blkiomon.formats.stats_reader import read_stats
     from blkiomon.interval.distribution import Distribution
     from blkiomon.interval.groups import Group, InFlight
     from blkiomon.interval.monitor import Monitor
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from blkiomon.library import intervals, read_trace, requests, summarize
 
 _MODULES = {
-    "commands.decode": ("read_stats",),
+    "formats.stats_reader": ("read_stats",),
     "engine.layout": ("layout",),
     "formats.binary_codec": ("from_bytes", "to_bytes"),
     "formats.json_codec": ("from_dict", "to_dict"),

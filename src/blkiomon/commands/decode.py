@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from blkiomon.commands.options import HELP, OVERWRITE, Command, Option
 from blkiomon.commands.parsing import read
-from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, complain, how_many, printed
+from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, complain, printed
 from blkiomon.engine import layout
 from blkiomon.errors import SourceError, StatsError
 from blkiomon.formats import csv, human_text
+from blkiomon.formats.stats_reader import DIRECTIONS, QUANTITIES, device_stats, read_pieces
 from blkiomon.formats.units import device_text
-from blkiomon.interval.moments import U64_MAX, Moments
-from blkiomon.interval.value import DeviceStats
+from blkiomon.interval.moments import Moments
 from blkiomon.outputs.opening import Policy, check_output, identity
 from blkiomon.sources.file_kinds import HEAD_BYTES, described
 
@@ -43,185 +41,6 @@ COMMAND = Command(
         HELP,
     ),
 )
-
-_LAYOUTS = {"0.3": layout.STATS_03, "0.2": layout.STATS_02}
-_QUANTITIES = {"size": "size_bytes", "d2c": "d2c_us", "thrput": "throughput_bytes_per_ms"}
-_DIRECTIONS = {"r": "read", "w": "write"}
-_MOMENTS = [f"{quantity}_{direction}" for quantity in _QUANTITIES for direction in _DIRECTIONS]
-
-PIECE_BYTES = 16 * layout.STATS_03.itemsize * layout.STATS_02.itemsize
-"""A whole number of structs of either layout."""
-
-MAX_TIME_S = 1 << 36
-"""The year 4147: later times are not plausible."""
-
-
-class Stats(NamedTuple):
-    """What a file holds.
-
-    ``records`` has shape (n,), dtype ``layout.STATS``; ``tail_bytes`` follow the last record, too
-    few for a struct.
-    """
-
-    version: str
-    records: npt.NDArray[np.void]
-    tail_bytes: int
-
-
-def read_stats(path: str | os.PathLike[str]) -> npt.NDArray[np.void]:
-    """The structs of a file that was written with ``-b``, of layout 0.3 or 0.2.
-
-    Returns:
-        Shape (n,), dtype ``layout.STATS``, in host byte order and the order of the file. In 0.2
-        there was no throughput: those fields are empty (``count`` 0, ``min`` 2^64-1).
-
-    Raises:
-        StatsError: the file is not one, or ends inside a struct.
-        OSError: it cannot be read.
-    """
-    with Path(path).open("rb") as file:
-        return np.concatenate([stats.records for stats in read_pieces(file)])
-
-
-def read_pieces(file: BinaryIO) -> Iterator[Stats]:
-    """The structs of a file of any length, piece by piece; there is at least one piece.
-
-    Raises:
-        StatsError: the file is not one, or ends inside a struct. Everything before was yielded.
-        SourceError: it cannot be read.
-    """
-    offset = 0
-    version: str | None = None
-    while True:
-        try:
-            data = file.read(PIECE_BYTES)
-        except OSError as error:
-            raise SourceError(f"cannot be read: {error.strerror}") from error
-        stats = parse(data) if version is None else _next_piece(data, version, offset)
-        if data or version is None:
-            yield stats
-        if stats.tail_bytes:
-            raise _tail_error(stats, offset)
-        if len(data) < PIECE_BYTES:
-            return
-        version = stats.version
-        offset += len(data)
-
-
-def _next_piece(data: bytes, version: str, offset: int) -> Stats:
-    """The structs of bytes at an offset of a file with a known layout."""
-    dtype = _LAYOUTS[version]
-    records = _native(np.frombuffer(data, dtype, len(data) // dtype.itemsize))
-    fine = _is_plausible(records)
-    if not fine.all():
-        offset += int(np.argmin(fine)) * dtype.itemsize
-        raise StatsError(offset, _no_more(offset, version))
-    return Stats(version, records, len(data) % dtype.itemsize)
-
-
-def parse(data: bytes) -> Stats:
-    """The structs at the beginning of some bytes, of the layout that makes sense of all of them.
-
-    The right layout is the one whose figures are consistent: each request is once in either
-    histogram, and is a read, a write or bidirectional.
-
-    Raises:
-        StatsError: neither layout fits.
-    """
-    if not data:
-        return Stats("0.3", np.empty(0, layout.STATS), 0)
-    fitting = []
-    for version, dtype in _LAYOUTS.items():
-        whole = len(data) // dtype.itemsize
-        records = _native(np.frombuffer(data, dtype, whole))
-        if whole and _is_plausible(records).all():
-            fitting.append(Stats(version, records, len(data) % dtype.itemsize))
-    if not fitting:
-        raise StatsError(*_explain(data))
-    return min(fitting, key=lambda stats: stats.tail_bytes)
-
-
-def _native(wire: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-    """In host byte order, with empty fields for what 0.2 does not have."""
-    records = np.zeros(len(wire), layout.STATS)
-    for name in _MOMENTS:
-        records[name]["min"] = U64_MAX
-    for name in wire.dtype.names or ():
-        records[name] = wire[name]
-    if wire.dtype == layout.STATS_02:
-        # The original's 0.2 leaves the last bucket in the byte order of its host.
-        for name in ("size_hist", "d2c_hist"):
-            swapped = records[name].copy()
-            swapped[:, -1] = swapped[:, -1].byteswap()
-            use = ~_adds_up(records, records[name]) & _adds_up(records, swapped)
-            records[name][use] = swapped[use]
-    return records
-
-
-def _adds_up(records: npt.NDArray[np.void], histogram: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    num = records["size_r"]["count"] + records["size_w"]["count"] + records["bidir"]
-    adds_up: npt.NDArray[np.bool_] = histogram.sum(axis=1, dtype=np.uint32) == num.astype(np.uint32)
-    return adds_up
-
-
-def _is_plausible(records: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
-    fine = _adds_up(records, records["size_hist"]) & _adds_up(records, records["d2c_hist"])
-    fine &= records["time"] < MAX_TIME_S
-    for name in _MOMENTS:
-        moments = records[name]
-        fine &= np.where(
-            moments["count"] == 0,
-            (moments["min"] == U64_MAX) & (moments["max"] == 0),
-            moments["min"] <= moments["max"],
-        )
-    for direction in _DIRECTIONS:
-        fine &= records[f"size_{direction}"]["count"] == records[f"d2c_{direction}"]["count"]
-    return fine
-
-
-def _explain(data: bytes) -> tuple[int, str]:
-    """Where the layout that fits longest fails, and the message."""
-    size = min(dtype.itemsize for dtype in _LAYOUTS.values())
-    if len(data) < size:
-        there = how_many(len(data), "byte is", "bytes are")
-        return 0, f"{there} less than one struct of statistics ({size})"
-    best_offset, best_version = 0, "0.3"
-    for version, dtype in _LAYOUTS.items():
-        fine = _is_plausible(_native(np.frombuffer(data, dtype, len(data) // dtype.itemsize)))
-        offset = int(np.argmin(np.append(fine, False))) * dtype.itemsize
-        if offset > best_offset:
-            best_offset, best_version = offset, version
-    if not best_offset:
-        return 0, "not a statistics file written with -b, of layout 0.3 or 0.2"
-    return best_offset, _no_more(best_offset, best_version)
-
-
-def _no_more(offset: int, version: str) -> str:
-    return f"at byte offset {offset}: the statistics of layout {version} end, other bytes follow"
-
-
-def _tail_error(stats: Stats, offset: int) -> StatsError:
-    offset += len(stats.records) * _LAYOUTS[stats.version].itemsize
-    tail = how_many(stats.tail_bytes, "byte is", "bytes are")
-    return StatsError(
-        offset,
-        f"at byte offset {offset}: the last {tail} less than one struct of layout {stats.version}",
-    )
-
-
-def device_stats(record: np.void) -> DeviceStats:
-    """One struct as the outputs see it."""
-    moments = {name: Moments(*record[name].tolist()) for name in _MOMENTS}
-    return DeviceStats(
-        device=int(record["device"]),
-        **moments,
-        size_hist=tuple(record["size_hist"].tolist()),
-        d2c_hist=tuple(record["d2c_hist"].tolist()),
-        bidir=int(record["bidir"]),
-    )
-
-
-# --- the command ----------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str]) -> int:
@@ -285,9 +104,9 @@ def _figures(version: str, record: np.void) -> dict[str, dict[str, dict[str, Any
             name: None
             if quantity == "thrput" and version == "0.2"
             else _moments(Moments(*record[f"{quantity}_{letter}"].tolist()))
-            for quantity, name in _QUANTITIES.items()
+            for quantity, name in QUANTITIES.items()
         }
-        for letter, direction in _DIRECTIONS.items()
+        for letter, direction in DIRECTIONS.items()
     }
 
 
@@ -366,8 +185,8 @@ def _csv(version: str, records: Records) -> Iterator[str]:
 _NO_MOMENTS = _moments(Moments())
 _MOMENT_NAMES = [
     f"{direction}_{name}_{figure}"
-    for direction in _DIRECTIONS.values()
-    for name in _QUANTITIES.values()
+    for direction in DIRECTIONS.values()
+    for name in QUANTITIES.values()
     for figure in _NO_MOMENTS
 ]
 _RENDERERS: dict[str, Callable[[str, Records], Iterator[str]]] = {

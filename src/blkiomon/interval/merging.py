@@ -18,7 +18,8 @@ Indices = npt.NDArray[np.intp]
 def merge_snapshots(snapshots: Sequence[Snapshot], end_ns: Sequence[int] | None = None) -> Snapshot:
     """Merge snapshots; in the result no two rows of a table have the same key.
 
-    Rows keep the order in which their keys first occur. Sums are exact up to 2^128 - 1.
+    Rows keep the order in which their keys first occur, processes that of their pids. Sums are
+    exact up to 2^128 - 1.
 
     Args:
         snapshots: in order of time if no ends are given.
@@ -28,6 +29,8 @@ def merge_snapshots(snapshots: Sequence[Snapshot], end_ns: Sequence[int] | None 
     merged = {IN_FLIGHT.name: _merge_loads([snapshot.loads for snapshot in snapshots], ends)}
     for spec in (REQUESTS, QUEUED, RETRIED, PROCESSES):
         merged |= _merge_rows(snapshots, spec)
+    processes = merged[PROCESSES.name]
+    merged[PROCESSES.name] = processes.take(np.argsort(processes["pid"]))
     return Snapshot(**merged)
 
 

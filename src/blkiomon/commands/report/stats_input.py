@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from blkiomon.commands import decode
 from blkiomon.console import how_many
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.errors import SourceError, StatsError
+from blkiomon.formats import stats_reader
 from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.moments import U64_MAX, U128_MAX, to_words
 from blkiomon.interval.value import Counts, Interval, in_order
@@ -40,7 +40,7 @@ def read_structs(names: Sequence[str], devices: Sequence[int]) -> tuple[Table, l
         try:
             if Path(name).stat().st_size > MOST_FILE_BYTES:
                 raise SourceError(f"{name}: more than {MOST_FILE_BYTES >> 20} MiB of -b")
-            stats = decode.parse(Path(name).read_bytes())
+            stats = stats_reader.parse(Path(name).read_bytes())
         except OSError as error:
             raise SourceError(f"cannot read {name}: {error.strerror}") from error
         except StatsError as error:
