@@ -159,21 +159,18 @@ class _Generator:
             pair.append(rng.choice(pair))
         elif chance < 0.08 and pair:
             pair.append(replace(rng.choice(pair), bytes_=self._size()))
-        elif chance < 0.11 and pair:
-            index = rng.randrange(len(pair))
-            both = pair[index].action | ISSUE | COMPLETE
-            pair[index] = replace(pair[index], action=both)
-        elif chance < 0.14 and pair:
-            index = rng.randrange(len(pair))
-            pair[index] = replace(pair[index], payload=self._payload())
-        elif chance < 0.16 and pair:
-            index = rng.randrange(len(pair))
-            odd = pair[index].action & ~0xFFFF | rng.choice([0, 1, 6, 17, 0x107, 0x108, 0xFFFF])
-            pair[index] = replace(pair[index], action=odd)
         elif chance < 0.18 and pair:
             index = rng.randrange(len(pair))
-            notify = pair[index].action | tw.NOTIFY << tw.CATEGORY_SHIFT
-            pair[index] = replace(pair[index], action=notify)
+            action = pair[index].action
+            if chance < 0.11:
+                action |= ISSUE | COMPLETE
+            elif chance < 0.14:
+                pair[index] = replace(pair[index], payload=self._payload())
+            elif chance < 0.16:
+                action = action & ~0xFFFF | rng.choice([0, 1, 6, 17, 0x107, 0x108, 0xFFFF])
+            else:
+                action |= tw.NOTIFY << tw.CATEGORY_SHIFT
+            pair[index] = replace(pair[index], action=action)
         return pair
 
     def _steps(self, first: Record, last: Record) -> list[Record]:

@@ -80,7 +80,6 @@ def merge(
     files: Sequence[bytes], window_bytes: int = 1 << 18, most: int = 1 << 20, **options: Any
 ) -> tuple[bytes, Merger]:
     """Merge files in memory; a read returns at most `most` bytes."""
-
     names = [f"file {i}" for i in range(len(files))]
     readers = [reader(data, most) for data in files]
     merger = Merger(names, readers, window_bytes=window_bytes, output_bytes=66_000, **options)
