@@ -589,7 +589,7 @@ def complaint(capfd: Capture, *arguments: str | Path, status: int = 3) -> str:
         ("empty", b"", "the trace is empty"),
         ("garbage", b"what is this?" * 100, "bad trace: "),
         ("unmatched", tw.encode([tw.issue(1, 0, 4096)]), "no request in 1 record"),
-        ("nothing.jsonl", b'{"schema": 7}\n', "line 1: this is not an interval of schema 1"),
+        ("nothing.jsonl", b'{"schema": 7}\n', "line 1: not an interval of schema 1"),
         ("broken.jsonl", b'{"schema": \n', "line 1: not JSON: Expecting value at column"),
         ("nan.jsonl", b'{"schema": 1, "start_ns": NaN}\n', "line 1: not JSON: NaN is not a number"),
         ("digits.jsonl", b'{"schema": ' + b"9" * 5000 + b"}", "not JSON: Exceeds the limit"),
