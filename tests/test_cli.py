@@ -75,7 +75,7 @@ def fails(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
         *((["-I1", "-b-", option], False) for option in ["--openmetrics=0", "--textfile=a"]),
     ],
 )
-def test_what_the_original_cannot_tell_is_followed_only_for_outputs_that_tell_it(
+def test_run_is_a_drop_in_unless_an_output_is_not_the_originals(
     arguments: list[str], is_drop_in: bool
 ) -> None:
     assert config_of(*arguments).is_drop_in == is_drop_in

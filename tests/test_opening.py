@@ -289,7 +289,7 @@ def test_links_of_the_kernel_are_followed() -> None:
 
 @root_only
 @pytest.mark.parametrize("kind", ["file", "fifo"])
-def test_what_somebody_else_has_put_there_is_refused(kind: str, public: Path) -> None:
+def test_file_or_fifo_of_another_user_is_refused(kind: str, public: Path) -> None:
     path = public / "out"
     path.touch() if kind == "file" else os.mkfifo(path)
     os.chown(path, NOBODY, NOBODY)

@@ -134,7 +134,7 @@ def test_file_that_somebody_has_begun_is_continued(tmp_path: Path) -> None:
 
 
 def test_truncated_file_goes_on_at_its_beginning(tmp_path: Path) -> None:
-    """As by logrotate's copytruncate: no hole of zeros stands before what comes."""
+    """As by logrotate's copytruncate: no hole of zeros precedes the next interval."""
     path = tmp_path / "out.bin"
     with Running("-I", "0.1", "-b", path).started() as process:
         process.write(ONE)
@@ -145,7 +145,7 @@ def test_truncated_file_goes_on_at_its_beginning(tmp_path: Path) -> None:
         process.succeed()
 
 
-def test_file_that_cannot_be_made_anew_is_told_and_the_old_one_goes_on(tmp_path: Path) -> None:
+def test_file_that_cannot_be_reopened_is_reported_and_the_old_one_continues(tmp_path: Path) -> None:
     directory = tmp_path / "directory"
     directory.mkdir()
     path = directory / "out.bin"
@@ -166,7 +166,7 @@ def test_file_that_cannot_be_made_anew_is_told_and_the_old_one_goes_on(tmp_path:
 
 
 def test_recorded_trace_is_reopened_too(tmp_path: Path) -> None:
-    """A FIFO among files: what waits for it hears the signal when the next bytes come."""
+    """A FIFO among files: the signal takes effect when the next bytes arrive."""
     fifo, path = tmp_path / "trace", tmp_path / "out.bin"
     os.mkfifo(fifo)
     with Running("-I", LONG, "-b", path, fifo).started() as process:
