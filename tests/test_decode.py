@@ -255,7 +255,7 @@ def test_missing_file_is_told(tmp_path: Path, capfd: Capture) -> None:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are read in several pieces."""
-    monkeypatch.setattr(decode, "PIECE_BYTES", 424 * 344)
+    monkeypatch.setattr(stats_reader, "PIECE_BYTES", 424 * 344)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
