@@ -1,6 +1,6 @@
 """Stored outputs of the original, for machines that do not have it.
 
-`golden/NAME.bin` is the input of a small case; for a real trace it stands in the trace directory.
+`golden/NAME.bin` is the input of a small case; inputs that are real traces are in `TRACES`.
 `golden/NAME.{human,binary,driver,debug}` are the original's text, binary, driver data and debug
 outputs, times masked as `oracle` does. In the small cases the original is right in every figure;
 in the real traces sums exceed 2^32, where its `var` is wrong.
@@ -31,7 +31,7 @@ class Golden:
 
 
 def names() -> list[str]:
-    """All cases whose input is there."""
+    """Names of the cases whose input exists."""
     stored = sorted(path.stem for path in DIRECTORY.glob("*.binary"))
     return [name for name in stored if input_path(name).exists()]
 

@@ -1,7 +1,7 @@
 """Slow, obvious reference of requests in flight and of completions without an issue.
 
-Beside the reference of pairing, it keeps a list of spans: each issue that becomes pending begins
-one, and it ends when the request is completed, requeued or given up.
+It extends the reference of pairing by a list of spans. An issue that becomes pending begins a span;
+it ends when the request is completed, requeued or given up.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Span:
         return [(self.device, self.op), (self.device, layout.ALL_OPS), ALL]
 
     def within(self, start_ns: int, end_ns: int) -> tuple[int, int]:
-        """The part of it that is in an interval."""
+        """Its part inside an interval: start and end."""
         last_ns = end_ns if self.end_ns is None else min(self.end_ns, end_ns)
         return max(self.issue_ns, start_ns), last_ns
 
@@ -52,7 +52,7 @@ class InFlight(Reference):
         self._most: Counter[LoadKey] = Counter()
         self._backwards: Counter[LoadKey] = Counter()  # d2c of completions before their issue
         self._start_ns = 0
-        self._alone: set[int] = set()  # of this interval, likewise
+        self._alone: set[int] = set()  # completions without issue in this interval, by id(pending)
 
     def process(self, record: Trace) -> None:
         super().process(record)
@@ -128,12 +128,12 @@ def union(parts: list[tuple[int, int]]) -> int:
     return total
 
 
-def loads_of(cut: Any) -> dict[LoadKey, Figures]:
-    """The same of an engine's snapshot."""
+def loads_of(snapshot: Any) -> dict[LoadKey, Figures]:
+    """The same figures from an engine's snapshot."""
     return {
         (int(x["device"]), int(x["op"])): (
             *(int(x[name]) for name in ("in_flight", "max_in_flight", "oldest_ns", "busy_ns")),
             int(x["in_flight_ns"][0]) + (int(x["in_flight_ns"][1]) << 64),
         )
-        for x in cut.loads
+        for x in snapshot.loads
     }

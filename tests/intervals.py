@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -36,12 +35,7 @@ def moments(values: list[int]) -> tuple[int, int, tuple[int, int], tuple[int, in
     """One element of `layout.MOMENTS`."""
     total, squares = sum(values), sum(v * v for v in values)
     mask = (1 << 64) - 1
-    return (
-        min(values),
-        max(values),
-        (total & mask, total >> 64),
-        (squares & mask, squares >> 64),
-    )
+    return (min(values), max(values), (total & mask, total >> 64), (squares & mask, squares >> 64))
 
 
 def interval(requests: Iterable[Request], time_s: int = 0) -> Interval:
@@ -61,7 +55,7 @@ def interval(requests: Iterable[Request], time_s: int = 0) -> Interval:
 
 
 def _fill(row: Any, sizes: list[int], d2c_us: list[int]) -> None:
-    """Fills in a row's figures, but for times in ns."""
+    """Sets a row's figures, except latencies in ns."""
     row["requests"] = len(sizes)
     row["size_bytes"] = moments(sizes)
     row["d2c_us"] = moments(d2c_us)
@@ -71,7 +65,7 @@ def _fill(row: Any, sizes: list[int], d2c_us: list[int]) -> None:
         row["d2c_hist"][reference.bucket(us, layout.D2C_DELTA, layout.D2C_BUCKETS)] += 1
 
 
-# --- intervals of requests with all that is known of them ----------------------------------------
+# --- intervals of requests with times, errors, queue times and processes -------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +112,7 @@ def completed(ios: Iterable[Io], start_ns: int, end_ns: int) -> list[Io]:
     return sorted(within, key=lambda io: io.end_ns)
 
 
-def cut_of(ios: Sequence[Io], start_ns: int, end_ns: int) -> Snapshot:
+def snapshot_of(ios: Sequence[Io], start_ns: int, end_ns: int) -> Snapshot:
     """The engine's snapshot at `end_ns` after one at `start_ns`."""
     done = completed(ios, start_ns, end_ns)
     groups: dict[tuple[int, int, int], list[Io]] = {}
@@ -198,13 +192,13 @@ def interval_of(
     names: Mapping[int, str] | None = None,
     **options: Any,
 ) -> Interval:
-    """The interval from `start_ns` to `end_ns` of all requests there ever were."""
+    """The interval from `start_ns` to `end_ns` of a list of requests."""
     done = completed(ios, start_ns, end_ns)
     pids = {io.pid for io in done}
     return Interval(
         time_s=end_ns // 10**9,
         devices=np.array(list(dict.fromkeys(io.device for io in done)), "u4"),
-        snapshot=cut_of(ios, start_ns, end_ns),
+        snapshot=snapshot_of(ios, start_ns, end_ns),
         counts=Counts(
             records=2 * len(done), requests=len(done), lost_events=sum(io.size % 3 for io in done)
         ),
@@ -268,9 +262,16 @@ def use_all(item: Interval) -> None:
         item.device_stats()
 
 
-def eventually(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds; fails after ten seconds."""
-    deadline_s = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.002)
+def tables(snapshot: Snapshot) -> dict[str, bytes]:
+    """All arrays of a snapshot."""
+    return {f.name: getattr(snapshot, f.name).tobytes() for f in fields(snapshot)}
+
+
+def assert_same(one: Interval, two: Interval) -> None:
+    """Compares all but the order of devices and, where requests end together, of rows."""
+    assert one.groups() == two.groups()
+    for name in ("time_s", "counts", "start_ns", "end_ns", "clock", "anchored"):
+        assert getattr(one, name) == getattr(two, name), name
+    assert sorted(one.devices) == sorted(two.devices)
+    assert sorted(one.snapshot.processes.tolist()) == sorted(two.snapshot.processes.tolist())
+    assert one.process_names == two.process_names

@@ -14,8 +14,8 @@ def require(program: str, package: str = "", *, in_ci: bool = False) -> str:
 
     Args:
         program: its name.
-        package: of Debian, if it has another name.
-        in_ci: continuous integration installs it: there the test fails instead.
+        package: Debian's package, if its name is another one.
+        in_ci: in continuous integration, which installs it, the test fails instead.
     """
     path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     if path is None:

@@ -20,7 +20,7 @@ CONTRIB = Path(__file__).parent.parent / "contrib"
 
 
 def program(name: str = "prometheus") -> str:
-    """Its path; skips the test if it is not installed."""
+    """The path of one of its programs; skips the test if it is not installed."""
     return programs.require(name, "prometheus")
 
 
@@ -56,7 +56,7 @@ class Server:
         return float(result[0]["value"][1]) if result else None
 
     def awaited(self, question: str) -> float:
-        """Likewise, as soon as there is one that is more than 0."""
+        """The value of an answer, once it is greater than 0."""
         return runner.until(lambda: self.value(question), question, pause_s=0.05)
 
 

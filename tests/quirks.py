@@ -1,4 +1,4 @@
-"""Streams that each show one habit of the original, and that it survives."""
+"""Streams that each show one quirk of the original and do not crash it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ def pairs(*requests: tuple[int, int], category: int = tw.READ | tw.FS) -> bytes:
             complete(start + latency * 1000, index, size, category),
         ]
     return encode(records)
+
+
+ONE = pairs((4096, 500))
+"""One request: 4096 bytes read in 500 us."""
 
 
 def _wide(byteorder: str) -> bytes:

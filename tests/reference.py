@@ -51,11 +51,11 @@ SIZE_DELTA, SIZE_BUCKETS = 1024, 16
 D2C_DELTA, D2C_BUCKETS = 8, 25
 
 SWEEP_EVERY = 1 << 20
-"""Requests older than the age limit are evicted each time so many records have been read."""
+"""After this many records, requests older than the age limit are evicted."""
 LOST_MARK = re.compile(rb"CPU:\d{1,19} \[LOST (?:(\d{1,19}) )?EVENTS\]\n")
 LOST_MARK_MAX = 64
 MIN_PADDING = 48
-"""So many zero bytes between two records are padding; fewer are garbage."""
+"""Zero bytes between two records are padding from this number on; fewer are garbage."""
 
 
 def _prefix(*parts: str) -> str:
@@ -81,7 +81,7 @@ APPEND_BIT = 1 << 19
 """Marks a key whose second field is a zone append's serial number instead of a sector."""
 
 MOST_APPENDS = 1024
-"""At most so many zone appends wait at a time."""
+"""The greatest number of zone appends that wait at a time."""
 
 
 # -- records ---------------------------------------------------------------------------------------
@@ -543,8 +543,8 @@ class Reference(Reader):
     """Feed it a stream, cut intervals anywhere, finish it, and compare its results.
 
     Args:
-        max_pending: most pending records; the oldest one is evicted for another one.
-        max_age_ns: a record that is older than that gets no partner.
+        max_pending: limit of pending records; above it, the oldest is evicted.
+        max_age_ns: older records never match.
         resync: of `Reader`.
         original: follow the original's pairing and arithmetic.
         as_original: follow the original's pairing.
@@ -780,7 +780,7 @@ class Reference(Reader):
             self.on_unmatched_completion(pending)
 
     def _drop(self, key: Key) -> None:
-        """A pending record gets no partner any more."""
+        """Give up a pending record: it cannot match any more."""
         pending = self._pending.pop(key)
         self.given_up += pending.state in ("issued", "given back")
         if pending.is_issued:
@@ -819,7 +819,7 @@ class Reference(Reader):
         return serial_key(record, serial)
 
     def _find_append(self, record: Trace, state: str) -> int | None:
-        """The serial number of the nearest append in that state that fits, of several the first."""
+        """The serial number of the nearest fitting append in that state; of several, the first."""
         found: list[tuple[int, int]] = []
         for serial, append in self._appends.items():
             other = append.record

@@ -46,13 +46,14 @@ NOBODYS_COMMAND = (
     "import fcntl, grp, os, pwd, sys; from blkiomon.commands import cli, run; "
     f"os.setgid({NOBODY}); os.setuid({NOBODY}); sys.exit(cli.main())",
 )
-"""Root runs the command as the user nobody, who may not have access to Python itself."""
+"""The command as user nobody, for root. Python starts first: nobody may not be able to read it."""
 
 # Under nohup or in a shell's background, ignored signals are inherited. Restore the defaults.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+TERMINATED = "blkiomon: terminated by signal\n"
 TIMEOUT_S = 60.0
 LONG = "1000"
 """Seconds: an interval that does not end during a test."""
@@ -63,7 +64,7 @@ T = TypeVar("T")
 
 def until(
     attempt: Callable[[], T | None],
-    what: str,
+    what: str = "a condition",
     timeout_s: float = TIMEOUT_S,
     pause_s: float = 0.005,
 ) -> T:
@@ -74,6 +75,17 @@ def until(
             raise AssertionError(f"waited {timeout_s:.0f} s for {what}")
         time.sleep(pause_s)
     return found
+
+
+def read_counts(text: str | bytes) -> list[int]:
+    """The number of reads in each interval of the text output."""
+    text = text if isinstance(text, str) else text.decode()
+    return [int(n) for n in re.findall(r"^sizes read .*: num (\d+),", text, re.MULTILINE)]
+
+
+def options_to(directory: Path, letters: str) -> list[str]:
+    """Each of the options -h, -b, -d and -D with a file of its letter."""
+    return [text for letter in letters for text in (f"-{letter}", str(directory / letter))]
 
 
 def await_size(path: Path, size: int) -> None:
@@ -97,10 +109,10 @@ def call(
     stdout: IO[bytes] | None = None,
     cwd: str | Path = ".",
 ) -> subprocess.CompletedProcess[bytes]:
-    """As `run`, but in this process, which saves the start of Python.
+    """As `run`, but in this process: Python need not start.
 
-    Bytes come through a pipe, and what it prints goes to files. If another installation is under
-    test, this is `run`.
+    Bytes come through a pipe; output goes to files. `run` replaces it if another installation is
+    tested.
     """
     if "BLKIOMON" in os.environ:
         return run(*arguments, stdin=stdin, stdout=stdout or subprocess.PIPE, cwd=cwd)
@@ -123,6 +135,26 @@ def call(
             os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0) for file in (out, err)
         )
     return subprocess.CompletedProcess(words, status, printed, complaints)
+
+
+def shell(
+    redirected: str, *arguments: Argument, **options: Any
+) -> subprocess.CompletedProcess[bytes]:
+    """As `run`, with redirections by the shell, such as ``>&-``."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirected}', "sh", *COMMAND, *arguments],
+        capture_output=True,
+        check=False,
+        timeout=TIMEOUT_S,
+        **options,
+    )
+
+
+def succeed(*arguments: Argument, **options: Any) -> bytes:
+    """The standard output of `call`, which succeeds and prints nothing on standard error."""
+    result = call(*arguments, **options)
+    assert (result.returncode, result.stderr) == (0, b"")
+    return result.stdout
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -166,7 +198,7 @@ class Running:
 
     Args:
         arguments: of the command.
-        command: what to run; ours unless told.
+        command: what to run; ours by default.
         options: for ``Popen``.
     """
 
@@ -186,12 +218,12 @@ class Running:
 
     @property
     def stderr(self) -> str:
-        """All it has complained about so far."""
+        """Standard error so far."""
         fd = self._stderr.fileno()
         return os.pread(fd, 1 << 20, 0).decode(errors="surrogateescape")
 
     def started(self) -> Running:
-        """Waits until it handles signals: from then on it reads its input."""
+        """Waits until it handles signals; then it reads its input."""
         status = Path(f"/proc/{self.process.pid}/status")
 
         def handles_signals() -> bool:
@@ -203,19 +235,19 @@ class Running:
         return self
 
     def metrics_address(self) -> str:
-        """Host and port of its metrics, as soon as it prints them."""
+        """Host and port of its metrics, once it prints them."""
         found = until(lambda: re.search(r"http://(\S+)/metrics", self.stderr), "its address")
         return found[1]
 
     def write(self, data: bytes, timeout_s: float = TIMEOUT_S) -> None:
-        """Hands it input; fails when it does not take it."""
+        """Writes to its standard input; fails if it does not read that in time."""
         fd = _pipe(self.process.stdin)
         os.set_blocking(fd, False)
         deadline = time.monotonic() + timeout_s
         rest = memoryview(data)
         while rest:
             assert select.select([], [fd], [], max(0, deadline - time.monotonic()))[1], (
-                f"it did not take {len(rest)} bytes within {timeout_s:.0f} s"
+                f"it did not read {len(rest)} bytes within {timeout_s:.0f} s"
             )
             rest = rest[os.write(fd, rest[: 1 << 16]) :]
 
@@ -235,19 +267,19 @@ class Running:
         self.process.stdin.close()
 
     def read_intervals(self, number: int) -> str:
-        """Its text so far, as soon as it shows that often that a device had requests."""
+        """Its text so far, once it has that many blocks of a device and interval."""
         return self.read_count(b"\nbidirectional", number).decode()
 
     def read_count(self, piece: bytes, number: int) -> bytes:
-        """All of its standard output so far, as soon as it contains a piece that often."""
+        """Its standard output so far, once it contains a piece that many times."""
         return self.read_until(lambda data: data.count(piece) >= number)
 
     def read_bytes(self, number: int) -> bytes:
-        """All of its standard output so far, as soon as it has so many bytes."""
+        """Its standard output so far, once it has that many bytes."""
         return self.read_until(lambda data: len(data) >= number)
 
     def read_until(self, enough: Callable[[bytes], bool], timeout_s: float = TIMEOUT_S) -> bytes:
-        """All of its standard output so far, as soon as that is enough."""
+        """Its standard output so far, once ``enough`` accepts it."""
         fd = _pipe(self.process.stdout)
         deadline = time.monotonic() + timeout_s
         while not enough(self._seen):
@@ -268,7 +300,7 @@ class Running:
         return self.process.wait(TIMEOUT_S)
 
     def end(self, number: int | None = None) -> tuple[int, bytes, str]:
-        """Ends it, by a signal or the end of its input: status, rest of the output, complaints."""
+        """Ends it by a signal or the end of its input: status, standard output, standard error."""
         if number is not None:
             self.signal(number)
         elif self.process.stdin is not None and not self.process.stdin.closed:
@@ -277,6 +309,12 @@ class Running:
         if self.process.stdout is not None:
             rest = self.process.stdout.read()
         return self.wait(), self._seen + rest, self.stderr
+
+    def succeed(self, number: int | None = None, said: str = "") -> bytes:
+        """The standard output of `end`, which succeeds; standard error holds only ``said``."""
+        status, output, complaints = self.end(number)
+        assert (status, complaints) == (0, said)
+        return output
 
     def cpu_s(self) -> float:
         """Processor time it has used, in seconds."""
@@ -300,7 +338,7 @@ def shared_directory() -> Iterator[Path]:
 
 
 class MessageQueue:
-    """A SysV queue that exists while this is entered, or while ``create`` and ``remove`` say so.
+    """A SysV queue, from ``create`` to ``remove`` or inside a ``with`` block.
 
     Args:
         path: a file that exists.
@@ -314,15 +352,13 @@ class MessageQueue:
 
     @property
     def options(self) -> list[str]:
-        """What names it on the command line; ziomon's message type."""
+        """Options that name it, with ziomon's message type."""
         return ["-Q", str(self.path), "-q", str(self.project), "-m", "3"]
 
     def create(self) -> None:
-        """Makes it."""
         self._id = sysv.create(sysv.ftok(os.fsencode(self.path), self.project))
 
     def remove(self) -> None:
-        """Removes it with its messages."""
         if self._id is not None:
             gone, self._id = self._id, None
             sysv.remove(gone)
@@ -335,7 +371,7 @@ class MessageQueue:
         self.remove()
 
     def limit(self, limit_bytes: int) -> None:
-        """How many bytes may wait in it."""
+        """Sets how many bytes it can hold."""
         assert self._id is not None
         sysv.set_limit(self._id, limit_bytes)
 
@@ -344,18 +380,18 @@ class MessageQueue:
         return sysv.stat(self._id)[0]
 
     def await_messages(self, number: int) -> None:
-        """Waits until so many wait in it."""
+        """Waits until it holds that many."""
         until(lambda: len(self) >= number, f"{number} messages")
 
     def take(self) -> list[bytes]:
-        """All messages that wait in it, each of type 3."""
+        """Receives all its messages, which are of type 3."""
         assert self._id is not None
         return [sysv.msgrcv(self._id, 8192, 3)[1] for _ in range(len(self))]
 
 
 @contextmanager
 def queues(directory: Path, number: int) -> Iterator[list[MessageQueue]]:
-    """As many queues as wanted, below 256."""
+    """That many queues; fewer than 256."""
     path = directory / "queues"
     path.touch()
     made: list[MessageQueue] = []
@@ -380,7 +416,7 @@ def outputs_of(
 ) -> reference.Outputs:
     """All four outputs of a stream as a single interval at time 0, made in this process.
 
-    Everything behind the bytes takes part: engine, interval, formats, queues, threads and files.
+    Uses everything but the reading: engine, interval, formats, queues, threads and files.
     """
     names = {"human": "human-readable", "binary": "binary", "driver": "dump-lldd", "debug": "debug"}
     paths = {name: directory / name for name in names}

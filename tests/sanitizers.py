@@ -13,15 +13,15 @@ NEEDED = {
     for name in ("LD_PRELOAD", "ASAN_OPTIONS", "UBSAN_OPTIONS")
     if SANITIZED and name in os.environ
 }
-"""Environment variables without which the command does not start, where they are needed."""
+"""Environment variables that a build with sanitizers needs to start; else empty."""
 
 OTHERS = {name: value for name, value in os.environ.items() if name not in NEEDED}
-"""The environment for other people's programs, which have findings of their own."""
+"""The environment for other programs: sanitizers would report their errors, too."""
 
 
 unpreloaded = pytest.mark.skipif(
-    SANITIZED, reason="preloads what cannot stand beside the sanitizers: no process would start"
+    SANITIZED, reason="preloads a library that does not work with the sanitizers"
 )
 unsanitized = pytest.mark.skipif(
-    SANITIZED, reason="measures time or memory, of which the sanitizers take several times as much"
+    SANITIZED, reason="measures time or memory: sanitizers multiply both"
 )

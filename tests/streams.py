@@ -6,10 +6,9 @@ What a stream has to avoid depends on who reads it (`avoid`):
   driver records without payload, and records of version 8 in between.
 - "crashes": what the original survives. Excluded are matches under 1 us (it divides by zero),
   driver records without payload (it ends) and version 8 (it rejects it). Its arithmetic may wrap.
-- "faults": what the original gets right. Excluded besides: throughput of requests of more than
-  4294967 bytes (size * 1000 wraps at 32 bits) and whatever makes any sum of a device and direction
-  reach 2^32 (var squares it in 64 bits). Requests that are neither read nor write have no such
-  figures and keep the whole range.
+- "faults": what the original gets right. This also excludes requests of more than 4294967 bytes
+  (size * 1000 wraps at 32 bits) and sums of 2^32 and more for a device and direction (var squares
+  them in 64 bits). Requests that are neither read nor write have no such figures: all sizes occur.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class Stream:
         return tw.encode(self.records, self.version, self.byteorder)
 
     def twin(self, version: int = 8) -> Stream:
-        """The same records throughout in one version: all figures have to be the same."""
+        """The same records, all in one version: no figure may change."""
         records = tuple(replace(r, version=None) for r in self.records)
         return Stream(self.seed, records, version, self.byteorder)
 
@@ -160,21 +159,18 @@ class _Generator:
             pair.append(rng.choice(pair))
         elif chance < 0.08 and pair:
             pair.append(replace(rng.choice(pair), bytes_=self._size()))
-        elif chance < 0.11 and pair:
-            index = rng.randrange(len(pair))
-            both = pair[index].action | ISSUE | COMPLETE
-            pair[index] = replace(pair[index], action=both)
-        elif chance < 0.14 and pair:
-            index = rng.randrange(len(pair))
-            pair[index] = replace(pair[index], payload=self._payload())
-        elif chance < 0.16 and pair:
-            index = rng.randrange(len(pair))
-            odd = pair[index].action & ~0xFFFF | rng.choice([0, 1, 6, 17, 0x107, 0x108, 0xFFFF])
-            pair[index] = replace(pair[index], action=odd)
         elif chance < 0.18 and pair:
             index = rng.randrange(len(pair))
-            notify = pair[index].action | tw.NOTIFY << tw.CATEGORY_SHIFT
-            pair[index] = replace(pair[index], action=notify)
+            action = pair[index].action
+            if chance < 0.11:
+                action |= ISSUE | COMPLETE
+            elif chance < 0.14:
+                pair[index] = replace(pair[index], payload=self._payload())
+            elif chance < 0.16:
+                action = action & ~0xFFFF | rng.choice([0, 1, 6, 17, 0x107, 0x108, 0xFFFF])
+            else:
+                action |= tw.NOTIFY << tw.CATEGORY_SHIFT
+            pair[index] = replace(pair[index], action=action)
         return pair
 
     def _steps(self, first: Record, last: Record) -> list[Record]:

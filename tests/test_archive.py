@@ -72,20 +72,20 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a copy of them is: each test's in the same place, which is what they are known by."""
+    """Directory of the copies: the same in each test, as results name traces by their path."""
     return tmp_path_factory.mktemp("place")
 
 
 @pytest.fixture
 def traces(originals: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of them, with which a test may do as it likes; it runs in the directory above."""
-    copied = anew(originals, place)
+    """A copy that a test may change, in the subdirectory "traces" of the current one."""
+    copied = fresh_copy(originals, place)
     monkeypatch.chdir(place)
     return copied
 
 
-def anew(originals: Path, place: Path) -> Path:
-    """A copy of them, beside which nothing is."""
+def fresh_copy(originals: Path, place: Path) -> Path:
+    """An otherwise empty directory with a copy of the traces."""
     shutil.rmtree(place)
     return shutil.copytree(originals, place / "traces")
 
@@ -94,22 +94,22 @@ def anew(originals: Path, place: Path) -> Path:
 def first_run(
     originals: Path, place: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Summary, Path]:
-    """What a run over all of them says, and the dataset that it makes."""
+    """Summary and dataset of a run on all traces."""
     dataset = tmp_path_factory.mktemp("first") / "ds"
-    copied = anew(originals, place)
+    copied = fresh_copy(originals, place)
     return archived(f"{copied}/*/*", dataset=str(dataset)), dataset
 
 
 @pytest.fixture
 def first(first_run: tuple[Summary, Path], traces: Path) -> Summary:
-    """What a run over all of the copy has said; its dataset is there, as "ds"."""
+    """Summary of a run on all traces; "ds" is a copy of its dataset."""
     summary, dataset = first_run
     shutil.copytree(dataset, "ds")
     return summary
 
 
 def over_midnight(device: int = 8 << 20, seconds: int = 4) -> bytes:
-    """Begins two seconds before a day ends; a request every half second."""
+    """A trace that begins two seconds before midnight; a request every half second."""
     records: list[Record] = [notify_timestamp(5 * S, MIDNIGHT - 2, 0)]
     for k in range(2 * seconds):
         at_ns = 5 * S + k * S // 2
@@ -191,11 +191,11 @@ def test_sources_without_traces_are_failures(traces: Path) -> None:
     names, missing = find([*wrong, "traces/web1/a.bin"])
     assert [Path(t.name).name for t in names] == ["a.bin"]
     assert [m.trace for m in missing] == wrong
-    said = [
+    expected = [
         *("no such file", "no file matches", "no trace in", "no trace in", "no such file"),
         "cannot look up",
     ]
-    for item, text in zip(missing, said, strict=True):
+    for item, text in zip(missing, expected, strict=True):
         assert text in item.error and "\n" not in item.error
 
 
@@ -495,7 +495,7 @@ def times(dataset: Path) -> dict[str, int]:
 
 def test_second_run_reads_nothing_again(traces: Path, first: Summary) -> None:
     before = times(Path("ds"))
-    (traces / "web1" / "a.bin").chmod(0)  # reading it would fail, but for root
+    (traces / "web1" / "a.bin").chmod(0)  # only root could read it
     second = archived()
     assert (first.resumed, second.resumed) == (0, 4)
     assert same(first, second)
@@ -514,7 +514,7 @@ def truncate(size: int) -> None:
 
 
 def damage_manifest(data: bytes | None) -> None:
-    """None: cut its interval short."""
+    """Replace a manifest; None: shorten its interval."""
     path = next(Path("ds/_manifest").glob("a.bin*"))
     if data is None:
         entry = json.loads(path.read_bytes())
@@ -641,7 +641,7 @@ def test_traces_and_dataset_may_be_in_an_object_store(
     (mine,) = (d for n, d in stored(Path("ds")).items() if "sda" in n)
     assert [d for d in data if d is not None] == mine
     assert not [name for name in memory.find("/ds") if ".part" in name]
-    # From local ones, as a file of the memory has one position, whoever reads it.
+    # Read local files: all readers of a file in memory share one position.
     assert same(first, archived(dataset="memory://shared"))
     found = [name for name in memory.find("/shared") if not name.endswith(".json")]
     assert {n.removeprefix("/shared/"): memory.cat_file(n) for n in found} == whole_dataset(
@@ -767,11 +767,11 @@ def test_missing_extra_is_one_line(
         timeout=60,
     )
     assert (result.returncode, result.stdout) == (2, "")
-    lines = told_but_for_root(result.stderr)
+    lines = complaints_but_roots(result.stderr)
     assert lines == [f"blkiomon: archive needs {module}: pip install 'blkiomon[{extra}]'"]
 
 
-def told_but_for_root(complaints: str) -> list[str]:
+def complaints_but_roots(complaints: str) -> list[str]:
     """The lines on standard error, without the one that root alone gets."""
     return [line for line in complaints.splitlines() if not line.startswith(AS_ROOT)]
 
@@ -781,7 +781,7 @@ def told_but_for_root(complaints: str) -> list[str]:
     [((), 0), (("cut.bin",), 3), (("cut.bin", "ds"), 4), (("ds",), 4), (("no.bin",), 3)],
     ids=str,
 )
-def test_exit_status_tells_input_from_output(
+def test_exit_status_of_bad_input_and_of_bad_output(
     names: tuple[str, ...], status: int, traces: Path, capfd: Capture
 ) -> None:
     sources = ["traces/web1/a.bin"]
@@ -829,7 +829,7 @@ def test_unreachable_scheduler_is_one_line(
     for address in ("tcp://127.0.0.1:1", "nonsense://x"):
         assert main(["-o", "ds", "--scheduler", address, *SOURCES]) == 3
         out, err = capfd.readouterr()
-        (line,) = told_but_for_root(err)
+        (line,) = complaints_but_roots(err)
         assert out == "" and line.startswith(f"blkiomon: no Dask scheduler at {address}: ")
 
 
@@ -837,7 +837,7 @@ def test_unreachable_scheduler_is_one_line(
 def test_invalid_address_is_one_line_until_the_process_ends(address: str, traces: Path) -> None:
     result = runner.run("archive", "-o", "ds", "--scheduler", address, *SOURCES)
     assert (result.returncode, result.stdout) == (3, b"")
-    (line,) = told_but_for_root(result.stderr.decode())
+    (line,) = complaints_but_roots(result.stderr.decode())
     assert line.startswith(f"blkiomon: no Dask scheduler at {address}: ")
 
 
@@ -854,11 +854,7 @@ def test_scheduler_without_workers(traces: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     ("arguments", "rooms"),
-    [
-        ({}, [1, 3, 4]),
-        ({"workers": 2}, [1, 2, 2]),
-        ({"workers": 6}, [1, 3, 6]),
-    ],
+    [({}, [1, 3, 4]), ({"workers": 2}, [1, 2, 2]), ({"workers": 6}, [1, 3, 6])],
     ids=str,
 )
 def test_workers_are_limited_by_cores_and_traces(

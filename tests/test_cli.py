@@ -12,8 +12,8 @@ from typing import Any
 
 import oracle
 import pytest
-import quirks
 import runner
+from quirks import ONE
 from runner import LONG
 
 from blkiomon import __version__
@@ -22,7 +22,6 @@ from blkiomon.commands.cli import parse
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import Option, UsageError
 
-ONE = quirks.pairs((4096, 500))
 USAGE = "\nUsage: blkiomon -I SECONDS "
 
 ORIGINAL = (
@@ -76,7 +75,7 @@ def fails(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
         *((["-I1", "-b-", option], False) for option in ["--openmetrics=0", "--textfile=a"]),
     ],
 )
-def test_what_the_original_cannot_tell_is_followed_only_for_outputs_that_tell_it(
+def test_run_is_a_drop_in_unless_an_output_is_not_the_originals(
     arguments: list[str], is_drop_in: bool
 ) -> None:
     assert config_of(*arguments).is_drop_in == is_drop_in
@@ -223,9 +222,8 @@ def test_abbreviations_of_our_own_options() -> None:
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_version(arguments: list[str], version: str) -> None:
-    result = runner.call(*arguments)
-    assert (result.returncode, result.stderr) == (0, b"")
-    text = result.stdout.decode()
+    output = runner.succeed(*arguments)
+    text = output.decode()
     assert text == f"blkiomon version {version} (blkiomon {__version__})\n"
     assert text.split()[2] == version  # where ziomon looks
 
@@ -262,14 +260,7 @@ def test_version_and_help_without_room_to_print_them(option: str, output: str) -
     redirected = ">&-" if output == "closed" else f">{output}"
     # Buffered, as it is for users: Python's own complaint then comes at its very end.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-    command = f'exec "$@" {redirected}'
-    result = subprocess.run(
-        ["sh", "-c", command, "sh", *runner.COMMAND, option],
-        capture_output=True,
-        check=False,
-        env=environment,
-        timeout=runner.TIMEOUT_S,
-    )
+    result = runner.shell(redirected, option, env=environment)
     assert result.returncode == (1 if option == "-V" else 4)
     assert re.fullmatch(rb"blkiomon: .*standard output.*\n", result.stderr), result.stderr
 

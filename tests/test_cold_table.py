@@ -106,9 +106,7 @@ def run(data: bytes, **options: Any) -> tuple[list[Any], int]:
     [{}, {"as_original": True}, {"max_age_ns": 2 * LATE_NS}, {"max_pending": 500}],
     ids=str,
 )
-def test_results_are_those_of_an_engine_without_cold_requests(
-    options: dict[str, Any],
-) -> None:
+def test_results_are_those_of_an_engine_without_cold_requests(options: dict[str, Any]) -> None:
     # With two threads the hot table has room for thousands before anything is demoted.
     data = lossy("plain")
     ours, n_cold = run(data, **options)
@@ -251,16 +249,16 @@ def test_nothing_is_demoted_before_thousands_are_pending() -> None:
     assert engine._table_figures()["longest_search"] < 4
 
 
-def test_fewer_lost_than_outstanding_stay_hot() -> None:
-    records = np.frombuffer(deep(600, 100), layout.TRACE_V7)
+@pytest.mark.parametrize(
+    ("depth", "rounds", "cold_table_from", "is_demoted"),
+    [(600, 100, 1 << 13, False), (2100, 80, 1 << 11, True)],
+)
+def test_few_lost_requests_are_demoted_only_among_many_outstanding(
+    depth: int, rounds: int, cold_table_from: int, is_demoted: bool
+) -> None:
+    records = np.frombuffer(deep(depth, rounds), layout.TRACE_V7)
     records = records[~is_lost(records, 0.008)]
-    seen = feed_in_parts(tuned(cold_table_from=1 << 13), records)
-    assert max(pending for pending, _ in seen) > 900
-    assert max(n_cold for _, n_cold in seen) == 0
-
-
-def test_few_lost_among_many_outstanding_are_demoted() -> None:
-    records = np.frombuffer(deep(2100, 80), layout.TRACE_V7)
-    records = records[~is_lost(records, 0.008)]
-    seen = feed_in_parts(tuned(cold_table_from=1 << 11), records)
-    assert max(n_cold for _, n_cold in seen) > 200
+    seen = feed_in_parts(tuned(cold_table_from=cold_table_from), records)
+    most_pending, most_cold = map(max, zip(*seen))
+    assert most_pending > 900
+    assert most_cold > 200 if is_demoted else most_cold == 0

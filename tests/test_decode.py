@@ -9,8 +9,6 @@ import os
 import shlex
 import signal
 import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +30,7 @@ VERSIONS = sorted(SIZES)
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(autouse=True)
-def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+pytestmark = pytest.mark.usefixtures("utc")
 
 
 def item(devices: int = 3) -> Interval:
@@ -263,7 +255,7 @@ def test_missing_file_is_told(tmp_path: Path, capfd: Capture) -> None:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are read in several pieces."""
-    monkeypatch.setattr(decode, "PIECE_BYTES", 424 * 344)
+    monkeypatch.setattr(stats_reader, "PIECE_BYTES", 424 * 344)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,13 @@ import pytest
 import quirks
 import streams
 import tracewriter as tw
+from intervals import bin_of, tables
 from reference import Reference, Trace
 from tracewriter import complete, encode, issue
 from tuned import tuned
 
 from blkiomon._core import Engine, _read_structs
 from blkiomon.engine import layout
-from blkiomon.engine.snapshot import Snapshot
 from blkiomon.errors import TraceError
 
 NEVER_NS = 2**64 - 1
@@ -64,22 +63,11 @@ def moments(m: Any) -> tuple[int, int, int, int]:
     return int(m["min"]), int(m["max"]), total, squ
 
 
-def bin_of(value: int) -> int:
-    """The rule of statistics.pxi, spelt out."""
-    shift = max(0, value.bit_length() - 7)
-    return 64 * shift + (value >> shift)
-
-
 def op_counts(rows: Any) -> Counter[tuple[int, str]]:
     counts: Counter[tuple[int, str]] = Counter()
     for row in rows:
         counts[int(row["device"]), layout.OPS[row["op"]]] += int(row["requests"])
     return counts
-
-
-def tables(cut: Snapshot) -> dict[str, bytes]:
-    """All arrays of a snapshot, as bytes."""
-    return {f.name: getattr(cut, f.name).tobytes() for f in fields(cut)}
 
 
 def check_interval(cut: Any, expected: list[Any]) -> None:
@@ -215,11 +203,16 @@ def test_engine_equals_reference_on_quirk(name: str) -> None:
 
 
 @pytest.mark.parametrize("block", range(2))
-def test_eviction_by_number_equals_reference(block: int) -> None:
-    rng = random.Random(f"number {block}")
+@pytest.mark.parametrize("limit", ["number", "age"])
+def test_eviction_equals_reference(limit: str, block: int) -> None:
+    rng = random.Random(f"{limit} {block}")
     for seed in range(block * 30, block * 30 + 30):
         data = streams.generate(seed, avoid="nothing").data
-        compare(data, rng, max_pending=rng.choice([1, 2, 3, 5, 8, 16, 17, 33, 64]))
+        if limit == "number":
+            compare(data, rng, max_pending=rng.choice([1, 2, 3, 5, 8, 16, 17, 33, 64]))
+        else:
+            max_age_ns = rng.choice([0, 1, 1000, 100_000, 10**7, 10**9])
+            compare(data, rng, max_age_ns=max_age_ns, max_pending=rng.choice([4, 10**6]), cuts=5)
 
 
 @pytest.mark.parametrize("max_pending", [16, 33, 64, 100])
@@ -235,15 +228,6 @@ def test_eviction_of_issues_in_backward_order_equals_reference(max_pending: int)
                 complete(one.time_ns + 5, one.sector, 4096) for one in of_late if one.sector
             ]
     compare(encode(records), rng, max_pending=max_pending)
-
-
-@pytest.mark.parametrize("block", range(2))
-def test_eviction_by_age_equals_reference(block: int) -> None:
-    rng = random.Random(f"age {block}")
-    for seed in range(block * 30, block * 30 + 30):
-        data = streams.generate(seed, avoid="nothing").data
-        max_age_ns = rng.choice([0, 1, 1000, 100_000, 10**7, 10**9])
-        compare(data, rng, max_age_ns=max_age_ns, max_pending=rng.choice([4, 10**6]), cuts=5)
 
 
 BEGINS = re.compile(rb"[\x07\x08]tae|eat[\x07\x08]")
@@ -408,25 +392,17 @@ def test_use_by_another_thread_while_one_feeds_is_refused(use: str) -> None:
     assert engine.counters()["records"] % 40_000 == 0
 
 
-def test_version_8_equals_version_7() -> None:
+def test_version_and_byte_order_make_no_difference() -> None:
+    def results(data: bytes) -> tuple[Any, ...]:
+        engine = Engine(keep_details=True)
+        engine.feed(data)
+        return tables(engine.snapshot()), engine.leftovers().tobytes(), engine.counters()
+
     for seed in range(40):
         stream = streams.generate(seed)
-        seven, eight = Engine(keep_details=True), Engine(keep_details=True)
-        seven.feed(stream.data)
-        eight.feed(stream.twin(8).data)
-        assert tables(seven.snapshot()) == tables(eight.snapshot())
-        assert seven.leftovers().tobytes() == eight.leftovers().tobytes()
-        assert seven.counters() == eight.counters()
-
-
-def test_foreign_byte_order_equals_native() -> None:
-    for seed in range(40):
-        stream = streams.generate(seed)
-        one, other = Engine(keep_details=True), Engine(keep_details=True)
-        one.feed(stream.data)
-        other.feed(stream.swapped().data)
-        assert tables(one.snapshot()) == tables(other.snapshot())
-        assert one.leftovers().tobytes() == other.leftovers().tobytes()
+        native = results(stream.data)
+        assert results(stream.twin(8).data) == native
+        assert results(stream.swapped().data) == native
 
 
 def test_zone_append_event_without_complete_bit_does_not_complete() -> None:

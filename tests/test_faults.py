@@ -25,7 +25,8 @@ import quirks
 import reference
 import runner
 import tracewriter as tw
-from runner import LONG, MessageQueue, Running, until
+from quirks import ONE
+from runner import LONG, TERMINATED, MessageQueue, Running, options_to, until
 from sanitizers import unsanitized
 from tracewriter import complete, driver_data, encode, issue
 
@@ -36,18 +37,15 @@ from blkiomon.engine import layout
 
 U32 = 1 << 32
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGALRM)
-TERMINATED = "blkiomon: terminated by signal\n"
-ONE = quirks.pairs((4096, 500))
-"""One request: 4096 bytes read in 500 us."""
 
 
 def shown(data: bytes, *options: str, status: int = 0) -> str:
-    """The text of one run over some bytes, which come as a live trace."""
+    """The text output of a run on these bytes, read as a live trace."""
     if options:
         options = ("--clock=wall", *options)
     result = runner.call("-I", LONG, "-h", "-", *options, stdin=data)
     assert result.returncode == status, result.stderr
-    if result.stdout or not options:  # else it is explained why there is nothing
+    if result.stdout or not options:  # without output, a message explains why
         assert bool(result.stderr) == bool(status)
     return result.stdout.decode()
 
@@ -64,7 +62,7 @@ def requests(text: str) -> int:
 
 
 def structs(path: Path) -> np.ndarray:
-    """What a binary output holds."""
+    """The structs in a binary output."""
     return np.frombuffer(path.read_bytes(), layout.STATS_03)
 
 
@@ -78,7 +76,7 @@ BUSY = quirks.pairs((3_000_000_000, 10**6), (2_000_000_000, 10**6), (10**9, 10**
 VERSION_8 = encode([issue(0, 1, 4096), complete(500_000, 1, 4096)], version=8)
 
 ORIGINAL: dict[str, tuple[bytes, Callable[[oracle.Result], bool]]] = {
-    "1 dies of a completion under a microsecond": (
+    "1 crashes on a completion less than 1 us after its issue": (
         UNDER_A_MICROSECOND,
         lambda theirs: theirs.returncode == -signal.SIGFPE,
     ),
@@ -152,35 +150,21 @@ def test_03_last_interval_is_printed_at_the_end_of_a_pipe() -> None:
 def test_03_last_interval_is_printed_at_the_end_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "trace").write_bytes(ONE * 3)
     with (tmp_path / "trace").open("rb") as file:
-        result = runner.call("-I", LONG, stdin=file)
-    assert (result.returncode, result.stderr) == (0, b"")
-    assert requests(result.stdout.decode()) == 3
+        output = runner.succeed("-I", LONG, stdin=file)
+    assert requests(output.decode()) == 3
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_03_last_interval_is_printed_on_a_signal(number: signal.Signals, tmp_path: Path) -> None:
-    paths = [tmp_path / letter for letter in "hbD"]
-    options = [text for path in paths for text in (f"-{path.name}", str(path))]
-    with Running("-I", LONG, *options, "-d", "-").started() as process:
+    with Running("-I", LONG, *options_to(tmp_path, "hbD"), "-d", "-").started() as process:
         process.write(ONE + encode([issue(1, 7, 512), driver_data(1, b"read so far")]))
         process.read_until(lambda data: data.endswith(b"read so far"))
         assert process.end(number)[0] == 0
         assert process.stderr == TERMINATED
-    human, binary, debug = paths
+    human, binary, debug = (tmp_path / letter for letter in "hbD")
     assert requests(human.read_text()) == 1
     assert structs(binary)["size_r"]["sum"].tolist() == [4096]
     assert debug.read_text().endswith("1 leftover, 1 match, 0 mismatch, 1 driverdata, 4 overall\n")
-
-
-def test_03_records_that_the_pipe_holds_at_a_signal_count() -> None:
-    with Running("-I", LONG).started() as process:
-        process.signal(signal.SIGSTOP)
-        process.write(ONE)
-        process.signal(signal.SIGTERM)
-        process.signal(signal.SIGCONT)
-        status, text, complaints = process.end()
-    assert (status, complaints) == (0, TERMINATED)
-    assert requests(text.decode()) == 1
 
 
 def test_03_no_final_drops_it_as_the_original_does(tmp_path: Path) -> None:
@@ -224,7 +208,7 @@ def test_04_signal_ends_a_run_whose_every_output_waits(tmp_path: Path) -> None:
     (tmp_path / "queue").touch()
     queue = MessageQueue(tmp_path / "queue")
     with Running(
-        *("-I", LONG, "-h", str(tmp_path / "fifo"), *queue.options, "-d", "-"),
+        *("-I", LONG, "-h", str(tmp_path / "fifo"), *queue.options, "-d", "-")
     ).started() as process:
         record = encode([driver_data(1, bytes(60_000))])
         process.write(ONE + record * 100)
@@ -285,8 +269,7 @@ def test_05_everything_is_delivered_when_the_queue_appears(queue: MessageQueue) 
             messages = queue.take()
         finally:
             queue.remove()
-        status, _, complaints = process.end()
-    assert (status, complaints) == (0, "")
+        process.succeed()
     stats = np.frombuffer(b"".join(messages), layout.STATS_03)
     assert stats["size_r"]["count"].tolist() == [1, 2, 3]
 
@@ -331,8 +314,7 @@ def test_06_queue_with_a_slow_reader_gets_everything(queue: MessageQueue) -> Non
         while len(messages) < 4:
             queue.await_messages(1)
             messages += queue.take()
-        status, _, complaints = process.end()
-    assert (status, complaints) == (0, "")
+        process.succeed()
     stats = np.frombuffer(b"".join(messages), layout.STATS_03)
     assert stats["size_r"]["count"].tolist() == [1, 2, 3, 4]
 
@@ -362,9 +344,8 @@ def test_07_driver_record_without_payload_does_not_end_the_run(
     records = [driver_data(1, b""), driver_data(2, b"abc"), driver_data(3, b"")]
     request = [issue(10, 1, 4096), complete(9010, 1, 4096)]
     data = encode(records + request, version, byteorder)
-    result = runner.call("-I", LONG, "-d", "-", stdin=data)
-    assert (result.returncode, result.stderr) == (0, b"")
-    assert result.stdout == encode(records)  # version 7, host order
+    output = runner.succeed("-I", LONG, "-d", "-", stdin=data)
+    assert output == encode(records)  # version 7, host order
     assert requests(shown(data)) == 1
 
 
@@ -380,7 +361,7 @@ BROKEN = {
     "cut_header": (ONE + ONE[:47], len(ONE)),
     "cut_header_at_once": (ONE[:20], 0),
     "cut_payload": (ONE + encode([driver_data(1, b"abcdef")])[:-1], len(ONE)),
-    "version_8_in_the_clothes_of_version_7": (
+    "version_8_fields_with_version_7_magic": (
         ONE + tw.encode_malformed_v8(issue(1, 1, 1, device=8 << 20 | 16, pid=4711, cpu=1)),
         len(ONE),
     ),
@@ -392,9 +373,7 @@ def test_08_bad_trace_prints_its_reason_and_the_statistics_before_it(
     name: str, tmp_path: Path
 ) -> None:
     data, offset = BROKEN[name]
-    paths = [tmp_path / letter for letter in "bD"]
-    options = [text for path in paths for text in (f"-{path.name}", str(path))]
-    result = runner.call("-I", LONG, "-h", "-", *options, stdin=data)
+    result = runner.call("-I", LONG, "-h", "-", *options_to(tmp_path, "bD"), stdin=data)
     assert result.returncode == 1
     complaint = result.stderr.decode()
     if name in ("garbage_at_once", "text"):  # which has a name
@@ -403,9 +382,9 @@ def test_08_bad_trace_prints_its_reason_and_the_statistics_before_it(
         expected = rf"blkiomon: bad trace: at byte offset {offset}: found .+, expected .+\n"
     assert re.fullmatch(expected, complaint)
     matches = int(offset > 0)
-    assert requests(result.stdout.decode()) == len(structs(paths[0])) == matches
+    assert requests(result.stdout.decode()) == len(structs(tmp_path / "b")) == matches
     totals = f"0 leftover, {matches} match, 0 mismatch, 0 driverdata, {2 * matches} overall\n"
-    assert paths[1].read_text() == totals
+    assert (tmp_path / "D").read_text() == totals
 
 
 def test_08_bad_trace_ends_the_run_although_the_input_stays_open() -> None:
@@ -600,14 +579,14 @@ def structs_of(data: bytes, interval: str, path: Path, pieces: int) -> np.ndarra
         for start in range(0, len(data), step):
             process.write(data[start : start + step])
             time.sleep(0.003 if pieces > 1 else 0)
-        assert process.end() == (0, b"", "")
+        assert process.succeed() == b""
     return structs(path)
 
 
 # -- 13: operations --------------------------------------------------------------------------------
 
 
-def test_13_operations_are_told_apart_and_the_drop_in_stays_as_it_is() -> None:
+def test_13_operations_have_rows_of_their_own_and_the_text_has_reads_and_writes() -> None:
     write = tw.WRITE | tw.FS
     requests_of = {
         "read": (4096, tw.READ | tw.FS),

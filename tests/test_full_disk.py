@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import runner
+from quirks import ONE
 from runner import Running, until
-from test_faults import ONE
 
 from blkiomon.engine import layout
 
@@ -67,7 +67,7 @@ def sizes(path: Path) -> list[int]:
     text = data.decode()
     assert text == "" or re.search(r"^bidirectional requests: \d+\n\Z", text, re.MULTILINE)
     assert text.count("\ntime: ") == text.count("\nbidirectional")
-    return [int(number) for number in re.findall(r"^sizes read .*: num (\d+),", text, re.M)]
+    return runner.read_counts(text)
 
 
 def sizes_so_far(path: Path) -> list[int]:
@@ -80,12 +80,7 @@ def sizes_so_far(path: Path) -> list[int]:
     return sizes(path)
 
 
-OUTPUTS = {
-    "-h": "out.txt",
-    "-b": "out.bin",
-    "--json": "out.json",
-    "--csv": "out.csv",
-}
+OUTPUTS = {"-h": "out.txt", "-b": "out.bin", "--json": "out.json", "--csv": "out.csv"}
 
 
 def sender(process: runner.Running, other: Path) -> Callable[[], bool]:
@@ -147,9 +142,9 @@ def test_parquet_waits_for_space_and_loses_nothing(disk: Path, tmp_path: Path) -
         until(lambda: process.stderr, "a line about it")
         ballast.unlink()
         until(lambda: path.stat().st_size > 20_000, "what had waited")
-        status, _, complaints = process.end()
-    waits = f"blkiomon: {path} waits until there is space again: No space left on device\n"
-    assert (status, complaints) == (0, waits)
+        process.succeed(
+            said=f"blkiomon: {path} waits until there is space again: No space left on device\n"
+        )
     assert sizes(path) == sizes(other) == [1, 2, 3, 4, 5]
 
 

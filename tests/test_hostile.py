@@ -6,7 +6,6 @@ import json
 import random
 import resource
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import streams
 import tracewriter as tw
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from intervals import tables
 from reference import Reference
 from sanitizers import unsanitized
 from tracewriter import Record, complete, encode, issue, replace
@@ -36,11 +36,6 @@ NEVER_NS = 2**64 - 1
 S = 10**9
 HIGHEST = 2**32 - 1
 """Device 4095:1048575."""
-
-
-def tables(cut: Snapshot) -> dict[str, bytes]:
-    """All arrays of a snapshot."""
-    return {f.name: getattr(cut, f.name).tobytes() for f in fields(cut)}
 
 
 def pairs_on(devices: Iterable[int], time_ns: int = 1000, sector: int = 8) -> list[Record]:

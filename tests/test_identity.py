@@ -107,8 +107,7 @@ def outputs_of_process(data: bytes, directory: Path, *options: str) -> reference
     """All four outputs of a process, which prints nothing else and succeeds."""
     directory.mkdir(parents=True)
     paths = {letter: directory / letter for letter in "hbdD"}
-    arguments = [text for letter, path in paths.items() for text in (f"-{letter}", str(path))]
-    result = runner.run("-I", LONG, *arguments, *options, stdin=data)
+    result = runner.run("-I", LONG, *runner.options_to(directory, "hbdD"), *options, stdin=data)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
     return reference.Outputs(*(path.read_bytes() for path in paths.values()))
 
@@ -352,17 +351,6 @@ def test_lossy_trace_prints_the_same_as_the_reference(tmp_path: Path) -> None:
 
 
 # -- known truth -----------------------------------------------------------------------------------
-
-
-def test_requests_on_three_devices_are_those_of_the_load_generator(tmp_path: Path) -> None:
-    data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()
-    # The drop-in separates directions only: flushes are reads, and trims are writes.
-    stats = np.frombuffer(outputs_of(data, tmp_path).binary, layout.STATS_03)
-    requests = {
-        int(s["device"]) & 0xFFFFF: (int(s["size_r"]["count"]), int(s["size_w"]["count"]))
-        for s in stats
-    }
-    assert requests == {1: (28_110, 12_038), 2: (92, 5_897), 3: (0, 1_500)}
 
 
 def test_requests_in_four_phases_are_those_of_the_load_generator() -> None:

@@ -25,6 +25,7 @@ from intervals import (
     WRITE,
     Io,
     Request,
+    assert_same,
     completed,
     example,
     interval,
@@ -278,16 +279,6 @@ def test_interval_percentiles_are_those_of_its_requests(percent: float) -> None:
 
 
 # --- merging -------------------------------------------------------------------------------------
-
-
-def assert_same(one: Interval, two: Interval) -> None:
-    """All but the order of devices and, where requests end together, of rows."""
-    assert one.groups() == two.groups()
-    for name in ("time_s", "counts", "start_ns", "end_ns", "clock", "anchored"):
-        assert getattr(one, name) == getattr(two, name), name
-    assert sorted(one.devices) == sorted(two.devices)
-    assert sorted(one.snapshot.processes.tolist()) == sorted(two.snapshot.processes.tolist())
-    assert one.process_names == two.process_names
 
 
 @given(st.lists(IOS, max_size=15))

@@ -241,26 +241,25 @@ USERS_OF_OPTIONS: list[Callable[..., Any]] = [
 ]
 
 
-@pytest.mark.parametrize("max_age_s", [float("inf"), float("nan"), -1.0, 2e10])
-def test_an_age_out_of_range_is_refused(max_age_s: float) -> None:
-    for use in (
-        blkiomon.Monitor,
-        partial(blkiomon.requests, b""),
-        partial(blkiomon.summarize, b""),
-    ):
-        with pytest.raises(ValueError, match=r"max_age_s must be from 0 to 1\.8e10, not"):
-            use(max_age_s=max_age_s)
-
-
-@pytest.mark.parametrize("device", [-1, 1 << 32, 1 << 70])
-def test_a_device_out_of_range_is_refused(device: int) -> None:
-    for use in (
-        blkiomon.Monitor,
-        partial(blkiomon.requests, b""),
-        partial(blkiomon.summarize, b""),
-    ):
-        with pytest.raises(ValueError, match=f"a device number is from 0 to 2.32-1, not {device}"):
-            use(devices=[device])
+@pytest.mark.parametrize("use", USERS_OF_OPTIONS)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(
+            ({"max_age_s": age_s}, r"max_age_s must be from 0 to 1\.8e10, not")
+            for age_s in (float("inf"), float("nan"), -1.0, 2e10)
+        ),
+        *(
+            ({"devices": [device]}, f"a device number is from 0 to 2.32-1, not {device}")
+            for device in (-1, 1 << 32, 1 << 70)
+        ),
+    ],
+)
+def test_options_out_of_range_are_refused(
+    use: Callable[..., Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        use(**options)
 
 
 @pytest.fixture
@@ -271,9 +270,7 @@ def pipe() -> Iterator[tuple[BinaryIO, Callable[[bytes], int]]]:
         yield file, other.write
 
 
-def test_wall_clock_ends_intervals_of_a_pipe(
-    pipe: tuple[BinaryIO, Callable[[bytes], int]],
-) -> None:
+def test_wall_clock_ends_intervals_of_a_pipe(pipe: tuple[BinaryIO, Callable[[bytes], int]]) -> None:
     file, write = pipe
     data = encode(steady(30))
     done = threading.Event()

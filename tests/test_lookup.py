@@ -53,9 +53,7 @@ def before_ours() -> set[str]:
 
 @pytest.fixture(scope="module", params=[SCRIPT, f"{sys.executable} -P {MODULE}", MODULE])
 def trapped(
-    request: pytest.FixtureRequest,
-    before_ours: set[str],
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, before_ours: set[str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[str], Path, Path]:
     """A command, a directory with modules of every name but ours, and where they tell theirs."""
     command = request.param.split()

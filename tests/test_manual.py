@@ -92,10 +92,7 @@ def test_page_has_the_options_of_every_parser_and_no_other() -> None:
 def test_page_has_every_word_of_help() -> None:
     text = re.sub(r"\s+", "", rendered()).replace("`", "")
     for command in commands():
-        for part in [
-            command.description,
-            *(option.help for option in command.options),
-        ]:
+        for part in [command.description, *(option.help for option in command.options)]:
             for word in part.replace("`", "").split():
                 assert word in text, f"{command.name}: {part}"
 

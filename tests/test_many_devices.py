@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import runner
-from runner import Running
-from test_faults import TERMINATED
+from runner import TERMINATED, Running
 from tracewriter import complete, encode, issue
 
 from blkiomon.engine import layout

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import runner
-from intervals import at, eventually
-from test_faults import ONE
+from intervals import at
+from quirks import ONE
+from runner import until
 
 from blkiomon.errors import OutputError
 from blkiomon.formats import stats_file
@@ -126,7 +127,7 @@ def test_missing_queue_is_waited_for_asleep(tmp_path: Path, key: int, said: list
     assert used < 0.2
     assert said == [f"waiting for message queue {tmp_path / 'key'} (id 1)"]
     queue = sysv.create(key)
-    eventually(lambda: sysv.stat(queue)[0])
+    until(lambda: sysv.stat(queue)[0])
     outputs.close()
     assert len(received(queue)) == 1
 
@@ -156,7 +157,7 @@ def test_full_queue_drops_and_counts_without_waiting(
     sink.start()
     for time_s in range(2):
         sink.put(at(time_s))
-    eventually(lambda: sysv.stat(queue)[0] == 2)
+    until(lambda: sysv.stat(queue)[0] == 2)
     begin_s = time.monotonic()
     for time_s in range(2, 102):
         sink.put(at(time_s))
@@ -164,7 +165,7 @@ def test_full_queue_drops_and_counts_without_waiting(
     assert sink.dropped_intervals in (96, 97)  # one is being tried, three wait
     lost = sink.dropped_intervals
     assert len(received(queue)) == 2  # room again: it goes on by itself
-    eventually(lambda: sysv.stat(queue)[0] == 2)
+    until(lambda: sysv.stat(queue)[0] == 2)
     sink.close(timeout_s=0.2)
     assert time.monotonic() - begin_s < 10
     assert sink.dropped_intervals == lost + (102 - 2 - lost - 2)
@@ -176,12 +177,12 @@ def test_removed_queue_is_found_again(tmp_path: Path, key: int, said: list[str])
     first = sysv.create(key)
     outputs = opened(tmp_path, said)
     outputs.put(at(1))
-    eventually(lambda: sysv.stat(first)[0] == 1)
+    until(lambda: sysv.stat(first)[0] == 1)
     sysv.remove(first)
     outputs.put(at(2))
     second = sysv.create(key)
     outputs.put(at(3))
-    eventually(lambda: sysv.stat(second)[0] == 2)
+    until(lambda: sysv.stat(second)[0] == 2)
     outputs.close()
     assert len(received(second)) == 2
     assert not said and not outputs.failed
@@ -193,7 +194,7 @@ def test_queue_too_small_for_a_message_is_reported(
     sysv.set_limit(sysv.create(key), SIZE - 1)
     outputs = opened(tmp_path, said)
     outputs.put(at(1))
-    eventually(lambda: outputs.failed)
+    until(lambda: outputs.failed)
     outputs.close()
     name = f"message queue {tmp_path / 'key'} (id 1)"
     assert said[0] == (

@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ import runner
 from prometheus import CONTRIB
 from prometheus_client.exposition import floatToGoString
 from prometheus_client.parser import text_string_to_metric_families
+from quirks import ONE
 from runner import LONG, Running
 from tracewriter import WRITE, complete, encode, issue, lost_mark
 
@@ -37,12 +38,7 @@ from blkiomon.commands.config import Config
 from blkiomon.commands.options import UsageError
 from blkiomon.engine.layout import OPS
 from blkiomon.errors import OutputError
-from blkiomon.formats.openmetrics import (
-    MAX_DEVICES,
-    SIZE_LIMITS,
-    TIME_LIMITS_NS,
-    Metrics,
-)
+from blkiomon.formats.openmetrics import MAX_DEVICES, SIZE_LIMITS, TIME_LIMITS_NS, Metrics
 from blkiomon.interval.monitor import Monitor
 from blkiomon.interval.value import Interval, merge
 from blkiomon.outputs import metrics
@@ -51,8 +47,6 @@ from blkiomon.outputs.destinations import open_outputs
 from blkiomon.outputs.metrics import MAX_CLIENTS, HttpSink, TextfileSink
 
 Samples = dict[tuple[str, ...], float]
-
-ONE = quirks.pairs((4096, 500))
 
 
 def interval_of(data: bytes) -> Interval:
@@ -70,6 +64,11 @@ def samples(text: bytes | str) -> Samples:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def await_records(read: Callable[[], str], number: int) -> None:
+    """Waits until the metrics count that many records."""
+    runner.until(lambda: samples(read())["blkiomon_records_total",] == number, f"{number} records")
 
 
 def no_name(number: int) -> None:
@@ -153,7 +152,7 @@ def test_number_of_series_is_bounded() -> None:
 
 def test_number_of_series_is_the_documented_one() -> None:
     monitor = Monitor(clock="wall")
-    monitor.feed(quirks.pairs((4096, 500)))
+    monitor.feed(ONE)
     metrics = Metrics(no_name)
     metrics.add(monitor.cut(0, 10**9))
     of_a_host = [key for key in samples(metrics.text()[0]) if len(key) == 1]
@@ -184,16 +183,15 @@ def test_promtool_has_no_complaints() -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-@pytest.mark.parametrize("name", ["prometheus-alerts.yml", "prometheus-fleet-rules.yml"])
-def test_promtool_has_no_complaints_about_our_rules(name: str) -> None:
-    command = [prometheus.program("promtool"), "check", "rules", str(CONTRIB / name)]
-    done = subprocess.run(command, capture_output=True)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("name", ["prometheus-fleet.yml", "prometheus-federation.yml"])
-def test_promtool_has_no_complaints_about_our_configuration(name: str) -> None:
-    command = [prometheus.program("promtool"), "check", "config", str(CONTRIB / name)]
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *(("rules", "prometheus-alerts.yml"), ("rules", "prometheus-fleet-rules.yml")),
+        *(("config", "prometheus-fleet.yml"), ("config", "prometheus-federation.yml")),
+    ],
+)
+def test_promtool_has_no_complaints_about_our_files(kind: str, name: str) -> None:
+    command = [prometheus.program("promtool"), "check", kind, str(CONTRIB / name)]
     done = subprocess.run(command, capture_output=True)
     assert done.returncode == 0, done.stderr
 
@@ -240,12 +238,7 @@ def test_scrapes_get_the_metrics(server: tuple[HttpSink, str]) -> None:
     assert samples(get(f"{address}/metrics")[0])["blkiomon_records_total",] == 0
     for number in (1, 2):
         sink.put(interval_of(ONE))
-        runner.until(
-            lambda number=number: (  # type: ignore[misc]
-                samples(get(f"{address}/metrics")[0])["blkiomon_records_total",] == 2 * number
-            ),
-            "the interval to be counted",
-        )
+        await_records(lambda: get(f"{address}/metrics")[0], 2 * number)
     text, content_type = get(f"{address}/metrics", Accept="application/openmetrics-text")
     assert content_type.startswith("application/openmetrics-text;")
     assert text.endswith("# EOF\n")
@@ -253,27 +246,22 @@ def test_scrapes_get_the_metrics(server: tuple[HttpSink, str]) -> None:
         get(f"{address}/else")
 
 
+def connect(address: str) -> socket.socket:
+    host, port = address.split(":")
+    return socket.create_connection((host, int(port)), timeout=runner.TIMEOUT_S)
+
+
 def test_slow_clients_do_not_delay_others(server: tuple[HttpSink, str]) -> None:
     sink, address = server
-    host, port = address.split(":")
-    slow = [socket.create_connection((host, int(port))) for _ in range(20)]
-    try:
-        for client in slow:
-            client.sendall(b"GET /metrics HT")
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(connect(address)).sendall(b"GET /metrics HT")
         start_s = time.monotonic()
         sink.put(interval_of(ONE))
         get(f"{address}/metrics")
         sink.close()
         assert time.monotonic() - start_s < 5
         assert not sink.dropped_intervals
-    finally:
-        for client in slow:
-            client.close()
-
-
-def connect(address: str) -> socket.socket:
-    host, port = address.split(":")
-    return socket.create_connection((host, int(port)), timeout=runner.TIMEOUT_S)
 
 
 def is_left(client: socket.socket) -> bool:
@@ -366,10 +354,7 @@ def test_many_connections_leave_descriptors_for_outputs(limit: int, tmp_path: Pa
             process.signal(signal.SIGHUP)
             runner.until(json_lines.exists, "the file to be reopened")
             process.write(ONE)
-            runner.until(
-                lambda: samples(prom.read_text())["blkiomon_records_total",] == 2,
-                "the file to be replaced",
-            )
+            await_records(prom.read_text, 2)
             assert samples(get(f"{address}/metrics")[0])["blkiomon_records_total",] == 2
             status, _, complaints = process.end()
     finally:
@@ -449,16 +434,11 @@ def test_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
         old = path.open()
         for number in range(1, 6):
             process.write(ONE)
-            runner.until(
-                lambda number=number: (  # type: ignore[misc]
-                    samples(path.read_text())["blkiomon_records_total",] == 2 * number
-                ),
-                "the file to be replaced",
-            )
+            await_records(path.read_text, 2 * number)
         with old:
             assert samples(old.read())["blkiomon_records_total",] == 0
         process.write(ONE)
-        assert process.end() == (0, b"", "")
+        assert process.succeed() == b""
     assert samples(path.read_text())["blkiomon_requests_total", "8:0", "read"] == 6
     assert path.stat().st_mode & 0o777 == 0o644
     assert list(tmp_path.iterdir()) == [path]

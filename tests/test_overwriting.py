@@ -14,8 +14,8 @@ import goldenfiles
 import oracle
 import pytest
 import runner
+from quirks import ONE
 from runner import LONG
-from test_faults import ONE
 from test_full_disk import sizes
 from test_opening import names_in
 from tracewriter import complete, driver_data, encode, issue

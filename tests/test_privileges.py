@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import runner
+from quirks import ONE
 from runner import LONG, NOBODY, Running, until
-from test_faults import ONE
 from test_full_disk import sizes
 
 from blkiomon.commands.privileges import PrivilegeError, User, drop, find_user

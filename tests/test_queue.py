@@ -130,12 +130,6 @@ def check(cut: Any, expected: dict[tuple[int, str], list[tuple[int, int]]]) -> N
     assert all(bins["row"].max(initial=0) < max(1, len(rows)) for bins in (cut.q2d_bins,))
 
 
-def q2d_of(records: list[Record], **options: Any) -> list[int]:
-    engine = Engine(keep_requests=True, **options)
-    engine.feed(encode(records))
-    return [int(q) for q in engine.take_requests()["q2d_ns"]]
-
-
 def some_bios(rng: random.Random, n: int) -> list[Record]:
     """Bios on few sectors, most of which become requests; in an order near that of their times."""
     records = []
@@ -220,57 +214,46 @@ def test_from_queue_to_completion() -> None:
     check(engine.snapshot(), {})
 
 
-def test_queued_again_while_the_first_is_outstanding() -> None:
-    records = [queued(100, 8), issue(130, 8, 4096), queued(150, 8), complete(200, 8, 4096)]
-    assert q2d_of([*records, issue(220, 8, 4096), complete(300, 8, 4096)]) == [30, 70]
+def request(issue_ns: int, end_ns: int, sector: int = 8, size: int = 4096) -> list[Record]:
+    return [issue(issue_ns, sector, size), complete(end_ns, sector, size)]
 
 
-def test_back_merged_bio_leaves_no_queue_time() -> None:
-    records = [queued(90, 8), merged(95, 8), issue(130, 8, 4096), complete(200, 8, 4096)]
-    assert q2d_of([queued(80, 64), *records]) == [NOT_QUEUED]
-
-
-def test_back_merge_of_another_direction_does_not_count() -> None:
-    records = [queued(90, 8), merged(95, 8, tw.WRITE), issue(130, 8, 4096), complete(200, 8, 4096)]
-    assert q2d_of(records) == [40]
-
-
-def test_front_merge_gives_the_request_its_sector_and_its_time() -> None:
-    front = queued(110, 0, event=tw.EV_FRONTMERGE)
-    records = [queued(90, 8), queued(100, 0), front, issue(130, 0, 8192), complete(200, 0, 8192)]
-    assert q2d_of(records) == [30]
-
-
-def test_completion_read_before_its_issue_has_its_queue_time() -> None:
-    records = [queued(100, 8), complete(200, 8, 4096), issue(130, 8, 4096)]
-    assert q2d_of(records) == [30]
-
-
-def test_queue_record_later_than_the_issue_does_not_count() -> None:
-    records = [queued(131, 8), issue(130, 8, 4096), complete(200, 8, 4096)]
-    assert q2d_of(records) == [NOT_QUEUED]
-
-
-def test_later_queue_record_does_not_leave_the_time_of_an_earlier_request() -> None:
+REQUEST = request(130, 200)
+MERGED = queued(90, 8), merged(95, 8)
+IN_CGROUP = (
+    *(queued(100, 8, event=tw.EV_QUEUE | tw.EV_CGROUP), queued(100, 16)),
+    queued(110, 16, event=tw.EV_BACKMERGE | tw.EV_CGROUP),
+)
+IN_FRONT = queued(90, 8), queued(100, 0), queued(110, 0, event=tw.EV_FRONTMERGE)
+Q2D = {
+    "queued again while the first is outstanding": (
+        [queued(100, 8), REQUEST[0], queued(150, 8), REQUEST[1], *request(220, 300)],
+        [30, 70],
+    ),
+    "a back merge leaves no time": ([queued(80, 64), *MERGED, *REQUEST], [NOT_QUEUED]),
+    "a back merge of another direction does not count": (
+        [queued(90, 8), merged(95, 8, tw.WRITE), *REQUEST],
+        [40],
+    ),
+    "a front merge gives sector and time": ([*IN_FRONT, *request(130, 200, 0, 8192)], [30]),
+    "completion before issue": ([queued(100, 8), *reversed(REQUEST)], [30]),
+    "queued after the issue": ([queued(131, 8), *REQUEST], [NOT_QUEUED]),
+    "queued at the time of the issue": ([queued(130, 8), *REQUEST], [0]),
     # The first issue never completes; the second has a queue record that does not count.
-    first = [queued(100, 8), issue(130, 8, 4096)]
-    second = [queued(331, 8), issue(330, 8, 4096), complete(400, 8, 4096)]
-    assert q2d_of(first + second) == [NOT_QUEUED]
+    "queued after the second issue": (
+        [queued(100, 8), REQUEST[0], queued(331, 8), *request(330, 400)],
+        [NOT_QUEUED],
+    ),
+    "in a cgroup": ([*IN_CGROUP, *REQUEST, *request(130, 250, 16)], [30, NOT_QUEUED]),
+}
 
 
-def test_queue_record_at_the_time_of_the_issue_counts() -> None:
-    assert q2d_of([queued(130, 8), issue(130, 8, 4096), complete(130 + 9, 8, 4096)]) == [0]
-
-
-def test_cgroup_flag_of_queue_records_does_not_matter() -> None:
-    records = [
-        queued(100, 8, event=tw.EV_QUEUE | tw.EV_CGROUP),
-        queued(100, 16),
-        queued(110, 16, event=tw.EV_BACKMERGE | tw.EV_CGROUP),
-        *(issue(130, 8, 4096), complete(140, 8, 4096)),
-        *(issue(130, 16, 4096), complete(150, 16, 4096)),
-    ]
-    assert q2d_of(records) == [30, NOT_QUEUED]
+@pytest.mark.parametrize("name", Q2D)
+def test_time_from_queue_to_issue(name: str) -> None:
+    records, expected = Q2D[name]
+    engine = Engine(keep_requests=True)
+    engine.feed(encode(records))
+    assert engine.take_requests()["q2d_ns"].tolist() == expected
 
 
 def test_streams_without_queue_records_have_no_queue_rows() -> None:

@@ -22,7 +22,7 @@ S, MS = 10**9, 10**6
 TRACE = goldenfiles.TRACES / "loop-phases-dc.bin"
 NOON_S = 1_790_000_000
 UP_S = 86_400.0
-"""When a test begins: by the time of day, and on the monotonic clock of this host."""
+"""Begin of each test: time of day, and monotonic clock of this host."""
 YEAR_S = 365 * 86_400
 
 
@@ -36,7 +36,7 @@ def pairs(first_s: float, last_s: float, number: int = 200) -> list[Record]:
 
 
 class Stream:
-    """Records that arrive as it is told, on clocks of its own.
+    """A trace through a pipe, whose clocks and records a test sets.
 
     Args:
         interval_s: seconds of an interval.
@@ -74,13 +74,13 @@ class Stream:
             self.is_due |= self.beginning.wait_s(self.interval_s - self.now_s) <= 0
 
     def live(self, first_s: float = 0.0) -> None:
-        """What happens, as it happens, until it is to be decided."""
+        """Bring records as they happen, until the decision is due."""
         while not self.is_due:
             self.pass_time(0.05)
             self.bring(max(first_s, self.now_s - 0.05), self.now_s, 5)
 
     def replayed(self, speed: float, piece_s: float = 0.01) -> None:
-        """A recorded trace, so many times as fast as it happened, until it is to be decided."""
+        """Bring a trace, `speed` times as fast as it happened, until the decision is due."""
         while not self.is_due:
             self.pass_time(piece_s)
             self.bring((self.now_s - piece_s) * speed, self.now_s * speed)
@@ -103,7 +103,7 @@ HOSTS: dict[str, dict[str, Any]] = {
     "other_whose_clock_is_wrong": {"zero_s": 7_000.0, "age_s": YEAR_S},
     "other_that_is_ahead": {"zero_s": 7_000.0, "age_s": -3600},
 }
-"""Where a live trace comes from."""
+"""Hosts of a live trace: clock at the begin, and age by the note of the time of day."""
 
 
 @pytest.mark.parametrize("interval_s", INTERVALS)
@@ -158,7 +158,7 @@ RECORDED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("interval_s", INTERVALS)
 @pytest.mark.parametrize("trace", RECORDED)
 def test_recorded_trace_is_recorded(trace: str, interval_s: float) -> None:
-    stream = Stream(interval_s, **{**RECORDED[trace]})
+    stream = Stream(interval_s, **RECORDED[trace])
     stream.replayed(speed=50)
     assert stream.is_recorded
 
@@ -166,7 +166,7 @@ def test_recorded_trace_is_recorded(trace: str, interval_s: float) -> None:
 @pytest.mark.parametrize("trace", RECORDED)
 def test_recorded_trace_that_comes_as_a_whole_is_recorded(trace: str) -> None:
     for seconds in (0.5, 30, 3000):
-        stream = Stream(10.0, **{**RECORDED[trace]})
+        stream = Stream(10.0, **RECORDED[trace])
         stream.bring(0, seconds)
         stream.pass_time(0.01)
         assert stream.is_recorded_at_its_end, seconds
@@ -200,7 +200,7 @@ def test_notes_alone_decide_nothing() -> None:
     assert not beginning.is_recorded(has_ended=False)
 
 
-def test_no_more_is_held_than_is_said() -> None:
+def test_held_time_and_bytes_are_bounded() -> None:
     stream = Stream(1000.0)
     stream.live()
     assert stream.now_s == pytest.approx(HELD_S, abs=0.1)
@@ -221,7 +221,7 @@ SAID = (
 
 @pytest.fixture(scope="module")
 def of_the_file() -> bytes:
-    """What comes of the trace as a file."""
+    """JSON of the trace read from a file."""
     return runner.call("-I1", "--json", "-", TRACE).stdout
 
 
@@ -246,17 +246,15 @@ def test_recorded_trace_through_a_fifo_is_as_its_file(tmp_path: Path, of_the_fil
 
 def test_wall_clock_is_that_of_this_host_on_request() -> None:
     before_ns = time.time_ns()
-    result = runner.call("-I100", "--clock=wall", "--json", "-", stdin=TRACE.read_bytes())
-    assert (result.returncode, result.stderr) == (0, b"")
-    (line,) = map(json.loads, result.stdout.splitlines())
+    output = runner.succeed("-I100", "--clock=wall", "--json", "-", stdin=TRACE.read_bytes())
+    (line,) = map(json.loads, output.splitlines())
     assert line["clock"] == "wall" and line["start_ns"] >= before_ns
 
 
 def test_options_of_the_original_keep_its_clock_and_say_nothing() -> None:
-    result = runner.call("-I", runner.LONG, "-h", "-", stdin=TRACE.read_bytes())
-    assert (result.returncode, result.stderr) == (0, b"")
-    assert result.stdout.count(b"\ndevice: ") == 1
-    assert b"after the first record" not in result.stdout
+    output = runner.succeed("-I", runner.LONG, "-h", "-", stdin=TRACE.read_bytes())
+    assert output.count(b"\ndevice: ") == 1
+    assert b"after the first record" not in output
 
 
 def test_outputs_of_a_recorded_trace_are_waited_for() -> None:
@@ -266,13 +264,12 @@ def test_outputs_of_a_recorded_trace_are_waited_for() -> None:
         process.write(TRACE.read_bytes())
         process.close_input()
         time.sleep(0.3)  # a reader that is slow to begin
-        status, data, said = process.end()
-    assert (status, said) == (0, SAID.decode())
+        data = process.succeed(said=SAID.decode())
     assert expected.count(b"\n") > 3 * 64
     assert data.endswith(expected)  # before which nothing may have come for an interval or more
 
 
-def test_bad_trace_in_what_is_held_is_told_and_what_came_before_counts() -> None:
+def test_bad_trace_in_held_bytes_is_reported_and_records_before_it_count() -> None:
     result = runner.call("-I1", "--json", "-", stdin=encode(pairs(1, 4)) + b"garbage" * 20)
     assert result.returncode == 3
     recorded, bad = result.stderr.splitlines(keepends=True)
@@ -319,6 +316,5 @@ def test_live_writer_is_live(writer: str, backlog_s: int) -> None:
         process.write(encode(records))
         while not has_printed(process, 3):
             process.write(encode(request_at(now()[0])))
-        status, data, said = process.end()
-    assert (status, said) == (0, "")
+        data = process.succeed()
     assert {json.loads(line)["clock"] for line in data.splitlines()} == {"wall"}

@@ -75,7 +75,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What --json and -b write of that trace, second by second."""
+    """Outputs of --json and -b for that trace, second by second."""
     directory = tmp_path_factory.mktemp("stats")
     found = {"json": directory / "stats.jsonl", "b": directory / "stats.bin"}
     done = runner.call("-I", "1", "--json", found["json"], "-b", found["b"], MULTI)
@@ -108,7 +108,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def few_slices(monkeypatch: pytest.MonkeyPatch) -> int:
-    """As many as there may be: slices become longer many times over, and few are looked at."""
+    """A small limit of slices: they are merged many times, and tests compare few."""
     monkeypatch.setattr(collecting, "MOST_SLICES", 64)
     monkeypatch.setattr(slices, "MOST_SLICES", 64)
     return 64
@@ -432,7 +432,7 @@ def test_many_devices_and_operations_make_a_page_of_bounded_size(tmp_path: Path)
 
 
 def many_devices(number: int) -> list[tw.Record]:
-    """A request of a microsecond on each; on the second one many, on the last one a slow one."""
+    """A request of 1 us on each device; more on the second one, and a slow one on the last."""
     sda = 8 << 20
     records = [tw.issue(10**9 - 5, 0, 4096, device=9 << 20)]  # never completes
 
@@ -584,19 +584,15 @@ def complaint(capfd: Capture, *arguments: str | Path, status: int = 3) -> str:
 
 
 @pytest.mark.parametrize(
-    "name, data, told",
+    "name, data, message",
     [
         ("empty", b"", "the trace is empty"),
         ("garbage", b"what is this?" * 100, "bad trace: "),
         ("unmatched", tw.encode([tw.issue(1, 0, 4096)]), "no request in 1 record"),
-        ("nothing.jsonl", b'{"schema": 7}\n', "line 1: this is not an interval of schema 1"),
+        ("nothing.jsonl", b'{"schema": 7}\n', "line 1: not an interval of schema 1"),
         ("broken.jsonl", b'{"schema": \n', "line 1: not JSON: Expecting value at column"),
         ("nan.jsonl", b'{"schema": 1, "start_ns": NaN}\n', "line 1: not JSON: NaN is not a number"),
-        (
-            "digits.jsonl",
-            b'{"schema": ' + b"9" * 5000 + b"}",
-            "not JSON: Exceeds the limit",
-        ),
+        ("digits.jsonl", b'{"schema": ' + b"9" * 5000 + b"}", "not JSON: Exceeds the limit"),
         ("deep.jsonl", b'{"a":' * 90_000, "line 1: not JSON: it is nested too deeply"),
         ("latin.jsonl", b'{"schema": "\xff"}\n', "line 1: not JSON: 'utf-8' codec can't decode"),
         ("part.jsonl", b'{"schema": 1, "dev', "line 1 is cut short and left out"),
@@ -605,12 +601,12 @@ def complaint(capfd: Capture, *arguments: str | Path, status: int = 3) -> str:
     ],
 )
 def test_inputs_without_requests(
-    tmp_path: Path, capfd: Capture, name: str, data: bytes, told: str
+    tmp_path: Path, capfd: Capture, name: str, data: bytes, message: str
 ) -> None:
     path, output = tmp_path / name, tmp_path / "page.html"
     path.write_bytes(data)
     said = complaint(capfd, "-o", output, path)
-    assert told in said and str(path) in said
+    assert message in said and str(path) in said
     assert not output.exists()
 
 
@@ -620,7 +616,7 @@ def test_invalid_line_is_reported_by_file_line_and_field(
     """By report and by compare alike."""
     lines = [json.loads(line) for line in stats["json"].read_bytes().splitlines()]
     output, path = tmp_path / "page.html", tmp_path / "wrong.jsonl"
-    for name, value, told in (
+    for name, value, message in (
         ("start_ns", None, "start_ns: None is not a whole number"),
         ("end_ns", -(1 << 63), "is before start_ns"),
         ("clock", {}, 'clock: {} is not "wall" or "trace"'),
@@ -630,10 +626,10 @@ def test_invalid_line_is_reported_by_file_line_and_field(
     ):
         written = [*lines[:2], lines[2] | {name: value}, *lines[3:]]
         path.write_text("".join(json.dumps(line) + "\n" for line in written))
-        assert f"{path}: line 3: {told}" in complaint(capfd, "-o", output, path)
+        assert f"{path}: line 3: {message}" in complaint(capfd, "-o", output, path)
         assert compare.main([str(stats["json"]), str(path)]) == 3
         said = capfd.readouterr().err
-        assert f"{path}: line 3: {told}" in said and said.count("\n") == 1
+        assert f"{path}: line 3: {message}" in said and said.count("\n") == 1
     assert not output.exists()
 
 
@@ -694,7 +690,7 @@ def test_failed_write_keeps_the_old_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments, told",
+    "arguments, message",
     [
         ([], "the page's name is missing"),
         (["-o", "x.html"], "the trace is missing"),
@@ -702,10 +698,10 @@ def test_failed_write_keeps_the_old_page(tmp_path: Path) -> None:
         (["--frobnicate"], "option --frobnicate not recognized"),
     ],
 )
-def test_usage(capfd: Capture, arguments: list[str], told: str) -> None:
+def test_usage(capfd: Capture, arguments: list[str], message: str) -> None:
     assert report.main(arguments) == 2
     said = capfd.readouterr().err
-    assert told in said and "Usage: blkiomon report" in said
+    assert message in said and "Usage: blkiomon report" in said
 
 
 def test_help(capfd: Capture) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 import programs
 import pytest
 import runner
-from runner import LONG, Running, until
-from test_faults import ONE, TERMINATED
+from quirks import ONE
+from runner import LONG, TERMINATED, Running, until
 from test_full_disk import sizes
 from tracewriter import driver_data, encode, issue
 
@@ -68,8 +68,7 @@ def test_moved_file_is_whole_and_closed_and_the_new_one_goes_on(
         until(lambda: path.exists() and not has_open(process, old), "the new file")
         assert sum(sizes(old)) == 3  # closed, and whole, before anything else comes
         send()
-        status, _, complaints = process.end()
-    assert (status, complaints) == (0, "")
+        process.succeed()
     assert sum(sizes(old)) == 3 and sum(sizes(path)) == 3
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
@@ -85,7 +84,7 @@ def test_every_output_is_reopened_at_once_and_records_are_where_they_belong(tmp_
         process.signal(signal.SIGHUP)
         until(lambda: all((tmp_path / name).exists() for name in names.values()), "new files")
         process.write(ONE + encode([driver_data(1, b"behind")]))
-        assert process.end()[::2] == (0, "")
+        process.succeed()
     assert (tmp_path / "driver.1").read_bytes().endswith(b"before")
     assert (tmp_path / "driver").read_bytes().endswith(b"behind")
     assert b"--- mismatch ---" in (tmp_path / "debug.1").read_bytes()
@@ -105,7 +104,7 @@ def test_deleted_file_comes_back(tmp_path: Path) -> None:
         until(path.exists, "the new file")
         process.write(ONE * 2)
         until(lambda: path.stat().st_size and sizes(path) == [2], "an interval")
-        assert process.end()[::2] == (0, "")
+        process.succeed()
     assert path.read_text().startswith("start_ns,")  # with its names again
 
 
@@ -118,7 +117,7 @@ def test_file_that_was_not_moved_is_left_as_it_is(option: str, tmp_path: Path) -
             process.write(ONE * number)
             until(lambda before=before: path.stat().st_size > before, "it")  # type: ignore[misc]
             process.signal(signal.SIGHUP)
-        assert process.end()[::2] == (0, "")
+        process.succeed()
     assert sum(sizes(path)) == 6
 
 
@@ -130,12 +129,12 @@ def test_file_that_somebody_has_begun_is_continued(tmp_path: Path) -> None:
         process.signal(signal.SIGHUP)
         until(lambda: has_open(process, path), "the new file")
         process.write(ONE)
-        assert process.end()[::2] == (0, "")
+        process.succeed()
     assert path.read_text().startswith("theirs\n\ntime: ")
 
 
 def test_truncated_file_goes_on_at_its_beginning(tmp_path: Path) -> None:
-    """As by logrotate's copytruncate: no hole of zeros stands before what comes."""
+    """As by logrotate's copytruncate: no hole of zeros precedes the next interval."""
     path = tmp_path / "out.bin"
     with Running("-I", "0.1", "-b", path).started() as process:
         process.write(ONE)
@@ -143,10 +142,10 @@ def test_truncated_file_goes_on_at_its_beginning(tmp_path: Path) -> None:
         os.truncate(path, 0)
         process.write(ONE * 2)
         until(lambda: sizes(path) == [2], "an interval")
-        assert process.end()[::2] == (0, "")
+        process.succeed()
 
 
-def test_file_that_cannot_be_made_anew_is_told_and_the_old_one_goes_on(tmp_path: Path) -> None:
+def test_file_that_cannot_be_reopened_is_reported_and_the_old_one_continues(tmp_path: Path) -> None:
     directory = tmp_path / "directory"
     directory.mkdir()
     path = directory / "out.bin"
@@ -167,7 +166,7 @@ def test_file_that_cannot_be_made_anew_is_told_and_the_old_one_goes_on(tmp_path:
 
 
 def test_recorded_trace_is_reopened_too(tmp_path: Path) -> None:
-    """A FIFO among files: what waits for it hears the signal when the next bytes come."""
+    """A FIFO among files: the signal takes effect when the next bytes arrive."""
     fifo, path = tmp_path / "trace", tmp_path / "out.bin"
     os.mkfifo(fifo)
     with Running("-I", LONG, "-b", path, fifo).started() as process:
@@ -175,7 +174,7 @@ def test_recorded_trace_is_reopened_too(tmp_path: Path) -> None:
             path.rename(tmp_path / "old")
             process.signal(signal.SIGHUP)
             writer.write(ONE)
-        assert process.end()[::2] == (0, "")
+        process.succeed()
     assert sizes(path) == [1] and sizes(tmp_path / "old") == []
 
 
@@ -188,7 +187,7 @@ def test_standard_output_and_fifos_are_left_alone(tmp_path: Path) -> None:
             process.signal(signal.SIGHUP)
             process.write(ONE)
             process.read_intervals(number)
-        assert process.end()[::2] == (0, "")
+        process.succeed()
     assert len(os.read(reader, 1 << 16)) == 3 * 424
     os.close(reader)
 
@@ -240,8 +239,7 @@ def test_hangup_does_not_end_a_run() -> None:
     with Running("-I", LONG).started() as process:
         process.signal(signal.SIGHUP)
         process.write(ONE)
-        status, text, complaints = process.end(signal.SIGTERM)
-    assert (status, complaints) == (0, TERMINATED)
+        text = process.succeed(signal.SIGTERM, said=TERMINATED)
     assert text
 
 
@@ -268,7 +266,7 @@ def test_our_logrotate_rules_work_with_logrotate(tmp_path: Path) -> None:
                 timeout=runner.TIMEOUT_S,
             )
             until(path.exists, "the new file")
-        assert process.end()[::2] == (0, "")
+        process.succeed()
     files = sorted(logs.iterdir())
     assert len(files) == 4  # the youngest of the old ones is not compressed: delaycompress
     lines = [line for file in files for line in _read(file).splitlines()]

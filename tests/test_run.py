@@ -8,7 +8,6 @@ import pty
 import random
 import re
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +22,8 @@ import quirks
 import runner
 import streams
 import tracewriter as tw
-from runner import LONG, MessageQueue, Running
+from quirks import ONE
+from runner import LONG, TERMINATED, MessageQueue, Running, options_to, read_counts
 from tracewriter import driver_data, encode, issue
 
 from blkiomon.commands import cli
@@ -31,30 +31,8 @@ from blkiomon.commands.config import Config
 from blkiomon.commands.run import run
 from blkiomon.engine import layout
 
-ONE = quirks.pairs((4096, 500))
 MISMATCH = encode([issue(5, 99, 1), issue(6, 99, 1)])
-TERMINATED = "blkiomon: terminated by signal\n"
 F_SETPIPE_SZ, F_GETPIPE_SZ = fcntl.F_SETPIPE_SZ, fcntl.F_GETPIPE_SZ
-
-
-def requests(text: str | bytes) -> list[int]:
-    """How many requests each interval shows, of one device."""
-    text = text if isinstance(text, str) else text.decode()
-    reads = re.findall(r"^sizes read .*: num (\d+),", text, re.MULTILINE)
-    return [int(number) for number in reads]
-
-
-def shell(
-    redirected: str, *arguments: str | Path, **options: object
-) -> subprocess.CompletedProcess[bytes]:
-    """The command from start to end with the shell's redirections."""
-    return subprocess.run(
-        ["sh", "-c", f'exec "$@" {redirected}', "sh", *runner.COMMAND, *arguments],
-        capture_output=True,
-        check=False,
-        timeout=runner.TIMEOUT_S,
-        **options,  # type: ignore[call-overload]
-    )
 
 
 # -- when it writes --------------------------------------------------------------------------------
@@ -67,8 +45,8 @@ def test_each_interval_is_printed_at_once(options: list[str]) -> None:
             process.write(ONE * number)
             text = process.read_intervals(number)
             # Each interval has its own requests, and no others.
-            assert requests(text) == [1, 2, 3][:number]
-        assert process.end()[::2] == (0, "")
+            assert read_counts(text) == [1, 2, 3][:number]
+        process.succeed()
 
 
 def test_each_struct_is_written_at_once() -> None:
@@ -118,9 +96,8 @@ def test_interval_without_a_match_prints_nothing() -> None:
         process.read_intervals(1)
         process.write(MISMATCH)
         time.sleep(0.3)
-        status, text, complaints = process.end()
-    assert (status, complaints) == (0, "")
-    assert requests(text) == [1]
+        text = process.succeed()
+    assert read_counts(text) == [1]
     assert text.count(b"time: ") == 1
 
 
@@ -140,13 +117,11 @@ def test_request_that_spans_a_boundary_counts_where_it_completes() -> None:
         process.write(last)
         text = process.read_intervals(2)
         process.end()
-    assert requests(text) == [1, 1]
+    assert read_counts(text) == [1, 1]
 
 
 def test_interval_of_years() -> None:
-    result = runner.call("-I", "1e9", stdin=ONE)
-    assert (result.returncode, result.stderr) == (0, b"")
-    assert requests(result.stdout) == [1]
+    assert read_counts(runner.succeed("-I", "1e9", stdin=ONE)) == [1]
 
 
 # -- several outputs -------------------------------------------------------------------------------
@@ -171,8 +146,7 @@ def test_text_and_structs_interleave_on_standard_output_as_the_originals() -> No
         with Running("-I", "1", "-h", "-", "-b", "-", command=command) as process:
             process.write(data)
             process.read_count(b"\nbidirectional", 3)
-            status, output, complaints = process.end()
-            assert (status, complaints) == (0, "")
+            output = process.succeed()
             written.append(masked(output))
     assert written[0] == written[1]
     assert len(written[1]) == 3 * 424 + written[1].index(b"\0") * 3
@@ -182,23 +156,21 @@ def test_all_outputs_at_once(tmp_path: Path) -> None:
     data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()
     data += encode([driver_data(1, b"last")])
     (tmp_path / "queue").touch()
-    paths = {letter: tmp_path / letter for letter in "hbdD"}
-    options = [part for letter, path in paths.items() for part in (f"-{letter}", str(path))]
     with MessageQueue(tmp_path / "queue") as queue:
-        result = runner.run("-I", LONG, *options, *queue.options, stdin=data)
+        result = runner.run("-I", LONG, *options_to(tmp_path, "hbdD"), *queue.options, stdin=data)
         messages = queue.take()
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
-    assert paths["b"].read_bytes() == b"".join(messages)
-    assert len(messages) == paths["h"].read_text().count("bidirectional") == 3
-    assert paths["d"].read_bytes() == encode([driver_data(1, b"last")])
-    assert paths["D"].read_text().endswith(", 91 mismatch, 1 driverdata, 95367 overall\n")
+    assert (tmp_path / "b").read_bytes() == b"".join(messages)
+    assert len(messages) == (tmp_path / "h").read_text().count("bidirectional") == 3
+    assert (tmp_path / "d").read_bytes() == encode([driver_data(1, b"last")])
+    assert (tmp_path / "D").read_text().endswith(", 91 mismatch, 1 driverdata, 95367 overall\n")
 
 
 def test_files_are_written_anew(tmp_path: Path) -> None:
     path = tmp_path / "h"
     path.write_text("old\n" * 10_000)
     assert runner.call("-I", LONG, "-h", path, stdin=ONE).returncode == 0
-    assert requests(path.read_text()) == [1]
+    assert read_counts(path.read_text()) == [1]
     assert "old" not in path.read_text()
 
 
@@ -227,8 +199,7 @@ def test_records_may_be_cut_anywhere_between_two_writes() -> None:
             process.write(data[at : at + n])
             at += n
             time.sleep(rng.choice([0, 0, 0.002]))
-        status, text, complaints = process.end()
-    assert (status, complaints) == (0, "")
+        text = process.succeed()
     assert text == whole.stdout
     assert b" match, " in text
 
@@ -238,7 +209,7 @@ def test_part_of_a_record_waits_for_the_rest_across_boundaries() -> None:
         process.write(ONE[:30])
         time.sleep(0.2)
         process.write(ONE[30:])
-        assert requests(process.read_intervals(1)) == [1]
+        assert read_counts(process.read_intervals(1)) == [1]
 
 
 def test_file_larger_than_any_buffer_behind_a_slow_reader(tmp_path: Path) -> None:
@@ -248,8 +219,7 @@ def test_file_larger_than_any_buffer_behind_a_slow_reader(tmp_path: Path) -> Non
     with (tmp_path / "trace").open("rb") as file:
         with Running("-I", LONG, "-d", "-", stdin=file).started() as process:
             time.sleep(0.5)
-            status, data, complaints = process.end()
-    assert (status, complaints) == (0, "")
+            data = process.succeed()
     assert data == records
 
 
@@ -267,21 +237,16 @@ def test_terminal_as_input_gets_one_line_of_advice() -> None:
     )
 
 
-def test_input_that_is_closed() -> None:
-    result = shell("<&-", "-I", "1")
-    assert (result.returncode, result.stdout) == (1, b"")
-    assert result.stderr == b"blkiomon: cannot read standard input: Bad file descriptor\n"
-
-
-def test_input_that_is_open_for_writing_only() -> None:
-    result = shell("0>/dev/null", "-I", "1")
+@pytest.mark.parametrize("redirected", ["<&-", "0>/dev/null"], ids=["closed", "writing_only"])
+def test_input_that_cannot_be_read(redirected: str) -> None:
+    result = runner.shell(redirected, "-I", "1")
     assert (result.returncode, result.stdout) == (1, b"")
     assert result.stderr == b"blkiomon: cannot read standard input: Bad file descriptor\n"
 
 
 def test_input_that_is_a_directory(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     # Python itself refuses to start so; below it, so do we.
-    result = shell(f"<{tmp_path}", "-I", "1")
+    result = runner.shell(f"<{tmp_path}", "-I", "1")
     assert result.returncode == 1
     assert result.stderr
     assert b"Traceback" not in result.stderr
@@ -296,7 +261,7 @@ def test_input_that_is_a_directory(tmp_path: Path, capfd: pytest.CaptureFixture[
 
 
 def test_input_that_is_empty() -> None:
-    result = shell("</dev/null", "-I", "1", "-D", "-", "-h", "-")
+    result = runner.shell("</dev/null", "-I", "1", "-D", "-", "-h", "-")
     assert (result.returncode, result.stderr) == (0, b"")
     assert result.stdout == b"0 leftover, 0 match, 0 mismatch, 0 driverdata, 0 overall\n"
 
@@ -317,9 +282,9 @@ def test_input_that_does_not_block(pipe: tuple[int, int]) -> None:
     with Running("-I", "0.1", stdin=reading).started() as process:
         time.sleep(0.2)
         os.write(writing, ONE)
-        assert requests(process.read_intervals(1)) == [1]
+        assert read_counts(process.read_intervals(1)) == [1]
         os.close(writing)
-        assert process.end()[::2] == (0, "")
+        process.succeed()
 
 
 def widest() -> int:
@@ -362,9 +327,11 @@ def test_pipe_that_is_wider_is_left_alone(pipe: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("option", ["-h", "-b", "-d", "-D"])
 def test_path_that_cannot_be_opened(option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     for path, reason in (
         (tmp_path / "nowhere" / "file", "No such file or directory"),
         (tmp_path, "Is a directory"),
+        (tmp_path / "file" / "x", "Not a directory"),
         (tmp_path / ("x" * 300), "File name too long"),
     ):
         result = runner.call("-I", LONG, option, path, stdin=ONE)
@@ -383,9 +350,11 @@ def test_queue_named_after_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["-h", "-b", "-D"])
-def test_no_space_left_is_told_once_and_other_outputs_go_on(option: str, tmp_path: Path) -> None:
-    others = [letter for letter in "hbD" if option != f"-{letter}"]
-    arguments = [part for letter in others for part in (f"-{letter}", str(tmp_path / letter))]
+def test_no_space_left_is_reported_once_and_other_outputs_go_on(
+    option: str, tmp_path: Path
+) -> None:
+    others = "hbD".replace(option[1], "")
+    arguments = options_to(tmp_path, others)
     with Running("-I", "0.1", *arguments, option, "/dev/full", "-d", "-").started() as process:
         for number in range(1, 4):
             process.write(ONE + MISMATCH + encode([driver_data(number, b"x")]))
@@ -400,7 +369,7 @@ def test_no_space_left_is_told_once_and_other_outputs_go_on(option: str, tmp_pat
     for letter in others:
         data = (tmp_path / letter).read_bytes()
         if letter == "h":
-            assert sum(requests(data)) == 3
+            assert sum(read_counts(data)) == 3
         elif letter == "b":
             assert np.frombuffer(data, layout.STATS_03)["size_r"]["count"].sum() == 3
         else:
@@ -408,7 +377,7 @@ def test_no_space_left_is_told_once_and_other_outputs_go_on(option: str, tmp_pat
 
 
 def test_no_space_left_on_standard_output() -> None:
-    result = shell(">/dev/full", "-I", LONG, input=ONE)
+    result = runner.shell(">/dev/full", "-I", LONG, input=ONE)
     assert result.returncode == 1
     first, *rest = result.stderr.decode().splitlines()
     assert first.startswith("blkiomon: cannot write to standard output: No space left on device")
@@ -462,7 +431,7 @@ CLOSED = re.compile(
 
 
 def test_standard_output_that_is_closed() -> None:
-    result = shell(">&-", "-I", LONG, input=ONE)
+    result = runner.shell(">&-", "-I", LONG, input=ONE)
     assert (result.returncode, result.stdout) == (1, b"")
     assert CLOSED.match(result.stderr), result.stderr
 
@@ -470,7 +439,7 @@ def test_standard_output_that_is_closed() -> None:
 def test_file_does_not_take_the_place_of_a_closed_standard_output(tmp_path: Path) -> None:
     # The next file that is opened gets the descriptor 1.
     path = tmp_path / "h"
-    result = shell(">&-", "-I", LONG, "-h", path, "-b", "-", input=ONE)
+    result = runner.shell(">&-", "-I", LONG, "-h", path, "-b", "-", input=ONE)
     assert result.returncode == 1
     assert CLOSED.match(result.stderr), result.stderr
     if path.exists():
@@ -480,9 +449,9 @@ def test_file_does_not_take_the_place_of_a_closed_standard_output(tmp_path: Path
 def test_file_does_not_take_the_place_of_a_closed_standard_error(tmp_path: Path) -> None:
     # The next file that is opened gets the descriptor 2.
     path = tmp_path / "h"
-    result = shell("2>&-", "-I", LONG, "-h", path, input=ONE + b"garbage" * 20)
+    result = runner.shell("2>&-", "-I", LONG, "-h", path, input=ONE + b"garbage" * 20)
     assert (result.returncode, result.stdout, result.stderr) == (1, b"", b"")
-    assert requests(path.read_text()) == [1]
+    assert read_counts(path.read_text()) == [1]
     assert "bad trace" not in path.read_text()
 
 
@@ -503,10 +472,9 @@ def test_signal_while_records_flow(tmp_path: Path) -> None:
         writer = threading.Thread(target=flood)
         writer.start()
         runner.await_size(path, 3 * 424)
-        status, text, complaints = process.end(signal.SIGTERM)
+        text = process.succeed(signal.SIGTERM, said=TERMINATED)
         writer.join(runner.TIMEOUT_S)
     # It may have stopped within a record, which is not the trace's fault.
-    assert (status, complaints) == (0, TERMINATED)
     matches = re.fullmatch(rb"(?s:.*)\d leftover, (\d+) match, 0 mismatch, .*\n", text)
     assert matches is not None
     stats = np.frombuffer(path.read_bytes(), layout.STATS_03)
@@ -524,18 +492,17 @@ def test_signal_during_start_up(number: signal.Signals, pipe: tuple[int, int]) -
         status, text, complaints = process.end(number)
     assert complaints == TERMINATED
     assert status == 0
-    assert requests(text) == [1]
+    assert read_counts(text) == [1]
 
 
-def test_second_signal_changes_nothing() -> None:
+def test_second_signal_changes_nothing_and_records_in_the_pipe_count() -> None:
     with Running("-I", LONG).started() as process:
         process.write(ONE)
         process.signal(signal.SIGSTOP)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
             process.signal(number)
-        status, text, complaints = process.end()
-    assert (status, complaints) == (0, TERMINATED)
-    assert requests(text) == [1]
+        text = process.succeed(said=TERMINATED)
+    assert read_counts(text) == [1]
 
 
 def test_stop_and_continue() -> None:
@@ -549,10 +516,9 @@ def test_stop_and_continue() -> None:
         process.read_intervals(2)
         process.write(ONE * 3)
         process.read_intervals(3)
-        status, text, complaints = process.end()
-    assert (status, complaints) == (0, "")
-    assert sum(requests(text)) == 6
-    assert requests(text)[0] == 1
+        text = process.succeed()
+    assert sum(read_counts(text)) == 6
+    assert read_counts(text)[0] == 1
 
 
 def test_processor_is_not_used_while_nothing_comes() -> None:
@@ -594,8 +560,8 @@ def test_as_ziomon_starts_it(debug: bool, tmp_path: Path) -> None:
         assert dump.read_text().endswith(" 1 mismatch, 1 driverdata, 15 overall\n")
 
 
-def test_complaints_that_ziomon_lets_pass(tmp_path: Path) -> None:
-    # It takes any line on standard error as fatal that does not begin so.
+def test_ziomon_ignores_the_messages_about_bad_traces(tmp_path: Path) -> None:
+    # Any line on standard error that begins otherwise makes it stop.
     data = ONE + tw.lost_mark(0, 5) + b"garbage" + ONE
     for options in ([], ["--resync"]):
         result = runner.call("-I", LONG, *options, stdin=data)
@@ -607,8 +573,7 @@ def test_complaints_that_ziomon_lets_pass(tmp_path: Path) -> None:
 def test_older_layout_through_a_queue(tmp_path: Path) -> None:
     (tmp_path / "queue").touch()
     with MessageQueue(tmp_path / "queue", 200) as queue:
-        result = runner.call("-I", LONG, *queue.options, "--stat-version", "0.2", stdin=ONE)
-        assert (result.returncode, result.stderr) == (0, b"")
+        runner.succeed("-I", LONG, *queue.options, "--stat-version", "0.2", stdin=ONE)
         (message,) = queue.take()
     (stats,) = np.frombuffer(message, layout.STATS_02)
     assert (stats["device"], stats["size_r"]["sum"], stats["d2c_r"]["sum"]) == (8 << 20, 4096, 500)
@@ -624,11 +589,11 @@ def test_message_whose_queue_is_removed_and_made_anew(tmp_path: Path) -> None:
                 process.read_intervals(number)
                 queue.await_messages(1)
                 assert len(queue.take()) == 1
-        assert process.end()[::2] == (0, "")
+        process.succeed()
 
 
-def test_queue_that_is_removed_for_good_is_told_at_the_end_and_counted(tmp_path: Path) -> None:
-    """Not before: ziomon takes any line for the end, and may make the queue anew."""
+def test_queue_that_is_removed_for_good_is_reported_at_the_end(tmp_path: Path) -> None:
+    """Not earlier: any line makes ziomon stop, although it may create the queue again."""
     (tmp_path / "queue").touch()
     queue = MessageQueue(tmp_path / "queue")
     with Running("-I", "0.1", *queue.options, "-h", "-").started() as process:

@@ -22,9 +22,9 @@ from typing import Any
 import goldenfiles
 import pytest
 import runner
-from runner import Running
+from quirks import ONE
+from runner import TERMINATED, Running
 from sanitizers import unpreloaded
-from test_faults import ONE, TERMINATED
 
 from blkiomon.commands.config import Config
 from blkiomon.commands.run import Line, StopSignals, _read
@@ -110,8 +110,7 @@ def test_stopped_process_shows_one_long_interval_and_no_burst_of_empty_ones() ->
         process.read_count(b'"total":{"requests":2,', 1)
         process.write(ONE * 3)
         data = process.read_count(b'"total":{"requests":3,', 1)
-        status, data, complaints = process.end()
-    assert (status, complaints) == (0, "")
+        data = process.succeed()
     found = intervals(data)
     assert sum(one["total"]["requests"] for one in found) == 6
     (long,) = [one for one in found if one["duration_s"] > 1]
@@ -194,8 +193,7 @@ def test_run_goes_on_while_the_clock_is_set_an_hour_and_back(
             process.read_count(b'"total":{"requests":%d,' % number, 1)
             n_lines += 3
             process.read_count(b"\n", n_lines)
-        status, data, complaints = process.end()
-    assert (status, complaints) == (0, "")
+        data = process.succeed()
     found = intervals(data)
     assert sum(one["total"]["requests"] for one in found) == 15
     # The last one is partial; none is an hour long, or negative, and none is skipped.
@@ -222,9 +220,8 @@ def test_terminated_while_a_packed_file_unpacks_to_nothing(tmp_path: Path) -> No
         first = _bytes_read(io)
         runner.until(lambda: _bytes_read(io) > first + (1 << 20), "the padding to be read")
         before_s = time.monotonic()
-        status, data, complaints = process.end(signal.SIGTERM)
+        data = process.succeed(signal.SIGTERM, said=TERMINATED)
         took_s = time.monotonic() - before_s
-    assert (status, complaints) == (0, TERMINATED)
     assert [one["total"]["requests"] for one in intervals(data)] == [1]
     assert took_s < HEARD_S
 

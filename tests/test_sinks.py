@@ -12,14 +12,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import runner
-from intervals import at, eventually
-from test_faults import ONE
+from intervals import at
+from quirks import ONE
+from runner import until
 
 from blkiomon.engine import layout
 from blkiomon.errors import OutputError
@@ -35,6 +37,11 @@ from blkiomon.outputs.files import FileSink
 
 TEXT = Format((Interval,), lambda item: iter([b"interval %d\n" % item.time_s]))
 DRIVER = Format((DriverData,), lambda item: iter([item.data]))
+
+
+def sized(n_bytes: int) -> Format:
+    """Every interval becomes this many zeros."""
+    return Format((Interval,), lambda item: iter([bytes(n_bytes)]))
 
 
 @pytest.fixture
@@ -57,26 +64,17 @@ def pipe() -> Iterator[tuple[int, int]]:
             assert error.errno == errno.EBADF
 
 
-def on_pipe(
-    pipe: tuple[int, int], said: list[str], form: Format = TEXT, **options: Any
-) -> FileSink:
-    sink = FileSink(f"/proc/self/fd/{pipe[1]}", [form], said.append, **options)
+def started(path: str | Path, said: list[str], *forms: Format, **options: Any) -> FileSink:
+    sink = FileSink(str(path), forms or [TEXT], said.append, **options)
     sink.start()
     return sink
 
 
+def on_pipe(pipe: tuple[int, int], said: list[str], *forms: Format, **options: Any) -> FileSink:
+    return started(f"/proc/self/fd/{pipe[1]}", said, *forms, **options)
+
+
 # --- opening -------------------------------------------------------------------------------------
-
-
-def test_file_is_truncated_like_the_originals(tmp_path: Path, said: list[str]) -> None:
-    path = tmp_path / "out"
-    path.write_bytes(b"Z" * 5000)
-    sink = FileSink(str(path), [TEXT], said.append)
-    sink.start()
-    sink.put(at(1))
-    sink.close()
-    assert path.read_bytes() == b"interval 1\n"
-    assert not sink.failed and not said
 
 
 def test_new_file_obeys_the_umask(tmp_path: Path, said: list[str]) -> None:
@@ -95,18 +93,6 @@ OPTIONS = {"human": "human-readable", "driver": "dump-lldd"}
 def settings(**paths: str) -> OutputSettings:
     """Outputs by short names for what they contain."""
     return OutputSettings(destinations={OPTIONS.get(name, name): p for name, p in paths.items()})
-
-
-@pytest.mark.parametrize(
-    ("path", "why"),
-    [("missing/x", errno.ENOENT), ("", errno.EISDIR), ("file/x", errno.ENOTDIR)],
-)
-def test_failed_open_says_why(tmp_path: Path, path: str, why: int, said: list[str]) -> None:
-    (tmp_path / "file").touch()
-    target = str(tmp_path / path)
-    with pytest.raises(OutputError) as caught:
-        open_outputs(settings(driver=target), said.append)
-    assert str(caught.value) == f"could not write to {target}: {os.strerror(why)}"
 
 
 def test_no_permission_says_so(tmp_path: Path) -> None:
@@ -140,29 +126,12 @@ def test_block_device_is_refused_and_never_opened(
     assert not opened
 
 
-def test_the_trace_being_read_is_refused(tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
-    trace.write_bytes(b"precious")
-    code = (
-        "import sys\n"
-        "from blkiomon.outputs.files import FileSink\n"
-        "FileSink(sys.argv[1], [], print)\n"
-    )
-    with trace.open("rb") as source:
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(trace)], stdin=source, capture_output=True, check=False
-        )
-    assert b"this run reads it" in done.stderr
-    assert trace.read_bytes() == b"precious"
-
-
 def test_fifo_waits_for_its_reader(tmp_path: Path, said: list[str]) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
-    sink = FileSink(str(path), [TEXT], said.append, verbose=True)
-    sink.start()
+    sink = started(path, said, verbose=True)
     sink.put(at(1))
-    eventually(lambda: said)
+    until(lambda: said)
     with path.open("rb") as reader:
         assert reader.readline() == b"interval 1\n"
         sink.close()
@@ -174,8 +143,7 @@ def test_fifo_waits_for_its_reader(tmp_path: Path, said: list[str]) -> None:
 def test_fifo_without_reader_does_not_delay_the_end(tmp_path: Path, said: list[str]) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
-    sink = FileSink(str(path), [TEXT], said.append)
-    sink.start()
+    sink = started(path, said)
     sink.put(at(1))
     begin_s = time.monotonic()
     sink.close(timeout_s=60)
@@ -184,7 +152,7 @@ def test_fifo_without_reader_does_not_delay_the_end(tmp_path: Path, said: list[s
 
 
 def read_all(fifo: Path) -> bytes:
-    """What is written to a FIFO, from its writer's coming on."""
+    """Everything that a writer, once it opens a FIFO, writes to it."""
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     with open(reader, "rb") as file:
         assert select.select([reader], [], [], runner.TIMEOUT_S)[0], "nobody writes to it"
@@ -249,47 +217,37 @@ def test_one_destination_takes_text_then_struct_of_each_device(
     assert both.read_bytes() == texts[0] + structs[0] + texts[1] + structs[1]
 
 
-def test_items_reach_only_those_who_want_them(tmp_path: Path, said: list[str]) -> None:
-    names = ("human", "binary", "driver", "debug")
-    outputs = open_outputs(settings(**{n: str(tmp_path / n) for n in names}), said.append)
-    outputs.put(DriverData(b"driver bytes", 1))
-    outputs.put(np.zeros(1, layout.MISMATCH))
-    outputs.put(at(7))
-    outputs.put(Final(np.zeros(1, layout.DETAIL), Counts(requests=1)))
-    outputs.close()
-    content = {name: (tmp_path / name).read_bytes() for name in names}
-    assert content["human"].startswith(b"\ntime: ")
-    assert len(content["binary"]) == 424
-    assert content["driver"] == b"driver bytes"
-    assert content["debug"].startswith(b"--- mismatch ---\nmagic ")
-    assert content["debug"].endswith(b"1 leftover, 1 match, 0 mismatch, 0 driverdata, 0 overall\n")
-    assert not said and not outputs.failed
+@contextmanager
+def reading(
+    pipe: tuple[int, int], *, first_s: float = 0, every_s: float = 0, most: int = 4096
+) -> Iterator[bytearray]:
+    """A thread reads a pipe after `first_s` seconds, and every `every_s` seconds from then on.
 
+    At the end of the block, the writing end is closed and the rest is read.
+    """
+    received = bytearray()
 
-def test_everything_is_written_at_once(pipe: tuple[int, int], said: list[str]) -> None:
-    sink = on_pipe(pipe, said)
-    for time_s in (1, 2):
-        sink.put(at(time_s))
-        assert os.read(pipe[0], 100) == b"interval %d\n" % time_s
-    sink.close()
+    def read() -> None:
+        time.sleep(first_s)
+        while chunk := os.read(pipe[0], most):
+            received.extend(chunk)
+            time.sleep(every_s)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield received
+    finally:
+        os.close(pipe[1])
+        reader.join()
 
 
 def test_slow_reader_gets_every_byte(pipe: tuple[int, int], said: list[str]) -> None:
     sink = on_pipe(pipe, said, DRIVER)
     data = os.urandom(500_000)
     sink.put(DriverData(data, 1))
-    received = bytearray()
-
-    def read_slowly() -> None:
-        while chunk := os.read(pipe[0], 600):
-            received.extend(chunk)
-            time.sleep(0.002)
-
-    reader = threading.Thread(target=read_slowly)
-    reader.start()
-    sink.close(timeout_s=1)  # less than all of it takes, but there is progress
-    os.close(pipe[1])
-    reader.join()
+    with reading(pipe, every_s=0.002, most=600) as received:
+        sink.close(timeout_s=1)  # less than all of it takes, but there is progress
     assert received == data
     assert sink.dropped_records == 0
 
@@ -314,8 +272,7 @@ def test_pipe_that_does_not_block_gets_every_byte(tmp_path: Path, said: list[str
 
 
 def test_stalled_reader_never_stops_put(pipe: tuple[int, int], said: list[str]) -> None:
-    big = Format((Interval,), lambda item: iter([bytes(5000)]))
-    sink = on_pipe(pipe, said, big, max_intervals=3)
+    sink = on_pipe(pipe, said, sized(5000), max_intervals=3)
     begin_s = time.monotonic()
     for time_s in range(100):
         sink.put(at(time_s))
@@ -334,7 +291,7 @@ def test_records_are_bounded_by_bytes(pipe: tuple[int, int], said: list[str]) ->
     both = Format((np.ndarray, DriverData, Final), lambda item: iter([bytes(5000)]))
     sink = on_pipe(pipe, said, both, max_record_bytes=1000)
     sink.put(DriverData(b"", 1))
-    eventually(lambda: sink._current is not None)  # in hand, no longer queued
+    until(lambda: sink._current is not None)  # in hand, no longer queued
     sink.put(DriverData(bytes(600), 4))
     sink.put(DriverData(bytes(600), 5))  # does not fit
     sink.put(np.zeros(3, layout.MISMATCH))  # does
@@ -362,27 +319,16 @@ def test_one_item_above_the_bound_is_taken_alone(tmp_path: Path, said: list[str]
 def test_lossless_sink_makes_put_wait(pipe: tuple[int, int], said: list[str]) -> None:
     big = Format((Interval,), lambda item: iter([b"%05d" % item.time_s * 1000]))
     sink = on_pipe(pipe, said, big, lossless=True, max_intervals=1)
-    received = bytearray()
-
-    def read() -> None:
-        time.sleep(0.05)
-        while chunk := os.read(pipe[0], 4096):
-            received.extend(chunk)
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for time_s in range(20):
-        sink.put(at(time_s))
-    sink.close()
-    os.close(pipe[1])
-    reader.join()
+    with reading(pipe, first_s=0.05) as received:
+        for time_s in range(20):
+            sink.put(at(time_s))
+        sink.close()
     assert received == b"".join(b"%05d" % n * 1000 for n in range(20))
     assert sink.dropped_intervals == 0
 
 
 def test_stop_waiting_ends_a_lossless_wait(pipe: tuple[int, int], said: list[str]) -> None:
-    big = Format((Interval,), lambda item: iter([bytes(5000)]))
-    sink = on_pipe(pipe, said, big, lossless=True, max_intervals=1)
+    sink = on_pipe(pipe, said, sized(5000), lossless=True, max_intervals=1)
     timer = threading.Timer(0.05, sink.stop_waiting)
     timer.start()
     for time_s in range(5):
@@ -413,8 +359,7 @@ def test_rendering_may_take_longer_than_a_destination(
 ) -> None:
     monkeypatch.setattr("blkiomon.outputs.sink.AFTER_SIGNAL_S", LONG_S / 20)
     path = tmp_path / "out"
-    sink = FileSink(str(path), [SLOW], said.append)
-    sink.start()
+    sink = started(path, said, SLOW)
     sink.put(at(1))
     sink.put(at(2))
     if is_stopped:
@@ -427,21 +372,10 @@ def test_rendering_may_take_longer_than_a_destination(
 def test_lossless_sink_is_closed_only_when_all_is_taken(
     pipe: tuple[int, int], said: list[str]
 ) -> None:
-    big = Format((Interval,), lambda item: iter([bytes(200_000)]))
-    sink = on_pipe(pipe, said, big, lossless=True)
+    sink = on_pipe(pipe, said, sized(200_000), lossless=True)
     sink.put(at(1))
-    received = bytearray()
-
-    def read_late() -> None:
-        time.sleep(LONG_S)
-        while chunk := os.read(pipe[0], 4096):
-            received.extend(chunk)
-
-    reader = threading.Thread(target=read_late)
-    reader.start()
-    sink.close(LONG_S / 20)
-    os.close(pipe[1])
-    reader.join()
+    with reading(pipe, first_s=LONG_S) as received:
+        sink.close(LONG_S / 20)
     assert len(received) == 200_000 and not sink.dropped_intervals
 
 
@@ -449,8 +383,7 @@ def test_signal_while_a_lossless_sink_closes_bounds_the_wait(
     pipe: tuple[int, int], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("blkiomon.outputs.sink.AFTER_SIGNAL_S", 0.05)
-    big = Format((Interval,), lambda item: iter([bytes(200_000)]))
-    sink = on_pipe(pipe, said, big, lossless=True)
+    sink = on_pipe(pipe, said, sized(200_000), lossless=True)
     sink.put(at(1))
     timer = threading.Timer(LONG_S, sink.stop_waiting)
     timer.start()
@@ -465,8 +398,7 @@ def test_formats_in_pieces_share_a_file_each_as_a_whole(tmp_path: Path, said: li
         return Format((Interval,), lambda item: (c.encode() for c in word), takes_turns=takes_turns)
 
     formats = [spelt("abc", True), spelt("12", True), spelt("json\n"), spelt("csv\n")]
-    sink = FileSink(str(tmp_path / "out"), formats, said.append)
-    sink.start()
+    sink = started(tmp_path / "out", said, *formats)
     sink.put(at(1))
     sink.close()
     assert (tmp_path / "out").read_bytes() == b"a1b2cjson\ncsv\n"
@@ -494,14 +426,29 @@ def test_signals_stay_with_the_main_thread(tmp_path: Path, said: list[str]) -> N
         blocked.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
         yield b""
 
-    sink = FileSink(str(tmp_path / "out"), [Format((Interval,), look)], said.append)
-    sink.start()
+    sink = started(tmp_path / "out", said, Format((Interval,), look))
     sink.put(at(1))
     sink.close()
     assert {signal.SIGTERM, signal.SIGINT, signal.SIGALRM} <= blocked[0]
 
 
 # --- errors --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A disk has space for this many bytes, which a test may change; 8 at first."""
+    write, room = os.write, [8]
+
+    def limited(fd: int, data: memoryview) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = write(fd, data[: room[0]])
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr("blkiomon.outputs.files.os.write", limited)
+    return room
 
 
 def test_closed_pipe_is_one_line_and_the_others_go_on(
@@ -513,7 +460,7 @@ def test_closed_pipe_is_one_line_and_the_others_go_on(
     os.close(pipe[0])
     outputs = Outputs([broken, sound], said.append)
     outputs.put(at(1))
-    eventually(lambda: broken._finished)
+    until(lambda: broken._finished)
     outputs.put(at(2))
     outputs.close()
     assert said == [
@@ -538,28 +485,15 @@ def test_full_device_is_reported_once_and_tried_again(said: list[str]) -> None:
 
 
 def test_interval_cut_by_a_full_disk_leaves_no_part(
-    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, said: list[str], room: list[int]
 ) -> None:
     path = tmp_path / "out"
     outputs = open_outputs(settings(binary=str(path)), said.append)
     (sink,) = outputs.sinks
-    assert isinstance(sink, FileSink)
-    room = [424 + 100]
-    write = os.write
-
-    def limited(fd: int, data: memoryview) -> int:
-        if fd != sink._fd:
-            return write(fd, data)
-        if room[0] == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = write(fd, data[: room[0]])
-        room[0] -= written
-        return written
-
-    monkeypatch.setattr("blkiomon.outputs.files.os.write", limited)
+    room[0] = 424 + 100
     outputs.put(at(1))
     outputs.put(at(2))
-    eventually(lambda: sink.dropped_intervals)
+    until(lambda: sink.dropped_intervals)
     assert path.stat().st_size == 424
     room[0] = 10_000  # somebody tidied up
     outputs.put(at(3))
@@ -572,11 +506,10 @@ def test_interval_cut_by_a_full_disk_leaves_no_part(
 WHOLE = Format(TEXT.takes, TEXT.render, head=b"head\n", finish=lambda: iter([b"end\n"]))
 
 
-def test_head_and_end_stand_around_everything(tmp_path: Path, said: list[str]) -> None:
+def test_head_and_end_surround_everything(tmp_path: Path, said: list[str]) -> None:
     for number, items in ((0, b""), (2, b"interval 0\ninterval 1\n")):
         path = tmp_path / str(number)
-        sink = FileSink(str(path), [WHOLE], said.append)
-        sink.start()
+        sink = started(path, said, WHOLE)
         for time_s in range(number):
             sink.put(at(time_s))
         sink.close()
@@ -584,51 +517,27 @@ def test_head_and_end_stand_around_everything(tmp_path: Path, said: list[str]) -
     assert not sink.failed and not said
 
 
-@pytest.fixture
-def room(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """For so many bytes there is space, which a test may change; 8 to begin with."""
-    write, room = os.write, [8]
-
-    def limited(fd: int, data: memoryview) -> int:
-        if not room[0]:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = write(fd, data[: room[0]])
-        room[0] -= written
-        return written
-
-    monkeypatch.setattr("blkiomon.outputs.files.os.write", limited)
-    return room
-
-
 def test_head_is_written_when_there_is_room_for_it(
     tmp_path: Path, said: list[str], room: list[int]
 ) -> None:
-    sink = FileSink(
-        str(tmp_path / "out"), [Format(TEXT.takes, TEXT.render, b"head\n")], said.append
-    )
-    sink.start()
+    sink = started(tmp_path / "out", said, Format(TEXT.takes, TEXT.render, b"head\n"))
     sink.put(at(1))
-    eventually(lambda: sink.dropped_intervals)
+    until(lambda: sink.dropped_intervals)
     room[0] = 10_000
     sink.put(at(2))
     sink.close()
     assert (tmp_path / "out").read_bytes() == b"head\ninterval 2\n"
 
 
-def test_what_needs_its_end_gets_none_after_a_loss(
-    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+def test_format_with_an_end_gets_none_after_a_loss(
+    tmp_path: Path, said: list[str], room: list[int]
 ) -> None:
-    def no_space(fd: int, data: memoryview) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    sink = FileSink(str(tmp_path / "out"), [WHOLE], said.append)
-    with monkeypatch.context() as patch:
-        patch.setattr("blkiomon.outputs.files.os.write", no_space)
-        sink.start()
-        sink.put(at(1))
-        eventually(lambda: said)
-        sink.put(at(2))
-        sink.close()
+    room[0] = 0
+    sink = started(tmp_path / "out", said, WHOLE)
+    sink.put(at(1))
+    until(lambda: said)
+    sink.put(at(2))
+    sink.close()
     assert (tmp_path / "out").read_bytes() == b""
     assert sink.failed and sink.dropped_intervals == 2
     assert said == [
@@ -637,31 +546,29 @@ def test_what_needs_its_end_gets_none_after_a_loss(
     ]
 
 
-def test_what_needs_its_end_waits_for_space(
+def test_format_with_an_end_waits_for_space(
     tmp_path: Path, said: list[str], room: list[int]
 ) -> None:
-    sink = FileSink(str(tmp_path / "out"), [WHOLE], said.append)
-    sink.start()
+    sink = started(tmp_path / "out", said, WHOLE)
     sink.put(at(1))
-    eventually(lambda: said)
+    until(lambda: said)
     sink.put(at(2))
     room[0] = 10_000
-    eventually(lambda: (tmp_path / "out").read_bytes().endswith(b"2\n"))
+    until(lambda: (tmp_path / "out").read_bytes().endswith(b"2\n"))
     sink.close()
     assert (tmp_path / "out").read_bytes() == b"head\ninterval 1\ninterval 2\nend\n"
     assert len(said) == 1 and not sink.failed and not sink.dropped_intervals
 
 
 def test_run_that_waits_for_its_outputs_does_not_wait_for_space(said: list[str]) -> None:
-    sink = FileSink("/dev/full", [WHOLE], said.append, lossless=True)
-    sink.start()
+    sink = started("/dev/full", said, WHOLE, lossless=True)
     sink.put(at(1))
-    eventually(lambda: sink.has_ended)
+    until(lambda: sink.has_ended)
     assert sink.failed and sink.dropped_intervals == 1 and len(said) == 1
     sink.close()
 
 
-def test_end_that_nobody_reads_is_told(pipe: tuple[int, int], said: list[str]) -> None:
+def test_end_that_nobody_reads_is_reported(pipe: tuple[int, int], said: list[str]) -> None:
     long = Format(TEXT.takes, TEXT.render, finish=lambda: iter([bytes(10_000)]))
     sink = on_pipe(pipe, said, long)
     sink.close(0.1)
@@ -674,13 +581,12 @@ def test_cut_back_spares_what_somebody_else_appended(tmp_path: Path, said: list[
 
     def spoil(item: object) -> Iterator[bytes]:
         yield bytes(files.WRITE_BYTES)
-        eventually(lambda: path.stat().st_size)
+        until(lambda: path.stat().st_size)
         with path.open("ab") as other:
             other.write(b"theirs")
         raise OSError(errno.EIO, "lost")
 
-    sink = FileSink(str(path), [Format((Interval,), spoil)], said.append)
-    sink.start()
+    sink = started(path, said, Format((Interval,), spoil))
     sink.put(at(1))
     sink.close()
     assert path.read_bytes().endswith(b"theirs")

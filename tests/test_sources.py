@@ -80,7 +80,6 @@ def merge(
     files: Sequence[bytes], window_bytes: int = 1 << 18, most: int = 1 << 20, **options: Any
 ) -> tuple[bytes, Merger]:
     """Merge files in memory; a read returns at most `most` bytes."""
-
     names = [f"file {i}" for i in range(len(files))]
     readers = [reader(data, most) for data in files]
     merger = Merger(names, readers, window_bytes=window_bytes, output_bytes=66_000, **options)
@@ -91,7 +90,7 @@ def merge(
 
 
 @pytest.mark.parametrize(
-    "options, told",
+    "options, message",
     [
         ({"names": []}, "0 names and 1 readers"),
         ({"readers": []}, "1 names and 0 readers"),
@@ -99,10 +98,10 @@ def merge(
         ({"output_bytes": 1000}, "output_bytes must be from "),
     ],
 )
-def test_merger_refuses_what_it_cannot_work_with(options: dict[str, Any], told: str) -> None:
+def test_arguments_of_a_merger_out_of_range(options: dict[str, Any], message: str) -> None:
     read = io.BytesIO().readinto
     usual: dict[str, Any] = {"names": ["file"], "readers": [read], "window_bytes": 1000}
-    with pytest.raises(ValueError, match=re.escape(told)):
+    with pytest.raises(ValueError, match=re.escape(message)):
         Merger(**usual | options)
 
 
@@ -250,10 +249,10 @@ def test_losses_are_reported_before_the_record_after_them(window_bytes: int, mos
     readers = [reader(data, most) for data in files]
     options: dict[str, Any] = {"output_bytes": 66_000, "resync": True}
     merger = Merger(["one", "two"], readers, window_bytes=window_bytes, **options)
-    told = []
+    seen = []
     while data := bytes(merger.read()):
-        told.append((data, merger.lost_events, merger.skipped_bytes))
-    assert told == expected
+        seen.append((data, merger.lost_events, merger.skipped_bytes))
+    assert seen == expected
     assert (merger.lost_events, merger.skipped_bytes) == (437, 7)
 
 
@@ -623,7 +622,7 @@ def test_empty_list_of_names_is_refused() -> None:
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Root may read everything: be somebody else."""
+    """Drop root's privileges, which allow reading everything."""
     if os.geteuid():
         yield
         return
@@ -682,7 +681,7 @@ def test_close_gives_everything_back(traces: Path) -> None:
 
 
 def test_a_file_is_handed_out_as_it_is(tmp_path: Path) -> None:
-    data = random.Random(1).randbytes(1_000_000)  # what it means is the engine's to say
+    data = random.Random(1).randbytes(1_000_000)  # a source does not parse it
     (tmp_path / "trace").write_bytes(data)
     with open_trace([tmp_path / "trace"]) as source:
         assert (source.name, source.total_bytes) == (str(tmp_path / "trace"), 1_000_000)
@@ -892,7 +891,7 @@ def test_zstd_file_without_the_library_names_it(
 
 
 def xz_with_a_dictionary_of_4_gib(data: bytes) -> bytes:
-    """As `xz --lzma2=dict=...` would write it, if it could: a byte of the header says so."""
+    """A byte of the header claims a dictionary larger than `xz --lzma2=dict=...` can make."""
     packed = bytearray(lzma.compress(data))
     end = 12 + 4 * (packed[12] + 1) - 4
     packed[16] = 40

@@ -1,4 +1,7 @@
-"""Requests that the kernel issues, requeues and completes in more than one step."""
+"""Requests that the kernel issues, requeues and completes in more than one step.
+
+`test_cases.py` has further ones, through the command.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import pytest
 import streams
 import tracewriter as tw
 from reference import Reference
-from tracewriter import Record, complete, encode, issue, replace
+from tracewriter import Record, complete, encode, issue
 from tuned import tuned
 
 from blkiomon import from_bytes, from_dict, to_bytes, to_dict
@@ -59,30 +62,55 @@ def nothing_unseen(item: Interval) -> bool:
 # --- completions ----------------------------------------------------------------------------------
 
 
-def test_scsi_completes_0_bytes_of_a_failing_read_and_then_the_rest_with_the_error() -> None:
-    item = interval_of(
-        issue(MS, 4656, 4096), complete(2 * MS, 4656, 0), complete(3 * MS, 4656, 4096, error=EIO)
-    )
-    assert figures(item) == (1, 1, 2 * MS)
+ZONE, USER = tw.WRITE | tw.SYNC | tw.FS, tw.READ | tw.PC
+COMPLETED: dict[str, tuple[list[Record], tuple[int, int, int]]] = {
+    "error_of_a_completion_of_0_bytes_counts": (
+        [issue(MS, 8, 4096), complete(2 * MS, 8, 0, error=EIO), complete(3 * MS, 8, 4096)],
+        (1, 1, 2 * MS),
+    ),
+    "second_completion_of_multipath_requests_is_ignored": (
+        [
+            record
+            for n in range(50)
+            for record in (
+                *(issue(n * MS, 8 * n, 4096), complete(n * MS + 500, 8 * n, 4096)),
+                complete(n * MS + 501, 8 * n, 0),
+            )
+        ],
+        (50, 0, 500),
+    ),
+    "zone_operation_of_old_kernels_is_a_write_of_0_bytes": (
+        [issue(MS, 524288, 0, ZONE), complete(2 * MS, 524288, 0, ZONE)],
+        (1, 0, MS),
+    ),
+    "command_of_a_user_completes_whatever_its_bytes": (
+        [issue(MS, 0, 252, USER), complete(2 * MS, 0, 96, USER)],
+        (1, 0, MS),
+    ),
+    "request_that_fails_after_a_requeue_is_timed_from_its_first_issue": (
+        [issue(MS, 8, 4096), requeue(2 * MS, 8, 4096), complete(9 * MS, 8, 4096, error=EIO)],
+        (1, 1, 8 * MS),
+    ),
+    "zone_append_completes_with_the_sector_that_was_written": (
+        [issue(MS, 524288, 4096, APPEND), complete(2 * MS, 524296, 4096, APPEND)],
+        (1, 0, MS),
+    ),
+    "zone_append_may_be_read_before_its_issue": (
+        [complete(2 * MS, 524296, 4096, APPEND), issue(MS, 524288, 4096, APPEND)],
+        (1, 0, MS),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPLETED)
+def test_completions(name: str) -> None:
+    records, expected = COMPLETED[name]
+    item = interval_of(*records)
+    assert figures(item) == expected
+    assert item.total.bytes == sum(r.bytes_ for r in records if r.action >> 16 & tw.ISSUE)
     assert nothing_unseen(item)
-
-
-def test_error_of_any_part_counts_and_the_time_lasts_to_the_last_part() -> None:
-    item = interval_of(
-        issue(MS, 8, 131072),
-        complete(2 * MS, 8, 65536, error=EIO),
-        complete(4 * MS, 136, 65536),
-    )
-    assert figures(item) == (1, 1, 3 * MS)
-    assert item.total.bytes == 131072
-    assert nothing_unseen(item)
-
-
-def test_error_of_a_completion_of_0_bytes_counts() -> None:
-    item = interval_of(
-        issue(MS, 8, 4096), complete(2 * MS, 8, 0, error=EIO), complete(3 * MS, 8, 4096)
-    )
-    assert figures(item) == (1, 1, 2 * MS)
+    if records[0].action >> 16 & tw.ZONE_APPEND:
+        assert [g.op for g in item.ops(SDA)] == ["zone"]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (1, 0, 2, 3), (2, 1, 0, 3), (3, 2, 1, 0)])
@@ -119,28 +147,6 @@ def test_second_completion_of_a_flush_is_ignored(category: int) -> None:
     assert nothing_unseen(item)
 
 
-def test_second_completion_of_multipath_requests_is_ignored() -> None:
-    records = []
-    for n in range(50):
-        records.append(issue(n * MS, 8 * n, 4096))
-        records.append(complete(n * MS + 500, 8 * n, 4096))
-        records.append(complete(n * MS + 501, 8 * n, 0))
-    item = interval_of(*records)
-    assert figures(item) == (50, 0, 500)
-    assert nothing_unseen(item)
-
-
-def test_zone_operation_of_old_kernels_is_a_write_of_0_bytes_and_completes() -> None:
-    zone = tw.WRITE | tw.SYNC | tw.FS
-    item = interval_of(issue(MS, 524288, 0, zone), complete(2 * MS, 524288, 0, zone))
-    assert figures(item) == (1, 0, MS)
-
-
-def test_command_of_a_user_completes_whatever_its_bytes() -> None:
-    item = interval_of(issue(MS, 0, 252, tw.READ | tw.PC), complete(2 * MS, 0, 96, tw.READ | tw.PC))
-    assert figures(item) == (1, 0, MS)
-
-
 def test_completion_at_the_time_of_its_issue_is_a_request_of_0_ns() -> None:
     records = [issue(MS, 8, 4096), complete(MS, 8, 4096)]
     assert figures(interval_of(*records)) == (1, 0, 0)
@@ -151,26 +157,6 @@ def test_completion_at_the_time_of_its_issue_is_a_request_of_0_ns() -> None:
 
 
 # --- requeues -------------------------------------------------------------------------------------
-
-
-def test_requeued_request_is_not_in_flight_until_it_is_issued_again() -> None:
-    item = interval_of(
-        replace(queued(1000 * MS, 8, tw.READ), bytes_=4096),
-        issue(1000 * MS + 10_000, 8, 4096),
-        requeue(1010 * MS, 8, 4096),
-        issue(1100 * MS, 8, 4096),
-        complete(1101 * MS, 8, 4096),
-    )
-    total = item.total
-    assert figures(item) == (1, 0, MS)
-    assert total.requeues == 1
-    assert (total.retried.count, total.retried.max) == (1, 101 * MS - 10_000)
-    assert total.q2d_ns is not None and total.q2d_ns.max == 100 * MS
-    assert total.q2c_ns is not None and total.q2c_ns.max == 101 * MS
-    assert total.in_flight is not None
-    assert total.in_flight.request_ns == 9_990_000 + MS
-    assert item.device(SDA) is not None
-    assert nothing_unseen(item)
 
 
 def test_repeated_requeues_without_an_issue_between_them_are_one() -> None:
@@ -194,13 +180,10 @@ def test_requeue_may_be_read_before_its_issue() -> None:
     assert item.total.in_flight is not None and item.total.in_flight.request_ns == 2 * MS
 
 
-def test_request_that_fails_after_a_requeue_is_timed_from_its_first_issue() -> None:
-    item = interval_of(
-        issue(MS, 8, 4096), requeue(2 * MS, 8, 4096), complete(9 * MS, 8, 4096, error=EIO)
-    )
-    assert figures(item) == (1, 1, 8 * MS)
-    assert item.total.in_flight is not None and item.total.in_flight.request_ns == MS
-    assert nothing_unseen(item)
+def test_request_that_fails_after_a_requeue_was_in_flight_until_the_requeue() -> None:
+    name = "request_that_fails_after_a_requeue_is_timed_from_its_first_issue"
+    in_flight = interval_of(*COMPLETED[name][0]).total.in_flight
+    assert in_flight is not None and in_flight.request_ns == MS
 
 
 def test_rest_of_a_request_may_be_requeued() -> None:
@@ -251,13 +234,6 @@ def test_original_does_not_pair_requests_of_several_steps() -> None:
 # --- zone appends ---------------------------------------------------------------------------------
 
 
-def test_zone_append_completes_with_the_sector_that_was_written() -> None:
-    item = interval_of(issue(MS, 524288, 4096, APPEND), complete(2 * MS, 524296, 4096, APPEND))
-    assert figures(item) == (1, 0, MS)
-    assert [g.op for g in item.ops(SDA)] == ["zone"]
-    assert nothing_unseen(item)
-
-
 def test_several_appends_to_one_zone_complete_in_their_order() -> None:
     issues = [issue(n * MS, 524288, 4096, APPEND) for n in range(1, 9)]
     done = [complete((n + 20) * MS, 524288 + 8 * n, 4096, APPEND) for n in range(1, 9)]
@@ -275,12 +251,6 @@ def test_append_completes_the_issue_of_its_own_zone_and_size() -> None:
         complete(4 * MS, 524304, 4096, APPEND),
     )
     assert figures(item) == (1, 0, MS)
-
-
-def test_append_may_be_read_before_its_issue() -> None:
-    item = interval_of(complete(2 * MS, 524296, 4096, APPEND), issue(MS, 524288, 4096, APPEND))
-    assert figures(item) == (1, 0, MS)
-    assert nothing_unseen(item)
 
 
 def test_append_may_be_requeued() -> None:
@@ -305,21 +275,6 @@ def test_more_appends_than_the_ring_holds_are_unmatched() -> None:
 # --- queue records --------------------------------------------------------------------------------
 
 
-def test_issue_drops_all_queue_records_inside_its_sectors() -> None:
-    write = tw.WRITE | tw.FS
-    records = [
-        queued(1000 * MS, 108),
-        queued(1000 * MS + 1000, 100),
-        issue(1000 * MS + 10_000, 100, 8192, write),
-        complete(1001 * MS, 100, 8192, write),
-        issue(31_000 * MS, 108, 4096, write),
-        complete(31_001 * MS, 108, 4096, write),
-    ]
-    item = interval_of(*records)
-    q2d = item.total.q2d_ns
-    assert q2d is not None and (q2d.count, q2d.max) == (1, 9000)
-
-
 @pytest.mark.parametrize("waiting", [1, 5000])
 def test_queue_records_of_other_sectors_and_directions_stay(waiting: int) -> None:
     write = tw.WRITE | tw.FS
@@ -336,26 +291,6 @@ def test_queue_records_of_other_sectors_and_directions_stay(waiting: int) -> Non
 # --- time, numbers and padding --------------------------------------------------------------------
 
 
-def test_record_of_any_kind_ends_the_last_interval() -> None:
-    item = interval_of(issue(1000 * MS, 8, 4096), queued(5500 * MS, 16))
-    load = item.total.in_flight
-    assert item.duration_s == 4.5
-    assert load is not None and (load.end, load.oldest_ns) == (1, 4500 * MS)
-
-
-def test_notifications_of_a_blkparse_dump_do_not_set_the_trace_time() -> None:
-    # `blkparse -d` printed this: the time of day at 1000 s, all else from 0 on.
-    records = [
-        tw.notify_timestamp(1000 * 10**9, 1_700_000_000, 0),
-        issue(0, 8, 4096),
-        tw.notify_process(1002 * 10**9, 100, "fio"),
-        complete(500 * MS, 8, 4096),
-    ]
-    item = interval_of(*records)
-    assert (item.duration_s, item.total.iops) == (0.5, 2.0)
-    assert not item.anchored
-
-
 def test_time_of_day_is_that_of_the_first_timestamp_record() -> None:
     item = interval_of(
         tw.notify_timestamp(1000 * 10**9, 1_700_000_000, 0),
@@ -368,25 +303,15 @@ def test_time_of_day_is_that_of_the_first_timestamp_record() -> None:
 
 @pytest.mark.parametrize("zeros", [1, 47, 48, 49, 4096, 524_256])
 @pytest.mark.parametrize("by", [10**6, 100, 7])
-def test_zeros_at_the_end_are_padding(zeros: int, by: int) -> None:
-    data = encode([issue(MS, 8, 4096), complete(2 * MS, 8, 4096)]) + bytes(zeros)
-    if len(data) // by > 10_000:
-        by = 100
-    engine = Engine()
-    for at in range(0, len(data), by):
-        engine.feed(data[at : at + by])
-    engine.finish()
-    assert (engine.requests, engine.padding_bytes, engine.offset) == (1, zeros, len(data))
-
-
-@pytest.mark.parametrize("by", [10**6, 100, 7])
-def test_records_behind_a_buffer_of_zeros_count(by: int) -> None:
-    data = encode([issue(MS, 8, 4096)]) + bytes(5000) + encode([complete(2 * MS, 8, 4096)])
-    engine = Engine()
-    for at in range(0, len(data), by):
-        engine.feed(data[at : at + by])
-    engine.finish()
-    assert (engine.requests, engine.padding_bytes) == (1, 5000)
+def test_zeros_at_the_end_or_a_buffer_of_them_are_padding(zeros: int, by: int) -> None:
+    first, last = encode([issue(MS, 8, 4096)]), encode([complete(2 * MS, 8, 4096)])
+    for data, padding in ((first + last + bytes(zeros), zeros), (first + bytes(5000) + last, 5000)):
+        step = by if len(data) // by <= 10_000 else 100
+        engine = Engine()
+        for at in range(0, len(data), step):
+            engine.feed(data[at : at + step])
+        engine.finish()
+        assert (engine.requests, engine.padding_bytes, engine.offset) == (1, padding, len(data))
 
 
 # --- against the reference ------------------------------------------------------------------------

@@ -13,9 +13,10 @@ from pathlib import Path
 import goldenfiles
 import pytest
 import runner
-from intervals import DM3, HUNG, NAMES, SDB, Io, eventually, interval_of
+from intervals import DM3, HUNG, NAMES, SDB, Io, interval_of
 from rich.cells import cell_len
 from rich.console import Console
+from runner import until
 
 from blkiomon.commands import parsing, top
 from blkiomon.commands.config import Config
@@ -495,25 +496,25 @@ def screen(paper: Paper, about: About = ABOUT, speed: float = 1.0) -> Iterator[S
 def test_late_interval_is_reported() -> None:
     paper = Paper()
     with screen(paper, dataclasses.replace(ABOUT, interval_s=0.01)) as sink:
-        eventually(lambda: paper.shows("NOT READING: the interval is 2 s late"))
+        until(lambda: paper.shows("NOT READING: the interval is 2 s late"))
         sink.put(interval(BUSY))
-        eventually(lambda: paper.shows("sdb") and not paper.shows("NOT READING"))
+        until(lambda: paper.shows("sdb") and not paper.shows("NOT READING"))
 
 
 def test_slow_terminal_skips_screens_but_no_intervals() -> None:
     paper = Paper()
     with screen(paper) as sink:
-        eventually(lambda: paper.shown)
+        until(lambda: paper.shown)
         paper.takes = False
         before = paper.shown
         for i in range(150):
             # Never more than the queue holds, so that none is dropped there.
             sink.put(interval(requests(SDB, "read", 1, MS, i * S), i))
-            eventually(lambda n=i: sink._added > n)  # type: ignore[misc]
+            until(lambda n=i: sink._added > n)  # type: ignore[misc]
         assert paper.shown == before
         paper.takes = True
         paper.type("t")
-        eventually(lambda: paper.shows("WHOLE RUN: 300 records in 150 s"))
+        until(lambda: paper.shows("WHOLE RUN: 300 records in 150 s"))
         assert paper.shows("intervals count, but were not drawn")
         assert sink.dropped_intervals == 0
 
@@ -522,21 +523,21 @@ def test_losses_are_shown_during_a_pause() -> None:
     paper = Paper()
     with screen(paper) as sink:
         sink.put(interval(BUSY))
-        eventually(lambda: paper.shows("sdb"))
+        until(lambda: paper.shows("sdb"))
         paper.type("p")
-        eventually(lambda: paper.shows("PAUSED"))
+        until(lambda: paper.shows("PAUSED"))
         sink.put(interval(requests(HUNG, "read", 3, MS, S), 1, lost_events=7))
-        eventually(lambda: paper.shows("LOST NOW: 7 lost events"))
+        until(lambda: paper.shows("LOST NOW: 7 lost events"))
         assert paper.shows("sdb") and not paper.shows("65:1")
         paper.type("p")
-        eventually(lambda: paper.shows("65:1"))
+        until(lambda: paper.shows("65:1"))
 
 
 def test_messages_are_shown_and_printed_at_the_end(capfd: pytest.CaptureFixture[str]) -> None:
     paper = Paper()
     with screen(paper):
         complain("something is wrong")
-        eventually(lambda: paper.shows("something is wrong"))
+        until(lambda: paper.shows("something is wrong"))
         assert capfd.readouterr().err == ""
     assert capfd.readouterr().err == "blkiomon: something is wrong\n"
     complain("more")
@@ -547,7 +548,7 @@ def test_replay_waits_until_the_run_is_over() -> None:
     paper = Paper()
     with screen(paper, dataclasses.replace(ABOUT, is_live=False), speed=1e-6) as sink:
         sink.put(interval(BUSY))  # its turn is in eleven days
-        eventually(lambda: paper.shows("waiting for the first"))
+        until(lambda: paper.shows("waiting for the first"))
         assert not paper.shows("sdb  ")
     # It has not been dropped, and nobody waited for it.
     assert sink.dropped_intervals == 0

@@ -156,7 +156,7 @@ def encode(records: Iterable[Record], version: int = 7, byteorder: str = "<") ->
 def encode_malformed_v8(record: Record, byteorder: str = "<") -> bytes:
     """What the ftrace tracer of a version-8 kernel sends: v7 magic, v8 field order, cut to 48.
 
-    The payload follows, although the header's `pdu_len` was cut off (offset 50 in version 8).
+    The payload follows; its length, at offset 50 of a version-8 header, is cut off.
     """
     r = record
     first = (MAGIC | 7, r.sequence, r.time_ns, r.sector, r.bytes_)

@@ -10,7 +10,7 @@ TUNING = ("hash_seed", "spill_every", "cold_table_from")
 
 
 def tuned(**options: Any) -> Engine:
-    """An engine with these options, of which TUNING are for ``Engine._tune``."""
+    """An engine; options named in TUNING are passed to ``Engine._tune``."""
     tuning = {name: options.pop(name) for name in TUNING if name in options}
     engine = Engine(**options)
     engine._tune(**tuning)
