@@ -392,7 +392,7 @@ def find_tracefs(root: Path = Path("/")) -> Path:
             + PIPE
         )
     raise CaptureError(
-        f"cannot capture: needs root, or CAP_PERFMON and CAP_DAC_READ_SEARCH, to read /{name}; {PIPE}"
+        f"cannot capture: reading /{name} needs root, or CAP_PERFMON and CAP_DAC_READ_SEARCH; {PIPE}"
     )
 
 
@@ -406,8 +406,8 @@ def read_format(tracefs: Path, event: str) -> str:
         return (tracefs / "events/block" / event / "format").read_text()
     except PermissionError as error:
         raise CaptureError(
-            f"cannot capture: needs root, or CAP_PERFMON and CAP_DAC_READ_SEARCH, to read "
-            f"{tracefs}; {PIPE}"
+            f"cannot capture: reading {tracefs} needs root, or CAP_PERFMON and "
+            f"CAP_DAC_READ_SEARCH; {PIPE}"
         ) from error
     except OSError as error:
         raise CaptureError(
