@@ -59,5 +59,9 @@ class PerfRings:
         """Events that the kernel counted and that never reached ``read``. It never falls."""
 
     @property
+    def has_more(self) -> bool:
+        """Whether the last ``read`` left records behind that were ready, for want of room."""
+
+    @property
     def late_events(self) -> int:
         """Samples that were handed out after a later one."""

@@ -398,6 +398,7 @@ cdef class PerfRings:
     cdef uint64_t lost
     cdef bint has_told_time
     cdef readonly uint64_t late_events
+    cdef readonly bint has_more
 
     def __cinit__(self, events, uint64_t ring_bytes, int max_rings):
         if not 0 < len(events) <= MAX_EVENTS:
@@ -575,6 +576,7 @@ cdef class PerfRings:
         for i in range(self.n_rings):
             if self.rings[i].page != NULL:
                 set_data_tail(self.rings[i].page, self.rings[i].cursor)
+        self.has_more = n_heap > 0
         return n
 
     cdef size_t _take(self, Ring *ring, uint8_t *out) noexcept nogil:
