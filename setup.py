@@ -135,7 +135,9 @@ SHARED = sorted(str(path) for path in Path("share").rglob("*") if path.is_file()
 
 setup(
     data_files=[(str(Path(name).parent), [name]) for name in SHARED],
-    ext_modules=[extension(name) for name in ("_core", "outputs.sysv", "sources.merger")],
+    ext_modules=[
+        extension(name) for name in ("_core", "outputs.sysv", "sources.merger", "sources.perf")
+    ],
     cmdclass={"build_ext": BuildExt},
     options={
         "build": {"build_base": str(BUILD_BASE)},

@@ -149,7 +149,7 @@ ARCHIVE = [
     *("", "--interval", "--host", "--max-pending", "--max-age", "--workers"),
     *("--tls-ca-file", "--tls-cert", "--tls-key"),
 ]
-TOP = ["", "--interval", "--file", "--speed", "--capture"]
+TOP = ["", "--interval", "--file", "--speed"]
 
 
 @pytest.mark.parametrize("option", ARCHIVE, ids=lambda o: o.strip("-") or "source")

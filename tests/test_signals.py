@@ -355,7 +355,7 @@ def test_signal_at_any_time_lets_the_poll_wait_again(
     try:
         with StopSignals(lambda: None, [signal.SIGHUP]) as stop:
             os.kill(os.getpid(), signal.SIGHUP)
-            done = _read(line, WallClock(1000), input_fd, stop, outputs, None)
+            done = _read(line, WallClock(1000), input_fd, stop, outputs)
     finally:
         signal.signal(signal.SIGWINCH, old)
         os.close(input_fd)

@@ -26,7 +26,7 @@ from blkiomon.commands.top.screen import ScreenSink, Terminal
 from blkiomon.commands.top.watch import HISTORY, Watch
 from blkiomon.console import complain
 from blkiomon.interval.value import Counts, Interval, merge
-from blkiomon.sources.capture import whole_disks
+from blkiomon.sources.capture import ALL, Device
 
 S = 10**9
 MS = 10**6
@@ -347,7 +347,7 @@ def test_output_that_is_no_terminal_is_refused() -> None:
         (["--speed", "fast", MULTI], "--speed takes"),
         (["--speed", "2"], "--speed needs a recorded trace"),
         (["-I", "0", MULTI], "--interval takes"),
-        (["--capture", "tracefs", MULTI], "--capture needs a device"),
+        (["--queue", MULTI], "--queue needs a device"),
         (["--what", MULTI], "option --what not recognized"),
         ([""], "named by its name"),
     ],
@@ -369,7 +369,8 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host with two disks, of which one has a partition; there is nothing on standard input."""
     numbers = {"sda": 8 << 20, "sdb": 8 << 20 | 16, "/dev/sda1": 8 << 20 | 1}
     monkeypatch.setattr("blkiomon.sources.devices.device_number", numbers.get)
-    monkeypatch.setattr("blkiomon.sources.capture.whole_disks", lambda: ["sda", "sdb"])
+    disks = [Device("sda", 8 << 20, True), Device("sdb", 8 << 20 | 16, True)]
+    monkeypatch.setattr("blkiomon.sources.capture.all_disks", lambda: disks)
     monkeypatch.setattr("blkiomon.commands.top._is_fed", lambda: False)
 
 
@@ -389,7 +390,7 @@ def test_devices_and_traces_are_told_apart(host: None, monkeypatch: pytest.Monke
     assert chosen(str(MULTI)) == ((), (str(MULTI),))
     assert chosen(files=["sda"]) == ((), ("sda",))  # whatever devices there are
     assert chosen("-") == ((), ("-",))
-    assert chosen() == (("sda", "sdb"), ())
+    assert chosen() == ((ALL,), ())
     with pytest.raises(UsageError, match="top shows devices or traces, not both: sda is a device"):
         chosen("sda", str(MULTI))
     monkeypatch.setattr("blkiomon.commands.top._is_fed", lambda: True)
@@ -397,15 +398,15 @@ def test_devices_and_traces_are_told_apart(host: None, monkeypatch: pytest.Monke
 
 
 def test_host_without_disks(host: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blkiomon.sources.capture.whole_disks", list)
-    assert config_of() == "this host has no disks: name the devices to trace"
+    monkeypatch.setattr("blkiomon.sources.capture.all_disks", list)
+    assert config_of() == "this host has no disks: name the devices to capture"
 
 
 def test_help_names_all_options() -> None:
     result = runner.call("top", "--help")
     assert result.returncode == 0
     text = result.stdout.decode()
-    for name in ("--interval", "--capture", "--file", "--speed", "blkiomon[top]"):
+    for name in ("--interval", "--queue", "--file", "--speed", "blkiomon[top]"):
         assert name in text
 
 
@@ -420,25 +421,6 @@ def test_missing_library_is_named(tmp_path: Path) -> None:
     assert said(MULTI, env=env, status=4) == [
         "blkiomon: top needs rich: pip install 'blkiomon[top]'"
     ]
-
-
-def test_whole_disks(tmp_path: Path) -> None:
-    def add(name: str, size: int, *entries: str, hidden: int = 0) -> None:
-        home = tmp_path / "sys/block" / name
-        home.mkdir(parents=True)
-        (home / "size").write_text(f"{size}\n")
-        (home / "hidden").write_text(f"{hidden}\n")
-        for entry in entries:
-            (home / entry).mkdir()
-
-    add("sda", 1000, "device", "mq")
-    add("nvme0n1", 1000, "device", "mq")
-    add("nvme0c0n1", 1000, "device", "mq", hidden=1)
-    add("sdb", 0, "device", "mq")  # a reader without a card
-    add("loop0", 1000, "mq")
-    add("dm-0", 1000)
-    assert whole_disks(tmp_path) == ["nvme0n1", "sda"]
-    assert whole_disks(tmp_path / "nowhere") == []
 
 
 # --- the output ----------------------------------------------------------------------------------

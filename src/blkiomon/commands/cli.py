@@ -20,13 +20,13 @@ from typing import Any
 from blkiomon._version import __version__
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import (
-    CAPTURE,
     DEVICE,
     FOLLOW_SYMLINKS,
     HELP,
     MAX_AGE,
     MAX_PENDING,
     OVERWRITE,
+    QUEUE_TIMES,
     RESYNC,
     Command,
     Option,
@@ -113,11 +113,11 @@ OPTIONS = (
     Option("-V, --version", "print the version", _ORIGINAL),
     Option(
         "--trace=DEVICE",
-        "trace this device from now on (repeatable); needs root",
+        "capture this device from now on (repeatable); all: every disk",
         _INPUT,
         is_repeatable=True,
     ),
-    CAPTURE._replace(group=_INPUT, default="auto"),
+    QUEUE_TIMES._replace(group=_INPUT),
     DEVICE._replace(group=_INPUT),
     Option("--from=TIME", "begin here: seconds from the first record, or a time", _INPUT, _time),
     Option("--to=TIME", "end before this time", _INPUT, _time),
@@ -438,8 +438,8 @@ def parse(arguments: Sequence[str]) -> Config | str:
         raise UsageError("--trace traces devices and reads no files; remove it or the TRACE")
     if any(not name or "\0" in name for name in trace):
         raise UsageError("--trace takes a device")
-    if "capture" in given and not trace:
-        raise UsageError("--capture needs --trace DEVICE")
+    if "queue" in given and not trace:
+        raise UsageError("--queue needs --trace DEVICE")
     from_ns, from_is_absolute = value("from") or (None, False)
     to_ns, to_is_absolute = value("to") or (None, False)
     if from_ns is not None and to_ns is not None:
@@ -452,7 +452,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         interval_s=value("interval"),
         files=tuple(files),
         trace=trace,
-        capture=value("capture"),
+        queue="queue" in given,
         clock=value("clock"),
         from_ns=from_ns,
         to_ns=to_ns,

@@ -17,8 +17,8 @@ class Config:
     Attributes:
         interval_s: length of an interval.
         files: paths of the trace, as the user gave them; none, or ``-`` alone, is standard input.
-        trace: devices to trace instead.
-        capture: how to trace: "blktrace", "tracefs" or "auto".
+        trace: devices to capture instead; "all" alone: all disks.
+        queue: also capture when requests are queued.
         clock: what ends an interval: "trace", "wall", or "auto": "trace" for files, "wall" for
             pipes.
         from_ns, to_ns: ns since 1970 if ``is_absolute``, otherwise since the first record.
@@ -38,7 +38,7 @@ class Config:
     interval_s: float
     files: tuple[str, ...] = ()
     trace: tuple[str, ...] = ()
-    capture: str = "auto"
+    queue: bool = False
     clock: str = "auto"
     from_ns: int | None = None
     to_ns: int | None = None

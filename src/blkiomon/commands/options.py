@@ -265,8 +265,4 @@ MAX_PENDING = Option(
 RESYNC = Option(
     "--resync", "after garbage, continue at the next record and count the skipped bytes"
 )
-CAPTURE = Option(
-    "--capture=auto|blktrace|tracefs",
-    "capture method (default: auto)",
-    read=one_of("auto", "blktrace", "tracefs"),
-)
+QUEUE_TIMES = Option("--queue", "also capture when requests are queued: queue time, Q2D and Q2C")

@@ -47,8 +47,7 @@ from blkiomon.sources import (
     is_packed,
     open_trace,
 )
-from blkiomon.sources.capture import Capture, CaptureError
-from blkiomon.sources.capture_methods import open_capture
+from blkiomon.sources.capture import POLL_S, Capture, CaptureError
 from blkiomon.sources.file_kinds import HEAD_BYTES, check_trace
 
 READ_BYTES = 1 << 20
@@ -56,9 +55,6 @@ READ_BYTES = 1 << 20
 
 SKIPS_SHOWN = 20
 """The first so many skipped parts of the input are reported one by one, the others together."""
-
-DRAIN_S = 5.0
-"""After tracing ends, remaining records are read for at most so long."""
 
 
 class Line:
@@ -370,27 +366,29 @@ def run(config: Config, fd: int = 0, *, open_screen: ExtraOpener | None = None) 
     numbers = list(STOP_SIGNALS)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup(1) sets it
         numbers.append(signal.SIGHUP)
-    if not config.trace and not config.screen:
-        return _run(config, fd, None, numbers, open_screen)
-    opened: Callable[..., Capture] = open_capture
-    if config.user is not None:
-        from blkiomon.sources.guardian import GuardedCapture as opened  # slow to import
-    # A second signal must not leave the tracer running while the host is restored, nor leave the
-    # terminal without its cursor.
+    if not config.screen:
+        return _capture_and_run(config, fd, numbers, open_screen)
+    # A second signal must not leave the terminal without its cursor.
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
-        if not config.trace:
-            return _run(config, fd, None, numbers, open_screen)
-        with opened(config.trace, config.capture, complain) as capture:
-            status = _run(config, capture.fd, capture, numbers, open_screen)
-    except CaptureError as error:
-        complain(str(error))
-        return EXIT_INPUT
+        return _capture_and_run(config, fd, numbers, open_screen)
     finally:
         while signal.sigtimedwait(numbers, 0):
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
-    return max(status, EXIT_INPUT) if capture.failed else status
+
+
+def _capture_and_run(
+    config: Config, fd: int, numbers: Sequence[signal.Signals], open_screen: ExtraOpener | None
+) -> int:
+    if not config.trace:
+        return _run(config, fd, None, numbers, open_screen)
+    try:
+        with Capture(config.trace, complain, queue=config.queue) as capture:
+            return _run(config, capture.fd, capture, numbers, open_screen)
+    except CaptureError as error:
+        complain(str(error))
+        return EXIT_INPUT
 
 
 def _run(
@@ -404,8 +402,7 @@ def _run(
     try:
         inputs = input_files(config.files)
         fd, source = _open_input(config, fd)
-        is_file = source is not None or stat.S_ISREG(os.fstat(fd).st_mode)
-        is_file = is_file and capture is None  # the tracer's output may be a file
+        is_file = source is not None or (capture is None and stat.S_ISREG(os.fstat(fd).st_mode))
     except SourceError as error:
         complain(str(error))
         return EXIT_INPUT
@@ -449,8 +446,10 @@ def _run(
     with StopSignals(outputs.stop_waiting, numbers, reopens=not config.screen) as stop:
         is_complete = False
         try:
-            if source is None:
-                is_complete, packed = _read(line, clock, fd, stop, outputs, capture)
+            if capture is not None:
+                _read_capture(line, clock, capture, stop, outputs)
+            elif source is None:
+                is_complete, packed = _read(line, clock, fd, stop, outputs)
                 if packed:
                     # The writer of a compressed stream can wait: from here on, read it like a file.
                     reader = ContinuedReader(fd, packed, _name_of(config))
@@ -553,7 +552,6 @@ def _read(
     fd: int,
     stop: StopSignals,
     outputs: Outputs,
-    capture: Capture | None,
 ) -> tuple[bool, bytes]:
     """Read and feed a pipe or a device.
 
@@ -582,9 +580,7 @@ def _read(
         if stop.received:
             # Records that the tracer has already written still count.
             poll.unregister(stop.fd)
-            if capture is not None:
-                _drain(line, poll, buffer, capture)
-            elif poll.poll(0) and (n := os.readv(fd, [buffer])):
+            if poll.poll(0) and (n := os.readv(fd, [buffer])):
                 line.feed(buffer[:n])
             return False, b""
         ready = dict(poll.poll(min(left_s, 1e6) * 1000))  # poll takes no more than 2^31 ms
@@ -606,18 +602,29 @@ def _read(
     return False, b""
 
 
-def _drain(line: Line, poll: select.poll, buffer: memoryview, capture: Capture) -> None:
-    """Stop tracing, and feed the records that were traced until then."""
+def _read_capture(
+    line: Line, clock: WallClock, capture: Capture, stop: StopSignals, outputs: Outputs
+) -> None:
+    """Feed what is captured until a signal comes, or no output takes any more."""
+    poll = select.poll()
+    poll.register(capture.fd, select.POLLIN)
+    poll.register(stop.fd, select.POLLIN)
+    while outputs.are_of_use and not line.monitor.is_done and not stop.received:
+        if stop.take_reopen():
+            outputs.reopen()
+        left_s = clock.remaining_s() if line.is_wall else POLL_S
+        if left_s <= 0:
+            line.monitor.count_outside(capture.lost_events, 0)
+            line.cut(clock.time_ns())
+            clock.advance()
+            left_s = 0
+        if stop.fd in dict(poll.poll(min(left_s, POLL_S) * 1000)):
+            stop.drain()
+        for data in capture.pieces():
+            line.feed(data)
     capture.stop()
-    give_up_s = time.monotonic() + DRAIN_S
-    while time.monotonic() < give_up_s and poll.poll(capture.drain_s * 1000):
-        try:
-            n = os.readv(capture.fd, [buffer])
-        except BlockingIOError:
-            break
-        if n == 0:
-            break
-        line.feed(buffer[:n])
+    for data in capture.pieces():
+        line.feed(data)
     line.monitor.count_outside(capture.lost_events, 0)
 
 

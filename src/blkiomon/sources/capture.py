@@ -1,54 +1,248 @@
-"""Live capture: we start the kernel's tracing ourselves, and leave the host as it was.
+"""Capture: the requests of this host's block devices, as trace records, by perf events.
 
-A back end is one file: ``tracefs`` (the kernel's ``blk`` tracer) and ``blktrace`` (the program).
-Both hand out a descriptor, to be read like any other live input.
+Perf events on the kernel's block tracepoints change nothing on the host: other captures and
+blktrace go on beside this one, and nothing is left when the process ends, however it ends. See
+``perf.pyx`` for the rings; this file chooses the tracepoints, their filters and the devices, and
+follows CPUs and devices that come and go.
+
+Disks whose driver has a request queue are captured by their requests: issue, completion, requeue.
+Devices without one (LVM and other device-mapper targets, md, NVMe multipath heads, zram) have no
+requests of their own: they are captured by their bios, from the queue to the completion.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import select
 import stat
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from blkiomon.sources.perf import PerfRings
 
 Report = Callable[[str], None]
 
+RING_BYTES = 1 << 22
+"""Of each CPU: about 26,000 requests."""
+
+RINGS_BYTES = 1 << 28
+"""Of all CPUs together."""
+
+LEAST_RING_BYTES = 1 << 15
+"""Without CAP_IPC_LOCK the kernel allows a user little memory for rings."""
+
+ALL = "all"
+"""In place of names: all disks."""
+
+POLL_S = 0.1
+"""The kernel wakes a reader only when a ring is a quarter full: a quiet ring is read so often."""
+
+REFRESH_S = 2.0
+"""CPUs and devices are looked up so often."""
+
+MOST_FILTER = 4095
+"""Characters of a filter that the kernel takes."""
+
+NO_DEVICE = "dev == 0"
+"""A filter that no event passes."""
+
+# Event and category of the records that blktrace writes for these tracepoints.
+_ISSUE, _COMPLETE, _REQUEUE, _QUEUE = (7, 1 << 6), (8, 1 << 7), (6, 1 << 5), (1, 1 << 4)
+_REQUEST_EVENTS = {
+    "block_rq_issue": _ISSUE,
+    "block_rq_complete": _COMPLETE,
+    "block_rq_requeue": _REQUEUE,
+}
+_BIO_EVENTS = {"block_bio_queue": _ISSUE, "block_bio_complete": _COMPLETE}
+_QUEUE_EVENTS = ("block_io_start", "block_getrq")
+"""Either says when a request was queued; Linux before 6.4 lacks the first one."""
+
 
 class CaptureError(Exception):
-    """Tracing cannot be started; the text says why, and what would help."""
+    """A capture cannot be started; the text says why, and what would help."""
 
 
-class Capture(ABC):
-    """Tracing that runs; to be closed, whatever happens.
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A block device of this host.
 
     Attributes:
-        name: for messages.
-        fd: where the records come from.
-        drain_s: how long to wait for more of what had been traced when it was stopped.
-        failed: it ended by itself, or the host could not be left as it was.
+        name: the kernel's, as sysfs writes it.
+        number: of the disk, major << 20 | minor.
+        has_requests: its driver has a request queue.
+        sectors: the part of the disk that a partition takes, first and behind the last; or None.
     """
 
     name: str
-    fd: int
-    drain_s = 0.0
-    failed = False
+    number: int
+    has_requests: bool
+    sectors: tuple[int, int] | None = None
+
+    @property
+    def term(self) -> str:
+        """Which events are its own, in the kernel's language for filters."""
+        if self.sectors is None:
+            return f"dev == {self.number}"
+        first, end = self.sectors
+        return f"(dev == {self.number} && sector >= {first} && sector < {end})"
+
+
+def find_device(name: str, root: Path = Path("/")) -> Device:
+    """Find a device by the kernel's name, or the path of its device file or of a link to it.
+
+    Args:
+        name: such as ``sda``, ``/dev/mapper/data`` or ``/dev/disk/by-id/...``.
+        root: where ``sys`` is.
+
+    Raises:
+        CaptureError: this host has no such block device.
+    """
+    if "/" in name:
+        try:
+            status = Path(name).stat()
+        except OSError as error:
+            raise CaptureError(f"cannot capture {name}: {error.strerror}") from error
+        if not stat.S_ISBLK(status.st_mode):
+            raise CaptureError(f"cannot capture {name}: not a block device")
+        number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+        link = root / "sys/dev/block" / number
+    else:
+        link = root / "sys/class/block" / name
+    try:
+        is_there = name not in (".", "..") and link.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        is_there = False
+    if not is_there:
+        raise CaptureError(f"cannot capture {name}: this host has no such block device")
+    path = link.resolve()
+    if not (path / "partition").exists():
+        return _device(path)
+    first = _number_in(path / "start")
+    disk = _device(path.parent)
+    end = first + _number_in(path / "size")
+    return Device(path.name, disk.number, disk.has_requests, (first, end))
+
+
+def all_disks(root: Path = Path("/")) -> list[Device]:
+    """The host's disks and the devices made of them, without partitions, loop devices and RAM."""
+    disks = []
+    for path in sorted((root / "sys/block").glob("*")):
+        is_made_of_others = any((path / kind).exists() for kind in ("dm", "md"))
+        is_hardware = (path / "device").exists()
+        is_hidden = _number_in(path / "hidden")  # a path of NVMe multipath: its head is captured
+        if (is_hardware or is_made_of_others) and _number_in(path / "size") and not is_hidden:
+            disks.append(_device(path))
+    return disks
+
+
+def _device(path: Path) -> Device:
+    major, _, minor = (path / "dev").read_text().partition(":")
+    return Device(path.name, int(major) << 20 | int(minor), (path / "mq").exists())
+
+
+def _number_in(path: Path) -> int:
+    """What a file of sysfs holds; 0 where there is none."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def find_devices(names: Sequence[str], root: Path = Path("/")) -> list[Device]:
+    """The devices of these names, or of ``ALL``. Raises CaptureError."""
+    if tuple(names) == (ALL,):
+        return all_disks(root)
+    return [find_device(name, root) for name in names]
+
+
+class Capture:
+    """A running capture; a source of trace records for the engine.
+
+    Args:
+        names: of devices, see ``find_device``; ``ALL`` alone: all disks, later ones too.
+        report: prints one line for the user.
+        queue: also capture when requests are queued.
+        ring_bytes: memory for the samples of one CPU.
+        root: where ``sys`` and ``proc`` are.
+
+    Attributes:
+        fd: readable when there is much to read; call ``pieces`` every ``POLL_S`` anyway.
+
+    Raises:
+        CaptureError: it cannot be started.
+    """
+
+    name = "what is captured"
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        report: Report,
+        *,
+        queue: bool = False,
+        ring_bytes: int = RING_BYTES,
+        root: Path = Path("/"),
+    ) -> None:
+        self._names = () if tuple(names) == (ALL,) else tuple(names)
+        self._report = report
+        self._root = root
+        self._missing: set[str] = set()
+        self._devices = self._find_devices(is_first=True)
+        tracefs = find_tracefs(root)
+        formats = self._formats(tracefs, queue)
+        self._is_bio = [event["is_bio"] for event in formats]
+        self._filters = self._make_filters()
+        self._epoll = select.epoll()
+        self._has_stopped = False
+        self._cpu_fds: dict[int, int] = {}
+        cpus = _online(root)
+        try:
+            self._rings = self._open_rings(formats, cpus, ring_bytes)
+        except BaseException:
+            self._epoll.close()
+            raise
+        self._refreshed_s = time.monotonic()
+        self._rings.enable()
+
+    @property
+    def fd(self) -> int:
+        return self._epoll.fileno()
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices that are captured now."""
+        return self._devices
 
     @property
     def lost_events(self) -> int:
-        """Events lost, as far as they leave no mark among the records."""
-        return 0
+        """Events that the kernel counted and that ``pieces`` never yielded."""
+        return self._rings.lost_events
 
-    @abstractmethod
+    def pieces(self) -> Iterator[memoryview]:
+        """Yield the trace records that are ready, piece by piece, each valid until the next."""
+        now_s = time.monotonic()
+        if now_s - self._refreshed_s >= REFRESH_S and not self._has_stopped:
+            self._refreshed_s = now_s
+            self._refresh()
+        while True:
+            yield self._rings.read(self._has_stopped)
+            if not self._rings.has_more:
+                return
+
     def stop(self) -> None:
-        """Trace no more; what has been traced can still be read."""
+        """End the capture; ``pieces`` yields what has been captured until now."""
+        self._rings.enable(False)
+        self._has_stopped = True
 
-    @abstractmethod
     def close(self) -> None:
-        """Leave the host as it was found; never raises."""
+        self._epoll.close()
+        self._rings.close()
 
     def __enter__(self) -> Self:
         return self
@@ -61,115 +255,220 @@ class Capture(ABC):
     ) -> None:
         self.close()
 
+    # --- devices --------------------------------------------------------------------------------
 
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A block device of this host that can be traced.
+    def _find_devices(self, *, is_first: bool = False) -> tuple[Device, ...]:
+        """The devices that are wanted and there; the first time, all that are named must be."""
+        if not self._names:
+            return tuple(all_disks(self._root))
+        found: dict[str, Device] = {}
+        for name in self._names:
+            try:
+                device = find_device(name, self._root)
+            except CaptureError:
+                if is_first:
+                    raise
+                if name not in self._missing:
+                    self._report(f"{name} has gone; it is captured again when it comes back")
+                self._missing.add(name)
+                continue
+            if name in self._missing:
+                self._missing.remove(name)
+                self._report(f"{name} is back")
+            found[device.name] = device
+        return tuple(found.values())
 
-    Attributes:
-        name: the kernel's, as sysfs writes it.
-        disk: of the whole disk; the same unless it is a partition.
-    """
+    def _make_filters(self) -> list[bytes]:
+        """The filter of each event; none where it would be too long: the engine filters, too."""
+        filters = []
+        for is_bio in self._is_bio:
+            terms = [device.term for device in self._devices if device.has_requests != is_bio]
+            text = " || ".join(dict.fromkeys(terms)) or NO_DEVICE
+            filters.append(text.encode() if len(text) <= MOST_FILTER else b"")
+        return filters
 
-    name: str
-    disk: str
+    # --- tracepoints ----------------------------------------------------------------------------
 
-    @property
-    def path(self) -> str:
-        """Its device file."""
-        return "/dev/" + self.name.replace("!", "/")
+    def _formats(self, tracefs: Path, queue: bool) -> list[dict[str, Any]]:
+        """What ``PerfRings`` has to know of the tracepoints that the devices need."""
+        wants_requests = not self._names or any(d.has_requests for d in self._devices)
+        wants_bios = not self._names or not all(d.has_requests for d in self._devices)
+        events: list[tuple[str, tuple[int, int], bool]] = []
+        if wants_requests:
+            events += [(name, kind, False) for name, kind in _REQUEST_EVENTS.items()]
+            if queue:
+                there = [e for e in _QUEUE_EVENTS if (tracefs / "events/block" / e).exists()]
+                events += [(name, _QUEUE, False) for name in there[:1]]
+        if wants_bios:
+            events += [(name, kind, True) for name, kind in _BIO_EVENTS.items()]
+        return [
+            event_format(
+                read_format(tracefs, name), action=action, category=category, is_bio=is_bio
+            )
+            for name, (action, category), is_bio in events
+        ]
+
+    # --- CPUs -----------------------------------------------------------------------------------
+
+    def _open_rings(
+        self, formats: list[dict[str, Any]], cpus: Iterable[int], ring_bytes: int
+    ) -> PerfRings:
+        """Open the rings of all CPUs, as large as the kernel allows."""
+        most_cpus = max(os.cpu_count() or 1, os.sysconf("SC_NPROCESSORS_CONF"), *cpus)
+        while ring_bytes > LEAST_RING_BYTES and ring_bytes * most_cpus > RINGS_BYTES:
+            ring_bytes //= 2
+        while True:
+            rings = PerfRings(formats, ring_bytes, most_cpus + 1)
+            try:
+                for cpu in cpus:
+                    self._open_cpu(rings, cpu)
+            except OSError as error:
+                rings.close()
+                self._cpu_fds.clear()
+                is_memory = "mmap" in str(error) and error.errno in (errno.EPERM, errno.ENOMEM)
+                if is_memory and ring_bytes > LEAST_RING_BYTES:
+                    ring_bytes //= 2
+                    continue
+                raise CaptureError(self._why(error)) from error
+            return rings
+
+    def _open_cpu(self, rings: PerfRings, cpu: int) -> None:
+        try:
+            fd = rings.open(cpu, self._filters)
+        except OSError as error:
+            if error.errno == errno.ENODEV:  # it went offline a moment ago
+                return
+            raise
+        self._cpu_fds[cpu] = fd
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _refresh(self) -> None:
+        """Follow CPUs and devices that came or went since the last call."""
+        online = _online(self._root)
+        for cpu in sorted(self._cpu_fds.keys() - online):
+            del self._cpu_fds[cpu]  # closing its ring takes it out of epoll
+            self._rings.close_cpu(cpu)
+        for cpu in sorted(online - self._cpu_fds.keys()):
+            try:
+                self._open_cpu(self._rings, cpu)
+            except OSError as error:
+                self._cpu_fds[cpu] = -1
+                self._report(f"CPU {cpu} came online and is not captured: {error.strerror}")
+                continue
+            self._report(
+                f"CPU {cpu} came online: its events of the last {REFRESH_S:g} s were not captured"
+            )
+            self._rings.enable()
+        devices = self._find_devices()
+        if devices != self._devices:
+            self._devices = devices
+            self._filters = self._make_filters()
+            try:
+                self._rings.set_filters(self._filters)
+            except OSError as error:
+                self._report(f"the devices to capture cannot be changed: {error.strerror}")
+
+    # --- what may be wrong ----------------------------------------------------------------------
+
+    def _why(self, error: OSError) -> str:
+        """Why the kernel refuses perf events, and what to do."""
+        if error.errno in (errno.EACCES, errno.EPERM):
+            if lockdown(self._root) == "confidentiality":
+                why = "the kernel is locked down (confidentiality)"
+            else:
+                level = _number_in(self._root / "proc/sys/kernel/perf_event_paranoid")
+                why = f"needs root, or {CAPABILITIES} (kernel.perf_event_paranoid is {level})"
+        elif error.errno in (errno.ENOSYS, errno.EOPNOTSUPP):
+            why = "the kernel has no perf events (CONFIG_PERF_EVENTS)"
+        else:
+            why = str(error.strerror)
+        return f"cannot capture: {why}; {PIPE}"
 
 
-def find_devices(names: Sequence[str], report: Report, root: Path = Path("/")) -> list[Device]:
-    """The devices that are meant, each once.
+CAPABILITIES = "CAP_PERFMON and CAP_DAC_READ_SEARCH"
+PIPE = "or pipe blktrace: blktrace -d DEVICE -o - | blkiomon -I 1 -"
 
-    Args:
-        names: the kernel's (``sda``) or paths of device files.
-        report: tells the user one line.
-        root: where ``sys`` is.
+
+def find_tracefs(root: Path = Path("/")) -> Path:
+    """The directory of tracefs.
 
     Raises:
-        CaptureError: one of them cannot be traced.
+        CaptureError: it is not mounted, or cannot be read.
     """
-    found: dict[str, Device] = {}
-    for name in names:
-        device = _find(name, root / "sys")
-        _refuse_without_requests(name, device, root / "sys", report)
-        others = [d for d in found.values() if d.disk == device.disk and d != device]
-        if others:
-            raise CaptureError(
-                f"the kernel traces one of {others[0].name} and {device.name} at a time, as both "
-                f"are on {device.disk}: trace {device.disk}"
-            )
-        found[device.name] = device
-    return list(found.values())
-
-
-def whole_disks(root: Path = Path("/")) -> list[str]:
-    """The names of this host's disks: neither partitions, nor what is made of other devices."""
-    disks = []
-    for disk in sorted((root / "sys/block").glob("*")):
-        # A loop device, a RAM disk, a volume has no hardware; a card reader may have no card.
-        is_real = (disk / "device").exists() and (disk / "mq").exists()
-        if is_real and _number_in(disk / "size") and not _number_in(disk / "hidden"):
-            disks.append(disk.name)
-    return disks
-
-
-def _number_in(path: Path) -> int:
-    """What a file of sysfs says; 0 where there is none."""
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return 0
-
-
-def _find(name: str, sys: Path) -> Device:
-    if "/" in name:
+    for name in ("sys/kernel/tracing", "sys/kernel/debug/tracing"):
         try:
-            status = Path(name).stat()
-        except OSError as error:
-            raise CaptureError(f"cannot trace {name}: {error.strerror}") from error
-        if not stat.S_ISBLK(status.st_mode):
-            raise CaptureError(f"cannot trace {name}: it is not a block device")
-        number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-        link = sys / "dev/block" / number
+            if (root / name / "events").is_dir():
+                return root / name
+        except PermissionError:
+            break
     else:
-        link = sys / "class/block" / name
-    try:
-        is_there = name not in (".", "..") and link.exists()
-    except OSError:  # its name is too long to be one
-        is_there = False
-    if not is_there:
-        raise CaptureError(f"cannot trace {name}: this host has no such block device")
-    path = link.resolve()
-    if not (path / "trace/enable").exists():
         raise CaptureError(
-            f"cannot trace {name}: the kernel offers no tracing for it "
-            "(CONFIG_BLK_DEV_IO_TRACE is missing)"
+            "cannot capture: tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing; "
+            + PIPE
         )
-    is_partition = (path / "partition").exists()
-    return Device(path.name, path.parent.name if is_partition else path.name)
+    raise CaptureError(f"cannot capture: reading /{name} needs root, or {CAPABILITIES}; {PIPE}")
 
 
-def _refuse_without_requests(name: str, device: Device, sys: Path, report: Report) -> None:
-    """A device without requests of its own is never seen to issue or complete one."""
-    disk = sys / "class/block" / device.disk
-    if (disk / "mq").exists():
-        return
+def read_format(tracefs: Path, event: str) -> str:
+    """The kernel's description of a tracepoint.
+
+    Raises:
+        CaptureError: the kernel has no such tracepoint, or it cannot be read.
+    """
     try:
-        below = sorted(entry.name for entry in (disk / "slaves").iterdir())
-    except OSError:
-        below = []
-    if below or (disk / "dm").exists() or (disk / "md").exists():
-        what = "device-mapper device" if (disk / "dm").exists() else "device made of others"
-        advice = "trace the disks below it"
-        if below:
-            advice += ": " + " ".join(f"--trace {entry}" for entry in below)
+        return (tracefs / "events/block" / event / "format").read_text()
+    except PermissionError as error:
         raise CaptureError(
-            f"cannot trace {name}: a {what} has no issues and completions of its own; {advice}"
-        )
-    report(f"{name} shows no request queue: it may have no issues and completions to trace")
+            f"cannot capture: reading {tracefs} needs root, or {CAPABILITIES}; {PIPE}"
+        ) from error
+    except OSError as error:
+        raise CaptureError(
+            f"cannot capture: the kernel has no tracepoint block:{event}; {PIPE}"
+        ) from error
+
+
+_FIELD = re.compile(r"\bfield:[^;]*?(\w+)(?:\[[^]]*\])?;\s*offset:(\d+);\s*size:(\d+);")
+
+
+def event_format(text: str, *, action: int, category: int, is_bio: bool) -> dict[str, Any]:
+    """Where the fields of a tracepoint's samples are, for ``PerfRings``.
+
+    Args:
+        text: the tracepoint's ``format`` file.
+        action, category: of the records that its samples become.
+        is_bio: its samples are of bios.
+
+    Raises:
+        CaptureError: a field that every kernel has is missing.
+    """
+    fields = {name: (int(offset), int(size)) for name, offset, size in _FIELD.findall(text)}
+    number = re.search(r"^ID: (\d+)", text, re.MULTILINE)
+    missing = [name for name in ("dev", "sector", "nr_sector", "rwbs") if name not in fields]
+    if missing or number is None or fields.get("common_pid") != (4, 4):
+        raise CaptureError(f"cannot capture: unknown format of a tracepoint: {text[:60]!r}")
+    at = {name: offset for name, (offset, _) in fields.items()}
+    return {
+        "id": int(number[1]),
+        "action": action,
+        "category": category,
+        "is_bio": is_bio,
+        **{
+            name: at.get(name, -1)
+            for name in ("dev", "sector", "nr_sector", "bytes", "rwbs", "comm")
+        },
+        "error": at.get("error", at.get("errors", -1)),
+        "rwbs_bytes": fields["rwbs"][1],
+    }
+
+
+def _online(root: Path = Path("/")) -> set[int]:
+    """The CPUs that are online."""
+    cpus: set[int] = set()
+    text = (root / "sys/devices/system/cpu/online").read_text()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        cpus.update(range(int(first), int(last or first) + 1))
+    return cpus
 
 
 def lockdown(root: Path = Path("/")) -> str | None:

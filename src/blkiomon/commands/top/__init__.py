@@ -15,7 +15,7 @@ from functools import partial
 from importlib.util import find_spec
 
 from blkiomon.commands.config import Config
-from blkiomon.commands.options import CAPTURE, HELP, Command, Option, UsageError, path, seconds
+from blkiomon.commands.options import HELP, QUEUE_TIMES, Command, Option, UsageError, path, seconds
 from blkiomon.commands.parsing import read
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, EXIT_USAGE, complain
 from blkiomon.errors import SourceError
@@ -30,16 +30,16 @@ def _speed(name: str, text: str) -> float:
 COMMAND = Command(
     "top",
     (
-        "blkiomon top [-I SECONDS] [--capture=auto|blktrace|tracefs] [DEVICE]...",
+        "blkiomon top [-I SECONDS] [--queue] [DEVICE]...",
         "blkiomon top [-I SECONDS] [--speed=N|max] TRACE...",
     ),
     """
     Show which disk is slow, for which operations, and since when: a table that is redrawn every
     second, highest latency first. It follows the size of the terminal. Press ? for an explanation.
 
-    A DEVICE, sda or /dev/sda, is traced from now on, which needs root. Without a DEVICE, standard
-    input is read if it is a pipe or a file; otherwise all disks of this host are traced.
-    Partitions, loop devices and volumes are traced only if they are named.
+    A DEVICE, such as sda or /dev/mapper/data, is captured from now on, which needs root or
+    CAP_PERFMON. Without a DEVICE, standard input is read if it is a pipe or a file; otherwise all
+    disks and volumes of this host are captured. Partitions and loop devices must be named.
 
     A TRACE is what `blkiomon` reads: files of blktrace, a set of per-CPU files, or a directory; -
     is standard input. A name that is a device of this host means the device. For a trace of that
@@ -52,7 +52,7 @@ COMMAND = Command(
             read=seconds(0.001),
             default=1.0,
         ),
-        CAPTURE,
+        QUEUE_TIMES,
         Option(
             "-f, --file=TRACE",
             "read this trace, even if a device has its name (repeatable)",
@@ -123,7 +123,7 @@ def _config(given: Namespace) -> Config | str:
     Raises:
         UsageError: the arguments make no sense.
     """
-    from blkiomon.sources.capture import whole_disks
+    from blkiomon.sources.capture import ALL, all_disks
     from blkiomon.sources.devices import device_number
     from blkiomon.sources.trace_sets import find_members
 
@@ -150,18 +150,17 @@ def _config(given: Namespace) -> Config | str:
     config = Config(
         interval_s=given.interval,
         files=tuple(files),
-        capture=given.capture or "auto",
+        queue=given.queue,
         screen=True,
         speed=1.0 if given.speed is None else given.speed,
         trace=tuple(devices),
     )
     if not files and not devices and not _is_fed():
-        disks = whole_disks()
-        if not disks:
-            return "this host has no disks: name the devices to trace"
-        config = replace(config, trace=tuple(disks))
-    if given.capture and not config.trace:
-        raise UsageError("--capture needs a device to trace")
+        if not all_disks():
+            return "this host has no disks: name the devices to capture"
+        config = replace(config, trace=(ALL,))
+    if given.queue and not config.trace:
+        raise UsageError("--queue needs a device to capture")
     return config
 
 

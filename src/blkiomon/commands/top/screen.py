@@ -28,7 +28,7 @@ from blkiomon.console import complain, divert, how_many
 from blkiomon.errors import OutputError
 from blkiomon.interval.value import Interval
 from blkiomon.outputs.sink import Item, Report, Sink
-from blkiomon.sources.devices import device_number
+from blkiomon.sources.capture import find_devices
 
 TICK_S = 0.2
 """How often to check whether the terminal was resized, or an interval is overdue."""
@@ -406,8 +406,7 @@ def open_screen(
         name_of=name_of,
         is_plain=not _speaks_utf8(),
     )
-    numbers = [device_number(name) for name in config.trace]
-    expected = [number for number in numbers if number is not None]
+    expected = [device.number for device in find_devices(config.trace)]
     try:
         terminal = Terminal()
     except OSError as error:

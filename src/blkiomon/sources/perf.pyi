@@ -1,0 +1,67 @@
+"""Perf rings: samples of the kernel's block tracepoints in, trace records in order of time out."""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+@final
+class PerfRings:
+    """The rings of a capture, one for each CPU; see the module's source for how they work.
+
+    Args:
+        events: of each tracepoint: its ``id``, the ``action`` (event) and ``category`` of its
+            records, ``is_bio``, the offsets of its fields ``dev``, ``sector``, ``nr_sector``,
+            ``bytes``, ``error``, ``rwbs`` and ``comm`` (-1 where it has none) and ``rwbs_bytes``.
+        ring_bytes: memory of a ring: pages, a power of two.
+        max_rings: how many CPUs may be open at once.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self, events: Sequence[dict[str, Any]], ring_bytes: int, max_rings: int
+    ) -> None: ...
+    def open(self, cpu: int, filters: Sequence[bytes]) -> int:
+        """Open the events of a CPU, disabled; returns the descriptor to poll.
+
+        Args:
+            cpu: its number.
+            filters: of each event, in the kernel's language; empty: none.
+
+        Raises:
+            OSError: the kernel refuses; the text names the call.
+        """
+
+    def close_cpu(self, cpu: int) -> None:
+        """Close the ring of a CPU; samples that were not read count as lost."""
+
+    def close(self) -> None:
+        """Close all rings."""
+
+    def set_filters(self, filters: Sequence[bytes]) -> None:
+        """Replace the filters of all CPUs. Raises OSError."""
+
+    def enable(self, enabled: bool = True) -> None:
+        """Begin or end the capture on all CPUs."""
+
+    def read(self, to_end: bool = False) -> memoryview:
+        """Return the next trace records, valid until the next call; empty where none is ready.
+
+        Records are of version 8 in host byte order, in order of time (ns of CLOCK_MONOTONIC). The
+        first one is a timestamp note. A process name note precedes the first record of a process.
+
+        Args:
+            to_end: also the samples of the last 10 ms, which other rings may still precede.
+        """
+
+    @property
+    def lost_events(self) -> int:
+        """Events that the kernel counted and that never reached ``read``. It never falls."""
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the last ``read`` left records behind that were ready, for want of room."""
+
+    @property
+    def late_events(self) -> int:
+        """Samples that were handed out after a later one."""

@@ -1,0 +1,615 @@
+# distutils: language = c
+"""Perf rings: samples of the kernel's block tracepoints in, trace records in order of time out.
+
+    tracepoints -> one ring a CPU -> merge by time (binary heap) -> trace records, version 8
+
+perf_event_open(2) gives each CPU a ring in memory that the kernel writes samples to. One ring takes
+all events of its CPU, so inside a ring samples are in order of time. ``PerfRings.read`` merges the
+rings and writes each sample as a trace record, in the form that blktrace has for it, for
+``Engine.feed``. The rings end with their file descriptors: nothing of a capture stays in the kernel,
+however the process ends.
+
+A ring may get a sample a little after another ring got a later one. So ``read`` hands out what is
+older than ``LATENESS_NS`` and leaves the rest in the rings. A sample that is later still is handed
+out at once and counted in ``late_events``.
+
+Where a ring is full the kernel drops samples, and does not always say so in the ring. But it counts
+every event, written or not: what is lost is that count less the samples that were read.
+
+The layout of samples differs between kernels: it is read from tracefs, see ``capture.py``.
+"""
+
+from libc.errno cimport errno
+from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+from blkiomon.engine.types cimport *
+
+cimport cython
+
+import os
+
+cdef extern from *:
+    """
+    #include <linux/perf_event.h>
+    #include <sys/ioctl.h>
+    #include <sys/mman.h>
+    #include <sys/syscall.h>
+    #include <time.h>
+    #include <unistd.h>
+
+    static int bk_open_event(uint64_t id, int cpu, uint32_t wakeup_bytes) {
+        struct perf_event_attr attr;
+        memset(&attr, 0, sizeof attr);
+        attr.type = PERF_TYPE_TRACEPOINT;
+        attr.size = sizeof attr;
+        attr.config = id;
+        attr.sample_period = 1;
+        attr.sample_type = PERF_SAMPLE_TIME | PERF_SAMPLE_RAW;
+        attr.disabled = 1;
+        attr.watermark = 1;
+        attr.wakeup_watermark = wakeup_bytes;
+        attr.use_clockid = 1;
+        attr.clockid = CLOCK_MONOTONIC;
+        return syscall(SYS_perf_event_open, &attr, -1, cpu, -1, PERF_FLAG_FD_CLOEXEC);
+    }
+    static inline uint64_t bk_clock_ns(int clock) {
+        struct timespec t;
+        clock_gettime(clock, &t);
+        return (uint64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    }
+    #define bk_data_head(page) __atomic_load_n(&(page)->data_head, __ATOMIC_ACQUIRE)
+    #define bk_set_data_tail(page, x) __atomic_store_n(&(page)->data_tail, (x), __ATOMIC_RELEASE)
+    """
+    cdef struct perf_event_mmap_page:
+        uint64_t data_tail
+    enum:
+        PERF_EVENT_IOC_ENABLE
+        PERF_EVENT_IOC_DISABLE
+        PERF_EVENT_IOC_SET_OUTPUT
+        PERF_EVENT_IOC_SET_FILTER
+        PERF_RECORD_SAMPLE
+        PROT_READ
+        PROT_WRITE
+        MAP_SHARED
+        CLOCK_MONOTONIC
+        CLOCK_REALTIME
+    int open_event "bk_open_event"(uint64_t id, int cpu, uint32_t wakeup_bytes) nogil
+    uint64_t clock_ns "bk_clock_ns"(int clock) nogil
+    uint64_t data_head "bk_data_head"(perf_event_mmap_page *page) nogil
+    void set_data_tail "bk_set_data_tail"(perf_event_mmap_page *page, uint64_t tail) nogil
+    int ioctl(int fd, unsigned long request, ...) nogil
+    void *mmap(void *at, size_t length, int protection, int flags, int fd, long offset) nogil
+    int munmap(void *at, size_t length) nogil
+    ssize_t read_fd "read"(int fd, void *buffer, size_t size) nogil
+    int close_fd "close"(int fd) nogil
+
+cdef enum:                                      # categories that the engine has no name for
+    CAT_SYNC = 1 << 3
+    CAT_AHEAD = 1 << 11
+    CAT_META = 1 << 12
+    CAT_FUA = 1 << 15
+    CAT_ZONE_RESET = 1 << 17
+    CAT_ZONE_RESET_ALL = 1 << 18
+    CAT_ZONE_FINISH = 1 << 19
+    CAT_ZONE_OPEN = 1 << 20
+    CAT_ZONE_CLOSE = 1 << 21
+
+cdef enum:
+    MAX_EVENTS = 8                              # tracepoints of one capture
+    MAX_RINGS = 8192                            # CPUs: as many as a kernel can be built for
+    OUTPUT_BYTES = 1 << 18
+    MOST_SAMPLE = (1 << 16) - 1                 # bytes: the header has 16 bits for it
+    MOST_RECORD_OUT = 2 * HEADER_V8 + COMM      # a process name and the record itself
+    PID_AT = 4                                  # of every tracepoint's common_pid, in a sample
+    RAW_AT = 20                                 # behind the entry's header, time and length
+    KNOWN_PROCESSES = 1 << 12                   # whose name has been handed out: direct-mapped
+
+cdef uint64_t LATENESS_NS = 10_000_000          # three times the most disorder that was measured
+cdef uint64_t NEVER = <uint64_t> -1
+cdef uint32_t ALL_BYTES = <uint32_t> -1         # of a completion: whatever its issue had
+
+
+cdef struct Event:                              # where the fields of a tracepoint's samples are
+    uint16_t id
+    uint16_t action                             # of the record: its event
+    uint32_t category                           # and the category of that event
+    bint is_bio                                 # a bio: it is known by its end, see write_record()
+    int16_t dev                                 # offsets; -1: the tracepoint has no such field
+    int16_t sector
+    int16_t nr_sector
+    int16_t bytes
+    int16_t error
+    int16_t rwbs
+    int16_t comm
+    int16_t rwbs_bytes
+
+cdef struct Ring:                               # of one CPU
+    perf_event_mmap_page *page                  # NULL: the slot is free
+    const uint8_t *data
+    uint64_t size                               # bytes of data, a power of two
+    uint64_t head                               # the kernel had written so far when it was asked
+    uint64_t cursor                             # the next sample, up to which all has been read
+    uint64_t next_ns                            # its time; NEVER: the ring is empty
+    uint32_t cpu
+    int fds[MAX_EVENTS]                         # of the events; the first has the ring
+    uint64_t received                           # samples that have been read
+
+# --- samples ----------------------------------------------------------------------------------
+
+cdef inline uint32_t operation(const uint8_t *rwbs, int n) noexcept nogil:
+    """The category bits of an operation, from the letters that a tracepoint prints for it.
+
+    The letters are those of the kernel's blk_fill_rwbs(): F before the operation asks for a flush
+    first, behind it for FUA. Linux 7.3 writes WZ for write zeroes, ZA for a zone append and ZO, ZC,
+    ZF, ZR and ZRA for open, close, finish, reset and reset all; before, these are N, as what passes
+    through the block layer is.
+    """
+    cdef uint32_t bits = 0
+    cdef int i = 0
+    cdef uint8_t c
+    if n > 1 and rwbs[0] == c"F" and rwbs[1] != 0:
+        bits |= CAT_FLUSH
+        i = 1
+    c = rwbs[i] if i < n else 0
+    i += 1
+    if c == c"R":
+        bits |= CAT_READ
+    elif c == c"W":
+        bits |= CAT_WRITE
+        if i < n and rwbs[i] == c"Z":
+            bits |= CAT_WRITE_ZEROES
+            i += 1
+    elif c == c"D":
+        bits |= CAT_WRITE | CAT_DISCARD
+        if i < n and rwbs[i] == c"E":           # secure erase
+            i += 1
+    elif c == c"F":
+        bits |= CAT_READ | CAT_FLUSH            # as blktrace has it: a flush is even, no write
+    elif c == c"Z":
+        c = rwbs[i] if i < n else 0
+        i += 1
+        bits |= CAT_WRITE
+        if c == c"A":
+            bits |= CAT_ZONE_APPEND
+        elif c == c"R" and i < n and rwbs[i] == c"A":
+            bits |= CAT_ZONE_RESET_ALL
+            i += 1
+        elif c == c"R":
+            bits |= CAT_ZONE_RESET
+        elif c == c"F":
+            bits |= CAT_ZONE_FINISH
+        elif c == c"O":
+            bits |= CAT_ZONE_OPEN
+        elif c == c"C":
+            bits |= CAT_ZONE_CLOSE
+    else:
+        bits |= CAT_READ | CAT_PC               # N: nothing says whether it reads or writes
+    while i < n and rwbs[i] != 0:
+        c = rwbs[i]
+        i += 1
+        if c == c"F":
+            bits |= CAT_FUA
+        elif c == c"S":
+            bits |= CAT_SYNC
+        elif c == c"M":
+            bits |= CAT_META
+        elif c == c"A":
+            bits |= CAT_AHEAD
+    return bits
+
+
+cdef inline uint32_t load_u32(const uint8_t *p) noexcept nogil:
+    cdef uint32_t x
+    memcpy(&x, p, sizeof(x))
+    return x
+
+
+cdef inline uint64_t load_u64(const uint8_t *p) noexcept nogil:
+    cdef uint64_t x
+    memcpy(&x, p, sizeof(x))
+    return x
+
+
+cdef inline TraceV8 *write_head(uint8_t *out, uint64_t time_ns, uint32_t cpu) noexcept nogil:
+    cdef TraceV8 *r = <TraceV8 *> out
+    memset(r, 0, sizeof(TraceV8))
+    r.magic = MAGIC | 8
+    r.time = time_ns
+    r.cpu = cpu
+    return r
+
+
+cdef size_t write_record(
+    const Event *e, const uint8_t *raw, uint64_t time_ns, uint32_t cpu, uint8_t *out
+) noexcept nogil:
+    """Write a sample as a trace record; returns its length.
+
+    The kernel prints sector -1 where a completion of a flush or of a passthrough request has none,
+    and 0 at the issue: both become 0. A bio that was split completes with its last piece, so bios
+    are known by the sector behind their end, and a completion is of all that was issued.
+    """
+    cdef TraceV8 *r = write_head(out, time_ns, cpu)
+    cdef uint32_t category = operation(raw + e.rwbs, e.rwbs_bytes)
+    cdef uint32_t sectors = load_u32(raw + e.nr_sector)
+    r.device = load_u32(raw + e.dev)
+    r.sector = load_u64(raw + e.sector)
+    if r.sector == NEVER:
+        r.sector = 0
+    r.pid = load_u32(raw + PID_AT)
+    r.bytes = load_u32(raw + e.bytes) if e.bytes >= 0 else sectors << 9
+    if e.is_bio:
+        r.sector += sectors
+        if e.category & CAT_COMPLETE:
+            r.bytes = ALL_BYTES
+    if e.error >= 0:
+        r.error = <uint16_t> load_u32(raw + e.error)    # a negative errno, as in blktrace's records
+    if category & CAT_PC == 0:
+        category |= CAT_FS
+    elif sectors != 0 and e.category & CAT_COMPLETE == 0:
+        category |= CAT_WRITE_ZEROES            # before Linux 7.3; passthrough shows no sectors
+    if e.category & CAT_QUEUE:
+        category &= ~<uint32_t> (CAT_FS | CAT_PC)
+    r.action = <uint64_t> (category | e.category) << 16 | e.action
+    return sizeof(TraceV8)
+
+
+cdef size_t write_note(
+    uint8_t *out, uint64_t time_ns, uint32_t cpu, uint32_t note, uint32_t pid,
+    const void *payload, uint16_t n_bytes,
+) noexcept nogil:
+    """Write a notify record: a process name, or the time of day; returns its length."""
+    cdef TraceV8 *r = write_head(out, time_ns, cpu)
+    r.action = <uint64_t> CAT_NOTIFY << 16 | note
+    r.pid = pid
+    r.pdu_len = n_bytes
+    memcpy(out + sizeof(TraceV8), payload, n_bytes)
+    return sizeof(TraceV8) + n_bytes
+
+
+cdef size_t write_name(
+    Name *known, const Event *e, const uint8_t *raw, uint64_t time_ns, uint32_t cpu,
+    uint8_t *out,
+) noexcept nogil:
+    """Write the name of a sample's process, unless it has been written already."""
+    cdef uint32_t pid = load_u32(raw + PID_AT)
+    cdef Name *p = &known[pid % KNOWN_PROCESSES]
+    if p.pid == pid and memcmp(p.comm, raw + e.comm, COMM) == 0:
+        return 0
+    p.pid = pid
+    memcpy(p.comm, raw + e.comm, COMM)
+    return write_note(out, time_ns, cpu, NOTE_PROCESS, pid, p.comm, COMM)
+
+
+# --- rings ------------------------------------------------------------------------------------
+
+cdef inline const uint8_t *at(const Ring *ring, uint64_t position) noexcept nogil:
+    return ring.data + (position & (ring.size - 1))
+
+
+cdef inline uint16_t size_at(const Ring *ring, uint64_t position) noexcept nogil:
+    """Bytes of the entry there, its header included."""
+    return <uint16_t> (load_u32(at(ring, position) + 4) >> 16)
+
+
+cdef void find_next(Ring *ring) noexcept nogil:
+    """Move the cursor to the next sample, past entries of other kinds, and note its time."""
+    cdef uint16_t n_bytes
+    while ring.cursor < ring.head:
+        n_bytes = size_at(ring, ring.cursor)
+        if load_u32(at(ring, ring.cursor)) == PERF_RECORD_SAMPLE:
+            ring.next_ns = load_u64(at(ring, ring.cursor + 8))
+            return
+        if n_bytes < 8:                         # the kernel never writes such a one
+            ring.cursor = ring.head
+            break
+        ring.cursor += n_bytes
+    ring.next_ns = NEVER
+
+
+cdef inline const uint8_t *raw_sample(
+    const Ring *ring, uint64_t position, uint8_t *scratch
+) noexcept nogil:
+    """The tracepoint's own bytes of a sample: in one piece, if need be in `scratch`."""
+    cdef uint64_t n = size_at(ring, position) - RAW_AT
+    cdef uint64_t first = (position + RAW_AT) & (ring.size - 1)
+    if likely(first + n <= ring.size):
+        return ring.data + first
+    memcpy(scratch, ring.data + first, ring.size - first)
+    memcpy(scratch + ring.size - first, ring.data, n - (ring.size - first))
+    return scratch
+
+
+cdef inline int event_of(const Event *events, int n, const uint8_t *raw) noexcept nogil:
+    """Which event a sample is of; -1: of none that is known."""
+    cdef uint16_t id
+    cdef int i
+    memcpy(&id, raw, sizeof(id))
+    for i in range(n):
+        if events[i].id == id:
+            return i
+    return -1
+
+
+cdef inline void sift(Ring **heap, int i, int n) noexcept nogil:
+    """Let the ring at a place of a binary heap by time sink to where it belongs."""
+    cdef int child
+    cdef Ring *ring = heap[i]
+    while True:
+        child = 2 * i + 1
+        if child >= n:
+            break
+        if child + 1 < n and heap[child + 1].next_ns < heap[child].next_ns:
+            child += 1
+        if heap[child].next_ns >= ring.next_ns:
+            break
+        heap[i] = heap[child]
+        i = child
+    heap[i] = ring
+
+
+cdef uint64_t counted_events(const Ring *ring, int n_events) noexcept:
+    """How many events of a ring there were, by the kernel's own count."""
+    cdef uint64_t total = 0
+    cdef uint64_t count
+    cdef int i
+    for i in range(n_events):
+        count = 0
+        read_fd(ring.fds[i], &count, sizeof(count))
+        total += count
+    return total
+
+
+cdef uint64_t samples_waiting(const Ring *ring) noexcept nogil:
+    """How many samples the kernel has written that have not been read."""
+    cdef uint64_t position = ring.cursor
+    cdef uint64_t head = data_head(ring.page)
+    cdef uint64_t n = 0
+    cdef uint16_t n_bytes
+    while position < head:
+        n_bytes = size_at(ring, position)
+        if n_bytes < 8:
+            break
+        n += load_u32(at(ring, position)) == PERF_RECORD_SAMPLE
+        position += n_bytes
+    return n
+
+
+cdef raise_errno(str call):
+    raise OSError(errno, f"{call}: {os.strerror(errno)}")
+
+
+@cython.final
+cdef class PerfRings:
+    cdef Event events[MAX_EVENTS]
+    cdef int n_events
+    cdef uint64_t ring_bytes
+    cdef size_t page_bytes
+    cdef list memory                            # owns what the pointers below point to
+    cdef Ring *rings                            # n_rings of them, free ones among them
+    cdef int n_rings
+    cdef Ring **heap                            # of the rings that are merged
+    cdef Name *known
+    cdef uint8_t *scratch
+    cdef bytearray output
+    cdef uint8_t *out                           # in it
+    cdef uint64_t latest_ns                     # of all samples that have been handed out
+    cdef uint64_t lost_before                   # by rings that have been closed
+    cdef uint64_t lost
+    cdef bint has_told_time
+    cdef readonly uint64_t late_events
+    cdef readonly bint has_more
+
+    def __cinit__(self, events, uint64_t ring_bytes, int max_rings):
+        if not 0 < len(events) <= MAX_EVENTS:
+            raise ValueError(f"events must be from 1 to {MAX_EVENTS}, not {len(events)}")
+        if not 0 < max_rings <= MAX_RINGS:
+            raise ValueError(f"max_rings must be from 1 to {MAX_RINGS}, not {max_rings}")
+        self.page_bytes = os.sysconf("SC_PAGESIZE")
+        if ring_bytes < self.page_bytes or ring_bytes & (ring_bytes - 1) != 0:
+            raise ValueError(f"ring_bytes must be pages, a power of two, not {ring_bytes}")
+        self.ring_bytes = ring_bytes
+        for event in events:
+            self._add_event(**event)
+        self.memory = []
+        self.rings = <Ring *> self._room(max_rings * sizeof(Ring))
+        self.heap = <Ring **> self._room(max_rings * sizeof(void *))
+        self.known = <Name *> self._room(KNOWN_PROCESSES * sizeof(Name))
+        self.scratch = <uint8_t *> self._room(MOST_SAMPLE)
+        self.output = bytearray(OUTPUT_BYTES)
+        self.out = <uint8_t *> <char *> self.output
+        self.n_rings = max_rings
+
+    cdef void *_room(self, size_t n_bytes) except NULL:
+        cdef bytearray room = bytearray(n_bytes)
+        self.memory.append(room)
+        return <void *> <char *> room
+
+    def _add_event(
+        self, *, id, action, category, is_bio, dev, sector, nr_sector, bytes, error, rwbs,
+        rwbs_bytes, comm,
+    ):
+        cdef Event *e = &self.events[self.n_events]
+        e.id, e.action, e.category, e.is_bio = id, action, category, is_bio
+        e.dev, e.sector, e.nr_sector, e.bytes = dev, sector, nr_sector, bytes
+        e.error, e.rwbs, e.rwbs_bytes, e.comm = error, rwbs, rwbs_bytes, comm
+        self.n_events += 1
+
+    def __dealloc__(self):
+        self.close()
+
+    def close(self):
+        cdef int i
+        for i in range(self.n_rings):
+            self._close(&self.rings[i])
+
+    # -- CPUs that come and go
+
+    def open(self, uint32_t cpu, filters):
+        cdef Ring *ring = self._free_ring()
+        memset(ring, 0, sizeof(Ring))
+        memset(ring.fds, 0xff, sizeof(ring.fds))
+        ring.cpu = cpu
+        try:
+            self._open(ring)
+            self._set_filters(ring, filters)
+        except BaseException:
+            self._close(ring)
+            raise
+        return ring.fds[0]
+
+    cdef Ring *_free_ring(self) except NULL:
+        cdef int i
+        for i in range(self.n_rings):
+            if self.rings[i].page == NULL:
+                return &self.rings[i]
+        raise ValueError(f"all of {self.n_rings} rings are open")
+
+    cdef _open(self, Ring *ring):
+        cdef int i
+        cdef void *page
+        for i in range(self.n_events):
+            ring.fds[i] = open_event(self.events[i].id, ring.cpu, self.ring_bytes // 4)
+            if ring.fds[i] < 0:
+                raise_errno("perf_event_open")
+            if i > 0 and ioctl(ring.fds[i], PERF_EVENT_IOC_SET_OUTPUT, ring.fds[0]) != 0:
+                raise_errno("PERF_EVENT_IOC_SET_OUTPUT")
+            if i == 0:
+                page = mmap(
+                    NULL, self.page_bytes + self.ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+                    ring.fds[0], 0,
+                )
+                if page == <void *> -1:
+                    raise_errno("mmap")
+                ring.page = <perf_event_mmap_page *> page
+                ring.data = <const uint8_t *> page + self.page_bytes
+                ring.size = self.ring_bytes
+                ring.next_ns = NEVER
+
+    def close_cpu(self, uint32_t cpu):
+        cdef int i
+        for i in range(self.n_rings):
+            if self.rings[i].page != NULL and self.rings[i].cpu == cpu:
+                self._close(&self.rings[i])
+
+    cdef void _close(self, Ring *ring) noexcept:
+        """Close a ring; what it has lost stays counted, and what it holds counts as lost."""
+        cdef int i
+        if ring.page != NULL:
+            self.lost_before += counted_events(ring, self.n_events) - ring.received
+            munmap(ring.page, self.page_bytes + self.ring_bytes)
+            ring.page = NULL
+        for i in range(self.n_events):
+            if ring.fds[i] > 0:
+                close_fd(ring.fds[i])
+            ring.fds[i] = -1
+
+    # -- what is captured
+
+    def set_filters(self, filters):
+        cdef int i
+        for i in range(self.n_rings):
+            if self.rings[i].page != NULL:
+                self._set_filters(&self.rings[i], filters)
+
+    cdef _set_filters(self, Ring *ring, filters):
+        cdef int i
+        cdef bytes text
+        for i in range(self.n_events):
+            text = filters[i]
+            if text and ioctl(
+                ring.fds[i], PERF_EVENT_IOC_SET_FILTER, <const char *> text
+            ) != 0:
+                raise_errno("PERF_EVENT_IOC_SET_FILTER")
+
+    def enable(self, bint enabled=True):
+        cdef int i, j
+        for i in range(self.n_rings):
+            if self.rings[i].page != NULL:
+                for j in range(self.n_events):
+                    ioctl(
+                        self.rings[i].fds[j],
+                        PERF_EVENT_IOC_ENABLE if enabled else PERF_EVENT_IOC_DISABLE,
+                        0,
+                    )
+
+    # -- records out
+
+    def read(self, bint to_end=False):
+        cdef uint64_t now_ns = clock_ns(CLOCK_MONOTONIC)
+        cdef uint64_t day_ns
+        cdef uint32_t day[2]
+        cdef size_t n = 0
+        if not self.has_told_time:
+            self.has_told_time = True
+            day_ns = clock_ns(CLOCK_REALTIME)
+            day[0] = <uint32_t> (day_ns // 1_000_000_000)
+            day[1] = <uint32_t> (day_ns % 1_000_000_000)
+            n = write_note(self.out, now_ns, 0, NOTE_TIMESTAMP, 0, day, sizeof(day))
+        with nogil:
+            n = self._merge(n, NEVER if to_end else now_ns - LATENESS_NS)
+        return memoryview(self.output)[:n]
+
+    cdef size_t _merge(self, size_t n, uint64_t until_ns) noexcept nogil:
+        """Write records before a time while there is room; returns where they end."""
+        cdef int i
+        cdef int n_heap = 0
+        cdef Ring *ring
+        for i in range(self.n_rings):
+            ring = &self.rings[i]
+            if ring.page != NULL:
+                ring.head = data_head(ring.page)
+                find_next(ring)
+                if ring.next_ns < until_ns:
+                    self.heap[n_heap] = ring
+                    n_heap += 1
+        for i in range(n_heap // 2 - 1, -1, -1):
+            sift(self.heap, i, n_heap)
+        while n_heap > 0 and n + MOST_RECORD_OUT <= OUTPUT_BYTES:
+            ring = self.heap[0]
+            n += self._take(ring, self.out + n)
+            find_next(ring)
+            if ring.next_ns >= until_ns:
+                n_heap -= 1
+                self.heap[0] = self.heap[n_heap]
+            sift(self.heap, 0, n_heap)
+        for i in range(self.n_rings):
+            if self.rings[i].page != NULL:
+                set_data_tail(self.rings[i].page, self.rings[i].cursor)
+        self.has_more = n_heap > 0
+        return n
+
+    cdef size_t _take(self, Ring *ring, uint8_t *out) noexcept nogil:
+        """Write the sample at a ring's cursor as a record, and move on; returns its length."""
+        cdef const uint8_t *raw = raw_sample(ring, ring.cursor, self.scratch)
+        cdef int i = event_of(self.events, self.n_events, raw)
+        cdef size_t n = 0
+        ring.cursor += size_at(ring, ring.cursor)
+        if i < 0:
+            return 0
+        ring.received += 1
+        if ring.next_ns < self.latest_ns:
+            self.late_events += 1
+        else:
+            self.latest_ns = ring.next_ns
+        if self.events[i].comm >= 0:
+            n = write_name(self.known, &self.events[i], raw, ring.next_ns, ring.cpu, out)
+        return n + write_record(&self.events[i], raw, ring.next_ns, ring.cpu, out + n)
+
+    @property
+    def lost_events(self):
+        """Events that the kernel counted and did not write, or that were not read in time.
+
+        Samples that it writes while they are counted are found on the next call.
+        """
+        cdef uint64_t counted
+        cdef int64_t lost = <int64_t> self.lost_before
+        cdef int i
+        for i in range(self.n_rings):
+            if self.rings[i].page != NULL:
+                counted = counted_events(&self.rings[i], self.n_events)
+                lost += <int64_t> (
+                    counted - self.rings[i].received - samples_waiting(&self.rings[i])
+                )
+        self.lost = max(self.lost, <uint64_t> max(lost, <int64_t> 0))
+        return self.lost
