@@ -21,6 +21,7 @@ from tmux import PAUSE_S, Tmux
 
 import blkiomon
 from blkiomon.formats.units import time_text
+from blkiomon.interval.value import Counts
 
 MULTI = goldenfiles.TRACES / "loop-multi-dc.bin"
 PHASES = goldenfiles.TRACES / "loop-phases-dc.bin"
@@ -148,7 +149,7 @@ def test_signal_restores_the_terminal(tmp_path: Path, number: signal.Signals, wh
 
 def test_error_restores_the_terminal(tmp_path: Path) -> None:
     broken = (
-        "import sys, blkiomon.top.screen as screen\n"
+        "import sys, blkiomon.commands.top.screen as screen\n"
         "def lines(*a): raise RuntimeError('nothing can be drawn')\n"
         "screen.lines = lines\n"
         "from blkiomon.commands.cli import main\n"
@@ -179,7 +180,7 @@ def test_terminal_as_standard_input_is_refused(tmp_path: Path) -> None:
 
 def test_losses_of_a_real_trace(tmp_path: Path) -> None:
     lossy = goldenfiles.TRACES / "loop-lossy-dc.bin"
-    counts = blkiomon.interval.Counts()
+    counts = Counts()
     try:
         for interval in blkiomon.intervals(lossy):
             counts += interval.counts
