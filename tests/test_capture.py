@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 
 from blkiomon._core import Engine
@@ -141,8 +142,9 @@ def loop(tmp_path: Path) -> Iterator[str]:
     image = tmp_path / "image"
     with image.open("wb") as file:
         file.truncate(1 << 24)
+    losetup = programs.require("losetup", "mount")
     done = subprocess.run(
-        ["losetup", "--find", "--show", str(image)], capture_output=True, text=True, check=False
+        [losetup, "--find", "--show", str(image)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         pytest.skip(f"no loop device: {done.stderr.strip()}")
@@ -154,7 +156,7 @@ def loop(tmp_path: Path) -> Iterator[str]:
     else:
         yield path.removeprefix("/dev/")
     finally:
-        subprocess.run(["losetup", "--detach", path], check=True)
+        subprocess.run([losetup, "--detach", path], check=True)
 
 
 def use(device: str, n: int, *, write: bool = False) -> None:
