@@ -618,7 +618,7 @@ def test_invalid_line_is_reported_by_file_line_and_field(
     output, path = tmp_path / "page.html", tmp_path / "wrong.jsonl"
     for name, value, message in (
         ("start_ns", None, "start_ns: None is not a whole number"),
-        ("end_ns", -(1 << 63), "is before start_ns"),
+        ("end_ns", -(1 << 63), "end_ns -9223372036854775808 is before start_ns"),
         ("clock", {}, 'clock: {} is not "wall" or "trace"'),
         ("clock", "wall", "an interval of another clock (wall, anchored False) than those before"),
         ("processes", {"by_bytes": [7]}, "processes.by_bytes[0]: 7 is not an object"),
