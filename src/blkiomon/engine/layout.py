@@ -43,7 +43,7 @@ TRACE_V8 = np.dtype(
         ("cpu", "u4"),
         ("error", "u2"),
         ("pdu_len", "u2"),
-        ("pad", "V12"),
+        ("pad", "u4", 3),
     ]
 )
 """``struct blk_io_trace2``, 64 bytes: Linux 6.19 and later."""

@@ -33,7 +33,7 @@ cdef packed struct TraceV8:                     # layout.TRACE_V8, 64 bytes
     uint32_t cpu
     uint16_t error
     uint16_t pdu_len
-    uint8_t pad[12]
+    uint32_t pad[3]
 
 cdef enum:
     MAGIC = 0x65617400                          # or'ed with the version
