@@ -6,8 +6,8 @@
 perf_event_open(2) gives each CPU a ring in memory that the kernel writes samples to. One ring takes
 all events of its CPU, so inside a ring samples are in order of time. ``PerfRings.read`` merges the
 rings and writes each sample as a trace record, in the form that blktrace has for it, for
-``Engine.feed``. The rings end with their file descriptors: nothing of a capture stays in the kernel,
-however the process ends.
+``Engine.feed``. The rings end with their file descriptors: nothing of a capture stays in the
+kernel, however the process ends.
 
 A ring may get a sample a little after another ring got a later one. So ``read`` hands out what is
 older than ``LATENESS_NS`` and leaves the rest in the rings. A sample that is later still is handed
