@@ -563,5 +563,5 @@ def json(data: memoryview) -> int:
         use_all(item)
     over_time = series(found.slices)
     assert (np.diff(over_time.edges_s) >= 0).all()
-    assert sum(line.whole.count for line in over_time.lines.values()) == found.whole.total.requests
+    assert sum(line.whole.count for line in over_time.ops.values()) == found.whole.total.requests
     return len(found.slices)
