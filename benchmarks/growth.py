@@ -70,7 +70,7 @@ def samples(run: Run, marks: Sequence[int], requests: int) -> list[Sample]:
 
 
 def resident() -> int:
-    """Resident bytes of this process, after malloc has given back what was freed."""
+    """Return the resident memory of this process in bytes, after malloc_trim()."""
     if hasattr(LIBC, "malloc_trim"):
         LIBC.malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -173,7 +173,7 @@ def offer(stream: Offered, out: IO[bytes]) -> float:
 
 @contextlib.contextmanager
 def stalled(directory: Path) -> Iterator[Path]:
-    """A FIFO that nobody reads."""
+    """A FIFO without a reader."""
     path = directory / "stalled"
     os.mkfifo(path)
     fd = os.open(path, os.O_RDWR)

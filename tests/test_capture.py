@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
+import signal
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,21 +15,26 @@ from pathlib import Path
 import numpy as np
 import programs
 import pytest
+import runner
+import tracewriter as tw
 
+import blkiomon
 from blkiomon._core import Engine
 from blkiomon.engine import layout
 from blkiomon.sources import capture as capturing
 from blkiomon.sources.capture import (
+    MOST_FILTER,
     PIPE,
     Capture,
     CaptureError,
     Device,
     all_disks,
     event_format,
+    filters_of,
     find_device,
     find_tracefs,
 )
-from blkiomon.sources.perf import PerfRings
+from blkiomon.sources.perf import PerfRings, _record_of
 
 FORMATS = Path(__file__).parent / "data/tracepoints"
 SDA, SDB, DM0 = 8 << 20, 8 << 20 | 16, 253 << 20
@@ -86,6 +94,38 @@ def test_device_that_is_not_there_is_named(host: Path, name: str) -> None:
         find_device(name, host)
 
 
+def as_record(
+    kernel: str,
+    event: str,
+    rwbs: str,
+    *,
+    sector: int = 8,
+    nr: int = 8,
+    error: int = 0,
+    time_ns: int = 1234,
+) -> bytes:
+    """The trace record of a sample of this tracepoint, laid out as that kernel does."""
+    is_bio = "_bio_" in event
+    action, category = (8, tw.COMPLETE) if "complete" in event else (7, tw.ISSUE)
+    text = (FORMATS / kernel / event).read_text()
+    at = event_format(text, action=action, category=category, is_bio=is_bio)
+    raw = bytearray(100)
+    struct.pack_into("=i", raw, 4, 77)
+    struct.pack_into("=I", raw, at["dev"], SDB)
+    struct.pack_into("=q", raw, at["sector"], sector)
+    struct.pack_into("=I", raw, at["nr_sector"], nr)
+    if at["bytes"] >= 0:
+        struct.pack_into("=I", raw, at["bytes"], nr * 512)
+    if at["error"] >= 0:
+        struct.pack_into("=i", raw, at["error"], error)
+    raw[at["rwbs"] : at["rwbs"] + len(rwbs)] = rwbs.encode()
+    return _record_of(at, bytes(raw), time_ns, 3)
+
+
+def categories(record: np.void) -> int:
+    return int(record["action"]) >> tw.CATEGORY_SHIFT
+
+
 def test_file_that_is_not_a_block_device_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
@@ -129,6 +169,67 @@ def test_format_without_a_sector_is_refused() -> None:
 def test_rings_out_of_range_are_refused(events: list, ring_bytes: int, rings: int) -> None:
     with pytest.raises(ValueError, match="must be"):
         PerfRings(events, ring_bytes, rings)
+
+
+@pytest.mark.parametrize("n", [0, 1, 100, 1000])
+def test_filters_pass_each_device_and_are_as_short_as_the_kernel_wants_them(n: int) -> None:
+    terms = [Device(f"sd{i}", i << 4, True).term for i in range(n)]
+    filters = filters_of(terms)
+    assert all(len(text) <= MOST_FILTER for text in filters)
+    assert [term for text in filters for term in text.split(" || ")] == (terms or ["dev == 0"])
+
+
+def test_record_of_a_read_has_the_fields_of_its_sample() -> None:
+    (record,) = blkiomon.read_trace(as_record("6.18", "block_rq_issue", "RS", sector=800, nr=16))
+    assert (record["time_ns"], record["cpu"], record["device"]) == (1234, 3, SDB)
+    assert (record["sector"], record["bytes"], record["pid"]) == (800, 8192, 77)
+    assert categories(record) == tw.ISSUE | tw.READ | tw.SYNC | tw.FS
+
+
+@pytest.mark.parametrize(
+    ("rwbs", "expected"),
+    [
+        ("R", tw.READ | tw.FS),
+        ("RA", tw.READ | tw.FS | 1 << 11),
+        ("WS", tw.WRITE | tw.SYNC | tw.FS),
+        ("FWFSM", tw.WRITE | tw.FLUSH | tw.FS | tw.SYNC | 1 << 12 | 1 << 15),
+        ("D", tw.WRITE | tw.DISCARD | tw.FS),
+        ("DE", tw.WRITE | tw.DISCARD | tw.FS),
+        ("FF", tw.READ | tw.FLUSH | tw.FS),
+        ("F", tw.READ | tw.FLUSH | tw.FS),
+        ("WZ", tw.WRITE | 1 << 22 | tw.FS),
+        ("ZA", tw.WRITE | 1 << 16 | tw.FS),
+        ("ZR", tw.WRITE | 1 << 17 | tw.FS),
+        ("ZRA", tw.WRITE | 1 << 18 | tw.FS),
+        ("ZF", tw.WRITE | 1 << 19 | tw.FS),
+        ("ZO", tw.WRITE | 1 << 20 | tw.FS),
+        ("ZC", tw.WRITE | 1 << 21 | tw.FS),
+        ("N", tw.READ | tw.PC | 1 << 22),
+    ],
+)
+def test_letters_of_an_operation_are_its_categories(rwbs: str, expected: int) -> None:
+    for kernel in sorted(path.name for path in FORMATS.iterdir()):
+        (record,) = blkiomon.read_trace(as_record(kernel, "block_rq_issue", rwbs))
+        assert categories(record) == tw.ISSUE | expected
+
+
+def test_passthrough_shows_no_sectors_and_is_not_write_zeroes() -> None:
+    (record,) = blkiomon.read_trace(as_record("6.18", "block_rq_issue", "N", nr=0))
+    assert categories(record) == tw.ISSUE | tw.READ | tw.PC
+
+
+def test_completion_without_a_sector_has_sector_0() -> None:
+    (record,) = blkiomon.read_trace(
+        as_record("6.18", "block_rq_complete", "FF", sector=-1, nr=0, error=-5)
+    )
+    assert (record["sector"], record["error"]) == (0, 2**16 - 5)
+
+
+def test_bio_is_known_by_its_end_and_completes_with_its_last_piece() -> None:
+    issue = as_record("6.18", "block_bio_queue", "R", sector=100, nr=50)
+    done = as_record("6.18", "block_bio_complete", "R", sector=140, nr=10, time_ns=5000)
+    (request,) = blkiomon.requests(issue + done)
+    assert (request["bytes"], request["d2c_ns"]) == (25600, 3766)
 
 
 # --- live -----------------------------------------------------------------------------------------
@@ -220,6 +321,53 @@ def test_small_rings_report_every_lost_event(loop: str) -> None:
         records = engine.records - 2  # the time of day and this process's name
         assert records + capture.lost_events >= 4000
         assert read < 2000
+
+
+def test_device_that_is_added_is_captured_from_then_on(
+    loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capturing, "REFRESH_S", 0.0)
+    engine = Engine()
+    with Capture(["loop7" if loop != "loop7" else "loop6"], print) as capture:
+        use(loop, 50)
+        capture._names = (loop,)
+        list(capture.pieces())  # looks for devices behind the last record
+        use(loop, 100)
+        captured(capture, engine)
+        lost = capture.lost_events
+    assert 100 - lost <= engine.requests < 150
+
+
+def test_devices_in_several_filters_are_captured_once(
+    loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capturing, "MOST_FILTER", 20)
+    names = [name for name in ("loop0", "loop1", "loop2") if name != loop]
+    engine = Engine()
+    with Capture([*names, loop], print) as capture:
+        assert len(capture._filters) == 3
+        use(loop, 100)
+        captured(capture, engine)
+        lost = capture.lost_events
+    assert engine.requests >= 100 - lost
+    assert engine.counters()["mismatches"] == 0
+
+
+def test_command_captures_until_a_signal(loop: str, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    options = ["-I", "0.2", "--trace", loop, "--queue", "--json", str(output)]
+    with runner.Running(*options) as process:
+        runner.until(output.exists, "the capture to begin")
+        use(loop, 200)
+        runner.until(lambda: b'"read"' in output.read_bytes(), "the requests")
+        process.signal(signal.SIGTERM)
+        assert process.process.wait(runner.TIMEOUT_S) == 0
+    whole = blkiomon.merge(
+        blkiomon.from_dict(json.loads(line)) for line in output.read_text().splitlines()
+    )
+    assert whole.total.requests >= 200 - whole.counts.lost_events
+    assert whole.total.q2d_ns is not None and whole.total.q2d_ns.count >= 200 // 2
+    assert blkiomon.to_dict(whole)["processes"] is not None
 
 
 def test_queue_times_are_captured_on_request(loop: str) -> None:

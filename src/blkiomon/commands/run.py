@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
 
 from blkiomon.commands.config import Config
 from blkiomon.commands.findings import Findings
@@ -47,11 +48,16 @@ from blkiomon.sources import (
     is_packed,
     open_trace,
 )
-from blkiomon.sources.capture import POLL_S, Capture, CaptureError
 from blkiomon.sources.file_kinds import HEAD_BYTES, check_trace
+
+if TYPE_CHECKING:
+    from blkiomon.sources.capture import Capture
 
 READ_BYTES = 1 << 20
 """Read at most so much at a time: a pipe never holds more, and interval ends stay precise."""
+
+CAPTURE_POLL_S = 0.1
+"""The kernel wakes a reader when a ring is a quarter full: quiet rings are read so often."""
 
 SKIPS_SHOWN = 20
 """The first so many skipped parts of the input are reported one by one, the others together."""
@@ -383,6 +389,8 @@ def _capture_and_run(
 ) -> int:
     if not config.trace:
         return _run(config, fd, None, numbers, open_screen)
+    from blkiomon.sources.capture import Capture, CaptureError  # slow to import
+
     try:
         with Capture(config.trace, complain, queue=config.queue) as capture:
             return _run(config, capture.fd, capture, numbers, open_screen)
@@ -612,13 +620,13 @@ def _read_capture(
     while outputs.are_of_use and not line.monitor.is_done and not stop.received:
         if stop.take_reopen():
             outputs.reopen()
-        left_s = clock.remaining_s() if line.is_wall else POLL_S
+        left_s = clock.remaining_s() if line.is_wall else CAPTURE_POLL_S
         if left_s <= 0:
             line.monitor.count_outside(capture.lost_events, 0)
             line.cut(clock.time_ns())
             clock.advance()
             left_s = 0
-        if stop.fd in dict(poll.poll(min(left_s, POLL_S) * 1000)):
+        if stop.fd in dict(poll.poll(min(left_s, CAPTURE_POLL_S) * 1000)):
             stop.drain()
         for data in capture.pieces():
             line.feed(data)

@@ -20,6 +20,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,9 +41,6 @@ LEAST_RING_BYTES = 1 << 15
 ALL = "all"
 """In place of names: all disks."""
 
-POLL_S = 0.1
-"""The kernel wakes a reader only when a ring is a quarter full: a quiet ring is read so often."""
-
 REFRESH_S = 2.0
 """CPUs and devices are looked up so often."""
 
@@ -51,6 +49,8 @@ MOST_FILTER = 4095
 
 NO_DEVICE = "dev == 0"
 """A filter that no event passes."""
+
+SEPARATOR = " || "
 
 # Event and category of the records that blktrace writes for these tracepoints.
 _ISSUE, _COMPLETE, _REQUEUE, _QUEUE = (7, 1 << 6), (8, 1 << 7), (6, 1 << 5), (1, 1 << 4)
@@ -161,6 +161,16 @@ def find_devices(names: Sequence[str], root: Path = Path("/")) -> list[Device]:
     return [find_device(name, root) for name in names]
 
 
+def filters_of(terms: Iterable[str]) -> list[str]:
+    """Filters that together pass what any term passes, each as long as the kernel allows."""
+    filters = [""]
+    for term in dict.fromkeys(terms):
+        if len(filters[-1]) + len(SEPARATOR + term) > MOST_FILTER:
+            filters.append("")
+        filters[-1] += SEPARATOR * bool(filters[-1]) + term
+    return [text or NO_DEVICE for text in filters]
+
+
 class Capture:
     """A running capture; a source of trace records for the engine.
 
@@ -172,7 +182,7 @@ class Capture:
         root: where ``sys`` and ``proc`` are.
 
     Attributes:
-        fd: readable when there is much to read; call ``pieces`` every ``POLL_S`` anyway.
+        fd: readable when there is much to read; call ``pieces`` ten times a second anyway.
 
     Raises:
         CaptureError: it cannot be started.
@@ -197,7 +207,8 @@ class Capture:
         tracefs = find_tracefs(root)
         formats = self._formats(tracefs, queue)
         self._is_bio = [event["is_bio"] for event in formats]
-        self._filters = self._make_filters()
+        self._captured = set(self._devices)  # since the start, those that are gone included
+        self._filters = self._make_filters(self._devices)
         self._epoll = select.epoll()
         self._has_stopped = False
         self._cpu_fds: dict[int, int] = {}
@@ -215,25 +226,23 @@ class Capture:
         return self._epoll.fileno()
 
     @property
-    def devices(self) -> tuple[Device, ...]:
-        """The devices that are captured now."""
-        return self._devices
-
-    @property
     def lost_events(self) -> int:
         """Events that the kernel counted and that ``pieces`` never yielded."""
         return self._rings.lost_events
 
     def pieces(self) -> Iterator[memoryview]:
         """Yield the trace records that are ready, piece by piece, each valid until the next."""
+        while True:
+            yield self._rings.read(self._has_stopped)
+            if not self._rings.has_more:
+                break
+        for fd, events in self._epoll.poll(0):
+            if events & select.EPOLLHUP:  # its CPU went offline: it would wake the caller at once
+                self._epoll.unregister(fd)
         now_s = time.monotonic()
         if now_s - self._refreshed_s >= REFRESH_S and not self._has_stopped:
             self._refreshed_s = now_s
             self._refresh()
-        while True:
-            yield self._rings.read(self._has_stopped)
-            if not self._rings.has_more:
-                return
 
     def stop(self) -> None:
         """End the capture; ``pieces`` yields what has been captured until now."""
@@ -278,14 +287,17 @@ class Capture:
             found[device.name] = device
         return tuple(found.values())
 
-    def _make_filters(self) -> list[bytes]:
-        """The filter of each event; none where it would be too long: the engine filters, too."""
-        filters = []
-        for is_bio in self._is_bio:
-            terms = [device.term for device in self._devices if device.has_requests != is_bio]
-            text = " || ".join(dict.fromkeys(terms)) or NO_DEVICE
-            filters.append(text.encode() if len(text) <= MOST_FILTER else b"")
-        return filters
+    def _make_filters(self, devices: Iterable[Device]) -> list[list[bytes]]:
+        """Sets of filters, one for each event, that together pass the events of all devices."""
+        devices = list(devices)
+        requests, bios = (
+            filters_of(device.term for device in devices if device.has_requests == wanted)
+            for wanted in (True, False)
+        )
+        return [
+            [(bio if is_bio else request).encode() for is_bio in self._is_bio]
+            for request, bio in zip_longest(requests, bios, fillvalue=NO_DEVICE)
+        ]
 
     # --- tracepoints ----------------------------------------------------------------------------
 
@@ -332,15 +344,17 @@ class Capture:
                 raise CaptureError(self._why(error)) from error
             return rings
 
-    def _open_cpu(self, rings: PerfRings, cpu: int) -> None:
+    def _open_cpu(self, rings: PerfRings, cpu: int) -> bool:
+        """Open the events of a CPU. False: it went offline a moment ago. Raises OSError."""
         try:
             fd = rings.open(cpu, self._filters)
         except OSError as error:
-            if error.errno == errno.ENODEV:  # it went offline a moment ago
-                return
+            if error.errno == errno.ENODEV:
+                return False
             raise
         self._cpu_fds[cpu] = fd
         self._epoll.register(fd, select.EPOLLIN)
+        return True
 
     def _refresh(self) -> None:
         """Follow CPUs and devices that came or went since the last call."""
@@ -350,7 +364,8 @@ class Capture:
             self._rings.close_cpu(cpu)
         for cpu in sorted(online - self._cpu_fds.keys()):
             try:
-                self._open_cpu(self._rings, cpu)
+                if not self._open_cpu(self._rings, cpu):
+                    continue
             except OSError as error:
                 self._cpu_fds[cpu] = -1
                 self._report(f"CPU {cpu} came online and is not captured: {error.strerror}")
@@ -359,14 +374,15 @@ class Capture:
                 f"CPU {cpu} came online: its events of the last {REFRESH_S:g} s were not captured"
             )
             self._rings.enable()
-        devices = self._find_devices()
-        if devices != self._devices:
-            self._devices = devices
-            self._filters = self._make_filters()
+        added = [d for d in self._find_devices() if d not in self._captured]
+        if added:
+            self._captured.update(added)
             try:
-                self._rings.set_filters(self._filters)
+                self._rings.add(self._make_filters(added))
+                self._filters = self._make_filters(self._captured)  # for CPUs that come later
             except OSError as error:
-                self._report(f"the devices to capture cannot be changed: {error.strerror}")
+                names = ", ".join(device.name for device in added)
+                self._report(f"{names} cannot be captured: {error}")
 
     # --- what may be wrong ----------------------------------------------------------------------
 

@@ -21,12 +21,13 @@ class PerfRings:
     def __init__(
         self, events: Sequence[dict[str, Any]], ring_bytes: int, max_rings: int
     ) -> None: ...
-    def open(self, cpu: int, filters: Sequence[bytes]) -> int:
+    def open(self, cpu: int, filter_sets: Sequence[Sequence[bytes]]) -> int:
         """Open the events of a CPU, disabled; returns the descriptor to poll.
 
         Args:
             cpu: its number.
-            filters: of each event, in the kernel's language; empty: none.
+            filter_sets: each with a filter for each event, in the kernel's language; empty: none.
+                No event may pass two of them: it would count twice.
 
         Raises:
             OSError: the kernel refuses; the text names the call.
@@ -38,8 +39,12 @@ class PerfRings:
     def close(self) -> None:
         """Close all rings."""
 
-    def set_filters(self, filters: Sequence[bytes]) -> None:
-        """Replace the filters of all CPUs. Raises OSError."""
+    def add(self, filter_sets: Sequence[Sequence[bytes]]) -> None:
+        """Also capture, on all CPUs, what these filters pass: the kernel cannot replace a filter.
+
+        Raises:
+            OSError: the kernel refuses, or a ring has more sets of filters than it has room for.
+        """
 
     def enable(self, enabled: bool = True) -> None:
         """Begin or end the capture on all CPUs."""
@@ -62,6 +67,4 @@ class PerfRings:
     def has_more(self) -> bool:
         """Whether the last ``read`` left records behind that were ready, for want of room."""
 
-    @property
-    def late_events(self) -> int:
-        """Samples that were handed out after a later one."""
+def _record_of(event: dict[str, Any], raw: bytes, time_ns: int, cpu: int) -> bytes: ...

@@ -11,7 +11,7 @@ kernel, however the process ends.
 
 A ring may get a sample a little after another ring got a later one. So ``read`` hands out what is
 older than ``LATENESS_NS`` and leaves the rest in the rings. A sample that is later still is handed
-out at once and counted in ``late_events``.
+out at once: the engine pairs records that are slightly out of order.
 
 Where a ring is full the kernel drops samples, and does not always say so in the ring. But it counts
 every event, written or not: what is lost is that count less the samples that were read.
@@ -19,7 +19,7 @@ every event, written or not: what is lost is that count less the samples that we
 The layout of samples differs between kernels: it is read from tracefs, see ``capture.py``.
 """
 
-from libc.errno cimport errno
+from libc.errno cimport EMFILE, errno
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
@@ -97,6 +97,7 @@ cdef enum:                                      # categories that the engine has
 
 cdef enum:
     MAX_EVENTS = 8                              # tracepoints of one capture
+    MAX_FDS = 32 * MAX_EVENTS                   # of a ring: each set of filters has its own events
     MAX_RINGS = 8192                            # CPUs: as many as a kernel can be built for
     OUTPUT_BYTES = 1 << 18
     MOST_SAMPLE = (1 << 16) - 1                 # bytes: the header has 16 bits for it
@@ -132,8 +133,10 @@ cdef struct Ring:                               # of one CPU
     uint64_t cursor                             # the next sample, up to which all has been read
     uint64_t next_ns                            # its time; NEVER: the ring is empty
     uint32_t cpu
-    int fds[MAX_EVENTS]                         # of the events; the first has the ring
+    int fds[MAX_FDS]                            # of the events; the first has the ring
+    int n_fds
     uint64_t received                           # samples that have been read
+
 
 # --- samples ----------------------------------------------------------------------------------
 
@@ -348,12 +351,12 @@ cdef inline void sift(Ring **heap, int i, int n) noexcept nogil:
     heap[i] = ring
 
 
-cdef uint64_t counted_events(const Ring *ring, int n_events) noexcept:
+cdef uint64_t counted_events(const Ring *ring) noexcept:
     """How many events of a ring there were, by the kernel's own count."""
     cdef uint64_t total = 0
     cdef uint64_t count
     cdef int i
-    for i in range(n_events):
+    for i in range(ring.n_fds):
         count = 0
         read_fd(ring.fds[i], &count, sizeof(count))
         total += count
@@ -393,11 +396,9 @@ cdef class PerfRings:
     cdef uint8_t *scratch
     cdef bytearray output
     cdef uint8_t *out                           # in it
-    cdef uint64_t latest_ns                     # of all samples that have been handed out
     cdef uint64_t lost_before                   # by rings that have been closed
     cdef uint64_t lost
     cdef bint has_told_time
-    cdef readonly uint64_t late_events
     cdef readonly bint has_more
 
     def __cinit__(self, events, uint64_t ring_bytes, int max_rings):
@@ -445,14 +446,13 @@ cdef class PerfRings:
 
     # -- CPUs that come and go
 
-    def open(self, uint32_t cpu, filters):
+    def open(self, uint32_t cpu, filter_sets):
         cdef Ring *ring = self._free_ring()
         memset(ring, 0, sizeof(Ring))
-        memset(ring.fds, 0xff, sizeof(ring.fds))
         ring.cpu = cpu
         try:
-            self._open(ring)
-            self._set_filters(ring, filters)
+            for filters in filter_sets:
+                self._open(ring, filters)
         except BaseException:
             self._close(ring)
             raise
@@ -465,26 +465,37 @@ cdef class PerfRings:
                 return &self.rings[i]
         raise ValueError(f"all of {self.n_rings} rings are open")
 
-    cdef _open(self, Ring *ring):
-        cdef int i
-        cdef void *page
+    cdef _open(self, Ring *ring, filters):
+        """Open all events with a filter each; the first one of a ring maps it."""
+        cdef int i, fd
+        cdef bytes text
+        if ring.n_fds + self.n_events > MAX_FDS:
+            raise OSError(EMFILE, "too many sets of filters")
         for i in range(self.n_events):
-            ring.fds[i] = open_event(self.events[i].id, ring.cpu, self.ring_bytes // 4)
-            if ring.fds[i] < 0:
+            fd = open_event(self.events[i].id, ring.cpu, self.ring_bytes // 4)
+            if fd < 0:
                 raise_errno("perf_event_open")
-            if i > 0 and ioctl(ring.fds[i], PERF_EVENT_IOC_SET_OUTPUT, ring.fds[0]) != 0:
+            ring.fds[ring.n_fds] = fd
+            ring.n_fds += 1
+            text = filters[i]
+            if text and ioctl(fd, PERF_EVENT_IOC_SET_FILTER, <const char *> text) != 0:
+                raise_errno("PERF_EVENT_IOC_SET_FILTER")
+            if ring.page == NULL:
+                self._map(ring)
+            elif ioctl(fd, PERF_EVENT_IOC_SET_OUTPUT, ring.fds[0]) != 0:
                 raise_errno("PERF_EVENT_IOC_SET_OUTPUT")
-            if i == 0:
-                page = mmap(
-                    NULL, self.page_bytes + self.ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
-                    ring.fds[0], 0,
-                )
-                if page == <void *> -1:
-                    raise_errno("mmap")
-                ring.page = <perf_event_mmap_page *> page
-                ring.data = <const uint8_t *> page + self.page_bytes
-                ring.size = self.ring_bytes
-                ring.next_ns = NEVER
+
+    cdef _map(self, Ring *ring):
+        cdef void *page = mmap(
+            NULL, self.page_bytes + self.ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+            ring.fds[0], 0,
+        )
+        if page == <void *> -1:
+            raise_errno("mmap")
+        ring.page = <perf_event_mmap_page *> page
+        ring.data = <const uint8_t *> page + self.page_bytes
+        ring.size = self.ring_bytes
+        ring.next_ns = NEVER
 
     def close_cpu(self, uint32_t cpu):
         cdef int i
@@ -496,37 +507,28 @@ cdef class PerfRings:
         """Close a ring; what it has lost stays counted, and what it holds counts as lost."""
         cdef int i
         if ring.page != NULL:
-            self.lost_before += counted_events(ring, self.n_events) - ring.received
+            self.lost_before += counted_events(ring) - ring.received
             munmap(ring.page, self.page_bytes + self.ring_bytes)
             ring.page = NULL
-        for i in range(self.n_events):
-            if ring.fds[i] > 0:
-                close_fd(ring.fds[i])
-            ring.fds[i] = -1
+        for i in range(ring.n_fds):
+            close_fd(ring.fds[i])
+        ring.n_fds = 0
 
     # -- what is captured
 
-    def set_filters(self, filters):
+    def add(self, filter_sets):
         cdef int i
         for i in range(self.n_rings):
             if self.rings[i].page != NULL:
-                self._set_filters(&self.rings[i], filters)
-
-    cdef _set_filters(self, Ring *ring, filters):
-        cdef int i
-        cdef bytes text
-        for i in range(self.n_events):
-            text = filters[i]
-            if text and ioctl(
-                ring.fds[i], PERF_EVENT_IOC_SET_FILTER, <const char *> text
-            ) != 0:
-                raise_errno("PERF_EVENT_IOC_SET_FILTER")
+                for filters in filter_sets:
+                    self._open(&self.rings[i], filters)
+        self.enable()
 
     def enable(self, bint enabled=True):
         cdef int i, j
         for i in range(self.n_rings):
             if self.rings[i].page != NULL:
-                for j in range(self.n_events):
+                for j in range(self.rings[i].n_fds):
                     ioctl(
                         self.rings[i].fds[j],
                         PERF_EVENT_IOC_ENABLE if enabled else PERF_EVENT_IOC_DISABLE,
@@ -588,10 +590,6 @@ cdef class PerfRings:
         if i < 0:
             return 0
         ring.received += 1
-        if ring.next_ns < self.latest_ns:
-            self.late_events += 1
-        else:
-            self.latest_ns = ring.next_ns
         if self.events[i].comm >= 0:
             n = write_name(self.known, &self.events[i], raw, ring.next_ns, ring.cpu, out)
         return n + write_record(&self.events[i], raw, ring.next_ns, ring.cpu, out + n)
@@ -607,9 +605,18 @@ cdef class PerfRings:
         cdef int i
         for i in range(self.n_rings):
             if self.rings[i].page != NULL:
-                counted = counted_events(&self.rings[i], self.n_events)
+                counted = counted_events(&self.rings[i])
                 lost += <int64_t> (
                     counted - self.rings[i].received - samples_waiting(&self.rings[i])
                 )
         self.lost = max(self.lost, <uint64_t> max(lost, <int64_t> 0))
         return self.lost
+
+
+def _record_of(dict event, bytes raw, uint64_t time_ns, uint32_t cpu):
+    """For tests: the trace record of a sample, given the tracepoint's own bytes."""
+    cdef PerfRings rings = PerfRings([event], os.sysconf("SC_PAGESIZE"), 1)
+    cdef size_t n = write_record(
+        &rings.events[0], <const uint8_t *> <const char *> raw, time_ns, cpu, rings.out
+    )
+    return bytes(rings.output[:n])
