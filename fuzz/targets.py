@@ -27,7 +27,7 @@ from blkiomon.commands import decode as stats_decoder
 from blkiomon.commands.report.collect import ReportError, collect
 from blkiomon.commands.report.series import series
 from blkiomon.engine import layout
-from blkiomon.errors import IntervalError, StatsError, TraceError
+from blkiomon.errors import IntervalError, SourceError, StatsError, TraceError
 from blkiomon.formats import stats_file, stats_reader
 from blkiomon.formats.binary_codec import CRC_BYTES, MAGIC, VERSION
 from blkiomon.interval.value import Interval
@@ -547,13 +547,13 @@ LINES = Path(f"/dev/shm/blkiomon-fuzz-{os.getpid()}.jsonl")
 
 
 def json(data: memoryview) -> int:
-    """Read lines as ``report`` does: its figures add up; or raise ReportError with one line."""
+    """Read lines as ``report`` does: its figures add up; or it raises an error of one line."""
     lines = bytes(data)
     path = LINES if LINES.parent.is_dir() else Path(LINES.name)
     path.write_bytes(b"{" + lines)  # else it is taken for a trace
     try:
         found = collect([str(path)], show_progress=False)
-    except ReportError as error:
+    except (ReportError, SourceError) as error:
         assert "\n" not in str(error), error
         return 0
     finally:

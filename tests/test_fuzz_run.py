@@ -68,7 +68,7 @@ def test_a_finding_ends_a_target_at_once(
     assert "FOUND something (exit status 77)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("target", ["decode", "resync"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_the_loop_without_libfuzzer_runs_seeds_and_mutations(target: str, tmp_path: Path) -> None:
     files = [f"{tmp_path}/figures", f"{CORPUS}/{target}", f"-artifact_prefix={tmp_path}/"]
     command = [sys.executable, f"{TOP}/fuzz/fuzzer.py", target, *files, "-max_total_time=0.2"]
