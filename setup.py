@@ -136,7 +136,8 @@ SHARED = sorted(str(path) for path in Path("share").rglob("*") if path.is_file()
 setup(
     data_files=[(str(Path(name).parent), [name]) for name in SHARED],
     ext_modules=[
-        extension(name) for name in ("_core", "outputs.sysv", "sources.merger", "sources.perf")
+        extension(name)
+        for name in ("_core", "outputs.sysv", "sources.merger", "sources.perf", "sources.sorter")
     ],
     cmdclass={"build_ext": BuildExt},
     options={

@@ -249,7 +249,7 @@ def counted(stream: sources.Source, monitor: Monitor | None) -> Iterator[memoryv
 def _read(source: Source, resync: bool, monitor: Monitor | None = None) -> Iterator[memoryview]:
     """Yield the pieces of a source, each valid until the next. Merges files, and decompresses."""
     if (paths := _paths(source)) is not None:
-        with open_trace(paths, resync=resync) as stream:
+        with open_trace(paths, resync=resync, sorts=True) as stream:
             for note in stream.notes:
                 warnings.warn(note, stacklevel=2)
             yield from counted(stream, monitor)

@@ -49,6 +49,7 @@ from blkiomon.sources import (
     open_trace,
 )
 from blkiomon.sources.file_kinds import HEAD_BYTES, check_trace
+from blkiomon.sources.streams import SortedStream
 
 if TYPE_CHECKING:
     from blkiomon.sources.capture import Capture
@@ -72,6 +73,7 @@ class Line:
         report: prints one line for the user.
         clock: what ends intervals, "trace" or "wall"; None: "wall" for a live trace, "trace" for
             one that turns out to have been recorded.
+        sorts: the stream may have one CPU's records after another's, see ``SortedStream``.
     """
 
     def __init__(
@@ -80,8 +82,10 @@ class Line:
         outputs: Outputs,
         report: Callable[[str], None] = complain,
         clock: str | None = "wall",
+        sorts: bool = False,
     ) -> None:
         self._beginning = None if clock else Beginning()
+        self._sorted = SortedStream() if sorts else None
         clock = clock or "wall"
         self.monitor = Monitor(
             config.interval_s,
@@ -152,8 +156,7 @@ class Line:
                 "this trace was recorded: intervals end by its own clock (--clock wall: by this "
                 "host's)"
             )
-        for piece in beginning.pieces:
-            self.feed(memoryview(piece))
+        self.feed(memoryview(b"".join(beginning.pieces)))
 
     def feed(self, data: memoryview) -> None:
         """Feed the next bytes of the stream.
@@ -163,7 +166,12 @@ class Line:
         """
         if self._beginning is not None:
             self._beginning.add(data)
-            return
+        elif self._sorted is None:
+            self._feed(data)
+        else:
+            self._feed(self._sorted.add(data))
+
+    def _feed(self, data: memoryview) -> None:
         self._fed_ns = time.monotonic_ns()
         try:
             self.monitor.feed(data)
@@ -196,7 +204,13 @@ class Line:
         return f"incomplete: {in_words(why)}"
 
     def cut(self, time_ns: int) -> None:
-        """End an interval at a wall-clock time in ns."""
+        """End an interval at a wall-clock time in ns.
+
+        Raises:
+            TraceError: as ``feed``, by records that were held back.
+        """
+        if self._sorted is not None and not self._sorted.is_in_order:
+            self._feed(self._sorted.due())
         now_ns = time.monotonic_ns()
         self._outputs.put(
             self.monitor.cut(time_ns - (now_ns - self._cut_ns), time_ns, now_ns - self._fed_ns)
@@ -214,6 +228,8 @@ class Line:
             TraceError: the stream ended inside a record. Everything before was delivered.
         """
         try:
+            if self._sorted is not None and (data := self._sorted.rest()):
+                self._feed(data)
             self.monitor.finish(is_complete=is_complete, final=self._final)
         finally:
             self._hand_over_records()
@@ -446,7 +462,8 @@ def _run(
             complain(str(error))
             outputs.close()
             return EXIT_USAGE
-    line = Line(config, outputs, clock=clock_name)
+    is_piped = source is None and capture is None
+    line = Line(config, outputs, clock=clock_name, sorts=is_piped and not config.is_drop_in)
     if source is not None:
         line.monitor.missing_files = source.missing_files
     has_progress = False if config.screen else None  # None: if standard error is a terminal
@@ -524,7 +541,12 @@ def _open_input(config: Config, fd: int) -> tuple[int, Source | None]:
     elif len(config.files) == 1 and Path(config.files[0]).is_fifo():
         # If there is no writer yet, the poll waits for one, which signals can end.
         return os.open(config.files[0], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), None
-    source = open_trace(config.files or ("-",), resync=config.resync, report=complain)
+    source = open_trace(
+        config.files or ("-",),
+        resync=config.resync,
+        sorts=not config.is_drop_in,
+        report=complain,
+    )
     for note in source.notes:
         complain(note)
     return -1, source

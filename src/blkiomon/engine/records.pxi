@@ -16,6 +16,26 @@ cdef inline int byte_order_of(uint32_t magic) noexcept nogil:
     return -1
 
 
+cdef inline size_t record_length(
+    const uint8_t *p, size_t size, bint swap, uint64_t *time_ns
+) noexcept nogil:
+    """Length of the record whose header is at p, and its time; 0: no whole header is there.
+
+    The record itself may be longer than `size`, which is at least HEADER_V7.
+    """
+    cdef const TraceV7 *v7 = <const TraceV7 *> p
+    cdef const TraceV8 *v8 = <const TraceV8 *> p
+    cdef size_t length
+    if v7.magic == (swap32(MAGIC | 7) if swap else MAGIC | 7):
+        length = HEADER_V7 + <size_t> (swap16(v7.pdu_len) if swap else v7.pdu_len)
+    elif v7.magic == (swap32(MAGIC | 8) if swap else MAGIC | 8) and size >= HEADER_V8:
+        length = HEADER_V8 + <size_t> (swap16(v8.pdu_len) if swap else v8.pdu_len)
+    else:
+        return 0
+    time_ns[0] = swap64(v7.time) if swap else v7.time
+    return length
+
+
 cdef enum:
     MIN_PADDING = 48                            # zeros; fewer may be part of garbage
 

@@ -33,6 +33,7 @@ def open_trace(
     paths: Sequence[str | os.PathLike[str]],
     *,
     resync: bool = False,
+    sorts: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Source:
     """Open trace files as one stream, in order of time.
@@ -42,6 +43,7 @@ def open_trace(
             such sets; or ``-`` for standard input. A file that is named twice is read once.
         resync: after bytes of a file that are not a record, continue at the next plausible record
             of that file. For a single file the engine does this.
+        sorts: see ``FileSource``.
         report: receives messages for the user, one line each.
 
     Raises:
@@ -70,6 +72,7 @@ def open_trace(
             missing_files=found.missing_files,
             sets=[(m.path and m.path.parent, m.base) for m in found.members],
             resync=resync,
+            sorts=sorts,
             report=report,
         )
         opened.pop_all()  # the stream closes the readers
@@ -84,12 +87,13 @@ def source_of(
     missing_files: int = 0,
     sets: Sequence[Hashable] = (),
     resync: bool = False,
+    sorts: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Source:
     """One stream of opened files; see ``Source``, ``open_trace`` and ``MergedSource``."""
     source: Source
     if len(readers) == 1:
-        source = FileSource(readers[0], resync=resync)
+        source = FileSource(readers[0], resync=resync, sorts=sorts)
     else:
         name = f"{len(readers)} files of {name}"
         source = MergedSource(name, readers, sets=sets, resync=resync, report=report)

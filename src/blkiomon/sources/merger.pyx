@@ -114,18 +114,10 @@ cdef inline void replay(Merge *m, size_t file, uint128_t key) noexcept nogil:
 cdef inline bint read_head(Head *h, bint swap, uint64_t *time_ns) noexcept nogil:
     """Whether there is a complete record at h.at; if so, sets its length and time."""
     cdef size_t left = h.end - h.at
-    cdef const TraceV7 *v7 = <const TraceV7 *> h.at
-    cdef const TraceV8 *v8 = <const TraceV8 *> h.at
     if unlikely(left < HEADER_V7):
         return False
-    if v7.magic == (swap32(MAGIC | 7) if swap else MAGIC | 7):
-        h.length = HEADER_V7 + <size_t> (swap16(v7.pdu_len) if swap else v7.pdu_len)
-    elif v7.magic == (swap32(MAGIC | 8) if swap else MAGIC | 8) and left >= HEADER_V8:
-        h.length = HEADER_V8 + <size_t> (swap16(v8.pdu_len) if swap else v8.pdu_len)
-    else:
-        return False
-    time_ns[0] = swap64(v7.time) if swap else v7.time
-    return left >= h.length
+    h.length = record_length(h.at, left, swap, time_ns)
+    return h.length != 0 and left >= h.length
 
 
 cdef inline void shift_time(uint8_t *record, bint swap, uint64_t shift_ns) noexcept nogil:

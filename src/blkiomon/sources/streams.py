@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import mmap
+import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 
 from blkiomon._core import Engine
@@ -12,6 +14,7 @@ from blkiomon.errors import SourceError, TraceError, complaint
 from blkiomon.sources.file_kinds import HEAD_BYTES, check_trace
 from blkiomon.sources.merger import Merger
 from blkiomon.sources.readers import Reader
+from blkiomon.sources.sorter import Sorter
 
 READ_BYTES = 1 << 18
 """How much of a file is read at a time: little enough to stay in the CPU's cache for decoding."""
@@ -23,6 +26,16 @@ WINDOWS_BYTES = 1 << 24
 """Limit of all windows together: they should fit a cache. Above 4,096 files they exceed it."""
 
 LEAST_WINDOW_BYTES = 1 << 12
+
+LATENESS_NS = 10**9
+"""blktrace empties the buffers of all CPUs at least twice a second. So a record that it writes to a
+pipe may follow one that is half a second younger; this is twice as much."""
+
+MOST_HELD_BYTES = 1 << 26
+"""Of a stream that is sorted. Beyond, records are passed on before their time."""
+
+LOOK_AHEAD_BYTES = 1 << 23
+"""If so much of a file is in order of time, the rest is read as it is."""
 
 SKIPS_SHOWN = 20
 """How many skips of bad input are reported one by one; the last line sums up the others."""
@@ -95,26 +108,94 @@ def checked(reader: Reader) -> Callable[[memoryview], int]:
     return readinto
 
 
+class SortedStream:
+    """Puts a stream in order of time where one CPU's records follow another's; see ``Sorter``.
+
+    A stream that is in order passes at once. From the first record that is out of order on, the
+    records of the last ``LATENESS_NS`` are held back.
+
+    Args:
+        look_ahead_bytes: hold so much back before anything passes.
+        monotonic_ns: a clock that never runs backwards.
+    """
+
+    def __init__(
+        self, look_ahead_bytes: int = 0, monotonic_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._sorter = Sorter()
+        self._monotonic_ns = monotonic_ns
+        self._wanted_bytes = look_ahead_bytes
+        self._arrivals: deque[tuple[int, int]] = deque()  # when, and the latest record's time then
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether all records so far were in order."""
+        return self._sorter.is_sorted
+
+    def add(self, data: memoryview) -> memoryview:
+        """Take the next bytes; return those that are due now."""
+        self._sorter.add(data)
+        if self._sorter.held_bytes < self._wanted_bytes:
+            return memoryview(b"")
+        if self.is_in_order:
+            return self._sorter.take()
+        return self._take(self._sorter.latest_ns - LATENESS_NS)
+
+    def due(self) -> memoryview:
+        """Return what arrived more than ``LATENESS_NS`` ago, however few records followed it."""
+        now_ns = self._monotonic_ns()
+        until_ns = self._sorter.latest_ns - LATENESS_NS
+        while self._arrivals and self._arrivals[0][0] <= now_ns - LATENESS_NS:
+            until_ns = max(until_ns, self._arrivals.popleft()[1])
+        self._arrivals.append((now_ns, self._sorter.latest_ns))
+        return self._take(until_ns)
+
+    def rest(self) -> memoryview:
+        """Return all that is held back, at the end of the stream."""
+        return self._sorter.take_all()
+
+    def _take(self, until_ns: int) -> memoryview:
+        if self._sorter.held_bytes > MOST_HELD_BYTES:
+            until_ns = self._sorter.latest_ns
+        data = self._sorter.take(max(until_ns, 0))
+        # Sorting what stays again is worth it once there is as much again.
+        self._wanted_bytes = 2 * self._sorter.held_bytes + READ_BYTES
+        return data
+
+
 class FileSource(Source):
-    """One file, as it is.
+    """One file.
 
     Args:
         reader: of the file.
         resync: accept other kinds of files, too: records may follow later in them.
+        sorts: if the file was saved from a pipe of blktrace, put its records in order of time.
     """
 
-    def __init__(self, reader: Reader, *, resync: bool = False) -> None:
+    def __init__(self, reader: Reader, *, resync: bool = False, sorts: bool = False) -> None:
         self.name = reader.name
         self.total_bytes = reader.total_bytes
         self._reader = reader
         self._readinto = reader.readinto if resync else checked(reader)
         self._buffer = memoryview(mmap.mmap(-1, READ_BYTES))  # aligned to a page
+        self._stream = SortedStream(LOOK_AHEAD_BYTES) if sorts else None
 
     @property
     def done_bytes(self) -> int:
         return self._reader.done_bytes
 
     def read(self) -> memoryview:
+        while (stream := self._stream) is not None:
+            try:
+                n = self._readinto(self._buffer)
+            except SourceError:  # the next call raises it again
+                n = 0
+            data = stream.add(self._buffer[:n])
+            if n == 0 or (data and stream.is_in_order):
+                self._stream = None
+                data = memoryview(bytes(data) + bytes(stream.rest()))
+            if data:
+                return data
         return self._buffer[: self._readinto(self._buffer)]
 
     def close(self) -> None:

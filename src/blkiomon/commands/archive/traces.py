@@ -96,6 +96,7 @@ class Trace:
                 self.notes,
                 missing_files=self.missing_files,
                 resync=resync,
+                sorts=True,
                 report=report,
             )
         except BaseException as error:

@@ -239,7 +239,10 @@ def _of_traces(
         keep_requests=accesses is not None,
     )
     failure: TraceError | SourceError | None = None
-    with open_trace(names) as stream, Progress(stream.total_bytes, 2, show_progress) as bar:
+    with (
+        open_trace(names, sorts=True) as stream,
+        Progress(stream.total_bytes, 2, show_progress) as bar,
+    ):
         notes = list(stream.notes)
         try:
             for data in counted(stream, monitor):

@@ -1,0 +1,36 @@
+"""Sorts one stream by time that has a batch of records of one CPU after a batch of another."""
+
+from typing import final
+
+@final
+class Sorter:
+    """Holds the records of a stream back, and returns them in order of time.
+
+    Records of equal time keep their order. Notify records and padding stay behind the record that
+    they followed. For one thread.
+
+    Attributes:
+        latest_ns: time of the latest record so far; 0 before the first.
+        is_sorted: no record so far was earlier than one of another CPU before it.
+    """
+
+    latest_ns: int
+    is_sorted: bool
+
+    def __init__(self) -> None: ...
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes ``take`` has not returned."""
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Hold the next bytes of the stream, in pieces of any size."""
+
+    def take(self, until_ns: int = (1 << 64) - 1) -> memoryview:
+        """The held records up to this time in ns, in order of time.
+
+        An incomplete record at the end stays. If what follows the held records is no record, all
+        bytes are returned, these records first; later bytes pass as they come.
+        """
+
+    def take_all(self) -> memoryview:
+        """All that is held, an incomplete record at the end included."""
