@@ -44,8 +44,8 @@ cdef inline bint is_note(const uint8_t *p, bint swap) noexcept nogil:
 cdef class Sorter:
     cdef bytearray held                         # bytes that `take` has not returned
     cdef size_t n_indexed                       # of them, in complete records
-    cdef object times                           # uint64: of each of these records
-    cdef object starts                          # uint64: where it is in `held`
+    cdef uint64_t[::1] times                    # of each of these records; of notes: see above
+    cdef uint64_t[::1] starts                   # where it is in `held`
     cdef Py_ssize_t n_records
     cdef int swap                               # byte order; -1: no record has been seen
     cdef bint is_garbled                        # what follows n_indexed is no record
@@ -106,20 +106,17 @@ cdef class Sorter:
 
     cdef int _append(self, uint64_t time_ns) except -1:
         """Note a record that begins at n_indexed."""
-        cdef uint64_t[::1] times = self.times
-        cdef uint64_t[::1] starts = self.starts
-        if self.n_records == times.shape[0]:
+        if self.n_records == self.times.shape[0]:
             self.times = np.resize(self.times, 2 * self.n_records)
             self.starts = np.resize(self.starts, 2 * self.n_records)
-            times, starts = self.times, self.starts
-        times[self.n_records] = time_ns
-        starts[self.n_records] = self.n_indexed
+        self.times[self.n_records] = time_ns
+        self.starts[self.n_records] = self.n_indexed
         self.n_records += 1
         return 0
 
     def take(self, uint64_t until_ns=NEVER):
         cdef Py_ssize_t n_due = self.n_records
-        times = self.times[: self.n_records]
+        times = np.asarray(self.times[: self.n_records])
         if not self.is_sorted or until_ns != NEVER:
             self._put_in_order(np.argsort(times, kind="stable"))
             if not self.is_garbled:
@@ -136,35 +133,36 @@ cdef class Sorter:
         cdef bytearray held = bytearray(len(self.held))
         cdef const uint8_t *source = <const uint8_t *> <const char *> self.held
         cdef uint8_t *target = <uint8_t *> <char *> held
-        cdef const uint64_t[::1] starts = self.starts
-        cdef uint64_t[::1] new_starts = np.empty_like(self.starts)
+        cdef uint64_t[::1] starts = np.empty_like(self.starts)
         cdef size_t at = 0
         cdef size_t n
         cdef Py_ssize_t i, k
         for k in range(self.n_records):
             i = order[k]
-            n = (starts[i + 1] if i + 1 < self.n_records else self.n_indexed) - starts[i]
-            new_starts[k] = at
-            memcpy(target + at, source + starts[i], n)
+            n = self.starts[i + 1] if i + 1 < self.n_records else self.n_indexed
+            n -= self.starts[i]
+            starts[k] = at
+            memcpy(target + at, source + self.starts[i], n)
             at += n
         memcpy(target + at, source + at, len(held) - at)
         self.held = held
-        self.times[: self.n_records] = self.times[: self.n_records][np.asarray(order)]
-        self.starts = np.asarray(new_starts)
+        times = np.asarray(self.times)
+        times[: self.n_records] = times[order]
+        self.starts = starts
         return 0
 
     cdef _take_first(self, Py_ssize_t n_records):
         """Take so many records, or everything where nothing more can be put in order."""
         cdef size_t n_bytes
+        cdef Py_ssize_t i
         if self.is_garbled:
             n_bytes = len(self.held)
         else:
             n_bytes = self.starts[n_records] if n_records < self.n_records else self.n_indexed
         taken, self.held = self.held, self.held[n_bytes:]
         self.n_records -= n_records
-        self.times[: self.n_records] = self.times[n_records : n_records + self.n_records].copy()
-        self.starts[: self.n_records] = (
-            self.starts[n_records : n_records + self.n_records] - np.uint64(n_bytes)
-        )
+        for i in range(self.n_records):
+            self.times[i] = self.times[n_records + i]
+            self.starts[i] = self.starts[n_records + i] - n_bytes
         self.n_indexed -= min(n_bytes, self.n_indexed)
         return memoryview(taken)[:n_bytes]
