@@ -482,8 +482,8 @@ def _run(
             if source is not None:
                 with Progress(source.total_bytes, is_shown=has_progress) as progress:
                     is_complete = _read_source(line, clock, source, stop, outputs, progress)
-        except Stopped:
-            is_complete = False
+            if stop.received and source is not None:
+                line.feed(source.rest())
         except (TraceError, SourceError, OSError, MemoryError) as error:
             is_complete = False
             status = EXIT_INPUT
@@ -668,9 +668,8 @@ def _read_source(
 ) -> bool:
     """Read and feed files; returns whether they were read to their end.
 
-    Raises:
-        Stopped: a signal arrived during a read. A read may take long: a pipe without a writer, a
-            disk that hangs, gigabytes of compressed padding.
+    A signal interrupts a read, which may take long: a pipe without a writer, a disk that hangs,
+    gigabytes of compressed padding.
     """
     while outputs.are_of_use and not line.monitor.is_done:
         if stop.take_reopen():
@@ -681,6 +680,8 @@ def _read_source(
                 return False
             data = source.read()
             stop.interrupts = False
+        except Stopped:
+            return False
         finally:
             stop.interrupts = False
             line.monitor.count_outside(source.lost_events, source.skipped_bytes)

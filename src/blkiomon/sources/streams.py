@@ -82,6 +82,10 @@ class Source(ABC):
             SourceError: a file cannot be read to its end. All other records have been returned.
         """
 
+    def rest(self) -> memoryview:
+        """What was read and is held back, if the stream is left before its end."""
+        return memoryview(b"")
+
     @abstractmethod
     def close(self) -> None:
         """Close the files."""
@@ -179,24 +183,30 @@ class FileSource(Source):
         self._readinto = reader.readinto if resync else checked(reader)
         self._buffer = memoryview(mmap.mmap(-1, READ_BYTES))  # aligned to a page
         self._stream = SortedStream(LOOK_AHEAD_BYTES) if sorts else None
+        self._sorted = memoryview(b"")  # by _stream, and not yet returned
 
     @property
     def done_bytes(self) -> int:
         return self._reader.done_bytes
 
     def read(self) -> memoryview:
-        while (stream := self._stream) is not None:
+        while not self._sorted and self._stream is not None:
             try:
                 n = self._readinto(self._buffer)
             except SourceError:  # the next call raises it again
                 n = 0
-            data = stream.add(self._buffer[:n])
-            if n == 0 or (data and stream.is_in_order):
+            self._sorted = self._stream.add(self._buffer[:n])
+            if n == 0 or (self._sorted and self._stream.is_in_order):
+                self._sorted = self.rest()
                 self._stream = None
-                data = memoryview(bytes(data) + bytes(stream.rest()))
-            if data:
-                return data
+        if self._sorted:
+            data, self._sorted = self._sorted[:READ_BYTES], self._sorted[READ_BYTES:]
+            return data
         return self._buffer[: self._readinto(self._buffer)]
+
+    def rest(self) -> memoryview:
+        held = self._stream.rest() if self._stream is not None else b""
+        return memoryview(bytes(self._sorted) + bytes(held))
 
     def close(self) -> None:
         self._reader.close()
