@@ -170,7 +170,7 @@ guard: $(RELEASE)/.stamp-tools ## compare the instructions per record with their
 soak: $(RELEASE)/.stamp-tools ## run for an hour; check losses, delays and memory (ARGS="--seconds 60 --stall")
 	@$(RELEASE)/bin/python -m benchmarks.soak $(ARGS)
 
-lab: $(RELEASE)/.stamp-wheel ## compare with fio and the kernel on Linux 6.1 and 7.3 (QEMU, root): lab/README.md
+lab: $(RELEASE)/.stamp-tools ## compare with fio and the kernel on Linux 6.1, 6.12 and 7.3 (QEMU, root): lab/README.md
 	@$(RELEASE)/bin/python lab/check.py $(ARGS)
 
 clean: ## remove all that was built

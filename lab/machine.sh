@@ -5,7 +5,7 @@
 #   machine.sh run KERNEL OUT SCRIPT [ARGUMENT]...
 #                                            runs SCRIPT; its exit status becomes this one's
 #
-# KERNEL is 6.1 or 7.3.  The machine sees all files of this host read-only, below a RAM disk: what
+# KERNEL is 6.1, 6.12 or 7.3.  The machine sees all files of this host read-only, below a RAM disk: what
 # it writes is gone at its end, except in the directory OUT, which it has as /out.  debugfs and
 # tracefs are mounted, modprobe finds all modules of the kernel, /dev/vda is an empty disk of 1 GB,
 # and there is no network.
@@ -123,13 +123,15 @@ prepare() {  # KERNEL
     if [ ! -d "$KERNELS/$kernel/usr/lib/modules" ]; then
         case $kernel in
             6.1) suite=bookworm ;;
+            6.12) suite=bookworm-backports ;;
             7.3) suite=trixie-backports ;;
-            *) fail "no kernel $kernel: use 6.1 or 7.3" ;;
+            *) fail "no kernel $kernel: use 6.1, 6.12 or 7.3" ;;
         esac
         # shellcheck disable=SC2046
         apt-get $(apt_options $suite) -qq update
         case $kernel in
             6.1) packages=$(newest $suite '^linux-image-6\.1\.0-[0-9]+-amd64$') ;;
+            6.12) packages=$(newest $suite '^linux-image-6\.12\.[0-9]+\+deb12-amd64$') ;;
             7.3) modules=$(newest $suite '^linux-modules-7\.3\.[0-9]+\+deb13-amd64$')
                 packages="$modules ${modules/modules/binary}" ;;
         esac

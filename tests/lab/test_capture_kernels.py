@@ -1,0 +1,356 @@
+"""Captures on real kernels: what ``--trace`` counts equals what fio and the kernel counted.
+
+Every device here is one of the machine of ``make lab``, and is gone with it.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import machine
+import pytest
+from machine import BLKIOMON, KERNEL, PATIENCE_S, WORK, Live, fio, number, sh, until
+
+Compare = Callable[[dict[str, int], dict[str, int]], None]
+
+
+# --- each kind of device --------------------------------------------------------------------------
+
+
+def test_null_blk(compare: Compare) -> None:
+    with machine.null_blk() as disk, Live([disk], "--queue") as live:
+        load = fio(f"/dev/{disk}", bsrange="512-64k", number_ios=2000)
+        live.stop()
+        (device,) = live.interval["devices"]
+        compare(
+            load.figures | {"queued": load.reads + load.writes},
+            live.figures() | {"queued": device["q2d_ns"]["count"]},
+        )
+
+
+def test_scsi_with_flushes(compare: Compare) -> None:
+    with machine.scsi_debug() as disk, Live([disk]) as live:
+        load = fio(f"/dev/{disk}", rw="randwrite", iodepth=1, number_ios=100, fsync=4)
+        live.stop()
+        compare(load.figures, live.figures())
+
+
+def test_virtio(compare: Compare) -> None:
+    with Live([machine.quiet("vda")]) as live:
+        load = fio("/dev/vda", size="64m")
+        live.stop()
+        compare(load.figures, live.figures())
+
+
+def test_loop(compare: Compare) -> None:
+    with machine.loop() as disk, Live([disk]) as live:
+        load = fio(f"/dev/{disk}")
+        live.stop()
+        compare(load.figures, live.figures())
+
+
+def test_linear_volume_by_its_bios(compare: Compare) -> None:
+    with (
+        machine.scsi_debug() as disk,
+        machine.mapped(f"linear /dev/{disk} 0") as volume,
+        Live([volume]) as live,
+    ):
+        load = fio(f"/dev/{volume}", rw="randwrite", iodepth=1, number_ios=100, fsync=8)
+        live.stop()
+        compare(load.figures, live.figures())
+
+
+@pytest.mark.parametrize("mode", ["bio", "rq"])
+def test_multipath_map_and_its_path(compare: Compare, mode: str) -> None:
+    for name in ("dm_multipath", "dm_round_robin"):
+        sh("modprobe", name)
+    with (
+        machine.scsi_debug() as disk,
+        machine.mapped(
+            f"multipath 2 queue_mode {mode} 0 1 1 round-robin 0 1 1 /dev/{disk} 100"
+        ) as m,
+        Live([m, disk]) as live,
+    ):
+        if mode == "rq":
+            machine.quiet(m)
+        load = fio(f"/dev/{m}", number_ios=300)
+        live.stop()
+        compare(load.figures, live.figures(m))
+        compare(load.figures, live.figures(disk))
+
+
+def test_md_array_and_its_members(compare: Compare) -> None:
+    sh("modprobe", "raid1")
+    with (
+        machine.null_blk("one", memory_backed=1) as one,
+        machine.null_blk("two", memory_backed=1) as two,
+    ):
+        Path("/sys/module/md_mod/parameters/new_array").write_text("md9")
+        md = Path("/sys/block/md9/md")
+        settings = {"level": "raid1", "raid_disks": "2", "metadata_version": "none"}
+        for name, value in settings.items():
+            (md / name).write_text(value)
+        for index, disk in enumerate((one, two)):
+            (md / "new_dev").write_text(Path(f"/sys/block/{disk}/dev").read_text())
+            (md / f"dev-{disk}" / "slot").write_text(str(index))
+        (md / "array_state").write_text("active")
+        try:
+            with Live(["md9", one, two]) as live:
+                load = fio("/dev/md9", rw="write", number_ios=200, size="16m")
+                live.stop()
+        finally:
+            (md / "array_state").write_text("clear")
+        compare(load.figures, live.figures("md9"))
+        for disk in (one, two):
+            compare(load.figures, live.figures(disk))
+
+
+def test_partition_alone(compare: Compare) -> None:
+    with machine.null_blk() as disk:
+        sh("addpart", f"/dev/{disk}", 1, 2048, 16384)
+        sh("addpart", f"/dev/{disk}", 2, 32768, 16384)
+        with Live([f"/dev/{disk}p2"]) as live:
+            fio(f"/dev/{disk}p1")
+            load = fio(f"/dev/{disk}p2", number_ios=300)
+            live.stop()
+        compare(load.figures, live.figures())
+
+
+def test_zone_operations(compare: Compare) -> None:
+    with (
+        machine.null_blk(size=256, memory_backed=1, zoned=1, zone_size=4, zone_max_open=8) as disk,
+        Live([disk]) as live,
+    ):
+        for operation in ("open", "close", "finish", "reset"):
+            sh("blkzone", operation, "-o", 8192, "-l", 8192, f"/dev/{disk}")
+        load = fio(
+            f"/dev/{disk}", rw="write", bs="64k", iodepth=1, zonemode="zbd", number_ios=100,
+            offset="32m", size="16m",
+        )  # fmt: skip
+        live.stop()
+        # Before 7.3, a tracepoint shows zone operations and what passes through the layer alike.
+        zone_operations = {"zone" if KERNEL == "7.3" else "other": 4}
+        compare(load.figures | zone_operations, live.figures())
+
+
+def test_fstrim(compare: Compare) -> None:
+    with machine.null_blk(size=256, memory_backed=1, discard=1) as disk:
+        sh("mkfs.ext4", "-q", "-E", "nodiscard", f"/dev/{disk}")
+        directory = WORK / "mounted"
+        directory.mkdir()
+        sh("mount", f"/dev/{disk}", directory)
+        try:
+            statistics = Path(f"/sys/block/{disk}/stat")
+            with Live([disk]) as live:
+                before = statistics.read_text().split()
+                sh("fstrim", directory)
+                after = statistics.read_text().split()
+                live.stop()
+        finally:
+            sh("umount", directory)
+            directory.rmdir()
+        discards, sectors = (int(after[i]) - int(before[i]) for i in (11, 13))
+        assert discards
+        (device,) = live.interval["devices"]
+        discard = device["ops"]["discard"]
+        compare(
+            {"discard": discards, "bytes": sectors * 512},
+            {"discard": discard["requests"], "bytes": discard["bytes"]},
+        )
+
+
+def test_nvme_head_and_its_hidden_paths(compare: Compare) -> None:
+    with machine.nvme_tcp() as (head, paths), Live([head, *paths]) as live:
+        load = fio(f"/dev/{head}", number_ios=300)
+        live.stop()
+        compare(load.figures, live.figures(head))
+        by_path = [live.figures(path) for path in paths]
+        total = {name: sum(one.get(name, 0) for one in by_path) for name in load.figures}
+        compare(load.figures, total)
+
+
+# --- errors, retries and refusals -----------------------------------------------------------------
+
+
+def test_read_errors(compare: Compare) -> None:
+    with machine.scsi_debug() as disk, Live([disk]) as live:
+        machine.inject(2, 0)
+        # Sectors 4660 to 4669 cannot be read.
+        load = fio(f"/dev/{disk}", rw="read", iodepth=1, offset="2304k", size="256k", number_ios=64)
+        live.stop()
+        assert load.failed
+        expected = load.figures | {"errors": load.failed, "bytes": load.bytes + 4096 * load.failed}
+        compare(expected, live.figures())
+
+
+def test_commands_that_are_issued_again(compare: Compare) -> None:
+    with machine.scsi_debug() as disk, Live([disk]) as live:
+        counter = f"/sys/block/{disk}/device/ioerr_cnt"
+        before = number(counter)
+        machine.inject(16, 5)
+        load = fio(f"/dev/{disk}", rw="randread", iodepth=1, number_ios=100)
+        machine.inject(0, 0)
+        live.stop()
+        retried = number(counter) - before
+        assert retried
+        compare(load.figures | {"requeues": retried}, live.figures())
+
+
+def test_commands_that_the_host_refuses(compare: Compare) -> None:
+    tracing = Path("/sys/kernel/tracing")
+    with machine.scsi_debug() as disk, Live([disk]) as live:
+        (tracing / "trace").write_text("")
+        (tracing / "events/scsi/scsi_dispatch_cmd_error/enable").write_text("1")
+        machine.inject(0x8000, 7)
+        load = fio(f"/dev/{disk}", rw="randread", number_ios=100)
+        machine.inject(0, 0)
+        live.stop()
+        (tracing / "events/enable").write_text("0")
+        refused = (tracing / "trace").read_text().count("scsi_dispatch_cmd_error:")
+        assert refused
+        compare(load.figures | {"requeues": refused}, live.figures())
+
+
+# --- several at once, and what goes wrong ---------------------------------------------------------
+
+
+def test_two_captures_and_blktrace_see_all(compare: Compare) -> None:
+    with machine.null_blk() as disk, Live([disk]) as one, Live([disk]) as two:
+        command = ["blktrace", "-d", f"/dev/{disk}", "-D", str(WORK), "-o", "beside"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as blktrace:
+            until(lambda: list(WORK.glob("beside.blktrace.*")), "blktrace")
+            time.sleep(2)
+            load = fio(f"/dev/{disk}", number_ios=1000)
+            one.stop()
+            two.stop()
+            assert blktrace.poll() is None
+            blktrace.send_signal(signal.SIGINT)
+        compare(load.figures, one.figures())
+        compare(load.figures, two.figures())
+        text = sh(BLKIOMON, "-I", "3600", "--json", "-", *sorted(WORK.glob("beside.blktrace.*")))
+    for file in WORK.glob("beside.blktrace.*"):
+        file.unlink()
+    assert f'"requests":{load.reads + load.writes},' in text
+
+
+def test_every_event_lost_while_stopped_is_reported(compare: Compare) -> None:
+    with machine.null_blk() as disk, Live([disk]) as live:
+        live.process.send_signal(signal.SIGSTOP)
+        load = fio(f"/dev/{disk}", rw="randread", number_ios=60_000, iodepth=32)
+        live.process.send_signal(signal.SIGCONT)
+        live.stop()
+        unseen = live.interval["unseen"]
+        assert unseen["lost_events"] and "lost" in live.messages
+        # The notify record of the time of day, and one for each process, are records too.
+        events = live.interval["records"] + unseen["lost_events"]
+        notes = 1 + len({one["pid"] for one in live.interval["processes"]})
+        assert 2 * load.reads <= events <= 2 * load.reads + notes + 8
+        compare({"events": 2 * load.reads}, {"events": min(events, 2 * load.reads)})
+
+
+def test_killed_capture_leaves_nothing(compare: Compare) -> None:
+    with machine.null_blk() as disk:
+        with Live([disk]) as live:
+            live.process.kill()
+        enabled = Path("/sys/kernel/tracing/events/block/enable").read_text().strip()
+        assert (enabled, Path("/sys/kernel/tracing/current_tracer").read_text()) == ("0", "nop\n")
+        with Live([disk]) as live:
+            load = fio(f"/dev/{disk}")
+            live.stop()
+        compare(load.figures, live.figures())
+
+
+def test_disk_that_is_removed_under_load() -> None:
+    with machine.scsi_debug(ndelay=2_000_000) as disk, Live([disk]) as live:
+        load = subprocess.Popen(
+            ["fio", "--name=lab", f"--filename=/dev/{disk}", "--direct=1", "--rw=randread",
+             "--ioengine=libaio", "--iodepth=8", "--time_based", "--runtime=60"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(5)
+        Path(f"/sys/block/{disk}/device/delete").write_text("1")
+        load.wait()
+        time.sleep(5)  # devices are looked up every two seconds
+        live.stop()
+        figures = live.figures()
+        assert figures["read"] > 100 and not figures.get("in_flight_at_end")
+        assert f"{disk} has gone" in live.messages
+
+
+def test_cpu_that_goes_and_comes_back(compare: Compare) -> None:
+    online = Path("/sys/devices/system/cpu/cpu1/online")
+    with machine.null_blk() as disk, Live([disk]) as live:
+        first = fio(f"/dev/{disk}")
+        online.write_text("0")
+        time.sleep(5)
+        second = fio(f"/dev/{disk}")
+        online.write_text("1")
+        time.sleep(5)
+        third = fio(f"/dev/{disk}")
+        live.stop()
+        assert "CPU 1 came online" in live.messages
+        expected = {
+            name: n + second.figures[name] + third.figures[name]
+            for name, n in first.figures.items()
+        }
+        compare(expected, live.figures())
+
+
+@pytest.mark.parametrize("delay_s", [0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0])
+def test_interrupt_while_it_starts(delay_s: float) -> None:
+    with machine.null_blk() as disk:
+        command = [BLKIOMON, "-I", "1", "--json", "/dev/null", "--trace", disk]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            time.sleep(delay_s)
+            process.send_signal(signal.SIGINT)
+            _, messages = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode in (0, -signal.SIGINT, 130)
+        assert "Traceback" not in messages or delay_s < 1.0  # Python itself is not up before
+
+
+# --- the drop-in ----------------------------------------------------------------------------------
+
+
+def test_drop_in_behind_blktrace_prints_what_the_original_does(compare: Compare) -> None:
+    ours, pipe = WORK / "ours.txt", WORK / "pipe.bin"
+    with machine.scsi_debug() as disk:
+        script = (
+            f"blktrace -d /dev/{disk} -a issue -a complete -o - | tee {pipe} | "
+            f"{BLKIOMON} -I 3600 -h {ours} -"
+        )
+        with subprocess.Popen(["bash", "-c", script]) as pipeline:
+            until(lambda: pipe.exists() and pipe.stat().st_size, "blktrace")
+            load = fio(f"/dev/{disk}", number_ios=300)
+            time.sleep(1)
+            sh("pkill", "-INT", "-x", "blktrace")
+            pipeline.wait(PATIENCE_S)
+    with pipe.open("rb") as trace:
+        theirs = sh("/usr/bin/blkiomon", "-I", "3600", "-h", "-", stdin=trace)
+    text = ours.read_text()
+    assert without_time(text) == without_time(theirs)
+    counts = dict(re.findall(r"sizes (read|write) \(bytes\): num (\d+)", text))
+    compare({"read": load.reads, "write": load.writes}, {op: int(n) for op, n in counts.items()})
+
+
+def without_time(text: str) -> list[str]:
+    """The lines without the time at which the interval ended."""
+    return [line for line in text.splitlines() if not line.startswith("time:")]
+
+
+# --- the last one: it cannot be undone ------------------------------------------------------------
+
+
+def test_lockdown_for_integrity_allows_captures(compare: Compare) -> None:
+    lockdown = Path("/sys/kernel/security/lockdown")
+    if not lockdown.exists():
+        sh("mount", "-t", "securityfs", "securityfs", "/sys/kernel/security")
+    lockdown.write_text("integrity")
+    with machine.loop() as disk, Live([disk]) as live:
+        load = fio(f"/dev/{disk}")
+        live.stop()
+        compare(load.figures, live.figures())
