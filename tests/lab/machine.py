@@ -221,9 +221,9 @@ def fio(file: str, **options: object) -> Load:
 class Live:
     """A running ``blkiomon --trace``; after ``stop``, what it counted in one long interval."""
 
-    def __init__(self, devices: Sequence[str], *options: str) -> None:
+    def __init__(self, devices: Sequence[str], *options: str, run_by: Sequence[str] = ()) -> None:
         self._json = WORK / f"{time.monotonic_ns()}.json"
-        command = [BLKIOMON, "-I", "3600", "--json", str(self._json), *options]
+        command = [*run_by, BLKIOMON, "-I", "3600", "--json", str(self._json), *options]
         for device in devices:
             command += ["--trace", device]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -1,6 +1,7 @@
 """Captures on real kernels: what ``--trace`` counts equals what fio and the kernel counted.
 
-Every device here is one of the machine of ``make lab``, and is gone with it.
+Every device here is one of the machine of ``make lab``, and is gone with it. Each comparison
+leaves a line for ``make lab`` to print: test, kernel, figures expected and found.
 """
 
 from __future__ import annotations
@@ -17,6 +18,21 @@ import pytest
 from machine import BLKIOMON, KERNEL, PATIENCE_S, WORK, Live, fio, number, sh, until
 
 Compare = Callable[[dict[str, int], dict[str, int]], None]
+
+
+@pytest.fixture
+def compare(request: pytest.FixtureRequest) -> Compare:
+    """Compare figures by name; the line is written before a failure."""
+
+    def compared(expected: dict[str, int], found: dict[str, int]) -> None:
+        names = [name for name in {**expected, **found} if expected.get(name) or found.get(name)]
+        figures = " ".join(f"{name} {expected.get(name, 0)}/{found.get(name, 0)}" for name in names)
+        name = request.node.name.removeprefix("test_")
+        with (machine.OUT / "capture.txt").open("a") as table:
+            print(f"{name:40} {machine.KERNEL:5} {figures}", file=table)
+        assert found == expected
+
+    return compared
 
 
 # --- each kind of device --------------------------------------------------------------------------
@@ -311,6 +327,23 @@ def test_interrupt_while_it_starts(delay_s: float) -> None:
             _, messages = process.communicate(timeout=PATIENCE_S)
         assert process.returncode in (0, -signal.SIGINT, 130)
         assert "Traceback" not in messages or delay_s < 1.0  # Python itself is not up before
+
+
+@pytest.mark.parametrize("level", [-1, 2, 3, 4])
+def test_capabilities_suffice_at_each_paranoid_level(compare: Compare, level: int) -> None:
+    paranoid = Path("/proc/sys/kernel/perf_event_paranoid")
+    before = paranoid.read_text()
+    paranoid.write_text(str(level))
+    capabilities = "-all,+perfmon,+dac_read_search"
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    nobody += [f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}"]
+    try:
+        with machine.null_blk() as disk, Live([disk], run_by=nobody) as live:
+            load = fio(f"/dev/{disk}")
+            live.stop()
+    finally:
+        paranoid.write_text(before)
+    compare(load.figures, live.figures())
 
 
 # --- the drop-in ----------------------------------------------------------------------------------
