@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import json
 import os
 import re
 import select
@@ -94,13 +95,21 @@ def await_size(path: Path, size: int) -> None:
 
 
 def run(
-    *arguments: Argument, stdin: bytes | int | IO[bytes] = b"", **options: Any
+    *arguments: Argument,
+    stdin: bytes | int | IO[bytes] = b"",
+    command: Sequence[Argument] = COMMAND,
+    **options: Any,
 ) -> subprocess.CompletedProcess[bytes]:
     """The command from start to end; bytes come through a pipe, ``options`` are for ``Popen``."""
     source = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     everything: dict[str, Any] = pipes | source | options
-    return subprocess.run([*COMMAND, *arguments], timeout=TIMEOUT_S, check=False, **everything)
+    return subprocess.run([*command, *arguments], timeout=TIMEOUT_S, check=False, **everything)
+
+
+def python(code: str, *arguments: Argument, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Python code in a process of its own, as `run`."""
+    return run("-c", code, *arguments, command=(sys.executable,), **options)
 
 
 def call(
@@ -155,6 +164,18 @@ def succeed(*arguments: Argument, **options: Any) -> bytes:
     result = call(*arguments, **options)
     assert (result.returncode, result.stderr) == (0, b"")
     return result.stdout
+
+
+def assert_fails(status: int, complaint: str, *arguments: Argument, **options: Any) -> None:
+    """`call` ends with this status, and prints this complaint alone."""
+    result = call(*arguments, **options)
+    assert (result.returncode, result.stdout) == (status, b"")
+    assert result.stderr.decode() == f"blkiomon: {complaint}\n"
+
+
+def json_lines(output: bytes) -> list[dict[str, Any]]:
+    """The intervals of an output of ``--json``."""
+    return [json.loads(line) for line in output.splitlines()]
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -265,6 +286,12 @@ class Running:
         """The end of its input."""
         assert self.process.stdin is not None
         self.process.stdin.close()
+
+    def close_output(self) -> None:
+        """Nobody reads its standard output any more."""
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.process.stdout = None
 
     def read_intervals(self, number: int) -> str:
         """Its text so far, once it has that many blocks of a device and interval."""

@@ -87,13 +87,11 @@ def test_idle_interval_has_a_row() -> None:
     assert (row["device"], row["op"], row["requests"], row["iops"]) == ("all", "all", "0", "0.0")
 
 
-def test_header_is_written_once_even_without_intervals(tmp_path: Path) -> None:
+def test_header_is_written_once_even_without_intervals(tmp_path: Path, said: list[str]) -> None:
     for number in (0, 1, 3):
         path = tmp_path / f"{number}.csv"
-        said: list[str] = []
-        outputs = open_outputs(
-            OutputSettings(destinations={"csv": str(path)}, names=False), said.append
-        )
+        settings = OutputSettings(destinations={"csv": str(path)}, names=False)
+        outputs = open_outputs(settings, said.append)
         items = [interval_of(example(), k * S, (k + 1) * S) for k in range(number)]
         for item in items:
             outputs.put(item)

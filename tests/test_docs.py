@@ -14,8 +14,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,16 +83,6 @@ def assert_shown(shown: str, printed: str, where: str) -> None:
     """Compare what is printed with what is shown, in which `...` matches anything."""
     parts = [re.escape(part) for part in re.split(r"\.\.\.\n?", shown)]
     assert re.fullmatch(".*".join(parts), printed, re.DOTALL), f"{where} prints:\n{printed}"
-
-
-@pytest.fixture
-def utc() -> Iterator[None]:
-    """Local time is UTC."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TZ", "UTC")
-        time.tzset()
-        yield
-    time.tzset()
 
 
 def run_shell(block: Block, where: str) -> None:

@@ -15,7 +15,6 @@ from intervals import at
 from quirks import ONE
 from runner import until
 
-from blkiomon.errors import OutputError
 from blkiomon.formats import stats_file
 from blkiomon.outputs import sysv
 from blkiomon.outputs.catalog import OutputSettings
@@ -39,15 +38,9 @@ def key(tmp_path: Path) -> Iterator[int]:
         pass
 
 
-@pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-def opened(tmp_path: Path, said: list[str], **changes: Any) -> Outputs:
-    given: dict[str, Any] = {"path": str(tmp_path / "key"), "project": 1, **changes}
-    queue = (given.pop("path"), given.pop("project"), TYPE)
-    return open_outputs(OutputSettings(destinations={"msg-queue": queue}, **given), said.append)
+def opened(tmp_path: Path, said: list[str], **options: Any) -> Outputs:
+    queue = (str(tmp_path / "key"), 1, TYPE)
+    return open_outputs(OutputSettings(destinations={"msg-queue": queue}, **options), said.append)
 
 
 def sink_of(outputs: Outputs) -> MessageQueueSink:
@@ -99,14 +92,6 @@ def test_every_device_is_one_message(tmp_path: Path, key: int, said: list[str]) 
     assert not said and not outputs.failed
 
 
-def test_message_of_version_0_2_has_its_layout(tmp_path: Path, key: int, said: list[str]) -> None:
-    queue = sysv.create(key)
-    outputs = opened(tmp_path, said, stat_version="0.2")
-    outputs.put(at(7))
-    outputs.close()
-    assert [len(body) for body in received(queue)] == [344]
-
-
 def test_recorded_trace_waits_for_a_missing_queue(tmp_path: Path, key: int) -> None:
     (tmp_path / "trace").write_bytes(ONE)
     queue_options = ("-Q", tmp_path / "key", "-q", "1", "-m", str(TYPE))
@@ -139,11 +124,6 @@ def test_missing_queue_does_not_delay_the_end(tmp_path: Path, key: int, said: li
     outputs.close(timeout_s=60)
     assert time.monotonic() - begin_s < 5
     assert sink_of(outputs).dropped_intervals == 1
-
-
-def test_missing_path_is_an_error_at_once(tmp_path: Path, said: list[str]) -> None:
-    with pytest.raises(OutputError, match=r"could not write to .*/key: No such file or directory"):
-        opened(tmp_path, said)
 
 
 def test_full_queue_drops_and_counts_without_waiting(

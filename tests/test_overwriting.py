@@ -5,15 +5,16 @@ from __future__ import annotations
 import gzip
 import lzma
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import goldenfiles
 import oracle
 import pytest
 import runner
+import zstandard
 from quirks import ONE
 from runner import LONG
 from test_full_disk import sizes
@@ -48,15 +49,13 @@ def unchanged(path: Path | str) -> Iterator[None]:
     assert (path.read_bytes(), path.stat().st_ino) == (before, inode)
 
 
-def refused(why: str, *arguments: runner.Argument, stdin: bytes = b"") -> None:
+def refused(why: str, *arguments: runner.Argument, **options: Any) -> None:
     """The run ends with this complaint alone."""
-    result = runner.call("-I", LONG, *arguments, stdin=stdin)
-    assert result.stderr.decode() == f"blkiomon: {why}\n"
     # The original reads no files, and has no other options.
     words = [word for word in arguments if not str(word).startswith("--")]
     is_original = len(words) == len(arguments) and len(words) % 2 == 0
-    assert result.returncode == (1 if is_original else EXIT_OUTPUT)
-    assert result.stdout == b""
+    status = 1 if is_original else EXIT_OUTPUT
+    runner.assert_fails(status, why, "-I", LONG, *arguments, **options)
 
 
 # --- the input ------------------------------------------------------------------------------------
@@ -95,13 +94,12 @@ def test_no_output_destroys_a_member_of_the_set_that_is_read(named: str, cpu: in
         refused(f"could not write to {member}: {READ}", "--csv", member, "--overwrite", named)
 
 
-@pytest.mark.parametrize("option", ["-b", "--json", "--textfile"])
-def test_no_output_destroys_the_file_on_standard_input(option: str) -> None:
+@pytest.mark.parametrize("option", ["-h", "-b", "--json", "--textfile"])
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
+def test_no_output_destroys_the_file_on_standard_input(option: str, more: tuple[str, ...]) -> None:
     Path("t.bin").write_bytes(ONE)
     with unchanged("t.bin"), open("t.bin", "rb") as source:
-        result = runner.call("-I", LONG, option, "t.bin", "--overwrite", stdin=source)
-    assert result.stderr.decode() == f"blkiomon: could not write to t.bin: {READ}\n"
-    assert result.returncode == EXIT_OUTPUT
+        refused(f"could not write to t.bin: {READ}", option, "t.bin", *more, stdin=source)
 
 
 @pytest.mark.parametrize("command", [["-I1", "--json", "-", "--overwrite", "t"], ["decode", "t"]])
@@ -118,12 +116,6 @@ def test_nothing_is_appended_to_the_input(command: list[str]) -> None:
 # --- other traces ---------------------------------------------------------------------------------
 
 
-def packed_with_zstd(data: bytes) -> bytes:
-    zstandard = pytest.importorskip("zstandard")
-    packed: bytes = zstandard.ZstdCompressor().compress(data)
-    return packed
-
-
 TRACES = {
     "version 7": (encode(RECORDS), TRACE),
     "version 7, big-endian": (encode(RECORDS, 7, ">"), TRACE),
@@ -132,7 +124,7 @@ TRACES = {
     "cut": (encode(RECORDS)[:5], TRACE),
     "gzip": (gzip.compress(ONE), PACKED),
     "xz": (lzma.compress(ONE), PACKED),
-    "zstd": (packed_with_zstd(ONE), PACKED),
+    "zstd": (zstandard.compress(ONE), PACKED),
 }
 
 
@@ -176,11 +168,13 @@ def test_standard_output_does_not_go_to_a_trace() -> None:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_files_of_an_earlier_run_are_replaced(option: str) -> None:
     trace = encode([driver_data(500, b"payload"), *RECORDS, driver_data(600_000, b"more")])
-    earlier = b""
+    earlier = b"old\n" * 10_000
+    Path("out").write_bytes(earlier)
     for data in (trace, trace[: -48 - 4] * 2):
         assert runner.call("-I", LONG, option, "out", stdin=data).stderr == b""
         assert Path("out").read_bytes() not in (b"", earlier)
         earlier = Path("out").read_bytes()
+        assert b"old\n" not in earlier
 
 
 def test_driver_records_are_replaced_by_driver_records_only() -> None:
@@ -198,10 +192,9 @@ def test_driver_records_are_replaced_by_driver_records_only() -> None:
 
 
 def test_trace_that_may_not_be_read_is_not_looked_at(directory: Path) -> None:
-    """As before: permission to write is enough."""
+    """Permission to write is enough."""
     Path("out").touch(0o200)
-    command = [*runner.BOUND_COMMAND, "-I", LONG, "-h", "out"]
-    result = subprocess.run(command, input=ONE, capture_output=True, timeout=runner.TIMEOUT_S)
+    result = runner.run("-I", LONG, "-h", "out", command=runner.BOUND_COMMAND, stdin=ONE)
     assert (result.returncode, result.stderr) == (0, b"")
 
 
@@ -258,15 +251,13 @@ def test_pages_destroy_no_trace(command: tuple[str, ...], short_trace: Path) -> 
     Path("link.svg").symlink_to(short_trace)
     for output in (short_trace, Path("./hard.svg"), Path("link.svg")):
         with unchanged(short_trace), unchanged(output):
-            result = runner.call(*command, "-o", output, "--overwrite", *inputs)
-            assert result.stderr.decode() == f"blkiomon: cannot write {output}: {READ}\n"
-            assert result.returncode == EXIT_OUTPUT
+            words = (*command, "-o", output, "--overwrite", *inputs)
+            runner.assert_fails(EXIT_OUTPUT, f"cannot write {output}: {READ}", *words)
     other = Path("other.svg")
     other.write_bytes(ONE)
     with unchanged(other):
-        result = runner.call(*command, "-o", other, *inputs)
-        assert result.stderr.decode() == f"blkiomon: cannot write {other}: {TRACE}\n"
-        assert (result.returncode, result.stdout) == (EXIT_OUTPUT, b"")
+        words = (*command, "-o", other, *inputs)
+        runner.assert_fails(EXIT_OUTPUT, f"cannot write {other}: {TRACE}", *words)
     assert runner.call(*command, "-o", other, "--overwrite", *inputs).returncode == 0
     assert b"<svg" in other.read_bytes()
 
@@ -275,8 +266,8 @@ def test_pages_destroy_no_intervals_either(short_trace: Path) -> None:
     assert runner.call("-I", "1", "--json", "a.html", short_trace).returncode == 0
     for command in (["report", "a.html"], ["compare", "a.html", "a.html"]):
         with unchanged("a.html"):
-            result = runner.call(*command, "-o", "./a.html")
-            assert result.stderr.decode() == f"blkiomon: cannot write a.html: {READ}\n"
+            why = f"cannot write a.html: {READ}"
+            runner.assert_fails(EXIT_OUTPUT, why, *command, "-o", "./a.html")
 
 
 def test_pages_of_an_earlier_run_are_replaced(short_trace: Path) -> None:
@@ -412,12 +403,7 @@ def test_the_last_of_the_originals_outputs_counts_as_in_the_original() -> None:
     programs = {"ours": runner.COMMAND, "theirs": (oracle.require(),)}
     for name, program in programs.items():
         Path(name).mkdir()
-        result = subprocess.run(
-            [*program, "-I", "1", "-h", "a", "-h", "b", "-D", "c", "-D", "d"],
-            cwd=name,
-            input=ONE,
-            capture_output=True,
-            timeout=runner.TIMEOUT_S,
-        )
+        options = ("-h", "a", "-h", "b", "-D", "c", "-D", "d")
+        result = runner.run("-I", "1", *options, command=program, cwd=name, stdin=ONE)
         assert (result.returncode, result.stderr) == (0, b"")
         assert names_in(Path(name)) == ["b", "d"]

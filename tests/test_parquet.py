@@ -5,10 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import runner
 from intervals import NAMES, example, interval_of
-from runner import TIMEOUT_S, await_size
+from runner import TIMEOUT_S, await_size, until
 from sanitizers import unsanitized
 
 from blkiomon.errors import OutputError
@@ -92,9 +89,8 @@ def test_time_out_of_range_is_null_beside_the_figures(
 
 
 @pytest.mark.parametrize("number", [0, 3])
-def test_file_is_whole_when_closed(number: int, tmp_path: Path) -> None:
+def test_file_is_whole_when_closed(number: int, tmp_path: Path, said: list[str]) -> None:
     path = tmp_path / "out.parquet"
-    said: list[str] = []
     outputs = open_outputs(OutputSettings(destinations={"parquet": str(path)}), said.append)
     for item in ITEMS[:number]:
         outputs.put(item)
@@ -148,8 +144,7 @@ def test_parquet_goes_to_standard_output(tmp_path: Path) -> None:
 def test_missing_pyarrow_is_reported_at_the_start(tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
     hidden = "import sys; sys.modules['pyarrow'] = None; from blkiomon.commands.cli import main; "
-    command = [sys.executable, "-c", hidden + "sys.exit(main())", "-I0.1", "--parquet", str(path)]
-    done = subprocess.run(command, input=b"", capture_output=True, timeout=TIMEOUT_S, check=False)
+    done = runner.python(hidden + "sys.exit(main())", "-I0.1", "--parquet", path)
     assert done.returncode == 4
     assert done.stderr == b"blkiomon: Parquet needs pyarrow: pip install 'blkiomon[arrow]'\n"
     assert not path.exists()
@@ -163,12 +158,11 @@ def test_parquet_and_text_do_not_share_a_path(tmp_path: Path) -> None:
         )
 
 
-def test_file_that_lost_a_part_gets_no_footer(tmp_path: Path) -> None:
+def test_file_that_lost_a_part_gets_no_footer(tmp_path: Path, said: list[str]) -> None:
     """On a full disk: what follows would only pretend that the file can be read."""
     path = tmp_path / "full"
     path.symlink_to("/dev/full")
     form = ParquetFormat()
-    said: list[str] = []
     sink = FileSink(str(path), [Format((Interval,), form.render, finish=form.finish)], said.append)
     sink.start()
     for item in ITEMS:
@@ -179,20 +173,18 @@ def test_file_that_lost_a_part_gets_no_footer(tmp_path: Path) -> None:
 
 
 def test_directory_gets_a_whole_file_of_every_interval_and_reads_as_one_table(
-    tmp_path: Path,
+    tmp_path: Path, said: list[str]
 ) -> None:
     # Imported here: they would delay the collection of this file by a second.
     import duckdb
     import pandas
     import polars
 
-    said: list[str] = []
     outputs = open_outputs(OutputSettings(destinations={"parquet": f"{tmp_path}/"}), said.append)
     n_rows = 0
     for number, item in enumerate(ITEMS, 1):
         outputs.put(item)
-        while len(list(tmp_path.glob("*.parquet"))) < number:
-            time.sleep(0.005)
+        until(lambda n=number: len(list(tmp_path.glob("*.parquet"))) >= n)  # type: ignore[misc]
         n_rows += len(item.groups())
         assert pq.read_table(tmp_path).num_rows == n_rows  # before the end
     outputs.close()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import signal
 import stat
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -45,23 +44,10 @@ def sized(n_bytes: int) -> Format:
 
 
 @pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    """A pipe that holds 4 KiB: reading end, writing end."""
-    import fcntl
-
-    ends = os.pipe()
-    fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4096)
-    yield ends
-    for end in ends:
-        try:
-            os.close(end)
-        except OSError as error:
-            assert error.errno == errno.EBADF
+def pipe(pipe: tuple[int, int]) -> tuple[int, int]:
+    """A pipe that holds 4 KiB."""
+    fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, 4096)
+    return pipe
 
 
 def started(path: str | Path, said: list[str], *forms: Format, **options: Any) -> FileSink:
@@ -98,8 +84,7 @@ def settings(**paths: str) -> OutputSettings:
 def test_no_permission_says_so(tmp_path: Path) -> None:
     path = tmp_path / "locked"
     path.touch(0o444)
-    command = [*runner.BOUND_COMMAND, "-I1", "-h", str(path)]
-    result = subprocess.run(command, input=b"", capture_output=True, timeout=runner.TIMEOUT_S)
+    result = runner.run("-I1", "-h", path, command=runner.BOUND_COMMAND)
     said = f"blkiomon: could not write to {path}: Permission denied\n"
     assert (result.returncode, result.stderr.decode()) == (1, said)
 
@@ -405,18 +390,16 @@ def test_formats_in_pieces_share_a_file_each_as_a_whole(tmp_path: Path, said: li
 
 
 def test_stuck_write_does_not_keep_the_process(pipe: tuple[int, int]) -> None:
-    code = (
-        "from blkiomon.outputs.files import FileSink, Format\n"
-        "from blkiomon.formats.driver_data import DriverData\n"
-        "form = Format((DriverData,), lambda item: iter([item.data]))\n"
-        "sink = FileSink('-', [form], print)\n"
-        "sink.start()\n"
-        "sink.put(DriverData(bytes(1 << 20), 1))\n"
-        "sink.close(0.1)\n"
-        "raise SystemExit(3 if sink.dropped_records == 1 else 4)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], stdout=pipe[1], timeout=30, check=False)
-    assert done.returncode == 3
+    code = """
+from blkiomon.outputs.files import FileSink, Format
+from blkiomon.formats.driver_data import DriverData
+sink = FileSink("-", [Format((DriverData,), lambda item: iter([item.data]))], print)
+sink.start()
+sink.put(DriverData(bytes(1 << 20), 1))
+sink.close(0.1)
+raise SystemExit(3 if sink.dropped_records == 1 else 4)
+"""
+    assert runner.python(code, stdout=pipe[1]).returncode == 3
 
 
 def test_signals_stay_with_the_main_thread(tmp_path: Path, said: list[str]) -> None:
