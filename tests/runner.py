@@ -135,8 +135,7 @@ def call(
             stdin = stack.enter_context(open(read_fd, "rb", buffering=0))
             writer.start()
         for fd, file in enumerate((stdin, stdout or out, err)):
-            stack.callback(_put_back, os.dup(fd), fd)
-            os.dup2(file.fileno(), fd)
+            stack.enter_context(redirected(fd, file.fileno()))
         stack.enter_context(chdir(cwd))
         status = cli.main(words)
         gc.unfreeze()  # cli.main freezes all objects that exist, here those of pytest
@@ -184,9 +183,16 @@ def _write_all(fd: int, data: bytes) -> None:
             data = data[file.write(data) :]
 
 
-def _put_back(saved_fd: int, fd: int) -> None:
-    os.dup2(saved_fd, fd)
-    os.close(saved_fd)
+@contextmanager
+def redirected(fd: int, to_fd: int) -> Iterator[None]:
+    """A descriptor of this process is a copy of another one inside the block."""
+    saved_fd = os.dup(fd)
+    os.dup2(to_fd, fd)
+    try:
+        yield
+    finally:
+        os.dup2(saved_fd, fd)
+        os.close(saved_fd)
 
 
 class Process(subprocess.Popen[bytes]):

@@ -17,12 +17,17 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import replace as replace_in
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import tracewriter as tw
 from tracewriter import Record, replace
 
+from blkiomon.engine import layout
+
 Avoid = Literal["nothing", "crashes", "faults"]
+Records = npt.NDArray[np.void]
 
 U32 = 1 << 32
 U64 = 1 << 64
@@ -305,6 +310,43 @@ def _filtered(records: list[Record], harmless: Callable[[Record, Record], bool])
                     pending[key] = younger
         kept.append(record)
     return kept
+
+
+# --- many records at once -------------------------------------------------------------------------
+
+
+def issues(n: int, **columns: Any) -> Records:
+    """Issues of version 7 in the host's byte order, shape (n,): reads of 4096 bytes on 8:0.
+
+    Args:
+        n: how many.
+        columns: of `layout.TRACE_V7`, instead of these or of 0.
+    """
+    records = np.zeros(n, layout.TRACE_V7)
+    action = tw.act(tw.READ | tw.ISSUE, tw.EV_ISSUE)
+    usual = {"magic": tw.MAGIC | 7, "bytes": 4096, "device": 8 << 20, "action": action}
+    for name, values in (usual | columns).items():
+        records[name] = values
+    return records
+
+
+def completions(issues: Records, d2c_ns: Any) -> Records:
+    """The completion of each issue, that much later: a number, or one for each."""
+    records = issues.copy()
+    records["action"] = tw.act(tw.READ | tw.COMPLETE, tw.EV_COMPLETE)
+    records["time"] += np.asarray(d2c_ns, "u8")
+    return records
+
+
+def in_turn(*arrays: Records) -> Records:
+    """The first record of each array, then the second of each, and so on."""
+    return np.stack(arrays, axis=1).ravel()
+
+
+def by_time(*arrays: Records) -> Records:
+    """All of these records, in order of their times."""
+    records = np.concatenate(arrays)
+    return records[np.argsort(records["time"], kind="stable")]
 
 
 def generate(seed: int, avoid: Avoid = "crashes", count: int | None = None) -> Stream:

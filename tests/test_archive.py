@@ -14,8 +14,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -34,7 +32,7 @@ from tracewriter import Record, complete, encode, issue, notify_timestamp
 
 import blkiomon
 from blkiomon import from_bytes, to_bytes
-from blkiomon.commands.archive import COMMAND, main, summarize, work
+from blkiomon.commands.archive import main, summarize, work
 from blkiomon.commands.archive.crew import Here
 from blkiomon.commands.archive.options import ArchiveError, TraceOptions
 from blkiomon.commands.archive.store import Store
@@ -708,11 +706,6 @@ def test_traces_may_come_from_a_web_server(
 # --- the command ---------------------------------------------------------------------------------
 
 
-def test_help_is_printed(capfd: Capture) -> None:
-    assert main(["--help"]) == 0
-    assert capfd.readouterr().out == COMMAND.help()
-
-
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
@@ -752,22 +745,14 @@ def test_misuse_is_one_line_and_the_usage(arguments: list[str], why: str, capfd:
         *((name, "dask", ["--scheduler", "tcp://x:1"]) for name in ("dask", "distributed")),
     ],
 )
-def test_missing_extra_is_one_line(
-    module: str, extra: str, more: list[str], traces: Path, capfd: Capture
-) -> None:
+def test_missing_extra_is_one_line(module: str, extra: str, more: list[str], traces: Path) -> None:
     code = (
         f"import sys; sys.modules[{module!r}] = None\n"
         "from blkiomon.commands.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, "archive", "-o", "ds", *more, "traces/web1/a.bin"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert (result.returncode, result.stdout) == (2, "")
-    lines = complaints_but_roots(result.stderr)
+    result = runner.python(code, "archive", "-o", "ds", *more, "traces/web1/a.bin")
+    assert (result.returncode, result.stdout) == (2, b"")
+    lines = complaints_but_roots(result.stderr.decode())
     assert lines == [f"blkiomon: archive needs {module}: pip install 'blkiomon[{extra}]'"]
 
 
@@ -797,12 +782,10 @@ def test_exit_status_of_bad_input_and_of_bad_output(
 
 
 def test_failure_to_print_the_summary(traces: Path) -> None:
-    with open("/dev/full", "wb") as full:
-        result = runner.run("archive", "-o", "ds", "--workers=0", "traces/web1/a.bin", stdout=full)
-    assert result.returncode == 4
-    assert (
-        result.stderr == b"blkiomon: could not write to standard output: No space left on device\n"
-    )
+    command = ("archive", "-o", "ds", "--workers=0", "traces/web1/a.bin")
+    result = runner.shell(">/dev/full", *command)
+    why = b"blkiomon: could not write to standard output: No space left on device\n"
+    assert (result.returncode, result.stderr) == (4, why)
 
 
 def test_name_of_a_host_cannot_control_the_terminal(traces: Path, capfd: Capture) -> None:

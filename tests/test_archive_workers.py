@@ -1,7 +1,6 @@
-"""Archives with workers that are processes, this machine's and those of a Dask scheduler.
+"""Archives with worker processes, of this machine or of a Dask scheduler, some of which are killed.
 
-Some of them are killed. The same traces are read by this process alone before, and every figure is
-held against that.
+Every figure must equal that of a single process.
 """
 
 from __future__ import annotations
@@ -72,15 +71,8 @@ class Cluster:
         for name in ("one", "two"):
             self._start(
                 *("dask_worker", self.address, "--host", "127.0.0.1", "--nthreads", "1"),
-                *(
-                    "--no-nanny",
-                    "--death-timeout",
-                    "60",
-                    "--name",
-                    name,
-                    "--local-directory",
-                    str(directory),
-                ),
+                *("--no-nanny", "--death-timeout", "60", "--name", name),
+                *("--local-directory", str(directory)),
             )
 
     @property
@@ -118,7 +110,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def alone(traces: Path, dataset: Path) -> dict[str, object]:
-    """What one process makes of them, without Dask."""
+    """The summary of one process, without Dask, and its dataset."""
     found, missing = find([f"{traces}/*/*.bin"])
     gathered = SummaryBuilder(missing)
     for trace in reversed(found):
@@ -127,7 +119,7 @@ def alone(traces: Path, dataset: Path) -> dict[str, object]:
 
 
 def known(summary: dict[str, object]) -> dict[str, object]:
-    """Without what depends on the run: a worker that dies may have done a trace already."""
+    """Without the count of resumed traces: a worker that dies may have finished one."""
     return summary | {"resumed": None}
 
 
@@ -138,7 +130,7 @@ def files(dataset: Path) -> dict[str, bytes]:
     }
 
 
-def test_two_workers_and_then_one_make_what_one_process_makes(
+def test_two_workers_of_which_one_dies_give_the_result_of_one_process(
     traces: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
     expected = alone(traces, tmp_path / "alone")
@@ -168,7 +160,7 @@ def test_two_workers_and_then_one_make_what_one_process_makes(
     assert files(dataset) == files(tmp_path / "alone")
     assert not list(dataset.rglob("*.part"))
 
-    # And whatever one process read in one go is what any machine says, whose intervals are these.
+    # The dataset stores the intervals that the library reads.
     path = next(dataset.glob("host=h1/*/*.parquet"))
     stored = [data for data in pq.read_table(path)["interval"].to_pylist() if data is not None]
     read = blkiomon.intervals(traces / "h1" / "sda.bin", INTERVAL_S)
@@ -176,7 +168,7 @@ def test_two_workers_and_then_one_make_what_one_process_makes(
 
 
 def without_warning(complaints: bytes) -> list[str]:
-    """The lines of it, but for what root is told first, and once."""
+    """The lines of standard error, without the first, which only root gets."""
     lines = complaints.decode().splitlines()
     if os.geteuid() == 0:
         assert re.fullmatch(
@@ -216,7 +208,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def who_has_open(path: Path, pids: set[int]) -> set[int]:
-    """Which of these processes."""
+    """Those of the processes that have a file open."""
     found = set()
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -226,7 +218,7 @@ def who_has_open(path: Path, pids: set[int]) -> set[int]:
 
 
 def open_sockets(pids: set[int]) -> list[str]:
-    """Those that anybody could connect or send to, as the kernel has them in its tables."""
+    """Sockets of these processes that accept connections or datagrams, by /proc/net."""
     inodes = set()
     for pid in pids:
         for fd in Path(f"/proc/{pid}/fd").iterdir():
@@ -247,7 +239,7 @@ def open_sockets(pids: set[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
-def test_socket_that_listens_would_be_seen(family: int, tmp_path: Path) -> None:
+def test_listening_socket_is_found(family: int, tmp_path: Path) -> None:
     host = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}.get(socket.AddressFamily(family))
     before = open_sockets({os.getpid()})
     with socket.socket(family) as server:
@@ -257,7 +249,7 @@ def test_socket_that_listens_would_be_seen(family: int, tmp_path: Path) -> None:
 
 
 class Held:
-    """A trace that is a FIFO: whoever reads it is held until it is let go."""
+    """A trace that is a FIFO: its reader blocks until `let_go`."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True)
@@ -266,16 +258,16 @@ class Held:
         self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
 
     def reader(self, running: runner.Process, but: int = 0) -> int:
-        """The process that reads it, as soon as there is one."""
+        """The process that reads it, other than ``but``; waits for one."""
 
         def found() -> int:
             assert running.poll() is None, "it has ended"
             return next(iter(who_has_open(self.path, descendants(running.pid)) - {but}), 0)
 
-        return until(found, "whoever reads it")
+        return until(found, "a reader")
 
     def let_go(self, running: runner.Process) -> None:
-        """Whoever reads it gets a trace, which is as much as a pipe holds."""
+        """Its reader gets a trace, which is as much as a pipe holds."""
         self.reader(running)
         assert os.write(self.fd, SHORT) == len(SHORT)
         os.close(self.fd)
@@ -289,7 +281,7 @@ def archiving(dataset: Path, *more: str | Path) -> runner.Process:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_no_socket_is_open_to_anybody_while_traces_are_read(tmp_path: Path, workers: int) -> None:
+def test_no_process_listens_on_a_socket_while_traces_are_read(tmp_path: Path, workers: int) -> None:
     held = [Held(tmp_path / f"h{k}" / "sda.bin") for k in range(2)]
     running = archiving(tmp_path / "ds", f"--workers={workers}", *(each.path for each in held))
     with running:
@@ -309,16 +301,12 @@ def test_dask_is_not_imported_without_a_scheduler(tmp_path: Path) -> None:
         "print({'dask', 'distributed'} & {*sys.modules}, status)"
     )
     (tmp_path / "a.bin").write_bytes(SHORT)
-    command = ["archive", "--workers=0", "-o", f"{tmp_path}/ds", f"{tmp_path}/a.bin"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *command], capture_output=True, timeout=60, check=False
-    )
+    command = ("archive", "--workers=0", "-o", tmp_path / "ds", tmp_path / "a.bin")
+    done = runner.python(code, *command)
     assert done.stdout.endswith(b"\nset() 0\n"), done
 
 
-def test_worker_that_is_killed_costs_its_trace_a_retry_and_the_others_nothing(
-    tmp_path: Path,
-) -> None:
+def test_trace_of_a_killed_worker_is_retried_and_others_go_on(tmp_path: Path) -> None:
     first, second = (Held(tmp_path / f"h{k}" / "sda.bin") for k in range(2))
     expected = summary_of(tmp_path / "plain", 2)
     with archiving(tmp_path / "ds", "--workers=2", first.path, second.path) as running:
@@ -333,7 +321,7 @@ def test_worker_that_is_killed_costs_its_trace_a_retry_and_the_others_nothing(
     assert figures(json.loads(out)) == expected
 
 
-def test_trace_over_which_two_workers_die_is_given_up(tmp_path: Path) -> None:
+def test_trace_that_kills_two_workers_is_given_up(tmp_path: Path) -> None:
     deadly, plain = (Held(tmp_path / f"h{k}" / "sda.bin") for k in (1, 0))
     expected = summary_of(tmp_path / "plain", 1)
     with archiving(tmp_path / "ds", "--workers=1", deadly.path, plain.path) as running:
@@ -350,19 +338,19 @@ def test_trace_over_which_two_workers_die_is_given_up(tmp_path: Path) -> None:
     assert figures(json.loads(out)) == expected
 
 
-def test_worker_that_is_killed_while_it_has_nothing_to_do_is_replaced(tmp_path: Path) -> None:
+def test_idle_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
     with Pool(1) as pool:
         first = pool.submit(os.getpid).result()
         os.kill(first, signal.SIGKILL)
         until(lambda: not is_running(first), "it to be dead")
         second = pool.submit(os.getpid)
-        with contextlib.suppress(pool.death):  # it had not been noticed yet: that costs a retry
+        with contextlib.suppress(pool.death):  # the pool may notice only now
             assert second.result() not in (first, os.getpid())
         assert pool.submit(os.getpid).result() not in (first, os.getpid())
 
 
 def summary_of(directory: Path, hosts: int) -> dict[str, object]:
-    """What is known of as many hosts with the same trace, read by this process."""
+    """The figures of so many hosts with the same trace, read by this process."""
     for k in range(hosts):
         (directory / f"h{k}").mkdir(parents=True)
         (directory / f"h{k}" / "sda.bin").write_bytes(SHORT)
@@ -382,9 +370,9 @@ def test_workers_end_with_the_command(tmp_path: Path, number: signal.Signals) ->
             each.reader(running)
         everybody = descendants(running.pid)
         running.send_signal(number)
-        status, out, err = running.outcome()  # to the end of whoever else could write there
+        status, out, err = running.outcome()  # until all of them have closed standard output
     assert (status, out) == (-number, b"")
-    # What Python had made for its locks, another process of its own removes, and says so.
+    # Python's resource tracker removes the semaphores of a killed process, and reports it.
     assert not err or (number == signal.SIGKILL and b"leaked semaphore" in err)
     assert len(everybody) >= 3
     until(lambda: not any(map(is_running, everybody)), "all of them to end")
@@ -397,8 +385,8 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_what_a_terminal_sends_is_not_for_the_workers(tmp_path: Path) -> None:
-    """^C reaches all processes; the one that was called tells the others, and nobody complains."""
+def test_workers_ignore_signals_of_the_terminal(tmp_path: Path) -> None:
+    """^C reaches all processes; only the main one may end the others."""
     held = Held(tmp_path / "h" / "sda.bin")
     with archiving(tmp_path / "ds", "--workers=1", held.path) as running:
         worker = held.reader(running)
@@ -410,7 +398,7 @@ def test_what_a_terminal_sends_is_not_for_the_workers(tmp_path: Path) -> None:
     assert json.loads(out)["records"] == 1000
 
 
-def test_workers_go_on_where_an_earlier_run_was(traces: Path, tmp_path: Path) -> None:
+def test_workers_resume_an_earlier_run(traces: Path, tmp_path: Path) -> None:
     for number in range(4, HOSTS):
         shutil.rmtree(traces / f"h{number}")
     expected = alone(traces, tmp_path / "ds")
@@ -428,7 +416,7 @@ def test_workers_go_on_where_an_earlier_run_was(traces: Path, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An authority, a certificate that it has signed, and one that it has not."""
+    """Keys and certificates of an authority, of one signed by it, and of one that is not."""
     programs.require("openssl")
     where = tmp_path_factory.mktemp("pems")
     for name, signer in (("ca", None), ("our", "ca"), ("other", None)):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import runner
+from test_sources import reader
 from tracewriter import Record, complete, encode, issue, lost_mark, notify_timestamp
 
 import blkiomon
@@ -142,17 +143,7 @@ def test_slow_pipe_among_traces_is_read(tmp_path: Path) -> None:
 
 def test_merger_shifts_times_and_nothing_else() -> None:
     one, two = encode(boot(5, DAY_S, 8)), encode(boot(5, DAY_S, 16))
-    left = {0: [one], 1: [two]}
-
-    def reader(n: int) -> object:
-        def readinto(buffer: memoryview) -> int:
-            piece = left[n].pop() if left[n] else b""
-            buffer[: len(piece)] = piece
-            return len(piece)
-
-        return readinto
-
-    merger = Merger(["one", "two"], [reader(0), reader(1)], window_bytes=1000, output_bytes=66_000)  # type: ignore[list-item]
+    merger = Merger(["one", "two"], [reader(one), reader(two)], window_bytes=1000)
     assert merger.peek([True, False]) == [one, two]
     merger.shift([10 * S, 0])
     expected = encode([r._replace(time_ns=r.time_ns + 10 * S) for r in boot(5, DAY_S, 8)])

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import streams
 import tracewriter as tw
 from test_engine import compare
 from test_two_cores import everything
 from tracewriter import Record, encode
-from tuned import tuned
+from tuned import fed, tuned
 
 from blkiomon._core import Engine
 from blkiomon.engine import layout
@@ -119,15 +120,9 @@ def test_results_are_those_of_an_engine_without_cold_requests(options: dict[str,
 def deep(depth: int, rounds: int) -> bytes:
     """Each time `depth` requests are issued, and then completed."""
     n = depth * rounds
-    records = np.zeros(2 * n, layout.TRACE_V7)
-    records["magic"] = layout.MAGIC | 7
+    issues = streams.issues(n, sector=8 * np.arange(n)).reshape(rounds, depth)
+    records = streams.in_turn(issues, streams.completions(issues, 0))
     records["time"] = np.arange(2 * n)
-    records["device"] = 8 << 20
-    records["bytes"] = 4096
-    by_round = records.reshape(rounds, 2, depth)
-    by_round["sector"] = 8 * np.arange(n).reshape(rounds, 1, depth)
-    by_round["action"][:, 0] = tw.act(tw.READ | tw.ISSUE, tw.EV_ISSUE)
-    by_round["action"][:, 1] = tw.act(tw.READ | tw.COMPLETE, tw.EV_COMPLETE)
     return records.tobytes()
 
 
@@ -152,8 +147,7 @@ def test_two_threads_with_a_cold_table_give_the_results_of_one() -> None:
 def test_thousands_of_cold_requests_are_all_found_again() -> None:
     records = np.frombuffer(deep(20, 15_000), layout.TRACE_V7)
     again = records[is_lost(records)].copy()
-    engine = tuned(cold_table_from=0)
-    engine.feed(records[~is_lost(records)].tobytes())
+    engine = fed(records[~is_lost(records)].tobytes(), cold_table_from=0)
     assert engine.pending == len(again)
     assert cold(engine) > 2000
     again["time"] += len(records)
@@ -187,8 +181,7 @@ def test_device_is_known_while_all_its_requests_are_cold() -> None:
 
 
 def test_requests_that_were_cold_are_kept() -> None:
-    engine = tuned(keep_requests=True, cold_table_from=0)
-    engine.feed(lossy("kept"))
+    engine = fed(lossy("kept"), keep_requests=True, cold_table_from=0)
     assert promoted(engine) > 10
     requests = engine.take_requests()
     assert len(requests) == engine.requests
@@ -199,8 +192,7 @@ def test_requests_that_were_cold_are_kept() -> None:
 
 
 def test_deep_queue_stays_hot() -> None:
-    engine = tuned(cold_table_from=0)
-    engine.feed(deep(5000, 20))
+    engine = fed(deep(5000, 20), cold_table_from=0)
     assert (cold(engine), promoted(engine)) == (0, 0)
     assert (engine.pending, engine.requests) == (0, 100_000)
 
@@ -208,17 +200,9 @@ def test_deep_queue_stays_hot() -> None:
 def test_hot_table_grows_if_many_requests_are_promoted() -> None:
     # One of 25 requests is slow: 30,000 records come and go before it is completed.
     n = 40_000
-    issues = np.zeros(n, layout.TRACE_V7)
-    issues["magic"] = layout.MAGIC | 7
-    issues["time"] = 20 * np.arange(n)
-    issues["sector"] = 8 * np.arange(n)
-    issues["device"] = 8 << 20
-    completions = issues.copy()
-    issues["action"] = tw.act(tw.READ | tw.ISSUE, tw.EV_ISSUE)
-    completions["action"] = tw.act(tw.READ | tw.COMPLETE, tw.EV_COMPLETE)
-    completions["time"] += np.where(np.arange(n) % 25, 15, 20 * 15_000 + 15).astype("u8")
-    records = np.concatenate([issues, completions])
-    records = records[np.argsort(records["time"], kind="stable")]
+    issues = streams.issues(n, time=20 * np.arange(n), sector=8 * np.arange(n))
+    d2c_ns = np.where(np.arange(n) % 25, 15, 20 * 15_000 + 15)
+    records = streams.by_time(issues, streams.completions(issues, d2c_ns))
     engine = tuned(cold_table_from=0)
     sizes = []
     for part in np.array_split(records, 20):

@@ -1,4 +1,4 @@
-"""An interval as a value: bytes that stay what they are, and merging that knows no order."""
+"""Intervals as bytes: round trips, versions, damaged bytes, and merging in any order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 import streams
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from intervals import DM3, HUNG, SDB, Io, example, interval_of, use_all
+from intervals import DM3, HUNG, IOS, SDB, Io, example, interval_of, use_all
 
 from blkiomon import IntervalError, from_bytes, library, summarize, to_bytes
 from blkiomon.engine import layout
@@ -31,18 +31,6 @@ S = 10**9
 GOLDEN = goldenfiles.DIRECTORY / "interval-2.bkiv"
 TRACES = Path(__file__).parent / "data"
 
-IOS = st.builds(
-    Io,
-    device=st.sampled_from([SDB, DM3, HUNG, 2**32 - 1]),
-    op=st.sampled_from(layout.OPS),
-    size=st.integers(0, (1 << 32) - 1),
-    issue_ns=st.integers(-S, 4 * S),
-    d2c_ns=st.integers(0, 3 * S) | st.integers(0, 1 << 62) | st.none(),
-    error=st.booleans(),
-    q2d_ns=st.integers(0, S) | st.none(),
-    pid=st.integers(1, 3) | st.none(),
-    direction=st.sampled_from([None, 0, 1, 2]),
-)
 COUNTS = st.builds(
     Counts,
     **{
@@ -54,7 +42,7 @@ COUNTS = st.builds(
 
 @st.composite
 def intervals(draw: st.DrawFn) -> Interval:
-    """One of any stretch of time: it may lie within others, and end together with them."""
+    """An interval of any requests; those of one list may overlap or end together."""
     start_ns = draw(st.integers(0, 3)) * S
     end_ns = start_ns + draw(st.integers(0, 2)) * S
     named = draw(st.dictionaries(st.integers(1, 3), st.sampled_from(["dd", "fio", "\udcff", ""])))
@@ -174,7 +162,7 @@ def test_every_count_survives_the_round_trip() -> None:
 
 
 def stored_interval() -> Interval:
-    """A real trace, and what that has not: processes, wide sums, and times before 1970."""
+    """A real trace with processes, wide sums and times before 1970 added."""
     ios = [
         Io(SDB, "read", 4096, -S, S // 2, pid=3),
         Io(DM3, "write", 2**32 - 1, -S, 2**61, True, 7, 4, 2),

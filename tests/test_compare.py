@@ -437,10 +437,6 @@ def test_usage(arguments: list[str], capfd: Capture) -> None:
     assert "x.doc: -o takes a name that ends in .html, .png, .svg or .pdf" in err
 
 
-def test_help(capfd: Capture) -> None:
-    assert "--fail-if=RULE" in printed(capfd, "--help")[0]
-
-
 def test_errors(traces: dict[str, Path], multi: Path, tmp_path: Path, capfd: Capture) -> None:
     def said(*arguments: str | Path, status: int = 3) -> str:
         out, err = printed(capfd, *arguments, status=status)

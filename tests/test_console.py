@@ -1,4 +1,4 @@
-"""What names may do to a terminal: nothing."""
+"""Names of files, processes and options cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ COMMANDS: dict[str, list[str]] = {
 def test_no_name_acts_on_a_terminal(
     command: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files, directories, options and their values are called so, and a process in the trace is."""
+    """Files, directories, options, values and a process in the trace have such names."""
     name = os.fsdecode(NAMES[kind])
     monkeypatch.chdir(tmp_path)
     stats = (goldenfiles.DIRECTORY / "both-bits-match-each-other.binary").read_bytes()
@@ -132,6 +132,6 @@ def test_no_name_acts_on_a_terminal(
         shown = text.decode()
         acting = {c for c in shown if not c.isprintable()} - {"\n", "\t"}
         assert not acting, (acting, shown)
-    # One line each, whatever a name has in it; behind what is wrong with the arguments the usage.
+    # Each message is one line, whatever a name contains; usage may follow.
     said = done.stderr.decode().partition("Usage: ")[0].splitlines()
     assert all(line.startswith("blkiomon: ") for line in said), said

@@ -6,9 +6,7 @@ import csv
 import io
 import json
 import os
-import shlex
 import signal
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -204,17 +202,10 @@ def test_variance_of_sums_that_wrapped_is_not_known(file: Path, capfd: Capture) 
     assert read["size_bytes"]["variance"] == 0
 
 
-def test_standard_input_is_read(file: Path, capfd: Capture) -> None:
+def test_standard_input_is_read(file: Path) -> None:
     file.write_bytes(written("0.3"))
-    saved = os.dup(0)
-    with open(file) as stdin:
-        os.dup2(stdin.fileno(), 0)
-        try:
-            assert decode.main(["-"]) == 0
-        finally:
-            os.dup2(saved, 0)
-            os.close(saved)
-    assert capfd.readouterr().out.count("\ndevice: ") == 4
+    with open(file, "rb") as stdin:
+        assert runner.succeed("decode", "-", stdin=stdin).count(b"\ndevice: ") == 4
 
 
 def test_whole_structs_are_printed_before_a_tail_is_reported(file: Path, capfd: Capture) -> None:
@@ -244,7 +235,7 @@ def test_misuse_shows_the_usage(arguments: list[str], why: str, capfd: Capture) 
     assert why in err and err.endswith(decode.COMMAND.usage_text)
 
 
-def test_missing_file_is_told(tmp_path: Path, capfd: Capture) -> None:
+def test_missing_file_is_reported(tmp_path: Path, capfd: Capture) -> None:
     assert decode.main([str(tmp_path / "missing")]) == 3
     assert capfd.readouterr().err == f"blkiomon: {tmp_path}/missing: {os.strerror(2)}\n"
 
@@ -298,14 +289,13 @@ def test_endless_input_of_something_else_is_refused_at_once(capfd: Capture) -> N
         stats_reader.read_stats("/dev/zero")
 
 
-def test_closed_standard_input_is_told() -> None:
-    command = f"{shlex.join(runner.COMMAND)} decode - <&-"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+def test_closed_standard_input_is_reported() -> None:
+    done = runner.shell("<&-", "decode", "-")
     assert (done.returncode, done.stdout) == (3, b"")
     assert done.stderr == b"blkiomon: standard input: Bad file descriptor\n"
 
 
-def test_signal_ends_it_while_it_waits_for_input() -> None:
+def test_signal_ends_decode_while_it_waits_for_input() -> None:
     with runner.Running("decode", "-") as process:
         process.write(b"x")
         process.await_read()

@@ -24,11 +24,13 @@ import pytest
 import quirks
 import reference
 import runner
+import streams
 import tracewriter as tw
 from quirks import ONE
 from runner import LONG, TERMINATED, MessageQueue, Running, options_to, until
 from sanitizers import unsanitized
 from tracewriter import complete, driver_data, encode, issue
+from tuned import fed
 
 from blkiomon._core import Engine
 from blkiomon.commands.cli import parse
@@ -469,19 +471,16 @@ def test_10_cost_of_a_record_hardly_depends_on_the_queue_depth() -> None:
     million records would take it the better part of ten minutes. A flat cost makes it a second.
     """
     outstanding, rounds = 1 << 18, 2
-    records = np.zeros(outstanding, layout.TRACE_V7)
-    records["magic"] = 0x65617407
-    records["sector"] = np.random.default_rng(10).permutation(outstanding) * 8
-    records["bytes"] = 4096
-    records["device"] = 8 << 20
+    sectors = np.random.default_rng(10).permutation(outstanding) * 8
+    issues = streams.issues(outstanding, sector=sectors)
     engine = Engine()
     start_s = time.process_time()
     for turn in range(rounds):
-        for event, category in ((7, tw.ISSUE), (8, tw.COMPLETE)):
-            records["action"] = (category | tw.READ) << 16 | event
-            records["time"] += 10**6
-            engine.feed(records.tobytes())
-            assert engine.pending == (outstanding if event == 7 else 0)
+        issues["time"] += 2 * 10**6
+        engine.feed(issues.tobytes())
+        assert engine.pending == outstanding
+        engine.feed(streams.completions(issues, 10**6).tobytes())
+        assert engine.pending == 0
         assert engine.counters()["requests"] == (turn + 1) * outstanding
     assert time.process_time() - start_s < 60
 
@@ -597,8 +596,7 @@ def test_13_operations_have_rows_of_their_own_and_the_text_has_reads_and_writes(
     records = []
     for sector, (size, category) in enumerate(requests_of.values()):
         records += [issue(0, sector, size, category), complete(10**6, sector, size, category)]
-    engine = Engine()
-    engine.feed(encode(records))
+    engine = fed(records)
     rows = engine.snapshot().rows
     by_op = {layout.OPS[row["op"]]: row for row in rows}
     assert {op: int(row["size_bytes"]["max"]) for op, row in by_op.items()} == {
@@ -633,12 +631,8 @@ def test_14_block_device_is_refused(option: str, link: bool, disk: Path, tmp_pat
     if link:
         path = tmp_path / "link"
         path.symlink_to(disk)
-    result = runner.call("-I", LONG, option, path, stdin=ONE)
-    assert (result.returncode, result.stdout) == (1, b"")
-    complaint = (
-        f"blkiomon: could not write to {path}: it is a block device, and outputs are files\n"
-    )
-    assert result.stderr.decode() == complaint
+    complaint = f"could not write to {path}: it is a block device, and outputs are files"
+    runner.assert_fails(1, complaint, "-I", LONG, option, path, stdin=ONE)
 
 
 # -- 15: version 8 ---------------------------------------------------------------------------------

@@ -11,8 +11,6 @@ import os
 import pty
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -404,12 +402,14 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         assert said.count("\n") == 1
 
 
-def test_file_without_permission(trace: Path) -> None:
-    trace.chmod(0)
-    command = [*runner.BOUND_COMMAND, "-I1", str(trace)]
-    result = subprocess.run(command, capture_output=True, timeout=runner.TIMEOUT_S)
-    said = f"blkiomon: cannot open {trace}: Permission denied\n"
+@pytest.mark.parametrize("locked", ["sda.blktrace.0", "sda.blktrace.1", "."])
+def test_file_without_permission(locked: str, directory: Path) -> None:
+    (directory / locked).chmod(0)
+    result = runner.run("-I1", directory / "sda.blktrace.0", command=runner.BOUND_COMMAND)
+    path = directory / ("sda.blktrace.0" if locked == "." else locked)
+    said = f"blkiomon: cannot open {path}: Permission denied\n"
     assert (result.returncode, result.stderr.decode()) == (3, said)
+    (directory / locked).chmod(0o700)
 
 
 def test_resync_counts_what_was_skipped(trace: Path) -> None:
@@ -542,31 +542,10 @@ def test_standard_output_is_what_a_file_would_get(option: str, tmp_path: Path) -
     assert succeed("-I", "1", option, "-", TRACE) == (tmp_path / "out").read_bytes()
 
 
-def test_parquet_on_standard_output(trace: Path) -> None:
-    table = pq.read_table(io.BytesIO(succeed("-I", "1", "--parquet", "-", trace)))
-    assert table.num_rows == 9
-
-
 def test_json_beside_text_on_standard_output(trace: Path) -> None:
     output = succeed("-I", "1", "--json", "-", "-h", "-", trace)
     assert counts(lines_of(b"\n".join(re.findall(rb"^\{.*\}$", output, re.MULTILINE)))) == COUNTS
     assert read_counts(output) == COUNTS
-
-
-def test_decode_as_a_command(tmp_path: Path) -> None:
-    stats = tmp_path / "stats"
-    succeed("-I", "1", "-b", stats, TRACE)
-    as_json = lines_of(succeed("decode", "--json", stats))
-    rows = list(csv.DictReader(io.StringIO(succeed("decode", stats, "--csv").decode())))
-    assert len(as_json) == len(rows) == stats.stat().st_size // 424
-    with stats.open("rb") as file:
-        assert succeed("decode", "-", stdin=file) == succeed("decode", stats)
-    result = runner.call("decode", tmp_path / "missing")
-    assert (result.returncode, b"missing: No such file" in result.stderr) == (3, True)
-    result = runner.call("decode", TRACE)
-    assert result.stderr.decode() == (
-        f"blkiomon: {TRACE} is a block trace: use `blkiomon -I SECONDS {TRACE}`\n"
-    )
 
 
 # -- being stopped ---------------------------------------------------------------------------------
@@ -641,13 +620,7 @@ def on_a_terminal(arguments: Sequence[str | Path], script: str = IMPATIENT) -> s
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        process = subprocess.run(
-            [sys.executable, "-c", script, *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=theirs,
-            check=False,
-            timeout=runner.TIMEOUT_S,
-        )
+        process = runner.python(script, *arguments, stderr=theirs)
     finally:
         os.close(theirs)
         reader.join(runner.TIMEOUT_S)
@@ -672,9 +645,8 @@ def test_short_work_shows_no_bar(trace: Path) -> None:
 
 
 def test_no_bar_where_there_is_no_terminal() -> None:
-    command = [sys.executable, "-c", IMPATIENT, "-I", "1", str(TRACE)]
-    result = subprocess.run(command, capture_output=True, check=True, timeout=runner.TIMEOUT_S)
-    assert result.stderr == b""
+    result = runner.python(IMPATIENT, "-I", "1", TRACE)
+    assert (result.returncode, result.stderr) == (0, b"")
 
 
 def test_bar_of_standard_input_and_compressed_files(tmp_path: Path) -> None:
@@ -696,11 +668,6 @@ def test_real_trace_that_is_cut_gives_what_it_has() -> None:
     assert incomplete.startswith("blkiomon: incomplete: 33 % of events were lost while tracing; ")
     assert sum(line["unseen"]["lost_events"] for line in lines) > 1000
     assert sum(counts(lines)) > 1000
-
-
-def test_queue_times_of_a_real_trace() -> None:
-    lines = json_of("-I", "1", goldenfiles.TRACES / "loop-ext4-all.bin")
-    assert all(line["total"]["q2d_ns"]["count"] for line in lines)
 
 
 def test_processes_by_name(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A file system that is full for a while: outputs hold whole intervals, and drops are counted."""
+"""A full file system: outputs keep whole intervals, and drops are counted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Somebody else takes all the space that is left but a part of a block."""
+    """Another file takes all the space that is left, except part of a block."""
     path = disk / "ballast"
     with path.open("ab", buffering=0) as file:
         try:
@@ -71,7 +71,7 @@ def sizes(path: Path) -> list[int]:
 
 
 def sizes_so_far(path: Path) -> list[int]:
-    """The same of a file that is being written to: a write may be seen half done, but not twice."""
+    """`sizes` of a file that is being written: tries again if it sees half of a write."""
     for _ in range(100):
         try:
             return sizes(path)
@@ -84,7 +84,7 @@ OUTPUTS = {"-h": "out.txt", "-b": "out.bin", "--json": "out.json", "--csv": "out
 
 
 def sender(process: runner.Running, other: Path) -> Callable[[], bool]:
-    """What has the command end one more interval, with a number of requests that no other has."""
+    """A function that sends an interval with a new number of requests and waits for its output."""
 
     def send() -> bool:
         before = len(sizes_so_far(other))
@@ -127,7 +127,7 @@ def test_full_disk_drops_whole_intervals_and_counts_them(
     assert reported is not None
     there = sizes(path)
     assert there == sorted(set(there)) and set(there) <= set(sizes(other))
-    # Of intervals without a request nothing is seen, neither in the file nor in the other.
+    # `sizes` leaves out intervals without requests, which may have been dropped, too.
     assert int(reported[1]) >= len(sizes(other)) - len(there) > 0
     assert status == (1 if option == "-h" else 4)  # beside that is -b, and all is as the original
 

@@ -24,10 +24,8 @@ import quirks
 import reference
 import runner
 import streams
-import tracewriter as tw
 from runner import LONG, outputs_of
 
-from blkiomon._core import Engine
 from blkiomon.engine import layout
 
 LOSSY = "loop-lossy-dc"
@@ -273,39 +271,6 @@ def test_all_golden_files_exist() -> None:
     }
 
 
-def test_version_and_byte_order_change_no_output(tmp_path: Path) -> None:
-    for seed in range(25):
-        stream = streams.generate(seed, "crashes")
-        expected = outputs_of(stream.data, tmp_path)
-        for twin in (stream.twin(8), stream.swapped(), stream.twin(8).swapped()):
-            assert outputs_of(twin.data, tmp_path) == expected, (seed, twin.version, twin.byteorder)
-
-
-@pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
-def test_real_trace_in_version_8_and_swapped_bytes_prints_the_same(
-    path: Path, tmp_path: Path
-) -> None:
-    data = path.read_bytes()
-    twin, records = swapped_version_8(data)
-    assert len(twin) == len(data) + 16 * records
-    assert outputs_of(twin, tmp_path) == outputs_of(data, tmp_path)
-
-
-def swapped_version_8(data: bytes) -> tuple[bytes, int]:
-    """A trace of version 7, written anew, and how many records there are."""
-    old, new = reference.HEADERS["<", 7], reference.HEADERS[">", 8]
-    out = []
-    at = 0
-    while at < len(data):
-        magic, sequence, time, sector, size, action, pid, *rest, pdu_len = old.unpack_from(data, at)
-        assert magic == tw.MAGIC | 7
-        fields = (sequence, time, sector, size, pid, action, *rest, pdu_len)
-        out.append(new.pack(tw.MAGIC | 8, *fields).ljust(reference.HEADER_SIZE[8], b"\0"))
-        at += old.size + pdu_len
-        out.append(data[at - pdu_len : at])
-    return b"".join(out), len(out) // 2
-
-
 @pytest.mark.parametrize("stat_version", ["0.3", "0.2"])
 def test_generated_streams_print_the_same_as_the_reference(
     stat_version: str, tmp_path: Path
@@ -348,25 +313,3 @@ def test_lossy_trace_prints_the_same_as_the_reference(tmp_path: Path) -> None:
     expected = oracle.mask_human(reference.human_text(stats, 0).encode())
     assert oracle.mask_human(paths["h"].read_bytes()) == expected
     assert paths["D"].read_text() == ref.debug_text()
-
-
-# -- known truth -----------------------------------------------------------------------------------
-
-
-def test_requests_in_four_phases_are_those_of_the_load_generator() -> None:
-    data = (goldenfiles.TRACES / "loop-phases-dc.bin").read_bytes()
-    times = np.frombuffer(data, layout.TRACE_V7)["time"]
-    ends_s = (4.15, 8.45, 13.5)  # in the pauses between the phases
-    ends = np.searchsorted(times, times[0] + np.array(ends_s) * 1e9).tolist()
-    engine = Engine()
-    phases = []
-    for start, end in zip([0, *ends], [*ends, len(times)], strict=True):
-        engine.feed(data[start * 48 : end * 48])
-        rows = engine.snapshot().rows
-        phases.append({layout.OPS[row["op"]]: int(row["requests"]) for row in rows})
-    assert phases == [
-        {"read": 8_001},
-        {"read": 16_000, "write": 6_800},
-        {"write": 3_200},
-        {"write": 6_000, "flush": 375},
-    ]

@@ -20,6 +20,7 @@ from intervals import (
     BIDIRECTIONAL,
     DM3,
     HUNG,
+    IOS,
     READ,
     SDB,
     WRITE,
@@ -154,18 +155,6 @@ def test_a_thousand_devices_take_milliseconds() -> None:
 # --- groups --------------------------------------------------------------------------------------
 
 S = 10**9
-IOS = st.builds(
-    Io,
-    device=st.sampled_from([SDB, DM3, HUNG]),
-    op=st.sampled_from(layout.OPS),
-    size=st.integers(0, 1 << 30),
-    issue_ns=st.integers(-S, 4 * S),
-    d2c_ns=st.integers(0, 3 * S) | st.none(),
-    error=st.booleans(),
-    q2d_ns=st.integers(0, S) | st.none(),
-    pid=st.integers(1, 5) | st.none(),
-    direction=st.sampled_from([None, READ, WRITE, BIDIRECTIONAL]),
-)
 PROCESS_NAMES = {1: "one", 2: "two", 3: "three", 4: "four"}
 
 
@@ -253,11 +242,6 @@ def test_rows_of_several_directions_and_snapshots_add_up() -> None:
     item = interval_of(ios, 0, S)
     assert len(item.rows) == 3
     assert [g.requests for g in item.groups()] == [3, 3, 3]
-
-
-def test_highest_device_number_is_not_the_total() -> None:
-    item = interval_of([Io(2**32 - 1, "read", 512, 0, 100)], 0, S)
-    assert [g.device for g in item.groups()] == [2**32 - 1, 2**32 - 1, None]
 
 
 @pytest.mark.parametrize("percent", PERCENTILES)

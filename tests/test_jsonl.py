@@ -12,12 +12,11 @@ import pytest
 from intervals import DM3, HUNG, NAMES, SDB, completed, example, interval_of
 from jsonschema import Draft202012Validator
 
-from blkiomon import from_dict, to_dict
-from blkiomon._core import Engine
+from blkiomon import to_dict
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.formats import json_lines
-from blkiomon.interval.value import Counts, Interval, merge
+from blkiomon.interval.value import Counts, Interval
 from blkiomon.outputs.catalog import OutputSettings
 from blkiomon.outputs.destinations import open_outputs
 
@@ -143,41 +142,3 @@ def test_lines_are_written_to_the_file(tmp_path: Path, said: list[str]) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines == [to_dict(item) for item in items]
     assert not said and not outputs.failed
-
-
-def test_documented_example_reads_lines_into_python(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    items = [interval_of(example(), k * S, (k + 1) * S) for k in range(3)]
-    render = json_lines.renderer()
-    (tmp_path / "stats.jsonl").write_bytes(b"".join(line for i in items for line in render(i)))
-    monkeypatch.chdir(tmp_path)
-    document = (Path(__file__).parents[1] / "docs" / "schema.md").read_text()
-    exec(document.partition("```python\n")[2].partition("```")[0], {})
-    whole = merge(items)
-    figures = f"{whole.percentile(99.9, op='read')} {whole.total.in_flight}\n"
-    assert capsys.readouterr().out == figures
-
-
-def test_real_trace_shows_its_operations() -> None:
-    engine = Engine()
-    engine.feed((DATA / "loop-phases-dc.bin").read_bytes())
-    engine.finish()
-    cut = engine.snapshot()
-    item = Interval(
-        time_s=0,
-        devices=np.unique(cut.rows["device"]),
-        snapshot=cut,
-        counts=Counts(**engine.counters()),
-        end_ns=S,
-    )
-    line = line_of(item)
-    total = line["total"]
-    assert total["requests"] == line["total"]["d2c_ns"]["count"] == item.counts.requests > 0
-    ops = line["devices"][0]["ops"]
-    assert set(ops) == {"read", "write", "flush"}
-    assert sum(figures["requests"] for figures in ops.values()) == total["requests"]
-    assert sum(total["d2c_ns"]["histogram"]["count"]) == total["requests"]
-    (stats,) = item.device_stats()
-    assert total["bytes"] == stats.size_r.sum + stats.size_w.sum
-    assert from_dict(line).groups() == item.groups()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import subprocess
 import tarfile
 from pathlib import Path
 
@@ -122,18 +121,6 @@ def test_decode_names_the_kind_of_a_wrong_file(name: str, files: dict[str, Path]
     result = runner.call("decode", path)
     assert (result.returncode, result.stdout, result.stderr.count(b"\n")) == (3, b"", 1)
     assert result.stderr.decode().startswith(f"blkiomon: {path} {said.format(path)}")
-
-
-def test_decode_refuses_an_endless_input() -> None:
-    result = runner.call("decode", "/dev/zero")
-    assert (result.returncode, result.stdout, result.stderr.count(b"\n")) == (3, b"", 1)
-
-
-def test_decode_refuses_closed_standard_input() -> None:
-    command = ["sh", "-c", 'exec "$@" <&-', "sh", *runner.COMMAND, "decode", "-"]
-    result = subprocess.run(command, capture_output=True, timeout=runner.TIMEOUT_S)
-    assert (result.returncode, result.stdout) == (3, b"")
-    assert result.stderr == b"blkiomon: standard input: Bad file descriptor\n"
 
 
 def test_library_raises_a_trace_error(files: dict[str, Path]) -> None:

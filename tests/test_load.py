@@ -10,6 +10,7 @@ import streams
 import tracewriter as tw
 from inflight import ALL, InFlight, loads_of
 from tracewriter import Record, complete, encode, issue, replace
+from tuned import fed
 
 from blkiomon._core import Engine
 from blkiomon.engine import layout
@@ -117,8 +118,7 @@ def test_intervals_add_up_to_one(seed: int) -> None:
     rng = random.Random(f"sum {seed}")
     records = ordered(rng)
     data = encode(records)
-    whole = Engine()
-    whole.feed(data)
+    whole = fed(data)
     expected = loads_of(whole.snapshot())
     engine = Engine()
     sums: dict[tuple[int, int], list[int]] = {}
@@ -164,15 +164,13 @@ def test_devices_are_never_busy_for_longer_than_the_trace(seed: int) -> None:
     of_cpu = [rng.randrange(cpus) for _ in records]
     records = [r for cpu in range(cpus) for r, c in zip(records, of_cpu) if c == cpu]
     times = [r.time_ns for r in records]
-    engine = Engine()
-    engine.feed(encode(records))
+    engine = fed(records)
     for figures in loads_of(engine.snapshot(max(times))).values():
         assert figures[3] <= max(times) - min(times)
 
 
 def test_one_absurd_time_does_not_stop_the_count_of_busy_time() -> None:
-    engine = Engine()
-    engine.feed(encode([issue(2**63, 1, 512), complete(2**63 + 5, 1, 512)]))
+    engine = fed([issue(2**63, 1, 512), complete(2**63 + 5, 1, 512)])
     engine.feed(encode([issue(100, 1, 512), complete(200, 1, 512)]))
     engine.snapshot(300)
     engine.feed(encode([issue(310, 1, 512), complete(350, 1, 512)]))
@@ -186,8 +184,7 @@ def test_row_of_all_devices_exists_without_records() -> None:
 
 
 def test_request_is_in_flight_in_every_interval_that_it_spans() -> None:
-    engine = Engine()
-    engine.feed(encode([issue(100, 1, 4096)]))
+    engine = fed([issue(100, 1, 4096)])
     assert loads_of(engine.snapshot(150))[SDA, READ] == (1, 1, 50, 0, 50)
     assert loads_of(engine.snapshot(250))[SDA, ALL_OPS] == (1, 1, 150, 100, 100)
     assert loads_of(engine.snapshot(250))[SDA, ALL_OPS] == (1, 1, 150, 0, 0)
@@ -201,8 +198,7 @@ def test_request_is_in_flight_in_every_interval_that_it_spans() -> None:
 
 
 def test_lost_completion_is_in_flight_until_evicted_by_age() -> None:
-    engine = Engine(max_age_ns=1000)
-    engine.feed(encode([issue(100, 1, 4096), issue(1100, 2, 4096, device=SDB)]))
+    engine = fed([issue(100, 1, 4096), issue(1100, 2, 4096, device=SDB)], max_age_ns=1000)
     assert loads_of(engine.snapshot())[SDA, ALL_OPS] == (1, 1, 1000, 1000, 1000)
     engine.feed(encode([complete(1200, 2, 4096, device=SDB)]))
     assert loads_of(engine.snapshot())[SDA, ALL_OPS] == (0, 1, 0, 100, 100)
@@ -210,8 +206,7 @@ def test_lost_completion_is_in_flight_until_evicted_by_age() -> None:
 
 
 def test_lost_completion_is_in_flight_until_evicted_by_number() -> None:
-    engine = Engine(max_pending=1)
-    engine.feed(encode([issue(100, 1, 4096), issue(600, 2, 4096, device=SDB)]))
+    engine = fed([issue(100, 1, 4096), issue(600, 2, 4096, device=SDB)], max_pending=1)
     loads = loads_of(engine.snapshot(1000))
     assert loads[SDA, ALL_OPS] == (0, 1, 0, 500, 500)
     assert loads[SDB, ALL_OPS] == (1, 1, 400, 400, 400)
@@ -219,14 +214,12 @@ def test_lost_completion_is_in_flight_until_evicted_by_number() -> None:
 
 
 def test_lost_completion_is_in_flight_until_replaced() -> None:
-    engine = Engine()
-    engine.feed(encode([issue(100, 1, 4096), issue(600, 1, 4096), complete(700, 1, 4096)]))
+    engine = fed([issue(100, 1, 4096), issue(600, 1, 4096), complete(700, 1, 4096)])
     assert loads_of(engine.snapshot(1000))[SDA, ALL_OPS] == (0, 1, 0, 600, 600)
 
 
 def test_request_completed_before_its_issue_is_read_counts_only_in_the_integral() -> None:
-    engine = Engine()
-    engine.feed(encode([complete(700, 1, 4096), issue(100, 1, 4096)]))
+    engine = fed([complete(700, 1, 4096), issue(100, 1, 4096)])
     assert loads_of(engine.snapshot(1000)) == {
         (SDA, READ): (0, 0, 0, 0, 600),
         (SDA, ALL_OPS): (0, 0, 0, 0, 600),
@@ -249,7 +242,7 @@ def test_record_marked_as_issue_and_completion_is_an_issue() -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("seed", range(12))
 def test_plain_requests_are_paired_as_the_original_does(seed: int, threads: int) -> None:
-    # Also which devices make room for others, in streams of many that lose some of all records.
+    # Also if devices make room for others, and if a fifth of the records is lost.
     rng = random.Random(f"without {seed}")
     records = [
         replace(
@@ -269,9 +262,7 @@ def test_plain_requests_are_paired_as_the_original_does(seed: int, threads: int)
         "threads": threads,
     }
     followed, plain = Engine(**options), Engine(**options, as_original=True)
-    unanswered = {
-        "issues_without_completion": 0
-    }  # it counts what is overdue only where it follows that
+    unanswered = {"issues_without_completion": 0}  # of overdue requests, unknown `as_original`
     rest = encode(records)
     for end_ns in [*up_to_last(some_times(records, rng), records), None]:
         taken = followed.feed(rest, end_ns)

@@ -1,4 +1,4 @@
-"""Nothing is imported or run because it is in the working directory: root may be anywhere."""
+"""No module or program is found in the working directory, where root may run the command."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ MODULE = "-m blkiomon"
 
 @pytest.fixture(scope="module")
 def before_ours() -> set[str]:
-    """What Python itself imports before it gets to the module that it is to run.
+    """Modules that Python imports before it runs ours.
 
-    For `python -m` it does so from the working directory, and no module can keep it from that.
+    `python -m` looks for them in the working directory, which no module can prevent.
     """
     code = "import runpy, sys; sys.stdout.write(' '.join(sys.modules))"
     shown = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
@@ -55,7 +55,7 @@ def before_ours() -> set[str]:
 def trapped(
     request: pytest.FixtureRequest, before_ours: set[str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[str], Path, Path]:
-    """A command, a directory with modules of every name but ours, and where they tell theirs."""
+    """A command, a directory with modules of all names but ours, and the file where they log."""
     command = request.param.split()
     names = NAMES
     if request.param == MODULE:
@@ -68,27 +68,21 @@ def trapped(
 
 
 class Trapped:
-    """The command, in a directory of which nothing must be imported."""
+    """The command, run in a directory from which nothing must be imported."""
 
     def __init__(self, command: list[str], directory: Path) -> None:
         self.command = command
         self.directory = directory
 
     def run(self, *arguments: Argument, status: int = 0) -> subprocess.CompletedProcess[bytes]:
-        result = subprocess.run(
-            [*self.command, *arguments],
-            cwd=self.directory,
-            input=b"",
-            capture_output=True,
-            timeout=runner.TIMEOUT_S,
-        )
+        result = runner.run(*arguments, command=self.command, cwd=self.directory)
         assert result.returncode == status, result.stderr
         return result
 
 
 @pytest.fixture
 def trap(trapped: tuple[list[str], Path, Path]) -> Iterator[Trapped]:
-    """That directory; nothing of it has been imported by the end."""
+    """The command in that directory; at the end, nothing was imported from there."""
     command, directory, caught = trapped
     yield Trapped(command, directory)
     told = caught.read_text() if caught.exists() else ""
@@ -99,8 +93,7 @@ def trap(trapped: tuple[list[str], Path, Path]) -> Iterator[Trapped]:
 def test_trap_works(trapped: tuple[list[str], Path, Path]) -> None:
     _, directory, caught = trapped
     for name in ("numpy", "typing", "multiprocessing", "pyarrow"):
-        code = f"import {name}"
-        done = subprocess.run([sys.executable, "-c", code], cwd=directory, capture_output=True)
+        done = runner.python(f"import {name}", cwd=directory)
         assert b"ImportError: from the working directory" in done.stderr
         assert caught.read_text() == f"{name}\n"
         caught.unlink()
@@ -155,7 +148,7 @@ def test_no_command_imports_from_the_working_directory(
         trap.run(command, "--help")
 
 
-def test_scheduler_is_asked_without_importing_from_the_working_directory(
+def test_scheduler_is_called_without_imports_from_the_working_directory(
     trap: Trapped, trace: Path
 ) -> None:
     result = trap.run("archive", "--scheduler", "nonsense://x", "-o", "ds", trace, status=3)
@@ -185,7 +178,7 @@ def _drained(fd: int) -> bool:
 
 @pytest.mark.parametrize("flags", [["-P"], ["-I"], []])
 def test_other_places_to_import_from_stay(flags: list[str]) -> None:
-    """With -P there is no working directory to be left out, nor for who is not called by -m."""
+    """Only `python -m` without -P adds the working directory, so only there is it removed."""
     code = (
         "import sys; before = [*sys.path]; {}; sys.orig_argv = ['python', '-m', 'blkiomon'];"
         "import blkiomon; print(before == sys.path)"
@@ -205,7 +198,6 @@ def test_no_program_is_looked_up_in_the_working_directory(path: str, tmp_path: P
         program.parent.mkdir(exist_ok=True)
         program.write_text("#!/bin/sh\necho evil\n")
         program.chmod(0o755)
-    where = tmp_path / "bin"
     code = """
 import shutil, subprocess
 from blkiomon.commands import cli
@@ -214,14 +206,8 @@ cli.main(["--version"])
 print(shutil.which("evil-program"), shutil.which("true") is not None)
 subprocess.run(["evil-program"])
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=where,
-        env=os.environ | {"PATH": path},
-        capture_output=True,
-        text=True,
-    )
+    done = runner.python(code, cwd=tmp_path / "bin", env=os.environ | {"PATH": path})
     before, _, after = done.stdout.splitlines()
-    assert after == "None True"
-    assert "FileNotFoundError" in done.stderr
-    assert before == "True" or path == ""  # so it would have been found
+    assert after == b"None True"
+    assert b"FileNotFoundError" in done.stderr
+    assert before == b"True" or path == ""  # so it would have been found

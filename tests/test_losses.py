@@ -12,6 +12,7 @@ import streams
 import tracewriter as tw
 from inflight import InFlight
 from tracewriter import complete, encode, issue, replace
+from tuned import fed
 
 from blkiomon._core import Engine
 from blkiomon.engine import layout
@@ -93,8 +94,7 @@ def test_numbers_of_notify_records_are_ignored(stale: int) -> None:
 
 
 def test_record_that_comes_in_a_later_interval_stays_missing() -> None:
-    engine = Engine()
-    engine.feed(numbered([1, 3, 6, 5]))
+    engine = fed(numbered([1, 3, 6, 5]))
     assert engine.counters()["sequence_gaps"] == 2
     engine.snapshot()
     engine.feed(numbered([2, 4, 7, 9]))
@@ -128,13 +128,8 @@ def reference_gaps(sequences: np.ndarray) -> int:
 def test_gaps_of_disordered_streams_do_not_depend_on_feeds(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n = 2000
-    records = np.zeros(n, layout.TRACE_V7)
-    records["magic"] = 0x65617407
-    records["action"] = (tw.ISSUE | tw.READ) << 16 | 7
-    records["sector"] = np.arange(n)
-    records["time"] = np.arange(n)
-    records["cpu"] = rng.integers(0, 4, n)
-    records["device"] = rng.integers(0, 3, n)
+    at, cpus, devices = np.arange(n), rng.integers(0, 4, n), rng.integers(0, 3, n)
+    records = streams.issues(n, time=at, sector=at, cpu=cpus, device=devices)
     expected = 0
     kept = np.ones(n, bool)
     for device in range(3):

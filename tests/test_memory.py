@@ -13,17 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runner
-import tracewriter as tw
+import streams
 from sanitizers import unpreloaded, unsanitized
 from tracewriter import encode, issue
 
-from blkiomon.engine import layout
-
 HERE = Path(__file__).parent
 
-# What is done, in a process of its own, with the n-th allocation failing and then the next, until
-# none does: an engine is made, fed and cut, all of whose tables grow on the way. It fails with
-# MemoryError, or it is right to the byte.
+# Each attempt makes an engine, feeds it until all its tables have grown, and takes snapshots.
+# In the n-th attempt the n-th allocation fails: it raises MemoryError, or is right to the byte.
 CHILD = """
 import ctypes, random, sys
 from dataclasses import fields
@@ -45,30 +42,18 @@ kinds = {"plain": {"spill_every": 1, "cold_table_from": 0}, "kept": keep, "two":
 first = tw.encode(streams.generate(3, avoid="nothing", count=100).records)
 first += tw.encode([tw.notify_process(0, n, f"p{n}") for n in range(12)])
 bios = tw.encode(bio._replace(pid=n) for n, bio in enumerate(some_bios(random.Random(1), 100)))
-many = np.zeros(4200, layout.TRACE_V7)
-many["magic"] = layout.MAGIC | 7
-many["action"] = (tw.ISSUE | tw.READ) << 16 | 7
-many["sector"] = np.arange(len(many))
-many["device"] = np.arange(len(many)) % 700
-many["cpu"] = np.arange(len(many)) % 60
-done = many.copy()
-done["action"] = (tw.COMPLETE | tw.READ) << 16 | 8
-done["time"] += 1000
-many, done = many.tobytes(), done.tobytes()
+at = np.arange(4200)
+many = streams.issues(4200, sector=at, device=at % 700, cpu=at % 60)
+many, done = many.tobytes(), streams.completions(many, 1000).tobytes()
 # Some of these wait while all others complete, and are demoted.
-quick = np.zeros((400, 2, 20), layout.TRACE_V7)
-quick["magic"] = layout.MAGIC | 7
-quick["sector"] = 10**6 + np.arange(8000).reshape(400, 1, 20)
-quick["action"][:, 0] = (tw.ISSUE | tw.READ) << 16 | 7
-quick["action"][:, 1] = (tw.COMPLETE | tw.READ) << 16 | 8
-quick = quick.ravel()
+twenty = streams.issues(8000, sector=10**6 + np.arange(8000)).reshape(400, 20)
+quick = streams.in_turn(twenty, streams.completions(twenty, 0))
 quick["time"] = np.arange(len(quick))
 quick = np.delete(quick, np.arange(37, len(quick), 80)).tobytes()
 engine = tuned(cold_table_from=0)
 engine.feed(quick)
 assert engine._table_figures()["cold"] > 0
-# What takes longest comes last, as each attempt does again all that comes before its allocation.
-# What is kept is so several times: fewer will do. A second thread has no part in cuts.
+# The longest steps come last: each attempt repeats all steps before its allocation.
 steps_of = {
     "plain": [quick, first, b"garbage" + bios, many, done],
     "kept": [first, bios, many[: 48 * 3000], done[: 48 * 3000]],
@@ -193,11 +178,7 @@ def test_engine_raises_memory_error_at_every_allocation(shim: Path, kind: str) -
 @unsanitized
 def test_command_out_of_memory_prints_one_line_and_keeps_complete_intervals(tmp_path: Path) -> None:
     # Issues that never complete, more than there is memory for, behind whole intervals.
-    records = np.zeros(4_000_000, layout.TRACE_V7)
-    records["magic"] = layout.MAGIC | 7
-    records["action"] = (tw.ISSUE | tw.READ) << 16 | 7
-    records["sector"] = np.arange(len(records))
-    records["time"] = 5 * 10**9
+    records = streams.issues(4_000_000, time=5 * 10**9, sector=np.arange(4_000_000))
     trace, lines = tmp_path / "trace", tmp_path / "lines"
     with trace.open("wb") as file:
         file.write(encode([issue(10**9 + n, n, 512) for n in range(1000)]))

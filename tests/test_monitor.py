@@ -18,6 +18,7 @@ import tracewriter as tw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracewriter import Record, complete, encode, issue, notify_timestamp, replace
+from tuned import fed
 
 from blkiomon import TraceError, to_dict
 from blkiomon._core import Engine
@@ -286,8 +287,7 @@ def test_single_bytes_give_the_same_intervals() -> None:
 
 def whole_records(data: bytes) -> int:
     """Where the last whole record ends."""
-    engine = Engine()
-    engine.feed(data)
+    engine = fed(data)
     return engine.offset
 
 
@@ -572,8 +572,7 @@ def test_two_threads_give_the_same_intervals(interval_s: float) -> None:
 
 
 def requests_of(data: bytes) -> Any:
-    engine = Engine(keep_requests=True)
-    engine.feed(data)
+    engine = fed(data, keep_requests=True)
     found = engine.take_requests()
     assert found.dtype == layout.REQUEST
     return found

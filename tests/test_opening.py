@@ -1,4 +1,4 @@
-"""What root writes to is what root named: nobody else has laid a link there."""
+"""As root, outputs follow no link that another user could have made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import goldenfiles
 import pytest
 import runner
 from quirks import ONE
-from runner import LONG, NOBODY, TIMEOUT_S, Running
+from runner import LONG, NOBODY, Running
 
 from blkiomon.console import EXIT_OUTPUT
 from blkiomon.outputs import links
@@ -51,6 +51,16 @@ def names_in(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
+def writes_to(path: Path, *, keep: bool = False) -> bool:
+    """Opens an output and writes to it; False for a FIFO, which waits for its reader."""
+    fd = open_output(str(path), keep=keep)
+    if fd is None:
+        return False
+    with open(fd, "wb") as file:
+        file.write(b"text")
+    return True
+
+
 @root_only
 @pytest.mark.parametrize(
     "option", ["-h", "-b", "-d", "-D", "--json", "--csv", "--parquet"], ids=lambda o: o.strip("-")
@@ -58,9 +68,9 @@ def names_in(directory: Path) -> list[str]:
 def test_no_output_follows_a_link_that_anybody_could_lay(option: str, public: Path) -> None:
     precious, path = public.parent / "precious", public / "out"
     path.symlink_to(precious)
-    result = runner.call("-I", LONG, option, path, stdin=ONE)
-    assert (result.returncode, result.stdout) == (4 if option.startswith("--") else 1, b"")
-    assert result.stderr.decode() == f"blkiomon: could not write to {path}: out{LINK}\n"
+    status = EXIT_OUTPUT if option.startswith("--") else 1
+    complaint = f"could not write to {path}: out{LINK}"
+    runner.assert_fails(status, complaint, "-I", LONG, option, path, stdin=ONE)
     assert precious.read_text() == "keep"
     result = runner.call("-I", LONG, option, path, "--follow-symlinks", stdin=ONE)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
@@ -143,15 +153,13 @@ def test_link_is_refused_where_another_user_could_have_made_it(theirs: Path) -> 
 
 @root_only
 def test_link_is_refused_below_what_another_user_owns(theirs: Path) -> None:
-    """Whoever owns a directory can put another one in the place of what is below."""
+    """The owner of a directory can replace the directories below it."""
     below = theirs / "below"
     below.mkdir(mode=0o755)
     (below / "out").symlink_to(theirs.parent / "precious")
     where = theirs.stat()
-    if where.st_uid == 0 and where.st_mode & stat.S_ISVTX:  # where root's stays what it is
-        fd = open_output(str(below / "out"), keep=True)
-        assert fd is not None
-        os.close(fd)
+    if where.st_uid == 0 and where.st_mode & stat.S_ISVTX:  # nobody else can replace what is root's
+        assert writes_to(below / "out", keep=True)
         return
     with pytest.raises(OSError, match=LINK):
         open_output(str(below / "out"))
@@ -173,15 +181,13 @@ def test_files_without_a_link_are_written_there(theirs: Path) -> None:
 
 @root_only
 def test_hard_link_that_another_user_could_have_made_is_refused(theirs: Path) -> None:
-    """Where the kernel does not see to that (fs.protected_hardlinks)."""
+    """The kernel refuses this too where fs.protected_hardlinks is set."""
     (theirs / "out").hardlink_to(theirs.parent / "precious")
     with pytest.raises(OSError, match=HARD_LINK):
         open_output(str(theirs / "out"))
     assert (theirs.parent / "precious").read_text() == "keep"
     (theirs.parent / "ours").hardlink_to(theirs.parent / "precious")
-    fd = open_output(str(theirs.parent / "ours"))
-    assert fd is not None
-    os.close(fd)
+    assert writes_to(theirs.parent / "ours")
 
 
 @root_only
@@ -212,7 +218,7 @@ def test_kernel_links_of_another_users_process_are_refused() -> None:
 def test_link_that_is_made_in_the_meantime_is_not_followed(
     has_openat2: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look at a path and its opening: there, no link counts, whoever made it."""
+    """A link made between the check of a path and its opening is refused, whoever made it."""
     if not has_openat2:
 
         def missing(path: str, flags: int, resolve: int) -> int:
@@ -269,10 +275,7 @@ def test_links_in_private_directories_are_followed(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     (tmp_path / "a").symlink_to("directory/../b")
     (tmp_path / "b").symlink_to(tmp_path / "c")
-    fd = open_output(str(tmp_path / "a"))
-    assert fd is not None
-    os.write(fd, b"text")
-    os.close(fd)
+    assert writes_to(tmp_path / "a")
     assert (tmp_path / "c").read_bytes() == b"text"
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(OSError, match="Too many levels of symbolic links"):
@@ -293,16 +296,12 @@ def test_file_or_fifo_of_another_user_is_refused(kind: str, public: Path) -> Non
     path = public / "out"
     path.touch() if kind == "file" else os.mkfifo(path)
     os.chown(path, NOBODY, NOBODY)
-    result = runner.call("-I", LONG, "-h", path, stdin=ONE)
-    assert result.returncode == 1
-    assert result.stderr.decode() == f"blkiomon: could not write to {path}: {OTHERS}\n"
+    complaint = f"could not write to {path}: {OTHERS}"
+    runner.assert_fails(1, complaint, "-I", LONG, "-h", path, stdin=ONE)
     assert path.stat().st_size == 0
-    # As the kernel has it: what belongs to whom the directory belongs to is as good.
+    # As in the kernel's own check, a file of the directory's owner is allowed.
     os.chown(public, NOBODY, NOBODY)
-    fd = open_output(str(path))
-    assert (fd is None) == (kind == "fifo")
-    if fd is not None:
-        os.close(fd)
+    assert writes_to(path) == (kind == "file")
 
 
 @root_only
@@ -313,18 +312,18 @@ def test_our_own_file_in_such_a_directory_is_written_anew(public: Path) -> None:
 
 
 @root_only
-def test_who_is_not_root_leaves_it_to_the_kernel(public: Path) -> None:
+def test_user_other_than_root_follows_links_as_the_kernel_allows(public: Path) -> None:
     os.chown(public.parent / "precious", NOBODY, NOBODY)
     (public / "out").symlink_to(public.parent / "precious")
     os.chown(public / "out", NOBODY, NOBODY, follow_symlinks=False)
-    command = [*runner.NOBODYS_COMMAND, "-I", LONG, "-h", str(public / "out")]
-    result = subprocess.run(command, input=ONE, capture_output=True, timeout=TIMEOUT_S)
+    options = ("-I", LONG, "-h", public / "out")
+    result = runner.run(*options, command=runner.NOBODYS_COMMAND, stdin=ONE)
     assert (result.returncode, result.stderr) == (0, b"")
     assert (public.parent / "precious").read_text() != "keep"
 
 
 @root_only
-def test_what_is_replaced_is_the_link_and_not_what_it_leads_to(public: Path) -> None:
+def test_replaced_files_take_the_place_of_a_link_and_not_of_its_target(public: Path) -> None:
     precious, trace = public.parent / "precious", str(public.parent / "trace")
     for name, command in {
         "out.prom": ["-I", LONG, "--textfile"],
@@ -347,38 +346,31 @@ def test_pages_do_not_go_through_such_a_link_either(public: Path) -> None:
     (public / "link").symlink_to("../private")
     path, trace = public / "link/out.svg", str(public.parent / "trace")
     for command in (["report", trace], ["compare", trace, trace]):
-        command.append("--chart=iops")
-        result = runner.call(*command, "-o", path)
-        assert (result.returncode, result.stdout) == (4, b"")
-        assert result.stderr.decode() == f"blkiomon: cannot write {path}: link{LINK}\n"
+        command += ["--chart=iops", "-o", str(path)]
+        runner.assert_fails(EXIT_OUTPUT, f"cannot write {path}: link{LINK}", *command)
         assert not names_in(public.parent / "private")
-        assert runner.call(*command, "-o", path, "--follow-symlinks").returncode == 0
+        assert runner.call(*command, "--follow-symlinks").returncode == 0
         path.unlink()
 
 
 @root_only
-def test_parts_of_parquet_do_not_go_through_such_a_link(public: Path) -> None:
-    (public.parent / "private").mkdir()
-    (public / "link").symlink_to("../private")
-    result = runner.call("-I", LONG, "--parquet", public / "link", stdin=ONE)
-    assert result.returncode == 4
-    assert LINK.encode() in result.stderr and result.stderr.count(b"\n") == 1
-    assert not names_in(public.parent / "private")
-
-
-@root_only
-def test_archive_does_not_go_through_such_a_link(public: Path) -> None:
+@pytest.mark.parametrize("kind", ["parts of Parquet", "archive"])
+def test_no_directory_of_outputs_is_made_through_such_a_link(kind: str, public: Path) -> None:
     private = public.parent / "private"
     private.mkdir()
     (public / "link").symlink_to("../private")
-    output, trace = public / "link/below/it", public.parent / "trace"
-    command = ("archive", "--workers=0", "-o", output, trace)
+    parquet = ("-I", LONG, "--parquet", public / "link", public.parent / "trace")
+    archive = ("archive", "--workers=0", "-o", public / "link/below", public.parent / "trace")
+    command = archive if kind == "archive" else parquet
     result = runner.call(*command)
-    assert result.returncode == 4
+    assert result.returncode == EXIT_OUTPUT
     assert LINK.encode() in result.stderr and result.stderr.count(b"\n") == 1
     assert not names_in(private)
     assert runner.call(*command, "--follow-symlinks").returncode == 0
-    assert names_in(private / "below/it") == ["_manifest", "host=" + public.parent.name]
+    if kind == "archive":
+        assert names_in(private / "below") == ["_manifest", "host=" + public.parent.name]
+    else:
+        assert [path.suffix for path in private.iterdir()] == [".parquet"]
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])

@@ -45,6 +45,7 @@ from blkiomon.outputs import metrics
 from blkiomon.outputs.catalog import OutputSettings
 from blkiomon.outputs.destinations import open_outputs
 from blkiomon.outputs.metrics import MAX_CLIENTS, HttpSink, TextfileSink
+from blkiomon.sources.devices import nameless
 
 Samples = dict[tuple[str, ...], float]
 
@@ -71,16 +72,12 @@ def await_records(read: Callable[[], str], number: int) -> None:
     runner.until(lambda: samples(read())["blkiomon_records_total",] == number, f"{number} records")
 
 
-def no_name(number: int) -> None:
-    return None
-
-
 def no_report(text: str) -> None:
     raise AssertionError(text)
 
 
 def metrics_of(*streams: bytes, **options: Any) -> Samples:
-    metrics = Metrics(no_name, **options)
+    metrics = Metrics(nameless, **options)
     for data in streams:
         metrics.add(interval_of(data))
     return samples(metrics.text()[0])
@@ -153,7 +150,7 @@ def test_number_of_series_is_bounded() -> None:
 def test_number_of_series_is_the_documented_one() -> None:
     monitor = Monitor(clock="wall")
     monitor.feed(ONE)
-    metrics = Metrics(no_name)
+    metrics = Metrics(nameless)
     metrics.add(monitor.cut(0, 10**9))
     of_a_host = [key for key in samples(metrics.text()[0]) if len(key) == 1]
     n_of_each = len(samples(metrics.text()[0])) - len(of_a_host)
@@ -167,14 +164,14 @@ def test_number_of_series_is_the_documented_one() -> None:
 
 
 def test_no_device_metrics_before_the_first_interval() -> None:
-    found = samples(Metrics(no_name).text()[0])
+    found = samples(Metrics(nameless).text()[0])
     assert found["blkiomon_records_total",] == 0
     assert not any(key[1:] for key in found)
 
 
 def test_promtool_has_no_complaints() -> None:
     promtool = prometheus.program("promtool")
-    metrics = Metrics(no_name)
+    metrics = Metrics(nameless)
     for data in (b"", ONE):
         metrics.add(interval_of(data))
         done = subprocess.run(
@@ -220,10 +217,9 @@ def get(address: str, **headers: str) -> tuple[str, str]:
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[HttpSink, str]]:
+def server(said: list[str]) -> Iterator[tuple[HttpSink, str]]:
     """A sink, and where it listens."""
-    said: list[str] = []
-    sink = HttpSink(("", 0), Metrics(no_name), said.append)
+    sink = HttpSink(("", 0), Metrics(nameless), said.append)
     sink.start()
     try:
         found = re.fullmatch(r"metrics are at http://(127\.0\.0\.1:\d+)/metrics", said[0])
@@ -364,8 +360,8 @@ def test_many_connections_leave_descriptors_for_outputs(limit: int, tmp_path: Pa
 
 
 def test_too_few_descriptors_for_any_connection_is_reported() -> None:
-    command = ["prlimit", "--nofile=36:36", *runner.COMMAND, "-I", LONG, "--openmetrics", "0"]
-    result = subprocess.run(command, input=ONE, capture_output=True, timeout=runner.TIMEOUT_S)
+    command = ("prlimit", "--nofile=36:36", *runner.COMMAND)
+    result = runner.run("-I", LONG, "--openmetrics", "0", command=command, stdin=ONE)
     assert (result.returncode, result.stdout) == (4, b"")
     assert result.stderr.decode() == (
         "blkiomon: could not listen on 127.0.0.1:0: 36 open files at most leave none for "
@@ -388,10 +384,8 @@ def test_metrics_listen_on_loopback_unless_a_host_is_given() -> None:
 def test_port_in_use_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        result = runner.call("-I", "1", "--openmetrics", str(port))
-    assert (result.returncode, result.stdout) == (4, b"")
-    complaint = f"blkiomon: could not listen on 127.0.0.1:{port}: Address already in use\n"
-    assert result.stderr.decode() == complaint
+        complaint = f"could not listen on 127.0.0.1:{port}: Address already in use"
+        runner.assert_fails(4, complaint, "-I", "1", "--openmetrics", str(port))
 
 
 @pytest.mark.parametrize(
@@ -449,16 +443,14 @@ def test_unwritable_textfile_is_reported(tmp_path: Path) -> None:
         (tmp_path / "nowhere/file", "No such file or directory"),
         (tmp_path, "it is not a regular file"),
     ):
-        result = runner.call("-I", "1", "--textfile", path, stdin=ONE)
-        assert (result.returncode, result.stdout) == (4, b"")
-        assert result.stderr.decode() == f"blkiomon: could not write to {path}: {reason}\n"
+        complaint = f"could not write to {path}: {reason}"
+        runner.assert_fails(4, complaint, "-I", "1", "--textfile", path, stdin=ONE)
 
 
-def test_textfile_continues_when_its_directory_returns(tmp_path: Path) -> None:
+def test_textfile_continues_when_its_directory_returns(tmp_path: Path, said: list[str]) -> None:
     path = tmp_path / "textfiles" / "file.prom"
     path.parent.mkdir()
-    said: list[str] = []
-    sink = TextfileSink(str(path), Metrics(no_name), said.append)
+    sink = TextfileSink(str(path), Metrics(nameless), said.append)
     sink.start()
     shutil.rmtree(path.parent)
     sink.put(interval_of(ONE))

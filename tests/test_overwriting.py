@@ -42,7 +42,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextmanager
 def unchanged(path: Path | str) -> Iterator[None]:
-    """Whether a file is what it was, and is the only one of that name."""
+    """A file has the same contents and inode before and after the block."""
     path = Path(path)
     before, inode = path.read_bytes(), path.stat().st_ino
     yield
@@ -140,7 +140,7 @@ def test_no_output_destroys_another_trace(option: str, kind: str) -> None:
 
 
 def test_nothing_is_written_where_one_of_several_outputs_is_refused() -> None:
-    """Whatever the order: those before it keep what they hold, or are not made."""
+    """Outputs named before it keep their contents, or are not made."""
     Path("t.bin").write_bytes(ONE)
     Path("a").write_text("of the last run")
     before = names_in(Path())
@@ -183,7 +183,7 @@ def test_driver_records_are_replaced_by_driver_records_only() -> None:
     assert Path("out").read_bytes().startswith(dump)
     with unchanged("out"):
         refused(f"could not write to out: {TRACE}", "-h", "out")
-    # And what else the original lets be written there with them.
+    # The same outputs as before may replace them.
     assert runner.call("-I", LONG, "-d", "out", "-h", "out", stdin=dump + ONE).returncode == 0
     # A trace in which driver records come first is none of these.
     Path("out").write_bytes(encode([driver_data(500, b"payload"), *RECORDS]))
@@ -251,12 +251,12 @@ def test_pages_destroy_no_trace(command: tuple[str, ...], short_trace: Path) -> 
     Path("link.svg").symlink_to(short_trace)
     for output in (short_trace, Path("./hard.svg"), Path("link.svg")):
         with unchanged(short_trace), unchanged(output):
-            words = (*command, "-o", output, "--overwrite", *inputs)
+            words = [*command, "-o", str(output), "--overwrite", *map(str, inputs)]
             runner.assert_fails(EXIT_OUTPUT, f"cannot write {output}: {READ}", *words)
     other = Path("other.svg")
     other.write_bytes(ONE)
     with unchanged(other):
-        words = (*command, "-o", other, *inputs)
+        words = [*command, "-o", str(other), *map(str, inputs)]
         runner.assert_fails(EXIT_OUTPUT, f"cannot write {other}: {TRACE}", *words)
     assert runner.call(*command, "-o", other, "--overwrite", *inputs).returncode == 0
     assert b"<svg" in other.read_bytes()

@@ -1,4 +1,4 @@
-"""Root is given up once all is open, and what only root can put back is put back nevertheless."""
+"""``--user``: root's privileges are dropped in every thread, once all outputs are open."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +36,7 @@ def of_all_threads(pid: int, field: str) -> set[str]:
 
 
 @root_only
-def test_all_threads_are_somebody_else_before_the_first_byte_comes(tmp_path: Path) -> None:
+def test_all_threads_change_user_before_the_first_byte_is_read(tmp_path: Path) -> None:
     options = ("-I", "0.1", "-b", tmp_path / "out.bin", "--json", "-", "--openmetrics", "0")
     with Running(*options, "--user", f"{NOBODY}:{NOBODY}").started() as process:
         pid = process.process.pid
@@ -52,8 +50,7 @@ def test_all_threads_are_somebody_else_before_the_first_byte_comes(tmp_path: Pat
         process.write(ONE)
         until(lambda: sizes(tmp_path / "out.bin") == [1], "an interval")
         assert process.end()[0] == 0
-    # It was opened by root.
-    assert (tmp_path / "out.bin").stat().st_uid == 0
+    assert (tmp_path / "out.bin").stat().st_uid == 0  # opened before
 
 
 @root_only
@@ -111,7 +108,7 @@ def test_file_that_was_not_moved_needs_no_right_to_be_reopened(directory: Path) 
     ],
     ids=range(12),
 )
-def test_user_that_will_not_do(text: str, said: str) -> None:
+def test_unusable_user_is_refused(text: str, said: str) -> None:
     with pytest.raises(PrivilegeError, match=re.escape(said)):
         find_user(text)
     if "\udcff" not in text and len(text) < 1000:
@@ -129,16 +126,15 @@ def test_user_by_name_and_by_numbers() -> None:
 
 
 @root_only
-def test_who_is_not_root_cannot_give_it_up() -> None:
-    command = [*runner.NOBODYS_COMMAND, "-I", "1", "--user", "nobody"]
-    result = subprocess.run(command, input=b"", capture_output=True, timeout=runner.TIMEOUT_S)
+def test_user_option_needs_root() -> None:
+    result = runner.run("-I", "1", "--user", "nobody", command=runner.NOBODYS_COMMAND)
     assert (result.returncode, result.stdout) == (2, b"")
     assert result.stderr == b"blkiomon: --user needs root, whose privileges it drops\n"
 
 
 @root_only
-def test_way_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the kernel's "keep capabilities", becoming somebody else takes nothing away."""
+def test_capabilities_that_the_kernel_keeps_are_noticed() -> None:
+    """With PR_SET_KEEPCAPS, a change of user drops no capability."""
     code = """
 import ctypes
 from blkiomon.commands.privileges import *
@@ -149,7 +145,7 @@ try:
 except PrivilegeError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    done = runner.python(code)
     assert b"the kernel has kept a way back" in done.stdout
 
 
@@ -172,23 +168,18 @@ done.set()
 
 
 @root_only
-def test_thread_that_was_there_before_is_noticed() -> None:
-    """It has kept its bounding set: each thread has its own."""
+def test_thread_started_before_the_bounding_set_is_emptied_is_noticed() -> None:
+    """Each thread has a bounding set of its own."""
     for when, said in (("before", b"user 65534 could become root again"), ("after", b"")):
-        command = [sys.executable, "-c", THREADS, when]
-        done = subprocess.run(command, capture_output=True, check=True)
+        done = runner.python(THREADS, when)
         assert done.stdout.startswith(said) and bool(done.stdout) == bool(said)
+        assert done.returncode == 0
 
 
 @root_only
 def test_bounding_set_that_cannot_be_emptied_ends_the_run() -> None:
-    command = ["setpriv", "--bounding-set", "-setpcap", *runner.COMMAND]
-    result = subprocess.run(
-        [*command, "-I", "1", "--user", "nobody"],
-        input=ONE,
-        capture_output=True,
-        timeout=runner.TIMEOUT_S,
-    )
+    command = ("setpriv", "--bounding-set", "-setpcap", *runner.COMMAND)
+    result = runner.run("-I", "1", "--user", "nobody", command=command, stdin=ONE)
     assert (result.returncode, result.stdout) == (2, b"")
     assert result.stderr == (
         b"blkiomon: cannot empty the capability bounding set, which takes CAP_SETPCAP: "
@@ -197,8 +188,7 @@ def test_bounding_set_that_cannot_be_emptied_ends_the_run() -> None:
 
 
 @root_only
-def test_what_it_executes_stays_who_it_is(directory: Path) -> None:
-    """A program that is root's and setuid, as ``su`` is."""
+def test_setuid_program_does_not_regain_root(directory: Path) -> None:
     program = directory / "id"
     shutil.copy(shutil.which("id") or "", program)
     program.chmod(0o4755)
@@ -209,8 +199,7 @@ bind()
 drop(find_user("nobody"))
 subprocess.run([{str(program)!r}, "-u"])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert done.stdout == f"{NOBODY}\n".encode()
+    assert runner.python(code).stdout == f"{NOBODY}\n".encode()
 
 
 def test_becoming_nobody_fails_without_root() -> None:
@@ -219,7 +208,7 @@ def test_becoming_nobody_fails_without_root() -> None:
             "from blkiomon.commands.privileges import *; user = find_user('nobody');"
             "bind(); drop(user); print('dropped', flush=True); drop(user)"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+        done = runner.python(code)
         assert done.stdout == b"dropped\n"
         assert b"PrivilegeError: cannot become user" in done.stderr
     else:

@@ -7,11 +7,11 @@ import struct
 
 import numpy as np
 import pytest
+import streams
 import tracewriter as tw
 from tracewriter import Record, complete, encode, issue, notify_process, notify_timestamp, replace
 
 from blkiomon._core import Engine
-from blkiomon.engine import layout
 
 SDA = 8 << 20
 
@@ -72,12 +72,8 @@ def test_processes_are_those_of_issues_without_queue_records() -> None:
 def test_processes_beyond_65536_are_counted_as_one(n: int, threads: int) -> None:
     rng = np.random.default_rng(n)
     pids = np.concatenate([rng.permutation(n), rng.integers(0, n, 1000)]) + 1
-    records = np.zeros(len(pids), layout.TRACE_V7)
-    records["magic"] = 0x65617407
-    records["action"] = (tw.ISSUE | tw.READ) << 16 | tw.EV_ISSUE
-    records["sector"] = np.arange(len(pids))
-    records["bytes"] = rng.integers(1, 10**6, len(pids))
-    records["pid"] = pids
+    sizes_of_each = rng.integers(1, 10**6, len(pids))
+    records = streams.issues(len(pids), sector=np.arange(len(pids)), bytes=sizes_of_each, pid=pids)
     # The first ones are counted one by one.
     first = np.zeros(n, bool)
     first[pids[:65_536] - 1] = True

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import streams
 import tracewriter as tw
 from intervals import bin_of
 from reference import (
@@ -28,6 +29,7 @@ from reference import (
     operation,
 )
 from tracewriter import Record, complete, encode, issue
+from tuned import fed
 
 from blkiomon._core import Engine
 from blkiomon.engine import layout
@@ -50,7 +52,7 @@ def merged(time_ns: int, sector: int, category: int = tw.READ, device: int = SDA
 
 
 def queue_key(key: Key) -> Key:
-    """Under which the time of a queue record waits for the match."""
+    """The key by which the time of a queue record waits for its request."""
     return key[0], key[1], key[2] & ~(FS | PC)
 
 
@@ -169,10 +171,9 @@ def test_queue_times_equal_reference(seed: int) -> None:
     assert engine.requests == reference.matched > 0
 
 
-def test_queue_times_of_a_real_trace_equal_those_worked_out_from_its_records() -> None:
+def test_queue_times_of_a_real_trace_are_those_of_its_records() -> None:
     data = (Path(__file__).parent / "data" / "loop-ext4-all.bin").read_bytes()
-    engine = Engine(keep_records=True, keep_requests=True)
-    engine.feed(data)
+    engine = fed(data, keep_records=True, keep_requests=True)
     cut = engine.snapshot()
     waiting: dict[tuple[int, int, int], int] = {}
     issued: dict[tuple[int, int, int], tuple[int, int | None]] = {}
@@ -208,8 +209,7 @@ def test_queue_times_of_a_real_trace_equal_those_worked_out_from_its_records() -
 
 
 def test_from_queue_to_completion() -> None:
-    engine = Engine()
-    engine.feed(encode([queued(100, 8), issue(130, 8, 4096), complete(200, 8, 4096)]))
+    engine = fed([queued(100, 8), issue(130, 8, 4096), complete(200, 8, 4096)])
     check(engine.snapshot(), {(SDA, "read"): [(30, 100)]})
     check(engine.snapshot(), {})
 
@@ -251,22 +251,20 @@ Q2D = {
 @pytest.mark.parametrize("name", Q2D)
 def test_time_from_queue_to_issue(name: str) -> None:
     records, expected = Q2D[name]
-    engine = Engine(keep_requests=True)
-    engine.feed(encode(records))
+    engine = fed(records, keep_requests=True)
     assert engine.take_requests()["q2d_ns"].tolist() == expected
 
 
 def test_streams_without_queue_records_have_no_queue_rows() -> None:
-    engine = Engine()
-    engine.feed(encode([issue(130, 8, 4096), complete(200, 8, 4096)]))
+    engine = fed([issue(130, 8, 4096), complete(200, 8, 4096)])
     cut = engine.snapshot()
     assert len(cut.queue_rows) == len(cut.q2d_bins) == len(cut.q2c_bins) == 0
 
 
 @pytest.mark.parametrize("max_age_ns, expected", [(10_000, [100]), (99, [NOT_QUEUED])])
 def test_queue_records_are_dropped_by_age(max_age_ns: int, expected: list[int]) -> None:
-    engine = Engine(max_age_ns=max_age_ns, keep_requests=True)
-    engine.feed(encode([queued(100, 8), complete(200, 99, 512)]))
+    records = [queued(100, 8), complete(200, 99, 512)]
+    engine = fed(records, max_age_ns=max_age_ns, keep_requests=True)
     engine.snapshot()
     engine.feed(encode([issue(200, 8, 4096), complete(210, 8, 4096)]))
     assert engine.take_requests()["q2d_ns"].tolist() == expected
@@ -274,30 +272,22 @@ def test_queue_records_are_dropped_by_age(max_age_ns: int, expected: list[int]) 
 
 def bios(n: int, first_ns: int = 1000) -> Any:
     """Q records of n sectors, one a ns."""
-    records = np.zeros(n, layout.TRACE_V7)
-    records["magic"] = 0x65617407
-    records["time"] = first_ns + np.arange(n)
-    records["sector"] = 8 * np.arange(n)
-    records["action"] = (tw.QUEUE | tw.READ) << 16 | tw.EV_QUEUE
-    records["device"] = SDA
-    return records
+    action = tw.act(tw.QUEUE | tw.READ, tw.EV_QUEUE)
+    at = np.arange(n)
+    return streams.issues(n, time=first_ns + at, sector=8 * at, action=action)
 
 
 def requests_of(records: Any) -> Any:
     """Issues and completions of all of these, at one time each."""
-    issues, completions = records.copy(), records.copy()
-    issues["action"] = (tw.ISSUE | tw.READ | tw.FS) << 16 | tw.EV_ISSUE
-    completions["action"] = (tw.COMPLETE | tw.READ | tw.FS) << 16 | tw.EV_COMPLETE
-    issues["time"] = records["time"].max() + 1
-    completions["time"] = records["time"].max() + 2
-    return np.stack([issues, completions], axis=1).reshape(-1)
+    last_ns = records["time"].max()
+    issues = streams.issues(len(records), time=last_ns + 1, sector=records["sector"])
+    return streams.in_turn(issues, streams.completions(issues, 1))
 
 
 @pytest.mark.parametrize("max_pending", [1, 2, 50, 1000])
 def test_queue_records_are_bounded_in_number_and_the_latest_stay(max_pending: int) -> None:
     records = bios(5000)
-    engine = Engine(max_pending=max_pending, keep_requests=True)
-    engine.feed(records.tobytes())
+    engine = fed(records.tobytes(), max_pending=max_pending, keep_requests=True)
     engine.feed(requests_of(records).tobytes())
     has_time = engine.take_requests()["q2d_ns"] != NOT_QUEUED
     assert len(has_time) == 5000
@@ -317,7 +307,7 @@ def test_dropped_queue_records_do_not_depend_on_feeds() -> None:
     assert results[0] == results[1] == results[2] == results[3]
 
 
-def test_streams_of_queue_records_alone_do_not_take_longer_once_the_table_is_full() -> None:
+def test_full_table_of_queue_records_does_not_slow_down() -> None:
     engine = Engine(max_pending=50_000)
     records = bios(400_000)
     begin_s = time.process_time()

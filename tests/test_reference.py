@@ -231,18 +231,18 @@ def test_malformed_v8_record_is_48_bytes_with_pid_and_action_swapped() -> None:
 
 def test_version_8_shows_as_version_7_would() -> None:
     record = issue(0, 1, 1, tw.WRITE | tw.FS | tw.WRITE_ZEROES)
-    text = fed(encode([record], 8)).debug_text()
+    text = fed([record], version=8).debug_text()
     assert f"\naction   {'1420007':>16}\n" in text
     assert f"magic {tw.MAGIC | 7:>19}" in text
 
 
 def test_zone_append_bit_alone_does_not_complete_a_request() -> None:
     zone = Record(9000, 1, 1, tw.act(tw.READ | tw.FS | tw.ZONE_APPEND, tw.EV_COMPLETE), 8 << 20)
-    assert fed(encode([issue(0, 1, 1), zone], 8)).matched == 0
+    assert fed([issue(0, 1, 1), zone], version=8).matched == 0
 
 
 def test_driver_record_without_payload_does_not_end_reading() -> None:
-    ref = fed(encode([driver_data(1, b""), driver_data(2, b"xy")], 8, ">"))
+    ref = fed([driver_data(1, b""), driver_data(2, b"xy")], 8, ">")
     assert ref.driver_bytes() == encode([driver_data(1, b""), driver_data(2, b"xy")])
 
 
@@ -343,7 +343,7 @@ def test_pair_beyond_age_never_matches() -> None:
 
 
 def test_newcomer_beyond_age_is_itself_evicted() -> None:
-    ref = fed(encode([complete(5001, 2, 1), issue(0, 2, 1)]), max_age_ns=5000)
+    ref = fed([complete(5001, 2, 1), issue(0, 2, 1)], max_age_ns=5000)
     assert (ref.evicted, ref.matched, [p.time for p in ref.leftovers()]) == (1, 0, [5001])
 
 
@@ -396,10 +396,10 @@ def test_full_table_evicts_before_storing_even_an_older_newcomer() -> None:
 
 
 def test_mismatch_and_match_need_no_room() -> None:
-    ref = fed(encode([issue(1, 1, 1), issue(2, 1, 1), complete(5000, 1, 1)]), max_pending=1)
+    ref = fed([issue(1, 1, 1), issue(2, 1, 1), complete(5000, 1, 1)], max_pending=1)
     assert (ref.evicted, ref.mismatched, ref.matched) == (0, 1, 1)
 
 
 def test_without_limits_nothing_is_evicted() -> None:
-    ref = fed(encode([issue(0, 1, 1), complete(U64 - 1, 1, 1), issue(1, 1, 1)]), sweep_every=1)
+    ref = fed([issue(0, 1, 1), complete(U64 - 1, 1, 1), issue(1, 1, 1)], sweep_every=1)
     assert (ref.evicted, ref.matched) == (0, 1)

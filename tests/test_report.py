@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import re
-import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -704,11 +703,6 @@ def test_usage(capfd: Capture, arguments: list[str], message: str) -> None:
     assert message in said and "Usage: blkiomon report" in said
 
 
-def test_help(capfd: Capture) -> None:
-    assert report.main(["--help"]) == 0
-    assert "blkiomon[report]" in capfd.readouterr().out
-
-
 def test_without_matplotlib(tmp_path: Path, capfd: Capture, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     said = complaint(capfd, "-o", tmp_path / "x.html", PHASES, status=4)
@@ -732,7 +726,7 @@ def test_command_needs_neither_display_nor_home(short: Path, tmp_path: Path) -> 
 def test_nothing_else_loads_matplotlib() -> None:
     code = "import sys, blkiomon.commands.run, blkiomon.commands.report; blkiomon.Interval; "
     code += "sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert runner.python(code).returncode == 0
 
 
 def test_charts_have_names_of_their_own(short: Path) -> None:

@@ -235,14 +235,6 @@ def test_hangup_that_is_ignored_stays_so(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_hangup_does_not_end_a_run() -> None:
-    with Running("-I", LONG).started() as process:
-        process.signal(signal.SIGHUP)
-        process.write(ONE)
-        text = process.succeed(signal.SIGTERM, said=TERMINATED)
-    assert text
-
-
 def test_our_logrotate_rules_work_with_logrotate(tmp_path: Path) -> None:
     logrotate = programs.require("logrotate")
     logs = tmp_path / "log"

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import select
 import signal
-import subprocess
-import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -34,14 +31,9 @@ from blkiomon.outputs.destinations import Outputs
 
 HOUR_S = 3600
 HEARD_S = 5.0
-"""A signal that comes while nothing is to be waited for ends a run far sooner than this, however
-busy the machine is; what is waited for here would take hours."""
+"""A run ends sooner than this after a signal, however busy the machine is."""
 STORM = 3000
 HARMLESS = (signal.SIGHUP, signal.SIGWINCH, signal.SIGCHLD, signal.SIGURG, signal.SIGCONT)
-
-
-def intervals(data: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in data.splitlines()]
 
 
 PHASES = goldenfiles.TRACES / "loop-phases-dc.bin"
@@ -49,14 +41,14 @@ NAMES = {"-h": "h", "-b": "b", "-D": "D", "-d": "d", "--json": "json"}
 
 
 def options(directory: Path, threads: int) -> list[str]:
-    """Has all outputs go to a directory, which does not matter to them."""
+    """All outputs go to files in a directory."""
     common = ["-I", "1", "--clock", "trace", "--names", "no", "--threads", str(threads)]
     return [*common, *(str(p) for o, n in NAMES.items() for p in (o, directory / n))]
 
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is written while no signal comes, by one thread or two."""
+    """The outputs of a run without signals."""
     directory = tmp_path_factory.mktemp("quiet")
     assert runner.call(*options(directory, 1), PHASES).returncode == 0
     return directory
@@ -67,7 +59,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_storm_of_signals_changes_nothing(
     from_file: bool, threads: int, quiet: Path, tmp_path: Path
 ) -> None:
-    """Each interrupts what is being waited for; SIGHUP has a handler, and reopens files besides."""
+    """Each interrupts system calls; SIGHUP also reopens files."""
     data = PHASES.read_bytes()
     files = [str(PHASES)] * from_file
     with Running(*options(tmp_path, threads), *files).started() as process:
@@ -99,7 +91,7 @@ def test_storm_of_signals_changes_nothing(
         assert (tmp_path / name).read_bytes() == (quiet / name).read_bytes(), name
 
 
-def test_stopped_process_shows_one_long_interval_and_no_burst_of_empty_ones() -> None:
+def test_stopped_process_prints_one_long_interval_instead_of_many_empty_ones() -> None:
     with Running("-I", "0.2", "--json", "-").started() as process:
         process.write(ONE)
         process.read_count(b'"total":{"requests":1,', 1)
@@ -111,10 +103,10 @@ def test_stopped_process_shows_one_long_interval_and_no_burst_of_empty_ones() ->
         process.write(ONE * 3)
         data = process.read_count(b'"total":{"requests":3,', 1)
         data = process.succeed()
-    found = intervals(data)
+    found = runner.json_lines(data)
     assert sum(one["total"]["requests"] for one in found) == 6
     (long,) = [one for one in found if one["duration_s"] > 1]
-    # What it could not cut on time, it shows as it was: its figures per second are of that time.
+    # Its rates are those of the time for which it really lasted.
     assert long["duration_s"] >= 1.3
     assert all(abs(a["end_ns"] - b["start_ns"]) < 10**8 for a, b in pairwise(found))
 
@@ -160,23 +152,16 @@ def test_clock_that_is_set_changes_no_duration(
 
 
 @pytest.fixture
-def faked(tmp_path: Path) -> Iterator[tuple[dict[str, str], Path]]:
-    """What has a process see another time of day, and the file that says by how much."""
+def faked(tmp_path: Path) -> tuple[dict[str, str], Path]:
+    """An environment with libfaketime, and the file that sets its offset of the time of day."""
     libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not libraries:
         pytest.skip("libfaketime is not installed")
     step = tmp_path / "step"
     step.write_text("+0")
-    yield (
-        os.environ
-        | {
-            "LD_PRELOAD": str(libraries[0]),
-            "FAKETIME_TIMESTAMP_FILE": str(step),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        },
-        step,
-    )
+    options = {"TIMESTAMP_FILE": str(step), "NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1"}
+    faketime = {f"FAKETIME_{name}": value for name, value in options.items()}
+    return os.environ | faketime | {"LD_PRELOAD": str(libraries[0])}, step
 
 
 @unpreloaded
@@ -194,7 +179,7 @@ def test_run_goes_on_while_the_clock_is_set_an_hour_and_back(
             n_lines += 3
             process.read_count(b"\n", n_lines)
         data = process.succeed()
-    found = intervals(data)
+    found = runner.json_lines(data)
     assert sum(one["total"]["requests"] for one in found) == 15
     # The last one is partial; none is an hour long, or negative, and none is skipped.
     assert all(0 <= one["duration_s"] < HOUR_S / 2 for one in found)
@@ -207,11 +192,11 @@ def test_run_goes_on_while_the_clock_is_set_an_hour_and_back(
         assert abs((shown - datetime.now(UTC)).total_seconds()) > HOUR_S / 2
 
 
-# --- heard at any time -------------------------------------------------------------------------
+# --- signals at awkward times -------------------------------------------------------------------
 
 
 def test_terminated_while_a_packed_file_unpacks_to_nothing(tmp_path: Path) -> None:
-    """A gzip member and terabytes of padding, which take no room on disk."""
+    """A gzip member and terabytes of padding in a sparse file."""
     trace = tmp_path / "trace.gz"
     trace.write_bytes(gzip.compress(ONE))
     os.truncate(trace, 1 << 42)
@@ -222,7 +207,7 @@ def test_terminated_while_a_packed_file_unpacks_to_nothing(tmp_path: Path) -> No
         before_s = time.monotonic()
         data = process.succeed(signal.SIGTERM, said=TERMINATED)
         took_s = time.monotonic() - before_s
-    assert [one["total"]["requests"] for one in intervals(data)] == [1]
+    assert [one["total"]["requests"] for one in runner.json_lines(data)] == [1]
     assert took_s < HEARD_S
 
 
@@ -231,20 +216,18 @@ def _bytes_read(io: Path) -> int:
 
 
 def test_interrupt_that_is_lost_in_a_callback_is_raised_again() -> None:
-    code = (
-        "import os, signal, sys, weakref\n"
-        "from blkiomon.commands import cli\n"
-        "class Thing: pass\n"
-        "def command(arguments):\n"
-        "    thing = Thing()\n"
-        "    seen = weakref.ref(thing, lambda ref: os.kill(os.getpid(), signal.SIGINT))\n"
-        "    del thing\n"
-        "    while True: pass\n"
-        "cli._interruptible(command, [])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, timeout=runner.TIMEOUT_S, check=False
-    )
+    code = """
+import os, signal, weakref
+from blkiomon.commands import cli
+class Thing: pass
+def command(arguments):
+    thing = Thing()
+    seen = weakref.ref(thing, lambda ref: os.kill(os.getpid(), signal.SIGINT))
+    del thing
+    while True: pass
+cli._interruptible(command, [])
+"""
+    done = runner.python(code)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
@@ -276,25 +259,18 @@ def test_signal_while_modules_are_imported_leaves_no_traceback(
     number: signal.Signals,
     tmp_path: Path,
 ) -> None:
-    """A module of that name stands before the real one, and waits."""
+    """A module of the same name, found first, waits in place of the real one."""
+    go, reached = os.pipe(), os.pipe()
+    (tmp_path / f"{module}.py").write_text(WAITS.format(reached=reached[1], go=go[0]))
+    options: dict[str, Any] = {"pass_fds": (reached[1], go[0]), "cwd": tmp_path}
+    options["env"] = os.environ | {"PYTHONPATH": str(tmp_path)}
     with ExitStack() as stack:
-        fds = [*os.pipe(), *os.pipe()]
-        for fd in fds:
+        for fd in (*go, *reached):
             stack.callback(os.close, fd)
-        hears_us, go, its_word, reached = fds[0], fds[1], fds[2], fds[3]
-        (tmp_path / f"{module}.py").write_text(WAITS.format(reached=reached, go=hears_us))
-        process = stack.enter_context(
-            Running(
-                *arguments,
-                command=[str(SCRIPT)],
-                pass_fds=(hears_us, reached),
-                env=os.environ | {"PYTHONPATH": str(tmp_path)},
-                cwd=tmp_path,
-            )
-        )
-        os.read(its_word, 1)
+        process = stack.enter_context(Running(*arguments, command=[str(SCRIPT)], **options))
+        os.read(reached[0], 1)
         process.signal(number)
-        os.write(go, b".")
+        os.write(go[1], b".")
         status, _, complaints = process.end()
     expected = (0, TERMINATED) if is_ended_in_order else (-number, "")
     assert (status, complaints) == expected
@@ -305,7 +281,7 @@ def test_signal_while_modules_are_imported_leaves_no_traceback(
 
 
 class _Polls:
-    """A poll that ends the input once nothing is ready, and fails where it never waits."""
+    """A poll that ends the input once nothing is ready, and fails if it would spin."""
 
     def __init__(self, end_input: Callable[[], None]) -> None:
         self._poll = real_poll()
@@ -315,7 +291,7 @@ class _Polls:
 
     def poll(self, timeout_ms: float) -> list[tuple[int, int]]:
         self._left -= 1
-        assert self._left, "it polls, and never waits"
+        assert self._left, "it polls in a loop without ever waiting"
         ready = self._poll.poll(0)
         if not ready:
             self._end_input()
@@ -326,10 +302,10 @@ real_poll = select.poll
 
 
 @pytest.mark.parametrize("late", [signal.SIGHUP, signal.SIGWINCH])
-def test_signal_at_any_time_lets_the_poll_wait_again(
+def test_poll_waits_again_after_a_signal_at_any_time(
     late: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that comes just when the pipe which wakes the poll has been emptied, and any other."""
+    """Also after one that comes just when the self-pipe has been emptied."""
     reopened = []
     outputs = _Kept()
     monkeypatch.setattr(outputs, "reopen", lambda: reopened.append(1))

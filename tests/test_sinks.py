@@ -63,16 +63,6 @@ def on_pipe(pipe: tuple[int, int], said: list[str], *forms: Format, **options: A
 # --- opening -------------------------------------------------------------------------------------
 
 
-def test_new_file_obeys_the_umask(tmp_path: Path, said: list[str]) -> None:
-    before = os.umask(0o027)
-    try:
-        outputs = open_outputs(settings(human=str(tmp_path / "new")), said.append)
-    finally:
-        os.umask(before)
-    outputs.close()
-    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
-
-
 OPTIONS = {"human": "human-readable", "driver": "dump-lldd"}
 
 

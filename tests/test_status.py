@@ -1,4 +1,4 @@
-"""The exit status: what a script can tell by it, and what the original's users always could."""
+"""The exit status of every command, and messages about misspelt commands and options."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("archive", USAGE),
     ],
 )
-def test_tells_usage_input_and_output_apart(arguments: str, status: int, here: Path) -> None:
+def test_status_tells_usage_input_and_output_apart(arguments: str, status: int, here: Path) -> None:
     result = runner.call(*arguments.split())
     assert result.returncode == status, result.stderr
     assert (status == OK) == (result.stderr == b"")
@@ -75,7 +75,7 @@ def test_tells_usage_input_and_output_apart(arguments: str, status: int, here: P
         *("-I 1 -h nowhere/x", "-I 1 -b /dev/full", "-I 1 --hum=nowhere/x"),
     ],
 )
-def test_is_1_for_all_failures_with_the_options_of_the_original(arguments: str, here: Path) -> None:
+def test_status_of_all_failures_with_the_originals_options_is_1(arguments: str, here: Path) -> None:
     assert runner.call(*arguments.split(), stdin=ONE).returncode == FAILURE
     if "/" not in arguments and Path("/usr/bin/blkiomon").exists():
         theirs = ["/usr/bin/blkiomon", *arguments.split()]
@@ -83,7 +83,7 @@ def test_is_1_for_all_failures_with_the_options_of_the_original(arguments: str, 
 
 
 @pytest.mark.parametrize("data", [ONE + ONE[:20], b"garbage" * 20], ids=["cut", "garbage"])
-def test_bad_trace_is_1_with_the_options_of_the_original_and_3_else(data: bytes) -> None:
+def test_status_of_a_bad_trace_is_1_with_the_originals_options_and_else_3(data: bytes) -> None:
     assert runner.call("-I", "1", "-h", "-", stdin=data).returncode == FAILURE
     assert runner.call("-I", "1", "-h", "-", "-", stdin=data).returncode == INPUT
     assert runner.call("-I", "1", "--json", "-", stdin=data).returncode == INPUT
@@ -94,12 +94,7 @@ def ended_early(*arguments: runner.Argument, stdin: bytes = b"") -> tuple[int, b
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        result = runner.run(
-            *arguments,
-            stdin=stdin,
-            capture_output=False,
-            **{"stdout": writing, "stderr": subprocess.PIPE},
-        )
+        result = runner.run(*arguments, stdin=stdin, stdout=writing)
     finally:
         os.close(writing)
     return result.returncode, result.stderr
@@ -113,7 +108,7 @@ def ended_early(*arguments: runner.Argument, stdin: bytes = b"") -> tuple[int, b
         *("compare t t", "compare --json t t"),
     ],
 )
-def test_whose_reader_leaves_ends_silently_by_sigpipe(arguments: str, here: Path) -> None:
+def test_command_whose_reader_leaves_ends_silently_by_sigpipe(arguments: str, here: Path) -> None:
     assert runner.call("-I1", "-b", "stats", "t").returncode == OK
     assert ended_early(*arguments.split()) == (BY_SIGPIPE, b"")
 
@@ -124,8 +119,7 @@ def test_other_outputs_are_whole_though_the_reader_of_one_leaves(here: Path) -> 
     assert (here / "csv").read_bytes() == (here / "other").read_bytes()
 
 
-def test_of_the_original_is_likewise_that_of_sigpipe() -> None:
-    """As `| head` has it: the packaged program is ended by the signal, too."""
+def test_run_that_reads_a_pipe_ends_by_sigpipe_as_the_original_does() -> None:
     assert ended_early("-I", "1", "-h", "-", stdin=ONE) == (BY_SIGPIPE, b"")
 
 
@@ -151,7 +145,9 @@ def test_of_the_original_is_likewise_that_of_sigpipe() -> None:
         ("t", "the length of an interval is missing: -I SECONDS"),
     ],
 )
-def test_misspelt_commands_and_options_are_put_right(arguments: str, said: str, here: Path) -> None:
+def test_message_about_a_misspelt_word_names_the_right_one(
+    arguments: str, said: str, here: Path
+) -> None:
     result = runner.call(*arguments.split())
     assert (result.returncode, result.stdout) == (USAGE, b"")
     line, usage = result.stderr.decode().splitlines()[:2]
@@ -160,7 +156,7 @@ def test_misspelt_commands_and_options_are_put_right(arguments: str, said: str, 
     assert ("did you mean" in line) == ("did you mean" in said)
 
 
-def test_trace_that_is_called_nearly_as_a_command_is_a_trace(here: Path) -> None:
+def test_trace_named_almost_like_a_command_is_read(here: Path) -> None:
     (here / "reports").write_bytes(ONE)
     (here / "decod.blktrace.0").write_bytes(ONE)
     for name in ("reports", "decod"):

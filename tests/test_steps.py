@@ -13,7 +13,7 @@ import streams
 import tracewriter as tw
 from reference import Reference
 from tracewriter import Record, complete, encode, issue
-from tuned import tuned
+from tuned import fed, tuned
 
 from blkiomon import from_bytes, from_dict, to_bytes, to_dict
 from blkiomon._core import Engine
@@ -151,8 +151,7 @@ def test_completion_at_the_time_of_its_issue_is_a_request_of_0_ns() -> None:
     records = [issue(MS, 8, 4096), complete(MS, 8, 4096)]
     assert figures(interval_of(*records)) == (1, 0, 0)
     assert figures(interval_of(*records[::-1])) == (1, 0, 0)
-    original = Engine(as_original=True)
-    original.feed(encode(records))
+    original = fed(records, as_original=True)
     assert (original.requests, original.counters()["mismatches"]) == (0, 1)
 
 
@@ -265,8 +264,7 @@ def test_append_may_be_requeued() -> None:
 
 
 def test_more_appends_than_the_ring_holds_are_unmatched() -> None:
-    engine = Engine(max_pending=2000)
-    engine.feed(encode([issue(n, 0, 4096, APPEND) for n in range(5000)], 8))
+    engine = fed([issue(n, 0, 4096, APPEND) for n in range(5000)], version=8, max_pending=2000)
     engine.feed(encode([complete(10**6 + n, 8, 4096, APPEND) for n in range(5000)], 8))
     assert engine.requests == 1024
     assert engine.pending <= 2000
@@ -289,16 +287,6 @@ def test_queue_records_of_other_sectors_and_directions_stay(waiting: int) -> Non
 
 
 # --- time, numbers and padding --------------------------------------------------------------------
-
-
-def test_time_of_day_is_that_of_the_first_timestamp_record() -> None:
-    item = interval_of(
-        tw.notify_timestamp(1000 * 10**9, 1_700_000_000, 0),
-        issue(1001 * 10**9, 8, 4096),
-        complete(1002 * 10**9, 8, 4096),
-    )
-    assert item.anchored
-    assert item.start_ns == 1_700_000_001 * 10**9
 
 
 @pytest.mark.parametrize("zeros", [1, 47, 48, 49, 4096, 524_256])

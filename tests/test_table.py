@@ -7,10 +7,10 @@ import random
 import numpy as np
 import numpy.typing as npt
 import pytest
-import tracewriter as tw
+import streams
+from tuned import fed
 
 from blkiomon._core import Engine
-from blkiomon.engine import layout
 
 GROWN = [64]  # groups, by half each time, no power of two
 while GROWN[-1] < 30_000:
@@ -22,21 +22,12 @@ Numbers = npt.NDArray[np.uint64]
 
 def records_of(sectors: Numbers, times: Numbers) -> npt.NDArray[np.void]:
     """Issues; the low 32 bits of a number are its size in bytes."""
-    records = np.zeros(len(sectors), layout.TRACE_V7)
-    records["magic"] = layout.MAGIC | 7
-    records["time"] = times
-    records["sector"] = sectors
-    records["bytes"] = sectors.astype("u4")
-    records["device"] = sectors % np.uint64(3)
-    records["action"] = (tw.ISSUE | tw.READ) << 16 | tw.EV_ISSUE
-    return records
+    sizes, devices = sectors.astype("u4"), sectors % np.uint64(3)
+    return streams.issues(len(sectors), time=times, sector=sectors, bytes=sizes, device=devices)
 
 
-def completed(issues: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-    records = issues.copy()
-    records["action"] = (tw.COMPLETE | tw.READ) << 16 | tw.EV_COMPLETE
-    records["time"] += np.uint64(1 << 40)
-    return records
+def completed(issues: streams.Records) -> streams.Records:
+    return streams.completions(issues, 1 << 40)
 
 
 def test_table_grows_by_half() -> None:
@@ -108,8 +99,7 @@ def test_table_is_right_around_each_size(groups: int, off: int) -> None:
     rng = random.Random(n)
     numbers = np.array(rng.sample(range(1 << 50), n), "u8")
     issues = records_of(numbers, np.arange(n, dtype="u8"))
-    engine = Engine(max_age_ns=2**64 - 1)
-    engine.feed(issues.tobytes())
+    engine = fed(issues.tobytes(), max_age_ns=2**64 - 1)
     assert engine.pending == n
     engine.feed(completed(issues)[::-1].tobytes())
     assert engine.pending == 0

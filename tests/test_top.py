@@ -402,14 +402,6 @@ def test_host_without_disks(host: None, monkeypatch: pytest.MonkeyPatch) -> None
     assert config_of() == "this host has no disks: name the devices to capture"
 
 
-def test_help_names_all_options() -> None:
-    result = runner.call("top", "--help")
-    assert result.returncode == 0
-    text = result.stdout.decode()
-    for name in ("--interval", "--queue", "--file", "--speed", "blkiomon[top]"):
-        assert name in text
-
-
 def test_missing_library_is_named(tmp_path: Path) -> None:
     # find_spec() does not find rich.
     (tmp_path / "sitecustomize.py").write_text(
