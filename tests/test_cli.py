@@ -341,34 +341,6 @@ def test_empty_path(capfd: pytest.CaptureFixture[str], name: str) -> None:
     assert fails(capfd, *EVERYTHING, f"--{name}=") == f"--{name} takes a path"
 
 
-@pytest.mark.parametrize("value", ["", "0", "0.30", "0.3 ", "\udcff", "0.3" * 1000])
-def test_hostile_layout(capfd: pytest.CaptureFixture[str], value: str) -> None:
-    assert fails(capfd, "-I5", "--stat-version", value).startswith(
-        "--stat-version takes 0.3 or 0.2"
-    )
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["-I", b"\xff"],
-        [b"--\xff\xfe"],
-        [b"-\xff"],
-        ["-I5", b"--device=\xff\n\x1b[31m"],
-        ["-I5", b"--stat-version=\xff"],
-        ["-I5", "--max-pending", b"\x80" * 3000],
-    ],
-    ids=range(6),
-)
-def test_bytes_that_are_no_text(arguments: list[str | bytes]) -> None:
-    result = runner.call(*arguments)
-    assert result.returncode in (1, 2)
-    assert result.stdout == b""
-    assert USAGE.encode() in result.stderr
-    assert b"Traceback" not in result.stderr
-    assert b"\x1b" not in result.stderr
-
-
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8", "POSIX"])
 def test_path_that_is_no_text(locale: str, tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/\xff\xc3 \n"
@@ -399,9 +371,3 @@ def test_usage_error_opens_no_output(tmp_path: Path) -> None:
     path.write_text("keep")
     assert runner.call("-h", path, "-I", "x").returncode == 1
     assert path.read_text() == "keep"
-
-
-def test_name_of_a_missing_file_cannot_drive_the_terminal() -> None:
-    result = runner.call("-I5", b"\xff\n\x1b[31m")
-    assert (result.returncode, result.stdout) == (3, b"")
-    assert result.stderr.startswith(rb"blkiomon: cannot open \xff\n\x1b[31m: no such file")

@@ -82,13 +82,6 @@ def test_structs_come_back_as_they_were(version: str, file: Path) -> None:
                 assert getattr(back, name) == getattr(stats, name), name
 
 
-def test_native_array_goes_into_others_field_by_field(file: Path) -> None:
-    file.write_bytes(written("0.3"))
-    records = stats_reader.read_stats(file)
-    assert records["size_r"]["sum"].sum() == 3 * 4096
-    assert records["d2c_hist"].shape == (4, layout.D2C_BUCKETS)
-
-
 def test_last_bucket_of_the_first_version_is_read_in_either_byte_order() -> None:
     wire = np.frombuffer(written("0.2"), layout.STATS_02).copy()
     assert wire["d2c_hist"][0, -1] == 1  # the slow one

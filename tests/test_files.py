@@ -109,16 +109,6 @@ def test_text_of_a_file_with_a_timestamp_has_the_time_of_day(tmp_path: Path) -> 
     assert times == [b"Tue Nov 14 22:13:%d 2023" % s for s in (21, 22, 22)]
 
 
-def test_every_way_to_name_a_set(directory: Path) -> None:
-    both = json_of("-I", "1", directory)
-    assert counts(both) == [20, 20, 10]
-    assert [d["device"] for d in both[0]["devices"]] == ["8:0", "8:16"]
-    assert both == json_of("-I", "1", directory / "sda", directory / "sdb.blktrace.1")
-    for name in ("sda", "sda.blktrace", "sda.blktrace.0", "sda.blktrace.1"):
-        assert counts(json_of("-I", "1", directory / name)) == COUNTS, name
-    assert counts(json_of("-I1", "sda", cwd=directory)) == COUNTS
-
-
 @pytest.mark.parametrize("packing", [gzip, lzma, zstandard])
 def test_compressed_files_and_standard_input(packing: Any, trace: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed"
@@ -390,18 +380,6 @@ def test_garbage_names_the_file_and_where(trace: Path) -> None:
         assert read_counts(output) == COUNTS
 
 
-def test_what_cannot_be_read(tmp_path: Path) -> None:
-    for name, why in (
-        ("missing", "no such file"),
-        ("sda.blktrace.3", "no such file"),
-        (".", "no trace in"),
-    ):
-        output, said = bad("-I", "1", tmp_path / name)
-        assert output == b""
-        assert said.startswith("blkiomon: ") and str(tmp_path / name) in said and why in said
-        assert said.count("\n") == 1
-
-
 @pytest.mark.parametrize("locked", ["sda.blktrace.0", "sda.blktrace.1", "."])
 def test_file_without_permission(locked: str, directory: Path) -> None:
     (directory / locked).chmod(0)
@@ -410,15 +388,6 @@ def test_file_without_permission(locked: str, directory: Path) -> None:
     said = f"blkiomon: cannot open {path}: Permission denied\n"
     assert (result.returncode, result.stderr.decode()) == (3, said)
     (directory / locked).chmod(0o700)
-
-
-def test_resync_counts_what_was_skipped(trace: Path) -> None:
-    trace.write_bytes(STEADY[:960] + b"garbage" * 20 + STEADY[960:])
-    result = runner.call("-I", "1", "--resync", "--json", "-", trace)
-    lines = lines_of(result.stdout)
-    assert counts(lines) == COUNTS
-    assert sum(line["unseen"]["skipped_bytes"] for line in lines) == 140
-    assert b"skipped 140 bytes at byte offset 960" in result.stderr
 
 
 def test_lost_marks_at_the_end_of_files_are_counted(tmp_path: Path) -> None:

@@ -103,20 +103,6 @@ def test_recorded_trace_waits_for_a_missing_queue(tmp_path: Path, key: int) -> N
         assert received(queue) == [(tmp_path / "out").read_bytes()]
 
 
-def test_missing_queue_is_waited_for_asleep(tmp_path: Path, key: int, said: list[str]) -> None:
-    outputs = opened(tmp_path, said, verbose=True)
-    outputs.put(at(7))
-    begin_s, begin_cpu_s = time.monotonic(), time.process_time()
-    time.sleep(0.3)
-    used = (time.process_time() - begin_cpu_s) / (time.monotonic() - begin_s)
-    assert used < 0.2
-    assert said == [f"waiting for message queue {tmp_path / 'key'} (id 1)"]
-    queue = sysv.create(key)
-    until(lambda: sysv.stat(queue)[0])
-    outputs.close()
-    assert len(received(queue)) == 1
-
-
 def test_missing_queue_does_not_delay_the_end(tmp_path: Path, key: int, said: list[str]) -> None:
     outputs = opened(tmp_path, said)
     outputs.put(at(7))
