@@ -356,15 +356,6 @@ def debug_block(title: str, *records: Trace) -> str:
 # -- reading a stream ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class BadTrace:
-    """Why reading ended: byte offset, the bytes there, and whether a record was cut."""
-
-    offset: int
-    found: bytes
-    cut: bool
-
-
 def has_fields_of_version_8(pid: int, action: int, cpu: int) -> bool:
     """Whether a version 7 header has version 8's field order (formats.md, the tracer's caveats)."""
     event, category = pid & 0xFFFF & ~0x100, pid >> 16
@@ -375,13 +366,13 @@ def has_fields_of_version_8(pid: int, action: int, cpu: int) -> bool:
 class Reader:
     """Divides a stream of bytes into records, lost marks, padding and garbage.
 
-    Garbage or a record cut by the end of the stream ends the run and is described in `bad`. With
+    Garbage or a record cut by the end of the stream ends reading; `bad` is its offset. With
     `resync=True`, both are skipped and counted instead.
     """
 
     def __init__(self, resync: bool) -> None:
         self.resync = resync
-        self.bad: BadTrace | None = None
+        self.bad: int | None = None  # byte offset of garbage or a cut record
         self.byteorder: str | None = None  # of the first record, and required of all others
         self.overall = self.lost_events = self.skipped = self.padding = 0
         self._padding_end = -1
@@ -458,13 +449,13 @@ class Reader:
         if self.resync:
             self.skipped += len(view)
             return len(view)
-        self.bad = BadTrace(offset, bytes(view[:64]), cut=True)
+        self.bad = offset
         return 0
 
     def _garbage(self, view: memoryview, offset: int, end: bool) -> int:
         """Garbage ends where the next lost mark or plausible record begins."""
         if not self.resync:
-            self.bad = BadTrace(offset, bytes(view[:64]), cut=False)
+            self.bad = offset
             return 0
         for skip in range(1, len(view) - 3):
             at = bytes(view[skip : skip + LOST_MARK_MAX])

@@ -156,9 +156,7 @@ def compare(
         except TraceError as error:
             failed = error
     last = reference.finish()
-    assert (failed is None) == (reference.bad is None)
-    if failed is not None and reference.bad is not None:
-        assert failed.offset == reference.bad.offset
+    assert (failed and failed.offset) == reference.bad
     check_interval(engine.snapshot(), last)
     assert driver == reference.driver_bytes()
     assert len(mismatches) == reference.mismatched

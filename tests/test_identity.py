@@ -309,7 +309,7 @@ def test_lossy_trace_prints_the_same_as_the_reference(tmp_path: Path) -> None:
     paths = {letter: tmp_path / letter for letter in "hD"}
     result = runner.run("-I", LONG, "-h", paths["h"], "-D", paths["D"], stdin=data)
     assert result.returncode == 1
-    assert result.stderr.startswith(b"blkiomon: bad trace: at byte offset %d: " % ref.bad.offset)
+    assert result.stderr.startswith(b"blkiomon: bad trace: at byte offset %d: " % ref.bad)
     expected = oracle.mask_human(reference.human_text(stats, 0).encode())
     assert oracle.mask_human(paths["h"].read_bytes()) == expected
     assert paths["D"].read_text() == ref.debug_text()
