@@ -1,4 +1,4 @@
-"""What trace files and the rich interval have to show: known truth, numpy, and the original."""
+"""Real traces against known truth: the load generator's figures, and percentiles of numpy."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ def test_trace_that_does_not_match_the_host_pattern_is_a_failure(traces: Path) -
 
 
 def test_host_that_is_not_utf8_is_a_failure(traces: Path) -> None:
-    """Its folder in the dataset would keep readers from all the others."""
+    """Readers of a dataset fail at a folder whose name is not UTF-8."""
     folder = os.fsdecode(b"traces/web\xff")
     (Path(folder)).mkdir()
     (Path(folder) / "x.bin").write_bytes(b"")

@@ -23,6 +23,7 @@ from blkiomon.commands.config import Config
 from blkiomon.commands.options import Option, UsageError
 
 USAGE = "\nUsage: blkiomon -I SECONDS "
+Capture = pytest.CaptureFixture[str]
 
 ORIGINAL = (
     *("interval", "human-readable", "binary", "dump-lldd", "debug"),
@@ -53,7 +54,7 @@ def values_of(*arguments: str) -> dict[str, Any]:
     return {"interval": config.interval_s, **found, **queue}
 
 
-def fails(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
+def fails(capfd: Capture, *arguments: str) -> str:
     """What is said about wrong arguments: one line of message, then the usage."""
     assert cli.main(list(arguments)) in (1, 2)  # which, the tests of the status say
     out, err = capfd.readouterr()
@@ -222,7 +223,7 @@ def test_version_does_not_wait_for_input() -> None:
         assert process.wait() == 0
 
 
-def test_help_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+def test_help_is_printed(capfd: Capture) -> None:
     assert cli.main(["--help"]) == 0
     out, err = capfd.readouterr()
     assert err == ""
@@ -230,7 +231,7 @@ def test_help_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     assert out.startswith("Usage: blkiomon ")
 
 
-def test_h_is_not_help(capfd: pytest.CaptureFixture[str]) -> None:
+def test_h_is_not_help(capfd: Capture) -> None:
     assert "argument" in fails(capfd, "-h")
 
 
@@ -289,12 +290,12 @@ def test_version_and_help_without_room_to_print_them(option: str, output: str) -
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_usage_error(capfd: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+def test_usage_error(capfd: Capture, arguments: list[str], said: str) -> None:
     assert said in fails(capfd, *arguments)
 
 
 @pytest.mark.parametrize("option", [option for option in cli.OPTIONS if option.argument])
-def test_missing_argument(capfd: pytest.CaptureFixture[str], option: Option) -> None:
+def test_missing_argument(capfd: Capture, option: Option) -> None:
     assert "requires argument" in fails(capfd, "-I5", f"--{option.long}")
     if option.short:
         assert "requires argument" in fails(capfd, "-I5", f"-{option.short}")
@@ -308,7 +309,7 @@ NUMBERS = ("interval", "msg-queue-id", "msg-id", "max-pending", "max-age")
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_hostile_numbers(capfd: pytest.CaptureFixture[str], name: str) -> None:
+def test_hostile_numbers(capfd: Capture, name: str) -> None:
     for value in NOT_A_NUMBER:
         if (name, value) == ("msg-queue-id", "-1"):
             continue  # as to the original: the low byte counts
@@ -326,9 +327,7 @@ def test_hostile_numbers(capfd: pytest.CaptureFixture[str], name: str) -> None:
         ("max-age", ["1e10"], ["0", "1e9"]),
     ],
 )
-def test_limits_of_numbers(
-    capfd: pytest.CaptureFixture[str], name: str, refused: list[Any], taken: list[Any]
-) -> None:
+def test_limits_of_numbers(capfd: Capture, name: str, refused: list[Any], taken: list[Any]) -> None:
     for value in refused:
         said = fails(capfd, *EVERYTHING, f"--{name}={value}")
         assert said.startswith(f"--{name} takes "), value
@@ -337,7 +336,7 @@ def test_limits_of_numbers(
 
 
 @pytest.mark.parametrize("name", ["human-readable", "binary", "dump-lldd", "debug", "msg-queue"])
-def test_empty_path(capfd: pytest.CaptureFixture[str], name: str) -> None:
+def test_empty_path(capfd: Capture, name: str) -> None:
     assert fails(capfd, *EVERYTHING, f"--{name}=") == f"--{name} takes a path"
 
 

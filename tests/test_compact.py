@@ -73,7 +73,7 @@ def test_interval_survives_the_round_trip_through_bytes(item: Interval) -> None:
 def test_merging_is_exact_in_any_order_and_grouping(
     items: list[Interval], chance: random.Random
 ) -> None:
-    """However often parts are written and read in between."""
+    """Also if parts are written and read again in between."""
     whole = to_bytes(merge(items))
     parts = list(items)
     while len(parts) > 1:
@@ -87,7 +87,7 @@ def test_merging_is_exact_in_any_order_and_grouping(
 
 
 def test_merged_figures_are_those_of_all_requests() -> None:
-    """Against one interval over all of it, which no merging has touched."""
+    """Compared with one long interval, which was not merged."""
     ios = [io for io in example() if io.d2c_ns is not None]
     parts = [interval_of(ios, k * S, (k + 1) * S) for k in range(4)]
     whole = to_bytes(interval_of(ios, 0, 4 * S))
@@ -280,7 +280,7 @@ NUMBERS = st.one_of(
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_changed_numbers_with_a_valid_checksum_are_refused_or_usable(data: st.DataObject) -> None:
-    """No other error, now or later, and no memory for numbers beyond the data."""
+    """Every figure of an interval that is accepted can be used without an error."""
     numbers = binary_codec._from_varints(SMALL[5:-4]).tolist()
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(numbers) - 1))

@@ -28,7 +28,7 @@ from blkiomon.console import how_many, printable
         ("\U000e0001", r"\U000e0001"),
     ],
 )
-def test_what_would_act_on_a_terminal_is_escaped(text: str, shown: str) -> None:
+def test_characters_that_control_a_terminal_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert printable(shown) == shown
     assert shown.isprintable()
@@ -108,7 +108,7 @@ COMMANDS: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", NAMES)
-def test_no_name_acts_on_a_terminal(
+def test_no_name_controls_the_terminal(
     command: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files, directories, options, values and a process in the trace have such names."""

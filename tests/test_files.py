@@ -574,7 +574,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 def on_a_terminal(arguments: Sequence[str | Path], script: str = IMPATIENT) -> str:
-    """What it shows on a terminal that is its standard error."""
+    """What it prints on standard error, which is a terminal."""
     ours, theirs = pty.openpty()
     shown = bytearray()
 
@@ -618,7 +618,7 @@ def test_no_bar_where_there_is_no_terminal() -> None:
     assert (result.returncode, result.stderr) == (0, b"")
 
 
-def test_bar_of_standard_input_and_compressed_files(tmp_path: Path) -> None:
+def test_bar_of_a_compressed_file_ends_at_100_percent(tmp_path: Path) -> None:
     packed = tmp_path / "packed.gz"
     packed.write_bytes(gzip.compress(TRACE.read_bytes(), 1))
     shares = [int(n) for n in re.findall(r"\] +(\d+)% ", on_a_terminal(["-I", "1", packed]))]

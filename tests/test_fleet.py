@@ -37,7 +37,7 @@ def p99_ns(*hosts: list[tuple[int, int]]) -> int:
     return times_ns[len(times_ns) * 99 // 100]
 
 
-def test_whatever_is_counted_nowhere_is_unseen(tmp_path: Path) -> None:
+def test_rule_for_unseen_adds_up_its_four_counters(tmp_path: Path) -> None:
     """Each of these counters grows by another power of ten, every second."""
     counters = ("lost_events", "sequence_gaps", "evicted", "over_device_limit")
     series = [

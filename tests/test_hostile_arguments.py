@@ -38,6 +38,7 @@ VALUES = {
     "no_directory": "/nowhere/file",
     "traversal": "../" * 1500,
 }
+Capture = pytest.CaptureFixture[str]
 FILES = {option.long for option in cli.OPTIONS if option.argument.startswith("FILE")}
 QUEUE = {"msg-queue", "msg-queue-id", "msg-id"}
 MORE_THAN_A_FEW_LINES = 10
@@ -61,7 +62,7 @@ def empty(tmp_path: Path, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
         yield directory
 
 
-def run(capfd: pytest.CaptureFixture[str], arguments: list[str]) -> int:
+def run(capfd: Capture, arguments: list[str]) -> int:
     """The exit status; checks what is said."""
     status = cli.main(arguments)
     out, err = capfd.readouterr()
@@ -78,9 +79,7 @@ def run(capfd: pytest.CaptureFixture[str], arguments: list[str]) -> int:
 
 
 @pytest.mark.parametrize("option", [o for o in cli.OPTIONS if o.argument], ids=lambda o: o.long)
-def test_every_option_with_nonsense(
-    option: Option, empty: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_every_option_with_nonsense(option: Option, empty: Path, capfd: Capture) -> None:
     queue = {"msg-queue": str(empty), "msg-queue-id": "1", "msg-id": "3"}
     rest = [f"--{n}={v}" for n, v in queue.items() if option.long in QUEUE and n != option.long]
     interval = [] if option.long == "interval" else ["-I5"]
@@ -101,18 +100,14 @@ def test_every_option_with_nonsense(
 
 
 @pytest.mark.parametrize("kind", VALUES)
-def test_nonsense_as_a_trace_or_a_command(
-    kind: str, empty: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_nonsense_as_a_trace_or_a_command(kind: str, empty: Path, capfd: Capture) -> None:
     assert run(capfd, ["-I5", "--", VALUES[kind]]) in (2, 3)
     assert run(capfd, [VALUES[kind]]) in (1, 2)
     assert list(empty.iterdir()) == []
 
 
 @pytest.mark.parametrize("option", [o for o in cli.OPTIONS if not o.argument], ids=lambda o: o.long)
-def test_options_without_a_value_take_none(
-    option: Option, empty: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_options_without_a_value_take_none(option: Option, empty: Path, capfd: Capture) -> None:
     for value in VALUES.values():
         assert run(capfd, ["-I5", f"--{option.long}={value}"]) in (1, 2)
     assert list(empty.iterdir()) == []
@@ -122,7 +117,7 @@ def test_options_without_a_value_take_none(
     ("command", "option"), [(c, o) for c, options in SUBCOMMANDS.items() for o in options]
 )
 def test_every_option_of_a_command_with_nonsense(
-    command: str, option: str, empty: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    command: str, option: str, empty: Path, tmp_path: Path, capfd: Capture
 ) -> None:
     trace = tmp_path / "trace"
     trace.write_bytes(encode([issue(0, 1, 4096), complete(500_000, 1, 4096)]))
@@ -151,7 +146,7 @@ TOP = ["", "--interval", "--file", "--speed"]
 
 @pytest.mark.parametrize("option", ARCHIVE, ids=lambda o: o.strip("-") or "source")
 def test_every_option_of_archive_with_nonsense(
-    option: str, empty: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    option: str, empty: Path, tmp_path: Path, capfd: Capture
 ) -> None:
     (tmp_path / "trace").write_bytes(b"")
     for kind, value in VALUES.items():
@@ -165,7 +160,7 @@ def test_every_option_of_archive_with_nonsense(
 
 @pytest.mark.parametrize("option", TOP, ids=lambda o: o.strip("-") or "trace")
 def test_every_option_of_top_with_nonsense(
-    option: str, empty: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    option: str, empty: Path, tmp_path: Path, capfd: Capture
 ) -> None:
     (tmp_path / "trace").write_bytes(b"")
     trace = [] if option == "--file" else [str(tmp_path / "trace")]
@@ -176,7 +171,7 @@ def test_every_option_of_top_with_nonsense(
 
 @pytest.mark.parametrize("name", [b"\xff\xfe", b"a\nb", b"\x1b[31m", b"-x", b" "])
 def test_names_that_are_no_text_work_as_input_and_as_output(
-    name: bytes, empty: Path, capfd: pytest.CaptureFixture[str]
+    name: bytes, empty: Path, capfd: Capture
 ) -> None:
     path = Path(os.fsdecode(name))
     with (goldenfiles.TRACES / "loop-multi-dc.bin").open("rb") as trace:

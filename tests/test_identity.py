@@ -160,20 +160,6 @@ def test_generated_streams_print_the_same_with_nothing_masked(tmp_path: Path) ->
         assert ours.binary == theirs.binary, seed
 
 
-def test_generated_streams_print_the_same_in_processes(tmp_path: Path) -> None:
-    oracle.require()
-    seeds = seeds_of_our_age("crashes", 4, 300)
-    cases = [streams.generate(seed, "crashes", 300).data for seed in seeds]
-    with ThreadPoolExecutor(2) as pool:
-        jobs = [
-            pool.submit(outputs_of_process, data, tmp_path / str(seed), f"--max-age={LONGEST_S}")
-            for data, seed in zip(cases, seeds, strict=True)
-        ]
-        ours = [job.result() for job in jobs]
-    for one, theirs, seed in zip(ours, oracle.run_many(cases), seeds, strict=True):
-        assert_identical(one, theirs, f"crashes {seed}")
-
-
 def test_boundary_with_open_input_prints_the_same_as_the_original(tmp_path: Path) -> None:
     program = oracle.require()
     (seed,) = seeds_of_our_age("faults", 1, 300)

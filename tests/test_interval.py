@@ -291,16 +291,6 @@ def test_merging_is_associative_and_commutative(ios: list[Io]) -> None:
         assert_same(merged, whole)
 
 
-def test_merging_150_intervals_equals_one_long_interval() -> None:
-    ios = example()
-    step = S // 50
-    parts = [interval_of(ios, k * step, (k + 1) * step) for k in range(150)]
-    merged = merge(iter(parts))
-    whole = interval_of(ios, 0, 3 * S)
-    assert merged.groups() == whole.groups()
-    assert len(merged.rows) == len(whole.rows)
-
-
 def test_one_interval_merges_to_itself() -> None:
     item = interval_of(example(), 0, S)
     assert_same(item.merge(), item)

@@ -67,7 +67,7 @@ def handed_out(directory: Path) -> int:
 
 
 def test_kill_at_any_system_call_leaves_whole_intervals(whole: Path, tmp_path: Path) -> None:
-    """At the k-th call that changes a file, for many k: strace delivers the signal."""
+    """strace sends the signal at the k-th call that changes a file, for many k."""
     strace = programs.require("strace")
     probe = subprocess.run([strace, "-f", "-o", os.devnull, "true"], capture_output=True)
     if probe.returncode:
@@ -103,7 +103,7 @@ def test_kill_at_any_system_call_leaves_whole_intervals(whole: Path, tmp_path: P
 def test_kill_between_intervals_leaves_all_written_intervals(
     n_parts: int, whole: Path, tmp_path: Path
 ) -> None:
-    """By ourselves, once so many intervals are there."""
+    """The signal comes once so many intervals are written."""
     directory = tmp_path / "out"
     arguments = options(directory)
     arguments[-1] = str(tmp_path / "fifo")

@@ -402,14 +402,6 @@ def test_arrays_go_into_pandas(data: bytes) -> None:
     assert len(pd.DataFrame(blkiomon.read_trace(data))) == N_RECORDS
 
 
-def test_columns_go_into_pandas_without_being_copied(data: bytes) -> None:
-    import pandas as pd
-
-    found = blkiomon.requests(data)
-    column = pd.Series(found["d2c_ns"], copy=False)
-    assert np.shares_memory(column.to_numpy(), found)
-
-
 def test_arrays_go_into_polars(data: bytes) -> None:
     import polars as pl
 

@@ -1,4 +1,4 @@
-"""Intervals of very many devices, as a user gets them: whole, also where the run is ended."""
+"""Intervals of very many devices are whole, also at the end of a run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_file_of_as_many_devices_as_there_may_be(tmp_path: Path) -> None:
 
 
 def test_terminated_with_many_devices_in_an_interval(tmp_path: Path) -> None:
-    """The last interval takes far longer to render than an output has to take anything."""
+    """Rendering the last interval takes far longer than an output waits at the end."""
     files = {name: tmp_path / name for name in ("--json", "--csv", "-b")}
     options = [word for item in files.items() for word in item]
     with Running("-I", "1000", "--clock", "wall", *options).started() as process:

@@ -54,7 +54,7 @@ def dicts(items: Iterable[Interval]) -> list[dict[str, Any]]:
 
 
 def all_of(items: Iterable[Interval]) -> list[dict[str, Any]]:
-    """All that intervals are made of, from which any figure is worked out: cheaper than `dicts`."""
+    """All fields of intervals, from which figures are computed; cheaper than `dicts`."""
     found = []
     for item in items:
         parts = {f.name: getattr(item, f.name) for f in fields(item) if f.init}
@@ -294,7 +294,7 @@ def whole_records(data: bytes) -> int:
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("interval_s", [0.0001, 0.001, 0.1])
 def test_merged_intervals_are_one_long_interval(seed: int, interval_s: float) -> None:
-    """Of a stream in order of time: else a boundary hides what was in flight before it."""
+    """For records in order of time; others may come too late for the interval they belong to."""
     rng = random.Random(seed)
     records: list[Record] = []
     for i in range(400):

@@ -1,4 +1,4 @@
-"""Metrics: what they count, and how Prometheus comes by them."""
+"""Metrics: figures, HTTP server, text file, and a real Prometheus."""
 
 from __future__ import annotations
 
@@ -333,7 +333,7 @@ def test_client_in_time_gets_the_whole_answer(server: tuple[HttpSink, str]) -> N
 
 @pytest.mark.parametrize("limit", [1024, 56])
 def test_many_connections_leave_descriptors_for_outputs(limit: int, tmp_path: Path) -> None:
-    """As many as there are descriptors, or more, none of which ever ends its request."""
+    """At least as many connections as descriptors; none of them completes its request."""
     json_lines, prom = tmp_path / "out.json", tmp_path / "out.prom"
     options = ("--openmetrics", "0", "--json", json_lines, "--textfile", prom)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

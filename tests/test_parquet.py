@@ -159,7 +159,7 @@ def test_parquet_and_text_do_not_share_a_path(tmp_path: Path) -> None:
 
 
 def test_file_that_lost_a_part_gets_no_footer(tmp_path: Path, said: list[str]) -> None:
-    """On a full disk: what follows would only pretend that the file can be read."""
+    """On a full disk, a footer would make a damaged file look whole."""
     path = tmp_path / "full"
     path.symlink_to("/dev/full")
     form = ParquetFormat()

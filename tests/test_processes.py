@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import struct
 
 import numpy as np
@@ -176,21 +175,3 @@ def test_timestamp_earlier_than_trace_time_is_ignored() -> None:
     assert engine.epoch_ns is None
     engine.feed(encode([notify_timestamp(10**9 + 2, 2, 0)]))
     assert engine.epoch_ns == 10**9 - 2
-
-
-def test_names_of_processes_and_their_figures_do_not_depend_on_feeds() -> None:
-    rng = random.Random(3)
-    records = []
-    for n in range(2000):
-        pid = rng.randrange(300)
-        records.append(
-            rng.choice([notify_process(n, pid, f"p{n}"), queued(n, n, pid), issue(n, n, 1, pid=9)])
-        )
-    data = encode(records)
-    results = []
-    for most in (13, 1000, len(data)):
-        engine = Engine()
-        for at in range(0, len(data), most):
-            engine.feed(data[at : at + most])
-        results.append((engine.process_names, processes(engine)))
-    assert results[0] == results[1] == results[2]

@@ -304,8 +304,7 @@ WRITERS: dict[str, Callable[[], tuple[int, int | None]]] = {
 @pytest.mark.parametrize("backlog_s", [0, 5])
 @pytest.mark.parametrize("writer", WRITERS)
 def test_live_writer_is_live(writer: str, backlog_s: int) -> None:
-    """In real time, for what it is worth: the cases are above."""
-
+    """In real time; the tests above have a simulated clock."""
     now = WRITERS[writer]
     trace_ns, day_ns = now()
     begun_ns = trace_ns - backlog_s * S

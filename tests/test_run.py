@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
-import random
 import re
 import signal
 import threading
@@ -18,7 +17,6 @@ import oracle
 import pytest
 import quirks
 import runner
-import streams
 import tracewriter as tw
 from quirks import ONE
 from runner import LONG, TERMINATED, MessageQueue, Running, options_to, read_counts
@@ -107,17 +105,6 @@ def test_time_is_that_of_the_boundary() -> None:
     assert int(before) < int(stats["time"][0]) <= time.time()
 
 
-def test_request_that_spans_a_boundary_counts_where_it_completes() -> None:
-    first, last = ONE[:48], ONE[48:]
-    with Running("-I", "0.1").started() as process:
-        process.write(ONE + encode([issue(1, 50, 512)]) + first)
-        process.read_intervals(1)
-        process.write(last)
-        text = process.read_intervals(2)
-        process.end()
-    assert read_counts(text) == [1, 1]
-
-
 def test_interval_of_years() -> None:
     assert read_counts(runner.succeed("-I", "1e9", stdin=ONE)) == [1]
 
@@ -175,31 +162,6 @@ def test_everything_goes_to_the_same_standard_output() -> None:
 
 
 # -- what it reads ---------------------------------------------------------------------------------
-
-
-def test_records_may_be_cut_anywhere_between_two_writes() -> None:
-    stream = streams.generate(77, "nothing", 150)
-    data = b"".join((ONE, stream.data)) if stream.byteorder == "<" else stream.data
-    whole = runner.call("-I", LONG, "-D", "-", stdin=data)
-    rng = random.Random(77)
-    with Running("-I", LONG, "-D", "-").started() as process:
-        at = 0
-        while at < len(data):
-            n = rng.choice([1, 3, 47, 48, 49, 100, 500])
-            process.write(data[at : at + n])
-            at += n
-            time.sleep(rng.choice([0, 0, 0.002]))
-        text = process.succeed()
-    assert text == whole.stdout
-    assert b" match, " in text
-
-
-def test_part_of_a_record_waits_for_the_rest_across_boundaries() -> None:
-    with Running("-I", "0.05", "-d", "-", "-h", "-").started() as process:
-        process.write(ONE[:30])
-        time.sleep(0.2)
-        process.write(ONE[30:])
-        assert read_counts(process.read_intervals(1)) == [1]
 
 
 def test_file_larger_than_any_buffer_behind_a_slow_reader(tmp_path: Path) -> None:
@@ -464,14 +426,6 @@ def test_second_signal_changes_nothing_and_records_in_the_pipe_count() -> None:
             process.signal(number)
         text = process.succeed(said=TERMINATED)
     assert read_counts(text) == [1]
-
-
-def test_processor_is_not_used_while_nothing_comes() -> None:
-    with Running("-I", "1").started() as process:
-        time.sleep(0.2)
-        before_s = process.cpu_s()
-        time.sleep(1.5)
-        assert process.cpu_s() - before_s < 0.5
 
 
 # -- as ziomon starts it ---------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def test_table_grows_by_half() -> None:
 
 @pytest.mark.parametrize("pattern", ["ascending", "random", "same low bits"])
 def test_every_entry_is_found_after_growing(pattern: str) -> None:
-    """Adds and takes out at random, from 64 groups to past what is given back as it is read."""
+    """Adds and removes at random, until a rehash returns pages of the old table as it goes."""
     rng = np.random.default_rng(len(pattern))
     n = 120_000
     numbers = np.arange(1, n + 1, dtype="u8")
