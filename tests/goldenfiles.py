@@ -12,6 +12,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from oracle import Result
+
 DIRECTORY = Path(__file__).parent / "golden"
 TRACES = Path(os.environ.get("BLKIOMON_TRACES") or Path(__file__).parent / "data")
 OUTPUTS = ("human", "binary", "driver", "debug")
@@ -22,12 +24,8 @@ REAL = ("loop-multi-dc", "loop-phases-dc")
 class Golden:
     """An input with the original's outputs."""
 
-    name: str
     data: bytes
-    human: bytes
-    binary: bytes
-    driver: bytes
-    debug: bytes
+    result: Result
 
 
 def names() -> list[str]:
@@ -44,4 +42,4 @@ def input_path(name: str) -> Path:
 def load(name: str) -> Golden:
     """One case."""
     outputs = [(DIRECTORY / f"{name}.{option}").read_bytes() for option in OUTPUTS]
-    return Golden(name, input_path(name).read_bytes(), *outputs)
+    return Golden(input_path(name).read_bytes(), Result(*outputs, stderr=b"", returncode=0))

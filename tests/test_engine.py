@@ -72,10 +72,8 @@ def op_counts(rows: Any) -> Counter[tuple[int, str]]:
 
 def check_interval(cut: Any, expected: list[Any]) -> None:
     """Compare a snapshot with the reference, device by device."""
-    rows, d2c_bins, size_bins = cut.rows, cut.d2c_bins, cut.size_bins
-    assert op_counts(rows) == Counter(
-        (s.device, match.op) for s in expected for match in s.requests
-    )
+    rows = cut.rows
+    assert op_counts(rows) == Counter((s.device, m.op) for s in expected for m in s.requests)
     # Devices in order of their first match; the reference lists them in reverse.
     assert list(dict.fromkeys(rows["device"].tolist())) == [s.device for s in reversed(expected)]
     for s in expected:
@@ -84,34 +82,25 @@ def check_interval(cut: Any, expected: list[Any]) -> None:
         assert ours["size_hist"].sum(axis=0).tolist() == s.size_hist
         assert ours["d2c_hist"].sum(axis=0).tolist() == s.d2c_hist
         assert int(ours["requests"][ours["direction"] == 2].sum()) == s.bidir
-        for direction, per_field in enumerate(
-            (
-                {"size_bytes": s.size_r, "d2c_us": s.d2c_r, "throughput": s.thrput_r},
-                {"size_bytes": s.size_w, "d2c_us": s.d2c_w, "throughput": s.thrput_w},
-            )
-        ):
+        for direction in (0, 1):
             those = ours[ours["direction"] == direction]
-            for name, minmax in per_field.items():
-                parts = [moments(row[name]) for row in those]
-                assert min((p[0] for p in parts), default=2**64 - 1) == minmax.min
-                assert max((p[1] for p in parts), default=0) == minmax.max
-                assert sum(p[2] for p in parts) == minmax.sum
-                assert sum(p[3] for p in parts) == minmax.sum_squares
+            names = ("size_bytes", "d2c_us", "throughput")
+            for name, minmax in zip(names, s.minmaxes()[direction::2], strict=True):
+                none = [(2**64 - 1, 0, 0, 0)]
+                parts = zip(*([moments(row[name]) for row in those] or none), strict=True)
+                merged = [f(part) for f, part in zip((min, max, sum, sum), parts, strict=True)]
+                assert merged == [minmax.min, minmax.max, minmax.sum, minmax.sum_squares]
         indices = np.flatnonzero(rows["device"] == s.device)
         for op in {match.op for match in s.requests}:
             those = [i for i in indices if layout.OPS[rows["op"][i]] == op]
             matches = [match for match in s.requests if match.op == op]
-            assert sum(moments(rows["d2c_ns"][i])[2] for i in those) == sum(
-                m.d2c_ns for m in matches
-            )
-            for bins, values in (
-                (d2c_bins, [m.d2c_ns for m in matches]),
-                (size_bins, [m.size for m in matches]),
-            ):
+            times, sizes = [m.d2c_ns for m in matches], [m.size for m in matches]
+            assert sum(moments(rows["d2c_ns"][i])[2] for i in those) == sum(times)
+            for bins, values in ((cut.d2c_bins, times), (cut.size_bins, sizes)):
                 got: Counter[int] = Counter()
                 for b in bins[np.isin(bins["row"], those)]:
                     got[int(b["bin"])] += int(b["count"])
-                assert got == Counter(bin_of(value) for value in values)
+                assert got == Counter(map(bin_of, values))
 
 
 def compare(

@@ -464,7 +464,7 @@ def test_09_var_of_the_latencies_of_a_real_trace() -> None:
 
 
 def test_10_cost_of_a_record_hardly_depends_on_the_queue_depth() -> None:
-    """The original, whose sectors use 16 of 128 chains, would take ten minutes instead of a second."""
+    """The original uses 16 of its 128 chains here, and would take ten minutes."""
     outstanding, rounds = 1 << 18, 2
     sectors = np.random.default_rng(10).permutation(outstanding) * 8
     issues = streams.issues(outstanding, sector=sectors)

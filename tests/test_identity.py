@@ -213,7 +213,7 @@ def test_queue_messages_equal_the_originals(tmp_path: Path) -> None:
                 assert process.stdin is not None
                 process.stdin.write(data)
                 process.stdin.flush()
-            stored = goldenfiles.load("loop-multi-dc").binary
+            stored = goldenfiles.load("loop-multi-dc").result.binary
             expected = [*map(_devices, cases[:-1]), len(stored) // layout.STATS_03.itemsize]
             for queue, number in zip(theirs, expected, strict=True):
                 queue.await_messages(number)
@@ -247,8 +247,7 @@ def _devices(data: bytes) -> int:
 @pytest.mark.parametrize("name", goldenfiles.names())
 def test_golden(name: str, tmp_path: Path) -> None:
     golden = goldenfiles.load(name)
-    stored = oracle.Result(golden.human, golden.binary, golden.driver, golden.debug, b"", 0)
-    assert_identical(identical_outputs_of(golden.data, tmp_path), stored, name)
+    assert_identical(identical_outputs_of(golden.data, tmp_path), golden.result, name)
 
 
 def test_all_golden_files_exist() -> None:

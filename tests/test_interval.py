@@ -446,7 +446,7 @@ VALUES: st.SearchStrategy[Any] = st.one_of(
 
 
 @given(st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_changed_dict_is_refused_or_usable(data: st.DataObject) -> None:
     line = json.loads(CHANGED)
     for _ in range(data.draw(st.integers(1, 3))):

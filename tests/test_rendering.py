@@ -128,7 +128,7 @@ def test_names_are_escaped_by_the_rules_of_each_format(name: str) -> None:
     assert names == {"", name.replace("\x1b", r"\x1b").replace("\udcff", r"\xff")}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(st.lists(intervals(), max_size=4), st.sampled_from([1, 2, 128]))
 def test_metrics_equal_those_of_the_prometheus_library(items: list[Interval], most: int) -> None:
     metrics = Metrics(NAMES.get, max_devices=most)

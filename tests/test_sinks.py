@@ -135,19 +135,24 @@ def read_all(fifo: Path) -> bytes:
         return file.read()
 
 
-@pytest.mark.parametrize("is_named", [True, False], ids=["named", "standard_input"])
-def test_recorded_trace_waits_for_the_reader_of_a_fifo(is_named: bool, tmp_path: Path) -> None:
-    trace, fifo, beside = (tmp_path / name for name in ("trace", "fifo", "beside"))
+@contextmanager
+def waiting_for_a_reader(fifo: Path, is_named: bool = True) -> Iterator[runner.Running]:
+    """A run that has read a whole trace, and writes to a FIFO without a reader."""
+    trace, beside = fifo.with_name("trace"), fifo.with_name("beside")
     trace.write_bytes(ONE)
     os.mkfifo(fifo)
-    options = ("-I", runner.LONG, "-h", fifo, "-b", beside)
-    with trace.open("rb") as source:
-        arguments = (*options, trace) if is_named else options
-        with runner.Running(*arguments, stdin=source).started() as process:
-            runner.await_size(beside, 424)  # all has been read, and the run is about to end
-            assert read_all(fifo).count(b"\nbidirectional requests") == 1
-            assert process.wait() == 0
-            assert process.stderr == ""
+    options = ("-I", runner.LONG, "-h", fifo, "-b", beside, *[trace] * is_named)
+    with trace.open("rb") as source, runner.Running(*options, stdin=source).started() as process:
+        runner.await_size(beside, 424)
+        yield process
+
+
+@pytest.mark.parametrize("is_named", [True, False], ids=["named", "standard_input"])
+def test_recorded_trace_waits_for_the_reader_of_a_fifo(is_named: bool, tmp_path: Path) -> None:
+    with waiting_for_a_reader(tmp_path / "fifo", is_named) as process:
+        assert read_all(tmp_path / "fifo").count(b"\nbidirectional requests") == 1
+        assert process.wait() == 0
+        assert process.stderr == ""
 
 
 def test_reader_of_a_fifo_gets_the_end_of_a_trace_that_holds_nothing(tmp_path: Path) -> None:
@@ -161,11 +166,8 @@ def test_reader_of_a_fifo_gets_the_end_of_a_trace_that_holds_nothing(tmp_path: P
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_the_wait_for_the_reader_of_a_fifo(number: int, tmp_path: Path) -> None:
-    trace, fifo, beside = (tmp_path / name for name in ("trace", "fifo", "beside"))
-    trace.write_bytes(ONE)
-    os.mkfifo(fifo)
-    with runner.Running("-I", runner.LONG, "-h", fifo, "-b", beside, trace).started() as process:
-        runner.await_size(beside, 424)
+    fifo = tmp_path / "fifo"
+    with waiting_for_a_reader(fifo) as process:
         status, _, complaints = process.end(number)
     assert status != 0
     assert set(complaints.splitlines()) == {
