@@ -71,7 +71,7 @@ def _fill(row: Any, sizes: list[int], d2c_us: list[int]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Io:
-    """A request: what it is, and when it was issued and completed.
+    """A request with its device, size and times.
 
     One without `d2c_ns` never completes. `q2d_ns` is None where no queue record was seen.
     """

@@ -73,7 +73,7 @@ LOST_MARK_PREFIX = re.compile(
         for rest in ((_NUMBER, *map(re.escape, " EVENTS]\n")), map(re.escape, "EVENTS]\n"))
     ).encode()
 )
-"""Matches a mark of lost events of which the end has not been read."""
+"""Matches the beginning of a mark of lost events."""
 
 Key = tuple[int, int, int]
 
@@ -243,7 +243,7 @@ def limits(delta: int, buckets: int) -> list[int]:
 
 
 def bucket(value: int, delta: int, buckets: int) -> int:
-    """The bucket of a value, of which only the low 32 bits count."""
+    """The bucket of the low 32 bits of a value."""
     return bisect_left(limits(delta, buckets), value % U32)
 
 

@@ -47,7 +47,7 @@ NOBODYS_COMMAND = (
     "import fcntl, grp, os, pwd, sys; from blkiomon.commands import cli, run; "
     f"os.setgid({NOBODY}); os.setuid({NOBODY}); sys.exit(cli.main())",
 )
-"""The command as user nobody, for root. Python starts first: nobody may not be able to read it."""
+"""The command as user nobody, for root. Python starts as root, as nobody may not read it."""
 
 # Under nohup or in a shell's background, ignored signals are inherited. Restore the defaults.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -329,7 +329,7 @@ class Running:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """Its exit status; its input stays as it is."""
+        """Its exit status; its input stays open."""
         return self.process.wait(TIMEOUT_S)
 
     def end(self, number: int | None = None) -> tuple[int, bytes, str]:

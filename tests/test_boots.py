@@ -56,7 +56,7 @@ def test_each_boot_has_its_own_time_of_day(tmp_path: Path, version: int, byteord
         )
         lines = [json.loads(line) for line in result.stdout.splitlines()]
         counts = [(line["start_ns"] // S - DAY_S, line["total"]["requests"]) for line in lines]
-        # The first record that is no note comes a second after it.
+        # The first issue comes a second after the note.
         assert counts == [(at, int(at in (1, 61))) for at in range(1, 71, 10)]
 
 
@@ -101,7 +101,9 @@ def test_trace_without_time_of_day_among_boots_is_refused(tmp_path: Path) -> Non
         f"blkiomon: {c} does not contain the time of day, and the other files are of several "
         "boots or hosts: read it alone\n"
     )
-    assert runner.call("-I10", "--json", "-", a, c).returncode == 0  # nobody can know
+    assert (
+        runner.call("-I10", "--json", "-", a, c).returncode == 0
+    )  # one of them alone: nothing to compare
 
 
 def test_library_and_report_have_the_same_times(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def test_nothing_heavy_is_imported_for_it(arguments: list[str]) -> None:
 @pytest.mark.parametrize("output", ["/dev/full", "closed"])
 def test_version_and_help_without_room_to_print_them(option: str, output: str) -> None:
     redirected = ">&-" if output == "closed" else f">{output}"
-    # Buffered, as it is for users: Python's own complaint then comes at its very end.
+    # Buffered, as usual: Python writes only at its exit.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     result = runner.shell(redirected, option, env=environment)
     assert result.returncode == (1 if option == "-V" else 4)

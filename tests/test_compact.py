@@ -295,7 +295,7 @@ def test_changed_numbers_with_a_valid_checksum_are_refused_or_usable(data: st.Da
 
 
 def changed(table: str, field: str, value: Any, row: int = 0) -> Interval:
-    """An interval of which one figure is another."""
+    """An interval with one figure changed."""
     item = interval_of(TWO, 0, S, {3: "dd"})
     cut = replace(item.snapshot, **{table: getattr(item.snapshot, table).copy()})
     getattr(cut, table)[field][row] = value

@@ -1,4 +1,4 @@
-"""Files of `-b` read back: layouts told apart, the text of the run, and errors that say why."""
+"""``blkiomon decode`` and ``read_stats``: both layouts, text, JSON, CSV, and messages."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("devices", [1, 3, 52, 400])  # 344 * 53 is 424 * 43
 @pytest.mark.parametrize("version", VERSIONS)
-def test_layouts_are_told_apart(version: str, devices: int) -> None:
+def test_layouts_are_recognised(version: str, devices: int) -> None:
     stats = stats_reader.parse(written(version, devices))
     assert (stats.version, len(stats.records), stats.tail_bytes) == (version, devices + 1, 0)
 
@@ -112,9 +112,7 @@ def test_empty_file_has_no_structs(file: Path) -> None:
         (written("0.2") + b"x", 4 * 344, "at byte offset 1376: the last 1 byte is less than one"),
     ],
 )
-def test_other_bytes_are_told_from_statistics(
-    data: bytes, offset: int, why: str, file: Path
-) -> None:
+def test_other_bytes_are_refused(data: bytes, offset: int, why: str, file: Path) -> None:
     file.write_bytes(data)
     with pytest.raises(StatsError, match=why) as caught:
         stats_reader.read_stats(file)

@@ -1,4 +1,4 @@
-"""Runs without any request: a line says what the input held, instead of silence."""
+"""Runs without a request end with a line about the contents of the input."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_filter_that_fits_nothing(tmp_path: Path, options: list[str], wanted: st
     assert said(tmp_path / "t", BOTH, *options) == f"no request{wanted}; {HELD}"
 
 
-def test_what_is_read_ends_where_it_was_asked_to(tmp_path: Path) -> None:
+def test_line_says_that_reading_ended_at_to(tmp_path: Path) -> None:
     line = said(tmp_path / "t", BOTH * 100, "--device=9:9", "--from=1", "--to=2")
     start = "no request of 9:9 from 1 s on before 2 s; as far as it was read it holds "
     assert line.startswith(start)
@@ -144,13 +144,13 @@ def test_set_of_empty_files_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_options_of_the_original_keep_silent() -> None:
+def test_originals_options_print_no_such_line() -> None:
     for data in (b"", encode([issue(S, 8, 4096)])):
         assert runner.succeed("-I1", "-h", "-", stdin=data) == b""
     with open("/dev/null", "rb") as nothing:
         assert runner.succeed("-I1", "-h", "-", stdin=nothing) == b""
 
 
-def test_nothing_is_said_where_there_is_a_request(tmp_path: Path) -> None:
+def test_run_with_a_request_prints_no_such_line(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(encode(requests(1, SDA)))
     runner.succeed("-I1", "--json", "-", "--device=8:0", tmp_path / "t")

@@ -1,4 +1,4 @@
-"""Many hosts: what the recording rules add up, over servers of which one federates the others."""
+"""Recording rules over many hosts, on two servers and on a third that federates them."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_every_option_of_a_command_with_nonsense(
     trace.write_bytes(encode([issue(0, 1, 4096), complete(500_000, 1, 4096)]))
     traces = {"decode": [], "report": [str(trace)], "compare": [str(trace)] * 2}[command]
     output = [] if command == "decode" or option == "--output" else ["-o", "page.html"]
-    if option == "--title":  # which stands above whatever charts there are
+    if option == "--title":  # one chart is enough
         output.append("--chart=iops")
     for kind, value in VALUES.items():
         if option == "--title" and kind not in ("escape", "not_utf8", "empty"):

@@ -1,4 +1,4 @@
-"""The library: every function with every kind of source, what it returns and what it raises."""
+"""The library: every function with every kind of source, results and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from test_monitor import MS, NOON, S, anchored, dicts, intervals_of, pair, spans
 from tracewriter import complete, encode, issue
 
 import blkiomon
-from blkiomon import Interval, Monitor, SourceError, StatsError, TraceError, to_dict
+from blkiomon import Interval, SourceError, StatsError, TraceError
 from blkiomon.engine import layout
 
 TRACE = goldenfiles.TRACES / "loop-multi-dc.bin"
@@ -311,16 +311,6 @@ def test_lost_marks_of_files_are_counted_also_at_their_end(tmp_path: Path) -> No
     (tmp_path / "a.blktrace.1").write_bytes(tw.lost_mark(1, 4))
     (tmp_path / "a.blktrace.0").write_bytes(tw.lost_mark(0, 3))
     assert blkiomon.summarize(tmp_path).counts.lost_events == 7
-
-
-def test_monitor_gives_the_same_intervals(data: bytes) -> None:
-    line = Monitor(0.5)
-    items = []
-    for at in range(0, len(data), 777_777):
-        items += line.feed(data[at : at + 777_777])
-    items += line.finish()
-    assert dicts(items) == dicts(blkiomon.intervals(data, 0.5))
-    assert to_dict(blkiomon.merge(items)) == to_dict(blkiomon.summarize(data))
 
 
 # -- errors ----------------------------------------------------------------------------------------

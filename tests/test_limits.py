@@ -1,4 +1,4 @@
-"""feed() with until_ns: no record is lost or counted twice, whatever the limits and reads."""
+"""feed() with until_ns: no limit and no size of reads loses a record or counts it twice."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_screen_imports_nothing_from_the_working_directory(trap: Trapped, trace:
         while b"blkiomon top" not in shown:
             shown += os.read(ours, 1 << 16)
         process.signal(signal.SIGTERM)
-        while process.process.poll() is None:  # it waits for whoever is to show it
+        while process.process.poll() is None:  # it waits until its last screen is read
             runner.until(lambda: _drained(ours) or process.process.poll() is not None, "its end")
     os.close(ours)
 

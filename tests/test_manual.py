@@ -47,17 +47,17 @@ def test_help_has_every_option_within_80_columns(command: Command) -> None:
         assert f" {', '.join(option.names)}{taken} {option.help} " in f"{text} "
 
 
-def test_no_other_files_are_shared() -> None:
+def test_share_has_no_other_files() -> None:
     assert set(FILES) == set(wanted())
 
 
 @each_file
-def test_what_is_made_of_help_is_up_to_date(path: Path) -> None:
+def test_manual_and_completions_are_up_to_date(path: Path) -> None:
     assert path.read_text(encoding="utf-8") == wanted()[path], "run: make manual"
 
 
 @each_file
-def test_they_are_installed_where_they_are_looked_for(path: Path) -> None:
+def test_manual_and_completions_are_installed(path: Path) -> None:
     assert (INSTALLED / path.relative_to(SHARE)).read_bytes() == path.read_bytes()
 
 

@@ -201,7 +201,7 @@ def test_intervals_become_longer_rather_than_too_many(most: int) -> None:
     records = [*steady(25), *pair(90 * S, 8)]
     line = Monitor(0.1, most_intervals=most)
     items = line.feed(encode(records)) + line.finish()
-    # Each interval lies within one of the final length, of which there are at most so many.
+    # Each interval lies within one of at most `most` intervals of the final length.
     final_ns = line.interval_ns or 0
     places = [(item.start_ns // final_ns, (item.end_ns - 1) // final_ns) for item in items]
     assert all(first == last < most for first, last in places)

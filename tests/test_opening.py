@@ -29,7 +29,7 @@ HARD_LINK = f"it is a hard link {PUT}"
 
 @pytest.fixture(scope="module")
 def short_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trace of which a page is quickly made."""
+    """A short trace, whose page takes little time."""
     path = tmp_path_factory.mktemp("traces") / "trace.bin"
     path.write_bytes((goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()[: 48 * 2000])
     return path
@@ -158,7 +158,7 @@ def test_link_is_refused_below_what_another_user_owns(theirs: Path) -> None:
     below.mkdir(mode=0o755)
     (below / "out").symlink_to(theirs.parent / "precious")
     where = theirs.stat()
-    if where.st_uid == 0 and where.st_mode & stat.S_ISVTX:  # nobody else can replace what is root's
+    if where.st_uid == 0 and where.st_mode & stat.S_ISVTX:  # only root can replace it
         assert writes_to(below / "out", keep=True)
         return
     with pytest.raises(OSError, match=LINK):

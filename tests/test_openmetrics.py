@@ -277,7 +277,7 @@ def test_oldest_connection_makes_room_for_the_newest(server: tuple[HttpSink, str
         clients = [stack.enter_context(connect(address)) for _ in range(3 * MAX_CLIENTS)]
         newest, others = clients[-MAX_CLIENTS:], clients[:-MAX_CLIENTS]
         runner.until(lambda: all(map(is_left, others)), "the oldest to be left")
-        for client in newest:  # whose turn comes, however slow it has been
+        for client in newest:  # slow, but still connected
             client.settimeout(runner.TIMEOUT_S)
             client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             assert client.recv(12) == b"HTTP/1.0 200"
@@ -466,7 +466,7 @@ def test_textfile_continues_when_its_directory_returns(tmp_path: Path, said: lis
 
 
 @pytest.mark.parametrize("name", ["grafana-dashboard.json", "grafana-fleet.json"])
-def test_dashboard_asks_what_prometheus_understands(name: str, tmp_path: Path) -> None:
+def test_queries_of_dashboards_are_valid_promql(name: str, tmp_path: Path) -> None:
     dashboard = json.loads((CONTRIB / name).read_text())
     questions = [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
     assert len(questions) > 8
@@ -497,6 +497,6 @@ scrape_configs: [{job_name: b, static_configs: [{targets: ['%s']}]}]
     # A busy machine may see them in more than one interval.
     whole = merge(from_dict(json.loads(line)) for line in text.splitlines())
     assert whole.total.requests == len(requests)
-    # Prometheus interpolates within the bucket, of which our figure is exact to 0.8 %.
+    # Prometheus interpolates within a bucket; our figure is exact to 0.8 %.
     at = bisect.bisect_left(TIME_LIMITS_NS, whole.percentile(99) or 0)
     assert TIME_LIMITS_NS[at - 1] <= quantile * 1e9 <= TIME_LIMITS_NS[at]

@@ -185,7 +185,7 @@ def test_driver_records_are_replaced_by_driver_records_only() -> None:
         refused(f"could not write to out: {TRACE}", "-h", "out")
     # The same outputs as before may replace them.
     assert runner.call("-I", LONG, "-d", "out", "-h", "out", stdin=dump + ONE).returncode == 0
-    # A trace in which driver records come first is none of these.
+    # A trace that begins with driver records is not such a file.
     Path("out").write_bytes(encode([driver_data(500, b"payload"), *RECORDS]))
     with unchanged("out"):
         refused(f"could not write to out: {TRACE}", "-d", "out")
@@ -238,7 +238,7 @@ def test_parts_of_parquet_replace_no_trace() -> None:
 
 @pytest.fixture
 def short_trace() -> Path:
-    """A trace of which a page is quickly made."""
+    """A short trace, whose page takes little time."""
     path = Path("trace.html")
     path.write_bytes((goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()[: 48 * 2000])
     return path

@@ -56,7 +56,7 @@ def test_processes_are_those_of_queue_records_if_there_are_any() -> None:
 
 def test_processes_are_those_of_issues_without_queue_records() -> None:
     engine = fed(
-        issue(3, 8, 4096, pid=5),  # not told yet
+        issue(3, 8, 4096, pid=5),  # before its name is known
         notify_process(4, 5, "dd"),
         issue(5, 8, 4096, pid=5),
         complete(6, 8, 4096, pid=0),

@@ -121,7 +121,7 @@ def check(cut: Any, expected: dict[tuple[int, str], list[tuple[int, int]]]) -> N
 
 
 def some_bios(rng: random.Random, n: int) -> list[Record]:
-    """Bios on few sectors, most of which become requests; in an order near that of their times."""
+    """Bios on few sectors, nearly in order of time; most become requests."""
     records = []
     now_ns = 10**9
     for _ in range(n):

@@ -17,8 +17,6 @@ import tracewriter as tw
 from reference import Match, Outputs, Reference, outputs
 from tracewriter import Record, complete, driver_data, encode, issue
 
-U32 = 1 << 32
-U64 = 1 << 64
 RANDOM: dict[str, tuple[int, streams.Avoid]] = {
     **{f"crashes {seed}": (seed, "crashes") for seed in range(100)},
     **{f"faults {seed}": (seed, "faults") for seed in range(50)},

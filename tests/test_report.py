@@ -565,7 +565,7 @@ def test_extreme_figures_of_b(tmp_path: Path, stats: dict[str, Path], capfd: Cap
     path, output = tmp_path / "stats.bin", tmp_path / "page.html"
     path.write_bytes(records.tobytes())
     assert page_of(path)
-    some = records["size_r"]["count"] > 0  # of which histograms hold 32 bits
+    some = records["size_r"]["count"] > 0  # more than the 32 bits of a histogram
     for name in ("size_r", "d2c_r"):
         records[name]["count"][some] += 1 << 50
     path.write_bytes(records.tobytes())

@@ -1,4 +1,4 @@
-"""Files that are moved away or deleted under us: SIGHUP reopens them, and nothing is lost."""
+"""SIGHUP reopens files that were moved away or deleted, and no interval is lost."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_hangup_ends_a_run_whose_terminal_has_gone(tmp_path: Path) -> None:
         os.close(follower)
         os.close(read_end)
         process.started()
-        process.signal(signal.SIGHUP)  # as long as it is there, this does not end it
+        process.signal(signal.SIGHUP)  # while the terminal is there, the run goes on
         os.write(write_end, ONE)
         os.close(leader)
         assert process.wait() == 0

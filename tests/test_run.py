@@ -1,4 +1,4 @@
-"""The command as a process: what it reads, when it writes, and what it does when it cannot."""
+"""The command as a process: its input, when it writes, and outputs that fail."""
 
 from __future__ import annotations
 
@@ -340,7 +340,7 @@ def test_reader_of_standard_output_goes_away_and_other_outputs_go_on(tmp_path: P
 
 
 def test_run_ends_when_the_only_reader_goes_away() -> None:
-    # As in `blktrace ... | blkiomon ... | head`: nobody is left to work for.
+    # As in `blktrace ... | blkiomon ... | head`.
     with Running("-I", "0.1", "-h", "-").started() as process:
         process.close_output()
         process.write(ONE)

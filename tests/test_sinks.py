@@ -259,7 +259,7 @@ def test_stalled_reader_never_stops_put(pipe: tuple[int, int], said: list[str]) 
     sink.close(timeout_s=0.1)
     assert time.monotonic() - begin_s < 10
     assert sink.dropped_intervals == 100
-    os.close(pipe[0])  # lets the thread go, with an error that nobody counts twice
+    os.close(pipe[0])  # ends the blocked write with an error
     sink._thread.join(5)
     assert sink.dropped_intervals == 100
 
@@ -470,7 +470,7 @@ def test_interval_cut_by_a_full_disk_leaves_no_part(
     outputs.put(at(2))
     until(lambda: sink.dropped_intervals)
     assert path.stat().st_size == 424
-    room[0] = 10_000  # somebody tidied up
+    room[0] = 10_000  # there is space again
     outputs.put(at(3))
     outputs.close()
     times = np.frombuffer(path.read_bytes(), layout.STATS_03)["time"]

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.soak`, for a second: what it counts is right, an output stalls or not."""
+"""`python -m benchmarks.soak` for a second counts every record, also if an output stalls."""
 
 from __future__ import annotations
 

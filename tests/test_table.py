@@ -117,7 +117,7 @@ def test_bounded_table_stays_full_and_right_while_records_come_and_go() -> None:
         engine.feed(issues[first : first + 1000].tobytes())
         assert engine.pending <= most
         if first >= 1000:
-            # Of the thousand before, a part is completed: none of them is old enough to be gone.
+            # Completes a part of the previous thousand, which are too young to be evicted.
             engine.feed(completed(issues[first - 1000 : first - 600]).tobytes())
             matches += 400
         assert engine.requests == matches

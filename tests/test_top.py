@@ -357,7 +357,7 @@ def test_usage_errors(arguments: list[str | Path], reason: str) -> None:
     assert reason in first and usage.startswith("Usage: blkiomon top")
 
 
-def test_what_is_neither_device_nor_trace() -> None:
+def test_name_that_is_neither_device_nor_trace_is_refused() -> None:
     (line,) = said("nosuchdisk", status=3)
     assert "cannot open nosuchdisk" in line and line.endswith(
         "and this host has no such block device"
@@ -366,7 +366,7 @@ def test_what_is_neither_device_nor_trace() -> None:
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host with two disks, of which one has a partition; there is nothing on standard input."""
+    """A host with two disks, one of them with a partition; standard input is empty."""
     numbers = {"sda": 8 << 20, "sdb": 8 << 20 | 16, "/dev/sda1": 8 << 20 | 1}
     monkeypatch.setattr("blkiomon.sources.devices.device_number", numbers.get)
     disks = [Device("sda", 8 << 20, True), Device("sdb", 8 << 20 | 16, True)]
@@ -380,7 +380,7 @@ def config_of(*arguments: str) -> Config | str:
     return top._config(given)
 
 
-def test_devices_and_traces_are_told_apart(host: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_taken_as_devices_or_traces(host: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(*names: str, files: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
         config = config_of(*(f"--file={name}" for name in files), *names)
         assert isinstance(config, Config) and config.screen
@@ -388,7 +388,7 @@ def test_devices_and_traces_are_told_apart(host: None, monkeypatch: pytest.Monke
 
     assert chosen("sdb", "/dev/sda1") == (("sdb", "/dev/sda1"), ())
     assert chosen(str(MULTI)) == ((), (str(MULTI),))
-    assert chosen(files=["sda"]) == ((), ("sda",))  # whatever devices there are
+    assert chosen(files=["sda"]) == ((), ("sda",))  # although there is such a device
     assert chosen("-") == ((), ("-",))
     assert chosen() == ((ALL,), ())
     with pytest.raises(UsageError, match="top shows devices or traces, not both: sda is a device"):
@@ -524,5 +524,5 @@ def test_replay_waits_until_the_run_is_over() -> None:
         sink.put(interval(BUSY))  # its turn is in eleven days
         until(lambda: paper.shows("waiting for the first"))
         assert not paper.shows("sdb  ")
-    # It has not been dropped, and nobody waited for it.
+    # The interval was neither dropped nor waited for.
     assert sink.dropped_intervals == 0

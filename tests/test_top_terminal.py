@@ -209,7 +209,7 @@ def test_pipe_is_live_and_ends(tmp_path: Path, is_named: bool) -> None:
         os.mkfifo(tmp_path / "fifo")
         if is_named:
             terminal.run("top", "-I", "0.2", "./fifo")
-        else:  # keys come from the terminal nevertheless
+        else:  # keys still come from the terminal
             terminal.run("top", "-I", "0.2", stdin="fifo")
         with open(tmp_path / "fifo", "wb", buffering=0) as fifo:
             terminal.until("./fifo" if is_named else "standard input", "records in")
@@ -255,7 +255,7 @@ def test_blocked_terminal_does_not_stop_reading() -> None:
     try:
         with Running("top", "-I", "0.01", stdout=slave, env=env) as process:
             process.started()
-            # Full: nobody reads it. What is drawn from now on cannot be shown.
+            # The terminal is full: further screens cannot be written.
             runner.until(lambda: shown_bytes() > 3000, "the terminal to be full")
             data = MULTI.read_bytes()
             for _ in range(5):
