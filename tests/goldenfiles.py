@@ -41,5 +41,7 @@ def input_path(name: str) -> Path:
 
 def load(name: str) -> Golden:
     """One case."""
-    outputs = [(DIRECTORY / f"{name}.{option}").read_bytes() for option in OUTPUTS]
-    return Golden(input_path(name).read_bytes(), Result(*outputs, stderr=b"", returncode=0))
+    human, binary, driver, debug = (
+        (DIRECTORY / f"{name}.{option}").read_bytes() for option in OUTPUTS
+    )
+    return Golden(input_path(name).read_bytes(), Result(human, binary, driver, debug, b"", 0))

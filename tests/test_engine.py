@@ -86,10 +86,11 @@ def check_interval(cut: Any, expected: list[Any]) -> None:
             those = ours[ours["direction"] == direction]
             names = ("size_bytes", "d2c_us", "throughput")
             for name, minmax in zip(names, s.minmaxes()[direction::2], strict=True):
-                none = [(2**64 - 1, 0, 0, 0)]
-                parts = zip(*([moments(row[name]) for row in those] or none), strict=True)
-                merged = [f(part) for f, part in zip((min, max, sum, sum), parts, strict=True)]
-                assert merged == [minmax.min, minmax.max, minmax.sum, minmax.sum_squares]
+                low, high, total, squares = zip(
+                    (2**64 - 1, 0, 0, 0), *(moments(row[name]) for row in those)
+                )
+                assert (min(low), max(high)) == (minmax.min, minmax.max)
+                assert (sum(total), sum(squares)) == (minmax.sum, minmax.sum_squares)
         indices = np.flatnonzero(rows["device"] == s.device)
         for op in {match.op for match in s.requests}:
             those = [i for i in indices if layout.OPS[rows["op"][i]] == op]

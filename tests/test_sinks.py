@@ -141,7 +141,8 @@ def waiting_for_a_reader(fifo: Path, is_named: bool = True) -> Iterator[runner.R
     trace, beside = fifo.with_name("trace"), fifo.with_name("beside")
     trace.write_bytes(ONE)
     os.mkfifo(fifo)
-    options = ("-I", runner.LONG, "-h", fifo, "-b", beside, *[trace] * is_named)
+    options: list[runner.Argument] = ["-I", runner.LONG, "-h", fifo, "-b", beside]
+    options += [trace] * is_named
     with trace.open("rb") as source, runner.Running(*options, stdin=source).started() as process:
         runner.await_size(beside, 424)
         yield process
