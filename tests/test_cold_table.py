@@ -1,4 +1,4 @@
-"""Requests that wait long move to the cold table, which changes no result."""
+"""Requests that are pending for long move to the cold table, which changes no result."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The fifteen faults of the original that ours must not have, by their numbers.
+"""The fifteen faults of the original, by their numbers: ours has none of them.
 
-The first test shows, where the original is there, that it does have those that one stream shows.
+If the original is installed, the first test shows those of its faults that one stream can show.
 """
 
 from __future__ import annotations

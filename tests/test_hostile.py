@@ -1,4 +1,4 @@
-"""Streams made to hurt: memory and work stay bounded, figures are right or say they are not."""
+"""Hostile streams: memory and work stay bounded; figures are right, or unknown."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """The same bytes in, the same bytes out as the packaged blkiomon 0.3; only `time` is masked.
 
-Where the original's arithmetic wraps, ours is right instead, and differs. Its own figures tell
-where that is (`unwrapped_*`): throughput of requests above 4294967 bytes, because size * 1000 has
-32 bits, and var of a sum from 2^32 on, because its square has 64. Nothing else is masked.
+Where the original's arithmetic wraps, ours is right and differs; `unwrapped_*` masks these figures.
+They are the throughput of requests above 4294967 bytes, whose size * 1000 exceeds 32 bits, and var
+of sums from 2^32 on, whose squares exceed 64 bits.
 
-The original waits for a partner for ever. Generated streams hold latencies of centuries, so here
-ours is told to wait long, too.
+The original never evicts a request. Generated streams have latencies of centuries, so these tests
+raise --max-age.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from blkiomon.engine import layout
 
 LOSSY = "loop-lossy-dc"
 TRACES = sorted(p for p in goldenfiles.TRACES.glob("*.bin") if p.stem != LOSSY)
-FOR_EVER_S = 18_446_744_073.0  # in ns it still fits 64 bits,
-LONGEST_S = 10**9  # and this is the most that the command takes
+FOR_EVER_S = 18_446_744_073.0  # the most whose nanoseconds fit 64 bits
+LONGEST_S = 10**9  # the most that the command takes
 QUIRKS = {
     name: data
     for name, data in quirks.CASES.items()
-    # A latency of 2^64 - 1 ns is beyond even that; the engine's own tests have it.
+    # A latency of 2^64 - 1 ns exceeds that limit; test_engine has this case.
     if not name.startswith("fault_") and name != "longest_latency"
 }
 
@@ -260,7 +260,7 @@ def test_all_golden_files_exist() -> None:
 def test_generated_streams_print_the_same_as_the_reference(
     stat_version: str, tmp_path: Path
 ) -> None:
-    # What is counted is the same for both, how it is written is not.
+    # Both layouts have the same figures in another form.
     for seed in range(*{"0.3": (0, 40), "0.2": (40, 60)}[stat_version]):
         data = streams.generate(seed, "nothing").data
         ref = reference.Reference(as_original=True, max_age_ns=600 * 10**9)

@@ -1,7 +1,4 @@
-"""The drop-in's view in the original's arithmetic, and the figures of groups beside numpy's.
-
-The printed numbers of the drop-in are the original's own.
-"""
+"""``Interval``: the original's statistics, groups, merging, and conversion to and from dicts."""
 
 from __future__ import annotations
 

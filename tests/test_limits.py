@@ -88,7 +88,7 @@ def in_steps(
                 assert limit_ns is not None and stopped_ns >= limit_ns
                 if is_cut:
                     cuts.append(engine.snapshot())
-        while engine.stopped_at_ns is not None:  # what stands in the tail
+        while engine.stopped_at_ns is not None:  # a record left in the tail
             engine.feed(b"", None)
         engine.finish()
     except TraceError:

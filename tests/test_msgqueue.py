@@ -68,7 +68,7 @@ def test_key_is_made_as_by_ftok(tmp_path: Path) -> None:
     assert sysv.ftok(os.fsencode(tmp_path), 255) == (0xFF << 24 | low) - 2**32
 
 
-def test_calls_raise_what_errno_says(tmp_path: Path, key: int) -> None:
+def test_calls_raise_the_error_of_errno(tmp_path: Path, key: int) -> None:
     with pytest.raises(FileNotFoundError):
         sysv.ftok(os.fsencode(tmp_path / "missing"), 1)
     for missing in (key, 0):  # 0 would make a private queue
@@ -184,7 +184,7 @@ def test_message_too_long_for_the_system_is_reported(
     assert "is longer than kernel.msgmax (nothing more is written there)" in said[0]
 
 
-def test_calls_on_a_queue_that_is_gone_say_so(key: int) -> None:
+def test_calls_on_a_removed_queue_raise_an_error(key: int) -> None:
     queue = sysv.create(key)
     sysv.remove(queue)
     for call in (

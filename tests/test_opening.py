@@ -166,7 +166,7 @@ def test_link_is_refused_below_what_another_user_owns(theirs: Path) -> None:
 
 
 @root_only
-def test_files_without_a_link_are_written_there(theirs: Path) -> None:
+def test_files_in_such_directories_are_written_if_no_link_leads_there(theirs: Path) -> None:
     (theirs / "old").touch()
     (theirs / "old2").touch()
     os.chown(theirs / "old2", theirs.stat().st_uid, -1)

@@ -202,7 +202,7 @@ subprocess.run([{str(program)!r}, "-u"])
     assert runner.python(code).stdout == f"{NOBODY}\n".encode()
 
 
-def test_becoming_nobody_fails_without_root() -> None:
+def test_user_cannot_be_changed_without_root() -> None:
     if os.geteuid() == 0:
         code = (
             "from blkiomon.commands.privileges import *; user = find_user('nobody');"

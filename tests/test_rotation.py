@@ -178,7 +178,7 @@ def test_recorded_trace_is_reopened_too(tmp_path: Path) -> None:
     assert sizes(path) == [1] and sizes(tmp_path / "old") == []
 
 
-def test_standard_output_and_fifos_are_left_alone(tmp_path: Path) -> None:
+def test_standard_output_and_fifos_stay_open(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
@@ -222,7 +222,7 @@ def test_hangup_ends_a_run_whose_terminal_has_gone(tmp_path: Path) -> None:
     assert sizes(path) == [1]
 
 
-def test_hangup_that_is_ignored_stays_so(tmp_path: Path) -> None:
+def test_ignored_hangup_stays_ignored(tmp_path: Path) -> None:
     path = tmp_path / "out.bin"
     with runner.Running(
         "-I", "0.1", "-b", path, command=("nohup", *runner.COMMAND)

@@ -1,4 +1,4 @@
-"""Destinations: what arrives, what is dropped, and that nothing ever waits for a slow one."""
+"""Destinations: what is written, what is dropped and counted; a slow one delays nothing."""
 
 from __future__ import annotations
 

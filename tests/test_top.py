@@ -1,4 +1,4 @@
-"""``top``: screens of intervals that are built here, the command's errors, and the output."""
+"""``top``: screens of given intervals, errors of the command, and the output."""
 
 from __future__ import annotations
 
