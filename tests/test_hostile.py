@@ -76,11 +76,8 @@ def resident_kib() -> int:
 # --- devices --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_records_of_devices_beyond_the_limit_are_counted_and_the_others_are_right(
-    threads: int,
-) -> None:
-    engine = Engine(max_devices=4, threads=threads)
+def test_records_of_devices_beyond_the_limit_are_counted_and_the_others_are_right() -> None:
+    engine = Engine(max_devices=4)
     devices = [7, HIGHEST, 0, 5, 6, 8, 9]
     engine.feed(encode(pairs_on([*devices, *devices, *reversed(devices)])))
     cut = engine.snapshot()
@@ -173,9 +170,8 @@ def test_device_in_a_reused_slot_begins_with_empty_statistics() -> None:
     assert engine.counters()["sequence_gaps"] == engine.counters()["over_device_limit"] == 0
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_named_devices_count_whatever_else_there_is(threads: int) -> None:
-    engine = Engine(max_devices=1, devices=[3, HIGHEST, 500], threads=threads)
+def test_named_devices_count_whatever_else_there_is() -> None:
+    engine = Engine(max_devices=1, devices=[3, HIGHEST, 500])
     engine.feed(encode(pairs_on([*range(1000), HIGHEST])))
     assert requests_by_device(engine.snapshot()) == {3: 1, 500: 1, HIGHEST: 1}
     assert engine.counters()["over_device_limit"] == 0
@@ -424,8 +420,7 @@ def test_random_times_lose_no_request(wild_ns: list[int]) -> None:
     assert len(items) < MOST_IDLE_IN_ALL
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_times_that_only_decrease_lose_no_request(threads: int) -> None:
+def test_times_that_only_decrease_lose_no_request() -> None:
     n = 50_000
     records = np.zeros(n, layout.TRACE_V7)
     records["magic"] = layout.MAGIC | 7
@@ -435,7 +430,7 @@ def test_times_that_only_decrease_lose_no_request(threads: int) -> None:
     # Read the other way round, every completion comes after its issue.
     records["action"][0::2] = (tw.COMPLETE | tw.READ) << 16 | 8
     records["action"][1::2] = (tw.ISSUE | tw.READ) << 16 | 7
-    engine = Engine(max_age_ns=NEVER_NS, threads=threads)
+    engine = Engine(max_age_ns=NEVER_NS)
     engine.feed(records.tobytes())
     row = engine.snapshot().rows[0]
     assert row["requests"] == n // 2
@@ -479,9 +474,8 @@ def test_unknown_sum_of_squares_stays_unknown_when_merged() -> None:
     assert back.merge(back).total.d2c_ns.stddev is None
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_sums_of_the_largest_requests_exceed_64_bits(threads: int) -> None:
-    engine = Engine(threads=threads)
+def test_sums_of_the_largest_requests_exceed_64_bits() -> None:
+    engine = Engine()
     size = 2**32 - 1
     for n in range(3):
         engine.feed(

@@ -98,7 +98,6 @@ class Line:
             from_ns=config.from_ns,
             to_ns=config.to_ns,
             is_absolute=config.is_absolute,
-            threads=config.threads,
             hand_over=outputs.put,
             as_original=config.is_drop_in,
             keep_details=config.outputs.need("details"),
