@@ -39,6 +39,7 @@ from blkiomon.commands.options import UsageError
 from blkiomon.engine.layout import OPS
 from blkiomon.errors import OutputError
 from blkiomon.formats.openmetrics import MAX_DEVICES, SIZE_LIMITS, TIME_LIMITS_NS, Metrics
+from blkiomon.formats.rendering import FormatOptions
 from blkiomon.interval.monitor import Monitor
 from blkiomon.interval.value import Interval, merge
 from blkiomon.outputs import metrics
@@ -223,7 +224,7 @@ def get(address: str, **headers: str) -> tuple[str, str]:
 def server() -> Iterator[tuple[HttpSink, str]]:
     """A sink, and where it listens."""
     said: list[str] = []
-    sink = HttpSink(("", 0), Metrics(no_name), said.append)
+    sink = HttpSink(("", 0), FormatOptions(no_name), said.append)
     sink.start()
     try:
         found = re.fullmatch(r"metrics are at http://(127\.0\.0\.1:\d+)/metrics", said[0])
@@ -458,7 +459,7 @@ def test_textfile_continues_when_its_directory_returns(tmp_path: Path) -> None:
     path = tmp_path / "textfiles" / "file.prom"
     path.parent.mkdir()
     said: list[str] = []
-    sink = TextfileSink(str(path), Metrics(no_name), said.append)
+    sink = TextfileSink(str(path), FormatOptions(no_name), said.append)
     sink.start()
     shutil.rmtree(path.parent)
     sink.put(interval_of(ONE))
