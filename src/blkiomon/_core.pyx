@@ -178,23 +178,17 @@ cdef class Engine:
         for number in wanted:
             enter_device(&self.s, number)
         self.s.has_wanted = len(wanted) > 0
-        self._set_from_ns(from_ns)
+        self.set_from_ns(from_ns)
         self._add_first_buffers()
         self._make_room(0, 0, 0)
 
     def set_from_ns(self, from_ns):
-        self._enter()
-        try:
-            self._set_from_ns(from_ns)
-        finally:
-            self._leave()
-
-    cdef int _set_from_ns(self, from_ns) except -1:
         if not 0 <= from_ns < 1 << 64:
             raise ValueError(f"from_ns must be from 0 to 2^64-1, not {from_ns}")
+        self._enter()
         self.s.from_ns = from_ns
         self.s.has_filter = self.s.has_wanted or self.s.over_device_limit > 0 or from_ns > 0
-        return 0
+        self._leave()
 
     cdef int _set_seed(self, hash_seed) except -1:
         self.s.seed[0] = hash_seed & <uint64_t> -1
