@@ -234,7 +234,6 @@ def test_directories_are_opened_without_links(
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/link").symlink_to("b")
     monkeypatch.chdir(tmp_path)
-    open_fds = set(Path("/proc/self/fd").iterdir())
     for name in ("a/b", f"{tmp_path}/a/b", "./a/../a//b/.", str(tmp_path / "a/b") + "/"):
         fd = links.open_directory(name)
         assert os.path.samestat(os.fstat(fd), (tmp_path / "a/b").stat())
@@ -242,7 +241,6 @@ def test_directories_are_opened_without_links(
     for name in ("a/link", "a/link/", f"{tmp_path}/a/link/..", "a/file", "a/none"):
         with pytest.raises(OSError, match=r"Not a directory|No such file"):
             links.open_directory(name)
-    assert set(Path("/proc/self/fd").iterdir()) == open_fds
 
 
 @root_only

@@ -160,12 +160,6 @@ def test_many_devices_are_rendered_in_pieces() -> None:
     assert len(pieces) > 2 and all(piece.endswith(b"\n") for piece in pieces)
 
 
-def test_figure_that_differs_in_the_last_group_alone_is_rendered() -> None:
-    requests = [Io(number, "read", 4096, 0, 1000, error=number == 599) for number in range(600)]
-    item = interval_of(requests, 0, S)
-    assert line(item) == plain_line(item)
-
-
 def test_large_counts_and_extreme_bins_are_rendered() -> None:
     item = interval_of(example(), 0, 3 * S)
     for count in (1, 4094, 4095, 4096, 10**15):
