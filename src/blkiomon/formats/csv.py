@@ -10,7 +10,9 @@ from typing import Any
 
 from blkiomon.console import printable
 from blkiomon.formats import flat_table as table
+from blkiomon.formats import templates
 from blkiomon.formats.rendering import Format, FormatOptions, NameOf
+from blkiomon.formats.templates import Part, literal
 from blkiomon.interval.value import Interval
 from blkiomon.sources.devices import nameless
 
@@ -32,10 +34,22 @@ def output_format(options: FormatOptions) -> Format:
 
 def render(interval: Interval, name_of: NameOf = nameless) -> Iterator[bytes]:
     """The lines of an interval. Write ``HEAD`` before the first interval."""
+    return (_rows_text(rows).encode() for rows in table.rows(interval, name_of))
 
-    def escaped(number: int) -> str:
-        """The name of a device, without characters that control terminals."""
-        return printable(name_of(number) or "")
 
-    for rows in table.rows(interval, escaped):
-        yield lines(zip(*(column.listed(rows) for column in table.COLUMNS), strict=True))
+def _rows_text(rows: table.Rows) -> str:
+    """The lines of some rows. Only names may need quotes: the rest is numbers and plain words."""
+    parts = []
+    for column in table.COLUMNS:
+        values = column.values(rows)
+        if values is not None and column.name == "name":
+            fields = {name: _quoted(name) for name in dict.fromkeys(values)}
+            values = [fields[name] for name in values]
+        parts.append(literal("") if values is None else templates.column(values, none=""))
+    line = templates.joined(parts, ",")
+    return "".join(Part(line.template + "\n", line.columns).texts(len(rows)))
+
+
+def _quoted(name: str | None) -> str:
+    """A name as a field, quoted if necessary; characters that control terminals are escaped."""
+    return lines([[printable(name or ""), ""]]).decode().removesuffix(",\n")

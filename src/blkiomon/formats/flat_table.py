@@ -58,10 +58,6 @@ class Column(NamedTuple):
     kind: Type
     values: Callable[[Rows], Values]
 
-    def listed(self, rows: Rows) -> list[Any]:
-        """A value or None for each row."""
-        return self.values(rows) or [None] * len(rows)
-
 
 def rows(interval: Interval, name_of: NameOf) -> Iterator[Rows]:
     """The rows of an interval, in the order of ``Interval.groups``."""

@@ -6,16 +6,18 @@ A line is made from columns: values are filled into templates.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from blkiomon.engine.layout import ALL_OPS, OPS
+from blkiomon.formats import templates
 from blkiomon.formats.json_codec import head_dict, percentile_name, retried_dict, tail_dict
 from blkiomon.formats.rendering import Format, FormatOptions, NameOf
+from blkiomon.formats.templates import Part, joined, literal
 from blkiomon.formats.units import device_text
 from blkiomon.interval.columns import Columns, Loads, Quantity
 from blkiomon.interval.distribution import N_BINS, PERCENTILES, Histograms, bin_bounds
@@ -91,55 +93,18 @@ def _devices(columns: Columns, piece: slice, name_of: NameOf) -> str:
     return "".join(objects)[:-1]
 
 
-class _Part(NamedTuple):
-    """A part of the text of n groups.
-
-    Attributes:
-        template: a ``%`` template with a ``%s`` for each column.
-        columns: lists of n values.
-    """
-
-    template: str
-    columns: Sequence[list[Any]] = ()
-
-    def texts(self, n: int) -> list[str]:
-        """The text of this part for each group."""
-        if not self.columns:
-            return [self.template] * n
-        return list(map(self.template.__mod__, zip(*self.columns, strict=True)))
-
-
-_NULL = _Part("null")
-
-SAMPLE = 512
-"""How many values of a column are examined for repetitions."""
-
-
-class _Texts(dict[Any, str]):
-    """Number or None -> its text; converts each once, as that takes most of the time."""
-
-    def __missing__(self, value: Any) -> str:
-        text = self[value] = str(value)
-        return text
-
-
-def _number(values: list[Any]) -> _Part:
-    """A number or null for each group. If all are equal, their text is part of the template."""
-    sample = values[:SAMPLE]
-    distinct = len(set(sample))
-    texts = _Texts({None: "null"})
-    if distinct == 1 and values.count(values[0]) == len(values):
-        return _Part(texts[values[0]])
-    if 2 * distinct < len(sample) or None in values:
-        values = list(map(texts.__getitem__, values))
-    return _Part("%s", [values])
-
-
-def _object(**members: _Part) -> _Part:
+def _object(**members: Part) -> Part:
     """A JSON object with these members, for each group."""
-    template = ",".join(f'"{name}":{part.template}' for name, part in members.items())
-    columns = [column for part in members.values() for column in part.columns]
-    return _Part(f"{{{template}}}", columns)
+    named = [Part(f'"{name}":{part.template}', part.columns) for name, part in members.items()]
+    inner = joined(named, ",")
+    return Part(f"{{{inner.template}}}", inner.columns)
+
+
+def _number(values: list[Any]) -> Part:
+    return templates.column(values, none="null")
+
+
+_NULL = literal("null")
 
 
 def _groups(columns: Columns, piece: slice) -> list[str]:
@@ -160,16 +125,16 @@ def _groups(columns: Columns, piece: slice) -> list[str]:
         q2d_ns=_queued(columns.q2d_ns, piece),
         q2c_ns=_queued(columns.q2c_ns, piece),
     )
-    return _Part(group.template[1:-1], group.columns).texts(len(requests))
+    return Part(group.template[1:-1], group.columns).texts(len(requests))
 
 
-def _retried(retried: list[Moments]) -> _Part:
+def _retried(retried: list[Moments]) -> Part:
     if not any(moments.count for moments in retried):
         return _NULL
-    return _Part("%s", [["null" if not r.count else _dumped(retried_dict(r)) for r in retried]])
+    return Part("%s", [["null" if not r.count else _dumped(retried_dict(r)) for r in retried]])
 
 
-def _load(columns: Columns, load: Loads, piece: slice) -> _Part:
+def _load(columns: Columns, load: Loads, piece: slice) -> Part:
     busy = load.busy_ns[piece]
     return _object(
         mean=_number(columns.share(load.request_ns[piece])),
@@ -182,16 +147,16 @@ def _load(columns: Columns, load: Loads, piece: slice) -> _Part:
     )
 
 
-def _queued(quantity: Quantity | None, piece: slice) -> _Part:
+def _queued(quantity: Quantity | None, piece: slice) -> Part:
     """The JSON object of a quantity that only groups with queue records have, else null."""
     if quantity is None:
         return _NULL
     count = quantity.count[piece]
     texts = _distribution(quantity, piece).texts(len(count))
-    return _Part("%s", [[text if n else "null" for n, text in zip(count, texts, strict=True)]])
+    return Part("%s", [[text if n else "null" for n, text in zip(count, texts, strict=True)]])
 
 
-def _distribution(quantity: Quantity, piece: slice) -> _Part:
+def _distribution(quantity: Quantity, piece: slice) -> Part:
     """The JSON object of each group's distribution."""
     percentiles = {
         percentile_name(percent): _number(quantity.percentile(place, piece))
@@ -210,15 +175,15 @@ def _distribution(quantity: Quantity, piece: slice) -> _Part:
     )
 
 
-def _histograms(histograms: Histograms, piece: slice) -> _Part:
+def _histograms(histograms: Histograms, piece: slice) -> Part:
     """The JSON object of each group's histogram."""
     starts = histograms.starts[piece.start : piece.stop + 1]
     bins = histograms.bins[starts[0] : starts[-1]].tolist()
     counts = histograms.counts[starts[0] : starts[-1]].tolist()
     ends = list(pairwise((starts - starts[0]).tolist()))
 
-    def lists(texts: list[str]) -> _Part:
-        return _Part("[%s]", [[",".join(texts[begin:end]) for begin, end in ends]])
+    def lists(texts: list[str]) -> Part:
+        return Part("[%s]", [[",".join(texts[begin:end]) for begin, end in ends]])
 
     low, high = (list(map(texts.__getitem__, bins)) for texts in _bound_texts())
     return _object(low=lists(low), high=lists(high), count=lists(list(map(str, counts))))

@@ -68,8 +68,8 @@ class ParquetFormat:
         """One row group of several intervals; it takes less space than one for each interval."""
         pieces = [rows for interval in intervals for rows in table.rows(interval, self._name_of)]
         columns: list[list[Any]] = [
-            list(chain.from_iterable(column.listed(rows) for rows in pieces))
-            for column in table.COLUMNS
+            list(chain.from_iterable(c.values(rows) or [None] * len(rows) for rows in pieces))
+            for c in table.COLUMNS
         ]
         starts = [i.start_ns if i.anchored else None for i in intervals]
         lengths = [len(interval.columns().keys) for interval in intervals]

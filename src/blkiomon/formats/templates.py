@@ -1,0 +1,70 @@
+"""Render many rows with one ``%`` template.
+
+Converting numbers to text takes most of the time. A column with few distinct values converts each
+once. If all values are equal, their text becomes part of the template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+
+class Part(NamedTuple):
+    """A part of the text of n rows.
+
+    Attributes:
+        template: a ``%`` template with a ``%s`` for each column.
+        columns: lists of n values.
+    """
+
+    template: str
+    columns: Sequence[list[Any]] = ()
+
+    def texts(self, n: int) -> list[str]:
+        """The text of this part in each row."""
+        if not self.columns:
+            return [self.template % ()] * n
+        return list(map(self.template.__mod__, zip(*self.columns, strict=True)))
+
+
+def literal(text: str) -> Part:
+    """The same text in all rows."""
+    return Part(text.replace("%", "%%"))
+
+
+SAMPLE = 512
+"""How many values of a column are examined for repetitions."""
+
+
+class _Texts(dict[Any, str]):
+    """Value -> its text; converts each value once."""
+
+    def __missing__(self, value: Any) -> str:
+        text = self[value] = str(value)
+        return text
+
+
+def column(values: list[Any], none: str) -> Part:
+    """A part that consists of one value per row.
+
+    Args:
+        values: numbers of one type, or texts, or None.
+        none: the text of None.
+    """
+    sample = values[:SAMPLE]
+    distinct = len(set(sample))
+    if distinct == 1 and values.count(values[0]) == len(values):
+        return literal(none if values[0] is None else str(values[0]))
+    if 2 * distinct < len(sample):
+        texts = _Texts({None: none})
+        values = list(map(texts.__getitem__, values))
+    elif None in values:
+        values = [none if value is None else value for value in values]
+    return Part("%s", [values])
+
+
+def joined(parts: Sequence[Part], separator: str = "") -> Part:
+    """All parts, one after the other."""
+    template = separator.replace("%", "%%").join(part.template for part in parts)
+    return Part(template, [column for part in parts for column in part.columns])
