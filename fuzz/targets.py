@@ -280,7 +280,7 @@ def as_interval(cut: Any) -> Interval:
 
 def read_back(cut: Any) -> None:
     """Write an interval's statistics as -b does, and read them again."""
-    written = b"".join(stats_file.render(as_interval(cut), "0.3"))
+    written = b"".join(stats_file.renderer("0.3")(as_interval(cut)))
     if written:
         stats = stats_reader.parse(written)
         assert stats.version == "0.3" and stats.tail_bytes == 0

@@ -17,9 +17,8 @@ S = 10**9
 
 
 def rows_of(*items: Interval) -> list[dict[str, str]]:
-    text = output.HEAD + b"".join(
-        piece for item in items for piece in output.render(item, NAMES.get)
-    )
+    render = output.renderer(NAMES.get)
+    text = output.HEAD + b"".join(piece for item in items for piece in render(item))
     return list(csv.DictReader(io.StringIO(text.decode(), newline=""), strict=True))
 
 
@@ -40,7 +39,7 @@ def test_csv_has_a_row_for_each_operation_each_device_and_all() -> None:
 
 
 def test_every_row_has_every_column() -> None:
-    text = output.HEAD + b"".join(output.render(interval_of(example(), 0, S)))
+    text = output.HEAD + b"".join(output.renderer()(interval_of(example(), 0, S)))
     widths = {len(row) for row in csv.reader(io.StringIO(text.decode()))}
     assert len(widths) == 1
     assert b'"' not in text  # plain enough for cut and awk
@@ -99,6 +98,6 @@ def test_header_is_written_once_even_without_intervals(tmp_path: Path) -> None:
         for item in items:
             outputs.put(item)
         outputs.close()
-        expected = output.HEAD + b"".join(b"".join(output.render(item)) for item in items)
+        expected = output.HEAD + b"".join(b"".join(output.renderer()(item)) for item in items)
         assert path.read_bytes() == expected
         assert not said and not outputs.failed

@@ -50,7 +50,7 @@ def item(devices: int = 3) -> Interval:
 
 
 def written(version: str, devices: int = 3) -> bytes:
-    return b"".join(stats_file.render(item(devices), version))
+    return b"".join(stats_file.renderer(version)(item(devices)))
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_text_of_special_cases_is_what_the_run_printed(
 ) -> None:
     file.write_bytes(written(version))
     assert decode.main(["--text", str(file)]) == 0
-    assert capfd.readouterr().out.encode() == b"".join(human_text.render(item(), version))
+    assert capfd.readouterr().out.encode() == b"".join(human_text.renderer(version)(item()))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -196,7 +196,7 @@ def test_csv_has_a_row_for_each_struct(version: str, file: Path, capfd: Capture)
 
 def test_variance_of_sums_that_wrapped_is_not_known(file: Path, capfd: Capture) -> None:
     big = interval([Request(1, READ, 512, 2**31)] * 100)  # 64 bits do not hold the squares
-    file.write_bytes(b"".join(stats_file.render(big, "0.3")))
+    file.write_bytes(b"".join(stats_file.renderer("0.3")(big)))
     assert decode.main([str(file), "--json"]) == 0
     read = json.loads(capfd.readouterr().out)["read"]
     assert read["d2c_us"]["mean"] == 2**31

@@ -28,8 +28,7 @@ from blkiomon._core import Engine
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.interval import monitor as monitor_module
-from blkiomon.interval.columns import columns_of
-from blkiomon.interval.groups import grouped
+from blkiomon.interval.groups import groups_of
 from blkiomon.interval.monitor import IDLE_PER_RECORD, MOST_IDLE_IN_ALL, Monitor
 from blkiomon.interval.value import Interval
 
@@ -207,7 +206,7 @@ def test_eviction_candidate_of_a_forgotten_device_is_ignored() -> None:
 def test_highest_device_number_is_not_mistaken_for_all_devices() -> None:
     engine = Engine()
     engine.feed(encode([*pairs_on([HIGHEST]), issue(2000, 8, 512, device=5)]))
-    *groups, total = grouped(columns_of(engine.snapshot(3000), 3000))
+    *groups, total = groups_of(engine.snapshot(3000), 3000)
     (highest,) = (g for g in groups if g.device == HIGHEST and g.op is None)
     assert highest.in_flight is not None and total.in_flight is not None
     assert (highest.requests, highest.in_flight.end, highest.in_flight.busy_ns) == (1, 0, 5)
@@ -447,7 +446,7 @@ def d2c_of(times_ns: Sequence[int]) -> Any:
     engine = Engine(max_age_ns=NEVER_NS)
     for n, d2c_ns in enumerate(times_ns):
         engine.feed(encode([issue(0, n, 512), complete(d2c_ns, n, 512)]))
-    (_, _, total) = grouped(columns_of(engine.snapshot(), 0))
+    (_, _, total) = groups_of(engine.snapshot(), 0)
     return total.d2c_ns
 
 

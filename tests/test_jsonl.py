@@ -31,7 +31,7 @@ VALIDATOR = Draft202012Validator(SCHEMA)
 
 def line_of(item: Interval) -> dict[str, Any]:
     """The one line of an interval, which fits the schema."""
-    text = b"".join(json_lines.render(item, NAMES.get))
+    text = b"".join(json_lines.renderer(NAMES.get)(item))
     assert text.endswith(b"\n") and text.count(b"\n") == 1
     line: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
     VALIDATOR.validate(line)
@@ -167,7 +167,7 @@ def test_documented_example_reads_lines_into_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     items = [interval_of(example(), k * S, (k + 1) * S) for k in range(3)]
-    render = json_lines.render
+    render = json_lines.renderer()
     (tmp_path / "stats.jsonl").write_bytes(b"".join(line for i in items for line in render(i)))
     monkeypatch.chdir(tmp_path)
     document = (Path(__file__).parents[1] / "docs" / "schema.md").read_text()

@@ -92,7 +92,7 @@ def test_every_device_is_one_message(tmp_path: Path, key: int, said: list[str]) 
     item = at(7, devices=3)
     outputs.put(item)
     outputs.close()
-    assert received(queue) == list(stats_file.render(item, "0.3"))
+    assert received(queue) == list(stats_file.renderer("0.3")(item))
     assert not said and not outputs.failed
 
 
@@ -206,7 +206,7 @@ def test_message_too_long_for_the_system_is_reported(
     most = int(Path("/proc/sys/kernel/msgmax").read_text())
     where = str(tmp_path / "key"), 1, TYPE
     sink = MessageQueueSink(where, FormatOptions(nameless), said.append)
-    monkeypatch.setattr(stats_file, "render", lambda item, version: iter([bytes(most + 1)]))
+    monkeypatch.setattr(sink, "_render", lambda item: iter([bytes(most + 1)]))
     sink.start()
     sink.put(at(1))
     sink.close()

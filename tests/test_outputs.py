@@ -138,7 +138,7 @@ def captured() -> Interval:
 
 
 def text_of(item: Interval, version: str = "0.3") -> str:
-    return b"".join(human_text.render(item, version)).decode()
+    return b"".join(human_text.renderer(version)(item)).decode()
 
 
 def test_text_is_the_originals_latest_device_first() -> None:
@@ -146,7 +146,7 @@ def test_text_is_the_originals_latest_device_first() -> None:
 
 
 def test_text_comes_in_one_piece_per_device() -> None:
-    assert [p.decode() for p in human_text.render(captured(), "0.3")] == [WIDE_TEXT, SMALL_TEXT]
+    assert [p.decode() for p in human_text.renderer("0.3")(captured())] == [WIDE_TEXT, SMALL_TEXT]
 
 
 def test_text_of_version_0_2_lacks_throughput_only() -> None:
@@ -176,11 +176,11 @@ def test_text_counts_wider_than_the_column_push_the_rest_right() -> None:
 
 def test_interval_without_a_match_prints_nothing() -> None:
     assert text_of(interval([])) == ""
-    assert not list(stats_file.render(interval([]), "0.3"))
+    assert not list(stats_file.renderer("0.3")(interval([])))
 
 
 def test_binary_is_the_originals() -> None:
-    pieces = list(stats_file.render(captured(), "0.3"))
+    pieces = list(stats_file.renderer("0.3")(captured()))
     assert pieces[1] == SMALL_BINARY
     wide = np.frombuffer(pieces[0], layout.STATS_03)[0]
     assert wide["device"] == WIDE
@@ -188,8 +188,8 @@ def test_binary_is_the_originals() -> None:
 
 
 def test_binary_of_version_0_2_has_the_same_fields_without_throughput() -> None:
-    old = np.frombuffer(b"".join(stats_file.render(captured(), "0.2")), layout.STATS_02)
-    new = np.frombuffer(b"".join(stats_file.render(captured(), "0.3")), layout.STATS_03)
+    old = np.frombuffer(b"".join(stats_file.renderer("0.2")(captured())), layout.STATS_02)
+    new = np.frombuffer(b"".join(stats_file.renderer("0.3")(captured())), layout.STATS_03)
     assert old.dtype.names is not None
     for name in old.dtype.names:
         assert (old[name] == new[name]).all(), name
@@ -198,7 +198,7 @@ def test_binary_of_version_0_2_has_the_same_fields_without_throughput() -> None:
 def test_binary_wraps_where_the_wire_ends() -> None:
     big = interval([Request(1, READ, 2**32 - 1, 2**50)] * 3)
     big.rows["size_hist"][0][3] = 2**32 + 5
-    stats = np.frombuffer(b"".join(stats_file.render(big, "0.3")), layout.STATS_03)[0]
+    stats = np.frombuffer(b"".join(stats_file.renderer("0.3")(big)), layout.STATS_03)[0]
     assert stats["size_hist"][3] == 5
     assert stats["d2c_r"]["sum_squares"] == 3 * 2**100 % 2**64
     assert stats["d2c_r"]["sum"] == 3 * 2**50

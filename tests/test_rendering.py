@@ -20,12 +20,10 @@ from blkiomon import to_dict
 from blkiomon.engine import layout
 from blkiomon.formats import csv as csv_output
 from blkiomon.formats import json_lines
-from blkiomon.formats.json_codec import head_dict, percentile_name, retried_dict, tail_dict
+from blkiomon.formats.json_codec import percentile_name
 from blkiomon.formats.openmetrics import Metrics
-from blkiomon.formats.units import device_text
 from blkiomon.interval.columns import PIECE_WEIGHT
 from blkiomon.interval.distribution import PERCENTILES, Distribution
-from blkiomon.interval.groups import Group
 from blkiomon.interval.value import Counts, Interval, merge
 
 S = 10**9
@@ -33,53 +31,14 @@ HOUR_NS = 3600 * S
 Name = str | None
 
 
-def attributes(of: object, names: str) -> dict[str, Any]:
-    return {name: getattr(of, name) for name in names.split()}
-
-
-def plain_distribution(d: Distribution | None) -> dict[str, Any] | None:
-    if d is None:
-        return None
-    return {
-        **attributes(d, "count sum sum_squares min mean max stddev"),
-        **{percentile_name(percent): d.percentile(percent) for percent in PERCENTILES},
-        "histogram": {"low": d.low.tolist(), "high": d.high.tolist(), "count": d.counts.tolist()},
-    }
-
-
-def plain_group(group: Group) -> dict[str, Any]:
-    load = group.in_flight
-    return {
-        **attributes(group, "requests errors bytes iops bytes_per_s"),
-        "d2c_ns": plain_distribution(group.d2c_ns),
-        "size_bytes": plain_distribution(group.size_bytes),
-        "requeues": group.requeues,
-        "retried": retried_dict(group.retried),
-        "in_flight": load
-        and attributes(load, "mean max end oldest_ns busy_fraction busy_ns request_ns"),
-        "q2d_ns": plain_distribution(group.q2d_ns),
-        "q2c_ns": plain_distribution(group.q2c_ns),
-    }
-
-
 def plain_line(item: Interval, name_of: Any = NAMES.get) -> bytes:
-    """A line as the json module writes it, group by group."""
-    *groups, total = item.groups()
-    devices, ops = [], {}
-    for group in groups:
-        assert group.device is not None
-        if group.op is not None:
-            ops[group.op] = plain_group(group)
-            continue
-        named = {"device": device_text(group.device), "name": name_of(group.device)}
-        devices.append({**named, **plain_group(group), "ops": ops})
-        ops = {}
-    whole = {**head_dict(item), "total": plain_group(total), "devices": devices, **tail_dict(item)}
-    return json.dumps(whole, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    """A line as the json module writes it."""
+    line = json.dumps(to_dict(item, name_of=name_of), separators=(",", ":"), allow_nan=False)
+    return line.encode() + b"\n"
 
 
 def line(item: Interval, name_of: Any = NAMES.get) -> bytes:
-    return b"".join(json_lines.render(item, name_of))
+    return b"".join(json_lines.renderer(name_of)(item))
 
 
 times = st.one_of(st.integers(0, 200), st.integers(0, HOUR_NS), st.integers(0, 2**57))
@@ -118,7 +77,7 @@ def test_json_equals_that_of_the_json_module(item: Interval) -> None:
 @settings(deadline=None, max_examples=50)
 @given(intervals())
 def test_csv_has_the_same_figures_as_json(item: Interval) -> None:
-    text = csv_output.HEAD + b"".join(csv_output.render(item, NAMES.get))
+    text = csv_output.HEAD + b"".join(csv_output.renderer(NAMES.get)(item))
     rows = list(csv.DictReader(io.StringIO(text.decode(), newline=""), strict=True))
     data = to_dict(item, name_of=NAMES.get)
     groups = [
@@ -153,10 +112,10 @@ def test_many_devices_are_rendered_in_pieces() -> None:
     """None is large, and all of a device is in one."""
     requests = [Io(number << 8, "read", 4096, number, 1000 + number) for number in range(3000)]
     item = interval_of(requests, 0, S)
-    render = list(json_lines.render(item))
+    render = list(json_lines.renderer()(item))
     assert b"".join(render) == plain_line(item, lambda number: None)
     assert len(render) > 3 and max(map(len, render)) < 100 * PIECE_WEIGHT
-    pieces = list(csv_output.render(item))
+    pieces = list(csv_output.renderer()(item))
     assert len(pieces) > 2 and all(piece.endswith(b"\n") for piece in pieces)
 
 
@@ -179,7 +138,7 @@ def test_names_are_escaped_by_the_rules_of_each_format(name: str) -> None:
         return name
 
     assert line(item, name_of) == plain_line(item, name_of)
-    text = b"".join(csv_output.render(item, name_of)).decode()
+    text = b"".join(csv_output.renderer(name_of)(item)).decode()
     names = {row[4] for row in csv.reader(io.StringIO(text, newline=""), strict=True)}
     assert names == {"", name.replace("\x1b", r"\x1b").replace("\udcff", r"\xff")}
 

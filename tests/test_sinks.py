@@ -212,7 +212,7 @@ def test_one_destination_takes_text_then_struct_of_each_device(
     for o in (outputs, alone):
         o.put(item)
         o.close()
-    structs = list(stats_file.render(item, "0.3"))
+    structs = list(stats_file.renderer("0.3")(item))
     texts = [b"\ntime" + t for t in path.read_bytes().split(b"\ntime")[1:]]
     assert both.read_bytes() == texts[0] + structs[0] + texts[1] + structs[1]
 

@@ -17,8 +17,7 @@ from blkiomon.errors import IntervalError, SourceError, StatsError, TraceError
 if TYPE_CHECKING:
     from blkiomon.engine import layout
     from blkiomon.formats.binary_codec import from_bytes, to_bytes
-    from blkiomon.formats.json_codec import from_dict
-    from blkiomon.formats.json_lines import to_dict
+    from blkiomon.formats.json_codec import from_dict, to_dict
     from blkiomon.formats.stats_reader import read_stats
     from blkiomon.interval.distribution import Distribution
     from blkiomon.interval.groups import Group, InFlight
@@ -30,8 +29,7 @@ _MODULES = {
     "formats.stats_reader": ("read_stats",),
     "engine.layout": ("layout",),
     "formats.binary_codec": ("from_bytes", "to_bytes"),
-    "formats.json_codec": ("from_dict",),
-    "formats.json_lines": ("to_dict",),
+    "formats.json_codec": ("from_dict", "to_dict"),
     "interval.distribution": ("Distribution",),
     "interval.groups": ("Group", "InFlight"),
     "interval.monitor": ("Monitor",),

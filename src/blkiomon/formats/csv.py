@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from blkiomon.console import printable
@@ -29,12 +28,12 @@ HEAD = lines([[column.name for column in table.COLUMNS]])
 
 def output_format(options: FormatOptions) -> Format:
     """``--csv``."""
-    return Format((Interval,), partial(render, name_of=options.name_of), head=HEAD)
+    return Format((Interval,), renderer(options.name_of), head=HEAD)
 
 
-def render(interval: Interval, name_of: NameOf = nameless) -> Iterator[bytes]:
-    """The lines of an interval. Write ``HEAD`` before the first interval."""
-    return (_rows_text(rows).encode() for rows in table.rows(interval, name_of))
+def renderer(name_of: NameOf = nameless) -> Callable[[Interval], Iterator[bytes]]:
+    """A function from an interval to its lines. Write ``HEAD`` before the first interval."""
+    return lambda interval: (_rows_text(rows).encode() for rows in table.rows(interval, name_of))
 
 
 def _rows_text(rows: table.Rows) -> str:

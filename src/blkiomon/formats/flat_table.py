@@ -6,9 +6,11 @@ device "all" and op "all" for the total. Column names contain units.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from blkiomon.engine.layout import OPS
 from blkiomon.formats.json_codec import UNSEEN, percentile_name
@@ -94,17 +96,29 @@ def _quantity(prefix: str, unit: str) -> list[Column]:
         return _figure(f"{prefix}_{name}_{unit}", kind, values)
 
     def percentile(place: int, percent: float) -> Column:
-        return column(
-            percentile_name(percent), "count", lambda q, piece: q.percentile(place, piece)
-        )
+        def figures(quantity: Quantity, piece: slice) -> list[int | None]:
+            found: list[int | None] = quantity.percentiles[piece, place].tolist()
+            starts = quantity.histograms.starts[piece.start : piece.stop + 1]
+            for at in np.flatnonzero(starts[1:] == starts[:-1]).tolist():
+                found[at] = None
+            return found
+
+        return column(percentile_name(percent), "count", figures)
 
     return [
-        column("min", "count", lambda q, piece: q.extremes("min", piece)),
+        column("min", "count", lambda q, piece: _where(q.count[piece], q.min[piece])),
         column("mean", "real", Quantity.means),
-        column("max", "count", lambda q, piece: q.extremes("max", piece)),
+        column("max", "count", lambda q, piece: _where(q.count[piece], q.max[piece])),
         column("stddev", "real", Quantity.stddevs),
         *(percentile(place, percent) for place, percent in enumerate(PERCENTILES)),
     ]
+
+
+def _where(conditions: Sequence[object], values: list[Any]) -> list[Any]:
+    """Replace the values whose condition is false by None."""
+    if all(conditions):
+        return values
+    return [v if condition else None for condition, v in zip(conditions, values, strict=True)]
 
 
 def _in_flight(
@@ -120,7 +134,7 @@ def _in_flight(
 def _queued_requests(columns: Columns, piece: slice) -> Values:
     if columns.q2d_ns is None:
         return None
-    return [count or None for count in columns.q2d_ns.count[piece]]
+    return _where(columns.is_queued[piece], columns.q2d_ns.count[piece])
 
 
 def _of_total(name: str) -> Column:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 
 from blkiomon.engine.layout import D2C_BUCKETS, D2C_DELTA, SIZE_BUCKETS, SIZE_DELTA
 from blkiomon.formats.rendering import Format, FormatOptions
@@ -35,13 +34,17 @@ _D2C = _histogram("d2c histogram (usec):", D2C_DELTA, D2C_BUCKETS)
 
 def output_format(options: FormatOptions) -> Format:
     """``-h``."""
-    return Format((Interval,), partial(render, stat_version=options.stat_version), takes_turns=True)
+    return Format((Interval,), renderer(options.stat_version), takes_turns=True)
 
 
-def render(interval: Interval, stat_version: str) -> Iterator[bytes]:
-    """One text per device; version 0.2 lacks throughput."""
-    for stats in interval.device_stats():
-        yield text(_when(interval), stats, stat_version).encode()
+def renderer(stat_version: str) -> Callable[[Interval], Iterator[bytes]]:
+    """A function from an interval to one text per device; version 0.2 lacks throughput."""
+
+    def render(interval: Interval) -> Iterator[bytes]:
+        for stats in interval.device_stats():
+            yield text(_when(interval), stats, stat_version).encode()
+
+    return render
 
 
 def _when(interval: Interval) -> str:

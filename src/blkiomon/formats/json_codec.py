@@ -1,4 +1,4 @@
-"""The JSON codec: reads an interval; ``json_lines`` writes one, with the parts that are made here.
+"""The JSON codec: an interval as plain dicts, lists and numbers, and back.
 
 ``docs/schema.md`` explains every field; ``schema/interval.schema.json`` is the JSON schema.
 """
@@ -19,9 +19,10 @@ from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.errors import IntervalError
 from blkiomon.formats import validation
-from blkiomon.formats.units import utc
+from blkiomon.formats.rendering import NameOf
+from blkiomon.formats.units import device_text, utc
 from blkiomon.interval.distribution import PERCENTILES, Distribution, bin_bounds, bin_of
-from blkiomon.interval.groups import NS_PER_S
+from blkiomon.interval.groups import NS_PER_S, Group
 from blkiomon.interval.incomplete import Incomplete
 from blkiomon.interval.moments import U64_MAX, U128_MAX, Moments, stacked, to_words
 from blkiomon.interval.tables import QUEUED, REQUESTS, TableSpec
@@ -58,6 +59,41 @@ def unseen(counts: Counts) -> dict[str, int]:
 # --- encoding -------------------------------------------------------------------------------------
 
 
+def to_dict(
+    interval: Interval,
+    *,
+    histograms: bool = True,
+    name_of: NameOf | None = None,
+) -> dict[str, Any]:
+    """Return what a line of ``--json`` holds: plain dicts, lists, numbers, strings and None.
+
+    ``docs/schema.md`` explains every field.
+
+    Args:
+        interval: the interval to encode.
+        histograms: include the histograms; ``from_dict`` needs them.
+        name_of: maps a device number to a device name, or None.
+    """
+    *groups, total = interval.groups()
+    devices: list[dict[str, Any]] = []
+    ops: dict[str, Any] = {}
+    for group in groups:
+        figures = _group(group, histograms)
+        assert group.device is not None
+        if group.op is not None:
+            ops[group.op] = figures
+            continue
+        name = name_of(group.device) if name_of else None
+        devices.append({"device": device_text(group.device), "name": name, **figures, "ops": ops})
+        ops = {}
+    return {
+        **head_dict(interval),
+        "total": _group(total, histograms),
+        "devices": devices,
+        **tail_dict(interval),
+    }
+
+
 def head_dict(interval: Interval) -> dict[str, Any]:
     """The first fields of the dict, up to the groups."""
     anchored = interval.anchored
@@ -89,6 +125,21 @@ def _attributes(of: object, names: str) -> dict[str, Any]:
     return {name: getattr(of, name) for name in names.split()}
 
 
+def _group(group: Group, histograms: bool) -> dict[str, Any]:
+    load = group.in_flight
+    return {
+        **_attributes(group, "requests errors bytes iops bytes_per_s"),
+        "d2c_ns": distribution_dict(group.d2c_ns, histograms),
+        "size_bytes": distribution_dict(group.size_bytes, histograms),
+        "requeues": group.requeues,
+        "retried": retried_dict(group.retried),
+        "in_flight": load
+        and _attributes(load, "mean max end oldest_ns busy_fraction busy_ns request_ns"),
+        "q2d_ns": group.q2d_ns and distribution_dict(group.q2d_ns, histograms),
+        "q2c_ns": group.q2c_ns and distribution_dict(group.q2c_ns, histograms),
+    }
+
+
 def retried_dict(retried: Moments) -> dict[str, Any] | None:
     """Times from first issue to completion, ns, of requeued requests; None if there are none."""
     if not retried.count:
@@ -103,12 +154,19 @@ def retried_dict(retried: Moments) -> dict[str, Any] | None:
     }
 
 
-def distribution_dict(d: Distribution) -> dict[str, Any]:
-    """The figures of a distribution, without its histogram."""
-    return {
+def distribution_dict(d: Distribution, histograms: bool) -> dict[str, Any]:
+    """The figures of a distribution."""
+    figures: dict[str, Any] = {
         **_attributes(d, "count sum sum_squares min mean max stddev"),
         **{percentile_name(p): d.percentile(p) for p in PERCENTILES},
     }
+    if histograms:
+        figures["histogram"] = {
+            "low": d.low.tolist(),
+            "high": d.high.tolist(),
+            "count": d.counts.tolist(),
+        }
+    return figures
 
 
 def _processes(processes: Table, names: Mapping[int, str]) -> dict[str, Any] | None:

@@ -1,60 +1,60 @@
 """JSON Lines: one interval per line; ``docs/schema.md`` explains the fields.
 
-A line is made from columns: values are filled into templates.
+The line equals ``json.dumps(to_dict(interval))`` byte for byte, but is made from columns: values
+are filled into templates. The numbers of histograms, which make up most of a line, come from tables
+of texts.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from functools import cache, partial
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from blkiomon.engine.layout import ALL_OPS, OPS
 from blkiomon.formats import templates
-from blkiomon.formats.json_codec import head_dict, percentile_name, retried_dict, tail_dict
+from blkiomon.formats.json_codec import (
+    distribution_dict,
+    head_dict,
+    percentile_name,
+    retried_dict,
+    tail_dict,
+)
 from blkiomon.formats.rendering import Format, FormatOptions, NameOf
 from blkiomon.formats.templates import Part, joined, literal
 from blkiomon.formats.units import device_text
 from blkiomon.interval.columns import Columns, Loads, Quantity
-from blkiomon.interval.distribution import N_BINS, PERCENTILES, Histograms, bin_bounds
+from blkiomon.interval.distribution import (
+    N_BINS,
+    PERCENTILES,
+    Distribution,
+    Histograms,
+    bin_bounds,
+    bin_of,
+)
 from blkiomon.interval.moments import Moments
 from blkiomon.interval.value import Interval
 from blkiomon.sources.devices import nameless
 
+SMALL_COUNTS = 1 << 12
+"""The texts of counts below this are in a table."""
+
 
 def output_format(options: FormatOptions) -> Format:
     """``--json``."""
-    return Format((Interval,), partial(render, name_of=options.name_of))
+    return Format((Interval,), renderer(options.name_of))
 
 
-def to_dict(
-    interval: Interval, *, histograms: bool = True, name_of: NameOf = nameless
-) -> dict[str, Any]:
-    """Return what a line of ``--json`` holds: plain dicts, lists, numbers, strings and None.
-
-    ``docs/schema.md`` explains every field.
-
-    Args:
-        interval: the interval to encode.
-        histograms: include the histograms; ``from_dict`` needs them.
-        name_of: maps a device number to a device name, or None.
-    """
-
-    def without_histogram(members: dict[str, Any]) -> dict[str, Any]:
-        members.pop("histogram", None)
-        return members
-
-    hook = None if histograms else without_histogram
-    line: dict[str, Any] = json.loads(b"".join(render(interval, name_of)), object_hook=hook)
-    return line
+def renderer(name_of: NameOf = nameless) -> Callable[[Interval], Iterator[bytes]]:
+    """A function from an interval to its line, in several pieces."""
+    return lambda interval: _line(interval, name_of)
 
 
-def render(interval: Interval, name_of: NameOf = nameless) -> Iterator[bytes]:
-    """The line of an interval, in several pieces."""
+def _line(interval: Interval, name_of: NameOf) -> Iterator[bytes]:
     columns = interval.columns()
     *pieces, total = columns.pieces()
     (figures,) = _groups(columns, total)
@@ -122,8 +122,8 @@ def _groups(columns: Columns, piece: slice) -> list[str]:
         requeues=_number(columns.requeues[piece]),
         retried=_retried(columns.retried[piece]),
         in_flight=_NULL if load is None else _load(columns, load, piece),
-        q2d_ns=_queued(columns.q2d_ns, piece),
-        q2c_ns=_queued(columns.q2c_ns, piece),
+        q2d_ns=_queued(columns, columns.q2d_ns, piece),
+        q2c_ns=_queued(columns, columns.q2c_ns, piece),
     )
     return Part(group.template[1:-1], group.columns).texts(len(requests))
 
@@ -147,50 +147,113 @@ def _load(columns: Columns, load: Loads, piece: slice) -> Part:
     )
 
 
-def _queued(quantity: Quantity | None, piece: slice) -> Part:
+def _queued(columns: Columns, quantity: Quantity | None, piece: slice) -> Part:
     """The JSON object of a quantity that only groups with queue records have, else null."""
-    if quantity is None:
+    is_queued = columns.is_queued[piece]
+    if quantity is None or not any(is_queued):
         return _NULL
-    count = quantity.count[piece]
-    texts = _distribution(quantity, piece).texts(len(count))
-    return Part("%s", [[text if n else "null" for n, text in zip(count, texts, strict=True)]])
+    part = _distribution(quantity, piece)
+    if all(is_queued):
+        return part
+    texts = part.texts(len(is_queued))
+    return Part("%s", [[text if known else "null" for known, text in zip(is_queued, texts)]])
 
 
 def _distribution(quantity: Quantity, piece: slice) -> Part:
     """The JSON object of each group's distribution."""
-    percentiles = {
-        percentile_name(percent): _number(quantity.percentile(place, piece))
-        for place, percent in enumerate(PERCENTILES)
-    }
-    return _object(
-        count=_number(quantity.count[piece]),
+    count = quantity.count[piece]
+    percentiles = quantity.percentiles[piece].T.tolist()
+    part = _object(
+        count=_number(count),
         sum=_number(quantity.sum[piece]),
         sum_squares=_number(quantity.sum_squares[piece]),
-        min=_number(quantity.extremes("min", piece)),
+        min=_number(quantity.min[piece]),
         mean=_number(quantity.means(piece)),
-        max=_number(quantity.extremes("max", piece)),
+        max=_number(quantity.max[piece]),
         stddev=_number(quantity.stddevs(piece)),
-        **percentiles,
-        histogram=_histograms(quantity.histograms, piece),
+        **dict(zip(_PERCENTILES, map(_number, percentiles), strict=True)),
+        histogram=Part('{"low":[%s]}', [_histograms(quantity.histograms, piece)]),
     )
+    starts = quantity.histograms.starts[piece.start : piece.stop + 1]
+    empty = np.flatnonzero((np.diff(starts) == 0) | (np.array(count) == 0)).tolist()
+    if not empty:
+        return part
+    # Without values or bins, some figures are null.
+    texts = part.texts(len(count))
+    for at in empty:
+        single = quantity.distribution(piece.start + at)
+        is_blank = single == Distribution()
+        texts[at] = _BLANK if is_blank else _dumped(distribution_dict(single, True))
+    return Part("%s", [texts])
 
 
-def _histograms(histograms: Histograms, piece: slice) -> Part:
-    """The JSON object of each group's histogram."""
+_PERCENTILES = tuple(map(percentile_name, PERCENTILES))
+_BLANK = _dumped(distribution_dict(Distribution(), True))
+
+
+# --- histograms ----------------------------------------------------------------------------------
+
+LOW_END, HIGH_END, COUNT_END = b"h", b"c", b"\n"
+"""Mark the last low, high and count of a histogram, in place of a comma; replaced afterwards."""
+
+
+def _histograms(histograms: Histograms, piece: slice) -> list[str]:
+    """The text between ``"low":[`` and the last bracket of each group's histogram.
+
+    One table has the texts of all numbers of the piece. numpy pads texts with NUL to equal length;
+    ``translate`` deletes the padding.
+    """
     starts = histograms.starts[piece.start : piece.stop + 1]
-    bins = histograms.bins[starts[0] : starts[-1]].tolist()
-    counts = histograms.counts[starts[0] : starts[-1]].tolist()
-    ends = list(pairwise((starts - starts[0]).tolist()))
+    bins = histograms.bins[starts[0] : starts[-1]].astype(np.intp)
+    counts = histograms.counts[starts[0] : starts[-1]]
+    lengths = np.diff(starts)
+    if not len(bins):
+        return [""] * len(lengths)
+    n_bins = next(n for n in TABLE_BINS if n > bins.max())
+    if counts.max() < SMALL_COUNTS:
+        of_counts, count_index = _small_counts(), counts.astype(np.intp)
+    else:
+        distinct, count_index = np.unique(counts, return_inverse=True)
+        of_counts = _texts(distinct.tolist(), COUNT_END)
+    n_counts = len(of_counts) // 2
 
-    def lists(texts: list[str]) -> Part:
-        return Part("[%s]", [[",".join(texts[begin:end]) for begin, end in ends]])
+    # The lows of the first group, its highs, its counts; then those of the next group.
+    is_last = np.zeros(len(bins), np.intp)
+    ends = starts[1:][lengths > 0] - starts[0]
+    is_last[ends - 1] = 1
+    of_group = np.repeat(lengths, lengths)
+    at = np.arange(len(bins)) + 2 * np.repeat(starts[:-1] - starts[0], lengths)
+    index = np.empty(3 * len(bins), np.intp)
+    index[at] = bins + n_bins * is_last
+    index[at + of_group] = bins + n_bins * (2 + is_last)
+    index[at + 2 * of_group] = 4 * n_bins + count_index + n_counts * is_last
+    text = np.concatenate((_bounds(n_bins), of_counts))[index].tobytes().translate(None, b"\0")
+    text = text.replace(LOW_END, b'],"high":[').replace(HIGH_END, b'],"count":[')
+    texts = text.decode("ascii").split("\n")[:-1]
+    if len(texts) == len(lengths):
+        return texts
+    each = iter(texts)
+    return [next(each) if length else "" for length in lengths.tolist()]
 
-    low, high = (list(map(texts.__getitem__, bins)) for texts in _bound_texts())
-    return _object(low=lists(low), high=lists(high), count=lists(list(map(str, counts))))
+
+Texts = npt.NDArray[np.bytes_]
+
+TABLE_BINS = (*bin_of([1 << 20, 1 << 30]).tolist(), N_BINS)
+"""Sizes of tables, in bins. The fewer digits their bounds have, the faster is the look-up."""
+
+
+@lru_cache(len(TABLE_BINS))
+def _bounds(n_bins: int) -> Texts:
+    """Texts of the least value of each bin, then of the greatest; see ``_texts`` for the order."""
+    low, high = bin_bounds(np.arange(n_bins))
+    return np.concatenate((_texts(low.tolist(), LOW_END), _texts(high.tolist(), HIGH_END)))
 
 
 @cache
-def _bound_texts() -> tuple[list[str], list[str]]:
-    """Texts of the least value of each bin, and of the greatest: converting them takes longest."""
-    low, high = bin_bounds(np.arange(N_BINS))
-    return list(map(str, low.tolist())), list(map(str, high.tolist()))
+def _small_counts() -> Texts:
+    return _texts(range(SMALL_COUNTS), COUNT_END)
+
+
+def _texts(numbers: Sequence[int], end: bytes) -> Texts:
+    """Each number with a comma after it; then each with ``end`` after it."""
+    return np.array([b"%d%b" % (number, mark) for mark in (b",", end) for number in numbers])

@@ -58,17 +58,6 @@ class Quantity:
     histograms: Histograms
     percentiles: npt.NDArray[np.uint64]
 
-    def extremes(self, name: str, piece: slice) -> list[int | None]:
-        """``min`` or ``max`` of each group in a slice; None without values."""
-        found = zip(getattr(self, name)[piece], self.count[piece], strict=True)
-        return [value if count else None for value, count in found]
-
-    def percentile(self, place: int, piece: slice) -> list[int | None]:
-        """The percentile at a place of ``PERCENTILES``; None without a histogram."""
-        starts = self.histograms.starts[piece.start : piece.stop + 1]
-        found = zip(self.percentiles[piece, place].tolist(), np.diff(starts).tolist(), strict=True)
-        return [value if n_bins else None for value, n_bins in found]
-
     def means(self, piece: slice) -> list[float | None]:
         """See ``Distribution.mean``."""
         return [s / n if n else None for s, n in zip(self.sum[piece], self.count[piece])]
@@ -90,6 +79,15 @@ class Quantity:
             math.sqrt(n * q - s * s) / n if n and q < U128_MAX else None
             for n, s, q in zip(*columns)
         ]
+
+    def distribution(self, at: int) -> Distribution:
+        """The distribution of one group."""
+        bins, counts, starts = self.histograms
+        begin, end = starts[at : at + 2]
+        moments = Moments(
+            self.min[at], self.max[at], self.sum[at], self.sum_squares[at], self.count[at]
+        )
+        return Distribution(moments, bins[begin:end], counts[begin:end])
 
     def distributions(self) -> Iterator[Distribution]:
         """The distribution of each group."""
@@ -125,6 +123,7 @@ class Columns:
         d2c_ns, size_bytes: see ``Group``.
         in_flight: None if it was not measured.
         q2d_ns, q2c_ns: None if no queue record was seen.
+        is_queued: whether the group has requests with a queue record.
         duration_ns: length of the interval.
     """
 
@@ -137,6 +136,7 @@ class Columns:
     in_flight: Loads | None
     q2d_ns: Quantity | None
     q2c_ns: Quantity | None
+    is_queued: list[bool]
     duration_ns: int
 
     def per_s(self, numbers: list[int]) -> list[float | None]:
@@ -177,6 +177,8 @@ def columns_of(snapshot: Snapshot, duration_ns: int) -> Columns:
     for grouping in (by, by_queue, by_retry):
         grouping.place_among(keys)
     has_queue = len(queue_rows) > 0
+    is_queued = np.zeros(len(keys), bool)
+    is_queued[by_queue.places] = True
     return Columns(
         keys.tolist(),
         by.sums(rows["errors"]),
@@ -187,6 +189,7 @@ def columns_of(snapshot: Snapshot, duration_ns: int) -> Columns:
         _loads(snapshot.loads, load_keys, keys) if len(snapshot.loads) else None,
         by_queue.quantity(queue_rows["q2d_ns"], snapshot.q2d_bins) if has_queue else None,
         by_queue.quantity(queue_rows["q2c_ns"], snapshot.q2c_bins) if has_queue else None,
+        is_queued.tolist(),
         duration_ns,
     )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blkiomon.engine.layout import ALL_OPS, OPS
-from blkiomon.interval.columns import NS_PER_S, TOTAL, Columns, Loads, Quantity
+from blkiomon.engine.snapshot import Snapshot
+from blkiomon.interval.columns import NS_PER_S, TOTAL, Columns, Loads, Quantity, columns_of
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.moments import NOTHING, Moments
 
-__all__ = ["NS_PER_S", "Group", "InFlight", "grouped"]
+__all__ = ["NS_PER_S", "Group", "InFlight", "grouped", "groups_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,11 @@ class Group:
         return self.bytes * NS_PER_S / self.duration_ns if self.duration_ns else None
 
 
+def groups_of(snapshot: Snapshot, duration_ns: int) -> tuple[Group, ...]:
+    """All groups of a snapshot; see ``columns_of``."""
+    return grouped(columns_of(snapshot, duration_ns))
+
+
 def grouped(columns: Columns) -> tuple[Group, ...]:
     """The ``Group`` of each key of the columns."""
     n, load = len(columns.keys), columns.in_flight
@@ -109,8 +115,8 @@ def grouped(columns: Columns) -> tuple[Group, ...]:
             columns.d2c_ns.distributions(),
             columns.size_bytes.distributions(),
             [None] * n if load is None else _in_flight(load, columns.duration_ns),
-            _queued(columns.q2d_ns, n),
-            _queued(columns.q2c_ns, n),
+            _queued(columns, columns.q2d_ns),
+            _queued(columns, columns.q2c_ns),
             [columns.duration_ns] * n,
             columns.requeues,
             columns.retried,
@@ -118,10 +124,11 @@ def grouped(columns: Columns) -> tuple[Group, ...]:
     )
 
 
-def _queued(quantity: Quantity | None, n: int) -> list[Distribution | None]:
+def _queued(columns: Columns, quantity: Quantity | None) -> list[Distribution | None]:
     if quantity is None:
-        return [None] * n
-    return [found if found.count else None for found in quantity.distributions()]
+        return [None] * len(columns.keys)
+    found = zip(quantity.distributions(), columns.is_queued, strict=True)
+    return [distribution if is_queued else None for distribution, is_queued in found]
 
 
 def _in_flight(loads: Loads, duration_ns: int) -> list[InFlight]:

@@ -38,7 +38,7 @@ class MessageQueueSink(Sink):
         path, self._project, self._kind = queue
         super().__init__(f"message queue {path} (id {self._project})", report, **sink_options)
         self._path = os.fsencode(path)
-        self._stat_version = options.stat_version
+        self._render = stats_file.renderer(options.stat_version)
         self._id: int | None = None
         sysv.ftok(self._path, self._project)
 
@@ -49,7 +49,7 @@ class MessageQueueSink(Sink):
     def _deliver(self, item: Item) -> None:
         assert isinstance(item, Interval)
         with self._rendering():
-            bodies = list(stats_file.render(item, self._stat_version))
+            bodies = list(self._render(item))
         for body in bodies:
             retry_s = RETRY_S
             while not self._send(body):

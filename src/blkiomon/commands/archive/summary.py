@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from blkiomon.commands.archive.store import Result
 from blkiomon.commands.archive.traces import Failure
 from blkiomon.console import how_many, printable
-from blkiomon.engine.snapshot import Snapshot
+from blkiomon.engine.layout import OPS
 from blkiomon.formats.binary_codec import from_bytes
 from blkiomon.formats.json_codec import distribution_dict, incomplete_list, retried_dict, unseen
 from blkiomon.formats.units import device_text, utc
-from blkiomon.interval.columns import columns_of
 from blkiomon.interval.distribution import Distribution
-from blkiomon.interval.groups import Group, grouped
+from blkiomon.interval.groups import Group, groups_of
 from blkiomon.interval.incomplete import Incomplete, in_words
 from blkiomon.interval.merging import merge_snapshots
-from blkiomon.interval.tables import IN_FLIGHT, QUEUED, REQUESTS, RETRIED
+from blkiomon.interval.moments import Moments
 from blkiomon.interval.value import MERGED_AT_ONCE, Counts, Interval, merge
 
 SCHEMA = 1
@@ -160,10 +160,10 @@ def _figures(group: Group) -> dict[str, Any]:
         "requeues": group.requeues,
         "retried": retried_dict(group.retried),
         "bytes": group.bytes,
-        "d2c_ns": distribution_dict(group.d2c_ns),
-        "size_bytes": distribution_dict(group.size_bytes),
-        "q2d_ns": group.q2d_ns and distribution_dict(group.q2d_ns),
-        "q2c_ns": group.q2c_ns and distribution_dict(group.q2c_ns),
+        "d2c_ns": distribution_dict(group.d2c_ns, histograms=False),
+        "size_bytes": distribution_dict(group.size_bytes, histograms=False),
+        "q2d_ns": group.q2d_ns and distribution_dict(group.q2d_ns, histograms=False),
+        "q2c_ns": group.q2c_ns and distribution_dict(group.q2c_ns, histograms=False),
     }
 
 
@@ -211,21 +211,18 @@ class _HostIntervals:
         if len(parts) >= MERGED_AT_ONCE:
             parts[:] = [merge(parts)]
 
-    def host(self, name: str) -> tuple[Host, Snapshot]:
-        """The figures of the host, and what they come from."""
+    def host(self, name: str) -> Host:
         wholes = {is_anchored: merge(parts) for is_anchored, parts in self._parts.items()}
         anchored = wholes.get(True)
-        snapshot = merge_snapshots([whole.snapshot for whole in wholes.values()])
-        host = Host(
+        return Host(
             name=name,
             traces=self.traces,
             start_ns=None if anchored is None else anchored.start_ns,
             end_ns=None if anchored is None else anchored.end_ns,
             counts=sum((whole.counts for whole in wholes.values()), Counts()),
-            groups=grouped(columns_of(snapshot, 0)),
+            groups=groups_of(merge_snapshots([whole.snapshot for whole in wholes.values()]), 0),
             missing_files=self._missing_files,
         )
-        return host, snapshot
 
 
 class SummaryBuilder:
@@ -257,10 +254,10 @@ class SummaryBuilder:
 
     def summary(self) -> Summary:
         """The summary of all results so far."""
-        found = [whole.host(name) for name, whole in sorted(self._hosts.items())]
+        hosts = tuple(whole.host(name) for name, whole in sorted(self._hosts.items()))
         return Summary(
-            hosts=tuple(host for host, _ in found),
-            fleet=tuple(_fleet(snapshot for _, snapshot in found)),
+            hosts=hosts,
+            fleet=tuple(_fleet(hosts)),
             failures=tuple(sorted(self._failures, key=lambda f: f.trace)),
             notes=tuple(sorted(self._notes)),
             traces=self._traces,
@@ -270,19 +267,36 @@ class SummaryBuilder:
         )
 
 
-def _fleet(snapshots: Iterable[Snapshot]) -> Iterator[Group]:
-    """The groups of all hosts, as if they had one device."""
-    parts: list[Snapshot] = []
-    for snapshot in snapshots:
-        tables = {spec.name: getattr(snapshot, spec.name).copy() for spec in _WITH_DEVICES}
-        for table in tables.values():
-            table["device"] = 0
-        parts.append(replace(snapshot, **tables))
-        if len(parts) >= MERGED_AT_ONCE:
-            parts = [merge_snapshots(parts)]
-    for group in grouped(columns_of(merge_snapshots(parts), 0)) if parts else ():
-        if group.op is not None or group.device is None:
-            yield replace(group, device=None, in_flight=None)
+def _fleet(hosts: Iterable[Host]) -> Iterator[Group]:
+    parts: dict[str | None, list[Group]] = {}
+    for host in hosts:
+        for group in host.groups:
+            if group.op is not None or group.device is None:
+                of_op = parts.setdefault(group.op, [])
+                of_op.append(group)
+                if len(of_op) >= MERGED_AT_ONCE:
+                    of_op[:] = [_merged_groups(of_op)]
+    for op in (*OPS, None):
+        if op in parts:
+            yield _merged_groups(parts[op])
 
 
-_WITH_DEVICES = (REQUESTS, IN_FLIGHT, QUEUED, RETRIED)
+def _merged_groups(groups: list[Group]) -> Group:
+    return Group(
+        device=None,
+        op=groups[0].op,
+        errors=sum(group.errors for group in groups),
+        d2c_ns=Distribution().merge(*(group.d2c_ns for group in groups)),
+        size_bytes=Distribution().merge(*(group.size_bytes for group in groups)),
+        in_flight=None,
+        q2d_ns=_merged_if_any([group.q2d_ns for group in groups]),
+        q2c_ns=_merged_if_any([group.q2c_ns for group in groups]),
+        duration_ns=0,
+        requeues=sum(group.requeues for group in groups),
+        retried=reduce(Moments.merge, (group.retried for group in groups)),
+    )
+
+
+def _merged_if_any(some: list[Distribution | None]) -> Distribution | None:
+    seen = [distribution for distribution in some if distribution is not None]
+    return Distribution().merge(*seen) if seen else None

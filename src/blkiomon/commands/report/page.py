@@ -14,8 +14,7 @@ from blkiomon.commands.report.collect import STATS, Collected
 from blkiomon.commands.report.figures import COLOURS, Chart, label
 from blkiomon.commands.report.selection import OTHERS
 from blkiomon.console import how_many, printable
-from blkiomon.formats.json_codec import unseen
-from blkiomon.formats.json_lines import to_dict
+from blkiomon.formats.json_codec import to_dict, unseen
 from blkiomon.formats.units import (
     NONE,
     bandwidth_text,
