@@ -5,8 +5,8 @@ if root owns the directory of the link, its group and others cannot write to it,
 for each directory on the way. A sticky directory of root such as ``/tmp`` may also be on the way,
 as other users cannot move root's directories there.
 
-The directory is then opened step by step with ``O_NOFOLLOW``, so that a link that is made in the
-meantime is not followed.
+The directory is then opened with ``openat2`` and ``RESOLVE_NO_SYMLINKS``, so that a link that is
+made in the meantime is not followed. On kernels before 5.6, it is opened step by step.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 
 ADVICE = "where another user could have put it; --follow-symlinks allows it"
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
+_OPENAT2 = 437  # the number of the system call
+_AT_FDCWD = -100
+_RESOLVE_NO_SYMLINKS = 4
 _MAX_LINKS = 40  # as the kernel
 
 
@@ -60,6 +64,8 @@ def without_links(path: str, replaces: bool) -> tuple[str, int]:
 
 def open_directory(path: str) -> int:
     """Open a directory by a path without links. Raises OSError if it contains a link."""
+    with suppress(NotImplementedError):
+        return _openat2(path, DIRECTORY, _RESOLVE_NO_SYMLINKS)
     directory = os.open("/" if path.startswith("/") else ".", DIRECTORY)
     for step in filter(None, path.split("/")):
         try:
@@ -68,6 +74,25 @@ def open_directory(path: str) -> int:
             os.close(directory)
         directory = below
     return directory
+
+
+def _openat2(path: str, flags: int, resolve: int) -> int:
+    """The system call. Raises OSError; NotImplementedError if the kernel lacks it."""
+    try:
+        import ctypes
+    except ImportError:  # some builds of Python lack it
+        raise NotImplementedError from None
+    how = (ctypes.c_uint64 * 3)(flags, 0, resolve)
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(
+        ctypes.c_long(_OPENAT2), _AT_FDCWD, os.fsencode(path), how, ctypes.c_size_t(24)
+    )
+    if fd >= 0:
+        return int(fd)
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EPERM):  # EPERM: by old filters of system calls
+        raise NotImplementedError
+    raise OSError(number, os.strerror(number))
 
 
 def _is_link(path: str) -> bool:
