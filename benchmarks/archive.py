@@ -136,7 +136,7 @@ def days(requests: int) -> Iterator[tuple[str, ...]]:
             dataset = root / f"ds{interval_s:g}"
             begin_s = time.process_time()
             (found,), _ = find([str(trace)])
-            result = archive(found, options.Options(interval_s=interval_s), str(dataset))
+            result = archive(found, options.TraceOptions(interval_s=interval_s), str(dataset))
             cpu_s = time.process_time() - begin_s
             (path,) = dataset.rglob("*.parquet")
             column = pq.read_table(path, columns=["interval"])["interval"].to_pylist()

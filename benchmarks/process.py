@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import programs, streams
@@ -32,7 +30,7 @@ class Row(NamedTuple):
     whole: int
     """Records of the comparison. If `records` is less, times are extrapolated."""
     ours: Cost
-    """Our program with one thread on the whole file."""
+    """Our program on the whole file."""
     target: str = ""
 
     @property
@@ -66,11 +64,7 @@ def rows(options: Options) -> Iterator[Row]:
         stream = streams.name(depth, devices)
         path = streams.file(requests, depth, devices)
         whole = 2 * requests
-        two = [OURS, *QUIET, "--threads", "2"]
-        runs = {
-            "blkiomon": partial(programs.on_file, [OURS, *QUIET], path),
-            "blkiomon --threads 2": partial(programs.on_file, two, path),
-        }
+        runs = {"blkiomon": partial(programs.on_file, [OURS, *QUIET], path)}
         is_slow = depth > 1000
         if programs.is_packaged() and not is_slow:
             runs["packaged"] = partial(programs.on_file, [PACKAGED, *QUIET], path)
@@ -78,8 +72,6 @@ def rows(options: Options) -> Iterator[Row]:
         ours = costs[0]
         for program, cost in zip(runs, costs):
             what = f"{target:g}" if program == "packaged" else ""
-            if program.endswith("2"):
-                what = "wall 0.62"
             yield Row(stream, program, whole, cost, whole, ours, what)
         if programs.is_packaged() and is_slow:
             records = whole if options.full else min(whole, PART)
@@ -102,18 +94,6 @@ def rows(options: Options) -> Iterator[Row]:
                 yield Row(f"beginning of {stream}", program, records, cost, records, costs[0])
 
 
-def are_alike(path: Path) -> bool:
-    """Whether one thread and two print the same text, except for the time of day."""
-    texts = []
-    for threads in ("1", "2"):
-        command = [OURS, "-I", "3600", "-h", "-", "--threads", threads]
-        with tempfile.TemporaryFile() as out:
-            programs.on_file(command, path, out.fileno())
-            out.seek(0)
-            texts.append([line for line in out if not line.startswith(b"time:")])
-    return bool(texts[0]) and texts[0] == texts[1]
-
-
 def report(options: Options) -> Iterator[Table | str]:
     yield Table(
         f"Whole process on a file in the page cache, start-up included (best of {RUNS}, in turn)",
@@ -123,8 +103,5 @@ def report(options: Options) -> Iterator[Table | str]:
     )
     if not options.full:
         yield "≈: extrapolated from the first records of the same file."
-    path = streams.file(REQUESTS // (20 if options.quick else 1), 8192, 64)
-    alike = "the same text" if are_alike(path) else "DIFFERENT TEXTS"
-    yield f"One thread and two print {alike}; 0.62 of the wall time is 1.6 times as fast."
     if not programs.is_packaged():
         yield f"{PACKAGED} is not installed."

@@ -108,11 +108,10 @@ def outcome(
     ends: list[int],
     sizes: Iterator[int],
     until_step: int,
-    wait: bool = True,
 ) -> tuple[Outcome, list[Any]]:
     """Feed a stream in pieces, with snapshots at some offsets and where `until_ns` stops it.
 
-    Each piece is freed as soon as it is fed: a second thread may not use it any longer.
+    Each piece is freed as soon as it is fed.
     """
     cuts: list[Any] = []
     skips: list[tuple[int, int]] = []
@@ -125,7 +124,7 @@ def outcome(
                 piece = exactly(stream[at : min(at + next(sizes), end)])
                 at += len(piece)
                 while True:
-                    used = engine.feed(piece, until, wait=wait)
+                    used = engine.feed(piece, until)
                     piece = piece[used:].copy()
                     stopped_at = engine.stopped_at_ns
                     if stopped_at is None:
@@ -162,14 +161,13 @@ def outcome(
 
 
 def engine(data: memoryview) -> int:
-    """Fed whole or in pieces, whatever is kept and on however many cores: the same, and it adds up.
+    """Fed whole or in pieces, whatever is kept: the same, and it adds up.
 
     With few records also the same as the slow reference of the tests.
     """
     options = Options(bytes(data[:OPTIONS]))
     stream = options.stream(data[OPTIONS:], 3)
     filtered = options.bit(6)
-    two_cores = options.bit(4) and options.of(15, range(8)) == 7  # seldom: threads cost the most
     limits: dict[str, Any] = {
         "max_pending": options.of(1, MAX_PENDING),
         "max_age_ns": options.of(2, MAX_AGE_NS),
@@ -184,17 +182,15 @@ def engine(data: memoryview) -> int:
         "keep_records": options.bit(2),
         "keep_requests": options.bit(3),
     }
-    if two_cores:
-        keep = {}
     until_step = options.of(6, (0, 0, 0, 1, 10**6, 10**9, U64 // 4))
     rng = random.Random(options.of(7, range(256)))
     ends = sorted(rng.randrange(len(stream) + 1) for _ in range(options.of(8, range(5))))
 
     whole = Engine(**limits)
     expected, cuts = outcome(whole, stream, ends, all_at_once(), until_step)
-    split = Engine(**limits, **keep, threads=2 if two_cores else 1)
+    split = Engine(**limits, **keep)
     split._tune(**AT_ONCE)
-    got, _ = outcome(split, stream, ends, options.sizes(9), until_step, wait=not two_cores)
+    got, _ = outcome(split, stream, ends, options.sizes(9), until_step)
     for name, a, b in zip(Outcome._fields, expected, got):
         assert a == b, f"{name} differs:\n{a}\n{b}"
     fed = 2

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import reference
+import sysv_queues
 
 from blkiomon.commands import cli
 from blkiomon.commands.config import Config
@@ -389,12 +390,12 @@ class MessageQueue:
         return ["-Q", str(self.path), "-q", str(self.project), "-m", "3"]
 
     def create(self) -> None:
-        self._id = sysv.create(sysv.ftok(os.fsencode(self.path), self.project))
+        self._id = sysv_queues.create(sysv.ftok(os.fsencode(self.path), self.project))
 
     def remove(self) -> None:
         if self._id is not None:
             gone, self._id = self._id, None
-            sysv.remove(gone)
+            sysv_queues.remove(gone)
 
     def __enter__(self) -> MessageQueue:
         self.create()
@@ -406,7 +407,7 @@ class MessageQueue:
     def limit(self, limit_bytes: int) -> None:
         """Sets how many bytes it can hold."""
         assert self._id is not None
-        sysv.set_limit(self._id, limit_bytes)
+        sysv_queues.set_limit(self._id, limit_bytes)
 
     def __len__(self) -> int:
         assert self._id is not None
@@ -419,7 +420,7 @@ class MessageQueue:
     def take(self) -> list[bytes]:
         """Receives all its messages, which are of type 3."""
         assert self._id is not None
-        return [sysv.msgrcv(self._id, 8192, 3)[1] for _ in range(len(self))]
+        return [sysv_queues.receive(self._id, 8192, 3)[1] for _ in range(len(self))]
 
 
 @contextmanager

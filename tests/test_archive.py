@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gzip
 import http.server
@@ -17,6 +16,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,7 +33,7 @@ from tracewriter import Record, complete, encode, issue, notify_timestamp
 import blkiomon
 from blkiomon import from_bytes, to_bytes
 from blkiomon.commands.archive import main, summarize, work
-from blkiomon.commands.archive.crew import Here
+from blkiomon.commands.archive.crew import Crew, Here
 from blkiomon.commands.archive.options import ArchiveError, TraceOptions
 from blkiomon.commands.archive.store import Store
 from blkiomon.commands.archive.summary import Summary
@@ -845,11 +845,12 @@ def test_workers_are_limited_by_cores_and_traces(
 ) -> None:
     made: list[int] = []
 
-    def nobody(room: int) -> Any:
+    def noted(executor: Executor, room: int, most_deaths: int) -> Crew:
         made.append(room)
-        return contextlib.nullcontext(Here())
+        return Crew(executor, room, most_deaths=most_deaths)
 
-    monkeypatch.setattr("blkiomon.commands.archive.run.Pool", nobody)
+    monkeypatch.setattr("blkiomon.commands.archive.run.Crew", noted)
+    monkeypatch.setattr("blkiomon.commands.archive.run.Pool", Here)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
     for number in (1, 3, 9):
         for k in range(number):

@@ -280,7 +280,6 @@ def test_version_and_help_without_room_to_print_them(option: str, output: str) -
         (["-I5", "--device", "no-such-disk"], "no block device 'no-such-disk'"),
         (["-I5", "--device", "4096:0"], "there is no device 4096:0"),
         (["-I5", "--device", "/dev/null"], "no block device '/dev/null'"),
-        (["-I5", "--threads", "0"], "--threads takes a whole number"),
         (["-I5", "--names", "maybe"], "--names takes auto or yes or no"),
         (["-I5", "-Q", "/"], "all three of -Q PATH, -q ID and -m TYPE"),
         (["-I5", "-Q", "/", "-q", "1"], "all three"),

@@ -319,15 +319,14 @@ def test_latencies_at_every_limit_are_in_the_original_s_bucket_and_in_our_bin() 
     assert cut.rows["requests"].tolist() == [len(d2c_ns)]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_spilled_histograms_are_the_same(threads: int) -> None:
+def test_spilled_histograms_are_the_same() -> None:
     rng = np.random.default_rng(5)
     pairs = np.frombuffer(encode([issue(0, 8, 0), complete(0, 8, 0)]), layout.TRACE_V7)
     data = np.tile(pairs, 1 << 16)
     steps = rng.integers(1, 1 << rng.integers(5, 22, len(data)))
     data["time"] = np.cumsum(steps)
     data["bytes"] = np.repeat(rng.integers(0, 300, len(data) // 2) * 512, 2)
-    engines = [tuned(spill_every=every, threads=threads) for every in (1, 5000, 2**31)]
+    engines = [tuned(spill_every=every) for every in (1, 5000, 2**31)]
     half = data.nbytes // 2
     for part in (data.tobytes()[:half], data.tobytes()[half:]):
         for engine in engines:

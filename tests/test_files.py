@@ -223,28 +223,16 @@ def test_fifos_are_merged_in_whichever_order_their_writers_come(tmp_path: Path) 
 # -- the same bytes, the same output ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [(), ("--threads", "2")])
-def test_same_bytes_give_the_same_output(options: tuple[str, ...], tmp_path: Path) -> None:
+def test_same_bytes_give_the_same_output(tmp_path: Path) -> None:
     named = ["-h", "h", "-b", "b", "-D", "D", "--json", "j", "--csv", "c"]
     outputs = []
-    for number, more in enumerate(((), options)):
+    for number in range(2):
         where = tmp_path / str(number)
         where.mkdir()
-        succeed("-I", "0.5", *named, *more, TRACE, cwd=where)
+        succeed("-I", "0.5", *named, TRACE, cwd=where)
         outputs.append({path.name: path.read_bytes() for path in where.iterdir()})
     assert outputs[0] == outputs[1]
     assert {name: bool(data) for name, data in outputs[0].items()} == dict.fromkeys("hbDjc", True)
-
-
-@pytest.mark.parametrize("interval", ["1", "0.01"])
-def test_two_threads_print_the_same(interval: str, tmp_path: Path) -> None:
-    # Without -D, which has one thread do all.
-    trace = TRACE
-    if interval == "0.01":  # sixty of the four hundred will do
-        trace = tmp_path / "beginning"
-        trace.write_bytes(TRACE.read_bytes()[: 48 * 25_000])
-    one = succeed("-I", interval, "--json", "-", trace)
-    assert succeed("-I", interval, "--json", "-", "--threads", "2", trace) == one
 
 
 # -- what is missing or damaged --------------------------------------------------------------------

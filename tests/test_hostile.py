@@ -72,11 +72,8 @@ def resident_kib() -> int:
 # --- devices --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_records_of_devices_beyond_the_limit_are_counted_and_the_others_are_right(
-    threads: int,
-) -> None:
-    engine = Engine(max_devices=4, threads=threads)
+def test_records_of_devices_beyond_the_limit_are_counted_and_the_others_are_right() -> None:
+    engine = Engine(max_devices=4)
     devices = [7, HIGHEST, 0, 5, 6, 8, 9]
     engine.feed(encode(pairs_on([*devices, *devices, *reversed(devices)])))
     cut = engine.snapshot()
@@ -168,11 +165,10 @@ def test_device_in_a_reused_slot_begins_with_empty_statistics() -> None:
     assert engine.counters()["sequence_gaps"] == engine.counters()["over_device_limit"] == 0
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_named_devices_count_whatever_else_there_is(threads: int) -> None:
+def test_named_devices_count_whatever_else_there_is() -> None:
     named = [3, HIGHEST, 500]
     records = pairs_on([*range(1000), HIGHEST])
-    engine = fed(records, max_devices=1, devices=named, threads=threads)
+    engine = fed(records, max_devices=1, devices=named)
     assert requests_by_device(engine.snapshot()) == {3: 1, 500: 1, HIGHEST: 1}
     assert engine.counters()["over_device_limit"] == 0
 
@@ -404,15 +400,14 @@ def test_random_times_lose_no_request(wild_ns: list[int]) -> None:
     assert len(items) < MOST_IDLE_IN_ALL
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_times_that_only_decrease_lose_no_request(threads: int) -> None:
+def test_times_that_only_decrease_lose_no_request() -> None:
     n = 50_000
     step_ns = NEVER_NS // n
     times = NEVER_NS - np.arange(1, n, 2, dtype=np.uint64) * np.uint64(step_ns)
     issues = streams.issues(n // 2, time=times, sector=np.arange(n // 2))
     # Read the other way round, every completion comes after its issue.
     records = streams.in_turn(streams.completions(issues, step_ns), issues)
-    engine = fed(records.tobytes(), max_age_ns=NEVER_NS, threads=threads)
+    engine = fed(records.tobytes(), max_age_ns=NEVER_NS)
     row = engine.snapshot().rows[0]
     assert row["requests"] == n // 2
     assert row["d2c_ns"]["min"] == row["d2c_ns"]["max"] == step_ns
@@ -455,9 +450,8 @@ def test_unknown_sum_of_squares_stays_unknown_when_merged() -> None:
     assert back.merge(back).total.d2c_ns.stddev is None
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_sums_of_the_largest_requests_exceed_64_bits(threads: int) -> None:
-    engine = Engine(threads=threads)
+def test_sums_of_the_largest_requests_exceed_64_bits() -> None:
+    engine = Engine()
     size = 2**32 - 1
     for n in range(3):
         engine.feed(encode([issue(1000, n, size), complete(1001, n, size)]))

@@ -239,9 +239,8 @@ def test_record_marked_as_issue_and_completion_is_an_issue() -> None:
     assert loads_of(engine.snapshot(1000))[SDA, ALL_OPS] == (1, 1, 300, 300, 300)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("seed", range(12))
-def test_plain_requests_are_paired_as_the_original_does(seed: int, threads: int) -> None:
+def test_plain_requests_are_paired_as_the_original_does(seed: int) -> None:
     # Also if devices make room for others, and if a fifth of the records is lost.
     rng = random.Random(f"without {seed}")
     records = [
@@ -259,7 +258,6 @@ def test_plain_requests_are_paired_as_the_original_does(seed: int, threads: int)
         "max_devices": rng.choice([6, 12, 30, 100]),
         "max_pending": rng.choice([3, 20, 10**6]),
         "max_age_ns": rng.choice([500, 5000, NEVER_NS]),
-        "threads": threads,
     }
     followed, plain = Engine(**options), Engine(**options, as_original=True)
     unanswered = {"issues_without_completion": 0}  # of overdue requests, unknown `as_original`

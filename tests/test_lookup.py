@@ -103,7 +103,7 @@ def test_trap_works(trapped: tuple[list[str], Path, Path]) -> None:
     "options",
     [
         *(["-h", "-"], ["--json", "-"], ["--csv", "-"], ["--parquet", "OUT"], ["-d", "OUT"]),
-        *(["--textfile", "OUT"], ["--openmetrics", "0"], ["--threads", "2"], ["-D", "-"]),
+        *(["--textfile", "OUT"], ["--openmetrics", "0"], ["-D", "-"]),
         pytest.param(
             ["--user", "nobody", "--names", "yes"],
             marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root has a choice"),

@@ -38,7 +38,7 @@ shim.fail.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_size_t]
 shim.fail.restype = ctypes.c_long
 keep = {"keep_details": True, "keep_driver_data": True, "keep_records": True,
         "keep_requests": True}
-kinds = {"plain": {"spill_every": 1, "cold_table_from": 0}, "kept": keep, "two": {"threads": 2}}
+kinds = {"plain": {"spill_every": 1, "cold_table_from": 0}, "kept": keep}
 first = tw.encode(streams.generate(3, avoid="nothing", count=100).records)
 first += tw.encode([tw.notify_process(0, n, f"p{n}") for n in range(12)])
 bios = tw.encode(bio._replace(pid=n) for n, bio in enumerate(some_bios(random.Random(1), 100)))
@@ -57,7 +57,6 @@ assert engine._table_figures()["cold"] > 0
 steps_of = {
     "plain": [quick, first, b"garbage" + bios, many, done],
     "kept": [first, bios, many[: 48 * 3000], done[: 48 * 3000]],
-    "two": [first + b"garbage" + bios, many, done],
 }
 
 
@@ -154,7 +153,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @unpreloaded
-@pytest.mark.parametrize("kind", ["plain", "kept", "two"])
+@pytest.mark.parametrize("kind", ["plain", "kept"])
 def test_engine_raises_memory_error_at_every_allocation(shim: Path, kind: str) -> None:
     # Coverage measurement allocates, too, and would fail.
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}

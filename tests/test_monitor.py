@@ -562,15 +562,6 @@ def test_records_of_other_devices_end_intervals_too() -> None:
     assert {d["device"] for i in items for d in to_dict(i)["devices"]} == {"8:0"}
 
 
-@pytest.mark.parametrize("interval_s", [0.02, 0.5])
-def test_two_threads_give_the_same_intervals(interval_s: float) -> None:
-    data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()[: 48 * 20_000]
-    pieces = [data[i : i + 100_001] for i in range(0, len(data), 100_001)]
-    one = intervals_of(pieces, interval_s)
-    assert dicts(intervals_of(pieces, interval_s, threads=2)) == dicts(one)
-    assert sum(i.total.requests for i in one) == len(requests_of(data))
-
-
 def requests_of(data: bytes) -> Any:
     engine = fed(data, keep_requests=True)
     found = engine.take_requests()

@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 import runner
+import sysv_queues
 from intervals import at
 from quirks import ONE
 from runner import until
 
 from blkiomon.formats import stats_file
+from blkiomon.formats.rendering import FormatOptions
 from blkiomon.outputs import sysv
 from blkiomon.outputs.catalog import OutputSettings
 from blkiomon.outputs.destinations import Outputs, open_outputs
 from blkiomon.outputs.message_queue import MessageQueueSink
+from blkiomon.sources.devices import nameless
 
 TYPE = 3
 SIZE = 424
@@ -33,7 +36,7 @@ def key(tmp_path: Path) -> Iterator[int]:
     found = sysv.ftok(os.fsencode(path), 1)
     yield found
     try:
-        sysv.remove(sysv.msgget(found))
+        sysv_queues.remove(sysv.msgget(found))
     except FileNotFoundError:
         pass
 
@@ -53,7 +56,7 @@ def received(queue: int) -> list[bytes]:
     """The bodies of all messages in a queue."""
     bodies = []
     while sysv.stat(queue)[0]:
-        kind, body = sysv.msgrcv(queue, 1000)
+        kind, body = sysv_queues.receive(queue, 1000)
         assert kind == TYPE
         bodies.append(body)
     return bodies
@@ -74,16 +77,10 @@ def test_calls_raise_the_error_of_errno(tmp_path: Path, key: int) -> None:
     for missing in (key, 0):  # 0 would make a private queue
         with pytest.raises(FileNotFoundError):
             sysv.msgget(missing)
-    queue = sysv.create(key)
-    with pytest.raises(FileExistsError):
-        sysv.create(key)
-    with pytest.raises(OSError) as caught:
-        sysv.msgrcv(queue, 10)
-    assert caught.value.errno == errno.ENOMSG
 
 
 def test_every_device_is_one_message(tmp_path: Path, key: int, said: list[str]) -> None:
-    queue = sysv.create(key)
+    queue = sysv_queues.create(key)
     outputs = opened(tmp_path, said)
     item = at(7, devices=3)
     outputs.put(item)
@@ -98,7 +95,7 @@ def test_recorded_trace_waits_for_a_missing_queue(tmp_path: Path, key: int) -> N
     arguments = ("-I", runner.LONG, *queue_options, "-b", tmp_path / "out", tmp_path / "trace")
     with runner.Running(*arguments).started() as process:
         runner.await_size(tmp_path / "out", 424)  # all has been read, and the run is about to end
-        queue = sysv.create(key)
+        queue = sysv_queues.create(key)
         assert process.wait() == 0
         assert received(queue) == [(tmp_path / "out").read_bytes()]
 
@@ -115,11 +112,10 @@ def test_missing_queue_does_not_delay_the_end(tmp_path: Path, key: int, said: li
 def test_full_queue_drops_and_counts_without_waiting(
     tmp_path: Path, key: int, said: list[str]
 ) -> None:
-    queue = sysv.create(key)
-    sysv.set_limit(queue, 2 * SIZE)
-    sink = MessageQueueSink(
-        str(tmp_path / "key"), 1, TYPE, stats_file.renderer("0.3"), said.append, max_intervals=3
-    )
+    queue = sysv_queues.create(key)
+    sysv_queues.set_limit(queue, 2 * SIZE)
+    where = str(tmp_path / "key"), 1, TYPE
+    sink = MessageQueueSink(where, FormatOptions(nameless), said.append, max_intervals=3)
     sink.start()
     for time_s in range(2):
         sink.put(at(time_s))
@@ -140,13 +136,13 @@ def test_full_queue_drops_and_counts_without_waiting(
 
 
 def test_removed_queue_is_found_again(tmp_path: Path, key: int, said: list[str]) -> None:
-    first = sysv.create(key)
+    first = sysv_queues.create(key)
     outputs = opened(tmp_path, said)
     outputs.put(at(1))
     until(lambda: sysv.stat(first)[0] == 1)
-    sysv.remove(first)
+    sysv_queues.remove(first)
     outputs.put(at(2))
-    second = sysv.create(key)
+    second = sysv_queues.create(key)
     outputs.put(at(3))
     until(lambda: sysv.stat(second)[0] == 2)
     outputs.close()
@@ -157,7 +153,7 @@ def test_removed_queue_is_found_again(tmp_path: Path, key: int, said: list[str])
 def test_queue_too_small_for_a_message_is_reported(
     tmp_path: Path, key: int, said: list[str]
 ) -> None:
-    sysv.set_limit(sysv.create(key), SIZE - 1)
+    sysv_queues.set_limit(sysv_queues.create(key), SIZE - 1)
     outputs = opened(tmp_path, said)
     outputs.put(at(1))
     until(lambda: outputs.failed)
@@ -170,13 +166,13 @@ def test_queue_too_small_for_a_message_is_reported(
 
 
 def test_message_too_long_for_the_system_is_reported(
-    tmp_path: Path, key: int, said: list[str]
+    tmp_path: Path, key: int, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sysv.create(key)
+    sysv_queues.create(key)
     most = int(Path("/proc/sys/kernel/msgmax").read_text())
-    sink = MessageQueueSink(
-        str(tmp_path / "key"), 1, TYPE, lambda item: iter([bytes(most + 1)]), said.append
-    )
+    where = str(tmp_path / "key"), 1, TYPE
+    sink = MessageQueueSink(where, FormatOptions(nameless), said.append)
+    monkeypatch.setattr(sink, "_render", lambda item: iter([bytes(most + 1)]))
     sink.start()
     sink.put(at(1))
     sink.close()
@@ -185,12 +181,10 @@ def test_message_too_long_for_the_system_is_reported(
 
 
 def test_calls_on_a_removed_queue_raise_an_error(key: int) -> None:
-    queue = sysv.create(key)
-    sysv.remove(queue)
+    queue = sysv_queues.create(key)
+    sysv_queues.remove(queue)
     for call in (
-        lambda: sysv.remove(queue),
         lambda: sysv.stat(queue),
-        lambda: sysv.set_limit(queue, 1000),
         lambda: sysv.msgsnd(queue, TYPE, b"body"),
     ):
         with pytest.raises(OSError) as gone:

@@ -39,6 +39,7 @@ from blkiomon.commands.options import UsageError
 from blkiomon.engine.layout import OPS
 from blkiomon.errors import OutputError
 from blkiomon.formats.openmetrics import MAX_DEVICES, SIZE_LIMITS, TIME_LIMITS_NS, Metrics
+from blkiomon.formats.rendering import FormatOptions
 from blkiomon.interval.monitor import Monitor
 from blkiomon.interval.value import Interval, merge
 from blkiomon.outputs import metrics
@@ -149,7 +150,7 @@ def test_number_of_series_is_the_documented_one() -> None:
     of_a_host = [key for key in samples(metrics.text()[0]) if len(key) == 1]
     n_of_each = len(samples(metrics.text()[0])) - len(of_a_host)
     said = (CONTRIB.parent / "docs" / "scale.md").read_text()
-    words = {9: "nine"}[len(of_a_host)]
+    words = {10: "ten"}[len(of_a_host)]
     assert f"{n_of_each} series for each device and operation, and {words} of the host" in said
     for n in (1, 10, MAX_DEVICES, MAX_DEVICES + 1):
         assert f" {2 * n * n_of_each + len(of_a_host):,} |" in said
@@ -213,7 +214,7 @@ def get(address: str, **headers: str) -> tuple[str, str]:
 @pytest.fixture
 def server(said: list[str]) -> Iterator[tuple[HttpSink, str]]:
     """A sink, and where it listens."""
-    sink = HttpSink(("", 0), Metrics(nameless), said.append)
+    sink = HttpSink(("", 0), FormatOptions(nameless), said.append)
     sink.start()
     try:
         found = re.fullmatch(r"metrics are at http://(127\.0\.0\.1:\d+)/metrics", said[0])
@@ -444,7 +445,7 @@ def test_unwritable_textfile_is_reported(tmp_path: Path) -> None:
 def test_textfile_continues_when_its_directory_returns(tmp_path: Path, said: list[str]) -> None:
     path = tmp_path / "textfiles" / "file.prom"
     path.parent.mkdir()
-    sink = TextfileSink(str(path), Metrics(nameless), said.append)
+    sink = TextfileSink(str(path), FormatOptions(nameless), said.append)
     sink.start()
     shutil.rmtree(path.parent)
     sink.put(interval_of(ONE))

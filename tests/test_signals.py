@@ -40,9 +40,9 @@ PHASES = goldenfiles.TRACES / "loop-phases-dc.bin"
 NAMES = {"-h": "h", "-b": "b", "-D": "D", "-d": "d", "--json": "json"}
 
 
-def options(directory: Path, threads: int) -> list[str]:
+def options(directory: Path) -> list[str]:
     """All outputs go to files in a directory."""
-    common = ["-I", "1", "--clock", "trace", "--names", "no", "--threads", str(threads)]
+    common = ["-I", "1", "--clock", "trace", "--names", "no"]
     return [*common, *(str(p) for o, n in NAMES.items() for p in (o, directory / n))]
 
 
@@ -50,19 +50,16 @@ def options(directory: Path, threads: int) -> list[str]:
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The outputs of a run without signals."""
     directory = tmp_path_factory.mktemp("quiet")
-    assert runner.call(*options(directory, 1), PHASES).returncode == 0
+    assert runner.call(*options(directory), PHASES).returncode == 0
     return directory
 
 
 @pytest.mark.parametrize("from_file", [False, True], ids=["pipe", "files"])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_storm_of_signals_changes_nothing(
-    from_file: bool, threads: int, quiet: Path, tmp_path: Path
-) -> None:
+def test_storm_of_signals_changes_nothing(from_file: bool, quiet: Path, tmp_path: Path) -> None:
     """Each interrupts system calls; SIGHUP also reopens files."""
     data = PHASES.read_bytes()
     files = [str(PHASES)] * from_file
-    with Running(*options(tmp_path, threads), *files).started() as process:
+    with Running(*options(tmp_path), *files).started() as process:
         over = threading.Event()
         sent = 0
 

@@ -35,8 +35,6 @@ class Engine:
         devices: major:minor numbers; records of other devices are counted in ``records`` and
             otherwise ignored. Empty: every device counts.
         from_ns: records before this trace time are ignored in the same way.
-        threads: 2 pairs on a second thread; the results are the same. Larger numbers mean 2. With
-            any of the ``keep_...`` options, there is only one thread.
         max_devices: most devices known at a time, 1 to 2^22-1. Records of further devices are
             counted as ``over_device_limit`` and otherwise ignored. If more than half as many are
             known at a snapshot, idle ones are forgotten: those without a request since the last
@@ -59,13 +57,12 @@ class Engine:
         resync: bool = False,
         devices: Iterable[int] = (),
         from_ns: int = 0,
-        threads: int = 1,
         max_devices: int = 65_536,
     ) -> None: ...
     def set_from_ns(self, from_ns: int) -> None:
         """Ignore records before this trace time from now on. Raises ValueError."""
 
-    def feed(self, data: ReadableBuffer, until_ns: int | None = None, wait: bool = True) -> int:
+    def feed(self, data: ReadableBuffer, until_ns: int | None = None) -> int:
         """Process the next bytes of the stream, cut anywhere; returns how many were taken.
 
         Complete records are processed at once; the beginning of one is kept for the next call.
@@ -76,10 +73,6 @@ class Engine:
         Args:
             data: the bytes; may be overwritten after the call.
             until_ns: where to stop, 1 to 2^64-1; None: nowhere.
-            wait: whether to wait for the second thread. With False, it may still be working when
-                this returns, so that the caller can read more bytes meanwhile. Methods that need
-                its results wait. A child process that is forked while it works cannot use the
-                engine: RuntimeError.
 
         Raises:
             TraceError: the bytes are not a trace. Everything before them counts; every later call
@@ -164,7 +157,7 @@ class Engine:
 
     @property
     def records(self) -> int:
-        """Records read since the start. Does not wait for the second thread."""
+        """Records read since the start."""
 
     @property
     def requests(self) -> int:

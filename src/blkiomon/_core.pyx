@@ -12,7 +12,7 @@
                    statistics.pxi  matches -> moments and histograms of each device and operation
     snapshot()     copies an interval's figures to numpy arrays and begins a new interval
 
-    worker_ring.pxi runs pairing on a second thread. records.pxi recognises records in bytes.
+    records.pxi recognises records in bytes.
     types.pxd has the structs; engine/layout.py their dtypes.
 
 Each part begins with its contract: what it does, with which technique, and who may call it.
@@ -45,7 +45,6 @@ include "engine/in_flight.pxi"
 include "engine/queue.pxi"
 include "engine/multi_step.pxi"
 include "engine/pairing.pxi"
-include "engine/worker_ring.pxi"
 
 
 # --- memory -----------------------------------------------------------------------------------
@@ -95,7 +94,7 @@ cdef enum Growth:                               # how a buffer grows
 cdef struct Buffer:                             # a part of State that grows between batches
     Growth growth
     void *at                                    # the Table, or the pointer to the elements
-    const uint64_t *used                        # number of elements; the worker may write it
+    const uint64_t *used                        # number of elements
     uint64_t *room                              # number of elements that fit
     size_t size                                 # bytes of an element
     uint64_t per_record                         # most elements that a record can add
@@ -113,17 +112,12 @@ cdef uint64_t EPOCH_TOLERANCE_NS = 1000000000   # see Engine.epoch_ns
 # --- the engine -------------------------------------------------------------------------------
 
 @cython.final
-@cython.no_gc_clear                             # the worker uses the arrays until __dealloc__
 cdef class Engine:
     """See _core.pyi for what users need to know."""
 
     cdef State s
-    cdef Batch batch                            # without a worker; else see WorkerRing.batches
-    cdef WorkerRing ring
-    cdef bint has_worker
+    cdef Batch batch
     cdef uint64_t busy                          # 1 while a thread is inside a method: see _enter()
-    cdef bint wait                              # argument of the current feed()
-    cdef uint64_t ahead                         # records that the worker may not have paired yet
     cdef dict _arrays                           # name -> the numpy array behind a State pointer
     cdef Buffer buffers[MOST_BUFFERS]
     cdef int n_buffers
@@ -147,14 +141,12 @@ cdef class Engine:
     def __cinit__(
         self, *, max_pending=1_000_000, max_age_ns=600 * 10**9,
         keep_details=False, keep_driver_data=False, keep_records=False, keep_requests=False,
-        as_original=False, resync=False, devices=(), from_ns=0, threads=1, max_devices=65_536,
+        as_original=False, resync=False, devices=(), from_ns=0, max_devices=65_536,
     ):
         if not 1 <= max_pending <= 1 << 32:
             raise ValueError(f"max_pending must be from 1 to 2^32, not {max_pending}")
         if not 0 <= max_age_ns < 1 << 64:
             raise ValueError(f"max_age_ns must be from 0 to 2^64-1, not {max_age_ns}")
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, not {threads}")
         if not 1 <= max_devices <= MOST_DEVICES:
             raise ValueError(f"max_devices must be from 1 to 2^22-1, not {max_devices}")
         self.s.max_pending = max_pending
@@ -186,44 +178,17 @@ cdef class Engine:
         for number in wanted:
             enter_device(&self.s, number)
         self.s.has_wanted = len(wanted) > 0
-        self._set_from_ns(from_ns)
+        self.set_from_ns(from_ns)
         self._add_first_buffers()
         self._make_room(0, 0, 0)
-        if threads > 1 and not (
-            keep_details or keep_records or keep_requests or keep_driver_data
-        ):
-            self._start_worker()
-
-    def __dealloc__(self):
-        if self.has_worker and self.ring.process == getpid():
-            with nogil:
-                stop_worker(&self.ring)
-
-    cdef int _start_worker(self) except -1:
-        cdef int error
-        self.ring.s = &self.s
-        self.ring.batches = <Batch *> allocate(self._arrays, "batches", RING * sizeof(Batch))
-        with nogil:
-            error = start_worker(&self.ring)
-        if error:
-            raise MemoryError(f"cannot start another thread: {os.strerror(error)}")
-        self.has_worker = True
-        self.ahead = RING * BATCH
-        return 0
 
     def set_from_ns(self, from_ns):
-        self._enter()
-        try:
-            self._set_from_ns(from_ns)
-        finally:
-            self._leave()
-
-    cdef int _set_from_ns(self, from_ns) except -1:
         if not 0 <= from_ns < 1 << 64:
             raise ValueError(f"from_ns must be from 0 to 2^64-1, not {from_ns}")
+        self._enter()
         self.s.from_ns = from_ns
         self.s.has_filter = self.s.has_wanted or self.s.over_device_limit > 0 or from_ns > 0
-        return 0
+        self._leave()
 
     cdef int _set_seed(self, hash_seed) except -1:
         self.s.seed[0] = hash_seed & <uint64_t> -1
@@ -241,22 +206,10 @@ cdef class Engine:
     cdef void _leave(self) noexcept:
         store_release(&self.busy, 0)
 
-    cdef int _drain_worker(self) except -1:
-        """Wait until everything that was fed is paired and accounted."""
-        cdef WorkerRing *p = &self.ring
-        if not self.has_worker:
-            return 0
-        if p.process == getpid():
-            with nogil:
-                drain(p)
-            return 0
-        # After a fork(), the child has no worker. It goes on alone if the worker was idle. If not,
-        # fork() copied the worker's part of State at an unknown moment.
-        if p.accounted != p.produced:
-            self.failure = RuntimeError("the process was forked while two threads were at work")
-            raise self.failure
-        self.has_worker = False
-        self.ahead = 0
+    cdef int _refuse_others(self) except -1:
+        """Raise RuntimeError if another thread is inside a method."""
+        self._enter()
+        self._leave()
         return 0
 
     # -- memory. New arrays go to a copy of _arrays, which replaces it at the end. If memory is
@@ -328,28 +281,18 @@ cdef class Engine:
         return 0
 
     cdef inline uint64_t _demand(
-        self, const Buffer *f, uint64_t records, uint64_t n_bytes
+        self, const Buffer *f, uint64_t n_bytes
     ) noexcept nogil:
-        """Elements in use at most, after so many records in so many bytes."""
-        return min(
-            load_relaxed(f.used) + f.per_record * records + f.per_byte * n_bytes, f.limit
-        )
+        """Elements in use at most, after a batch of so many bytes of input."""
+        return min(f.used[0] + f.per_record * BATCH + f.per_byte * n_bytes, f.limit)
 
     cdef inline bint _has_room(self, const Batch *b, uint64_t n_bytes) noexcept nogil:
-        """Whether there is room for everything that a batch of n_bytes of input can add.
-
-        The worker may not have paired earlier batches yet, so its counters may be out of date.
-        `ahead` is an upper bound of the records in these batches.
-        """
+        """Whether there is room for everything that a batch of n_bytes of input can add."""
         cdef State *s = &self.s
         cdef int i
-        cdef uint64_t more = BATCH + self.ahead
-        # cold is read first: an entry that is promoted meanwhile counts twice, not never.
-        cdef uint64_t cold = load_acquire(&s.cold.used)
-        cdef uint64_t hot = load_relaxed(&s.hot.used) + more
         if (
-            hot > s.hot.room
-            or hot + cold > s.max_pending
+            s.hot.used + BATCH > s.hot.room
+            or n_pending(s) + BATCH > s.max_pending
             or (s.devices_end + BATCH > s.devices_room and s.devices_room <= s.max_devices)
             or cpu_bits(b.cpus, s.devices_room) > s.cpu_shift
             or s.matches - s.spilled_at >= s.spill_every
@@ -357,23 +300,22 @@ cdef class Engine:
         ):
             return False
         for i in range(self.n_buffers):
-            if self._demand(&self.buffers[i], more, n_bytes) > self.buffers[i].room[0]:
+            if self._demand(&self.buffers[i], n_bytes) > self.buffers[i].room[0]:
                 return False
         return True
 
     cdef int _make_room(self, uint32_t seen, uint32_t cpus, uint64_t n_bytes) except -1:
-        """Make room for a batch. The worker must be idle.
+        """Make room for a batch.
 
-        Afterwards _has_room() is true, unless the batch may exceed max_pending. Such a batch is
-        paired while the worker is idle; each of its records then evicts another one if needed.
+        Afterwards _has_room() is true, unless the batch may exceed max_pending. Each record of such
+        a batch evicts another one if needed.
         """
         cdef State *s = &self.s
-        cdef uint64_t more = BATCH + self.ahead
         cdef uint64_t wanted
         cdef int i
-        while min(s.hot.used + more, s.max_pending) > s.hot.room:
-            self._make_room_hot(more)
-        if n_pending(s) + more > s.max_pending and s.candidates == NULL:
+        while min(s.hot.used + BATCH, s.max_pending) > s.hot.room:
+            self._make_room_hot()
+        if n_pending(s) + BATCH > s.max_pending and s.candidates == NULL:
             s.candidates = <EvictionCandidate *> allocate(
                 self._arrays, "candidates", s.max_candidates * sizeof(EvictionCandidate)
             )
@@ -386,7 +328,7 @@ cdef class Engine:
         self._take_names()
         self._add_buffers(seen)
         for i in range(self.n_buffers):
-            wanted = self._demand(&self.buffers[i], more, n_bytes)
+            wanted = self._demand(&self.buffers[i], n_bytes)
             while wanted > self.buffers[i].room[0]:
                 self._grow(self._buffer_names[i], &self.buffers[i], wanted)
         return 0
@@ -447,13 +389,14 @@ cdef class Engine:
         self._arrays = arrays
         return 0
 
-    cdef int _make_room_hot(self, uint64_t more) except -1:
+    cdef int _make_room_hot(self) except -1:
         """The hot table is full: demote old requests, or let the table grow.
 
         It grows if demotion frees little, or if many demoted requests were promoted again.
         """
         cdef State *s = &self.s
         cdef uint64_t used = s.hot.used
+        cdef uint64_t wanted
         # Old requests were issued before the latest quarter of the time since the table was last
         # full.
         cdef uint64_t since_ns = max(s.hot_full_ns, s.oldest_ns)
@@ -475,8 +418,10 @@ cdef class Engine:
         if moved <= used // 8:
             s.n_demoted = s.n_promoted = 0
             self._grow_table("hot", &s.hot)
-        elif 2 * (s.hot.used + more) < s.hot.room:
-            self._resize_table("hot", &s.hot, 1 + 3 * (s.hot.used + more) // (2 * MOST_IN_GROUP))
+            return 0
+        wanted = s.hot.used + BATCH
+        if 2 * wanted < s.hot.room:
+            self._resize_table("hot", &s.hot, 1 + 3 * wanted // (2 * MOST_IN_GROUP))
         return 0
 
     cdef int _make_bloom(self, uint64_t more) except -1:
@@ -618,7 +563,7 @@ cdef class Engine:
 
     # -- bytes in
 
-    def feed(self, const uint8_t[::1] data, until_ns=None, wait=True):
+    def feed(self, const uint8_t[::1] data, until_ns=None):
         cdef size_t size = data.shape[0]
         self._enter()
         try:
@@ -630,9 +575,6 @@ cdef class Engine:
                 self.s.last_ns = until_ns - 1
             else:
                 raise ValueError(f"until_ns must be from 1 to 2^64-1, not {until_ns}")
-            self.wait = wait
-            if self.has_worker and self.ring.process != getpid():
-                self._drain_worker()
             if size == 0 and not (self.stopped and self.n_tail):    # else until_ns may be later now
                 return 0
             try:
@@ -672,7 +614,6 @@ cdef class Engine:
     cdef Py_ssize_t _consume(self, const uint8_t *data, size_t size) except -1:
         """Process all complete records; returns how many bytes these are, and sets self.need."""
         cdef State *s = &self.s
-        cdef WorkerRing *p = &self.ring
         cdef Batch *b = &self.batch
         cdef size_t at = 0
         cdef size_t begin
@@ -684,11 +625,6 @@ cdef class Engine:
                 if unlikely(self.swap < 0 or self.searching):
                     end = DECODE_OTHER
                 else:
-                    if self.has_worker:
-                        account_paired(p)
-                        if p.produced - p.accounted == RING:
-                            await_paired(p, RING // 2)
-                        b = &p.batches[p.produced % RING]
                     begin = at
                     most = <int> min(
                         <uint64_t> BATCH, SWEEP_EVERY - s.records % SWEEP_EVERY
@@ -699,38 +635,21 @@ cdef class Engine:
                     self.position += at - begin
                     b.first = s.records
                     s.records += b.n
-                    if likely(
-                        self.has_worker and self._has_room(b, at - begin)
-                        and b.first % SWEEP_EVERY != 0
-                    ):
-                        if worker_keeps_up(p):
-                            prepare(s, b, False, False)
-                        else:
-                            prepare(s, b, True, False)
-                        publish(p)
-                    else:
-                        self._process_alone(b, at - begin)
+                    self._process(b, at - begin)
                 if end == DECODE_SHORT:
                     break
                 if unlikely(end == DECODE_LATER):
                     self.stopped = True
                     break
                 if unlikely(end != DECODE_FULL):
-                    if self.has_worker:
-                        drain(p)                # all records before an exception count
                     with gil:
                         if not self._consume_other(data, size, &at, end):
                             break
-            # The worker may read some records in data: wait before the caller reuses it.
-            if self.has_worker and (self.wait or p.needs_input or s.follow_issues):
-                drain(p)
         return at
 
-    cdef int _process_alone(self, Batch *b, size_t n_bytes) except -1 nogil:
-        """Take a batch through all stages on this thread."""
+    cdef int _process(self, Batch *b, size_t n_bytes) except -1 nogil:
+        """Take a decoded batch through the other stages."""
         cdef State *s = &self.s
-        if self.has_worker:
-            drain(&self.ring)
         if unlikely(not self._has_room(b, n_bytes)):
             with gil:
                 try:
@@ -743,9 +662,9 @@ cdef class Engine:
         if s.keep_records:
             log_records(s, b)
         if s.cold.used != 0:
-            prepare(s, b, True, True)
+            prepare(s, b, True)
         else:
-            prepare(s, b, True, False)
+            prepare(s, b, False)
         pair(s, b)
         account(s, b)
         return 0
@@ -850,7 +769,6 @@ cdef class Engine:
         cdef size_t n, used
         if self.failure is not None:
             raise self.failure
-        self._drain_worker()
         while self.searching and self.n_tail:
             # The tail was too short to decide, so its first byte is garbage; a mark may follow.
             self.position += 1
@@ -886,7 +804,6 @@ cdef class Engine:
     def snapshot(self, end_ns=None):
         self._enter()
         try:
-            self._drain_worker()
             return self._snapshot(self.s.now_ns if end_ns is None else end_ns)
         finally:
             self._leave()
@@ -1005,7 +922,6 @@ cdef class Engine:
     def counters(self):
         self._enter()
         try:
-            self._drain_worker()
             return {
                 "records": self.s.records,
                 "requests": self.s.matches,
@@ -1024,22 +940,14 @@ cdef class Engine:
         finally:
             self._leave()
 
-    cdef int _finish_pairing(self) except -1:
-        """Wait for the worker: then the properties below are up to date."""
-        self._enter()
-        try:
-            return self._drain_worker()
-        finally:
-            self._leave()
-
     @property
     def requests(self):
-        self._finish_pairing()
+        self._refuse_others()
         return self.s.matches
 
     @property
     def pending(self):
-        self._finish_pairing()
+        self._refuse_others()
         return n_pending(&self.s)
 
     @property
@@ -1052,17 +960,17 @@ cdef class Engine:
 
     @property
     def now_ns(self):
-        self._finish_pairing()
+        self._refuse_others()
         return self.s.now_ns
 
     @property
     def first_ns(self):
-        self._finish_pairing()
+        self._refuse_others()
         return self.s.first_ns if self.s.first_ns != <uint64_t> -1 else None
 
     @property
     def epoch_ns(self):
-        self._finish_pairing()
+        self._refuse_others()
         cdef const State *s = &self.s
         # `blkparse -d` changes the times of all records except notifications. A first record much
         # earlier than the timestamp record shows this: then the time of day is unknown.
@@ -1074,7 +982,6 @@ cdef class Engine:
     def process_names(self):
         self._enter()
         try:
-            self._drain_worker()
             self._take_names()
             return self._names
         finally:
@@ -1101,7 +1008,7 @@ cdef class Engine:
             self.s.cold_table_from = cold_table_from
 
     def _table_figures(self):
-        self._finish_pairing()
+        self._refuse_others()
         cdef const State *s = &self.s
         cdef Cursor c = Cursor(0, 0)
         cdef uint64_t groups = 0

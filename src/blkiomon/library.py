@@ -45,7 +45,6 @@ class Options(TypedDict, total=False):
     from_ns: int | None
     to_ns: int | None
     is_absolute: bool
-    threads: int
 
 
 class ClockOptions(Options, total=False):

@@ -37,7 +37,6 @@ complete -c blkiomon -n '__blkiomon_runs monitor' -l names -x -a 'yes no' -d 'pr
 complete -c blkiomon -n '__blkiomon_runs monitor' -s q -l msg-queue-id -x -d 'project id of the queue, not 0'
 complete -c blkiomon -n '__blkiomon_runs monitor' -s m -l msg-id -x -d 'type of the messages, 1 or more'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l help -d 'print this text'
-complete -c blkiomon -n '__blkiomon_runs monitor' -l threads -x -d 'with 2, use two cores (default 1)'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l stat-version -x -a '0.3 0.2' -d 'layout of the original'\''s statistics (default 0.3)'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l no-final -d 'drop the last, partial interval, as the original does'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l resync -d 'after garbage, continue at the next record and count the skipped bytes'

@@ -147,7 +147,6 @@ OPTIONS = (
     ),
     Option("-m, --msg-id=TYPE", "type of the messages, 1 or more", QUEUE, whole(1, (1 << 63) - 1)),
     HELP._replace(group=_MORE),
-    Option("--threads=N", "with 2, use two cores (default 1)", _MORE, whole(1, 1024), 1),
     Option(
         "--stat-version=0.3|0.2",
         "layout of the original's statistics (default 0.3)",
@@ -458,7 +457,6 @@ def parse(arguments: Sequence[str]) -> Config | str:
         to_ns=to_ns,
         is_absolute=from_is_absolute or to_is_absolute,
         devices=value("device"),
-        threads=value("threads"),
         outputs=OutputSettings(
             destinations=destinations or {"human-readable": "-"},
             stat_version=version,

@@ -23,7 +23,6 @@ class Config:
             pipes.
         from_ns, to_ns: ns since 1970 if ``is_absolute``, otherwise since the first record.
         devices: major << 20 | minor of the devices that count; empty: all devices.
-        threads: 2 and more use two cores.
         outputs: where the statistics go.
         user: the user to become before anything is read.
         screen: draw on the terminal.
@@ -44,7 +43,6 @@ class Config:
     to_ns: int | None = None
     is_absolute: bool = False
     devices: tuple[int, ...] = ()
-    threads: int = 1
     outputs: OutputSettings = NO_OUTPUTS
     user: User | None = None
     screen: bool = False

@@ -15,7 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from blkiomon.commands.config import Config
@@ -98,7 +98,6 @@ class Line:
             from_ns=config.from_ns,
             to_ns=config.to_ns,
             is_absolute=config.is_absolute,
-            threads=config.threads,
             hand_over=outputs.put,
             as_original=config.is_drop_in,
             keep_details=config.outputs.need("details"),
@@ -317,12 +316,7 @@ class StopSignals:
         self._old_mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._old_mask)
         for number, old in self._old.items():
             signal.signal(number, old)

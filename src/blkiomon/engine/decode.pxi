@@ -29,8 +29,7 @@ cdef struct Batch:
     uint32_t category[BATCH]                    # action >> 16, of either version
     TraceV7 converted[BATCH]
     Pending item[BATCH]                         # filled by prepare() for pair()
-    bint has_hashes                             # else the worker computes them
-    bint needs_input                            # handle_other() reads some records again
+    bint has_others                             # handle_other() reads some records again
     int n_matches
     Match match[BATCH]                          # filled by pair() for account()
 

@@ -200,18 +200,20 @@ REQUEST = np.dtype(
 _WIRE_MINMAX = np.dtype(
     [("min", ">u8"), ("max", ">u8"), ("sum", ">u8"), ("sum_squares", ">u8"), ("count", ">u8")]
 )
+
+
+def _by_direction(*quantities: str) -> list[tuple[str, np.dtype[np.void]]]:
+    """The fields of reads and writes: ``size_r``, ``size_w`` and so on."""
+    return [(f"{name}_{direction}", _WIRE_MINMAX) for name in quantities for direction in "rw"]
+
+
 _WIRE_HEAD = [("time", ">u8"), ("size_hist", ">u4", SIZE_BUCKETS), ("d2c_hist", ">u4", D2C_BUCKETS)]
 
 STATS_03 = np.dtype(
     [
         *_WIRE_HEAD,
         ("device", ">u4"),
-        ("size_r", _WIRE_MINMAX),
-        ("size_w", _WIRE_MINMAX),
-        ("d2c_r", _WIRE_MINMAX),
-        ("d2c_w", _WIRE_MINMAX),
-        ("thrput_r", _WIRE_MINMAX),
-        ("thrput_w", _WIRE_MINMAX),
+        *_by_direction("size", "d2c", "thrput"),
         ("bidir", ">u8"),
     ]
 )
@@ -220,10 +222,7 @@ STATS_03 = np.dtype(
 STATS_02 = np.dtype(
     [
         *_WIRE_HEAD,
-        ("size_r", _WIRE_MINMAX),
-        ("size_w", _WIRE_MINMAX),
-        ("d2c_r", _WIRE_MINMAX),
-        ("d2c_w", _WIRE_MINMAX),
+        *_by_direction("size", "d2c"),
         ("bidir", ">u8"),
         ("device", ">u4"),
     ]

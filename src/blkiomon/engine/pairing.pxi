@@ -5,9 +5,7 @@
 # it there or adds a Match to the batch. prepare() also checks sequence numbers; pair() also counts
 # requests in flight. See multi_step.pxi for requeues and partial completions.
 #
-# Entry points: prepare, from the thread that decodes; prepare_on_worker and pair, from the thread
-# that pairs (the same thread if there is no worker). With a worker, Engine._has_room() was true for
-# the batch. Never allocates.
+# Entry points, from Engine._process(): log_records, prepare, pair. Never allocates.
 
 cdef enum:
     MOST_CPU_BITS = 13                          # a kernel supports 8192 CPUs at most
@@ -82,12 +80,10 @@ cdef inline void set_hash(const State *s, Pending *item) noexcept nogil:
     item.state |= tag_of(h)
 
 
-cdef inline void prepare(
-    State *s, Batch *b, bint with_hashes, bint with_cold
-) noexcept nogil:
+cdef inline void prepare(State *s, Batch *b, bint with_cold) noexcept nogil:
     """Turn the records of a batch into items, and check their sequence numbers.
 
-    The flags are constants at every call, so that the compiler specialises each call.
+    The flag is a constant at each call, so that the compiler specialises both calls.
     """
     cdef:
         int i
@@ -102,8 +98,7 @@ cdef inline void prepare(
         Pending *item
         bint any_special = s.has_filter or b.seen & CAT_NOTIFY
 
-    b.needs_input = False
-    b.has_hashes = with_hashes
+    b.has_others = False
     for i in range(n):
         r = b.record[i]
         if r.device != number:
@@ -132,9 +127,8 @@ cdef inline void prepare(
             item.state = special_state_of(category, r)
             if category & CAT_ZONE_APPEND and category & CAT_PAIRED and not s.as_original:
                 item.state = IS_OTHER
-            b.needs_input |= item.state == IS_OTHER
-        if with_hashes:
-            set_hash(s, item)
+            b.has_others |= item.state == IS_OTHER
+        set_hash(s, item)
         if with_cold:
             prefetch_bloom(s, item)
 
@@ -242,17 +236,6 @@ cdef inline void complete_request(
     remove_entry(&s.hot, p, place)
 
 
-cdef void prepare_on_worker(const State *s, Batch *b) noexcept nogil:
-    """On the worker: compute hashes if prepare() did not, and prefetch the Bloom filter."""
-    cdef int i
-    if not b.has_hashes:
-        for i in range(b.n):
-            set_hash(s, &b.item[i])
-    if s.cold.used != 0:
-        for i in range(b.n):
-            prefetch_bloom(s, &b.item[i])
-
-
 cdef void prefetch_batch(const State *s, const Batch *b) noexcept nogil:
     """Prefetch what pair() will read, if it does not fit the first-level cache.
 
@@ -358,7 +341,7 @@ cdef inline void pair_items(
 cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:
     """Whether all records are plain, no optional copies are kept, and nothing has to be evicted."""
     return not (
-        b.needs_input or s.follow_issues or s.follow_matches or s.keep_details
+        b.has_others or s.follow_issues or s.follow_matches or s.keep_details
         or n_pending(s) + b.n > s.max_pending
     )
 

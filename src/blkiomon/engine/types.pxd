@@ -339,8 +339,6 @@ cdef struct Request:                            # layout.REQUEST, 64 bytes
 
 
 # --- the state that all kernels work on -------------------------------------------------------
-#
-# With two threads, worker_ring.pxi says which thread may write to which part.
 
 cdef struct State:
     # options, constant while records are read
@@ -360,7 +358,6 @@ cdef struct State:
     bint has_wanted                             # the user named devices, all of which have an index
     bint foreign                                # payloads are in the other byte order
     uint64_t max_devices
-    uint64_t pad0[8]
     # devices and accounts: written by decode, prepare, account
     Device *devices                             # element 0 is NO_DEVICE
     uint64_t devices_room
@@ -396,7 +393,6 @@ cdef struct State:
     uint64_t lost_events                        # by the tracer's marks
     uint64_t skipped_bytes
     uint64_t padding_bytes                      # zeros between records
-    uint64_t pad1[8]
     # pending requests and requests in flight: written by pair
     Table hot                                   # where records are paired
     Table cold                                  # requests that wait long: see cold_table.pxi
@@ -505,18 +501,8 @@ cdef extern from *:
     #define bk_prefetch_input(p) ({ __builtin_prefetch((p), 0); __asm__ volatile(""); })
     #define bk_likely(x) __builtin_expect(!!(x), 1)
     #define bk_unlikely(x) __builtin_expect(!!(x), 0)
-    #define bk_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
-    #define bk_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
     #define bk_store_release(p, x) __atomic_store_n((p), (x), __ATOMIC_RELEASE)
     #define bk_exchange(p, x) __atomic_exchange_n((p), (x), __ATOMIC_ACQ_REL)
-    #define bk_full_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
-    #if defined(__x86_64__) || defined(__i386__)
-    #define bk_pause() __builtin_ia32_pause()
-    #elif defined(__aarch64__)
-    #define bk_pause() __asm__ volatile("yield")
-    #else
-    #define bk_pause() __atomic_signal_fence(__ATOMIC_SEQ_CST)
-    #endif
     /* Significant bits of an x below 2^63; 0 has none. Needs no branch. */
     #define bk_bits(x) (63 - __builtin_clzll(((uint64_t)(x) << 1) | 1))
     /* Significant bits of any x except 0. */
@@ -532,12 +518,8 @@ cdef extern from *:
     unsigned int first_bit "__builtin_ctz"(unsigned int x) noexcept nogil
     void prefetch_input "bk_prefetch_input"(const void *p) noexcept nogil
     void prefetch "bk_prefetch"(const void *p) noexcept nogil
-    uint64_t load_acquire "bk_load_acquire"(const uint64_t *p) noexcept nogil
-    uint64_t load_relaxed "bk_load_relaxed"(const uint64_t *p) noexcept nogil
     void store_release "bk_store_release"(uint64_t *p, uint64_t x) noexcept nogil
     uint64_t exchange "bk_exchange"(uint64_t *p, uint64_t x) noexcept nogil
-    void full_fence "bk_full_fence"() noexcept nogil
-    void pause "bk_pause"() noexcept nogil
     bint likely "bk_likely"(bint x) noexcept nogil
     bint unlikely "bk_unlikely"(bint x) noexcept nogil
     uint16_t swap16 "__builtin_bswap16"(uint16_t x) noexcept nogil

@@ -14,7 +14,7 @@ wide. The numbers of an interval are, in this order:
 
 - time_s, start_ns, end_ns (signed); the clock's index in ``_CLOCKS``; whether it is anchored (0, 1)
 - how many counts follow, and each count (wide), in the order of ``Counts``
-- the number of missing trace files (since version 2)
+- the number of missing trace files
 - the tables of ``_TABLES``, in that order
 - the histograms of these tables: how many non-empty bins each row has; each bin, as the difference
   to the bin before in the same row (delta encoding); the count of each bin
@@ -22,7 +22,7 @@ wide. The numbers of an interval are, in this order:
   bytes; the bytes of all names, in UTF-8, one number a byte
 
 Rows are sorted by the key of their table, and no key occurs twice: equal intervals are equal bytes.
-A released version never changes. ``tests/golden`` holds an interval of each.
+A released version never changes, and this is the first. ``tests/golden`` holds an interval.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,41 +42,30 @@ from blkiomon.formats import validation
 from blkiomon.interval.distribution import N_BINS
 from blkiomon.interval.merging import merge_snapshots
 from blkiomon.interval.moments import U64_MAX
-from blkiomon.interval.tables import IN_FLIGHT, PROCESSES, QUEUED, REQUESTS, RETRIED, TableSpec
+from blkiomon.interval.tables import IN_FLIGHT, PROCESSES, QUEUED, REQUESTS, RETRIED
 from blkiomon.interval.value import Counts, Interval
 
 MAGIC = b"bkiv"
-VERSION = 2
+VERSION = 1
 CRC_BYTES = 4
 VARINT_MAX_BYTES = 10
 
 Numbers = npt.NDArray[np.uint64]
 
 _CLOCKS = ("wall", "trace")
-_N_COUNTS = {1: 10, 2: 11}
-"""Version -> how many fields of ``Counts`` it encodes. A new field comes last and needs a new
-version."""
 
-
-class _EncodedTable(NamedTuple):
-    """A table, its encoded columns, and the version that introduced it."""
-
-    spec: TableSpec
-    columns: str
-    since: int = 1
-
-
-# Columns are named here, as the dtypes may change, and a released version may not.
+# Columns are named here, as the dtypes may change, and a released version may not. A new field of
+# ``Counts`` comes last, and needs a new version, too.
 _TABLES = (
-    _EncodedTable(
+    (
         REQUESTS,
         "device op direction errors requests d2c_us throughput d2c_ns size_bytes "
         "d2c_hist size_hist",
     ),
-    _EncodedTable(IN_FLIGHT, "device op in_flight max_in_flight oldest_ns busy_ns in_flight_ns"),
-    _EncodedTable(QUEUED, "device op requests q2d_ns q2c_ns"),
-    _EncodedTable(PROCESSES, "pid requests bytes"),
-    _EncodedTable(RETRIED, "device op requeues requests f2c_ns", since=2),
+    (IN_FLIGHT, "device op in_flight max_in_flight oldest_ns busy_ns in_flight_ns"),
+    (QUEUED, "device op requests q2d_ns q2c_ns"),
+    (PROCESSES, "pid requests bytes"),
+    (RETRIED, "device op requeues requests f2c_ns"),
 )
 
 
@@ -105,7 +94,7 @@ def to_bytes(interval: Interval) -> bytes:
     snapshot = merge_snapshots([interval.snapshot])  # adds up rows of equal keys
     tables: list[Numbers] = []
     histograms: list[Numbers] = []
-    for spec, names, _ in _TABLES:
+    for spec, names in _TABLES:
         table = getattr(snapshot, spec.name)
         order = np.lexsort([table[name] for name in reversed(spec.key)])
         tables.append(_array([len(table)]))
@@ -196,14 +185,14 @@ def from_bytes(data: bytes) -> Interval:
     if len(data) < head + CRC_BYTES:
         raise IntervalError(f"the interval is cut short: {len(data)} bytes")
     version = data[len(MAGIC)]
-    if version not in _N_COUNTS:
+    if version != VERSION:
         raise IntervalError(
-            f"the interval is of version {version}; this blkiomon reads versions 1 to {VERSION}"
+            f"the interval is of version {version}; this blkiomon reads version {VERSION}"
         )
     if zlib.crc32(data[:-CRC_BYTES]) != int.from_bytes(data[-CRC_BYTES:], "little"):
         raise IntervalError("the interval is damaged or cut short: its checksum does not match")
     decoder = _Decoder(_from_varints(data[head:-CRC_BYTES]))
-    interval = decoder.interval(version)
+    interval = decoder.interval()
     if decoder.left:
         raise IntervalError(f"the interval has {decoder.left} numbers after its end")
     validation.check(interval)
@@ -262,20 +251,17 @@ class _Decoder:
         value = self.wide()
         return -(value // 2) - 1 if value & 1 else value // 2
 
-    def interval(self, version: int) -> Interval:
+    def interval(self) -> Interval:
         time_s, start_ns, end_ns = (self.signed() for _ in range(3))
         clock = _CLOCKS[self.one(len(_CLOCKS) - 1)]
         anchored = bool(self.one(1))
-        names = [f.name for f in fields(Counts)][: _N_COUNTS[version]]
+        names = [f.name for f in fields(Counts)]
         if self.one() != len(names):
-            raise IntervalError(f"an interval of version {version} must have {len(names)} counts")
+            raise IntervalError(f"an interval must have {len(names)} counts")
         counts = Counts(**{name: self.wide() for name in names})
-        missing_files = self.one() if version > 1 else 0
-        tables = {
-            spec.name: self.table(spec.dtype, columns if version >= since else None)
-            for spec, columns, since in _TABLES
-        }
-        for spec, _, _ in _TABLES:
+        missing_files = self.one()
+        tables = {spec.name: self.table(spec.dtype, names) for spec, names in _TABLES}
+        for spec, _ in _TABLES:
             for bins in spec.bins.values():
                 tables[bins] = self.histograms(len(tables[spec.name]))
         process_names, named_ns = self.names()
@@ -293,10 +279,7 @@ class _Decoder:
             named_ns={pid: at_ns for pid, at_ns in named_ns.items() if at_ns != end_ns},
         )
 
-    def table(self, dtype: np.dtype[np.void], columns: str | None) -> Table:
-        """The next table; an empty one if ``columns`` is None: this version does not encode it."""
-        if columns is None:
-            return np.zeros(0, dtype)
+    def table(self, dtype: np.dtype[np.void], columns: str) -> Table:
         n = self.one()
         self.require(n * sum(column.size for column in _columns(np.zeros(1, dtype), columns)))
         table = np.zeros(n, dtype)

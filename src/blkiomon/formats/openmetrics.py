@@ -61,6 +61,7 @@ _COUNTERS = {
     "completions_without_issue": "Completions whose issue was not seen.",
     "issues_without_completion": "Issues that were evicted, or are overdue.",
     "evicted": "Pending records evicted, being too old or too many.",
+    "mismatches": "Pairs of records of one key that are not a request.",
     "skipped_bytes": "Bytes of the trace that are not records.",
     "over_device_limit": "Records of devices beyond --max-devices: not counted.",
 }

@@ -53,7 +53,7 @@ class Monitor:
     Args:
         interval_s: length of an interval by the trace clock, in s; None: one interval of all.
         clock: "trace" or "wall".
-        max_pending, max_age_s, max_devices, resync, devices, threads: as for ``Engine``.
+        max_pending, max_age_s, max_devices, resync, devices: as for ``Engine``.
         from_ns, to_ns: only records in [from, to) count, in ns: since 1970 if ``is_absolute``,
             else since the first record.
         most_intervals: limit of the number of intervals. Before it is exceeded, ``interval_ns``
@@ -88,7 +88,6 @@ class Monitor:
         from_ns: int | None = None,
         to_ns: int | None = None,
         is_absolute: bool = False,
-        threads: int = 1,
         most_intervals: int | None = None,
         hand_over: Callable[[Interval], None] | None = None,
         **keep: bool,
@@ -116,7 +115,6 @@ class Monitor:
             **self._options,
             **keep,
             devices=device_set(devices),
-            threads=threads,
             from_ns=NEVER_NS if from_ns else 0,
         )
         self.interval_ns = None if interval_s is None else round(interval_s * NS_PER_S)
@@ -158,7 +156,7 @@ class Monitor:
             rest = memoryview(self._probed)
             self._probed = bytearray()
         while not self.is_done:
-            rest = rest[self.engine.feed(rest, self._until_ns(), wait=False) :]
+            rest = rest[self.engine.feed(rest, self._until_ns()) :]
             if self.engine.records - self._snapshot_records >= RECORDS_PER_SNAPSHOT:
                 self._take_snapshot(None)
             next_ns = self.engine.stopped_at_ns

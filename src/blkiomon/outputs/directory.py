@@ -7,7 +7,7 @@ from typing import Any
 
 from blkiomon.formats.rendering import Format
 from blkiomon.interval.value import Interval
-from blkiomon.outputs.opening import DEFAULT, Policy, write_whole
+from blkiomon.outputs.opening import write_whole
 from blkiomon.outputs.sink import Item, Report, Sink, Undelivered
 
 
@@ -18,28 +18,16 @@ class DirectorySink(Sink):
         path: of the directory.
         suffix: of the files, without the dot.
         form: for this sink alone.
-        policy: what outputs may write to.
         report, options: as for ``Sink``.
     """
 
     def __init__(
-        self,
-        path: str,
-        suffix: str,
-        form: Format,
-        report: Report,
-        *,
-        policy: Policy = DEFAULT,
-        **options: Any,
+        self, path: str, suffix: str, form: Format, report: Report, **options: Any
     ) -> None:
         super().__init__(path, report, **options)
         self._directory = Path(path)
         self._suffix = suffix
         self._format = form
-        self._policy = policy
-
-    def takes(self, item: Item) -> bool:
-        return isinstance(item, Interval)
 
     def _deliver(self, item: Item) -> None:
         assert isinstance(item, Interval)
@@ -56,6 +44,3 @@ class DirectorySink(Sink):
                 self._complain(error, "what does not fit is dropped until there is space again")
             raise Undelivered from error
         self._progressed()
-
-    def _release(self) -> None:
-        pass

@@ -12,7 +12,7 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from blkiomon.formats.rendering import Format
-from blkiomon.outputs.opening import DEFAULT, Policy, open_output
+from blkiomon.outputs.opening import open_output
 from blkiomon.outputs.sink import POLL_S, Item, Report, Sink, Undelivered
 
 WRITE_BYTES = 1 << 16
@@ -29,7 +29,6 @@ class FileSink(Sink):
     Args:
         path: as the user gave it; ``-`` is standard output.
         formats: in the order of their pieces.
-        policy: what outputs may write to.
         report, options: as for ``Sink``.
 
     Raises:
@@ -37,23 +36,16 @@ class FileSink(Sink):
     """
 
     def __init__(
-        self,
-        path: str,
-        formats: Sequence[Format],
-        report: Report,
-        *,
-        policy: Policy = DEFAULT,
-        **options: Any,
+        self, path: str, formats: Sequence[Format], report: Report, **options: Any
     ) -> None:
         super().__init__("standard output" if path == "-" else path, report, **options)
         self._path = path
-        self._policy = policy
         self._formats = tuple(formats)
         self._head = b"".join(f.head for f in self._formats)  # empty once it is delivered
         self._has_end = any(f.finish for f in self._formats)
         self._has_waited = False  # for space
         self._item_bytes = 0  # of the item in hand, written so far
-        self._fd = open_output(path, policy)
+        self._fd = open_output(path, self._policy)
 
     def takes(self, item: Item) -> bool:
         return any(isinstance(item, f.takes) for f in self._formats)

@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from blkiomon.formats import stats_file
 from blkiomon.formats.rendering import FormatOptions
 from blkiomon.interval.value import Interval
 from blkiomon.outputs import sysv
-from blkiomon.outputs.opening import Policy
 from blkiomon.outputs.sink import Item, Report, Sink
 
 RETRY_S, RETRY_MOST_S = 0.001, 0.1
 """First and longest pause before a full queue is tried again; it doubles each time."""
 
 
-def open_queue(
-    queue: tuple[str, int, int],
-    options: FormatOptions,
-    report: Report,
-    *,
-    policy: Policy,
-    **sink_options: Any,
-) -> MessageQueueSink:
-    """``-Q``, ``-q`` and ``-m``. Raises OSError."""
-    render = stats_file.renderer(options.stat_version)
-    return MessageQueueSink(*queue, render, report, **sink_options)
-
-
 class MessageQueueSink(Sink):
-    """Sends to an existing queue; finds it again after it was removed and created anew.
+    """``-Q``: sends to an existing queue; finds it again after it was removed and created anew.
 
     Args:
-        path, project: of ftok(3); the low 8 bits of ``project`` count.
-        kind: type of the messages, > 0.
-        render: from an interval to the bodies of its messages.
-        report, options: as for ``Sink``.
+        queue: path and project of ftok(3), of which the low 8 bits count; type of the messages.
+        options: for all formats.
+        report, sink_options: as for ``Sink``.
 
     Raises:
         OSError: ``path`` does not exist. The queue itself may still be missing.
@@ -46,23 +30,17 @@ class MessageQueueSink(Sink):
 
     def __init__(
         self,
-        path: str,
-        project: int,
-        kind: int,
-        render: Callable[[Interval], Iterator[bytes]],
+        queue: tuple[str, int, int],
+        options: FormatOptions,
         report: Report,
-        **options: Any,
+        **sink_options: Any,
     ) -> None:
-        super().__init__(f"message queue {path} (id {project})", report, **options)
+        path, self._project, self._kind = queue
+        super().__init__(f"message queue {path} (id {self._project})", report, **sink_options)
         self._path = os.fsencode(path)
-        self._project = project
-        self._kind = kind
-        self._render = render
+        self._render = stats_file.renderer(options.stat_version)
         self._id: int | None = None
-        sysv.ftok(self._path, project)
-
-    def takes(self, item: Item) -> bool:
-        return isinstance(item, Interval)
+        sysv.ftok(self._path, self._project)
 
     def _connect(self) -> None:
         if self._id is None:

@@ -20,7 +20,7 @@ from blkiomon.errors import OutputError
 from blkiomon.formats.openmetrics import Metrics
 from blkiomon.formats.rendering import FormatOptions
 from blkiomon.interval.value import Interval
-from blkiomon.outputs.opening import DEFAULT, Policy, write_whole
+from blkiomon.outputs.opening import write_whole
 from blkiomon.outputs.sink import Item, Report, Sink, Undelivered
 
 MAX_CLIENTS = 16
@@ -34,37 +34,27 @@ RESERVED_FDS = 32
 
 
 class TextfileSink(Sink):
-    """A file that is replaced after each interval, and so always holds complete metrics.
+    """``--textfile``: a file that is replaced after each interval; its metrics are complete.
 
     Args:
         path: as the user gave it.
-        metrics: for this sink alone.
-        policy: what outputs may write to.
-        report, options: as for ``Sink``.
+        options: for all formats.
+        report, sink_options: as for ``Sink``.
 
     Raises:
+        MissingLibrary: see ``Metrics``.
         OSError: it cannot be written.
     """
 
     def __init__(
-        self,
-        path: str,
-        metrics: Metrics,
-        report: Report,
-        *,
-        policy: Policy = DEFAULT,
-        **options: Any,
+        self, path: str, options: FormatOptions, report: Report, **sink_options: Any
     ) -> None:
-        super().__init__(path, report, **options)
+        super().__init__(path, report, **sink_options)
         self._path = Path(path)
-        self._policy = policy
-        self._metrics = metrics
+        self._metrics = Metrics(options.name_of)
         if self._path.exists() and not self._path.is_file():
             raise OSError(0, "it is not a regular file")
-        self._replace(metrics.text()[0])
-
-    def takes(self, item: Item) -> bool:
-        return isinstance(item, Interval)
+        self._replace(self._metrics.text()[0])
 
     def _deliver(self, item: Item) -> None:
         assert isinstance(item, Interval)
@@ -79,31 +69,33 @@ class TextfileSink(Sink):
                 self._complain(error, "the next attempt is after the next interval")
             raise Undelivered from error
 
-    def _release(self) -> None:
-        pass
-
     def _replace(self, text: bytes) -> None:
         write_whole(self._path, lambda file: file.write(text), self._policy)
 
 
 class HttpSink(Sink):
-    """An HTTP server that answers with the latest metrics.
+    """``--openmetrics``: an HTTP server that answers with the latest metrics.
 
     Args:
         address: host, empty for loopback, and port, 0 for any.
-        metrics: for this sink alone.
-        report, options: as for ``Sink``.
+        options: for all formats.
+        report, sink_options: as for ``Sink``.
 
     Raises:
-        OSError: it cannot listen there.
+        MissingLibrary: see ``Metrics``.
+        OutputError: it cannot listen there.
     """
 
     def __init__(
-        self, address: tuple[str, int], metrics: Metrics, report: Report, **options: Any
+        self, address: tuple[str, int], options: FormatOptions, report: Report, **sink_options: Any
     ) -> None:
-        super().__init__(http_name(address), report, **options)
-        self._metrics = metrics
-        self._server = _listen(address, metrics)
+        name = http_name(address)
+        super().__init__(name, report, **sink_options)
+        self._metrics = Metrics(options.name_of)
+        try:
+            self._server = _listen(address, self._metrics)
+        except OSError as error:
+            raise OutputError(f"could not listen on {name}: {error.strerror}") from error
         if not address[1]:
             report(f"metrics are at http://{http_name(self._server.server_address)}/metrics")
         self._server_thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
@@ -111,9 +103,6 @@ class HttpSink(Sink):
     def start(self) -> None:
         self._server_thread.start()
         super().start()
-
-    def takes(self, item: Item) -> bool:
-        return isinstance(item, Interval)
 
     def _serve(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -127,29 +116,6 @@ class HttpSink(Sink):
     def _release(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-
-
-def open_textfile(
-    path: str, options: FormatOptions, report: Report, **sink_options: Any
-) -> TextfileSink:
-    """``--textfile``. Raises MissingLibrary, OSError."""
-    return TextfileSink(path, Metrics(options.name_of), report, **sink_options)
-
-
-def open_server(
-    address: tuple[str, int],
-    options: FormatOptions,
-    report: Report,
-    *,
-    policy: Policy,
-    **sink_options: Any,
-) -> HttpSink:
-    """``--openmetrics``. Raises MissingLibrary, OutputError."""
-    metrics = Metrics(options.name_of)
-    try:
-        return HttpSink(address, metrics, report, **sink_options)
-    except OSError as error:
-        raise OutputError(f"could not listen on {http_name(address)}: {error.strerror}") from error
 
 
 def http_name(address: Sequence[Any]) -> str:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from blkiomon.formats.debug import Final
 from blkiomon.formats.driver_data import DriverData
 from blkiomon.interval.value import Interval
+from blkiomon.outputs.opening import DEFAULT, Policy
 
 Item = Interval | npt.NDArray[np.void] | DriverData | Final
 """What is delivered; the array holds mismatches, dtype ``layout.MISMATCH``."""
@@ -55,6 +56,7 @@ class Sink(ABC):
     Args:
         name: of the destination in messages.
         report: prints failures for the user.
+        policy: what outputs may write to.
         lossless: ``put`` waits for room instead of dropping.
         verbose: also report what it waits for.
         max_intervals, max_record_bytes: bounds of the queue.
@@ -71,6 +73,7 @@ class Sink(ABC):
         name: str,
         report: Report,
         *,
+        policy: Policy = DEFAULT,
         lossless: bool = False,
         verbose: bool = False,
         max_intervals: int = MAX_INTERVALS,
@@ -82,6 +85,7 @@ class Sink(ABC):
         self.dropped_intervals = 0
         self.dropped_records = 0
         self._report = report
+        self._policy = policy
         self._lossless = lossless
         self._drops = not lossless
         self._is_hurried = False
@@ -112,9 +116,9 @@ class Sink(ABC):
         """Whether it has given up or was closed: it delivers nothing more."""
         return self._finished
 
-    @abstractmethod
     def takes(self, item: Item) -> bool:
-        """Whether this destination takes items of this type."""
+        """Whether this destination takes items of this type; most take intervals alone."""
+        return isinstance(item, Interval)
 
     def put(self, item: Item) -> None:
         """Queue an item that the sink takes; waits only if the sink is lossless."""
@@ -213,8 +217,7 @@ class Sink(ABC):
             Undelivered, OSError: as ``_deliver``.
         """
 
-    @abstractmethod
-    def _release(self) -> None:
+    def _release(self) -> None:  # noqa: B027
         """Close the destination, as the thread ends."""
 
     def _run(self) -> None:

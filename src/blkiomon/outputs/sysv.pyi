@@ -17,20 +17,5 @@ def msgsnd(queue: int, kind: int, body: bytes) -> None:
     ``body`` is longer than the system allows (``kernel.msgmax``), EACCES.
     """
 
-def msgrcv(queue: int, size: int, kind: int = 0) -> tuple[int, bytes]:
-    """Takes the next message (of type ``kind`` unless 0): its type and at most ``size`` bytes.
-
-    OSError: ENOMSG if there is none, E2BIG if it is longer than ``size``.
-    """
-
-def create(key: int, mode: int = 0o600) -> int:
-    """Makes a new queue (key 0: a private one). OSError: EEXIST."""
-
-def remove(queue: int) -> None:
-    """Removes a queue and what is in it."""
-
 def stat(queue: int) -> tuple[int, int]:
     """The number of messages in a queue, and how many bytes it may hold (``msg_qbytes``)."""
-
-def set_limit(queue: int, limit_bytes: int) -> None:
-    """Sets how many bytes a queue may hold."""

@@ -1,27 +1,20 @@
 # cython: language_level=3
-"""System V message queues: the calls that the queue output and its tests need.
+"""System V message queues: the calls that the queue output needs.
 
 No call blocks. A call that fails raises OSError with its errno. See sysv.pyi for what users need to
 know.
 """
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_SetFromErrno
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.errno cimport ENOENT
-from libc.string cimport memcpy
 
 cdef extern from "<sys/types.h>" nogil:
     ctypedef int key_t
 
 cdef extern from "<sys/ipc.h>" nogil:
     enum:
-        IPC_CREAT
-        IPC_EXCL
         IPC_NOWAIT
         IPC_PRIVATE
-        IPC_RMID
-        IPC_SET
         IPC_STAT
     key_t c_ftok "ftok" (const char *path, int project)
 
@@ -31,18 +24,10 @@ cdef extern from "<sys/msg.h>" nogil:
         unsigned long msg_qbytes
     int c_msgget "msgget" (key_t key, int flags)
     int c_msgsnd "msgsnd" (int queue, const void *message, size_t size, int flags)
-    Py_ssize_t c_msgrcv "msgrcv" (int queue, void *message, size_t size, long kind, int flags)
     int c_msgctl "msgctl" (int queue, int command, msqid_ds *status)
 
-# struct msgbuf: the type, then the body.
-cdef struct Message:
-    long kind
-    char body[1]
 
-cdef size_t HEAD = sizeof(long)
-
-
-cdef Py_ssize_t checked(Py_ssize_t result) except -1:
+cdef int checked(int result) except -1:
     """The result of a call. Raises OSError with errno if it is -1."""
     if result == -1:
         PyErr_SetFromErrno(OSError)
@@ -61,46 +46,11 @@ def msgget(key_t key):
 
 
 def msgsnd(int queue, long kind, bytes body not None):
-    cdef size_t size = len(body)
-    cdef Message *message = <Message *>PyMem_Malloc(HEAD + size)
-    if message == NULL:
-        raise MemoryError()
-    try:
-        message.kind = kind
-        memcpy(<char *>message + HEAD, <const char *>body, size)
-        checked(c_msgsnd(queue, message, size, IPC_NOWAIT))
-    finally:
-        PyMem_Free(message)
-
-
-def msgrcv(int queue, size_t size, long kind=0):
-    cdef Py_ssize_t length
-    cdef Message *message = <Message *>PyMem_Malloc(HEAD + size)
-    if message == NULL:
-        raise MemoryError()
-    try:
-        length = checked(c_msgrcv(queue, message, size, kind, IPC_NOWAIT))
-        return message.kind, PyBytes_FromStringAndSize(<char *>message + HEAD, length)
-    finally:
-        PyMem_Free(message)
-
-
-def create(key_t key, int mode=0o600):
-    return checked(c_msgget(key, IPC_CREAT | IPC_EXCL | mode))
-
-
-def remove(int queue):
-    checked(c_msgctl(queue, IPC_RMID, NULL))
+    cdef bytes message = (<char *> &kind)[:sizeof(kind)] + body     # struct msgbuf
+    checked(c_msgsnd(queue, <const char *> message, len(body), IPC_NOWAIT))
 
 
 def stat(int queue):
     cdef msqid_ds status
     checked(c_msgctl(queue, IPC_STAT, &status))
     return status.msg_qnum, status.msg_qbytes
-
-
-def set_limit(int queue, unsigned long limit_bytes):
-    cdef msqid_ds status
-    checked(c_msgctl(queue, IPC_STAT, &status))
-    status.msg_qbytes = limit_bytes
-    checked(c_msgctl(queue, IPC_SET, &status))

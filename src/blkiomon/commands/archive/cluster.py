@@ -5,10 +5,8 @@ Dask runs the task of a worker that died again on another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import distributed
 
@@ -23,23 +21,6 @@ CONNECT_S = 10.0
 WORKERS_S = 60.0
 
 
-class Cluster(Crew):
-    """The workers of a scheduler; see ``Crew``."""
-
-    room = TASKS_AHEAD
-    death = distributed.scheduler.KilledWorker
-    most_deaths = 1  # Dask itself has tried four workers by then
-
-    def __init__(self, client: distributed.Client) -> None:
-        # Not pure: the result depends on what the dataset contains.
-        self._executor = client.get_executor(pure=False)
-
-    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
-        """See ``Crew``."""
-        future: Future[Any] = self._executor.submit(function, *arguments)
-        return future
-
-
 class _Client(distributed.Client):  # type: ignore[misc]  # it has no types
     """Without a connection, the library's ``__del__`` would wait for one and print a traceback."""
 
@@ -49,7 +30,7 @@ class _Client(distributed.Client):  # type: ignore[misc]  # it has no types
 
 
 @contextmanager
-def cluster(scheduler: str | distributed.Client, tls: Tls | None = None) -> Iterator[Cluster]:
+def cluster(scheduler: str | distributed.Client, tls: Tls | None = None) -> Iterator[Crew]:
     """The workers of a running scheduler.
 
     Args:
@@ -60,7 +41,7 @@ def cluster(scheduler: str | distributed.Client, tls: Tls | None = None) -> Iter
         ArchiveError: the scheduler does not answer, or has no workers.
     """
     if isinstance(scheduler, distributed.Client):
-        yield Cluster(scheduler)
+        yield _crew(scheduler)
         return
     security = None
     if tls is not None:
@@ -77,4 +58,11 @@ def cluster(scheduler: str | distributed.Client, tls: Tls | None = None) -> Iter
             client.wait_for_workers(1, timeout=WORKERS_S)
         except TimeoutError as error:
             raise ArchiveError(f"the Dask scheduler at {scheduler} has no workers") from error
-        yield Cluster(client)
+        yield _crew(client)
+
+
+def _crew(client: distributed.Client) -> Crew:
+    # Not pure: the result depends on what the dataset contains.
+    executor = client.get_executor(pure=False)
+    # One death: Dask itself has tried four workers by then.
+    return Crew(executor, TASKS_AHEAD, death=distributed.scheduler.KilledWorker)

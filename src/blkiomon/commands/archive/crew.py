@@ -1,38 +1,32 @@
-"""Workers: the interface, and this process as a worker."""
+"""Workers: an executor and its limits; and this process as a worker."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Future
-from typing import Any
+from concurrent.futures import BrokenExecutor, Executor, Future
+from typing import Any, NamedTuple
 
 
-class Crew(ABC):
+class Crew(NamedTuple):
     """Workers, to which tasks are submitted.
 
     Attributes:
-        room: tasks that they take at a time.
+        executor: takes functions that are picklable, as are their arguments.
+        room: tasks that it takes at a time.
         death: exception of a task whose worker has died.
         most_deaths: number of these after which a trace is given up.
     """
 
+    executor: Executor
     room: int
     death: type[Exception] = BrokenExecutor
-    most_deaths = 1
-
-    @abstractmethod
-    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
-        """Have a worker call a function, which is picklable as its arguments."""
+    most_deaths: int = 1
 
 
-class Here(Crew):
-    """This process."""
+class Here(Executor):
+    """This process, which calls a function at once."""
 
-    room = 1
-
-    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
-        """See ``Crew``; calls the function at once."""
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        future.set_result(function(*arguments))
+        future.set_result(function(*args, **kwargs))
         return future

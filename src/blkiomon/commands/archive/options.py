@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blkiomon.interval.monitor import Monitor
-
 Tls = tuple[str, str, str]
 """Files in PEM: the trusted authority, our certificate, and its key."""
 
@@ -16,18 +14,9 @@ class ArchiveError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceOptions:
-    """What is made of a trace; see ``Monitor``."""
+    """What is made of a trace: arguments of ``Monitor``, which checks them."""
 
     interval_s: float | None = 60.0
     max_pending: int = 1_000_000
     max_age_s: float = 600.0
     resync: bool = False
-
-    def monitor(self) -> Monitor:
-        """What makes it. Raises ValueError where an option is out of range."""
-        return Monitor(
-            self.interval_s,
-            max_pending=self.max_pending,
-            max_age_s=self.max_age_s,
-            resync=self.resync,
-        )

@@ -10,13 +10,12 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
-from blkiomon.commands.archive.crew import Crew
 from blkiomon.console import SIGNALS
 
 _SPAWN = multiprocessing.get_context("spawn")  # not fork: the caller may have threads
@@ -24,41 +23,34 @@ _SPAWN = multiprocessing.get_context("spawn")  # not fork: the caller may have t
 _OF_A_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 
-class Pool(Crew):
-    """Up to ``room`` worker processes; each is started when it is first needed."""
+class Pool(Executor):
+    """Worker processes, one for each task that runs; each is started when it is first needed."""
 
-    most_deaths = 2
-
-    def __init__(self, room: int) -> None:
-        self.room = room
+    def __init__(self) -> None:
         self._idle: list[ProcessPoolExecutor] = []
         self._all: set[ProcessPoolExecutor] = set()
         # A pipe whose other end closes, also when this process is killed, ends the workers.
         self._wait_end, self._alive_end = _SPAWN.Pipe(duplex=False)
 
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._alive_end.close()
         for executor in self._all:
             executor.shutdown()
         self._wait_end.close()
 
-    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
-        """See ``Crew``; the caller submits at most ``room`` tasks at a time."""
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future = None
         while self._idle and future is None:
             executor = self._idle.pop()
-            with suppress(self.death):  # it may have died while it was idle
-                future = executor.submit(function, *arguments)
+            with suppress(BrokenExecutor):  # it may have died while it was idle
+                future = executor.submit(function, *args, **kwargs)
         if future is None:
             with _starting():
                 executor = self._new()
-                future = executor.submit(function, *arguments)
+                future = executor.submit(function, *args, **kwargs)
 
         def release(future: Future[Any]) -> None:
-            if not isinstance(future.exception(), self.death):
+            if not isinstance(future.exception(), BrokenExecutor):
                 self._idle.append(executor)
 
         future.add_done_callback(release)

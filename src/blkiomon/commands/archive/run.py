@@ -6,11 +6,11 @@ Workers are processes of this machine (``pool``), those of Dask (``cluster``), o
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from blkiomon.commands.archive.summary import Summary, SummaryBuilder
 from blkiomon.commands.archive.traces import Failure, Trace, find, why
 from blkiomon.commands.archive.work import attempt
 from blkiomon.commands.progress import Progress
+from blkiomon.interval.monitor import Monitor
 
 if TYPE_CHECKING:
     import distributed
@@ -44,7 +45,7 @@ def run(
     show_progress: bool | None = None,
 ) -> Summary:
     """See ``blkiomon.archive.summarize``."""
-    options.monitor()
+    Monitor(**asdict(options))  # checks them
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be 0 or more, not {workers}")
     traces, failures = find(sources, host)
@@ -61,16 +62,17 @@ def run(
         crew = stack.enter_context(_crew(workers, scheduler, tls, len(traces)))
         progress = stack.enter_context(Progress(total_bytes or None, is_shown=show_progress))
         done_bytes = 0
-        for trace, outcome in _done(iter(traces), options, dataset, crew):
+        for trace, outcome in _done(traces, options, dataset, crew):
             builder.add(outcome)
             done_bytes += trace.size
             progress.show(done_bytes)
     return builder.summary()
 
 
+@contextmanager
 def _crew(
     workers: int | None, scheduler: str | distributed.Client | None, tls: Tls | None, n_tasks: int
-) -> AbstractContextManager[Crew]:
+) -> Iterator[Crew]:
     """The workers.
 
     Args:
@@ -83,60 +85,47 @@ def _crew(
     if scheduler is not None:
         from blkiomon.commands.archive.cluster import cluster
 
-        return cluster(scheduler, tls)
-    if workers == 0:
-        return nullcontext(Here())
-    return Pool(min(workers or len(os.sched_getaffinity(0)), n_tasks))
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """One trace to read.
-
-    Attributes:
-        deaths: how many workers have died while they read it.
-    """
-
-    trace: Trace
-    deaths: int = 0
+        with cluster(scheduler, tls) as crew:
+            yield crew
+    elif workers == 0:
+        yield Crew(Here(), 1)
+    else:
+        room = min(workers or len(os.sched_getaffinity(0)), n_tasks)
+        with Pool() as pool:
+            yield Crew(pool, room, most_deaths=2)
 
 
 def _done(
-    traces: Iterator[Trace], options: TraceOptions, dataset: str | None, crew: Crew
+    traces: Sequence[Trace], options: TraceOptions, dataset: str | None, crew: Crew
 ) -> Iterator[tuple[Trace, Result | Failure]]:
     """Have every trace read; yields each with its outcome, in the order in which they end.
 
     Raises:
         ArchiveError: no workers are left.
     """
-    retried: deque[_Task] = deque()
-    running: dict[Future[Any], _Task] = {}
+    waiting = deque(traces)
+    deaths: Counter[str] = Counter()  # of workers, by the trace that they read
+    running: dict[Future[Any], Trace] = {}
     ended: SimpleQueue[Future[Any]] = SimpleQueue()
-    while True:
-        while len(running) < crew.room:
-            if retried:
-                task = retried.popleft()
-            elif (trace := next(traces, None)) is not None:
-                task = _Task(trace)
-            else:
-                break
-            future = crew.submit(attempt, task.trace, options, dataset)
-            running[future] = task
+    while waiting or running:
+        while waiting and len(running) < crew.room:
+            trace = waiting.popleft()
+            future = crew.executor.submit(attempt, trace, options, dataset)
+            running[future] = trace
             future.add_done_callback(ended.put)
-        if not running:
-            return
         future = ended.get()
-        task = running.pop(future)
+        trace = running.pop(future)
         outcome: Result | Failure
         try:
             outcome = future.result()
         except CancelledError as error:
             raise ArchiveError("the Dask scheduler has gone: call it again to go on") from error
         except crew.death:
-            if task.deaths + 1 < crew.most_deaths:
-                retried.appendleft(_Task(task.trace, task.deaths + 1))
+            deaths[trace.name] += 1
+            if deaths[trace.name] < crew.most_deaths:
+                waiting.appendleft(trace)
                 continue
-            outcome = Failure(task.trace.name, DIED)
+            outcome = Failure(trace.name, DIED)
         except Exception as error:  # whatever the cluster says of it
-            outcome = Failure(task.trace.name, why(error))
-        yield task.trace, outcome
+            outcome = Failure(trace.name, why(error))
+        yield trace, outcome

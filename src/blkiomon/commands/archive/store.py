@@ -70,6 +70,10 @@ class Result:
     was_done: bool = False
 
 
+_AS_THEY_ARE = "intervals", "records", "error", "is_lasting"
+"""Fields of a result that a manifest holds."""
+
+
 class Store:
     """A dataset, in a directory or at a URL of fsspec."""
 
@@ -90,13 +94,10 @@ class Store:
                 trace=trace.name,
                 host=trace.host,
                 whole=whole,
-                intervals=manifest["intervals"],
-                records=manifest["records"],
                 partitions=tuple(manifest["partitions"]),
-                error=manifest["error"],
-                is_lasting=manifest["is_lasting"],
                 notes=tuple(manifest["notes"]),
                 was_done=True,
+                **{name: manifest[name] for name in _AS_THEY_ARE},
             )
             sizes = manifest["sizes"]
         except (KeyError, TypeError, ValueError):  # of another version, or damaged
@@ -111,13 +112,10 @@ class Store:
         manifest = {
             "source": _source(trace, options),
             "blkiomon": __version__,
-            "intervals": result.intervals,
-            "records": result.records,
             "partitions": result.partitions,
             "sizes": self._sizes(result.partitions),
-            "error": result.error,
-            "is_lasting": result.is_lasting,
             "notes": result.notes,
+            **{name: getattr(result, name) for name in _AS_THEY_ARE},
             "whole": result.whole and b64encode(result.whole).decode(),
         }
         with self.writing(f"{MANIFEST}/{trace.id}.json") as file:

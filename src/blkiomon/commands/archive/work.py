@@ -58,7 +58,7 @@ def _read(trace: Trace, options: TraceOptions, add: Callable[[Interval], None] |
     some: list[Interval] = []  # waiting to be merged
     intervals = 0
     error: Exception | None = None
-    monitor = options.monitor()
+    monitor = Monitor(**asdict(options))
     found = _intervals(trace, options, monitor, notes)
     while True:
         try:

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 
@@ -178,7 +179,7 @@ class ScreenSink(Sink):
         devices: Iterable[int],
         speed: float,
         report: Report,
-        **options: bool,
+        **options: Any,
     ) -> None:
         super().__init__("the screen", report, **options)
         self._terminal = terminal
@@ -206,9 +207,6 @@ class ScreenSink(Sink):
         divert(self._hear)
         self._screen.start()
         super().start()
-
-    def takes(self, item: Item) -> bool:
-        return isinstance(item, Interval)
 
     def take_as_recorded(self) -> None:
         super().take_as_recorded()
