@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blkiomon.console import how_many
-from blkiomon.outputs.files import WRITE_BYTES
 from blkiomon.outputs.opening import Policy, check_output, open_output
 from blkiomon.outputs.sink import AFTER_SIGNAL_S
 from blkiomon.sources.trace_sets import MEMBER
@@ -79,7 +78,7 @@ class Recording(ABC):
             while rest:
                 # A write that fits PIPE_BUF does not wait once poll() allows it. A longer one may
                 # wait; a signal ends it early.
-                step = select.PIPE_BUF if self._is_stopping() else WRITE_BYTES
+                step = select.PIPE_BUF if self._is_stopping() else size
                 wait_ms = AFTER_SIGNAL_S * 1000 if self._is_stopping() else 100
                 if poll.poll(wait_ms):
                     rest = rest[os.write(self._fd, rest[:step]) :]
