@@ -151,9 +151,9 @@ def _check(given: Namespace, argv: Sequence[str]) -> None:
     if output is None:
         raise UsageError("the trace has no name: -o NAME, or -o - for standard output")
     behind = list(argv[list(argv).index("--") + 1 :]) if "--" in argv else []
-    if given.names != behind:
+    if given.names and given.names != behind:
         raise UsageError(
-            f"{given.names[0]!r} is in no place: a command follows --, and a device --trace"
+            f"unexpected argument {given.names[0]!r}: a command follows --, a device --trace"
         )
     if any(not name or "\0" in name for name in given.trace):
         raise UsageError("--trace takes a device")
