@@ -130,10 +130,14 @@ def extension(name: str) -> Extension:
     )
 
 
-EXTENSIONS = [
-    *("_core", "outputs.sysv"),
-    *(f"sources.{name}" for name in ("merger", "perf", "sorter", "version7")),
-]
+EXTENSIONS = (
+    "_core",
+    "outputs.sysv",
+    "sources.merger",
+    "sources.perf",
+    "sources.sorter",
+    "sources.version7",
+)
 
 # Where man(1) and the shells look below a prefix.
 SHARED = sorted(str(path) for path in Path("share").rglob("*") if path.is_file())
