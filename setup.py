@@ -130,15 +130,21 @@ def extension(name: str) -> Extension:
     )
 
 
+EXTENSIONS = (
+    "_core",
+    "outputs.sysv",
+    "sources.merger",
+    "sources.perf",
+    "sources.sorter",
+    "sources.version7",
+)
+
 # Where man(1) and the shells look below a prefix.
 SHARED = sorted(str(path) for path in Path("share").rglob("*") if path.is_file())
 
 setup(
     data_files=[(str(Path(name).parent), [name]) for name in SHARED],
-    ext_modules=[
-        extension(name)
-        for name in ("_core", "outputs.sysv", "sources.merger", "sources.perf", "sources.sorter")
-    ],
+    ext_modules=[extension(name) for name in EXTENSIONS],
     cmdclass={"build_ext": BuildExt},
     options={
         "build": {"build_base": str(BUILD_BASE)},

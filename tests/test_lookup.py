@@ -144,7 +144,7 @@ def test_no_command_imports_from_the_working_directory(
     trap.run("compare", chart, "-o", page, trace, trace)
     for workers in ("0", "2"):
         trap.run("archive", "--workers", workers, "-o", dataset / workers, trace)
-    for command in ("archive", "compare", "decode", "report", "top"):
+    for command in ("archive", "compare", "decode", "record", "report", "top"):
         trap.run(command, "--help")
 
 

@@ -2,7 +2,7 @@
 
 function __blkiomon_runs
     set -l words (commandline -opc) monitor
-    contains -- $words[2] archive compare decode report top; or set words[2] monitor
+    contains -- $words[2] archive compare decode record report top; or set words[2] monitor
     test $words[2] = $argv[1]
 end
 
@@ -13,6 +13,7 @@ end
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a archive -d 'Read the traces of many hosts in parallel, on the cores of this machine or on a Dask cluster'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a compare -d 'Show what changed from run A to run B, for each device and operation, with the 95 % confidence interval of the change'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a decode -d 'Print statistics files written with -b'
+complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a record -d 'Record the requests of disks and volumes to a trace, while COMMAND runs, or until Ctrl-C'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a report -d 'Draw what was measured'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a top -d 'Show which disk is slow, for which operations, and since when'
 complete -c blkiomon -n '__blkiomon_runs monitor' -s I -l interval -x -d 'length of an interval; required, 0.001 or more'
@@ -76,6 +77,15 @@ complete -c blkiomon -n '__blkiomon_runs decode' -l json -d 'JSON Lines, one lin
 complete -c blkiomon -n '__blkiomon_runs decode' -l csv -d 'one row per struct'
 complete -c blkiomon -n '__blkiomon_runs decode' -l overwrite -d 'write to standard output even if that is a file that begins like a trace'
 complete -c blkiomon -n '__blkiomon_runs decode' -l help -d 'print this text'
+complete -c blkiomon -n '__blkiomon_runs record' -s o -l output -x -d 'write NAME.blktrace.0; -: standard output, as in `ssh host blkiomon record -o - | blkiomon top`; then COMMAND prints to standard error'
+complete -c blkiomon -n '__blkiomon_runs record' -l trace -x -a '(__blkiomon_devices)' -d 'record this device (repeatable); default: all disks and volumes'
+complete -c blkiomon -n '__blkiomon_runs record' -l queue -d 'also capture when requests are queued: queue time, Q2D and Q2C'
+complete -c blkiomon -n '__blkiomon_runs record' -l for -x -d 'end the recording after this time'
+complete -c blkiomon -n '__blkiomon_runs record' -l max-size -x -d 'keep the latest 8M, 500M or 10G: a ring of eight files, NAME.blktrace.0 to 7'
+complete -c blkiomon -n '__blkiomon_runs record' -l zstd -d 'compress with zstd; blkparse, btt and fio need it unpacked'
+complete -c blkiomon -n '__blkiomon_runs record' -l overwrite -d 'replace a trace of this name'
+complete -c blkiomon -n '__blkiomon_runs record' -l follow-symlinks -d 'as root, follow symbolic links that another user may have made'
+complete -c blkiomon -n '__blkiomon_runs record' -l help -d 'print this text'
 complete -c blkiomon -n '__blkiomon_runs report' -s o -l output -r -F -d 'report.html for a page; with .png, .svg or .pdf only the charts'
 complete -c blkiomon -n '__blkiomon_runs report' -l device -x -a '(__blkiomon_devices)' -d 'only this device: sdb, /dev/sdb or 8:16 (repeatable)'
 complete -c blkiomon -n '__blkiomon_runs report' -l title -x -d 'heading of the page'

@@ -178,6 +178,7 @@ _COMMANDS = {
     "archive": "blkiomon.commands.archive",
     "compare": "blkiomon.commands.report.compare",
     "decode": "blkiomon.commands.decode",
+    "record": "blkiomon.commands.record",
     "report": "blkiomon.commands.report",
     "top": "blkiomon.commands.top",
 }
@@ -191,6 +192,7 @@ COMMAND = Command(
         "blkiomon -I SECONDS [-h FILE] [-b FILE] [-d FILE] [-D FILE]",
         "         [-Q PATH -q ID -m TYPE] [-V] [OPTION]... [TRACE]...",
         "blkiomon decode FILE",
+        "blkiomon record -o NAME [-- COMMAND [ARG]...]",
         "blkiomon report -o report.html TRACE...",
         "blkiomon compare A B",
         "blkiomon top [DEVICE]...",
@@ -206,9 +208,10 @@ COMMAND = Command(
     means all of sda.blktrace.*. Several traces are merged by time. Files may be compressed with
     gzip, xz or zstd.
 
-    `blkiomon decode` prints statistics files written with -b. `blkiomon report` draws a page,
-    `blkiomon compare` compares two runs, `blkiomon top` shows live figures in a terminal, and
-    `blkiomon archive` reads the traces of many hosts.
+    `blkiomon decode` prints statistics files written with -b. `blkiomon record` writes a trace of
+    this host's devices to a file. `blkiomon report` draws a page, `blkiomon compare` compares two
+    runs, `blkiomon top` shows live figures in a terminal, and `blkiomon archive` reads the traces
+    of many hosts.
     """,
     OPTIONS,
     """
@@ -272,8 +275,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # numpy would start threads to multiply matrices, which nothing here does.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # numpy would start threads to multiply matrices, which nothing here does. os.environ, which a
+    # command that `record` runs inherits, stays as it is.
+    if "OPENBLAS_NUM_THREADS" not in os.environ:
+        os.putenv("OPENBLAS_NUM_THREADS", "1")
     if arguments and arguments[0] in _COMMANDS:
         command: Callable[[Sequence[str]], int] = import_module(_COMMANDS[arguments[0]]).main
         return _interruptible(command, arguments[1:])

@@ -244,6 +244,10 @@ class Capture:
             self._refreshed_s = now_s
             self._refresh()
 
+    def repeat_notes(self) -> None:
+        """Let the next piece begin with the time of day, and name all processes again."""
+        self._rings.repeat_notes()
+
     def stop(self) -> None:
         """End the capture; ``pieces`` yields what has been captured until now."""
         self._rings.enable(False)

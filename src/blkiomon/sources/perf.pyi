@@ -59,6 +59,9 @@ class PerfRings:
             to_end: also the samples of the last 10 ms, which other rings may still precede.
         """
 
+    def repeat_notes(self) -> None:
+        """Let the next ``read`` begin as the first one did, with the time of day and all names."""
+
     @property
     def lost_events(self) -> int:
         """Events that the kernel counted and that never reached ``read``. It never falls."""

@@ -537,6 +537,10 @@ cdef class PerfRings:
 
     # -- records out
 
+    def repeat_notes(self):
+        self.has_told_time = False
+        memset(self.known, 0, KNOWN_PROCESSES * sizeof(Name))
+
     def read(self, bint to_end=False):
         cdef uint64_t now_ns = clock_ns(CLOCK_MONOTONIC)
         cdef uint64_t day_ns

@@ -110,16 +110,22 @@ def _zstd_packing(file: str) -> Packing:
         SourceError: neither is installed.
     """
     try:
-        module: Any = importlib.import_module("compression.zstd")
+        module = zstd_module()
+    except ImportError as error:
+        raise SourceError(
+            f"{file} is compressed with zstd: pip install 'blkiomon[zstd]'"
+        ) from error
+    is_standard = module.__name__ == "compression.zstd"
+    unpacker = module.ZstdDecompressor if is_standard else lambda: _Zstandard(module)
+    return Packing("zstd", _is_zstd, unpacker, (module.ZstdError,))
+
+
+def zstd_module() -> Any:
+    """The module that packs and unpacks Zstandard. Raises ImportError if none is installed."""
+    try:
+        return importlib.import_module("compression.zstd")
     except ImportError:
-        try:
-            module = importlib.import_module("zstandard")
-        except ImportError as error:
-            raise SourceError(
-                f"{file} is compressed with zstd: pip install 'blkiomon[zstd]'"
-            ) from error
-        return Packing("zstd", _is_zstd, lambda: _Zstandard(module), (module.ZstdError,))
-    return Packing("zstd", _is_zstd, module.ZstdDecompressor, (module.ZstdError,))
+        return importlib.import_module("zstandard")
 
 
 def _is_zstd(head: bytes) -> bool:

@@ -1,0 +1,287 @@
+"""``blkiomon record``: writes a trace of this host's devices, while a command runs or until ^C."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from blkiomon.commands.options import (
+    FOLLOW_SYMLINKS,
+    HELP,
+    QUEUE_TIMES,
+    Command,
+    Option,
+    UsageError,
+    path,
+    seconds,
+)
+from blkiomon.commands.parsing import read
+from blkiomon.console import (
+    EXIT_INPUT,
+    EXIT_OK,
+    EXIT_OUTPUT,
+    EXIT_PIPE,
+    STOP_SIGNALS,
+    complain,
+    how_many,
+)
+from blkiomon.errors import MissingLibrary
+
+if TYPE_CHECKING:
+    from blkiomon.commands.run import StopSignals
+    from blkiomon.outputs.recording import Recording
+    from blkiomon.sources.capture import Capture
+
+EXIT_NOT_RUN, EXIT_NOT_FOUND = 126, 127
+"""The command cannot be run, as env(1) and nohup(1) have it."""
+
+LEAST_SIZE = 8 << 20
+"""Eight files, each with room for four pieces and more."""
+
+
+def _size(name: str, text: str) -> int:
+    """A number of bytes. A Reader."""
+    found = re.fullmatch(r"([0-9]{1,15})([KMG]?)", text)
+    size = int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]] if found else 0
+    if not LEAST_SIZE <= size < 1 << 63:
+        raise UsageError(f"{name} takes a size of 8M or more, such as 500M or 10G, not {text!r}")
+    return size
+
+
+COMMAND = Command(
+    "record",
+    ("blkiomon record -o NAME [OPTION]... [-- COMMAND [ARG]...]",),
+    """
+    Record the requests of disks and volumes to a trace, while COMMAND runs, or until Ctrl-C. It
+    needs root or CAP_PERFMON. One line at the end says what was written, and how many events were
+    lost.
+
+    NAME.blktrace.0 is a trace of version 7: `blkiomon report NAME` and all other commands read it,
+    and so do `blkparse -i NAME`, `btt -i NAME.blktrace.0` and `fio --read_iolog=NAME.blktrace.0`.
+    btt and fio need queue records: --queue.
+
+    COMMAND keeps standard input and output. Ctrl-C reaches it, too; other signals are passed on to
+    it. The exit status is its own, 128 + N if signal N killed it.
+    """,
+    (
+        Option(
+            "-o, --output=NAME",
+            "write NAME.blktrace.0; -: standard output, as in `ssh host blkiomon record -o - | "
+            "blkiomon top`; then COMMAND prints to standard error",
+            read=path,
+            is_output=True,
+        ),
+        Option(
+            "--trace=DEVICE",
+            "record this device (repeatable); default: all disks and volumes",
+            is_repeatable=True,
+        ),
+        QUEUE_TIMES,
+        Option("--for=SECONDS", "end the recording after this time", read=seconds(0.001)),
+        Option(
+            "--max-size=SIZE",
+            "keep the latest 8M, 500M or 10G: a ring of eight files, NAME.blktrace.0 to 7",
+            read=_size,
+        ),
+        Option("--zstd", "compress with zstd; blkparse, btt and fio need it unpacked"),
+        Option("--overwrite", "replace a trace of this name"),
+        FOLLOW_SYMLINKS,
+        HELP,
+    ),
+    """
+    Exit status without COMMAND: 0; 2 for a usage error; 3 if the capture failed; 4 if writing
+    failed; 141 if the reader of standard output closed it. With COMMAND that of COMMAND, unless
+    the capture or writing failed; 126 or 127 if it could not be run.
+    """,
+    (
+        ("blkiomon record -o run1 -- fio job.fio", ""),
+        ("blkiomon record -o run1 --queue --trace sdb --for 60 && btt -i run1.blktrace.0", ""),
+        ("blkiomon record -o /var/tmp/last --max-size 10G --zstd", ""),
+        ("ssh host blkiomon record -o - | blkiomon top", ""),
+    ),
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``blkiomon record`` with the arguments after these words; returns the exit status."""
+    given = read(COMMAND, argv)
+    if isinstance(given, int):
+        return given
+    try:
+        _check(given, argv)
+    except UsageError as error:
+        return COMMAND.misused(error)
+    command = given.names
+    if command and shutil.which(command[0]) is None:
+        complain(f"cannot run {command[0]}: no such program")
+        return EXIT_NOT_FOUND
+
+    from blkiomon.commands.run import StopSignals  # slow to import
+    from blkiomon.sources.capture import ALL, Capture, CaptureError, all_disks
+
+    if not given.trace and not all_disks():
+        complain("this host has no disks: name the devices to record with --trace")
+        return EXIT_INPUT
+    numbers = list(STOP_SIGNALS)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup(1) sets it
+        numbers.append(signal.SIGHUP)
+    try:
+        with (
+            Capture(given.trace or (ALL,), complain, queue=given.queue) as capture,
+            StopSignals(lambda: None, numbers, reopens=False) as stop,
+        ):
+            return _record(given, command, capture, stop)
+    except CaptureError as error:
+        complain(str(error))
+        return EXIT_INPUT
+
+
+def _check(given: Namespace, argv: Sequence[str]) -> None:
+    """Raises UsageError if the arguments make no sense."""
+    output = given.output
+    if output is None:
+        raise UsageError("the trace has no name: -o NAME, or -o - for standard output")
+    behind = list(argv[list(argv).index("--") + 1 :]) if "--" in argv else []
+    if given.names and given.names != behind:
+        raise UsageError(
+            f"unexpected argument {given.names[0]!r}: a command follows --, a device --trace"
+        )
+    if any(not name or "\0" in name for name in given.trace):
+        raise UsageError("--trace takes a device")
+    if output == "-" and given.max_size:
+        raise UsageError("--max-size limits files, not standard output")
+    if output == "-" and os.isatty(1):
+        raise UsageError("standard output is a terminal; -o - writes records to a pipe or a file")
+    if os.path.basename(output) in ("", ".", ".."):  # noqa: PTH119 (Path drops a last slash)
+        raise UsageError("-o takes the name of a trace, not a directory")
+
+
+def _record(given: Namespace, command: list[str], capture: Capture, stop: StopSignals) -> int:
+    """Record to its end, then wait for the command; returns the exit status."""
+    try:
+        recording = _open(given, capture, stop)
+    except OSError as error:
+        complain(f"could not write to {given.output}: {error.strerror}")
+        return EXIT_OUTPUT
+    except MissingLibrary as error:
+        complain(str(error))
+        return EXIT_OUTPUT
+    process = None
+    if command:
+        try:
+            stdout = 2 if given.output == "-" else None
+            # Its environment is that of this process, without what is set for numpy.
+            process = subprocess.Popen(command, stdout=stdout, env=dict(os.environ))
+        except OSError as error:
+            complain(f"cannot run {command[0]}: {error.strerror}")
+            return EXIT_NOT_RUN
+    begun_s = time.monotonic()
+    status = EXIT_OK
+    try:
+        lost_events = _copy(capture, recording, stop, process, getattr(given, "for"))
+    except OSError as error:
+        capture.stop()
+        lost_events = capture.lost_events
+        status = EXIT_OUTPUT
+        if given.output == "-" and error.errno == errno.EPIPE:
+            status = EXIT_PIPE
+        else:
+            complain(f"could not write to {given.output}: {error.strerror}; the recording ends")
+    elapsed_s = time.monotonic() - begun_s
+    recording.close()
+    code = None if process is None else _await(process, stop)
+    if status != EXIT_PIPE:
+        lost = how_many(lost_events, "event", "events", ",") if lost_events else "nothing"
+        complain(f"wrote {recording.summary()} in {elapsed_s:.1f} s; {lost} lost")
+    if code is None or status == EXIT_OUTPUT:
+        return status
+    return code if code >= 0 else 128 - code
+
+
+def _open(given: Namespace, capture: Capture, stop: StopSignals) -> Recording:
+    """Open what is written to. Raises OSError or MissingLibrary."""
+    from blkiomon.outputs.opening import Policy
+    from blkiomon.outputs.recording import FileRecording, Pack, PipeRecording
+    from blkiomon.sources.readers import zstd_module
+
+    pack: Pack | None = None
+    if given.zstd:
+        try:
+            zstd = zstd_module()
+        except ImportError as error:
+            raise MissingLibrary("--zstd needs zstandard: pip install 'blkiomon[zstd]'") from error
+
+        def pack(data: memoryview) -> bytes:
+            packed: bytes = zstd.compress(data, 1)
+            return packed
+
+    policy = Policy(follow=given.follow_symlinks, overwrite=given.overwrite)
+    if given.output == "-":
+        return PipeRecording(pack, lambda: stop.received, policy)
+    return FileRecording(
+        given.output,
+        pack,
+        lambda: stop.received,
+        policy,
+        most_bytes=given.max_size,
+        repeat_notes=capture.repeat_notes,
+    )
+
+
+def _copy(
+    capture: Capture,
+    recording: Recording,
+    stop: StopSignals,
+    process: subprocess.Popen[bytes] | None,
+    for_s: float | None,
+) -> int:
+    """Write what is captured until the recording ends; returns how many events were lost.
+
+    Raises:
+        OSError: writing failed.
+    """
+    from blkiomon.commands.run import CAPTURE_POLL_S
+
+    poll = select.poll()
+    poll.register(capture.fd, select.POLLIN)
+    poll.register(stop.fd, select.POLLIN)
+    end_s = time.monotonic() + for_s if for_s else float("inf")
+    lost_events = 0
+    is_ending = False
+    while not is_ending:
+        left_s = min(end_s - time.monotonic(), CAPTURE_POLL_S)
+        if left_s > 0:
+            poll.poll(left_s * 1000)
+        is_ending = left_s <= 0 or stop.received or (process and process.poll()) is not None
+        if is_ending:
+            capture.stop()
+        lost_before, lost_events = lost_events, capture.lost_events
+        recording.lose(lost_events - lost_before)
+        for data in capture.pieces():
+            if data:
+                recording.write(data)
+    return capture.lost_events
+
+
+def _await(process: subprocess.Popen[bytes], stop: StopSignals) -> int:
+    """Wait for the end of the command, and pass a signal on to it; returns its status.
+
+    SIGINT and SIGQUIT are not passed on: the terminal has sent them to the command as well.
+    """
+    has_passed = False
+    while (code := process.poll()) is None:
+        if stop.received and not has_passed:
+            has_passed = True
+            if stop.number not in (signal.SIGINT, signal.SIGQUIT):
+                process.send_signal(stop.number)
+        select.select([] if stop.received else [stop.fd], [], [], 0.05)
+    return code

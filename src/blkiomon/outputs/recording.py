@@ -1,0 +1,232 @@
+"""Traces that are written: a set of files for blkparse, btt, fio and blkiomon, or a pipe."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from blkiomon.console import how_many
+from blkiomon.outputs.opening import Policy, check_output, open_output
+from blkiomon.outputs.sink import AFTER_SIGNAL_S
+from blkiomon.sources.trace_sets import MEMBER
+from blkiomon.sources.version7 import Version7
+
+PIECE_BYTES = 1 << 18
+"""At most so much is written at a time."""
+
+RING_FILES = 8
+"""A ring has so many files. It holds seven of them, and what the eighth has got so far."""
+
+Pack = Callable[[memoryview], bytes]
+"""Compresses a piece by itself: after a crash, all pieces before the last can be read."""
+
+
+class Recording(ABC):
+    """Where trace records are written to.
+
+    Args:
+        pack: compresses; None: records are written as they are.
+        is_stopping: whether a signal has come: then a pipe's reader that takes nothing is given up.
+
+    Attributes:
+        written_bytes: so far.
+    """
+
+    def __init__(self, pack: Pack | None, is_stopping: Callable[[], bool]) -> None:
+        self.written_bytes = 0
+        self._pack = pack
+        self._is_stopping = is_stopping
+        self._fd = -1
+
+    @abstractmethod
+    def write(self, data: memoryview) -> None:
+        """Write records of version 8, at most PIECE_BYTES; may change the data in place.
+
+        Raises:
+            OSError: it failed. Of these records nothing is in the file.
+        """
+
+    @abstractmethod
+    def lose(self, n_events: int) -> None:
+        """Mark that so many events were lost before the next record. Raises OSError."""
+
+    @abstractmethod
+    def summary(self) -> str:
+        """What was written, for the user."""
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def _write(self, data: memoryview | bytes) -> int:
+        """Write all or, to a file, nothing; returns how many bytes that are."""
+        rest = memoryview(self._pack(memoryview(data)) if self._pack else data)
+        size = len(rest)
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        try:
+            while rest:
+                # A write that fits PIPE_BUF does not wait once poll() allows it. A longer one may
+                # wait; a signal ends it early.
+                step = select.PIPE_BUF if self._is_stopping() else size
+                wait_ms = AFTER_SIGNAL_S * 1000 if self._is_stopping() else 100
+                if poll.poll(wait_ms):
+                    rest = rest[os.write(self._fd, rest[:step]) :]
+                elif self._is_stopping():
+                    raise OSError(errno.ETIMEDOUT, "its reader took no more in time")
+        except OSError:
+            with suppress(OSError):
+                if stat.S_ISREG(os.fstat(self._fd).st_mode):
+                    end = os.lseek(self._fd, 0, os.SEEK_CUR)
+                    os.ftruncate(self._fd, end - (size - len(rest)))
+            raise
+        self.written_bytes += size
+        return size
+
+
+class PipeRecording(Recording):
+    """Standard output: records as they are captured, of version 8, for blkiomon.
+
+    Losses are marked as ftrace does: blkiomon reads how many there were.
+
+    Raises:
+        OSError: it must not be written to.
+    """
+
+    def __init__(self, pack: Pack | None, is_stopping: Callable[[], bool], policy: Policy) -> None:
+        super().__init__(pack, is_stopping)
+        fd = open_output("-", policy)
+        assert fd is not None
+        self._fd = fd
+
+    def write(self, data: memoryview) -> None:
+        self._write(data)
+
+    def lose(self, n_events: int) -> None:
+        if n_events:
+            self._write(b"CPU:0 [LOST %d EVENTS]\n" % n_events)
+
+    def summary(self) -> str:
+        return f"{in_bytes(self.written_bytes)} to standard output"
+
+
+class _File(NamedTuple):
+    """What has been written to a file of a set."""
+
+    records: int = 0
+    size_bytes: int = 0
+
+
+class FileRecording(Recording):
+    """A set of files NAME.blktrace.0 and so on, of version 7.
+
+    Without a limit there is one file. With one there are up to RING_FILES, of which the oldest is
+    replaced when the others are full. They are numbered like those of CPUs, and so are their
+    records: whatever reads the set merges them by time.
+
+    Args:
+        name: of the set.
+        pack, is_stopping: as for ``Recording``.
+        policy: what outputs may write to; ``overwrite``: also replace a set of this name.
+        most_bytes: of all files together.
+        repeat_notes: called when a file is full; the next data must begin with all notes.
+
+    Raises:
+        OSError: there is such a trace already, or it must not be written to.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pack: Pack | None,
+        is_stopping: Callable[[], bool],
+        policy: Policy,
+        *,
+        most_bytes: int | None,
+        repeat_notes: Callable[[], None],
+    ) -> None:
+        super().__init__(pack, is_stopping)
+        self._name = name
+        self._file_bytes = most_bytes and most_bytes // RING_FILES
+        self._repeat_notes = repeat_notes
+        self._files: deque[_File] = deque(maxlen=RING_FILES)  # the last one is being written
+        self._n_files = 0  # the deleted ones included
+        self._deleted_records = 0
+        self._is_full = True
+        self._make_way(policy)
+        self._policy = replace(policy, overwrite=True)  # the oldest file of this set
+        self._begin_file(lost_events=0)
+
+    def _make_way(self, policy: Policy) -> None:
+        """Remove a trace of the same name, of which files might be left otherwise."""
+        parent, base = os.path.split(self._name)
+        if os.path.lexists(self._name):
+            raise FileExistsError(errno.EEXIST, f"{self._name} would be read in its place")
+        for path in sorted(Path(parent or ".").iterdir()):
+            match = MEMBER.fullmatch(path.name)
+            if match and match["base"] == base:
+                if not policy.overwrite:
+                    raise FileExistsError(
+                        errno.EEXIST, f"{path.name} exists; --overwrite replaces that trace"
+                    )
+                check_output(str(path), policy)
+                path.unlink()
+
+    def _path(self, number: int) -> str:
+        return f"{self._name}.blktrace.{number}{'.zst' if self._pack else ''}"
+
+    def _begin_file(self, lost_events: int) -> None:
+        """Go on in another file, which may be the oldest one."""
+        number = self._n_files % RING_FILES
+        fd = open_output(self._path(number), self._policy)
+        if fd is None:
+            raise OSError(errno.ENXIO, f"{self._path(number)} is a FIFO")
+        self.close()
+        self._fd = fd
+        if len(self._files) == RING_FILES:
+            self._deleted_records += self._files[0].records
+        self._files.append(_File())
+        self._n_files += 1
+        self._version7 = Version7(number, lost_events)
+        self._is_full = False
+
+    def write(self, data: memoryview) -> None:
+        if self._is_full:
+            self._begin_file(self._version7.unmarked_events)
+        size_bytes = self._files[-1].size_bytes + self._write(self._version7.convert(data))
+        self._files[-1] = _File(self._version7.records, size_bytes)
+        if self._file_bytes and size_bytes + PIECE_BYTES > self._file_bytes:
+            self._is_full = True
+            self._repeat_notes()
+
+    def lose(self, n_events: int) -> None:
+        self._version7.lose(n_events)
+
+    def summary(self) -> str:
+        files = " to ".join(dict.fromkeys(map(self._path, (0, len(self._files) - 1))))
+        size = in_bytes(sum(file.size_bytes for file in self._files))
+        records = sum(file.records for file in self._files)
+        text = f"{files}, {size}, {how_many(records, 'record', 'records', ',')}"
+        if self._deleted_records:
+            text += f" (and deleted {self._deleted_records:,} older ones)"
+        return text
+
+
+def in_bytes(size: int) -> str:
+    """A size with its unit, a power of 1000: ``44.2 MB``."""
+    value = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:,.3g} TB"

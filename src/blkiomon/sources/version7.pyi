@@ -1,0 +1,36 @@
+"""Trace records of version 8 as blkparse, btt and fio read them: version 7, numbered."""
+
+from typing import final
+
+@final
+class Version7:
+    """Converts the records of one file.
+
+    Categories of version 8 alone (write zeroes, zone operations) are dropped, as by older kernels.
+
+    Args:
+        cpu: the CPU number of all records: N of the file's name NAME.blktrace.N.
+        lost_events: the first argument of ``lose``.
+
+    Attributes:
+        records: converted so far, without notes.
+        unmarked_events: lost events that no gap shows yet.
+    """
+
+    def __init__(self, cpu: int, lost_events: int = 0) -> None: ...
+    @property
+    def records(self) -> int: ...
+    @property
+    def unmarked_events(self) -> int: ...
+    def lose(self, n_events: int) -> None:
+        """Leave so many numbers out before the next record of a device that has one already."""
+
+    def convert(self, data: memoryview | bytearray) -> memoryview:
+        """Convert whole records in place, and return them as a part of the same memory.
+
+        Args:
+            data: records of version 8 in host byte order, with their payloads.
+
+        Raises:
+            ValueError: these bytes are something else; they are partly converted.
+        """

@@ -1,0 +1,94 @@
+# distutils: language = c
+"""Trace records of version 8 as blkparse, btt and fio read them: version 7, numbered.
+
+blkparse reads a file NAME.blktrace.N only if its records are of CPU N, and numbers count the
+records of one device and one CPU. A gap in them is what a trace has to say that records are lost.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memmove, memset
+
+from blkiomon.engine.types cimport *
+
+cimport cython
+
+cdef enum:
+    ROOM_BITS = 12                              # of the table of devices
+    MOST_DEVICES = 3 << ROOM_BITS - 2
+
+cdef struct Numbered:
+    uint32_t device
+    uint32_t last                               # number of its last record; 0: the place is free
+
+
+@cython.final
+cdef class Version7:
+    cdef readonly uint64_t records
+    cdef readonly uint64_t unmarked_events
+    cdef uint32_t cpu
+    cdef int n_devices
+    cdef Numbered devices[1 << ROOM_BITS]       # open addressing
+
+    def __cinit__(self, uint32_t cpu, uint64_t lost_events=0):
+        self.cpu = cpu
+        self.unmarked_events = lost_events
+
+    def lose(self, uint64_t n_events):
+        self.unmarked_events += n_events
+
+    def convert(self, uint8_t[::1] data):
+        cdef size_t n = self._convert(&data[0], data.shape[0]) if data.shape[0] else 0
+        return memoryview(data)[:n]
+
+    cdef size_t _convert(self, uint8_t *data, size_t size) except? 0:
+        """Convert in place; returns how many bytes the records take now."""
+        cdef size_t at = 0
+        cdef size_t out = 0
+        cdef size_t n
+        cdef TraceV8 r
+        cdef TraceV7 *v7
+        while size - at >= HEADER_V8:
+            memcpy(&r, data + at, HEADER_V8)
+            n = HEADER_V8 + r.pdu_len
+            if r.magic != MAGIC | 8 or size - at < n:
+                break
+            v7 = <TraceV7 *> (data + out)
+            v7.magic = MAGIC | 7
+            v7.sequence = 0
+            if not r.action >> 16 & CAT_NOTIFY:
+                v7.sequence = self._number(r.device)
+                self.records += 1
+            v7.time = r.time
+            v7.sector = r.sector
+            v7.bytes = r.bytes
+            v7.action = <uint32_t> r.action     # version 7 has the first 16 categories
+            v7.pid = r.pid
+            v7.device = r.device
+            v7.cpu = self.cpu
+            v7.error = r.error
+            v7.pdu_len = r.pdu_len
+            if r.pdu_len:
+                memmove(data + out + HEADER_V7, data + at + HEADER_V8, r.pdu_len)
+            out += HEADER_V7 + r.pdu_len
+            at += n
+        if at != size:
+            raise ValueError(f"no whole record of version 8 at byte offset {at}")
+        return out
+
+    cdef inline uint32_t _number(self, uint32_t device) noexcept nogil:
+        """The next number of a device; skips as many as there are lost events to mark."""
+        cdef uint32_t mask = (1 << ROOM_BITS) - 1
+        cdef uint32_t i = <uint32_t> (device * <uint32_t> 0x9e3779b1) >> 32 - ROOM_BITS
+        while self.devices[i].last != 0 and self.devices[i].device != device:
+            i = (i + 1) & mask
+        if self.devices[i].last == 0:           # a reader takes any first number: it marks no loss
+            if self.n_devices == MOST_DEVICES:  # begin all anew, as if blktrace were restarted
+                self.n_devices = 0
+                memset(self.devices, 0, sizeof(self.devices))
+            self.n_devices += 1
+            self.devices[i].device = device
+        elif unlikely(self.unmarked_events != 0):
+            self.devices[i].last += <uint32_t> self.unmarked_events
+            self.unmarked_events = 0
+        self.devices[i].last += 1
+        return self.devices[i].last
