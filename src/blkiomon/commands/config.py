@@ -25,6 +25,8 @@ class Config:
         devices: major << 20 | minor of the devices that count; empty: all devices.
         threads: 2 and more use two cores.
         outputs: where the statistics go.
+        slow_ns, slow_percent: what is a slow request, for the output of these; one of the two.
+        slow_limit: most slow requests in a second.
         user: the user to become before anything is read.
         screen: draw on the terminal.
         speed: of the screen for a recorded trace, relative to the recording; 0: as fast as it can
@@ -46,6 +48,9 @@ class Config:
     devices: tuple[int, ...] = ()
     threads: int = 1
     outputs: OutputSettings = NO_OUTPUTS
+    slow_ns: int | None = None
+    slow_percent: float | None = None
+    slow_limit: int = 100
     user: User | None = None
     screen: bool = False
     speed: float = 1.0
