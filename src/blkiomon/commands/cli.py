@@ -228,6 +228,12 @@ COMMAND = Command(
     The last, partial interval is printed at the end, also after SIGINT or SIGTERM. SIGHUP reopens
     files that have been moved away. If the terminal is closed, the run ends.
 
+    --slow prints each request that takes longer than MS milliseconds from its first issue to its
+    completion, and once each request that hangs: to standard output or FILE, as text, or as JSON
+    Lines if the name of FILE ends in .json or .jsonl. With p99.9 in place of MS, the threshold is
+    that percentile of D2C in the last minute. It is computed at the end of each interval for the
+    next, once 100 requests have completed, or 1000 for p99.9.
+
     --parquet DIR/ writes one complete file per interval into a directory. With --parquet FILE, the
     file can be read only after the run.
 
@@ -248,6 +254,10 @@ COMMAND = Command(
         (
             "blkiomon -I 60 --json stats.jsonl sdb",
             "percentiles for each minute of a recorded trace (sdb.blktrace.0 and so on)",
+        ),
+        (
+            "blkiomon -I 10 --slow 20 --trace sdb",
+            "each request of sdb that takes longer than 20 ms",
         ),
         (
             "blkiomon -I 1 --csv - --device 8:16 --from 10 --to 20 results/",

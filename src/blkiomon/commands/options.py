@@ -286,7 +286,7 @@ RESYNC = Option(
 )
 SLOW_LIMIT = Option(
     "--slow-limit=N",
-    "of --slow: at most N requests a second; the others are counted (default 100)",
+    "print at most N slow requests a second, and count the others (default 100)",
     read=whole(1, 1_000_000),
     default=100,
 )

@@ -271,10 +271,11 @@ class Line:
             self.monitor.finish(is_complete=is_complete, final=self._final)
         finally:
             self._hand_over_records()
+            if self._slow is not None:
+                self._slow.look(self.monitor.engine.now_ns)
             if self.is_wall and self._final:
                 self.cut(time_ns)
             if self._slow is not None:
-                self._slow.look(self.monitor.engine.now_ns)
                 self._slow.flush()
             if self._debug:
                 self._outputs.put(Final(self.monitor.engine.leftovers(), self.monitor.totals))

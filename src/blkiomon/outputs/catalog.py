@@ -112,8 +112,7 @@ OUTPUTS = (
     ),
     Output(
         "--slow=MS[:FILE]",
-        "each request that takes longer than MS ms, or hangs; pN: than percentile N of the last "
-        "minute (FILE: default -; text, or JSON Lines if named .json or .jsonl)",
+        "requests that take longer than MS ms or hang, as it happens; see below",
         PERCENTILES,
         "formats.slow.output_format",
         needs="slow requests",
