@@ -66,9 +66,6 @@ CAPTURE_POLL_S = 0.1
 LOOK_S = 1.0
 """A live run looks so often for requests that hang."""
 
-HANG_NS = NS_PER_S
-"""A request of a live run does not hang before: its completion may be in a buffer of the tracer."""
-
 SKIPS_SHOWN = 20
 """The first so many skipped parts of the input are reported one by one, the others together."""
 
@@ -252,7 +249,7 @@ class Line:
         now_ns = time.monotonic_ns()
         if self._slow is not None and self.is_wall and now_ns >= self._look_ns:
             self._look_ns = now_ns + round(LOOK_S * NS_PER_S)
-            self._slow.look(self.monitor.engine.now_ns + now_ns - self._fed_ns, HANG_NS)
+            self._slow.look(self.monitor.engine.now_ns + now_ns - self._fed_ns)
             self._slow.flush()
 
     def end(self, time_ns: int, *, is_complete: bool) -> None:
@@ -272,7 +269,7 @@ class Line:
         finally:
             self._hand_over_records()
             if self._slow is not None:
-                self._slow.look(self.monitor.engine.now_ns)
+                self._slow.look(self.monitor.engine.now_ns, has_ended=is_complete)
             if self.is_wall and self._final:
                 self.cut(time_ns)
             if self._slow is not None:

@@ -20,6 +20,10 @@ from blkiomon.interval.value import Interval
 WINDOW_NS = 60 * NS_PER_S
 """A percentile is one of the requests that completed in so many ns before."""
 
+HANG_NS = NS_PER_S
+"""A request does not hang before, as its completion may be read late: a pipe from blktrace delivers
+one CPU after another."""
+
 LEAST_REQUESTS = 100
 """A percentile needs so many requests, and enough for one to be above it."""
 
@@ -81,15 +85,15 @@ class SlowRequests:
         """Hand over the requests that have completed."""
         self._deliver(self._engine.take_slow())
 
-    def look(self, now_ns: int, least_ns: int = 0) -> None:
+    def look(self, now_ns: int, *, has_ended: bool = False) -> None:
         """Hand over what has completed, and the requests that hang.
 
         Args:
             now_ns: trace time of now.
-            least_ns: a request of this age or less does not hang, whatever the threshold.
+            has_ended: the whole trace was read: what is pending above the threshold hangs.
         """
         self.take()
-        longer_than_ns = max(self._threshold_ns, least_ns)
+        longer_than_ns = max(self._threshold_ns, 0 if has_ended else HANG_NS)
         requests, more = self._engine.take_hanging(
             min(now_ns, NEVER_NS), longer_than_ns, self._limit
         )
