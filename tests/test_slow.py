@@ -9,8 +9,8 @@ import pytest
 import streams
 import tracewriter as tw
 from intervals import tables
-from reference import Key, Pending, Trace, operation
-from test_queue import NOT_QUEUED, Queues, queue_key, some_bios
+from reference import READ, WRITE, Key, Pending, Trace, operation
+from test_queue import NOT_QUEUED, QUEUE, Queues, queue_key, some_bios
 from tuned import tuned
 
 from blkiomon._core import Engine
@@ -26,18 +26,40 @@ class Slow(Queues):
         super().__init__(*args, **options)
         self.slow_ns = NEVER_NS
         self.slow: list[tuple[Any, ...]] = []
+        self._queued_by: dict[Key, int] = {}  # pid of the latest queue record, also the next
+        self._issued_by: dict[Key, int] = {}
         self._reported: dict[int, Pending] = {}  # by id, as also the next
         self._given_back: dict[int, tuple[Pending, int]] = {}
 
+    def process(self, record: Trace) -> None:
+        super().process(record)
+        key = record.device, record.sector, record.action & (READ | WRITE)
+        if self._waiting.get(key) == record.time and record.action & QUEUE:
+            self._queued_by[key] = record.pid
+
+    def on_issue(self, key: Key, record: Trace) -> None:
+        before = record.device, record.sector, record.action & (READ | WRITE)
+        queued_ns = self._waiting.get(before, record.time + 1)
+        super().on_issue(key, record)
+        if queued_ns <= record.time:
+            self._issued_by[queue_key(key)] = self._queued_by[before]
+
+    def on_move(self, before: Key, now: Key) -> None:
+        super().on_move(before, now)
+        if queue_key(before) in self._issued_by:
+            self._issued_by[queue_key(now)] = self._issued_by.pop(queue_key(before))
+
     def _row(
-        self, pending: Pending, issue: Trace, first_ns: int, until_ns: int, *figures: int
+        self, key: Key, issue: Trace, first_ns: int, until_ns: int, *figures: int
     ) -> tuple[Any, ...]:
         """An element of ``layout.SLOW``. figures: queue time, D2C, size, error, is_pending."""
         q2d_ns, d2c_ns, size, error, is_pending = figures
+        pid = issue.pid if q2d_ns == NOT_QUEUED else self._issued_by[queue_key(key)]
         op = layout.OPS.index(operation(issue))
         request = (issue.time, first_ns, d2c_ns, q2d_ns, issue.sector, size, issue.device, op)
+        pending = self._pending[key]
         requeues = self._given_back.get(id(pending), (pending, 0))[1]
-        return (*request, issue.pid, issue.cpu, error), until_ns, requeues, is_pending
+        return (*request, pid, issue.cpu, error), until_ns, requeues, is_pending
 
     def _queue_time(self, key: Key, until_ns: int) -> int:
         queued_ns = self._issued.get(queue_key(key), until_ns + 1)
@@ -52,7 +74,7 @@ class Slow(Queues):
         if until_ns - first_ns > self.slow_ns or id(pending) in self._reported:
             queued_ns = self._queue_time(key, begun_ns)
             figures = queued_ns, d2c_ns, size, error, 0
-            self.slow.append(self._row(pending, issue, first_ns, until_ns, *figures))
+            self.slow.append(self._row(key, issue, first_ns, until_ns, *figures))
         super()._match(key, issue, *others)
 
     def _give_back(self, key: Key, time_ns: int) -> None:
@@ -70,12 +92,12 @@ class Slow(Queues):
             if not is_old or id(pending) in self._reported:
                 continue
             self._reported[id(pending)] = pending
-            issue = pending.record
+            issued_ns = pending.record.time
             figures = (
-                self._queue_time(key, issue.time), max(0, now_ns - issue.time),
+                self._queue_time(key, issued_ns), max(0, now_ns - issued_ns),
                 pending.left + pending.done, pending.error, 1,
             )  # fmt: skip
-            row = self._row(pending, issue, pending.first_ns, now_ns, *figures)
+            row = self._row(key, pending.record, pending.first_ns, now_ns, *figures)
             found.append(((pending.time, *key), row))
         return [row for _, row in sorted(found)]
 
@@ -86,7 +108,8 @@ def some_records(rng: random.Random, seed: int, *, with_queue: bool) -> list[tw.
     if not with_queue:
         return [tw.replace(r, action=r.action & ~(tw.QUEUE << 16)) for r in records]
     at = rng.randrange(len(records) + 1)
-    return [*records[:at], *some_bios(rng, rng.choice([0, 20, 100])), *records[at:]]
+    bios = [tw.replace(r, pid=rng.randrange(99)) for r in some_bios(rng, rng.choice([0, 20, 100]))]
+    return [*records[:at], *bios, *records[at:]]
 
 
 @pytest.mark.parametrize("block", range(4))

@@ -151,10 +151,10 @@ def test_request_that_the_kernel_requeues_counts_from_its_first_issue(tmp_path: 
     assert (event["d2c_ns"], event["f2c_ns"], event["requeues"]) == (2 * MS, 63 * MS, 2)
 
 
-def test_queue_time_is_shown_if_it_is_known() -> None:
-    queue = tw.Record(1, 8, 4096, tw.act(tw.QUEUE | tw.READ | tw.FS, tw.EV_QUEUE), 8 << 20)
-    (line,) = text_of([queue, *request(3 * MS + 1, 25 * MS)], "--slow", "20")
-    assert line.endswith("D2C 25.0 ms, Q2D 3.00 ms, pid 0")
+def test_queue_record_gives_queue_time_and_process() -> None:
+    queue = tw.Record(1, 8, 4096, tw.act(tw.QUEUE | tw.READ | tw.FS, tw.EV_QUEUE), 8 << 20, pid=9)
+    (line,) = text_of([queue, *request(3 * MS + 1, 25 * MS, pid=3)], "--slow", "20")
+    assert line.endswith("D2C 25.0 ms, Q2D 3.00 ms, pid 9")
 
 
 def test_more_requests_than_the_limit_are_counted(tmp_path: Path) -> None:

@@ -201,8 +201,8 @@ SLOW = np.dtype(
 """A slow request, 80 bytes.
 
 - ``until_ns``: when it completed, in ns of trace time; if ``is_pending``, when it was seen pending.
-- ``request``: if ``is_pending``, ``d2c_ns`` is its age since the latest issue, and ``error`` that
-  of the parts completed so far.
+- ``request``: ``pid`` is that of the queue record, if there is one. If ``is_pending``, ``d2c_ns``
+  is its age since the latest issue, and ``error`` that of the parts completed so far.
 - ``requeues``: how often the kernel requeued it."""
 
 # --- interval statistics as the original writes them ------------------------------------------

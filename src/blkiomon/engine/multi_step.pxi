@@ -148,9 +148,8 @@ cdef Pending *find_pending(State *s, uint64_t sector, uint32_t key) noexcept nog
 
 cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept nogil:
     """Let a request begin at its first sector that is not completed; returns its new entry."""
-    cdef uint64_t queued_ns
     cdef Pending rest = p[0]
-    cdef Pending h
+    cdef Pending h, queued
     cdef Pending *other
     if p.state & IS_ISSUE:
         begin_history(s, p)
@@ -163,8 +162,10 @@ cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept n
     other = find_pending(s, rest.sector, rest.key)
     if other != NULL:                           # stale: it covers the same sectors
         drop_pending(s, &s.hot, other)
-    if s.with_queue and take_queued(s, h.sector, queue_key(h.key) | ISSUED, &queued_ns):
-        set_queued(s, rest.sector, queue_key(rest.key) | ISSUED, queued_ns)
+    if s.with_queue and take_queued(s, h.sector, queue_key(h.key) | ISSUED, &queued):
+        set_queued(
+            s, rest.sector, queue_key(rest.key) | ISSUED, queued.time_ns, queued.bytes
+        )
     h.sector = rest.sector
     h.bytes += completed_bytes
     reserve_slot(&s.history, place_of(s, &s.history, h.sector, h.key))[0] = h

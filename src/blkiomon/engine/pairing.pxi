@@ -205,20 +205,22 @@ cdef void log_optional(
     """
     cdef const Pending *issue = p if pending_is_issue else &b.item[i]
     cdef Detail detail
+    cdef uint64_t begun_ns = completed_ns - m.d2c_ns
     cdef bint is_slow = s.keep_slow and completed_slowly(s, issue, pending_is_issue, completed_ns)
-    if s.with_queue:
-        m.q2d_ns = queue_time(s, issue.sector, issue.key, completed_ns - m.d2c_ns)
     if s.keep_requests or is_slow:
         if pending_is_issue:
             detail = s.stored[p.hash_or_index].detail
         else:
             copy_detail(&detail, b.record[i], b.category[i], 0)
+    if is_slow:                                 # before its queue record is removed
+        set_slow(s, &s.slow[s.n_slow], m, &detail.record, issue, begun_ns)
+        s.slow[s.n_slow].until_ns = completed_ns
+        s.n_slow += 1
+    if s.with_queue:
+        m.q2d_ns = queue_time(s, issue.sector, issue.key, begun_ns)
     if s.keep_requests:
         set_request(s, &s.request[s.n_request], m, &detail.record, issue)
         s.n_request += 1
-    if is_slow:
-        set_slow(s, &s.slow[s.n_slow], m, &detail.record, issue, completed_ns, False)
-        s.n_slow += 1
     if s.keep_details:
         free_record(s, p.hash_or_index)
 

@@ -23,12 +23,16 @@ cdef inline bint completed_slowly(
 
 cdef void set_slow(
     const State *s, Slow *slow, const Match *m, const Record *record, const Pending *issue,
-    uint64_t until_ns, bint is_pending,
+    uint64_t begun_ns,
 ) noexcept nogil:
+    """Write all but until_ns. begun_ns: when the time in the queue ended and D2C began."""
+    cdef const Pending *queued = find_queued(s, issue.sector, issue.key)
     set_request(s, &slow.request, m, record, issue)
-    slow.until_ns = until_ns
+    if queued != NULL and queued.time_ns <= begun_ns:
+        slow.request.q2d_ns = begun_ns - queued.time_ns
+        slow.request.pid = queued.bytes
     slow.requeues = history_of(s, issue).hash_or_index if issue.state & IS_MULTI_STEP else 0
-    slow.is_pending = is_pending
+    slow.is_pending = False
 
 
 # --- requests that hang -----------------------------------------------------------------------
@@ -65,19 +69,15 @@ cdef void set_hanging(
     cdef Table *t
     cdef const Pending *p = find_candidate(s, v, &t)
     cdef const Pending *h = NULL
-    cdef const Pending *queued = NULL
     cdef const Record *record = &s.stored[p.hash_or_index].detail.record
-    cdef uint32_t key = queue_key(p.key) | ISSUED
     cdef Match m
     if p.state & IS_MULTI_STEP:
         h = history_of(s, p)
-    if s.with_queue:
-        queued = find(&s.queued, place_of(s, &s.queued, p.sector, key), p.sector, key)
     m.d2c_ns = now_ns - record.time_ns if record.time_ns < now_ns else 0
     m.q2d_ns = NOT_QUEUED
-    if queued != NULL and queued.time_ns <= record.time_ns:
-        m.q2d_ns = record.time_ns - queued.time_ns
     m.cell = cell_in(p.state)
     m.size_bytes = p.bytes + (h.bytes if h != NULL else 0)
     m.error = h.state >> ERROR_SHIFT if h != NULL else 0
-    set_slow(s, slow, &m, record, p, now_ns, True)
+    set_slow(s, slow, &m, record, p, record.time_ns)
+    slow.until_ns = now_ns
+    slow.is_pending = True
