@@ -17,6 +17,7 @@ import blkiomon
 from blkiomon.interval.slow import Recent
 from blkiomon.outputs.catalog import OutputSettings
 from blkiomon.outputs.destinations import open_outputs
+from blkiomon.sources.streams import SortedStream
 
 S = 10**9
 MS = 10**6
@@ -216,6 +217,37 @@ def test_hung_device_is_reported_while_nothing_arrives() -> None:
         assert "D2C 9.00 s" in running.read_count(b"\n", 2).decode()
         _, output, _ = running.end()
         assert output.count(b"\n") == 2
+
+
+def test_completion_that_is_held_back_to_be_sorted_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ns = 100 * S
+    monkeypatch.setattr("blkiomon.commands.run.time.monotonic_ns", lambda: now_ns)
+    file = tmp_path / "slow"
+    settings = OutputSettings({"slow": str(file)})
+    outputs = open_outputs(settings, pytest.fail, lossless=True)
+    config = runner.Config(interval_s=1e6, outputs=settings, slow_ns=20 * MS)
+    line = runner.Line(config, outputs, pytest.fail, sorts=True)
+    line._sorted = SortedStream(monotonic_ns=lambda: now_ns)
+    line.look()
+    now_ns += MS
+    records = [*request(0, 1), tw.issue(MS, 8, 4096), tw.issue(54 * MS, 32, 4096)]
+    late = [
+        tw.issue(2 * MS, 16, 4096),
+        tw.complete(60 * MS, 8, 4096),
+        tw.issue(1055 * MS, 24, 4096),
+    ]
+    line.feed(memoryview(tw.encode(records + [tw.replace(r, cpu=1) for r in late])))
+    for _ in range(6):
+        now_ns += S
+        line.look()  # at first, the completion of sector 8 is held back, its issue is not
+    line.end(0, is_complete=False)
+    outputs.close()
+    lines = file.read_text().splitlines()
+    assert sum("D2C 59.0 ms" in text for text in lines) == 1
+    hung = [text.split("sector ")[1].split()[0] for text in lines if "still in flight" in text]
+    assert sorted(hung) == ["16", "24", "32"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

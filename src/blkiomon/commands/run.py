@@ -185,7 +185,8 @@ class Line:
             self._feed(self._sorted.add(data))
 
     def _feed(self, data: memoryview) -> None:
-        self._fed_ns = time.monotonic_ns()
+        if data:
+            self._fed_ns = time.monotonic_ns()
         try:
             self.monitor.feed(data)
         finally:
@@ -222,14 +223,18 @@ class Line:
         Raises:
             TraceError: as ``feed``, by records that were held back.
         """
-        if self._sorted is not None and not self._sorted.is_in_order:
-            self._feed(self._sorted.due())
+        self._feed_due()
         now_ns = time.monotonic_ns()
         interval = self.monitor.cut(
             time_ns - (now_ns - self._cut_ns), time_ns, now_ns - self._fed_ns
         )
         self._put(interval)
         self._cut_ns = now_ns
+
+    def _feed_due(self) -> None:
+        """Feed the records that were held back to be sorted, as far as they are due."""
+        if self._sorted is not None and not self._sorted.is_in_order:
+            self._feed(self._sorted.due())
 
     def _put(self, interval: Interval) -> None:
         """Deliver an interval, after the slow requests in it."""
@@ -245,12 +250,21 @@ class Line:
         return LOOK_S if self._slow is not None and self.is_wall else 1e6
 
     def look(self) -> None:
-        """Report requests that hang, if the last look is long enough ago. For the wall clock."""
+        """Report requests that hang, if the last look is long enough ago. For the wall clock.
+
+        Raises:
+            TraceError: as ``feed``, by records that were held back.
+        """
         now_ns = time.monotonic_ns()
-        if self._slow is not None and self.is_wall and now_ns >= self._look_ns:
-            self._look_ns = now_ns + round(LOOK_S * NS_PER_S)
-            self._slow.look(self.monitor.engine.now_ns + now_ns - self._fed_ns)
-            self._slow.flush()
+        if self._slow is None or not self.is_wall or now_ns < self._look_ns:
+            return
+        self._look_ns = now_ns + round(LOOK_S * NS_PER_S)
+        self._feed_due()
+        # Completions may be among the records that are still held back.
+        is_late = self._sorted is not None and self._sorted.holds_back
+        idle_ns = 0 if is_late else time.monotonic_ns() - self._fed_ns
+        self._slow.look(self.monitor.engine.now_ns + idle_ns)
+        self._slow.flush()
 
     def end(self, time_ns: int, *, is_complete: bool) -> None:
         """End the run: the last interval, leftovers and totals.
