@@ -12,6 +12,7 @@ import pytest
 import runner
 import tracewriter as tw
 from intervals import SDB, Io, interval_of
+from tmux import Tmux
 
 import blkiomon
 from blkiomon.interval.slow import Recent
@@ -295,6 +296,18 @@ def test_screen_refuses_to_share_standard_output() -> None:
     result = runner.call("top", "--slow", "20", PHASES)
     assert result.returncode == 2
     assert b"top draws on standard output: give --slow a file" in result.stderr
+    result = runner.call("top", "--slow-limit", "3", PHASES)
+    assert (result.returncode, b"--slow-limit needs --slow" in result.stderr) == (2, True)
+
+
+def test_screen_writes_slow_requests_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "slow.jsonl"
+    with Tmux(tmp_path, 80, 24) as terminal:
+        terminal.run("top", "--speed", "max", "--slow", f"20:{file}", PHASES)
+        terminal.until("END OF TRACE")
+        terminal.leave()
+    (event,) = map(json.loads, file.read_text().splitlines())
+    assert (event["op"], event["d2c_ns"] // MS) == ("flush", 444)
 
 
 def test_output_that_is_stuck_counts_what_it_drops(tmp_path: Path) -> None:

@@ -168,6 +168,8 @@ def _config(given: Namespace) -> Config | str:
     slow_ns, slow_percent, slow_file = given.slow or (None, None, None)
     if slow_file == "-":
         raise UsageError("top draws on standard output: give --slow a file, as in 20:slow.txt")
+    if slow_file is None and given.slow_limit != SLOW_LIMIT.default:
+        raise UsageError("--slow-limit needs --slow")
     config = Config(
         interval_s=given.interval,
         outputs=OutputSettings({"slow": slow_file} if slow_file else {}),
