@@ -259,7 +259,7 @@ def test_queue_time_of_a_request_that_fails_after_its_requeue_ends_with_the_firs
     engine.feed(encode(records))
     assert engine.take_requests()[["q2d_ns", "d2c_ns"]].tolist() == [(50, 200)]
     (row,) = engine.snapshot().queue_rows
-    assert (total(row["q2d_ns"]["sum"]), total(row["q2c_ns"]["sum"])) == (50, 250)
+    assert (row["q2d_ns"]["sum"][0], row["q2c_ns"]["sum"][0]) == (50, 250)
 
 
 def bios(n: int, first_ns: int = 1000) -> Any:
