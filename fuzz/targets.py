@@ -45,6 +45,7 @@ MOST_RECORDS_OF_REFERENCE = 80
 MAX_PENDING = (1, 2, 3, 7, 15, 16, 17, 64, 127, 128, 129, 1000, 1_000_000, 1_000_000)
 AT_ONCE = {"spill_every": 1, "cold_table_from": 0}
 """What the engine does for many records, done for few."""
+SLOW_NS = (0, 1000, 10**6, U64 - 1)
 MAX_AGE_NS = (0, 1, 1000, 10**6, 10**9, 600 * 10**9, 600 * 10**9, U64 - 1)
 # Negative: of each record before the next, so that as many are pending.
 COPIES = (1, 1, 1, 2, 3, 16, 200, 1000, -2, -16, -200, -1000)
@@ -181,6 +182,7 @@ def engine(data: memoryview) -> int:
         "keep_driver_data": options.bit(1),
         "keep_records": options.bit(2),
         "keep_requests": options.bit(3),
+        "keep_slow": options.of(13, range(4)) == 1,
     }
     until_step = options.of(6, (0, 0, 0, 1, 10**6, 10**9, U64 // 4))
     rng = random.Random(options.of(7, range(256)))
@@ -190,12 +192,13 @@ def engine(data: memoryview) -> int:
     expected, cuts = outcome(whole, stream, ends, all_at_once(), until_step)
     split = Engine(**limits, **keep)
     split._tune(**AT_ONCE)
+    split.set_slow_ns(options.of(12, SLOW_NS))
     got, _ = outcome(split, stream, ends, options.sizes(9), until_step)
     for name, a, b in zip(Outcome._fields, expected, got):
         assert a == b, f"{name} differs:\n{a}\n{b}"
     fed = 2
     balance(expected, cuts, stream)
-    adds_up(split, got, limits, keep)
+    adds_up(split, got, limits, keep, options.of(12, SLOW_NS))
     for cut in cuts:
         read_back(cut)
     if got.counters["records"] <= MOST_RECORDS_OF_REFERENCE and len(stream) < 1 << 15:
@@ -229,11 +232,26 @@ def balance(told: Outcome, cuts: list[Any], stream: bytes) -> None:
         assert int(cut.loads["in_flight"].max(initial=0)) <= told.pending
 
 
-def adds_up(engine: Engine, told: Outcome, limits: dict[str, Any], keep: dict[str, bool]) -> None:
+def adds_up(
+    engine: Engine, told: Outcome, limits: dict[str, Any], keep: dict[str, bool], slow_ns: int
+) -> None:
     """Check what the engine has collected against what it has counted."""
     counters = told.counters
+    requests, slow = engine.take_requests(), engine.take_slow()
     if keep.get("keep_requests"):
-        assert len(engine.take_requests()) == counters["requests"]
+        assert len(requests) == counters["requests"]
+    if keep.get("keep_slow"):
+        assert (slow["until_ns"] - slow["request"]["first_issued_ns"] > slow_ns).all()
+        assert len(slow) <= counters["requests"]
+        if keep["keep_requests"]:
+            at_once = requests["issued_ns"] == requests["first_issued_ns"]
+            those = requests[at_once & (requests["d2c_ns"] > slow_ns)]
+            at_once = slow["request"]["issued_ns"] == slow["request"]["first_issued_ns"]
+            assert slow["request"][at_once].tolist() == those.tolist()
+        hanging, more = engine.take_hanging(told.now_ns, 0, 100)
+        assert len(hanging) + more <= told.pending
+        assert (hanging["until_ns"] > hanging["request"]["first_issued_ns"]).all()
+        assert sum(map(len, engine.take_hanging(told.now_ns, 0, 1)[:1])) == 0
     if keep.get("keep_details"):
         left = engine.leftovers()
         assert len(left) == told.pending <= limits["max_pending"]

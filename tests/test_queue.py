@@ -252,6 +252,16 @@ def test_queue_records_are_dropped_by_age(max_age_ns: int, expected: list[int]) 
     assert engine.take_requests()["q2d_ns"].tolist() == expected
 
 
+def test_queue_time_of_a_request_that_fails_after_its_requeue_ends_with_the_first_issue() -> None:
+    requeue = tw.Record(200, 8, 4096, tw.act(tw.READ | tw.REQUEUE, tw.EV_REQUEUE), SDA)
+    records = [queued(50, 8), issue(100, 8, 4096), requeue, complete(300, 8, 4096, error=5)]
+    engine = Engine(keep_requests=True)
+    engine.feed(encode(records))
+    assert engine.take_requests()[["q2d_ns", "d2c_ns"]].tolist() == [(50, 200)]
+    (row,) = engine.snapshot().queue_rows
+    assert (row["q2d_ns"]["sum"][0], row["q2c_ns"]["sum"][0]) == (50, 250)
+
+
 def bios(n: int, first_ns: int = 1000) -> Any:
     """Q records of n sectors, one a ns."""
     action = tw.act(tw.QUEUE | tw.READ, tw.EV_QUEUE)

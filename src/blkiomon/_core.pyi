@@ -28,6 +28,8 @@ class Engine:
         keep_driver_data: collect driver data, for ``take_driver_data``.
         keep_records: collect all records, for ``take_records``.
         keep_requests: collect matched requests, for ``take_requests``.
+        keep_slow: collect slow requests, for ``take_slow`` and ``take_hanging``; see
+            ``set_slow_ns``.
         as_original: pair exactly as blkiomon 0.3 does. Requeues, partial completions and zone
             appends get no special treatment. Requests in flight are not counted:
             ``Snapshot.loads`` and ``Snapshot.retry_rows`` are empty.
@@ -53,6 +55,7 @@ class Engine:
         keep_driver_data: bool = False,
         keep_records: bool = False,
         keep_requests: bool = False,
+        keep_slow: bool = False,
         as_original: bool = False,
         resync: bool = False,
         devices: Iterable[int] = (),
@@ -61,6 +64,12 @@ class Engine:
     ) -> None: ...
     def set_from_ns(self, from_ns: int) -> None:
         """Ignore records before this trace time from now on. Raises ValueError."""
+
+    def set_slow_ns(self, slow_ns: int) -> None:
+        """Set the threshold of ``take_slow`` from now on, 0 to 2^64-1 ns. Raises ValueError.
+
+        At first it is 2^64-1: no request is slow.
+        """
 
     def feed(self, data: ReadableBuffer, until_ns: int | None = None) -> int:
         """Process the next bytes of the stream, cut anywhere; returns how many were taken.
@@ -116,6 +125,32 @@ class Engine:
         """The requests that matched since this was last called, in the order of their matches.
 
         Shape (n,), dtype ``layout.REQUEST``; empty without ``keep_requests``.
+        """
+
+    def take_slow(self) -> npt.NDArray[np.void]:
+        """The slow requests that completed since this was last called, in the order of matches.
+
+        These are requests whose time from the first issue to the completion exceeds the threshold,
+        and those that ``take_hanging`` has found. Shape (n,), dtype ``layout.SLOW``; empty without
+        ``keep_slow``.
+        """
+
+    def take_hanging(
+        self, now_ns: int, longer_than_ns: int, most: int
+    ) -> tuple[npt.NDArray[np.void], int]:
+        """The requests that have been pending for longer than a time; each is found only once.
+
+        Args:
+            now_ns: trace time of now.
+            longer_than_ns: time since the first issue.
+            most: how many to return at most: those that were issued first.
+
+        Returns:
+            Shape (n,), dtype ``layout.SLOW``, in the order of their latest issue; and how many were
+            found beyond ``most``.
+
+        Raises:
+            ValueError: the Engine was made without ``keep_slow``.
         """
 
     def take_driver_data(self) -> bytes:

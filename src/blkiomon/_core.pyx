@@ -9,6 +9,7 @@
                        multi_step.pxi   requeues, partial completions, zone appends
                        queue.pxi        queue records, process names, the time of day
                        in_flight.pxi    requests in flight
+                       slow.pxi         slow requests, and those that hang
                    statistics.pxi  matches -> moments and histograms of each device and operation
     snapshot()     copies an interval's figures to numpy arrays and begins a new interval
 
@@ -45,6 +46,7 @@ include "engine/in_flight.pxi"
 include "engine/queue.pxi"
 include "engine/multi_step.pxi"
 include "engine/pairing.pxi"
+include "engine/slow.pxi"
 
 
 # --- memory -----------------------------------------------------------------------------------
@@ -141,7 +143,8 @@ cdef class Engine:
     def __cinit__(
         self, *, max_pending=1_000_000, max_age_ns=600 * 10**9,
         keep_details=False, keep_driver_data=False, keep_records=False, keep_requests=False,
-        as_original=False, resync=False, devices=(), from_ns=0, max_devices=65_536,
+        keep_slow=False, as_original=False, resync=False, devices=(), from_ns=0,
+        max_devices=65_536,
     ):
         if not 1 <= max_pending <= 1 << 32:
             raise ValueError(f"max_pending must be from 1 to 2^32, not {max_pending}")
@@ -152,11 +155,13 @@ cdef class Engine:
         self.s.max_pending = max_pending
         self.s.max_age_ns = max_age_ns
         self.s.cold_table_from = 1 << 16
-        self.s.keep_details = keep_details or keep_requests
+        self.s.keep_details = keep_details or keep_requests or keep_slow
         self.s.keep_mismatches = keep_details
         self.s.keep_driver_data = keep_driver_data
         self.s.keep_records = keep_records
         self.s.keep_requests = keep_requests
+        self.s.keep_slow = keep_slow
+        self.s.slow_ns = <uint64_t> -1
         self.s.as_original = as_original
         self.s.first_ns = <uint64_t> -1
         self.s.oldest_ns = <uint64_t> -1
@@ -181,6 +186,13 @@ cdef class Engine:
         self.set_from_ns(from_ns)
         self._add_first_buffers()
         self._make_room(0, 0, 0)
+
+    def set_slow_ns(self, slow_ns):
+        if not 0 <= slow_ns < 1 << 64:
+            raise ValueError(f"slow_ns must be from 0 to 2^64-1, not {slow_ns}")
+        self._enter()
+        self.s.slow_ns = slow_ns
+        self._leave()
 
     def set_from_ns(self, from_ns):
         if not 0 <= from_ns < 1 << 64:
@@ -252,6 +264,9 @@ cdef class Engine:
         if s.keep_requests:
             self._add_buffer("requests", GROW_ARRAY, &s.request,
                              &s.n_request, &s.request_room, sizeof(Request))
+        if s.keep_slow:
+            self._add_buffer("slow requests", GROW_ARRAY, &s.slow,
+                             &s.n_slow, &s.slow_room, sizeof(Slow))
         if s.keep_records:
             self._add_buffer("records", GROW_ARRAY, &s.record,
                              &s.n_record, &s.record_room, sizeof(Record))
@@ -888,6 +903,36 @@ cdef class Engine:
     def take_requests(self):
         return self._take(<const void **> &self.s.request, &self.s.n_request, layout.REQUEST)
 
+    def take_slow(self):
+        return self._take(<const void **> &self.s.slow, &self.s.n_slow, layout.SLOW)
+
+    def take_hanging(self, now_ns, longer_than_ns, most):
+        cdef State *s = &self.s
+        cdef uint64_t now = now_ns
+        cdef uint64_t before_ns = max(0, now_ns - longer_than_ns)
+        cdef uint64_t n = 0
+        cdef uint64_t limit, found, i
+        cdef EvictionCandidate *oldest
+        cdef Slow *rows
+        if not s.keep_slow:
+            raise ValueError("made without keep_slow")
+        self._enter()
+        try:
+            limit = max(1, min(most, n_pending(s)))
+            memory = table(limit * sizeof(EvictionCandidate), np.uint8)
+            hanging = table(limit, layout.SLOW)
+            oldest = <EvictionCandidate *> address(memory)
+            rows = <Slow *> address(hanging)
+            with nogil:
+                found = choose_hanging(s, &s.hot, before_ns, oldest, &n, limit)
+                found += choose_hanging(s, &s.cold, before_ns, oldest, &n, limit)
+                qsort(oldest, n, sizeof(EvictionCandidate), oldest_first)
+                for i in range(n):
+                    set_hanging(s, &rows[i], &oldest[i], now)
+            return hanging[:n], found - n
+        finally:
+            self._leave()
+
     def take_driver_data(self):
         return self._take(<const void **> &self.s.driver, &self.s.n_driver, np.uint8).tobytes()
 
@@ -914,7 +959,8 @@ cdef class Engine:
             self._leave()
         # The original walks 128 hash chains, the most recently stored first.
         order = np.lexsort((
-            ~stored["order"], stored["detail"]["record"]["sector"] % np.uint64(128)
+            ~(stored["order"] & np.uint64(WAS_REPORTED - 1)),
+            stored["detail"]["record"]["sector"] % np.uint64(128),
         ))
         # Not stored["detail"][order]: numpy returns garbage there if memory for structs is short.
         return stored["detail"].take(order)
@@ -1052,4 +1098,5 @@ def _read_structs(const uint8_t[::1] data):
         "RETRY_ROW": (sizeof(RetryRow), (<const RetryRow *> p)[0]),
         "PROCESS": (sizeof(Process), (<const Process *> p)[0]),
         "REQUEST": (sizeof(Request), (<const Request *> p)[0]),
+        "SLOW": (sizeof(Slow), (<const Slow *> p)[0]),
     }

@@ -28,6 +28,7 @@ from blkiomon.commands.options import (
     OVERWRITE,
     QUEUE_TIMES,
     RESYNC,
+    SLOW_LIMIT,
     Command,
     Option,
     Reader,
@@ -36,6 +37,7 @@ from blkiomon.commands.options import (
     one_of,
     path,
     seconds,
+    slow,
     whole,
 )
 from blkiomon.commands.privileges import PrivilegeError, User, find_user
@@ -49,7 +51,7 @@ from blkiomon.console import (
     complain,
     printed,
 )
-from blkiomon.outputs.catalog import OUTPUTS, PERCENTILES, QUEUE, OutputSettings, Place
+from blkiomon.outputs.catalog import OUTPUTS, PERCENTILES, QUEUE, OutputSettings
 
 
 def _time(name: str, text: str) -> tuple[int, bool]:
@@ -100,8 +102,8 @@ _ORIGINAL = "General"
 _MORE = "More"
 _OURS = (_MORE, _INPUT, PERCENTILES)
 
-_READERS: dict[Place, Reader] = {"address": _address}
-"""What outputs take, if it is not a path."""
+_READERS: dict[str, Reader] = {"openmetrics": _address, "slow": slow}
+"""What outputs take, if it is not a path: by the name of the output."""
 
 OPTIONS = (
     Option(
@@ -129,9 +131,10 @@ OPTIONS = (
         "auto",
     ),
     *(
-        Option(row.spec, row.help, row.group, _READERS.get(row.place, path), is_output=True)
+        Option(row.spec, row.help, row.group, _READERS.get(row.name, path), is_output=True)
         for row in OUTPUTS
     ),
+    SLOW_LIMIT._replace(group=PERCENTILES),
     Option(
         "--names=yes|no",
         "print device names (sdb) beside numbers (8:16); default: if the trace is live",
@@ -227,6 +230,12 @@ COMMAND = Command(
     The last, partial interval is printed at the end, also after SIGINT or SIGTERM. SIGHUP reopens
     files that have been moved away. If the terminal is closed, the run ends.
 
+    --slow prints each request that takes longer than MS milliseconds from its first issue to its
+    completion, and once each request that hangs: to standard output or FILE, as text, or as JSON
+    Lines if the name of FILE ends in .json or .jsonl. With p99.9 in place of MS, the threshold is
+    that percentile of D2C in the last minute. It is computed at the end of each interval for the
+    next, once 100 requests have completed, or 1000 for p99.9.
+
     --parquet DIR/ writes one complete file per interval into a directory. With --parquet FILE, the
     file can be read only after the run.
 
@@ -247,6 +256,10 @@ COMMAND = Command(
         (
             "blkiomon -I 60 --json stats.jsonl sdb",
             "percentiles for each minute of a recorded trace (sdb.blktrace.0 and so on)",
+        ),
+        (
+            "blkiomon -I 10 --slow 20 --trace sdb",
+            "each request of sdb that takes longer than 20 ms",
         ),
         (
             "blkiomon -I 1 --csv - --device 8:16 --from 10 --to 20 results/",
@@ -434,6 +447,13 @@ def parse(arguments: Sequence[str]) -> Config | str:
     destinations = {row.name: value(row.name) for row in OUTPUTS if row.name in given}
     if queue:
         destinations["msg-queue"] = tuple(map(value, queue))
+    slow_ns, slow_percent, slow_file = destinations.get("slow", (None, None, None))
+    if slow_file is not None:
+        destinations["slow"] = slow_file
+    elif "slow-limit" in given:
+        raise UsageError("--slow-limit needs --slow")
+    if slow_ns is not None and slow_ns > value("max-age") * 1e9:
+        raise UsageError("--slow must not exceed --max-age: older requests are dropped")
 
     if any(not name or "\0" in name for name in files):
         raise UsageError("a trace is named by its path")
@@ -471,6 +491,9 @@ def parse(arguments: Sequence[str]) -> Config | str:
             verbose="verbose" in given,
         ),
         is_original=_are_original(given, files),
+        slow_ns=slow_ns,
+        slow_percent=slow_percent,
+        slow_limit=value("slow-limit"),
         user=value("user"),
         final="no-final" not in given,
         max_pending=value("max-pending"),

@@ -24,6 +24,8 @@ class Config:
         from_ns, to_ns: ns since 1970 if ``is_absolute``, otherwise since the first record.
         devices: major << 20 | minor of the devices that count; empty: all devices.
         outputs: where the statistics go.
+        slow_ns, slow_percent: what is a slow request, for the output of these; one of the two.
+        slow_limit: most slow requests in a second.
         user: the user to become before anything is read.
         screen: draw on the terminal.
         speed: of the screen for a recorded trace, relative to the recording; 0: as fast as it can
@@ -44,6 +46,9 @@ class Config:
     is_absolute: bool = False
     devices: tuple[int, ...] = ()
     outputs: OutputSettings = NO_OUTPUTS
+    slow_ns: int | None = None
+    slow_percent: float | None = None
+    slow_limit: int = 100
     user: User | None = None
     screen: bool = False
     speed: float = 1.0

@@ -214,6 +214,25 @@ def seconds(least: float, what: str = "a number of seconds") -> Reader:
     return read
 
 
+def slow(name: str, text: str) -> tuple[int | None, float | None, str]:
+    """A threshold in ns or a percentile, and a file. A Reader."""
+    threshold, colon, file = text.partition(":")
+    is_percentile = threshold.startswith("p")
+    try:
+        number = float(threshold[is_percentile:]) if _is_plain(threshold) else -1.0
+    except ValueError:
+        number = -1.0
+    is_right = 0 < number < 100 if is_percentile else 0 <= number <= 1e9
+    if not is_right or "\0" in file or (colon and not file):
+        raise UsageError(
+            f"{name} takes milliseconds or a percentile, and a file: 20, p99.9, 20:FILE, not "
+            f"{text!r}"
+        )
+    if is_percentile:
+        return None, number, file or "-"
+    return round(number * 1e6), None, file or "-"
+
+
 def _is_plain(text: str) -> bool:
     """Whether a number is written as people write it: Python also accepts 1_000 and the like."""
     return text.isascii() and "_" not in text
@@ -264,5 +283,11 @@ MAX_PENDING = Option(
 )
 RESYNC = Option(
     "--resync", "after garbage, continue at the next record and count the skipped bytes"
+)
+SLOW_LIMIT = Option(
+    "--slow-limit=N",
+    "print at most N slow requests a second, and count the others (default 100)",
+    read=whole(1, 1_000_000),
+    default=100,
 )
 QUEUE_TIMES = Option("--queue", "also capture when requests are queued: queue time, Q2D and Q2C")

@@ -37,8 +37,11 @@ from blkiomon.errors import OutputError, SourceError, TraceError, complaint
 from blkiomon.formats.debug import Final
 from blkiomon.formats.driver_data import DriverData
 from blkiomon.interval.clock import WallClock
+from blkiomon.interval.columns import NS_PER_S
 from blkiomon.interval.incomplete import in_words
 from blkiomon.interval.monitor import Monitor
+from blkiomon.interval.slow import SlowRequests
+from blkiomon.interval.value import Interval
 from blkiomon.outputs.destinations import ExtraOpener, Outputs, open_outputs
 from blkiomon.sources import (
     ContinuedReader,
@@ -59,6 +62,9 @@ READ_BYTES = 1 << 20
 
 CAPTURE_POLL_S = 0.1
 """The kernel wakes a reader when a ring is a quarter full: quiet rings are read so often."""
+
+LOOK_S = 1.0
+"""A live run looks so often for requests that hang."""
 
 SKIPS_SHOWN = 20
 """The first so many skipped parts of the input are reported one by one, the others together."""
@@ -98,11 +104,18 @@ class Line:
             from_ns=config.from_ns,
             to_ns=config.to_ns,
             is_absolute=config.is_absolute,
-            hand_over=outputs.put,
+            hand_over=self._put,
             as_original=config.is_drop_in,
             keep_details=config.outputs.need("details"),
             keep_driver_data=config.outputs.need("driver data"),
+            keep_slow=config.outputs.need("slow requests"),
         )
+        self._slow: SlowRequests | None = None
+        if config.outputs.need("slow requests"):
+            self._slow = SlowRequests(
+                self.monitor, config.slow_ns, config.slow_percent, config.slow_limit, outputs.put
+            )
+        self._look_ns = 0  # when to look next for requests that hang
         self.is_wall = clock == "wall"
         self._config = config
         # Like the original, stay silent about a sound trace.
@@ -171,7 +184,8 @@ class Line:
             self._feed(self._sorted.add(data))
 
     def _feed(self, data: memoryview) -> None:
-        self._fed_ns = time.monotonic_ns()
+        if data:
+            self._fed_ns = time.monotonic_ns()
         try:
             self.monitor.feed(data)
         finally:
@@ -208,13 +222,48 @@ class Line:
         Raises:
             TraceError: as ``feed``, by records that were held back.
         """
+        self._feed_due()
+        now_ns = time.monotonic_ns()
+        interval = self.monitor.cut(
+            time_ns - (now_ns - self._cut_ns), time_ns, now_ns - self._fed_ns
+        )
+        self._put(interval)
+        self._cut_ns = now_ns
+
+    def _feed_due(self) -> None:
+        """Feed the records that were held back to be sorted, as far as they are due."""
         if self._sorted is not None and not self._sorted.is_in_order:
             self._feed(self._sorted.due())
+
+    def _put(self, interval: Interval) -> None:
+        """Deliver an interval, after the slow requests in it."""
+        if self._slow is not None:
+            if not self.is_wall:
+                self._slow.look(self.monitor.start_ns)
+            self._slow.end_interval(interval)
+        self._outputs.put(interval)
+
+    @property
+    def most_wait_s(self) -> float:
+        """How long to wait for input at most: ``look`` has to be called again."""
+        return LOOK_S if self._slow is not None and self.is_wall else 1e6
+
+    def look(self) -> None:
+        """Report requests that hang, if the last look is long enough ago. For the wall clock.
+
+        Raises:
+            TraceError: as ``feed``, by records that were held back.
+        """
         now_ns = time.monotonic_ns()
-        self._outputs.put(
-            self.monitor.cut(time_ns - (now_ns - self._cut_ns), time_ns, now_ns - self._fed_ns)
-        )
-        self._cut_ns = now_ns
+        if self._slow is None or not self.is_wall or now_ns < self._look_ns:
+            return
+        self._look_ns = now_ns + round(LOOK_S * NS_PER_S)
+        self._feed_due()
+        # Completions may be among the records that are still held back.
+        is_late = self._sorted is not None and self._sorted.holds_back
+        idle_ns = 0 if is_late else time.monotonic_ns() - self._fed_ns
+        self._slow.look(self.monitor.engine.now_ns + idle_ns)
+        self._slow.flush()
 
     def end(self, time_ns: int, *, is_complete: bool) -> None:
         """End the run: the last interval, leftovers and totals.
@@ -232,8 +281,12 @@ class Line:
             self.monitor.finish(is_complete=is_complete, final=self._final)
         finally:
             self._hand_over_records()
+            if self._slow is not None:
+                self._slow.look(self.monitor.engine.now_ns, has_ended=is_complete)
             if self.is_wall and self._final:
                 self.cut(time_ns)
+            if self._slow is not None:
+                self._slow.flush()
             if self._debug:
                 self._outputs.put(Final(self.monitor.engine.leftovers(), self.monitor.totals))
             if self._skips > SKIPS_SHOWN:
@@ -258,6 +311,8 @@ class Line:
     def _hand_over_records(self) -> None:
         """Deliver the records for the debug and driver outputs, and report skipped input."""
         engine = self.monitor.engine
+        if self._slow is not None:
+            self._slow.take()
         mismatches = engine.take_mismatches()
         if len(mismatches):
             self._outputs.put(mismatches)
@@ -607,7 +662,9 @@ def _read(
             if poll.poll(0) and (n := os.readv(fd, [buffer])):
                 line.feed(buffer[:n])
             return False, b""
-        ready = dict(poll.poll(min(left_s, 1e6) * 1000))  # poll takes no more than 2^31 ms
+        line.look()
+        wait_s = min(left_s, line.most_wait_s)  # poll takes no more than 2^31 ms
+        ready = dict(poll.poll(wait_s * 1000))
         if stop.fd in ready:
             stop.drain()
         if fd in ready:
@@ -646,6 +703,7 @@ def _read_capture(
             stop.drain()
         for data in capture.pieces():
             line.feed(data)
+        line.look()
     capture.stop()
     for data in capture.pieces():
         line.feed(data)

@@ -152,23 +152,25 @@ cdef inline EvictionCandidate candidate_of(const State *s, const Pending *p) noe
     return v
 
 
+cdef inline void keep_oldest(
+    EvictionCandidate *heap, uint64_t *n, uint64_t most, EvictionCandidate v
+) noexcept nogil:
+    """Add v to the n candidates in a heap; if these are `most`, it may replace the youngest."""
+    if n[0] < most:
+        heap[n[0]] = v
+        n[0] += 1
+        if n[0] == most:                        # an array sorted youngest first is a max-heap
+            qsort(heap, most, sizeof(EvictionCandidate), youngest_first)
+    elif is_older(&v, &heap[0]):
+        sift(heap, most, v, False)
+
+
 cdef void choose_candidates_of(State *s, const Table *t) noexcept nogil:
     """Replace the youngest candidate by each entry of a table that is older."""
     cdef Cursor c = Cursor(0, 0)
-    cdef uint64_t n = s.n_candidates
-    cdef EvictionCandidate v
-    cdef EvictionCandidate *heap = s.candidates
     cdef const Pending *p
     while (p := next_entry(t, &c)) != NULL:
-        v = candidate_of(s, p)
-        if n < s.max_candidates:
-            heap[n] = v
-            n += 1
-            if n == s.max_candidates:           # an array sorted youngest first is a max-heap
-                qsort(heap, n, sizeof(EvictionCandidate), youngest_first)
-        elif is_older(&v, &heap[0]):
-            sift(heap, n, v, False)
-    s.n_candidates = n
+        keep_oldest(s.candidates, &s.n_candidates, s.max_candidates, candidate_of(s, p))
 
 
 cdef void choose_candidates(State *s) noexcept nogil:
@@ -179,24 +181,32 @@ cdef void choose_candidates(State *s) noexcept nogil:
     s.youngest_candidate = s.candidates[s.n_candidates - 1]
 
 
+cdef Pending *find_candidate(
+    State *s, const EvictionCandidate *v, Table **table
+) noexcept nogil:
+    """The pending record with a candidate's key, or NULL; *table is the one that it is in."""
+    cdef uint32_t key = key_of(index_of(s, v.device), 0) | v.direction
+    cdef Table *t = &s.hot
+    cdef Pending *p = find(t, place_of(s, t, v.sector, key), v.sector, key)
+    if p == NULL and s.cold.used:
+        t = &s.cold
+        p = find(t, place_of(s, t, v.sector, key), v.sector, key)
+    table[0] = t
+    return p
+
+
 cdef void evict_oldest(State *s) noexcept nogil:
     """Evict the oldest pending record. At least one must be pending."""
     cdef EvictionCandidate v
     cdef Table *t
-    cdef Pending *p
-    cdef uint32_t key
+    cdef const Pending *p
     while True:
         if s.n_candidates == 0:
             choose_candidates(s)
         v = s.candidates[0]
         s.n_candidates -= 1
         sift(s.candidates, s.n_candidates, s.candidates[s.n_candidates], True)
-        key = key_of(index_of(s, v.device), 0) | v.direction
-        t = &s.hot
-        p = find(t, place_of(s, t, v.sector, key), v.sector, key)
-        if p == NULL and s.cold.used:
-            t = &s.cold
-            p = find(t, place_of(s, t, v.sector, key), v.sector, key)
+        p = find_candidate(s, &v, &t)
         # The candidate may have been matched or replaced since it was chosen.
         if p != NULL and p.time_ns == v.time_ns:
             evict(s, t, p)

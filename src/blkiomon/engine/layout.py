@@ -195,6 +195,16 @@ REQUEST = np.dtype(
 - ``op``: index in ``OPS``.
 - ``pid``, ``cpu``: of the issue. ``error``: of the completion."""
 
+SLOW = np.dtype(
+    [("request", REQUEST), ("until_ns", "u8"), ("requeues", "u4"), ("is_pending", "u4")]
+)
+"""A slow request, 80 bytes.
+
+- ``until_ns``: when it completed, in ns of trace time; if ``is_pending``, when it was seen pending.
+- ``request``: ``pid`` is that of the queue record, if there is one. If ``is_pending``, ``d2c_ns``
+  is its age since the latest issue, and ``error`` that of the parts completed so far.
+- ``requeues``: how often the kernel requeued it."""
+
 # --- interval statistics as the original writes them ------------------------------------------
 
 _WIRE_MINMAX = np.dtype(

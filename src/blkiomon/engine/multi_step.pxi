@@ -9,7 +9,8 @@
 # Such a request is an entry of the hot table with IS_MULTI_STEP instead of IS_ISSUE. pair_items()
 # therefore hands it to pair_step(). A second entry with the same key, in the hash table
 # State.history, has the time of the first issue (time_ns), the bytes completed so far (bytes), the
-# error of any part, and whether the request was requeued (both in state).
+# error of any part, whether the request was requeued (both in state), and how often
+# (hash_or_index).
 #
 # Entry points: pair_step, from pair_items() if two records do not simply match;
 # handle_requeue, handle_append and find_requeued_append, from handle_other(). Never allocates.
@@ -50,6 +51,7 @@ cdef Pending *begin_history(State *s, Pending *p) noexcept nogil:
     h.time_ns = p.time_ns
     h.bytes = 0
     h.state = 0
+    h.hash_or_index = 0
     p.state = (p.state & 0x1fff) | IS_MULTI_STEP | WAS_ISSUED | IN_FLIGHT
     return h
 
@@ -83,6 +85,11 @@ cdef void move_retry_rows(State *s, RetryRow *out) noexcept nogil:
         out[i] = s.retry_rows[i]
         s.integrals[index_of(s, out[i].device)].retry_row[out[i].op] = 0
     s.n_retry_rows = 0
+
+
+cdef inline uint64_t first_issue_ns(const State *s, const Pending *issue) noexcept nogil:
+    """When a request was issued for the first time."""
+    return history_of(s, issue).time_ns if issue.state & IS_MULTI_STEP else issue.time_ns
 
 
 # --- completions ------------------------------------------------------------------------------
@@ -120,7 +127,7 @@ cdef void complete_multi_step(
         # integrate_in_flight() will add this D2C; requeue() has added the time in flight.
         s.integrals[m.device].ns[op] -= m.d2c_ns
     if s.follow_matches:
-        log_optional(s, m, b, i, p, True)
+        log_optional(s, m, b, i, p, True, completed_ns)
     end_history(s, p)
     remove_entry(&s.hot, p, place_of(s, &s.hot, p.sector, p.key))
 
@@ -141,9 +148,8 @@ cdef Pending *find_pending(State *s, uint64_t sector, uint32_t key) noexcept nog
 
 cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept nogil:
     """Let a request begin at its first sector that is not completed; returns its new entry."""
-    cdef uint64_t queued_ns
     cdef Pending rest = p[0]
-    cdef Pending h
+    cdef Pending h, queued
     cdef Pending *other
     if p.state & IS_ISSUE:
         begin_history(s, p)
@@ -156,8 +162,10 @@ cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept n
     other = find_pending(s, rest.sector, rest.key)
     if other != NULL:                           # stale: it covers the same sectors
         drop_pending(s, &s.hot, other)
-    if s.with_queue and take_queued(s, h.sector, queue_key(h.key) | ISSUED, &queued_ns):
-        set_queued(s, rest.sector, queue_key(rest.key) | ISSUED, queued_ns)
+    if s.with_queue and take_queued(s, h.sector, queue_key(h.key) | ISSUED, &queued):
+        set_queued(
+            s, rest.sector, queue_key(rest.key) | ISSUED, queued.time_ns, queued.bytes
+        )
     h.sector = rest.sector
     h.bytes += completed_bytes
     reserve_slot(&s.history, place_of(s, &s.history, h.sector, h.key))[0] = h
@@ -210,6 +218,7 @@ cdef void requeue(State *s, Pending *p, uint64_t requeued_ns) noexcept nogil:
     cdef unsigned int op = op_of(cell_in(p.state))
     cdef Pending *h = begin_history(s, p) if p.state & IS_ISSUE else history_of(s, p)
     h.state |= WAS_REQUEUED
+    h.hash_or_index += 1
     end_flight(s, device, op, requeued_ns)
     s.integrals[device].ns[op] += requeued_ns - p.time_ns
     s.devices[device].was_busy = True

@@ -170,39 +170,51 @@ cdef void log_records(State *s, const Batch *b) noexcept nogil:
     s.n_record += b.n
 
 
-cdef void log_request(
-    State *s, const Match *m, const Batch *b, int i, const Pending *p, bint pending_is_issue
+cdef void set_request(
+    const State *s, Request *q, const Match *m, const Record *record, const Pending *issue
 ) noexcept nogil:
-    cdef Request *q = &s.request[s.n_request]
-    cdef Detail issue
-    s.n_request += 1
-    if pending_is_issue:
-        issue = s.stored[p.hash_or_index].detail
-    else:
-        copy_detail(&issue, b.record[i], b.category[i], 0)
-    q.issued_ns = q.first_issued_ns = issue.record.time_ns
-    if pending_is_issue and p.state & IS_MULTI_STEP:
-        q.first_issued_ns = history_of(s, p).time_ns
+    """Write a request, given the full record of its issue."""
+    q.issued_ns = record.time_ns
+    q.first_issued_ns = record.time_ns
+    if issue.state & IS_MULTI_STEP:
+        q.first_issued_ns = first_issue_ns(s, issue)
     q.d2c_ns = m.d2c_ns
     q.q2d_ns = m.q2d_ns
-    q.sector = issue.record.sector
+    q.sector = record.sector
     q.bytes = m.size_bytes
-    q.device = issue.record.device
+    q.device = record.device
     q.op = op_of(m.cell)
-    q.pid = issue.record.pid
-    q.cpu = issue.record.cpu
+    q.pid = record.pid
+    q.cpu = record.cpu
     q.error = m.error
 
 
 cdef void log_optional(
-    State *s, Match *m, Batch *b, int i, const Pending *p, bint pending_is_issue
+    State *s, Match *m, Batch *b, int i, const Pending *p, bint pending_is_issue,
+    uint64_t completed_ns,
 ) noexcept nogil:
-    """Set a match's queue time, append it to State.request, and free the pending record's copy."""
+    """Set a match's queue time, append it to State.request and State.slow as asked for.
+
+    Frees the pending record's copy.
+    """
     cdef const Pending *issue = p if pending_is_issue else &b.item[i]
+    cdef Detail detail
+    cdef uint64_t begun_ns = completed_ns - m.d2c_ns
+    cdef bint is_slow = s.keep_slow and completed_slowly(s, issue, pending_is_issue, completed_ns)
+    if s.keep_requests or is_slow:
+        if pending_is_issue:
+            detail = s.stored[p.hash_or_index].detail
+        else:
+            copy_detail(&detail, b.record[i], b.category[i], 0)
+    if is_slow:                                 # before its queue record is removed
+        set_slow(s, &s.slow[s.n_slow], m, &detail.record, issue, begun_ns)
+        s.slow[s.n_slow].until_ns = completed_ns
+        s.n_slow += 1
     if s.with_queue:
-        m.q2d_ns = queue_time(s, issue.sector, issue.key, issue.time_ns)
+        m.q2d_ns = queue_time(s, issue.sector, issue.key, begun_ns)
     if s.keep_requests:
-        log_request(s, m, b, i, p, pending_is_issue)
+        set_request(s, &s.request[s.n_request], m, &detail.record, issue)
+        s.n_request += 1
     if s.keep_details:
         free_record(s, p.hash_or_index)
 
@@ -232,7 +244,7 @@ cdef inline void complete_request(
             s.completions_without_issue -= p.state & IS_COUNTED == 0
     m.q2d_ns = NOT_QUEUED
     if not plainly and s.follow_matches:
-        log_optional(s, m, b, i, p, pending_is_issue)
+        log_optional(s, m, b, i, p, pending_is_issue, issue.time_ns + d2c_ns)
     remove_entry(&s.hot, p, place)
 
 
@@ -335,7 +347,8 @@ cdef inline void pair_items(
             s.completions_without_issue += item.state & IS_ISSUE == 0
             s.issues_given_up += item.state & IS_ISSUE != 0
             if s.keep_details:                  # the original stores the pending record anew
-                s.stored[p.hash_or_index].stored_order = b.first + i
+                s.stored[p.hash_or_index].stored_order &= WAS_REPORTED
+                s.stored[p.hash_or_index].stored_order |= b.first + i
 
 
 cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:

@@ -7,6 +7,8 @@
 # (F), the request begins at its sector, and its queue time counts. An issue drops all queue records
 # inside its sectors. Processes are counted by pid, in an open hash table with linear probing.
 #
+# The field `bytes` of an entry is the pid.
+#
 # Entry points: handle_other and follow_issue, from pair_items(); queue_time, for each match;
 # drop_old_queued, from evict_by_age(); reset_processes and by_pid, from Engine.snapshot().
 # Never allocates.
@@ -50,7 +52,9 @@ cdef void drop_older_half(State *s) noexcept nogil:
             drop_queued(s, p, place_of(s, &s.queued, p.sector, p.key))
 
 
-cdef void set_queued(State *s, uint64_t sector, uint32_t key, uint64_t time_ns) noexcept nogil:
+cdef void set_queued(
+    State *s, uint64_t sector, uint32_t key, uint64_t time_ns, uint32_t pid
+) noexcept nogil:
     """Store a queue record, in place of an older one with the same key."""
     cdef Place place = place_of(s, &s.queued, sector, key)
     cdef Pending *p = find(&s.queued, place, sector, key)
@@ -62,17 +66,24 @@ cdef void set_queued(State *s, uint64_t sector, uint32_t key, uint64_t time_ns) 
         p.key = key
         s.n_waiting += not key & ISSUED
     p.time_ns = time_ns
+    p.bytes = pid
 
 
-cdef bint take_queued(
-    State *s, uint64_t sector, uint32_t key, uint64_t *time_ns
-) noexcept nogil:
-    """Remove a queue record and write its time to *time_ns. Returns False if there is none."""
+cdef const Pending *find_queued(const State *s, uint64_t sector, uint32_t key) noexcept nogil:
+    """The queue record of a pending issue with this key, or NULL."""
+    key = queue_key(key) | ISSUED
+    if not s.with_queue:
+        return NULL
+    return find(&s.queued, place_of(s, &s.queued, sector, key), sector, key)
+
+
+cdef bint take_queued(State *s, uint64_t sector, uint32_t key, Pending *taken) noexcept nogil:
+    """Move a queue record to *taken. Returns False if there is none."""
     cdef Place place = place_of(s, &s.queued, sector, key)
     cdef const Pending *p = find(&s.queued, place, sector, key)
     if p == NULL:
         return False
-    time_ns[0] = p.time_ns
+    taken[0] = p[0]
     drop_queued(s, p, place)
     return True
 
@@ -85,18 +96,18 @@ cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
     cdef const TraceV7 *r = b.record[i]
     cdef const Pending *item = &b.item[i]
     cdef uint32_t key = queue_key(item.key)
-    cdef uint64_t time_ns
+    cdef Pending queued
     cdef bint was_queued
     if not s.with_queue:
         count_process(s, r)
         return
-    was_queued = take_queued(s, r.sector, key & ~<uint32_t> IS_APPEND, &time_ns)
+    was_queued = take_queued(s, r.sector, key & ~<uint32_t> IS_APPEND, &queued)
     if s.n_waiting != 0 and r.bytes > 512:
         drop_queued_inside(s, r, key & ~<uint32_t> IS_APPEND)
-    if was_queued and time_ns <= r.time:
-        set_queued(s, item.sector, key | ISSUED, time_ns)
+    if was_queued and queued.time_ns <= r.time:
+        set_queued(s, item.sector, key | ISSUED, queued.time_ns, queued.bytes)
     elif not is_requeued(s, item):              # left by an earlier issue without completion
-        take_queued(s, item.sector, key | ISSUED, &time_ns)
+        take_queued(s, item.sector, key | ISSUED, &queued)
 
 
 cdef bint is_requeued(State *s, const Pending *item) noexcept nogil:
@@ -109,25 +120,26 @@ cdef void drop_queued_inside(State *s, const TraceV7 *r, uint32_t key) noexcept 
     """Drop the queue records inside an issue's sectors: their bios were merged into it."""
     cdef Cursor c = Cursor(0, 0)
     cdef uint64_t end = r.sector + (r.bytes >> 9)
-    cdef uint64_t sector, time_ns
+    cdef uint64_t sector
+    cdef Pending taken
     cdef const Pending *p
     if r.bytes >> 9 <= s.queued.n_groups:
         for sector in range(r.sector + 1, end):
-            take_queued(s, sector, key, &time_ns)
+            take_queued(s, sector, key, &taken)
         return
     while (p := next_entry(&s.queued, &c)) != NULL:
         if p.key == key and r.sector < p.sector < end:
-            take_queued(s, p.sector, key, &time_ns)
+            take_queued(s, p.sector, key, &taken)
 
 
 cdef uint64_t queue_time(
     State *s, uint64_t sector, uint32_t key, uint64_t issued_ns
 ) noexcept nogil:
     """Time from queue to issue of a request that has matched, or NOT_QUEUED."""
-    cdef uint64_t time_ns
-    if not take_queued(s, sector, queue_key(key) | ISSUED, &time_ns):
+    cdef Pending queued
+    if not take_queued(s, sector, queue_key(key) | ISSUED, &queued):
         return NOT_QUEUED
-    return issued_ns - time_ns if time_ns <= issued_ns else <uint64_t> NOT_QUEUED
+    return issued_ns - queued.time_ns if queued.time_ns <= issued_ns else <uint64_t> NOT_QUEUED
 
 
 cdef void count_process(State *s, const TraceV7 *r) noexcept nogil:
@@ -212,7 +224,7 @@ cdef bint handle_other(State *s, Batch *b, int i) noexcept nogil:
     """
     cdef const TraceV7 *r = b.record[i]
     cdef uint32_t event = r.action & 0xffff & ~<uint32_t> EVENT_CGROUP
-    cdef uint64_t time_ns
+    cdef Pending taken
     cdef uint32_t category = b.category[i]
     if category & ~<uint32_t> CAT_NOTIFY:       # cleared if it is filtered out
         s.now_ns = r.time
@@ -229,11 +241,11 @@ cdef bint handle_other(State *s, Batch *b, int i) noexcept nogil:
     elif category & CAT_QUEUE:
         if event == EVENT_QUEUE:
             s.with_queue = s.follow_issues = s.follow_matches = True
-            set_queued(s, r.sector, queue_key(b.item[i].key), r.time)
+            set_queued(s, r.sector, queue_key(b.item[i].key), r.time, r.pid)
             if s.with_names:
                 count_process(s, r)
         elif event == EVENT_BACK_MERGE:
-            take_queued(s, r.sector, queue_key(b.item[i].key), &time_ns)
+            take_queued(s, r.sector, queue_key(b.item[i].key), &taken)
         elif event == EVENT_FRONT_MERGE:        # the request began behind this bio until now
-            take_queued(s, r.sector + (r.bytes >> 9), queue_key(b.item[i].key), &time_ns)
+            take_queued(s, r.sector + (r.bytes >> 9), queue_key(b.item[i].key), &taken)
     return False

@@ -148,8 +148,8 @@ cdef struct Place:                              # where a search for a request b
 
 cdef struct StoredRecord:                       # a pending record in full, 64 bytes
     Detail detail
-    # Position of the record that was processed when this one was stored. In a free element: the
-    # index of the next free one.
+    # Position of the record that was processed when this one was stored, and WAS_REPORTED. In a
+    # free element: the index of the next free one.
     uint64_t stored_order
 
 cdef struct EvictionCandidate:                  # 24 bytes
@@ -337,6 +337,12 @@ cdef struct Request:                            # layout.REQUEST, 64 bytes
     uint32_t cpu
     uint32_t error
 
+cdef struct Slow:                               # layout.SLOW, 80 bytes
+    Request request
+    uint64_t until_ns                           # completion; of a pending request: when it was seen
+    uint32_t requeues
+    uint32_t is_pending
+
 
 # --- the state that all kernels work on -------------------------------------------------------
 
@@ -353,6 +359,7 @@ cdef struct State:
     bint keep_driver_data
     bint keep_records
     bint keep_requests
+    bint keep_slow                              # collect slow requests: needs keep_details
     bint as_original                            # pair as the original does; no in-flight figures
     bint has_filter                             # filter_record() has to look at records
     bint has_wanted                             # the user named devices, all of which have an index
@@ -446,6 +453,10 @@ cdef struct State:
     Request *request
     uint64_t n_request
     uint64_t request_room
+    uint64_t slow_ns                            # a longer request is slow
+    Slow *slow
+    uint64_t n_slow
+    uint64_t slow_room
     uint8_t *driver
     uint64_t n_driver
     uint64_t driver_room

@@ -16,10 +16,12 @@ class FormatOptions(NamedTuple):
     Attributes:
         name_of: names of devices.
         stat_version: layout of the original's statistics, "0.3" or "0.2".
+        path: the file as the user gave it.
     """
 
     name_of: NameOf
     stat_version: str = "0.3"
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

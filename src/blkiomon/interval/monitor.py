@@ -216,6 +216,11 @@ class Monitor:
             self._outside = Counts(lost_events=lost, skipped_bytes=skipped_bytes)
 
     @property
+    def start_ns(self) -> int:
+        """Trace time at which the current interval began; only with the trace clock."""
+        return self._start_ns
+
+    @property
     def totals(self) -> Counts:
         """Counts of all records so far."""
         return Counts(**self.engine.counters()) + self._outside

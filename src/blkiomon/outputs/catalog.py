@@ -20,8 +20,9 @@ Place = Literal["file", "replaced file", "address", "queue"]
 """What the argument of an output names: a file, pipe or ``-`` for standard output, which outputs
 may share; a file that is replaced after each interval; a host and a port; a SysV message queue."""
 
-Need = Literal["details", "driver data"]
-"""What an output needs besides intervals: unmatched records, or records of low-level drivers."""
+Need = Literal["details", "driver data", "slow requests"]
+"""What an output needs besides intervals: unmatched records, records of low-level drivers, or slow
+requests."""
 
 
 class Output(NamedTuple):
@@ -108,6 +109,13 @@ OUTPUTS = (
         PERCENTILES,
         "formats.parquet.output_format",
         accepts_directory=True,
+    ),
+    Output(
+        "--slow=MS[:FILE]",
+        "requests that take longer than MS ms or hang, as it happens; see below",
+        PERCENTILES,
+        "formats.slow.output_format",
+        needs="slow requests",
     ),
     Output(
         "--openmetrics=[HOST:]PORT",

@@ -138,7 +138,7 @@ def open_outputs(
                 replaced.append(target)
             continue
         try:
-            form: Format = output.load_opener()(format_options)
+            form: Format = output.load_opener()(format_options._replace(path=target))
         except MissingLibrary as error:
             raise OutputError(str(error)) from error
         if output.accepts_directory and _is_directory(target):

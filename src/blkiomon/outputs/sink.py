@@ -20,10 +20,11 @@ import numpy.typing as npt
 
 from blkiomon.formats.debug import Final
 from blkiomon.formats.driver_data import DriverData
+from blkiomon.interval.slow import SlowBatch
 from blkiomon.interval.value import Interval
 from blkiomon.outputs.opening import DEFAULT, Policy
 
-Item = Interval | npt.NDArray[np.void] | DriverData | Final
+Item = Interval | npt.NDArray[np.void] | DriverData | SlowBatch | Final
 """What is delivered; the array holds mismatches, dtype ``layout.MISMATCH``."""
 
 Report = Callable[[str], None]
@@ -31,7 +32,7 @@ Report = Callable[[str], None]
 
 MAX_INTERVALS = 64
 MAX_RECORD_BYTES = 16 << 20
-"""Bounds of one queue: intervals, and bytes of driver data and mismatches."""
+"""Bounds of one queue: intervals, and bytes of driver data, mismatches and slow requests."""
 
 POLL_S = 0.2
 """Time between two attempts to find a destination that does not exist yet."""
@@ -65,7 +66,8 @@ class Sink(ABC):
         failed: delivery failed; the exit status must not be 0.
         reader_left: its reader has closed it, which is not a failure.
         dropped_intervals: intervals that were not delivered completely.
-        dropped_records: likewise mismatches, leftovers and driver data; the totals count as one.
+        dropped_records: likewise mismatches, leftovers, driver data and slow requests; the totals
+            count as one.
     """
 
     def __init__(
@@ -329,6 +331,8 @@ class Sink(ABC):
             self.dropped_records += len(item.leftovers) + 1
         elif isinstance(item, DriverData):
             self.dropped_records += item.records
+        elif isinstance(item, SlowBatch):
+            self.dropped_records += len(item.requests) + item.left_out
         elif isinstance(item, np.ndarray):
             self.dropped_records += len(item)
 
@@ -350,4 +354,6 @@ class Sink(ABC):
 def _record_bytes(item: Item | Reopen) -> int:
     if isinstance(item, DriverData):
         return len(item.data)
+    if isinstance(item, SlowBatch):
+        return item.requests.nbytes
     return item.nbytes if isinstance(item, np.ndarray) else 0

@@ -136,6 +136,11 @@ class SortedStream:
         """Whether all records so far were in order."""
         return self._sorter.is_sorted
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether records are held back to be sorted."""
+        return not self.is_in_order and self._sorter.held_bytes > 0
+
     def add(self, data: memoryview) -> memoryview:
         """Take the next bytes; return those that are due now."""
         self._sorter.add(data)

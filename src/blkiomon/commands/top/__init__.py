@@ -15,10 +15,21 @@ from functools import partial
 from importlib.util import find_spec
 
 from blkiomon.commands.config import Config
-from blkiomon.commands.options import HELP, QUEUE_TIMES, Command, Option, UsageError, path, seconds
+from blkiomon.commands.options import (
+    HELP,
+    QUEUE_TIMES,
+    SLOW_LIMIT,
+    Command,
+    Option,
+    UsageError,
+    path,
+    seconds,
+    slow,
+)
 from blkiomon.commands.parsing import read
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, EXIT_USAGE, complain
 from blkiomon.errors import SourceError
+from blkiomon.outputs.catalog import OutputSettings
 
 
 def _speed(name: str, text: str) -> float:
@@ -65,6 +76,13 @@ COMMAND = Command(
             "it can be read, with figures of the whole trace",
             read=_speed,
         ),
+        Option(
+            "--slow=MS:FILE",
+            "also write requests that take longer than MS ms or hang to FILE: see blkiomon --help",
+            read=slow,
+            is_output=True,
+        ),
+        SLOW_LIMIT,
         HELP,
     ),
     """
@@ -147,8 +165,17 @@ def _config(given: Namespace) -> Config | str:
         raise UsageError("standard input is a terminal; a trace is expected there")
     if given.speed is not None and not files:
         raise UsageError("--speed needs a recorded trace: name it")
+    slow_ns, slow_percent, slow_file = given.slow or (None, None, None)
+    if slow_file == "-":
+        raise UsageError("top draws on standard output: give --slow a file, as in 20:slow.txt")
+    if slow_file is None and given.slow_limit != SLOW_LIMIT.default:
+        raise UsageError("--slow-limit needs --slow")
     config = Config(
         interval_s=given.interval,
+        outputs=OutputSettings({"slow": slow_file} if slow_file else {}),
+        slow_ns=slow_ns,
+        slow_percent=slow_percent,
+        slow_limit=given.slow_limit,
         files=tuple(files),
         queue=given.queue,
         screen=True,

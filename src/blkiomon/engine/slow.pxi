@@ -1,0 +1,83 @@
+# Collects slow requests, and finds those that hang.
+#
+# A request is slow if the time from its first issue to its completion exceeds State.slow_ns: a
+# request that the kernel requeued counts from its first issue. With keep_slow, log_optional()
+# compares each match; without it, nothing of this file is called. A request that hangs is still
+# pending after some time. A walk over the pending records finds such requests and marks their
+# StoredRecord, so that each is reported once. It is reported again when it completes.
+#
+# Entry points: completed_slowly and set_slow, from log_optional(); choose_hanging and set_hanging,
+# from Engine.take_hanging(). Never allocates.
+
+cdef uint64_t WAS_REPORTED = <uint64_t> 1 << 63     # in StoredRecord.stored_order
+
+
+cdef inline bint completed_slowly(
+    const State *s, const Pending *issue, bint is_pending, uint64_t completed_ns
+) noexcept nogil:
+    """Whether to report a request that completes. is_pending: its issue is in a table."""
+    return completed_ns - first_issue_ns(s, issue) > s.slow_ns or (
+        is_pending and s.stored[issue.hash_or_index].stored_order & WAS_REPORTED != 0
+    )
+
+
+cdef void set_slow(
+    const State *s, Slow *slow, const Match *m, const Record *record, const Pending *issue,
+    uint64_t begun_ns,
+) noexcept nogil:
+    """Write all but until_ns. begun_ns: when the time in the queue ended and D2C began."""
+    cdef const Pending *queued = find_queued(s, issue.sector, issue.key)
+    set_request(s, &slow.request, m, record, issue)
+    if queued != NULL and queued.time_ns <= begun_ns:
+        slow.request.q2d_ns = begun_ns - queued.time_ns
+        slow.request.pid = queued.bytes
+    slow.requeues = history_of(s, issue).hash_or_index if issue.state & IS_MULTI_STEP else 0
+    slow.is_pending = False
+
+
+# --- requests that hang -----------------------------------------------------------------------
+
+cdef uint64_t choose_hanging(
+    State *s, const Table *t, uint64_t before_ns, EvictionCandidate *oldest, uint64_t *n,
+    uint64_t most,
+) noexcept nogil:
+    """Mark a table's requests that were first issued before a time, unless they are marked.
+
+    Adds the oldest of them to the n candidates; returns how many were marked.
+    """
+    cdef Cursor c = Cursor(0, 0)
+    cdef uint64_t found = 0
+    cdef uint64_t *order
+    cdef const Pending *p
+    while (p := next_entry(t, &c)) != NULL:
+        if not p.state & IS_ISSUE and (
+            p.state & (IS_MULTI_STEP | WAS_ISSUED) != <uint32_t> (IS_MULTI_STEP | WAS_ISSUED)
+        ):
+            continue
+        order = &s.stored[p.hash_or_index].stored_order
+        if first_issue_ns(s, p) < before_ns and order[0] & WAS_REPORTED == 0:
+            order[0] |= WAS_REPORTED
+            keep_oldest(oldest, n, most, candidate_of(s, p))
+            found += 1
+    return found
+
+
+cdef void set_hanging(
+    State *s, Slow *slow, const EvictionCandidate *v, uint64_t now_ns
+) noexcept nogil:
+    """Write a pending request."""
+    cdef Table *t
+    cdef const Pending *p = find_candidate(s, v, &t)
+    cdef const Pending *h = NULL
+    cdef const Record *record = &s.stored[p.hash_or_index].detail.record
+    cdef Match m
+    if p.state & IS_MULTI_STEP:
+        h = history_of(s, p)
+    m.d2c_ns = now_ns - record.time_ns if record.time_ns < now_ns else 0
+    m.q2d_ns = NOT_QUEUED
+    m.cell = cell_in(p.state)
+    m.size_bytes = p.bytes + (h.bytes if h != NULL else 0)
+    m.error = h.state >> ERROR_SHIFT if h != NULL else 0
+    set_slow(s, slow, &m, record, p, record.time_ns)
+    slow.until_ns = now_ns
+    slow.is_pending = True
