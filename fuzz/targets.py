@@ -327,7 +327,7 @@ def as_reference(limits: dict[str, Any], told: Outcome, stream: bytes, ends: lis
     bad = reference.bad
     assert (bad is None) == (told.error is None), (bad, told.error)
     if bad is not None:
-        assert bad.offset == told.offset
+        assert bad == told.offset
     ours = told.counters
     for name, theirs in (
         ("records", reference.overall),

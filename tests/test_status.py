@@ -141,7 +141,10 @@ def test_run_that_reads_a_pipe_ends_by_sigpipe_as_the_original_does() -> None:
         ("decode --jsno t", "did you mean --json?"),
         ("top --sped=2 t", "did you mean --speed?"),
         ("archive --shceduler=x t", "did you mean --scheduler?"),
-        ("frobnicate", "frobnicate is neither a trace nor one of archive, compare, decode, report"),
+        (
+            "frobnicate",
+            "frobnicate is neither a trace nor one of archive, compare, decode, record, ",
+        ),
         ("t", "the length of an interval is missing: -I SECONDS"),
     ],
 )

@@ -179,6 +179,14 @@ def test_requeue_may_be_read_before_its_issue() -> None:
     assert item.total.in_flight is not None and item.total.in_flight.request_ns == 2 * MS
 
 
+@pytest.mark.parametrize("late", [issue, complete])
+def test_mismatch_with_a_requeued_request_has_the_earlier_record_first(late: Any) -> None:
+    records = [issue(MS, 8, 4096), requeue(3 * MS, 8, 4096), late(2 * MS, 8, 4096)]
+    mismatches = fed(encode(records), keep_details=True).take_mismatches()
+    assert mismatches["older"]["record"]["time_ns"].tolist() == [MS]
+    assert mismatches["younger"]["record"]["time_ns"].tolist() == [2 * MS]
+
+
 def test_request_that_fails_after_a_requeue_was_in_flight_until_the_requeue() -> None:
     name = "request_that_fails_after_a_requeue_is_timed_from_its_first_issue"
     in_flight = interval_of(*COMPLETED[name][0]).total.in_flight

@@ -154,8 +154,8 @@ def nvme_tcp() -> Iterator[tuple[str, list[str]]]:
                 (directory / name).write_text(value)
             (directory / "subsystems/one").symlink_to(subsystem)
             connect = f"transport=tcp,traddr=127.0.0.1,trsvcid=442{port},nqn={subsystem.name}"
-            with open("/dev/nvme-fabrics", "r+", buffering=1) as fabrics:
-                fabrics.write(connect)
+            with open("/dev/nvme-fabrics", "r+b", buffering=0) as fabrics:
+                fabrics.write(connect.encode())
         disks = Path("/sys/block")
         until(lambda: len(list(disks.glob("nvme*c*n*"))) == 2, "two paths")
         (head,) = [path.name for path in disks.glob("nvme*") if not number(path / "hidden")]
@@ -208,6 +208,7 @@ def fio(file: str, **options: object) -> Load:
         "number_ios": 400,
         "randrepeat": 1,
         "continue_on_error": "all",
+        "ignore_error": "5:61,5:61",  # EIO and ENODATA: counted, and not ended by
         "output-format": "json",
         **options,
     }
@@ -229,6 +230,8 @@ class Live:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         # The file is made when the capture has begun.
         until(lambda: self._json.exists() or self.process.poll() is not None, "the capture")
+        if self.process.poll() is not None:
+            raise RuntimeError(self.process.communicate()[1])
 
     def __enter__(self) -> Live:
         return self

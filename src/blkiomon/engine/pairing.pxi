@@ -150,13 +150,14 @@ cdef inline void set_pending(
     track_age(s, item)
 
 
-cdef void log_mismatch(
-    State *s, const Pending *p, const Batch *b, int i, bint pending_is_older
-) noexcept nogil:
+cdef void log_mismatch(State *s, const Pending *p, const Batch *b, int i) noexcept nogil:
+    """Keep both records by their own times: p.time_ns may be that of a requeue."""
     cdef Mismatch *m = &s.mismatch[s.n_mismatch]
+    cdef const Detail *stored = &s.stored[p.hash_or_index].detail
+    cdef bint pending_is_older = stored.record.time_ns < b.item[i].time_ns
     cdef Detail *of_pending = &m.older if pending_is_older else &m.younger
     cdef Detail *of_record = &m.younger if pending_is_older else &m.older
-    of_pending[0] = s.stored[p.hash_or_index].detail
+    of_pending[0] = stored[0]
     copy_detail(of_record, b.record[i], b.category[i], b.first + i)
     s.n_mismatch += 1
 
@@ -334,7 +335,7 @@ cdef inline void pair_items(
                 continue
             s.mismatches += 1
             if s.keep_mismatches:
-                log_mismatch(s, p, b, i, pending_is_older)
+                log_mismatch(s, p, b, i)
         else:
             s.evicted += 1
 

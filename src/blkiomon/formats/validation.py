@@ -161,7 +161,8 @@ def _check_moments(
         if not count:
             is_fine = (least, greatest, total, squared) == (U64_MAX, 0, 0, 0)
         else:
-            is_fine = count * least <= total <= count * greatest
+            others = count - 1  # but for one of the least, or one of the greatest
+            is_fine = others * least + greatest <= total <= least + others * greatest
             if squared < U128_MAX:  # else the sum of squares is unknown
                 is_fine &= least * total <= squared <= greatest * total
                 is_fine &= total * total <= count * squared  # the variance is not negative
