@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import reference
-from hypothesis import strategies as st
 
 from blkiomon import from_bytes, from_dict, to_bytes, to_dict
 from blkiomon.engine import layout
@@ -228,21 +227,6 @@ def example() -> list[Io]:
 
 SDB, DM3, HUNG = 8 << 20 | 16, 253 << 20 | 3, 65 << 20 | 1
 NAMES = {SDB: "sdb", DM3: "dm-3"}
-
-
-IOS = st.builds(
-    Io,
-    device=st.sampled_from([SDB, DM3, HUNG, 0, 2**32 - 1]),
-    op=st.sampled_from(layout.OPS),
-    size=st.sampled_from([0, 512, 4096]) | st.integers(0, 2**32 - 1),
-    issue_ns=st.integers(-(10**9), 4 * 10**9),
-    d2c_ns=st.none() | st.integers(0, 200) | st.integers(0, 3 * 10**9) | st.integers(0, 2**57),
-    error=st.booleans(),
-    q2d_ns=st.none() | st.integers(0, 10**9) | st.integers(0, 2**57),
-    pid=st.none() | st.integers(1, 5),
-    direction=st.sampled_from([None, READ, WRITE, BIDIRECTIONAL]),
-)
-"""Any request."""
 
 
 def at(time_s: int, devices: int = 1) -> Interval:

@@ -18,7 +18,8 @@ import pytest
 import streams
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from intervals import DM3, HUNG, IOS, SDB, Io, example, interval_of, use_all
+from intervals import DM3, HUNG, SDB, Io, example, interval_of, use_all
+from strategies import IOS
 
 from blkiomon import IntervalError, from_bytes, library, summarize, to_bytes
 from blkiomon.engine import layout

@@ -17,7 +17,6 @@ from intervals import (
     BIDIRECTIONAL,
     DM3,
     HUNG,
-    IOS,
     READ,
     SDB,
     WRITE,
@@ -31,6 +30,7 @@ from intervals import (
     use_all,
 )
 from sanitizers import unsanitized
+from strategies import IOS
 
 from blkiomon import IntervalError, from_dict, to_dict
 from blkiomon.engine import layout

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from intervals import IOS, NAMES, Io, example, interval_of
+from intervals import NAMES, Io, example, interval_of
 from prometheus_client.exposition import choose_encoder
+from strategies import IOS
 
 from blkiomon import to_dict
 from blkiomon.engine import layout
