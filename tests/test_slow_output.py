@@ -209,6 +209,13 @@ def test_percentile_holds_for_the_next_interval_and_stays_while_requests_are_few
     ]
 
 
+def test_percentile_that_was_never_computed_is_reported() -> None:
+    data = tw.encode(request(MS, MS, 8))
+    result = runner.run("-I", "1", "--slow", "p99", "--clock", "trace", input=data)
+    assert (result.returncode, result.stdout) == (0, b"")
+    assert result.stderr.decode().startswith("blkiomon: --slow: nothing was compared")
+
+
 def test_hung_device_is_reported_while_nothing_arrives() -> None:
     with runner.Running("-I", runner.LONG, "--slow", "20", "--clock", "wall") as running:
         running.write(tw.encode([tw.issue(1, 8, 4096, pid=3)]))

@@ -275,6 +275,7 @@ class Line:
         Raises:
             TraceError: the stream ended inside a record. Everything before was delivered.
         """
+        has_threshold = self._slow is None or self._slow.has_threshold
         try:
             if self._sorted is not None and (data := self._sorted.rest()):
                 self._feed(data)
@@ -287,6 +288,11 @@ class Line:
                 self.cut(time_ns)
             if self._slow is not None:
                 self._slow.flush()
+            if not has_threshold:
+                self._report(
+                    "--slow: nothing was compared with the percentile, which is computed at the "
+                    "end of an interval with enough requests, for the next one"
+                )
             if self._debug:
                 self._outputs.put(Final(self.monitor.engine.leftovers(), self.monitor.totals))
             if self._skips > SKIPS_SHOWN:

@@ -81,6 +81,11 @@ class SlowRequests:
         self._until_ns = 0
         self._engine.set_slow_ns(self._threshold_ns)
 
+    @property
+    def has_threshold(self) -> bool:
+        """Whether a request can be slow: a percentile first has to be computed."""
+        return self._threshold_ns != NEVER_NS
+
     def take(self) -> None:
         """Hand over the requests that have completed."""
         self._deliver(self._engine.take_slow())
