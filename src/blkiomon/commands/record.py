@@ -179,7 +179,7 @@ def _record(given: Namespace, command: list[str], capture: Capture, stop: StopSi
     if command:
         try:
             stdout = 2 if given.output == "-" else None
-            # Its environment is that of this process, without what is set for numpy.
+            # os.environ lacks the variable that this process has set for numpy.
             process = subprocess.Popen(command, stdout=stdout, env=dict(os.environ))
         except OSError as error:
             complain(f"cannot run {command[0]}: {error.strerror}")
@@ -208,7 +208,7 @@ def _record(given: Namespace, command: list[str], capture: Capture, stop: StopSi
 
 
 def _open(given: Namespace, capture: Capture, stop: StopSignals) -> Recording:
-    """Open what is written to. Raises OSError or MissingLibrary."""
+    """Open the files of the trace, or standard output. Raises OSError or MissingLibrary."""
     from blkiomon.outputs.opening import Policy
     from blkiomon.outputs.recording import FileRecording, Pack, PipeRecording
     from blkiomon.sources.readers import zstd_module
