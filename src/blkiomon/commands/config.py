@@ -24,7 +24,7 @@ class Config:
         from_ns, to_ns: ns since 1970 if ``is_absolute``, otherwise since the first record.
         devices: major << 20 | minor of the devices that count; empty: all devices.
         outputs: where the statistics go.
-        slow_ns, slow_percent: what is a slow request, for the output of these; one of the two.
+        slow_ns, slow_percent: the threshold of ``--slow``, in ns or as a percentile; one is None.
         slow_limit: most slow requests in a second.
         user: the user to become before anything is read.
         screen: draw on the terminal.

@@ -62,8 +62,8 @@ COMMAND = Command(
     ("blkiomon record -o NAME [OPTION]... [-- COMMAND [ARG]...]",),
     """
     Record the requests of disks and volumes to a trace, while COMMAND runs, or until Ctrl-C. It
-    needs root or CAP_PERFMON. One line at the end says what was written, and how many events were
-    lost.
+    needs root or CAP_PERFMON. At the end it prints what it has written, and how many events it
+    has lost.
 
     NAME.blktrace.0 is a trace of version 7: `blkiomon report NAME` and all other commands read it,
     and so do `blkparse -i NAME`, `btt -i NAME.blktrace.0` and `fio --read_iolog=NAME.blktrace.0`.

@@ -14,7 +14,7 @@ class ArchiveError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceOptions:
-    """What is made of a trace: arguments of ``Monitor``, which checks them."""
+    """How each trace is read: arguments of ``Monitor``, which checks them."""
 
     interval_s: float | None = 60.0
     max_pending: int = 1_000_000
