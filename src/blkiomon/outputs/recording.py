@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blkiomon.console import how_many
+from blkiomon.formats.units import bytes_text
 from blkiomon.outputs.opening import Policy, check_output, open_output
 from blkiomon.outputs.sink import AFTER_SIGNAL_S
 from blkiomon.sources.trace_sets import MEMBER
@@ -117,7 +118,7 @@ class PipeRecording(Recording):
             self._write(b"CPU:0 [LOST %d EVENTS]\n" % n_events)
 
     def summary(self) -> str:
-        return f"{in_bytes(self.written_bytes)} to standard output"
+        return f"{bytes_text(self.written_bytes)} to standard output"
 
 
 class _File(NamedTuple):
@@ -214,19 +215,9 @@ class FileRecording(Recording):
 
     def summary(self) -> str:
         files = " to ".join(dict.fromkeys(map(self._path, (0, len(self._files) - 1))))
-        size = in_bytes(sum(file.size_bytes for file in self._files))
+        size = bytes_text(sum(file.size_bytes for file in self._files))
         records = sum(file.records for file in self._files)
         text = f"{files}, {size}, {how_many(records, 'record', 'records', ',')}"
         if self._deleted_records:
             text += f" (and deleted {self._deleted_records:,} older ones)"
         return text
-
-
-def in_bytes(size: int) -> str:
-    """A size with its unit, a power of 1000: ``44.2 MB``."""
-    value = float(size)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:,.3g} TB"
