@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import select
 import signal
 import struct
@@ -34,7 +35,7 @@ from blkiomon.sources.capture import (
     find_device,
     find_tracefs,
 )
-from blkiomon.sources.perf import PerfRings, _record_of
+from blkiomon.sources.perf import PerfRings, _records_of
 
 FORMATS = Path(__file__).parent / "data/tracepoints"
 SDA, SDB, DM0 = 8 << 20, 8 << 20 | 16, 253 << 20
@@ -119,7 +120,8 @@ def as_record(
     if at["error"] >= 0:
         struct.pack_into("=i", raw, at["error"], error)
     raw[at["rwbs"] : at["rwbs"] + len(rwbs)] = rwbs.encode()
-    return _record_of(at, bytes(raw), time_ns, 3)
+    (record,) = _records_of(at, [bytes(raw)], time_ns, 3)
+    return record
 
 
 def categories(record: np.void) -> int:
@@ -186,31 +188,50 @@ def test_record_of_a_read_has_the_fields_of_its_sample() -> None:
     assert categories(record) == tw.ISSUE | tw.READ | tw.SYNC | tw.FS
 
 
-@pytest.mark.parametrize(
-    ("rwbs", "expected"),
-    [
-        ("R", tw.READ | tw.FS),
-        ("RA", tw.READ | tw.FS | 1 << 11),
-        ("WS", tw.WRITE | tw.SYNC | tw.FS),
-        ("FWFSM", tw.WRITE | tw.FLUSH | tw.FS | tw.SYNC | 1 << 12 | 1 << 15),
-        ("D", tw.WRITE | tw.DISCARD | tw.FS),
-        ("DE", tw.WRITE | tw.DISCARD | tw.FS),
-        ("FF", tw.READ | tw.FLUSH | tw.FS),
-        ("F", tw.READ | tw.FLUSH | tw.FS),
-        ("WZ", tw.WRITE | 1 << 22 | tw.FS),
-        ("ZA", tw.WRITE | 1 << 16 | tw.FS),
-        ("ZR", tw.WRITE | 1 << 17 | tw.FS),
-        ("ZRA", tw.WRITE | 1 << 18 | tw.FS),
-        ("ZF", tw.WRITE | 1 << 19 | tw.FS),
-        ("ZO", tw.WRITE | 1 << 20 | tw.FS),
-        ("ZC", tw.WRITE | 1 << 21 | tw.FS),
-        ("N", tw.READ | tw.PC | 1 << 22),
-    ],
-)
+OPERATIONS = [
+    ("R", tw.READ | tw.FS),
+    ("RA", tw.READ | tw.FS | 1 << 11),
+    ("WS", tw.WRITE | tw.SYNC | tw.FS),
+    ("FWFSM", tw.WRITE | tw.FLUSH | tw.FS | tw.SYNC | 1 << 12 | 1 << 15),
+    ("D", tw.WRITE | tw.DISCARD | tw.FS),
+    ("DE", tw.WRITE | tw.DISCARD | tw.FS),
+    ("FF", tw.READ | tw.FLUSH | tw.FS),
+    ("F", tw.READ | tw.FLUSH | tw.FS),
+    ("WZ", tw.WRITE | 1 << 22 | tw.FS),
+    ("ZA", tw.WRITE | 1 << 16 | tw.FS),
+    ("ZR", tw.WRITE | 1 << 17 | tw.FS),
+    ("ZRA", tw.WRITE | 1 << 18 | tw.FS),
+    ("ZF", tw.WRITE | 1 << 19 | tw.FS),
+    ("ZO", tw.WRITE | 1 << 20 | tw.FS),
+    ("ZC", tw.WRITE | 1 << 21 | tw.FS),
+    ("N", tw.READ | tw.PC | 1 << 22),
+]
+
+
+@pytest.mark.parametrize(("rwbs", "expected"), OPERATIONS)
 def test_letters_of_an_operation_are_its_categories(rwbs: str, expected: int) -> None:
     for kernel in sorted(path.name for path in FORMATS.glob("[0-9]*")):
         (record,) = blkiomon.read_trace(as_record(kernel, "block_rq_issue", rwbs))
         assert categories(record) == tw.ISSUE | expected
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "7.3"])
+def test_letters_are_read_alike_again_and_with_any_bytes_behind_them(kernel: str) -> None:
+    rng = random.Random(7)
+    text = (FORMATS / kernel / "block_rq_issue").read_text()
+    at = event_format(text, action=7, category=tw.ISSUE, is_bio=False)
+    room = at["rwbs_bytes"]
+    whole = [("FZRAFSMA", 1 << 18 | tw.WRITE | tw.FLUSH | tw.FS | tw.SYNC | 0b11 << 11 | 1 << 15)]
+    given = [(r, c) for r, c in (OPERATIONS + whole) * 20 if len(r) < room and r != "N"]
+    rng.shuffle(given)
+    samples = []
+    for rwbs, _ in given:
+        raw = bytearray(100)
+        letters = rwbs.encode() + b"\0" + rng.randbytes(room)
+        raw[at["rwbs"] : at["rwbs"] + room] = letters[:room]
+        samples.append(bytes(raw))
+    found = blkiomon.read_trace(b"".join(_records_of(at, samples, 1234, 3)))
+    assert [categories(record) for record in found] == [tw.ISSUE | c for _, c in given]
 
 
 def test_passthrough_shows_no_sectors_and_is_not_write_zeroes() -> None:

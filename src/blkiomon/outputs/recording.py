@@ -50,7 +50,7 @@ class Recording(ABC):
 
     @abstractmethod
     def write(self, data: memoryview) -> None:
-        """Write records of version 8, at most PIECE_BYTES; may change the data in place.
+        """Write captured records, at most PIECE_BYTES; may change the data in place.
 
         Raises:
             OSError: it failed. Of these records nothing is in the file.
@@ -96,7 +96,7 @@ class Recording(ABC):
 
 
 class PipeRecording(Recording):
-    """Standard output: records as they are captured, of version 8, for blkiomon.
+    """Standard output: records as they are captured, for blkiomon.
 
     Losses are marked as ftrace does: blkiomon reads how many there were.
 

@@ -1,6 +1,6 @@
 """Perf rings: samples of the kernel's block tracepoints in, trace records in order of time out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, final
 
 @final
@@ -52,8 +52,9 @@ class PerfRings:
     def read(self, to_end: bool = False) -> memoryview:
         """Return the next trace records, valid until the next call; empty where none is ready.
 
-        Records are of version 8 in host byte order, in order of time (ns of CLOCK_MONOTONIC). The
-        first one is a timestamp note. A process name note precedes the first record of a process.
+        Records are in host byte order and in order of time (ns of CLOCK_MONOTONIC); of version 7,
+        or of version 8 where a category needs it. The first one is a timestamp note. A process name
+        note precedes the first record of a process.
 
         Args:
             to_end: also the samples of the last 10 ms, which other rings may still precede.
@@ -70,4 +71,6 @@ class PerfRings:
     def has_more(self) -> bool:
         """Whether the last ``read`` left records behind that were ready, for want of room."""
 
-def _record_of(event: dict[str, Any], raw: bytes, time_ns: int, cpu: int) -> bytes: ...
+def _records_of(
+    event: dict[str, Any], samples: Iterable[bytes], time_ns: int, cpu: int
+) -> list[bytes]: ...

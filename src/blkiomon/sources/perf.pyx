@@ -1,13 +1,13 @@
 # distutils: language = c
 """Perf rings: samples of the kernel's block tracepoints in, trace records in order of time out.
 
-    tracepoints -> one ring a CPU -> merge by time (binary heap) -> trace records, version 8
+    tracepoints -> one ring a CPU -> merge by time (binary heap) -> trace records
 
 perf_event_open(2) gives each CPU a ring in memory that the kernel writes samples to. One ring takes
 all events of its CPU, so inside a ring samples are in order of time. ``PerfRings.read`` merges the
-rings and writes each sample as a trace record, in the form that blktrace has for it, for
-``Engine.feed``. The rings end with their file descriptors: nothing of a capture stays in the
-kernel, however the process ends.
+rings and writes each sample as a trace record for ``Engine.feed``, in the form that blktrace has
+for it: of version 7, or of version 8 if it has a category that version 7 lacks. The rings end with
+their file descriptors: nothing of a capture stays in the kernel, however the process ends.
 
 A ring may get a sample a little after another ring got a later one. So ``read`` hands out what is
 older than ``LATENESS_NS`` and leaves the rest in the rings. A sample that is later still is handed
@@ -101,10 +101,11 @@ cdef enum:
     MAX_RINGS = 8192                            # CPUs: as many as a kernel can be built for
     OUTPUT_BYTES = 1 << 18
     MOST_SAMPLE = (1 << 16) - 1                 # bytes: the header has 16 bits for it
-    MOST_RECORD_OUT = 2 * HEADER_V8 + COMM      # a process name and the record itself
+    MOST_RECORD_OUT = HEADER_V7 + COMM + HEADER_V8      # a process name and the record itself
     PID_AT = 4                                  # of every tracepoint's common_pid, in a sample
     RAW_AT = 20                                 # behind the entry's header, time and length
     KNOWN_PROCESSES = 1 << 12                   # whose name has been handed out: direct-mapped
+    KNOWN_OPERATIONS = 64                       # whose letters have been read: direct-mapped
 
 cdef uint64_t LATENESS_NS = 10_000_000          # three times the most disorder that was measured
 cdef uint64_t NEVER = <uint64_t> -1
@@ -124,6 +125,10 @@ cdef struct Event:                              # where the fields of a tracepoi
     int16_t rwbs
     int16_t comm
     int16_t rwbs_bytes
+
+cdef struct Operation:                          # letters of an operation: see known_operation()
+    uint64_t letters                            # 0: the place is free
+    uint32_t category
 
 cdef struct Ring:                               # of one CPU
     perf_event_mmap_page *page                  # NULL: the slot is free
@@ -214,17 +219,26 @@ cdef inline uint64_t load_u64(const uint8_t *p) noexcept nogil:
     return x
 
 
-cdef inline TraceV8 *write_head(uint8_t *out, uint64_t time_ns, uint32_t cpu) noexcept nogil:
-    cdef TraceV8 *r = <TraceV8 *> out
-    memset(r, 0, sizeof(TraceV8))
-    r.magic = MAGIC | 8
-    r.time = time_ns
-    r.cpu = cpu
-    return r
+cdef inline uint32_t known_operation(
+    Operation *known, const uint8_t *rwbs, int n
+) noexcept nogil:
+    """Returns operation(), from a direct-mapped cache for letters that fit in eight bytes."""
+    cdef uint64_t letters
+    cdef uint64_t end                           # the highest bit of the first zero byte, and above
+    cdef Operation *p
+    memcpy(&letters, rwbs, sizeof(letters))     # rwbs has at least eight bytes: see _add_event()
+    end = (letters - <uint64_t> 0x0101010101010101) & ~letters & <uint64_t> 0x8080808080808080
+    letters &= (end & (0 - end)) - 1            # what follows the zero byte is not cleared
+    p = &known[letters * <uint64_t> 0x9e3779b97f4a7c15 >> 58]
+    if unlikely(p.letters != letters or letters == 0 or end == 0):
+        p.letters = letters if end != 0 else 0  # letters may follow
+        p.category = operation(rwbs, n)
+    return p.category
 
 
 cdef size_t write_record(
-    const Event *e, const uint8_t *raw, uint64_t time_ns, uint32_t cpu, uint8_t *out
+    const Event *e, Operation *known, const uint8_t *raw, uint64_t time_ns, uint32_t cpu,
+    uint8_t *out,
 ) noexcept nogil:
     """Write a sample as a trace record; returns its length.
 
@@ -232,29 +246,53 @@ cdef size_t write_record(
     and 0 at the issue: both become 0. A bio that was split completes with its last piece, so bios
     are known by the sector behind their end, and a completion is of all that was issued.
     """
-    cdef TraceV8 *r = write_head(out, time_ns, cpu)
-    cdef uint32_t category = operation(raw + e.rwbs, e.rwbs_bytes)
+    cdef TraceV7 *v7 = <TraceV7 *> out
+    cdef TraceV8 *v8 = <TraceV8 *> out
+    cdef uint32_t category = known_operation(known, raw + e.rwbs, e.rwbs_bytes)
     cdef uint32_t sectors = load_u32(raw + e.nr_sector)
-    r.device = load_u32(raw + e.dev)
-    r.sector = load_u64(raw + e.sector)
-    if r.sector == NEVER:
-        r.sector = 0
-    r.pid = load_u32(raw + PID_AT)
-    r.bytes = load_u32(raw + e.bytes) if e.bytes >= 0 else sectors << 9
+    cdef uint32_t n_bytes = load_u32(raw + e.bytes) if e.bytes >= 0 else sectors << 9
+    cdef uint64_t sector = load_u64(raw + e.sector)
+    if sector == NEVER:
+        sector = 0
     if e.is_bio:
-        r.sector += sectors
+        sector += sectors
         if e.category & CAT_COMPLETE:
-            r.bytes = ALL_BYTES
-    if e.error >= 0:
-        r.error = <uint16_t> load_u32(raw + e.error)    # a negative errno, as in blktrace's records
+            n_bytes = ALL_BYTES
     if category & CAT_PC == 0:
         category |= CAT_FS
     elif sectors != 0 and e.category & CAT_COMPLETE == 0:
         category |= CAT_WRITE_ZEROES            # before Linux 7.3; passthrough shows no sectors
     if e.category & CAT_QUEUE:
         category &= ~<uint32_t> (CAT_FS | CAT_PC)
-    r.action = <uint64_t> (category | e.category) << 16 | e.action
+    category |= e.category
+    # Both versions have the same fields up to the size.
+    v7.sequence = 0
+    v7.time = time_ns
+    v7.sector = sector
+    v7.bytes = n_bytes
+    if likely(category >> 16 == 0):
+        v7.magic = MAGIC | 7
+        v7.action = category << 16 | e.action
+        v7.pid = load_u32(raw + PID_AT)
+        v7.device = load_u32(raw + e.dev)
+        v7.cpu = cpu
+        v7.error = error_of(e, raw)
+        v7.pdu_len = 0
+        return sizeof(TraceV7)
+    v8.magic = MAGIC | 8
+    v8.pid = load_u32(raw + PID_AT)
+    v8.action = <uint64_t> category << 16 | e.action
+    v8.device = load_u32(raw + e.dev)
+    v8.cpu = cpu
+    v8.error = error_of(e, raw)
+    v8.pdu_len = 0
+    memset(v8.pad, 0, sizeof(v8.pad))
     return sizeof(TraceV8)
+
+
+cdef inline uint16_t error_of(const Event *e, const uint8_t *raw) noexcept nogil:
+    """A negative errno, as in blktrace's records."""
+    return <uint16_t> load_u32(raw + e.error) if e.error >= 0 else 0
 
 
 cdef size_t write_note(
@@ -262,26 +300,28 @@ cdef size_t write_note(
     const void *payload, uint16_t n_bytes,
 ) noexcept nogil:
     """Write a notify record: a process name, or the time of day; returns its length."""
-    cdef TraceV8 *r = write_head(out, time_ns, cpu)
-    r.action = <uint64_t> CAT_NOTIFY << 16 | note
+    cdef TraceV7 *r = <TraceV7 *> out
+    memset(r, 0, sizeof(TraceV7))
+    r.magic = MAGIC | 7
+    r.time = time_ns
+    r.cpu = cpu
+    r.action = <uint32_t> CAT_NOTIFY << 16 | note
     r.pid = pid
     r.pdu_len = n_bytes
-    memcpy(out + sizeof(TraceV8), payload, n_bytes)
-    return sizeof(TraceV8) + n_bytes
+    memcpy(out + sizeof(TraceV7), payload, n_bytes)
+    return sizeof(TraceV7) + n_bytes
+
+
+cdef inline bint is_known(const Name *p, uint32_t pid, const uint8_t *comm) noexcept nogil:
+    return p.pid == pid and memcmp(p.comm, comm, COMM) == 0
 
 
 cdef size_t write_name(
-    Name *known, const Event *e, const uint8_t *raw, uint64_t time_ns, uint32_t cpu,
-    uint8_t *out,
+    Name *p, uint32_t pid, const uint8_t *comm, uint64_t time_ns, uint32_t cpu, uint8_t *out
 ) noexcept nogil:
-    """Write the name of a sample's process, unless it has been written already."""
-    cdef uint32_t pid = load_u32(raw + PID_AT)
-    cdef Name *p = &known[pid % KNOWN_PROCESSES]
-    if p.pid == pid and memcmp(p.comm, raw + e.comm, COMM) == 0:
-        return 0
     p.pid = pid
-    memcpy(p.comm, raw + e.comm, COMM)
-    return write_note(out, time_ns, cpu, NOTE_PROCESS, pid, p.comm, COMM)
+    memcpy(p.comm, comm, COMM)
+    return write_note(out, time_ns, cpu, NOTE_PROCESS, pid, comm, COMM)
 
 
 # --- rings ------------------------------------------------------------------------------------
@@ -327,11 +367,11 @@ cdef inline int event_of(const Event *events, int n, const uint8_t *raw) noexcep
     """Which event a sample is of; -1: of none that is known."""
     cdef uint16_t id
     cdef int i
+    cdef int found = -1
     memcpy(&id, raw, sizeof(id))
-    for i in range(n):
-        if events[i].id == id:
-            return i
-    return -1
+    for i in range(n):                          # no branch: events come in any order
+        found = i if events[i].id == id else found
+    return found
 
 
 cdef inline void sift(Ring **heap, int i, int n) noexcept nogil:
@@ -392,7 +432,8 @@ cdef class PerfRings:
     cdef Ring *rings                            # n_rings of them, free ones among them
     cdef int n_rings
     cdef Ring **heap                            # of the rings that are merged
-    cdef Name *known
+    cdef Name *names                            # that have been handed out
+    cdef Operation *operations
     cdef uint8_t *scratch
     cdef bytearray output
     cdef uint8_t *out                           # in it
@@ -415,7 +456,8 @@ cdef class PerfRings:
         self.memory = []
         self.rings = <Ring *> self._room(max_rings * sizeof(Ring))
         self.heap = <Ring **> self._room(max_rings * sizeof(void *))
-        self.known = <Name *> self._room(KNOWN_PROCESSES * sizeof(Name))
+        self.names = <Name *> self._room(KNOWN_PROCESSES * sizeof(Name))
+        self.operations = <Operation *> self._room(KNOWN_OPERATIONS * sizeof(Operation))
         self.scratch = <uint8_t *> self._room(MOST_SAMPLE)
         self.output = bytearray(OUTPUT_BYTES)
         self.out = <uint8_t *> <char *> self.output
@@ -434,6 +476,8 @@ cdef class PerfRings:
         e.id, e.action, e.category, e.is_bio = id, action, category, is_bio
         e.dev, e.sector, e.nr_sector, e.bytes = dev, sector, nr_sector, bytes
         e.error, e.rwbs, e.rwbs_bytes, e.comm = error, rwbs, rwbs_bytes, comm
+        if rwbs_bytes < 8:
+            raise ValueError(f"rwbs_bytes must be at least 8, not {rwbs_bytes}")
         self.n_events += 1
 
     def __dealloc__(self):
@@ -539,7 +583,7 @@ cdef class PerfRings:
 
     def repeat_notes(self):
         self.has_told_time = False
-        memset(self.known, 0, KNOWN_PROCESSES * sizeof(Name))
+        memset(self.names, 0, KNOWN_PROCESSES * sizeof(Name))
 
     def read(self, bint to_end=False):
         cdef uint64_t now_ns = clock_ns(CLOCK_MONOTONIC)
@@ -589,14 +633,22 @@ cdef class PerfRings:
         """Write the sample at a ring's cursor as a record, and move on; returns its length."""
         cdef const uint8_t *raw = raw_sample(ring, ring.cursor, self.scratch)
         cdef int i = event_of(self.events, self.n_events, raw)
+        cdef const Event *e = &self.events[i]
+        cdef const uint8_t *comm
+        cdef uint32_t pid
+        cdef Name *name
         cdef size_t n = 0
         ring.cursor += size_at(ring, ring.cursor)
-        if i < 0:
+        if unlikely(i < 0):
             return 0
         ring.received += 1
-        if self.events[i].comm >= 0:
-            n = write_name(self.known, &self.events[i], raw, ring.next_ns, ring.cpu, out)
-        return n + write_record(&self.events[i], raw, ring.next_ns, ring.cpu, out + n)
+        if e.comm >= 0:
+            pid = load_u32(raw + PID_AT)
+            comm = raw + e.comm
+            name = &self.names[pid % KNOWN_PROCESSES]
+            if unlikely(not is_known(name, pid, comm)):
+                n = write_name(name, pid, comm, ring.next_ns, ring.cpu, out)
+        return n + write_record(e, self.operations, raw, ring.next_ns, ring.cpu, out + n)
 
     @property
     def lost_events(self):
@@ -617,10 +669,16 @@ cdef class PerfRings:
         return self.lost
 
 
-def _record_of(dict event, bytes raw, uint64_t time_ns, uint32_t cpu):
-    """For tests: the trace record of a sample, given the tracepoint's own bytes."""
+def _records_of(dict event, samples, uint64_t time_ns, uint32_t cpu):
+    """For tests: the trace records of samples, given the tracepoint's own bytes of each."""
     cdef PerfRings rings = PerfRings([event], os.sysconf("SC_PAGESIZE"), 1)
-    cdef size_t n = write_record(
-        &rings.events[0], <const uint8_t *> <const char *> raw, time_ns, cpu, rings.out
-    )
-    return bytes(rings.output[:n])
+    cdef bytes raw
+    cdef size_t n
+    found = []
+    for raw in samples:
+        n = write_record(
+            &rings.events[0], rings.operations, <const uint8_t *> <const char *> raw, time_ns, cpu,
+            rings.out,
+        )
+        found.append(bytes(rings.output[:n]))
+    return found

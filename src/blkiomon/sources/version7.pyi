@@ -1,4 +1,4 @@
-"""Trace records of version 8 as blkparse, btt and fio read them: version 7, numbered."""
+"""Captured records as blkparse, btt and fio read them: of version 7, numbered."""
 
 from typing import final
 
@@ -29,7 +29,7 @@ class Version7:
         """Convert whole records in place, and return them as a part of the same memory.
 
         Args:
-            data: records of version 8 in host byte order, with their payloads.
+            data: records of versions 7 and 8 in host byte order, with their payloads.
 
         Raises:
             ValueError: these bytes are something else; they are partly converted.

@@ -1,5 +1,5 @@
 # distutils: language = c
-"""Trace records of version 8 as blkparse, btt and fio read them: version 7, numbered.
+"""Captured records as blkparse, btt and fio read them: of version 7, numbered.
 
 blkparse reads a file NAME.blktrace.N only if its records are of CPU N, and numbers count the
 records of one device and one CPU. A gap in them is what a trace has to say that records are lost.
@@ -44,35 +44,42 @@ cdef class Version7:
         """Convert in place; returns how many bytes the records take now."""
         cdef size_t at = 0
         cdef size_t out = 0
-        cdef size_t n
-        cdef TraceV8 r
-        cdef TraceV7 *v7
-        while size - at >= HEADER_V8:
-            memcpy(&r, data + at, HEADER_V8)
-            n = HEADER_V8 + r.pdu_len
-            if r.magic != MAGIC | 8 or size - at < n:
+        cdef size_t header, n
+        cdef const TraceV7 *v7
+        cdef TraceV8 v8
+        cdef TraceV7 *r
+        while size - at >= HEADER_V7:
+            v7 = <const TraceV7 *> (data + at)
+            r = <TraceV7 *> (data + out)
+            header = HEADER_V8 if v7.magic == MAGIC | 8 else HEADER_V7
+            n = header + v7.pdu_len
+            if header == HEADER_V8 and size - at >= HEADER_V8:
+                memcpy(&v8, data + at, HEADER_V8)
+                n = HEADER_V8 + v8.pdu_len
+            elif v7.magic != MAGIC | 7:
                 break
-            v7 = <TraceV7 *> (data + out)
-            v7.magic = MAGIC | 7
-            v7.sequence = 0
+            if size - at < n:
+                break
+            if out != at or header == HEADER_V8:
+                memmove(r, data + at, HEADER_V7)
+            if header == HEADER_V8:
+                r.magic = MAGIC | 7
+                r.action = <uint32_t> v8.action     # version 7 has the first 16 categories
+                r.pid = v8.pid
+                r.device = v8.device
+                r.error = v8.error
+                r.pdu_len = v8.pdu_len
+            r.cpu = self.cpu
+            r.sequence = 0
             if not r.action >> 16 & CAT_NOTIFY:
-                v7.sequence = self._number(r.device)
+                r.sequence = self._number(r.device)
                 self.records += 1
-            v7.time = r.time
-            v7.sector = r.sector
-            v7.bytes = r.bytes
-            v7.action = <uint32_t> r.action     # version 7 has the first 16 categories
-            v7.pid = r.pid
-            v7.device = r.device
-            v7.cpu = self.cpu
-            v7.error = r.error
-            v7.pdu_len = r.pdu_len
-            if r.pdu_len:
-                memmove(data + out + HEADER_V7, data + at + HEADER_V8, r.pdu_len)
+            if r.pdu_len and out + HEADER_V7 != at + header:
+                memmove(data + out + HEADER_V7, data + at + header, r.pdu_len)
             out += HEADER_V7 + r.pdu_len
             at += n
         if at != size:
-            raise ValueError(f"no whole record of version 8 at byte offset {at}")
+            raise ValueError(f"no whole record of version 7 or 8 at byte offset {at}")
         return out
 
     cdef inline uint32_t _number(self, uint32_t device) noexcept nogil:
