@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -147,6 +148,46 @@ def test_missing_tracefs_says_how_to_mount_it(host: Path) -> None:
     with pytest.raises(CaptureError, match="mount -t tracefs") as caught:
         find_tracefs(host)
     assert str(caught.value).endswith(PIPE)
+
+
+NEEDS = "needs root, or CAP_PERFMON and CAP_DAC_READ_SEARCH (kernel.perf_event_paranoid is"
+
+
+@pytest.mark.parametrize(
+    ("error", "level", "lockdown", "why"),
+    [
+        (errno.EACCES, 2, "[none] integrity", f"{NEEDS} 2)"),
+        (
+            *(errno.EACCES, 4, "[none] integrity"),
+            f"{NEEDS} 4: some kernels want CAP_SYS_ADMIN then, or a level of 2)",
+        ),
+        (errno.EPERM, 2, "none [confidentiality]", "the kernel is locked down (confidentiality)"),
+        (errno.ENOSYS, 2, "[none]", "the kernel has no perf events (CONFIG_PERF_EVENTS)"),
+    ],
+)
+def test_refused_capture_says_why(
+    host: Path, monkeypatch: pytest.MonkeyPatch, error: int, level: int, lockdown: str, why: str
+) -> None:
+    class Refused:
+        def __init__(self, *arguments: object) -> None: ...
+        def close(self) -> None: ...
+        def open(self, *arguments: object) -> int:
+            raise OSError(error, f"perf_event_open: {os.strerror(error)}")
+
+    monkeypatch.setattr(capturing, "PerfRings", Refused)
+    for event in ("issue", "complete", "requeue"):
+        path = host / f"sys/kernel/tracing/events/block/block_rq_{event}/format"
+        path.parent.mkdir(parents=True)
+        path.write_text((FORMATS / "6.18/block_rq_issue").read_text())
+    for name, text in (
+        ("proc/sys/kernel/perf_event_paranoid", f"{level}\n"),
+        ("sys/kernel/security/lockdown", lockdown),
+    ):
+        (host / name).parent.mkdir(parents=True, exist_ok=True)
+        (host / name).write_text(text)
+    with pytest.raises(CaptureError) as caught:
+        Capture(["sda"], print, root=host)
+    assert str(caught.value) == f"cannot capture: {why}; {PIPE}"
 
 
 @pytest.mark.parametrize("kernel", sorted(p.name for p in FORMATS.glob("[0-9]*")))

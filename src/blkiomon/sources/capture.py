@@ -397,7 +397,8 @@ class Capture:
                 why = "the kernel is locked down (confidentiality)"
             else:
                 level = _number_in(self._root / "proc/sys/kernel/perf_event_paranoid")
-                why = f"needs root, or {CAPABILITIES} (kernel.perf_event_paranoid is {level})"
+                hint = ": some kernels want CAP_SYS_ADMIN then, or a level of 2" * (level > 2)
+                why = f"needs root, or {CAPABILITIES} (kernel.perf_event_paranoid is {level}{hint})"
         elif error.errno in (errno.ENOSYS, errno.EOPNOTSUPP):
             why = "the kernel has no perf events (CONFIG_PERF_EVENTS)"
         else:
