@@ -187,7 +187,7 @@ def test_requeued_request_counts_once_and_is_not_in_flight_meanwhile(interval_of
     assert (total["requests"], total["requeues"], unseen(line)) == (1, 1, {})
     assert (total["q2d_ns"]["max"], total["q2c_ns"]["max"]) == (100 * MS, 101 * MS)
     assert total["d2c_ns"]["max"] == MS
-    assert (total["retried"]["requests"], total["retried"]["max_ns"]) == (1, 100_990 * US)
+    assert (total["retried"]["count"], total["retried"]["max_ns"]) == (1, 100_990 * US)
     assert in_flight(line)["busy_ns"] == 9990 * US + MS
 
 

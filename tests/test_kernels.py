@@ -65,7 +65,7 @@ def test_figures_equal_those_of_fio_and_the_kernel(name: str) -> None:
 def test_time_from_the_first_issue_of_a_retried_read_includes_all_tries() -> None:
     """23 reads took the 24 retries, as one was retried twice."""
     total = interval_of("transport-7.3")["total"]
-    assert total["retried"]["requests"] == 23
+    assert total["retried"]["count"] == 23
     assert total["retried"]["max_ns"] > total["d2c_ns"]["max"]
     assert total["d2c_ns"]["count"] == 100
 

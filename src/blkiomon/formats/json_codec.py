@@ -145,7 +145,7 @@ def retried_dict(retried: Moments) -> dict[str, Any] | None:
     if not retried.count:
         return None
     return {
-        "requests": retried.count,
+        "count": retried.count,
         "min_ns": retried.min,
         "mean_ns": retried.avg,
         "max_ns": retried.max,
@@ -425,7 +425,7 @@ def _retry_rows(ops: Sequence[Keyed]) -> Table:
         row["requeues"] = figures.count("requeues")
         row["f2c_ns"]["min"] = U64_MAX
         if retried := figures.object_or_none("retried"):
-            row["requests"] = retried.count("requests")
+            row["requests"] = retried.count("count")
             _fill_moments(row["f2c_ns"], retried, "_ns")
     return table
 
