@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import re
 import select
 import signal
 import struct
@@ -39,7 +40,7 @@ from blkiomon.sources.capture import (
 from blkiomon.sources.perf import PerfRings, _records_of
 
 FORMATS = Path(__file__).parent / "data/tracepoints"
-SDA, SDB, DM0 = 8 << 20, 8 << 20 | 16, 253 << 20
+SDA, SDB, DM0, NVME = 8 << 20, 8 << 20 | 16, 253 << 20, 259 << 20 | 3
 
 
 @pytest.fixture
@@ -63,8 +64,11 @@ def host(tmp_path: Path) -> Path:
 
     add("sda", SDA, 1000, "device", "mq")
     partition = add("sda1", SDA + 1, 300, below="block/sda")
-    path = add("nvme0c0n1", 259 << 20, 1000, "device", "mq")
+    path = add("nvme0c0n1", NVME, 1000, "device", "mq")
     (path / "hidden").write_text("1\n")
+    (path / "dev").unlink()
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/diskstats").write_text("   8   0 sda 1 0\n 259   3 nvme0c0n1 48 0 384 7\n")
     (partition / "partition").write_text("1\n")
     (partition / "start").write_text("100\n")
     add("sdb", SDB, 1000, "device", "mq")
@@ -78,6 +82,18 @@ def host(tmp_path: Path) -> Path:
 
 def test_disk_is_found_with_its_number(host: Path) -> None:
     assert find_device("sda", host) == Device("sda", SDA, True)
+
+
+def test_hidden_path_has_the_number_of_its_statistics(host: Path) -> None:
+    assert find_device("nvme0c0n1", host) == Device("nvme0c0n1", NVME, True)
+
+
+def test_disk_that_went_while_it_was_looked_up_is_left_out_or_named(host: Path) -> None:
+    (host / "sys/block/sda/dev").unlink()
+    (host / "proc/diskstats").write_text("")
+    assert [device.name for device in all_disks(host)] == ["dm-0", "sdb"]
+    with pytest.raises(CaptureError, match="cannot capture sda: No such file or directory"):
+        find_device("sda", host)
 
 
 def test_device_mapper_device_has_no_requests(host: Path) -> None:
@@ -159,7 +175,7 @@ NEEDS = "needs root, or CAP_PERFMON and CAP_DAC_READ_SEARCH (kernel.perf_event_p
         (errno.EACCES, 2, "[none] integrity", f"{NEEDS} 2)"),
         (
             *(errno.EACCES, 4, "[none] integrity"),
-            f"{NEEDS} 4: some kernels want CAP_SYS_ADMIN then, or a level of 2)",
+            f"{NEEDS} 4: above 2, Debian and Ubuntu want CAP_SYS_ADMIN)",
         ),
         (errno.EPERM, 2, "none [confidentiality]", "the kernel is locked down (confidentiality)"),
         (errno.ENOSYS, 2, "[none]", "the kernel has no perf events (CONFIG_PERF_EVENTS)"),
@@ -361,6 +377,32 @@ def test_every_request_is_captured_once(loop: str) -> None:
     assert engine.process_names[os.getpid()]
     assert engine.epoch_ns is not None
     assert abs(engine.epoch_ns + int(mine["issued_ns"][0]) - time.time_ns()) < 60 * 10**9
+
+
+def test_unit_allows_every_system_call_of_a_capture(loop: str, tmp_path: Path) -> None:
+    strace, systemd = programs.require("strace"), programs.require("systemd-analyze", "systemd")
+    log, stats = tmp_path / "log", tmp_path / "stats.json"
+    command = [*runner.COMMAND, "-I", "0.2", "--json", str(stats), "--trace", loop]
+    with subprocess.Popen([strace, "-f", "-qq", "-o", str(log), *command]) as process:
+        end_s = time.monotonic() + 60
+        while not (stats.exists() and stats.stat().st_size) and time.monotonic() < end_s:
+            time.sleep(0.05)
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGINT)
+        process.wait(60)
+    used = set(re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE))
+    unit = (Path(__file__).parents[1] / "contrib/blkiomon.service").read_text()
+    allowed: set[str] = set()
+    sets = re.findall(r"^SystemCallFilter=(.*)$", unit, re.MULTILINE)[0].split()
+    while sets:
+        name = sets.pop()
+        if name.startswith("@"):
+            text = subprocess.check_output([systemd, "syscall-filter", name], text=True)
+            sets += re.findall(r"^    ([@\w-]+)$", text, re.MULTILINE)
+        else:
+            allowed.add(name)
+    assert "perf_event_open" in used
+    assert used <= allowed
 
 
 def test_two_captures_see_the_same(loop: str) -> None:

@@ -213,7 +213,11 @@ def fio(file: str, **options: object) -> Load:
         **options,
     }
     command = ["fio", *(f"--{name}={value}" for name, value in given.items())]
-    return Load(subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=WORK).stdout)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=WORK)
+    load = Load(done.stdout)
+    if not load.bytes:
+        raise RuntimeError(done.stderr + done.stdout[: done.stdout.index("{")])
+    return load
 
 
 # --- captures -------------------------------------------------------------------------------------
@@ -239,7 +243,7 @@ class Live:
     def __exit__(self, *error: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait()
+        self.process.communicate()
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
         time.sleep(0.3)  # a completion's record may come after fio has seen it

@@ -12,6 +12,7 @@ requests of their own: they are captured by their bios, from the queue to the co
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -121,10 +122,14 @@ def find_device(name: str, root: Path = Path("/")) -> Device:
     if not is_there:
         raise CaptureError(f"cannot capture {name}: this host has no such block device")
     path = link.resolve()
-    if not (path / "partition").exists():
-        return _device(path)
+    is_partition = (path / "partition").exists()
+    try:
+        disk = _device(path.parent if is_partition else path, root)
+    except OSError as error:
+        raise CaptureError(f"cannot capture {name}: {error.strerror}") from error
+    if not is_partition:
+        return disk
     first = _number_in(path / "start")
-    disk = _device(path.parent)
     end = first + _number_in(path / "size")
     return Device(path.name, disk.number, disk.has_requests, (first, end))
 
@@ -137,12 +142,21 @@ def all_disks(root: Path = Path("/")) -> list[Device]:
         is_hardware = (path / "device").exists()
         is_hidden = _number_in(path / "hidden")  # a path of NVMe multipath: its head is captured
         if (is_hardware or is_made_of_others) and _number_in(path / "size") and not is_hidden:
-            disks.append(_device(path))
+            with contextlib.suppress(OSError):  # it went a moment ago
+                disks.append(_device(path, root))
     return disks
 
 
-def _device(path: Path) -> Device:
-    major, _, minor = (path / "dev").read_text().partition(":")
+def _device(path: Path, root: Path) -> Device:
+    """The disk of a directory in sysfs. Raises OSError."""
+    try:
+        major, _, minor = (path / "dev").read_text().partition(":")
+    except FileNotFoundError:  # a hidden path of NVMe multipath; the kernel's statistics number it
+        rows = (line.split() for line in (root / "proc/diskstats").read_text().splitlines())
+        numbers = [(row[0], row[1]) for row in rows if row[2] == path.name]
+        if not numbers:
+            raise
+        major, minor = numbers[0]
     return Device(path.name, int(major) << 20 | int(minor), (path / "mq").exists())
 
 
@@ -397,7 +411,7 @@ class Capture:
                 why = "the kernel is locked down (confidentiality)"
             else:
                 level = _number_in(self._root / "proc/sys/kernel/perf_event_paranoid")
-                hint = ": some kernels want CAP_SYS_ADMIN then, or a level of 2" * (level > 2)
+                hint = ": above 2, Debian and Ubuntu want CAP_SYS_ADMIN" * (level > 2)
                 why = f"needs root, or {CAPABILITIES} (kernel.perf_event_paranoid is {level}{hint})"
         elif error.errno in (errno.ENOSYS, errno.EOPNOTSUPP):
             why = "the kernel has no perf events (CONFIG_PERF_EVENTS)"
