@@ -88,6 +88,19 @@ def test_hidden_path_has_the_number_of_its_statistics(host: Path) -> None:
     assert find_device("nvme0c0n1", host) == Device("nvme0c0n1", NVME, True)
 
 
+def test_head_of_nvme_multipath_completes_as_its_paths_do(host: Path) -> None:
+    head = host / "sys/devices/block/nvme0n1"
+    head.mkdir()
+    (head / "dev").write_text("259:1\n")
+    (host / "sys/class/block/nvme0n1").symlink_to(head)
+    device = find_device("nvme0n1", host)
+    assert (device.has_requests, device.paths) == (False, (NVME,))
+    queue, complete = ({"is_bio": True, "action": action} for action in (7, 8))
+    assert device.terms(queue) == [f"dev == {259 << 20 | 1}"]
+    assert device.terms(complete) == [f"dev == {259 << 20 | 1}", f"dev == {NVME}"]
+    assert device.terms({"is_bio": False, "action": 8}) == []
+
+
 def test_disk_that_went_while_it_was_looked_up_is_left_out_or_named(host: Path) -> None:
     (host / "sys/block/sda/dev").unlink()
     (host / "proc/diskstats").write_text("")

@@ -77,7 +77,7 @@ def inject(options: int, every: int) -> None:
 def null_blk(name: str = "lab", **fields: object) -> Iterator[str]:
     """A disk of null_blk."""
     sh("modprobe", "null_blk", "nr_devices=0")
-    if not NULL_BLK.exists():
+    if not NULL_BLK.parent.is_mount():
         sh("mount", "-t", "configfs", "configfs", "/sys/kernel/config")
     directory = NULL_BLK / name
     directory.mkdir()
@@ -131,7 +131,7 @@ def nvme_tcp() -> Iterator[tuple[str, list[str]]]:
     for module in ("nvmet", "nvmet_tcp", "nvme_tcp"):
         sh("modprobe", module)
     sh("ip", "link", "set", "lo", "up")
-    if not NULL_BLK.parent.exists():
+    if not NULL_BLK.parent.is_mount():
         sh("mount", "-t", "configfs", "configfs", "/sys/kernel/config")
     target = Path("/sys/kernel/config/nvmet")
     subsystem = target / "subsystems/nqn.2026-11.lab:one"
@@ -205,7 +205,7 @@ def fio(file: str, **options: object) -> Load:
         "iodepth": 8,
         "bs": "4k",
         "rw": "randrw",
-        "number_ios": 400,
+        **({} if "io_size" in options else {"number_ios": 400}),
         "randrepeat": 1,
         "continue_on_error": "all",
         "ignore_error": "5:61,5:61",  # EIO and ENODATA: counted, and not ended by

@@ -20,12 +20,13 @@ import select
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from blkiomon.sources.devices import HiddenPaths
 from blkiomon.sources.perf import PerfRings
 
 Report = Callable[[str], None]
@@ -78,12 +79,15 @@ class Device:
         number: of the disk, major << 20 | minor.
         has_requests: its driver has a request queue.
         sectors: the part of the disk that a partition takes, first and behind the last; or None.
+        paths: numbers of its hidden paths, if it is the head of NVMe multipath. The kernel queues
+            bios for the head and completes them for the path that it chose.
     """
 
     name: str
     number: int
     has_requests: bool
     sectors: tuple[int, int] | None = None
+    paths: tuple[int, ...] = ()
 
     @property
     def term(self) -> str:
@@ -92,6 +96,13 @@ class Device:
             return f"dev == {self.number}"
         first, end = self.sectors
         return f"(dev == {self.number} && sector >= {first} && sector < {end})"
+
+    def terms(self, event: dict[str, Any]) -> list[str]:
+        """Which samples of a tracepoint are its own: any that one of these filters passes."""
+        if event["is_bio"] == self.has_requests:
+            return []
+        is_completion = event["action"] == _COMPLETE[0]
+        return [self.term, *(f"dev == {number}" for number in self.paths if is_completion)]
 
 
 def find_device(name: str, root: Path = Path("/")) -> Device:
@@ -124,40 +135,39 @@ def find_device(name: str, root: Path = Path("/")) -> Device:
     path = link.resolve()
     is_partition = (path / "partition").exists()
     try:
-        disk = _device(path.parent if is_partition else path, root)
+        disk = _device(path.parent if is_partition else path, HiddenPaths(root))
     except OSError as error:
         raise CaptureError(f"cannot capture {name}: {error.strerror}") from error
     if not is_partition:
         return disk
     first = _number_in(path / "start")
     end = first + _number_in(path / "size")
-    return Device(path.name, disk.number, disk.has_requests, (first, end))
+    return replace(disk, name=path.name, sectors=(first, end))
 
 
 def all_disks(root: Path = Path("/")) -> list[Device]:
     """The host's disks and the devices made of them, without partitions, loop devices and RAM."""
     disks = []
+    hidden = HiddenPaths(root)
     for path in sorted((root / "sys/block").glob("*")):
         is_made_of_others = any((path / kind).exists() for kind in ("dm", "md"))
         is_hardware = (path / "device").exists()
         is_hidden = _number_in(path / "hidden")  # a path of NVMe multipath: its head is captured
         if (is_hardware or is_made_of_others) and _number_in(path / "size") and not is_hidden:
             with contextlib.suppress(OSError):  # it went a moment ago
-                disks.append(_device(path, root))
+                disks.append(_device(path, hidden))
     return disks
 
 
-def _device(path: Path, root: Path) -> Device:
+def _device(path: Path, hidden: HiddenPaths) -> Device:
     """The disk of a directory in sysfs. Raises OSError."""
-    try:
+    number = hidden.numbers.get(path.name)
+    if number is None:
         major, _, minor = (path / "dev").read_text().partition(":")
-    except FileNotFoundError:  # a hidden path of NVMe multipath; the kernel's statistics number it
-        rows = (line.split() for line in (root / "proc/diskstats").read_text().splitlines())
-        numbers = [(row[0], row[1]) for row in rows if row[2] == path.name]
-        if not numbers:
-            raise
-        major, minor = numbers[0]
-    return Device(path.name, int(major) << 20 | int(minor), (path / "mq").exists())
+        number = int(major) << 20 | int(minor)
+    has_requests = (path / "mq").exists()
+    paths = () if has_requests else hidden.of_head.get(path.name, ())
+    return Device(path.name, number, has_requests, paths=paths)
 
 
 def _number_in(path: Path) -> int:
@@ -219,8 +229,7 @@ class Capture:
         self._missing: set[str] = set()
         self._devices = self._find_devices(is_first=True)
         tracefs = find_tracefs(root)
-        formats = self._formats(tracefs, queue)
-        self._is_bio = [event["is_bio"] for event in formats]
+        self._events = self._formats(tracefs, queue)
         self._captured = set(self._devices)  # since the start, those that are gone included
         self._filters = self._make_filters(self._devices)
         self._epoll = select.epoll()
@@ -228,10 +237,11 @@ class Capture:
         self._cpu_fds: dict[int, int] = {}
         cpus = _online(root)
         try:
-            self._rings = self._open_rings(formats, cpus, ring_bytes)
+            self._rings = self._open_rings(self._events, cpus, ring_bytes)
         except BaseException:
             self._epoll.close()
             raise
+        self._set_heads()
         self._refreshed_s = time.monotonic()
         self._rings.enable()
 
@@ -305,17 +315,28 @@ class Capture:
             found[device.name] = device
         return tuple(found.values())
 
-    def _make_filters(self, devices: Iterable[Device]) -> list[list[bytes]]:
-        """Sets of filters, one for each event, that together pass the events of all devices."""
-        devices = list(devices)
-        requests, bios = (
-            filters_of(device.term for device in devices if device.has_requests == wanted)
-            for wanted in (True, False)
+    def _make_filters(
+        self, devices: Iterable[Device], captured: Iterable[Device] = ()
+    ) -> list[list[bytes]]:
+        """Sets of filters, one for each event, that together pass the events of all devices.
+
+        Args:
+            devices: wanted.
+            captured: whose events other filters pass already.
+        """
+        filters: list[list[str]] = []
+        for event in self._events:
+            known = {term for device in captured for term in device.terms(event)}
+            terms = [term for device in devices for term in device.terms(event)]
+            filters.append(filters_of(term for term in terms if term not in known))
+        sets = zip_longest(*filters, fillvalue=NO_DEVICE)
+        return [[text.encode() for text in texts] for texts in sets]
+
+    def _set_heads(self) -> None:
+        """Let completions of a hidden path count for its head."""
+        self._rings.set_heads(
+            {path: device.number for device in self._captured for path in device.paths}
         )
-        return [
-            [(bio if is_bio else request).encode() for is_bio in self._is_bio]
-            for request, bio in zip_longest(requests, bios, fillvalue=NO_DEVICE)
-        ]
 
     # --- tracepoints ----------------------------------------------------------------------------
 
@@ -394,9 +415,11 @@ class Capture:
             self._rings.enable()
         added = [d for d in self._find_devices() if d not in self._captured]
         if added:
+            filters = self._make_filters(added, self._captured)
             self._captured.update(added)
+            self._set_heads()
             try:
-                self._rings.add(self._make_filters(added))
+                self._rings.add(filters)
                 self._filters = self._make_filters(self._captured)  # for CPUs that come later
             except OSError as error:
                 names = ", ".join(device.name for device in added)

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import stat
 from pathlib import Path
 
 SYS_DEV_BLOCK = Path("/sys/dev/block")
+
+
+class HiddenPaths:
+    """The hidden paths of NVMe multipath: sysfs does not number them, the kernel's statistics do.
+
+    Args:
+        root: where ``proc`` is.
+
+    Attributes:
+        numbers: major << 20 | minor, by name.
+        of_head: these numbers, by the name of the head.
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.numbers: dict[str, int] = {}
+        self.of_head: dict[str, tuple[int, ...]] = {}
+        with contextlib.suppress(OSError):
+            for line in (root / "proc/diskstats").read_text().splitlines():
+                major, minor, name, *_ = line.split()
+                if parts := re.fullmatch(r"(nvme\d+)c\d+(n\d+)", name):
+                    self.numbers[name] = number = int(major) << 20 | int(minor)
+                    head = parts[1] + parts[2]
+                    self.of_head[head] = (*self.of_head.get(head, ()), number)
 
 
 def device_name(number: int, root: Path = SYS_DEV_BLOCK) -> str | None:
@@ -19,7 +44,8 @@ def device_name(number: int, root: Path = SYS_DEV_BLOCK) -> str | None:
     try:
         target = (root / f"{number >> 20}:{number & 0xFFFFF}").readlink()
     except OSError:
-        return None
+        numbers = HiddenPaths().numbers if root == SYS_DEV_BLOCK else {}
+        return next((name for name, known in numbers.items() if known == number), None)
     return target.name.replace("!", "/") or None  # sysfs writes cciss/c0d0 as cciss!c0d0
 
 
@@ -39,7 +65,7 @@ def device_number(name: str, root: Path = Path("/sys/class/block")) -> int | Non
         major, _, minor = (root / name / "dev").read_text().partition(":")
         return int(major) << 20 | int(minor)
     except (OSError, ValueError):
-        return None
+        return HiddenPaths().numbers.get(name)
 
 
 class DeviceNames:

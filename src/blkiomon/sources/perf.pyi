@@ -1,6 +1,6 @@
 """Perf rings: samples of the kernel's block tracepoints in, trace records in order of time out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
 @final
@@ -44,6 +44,13 @@ class PerfRings:
 
         Raises:
             OSError: the kernel refuses, or a ring has more sets of filters than it has room for.
+        """
+
+    def set_heads(self, heads: Mapping[int, int]) -> None:
+        """Let completed bios of a path count for its head.
+
+        Args:
+            heads: numbers of the heads of NVMe multipath, by the number of the path.
         """
 
     def enable(self, enabled: bool = True) -> None:

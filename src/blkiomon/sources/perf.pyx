@@ -29,6 +29,8 @@ cimport cython
 
 import os
 
+import numpy as np
+
 cdef extern from *:
     """
     #include <linux/perf_event.h>
@@ -129,6 +131,10 @@ cdef struct Event:                              # where the fields of a tracepoi
 cdef struct Operation:                          # letters of an operation: see known_operation()
     uint64_t letters                            # 0: the place is free
     uint32_t category
+
+cdef struct Head:                               # of NVMe multipath
+    uint32_t path                               # number of a hidden path
+    uint32_t head
 
 cdef struct Ring:                               # of one CPU
     perf_event_mmap_page *page                  # NULL: the slot is free
@@ -237,8 +243,8 @@ cdef inline uint32_t known_operation(
 
 
 cdef size_t write_record(
-    const Event *e, Operation *known, const uint8_t *raw, uint64_t time_ns, uint32_t cpu,
-    uint8_t *out,
+    const Event *e, Operation *known, const uint8_t *raw, uint32_t device, uint64_t time_ns,
+    uint32_t cpu, uint8_t *out,
 ) noexcept nogil:
     """Write a sample as a trace record; returns its length.
 
@@ -274,7 +280,7 @@ cdef size_t write_record(
         v7.magic = MAGIC | 7
         v7.action = category << 16 | e.action
         v7.pid = load_u32(raw + PID_AT)
-        v7.device = load_u32(raw + e.dev)
+        v7.device = device
         v7.cpu = cpu
         v7.error = error_of(e, raw)
         v7.pdu_len = 0
@@ -282,7 +288,7 @@ cdef size_t write_record(
     v8.magic = MAGIC | 8
     v8.pid = load_u32(raw + PID_AT)
     v8.action = <uint64_t> category << 16 | e.action
-    v8.device = load_u32(raw + e.dev)
+    v8.device = device
     v8.cpu = cpu
     v8.error = error_of(e, raw)
     v8.pdu_len = 0
@@ -374,6 +380,20 @@ cdef inline int event_of(const Event *events, int n, const uint8_t *raw) noexcep
     return found
 
 
+cdef uint32_t head_of(const Head *heads, size_t n, uint32_t device) noexcept nogil:
+    """The head of a hidden path, by binary search; of another device: itself."""
+    cdef size_t first = 0
+    cdef size_t middle
+    while n > 0:
+        middle = first + n // 2
+        if heads[middle].path < device:
+            n -= n // 2 + 1
+            first = middle + 1
+        else:
+            n //= 2
+    return heads[first].head if heads[first].path == device else device
+
+
 cdef inline void sift(Ring **heap, int i, int n) noexcept nogil:
     """Let the ring at a place of a binary heap by time sink to where it belongs."""
     cdef int child
@@ -434,6 +454,9 @@ cdef class PerfRings:
     cdef Ring **heap                            # of the rings that are merged
     cdef Name *names                            # that have been handed out
     cdef Operation *operations
+    cdef bytes heads_memory
+    cdef const Head *heads                      # n_heads, by the number of the path
+    cdef size_t n_heads
     cdef uint8_t *scratch
     cdef bytearray output
     cdef uint8_t *out                           # in it
@@ -568,6 +591,13 @@ cdef class PerfRings:
                     self._open(&self.rings[i], filters)
         self.enable()
 
+    def set_heads(self, heads):
+        last = 0xffffffff, 0xffffffff           # which head_of() may read
+        memory = np.array([*sorted(heads.items()), last], dtype=np.uint32).tobytes()
+        self.heads = <const Head *> <const char *> memory
+        self.heads_memory = memory
+        self.n_heads = len(heads)
+
     def enable(self, bint enabled=True):
         cdef int i, j
         for i in range(self.n_rings):
@@ -635,7 +665,7 @@ cdef class PerfRings:
         cdef int i = event_of(self.events, self.n_events, raw)
         cdef const Event *e = &self.events[i]
         cdef const uint8_t *comm
-        cdef uint32_t pid
+        cdef uint32_t pid, device
         cdef Name *name
         cdef size_t n = 0
         ring.cursor += size_at(ring, ring.cursor)
@@ -648,7 +678,10 @@ cdef class PerfRings:
             name = &self.names[pid % KNOWN_PROCESSES]
             if unlikely(not is_known(name, pid, comm)):
                 n = write_name(name, pid, comm, ring.next_ns, ring.cpu, out)
-        return n + write_record(e, self.operations, raw, ring.next_ns, ring.cpu, out + n)
+        device = load_u32(raw + e.dev)
+        if unlikely(self.n_heads != 0) and e.is_bio and e.category & CAT_COMPLETE:
+            device = head_of(self.heads, self.n_heads, device)
+        return n + write_record(e, self.operations, raw, device, ring.next_ns, ring.cpu, out + n)
 
     @property
     def lost_events(self):
@@ -677,7 +710,8 @@ def _records_of(dict event, samples, uint64_t time_ns, uint32_t cpu):
     found = []
     for raw in samples:
         n = write_record(
-            &rings.events[0], rings.operations, <const uint8_t *> <const char *> raw, time_ns, cpu,
+            &rings.events[0], rings.operations, <const uint8_t *> <const char *> raw,
+            load_u32(<const uint8_t *> <const char *> raw + rings.events[0].dev), time_ns, cpu,
             rings.out,
         )
         found.append(bytes(rings.output[:n]))
