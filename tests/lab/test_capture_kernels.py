@@ -117,6 +117,7 @@ def test_md_array_and_its_members(compare: Compare) -> None:
             (md / "new_dev").write_text(Path(f"/sys/block/{disk}/dev").read_text())
             (md / f"dev-{disk}" / "slot").write_text(str(index))
         (md / "array_state").write_text("active")
+        Path("/dev/md9").open("rb").close()  # the kernel looks for partitions
         try:
             with Live(["md9", one, two]) as live:
                 load = fio("/dev/md9", rw="write", number_ios=200, size="16m")
