@@ -4,7 +4,10 @@ Sends records through a pipe in real time: ten devices, 8,192 requests outstandi
 seconds, one device disappears and a new one appears. The records sent are compared with the sums of
 the program's JSON Lines. With --stall, another output stops reading after 4 KiB.
 
-Exits with 1 if a record was lost.
+With --capture, fio reads from a disk in memory as fast as it can, and the program captures that, as
+root. What it counts and reports as lost is compared with fio's reads.
+
+Exits with 1 if a record was lost, of a capture without being reported.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,8 +32,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from benchmarks import streams
-from benchmarks.programs import OURS, Cost
+from benchmarks import captures, streams
+from benchmarks.programs import OURS, Cost, used
 
 DEVICES = 10
 NUMBERS = 64
@@ -147,12 +151,18 @@ class Memory(threading.Thread):
         self.join()
 
     @property
-    def slope_kib_h(self) -> float | None:
-        """Slope of the second half, by least squares."""
-        half = len(self.kib) // 2
-        if half < 2:
-            return None
-        return float(np.polyfit(self.at_s[half:], self.kib[half:], 1)[0]) * 3600
+    def figures(self) -> dict[str, str]:
+        """Maximum of both halves, and slope of the second by least squares, as text by name."""
+        halves = np.array_split(np.array(self.kib), 2)
+        found = {
+            "maximum of memory in the first and second half": ", ".join(
+                f"{max(part, default=0) / 1024:.1f} MiB" for part in halves
+            )
+        }
+        if len(halves[1]) > 2:
+            slope_kib_s = float(np.polyfit(self.at_s[-len(halves[1]) :], halves[1], 1)[0])
+            found["slope of memory in the second half"] = f"{slope_kib_s * 3600:+.0f} KiB an hour"
+        return found
 
 
 def offer(stream: Offered, out: IO[bytes]) -> float:
@@ -191,7 +201,8 @@ def soak(rate: int, seconds: float, interval_s: float, *, stall: bool) -> bool:
           f"{NUMBERS}; intervals of {interval_s:g} s", flush=True)  # fmt: skip
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        command = [OURS, "-I", f"{interval_s:g}", "--json", "-", "-b", str(directory / "binary")]
+        command = [OURS, "-I", f"{interval_s:g}", "--clock", "wall"]  # even if we send late
+        command += ["--json", "-", "-b", str(directory / "binary")]
         if stall:
             command += ["-h", str(stack.enter_context(stalled(directory)))]
         read_fd, write_fd = os.pipe()
@@ -253,13 +264,7 @@ def _report(
         figures["boundary to output, median, p99, maximum"] = ", ".join(
             f"{np.percentile(delays_ms, q):.2f} ms" for q in (50, 99, 100)
         )
-    if memory.kib:
-        figures["maximum of memory in the first and second half"] = ", ".join(
-            f"{max(part, default=0) / 1024:.1f} MiB"
-            for part in np.array_split(np.array(memory.kib), 2)
-        )
-    if (slope := memory.slope_kib_h) is not None:
-        figures["slope of memory in the second half"] = f"{slope:+.0f} KiB an hour"
+    figures |= memory.figures
     figures["CPU"] = (
         f"{cost.cpu_s:.1f} s, {cost.cpu_s / cost.wall_s:.1%} of a core, "
         f"{cost.cpu_s / stream.records * 1e9:.0f} ns a record"
@@ -273,6 +278,39 @@ def _report(
     return is_whole
 
 
+def soak_capture(seconds: float, interval_s: float) -> bool:
+    """Capture a load and print the figures; returns False if a loss was not reported."""
+    with captures.memory_disk() as disk:
+        command = [OURS, "-I", f"{interval_s:g}", "--json", "-", "--trace", disk]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            received, memory = Received(child.stdout), Memory(child.pid)
+            received.start()
+            memory.start()
+            time.sleep(captures.SETTLED_S)
+            before_ns = used(child.pid).cpu_ns
+            requests, iops = captures.load(disk, seconds)
+            time.sleep(0.2)
+            cpu_ns = used(child.pid).cpu_ns - before_ns
+            child.send_signal(signal.SIGINT)
+            received.join()
+            memory.end()
+    seen, lost = received.requests.total(), received.unseen["lost_events"]
+    figures = {
+        "reads by fio, and each second": f"{requests:,}, {iops:,.0f}",
+        "requests seen": f"{seen:,}",
+        "events reported as lost": f"{lost:,}",
+        "intervals": f"{len(received.ends_ns):,}",
+        **memory.figures,
+        "CPU": f"{cpu_ns / 1e9:.1f} s, {cpu_ns / requests / 1e3:.3f} s a million requests",
+    }
+    for name, text in figures.items():
+        print(f"  {name}: {text}")
+    is_told = requests - lost <= seen <= requests
+    print("every loss was reported" if is_told else "SOMETHING WAS LOST", flush=True)
+    return is_told
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.soak",
@@ -283,7 +321,10 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=2_000_000, help="records a second")
     parser.add_argument("--interval", type=float, default=1, help="-I of the run, in seconds")
     parser.add_argument("--stall", action="store_true", help="add an output that stops reading")
+    parser.add_argument("--capture", action="store_true", help="of a load by fio, as root")
     given = parser.parse_args()
+    if given.capture:
+        sys.exit(not soak_capture(given.seconds, given.interval))
     sys.exit(not soak(given.rate, given.seconds, given.interval, stall=given.stall))
 
 
