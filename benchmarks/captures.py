@@ -23,6 +23,16 @@ DISK_BYTES = 256 << 20
 SETTLED_S = 3.0
 """Start-up is over by then, also in an emulated machine."""
 
+BPFTRACE = """
+tracepoint:block:block_rq_issue { @issued[args->dev, args->sector] = nsecs }
+tracepoint:block:block_rq_complete /@issued[args->dev, args->sector]/ {
+    $us = (nsecs - @issued[args->dev, args->sector]) / 1000;
+    delete(@issued[args->dev, args->sector]);
+    %s
+}
+"""
+"""What biolatency and biosnoop of bpftrace do, by tracepoints: the kernel inlines what they probe."""
+
 Commands = Sequence[Sequence[str]]
 """Of a pipeline."""
 
@@ -60,8 +70,8 @@ def monitors(disk: str) -> dict[str, Commands]:
         "blkiomon --trace --queue": [[*ours, "--queue", "--json", "/dev/null"]],
         "blktrace, packaged blkiomon": [blktrace, [PACKAGED, "-I", "1", "-h", "/dev/null"]],
         "blktrace, our blkiomon": [blktrace, [OURS, "-I", "1", "--json", "/dev/null"]],
-        "biolatency (bcc)": [["biolatency-bpfcc", "-D", "1"]],
-        "biosnoop (bcc)": [["biosnoop-bpfcc"]],
+        "bpftrace, a histogram": [["bpftrace", "-e", BPFTRACE % "@us = hist($us)"]],
+        "bpftrace, a line each": [["bpftrace", "-e", BPFTRACE % 'printf("%d\\n", $us)']],
         "perf record": [
             ["perf", "record", "-a", "-e", "block:block_rq_issue,block:block_rq_complete",
              "-o", "/dev/null"]
