@@ -31,7 +31,7 @@ tracepoint:block:block_rq_complete /@issued[args->dev, args->sector]/ {
     %s
 }
 """
-"""What biolatency and biosnoop of bpftrace do, by tracepoints: the kernel inlines what they probe."""
+"""As biolatency.bt and biosnoop.bt, but by tracepoints: the kernel inlines what these probe."""
 
 Commands = Sequence[Sequence[str]]
 """Of a pipeline."""
