@@ -22,7 +22,6 @@ from blkiomon.commands.config import Config
 from blkiomon.commands.options import (
     DEVICE,
     FOLLOW_SYMLINKS,
-    HELP,
     MAX_AGE,
     MAX_PENDING,
     OVERWRITE,
@@ -149,7 +148,7 @@ OPTIONS = (
         whole(-(1 << 31), (1 << 31) - 1, zero=False),
     ),
     Option("-m, --msg-id=TYPE", "type of the messages, 1 or more", QUEUE, whole(1, (1 << 63) - 1)),
-    HELP._replace(group=_MORE),
+    Option("--help", "print this text", _MORE),
     Option(
         "--stat-version=0.3|0.2",
         "layout of the original's statistics (default 0.3)",
@@ -177,15 +176,16 @@ OPTIONS = (
 _ORIGINALS = {option.long for option in OPTIONS if option.group not in _OURS}
 """Options that the original has, too."""
 
-_COMMANDS = {
-    "archive": "blkiomon.commands.archive",
-    "compare": "blkiomon.commands.report.compare",
-    "decode": "blkiomon.commands.decode",
-    "record": "blkiomon.commands.record",
-    "report": "blkiomon.commands.report",
-    "top": "blkiomon.commands.top",
+COMMANDS = {
+    "top": ("blkiomon.commands.top", "watch disks on a screen, slowest first"),
+    "record": ("blkiomon.commands.record", "record a trace of this host's disks"),
+    "report": ("blkiomon.commands.report", "draw a trace as a page or as charts"),
+    "compare": ("blkiomon.commands.report.compare", "compare two runs: change, or noise?"),
+    "decode": ("blkiomon.commands.decode", "print statistics files written with -b"),
+    "archive": ("blkiomon.commands.archive", "read the traces of many hosts into a dataset"),
+    "help": ("blkiomon.commands.help", "explain a command"),
 }
-"""Sub-commands: the module that has ``COMMAND`` and ``main`` of each."""
+"""Sub-commands: the module that has ``COMMAND`` and ``main`` of each, and what it does."""
 
 _ALIASES = {"msg-queue-name": "msg-queue"}  # what early versions documented
 
@@ -292,8 +292,10 @@ def _main(argv: Sequence[str] | None) -> int:
     # command that `record` runs inherits, stays as it is.
     if "OPENBLAS_NUM_THREADS" not in os.environ:
         os.putenv("OPENBLAS_NUM_THREADS", "1")
-    if arguments and arguments[0] in _COMMANDS:
-        command: Callable[[Sequence[str]], int] = import_module(_COMMANDS[arguments[0]]).main
+    if not arguments and os.isatty(0):  # a person, and no trace: the original fails here
+        arguments = ["help"]
+    if arguments and arguments[0] in COMMANDS:
+        command: Callable[[Sequence[str]], int] = import_module(COMMANDS[arguments[0]][0]).main
         return _interruptible(command, arguments[1:])
     status = _monitor(arguments)
     is_failure = status in (EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT)
@@ -397,7 +399,7 @@ def _check_first_word(arguments: Sequence[str]) -> None:
     """Raise UsageError if the first word is a misspelt command and not a trace."""
     first = arguments[0] if arguments else "-"
     if not first.startswith("-") and not _is_trace(first):
-        meant = meant_by(first, _COMMANDS)
+        meant = meant_by(first, COMMANDS)
         if meant:
             raise UsageError(f"unknown command {first!r}; did you mean {meant!r}?")
 
@@ -438,7 +440,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         return f"blkiomon version {version} (blkiomon {__version__})\n"
     if "interval" not in given:
         if files and not _is_trace(files[0]):
-            raise UsageError(f"{files[0]} is neither a trace nor one of {', '.join(_COMMANDS)}")
+            raise UsageError(f"{files[0]} is neither a trace nor one of {', '.join(COMMANDS)}")
         raise UsageError("the length of an interval is missing: -I SECONDS")
 
     queue = [name for name in ("msg-queue", "msg-queue-id", "msg-id") if name in given]
@@ -534,7 +536,10 @@ def _getopt(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
         meant = None
         if error.opt and "not recognized" in error.msg:
             meant = meant_by(word.partition("=")[0], _BY_NAME)
-        raise UsageError(error.msg + (f"; did you mean --{meant}?" if meant else "")) from None
+        hint = f"; did you mean --{meant}?" if meant else ""
+        if error.opt == "h":
+            hint = ", the FILE that text is written to; --help prints help"
+        raise UsageError(f"{error.msg}{hint}") from None
     given: dict[str, list[str]] = {}
     for name, value in pairs:
         given.setdefault((short.get(name) or long[name[2:]]).long, []).append(value)

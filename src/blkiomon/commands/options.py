@@ -68,7 +68,7 @@ class Option(NamedTuple):
         return self.spec.partition("=")[2]
 
 
-HELP = Option("--help", "print this text")
+HELP = Option("-h, --help", "print this text")
 
 
 class Command(NamedTuple):
