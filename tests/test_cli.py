@@ -22,7 +22,7 @@ from blkiomon.commands.cli import parse
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import Option, UsageError
 
-USAGE = "\nUsage: blkiomon -I SECONDS "
+USAGE = "\nUsage: blkiomon "
 Capture = pytest.CaptureFixture[str]
 
 ORIGINAL = (

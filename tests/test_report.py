@@ -23,7 +23,7 @@ from blkiomon.commands import report
 from blkiomon.commands.report import access, compare, json_input, selection, slices
 from blkiomon.commands.report import collect as collecting
 from blkiomon.commands.report.access import Accesses
-from blkiomon.commands.report.collect import Collected, ReportError, collect
+from blkiomon.commands.report.collect import FINE, Collected, ReportError, Resolution, collect
 from blkiomon.commands.report.figures import charts
 from blkiomon.commands.report.series import heat, series, tail
 from blkiomon.commands.report.slices import MOST_SLICES
@@ -108,8 +108,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def few_slices(monkeypatch: pytest.MonkeyPatch) -> int:
     """A small limit of slices: they are merged many times, and tests compare few."""
-    monkeypatch.setattr(collecting, "MOST_SLICES", 64)
-    monkeypatch.setattr(slices, "MOST_SLICES", 64)
+    monkeypatch.setattr(collecting, "FINE", Resolution(FINE.first_ns, 64))
     return 64
 
 

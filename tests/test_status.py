@@ -143,9 +143,8 @@ def test_run_that_reads_a_pipe_ends_by_sigpipe_as_the_original_does() -> None:
         ("archive --shceduler=x t", "did you mean --scheduler?"),
         (
             "frobnicate",
-            "frobnicate is neither a trace nor one of top, record, report, compare, ",
+            "frobnicate is neither a trace nor one of summary, top, record, report, ",
         ),
-        ("t", "the length of an interval is missing: -I SECONDS"),
     ],
 )
 def test_message_about_a_misspelt_word_names_the_right_one(

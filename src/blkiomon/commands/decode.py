@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     given = read(COMMAND, argv)
     if isinstance(given, int):
         return given
-    rest = given.names
+    rest = given.operands
     if len(rest) != 1 or not rest[0] or "\0" in rest[0]:
         return COMMAND.misused("decode takes one file, or - for standard input")
     chosen = [kind for kind in _RENDERERS if getattr(given, kind)]

@@ -22,10 +22,10 @@ COMMAND = Command(
 FIRST = (
     ("blkiomon top", "watch all disks, slowest first"),
     ("blkiomon record -o run1 -- fio job.fio", "record disks while fio runs"),
-    ("blkiomon report -o run1.html run1", "draw that trace as a page"),
+    ("blkiomon run1", "summarize that trace"),
+    ("blkiomon report -o run1.html run1", "draw it as a page"),
     ("blkiomon compare run1 run2", "compare two runs: change, or noise?"),
     ("blkiomon -I 10 --slow 20 --trace sdb", "print requests slower than 20 ms"),
-    ("blkiomon -I 10 --json - run1", "percentiles as JSON, each 10 s"),
 )
 """What a new user types, and what it does."""
 
@@ -35,11 +35,11 @@ def main(argv: Sequence[str]) -> int:
     given = read(COMMAND, argv)
     if isinstance(given, int):
         return given
-    if not given.names:
+    if not given.operands:
         return printed([overview()])
-    if len(given.names) > 1:
+    if len(given.operands) > 1:
         return COMMAND.misused("help takes one command")
-    (name,) = given.names
+    (name,) = given.operands
     if name == "blkiomon":
         return printed([cli.COMMAND.help()])
     if name not in cli.COMMANDS:

@@ -257,12 +257,88 @@ def device(name: str, text: str) -> int:
     return number
 
 
+def moment(name: str, text: str) -> tuple[int, bool]:
+    """A time in ns, and whether it is since 1970 or since the first record. A Reader."""
+    try:
+        seconds = float(text) if _is_plain(text) else -1.0
+        if 0 <= seconds <= 1e9:
+            return round(seconds * 1e9), False
+    except ValueError:
+        from datetime import UTC, datetime, timedelta
+
+        try:
+            when = datetime.fromisoformat(text)
+            since = when.astimezone() - datetime(1970, 1, 1, tzinfo=UTC)
+            if since >= timedelta(0):
+                return since // timedelta(microseconds=1) * 1000, True
+        except (ValueError, OverflowError, OSError):
+            pass
+    raise UsageError(
+        f"{name} takes seconds from the first record, or a time such as "
+        f"2026-11-23T14:00:00, not {text!r}"
+    )
+
+
+class Period(NamedTuple):
+    """What part of a trace counts: from ``from_ns`` until before ``to_ns``.
+
+    Attributes:
+        from_ns, to_ns: ns since 1970 if ``is_absolute``, else since the first record; None: from
+            the beginning, to the end.
+    """
+
+    from_ns: int | None = None
+    to_ns: int | None = None
+    is_absolute: bool = False
+
+    @classmethod
+    def between(cls, begin: tuple[int, bool] | None, end: tuple[int, bool] | None) -> Period:
+        """The period between two values of ``moment``. Raises UsageError: it cannot be."""
+        from_ns, from_is_absolute = begin or (None, False)
+        to_ns, to_is_absolute = end or (None, False)
+        if from_ns is not None and to_ns is not None:
+            if from_is_absolute != to_is_absolute:
+                raise UsageError("--from and --to take both seconds, or both a time of day")
+            if to_ns <= from_ns:
+                raise UsageError("--to must be later than --from")
+        return cls(from_ns, to_ns, from_is_absolute or to_is_absolute)
+
+
+def _operation(name: str, text: str) -> str:
+    """An operation. A Reader."""
+    from blkiomon.engine.layout import OPS  # imports numpy
+
+    if text not in OPS:
+        meant = meant_by(text, OPS)
+        hint = f"did you mean {meant}?" if meant else f"use {', '.join(OPS)}"
+        raise UsageError(f"{name}: unknown operation {text!r}; {hint}")
+    return text
+
+
+def _names(name: str, text: str) -> bool | None:
+    """Whether to print names of devices; None: only of a live trace. A Reader."""
+    return {"auto": None, "yes": True, "no": False}[one_of("auto", "yes", "no")(name, text)]
+
+
 # --- options that several commands have -----------------------------------------------------------
 
 DEVICE = Option(
     "--device=DEVICE",
     "only this device: sdb, /dev/sdb or 8:16 (repeatable)",
     read=device,
+    is_repeatable=True,
+)
+FROM = Option("--from=TIME", "begin here: seconds from the first record, or a time", read=moment)
+TO = Option("--to=TIME", "end before this time", read=moment)
+NAMES = Option(
+    "--names=yes|no",
+    "print device names (sdb) beside numbers (8:16); default: if the trace is live",
+    read=_names,
+)
+OP = Option(
+    "--op=OP",
+    "only this operation: read, write, discard, flush, write_zeroes, zone or other (repeatable)",
+    read=_operation,
     is_repeatable=True,
 )
 OVERWRITE = Option("--overwrite", "replace FILE even if it begins like a trace")

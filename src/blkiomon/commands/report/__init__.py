@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     given = read(COMMAND, argv)
     if isinstance(given, int):
         return given
-    names = given.names
+    names = given.operands
     if not given.output:
         return COMMAND.misused("the page's name is missing: -o report.html")
     suffix = Path(given.output).suffix.lower()

@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     if isinstance(given, int):
         return given
     output = given.output
-    sides = _sides(given.names)
+    sides = _sides(given.operands)
     if sides is None:
         return COMMAND.misused("compare takes two runs, or several of each side: A1 A2 : B1 B2")
     suffix = Path(output or "").suffix.lower()

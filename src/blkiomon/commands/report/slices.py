@@ -23,19 +23,21 @@ MOST_PARTS = 8
 
 
 class Slices:
-    """Intervals in the order of their time, merged into at most ``MOST_SLICES``.
+    """Intervals in the order of their time, merged into a limited number.
 
     Whenever there are more, each two neighbours become one: in the end there are between half of
-    ``MOST_SLICES`` and all. Merging loses nothing. Where slices would take too much memory, ever
+    that number and all. Merging loses nothing. Where slices would take too much memory, ever
     fewer devices keep rows of their own, and at last slices become longer. A device without rows
     of its own never has any again: its figures would be of a part of the time.
 
     Args:
         most_bytes: limit of the memory of all tables, approximately.
+        most_slices: limit of their number; default: ``MOST_SLICES``.
     """
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, most_slices: int | None = None) -> None:
         self._most_bytes = most_bytes
+        self._most_slices = most_slices or MOST_SLICES
         self._others = np.empty(0, np.uint32)  # ascending: OTHERS and the devices that are others
         self._own: DeviceNumbers | None = None  # all that are not, once the others are too many
         self._most_devices = MOST_DEVICES
@@ -50,7 +52,7 @@ class Slices:
         Args:
             position: its place in time, in a unit that never changes; not less than before.
         """
-        while position >> self._halvings >= MOST_SLICES:
+        while position >> self._halvings >= self._most_slices:
             self._halve()
         self._add(position >> self._halvings, [self._bounded(interval)])
         while self._n_bytes > self._most_bytes and (

@@ -145,7 +145,7 @@ def _config(given: Namespace) -> Config | str:
     from blkiomon.sources.devices import device_number
     from blkiomon.sources.trace_sets import find_members
 
-    files, names = given.file, given.names
+    files, names = given.file, given.operands
     if any(not name or "\0" in name for name in names):
         raise UsageError("a device or a trace is named by its name or path")
     devices = [name for name in names if device_number(name) is not None]
