@@ -360,7 +360,10 @@ def test_complaint_about_a_path_that_is_no_text(locale: str) -> None:
 def test_usage_error_of_a_process() -> None:
     result = runner.run("-I", "never", stdin=ONE)
     assert (result.returncode, result.stdout) == (1, b"")
-    said = "blkiomon: --interval takes a number of seconds, 0.001 or more, not 'never'"
+    said = (
+        "blkiomon: --interval takes a number of seconds, or a time such as 500ms or 5m, "
+        "0.001 s or more, not 'never'"
+    )
     assert result.stderr.decode().startswith(said + USAGE)
 
 

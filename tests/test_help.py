@@ -71,7 +71,7 @@ def test_help_of_the_monitor() -> None:
     ("names", "said"),
     [
         (["reprot"], "unknown command 'reprot'; did you mean 'report'?"),
-        (["xyzzy"], "unknown command 'xyzzy'; there are summary, top, "),
+        (["xyzzy"], "unknown command 'xyzzy'; there are summary, stat, top, "),
         (["top", "report"], "help takes one command"),
     ],
 )

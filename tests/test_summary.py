@@ -310,7 +310,7 @@ def test_there_are_three_findings_at_most(tmp_path: Path) -> None:
 def test_device_given_as_a_trace_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(naming, "is_device", lambda name: name == "sda")
     complaint = (
-        "sda is a block device: `blkiomon top sda` watches it, "
+        "sda is a block device: `blkiomon stat sda` watches it, "
         "`blkiomon record -o NAME --trace sda` records a trace"
     )
     for arguments in (["sda"], ["summary", "sda"], ["report", "-o", "x.html", "sda"]):

@@ -2,7 +2,7 @@
 
 function __blkiomon_runs
     set -l words (commandline -opc) monitor
-    contains -- $words[2] summary top record report compare decode archive help; or set words[2] monitor
+    contains -- $words[2] summary stat top record report compare decode archive help; or set words[2] monitor
     test $words[2] = $argv[1]
 end
 
@@ -11,6 +11,7 @@ function __blkiomon_devices
 end
 
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a summary -d 'Summarize a recorded trace'
+complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a stat -d 'Print a line for each device and interval, as `iostat -x` does'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a top -d 'Show which disk is slow, for which operations, and since when'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a record -d 'Record the requests of disks and volumes to a trace, while COMMAND runs, or until Ctrl-C'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a report -d 'Draw what was measured'
@@ -60,6 +61,16 @@ complete -c blkiomon -n '__blkiomon_runs summary' -l all -d 'list all devices (d
 complete -c blkiomon -n '__blkiomon_runs summary' -l names -x -a 'yes no' -d 'print names, sizes and models of this host'\''s devices; default: no, as the trace may come from another host'
 complete -c blkiomon -n '__blkiomon_runs summary' -l max-age -x -d 'drop requests that stay pending for longer (default 600)'
 complete -c blkiomon -n '__blkiomon_runs summary' -s h -l help -d 'print this text'
+complete -c blkiomon -n '__blkiomon_runs stat' -s o -l ops -d 'a line for each operation'
+complete -c blkiomon -n '__blkiomon_runs stat' -l json -d 'JSON Lines, as blkiomon --json - prints them'
+complete -c blkiomon -n '__blkiomon_runs stat' -l op -x -d 'only lines of this operation: read, write, discard, flush, write_zeroes, zone or other (repeatable)'
+complete -c blkiomon -n '__blkiomon_runs stat' -l device -x -a '(__blkiomon_devices)' -d 'only this device: sdb, /dev/sdb or 8:16 (repeatable)'
+complete -c blkiomon -n '__blkiomon_runs stat' -l from -x -d 'begin here: seconds from the first record, or a time'
+complete -c blkiomon -n '__blkiomon_runs stat' -l to -x -d 'end before this time'
+complete -c blkiomon -n '__blkiomon_runs stat' -s f -l file -x -d 'read this trace, even if a device has its name (repeatable)'
+complete -c blkiomon -n '__blkiomon_runs stat' -l queue -d 'also capture when requests are queued: queue time, Q2D and Q2C'
+complete -c blkiomon -n '__blkiomon_runs stat' -l names -x -a 'yes no' -d 'print device names (sdb) beside numbers (8:16); default: if the trace is live'
+complete -c blkiomon -n '__blkiomon_runs stat' -s h -l help -d 'print this text'
 complete -c blkiomon -n '__blkiomon_runs top' -s I -l interval -x -d 'length of an interval: how often figures change (default 1)'
 complete -c blkiomon -n '__blkiomon_runs top' -l queue -d 'also capture when requests are queued: queue time, Q2D and Q2C'
 complete -c blkiomon -n '__blkiomon_runs top' -s f -l file -x -d 'read this trace, even if a device has its name (repeatable)'

@@ -153,6 +153,7 @@ _ORIGINALS = {option.long for option in OPTIONS if option.group not in _OURS}
 
 COMMANDS = {
     "summary": ("blkiomon.commands.summary", "summarize a trace; so does `blkiomon TRACE`"),
+    "stat": ("blkiomon.commands.stat", "print a line per device and interval, as iostat -x"),
     "top": ("blkiomon.commands.top", "watch disks on a screen, slowest first"),
     "record": ("blkiomon.commands.record", "record a trace of this host's disks"),
     "report": ("blkiomon.commands.report", "draw a trace as a page or as charts"),

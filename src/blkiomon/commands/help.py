@@ -21,11 +21,11 @@ COMMAND = Command(
 
 FIRST = (
     ("blkiomon top", "watch all disks, slowest first"),
+    ("blkiomon stat sdb", "print a line a second for sdb"),
     ("blkiomon record -o run1 -- fio job.fio", "record disks while fio runs"),
     ("blkiomon run1", "summarize that trace"),
     ("blkiomon report -o run1.html run1", "draw it as a page"),
     ("blkiomon compare run1 run2", "compare two runs: change, or noise?"),
-    ("blkiomon -I 10 --slow 20 --trace sdb", "print requests slower than 20 ms"),
 )
 """What a new user types, and what it does."""
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import stat
+from collections.abc import Iterable, Sequence
 
+from blkiomon.commands.options import UsageError
+from blkiomon.console import complain
 from blkiomon.errors import SourceError
 from blkiomon.sources.devices import device_number
 from blkiomon.sources.trace_sets import find_members
@@ -24,11 +28,60 @@ def is_device(name: str) -> bool:
     return "\0" not in name and device_number(name) is not None
 
 
+def told_apart(
+    names: Sequence[str], traces: Sequence[str], command: str
+) -> tuple[list[str], list[str]]:
+    """Devices and traces of a command that takes either. A name that is both means the device.
+
+    Args:
+        names: of devices or traces.
+        traces: that were named as traces.
+        command: its name.
+
+    Raises:
+        UsageError: there are devices and traces, or a name is empty.
+        SourceError: a name is neither.
+    """
+    if any(not name or "\0" in name for name in (*names, *traces)):
+        raise UsageError("a device or a trace is named by its name or path")
+    devices = [name for name in names if is_device(name)]
+    others = [name for name in names if name not in devices]
+    try:
+        if others:
+            find_members(others)
+    except SourceError as error:
+        raise SourceError(f"{error}, and this host has no such block device") from error
+    found = [*traces, *others]
+    if devices and found:
+        raise UsageError(
+            f"{command} shows devices or traces, not both: {devices[0]} is a device of this host, "
+            f"and {found[0]} is not"
+        )
+    if "-" in found and os.isatty(0):
+        raise UsageError("standard input is a terminal; a trace is expected there")
+    for name in devices:
+        if "/" not in name and is_trace(name):
+            complain(
+                f"{name} is a device of this host and a trace in this directory: this is the "
+                f"device; for the trace, type ./{name}"
+            )
+    return devices, found
+
+
 def refuse_devices(names: Iterable[str]) -> None:
     """Raise SourceError if a name is a device and no trace; it says what to type instead."""
     for name in names:
         if is_device(name) and not is_trace(name):
             raise SourceError(
-                f"{name} is a block device: `blkiomon top {name}` watches it, "
+                f"{name} is a block device: `blkiomon stat {name}` watches it, "
                 f"`blkiomon record -o NAME --trace {name}` records a trace"
             )
+
+
+def is_fed() -> bool:
+    """Whether standard input is a pipe, a socket or a file."""
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)

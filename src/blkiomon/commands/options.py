@@ -6,6 +6,7 @@ parses with getopt, as the original does; sub-commands parse with argparse.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -199,8 +200,8 @@ def whole(least: int, most: int, *, zero: bool = True) -> Reader:
     return read
 
 
-def seconds(least: float, what: str = "a number of seconds") -> Reader:
-    """A Reader of a number from ``least`` to 1e9: in seconds 30 years, which in ns fit 64 bits."""
+def number(least: float, what: str) -> Reader:
+    """A Reader of a number from ``least`` to 1e9."""
 
     def read(name: str, text: str) -> float:
         try:
@@ -210,6 +211,30 @@ def seconds(least: float, what: str = "a number of seconds") -> Reader:
         if not least <= value <= 1e9:  # also false for nan
             raise UsageError(f"{name} takes {what}, {least:g} or more, not {text!r}")
         return value
+
+    return read
+
+
+_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(least: float) -> Reader:
+    """A Reader of a time in s, with or without a unit: 0.5, 500ms, 5m.
+
+    At most 1e9, which are 30 years and in ns fit 64 bits.
+    """
+
+    def read(name: str, text: str) -> float:
+        digits = text.rstrip("umsh")
+        unit_s = _UNITS_S.get(text[len(digits) :], 1.0 if digits == text else math.nan)
+        try:
+            value_s = float(digits) * unit_s if _is_plain(text) else math.nan
+        except ValueError:
+            value_s = math.nan
+        if not least <= value_s <= 1e9:
+            what = f"a number of seconds, or a time such as 500ms or 5m, {least:g} s or more"
+            raise UsageError(f"{name} takes {what}, not {text!r}")
+        return value_s
 
     return read
 

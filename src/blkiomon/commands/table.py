@@ -185,6 +185,7 @@ def _busy(group: Group) -> str:
     return share_cell(None if group.in_flight is None else group.in_flight.busy_fraction)
 
 
+WHEN_COLUMN = Column("time", lambda row: row.when, 8)
 DEVICE_COLUMN = Column("device", lambda row: row.device, is_left=True)
 ABOUT_COLUMN = Column("size, model", lambda row: row.about, drop=6, is_left=True)
 OP_COLUMN = Column("op", lambda row: row.op, is_left=True)
