@@ -690,7 +690,8 @@ def test_failed_write_keeps_the_old_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "the page's name is missing"),
+        ([], "the trace is missing"),
+        (["--from=2", "--to=1", "trace"], "--to must be later than --from"),
         (["-o", "x.html"], "the trace is missing"),
         (["-o", "x.doc", "trace"], "ends in .html, .png, .svg or .pdf"),
         (["--frobnicate"], "option --frobnicate not recognized"),
@@ -732,3 +733,48 @@ def test_charts_have_names_of_their_own(short: Path) -> None:
     made = charts(collect([str(short)]))
     assert len({chart.name for chart in made}) == len(made)
     assert all(chart.title and chart.caption for chart in made)
+
+
+# --- the name of the page -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("run1", "run1.html"),
+        ("results/sda.blktrace.0", "sda.html"),
+        ("sda.blktrace.12.zst", "sda.html"),
+        ("loop-multi-dc.bin", "loop-multi-dc.html"),
+        ("stats.jsonl.gz", "stats.html"),
+        ("v1.2", "v1.2.html"),
+        ("-", "report.html"),
+        ("..", "report.html"),
+    ],
+)
+def test_page_has_the_name_of_its_trace(name: str, page: str) -> None:
+    assert report.page_name(name) == page
+
+
+def test_page_without_a_name_is_written_here_and_named(
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert report.main(["--chart=iops", str(short)]) == 0
+    (path,) = tmp_path.iterdir()
+    out, err = capfd.readouterr()
+    size = path.stat().st_size / 1000
+    assert (path.name, out) == ("trace.html", "")
+    assert err == f"blkiomon: wrote trace.html, {size:.{1 if size < 100 else 0}f} kB\n"
+
+
+def test_page_names_what_stands_out(tmp_path: Path) -> None:
+    slow = [tw.issue(3 * 10**9, 8, 4096), tw.complete(5 * 10**9, 8, 4096)]
+    path = trace(tmp_path / "trace", [*pairs(500), *slow])
+    assert "<li>8:0 stalled " in page_of(path, "--chart=iops")
+
+
+def test_period_of_a_report(short: Path) -> None:
+    whole = figures_of(page_of(short, "--chart=iops"))["whole"]
+    part = figures_of(page_of(short, "--chart=iops", "--from=0.05", "--to=0.1"))["whole"]
+    assert part["duration_s"] == pytest.approx(0.05)
+    assert 0 < part["total"]["requests"] < whole["total"]["requests"]

@@ -178,7 +178,7 @@ def test_device_wins_over_a_trace_of_its_name_and_says_so(
     assert config_of("sda").trace == ("sda",)
     assert capfd.readouterr().err == (
         "blkiomon: sda is a device of this host and a trace in this directory: this is the device; "
-        "for the trace, type ./sda\n"
+        "`blkiomon ./sda` reads the trace\n"
     )
     assert config_of("./sda").files == ("./sda",)
     assert config_of("sdb").trace == ("sdb",)

@@ -44,7 +44,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("decode", USAGE),
         ("decode missing", INPUT),
         ("decode t", INPUT),
-        ("report t", USAGE),
+        ("report", USAGE),
         ("report -o x.html missing", INPUT),
         ("report -o x.html cut", INPUT),
         ("report -o nowhere/x.html t", OUTPUT),

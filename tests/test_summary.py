@@ -313,7 +313,15 @@ def test_device_given_as_a_trace_says_what_to_type(monkeypatch: pytest.MonkeyPat
         "sda is a block device: `blkiomon stat sda` watches it, "
         "`blkiomon record -o NAME --trace sda` records a trace"
     )
-    for arguments in (["sda"], ["summary", "sda"], ["report", "-o", "x.html", "sda"]):
+    for arguments in (
+        *(
+            ["sda"],
+            ["summary", "sda"],
+            ["report", "-o", "x.html", "sda"],
+            ["compare", "sda", "sda"],
+        ),
+        *(["-I1", "-h-", "sda"], ["--json", "-", "sda"]),
+    ):
         runner.assert_fails(3, complaint, *arguments)
 
 

@@ -88,9 +88,11 @@ _READERS: dict[str, Reader] = {"openmetrics": _address, "slow": slow}
 OPTIONS = (
     Option(
         "-I, --interval=SECONDS",
-        "length of an interval; required, 0.001 or more",
+        "length of an interval, such as 10, 500ms or 5m; required for the outputs of this group "
+        "and the next; for others the default is 1",
         _ORIGINAL,
         seconds(0.001),
+        1.0,
     ),
     Option("-V, --version", "print the version", _ORIGINAL),
     Option(
@@ -291,6 +293,10 @@ def _monitor(arguments: Sequence[str]) -> int:
         )
         return EXIT_USAGE
 
+    if config.trace:
+        from blkiomon.commands.naming import note_traces
+
+        note_traces(config.trace)
     # Garbage collection of what is imported would take a tenth of the start-up.
     gc.disable()
     from blkiomon.commands.run import run
@@ -420,17 +426,24 @@ def parse(arguments: Sequence[str]) -> Config | str:
         return COMMAND.help()
     if "version" in given:
         return f"blkiomon version {version} (blkiomon {__version__})\n"
+    rows = [row for row in OUTPUTS if row.name in given]
     if "interval" not in given:
-        from blkiomon.commands.naming import is_trace
+        from blkiomon.commands.naming import is_device, is_trace
 
-        if files and not is_trace(files[0]):
+        if files and not is_trace(files[0]) and not is_device(files[0]):
             raise UsageError(f"{files[0]} is neither a trace nor one of {', '.join(COMMANDS)}")
-        raise UsageError("the length of an interval is missing: -I SECONDS")
+        if value("trace") and not rows:
+            raise UsageError(
+                f"what to print is missing: `blkiomon stat {value('trace')[0]}` prints a table; "
+                "--json - and others are outputs"
+            )
+        if not rows or any(row.is_original for row in rows):
+            raise UsageError("the length of an interval is missing: -I SECONDS")
 
     queue = [name for name in ("msg-queue", "msg-queue-id", "msg-id") if name in given]
     if queue and len(queue) != 3:
         raise UsageError("a message queue takes all three of -Q PATH, -q ID and -m TYPE")
-    destinations = {row.name: value(row.name) for row in OUTPUTS if row.name in given}
+    destinations = {row.name: value(row.name) for row in rows}
     if queue:
         destinations["msg-queue"] = tuple(map(value, queue))
     slow_ns, slow_percent, slow_file = destinations.get("slow", (None, None, None))

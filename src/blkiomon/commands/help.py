@@ -24,7 +24,7 @@ FIRST = (
     ("blkiomon stat sdb", "print a line a second for sdb"),
     ("blkiomon record -o run1 -- fio job.fio", "record disks while fio runs"),
     ("blkiomon run1", "summarize that trace"),
-    ("blkiomon report -o run1.html run1", "draw it as a page"),
+    ("blkiomon report run1", "draw it as a page, run1.html"),
     ("blkiomon compare run1 run2", "compare two runs: change, or noise?"),
 )
 """What a new user types, and what it does."""

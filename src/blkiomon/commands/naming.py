@@ -59,13 +59,18 @@ def told_apart(
         )
     if "-" in found and os.isatty(0):
         raise UsageError("standard input is a terminal; a trace is expected there")
+    note_traces(devices)
+    return devices, found
+
+
+def note_traces(devices: Iterable[str]) -> None:
+    """Say so if a device that will be captured has the name of a trace, which may be meant."""
     for name in devices:
         if "/" not in name and is_trace(name):
             complain(
                 f"{name} is a device of this host and a trace in this directory: this is the "
-                f"device; for the trace, type ./{name}"
+                f"device; `blkiomon ./{name}` reads the trace"
             )
-    return devices, found
 
 
 def refuse_devices(names: Iterable[str]) -> None:

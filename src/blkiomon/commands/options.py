@@ -317,6 +317,11 @@ class Period(NamedTuple):
     is_absolute: bool = False
 
     @classmethod
+    def of(cls, given: Any) -> Period:
+        """The period of a command with the options ``FROM`` and ``TO``. Raises UsageError."""
+        return cls.between(getattr(given, "from"), given.to)
+
+    @classmethod
     def between(cls, begin: tuple[int, bool] | None, end: tuple[int, bool] | None) -> Period:
         """The period between two values of ``moment``. Raises UsageError: it cannot be."""
         from_ns, from_is_absolute = begin or (None, False)

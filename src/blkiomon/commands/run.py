@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from blkiomon.commands.config import Config
 from blkiomon.commands.findings import Findings
+from blkiomon.commands.naming import refuse_devices
 from blkiomon.commands.privileges import PrivilegeError, bind, drop
 from blkiomon.commands.progress import Progress
 from blkiomon.commands.recorded import Beginning
@@ -489,6 +490,7 @@ def _run(
 ) -> int:
     source: Source | None = None
     try:
+        refuse_devices(config.files)
         inputs = input_files(config.files)
         fd, source = _open_input(config, fd)
         is_file = source is not None or (capture is None and stat.S_ISREG(os.fstat(fd).st_mode))

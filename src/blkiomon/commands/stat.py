@@ -135,7 +135,7 @@ def _config(given: Namespace) -> Config:
         devices = [ALL]
     if given.queue and not devices:
         raise UsageError("--queue needs a device to capture")
-    period = Period.between(getattr(given, "from"), given.to)
+    period = Period.of(given)
     return Config(
         interval_s=interval_s,
         most_intervals=count,

@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
     if isinstance(given, int):
         return given
     try:
-        period = Period.between(getattr(given, "from"), given.to)
+        period = Period.of(given)
         if not given.operands or any(not n or "\0" in n for n in given.operands):
             raise UsageError("the trace is missing: name it by its path")
     except UsageError as error:

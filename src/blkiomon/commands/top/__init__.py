@@ -15,11 +15,15 @@ from importlib.util import find_spec
 
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import (
+    DEVICE,
+    FROM,
     HELP,
     QUEUE_TIMES,
     SLOW_LIMIT,
+    TO,
     Command,
     Option,
+    Period,
     UsageError,
     number,
     path,
@@ -64,6 +68,9 @@ COMMAND = Command(
             default=1.0,
         ),
         QUEUE_TIMES,
+        DEVICE,
+        FROM,
+        TO,
         Option(
             "-f, --file=TRACE",
             "read this trace, even if a device has its name (repeatable)",
@@ -156,7 +163,12 @@ def _config(given: Namespace) -> Config | str:
         raise UsageError("top draws on standard output: give --slow a file, as in 20:slow.txt")
     if slow_file is None and given.slow_limit != SLOW_LIMIT.default:
         raise UsageError("--slow-limit needs --slow")
+    period = Period.of(given)
     config = Config(
+        from_ns=period.from_ns,
+        to_ns=period.to_ns,
+        is_absolute=period.is_absolute,
+        devices=tuple(given.device),
         interval_s=given.interval,
         outputs=OutputSettings({"slow": slow_file} if slow_file else {}),
         slow_ns=slow_ns,
