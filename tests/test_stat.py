@@ -167,6 +167,8 @@ def test_numbers_are_interval_and_count_wherever_they_stand(here: Path) -> None:
     for words in (["sdb", "5", "3"], ["5", "3", "sdb"], ["5s", "sdb", "3"]):
         config = config_of(*words)
         assert (config.interval_s, config.most_intervals, config.trace) == (5, 3, ("sdb",))
+    config = config_of("-I", "5", "3", "sdb")
+    assert (config.interval_s, config.most_intervals, config.trace) == (5, 3, ("sdb",))
     config = config_of("-f", "5")
     assert (config.interval_s, config.most_intervals, config.files) == (1, None, ("5",))
     assert config_of("./5", "0.5").files == ("./5",)

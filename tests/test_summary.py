@@ -137,7 +137,7 @@ def test_time_of_day_is_local_if_the_trace_has_it(
     note = tw.notify_timestamp(S, 1_795_000_000, 0)
     path = write(tmp_path / "t", [note], requests(1000, MS))
     first = summarized(path)[0]
-    assert first == "t: 2026-11-18 11:06:40 to 11:06:41 UTC, 2 s"
+    assert first == "t: 2026-11-18 11:06:40 to 11:06:41 UTC, 2.00 s"
 
 
 def test_options_of_the_drop_in_print_its_text() -> None:
@@ -189,7 +189,7 @@ def test_selected_device_operation_and_period() -> None:
     lines = summarized("--device", "7:1", "--op", "read", "--from", "1", "--to", "2", MULTI)
     (row,) = table_of(lines)
     assert (row["device"], row["op"]) == ("7:1", "read")
-    assert ": 1 s; " in lines[0]
+    assert ": 1.00 s; " in lines[0]
     assert row["requests"] == "7,429"
 
 

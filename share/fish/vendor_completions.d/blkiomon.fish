@@ -61,6 +61,7 @@ complete -c blkiomon -n '__blkiomon_runs summary' -l all -d 'list all devices (d
 complete -c blkiomon -n '__blkiomon_runs summary' -l names -x -a 'yes no' -d 'print names, sizes and models of this host'\''s devices; default: no, as the trace may come from another host'
 complete -c blkiomon -n '__blkiomon_runs summary' -l max-age -x -d 'drop requests that stay pending for longer (default 600)'
 complete -c blkiomon -n '__blkiomon_runs summary' -s h -l help -d 'print this text'
+complete -c blkiomon -n '__blkiomon_runs stat' -s I -l interval -x -d 'the same as INTERVAL'
 complete -c blkiomon -n '__blkiomon_runs stat' -s o -l ops -d 'a line for each operation'
 complete -c blkiomon -n '__blkiomon_runs stat' -l json -d 'JSON Lines, as blkiomon --json - prints them'
 complete -c blkiomon -n '__blkiomon_runs stat' -l op -x -d 'only lines of this operation: read, write, discard, flush, write_zeroes, zone or other (repeatable)'

@@ -428,10 +428,10 @@ def parse(arguments: Sequence[str]) -> Config | str:
         return f"blkiomon version {version} (blkiomon {__version__})\n"
     rows = [row for row in OUTPUTS if row.name in given]
     if "interval" not in given:
-        from blkiomon.commands.naming import is_device, is_trace
+        from blkiomon.commands.naming import what_is_wrong
 
-        if files and not is_trace(files[0]) and not is_device(files[0]):
-            raise UsageError(f"{files[0]} is neither a trace nor one of {', '.join(COMMANDS)}")
+        if files and (why := what_is_wrong(files[0])):
+            raise UsageError(why)
         if value("trace") and not rows:
             raise UsageError(
                 f"what to print is missing: `blkiomon stat {value('trace')[0]}` prints a table; "

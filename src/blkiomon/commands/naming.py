@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from blkiomon.commands.options import UsageError
 from blkiomon.console import complain
@@ -26,6 +27,25 @@ def is_trace(name: str) -> bool:
 def is_device(name: str) -> bool:
     """Whether this host has a block device of this name or path."""
     return "\0" not in name and device_number(name) is not None
+
+
+def what_is_wrong(name: str) -> str | None:
+    """Why a name that stands where a trace or a command is expected is neither; None if it is one.
+
+    A device is not wrong here: `refuse_devices` says more about it.
+    """
+    if is_device(name):
+        return None
+    try:
+        find_members([name])
+    except (SourceError, ValueError) as error:
+        if "/" in name or ".blktrace" in name or Path(name).exists():
+            return str(error)
+        return (
+            f"{name} is no trace, no block device of this host, and no command; `blkiomon help` "
+            "lists the commands"
+        )
+    return None
 
 
 def told_apart(

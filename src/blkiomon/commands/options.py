@@ -92,7 +92,8 @@ class Command(NamedTuple):
     def usage_text(self) -> str:
         """What follows a message about wrong arguments."""
         typed = f"blkiomon {self.name}".strip()
-        return f"{self._synopsis()}'{typed} --help' explains the options.\n"
+        first = "" if self.name else "'blkiomon help' says what to type, "
+        return f"{self._synopsis()}{first}'{typed} --help' explains the options.\n"
 
     def _synopsis(self) -> str:
         return "".join(f"{'' if n else 'Usage: ':7}{line}\n" for n, line in enumerate(self.usage))

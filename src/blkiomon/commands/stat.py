@@ -54,6 +54,7 @@ COMMAND = Command(
     ./sda or -f sda.
     """,
     (
+        Option("-I, --interval=SECONDS", "the same as INTERVAL", read=seconds(0.001)),
         Option("-o, --ops", "a line for each operation"),
         Option("--json", "JSON Lines, as blkiomon --json - prints them"),
         OP._replace(
@@ -120,9 +121,13 @@ def _config(given: Namespace) -> Config:
 
     numbers = [word for word in given.operands if _NUMBER.fullmatch(word)]
     names = [word for word in given.operands if word not in numbers]
+    interval_s: float = given.interval or 1.0
+    if given.interval is not None:
+        numbers.insert(0, str(given.interval))
+    elif numbers:
+        interval_s = seconds(0.001)("INTERVAL", numbers[0])
     if len(numbers) > 2:
         raise UsageError(f"stat takes INTERVAL and COUNT, and no third number: {numbers[2]}")
-    interval_s: float = seconds(0.001)("INTERVAL", numbers[0]) if numbers else 1.0
     count = None
     if len(numbers) == 2:
         if not numbers[1].isdecimal() or not int(numbers[1]):

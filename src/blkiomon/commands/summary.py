@@ -146,9 +146,11 @@ def _lines(
 
 def _when(whole: Interval) -> str:
     """Begin, end and duration, in local time."""
+    from blkiomon.formats.units import time_text
+
     seconds = whole.duration_s
     if seconds < 600:
-        lasted = f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
+        lasted = time_text(whole.end_ns - whole.start_ns)
     else:
         minutes, rest = divmod(round(seconds), 60)
         hours, minutes = divmod(minutes, 60)

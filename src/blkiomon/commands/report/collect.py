@@ -18,7 +18,7 @@ from blkiomon.commands.report.access import Accesses, Patterns
 from blkiomon.commands.report.slices import MOST_SLICES, Slices
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, how_many
 from blkiomon.errors import SourceError, TraceError
-from blkiomon.formats.units import device_text
+from blkiomon.formats.units import device_text, time_text, utc
 from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.monitor import MAX_AGE_S, Monitor
 from blkiomon.interval.value import Interval, merge
@@ -146,7 +146,7 @@ def collect(
     else:
         found = _of_stats(names, slices, devices, period)
     if not found.whole.total.requests:
-        _explain_nothing(found, devices, max_age_s)
+        _explain_nothing(found, devices, period, max_age_s)
     return found
 
 
@@ -181,12 +181,20 @@ def _collected(
     )
 
 
-def _explain_nothing(found: Collected, devices: Sequence[int], max_age_s: float) -> None:
+def _explain_nothing(
+    found: Collected, devices: Sequence[int], period: Period, max_age_s: float
+) -> None:
     """Raises ReportError: it says why there is no request."""
     what = ", ".join(found.names)
     counts = found.whole.counts
     if found.is_broken:
         raise ReportError(found.notes[-1])
+    if period != ALWAYS and "-" not in found.names:
+        whole = collect(found.names, devices=devices, max_age_s=max_age_s, patterns=False).whole
+        span = time_text(whole.end_ns - whole.start_ns)
+        if whole.anchored:
+            span += f", from {utc(whole.start_ns)} to {utc(whole.end_ns)}"
+        raise ReportError(f"{what}: no request between --from and --to; it lasts {span}")
     if found.kind == TRACE and not counts.records:
         raise ReportError(f"{what}: the trace is empty")
     if devices:
