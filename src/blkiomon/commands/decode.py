@@ -77,8 +77,8 @@ def main(argv: Sequence[str]) -> int:
     except StatsError as error:
         complain((described(head, name) if not error.offset else None) or f"{name}: {error}")
         return EXIT_INPUT
-    except (OSError, SourceError) as error:
-        complain(f"{name}: {error.strerror if isinstance(error, OSError) else error}")
+    except OSError as error:
+        complain(f"{name}: {error if isinstance(error, SourceError) else error.strerror}")
         return EXIT_INPUT
 
 

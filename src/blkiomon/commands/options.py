@@ -266,21 +266,12 @@ def _is_plain(text: str) -> bool:
 
 def device(name: str, text: str) -> int:
     """A block device as ``major << 20 | minor``. A Reader."""
-    major, _, minor = text.replace(",", ":").partition(":")
-    if major.isdecimal() and minor.isdecimal() and text.isascii():
-        is_short = max(len(major), len(minor)) < 10
-        if is_short and int(major) < 1 << 12 and int(minor) < 1 << 20:
-            return int(major) << 20 | int(minor)
-        raise UsageError(f"{name}: there is no device {text}")
-    from blkiomon.sources.devices import device_number
+    from blkiomon.interval.devices import number_of  # imports numpy
 
-    number = device_number(text)
-    if number is None:
-        raise UsageError(
-            f"{name}: this host has no block device {text!r}; name a device of another host by its "
-            "number, such as 8:16"
-        )
-    return number
+    try:
+        return number_of(text)
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None
 
 
 def moment(name: str, text: str) -> tuple[int, bool]:

@@ -236,6 +236,8 @@ def _kind(name: str) -> str:
             head = head[: reader.readinto(memoryview(head))]
         finally:
             reader.close()
+    except SourceError:
+        raise
     except OSError as error:
         raise SourceError(f"cannot open {name}: {error.strerror}") from error
     if head.lstrip()[:1] == b"{":

@@ -279,7 +279,8 @@ def _p99s(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 
 def _group(interval: Interval, device: int, op: str) -> Group | None:
-    return next((group for group in interval.ops(device) if group.op == op), None)
+    wanted = device, op
+    return next((g for g in interval.groups() if (g.device, g.op) == wanted), None)
 
 
 def _because(before: Group, after: Group) -> str:
