@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,6 +121,27 @@ def test_every_kind_of_input_gives_the_same_figures(tmp_path: Path) -> None:
         assert table_of(summarized(tmp_path / name)) == wanted, name
     assert table_of(summarized("-", stdin=data)) == wanted
     assert table_of(summarized("summary", MULTI)) == wanted
+
+
+def test_ctrl_c_ends_the_writer_of_a_pipe_and_the_second_one_the_summary() -> None:
+    with runner.Running("-") as process:
+        process.write(tw.encode(requests(10, MS)))
+        process.await_read()
+        process.signal(signal.SIGINT)
+        process.write(tw.encode(requests(10, MS, start_ns=2 * S)))
+        status, output, complaints = process.end()
+    assert (status, complaints) == (0, "")
+    assert table_of(output.decode().splitlines())[0]["requests"] == "20"
+    with runner.Running("-") as process:
+        process.write(tw.encode(requests(10, MS)))
+        process.await_read()
+
+        def has_ended() -> bool:
+            process.signal(signal.SIGINT)
+            return process.process.poll() is not None
+
+        runner.until(has_ended, "the end of the summary", pause_s=0.1)
+        assert process.wait() == -signal.SIGINT
 
 
 def test_file_of_b_has_no_percentiles(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from blkiomon.commands.options import UsageError
 from blkiomon.console import complain
@@ -39,7 +38,7 @@ def what_is_wrong(name: str) -> str | None:
     try:
         find_members([name])
     except (SourceError, ValueError) as error:
-        if "/" in name or ".blktrace" in name or Path(name).exists():
+        if "/" in name or ".blktrace" in name or "no such file" not in str(error):
             return str(error)
         return (
             f"{name} is no trace, no block device of this host, and no command; `blkiomon help` "

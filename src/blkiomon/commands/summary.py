@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import stat
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,14 +92,15 @@ def main(argv: Sequence[str]) -> int:
     from blkiomon.commands.report.collect import COARSE, ReportError, collect
 
     try:
-        found = collect(
-            given.operands,
-            devices=given.device,
-            period=period,
-            patterns=False,
-            resolution=COARSE,
-            max_age_s=given.max_age,
-        )
+        with _outlives_its_writer():
+            found = collect(
+                given.operands,
+                devices=given.device,
+                period=period,
+                patterns=False,
+                resolution=COARSE,
+                max_age_s=given.max_age,
+            )
     except (ReportError, SourceError, TraceError) as error:
         complain(f"bad trace: {error}" if isinstance(error, TraceError) else str(error))
         return EXIT_INPUT
@@ -105,6 +110,24 @@ def main(argv: Sequence[str]) -> int:
     shown = _lines(found, columns, given.op, has_names=bool(given.names), has_all=given.all)
     status = printed([_plain("\n".join([*shown, ""]))])
     return status or (EXIT_INPUT if found.is_broken else status)
+
+
+@contextmanager
+def _outlives_its_writer() -> Iterator[None]:
+    """Ignore the first Ctrl-C while a pipe is read: it ends the writer, too, and so the pipe."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        yield
+        return
+    next_time = signal.getsignal(signal.SIGINT)
+
+    def ignore_once(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, next_time)
+
+    signal.signal(signal.SIGINT, ignore_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, next_time)
 
 
 def _plain(text: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from blkiomon._core import Engine
 from blkiomon.commands.naming import refuse_devices
 from blkiomon.commands.options import Period
 from blkiomon.commands.progress import Progress
@@ -27,6 +28,7 @@ from blkiomon.outputs import opening
 from blkiomon.outputs.opening import Policy, write_whole
 from blkiomon.sources import input_files, open_trace
 from blkiomon.sources.readers import Reader
+from blkiomon.sources.trace_sets import find_members
 
 
 class Resolution(NamedTuple):
@@ -35,20 +37,27 @@ class Resolution(NamedTuple):
     Attributes:
         first_ns: length of a slice at first; it doubles as often as there are too many.
         most: number of slices.
+        is_quick: look at the end of the trace first, to choose the length of slices.
     """
 
     first_ns: int
     most: int
+    is_quick: bool = False
 
 
 FINE = Resolution(1_000_000, MOST_SLICES)
-COARSE = Resolution(16_000_000, 128)
+COARSE = Resolution(16_000_000, 128, is_quick=True)
 """For what charts need, and for findings in words, which take less time."""
 
 MOST_BYTES = 3 << 26
 """Limit of the memory of all slices, about; a report takes less than 1 GB, whatever the input."""
 
 HEAD_BYTES = 1 << 12
+
+PROBE_BYTES = 1 << 16
+
+NOTIFY = 1 << 26
+"""Category of an action: notes, whose times may differ from those of other records."""
 
 ALWAYS = Period()
 
@@ -246,6 +255,27 @@ def _kind(name: str) -> str:
     return STATS if head[:3] == b"\0\0\0" else TRACE
 
 
+def span_ns(names: Sequence[str]) -> int:
+    """How long a trace lasts, by the first and last records of its files; 0 if that is unknown.
+
+    Then slices can have the right length at once, and need not be merged later.
+    """
+    times: list[int] = []
+    for member in find_members(names).members:
+        if member.path is None or not member.path.is_file():
+            return 0
+        with member.path.open("rb") as file:
+            head = file.read(PROBE_BYTES)
+            file.seek(max(0, member.path.stat().st_size - PROBE_BYTES))
+            for part in (head, file.read(PROBE_BYTES)):
+                probe = Engine(keep_records=True, resync=True)
+                probe.feed(part)
+                records = probe.take_records()
+                records = records[records["action"] & NOTIFY == 0]
+                times += [int(records["time_ns"][at]) for at in (0, -1) if len(records)]
+    return max(times) - min(times) if times else 0
+
+
 def _of_traces(
     names: Sequence[str],
     slices: Slices,
@@ -257,6 +287,12 @@ def _of_traces(
     show_progress: bool | None,
 ) -> Collected:
     start_ns: int | None = None
+    if resolution.is_quick:
+        span = span_ns(names)
+        first_ns = resolution.first_ns
+        while first_ns * resolution.most < span:
+            first_ns *= 2
+        resolution = resolution._replace(first_ns=first_ns)
 
     def hand_over(interval: Interval) -> None:
         nonlocal start_ns
