@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import pty
 import re
 import signal
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from test_sources import write_set
 
 from blkiomon.commands import cli, naming, summary
 from blkiomon.commands.report import findings
+from blkiomon.commands.report.collect import COARSE, collect, span_ns
 from blkiomon.commands.table import MARK, is_supported
 
 SDA, SDB, SDC = (8 << 20 | minor for minor in (0, 16, 32))
@@ -290,6 +292,17 @@ def test_slow_device_is_found(tmp_path: Path) -> None:
     ]
 
 
+def test_load_of_a_slow_device_is_named(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "t",
+        requests(500, MS, spacing_ns=10 * MS),
+        requests(2500, 20 * MS, spacing_ns=2 * MS, device=SDB),
+    )
+    assert found_in(summarized(path)) == [
+        "8:16 is slow: p99 of reads 20.0 ms, 1.00 ms on 8:0, at 498 IOPS instead of 99.6"
+    ]
+
+
 def test_what_got_slower_is_found_with_its_time(tmp_path: Path) -> None:
     path = write(
         tmp_path / "t",
@@ -362,6 +375,27 @@ def test_trace_without_a_request_says_what_it_takes(tmp_path: Path) -> None:
         "(blktrace -a issue -a complete)",
         path,
     )
+
+
+def test_terminal_is_no_trace() -> None:
+    ours, theirs = pty.openpty()
+    result = runner.run("-", stdin=theirs)
+    os.close(theirs)
+    os.close(ours)
+    assert result.returncode == 2
+    assert b"standard input is a terminal; a trace is expected there" in result.stderr
+
+
+@pytest.mark.parametrize("n_seconds", [1, 100, 10_000])
+def test_slices_of_a_file_have_the_right_length_at_once(n_seconds: int, tmp_path: Path) -> None:
+    spacing_ns = n_seconds * 2 * MS
+    path = write(tmp_path / "t", requests(500, MS, spacing_ns=spacing_ns))
+    assert span_ns([str(path)]) == 499 * spacing_ns + MS
+    slices = collect([str(path)], patterns=False, resolution=COARSE).slices
+    assert 32 < len(slices) <= COARSE.most
+    write_set(tmp_path, "sda", path.read_bytes())
+    assert span_ns([str(tmp_path / "sda")]) == 499 * spacing_ns + MS
+    assert span_ns(["-"]) == 0
 
 
 def test_summary_needs_a_trace() -> None:

@@ -22,7 +22,7 @@ complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a help -d 'Expl
 complete -c blkiomon -n '__blkiomon_runs stat' -a '(__blkiomon_devices)'
 complete -c blkiomon -n '__blkiomon_runs top' -a '(__blkiomon_devices)'
 complete -c blkiomon -n '__blkiomon_runs help' -f -a 'summary stat top record report compare decode archive help'
-complete -c blkiomon -n '__blkiomon_runs monitor' -s I -l interval -x -d 'length of an interval, such as 10, 500ms or 5m; required for the outputs of this group and the next; for others the default is 1'
+complete -c blkiomon -n '__blkiomon_runs monitor' -s I -l interval -x -d 'length of an interval, such as 10, 500ms or 5m; required with -h, -b, -d, -D and -Q; else the default is 1'
 complete -c blkiomon -n '__blkiomon_runs monitor' -s V -l version -d 'print the version'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l trace -x -a '(__blkiomon_devices)' -d 'capture this device from now on (repeatable); all: every disk'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l queue -d 'also capture when requests are queued: queue time, Q2D and Q2C'

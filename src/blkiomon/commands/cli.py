@@ -88,8 +88,8 @@ _READERS: dict[str, Reader] = {"openmetrics": _address, "slow": slow}
 OPTIONS = (
     Option(
         "-I, --interval=SECONDS",
-        "length of an interval, such as 10, 500ms or 5m; required for the outputs of this group "
-        "and the next; for others the default is 1",
+        "length of an interval, such as 10, 500ms or 5m; required with -h, -b, -d, -D and -Q; "
+        "else the default is 1",
         _ORIGINAL,
         seconds(0.001),
         1.0,
@@ -179,8 +179,8 @@ COMMAND = Command(
     """
     Statistics of block device I/O, once per interval: request sizes, latencies from issue to
     completion (D2C) and throughput of each device. The input are the binary records of blktrace,
-    from standard input or from files. Without -I, blkiomon summarizes a TRACE, as `blkiomon
-    summary` does.
+    from standard input or from files. Without -I and an output, blkiomon summarizes
+    a TRACE, as `blkiomon summary` does.
 
     A TRACE is a file, a FIFO, a directory, or - for standard input, which is also read if no TRACE
     is given. Of the per-CPU files that blktrace writes, one file or their base name is enough: sda

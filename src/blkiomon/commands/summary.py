@@ -87,6 +87,8 @@ def main(argv: Sequence[str]) -> int:
         period = Period.of(given)
         if not given.operands or any(not n or "\0" in n for n in given.operands):
             raise UsageError("the trace is missing: name it by its path")
+        if "-" in given.operands and os.isatty(0):
+            raise UsageError("standard input is a terminal; a trace is expected there")
     except UsageError as error:
         return COMMAND.misused(error)
     from blkiomon.commands.report.collect import COARSE, ReportError, collect

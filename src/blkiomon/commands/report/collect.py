@@ -264,15 +264,19 @@ def span_ns(names: Sequence[str]) -> int:
     for member in find_members(names).members:
         if member.path is None or not member.path.is_file():
             return 0
-        with member.path.open("rb") as file:
-            head = file.read(PROBE_BYTES)
-            file.seek(max(0, member.path.stat().st_size - PROBE_BYTES))
-            for part in (head, file.read(PROBE_BYTES)):
-                probe = Engine(keep_records=True, resync=True)
-                probe.feed(part)
-                records = probe.take_records()
-                records = records[records["action"] & NOTIFY == 0]
-                times += [int(records["time_ns"][at]) for at in (0, -1) if len(records)]
+        try:
+            with member.path.open("rb") as file:
+                head = file.read(PROBE_BYTES)
+                file.seek(max(0, member.path.stat().st_size - PROBE_BYTES))
+                tail = file.read(PROBE_BYTES)
+        except OSError:  # opening the trace reports it
+            return 0
+        for part in (head, tail):
+            probe = Engine(keep_records=True, resync=True)
+            probe.feed(part)
+            records = probe.take_records()
+            records = records[records["action"] & NOTIFY == 0]
+            times += [int(records["time_ns"][at]) for at in (0, -1) if len(records)]
     return max(times) - min(times) if times else 0
 
 

@@ -39,6 +39,9 @@ CHANGE_PART = 10
 """An operation got slower if its p99 after some moment is so many times that before, each of at
 least so many requests, and of at least one part in so many of the run."""
 
+LOAD_FACTOR = 1.5
+"""A finding says so if requests were also so many times as many, or as large."""
+
 MOST_GROUPS = 32
 """Operations of devices that are searched for changes: those with the most time in flight."""
 
@@ -162,31 +165,29 @@ def _idle_stretches(slices: Sequence[Interval]) -> Iterator[tuple[int, int, int]
 
 def _slow_device(whole: Interval, named: Callable[[int], str]) -> Iterator[str]:
     """The device whose operation is much slower than the same operation of the others."""
-    found: list[tuple[float, str]] = []
-    by_op: dict[str, list[tuple[int, int]]] = {}
+    by_op: dict[str, list[tuple[int, int, Group]]] = {}
     for group in whole.groups():
-        if group.op is None or group.device in (None, OTHERS):
+        if group.op is None or group.device is None or group.device == OTHERS:
             continue
         p99_ns = group.d2c_ns.percentile(99)
         if p99_ns is not None and is_supported(group.requests, 99):
-            by_op.setdefault(group.op, []).append((p99_ns, group.device))
+            by_op.setdefault(group.op, []).append((p99_ns, group.device, group))
+    found: list[tuple[float, str]] = []
     for op, devices in by_op.items():
         if len(devices) < 2:
             continue
-        devices.sort()
-        p99_ns, device = devices.pop()
-        usual_ns, usual_device = devices[len(devices) // 2]
+        devices.sort(key=lambda device: device[:2])
+        p99_ns, device, group = devices.pop()
+        usual_ns, usual_device, usual = devices[len(devices) // 2]
+        of_others = f"the median of {len(devices)} others"
+        if len(devices) == 1:
+            of_others = named(usual_device)
         if p99_ns >= SLOW_FACTOR * usual_ns:
-            of_others = f"the median of {len(devices)} others"
-            if len(devices) == 1:
-                of_others = named(usual_device)
-            found.append(
-                (
-                    p99_ns / max(usual_ns, 1),
-                    f"{named(device)} is slow: p99 of {_plural(op)} {time_text(p99_ns)}, "
-                    f"{time_text(usual_ns)} on {of_others}",
-                )
+            sentence = (
+                f"{named(device)} is slow: p99 of {_plural(op)} {time_text(p99_ns)}, "
+                f"{time_text(usual_ns)} on {of_others}{_because(usual, group)}"
             )
+            found.append((p99_ns / max(usual_ns, 1), sentence))
     if found:
         yield max(found)[1]
 
@@ -284,13 +285,15 @@ def _group(interval: Interval, device: int, op: str) -> Group | None:
 
 
 def _because(before: Group, after: Group) -> str:
-    """What else changed: deeper queues and larger requests are slower."""
+    """What else is different: under more load, and if they are larger, requests take longer.
+
+    Not the number in flight: it is the rate times the latency.
+    """
     reasons = []
-    loads = [g.in_flight.mean if g.in_flight else None for g in (before, after)]
-    if loads[0] and loads[1] and loads[1] >= CHANGE_FACTOR * loads[0]:
-        reasons.append(f"with {count_cell(loads[1])} in flight instead of {count_cell(loads[0])}")
-    sizes = [g.size_bytes.mean or 0 for g in (before, after)]
-    if sizes[1] >= CHANGE_FACTOR * sizes[0] > 0:
+    if before.iops and after.iops and after.iops >= LOAD_FACTOR * before.iops:
+        reasons.append(f"at {count_cell(after.iops)} IOPS instead of {count_cell(before.iops)}")
+    sizes = before.size_bytes.mean or 0, after.size_bytes.mean or 0
+    if sizes[1] >= LOAD_FACTOR * sizes[0] > 0:
         reasons.append(f"of {bytes_text(sizes[1])} instead of {bytes_text(sizes[0])}")
     return f", {' and '.join(reasons)}" if reasons else ""
 
