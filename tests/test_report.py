@@ -451,7 +451,7 @@ def many_devices(number: int) -> list[tw.Record]:
 def test_many_devices_have_rows_for_the_worst_and_exact_totals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, most_bytes: int
 ) -> None:
-    monkeypatch.setattr(slices, "MOST_DEVICES", 4)
+    monkeypatch.setattr(collecting, "FINE", FINE._replace(most_devices=4))
     monkeypatch.setattr(collecting, "MOST_BYTES", most_bytes)
     path = trace(tmp_path / "trace", many_devices(100))
     exact = blkiomon.summarize(path)
@@ -480,7 +480,7 @@ def test_many_devices_have_rows_for_the_worst_and_exact_totals(
 def test_page_and_comparison_say_that_there_are_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
-    monkeypatch.setattr(slices, "MOST_DEVICES", 4)
+    monkeypatch.setattr(collecting, "FINE", FINE._replace(most_devices=4))
     path = trace(tmp_path / "trace", many_devices(100))
     page = page_of(path, "--chart=iops")
     assert "97 devices have no row of their own and are shown as one, others." in page
@@ -507,7 +507,7 @@ def test_runs_of_a_comparison_share_the_memory(
 
 
 def test_number_of_others_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(slices, "MOST_DEVICES", 4)
+    monkeypatch.setattr(collecting, "FINE", FINE._replace(most_devices=4))
     monkeypatch.setattr(slices, "MOST_OTHERS", 20)
     path = trace(tmp_path / "trace", many_devices(100))
     found = collect([str(path)])

@@ -292,6 +292,14 @@ def test_slow_device_is_found(tmp_path: Path) -> None:
     ]
 
 
+def test_device_that_gets_slow_late_is_found_among_many(tmp_path: Path) -> None:
+    idle = [requests(3, MS, start_ns=S + i * 1000, device=8 << 20 | i << 4) for i in range(700)]
+    late = requests(200, 30 * MS, start_ns=3 * S, spacing_ns=31 * MS, device=9 << 20)
+    lines = summarized(write(tmp_path / "t", *idle, late))
+    assert "of 701 devices" in lines[1]
+    assert table_of(lines)[0]["device"] == "9:0"
+
+
 def test_load_of_a_slow_device_is_named(tmp_path: Path) -> None:
     path = write(
         tmp_path / "t",

@@ -16,7 +16,7 @@ from blkiomon.commands.options import Period
 from blkiomon.commands.progress import Progress
 from blkiomon.commands.report import selection
 from blkiomon.commands.report.access import Accesses, Patterns
-from blkiomon.commands.report.slices import MOST_SLICES, Slices
+from blkiomon.commands.report.slices import MOST_DEVICES, MOST_SLICES, Slices
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, how_many
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.formats.units import device_text, time_text, utc
@@ -37,16 +37,18 @@ class Resolution(NamedTuple):
     Attributes:
         first_ns: length of a slice at first; it doubles as often as there are too many.
         most: number of slices.
+        most_devices: devices that have rows of their own.
         is_quick: look at the end of the trace first, to choose the length of slices.
     """
 
     first_ns: int
     most: int
+    most_devices: int = MOST_DEVICES
     is_quick: bool = False
 
 
 FINE = Resolution(1_000_000, MOST_SLICES)
-COARSE = Resolution(16_000_000, 128, is_quick=True)
+COARSE = Resolution(16_000_000, 128, 8 * MOST_DEVICES, is_quick=True)
 """For what charts need, and for findings in words, which take less time."""
 
 MOST_BYTES = 3 << 26
@@ -143,7 +145,7 @@ def collect(
         raise ReportError(f"inputs of different kinds cannot be put together: {listed}")
     (kind,) = set(kinds.values())
     resolution = resolution or FINE
-    slices = Slices(MOST_BYTES // n_runs, resolution.most)
+    slices = Slices(MOST_BYTES // n_runs, resolution.most, resolution.most_devices)
     accesses = None
     if kind == TRACE:
         accesses = Accesses(resolution.most) if patterns else None

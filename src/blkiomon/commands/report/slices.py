@@ -32,15 +32,18 @@ class Slices:
 
     Args:
         most_bytes: limit of the memory of all tables, approximately.
-        most_slices: limit of their number; default: ``MOST_SLICES``.
+        most_slices: limit of their number.
+        most_devices: limit of the devices that have rows of their own.
     """
 
-    def __init__(self, most_bytes: int, most_slices: int | None = None) -> None:
+    def __init__(
+        self, most_bytes: int, most_slices: int = MOST_SLICES, most_devices: int = MOST_DEVICES
+    ) -> None:
         self._most_bytes = most_bytes
-        self._most_slices = most_slices or MOST_SLICES
+        self._most_slices = most_slices
         self._others = np.empty(0, np.uint32)  # ascending: OTHERS and the devices that are others
         self._own: DeviceNumbers | None = None  # all that are not, once the others are too many
-        self._most_devices = MOST_DEVICES
+        self._most_devices = most_devices
         self._halvings = 0
         self._places: list[int] = []
         self._parts: list[list[Interval]] = []  # of each place
