@@ -59,8 +59,8 @@ help: ## this list
 	@echo 'Usage: make TARGET [PYTHON=python3.X] [ARGS="arguments for pytest or the benchmarks"]'
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST)
 
-demo: $(RELEASE)/.stamp-wheel ## print percentiles of a recorded trace
-	@$(RELEASE)/bin/python tools/demo.py $(TRACE)
+demo: $(RELEASE)/.stamp-wheel ## summarize a recorded trace
+	@$(RELEASE)/bin/blkiomon $(TRACE)
 
 test: lint check ## lint, then test the installed wheel
 

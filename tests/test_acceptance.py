@@ -24,7 +24,6 @@ from blkiomon.engine import layout
 from blkiomon.interval.distribution import PERCENTILES
 
 REAL = ("loop-multi-dc", "loop-phases-dc", "loop-ext4-all")
-NEVER_QUEUED = 2**64 - 1
 ByCpu = tuple[Path, list[tuple[int, int, bytes]]]
 
 
@@ -226,14 +225,16 @@ def assert_all_close(whole: Interval, found: npt.NDArray[np.void]) -> None:
         if group.op is not None:
             mask &= found["op"] == layout.OPS.index(group.op)
         of_group = found[mask]
-        assert_close(group.d2c_ns, of_group["d2c_ns"])
+        d2c_ns = of_group["d2c_ns"].astype("u8")
+        assert_close(group.d2c_ns, d2c_ns)
         assert_close(group.size_bytes, of_group["bytes"].astype("u8"))
-        queued = of_group[of_group["q2d_ns"] != NEVER_QUEUED]
+        is_queued = ~np.isnan(of_group["q2d_ns"])
         if group.q2d_ns is None or group.q2c_ns is None:
-            assert not len(queued)
+            assert not is_queued.any()
         else:
-            assert_close(group.q2d_ns, queued["q2d_ns"])
-            assert_close(group.q2c_ns, queued["q2d_ns"] + queued["d2c_ns"])
+            q2d_ns = of_group["q2d_ns"][is_queued].astype("u8")
+            assert_close(group.q2d_ns, q2d_ns)
+            assert_close(group.q2c_ns, q2d_ns + d2c_ns[is_queued])
         assert group.errors == int((of_group["error"] != 0).sum())
 
 

@@ -22,7 +22,7 @@ from blkiomon.commands.cli import parse
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import Option, UsageError
 
-USAGE = "\nUsage: blkiomon -I SECONDS "
+USAGE = "\nUsage: blkiomon "
 Capture = pytest.CaptureFixture[str]
 
 ORIGINAL = (
@@ -99,6 +99,23 @@ def test_ways_to_give_an_interval(arguments: str) -> None:
 def test_fractions_of_a_second() -> None:
     assert config_of("-I", "0.25").interval_s == 0.25
     assert config_of("-I.001").interval_s == 0.001
+
+
+@pytest.mark.parametrize(
+    ("text", "interval_s"),
+    [("500ms", 0.5), ("1s", 1.0), ("5m", 300.0), ("2h", 7200.0), ("1.5m", 90.0)],
+)
+def test_units_of_an_interval(text: str, interval_s: float) -> None:
+    assert config_of("-I", text).interval_s == interval_s
+
+
+def test_interval_is_a_second_where_the_text_is_not_the_originals() -> None:
+    for option in ("--json", "--csv", "--textfile"):
+        assert config_of(option, "x").interval_s == 1.0
+    assert config_of("--slow", "20", "--trace", "sdb").interval_s == 1.0
+    for option in ("-h", "-b", "-D"):
+        with pytest.raises(UsageError, match="the length of an interval is missing"):
+            parse(["--json", "x", option, "y"])
 
 
 def test_short_options_with_their_arguments_attached() -> None:
@@ -281,6 +298,12 @@ def test_version_and_help_without_room_to_print_them(option: str, output: str) -
         (["-I5", "--device", "4096:0"], "there is no device 4096:0"),
         (["-I5", "--device", "/dev/null"], "no block device '/dev/null'"),
         (["-I5", "--names", "maybe"], "--names takes auto or yes or no"),
+        (
+            ["--trace", "sdb"],
+            "what to print is missing: `blkiomon stat sdb` prints a table; --json -",
+        ),
+        (["-I", "5x"], "--interval takes a number of seconds, or a time such as 500ms or 5m"),
+        (["-I", "0.5ms"], "0.001 s or more, not '0.5ms'"),
         (["-I5", "-Q", "/"], "all three of -Q PATH, -q ID and -m TYPE"),
         (["-I5", "-Q", "/", "-q", "1"], "all three"),
         (["-I5", "-q", "1", "-m", "1"], "all three"),
@@ -360,7 +383,10 @@ def test_complaint_about_a_path_that_is_no_text(locale: str) -> None:
 def test_usage_error_of_a_process() -> None:
     result = runner.run("-I", "never", stdin=ONE)
     assert (result.returncode, result.stdout) == (1, b"")
-    said = "blkiomon: --interval takes a number of seconds, 0.001 or more, not 'never'"
+    said = (
+        "blkiomon: --interval takes a number of seconds, or a time such as 500ms or 5m, "
+        "0.001 s or more, not 'never'"
+    )
     assert result.stderr.decode().startswith(said + USAGE)
 
 

@@ -460,3 +460,12 @@ def test_command_line(traces: dict[str, Path]) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     # All but the two figures of the slowest few: of reads, of writes, and of both.
     assert done.stdout.count(b"no difference shown") == 3 * (len(METRICS) - 2)
+
+
+def test_operations_and_period_that_are_compared() -> None:
+    path = str(DATA / "loop-phases-dc.bin")
+    found = json.loads(runner.succeed("compare", "--json", "--op=read", "--to=5", path, path))
+    assert {row["op"] for row in found["rows"]} == {"read"}
+    assert (
+        runner.call("compare", "--op=read", "--fail-if=write.max>1us", path, path).returncode == 1
+    )

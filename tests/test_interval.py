@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import time
+import xml.etree.ElementTree as ET
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,15 @@ def test_groups_are_ordered_by_device_and_operation_with_the_total_last() -> Non
     assert item.total is item.groups()[-1]
     assert item.device(DM3) is item.groups()[-2]
     assert item.ops(SDB) == item.groups()[:3]
-    assert item.device(99) is None
+    assert item.device("8:16") is item.device(SDB)
+    with pytest.raises(KeyError, match=r"no figures of device 0:99; there are 8:16, 65:1, 253:3"):
+        item.device(99)
+    with pytest.raises(KeyError, match=r"there are 8:16, "):
+        item.ops("7:1")
+    with pytest.raises(ValueError, match=r"this host has no block device 'sdzz'; name a device of"):
+        item.device("sdzz")
+    with pytest.raises(KeyError, match=r"there are none"):
+        interval_of([], 0, S).percentile(50, device=SDB)
     assert item.groups() is item.groups()
 
 
@@ -511,7 +520,37 @@ def test_groups_of_a_thousand_devices_take_milliseconds() -> None:
 
 
 def test_percentile_of_an_operation_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"op must be one of read, write, .*, not 'reads'"):
+    with pytest.raises(KeyError, match=r"no operation 'reads'; there are read, write, "):
         Interval(time_s=0, devices=np.zeros(0, "u4"), snapshot=Snapshot()).percentile(
             50, op="reads"
         )
+
+
+# --- in a line, and in a notebook -----------------------------------------------------------------
+
+
+def test_interval_and_group_are_a_line_each() -> None:
+    item = dataclasses.replace(interval_of(example(), 0, 3 * S), counts=Counts())
+    total, read = item.total, item.ops(SDB)[0]
+    assert repr(item) == (
+        f"Interval(start_ns=0, end_ns={3 * S}, devices=3, requests={total.requests}, "
+        f"p99_ns={total.d2c_ns.percentile(99)})"
+    )
+    assert repr(read) == (
+        f"Group(device='8:16', op='read', requests={read.requests}, bytes={read.bytes}, "
+        f"p99_ns={read.d2c_ns.percentile(99)}, errors={read.errors})"
+    )
+    assert repr(total).startswith("Group(device='all', op='all', ")
+    lossy = dataclasses.replace(item, counts=Counts(records=10, lost_events=10))
+    assert repr(lossy).endswith(", incomplete='50 % of events were lost while tracing')")
+
+
+def test_notebook_shows_a_row_for_each_group() -> None:
+    item = interval_of(example(), 0, 3 * S)
+    text = item._repr_html_()
+    page = ET.fromstring(f"<body>{text}</body>")
+    assert len(page.findall("table/tr")) == 1 + len(item.groups())
+    assert page.find("svg") is not None
+    assert len(ET.fromstring(f"<b>{item.total._repr_html_()}</b>").findall("table/tr")) == 2
+    many = interval_of([Io(i << 4, "read", 512, 0, 1) for i in range(1, 200)], 0, S)
+    assert "<td>299 more</td>" in many._repr_html_()

@@ -117,7 +117,7 @@ def test_other_commands_name_the_kind_as_well(
 @pytest.mark.parametrize("name", ["trace", *(name for name in SAID if name != "stats")])
 def test_decode_names_the_kind_of_a_wrong_file(name: str, files: dict[str, Path]) -> None:
     path = files[name]
-    said = "is a block trace: use `blkiomon -I SECONDS {}`" if name == "trace" else SAID[name]
+    said = "is a block trace: use `blkiomon {}`" if name == "trace" else SAID[name]
     result = runner.call("decode", path)
     assert (result.returncode, result.stdout, result.stderr.count(b"\n")) == (3, b"", 1)
     assert result.stderr.decode().startswith(f"blkiomon: {path} {said.format(path)}")

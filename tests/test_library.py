@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import math
 import mmap
 import os
+import sys
 import threading
 from array import array
 from collections.abc import Callable, Iterator
@@ -25,6 +27,8 @@ from tracewriter import complete, encode, issue
 import blkiomon
 from blkiomon import Interval, SourceError, StatsError, TraceError
 from blkiomon.engine import layout
+from blkiomon.errors import MissingLibrary
+from blkiomon.library import REQUEST
 
 TRACE = goldenfiles.TRACES / "loop-multi-dc.bin"
 N_RECORDS, N_REQUESTS = 95_366, 47_637
@@ -141,7 +145,7 @@ def test_records_of_any_kind_have_no_payload() -> None:
 
 def test_requests_equal_those_of_the_trace(data: bytes) -> None:
     found = blkiomon.requests(data)
-    assert found.dtype == layout.REQUEST
+    assert found.dtype == REQUEST
     assert found.shape == (N_REQUESTS,)
     whole = blkiomon.summarize(data)
     ops = np.bincount(found["op"], minlength=7).tolist()
@@ -165,11 +169,13 @@ def test_request_has_the_documented_fields() -> None:
             ]
         )
     )
-    assert dict(zip(layout.REQUEST.names or (), found.tolist())) == {
+    values = dict(zip(REQUEST.names or (), found.tolist()))
+    assert math.isnan(values.pop("q2d_ns")) and np.isnat(found["time"])
+    del values["time"]
+    assert values == {
         "issued_ns": S,
         "first_issued_ns": S,
         "d2c_ns": 250,
-        "q2d_ns": 2**64 - 1,
         "sector": 4096,
         "bytes": 512,
         "device": 8 << 20 | 16,
@@ -385,8 +391,10 @@ def test_arrays_go_into_pandas(data: bytes) -> None:
 
     found = blkiomon.requests(data)
     frame = pd.DataFrame(found)
-    assert frame.columns.tolist() == list(layout.REQUEST.names or ())
-    assert frame.dtypes.tolist() == [layout.REQUEST[name] for name in frame.columns]
+    assert frame.columns.tolist() == list(REQUEST.names or ())
+    assert frame.dtypes.tolist() == [REQUEST[name] for name in frame.columns]
+    assert frame["q2d_ns"].isna().all() and frame["time"].isna().all()
+    assert (frame["d2c_ns"].diff() < 0).any(), "differences have a sign"
     by_op = frame.groupby("op")["d2c_ns"].sum()
     assert by_op[0] == found["d2c_ns"][found["op"] == 0].sum()
     assert len(pd.DataFrame(blkiomon.read_trace(data))) == N_RECORDS
@@ -397,16 +405,70 @@ def test_arrays_go_into_polars(data: bytes) -> None:
 
     found = blkiomon.requests(data)
     frame = pl.from_numpy(found)
-    assert frame.columns == list(layout.REQUEST.names or ())
-    assert frame["d2c_ns"].dtype == pl.UInt64
+    assert frame.columns == list(REQUEST.names or ())
+    assert frame["d2c_ns"].dtype == pl.Int64
+    assert frame["time"].dtype == pl.Datetime("ns")
     assert frame["d2c_ns"].sum() == found["d2c_ns"].sum()
+
+
+ANCHORED = [tw.notify_timestamp(S, 1_795_000_000, 5), *pair(S), *pair(2 * S + 7)]
+
+
+def test_requests_have_the_time_of_day_in_utc() -> None:
+    times = blkiomon.requests(encode(ANCHORED))["time"]
+    assert times.tolist() == [1_795_000_000 * S + 5, 1_795_000_001 * S + 12]
+    assert str(times[0]) == "2026-11-18T11:06:40.000000005"
+
+
+def test_times_in_the_queue_are_numbers_where_they_are_known() -> None:
+    queued = tw.Record(S - 40, 0, 4096, tw.act(tw.READ | tw.FS | tw.QUEUE, tw.EV_QUEUE), 8 << 20)
+    found = blkiomon.requests(encode([queued, issue(S, 0, 4096), complete(S + 1, 0, 4096)]))
+    assert found["q2d_ns"].tolist() == [40.0]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "arrow"])
+def test_intervals_are_a_tidy_table(library: str, data: bytes) -> None:
+    frame = getattr(blkiomon.intervals(data, 1.0), f"to_{library}")()
+    rows = frame.to_pylist() if library == "arrow" else None
+    if rows is None:
+        rows = frame.to_dicts() if library == "polars" else frame.to_dict("records")
+    wanted = [g for i in blkiomon.intervals(data, 1.0) for g in i.groups() if g.op is not None]
+    assert [(row["device"], row["op"], row["requests"], row["d2c_p99_ns"]) for row in rows] == [
+        (f"{g.device >> 20}:{g.device & 0xFFFFF}", g.op, g.requests, g.d2c_ns.percentile(99))
+        for g in wanted
+        if g.device is not None
+    ]
+    missing = {repr(row["start"]) for row in rows} | {repr(row["q2d_mean_ns"]) for row in rows}
+    assert missing <= {"None", "nan", "NaT"}, "no queue records, no time of day"
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "arrow"])
+def test_table_has_the_time_of_day_in_utc(library: str) -> None:
+    frame = getattr(blkiomon.intervals(encode(ANCHORED), 1.0), f"to_{library}")()
+    starts = frame["start"].to_pylist() if library == "arrow" else frame["start"].to_list()
+    assert len(starts) == 2
+    assert [start.timestamp() for start in starts] == [1_795_000_000, 1_795_000_001]
+    assert str(starts[0].tzinfo) in ("UTC", "utc", "zoneinfo.ZoneInfo(key='UTC')")
+
+
+def test_table_has_what_the_iterator_has_left(data: bytes) -> None:
+    found = blkiomon.intervals(data, 1.0)
+    next(found)
+    assert found.to_pandas()["start_ns"].min() == S
+    assert found.to_polars().is_empty()
+
+
+def test_table_without_its_library_names_it(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(MissingLibrary, match="this table needs polars: pip install polars"):
+        blkiomon.intervals(data).to_polars()
 
 
 def test_arrays_go_into_duckdb(data: bytes) -> None:
     import duckdb
 
     found = blkiomon.requests(data)
-    columns = {name: found[name] for name in layout.REQUEST.names or ()}
+    columns = {name: found[name] for name in REQUEST.names or ()}
     with duckdb.connect() as db:
         db.register("requests", columns)
         db.execute("select op, count(*), sum(d2c_ns)::ubigint from requests group by op")

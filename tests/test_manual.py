@@ -214,6 +214,8 @@ TYPED = {
     "-I 1 -h stats-of": ["-I", "1", "-h", "stats-of-sdb.jsonl"],
     "-I 1 'a tr": ["-I", "1", "a trace"],
     "decode stats-of": ["decode", "stats-of-sdb.jsonl"],
+    "stat stats-of": ["stat", "stats-of-sdb.jsonl"],
+    "help arch": ["help", "archive"],
     "report --json": ["report", "--json"],  # it has no such option
 }
 

@@ -23,7 +23,7 @@ from blkiomon.commands import report
 from blkiomon.commands.report import access, compare, json_input, selection, slices
 from blkiomon.commands.report import collect as collecting
 from blkiomon.commands.report.access import Accesses
-from blkiomon.commands.report.collect import Collected, ReportError, collect
+from blkiomon.commands.report.collect import FINE, Collected, ReportError, Resolution, collect
 from blkiomon.commands.report.figures import charts
 from blkiomon.commands.report.series import heat, series, tail
 from blkiomon.commands.report.slices import MOST_SLICES
@@ -108,8 +108,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def few_slices(monkeypatch: pytest.MonkeyPatch) -> int:
     """A small limit of slices: they are merged many times, and tests compare few."""
-    monkeypatch.setattr(collecting, "MOST_SLICES", 64)
-    monkeypatch.setattr(slices, "MOST_SLICES", 64)
+    monkeypatch.setattr(collecting, "FINE", Resolution(FINE.first_ns, 64))
     return 64
 
 
@@ -452,7 +451,7 @@ def many_devices(number: int) -> list[tw.Record]:
 def test_many_devices_have_rows_for_the_worst_and_exact_totals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, most_bytes: int
 ) -> None:
-    monkeypatch.setattr(slices, "MOST_DEVICES", 4)
+    monkeypatch.setattr(collecting, "FINE", FINE._replace(most_devices=4))
     monkeypatch.setattr(collecting, "MOST_BYTES", most_bytes)
     path = trace(tmp_path / "trace", many_devices(100))
     exact = blkiomon.summarize(path)
@@ -481,7 +480,7 @@ def test_many_devices_have_rows_for_the_worst_and_exact_totals(
 def test_page_and_comparison_say_that_there_are_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
-    monkeypatch.setattr(slices, "MOST_DEVICES", 4)
+    monkeypatch.setattr(collecting, "FINE", FINE._replace(most_devices=4))
     path = trace(tmp_path / "trace", many_devices(100))
     page = page_of(path, "--chart=iops")
     assert "97 devices have no row of their own and are shown as one, others." in page
@@ -508,7 +507,7 @@ def test_runs_of_a_comparison_share_the_memory(
 
 
 def test_number_of_others_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(slices, "MOST_DEVICES", 4)
+    monkeypatch.setattr(collecting, "FINE", FINE._replace(most_devices=4))
     monkeypatch.setattr(slices, "MOST_OTHERS", 20)
     path = trace(tmp_path / "trace", many_devices(100))
     found = collect([str(path)])
@@ -691,7 +690,8 @@ def test_failed_write_keeps_the_old_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "the page's name is missing"),
+        ([], "the trace is missing"),
+        (["--from=2", "--to=1", "trace"], "--to must be later than --from"),
         (["-o", "x.html"], "the trace is missing"),
         (["-o", "x.doc", "trace"], "ends in .html, .png, .svg or .pdf"),
         (["--frobnicate"], "option --frobnicate not recognized"),
@@ -733,3 +733,48 @@ def test_charts_have_names_of_their_own(short: Path) -> None:
     made = charts(collect([str(short)]))
     assert len({chart.name for chart in made}) == len(made)
     assert all(chart.title and chart.caption for chart in made)
+
+
+# --- the name of the page -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("run1", "run1.html"),
+        ("results/sda.blktrace.0", "sda.html"),
+        ("sda.blktrace.12.zst", "sda.html"),
+        ("loop-multi-dc.bin", "loop-multi-dc.html"),
+        ("stats.jsonl.gz", "stats.html"),
+        ("v1.2", "v1.2.html"),
+        ("-", "report.html"),
+        ("..", "report.html"),
+    ],
+)
+def test_page_has_the_name_of_its_trace(name: str, page: str) -> None:
+    assert report.page_name(name) == page
+
+
+def test_page_without_a_name_is_written_here_and_named(
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert report.main(["--chart=iops", str(short)]) == 0
+    (path,) = tmp_path.iterdir()
+    out, err = capfd.readouterr()
+    size = path.stat().st_size / 1000
+    assert (path.name, out) == ("trace.html", "")
+    assert err == f"blkiomon: wrote trace.html, {size:.{1 if size < 100 else 0}f} kB\n"
+
+
+def test_page_names_what_stands_out(tmp_path: Path) -> None:
+    slow = [tw.issue(3 * 10**9, 8, 4096), tw.complete(5 * 10**9, 8, 4096)]
+    path = trace(tmp_path / "trace", [*pairs(500), *slow])
+    assert "<li>8:0 stalled " in page_of(path, "--chart=iops")
+
+
+def test_period_of_a_report(short: Path) -> None:
+    whole = figures_of(page_of(short, "--chart=iops"))["whole"]
+    part = figures_of(page_of(short, "--chart=iops", "--from=0.05", "--to=0.1"))["whole"]
+    assert part["duration_s"] == pytest.approx(0.05)
+    assert 0 < part["total"]["requests"] < whole["total"]["requests"]

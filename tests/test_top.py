@@ -337,7 +337,7 @@ def said(*arguments: str | Path, env: dict[str, str] | None = None, status: int 
 
 def test_output_that_is_no_terminal_is_refused() -> None:
     (line,) = said(MULTI)
-    assert "needs a terminal" in line and "-h -" in line and "--json -" in line
+    assert "needs a terminal" in line and "`blkiomon stat --json`" in line
 
 
 @pytest.mark.parametrize(
@@ -368,10 +368,10 @@ def test_name_that_is_neither_device_nor_trace_is_refused() -> None:
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host with two disks, one of them with a partition; standard input is empty."""
     numbers = {"sda": 8 << 20, "sdb": 8 << 20 | 16, "/dev/sda1": 8 << 20 | 1}
-    monkeypatch.setattr("blkiomon.sources.devices.device_number", numbers.get)
+    monkeypatch.setattr("blkiomon.commands.naming.device_number", numbers.get)
     disks = [Device("sda", 8 << 20, True), Device("sdb", 8 << 20 | 16, True)]
     monkeypatch.setattr("blkiomon.sources.capture.all_disks", lambda: disks)
-    monkeypatch.setattr("blkiomon.commands.top._is_fed", lambda: False)
+    monkeypatch.setattr("blkiomon.commands.naming.is_fed", lambda: False)
 
 
 def config_of(*arguments: str) -> Config | str:
@@ -393,7 +393,7 @@ def test_names_are_taken_as_devices_or_traces(host: None, monkeypatch: pytest.Mo
     assert chosen() == ((ALL,), ())
     with pytest.raises(UsageError, match="top shows devices or traces, not both: sda is a device"):
         chosen("sda", str(MULTI))
-    monkeypatch.setattr("blkiomon.commands.top._is_fed", lambda: True)
+    monkeypatch.setattr("blkiomon.commands.naming.is_fed", lambda: True)
     assert chosen() == ((), ())
 
 

@@ -37,7 +37,7 @@ def main(trace: Path, stats: Path) -> list[str]:
     assert blkiomon.to_dict(merged) == blkiomon.to_dict(whole)
     assert blkiomon.from_dict(blkiomon.to_dict(merged)).total.requests == whole.total.requests
 
-    assert set(blkiomon.layout.OPS) >= {group.op for group in whole.ops(1)}
+    assert set(blkiomon.layout.OPS) >= {group.op for group in whole.ops(int(whole.devices[0]))}
     assert_type(blkiomon.requests(trace), npt.NDArray[np.void])
     assert_type(blkiomon.read_trace(trace), npt.NDArray[np.void])
     assert_type(blkiomon.read_stats(stats), npt.NDArray[np.void])

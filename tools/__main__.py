@@ -14,7 +14,7 @@ SHARE = Path(__file__).parent.parent / "share"
 
 def commands() -> list[Command]:
     """The main command, then the sub-commands."""
-    return [cli.COMMAND, *(import_module(name).COMMAND for name in cli._COMMANDS.values())]
+    return [cli.COMMAND, *(import_module(name).COMMAND for name, _ in cli.COMMANDS.values())]
 
 
 def made() -> dict[Path, str]:

@@ -39,6 +39,11 @@ def summary(command: Command) -> str:
     return re.split(r"[.:](?:\s|$)", paragraphs(command.description)[0])[0]
 
 
+def _watches(command: Command) -> bool:
+    """Whether its arguments may be devices."""
+    return any("[DEVICE]" in line for line in command.usage)
+
+
 def _quoted(text: str) -> str:
     """In single quotes, for each of the three shells."""
     return "'" + text.replace("'", r"'\''") + "'"
@@ -56,6 +61,10 @@ _blkiomon_offer() {
 _blkiomon_files() {
     compopt -o filenames
     _blkiomon_offer -f
+}
+
+_blkiomon_also() {
+    mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -W "$1" -- "$cur")
 }
 
 _blkiomon_devices() {
@@ -84,10 +93,13 @@ ARGUMENTS
                 _blkiomon_offer -W "$options"
                 return
             fi
-            _blkiomon_files
+            case $command in
+                help) _blkiomon_offer -W COMMANDS ;;
+                WATCHERS) _blkiomon_files; _blkiomon_also "$(cd /sys/class/block && echo *)" ;;
+                *) _blkiomon_files ;;
+            esac
             if ((COMP_CWORD == 1)); then
-                mapfile -t -O ${#COMPREPLY[@]} COMPREPLY \\
-                    < <(compgen -W COMMANDS -- "$cur")
+                _blkiomon_also COMMANDS
             fi
             ;;
     esac
@@ -121,8 +133,9 @@ def bash(commands: Sequence[Command]) -> str:
         "OPTIONS": "\n".join(options),
         "ARGUMENTS": "\n".join(arguments),
         "COMMANDS": _quoted(" ".join(command.name for command in others)),
+        "WATCHERS": " | ".join(command.name for command in others if _watches(command)),
     }
-    return re.sub("MADE|OPTIONS|ARGUMENTS|COMMANDS", lambda word: texts[word[0]], _BASH)
+    return re.sub("MADE|OPTIONS|ARGUMENTS|COMMANDS|WATCHERS", lambda word: texts[word[0]], _BASH)
 
 
 # --- zsh ------------------------------------------------------------------------------------------
@@ -136,11 +149,20 @@ _blkiomon_devices() {
     compadd -a devices
 }
 
-_blkiomon_first() {
+_blkiomon_commands() {
     local -a commands=(
 COMMANDS
     )
     _describe -t commands command commands
+}
+
+_blkiomon_first() {
+    _blkiomon_commands
+    _files
+}
+
+_blkiomon_watched() {
+    _blkiomon_devices
     _files
 }
 
@@ -166,9 +188,11 @@ def zsh(commands: Sequence[Command]) -> str:
         first = "" if command.name else "                '1: :_blkiomon_first' \\\n"
         skip = "            shift words\n            (( CURRENT-- ))\n" if command.name else ""
         options = "".join(f"                {_zsh_option(o)} \\\n" for o in command.options)
+        taken = "_blkiomon_watched" if _watches(command) else "_files"
+        taken = "_blkiomon_commands" if command.name == "help" else taken
         cases.append(
             f"        ({command.name or '*'})\n{skip}            _arguments -s -S \\\n"
-            f"{options}{first}                '*:file:_files'\n            ;;"
+            f"{options}{first}                '*:file:{taken}'\n            ;;"
         )
     texts = {
         "MADE": _MADE,
@@ -220,11 +244,19 @@ LINES
 def fish(commands: Sequence[Command]) -> str:
     """A file for share/fish/vendor_completions.d."""
     others = commands[1:]
+    names = " ".join(command.name for command in others)
     first = "'test (count (commandline -opc)) -eq 1'"
     lines = [
         f"complete -c blkiomon -n {first} -a {command.name} -d {_quoted(summary(command))}"
         for command in others
     ]
+    for command in others:
+        if _watches(command):
+            lines.append(
+                f"complete -c blkiomon -n '__blkiomon_runs {command.name}' "
+                "-a '(__blkiomon_devices)'"
+            )
+    lines.append(f"complete -c blkiomon -n '__blkiomon_runs help' -f -a {_quoted(names)}")
     for command in commands:
         for option in command.options:
             short = f" -s {option.short}" if option.short else ""
@@ -238,6 +270,5 @@ def fish(commands: Sequence[Command]) -> str:
                 f"complete -c blkiomon -n '__blkiomon_runs {command.name or 'monitor'}'{short} "
                 f"-l {option.long}{taken if option.argument else ''} -d {_quoted(option.help)}"
             )
-    names = " ".join(command.name for command in others)
     texts = {"MADE": _MADE, "COMMANDS": names, "LINES": "\n".join(lines)}
     return re.sub("MADE|COMMANDS|LINES", lambda word: texts[word[0]], _FISH)

@@ -25,7 +25,7 @@ class TraceError(ValueError):
         return type(self), (self.offset, self.found, self.expected, self.file)
 
 
-class SourceError(Exception):
+class SourceError(OSError):
     """A file cannot be found, read or unpacked; the text says which and why."""
 
 

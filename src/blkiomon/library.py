@@ -16,9 +16,12 @@ import numpy.typing as npt
 
 from blkiomon import sources
 from blkiomon._core import Engine
+from blkiomon.engine import layout
 from blkiomon.errors import TraceError
+from blkiomon.formats import frames
 from blkiomon.interval.clock import WallClock
-from blkiomon.interval.moments import stacked
+from blkiomon.interval.devices import Device
+from blkiomon.interval.moments import U64_MAX, stacked
 from blkiomon.interval.monitor import MAX_AGE_S, Monitor, age_ns, device_set
 from blkiomon.interval.value import Interval
 from blkiomon.sources import is_packed, open_trace
@@ -29,6 +32,16 @@ if TYPE_CHECKING:
 
     Path = str | os.PathLike[str]
     Source = Path | Sequence[Path] | BinaryIO | ReadableBuffer
+
+_TYPES = {"q2d_ns": "f8", "issued_ns": "i8", "first_issued_ns": "i8", "d2c_ns": "i8"}
+
+REQUEST = np.dtype(
+    [("time", "M8[ns]")]
+    + [(name, _TYPES.get(name, layout.REQUEST[name])) for name in layout.REQUEST.names or ()]
+)
+"""A request as ``requests`` returns it: ``layout.REQUEST`` and the time of day."""
+
+NOT_QUEUED = np.uint64(U64_MAX)
 
 CHUNK_BYTES = 1 << 20
 """How much of a file object is read at a time."""
@@ -41,7 +54,7 @@ class Options(TypedDict, total=False):
     max_age_s: float
     max_devices: int
     resync: bool
-    devices: Iterable[int]
+    devices: Iterable[Device]
     from_ns: int | None
     to_ns: int | None
     is_absolute: bool
@@ -79,7 +92,7 @@ def read_trace(source: Source, *, resync: bool = False) -> npt.NDArray[np.void]:
 def requests(
     source: Source,
     *,
-    devices: Iterable[int] = (),
+    devices: Iterable[Device] = (),
     max_pending: int = 1_000_000,
     max_age_s: float = MAX_AGE_S,
     resync: bool = False,
@@ -88,11 +101,13 @@ def requests(
 
     Args:
         source, resync: see ``read_trace``.
-        devices: numbers (major << 20 | minor) of the devices to read; default: all.
+        devices: the devices to read, see ``Monitor``; default: all.
         max_pending, max_age_s: limits of unmatched records, see ``Monitor``.
 
     Returns:
-        Shape (n,), dtype ``layout.REQUEST``, in the order of their completions.
+        Shape (n,), dtype ``REQUEST``, in the order of their completions. ``time`` is that of the
+        latest issue in UTC, NaT if the trace does not contain the time of day. Times in ns are
+        signed, so that differences are right. ``q2d_ns`` is NaN without a queue record.
 
     Raises:
         ValueError: an option is out of range.
@@ -105,7 +120,15 @@ def requests(
         max_age_ns=age_ns(max_age_s),
         resync=resync,
     )
-    return _collected(source, resync, engine, engine.take_requests)
+    found = _collected(source, resync, engine, engine.take_requests)
+    made = np.empty(len(found), REQUEST)
+    for name in layout.REQUEST.names or ():
+        made[name] = found[name]
+    made["q2d_ns"][found["q2d_ns"] == NOT_QUEUED] = np.nan
+    epoch_ns = engine.epoch_ns
+    times = made["issued_ns"] + (0 if epoch_ns is None else epoch_ns)
+    made["time"] = np.datetime64("NaT") if epoch_ns is None else times.view("M8[ns]")
+    return made
 
 
 def _collected(
@@ -121,13 +144,40 @@ def _collected(
     return stacked([*parts, take()])
 
 
+class Intervals(Iterator[Interval]):
+    """An iterator of intervals. Its methods read those that are left, as one table.
+
+    The tables have a row for each interval, device and operation, and the columns of Parquet files:
+    see ``docs/schema.md``. They contain no totals. ``start`` is the time of day in UTC. Counts and
+    times are signed integers; what is not known is null, or NaN in pandas.
+    """
+
+    def __init__(self, found: Iterable[Interval]) -> None:
+        self._found = iter(found)
+
+    def __next__(self) -> Interval:
+        return next(self._found)
+
+    def to_arrow(self) -> Any:
+        """A ``pyarrow.Table``. Raises MissingLibrary: pyarrow is not installed."""
+        return frames.to_arrow(self)
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``. Raises MissingLibrary: pandas is not installed."""
+        return frames.to_pandas(self)
+
+    def to_polars(self) -> Any:
+        """A ``polars.DataFrame``. Raises MissingLibrary: polars is not installed."""
+        return frames.to_polars(self)
+
+
 def intervals(
     source: Source,
     interval: float | None = 1.0,
     *,
     clock: str = "trace",
     **options: Unpack[Options],
-) -> Iterator[Interval]:
+) -> Intervals:
     """Read a trace in intervals; yields each as soon as it ends.
 
     Args:
@@ -153,7 +203,7 @@ def intervals(
         with _file_name_in_errors(source):
             yield from found
 
-    return named()
+    return Intervals(named())
 
 
 def followed(pieces: Iterable[memoryview], monitor: Monitor) -> Iterator[Interval]:

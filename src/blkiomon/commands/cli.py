@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC
 from importlib import import_module
 from types import FrameType
 from typing import Any
@@ -22,15 +21,18 @@ from blkiomon.commands.config import Config
 from blkiomon.commands.options import (
     DEVICE,
     FOLLOW_SYMLINKS,
-    HELP,
+    FROM,
     MAX_AGE,
     MAX_PENDING,
+    NAMES,
     OVERWRITE,
     QUEUE_TIMES,
     RESYNC,
     SLOW_LIMIT,
+    TO,
     Command,
     Option,
+    Period,
     Reader,
     UsageError,
     meant_by,
@@ -52,28 +54,6 @@ from blkiomon.console import (
     printed,
 )
 from blkiomon.outputs.catalog import OUTPUTS, PERCENTILES, QUEUE, OutputSettings
-
-
-def _time(name: str, text: str) -> tuple[int, bool]:
-    """A time in ns, and whether it is since 1970 or since the first record. A Reader."""
-    try:
-        seconds = float(text) if text.isascii() and "_" not in text else -1.0
-        if 0 <= seconds <= 1e9:
-            return round(seconds * 1e9), False
-    except ValueError:
-        from datetime import datetime, timedelta
-
-        try:
-            moment = datetime.fromisoformat(text)
-            since = moment.astimezone() - datetime(1970, 1, 1, tzinfo=UTC)
-            if since >= timedelta(0):
-                return since // timedelta(microseconds=1) * 1000, True
-        except (ValueError, OverflowError, OSError):
-            pass
-    raise UsageError(
-        f"{name} takes seconds from the first record, or a time such as "
-        f"2026-11-23T14:00:00, not {text!r}"
-    )
 
 
 def _address(name: str, text: str) -> tuple[str, int]:
@@ -108,9 +88,11 @@ _READERS: dict[str, Reader] = {"openmetrics": _address, "slow": slow}
 OPTIONS = (
     Option(
         "-I, --interval=SECONDS",
-        "length of an interval; required, 0.001 or more",
+        "length of an interval, such as 10, 500ms or 5m; required with -h, -b, -d, -D and -Q; "
+        "else the default is 1",
         _ORIGINAL,
         seconds(0.001),
+        1.0,
     ),
     Option("-V, --version", "print the version", _ORIGINAL),
     Option(
@@ -121,8 +103,8 @@ OPTIONS = (
     ),
     QUEUE_TIMES._replace(group=_INPUT),
     DEVICE._replace(group=_INPUT),
-    Option("--from=TIME", "begin here: seconds from the first record, or a time", _INPUT, _time),
-    Option("--to=TIME", "end before this time", _INPUT, _time),
+    FROM._replace(group=_INPUT),
+    TO._replace(group=_INPUT),
     Option(
         "--clock=auto|trace|wall",
         "what ends an interval (default: auto); see below",
@@ -135,13 +117,7 @@ OPTIONS = (
         for row in OUTPUTS
     ),
     SLOW_LIMIT._replace(group=PERCENTILES),
-    Option(
-        "--names=yes|no",
-        "print device names (sdb) beside numbers (8:16); default: if the trace is live",
-        PERCENTILES,
-        one_of("auto", "yes", "no"),
-        "auto",
-    ),
+    NAMES._replace(group=PERCENTILES),
     Option(
         "-q, --msg-queue-id=ID",
         "project id of the queue, not 0",
@@ -149,7 +125,7 @@ OPTIONS = (
         whole(-(1 << 31), (1 << 31) - 1, zero=False),
     ),
     Option("-m, --msg-id=TYPE", "type of the messages, 1 or more", QUEUE, whole(1, (1 << 63) - 1)),
-    HELP._replace(group=_MORE),
+    Option("--help", "print this text", _MORE),
     Option(
         "--stat-version=0.3|0.2",
         "layout of the original's statistics (default 0.3)",
@@ -177,44 +153,41 @@ OPTIONS = (
 _ORIGINALS = {option.long for option in OPTIONS if option.group not in _OURS}
 """Options that the original has, too."""
 
-_COMMANDS = {
-    "archive": "blkiomon.commands.archive",
-    "compare": "blkiomon.commands.report.compare",
-    "decode": "blkiomon.commands.decode",
-    "record": "blkiomon.commands.record",
-    "report": "blkiomon.commands.report",
-    "top": "blkiomon.commands.top",
+COMMANDS = {
+    "summary": ("blkiomon.commands.summary", "summarize a trace; so does `blkiomon TRACE`"),
+    "stat": ("blkiomon.commands.stat", "print a line per device and interval, as iostat -x"),
+    "top": ("blkiomon.commands.top", "watch disks on a screen, slowest first"),
+    "record": ("blkiomon.commands.record", "record a trace of this host's disks"),
+    "report": ("blkiomon.commands.report", "draw a trace as a page or as charts"),
+    "compare": ("blkiomon.commands.report.compare", "compare two runs: change, or noise?"),
+    "decode": ("blkiomon.commands.decode", "print statistics files written with -b"),
+    "archive": ("blkiomon.commands.archive", "read the traces of many hosts into a dataset"),
+    "help": ("blkiomon.commands.help", "explain a command"),
 }
-"""Sub-commands: the module that has ``COMMAND`` and ``main`` of each."""
+"""Sub-commands: the module that has ``COMMAND`` and ``main`` of each, and what it does."""
 
 _ALIASES = {"msg-queue-name": "msg-queue"}  # what early versions documented
 
 COMMAND = Command(
     "",
     (
+        "blkiomon TRACE...",
+        "blkiomon COMMAND [ARG]...",
         "blkiomon -I SECONDS [-h FILE] [-b FILE] [-d FILE] [-D FILE]",
         "         [-Q PATH -q ID -m TYPE] [-V] [OPTION]... [TRACE]...",
-        "blkiomon decode FILE",
-        "blkiomon record -o NAME [-- COMMAND [ARG]...]",
-        "blkiomon report -o report.html TRACE...",
-        "blkiomon compare A B",
-        "blkiomon top [DEVICE]...",
-        "blkiomon archive -o DATASET SOURCE...",
     ),
     """
     Statistics of block device I/O, once per interval: request sizes, latencies from issue to
     completion (D2C) and throughput of each device. The input are the binary records of blktrace,
-    from standard input or from files.
+    from standard input or from files. Without -I and an output, blkiomon summarizes
+    a TRACE, as `blkiomon summary` does.
 
     A TRACE is a file, a FIFO, a directory, or - for standard input, which is also read if no TRACE
     is given. Of the per-CPU files that blktrace writes, one file or their base name is enough: sda
     means all of sda.blktrace.*. Several traces are merged by time. Files may be compressed with
     gzip, xz or zstd.
 
-    `blkiomon decode` prints statistics files written with -b. `blkiomon record` writes a trace of
-    this host's devices to a file. `blkiomon report` draws a page, `blkiomon compare` compares two
-    runs, `blkiomon top` shows live figures in a terminal, and `blkiomon archive` reads the traces
-    of many hosts.
+    `blkiomon help` lists the commands, and what to type first.
     """,
     OPTIONS,
     """
@@ -292,8 +265,12 @@ def _main(argv: Sequence[str] | None) -> int:
     # command that `record` runs inherits, stays as it is.
     if "OPENBLAS_NUM_THREADS" not in os.environ:
         os.putenv("OPENBLAS_NUM_THREADS", "1")
-    if arguments and arguments[0] in _COMMANDS:
-        command: Callable[[Sequence[str]], int] = import_module(_COMMANDS[arguments[0]]).main
+    if not arguments and os.isatty(0):  # a person, and no trace: the original fails here
+        arguments = ["help"]
+    elif _asks_for_summary(arguments):
+        arguments = ["summary", *arguments]
+    if arguments and arguments[0] in COMMANDS:
+        command: Callable[[Sequence[str]], int] = import_module(COMMANDS[arguments[0]][0]).main
         return _interruptible(command, arguments[1:])
     status = _monitor(arguments)
     is_failure = status in (EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT)
@@ -316,6 +293,10 @@ def _monitor(arguments: Sequence[str]) -> int:
         )
         return EXIT_USAGE
 
+    if config.trace:
+        from blkiomon.commands.naming import note_traces
+
+        note_traces(config.trace)
     # Garbage collection of what is imported would take a tenth of the start-up.
     gc.disable()
     from blkiomon.commands.run import run
@@ -393,24 +374,33 @@ def _is_original(arguments: Sequence[str]) -> bool:
     return False
 
 
+def _asks_for_summary(arguments: Sequence[str]) -> bool:
+    """Whether these are traces, and no options but those of ``summary``."""
+    has_letters = any(word[:1] == "-" and word[:2] not in ("-", "--") for word in arguments)
+    if has_letters or all(word[:2] == "--" for word in arguments):
+        return False
+    from blkiomon.commands.summary import COMMAND as SUMMARY
+
+    names = [option.long + "=" * bool(option.argument) for option in SUMMARY.options]
+    try:
+        given, files = getopt.gnu_getopt(list(arguments), "", names)
+    except getopt.GetoptError:
+        return False
+    if not files or ("--help", "") in given:
+        return False
+    from blkiomon.commands.naming import is_device, is_trace  # slow to import
+
+    return is_trace(files[0]) or is_device(files[0])
+
+
 def _check_first_word(arguments: Sequence[str]) -> None:
     """Raise UsageError if the first word is a misspelt command and not a trace."""
     first = arguments[0] if arguments else "-"
-    if not first.startswith("-") and not _is_trace(first):
-        meant = meant_by(first, _COMMANDS)
-        if meant:
+    if not first.startswith("-") and (meant := meant_by(first, COMMANDS)):
+        from blkiomon.commands.naming import is_trace
+
+        if not is_trace(first):
             raise UsageError(f"unknown command {first!r}; did you mean {meant!r}?")
-
-
-def _is_trace(name: str) -> bool:
-    """Whether a trace of this name exists."""
-    from blkiomon.errors import SourceError
-    from blkiomon.sources.trace_sets import find_members
-
-    try:
-        return bool(find_members([name]))
-    except (SourceError, ValueError):
-        return False
 
 
 def parse(arguments: Sequence[str]) -> Config | str:
@@ -436,15 +426,24 @@ def parse(arguments: Sequence[str]) -> Config | str:
         return COMMAND.help()
     if "version" in given:
         return f"blkiomon version {version} (blkiomon {__version__})\n"
+    rows = [row for row in OUTPUTS if row.name in given]
     if "interval" not in given:
-        if files and not _is_trace(files[0]):
-            raise UsageError(f"{files[0]} is neither a trace nor one of {', '.join(_COMMANDS)}")
-        raise UsageError("the length of an interval is missing: -I SECONDS")
+        from blkiomon.commands.naming import what_is_wrong
+
+        if files and (why := what_is_wrong(files[0])):
+            raise UsageError(why)
+        if value("trace") and not rows:
+            raise UsageError(
+                f"what to print is missing: `blkiomon stat {value('trace')[0]}` prints a table; "
+                "--json - and others are outputs"
+            )
+        if not rows or any(row.is_original for row in rows):
+            raise UsageError("the length of an interval is missing: -I SECONDS")
 
     queue = [name for name in ("msg-queue", "msg-queue-id", "msg-id") if name in given]
     if queue and len(queue) != 3:
         raise UsageError("a message queue takes all three of -Q PATH, -q ID and -m TYPE")
-    destinations = {row.name: value(row.name) for row in OUTPUTS if row.name in given}
+    destinations = {row.name: value(row.name) for row in rows}
     if queue:
         destinations["msg-queue"] = tuple(map(value, queue))
     slow_ns, slow_percent, slow_file = destinations.get("slow", (None, None, None))
@@ -464,13 +463,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         raise UsageError("--trace takes a device")
     if "queue" in given and not trace:
         raise UsageError("--queue needs --trace DEVICE")
-    from_ns, from_is_absolute = value("from") or (None, False)
-    to_ns, to_is_absolute = value("to") or (None, False)
-    if from_ns is not None and to_ns is not None:
-        if from_is_absolute != to_is_absolute:
-            raise UsageError("--from and --to take both seconds, or both a time of day")
-        if to_ns <= from_ns:
-            raise UsageError("--to must be later than --from")
+    period = Period.between(value("from"), value("to"))
 
     return Config(
         interval_s=value("interval"),
@@ -478,14 +471,14 @@ def parse(arguments: Sequence[str]) -> Config | str:
         trace=trace,
         queue="queue" in given,
         clock=value("clock"),
-        from_ns=from_ns,
-        to_ns=to_ns,
-        is_absolute=from_is_absolute or to_is_absolute,
+        from_ns=period.from_ns,
+        to_ns=period.to_ns,
+        is_absolute=period.is_absolute,
         devices=value("device"),
         outputs=OutputSettings(
             destinations=destinations or {"human-readable": "-"},
             stat_version=version,
-            names={"auto": None, "yes": True, "no": False}[value("names")],
+            names=value("names"),
             overwrite="overwrite" in given,
             follow_symlinks="follow-symlinks" in given,
             verbose="verbose" in given,
@@ -534,7 +527,10 @@ def _getopt(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
         meant = None
         if error.opt and "not recognized" in error.msg:
             meant = meant_by(word.partition("=")[0], _BY_NAME)
-        raise UsageError(error.msg + (f"; did you mean --{meant}?" if meant else "")) from None
+        hint = f"; did you mean --{meant}?" if meant else ""
+        if error.opt == "h":
+            hint = ", the FILE that text is written to; --help prints help"
+        raise UsageError(f"{error.msg}{hint}") from None
     given: dict[str, list[str]] = {}
     for name, value in pairs:
         given.setdefault((short.get(name) or long[name[2:]]).long, []).append(value)

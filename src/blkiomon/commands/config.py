@@ -27,6 +27,7 @@ class Config:
         slow_ns, slow_percent: the threshold of ``--slow``, in ns or as a percentile; one is None.
         slow_limit: most slow requests in a second.
         user: the user to become before anything is read.
+        most_intervals: end after so many; None: at the end of the trace.
         screen: draw on the terminal.
         speed: of the screen for a recorded trace, relative to the recording; 0: as fast as it can
             be read.
@@ -50,6 +51,7 @@ class Config:
     slow_percent: float | None = None
     slow_limit: int = 100
     user: User | None = None
+    most_intervals: int | None = None
     screen: bool = False
     speed: float = 1.0
     final: bool = True
@@ -62,4 +64,9 @@ class Config:
     @property
     def is_drop_in(self) -> bool:
         """Whether the original has all outputs of this run."""
-        return not self.screen and self.outputs.are_original
+        return not self.is_watched and self.outputs.are_original
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a person watches, on the screen of ``top`` or the lines of ``stat``."""
+        return self.screen or not self.outputs.destinations

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     given = read(COMMAND, argv)
     if isinstance(given, int):
         return given
-    rest = given.names
+    rest = given.operands
     if len(rest) != 1 or not rest[0] or "\0" in rest[0]:
         return COMMAND.misused("decode takes one file, or - for standard input")
     chosen = [kind for kind in _RENDERERS if getattr(given, kind)]
@@ -77,8 +77,8 @@ def main(argv: Sequence[str]) -> int:
     except StatsError as error:
         complain((described(head, name) if not error.offset else None) or f"{name}: {error}")
         return EXIT_INPUT
-    except (OSError, SourceError) as error:
-        complain(f"{name}: {error.strerror if isinstance(error, OSError) else error}")
+    except OSError as error:
+        complain(f"{name}: {error if isinstance(error, SourceError) else error.strerror}")
         return EXIT_INPUT
 
 

@@ -6,6 +6,7 @@ parses with getopt, as the original does; sub-commands parse with argparse.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ class Option(NamedTuple):
         return self.spec.partition("=")[2]
 
 
-HELP = Option("--help", "print this text")
+HELP = Option("-h, --help", "print this text")
 
 
 class Command(NamedTuple):
@@ -91,7 +92,8 @@ class Command(NamedTuple):
     def usage_text(self) -> str:
         """What follows a message about wrong arguments."""
         typed = f"blkiomon {self.name}".strip()
-        return f"{self._synopsis()}'{typed} --help' explains the options.\n"
+        first = "" if self.name else "'blkiomon help' says what to type, "
+        return f"{self._synopsis()}{first}'{typed} --help' explains the options.\n"
 
     def _synopsis(self) -> str:
         return "".join(f"{'' if n else 'Usage: ':7}{line}\n" for n, line in enumerate(self.usage))
@@ -199,8 +201,8 @@ def whole(least: int, most: int, *, zero: bool = True) -> Reader:
     return read
 
 
-def seconds(least: float, what: str = "a number of seconds") -> Reader:
-    """A Reader of a number from ``least`` to 1e9: in seconds 30 years, which in ns fit 64 bits."""
+def number(least: float, what: str) -> Reader:
+    """A Reader of a number from ``least`` to 1e9."""
 
     def read(name: str, text: str) -> float:
         try:
@@ -210,6 +212,30 @@ def seconds(least: float, what: str = "a number of seconds") -> Reader:
         if not least <= value <= 1e9:  # also false for nan
             raise UsageError(f"{name} takes {what}, {least:g} or more, not {text!r}")
         return value
+
+    return read
+
+
+_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(least: float) -> Reader:
+    """A Reader of a time in s, with or without a unit: 0.5, 500ms, 5m.
+
+    At most 1e9, which are 30 years and in ns fit 64 bits.
+    """
+
+    def read(name: str, text: str) -> float:
+        digits = text.rstrip("umsh")
+        unit_s = _UNITS_S.get(text[len(digits) :], 1.0 if digits == text else math.nan)
+        try:
+            value_s = float(digits) * unit_s if _is_plain(text) else math.nan
+        except ValueError:
+            value_s = math.nan
+        if not least <= value_s <= 1e9:
+            what = f"a number of seconds, or a time such as 500ms or 5m, {least:g} s or more"
+            raise UsageError(f"{name} takes {what}, not {text!r}")
+        return value_s
 
     return read
 
@@ -240,21 +266,80 @@ def _is_plain(text: str) -> bool:
 
 def device(name: str, text: str) -> int:
     """A block device as ``major << 20 | minor``. A Reader."""
-    major, _, minor = text.replace(",", ":").partition(":")
-    if major.isdecimal() and minor.isdecimal() and text.isascii():
-        is_short = max(len(major), len(minor)) < 10
-        if is_short and int(major) < 1 << 12 and int(minor) < 1 << 20:
-            return int(major) << 20 | int(minor)
-        raise UsageError(f"{name}: there is no device {text}")
-    from blkiomon.sources.devices import device_number
+    from blkiomon.interval.devices import number_of  # imports numpy
 
-    number = device_number(text)
-    if number is None:
-        raise UsageError(
-            f"{name}: this host has no block device {text!r}; name a device of another host by its "
-            "number, such as 8:16"
-        )
-    return number
+    try:
+        return number_of(text)
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
+def moment(name: str, text: str) -> tuple[int, bool]:
+    """A time in ns, and whether it is since 1970 or since the first record. A Reader."""
+    try:
+        seconds = float(text) if _is_plain(text) else -1.0
+        if 0 <= seconds <= 1e9:
+            return round(seconds * 1e9), False
+    except ValueError:
+        from datetime import UTC, datetime, timedelta
+
+        try:
+            when = datetime.fromisoformat(text)
+            since = when.astimezone() - datetime(1970, 1, 1, tzinfo=UTC)
+            if since >= timedelta(0):
+                return since // timedelta(microseconds=1) * 1000, True
+        except (ValueError, OverflowError, OSError):
+            pass
+    raise UsageError(
+        f"{name} takes seconds from the first record, or a time such as "
+        f"2026-11-23T14:00:00, not {text!r}"
+    )
+
+
+class Period(NamedTuple):
+    """What part of a trace counts: from ``from_ns`` until before ``to_ns``.
+
+    Attributes:
+        from_ns, to_ns: ns since 1970 if ``is_absolute``, else since the first record; None: from
+            the beginning, to the end.
+    """
+
+    from_ns: int | None = None
+    to_ns: int | None = None
+    is_absolute: bool = False
+
+    @classmethod
+    def of(cls, given: Any) -> Period:
+        """The period of a command with the options ``FROM`` and ``TO``. Raises UsageError."""
+        return cls.between(getattr(given, "from"), given.to)
+
+    @classmethod
+    def between(cls, begin: tuple[int, bool] | None, end: tuple[int, bool] | None) -> Period:
+        """The period between two values of ``moment``. Raises UsageError: it cannot be."""
+        from_ns, from_is_absolute = begin or (None, False)
+        to_ns, to_is_absolute = end or (None, False)
+        if from_ns is not None and to_ns is not None:
+            if from_is_absolute != to_is_absolute:
+                raise UsageError("--from and --to take both seconds, or both a time of day")
+            if to_ns <= from_ns:
+                raise UsageError("--to must be later than --from")
+        return cls(from_ns, to_ns, from_is_absolute or to_is_absolute)
+
+
+def _operation(name: str, text: str) -> str:
+    """An operation. A Reader."""
+    from blkiomon.engine.layout import OPS  # imports numpy
+
+    if text not in OPS:
+        meant = meant_by(text, OPS)
+        hint = f"did you mean {meant}?" if meant else f"use {', '.join(OPS)}"
+        raise UsageError(f"{name}: unknown operation {text!r}; {hint}")
+    return text
+
+
+def _names(name: str, text: str) -> bool | None:
+    """Whether to print names of devices; None: only of a live trace. A Reader."""
+    return {"auto": None, "yes": True, "no": False}[one_of("auto", "yes", "no")(name, text)]
 
 
 # --- options that several commands have -----------------------------------------------------------
@@ -263,6 +348,19 @@ DEVICE = Option(
     "--device=DEVICE",
     "only this device: sdb, /dev/sdb or 8:16 (repeatable)",
     read=device,
+    is_repeatable=True,
+)
+FROM = Option("--from=TIME", "begin here: seconds from the first record, or a time", read=moment)
+TO = Option("--to=TIME", "end before this time", read=moment)
+NAMES = Option(
+    "--names=yes|no",
+    "print device names (sdb) beside numbers (8:16); default: if the trace is live",
+    read=_names,
+)
+OP = Option(
+    "--op=OP",
+    "only this operation: read, write, discard, flush, write_zeroes, zone or other (repeatable)",
+    read=_operation,
     is_repeatable=True,
 )
 OVERWRITE = Option("--overwrite", "replace FILE even if it begins like a trace")

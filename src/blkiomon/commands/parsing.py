@@ -40,7 +40,7 @@ def read(command: Command, arguments: Sequence[str]) -> argparse.Namespace | int
     """Parse the arguments of a command.
 
     Returns:
-        Options by their long name with ``_`` for ``-``, and all other arguments as ``names``; or
+        Options by their long name with ``_`` for ``-``, and all other arguments as ``operands``; or
         the exit status, if help or a complaint has been printed.
     """
     try:
@@ -51,7 +51,7 @@ def read(command: Command, arguments: Sequence[str]) -> argparse.Namespace | int
 
 
 def _parse(options: Sequence[Option], arguments: Sequence[str]) -> argparse.Namespace:
-    """The options by their long name, and all other arguments, in their order, as ``names``.
+    """The options by their long name, and all other arguments, in their order, as ``operands``.
 
     Options and other arguments may be mixed; after ``--`` there are no more options.
 
@@ -85,5 +85,5 @@ def _parse(options: Sequence[Option], arguments: Sequence[str]) -> argparse.Name
             meant = meant_by(name.lstrip("-"), [o.long for o in options])
             hint = f"; did you mean --{meant}?" if meant else ""
             raise UsageError(f"option {name} not recognized{hint}")
-    given.names = [*names, *left]
+    given.operands = [*names, *left]
     return given

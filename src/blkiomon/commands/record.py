@@ -120,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
         _check(given, argv)
     except UsageError as error:
         return COMMAND.misused(error)
-    command = given.names
+    command = given.operands
     if command and shutil.which(command[0]) is None:
         complain(f"cannot run {command[0]}: no such program")
         return EXIT_NOT_FOUND
@@ -151,9 +151,9 @@ def _check(given: Namespace, argv: Sequence[str]) -> None:
     if output is None:
         raise UsageError("the trace has no name: -o NAME, or -o - for standard output")
     behind = list(argv[list(argv).index("--") + 1 :]) if "--" in argv else []
-    if given.names and given.names != behind:
+    if given.operands and given.operands != behind:
         raise UsageError(
-            f"unexpected argument {given.names[0]!r}: a command follows --, a device --trace"
+            f"unexpected argument {given.operands[0]!r}: a command follows --, a device --trace"
         )
     if any(not name or "\0" in name for name in given.trace):
         raise UsageError("--trace takes a device")

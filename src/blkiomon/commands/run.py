@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from blkiomon.commands.config import Config
 from blkiomon.commands.findings import Findings
+from blkiomon.commands.naming import refuse_devices
 from blkiomon.commands.privileges import PrivilegeError, bind, drop
 from blkiomon.commands.progress import Progress
 from blkiomon.commands.recorded import Beginning
@@ -128,6 +129,7 @@ class Line:
         self._max_devices = config.max_devices
         self._outputs = outputs
         self._report = report
+        self._left = config.most_intervals  # intervals; None: any number
         self._driver_records = 0  # handed over so far
         self._skips = 0
         self._fed_ns = time.monotonic_ns()
@@ -237,11 +239,20 @@ class Line:
 
     def _put(self, interval: Interval) -> None:
         """Deliver an interval, after the slow requests in it."""
+        if self._left is not None:
+            if not self._left:
+                return
+            self._left -= 1
         if self._slow is not None:
             if not self.is_wall:
                 self._slow.look(self.monitor.start_ns)
             self._slow.end_interval(interval)
         self._outputs.put(interval)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether further records would change nothing."""
+        return self.monitor.is_done or self._left == 0
 
     @property
     def most_wait_s(self) -> float:
@@ -479,6 +490,7 @@ def _run(
 ) -> int:
     source: Source | None = None
     try:
+        refuse_devices(config.files)
         inputs = input_files(config.files)
         fd, source = _open_input(config, fd)
         is_file = source is not None or (capture is None and stat.S_ISREG(os.fstat(fd).st_mode))
@@ -573,8 +585,8 @@ def _run(
         is_stopped = stop.received
         if not is_stopped:
             outputs.close()  # here a signal may still end the wait for an output
-        if stop.received and not (config.screen and stop.number == signal.SIGINT):
-            complain("terminated by signal")  # Ctrl-C is a usual way to leave the screen
+        if stop.received and not (config.is_watched and stop.number == signal.SIGINT):
+            complain("terminated by signal")  # who watches usually leaves with Ctrl-C
         if is_stopped:
             outputs.close()
     if source is not None:
@@ -649,7 +661,7 @@ def _read(
     poll.register(fd, select.POLLIN)
     poll.register(stop.fd, select.POLLIN)
     is_at_begin = True
-    while outputs.are_of_use and not line.monitor.is_done:
+    while outputs.are_of_use and not line.is_done:
         if stop.take_reopen():
             outputs.reopen()
         left_s = clock.remaining_s() if line.is_wall else 1e6
@@ -696,7 +708,7 @@ def _read_capture(
     poll = select.poll()
     poll.register(capture.fd, select.POLLIN)
     poll.register(stop.fd, select.POLLIN)
-    while outputs.are_of_use and not line.monitor.is_done and not stop.received:
+    while outputs.are_of_use and not line.is_done and not stop.received:
         if stop.take_reopen():
             outputs.reopen()
         left_s = clock.remaining_s() if line.is_wall else CAPTURE_POLL_S
@@ -729,7 +741,7 @@ def _read_source(
     A signal interrupts a read, which may take long: a pipe without a writer, a disk that hangs,
     gigabytes of compressed padding.
     """
-    while outputs.are_of_use and not line.monitor.is_done:
+    while outputs.are_of_use and not line.is_done:
         if stop.take_reopen():
             outputs.reopen()
         try:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import time
 
+from blkiomon.interval.devices import text_of as device_text
 from blkiomon.interval.groups import NS_PER_S
+
+__all__ = [
+    "NONE",
+    "bandwidth_text",
+    "bytes_text",
+    "device_text",
+    "rate_text",
+    "three_digits",
+    "time_text",
+    "utc",
+]
 
 NONE = "–"
 """Shown for a figure that is unknown or does not exist."""
@@ -49,11 +61,6 @@ def bandwidth_text(bytes_per_s: float | None) -> str:
 def rate_text(rate: float | None) -> str:
     """A rate, such as 1,234."""
     return NONE if rate is None else three_digits(rate)
-
-
-def device_text(number: int) -> str:
-    """A device number as sysfs and lsblk write it: ``8:16``."""
-    return f"{number >> 20}:{number & 0xFFFFF}"
 
 
 def utc(time_ns: int) -> str:

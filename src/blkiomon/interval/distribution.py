@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon.engine import layout
+from blkiomon.interval import html
 from blkiomon.interval.moments import NOTHING, U128_MAX, Moments, add_up
 
 T = TypeVar("T", bound=np.generic)
@@ -200,7 +201,7 @@ def _shares(percents: tuple[float, ...]) -> tuple[npt.NDArray[Any], npt.NDArray[
     return numerators, np.array([share.denominator for share in shares], dtype)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Distribution:
     """Distribution of times (ns) or sizes (bytes): exact moments and a sparse histogram.
 
@@ -281,8 +282,10 @@ class Distribution:
         1/128 (0.79 %) off, and exact below 128. 99.9 means exactly 999/1000.
 
         Raises:
-            ValueError: ``percent`` is not more than 0 and at most 100.
+            ValueError: ``percent`` is less than 1 or more than 100.
         """
+        if 0 < percent < 1:
+            raise ValueError(f"percent is 99, not a fraction: use {100 * percent:g}, not {percent}")
         if not 0 < percent <= 100:
             raise ValueError(f"percent must be more than 0 and at most 100, not {percent}")
         if self._known and percent in PERCENTILES:
@@ -292,6 +295,16 @@ class Distribution:
         single = Histograms(self.bins, self.counts, np.array([0, len(self.bins)]))
         least, greatest = np.array([[self.moments.min], [self.moments.max]], np.uint64)
         return int(single.percentiles(least, greatest, [percent])[0, 0])
+
+    def __repr__(self) -> str:
+        shown = f"Distribution(count={self.count}"
+        if self.count:
+            shown += f", min={self.min}, p50={self.percentile(50)}, p99={self.percentile(99)}"
+            shown += f", max={self.max}"
+        return f"{shown})"
+
+    def _repr_html_(self) -> str:
+        return html.histogram(self)
 
     def merge(self, *others: Distribution) -> Distribution:
         """The distribution of the values of all; exact, in any order."""

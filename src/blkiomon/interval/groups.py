@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from blkiomon.engine.layout import ALL_OPS, OPS
 from blkiomon.engine.snapshot import Snapshot
+from blkiomon.interval import html
 from blkiomon.interval.columns import NS_PER_S, TOTAL, Columns, Loads, Quantity, columns_of
+from blkiomon.interval.devices import text_of
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.moments import NOTHING, Moments
 
@@ -46,7 +48,7 @@ class InFlight:
         return self.busy_ns / self.duration_ns
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Group:
     """Requests that completed in an interval: of one operation, of one device, or all.
 
@@ -76,6 +78,16 @@ class Group:
     duration_ns: int
     requeues: int = 0
     retried: Moments = NOTHING
+
+    def __repr__(self) -> str:
+        device = "all" if self.device is None else text_of(self.device)
+        return (
+            f"Group(device={device!r}, op={self.op or 'all'!r}, requests={self.requests}, "
+            f"bytes={self.bytes}, p99_ns={self.d2c_ns.percentile(99)}, errors={self.errors})"
+        )
+
+    def _repr_html_(self) -> str:
+        return html.table([self]) + html.histogram(self.d2c_ns)
 
     @property
     def requests(self) -> int:

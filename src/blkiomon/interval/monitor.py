@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from operator import index
 from typing import TYPE_CHECKING, Any
 
 from blkiomon._core import Engine
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.errors import TraceError
 from blkiomon.interval.columns import NS_PER_S
+from blkiomon.interval.devices import Device, number_of
 from blkiomon.interval.merging import merge_snapshots
 from blkiomon.interval.value import Counts, Interval, in_order
 
@@ -53,7 +53,9 @@ class Monitor:
     Args:
         interval_s: length of an interval by the trace clock, in s; None: one interval of all.
         clock: "trace" or "wall".
-        max_pending, max_age_s, max_devices, resync, devices: as for ``Engine``.
+        max_pending, max_age_s, max_devices, resync: as for ``Engine``.
+        devices: those that count; default: all. Each a number (``major << 20 | minor``), ``"8:16"``
+            or a name of this host, ``"sdb"``.
         from_ns, to_ns: only records in [from, to) count, in ns: since 1970 if ``is_absolute``,
             else since the first record.
         most_intervals: limit of the number of intervals. Before it is exceeded, ``interval_ns``
@@ -84,7 +86,7 @@ class Monitor:
         max_age_s: float = MAX_AGE_S,
         max_devices: int = 65_536,
         resync: bool = False,
-        devices: Iterable[int] = (),
+        devices: Iterable[Device] = (),
         from_ns: int | None = None,
         to_ns: int | None = None,
         is_absolute: bool = False,
@@ -401,10 +403,6 @@ def age_ns(max_age_s: float) -> int:
     return round(max_age_s * NS_PER_S)
 
 
-def device_set(devices: Iterable[int]) -> frozenset[int]:
-    """A set of device numbers, for ``Engine``. Raises ValueError: one is out of range."""
-    numbers = frozenset(map(index, devices))
-    for number in numbers:
-        if not 0 <= number < 1 << 32:
-            raise ValueError(f"a device number is from 0 to 2^32-1, not {number}")
-    return numbers
+def device_set(devices: Iterable[Device]) -> frozenset[int]:
+    """A set of device numbers, for ``Engine``. Raises ValueError: one does not exist."""
+    return frozenset(map(number_of, devices))

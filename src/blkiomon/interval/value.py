@@ -12,10 +12,12 @@ import numpy.typing as npt
 
 from blkiomon.engine.layout import OPS
 from blkiomon.engine.snapshot import Snapshot
+from blkiomon.interval import html
 from blkiomon.interval.columns import Columns, columns_of
+from blkiomon.interval.devices import Device, number_of, text_of
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.groups import NS_PER_S, Group, grouped
-from blkiomon.interval.incomplete import HEADER_BYTES, Incomplete, reasons
+from blkiomon.interval.incomplete import HEADER_BYTES, Incomplete, in_words, reasons
 from blkiomon.interval.merging import merge_snapshots
 from blkiomon.interval.moments import NOTHING, Moments, reduce_moments, run_starts
 
@@ -108,7 +110,7 @@ class Counts:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Interval:
     """The statistics of one interval: an immutable value.
 
@@ -191,32 +193,63 @@ class Interval:
         """The figures of all devices and operations."""
         return self.groups()[-1]
 
-    def device(self, number: int) -> Group | None:
-        """The figures of a device; None if it has none."""
-        return next((g for g in self.groups() if (g.device, g.op) == (number, None)), None)
+    def __repr__(self) -> str:
+        devices = len({group.device for group in self.groups()} - {None})
+        why = f", incomplete={in_words(self.incomplete)!r}" if self.incomplete else ""
+        return (
+            f"Interval(start_ns={self.start_ns}, end_ns={self.end_ns}, devices={devices}, "
+            f"requests={self.total.requests}, p99_ns={self.total.d2c_ns.percentile(99)}{why})"
+        )
 
-    def ops(self, number: int) -> tuple[Group, ...]:
-        """The figures of each operation that occurred on a device."""
+    def _repr_html_(self) -> str:
+        return html.table(self.groups()) + html.histogram(self.total.d2c_ns)
+
+    def device(self, device: Device) -> Group:
+        """The figures of a device.
+
+        Args:
+            device: its number, ``"8:16"``, or its name on this host, ``"sdb"``.
+
+        Raises:
+            KeyError: it has none; the text lists the devices that have some.
+        """
+        number = self._known(device)
+        return next(g for g in self.groups() if (g.device, g.op) == (number, None))
+
+    def ops(self, device: Device) -> tuple[Group, ...]:
+        """The figures of each operation that occurred on a device; see ``device``."""
+        number = self._known(device)
         return tuple(g for g in self.groups() if g.device == number and g.op is not None)
 
+    def _known(self, device: Device) -> int:
+        """The number of a device that has figures. Raises KeyError."""
+        number = number_of(device)
+        there = [g.device for g in self.groups() if g.device is not None and g.op is None]
+        if number not in there:
+            shown = ", ".join(map(text_of, there[:20])) + ", ..." * (len(there) > 20)
+            raise KeyError(f"no figures of device {text_of(number)}; there are {shown or 'none'}")
+        return number
+
     def percentile(
-        self, percent: float, device: int | None = None, op: str | None = None
+        self, percent: float, device: Device | None = None, op: str | None = None
     ) -> int | None:
         """A percentile of d2c in ns; None without requests. See ``Distribution.percentile``.
 
         Args:
             percent: more than 0, at most 100.
-            device: device number; default: all devices.
+            device: see ``device``; default: all devices.
             op: one of ``layout.OPS``; default: all operations.
 
         Raises:
-            ValueError: ``op`` is unknown or ``percent`` out of range.
+            KeyError: ``device`` has no figures, or ``op`` is unknown.
+            ValueError: ``percent`` is out of range.
         """
         if op is not None and op not in OPS:
-            raise ValueError(f"op must be one of {', '.join(OPS)}, not {op!r}")
+            raise KeyError(f"no operation {op!r}; there are {', '.join(OPS)}")
+        number = None if device is None else self._known(device)
         every_device = device is None and op is not None
         wanted = [
-            g.d2c_ns for g in self.groups() if g.op == op and (every_device or g.device == device)
+            g.d2c_ns for g in self.groups() if g.op == op and (every_device or g.device == number)
         ]
         return Distribution().merge(*wanted).percentile(percent)
 

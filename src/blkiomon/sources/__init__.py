@@ -56,6 +56,8 @@ def open_trace(
             for member in found.members:
                 readers.append(Reader(member.path))
                 opened.callback(readers[-1].close)
+        except SourceError:
+            raise
         except OSError as error:
             if error.errno == errno.EMFILE:
                 limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

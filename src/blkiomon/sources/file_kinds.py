@@ -99,7 +99,7 @@ def _is_text(head: bytes) -> bool:
 _TRACE = Kind(
     _matches(rb"[\x07\x08]tae|eat[\x07\x08]|CPU:\d*( |\Z)"),
     "is a block trace",
-    "use `blkiomon -I SECONDS {name}`",
+    "use `blkiomon {name}`",
 )
 _UNPACK = "unpack it first, as in `{} {{name}} | blkiomon ... -`"
 _ONLY_TRACES = "blkiomon reads traces of blktrace only"

@@ -226,12 +226,12 @@ class Reader:
             n = self._read_into(buffer)
             self.done_bytes += n
             return n
-        except OSError as error:
-            self._failure = SourceError(f"cannot read {self.name}: {error.strerror or error}")
-            raise self._failure from error
         except SourceError as error:
             self._failure = error
             raise
+        except OSError as error:
+            self._failure = SourceError(f"cannot read {self.name}: {error.strerror or error}")
+            raise self._failure from error
 
     def _await_first(self) -> None:
         """Wait for a FIFO's writer. Unlike a blocking open(), poll() lets Python handle signals."""

@@ -148,7 +148,7 @@ def main(argv: Sequence[str]) -> int:
         tls = _tls(given)
     except UsageError as error:
         return COMMAND.misused(error)
-    names, scheduler = given.names, given.scheduler
+    names, scheduler = given.operands, given.scheduler
     if given.workers is not None and scheduler is not None:
         return COMMAND.misused("--workers are of this machine; a --scheduler has its own")
     if not given.output:

@@ -5,17 +5,23 @@ matplotlib is imported when something is drawn, and not before.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from blkiomon.commands.options import (
     DEVICE,
     FOLLOW_SYMLINKS,
+    FROM,
     HELP,
     MAX_AGE,
     OVERWRITE,
+    TO,
     Command,
     Option,
+    Period,
+    UsageError,
     path,
 )
 from blkiomon.commands.parsing import read
@@ -28,14 +34,19 @@ CHART = Option("--chart=NAME", "", is_repeatable=True)
 
 COMMAND = Command(
     "report",
-    ("blkiomon report [OPTION]... -o FILE TRACE...",),
+    ("blkiomon report [OPTION]... TRACE...",),
     """
     Draw what was measured: how much I/O ran, how long requests took, and which sectors they
     accessed. The page is one self-contained file.
     """,
     (
-        OUTPUT._replace(help="report.html for a page; with .png, .svg or .pdf only the charts"),
+        OUTPUT._replace(
+            help="name of the page (default: run1.html for the trace run1); with .png, .svg or "
+            ".pdf only the charts"
+        ),
         DEVICE,
+        FROM,
+        TO,
         TITLE,
         CHART._replace(
             help="only this chart: iops, bandwidth, percentiles, heat, tail, sizes, in-flight, "
@@ -63,14 +74,17 @@ def main(argv: Sequence[str]) -> int:
     given = read(COMMAND, argv)
     if isinstance(given, int):
         return given
-    names = given.names
-    if not given.output:
-        return COMMAND.misused("the page's name is missing: -o report.html")
-    suffix = Path(given.output).suffix.lower()
-    if suffix not in (*PAGES, *PICTURES):
-        return COMMAND.misused(f"{given.output}: {SUFFIXES}")
+    names = given.operands
+    try:
+        period = Period.of(given)
+    except UsageError as error:
+        return COMMAND.misused(error)
     if not names or not all(names) or any("\0" in name for name in names):
         return COMMAND.misused("the trace is missing: name it by its path")
+    output = given.output or page_name(names[0])
+    suffix = Path(output).suffix.lower()
+    if suffix not in (*PAGES, *PICTURES):
+        return COMMAND.misused(f"{output}: {SUFFIXES}")
 
     from blkiomon.commands.report import figures, page
     from blkiomon.commands.report.collect import ReportError, check_output, collect, write_output
@@ -78,25 +92,39 @@ def main(argv: Sequence[str]) -> int:
     try:
         figures.check()
         policy = check_output(
-            Path(given.output), names, follow=given.follow_symlinks, overwrite=given.overwrite
+            Path(output), names, follow=given.follow_symlinks, overwrite=given.overwrite
         )
-        found = collect(names, devices=given.device, max_age_s=given.max_age)
+        found = collect(names, devices=given.device, period=period, max_age_s=given.max_age)
         title = given.title or f"Block I/O of {', '.join(Path(n).name for n in names[:3])}"
         charts = figures.chosen(figures.charts(found), given.chart)
         if suffix in PICTURES:
             kind = PICTURES[suffix]
-            write_output(
-                Path(given.output), lambda file: figures.save(charts, title, file, kind), policy
-            )
+            write_output(Path(output), lambda file: figures.save(charts, title, file, kind), policy)
         else:
             text = page.report(found, title, charts)
-            write_output(Path(given.output), lambda file: file.write(text.encode()), policy)
+            write_output(Path(output), lambda file: file.write(text.encode()), policy)
     except (ReportError, SourceError, TraceError) as error:
         return told(error)
+    note_written(output, always=not given.output)
     if found.is_broken:
         complain(found.notes[-1])
         return EXIT_INPUT
     return EXIT_OK
+
+
+def page_name(trace: str) -> str:
+    """The name of the page of a trace: ``run1.html`` for ``results/run1.blktrace.0``."""
+    name = re.sub(r"\.(gz|xz|zst|zstd)$", "", Path(trace).name)
+    name = re.sub(r"\.(blktrace(\.\d+)?|bin|dat|json|jsonl|trace)$", "", name)
+    return f"{name.strip('-.') or 'report'}.html"
+
+
+def note_written(name: str, *, always: bool = False) -> None:
+    """Print one line about the file that was written; to a script only if it did not name it."""
+    from blkiomon.formats.units import bytes_text
+
+    if always or os.isatty(2):
+        complain(f"wrote {name}, {bytes_text(Path(name).stat().st_size)}")
 
 
 def told(error: Exception) -> int:

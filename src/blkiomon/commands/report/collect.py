@@ -5,18 +5,21 @@ from __future__ import annotations
 import errno
 import heapq
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
+from blkiomon._core import Engine
+from blkiomon.commands.naming import refuse_devices
+from blkiomon.commands.options import Period
 from blkiomon.commands.progress import Progress
-from blkiomon.commands.report import json_input, selection, stats_input
+from blkiomon.commands.report import selection
 from blkiomon.commands.report.access import Accesses, Patterns
-from blkiomon.commands.report.slices import MOST_SLICES, Slices
+from blkiomon.commands.report.slices import MOST_DEVICES, MOST_SLICES, Slices
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, how_many
 from blkiomon.errors import SourceError, TraceError
-from blkiomon.formats.units import device_text
+from blkiomon.formats.units import device_text, time_text, utc
 from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.monitor import MAX_AGE_S, Monitor
 from blkiomon.interval.value import Interval, merge
@@ -25,14 +28,40 @@ from blkiomon.outputs import opening
 from blkiomon.outputs.opening import Policy, write_whole
 from blkiomon.sources import input_files, open_trace
 from blkiomon.sources.readers import Reader
+from blkiomon.sources.trace_sets import find_members
 
-FIRST_SLICE_NS = 1_000_000
-"""Length of a slice at first."""
+
+class Resolution(NamedTuple):
+    """How finely a trace is cut into slices.
+
+    Attributes:
+        first_ns: length of a slice at first; it doubles as often as there are too many.
+        most: number of slices.
+        most_devices: devices that have rows of their own.
+        is_quick: look at the end of the trace first, to choose the length of slices.
+    """
+
+    first_ns: int
+    most: int
+    most_devices: int = MOST_DEVICES
+    is_quick: bool = False
+
+
+FINE = Resolution(1_000_000, MOST_SLICES)
+COARSE = Resolution(16_000_000, 128, 8 * MOST_DEVICES, is_quick=True)
+"""For what charts need, and for findings in words, which take less time."""
 
 MOST_BYTES = 3 << 26
 """Limit of the memory of all slices, about; a report takes less than 1 GB, whatever the input."""
 
 HEAD_BYTES = 1 << 12
+
+PROBE_BYTES = 1 << 16
+
+NOTIFY = 1 << 26
+"""Category of an action: notes, whose times may differ from those of other records."""
+
+ALWAYS = Period()
 
 TRACE, JSON, STATS = "trace", "JSON Lines", "statistics of -b"
 
@@ -85,7 +114,9 @@ def collect(
     names: Sequence[str],
     *,
     devices: Sequence[int] = (),
+    period: Period = ALWAYS,
     patterns: bool = True,
+    resolution: Resolution | None = None,
     show_progress: bool | None = None,
     max_age_s: float = MAX_AGE_S,
     n_runs: int = 1,
@@ -95,7 +126,9 @@ def collect(
     Args:
         names: traces, as for ``open_trace``; or files of ``--json``, or of ``-b``.
         devices: numbers of the devices that count; empty: all.
+        period: when; of intervals those that begin in it.
         patterns: whether to find out where requests went, if the inputs say so.
+        resolution: of the slices; default: ``FINE``.
         show_progress: see ``Progress``.
         max_age_s: age at which a pending issue or completion of a trace is given up.
         n_runs: how many runs are collected, which share the memory.
@@ -105,22 +138,26 @@ def collect(
             several kinds.
         SourceError, TraceError: an input cannot be read at all.
     """
+    refuse_devices(names)
     kinds = {name: _kind(name) for name in names}
     if len(set(kinds.values())) > 1:
         listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         raise ReportError(f"inputs of different kinds cannot be put together: {listed}")
     (kind,) = set(kinds.values())
-    slices = Slices(MOST_BYTES // n_runs)
+    resolution = resolution or FINE
+    slices = Slices(MOST_BYTES // n_runs, resolution.most, resolution.most_devices)
     accesses = None
     if kind == TRACE:
-        accesses = Accesses(MOST_SLICES) if patterns else None
-        found = _of_traces(names, slices, devices, accesses, max_age_s, show_progress)
+        accesses = Accesses(resolution.most) if patterns else None
+        found = _of_traces(
+            names, slices, resolution, devices, period, accesses, max_age_s, show_progress
+        )
     elif kind == JSON:
-        found = _of_json(names, slices, devices, show_progress)
+        found = _of_json(names, slices, devices, period, show_progress)
     else:
-        found = _of_stats(names, slices, devices)
+        found = _of_stats(names, slices, devices, period)
     if not found.whole.total.requests:
-        _explain_nothing(found, devices, max_age_s)
+        _explain_nothing(found, devices, period, max_age_s)
     return found
 
 
@@ -155,12 +192,20 @@ def _collected(
     )
 
 
-def _explain_nothing(found: Collected, devices: Sequence[int], max_age_s: float) -> None:
+def _explain_nothing(
+    found: Collected, devices: Sequence[int], period: Period, max_age_s: float
+) -> None:
     """Raises ReportError: it says why there is no request."""
     what = ", ".join(found.names)
     counts = found.whole.counts
     if found.is_broken:
         raise ReportError(found.notes[-1])
+    if period != ALWAYS and "-" not in found.names:
+        whole = collect(found.names, devices=devices, max_age_s=max_age_s, patterns=False).whole
+        span = time_text(whole.end_ns - whole.start_ns)
+        if whole.anchored:
+            span += f", from {utc(whole.start_ns)} to {utc(whole.end_ns)}"
+        raise ReportError(f"{what}: no request between --from and --to; it lasts {span}")
     if found.kind == TRACE and not counts.records:
         raise ReportError(f"{what}: the trace is empty")
     if devices:
@@ -202,6 +247,8 @@ def _kind(name: str) -> str:
             head = head[: reader.readinto(memoryview(head))]
         finally:
             reader.close()
+    except SourceError:
+        raise
     except OSError as error:
         raise SourceError(f"cannot open {name}: {error.strerror}") from error
     if head.lstrip()[:1] == b"{":
@@ -210,33 +257,69 @@ def _kind(name: str) -> str:
     return STATS if head[:3] == b"\0\0\0" else TRACE
 
 
+def span_ns(names: Sequence[str]) -> int:
+    """How long a trace lasts, by the first and last records of its files; 0 if that is unknown.
+
+    Then slices can have the right length at once, and need not be merged later.
+    """
+    times: list[int] = []
+    for member in find_members(names).members:
+        if member.path is None or not member.path.is_file():
+            return 0
+        try:
+            with member.path.open("rb") as file:
+                head = file.read(PROBE_BYTES)
+                file.seek(max(0, member.path.stat().st_size - PROBE_BYTES))
+                tail = file.read(PROBE_BYTES)
+        except OSError:  # opening the trace reports it
+            return 0
+        for part in (head, tail):
+            probe = Engine(keep_records=True, resync=True)
+            probe.feed(part)
+            records = probe.take_records()
+            records = records[records["action"] & NOTIFY == 0]
+            times += [int(records["time_ns"][at]) for at in (0, -1) if len(records)]
+    return max(times) - min(times) if times else 0
+
+
 def _of_traces(
     names: Sequence[str],
     slices: Slices,
+    resolution: Resolution,
     devices: Sequence[int],
+    period: Period,
     accesses: Accesses | None,
     max_age_s: float,
     show_progress: bool | None,
 ) -> Collected:
     start_ns: int | None = None
+    if resolution.is_quick:
+        span = span_ns(names)
+        first_ns = resolution.first_ns
+        while first_ns * resolution.most < span:
+            first_ns *= 2
+        resolution = resolution._replace(first_ns=first_ns)
 
     def hand_over(interval: Interval) -> None:
         nonlocal start_ns
         start_ns = interval.start_ns if start_ns is None else start_ns
-        slices.add((interval.start_ns - start_ns) // FIRST_SLICE_NS, interval)
+        slices.add((interval.start_ns - start_ns) // resolution.first_ns, interval)
 
     def take_requests() -> None:
         if accesses is not None:
             requests = monitor.engine.take_requests()
-            accesses.add(requests, monitor.origin_ns or 0, monitor.interval_ns or FIRST_SLICE_NS)
+            accesses.add(
+                requests, monitor.origin_ns or 0, monitor.interval_ns or resolution.first_ns
+            )
 
     monitor = Monitor(
-        FIRST_SLICE_NS / NS_PER_S,
+        resolution.first_ns / NS_PER_S,
         devices=devices,
         max_age_s=max_age_s,
-        most_intervals=MOST_SLICES,
+        most_intervals=resolution.most,
         hand_over=hand_over,
         keep_requests=accesses is not None,
+        **period._asdict(),
     )
     failure: TraceError | SourceError | None = None
     with (
@@ -249,6 +332,8 @@ def _of_traces(
                 monitor.feed(data)
                 take_requests()
                 bar.show(stream.done_bytes)
+                if monitor.is_done:
+                    break
         except (TraceError, SourceError) as error:
             failure = error
     try:
@@ -273,9 +358,15 @@ def _of_traces(
 
 
 def _of_json(
-    names: Sequence[str], slices: Slices, devices: Sequence[int], show_progress: bool | None
+    names: Sequence[str],
+    slices: Slices,
+    devices: Sequence[int],
+    period: Period,
+    show_progress: bool | None,
 ) -> Collected:
-    source = json_input.JsonIntervals()
+    from blkiomon.commands.report.json_input import JsonIntervals  # slow to import
+
+    source = JsonIntervals()
     readers: list[Reader] = []
     n_intervals = 0
     try:
@@ -284,7 +375,7 @@ def _of_json(
         total_bytes = sum(reader.total_bytes or 0 for reader in readers)
         merged = heapq.merge(*map(source.read, readers), key=lambda item: item.start_ns)
         with Progress(total_bytes, 2, show_progress) as bar:
-            for n_intervals, item in enumerate(merged, 1):
+            for n_intervals, item in enumerate(_within(period, merged), 1):
                 interval = selection.select_devices(item, devices) if devices else item
                 slices.add(n_intervals - 1, interval)
                 bar.show(sum(reader.done_bytes for reader in readers))
@@ -297,7 +388,32 @@ def _of_json(
     return _collected(names, JSON, slices, notes, is_broken=bool(notes))
 
 
-def _of_stats(names: Sequence[str], slices: Slices, devices: Sequence[int]) -> Collected:
+def _within(period: Period, intervals: Iterable[Interval]) -> Iterator[Interval]:
+    """The intervals that begin in a period.
+
+    Raises:
+        ReportError: the period is by the time of day, which the intervals do not have.
+    """
+    zero_ns: int | None = None
+    for item in intervals:
+        if period.is_absolute and not item.anchored:
+            raise ReportError(
+                "the intervals do not contain the time of day; give --from and --to in seconds"
+            )
+        if zero_ns is None:
+            zero_ns = 0 if period.is_absolute else item.start_ns
+        begin_ns = item.start_ns - zero_ns
+        if period.to_ns is not None and begin_ns >= period.to_ns:
+            return
+        if begin_ns >= (period.from_ns or 0):
+            yield item
+
+
+def _of_stats(
+    names: Sequence[str], slices: Slices, devices: Sequence[int], period: Period
+) -> Collected:
+    from blkiomon.commands.report import stats_input  # slow to import
+
     structs, broken = stats_input.read_structs(names, devices)
     notes = ["Files of -b hold no percentiles, no operations but reads and writes, no losses."]
     if odd := int(structs["bidir"].sum()):
@@ -305,7 +421,7 @@ def _of_stats(names: Sequence[str], slices: Slices, devices: Sequence[int]) -> C
         one, several = f"request was {neither}: it is", f"requests were {neither}: they are"
         notes.append(f"{how_many(odd, one, several)} left out.")
     notes += broken
-    for number, interval in enumerate(stats_input.intervals_of(structs)):
+    for number, interval in enumerate(_within(period, stats_input.intervals_of(structs))):
         slices.add(number, interval)
     return _collected(names, STATS, slices, notes, is_broken=bool(broken))
 
@@ -330,6 +446,7 @@ def check_output(
         ReportError: it cannot be there, or must not be replaced.
         SourceError: one of the inputs cannot be found.
     """
+    refuse_devices(inputs)
     policy = Policy(follow=follow, overwrite=overwrite, inputs=input_files(inputs))
     try:
         if path.is_dir():

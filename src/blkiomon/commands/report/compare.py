@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from blkiomon.commands.options import (
     DEVICE,
     FOLLOW_SYMLINKS,
+    FROM,
     HELP,
     MAX_AGE,
+    OP,
     OVERWRITE,
+    TO,
     Command,
     Option,
+    Period,
+    UsageError,
 )
 from blkiomon.commands.parsing import read
-from blkiomon.commands.report import CHART, OUTPUT, PAGES, PICTURES, SUFFIXES, TITLE, told
+from blkiomon.commands.report import (
+    CHART,
+    OUTPUT,
+    PAGES,
+    PICTURES,
+    SUFFIXES,
+    TITLE,
+    note_written,
+    told,
+)
 from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, complain, printed
 from blkiomon.errors import SourceError, TraceError
 
@@ -38,6 +53,9 @@ COMMAND = Command(
         ),
         Option("--json", "print JSON"),
         DEVICE,
+        OP,
+        FROM,
+        TO,
         TITLE,
         CHART._replace(
             help="only this chart: tail, time or iops; tail-0 is that of the busiest device and "
@@ -64,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     if isinstance(given, int):
         return given
     output = given.output
-    sides = _sides(given.names)
+    sides = _sides(given.operands)
     if sides is None:
         return COMMAND.misused("compare takes two runs, or several of each side: A1 A2 : B1 B2")
     suffix = Path(output or "").suffix.lower()
@@ -76,7 +94,8 @@ def main(argv: Sequence[str]) -> int:
 
     try:
         wanted = [rules.parse(rule) for rule in given.fail_if]
-    except rules.RuleError as error:
+        period = Period.of(given)
+    except (rules.RuleError, UsageError) as error:
         return COMMAND.misused(error)
     asked = [rule.metric for rule in wanted if rule.metric != "errors"]
     try:
@@ -90,8 +109,16 @@ def main(argv: Sequence[str]) -> int:
             )
         n_runs = sum(map(len, sides))
         found = comparison.compare_runs(
-            sides, asked, devices=given.device, max_age_s=given.max_age, n_runs=n_runs
+            sides,
+            asked,
+            devices=given.device,
+            period=period,
+            max_age_s=given.max_age,
+            n_runs=n_runs,
         )
+        rows = found.rows  # rules are about all of them
+        if given.op:
+            found = replace(found, rows=[row for row in rows if row.op in given.op])
         if output is not None:
             title = given.title or "Block I/O, before and after"
             charts = figures.chosen(comparison.charts(found), given.chart)
@@ -107,8 +134,10 @@ def main(argv: Sequence[str]) -> int:
         return told(error)
     text = json.dumps(found.to_dict(), allow_nan=False) + "\n" if given.json else None
     status = printed([text or comparison.text(found)])
+    if output is not None:
+        note_written(output)
     broken = [run.notes[-1] for run in found.runs if run.is_broken]
-    violations = [text for rule in wanted if (text := rules.violated(rule, found.rows))]
+    violations = [text for rule in wanted if (text := rules.violated(rule, rows))]
     for line in (*broken, *violations):
         complain(line)
     if broken:

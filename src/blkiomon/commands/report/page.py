@@ -12,6 +12,7 @@ from blkiomon._version import __version__
 from blkiomon.commands.report import figures
 from blkiomon.commands.report.collect import STATS, Collected
 from blkiomon.commands.report.figures import COLOURS, Chart, label
+from blkiomon.commands.report.findings import findings
 from blkiomon.commands.report.selection import OTHERS
 from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import to_dict, unseen
@@ -27,6 +28,7 @@ from blkiomon.formats.units import (
 from blkiomon.interval.groups import Group
 from blkiomon.interval.incomplete import Incomplete, in_words
 from blkiomon.interval.value import Interval
+from blkiomon.sources.devices import nameless
 
 MOST_BYTES = 5_000_000
 
@@ -130,6 +132,7 @@ def report(found: Collected, title: str, shown: Sequence[Chart]) -> str:
         *_origin(found),
         *(f'<p class="note">{text(note)}</p>' for note in found.notes),
         _tiles(found),
+        *_findings(found),
         "<h2>Summary</h2>",
         _summary(found),
         "<h2>Charts</h2>",
@@ -324,6 +327,11 @@ _LOSSES = {
     "skipped_bytes": "bytes that are not records",
     "over_device_limit": "records of devices beyond the limit: not counted",
 }
+
+
+def _findings(found: Collected) -> list[str]:
+    sentences = findings(found.slices, found.whole, nameless)
+    return ["<ul>", *(f"<li>{text(s)}.</li>" for s in sentences), "</ul>"] if sentences else []
 
 
 def _losses(found: Collected) -> list[str]:

@@ -23,22 +23,27 @@ MOST_PARTS = 8
 
 
 class Slices:
-    """Intervals in the order of their time, merged into at most ``MOST_SLICES``.
+    """Intervals in the order of their time, merged into a limited number.
 
     Whenever there are more, each two neighbours become one: in the end there are between half of
-    ``MOST_SLICES`` and all. Merging loses nothing. Where slices would take too much memory, ever
+    that number and all. Merging loses nothing. Where slices would take too much memory, ever
     fewer devices keep rows of their own, and at last slices become longer. A device without rows
     of its own never has any again: its figures would be of a part of the time.
 
     Args:
         most_bytes: limit of the memory of all tables, approximately.
+        most_slices: limit of their number.
+        most_devices: limit of the devices that have rows of their own.
     """
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(
+        self, most_bytes: int, most_slices: int = MOST_SLICES, most_devices: int = MOST_DEVICES
+    ) -> None:
         self._most_bytes = most_bytes
+        self._most_slices = most_slices
         self._others = np.empty(0, np.uint32)  # ascending: OTHERS and the devices that are others
         self._own: DeviceNumbers | None = None  # all that are not, once the others are too many
-        self._most_devices = MOST_DEVICES
+        self._most_devices = most_devices
         self._halvings = 0
         self._places: list[int] = []
         self._parts: list[list[Interval]] = []  # of each place
@@ -50,7 +55,7 @@ class Slices:
         Args:
             position: its place in time, in a unit that never changes; not less than before.
         """
-        while position >> self._halvings >= MOST_SLICES:
+        while position >> self._halvings >= self._most_slices:
             self._halve()
         self._add(position >> self._halvings, [self._bounded(interval)])
         while self._n_bytes > self._most_bytes and (

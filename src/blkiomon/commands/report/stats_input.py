@@ -41,6 +41,8 @@ def read_structs(names: Sequence[str], devices: Sequence[int]) -> tuple[Table, l
             if Path(name).stat().st_size > MOST_FILE_BYTES:
                 raise SourceError(f"{name}: more than {MOST_FILE_BYTES >> 20} MiB of -b")
             stats = stats_reader.parse(Path(name).read_bytes())
+        except SourceError:
+            raise
         except OSError as error:
             raise SourceError(f"cannot read {name}: {error.strerror}") from error
         except StatsError as error:

@@ -7,7 +7,6 @@ terminal. rich is imported when something is drawn.
 from __future__ import annotations
 
 import os
-import stat
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,12 +15,17 @@ from importlib.util import find_spec
 
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import (
+    DEVICE,
+    FROM,
     HELP,
     QUEUE_TIMES,
     SLOW_LIMIT,
+    TO,
     Command,
     Option,
+    Period,
     UsageError,
+    number,
     path,
     seconds,
     slow,
@@ -34,7 +38,7 @@ from blkiomon.outputs.catalog import OutputSettings
 
 def _speed(name: str, text: str) -> float:
     """A factor; 0 for ``max``. A Reader."""
-    factor: float = 0.0 if text == "max" else seconds(0.001, "a factor or max")(name, text)
+    factor: float = 0.0 if text == "max" else number(0.001, "a factor or max")(name, text)
     return factor
 
 
@@ -64,6 +68,9 @@ COMMAND = Command(
             default=1.0,
         ),
         QUEUE_TIMES,
+        DEVICE,
+        FROM,
+        TO,
         Option(
             "-f, --file=TRACE",
             "read this trace, even if a device has its name (repeatable)",
@@ -91,7 +98,8 @@ COMMAND = Command(
     quits.
 
     If the terminal is slow, top skips screens; it never loses records. Needs rich: pip install
-    'blkiomon[top]'. If the output is not a terminal, use `blkiomon -I 1 -h -` or `--json -`.
+    'blkiomon[top]'. If the output is not a
+    terminal, use `blkiomon stat`.
     """,
     (
         ("blkiomon top sda nvme0n1", ""),
@@ -116,11 +124,11 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_INPUT
     if not os.isatty(1):
         complain(
-            "top needs a terminal: blkiomon -I 1 -h - prints text, and --json - lines for programs"
+            "top needs a terminal: `blkiomon stat` prints lines, and `blkiomon stat --json` JSON"
         )
         return EXIT_USAGE
     if os.environ.get("TERM", "dumb") == "dumb":
-        complain("this terminal cannot be drawn on (TERM): blkiomon -I 1 -h - prints text")
+        complain("this terminal cannot be drawn on (TERM): `blkiomon stat` prints lines")
         return EXIT_USAGE
     if find_spec("rich") is None:
         complain("top needs rich: pip install 'blkiomon[top]'")
@@ -141,28 +149,13 @@ def _config(given: Namespace) -> Config | str:
     Raises:
         UsageError: the arguments make no sense.
     """
+    from blkiomon.commands.naming import is_fed, told_apart
     from blkiomon.sources.capture import ALL, all_disks
-    from blkiomon.sources.devices import device_number
-    from blkiomon.sources.trace_sets import find_members
 
-    files, names = given.file, given.names
-    if any(not name or "\0" in name for name in names):
-        raise UsageError("a device or a trace is named by its name or path")
-    devices = [name for name in names if device_number(name) is not None]
-    others = [name for name in names if name not in devices]
     try:
-        if others:
-            find_members(others)
+        devices, files = told_apart(given.operands, given.file, "top")
     except SourceError as error:
-        return f"{error}, and this host has no such block device"
-    files = files + others
-    if devices and files:
-        raise UsageError(
-            f"top shows devices or traces, not both: {devices[0]} is a device of this host, and "
-            f"{files[0]} is not"
-        )
-    if "-" in files and os.isatty(0):
-        raise UsageError("standard input is a terminal; a trace is expected there")
+        return str(error)
     if given.speed is not None and not files:
         raise UsageError("--speed needs a recorded trace: name it")
     slow_ns, slow_percent, slow_file = given.slow or (None, None, None)
@@ -170,7 +163,12 @@ def _config(given: Namespace) -> Config | str:
         raise UsageError("top draws on standard output: give --slow a file, as in 20:slow.txt")
     if slow_file is None and given.slow_limit != SLOW_LIMIT.default:
         raise UsageError("--slow-limit needs --slow")
+    period = Period.of(given)
     config = Config(
+        from_ns=period.from_ns,
+        to_ns=period.to_ns,
+        is_absolute=period.is_absolute,
+        devices=tuple(given.device),
         interval_s=given.interval,
         outputs=OutputSettings({"slow": slow_file} if slow_file else {}),
         slow_ns=slow_ns,
@@ -182,19 +180,10 @@ def _config(given: Namespace) -> Config | str:
         speed=1.0 if given.speed is None else given.speed,
         trace=tuple(devices),
     )
-    if not files and not devices and not _is_fed():
+    if not files and not devices and not is_fed():
         if not all_disks():
             return "this host has no disks: name the devices to capture"
         config = replace(config, trace=(ALL,))
     if given.queue and not config.trace:
         raise UsageError("--queue needs a device to capture")
     return config
-
-
-def _is_fed() -> bool:
-    """Whether standard input is a pipe, a socket or a file."""
-    try:
-        mode = os.fstat(0).st_mode
-    except OSError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)

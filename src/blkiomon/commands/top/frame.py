@@ -14,10 +14,23 @@ from rich.console import Console
 from rich.console import Group as Parts
 from rich.text import Text
 
+from blkiomon.commands.table import (
+    PLAIN as PLAIN_TABLE,
+)
+from blkiomon.commands.table import (
+    DeviceFigures,
+    by_device,
+    count_cell,
+    megabytes_cell,
+    op_label,
+    share_cell,
+    size_cell,
+    time_cell,
+)
 from blkiomon.commands.top.watch import HISTORY, View
 from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import unseen
-from blkiomon.formats.units import NONE, bytes_text, device_text, three_digits, time_text
+from blkiomon.formats.units import NONE, device_text, three_digits
 from blkiomon.interval.groups import NS_PER_S, Group, InFlight
 from blkiomon.interval.incomplete import in_words
 from blkiomon.interval.value import Interval
@@ -26,10 +39,7 @@ from blkiomon.sources.devices import nameless
 BLOCKS = "▁▂▃▄▅▆▇█"
 IDLE = "·"
 
-PLAIN = str.maketrans(
-    {"µ": "u", NONE: "-", "…": "~", "▼": "v", IDLE: "."} | dict(zip(BLOCKS, "12345678"))
-)
-"""Replacements for terminals that show only ASCII."""
+PLAIN = PLAIN_TABLE | str.maketrans({"▼": "v", IDLE: "."} | dict(zip(BLOCKS, "12345678")))
 
 LEAST_WIDTH, LEAST_HEIGHT = 40, 8
 
@@ -122,30 +132,6 @@ class ScreenRow:
     errors: int = 0
     requeues: int = 0
     is_device: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceFigures:
-    """The figures of a device, and of its operations."""
-
-    number: int
-    group: Group | None
-    ops: tuple[Group, ...] = ()
-
-    @property
-    def worst_ns(self) -> int:
-        """The p99 of its slowest operation, or the age of its oldest request if that is more."""
-        p99s_ns = [op.d2c_ns.percentile(99) or 0 for op in self.ops]
-        load = self.group.in_flight if self.group else None
-        return max([*p99s_ns, load.oldest_ns if load else 0])
-
-    @property
-    def iops(self) -> float:
-        return (self.group.iops if self.group else None) or 0.0
-
-    @property
-    def bytes_per_s(self) -> float:
-        return (self.group.bytes_per_s if self.group else None) or 0.0
 
 
 SORTS: dict[str, Callable[[DeviceFigures], float]] = {
@@ -293,21 +279,21 @@ def _columns(width: int, has_requeues: bool) -> list[Column]:
     columns = [
         Column("device", 20 if is_wide else 9, lambda row: row.device, is_left=True),
         Column("op", 12 if is_wide else 7, lambda row: row.op, is_left=True),
-        Column("IOPS", 6, _figure(lambda g: g.iops, _count), sort="iops"),
-        Column("MB/s", 6, _figure(lambda g: g.bytes_per_s, _megabytes), 56, sort="bandwidth"),
-        Column("size", 6, _figure(lambda g: g.size_bytes.mean, _size), 130),
-        Column("mean", 6, _figure(lambda g: g.d2c_ns.mean, _time), 120),
+        Column("IOPS", 6, _figure(lambda g: g.iops, count_cell), sort="iops"),
+        Column("MB/s", 6, _figure(lambda g: g.bytes_per_s, megabytes_cell), 56, sort="bandwidth"),
+        Column("size", 6, _figure(lambda g: g.size_bytes.mean, size_cell), 130),
+        Column("mean", 6, _figure(lambda g: g.d2c_ns.mean, time_cell), 120),
         Column("p50", 6, _percentile(50), 64),
         Column("p90", 6, _percentile(90), 100),
         Column("p99", 6, _percentile(99), sort="latency"),
         Column("p99.9", 6, _percentile(99.9), 110),
-        Column("max", 6, _figure(lambda g: g.d2c_ns.max, _time), 50),
-        Column("flight", 6, _load(lambda load: load.end, _count), 66),
-        Column("oldest", 6, _load(lambda load: load.oldest_ns or None, _time)),
+        Column("max", 6, _figure(lambda g: g.d2c_ns.max, time_cell), 50),
+        Column("flight", 6, _load(lambda load: load.end, count_cell), 66),
+        Column("oldest", 6, _load(lambda load: load.oldest_ns or None, time_cell)),
         Column("err", 4, _errors, 72),
-        Column("busy", 5, _load(lambda load: load.busy_fraction, _share), 130),
-        Column("queue", 6, _load(lambda load: load.mean, _count), 140),
-        Column("q2d", 6, _figure(_q2d_p99, _time), 150),
+        Column("busy", 5, _load(lambda load: load.busy_fraction, share_cell), 130),
+        Column("queue", 6, _load(lambda load: load.mean, count_cell), 140),
+        Column("q2d", 6, _figure(_q2d_p99, time_cell), 150),
     ]
     if has_requeues:
         columns.insert(-3, Column("requeue", 7, _requeues, 80))
@@ -378,15 +364,8 @@ def _devices(view: View, interval: Interval | None) -> list[DeviceFigures]:
     found: dict[int, DeviceFigures] = {
         number: DeviceFigures(number, None) for number in view.devices
     }
-    ops: list[Group] = []
-    for group in interval.groups() if interval is not None else ():
-        if group.device is None:
-            continue
-        if group.op is not None:
-            ops.append(group)
-            continue
-        found[group.device] = DeviceFigures(group.device, group, tuple(ops))
-        ops = []
+    if interval is not None:
+        found |= {device.number: device for device in by_device(interval.groups())}
     return list(found.values())
 
 
@@ -408,7 +387,7 @@ def _rows_of(device: DeviceFigures, view: View, look: Look, about: About) -> Ite
 
     only = device.ops[0].op if len(device.ops) == 1 else None
     if group is not None and group.requests:
-        yield row(name, _label(only) if only else "all", None, group)
+        yield row(name, op_label(only) if only else "all", None, group)
     elif group is not None and group.in_flight and group.in_flight.end:
         yield row(name, WAITING, None, group)
         only = None
@@ -416,11 +395,7 @@ def _rows_of(device: DeviceFigures, view: View, look: Look, about: About) -> Ite
         yield row(name, "idle", None, group)
     if look.has_operations and not only:
         for of in device.ops:
-            yield row("", _label(of.op), of.op, of)
-
-
-def _label(op: str | None) -> str:
-    return "zeroes" if op == "write_zeroes" else op or "all"
+            yield row("", op_label(of.op), of.op, of)
 
 
 # --- cells ----------------------------------------------------------------------------------------
@@ -441,39 +416,11 @@ def _load(
 
 
 def _percentile(percent: float) -> Callable[[ScreenRow], str]:
-    return _figure(lambda g: g.d2c_ns.percentile(percent), _time)
+    return _figure(lambda g: g.d2c_ns.percentile(percent), time_cell)
 
 
 def _q2d_p99(group: Group) -> int | None:
     return None if group.q2d_ns is None else group.q2d_ns.percentile(99)
-
-
-def _count(value: float | None) -> str:
-    """A number in at most six characters."""
-    if not value:
-        return NONE if value is None else "0"
-    if value == int(value) and value < 99_999.5:
-        return f"{value:,.0f}"
-    for unit, size in (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9)):
-        if value < (99_999.5 if size == 1 else 999.5 * size):
-            return three_digits(value / size) + unit
-    return "many"
-
-
-def _megabytes(n_bytes: float | None) -> str:
-    return _count(None if n_bytes is None else n_bytes / 1e6)
-
-
-def _size(n_bytes: float | None) -> str:
-    return NONE if n_bytes is None else bytes_text(n_bytes).replace(" ", "")
-
-
-def _time(time_ns: float | None) -> str:
-    return time_text(time_ns).replace(" ", "")
-
-
-def _share(fraction: float | None) -> str:
-    return NONE if fraction is None else f"{min(1.0, fraction):.0%}"
 
 
 def _errors(row: ScreenRow) -> str:

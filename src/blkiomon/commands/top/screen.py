@@ -23,6 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from blkiomon.commands.config import Config
+from blkiomon.commands.table import speaks_utf8
 from blkiomon.commands.top.frame import About, Look, lines
 from blkiomon.commands.top.watch import Watch, paused
 from blkiomon.console import complain, divert, how_many
@@ -402,7 +403,7 @@ def open_screen(
         interval_s=config.interval_s,
         is_live=is_live,
         name_of=name_of,
-        is_plain=not _speaks_utf8(),
+        is_plain=not speaks_utf8(),
     )
     expected = [device.number for device in find_devices(config.trace)]
     try:
@@ -412,9 +413,3 @@ def open_screen(
     return ScreenSink(
         terminal, about, expected, config.speed, report, lossless=lossless, verbose=verbose
     )
-
-
-def _speaks_utf8() -> bool:
-    """Whether the user's locale is UTF-8; Python may have chosen another."""
-    names = (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
-    return "utf" in next((name for name in names if name), "").lower()

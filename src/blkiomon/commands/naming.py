@@ -1,0 +1,111 @@
+"""What a name on the command line is: a trace, or a block device of this host."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+
+from blkiomon.commands.options import UsageError
+from blkiomon.console import complain
+from blkiomon.errors import SourceError
+from blkiomon.sources.devices import device_number
+from blkiomon.sources.trace_sets import find_members
+
+
+def is_trace(name: str) -> bool:
+    """Whether a trace of this name exists. The path of a device is none."""
+    if "/" in name and is_device(name):
+        return False
+    try:
+        return bool(find_members([name]))
+    except (SourceError, ValueError):
+        return False
+
+
+def is_device(name: str) -> bool:
+    """Whether this host has a block device of this name or path."""
+    return "\0" not in name and device_number(name) is not None
+
+
+def what_is_wrong(name: str) -> str | None:
+    """Why a name that stands where a trace or a command is expected is neither; None if it is one.
+
+    A device is not wrong here: `refuse_devices` says more about it.
+    """
+    if is_device(name):
+        return None
+    try:
+        find_members([name])
+    except (SourceError, ValueError) as error:
+        if "/" in name or ".blktrace" in name or "no such file" not in str(error):
+            return str(error)
+        return (
+            f"{name} is no trace, no block device of this host, and no command; `blkiomon help` "
+            "lists the commands"
+        )
+    return None
+
+
+def told_apart(
+    names: Sequence[str], traces: Sequence[str], command: str
+) -> tuple[list[str], list[str]]:
+    """Devices and traces of a command that takes either. A name that is both means the device.
+
+    Args:
+        names: of devices or traces.
+        traces: that were named as traces.
+        command: its name.
+
+    Raises:
+        UsageError: there are devices and traces, or a name is empty.
+        SourceError: a name is neither.
+    """
+    if any(not name or "\0" in name for name in (*names, *traces)):
+        raise UsageError("a device or a trace is named by its name or path")
+    devices = [name for name in names if is_device(name)]
+    others = [name for name in names if name not in devices]
+    try:
+        if others:
+            find_members(others)
+    except SourceError as error:
+        raise SourceError(f"{error}, and this host has no such block device") from error
+    found = [*traces, *others]
+    if devices and found:
+        raise UsageError(
+            f"{command} shows devices or traces, not both: {devices[0]} is a device of this host, "
+            f"and {found[0]} is not"
+        )
+    if "-" in found and os.isatty(0):
+        raise UsageError("standard input is a terminal; a trace is expected there")
+    note_traces(devices)
+    return devices, found
+
+
+def note_traces(devices: Iterable[str]) -> None:
+    """Say so if a device that will be captured has the name of a trace, which may be meant."""
+    for name in devices:
+        if "/" not in name and is_trace(name):
+            complain(
+                f"{name} is a device of this host and a trace in this directory: this is the "
+                f"device; `blkiomon ./{name}` reads the trace"
+            )
+
+
+def refuse_devices(names: Iterable[str]) -> None:
+    """Raise SourceError if a name is a device and no trace; it says what to type instead."""
+    for name in names:
+        if is_device(name) and not is_trace(name):
+            raise SourceError(
+                f"{name} is a block device: `blkiomon stat {name}` watches it, "
+                f"`blkiomon record -o NAME --trace {name}` records a trace"
+            )
+
+
+def is_fed() -> bool:
+    """Whether standard input is a pipe, a socket or a file."""
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)

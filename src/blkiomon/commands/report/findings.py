@@ -1,0 +1,323 @@
+"""Findings in words: what stands out in a run. A few sentences, each with its figures.
+
+A finding needs enough requests. If these are too few, there is no finding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.commands.report.selection import OTHERS, reduce_to
+from blkiomon.commands.table import count_cell, is_supported
+from blkiomon.console import how_many, printable
+from blkiomon.engine import layout
+from blkiomon.formats.units import bytes_text, device_text, time_text
+from blkiomon.interval.distribution import N_BINS, bin_bounds
+from blkiomon.interval.groups import NS_PER_S, Group
+from blkiomon.interval.value import Interval, merge
+
+MOST = 3
+
+HUNG_NS = NS_PER_S
+"""A request in flight at the end hangs if it is older, and older than any that completed."""
+
+STALL_NS = NS_PER_S // 10
+STALL_FACTOR = 10
+"""A device stalls if it completes nothing for so long, and for so many times its p50."""
+
+SLOW_FACTOR = 4
+"""A device is slow if its p99 is so many times that of the others."""
+
+CHANGE_FACTOR = 2
+CHANGE_REQUESTS = 1000
+CHANGE_PART = 10
+"""An operation got slower if its p99 after some moment is so many times that before, each of at
+least so many requests, and of at least one part in so many of the run."""
+
+LOAD_FACTOR = 1.5
+"""A finding says so if requests were also so many times as many, or as large."""
+
+MOST_GROUPS = 32
+"""Operations of devices that are searched for changes: those with the most time in flight."""
+
+N_BLOCKS = 64
+"""Moments at which an operation may have got slower."""
+
+COARSE_BITS = 2
+"""The search for changes uses bins four times as wide; what it finds is then computed exactly."""
+
+NameOf = Callable[[int], str | None]
+
+
+class Change(NamedTuple):
+    """An operation of a device that got slower.
+
+    Attributes:
+        key: the device and the index of the operation.
+        ratio: of the p99 after the change to that before, roughly.
+        block: of ``N_BLOCKS``, the first one after the change.
+    """
+
+    key: tuple[int, int]
+    ratio: float
+    block: int
+
+
+def findings(slices: Sequence[Interval], whole: Interval, name_of: NameOf) -> list[str]:
+    """At most ``MOST`` sentences about a run, the most urgent first.
+
+    Args:
+        slices: the run in the order of time.
+        whole: the slices, merged.
+        name_of: returns the name of a device, or None.
+    """
+
+    def named(device: int) -> str:
+        if device == OTHERS:
+            return "another device"
+        return printable(name_of(device) or device_text(device))
+
+    hung = _hung(whole)
+    found = (
+        *_explain_hung(hung, named),
+        *_stalled(slices, whole, named, {device for _, _, device in hung}),
+        *_slow_device(whole, named),
+        *_got_slower(slices, whole, named),
+    )
+    return list(found[:MOST])
+
+
+def _hung(whole: Interval) -> list[tuple[int, int, int]]:
+    """Age of the oldest request, number in flight, and device, where requests never completed."""
+    return [
+        (group.in_flight.oldest_ns, group.in_flight.end, group.device)
+        for group in whole.groups()
+        if group.op is None and group.device is not None and group.in_flight is not None
+        if group.in_flight.oldest_ns > max(HUNG_NS, group.d2c_ns.max or 0)
+    ]
+
+
+def _explain_hung(
+    hung: Sequence[tuple[int, int, int]], named: Callable[[int], str]
+) -> Iterator[str]:
+    if hung:
+        oldest_ns, in_flight, device = max(hung)
+        requests = how_many(in_flight, "request was", "requests were", ",")
+        yield (
+            f"{named(device)} hung: at the end {requests} in flight, "
+            f"the oldest for {time_text(oldest_ns)}{_others(len(hung) - 1, 'hung')}"
+        )
+
+
+def _stalled(
+    slices: Sequence[Interval], whole: Interval, named: Callable[[int], str], hung: set[int]
+) -> Iterator[str]:
+    """A device with requests in flight all the time that completed none of them."""
+    p50s_ns = {
+        g.device: g.d2c_ns.percentile(50) or 0
+        for g in whole.groups()
+        if g.op is None and g.device is not None
+    }
+    stalls: dict[int, list[tuple[int, int]]] = {}  # device -> length and start of each
+    for device, start_ns, end_ns in _idle_stretches(slices):
+        length_ns = end_ns - start_ns
+        if device not in hung and length_ns >= max(STALL_NS, STALL_FACTOR * p50s_ns.get(device, 0)):
+            stalls.setdefault(device, []).append((length_ns, start_ns))
+    if stalls:
+        device, of_device = max(stalls.items(), key=lambda item: max(item[1]))
+        length_ns, start_ns = max(of_device)
+        more = ""
+        if len(of_device) > 1:
+            in_all = time_text(sum(length_ns for length_ns, _ in of_device))
+            more = f", and {how_many(len(of_device), 'time', 'times')} for {in_all} in all"
+        yield (
+            f"{named(device)} stalled{_at(whole, start_ns)}: with requests in flight, nothing "
+            f"completed for at least {time_text(length_ns)}{more}"
+            f"{_others(len(stalls) - 1, 'stalled')}"
+        )
+
+
+def _idle_stretches(slices: Sequence[Interval]) -> Iterator[tuple[int, int, int]]:
+    """Device, start and end of each time in which it completed nothing, although it was busy."""
+    since: dict[int, int] = {}
+    end_ns = 0
+    for item in slices:
+        loads = item.snapshot.loads
+        duration_ns = item.end_ns - item.start_ns
+        is_busy = (loads["op"] == layout.ALL_OPS) & (loads["in_flight"] > 0)
+        is_busy &= loads["busy_ns"] >= duration_ns * 0.999
+        waiting = set(loads["device"][is_busy].tolist()) if duration_ns else set()
+        if waiting:
+            waiting -= set(item.rows["device"].tolist())
+        is_gap = item.start_ns > end_ns
+        for device in [device for device in since if is_gap or device not in waiting]:
+            yield device, since.pop(device), end_ns
+        for device in waiting:
+            since.setdefault(device, item.start_ns)
+        end_ns = item.end_ns
+    yield from ((device, start_ns, end_ns) for device, start_ns in since.items())
+
+
+def _slow_device(whole: Interval, named: Callable[[int], str]) -> Iterator[str]:
+    """The device whose operation is much slower than the same operation of the others."""
+    by_op: dict[str, list[tuple[int, int, Group]]] = {}
+    for group in whole.groups():
+        if group.op is None or group.device is None or group.device == OTHERS:
+            continue
+        p99_ns = group.d2c_ns.percentile(99)
+        if p99_ns is not None and is_supported(group.requests, 99):
+            by_op.setdefault(group.op, []).append((p99_ns, group.device, group))
+    found: list[tuple[float, str]] = []
+    for op, devices in by_op.items():
+        if len(devices) < 2:
+            continue
+        devices.sort(key=lambda device: device[:2])
+        p99_ns, device, group = devices.pop()
+        usual_ns, usual_device, usual = devices[len(devices) // 2]
+        of_others = f"the median of {len(devices)} others"
+        if len(devices) == 1:
+            of_others = named(usual_device)
+        if p99_ns >= SLOW_FACTOR * usual_ns:
+            sentence = (
+                f"{named(device)} is slow: p99 of {_plural(op)} {time_text(p99_ns)}, "
+                f"{time_text(usual_ns)} on {of_others}{_because(usual, group)}"
+            )
+            found.append((p99_ns / max(usual_ns, 1), sentence))
+    if found:
+        yield max(found)[1]
+
+
+def _got_slower(
+    slices: Sequence[Interval], whole: Interval, named: Callable[[int], str]
+) -> Iterator[str]:
+    """The operation of a device that got slower the most."""
+    change = max(_changes(slices, whole), key=lambda change: change.ratio, default=None)
+    if change is None:
+        return
+    device, op = change.key
+    blocks = _blocks(slices, whole)
+    split = int(np.searchsorted(blocks, change.block))
+    before, after = (
+        _group(merge(reduce_to(item, device) for item in part), device, layout.OPS[op])
+        for part in (slices[:split], slices[split:])
+    )
+    if before is None or after is None:
+        return
+    p99s_ns = before.d2c_ns.percentile(99), after.d2c_ns.percentile(99)
+    if p99s_ns[0] is None or p99s_ns[1] is None or p99s_ns[1] < CHANGE_FACTOR * p99s_ns[0]:
+        return
+    yield (
+        f"{_plural(layout.OPS[op])} of {named(device)} got slower"
+        f"{_at(whole, slices[split].start_ns)}: p99 {time_text(p99s_ns[0])} before, "
+        f"{time_text(p99s_ns[1])} after{_because(before, after)}"
+    )
+
+
+def _changes(slices: Sequence[Interval], whole: Interval) -> Iterator[Change]:
+    """For each operation of a device, when its p99 rose the most, if it rose enough."""
+    groups = [g for g in whole.groups() if g.op is not None and g.requests >= 2 * CHANGE_REQUESTS]
+    groups.sort(key=lambda group: -group.d2c_ns.sum)
+    keys = sorted(
+        g.device << 3 | layout.OPS.index(g.op)
+        for g in groups[:MOST_GROUPS]
+        if g.device is not None and g.op is not None and g.device != OTHERS
+    )
+    if not keys:
+        return
+    counts = _count_by_block(slices, whole, np.array(keys))
+    cumulated = counts.cumsum(axis=1)
+    before, after = cumulated[:, :-1], cumulated[:, -1:] - cumulated[:, :-1]
+    p99s = [_p99s(part) for part in (before, after)]
+    is_enough = (before.sum(axis=2) >= CHANGE_REQUESTS) & (after.sum(axis=2) >= CHANGE_REQUESTS)
+    part = -(-N_BLOCKS // CHANGE_PART)
+    is_enough[:, : part - 1] = is_enough[:, len(is_enough[0]) - part + 1 :] = False
+    ratios = np.where(is_enough, p99s[1] / np.maximum(p99s[0], 1.0), 0.0)
+    for key, of_key in zip(keys, ratios):
+        if of_key.max() >= CHANGE_FACTOR:
+            # Before the change the ratio is as high, as what is slow outweighs the rest.
+            place = int(np.flatnonzero(of_key >= 0.9 * of_key.max())[-1])
+            yield Change((key >> 3, key & 7), float(of_key.max()), place + 1)
+
+
+def _blocks(slices: Sequence[Interval], whole: Interval) -> npt.NDArray[np.int64]:
+    """The block of time in which each slice begins; shape (slices,), ascending."""
+    starts = np.array([item.start_ns - whole.start_ns for item in slices], np.float64)
+    duration_ns = max(whole.end_ns - whole.start_ns, 1)
+    blocks = (starts * N_BLOCKS / duration_ns).astype(np.int64)
+    return np.maximum.accumulate(np.clip(blocks, 0, N_BLOCKS - 1))
+
+
+def _count_by_block(
+    slices: Sequence[Interval], whole: Interval, keys: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Requests by group, block of time and coarse bin of d2c."""
+    counts = np.zeros((len(keys), N_BLOCKS, (N_BINS >> COARSE_BITS) + 1), np.int64)
+    for block, item in zip(_blocks(slices, whole).tolist(), slices):
+        rows, bins = item.rows, item.snapshot.d2c_bins
+        if not len(rows):
+            continue
+        row_keys = rows["device"].astype(np.int64) << 3 | rows["op"]
+        places = np.minimum(np.searchsorted(keys, row_keys), len(keys) - 1)
+        is_wanted = keys[places] == row_keys
+        bins = bins[is_wanted[bins["row"]]]
+        index = places[bins["row"]], bins["bin"] >> COARSE_BITS
+        np.add.at(counts[:, block], index, bins["count"].astype(np.int64))
+    return counts
+
+
+def _p99s(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The p99 of each histogram in the last axis, in ns, rounded down to a coarse bin."""
+    upto = counts.cumsum(axis=2)
+    rank = np.ceil(upto[:, :, -1:] * 0.99)
+    places = (upto >= rank).argmax(axis=2) << COARSE_BITS
+    low, _ = bin_bounds(np.minimum(places, N_BINS - 1))
+    return low.astype(np.float64)
+
+
+def _group(interval: Interval, device: int, op: str) -> Group | None:
+    wanted = device, op
+    return next((g for g in interval.groups() if (g.device, g.op) == wanted), None)
+
+
+def _because(before: Group, after: Group) -> str:
+    """What else is different: under more load, and if they are larger, requests take longer.
+
+    Not the number in flight: it is the rate times the latency.
+    """
+    reasons = []
+    if before.iops and after.iops and after.iops >= LOAD_FACTOR * before.iops:
+        reasons.append(f"at {count_cell(after.iops)} IOPS instead of {count_cell(before.iops)}")
+    sizes = before.size_bytes.mean or 0, after.size_bytes.mean or 0
+    if sizes[1] >= LOAD_FACTOR * sizes[0] > 0:
+        reasons.append(f"of {bytes_text(sizes[1])} instead of {bytes_text(sizes[0])}")
+    return f", {' and '.join(reasons)}" if reasons else ""
+
+
+def _at(whole: Interval, time_ns: int) -> str:
+    """When something began: time of day, or since the beginning of the run."""
+    if not whole.anchored:
+        return f" {time_text(time_ns - whole.start_ns)} after the start"
+    return f" at {time.strftime('%H:%M:%S', time.localtime(time_ns // NS_PER_S))}"
+
+
+def _others(number: int, what: str) -> str:
+    more = how_many(number, "more device", "more devices", ",")
+    return f"; {more} {what}, too" if number else ""
+
+
+_PLURALS = {
+    "flush": "flushes",
+    "write_zeroes": "write zeroes",
+    "zone": "zone commands",
+    "other": "other requests",
+}
+
+
+def _plural(op: str) -> str:
+    """Requests of an operation."""
+    return _PLURALS.get(op, f"{op}s")

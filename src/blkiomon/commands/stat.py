@@ -1,0 +1,255 @@
+"""``blkiomon stat``: a line for each device and interval, as ``iostat -x`` prints it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from blkiomon.commands.config import Config
+from blkiomon.commands.options import (
+    DEVICE,
+    FROM,
+    HELP,
+    NAMES,
+    OP,
+    QUEUE_TIMES,
+    TO,
+    Command,
+    Option,
+    Period,
+    UsageError,
+    path,
+    seconds,
+)
+from blkiomon.commands.parsing import read
+from blkiomon.console import EXIT_INPUT, complain, printable
+from blkiomon.errors import SourceError
+from blkiomon.outputs.catalog import OutputSettings
+
+if TYPE_CHECKING:
+    from blkiomon.commands.table import Row
+    from blkiomon.interval.value import Interval
+    from blkiomon.outputs.sink import Report, Sink
+
+COMMAND = Command(
+    "stat",
+    (
+        "blkiomon stat [OPTION]... [DEVICE]... [INTERVAL [COUNT]]",
+        "blkiomon stat [OPTION]... TRACE... [INTERVAL [COUNT]]",
+    ),
+    """
+    Print a line for each device and interval, as `iostat -x` does: rates, percentiles of latency,
+    requests in flight. INTERVAL is in seconds, or a time such as 500ms or 5m; the default is 1.
+    After COUNT intervals it ends.
+
+    A DEVICE, such as sda or /dev/mapper/data, is captured from now on, which needs root or
+    CAP_PERFMON. Without a DEVICE, standard input is read if it is a pipe or a file; otherwise all
+    disks and volumes of this host are captured. A TRACE is what `blkiomon` reads; - is standard
+    input. A name that is a device of this host means the device: for a trace of that name, write
+    ./sda or -f sda.
+    """,
+    (
+        Option("-I, --interval=SECONDS", "the same as INTERVAL", read=seconds(0.001)),
+        Option("-o, --ops", "a line for each operation"),
+        Option("--json", "JSON Lines, as blkiomon --json - prints them"),
+        OP._replace(
+            help="only lines of this operation: read, write, discard, flush, write_zeroes, zone or "
+            "other (repeatable)"
+        ),
+        DEVICE,
+        FROM,
+        TO,
+        Option(
+            "-f, --file=TRACE",
+            "read this trace, even if a device has its name (repeatable)",
+            read=path,
+            is_repeatable=True,
+        ),
+        QUEUE_TIMES,
+        NAMES,
+        HELP,
+    ),
+    """
+    Columns: latencies are times from issue to completion (D2C). The columns p50 to p99.9 are
+    percentiles; * marks one of so few requests that it is the greatest of them. `in flight` is the
+    mean and the maximum number of requests in flight, busy the share of the time with any, err the
+    number of requests that failed. A wider terminal shows more columns.
+    """,
+    (
+        ("blkiomon stat", "all disks, once a second"),
+        ("blkiomon stat sda 5 12", "sda for a minute, every five seconds"),
+        ("blkiomon stat -o run1 1m", "each minute of a recorded trace, by operation"),
+        ("blkiomon stat --json nvme0n1 500ms", "for programs, twice a second"),
+    ),
+)
+
+_NUMBER = re.compile(r"[0-9.]+(us|ms|s|m|h)?")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``blkiomon stat`` with the arguments after these words; returns the exit status."""
+    given = read(COMMAND, argv)
+    if isinstance(given, int):
+        return given
+    try:
+        config = _config(given)
+    except UsageError as error:
+        return COMMAND.misused(error)
+    except SourceError as error:
+        complain(str(error))
+        return EXIT_INPUT
+
+    from blkiomon.commands.run import run
+
+    return run(config, open_screen=None if given.json else partial(_open, config, given))
+
+
+def _config(given: Namespace) -> Config:
+    """What to run.
+
+    Raises:
+        UsageError: the arguments make no sense.
+        SourceError: a name is neither a device nor a trace, or there is nothing to capture.
+    """
+    from blkiomon.commands.naming import is_fed, told_apart
+    from blkiomon.sources.capture import ALL, all_disks
+
+    numbers = [word for word in given.operands if _NUMBER.fullmatch(word)]
+    names = [word for word in given.operands if word not in numbers]
+    interval_s: float = given.interval or 1.0
+    if given.interval is not None:
+        numbers.insert(0, str(given.interval))
+    elif numbers:
+        interval_s = seconds(0.001)("INTERVAL", numbers[0])
+    if len(numbers) > 2:
+        raise UsageError(f"stat takes INTERVAL and COUNT, and no third number: {numbers[2]}")
+    count = None
+    if len(numbers) == 2:
+        if not numbers[1].isdecimal() or not int(numbers[1]):
+            raise UsageError(f"COUNT takes a whole number, 1 or more, not {numbers[1]!r}")
+        count = int(numbers[1])
+    devices, files = told_apart(names, given.file, "stat")
+    if not files and not devices and not is_fed():
+        if not all_disks():
+            raise SourceError("this host has no disks: name the devices to capture")
+        devices = [ALL]
+    if given.queue and not devices:
+        raise UsageError("--queue needs a device to capture")
+    period = Period.of(given)
+    return Config(
+        interval_s=interval_s,
+        most_intervals=count,
+        files=tuple(files),
+        trace=tuple(devices),
+        queue=given.queue,
+        devices=tuple(given.device),
+        from_ns=period.from_ns,
+        to_ns=period.to_ns,
+        is_absolute=period.is_absolute,
+        outputs=OutputSettings({"json": "-"} if given.json else {}, names=given.names),
+    )
+
+
+def _open(
+    config: Config,
+    given: Namespace,
+    name_of: Callable[[int], str | None],
+    report: Report,
+    **options: Any,
+) -> Sink:
+    """The lines of a run, as a sink. Raises OSError: standard output cannot be written to."""
+    from blkiomon.formats.rendering import Format
+    from blkiomon.interval.value import Interval
+    from blkiomon.outputs.files import FileSink
+    from blkiomon.sources.capture import find_devices
+
+    lines = Lines(
+        name_of,
+        [device.number for device in find_devices(config.trace)],
+        given.op,
+        has_ops=given.ops or bool(given.op),
+        interval_s=config.interval_s,
+    )
+    return FileSink("-", [Format((Interval,), lines.render)], report, **options)
+
+
+class Lines:
+    """The lines of each interval.
+
+    Args:
+        name_of: returns the name of a device, or None.
+        devices: numbers of those with a line even if they are idle; later also those seen before.
+        ops: the operations to show; empty: all.
+        has_ops: a line for each operation, instead of one for the device.
+        interval_s: length of an interval.
+    """
+
+    def __init__(
+        self,
+        name_of: Callable[[int], str | None],
+        devices: Iterable[int],
+        ops: Sequence[str],
+        *,
+        has_ops: bool,
+        interval_s: float,
+    ) -> None:
+        from blkiomon.commands import table
+
+        size = shutil.get_terminal_size()
+        columns = [table.WHEN_COLUMN, table.DEVICE_COLUMN]
+        columns += [table.OP_COLUMN] * has_ops + [*table.FIGURE_COLUMNS]
+        self._table = table.Table(columns, size.columns)
+        self._page = size.lines - 1
+        self._name_of = name_of
+        self._devices = {*devices}
+        self._ops = ops
+        self._has_ops = has_ops
+        self._has_fractions = interval_s < 1
+        self._is_plain = not table.speaks_utf8()
+        self._head = ""
+        self._left = 0  # lines before the head is repeated
+
+    def render(self, interval: Interval) -> Iterator[bytes]:
+        """The lines of an interval, after the head where that is due."""
+        from blkiomon.commands.table import PLAIN
+
+        rows = list(self._rows(interval))
+        lines = self._table.lines(rows)
+        if self._table.head != self._head or self._left < len(lines):
+            self._head = self._table.head
+            self._left = self._page
+            lines.insert(0, self._head)
+        self._left -= len(lines)
+        text = "".join(f"{line}\n" for line in lines)
+        yield (text.translate(PLAIN) if self._is_plain else text).encode(errors="surrogateescape")
+
+    def _rows(self, interval: Interval) -> Iterator[Row]:
+        from blkiomon.commands.table import Row, by_device, op_label
+        from blkiomon.formats.units import device_text
+
+        found = {device.number: device for device in by_device(interval.groups())}
+        self._devices |= found.keys()
+        when = self._when(interval)
+        for number in sorted(self._devices):
+            name = printable(self._name_of(number) or device_text(number))
+            device = found.get(number)
+            if not self._has_ops:
+                yield Row(name, "", None if device is None else device.group, when)
+                continue
+            groups = device.ops if device is not None else ()
+            shown = [group for group in groups if not self._ops or group.op in self._ops]
+            yield from (Row(name, op_label(group.op), group, when) for group in shown)
+            if not shown:
+                yield Row(name, "idle", None, when)
+
+    def _when(self, interval: Interval) -> str:
+        """The end of an interval: local time, or seconds since the first record."""
+        if not interval.anchored:
+            return f"{interval.end_ns / 1e9:.{3 if self._has_fractions else 1}f}"
+        text = time.strftime("%H:%M:%S", time.localtime(interval.end_ns // 10**9))
+        return text + f".{interval.end_ns // 10**6 % 1000:03}" * self._has_fractions

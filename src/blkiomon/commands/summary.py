@@ -1,0 +1,249 @@
+"""``blkiomon run1``, or ``blkiomon summary run1``: what happened in a trace, on one screen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blkiomon.commands.options import (
+    DEVICE,
+    FROM,
+    HELP,
+    MAX_AGE,
+    NAMES,
+    OP,
+    TO,
+    Command,
+    Option,
+    Period,
+    UsageError,
+)
+from blkiomon.commands.parsing import read
+from blkiomon.console import EXIT_INPUT, complain, how_many, printable, printed
+from blkiomon.errors import SourceError, TraceError
+
+if TYPE_CHECKING:
+    from blkiomon.commands.report.collect import Collected
+    from blkiomon.commands.table import Row
+    from blkiomon.interval.value import Interval
+
+COMMAND = Command(
+    "summary",
+    ("blkiomon summary [OPTION]... TRACE...", "blkiomon [OPTION]... TRACE..."),
+    """
+    Summarize a recorded trace: when it was, whether it is complete, how fast each device was for
+    each operation, and what stands out. The devices with the highest latency come first.
+
+    A TRACE is a file, a FIFO, a directory, or - for standard input. Of the per-CPU files that
+    blktrace writes, one file or their base name is enough. Files written with --json or -b work as
+    well; those of -b contain no percentiles.
+    """,
+    (
+        DEVICE,
+        OP,
+        FROM,
+        TO,
+        Option("--all", "list all devices (default: the 20 with the highest latency)"),
+        NAMES._replace(
+            help="print names, sizes and models of this host's devices; default: no, as the trace "
+            "may come from another host"
+        ),
+        MAX_AGE,
+        HELP,
+    ),
+    """
+    Columns: latencies are times from issue to completion (D2C). The columns p50 to p99.9 are
+    percentiles; * marks one of so few requests that it is the greatest of them. `in flight` is the
+    mean and the maximum number of requests in flight, err the number of requests that failed. A
+    wider terminal shows more columns.
+
+    Exit status: 0 for success; 2 for a usage error; 3 if the input is damaged, or contains no
+    request.
+    """,
+    (
+        ("blkiomon run1", ""),
+        ("blkiomon --device 8:16 --op read --from 10 --to 20 run1", ""),
+        ("ssh host blkiomon record -o - --for 10 | blkiomon -", ""),
+    ),
+)
+
+MOST_DEVICES = 20
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``blkiomon summary`` with the arguments after these words; returns the exit status."""
+    given = read(COMMAND, argv)
+    if isinstance(given, int):
+        return given
+    try:
+        period = Period.of(given)
+        if not given.operands or any(not n or "\0" in n for n in given.operands):
+            raise UsageError("the trace is missing: name it by its path")
+        if "-" in given.operands and os.isatty(0):
+            raise UsageError("standard input is a terminal; a trace is expected there")
+    except UsageError as error:
+        return COMMAND.misused(error)
+    from blkiomon.commands.report.collect import COARSE, ReportError, collect
+
+    try:
+        with _outlives_its_writer():
+            found = collect(
+                given.operands,
+                devices=given.device,
+                period=period,
+                patterns=False,
+                resolution=COARSE,
+                max_age_s=given.max_age,
+            )
+    except (ReportError, SourceError, TraceError) as error:
+        complain(f"bad trace: {error}" if isinstance(error, TraceError) else str(error))
+        return EXIT_INPUT
+    for note in found.notes:
+        complain(note)
+    columns = shutil.get_terminal_size().columns
+    shown = _lines(found, columns, given.op, has_names=bool(given.names), has_all=given.all)
+    status = printed([_plain("\n".join([*shown, ""]))])
+    return status or (EXIT_INPUT if found.is_broken else status)
+
+
+@contextmanager
+def _outlives_its_writer() -> Iterator[None]:
+    """Ignore the first Ctrl-C while a pipe is read: it ends the writer, too, and so the pipe."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        yield
+        return
+    next_time = signal.getsignal(signal.SIGINT)
+
+    def ignore_once(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, next_time)
+
+    signal.signal(signal.SIGINT, ignore_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, next_time)
+
+
+def _plain(text: str) -> str:
+    from blkiomon.commands.table import PLAIN, speaks_utf8
+
+    return text if speaks_utf8() else text.translate(PLAIN)
+
+
+def _lines(
+    found: Collected, columns: int, ops: Sequence[str], *, has_names: bool, has_all: bool
+) -> Iterator[str]:
+    """The lines of the summary."""
+    from blkiomon.commands.report.findings import findings
+    from blkiomon.interval.incomplete import in_words
+    from blkiomon.sources.devices import device_name, nameless
+
+    whole = found.whole
+    name_of = device_name if has_names else nameless
+    missing = [in_words(whole.incomplete)] if whole.incomplete else []
+    missing += ["the input ends early or is damaged"] * found.is_broken
+    if missing:
+        yield from textwrap.wrap(f"INCOMPLETE: {'; '.join(missing)}", columns)
+    names = ", ".join(printable(Path(name).name or name) for name in found.names[:3])
+    if len(found.names) > 3:
+        names += f" and {len(found.names) - 3} more"
+    counts = [f"{how_many(whole.total.requests, 'request', 'requests', ',')}"]
+    if whole.counts.records:
+        counts.insert(0, how_many(whole.counts.records, "record", "records", ","))
+    yield f"{'standard input' if names == '-' else names}: {_when(whole)}"
+    yield f"{', '.join(counts)} of {how_many(len(found.devices), 'device', 'devices', ',')}"
+    yield ""
+    yield from _table(found, columns, ops, name_of, has_names=has_names, has_all=has_all)
+    sentences = findings(found.slices, whole, name_of)
+    if sentences:
+        yield ""
+        for sentence in sentences:
+            yield from textwrap.wrap(f"- {sentence}.", columns, subsequent_indent="  ")
+
+
+def _when(whole: Interval) -> str:
+    """Begin, end and duration, in local time."""
+    from blkiomon.formats.units import time_text
+
+    seconds = whole.duration_s
+    if seconds < 600:
+        lasted = time_text(whole.end_ns - whole.start_ns)
+    else:
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        lasted = f"{hours} h {minutes:02} min {rest:02} s" if hours else f"{minutes} min {rest} s"
+    if not whole.anchored:
+        return f"{lasted}; the trace does not contain the time of day"
+    begin, end = (time.localtime(ns // 10**9) for ns in (whole.start_ns, whole.end_ns))
+    is_same_day = begin[:3] == end[:3]
+    until = time.strftime("%H:%M:%S %Z" if is_same_day else "%Y-%m-%d %H:%M:%S %Z", end)
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', begin)} to {until}, {lasted}"
+
+
+def _table(
+    found: Collected,
+    columns: int,
+    ops: Sequence[str],
+    name_of: Callable[[int], str | None],
+    *,
+    has_names: bool,
+    has_all: bool,
+) -> Iterator[str]:
+    from blkiomon.commands import table
+    from blkiomon.commands.report.selection import OTHERS
+    from blkiomon.formats.units import device_text
+
+    devices = table.worst_first(table.by_device(found.whole.groups()))
+    rows: list[Row] = []
+    n_left_out = 0
+    for place, device in enumerate(devices):
+        if place >= MOST_DEVICES and not has_all:
+            n_left_out += 1
+            continue
+        is_others = found.n_others and device.number == OTHERS
+        name = "others" if is_others else name_of(device.number) or device_text(device.number)
+        about = _about(device.number) if has_names and not is_others else ""
+        groups = [op for op in device.ops if not ops or op.op in ops]
+        if not ops and len(groups) != 1 and device.group is not None:
+            groups.insert(0, device.group)
+        for at, group in enumerate(groups):
+            label = table.op_label(group.op)
+            first = ("", "") if at else (printable(name), about)
+            rows.append(table.Row(first[0], label, group, about=first[1]))
+    shown = [table.DEVICE_COLUMN]
+    if any(row.about for row in rows):
+        shown.append(table.ABOUT_COLUMN)
+    shown += [table.OP_COLUMN, table.REQUESTS_COLUMN, *table.FIGURE_COLUMNS]
+    if any(row.group is not None and row.group.requeues for row in rows):
+        shown.append(table.REQUEUES_COLUMN)
+    made = table.Table(shown, columns)
+    lines = made.lines(rows)
+    yield made.head
+    yield from lines
+    if n_left_out:
+        more = how_many(n_left_out, "more device", "more devices", ",")
+        yield f"… {more}: --all lists all, --device selects"
+    if any(table.MARK in line for line in lines):
+        yield f"{table.MARK} the greatest of too few requests for this percentile"
+
+
+def _about(device: int) -> str:
+    """Size and model of a device of this host, as far as they are known."""
+    from blkiomon.formats.units import bytes_text
+
+    path = Path(f"/sys/dev/block/{device >> 20}:{device & 0xFFFFF}")
+    parts = []
+    try:
+        parts.append(bytes_text(int((path / "size").read_text()) * 512))
+        parts.append((path / "device/model").read_text().strip())
+    except (OSError, ValueError):
+        pass
+    return printable(" ".join(parts))

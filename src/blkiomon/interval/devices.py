@@ -1,0 +1,42 @@
+"""Devices as users name them."""
+
+from __future__ import annotations
+
+from operator import index
+
+from blkiomon.sources.devices import device_number
+
+Device = int | str
+"""A device: its number (``major << 20 | minor``), ``"8:16"``, or its name on this host."""
+
+
+def number_of(device: Device) -> int:
+    """The number of a device, ``major << 20 | minor``.
+
+    Raises:
+        ValueError: there is no such device.
+        TypeError: neither an integer nor text.
+    """
+    if not isinstance(device, str):
+        number = index(device)
+        if not 0 <= number < 1 << 32:
+            raise ValueError(f"a device number is from 0 to 2^32-1, not {number}")
+        return number
+    major, _, minor = device.replace(",", ":").partition(":")
+    if major.isdecimal() and minor.isdecimal() and device.isascii():
+        is_short = max(len(major), len(minor)) < 10
+        if is_short and int(major) < 1 << 12 and int(minor) < 1 << 20:
+            return int(major) << 20 | int(minor)
+        raise ValueError(f"there is no device {device}")
+    found = None if "\0" in device else device_number(device)
+    if found is None:
+        raise ValueError(
+            f"this host has no block device {device!r}; name a device of another host by its "
+            "number, such as 8:16"
+        )
+    return found
+
+
+def text_of(number: int) -> str:
+    """A device number as sysfs and lsblk write it: ``8:16``."""
+    return f"{number >> 20}:{number & 0xFFFFF}"

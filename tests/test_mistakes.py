@@ -1,0 +1,114 @@
+"""Mistakes that people make, and the one line that each of them gets."""
+
+from __future__ import annotations
+
+import gzip
+import shlex
+import tarfile
+from pathlib import Path
+
+import goldenfiles
+import pytest
+import runner
+
+from blkiomon.commands import naming
+from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OUTPUT, EXIT_USAGE
+
+TRACE = goldenfiles.TRACES / "loop-multi-dc.bin"
+
+ORIGINAL, USAGE, INPUT, OUTPUT = EXIT_FAILURE, EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT
+TIME = "takes a number of seconds, or a time such as 500ms or 5m, 0.001 s or more, not"
+NO_FILE = "no such file, and no file matches"
+
+MISTAKES = (
+    # A name that is something else.
+    ("run2", USAGE, "run2 is no trace, no block device of this host, and no command; "),
+    ("./run2", USAGE, f"cannot open run2: {NO_FILE} run2.blktrace.*"),
+    ("sumary t", USAGE, "unknown command 'sumary'; did you mean 'summary'?"),
+    ("help repotr", USAGE, "unknown command 'repotr'; did you mean 'report'?"),
+    ("sda", INPUT, "sda is a block device: `blkiomon stat sda` watches it, "),
+    ("report sda", INPUT, "sda is a block device: `blkiomon stat sda` watches it, "),
+    ("stat sda ./t", USAGE, "stat shows devices or traces, not both: sda is a device of this "),
+    ("stat nothing", INPUT, f"cannot open nothing: {NO_FILE} nothing.blktrace.*, and this host "),
+    ("compare t run2", INPUT, f"cannot open run2: {NO_FILE} run2.blktrace.*"),
+    ("dir", USAGE, "no trace in dir: looked for *.blktrace.0 and so on"),
+    ("sda.blktrace.0", USAGE, "cannot open sda.blktrace.0: no such file"),
+    ("-I1 --trace sdzz -h -", INPUT, "cannot capture sdzz: this host has no such block device"),
+    ("--device sdzz t", USAGE, "--device: this host has no block device 'sdzz'; name a device of"),
+    ("--device 7:9 t", INPUT, "t: no request of 7:9; there are some of 7:1, 7:2, 7:3"),
+    # A file that is something else.
+    ("empty", INPUT, "empty: the trace is empty"),
+    ("t.tar", INPUT, "bad trace: t.tar is a tar archive: unpack it first, as in `tar -xf t.tar`"),
+    ("s.csv", INPUT, "bad trace: s.csv holds intervals in CSV: open it in a spreadsheet; "),
+    ("s.txt", INPUT, "bad trace: s.txt is text written with -h: run with --json instead: "),
+    ("cut", INPUT, "bad trace: cut: at byte offset 960: found the end of the input 40 bytes "),
+    ("-I1 -h - s.jsonl", INPUT, "bad trace: s.jsonl holds intervals in JSON: use `blkiomon "),
+    ("decode t", INPUT, "t is a block trace: use `blkiomon t`"),
+    ("compare t s.b", INPUT, "s.b: files of -b hold no percentiles: compare traces, or --json"),
+    ("t s.jsonl", INPUT, "inputs of different kinds cannot be put together: t (trace), s.jsonl ("),
+    # An option that is something else.
+    ("-h", ORIGINAL, "option -h requires argument, the FILE that text is written to; --help prin"),
+    ("-h t", ORIGINAL, "the length of an interval is missing: -I SECONDS"),
+    ("-I t", ORIGINAL, f"--interval {TIME} 't'"),
+    ("-I 1x t", USAGE, f"--interval {TIME} '1x'"),
+    ("stat t 0", USAGE, f"INTERVAL {TIME} '0'"),
+    ("stat t 1 2 3", USAGE, "stat takes INTERVAL and COUNT, and no third number: 3"),
+    ("--jsn - t", USAGE, "option --jsn not recognized; did you mean --json?"),
+    ("-json - t", USAGE, "option -j not recognized; did you mean --json?"),
+    ("--trace sda", USAGE, "what to print is missing: `blkiomon stat sda` prints a table; --json "),
+    ("-I1 --trace sda t", USAGE, "--trace traces devices and reads no files; remove it or the "),
+    ("--op reads t", USAGE, "--op: unknown operation 'reads'; did you mean read?"),
+    ("--from 2 --to 1 t", USAGE, "--to must be later than --from"),
+    ("--from 5 t", INPUT, "t: no request between --from and --to; it lasts 3.01 s"),
+    ("--from noon t", USAGE, "--from takes seconds from the first record, or a time such as 2026"),
+    ("--from 2026-11-23 t", INPUT, "bad trace: t: at byte offset 0: found no time of day at the "),
+    ("--slow fast t", USAGE, "--slow takes milliseconds or a percentile, and a file: 20, p99.9, "),
+    # Something that is missing.
+    ("summary", USAGE, "the trace is missing: name it by its path"),
+    ("report", USAGE, "the trace is missing: name it by its path"),
+    ("compare t", USAGE, "compare takes two runs, or several of each side: A1 A2 : B1 B2"),
+    ("record", USAGE, "the trace has no name: -o NAME, or -o - for standard output"),
+    ("record -o x fio job", USAGE, "unexpected argument 'fio': a command follows --, a device --"),
+    # An output that would do damage.
+    ("--json t", OUTPUT, "could not write to t: it begins like a trace; --overwrite replaces it"),
+    ("-I1 --json t t", OUTPUT, "could not write to t: this run reads it"),
+    ("report -o x.doc t", USAGE, "x.doc: -o takes a name that ends in .html, .png, .svg or .pdf"),
+    ("top t", USAGE, "top needs a terminal: `blkiomon stat` prints lines, and `blkiomon stat -"),
+)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a trace ``t``, and with files that are taken for one."""
+    path = tmp_path_factory.mktemp("mistakes")
+    trace = TRACE.read_bytes()
+    (path / "t").write_bytes(trace)
+    (path / "cut").write_bytes(trace[:1000])
+    (path / "empty").touch()
+    (path / "dir").mkdir()
+    (path / "t.gz").write_bytes(gzip.compress(trace[:1000]))
+    with tarfile.open(path / "t.tar", "w") as tar:
+        tar.add(path / "cut", "cut")
+    outputs = {"--json": "s.jsonl", "-b": "s.b", "-h": "s.txt", "--csv": "s.csv"}
+    options = [part for option, name in outputs.items() for part in (option, path / name)]
+    assert runner.call("-I1", *options, path / "t").returncode == 0
+    return path
+
+
+def test_there_are_enough_mistakes() -> None:
+    assert len(MISTAKES) >= 40 and len({typed for typed, _, _ in MISTAKES}) == len(MISTAKES)
+
+
+@pytest.mark.parametrize(("typed", "status", "said"), MISTAKES, ids=[m[0] for m in MISTAKES])
+def test_mistake_gets_one_line_that_helps(
+    typed: str, status: int, said: str, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(naming, "is_device", lambda name: name == "sda")
+    before = {path: path.stat().st_mtime_ns for path in files.iterdir()}
+    result = runner.call(*shlex.split(typed), cwd=files)
+    line, _, usage = result.stderr.decode().partition("\n")
+    assert line.startswith(f"blkiomon: {said}")
+    assert result.returncode == status
+    assert usage.startswith("Usage: blkiomon") or usage == ""
+    assert bool(result.stdout) == (typed == "cut"), "what could be read is shown"
+    assert {path: path.stat().st_mtime_ns for path in files.iterdir()} == before

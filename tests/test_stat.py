@@ -1,0 +1,223 @@
+"""``blkiomon stat``: a line for each device and interval."""
+
+from __future__ import annotations
+
+import os
+import pty
+from argparse import Namespace
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import goldenfiles
+import pytest
+import runner
+import tracewriter as tw
+from intervals import DM3, NAMES, SDB, Io, interval_of
+from test_summary import MS, SDA, requests, write
+
+from blkiomon.commands import naming, parsing, stat
+from blkiomon.commands.config import Config
+from blkiomon.commands.stat import Lines
+from blkiomon.console import EXIT_INPUT, EXIT_USAGE
+from blkiomon.errors import SourceError
+from blkiomon.interval.value import Interval
+
+S = 10**9
+MULTI = goldenfiles.TRACES / "loop-multi-dc.bin"
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """80 columns and UTF-8, whatever the terminal of the tests is."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+
+
+def printed(*arguments: runner.Argument, stdin: bytes = b"") -> list[str]:
+    lines = runner.succeed("stat", *arguments, stdin=stdin).decode().splitlines()
+    assert max(map(len, lines)) <= 80
+    return lines
+
+
+def rows_of(lines: Sequence[str]) -> list[list[str]]:
+    """The cells of each line but the heads."""
+    return [line.split() for line in lines if "IOPS" not in line]
+
+
+def test_lines_have_the_figures_of_each_device_and_second() -> None:
+    lines = printed("1", MULTI)
+    assert lines[0].split("in flight")[0].split() == [
+        *("time", "device", "IOPS", "MB/s", "p50", "p99", "p99.9", "max"),
+    ]
+    rows = rows_of(lines)
+    assert [row[:2] for row in rows] == [
+        [time, device] for time in ("1.0", "2.0", "3.0", "3.0") for device in ("7:1", "7:2", "7:3")
+    ]
+    assert rows[0][2:] == [
+        *("16,534", "329", "1.25ms", "7.37ms", "8.45ms", "9.61ms", "29.2/32", "99%", "0")
+    ]
+    assert {*rows[-1][2:]} == {"–"}, "idle in the last 8 ms"
+    ends = {line.rindex(title) + len(title) for line in lines[:1] for title in ("max",)}
+    assert all(line[: max(ends)].rstrip() == line[: max(ends)] for line in lines), "aligned"
+
+
+def test_lines_of_operations() -> None:
+    rows = rows_of(printed("-o", "500ms", "1", MULTI))
+    assert [row[:3] for row in rows] == [
+        *(["0.500", "7:1", op] for op in ("read", "write")),
+        *(["0.500", "7:2", op] for op in ("write", "flush")),
+        ["0.500", "7:3", "discard"],
+    ]
+    rows = rows_of(printed("--op", "flush", "--device", "7:2", "1", "2", MULTI))
+    assert [row[1:3] for row in rows] == [["7:2", "flush"]] * 2
+
+
+def test_json_lines_are_those_of_the_monitor() -> None:
+    found = runner.succeed("stat", "--json", "1", "2", MULTI).splitlines()
+    wanted = runner.succeed("-I1", "--json", "-", MULTI).splitlines()
+    assert found == wanted[:2]
+
+
+def test_period_and_interval_in_minutes(tmp_path: Path) -> None:
+    path = write(tmp_path / "t", requests(200, MS, spacing_ns=S))
+    assert [row[0] for row in rows_of(printed("1m", path))] == ["60.0", "120.0", "180.0", "199.0"]
+    shown = rows_of(printed("--from", "30", "--to", "70", "20", path))
+    assert [row[0] for row in shown] == ["50.0", "70.0"]
+
+
+def test_count_ends_a_pipe_that_stays_open() -> None:
+    with runner.Running("stat", "0.1", "3", "--op", "read") as process:
+        process.write(tw.encode(requests(10, MS)))
+        assert process.wait() == 0
+        assert process.process.stdout is not None
+        rows = rows_of(process.process.stdout.read().decode().splitlines())
+    assert 1 <= len(rows) <= 3, "an interval before the first record has no line"
+
+
+def test_recorded_trace_in_a_pipe_has_its_own_clock() -> None:
+    result = runner.call("stat", "-", "1", stdin=MULTI.read_bytes())
+    assert result.returncode == 0
+    assert b"this trace was recorded" in result.stderr
+    assert len(rows_of(result.stdout.decode().splitlines())) == 12
+
+
+# --- lines of given intervals ---------------------------------------------------------------------
+
+
+def lines(**options: bool) -> Lines:
+    given = {"has_ops": False, **options}
+    return Lines(NAMES.get, [DM3, SDB], (), interval_s=1.0, **given)
+
+
+def interval(*ios: Io, number: int = 0) -> Interval:
+    return interval_of(ios, number * S, (number + 1) * S)
+
+
+def text(made: Lines, *intervals: Interval) -> list[str]:
+    return b"".join(piece for i in intervals for piece in made.render(i)).decode().splitlines()
+
+
+def test_idle_devices_of_a_capture_have_lines() -> None:
+    read = Io(SDB, "read", 4096, 100 * MS, MS)
+    shown = rows_of(text(lines(), interval(read), interval(number=1)))
+    assert [row[1] for row in shown] == ["sdb", "dm-3"] * 2
+    assert shown[0][2] == "1" and shown[1][2] == shown[2][2] == "–"
+    shown = rows_of(text(lines(has_ops=True), interval(read)))
+    assert [row[1:3] for row in shown] == [["sdb", "read"], ["dm-3", "idle"]]
+
+
+def test_head_is_repeated_on_each_page_and_when_columns_widen() -> None:
+    many = [interval(number=number) for number in range(30)]
+    shown = text(lines(), *many)
+    heads = [at for at, line in enumerate(shown) if "IOPS" in line]
+    assert heads[0] == 0 and len(heads) >= 3
+    assert all(b - a <= 23 for a, b in pairwise(heads))
+    wide = [Io(SDB, "read", 4096, i, 900 * MS) for i in range(12_345)]
+    assert sum("IOPS" in line for line in text(lines(), many[0], interval(*wide))) == 2
+
+
+def test_time_is_local_if_it_is_known(utc: None) -> None:
+    made = interval_of([], 1_795_000_000 * S, 1_795_000_001 * S)
+    assert made.anchored
+    assert text(lines(), made)[1].split()[0] == "11:06:41"
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory to run in, with traces named like a device and like a number."""
+    monkeypatch.setattr(naming, "is_device", lambda name: name in ("sda", "sdb"))
+    write(tmp_path / "sda.blktrace.0", requests(10, MS))
+    write(tmp_path / "5", requests(10, MS, device=SDA))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def config_of(*words: str) -> Config:
+    given = parsing.read(stat.COMMAND, words)
+    assert isinstance(given, Namespace)
+    return stat._config(given)
+
+
+def test_numbers_are_interval_and_count_wherever_they_stand(here: Path) -> None:
+    for words in (["sdb", "5", "3"], ["5", "3", "sdb"], ["5s", "sdb", "3"]):
+        config = config_of(*words)
+        assert (config.interval_s, config.most_intervals, config.trace) == (5, 3, ("sdb",))
+    config = config_of("-I", "5", "3", "sdb")
+    assert (config.interval_s, config.most_intervals, config.trace) == (5, 3, ("sdb",))
+    config = config_of("-f", "5")
+    assert (config.interval_s, config.most_intervals, config.files) == (1, None, ("5",))
+    assert config_of("./5", "0.5").files == ("./5",)
+
+
+def test_device_wins_over_a_trace_of_its_name_and_says_so(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert config_of("sda").trace == ("sda",)
+    assert capfd.readouterr().err == (
+        "blkiomon: sda is a device of this host and a trace in this directory: this is the device; "
+        "`blkiomon ./sda` reads the trace\n"
+    )
+    assert config_of("./sda").files == ("./sda",)
+    assert config_of("sdb").trace == ("sdb",)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["1", "2", "3"], "stat takes INTERVAL and COUNT, and no third number: 3"),
+        (["0"], "INTERVAL takes a number of seconds, or a time such as 500ms or 5m, 0.001 s or"),
+        (["1", "0"], "COUNT takes a whole number, 1 or more, not '0'"),
+        (["1", "2s"], "COUNT takes a whole number, 1 or more, not '2s'"),
+        (["sda", "./5"], "stat shows devices or traces, not both: sda is a device of this host"),
+        (["--queue", "./5"], "--queue needs a device to capture"),
+        (["--op", "reads", "./5"], "--op: unknown operation 'reads'; did you mean read?"),
+        (["--op", "x", "./5"], "--op: unknown operation 'x'; use read, write, discard, "),
+        (["--from", "2", "--to", "1", "./5"], "--to must be later than --from"),
+        ([""], "a device or a trace is named by its name or path"),
+    ],
+)
+def test_wrong_words(words: list[str], said: str, here: Path) -> None:
+    result = runner.call("stat", *words)
+    assert (result.returncode, result.stdout) == (EXIT_USAGE, b"")
+    assert result.stderr.decode().startswith(f"blkiomon: {said}")
+
+
+def test_unknown_name(here: Path) -> None:
+    with pytest.raises(SourceError, match=r"cannot open nothing: .* no such block device"):
+        config_of("nothing")
+    assert runner.call("stat", "nothing").returncode == EXIT_INPUT
+
+
+def test_terminal_as_standard_input(here: Path) -> None:
+    ours, theirs = pty.openpty()
+    result = runner.run("stat", "-", stdin=theirs)
+    os.close(theirs)
+    os.close(ours)
+    assert result.returncode == EXIT_USAGE
+    assert b"standard input is a terminal; a trace is expected there" in result.stderr

@@ -1,0 +1,418 @@
+"""``blkiomon TRACE``: what happened in a trace, on one screen, and what stands out."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pty
+import re
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import goldenfiles
+import pytest
+import runner
+import tracewriter as tw
+from test_sources import write_set
+
+from blkiomon.commands import cli, naming, summary
+from blkiomon.commands.report import findings
+from blkiomon.commands.report.collect import COARSE, collect, span_ns
+from blkiomon.commands.table import MARK, is_supported
+
+SDA, SDB, SDC = (8 << 20 | minor for minor in (0, 16, 32))
+MS, S = 10**6, 10**9
+MULTI, LOSSY, PHASES = (
+    goldenfiles.TRACES / f"loop-{name}-dc.bin" for name in ("multi", "lossy", "phases")
+)
+
+pytestmark = pytest.mark.usefixtures("wide")
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """80 columns and UTF-8, whatever the terminal of the tests is."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+
+
+def requests(
+    n: int, d2c_ns: int, *, start_ns: int = S, spacing_ns: int = 2 * MS, device: int = SDA
+) -> list[tw.Record]:
+    """Reads of one latency, at equal distances."""
+    return [
+        record
+        for at in range(start_ns, start_ns + n * spacing_ns, spacing_ns)
+        for record in (
+            tw.issue(at, at >> 9, 4096, device=device),
+            tw.complete(at + d2c_ns, at >> 9, 4096, device=device),
+        )
+    ]
+
+
+def write(path: Path, *parts: Sequence[tw.Record]) -> Path:
+    """A trace of these records, in the order of time."""
+    records = [record for part in parts for record in part]
+    path.write_bytes(tw.encode(sorted(records, key=lambda record: record.time_ns)))
+    return path
+
+
+def summarized(*arguments: runner.Argument, stdin: bytes = b"") -> list[str]:
+    return runner.succeed(*arguments, stdin=stdin).decode().splitlines()
+
+
+def table_of(lines: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of the table by title; a device is named in each row."""
+    (at,) = (i for i, line in enumerate(lines) if line.startswith("device "))
+    titles = lines[at].replace("in flight", "in_flight").split()
+    rows: list[dict[str, str]] = []
+    for line in lines[at + 1 :]:
+        if not line or line.startswith((MARK, "…")):
+            break
+        cells = line.split()
+        if line.startswith(" "):
+            cells.insert(0, rows[-1]["device"])
+        rows.append(dict(zip(titles, cells, strict=True)))
+    return rows
+
+
+def found_in(lines: Sequence[str]) -> list[str]:
+    """The findings."""
+    text = "\n".join(lines).replace("\n  ", " ")
+    return re.findall(r"^- (.*)\.$", text, re.MULTILINE)
+
+
+# --- what is read ---------------------------------------------------------------------------------
+
+
+def test_summary_of_a_real_trace_says_when_how_long_and_who_is_slow() -> None:
+    lines = summarized(MULTI)
+    assert lines[0] == "loop-multi-dc.bin: 3.01 s; the trace does not contain the time of day"
+    assert lines[1] == "95,366 records, 47,637 requests of 3 devices"
+    assert max(map(len, lines)) <= 80
+    rows = table_of(lines)
+    assert [(row["device"], row["op"]) for row in rows] == [
+        *(("7:2", op) for op in ("all", "write", "flush")),
+        *(("7:1", op) for op in ("all", "read", "write")),
+        ("7:3", "discard"),
+    ]
+    assert rows[4] == {
+        "device": "7:1",
+        "op": "read",
+        "requests": "28,110",
+        "IOPS": "9,337",
+        "MB/s": "146",
+        "p50": "1.68ms",
+        "p99": "9.90ms",
+        "p99.9": "19.3ms",
+        "max": "30.9ms",
+        "in_flight": "20.7/30",
+        "err": "0",
+    }
+
+
+def test_every_kind_of_input_gives_the_same_figures(tmp_path: Path) -> None:
+    data = MULTI.read_bytes()
+    (tmp_path / "set").mkdir()
+    write_set(tmp_path / "set", "sda", data)
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(data, 1))
+    assert runner.call("-I1", "--json", tmp_path / "stats.jsonl", MULTI).returncode == 0
+    wanted = table_of(summarized(MULTI))
+    for name in ("set/sda", "set/sda.blktrace.0", "set", "packed.gz", "stats.jsonl"):
+        assert table_of(summarized(tmp_path / name)) == wanted, name
+    assert table_of(summarized("-", stdin=data)) == wanted
+    assert table_of(summarized("summary", MULTI)) == wanted
+
+
+def test_ctrl_c_ends_the_writer_of_a_pipe_and_the_second_one_the_summary() -> None:
+    with runner.Running("-") as process:
+        process.write(tw.encode(requests(10, MS)))
+        process.await_read()
+        process.signal(signal.SIGINT)
+        process.write(tw.encode(requests(10, MS, start_ns=2 * S)))
+        status, output, complaints = process.end()
+    assert (status, complaints) == (0, "")
+    assert table_of(output.decode().splitlines())[0]["requests"] == "20"
+    with runner.Running("-") as process:
+        process.write(tw.encode(requests(10, MS)))
+        process.await_read()
+
+        def has_ended() -> bool:
+            process.signal(signal.SIGINT)
+            return process.process.poll() is not None
+
+        runner.until(has_ended, "the end of the summary", pause_s=0.1)
+        assert process.wait() == -signal.SIGINT
+
+
+def test_file_of_b_has_no_percentiles(tmp_path: Path) -> None:
+    assert runner.call("-I1", "-h", os.devnull, "-b", tmp_path / "stats", MULTI).returncode == 0
+    result = runner.call(tmp_path / "stats")
+    assert (result.returncode, b"hold no percentiles" in result.stderr) == (0, True)
+    rows = table_of(result.stdout.decode().splitlines())
+    assert {row["p99"] for row in rows} == {"–"} and {row["in_flight"] for row in rows} == {"–"}
+    assert sum(int(r["requests"].replace(",", "")) for r in rows if r["op"] == "all") > 40_000
+
+
+def test_time_of_day_is_local_if_the_trace_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utc: None
+) -> None:
+    note = tw.notify_timestamp(S, 1_795_000_000, 0)
+    path = write(tmp_path / "t", [note], requests(1000, MS))
+    first = summarized(path)[0]
+    assert first == "t: 2026-11-18 11:06:40 to 11:06:41 UTC, 2.00 s"
+
+
+def test_options_of_the_drop_in_print_its_text() -> None:
+    assert runner.succeed("-I", runner.LONG, MULTI).startswith(b"\ntime: ")
+    assert b'{"schema"' in runner.succeed("-I", runner.LONG, "--json", "-", MULTI)
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def test_incomplete_trace_says_so_first() -> None:
+    result = runner.call(LOSSY)
+    assert result.returncode == 3
+    assert b"bad trace: loop-lossy-dc.bin: " in result.stderr.replace(
+        os.fsencode(LOSSY.parent) + b"/", b""
+    )
+    text = result.stdout.decode()
+    assert text.startswith("INCOMPLETE: 33 % of events were lost while tracing; ")
+    assert "the input ends early or is damaged" in text.replace("\n", " ")
+
+
+def test_percentile_of_too_few_requests_is_marked(tmp_path: Path) -> None:
+    lines = summarized(write(tmp_path / "t", requests(999, MS)))
+    (row,) = table_of(lines)
+    assert (row["p50"], row["p99"], row["p99.9"]) == ("1.00ms", "1.00ms", "1.00ms*")
+    assert "* the greatest of too few requests for this percentile" in lines
+    assert MARK not in "\n".join(summarized(write(tmp_path / "t", requests(1000, MS))))
+
+
+def test_percentile_is_supported_if_one_request_is_above_it() -> None:
+    least = {50: 2, 90: 10, 99: 100, 99.9: 1000, 99.99: 10_000}
+    for percent, number in least.items():
+        assert is_supported(number, percent) and not is_supported(number - 1, percent)
+
+
+def test_errors_and_requeues_are_counted(tmp_path: Path) -> None:
+    failed = [tw.issue(3 * S, 8, 4096), tw.complete(3 * S + MS, 8, 4096, error=5)]
+    (row,) = table_of(summarized(write(tmp_path / "t", requests(10, MS), failed)))
+    assert row["err"] == "1" and "requeues" not in row
+    requeue = tw.Record(
+        3 * S + 1, 8, 4096, tw.act(tw.READ | tw.FS | tw.REQUEUE, tw.EV_REQUEUE), SDA
+    )
+    again = tw.issue(3 * S + 2, 8, 4096)
+    (row,) = table_of(summarized(write(tmp_path / "t", requests(10, MS), failed, [requeue, again])))
+    assert row["requeues"] == "1"
+
+
+def test_selected_device_operation_and_period() -> None:
+    lines = summarized("--device", "7:1", "--op", "read", "--from", "1", "--to", "2", MULTI)
+    (row,) = table_of(lines)
+    assert (row["device"], row["op"]) == ("7:1", "read")
+    assert ": 1.00 s; " in lines[0]
+    assert row["requests"] == "7,429"
+
+
+def test_period_of_intervals_is_of_those_that_begin_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "stats.jsonl"
+    assert runner.call("-I1", "--json", path, MULTI).returncode == 0
+    line = runner.json_lines(path.read_bytes())[1]
+    (row,) = table_of(summarized("--from", "0.5", "--to", "2", "--device", "7:3", path))
+    assert int(row["requests"]) == line["devices"][-1]["requests"]
+    runner.assert_fails(
+        3,
+        "the intervals do not contain the time of day; give --from and --to in seconds",
+        *("--from", "2026-11-23T14:00:00", path),
+    )
+
+
+def test_many_devices_are_listed_on_demand(tmp_path: Path) -> None:
+    parts = [requests(10, MS, device=8 << 20 | i << 4) for i in range(25)]
+    path = write(tmp_path / "t", *parts)
+    lines = summarized(path)
+    assert len(table_of(lines)) == summary.MOST_DEVICES
+    assert "… 5 more devices: --all lists all, --device selects" in lines
+    assert len(table_of(summarized("--all", path))) == 25
+
+
+def test_wider_terminal_shows_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
+    (head,) = (line for line in summarized(MULTI) if line.startswith("device"))
+    assert {"size", "p90", "busy"} <= {*head.split()}
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = summarized(MULTI)
+    assert max(map(len, lines[3:])) <= 60 and "requests" not in table_of(lines)[0]
+
+
+def test_terminal_without_utf8_gets_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    assert "36.1us" in "\n".join(summarized(MULTI)).encode().decode("ascii")
+
+
+# --- findings -------------------------------------------------------------------------------------
+
+
+def test_even_run_has_no_findings(tmp_path: Path) -> None:
+    path = write(tmp_path / "t", requests(4000, MS), requests(4000, MS, device=SDB))
+    assert found_in(summarized(path)) == []
+
+
+def test_hung_request_is_found(tmp_path: Path) -> None:
+    hung = [tw.issue(2 * S, 8, 4096, device=SDB)]
+    path = write(tmp_path / "t", requests(3000, MS), hung)
+    (found,) = found_in(summarized(path))
+    assert re.fullmatch(
+        "8:16 hung: at the end 1 request was in flight, the oldest for 5.00 s", found
+    )
+
+
+def test_stall_is_found_with_its_time(tmp_path: Path) -> None:
+    stuck = [tw.issue(3 * S, 8, 4096), tw.complete(5 * S, 8, 4096)]
+    path = write(
+        tmp_path / "t", requests(900, MS), stuck, requests(900, MS, start_ns=5 * S + 2 * MS)
+    )
+    (found,) = found_in(summarized(path))
+    at, lasted = re.fullmatch(
+        "8:0 stalled (.*) s after the start: with requests in flight, nothing completed for at "
+        "least (.*) s",
+        found,
+    ).groups()  # type: ignore[union-attr]
+    assert 1.9 < float(at) < 2.2 and 1.7 < float(lasted) <= 2
+
+
+def test_slow_device_is_found(tmp_path: Path) -> None:
+    parts = [requests(500, MS, device=device) for device in (SDA, SDB)]
+    path = write(tmp_path / "t", *parts, requests(500, 20 * MS, device=SDC))
+    assert found_in(summarized(path)) == [
+        "8:32 is slow: p99 of reads 20.0 ms, 1.00 ms on the median of 2 others"
+    ]
+
+
+def test_device_that_gets_slow_late_is_found_among_many(tmp_path: Path) -> None:
+    idle = [requests(3, MS, start_ns=S + i * 1000, device=8 << 20 | i << 4) for i in range(700)]
+    late = requests(200, 30 * MS, start_ns=3 * S, spacing_ns=31 * MS, device=9 << 20)
+    lines = summarized(write(tmp_path / "t", *idle, late))
+    assert "of 701 devices" in lines[1]
+    assert table_of(lines)[0]["device"] == "9:0"
+
+
+def test_load_of_a_slow_device_is_named(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "t",
+        requests(500, MS, spacing_ns=10 * MS),
+        requests(2500, 20 * MS, spacing_ns=2 * MS, device=SDB),
+    )
+    assert found_in(summarized(path)) == [
+        "8:16 is slow: p99 of reads 20.0 ms, 1.00 ms on 8:0, at 498 IOPS instead of 99.6"
+    ]
+
+
+def test_what_got_slower_is_found_with_its_time(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "t",
+        requests(3000, MS),
+        requests(1500, 5 * MS, start_ns=7 * S, spacing_ns=6 * MS),
+    )
+    (found,) = found_in(summarized(path))
+    at = re.fullmatch(
+        "reads of 8:0 got slower (.*) s after the start: p99 1.00 ms before, 5.00 ms after.*", found
+    )
+    assert at and 5.7 < float(at[1]) < 6.3
+
+
+def test_too_few_requests_say_nothing(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "t",
+        requests(90, MS),
+        requests(90, MS, device=SDB),
+        requests(90, 20 * MS, device=SDC),
+        requests(90, 20 * MS, start_ns=2 * S, spacing_ns=25 * MS),
+    )
+    assert found_in(summarized(path)) == []
+
+
+def test_there_are_three_findings_at_most(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "t",
+        [tw.issue(S, 8, 4096, device=SDB)],
+        requests(3000, MS),
+        [tw.issue(7 * S, 8, 4096), tw.complete(8 * S, 8, 4096)],
+        requests(1500, 5 * MS, start_ns=8 * S + 2 * MS, spacing_ns=6 * MS),
+        requests(1000, MS, device=SDC, spacing_ns=16 * MS),
+    )
+    assert len(found_in(summarized(path))) == findings.MOST == 3
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+def test_device_given_as_a_trace_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(naming, "is_device", lambda name: name == "sda")
+    complaint = (
+        "sda is a block device: `blkiomon stat sda` watches it, "
+        "`blkiomon record -o NAME --trace sda` records a trace"
+    )
+    for arguments in (
+        *(
+            ["sda"],
+            ["summary", "sda"],
+            ["report", "-o", "x.html", "sda"],
+            ["compare", "sda", "sda"],
+        ),
+        *(["-I1", "-h-", "sda"], ["--json", "-", "sda"]),
+    ):
+        runner.assert_fails(3, complaint, *arguments)
+
+
+def test_trace_named_like_a_device_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(naming, "is_device", lambda name: name == "sda")
+    write(tmp_path / "sda.blktrace.0", requests(10, MS))
+    monkeypatch.chdir(tmp_path)
+    assert table_of(summarized("sda"))[0]["requests"] == "10"
+
+
+def test_trace_without_a_request_says_what_it_takes(tmp_path: Path) -> None:
+    path = write(tmp_path / "t", [tw.issue(S, 8, 4096)])
+    runner.assert_fails(
+        3,
+        f"{path}: no request in 1 record: it takes both the issue and the completion of one "
+        "(blktrace -a issue -a complete)",
+        path,
+    )
+
+
+def test_terminal_is_no_trace() -> None:
+    ours, theirs = pty.openpty()
+    result = runner.run("-", stdin=theirs)
+    os.close(theirs)
+    os.close(ours)
+    assert result.returncode == 2
+    assert b"standard input is a terminal; a trace is expected there" in result.stderr
+
+
+@pytest.mark.parametrize("n_seconds", [1, 100, 10_000])
+def test_slices_of_a_file_have_the_right_length_at_once(n_seconds: int, tmp_path: Path) -> None:
+    spacing_ns = n_seconds * 2 * MS
+    path = write(tmp_path / "t", requests(500, MS, spacing_ns=spacing_ns))
+    assert span_ns([str(path)]) == 499 * spacing_ns + MS
+    slices = collect([str(path)], patterns=False, resolution=COARSE).slices
+    assert 32 < len(slices) <= COARSE.most
+    write_set(tmp_path, "sda", path.read_bytes())
+    assert span_ns([str(tmp_path / "sda")]) == 499 * spacing_ns + MS
+    assert span_ns(["-"]) == 0
+
+
+def test_summary_needs_a_trace() -> None:
+    result = runner.call("summary")
+    assert result.returncode == 2
+    assert result.stderr.startswith(b"blkiomon: the trace is missing: name it by its path\n")
+
+
+def test_only_its_own_options_ask_for_a_summary() -> None:
+    assert cli._asks_for_summary(["--device", "8:0", os.fspath(MULTI)])
+    for arguments in ([], ["-I1", os.fspath(MULTI)], ["--json", "-", os.fspath(MULTI)], ["-b-"]):
+        assert not cli._asks_for_summary(arguments)
