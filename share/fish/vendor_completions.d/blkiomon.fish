@@ -2,7 +2,7 @@
 
 function __blkiomon_runs
     set -l words (commandline -opc) monitor
-    contains -- $words[2] archive compare decode record report top; or set words[2] monitor
+    contains -- $words[2] archive compare decode record report top topology; or set words[2] monitor
     test $words[2] = $argv[1]
 end
 
@@ -16,6 +16,7 @@ complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a decode -d 'Pr
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a record -d 'Record the requests of disks and volumes to a trace, while COMMAND runs, or until Ctrl-C'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a report -d 'Draw what was measured'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a top -d 'Show which disk is slow, for which operations, and since when'
+complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a topology -d 'Print how the block devices of this host are connected'
 complete -c blkiomon -n '__blkiomon_runs monitor' -s I -l interval -x -d 'length of an interval; required, 0.001 or more'
 complete -c blkiomon -n '__blkiomon_runs monitor' -s V -l version -d 'print the version'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l trace -x -a '(__blkiomon_devices)' -d 'capture this device from now on (repeatable); all: every disk'
@@ -103,3 +104,9 @@ complete -c blkiomon -n '__blkiomon_runs top' -l speed -x -d 'show a recorded tr
 complete -c blkiomon -n '__blkiomon_runs top' -l slow -r -F -d 'also write requests that take longer than MS ms or hang to FILE: see blkiomon --help'
 complete -c blkiomon -n '__blkiomon_runs top' -l slow-limit -x -d 'print at most N slow requests a second, and count the others (default 100)'
 complete -c blkiomon -n '__blkiomon_runs top' -l help -d 'print this text'
+complete -c blkiomon -n '__blkiomon_runs topology' -l json -d 'print JSON, which has more facts than the tree'
+complete -c blkiomon -n '__blkiomon_runs topology' -s o -l output -r -F -d 'save JSON to FILE; NAME.topology.json belongs to the trace NAME, which blktrace may have written'
+complete -c blkiomon -n '__blkiomon_runs topology' -l sysfs -r -F -d 'read a copy of sysfs: DIR contains sys and, if copied, proc'
+complete -c blkiomon -n '__blkiomon_runs topology' -l overwrite -d 'replace FILE even if it begins like a trace'
+complete -c blkiomon -n '__blkiomon_runs topology' -l follow-symlinks -d 'as root, follow symbolic links that another user may have made'
+complete -c blkiomon -n '__blkiomon_runs topology' -l help -d 'print this text'

@@ -184,6 +184,7 @@ _COMMANDS = {
     "record": "blkiomon.commands.record",
     "report": "blkiomon.commands.report",
     "top": "blkiomon.commands.top",
+    "topology": "blkiomon.commands.topology",
 }
 """Sub-commands: the module that has ``COMMAND`` and ``main`` of each."""
 
@@ -213,8 +214,8 @@ COMMAND = Command(
 
     `blkiomon decode` prints statistics files written with -b. `blkiomon record` writes a trace of
     this host's devices to a file. `blkiomon report` draws a page, `blkiomon compare` compares two
-    runs, `blkiomon top` shows live figures in a terminal, and `blkiomon archive` reads the traces
-    of many hosts.
+    runs, `blkiomon top` shows live figures in a terminal, `blkiomon topology` prints arrays, LUNs
+    and paths, and `blkiomon archive` reads the traces of many hosts.
     """,
     OPTIONS,
     """
