@@ -39,9 +39,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 PATH_KINDS = frozenset({"path", "nvme-path"})
 
-FABRICS = frozenset(
-    {"fc", "fcoe", "iscsi", "nvme-fc", "nvme-loop", "nvme-rdma", "nvme-tcp"},
-)
+FABRICS = frozenset({"fc", "fcoe", "iscsi", "nvme-fc", "nvme-loop", "nvme-rdma", "nvme-tcp"})
 """Protocols by which arrays are reached; a disk on another one is an array's if it has paths."""
 
 ATTRIBUTE_BYTES = 4096
