@@ -12,7 +12,7 @@ from benchmarks.report import Options, show
 
 NAMES = (
     *("engine", "merge", "process", "pipe", "start", "memory", "growth", "lost", "hostile"),
-    *("idle", "captures", "metrics", "rendering", "archive", "misses", "hardware"),
+    *("idle", "captures", "metrics", "topology", "rendering", "archive", "misses", "hardware"),
 )
 
 

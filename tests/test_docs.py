@@ -24,6 +24,7 @@ import pyarrow.parquet
 import pytest
 import runner
 from test_sources import write_set
+from test_topology import extract
 
 import blkiomon
 from blkiomon import Group, InFlight, Interval, summarize
@@ -68,6 +69,10 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outputs = {"--json": "stats.jsonl", "--parquet": "stats.parquet", "-b": "stats.bin"}
     options = [part for option, name in outputs.items() for part in (option, path / name)]
     assert runner.call("-I1", *options, path / "phases.bin").returncode == 0
+    hosts = tmp_path_factory.mktemp("san")
+    for name in ("iscsi-one-cut", "nvme-tcp-native-one-cut"):
+        extract(name, hosts)
+        (path / name).symlink_to(hosts / name)
     return path
 
 
@@ -81,7 +86,7 @@ def utf8(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def traces(originals: Path, tmp_path: Path, utf8: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with a copy of these files, in which the test runs."""
-    shutil.copytree(originals, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(originals, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -313,7 +313,7 @@ def test_trace_is_not_overwritten(fake: type[FakeCapture], tmp_path: Path) -> No
     assert [path.read_bytes() for path in (*old, other)] == [b"old"] * 3
     assert not (tmp_path / "touched").exists()
     assert record("-o", tmp_path / "run", "--overwrite").returncode == 0
-    assert sorted(tmp_path.iterdir()) == [old[0], other]
+    assert sorted(tmp_path.glob("*.blktrace.*")) == [old[0], other]
     assert figures(tmp_path / "run")["total"]["requests"] == 100
 
 

@@ -2,7 +2,7 @@
 
 function __blkiomon_runs
     set -l words (commandline -opc) monitor
-    contains -- $words[2] summary stat top record report compare decode archive help; or set words[2] monitor
+    contains -- $words[2] summary stat top record report compare topology decode archive help; or set words[2] monitor
     test $words[2] = $argv[1]
 end
 
@@ -16,12 +16,13 @@ complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a top -d 'Show 
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a record -d 'Record the requests of disks and volumes to a trace, while COMMAND runs, or until Ctrl-C'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a report -d 'Draw what was measured'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a compare -d 'Show what changed from run A to run B, for each device and operation, with the 95 % confidence interval of the change'
+complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a topology -d 'Print how the block devices of this host are connected'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a decode -d 'Print statistics files written with -b'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a archive -d 'Read the traces of many hosts in parallel, on the cores of this machine or on a Dask cluster'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a help -d 'Explain a command'
 complete -c blkiomon -n '__blkiomon_runs stat' -a '(__blkiomon_devices)'
 complete -c blkiomon -n '__blkiomon_runs top' -a '(__blkiomon_devices)'
-complete -c blkiomon -n '__blkiomon_runs help' -f -a 'summary stat top record report compare decode archive help'
+complete -c blkiomon -n '__blkiomon_runs help' -f -a 'summary stat top record report compare topology decode archive help'
 complete -c blkiomon -n '__blkiomon_runs monitor' -s I -l interval -x -d 'length of an interval, such as 10, 500ms or 5m; required with -h, -b, -d, -D and -Q; else the default is 1'
 complete -c blkiomon -n '__blkiomon_runs monitor' -s V -l version -d 'print the version'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l trace -x -a '(__blkiomon_devices)' -d 'capture this device from now on (repeatable); all: every disk'
@@ -117,6 +118,12 @@ complete -c blkiomon -n '__blkiomon_runs compare' -l overwrite -d 'replace FILE 
 complete -c blkiomon -n '__blkiomon_runs compare' -l max-age -x -d 'drop requests that stay pending for longer (default 600)'
 complete -c blkiomon -n '__blkiomon_runs compare' -l follow-symlinks -d 'as root, follow symbolic links that another user may have made'
 complete -c blkiomon -n '__blkiomon_runs compare' -s h -l help -d 'print this text'
+complete -c blkiomon -n '__blkiomon_runs topology' -l json -d 'print JSON, which has more facts than the tree'
+complete -c blkiomon -n '__blkiomon_runs topology' -s o -l output -r -F -d 'save JSON to FILE; NAME.topology.json belongs to the trace NAME, which blktrace may have written'
+complete -c blkiomon -n '__blkiomon_runs topology' -l sysfs -r -F -d 'read a copy of sysfs: DIR contains sys and, if copied, proc'
+complete -c blkiomon -n '__blkiomon_runs topology' -l overwrite -d 'replace FILE even if it begins like a trace'
+complete -c blkiomon -n '__blkiomon_runs topology' -l follow-symlinks -d 'as root, follow symbolic links that another user may have made'
+complete -c blkiomon -n '__blkiomon_runs topology' -s h -l help -d 'print this text'
 complete -c blkiomon -n '__blkiomon_runs decode' -l text -d 'as -h prints it (default)'
 complete -c blkiomon -n '__blkiomon_runs decode' -l json -d 'JSON Lines, one line per struct'
 complete -c blkiomon -n '__blkiomon_runs decode' -l csv -d 'one row per struct'

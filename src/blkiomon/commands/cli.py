@@ -160,6 +160,7 @@ COMMANDS = {
     "record": ("blkiomon.commands.record", "record a trace of this host's disks"),
     "report": ("blkiomon.commands.report", "draw a trace as a page or as charts"),
     "compare": ("blkiomon.commands.report.compare", "compare two runs: change, or noise?"),
+    "topology": ("blkiomon.commands.topology", "print the arrays, LUNs and paths of a host"),
     "decode": ("blkiomon.commands.decode", "print statistics files written with -b"),
     "archive": ("blkiomon.commands.archive", "read the traces of many hosts into a dataset"),
     "help": ("blkiomon.commands.help", "explain a command"),

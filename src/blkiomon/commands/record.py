@@ -25,6 +25,7 @@ from blkiomon.commands.options import (
     seconds,
 )
 from blkiomon.commands.parsing import read
+from blkiomon.commands.topology import SUFFIX, save
 from blkiomon.console import (
     EXIT_INPUT,
     EXIT_OK,
@@ -35,11 +36,13 @@ from blkiomon.console import (
     how_many,
 )
 from blkiomon.errors import MissingLibrary
+from blkiomon.outputs.opening import Policy
 
 if TYPE_CHECKING:
     from blkiomon.commands.run import StopSignals
     from blkiomon.outputs.recording import Recording
     from blkiomon.sources.capture import Capture
+    from blkiomon.sources.topology import Topology
 
 EXIT_NOT_RUN, EXIT_NOT_FOUND = 126, 127
 """The command cannot be run, as env(1) and nohup(1) have it."""
@@ -67,7 +70,8 @@ COMMAND = Command(
 
     NAME.blktrace.0 is a trace of version 7: `blkiomon report NAME` and all other commands read it,
     and so do `blkparse -i NAME`, `btt -i NAME.blktrace.0` and `fio --read_iolog=NAME.blktrace.0`.
-    btt and fio need queue records: --queue.
+    btt and fio need queue records: --queue. NAME.topology.json says how the devices are connected:
+    `blkiomon topology NAME` prints arrays, LUNs and paths.
 
     COMMAND keeps standard input and output. Ctrl-C reaches it, too; other signals are passed on to
     it. The exit status is its own, 128 + N if signal N killed it.
@@ -131,6 +135,8 @@ def main(argv: Sequence[str]) -> int:
     if not given.trace and not all_disks():
         complain("this host has no disks: name the devices to record with --trace")
         return EXIT_INPUT
+    # Before the capture begins: nobody empties its rings meanwhile.
+    topology = _read_topology() if given.output != "-" else None
     numbers = list(STOP_SIGNALS)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup(1) sets it
         numbers.append(signal.SIGHUP)
@@ -139,10 +145,21 @@ def main(argv: Sequence[str]) -> int:
             Capture(given.trace or (ALL,), complain, queue=given.queue) as capture,
             StopSignals(lambda: None, numbers, reopens=False) as stop,
         ):
-            return _record(given, command, capture, stop)
+            return _record(given, command, capture, stop, topology)
     except CaptureError as error:
         complain(str(error))
         return EXIT_INPUT
+
+
+def _read_topology() -> Topology | None:
+    """How this host's devices are connected; complains if that cannot be read."""
+    from blkiomon.sources.topology import read_topology
+
+    try:
+        return read_topology()
+    except OSError as error:
+        complain(f"the topology is not saved: cannot read {error.filename}: {error.strerror}")
+        return None
 
 
 def _check(given: Namespace, argv: Sequence[str]) -> None:
@@ -165,7 +182,13 @@ def _check(given: Namespace, argv: Sequence[str]) -> None:
         raise UsageError("-o takes the name of a trace, not a directory")
 
 
-def _record(given: Namespace, command: list[str], capture: Capture, stop: StopSignals) -> int:
+def _record(
+    given: Namespace,
+    command: list[str],
+    capture: Capture,
+    stop: StopSignals,
+    topology: Topology | None,
+) -> int:
     """Record to its end, then wait for the command; returns the exit status."""
     try:
         recording = _open(given, capture, stop)
@@ -175,6 +198,8 @@ def _record(given: Namespace, command: list[str], capture: Capture, stop: StopSi
     except MissingLibrary as error:
         complain(str(error))
         return EXIT_OUTPUT
+    if topology is not None:  # a failure is printed, and the trace matters more
+        save(topology, given.output + SUFFIX, Policy(follow=given.follow_symlinks))
     process = None
     if command:
         try:
@@ -209,7 +234,6 @@ def _record(given: Namespace, command: list[str], capture: Capture, stop: StopSi
 
 def _open(given: Namespace, capture: Capture, stop: StopSignals) -> Recording:
     """Open the files of the trace, or standard output. Raises OSError or MissingLibrary."""
-    from blkiomon.outputs.opening import Policy
     from blkiomon.outputs.recording import FileRecording, Pack, PipeRecording
     from blkiomon.sources.readers import zstd_module
 

@@ -1,0 +1,142 @@
+"""How long does it take to read the topology of a SAN host, and to write it?"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from benchmarks.report import Options, Table
+from blkiomon.commands.topology import tree
+from blkiomon.formats.topology import decode, encode
+from blkiomon.sources.topology import read_topology, refresh_topology
+
+Files = Mapping[str, str | bytes]
+"""Contents by path."""
+
+
+def write_files(directory: Path, files: Files) -> None:
+    """Write attributes of sysfs; text gets the newline that the kernel appends."""
+    for name, content in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else f"{content}\n".encode())
+
+
+def add_device(root: Path, path: str, number: str, files: Files, *, size: int = 262144) -> None:
+    """Add a block device, below sys/devices, and its link in sys/class/block."""
+    major, minor = number.split(":")
+    kind = "partition" if "partition" in files else "disk"
+    facts = f"MAJOR={major}\nMINOR={minor}\nDEVNAME={path.rpartition('/')[2]}\nDEVTYPE={kind}"
+    directory = root / "sys/devices" / path
+    write_files(directory, {"uevent": facts, "dev": number, "size": str(size), **files})
+    if directory.parent.name == "block" and not path.startswith("virtual"):
+        (directory / "device").symlink_to("../..")
+    link = root / "sys/class/block" / directory.name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(f"../../devices/{path}")
+
+
+def disk_name(number: int) -> str:
+    """The name that the kernel gives a SCSI disk: sda, ..., sdz, sdaa."""
+    letters = ""
+    number += 1
+    while number:
+        number, letter = divmod(number - 1, 26)
+        letters = chr(ord("a") + letter) + letters
+    return f"sd{letters}"
+
+
+def make_host(root: Path, luns: int) -> None:
+    """Make the sysfs of a host with two Fibre Channel ports and four paths to each LUN."""
+    sys = root / "sys/devices"
+    disks = 0
+    for host in (1, 2):
+        base = f"pci0000:00/0000:00:0{host}.0/host{host}"
+        local: Files = {
+            "port_name": f"0x2100000e1e00000{host}",
+            "node_name": f"0x2000000e1e00000{host}",
+            "port_state": "Online",
+            "speed": "32 Gbit",
+        }
+        write_files(sys / f"{base}/fc_host/host{host}", local)
+        write_files(sys / f"{base}/scsi_host/host{host}", {"proc_name": "qla2xxx"})
+        for target in (0, 1):
+            rport = f"rport-{host}:0-{target}"
+            port = f"500507680b2{host}{target}1a0"
+            remote: Files = {
+                "port_name": f"0x{port}",
+                "node_name": "0x500507680b00a1b2",
+                "port_state": "Online",
+            }
+            write_files(sys / f"{base}/{rport}/fc_remote_ports/{rport}", remote)
+            for lun in range(luns):
+                hctl = f"{host}:0:{target}:{lun}"
+                wwid = f"600507680b80{lun:020x}"
+                name = disk_name(disks)
+                device = f"{base}/{rport}/target{host}:0:{target}/{hctl}"
+                page = bytes.fromhex(
+                    f"01030010{wwid}61930008{port}6194000400000001619500040000000{target}"
+                )
+                attributes: Files = {
+                    "vendor": "IBM     ",
+                    "model": "2145            ",
+                    "wwid": f"naa.{wwid}",
+                    "state": "running",
+                    "access_state": "active/non-optimized" if target else "active/optimized",
+                    "preferred_path": str(1 - target),
+                    "vpd_pg80": b"\0\x80\0\x0c00c020a1b2c3",
+                    "vpd_pg83": b"\0\x83" + len(page).to_bytes(2, "big") + page,
+                }
+                write_files(sys / device, attributes)
+                add_device(
+                    root, f"{device}/block/{name}", f"{8 + disks // 16}:{disks % 16 * 16}", {}
+                )
+                write_files(sys / f"virtual/block/dm-{lun}/slaves", {name: ""})
+                disks += 1
+    for lun in range(luns):
+        attributes = {
+            "dm/name": f"mpath{disk_name(lun)[2:]}",
+            "dm/uuid": f"mpath-3600507680b80{lun:020x}",
+            "dm/suspended": "0",
+        }
+        add_device(root, f"virtual/block/dm-{lun}", f"253:{lun}", attributes)
+
+
+def cpu_ms(function: Callable[[], object], times: int) -> str:
+    """The least CPU time of some runs."""
+    found = []
+    for _ in range(times):
+        start_ns = time.process_time_ns()
+        function()
+        found.append(time.process_time_ns() - start_ns)
+    return f"{min(found) / 1e6:.0f}"
+
+
+def row(luns: int, times: int) -> tuple[str, ...]:
+    """Costs of a host with so many LUNs."""
+    with tempfile.TemporaryDirectory() as directory:
+        make_host(Path(directory), luns)
+        topology = read_topology(directory)  # and now all files are in the page cache
+        data = encode(topology)
+        assert refresh_topology(topology, directory) is topology
+        return (
+            f"{luns:,}",
+            f"{4 * luns:,}",
+            cpu_ms(lambda: read_topology(directory), times),
+            cpu_ms(lambda: refresh_topology(topology, directory), times),
+            cpu_ms(lambda: encode(topology), times),
+            cpu_ms(lambda: decode(data), times),
+            cpu_ms(lambda: list(tree(topology)), times),
+            f"{len(data) / 1e3:,.0f}",
+        )
+
+
+def report(options: Options) -> Iterator[Table | str]:
+    times, sizes = (2, (10,)) if options.quick else (7, (10, 100, 500))
+    yield Table(
+        f"Topology of a Fibre Channel host, CPU time (best of {times} runs)",
+        "LUNs | paths | read ms | refresh ms | encode ms | decode ms | tree ms | JSON kB",
+        (row(luns, times) for luns in sizes),
+    )

@@ -1,0 +1,156 @@
+"""A topology as JSON: a line for each array and device, unknown values ``null``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any, TypeVar, cast
+
+from blkiomon.console import printable
+from blkiomon.errors import SourceError
+from blkiomon.formats.units import device_text
+from blkiomon.sources.topology import KINDS, Array, Device, Topology, Transport
+
+FORMAT = "blkiomon-topology"
+VERSION = 1
+
+_T = TypeVar("_T")
+
+
+def encode(topology: Topology) -> bytes:
+    """JSON of a topology. ``decode`` gives an equal one."""
+    head = {
+        "format": FORMAT,
+        "version": VERSION,
+        "hostname": topology.hostname,
+        "kernel": topology.kernel,
+    }
+    lines = [f'"{name}": {json.dumps(value)}' for name, value in head.items()]
+    for name, values in (("arrays", topology.arrays), ("devices", topology.devices)):
+        rows = ",\n".join(json.dumps(_members(value)) for value in values)
+        lines.append(f'"{name}": [\n{rows}\n]')
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def decode(data: bytes) -> Topology:
+    """The topology of JSON that ``encode`` wrote.
+
+    Raises:
+        SourceError: it is something else.
+    """
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise SourceError("not a topology: it is not JSON") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise SourceError(f'not a topology: its "format" is not "{FORMAT}"')
+    if found.get("version") != VERSION:
+        raise SourceError(f"its version is {found.get('version')!r:.20}, and this program reads 1")
+    try:
+        topology = Topology(
+            _optional(_string)(found.get("hostname")),
+            _optional(_string)(found.get("kernel")),
+            _tuple_of(Array, found.get("arrays")),
+            _tuple_of(Device, found.get("devices")),
+        )
+        _check(topology)
+    except ValueError as error:
+        raise SourceError(f"a damaged topology: {error}") from error
+    return topology
+
+
+def _members(value: Array | Device) -> dict[str, Any]:
+    """A JSON object; device numbers are written as sysfs does."""
+    row = asdict(value)
+    if isinstance(value, Device) and value.number is not None:
+        row["number"] = device_text(value.number)
+    return row
+
+
+def _check(topology: Topology) -> None:
+    """Raises ValueError if a device is of an unknown kind, or refers to what is not there."""
+    names = {device.name for device in topology.devices}
+    if len(names) != len(topology.devices):
+        raise ValueError("two devices have one name")
+    arrays = {array.name for array in topology.arrays}
+    for device in topology.devices:
+        if device.kind not in KINDS:
+            raise ValueError(f"{device.name} is of an unknown kind, {device.kind}")
+        for name in (*device.made_of, device.map or device.name):
+            if name not in names:
+                raise ValueError(f"{device.name} refers to {name}, which is missing")
+        if device.array is not None and device.array not in arrays:
+            raise ValueError(f"{device.name} refers to the array {device.array}, which is missing")
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _tuple_of(kind: type[_T], found: object) -> tuple[_T, ...]:
+    if not isinstance(found, list):
+        raise ValueError(f"a list of {kind.__name__.lower()}s is missing")
+    return tuple(_value(kind, row) for row in found)
+
+
+def _value(kind: type[_T], found: object) -> _T:
+    """A dataclass of an object's members; what later versions add is ignored."""
+    if not isinstance(found, dict):
+        raise ValueError(f"{found!r:.40} in place of an object")
+    values = {}
+    for field in fields(cast(Any, kind)):
+        read = _number if field.name == "number" else _READERS[cast(str, field.type)]
+        try:
+            values[field.name] = read(found.get(field.name))
+        except ValueError as error:
+            raise ValueError(f"{error} as {field.name} of {found.get('name')!r:.40}") from None
+    return kind(**values)
+
+
+def _optional(read: Callable[[object], _T]) -> Callable[[object], _T | None]:
+    return lambda found: None if found is None else read(found)
+
+
+def _string(found: object) -> str:
+    if not isinstance(found, str):
+        raise ValueError(f"{found!r:.40}")
+    return printable(found)
+
+
+def _whole(found: object) -> int:
+    if type(found) is not int or not 0 <= found < 1 << 64:
+        raise ValueError(f"{found!r:.40}")
+    return found
+
+
+def _truth(found: object) -> bool:
+    if not isinstance(found, bool):
+        raise ValueError(f"{found!r:.40}")
+    return found
+
+
+def _strings(found: object) -> tuple[str, ...]:
+    if not isinstance(found, list):
+        raise ValueError(f"{found!r:.40}")
+    return tuple(map(_string, found))
+
+
+def _number(found: object) -> int | None:
+    if found is None:
+        return None
+    major, _, minor = _string(found).partition(":")
+    if not (major.isdecimal() and minor.isdecimal() and len(major) < 5 and len(minor) < 8):
+        raise ValueError(f"{found!r:.40}")
+    return int(major) << 20 | int(minor)
+
+
+_READERS: dict[str, Callable[[object], Any]] = {
+    "str": _string,
+    "Kind": _string,
+    "str | None": _optional(_string),
+    "int | None": _optional(_whole),
+    "bool | None": _optional(_truth),
+    "tuple[str, ...]": _strings,
+    "Transport | None": _optional(lambda found: _value(Transport, found)),
+}
+"""By the annotation of a field."""
