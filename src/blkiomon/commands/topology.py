@@ -128,10 +128,10 @@ def load(trace: str) -> Topology:
             f"cannot open {name}: no such file; on the traced host, "
             f"`blkiomon topology -o {name}` writes it"
         ) from None
+    except SourceError as error:  # an OSError, too
+        raise SourceError(f"{name}: {error}") from None
     except OSError as error:
         raise SourceError(f"cannot read {name}: {error.strerror}") from error
-    except SourceError as error:
-        raise SourceError(f"{name}: {error}") from None
 
 
 def save(topology: Topology, name: str, policy: Policy) -> bool:
