@@ -239,6 +239,7 @@ class Engine:
         hash_seed: int | None = None,
         spill_every: int | None = None,
         cold_table_from: int | None = None,
+        plain_cpu: bool = False,
     ) -> None:
         """Change internal limits, for tests, before anything is fed. No result depends on them.
 

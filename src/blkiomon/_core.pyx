@@ -97,6 +97,7 @@ cdef struct Buffer:                             # a part of State that grows bet
     Growth growth
     void *at                                    # the Table, or the pointer to the elements
     const uint64_t *used                        # number of elements
+    const uint64_t *owed                        # elements to be added without a record
     uint64_t *room                              # number of elements that fit
     size_t size                                 # bytes of an element
     uint64_t per_record                         # most elements that a record can add
@@ -108,6 +109,7 @@ cdef enum:
     CAT_BUFFERED = CAT_QUEUE | CAT_NOTIFY | CAT_ZONE_APPEND     # see _add_buffers()
 
 cdef uint64_t NO_LIMIT = <uint64_t> -1
+cdef uint64_t NONE_OWED = 0
 cdef uint64_t EPOCH_TOLERANCE_NS = 1000000000   # see Engine.epoch_ns
 
 
@@ -168,6 +170,7 @@ cdef class Engine:
         self.s.follow_matches = self.s.keep_details
         self.s.max_candidates = max(1, max_pending // 16)
         self.s.n_blocks = 1                     # block 0 is not used
+        self.s.take_in = take_in_by_avx2 if has_avx2() else take_in
         self.s.spill_every = 1 << 31
         self.s.devices_end = 1                  # index 0 is NO_DEVICE
         self._set_seed(int.from_bytes(os.urandom(16), "little"))
@@ -230,10 +233,11 @@ cdef class Engine:
     cdef int _add_buffer(
         self, name, Growth growth, void *at, const uint64_t *used, uint64_t *room, size_t size,
         uint64_t per_record=1, uint64_t per_byte=0, uint64_t limit=NO_LIMIT,
+        const uint64_t *owed=&NONE_OWED,
     ) except -1:
         assert self.n_buffers < MOST_BUFFERS
         self.buffers[self.n_buffers] = Buffer(
-            growth, at, used, room, size, per_record, per_byte, limit
+            growth, at, used, owed, room, size, per_record, per_byte, limit
         )
         self.n_buffers += 1
         self._buffer_names.append(name)
@@ -248,7 +252,8 @@ cdef class Engine:
         self._add_buffer("accounts", GROW_POINTERS, &s.accounts,
                          &s.n_active, &s.n_accounts, sizeof(Account))
         self._add_buffer("blocks", GROW_ARRAY, &s.blocks,
-                         &s.n_blocks, &s.blocks_room, BLOCK * sizeof(uint32_t), BLOCKS_A_MATCH)
+                         &s.n_blocks, &s.blocks_room, BLOCK * sizeof(uint32_t), BLOCKS_A_MATCH, 0,
+                         NO_LIMIT, &s.n_blocks_owed)
         if s.as_original:
             self.buffered = CAT_ZONE_APPEND
         else:
@@ -299,7 +304,9 @@ cdef class Engine:
         self, const Buffer *f, uint64_t n_bytes
     ) noexcept nogil:
         """Elements in use at most, after a batch of so many bytes of input."""
-        return min(f.used[0] + f.per_record * BATCH + f.per_byte * n_bytes, f.limit)
+        return min(
+            f.used[0] + f.owed[0] + f.per_record * BATCH + f.per_byte * n_bytes, f.limit
+        )
 
     cdef inline bint _has_room(self, const Batch *b, uint64_t n_bytes) noexcept nogil:
         """Whether there is room for everything that a batch of n_bytes of input can add."""
@@ -828,6 +835,7 @@ cdef class Engine:
         cdef SnapshotSizes n
         with nogil:
             evict_by_age(s)
+            take_in_all(s)
             integrate_in_flight(s, end)
             count_rows(s, &n)
         processes = self._processes_by_pid()
@@ -1043,13 +1051,15 @@ cdef class Engine:
 
     # -- for tests
 
-    def _tune(self, *, hash_seed=None, spill_every=None, cold_table_from=None):
+    def _tune(self, *, hash_seed=None, spill_every=None, cold_table_from=None, plain_cpu=False):
         if self.s.records or (hash_seed is not None and self.s.n_devices):
             raise ValueError("an engine that was used cannot be tuned")
         if hash_seed is not None:
             self._set_seed(hash_seed)
         if spill_every is not None:
             self.s.spill_every = spill_every
+        if plain_cpu:
+            self.s.take_in = take_in
         if cold_table_from is not None:
             self.s.cold_table_from = cold_table_from
 

@@ -178,6 +178,8 @@ cdef enum:
     D2C_BUCKETS = 25
     BLOCK = 64                                  # bins in a block: an octave
     BLOCKS_A_MATCH = 4                          # new blocks that one request can need
+    WAITING = 64                                # requests that an account takes in at once
+    USUAL_NS = 0xffffffff                       # see is_usual()
     TIME_BLOCKS = 64                            # blocks for time_bin()
     SIZE_BINS = 1728                            # bin_of() of 32 bits
     SIZE_SLOTS = 2048                           # sizes counted one by one: 0 to 1 MiB - 512
@@ -204,20 +206,21 @@ cdef struct Row:                                # layout.ROW, 560 bytes
     uint64_t size_hist[SIZE_BUCKETS]
 
 cdef struct Account:                            # one device, operation and direction in an interval
-    uint128_t d2c_us_sum                        # every request writes to what is above `block`:
-    uint128_t d2c_us_squares                    # two cache lines
+    uint64_t waiting[WAITING]                   # usual requests not counted below: see wait_for()
+    uint64_t n_waiting
+    uint64_t device                             # index
+    uint128_t d2c_us_sum
+    uint128_t d2c_us_squares
     Moments throughput
     Moments d2c_ns
     uint32_t block[INDICES]                     # indices into State.blocks, the likely ones in one
     uint64_t errors                             # line: see times_of() and size_block()
-    uint64_t device                             # index
     uint32_t op
     uint32_t direction
-    uint64_t pad
     Moments size_bytes                          # until the snapshot: only of unusual sizes
     uint64_t size_hist[SIZE_BUCKETS]
     uint64_t d2c_hist[D2C_BUCKETS]              # corrections to what the bins say, modulo 2^64
-    uint64_t pad2[5]                            # to a multiple of the cache line: 1,088 bytes
+    uint64_t pad[5]                             # to a multiple of the cache line: 1,600 bytes
 
 cdef struct Match:                              # a request to be accounted, 32 bytes
     uint64_t d2c_ns
@@ -378,12 +381,14 @@ cdef struct State:
     uint32_t *last_sequence                     # by device and CPU; 0: no record so far
     uint32_t *blocks                            # BLOCK counters each; block 0 is not used
     uint64_t n_blocks                           # in use in this interval
+    uint64_t n_blocks_owed                      # may be needed for Account.waiting
     uint64_t blocks_room
     uint64_t *spilled                           # 64-bit counters of the first n_spilled blocks
     uint64_t spilled_room                       # blocks
     uint64_t n_spilled
     uint64_t spilled_at                         # value of `matches` at the latest spill
     uint64_t spill_every                        # matches
+    void (*take_in)(State *, Account *) noexcept nogil      # take_in_waiting() for this processor
     Account **accounts                          # the first n_active had a request in this interval,
     uint64_t n_accounts                         # in the order of their first one
     uint64_t n_active
@@ -497,6 +502,18 @@ cdef extern from *:
         return equal;
     }
     #endif
+    /* A function for processors since about 2013, beside one for all: see take_in_waiting(). */
+    #if defined(__x86_64__) && !defined(__AVX2__)
+    #define BK_AVX2 __attribute__((target("avx2,bmi,bmi2,fma,lzcnt")))
+    static inline int bk_has_avx2(void) {
+        __builtin_cpu_init();
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi")
+            && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
+    }
+    #else
+    #define BK_AVX2
+    static inline int bk_has_avx2(void) { return 0; }
+    #endif
     #include <sys/mman.h>
     #include <unistd.h>
     /* Gives the whole pages in [from, to) back to the kernel; they read as zeros afterwards. */
@@ -524,6 +541,8 @@ cdef extern from *:
         return (uint64_t)product ^ (uint64_t)(product >> 64);
     }
     """
+    ctypedef void avx2_void "BK_AVX2 void"
+    bint has_avx2 "bk_has_avx2"() noexcept nogil
     unsigned int tags_equal "bk_tags_equal"(const Group *group, uint8_t tag) noexcept nogil
     void release_pages "bk_release_pages"(void *begin, void *end) noexcept nogil
     unsigned int first_bit "__builtin_ctz"(unsigned int x) noexcept nogil
