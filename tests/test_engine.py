@@ -111,7 +111,6 @@ def compare(
     max_age_ns: int = NEVER_NS,
     resync: bool = False,
     cuts: int = 2,
-    cold_table_from: int = 1 << 16,
 ) -> Engine:
     """Feed both, take snapshots at the same places, compare everything."""
     engine = tuned(
@@ -120,7 +119,6 @@ def compare(
         keep_details=True,
         keep_driver_data=True,
         resync=resync,
-        cold_table_from=cold_table_from,
         plain_cpu=rng.random() < 0.5,
     )
     reference = Reference(max_pending, max_age_ns, resync=resync)
@@ -206,7 +204,7 @@ def test_eviction_equals_reference(limit: str, block: int) -> None:
 
 @pytest.mark.parametrize("max_pending", [16, 33, 64, 100])
 def test_eviction_of_issues_in_backward_order_equals_reference(max_pending: int) -> None:
-    # Completions make room for issues that are older than all eviction candidates.
+    # Each issue is older than all that are pending.
     rng = random.Random(f"backwards {max_pending}")
     records = []
     for n in range(20 * max_pending):

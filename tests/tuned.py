@@ -9,7 +9,7 @@ from tracewriter import Record, encode
 
 from blkiomon._core import Engine
 
-TUNING = ("hash_seed", "spill_every", "cold_table_from", "plain_cpu")
+TUNING = ("hash_seed", "spill_every", "plain_cpu")
 
 
 def tuned(**options: Any) -> Engine:

@@ -4,7 +4,6 @@
     feed(bytes)    decode.pxi      bytes -> a batch of 128 records in host byte order
                    pairing.pxi     records -> matches; with
                        hash_table.pxi   pending records, found by sector and device
-                       cold_table.pxi   keeps that table small
                        eviction.pxi     bounds it in age and number
                        multi_step.pxi   requeues, partial completions, zone appends
                        queue.pxi        queue records, process names, the time of day
@@ -41,7 +40,6 @@ include "engine/decode.pxi"
 include "engine/statistics.pxi"
 include "engine/hash_table.pxi"
 include "engine/eviction.pxi"
-include "engine/cold_table.pxi"
 include "engine/in_flight.pxi"
 include "engine/queue.pxi"
 include "engine/multi_step.pxi"
@@ -156,7 +154,6 @@ cdef class Engine:
             raise ValueError(f"max_devices must be from 1 to 2^22-1, not {max_devices}")
         self.s.max_pending = max_pending
         self.s.max_age_ns = max_age_ns
-        self.s.cold_table_from = 1 << 16
         self.s.keep_details = keep_details or keep_requests or keep_slow
         self.s.keep_mismatches = keep_details
         self.s.keep_driver_data = keep_driver_data
@@ -168,7 +165,6 @@ cdef class Engine:
         self.s.first_ns = <uint64_t> -1
         self.s.oldest_ns = <uint64_t> -1
         self.s.follow_matches = self.s.keep_details
-        self.s.max_candidates = max(1, max_pending // 16)
         self.s.n_blocks = 1                     # block 0 is not used
         self.s.take_in = take_in_by_avx2 if has_avx2() else take_in
         self.s.spill_every = 1 << 31
@@ -313,8 +309,8 @@ cdef class Engine:
         cdef State *s = &self.s
         cdef int i
         if (
-            s.hot.used + BATCH > s.hot.room
-            or n_pending(s) + BATCH > s.max_pending
+            min(s.pending.used + BATCH, s.max_pending) > s.pending.room
+            or (s.pending.used + BATCH > s.max_pending and s.ages == NULL)
             or (s.devices_end + BATCH > s.devices_room and s.devices_room <= s.max_devices)
             or cpu_bits(b.cpus, s.devices_room) > s.cpu_shift
             or s.matches - s.spilled_at >= s.spill_every
@@ -327,20 +323,14 @@ cdef class Engine:
         return True
 
     cdef int _make_room(self, uint32_t seen, uint32_t cpus, uint64_t n_bytes) except -1:
-        """Make room for a batch.
-
-        Afterwards _has_room() is true, unless the batch may exceed max_pending. Each record of such
-        a batch evicts another one if needed.
-        """
+        """Make room for a batch. Afterwards _has_room() is true."""
         cdef State *s = &self.s
         cdef uint64_t wanted
         cdef int i
-        while min(s.hot.used + BATCH, s.max_pending) > s.hot.room:
-            self._make_room_hot()
-        if n_pending(s) + BATCH > s.max_pending and s.candidates == NULL:
-            s.candidates = <EvictionCandidate *> allocate(
-                self._arrays, "candidates", s.max_candidates * sizeof(EvictionCandidate)
-            )
+        while min(s.pending.used + BATCH, s.max_pending) > s.pending.room:
+            self._grow_table("pending", &s.pending)
+        if s.pending.used + BATCH > s.max_pending and s.ages == NULL:
+            s.ages = <uint32_t *> allocate(self._arrays, "ages", MOST_AGES * sizeof(uint32_t))
         if s.devices_end + BATCH > s.devices_room and s.devices_room <= s.max_devices:
             self._grow_devices(2 * s.devices_room)
         if cpu_bits(cpus, s.devices_room) > s.cpu_shift:
@@ -388,11 +378,8 @@ cdef class Engine:
         return 0
 
     cdef int _grow_table(self, name, Table *t) except -1:
-        """Make a table larger by half."""
-        return self._resize_table(name, t, t.n_groups + max(32, t.n_groups // 2))
-
-    cdef int _resize_table(self, name, Table *t, uint64_t n_groups) except -1:
-        """Move the entries of a table to a new one of n_groups groups."""
+        """Move the entries of a table to a new one, which is larger by half."""
+        cdef uint64_t n_groups = t.n_groups + max(32, t.n_groups // 2)
         cdef dict arrays = dict(self._arrays)
         cdef Table old = t[0]
         cdef Table new
@@ -409,59 +396,6 @@ cdef class Engine:
         with nogil:
             rehash(&self.s, t, &old)
         self._arrays = arrays
-        return 0
-
-    cdef int _make_room_hot(self) except -1:
-        """The hot table is full: demote old requests, or let the table grow.
-
-        It grows if demotion frees little, or if many demoted requests were promoted again.
-        """
-        cdef State *s = &self.s
-        cdef uint64_t used = s.hot.used
-        cdef uint64_t wanted
-        # Old requests were issued before the latest quarter of the time since the table was last
-        # full.
-        cdef uint64_t since_ns = max(s.hot_full_ns, s.oldest_ns)
-        cdef uint64_t before_ns = s.now_ns - (s.now_ns - since_ns) // 4
-        cdef uint64_t moved = 0
-        if (
-            s.records - s.hot_full_records >= DEMOTE_AFTER * s.hot.room
-            and s.n_promoted <= s.n_demoted // 8
-            and since_ns < s.now_ns
-            and (s.cold.used != 0 or should_demote(s, before_ns))
-        ):
-            while s.cold.used + used > s.cold.room:
-                self._grow_table("cold", &s.cold)
-            self._make_bloom(used)
-            with nogil:
-                moved = demote(s, before_ns)
-        s.hot_full_ns = s.now_ns
-        s.hot_full_records = s.records
-        if moved <= used // 8:
-            s.n_demoted = s.n_promoted = 0
-            self._grow_table("hot", &s.hot)
-            return 0
-        wanted = s.hot.used + BATCH
-        if 2 * wanted < s.hot.room:
-            self._resize_table("hot", &s.hot, 1 + 3 * wanted // (2 * MOST_IN_GROUP))
-        return 0
-
-    cdef int _make_bloom(self, uint64_t more) except -1:
-        """Make room for so many more entries in the Bloom filter.
-
-        A filter without room is built anew, which also clears the bits of removed entries.
-        """
-        cdef State *s = &self.s
-        cdef uint64_t words = <uint64_t> 1 << 32 - s.bloom_shift if s.bloom else 0
-        if BLOOM_BITS_EACH * (s.n_bloom_entries + more) <= 64 * words:
-            return 0
-        words = max(words, <uint64_t> 64)
-        while 64 * words < BLOOM_BITS_EACH * (s.cold.used + s.cold.used // 2 + more):
-            words *= 2
-        s.bloom = <uint64_t *> allocate(self._arrays, "bloom", words * sizeof(uint64_t))
-        s.bloom_shift = 33 - width(words)
-        with nogil:
-            fill_bloom(s)
         return 0
 
     cdef int _grow_devices(self, uint64_t wanted) except -1:
@@ -683,10 +617,7 @@ cdef class Engine:
             evict_by_age(s)
         if s.keep_records:
             log_records(s, b)
-        if s.cold.used != 0:
-            prepare(s, b, True)
-        else:
-            prepare(s, b, False)
+        prepare(s, b)
         pair(s, b)
         account(s, b)
         return 0
@@ -918,26 +849,27 @@ cdef class Engine:
         cdef State *s = &self.s
         cdef uint64_t now = now_ns
         cdef uint64_t before_ns = max(0, now_ns - longer_than_ns)
-        cdef uint64_t n = 0
-        cdef uint64_t limit, found, i
-        cdef EvictionCandidate *oldest
+        cdef uint64_t n, i
+        cdef uint64_t found
+        cdef Hanging *hanging
         cdef Slow *rows
         if not s.keep_slow:
             raise ValueError("made without keep_slow")
         self._enter()
         try:
-            limit = max(1, min(most, n_pending(s)))
-            memory = table(limit * sizeof(EvictionCandidate), np.uint8)
-            hanging = table(limit, layout.SLOW)
-            oldest = <EvictionCandidate *> address(memory)
-            rows = <Slow *> address(hanging)
             with nogil:
-                found = choose_hanging(s, &s.hot, before_ns, oldest, &n, limit)
-                found += choose_hanging(s, &s.cold, before_ns, oldest, &n, limit)
-                qsort(oldest, n, sizeof(EvictionCandidate), oldest_first)
+                found = find_hanging(s, before_ns, NULL)
+            n = min(found, most)
+            memory = table(found * sizeof(Hanging), np.uint8)
+            taken = table(n, layout.SLOW)
+            hanging = <Hanging *> address(memory)
+            rows = <Slow *> address(taken)
+            with nogil:
+                find_hanging(s, before_ns, hanging)
+                qsort(hanging, found, sizeof(Hanging), oldest_first)
                 for i in range(n):
-                    set_hanging(s, &rows[i], &oldest[i], now)
-            return hanging[:n], found - n
+                    set_hanging(s, &rows[i], hanging[i].p, now)
+            return taken, found - n
         finally:
             self._leave()
 
@@ -957,12 +889,9 @@ cdef class Engine:
         self._enter()
         try:
             stored = np.empty(
-                n_pending(&self.s), dtype=[("detail", layout.DETAIL), ("order", "u8")]
+                self.s.pending.used, dtype=[("detail", layout.DETAIL), ("order", "u8")]
             )
-            copy_stored(
-                &self.s, &self.s.cold,
-                copy_stored(&self.s, &self.s.hot, <StoredRecord *> address(stored)),
-            )
+            copy_stored(&self.s, <StoredRecord *> address(stored))
         finally:
             self._leave()
         # The original walks 128 hash chains, the most recently stored first.
@@ -1002,7 +931,7 @@ cdef class Engine:
     @property
     def pending(self):
         self._refuse_others()
-        return n_pending(&self.s)
+        return self.s.pending.used
 
     @property
     def records(self):
@@ -1051,7 +980,7 @@ cdef class Engine:
 
     # -- for tests
 
-    def _tune(self, *, hash_seed=None, spill_every=None, cold_table_from=None, plain_cpu=False):
+    def _tune(self, *, hash_seed=None, spill_every=None, plain_cpu=False):
         if self.s.records or (hash_seed is not None and self.s.n_devices):
             raise ValueError("an engine that was used cannot be tuned")
         if hash_seed is not None:
@@ -1060,8 +989,6 @@ cdef class Engine:
             self.s.spill_every = spill_every
         if plain_cpu:
             self.s.take_in = take_in
-        if cold_table_from is not None:
-            self.s.cold_table_from = cold_table_from
 
     def _table_figures(self):
         self._refuse_others()
@@ -1071,9 +998,9 @@ cdef class Engine:
         cdef uint64_t slots = 0
         cdef uint64_t home, i
         cdef const Pending *p
-        while (p := next_entry(&s.hot, &c)) != NULL:
-            home = place_of(s, &s.hot, p.sector, p.key).home
-            groups = max(groups, 1 + (c.group - 1 + s.hot.n_groups - home) % s.hot.n_groups)
+        while (p := next_entry(&s.pending, &c)) != NULL:
+            home = place_of(s, &s.pending, p.sector, p.key).home
+            groups = max(groups, 1 + (c.group - 1 + s.pending.n_groups - home) % s.pending.n_groups)
         for i in range(s.device_mask + 1):
             if s.device_map[i].index != NO_DEVICE:
                 home = mix(s.device_map[i].number ^ s.seed[0], s.seed[1]) >> s.device_shift
@@ -1081,8 +1008,6 @@ cdef class Engine:
         return {
             "longest_search": groups,
             "longest_device_search": slots,
-            "cold": s.cold.used,
-            "promoted": s.n_promoted,
         }
 
 

@@ -3,7 +3,7 @@
 # begin_flight and end_flight update gauges with each record. The integral of the count over time,
 # from which the mean follows, needs no work per record. Over an interval from a to b it is
 #     sum of D2C of the requests completed in the interval
-#     + sum of (b - issue time) of those in flight at b, from a walk through the tables
+#     + sum of (b - issue time) of those in flight at b, from a walk through the table
 #     - the same sum at a, which the snapshot at a left in InFlightIntegral.ns.
 # A request that is given up was in flight until then. Busy time is known only for whole devices.
 # With as_original, requests in flight are not counted, which saves 18 instructions a record.
@@ -80,14 +80,14 @@ cdef inline bint is_overdue(const State *s, const Pending *p, uint64_t end_ns) n
     )
 
 
-cdef uint64_t integrate_table(State *s, const Table *t, uint64_t end_ns) noexcept nogil:
-    """Sum up how long a table's requests have been in flight; returns how many are overdue."""
+cdef uint64_t integrate_pending(State *s, uint64_t end_ns) noexcept nogil:
+    """Sum up how long pending requests have been in flight; returns how many are overdue."""
     cdef Cursor c = Cursor(0, 0)
     cdef uint64_t overdue = 0
     cdef unsigned int op
     cdef Pending *p
     cdef InFlightIntegral *integral
-    while (p := next_entry(t, &c)) != NULL:
+    while (p := next_entry(&s.pending, &c)) != NULL:
         if not p.state & (IS_ISSUE | IS_MULTI_STEP):
             p.state |= IS_COUNTED
             continue
@@ -121,8 +121,8 @@ cdef void integrate_in_flight(State *s, uint64_t end_ns) noexcept nogil:
         if s.integrals[a.device].slowest_ns == <uint64_t> -1:
             s.integrals[a.device].slowest_ns = 0
         s.integrals[a.device].slowest_ns = max(s.integrals[a.device].slowest_ns, a.d2c_ns.max)
-    if n_pending(s) != 0:
-        overdue = integrate_table(s, &s.hot, end_ns) + integrate_table(s, &s.cold, end_ns)
+    if s.pending.used != 0:
+        overdue = integrate_pending(s, end_ns)
     s.issues_without_completion = max(s.issues_without_completion, s.issues_given_up + overdue)
 
 
@@ -247,8 +247,7 @@ cdef void free_idle_devices(State *s) noexcept nogil:
         return
     for i in range(s.n_active):                 # requests of 0 ns leave no load
         s.devices[s.accounts[i].device].is_idle = False
-    keep_devices_of(s, &s.hot)
-    keep_devices_of(s, &s.cold)
+    keep_devices_of(s, &s.pending)
     keep_devices_of(s, &s.queued)
     for i in range(1, s.devices_end):
         if s.devices[i].in_use and s.devices[i].is_idle:

@@ -6,7 +6,7 @@
 # another sector than that of its issue. The original does not pair any of these as one request;
 # with as_original, no function of this file is called.
 #
-# Such a request is an entry of the hot table with IS_MULTI_STEP instead of IS_ISSUE. pair_items()
+# Such a request is an entry of State.pending with IS_MULTI_STEP instead of IS_ISSUE. pair_items()
 # therefore hands it to pair_step(). A second entry with the same key, in the hash table
 # State.history, has the time of the first issue (time_ns), the bytes completed so far (bytes), the
 # error of any part, whether the request was requeued (both in state), and how often
@@ -129,21 +129,12 @@ cdef void complete_multi_step(
     if s.follow_matches:
         log_optional(s, m, b, i, p, True, completed_ns)
     end_history(s, p)
-    remove_entry(&s.hot, p, place_of(s, &s.hot, p.sector, p.key))
+    remove_entry(&s.pending, p, place_of(s, &s.pending, p.sector, p.key))
 
 
 cdef Pending *find_pending(State *s, uint64_t sector, uint32_t key) noexcept nogil:
-    """The pending record with a sector and key, promoted to the hot table if needed; or NULL."""
-    cdef Pending item
-    cdef Pending *p
-    item.sector = sector
-    item.key = key
-    item.state = 0
-    set_hash(s, &item)
-    p = find(&s.hot, place_in(&s.hot, item.hash_or_index, item.state), sector, key)
-    if p == NULL and s.cold.used != 0 and may_be_cold(s, &item):
-        p = promote(s, &item)
-    return p
+    """The pending record with a sector and key, or NULL."""
+    return find(&s.pending, place_of(s, &s.pending, sector, key), sector, key)
 
 
 cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept nogil:
@@ -156,12 +147,12 @@ cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept n
         rest.state = p.state
     h = history_of(s, p)[0]
     end_history(s, p)
-    remove_entry(&s.hot, p, place_of(s, &s.hot, p.sector, p.key))
+    remove_entry(&s.pending, p, place_of(s, &s.pending, p.sector, p.key))
     rest.sector += completed_bytes >> 9
     rest.bytes -= completed_bytes
     other = find_pending(s, rest.sector, rest.key)
     if other != NULL:                           # stale: it covers the same sectors
-        drop_pending(s, &s.hot, other)
+        drop_pending(s, other)
     if s.with_queue and take_queued(s, h.sector, queue_key(h.key) | ISSUED, &queued):
         set_queued(
             s, rest.sector, queue_key(rest.key) | ISSUED, queued.time_ns, queued.bytes
@@ -170,7 +161,7 @@ cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept n
     h.bytes += completed_bytes
     reserve_slot(&s.history, place_of(s, &s.history, h.sector, h.key))[0] = h
     rest.state = (rest.state & ~<uint32_t> 0xff) | tag_of(hash_of(s, rest.sector, rest.key))
-    p = reserve_slot(&s.hot, place_of(s, &s.hot, rest.sector, rest.key))
+    p = reserve_slot(&s.pending, place_of(s, &s.pending, rest.sector, rest.key))
     p[0] = rest
     track_age(s, p)
     return p
@@ -204,7 +195,7 @@ cdef void complete_part(
         error = next_part.state >> ERROR_SHIFT
         s.completions_without_issue -= next_part.state & IS_COUNTED == 0
         next_bytes = next_part.bytes
-        drop_pending(s, &s.hot, next_part)
+        drop_pending(s, next_part)
         p = advance(s, p, bytes)
         bytes = next_bytes
     complete_multi_step(s, b, i, p, completed_ns, error)
@@ -306,12 +297,11 @@ cdef void handle_requeue(State *s, const Batch *b, int i) noexcept nogil:
     cdef const Pending *item = &b.item[i]
     cdef Pending *p = find_pending(s, item.sector, item.key)
     if p != NULL and p.time_ns < item.time_ns and item.time_ns - p.time_ns > s.max_age_ns:
-        evict(s, &s.hot, p)
+        evict(s, p)
         p = NULL
     if p == NULL:                               # its issue may be read later
-        if n_pending(s) == s.max_pending:
-            evict_oldest(s)
-        p = reserve_slot(&s.hot, place_in(&s.hot, item.hash_or_index, item.state))
+        make_place(s)
+        p = reserve_slot(&s.pending, place_in(&s.pending, item.hash_or_index, item.state))
         p[0] = item[0]
         if s.keep_details:
             p.hash_or_index = store_record(s, b.record[i], b.category[i], b.first + i)
@@ -324,7 +314,7 @@ cdef void handle_requeue(State *s, const Batch *b, int i) noexcept nogil:
 #
 # Several appends to one zone may be in flight. All are issued with the zone's first sector; a
 # completion has the sector that was written. So each append gets a serial number, which replaces
-# the sector in the hot table. A completion belongs to the nearest zone that begins at or before its
+# the sector in State.pending. A completion belongs to the nearest zone that begins at or before its
 # sector. Of the issues to this zone with the same device and size, it completes the first one.
 
 cdef bint is_partner(const ZoneAppend *a, const Pending *item, uint32_t kind) noexcept nogil:

@@ -1,7 +1,7 @@
 # Matches issues with completions.
 #
 # prepare() turns the records of a batch into items. An item has the layout of a hash table entry
-# (Pending), with the hash of its key. pair() looks up each item in the hot table, and either stores
+# (Pending), with the hash of its key. pair() looks up each item in the table, and either stores
 # it there or adds a Match to the batch. prepare() also checks sequence numbers; pair() also counts
 # requests in flight. See multi_step.pxi for requeues and partial completions.
 #
@@ -80,11 +80,8 @@ cdef inline void set_hash(const State *s, Pending *item) noexcept nogil:
     item.state |= tag_of(h)
 
 
-cdef inline void prepare(State *s, Batch *b, bint with_cold) noexcept nogil:
-    """Turn the records of a batch into items, and check their sequence numbers.
-
-    The flag is a constant at each call, so that the compiler specialises both calls.
-    """
+cdef void prepare(State *s, Batch *b) noexcept nogil:
+    """Turn the records of a batch into items, and check their sequence numbers."""
     cdef:
         int i
         int n = b.n
@@ -129,8 +126,6 @@ cdef inline void prepare(State *s, Batch *b, bint with_cold) noexcept nogil:
                 item.state = IS_OTHER
             b.has_others |= item.state == IS_OTHER
         set_hash(s, item)
-        if with_cold:
-            prefetch_bloom(s, item)
 
 
 cdef inline void set_pending(
@@ -246,7 +241,7 @@ cdef inline void complete_request(
     m.q2d_ns = NOT_QUEUED
     if not plainly and s.follow_matches:
         log_optional(s, m, b, i, p, pending_is_issue, issue.time_ns + d2c_ns)
-    remove_entry(&s.hot, p, place)
+    remove_entry(&s.pending, p, place)
 
 
 cdef void prefetch_batch(const State *s, const Batch *b) noexcept nogil:
@@ -258,25 +253,25 @@ cdef void prefetch_batch(const State *s, const Batch *b) noexcept nogil:
         int i
         uint64_t group
         unsigned int equal, empty
-        const Group *groups = s.hot.groups
-        const Pending *slots = s.hot.slots
+        const Group *groups = s.pending.groups
+        const Pending *slots = s.pending.slots
         const Load *loads = s.loads
     if s.n_devices >= MANY_DEVICES:
         for i in range(b.n):
             prefetch(&loads[device_of(b.item[i].key)])
-    if s.hot.n_groups < LARGE_TABLE:
+    if s.pending.n_groups < LARGE_TABLE:
         return
     for i in range(b.n):
-        prefetch(&groups[home_of(&s.hot, b.item[i].hash_or_index)])
+        prefetch(&groups[home_of(&s.pending, b.item[i].hash_or_index)])
     for i in range(b.n):
-        group = home_of(&s.hot, b.item[i].hash_or_index)
+        group = home_of(&s.pending, b.item[i].hash_or_index)
         equal = tags_equal(&groups[group], b.item[i].state & 0xff)
         empty = tags_equal(&groups[group], 0) & (<unsigned int> (equal != 0) - 1)
         prefetch(&slots[group * GROUP + first_bit(equal | empty | 1 << (GROUP - 1))])
 
 
 cdef inline void pair_items(
-    State *s, Batch *b, bint plainly, bint as_original, bint with_cold
+    State *s, Batch *b, bint plainly, bint as_original
 ) noexcept nogil:
     """Pair the records of a batch. There is at most one pending record for each key.
 
@@ -304,16 +299,18 @@ cdef inline void pair_items(
         s.now_ns = item.time_ns
         if not plainly and s.follow_issues and item.state & IS_ISSUE:
             follow_issue(s, b, i)
-        place = place_in(&s.hot, item.hash_or_index, item.state)
-        p = find(&s.hot, place, item.sector, item.key)
-        if p == NULL and with_cold and unlikely(may_be_cold(s, item)):
-            p = promote(s, item)
+        place = place_in(&s.pending, item.hash_or_index, item.state)
+        p = find(&s.pending, place, item.sector, item.key)
         if p == NULL:
             if not as_original and unlikely(is_empty_completion(item)):
                 continue
-            if not plainly and n_pending(s) == s.max_pending:
-                evict_oldest(s)
-            set_pending(s, reserve_slot(&s.hot, place), b, i, plainly, as_original)
+            if not plainly:
+                if item.state & IS_ISSUE == 0 and is_nearly_full(s):
+                    s.completions_without_issue += 1
+                    s.evicted += 1
+                    continue
+                make_place(s)
+            set_pending(s, reserve_slot(&s.pending, place), b, i, plainly, as_original)
             continue
 
         pending_is_older = p.time_ns < item.time_ns
@@ -353,16 +350,15 @@ cdef inline void pair_items(
 
 
 cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:
-    """Whether all records are plain, no optional copies are kept, and nothing has to be evicted."""
+    """Whether all records are plain, no copies are kept, and every one may become pending."""
     return not (
         b.has_others or s.follow_issues or s.follow_matches or s.keep_details
-        or n_pending(s) + b.n > s.max_pending
+        or s.pending.used + b.n > s.max_pending - share_of_bound(s)
     )
 
 
 cdef void pair(State *s, Batch *b) noexcept nogil:
     """Fill Batch.match with the requests that complete in a batch."""
-    cdef bint with_cold = s.cold.used != 0
     cdef int i
     if unlikely(s.first_ns == <uint64_t> -1):
         for i in range(b.n):
@@ -372,10 +368,8 @@ cdef void pair(State *s, Batch *b) noexcept nogil:
     prefetch_batch(s, b)
     b.n_matches = 0
     if unlikely(not can_be_plain(s, b)):
-        pair_items(s, b, False, s.as_original, with_cold)
-    elif with_cold:
-        pair_items(s, b, True, s.as_original, True)
+        pair_items(s, b, False, s.as_original)
     elif s.as_original:
-        pair_items(s, b, True, True, False)
+        pair_items(s, b, True, True)
     else:
-        pair_items(s, b, True, False, False)
+        pair_items(s, b, True, False)

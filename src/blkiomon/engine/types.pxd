@@ -105,8 +105,8 @@ cdef struct Pending:                            # an entry of a hash table: 32 b
     uint32_t key                                # device index and direction: see key_of()
     uint32_t state                              # the bits below; lowest byte: the hash tag
     uint32_t bytes                              # of an issue: not completed yet
-    # In a batch: the upper half of the hash. In the hot and cold tables, with keep_details: the
-    # index of the full record in State.stored.
+    # In a batch: the upper half of the hash. In State.pending, with keep_details: the index of the
+    # full record in State.stored.
     uint32_t hash_or_index
 
 cdef enum:                                      # Pending.state
@@ -151,13 +151,6 @@ cdef struct StoredRecord:                       # a pending record in full, 64 b
     # Position of the record that was processed when this one was stored, and WAS_REPORTED. In a
     # free element: the index of the next free one.
     uint64_t stored_order
-
-cdef struct EvictionCandidate:                  # 24 bytes
-    uint64_t time_ns
-    uint64_t sector
-    uint32_t device                             # major:minor, so that the order does not depend on
-    uint32_t direction                          # the order in which devices were first seen
-
 
 # --- accounts of completed requests: see statistics.pxi ---------------------------------------
 
@@ -354,7 +347,6 @@ cdef struct State:
     uint64_t seed[2]                            # of the hashes
     uint64_t max_pending
     uint64_t max_age_ns
-    uint64_t cold_table_from                    # pending requests: see should_demote()
     uint64_t from_ns                            # earlier records are ignored
     uint64_t last_ns                            # feed() stops at a later record
     bint keep_details                           # store pending records in full
@@ -406,15 +398,7 @@ cdef struct State:
     uint64_t skipped_bytes
     uint64_t padding_bytes                      # zeros between records
     # pending requests and requests in flight: written by pair
-    Table hot                                   # where records are paired
-    Table cold                                  # requests that wait long: see cold_table.pxi
-    uint64_t *bloom                             # Bloom filter of the cold table,
-    unsigned int bloom_shift                    # 2^(32 - bloom_shift) words
-    uint64_t n_bloom_entries                    # added since it was cleared
-    uint64_t n_demoted                          # hot to cold, since the hot table last grew
-    uint64_t n_promoted                         # cold to hot, since the hot table last grew
-    uint64_t hot_full_ns                        # now_ns when the hot table was last full
-    uint64_t hot_full_records                   # records by then
+    Table pending                               # issues and completions that wait for the other
     Table queued                                # queue records
     uint64_t n_waiting                          # of these, those that wait for their issue
     Table history                               # of requests of several steps
@@ -438,12 +422,7 @@ cdef struct State:
     uint64_t issues_given_up
     uint64_t issues_without_completion          # given up, or overdue at the latest snapshot
     bint stream_ended                           # every pending record is unmatched
-    # Min-heap by time: the oldest pending records. Some may have been matched since they were
-    # chosen.
-    EvictionCandidate *candidates
-    uint64_t n_candidates
-    uint64_t max_candidates
-    EvictionCandidate youngest_candidate        # every older pending record is in the heap
+    uint32_t *ages                              # MOST_AGES counters; NULL before it is needed
     # optional copies for the user: take_...() empties a list
     StoredRecord *stored                        # pending records in full
     uint32_t stored_free                        # head of the list of free elements
