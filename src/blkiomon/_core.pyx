@@ -1,8 +1,9 @@
 # distutils: language = c
 """The engine: trace bytes in, figures of completed requests out.
 
-    feed(bytes)    decode.pxi      bytes -> a batch of 128 records in host byte order
-                   pairing.pxi     records -> matches; with
+    feed(bytes)    decode.pxi      bytes -> a batch of 256 records in host byte order
+                   pairing.pxi     records -> completed requests: a fast way for plain records,
+                                   a slow way for all; with
                        hash_table.pxi   pending records, found by sector and device
                        eviction.pxi     bounds it in age and number
                        multi_step.pxi   requeues, partial completions, zone appends
@@ -166,7 +167,7 @@ cdef class Engine:
         self.s.oldest_ns = <uint64_t> -1
         self.s.follow_matches = self.s.keep_details
         self.s.n_blocks = 1                     # block 0 is not used
-        self.s.take_in = take_in_by_avx2 if has_avx2() else take_in
+        self._choose_functions(has_avx2())
         self.s.spill_every = 1 << 31
         self.s.devices_end = 1                  # index 0 is NO_DEVICE
         self._set_seed(int.from_bytes(os.urandom(16), "little"))
@@ -200,6 +201,10 @@ cdef class Engine:
         self.s.from_ns = from_ns
         self.s.has_filter = self.s.has_wanted or self.s.over_device_limit > 0 or from_ns > 0
         self._leave()
+
+    cdef void _choose_functions(self, bint by_avx2) noexcept:
+        self.s.take_in = take_in_by_avx2 if by_avx2 else take_in
+        self.s.pair_batch = pair_plainly_by_avx2 if by_avx2 else pair_plainly
 
     cdef int _set_seed(self, hash_seed) except -1:
         self.s.seed[0] = hash_seed & <uint64_t> -1
@@ -390,7 +395,7 @@ cdef class Engine:
             raise MemoryError(f"too many {name} records: they are numbered with 32 bits")
         new.groups = <Group *> allocate(arrays, f"{name} groups", n_groups * sizeof(Group))
         new.slots = <Pending *> allocate(
-            arrays, f"{name} slots", n_groups * GROUP * sizeof(Pending)
+            arrays, f"{name} slots", (n_groups * GROUP + 1) * sizeof(Pending)
         )
         t[0] = new
         with nogil:
@@ -606,6 +611,7 @@ cdef class Engine:
     cdef int _process(self, Batch *b, size_t n_bytes) except -1 nogil:
         """Take a decoded batch through the other stages."""
         cdef State *s = &self.s
+        cdef bint plainly
         if unlikely(not self._has_room(b, n_bytes)):
             with gil:
                 try:
@@ -615,10 +621,12 @@ cdef class Engine:
                     raise
         if b.first % SWEEP_EVERY == 0:
             evict_by_age(s)
+        plainly = can_be_plain(s, b)
+        if not plainly or s.keep_records:
+            set_categories(b)
         if s.keep_records:
             log_records(s, b)
-        prepare(s, b)
-        pair(s, b)
+        pair(s, b, plainly)
         account(s, b)
         return 0
 
@@ -980,15 +988,16 @@ cdef class Engine:
 
     # -- for tests
 
-    def _tune(self, *, hash_seed=None, spill_every=None, plain_cpu=False):
+    def _tune(self, *, hash_seed=None, spill_every=None, plain_cpu=False, slowly=False):
         if self.s.records or (hash_seed is not None and self.s.n_devices):
             raise ValueError("an engine that was used cannot be tuned")
         if hash_seed is not None:
             self._set_seed(hash_seed)
         if spill_every is not None:
             self.s.spill_every = spill_every
+        self.s.slowly = slowly
         if plain_cpu:
-            self.s.take_in = take_in
+            self._choose_functions(False)
 
     def _table_figures(self):
         self._refuse_others()

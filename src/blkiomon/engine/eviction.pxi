@@ -56,7 +56,7 @@ cdef void copy_stored(const State *s, StoredRecord *out) noexcept nogil:
     cdef Cursor c = Cursor(0, 0)
     cdef const Pending *p
     while (p := next_entry(&s.pending, &c)) != NULL:
-        out[0] = s.stored[p.hash_or_index]
+        out[0] = s.stored[p.extra]
         out += 1
 
 
@@ -70,7 +70,7 @@ cdef inline void track_age(State *s, const Pending *p) noexcept nogil:
 cdef void drop_pending(State *s, const Pending *p) noexcept nogil:
     """Remove a record that will not be matched."""
     if s.keep_details:
-        free_record(s, p.hash_or_index)
+        free_record(s, p.extra)
     give_up(s, p, s.now_ns)
     remove_entry(&s.pending, p, place_of(s, &s.pending, p.sector, p.key))
 

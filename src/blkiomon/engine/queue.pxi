@@ -9,7 +9,7 @@
 #
 # The field `bytes` of an entry is the pid.
 #
-# Entry points: handle_other and follow_issue, from pair_items(); queue_time, for each match;
+# Entry points: handle_other and follow_issue, from pairing; queue_time, for each match;
 # drop_old_queued, from evict_by_age(); reset_processes and by_pid, from Engine.snapshot().
 # Never allocates.
 
@@ -93,8 +93,8 @@ cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
 
     In a stream without queue records, count the issue's process instead.
     """
-    cdef const TraceV7 *r = b.record[i]
-    cdef const Pending *item = &b.item[i]
+    cdef const TraceV7 *r = &b.records[i]
+    cdef const Pending *item = &b.item
     cdef uint32_t key = queue_key(item.key)
     cdef Pending queued
     cdef bint was_queued
@@ -217,12 +217,9 @@ cdef void store_driver_data(State *s, const TraceV7 *r, const uint8_t *payload) 
     s.n_driver += HEADER_V7 + r.pdu_len
 
 
-cdef bint handle_other(State *s, Batch *b, int i) noexcept nogil:
-    """Handle a record that is neither issue nor completion, or one of a zone append.
-
-    Returns True if pair_items() must pair it.
-    """
-    cdef const TraceV7 *r = b.record[i]
+cdef void handle_other(State *s, Batch *b, int i) noexcept nogil:
+    """Handle a record that is neither issue nor completion."""
+    cdef const TraceV7 *r = &b.records[i]
     cdef uint32_t event = r.action & 0xffff & ~<uint32_t> EVENT_CGROUP
     cdef Pending taken
     cdef uint32_t category = b.category[i]
@@ -230,9 +227,6 @@ cdef bint handle_other(State *s, Batch *b, int i) noexcept nogil:
         s.now_ns = r.time
     if category & CAT_DRV_DATA:
         store_driver_data(s, r, payload_of(b, i))
-    elif category & CAT_PAIRED:
-        handle_append(s, b, i)
-        return True
     elif category & CAT_NOTIFY:
         handle_notify(s, r, payload_of(b, i))
     elif category & CAT_REQUEUE and event == EVENT_REQUEUE and not s.as_original:
@@ -241,11 +235,10 @@ cdef bint handle_other(State *s, Batch *b, int i) noexcept nogil:
     elif category & CAT_QUEUE:
         if event == EVENT_QUEUE:
             s.with_queue = s.follow_issues = s.follow_matches = True
-            set_queued(s, r.sector, queue_key(b.item[i].key), r.time, r.pid)
+            set_queued(s, r.sector, queue_key(b.item.key), r.time, r.pid)
             if s.with_names:
                 count_process(s, r)
         elif event == EVENT_BACK_MERGE:
-            take_queued(s, r.sector, queue_key(b.item[i].key), &taken)
+            take_queued(s, r.sector, queue_key(b.item.key), &taken)
         elif event == EVENT_FRONT_MERGE:        # the request began behind this bio until now
-            take_queued(s, r.sector + (r.bytes >> 9), queue_key(b.item[i].key), &taken)
-    return False
+            take_queued(s, r.sector + (r.bytes >> 9), queue_key(b.item.key), &taken)

@@ -17,7 +17,7 @@ cdef inline bint completed_slowly(
 ) noexcept nogil:
     """Whether to report a request that completes. is_pending: its issue is in a table."""
     return completed_ns - first_issue_ns(s, issue) > s.slow_ns or (
-        is_pending and s.stored[issue.hash_or_index].stored_order & WAS_REPORTED != 0
+        is_pending and s.stored[issue.extra].stored_order & WAS_REPORTED != 0
     )
 
 
@@ -31,7 +31,7 @@ cdef void set_slow(
     if queued != NULL and queued.time_ns <= begun_ns:
         slow.request.q2d_ns = begun_ns - queued.time_ns
         slow.request.pid = queued.bytes
-    slow.requeues = history_of(s, issue).hash_or_index if issue.state & IS_MULTI_STEP else 0
+    slow.requeues = history_of(s, issue).extra if issue.state & IS_MULTI_STEP else 0
     slow.is_pending = False
 
 
@@ -68,7 +68,7 @@ cdef uint64_t find_hanging(State *s, uint64_t before_ns, Hanging *out) noexcept 
             p.state & (IS_MULTI_STEP | WAS_ISSUED) != <uint32_t> (IS_MULTI_STEP | WAS_ISSUED)
         ):
             continue
-        order = &s.stored[p.hash_or_index].stored_order
+        order = &s.stored[p.extra].stored_order
         if first_issue_ns(s, p) < before_ns and order[0] & WAS_REPORTED == 0:
             if out != NULL:
                 order[0] |= WAS_REPORTED
@@ -80,7 +80,7 @@ cdef uint64_t find_hanging(State *s, uint64_t before_ns, Hanging *out) noexcept 
 cdef void set_hanging(State *s, Slow *slow, const Pending *p, uint64_t now_ns) noexcept nogil:
     """Write a pending request."""
     cdef const Pending *h = NULL
-    cdef const Record *record = &s.stored[p.hash_or_index].detail.record
+    cdef const Record *record = &s.stored[p.extra].detail.record
     cdef Match m
     if p.state & IS_MULTI_STEP:
         h = history_of(s, p)

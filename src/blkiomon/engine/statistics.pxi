@@ -51,6 +51,8 @@ cdef enum:
     PLAIN_CELLS = (6 << 2 | 2) | 0 << 8 | (1 << 2 | 1) << 16 | (1 << 2) << 24
     # The other categories that determine a cell.
     CAT_CELLS = CAT_FLUSH | CAT_PC | CAT_DISCARD | CAT_ZONE | CAT_WRITE_ZEROES
+    # Categories that no ordinary read or write has.
+    CAT_ODD = CAT_CELLS | CAT_DRV_DATA | CAT_NOTIFY
 
 
 cdef inline unsigned int plain_cell(uint32_t category) noexcept nogil:
@@ -342,13 +344,6 @@ cdef enum:
     MANY_DEVICES = 16                           # their accounts outgrow the first-level cache
 
 
-cdef inline Account *account_of(State *s, const Match *m) noexcept nogil:
-    cdef Account *a = s.devices[m.device].accounts[m.cell]
-    if unlikely(a == NULL):
-        a = open_account(s, m.device, m.cell)
-    return a
-
-
 cdef inline uint64_t quotient(uint64_t a, uint64_t b) noexcept nogil:
     """a // b for a below 2^53, by double division: several times faster on many processors.
 
@@ -398,17 +393,27 @@ cdef inline void account_match(
 # there are WAITING of them or the interval ends. Then simple loops take them in, which the compiler
 # makes vector instructions of. Their results are exact: see take_in_waiting().
 
+cdef enum:
+    UNUSUAL_SIZE = 0xfff001ff                   # bits that no size below SIZE_SLOTS << 9 has
+    LEAST_USUAL_NS = 1000                       # less has another throughput
+    MOST_USUAL_NS = 0xffffffff
+    IN_MATCH = NO_DEVICE << 5                   # in Batch.done_of
+
 cdef inline bint is_usual(const Match *m) noexcept nogil:
-    """Whether a request has a size in State.blocks, 1 us to 4.2 s of latency, nothing else."""
     return (
-        (m.d2c_ns - 1000 < <uint64_t> USUAL_NS - 1000) & (m.size_bytes & ~<uint32_t> 0xffe00 == 0)
-        & (m.error == 0) & (m.q2d_ns == NOT_QUEUED)
+        LEAST_USUAL_NS <= m.d2c_ns <= <uint64_t> MOST_USUAL_NS
+        and m.size_bytes & <uint32_t> UNUSUAL_SIZE | m.error == 0 and m.q2d_ns == NOT_QUEUED
     )
 
 
-cdef inline void wait_for(State *s, Account *a, const Match *m) noexcept nogil:
+cdef inline uint64_t waiting_of(uint64_t d2c_ns, uint32_t size_bytes) noexcept nogil:
+    """A usual request in Account.waiting."""
+    return d2c_ns | <uint64_t> size_bytes << 32
+
+
+cdef inline void wait_in(State *s, Account *a, uint64_t waiting) noexcept nogil:
     """Let a usual request wait."""
-    a.waiting[a.n_waiting] = m.d2c_ns | <uint64_t> m.size_bytes << 32
+    a.waiting[a.n_waiting] = waiting
     a.n_waiting += 1
     s.n_blocks_owed += 2
     if unlikely(a.n_waiting == WAITING):
@@ -514,38 +519,67 @@ cdef void take_in_all(State *s) noexcept nogil:
             s.take_in(s, s.accounts[i])
 
 
-cdef inline void account_one(State *s, Account *a, const Match *m) noexcept nogil:
-    cdef uint64_t d2c_us
-    if likely(is_usual(m)):
-        wait_for(s, a, m)
+cdef void account_singly(State *s, Account *a, const Match *m) noexcept nogil:
+    """Account a request that need not be usual."""
+    cdef uint64_t d2c_us = m.d2c_ns // 1000
+    if is_usual(m):
+        wait_in(s, a, waiting_of(m.d2c_ns, m.size_bytes))
         return
-    d2c_us = m.d2c_ns // 1000
     account_match(
         s, a, m, d2c_us, time_counter(s, times_of(a), time_bin(m.d2c_ns, d2c_us)),
         size_counter(s, a, size_bin(m.size_bytes)),
     )
 
 
+cdef inline Account *account_of(
+    State *s, const Batch *b, int i, const Match *m
+) noexcept nogil:
+    """The account of an element of Batch.done; m is the next one in Batch.match."""
+    cdef uint32_t number = b.done_of[i]
+    cdef Account *a
+    if unlikely(number == IN_MATCH):
+        number = m.device << 5 | m.cell
+    a = s.devices[number >> 5].accounts[number & 31]
+    if unlikely(a == NULL):
+        a = open_account(s, number >> 5, number & 31)
+    return a
+
+
+cdef inline const Match *account_one(
+    State *s, const Batch *b, int i, const Match *m, Account *a
+) noexcept nogil:
+    """Account an element of Batch.done. Returns the next one in Batch.match."""
+    if likely(b.done_of[i] != IN_MATCH):
+        wait_in(s, a, b.done[i])
+        return m
+    account_singly(s, a, m)
+    return m + 1
+
+
 cdef void account(State *s, const Batch *b) noexcept nogil:
-    """Account the matches of a batch.
+    """Account the requests of a batch.
 
     If the accounts do not fit the first-level cache, each loop prefetches what the next one needs.
     """
     cdef:
         int i
+        int n = b.n_done
         Account *of[BATCH]
-    s.matches += b.n_matches
+        const Match *m = b.match
+    s.matches += n
     if s.n_devices < MANY_DEVICES:
-        for i in range(b.n_matches):
-            account_one(s, account_of(s, &b.match[i]), &b.match[i])
+        for i in range(n):
+            m = account_one(s, b, i, m, account_of(s, b, i, m))
         return
-    for i in range(b.n_matches):
-        of[i] = account_of(s, &b.match[i])
+    for i in range(n):
+        of[i] = account_of(s, b, i, m)
+        m += b.done_of[i] == IN_MATCH
         prefetch(&of[i].n_waiting)
-    for i in range(b.n_matches):
+    for i in range(n):
         prefetch(&of[i].waiting[of[i].n_waiting])
-    for i in range(b.n_matches):
-        account_one(s, of[i], &b.match[i])
+    m = b.match
+    for i in range(n):
+        m = account_one(s, b, i, m, of[i])
 
 
 cdef inline void size_add(Account *a, uint64_t size_bytes, uint64_t requests) noexcept nogil:
