@@ -1,7 +1,7 @@
 # distutils: language = c
 """The engine: trace bytes in, figures of completed requests out.
 
-    feed(bytes)    decode.pxi      bytes -> a batch of 256 records in host byte order
+    feed(bytes)    decode.pxi      bytes -> a batch of 128 records in host byte order
                    pairing.pxi     records -> completed requests: a fast way for plain records,
                                    a slow way for all; with
                        hash_table.pxi   pending records, found by sector and device

@@ -16,7 +16,7 @@ cdef enum DecodeEnd:                            # why a run of records ended
     DECODE_LATER                                # the next record is later than last_ns
 
 cdef enum:
-    BATCH = 256                                 # records decoded, then paired, at a time
+    BATCH = 128                                 # records decoded, then paired, at a time
     RUN = 32                                    # records checked at a time
     AHEAD = 4096                                # bytes of input prefetched
     PID_BITS = 22

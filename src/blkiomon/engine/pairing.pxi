@@ -23,6 +23,7 @@ cdef enum:
     MOST_SEQUENCE_BITS = 27                     # sequence numbers in memory: 512 MB
     MOST_LATE = 1 << 16                         # further back, blktrace must have been restarted
     LARGE_TABLE = 2048                          # groups of 512 bytes, slots included: 1 MB
+    MANY_LOADS = 256                            # these outgrow the first-level cache
 
 
 cdef inline unsigned int cpu_bits(uint32_t cpus, uint64_t devices) noexcept nogil:
@@ -115,6 +116,7 @@ cdef inline void prepare_records(State *s, Batch *b, bint plainly) noexcept nogi
         const TraceV7 *r
         bint is_counted = True
         bint slowly = takes_slow_way(s, b)
+        bint any_special = s.has_filter or b.seen & CAT_NOTIFY != 0
 
     for i in range(b.n):
         r = &b.records[i]
@@ -125,12 +127,14 @@ cdef inline void prepare_records(State *s, Batch *b, bint plainly) noexcept nogi
                 device = enter_device(s, number)
             sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
         if not plainly:
-            is_counted = filter_record(s, b, i, device)
+            is_counted = True
             b.fate[i] = FATE_PLAIN
-            if slowly or plainness_of(b.category[i], r):
+            if unlikely(any_special or device == NO_DEVICE):
+                is_counted = filter_record(s, b, i, device)
+                if b.category[i] == 0 and not is_counted:
+                    b.fate[i] = FATE_IGNORED
+            if b.fate[i] == FATE_PLAIN and (slowly or plainness_of(b.category[i], r)):
                 b.fate[i] = FATE_OTHER
-            if b.category[i] == 0 and not is_counted:
-                b.fate[i] = FATE_IGNORED
         last = &sequences[r.cpu & cpu_mask]
         if plainly or is_counted:
             check_sequence(s, r, last)
@@ -394,13 +398,13 @@ cdef int pair_other(State *s, Batch *b, int i, int n_done) noexcept nogil:
 
 # --- the fast way -----------------------------------------------------------------------------
 
-cdef void prefetch_batch(const State *s, const Batch *b) noexcept nogil:
+cdef inline void prefetch_batch(const State *s, const Batch *b) noexcept nogil:
     """Prefetch what pair() will read, if it does not fit the first-level cache."""
     cdef:
         int i
         unsigned int equal, empty
         const Group *group
-    if s.n_devices >= MANY_DEVICES:
+    if s.n_devices >= MANY_LOADS:
         for i in range(b.n):
             prefetch(&s.loads[b.device[i]])
     if is_small(&s.pending):
@@ -453,6 +457,24 @@ cdef inline void settle(State *s, Load *load, Tally *t, bint at_once) noexcept n
     t.more = t.most_more = 0
 
 
+cdef void note_queued(
+    State *s, Batch *b, int n, const TraceV7 *r, const Pending *p
+) noexcept nogil:
+    """Move the nth element of Batch.done to Batch.match if it has a queue record."""
+    cdef uint64_t q2d_ns = queue_time(s, p.sector, p.key, p.time_ns)
+    cdef Match *m = &b.match[b.n_matches]
+    if q2d_ns == NOT_QUEUED:
+        return
+    m.d2c_ns = r.time - p.time_ns
+    m.q2d_ns = q2d_ns
+    m.device = device_of(p.key)
+    m.size_bytes = p.bytes
+    m.cell = cell_in(p.state)
+    m.error = 0
+    b.n_matches += 1
+    b.done_of[n] = IN_MATCH
+
+
 cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) noexcept nogil:
     """Pair the records of a batch, each as pair_item() would.
 
@@ -494,7 +516,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
     for i in range(b.n):
         r = &b.records[i]
         action = r.action
-        if not plainly and (b.fate[i] != FATE_PLAIN or s.with_queue):
+        if not plainly and b.fate[i] != FATE_PLAIN:
             if b.fate[i] != FATE_IGNORED:
                 settle(s, load, &t, False)
                 n = pair_other(s, b, i, n)
@@ -548,6 +570,8 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
             continue
         b.done[n] = waiting_of(d2c_ns, r.bytes)
         b.done_of[n] = device << 5 | cell_in(word >> 32)
+        if not plainly and s.with_queue and completes:
+            note_queued(s, b, n, r, p)
         n += completes
         p.time_ns = r.time                      # of a completion, nobody will read what is written
         p.sector = r.sector
@@ -576,15 +600,12 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         s.now_ns = b.records[b.n - 1].time
 
 
-cdef inline bint can_be_at_once(const State *s, const Batch *b) noexcept nogil:
-    """Whether pair_records() may do the work of prepare_records(): nothing is to be prefetched."""
-    return b.of_one_device and is_small(&s.pending)
-
-
 cdef inline void pair_plain_batch(State *s, Batch *b) noexcept nogil:
-    if can_be_at_once(s, b):
+    if b.of_one_device and is_small(&s.pending):
         pair_records(s, b, True, True)
     else:
+        prepare_records(s, b, True)
+        prefetch_batch(s, b)
         pair_records(s, b, True, False)
 
 
@@ -608,9 +629,6 @@ cdef void pair(State *s, Batch *b, bint plainly) noexcept nogil:
                 s.first_ns = b.records[i].time
                 break
     if plainly:
-        if not can_be_at_once(s, b):
-            prepare_records(s, b, True)
-            prefetch_batch(s, b)
         s.pair_batch(s, b)
     else:
         prepare_records(s, b, False)

@@ -88,6 +88,11 @@ cdef bint take_queued(State *s, uint64_t sector, uint32_t key, Pending *taken) n
     return True
 
 
+cdef inline bint any_issued(const State *s) noexcept nogil:
+    """Whether the queue record of any pending issue is known."""
+    return s.queued.used != s.n_waiting
+
+
 cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
     """Let the queue record of an issue wait for the match.
 
@@ -101,12 +106,14 @@ cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
     if not s.with_queue:
         count_process(s, r)
         return
-    was_queued = take_queued(s, r.sector, key & ~<uint32_t> IS_APPEND, &queued)
+    was_queued = s.n_waiting != 0 and take_queued(
+        s, r.sector, key & ~<uint32_t> IS_APPEND, &queued
+    )
     if s.n_waiting != 0 and r.bytes > 512:
         drop_queued_inside(s, r, key & ~<uint32_t> IS_APPEND)
     if was_queued and queued.time_ns <= r.time:
         set_queued(s, item.sector, key | ISSUED, queued.time_ns, queued.bytes)
-    elif not is_requeued(s, item):              # left by an earlier issue without completion
+    elif any_issued(s) and not is_requeued(s, item):    # left by an issue without completion
         take_queued(s, item.sector, key | ISSUED, &queued)
 
 
@@ -137,7 +144,7 @@ cdef uint64_t queue_time(
 ) noexcept nogil:
     """Time from queue to issue of a request that has matched, or NOT_QUEUED."""
     cdef Pending queued
-    if not take_queued(s, sector, queue_key(key) | ISSUED, &queued):
+    if not any_issued(s) or not take_queued(s, sector, queue_key(key) | ISSUED, &queued):
         return NOT_QUEUED
     return issued_ns - queued.time_ns if queued.time_ns <= issued_ns else <uint64_t> NOT_QUEUED
 
