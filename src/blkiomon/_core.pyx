@@ -203,8 +203,11 @@ cdef class Engine:
         self._leave()
 
     cdef void _choose_functions(self, bint by_avx2) noexcept:
-        self.s.take_in = take_in_by_avx2 if by_avx2 else take_in
-        self.s.pair_batch = pair_plainly_by_avx2 if by_avx2 else pair_plainly
+        self.s.take_in = take_in
+        self.s.pair_batch = pair_plainly
+        if by_avx2:
+            self.s.take_in = take_in_by_avx2
+            self.s.pair_batch = pair_plainly_by_avx2
 
     cdef int _set_seed(self, hash_seed) except -1:
         self.s.seed[0] = hash_seed & <uint64_t> -1

@@ -71,6 +71,11 @@ cdef inline bint filter_record(State *s, Batch *b, int i, uint32_t device) noexc
     return b.category[i] & CAT_NOTIFY == 0
 
 
+cdef inline bint is_small(const Table *t) noexcept nogil:
+    """Whether a table fits the first caches, so that nothing is to be prefetched."""
+    return t.n_groups < LARGE_TABLE
+
+
 cdef inline bint takes_slow_way(const State *s, const Batch *b) noexcept nogil:
     """Whether all records do: they are kept in full, or one of them may meet a full table."""
     return s.slowly or s.keep_details or s.pending.used + b.n > s.max_pending
@@ -114,6 +119,7 @@ cdef inline void prepare_records(State *s, Batch *b, bint plainly) noexcept nogi
         uint64_t h
         uint64_t oldest_ns = s.oldest_ns
         const TraceV7 *r
+        bint is_large = not is_small(&s.pending)
         bint is_counted = True
         bint slowly = takes_slow_way(s, b)
         bint any_special = s.has_filter or b.seen & CAT_NOTIFY != 0
@@ -144,6 +150,8 @@ cdef inline void prepare_records(State *s, Batch *b, bint plainly) noexcept nogi
         b.word[i] = key | PLAIN_WORDS[r.action >> 16 & 3]
         b.home[i] = <uint32_t> home_of(&s.pending, h >> 32)
         b.tag[i] = tag_of(h)
+        if is_large:
+            prefetch(&s.pending.groups[b.home[i]])
         oldest_ns = min(oldest_ns, r.time)
     if plainly:
         s.oldest_ns = oldest_ns
@@ -184,11 +192,6 @@ cdef void log_mismatch(State *s, const Pending *p, const Batch *b, int i) noexce
     of_pending[0] = stored[0]
     copy_detail(of_record, &b.records[i], b.category[i], b.first + i)
     s.n_mismatch += 1
-
-
-cdef inline bint is_small(const Table *t) noexcept nogil:
-    """Whether a table fits the first caches, so that nothing is to be prefetched."""
-    return t.n_groups < LARGE_TABLE
 
 
 cdef void log_records(State *s, const Batch *b) noexcept nogil:
@@ -399,25 +402,23 @@ cdef int pair_other(State *s, Batch *b, int i, int n_done) noexcept nogil:
 # --- the fast way -----------------------------------------------------------------------------
 
 cdef inline void prefetch_batch(const State *s, const Batch *b) noexcept nogil:
-    """Prefetch what pair() will read, if it does not fit the first-level cache."""
+    """Prefetch what pair() will read, if it does not fit the first-level cache.
+
+    Of a completion, the slots with its tag are wanted; of an issue, the empty ones.
+    """
     cdef:
         int i
-        unsigned int equal, empty
-        const Group *group
+        uint8_t wanted
+        unsigned int slots
     if s.n_devices >= MANY_LOADS:
         for i in range(b.n):
             prefetch(&s.loads[b.device[i]])
     if is_small(&s.pending):
         return
     for i in range(b.n):
-        prefetch(&s.pending.groups[b.home[i]])
-    for i in range(b.n):
-        group = &s.pending.groups[b.home[i]]
-        equal = tags_equal(group, b.tag[i])
-        empty = tags_equal(group, 0) & (<unsigned int> (equal != 0) - 1)
-        prefetch(&s.pending.slots[
-            <uint64_t> b.home[i] * GROUP + first_bit(equal | empty | 1 << (GROUP - 1))
-        ])
+        wanted = b.tag[i] & <uint8_t> all_bits_if(b.records[i].action >> 23 & 1)
+        slots = bytes_equal(&s.pending.groups[b.home[i]], wanted) | 1 << (GROUP - 1)
+        prefetch(&s.pending.slots[<uint64_t> b.home[i] * GROUP + first_bit(slots)])
 
 
 # What Load.now gains by an issue and by a completion, by their categories WRITE and READ.

@@ -532,7 +532,7 @@ cdef void account_singly(State *s, Account *a, const Match *m) noexcept nogil:
 
 
 cdef inline Account *account_of(
-    State *s, const Batch *b, int i, const Match *m
+    State *s, Batch *b, int i, const Match *m
 ) noexcept nogil:
     """The account of an element of Batch.done; m is the next one in Batch.match."""
     cdef uint32_t number = b.done_of[i]
@@ -546,7 +546,7 @@ cdef inline Account *account_of(
 
 
 cdef inline const Match *account_one(
-    State *s, const Batch *b, int i, const Match *m, Account *a
+    State *s, Batch *b, int i, const Match *m, Account *a
 ) noexcept nogil:
     """Account an element of Batch.done. Returns the next one in Batch.match."""
     if likely(b.done_of[i] != IN_MATCH):
@@ -556,7 +556,7 @@ cdef inline const Match *account_one(
     return m + 1
 
 
-cdef void account(State *s, const Batch *b) noexcept nogil:
+cdef void account(State *s, Batch *b) noexcept nogil:
     """Account the requests of a batch.
 
     If the accounts do not fit the first-level cache, each loop prefetches what the next one needs.
