@@ -1,18 +1,58 @@
-"""How many nanoseconds does a record cost the engine?"""
+"""How many nanoseconds does a record cost the engine, and how many did it cost one commit before?
+
+Both engines take turns on the same streams in memory: a slow moment of the machine hits both.
+`python -m benchmarks.engine SITE...` compares with what is installed in other directories.
+"""
 
 from __future__ import annotations
 
+import functools
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import streams
-from benchmarks.report import Options, Table
+import blkiomon
+from benchmarks import revisions, streams
+from benchmarks.report import Options, Table, show
 from blkiomon._core import Engine
 
 REQUESTS = 2_000_000
 FEED_BYTES = 1 << 20
+TURNS = 3
+RUNS = 3
+"""In each turn; the best counts."""
+HERE = Path(blkiomon.__file__).parents[1]
+
+RUN = """
+import json, mmap, sys, time
+sys.path.insert(0, sys.argv[1])
+from blkiomon._core import Engine
+with open(sys.argv[2], "rb") as file:
+    data = memoryview(mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE | mmap.MAP_POPULATE))
+costs = []
+for _ in range(int(sys.argv[4])):
+    engine = Engine(**json.loads(sys.argv[3]))
+    start = time.thread_time_ns()
+    for at in range(0, len(data), 1 << 20):
+        engine.feed(data[at : at + (1 << 20)])
+    costs.append((time.thread_time_ns() - start) / engine.counters()["records"])
+print(min(costs))
+"""
+
+
+class Row(NamedTuple):
+    name: str
+    make: Callable[[], Any]
+    """An array, or bytes."""
+    target_ns: float | None = None
+    """On a processor of 4.1 GHz. None: 1.5 times the first row."""
+    max_pending: int = 1 << 22
 
 
 def feed(engine: Engine, data: memoryview) -> int:
@@ -36,33 +76,82 @@ def as_bytes(records: np.ndarray) -> memoryview:
     return records.view(np.uint8).data
 
 
-def rows(requests: int = REQUESTS) -> Iterator[tuple[str, float, float]]:
-    """Name of a stream, nanoseconds a record, target."""
-    shallow = streams.make(requests, 32)
-    native_ns = cost_ns(as_bytes(shallow))
-    yield streams.name(32), native_ns, 18
-    for name, data in (
-        ("foreign byte order", as_bytes(streams.as_foreign(shallow))),
-        ("version 8", as_bytes(streams.as_version_8(shallow))),
-        ("a payload on every tenth record", memoryview(streams.with_payloads(shallow))),
-    ):
-        yield f"the same, {name}", cost_ns(data), 1.3 * native_ns
-    for depth, devices, target_ns in (
-        (8192, 64, 22),
-        (65_536, 256, 28),
-        (1_000_000, 1000, 45),
-    ):
+def rows(requests: int = REQUESTS) -> list[Row]:
+    million = min(1_000_000, requests)
+    thousand = min(1_000, requests // 100)
+
+    @functools.cache
+    def shallow(lost: float = 0.0) -> Any:
+        return streams.make(requests, 32, lost=lost)
+
+    def deep(depth: int, devices: int) -> Callable[[], Any]:
         # Long enough that most of the stream has this depth.
-        data = as_bytes(streams.make(max(requests, 8 * depth), depth, devices))
-        yield streams.name(depth, devices), cost_ns(data), target_ns
+        return functools.partial(streams.make, max(requests, 4 * depth), depth, devices)
+
+    at_depth = deep(million, thousand)
+    deepest = streams.name(million, thousand)
+    return [
+        Row(streams.name(32), shallow, 6.5),
+        Row(streams.name(8192, 64), deep(8192, 64), 12),
+        Row(streams.name(65_536, 256), deep(65_536, 256), 14),
+        Row(deepest, at_depth, 35),
+        Row(f"{deepest}, at a bound of as many", at_depth, 55, million),
+        Row(f"{deepest}, at a bound of half as many", at_depth, 55, million // 2),
+        Row("issues only, at the bound", lambda: streams.issues_alone(requests), 40, requests // 8),
+        Row("the first, version 8", lambda: streams.as_version_8(shallow())),
+        Row("the first, foreign byte order", lambda: streams.as_foreign(shallow())),
+        Row("the first, 10 % other events", lambda: streams.with_others(shallow())),
+        Row("the first, a payload each tenth", lambda: streams.with_payloads(shallow())),
+        Row("the first, 1 % lost", lambda: shallow(0.01)),
+        Row("the first, 10 % lost", lambda: shallow(0.1)),
+    ]
+
+
+def measure(site: Path, path: Path, max_pending: int, runs: int = RUNS) -> float:
+    """CPU nanoseconds a record, the best of some runs, of the engine installed in a directory."""
+    options = f'{{"max_pending": {max_pending}}}'
+    run = [sys.executable, "-P", "-c", RUN, str(site), str(path), options, str(runs)]
+    return float(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+
+
+def compared(sites: Sequence[Path], some: Sequence[Row], turns: int) -> Iterator[tuple[str, ...]]:
+    first_target_ns = some[0].target_ns or 0
+    for row in some:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(memoryview(row.make()).cast("B"))
+            file.flush()
+            path = Path(file.name)
+            costs: dict[Path, list[float]] = {site: [] for site in sites}
+            for _ in range(turns):
+                for site in sites:
+                    costs[site].append(measure(site, path, row.max_pending))
+        best = [min(cost) for cost in costs.values()]
+        yield (
+            row.name,
+            *(f"{cost:.1f}" for cost in best),
+            *(f"{best[0] / cost:.2f}" for cost in best[1:]),
+            f"{row.target_ns or 1.5 * first_target_ns:.1f}",
+        )
+
+
+def table(sites: dict[str, Path], requests: int = REQUESTS, turns: int = TURNS) -> Table:
+    """What each engine costs; the first site is this one's."""
+    others = list(sites)[1:]
+    columns = [*(f"{name}, ns a record" for name in sites), *(f"times {name}" for name in others)]
+    return Table(
+        "Engine, records in memory, all statistics on, one core (CPU time, best of "
+        f"{turns * RUNS}, in turn)",
+        " | ".join(["stream", *columns, "target, ns"]),
+        compared(list(sites.values()), rows(requests), turns),
+    )
 
 
 def report(options: Options) -> Iterator[Table | str]:
-    yield Table(
-        "Engine, records in memory, all statistics on, one core (CPU time, best of seven)",
-        "stream | ns a record | M records/s | target, ns",
-        (
-            (name, f"{cost:.1f}", f"{1000 / cost:.1f}", f"{target:.1f}")
-            for name, cost, target in rows(REQUESTS // (10 if options.quick else 1))
-        ),
-    )
+    with tempfile.TemporaryDirectory() as directory:
+        before = revisions.build(revisions.before(), Path(directory))
+        share = 10 if options.quick else 1
+        yield table({"here": HERE, "before": before}, REQUESTS // share, TURNS // min(share, TURNS))
+
+
+if __name__ == "__main__":
+    show(table({"here": HERE} | {Path(name).name: Path(name) for name in sys.argv[1:]}))

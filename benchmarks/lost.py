@@ -1,9 +1,7 @@
 """What do lost completions cost?
 
-An engine with many unmatched requests looks up each issue in a Bloom filter. The filter for half a
-million requests does not fit a first-level cache, so each issue waits for another cache line;
-`misses` counts these lines. All engines take turns; each is compared with the first in the same
-turn.
+Requests that are never completed stay in the table, and spread the others over more cache lines.
+All engines take turns; each is compared with the first in the same turn.
 """
 
 from __future__ import annotations

@@ -61,6 +61,13 @@ def build(revision: str, into: Path) -> Path:
     return site
 
 
+def before() -> str:
+    """The commit that the working tree is compared with: the latest, if anything was changed."""
+    root = Path(__file__).parents[1]
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "src"], cwd=root).returncode
+    return "HEAD" if changed else "HEAD~1"
+
+
 def dropin_s(site: Path, path: Path) -> float:
     """CPU seconds of the whole program, start-up included, on a file."""
     return programs.on_file([*python(site, DROPIN), *QUIET], path).cpu_s

@@ -28,7 +28,7 @@ from blkiomon.engine.layout import MAGIC, TRACE_V7, TRACE_V8
 
 START_NS = 10**9
 DISTANCE_NS = 2000
-READ, WRITE, FS, ISSUE, COMPLETE = 1, 2, 1 << 8, 1 << 6, 1 << 7
+READ, WRITE, QUEUE, ISSUE, COMPLETE, FS = 1, 2, 1 << 4, 1 << 6, 1 << 7, 1 << 8
 ISSUED, COMPLETED = 7, 8
 FIRST_DEVICE = 8 << 20
 CPUS = 8
@@ -223,6 +223,24 @@ def as_version_8(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
 def as_foreign(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     """The same records from a machine of the other byte order."""
     return records.byteswap()
+
+
+def with_others(records: npt.NDArray[np.void], share: float = 0.1) -> npt.NDArray[np.void]:
+    """The same records, with queue, merge and get-request records before some of the issues.
+
+    Args:
+        records: from `make`.
+        share: of all records, that the other ones have.
+    """
+    rng = np.random.default_rng(3)
+    issues = np.flatnonzero(records["action"] & 0xFFFF == ISSUED)
+    places = np.sort(rng.choice(issues, int(len(records) * share / (1 - share)), replace=False))
+    others = records[places].copy()
+    direction = others["action"] >> 16 & (READ | WRITE)
+    others["action"] = (direction | QUEUE) << 16 | rng.choice([1, 2, 4], len(others))
+    out = np.insert(records, places, others)
+    _number(out, np.zeros(CPUS * (int(out["device"].max()) - FIRST_DEVICE + 1), "u4"))
+    return out
 
 
 def with_payloads(records: npt.NDArray[np.void], every: int = 10, size: int = 16) -> bytes:

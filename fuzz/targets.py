@@ -43,7 +43,7 @@ MOST_RECORDS_OF_REFERENCE = 80
 """The reference takes a hundred times as long as the engine."""
 
 MAX_PENDING = (1, 2, 3, 7, 15, 16, 17, 64, 127, 128, 129, 1000, 1_000_000, 1_000_000)
-AT_ONCE = {"spill_every": 1, "cold_table_from": 0}
+AT_ONCE = {"spill_every": 1, "plain_cpu": True}
 """What the engine does for many records, done for few."""
 SLOW_NS = (0, 1000, 10**6, U64 - 1)
 MAX_AGE_NS = (0, 1, 1000, 10**6, 10**9, 600 * 10**9, 600 * 10**9, U64 - 1)

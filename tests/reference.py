@@ -534,7 +534,7 @@ class Reference(Reader):
     """Feed it a stream, cut intervals anywhere, finish it, and compare its results.
 
     Args:
-        max_pending: limit of pending records; above it, the oldest is evicted.
+        max_pending: limit of pending records; above it, the oldest eighth is evicted.
         max_age_ns: older records never match.
         resync: of `Reader`.
         original: follow the original's pairing and arithmetic.
@@ -601,8 +601,13 @@ class Reference(Reader):
             self.on_issue(key, record)
         pending = self._pending.get(key)
         if pending is None:
-            if self.as_original or not is_empty_completion(record):
-                self._store(key, record)
+            if not self.as_original and is_empty_completion(record):
+                return
+            if self._is_nearly_full() and not record.action & ISSUE:
+                self.evicted += 1
+                self.on_unmatched_completion(pending_of(record))
+                return
+            self._store(key, record)
             return
         is_older = pending.time < record.time
         pair = (pending.record, record) if is_older else (record, pending.record)
@@ -760,10 +765,10 @@ class Reference(Reader):
     # -- pending records ---------------------------------------------------------------------
 
     def _store(self, key: Key, record: Trace) -> None:
-        """Make a record pending; a full table evicts its oldest record first."""
+        """Make a record pending; a full table evicts its oldest eighth first."""
         if self.max_pending is not None and len(self._pending) >= self.max_pending:
-            self._drop(min(self._pending, key=lambda k: (self._pending[k].time, *k)))
-            self.evicted += 1
+            times = sorted(p.time for p in self._pending.values())
+            self._evict_before(times[max(self.max_pending // 8, 1) - 1] + 1)
         pending = self._pending[key] = pending_of(record)
         if pending.is_issued:
             self.on_flight_begin(pending)
@@ -785,10 +790,20 @@ class Reference(Reader):
         """Evict the pending records that are too old."""
         if self.max_age_ns is None or self._now is None:
             return
-        old = [key for key, p in self._pending.items() if self._now - p.time > self.max_age_ns]
+        self._evict_before(self._now - self.max_age_ns)
+
+    def _evict_before(self, time_ns: int) -> None:
+        old = [key for key, p in self._pending.items() if p.time < time_ns]
         for key in old:
             self._drop(key)
         self.evicted += len(old)
+
+    def _is_nearly_full(self) -> bool:
+        """No completion becomes pending then: its issue was evicted, or is lost, most likely."""
+        return (
+            self.max_pending is not None
+            and len(self._pending) >= self.max_pending - self.max_pending // 8
+        )
 
     # -- zone appends: a completion has the sector that was written, an issue that of the zone ---
 

@@ -111,7 +111,6 @@ def compare(
     max_age_ns: int = NEVER_NS,
     resync: bool = False,
     cuts: int = 2,
-    cold_table_from: int = 1 << 16,
 ) -> Engine:
     """Feed both, take snapshots at the same places, compare everything."""
     engine = tuned(
@@ -120,7 +119,7 @@ def compare(
         keep_details=True,
         keep_driver_data=True,
         resync=resync,
-        cold_table_from=cold_table_from,
+        plain_cpu=rng.random() < 0.5,
     )
     reference = Reference(max_pending, max_age_ns, resync=resync)
     driver = b""
@@ -205,7 +204,7 @@ def test_eviction_equals_reference(limit: str, block: int) -> None:
 
 @pytest.mark.parametrize("max_pending", [16, 33, 64, 100])
 def test_eviction_of_issues_in_backward_order_equals_reference(max_pending: int) -> None:
-    # Completions make room for issues that are older than all eviction candidates.
+    # Each issue is older than all that are pending.
     rng = random.Random(f"backwards {max_pending}")
     records = []
     for n in range(20 * max_pending):
@@ -334,6 +333,29 @@ def test_spilled_histograms_are_the_same() -> None:
         always, at_times, never = (engine.snapshot() for engine in engines)
         assert tables(always) == tables(at_times) == tables(never)
         assert never.rows["requests"].sum() == never.size_bins["count"].sum() > 30_000
+
+
+@pytest.mark.parametrize("plain_cpu", [False, True])
+@pytest.mark.parametrize("many", [1, 2, 63, 64, 65, 500])
+def test_latencies_and_sizes_of_every_magnitude_are_accounted_exactly(
+    many: int, plain_cpu: bool
+) -> None:
+    rng = random.Random(many)
+    limits_ns = [0, 128, 1000, 2000, 4000, 9000, 2**24, 2**29, 2**31, 2**32, 2**40]
+    limits_ns += [1000 * 8 * 2**i + 1000 for i in range(20)]
+    records = []
+    for n in range(many):
+        d2c_ns = max(0, rng.choice(limits_ns) + rng.randrange(-3, 4))
+        if rng.random() < 0.5:
+            d2c_ns = rng.getrandbits(rng.randrange(10, 33))
+        size = 512 * rng.getrandbits(rng.randrange(12))
+        if rng.random() < 0.1:
+            size = rng.choice([1, 511, 513, 2**20 - 512, 2**20, 2**20 + 512, 2**21, 2**31])
+        records += [issue(n, 8 * n, size), complete(n + d2c_ns, 8 * n, size)]
+    ref = Reference(as_original=True)
+    ref.feed(encode(records))
+    engine = fed(records, as_original=True, max_age_ns=NEVER_NS, plain_cpu=plain_cpu)
+    check_interval(engine.snapshot(), ref.cut())
 
 
 @pytest.mark.parametrize("a, b", [(4096000, 100), (2**32 * 1000 - 1000, 1), (1000, 2**54), (0, 3)])

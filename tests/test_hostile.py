@@ -183,22 +183,6 @@ def test_notes_of_any_device_count() -> None:
     assert engine.counters()["over_device_limit"] == 0
 
 
-def test_eviction_candidate_of_a_forgotten_device_is_ignored() -> None:
-    # Who is to be evicted next is chosen ahead; by then its device may have given its place away.
-    issues = [issue(n, n, 512, device=n % 30) for n in range(40)]
-    engine = fed(issues, max_devices=40, max_pending=32)
-    engine.feed(encode([complete(1000, n, 512, device=n % 30) for n in range(8, 40)]))
-    assert engine.pending == 0
-    for n in range(5):
-        engine.snapshot()
-        engine.feed(encode(pairs_on(range(100 + 30 * n, 130 + 30 * n), 2000 + n)))
-    engine.snapshot()
-    engine.snapshot()
-    engine.feed(encode([issue(5000 + n, n, 512, device=n % 30) for n in range(40)]))
-    assert engine.pending == 32
-    assert engine.counters()["evicted"] == 8 + 8
-
-
 def test_highest_device_number_is_not_mistaken_for_all_devices() -> None:
     engine = fed([*pairs_on([HIGHEST]), issue(2000, 8, 512, device=5)])
     *groups, total = groups_of(engine.snapshot(3000), 3000)
@@ -294,7 +278,7 @@ def filled(sectors: Sequence[int], devices: Sequence[int] = (8 << 20,), **option
 
 
 def searches(engine: Engine) -> tuple[int, int]:
-    """Of the longest searches: groups of the hot table, slots of the device map."""
+    """Of the longest searches: groups of the table, slots of the device map."""
     figures = engine._table_figures()
     return figures["longest_search"], figures["longest_device_search"]
 

@@ -38,24 +38,16 @@ shim.fail.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_size_t]
 shim.fail.restype = ctypes.c_long
 keep = {"keep_details": True, "keep_driver_data": True, "keep_records": True,
         "keep_requests": True}
-kinds = {"plain": {"spill_every": 1, "cold_table_from": 0}, "kept": keep}
+kinds = {"plain": {"spill_every": 1}, "kept": keep}
 first = tw.encode(streams.generate(3, avoid="nothing", count=100).records)
 first += tw.encode([tw.notify_process(0, n, f"p{n}") for n in range(12)])
 bios = tw.encode(bio._replace(pid=n) for n, bio in enumerate(some_bios(random.Random(1), 100)))
 at = np.arange(4200)
 many = streams.issues(4200, sector=at, device=at % 700, cpu=at % 60)
 many, done = many.tobytes(), streams.completions(many, 1000).tobytes()
-# Some of these wait while all others complete, and are demoted.
-twenty = streams.issues(8000, sector=10**6 + np.arange(8000)).reshape(400, 20)
-quick = streams.in_turn(twenty, streams.completions(twenty, 0))
-quick["time"] = np.arange(len(quick))
-quick = np.delete(quick, np.arange(37, len(quick), 80)).tobytes()
-engine = tuned(cold_table_from=0)
-engine.feed(quick)
-assert engine._table_figures()["cold"] > 0
 # The longest steps come last: each attempt repeats all steps before its allocation.
 steps_of = {
-    "plain": [quick, first, b"garbage" + bios, many, done],
+    "plain": [first, b"garbage" + bios, many, done],
     "kept": [first, bios, many[: 48 * 3000], done[: 48 * 3000]],
 }
 

@@ -212,22 +212,21 @@ def test_sweep_at_its_position_at_a_cut_and_at_the_end() -> None:
     assert pending(first, late, skipped, skipped).evicted == 1
 
 
-def test_full_table_evicts_the_oldest_by_time_device_sector_action() -> None:
-    records = [
-        issue(5, 2, 1, tw.WRITE, device=1),
-        issue(5, 2, 1, tw.READ, device=1),
-        issue(5, 1, 1, tw.WRITE, device=1),
-        issue(5, 0, 1, tw.READ, device=2),
-    ]
-    ref = Reference(as_original=True, max_pending=4)
-    ref.feed(encode(records))
-    seen = []
-    for sector in range(10, 14):
-        before = {p.key for p in ref.leftovers()}
-        ref.feed(encode([issue(9, sector, 1)]))
-        seen += [key[:2] for key in before - {p.key for p in ref.leftovers()}]
-    assert seen == [(1, 1), (1, 2), (1, 2), (2, 0)]
-    assert ref.evicted == 4
+def test_full_table_evicts_the_oldest_eighth_and_what_is_as_old() -> None:
+    ref = Reference(as_original=True, max_pending=16)
+    times = [5, 6, 6, *range(10, 23)]
+    ref.feed(encode(issue(ns, sector, 1) for sector, ns in enumerate(times)))
+    assert ref.evicted == 0
+    ref.feed(encode([issue(4, 99, 1)]))
+    assert sorted(p.sector for p in ref.leftovers()) == [*range(3, 16), 99]
+    assert ref.evicted == 3
+
+
+def test_nearly_full_table_stores_no_completion() -> None:
+    ref = Reference(as_original=True, max_pending=16)
+    ref.feed(encode([*(complete(n, n, 1) for n in range(16)), issue(20, 20, 1)]))
+    assert sorted(p.sector for p in ref.leftovers()) == [*range(14), 20]
+    assert ref.evicted == 2
 
 
 def test_full_table_evicts_before_storing_even_an_older_newcomer() -> None:

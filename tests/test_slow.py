@@ -124,7 +124,7 @@ def test_slow_requests_and_those_that_hang_equal_reference(block: int) -> None:
         }
         records = some_records(rng, seed, with_queue=with_queue)
         data = tw.encode(records, rng.choice([7, 8]), rng.choice("<>"))
-        tuning: dict[str, Any] = {"hash_seed": seed, "cold_table_from": rng.choice([0, 1 << 16])}
+        tuning: dict[str, Any] = {"hash_seed": seed}
         keep = {name: rng.random() < 0.5 for name in ("keep_requests", "keep_details")}
         engine = tuned(keep_slow=True, **limits, **tuning, **keep)
         reference = Slow(**limits)

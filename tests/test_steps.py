@@ -329,7 +329,6 @@ def retry_figures(engine_cut: Any) -> dict[tuple[int, str], tuple[int, list[int]
     [
         {},
         {"keep_details": True},
-        {"cold_table_from": 0},
         {"max_pending": 7},
         {"max_age_ns": 5000},
     ],

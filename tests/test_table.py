@@ -118,6 +118,6 @@ def test_bounded_table_stays_full_and_right_while_records_come_and_go() -> None:
         assert engine.pending <= most
         if first >= 1000:
             # Completes a part of the previous thousand, which are too young to be evicted.
-            engine.feed(completed(issues[first - 1000 : first - 600]).tobytes())
+            engine.feed(completed(issues[first - 500 : first - 100]).tobytes())
             matches += 400
         assert engine.requests == matches

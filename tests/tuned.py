@@ -9,7 +9,7 @@ from tracewriter import Record, encode
 
 from blkiomon._core import Engine
 
-TUNING = ("hash_seed", "spill_every", "cold_table_from")
+TUNING = ("hash_seed", "spill_every", "plain_cpu", "slowly")
 
 
 def tuned(**options: Any) -> Engine:

@@ -18,8 +18,9 @@ class Engine:
 
     Args:
         max_pending: most pending records, 1 to 2^32. A record is pending until its issue or
-            completion is read. Above the limit, the oldest is evicted: the first by time, then by
-            device, sector and direction.
+            completion is read. At the limit, the oldest eighth is evicted, and what is as old as
+            the latest of it. While more than seven eighths of the limit are pending, a completion
+            without an issue counts as evicted at once.
         max_age_ns: oldest pending record, in ns of trace time before the latest issue or
             completion. An issue and a completion further apart never match. Older records are
             evicted every 2^20 records, at every snapshot and at the end.
@@ -238,22 +239,23 @@ class Engine:
         *,
         hash_seed: int | None = None,
         spill_every: int | None = None,
-        cold_table_from: int | None = None,
+        plain_cpu: bool = False,
+        slowly: bool = False,
     ) -> None:
         """Change internal limits, for tests, before anything is fed. No result depends on them.
 
         Args:
             hash_seed: 0 to 2^128-1, in place of a random one; not with ``devices``.
             spill_every: 1 to 2^31: histogram counts move from 32 to 64 bits after so many requests.
-            cold_table_from: with so many pending requests, old ones move to the cold table.
+            plain_cpu: use only instructions that every processor has.
+            slowly: pair every record by all rules, none in the fast way.
         """
 
     def _table_figures(self) -> dict[str, int]:
         """For tests.
 
-        ``longest_search`` (groups of the hot table), ``longest_device_search`` (slots of the device
-        map), ``cold`` (requests in the cold table), ``promoted`` (from the cold to the hot table
-        since that last grew).
+        ``longest_search`` (groups of the table of pending requests), ``longest_device_search``
+        (slots of the device map).
         """
 
 def _read_structs(data: ReadableBuffer) -> dict[str, tuple[int, dict[str, Any]]]: ...

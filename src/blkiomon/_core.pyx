@@ -2,9 +2,9 @@
 """The engine: trace bytes in, figures of completed requests out.
 
     feed(bytes)    decode.pxi      bytes -> a batch of 128 records in host byte order
-                   pairing.pxi     records -> matches; with
+                   pairing.pxi     records -> completed requests: a fast way for plain records,
+                                   a slow way for all; with
                        hash_table.pxi   pending records, found by sector and device
-                       cold_table.pxi   keeps that table small
                        eviction.pxi     bounds it in age and number
                        multi_step.pxi   requeues, partial completions, zone appends
                        queue.pxi        queue records, process names, the time of day
@@ -41,7 +41,6 @@ include "engine/decode.pxi"
 include "engine/statistics.pxi"
 include "engine/hash_table.pxi"
 include "engine/eviction.pxi"
-include "engine/cold_table.pxi"
 include "engine/in_flight.pxi"
 include "engine/queue.pxi"
 include "engine/multi_step.pxi"
@@ -97,6 +96,7 @@ cdef struct Buffer:                             # a part of State that grows bet
     Growth growth
     void *at                                    # the Table, or the pointer to the elements
     const uint64_t *used                        # number of elements
+    const uint64_t *owed                        # elements to be added without a record
     uint64_t *room                              # number of elements that fit
     size_t size                                 # bytes of an element
     uint64_t per_record                         # most elements that a record can add
@@ -108,6 +108,7 @@ cdef enum:
     CAT_BUFFERED = CAT_QUEUE | CAT_NOTIFY | CAT_ZONE_APPEND     # see _add_buffers()
 
 cdef uint64_t NO_LIMIT = <uint64_t> -1
+cdef uint64_t NONE_OWED = 0
 cdef uint64_t EPOCH_TOLERANCE_NS = 1000000000   # see Engine.epoch_ns
 
 
@@ -154,7 +155,6 @@ cdef class Engine:
             raise ValueError(f"max_devices must be from 1 to 2^22-1, not {max_devices}")
         self.s.max_pending = max_pending
         self.s.max_age_ns = max_age_ns
-        self.s.cold_table_from = 1 << 16
         self.s.keep_details = keep_details or keep_requests or keep_slow
         self.s.keep_mismatches = keep_details
         self.s.keep_driver_data = keep_driver_data
@@ -166,8 +166,8 @@ cdef class Engine:
         self.s.first_ns = <uint64_t> -1
         self.s.oldest_ns = <uint64_t> -1
         self.s.follow_matches = self.s.keep_details
-        self.s.max_candidates = max(1, max_pending // 16)
         self.s.n_blocks = 1                     # block 0 is not used
+        self._choose_functions(has_avx2())
         self.s.spill_every = 1 << 31
         self.s.devices_end = 1                  # index 0 is NO_DEVICE
         self._set_seed(int.from_bytes(os.urandom(16), "little"))
@@ -202,6 +202,13 @@ cdef class Engine:
         self.s.has_filter = self.s.has_wanted or self.s.over_device_limit > 0 or from_ns > 0
         self._leave()
 
+    cdef void _choose_functions(self, bint by_avx2) noexcept:
+        self.s.take_in = take_in
+        self.s.pair_batch = pair_plainly
+        if by_avx2:
+            self.s.take_in = take_in_by_avx2
+            self.s.pair_batch = pair_plainly_by_avx2
+
     cdef int _set_seed(self, hash_seed) except -1:
         self.s.seed[0] = hash_seed & <uint64_t> -1
         self.s.seed[1] = hash_seed >> 64
@@ -230,10 +237,11 @@ cdef class Engine:
     cdef int _add_buffer(
         self, name, Growth growth, void *at, const uint64_t *used, uint64_t *room, size_t size,
         uint64_t per_record=1, uint64_t per_byte=0, uint64_t limit=NO_LIMIT,
+        const uint64_t *owed=&NONE_OWED,
     ) except -1:
         assert self.n_buffers < MOST_BUFFERS
         self.buffers[self.n_buffers] = Buffer(
-            growth, at, used, room, size, per_record, per_byte, limit
+            growth, at, used, owed, room, size, per_record, per_byte, limit
         )
         self.n_buffers += 1
         self._buffer_names.append(name)
@@ -248,7 +256,8 @@ cdef class Engine:
         self._add_buffer("accounts", GROW_POINTERS, &s.accounts,
                          &s.n_active, &s.n_accounts, sizeof(Account))
         self._add_buffer("blocks", GROW_ARRAY, &s.blocks,
-                         &s.n_blocks, &s.blocks_room, BLOCK * sizeof(uint32_t), BLOCKS_A_MATCH)
+                         &s.n_blocks, &s.blocks_room, BLOCK * sizeof(uint32_t), BLOCKS_A_MATCH, 0,
+                         NO_LIMIT, &s.n_blocks_owed)
         if s.as_original:
             self.buffered = CAT_ZONE_APPEND
         else:
@@ -299,15 +308,17 @@ cdef class Engine:
         self, const Buffer *f, uint64_t n_bytes
     ) noexcept nogil:
         """Elements in use at most, after a batch of so many bytes of input."""
-        return min(f.used[0] + f.per_record * BATCH + f.per_byte * n_bytes, f.limit)
+        return min(
+            f.used[0] + f.owed[0] + f.per_record * BATCH + f.per_byte * n_bytes, f.limit
+        )
 
     cdef inline bint _has_room(self, const Batch *b, uint64_t n_bytes) noexcept nogil:
         """Whether there is room for everything that a batch of n_bytes of input can add."""
         cdef State *s = &self.s
         cdef int i
         if (
-            s.hot.used + BATCH > s.hot.room
-            or n_pending(s) + BATCH > s.max_pending
+            min(s.pending.used + BATCH, s.max_pending) > s.pending.room
+            or (s.pending.used + BATCH > s.max_pending and s.ages == NULL)
             or (s.devices_end + BATCH > s.devices_room and s.devices_room <= s.max_devices)
             or cpu_bits(b.cpus, s.devices_room) > s.cpu_shift
             or s.matches - s.spilled_at >= s.spill_every
@@ -320,20 +331,14 @@ cdef class Engine:
         return True
 
     cdef int _make_room(self, uint32_t seen, uint32_t cpus, uint64_t n_bytes) except -1:
-        """Make room for a batch.
-
-        Afterwards _has_room() is true, unless the batch may exceed max_pending. Each record of such
-        a batch evicts another one if needed.
-        """
+        """Make room for a batch. Afterwards _has_room() is true."""
         cdef State *s = &self.s
         cdef uint64_t wanted
         cdef int i
-        while min(s.hot.used + BATCH, s.max_pending) > s.hot.room:
-            self._make_room_hot()
-        if n_pending(s) + BATCH > s.max_pending and s.candidates == NULL:
-            s.candidates = <EvictionCandidate *> allocate(
-                self._arrays, "candidates", s.max_candidates * sizeof(EvictionCandidate)
-            )
+        while min(s.pending.used + BATCH, s.max_pending) > s.pending.room:
+            self._grow_table("pending", &s.pending)
+        if s.pending.used + BATCH > s.max_pending and s.ages == NULL:
+            s.ages = <uint32_t *> allocate(self._arrays, "ages", MOST_AGES * sizeof(uint32_t))
         if s.devices_end + BATCH > s.devices_room and s.devices_room <= s.max_devices:
             self._grow_devices(2 * s.devices_room)
         if cpu_bits(cpus, s.devices_room) > s.cpu_shift:
@@ -381,11 +386,8 @@ cdef class Engine:
         return 0
 
     cdef int _grow_table(self, name, Table *t) except -1:
-        """Make a table larger by half."""
-        return self._resize_table(name, t, t.n_groups + max(32, t.n_groups // 2))
-
-    cdef int _resize_table(self, name, Table *t, uint64_t n_groups) except -1:
-        """Move the entries of a table to a new one of n_groups groups."""
+        """Move the entries of a table to a new one, which is larger by half."""
+        cdef uint64_t n_groups = t.n_groups + max(32, t.n_groups // 2)
         cdef dict arrays = dict(self._arrays)
         cdef Table old = t[0]
         cdef Table new
@@ -396,65 +398,12 @@ cdef class Engine:
             raise MemoryError(f"too many {name} records: they are numbered with 32 bits")
         new.groups = <Group *> allocate(arrays, f"{name} groups", n_groups * sizeof(Group))
         new.slots = <Pending *> allocate(
-            arrays, f"{name} slots", n_groups * GROUP * sizeof(Pending)
+            arrays, f"{name} slots", (n_groups * GROUP + 1) * sizeof(Pending)
         )
         t[0] = new
         with nogil:
             rehash(&self.s, t, &old)
         self._arrays = arrays
-        return 0
-
-    cdef int _make_room_hot(self) except -1:
-        """The hot table is full: demote old requests, or let the table grow.
-
-        It grows if demotion frees little, or if many demoted requests were promoted again.
-        """
-        cdef State *s = &self.s
-        cdef uint64_t used = s.hot.used
-        cdef uint64_t wanted
-        # Old requests were issued before the latest quarter of the time since the table was last
-        # full.
-        cdef uint64_t since_ns = max(s.hot_full_ns, s.oldest_ns)
-        cdef uint64_t before_ns = s.now_ns - (s.now_ns - since_ns) // 4
-        cdef uint64_t moved = 0
-        if (
-            s.records - s.hot_full_records >= DEMOTE_AFTER * s.hot.room
-            and s.n_promoted <= s.n_demoted // 8
-            and since_ns < s.now_ns
-            and (s.cold.used != 0 or should_demote(s, before_ns))
-        ):
-            while s.cold.used + used > s.cold.room:
-                self._grow_table("cold", &s.cold)
-            self._make_bloom(used)
-            with nogil:
-                moved = demote(s, before_ns)
-        s.hot_full_ns = s.now_ns
-        s.hot_full_records = s.records
-        if moved <= used // 8:
-            s.n_demoted = s.n_promoted = 0
-            self._grow_table("hot", &s.hot)
-            return 0
-        wanted = s.hot.used + BATCH
-        if 2 * wanted < s.hot.room:
-            self._resize_table("hot", &s.hot, 1 + 3 * wanted // (2 * MOST_IN_GROUP))
-        return 0
-
-    cdef int _make_bloom(self, uint64_t more) except -1:
-        """Make room for so many more entries in the Bloom filter.
-
-        A filter without room is built anew, which also clears the bits of removed entries.
-        """
-        cdef State *s = &self.s
-        cdef uint64_t words = <uint64_t> 1 << 32 - s.bloom_shift if s.bloom else 0
-        if BLOOM_BITS_EACH * (s.n_bloom_entries + more) <= 64 * words:
-            return 0
-        words = max(words, <uint64_t> 64)
-        while 64 * words < BLOOM_BITS_EACH * (s.cold.used + s.cold.used // 2 + more):
-            words *= 2
-        s.bloom = <uint64_t *> allocate(self._arrays, "bloom", words * sizeof(uint64_t))
-        s.bloom_shift = 33 - width(words)
-        with nogil:
-            fill_bloom(s)
         return 0
 
     cdef int _grow_devices(self, uint64_t wanted) except -1:
@@ -665,6 +614,7 @@ cdef class Engine:
     cdef int _process(self, Batch *b, size_t n_bytes) except -1 nogil:
         """Take a decoded batch through the other stages."""
         cdef State *s = &self.s
+        cdef bint plainly
         if unlikely(not self._has_room(b, n_bytes)):
             with gil:
                 try:
@@ -674,13 +624,12 @@ cdef class Engine:
                     raise
         if b.first % SWEEP_EVERY == 0:
             evict_by_age(s)
+        plainly = can_be_plain(s, b)
+        if not plainly or s.keep_records:
+            set_categories(b)
         if s.keep_records:
             log_records(s, b)
-        if s.cold.used != 0:
-            prepare(s, b, True)
-        else:
-            prepare(s, b, False)
-        pair(s, b)
+        pair(s, b, plainly)
         account(s, b)
         return 0
 
@@ -828,6 +777,7 @@ cdef class Engine:
         cdef SnapshotSizes n
         with nogil:
             evict_by_age(s)
+            take_in_all(s)
             integrate_in_flight(s, end)
             count_rows(s, &n)
         processes = self._processes_by_pid()
@@ -910,26 +860,27 @@ cdef class Engine:
         cdef State *s = &self.s
         cdef uint64_t now = now_ns
         cdef uint64_t before_ns = max(0, now_ns - longer_than_ns)
-        cdef uint64_t n = 0
-        cdef uint64_t limit, found, i
-        cdef EvictionCandidate *oldest
+        cdef uint64_t n, i
+        cdef uint64_t found
+        cdef Hanging *hanging
         cdef Slow *rows
         if not s.keep_slow:
             raise ValueError("made without keep_slow")
         self._enter()
         try:
-            limit = max(1, min(most, n_pending(s)))
-            memory = table(limit * sizeof(EvictionCandidate), np.uint8)
-            hanging = table(limit, layout.SLOW)
-            oldest = <EvictionCandidate *> address(memory)
-            rows = <Slow *> address(hanging)
             with nogil:
-                found = choose_hanging(s, &s.hot, before_ns, oldest, &n, limit)
-                found += choose_hanging(s, &s.cold, before_ns, oldest, &n, limit)
-                qsort(oldest, n, sizeof(EvictionCandidate), oldest_first)
+                found = find_hanging(s, before_ns, NULL)
+            n = min(found, most)
+            memory = table(found * sizeof(Hanging), np.uint8)
+            taken = table(n, layout.SLOW)
+            hanging = <Hanging *> address(memory)
+            rows = <Slow *> address(taken)
+            with nogil:
+                find_hanging(s, before_ns, hanging)
+                qsort(hanging, found, sizeof(Hanging), oldest_first)
                 for i in range(n):
-                    set_hanging(s, &rows[i], &oldest[i], now)
-            return hanging[:n], found - n
+                    set_hanging(s, &rows[i], hanging[i].p, now)
+            return taken, found - n
         finally:
             self._leave()
 
@@ -949,12 +900,9 @@ cdef class Engine:
         self._enter()
         try:
             stored = np.empty(
-                n_pending(&self.s), dtype=[("detail", layout.DETAIL), ("order", "u8")]
+                self.s.pending.used, dtype=[("detail", layout.DETAIL), ("order", "u8")]
             )
-            copy_stored(
-                &self.s, &self.s.cold,
-                copy_stored(&self.s, &self.s.hot, <StoredRecord *> address(stored)),
-            )
+            copy_stored(&self.s, <StoredRecord *> address(stored))
         finally:
             self._leave()
         # The original walks 128 hash chains, the most recently stored first.
@@ -994,7 +942,7 @@ cdef class Engine:
     @property
     def pending(self):
         self._refuse_others()
-        return n_pending(&self.s)
+        return self.s.pending.used
 
     @property
     def records(self):
@@ -1043,15 +991,16 @@ cdef class Engine:
 
     # -- for tests
 
-    def _tune(self, *, hash_seed=None, spill_every=None, cold_table_from=None):
+    def _tune(self, *, hash_seed=None, spill_every=None, plain_cpu=False, slowly=False):
         if self.s.records or (hash_seed is not None and self.s.n_devices):
             raise ValueError("an engine that was used cannot be tuned")
         if hash_seed is not None:
             self._set_seed(hash_seed)
         if spill_every is not None:
             self.s.spill_every = spill_every
-        if cold_table_from is not None:
-            self.s.cold_table_from = cold_table_from
+        self.s.slowly = slowly
+        if plain_cpu:
+            self._choose_functions(False)
 
     def _table_figures(self):
         self._refuse_others()
@@ -1061,9 +1010,9 @@ cdef class Engine:
         cdef uint64_t slots = 0
         cdef uint64_t home, i
         cdef const Pending *p
-        while (p := next_entry(&s.hot, &c)) != NULL:
-            home = place_of(s, &s.hot, p.sector, p.key).home
-            groups = max(groups, 1 + (c.group - 1 + s.hot.n_groups - home) % s.hot.n_groups)
+        while (p := next_entry(&s.pending, &c)) != NULL:
+            home = place_of(s, &s.pending, p.sector, p.key).home
+            groups = max(groups, 1 + (c.group - 1 + s.pending.n_groups - home) % s.pending.n_groups)
         for i in range(s.device_mask + 1):
             if s.device_map[i].index != NO_DEVICE:
                 home = mix(s.device_map[i].number ^ s.seed[0], s.seed[1]) >> s.device_shift
@@ -1071,8 +1020,6 @@ cdef class Engine:
         return {
             "longest_search": groups,
             "longest_device_search": slots,
-            "cold": s.cold.used,
-            "promoted": s.n_promoted,
         }
 
 

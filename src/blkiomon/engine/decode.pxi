@@ -1,9 +1,10 @@
 # Decodes bytes to batches of records in host byte order.
 #
-# Both versions and both byte orders become version-7 headers in host byte order. The categories are
-# stored beside the headers, as version 8 has more of them. Native version-7 records, the common
-# case, are not copied. Only decode_run() uses a length from the input; it checks that the record
-# ends within the input.
+# A batch is an array of version-7 headers in host byte order. Most records have this form in the
+# input, one behind the other: check_run() finds how many, and they are not copied. All others, of
+# either version and byte order, or with a payload, are converted by decode_run(). As version 8 has
+# more categories, these are stored beside the headers. Only decode_run() uses a length from the
+# input; it checks that the record ends within the input.
 #
 # Entry point: decode_batch, from Engine._consume(). Never allocates; keeps no state.
 
@@ -16,29 +17,53 @@ cdef enum DecodeEnd:                            # why a run of records ended
 
 cdef enum:
     BATCH = 128                                 # records decoded, then paired, at a time
+    RUN = 32                                    # records checked at a time
     AHEAD = 4096                                # bytes of input prefetched
-    PID_LIMIT = 1 << 22                         # the kernel's PID_MAX_LIMIT
+    PID_BITS = 22
+    PID_LIMIT = 1 << PID_BITS                   # the kernel's PID_MAX_LIMIT
 
 cdef struct Batch:
     int n
     uint64_t first                              # position of record 0 in the stream
     uint32_t seen                               # all categories or'ed
     uint32_t cpus                               # all CPU numbers or'ed
-    const TraceV7 *record[BATCH]                # in the input itself, or in `converted`
+    bint is_plain                               # all records are: see plainness_of()
+    const TraceV7 *records                      # in the input itself, or `converted`
+    TraceV7 converted[BATCH]
     const uint8_t *payload[BATCH]               # only for `converted`: see payload_of()
     uint32_t category[BATCH]                    # action >> 16, of either version
-    TraceV7 converted[BATCH]
-    Pending item[BATCH]                         # filled by prepare() for pair()
-    bint has_others                             # handle_other() reads some records again
+    bint of_one_device                          # all records are
+    uint32_t device[BATCH]                      # index: this and the next four by prepare()
+    uint64_t word[BATCH]                        # of a plain record: see word_of()
+    uint32_t home[BATCH]                        # group
+    uint8_t tag[BATCH]
+    uint8_t fate[BATCH]                         # see Fate; only if not is_plain
+    Pending item                                # a record that pair_other() pairs
+    # The requests that complete, for account(): usual ones as in Account.waiting, each with its
+    # account, device index << 5 | cell. IN_MATCH instead: it is the next one in `match`.
+    int n_done
+    uint64_t done[BATCH]
+    uint32_t done_of[BATCH]
     int n_matches
-    Match match[BATCH]                          # filled by pair() for account()
+    Match match[BATCH]
 
 
 cdef inline const uint8_t *payload_of(const Batch *b, int i) noexcept nogil:
     """A record's payload in the input."""
-    if b.record[i] == &b.converted[i]:
+    if b.records == b.converted:
         return b.payload[i]
-    return <const uint8_t *> b.record[i] + HEADER_V7
+    return <const uint8_t *> &b.records[i] + HEADER_V7
+
+
+cdef inline uint32_t plainness_of(uint32_t category, const TraceV7 *r) noexcept nogil:
+    """0 for an ordinary issue or completion of a read or a write, of a usual size, without error.
+
+    Else a bit is set in it, also when several of these numbers are or'ed.
+    """
+    return (
+        ((category & (CAT_PAIRED | CAT_ODD)) + CAT_ISSUE ^ CAT_COMPLETE) & ~<uint32_t> CAT_ISSUE
+        | r.bytes & UNUSUAL_SIZE | r.error
+    )
 
 
 cdef inline bint is_mislabelled_v8(const TraceV7 *r) noexcept nogil:
@@ -55,6 +80,54 @@ cdef inline bint is_mislabelled_v8(const TraceV7 *r) noexcept nogil:
          or (event == EVENT_COMPLETE and category & CAT_COMPLETE))
         and r.action >> 16 < 64 and r.cpu >= 1 << 20
     )
+
+
+cdef inline int check_run(
+    const uint8_t *data, int most, uint64_t last_ns, Batch *out
+) noexcept nogil:
+    """How many of so many records can be used where they are; a multiple of RUN, or all of them.
+
+    They are native, of version 7, without a payload, and not after last_ns.
+    """
+    cdef:
+        int i
+        int n = 0
+        const TraceV7 *r
+        lanes head = lanes_of(MAGIC | 7, 0, 0, 0)
+        lanes plus = lanes_of(0, 0, 0, CAT_ISSUE << 16)
+        lanes events = lanes_of(0, 0, 0, CAT_COMPLETE << 16)
+        lanes heads = lanes_of(0, 0, 0, 0)
+        lanes actions = heads
+        lanes tails
+        lanes others = heads
+        lanes kinds = heads
+        lanes first = load_lanes(&(<const TraceV7 *> data).pid)
+        uint64_t latest_ns = 0
+    while n < most:
+        for i in range(min(most - n, <int> RUN)):
+            r = &(<const TraceV7 *> data)[n + i]
+            prefetch_input(<const uint8_t *> r + AHEAD)
+            heads = heads | (load_lanes(&r.magic) ^ head)
+            actions = actions | load_lanes(&r.sector)
+            kinds = kinds | ((load_lanes(&r.sector) + plus) ^ events)
+            others = others | (load_lanes(&r.pid) ^ first)
+            latest_ns = max(latest_ns, r.time)
+        tails = others | first
+        if (
+            lane(heads, 0) | (lane(tails, 0) >> PID_BITS) | (lane(tails, 3) >> 16)
+            or latest_ns > last_ns
+        ):
+            break
+        out.seen = lane(actions, 3) >> 16
+        out.cpus = lane(tails, 2)
+        out.is_plain = (
+            lane(kinds, 3) >> 16 & CAT_COMPLETE | out.seen & CAT_ODD | lane(tails, 3)
+            | lane(actions, 2) & UNUSUAL_SIZE
+        ) == 0
+        out.of_one_device = lane(others, 1) == 0
+        n = min(n + RUN, most)
+    out.n = n
+    return n
 
 
 cdef inline DecodeEnd decode_run(
@@ -77,6 +150,8 @@ cdef inline DecodeEnd decode_run(
         uint32_t category
         uint32_t seen = out.seen
         uint32_t cpus = out.cpus
+        uint32_t not_plain = 0
+        uint32_t others = 0
         const TraceV7 *v7
         const TraceV8 *v8
         TraceV7 *r
@@ -108,8 +183,10 @@ cdef inline DecodeEnd decode_run(
                 need[0] = length
                 end = DECODE_SHORT
                 break
-        if swap or version == 8:
-            r = &out.converted[n]
+        r = &out.converted[n]
+        if not swap and version == 7:
+            r[0] = v7[0]
+        else:
             r.magic = MAGIC | 7
             r.sequence = swap32(v7.sequence) if swap else v7.sequence
             r.time = swap64(v7.time) if swap else v7.time
@@ -128,27 +205,27 @@ cdef inline DecodeEnd decode_run(
                 r.cpu = swap32(v7.cpu) if swap else v7.cpu
                 r.error = swap16(v7.error) if swap else v7.error
             r.pdu_len = <uint16_t> (length - header)
-            out.payload[n] = data + pos + header
-            out.record[n] = r
-            v7 = r
-        else:
-            out.record[n] = v7
-        if version == 7 and unlikely(v7.pid > PID_LIMIT) and is_mislabelled_v8(v7):
+        out.payload[n] = data + pos + header
+        if version == 7 and unlikely(r.pid > PID_LIMIT) and is_mislabelled_v8(r):
             end = DECODE_MISLABELLED
             break
-        if unlikely(v7.time > last_ns) and not category & CAT_NOTIFY:
-            next_ns[0] = v7.time
+        if unlikely(r.time > last_ns) and not category & CAT_NOTIFY:
+            next_ns[0] = r.time
             end = DECODE_LATER
             break
         out.category[n] = category
         seen |= category
-        cpus |= v7.cpu
+        cpus |= r.cpu
+        not_plain |= plainness_of(category, r)
+        others |= r.device ^ out.converted[0].device
         n += 1
         pos += length
 
     out.n = n
     out.seen = seen
     out.cpus = cpus
+    out.is_plain &= not_plain == 0
+    out.of_one_device &= others == 0
     at[0] = pos
     return end
 
@@ -160,6 +237,13 @@ cdef inline DecodeEnd decode_batch(
     """Decode a batch in which both versions may alternate. See decode_run."""
     cdef DecodeEnd end
     cdef int before
+    cdef int whole = <int> min(<size_t> most, (size - at[0]) // HEADER_V7)
+    out.records = <const TraceV7 *> (data + at[0])
+    if not swap and whole and check_run(data + at[0], whole, last_ns, out):
+        at[0] += <size_t> out.n * HEADER_V7
+        return DECODE_FULL
+    out.records = out.converted
+    out.is_plain = out.of_one_device = True
     out.n = 0
     out.seen = 0
     out.cpus = 0

@@ -1,16 +1,17 @@
 # Bounds pending records in age (max_age_ns) and in number (max_pending).
 #
-# Technique, for the number: one pass over the tables collects the oldest sixteenth of all pending
-# records in a binary heap, and the evictions that follow take from it. While records are collected,
-# the youngest candidate is at the root (max-heap by time). While records are evicted, the oldest
-# one is at the root (min-heap by time).
+# Technique: a record that finds max_pending others pending evicts the oldest eighth at once. Two or
+# three walks through the table narrow down, by a histogram of times, the latest of these times; one
+# more walk evicts. So an eviction costs a small share of a walk, and depends on the records alone.
 #
 # Entry points: evict_by_age, from Engine at every snapshot and every SWEEP_EVERY records;
-# evict_oldest and track_age, from pairing. Never allocates.
+# make_place and track_age, from pairing. Never allocates.
 # The file begins with the full copies of pending records, which every eviction has to free.
 
 cdef enum:
     SWEEP_EVERY = 1 << 20                       # records between two passes by age
+    EVICTED_SHARE = 8                           # of max_pending: see evict_oldest()
+    MOST_AGES = 1 << 16                         # counters of nth_oldest()
 
 
 # --- full records of pending requests, with keep_details --------------------------------------
@@ -50,190 +51,100 @@ cdef inline void free_record(State *s, uint32_t index) noexcept nogil:
     s.n_stored -= 1
 
 
-cdef StoredRecord *copy_stored(const State *s, const Table *t, StoredRecord *out) noexcept nogil:
-    """Copy the full records of a table's entries to out; returns the end of what was written."""
+cdef void copy_stored(const State *s, StoredRecord *out) noexcept nogil:
+    """Copy the full records of what is pending to out."""
     cdef Cursor c = Cursor(0, 0)
     cdef const Pending *p
-    while (p := next_entry(t, &c)) != NULL:
-        out[0] = s.stored[p.hash_or_index]
+    while (p := next_entry(&s.pending, &c)) != NULL:
+        out[0] = s.stored[p.extra]
         out += 1
-    return out
 
 
-# --- by age -----------------------------------------------------------------------------------
+# --- eviction ---------------------------------------------------------------------------------
 
-cdef inline uint64_t n_pending(const State *s) noexcept nogil:
-    return s.hot.used + s.cold.used
+cdef inline void track_age(State *s, const Pending *p) noexcept nogil:
+    """Update oldest_ns after p has become pending."""
+    s.oldest_ns = min(s.oldest_ns, p.time_ns)
 
 
-cdef void drop_pending(State *s, Table *t, const Pending *p) noexcept nogil:
+cdef void drop_pending(State *s, const Pending *p) noexcept nogil:
     """Remove a record that will not be matched."""
     if s.keep_details:
-        free_record(s, p.hash_or_index)
+        free_record(s, p.extra)
     give_up(s, p, s.now_ns)
-    remove_entry(t, p, place_of(s, t, p.sector, p.key))
+    remove_entry(&s.pending, p, place_of(s, &s.pending, p.sector, p.key))
 
 
-cdef inline void evict(State *s, Table *t, const Pending *p) noexcept nogil:
-    drop_pending(s, t, p)
+cdef inline void evict(State *s, const Pending *p) noexcept nogil:
+    drop_pending(s, p)
     s.evicted += 1
 
 
-cdef uint64_t evict_by_age_in(State *s, Table *t) noexcept nogil:
-    """Evict what is too old in one table; returns the oldest time that is left."""
+cdef void evict_until(State *s, uint64_t last_ns) noexcept nogil:
+    """Evict all records up to a time."""
     cdef Cursor c = Cursor(0, 0)
-    cdef uint64_t oldest_ns = <uint64_t> -1
     cdef const Pending *p
-    while (p := next_entry(t, &c)) != NULL:
-        if p.time_ns < s.now_ns and s.now_ns - p.time_ns > s.max_age_ns:
-            evict(s, t, p)
-        elif p.time_ns < oldest_ns:
-            oldest_ns = p.time_ns
-    return oldest_ns
+    s.oldest_ns = <uint64_t> -1
+    while (p := next_entry(&s.pending, &c)) != NULL:
+        if p.time_ns <= last_ns:
+            evict(s, p)
+        else:
+            track_age(s, p)
 
 
 cdef void evict_by_age(State *s) noexcept nogil:
     """Evict what is older than max_age_ns as of the latest record."""
     if s.with_queue:
         drop_old_queued(s)
-    if s.now_ns <= s.oldest_ns or s.now_ns - s.oldest_ns <= s.max_age_ns:
-        return
-    s.oldest_ns = min(evict_by_age_in(s, &s.hot), evict_by_age_in(s, &s.cold))
+    if s.now_ns > s.oldest_ns and s.now_ns - s.oldest_ns > s.max_age_ns:
+        evict_until(s, s.now_ns - s.max_age_ns - 1)
 
 
-# --- by number --------------------------------------------------------------------------------
+cdef uint64_t nth_oldest(State *s, uint64_t n) noexcept nogil:
+    """The time of the nth oldest pending record.
 
-cdef inline bint is_older(const EvictionCandidate *a, const EvictionCandidate *b) noexcept nogil:
-    """A total order that depends on the records alone: time, device, sector, direction."""
-    if a.time_ns != b.time_ns:
-        return a.time_ns < b.time_ns
-    if a.device != b.device:
-        return a.device < b.device
-    if a.sector != b.sector:
-        return a.sector < b.sector
-    return a.direction < b.direction
-
-
-cdef int oldest_first(const void *a, const void *b) noexcept nogil:
-    if is_older(<const EvictionCandidate *> a, <const EvictionCandidate *> b):
-        return -1
-    return is_older(<const EvictionCandidate *> b, <const EvictionCandidate *> a)
-
-
-cdef int youngest_first(const void *a, const void *b) noexcept nogil:
-    return oldest_first(b, a)
-
-
-cdef inline void sift(
-    EvictionCandidate *heap, uint64_t n, EvictionCandidate v, bint is_min_heap
-) noexcept nogil:
-    """Put v at the root of a binary heap of n entries and let it sink to its place."""
-    cdef uint64_t i = 0
-    cdef uint64_t child
-    while True:
-        child = 2 * i + 1
-        if child >= n:
-            break
-        if child + 1 < n and is_older(&heap[child + 1], &heap[child]) == is_min_heap:
-            child += 1
-        if is_older(&heap[child], &v) != is_min_heap:
-            break
-        heap[i] = heap[child]
-        i = child
-    heap[i] = v
+    Each walk counts the times from first_ns on by some of their bits. The first one expects that
+    the time wanted is not after the latest record's.
+    """
+    cdef:
+        Cursor c
+        const Pending *p
+        uint64_t first_ns = s.oldest_ns
+        uint64_t n_ages = MOST_AGES if s.pending.used >= MOST_AGES else 1 << 8
+        unsigned int age_bits = bits(n_ages - 1)
+        unsigned int shift = bits((s.now_ns - first_ns) >> 1) + 1 if s.now_ns > first_ns else 64
+        uint64_t at, older
+    while shift != 0:
+        shift -= min(shift, age_bits)
+        memset(s.ages, 0, n_ages * sizeof(uint32_t))
+        c = Cursor(0, 0)
+        while (p := next_entry(&s.pending, &c)) != NULL:
+            at = (p.time_ns - first_ns) >> shift
+            if p.time_ns >= first_ns and at < n_ages:
+                s.ages[at] += 1
+        at = older = 0
+        while at < n_ages and older + s.ages[at] < n:
+            older += s.ages[at]
+            at += 1
+        if at == n_ages:                        # it is later
+            first_ns = 0
+            shift = 64
+            continue
+        n -= older
+        first_ns += at << shift
+    return first_ns
 
 
-cdef inline EvictionCandidate candidate_of(const State *s, const Pending *p) noexcept nogil:
-    cdef EvictionCandidate v
-    v.time_ns = p.time_ns
-    v.sector = p.sector
-    v.device = s.devices[device_of(p.key)].number
-    v.direction = p.key & 0x3ff
-    return v
+cdef inline uint64_t share_of_bound(const State *s) noexcept nogil:
+    return s.max_pending // EVICTED_SHARE
 
 
-cdef inline void keep_oldest(
-    EvictionCandidate *heap, uint64_t *n, uint64_t most, EvictionCandidate v
-) noexcept nogil:
-    """Add v to the n candidates in a heap; if these are `most`, it may replace the youngest."""
-    if n[0] < most:
-        heap[n[0]] = v
-        n[0] += 1
-        if n[0] == most:                        # an array sorted youngest first is a max-heap
-            qsort(heap, most, sizeof(EvictionCandidate), youngest_first)
-    elif is_older(&v, &heap[0]):
-        sift(heap, most, v, False)
+cdef inline bint is_nearly_full(const State *s) noexcept nogil:
+    """Whether no completion becomes pending: its issue was evicted, or is lost, most likely."""
+    return s.pending.used >= s.max_pending - share_of_bound(s)
 
 
-cdef void choose_candidates_of(State *s, const Table *t) noexcept nogil:
-    """Replace the youngest candidate by each entry of a table that is older."""
-    cdef Cursor c = Cursor(0, 0)
-    cdef const Pending *p
-    while (p := next_entry(t, &c)) != NULL:
-        keep_oldest(s.candidates, &s.n_candidates, s.max_candidates, candidate_of(s, p))
-
-
-cdef void choose_candidates(State *s) noexcept nogil:
-    """Collect the oldest sixteenth of all pending records, as a min-heap by age."""
-    choose_candidates_of(s, &s.hot)
-    choose_candidates_of(s, &s.cold)
-    qsort(s.candidates, s.n_candidates, sizeof(EvictionCandidate), oldest_first)
-    s.youngest_candidate = s.candidates[s.n_candidates - 1]
-
-
-cdef Pending *find_candidate(
-    State *s, const EvictionCandidate *v, Table **table
-) noexcept nogil:
-    """The pending record with a candidate's key, or NULL; *table is the one that it is in."""
-    cdef uint32_t key = key_of(index_of(s, v.device), 0) | v.direction
-    cdef Table *t = &s.hot
-    cdef Pending *p = find(t, place_of(s, t, v.sector, key), v.sector, key)
-    if p == NULL and s.cold.used:
-        t = &s.cold
-        p = find(t, place_of(s, t, v.sector, key), v.sector, key)
-    table[0] = t
-    return p
-
-
-cdef void evict_oldest(State *s) noexcept nogil:
-    """Evict the oldest pending record. At least one must be pending."""
-    cdef EvictionCandidate v
-    cdef Table *t
-    cdef const Pending *p
-    while True:
-        if s.n_candidates == 0:
-            choose_candidates(s)
-        v = s.candidates[0]
-        s.n_candidates -= 1
-        sift(s.candidates, s.n_candidates, s.candidates[s.n_candidates], True)
-        p = find_candidate(s, &v, &t)
-        # The candidate may have been matched or replaced since it was chosen.
-        if p != NULL and p.time_ns == v.time_ns:
-            evict(s, t, p)
-            return
-
-
-cdef inline void track_age(State *s, const Pending *p) noexcept nogil:
-    """Update oldest_ns and the candidates after p has become pending."""
-    cdef EvictionCandidate v
-    cdef uint64_t i
-    cdef uint64_t parent
-    if p.time_ns < s.oldest_ns:
-        s.oldest_ns = p.time_ns
-    if likely(s.n_candidates == 0):
-        return
-    v = candidate_of(s, p)
-    if is_older(&s.youngest_candidate, &v):
-        return
-    if s.n_candidates == s.max_candidates:      # times go backwards: evict_oldest() chooses anew
-        s.n_candidates = 0
-        return
-    i = s.n_candidates
-    s.n_candidates += 1
-    while i > 0:
-        parent = (i - 1) // 2
-        if not is_older(&v, &s.candidates[parent]):
-            break
-        s.candidates[i] = s.candidates[parent]
-        i = parent
-    s.candidates[i] = v
+cdef void make_place(State *s) noexcept nogil:
+    """Make sure that another record may become pending: evict the oldest ones if need be."""
+    if unlikely(s.pending.used >= s.max_pending):
+        evict_until(s, nth_oldest(s, max(share_of_bound(s), <uint64_t> 1)))

@@ -46,19 +46,19 @@ cdef inline uint64_t home_of(const Table *t, uint32_t hash_high) noexcept nogil:
     return hash_high * t.n_groups >> 32
 
 
-cdef inline Place place_in(const Table *t, uint32_t hash_high, uint32_t state) noexcept nogil:
-    """The place of an item, from the hash that set_hash() stored in it."""
-    cdef Place place
-    place.home = <uint32_t> home_of(t, hash_high)
-    place.tag = state & 0xff
-    return place
-
-
 cdef inline Place place_of(
     const State *s, const Table *t, uint64_t sector, uint32_t key
 ) noexcept nogil:
     cdef uint64_t h = hash_of(s, sector, key)
-    return place_in(t, h >> 32, tag_of(h))
+    cdef Place place
+    place.home = <uint32_t> home_of(t, h >> 32)
+    place.tag = tag_of(h)
+    return place
+
+
+cdef inline unsigned int tags_equal(const Group *group, uint8_t tag) noexcept nogil:
+    """Bit i is set where tag[i] is equal."""
+    return bytes_equal(group, tag) & ((1 << GROUP) - 1)
 
 
 cdef inline uint64_t next_group(const Table *t, uint64_t group) noexcept nogil:

@@ -3,10 +3,10 @@
 # begin_flight and end_flight update gauges with each record. The integral of the count over time,
 # from which the mean follows, needs no work per record. Over an interval from a to b it is
 #     sum of D2C of the requests completed in the interval
-#     + sum of (b - issue time) of those in flight at b, from a walk through the tables
+#     + sum of (b - issue time) of those in flight at b, from a walk through the table
 #     - the same sum at a, which the snapshot at a left in InFlightIntegral.ns.
 # A request that is given up was in flight until then. Busy time is known only for whole devices.
-# With as_original, requests in flight are not counted, which saves 18 instructions a record.
+# With as_original, nothing reads these figures.
 #
 # Entry points: begin_flight, end_flight, give_up, from pairing; the rest, from Engine.snapshot() in
 # this order: integrate_in_flight, count_load_rows, move_load_rows, free_idle_devices.
@@ -14,10 +14,19 @@
 
 cdef enum:
     EVERYTHING = 8                              # layout.EVERYTHING
+    IN_ALL = 3                                  # see lane_of()
     # A request is overdue if it has been in flight for longer than this, and for longer than every
     # request that its device completed in the interval. If the device completed none, it may hang:
     # then nothing is overdue.
     OVERDUE_NS = 1000000000
+
+
+cdef uint8_t[OPS] LANES = [0, 1, 4, 5, 6, 7, 2]
+
+
+cdef inline unsigned int lane_of(unsigned int op) noexcept nogil:
+    """Index in Load.now: reads, writes, others and all operations (IN_ALL) come first."""
+    return LANES[op]
 
 
 cdef inline void begin_flight(
@@ -25,15 +34,12 @@ cdef inline void begin_flight(
 ) noexcept nogil:
     """Count a request that was issued."""
     cdef Load *load = &s.loads[device]
-    cdef Gauge *gauge = &load.in_flight[op]
-    gauge.now += 1
-    if gauge.now > gauge.max:
-        gauge.max = gauge.now
-    gauge = &load.in_flight[ALL_OPS]
-    gauge.now += 1
-    if gauge.now > gauge.max:
-        gauge.max = gauge.now
-    if gauge.now == 1 and time_ns > load.busy_since_ns:     # else that time is in busy_ns already
+    cdef unsigned int at = lane_of(op)
+    load.now[at] += 1
+    load.max[at] = max(load.max[at], load.now[at])
+    load.now[IN_ALL] += 1
+    load.max[IN_ALL] = max(load.max[IN_ALL], load.now[IN_ALL])
+    if load.now[IN_ALL] == 1 and time_ns > load.busy_since_ns:  # else busy_ns has that time already
         load.busy_since_ns = time_ns
     s.in_flight += 1
     if s.in_flight > s.max_in_flight:
@@ -45,10 +51,10 @@ cdef inline void end_flight(
 ) noexcept nogil:
     """Count a request that was completed, requeued or given up."""
     cdef Load *load = &s.loads[device]
-    load.in_flight[op].now -= 1
-    load.in_flight[ALL_OPS].now -= 1
+    load.now[lane_of(op)] -= 1
+    load.now[IN_ALL] -= 1
     s.in_flight -= 1
-    if load.in_flight[ALL_OPS].now == 0 and time_ns > load.busy_since_ns:
+    if load.now[IN_ALL] == 0 and time_ns > load.busy_since_ns:
         load.busy_ns += time_ns - load.busy_since_ns
         load.busy_since_ns = time_ns
 
@@ -62,8 +68,6 @@ cdef inline void give_up(State *s, const Pending *p, uint64_t now_ns) noexcept n
     if is_in_flight(p):
         s.issues_given_up += 1
         s.devices[device_of(p.key)].was_busy = True
-        if s.as_original:
-            return
         op = op_of(cell_in(p.state))
         end_flight(s, device_of(p.key), op, now_ns)
         if now_ns > p.time_ns:
@@ -80,14 +84,14 @@ cdef inline bint is_overdue(const State *s, const Pending *p, uint64_t end_ns) n
     )
 
 
-cdef uint64_t integrate_table(State *s, const Table *t, uint64_t end_ns) noexcept nogil:
-    """Sum up how long a table's requests have been in flight; returns how many are overdue."""
+cdef uint64_t integrate_pending(State *s, uint64_t end_ns) noexcept nogil:
+    """Sum up how long pending requests have been in flight; returns how many are overdue."""
     cdef Cursor c = Cursor(0, 0)
     cdef uint64_t overdue = 0
     cdef unsigned int op
     cdef Pending *p
     cdef InFlightIntegral *integral
-    while (p := next_entry(t, &c)) != NULL:
+    while (p := next_entry(&s.pending, &c)) != NULL:
         if not p.state & (IS_ISSUE | IS_MULTI_STEP):
             p.state |= IS_COUNTED
             continue
@@ -121,14 +125,14 @@ cdef void integrate_in_flight(State *s, uint64_t end_ns) noexcept nogil:
         if s.integrals[a.device].slowest_ns == <uint64_t> -1:
             s.integrals[a.device].slowest_ns = 0
         s.integrals[a.device].slowest_ns = max(s.integrals[a.device].slowest_ns, a.d2c_ns.max)
-    if n_pending(s) != 0:
-        overdue = integrate_table(s, &s.hot, end_ns) + integrate_table(s, &s.cold, end_ns)
+    if s.pending.used != 0:
+        overdue = integrate_pending(s, end_ns)
     s.issues_without_completion = max(s.issues_without_completion, s.issues_given_up + overdue)
 
 
 cdef inline bint had_load(const State *s, uint64_t device, unsigned int op) noexcept nogil:
     cdef const InFlightIntegral *integral = &s.integrals[device]
-    return s.loads[device].in_flight[op].max != 0 or integral.ns[op] + integral.ended_ns[op] != 0
+    return s.loads[device].max[lane_of(op)] != 0 or integral.ns[op] + integral.ended_ns[op] != 0
 
 
 cdef inline uint128_t integral_of(const InFlightIntegral *integral, unsigned int op) noexcept nogil:
@@ -192,31 +196,31 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
         for op in range(OPS):
             if had_load(s, i, op):
                 set_load_row(
-                    out, s.devices[i].number, op, load.in_flight[op].now, load.in_flight[op].max,
+                    out, s.devices[i].number, op, load.now[lane_of(op)], load.max[lane_of(op)],
                     end_ns - integral.oldest_ns[op], 0, integral_of(integral, op),
                 )
                 out += 1
                 rows += 1
                 integral_ns += integral_of(integral, op)
                 oldest_ns = min(oldest_ns, integral.oldest_ns[op])
-                load.in_flight[op].max = load.in_flight[op].now
+                load.max[lane_of(op)] = load.now[lane_of(op)]
             integral.ns[op] = <uint128_t> 0 - integral.pending_ns[op]
         s.devices[i].is_idle = rows == 0 and not s.devices[i].was_busy
         s.devices[i].was_busy = False
         if rows == 0:
             continue
-        if load.in_flight[ALL_OPS].now == 0:
+        if load.now[IN_ALL] == 0:
             load.busy_since_ns = min(load.busy_since_ns, end_ns)    # records were out of order
         elif end_ns > load.busy_since_ns:
             load.busy_ns += end_ns - load.busy_since_ns
             load.busy_since_ns = end_ns
         set_load_row(
-            out, s.devices[i].number, ALL_OPS, load.in_flight[ALL_OPS].now,
-            load.in_flight[ALL_OPS].max, end_ns - oldest_ns, load.busy_ns, integral_ns,
+            out, s.devices[i].number, ALL_OPS, load.now[IN_ALL],
+            load.max[IN_ALL], end_ns - oldest_ns, load.busy_ns, integral_ns,
         )
         out += 1
         load.busy_ns = 0
-        load.in_flight[ALL_OPS].max = load.in_flight[ALL_OPS].now
+        load.max[IN_ALL] = load.now[IN_ALL]
         all_ns += integral_ns
         all_oldest_ns = min(all_oldest_ns, oldest_ns)
     set_load_row(
@@ -247,8 +251,7 @@ cdef void free_idle_devices(State *s) noexcept nogil:
         return
     for i in range(s.n_active):                 # requests of 0 ns leave no load
         s.devices[s.accounts[i].device].is_idle = False
-    keep_devices_of(s, &s.hot)
-    keep_devices_of(s, &s.cold)
+    keep_devices_of(s, &s.pending)
     keep_devices_of(s, &s.queued)
     for i in range(1, s.devices_end):
         if s.devices[i].in_use and s.devices[i].is_idle:

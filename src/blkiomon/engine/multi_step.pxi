@@ -6,11 +6,11 @@
 # another sector than that of its issue. The original does not pair any of these as one request;
 # with as_original, no function of this file is called.
 #
-# Such a request is an entry of the hot table with IS_MULTI_STEP instead of IS_ISSUE. pair_items()
+# Such a request is an entry of State.pending with IS_MULTI_STEP instead of IS_ISSUE. pair_items()
 # therefore hands it to pair_step(). A second entry with the same key, in the hash table
 # State.history, has the time of the first issue (time_ns), the bytes completed so far (bytes), the
 # error of any part, whether the request was requeued (both in state), and how often
-# (hash_or_index).
+# (extra).
 #
 # Entry points: pair_step, from pair_items() if two records do not simply match;
 # handle_requeue, handle_append and find_requeued_append, from handle_other(). Never allocates.
@@ -51,7 +51,7 @@ cdef Pending *begin_history(State *s, Pending *p) noexcept nogil:
     h.time_ns = p.time_ns
     h.bytes = 0
     h.state = 0
-    h.hash_or_index = 0
+    h.extra = 0
     p.state = (p.state & 0x1fff) | IS_MULTI_STEP | WAS_ISSUED | IN_FLIGHT
     return h
 
@@ -129,21 +129,12 @@ cdef void complete_multi_step(
     if s.follow_matches:
         log_optional(s, m, b, i, p, True, completed_ns)
     end_history(s, p)
-    remove_entry(&s.hot, p, place_of(s, &s.hot, p.sector, p.key))
+    remove_entry(&s.pending, p, place_of(s, &s.pending, p.sector, p.key))
 
 
 cdef Pending *find_pending(State *s, uint64_t sector, uint32_t key) noexcept nogil:
-    """The pending record with a sector and key, promoted to the hot table if needed; or NULL."""
-    cdef Pending item
-    cdef Pending *p
-    item.sector = sector
-    item.key = key
-    item.state = 0
-    set_hash(s, &item)
-    p = find(&s.hot, place_in(&s.hot, item.hash_or_index, item.state), sector, key)
-    if p == NULL and s.cold.used != 0 and may_be_cold(s, &item):
-        p = promote(s, &item)
-    return p
+    """The pending record with a sector and key, or NULL."""
+    return find(&s.pending, place_of(s, &s.pending, sector, key), sector, key)
 
 
 cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept nogil:
@@ -156,12 +147,12 @@ cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept n
         rest.state = p.state
     h = history_of(s, p)[0]
     end_history(s, p)
-    remove_entry(&s.hot, p, place_of(s, &s.hot, p.sector, p.key))
+    remove_entry(&s.pending, p, place_of(s, &s.pending, p.sector, p.key))
     rest.sector += completed_bytes >> 9
     rest.bytes -= completed_bytes
     other = find_pending(s, rest.sector, rest.key)
     if other != NULL:                           # stale: it covers the same sectors
-        drop_pending(s, &s.hot, other)
+        drop_pending(s, other)
     if s.with_queue and take_queued(s, h.sector, queue_key(h.key) | ISSUED, &queued):
         set_queued(
             s, rest.sector, queue_key(rest.key) | ISSUED, queued.time_ns, queued.bytes
@@ -169,8 +160,7 @@ cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept n
     h.sector = rest.sector
     h.bytes += completed_bytes
     reserve_slot(&s.history, place_of(s, &s.history, h.sector, h.key))[0] = h
-    rest.state = (rest.state & ~<uint32_t> 0xff) | tag_of(hash_of(s, rest.sector, rest.key))
-    p = reserve_slot(&s.hot, place_of(s, &s.hot, rest.sector, rest.key))
+    p = reserve_slot(&s.pending, place_of(s, &s.pending, rest.sector, rest.key))
     p[0] = rest
     track_age(s, p)
     return p
@@ -204,7 +194,7 @@ cdef void complete_part(
         error = next_part.state >> ERROR_SHIFT
         s.completions_without_issue -= next_part.state & IS_COUNTED == 0
         next_bytes = next_part.bytes
-        drop_pending(s, &s.hot, next_part)
+        drop_pending(s, next_part)
         p = advance(s, p, bytes)
         bytes = next_bytes
     complete_multi_step(s, b, i, p, completed_ns, error)
@@ -218,7 +208,7 @@ cdef void requeue(State *s, Pending *p, uint64_t requeued_ns) noexcept nogil:
     cdef unsigned int op = op_of(cell_in(p.state))
     cdef Pending *h = begin_history(s, p) if p.state & IS_ISSUE else history_of(s, p)
     h.state |= WAS_REQUEUED
-    h.hash_or_index += 1
+    h.extra += 1
     end_flight(s, device, op, requeued_ns)
     s.integrals[device].ns[op] += requeued_ns - p.time_ns
     s.devices[device].was_busy = True
@@ -229,22 +219,22 @@ cdef void requeue(State *s, Pending *p, uint64_t requeued_ns) noexcept nogil:
 
 
 cdef void issue_again(State *s, const Batch *b, int i, Pending *p) noexcept nogil:
-    cdef const Pending *item = &b.item[i]
+    cdef const Pending *item = &b.item
     p.state = (p.state & ~<uint32_t> CELL_BITS) | (item.state & CELL_BITS) | IN_FLIGHT
     p.time_ns = item.time_ns
     p.bytes = item.bytes
     begin_flight(s, device_of(p.key), op_of(cell_in(p.state)), item.time_ns)
     track_age(s, p)
     if s.keep_details:
-        copy_detail(&s.stored[p.hash_or_index].detail, b.record[i], b.category[i], b.first + i)
+        copy_detail(&s.stored[p.extra].detail, &b.records[i], b.category[i], b.first + i)
 
 
 cdef void replace_pending(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
     """Give up a pending record and store another one with its key in its place."""
     if s.keep_details:
-        free_record(s, p.hash_or_index)
+        free_record(s, p.extra)
     give_up(s, p, s.now_ns)
-    set_pending(s, p, b, i, False, False)
+    set_pending(s, p, b, i)
 
 
 cdef bint pair_step(State *s, Batch *b, int i, Pending *p) noexcept nogil:
@@ -252,7 +242,7 @@ cdef bint pair_step(State *s, Batch *b, int i, Pending *p) noexcept nogil:
 
     Returns False if they do not belong together: a mismatch, as for the original.
     """
-    cdef const Pending *item = &b.item[i]
+    cdef const Pending *item = &b.item
     cdef bint is_completion = (item.state & IS_COMPLETE) != 0 and (
         item.state & IS_ISSUE == 0 or is_in_flight(p)
     )
@@ -303,18 +293,17 @@ cdef bint pair_step(State *s, Batch *b, int i, Pending *p) noexcept nogil:
 
 cdef void handle_requeue(State *s, const Batch *b, int i) noexcept nogil:
     """Handle a requeue (R). Repeated ones are ignored."""
-    cdef const Pending *item = &b.item[i]
+    cdef const Pending *item = &b.item
     cdef Pending *p = find_pending(s, item.sector, item.key)
     if p != NULL and p.time_ns < item.time_ns and item.time_ns - p.time_ns > s.max_age_ns:
-        evict(s, &s.hot, p)
+        evict(s, p)
         p = NULL
     if p == NULL:                               # its issue may be read later
-        if n_pending(s) == s.max_pending:
-            evict_oldest(s)
-        p = reserve_slot(&s.hot, place_in(&s.hot, item.hash_or_index, item.state))
+        make_place(s)
+        p = reserve_slot(&s.pending, place_of(s, &s.pending, item.sector, item.key))
         p[0] = item[0]
         if s.keep_details:
-            p.hash_or_index = store_record(s, b.record[i], b.category[i], b.first + i)
+            p.extra = store_record(s, &b.records[i], b.category[i], b.first + i)
         track_age(s, p)
     elif is_in_flight(p) and p.time_ns <= item.time_ns:
         requeue(s, p, item.time_ns)
@@ -324,7 +313,7 @@ cdef void handle_requeue(State *s, const Batch *b, int i) noexcept nogil:
 #
 # Several appends to one zone may be in flight. All are issued with the zone's first sector; a
 # completion has the sector that was written. So each append gets a serial number, which replaces
-# the sector in the hot table. A completion belongs to the nearest zone that begins at or before its
+# the sector in State.pending. A completion belongs to the nearest zone that begins at or before its
 # sector. Of the issues to this zone with the same device and size, it completes the first one.
 
 cdef bint is_partner(const ZoneAppend *a, const Pending *item, uint32_t kind) noexcept nogil:
@@ -356,12 +345,10 @@ cdef ZoneAppend *find_append(
     return best
 
 
-cdef void set_append(State *s, Pending *item, uint64_t serial) noexcept nogil:
+cdef void set_append(Pending *item, uint64_t serial) noexcept nogil:
     """Replace an item's sector by a serial number."""
     item.sector = serial
     item.key |= IS_APPEND
-    item.state &= ~<uint32_t> 0xff
-    set_hash(s, item)
 
 
 cdef void advance_appends(State *s) noexcept nogil:
@@ -374,7 +361,7 @@ cdef void advance_appends(State *s) noexcept nogil:
 
 cdef void handle_append(State *s, Batch *b, int i) noexcept nogil:
     """Give an issue or completion of a zone append its serial number."""
-    cdef Pending *item = &b.item[i]
+    cdef Pending *item = &b.item
     cdef uint64_t serial = s.next_append
     cdef uint32_t kind = IS_ISSUE if b.category[i] & CAT_ISSUE else IS_COMPLETE
     cdef ZoneAppend *a = find_append(s, item, kind ^ (IS_ISSUE | IS_COMPLETE), &serial)
@@ -395,9 +382,9 @@ cdef void handle_append(State *s, Batch *b, int i) noexcept nogil:
         a.kind = kind
     advance_appends(s)
     item.state = state_of(
-        b.category[i], cell_of(b.category[i], item.bytes), b.record[i].error
+        b.category[i], cell_of(b.category[i], item.bytes), b.records[i].error
     )
-    set_append(s, item, serial)
+    set_append(item, serial)
 
 
 cdef bint find_requeued_append(State *s, Batch *b, int i) noexcept nogil:
@@ -405,9 +392,9 @@ cdef bint find_requeued_append(State *s, Batch *b, int i) noexcept nogil:
     cdef uint64_t serial = 0
     cdef ZoneAppend *a = NULL
     if s.appends != NULL:
-        a = find_append(s, &b.item[i], APPEND_ISSUED, &serial)
+        a = find_append(s, &b.item, APPEND_ISSUED, &serial)
     if a == NULL:
         return False
     a.kind = APPEND_REQUEUED
-    set_append(s, &b.item[i], serial)
+    set_append(&b.item, serial)
     return True

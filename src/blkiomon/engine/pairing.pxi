@@ -1,17 +1,29 @@
 # Matches issues with completions.
 #
-# prepare() turns the records of a batch into items. An item has the layout of a hash table entry
-# (Pending), with the hash of its key. pair() looks up each item in the hot table, and either stores
-# it there or adds a Match to the batch. prepare() also checks sequence numbers; pair() also counts
-# requests in flight. See multi_step.pxi for requeues and partial completions.
+# prepare_records() finds the device and hash table group of each record of a batch, and checks
+# sequence numbers. pair() then stores each record in the table, or adds a completed request to
+# Batch.done; it also counts requests in flight.
 #
-# Entry points, from Engine._process(): log_records, prepare, pair. Never allocates.
+# Technique: most records are plain, see plainness_of(): an issue whose key is not pending, or the
+# completion that meets its issue. pair_records() pairs these without a branch on which of the two
+# it is, as the processor would predict it wrongly half of the time. Every other record takes the
+# slow way, pair_item(), which has all rules. See multi_step.pxi for requeues and partial
+# completions.
+#
+# Entry points, from Engine._process(): can_be_plain, set_categories, log_records, pair.
+# Never allocates.
+
+cdef enum Fate:                                 # what pair() does with a record
+    FATE_PLAIN                                  # pairs it, as it is plain
+    FATE_OTHER                                  # pair_other()
+    FATE_IGNORED                                # nothing: it is filtered out
 
 cdef enum:
     MOST_CPU_BITS = 13                          # a kernel supports 8192 CPUs at most
     MOST_SEQUENCE_BITS = 27                     # sequence numbers in memory: 512 MB
     MOST_LATE = 1 << 16                         # further back, blktrace must have been restarted
     LARGE_TABLE = 2048                          # groups of 512 bytes, slots included: 1 MB
+    MANY_LOADS = 256                            # these outgrow the first-level cache
 
 
 cdef inline unsigned int cpu_bits(uint32_t cpus, uint64_t devices) noexcept nogil:
@@ -39,26 +51,116 @@ cdef void count_gap(State *s, const TraceV7 *r, uint32_t *last) noexcept nogil:
         s.sequence_gaps -= 1
 
 
+cdef inline void check_sequence(State *s, const TraceV7 *r, uint32_t *last) noexcept nogil:
+    if likely(r.sequence == last[0] + 1):
+        last[0] = r.sequence
+    elif unlikely(r.sequence != 0):             # ftrace sends 0 in all records
+        count_gap(s, r, last)
+
+
 cdef inline bint filter_record(State *s, Batch *b, int i, uint32_t device) noexcept nogil:
-    """Clear the categories of a record that is filtered out by time or device: pair() ignores it.
+    """Clear the categories of a record that is filtered out by time or device, but NOTIFY.
 
     Returns whether the record has a sequence number that counts; notifications have none.
     """
-    if b.record[i].time < s.from_ns or device == NO_DEVICE:
-        if b.record[i].time >= s.from_ns and not (s.has_wanted or b.category[i] & CAT_NOTIFY):
+    if b.records[i].time < s.from_ns or device == NO_DEVICE:
+        if b.records[i].time >= s.from_ns and not (s.has_wanted or b.category[i] & CAT_NOTIFY):
             s.over_device_limit += 1
         b.category[i] &= CAT_NOTIFY
         return False
     return b.category[i] & CAT_NOTIFY == 0
 
 
-cdef inline bint is_plain(uint32_t category) noexcept nogil:
-    """Whether a record is an ordinary issue or completion of a read or a write."""
-    return ((category & (CAT_PAIRED | CAT_DRV_DATA | CAT_CELLS)) - CAT_ISSUE) & ~CAT_PAIRED == 0
+cdef inline bint is_small(const Table *t) noexcept nogil:
+    """Whether a table fits the first caches, so that nothing is to be prefetched."""
+    return t.n_groups < LARGE_TABLE
 
+
+cdef inline bint takes_slow_way(const State *s, const Batch *b) noexcept nogil:
+    """Whether all records do: they are kept in full, or one of them may meet a full table."""
+    return s.slowly or s.keep_details or s.pending.used + b.n > s.max_pending
+
+
+cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:
+    """Whether all records are plain, and nothing but pairing is to be done with them."""
+    return b.is_plain and not (
+        takes_slow_way(s, b) or s.has_filter or s.follow_issues
+        or s.n_devices + b.n > s.max_devices
+    )
+
+
+cdef void set_categories(Batch *b) noexcept nogil:
+    """Fill Batch.category."""
+    cdef int i
+    if b.records != b.converted:
+        for i in range(b.n):
+            b.category[i] = b.records[i].action >> 16
+
+
+# The state of a pending plain issue, by its categories WRITE and READ: see word_of().
+cdef uint64_t[4] PLAIN_WORDS = [
+    <uint64_t> (IS_ISSUE | (6 << 2 | 2) << CELL_SHIFT) << 32,
+    <uint64_t> (IS_ISSUE | 0 << CELL_SHIFT) << 32,
+    <uint64_t> (IS_ISSUE | (1 << 2 | 1) << CELL_SHIFT) << 32,
+    <uint64_t> (IS_ISSUE | (1 << 2) << CELL_SHIFT) << 32,
+]
+
+
+cdef inline void prepare_records(State *s, Batch *b, bint plainly) noexcept nogil:
+    """The flag, can_be_plain(), is a constant at each call: the compiler specialises both."""
+    cdef:
+        int i
+        uint32_t number = ~b.records[0].device if b.n else 0    # not that of record 0
+        uint32_t device = NO_DEVICE
+        uint32_t cpu_mask = (1 << s.cpu_shift) - 1
+        uint32_t *sequences = s.last_sequence
+        uint32_t *last
+        uint32_t key
+        uint64_t h
+        uint64_t oldest_ns = s.oldest_ns
+        const TraceV7 *r
+        bint is_large = not is_small(&s.pending)
+        bint is_counted = True
+        bint slowly = takes_slow_way(s, b)
+        bint any_special = s.has_filter or b.seen & CAT_NOTIFY != 0
+
+    for i in range(b.n):
+        r = &b.records[i]
+        if r.device != number:
+            number = r.device
+            device = index_of(s, number)
+            if unlikely(device == NO_DEVICE):
+                device = enter_device(s, number)
+            sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
+        if not plainly:
+            is_counted = True
+            b.fate[i] = FATE_PLAIN
+            if unlikely(any_special or device == NO_DEVICE):
+                is_counted = filter_record(s, b, i, device)
+                if b.category[i] == 0 and not is_counted:
+                    b.fate[i] = FATE_IGNORED
+            if b.fate[i] == FATE_PLAIN and (slowly or plainness_of(b.category[i], r)):
+                b.fate[i] = FATE_OTHER
+        last = &sequences[r.cpu & cpu_mask]
+        if plainly or is_counted:
+            check_sequence(s, r, last)
+        key = key_of(device, r.action >> 16)
+        h = hash_of(s, r.sector, key)
+        b.device[i] = device
+        b.word[i] = key | PLAIN_WORDS[r.action >> 16 & 3]
+        b.home[i] = <uint32_t> home_of(&s.pending, h >> 32)
+        b.tag[i] = tag_of(h)
+        if is_large:
+            prefetch(&s.pending.groups[b.home[i]])
+        oldest_ns = min(oldest_ns, r.time)
+    if plainly:
+        s.oldest_ns = oldest_ns
+
+
+# --- the slow way -----------------------------------------------------------------------------
 
 cdef inline uint32_t state_of(uint32_t category, unsigned int cell, uint32_t error) noexcept nogil:
-    """Pending.state of an issue or a completion, without the tag."""
+    """Pending.state of an issue or a completion."""
     return (
         cell << CELL_SHIFT
         | (category & CAT_PAIRED) << 7          # both bits are moved by one shift
@@ -66,99 +168,29 @@ cdef inline uint32_t state_of(uint32_t category, unsigned int cell, uint32_t err
     )
 
 
-cdef uint32_t special_state_of(uint32_t category, const TraceV7 *r) noexcept nogil:
-    """Pending.state of a record that is not plain."""
-    if category & CAT_PAIRED and not category & CAT_DRV_DATA:
-        return state_of(category, cell_of(category, r.bytes), r.error)
-    return IS_OTHER
-
-
-cdef inline void set_hash(const State *s, Pending *item) noexcept nogil:
-    """Compute an item's hash: the upper half in hash_or_index, the tag in state."""
-    cdef uint64_t h = hash_of(s, item.sector, item.key)
-    item.hash_or_index = h >> 32
-    item.state |= tag_of(h)
-
-
-cdef inline void prepare(State *s, Batch *b, bint with_cold) noexcept nogil:
-    """Turn the records of a batch into items, and check their sequence numbers.
-
-    The flag is a constant at each call, so that the compiler specialises both calls.
-    """
-    cdef:
-        int i
-        int n = b.n
-        uint32_t number = ~b.record[0].device if n else 0       # not that of record 0
-        uint32_t device = NO_DEVICE
-        uint32_t cpu_mask = (1 << s.cpu_shift) - 1
-        uint32_t *sequences = s.last_sequence
-        uint32_t *last
-        uint32_t category
-        const TraceV7 *r
-        Pending *item
-        bint any_special = s.has_filter or b.seen & CAT_NOTIFY
-
-    b.has_others = False
-    for i in range(n):
-        r = b.record[i]
-        if r.device != number:
-            number = r.device
-            device = index_of(s, number)
-            if unlikely(device == NO_DEVICE):
-                device = enter_device(s, number)
-                any_special |= device == NO_DEVICE
-            sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
-        last = &sequences[r.cpu & cpu_mask]
-        if unlikely(any_special) and not filter_record(s, b, i, device):
-            pass
-        elif likely(r.sequence == last[0] + 1):
-            last[0] = r.sequence
-        elif unlikely(r.sequence != 0):         # ftrace sends 0 in all records
-            count_gap(s, r, last)
-
-        category = b.category[i]
-        item = &b.item[i]
-        item.sector = r.sector
-        item.time_ns = r.time
-        item.bytes = r.bytes
-        item.key = key_of(device, category)
-        item.state = state_of(category, plain_cell(category), r.error)
-        if unlikely(not is_plain(category)):
-            item.state = special_state_of(category, r)
-            if category & CAT_ZONE_APPEND and category & CAT_PAIRED and not s.as_original:
-                item.state = IS_OTHER
-            b.has_others |= item.state == IS_OTHER
-        set_hash(s, item)
-        if with_cold:
-            prefetch_bloom(s, item)
-
-
-cdef inline void set_pending(
-    State *s, Pending *p, const Batch *b, int i, bint plainly, bint as_original
-) noexcept nogil:
+cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
     """Write a record into a reserved slot, or over a record that has been given up."""
-    cdef const Pending *item = &b.item[i]
+    cdef const Pending *item = &b.item
     p[0] = item[0]
-    if likely(item.state & IS_ISSUE):
-        if not as_original:
-            begin_flight(s, device_of(item.key), op_of(cell_in(item.state)), item.time_ns)
+    if item.state & IS_ISSUE:
+        begin_flight(s, device_of(item.key), op_of(cell_in(item.state)), item.time_ns)
     else:
         s.completions_without_issue += 1
         p.state &= ~<uint32_t> IS_COUNTED
-    if not plainly and s.keep_details:
-        p.hash_or_index = store_record(s, b.record[i], b.category[i], b.first + i)
+    if s.keep_details:
+        p.extra = store_record(s, &b.records[i], b.category[i], b.first + i)
     track_age(s, item)
 
 
 cdef void log_mismatch(State *s, const Pending *p, const Batch *b, int i) noexcept nogil:
     """Keep both records by their own times: p.time_ns may be that of a requeue."""
     cdef Mismatch *m = &s.mismatch[s.n_mismatch]
-    cdef const Detail *stored = &s.stored[p.hash_or_index].detail
-    cdef bint pending_is_older = stored.record.time_ns < b.item[i].time_ns
+    cdef const Detail *stored = &s.stored[p.extra].detail
+    cdef bint pending_is_older = stored.record.time_ns < b.item.time_ns
     cdef Detail *of_pending = &m.older if pending_is_older else &m.younger
     cdef Detail *of_record = &m.younger if pending_is_older else &m.older
     of_pending[0] = stored[0]
-    copy_detail(of_record, b.record[i], b.category[i], b.first + i)
+    copy_detail(of_record, &b.records[i], b.category[i], b.first + i)
     s.n_mismatch += 1
 
 
@@ -166,7 +198,7 @@ cdef void log_records(State *s, const Batch *b) noexcept nogil:
     cdef Detail detail
     cdef int i
     for i in range(b.n):
-        copy_detail(&detail, b.record[i], b.category[i], 0)
+        copy_detail(&detail, &b.records[i], b.category[i], 0)
         s.record[s.n_record + i] = detail.record
     s.n_record += b.n
 
@@ -198,15 +230,15 @@ cdef void log_optional(
 
     Frees the pending record's copy.
     """
-    cdef const Pending *issue = p if pending_is_issue else &b.item[i]
+    cdef const Pending *issue = p if pending_is_issue else &b.item
     cdef Detail detail
     cdef uint64_t begun_ns = completed_ns - m.d2c_ns
     cdef bint is_slow = s.keep_slow and completed_slowly(s, issue, pending_is_issue, completed_ns)
     if s.keep_requests or is_slow:
         if pending_is_issue:
-            detail = s.stored[p.hash_or_index].detail
+            detail = s.stored[p.extra].detail
         else:
-            copy_detail(&detail, b.record[i], b.category[i], 0)
+            copy_detail(&detail, &b.records[i], b.category[i], 0)
     if is_slow:                                 # before its queue record is removed
         set_slow(s, &s.slow[s.n_slow], m, &detail.record, issue, begun_ns)
         s.slow[s.n_slow].until_ns = completed_ns
@@ -217,15 +249,14 @@ cdef void log_optional(
         set_request(s, &s.request[s.n_request], m, &detail.record, issue)
         s.n_request += 1
     if s.keep_details:
-        free_record(s, p.hash_or_index)
+        free_record(s, p.extra)
 
 
 cdef inline void complete_request(
-    State *s, Batch *b, int i, const Pending *p, uint64_t d2c_ns, bint pending_is_issue,
-    Place place, bint plainly, bint as_original,
+    State *s, Batch *b, int i, const Pending *p, uint64_t d2c_ns, bint pending_is_issue, Place place
 ) noexcept nogil:
     """Add a match to the batch, for account(), and remove the pending record."""
-    cdef const Pending *item = &b.item[i]
+    cdef const Pending *item = &b.item
     cdef const Pending *issue = p if pending_is_issue else item
     cdef Match *m = &b.match[b.n_matches]
     b.n_matches += 1
@@ -233,10 +264,9 @@ cdef inline void complete_request(
     m.device = device_of(p.key)
     m.size_bytes = issue.bytes
     m.cell = cell_in(issue.state)
-    if likely(pending_is_issue):
+    if pending_is_issue:
         m.error = item.state >> ERROR_SHIFT
-        if not as_original:
-            end_flight(s, m.device, op_of(m.cell), item.time_ns)
+        end_flight(s, m.device, op_of(m.cell), item.time_ns)
     else:
         m.error = p.state >> ERROR_SHIFT
         if unlikely(p.state & IS_ISSUE):        # the pending record is issue and completion
@@ -244,138 +274,364 @@ cdef inline void complete_request(
         else:
             s.completions_without_issue -= p.state & IS_COUNTED == 0
     m.q2d_ns = NOT_QUEUED
-    if not plainly and s.follow_matches:
+    if s.follow_matches:
         log_optional(s, m, b, i, p, pending_is_issue, issue.time_ns + d2c_ns)
-    remove_entry(&s.hot, p, place)
+    remove_entry(&s.pending, p, place)
 
 
-cdef void prefetch_batch(const State *s, const Batch *b) noexcept nogil:
-    """Prefetch what pair() will read, if it does not fit the first-level cache.
-
-    One loop fetches tags; the next one uses them to fetch the likely slots.
-    """
-    cdef:
-        int i
-        uint64_t group
-        unsigned int equal, empty
-        const Group *groups = s.hot.groups
-        const Pending *slots = s.hot.slots
-        const Load *loads = s.loads
-    if s.n_devices >= MANY_DEVICES:
-        for i in range(b.n):
-            prefetch(&loads[device_of(b.item[i].key)])
-    if s.hot.n_groups < LARGE_TABLE:
-        return
-    for i in range(b.n):
-        prefetch(&groups[home_of(&s.hot, b.item[i].hash_or_index)])
-    for i in range(b.n):
-        group = home_of(&s.hot, b.item[i].hash_or_index)
-        equal = tags_equal(&groups[group], b.item[i].state & 0xff)
-        empty = tags_equal(&groups[group], 0) & (<unsigned int> (equal != 0) - 1)
-        prefetch(&slots[group * GROUP + first_bit(equal | empty | 1 << (GROUP - 1))])
+cdef void set_item(Batch *b, int i) noexcept nogil:
+    """Set Batch.item, which has the layout of a table's entry, to an issue or a completion."""
+    cdef const TraceV7 *r = &b.records[i]
+    cdef uint32_t category = b.category[i]
+    b.item.sector = r.sector
+    b.item.time_ns = r.time
+    b.item.key = key_of(b.device[i], category)
+    b.item.state = state_of(category, cell_of(category, r.bytes), r.error)
+    b.item.bytes = r.bytes
+    b.item.extra = 0
 
 
-cdef inline void pair_items(
-    State *s, Batch *b, bint plainly, bint as_original, bint with_cold
-) noexcept nogil:
-    """Pair the records of a batch. There is at most one pending record for each key.
+cdef void pair_item(State *s, Batch *b, int i, Place place) noexcept nogil:
+    """Pair Batch.item. There is at most one pending record for each key.
 
     A record whose key is not pending becomes pending. Otherwise the two are ordered by time; the
     pending one is older only if its time is strictly smaller. An older issue and a younger
     completion match. In every other case the younger record stays pending. Two records further
     apart than max_age_ns never match: the older is evicted. Without as_original, both records of a
     match have the same size, and pair_step() handles requeues and partial completions.
-
-    The flags are constants at the frequent calls, so that the compiler specialises each call.
-    `plainly` says that can_be_plain() is true of the batch.
     """
     cdef:
-        int i
-        const Pending *item
-        Place place
-        Pending *p
+        const Pending *item = &b.item
+        Pending *p = find(&s.pending, place, item.sector, item.key)
         uint64_t d2c_ns
         bint pending_is_older
 
-    for i in range(b.n):
-        item = &b.item[i]
-        if not plainly and item.state & IS_OTHER and not handle_other(s, b, i):
-            continue
-        s.now_ns = item.time_ns
-        if not plainly and s.follow_issues and item.state & IS_ISSUE:
-            follow_issue(s, b, i)
-        place = place_in(&s.hot, item.hash_or_index, item.state)
-        p = find(&s.hot, place, item.sector, item.key)
-        if p == NULL and with_cold and unlikely(may_be_cold(s, item)):
-            p = promote(s, item)
-        if p == NULL:
-            if not as_original and unlikely(is_empty_completion(item)):
-                continue
-            if not plainly and n_pending(s) == s.max_pending:
-                evict_oldest(s)
-            set_pending(s, reserve_slot(&s.hot, place), b, i, plainly, as_original)
-            continue
-
-        pending_is_older = p.time_ns < item.time_ns
-        d2c_ns = item.time_ns - p.time_ns if pending_is_older else p.time_ns - item.time_ns
-        if likely(d2c_ns <= s.max_age_ns):
-            if likely(
-                pending_is_older and p.state & IS_ISSUE and item.state & IS_COMPLETE
-                and (as_original or (p.bytes == item.bytes and item.bytes != 0))
-            ):
-                complete_request(s, b, i, p, d2c_ns, True, place, plainly, as_original)
-                continue
-            if (
-                not pending_is_older and item.state & IS_ISSUE and p.state & IS_COMPLETE
-                and (as_original or (p.bytes == item.bytes and not p.state & IS_ISSUE))
-            ):
-                complete_request(s, b, i, p, d2c_ns, False, place, plainly, as_original)
-                continue
-            if not as_original and pair_step(s, b, i, p):
-                continue
-            s.mismatches += 1
-            if s.keep_mismatches:
-                log_mismatch(s, p, b, i)
-        else:
+    s.now_ns = item.time_ns
+    if p == NULL:
+        if not s.as_original and is_empty_completion(item):
+            return
+        if item.state & IS_ISSUE == 0 and is_nearly_full(s):
+            s.completions_without_issue += 1
             s.evicted += 1
+            return
+        make_place(s)
+        set_pending(s, reserve_slot(&s.pending, place), b, i)
+        return
 
-        if pending_is_older:
-            if s.keep_details:
-                free_record(s, p.hash_or_index)
-            give_up(s, p, s.now_ns)
-            set_pending(s, p, b, i, plainly, as_original)
+    pending_is_older = p.time_ns < item.time_ns
+    d2c_ns = item.time_ns - p.time_ns if pending_is_older else p.time_ns - item.time_ns
+    if d2c_ns <= s.max_age_ns:
+        if (
+            pending_is_older and p.state & IS_ISSUE and item.state & IS_COMPLETE
+            and (s.as_original or (p.bytes == item.bytes and item.bytes != 0))
+        ):
+            complete_request(s, b, i, p, d2c_ns, True, place)
+            return
+        if (
+            not pending_is_older and item.state & IS_ISSUE and p.state & IS_COMPLETE
+            and (s.as_original or (p.bytes == item.bytes and not p.state & IS_ISSUE))
+        ):
+            complete_request(s, b, i, p, d2c_ns, False, place)
+            return
+        if not s.as_original and pair_step(s, b, i, p):
+            return
+        s.mismatches += 1
+        if s.keep_mismatches:
+            log_mismatch(s, p, b, i)
+    else:
+        s.evicted += 1
+
+    if pending_is_older:
+        if s.keep_details:
+            free_record(s, p.extra)
+        give_up(s, p, s.now_ns)
+        set_pending(s, p, b, i)
+    else:
+        s.completions_without_issue += item.state & IS_ISSUE == 0
+        s.issues_given_up += item.state & IS_ISSUE != 0
+        if s.keep_details:                      # the original stores the pending record anew
+            s.stored[p.extra].stored_order &= WAS_REPORTED
+            s.stored[p.extra].stored_order |= b.first + i
+
+
+cdef inline Place place_at(const Batch *b, int i) noexcept nogil:
+    """Where prepare_records() found the place of a record."""
+    cdef Place place
+    place.home = b.home[i]
+    place.tag = b.tag[i]
+    return place
+
+
+cdef int note_match(Batch *b, int n_done, int n_matches) noexcept nogil:
+    """Add a match to Batch.done, if there are more than n_matches. Returns Batch.n_done."""
+    if b.n_matches != n_matches:
+        b.done_of[n_done] = IN_MATCH
+        n_done += 1
+    return n_done
+
+
+cdef int pair_slowly(State *s, Batch *b, int i, int n_done) noexcept nogil:
+    """Pair a plain record for which pair_records() has no rule. Returns Batch.n_done."""
+    cdef int n_matches = b.n_matches
+    b.category[i] = b.records[i].action >> 16
+    set_item(b, i)
+    pair_item(s, b, i, place_at(b, i))
+    return note_match(b, n_done, n_matches)
+
+
+cdef int pair_other(State *s, Batch *b, int i, int n_done) noexcept nogil:
+    """Handle a record that is not plain. Returns Batch.n_done."""
+    cdef uint32_t category = b.category[i]
+    cdef int n_matches = b.n_matches
+    cdef Place place = place_at(b, i)
+    set_item(b, i)
+    if category & CAT_PAIRED == 0 or category & CAT_DRV_DATA:
+        b.item.state = IS_MULTI_STEP            # if it is a requeue whose issue is unknown
+        handle_other(s, b, i)
+        return n_done
+    if category & CAT_ZONE_APPEND and not s.as_original:
+        handle_append(s, b, i)
+        place = place_of(s, &s.pending, b.item.sector, b.item.key)
+    s.now_ns = b.item.time_ns
+    if s.follow_issues and b.item.state & IS_ISSUE:
+        follow_issue(s, b, i)
+    pair_item(s, b, i, place)
+    return note_match(b, n_done, n_matches)
+
+
+# --- the fast way -----------------------------------------------------------------------------
+
+cdef inline void prefetch_batch(const State *s, const Batch *b) noexcept nogil:
+    """Prefetch what pair() will read, if it does not fit the first-level cache.
+
+    Of a completion, the slots with its tag are wanted; of an issue, the empty ones.
+    """
+    cdef:
+        int i
+        uint8_t wanted
+        unsigned int slots
+    if s.n_devices >= MANY_LOADS:
+        for i in range(b.n):
+            prefetch(&s.loads[b.device[i]])
+    if is_small(&s.pending):
+        return
+    for i in range(b.n):
+        wanted = b.tag[i] & <uint8_t> all_bits_if(b.records[i].action >> 23 & 1)
+        slots = bytes_equal(&s.pending.groups[b.home[i]], wanted) | 1 << (GROUP - 1)
+        prefetch(&s.pending.slots[<uint64_t> b.home[i] * GROUP + first_bit(slots)])
+
+
+# What Load.now gains by an issue and by a completion, by their categories WRITE and READ.
+cdef uint32_t[4][2][4] STEPS = [
+    [[0, 0, 1, 1], [0, 0, -1, -1]], [[1, 0, 0, 1], [-1, 0, 0, -1]],
+    [[0, 1, 0, 1], [0, -1, 0, -1]], [[0, 1, 0, 1], [0, -1, 0, -1]],
+]
+
+
+cdef inline void count_busy(
+    Load *load, uint32_t now, bint completes, uint64_t time_ns
+) noexcept nogil:
+    """What begin_flight() and end_flight() do if there is no other request in flight."""
+    if now + completes == 1 and time_ns > load.busy_since_ns:
+        if completes:
+            load.busy_ns += time_ns - load.busy_since_ns
+        load.busy_since_ns = time_ns
+
+
+cdef struct Tally:                              # what pair_records() counts in registers
+    lanes now                                   # of a batch of one device: see Load
+    lanes most
+    int64_t more                                # else: requests in flight, in the table
+    int64_t most_more
+
+
+cdef inline void settle(State *s, Load *load, Tally *t, bint at_once) noexcept nogil:
+    """Add a Tally to the State."""
+    if at_once:
+        t.more = <int32_t> (lane(t.now, IN_ALL) - load.now[IN_ALL])
+        t.most_more = <int32_t> (lane(t.most, IN_ALL) - load.now[IN_ALL])
+        store_lanes(load.now, t.now)
+        store_lanes(load.max, most_lanes(t.most, load_lanes(load.max)))
+    s.max_in_flight = max(s.max_in_flight, s.in_flight + <uint64_t> t.most_more)
+    s.in_flight += <uint64_t> t.more
+    s.pending.used += <uint64_t> t.more
+    t.more = t.most_more = 0
+
+
+cdef void note_queued(
+    State *s, Batch *b, int n, const TraceV7 *r, const Pending *p
+) noexcept nogil:
+    """Move the nth element of Batch.done to Batch.match if it has a queue record."""
+    cdef uint64_t q2d_ns = queue_time(s, p.sector, p.key, p.time_ns)
+    cdef Match *m = &b.match[b.n_matches]
+    if q2d_ns == NOT_QUEUED:
+        return
+    m.d2c_ns = r.time - p.time_ns
+    m.q2d_ns = q2d_ns
+    m.device = device_of(p.key)
+    m.size_bytes = p.bytes
+    m.cell = cell_in(p.state)
+    m.error = 0
+    b.n_matches += 1
+    b.done_of[n] = IN_MATCH
+
+
+cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) noexcept nogil:
+    """Pair the records of a batch, each as pair_item() would.
+
+    The flags are constants at each call: the compiler specialises all. `plainly`: can_be_plain().
+    `at_once`: all records are of one device, and prepare_records() did not run.
+    """
+    cdef:
+        int i
+        int n = 0                               # elements of b.done
+        const TraceV7 *r
+        Group *group
+        Pending *p
+        Load *load = s.loads
+        Match *m
+        Tally t
+        uint64_t d2c_ns, differs, h, word
+        uint64_t if_completion                  # all bits of it are set, or none
+        uint64_t base = 0
+        uint64_t oldest_ns = s.oldest_ns
+        uint32_t action, completes, narrow, home, device
+        uint8_t tag
+        unsigned int equal, empty, slot, not_simple
+        uint32_t *sequences = s.last_sequence
+        uint32_t cpu_mask = (1 << s.cpu_shift) - 1
+        uint64_t usual_ns = min(s.max_age_ns, <uint64_t> MOST_USUAL_NS)
+
+    usual_ns = usual_ns - (LEAST_USUAL_NS - 1) if usual_ns >= LEAST_USUAL_NS else 0
+    t.more = t.most_more = 0
+    t.now = t.most = lanes_of(0, 0, 0, 0)
+    device = NO_DEVICE
+    if at_once:
+        device = index_of(s, b.records[0].device)
+        if device == NO_DEVICE:
+            device = enter_device(s, b.records[0].device)
+        base = device << 10
+        load = &s.loads[device]
+        sequences += <uint64_t> device << s.cpu_shift
+        t.now = t.most = load_lanes(load.now)
+    for i in range(b.n):
+        r = &b.records[i]
+        action = r.action
+        if not plainly and b.fate[i] != FATE_PLAIN:
+            if b.fate[i] != FATE_IGNORED:
+                settle(s, load, &t, False)
+                n = pair_other(s, b, i, n)
+            continue
+        if not plainly:
+            s.now_ns = r.time
+            s.oldest_ns = min(s.oldest_ns, r.time)
+            if s.follow_issues and action >> 16 & CAT_ISSUE:
+                b.item.sector = r.sector
+                b.item.key = <uint32_t> b.word[i]
+                follow_issue(s, b, i)
+        if at_once:
+            if unlikely(r.time < oldest_ns):
+                oldest_ns = r.time
+            check_sequence(s, r, &sequences[r.cpu & cpu_mask])
+            word = base | (action >> 16 & (CAT_READ | CAT_WRITE | CAT_FS))
+            h = hash_of(s, r.sector, <uint32_t> word)
+            word |= PLAIN_WORDS[action >> 16 & 3]
+            home = <uint32_t> home_of(&s.pending, h >> 32)
+            tag = tag_of(h)
         else:
-            s.completions_without_issue += item.state & IS_ISSUE == 0
-            s.issues_given_up += item.state & IS_ISSUE != 0
-            if s.keep_details:                  # the original stores the pending record anew
-                s.stored[p.hash_or_index].stored_order &= WAS_REPORTED
-                s.stored[p.hash_or_index].stored_order |= b.first + i
+            word = b.word[i]
+            home = b.home[i]
+            tag = b.tag[i]
+            device = b.device[i]
+        completes = action >> 23 & 1
+        if_completion = all_bits_if(completes)
+        narrow = <uint32_t> if_completion
+        group = &s.pending.groups[home]
+        equal = bytes_equal(group, tag)
+        empty = bytes_equal(group, 0)           # the last bit: no entry went on to a later group
+        slot = first_bit(empty ^ (empty ^ equal) & narrow | 1 << GROUP)
+        not_simple = ((equal & ~(<unsigned int> 1 << GROUP)) | (~empty & 1 << GROUP)) & ~narrow
+        p = &s.pending.slots[<uint64_t> home * GROUP + slot]
+        d2c_ns = r.time - p.time_ns
+        differs = if_completion & (
+            (p.sector ^ r.sector) | (load64(&p.key) ^ word) | (p.bytes ^ r.bytes)
+        )
+        if unlikely(
+            (differs | not_simple | (slot == GROUP)) != 0
+            or (d2c_ns - LEAST_USUAL_NS & if_completion) >= usual_ns
+        ):
+            settle(s, load, &t, at_once)
+            if at_once:
+                b.device[i] = device
+                b.home[i] = home
+                b.tag[i] = tag
+            n = pair_slowly(s, b, i, n)
+            if at_once:
+                t.now = t.most = load_lanes(load.now)
+            continue
+        b.done[n] = waiting_of(d2c_ns, r.bytes)
+        b.done_of[n] = device << 5 | cell_in(word >> 32)
+        if not plainly and s.with_queue and completes:
+            note_queued(s, b, n, r, p)
+        n += completes
+        p.time_ns = r.time                      # of a completion, nobody will read what is written
+        p.sector = r.sector
+        store64(&p.key, word)
+        p.bytes = r.bytes
+        group.tag[slot] = tag & <uint8_t> ~narrow
+        if at_once:
+            t.now = t.now + load_lanes(STEPS[action >> 16 & 3][completes])
+            t.most = most_lanes(t.most, t.now)
+            if unlikely(lane(t.now, IN_ALL) <= 1):
+                count_busy(load, lane(t.now, IN_ALL), completes, r.time)
+        else:
+            load = &s.loads[device]
+            t.now = load_lanes(load.now) + load_lanes(STEPS[action >> 16 & 3][completes])
+            store_lanes(load.now, t.now)
+            store_lanes(load.max, most_lanes(t.now, load_lanes(load.max)))
+            if unlikely(load.now[IN_ALL] <= 1):
+                count_busy(load, load.now[IN_ALL], completes, r.time)
+            t.more += 1 | <int64_t> if_completion
+            t.most_more = max(t.most_more, t.more)
+    settle(s, load, &t, at_once)
+    b.n_done = n
+    if at_once:
+        s.oldest_ns = min(s.oldest_ns, oldest_ns)
+    if plainly:
+        s.now_ns = b.records[b.n - 1].time
 
 
-cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:
-    """Whether all records are plain, no optional copies are kept, and nothing has to be evicted."""
-    return not (
-        b.has_others or s.follow_issues or s.follow_matches or s.keep_details
-        or n_pending(s) + b.n > s.max_pending
-    )
+cdef inline void pair_plain_batch(State *s, Batch *b) noexcept nogil:
+    if b.of_one_device and is_small(&s.pending):
+        pair_records(s, b, True, True)
+    else:
+        prepare_records(s, b, True)
+        prefetch_batch(s, b)
+        pair_records(s, b, True, False)
 
 
-cdef void pair(State *s, Batch *b) noexcept nogil:
-    """Fill Batch.match with the requests that complete in a batch."""
-    cdef bint with_cold = s.cold.used != 0
+cdef void pair_plainly(State *s, void *b) noexcept nogil:
+    pair_plain_batch(s, <Batch *> b)
+
+
+cdef avx2_void pair_plainly_by_avx2(State *s, void *b) noexcept nogil:
+    pair_plain_batch(s, <Batch *> b)
+
+
+cdef void pair(State *s, Batch *b, bint plainly) noexcept nogil:
+    """Fill Batch.done with the requests that complete in a batch."""
     cdef int i
+    b.n_matches = b.n_done = 0
+    if b.n == 0:
+        return
     if unlikely(s.first_ns == <uint64_t> -1):
         for i in range(b.n):
-            if not b.category[i] & CAT_NOTIFY:
-                s.first_ns = b.item[i].time_ns
+            if plainly or not b.category[i] & CAT_NOTIFY:
+                s.first_ns = b.records[i].time
                 break
-    prefetch_batch(s, b)
-    b.n_matches = 0
-    if unlikely(not can_be_plain(s, b)):
-        pair_items(s, b, False, s.as_original, with_cold)
-    elif with_cold:
-        pair_items(s, b, True, s.as_original, True)
-    elif s.as_original:
-        pair_items(s, b, True, True, False)
+    if plainly:
+        s.pair_batch(s, b)
     else:
-        pair_items(s, b, True, False, False)
+        prepare_records(s, b, False)
+        prefetch_batch(s, b)
+        pair_records(s, b, False, False)

@@ -9,7 +9,7 @@
 #
 # The field `bytes` of an entry is the pid.
 #
-# Entry points: handle_other and follow_issue, from pair_items(); queue_time, for each match;
+# Entry points: handle_other and follow_issue, from pairing; queue_time, for each match;
 # drop_old_queued, from evict_by_age(); reset_processes and by_pid, from Engine.snapshot().
 # Never allocates.
 
@@ -88,25 +88,32 @@ cdef bint take_queued(State *s, uint64_t sector, uint32_t key, Pending *taken) n
     return True
 
 
+cdef inline bint any_issued(const State *s) noexcept nogil:
+    """Whether the queue record of any pending issue is known."""
+    return s.queued.used != s.n_waiting
+
+
 cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
     """Let the queue record of an issue wait for the match.
 
     In a stream without queue records, count the issue's process instead.
     """
-    cdef const TraceV7 *r = b.record[i]
-    cdef const Pending *item = &b.item[i]
+    cdef const TraceV7 *r = &b.records[i]
+    cdef const Pending *item = &b.item
     cdef uint32_t key = queue_key(item.key)
     cdef Pending queued
     cdef bint was_queued
     if not s.with_queue:
         count_process(s, r)
         return
-    was_queued = take_queued(s, r.sector, key & ~<uint32_t> IS_APPEND, &queued)
+    was_queued = s.n_waiting != 0 and take_queued(
+        s, r.sector, key & ~<uint32_t> IS_APPEND, &queued
+    )
     if s.n_waiting != 0 and r.bytes > 512:
         drop_queued_inside(s, r, key & ~<uint32_t> IS_APPEND)
     if was_queued and queued.time_ns <= r.time:
         set_queued(s, item.sector, key | ISSUED, queued.time_ns, queued.bytes)
-    elif not is_requeued(s, item):              # left by an earlier issue without completion
+    elif any_issued(s) and not is_requeued(s, item):    # left by an issue without completion
         take_queued(s, item.sector, key | ISSUED, &queued)
 
 
@@ -137,7 +144,7 @@ cdef uint64_t queue_time(
 ) noexcept nogil:
     """Time from queue to issue of a request that has matched, or NOT_QUEUED."""
     cdef Pending queued
-    if not take_queued(s, sector, queue_key(key) | ISSUED, &queued):
+    if not any_issued(s) or not take_queued(s, sector, queue_key(key) | ISSUED, &queued):
         return NOT_QUEUED
     return issued_ns - queued.time_ns if queued.time_ns <= issued_ns else <uint64_t> NOT_QUEUED
 
@@ -217,12 +224,9 @@ cdef void store_driver_data(State *s, const TraceV7 *r, const uint8_t *payload) 
     s.n_driver += HEADER_V7 + r.pdu_len
 
 
-cdef bint handle_other(State *s, Batch *b, int i) noexcept nogil:
-    """Handle a record that is neither issue nor completion, or one of a zone append.
-
-    Returns True if pair_items() must pair it.
-    """
-    cdef const TraceV7 *r = b.record[i]
+cdef void handle_other(State *s, Batch *b, int i) noexcept nogil:
+    """Handle a record that is neither issue nor completion."""
+    cdef const TraceV7 *r = &b.records[i]
     cdef uint32_t event = r.action & 0xffff & ~<uint32_t> EVENT_CGROUP
     cdef Pending taken
     cdef uint32_t category = b.category[i]
@@ -230,9 +234,6 @@ cdef bint handle_other(State *s, Batch *b, int i) noexcept nogil:
         s.now_ns = r.time
     if category & CAT_DRV_DATA:
         store_driver_data(s, r, payload_of(b, i))
-    elif category & CAT_PAIRED:
-        handle_append(s, b, i)
-        return True
     elif category & CAT_NOTIFY:
         handle_notify(s, r, payload_of(b, i))
     elif category & CAT_REQUEUE and event == EVENT_REQUEUE and not s.as_original:
@@ -241,11 +242,10 @@ cdef bint handle_other(State *s, Batch *b, int i) noexcept nogil:
     elif category & CAT_QUEUE:
         if event == EVENT_QUEUE:
             s.with_queue = s.follow_issues = s.follow_matches = True
-            set_queued(s, r.sector, queue_key(b.item[i].key), r.time, r.pid)
+            set_queued(s, r.sector, queue_key(b.item.key), r.time, r.pid)
             if s.with_names:
                 count_process(s, r)
         elif event == EVENT_BACK_MERGE:
-            take_queued(s, r.sector, queue_key(b.item[i].key), &taken)
+            take_queued(s, r.sector, queue_key(b.item.key), &taken)
         elif event == EVENT_FRONT_MERGE:        # the request began behind this bio until now
-            take_queued(s, r.sector + (r.bytes >> 9), queue_key(b.item[i].key), &taken)
-    return False
+            take_queued(s, r.sector + (r.bytes >> 9), queue_key(b.item.key), &taken)

@@ -6,7 +6,7 @@
 # pending after some time. A walk over the pending records finds such requests and marks their
 # StoredRecord, so that each is reported once. It is reported again when it completes.
 #
-# Entry points: completed_slowly and set_slow, from log_optional(); choose_hanging and set_hanging,
+# Entry points: completed_slowly and set_slow, from log_optional(); find_hanging and set_hanging,
 # from Engine.take_hanging(). Never allocates.
 
 cdef uint64_t WAS_REPORTED = <uint64_t> 1 << 63     # in StoredRecord.stored_order
@@ -17,7 +17,7 @@ cdef inline bint completed_slowly(
 ) noexcept nogil:
     """Whether to report a request that completes. is_pending: its issue is in a table."""
     return completed_ns - first_issue_ns(s, issue) > s.slow_ns or (
-        is_pending and s.stored[issue.hash_or_index].stored_order & WAS_REPORTED != 0
+        is_pending and s.stored[issue.extra].stored_order & WAS_REPORTED != 0
     )
 
 
@@ -31,45 +31,56 @@ cdef void set_slow(
     if queued != NULL and queued.time_ns <= begun_ns:
         slow.request.q2d_ns = begun_ns - queued.time_ns
         slow.request.pid = queued.bytes
-    slow.requeues = history_of(s, issue).hash_or_index if issue.state & IS_MULTI_STEP else 0
+    slow.requeues = history_of(s, issue).extra if issue.state & IS_MULTI_STEP else 0
     slow.is_pending = False
 
 
 # --- requests that hang -----------------------------------------------------------------------
 
-cdef uint64_t choose_hanging(
-    State *s, const Table *t, uint64_t before_ns, EvictionCandidate *oldest, uint64_t *n,
-    uint64_t most,
-) noexcept nogil:
-    """Mark a table's requests that were first issued before a time, unless they are marked.
+cdef struct Hanging:
+    const Pending *p
+    uint32_t device                             # major:minor: does not depend on other records
 
-    Adds the oldest of them to the n candidates; returns how many were marked.
+cdef int oldest_first(const void *a, const void *b) noexcept nogil:
+    """A total order that depends on the records alone: time, device, sector, direction."""
+    cdef const Hanging *one = <const Hanging *> a
+    cdef const Hanging *other = <const Hanging *> b
+    if one.p.time_ns != other.p.time_ns:
+        return -1 if one.p.time_ns < other.p.time_ns else 1
+    if one.device != other.device:
+        return -1 if one.device < other.device else 1
+    if one.p.sector != other.p.sector:
+        return -1 if one.p.sector < other.p.sector else 1
+    return -1 if one.p.key & 0x3ff < other.p.key & 0x3ff else 1
+
+
+cdef uint64_t find_hanging(State *s, uint64_t before_ns, Hanging *out) noexcept nogil:
+    """Find the requests that were first issued before a time, unless they are marked.
+
+    Marks them and writes them to out, unless it is NULL. Returns how many there are.
     """
     cdef Cursor c = Cursor(0, 0)
-    cdef uint64_t found = 0
+    cdef uint64_t n = 0
     cdef uint64_t *order
     cdef const Pending *p
-    while (p := next_entry(t, &c)) != NULL:
+    while (p := next_entry(&s.pending, &c)) != NULL:
         if not p.state & IS_ISSUE and (
             p.state & (IS_MULTI_STEP | WAS_ISSUED) != <uint32_t> (IS_MULTI_STEP | WAS_ISSUED)
         ):
             continue
-        order = &s.stored[p.hash_or_index].stored_order
+        order = &s.stored[p.extra].stored_order
         if first_issue_ns(s, p) < before_ns and order[0] & WAS_REPORTED == 0:
-            order[0] |= WAS_REPORTED
-            keep_oldest(oldest, n, most, candidate_of(s, p))
-            found += 1
-    return found
+            if out != NULL:
+                order[0] |= WAS_REPORTED
+                out[n] = Hanging(p, s.devices[device_of(p.key)].number)
+            n += 1
+    return n
 
 
-cdef void set_hanging(
-    State *s, Slow *slow, const EvictionCandidate *v, uint64_t now_ns
-) noexcept nogil:
+cdef void set_hanging(State *s, Slow *slow, const Pending *p, uint64_t now_ns) noexcept nogil:
     """Write a pending request."""
-    cdef Table *t
-    cdef const Pending *p = find_candidate(s, v, &t)
     cdef const Pending *h = NULL
-    cdef const Record *record = &s.stored[p.hash_or_index].detail.record
+    cdef const Record *record = &s.stored[p.extra].detail.record
     cdef Match m
     if p.state & IS_MULTI_STEP:
         h = history_of(s, p)

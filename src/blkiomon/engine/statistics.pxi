@@ -11,8 +11,9 @@
 # accounts and blocks are freed at the end of an interval.
 #
 # Entry points: account, with a paired batch, from the thread that owns the engine; index_of and
-# enter_device, from prepare(); the rest, from Engine.snapshot() in this order: count_rows,
-# move_rows, move_queue_rows, close_accounts. spill, from Engine before 32-bit counters overflow.
+# enter_device, from prepare(); the rest, from Engine.snapshot() in this order: take_in_all,
+# count_rows, move_rows, move_queue_rows, close_accounts. spill, from Engine before 32-bit counters
+# overflow.
 # Never allocates.
 
 cdef inline unsigned int bin_of(uint64_t value) noexcept nogil:
@@ -50,6 +51,8 @@ cdef enum:
     PLAIN_CELLS = (6 << 2 | 2) | 0 << 8 | (1 << 2 | 1) << 16 | (1 << 2) << 24
     # The other categories that determine a cell.
     CAT_CELLS = CAT_FLUSH | CAT_PC | CAT_DISCARD | CAT_ZONE | CAT_WRITE_ZEROES
+    # Categories that no ordinary read or write has.
+    CAT_ODD = CAT_CELLS | CAT_DRV_DATA | CAT_NOTIFY
 
 
 cdef inline unsigned int plain_cell(uint32_t category) noexcept nogil:
@@ -341,13 +344,6 @@ cdef enum:
     MANY_DEVICES = 16                           # their accounts outgrow the first-level cache
 
 
-cdef inline Account *account_of(State *s, const Match *m) noexcept nogil:
-    cdef Account *a = s.devices[m.device].accounts[m.cell]
-    if unlikely(a == NULL):
-        a = open_account(s, m.device, m.cell)
-    return a
-
-
 cdef inline uint64_t quotient(uint64_t a, uint64_t b) noexcept nogil:
     """a // b for a below 2^53, by double division: several times faster on many processors.
 
@@ -391,54 +387,199 @@ cdef inline void account_match(
         account_unusual(s, a, m, d2c_us)
 
 
-cdef void account_prefetching(State *s, const Batch *b) noexcept nogil:
-    """Account the matches of a batch if the accounts do not fit the first-level cache.
+# --- requests that wait -----------------------------------------------------------------------
+#
+# Nearly all requests are usual: see is_usual(). Such a request only waits in its account, until
+# there are WAITING of them or the interval ends. Then simple loops take them in, which the compiler
+# makes vector instructions of. Their results are exact: see take_in_waiting().
 
-    Each of three loops prefetches what the next one needs.
+cdef enum:
+    UNUSUAL_SIZE = 0xfff001ff                   # bits that no size below SIZE_SLOTS << 9 has
+    LEAST_USUAL_NS = 1000                       # less has another throughput
+    MOST_USUAL_NS = 0xffffffff
+    IN_MATCH = NO_DEVICE << 5                   # in Batch.done_of
+
+cdef inline bint is_usual(const Match *m) noexcept nogil:
+    return (
+        LEAST_USUAL_NS <= m.d2c_ns <= <uint64_t> MOST_USUAL_NS
+        and m.size_bytes & <uint32_t> UNUSUAL_SIZE | m.error == 0 and m.q2d_ns == NOT_QUEUED
+    )
+
+
+cdef inline uint64_t waiting_of(uint64_t d2c_ns, uint32_t size_bytes) noexcept nogil:
+    """A usual request in Account.waiting."""
+    return d2c_ns | <uint64_t> size_bytes << 32
+
+
+cdef inline void wait_in(State *s, Account *a, uint64_t waiting) noexcept nogil:
+    """Let a usual request wait."""
+    a.waiting[a.n_waiting] = waiting
+    a.n_waiting += 1
+    s.n_blocks_owed += 2
+    if unlikely(a.n_waiting == WAITING):
+        s.take_in(s, a)
+
+
+cdef union Floats:
+    float value[WAITING]
+    uint32_t bits[WAITING]
+
+
+cdef inline void count_waiting(State *s, Account *a, unsigned int n) noexcept nogil:
+    """Account the n requests that wait.
+
+    A quotient of doubles is exact here: see quotient(). The upper bits of a float are the bin of a
+    value, once those bits of the value are cleared that would round it up.
+    """
+    cdef:
+        unsigned int i
+        uint32_t d2c_ns[WAITING]
+        uint32_t d2c_us[WAITING]
+        uint32_t size[WAITING]
+        int32_t throughput[WAITING]
+        uint32_t bin[WAITING]
+        Floats half
+        Floats eighth
+        uint32_t least = <uint32_t> -1
+        uint32_t most = 0
+        uint64_t square, sum = 0, squares = 0, squares_high = 0
+    for i in range(n):
+        d2c_ns[i] = <uint32_t> a.waiting[i]
+        size[i] = <uint32_t> (a.waiting[i] >> 32)
+    for i in range(n):
+        least = min(least, d2c_ns[i])
+        most = max(most, d2c_ns[i])
+        sum += d2c_ns[i]
+        square = <uint64_t> d2c_ns[i] * d2c_ns[i]
+        squares += <uint32_t> square
+        squares_high += square >> 32
+    a.d2c_ns.min = min(a.d2c_ns.min, <uint64_t> least)
+    a.d2c_ns.max = max(a.d2c_ns.max, <uint64_t> most)
+    a.d2c_ns.sum += sum
+    a.d2c_ns.sum_squares += squares + (<uint128_t> squares_high << 32)
+    sum = squares = 0
+    for i in range(n):
+        d2c_us[i] = d2c_ns[i] // 1000
+        sum += d2c_us[i]
+        squares += <uint64_t> d2c_us[i] * d2c_us[i]
+    a.d2c_us_sum += sum
+    a.d2c_us_squares += squares
+    for i in range(n):
+        throughput[i] = <int32_t> (
+            <double> <int32_t> (size[i] * 1000) / <double> <int32_t> d2c_us[i]
+        )
+    least = <uint32_t> -1
+    most = 0
+    sum = squares = squares_high = 0
+    for i in range(n):
+        least = min(least, <uint32_t> throughput[i])
+        most = max(most, <uint32_t> throughput[i])
+        sum += <uint32_t> throughput[i]
+        square = <uint64_t> <uint32_t> throughput[i] * <uint32_t> throughput[i]
+        squares += <uint32_t> square
+        squares_high += square >> 32
+    a.throughput.min = min(a.throughput.min, <uint64_t> least)
+    a.throughput.max = max(a.throughput.max, <uint64_t> most)
+    a.throughput.sum += sum
+    a.throughput.sum_squares += squares + (<uint128_t> squares_high << 32)
+    for i in range(n):
+        half.value[i] = <float> <int32_t> ((d2c_ns[i] & ~(d2c_ns[i] >> 7)) >> 1)
+        eighth.value[i] = <float> <int32_t> (d2c_us[i] - 1 >> 3)
+    for i in range(n):                          # time_bin()
+        bin[i] = (half.bits[i] >> 17) - (131 * 64 - 1)
+        bin[i] += max(eighth.bits[i] >> 23, <uint32_t> 126) - 126
+    for i in range(n):
+        time_counter(s, times_of(a), bin[i])[0] += 1
+        size_counter(s, a, size[i] >> 9)[0] += 1
+    s.n_blocks_owed -= 2 * n
+    a.n_waiting = 0
+
+
+cdef inline void take_in_waiting(State *s, Account *a) noexcept nogil:
+    """Account the requests that wait."""
+    if a.n_waiting == WAITING:
+        count_waiting(s, a, WAITING)            # a constant, for the compiler
+    else:
+        count_waiting(s, a, <unsigned int> a.n_waiting)
+
+
+cdef void take_in(State *s, Account *a) noexcept nogil:
+    take_in_waiting(s, a)
+
+
+cdef avx2_void take_in_by_avx2(State *s, Account *a) noexcept nogil:
+    take_in_waiting(s, a)
+
+
+cdef void take_in_all(State *s) noexcept nogil:
+    """Account every request that waits."""
+    cdef uint64_t i
+    for i in range(s.n_active):
+        if s.accounts[i].n_waiting:
+            s.take_in(s, s.accounts[i])
+
+
+cdef void account_singly(State *s, Account *a, const Match *m) noexcept nogil:
+    """Account a request that need not be usual."""
+    cdef uint64_t d2c_us = m.d2c_ns // 1000
+    if is_usual(m):
+        wait_in(s, a, waiting_of(m.d2c_ns, m.size_bytes))
+        return
+    account_match(
+        s, a, m, d2c_us, time_counter(s, times_of(a), time_bin(m.d2c_ns, d2c_us)),
+        size_counter(s, a, size_bin(m.size_bytes)),
+    )
+
+
+cdef inline Account *account_of(
+    State *s, Batch *b, int i, const Match *m
+) noexcept nogil:
+    """The account of an element of Batch.done; m is the next one in Batch.match."""
+    cdef uint32_t number = b.done_of[i]
+    cdef Account *a
+    if unlikely(number == IN_MATCH):
+        number = m.device << 5 | m.cell
+    a = s.devices[number >> 5].accounts[number & 31]
+    if unlikely(a == NULL):
+        a = open_account(s, number >> 5, number & 31)
+    return a
+
+
+cdef inline const Match *account_one(
+    State *s, Batch *b, int i, const Match *m, Account *a
+) noexcept nogil:
+    """Account an element of Batch.done. Returns the next one in Batch.match."""
+    if likely(b.done_of[i] != IN_MATCH):
+        wait_in(s, a, b.done[i])
+        return m
+    account_singly(s, a, m)
+    return m + 1
+
+
+cdef void account(State *s, Batch *b) noexcept nogil:
+    """Account the requests of a batch.
+
+    If the accounts do not fit the first-level cache, each loop prefetches what the next one needs.
     """
     cdef:
         int i
-        const Match *m
-        Account *a
+        int n = b.n_done
         Account *of[BATCH]
-        uint32_t *d2c[BATCH]
-        uint32_t *size[BATCH]
-        uint64_t d2c_us[BATCH]
-    for i in range(b.n_matches):
-        a = of[i] = account_of(s, &b.match[i])
-        prefetch(a)
-        prefetch(&a.d2c_ns)
-        prefetch(&a.block)
-    for i in range(b.n_matches):
-        m = &b.match[i]
-        d2c_us[i] = m.d2c_ns // 1000
-        d2c[i] = time_counter(s, times_of(of[i]), time_bin(m.d2c_ns, d2c_us[i]))
-        size[i] = size_counter(s, of[i], size_bin(m.size_bytes))
-        prefetch(d2c[i])
-        prefetch(size[i])
-    for i in range(b.n_matches):
-        account_match(s, of[i], &b.match[i], d2c_us[i], d2c[i], size[i])
-
-
-cdef void account(State *s, const Batch *b) noexcept nogil:
-    """Account the matches of a batch."""
-    cdef:
-        int i
-        const Match *m
-        Account *a
-        uint64_t d2c_us
-    s.matches += b.n_matches
-    if s.n_devices >= MANY_DEVICES:
-        account_prefetching(s, b)
+        const Match *m = b.match
+    s.matches += n
+    if s.n_devices < MANY_DEVICES:
+        for i in range(n):
+            m = account_one(s, b, i, m, account_of(s, b, i, m))
         return
-    for i in range(b.n_matches):
-        m = &b.match[i]
-        a = account_of(s, m)
-        d2c_us = m.d2c_ns // 1000
-        account_match(
-            s, a, m, d2c_us, time_counter(s, times_of(a), time_bin(m.d2c_ns, d2c_us)),
-            size_counter(s, a, size_bin(m.size_bytes)),
-        )
+    for i in range(n):
+        of[i] = account_of(s, b, i, m)
+        m += b.done_of[i] == IN_MATCH
+        prefetch(&of[i].n_waiting)
+    for i in range(n):
+        prefetch(&of[i].waiting[of[i].n_waiting])
+    m = b.match
+    for i in range(n):
+        m = account_one(s, b, i, m, of[i])
 
 
 cdef inline void size_add(Account *a, uint64_t size_bytes, uint64_t requests) noexcept nogil:

@@ -100,21 +100,20 @@ cdef enum:
 # --- pending requests: see hash_table.pxi -----------------------------------------------------
 
 cdef struct Pending:                            # an entry of a hash table: 32 bytes, two a line
-    uint64_t sector
     uint64_t time_ns
+    uint64_t sector
     uint32_t key                                # device index and direction: see key_of()
-    uint32_t state                              # the bits below; lowest byte: the hash tag
+    uint32_t state                              # the bits below
     uint32_t bytes                              # of an issue: not completed yet
-    # In a batch: the upper half of the hash. In the hot and cold tables, with keep_details: the
-    # index of the full record in State.stored.
-    uint32_t hash_or_index
+    # In State.pending, with keep_details: the index of the full record in State.stored. In
+    # State.history: how often the request was requeued.
+    uint32_t extra
 
 cdef enum:                                      # Pending.state
     CELL_SHIFT = 8                              # five bits: see cell_of()
     CELL_BITS = 0x1f << 8
     IS_ISSUE = 1 << 13
     IS_COMPLETE = 1 << 14
-    IS_OTHER = 1 << 15                          # in a batch: handle_other() looks at it
     IS_MULTI_STEP = 1 << 15                     # in a table: see multi_step.pxi
     ERROR_SHIFT = 16                            # of a completion: its error, from this bit on
     # A pending completion that a snapshot has reported as without issue. Uses a cell bit, as the
@@ -152,13 +151,6 @@ cdef struct StoredRecord:                       # a pending record in full, 64 b
     # free element: the index of the next free one.
     uint64_t stored_order
 
-cdef struct EvictionCandidate:                  # 24 bytes
-    uint64_t time_ns
-    uint64_t sector
-    uint32_t device                             # major:minor, so that the order does not depend on
-    uint32_t direction                          # the order in which devices were first seen
-
-
 # --- accounts of completed requests: see statistics.pxi ---------------------------------------
 
 cdef extern from *:
@@ -178,6 +170,7 @@ cdef enum:
     D2C_BUCKETS = 25
     BLOCK = 64                                  # bins in a block: an octave
     BLOCKS_A_MATCH = 4                          # new blocks that one request can need
+    WAITING = 64                                # requests that an account takes in at once
     TIME_BLOCKS = 64                            # blocks for time_bin()
     SIZE_BINS = 1728                            # bin_of() of 32 bits
     SIZE_SLOTS = 2048                           # sizes counted one by one: 0 to 1 MiB - 512
@@ -204,20 +197,21 @@ cdef struct Row:                                # layout.ROW, 560 bytes
     uint64_t size_hist[SIZE_BUCKETS]
 
 cdef struct Account:                            # one device, operation and direction in an interval
-    uint128_t d2c_us_sum                        # every request writes to what is above `block`:
-    uint128_t d2c_us_squares                    # two cache lines
+    uint64_t waiting[WAITING]                   # usual requests not counted below: see wait_in()
+    uint64_t n_waiting
+    uint64_t device                             # index
+    uint128_t d2c_us_sum
+    uint128_t d2c_us_squares
     Moments throughput
     Moments d2c_ns
     uint32_t block[INDICES]                     # indices into State.blocks, the likely ones in one
     uint64_t errors                             # line: see times_of() and size_block()
-    uint64_t device                             # index
     uint32_t op
     uint32_t direction
-    uint64_t pad
     Moments size_bytes                          # until the snapshot: only of unusual sizes
     uint64_t size_hist[SIZE_BUCKETS]
     uint64_t d2c_hist[D2C_BUCKETS]              # corrections to what the bins say, modulo 2^64
-    uint64_t pad2[5]                            # to a multiple of the cache line: 1,088 bytes
+    uint64_t pad[5]                             # to a multiple of the cache line: 1,600 bytes
 
 cdef struct Match:                              # a request to be accounted, 32 bytes
     uint64_t d2c_ns
@@ -249,12 +243,9 @@ cdef struct Bin:                                # layout.BIN, 16 bytes: a bin th
     uint32_t bin
     uint64_t count
 
-cdef struct Gauge:
-    uint32_t now
-    uint32_t max                                # in this interval
-
 cdef struct Load:                               # requests of a device in flight, 128 bytes
-    Gauge in_flight[OPS + 1]                    # by operation, then all of them: a cache line
+    uint32_t now[OPS + 1]                       # by lane_of(): this and the next are a cache line
+    uint32_t max[OPS + 1]                       # in this interval
     uint64_t busy_since_ns                      # if none is in flight: busy_ns counts up to here
     uint64_t busy_ns                            # in this interval, up to busy_since_ns
     uint64_t pad[6]
@@ -288,7 +279,7 @@ cdef enum:
     APPEND_DONE = 0                             # both records were read: the element is free
     APPEND_ISSUED = IS_ISSUE
     APPEND_COMPLETED = IS_COMPLETE
-    APPEND_REQUEUED = IS_OTHER
+    APPEND_REQUEUED = IS_MULTI_STEP
 
 cdef struct InFlightIntegral:                   # of one device: see in_flight.pxi
     uint128_t ns[OPS]
@@ -351,7 +342,6 @@ cdef struct State:
     uint64_t seed[2]                            # of the hashes
     uint64_t max_pending
     uint64_t max_age_ns
-    uint64_t cold_table_from                    # pending requests: see should_demote()
     uint64_t from_ns                            # earlier records are ignored
     uint64_t last_ns                            # feed() stops at a later record
     bint keep_details                           # store pending records in full
@@ -360,6 +350,7 @@ cdef struct State:
     bint keep_records
     bint keep_requests
     bint keep_slow                              # collect slow requests: needs keep_details
+    bint slowly                                 # pair all records by all rules
     bint as_original                            # pair as the original does; no in-flight figures
     bint has_filter                             # filter_record() has to look at records
     bint has_wanted                             # the user named devices, all of which have an index
@@ -378,12 +369,15 @@ cdef struct State:
     uint32_t *last_sequence                     # by device and CPU; 0: no record so far
     uint32_t *blocks                            # BLOCK counters each; block 0 is not used
     uint64_t n_blocks                           # in use in this interval
+    uint64_t n_blocks_owed                      # may be needed for Account.waiting
     uint64_t blocks_room
     uint64_t *spilled                           # 64-bit counters of the first n_spilled blocks
     uint64_t spilled_room                       # blocks
     uint64_t n_spilled
     uint64_t spilled_at                         # value of `matches` at the latest spill
     uint64_t spill_every                        # matches
+    void (*take_in)(State *, Account *) noexcept nogil      # take_in_waiting() for this processor
+    void (*pair_batch)(State *, void *) noexcept nogil      # pair_plainly() for this processor
     Account **accounts                          # the first n_active had a request in this interval,
     uint64_t n_accounts                         # in the order of their first one
     uint64_t n_active
@@ -401,15 +395,7 @@ cdef struct State:
     uint64_t skipped_bytes
     uint64_t padding_bytes                      # zeros between records
     # pending requests and requests in flight: written by pair
-    Table hot                                   # where records are paired
-    Table cold                                  # requests that wait long: see cold_table.pxi
-    uint64_t *bloom                             # Bloom filter of the cold table,
-    unsigned int bloom_shift                    # 2^(32 - bloom_shift) words
-    uint64_t n_bloom_entries                    # added since it was cleared
-    uint64_t n_demoted                          # hot to cold, since the hot table last grew
-    uint64_t n_promoted                         # cold to hot, since the hot table last grew
-    uint64_t hot_full_ns                        # now_ns when the hot table was last full
-    uint64_t hot_full_records                   # records by then
+    Table pending                               # issues and completions that wait for the other
     Table queued                                # queue records
     uint64_t n_waiting                          # of these, those that wait for their issue
     Table history                               # of requests of several steps
@@ -433,12 +419,7 @@ cdef struct State:
     uint64_t issues_given_up
     uint64_t issues_without_completion          # given up, or overdue at the latest snapshot
     bint stream_ended                           # every pending record is unmatched
-    # Min-heap by time: the oldest pending records. Some may have been matched since they were
-    # chosen.
-    EvictionCandidate *candidates
-    uint64_t n_candidates
-    uint64_t max_candidates
-    EvictionCandidate youngest_candidate        # every older pending record is in the heap
+    uint32_t *ages                              # MOST_AGES counters; NULL before it is needed
     # optional copies for the user: take_...() empties a list
     StoredRecord *stored                        # pending records in full
     uint32_t stored_free                        # head of the list of free elements
@@ -482,20 +463,62 @@ cdef struct State:
 
 cdef extern from *:
     """
-    /* Compares a group's 15 tags with one: bit i is set where tag[i] is equal. */
+    #define BK_INLINE static inline __attribute__((always_inline))
+    /* Compares a group's 16 bytes with one: bit i is set where byte i is equal. */
     #ifdef __SSE2__
     #include <emmintrin.h>
-    static inline unsigned int bk_tags_equal(const void *group, uint8_t tag) {
-        __m128i tags = _mm_load_si128((const __m128i *)group);
-        return _mm_movemask_epi8(_mm_cmpeq_epi8(tags, _mm_set1_epi8((char)tag))) & 0x7fff;
+    BK_INLINE unsigned int bk_bytes_equal(const void *group, uint8_t byte) {
+        /* _mm_set1_epi8() stalls where there is no instruction for it. */
+        __m128i all = _mm_set1_epi32((int)(byte * 0x01010101u));
+        return _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_load_si128((const __m128i *)group), all));
+    }
+    #elif defined(__aarch64__) && defined(__ARM_NEON)
+    #include <arm_neon.h>
+    BK_INLINE unsigned int bk_bytes_equal(const void *group, uint8_t byte) {
+        static const uint8_t bits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+        uint8x16_t equal = vceqq_u8(vld1q_u8((const uint8_t *)group), vdupq_n_u8(byte));
+        uint8x16_t found = vandq_u8(equal, vld1q_u8(bits));
+        return vaddv_u8(vget_low_u8(found)) | (unsigned int)vaddv_u8(vget_high_u8(found)) << 8;
     }
     #else
-    static inline unsigned int bk_tags_equal(const void *group, uint8_t tag) {
+    BK_INLINE unsigned int bk_bytes_equal(const void *group, uint8_t byte) {
         unsigned int equal = 0;
-        for (int i = 0; i < 15; i++)
-            equal |= (unsigned int)(((const uint8_t *)group)[i] == tag) << i;
+        for (int i = 0; i < 16; i++)
+            equal |= (unsigned int)(((const uint8_t *)group)[i] == byte) << i;
         return equal;
     }
+    #endif
+    /* All bits if x is 1, none if it is 0. The compiler must not know, or it makes a branch. */
+    BK_INLINE uint64_t bk_all_bits_if(uint64_t x) {
+        uint64_t all = 0 - x;
+        __asm__("" : "+r"(all));
+        return all;
+    }
+    /* Four lanes: a register of SSE2 or NEON. */
+    typedef uint32_t bk_lanes __attribute__((vector_size(16)));
+    BK_INLINE bk_lanes bk_load_lanes(const void *p) { bk_lanes v; memcpy(&v, p, 16); return v; }
+    BK_INLINE bk_lanes bk_lanes_of(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+        return (bk_lanes){a, b, c, d};
+    }
+    BK_INLINE uint32_t bk_lane(bk_lanes v, int i) { return v[i]; }
+    BK_INLINE void bk_store_lanes(void *p, bk_lanes v) { memcpy(p, &v, 16); }
+    /* The greater numbers, if all are below 2^31. */
+    typedef int32_t bk_signed_lanes __attribute__((vector_size(16)));
+    BK_INLINE bk_lanes bk_most(bk_lanes a, bk_lanes b) {
+        bk_lanes m = (bk_lanes)((bk_signed_lanes)a > (bk_signed_lanes)b);
+        return (a & m) | (b & ~m);
+    }
+    /* A function for processors since about 2013, beside one for all: see take_in_waiting(). */
+    #if defined(__x86_64__) && !defined(__AVX2__)
+    #define BK_AVX2 __attribute__((target("avx2,bmi,bmi2,fma,lzcnt")))
+    static inline int bk_has_avx2(void) {
+        __builtin_cpu_init();
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi")
+            && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
+    }
+    #else
+    #define BK_AVX2
+    static inline int bk_has_avx2(void) { return 0; }
     #endif
     #include <sys/mman.h>
     #include <unistd.h>
@@ -519,12 +542,23 @@ cdef extern from *:
     /* Significant bits of any x except 0. */
     #define bk_width(x) (64 - __builtin_clzll(x))
     /* Both halves of the 128-bit product, xor'ed: the mixing step of wyhash. */
+    BK_INLINE uint64_t bk_load64(const void *p) { uint64_t x; memcpy(&x, p, 8); return x; }
+    BK_INLINE void bk_store64(void *p, uint64_t x) { memcpy(p, &x, 8); }
     static inline uint64_t bk_mix(uint64_t a, uint64_t b) {
         bk_uint128 product = (bk_uint128)a * b;
         return (uint64_t)product ^ (uint64_t)(product >> 64);
     }
     """
-    unsigned int tags_equal "bk_tags_equal"(const Group *group, uint8_t tag) noexcept nogil
+    ctypedef void avx2_void "BK_AVX2 void"
+    bint has_avx2 "bk_has_avx2"() noexcept nogil
+    unsigned int bytes_equal "bk_bytes_equal"(const Group *group, uint8_t byte) noexcept nogil
+    uint64_t all_bits_if "bk_all_bits_if"(uint64_t x) noexcept nogil
+    ctypedef unsigned int lanes "bk_lanes"      # of 32 bits: four of them
+    lanes load_lanes "bk_load_lanes"(const void *p) noexcept nogil
+    lanes lanes_of "bk_lanes_of"(uint32_t a, uint32_t b, uint32_t c, uint32_t d) noexcept nogil
+    uint32_t lane "bk_lane"(lanes v, int i) noexcept nogil
+    void store_lanes "bk_store_lanes"(void *p, lanes v) noexcept nogil
+    lanes most_lanes "bk_most"(lanes a, lanes b) noexcept nogil
     void release_pages "bk_release_pages"(void *begin, void *end) noexcept nogil
     unsigned int first_bit "__builtin_ctz"(unsigned int x) noexcept nogil
     void prefetch_input "bk_prefetch_input"(const void *p) noexcept nogil
@@ -538,4 +572,6 @@ cdef extern from *:
     uint64_t swap64 "__builtin_bswap64"(uint64_t x) noexcept nogil
     unsigned int bits "bk_bits"(uint64_t x) noexcept nogil
     unsigned int width "bk_width"(uint64_t x) noexcept nogil
+    uint64_t load64 "bk_load64"(const void *p) noexcept nogil
+    void store64 "bk_store64"(void *p, uint64_t x) noexcept nogil
     uint64_t mix "bk_mix"(uint64_t a, uint64_t b) noexcept nogil
