@@ -877,7 +877,8 @@ cdef class Engine:
             rows = <Slow *> address(taken)
             with nogil:
                 find_hanging(s, before_ns, hanging)
-                qsort(hanging, found, sizeof(Hanging), oldest_first)
+                if found > 1:                   # without any, hanging is NULL
+                    qsort(hanging, found, sizeof(Hanging), oldest_first)
                 for i in range(n):
                     set_hanging(s, &rows[i], hanging[i].p, now)
             return taken, found - n
