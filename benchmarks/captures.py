@@ -38,7 +38,7 @@ Commands = Sequence[Sequence[str]]
 
 
 class Run(NamedTuple):
-    """What fio did, and what was spent on watching it."""
+    """What fio read, and the CPU time that the monitor used."""
 
     requests: int
     iops: float
@@ -125,7 +125,7 @@ def running(commands: Commands) -> Iterator[list[int]]:
 def load(disk: str, seconds: float) -> tuple[int, float]:
     """Read 4 KiB at random places, 32 at a time; returns the number of reads, and IOPS.
 
-    No two reads of one place are in flight at a time: records do not tell these apart.
+    fio never has two reads of one sector in flight: nothing tells their records apart.
     """
     command = ["fio", "--name=load", f"--filename=/dev/{disk}", "--rw=randread", "--bs=4k",
                "--direct=1", "--ioengine=libaio", "--iodepth=32", "--serialize_overlap=1",

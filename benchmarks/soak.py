@@ -5,7 +5,7 @@ seconds, one device disappears and a new one appears. The records sent are compa
 the program's JSON Lines. With --stall, another output stops reading after 4 KiB.
 
 With --capture, fio reads from a disk in memory as fast as it can, and the program captures that, as
-root. What it counts and reports as lost is compared with fio's reads.
+root. The requests that the program counts and reports as lost are compared with fio's reads.
 
 Exits with 1 if a record was lost, of a capture without being reported.
 """
@@ -307,11 +307,11 @@ def soak_capture(seconds: float, interval_s: float) -> bool:
     }
     for name, text in figures.items():
         print(f"  {name}: {text}")
-    # A record that comes more than 10 ms late may find its request given up: both halves count.
-    told = unseen.get("lost_events", 0) + unseen.get("completions_without_issue", 0)
-    is_told = requests - told <= seen <= requests
-    print("every loss was reported" if is_told else "SOMETHING WAS LOST", flush=True)
-    return is_told
+    # The engine gives up a request whose completion comes more than 10 ms late, and counts that.
+    reported = unseen.get("lost_events", 0) + unseen.get("completions_without_issue", 0)
+    is_whole = requests - reported <= seen <= requests
+    print("every loss was reported" if is_whole else "SOMETHING WAS LOST", flush=True)
+    return is_whole
 
 
 def main() -> None:
