@@ -101,10 +101,13 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def results(data: bytes, size: int, seed: int, **options: Any) -> list[Any]:
+def results(
+    data: bytes, size: int, seed: int, *, before: bytes = b"", **options: Any
+) -> list[Any]:
     """All results at three cuts, of a stream of records of this size that is fed in parts."""
     rng = random.Random(seed)
     engine = tuned(**options)
+    engine.feed(before)
     said: list[Any] = []
     for cut in range(3):
         begin, end = (len(data) // size * at // 3 * size for at in (cut, cut + 1))
@@ -134,6 +137,20 @@ def test_results_are_those_of_the_slow_way(block: int) -> None:
             version_8[name] = records[name]
         version_8["magic"] = tw.MAGIC | 8
         assert results(version_8.tobytes(), 64, seed, **options) == expected, (seed, "version 8")
+
+
+@pytest.mark.parametrize("block", range(3))
+def test_processes_are_those_of_the_slow_way(block: int) -> None:
+    name = tw.encode([tw.notify_process(10**9, 5, "fio")])
+    counted = 0
+    for seed in range(block * 10, block * 10 + 10):
+        data = mixed(seed).tobytes()
+        options = OPTIONS[seed % len(OPTIONS)]
+        expected = results(data, 48, seed, before=name, slowly=True, **options)
+        counted += any(figures["processes"] for figures, _, _ in expected)
+        for way, tuning in WAYS.items():
+            assert results(data, 48, seed, before=name, **tuning, **options) == expected, way
+    assert counted >= 8
 
 
 def test_streams_have_what_both_ways_are_for() -> None:

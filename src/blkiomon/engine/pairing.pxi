@@ -84,7 +84,7 @@ cdef inline bint takes_slow_way(const State *s, const Batch *b) noexcept nogil:
 cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:
     """Whether all records are plain, and nothing but pairing is to be done with them."""
     return b.is_plain and not (
-        takes_slow_way(s, b) or s.has_filter or s.follow_issues
+        takes_slow_way(s, b) or s.has_filter or s.with_queue
         or s.n_devices + b.n > s.max_devices
     )
 
@@ -630,6 +630,8 @@ cdef void pair(State *s, Batch *b, bint plainly) noexcept nogil:
                 s.first_ns = b.records[i].time
                 break
     if plainly:
+        if s.with_names:
+            count_processes(s, b)
         s.pair_batch(s, b)
     else:
         prepare_records(s, b, False)

@@ -9,8 +9,8 @@
 #
 # The field `bytes` of an entry is the pid.
 #
-# Entry points: handle_other and follow_issue, from pairing; queue_time, for each match;
-# drop_old_queued, from evict_by_age(); reset_processes and by_pid, from Engine.snapshot().
+# Entry points: handle_other, follow_issue and count_processes, from pairing; queue_time, for each
+# match; drop_old_queued, from evict_by_age(); reset_processes and by_pid, from Engine.snapshot().
 # Never allocates.
 
 cdef enum:
@@ -104,7 +104,7 @@ cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
     cdef Pending queued
     cdef bint was_queued
     if not s.with_queue:
-        count_process(s, r)
+        count_process(s, r.pid, 1, r.bytes)
         return
     was_queued = s.n_waiting != 0 and take_queued(
         s, r.sector, key & ~<uint32_t> IS_APPEND, &queued
@@ -149,9 +149,13 @@ cdef uint64_t queue_time(
     return issued_ns - queued.time_ns if queued.time_ns <= issued_ns else <uint64_t> NOT_QUEUED
 
 
-cdef void count_process(State *s, const TraceV7 *r) noexcept nogil:
-    cdef uint64_t at = mix(r.pid ^ s.seed[1], s.seed[0] | 1) & s.process_mask
+cdef void count_process(
+    State *s, uint32_t pid, uint64_t requests, uint64_t n_bytes
+) noexcept nogil:
+    cdef uint64_t at = mix(pid ^ s.seed[1], s.seed[0] | 1) & s.process_mask
     cdef Process *p
+    if requests == 0:
+        return
     while True:
         p = &s.processes[at]
         if p.requests == 0 and s.n_processes >= MOST_PROCESSES:
@@ -159,12 +163,32 @@ cdef void count_process(State *s, const TraceV7 *r) noexcept nogil:
             break
         if p.requests == 0:
             s.n_processes += 1
-            p.pid = r.pid
-        if p.pid == r.pid:
+            p.pid = pid
+        if p.pid == pid:
             break
         at = (at + 1) & s.process_mask
-    p.requests += 1
-    p.bytes += r.bytes
+    p.requests += requests
+    p.bytes += n_bytes
+
+
+cdef void count_processes(State *s, const Batch *b) noexcept nogil:
+    """Count the processes of a batch of plain records: those in a row of one process at once."""
+    cdef int i
+    cdef const TraceV7 *r
+    cdef uint32_t pid = b.records[0].pid
+    cdef uint64_t issues = 0
+    cdef uint64_t n_bytes = 0
+    cdef uint64_t if_issue                      # all bits of it are set, or none
+    for i in range(b.n):
+        r = &b.records[i]
+        if_issue = all_bits_if(r.action >> 22 & 1)
+        if unlikely((r.pid ^ pid) & if_issue != 0):
+            count_process(s, pid, issues, n_bytes)
+            pid = r.pid
+            issues = n_bytes = 0
+        issues -= if_issue
+        n_bytes += r.bytes & if_issue
+    count_process(s, pid, issues, n_bytes)
 
 
 cdef int by_pid(const void *a, const void *b) noexcept nogil:
@@ -244,7 +268,7 @@ cdef void handle_other(State *s, Batch *b, int i) noexcept nogil:
             s.with_queue = s.follow_issues = s.follow_matches = True
             set_queued(s, r.sector, queue_key(b.item.key), r.time, r.pid)
             if s.with_names:
-                count_process(s, r)
+                count_process(s, r.pid, 1, r.bytes)
         elif event == EVENT_BACK_MERGE:
             take_queued(s, r.sector, queue_key(b.item.key), &taken)
         elif event == EVENT_FRONT_MERGE:        # the request began behind this bio until now
