@@ -101,9 +101,7 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def results(
-    data: bytes, size: int, seed: int, *, before: bytes = b"", **options: Any
-) -> list[Any]:
+def results(data: bytes, size: int, seed: int, *, before: bytes = b"", **options: Any) -> list[Any]:
     """All results at three cuts, of a stream of records of this size that is fed in parts."""
     rng = random.Random(seed)
     engine = tuned(**options)
