@@ -28,6 +28,7 @@ class Engine:
             This costs 64 bytes a pending record.
         keep_driver_data: collect driver data, for ``take_driver_data``.
         keep_records: collect all records, for ``take_records``.
+        records_only: the same, and pair none: there are no requests and no figures of devices.
         keep_requests: collect matched requests, for ``take_requests``.
         keep_slow: collect slow requests, for ``take_slow`` and ``take_hanging``; see
             ``set_slow_ns``.
@@ -55,6 +56,7 @@ class Engine:
         keep_details: bool = False,
         keep_driver_data: bool = False,
         keep_records: bool = False,
+        records_only: bool = False,
         keep_requests: bool = False,
         keep_slow: bool = False,
         as_original: bool = False,

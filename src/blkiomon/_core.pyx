@@ -144,7 +144,7 @@ cdef class Engine:
     def __cinit__(
         self, *, max_pending=1_000_000, max_age_ns=600 * 10**9,
         keep_details=False, keep_driver_data=False, keep_records=False, keep_requests=False,
-        keep_slow=False, as_original=False, resync=False, devices=(), from_ns=0,
+        records_only=False, keep_slow=False, as_original=False, resync=False, devices=(), from_ns=0,
         max_devices=65_536,
     ):
         if not 1 <= max_pending <= 1 << 32:
@@ -158,7 +158,8 @@ cdef class Engine:
         self.s.keep_details = keep_details or keep_requests or keep_slow
         self.s.keep_mismatches = keep_details
         self.s.keep_driver_data = keep_driver_data
-        self.s.keep_records = keep_records
+        self.s.keep_records = keep_records or records_only
+        self.s.records_only = records_only
         self.s.keep_requests = keep_requests
         self.s.keep_slow = keep_slow
         self.s.slow_ns = <uint64_t> -1
@@ -629,6 +630,8 @@ cdef class Engine:
             set_categories(b)
         if s.keep_records:
             log_records(s, b)
+        if s.records_only:
+            return 0
         pair(s, b, plainly)
         account(s, b)
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import warnings
 from array import array
@@ -21,7 +22,7 @@ from blkiomon.errors import TraceError
 from blkiomon.formats import frames
 from blkiomon.interval.clock import WallClock
 from blkiomon.interval.devices import Device
-from blkiomon.interval.moments import U64_MAX, stacked
+from blkiomon.interval.moments import U64_MAX
 from blkiomon.interval.monitor import MAX_AGE_S, Monitor, age_ns, device_set
 from blkiomon.interval.value import Interval
 from blkiomon.sources import is_packed, open_trace
@@ -85,8 +86,8 @@ def read_trace(source: Source, *, resync: bool = False) -> npt.NDArray[np.void]:
         SourceError: a file cannot be found or read.
         TypeError: the source is of another type.
     """
-    engine = Engine(keep_records=True, resync=resync)
-    return _collected(source, resync, engine, engine.take_records)
+    engine = Engine(records_only=True, resync=resync)
+    return _collected(source, resync, engine, engine.take_records, layout.RECORD)
 
 
 def requests(
@@ -120,28 +121,62 @@ def requests(
         max_age_ns=age_ns(max_age_s),
         resync=resync,
     )
-    found = _collected(source, resync, engine, engine.take_requests)
-    made = np.empty(len(found), REQUEST)
-    for name in layout.REQUEST.names or ():
-        made[name] = found[name]
-    made["q2d_ns"][found["q2d_ns"] == NOT_QUEUED] = np.nan
-    epoch_ns = engine.epoch_ns
-    times = made["issued_ns"] + (0 if epoch_ns is None else epoch_ns)
-    made["time"] = np.datetime64("NaT") if epoch_ns is None else times.view("M8[ns]")
+
+    def take() -> npt.NDArray[np.void]:
+        found = engine.take_requests()
+        made = np.empty(len(found), REQUEST)
+        for name in layout.REQUEST.names or ():
+            made[name] = found[name]
+        made["q2d_ns"][found["q2d_ns"] == NOT_QUEUED] = np.nan
+        return made
+
+    made = _collected(source, resync, engine, take, REQUEST)
+    made["time"] = np.datetime64("NaT")
+    if engine.epoch_ns is not None:
+        np.add(made["issued_ns"], engine.epoch_ns, out=made["time"].view("i8"))
     return made
 
 
 def _collected(
-    source: Source, resync: bool, engine: Engine, take: Callable[[], npt.NDArray[np.void]]
+    source: Source,
+    resync: bool,
+    engine: Engine,
+    take: Callable[[], npt.NDArray[np.void]],
+    dtype: np.dtype[np.void],
 ) -> npt.NDArray[np.void]:
     """Feed a whole trace, and concatenate what ``take`` returns after each piece."""
-    parts = []
+    rows = _Rows(dtype)
     with _file_name_in_errors(source):
         for data in _read(source, resync):
             engine.feed(data)
-            parts.append(take())
+            rows.add(take())
         engine.finish()
-    return stacked([*parts, take()])
+    rows.add(take())
+    return rows.array()
+
+
+class _Rows:
+    """An array that grows. The kernel moves its pages to a larger mapping, so none is copied."""
+
+    def __init__(self, dtype: np.dtype[np.void]) -> None:
+        self._dtype = dtype
+        # Not shared: shared memory does not grow.
+        self._memory = mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._used = 0
+
+    def add(self, rows: npt.NDArray[np.void]) -> None:
+        end = self._used + rows.nbytes
+        if end > len(self._memory):
+            self._memory.resize(max(end, 2 * len(self._memory)))
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
+        self._memory[self._used : end] = rows.view(np.uint8).data
+        self._used = end
+
+    def array(self) -> npt.NDArray[np.void]:
+        if not self._used:
+            return np.empty(0, self._dtype)
+        self._memory.resize(self._used)
+        return np.frombuffer(self._memory, self._dtype)
 
 
 class Intervals(Iterator[Interval]):

@@ -16,6 +16,7 @@
 cdef enum Fate:                                 # what pair() does with a record
     FATE_PLAIN                                  # pairs it, as it is plain
     FATE_OTHER                                  # pair_other()
+    FATE_PASSED                                 # nothing but to note its time
     FATE_IGNORED                                # nothing: it is filtered out
 
 cdef enum:
@@ -69,6 +70,14 @@ cdef inline bint filter_record(State *s, Batch *b, int i, uint32_t device) noexc
         b.category[i] &= CAT_NOTIFY
         return False
     return b.category[i] & CAT_NOTIFY == 0
+
+
+cdef inline bint concerns(uint32_t category, const TraceV7 *r) noexcept nogil:
+    """Whether a record tells the engine anything; a plug or a get-request record does not."""
+    return (
+        category & (CAT_PAIRED | CAT_REQUEUE | CAT_NOTIFY | CAT_DRV_DATA) != 0
+        or r.action & 0xffff & ~<uint32_t> EVENT_CGROUP <= EVENT_FRONT_MERGE
+    )
 
 
 cdef inline bint is_small(const Table *t) noexcept nogil:
@@ -140,10 +149,12 @@ cdef inline void prepare_records(State *s, Batch *b, bint plainly) noexcept nogi
                 if b.category[i] == 0 and not is_counted:
                     b.fate[i] = FATE_IGNORED
             if b.fate[i] == FATE_PLAIN and (slowly or plainness_of(b.category[i], r)):
-                b.fate[i] = FATE_OTHER
+                b.fate[i] = FATE_OTHER if concerns(b.category[i], r) else FATE_PASSED
         last = &sequences[r.cpu & cpu_mask]
         if plainly or is_counted:
             check_sequence(s, r, last)
+        if not plainly and b.fate[i] >= FATE_PASSED:
+            continue
         key = key_of(device, r.action >> 16)
         h = hash_of(s, r.sector, key)
         b.device[i] = device
@@ -518,9 +529,11 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         r = &b.records[i]
         action = r.action
         if not plainly and b.fate[i] != FATE_PLAIN:
-            if b.fate[i] != FATE_IGNORED:
+            if b.fate[i] == FATE_OTHER:
                 settle(s, load, &t, False)
                 n = pair_other(s, b, i, n)
+            elif b.fate[i] == FATE_PASSED:
+                s.now_ns = r.time
             continue
         if not plainly:
             s.now_ns = r.time

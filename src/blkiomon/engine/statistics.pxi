@@ -354,12 +354,10 @@ cdef inline uint64_t quotient(uint64_t a, uint64_t b) noexcept nogil:
 
 
 cdef void account_unusual(State *s, Account *a, const Match *m, uint64_t d2c_us) noexcept nogil:
-    """Account what is rare: an error, an unusual size, a queue time, a latency over an hour."""
+    """Account what is rare: an error, an unusual size, a latency over an hour."""
     a.errors += m.error != 0
     if m.size_bytes & 511 or m.size_bytes >= SIZE_SLOTS << 9:
         size_add(a, m.size_bytes, 1)
-    if m.q2d_ns != NOT_QUEUED:
-        account_queue(s, m)
     if d2c_us >> 32 != 0:                       # the original uses the lower 32 bits
         a.d2c_hist[D2C_BUCKETS - 1] -= 1
         a.d2c_hist[bucket_of(d2c_us, 3, D2C_BUCKETS - 1)] += 1
@@ -380,10 +378,7 @@ cdef inline void account_match(
     moments_add(&a.d2c_ns, m.d2c_ns)
     d2c[0] += 1
     size[0] += 1
-    if unlikely(
-        (m.size_bytes & 511) | m.error | (d2c_us >> 32) | (m.size_bytes >> 20)
-        or m.q2d_ns != NOT_QUEUED
-    ):
+    if unlikely((m.size_bytes & 511) | m.error | (d2c_us >> 32) | (m.size_bytes >> 20)):
         account_unusual(s, a, m, d2c_us)
 
 
@@ -402,7 +397,7 @@ cdef enum:
 cdef inline bint is_usual(const Match *m) noexcept nogil:
     return (
         LEAST_USUAL_NS <= m.d2c_ns <= <uint64_t> MOST_USUAL_NS
-        and m.size_bytes & <uint32_t> UNUSUAL_SIZE | m.error == 0 and m.q2d_ns == NOT_QUEUED
+        and m.size_bytes & <uint32_t> UNUSUAL_SIZE | m.error == 0
     )
 
 
@@ -520,8 +515,10 @@ cdef void take_in_all(State *s) noexcept nogil:
 
 
 cdef void account_singly(State *s, Account *a, const Match *m) noexcept nogil:
-    """Account a request that need not be usual."""
+    """Account a request that need not be usual, and may have a queue time."""
     cdef uint64_t d2c_us = m.d2c_ns // 1000
+    if m.q2d_ns != NOT_QUEUED:
+        account_queue(s, m)
     if is_usual(m):
         wait_in(s, a, waiting_of(m.d2c_ns, m.size_bytes))
         return

@@ -348,6 +348,7 @@ cdef struct State:
     bint keep_mismatches                        # collect mismatches: needs keep_details
     bint keep_driver_data
     bint keep_records
+    bint records_only                           # collect records, and pair none
     bint keep_requests
     bint keep_slow                              # collect slow requests: needs keep_details
     bint slowly                                 # pair all records by all rules
