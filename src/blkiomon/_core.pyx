@@ -85,6 +85,11 @@ cdef table(uint64_t n, dtype):
         raise MemoryError from None
 
 
+cdef shrink(array, uint64_t n):
+    """Shorten an array of table() to n elements, in place. Raises MemoryError."""
+    array.resize(n, refcheck=False)
+
+
 cdef enum Growth:                               # how a buffer grows
     GROW_ARRAY                                  # to a larger array
     GROW_FREE_LIST                              # the same; links the new elements of State.stored
@@ -777,22 +782,24 @@ cdef class Engine:
 
     cdef _snapshot(self, uint64_t end):
         cdef State *s = &self.s
-        cdef SnapshotSizes n
+        cdef uint64_t n_loads, n_bins, n_queued_bins
         with nogil:
             evict_by_age(s)
             take_in_all(s)
             integrate_in_flight(s, end)
-            count_rows(s, &n)
+            n_loads = count_load_rows(s)
+        n_bins = most_bins(s)
+        n_queued_bins = n_bins if s.n_queue_active else 0
         processes = self._processes_by_pid()
         snapshot = Snapshot(
-            rows=table(n.rows, layout.ROW),
-            d2c_bins=table(n.d2c_bins, layout.BIN),
-            size_bins=table(n.size_bins, layout.BIN),
-            loads=table(n.loads, layout.LOAD),
+            rows=table(s.n_active, layout.ROW),
+            d2c_bins=table(n_bins, layout.BIN),
+            size_bins=table(n_bins, layout.BIN),
+            loads=table(n_loads, layout.LOAD),
             retry_rows=table(s.n_retry_rows, layout.RETRY_ROW),
-            queue_rows=table(n.queue_rows, layout.QUEUE_ROW),
-            q2d_bins=table(n.q2d_bins, layout.BIN),
-            q2c_bins=table(n.q2c_bins, layout.BIN),
+            queue_rows=table(s.n_queue_active, layout.QUEUE_ROW),
+            q2d_bins=table(n_queued_bins, layout.BIN),
+            q2c_bins=table(n_queued_bins, layout.BIN),
             processes=processes,
         )
         cdef Row *rows = <Row *> address(snapshot.rows)
@@ -803,10 +810,19 @@ cdef class Engine:
         cdef QueueRow *queue_rows = <QueueRow *> address(snapshot.queue_rows)
         cdef Bin *q2d_bins = <Bin *> address(snapshot.q2d_bins)
         cdef Bin *q2c_bins = <Bin *> address(snapshot.q2c_bins)
+        cdef Bin *d2c_end
+        cdef Bin *size_end = size_bins
+        cdef Bin *q2d_end
+        cdef Bin *q2c_end = q2c_bins
+        with nogil:
+            d2c_end = copy_rows(s, rows, d2c_bins, &size_end)
+            q2d_end = copy_queue_rows(s, queue_rows, q2d_bins, &q2c_end)
+        shrink(snapshot.d2c_bins, d2c_end - d2c_bins)
+        shrink(snapshot.size_bins, size_end - size_bins)
+        shrink(snapshot.q2d_bins, q2d_end - q2d_bins)
+        shrink(snapshot.q2c_bins, q2c_end - q2c_bins)
         self._refresh_names(processes)
         with nogil:                             # nothing can fail from here on
-            move_rows(s, rows, d2c_bins, size_bins)
-            move_queue_rows(s, queue_rows, q2d_bins, q2c_bins)
             move_load_rows(s, end, loads)
             move_retry_rows(s, retry_rows)
             free_idle_devices(s)

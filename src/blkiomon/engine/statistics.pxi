@@ -12,7 +12,7 @@
 #
 # Entry points: account, with a paired batch, from the thread that owns the engine; index_of and
 # enter_device, from prepare(); the rest, from Engine.snapshot() in this order: take_in_all,
-# count_rows, move_rows, move_queue_rows, close_accounts. spill, from Engine before 32-bit counters
+# most_bins, copy_rows, copy_queue_rows, close_accounts. spill, from Engine before 32-bit counters
 # overflow.
 # Never allocates.
 
@@ -185,9 +185,12 @@ cdef void close_accounts(State *s) noexcept nogil:
         q = s.queue_accounts[i]
         s.devices[q.device].queue_accounts[q.row.op] = NULL
     s.n_active = s.n_queue_active = 0
+    memset(s.blocks, 0, s.n_blocks * BLOCK * sizeof(uint32_t))
+    if s.n_spilled != 0:
+        memset(s.spilled, 0, s.n_spilled * BLOCK * sizeof(uint64_t))
     s.n_blocks = 1                              # block 0 is not used
     s.n_spilled = 0
-    s.spilled_at = s.matches
+    s.spilled_at = s.matches_before = s.matches
 
 
 # --- histograms -------------------------------------------------------------------------------
@@ -276,38 +279,10 @@ cdef inline uint64_t count_in(const State *s, uint64_t block, unsigned int i) no
     return s.blocks[at] + (s.spilled[at] if block < s.n_spilled else 0)
 
 
-cdef inline uint64_t take_count(State *s, uint64_t block, unsigned int i) noexcept nogil:
-    """Returns and clears the count of a bin."""
-    cdef uint64_t count = count_in(s, block, i)
-    s.blocks[block * BLOCK + i] = 0
-    if block < s.n_spilled:
-        s.spilled[block * BLOCK + i] = 0
-    return count
-
-
-cdef uint64_t count_times(const State *s, uint32_t *times) noexcept nogil:
-    """How many bins move_times() writes."""
-    cdef uint64_t n = 0
-    cdef uint64_t block
-    cdef unsigned int index, i
-    cdef unsigned int bucket = 0
-    cdef unsigned int last = <unsigned int> -1
-    for index in range(TIME_BLOCKS):
-        block = time_block(times, index)[0]
-        if block == 0:
-            continue
-        for i in range(BLOCK):
-            if count_in(s, block, i) != 0:
-                bucket = bucket_in(index * BLOCK + i, bucket)
-                n += index * BLOCK + i - bucket != last     # a bucket limit may split a bin
-                last = index * BLOCK + i - bucket
-    return n
-
-
-cdef Bin *move_times(
-    State *s, uint32_t *times, uint32_t row, Bin *out, uint64_t *requests, uint64_t *hist
+cdef Bin *copy_times(
+    const State *s, uint32_t *times, uint32_t row, Bin *out, uint64_t *requests, uint64_t *hist
 ) noexcept nogil:
-    """Move latencies to out as bins of bin_of(); returns the end of what was written.
+    """Copy latencies to out as bins of bin_of(); returns the end of what was written.
 
     Adds to requests[0], and to hist, the original's histogram, unless it is NULL.
     """
@@ -320,7 +295,7 @@ cdef Bin *move_times(
         if block == 0:
             continue
         for i in range(BLOCK):
-            count = take_count(s, block, i)
+            count = count_in(s, block, i)
             if count == 0:
                 continue
             bucket = bucket_in(index * BLOCK + i, bucket)
@@ -357,7 +332,7 @@ cdef void account_unusual(State *s, Account *a, const Match *m, uint64_t d2c_us)
     """Account what is rare: an error, an unusual size, a latency over an hour."""
     a.errors += m.error != 0
     if m.size_bytes & 511 or m.size_bytes >= SIZE_SLOTS << 9:
-        size_add(a, m.size_bytes, 1)
+        size_add(&a.size_bytes, a.size_hist, m.size_bytes, 1)
     if d2c_us >> 32 != 0:                       # the original uses the lower 32 bits
         a.d2c_hist[D2C_BUCKETS - 1] -= 1
         a.d2c_hist[bucket_of(d2c_us, 3, D2C_BUCKETS - 1)] += 1
@@ -579,13 +554,15 @@ cdef void account(State *s, Batch *b) noexcept nogil:
         m = account_one(s, b, i, m, of[i])
 
 
-cdef inline void size_add(Account *a, uint64_t size_bytes, uint64_t requests) noexcept nogil:
+cdef inline void size_add(
+    Moments *m, uint64_t *hist, uint64_t size_bytes, uint64_t requests
+) noexcept nogil:
     """Account a number of requests of one size."""
-    a.size_bytes.min = min(a.size_bytes.min, size_bytes)
-    a.size_bytes.max = max(a.size_bytes.max, size_bytes)
-    a.size_bytes.sum += size_bytes * <uint128_t> requests
-    a.size_bytes.sum_squares += <uint128_t> (size_bytes * size_bytes) * requests
-    a.size_hist[bucket_of(size_bytes, 10, SIZE_BUCKETS - 1)] += requests
+    m.min = min(m.min, size_bytes)
+    m.max = max(m.max, size_bytes)
+    m.sum += size_bytes * <uint128_t> requests
+    m.sum_squares += <uint128_t> (size_bytes * size_bytes) * requests
+    hist[bucket_of(size_bytes, 10, SIZE_BUCKETS - 1)] += requests
 
 
 cdef void account_queue(State *s, const Match *m) noexcept nogil:
@@ -602,41 +579,23 @@ cdef void account_queue(State *s, const Match *m) noexcept nogil:
 
 # --- at a snapshot ----------------------------------------------------------------------------
 
-cdef uint64_t count_sizes(State *s, Account *a, uint64_t mark) noexcept nogil:
-    """How many bins move_sizes() writes. `mark` must not be in State.by_bin."""
-    cdef uint64_t n = 0
-    cdef uint64_t block
-    cdef unsigned int index, i, bin
-    for index in range(SIZE_BLOCKS):
-        block = size_block(a, index)[0]
-        if block == 0:
-            continue
-        for i in range(BLOCK):
-            if count_in(s, block, i) == 0:
-                continue
-            bin = index * BLOCK + i
-            bin = bin - SIZE_SLOTS if bin >= SIZE_SLOTS else bin_of(bin << 9)
-            n += s.by_bin[bin] != mark          # several sizes can share a bin
-            s.by_bin[bin] = mark
-    return n
+cdef Bin *copy_sizes(State *s, Account *a, Row *row, uint32_t number, Bin *out) noexcept nogil:
+    """Copy sizes to out as bins of bin_of(); returns the end of what was written.
 
-
-cdef Bin *move_sizes(State *s, Account *a, uint32_t row, Bin *out) noexcept nogil:
-    """Move sizes to out as bins of bin_of(); returns the end of what was written.
-
-    A stream has few different sizes. They are counted one by one, and added to the account's
-    moments and buckets only here.
+    A stream has few different sizes. They are counted one by one, and added to the moments and
+    buckets only here. State.by_bin is zero before and afterwards.
     """
     cdef uint64_t block, count
     cdef unsigned int index, i, bin
     cdef uint64_t *by_bin = s.by_bin
-    memset(by_bin, 0, sizeof(s.by_bin))
+    row.size_bytes = a.size_bytes
+    memcpy(row.size_hist, a.size_hist, sizeof(row.size_hist))
     for index in range(SIZE_BLOCKS):
         block = size_block(a, index)[0]
         if block == 0:
             continue
         for i in range(BLOCK):
-            count = take_count(s, block, i)
+            count = count_in(s, block, i)
             bin = index * BLOCK + i
             if count == 0:
                 continue
@@ -644,13 +603,14 @@ cdef Bin *move_sizes(State *s, Account *a, uint32_t row, Bin *out) noexcept nogi
                 by_bin[bin - SIZE_SLOTS] += count
             else:
                 by_bin[bin_of(bin << 9)] += count
-                size_add(a, bin << 9, count)
-    for i in range(bin_of(a.size_bytes.min), bin_of(a.size_bytes.max) + 1):
+                size_add(&row.size_bytes, row.size_hist, bin << 9, count)
+    for i in range(bin_of(row.size_bytes.min), bin_of(row.size_bytes.max) + 1):
         if by_bin[i] != 0:
-            out.row = row
+            out.row = number
             out.bin = i
             out.count = by_bin[i]
             out += 1
+            by_bin[i] = 0
     return out
 
 
@@ -672,33 +632,13 @@ cdef void close_squares(
         m.sum_squares = most
 
 
-cdef struct SnapshotSizes:                      # rows and bins of an interval
-    uint64_t rows
-    uint64_t d2c_bins
-    uint64_t size_bins
-    uint64_t loads
-    uint64_t queue_rows
-    uint64_t q2d_bins
-    uint64_t q2c_bins
+cdef uint64_t most_bins(const State *s) noexcept nogil:
+    """At most so many bins of one kind are not empty in this interval."""
+    return min((s.n_blocks - 1) * BLOCK, s.matches - s.matches_before)
 
 
-cdef void count_rows(State *s, SnapshotSizes *n) noexcept nogil:
-    """Compute the sizes of the snapshot's arrays. Call integrate_in_flight() first."""
-    cdef uint64_t i
-    memset(n, 0, sizeof(SnapshotSizes))
-    memset(s.by_bin, 0, sizeof(s.by_bin))
-    n.rows = s.n_active
-    for i in range(s.n_active):
-        n.d2c_bins += count_times(s, times_of(s.accounts[i]))
-        n.size_bins += count_sizes(s, s.accounts[i], i + 1)
-    n.queue_rows = s.n_queue_active
-    for i in range(s.n_queue_active):
-        n.q2d_bins += count_times(s, s.queue_accounts[i].q2d)
-        n.q2c_bins += count_times(s, s.queue_accounts[i].q2c)
-    n.loads = count_load_rows(s)
-
-
-cdef void move_rows(State *s, Row *out, Bin *d2c_out, Bin *size_out) noexcept nogil:
+cdef Bin *copy_rows(State *s, Row *out, Bin *d2c_bins, Bin **size_bins) noexcept nogil:
+    """Copy the accounts to out, and their bins; returns the end of d2c_bins, moves *size_bins."""
     cdef uint64_t i
     cdef Account *a
     cdef Row *row
@@ -712,23 +652,25 @@ cdef void move_rows(State *s, Row *out, Bin *d2c_out, Bin *size_out) noexcept no
         row.direction = a.direction
         row.errors = a.errors
         memcpy(row.d2c_hist, a.d2c_hist, sizeof(row.d2c_hist))
-        first = d2c_out
-        d2c_out = move_times(
-            s, times_of(a), <uint32_t> i, d2c_out, &row.requests, row.d2c_hist
+        first = d2c_bins
+        d2c_bins = copy_times(
+            s, times_of(a), <uint32_t> i, d2c_bins, &row.requests, row.d2c_hist
         )
-        size_out = move_sizes(s, a, <uint32_t> i, size_out)
-        close_squares(&a.d2c_ns, row.requests, first, d2c_out)
+        size_bins[0] = copy_sizes(s, a, row, <uint32_t> i, size_bins[0])
+        row.d2c_ns = a.d2c_ns
+        close_squares(&row.d2c_ns, row.requests, first, d2c_bins)
         row.d2c_us.min = a.d2c_ns.min // 1000   # truncation keeps the order
         row.d2c_us.max = a.d2c_ns.max // 1000
         row.d2c_us.sum = a.d2c_us_sum
         row.d2c_us.sum_squares = a.d2c_us_squares
-        row.d2c_ns = a.d2c_ns
         row.throughput = a.throughput
-        row.size_bytes = a.size_bytes
-        memcpy(row.size_hist, a.size_hist, sizeof(row.size_hist))
+    return d2c_bins
 
 
-cdef void move_queue_rows(State *s, QueueRow *out, Bin *q2d_out, Bin *q2c_out) noexcept nogil:
+cdef Bin *copy_queue_rows(
+    const State *s, QueueRow *out, Bin *q2d_bins, Bin **q2c_bins
+) noexcept nogil:
+    """The same for queue times."""
     cdef uint64_t i
     cdef uint64_t requests                      # the same number for q2d and q2c
     cdef QueueAccount *a
@@ -736,11 +678,12 @@ cdef void move_queue_rows(State *s, QueueRow *out, Bin *q2d_out, Bin *q2c_out) n
     cdef const Bin *first_q2c
     for i in range(s.n_queue_active):
         a = s.queue_accounts[i]
-        first_q2d = q2d_out
-        first_q2c = q2c_out
-        requests = 0
-        q2d_out = move_times(s, a.q2d, <uint32_t> i, q2d_out, &a.row.requests, NULL)
-        q2c_out = move_times(s, a.q2c, <uint32_t> i, q2c_out, &requests, NULL)
-        close_squares(&a.row.q2d_ns, requests, first_q2d, q2d_out)
-        close_squares(&a.row.q2c_ns, requests, first_q2c, q2c_out)
         out[i] = a.row
+        first_q2d = q2d_bins
+        first_q2c = q2c_bins[0]
+        requests = 0
+        q2d_bins = copy_times(s, a.q2d, <uint32_t> i, q2d_bins, &out[i].requests, NULL)
+        q2c_bins[0] = copy_times(s, a.q2c, <uint32_t> i, q2c_bins[0], &requests, NULL)
+        close_squares(&out[i].q2d_ns, requests, first_q2d, q2d_bins)
+        close_squares(&out[i].q2c_ns, requests, first_q2c, q2c_bins[0])
+    return q2d_bins
