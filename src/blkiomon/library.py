@@ -55,6 +55,7 @@ class Options(TypedDict, total=False):
     max_devices: int
     resync: bool
     devices: Iterable[Device]
+    ops: Iterable[str]
     from_ns: int | None
     to_ns: int | None
     is_absolute: bool

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+from blkiomon.engine.layout import OPS
 from blkiomon.errors import MissingLibrary
 from blkiomon.formats import flat_table
 from blkiomon.formats.json_codec import UNSEEN
@@ -33,7 +34,7 @@ def table_of(intervals: Iterable[Interval]) -> Table:
     table: Table = {column.name: [] for column in COLUMNS}
     for interval in intervals:
         for rows in flat_table.rows(interval, nameless):
-            wanted = [at for at, op in enumerate(rows.ops) if op != flat_table.ALL]
+            wanted = [at for at, op in enumerate(rows.ops) if op in OPS]
             for column in COLUMNS:
                 if column.name == START:
                     start_ns = interval.start_ns if interval.anchored else None

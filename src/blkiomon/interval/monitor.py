@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from blkiomon._core import Engine
+from blkiomon.engine.layout import OPS
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.errors import TraceError
 from blkiomon.interval.columns import NS_PER_S
 from blkiomon.interval.devices import Device, number_of
 from blkiomon.interval.merging import merge_snapshots
+from blkiomon.interval.operations import checked
 from blkiomon.interval.value import Counts, Interval, in_order
 
 if TYPE_CHECKING:
@@ -56,6 +60,7 @@ class Monitor:
         max_pending, max_age_s, max_devices, resync: as for ``Engine``.
         devices: those that count; default: all. Each a number (``major << 20 | minor``), ``"8:16"``
             or a name of this host, ``"sdb"``.
+        ops: the operations that count, of ``layout.OPS``; default: all. See ``Interval.only``.
         from_ns, to_ns: only records in [from, to) count, in ns: since 1970 if ``is_absolute``,
             else since the first record.
         most_intervals: limit of the number of intervals. Before it is exceeded, ``interval_ns``
@@ -71,6 +76,8 @@ class Monitor:
         is_done: all records up to ``to_ns`` were read; further bytes are ignored.
         missing_files: how many files of the trace are missing, for the intervals to report. The
             caller sets it after opening the trace.
+        ops: the operations that count; empty: all.
+        found_ops: if some are selected, all operations that completed.
         skipped_intervals: idle intervals that were left out because time jumped.
 
     Raises:
@@ -87,6 +94,7 @@ class Monitor:
         max_devices: int = 65_536,
         resync: bool = False,
         devices: Iterable[Device] = (),
+        ops: Iterable[str] = (),
         from_ns: int | None = None,
         to_ns: int | None = None,
         is_absolute: bool = False,
@@ -105,6 +113,8 @@ class Monitor:
             "resync": resync,
         }
         self._clock = clock
+        self.ops = checked(ops)
+        self.found_ops: set[str] = set()
         self._from_ns = from_ns
         self._to_ns = to_ns
         self._has_limits = from_ns is not None or to_ns is not None
@@ -380,6 +390,8 @@ class Monitor:
         totals = self.totals
         pids = snapshot.processes["pid"].tolist()
         names = self.engine.process_names if pids else {}
+        if self.ops:
+            self.found_ops |= {OPS[op] for op in np.unique(snapshot.rows["op"]).tolist()}
         interval = Interval(
             time_s=time_s,
             devices=in_order(snapshot.rows["device"]),
@@ -393,7 +405,7 @@ class Monitor:
             missing_files=self.missing_files,
         )
         self._counts = totals
-        return interval
+        return interval.only(self.ops)
 
 
 def age_ns(max_age_s: float) -> int:
