@@ -41,6 +41,7 @@ from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.errors import IntervalError
 from blkiomon.formats import validation
+from blkiomon.interval.arguments import wrong
 from blkiomon.interval.distribution import N_BINS
 from blkiomon.interval.merging import merge_snapshots
 from blkiomon.interval.moments import U64_MAX
@@ -93,6 +94,8 @@ def to_bytes(interval: Interval) -> bytes:
     Raises:
         ValueError: a count or a time is out of range.
     """
+    if not isinstance(interval, Interval):
+        raise wrong("interval", "an Interval", interval)
     snapshot = merge_snapshots([interval.snapshot])  # adds up rows of equal keys
     tables: list[Numbers] = []
     histograms: list[Numbers] = []
@@ -183,6 +186,8 @@ def from_bytes(data: bytes) -> Interval:
         IntervalError: the bytes are not an interval, are damaged, are of an unknown version, or
             the figures contradict each other.
     """
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise wrong("data", "bytes that to_bytes returned", data)
     data = bytes(data)
     head = len(MAGIC) + 1
     if data[: len(MAGIC)] != MAGIC[: len(data)]:

@@ -21,6 +21,7 @@ from blkiomon.errors import IntervalError
 from blkiomon.formats import validation
 from blkiomon.formats.rendering import NameOf
 from blkiomon.formats.units import device_text, utc
+from blkiomon.interval.arguments import wrong
 from blkiomon.interval.distribution import PERCENTILES, Distribution, bin_bounds, bin_of
 from blkiomon.interval.groups import NS_PER_S, Group
 from blkiomon.interval.incomplete import Incomplete
@@ -75,6 +76,8 @@ def to_dict(
         histograms: include the histograms; ``from_dict`` needs them.
         name_of: maps a device number to a device name, or None.
     """
+    if not isinstance(interval, Interval):
+        raise wrong("interval", "an Interval", interval)
     *groups, total = interval.groups()
     devices: list[dict[str, Any]] = []
     ops: dict[str, Any] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from blkiomon._core import Engine
 from blkiomon.engine.layout import OPS
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.errors import TraceError
+from blkiomon.interval import arguments
 from blkiomon.interval.columns import NS_PER_S
 from blkiomon.interval.devices import Device, number_of
 from blkiomon.interval.merging import merge_snapshots
@@ -58,9 +60,10 @@ class Monitor:
         interval_s: length of an interval by the trace clock, in s; None: one interval of all.
         clock: "trace" or "wall".
         max_pending, max_age_s, max_devices, resync: as for ``Engine``.
-        devices: those that count; default: all. Each a number (``major << 20 | minor``), ``"8:16"``
-            or a name of this host, ``"sdb"``.
-        ops: the operations that count, of ``layout.OPS``; default: all. See ``Interval.only``.
+        devices: one or several that count; default: all. Each a number (``major << 20 | minor``),
+            ``"8:16"`` or a name of this host, ``"sdb"``.
+        ops: one or several operations that count, of ``layout.OPS``; default: all. See
+            ``Interval.only``.
         from_ns, to_ns: only records in [from, to) count, in ns: since 1970 if ``is_absolute``,
             else since the first record.
         most_intervals: limit of the number of intervals. Before it is exceeded, ``interval_ns``
@@ -82,6 +85,7 @@ class Monitor:
 
     Raises:
         ValueError: an argument is out of range.
+        TypeError: an argument has a wrong type.
     """
 
     def __init__(
@@ -93,8 +97,8 @@ class Monitor:
         max_age_s: float = MAX_AGE_S,
         max_devices: int = 65_536,
         resync: bool = False,
-        devices: Iterable[Device] = (),
-        ops: Iterable[str] = (),
+        devices: Device | Iterable[Device] = (),
+        ops: str | Iterable[str] = (),
         from_ns: int | None = None,
         to_ns: int | None = None,
         is_absolute: bool = False,
@@ -104,12 +108,18 @@ class Monitor:
     ) -> None:
         if clock not in ("trace", "wall"):
             raise ValueError(f'clock must be "trace" or "wall", not {clock!r}')
-        if interval_s is not None and not 1e-9 <= interval_s <= 1e9:
-            raise ValueError(f"interval_s must be from 1e-9 to 1e9, not {interval_s}")
+        if interval_s is not None:
+            wanted = "a number of seconds, or None"
+            arguments.number("the length of an interval", interval_s, wanted)
+            if not 1e-9 <= interval_s <= 1e9:
+                raise ValueError(f"interval_s must be from 1e-9 to 1e9, not {interval_s}")
+        for name, limit_ns in (("from_ns", from_ns), ("to_ns", to_ns)):
+            if limit_ns is not None:
+                arguments.whole(name, limit_ns)
         self._options: dict[str, Any] = {
-            "max_pending": max_pending,
+            "max_pending": arguments.whole("max_pending", max_pending),
             "max_age_ns": age_ns(max_age_s),
-            "max_devices": max_devices,
+            "max_devices": arguments.whole("max_devices", max_devices),
             "resync": resync,
         }
         self._clock = clock
@@ -160,7 +170,10 @@ class Monitor:
             TraceError: the bytes are not a trace. Earlier records count; see ``take``.
             MemoryError: the engine cannot allocate memory.
         """
-        rest = memoryview(data).cast("B")
+        try:
+            rest = memoryview(data).cast("B")
+        except TypeError:
+            raise arguments.wrong("data", "bytes of a trace", data) from None
         if self._probe is not None and not self.is_done:
             self._probed += rest  # held back until the time of day is known
             if not self._find_time_of_day(self._probe, len(rest)):
@@ -409,12 +422,24 @@ class Monitor:
 
 
 def age_ns(max_age_s: float) -> int:
-    """Convert an age to ns, for ``Engine``. Raises ValueError: it is out of range."""
+    """Convert an age to ns, for ``Engine``.
+
+    Raises:
+        ValueError: it is out of range.
+        TypeError: it is not a number.
+    """
+    arguments.number("max_age_s", max_age_s, "a number of seconds")
     if not 0 <= max_age_s * NS_PER_S < 1 << 64:
         raise ValueError(f"max_age_s must be from 0 to 1.8e10, not {max_age_s}")
     return round(max_age_s * NS_PER_S)
 
 
-def device_set(devices: Iterable[Device]) -> frozenset[int]:
-    """A set of device numbers, for ``Engine``. Raises ValueError: one does not exist."""
-    return frozenset(map(number_of, devices))
+def device_set(devices: Device | Iterable[Device]) -> frozenset[int]:
+    """A set of device numbers, for ``Engine``.
+
+    Raises:
+        ValueError: one does not exist.
+        TypeError: neither a device nor several.
+    """
+    wanted = 'names or numbers, such as ["8:16", "sdb"]'
+    return frozenset(map(number_of, arguments.listed("devices", devices, (str, Integral), wanted)))

@@ -9,16 +9,21 @@ import numpy as np
 
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot
+from blkiomon.interval import arguments
 from blkiomon.interval.tables import IN_FLIGHT, QUEUED, REQUESTS, RETRIED
 
 
-def checked(ops: Iterable[str]) -> tuple[str, ...]:
+def checked(ops: str | Iterable[str]) -> tuple[str, ...]:
     """Operations in the order of ``layout.OPS``, each once.
 
     Raises:
-        ValueError: one is unknown, or this is a text instead of a list.
+        ValueError: one is unknown.
+        TypeError: neither an operation nor several.
     """
-    wanted = {ops} if isinstance(ops, str) else {*ops}
+    listed = arguments.listed("ops", ops, (str,), "names, such as ['read', 'write']")
+    if other := [op for op in listed if not isinstance(op, str)]:
+        raise arguments.wrong("an operation", "text", other[0])
+    wanted = {*listed}
     if unknown := sorted(map(repr, wanted - {*layout.OPS})):
         raise ValueError(f"unknown operation {unknown[0]}; use {', '.join(layout.OPS)}")
     return tuple(op for op in layout.OPS if op in wanted)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from blkiomon.engine.layout import OPS
 from blkiomon.engine.snapshot import Snapshot
-from blkiomon.interval import html
+from blkiomon.interval import arguments, html
 from blkiomon.interval.columns import Columns, columns_of
 from blkiomon.interval.devices import Device, number_of, text_of
 from blkiomon.interval.distribution import Distribution
@@ -258,13 +258,13 @@ class Interval:
         ]
         return Distribution().merge(*wanted).percentile(percent)
 
-    def only(self, ops: Iterable[str]) -> Interval:
+    def only(self, ops: str | Iterable[str]) -> Interval:
         """The figures of some operations, without those of processes.
 
         Requests in flight are known of each operation, and not of a device or in total.
 
         Args:
-            ops: of ``layout.OPS``; none: all operations.
+            ops: one or several of ``layout.OPS``; none: all operations.
 
         Raises:
             ValueError: an operation is unknown.
@@ -295,7 +295,10 @@ def merge(intervals: Iterable[Interval]) -> Interval:
 
     Raises:
         ValueError: there are no intervals, or they have different clocks or operations.
+        TypeError: these are no intervals.
     """
+    if not isinstance(intervals, Iterable):
+        raise arguments.wrong("intervals", "several Interval", intervals)
     rest = iter(intervals)
     merged: Interval | None = None
     while some := list(islice(rest, MERGED_AT_ONCE)):
@@ -306,6 +309,9 @@ def merge(intervals: Iterable[Interval]) -> Interval:
 
 
 def _merge_some(intervals: list[Interval]) -> Interval:
+    for each in intervals:
+        if not isinstance(each, Interval):
+            raise arguments.wrong("what is merged", "an Interval", each)
     if len({(i.clock, i.anchored) for i in intervals}) > 1:
         raise ValueError("intervals of different clocks cannot be merged")
     if len({i.only_ops for i in intervals}) > 1:
