@@ -10,6 +10,10 @@ function __blkiomon_devices
     string replace -r '.*/' '' /sys/class/block/*
 end
 
+function __blkiomon_traces
+    string replace -r -f '\.blktrace\.[0-9]+$' '' -- (commandline -ct)*.blktrace.* | sort -u
+end
+
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a summary -d 'Summarize a recorded trace'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a stat -d 'Print a line for each device and interval, as `iostat -x` does'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a top -d 'Show which disk is slow, for which operations, and since when'
@@ -20,8 +24,18 @@ complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a topology -d '
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a decode -d 'Print statistics files written with -b'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a archive -d 'Read the traces of many hosts in parallel, on the cores of this machine or on a Dask cluster'
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a help -d 'Explain a command'
+complete -c blkiomon -n '__blkiomon_runs summary' -a '(__blkiomon_traces)'
 complete -c blkiomon -n '__blkiomon_runs stat' -a '(__blkiomon_devices)'
+complete -c blkiomon -n '__blkiomon_runs stat' -a '(__blkiomon_traces)'
 complete -c blkiomon -n '__blkiomon_runs top' -a '(__blkiomon_devices)'
+complete -c blkiomon -n '__blkiomon_runs top' -a '(__blkiomon_traces)'
+complete -c blkiomon -n '__blkiomon_runs record' -a '(__blkiomon_traces)'
+complete -c blkiomon -n '__blkiomon_runs report' -a '(__blkiomon_traces)'
+complete -c blkiomon -n '__blkiomon_runs compare' -a '(__blkiomon_traces)'
+complete -c blkiomon -n '__blkiomon_runs topology' -a '(__blkiomon_traces)'
+complete -c blkiomon -n '__blkiomon_runs decode' -a '(__blkiomon_traces)'
+complete -c blkiomon -n '__blkiomon_runs archive' -a '(__blkiomon_traces)'
+complete -c blkiomon -n '__blkiomon_runs monitor' -a '(__blkiomon_traces)'
 complete -c blkiomon -n '__blkiomon_runs help' -f -a 'summary stat top record report compare topology decode archive help'
 complete -c blkiomon -n '__blkiomon_runs monitor' -s I -l interval -x -d 'length of an interval, such as 10, 500ms or 5m; required with -h, -b, -d, -D and -Q; else the default is 1'
 complete -c blkiomon -n '__blkiomon_runs monitor' -s V -l version -d 'print the version'
@@ -73,7 +87,7 @@ complete -c blkiomon -n '__blkiomon_runs stat' -l device -x -a '(__blkiomon_devi
 complete -c blkiomon -n '__blkiomon_runs stat' -l op -x -d 'only this operation: read, write, discard, flush, write_zeroes, zone or other (repeatable)'
 complete -c blkiomon -n '__blkiomon_runs stat' -l from -x -d 'begin here: seconds from the first record, or a time'
 complete -c blkiomon -n '__blkiomon_runs stat' -l to -x -d 'end before this time'
-complete -c blkiomon -n '__blkiomon_runs stat' -s f -l file -x -d 'read this trace, even if a device has its name (repeatable)'
+complete -c blkiomon -n '__blkiomon_runs stat' -s f -l file -r -F -a '(__blkiomon_traces)' -d 'read this trace, even if a device has its name (repeatable)'
 complete -c blkiomon -n '__blkiomon_runs stat' -l queue -d 'also capture when requests are queued: queue time, Q2D and Q2C'
 complete -c blkiomon -n '__blkiomon_runs stat' -l names -x -a 'yes no' -d 'print device names (sdb) beside numbers (8:16); default: if the trace is live'
 complete -c blkiomon -n '__blkiomon_runs stat' -s h -l help -d 'print this text'
@@ -83,7 +97,7 @@ complete -c blkiomon -n '__blkiomon_runs top' -l device -x -a '(__blkiomon_devic
 complete -c blkiomon -n '__blkiomon_runs top' -l op -x -d 'only this operation: read, write, discard, flush, write_zeroes, zone or other (repeatable)'
 complete -c blkiomon -n '__blkiomon_runs top' -l from -x -d 'begin here: seconds from the first record, or a time'
 complete -c blkiomon -n '__blkiomon_runs top' -l to -x -d 'end before this time'
-complete -c blkiomon -n '__blkiomon_runs top' -s f -l file -x -d 'read this trace, even if a device has its name (repeatable)'
+complete -c blkiomon -n '__blkiomon_runs top' -s f -l file -r -F -a '(__blkiomon_traces)' -d 'read this trace, even if a device has its name (repeatable)'
 complete -c blkiomon -n '__blkiomon_runs top' -l speed -x -d 'show a recorded trace N times as fast as it was recorded (default 1); max: as fast as it can be read, with figures of the whole trace'
 complete -c blkiomon -n '__blkiomon_runs top' -l slow -r -F -d 'also write requests that take longer than MS ms or hang to FILE: see blkiomon --help'
 complete -c blkiomon -n '__blkiomon_runs top' -l slow-limit -x -d 'print at most N slow requests a second, and count the others (default 100)'
