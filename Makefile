@@ -100,7 +100,7 @@ profile: $(RELEASE)/.stamp-wheel ## where the instructions of the engine go (val
 		$(RELEASE)/bin/python -m blkiomon -I 1 -b /dev/null $(TRACE)
 	@callgrind_annotate build/callgrind.out | sed -n '/PROGRAM TOTALS/,$$p' | head -n 30
 
-manual: $(RELEASE)/.stamp-wheel ## write man page and completions anew
+manual: $(RELEASE)/.stamp-wheel ## write man pages and completions anew
 	@$(RELEASE)/bin/python -m tools
 
 # The libraries of the sanitizers are preloaded, as the interpreter is not

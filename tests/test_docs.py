@@ -61,6 +61,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("originals")
     shutil.copy(goldenfiles.TRACES / "loop-phases-dc.bin", path / "phases.bin")
     write_set(path, "sda", (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes())
+    write_set(path, "run1", (goldenfiles.TRACES / "loop-ext4-all.bin").read_bytes())
     for host in ("web1", "web2"):
         (path / "traces" / host).mkdir(parents=True)
     shutil.copy(path / "phases.bin", path / "traces" / "web1")
@@ -98,14 +99,21 @@ def assert_shown(shown: str, printed: str, where: str) -> None:
 
 
 def run_shell(block: Block, where: str) -> None:
-    """Run each line that begins with `$ blkiomon`, and compare the output with the lines below it.
+    """Run each line that begins with `$`, and compare the output with the lines below it.
 
-    The command runs in this process, and a shell runs the rest of a pipe.
+    blkiomon runs in this process; a shell runs the rest of a pipe, and the programs of blktrace.
     """
     for item in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         command, _, shown = item.partition("\n")
         if "| jq " in command:
             programs.require("jq")
+        if command.split()[0] in ("blkparse", "btt"):
+            programs.require(command.split()[0], "blktrace", in_ci=True)
+            result = subprocess.run(
+                command, shell=True, capture_output=True, check=False, timeout=runner.TIMEOUT_S
+            )
+            assert_shown(shown, result.stdout.decode(), f"{where}: {command}")
+            continue
         ours, _, others = command.partition(" | ")
         assert ours.startswith("blkiomon "), where
         result = runner.call(*shlex.split(ours)[1:])

@@ -8,6 +8,7 @@ import lzma
 import math
 import mmap
 import os
+import re
 import sys
 import threading
 from array import array
@@ -28,6 +29,7 @@ import blkiomon
 from blkiomon import Interval, SourceError, StatsError, TraceError
 from blkiomon.engine import layout
 from blkiomon.errors import MissingLibrary
+from blkiomon.formats import frames
 from blkiomon.library import REQUEST
 
 TRACE = goldenfiles.TRACES / "loop-multi-dc.bin"
@@ -348,9 +350,116 @@ def test_errors_name_file_and_offset(function: Callable[..., Any], tmp_path: Pat
         function(tmp_path / "missing")
     with pytest.raises(SourceError):
         function([])
-    for source in (5, None, io.StringIO("text"), {"a": 1}):
-        with pytest.raises(TypeError):
+    with pytest.raises(SourceError, match="the path of the trace is empty"):
+        function("")
+    with pytest.raises(TypeError, match="a path must be text or a Path, not b'trace'"):
+        function([b"trace"])
+    with pytest.raises(TypeError, match=r"bytes: open it with mode 'rb', not <_io.StringIO"):
+        function(io.StringIO("text"))
+    for source in (5, None, {"a": 1}):
+        with pytest.raises(TypeError, match="source must be a path, a list of paths, a binary fi"):
             function(source)
+
+
+WHOLE = blkiomon.summarize(encode(steady(25)))
+
+WRONG: dict[str, tuple[Callable[[], Any], str]] = {
+    "interval": (
+        lambda: blkiomon.intervals(b"", "1s"),  # type: ignore[arg-type]
+        "the length of an interval must be a number of seconds, or None, not '1s'",
+    ),
+    "devices": (
+        lambda: blkiomon.summarize(b"", devices=8.16),  # type: ignore[arg-type]
+        'devices must be names or numbers, such as ["8:16", "sdb"], not 8.16',
+    ),
+    "a device": (
+        lambda: blkiomon.requests(b"", devices=[None]),  # type: ignore[list-item]
+        'a device must be a number, "8:16" or "sdb", not None',
+    ),
+    "ops": (
+        lambda: blkiomon.summarize(b"", ops=3),  # type: ignore[arg-type]
+        "ops must be names, such as ['read', 'write'], not 3",
+    ),
+    "an op": (lambda: WHOLE.only([[]]), "an operation must be text, not []"),  # type: ignore
+    "from_ns": (
+        lambda: blkiomon.summarize(b"", from_ns=1.5),  # type: ignore[arg-type]
+        "from_ns must be a whole number, not 1.5",
+    ),
+    "max_pending": (
+        lambda: blkiomon.Monitor(max_pending="many"),  # type: ignore[arg-type]
+        "max_pending must be a whole number, not 'many'",
+    ),
+    "max_age_s": (
+        lambda: blkiomon.requests(b"", max_age_s="1m"),  # type: ignore[arg-type]
+        "max_age_s must be a number of seconds, not '1m'",
+    ),
+    "an option": (
+        lambda: blkiomon.summarize(b"", colour="red"),  # type: ignore[call-arg]
+        "unknown option 'colour'; there are max_pending, max_age_s, max_devices, resync, devices, "
+        "ops, from_ns, to_ns, is_absolute",
+    ),
+    "percent": (
+        lambda: WHOLE.percentile("99"),  # type: ignore[arg-type]
+        "percent must be a number, such as 99 or 99.9, not '99'",
+    ),
+    "percents": (
+        lambda: WHOLE.total.d2c_ns.percentile([50]),  # type: ignore[arg-type]
+        "percent must be a number, such as 99 or 99.9, not [50]",
+    ),
+    "device()": (
+        lambda: WHOLE.device(None),  # type: ignore[arg-type]
+        'a device must be a number, "8:16" or "sdb", not None',
+    ),
+    "merge": (
+        lambda: blkiomon.merge(WHOLE),  # type: ignore[arg-type]
+        "intervals must be several Interval, not Interval(",
+    ),
+    "merge of others": (
+        lambda: WHOLE.merge(3),  # type: ignore[arg-type]
+        "what is merged must be an Interval, not 3",
+    ),
+    "merge of distributions": (
+        lambda: WHOLE.total.d2c_ns.merge(3),  # type: ignore[arg-type]
+        "what is merged must be a Distribution, not 3",
+    ),
+    "to_dict": (
+        lambda: blkiomon.to_dict(3),  # type: ignore[arg-type]
+        "interval must be an Interval, not 3",
+    ),
+    "to_bytes": (
+        lambda: blkiomon.to_bytes(3),  # type: ignore[arg-type]
+        "interval must be an Interval, not 3",
+    ),
+    "from_bytes": (
+        lambda: blkiomon.from_bytes("bkiv"),  # type: ignore[arg-type]
+        "data must be bytes that to_bytes returned, not 'bkiv'",
+    ),
+    "feed": (
+        lambda: blkiomon.Monitor().feed("text"),  # type: ignore[arg-type]
+        "data must be bytes of a trace, not 'text'",
+    ),
+    "read_stats": (
+        lambda: blkiomon.read_stats(3),  # type: ignore[arg-type]
+        "path must be text or a Path, not 3",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "said"), WRONG.values(), ids=WRONG)
+def test_wrong_type_says_what_is_wanted(call: Callable[[], Any], said: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(said)}"):
+        call()
+
+
+def test_device_and_operation_may_be_alone_or_of_numpy(data: bytes) -> None:
+    number = 7 << 20 | 1
+    wanted = blkiomon.summarize(data, devices=["7:1"], ops=["read"]).total
+    for devices in ("7:1", number, np.uint32(number), (number,), {"7:1"}, np.array([number])):
+        found = blkiomon.summarize(data, devices=devices, ops="read")  # type: ignore[arg-type]
+        assert found.total.requests == wanted.requests > 0
+    times = {"from_ns": np.int64(S), "to_ns": np.int64(2 * S)}
+    assert blkiomon.summarize(data, **times).start_ns == S  # type: ignore[arg-type]
+    assert WHOLE.percentile(np.float32(50)) == WHOLE.percentile(np.int64(50))  # type: ignore
 
 
 def test_intervals_before_an_error_are_yielded() -> None:
@@ -424,6 +533,54 @@ def test_times_in_the_queue_are_numbers_where_they_are_known() -> None:
     queued = tw.Record(S - 40, 0, 4096, tw.act(tw.READ | tw.FS | tw.QUEUE, tw.EV_QUEUE), 8 << 20)
     found = blkiomon.requests(encode([queued, issue(S, 0, 4096), complete(S + 1, 0, 4096)]))
     assert found["q2d_ns"].tolist() == [40.0]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "arrow"])
+def test_requests_are_a_table_with_names_and_utc(library: str, data: bytes) -> None:
+    found = blkiomon.requests(data)
+    slow = found[found["d2c_ns"] > 20 * MS]
+    frame = getattr(slow, f"to_{library}")()
+    rows = frame.to_pylist() if library == "arrow" else None
+    if rows is None:
+        rows = frame.to_dicts() if library == "polars" else frame.to_dict("records")
+    fields = ("op", "device", "d2c_ns", "sector", "bytes")
+    assert [tuple(row[name] for name in fields) for row in rows] == [
+        (layout.OPS[r["op"]], f"{r['device'] >> 20}:{r['device'] & 0xFFFFF}", *r[[*fields[2:]]])
+        for r in slow
+    ]
+    assert {repr(row["time"]) for row in rows} <= {"None", "NaT"}, "no time of day"
+    anchored = getattr(blkiomon.requests(encode(ANCHORED)), f"to_{library}")()["time"]
+    times = anchored.to_pylist() if library == "arrow" else anchored.to_list()
+    assert [time.timestamp() for time in times] == [1_795_000_000, 1_795_000_001]
+    assert str(times[0].tzinfo) in ("UTC", "utc", "zoneinfo.ZoneInfo(key='UTC')")
+    nothing = getattr(found[:0], f"to_{library}")()
+    assert len(nothing) == 0 and nothing.shape[1] == len(REQUEST.names or ())
+
+
+def test_arrow_shares_the_memory_of_columns(data: bytes) -> None:
+    columns = frames.request_columns(blkiomon.requests(data))
+    table = frames.arrow_of(columns)
+    shared = {
+        name
+        for name, values in columns.items()
+        if name not in ("op", "device")
+        if table[name].chunk(0).buffers()[1].address == values.ctypes.data
+    }
+    assert shared == {*columns} - {"op", "device"}
+    assert all(table[name].num_chunks == 1 for name in columns)
+
+
+def test_histogram_goes_into_arrow_without_a_copy(data: bytes) -> None:
+    import pyarrow as pa
+
+    counts = blkiomon.summarize(data).total.d2c_ns.counts
+    assert pa.array(counts).buffers()[1].address == counts.ctypes.data
+
+
+def test_parts_of_requests_are_requests_and_fields_are_arrays(data: bytes) -> None:
+    found = blkiomon.requests(data)
+    assert type(found[:3]) is type(found[found["op"] == 1]) is type(found)
+    assert type(found["op"]) is type(found[["op", "device"]]) is np.ndarray
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars", "arrow"])

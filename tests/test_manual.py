@@ -1,4 +1,4 @@
-"""The man page and the completions: they have every option and no other, and they work."""
+"""The man pages and the completions: they have every option and no other, and they work."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from blkiomon.console import SIGNALS
 from tools.__main__ import SHARE, commands, made
 
 FILES = sorted(path for path in SHARE.rglob("*") if path.is_file())
-PAGE = SHARE / "man/man8/blkiomon.8"
+PAGES = sorted((SHARE / "man/man8").iterdir())
 INSTALLED = Path(sys.prefix, "share")
 
 each_command = pytest.mark.parametrize("command", commands(), ids=lambda c: c.name or "monitor")
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 
 
@@ -61,57 +62,82 @@ def test_manual_and_completions_are_installed(path: Path) -> None:
     assert (INSTALLED / path.relative_to(SHARE)).read_bytes() == path.read_bytes()
 
 
-# --- the page -------------------------------------------------------------------------------------
+# --- the pages ------------------------------------------------------------------------------------
+
+
+def page_of(command: Command) -> Path:
+    return SHARE / f"man/man8/{f'blkiomon-{command.name}'.rstrip('-')}.8"
 
 
 @functools.cache
-def rendered() -> str:
-    command = [programs.require("mandoc", in_ci=True), "-Tutf8", "-Owidth=100", str(PAGE)]
+def rendered(page: Path) -> str:
+    command = [programs.require("mandoc", in_ci=True), "-Tutf8", "-Owidth=100", str(page)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return re.sub(".\b", "", text)  # bold and underlined
 
 
-def test_page_has_the_options_of_every_parser_and_no_other() -> None:
-    text = rendered()
-    parts = re.split(r"^   blkiomon (\S+)$", text[text.index("\nOPTIONS") :], flags=re.MULTILINE)
-    sections = {"": parts[0]} | dict(zip(parts[1::2], parts[2::2]))
-    found = {
-        name: re.findall(r"^ {3,8}(?:-(\w), )?--([\w-]+)(?:=(\S+))?(?:$| )", section, re.MULTILINE)
-        for name, section in sections.items()
-    }
-    assert found == {
-        command.name: [
-            (option.short, option.long, option.argument)
-            for options in command.groups().values()
-            for option in options
-        ]
-        for command in commands()
-    }
+def headings(page: Path) -> list[str]:
+    return re.findall(r"^[A-Z][A-Z ]+$", rendered(page), re.MULTILINE)
 
 
-def test_page_has_every_word_of_help() -> None:
-    text = re.sub(r"\s+", "", rendered()).replace("`", "")
-    for command in commands():
-        for part in [command.description, *(option.help for option in command.options)]:
-            for word in part.replace("`", "").split():
-                assert word in text, f"{command.name}: {part}"
+def test_every_command_has_a_page() -> None:
+    assert {page_of(command) for command in commands()} == {*PAGES}
 
 
-def test_page_has_the_sections_of_a_manual() -> None:
-    headings = re.findall(r"^[A-Z][A-Z ]+$", rendered(), re.MULTILINE)
-    assert headings[:5] == ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS"]
-    assert {"OUTPUT", "SIGNALS", "EXIT STATUS", "FILES", "EXAMPLES", "BUGS"} <= {*headings}
-    assert headings[-1] == "SEE ALSO"
+@each_command
+def test_page_has_the_options_of_the_parser_and_no_other(command: Command) -> None:
+    text = rendered(page_of(command))
+    section = re.split(r"^[A-Z]+$", text[text.index("\nOPTIONS") + 9 :], flags=re.MULTILINE)[0]
+    found = re.findall(r"^ {3,8}(?:-(\w), )?--([\w-]+)(?:=(\S+))?(?:$| )", section, re.MULTILINE)
+    assert found == [
+        (option.short, option.long, option.argument)
+        for options in command.groups().values()
+        for option in options
+    ]
+
+
+@each_command
+def test_page_has_every_word_of_help(command: Command) -> None:
+    text = re.sub(r"\s+", "", rendered(page_of(command))).replace("`", "").lower()
+    examples = [part for example in command.examples for part in example]
+    for part in [
+        command.description,
+        re.sub(r"^ *[A-Z][a-z ]+:", "", command.notes, flags=re.MULTILINE),
+        *(option.help for option in command.options),
+        *examples,
+    ]:
+        for word in part.replace("`", "").lower().split():
+            assert word in text, part
+
+
+def test_main_page_has_the_sections_of_a_manual_and_names_the_commands() -> None:
+    main, *others = commands()
+    found = headings(page_of(main))
+    assert found[:5] == ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS"]
+    assert {"OUTPUT", "SIGNALS", "EXIT STATUS", "FILES", "EXAMPLES", "BUGS"} <= {*found}
+    assert found[-1] == "SEE ALSO"
+    for other in others:
+        assert f"blkiomon-{other.name}(8)" in rendered(page_of(main))
+
+
+@pytest.mark.parametrize("command", commands()[1:], ids=lambda command: command.name)
+def test_page_of_a_command_has_sections_and_no_copy_of_others(command: Command) -> None:
+    page = page_of(command)
+    found = headings(page)
+    assert found[:4] == ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS"] and found[-1] == "SEE ALSO"
+    assert rendered(page).rstrip().splitlines()[-3].strip() == "blkiomon(8)"
+    assert page.stat().st_size < 5000
 
 
 def test_page_has_every_signal() -> None:
-    text = rendered()
+    text = rendered(page_of(commands()[0]))
     for number in SIGNALS:
         assert number.name in text[text.index("\nSIGNALS") : text.index("\nFILES")]
 
 
-def test_page_has_no_gaps() -> None:
-    assert "\n\n\n" not in rendered()
+@each_page
+def test_page_has_no_gaps(page: Path) -> None:
+    assert "\n\n\n" not in rendered(page)
 
 
 @pytest.mark.parametrize(
@@ -122,22 +148,25 @@ def test_page_has_no_gaps() -> None:
     ],
     ids=lambda command: command[0],
 )
-def test_page_is_without_faults(command: list[str]) -> None:
+@each_page
+def test_page_is_without_faults(page: Path, command: list[str]) -> None:
     programs.require(command[0], "man-db" if command[0] == "man" else "", in_ci=True)
     environment = OTHERS | {"MANROFFSEQ": "", "LC_ALL": "C.UTF-8"}
     result = subprocess.run(
-        [*command, PAGE], capture_output=True, check=False, env=environment, text=True
+        [*command, page], capture_output=True, check=False, env=environment, text=True
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert command[0] == "man" or result.stdout == ""
 
 
-def test_man_finds_the_page_beside_the_command() -> None:
+@pytest.mark.parametrize("typed", [["blkiomon"], ["blkiomon", "record"]], ids=" ".join)
+def test_man_finds_the_pages_beside_the_command(typed: list[str]) -> None:
     programs.require("man", "man-db", in_ci=True)
     environment = {k: v for k, v in OTHERS.items() if k not in ("MANPATH", "MANOPT")}
     environment["PATH"] = f"{Path(sys.prefix, 'bin')}:{os.environ['PATH']}"
-    found = subprocess.run(["man", "-w", "blkiomon"], capture_output=True, env=environment)
-    assert Path(found.stdout.decode().strip()).resolve() == INSTALLED / "man/man8/blkiomon.8"
+    found = subprocess.run(["man", "-w", *typed], capture_output=True, env=environment)
+    page = INSTALLED / f"man/man8/{'-'.join(typed)}.8"
+    assert page.resolve() in [Path(line).resolve() for line in found.stdout.decode().splitlines()]
 
 
 # --- the shells -----------------------------------------------------------------------------------
@@ -195,6 +224,13 @@ class Terminal:
             seen += os.read(self._ours, 1 << 16).decode(errors="replace")
         return seen
 
+    def complete(self, typed: str) -> list[str]:
+        """The arguments that blkiomon gets after these words and a tabulator."""
+        self.type(f"blkiomon {typed}\t\r")
+        shown = self.read_until(r"(<[^<>\x1b]*>)+\r?\n")
+        (line,) = re.findall(r"((?:<[^<>\x1b]*>)+)\r?\n", shown)
+        return re.findall("<(.*?)>", line)
+
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -216,6 +252,11 @@ TYPED = {
     "decode stats-of": ["decode", "stats-of-sdb.jsonl"],
     "stat stats-of": ["stat", "stats-of-sdb.jsonl"],
     "help arch": ["help", "archive"],
+    "-I 1 of-two-c": ["-I", "1", "of-two-cpus"],
+    "report of-two-c": ["report", "of-two-cpus"],
+    "stat of-two-c": ["stat", "of-two-cpus"],
+    "stat -f of-two-c": ["stat", "-f", "of-two-cpus"],
+    "summary of-two-cpus.blktrace.1": ["summary", "of-two-cpus.blktrace.1"],
     "report --json": ["report", "--json"],  # it has no such option
 }
 
@@ -227,6 +268,8 @@ def terminal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     directory = tmp_path_factory.mktemp(request.param)
     (directory / "stats-of-sdb.jsonl").touch()
     (directory / "a trace").touch()
+    for cpu in (0, 1):
+        (directory / f"of-two-cpus.blktrace.{cpu}").touch()
     (directory / "setup").write_text(setup.replace("SHARE", str(INSTALLED)) + "\necho re''ady\n")
     terminal = Terminal(command, directory)
     try:
@@ -239,8 +282,18 @@ def terminal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.parametrize(("typed", "wanted"), TYPED.items(), ids=TYPED)
 def test_shells_complete(typed: str, wanted: list[str], terminal: Terminal) -> None:
-    terminal.type(f"blkiomon {typed}\t\r")
-    shown = terminal.read_until(r"(<[^<>\x1b]*>)+\r?\n")
-    (line,) = re.findall(r"((?:<[^<>\x1b]*>)+)\r?\n", shown)
     # The = is for the value that follows.
-    assert [word.removesuffix("=") for word in re.findall("<(.*?)>", line)] == wanted
+    assert [word.removesuffix("=") for word in terminal.complete(typed)] == wanted
+
+
+def unique_device() -> str:
+    """A block device of this host that all but its last character identifies, or nothing."""
+    names = [path.name for path in Path("/sys/class/block").iterdir()]
+    unique = [n for n in names if sum(other.startswith(n[:-1]) for other in names) == 1]
+    return next(iter(sorted(unique)), "")
+
+
+@pytest.mark.parametrize("option", ["stat ", "--trace ", "--device ", "top --device ", "--device="])
+def test_shells_complete_devices(option: str, terminal: Terminal) -> None:
+    name = unique_device() or programs.missing("no device has a name of its own", in_ci=False)
+    assert terminal.complete(option + name[:-1]) == f"{option}{name}".split()

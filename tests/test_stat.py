@@ -108,7 +108,7 @@ def test_recorded_trace_in_a_pipe_has_its_own_clock() -> None:
 
 def lines(**options: bool) -> Lines:
     given = {"has_ops": False, **options}
-    return Lines(NAMES.get, [DM3, SDB], (), interval_s=1.0, **given)
+    return Lines(NAMES.get, [DM3, SDB], interval_s=1.0, **given)
 
 
 def interval(*ios: Io, number: int = 0) -> Interval:

@@ -38,7 +38,8 @@ def main(trace: Path, stats: Path) -> list[str]:
     assert blkiomon.from_dict(blkiomon.to_dict(merged)).total.requests == whole.total.requests
 
     assert set(blkiomon.layout.OPS) >= {group.op for group in whole.ops(int(whole.devices[0]))}
-    assert_type(blkiomon.requests(trace), npt.NDArray[np.void])
+    found: npt.NDArray[np.void] = blkiomon.requests(trace)
+    assert found.dtype.names is not None
     assert_type(blkiomon.read_trace(trace), npt.NDArray[np.void])
     assert_type(blkiomon.read_stats(stats), npt.NDArray[np.void])
     assert len(blkiomon.requests(trace)) == whole.total.requests

@@ -1,4 +1,4 @@
-"""Write the man page and the shell completions below share/: ``make manual``."""
+"""Write the man pages and the shell completions below share/: ``make manual``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def made() -> dict[Path, str]:
     """Every file, as a prefix such as /usr/local has it, and what belongs in it."""
     found = commands()
     return {
-        SHARE / "man/man8/blkiomon.8": manual.page(found),
+        **{SHARE / f"man/man8/{name}.8": text for name, text in manual.pages(found).items()},
         SHARE / "bash-completion/completions/blkiomon": completions.bash(found),
         SHARE / "zsh/site-functions/_blkiomon": completions.zsh(found),
         SHARE / "fish/vendor_completions.d/blkiomon.fish": completions.fish(found),

@@ -1,7 +1,8 @@
 """Shell completions for bash, zsh and fish, from the commands' options.
 
 The name of an option's argument decides what is completed: FILE, PATH, DIR and DATASET are files,
-DEVICE a block device, and words with ``|`` between them the choices. Other words are files.
+TRACE a trace, DEVICE a block device, and words with ``|`` between them the choices. Other words are
+traces: files, and the names of per-CPU sets without ``.blktrace.0``.
 
 shtab cannot make these: in bash it completes neither ``--clock=t`` nor a file name as the first
 word.
@@ -25,12 +26,14 @@ def _choices(option: Option) -> str:
 
 
 def _takes(option: Option) -> str:
-    """What is completed behind an option: choices, files, devices or nothing."""
+    """What is completed behind an option: choices, files, traces, devices or nothing."""
     if _choices(option):
         return "choices"
     words = set(re.split(r"[^A-Z]+", option.argument))
     if words & {"FILE", "PATH", "DIR", "DATASET"}:
         return "files"
+    if "TRACE" in words:
+        return "traces"
     return "devices" if "DEVICE" in words else "nothing"
 
 
@@ -51,8 +54,7 @@ def _quoted(text: str) -> str:
 
 # --- bash -----------------------------------------------------------------------------------------
 
-_BASH = """\
-MADE
+_BASH = r"""MADE
 
 _blkiomon_offer() {
     mapfile -t COMPREPLY < <(compgen "$@" -- "$cur")
@@ -61,6 +63,15 @@ _blkiomon_offer() {
 _blkiomon_files() {
     compopt -o filenames
     _blkiomon_offer -f
+}
+
+_blkiomon_traces() {
+    _blkiomon_files
+    # The name of a set of files, unless more than that is typed.
+    if ((${#COMPREPLY[@]})) && [[ $cur != *.b* ]]; then
+        mapfile -t COMPREPLY < <(printf '%s\n' "${COMPREPLY[@]}" |
+            sed -E 's/\.blktrace\.[0-9]+(\.(gz|xz|zst))?$//' | sort -u)
+    fi
 }
 
 _blkiomon_also() {
@@ -95,8 +106,8 @@ ARGUMENTS
             fi
             case $command in
                 help) _blkiomon_offer -W COMMANDS ;;
-                WATCHERS) _blkiomon_files; _blkiomon_also "$(cd /sys/class/block && echo *)" ;;
-                *) _blkiomon_files ;;
+                WATCHERS) _blkiomon_traces; _blkiomon_also "$(cd /sys/class/block && echo *)" ;;
+                *) _blkiomon_traces ;;
             esac
             if ((COMP_CWORD == 1)); then
                 _blkiomon_also COMMANDS
@@ -122,6 +133,7 @@ def bash(commands: Sequence[Command]) -> str:
                 offer = {
                     "choices": f"_blkiomon_offer -W {_quoted(_choices(option))}",
                     "files": "_blkiomon_files",
+                    "traces": "_blkiomon_traces",
                     "devices": "_blkiomon_devices",
                     "nothing": ":",
                 }[_takes(option)]
@@ -156,14 +168,25 @@ COMMANDS
     _describe -t commands command commands
 }
 
+_blkiomon_traces() {
+    # The name of a set of files, unless more than that is typed.
+    if [[ $PREFIX == *.b* ]]; then
+        _files
+        return
+    fi
+    local -aU sets=(${(Q)~PREFIX}*.blktrace.<->(N:r:r))
+    compadd -a sets
+    _files -F '*.blktrace.<->'
+}
+
 _blkiomon_first() {
     _blkiomon_commands
-    _files
+    _blkiomon_traces
 }
 
 _blkiomon_watched() {
     _blkiomon_devices
-    _files
+    _blkiomon_traces
 }
 
 _blkiomon() {
@@ -188,7 +211,7 @@ def zsh(commands: Sequence[Command]) -> str:
         first = "" if command.name else "                '1: :_blkiomon_first' \\\n"
         skip = "            shift words\n            (( CURRENT-- ))\n" if command.name else ""
         options = "".join(f"                {_zsh_option(o)} \\\n" for o in command.options)
-        taken = "_blkiomon_watched" if _watches(command) else "_files"
+        taken = "_blkiomon_watched" if _watches(command) else "_blkiomon_traces"
         taken = "_blkiomon_commands" if command.name == "help" else taken
         cases.append(
             f"        ({command.name or '*'})\n{skip}            _arguments -s -S \\\n"
@@ -208,6 +231,7 @@ def _zsh_option(option: Option) -> str:
         action = {
             "choices": f"({_choices(option)})",
             "files": "_files",
+            "traces": "_blkiomon_traces",
             "devices": "_blkiomon_devices",
             "nothing": " ",
         }[_takes(option)]
@@ -224,8 +248,7 @@ def _escaped(text: str) -> str:
 
 # --- fish -----------------------------------------------------------------------------------------
 
-_FISH = """\
-MADE
+_FISH = r"""MADE
 
 function __blkiomon_runs
     set -l words (commandline -opc) monitor
@@ -235,6 +258,10 @@ end
 
 function __blkiomon_devices
     string replace -r '.*/' '' /sys/class/block/*
+end
+
+function __blkiomon_traces
+    string replace -r -f '\.blktrace\.[0-9]+$' '' -- (commandline -ct)*.blktrace.* | sort -u
 end
 
 LINES
@@ -256,6 +283,11 @@ def fish(commands: Sequence[Command]) -> str:
                 f"complete -c blkiomon -n '__blkiomon_runs {command.name}' "
                 "-a '(__blkiomon_devices)'"
             )
+        if command.name != "help":
+            lines.append(
+                f"complete -c blkiomon -n '__blkiomon_runs {command.name}' -a '(__blkiomon_traces)'"
+            )
+    lines.append("complete -c blkiomon -n '__blkiomon_runs monitor' -a '(__blkiomon_traces)'")
     lines.append(f"complete -c blkiomon -n '__blkiomon_runs help' -f -a {_quoted(names)}")
     for command in commands:
         for option in command.options:
@@ -263,6 +295,7 @@ def fish(commands: Sequence[Command]) -> str:
             taken = {
                 "choices": f" -x -a {_quoted(_choices(option))}",
                 "files": " -r -F",
+                "traces": " -r -F -a '(__blkiomon_traces)'",
                 "devices": " -x -a '(__blkiomon_devices)'",
                 "nothing": " -x",
             }[_takes(option)]

@@ -1,12 +1,13 @@
-"""The man page, made from the commands and from ``manual.txt``, which has the other sections."""
+"""The man pages, made from the commands and from ``manual.txt``, which has other sections."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from blkiomon import __version__
+from blkiomon.commands.cli import COMMANDS
 from blkiomon.commands.options import Command, Option, paragraphs
 from tools.completions import summary
 
@@ -21,24 +22,58 @@ _HEADING = re.compile(r"[A-Z][A-Z ]+")
 _OWN = re.compile(r"(`[^`]+`|(?<![\w-])--?[a-zA-Z][\w-]*)")
 
 
-def page(commands: Sequence[Command]) -> str:
-    """The page in the language of man(7)."""
-    text = "\n".join(_lines(commands)) + "\n"
+def pages(commands: Sequence[Command]) -> dict[str, str]:
+    """Every page in the language of man(7), by its name without the section."""
+    monitor, *others = commands
+    made = {"blkiomon": _tidy(_lines(monitor, others))}
+    return made | {f"blkiomon-{other.name}": _tidy(_sub_page(other)) for other in others}
+
+
+def _tidy(lines: Iterable[str]) -> str:
+    text = "\n".join(lines) + "\n"
     return re.sub(r"^(\.S[HS] .*\n)\.PP\n", r"\1", text, flags=re.MULTILINE)  # one is meant already
 
 
-def _lines(commands: Sequence[Command]) -> Iterator[str]:
-    monitor, *others = commands
+def _head(command: Command) -> Iterator[str]:
+    name = f"blkiomon-{command.name}".rstrip("-")
+    yield r".\" Made by `make manual` from the options of the commands and tools/manual.txt."
+    yield (f'.TH {_plain(name.upper())} 8 {DATE} "blkiomon {__version__}" "System Administration"')
+    what = summary(command).replace("`", "")
+    yield ".SH NAME"
+    yield rf"{_plain(name)} \- {_plain(what[0].lower() + what[1:])}"
+    yield ".SH SYNOPSIS"
+    yield from _synopsis(command)
+    yield ".SH DESCRIPTION"
+    yield from _paragraphs(paragraphs(command.description))
+
+
+def _sub_page(command: Command) -> Iterator[str]:
+    yield from _head(command)
+    notes = paragraphs(command.notes)
+    headed = [match for note in notes if (match := _HEADED.fullmatch(note))]
+    yield from _paragraphs([note for note in notes if not _HEADED.fullmatch(note)])
+    yield ".SH OPTIONS"
+    yield from _options(command.options)
+    yield from _ends(command, headed)
+    yield ".SH SEE ALSO"
+    yield ".PP"
+    yield r"\fBblkiomon\fP(8)"
+
+
+def _ends(command: Command, headed: Iterable[re.Match[str]]) -> Iterator[str]:
+    """Paragraphs that begin with a heading, and the examples."""
+    for match in headed:
+        yield f".SH {_quoted(match[1].upper())}"
+        yield from _paragraphs([match[2][0].upper() + match[2][1:]])
+    if command.examples:
+        yield ".SH EXAMPLES"
+        yield from _examples(command.examples)
+
+
+def _lines(monitor: Command, others: Sequence[Command]) -> Iterator[str]:
     notes = paragraphs(monitor.notes)
     headed = [match for note in notes if (match := _HEADED.fullmatch(note))]
-    yield r".\" Made by `make manual` from the options of the commands and tools/manual.txt."
-    yield f'.TH BLKIOMON 8 {DATE} "blkiomon {__version__}" "System Administration"'
-    yield ".SH NAME"
-    yield rf"blkiomon \- {_plain(summary(monitor)[0].lower() + summary(monitor)[1:])}"
-    yield ".SH SYNOPSIS"
-    yield from _synopsis(monitor)
-    yield ".SH DESCRIPTION"
-    yield from _paragraphs(paragraphs(monitor.description))
+    yield from _head(monitor)
     yield from _paragraphs([note for note in notes if not _HEADED.fullmatch(note)])
     yield ".SH OPTIONS"
     for title, options in monitor.groups().items():
@@ -46,17 +81,10 @@ def _lines(commands: Sequence[Command]) -> Iterator[str]:
         yield from _options(options)
     yield ".SH COMMANDS"
     for command in others:
-        yield f".SS {_quoted('blkiomon ' + command.name)}"
-        yield from _synopsis(command)
-        yield from _paragraphs(paragraphs(command.description))
-        yield from _options(command.options)
-        yield from _paragraphs(paragraphs(command.notes))
-        yield from _examples(command.examples)
-    for match in headed:
-        yield f".SH {_quoted(match[1].upper())}"
-        yield from _paragraphs([match[2]])
-    yield ".SH EXAMPLES"
-    yield from _examples(monitor.examples)
+        yield ".TP"
+        yield rf"\fBblkiomon\-{command.name}\fP(8)"
+        yield _text(COMMANDS[command.name][1])
+    yield from _ends(monitor, headed)
     yield from _sections(SECTIONS.read_text())
 
 

@@ -9,6 +9,7 @@ import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOBase
 from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, Unpack
 
@@ -18,8 +19,9 @@ import numpy.typing as npt
 from blkiomon import sources
 from blkiomon._core import Engine
 from blkiomon.engine import layout
-from blkiomon.errors import TraceError
+from blkiomon.errors import SourceError, TraceError
 from blkiomon.formats import frames
+from blkiomon.interval.arguments import whole, wrong
 from blkiomon.interval.clock import WallClock
 from blkiomon.interval.devices import Device
 from blkiomon.interval.moments import U64_MAX
@@ -42,6 +44,31 @@ REQUEST = np.dtype(
 )
 """A request as ``requests`` returns it: ``layout.REQUEST`` and the time of day."""
 
+
+class Requests(np.ndarray[Any, np.dtype[np.void]]):
+    """Requests of a trace: shape (n,), dtype ``REQUEST``; parts of it are arrays of the same kind.
+
+    Its methods make tables with operations and devices as text, and times in UTC.
+    """
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        is_field = isinstance(found, np.ndarray) and found.dtype != REQUEST
+        return found.view(np.ndarray) if is_field else found
+
+    def to_arrow(self) -> Any:
+        """A ``pyarrow.Table``. Raises MissingLibrary: pyarrow is not installed."""
+        return frames.requests_to_arrow(self)
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``. Raises MissingLibrary: pandas is not installed."""
+        return frames.requests_to_pandas(self)
+
+    def to_polars(self) -> Any:
+        """A ``polars.DataFrame``. Raises MissingLibrary: polars is not installed."""
+        return frames.requests_to_polars(self)
+
+
 NOT_QUEUED = np.uint64(U64_MAX)
 
 CHUNK_BYTES = 1 << 20
@@ -55,7 +82,8 @@ class Options(TypedDict, total=False):
     max_age_s: float
     max_devices: int
     resync: bool
-    devices: Iterable[Device]
+    devices: Device | Iterable[Device]
+    ops: str | Iterable[str]
     from_ns: int | None
     to_ns: int | None
     is_absolute: bool
@@ -93,11 +121,11 @@ def read_trace(source: Source, *, resync: bool = False) -> npt.NDArray[np.void]:
 def requests(
     source: Source,
     *,
-    devices: Iterable[Device] = (),
+    devices: Device | Iterable[Device] = (),
     max_pending: int = 1_000_000,
     max_age_s: float = MAX_AGE_S,
     resync: bool = False,
-) -> npt.NDArray[np.void]:
+) -> Requests:
     """Read the requests of a trace: each is an issue matched with its completion.
 
     Args:
@@ -117,7 +145,7 @@ def requests(
     engine = Engine(
         keep_requests=True,
         devices=device_set(devices),
-        max_pending=max_pending,
+        max_pending=whole("max_pending", max_pending),
         max_age_ns=age_ns(max_age_s),
         resync=resync,
     )
@@ -130,7 +158,7 @@ def requests(
         made["q2d_ns"][found["q2d_ns"] == NOT_QUEUED] = np.nan
         return made
 
-    made = _collected(source, resync, engine, take, REQUEST)
+    made = _collected(source, resync, engine, take, REQUEST).view(Requests)
     made["time"] = np.datetime64("NaT")
     if engine.epoch_ns is not None:
         np.add(made["issued_ns"], engine.epoch_ns, out=made["time"].view("i8"))
@@ -145,6 +173,7 @@ def _collected(
     dtype: np.dtype[np.void],
 ) -> npt.NDArray[np.void]:
     """Feed a whole trace, and concatenate what ``take`` returns after each piece."""
+    _check(source)
     rows = _Rows(dtype)
     with _file_name_in_errors(source):
         for data in _read(source, resync):
@@ -225,8 +254,13 @@ def intervals(
 
     Raises:
         ValueError: an option is out of range.
+        TypeError: the source or an option has a wrong type.
         TraceError, SourceError: see ``read_trace``; after the intervals before the error.
     """
+    _check(source)
+    if unknown := options.keys() - Options.__annotations__.keys():
+        known = ", ".join(Options.__annotations__)
+        raise TypeError(f"unknown option {min(unknown)!r}; there are {known}")
     monitor = Monitor(interval, clock=clock, **options)
     pieces = _read(source, options.get("resync", False), monitor)
     if clock == "wall":
@@ -353,7 +387,25 @@ def _read(source: Source, resync: bool, monitor: Monitor | None = None) -> Itera
         yield buffer[:n]
 
 
-def _paths(source: Source) -> Sequence[Path] | None:
+def _check(source: object) -> None:
+    """Raise TypeError: this is not a source, or a file of text."""
+    wanted = "a path, a list of paths, a binary file or bytes"
+    if isinstance(source, TextIOBase):
+        raise wrong("source", f"{wanted}: open it with mode 'rb'", source)
+    if (paths := _paths(source)) is not None:
+        for path in paths:
+            if not isinstance(path, (str, os.PathLike)):
+                raise wrong("a path", "text or a Path", path)
+            if not os.fspath(path):
+                raise SourceError("the path of the trace is empty")
+    elif not hasattr(source, "read"):
+        try:
+            memoryview(source)  # type: ignore[arg-type]
+        except TypeError:
+            raise wrong("source", wanted, source) from None
+
+
+def _paths(source: Any) -> Sequence[Path] | None:
     """The paths that a source consists of; None for a file object or a buffer."""
     if isinstance(source, (str, os.PathLike)):
         return [source]

@@ -19,17 +19,15 @@ from typing import Any
 from blkiomon._version import __version__
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import (
-    DEVICE,
     FOLLOW_SYMLINKS,
-    FROM,
     MAX_AGE,
     MAX_PENDING,
     NAMES,
     OVERWRITE,
     QUEUE_TIMES,
     RESYNC,
+    SELECTION,
     SLOW_LIMIT,
-    TO,
     Command,
     Option,
     Period,
@@ -102,9 +100,7 @@ OPTIONS = (
         is_repeatable=True,
     ),
     QUEUE_TIMES._replace(group=_INPUT),
-    DEVICE._replace(group=_INPUT),
-    FROM._replace(group=_INPUT),
-    TO._replace(group=_INPUT),
+    *(option._replace(group=_INPUT) for option in SELECTION),
     Option(
         "--clock=auto|trace|wall",
         "what ends an interval (default: auto); see below",
@@ -464,6 +460,9 @@ def parse(arguments: Sequence[str]) -> Config | str:
         raise UsageError("--trace takes a device")
     if "queue" in given and not trace:
         raise UsageError("--queue needs --trace DEVICE")
+    of_records = [row.name for row in rows if row.needs in ("details", "driver data")]
+    if of_records and value("op"):
+        raise UsageError(f"--op selects requests; --{of_records[0]} prints single records")
     period = Period.between(value("from"), value("to"))
 
     return Config(
@@ -472,10 +471,9 @@ def parse(arguments: Sequence[str]) -> Config | str:
         trace=trace,
         queue="queue" in given,
         clock=value("clock"),
-        from_ns=period.from_ns,
-        to_ns=period.to_ns,
-        is_absolute=period.is_absolute,
         devices=value("device"),
+        ops=value("op"),
+        **period._asdict(),
         outputs=OutputSettings(
             destinations=destinations or {"human-readable": "-"},
             stat_version=version,

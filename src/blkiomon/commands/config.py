@@ -23,6 +23,7 @@ class Config:
             pipes.
         from_ns, to_ns: ns since 1970 if ``is_absolute``, otherwise since the first record.
         devices: major << 20 | minor of the devices that count; empty: all devices.
+        ops: the operations that count; empty: all operations.
         outputs: where the statistics go.
         slow_ns, slow_percent: the threshold of ``--slow``, in ns or as a percentile; one is None.
         slow_limit: most slow requests in a second.
@@ -46,6 +47,7 @@ class Config:
     to_ns: int | None = None
     is_absolute: bool = False
     devices: tuple[int, ...] = ()
+    ops: tuple[str, ...] = ()
     outputs: OutputSettings = NO_OUTPUTS
     slow_ns: int | None = None
     slow_percent: float | None = None

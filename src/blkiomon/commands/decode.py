@@ -12,29 +12,43 @@ from typing import Any
 
 import numpy as np
 
-from blkiomon.commands.options import HELP, OVERWRITE, Command, Option
+from blkiomon.commands.options import (
+    DEVICE,
+    FROM,
+    HELP,
+    OVERWRITE,
+    TO,
+    Command,
+    Option,
+    Period,
+    UsageError,
+)
 from blkiomon.commands.parsing import read
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, complain, printed
 from blkiomon.engine import layout
 from blkiomon.errors import SourceError, StatsError
 from blkiomon.formats import csv, human_text
 from blkiomon.formats.stats_reader import DIRECTIONS, QUANTITIES, device_stats, read_pieces
-from blkiomon.formats.units import device_text
+from blkiomon.formats.units import device_text, utc
 from blkiomon.interval.moments import Moments
 from blkiomon.outputs.opening import Policy, check_output, identity
 from blkiomon.sources.file_kinds import HEAD_BYTES, described
 
 COMMAND = Command(
     "decode",
-    ("blkiomon decode FILE [--text|--json|--csv]",),
+    ("blkiomon decode [OPTION]... FILE",),
     """
     Print statistics files written with -b. The layout, 0.3 or 0.2, is recognized. FILE may be - for
-    standard input.
+    standard input. A struct holds reads and writes of a device in an interval; its time is the end
+    of the interval.
     """,
     (
         Option("--text", "as -h prints it (default)"),
         Option("--json", "JSON Lines, one line per struct"),
         Option("--csv", "one row per struct"),
+        DEVICE,
+        FROM._replace(help="begin here: seconds from the first struct, or a time"),
+        TO,
         OVERWRITE._replace(
             help="write to standard output even if that is a file that begins like a trace"
         ),
@@ -51,6 +65,10 @@ def main(argv: Sequence[str]) -> int:
     rest = given.operands
     if len(rest) != 1 or not rest[0] or "\0" in rest[0]:
         return COMMAND.misused("decode takes one file, or - for standard input")
+    try:
+        selected = _Selected(given.device, Period.of(given))
+    except UsageError as error:
+        return COMMAND.misused(error)
     chosen = [kind for kind in _RENDERERS if getattr(given, kind)]
     if len(chosen) > 1:
         return COMMAND.misused("decode prints one of text, JSON and CSV")
@@ -73,7 +91,11 @@ def main(argv: Sequence[str]) -> int:
             pieces = read_pieces(file)
             first = next(pieces)
             records = chain.from_iterable(piece.records for piece in chain([first], pieces))
-            return printed(render(first.version, records))
+            status = printed(render(first.version, selected.of(records)))
+            if not (status or selected.count) and (why := selected.emptiness):
+                complain(f"{name}: {why}")
+                return EXIT_INPUT
+            return status
     except StatsError as error:
         complain((described(head, name) if not error.offset else None) or f"{name}: {error}")
         return EXIT_INPUT
@@ -90,6 +112,51 @@ def _opened(name: str) -> BufferedReader:
 
 
 Records = Iterable[np.void]
+
+NS_PER_S = 10**9
+
+
+class _Selected:
+    """Selects structs.
+
+    Args:
+        devices: their numbers; empty: all.
+        period: when their intervals end; relative to the first struct, unless it is absolute.
+
+    Attributes:
+        count: how many were selected.
+    """
+
+    def __init__(self, devices: Sequence[int], period: Period) -> None:
+        self.count = 0
+        self._wanted = frozenset(devices)
+        self._period = period
+        self._there: set[int] = set()
+        self._times: list[int] = []  # the first and the last, in s
+
+    def of(self, records: Records) -> Iterator[np.void]:
+        """Those of these structs that are selected."""
+        from_ns, to_ns, is_absolute = self._period
+        for record in records:
+            device, time_s = int(record["device"]), int(record["time"])
+            self._there.add(device)
+            self._times = [*self._times[:1], time_s]
+            time_ns = (time_s - (0 if is_absolute else self._times[0])) * NS_PER_S
+            is_within = (from_ns or 0) <= time_ns and (to_ns is None or time_ns < to_ns)
+            if is_within and (not self._wanted or device in self._wanted):
+                self.count += 1
+                yield record
+
+    @property
+    def emptiness(self) -> str | None:
+        """Why nothing was selected; None if there was nothing."""
+        if not self._times:
+            return None
+        if missing := self._wanted - self._there:
+            wanted, there = (", ".join(map(device_text, sorted(s))) for s in (missing, self._there))
+            return f"no struct of {wanted}; there are some of {there}"
+        first, last = (utc(time_s * NS_PER_S) for time_s in (self._times[0], self._times[-1]))
+        return f"no struct between --from and --to; their times are from {first} to {last}"
 
 
 def _text(version: str, records: Records) -> Iterator[str]:

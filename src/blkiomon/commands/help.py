@@ -68,7 +68,7 @@ def overview() -> str:
                 [
                     ("blkiomon help COMMAND", "the options of a command"),
                     ("blkiomon --help", "-I, -h, -b and all other options without a command"),
-                    ("man blkiomon", "the manual"),
+                    ("man blkiomon-COMMAND", "the same as a page; man blkiomon: the manual"),
                 ],
                 24,
             ),

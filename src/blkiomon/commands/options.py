@@ -344,24 +344,37 @@ def _names(name: str, text: str) -> bool | None:
 
 # --- options that several commands have -----------------------------------------------------------
 
+
+def selection(given: Any) -> dict[str, Any]:
+    """What the options ``SELECTION`` select: fields of ``Config``, and arguments of ``Monitor``.
+
+    Raises:
+        UsageError: the period cannot be.
+    """
+    return {"devices": tuple(given.device), "ops": tuple(given.op), **Period.of(given)._asdict()}
+
+
 DEVICE = Option(
     "--device=DEVICE",
     "only this device: sdb, /dev/sdb or 8:16 (repeatable)",
     read=device,
     is_repeatable=True,
 )
-FROM = Option("--from=TIME", "begin here: seconds from the first record, or a time", read=moment)
-TO = Option("--to=TIME", "end before this time", read=moment)
-NAMES = Option(
-    "--names=yes|no",
-    "print device names (sdb) beside numbers (8:16); default: if the trace is live",
-    read=_names,
-)
 OP = Option(
     "--op=OP",
     "only this operation: read, write, discard, flush, write_zeroes, zone or other (repeatable)",
     read=_operation,
     is_repeatable=True,
+)
+FROM = Option("--from=TIME", "begin here: seconds from the first record, or a time", read=moment)
+TO = Option("--to=TIME", "end before this time", read=moment)
+SELECTION = (DEVICE, OP, FROM, TO)
+"""Which requests count."""
+
+NAMES = Option(
+    "--names=yes|no",
+    "print device names (sdb) beside numbers (8:16); default: if the trace is live",
+    read=_names,
 )
 OVERWRITE = Option("--overwrite", "replace FILE even if it begins like a trace")
 FOLLOW_SYMLINKS = Option(

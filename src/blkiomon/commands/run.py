@@ -34,6 +34,7 @@ from blkiomon.console import (
     complain,
     how_many,
 )
+from blkiomon.engine.layout import OPS
 from blkiomon.errors import OutputError, SourceError, TraceError, complaint
 from blkiomon.formats.debug import Final
 from blkiomon.formats.driver_data import DriverData
@@ -102,6 +103,7 @@ class Line:
             max_devices=config.max_devices,
             resync=config.resync,
             devices=config.devices,
+            ops=config.ops,
             from_ns=config.from_ns,
             to_ns=config.to_ns,
             is_absolute=config.is_absolute,
@@ -202,7 +204,8 @@ class Line:
     def emptiness(self) -> str | None:
         """A line that says why there was no request; None if there was one, or on silent runs."""
         if self._findings is None:
-            return None
+            is_silent = self._config.is_original or self._config.screen
+            return None if is_silent else no_operation(self.monitor)
         totals = self.monitor.totals
         return self._findings.text(
             self._config, totals.records, totals.evicted, is_whole=not self.monitor.is_done
@@ -343,6 +346,14 @@ class Line:
             if self._skips <= SKIPS_SHOWN:
                 skipped = how_many(n_bytes, "byte", "bytes")
                 self._report(f"bad trace: skipped {skipped} at byte offset {offset}")
+
+
+def no_operation(monitor: Monitor) -> str | None:
+    """A line that no request was of the selected operations; None if some were."""
+    if not monitor.ops or not monitor.found_ops.isdisjoint(monitor.ops):
+        return None
+    there = ", ".join(op for op in OPS if op in monitor.found_ops) or "none"
+    return f"no request of operation {', '.join(monitor.ops)}; there are some of {there}"
 
 
 class Stopped(BaseException):
@@ -529,6 +540,9 @@ def _run(
             complain(str(error))
             outputs.close()
             return EXIT_USAGE
+    originals = ", ".join(f"--{row.name}" for row in settings.rows if row.is_original)
+    if config.ops and originals:
+        complain(f"{originals}: only {', '.join(config.ops)} requests count (--op)")
     is_piped = source is None and capture is None
     line = Line(config, outputs, clock=clock_name, sorts=is_piped and not config.is_drop_in)
     if source is not None:

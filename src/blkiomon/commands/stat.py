@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import (
-    DEVICE,
-    FROM,
     HELP,
     NAMES,
-    OP,
     QUEUE_TIMES,
-    TO,
+    SELECTION,
     Command,
     Option,
-    Period,
     UsageError,
     path,
     seconds,
+    selection,
 )
 from blkiomon.commands.parsing import read
 from blkiomon.console import EXIT_INPUT, complain, printable
@@ -57,13 +54,7 @@ COMMAND = Command(
         Option("-I, --interval=SECONDS", "the same as INTERVAL", read=seconds(0.001)),
         Option("-o, --ops", "a line for each operation"),
         Option("--json", "JSON Lines, as blkiomon --json - prints them"),
-        OP._replace(
-            help="only lines of this operation: read, write, discard, flush, write_zeroes, zone or "
-            "other (repeatable)"
-        ),
-        DEVICE,
-        FROM,
-        TO,
+        *SELECTION,
         Option(
             "-f, --file=TRACE",
             "read this trace, even if a device has its name (repeatable)",
@@ -140,17 +131,13 @@ def _config(given: Namespace) -> Config:
         devices = [ALL]
     if given.queue and not devices:
         raise UsageError("--queue needs a device to capture")
-    period = Period.of(given)
     return Config(
         interval_s=interval_s,
         most_intervals=count,
         files=tuple(files),
         trace=tuple(devices),
         queue=given.queue,
-        devices=tuple(given.device),
-        from_ns=period.from_ns,
-        to_ns=period.to_ns,
-        is_absolute=period.is_absolute,
+        **selection(given),
         outputs=OutputSettings({"json": "-"} if given.json else {}, names=given.names),
     )
 
@@ -171,7 +158,6 @@ def _open(
     lines = Lines(
         name_of,
         [device.number for device in find_devices(config.trace)],
-        given.op,
         has_ops=given.ops or bool(given.op),
         interval_s=config.interval_s,
     )
@@ -184,7 +170,6 @@ class Lines:
     Args:
         name_of: returns the name of a device, or None.
         devices: numbers of those with a line even if they are idle; later also those seen before.
-        ops: the operations to show; empty: all.
         has_ops: a line for each operation, instead of one for the device.
         interval_s: length of an interval.
     """
@@ -193,7 +178,6 @@ class Lines:
         self,
         name_of: Callable[[int], str | None],
         devices: Iterable[int],
-        ops: Sequence[str],
         *,
         has_ops: bool,
         interval_s: float,
@@ -207,7 +191,6 @@ class Lines:
         self._page = size.lines - 1
         self._name_of = name_of
         self._devices = {*devices}
-        self._ops = ops
         self._has_ops = has_ops
         self._has_fractions = interval_s < 1
         self._is_plain = not table.speaks_utf8()
@@ -241,8 +224,7 @@ class Lines:
             if not self._has_ops:
                 yield Row(name, "", None if device is None else device.group, when)
                 continue
-            groups = device.ops if device is not None else ()
-            shown = [group for group in groups if not self._ops or group.op in self._ops]
+            shown = device.ops if device is not None else ()
             yield from (Row(name, op_label(group.op), group, when) for group in shown)
             if not shown:
                 yield Row(name, "idle", None, when)

@@ -10,17 +10,15 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blkiomon.commands.options import (
-    DEVICE,
-    FROM,
     HELP,
     MAX_AGE,
     NAMES,
-    OP,
-    TO,
+    SELECTION,
     Command,
     Option,
     Period,
@@ -47,10 +45,7 @@ COMMAND = Command(
     well; those of -b contain no percentiles.
     """,
     (
-        DEVICE,
-        OP,
-        FROM,
-        TO,
+        *SELECTION,
         Option("--all", "list all devices (default: the 20 with the highest latency)"),
         NAMES._replace(
             help="print names, sizes and models of this host's devices; default: no, as the trace "
@@ -92,6 +87,7 @@ def main(argv: Sequence[str]) -> int:
     except UsageError as error:
         return COMMAND.misused(error)
     from blkiomon.commands.report.collect import COARSE, ReportError, collect
+    from blkiomon.engine.layout import OPS
 
     try:
         with _outlives_its_writer():
@@ -109,7 +105,21 @@ def main(argv: Sequence[str]) -> int:
     for note in found.notes:
         complain(note)
     columns = shutil.get_terminal_size().columns
-    shown = _lines(found, columns, given.op, has_names=bool(given.names), has_all=given.all)
+    if given.op:
+        there = [group.op for group in found.whole.groups() if group.op and group.requests]
+        found = replace(
+            found,
+            whole=found.whole.only(given.op),
+            slices=tuple(part.only(given.op) for part in found.slices),
+        )
+        if not found.whole.total.requests:
+            ops = ", ".join(op for op in OPS if op in there)
+            complain(
+                f"{', '.join(found.names)}: no request of operation {', '.join(given.op)}; "
+                f"there are some of {ops}"
+            )
+            return EXIT_INPUT
+    shown = _lines(found, columns, has_names=bool(given.names), has_all=given.all)
     status = printed([_plain("\n".join([*shown, ""]))])
     return status or (EXIT_INPUT if found.is_broken else status)
 
@@ -138,9 +148,7 @@ def _plain(text: str) -> str:
     return text if speaks_utf8() else text.translate(PLAIN)
 
 
-def _lines(
-    found: Collected, columns: int, ops: Sequence[str], *, has_names: bool, has_all: bool
-) -> Iterator[str]:
+def _lines(found: Collected, columns: int, *, has_names: bool, has_all: bool) -> Iterator[str]:
     """The lines of the summary."""
     from blkiomon.commands.report.findings import findings
     from blkiomon.interval.incomplete import in_words
@@ -159,9 +167,11 @@ def _lines(
     if whole.counts.records:
         counts.insert(0, how_many(whole.counts.records, "record", "records", ","))
     yield f"{'standard input' if names == '-' else names}: {_when(whole)}"
-    yield f"{', '.join(counts)} of {how_many(len(found.devices), 'device', 'devices', ',')}"
+    devices = how_many(len(found.devices), "device", "devices", ",")
+    only = f"; only {', '.join(whole.only_ops)}" if whole.only_ops else ""
+    yield f"{', '.join(counts)} of {devices}{only}"
     yield ""
-    yield from _table(found, columns, ops, name_of, has_names=has_names, has_all=has_all)
+    yield from _table(found, columns, name_of, has_names=has_names, has_all=has_all)
     sentences = findings(found.slices, whole, name_of)
     if sentences:
         yield ""
@@ -191,7 +201,6 @@ def _when(whole: Interval) -> str:
 def _table(
     found: Collected,
     columns: int,
-    ops: Sequence[str],
     name_of: Callable[[int], str | None],
     *,
     has_names: bool,
@@ -211,8 +220,8 @@ def _table(
         is_others = found.n_others and device.number == OTHERS
         name = "others" if is_others else name_of(device.number) or device_text(device.number)
         about = _about(device.number) if has_names and not is_others else ""
-        groups = [op for op in device.ops if not ops or op.op in ops]
-        if not ops and len(groups) != 1 and device.group is not None:
+        groups = [*device.ops]
+        if not found.whole.only_ops and len(groups) != 1 and device.group is not None:
             groups.insert(0, device.group)
         for at, group in enumerate(groups):
             label = table.op_label(group.op)

@@ -15,6 +15,7 @@ wide. The numbers of an interval are, in this order:
 - time_s, start_ns, end_ns (signed); the clock's index in ``_CLOCKS``; whether it is anchored (0, 1)
 - how many counts follow, and each count (wide), in the order of ``Counts``
 - the number of missing trace files
+- only in version 2: the operations that count, a bit each, in the order of ``layout.OPS``
 - the tables of ``_TABLES``, in that order
 - the histograms of these tables: how many non-empty bins each row has; each bin, as the difference
   to the bin before in the same row (delta encoding); the count of each bin
@@ -22,7 +23,8 @@ wide. The numbers of an interval are, in this order:
   bytes; the bytes of all names, in UTF-8, one number a byte
 
 Rows are sorted by the key of their table, and no key occurs twice: equal intervals are equal bytes.
-A released version never changes, and this is the first. ``tests/golden`` holds an interval.
+A released version never changes. Version 2 is used where some operations are selected, 1 elsewhere.
+``tests/golden`` holds an interval.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.errors import IntervalError
 from blkiomon.formats import validation
+from blkiomon.interval.arguments import wrong
 from blkiomon.interval.distribution import N_BINS
 from blkiomon.interval.merging import merge_snapshots
 from blkiomon.interval.moments import U64_MAX
@@ -46,7 +49,7 @@ from blkiomon.interval.tables import IN_FLIGHT, PROCESSES, QUEUED, REQUESTS, RET
 from blkiomon.interval.value import Counts, Interval
 
 MAGIC = b"bkiv"
-VERSION = 1
+VERSION, VERSION_OF_OPS = 1, 2
 CRC_BYTES = 4
 VARINT_MAX_BYTES = 10
 
@@ -91,6 +94,8 @@ def to_bytes(interval: Interval) -> bytes:
     Raises:
         ValueError: a count or a time is out of range.
     """
+    if not isinstance(interval, Interval):
+        raise wrong("interval", "an Interval", interval)
     snapshot = merge_snapshots([interval.snapshot])  # adds up rows of equal keys
     tables: list[Numbers] = []
     histograms: list[Numbers] = []
@@ -102,16 +107,19 @@ def to_bytes(interval: Interval) -> bytes:
             tables.append(column.astype(np.uint64).reshape(-1))
         for name in spec.bins.values():
             histograms += _histograms(getattr(snapshot, name), order)
+    only_ops = sum(1 << layout.OPS.index(op) for op in interval.only_ops)
     numbers = [
         *map(_signed, (interval.time_s, interval.start_ns, interval.end_ns)),
         _array([_CLOCKS.index(interval.clock), int(interval.anchored), len(fields(Counts))]),
         *(_wide(getattr(interval.counts, f.name)) for f in fields(Counts)),
         _array([interval.missing_files]),
+        *([_array([only_ops])] if only_ops else []),
         *tables,
         *histograms,
         *_names(interval.process_names, interval.named_ns, interval.end_ns),
     ]
-    data = MAGIC + bytes([VERSION]) + _to_varints(np.concatenate(numbers))
+    version = VERSION_OF_OPS if only_ops else VERSION
+    data = MAGIC + bytes([version]) + _to_varints(np.concatenate(numbers))
     return data + zlib.crc32(data).to_bytes(CRC_BYTES, "little")
 
 
@@ -178,6 +186,8 @@ def from_bytes(data: bytes) -> Interval:
         IntervalError: the bytes are not an interval, are damaged, are of an unknown version, or
             the figures contradict each other.
     """
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise wrong("data", "bytes that to_bytes returned", data)
     data = bytes(data)
     head = len(MAGIC) + 1
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
@@ -185,14 +195,15 @@ def from_bytes(data: bytes) -> Interval:
     if len(data) < head + CRC_BYTES:
         raise IntervalError(f"the interval is cut short: {len(data)} bytes")
     version = data[len(MAGIC)]
-    if version != VERSION:
+    if version not in (VERSION, VERSION_OF_OPS):
         raise IntervalError(
-            f"the interval is of version {version}; this blkiomon reads version {VERSION}"
+            f"the interval is of version {version}; this blkiomon reads versions {VERSION} and "
+            f"{VERSION_OF_OPS}"
         )
     if zlib.crc32(data[:-CRC_BYTES]) != int.from_bytes(data[-CRC_BYTES:], "little"):
         raise IntervalError("the interval is damaged or cut short: its checksum does not match")
     decoder = _Decoder(_from_varints(data[head:-CRC_BYTES]))
-    interval = decoder.interval()
+    interval = decoder.interval(has_ops=version == VERSION_OF_OPS)
     if decoder.left:
         raise IntervalError(f"the interval has {decoder.left} numbers after its end")
     validation.check(interval)
@@ -251,7 +262,7 @@ class _Decoder:
         value = self.wide()
         return -(value // 2) - 1 if value & 1 else value // 2
 
-    def interval(self) -> Interval:
+    def interval(self, *, has_ops: bool) -> Interval:
         time_s, start_ns, end_ns = (self.signed() for _ in range(3))
         clock = _CLOCKS[self.one(len(_CLOCKS) - 1)]
         anchored = bool(self.one(1))
@@ -260,6 +271,7 @@ class _Decoder:
             raise IntervalError(f"an interval must have {len(names)} counts")
         counts = Counts(**{name: self.wide() for name in names})
         missing_files = self.one()
+        only_ops = self.one((1 << len(layout.OPS)) - 1) if has_ops else 0
         tables = {spec.name: self.table(spec.dtype, names) for spec, names in _TABLES}
         for spec, _ in _TABLES:
             for bins in spec.bins.values():
@@ -276,6 +288,7 @@ class _Decoder:
             anchored=anchored,
             process_names=process_names,
             missing_files=missing_files,
+            only_ops=tuple(op for bit, op in enumerate(layout.OPS) if only_ops >> bit & 1),
             named_ns={pid: at_ns for pid, at_ns in named_ns.items() if at_ns != end_ns},
         )
 

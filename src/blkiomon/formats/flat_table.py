@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from blkiomon.engine.layout import OPS
+from blkiomon.engine.layout import ALL_OPS, OPS
 from blkiomon.formats.json_codec import UNSEEN, percentile_name
 from blkiomon.formats.rendering import NameOf
 from blkiomon.formats.units import device_text, utc
@@ -35,7 +35,7 @@ class Rows:
         piece: which groups of ``columns`` these rows show.
         devices: device number of each row; None in the total.
         names: device name of each row, or None.
-        ops: operation of each row; ``ALL`` for all.
+        ops: operation of each row; ``ALL`` for all, or ``all(read+write)`` for all selected.
     """
 
     interval: Interval
@@ -68,11 +68,9 @@ def rows(interval: Interval, name_of: NameOf) -> Iterator[Rows]:
         keys = columns.keys[piece]
         devices = [None if key == TOTAL else key >> 3 for key in keys]
         names = {n: None if n is None else name_of(n) for n in dict.fromkeys(devices)}
-        ops = [_OPS[key & 7] if key != TOTAL else ALL for key in keys]
+        of_all = f"{ALL}({'+'.join(interval.only_ops)})" if interval.only_ops else ALL
+        ops = [OPS[key & 7] if key & 7 < ALL_OPS and key != TOTAL else of_all for key in keys]
         yield Rows(interval, columns, piece, devices, [names[n] for n in devices], ops)
-
-
-_OPS = (*OPS, ALL)
 
 
 def _device_texts(rows: Rows) -> list[str]:

@@ -1,18 +1,24 @@
-"""Intervals as one tidy table: a row per interval, device and operation; for pandas and the like.
+"""Tables for pandas and the like: intervals, and requests.
 
-The columns are those of Parquet files, without totals, so that sums and groups are right. Counts
-and times are signed, so that differences are right; what is not known is null or NaN.
+Intervals are one tidy table: a row per interval, device and operation. The columns are those of
+Parquet files, without totals, so that sums and groups are right. Counts and times are signed, so
+that differences are right; what is not known is null or NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.engine.layout import OPS
 from blkiomon.errors import MissingLibrary
 from blkiomon.formats import flat_table
 from blkiomon.formats.json_codec import UNSEEN
+from blkiomon.formats.units import device_text
 from blkiomon.interval.value import Interval
 from blkiomon.sources.devices import nameless
 
@@ -33,7 +39,7 @@ def table_of(intervals: Iterable[Interval]) -> Table:
     table: Table = {column.name: [] for column in COLUMNS}
     for interval in intervals:
         for rows in flat_table.rows(interval, nameless):
-            wanted = [at for at, op in enumerate(rows.ops) if op != flat_table.ALL]
+            wanted = [at for at, op in enumerate(rows.ops) if op in OPS]
             for column in COLUMNS:
                 if column.name == START:
                     start_ns = interval.start_ns if interval.anchored else None
@@ -95,6 +101,72 @@ def to_polars(intervals: Iterable[Interval]) -> Any:
     return frame.with_columns(
         polars.from_epoch(START, time_unit="ns").dt.replace_time_zone("UTC").alias(START)
     )
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+OP, DEVICE, TIME = "op", "device", "time"
+
+
+def request_columns(requests: npt.NDArray[np.void]) -> dict[str, npt.NDArray[Any]]:
+    """The fields of requests, each as one piece of memory, without the text of devices and ops."""
+    return {name: np.ascontiguousarray(requests[name]) for name in requests.dtype.names or ()}
+
+
+def arrow_of(columns: Mapping[str, npt.NDArray[Any]]) -> Any:
+    """A ``pyarrow.Table`` that shares the memory of these columns, but for ops and devices.
+
+    These are dictionaries: a small number for each request, and each text once.
+    """
+    arrow = _library("pyarrow")
+    made = {}
+    for name, values in columns.items():
+        if name in (OP, DEVICE):
+            codes, texts = _texts(name, values)
+            made[name] = arrow.DictionaryArray.from_arrays(codes, texts)
+        elif name == TIME:
+            is_unknown = np.isnat(values)
+            times = arrow.array(values.view("i8"), mask=is_unknown if is_unknown.any() else None)
+            made[name] = times.view(arrow.timestamp("ns", "UTC"))
+        else:
+            made[name] = arrow.array(values)
+    return arrow.table(made)
+
+
+def _texts(name: str, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], list[str]]:
+    """Numbers of operations or devices as indices, and the texts that these are indices of."""
+    if name == OP:
+        return values.astype("i1"), list(OPS)
+    numbers, codes = np.unique(values, return_inverse=True)
+    return codes.astype("i4"), list(map(device_text, numbers.tolist()))
+
+
+def requests_to_arrow(requests: npt.NDArray[np.void]) -> Any:
+    """A ``pyarrow.Table``. Raises MissingLibrary."""
+    return arrow_of(request_columns(requests))
+
+
+def requests_to_pandas(requests: npt.NDArray[np.void]) -> Any:
+    """A ``pandas.DataFrame``; operations and devices are categories. Raises MissingLibrary."""
+    pandas = _library("pandas")
+    made: dict[str, Any] = dict(request_columns(requests))
+    for name in (OP, DEVICE):
+        made[name] = pandas.Categorical.from_codes(*_texts(name, made[name]))
+    made[TIME] = pandas.Series(made[TIME]).dt.tz_localize("UTC")
+    return pandas.DataFrame(made, copy=False)
+
+
+def requests_to_polars(requests: npt.NDArray[np.void]) -> Any:
+    """A ``polars.DataFrame``; operations and devices are of type Enum. Raises MissingLibrary."""
+    polars = _library("polars")
+    columns = request_columns(requests)
+    frame = polars.DataFrame(columns)
+    for name in (OP, DEVICE):
+        codes, texts = _texts(name, columns[name])
+        enum = polars.Enum(texts)
+        text = polars.Series(name, texts, dtype=enum).gather(polars.Series(codes))
+        frame = frame.with_columns(text)
+    return frame.with_columns(polars.col(TIME).dt.replace_time_zone("UTC"))
 
 
 def _library(name: str) -> Any:

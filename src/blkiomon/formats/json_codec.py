@@ -21,10 +21,12 @@ from blkiomon.errors import IntervalError
 from blkiomon.formats import validation
 from blkiomon.formats.rendering import NameOf
 from blkiomon.formats.units import device_text, utc
+from blkiomon.interval.arguments import wrong
 from blkiomon.interval.distribution import PERCENTILES, Distribution, bin_bounds, bin_of
 from blkiomon.interval.groups import NS_PER_S, Group
 from blkiomon.interval.incomplete import Incomplete
 from blkiomon.interval.moments import U64_MAX, U128_MAX, Moments, stacked, to_words
+from blkiomon.interval.operations import checked
 from blkiomon.interval.tables import QUEUED, REQUESTS, TableSpec
 from blkiomon.interval.value import Counts, Interval
 
@@ -74,6 +76,8 @@ def to_dict(
         histograms: include the histograms; ``from_dict`` needs them.
         name_of: maps a device number to a device name, or None.
     """
+    if not isinstance(interval, Interval):
+        raise wrong("interval", "an Interval", interval)
     *groups, total = interval.groups()
     devices: list[dict[str, Any]] = []
     ops: dict[str, Any] = {}
@@ -102,6 +106,7 @@ def head_dict(interval: Interval) -> dict[str, Any]:
         "start": utc(interval.start_ns) if anchored else None,
         "end": utc(interval.end_ns) if anchored else None,
         **_attributes(interval, "start_ns end_ns duration_s clock anchored"),
+        **({"only_ops": list(interval.only_ops)} if interval.only_ops else {}),
         **_attributes(interval.counts, "records driver_data_records"),
     }
 
@@ -334,6 +339,7 @@ def _interval(line: _Object) -> Interval:
         clock=line.one_of("clock", ("wall", "trace")),
         anchored=line.one_of("anchored", (True, False)),
         missing_files=_missing_files(line),
+        only_ops=_only_ops(line),
         process_names=process_names,
     )
 
@@ -409,6 +415,13 @@ def _fill_moments(moments: np.void, figures: _Object, suffix: str = "") -> None:
         moments[name] = figures.count(name + suffix)
     sums = figures.count("sum" + suffix, U128_MAX), figures.count("sum_squares", None)
     moments["sum"], moments["sum_squares"] = to_words(sums)
+
+
+def _only_ops(line: _Object) -> tuple[str, ...]:
+    try:
+        return checked(line.list("only_ops")) if "only_ops" in line.fields else ()
+    except (TypeError, ValueError):
+        raise IntervalError("only_ops does not list operations") from None
 
 
 def _missing_files(line: _Object) -> int:

@@ -136,7 +136,7 @@ def _retried(retried: list[Moments]) -> Part:
 
 def _load(columns: Columns, load: Loads, piece: slice) -> Part:
     busy = load.busy_ns[piece]
-    return _object(
+    part = _object(
         mean=_number(columns.share(load.request_ns[piece])),
         max=_number(load.max[piece]),
         end=_number(load.end[piece]),
@@ -145,6 +145,7 @@ def _load(columns: Columns, load: Loads, piece: slice) -> Part:
         busy_ns=_number(busy),
         request_ns=_number(load.request_ns[piece]),
     )
+    return _where([most is not None for most in load.max[piece]], part)
 
 
 def _queued(columns: Columns, quantity: Quantity | None, piece: slice) -> Part:
@@ -152,11 +153,15 @@ def _queued(columns: Columns, quantity: Quantity | None, piece: slice) -> Part:
     is_queued = columns.is_queued[piece]
     if quantity is None or not any(is_queued):
         return _NULL
-    part = _distribution(quantity, piece)
-    if all(is_queued):
+    return _where(is_queued, _distribution(quantity, piece))
+
+
+def _where(is_known: list[bool], part: Part) -> Part:
+    """A part, and null for each group without it."""
+    if all(is_known):
         return part
-    texts = part.texts(len(is_queued))
-    return Part("%s", [[text if known else "null" for known, text in zip(is_queued, texts)]])
+    texts = part.texts(len(is_known))
+    return Part("%s", [[text if known else "null" for known, text in zip(is_known, texts)]])
 
 
 def _distribution(quantity: Quantity, piece: slice) -> Part:

@@ -169,8 +169,8 @@ class Metrics:
             in_flight, oldest_s = ([0.0] * len(sums) for _ in _GAUGES)
             if load is not None:
                 for group, row in zip(groups, series, strict=True):
-                    in_flight[row] += load.end[group]
-                    oldest_s[row] = max(oldest_s[row], load.oldest_ns[group] / NS_PER_S)
+                    in_flight[row] += load.end[group] or 0
+                    oldest_s[row] = max(oldest_s[row], (load.oldest_ns[group] or 0) / NS_PER_S)
             self._gauges = in_flight, oldest_s
             self._d2c.add(columns.d2c_ns, groups, series)
             self._size.add(columns.size_bytes, groups, series)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from blkiomon.console import how_many
 from blkiomon.engine import layout
 from blkiomon.errors import SourceError, StatsError
+from blkiomon.interval.arguments import wrong
 from blkiomon.interval.moments import U64_MAX, Moments
 from blkiomon.interval.value import DeviceStats
 
@@ -51,6 +52,8 @@ def read_stats(path: str | os.PathLike[str]) -> npt.NDArray[np.void]:
         StatsError: the file is not one, or ends inside a struct.
         OSError: it cannot be read.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise wrong("path", "text or a Path", path)
     with Path(path).open("rb") as file:
         return np.concatenate([stats.records for stats in read_pieces(file)])
 

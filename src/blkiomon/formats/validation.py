@@ -218,7 +218,8 @@ def _check_loads(loads: Table) -> None:
     is_old = loads["oldest_ns"] > 0
     for is_fine, why in (
         (~is_total | (loads["device"] == 0), "the total has a device"),
-        (is_total.any(), "the total is missing"),
+        # Of selected operations, only theirs are known.
+        (is_total.any() | (loads["op"] < layout.ALL_OPS).all(), "the total is missing"),
         (loads["in_flight"] <= loads["max_in_flight"], "end exceeds max"),
         (loads["max_in_flight"] <= MOST_REQUESTS, "max is out of range"),
         (~is_old | (loads["in_flight"] > 0), "oldest_ns is given but end is 0"),

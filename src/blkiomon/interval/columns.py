@@ -104,12 +104,15 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loads:
-    """Requests in flight of n groups: lists of n, as the attributes of ``InFlight``."""
+    """Requests in flight of n groups: lists of n, as the attributes of ``InFlight``.
 
-    max: list[int]
-    end: list[int]
-    oldest_ns: list[int]
-    request_ns: list[int]
+    Devices and the total, if they were not measured, have None everywhere.
+    """
+
+    max: list[int | None]
+    end: list[int | None]
+    oldest_ns: list[int | None]
+    request_ns: list[int | None]
     busy_ns: list[int | None]
 
 
@@ -201,11 +204,16 @@ def _load_keys(loads: Table) -> Keys:
 
 
 def _loads(loads: Table, load_keys: Keys, keys: Keys) -> Loads:
-    """Requests in flight of the groups with these keys; 0 for a group without a row."""
+    """Requests in flight of the groups with these keys; 0 for an operation without a row."""
     places = np.searchsorted(keys, load_keys)
+    is_unknown = (keys & 7 == ALL_OPS) | (keys == TOTAL)
+    is_unknown[places] = False
+    unknown = np.flatnonzero(is_unknown).tolist()
 
     def column(values: npt.NDArray[Any]) -> list[Any]:
         listed: list[Any] = _scatter(values, places, len(keys)).tolist()
+        for at in unknown:
+            listed[at] = None
         return listed
 
     busy = column(loads["busy_ns"])

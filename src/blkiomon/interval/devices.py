@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from operator import index
-
+from blkiomon.interval import arguments
 from blkiomon.sources.devices import device_number
 
 Device = int | str
@@ -18,7 +17,10 @@ def number_of(device: Device) -> int:
         TypeError: neither an integer nor text.
     """
     if not isinstance(device, str):
-        number = index(device)
+        try:
+            number = arguments.whole("device", device)
+        except TypeError:
+            raise arguments.wrong("a device", 'a number, "8:16" or "sdb"', device) from None
         if not 0 <= number < 1 << 32:
             raise ValueError(f"a device number is from 0 to 2^32-1, not {number}")
         return number

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon.engine import layout
-from blkiomon.interval import html
+from blkiomon.interval import arguments, html
 from blkiomon.interval.moments import NOTHING, U128_MAX, Moments, add_up
 
 T = TypeVar("T", bound=np.generic)
@@ -283,7 +283,9 @@ class Distribution:
 
         Raises:
             ValueError: ``percent`` is less than 1 or more than 100.
+            TypeError: it is not a number.
         """
+        arguments.number("percent", percent, "a number, such as 99 or 99.9")
         if 0 < percent < 1:
             raise ValueError(f"percent is 99, not a fraction: use {100 * percent:g}, not {percent}")
         if not 0 < percent <= 100:
@@ -311,6 +313,8 @@ class Distribution:
         parts = (self, *others)
         moments = self.moments
         for other in others:
+            if not isinstance(other, Distribution):
+                raise arguments.wrong("what is merged", "a Distribution", other)
             moments = moments.merge(other.moments)
         bins, counts = add_up(
             np.concatenate([part.bins for part in parts]).astype(np.int64),

@@ -143,6 +143,11 @@ def _queued(columns: Columns, quantity: Quantity | None) -> list[Distribution | 
     return [distribution if is_queued else None for distribution, is_queued in found]
 
 
-def _in_flight(loads: Loads, duration_ns: int) -> list[InFlight]:
+def _in_flight(loads: Loads, duration_ns: int) -> list[InFlight | None]:
     columns = loads.max, loads.end, loads.oldest_ns, loads.request_ns, loads.busy_ns
-    return [InFlight(*figures, duration_ns) for figures in zip(*columns, strict=True)]
+    return [
+        None
+        if most is None or end is None or oldest_ns is None or request_ns is None
+        else InFlight(most, end, oldest_ns, request_ns, busy_ns, duration_ns)
+        for most, end, oldest_ns, request_ns, busy_ns in zip(*columns, strict=True)
+    ]

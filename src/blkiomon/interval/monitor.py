@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from blkiomon._core import Engine
+from blkiomon.engine.layout import OPS
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.errors import TraceError
+from blkiomon.interval import arguments
 from blkiomon.interval.columns import NS_PER_S
 from blkiomon.interval.devices import Device, number_of
 from blkiomon.interval.merging import merge_snapshots
+from blkiomon.interval.operations import checked
 from blkiomon.interval.value import Counts, Interval, in_order
 
 if TYPE_CHECKING:
@@ -54,8 +60,10 @@ class Monitor:
         interval_s: length of an interval by the trace clock, in s; None: one interval of all.
         clock: "trace" or "wall".
         max_pending, max_age_s, max_devices, resync: as for ``Engine``.
-        devices: those that count; default: all. Each a number (``major << 20 | minor``), ``"8:16"``
-            or a name of this host, ``"sdb"``.
+        devices: one or several that count; default: all. Each a number (``major << 20 | minor``),
+            ``"8:16"`` or a name of this host, ``"sdb"``.
+        ops: one or several operations that count, of ``layout.OPS``; default: all. See
+            ``Interval.only``.
         from_ns, to_ns: only records in [from, to) count, in ns: since 1970 if ``is_absolute``,
             else since the first record.
         most_intervals: limit of the number of intervals. Before it is exceeded, ``interval_ns``
@@ -71,10 +79,13 @@ class Monitor:
         is_done: all records up to ``to_ns`` were read; further bytes are ignored.
         missing_files: how many files of the trace are missing, for the intervals to report. The
             caller sets it after opening the trace.
+        ops: the operations that count; empty: all.
+        found_ops: if some are selected, all operations that completed.
         skipped_intervals: idle intervals that were left out because time jumped.
 
     Raises:
         ValueError: an argument is out of range.
+        TypeError: an argument has a wrong type.
     """
 
     def __init__(
@@ -86,7 +97,8 @@ class Monitor:
         max_age_s: float = MAX_AGE_S,
         max_devices: int = 65_536,
         resync: bool = False,
-        devices: Iterable[Device] = (),
+        devices: Device | Iterable[Device] = (),
+        ops: str | Iterable[str] = (),
         from_ns: int | None = None,
         to_ns: int | None = None,
         is_absolute: bool = False,
@@ -96,15 +108,23 @@ class Monitor:
     ) -> None:
         if clock not in ("trace", "wall"):
             raise ValueError(f'clock must be "trace" or "wall", not {clock!r}')
-        if interval_s is not None and not 1e-9 <= interval_s <= 1e9:
-            raise ValueError(f"interval_s must be from 1e-9 to 1e9, not {interval_s}")
+        if interval_s is not None:
+            wanted = "a number of seconds, or None"
+            arguments.number("the length of an interval", interval_s, wanted)
+            if not 1e-9 <= interval_s <= 1e9:
+                raise ValueError(f"interval_s must be from 1e-9 to 1e9, not {interval_s}")
+        for name, limit_ns in (("from_ns", from_ns), ("to_ns", to_ns)):
+            if limit_ns is not None:
+                arguments.whole(name, limit_ns)
         self._options: dict[str, Any] = {
-            "max_pending": max_pending,
+            "max_pending": arguments.whole("max_pending", max_pending),
             "max_age_ns": age_ns(max_age_s),
-            "max_devices": max_devices,
+            "max_devices": arguments.whole("max_devices", max_devices),
             "resync": resync,
         }
         self._clock = clock
+        self.ops = checked(ops)
+        self.found_ops: set[str] = set()
         self._from_ns = from_ns
         self._to_ns = to_ns
         self._has_limits = from_ns is not None or to_ns is not None
@@ -150,7 +170,10 @@ class Monitor:
             TraceError: the bytes are not a trace. Earlier records count; see ``take``.
             MemoryError: the engine cannot allocate memory.
         """
-        rest = memoryview(data).cast("B")
+        try:
+            rest = memoryview(data).cast("B")
+        except TypeError:
+            raise arguments.wrong("data", "bytes of a trace", data) from None
         if self._probe is not None and not self.is_done:
             self._probed += rest  # held back until the time of day is known
             if not self._find_time_of_day(self._probe, len(rest)):
@@ -380,6 +403,8 @@ class Monitor:
         totals = self.totals
         pids = snapshot.processes["pid"].tolist()
         names = self.engine.process_names if pids else {}
+        if self.ops:
+            self.found_ops |= {OPS[op] for op in np.unique(snapshot.rows["op"]).tolist()}
         interval = Interval(
             time_s=time_s,
             devices=in_order(snapshot.rows["device"]),
@@ -393,16 +418,28 @@ class Monitor:
             missing_files=self.missing_files,
         )
         self._counts = totals
-        return interval
+        return interval.only(self.ops)
 
 
 def age_ns(max_age_s: float) -> int:
-    """Convert an age to ns, for ``Engine``. Raises ValueError: it is out of range."""
+    """Convert an age to ns, for ``Engine``.
+
+    Raises:
+        ValueError: it is out of range.
+        TypeError: it is not a number.
+    """
+    arguments.number("max_age_s", max_age_s, "a number of seconds")
     if not 0 <= max_age_s * NS_PER_S < 1 << 64:
         raise ValueError(f"max_age_s must be from 0 to 1.8e10, not {max_age_s}")
     return round(max_age_s * NS_PER_S)
 
 
-def device_set(devices: Iterable[Device]) -> frozenset[int]:
-    """A set of device numbers, for ``Engine``. Raises ValueError: one does not exist."""
-    return frozenset(map(number_of, devices))
+def device_set(devices: Device | Iterable[Device]) -> frozenset[int]:
+    """A set of device numbers, for ``Engine``.
+
+    Raises:
+        ValueError: one does not exist.
+        TypeError: neither a device nor several.
+    """
+    wanted = 'names or numbers, such as ["8:16", "sdb"]'
+    return frozenset(map(number_of, arguments.listed("devices", devices, (str, Integral), wanted)))

@@ -74,6 +74,7 @@ class SlowRequests:
         self._threshold_ns = NEVER_NS if threshold_ns is None else threshold_ns
         self._recent = None if percent is None else Recent(percent)
         self._limit = limit
+        self._ops = [layout.OPS.index(op) for op in monitor.ops]
         self._put = put
         self._second = -1  # of trace time, the latest with a slow request
         self._room = 0  # of the limit, in that second
@@ -99,9 +100,9 @@ class SlowRequests:
         """
         self.take()
         longer_than_ns = max(self._threshold_ns, 0 if has_ended else HANG_NS)
-        requests, more = self._engine.take_hanging(
-            min(now_ns, NEVER_NS), longer_than_ns, self._limit
-        )
+        # Of some operations, all have to be taken: the limit would count the others.
+        limit = self._engine.pending if self._ops else self._limit
+        requests, more = self._engine.take_hanging(min(now_ns, NEVER_NS), longer_than_ns, limit)
         self._deliver(requests)
         self._left_out += more
 
@@ -122,6 +123,8 @@ class SlowRequests:
 
     def _deliver(self, requests: npt.NDArray[np.void]) -> None:
         """Hand over the first requests of each second, and count the others."""
+        if self._ops:
+            requests = requests[np.isin(requests["request"]["op"], self._ops)]
         seconds = requests["until_ns"] // np.uint64(NS_PER_S)
         ends = [*(np.flatnonzero(seconds[1:] != seconds[:-1]) + 1).tolist(), len(requests)]
         begin = 0

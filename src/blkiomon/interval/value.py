@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from operator import add, sub
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from blkiomon.engine.layout import OPS
 from blkiomon.engine.snapshot import Snapshot
-from blkiomon.interval import html
+from blkiomon.interval import arguments, html
 from blkiomon.interval.columns import Columns, columns_of
 from blkiomon.interval.devices import Device, number_of, text_of
 from blkiomon.interval.distribution import Distribution
@@ -20,6 +20,7 @@ from blkiomon.interval.groups import NS_PER_S, Group, grouped
 from blkiomon.interval.incomplete import HEADER_BYTES, Incomplete, in_words, reasons
 from blkiomon.interval.merging import merge_snapshots
 from blkiomon.interval.moments import NOTHING, Moments, reduce_moments, run_starts
+from blkiomon.interval.operations import checked, select_operations
 
 __all__ = ["NOTHING", "Counts", "DeviceStats", "Group", "Interval", "Moments", "merge"]
 
@@ -125,6 +126,8 @@ class Interval:
         anchored: whether the time of day is known.
         process_names: names of the pids in ``snapshot.processes``, if the stream contains them.
         missing_files: how many per-CPU files of the trace are missing.
+        only_ops: the operations that ``groups`` and all figures are of; empty: all. ``counts`` are
+            always of all records.
         named_ns: set by merging. Maps each pid whose name came from an earlier interval to the end
             of that interval.
     """
@@ -140,6 +143,7 @@ class Interval:
     process_names: Mapping[int, str] = field(default_factory=dict)
     named_ns: Mapping[int, int] = field(default_factory=dict)
     missing_files: int = 0
+    only_ops: tuple[str, ...] = ()
     # Caches: lists, as the dataclass is frozen. Outputs ask from several threads; if two ask first
     # at the same time, both compute the same result.
     _stats: list[tuple[DeviceStats, ...]] = field(default_factory=list, init=False, repr=False)
@@ -196,9 +200,10 @@ class Interval:
     def __repr__(self) -> str:
         devices = len({group.device for group in self.groups()} - {None})
         why = f", incomplete={in_words(self.incomplete)!r}" if self.incomplete else ""
+        only = f", only_ops={self.only_ops}" if self.only_ops else ""
         return (
             f"Interval(start_ns={self.start_ns}, end_ns={self.end_ns}, devices={devices}, "
-            f"requests={self.total.requests}, p99_ns={self.total.d2c_ns.percentile(99)}{why})"
+            f"requests={self.total.requests}, p99_ns={self.total.d2c_ns.percentile(99)}{only}{why})"
         )
 
     def _repr_html_(self) -> str:
@@ -253,6 +258,24 @@ class Interval:
         ]
         return Distribution().merge(*wanted).percentile(percent)
 
+    def only(self, ops: str | Iterable[str]) -> Interval:
+        """The figures of some operations, without those of processes.
+
+        Requests in flight are known of each operation, and not of a device or in total.
+
+        Args:
+            ops: one or several of ``layout.OPS``; none: all operations.
+
+        Raises:
+            ValueError: an operation is unknown.
+        """
+        wanted = checked(ops)
+        if not wanted:
+            return self
+        snapshot = select_operations(self.snapshot, wanted)
+        there = np.isin(self.devices, snapshot.rows["device"])
+        return replace(self, snapshot=snapshot, devices=self.devices[there], only_ops=wanted)
+
     def merge(self, *others: Interval) -> Interval:
         """Merge this with other intervals of the same stream; see ``merge``."""
         return merge((self, *others))
@@ -271,8 +294,11 @@ def merge(intervals: Iterable[Interval]) -> Interval:
     gives the same result, except for the order of ``devices`` and rows.
 
     Raises:
-        ValueError: there are no intervals, or they have different clocks.
+        ValueError: there are no intervals, or they have different clocks or operations.
+        TypeError: these are no intervals.
     """
+    if not isinstance(intervals, Iterable):
+        raise arguments.wrong("intervals", "several Interval", intervals)
     rest = iter(intervals)
     merged: Interval | None = None
     while some := list(islice(rest, MERGED_AT_ONCE)):
@@ -283,8 +309,13 @@ def merge(intervals: Iterable[Interval]) -> Interval:
 
 
 def _merge_some(intervals: list[Interval]) -> Interval:
+    for each in intervals:
+        if not isinstance(each, Interval):
+            raise arguments.wrong("what is merged", "an Interval", each)
     if len({(i.clock, i.anchored) for i in intervals}) > 1:
         raise ValueError("intervals of different clocks cannot be merged")
+    if len({i.only_ops for i in intervals}) > 1:
+        raise ValueError("intervals of different operations cannot be merged")
     by_start = sorted(intervals, key=lambda i: i.start_ns)
     end_ns = max(i.end_ns for i in intervals)
     names = _latest_names(intervals)
@@ -301,6 +332,7 @@ def _merge_some(intervals: list[Interval]) -> Interval:
         process_names={pid: name for pid, (_, name) in names.items()},
         named_ns={pid: at_ns for pid, (at_ns, _) in names.items() if at_ns != end_ns},
         missing_files=max(i.missing_files for i in intervals),
+        only_ops=by_start[0].only_ops,
     )
 
 

@@ -15,19 +15,17 @@ from importlib.util import find_spec
 
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import (
-    DEVICE,
-    FROM,
     HELP,
     QUEUE_TIMES,
+    SELECTION,
     SLOW_LIMIT,
-    TO,
     Command,
     Option,
-    Period,
     UsageError,
     number,
     path,
     seconds,
+    selection,
     slow,
 )
 from blkiomon.commands.parsing import read
@@ -68,9 +66,7 @@ COMMAND = Command(
             default=1.0,
         ),
         QUEUE_TIMES,
-        DEVICE,
-        FROM,
-        TO,
+        *SELECTION,
         Option(
             "-f, --file=TRACE",
             "read this trace, even if a device has its name (repeatable)",
@@ -163,12 +159,8 @@ def _config(given: Namespace) -> Config | str:
         raise UsageError("top draws on standard output: give --slow a file, as in 20:slow.txt")
     if slow_file is None and given.slow_limit != SLOW_LIMIT.default:
         raise UsageError("--slow-limit needs --slow")
-    period = Period.of(given)
     config = Config(
-        from_ns=period.from_ns,
-        to_ns=period.to_ns,
-        is_absolute=period.is_absolute,
-        devices=tuple(given.device),
+        **selection(given),
         interval_s=given.interval,
         outputs=OutputSettings({"slow": slow_file} if slow_file else {}),
         slow_ns=slow_ns,

@@ -398,6 +398,8 @@ def open_screen(
         source = "standard input"
     if not is_live and config.speed:
         source += f"  x{config.speed:g}"
+    if config.ops:
+        source += f"  only {', '.join(config.ops)}"
     about = About(
         source=source,
         interval_s=config.interval_s,

@@ -1,0 +1,20 @@
+"""docs/latency.ipynb runs, and shows what is kept in it."""
+
+from __future__ import annotations
+
+import pytest
+from sanitizers import SANITIZED
+
+from tools.notebook import NOTEBOOK, executed, read, shown
+
+
+@pytest.mark.skipif(SANITIZED, reason="the libraries of the notebook do not run with sanitizers")
+def test_notebook_shows_what_its_cells_print() -> None:
+    kept = read()
+    assert shown(executed(kept)) == shown(kept), "run: python -m tools.notebook"
+
+
+def test_notebook_is_small_and_shows_every_answer() -> None:
+    assert NOTEBOOK.stat().st_size < 100_000
+    answers = shown(read())
+    assert answers.count("a picture") == 1 and len(answers) >= 9
