@@ -110,7 +110,7 @@ def test_library_and_report_have_the_same_times(tmp_path: Path) -> None:
     a, b = two_boots(tmp_path)
     whole = blkiomon.summarize([a, b])
     assert (whole.duration_s, whole.total.requests) == (60.001, 2)
-    done = runner.call("report", "-o", tmp_path / "x.html", "--chart=iops", a, b)
+    done = runner.call("report", "-o", tmp_path / "x.html", a, b)
     assert done.returncode == 0
     page = (tmp_path / "x.html").read_text()
     assert f'"start_ns":{whole.start_ns},"end_ns":{whole.end_ns}' in page

@@ -399,9 +399,9 @@ def test_page(traces: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
     output = tmp_path / "x.html"
     out, _ = printed(capfd, traces["a0"], traces["slow0"], "--json", "-o", output, "--title=<T>")
     page = output.read_text()
-    assert "<title>&lt;T&gt;</title>" in page and "http" not in page
+    assert "<title>&lt;T&gt;</title>" in page and "http:" not in page and "https:" not in page
     root = ET.fromstring(page.partition("\n")[2])
-    (script,) = root.iter("script")
+    (script,) = [e for e in root.iter("script") if e.get("id") == "figures"]
     assert json.loads(script.text or "") == json.loads(out)
     ids = [e.get("id") for e in root.iter() if e.get("id")]
     assert len(ids) == len(set(ids))

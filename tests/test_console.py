@@ -89,7 +89,7 @@ COMMANDS: dict[str, list[str]] = {
     "report missing": ["report", "-o", "page.html", "missing/NAME"],
     "report damaged": ["report", "-o", "page.html", "damaged/NAME"],
     "report output": ["report", "-o", "missing/NAME.html", "NAME"],
-    "report chart": ["report", "-o", "page.html", "--chart", "NAME", "NAME"],
+    "report chart": ["report", "-o", "page.svg", "--chart", "NAME", "NAME"],
     "compare": ["compare", "NAME", "other/NAME"],
     "compare page": ["compare", "-o", "page.html", "NAME", "other/NAME"],
     "compare json": ["compare", "--json", "NAME", "other/NAME"],

@@ -123,8 +123,6 @@ def test_every_option_of_a_command_with_nonsense(
     trace.write_bytes(encode([issue(0, 1, 4096), complete(500_000, 1, 4096)]))
     traces = {"decode": [], "report": [str(trace)], "compare": [str(trace)] * 2}[command]
     output = [] if command == "decode" or option == "--output" else ["-o", "page.html"]
-    if option == "--title":  # one chart is enough
-        output.append("--chart=iops")
     for kind, value in VALUES.items():
         if option == "--title" and kind not in ("escape", "not_utf8", "empty"):
             continue  # any text is a title, and a page takes a while
@@ -184,6 +182,6 @@ def test_names_that_are_no_text_work_as_input_and_as_output(
     assert run(capfd, ["-I5", "-b", "b" + str(path), "--", str(path)]) == 0
     assert run(capfd, ["decode", "--", "b" + str(path)]) == 0
     page = os.fsdecode(name + b".html")
-    assert run(capfd, ["report", "--chart=iops", "-o", page, "--", str(path)]) == 0
+    assert run(capfd, ["report", "-o", page, "--", str(path)]) == 0
     assert Path(page).stat().st_size > 1000
     assert len(list(empty.iterdir())) == 3

@@ -35,7 +35,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     words = [word for name, option in options.items() for word in (option, str(home / name))]
     assert runner.call("-I1", *words, trace).returncode == 0
-    assert runner.call("report", "-o", home / "page.html", "--chart=iops", trace).returncode == 0
+    assert runner.call("report", "-o", home / "page.html", trace).returncode == 0
     with tarfile.open(home / "tar", "w") as tar:
         tar.add(trace)
     (home / "pcap").write_bytes(PCAP + bytes(100))

@@ -327,7 +327,7 @@ def test_replaced_files_take_the_place_of_a_link_and_not_of_its_target(public: P
     precious, trace = public.parent / "precious", str(public.parent / "trace")
     for name, command in {
         "out.prom": ["-I", LONG, "--textfile"],
-        "out.html": ["report", "--chart=iops", trace, "-o"],
+        "out.html": ["report", trace, "-o"],
         "out.svg": ["compare", "--chart=iops", trace, trace, "-o"],
     }.items():
         path = public / name
@@ -414,7 +414,7 @@ def write_pages(path, write, *options):
 
 collect.write_whole = write_pages
 trace, *pages = sys.argv[1:]
-sys.exit(cli.main(["report", "--chart=iops", "-o", pages[0], trace]))
+sys.exit(cli.main(["report", "-o", pages[0], trace]))
 """
 """One page is drawn, and written several times: by a process each, in the middle of the command."""
 

@@ -1,6 +1,6 @@
-"""``blkiomon report``: a page or charts of what was measured. ``compare`` is another.
+"""``blkiomon report``: a page of what was measured, or pictures. ``compare`` is another command.
 
-matplotlib is imported when something is drawn, and not before.
+matplotlib is imported when a picture is drawn, and not before.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ COMMAND = Command(
     "report",
     ("blkiomon report [OPTION]... TRACE...",),
     """
-    Draw what was measured: how much I/O ran, how long requests took, and which sectors they
-    accessed. The page is one self-contained file.
+    Show what was measured: which devices were slow, how much I/O ran, how long requests took, and
+    which sectors they accessed. The page is one self-contained file; select a part of the time in
+    it, and all figures follow.
     """,
     (
         OUTPUT._replace(
@@ -49,8 +50,9 @@ COMMAND = Command(
         TO,
         TITLE,
         CHART._replace(
-            help="only this chart: iops, bandwidth, percentiles, heat, tail, sizes, in-flight, "
-            "sectors or sequential; heat-read and the like for one operation (repeatable)"
+            help="only this chart of a picture: iops, bandwidth, percentiles, heat, tail, sizes, "
+            "in-flight, sectors or sequential; heat-read and the like for one operation "
+            "(repeatable)"
         ),
         OVERWRITE,
         MAX_AGE,
@@ -60,12 +62,13 @@ COMMAND = Command(
     """
     A TRACE is what `blkiomon` reads: files of blktrace, a set of per-CPU files, or a directory.
     Files written with --json or -b also work, but contain no sectors, and those of -b no
-    percentiles. Needs matplotlib: pip install 'blkiomon[report]'.
+    percentiles. Pictures need matplotlib: pip install 'blkiomon[report]'.
     """,
 )
 
 PICTURES = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
 PAGES = (".html", ".htm")
+CHART_OF_PAGE = "--chart selects charts of a picture: name it with -o x.png, x.svg or x.pdf"
 SUFFIXES = "-o takes a name that ends in .html, .png, .svg or .pdf"
 
 
@@ -85,24 +88,28 @@ def main(argv: Sequence[str]) -> int:
     suffix = Path(output).suffix.lower()
     if suffix not in (*PAGES, *PICTURES):
         return COMMAND.misused(f"{output}: {SUFFIXES}")
+    if given.chart and suffix in PAGES:
+        return COMMAND.misused(CHART_OF_PAGE)
 
-    from blkiomon.commands.report import figures, page
+    from blkiomon.commands.report import figures
     from blkiomon.commands.report.collect import ReportError, check_output, collect, write_output
+    from blkiomon.commands.report.page.report import report
 
     try:
-        figures.check()
+        if suffix in PICTURES:
+            figures.check()
         policy = check_output(
             Path(output), names, follow=given.follow_symlinks, overwrite=given.overwrite
         )
         found = collect(names, devices=given.device, period=period, max_age_s=given.max_age)
         title = given.title or f"Block I/O of {', '.join(Path(n).name for n in names[:3])}"
-        charts = figures.chosen(figures.charts(found), given.chart)
         if suffix in PICTURES:
+            charts = figures.chosen(figures.charts(found), given.chart)
             kind = PICTURES[suffix]
             write_output(Path(output), lambda file: figures.save(charts, title, file, kind), policy)
         else:
-            text = page.report(found, title, charts)
-            write_output(Path(output), lambda file: file.write(text.encode()), policy)
+            page = report(found, title)
+            write_output(Path(output), lambda file: file.write(page.encode()), policy)
     except (ReportError, SourceError, TraceError) as error:
         return told(error)
     note_written(output, always=not given.output)

@@ -14,6 +14,9 @@ from blkiomon.interval.moments import run_starts, stacked
 SAMPLE = 30_000
 """Requests in the sample."""
 
+SLOWEST = 200
+"""Requests that are kept as the slowest."""
+
 BATCH = 1 << 16
 """Requests that are examined together."""
 
@@ -44,6 +47,8 @@ class Patterns:
         counts: shape (operations, slices, 2): requests by time of issue, and sequential ones.
         slice_ns: length of a slice.
         shares: requests and sequential ones by device and operation.
+        slowest: shape (n,), dtype ``layout.REQUEST``: those with the longest D2C, the slowest
+            first; ``issued_ns`` counts from the first record.
     """
 
     sample: Table
@@ -51,6 +56,7 @@ class Patterns:
     counts: npt.NDArray[np.int64]
     slice_ns: int
     shares: dict[tuple[int, int], tuple[int, int]]
+    slowest: Table
 
 
 class Accesses:
@@ -67,6 +73,7 @@ class Accesses:
         self._ends: dict[int, int] = {}  # sector after the latest request, by key
         self._shares: dict[int, list[int]] = {}
         self._sample = _NO_REQUEST
+        self._slowest = np.empty(0, layout.REQUEST)
         self._keys = np.empty(0)
         self._limit = 1.0  # the sample has only requests with random keys below
         self._n_requests = 0
@@ -90,6 +97,7 @@ class Accesses:
             self._slice_ns *= 2
         self._slice_ns = slice_ns
         if len(requests):
+            self._keep_slowest(requests)
             self._waiting.append(requests[_KEPT].copy())
             self._n_waiting += len(requests)
         if self._n_waiting >= BATCH:
@@ -98,6 +106,10 @@ class Accesses:
     def finish(self) -> Patterns:
         """The patterns of all requests."""
         self._examine(0)
+        slowest = self._slowest[
+            np.argsort(-self._slowest["d2c_ns"].astype(np.float64), kind="stable")
+        ]
+        slowest["issued_ns"] = self._since_start(slowest["issued_ns"])
         return Patterns(
             np.sort(self._sample, order=["issued_ns", "device", "sector"]),
             self._n_requests,
@@ -107,7 +119,20 @@ class Accesses:
                 (key >> 3, key & 7): (requests, sequential)
                 for key, (requests, sequential) in sorted(self._shares.items())
             },
+            slowest,
         )
+
+    def _keep_slowest(self, requests: Table) -> None:
+        if len(self._slowest) == SLOWEST:
+            requests = requests[requests["d2c_ns"] > self._slowest["d2c_ns"].min()]
+        if len(requests):
+            found = stacked((self._slowest, requests))
+            if len(found) > SLOWEST:
+                found = found[np.argpartition(found["d2c_ns"], -SLOWEST)[-SLOWEST:]]
+            self._slowest = found
+
+    def _since_start(self, at_ns: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        return np.where(at_ns > self._origin_ns, at_ns - self._origin_ns, 0)
 
     def _examine(self, leave: int) -> None:
         """Count all waiting requests but the latest ``leave``, in the order of issue."""
@@ -118,8 +143,7 @@ class Accesses:
         self._waiting, self._n_waiting = [left], len(left)
         if not len(requests):
             return
-        at_ns = requests["issued_ns"]
-        requests["issued_ns"] = np.where(at_ns > self._origin_ns, at_ns - self._origin_ns, 0)
+        requests["issued_ns"] = self._since_start(requests["issued_ns"])
         self._draw(requests)
         self._count(requests)
 

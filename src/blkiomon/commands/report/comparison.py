@@ -199,9 +199,21 @@ def render_page(found: Comparison, title: str, shown: Sequence[Chart]) -> str:
         '<p class="soft">In brackets: where the change lies with 95 % confidence, judged by '
         "the runs themselves. Where that includes 0, no difference is shown.</p>",
         "<h2>Charts</h2>",
-        page.charts(shown),
+        _charts(shown),
     ]
-    return page.document(title, body, found.to_dict())
+    return page.document(title, body, found.to_dict(), {}, "compare")
+
+
+def _charts(shown: Sequence[Chart]) -> str:
+    """Charts beside each other; the last are left out if the page would be too large."""
+    drawn = [
+        f"<figure><figcaption><b>{page.text(chart.title)}</b> {page.text(chart.caption)}"
+        f"</figcaption>{figures.svg(chart)}</figure>"
+        for chart in shown
+    ]
+    while len(drawn) > 1 and sum(map(len, drawn)) > page.MOST_BYTES * 0.9:
+        drawn.pop()
+    return '<div class="charts">' + "\n".join(drawn) + "</div>"
 
 
 def _table(rows: Sequence[DeviceChanges]) -> str:

@@ -57,8 +57,13 @@ class Series:
     most_in_flight: Floats
 
 
-def series(slices: Sequence[Interval], device: int | None = None) -> Series:
-    """The series of all devices, or of one."""
+def timeline(slices: Sequence[Interval]) -> tuple[Floats, list[Interval | None]]:
+    """Slices on one axis of time, with a slice of None for each gap between them.
+
+    Returns:
+        Where slices begin and end, in s from the first one's beginning, shape (slices + 1,); and
+        the slices.
+    """
     start_ns = slices[0].start_ns
     edges: list[float] = [0.0]
     known: list[Interval | None] = []
@@ -71,6 +76,12 @@ def series(slices: Sequence[Interval], device: int | None = None) -> Series:
         end_s = (item.end_ns - start_ns) / NS_PER_S
         edges.append(max(end_s, edges[-1] + 1e-9))
         known.append(item)
+    return np.array(edges), known
+
+
+def series(slices: Sequence[Interval], device: int | None = None) -> Series:
+    """The series of all devices, or of one."""
+    edges_s, known = timeline(slices)
     by_op: dict[str, list[list[Group]]] = {op: [[] for _ in known] for op in OPS}
     most = np.full(len(known), np.nan)
     for place, interval in enumerate(known):
@@ -82,7 +93,6 @@ def series(slices: Sequence[Interval], device: int | None = None) -> Series:
                 by_op[group.op][place].append(group)
         if item.total.in_flight is not None:
             most[place] = item.total.in_flight.max
-    edges_s = np.array(edges)
     is_known = np.array([item is not None for item in known])
     ops = {op: _of_operation(g, np.diff(edges_s), is_known) for op, g in by_op.items()}
     return Series(edges_s, {op: s for op, s in ops.items() if s.whole.count}, most)

@@ -1,0 +1,431 @@
+"""The page of a report: what works without scripts, and the data of the script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from blkiomon.commands.report.access import SECTOR_BYTES, Patterns
+from blkiomon.commands.report.collect import STATS, Collected
+from blkiomon.commands.report.findings import findings
+from blkiomon.commands.report.page import document, incomplete, swatch, table, text, with_arrays
+from blkiomon.commands.report.page.cells import Array, Cells, cells_of
+from blkiomon.commands.report.selection import OTHERS
+from blkiomon.commands.report.series import timeline
+from blkiomon.commands.table import is_supported
+from blkiomon.console import how_many, printable
+from blkiomon.engine import layout
+from blkiomon.formats.json_codec import to_dict, unseen
+from blkiomon.formats.units import (
+    NONE,
+    bandwidth_text,
+    bytes_text,
+    device_text,
+    rate_text,
+    time_text,
+    utc,
+)
+from blkiomon.interval.groups import NS_PER_S, Group
+from blkiomon.interval.incomplete import in_words
+from blkiomon.interval.value import Interval
+from blkiomon.sources.devices import nameless
+
+DEVICES_SHOWN = 40
+"""Devices in the table without scripts: those on which requests waited longest."""
+
+PROCESSES_SHOWN = 24
+
+SLOW_SHOWN = 20
+
+FIGURES_OF_DEVICES = 512
+"""Of more devices, the element ``figures`` has the worst."""
+
+
+def report(found: Collected, title: str) -> str:
+    """The page."""
+    cells = cells_of(found.slices).bounded().ranked()
+    body = [
+        f"<h1>{text(title)}</h1>",
+        *incomplete("Incomplete", found.whole.incomplete),
+        *_origin(found),
+        *(f'<p class="note">{text(note)}</p>' for note in found.notes),
+        *_findings(found),
+        _tiles(found),
+        "<noscript><p>Charts, and the figures of a part of the time, need scripts. The tables do "
+        "not.</p></noscript>",
+        '<div id="charts"></div>',
+        '<h2>Devices and operations <span class="soft" id="of"></span></h2>',
+        _summary(found, cells),
+        *_histograms(found),
+        *_slowest(found),
+        *_processes(found.whole),
+        "<h2>Errors and losses</h2>",
+        *_losses(found),
+    ]
+    return document(title, body, _figures(found, cells), _data(found, cells), "report")
+
+
+# --- the data of the script -----------------------------------------------------------------------
+
+
+def _data(found: Collected, cells: Cells) -> dict[str, Any]:
+    whole, numbers = found.whole, cells.devices.tolist()
+    n_others = found.n_others + cells.n_merged
+    in_flight = {
+        group.device: [group.in_flight.end, group.in_flight.oldest_ns]
+        for group in whole.groups()
+        if group.op is None and group.in_flight is not None
+    }
+    head: dict[str, Any] = {
+        "start": utc(whole.start_ns) if whole.anchored else None,
+        "devices": [
+            f"others ({n_others:,})" if n == OTHERS and n_others else device_text(n)
+            for n in numbers
+        ],
+        "ops": layout.OPS,
+        "hung": [in_flight.get(number, [0, 0]) for number in numbers],
+    }
+    arrays = cells.arrays() | _by_slice(found, cells)
+    if found.patterns is not None:
+        of_head, of_arrays = _access(found.patterns, numbers)
+        head |= of_head
+        arrays |= of_arrays
+        names = whole.process_names
+        head["slow"] = [
+            [*request[:6], printable(names.get(request[6], str(request[6])))]
+            for request in _slow_rows(found.patterns, numbers)
+        ]
+    pids, by_slice = _process_cells(found, cells)
+    head["processes"] = pids
+    return with_arrays(head, arrays | by_slice)
+
+
+def _places(found: Collected, cells: Cells) -> list[tuple[int, Interval]]:
+    """Each slice with the index of the cells' slice that it is part of."""
+    edges_s, known = timeline(found.slices)
+    middles = (edges_s[:-1] + edges_s[1:]) / 2
+    places = np.searchsorted(cells.edges_s, middles) - 1
+    return [(place, item) for place, item in zip(places.tolist(), known) if item is not None]
+
+
+def _by_slice(found: Collected, cells: Cells) -> dict[str, Array]:
+    """What is only known of all devices together, by slice."""
+    most, lost, unmatched = np.zeros((3, len(cells.is_gap)))
+    for place, item in _places(found, cells):
+        loads, counts = item.snapshot.loads, item.counts
+        of_all = loads["max_in_flight"][loads["op"] == layout.EVERYTHING]
+        most[place] = max(most[place], *of_all.tolist(), 0)
+        lost[place] += counts.lost_events + counts.sequence_gaps
+        unmatched[place] += counts.completions_without_issue + counts.issues_without_completion
+    return {"most": most, "lost": lost, "unmatched": unmatched}
+
+
+def _process_cells(found: Collected, cells: Cells) -> tuple[list[str], dict[str, Array]]:
+    """Names of the processes that moved most, and their requests and bytes by slice."""
+    processes = found.whole.snapshot.processes
+    order = np.argsort(-processes["bytes"].astype(np.float64), kind="stable")[:PROCESSES_SHOWN]
+    pids = processes["pid"][order].tolist()
+    index = {pid: at for at, pid in enumerate(pids)}
+    sums = np.zeros((len(cells.is_gap), len(pids), 2))
+    for place, item in _places(found, cells):
+        table_ = item.snapshot.processes
+        for pid, requests, n_bytes in table_[["pid", "requests", "bytes"]].tolist():
+            if pid in index:
+                sums[place, index[pid]] += requests, n_bytes
+    places, which = np.nonzero(sums[:, :, 0])
+    columns = {
+        "process_slice": places,
+        "process": which,
+        "process_requests": sums[places, which, 0],
+        "process_bytes": sums[places, which, 1],
+    }
+    return [_process_name(found.whole, pid) for pid in pids], columns
+
+
+def _process_name(whole: Interval, pid: int) -> str:
+    return f"{printable(whole.process_names.get(pid, '?'))} ({pid})"
+
+
+def _access(patterns: Patterns, numbers: Sequence[int]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """A sample of where requests went, and which were sequential."""
+    index = {number: at for at, number in enumerate(numbers)}
+    sample = patterns.sample[patterns.sample["bytes"] > 0]
+    sample = sample[np.isin(sample["device"], numbers)]
+    counts = patterns.counts
+    used = int(np.flatnonzero(counts.sum(axis=(0, 2)))[-1]) + 1 if counts.any() else 0
+    head = {
+        "sampled": [len(patterns.sample), patterns.n_requests],
+        "sequential_slice_s": patterns.slice_ns / 1e9,
+        "sequential": [
+            [index[device], op, *of_key]
+            for (device, op), of_key in patterns.shares.items()
+            if device in index
+        ],
+    }
+    arrays: dict[str, Array] = {
+        "sample_us": sample["issued_ns"] // 1000,
+        "sample_sector": sample["sector"],
+        "sample_device": np.array([index[n] for n in sample["device"].tolist()], np.int64),
+        "sample_op": sample["op"],
+        "sequential_of": counts[:, :used, 0].ravel(),
+        "sequential_n": counts[:, :used, 1].ravel(),
+    }
+    return head, arrays
+
+
+def _slow_rows(patterns: Patterns, numbers: Sequence[int]) -> list[tuple[int, ...]]:
+    """Time of issue, device (index or -1), operation, offset, bytes, d2c, pid of the slowest."""
+    index = {number: at for at, number in enumerate(numbers)}
+    fields = ["issued_ns", "device", "op", "sector", "bytes", "d2c_ns", "pid"]
+    return [
+        (issued, index.get(device, index.get(OTHERS, -1)), op, sector * SECTOR_BYTES, *rest)
+        for issued, device, op, sector, *rest in patterns.slowest[fields].tolist()
+    ]
+
+
+def _figures(found: Collected, cells: Cells) -> dict[str, Any]:
+    """The figures of all devices, for programs."""
+    whole = to_dict(found.whole, histograms=False)
+    devices = whole["devices"]
+    n_left_out = len(devices) - FIGURES_OF_DEVICES
+    if n_left_out > 0:
+        worst = set(map(device_text, cells.devices[:FIGURES_OF_DEVICES].tolist()))
+        whole["devices"] = devices = [d for d in devices if d["device"] in worst]
+    for entry in devices if found.n_others else ():
+        if entry["device"] == device_text(OTHERS):
+            entry["device"] = "others"
+            if entry["in_flight"]:  # how long any of them was busy is not known
+                entry["in_flight"] |= {"busy_fraction": None, "busy_ns": None}
+    return {
+        "inputs": [text(name) for name in found.names],
+        "kind": found.kind,
+        "slices": len(found.slices),
+        "notes": list(map(text, found.notes)),
+        "others": found.n_others,
+        "devices_left_out": max(0, n_left_out),
+        "whole": whole,
+    }
+
+
+# --- without scripts -----------------------------------------------------------------------------
+
+
+def when(whole: Interval) -> str:
+    """Start, end and duration of an interval."""
+    lasted = f"{whole.duration_s:,.3f} s" if whole.duration_s < 600 else _long(whole.duration_s)
+    if not whole.anchored:
+        return f"{lasted}; the trace does not contain the time of day"
+    start, end = (utc(ns)[:23].replace("T", " ") + " UTC" for ns in (whole.start_ns, whole.end_ns))
+    return f"{start} to {end}, {lasted}"
+
+
+def _long(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min {rest:02} s"
+
+
+def _origin(found: Collected) -> list[str]:
+    names = ", ".join(text(name) for name in found.names[:20])
+    if len(found.names) > 20:
+        names += f" and {len(found.names) - 20} more"
+    slice_s = found.whole.duration_s / len(found.slices)
+    return [
+        f'<p class="soft">{names} ({text(found.kind)})</p>',
+        f'<p class="soft">{when(found.whole)}; {len(found.slices)} slices of time, '
+        f"{time_text(slice_s * 1e9)} on average</p>",
+    ]
+
+
+def _tiles(found: Collected) -> str:
+    total, counts = found.whole.total, found.whole.counts
+    lost = counts.lost_events + counts.sequence_gaps
+    shares = [why.share for why in found.whole.incomplete if why.share is not None]
+    p99 = total.d2c_ns.percentile(99)
+    told_lost = NONE if found.kind == STATS else f"{lost:,}"
+    figures = [
+        ("Requests", f"{total.requests:,}"),
+        ("Bytes", bytes_text(total.bytes)),
+        ("Requests a second", rate_text(total.iops)),
+        ("Bandwidth", bandwidth_text(total.bytes_per_s)),
+        ("Mean latency", time_text(total.d2c_ns.mean)),
+        *([("99 % took up to", time_text(p99))] if p99 is not None else []),
+        ("Failed", NONE if found.kind == STATS else f"{total.errors:,}"),
+        *([("Incomplete", f"{max(shares):.0%}".replace("%", " %"))] if shares else []),
+        # 0 events lost would mislead where records are missing for other reasons.
+        *([("Events lost", told_lost)] if lost or not found.whole.incomplete else []),
+    ]
+    shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
+    return f'<dl class="tiles">{shown}</dl>'
+
+
+_HEADS = (
+    *("Device", "Operation", "Requests", "Bytes", "IOPS", "MB/s"),
+    *("Mean", "p50", "p90", "p99", "p99.9", "Max", "Failed"),
+)
+
+
+def _summary(found: Collected, cells: Cells) -> str:
+    *groups, total = (g for g in found.whole.groups() if g.op is None or g.requests or g.in_flight)
+    by_device = {number: list(of) for number, of in groupby(groups, lambda g: g.device)}
+    worst = [number for number in cells.devices.tolist() if number in by_device]
+    left_out = ""
+    if n_more := len(by_device) - len(worst[:DEVICES_SHOWN]):
+        devices = how_many(n_more, "device is", "devices are", ",")
+        left_out = f'<p class="note" id="left-out">{devices} left out: they are faster.</p>'
+    rows = [("total", _cells(total, found))]
+    for number in worst[:DEVICES_SHOWN]:
+        *ops, whole = by_device[number]
+        if len(by_device) > 1:
+            rows.append(("all", _cells(whole, found)))
+        rows += [("op", _cells(op, found)) for op in ops]
+    heads = (*_HEADS, "Requeued") if total.requeues else _HEADS
+    return table(heads, rows, "two", "summary") + left_out
+
+
+def _device_name(number: int | None, found: Collected) -> str:
+    if number is None:
+        return "all"
+    if number == OTHERS and found.n_others:
+        return f"others ({found.n_others:,})"
+    return device_text(number)
+
+
+def _cells(group: Group, found: Collected) -> list[str]:
+    op = swatch(group.op) if group.op else "all"
+    d2c = group.d2c_ns
+    return [
+        _device_name(group.device, found),
+        op,
+        f"{group.requests:,}",
+        bytes_text(group.bytes),
+        rate_text(group.iops),
+        NONE if group.bytes_per_s is None else f"{group.bytes_per_s / 1e6:,.2f}",
+        time_text(d2c.mean),
+        *(_percentile(group, percent) for percent in (50, 90, 99, 99.9)),
+        time_text(d2c.max),
+        NONE if found.kind == STATS else f"{group.errors:,}",
+        *([f"{group.requeues:,}"] if found.whole.total.requeues else []),
+    ]
+
+
+def _percentile(group: Group, percent: float) -> str:
+    """A percentile; grey, with the number of requests, if that is too small for it."""
+    value_ns = group.d2c_ns.percentile(percent)
+    if value_ns is None or is_supported(group.requests, percent):
+        return time_text(value_ns)
+    return f'<span class="few">{time_text(value_ns)} of {group.requests:,}</span>'
+
+
+_LOSSES = {
+    "lost_events": "events lost, by the tracer's own marks",
+    "sequence_gaps": "records missing, by their sequence numbers",
+    "completions_without_issue": "completions whose issue was not seen",
+    "issues_without_completion": "issues whose completion was not seen",
+    "evicted": "issues and completions given up: no partner came",
+    "mismatches": "pairs of records that are not a request",
+    "skipped_bytes": "bytes that are not records",
+    "over_device_limit": "records of devices beyond the limit: not counted",
+}
+
+
+def _findings(found: Collected) -> list[str]:
+    sentences = findings(found.slices, found.whole, nameless)
+    if not sentences:
+        return []
+    return ['<ul class="findings">', *(f"<li>{text(s)}.</li>" for s in sentences), "</ul>"]
+
+
+def _losses(found: Collected) -> list[str]:
+    if found.kind == STATS:
+        return ["<p>Files of -b do not contain failed requests and losses.</p>"]
+    whole, total, counts = found.whole, found.whole.total, found.whole.counts
+    rows = [("requests that failed", f"{total.errors:,}")]
+    if total.requeues:
+        rows.append(("requests that the kernel took back (requeues)", f"{total.requeues:,}"))
+    if total.retried.count:
+        longest = time_text(total.retried.max)
+        rows.append(("the longest of these, from first issue to completion", longest))
+    rows += [(_LOSSES[name], f"{n:,}") for name, n in unseen(counts).items()]
+    if total.in_flight is not None:
+        rows.append(("requests still in flight at the end", f"{total.in_flight.end:,}"))
+    rows.append(("records read", f"{counts.records:,}"))
+    verdict = "No events were lost, as far as the input shows."
+    missing = "there were more requests than these figures are of."
+    if whole.incomplete:
+        verdict = f"Incomplete: {in_words(whole.incomplete)}. {missing.capitalize()}"
+    elif any((counts.lost_events, counts.sequence_gaps, counts.skipped_bytes)) or (
+        counts.over_device_limit
+    ):
+        verdict = f"Events were lost, or not counted: {missing}"
+    shown = [("", row) for row in rows]
+    return [f"<p>{verdict}</p>", table(("What", "How many"), shown, "list")]
+
+
+def _processes(whole: Interval) -> list[str]:
+    processes = whole.snapshot.processes
+    if not len(processes):
+        return []
+    order = sorted(processes[["pid", "requests", "bytes"]].tolist(), key=lambda p: (-p[2], p[0]))
+    rows = [
+        ("", (text(_process_name(whole, pid)), f"{requests:,}", bytes_text(n_bytes)))
+        for pid, requests, n_bytes in order[:PROCESSES_SHOWN]
+    ]
+    return [
+        "<h2>Processes that issued most</h2>",
+        table(("Process", "Requests", "Bytes"), rows, "", "processes"),
+    ]
+
+
+def _slowest(found: Collected) -> list[str]:
+    """The slowest requests, in the order of their time; a trace alone has them."""
+    if found.patterns is None or not len(found.patterns.slowest):
+        return []
+    heads = ("Issued", "Device", "Operation", "Latency", "Bytes", "Offset", "Process")
+    fields = ["issued_ns", "device", "op", "d2c_ns", "bytes", "sector", "pid"]
+    names = found.whole.process_names
+    rows = [
+        (
+            "",
+            (
+                f"{issued / NS_PER_S:,.6f} s",
+                device_text(device),
+                swatch(layout.OPS[op]),
+                time_text(d2c),
+                bytes_text(n_bytes),
+                f"{sector * SECTOR_BYTES:,}",
+                text(names.get(pid, str(pid))),
+            ),
+        )
+        for issued, device, op, d2c, n_bytes, sector, pid in found.patterns.slowest[
+            fields
+        ].tolist()[:SLOW_SHOWN]
+    ]
+    return ["<h2>Slowest requests</h2>", table(heads, rows, "three", "slow")]
+
+
+def _histograms(found: Collected) -> list[str]:
+    """Of files of -b: their histograms, which are of reads and writes together."""
+    if found.kind != STATS:
+        return []
+    shown = []
+    for name, title, limits in (
+        ("d2c_hist", "Latency up to", [time_text(8000 << i) for i in range(layout.D2C_BUCKETS)]),
+        ("size_hist", "Bytes up to", [bytes_text(1024 << i) for i in range(layout.SIZE_BUCKETS)]),
+    ):
+        counts = found.whole.rows[name].sum(axis=0).tolist()
+        texts = ["0", *limits[: len(counts) - 2], "more"]
+        rows = [
+            ("", (limit, f"{count:,}", _bar(count / max(counts))))
+            for limit, count in zip(texts, counts)
+            if count
+        ]
+        shown += [f"<h2>{title}</h2>", table((title, "Reads and writes", ""), rows, "bars")]
+    return shown
+
+
+def _bar(share: float) -> str:
+    return f'<span class="bar" style="width: {16 * share:.2f}em"></span>'

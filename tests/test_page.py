@@ -1,0 +1,386 @@
+"""The page of a report in a browser: selection, figures, keyboard, narrow and dark, and silence."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import runner
+import tracewriter as tw
+
+from blkiomon.commands import report
+from blkiomon.commands.report.collect import Collected, collect
+from blkiomon.commands.report.page.cells import Cells, cells_of, packed
+from blkiomon.engine import layout
+from blkiomon.formats.units import device_text
+from blkiomon.interval.distribution import Distribution
+from blkiomon.interval.value import Group, merge
+from tools import browser as chromium
+
+DATA = Path(__file__).parent / "data"
+MULTI = DATA / "loop-multi-dc.bin"
+
+FIGURES = ("requests", "bytes", "errors", "requeues", "min", "max", "p50", "p90", "p99", "p99.9")
+
+needs_browser = pytest.mark.skipif(
+    chromium.PROGRAM is None, reason="no chromium: apt-get install chromium"
+)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[chromium.Browser]:
+    with chromium.browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def multi(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "multi.html"
+    assert report.main(["-o", str(path), str(MULTI)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def found() -> Collected:
+    return collect([str(MULTI)])
+
+
+@pytest.fixture(scope="module")
+def _page(running: chromium.Browser, multi: Path) -> chromium.Page:
+    page = running.page()
+    page.resize(1400, 900)
+    page.open(multi)
+    return page
+
+
+@pytest.fixture
+def page(_page: chromium.Page) -> chromium.Page:
+    """The page of a real trace of three devices, with nothing selected."""
+    shown(_page, "{ report.reset(); scrollTo(0, 0); document.activeElement.blur() }")
+    return _page
+
+
+def shown(page: chromium.Page, expression: str) -> Any:
+    """The value of an expression of the page's ``report``."""
+    return page.run(f"blkiomon.then((report) => {expression})")
+
+
+def select(page: chromium.Page, start: int, end: int, device: int, ops: list[int]) -> None:
+    values = f"from: {start}, to: {end}, device: {device}, ops: new Set({ops})"
+    shown(page, f"report.select({{{values}}})")
+
+
+def box(page: chromium.Page, selector: str) -> Any:
+    rectangle = f"document.querySelector({selector!r}).getBoundingClientRect()"
+    return page.run(f"(({{x, y, width, height}}) => [x, y, width, height])({rectangle})")
+
+
+def range_of(page: chromium.Page) -> str:
+    return str(page.run("document.getElementById('range').textContent"))
+
+
+def groups_of(found: Collected, start: int, end: int, device: int, ops: list[int]) -> list[Group]:
+    names = [layout.OPS[op] for op in ops]
+    merged = merge(found.slices[start:end])
+    return [
+        g
+        for g in merged.groups()
+        if g.op in names and (device < 0 or g.device == device) and g.requests
+    ]
+
+
+def expected(groups: list[Group]) -> dict[str, Any]:
+    d2c = Distribution().merge(*(g.d2c_ns for g in groups)) if groups else Distribution()
+    return {
+        "requests": sum(g.requests for g in groups),
+        "bytes": sum(g.bytes for g in groups),
+        "errors": sum(g.errors for g in groups),
+        "requeues": sum(g.requeues for g in groups),
+        "min": d2c.min,
+        "max": d2c.max,
+        **{f"p{p:g}": d2c.percentile(p) for p in (50, 90, 99, 99.9)},
+    }
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_figures_of_any_selection_equal_the_librarys(page: chromium.Page, found: Collected) -> None:
+    choices = random.Random(3)
+    names = shown(page, "report.run.devices")
+    used = shown(page, "report.run.ops_used")
+    n = len(found.slices)
+    for _ in range(20):
+        start = choices.randrange(n)
+        end = choices.randint(start + 1, n)
+        at = choices.randint(-1, len(names) - 1)
+        ops = choices.sample(used, choices.randint(1, len(used)))
+        device = -1 if at < 0 else next(d for d in found.devices if device_text(d) == names[at])
+        select(page, start, end, at, ops)
+        want = expected(groups_of(found, start, end, device, ops))
+        if not want["requests"]:
+            assert shown(page, "report.figures().requests") == 0
+            continue
+        got = shown(page, "report.figures()")
+        assert {name: got[name] for name in FIGURES} == want
+        total = page.run("document.querySelector('#summary tr.total').textContent")
+        assert f"{want['requests']:,}" in total
+
+
+@needs_browser
+def test_tables_follow_the_selection(page: chromium.Page, found: Collected) -> None:
+    select(page, 100, 140, -1, [0])
+    rows = page.run("[...document.querySelectorAll('#summary tbody tr')].map((r) => r.textContent)")
+    (read,) = groups_of(found, 100, 140, -1, [0])
+    assert len(rows) == 3 and rows[-1].startswith(f"7:1read{read.requests:,}")
+    times = page.run(
+        "[...document.querySelectorAll('#slow tbody tr')]"
+        ".map((r) => parseFloat(r.cells[0].textContent))"
+    )
+    edges_s = shown(page, "[...report.edges]")
+    assert all(time <= edges_s[1] for time in times if time is not None)
+
+
+@needs_browser
+def test_few_requests_are_no_curve_and_have_grey_percentiles(
+    running: chromium.Browser, tmp_path: Path
+) -> None:
+    records = []
+    for i in range(9):
+        at = 10**9 + i * 10**6
+        records += [tw.issue(at, 8 * i, 4096), tw.complete(at + 10**5 * (i + 1), 8 * i, 4096)]
+    (tmp_path / "trace").write_bytes(tw.encode(records))
+    output = tmp_path / "page.html"
+    assert report.main(["-o", str(output), str(tmp_path / "trace")]) == 0
+    page = running.page()
+    page.open(output)
+    grey = page.run("[...document.querySelectorAll('#summary .few')].map((e) => e.textContent)")
+    assert set(grey) == {"900 µs of 9"}
+    assert shown(page, "report.run.over_time(report.part, 1).every((p) => p.p50 === null)")
+    calls = shown(
+        page,
+        "{ const calls = []; Plot.prototype.staircase = () => calls.push(1);"
+        " report.draw_percentiles(report.plots.percentiles); return calls.length }",
+    )
+    assert calls == 0
+
+
+# --- pointer and keyboard -------------------------------------------------------------------------
+
+
+@needs_browser
+def test_dragging_selects_a_part_of_the_time(page: chromium.Page, found: Collected) -> None:
+    left, top, width, _ = box(page, "#figure-heat canvas")
+    margin, plot = 112, width - 112 - 8
+    page.drag((left + margin + plot / 4, top + 90), (left + margin + plot / 2, top + 90))
+    start, end = shown(page, "[report.part.from, report.part.to]")
+    edges_s = shown(page, "[...report.run.edges_s]")
+    assert edges_s[start] == pytest.approx(edges_s[-1] / 4, abs=0.02)
+    assert edges_s[end] == pytest.approx(edges_s[-1] / 2, abs=0.02)
+    assert range_of(page).startswith("Selected: ")
+    want = expected(groups_of(found, start, end, -1, list(range(len(layout.OPS)))))
+    assert shown(page, "report.figures()['p99']") == want["p99"]
+    page.key("Escape")
+    assert range_of(page).startswith("Whole run: ")
+
+
+@needs_browser
+def test_keyboard_selects_time_device_and_operation(page: chromium.Page) -> None:
+    page.run("document.querySelector('#figure-heat canvas').focus()")
+    page.key("ArrowRight")
+    assert "requests" in page.run("document.getElementById('tip').textContent")
+    for _ in range(4):
+        page.key("ArrowRight", shift=True)
+    page.key("Enter")
+    assert shown(page, "[report.part.from, report.part.to]") == [0, 5]
+    page.key("Escape")
+    page.run("document.querySelector('.devices button').focus()")
+    page.key(" ")
+    assert shown(page, "report.run.devices[report.part.device]") == "7:1"
+    assert page.run("document.activeElement.getAttribute('aria-pressed')") == "true"
+    page.key(" ")
+    assert shown(page, "report.part.device") == -1
+    page.run("document.querySelector('.controls button').focus()")
+    page.key("Enter")
+    assert shown(page, "[...report.part.ops]") == [1, 2, 3]
+    assert (
+        page.run("document.querySelector('.controls button').getAttribute('aria-pressed')")
+        == "false"
+    )
+
+
+@needs_browser
+def test_everything_that_acts_can_be_reached_and_has_a_name(page: chromium.Page) -> None:
+    tree = page.call("Accessibility.getFullAXTree")["nodes"]
+    named = {
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in tree
+        if not node.get("ignored")
+    }
+    for role in ("button", "image", "combobox"):
+        names = [name for of, name in named if of == role]
+        assert names and all(names), role
+    assert any(name.startswith("Latency of every request: 47,637") for _, name in named)
+
+
+# --- everywhere -----------------------------------------------------------------------------------
+
+
+COLOURS = (
+    "((canvas) => new Set(new Uint32Array(canvas.getContext('2d').getImageData("
+    "0, 0, canvas.width, canvas.height).data.buffer)))"
+    "(document.querySelector('#figure-percentiles canvas'))"
+)
+"""The pixels of the percentiles: alpha, blue, green, red."""
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1000, 1800])
+def test_page_fits_any_width(page: chromium.Page, width: int, scheme: str) -> None:
+    page.is_like(prefers_color_scheme=scheme)
+    page.resize(width, 900)
+    try:
+        assert page.run("document.documentElement.scrollWidth") <= width
+        page.drawn()
+        assert page.run(f"{COLOURS}.has({0xFFB27200 if scheme == 'light' else 0xFFE0A856})")
+    finally:
+        page.resize(1400, 900)
+        page.is_like()
+
+
+@needs_browser
+def test_print_is_light_and_has_no_controls(page: chromium.Page) -> None:
+    page.is_like(prefers_color_scheme="dark")
+    page.is_like("print", prefers_color_scheme="dark")
+    try:
+        assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.run("getComputedStyle(document.querySelector('.hint')).display") == "none"
+        page.drawn()
+        assert page.run(f"{COLOURS}.has({0xFFB27200})")  # of reads, in the light colours
+        assert not page.run(f"{COLOURS}.has({0xFFE0A856})")
+    finally:
+        page.is_like()
+
+
+@needs_browser
+def test_page_says_nothing_and_asks_for_nothing(page: chromium.Page, multi: Path) -> None:
+    page.open(multi)
+    shown(page, "report.figures()")
+    assert page.messages == []
+    assert {url for url in page.requests if not url.startswith("data:")} == {multi.as_uri()}
+
+
+@needs_browser
+@pytest.mark.parametrize("kind", ["json", "b"])
+def test_pages_of_statistics(running: chromium.Browser, tmp_path: Path, kind: str) -> None:
+    stats, output = tmp_path / "stats", tmp_path / "page.html"
+    option = "--json" if kind == "json" else "-b"
+    assert runner.call("-I", "1", option, stats, MULTI).returncode == 0
+    assert report.main(["-o", str(output), str(stats)]) == 0
+    page = running.page()
+    page.open(output)
+    assert shown(page, "report.figures().requests") == 47_637
+    assert page.messages == []
+    assert (page.run("document.querySelector('#figure-heat')") is None) == (kind == "b")
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_names_are_text_and_never_markup(running: chromium.Browser, tmp_path: Path) -> None:
+    evil = "</script><img src=x onerror=alert(1)>"
+    records = [tw.notify_process(1, 7, "<b>&x</b>")]
+    for i in range(30):
+        at = 10**9 + i * 10**6
+        records += [tw.issue(at, 8 * i, 4096, pid=7), tw.complete(at + 5000, 8 * i, 4096)]
+    (tmp_path / "trace").write_bytes(tw.encode(records))
+    output = tmp_path / "page.html"
+    assert report.main(["-o", str(output), "--title", evil, str(tmp_path / "trace")]) == 0
+    page = running.page()
+    page.open(output)
+    assert shown(page, "report.figures().requests") == 30
+    assert page.run("document.querySelector('h1').textContent") == evil
+    assert page.run("document.images.length") == 0
+    assert "<b>&x</b>" in page.run("document.getElementById('processes').textContent")
+    assert "<b>&x</b>" in page.run("document.getElementById('slow').textContent")
+    assert page.messages == []
+
+
+# --- the slow one of many -------------------------------------------------------------------------
+
+
+def many(number: int, slow: int, seed: int = 5) -> list[tw.Record]:
+    """Requests of many devices, of which one gets slow half-way; it has fewer than the others."""
+    rng = np.random.default_rng(seed)
+    records = []
+    for device in range(number):
+        n = 30 if device == slow else 60
+        starts = np.sort(rng.integers(0, 10**9, n)).tolist()
+        times = rng.lognormal(11.5, 0.4, n)
+        for i, (start, time) in enumerate(zip(starts, times)):
+            slower = 30 if device == slow and start > 5 * 10**8 else 1
+            what = 8 * i, 4096, tw.READ, 259 << 20 | device
+            records.append(tw.issue(10**9 + start, *what))
+            records.append(tw.complete(10**9 + start + int(time * slower), *what))
+    records.sort(key=lambda record: record.time_ns)
+    return records
+
+
+@needs_browser
+def test_slow_device_of_five_hundred_is_in_the_first_row(
+    running: chromium.Browser, tmp_path: Path
+) -> None:
+    (tmp_path / "trace").write_bytes(tw.encode(many(500, 77)))
+    output = tmp_path / "page.html"
+    assert report.main(["-o", str(output), str(tmp_path / "trace")]) == 0
+    page = running.page()
+    page.resize(1400, 900)
+    page.open(output)
+    shown(page, "report.draw()")
+    assert page.run("document.querySelector('.devices li').textContent").startswith("259:77")
+    second = "document.querySelectorAll('#summary tbody tr')[1].cells[0].textContent"
+    assert page.run(second) == "259:77"
+    assert page.messages == []
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Cells:
+    path = tmp_path_factory.mktemp("crowd") / "trace"
+    path.write_bytes(tw.encode(many(200, 77)))
+    return cells_of(collect([str(path)], patterns=False).slices)
+
+
+@pytest.mark.parametrize("most_bytes", [1 << 30, 100_000, 20_000, 1])
+def test_bounded_cells_keep_the_slow_device_and_all_sums(crowd: Cells, most_bytes: int) -> None:
+    bounded = crowd.bounded(most_bytes).ranked()
+    assert bounded.size_bytes <= most_bytes or len(bounded.is_gap) == 1
+    assert bounded.devices[0] == 259 << 20 | 77
+    assert len(bounded.devices) + bounded.n_merged in (200, 201)
+    for name in ("requests", "bytes", "d2c_sum"):
+        assert bounded.columns[name].sum() == pytest.approx(crowd.columns[name].sum())
+    counts = [
+        np.bincount(cells.histograms["d2c"].bins, cells.histograms["d2c"].counts, 4096)
+        for cells in (crowd, bounded)
+    ]
+    assert (counts[0] == counts[1]).all()
+    assert bounded.edges_s[-1] == crowd.edges_s[-1]
+
+
+def test_packed_arrays_have_the_narrowest_elements() -> None:
+    arrays = {
+        "small": np.array([0, 255]),
+        "large": np.array([1 << 31]),
+        "huge": np.array([1 << 40]),
+        "fraction": np.array([0.5]),
+        "none": np.empty(0),
+    }
+    assert packed(arrays).layout == [
+        ("small", 2, 1), ("large", 1, 4), ("huge", 1, 8), ("fraction", 1, 8), ("none", 0, 1)
+    ]  # fmt: skip
