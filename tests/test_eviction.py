@@ -96,3 +96,16 @@ def test_pairing_goes_on_at_the_bound() -> None:
     records = streams.by_time(issues, streams.completions(issues, d2c_ns))
     engine = fed(records.tobytes(), max_pending=2000)
     assert engine.requests == pytest.approx(n * 0.3, rel=0.1)
+
+
+def test_only_records_with_a_category_advance_the_time() -> None:
+    request = tw.issue(100, 8, 4096)
+    uncategorised = Record(10**15, 8, 0, tw.act(0, tw.EV_PLUG), request.device)
+    plug = Record(2000, 8, 0, tw.act(tw.QUEUE, tw.EV_PLUG), request.device)
+    for slowly in (False, True):
+        engine = fed([request, uncategorised], max_age_ns=1000, slowly=slowly)
+        engine.snapshot()
+        assert (engine.now_ns, engine.pending) == (100, 1)
+        engine.feed(encode([plug]))
+        engine.snapshot()
+        assert (engine.now_ns, engine.pending, engine.counters()["evicted"]) == (2000, 0, 1)

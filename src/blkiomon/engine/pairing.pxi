@@ -17,7 +17,7 @@ cdef enum Fate:                                 # what pair() does with a record
     FATE_PLAIN                                  # pairs it, as it is plain
     FATE_OTHER                                  # pair_other()
     FATE_PASSED                                 # nothing but to note its time
-    FATE_IGNORED                                # nothing: it is filtered out
+    FATE_IGNORED                                # nothing: it is filtered out, or has no category
 
 cdef enum:
     MOST_CPU_BITS = 13                          # a kernel supports 8192 CPUs at most
@@ -72,12 +72,15 @@ cdef inline bint filter_record(State *s, Batch *b, int i, uint32_t device) noexc
     return b.category[i] & CAT_NOTIFY == 0
 
 
-cdef inline bint concerns(uint32_t category, const TraceV7 *r) noexcept nogil:
-    """Whether a record tells the engine anything; a plug or a get-request record does not."""
-    return (
-        category & (CAT_PAIRED | CAT_REQUEUE | CAT_NOTIFY | CAT_DRV_DATA) != 0
-        or r.action & 0xffff & ~<uint32_t> EVENT_CGROUP <= EVENT_FRONT_MERGE
-    )
+cdef inline Fate fate_of_other(uint32_t category, const TraceV7 *r) noexcept nogil:
+    """Of a record that is not plain. A plug or a get-request record has nothing but a time."""
+    if category == 0:
+        return FATE_IGNORED
+    if category & (CAT_PAIRED | CAT_REQUEUE | CAT_NOTIFY | CAT_DRV_DATA):
+        return FATE_OTHER
+    if r.action & 0xffff & ~<uint32_t> EVENT_CGROUP <= EVENT_FRONT_MERGE:
+        return FATE_OTHER
+    return FATE_PASSED
 
 
 cdef inline bint is_small(const Table *t) noexcept nogil:
@@ -149,7 +152,7 @@ cdef inline void prepare_records(State *s, Batch *b, bint plainly) noexcept nogi
                 if b.category[i] == 0 and not is_counted:
                     b.fate[i] = FATE_IGNORED
             if b.fate[i] == FATE_PLAIN and (slowly or plainness_of(b.category[i], r)):
-                b.fate[i] = FATE_OTHER if concerns(b.category[i], r) else FATE_PASSED
+                b.fate[i] = fate_of_other(b.category[i], r)
         last = &sequences[r.cpu & cpu_mask]
         if plainly or is_counted:
             check_sequence(s, r, last)
