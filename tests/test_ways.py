@@ -151,6 +151,20 @@ def test_processes_are_those_of_the_slow_way(block: int) -> None:
     assert counted >= 8
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("before", [0, 1, 40])
+def test_times_at_both_ends_of_the_range_are_far_apart(way: str, before: int) -> None:
+    """An issue just before 2^64 ns does not meet a completion just behind 0."""
+    others = [tw.issue(10**9 + i, 8 * i, 4096) for i in range(before)]
+    late = [tw.issue(2**64 - 10**9 + i, 8000 + 8 * i, 4096) for i in range(40)]
+    early = [tw.complete(10**7 + i, 8000 + 8 * i, 4096) for i in range(40)]
+    engine = tuned(**WAYS[way])
+    engine.feed(tw.encode([*others, *late]))
+    engine.feed(tw.encode(early))
+    counters = engine.counters()
+    assert (counters["requests"], counters["evicted"]) == (0, 40)
+
+
 def test_streams_have_what_both_ways_are_for() -> None:
     """Most records take the fast way, and all kinds of oddity occur."""
     seen: dict[str, int] = {}

@@ -55,6 +55,11 @@ cdef inline const uint8_t *payload_of(const Batch *b, int i) noexcept nogil:
     return <const uint8_t *> &b.records[i] + HEADER_V7
 
 
+cdef inline uint32_t is_late(const TraceV7 *r) noexcept nogil:
+    """IS_LATE or 0."""
+    return <uint32_t> (r.time >> 63)
+
+
 cdef inline uint32_t plainness_of(uint32_t category, const TraceV7 *r) noexcept nogil:
     """0 for an ordinary issue or completion of a read or a write, of a usual size, without error.
 
@@ -62,7 +67,7 @@ cdef inline uint32_t plainness_of(uint32_t category, const TraceV7 *r) noexcept 
     """
     return (
         ((category & (CAT_PAIRED | CAT_ODD)) + CAT_ISSUE ^ CAT_COMPLETE) & ~<uint32_t> CAT_ISSUE
-        | r.bytes & UNUSUAL_SIZE | r.error
+        | r.bytes & UNUSUAL_SIZE | r.error | is_late(r)
     )
 
 
@@ -123,7 +128,7 @@ cdef inline int check_run(
         out.is_plain = (
             lane(kinds, 3) >> 16 & CAT_COMPLETE | out.seen & CAT_ODD | lane(tails, 3)
             | lane(actions, 2) & UNUSUAL_SIZE
-        ) == 0
+        ) == 0 and latest_ns >> 63 == 0
         out.of_one_device = lane(others, 1) == 0
         n = min(n + RUN, most)
     out.n = n

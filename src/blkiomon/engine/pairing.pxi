@@ -301,6 +301,7 @@ cdef void set_item(Batch *b, int i) noexcept nogil:
     b.item.time_ns = r.time
     b.item.key = key_of(b.device[i], category)
     b.item.state = state_of(category, cell_of(category, r.bytes), r.error)
+    b.item.state |= is_late(r)
     b.item.bytes = r.bytes
     b.item.extra = 0
 

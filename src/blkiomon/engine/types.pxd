@@ -110,6 +110,9 @@ cdef struct Pending:                            # an entry of a hash table: 32 b
     uint32_t extra
 
 cdef enum:                                      # Pending.state
+    # Its time is 2^63 ns or more. Only pair_item() takes such a record: the difference to an early
+    # time may wrap around, and the fast way would not see that.
+    IS_LATE = 1 << 0
     CELL_SHIFT = 8                              # five bits: see cell_of()
     CELL_BITS = 0x1f << 8
     IS_ISSUE = 1 << 13
