@@ -7,6 +7,8 @@ import os
 import pty
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -416,3 +418,13 @@ def test_only_its_own_options_ask_for_a_summary() -> None:
     assert cli._asks_for_summary(["--device", "8:0", os.fspath(MULTI)])
     for arguments in ([], ["-I1", os.fspath(MULTI)], ["--json", "-", os.fspath(MULTI)], ["-b-"]):
         assert not cli._asks_for_summary(arguments)
+
+
+def test_summary_loads_no_library_that_it_does_not_need() -> None:
+    costly = ("numpy.ma", "decimal", "json", "multiprocessing", "blkiomon.formats.frames")
+    code = (
+        "import sys; from blkiomon.commands.cli import main; main(sys.argv[1:]); "
+        f"print(sys.modules.keys() & {costly}, file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, PHASES], capture_output=True, check=True)
+    assert result.stderr == b"set()\n"
