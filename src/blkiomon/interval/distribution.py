@@ -291,9 +291,9 @@ class Distribution:
         """
         arguments.number("percent", percent, "a number, such as 99 or 99.9")
         if 0 < percent < 1:
-            raise ValueError(f"percent is 99, not a fraction: use {100 * percent:g}, not {percent}")
-        if not 0 < percent <= 100:
-            raise ValueError(f"percent must be more than 0 and at most 100, not {percent}")
+            raise ValueError(f"percent must be from 1 to 100: use {100 * percent:g}, not {percent}")
+        if not 1 <= percent <= 100:
+            raise ValueError(f"percent must be from 1 to 100, not {percent}")
         if self._known and percent in PERCENTILES:
             return self._known[PERCENTILES.index(percent)]
         if not self.counts.any():
