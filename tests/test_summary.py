@@ -157,6 +157,13 @@ def test_file_of_b_has_no_percentiles(tmp_path: Path) -> None:
     assert sum(int(r["requests"].replace(",", "")) for r in rows if r["op"] == "all") > 40_000
 
 
+def test_several_traces_are_merged_and_the_first_line_says_so(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", requests(10, MS))
+    second = write(tmp_path / "b", requests(5, MS, start_ns=2 * S))
+    lines = summarized(first, second)
+    assert lines[0].startswith("a, b merged: ") and table_of(lines)[0]["requests"] == "15"
+
+
 def test_time_of_day_is_local_if_the_trace_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utc: None
 ) -> None:
