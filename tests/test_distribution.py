@@ -110,7 +110,7 @@ def test_percentiles_of_few_values_include_the_exact_extremes() -> None:
 
 @pytest.mark.parametrize("percent", [0, -1, 100.1, math.nan])
 def test_percentile_out_of_range_is_refused(percent: float) -> None:
-    with pytest.raises(ValueError, match="more than 0 and at most 100"):
+    with pytest.raises(ValueError, match="from 1 to 100, not"):
         Distribution.of([1]).percentile(percent)
 
 

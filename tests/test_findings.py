@@ -131,7 +131,7 @@ def test_input_without_a_record_is_an_error(tmp_path: Path, data: bytes) -> None
         *_, line = result.stderr.decode().splitlines()
         name = path if options else "standard input"
         assert result.returncode == 3
-        assert line == f"blkiomon: {name}: no record of a trace in it"
+        assert line == f"blkiomon: {name}: it contains no trace record"
 
 
 def test_set_of_empty_files_is_named(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_set_of_empty_files_is_named(tmp_path: Path) -> None:
     result = runner.call("-I1", "--json", "-", tmp_path / "sda")
     assert (result.returncode, result.stderr) == (
         3,
-        b"blkiomon: 2 files of sda: no record of a trace in it\n",
+        b"blkiomon: 2 files of sda: it contains no trace record\n",
     )
 
 

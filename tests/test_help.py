@@ -37,11 +37,11 @@ def test_command_alone_in_a_script_fails_as_the_original_does() -> None:
     assert b"the length of an interval is missing" in result.stderr
 
 
-def test_overview_fits_two_screens_and_has_a_line_for_each_command() -> None:
+def test_overview_fits_a_screen_and_has_a_line_for_each_command() -> None:
     lines = runner.succeed("help").decode().splitlines()
-    assert len(lines) <= 46 and max(map(len, lines)) <= 80
+    assert len(lines) <= 23 and max(map(len, lines)) <= 80
     assert len(FIRST) == 6
-    for words in [*(typed for typed, _ in FIRST), *cli.COMMANDS]:
+    for words in [*(typed for typed, _ in FIRST), *cli.COMMANDS.keys() - {"help"}]:
         assert sum(line.startswith(f"  {words} ") for line in lines) == 1, words
 
 

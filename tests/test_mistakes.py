@@ -12,6 +12,7 @@ import pytest
 import runner
 
 from blkiomon.commands import naming
+from blkiomon.commands.cli import COMMANDS
 from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OUTPUT, EXIT_USAGE
 
 TRACE = goldenfiles.TRACES / "loop-multi-dc.bin"
@@ -22,7 +23,7 @@ NO_FILE = "no such file, and no file matches"
 
 MISTAKES = (
     # A name that is something else.
-    ("run2", USAGE, "run2 is no trace, no block device of this host, and no command; "),
+    ("run2", USAGE, "run2 is neither a trace nor a block device nor a command; "),
     ("./run2", USAGE, f"cannot open run2: {NO_FILE} run2.blktrace.*"),
     ("sumary t", USAGE, "unknown command 'sumary'; did you mean 'summary'?"),
     ("help repotr", USAGE, "unknown command 'repotr'; did you mean 'report'?"),
@@ -69,6 +70,19 @@ MISTAKES = (
     ("compare t", USAGE, "compare takes two runs, or several of each side: A1 A2 : B1 B2"),
     ("record", USAGE, "the trace has no name: -o NAME, or -o - for standard output"),
     ("record -o x fio job", USAGE, "unexpected argument 'fio': a command follows --, a device --"),
+    ("topology run2", INPUT, "cannot open run2.topology.json: no such file; on the traced host, "),
+    ("archive t", USAGE, "the dataset's name is missing: -o DATASET"),
+    ("archive -o d --host x t", USAGE, "--host: the pattern of a host has {host} in it once, not"),
+    ("help a b", USAGE, "help takes one command"),
+    # A choice that contradicts another, or fits nothing.
+    ("decode --json --csv s.b", USAGE, "decode prints one of text, JSON and CSV"),
+    ("decode --device 7:9 s.b", INPUT, "s.b: no struct of 7:9; there are some of 7:1, 7:2, 7:3"),
+    ("summary --op zone t", INPUT, "t: no request of operation zone; there are some of read, "),
+    ("stat --op raed t", USAGE, "--op: unknown operation 'raed'; did you mean read?"),
+    ("-I1 -d - --op read t", USAGE, "--op selects requests; --dump-lldd prints single records"),
+    ("-I1 --csv - --queue t", USAGE, "--queue needs --trace DEVICE"),
+    ("-I1 -Q . t", USAGE, "a message queue takes all three of -Q PATH, -q ID and -m TYPE"),
+    ("topology --json -o x.json", USAGE, "-o saves JSON, and --json prints it: use one of them"),
     # An output that would do damage.
     ("--json t", OUTPUT, "could not write to t: it begins like a trace; --overwrite replaces it"),
     ("-I1 --json t t", OUTPUT, "could not write to t: this run reads it"),
@@ -96,7 +110,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_there_are_enough_mistakes() -> None:
-    assert len(MISTAKES) >= 40 and len({typed for typed, _, _ in MISTAKES}) == len(MISTAKES)
+    assert {typed.split()[0] for typed, _, _ in MISTAKES} >= {*COMMANDS}
+    assert len(MISTAKES) >= 60 and len({typed for typed, _, _ in MISTAKES}) == len(MISTAKES)
 
 
 @pytest.mark.parametrize(("typed", "status", "said"), MISTAKES, ids=[m[0] for m in MISTAKES])

@@ -199,7 +199,7 @@ def test_device_wins_over_a_trace_of_its_name_and_says_so(
         (["--op", "reads", "./5"], "--op: unknown operation 'reads'; did you mean read?"),
         (["--op", "x", "./5"], "--op: unknown operation 'x'; use read, write, discard, "),
         (["--from", "2", "--to", "1", "./5"], "--to must be later than --from"),
-        ([""], "a device or a trace is named by its name or path"),
+        ([""], "an argument is empty: name a device or a trace"),
     ],
 )
 def test_wrong_words(words: list[str], said: str, here: Path) -> None:

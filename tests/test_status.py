@@ -143,7 +143,7 @@ def test_run_that_reads_a_pipe_ends_by_sigpipe_as_the_original_does() -> None:
         ("archive --shceduler=x t", "did you mean --scheduler?"),
         (
             "frobnicate",
-            "frobnicate is no trace, no block device of this host, and no command; ",
+            "frobnicate is neither a trace nor a block device nor a command; ",
         ),
     ],
 )

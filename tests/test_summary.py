@@ -7,6 +7,8 @@ import os
 import pty
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -153,6 +155,13 @@ def test_file_of_b_has_no_percentiles(tmp_path: Path) -> None:
     rows = table_of(result.stdout.decode().splitlines())
     assert {row["p99"] for row in rows} == {"–"} and {row["in_flight"] for row in rows} == {"–"}
     assert sum(int(r["requests"].replace(",", "")) for r in rows if r["op"] == "all") > 40_000
+
+
+def test_several_traces_are_merged_and_the_first_line_says_so(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", requests(10, MS))
+    second = write(tmp_path / "b", requests(5, MS, start_ns=2 * S))
+    lines = summarized(first, second)
+    assert lines[0].startswith("a, b merged: ") and table_of(lines)[0]["requests"] == "15"
 
 
 def test_time_of_day_is_local_if_the_trace_has_it(
@@ -416,3 +425,13 @@ def test_only_its_own_options_ask_for_a_summary() -> None:
     assert cli._asks_for_summary(["--device", "8:0", os.fspath(MULTI)])
     for arguments in ([], ["-I1", os.fspath(MULTI)], ["--json", "-", os.fspath(MULTI)], ["-b-"]):
         assert not cli._asks_for_summary(arguments)
+
+
+def test_summary_loads_no_library_that_it_does_not_need() -> None:
+    costly = ("numpy.ma", "decimal", "json", "multiprocessing", "blkiomon.formats.frames")
+    code = (
+        "import sys; from blkiomon.commands.cli import main; main(sys.argv[1:]); "
+        f"print(sys.modules.keys() & {costly}, file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, PHASES], capture_output=True, check=True)
+    assert result.stderr == b"set()\n"

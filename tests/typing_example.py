@@ -39,6 +39,7 @@ def main(trace: Path, stats: Path) -> list[str]:
 
     assert set(blkiomon.layout.OPS) >= {group.op for group in whole.ops(int(whole.devices[0]))}
     found: npt.NDArray[np.void] = blkiomon.requests(trace)
+    assert isinstance(found, blkiomon.Requests)
     assert found.dtype.names is not None
     assert_type(blkiomon.read_trace(trace), npt.NDArray[np.void])
     assert_type(blkiomon.read_stats(stats), npt.NDArray[np.void])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from blkiomon.interval.groups import Group, InFlight
     from blkiomon.interval.monitor import Monitor
     from blkiomon.interval.value import Interval, merge
-    from blkiomon.library import intervals, read_trace, requests, summarize
+    from blkiomon.library import Requests, intervals, read_trace, requests, summarize
 
 _MODULES = {
     "formats.stats_reader": ("read_stats",),
@@ -34,7 +34,7 @@ _MODULES = {
     "interval.groups": ("Group", "InFlight"),
     "interval.monitor": ("Monitor",),
     "interval.value": ("Interval", "merge"),
-    "library": ("intervals", "read_trace", "requests", "summarize"),
+    "library": ("Requests", "intervals", "read_trace", "requests", "summarize"),
 }
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Interval",
     "IntervalError",
     "Monitor",
+    "Requests",
     "SourceError",
     "StatsError",
     "TraceError",

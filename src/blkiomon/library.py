@@ -20,7 +20,6 @@ from blkiomon import sources
 from blkiomon._core import Engine
 from blkiomon.engine import layout
 from blkiomon.errors import SourceError, TraceError
-from blkiomon.formats import frames
 from blkiomon.interval.arguments import whole, wrong
 from blkiomon.interval.clock import WallClock
 from blkiomon.interval.devices import Device
@@ -45,6 +44,13 @@ REQUEST = np.dtype(
 """A request as ``requests`` returns it: ``layout.REQUEST`` and the time of day."""
 
 
+def _frames() -> Any:
+    """The module that makes tables. It is slow to import, and commands need none."""
+    from blkiomon.formats import frames
+
+    return frames
+
+
 class Requests(np.ndarray[Any, np.dtype[np.void]]):
     """Requests of a trace: shape (n,), dtype ``REQUEST``; parts of it are arrays of the same kind.
 
@@ -58,15 +64,15 @@ class Requests(np.ndarray[Any, np.dtype[np.void]]):
 
     def to_arrow(self) -> Any:
         """A ``pyarrow.Table``. Raises MissingLibrary: pyarrow is not installed."""
-        return frames.requests_to_arrow(self)
+        return _frames().requests_to_arrow(self)
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame``. Raises MissingLibrary: pandas is not installed."""
-        return frames.requests_to_pandas(self)
+        return _frames().requests_to_pandas(self)
 
     def to_polars(self) -> Any:
         """A ``polars.DataFrame``. Raises MissingLibrary: polars is not installed."""
-        return frames.requests_to_polars(self)
+        return _frames().requests_to_polars(self)
 
 
 NOT_QUEUED = np.uint64(U64_MAX)
@@ -224,15 +230,15 @@ class Intervals(Iterator[Interval]):
 
     def to_arrow(self) -> Any:
         """A ``pyarrow.Table``. Raises MissingLibrary: pyarrow is not installed."""
-        return frames.to_arrow(self)
+        return _frames().to_arrow(self)
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame``. Raises MissingLibrary: pandas is not installed."""
-        return frames.to_pandas(self)
+        return _frames().to_pandas(self)
 
     def to_polars(self) -> Any:
         """A ``polars.DataFrame``. Raises MissingLibrary: polars is not installed."""
-        return frames.to_polars(self)
+        return _frames().to_polars(self)
 
 
 def intervals(

@@ -452,7 +452,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         raise UsageError("--slow must not exceed --max-age: older requests are dropped")
 
     if any(not name or "\0" in name for name in files):
-        raise UsageError("a trace is named by its path")
+        raise UsageError("an argument is empty: name a trace by its path")
     trace = value("trace")
     if trace and files:
         raise UsageError("--trace traces devices and reads no files; remove it or the TRACE")

@@ -58,7 +58,7 @@ class Findings:
             is_whole: the trace was read to its end.
         """
         if not records:
-            return "no record of a trace in it"
+            return "it contains no trace record"
         if self._end:
             issues, completions = self._issues, self._completions
             self._look_at(Engine(keep_records=True, resync=True), memoryview(self._end))

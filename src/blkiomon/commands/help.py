@@ -51,18 +51,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def overview() -> str:
-    """What blkiomon is, the first things to type, and all commands: at most two screens."""
+    """What blkiomon is, the first things to type, and all commands: a screen of 80x24."""
     return "\n".join(
         [
             "blkiomon shows which disk is slow, for which operations, and since when.",
             "It reads the kernel's block-trace records, live (as root) or from a file.",
-            "",
             "Type:",
             *_two_columns(FIRST, 41),
-            "",
             "Commands:",
-            *_two_columns([(name, does) for name, (_, does) in cli.COMMANDS.items()], 11),
-            "",
+            *_two_columns(
+                [(name, does) for name, (_, does) in cli.COMMANDS.items() if name != COMMAND.name],
+                11,
+            ),
             "More:",
             *_two_columns(
                 [

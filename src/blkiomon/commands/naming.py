@@ -41,7 +41,7 @@ def what_is_wrong(name: str) -> str | None:
         if "/" in name or ".blktrace" in name or "no such file" not in str(error):
             return str(error)
         return (
-            f"{name} is no trace, no block device of this host, and no command; `blkiomon help` "
+            f"{name} is neither a trace nor a block device nor a command; `blkiomon help` "
             "lists the commands"
         )
     return None
@@ -62,7 +62,7 @@ def told_apart(
         SourceError: a name is neither.
     """
     if any(not name or "\0" in name for name in (*names, *traces)):
-        raise UsageError("a device or a trace is named by its name or path")
+        raise UsageError("an argument is empty: name a device or a trace")
     devices = [name for name in names if is_device(name)]
     others = [name for name in names if name not in devices]
     try:

@@ -166,6 +166,7 @@ def _lines(found: Collected, columns: int, *, has_names: bool, has_all: bool) ->
     counts = [f"{how_many(whole.total.requests, 'request', 'requests', ',')}"]
     if whole.counts.records:
         counts.insert(0, how_many(whole.counts.records, "record", "records", ","))
+    names += " merged" * (len(found.names) > 1)
     yield f"{'standard input' if names == '-' else names}: {_when(whole)}"
     devices = how_many(len(found.devices), "device", "devices", ",")
     only = f"; only {', '.join(whole.only_ops)}" if whole.only_ops else ""

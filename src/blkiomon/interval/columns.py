@@ -22,6 +22,7 @@ from blkiomon.interval.moments import (
     U64_MAX,
     U128_MAX,
     Moments,
+    distinct,
     from_words,
     reduce_columns,
     reduce_moments,
@@ -176,7 +177,7 @@ def columns_of(snapshot: Snapshot, duration_ns: int) -> Columns:
     by, by_queue, by_retry = map(_Grouping, (rows, queue_rows, snapshot.retry_rows))
     load_keys = _load_keys(snapshot.loads)
     found = np.concatenate((by.keys, by_queue.keys, by_retry.keys, load_keys, [TOTAL]))
-    keys = np.unique(np.concatenate((found, found[found != TOTAL] | ALL_OPS)))
+    keys = distinct(np.concatenate((found, found[found != TOTAL] | ALL_OPS)))
     for grouping in (by, by_queue, by_retry):
         grouping.place_among(keys)
     has_queue = len(queue_rows) > 0

@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -193,12 +192,17 @@ def _ranks(percents: tuple[float, ...], totals: npt.NDArray[np.uint64]) -> npt.N
 @cache
 def _shares(percents: tuple[float, ...]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Percentages as fractions: numerators and denominators, each of shape (p,)."""
-    # From their decimal digits: 99.9 means 999 / 1000, which a double cannot represent.
-    shares = [Fraction(str(percent)) / 100 for percent in percents]
+    numerators, denominators = [], []
+    for percent in percents:
+        # From its decimal digits: 99.9 means 999 / 1000, which a double cannot represent.
+        whole, _, part = np.format_float_positional(percent).partition(".")
+        numerator, denominator = int(whole + part), 100 * 10 ** len(part)
+        common = math.gcd(numerator, denominator)
+        numerators.append(numerator // common)
+        denominators.append(denominator // common)
     # Python's integers if products may exceed 64 bits.
-    dtype = object if any(share.denominator >> 32 for share in shares) else np.uint64
-    numerators = np.array([share.numerator for share in shares], dtype)
-    return numerators, np.array([share.denominator for share in shares], dtype)
+    dtype = object if any(number >> 32 for number in denominators) else np.uint64
+    return np.array(numerators, dtype), np.array(denominators, dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -287,9 +291,9 @@ class Distribution:
         """
         arguments.number("percent", percent, "a number, such as 99 or 99.9")
         if 0 < percent < 1:
-            raise ValueError(f"percent is 99, not a fraction: use {100 * percent:g}, not {percent}")
-        if not 0 < percent <= 100:
-            raise ValueError(f"percent must be more than 0 and at most 100, not {percent}")
+            raise ValueError(f"percent must be from 1 to 100: use {100 * percent:g}, not {percent}")
+        if not 1 <= percent <= 100:
+            raise ValueError(f"percent must be from 1 to 100, not {percent}")
         if self._known and percent in PERCENTILES:
             return self._known[PERCENTILES.index(percent)]
         if not self.counts.any():

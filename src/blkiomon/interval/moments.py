@@ -78,6 +78,12 @@ def run_starts(keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     return np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
 
 
+def distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The distinct values, ascending."""
+    # Without the indices, numpy imports its masked arrays, which takes as long as a short run.
+    return np.unique(values, return_index=True)[0]
+
+
 def add_up(
     keys: npt.NDArray[np.int64], counts: npt.NDArray[np.uint64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:

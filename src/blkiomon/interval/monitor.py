@@ -7,8 +7,6 @@ from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from blkiomon._core import Engine
 from blkiomon.engine.layout import OPS
 from blkiomon.engine.snapshot import Snapshot
@@ -17,6 +15,7 @@ from blkiomon.interval import arguments
 from blkiomon.interval.columns import NS_PER_S
 from blkiomon.interval.devices import Device, number_of
 from blkiomon.interval.merging import merge_snapshots
+from blkiomon.interval.moments import distinct
 from blkiomon.interval.operations import checked
 from blkiomon.interval.value import Counts, Interval, in_order
 
@@ -404,7 +403,7 @@ class Monitor:
         pids = snapshot.processes["pid"].tolist()
         names = self.engine.process_names if pids else {}
         if self.ops:
-            self.found_ops |= {OPS[op] for op in np.unique(snapshot.rows["op"]).tolist()}
+            self.found_ops |= {OPS[op] for op in distinct(snapshot.rows["op"]).tolist()}
         interval = Interval(
             time_s=time_s,
             devices=in_order(snapshot.rows["device"]),

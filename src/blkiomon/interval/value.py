@@ -232,7 +232,7 @@ class Interval:
         there = [g.device for g in self.groups() if g.device is not None and g.op is None]
         if number not in there:
             shown = ", ".join(map(text_of, there[:20])) + ", ..." * (len(there) > 20)
-            raise KeyError(f"no figures of device {text_of(number)}; there are {shown or 'none'}")
+            raise KeyError(f"device {text_of(number)} has no figures; {shown or 'none'} have")
         return number
 
     def percentile(
@@ -250,7 +250,7 @@ class Interval:
             ValueError: ``percent`` is out of range.
         """
         if op is not None and op not in OPS:
-            raise KeyError(f"no operation {op!r}; there are {', '.join(OPS)}")
+            raise KeyError(f"unknown operation {op!r}; use {', '.join(OPS)}")
         number = None if device is None else self._known(device)
         every_device = device is None and op is not None
         wanted = [
@@ -304,7 +304,7 @@ def merge(intervals: Iterable[Interval]) -> Interval:
     while some := list(islice(rest, MERGED_AT_ONCE)):
         merged = _merge_some(some if merged is None else [merged, *some])
     if merged is None:
-        raise ValueError("there are no intervals to merge")
+        raise ValueError("no interval to merge: the iterable is empty")
     return merged
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.interval.merging import merge_snapshots
-from blkiomon.interval.moments import from_words, to_words
+from blkiomon.interval.moments import distinct, from_words, to_words
 from blkiomon.interval.value import Interval, in_order
 
 OTHERS = 0
@@ -36,7 +36,7 @@ def devices_of(interval: Interval) -> DeviceNumbers:
     snapshot = interval.snapshot
     loads = snapshot.loads["device"][snapshot.loads["op"] != layout.EVERYTHING]
     tables = snapshot.rows, snapshot.queue_rows, snapshot.retry_rows
-    return np.unique(np.concatenate([*(table["device"] for table in tables), loads]))
+    return distinct(np.concatenate([*(table["device"] for table in tables), loads]))
 
 
 def slowest(intervals: Sequence[Interval], devices: DeviceNumbers, n: int) -> DeviceNumbers:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from blkiomon.commands.report import selection
 from blkiomon.commands.report.selection import OTHERS, DeviceNumbers, devices_of, size_bytes
 from blkiomon.console import how_many
+from blkiomon.interval.moments import distinct
 from blkiomon.interval.value import Interval, merge
 
 MOST_SLICES = 512
@@ -112,7 +113,7 @@ class Slices:
         """Merge the parts of each place, with rows for the same devices in all places."""
         merged = [parts[0] if len(parts) == 1 else merge(parts) for parts in self._parts]
         self._parts = [[item] for item in merged]
-        devices = np.unique(np.concatenate([self._others[:0], *map(devices_of, merged)]))
+        devices = distinct(np.concatenate([self._others[:0], *map(devices_of, merged)]))
         own = self._own_of(devices)
         self._parts = [[self._combined(item, own)] for item in merged]
         self._n_bytes = sum(map(_bytes_of, self._parts))
