@@ -357,7 +357,7 @@ def debug_block(title: str, *records: Trace) -> str:
 
 
 def has_fields_of_version_8(pid: int, action: int, cpu: int) -> bool:
-    """Whether a version 7 header has version 8's field order (formats.md, the tracer's caveats)."""
+    """Whether a version 7 header has version 8's field order (a fault of ftrace's tracer)."""
     event, category = pid & 0xFFFF & ~0x100, pid >> 16
     is_event = (event == 7 and category & 1 << 6) or (event == 8 and category & 1 << 7)
     return bool(is_event) and pid > 1 << 22 and action >> 16 < 64 and cpu >= 1 << 20
