@@ -1,4 +1,4 @@
-"""The command line: what getopt(3) made a habit, and what happens to those who get it wrong."""
+"""The command line: the conventions of getopt(3), and messages about wrong arguments."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ EVERYTHING = ["-I1", "-ha", "-ba", "-da", "-Da", "-Qa", "-q1", "-m1"]
 
 
 def config_of(*arguments: str) -> Config:
-    """What the arguments ask for; they make sense."""
+    """The Config of valid arguments."""
     config = parse(arguments)
     assert isinstance(config, Config)
     return config
 
 
 def destinations_of(*arguments: str) -> Mapping[str, Any]:
-    """Where the outputs go that the arguments ask for."""
+    """The destinations of the outputs that the arguments name."""
     return config_of(*arguments).outputs.destinations
 
 

@@ -64,7 +64,7 @@ def many(devices: npt.NDArray[np.uint32], time_ns: int) -> bytes:
 
 
 def resident_kib() -> int:
-    """Now: what other tests had in use before has nothing to do with it."""
+    """Memory in use now; its maximum may come from other tests."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() >> 10
 
@@ -254,7 +254,7 @@ def mixed(a: npt.NDArray[np.uint64], b: int) -> npt.NDArray[np.uint64]:
 
 
 def colliding_sectors(wanted: int, seed: int) -> list[int]:
-    """Sectors of reads of the first device whose hashes begin alike, for who knows the seed."""
+    """Sectors of reads of the first device whose hashes begin alike; this takes the seed."""
     key = 1 << 10 | tw.READ  # index 1
     found: list[int] = []
     first = 0
