@@ -121,7 +121,7 @@ def json_lines(*arguments: str | Path) -> bytes:
 
 @pytest.fixture(scope="module", params=REAL)
 def name(request: pytest.FixtureRequest) -> str:
-    """Of a real trace; all that look at its files by CPU look at the same."""
+    """The name of a real trace. Tests that read it split by CPU share these files."""
     return str(request.param)
 
 

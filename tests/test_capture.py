@@ -286,7 +286,7 @@ def test_letters_of_an_operation_are_its_categories(rwbs: str, expected: int) ->
 
 
 @pytest.mark.parametrize("kernel", ["6.1", "7.3"])
-def test_letters_are_read_alike_again_and_with_any_bytes_behind_them(kernel: str) -> None:
+def test_letters_are_read_alike_again_and_with_any_bytes_after_them(kernel: str) -> None:
     rng = random.Random(7)
     text = (FORMATS / kernel / "block_rq_issue").read_text()
     at = event_format(text, action=7, category=tw.ISSUE, is_bio=False)
@@ -448,7 +448,7 @@ def test_device_that_is_added_is_captured_from_then_on(
     with Capture(["loop7" if loop != "loop7" else "loop6"], print) as capture:
         use(loop, 50)
         capture._names = (loop,)
-        list(capture.pieces())  # looks for devices behind the last record
+        list(capture.pieces())  # looks for devices after the last record
         use(loop, 100)
         captured(capture, engine)
         lost = capture.lost_events

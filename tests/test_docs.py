@@ -154,7 +154,7 @@ def test_every_block_runs_and_prints_what_is_shown(path: Path, traces: Path) -> 
 
 
 def anchors_of(path: Path) -> set[str]:
-    """Names that a link to a file may have behind `#`."""
+    """Names that a link to a file may have after `#`."""
     headings = re.findall(r"^#+ (.*)", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -29,10 +29,10 @@ MAGIC_V7 = (layout.MAGIC | 7).to_bytes(4, "little").decode("latin-1")
 
 
 def pieces(data: bytes, rng: random.Random) -> list[bytes]:
-    """The stream as a sequence of reads, cut anywhere.
+    """The stream as a sequence of reads of random sizes.
 
-    Small ones come in runs that begin and end anywhere, with a large one between: all ways to cut
-    a record and what is beside it, without as many reads as a stream has bytes.
+    Runs of small reads alternate with a large one. So records are cut in every way, with far fewer
+    reads than the stream has bytes.
     """
     most = rng.choice([1, 7, 48, 64, 100, 1000, 70_000, len(data) + 1])
     out: list[bytes] = []
@@ -295,7 +295,7 @@ def test_table_grows_and_empties_to_the_last_slot() -> None:
 
 
 def latencies(*d2c_ns: int) -> bytes:
-    """A read of each latency, one behind the other."""
+    """A read of each latency, one after the other."""
     records, now_ns = [], 1000
     for ns in d2c_ns:
         records += [issue(now_ns, 8, 512), complete(now_ns + ns, 8, 512)]
@@ -469,7 +469,7 @@ def test_skips_are_reported_with_their_offsets() -> None:
 @pytest.mark.parametrize(
     "short", ["garbage", "CPU:1", "CPU:1 [LOST 3", MAGIC_V7, MAGIC_V7 + "x" * 20]
 )
-def test_mark_behind_an_incomplete_record_or_mark_is_counted(short: str) -> None:
+def test_mark_after_an_incomplete_record_or_mark_is_counted(short: str) -> None:
     data = encode([issue(1, 1, 1)]) + b"?" + short.encode("latin-1") + tw.lost_mark(1, 5) + b"C"
     engine = fed(data, resync=True)
     engine.finish()

@@ -113,7 +113,7 @@ def test_interval_of_years() -> None:
 
 
 def masked(data: bytes) -> bytes:
-    """Text and structs one behind the other, without their times."""
+    """Text and structs one after the other, without their times."""
     out, at = b"", 0
     end_of_text = b"\nbidirectional requests: "
     while (end := data.find(end_of_text, at)) >= 0:

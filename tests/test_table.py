@@ -1,4 +1,4 @@
-"""The table of pending records, against a dict, through everything that makes it grow."""
+"""The table of pending records, compared with a dict while it grows and shrinks."""
 
 from __future__ import annotations
 
