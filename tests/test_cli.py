@@ -56,7 +56,7 @@ def values_of(*arguments: str) -> dict[str, Any]:
 
 def fails(capfd: Capture, *arguments: str) -> str:
     """What is said about wrong arguments: one line of message, then the usage."""
-    assert cli.main(list(arguments)) in (1, 2)  # which, the tests of the status say
+    assert cli.main(list(arguments)) in (1, 2)  # test_status.py says which
     out, err = capfd.readouterr()
     assert out == ""
     message, usage, _ = err.partition(USAGE)
@@ -232,7 +232,7 @@ def test_version(arguments: list[str], version: str) -> None:
     output = runner.succeed(*arguments)
     text = output.decode()
     assert text == f"blkiomon version {version} (blkiomon {__version__})\n"
-    assert text.split()[2] == version  # where ziomon looks
+    assert text.split()[2] == version  # ziomon reads the third word
 
 
 def test_version_does_not_wait_for_input() -> None:

@@ -243,7 +243,7 @@ def damaged(stream: streams.Stream, rng: random.Random) -> bytes:
         elif kind == 3:
             out[at:at] = rng.choice([b"CPU:", b"CPU:1 [LOST", b"CPU:x\n", b"\x07tae", b"eat\x08"])
         elif kind == 4:
-            # What the tracer of a version-8 kernel sends, or nearly.
+            # Exactly or nearly what ftrace's tracer of a version-8 kernel sends.
             category = rng.choice([0, tw.READ | tw.FS])
             category |= rng.choice([tw.ISSUE, tw.COMPLETE, tw.READ])
             action = tw.act(category, rng.choice([tw.EV_ISSUE, tw.EV_COMPLETE]))
@@ -267,7 +267,7 @@ def test_damaged_streams_equal_reference(block: int, resync: bool) -> None:
 
 
 def test_old_records_are_evicted_every_2_to_the_20_records() -> None:
-    # An issue, a completion of another one long after, and a million records of another kind.
+    # An issue, a much later completion of another request, and a million records of another kind.
     other = encode([tw.notify_process(0, 1, "x", size=1)])
     first = encode([issue(0, 1, 4096), complete(10**9, 99, 1)])
     engine = fed(first + other * (2**20 - 2), max_age_ns=10**6)

@@ -801,7 +801,7 @@ def test_truncated_member_costs_the_others_nothing(tmp_path: Path, packing: Any)
     with open_trace([tmp_path / "sda"], report=reports.append) as source:
         before, error = until_error(source)
     assert isinstance(error, SourceError)
-    assert reports == []  # the part of a record that it ends with has the same cause
+    assert reports == []  # the cut record at the end has the same cause
     assert str(error).startswith(f"{tmp_path}/sda.blktrace.0: at byte offset ")
     raws = {raw for _, _, raw in split(before)}
     assert raws.issuperset(raw for _, _, raw in split(every(2, data, 1)))
