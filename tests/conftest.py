@@ -22,7 +22,7 @@ def utc() -> Iterator[None]:
 
 @pytest.fixture
 def said() -> list[str]:
-    """What outputs report, once its ``append`` is passed to them."""
+    """A list of messages, whose ``append`` is passed to outputs."""
     return []
 
 

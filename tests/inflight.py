@@ -31,7 +31,7 @@ class Span:
     end_ns: int | None = None
 
     def counted_in(self) -> list[LoadKey]:
-        """The figures it counts in."""
+        """The groups in whose figures it counts."""
         return [(self.device, self.op), (self.device, layout.ALL_OPS), ALL]
 
     def within(self, start_ns: int, end_ns: int) -> tuple[int, int]:

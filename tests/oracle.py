@@ -124,7 +124,7 @@ class _Run:
         shutil.rmtree(self.directory)
         totals = _MATCHES.search(debug)
         if returncode != 0 or stderr:
-            whole = True  # It complained, or crashed: it would again.
+            whole = True  # it complained or crashed, and would again
         else:
             one_interval = len(_times(binary)) <= 1
             whole = totals is not None and one_interval and _accounted(binary) == int(totals[1])

@@ -357,7 +357,7 @@ def debug_block(title: str, *records: Trace) -> str:
 
 
 def has_fields_of_version_8(pid: int, action: int, cpu: int) -> bool:
-    """Whether a version 7 header has version 8's field order (formats.md, the tracer's caveats)."""
+    """Whether a version 7 header has version 8's field order (a fault of ftrace's tracer)."""
     event, category = pid & 0xFFFF & ~0x100, pid >> 16
     is_event = (event == 7 and category & 1 << 6) or (event == 8 and category & 1 << 7)
     return bool(is_event) and pid > 1 << 22 and action >> 16 < 64 and cpu >= 1 << 20
@@ -679,7 +679,7 @@ class Reference(Reader):
     def _complete(self, key: Key, time_ns: int, size: int, error: int, completion: Trace) -> None:
         """A completion of all bytes of a request in flight, of some, or of none.
 
-        After some of them, the rest of the request is pending at the sector behind them, where its
+        After some of them, the rest of the request is pending at the sector after them, where its
         completion may already wait.
         """
         pending = self._pending[key]
@@ -849,7 +849,7 @@ class Reference(Reader):
         """A request is in flight from now on."""
 
     def on_flight_end(self, pending: Pending, time_ns: int) -> None:
-        """A request that may be in flight no longer is."""
+        """A request is no longer in flight, if it was."""
 
     def on_unmatched_completion(self, pending: Pending) -> None:
         """A completion becomes pending: its issue has not been read."""

@@ -364,7 +364,7 @@ def _pipe(file: IO[bytes] | None) -> int:
 
 @contextmanager
 def shared_directory() -> Iterator[Path]:
-    """A new directory that others can get to, unlike pytest's."""
+    """A new directory that other users can enter, unlike pytest's."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name).resolve()
         path.chmod(0o755)

@@ -1,4 +1,4 @@
-"""What hypothesis makes up. Apart from ``intervals``, which the fuzzer uses without hypothesis."""
+"""Strategies of hypothesis; the fuzzer uses ``intervals`` without hypothesis."""
 
 from __future__ import annotations
 

@@ -58,11 +58,11 @@ def test_phases_show_second_by_second() -> None:
 
     reads, writes, flushes = of("read"), of("write"), of("flush")
     idle = [i for i, counts in enumerate(seconds) if not any(counts.values())]
-    assert idle, seconds  # a whole second of the two that were idle
+    assert idle, seconds  # of two idle seconds, at least one interval is within them
     # 4 s of reads alone, 4 s of both, 4 s of writes alone, idle, writes with a flush every 16.
     mixed = [i for i, (r, w) in enumerate(zip(reads, writes)) if r > 3000 and w > 1000]
     assert len(mixed) >= 3
-    # The load generator gives a phase to the request: a phase begins inside a second.
+    # The load generator counts a request in the phase that issued it; phases begin inside a second.
     assert sum(reads) == 8_001 + 16_000
     assert sum(writes) == 6_800 + 3_200 + 6_000
     assert sum(flushes) == 375
@@ -121,7 +121,7 @@ def json_lines(*arguments: str | Path) -> bytes:
 
 @pytest.fixture(scope="module", params=REAL)
 def name(request: pytest.FixtureRequest) -> str:
-    """Of a real trace; all that look at its files by CPU look at the same."""
+    """The name of a real trace. Tests that read it split by CPU share these files."""
     return str(request.param)
 
 
@@ -143,7 +143,7 @@ def test_trace_split_by_cpu_reports_losses_in_the_same_intervals(tmp_path: Path)
     merged, files = b"", {0: b"", 1: b""}
     for piece in re.split(rb"(?=CPU:\d \[LOST \d+ EVENTS\]\n)", data):
         mark, end, records = piece.rpartition(b"EVENTS]\n")
-        records = records[: len(records) // 48 * 48]  # it ends inside one
+        records = records[: len(records) // 48 * 48]  # the file ends inside a record
         merged += mark + end + records
         if mark:
             files[int(mark[4:5])] += mark + end
@@ -289,7 +289,7 @@ def test_totals_equal_those_of_the_device_statistics(name: str) -> None:
         if not stats.bidir:
             assert group.bytes == reads.sum + writes.sum
             assert group.size_bytes.max == max(reads.max, writes.max)
-            # Microseconds are cut off, request by request.
+            # The structs have whole microseconds, cut off for each request.
             shorter = stats.d2c_r.sum + stats.d2c_w.sum
             assert 0 <= group.d2c_ns.sum - 1000 * shorter < 1000 * group.requests
     assert whole.total.requests == whole.counts.requests

@@ -148,7 +148,7 @@ def whole_dataset(dataset: Path) -> dict[str, bytes]:
 
 
 def found(*sources: str, host: str | None = None) -> dict[str, tuple[str, list[str]]]:
-    """Host and files of each trace, by its name; all of them are found."""
+    """Host and files of each trace, by its name. Fails if a source has no trace."""
     traces, missing = find(sources, host)
     assert not missing
     return {

@@ -161,7 +161,7 @@ def test_two_workers_of_which_one_dies_give_the_result_of_one_process(
     assert files(dataset) == files(tmp_path / "alone")
     assert not list(dataset.rglob("*.part"))
 
-    # The dataset stores the intervals that the library reads.
+    # The dataset has the intervals that the library reads.
     path = next(dataset.glob("host=h1/*/*.parquet"))
     stored = [data for data in pq.read_table(path)["interval"].to_pylist() if data is not None]
     read = blkiomon.intervals(traces / "h1" / "sda.bin", INTERVAL_S)
@@ -371,7 +371,7 @@ def test_workers_end_with_the_command(tmp_path: Path, number: signal.Signals) ->
             each.reader(running)
         everybody = descendants(running.pid)
         running.send_signal(number)
-        status, out, err = running.outcome()  # until all of them have closed standard output
+        status, out, err = running.outcome()  # all have closed standard output then
     assert (status, out) == (-number, b"")
     # Python's resource tracker removes the semaphores of a killed process, and reports it.
     assert not err or (number == signal.SIGKILL and b"leaked semaphore" in err)

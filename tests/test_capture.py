@@ -286,7 +286,7 @@ def test_letters_of_an_operation_are_its_categories(rwbs: str, expected: int) ->
 
 
 @pytest.mark.parametrize("kernel", ["6.1", "7.3"])
-def test_letters_are_read_alike_again_and_with_any_bytes_behind_them(kernel: str) -> None:
+def test_letters_are_read_alike_again_and_with_any_bytes_after_them(kernel: str) -> None:
     rng = random.Random(7)
     text = (FORMATS / kernel / "block_rq_issue").read_text()
     at = event_format(text, action=7, category=tw.ISSUE, is_bio=False)
@@ -354,7 +354,7 @@ def loop(tmp_path: Path) -> Iterator[str]:
 def use(device: str, n: int, *, write: bool = False) -> None:
     """Read or write n blocks of 4 KiB, past the page cache."""
     block = memoryview(bytearray(8192))
-    at = -np.frombuffer(block, np.uint8).ctypes.data % 4096  # as O_DIRECT wants it
+    at = -np.frombuffer(block, np.uint8).ctypes.data % 4096  # O_DIRECT needs aligned memory
     fd = os.open(f"/dev/{device}", (os.O_RDWR if write else os.O_RDONLY) | os.O_DIRECT)
     try:
         for i in range(n):
@@ -377,7 +377,7 @@ def test_every_request_is_captured_once(loop: str) -> None:
         use(loop, 100)
         use(loop, 50, write=True)
         captured(capture, engine)
-        lost = capture.lost_events  # some kernels withhold a sample now and then
+        lost = capture.lost_events  # some kernels drop a sample now and then
     requests = engine.take_requests()
     number = find_device(loop).number
     mine = requests[requests["pid"] == os.getpid()]
@@ -435,7 +435,7 @@ def test_small_rings_report_every_lost_event(loop: str) -> None:
         captured(capture, engine)
         read = sum(engine.counters()[name] for name in ("requests",))
         assert capture.lost_events > 0
-        records = engine.records - 2  # the time of day and this process's name
+        records = engine.records - 2  # minus the notes: time of day and process name
         assert records + capture.lost_events >= 4000
         assert read < 2000
 
@@ -448,7 +448,7 @@ def test_device_that_is_added_is_captured_from_then_on(
     with Capture(["loop7" if loop != "loop7" else "loop6"], print) as capture:
         use(loop, 50)
         capture._names = (loop,)
-        list(capture.pieces())  # looks for devices behind the last record
+        list(capture.pieces())  # looks for devices after the last record
         use(loop, 100)
         captured(capture, engine)
         lost = capture.lost_events

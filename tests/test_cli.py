@@ -1,4 +1,4 @@
-"""The command line: what getopt(3) made a habit, and what happens to those who get it wrong."""
+"""The command line: the conventions of getopt(3), and messages about wrong arguments."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ EVERYTHING = ["-I1", "-ha", "-ba", "-da", "-Da", "-Qa", "-q1", "-m1"]
 
 
 def config_of(*arguments: str) -> Config:
-    """What the arguments ask for; they make sense."""
+    """The Config of valid arguments."""
     config = parse(arguments)
     assert isinstance(config, Config)
     return config
 
 
 def destinations_of(*arguments: str) -> Mapping[str, Any]:
-    """Where the outputs go that the arguments ask for."""
+    """The destinations of the outputs that the arguments name."""
     return config_of(*arguments).outputs.destinations
 
 
@@ -56,7 +56,7 @@ def values_of(*arguments: str) -> dict[str, Any]:
 
 def fails(capfd: Capture, *arguments: str) -> str:
     """What is said about wrong arguments: one line of message, then the usage."""
-    assert cli.main(list(arguments)) in (1, 2)  # which, the tests of the status say
+    assert cli.main(list(arguments)) in (1, 2)  # test_status.py says which
     out, err = capfd.readouterr()
     assert out == ""
     message, usage, _ = err.partition(USAGE)
@@ -232,7 +232,7 @@ def test_version(arguments: list[str], version: str) -> None:
     output = runner.succeed(*arguments)
     text = output.decode()
     assert text == f"blkiomon version {version} (blkiomon {__version__})\n"
-    assert text.split()[2] == version  # where ziomon looks
+    assert text.split()[2] == version  # ziomon reads the third word
 
 
 def test_version_does_not_wait_for_input() -> None:

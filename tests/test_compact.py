@@ -309,7 +309,7 @@ MOST = (1 << 64) - 1
         (changed("rows", "d2c_ns", (1, 0, (1, 0), (1, 0))), "d2c_ns: min exceeds max"),
         (changed("rows", "d2c_ns", (78, 1000, (1078, 0), (1006084, 0))), "in its first and its"),
         (
-            # The extremes are two of the values, so they are all of two.
+            # With two values, minimum and maximum are the values.
             changed("rows", "d2c_ns", (77, 1000, (1078, 0), (1005930, 0))),
             "d2c_ns: 2 values cannot have",
         ),

@@ -141,7 +141,7 @@ def test_the_same_run_shows_no_difference(runs: dict[str, Collected]) -> None:
 
 
 def test_neighbouring_parts_are_drawn_in_blocks(tmp_path: Path) -> None:
-    # The same latencies, once for a time each and once in turn: only the latter average out.
+    # The same latencies, once in long stretches and once alternating: only the latter average out.
     half = [100_000] * 62, [300_000] * 62
     steady, drifting, in_turn = (
         collect_steps(tmp_path / name, times)
@@ -161,7 +161,7 @@ def test_neighbouring_parts_are_drawn_in_blocks(tmp_path: Path) -> None:
 
 
 def test_runs_are_the_units_of_sides_with_several(tmp_path: Path) -> None:
-    # Each steady in itself, unlike the others of its side: by their parts the change is certain.
+    # Each run is steady, but the runs of a side differ: by their parts the change seems certain.
     sides = [
         [collect_steps(tmp_path / f"{time}", [time] * 124) for time in times]
         for times in ((100_000, 200_000, 300_000), (110_000, 220_000, 330_000))
@@ -172,7 +172,7 @@ def test_runs_are_the_units_of_sides_with_several(tmp_path: Path) -> None:
 
 
 def test_another_run_of_the_same_shows_no_difference(runs: dict[str, Collected]) -> None:
-    # Of the intervals that are there, 95 % hold what they should, on average.
+    # On average, 95 % of the intervals contain the true change.
     rows = compare([runs["a0"]], [runs["a1"]])
     shown = [c for row in rows for c in row.changes if c.verdict in ("better", "worse")]
     assert len(shown) <= 2, shown
@@ -260,7 +260,7 @@ def test_maxima_of_draws_are_those_of_units(runs: dict[str, Collected]) -> None:
     ]
     drawn = side.drawn(("max",), 1)["max"]
     assert set(drawn) == set(of_runs)
-    # Of three that are drawn with replacement, the greatest is among them in 19 of 27 draws.
+    # Of three values, 19 of 27 draws with replacement contain the greatest.
     greatest = max(value for value in of_runs if value is not None)
     assert np.mean(drawn == greatest) == pytest.approx(19 / 27, abs=0.05)
 

@@ -184,7 +184,7 @@ def test_csv_has_a_row_for_each_struct(version: str, file: Path, capfd: Capture)
 
 
 def test_variance_of_sums_that_wrapped_is_not_known(file: Path, capfd: Capture) -> None:
-    big = interval([Request(1, READ, 512, 2**31)] * 100)  # 64 bits do not hold the squares
+    big = interval([Request(1, READ, 512, 2**31)] * 100)  # the sum of squares exceeds 64 bits
     file.write_bytes(b"".join(stats_file.renderer("0.3")(big)))
     assert decode.main([str(file), "--json"]) == 0
     read = json.loads(capfd.readouterr().out)["read"]

@@ -77,7 +77,7 @@ def test_percentiles_are_within_one_percent_of_numpys(number: int, kind: str) ->
     in_order = values.tolist()
     for percent in (*PERCENTILES, 1, 5, 25, 75, 100):
         if Fraction(str(percent)) * number % 100 == 0 and percent != int(percent):
-            continue  # the double next to 99.9 % is more than 999 of 1000, and numpy takes it so
+            continue  # 99.9 as a double is more than 999/1000, and numpy rounds the rank up
         exact = int(np.percentile(values, percent, method="inverted_cdf"))
         assert exact == nearest_rank(in_order, percent)
         found = distribution.percentile(percent)

@@ -154,7 +154,7 @@ def test_every_block_runs_and_prints_what_is_shown(path: Path, traces: Path) -> 
 
 
 def anchors_of(path: Path) -> set[str]:
-    """Names that a link to a file may have behind `#`."""
+    """Names that a link to a file may have after `#`."""
     headings = re.findall(r"^#+ (.*)", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -294,7 +294,7 @@ def test_options_in_documents_exist() -> None:
     assert len(shown) > 15
     for command in sorted(shown):
         words = shlex.split(command.replace("\\", ""))[1:]
-        words = words[: words.index("--")] if "--" in words else words  # a command of its own
+        words = words[: words.index("--")] if "--" in words else words  # another command follows
         sub = words[0] if words[0].isalpha() else ""
         for word in words:
             if word.startswith("-") and word != "-":

@@ -29,10 +29,10 @@ MAGIC_V7 = (layout.MAGIC | 7).to_bytes(4, "little").decode("latin-1")
 
 
 def pieces(data: bytes, rng: random.Random) -> list[bytes]:
-    """The stream as a sequence of reads, cut anywhere.
+    """The stream as a sequence of reads of random sizes.
 
-    Small ones come in runs that begin and end anywhere, with a large one between: all ways to cut
-    a record and what is beside it, without as many reads as a stream has bytes.
+    Runs of small reads alternate with a large one. So records are cut in every way, with far fewer
+    reads than the stream has bytes.
     """
     most = rng.choice([1, 7, 48, 64, 100, 1000, 70_000, len(data) + 1])
     out: list[bytes] = []
@@ -243,7 +243,7 @@ def damaged(stream: streams.Stream, rng: random.Random) -> bytes:
         elif kind == 3:
             out[at:at] = rng.choice([b"CPU:", b"CPU:1 [LOST", b"CPU:x\n", b"\x07tae", b"eat\x08"])
         elif kind == 4:
-            # What the tracer of a version-8 kernel sends, or nearly.
+            # Exactly or nearly what ftrace's tracer of a version-8 kernel sends.
             category = rng.choice([0, tw.READ | tw.FS])
             category |= rng.choice([tw.ISSUE, tw.COMPLETE, tw.READ])
             action = tw.act(category, rng.choice([tw.EV_ISSUE, tw.EV_COMPLETE]))
@@ -267,7 +267,7 @@ def test_damaged_streams_equal_reference(block: int, resync: bool) -> None:
 
 
 def test_old_records_are_evicted_every_2_to_the_20_records() -> None:
-    # An issue, a completion of another one long after, and a million records of another kind.
+    # An issue, a much later completion of another request, and a million records of another kind.
     other = encode([tw.notify_process(0, 1, "x", size=1)])
     first = encode([issue(0, 1, 4096), complete(10**9, 99, 1)])
     engine = fed(first + other * (2**20 - 2), max_age_ns=10**6)
@@ -295,7 +295,7 @@ def test_table_grows_and_empties_to_the_last_slot() -> None:
 
 
 def latencies(*d2c_ns: int) -> bytes:
-    """A read of each latency, one behind the other."""
+    """A read of each latency, one after the other."""
     records, now_ns = [], 1000
     for ns in d2c_ns:
         records += [issue(now_ns, 8, 512), complete(now_ns + ns, 8, 512)]
@@ -469,7 +469,7 @@ def test_skips_are_reported_with_their_offsets() -> None:
 @pytest.mark.parametrize(
     "short", ["garbage", "CPU:1", "CPU:1 [LOST 3", MAGIC_V7, MAGIC_V7 + "x" * 20]
 )
-def test_mark_behind_an_incomplete_record_or_mark_is_counted(short: str) -> None:
+def test_mark_after_an_incomplete_record_or_mark_is_counted(short: str) -> None:
     data = encode([issue(1, 1, 1)]) + b"?" + short.encode("latin-1") + tw.lost_mark(1, 5) + b"C"
     engine = fed(data, resync=True)
     engine.finish()

@@ -196,12 +196,12 @@ def test_04_signal_ends_an_idle_run(
     with Running("-I", LONG).started() as process:
         start = time.monotonic()
         process.signal(number)
-        # Its input stays open, and no record comes any more.
+        # Its input stays open, and no further record arrives.
         assert process.wait() == 0
         seconds = time.monotonic() - start
         assert process.stderr == TERMINATED
     record_property("seconds", round(seconds, 3))
-    assert seconds < 5  # the aim is 0.1; the rest is for busy machines
+    assert seconds < 5  # 0.1 s on an idle machine
 
 
 def test_04_signal_ends_a_run_whose_every_output_waits(tmp_path: Path) -> None:
@@ -435,7 +435,7 @@ def test_08_marks_of_lost_events_are_counted_without_a_message(tmp_path: Path) -
     [
         [3_000_000_000, 2_000_000_000, 10**9],
         [U32 - 1] * 50,  # squares beyond 64 bits; var is 0
-        # Squares beyond 64 bits whose differences doubles do not hold.
+        # Squares beyond 64 bits, whose differences a double cannot represent.
         [4_294_967_000 + n % 3 for n in range(1000)],
         [random.Random(9).randrange(512, 1 << 20) for _ in range(20_000)],
     ],
@@ -495,7 +495,7 @@ def test_11_pending_records_are_bounded_in_number(tmp_path: Path) -> None:
     assert text.endswith(
         "10 leftover, 0 match, 0 mismatch, 0 driverdata, 100 overall, 90 evicted\n"
     )
-    # The oldest went first.
+    # The oldest were evicted first.
     assert sorted(map(int, re.findall(r"^order +(\d+)$", text, re.MULTILINE))) == [*range(90, 100)]
 
 
@@ -541,7 +541,7 @@ def test_11_memory_does_not_grow_with_lost_partners() -> None:
         records["time"] += len(records)
         used_kib.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     assert engine.counters()["evicted"] == 60 * 20_000 - engine.pending
-    # Unbounded, the million of the later rounds would take 96 MB and more.
+    # Without a bound, the million requests of later rounds would take at least 96 MB.
     assert used_kib[-1] - used_kib[9] < 32 << 10
 
 

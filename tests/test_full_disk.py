@@ -160,7 +160,7 @@ def test_each_parquet_part_is_whole_or_absent_on_a_full_disk(disk: Path, tmp_pat
         send()
 
         def sent_while_full() -> int:
-            """How many are missing. What an idle interval's part had taken is free again."""
+            """Fills the disk, sends an interval, and returns how many intervals are missing."""
             fill(disk)
             send()
             return len(sizes_so_far(other)) - len(there())

@@ -27,7 +27,7 @@ def test_line_ran_as_often_as_the_first_c_it_was_made_into() -> None:
     ]
 
 
-def test_line_did_not_run_if_only_the_label_behind_it_did() -> None:
+def test_line_did_not_run_if_only_the_label_after_it_did() -> None:
     source = COMMENT.format(7) + "  /*else*/ {\n    evict();\n  }\n  __pyx_L10:;\n  decref();\n"
     assert counted(source, evict=0, __pyx_L10=9, decref=9) == [
         ("src/blkiomon/engine/pairing.pxi", 7, 0)

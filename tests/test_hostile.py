@@ -64,7 +64,7 @@ def many(devices: npt.NDArray[np.uint32], time_ns: int) -> bytes:
 
 
 def resident_kib() -> int:
-    """Now: what other tests had in use before has nothing to do with it."""
+    """Memory in use now; its maximum may come from other tests."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() >> 10
 
@@ -254,7 +254,7 @@ def mixed(a: npt.NDArray[np.uint64], b: int) -> npt.NDArray[np.uint64]:
 
 
 def colliding_sectors(wanted: int, seed: int) -> list[int]:
-    """Sectors of reads of the first device whose hashes begin alike, for who knows the seed."""
+    """Sectors of reads of the first device whose hashes begin alike; this takes the seed."""
     key = 1 << 10 | tw.READ  # index 1
     found: list[int] = []
     first = 0
@@ -293,7 +293,7 @@ def longest_searches(sectors: Sequence[int], devices: Sequence[int] = (8 << 20,)
 def test_keys_that_collide_under_one_hash_seed_do_not_under_another() -> None:
     sectors = colliding_sectors(3000, SEED)
     groups, _ = searches(filled(sectors, hash_seed=SEED))
-    assert groups >= 3000 // 15  # the attack is a real one, for who knows
+    assert groups >= 3000 // 15  # the attack works with the seed known
     groups, _ = longest_searches(sectors)
     assert groups <= 3
 
@@ -344,7 +344,7 @@ def test_idle_intervals_are_bounded_by_the_number_of_records(
 ) -> None:
     monkeypatch.setattr(monitor_module, "MOST_IDLE", 1000)
     monkeypatch.setattr(monitor_module, "MOST_IDLE_IN_ALL", 3000)
-    # Each jump is just short of what would be left out on its own.
+    # Each jump is just short of one whose idle intervals are left out.
     step_ns = (1000 - 1) * 10**6
     records = [issue(S + n * step_ns, n, 512) for n in range(500)]
     taken = 0
@@ -389,7 +389,7 @@ def test_times_that_only_decrease_lose_no_request() -> None:
     step_ns = NEVER_NS // n
     times = NEVER_NS - np.arange(1, n, 2, dtype=np.uint64) * np.uint64(step_ns)
     issues = streams.issues(n // 2, time=times, sector=np.arange(n // 2))
-    # Read the other way round, every completion comes after its issue.
+    # In reverse order, every completion comes after its issue.
     records = streams.in_turn(streams.completions(issues, step_ns), issues)
     engine = fed(records.tobytes(), max_age_ns=NEVER_NS)
     row = engine.snapshot().rows[0]

@@ -90,7 +90,7 @@ def identical_outputs_of(data: bytes, directory: Path) -> reference.Outputs:
 
 
 def seeds_of_our_age(avoid: streams.Avoid, number: int, count: int) -> list[int]:
-    """Seeds of streams whose times are near enough for the command's own option."""
+    """Seeds of streams that are no longer than the greatest --max-age of the command."""
     found: list[int] = []
     seed = 10_000
     while len(found) < number:

@@ -1,4 +1,4 @@
-"""What is tested is the installed wheel."""
+"""The tests import the installed wheel, not the checkout."""
 
 from __future__ import annotations
 

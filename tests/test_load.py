@@ -67,7 +67,7 @@ def compare(
 
 
 def some_times(records: list[Record], rng: random.Random) -> list[int]:
-    """A few times from before the first record to behind the last, one of them twice."""
+    """A few times from before the first record to after the last, one of them twice."""
     last_ns = max(r.time_ns for r in records)
     first_ns = min(r.time_ns for r in records)
     times = [rng.randint(max(1, first_ns), last_ns + 1000) for _ in range(rng.randint(0, 6))]

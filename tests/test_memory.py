@@ -107,7 +107,7 @@ def attempts(kind, burst, least):
         assert said == expected[: len(said)], k
         if engine is None:
             continue
-        # What had been accounted can still be asked for, and adds up.
+        # A snapshot still has the figures from before, and they add up.
         counters = engine.counters()
         cut = engine.snapshot()
         assert int(cut.rows["requests"].sum()) <= counters["requests"]
@@ -116,7 +116,7 @@ def attempts(kind, burst, least):
             "in_flight"].sum() <= engine.pending
         if kind == "kept":
             assert len(engine.leftovers()) == engine.pending
-        # It goes on as if nothing had been, or refuses.
+        # The engine continues as if nothing had happened, or refuses.
         try:
             engine.feed(steps[0])
         except MemoryError:
@@ -129,7 +129,7 @@ def attempts(kind, burst, least):
 
 
 attempts(sys.argv[2], 1, 0)
-attempts(sys.argv[2], 1 << 40, 4096)  # from there on, none that is large
+attempts(sys.argv[2], 1 << 40, 4096)  # all large ones fail from the n-th on
 """
 
 

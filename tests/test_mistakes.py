@@ -1,4 +1,4 @@
-"""Mistakes that people make, and the one line that each of them gets."""
+"""Common mistakes of users: one line explains each."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def test_figures_of_streams_without_requests() -> None:
 def test_stream_without_issues_and_completions() -> None:
     records = [tw.notify_process(t * S, 1, "fio") for t in range(1, 4)]
     items = intervals_of(encode(records))
-    # No time of theirs counts: `blkparse -d` leaves them that of the trace it was made of.
+    # Times of notes do not count: `blkparse -d` keeps their original times.
     assert [(i.counts.records, i.start_ns, i.end_ns) for i in items] == [(3, 0, 0)]
 
 
@@ -261,7 +261,7 @@ def test_pieces_of_any_size_give_the_same_intervals(
     times = [r.time_ns for r in stream.records]
     length = min(max(1, int((max(times) - times[0]) * share)), S)
     if times[0] + length * 2000 < max(times):
-        return  # of wild times: too many idle intervals to compare
+        return  # times so far apart give too many idle intervals to compare
     encoded = [tw.encode_record(r, stream.version, stream.byteorder) for r in stream.records]
     expected = model(stream.records, encoded, length)
     whole = intervals_of(b"".join(encoded), length / S)
@@ -320,7 +320,7 @@ def test_interval_of_several_snapshots_equals_that_of_one(
 ) -> None:
     monkeypatch.setattr(monitor, "RECORDS_PER_SNAPSHOT", 3)
     data = streams.generate(seed, avoid="nothing", count=200).data
-    whole = reference.Reference(as_original=True)  # each cut gives up what is too old
+    whole = reference.Reference(as_original=True)  # each cut evicts records that are too old
     whole.feed(data)
     stats = whole.finish()
     ours = runner.outputs_of(data, tmp_path, read_bytes=500, max_age_s=18_446_744_073.0)

@@ -1,4 +1,4 @@
-"""docs/latency.ipynb runs, and shows what is kept in it."""
+"""docs/latency.ipynb runs, and its stored outputs are those of the run."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_link_is_refused_wherever_it_leads(target: str, public: Path) -> None:
 
 @root_only
 def test_link_is_refused_on_every_way_there(public: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind another link that root has laid itself, and by relative names."""
+    """Also after another link, which root has made, and by relative names."""
     (public / "link").symlink_to("../precious")
     (public.parent / "ours").symlink_to("public/link")
     (public.parent / "inner").symlink_to(public)

@@ -1,4 +1,4 @@
-"""Pipes: whether what they bring is live or was recorded, and what follows from it."""
+"""Pipes: live and recorded traces are told apart, and each is read by its own clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference is what the original does, byte for byte, and what ours does where it is better."""
+"""The slow reference: its outputs equal the original's, and it evicts as documented."""
 
 from __future__ import annotations
 

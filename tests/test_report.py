@@ -505,7 +505,7 @@ def test_many_devices_have_rows_for_the_worst_and_exact_totals(
     assert len(shown) <= 4 and len(shown) + found.n_others == 101
     if most_bytes == 1 << 26:
         assert {8 << 20 | 2, 8 << 20 | 100, 9 << 20} <= shown
-    for number in shown:  # not of a part of the time
+    for number in shown:  # of the whole run, not of a part
         assert whole.device(number) == exact.device(number)
         assert whole.ops(number) == exact.ops(number)
     line = series(found.slices).ops["read"]
@@ -595,7 +595,7 @@ def test_times_up_to_the_end_of_64_bits(tmp_path: Path, last_ns: int) -> None:
 
 def test_extreme_figures_of_b(tmp_path: Path, stats: dict[str, Path], capfd: Capture) -> None:
     records = np.frombuffer(stats["b"].read_bytes(), layout.STATS_03).copy()
-    records["d2c_r"]["sum_squares"] = 0  # as if 64 bits had not held it
+    records["d2c_r"]["sum_squares"] = 0  # as if it had exceeded 64 bits
     path, output = tmp_path / "stats.bin", tmp_path / "page.html"
     path.write_bytes(records.tobytes())
     assert page_of(path)

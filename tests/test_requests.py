@@ -107,7 +107,7 @@ def said(engine: Engine, end_ns: int) -> list[Any]:
     details = engine.leftovers()["record"].tolist(), engine.take_mismatches().tolist()
     return [
         tables(cut) | {"loads": b""},
-        sorted(load.tobytes() for load in cut.loads),  # by the device's first record, wanted or not
+        sorted(load.tobytes() for load in cut.loads),  # else in order of first records, kept or not
         counters,
         details[0],
         [(older[0], younger[0]) for older, younger in details[1]],

@@ -113,7 +113,7 @@ def test_interval_of_years() -> None:
 
 
 def masked(data: bytes) -> bytes:
-    """Text and structs one behind the other, without their times."""
+    """Text and structs one after the other, without their times."""
     out, at = b"", 0
     end_of_text = b"\nbidirectional requests: "
     while (end := data.find(end_of_text, at)) >= 0:
@@ -197,7 +197,7 @@ def test_input_that_cannot_be_read(redirected: str) -> None:
 
 
 def test_input_that_is_a_directory(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    # Python itself refuses to start so; below it, so do we.
+    # Python itself refuses to start in this state, and so does blkiomon.
     result = runner.shell(f"<{tmp_path}", "-I", "1")
     assert result.returncode == 1
     assert result.stderr
@@ -397,7 +397,7 @@ def test_signal_while_records_flow(tmp_path: Path) -> None:
         runner.await_size(path, 3 * 424)
         text = process.succeed(signal.SIGTERM, said=TERMINATED)
         writer.join(runner.TIMEOUT_S)
-    # It may have stopped within a record, which is not the trace's fault.
+    # The signal may have come within a record; the trace is not bad for that.
     matches = re.fullmatch(rb"(?s:.*)\d leftover, (\d+) match, 0 mismatch, .*\n", text)
     assert matches is not None
     stats = np.frombuffer(path.read_bytes(), layout.STATS_03)
@@ -406,7 +406,7 @@ def test_signal_while_records_flow(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 def test_signal_during_start_up(number: signal.Signals, pipe: tuple[int, int]) -> None:
-    # That its pipe is wide says that it has begun; imports take a tenth of a second from there.
+    # A widened pipe shows that the command has begun; imports take another tenth of a second.
     reading, writing = pipe
     fcntl.fcntl(writing, F_SETPIPE_SZ, 4096)
     with Running("-I", LONG, stdin=reading) as process:

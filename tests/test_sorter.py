@@ -97,7 +97,7 @@ def test_padding_is_kept(where: int) -> None:
     assert taken.replace(bytes(60), b"", 1) == encode(by_time(CROSSING))
 
 
-def test_bytes_that_are_no_record_pass_behind_what_was_held() -> None:
+def test_bytes_that_are_no_record_pass_after_the_held_records() -> None:
     sorter = Sorter()
     garbage = b"garbage " * 8
     sorter.add(encode(CROSSING) + garbage)

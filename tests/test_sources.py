@@ -415,7 +415,7 @@ def test_zeros_at_the_end_of_a_file_are_padding(
 
 
 @pytest.mark.parametrize(("window", "most"), [(1, 7), (60, 50), (1 << 18, 1 << 20)])
-def test_records_behind_a_buffer_of_zeros_are_merged(window: int, most: int) -> None:
+def test_records_after_a_buffer_of_zeros_are_merged(window: int, most: int) -> None:
     records = [issue(t, t, 512) for t in range(8)]
     first = encode(records[:4:2]) + bytes(5000) + lost_mark(0, 3) + bytes(7) + encode(records[4::2])
     merged, merger = merge([first, encode(records[1::2])], window, most, resync=True)
@@ -455,7 +455,7 @@ def test_merger_and_engine_agree_on_padding(seed: int, window: int, most: int) -
 
 
 @pytest.mark.parametrize("short", [b"", b"CPU:1", encode([issue(9, 9, 9)])[:20]])
-def test_mark_behind_an_incomplete_record_or_mark_is_counted(short: bytes) -> None:
+def test_mark_after_an_incomplete_record_or_mark_is_counted(short: bytes) -> None:
     data = encode([issue(1, 1, 1)]) + b"?" + short + lost_mark(1, 5) + b"C"
     merged, merger = merge([data, encode([issue(2, 2, 2)])], resync=True)
     assert merged == encode([issue(1, 1, 1), issue(2, 2, 2)])
@@ -801,7 +801,7 @@ def test_truncated_member_costs_the_others_nothing(tmp_path: Path, packing: Any)
     with open_trace([tmp_path / "sda"], report=reports.append) as source:
         before, error = until_error(source)
     assert isinstance(error, SourceError)
-    assert reports == []  # the part of a record that it ends with has the same cause
+    assert reports == []  # the cut record at the end has the same cause
     assert str(error).startswith(f"{tmp_path}/sda.blktrace.0: at byte offset ")
     raws = {raw for _, _, raw in split(before)}
     assert raws.issuperset(raw for _, _, raw in split(every(2, data, 1)))

@@ -1,4 +1,4 @@
-"""The table of pending records, against a dict, through everything that makes it grow."""
+"""The table of pending records, compared with a dict while it grows and shrinks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_entry_is_found_after_growing(pattern: str) -> None:
     at = 0
     while at < len(issues) or is_pending.any():
         new = issues[at : at + int(rng.integers(1, 6000))]
-        # Fill up for a while, then take out most, then on; at the end all.
+        # Add for a while, then remove most; repeat, and remove all at the end.
         is_last = at + len(new) == len(issues)
         share = 1.0 if is_last else 0.7 if (at + len(new)) // 20_000 % 3 == 2 else 0.05
         out = is_pending & (rng.random(len(issues)) < share)
@@ -77,7 +77,7 @@ def test_releasing_many_groups_at_once_keeps_the_table_right() -> None:
     engine = Engine(max_age_ns=2**64 - 1)
     for first in range(0, n, 30_000):
         engine.feed(issues[first : first + 30_000].tobytes())
-        # Some of all that is there so far go, and come again.
+        # Remove some of all entries, and add them again.
         some = issues[rng.integers(0, min(n, first + 30_000), 500)]
         some = some[np.unique(some["sector"], return_index=True)[1]]
         engine.feed(completed(some).tobytes())

@@ -1,4 +1,4 @@
-"""The fast way of pairing and the slow one give the same results, on any mixture of records."""
+"""The fast path of pairing and the slow one give the same results, on any mixture of records."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_times_at_both_ends_of_the_range_are_far_apart(way: str, before: int) ->
 
 
 def test_streams_have_what_both_ways_are_for() -> None:
-    """Most records take the fast way, and all kinds of oddity occur."""
+    """Most records take the fast path, and all kinds of oddity occur."""
     seen: dict[str, int] = {}
     for seed in range(60):
         for name, value in results(mixed(seed).tobytes(), 48, seed)[-1][1].items():

@@ -250,7 +250,7 @@ class Engine:
             hash_seed: 0 to 2^128-1, in place of a random one; not with ``devices``.
             spill_every: 1 to 2^31: histogram counts move from 32 to 64 bits after so many requests.
             plain_cpu: use only instructions that every processor has.
-            slowly: pair every record by all rules, none in the fast way.
+            slowly: pair every record by all rules, none on the fast path.
         """
 
     def _table_figures(self) -> dict[str, int]:

@@ -103,7 +103,7 @@ OPTIONS = (
     *(option._replace(group=_INPUT) for option in SELECTION),
     Option(
         "--clock=auto|trace|wall",
-        "what ends an interval (default: auto); see below",
+        "the clock that ends intervals (default: auto); see below",
         _INPUT,
         one_of("auto", "trace", "wall"),
         "auto",
@@ -124,12 +124,12 @@ OPTIONS = (
     Option("--help", "print this text", _MORE),
     Option(
         "--stat-version=0.3|0.2",
-        "layout of the original's statistics (default 0.3)",
+        "layout of the structs of -b and -Q (default 0.3)",
         _MORE,
         one_of("0.3", "0.2"),
         "0.3",
     ),
-    Option("--no-final", "drop the last, partial interval, as the original does", _MORE),
+    Option("--no-final", "drop the last, partial interval, as blkiomon 0.3 does", _MORE),
     RESYNC._replace(group=_MORE),
     MAX_PENDING._replace(group=_MORE),
     MAX_AGE._replace(group=_MORE),
@@ -175,16 +175,16 @@ COMMAND = Command(
     ),
     """
     Statistics of block device I/O, once per interval: request sizes, latencies from issue to
-    completion (D2C) and throughput of each device. The input are the binary records of blktrace,
-    from standard input or from files. Without -I and an output, blkiomon summarizes
-    a TRACE, as `blkiomon summary` does.
+    completion (D2C) and throughput of each device. It reads the binary records of blktrace, from
+    standard input or from files, or captures devices itself (--trace). Without -I and an output,
+    blkiomon summarizes a TRACE, as `blkiomon summary` does.
 
     A TRACE is a file, a FIFO, a directory, or - for standard input, which is also read if no TRACE
     is given. Of the per-CPU files that blktrace writes, one file or their base name is enough: sda
     means all of sda.blktrace.*. Several traces are merged by time. Files may be compressed with
     gzip, xz or zstd.
 
-    `blkiomon help` lists the commands, and what to type first.
+    `blkiomon help` lists the commands and what to type first.
     """,
     OPTIONS,
     """
@@ -195,7 +195,7 @@ COMMAND = Command(
     day, as blktrace's traces do. Only then --from and --to take times such as 2026-11-23T14:00:00.
 
     A live trace never waits for an output. What a full queue or a slow disk could not take is
-    dropped, counted and reported. Files wait for outputs.
+    dropped, counted and reported. A recorded trace waits for its outputs.
 
     The last, partial interval is printed at the end, also after SIGINT or SIGTERM. SIGHUP reopens
     files that have been moved away. If the terminal is closed, the run ends.
@@ -212,7 +212,7 @@ COMMAND = Command(
     Exit status: 0 for success; 2 for a usage error; 3 if the input is not a trace, is damaged or
     contains no record; 4 if an output failed or dropped something; 141 (SIGPIPE) if the reader of
     standard output closed it. With no options but -I -h -b -d -D -Q -q -m -V it is 1 instead of 2,
-    3 and 4, as with the original.
+    3 and 4, as with blkiomon 0.3.
     """,
     (
         (
@@ -221,7 +221,7 @@ COMMAND = Command(
         ),
         (
             "blkiomon -I 5 -h - --trace /dev/sdb --trace nvme0n1",
-            "the same for two devices; blkiomon starts and stops the tracing",
+            "the same for two devices, which blkiomon captures itself",
         ),
         (
             "blkiomon -I 60 --json stats.jsonl sdb",

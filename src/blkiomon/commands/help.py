@@ -1,4 +1,4 @@
-"""``blkiomon help``: what blkiomon is and what to type, or the help of one command."""
+"""``blkiomon help``: the commands and what to type first, or the help of one command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMAND = Command(
     "help",
     ("blkiomon help [COMMAND]",),
     """
-    Explain a command. Without one, print what blkiomon is, and what to type.
+    Explain a command. Without COMMAND, list the commands and what to type first.
     """,
     (HELP,),
 )

@@ -65,13 +65,13 @@ COMMAND = Command(
     ("blkiomon record -o NAME [OPTION]... [-- COMMAND [ARG]...]",),
     """
     Record the requests of disks and volumes to a trace, while COMMAND runs, or until Ctrl-C. It
-    needs root or CAP_PERFMON. At the end it prints what it has written, and how many events it
-    has lost.
+    needs root or CAP_PERFMON. At the end it prints what it has written, and how many events were
+    lost.
 
-    NAME.blktrace.0 is a trace of version 7: `blkiomon report NAME` and all other commands read it,
-    and so do `blkparse -i NAME`, `btt -i NAME.blktrace.0` and `fio --read_iolog=NAME.blktrace.0`.
-    btt and fio need queue records: --queue. NAME.topology.json says how the devices are connected:
-    `blkiomon topology NAME` prints arrays, LUNs and paths.
+    NAME.blktrace.0 has the format of blktrace's files (version 7). `blkiomon report NAME` and all
+    other commands read it, and so do `blkparse -i NAME`, `btt -i NAME.blktrace.0` and `fio
+    --read_iolog=NAME.blktrace.0`. btt and fio need queue records: --queue. NAME.topology.json says
+    how the devices are connected: `blkiomon topology NAME` prints arrays, LUNs and paths.
 
     COMMAND keeps standard input and output. Ctrl-C reaches it, too; other signals are passed on to
     it. The exit status is its own, 128 + N if signal N killed it.

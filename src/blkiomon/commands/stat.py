@@ -67,9 +67,9 @@ COMMAND = Command(
     ),
     """
     Columns: latencies are times from issue to completion (D2C). The columns p50 to p99.9 are
-    percentiles; * marks one of so few requests that it is the greatest of them. `in flight` is the
-    mean and the maximum number of requests in flight, busy the share of the time with any, err the
-    number of requests that failed. A wider terminal shows more columns.
+    percentiles; * marks one that has too few requests: the slowest of them is shown. `in flight` is
+    the mean and the maximum number of requests in flight, busy the share of the time with any, err
+    the number of requests that failed. A wider terminal shows more columns.
     """,
     (
         ("blkiomon stat", "all disks, once a second"),

@@ -56,9 +56,9 @@ COMMAND = Command(
     ),
     """
     Columns: latencies are times from issue to completion (D2C). The columns p50 to p99.9 are
-    percentiles; * marks one of so few requests that it is the greatest of them. `in flight` is the
-    mean and the maximum number of requests in flight, err the number of requests that failed. A
-    wider terminal shows more columns.
+    percentiles; * marks one that has too few requests: the slowest of them is shown. `in flight` is
+    the mean and the maximum number of requests in flight, err the number of requests that failed.
+    A wider terminal shows more columns.
 
     Exit status: 0 for success; 2 for a usage error; 3 if the input is damaged, or contains no
     request.
@@ -242,7 +242,7 @@ def _table(
         more = how_many(n_left_out, "more device", "more devices", ",")
         yield f"… {more}: --all lists all, --device selects"
     if any(table.MARK in line for line in lines):
-        yield f"{table.MARK} the greatest of too few requests for this percentile"
+        yield f"{table.MARK} too few requests for this percentile: the slowest is shown"
 
 
 def _about(device: int) -> str:

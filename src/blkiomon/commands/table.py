@@ -11,7 +11,7 @@ from blkiomon.formats.units import NONE, bytes_text, three_digits, time_text
 from blkiomon.interval.groups import Group
 
 MARK = "*"
-"""Follows a percentile of so few requests that it is the greatest of them."""
+"""Marks a percentile that has too few requests: the slowest of them is shown."""
 
 GAP = " "
 

@@ -46,8 +46,7 @@ COMMAND = Command(
         Option("--json", "print JSON, which has more facts than the tree"),
         Option(
             "-o, --output=FILE",
-            "save JSON to FILE; NAME.topology.json belongs to the trace NAME, which blktrace may "
-            "have written",
+            "save JSON to FILE; name it NAME.topology.json to keep it with the trace NAME",
             read=path,
             is_output=True,
         ),

@@ -73,7 +73,7 @@ OUTPUTS = (
     ),
     Output(
         "-b, --binary=FILE",
-        "statistics as the original's binary struct",
+        "statistics as binary structs of blkiomon 0.3",
         ORIGINAL,
         "formats.stats_file.output_format",
     ),

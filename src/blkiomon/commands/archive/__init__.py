@@ -95,7 +95,7 @@ COMMAND = Command(
         Option(
             "--tls-ca-file=FILE", "certificate authority of the scheduler (PEM)", read=_readable
         ),
-        Option("--tls-cert=FILE", "our certificate for the scheduler (PEM)", read=_readable),
+        Option("--tls-cert=FILE", "certificate of this client (PEM)", read=_readable),
         Option("--tls-key=FILE", "its private key (PEM)", read=_readable),
         Option("--json", "print the summary as JSON"),
         RESYNC,

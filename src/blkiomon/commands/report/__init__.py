@@ -36,7 +36,7 @@ COMMAND = Command(
     "report",
     ("blkiomon report [OPTION]... TRACE...",),
     """
-    Show what was measured: which devices were slow, how much I/O ran, how long requests took, and
+    Draw a trace as a page: which devices were slow, how much I/O ran, how long requests took, and
     which sectors they accessed. The page is one self-contained file; select a part of the time in
     it, and all figures follow.
     """,

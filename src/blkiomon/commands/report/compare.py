@@ -44,7 +44,8 @@ COMMAND = Command(
     """
     Show what changed from run A to run B, for each device and operation, with the 95 % confidence
     interval of the change. If that interval includes 0, no difference is shown. A and B are traces,
-    or files written with --json. With several runs on each side, the spread between runs counts.
+    or files written with --json. With several runs on each side, the
+    interval follows from the spread between runs.
     """,
     (
         OUTPUT._replace(

@@ -294,7 +294,7 @@ def _because(before: Group, after: Group) -> str:
         reasons.append(f"at {count_cell(after.iops)} IOPS instead of {count_cell(before.iops)}")
     sizes = before.size_bytes.mean or 0, after.size_bytes.mean or 0
     if sizes[1] >= LOAD_FACTOR * sizes[0] > 0:
-        reasons.append(f"of {bytes_text(sizes[1])} instead of {bytes_text(sizes[0])}")
+        reasons.append(f"with requests of {bytes_text(sizes[1])} instead of {bytes_text(sizes[0])}")
     return f", {' and '.join(reasons)}" if reasons else ""
 
 

@@ -89,13 +89,11 @@ COMMAND = Command(
         HELP,
     ),
     """
-    Keys: l, i, b sort by latency, IOPS and bandwidth; o shows or hides operations; t switches
-    between the whole run and the latest interval; p pauses, which also pauses a recorded trace; q
-    quits.
+    Keys: sort by latency (l), IOPS (i) or bandwidth (b); show or hide operations (o); switch
+    between the whole run and the latest interval (t); pause, also a recorded trace (p); quit (q).
 
     If the terminal is slow, top skips screens; it never loses records. Needs rich: pip install
-    'blkiomon[top]'. If the output is not a
-    terminal, use `blkiomon stat`.
+    'blkiomon[top]'. If the output is not a terminal, use `blkiomon stat`.
     """,
     (
         ("blkiomon top sda nvme0n1", ""),
