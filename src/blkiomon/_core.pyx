@@ -3,14 +3,15 @@
 
     feed(bytes)    decode.pxi      bytes -> a batch of 128 records in host byte order
                    pairing.pxi     records -> completed requests: a fast way for plain records,
-                                   a slow way for all; with
+                                   a slow way for all others; with
                        hash_table.pxi   pending records, found by sector and device
-                       eviction.pxi     bounds it in age and number
+                       eviction.pxi     bounds pending records in age and number
                        multi_step.pxi   requeues, partial completions, zone appends
-                       queue.pxi        queue records, process names, the time of day
+                       queue.pxi        queue records, process names, the time of day, driver data
                        in_flight.pxi    requests in flight
                        slow.pxi         slow requests, and those that hang
-                   statistics.pxi  matches -> moments and histograms of each device and operation
+                   statistics.pxi  completed requests -> moments and histograms of each device
+                                   and operation
     snapshot()     copies an interval's figures to numpy arrays and begins a new interval
 
     records.pxi recognises records in bytes.

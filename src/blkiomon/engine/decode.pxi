@@ -6,7 +6,11 @@
 # more categories, these are stored beside the headers. Only decode_run() uses a length from the
 # input; it checks that the record ends within the input.
 #
-# Entry point: decode_batch, from Engine._consume(). Never allocates; keeps no state.
+# Technique: check_run() ORs the 16-byte vectors of many headers, and tests the result once. A bit
+# that no good header has, or that differs from the first header's, shows in the result.
+#
+# Entry points: decode_batch, from Engine._consume(); payload_of and plainness_of, from pairing.
+# Never allocates; keeps no state.
 
 cdef enum DecodeEnd:                            # why a run of records ended
     DECODE_FULL                                 # the batch has `most` records
@@ -33,8 +37,9 @@ cdef struct Batch:
     const uint8_t *payload[BATCH]               # only for `converted`: see payload_of()
     uint32_t category[BATCH]                    # action >> 16, of either version
     bint of_one_device                          # all records are
-    uint32_t device[BATCH]                      # index: this and the next four by prepare()
-    uint64_t word[BATCH]                        # of a plain record: see word_of()
+    # prepare_records() fills these five.
+    uint32_t device[BATCH]                      # index
+    uint64_t word[BATCH]                        # of a plain record: its Pending.key and .state
     uint32_t home[BATCH]                        # group
     uint8_t tag[BATCH]
     uint8_t fate[BATCH]                         # see Fate; only if not is_plain

@@ -4,9 +4,12 @@
 # three walks through the table narrow down, by a histogram of times, the latest of these times; one
 # more walk evicts. So an eviction costs a small share of a walk, and depends on the records alone.
 #
-# Entry points: evict_by_age, from Engine at every snapshot and every SWEEP_EVERY records;
-# make_place and track_age, from pairing. Never allocates.
-# The file begins with the full copies of pending records, which every eviction has to free.
+# Entry points: evict_by_age, from Engine at every snapshot, every SWEEP_EVERY records and at the
+# end; make_place, is_nearly_full, track_age, drop_pending and evict, from pairing. Never allocates.
+#
+# The file begins with the full copies of pending records, as every eviction has to free one. Their
+# entry points: copy_detail, store_record and free_record, from pairing; copy_stored, from
+# Engine.leftovers().
 
 cdef enum:
     SWEEP_EVERY = 1 << 20                       # records between two passes by age

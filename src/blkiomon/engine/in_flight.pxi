@@ -1,6 +1,7 @@
-# Counts requests in flight: issued, and not completed or requeued.
+# Counts requests in flight: issued, and not completed or requeued. Forgets idle devices.
 #
-# begin_flight and end_flight update gauges with each record. The integral of the count over time,
+# begin_flight and end_flight update gauges with each record; pair_records() does the same by the
+# table STEPS. The integral of the count over time,
 # from which the mean follows, needs no work per record. Over an interval from a to b it is
 #     sum of D2C of the requests completed in the interval
 #     + sum of (b - issue time) of those in flight at b, from a walk through the table
@@ -8,8 +9,9 @@
 # A request that is given up was in flight until then. Busy time is known only for whole devices.
 # With as_original, nothing reads these figures.
 #
-# Entry points: begin_flight, end_flight, give_up, from pairing; the rest, from Engine.snapshot() in
-# this order: integrate_in_flight, count_load_rows, move_load_rows, free_idle_devices.
+# Entry points: begin_flight, end_flight, give_up, from pairing and eviction; the rest, from
+# Engine.snapshot() in this order: integrate_in_flight, count_load_rows, move_load_rows,
+# free_idle_devices.
 # Never allocates.
 
 cdef enum:

@@ -4,16 +4,20 @@
 # completion has the sector where its part begins. SCSI first completes 0 bytes of a read that
 # fails, then the rest with the error. The kernel may complete a flush twice, and a zone append with
 # another sector than that of its issue. The original does not pair any of these as one request;
-# with as_original, no function of this file is called.
+# with as_original, this file pairs nothing.
 #
-# Such a request is an entry of State.pending with IS_MULTI_STEP instead of IS_ISSUE. pair_items()
+# Such a request is an entry of State.pending with IS_MULTI_STEP instead of IS_ISSUE. pair_item()
 # therefore hands it to pair_step(). A second entry with the same key, in the hash table
-# State.history, has the time of the first issue (time_ns), the bytes completed so far (bytes), the
-# error of any part, whether the request was requeued (both in state), and how often
-# (extra).
+# State.history, holds
+#     time_ns   the time of the first issue
+#     bytes     the bytes completed so far
+#     state     WAS_REQUEUED, and the error of any part, from ERROR_SHIFT on
+#     extra     how often the request was requeued
 #
-# Entry points: pair_step, from pair_items() if two records do not simply match;
-# handle_requeue, handle_append and find_requeued_append, from handle_other(). Never allocates.
+# Entry points: pair_step, from pair_item() if two records do not simply match; handle_append, from
+# pair_other(); handle_requeue and find_requeued_append, from handle_other(); move_retry_rows, from
+# Engine.snapshot(). Also is_in_flight, history_of, end_history, first_issue_ns and find_pending.
+# Never allocates.
 
 cdef enum:
     MOST_APPENDS = 1024                         # zone appends that wait for their other record

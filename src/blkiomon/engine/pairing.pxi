@@ -1,8 +1,8 @@
 # Matches issues with completions.
 #
 # prepare_records() finds the device and hash table group of each record of a batch, and checks
-# sequence numbers. pair() then stores each record in the table, or adds a completed request to
-# Batch.done; it also counts requests in flight.
+# sequence numbers. pair_records() then stores each record in the table, or adds a completed request
+# to Batch.done; it also counts requests in flight. For a batch of one device, it does both.
 #
 # Technique: most records are plain, see plainness_of(): an issue whose key is not pending, or the
 # completion that meets its issue. pair_records() pairs these without a branch on which of the two
@@ -10,7 +10,12 @@
 # slow way, pair_item(), which has all rules. See multi_step.pxi for requeues and partial
 # completions.
 #
-# Entry points, from Engine._process(): can_be_plain, set_categories, log_records, pair.
+#     pair -> State.pair_batch (a batch of plain records) or prepare_records -> pair_records
+#         pair_slowly    a plain record that the fast way has no rule for -> pair_item
+#         pair_other     a record that is not plain -> handle_other, handle_append or pair_item
+#
+# Entry points, from Engine: cpu_bits, can_be_plain, set_categories, log_records, pair; pair_plainly
+# and pair_plainly_by_avx2, for State.pair_batch. Also set_request, from slow.pxi.
 # Never allocates.
 
 cdef enum Fate:                                 # what pair() does with a record
@@ -109,7 +114,7 @@ cdef void set_categories(Batch *b) noexcept nogil:
             b.category[i] = b.records[i].action >> 16
 
 
-# The state of a pending plain issue, by its categories WRITE and READ: see word_of().
+# The upper half of Batch.word: Pending.state of a plain issue, by its categories WRITE and READ.
 cdef uint64_t[4] PLAIN_WORDS = [
     <uint64_t> (IS_ISSUE | (6 << 2 | 2) << CELL_SHIFT) << 32,
     <uint64_t> (IS_ISSUE | 0 << CELL_SHIFT) << 32,

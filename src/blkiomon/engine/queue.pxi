@@ -1,4 +1,5 @@
-# Handles what only full traces contain: queue records, process names, the time of day.
+# Handles records that are neither issue nor completion: queue records, process names, the time of
+# day, driver data. Hands requeues on to multi_step.pxi.
 #
 # A queue record (Q) waits in the hash table State.queued for the issue of the same device, sector
 # and direction. FS and PC are not part of its key, as the kernel does not set them in queue
@@ -10,8 +11,8 @@
 # The field `bytes` of an entry is the pid.
 #
 # Entry points: handle_other, follow_issue and count_processes, from pairing; queue_time, for each
-# match; drop_old_queued, from evict_by_age(); reset_processes and by_pid, from Engine.snapshot().
-# Never allocates.
+# match; take_queued and set_queued, from advance(); find_queued, from set_slow(); drop_old_queued,
+# from evict_by_age(); reset_processes and by_pid, from Engine.snapshot(). Never allocates.
 
 cdef enum:
     ISSUED = 1 << 2                             # in a queue record's key: its issue was read

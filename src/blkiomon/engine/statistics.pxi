@@ -10,10 +10,13 @@
 # A device has an index, an account for each operation and direction, and histogram blocks. All
 # accounts and blocks are freed at the end of an interval.
 #
-# Entry points: account, with a paired batch, from the thread that owns the engine; index_of and
-# enter_device, from prepare(); the rest, from Engine.snapshot() in this order: take_in_all,
-# most_bins, copy_rows, copy_queue_rows, close_accounts. spill, from Engine before 32-bit counters
-# overflow.
+# Accounting is deferred: an account buffers the usual requests in Account.waiting, and
+# count_waiting() adds up to 64 of them at once, in loops that the compiler vectorises.
+#
+# Entry points: account, with a paired batch; index_of and enter_device, from prepare_records() and
+# pair_records(); enter_device and map_device, from Engine; map_device and free_device, from
+# free_idle_devices(). The rest, from Engine.snapshot() in this order: take_in_all, most_bins,
+# copy_rows, copy_queue_rows, close_accounts. spill, from Engine before 32-bit counters overflow.
 # Never allocates.
 
 cdef inline unsigned int bin_of(uint64_t value) noexcept nogil:
@@ -347,7 +350,7 @@ cdef inline void account_match(
         throughput = quotient(m.size_bytes * <uint64_t> 1000, d2c_us)
     else:
         throughput = m.size_bytes * <uint64_t> 1000000 // (m.d2c_ns if m.d2c_ns != 0 else 1)
-    a.d2c_us_sum += d2c_us                      # move_rows() computes min, max and sizes
+    a.d2c_us_sum += d2c_us                      # copy_rows() computes min, max and sizes
     a.d2c_us_squares += <uint128_t> d2c_us * d2c_us
     moments_add(&a.throughput, throughput)
     moments_add(&a.d2c_ns, m.d2c_ns)

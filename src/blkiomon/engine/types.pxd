@@ -1,4 +1,4 @@
-# Structs, enums and intrinsics of the engine and the merger. Contains no logic.
+# Structs, enums and intrinsics of the engine and of the Cython modules in sources/. No logic.
 #
 # Every struct whose comment names a dtype (`layout.ROW`) leaves the engine as a numpy array of that
 # dtype. tests/test_engine.py compares each pair field by field.
@@ -204,8 +204,9 @@ cdef struct Account:                            # one device, operation and dire
     uint128_t d2c_us_squares
     Moments throughput
     Moments d2c_ns
-    uint32_t block[INDICES]                     # indices into State.blocks, the likely ones in one
-    uint64_t errors                             # line: see times_of() and size_block()
+    # Indices into State.blocks; the usual ones share a cache line: see times_of() and size_block().
+    uint32_t block[INDICES]
+    uint64_t errors
     uint32_t op
     uint32_t direction
     Moments size_bytes                          # until the snapshot: only of unusual sizes
@@ -357,7 +358,7 @@ cdef struct State:
     bint has_wanted                             # the user named devices, all of which have an index
     bint foreign                                # payloads are in the other byte order
     uint64_t max_devices
-    # devices and accounts: written by decode, prepare, account
+    # devices and accounts: written by prepare_records(), pair_records() and account()
     Device *devices                             # element 0 is NO_DEVICE
     uint64_t devices_room
     uint64_t devices_end                        # indices below have been in use
@@ -379,8 +380,9 @@ cdef struct State:
     uint64_t spill_every                        # matches
     void (*take_in)(State *, Account *) noexcept nogil      # take_in_waiting() for this processor
     void (*pair_batch)(State *, void *) noexcept nogil      # pair_plainly() for this processor
-    Account **accounts                          # the first n_active had a request in this interval,
-    uint64_t n_accounts                         # in the order of their first one
+    # The first n_active accounts have a request in this interval, in the order of their first one.
+    Account **accounts
+    uint64_t n_accounts                         # allocated
     uint64_t n_active
     QueueAccount **queue_accounts               # the same for queue times
     uint64_t n_queue_accounts
@@ -396,7 +398,7 @@ cdef struct State:
     uint64_t lost_events                        # by the tracer's marks
     uint64_t skipped_bytes
     uint64_t padding_bytes                      # zeros between records
-    # pending requests and requests in flight: written by pair
+    # pending requests and requests in flight: written by pair()
     Table pending                               # issues and completions that wait for the other
     Table queued                                # queue records
     uint64_t n_waiting                          # of these, those that wait for their issue
