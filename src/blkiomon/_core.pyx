@@ -102,7 +102,7 @@ cdef struct Buffer:                             # a part of State that grows bet
     Growth growth
     void *at                                    # the Table, or the pointer to the elements
     const uint64_t *used                        # number of elements
-    const uint64_t *owed                        # elements to be added without a record
+    const uint64_t *owed                        # elements that earlier records may still add
     uint64_t *room                              # number of elements that fit
     size_t size                                 # bytes of an element
     uint64_t per_record                         # most elements that a record can add
@@ -135,7 +135,7 @@ cdef class Engine:
     cdef dict _names                            # pid -> process name
     cdef bint stopped                           # feed() stopped at a record after last_ns
     cdef int swap                               # 0: host byte order, 1: foreign, -1: unknown
-    cdef bint resync
+    cdef bint resync                            # skip garbage instead of failing
     cdef bint searching                         # for the next plausible record, after garbage
     cdef uint64_t position                      # offset of the next byte in the stream
     cdef uint64_t padding_end                   # offset behind the latest padding
@@ -143,8 +143,8 @@ cdef class Engine:
     cdef uint8_t tail[MAX_RECORD]               # the incomplete record that the last feed() left
     cdef size_t n_tail
     cdef size_t need                            # bytes that tail needs to be decoded
-    cdef list _skips
-    cdef object failure
+    cdef list _skips                            # see take_skips()
+    cdef object failure                         # what every later feed() and finish() raises
 
     # Not __init__: C state is set up exactly once, also for Engine.__new__(Engine).
     def __cinit__(
@@ -314,7 +314,7 @@ cdef class Engine:
     cdef inline uint64_t _demand(
         self, const Buffer *f, uint64_t n_bytes
     ) noexcept nogil:
-        """Elements in use at most, after a batch of so many bytes of input."""
+        """The most elements that are in use after a batch of n_bytes of input."""
         return min(
             f.used[0] + f.owed[0] + f.per_record * BATCH + f.per_byte * n_bytes, f.limit
         )
@@ -449,7 +449,7 @@ cdef class Engine:
         return 0
 
     cdef int _grow_sequences(self, cpus) except -1:
-        """Make room for CPUs up to a number on every device."""
+        """Make room for the sequence numbers of all CPUs up to `cpus`, on every device."""
         cdef dict arrays = dict(self._arrays)
         self._place_sequences(arrays, self.s.devices_room, cpu_bits(cpus, self.s.devices_room))
         self._arrays = arrays
@@ -1045,9 +1045,9 @@ cdef class Engine:
 
 
 def _read_structs(const uint8_t[::1] data):
-    """For the test that compares structs with dtypes: the same bytes read as each struct.
+    """Read the same bytes as each struct, for the test that compares structs with dtypes.
 
-    Returns by the name of the dtype: the struct's size, and its fields as a dictionary.
+    Returns, by the name of the dtype, the struct's size and its fields as a dictionary.
     """
     if data.shape[0] < <Py_ssize_t> sizeof(Row):
         raise ValueError(f"{sizeof(Row)} bytes are needed")

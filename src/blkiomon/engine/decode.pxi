@@ -61,9 +61,11 @@ cdef inline const uint8_t *payload_of(const Batch *b, int i) noexcept nogil:
 
 
 cdef inline uint32_t plainness_of(uint32_t category, const TraceV7 *r) noexcept nogil:
-    """0 for an ordinary issue or completion of a read or a write, of a usual size, without error.
+    """Returns 0 for a plain record: an ordinary issue or completion of a read or a write.
 
-    Else a bit is set in it, also when several of these numbers are or'ed.
+    It is of a usual size and without error. For any other record, a bit of the result is set; so
+    the results of several records can be or'ed. To add ISSUE and flip COMPLETE clears the bit of
+    COMPLETE if exactly one of the two was set.
     """
     return (
         ((category & (CAT_PAIRED | CAT_ODD)) + CAT_ISSUE ^ CAT_COMPLETE) & ~<uint32_t> CAT_ISSUE
@@ -90,9 +92,11 @@ cdef inline bint is_mislabelled_v8(const TraceV7 *r) noexcept nogil:
 cdef inline int check_run(
     const uint8_t *data, int most, uint64_t last_ns, Batch *out
 ) noexcept nogil:
-    """How many of so many records can be used where they are; a multiple of RUN, or all of them.
+    """Count the records at the front that can be used in place: a multiple of RUN, or `most`.
 
-    They are native, of version 7, without a payload, and not after last_ns.
+    They are in host byte order, of version 7, without a payload, and not after last_ns. A vector
+    has four 32-bit lanes: (magic, sequence, time), (sector, bytes, action) or (pid, device, cpu,
+    error and pdu_len). `plus` and `events` test actions as plainness_of() does.
     """
     cdef:
         int i
@@ -143,7 +147,7 @@ cdef inline DecodeEnd decode_run(
 
     Each record moves *at behind it. Stops before the first byte that is not understood, and before
     a record later than last_ns, whose time it writes to *next_ns. `swap` and `version` are
-    constants at every call, so that the compiler specialises each.
+    constants at every call, so that the compiler specialises each call.
     """
     cdef:
         uint32_t magic = swap32(MAGIC | version) if swap else MAGIC | version

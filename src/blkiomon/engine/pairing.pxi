@@ -21,7 +21,7 @@
 cdef enum Fate:                                 # what pair() does with a record
     FATE_PLAIN                                  # pairs it, as it is plain
     FATE_OTHER                                  # pair_other()
-    FATE_PASSED                                 # nothing but to note its time
+    FATE_PASSED                                 # only notes its time
     FATE_IGNORED                                # nothing: it is filtered out, or has no category
 
 cdef enum:
@@ -65,7 +65,7 @@ cdef inline void check_sequence(State *s, const TraceV7 *r, uint32_t *last) noex
 
 
 cdef inline bint filter_record(State *s, Batch *b, int i, uint32_t device) noexcept nogil:
-    """Clear the categories of a record that is filtered out by time or device, but NOTIFY.
+    """Clear all categories but NOTIFY of a record that is filtered out by time or device.
 
     Returns whether the record has a sequence number that counts; notifications have none.
     """
@@ -78,7 +78,7 @@ cdef inline bint filter_record(State *s, Batch *b, int i, uint32_t device) noexc
 
 
 cdef inline Fate fate_of_other(uint32_t category, const TraceV7 *r) noexcept nogil:
-    """Of a record that is not plain. A plug or a get-request record has nothing but a time."""
+    """The Fate of a record that is not plain. A plug or a get-request record only gives a time."""
     if category == 0:
         return FATE_IGNORED
     if category & (CAT_PAIRED | CAT_REQUEUE | CAT_NOTIFY | CAT_DRV_DATA):
@@ -94,7 +94,10 @@ cdef inline bint is_small(const Table *t) noexcept nogil:
 
 
 cdef inline bint takes_slow_way(const State *s, const Batch *b) noexcept nogil:
-    """Whether all records do: they are kept in full, or one of them may meet a full table."""
+    """Whether every record of a batch takes the slow way.
+
+    It does if pending records are kept in full, or if the table may become full.
+    """
     return s.slowly or s.keep_details or s.pending.used + b.n > s.max_pending
 
 
@@ -124,7 +127,11 @@ cdef uint64_t[4] PLAIN_WORDS = [
 
 
 cdef inline void prepare_records(State *s, Batch *b, bint plainly) noexcept nogil:
-    """The flag, can_be_plain(), is a constant at each call: the compiler specialises both."""
+    """Fill Batch.device, word, home, tag and fate; check sequence numbers.
+
+    `plainly`, the result of can_be_plain(), is a constant at each call: the compiler specialises
+    both calls.
+    """
     cdef:
         int i
         uint32_t number = ~b.records[0].device if b.n else 0    # not that of record 0
@@ -368,13 +375,13 @@ cdef void pair_item(State *s, Batch *b, int i, Place place) noexcept nogil:
     else:
         s.completions_without_issue += item.state & IS_ISSUE == 0
         s.issues_given_up += item.state & IS_ISSUE != 0
-        if s.keep_details:                      # the original stores the pending record anew
+        if s.keep_details:                      # the original stores the pending record again
             s.stored[p.extra].stored_order &= WAS_REPORTED
             s.stored[p.extra].stored_order |= b.first + i
 
 
 cdef inline Place place_at(const Batch *b, int i) noexcept nogil:
-    """Where prepare_records() found the place of a record."""
+    """The place of a record, as prepare_records() found it."""
     cdef Place place
     place.home = b.home[i]
     place.tag = b.tag[i]
@@ -440,7 +447,7 @@ cdef inline void prefetch_batch(const State *s, const Batch *b) noexcept nogil:
         prefetch(&s.pending.slots[<uint64_t> b.home[i] * GROUP + first_bit(slots)])
 
 
-# What Load.now gains by an issue and by a completion, by their categories WRITE and READ.
+# What an issue and a completion add to Load.now, by their categories WRITE and READ.
 cdef uint32_t[4][2][4] STEPS = [
     [[0, 0, 1, 1], [0, 0, -1, -1]], [[1, 0, 0, 1], [-1, 0, 0, -1]],
     [[0, 1, 0, 1], [0, -1, 0, -1]], [[0, 1, 0, 1], [0, -1, 0, -1]],
@@ -450,7 +457,7 @@ cdef uint32_t[4][2][4] STEPS = [
 cdef inline void count_busy(
     Load *load, uint32_t now, bint completes, uint64_t time_ns
 ) noexcept nogil:
-    """What begin_flight() and end_flight() do if there is no other request in flight."""
+    """Update busy time as begin_flight() and end_flight() do: if no other request is in flight."""
     if now + completes == 1 and time_ns > load.busy_since_ns:
         if completes:
             load.busy_ns += time_ns - load.busy_since_ns
@@ -498,8 +505,13 @@ cdef void note_queued(
 cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) noexcept nogil:
     """Pair the records of a batch, each as pair_item() would.
 
-    The flags are constants at each call: the compiler specialises all. `plainly`: can_be_plain().
-    `at_once`: all records are of one device, and prepare_records() did not run.
+    The flags are constants at each call: the compiler specialises all calls. `plainly` is the
+    result of can_be_plain(). `at_once`: all records are of one device, and prepare_records() did
+    not run.
+
+    The steps for a plain record: hash it; compare the group's tags with its tag and with 0; choose
+    the slot, by a mask, among these two; check that it is as expected; write the record to it; add
+    a completion to Batch.done; update Load. An issue takes a slot, a completion frees one.
     """
     cdef:
         int i
@@ -511,8 +523,8 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         Match *m
         Tally t
         uint64_t d2c_ns, differs, h, word
-        uint64_t if_completion                  # all bits of it are set, or none
-        uint64_t base = 0
+        uint64_t if_completion                  # a mask: all bits, or none; `narrow`: 32 bits of it
+        uint64_t base = 0                       # the device in a key
         uint64_t oldest_ns = s.oldest_ns
         uint32_t action, completes, narrow, home, device
         uint8_t tag
@@ -521,6 +533,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         uint32_t cpu_mask = (1 << s.cpu_shift) - 1
         uint64_t usual_ns = min(s.max_age_ns, <uint64_t> MOST_USUAL_NS)
 
+    # The number of usual latencies: one comparison then checks both limits.
     usual_ns = usual_ns - (LEAST_USUAL_NS - 1) if usual_ns >= LEAST_USUAL_NS else 0
     t.more = t.most_more = 0
     t.now = t.most = lanes_of(0, 0, 0, 0)
@@ -595,7 +608,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         if not plainly and s.with_queue and completes:
             note_queued(s, b, n, r, p)
         n += completes
-        p.time_ns = r.time                      # of a completion, nobody will read what is written
+        p.time_ns = r.time                      # after a completion, the slot is free: never read
         p.sector = r.sector
         store64(&p.key, word)
         p.bytes = r.bytes

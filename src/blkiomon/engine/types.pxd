@@ -114,8 +114,8 @@ cdef enum:                                      # Pending.state
     CELL_BITS = 0x1f << 8
     IS_ISSUE = 1 << 13
     IS_COMPLETE = 1 << 14
-    IS_MULTI_STEP = 1 << 15                     # in a table: see multi_step.pxi
-    ERROR_SHIFT = 16                            # of a completion: its error, from this bit on
+    IS_MULTI_STEP = 1 << 15                     # a request of several steps: see multi_step.pxi
+    ERROR_SHIFT = 16                            # a completion has its error from this bit on
     # A pending completion that a snapshot has reported as without issue. Uses a cell bit, as the
     # cell of a pending completion is never read.
     IS_COUNTED = 1 << CELL_SHIFT
@@ -126,8 +126,8 @@ cdef enum:                                      # Pending.state
 
 cdef struct Group:                              # describes 15 slots: 16 bytes, aligned
     uint8_t tag[GROUP]                          # 8 bits of the hash, never 0; 0: the slot is free
-    # Entries that went on to a later group because this one was full. 255 is never decremented: it
-    # may stand for more.
+    # Entries that went on to a later group because this one was full. The counter saturates: 255
+    # may mean more, and is never decremented.
     uint8_t overflow_count
 
 cdef struct Table:                              # an open hash table
@@ -211,7 +211,7 @@ cdef struct Account:                            # one device, operation and dire
     uint32_t direction
     Moments size_bytes                          # until the snapshot: only of unusual sizes
     uint64_t size_hist[SIZE_BUCKETS]
-    uint64_t d2c_hist[D2C_BUCKETS]              # corrections to what the bins say, modulo 2^64
+    uint64_t d2c_hist[D2C_BUCKETS]              # corrections to the counts of the bins, mod 2^64
     uint64_t pad[5]                             # to a multiple of the cache line: 1,600 bytes
 
 cdef struct Match:                              # a request to be accounted, 32 bytes
@@ -245,7 +245,7 @@ cdef struct Bin:                                # layout.BIN, 16 bytes: a bin th
     uint64_t count
 
 cdef struct Load:                               # requests of a device in flight, 128 bytes
-    uint32_t now[OPS + 1]                       # by lane_of(): this and the next are a cache line
+    uint32_t now[OPS + 1]                       # by lane_of(); now and max share a cache line
     uint32_t max[OPS + 1]                       # in this interval
     uint64_t busy_since_ns                      # if none is in flight: busy_ns counts up to here
     uint64_t busy_ns                            # in this interval, up to busy_since_ns
@@ -295,7 +295,7 @@ cdef struct Device:
     uint32_t next_free                          # of a free index: the next free one
     bint in_use
     bint is_idle                                # only during a snapshot: no request was seen
-    bint was_busy                               # in this interval, even without an account
+    bint was_busy                               # in this interval, a request was requeued or given up
     Account *accounts[CELLS]                    # NULL until the interval's first request
     QueueAccount *queue_accounts[OPS]
 
@@ -355,7 +355,7 @@ cdef struct State:
     bint slowly                                 # pair all records by all rules
     bint as_original                            # pair as the original does; no in-flight figures
     bint has_filter                             # filter_record() has to look at records
-    bint has_wanted                             # the user named devices, all of which have an index
+    bint has_wanted                             # the user named devices; all of them have an index
     bint foreign                                # payloads are in the other byte order
     uint64_t max_devices
     # devices and accounts: written by prepare_records(), pair_records() and account()
@@ -468,11 +468,11 @@ cdef struct State:
 cdef extern from *:
     """
     #define BK_INLINE static inline __attribute__((always_inline))
-    /* Compares a group's 16 bytes with one: bit i is set where byte i is equal. */
+    /* Compares each of a group's 16 bytes with `byte`: bit i is set if byte i is equal. */
     #ifdef __SSE2__
     #include <emmintrin.h>
     BK_INLINE unsigned int bk_bytes_equal(const void *group, uint8_t byte) {
-        /* _mm_set1_epi8() stalls where there is no instruction for it. */
+        /* Not _mm_set1_epi8(), which stalls if the target has no instruction for it. */
         __m128i all = _mm_set1_epi32((int)(byte * 0x01010101u));
         return _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_load_si128((const __m128i *)group), all));
     }
@@ -492,7 +492,8 @@ cdef extern from *:
         return equal;
     }
     #endif
-    /* All bits if x is 1, none if it is 0. The compiler must not know, or it makes a branch. */
+    /* All bits if x is 1, none if it is 0. The empty asm hides this from the compiler, which would
+       otherwise make a branch of it. */
     BK_INLINE uint64_t bk_all_bits_if(uint64_t x) {
         uint64_t all = 0 - x;
         __asm__("" : "+r"(all));
@@ -506,13 +507,13 @@ cdef extern from *:
     }
     BK_INLINE uint32_t bk_lane(bk_lanes v, int i) { return v[i]; }
     BK_INLINE void bk_store_lanes(void *p, bk_lanes v) { memcpy(p, &v, 16); }
-    /* The greater numbers, if all are below 2^31. */
+    /* The greater number of each lane, if all are below 2^31. */
     typedef int32_t bk_signed_lanes __attribute__((vector_size(16)));
     BK_INLINE bk_lanes bk_most(bk_lanes a, bk_lanes b) {
         bk_lanes m = (bk_lanes)((bk_signed_lanes)a > (bk_signed_lanes)b);
         return (a & m) | (b & ~m);
     }
-    /* A function for processors since about 2013, beside one for all: see take_in_waiting(). */
+    /* Compiles a function for processors since about 2013: see Engine._choose_functions(). */
     #if defined(__x86_64__) && !defined(__AVX2__)
     #define BK_AVX2 __attribute__((target("avx2,bmi,bmi2,fma,lzcnt")))
     static inline int bk_has_avx2(void) {
