@@ -36,8 +36,8 @@ cdef inline bint is_in_flight(const Pending *p) noexcept nogil:
 cdef inline bint is_empty_completion(const Pending *item) noexcept nogil:
     """Whether an item is a completion of 0 bytes of a read or a write.
 
-    The kernel sends such completions besides the real one: for flushes, requests of multipath, and
-    SCSI requests that fail.
+    The kernel sends such a completion in addition to the real one: for flushes, requests of
+    multipath, and SCSI requests that fail.
     """
     return item.bytes == 0 and item.state & IS_ISSUE == 0 and op_of(cell_in(item.state)) <= 1
 
@@ -142,7 +142,7 @@ cdef Pending *find_pending(State *s, uint64_t sector, uint32_t key) noexcept nog
 
 
 cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept nogil:
-    """Let a request begin at its first sector that is not completed; returns its new entry."""
+    """Move a request to its first sector that is not completed; returns its new entry."""
     cdef Pending rest = p[0]
     cdef Pending h, queued
     cdef Pending *other
@@ -244,7 +244,7 @@ cdef void replace_pending(State *s, Pending *p, const Batch *b, int i) noexcept 
 cdef bint pair_step(State *s, Batch *b, int i, Pending *p) noexcept nogil:
     """Pair a record with the pending one of its key, if the two do not simply match.
 
-    Returns False if they do not belong together: a mismatch, as for the original.
+    Returns False for a mismatch: the two do not belong to one request.
     """
     cdef const Pending *item = &b.item
     cdef bint is_completion = (item.state & IS_COMPLETE) != 0 and (
@@ -318,7 +318,8 @@ cdef void handle_requeue(State *s, const Batch *b, int i) noexcept nogil:
 # Several appends to one zone may be in flight. All are issued with the zone's first sector; a
 # completion has the sector that was written. So each append gets a serial number, which replaces
 # the sector in State.pending. A completion belongs to the nearest zone that begins at or before its
-# sector. Of the issues to this zone with the same device and size, it completes the first one.
+# sector. It completes the first issue to this zone that has the same device and size. Appends that
+# wait for their other record are in a ring, State.appends.
 
 cdef bint is_partner(const ZoneAppend *a, const Pending *item, uint32_t kind) noexcept nogil:
     """Whether a waiting append is of a kind and may belong to an item."""
@@ -356,7 +357,7 @@ cdef void set_append(Pending *item, uint64_t serial) noexcept nogil:
 
 
 cdef void advance_appends(State *s) noexcept nogil:
-    """Let the ring begin at the first append that waits."""
+    """Drop the appends at the front of the ring that no longer wait."""
     while s.first_append < s.next_append and (
         s.appends[s.first_append % MOST_APPENDS].kind == APPEND_DONE
     ):

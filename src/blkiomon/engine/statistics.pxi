@@ -199,14 +199,14 @@ cdef void close_accounts(State *s) noexcept nogil:
 # --- histograms -------------------------------------------------------------------------------
 #
 # Bins are counted in blocks of 64, which are reserved when they are first used. Account.block has
-# 128 indices into State.blocks; 0 means an empty block. Size block 0 has element 3, size block 1
-# has element 2, and so on. Latency block FIRST_TIME has element 4, the next one element 5, and so
-# on. Both wrap around. So the usual sizes (below 128 KiB) and latencies (8 us to 34 ms) share a
-# cache line.
+# 128 indices into State.blocks; 0 means an empty block. The index of size block 0 is element 3,
+# that of size block 1 is element 2, and so on. The index of latency block FIRST_TIME is element 4,
+# the next one is element 5, and so on. Both sequences wrap around. So the indices for the usual
+# sizes (below 128 KiB) and latencies (8 us to 34 ms) share a cache line.
 
 cdef enum:
     FIRST_TIME = 8                              # 8192 ns
-    PLAIN_US = 1 << 26                          # up to here the bucket follows from the bits
+    PLAIN_US = 1 << 26                          # up to here, the bit length gives the bucket
 
 
 cdef inline unsigned int time_bin(uint64_t ns, uint64_t us) noexcept nogil:
@@ -232,7 +232,7 @@ cdef inline unsigned int bucket_in(unsigned int bin, unsigned int bucket) noexce
 
 
 cdef inline unsigned int size_bin(uint64_t size_bytes) noexcept nogil:
-    """The bin of a size: one for each multiple of 512 below 1 MiB; behind them, bin_of()."""
+    """The bin of a size: one for each multiple of 512 below 1 MiB, then those of bin_of()."""
     if likely(size_bytes & 511 == 0 and size_bytes < SIZE_SLOTS << 9):
         return <unsigned int> (size_bytes >> 9)
     return SIZE_SLOTS + bin_of(size_bytes)
@@ -332,7 +332,7 @@ cdef inline uint64_t quotient(uint64_t a, uint64_t b) noexcept nogil:
 
 
 cdef void account_unusual(State *s, Account *a, const Match *m, uint64_t d2c_us) noexcept nogil:
-    """Account what is rare: an error, an unusual size, a latency over an hour."""
+    """Account the rare parts of a request: an error, an unusual size, a latency over an hour."""
     a.errors += m.error != 0
     if m.size_bytes & 511 or m.size_bytes >= SIZE_SLOTS << 9:
         size_add(&a.size_bytes, a.size_hist, m.size_bytes, 1)
@@ -360,15 +360,15 @@ cdef inline void account_match(
         account_unusual(s, a, m, d2c_us)
 
 
-# --- requests that wait -----------------------------------------------------------------------
+# --- requests that wait (deferred accounting) --------------------------------------------------
 #
-# Nearly all requests are usual: see is_usual(). Such a request only waits in its account, until
-# there are WAITING of them or the interval ends. Then simple loops take them in, which the compiler
-# makes vector instructions of. Their results are exact: see take_in_waiting().
+# Nearly all requests are usual: see is_usual(). Such a request waits in its account's buffer until
+# WAITING of them are there or the interval ends. Then count_waiting() accounts them in simple
+# loops, of which the compiler makes vector instructions. The results are exact.
 
 cdef enum:
     UNUSUAL_SIZE = 0xfff001ff                   # bits that no size below SIZE_SLOTS << 9 has
-    LEAST_USUAL_NS = 1000                       # less has another throughput
+    LEAST_USUAL_NS = 1000                       # below, throughput has another formula
     MOST_USUAL_NS = 0xffffffff
     IN_MATCH = NO_DEVICE << 5                   # in Batch.done_of
 
@@ -401,8 +401,10 @@ cdef union Floats:
 cdef inline void count_waiting(State *s, Account *a, unsigned int n) noexcept nogil:
     """Account the n requests that wait.
 
-    A quotient of doubles is exact here: see quotient(). The upper bits of a float are the bin of a
-    value, once those bits of the value are cleared that would round it up.
+    A quotient of doubles is exact here: see quotient(). Bins come from the upper bits of floats:
+    the exponent gives the octave, and the first six bits of the mantissa the bin in it. First, the
+    bits that would round the value up are cleared. Half of an n-bit value has the exponent n + 125;
+    its bin is at least 64 * (n - 6): hence 131. time_bin() adds the 1.
     """
     cdef:
         unsigned int i
@@ -509,7 +511,7 @@ cdef void account_singly(State *s, Account *a, const Match *m) noexcept nogil:
 cdef inline Account *account_of(
     State *s, Batch *b, int i, const Match *m
 ) noexcept nogil:
-    """The account of an element of Batch.done; m is the next one in Batch.match."""
+    """The account of element i of Batch.done; m is the next element of Batch.match."""
     cdef uint32_t number = b.done_of[i]
     cdef Account *a
     if unlikely(number == IN_MATCH):
@@ -523,7 +525,7 @@ cdef inline Account *account_of(
 cdef inline const Match *account_one(
     State *s, Batch *b, int i, const Match *m, Account *a
 ) noexcept nogil:
-    """Account an element of Batch.done. Returns the next one in Batch.match."""
+    """Account element i of Batch.done. Returns the next element of Batch.match."""
     if likely(b.done_of[i] != IN_MATCH):
         wait_in(s, a, b.done[i])
         return m
@@ -585,7 +587,7 @@ cdef void account_queue(State *s, const Match *m) noexcept nogil:
 cdef Bin *copy_sizes(State *s, Account *a, Row *row, uint32_t number, Bin *out) noexcept nogil:
     """Copy sizes to out as bins of bin_of(); returns the end of what was written.
 
-    A stream has few different sizes. They are counted one by one, and added to the moments and
+    A stream has few different sizes. Each has its own counter, and is added to the moments and
     buckets only here. State.by_bin is zero before and afterwards.
     """
     cdef uint64_t block, count
@@ -636,7 +638,7 @@ cdef void close_squares(
 
 
 cdef uint64_t most_bins(const State *s) noexcept nogil:
-    """At most so many bins of one kind are not empty in this interval."""
+    """Upper bound of the number of non-empty bins of one kind in this interval."""
     return min((s.n_blocks - 1) * BLOCK, s.matches - s.matches_before)
 
 

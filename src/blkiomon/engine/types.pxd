@@ -295,7 +295,7 @@ cdef struct Device:
     uint32_t next_free                          # of a free index: the next free one
     bint in_use
     bint is_idle                                # only during a snapshot: no request was seen
-    bint was_busy                               # in this interval, a request was requeued or given up
+    bint was_busy                               # this interval: requeued or gave up a request
     Account *accounts[CELLS]                    # NULL until the interval's first request
     QueueAccount *queue_accounts[OPS]
 

@@ -241,7 +241,7 @@ class Interval:
         """A percentile of d2c in ns; None without requests. See ``Distribution.percentile``.
 
         Args:
-            percent: more than 0, at most 100.
+            percent: from 1 to 100.
             device: see ``device``; default: all devices.
             op: one of ``layout.OPS``; default: all operations.
 
