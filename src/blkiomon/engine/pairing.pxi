@@ -520,7 +520,6 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         Group *group
         Pending *p
         Load *load = s.loads
-        Match *m
         Tally t
         uint64_t d2c_ns, differs, h, word
         uint64_t if_completion                  # a mask: all bits, or none; `narrow`: 32 bits of it

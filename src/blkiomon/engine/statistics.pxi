@@ -331,7 +331,7 @@ cdef inline uint64_t quotient(uint64_t a, uint64_t b) noexcept nogil:
     return <uint64_t> <int64_t> (<double> <int64_t> a / <double> <int64_t> b)
 
 
-cdef void account_unusual(State *s, Account *a, const Match *m, uint64_t d2c_us) noexcept nogil:
+cdef void account_unusual(Account *a, const Match *m, uint64_t d2c_us) noexcept nogil:
     """Account the rare parts of a request: an error, an unusual size, a latency over an hour."""
     a.errors += m.error != 0
     if m.size_bytes & 511 or m.size_bytes >= SIZE_SLOTS << 9:
@@ -342,7 +342,7 @@ cdef void account_unusual(State *s, Account *a, const Match *m, uint64_t d2c_us)
 
 
 cdef inline void account_match(
-    State *s, Account *a, const Match *m, uint64_t d2c_us, uint32_t *d2c, uint32_t *size
+    Account *a, const Match *m, uint64_t d2c_us, uint32_t *d2c, uint32_t *size
 ) noexcept nogil:
     """Account a request, given the counters of its latency and its size."""
     cdef uint64_t throughput                    # bytes/ms
@@ -357,7 +357,7 @@ cdef inline void account_match(
     d2c[0] += 1
     size[0] += 1
     if unlikely((m.size_bytes & 511) | m.error | (d2c_us >> 32) | (m.size_bytes >> 20)):
-        account_unusual(s, a, m, d2c_us)
+        account_unusual(a, m, d2c_us)
 
 
 # --- requests that wait (deferred accounting) --------------------------------------------------
@@ -503,7 +503,7 @@ cdef void account_singly(State *s, Account *a, const Match *m) noexcept nogil:
         wait_in(s, a, waiting_of(m.d2c_ns, m.size_bytes))
         return
     account_match(
-        s, a, m, d2c_us, time_counter(s, times_of(a), time_bin(m.d2c_ns, d2c_us)),
+        a, m, d2c_us, time_counter(s, times_of(a), time_bin(m.d2c_ns, d2c_us)),
         size_counter(s, a, size_bin(m.size_bytes)),
     )
 

@@ -69,7 +69,6 @@ class SlowRequests:
         limit: int,
         put: Callable[[SlowBatch], None],
     ) -> None:
-        self._monitor = monitor
         self._engine = monitor.engine
         self._threshold_ns = NEVER_NS if threshold_ns is None else threshold_ns
         self._recent = None if percent is None else Recent(percent)
