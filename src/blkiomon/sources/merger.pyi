@@ -75,7 +75,7 @@ class Merger:
 
     @property
     def skipped_bytes(self) -> int:
-        """Bytes skipped by ``resync``; they count in the same way as ``lost_events``."""
+        """Bytes skipped by ``resync``. They count when everything before them was returned."""
 
     @property
     def padding_bytes(self) -> int:

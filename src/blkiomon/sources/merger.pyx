@@ -14,7 +14,7 @@ or when a file's next record is incomplete or not a record. Merger then deals wi
 starts the kernel again.
 
 Lost events and skipped bytes before a record are counted when that record is due, after everything
-before it has been handed out: as if they were in the merged stream.
+before it has been returned. They count as if they were in the merged stream.
 """
 
 cimport cython
@@ -200,7 +200,7 @@ cdef class Merger:
     cdef list _names
     cdef list _readers
     cdef list _skips
-    cdef Missing at_ends                        # before the ends of files
+    cdef Missing at_ends                        # missing before the ends of files
     cdef object _out
     cdef object _failure
 
@@ -363,13 +363,14 @@ cdef class Merger:
             self._count(&self.windows[i].missing)
 
     cdef void _hold(self, size_t file) noexcept:
-        """Let a file's next record stop the kernel, if something is missing before it."""
+        """Make a file's next record stop the kernel, if anything is missing before it."""
         cdef Window *w = &self.windows[file]
         if w.missing.lost_events or w.missing.skipped_bytes:
             w.length = self.m.heads[file].length
             self.m.heads[file].length = HELD
 
     cdef void _release(self, size_t file) noexcept:
+        """Undo _hold(), and count what is missing."""
         if self.m.heads[file].length == HELD:
             self.m.heads[file].length = self.windows[file].length
             self._count(&self.windows[file].missing)

@@ -59,12 +59,12 @@ class PerfRings:
     def read(self, to_end: bool = False) -> memoryview:
         """Return the next trace records, valid until the next call; empty where none is ready.
 
-        Records are in host byte order and in order of time (ns of CLOCK_MONOTONIC); of version 7,
-        or of version 8 where a category needs it. The first one is a timestamp note. A process name
-        note precedes the first record of a process.
+        Records are in host byte order and in order of time (ns of CLOCK_MONOTONIC). They are of
+        version 7, or of version 8 if a category needs it. The first one is a timestamp note. A note
+        of the process name precedes the first record of a process.
 
         Args:
-            to_end: also the samples of the last 10 ms, which other rings may still precede.
+            to_end: also return the samples of the last 10 ms. Earlier samples may still arrive.
         """
 
     def repeat_notes(self) -> None:
@@ -76,7 +76,7 @@ class PerfRings:
 
     @property
     def has_more(self) -> bool:
-        """Whether the last ``read`` left records behind that were ready, for want of room."""
+        """Whether the last ``read`` had no room for all records that were ready."""
 
 def _records_of(
     event: dict[str, Any], samples: Iterable[bytes], time_ns: int, cpu: int

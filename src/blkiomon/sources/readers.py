@@ -24,7 +24,7 @@ PACKED_BYTES = 1 << 14
 """How much of a compressed file is read at a time."""
 
 UNPACKED_BYTES = 1 << 16
-"""How much is decompressed at a time. Up to this much data before a damaged part may be lost."""
+"""How much is decompressed at a time. This much data before a damaged part may be lost."""
 
 MOST_MEMORY_BYTES = 1 << 28
 """Limit of memory for decompression; `xz -9` and `zstd -19` need a quarter of that."""
