@@ -18,14 +18,14 @@ from blkiomon.interval.monitor import NEVER_NS, Monitor
 from blkiomon.interval.value import Interval
 
 WINDOW_NS = 60 * NS_PER_S
-"""A percentile is one of the requests that completed in so many ns before."""
+"""A percentile is computed from the requests that completed in the last so many ns."""
 
 HANG_NS = NS_PER_S
-"""A request does not hang before, as its completion may be read late: a pipe from blktrace delivers
-one CPU after another."""
+"""A younger pending request does not count as hanging. Its completion may be read late: a pipe from
+blktrace delivers one CPU after another."""
 
 LEAST_REQUESTS = 100
-"""A percentile needs so many requests, and enough for one to be above it."""
+"""A percentile needs so many requests, and so many that at least one is above it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +38,7 @@ class SlowBatch:
         zero_ns: add it to trace time, for ns since 1970 if ``anchored``, else since the first
             record.
         anchored: whether the time of day is known.
-        left_out: so many more, up to trace time ``until_ns``, exceeded the limit.
+        left_out: how many more were left out because of the limit, up to trace time ``until_ns``.
     """
 
     requests: npt.NDArray[np.void]
@@ -54,10 +54,10 @@ class SlowRequests:
 
     Args:
         monitor: made with ``keep_slow``.
-        threshold_ns: longer requests are slow; or
-        percent: requests above this percentile of the D2C of the last minute. It is computed at the
-            end of each interval, for the next; no request is slow before.
-        limit: most requests in a second of trace time.
+        threshold_ns: longer requests are slow; None: see ``percent``.
+        percent: requests above this percentile of the D2C of the last minute are slow. It is
+            computed at the end of each interval, for the next; no request is slow before.
+        limit: most requests to hand over in a second of trace time.
         put: called with each ``SlowBatch``.
     """
 
@@ -95,11 +95,11 @@ class SlowRequests:
 
         Args:
             now_ns: trace time of now.
-            has_ended: the whole trace was read: what is pending above the threshold hangs.
+            has_ended: the whole trace was read: every request pending above the threshold hangs.
         """
         self.take()
         longer_than_ns = max(self._threshold_ns, 0 if has_ended else HANG_NS)
-        # Of some operations, all have to be taken: the limit would count the others.
+        # With selected operations, take all: the limit would also count the other operations.
         limit = self._engine.pending if self._ops else self._limit
         requests, more = self._engine.take_hanging(min(now_ns, NEVER_NS), longer_than_ns, limit)
         self._deliver(requests)
@@ -156,7 +156,7 @@ class SlowRequests:
 
 
 class Recent:
-    """A percentile of the D2C of all requests in the last minute.
+    """A percentile of the D2C of all requests in the last minute: a sliding window of histograms.
 
     Args:
         percent: more than 0, less than 100.
