@@ -50,7 +50,7 @@ class Rows:
 
 
 Values = list[Any] | None
-"""A value or None for each row; None instead of the list if no row has a value."""
+"""A value or None for each row. If no row has a value, None takes the place of the list."""
 
 
 class Column(NamedTuple):
