@@ -1,7 +1,7 @@
 # Accounts completed requests, and copies an interval's figures to numpy rows.
 #
 # Technique: log-linear histograms, as in HdrHistogram. Values below 128 have a bin each; every
-# octave above has 64 bins of equal width. A bin that begins at b is at most b/64 wide, so its
+# octave above has 64 bins of equal width. A bin that begins at b is at most b/64 wide. So its
 # middle is at most 1/128 = 0.79 % off any value in it. 58 octaves cover 64 bits:
 #     shift = max(0, significant bits - 7),  bin = 64 * shift + (value >> shift)
 # Histograms are merged by adding their counts. The original's histograms have other limits, in

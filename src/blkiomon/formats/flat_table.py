@@ -1,7 +1,7 @@
 """An interval as a flat table, for CSV and Parquet.
 
-There is a row for each device and operation, a row with op "all" for each device, and a row with
-device "all" and op "all" for the total. Column names contain units.
+There is a row for each device and operation, and a row with op "all" for each device. The last row,
+with device "all" and op "all", is the total. Column names contain units.
 """
 
 from __future__ import annotations

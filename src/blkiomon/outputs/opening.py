@@ -6,8 +6,9 @@ allows it (``Policy.overwrite``). ``check_output`` checks this without opening a
 It is called for all outputs of a run before the first one is opened; opening a file checks again.
 
 **Files of other users, for root.** A link that another user could have made is not followed; see
-``links``. In a directory that others can write to, root also refuses a file or FIFO of another user
-(except the owner of the directory), and a file of root that has a second name (a hard link).
+``links``. In a directory that others can write to, root also refuses two kinds of files: a file or
+FIFO of another user (except the owner of the directory), and a file of root with a second name (a
+hard link).
 ``Policy.follow`` allows all of these. For other users, the kernel's own rules apply
 (``fs.protected_symlinks`` and the like).
 """

@@ -8,9 +8,10 @@ class PerfRings:
     """The rings of a capture, one for each CPU; see the module's source for how they work.
 
     Args:
-        events: of each tracepoint: its ``id``, the ``action`` (event) and ``category`` of its
-            records, ``is_bio``, the offsets of its fields ``dev``, ``sector``, ``nr_sector``,
-            ``bytes``, ``error``, ``rwbs`` and ``comm`` (-1 where it has none) and ``rwbs_bytes``.
+        events: a description of each tracepoint: its ``id``; the ``action`` (event) and
+            ``category`` of its records; ``is_bio``; ``rwbs_bytes``, the length of its field
+            ``rwbs``. Also the offsets of its fields ``dev``, ``sector``, ``nr_sector``, ``bytes``,
+            ``error``, ``rwbs`` and ``comm``; -1 if it lacks the field.
         ring_bytes: memory of a ring: pages, a power of two.
         max_rings: how many CPUs may be open at once.
 

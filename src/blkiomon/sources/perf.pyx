@@ -156,10 +156,10 @@ cdef struct Ring:                               # of one CPU
 cdef inline uint32_t operation(const uint8_t *rwbs, int n) noexcept nogil:
     """The category bits of an operation, from the letters that a tracepoint prints for it.
 
-    The letters are those of the kernel's blk_fill_rwbs(): F before the operation asks for a flush
-    first, behind it for FUA. Linux 7.3 writes WZ for write zeroes, ZA for a zone append and ZO, ZC,
-    ZF, ZR and ZRA for open, close, finish, reset and reset all; before, these are N, as what passes
-    through the block layer is.
+    The letters are those of the kernel's blk_fill_rwbs(). An F before the operation asks for a
+    flush first; an F behind it asks for FUA. Linux 7.3 writes WZ for write zeroes and ZA for a zone
+    append. It writes ZO, ZC, ZF, ZR and ZRA for open, close, finish, reset and reset all. Earlier
+    versions write N for all of these, as for passthrough requests.
     """
     cdef uint32_t bits = 0
     cdef int i = 0
@@ -181,7 +181,7 @@ cdef inline uint32_t operation(const uint8_t *rwbs, int n) noexcept nogil:
         if i < n and rwbs[i] == c"E":           # secure erase
             i += 1
     elif c == c"F":
-        bits |= CAT_READ | CAT_FLUSH            # as blktrace has it: a flush is even, no write
+        bits |= CAT_READ | CAT_FLUSH            # as in blktrace's records: not a write
     elif c == c"Z":
         c = rwbs[i] if i < n else 0
         i += 1
@@ -200,7 +200,7 @@ cdef inline uint32_t operation(const uint8_t *rwbs, int n) noexcept nogil:
         elif c == c"C":
             bits |= CAT_ZONE_CLOSE
     else:
-        bits |= CAT_READ | CAT_PC               # N: nothing says whether it reads or writes
+        bits |= CAT_READ | CAT_PC               # N: the direction is unknown
     while i < n and rwbs[i] != 0:
         c = rwbs[i]
         i += 1
@@ -230,7 +230,7 @@ cdef inline uint64_t load_u64(const uint8_t *p) noexcept nogil:
 cdef inline uint32_t known_operation(
     Operation *known, const uint8_t *rwbs, int n
 ) noexcept nogil:
-    """Returns operation(), from a direct-mapped cache for letters that fit in eight bytes."""
+    """Returns operation(), cached (direct-mapped) if the letters fit in eight bytes."""
     cdef uint64_t letters
     cdef uint64_t end                           # the highest bit of the first zero byte, and above
     cdef Operation *p
