@@ -248,7 +248,8 @@ class Engine:
 
         Args:
             hash_seed: 0 to 2^128-1, in place of a random one; not with ``devices``.
-            spill_every: 1 to 2^31: histogram counts move from 32 to 64 bits after so many requests.
+            spill_every: number of requests, 1 to 2^31, after which counts of histograms move from
+                32 to 64 bits.
             plain_cpu: use only instructions that every processor has.
             slowly: pair every record in the slow way, by all rules.
         """

@@ -17,6 +17,8 @@
     records.pxi recognises records in bytes.
     types.pxd has the structs; engine/layout.py their dtypes.
 
+"The original" is the blkiomon of the blktrace package, version 0.3, which this program replaces.
+
 Each part begins with its contract: what it does, with which technique, and who may call it.
 Kernels are `noexcept nogil` functions on one State and never allocate. This file owns the memory,
 in numpy arrays, and makes room for a whole batch before the kernels run on it.
@@ -138,7 +140,7 @@ cdef class Engine:
     cdef bint resync                            # skip garbage instead of failing
     cdef bint searching                         # for the next plausible record, after garbage
     cdef uint64_t position                      # offset of the next byte in the stream
-    cdef uint64_t padding_end                   # offset behind the latest padding
+    cdef uint64_t padding_end                   # offset after the latest padding
     cdef uint64_t garbage_from                  # offset of the garbage, while searching
     cdef uint8_t tail[MAX_RECORD]               # the incomplete record that the last feed() left
     cdef size_t n_tail
@@ -414,7 +416,7 @@ cdef class Engine:
         return 0
 
     cdef int _grow_devices(self, uint64_t wanted) except -1:
-        """Make room for so many devices, at most max_devices, and NO_DEVICE."""
+        """Make room for the wanted number of devices, at most max_devices, and NO_DEVICE."""
         cdef State *s = &self.s
         cdef dict arrays = dict(self._arrays)
         cdef uint64_t i
@@ -456,7 +458,7 @@ cdef class Engine:
         return 0
 
     cdef int _place_sequences(self, dict arrays, uint64_t devices, unsigned int shift) except -1:
-        """Allocate sequence numbers for so many devices with 2^shift CPUs each."""
+        """Allocate sequence numbers for 2^shift CPUs of each device."""
         cdef State *s = &self.s
         cdef uint64_t i
         cdef uint32_t *new = <uint32_t *> allocate(
@@ -557,11 +559,11 @@ cdef class Engine:
             self._leave()
 
     cdef Py_ssize_t _feed(self, const uint8_t *data, size_t size) except -1:
-        """Returns how many bytes were taken: all, unless a record after last_ns comes next."""
+        """Returns how many bytes were taken: all, unless a record after last_ns is next."""
         cdef size_t at = 0
         cdef size_t old, more, used
         while self.n_tail:
-            # Complete the record in the tail, then go on behind it in data.
+            # Complete the record in the tail; then continue after it in data.
             old = self.n_tail
             more = min(max(self.need, old) - old, size - at, <size_t> MAX_RECORD - old)
             memcpy(self.tail + old, data + at, more)
@@ -696,7 +698,7 @@ cdef class Engine:
         return self._search(data, size, at)
 
     cdef int _skip_padding(self, size_t length) except -1:
-        """Skip zeros behind a record: blktrace may write a buffer of them when it stops."""
+        """Skip zeros after a record: blktrace may write a buffer of them when it stops."""
         self.s.padding_bytes += length
         self.position += length
         self.padding_end = self.position

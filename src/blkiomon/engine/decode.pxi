@@ -1,10 +1,10 @@
 # Decodes bytes to batches of records in host byte order.
 #
-# A batch is an array of version-7 headers in host byte order. Most records have this form in the
-# input, one behind the other: check_run() finds how many, and they are not copied. All others, of
-# either version and byte order, or with a payload, are converted by decode_run(). As version 8 has
-# more categories, these are stored beside the headers. Only decode_run() uses a length from the
-# input; it checks that the record ends within the input.
+# A batch is an array of version-7 headers in host byte order. Most input consists of such headers,
+# one after the other. check_run() counts them, and they are used in place. decode_run() converts
+# all other records: of version 8, of the other byte order, or with a payload. Version 8 has more
+# categories, so categories are stored in an array of their own. Only decode_run() uses a length
+# from the input; it checks that the record ends within the input.
 #
 # Technique: check_run() ORs the 16-byte vectors of many headers, and tests the result once. A bit
 # that no good header has, or that differs from the first header's, shows in the result.
@@ -145,8 +145,8 @@ cdef inline DecodeEnd decode_run(
 ) noexcept nogil:
     """Append records of one version and byte order from data[at:size] to a batch.
 
-    Each record moves *at behind it. Stops before the first byte that is not understood, and before
-    a record later than last_ns, whose time it writes to *next_ns. `swap` and `version` are
+    Moves *at to the end of the last record. Stops before the first byte that is not understood, and
+    before a record later than last_ns, whose time it writes to *next_ns. `swap` and `version` are
     constants at every call, so that the compiler specialises each call.
     """
     cdef:

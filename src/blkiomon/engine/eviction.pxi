@@ -13,7 +13,7 @@
 
 cdef enum:
     SWEEP_EVERY = 1 << 20                       # records between two passes by age
-    EVICTED_SHARE = 8                           # of max_pending: see evict_oldest()
+    EVICTED_SHARE = 8                           # of max_pending: see make_place()
     MOST_AGES = 1 << 16                         # counters of nth_oldest()
 
 

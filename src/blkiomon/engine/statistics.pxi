@@ -94,7 +94,7 @@ cdef inline unsigned int cell_in(uint32_t state) noexcept nogil:
 # --- devices and their accounts ---------------------------------------------------------------
 
 cdef inline uint32_t index_of(const State *s, uint32_t number) noexcept nogil:
-    """The index of a device, or NO_DEVICE. The map is a hash table with linear probing."""
+    """The index of a device, or NO_DEVICE. The map is an open hash table with linear probing."""
     cdef uint64_t at = mix(number ^ s.seed[0], s.seed[1]) >> s.device_shift
     cdef const DeviceSlot *slot
     while True:
@@ -385,7 +385,7 @@ cdef inline uint64_t waiting_of(uint64_t d2c_ns, uint32_t size_bytes) noexcept n
 
 
 cdef inline void wait_in(State *s, Account *a, uint64_t waiting) noexcept nogil:
-    """Let a usual request wait."""
+    """Append a usual request to Account.waiting."""
     a.waiting[a.n_waiting] = waiting
     a.n_waiting += 1
     s.n_blocks_owed += 2

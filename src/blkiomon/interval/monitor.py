@@ -36,7 +36,7 @@ IDLE_PER_RECORD = 10
 
 PENDING_PER_IDLE = 1000
 """Ending an interval takes longer with more pending records. Against the limits, an idle interval
-counts once, and once more for every so many pending records."""
+counts once, and once more for each group of this many pending records."""
 
 PROBE_BYTES = 1 << 20
 """If limits are times of day, the trace must have a timestamp record in this many first bytes."""

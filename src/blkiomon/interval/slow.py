@@ -18,14 +18,14 @@ from blkiomon.interval.monitor import NEVER_NS, Monitor
 from blkiomon.interval.value import Interval
 
 WINDOW_NS = 60 * NS_PER_S
-"""A percentile is computed from the requests that completed in the last so many ns."""
+"""Length of the sliding window: a percentile is of the requests that completed in it."""
 
 HANG_NS = NS_PER_S
 """A younger pending request does not count as hanging. Its completion may be read late: a pipe from
 blktrace delivers one CPU after another."""
 
 LEAST_REQUESTS = 100
-"""A percentile needs so many requests, and so many that at least one is above it."""
+"""A percentile needs this many requests, and enough that at least one is above it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

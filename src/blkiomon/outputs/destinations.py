@@ -65,7 +65,7 @@ class Outputs:
             sink.put(item)
 
     def reopen(self) -> None:
-        """Close files that have been moved away or deleted, and create them anew."""
+        """Close files that have been moved away or deleted, and create new ones."""
         for sink in self.sinks:
             sink.reopen()
 

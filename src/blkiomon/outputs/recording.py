@@ -59,7 +59,7 @@ class Recording(ABC):
 
     @abstractmethod
     def lose(self, n_events: int) -> None:
-        """Mark that so many events were lost before the next record. Raises OSError."""
+        """Mark that n_events were lost before the next record. Raises OSError."""
 
     @abstractmethod
     def summary(self) -> str:

@@ -78,7 +78,7 @@ class Device:
         name: the kernel's, as sysfs writes it.
         number: of the disk, major << 20 | minor.
         has_requests: its driver has a request queue.
-        sectors: of a partition: its first sector, and the one behind its last; else None.
+        sectors: of a partition: its first sector, and the one after its last; else None.
         paths: numbers of its hidden paths, if it is the head of NVMe multipath. The kernel queues
             bios for the head and completes them for the path that it chose.
     """
@@ -230,7 +230,7 @@ class Capture:
         self._devices = self._find_devices(is_first=True)
         tracefs = find_tracefs(root)
         self._events = self._formats(tracefs, queue)
-        self._captured = set(self._devices)  # since the start, those that are gone included
+        self._captured = set(self._devices)  # since the start, including those that are gone
         self._filters = self._make_filters(self._devices)
         self._epoll = select.epoll()
         self._has_stopped = False
@@ -269,7 +269,7 @@ class Capture:
             self._refresh()
 
     def repeat_notes(self) -> None:
-        """Let the next piece begin with the time of day, and name all processes again."""
+        """Repeat the notes: the next piece begins with the time of day and all process names."""
         self._rings.repeat_notes()
 
     def stop(self) -> None:
@@ -333,7 +333,7 @@ class Capture:
         return [[text.encode() for text in texts] for texts in sets]
 
     def _set_heads(self) -> None:
-        """Let completions of a hidden path count for its head."""
+        """Count completions of a hidden path as those of its head."""
         self._rings.set_heads(
             {path: device.number for device in self._captured for path in device.paths}
         )

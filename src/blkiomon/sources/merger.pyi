@@ -79,4 +79,4 @@ class Merger:
 
     @property
     def padding_bytes(self) -> int:
-        """Zeros skipped as padding: 48 or more behind a record, or any at the end of a file."""
+        """Zeros skipped as padding: 48 or more after a record, or any at the end of a file."""

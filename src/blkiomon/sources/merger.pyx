@@ -51,7 +51,7 @@ cdef struct Missing:                            # read, but not counted yet
     uint64_t skipped_bytes
 
 cdef struct Window:                             # a part of a file in memory
-    uint8_t *begin                              # CHUNK bytes behind the room may be read
+    uint8_t *begin                              # CHUNK bytes after the room may be read
     size_t room
     uint64_t offset                             # of `begin` in the file
     bint at_end                                 # the reader has returned everything
@@ -68,7 +68,7 @@ cdef struct Merge:
     Py_ssize_t dry                              # the file that stopped the kernel; -1: none
     uint8_t *out
     size_t n_out
-    size_t room                                 # CHUNK bytes behind it may be written
+    size_t room                                 # CHUNK bytes after it may be written
 
 cdef uint128_t ENDED = <uint128_t> 0 - 1        # key of a file that has ended: the greatest
 
@@ -403,7 +403,7 @@ cdef class Merger:
         return 0
 
     cdef int _next_record(self, size_t file) except -1:
-        """Find a file's next record or its end, and let its key play.
+        """Find a file's next record or its end, and enter its key in the tournament.
 
         On the way, skips padding, counts marks of lost events, and skips garbage with `resync`.
         """
@@ -486,7 +486,7 @@ cdef class Merger:
         return left >= need
 
     cdef bint _skip_padding(self, size_t file) except -1:
-        """Skip zeros behind a record if they are padding; False if they are not.
+        """Skip zeros after a record if they are padding; False if they are not.
 
         blktrace may write a buffer of zeros when it stops. The engine has the same rule.
         """

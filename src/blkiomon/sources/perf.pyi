@@ -48,7 +48,7 @@ class PerfRings:
         """
 
     def set_heads(self, heads: Mapping[int, int]) -> None:
-        """Let completed bios of a path count for its head.
+        """Count the completed bios of each path as those of its head.
 
         Args:
             heads: numbers of the heads of NVMe multipath, by the number of the path.
@@ -69,7 +69,7 @@ class PerfRings:
         """
 
     def repeat_notes(self) -> None:
-        """Let the next ``read`` begin as the first one did, with the time of day and all names."""
+        """Repeat the notes: the next ``read`` begins with the time of day and all names again."""
 
     @property
     def lost_events(self) -> int:

@@ -107,7 +107,7 @@ cdef enum:
     MOST_SAMPLE = (1 << 16) - 1                 # bytes: the header has 16 bits for it
     MOST_RECORD_OUT = HEADER_V7 + COMM + HEADER_V8      # a process name and the record itself
     PID_AT = 4                                  # of every tracepoint's common_pid, in a sample
-    RAW_AT = 20                                 # behind the entry's header, time and length
+    RAW_AT = 20                                 # after the entry's header, time and length
     KNOWN_PROCESSES = 1 << 12                   # direct-mapped cache: names that were written
     KNOWN_OPERATIONS = 64                       # direct-mapped cache: letters of operations
 
@@ -157,7 +157,7 @@ cdef inline uint32_t operation(const uint8_t *rwbs, int n) noexcept nogil:
     """The category bits of an operation, from the letters that a tracepoint prints for it.
 
     The letters are those of the kernel's blk_fill_rwbs(). An F before the operation asks for a
-    flush first; an F behind it asks for FUA. Linux 7.3 writes WZ for write zeroes and ZA for a zone
+    flush first; an F after it asks for FUA. Linux 7.3 writes WZ for write zeroes and ZA for a zone
     append. It writes ZO, ZC, ZF, ZR and ZRA for open, close, finish, reset and reset all. Earlier
     versions write N for all of these, as for passthrough requests.
     """
@@ -252,7 +252,7 @@ cdef size_t write_record(
 
     A flush or a passthrough request has no sector: the kernel then prints -1 at the completion and
     0 at the issue. Both become 0. A bio that was split completes with its last piece. So a bio is
-    identified by the sector behind its end, and a completion is of all that was issued.
+    identified by the sector after its end, and a completion is of all that was issued.
     """
     cdef TraceV7 *v7 = <TraceV7 *> out
     cdef TraceV8 *v8 = <TraceV8 *> out
@@ -454,7 +454,7 @@ cdef class PerfRings:
     cdef Ring *rings                            # n_rings of them, free ones among them
     cdef int n_rings
     cdef Ring **heap                            # of the rings that are merged
-    cdef Name *names                            # that have been handed out
+    cdef Name *names                            # that have been written
     cdef Operation *operations
     cdef bytes heads_memory
     cdef const Head *heads                      # n_heads, by the number of the path

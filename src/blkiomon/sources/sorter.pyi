@@ -6,7 +6,7 @@ from typing import final
 class Sorter:
     """Holds back the records of a stream, and returns them in order of time.
 
-    Records of equal time keep their order. Notify records and padding stay behind the record that
+    Records of equal time keep their order. Notify records and padding stay after the record that
     they followed. For one thread.
 
     Attributes:

@@ -6,7 +6,7 @@
 blktrace writes such a stream into a pipe: it copies what it has of each CPU in turn. Inside a batch
 records are in order of time, so the sort (numpy's: timsort) only merges runs.
 
-The times of notify records do not count: each stays behind the record that it followed. So does
+The times of notify records do not count: each stays after the record that it followed. So does
 padding. From garbage on, the stream passes unsorted.
 """
 
@@ -71,7 +71,7 @@ cdef class Sorter:
             self._index()
 
     cdef int _index(self) except -1:
-        """Find the records behind n_indexed."""
+        """Find the records after n_indexed."""
         cdef const uint8_t *begin = <const uint8_t *> <const char *> self.held
         cdef const uint8_t *p
         cdef size_t size = len(self.held)
@@ -80,7 +80,7 @@ cdef class Sorter:
         while size - self.n_indexed >= HEADER_V7:
             p = begin + self.n_indexed
             left = size - self.n_indexed
-            if p[0] == 0:                       # padding: it stays behind the record before it
+            if p[0] == 0:                       # padding: it stays after the record before it
                 if self.n_records == 0:
                     self._append(self.time_ns)
                 self.n_indexed += zeros_at(p, left)

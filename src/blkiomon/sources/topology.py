@@ -183,7 +183,7 @@ def read_topology(root: str | os.PathLike[str] = "/") -> Topology:
 
 
 def refresh_topology(topology: Topology, root: str | os.PathLike[str] = "/") -> Topology:
-    """The topology of now: the same object if nothing has changed, otherwise read anew.
+    """The current topology: the same object if nothing has changed, otherwise a new one.
 
     This costs a fifth of ``read_topology``. It notices devices that come, go or take another's
     name, paths that join or leave a map, and changes of ``state`` and ``access_state``. It does not
