@@ -164,7 +164,7 @@ class Engine:
         """
 
     def take_skips(self) -> list[tuple[int, int]]:
-        """What ``resync`` skipped since this was last called: (byte offset, number of bytes)."""
+        """The garbage skipped since this was last called: (byte offset, number of bytes)."""
 
     def leftovers(self) -> npt.NDArray[np.void]:
         """The pending records: shape (n,), dtype ``layout.DETAIL``.

@@ -571,7 +571,7 @@ cdef class Engine:
             used = self._consume(self.tail, old + more)
             self.n_tail = old + more - used
             if used >= old:
-                at -= self.n_tail               # data also has what is left of the tail
+                at -= self.n_tail               # the rest of the tail is also in data
                 self.n_tail = 0
             elif used:
                 memmove(self.tail, self.tail + used, self.n_tail)

@@ -29,7 +29,7 @@ cdef inline unsigned int bucket_of(
 ) noexcept nogil:
     """The original's bucket: 0 for 0, i for values up to 2^(delta_bits + i - 1), the rest in last.
 
-    Truncates the value to 32 bits first, as the original does (formats.md, section 2).
+    Truncates the value to 32 bits first, as the original does.
     """
     cdef uint32_t v = <uint32_t> value
     cdef unsigned int i

@@ -2,7 +2,7 @@
 
 Intervals are one tidy table: a row per interval, device and operation. The columns are those of
 Parquet files, without totals, so that sums and groups are right. Counts and times are signed, so
-that differences are right; what is not known is null or NaN.
+that differences are right. Unknown values are null or NaN.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class SlowRequests:
         self._deliver(self._engine.take_slow())
 
     def look(self, now_ns: int, *, has_ended: bool = False) -> None:
-        """Hand over what has completed, and the requests that hang.
+        """Hand over the requests that have completed, and those that hang.
 
         Args:
             now_ns: trace time of now.
@@ -106,7 +106,7 @@ class SlowRequests:
         self._left_out += more
 
     def end_interval(self, interval: Interval) -> None:
-        """Report what was left out so far, and compute the threshold for the next interval."""
+        """Report how many were left out, and compute the threshold for the next interval."""
         self.flush()
         if self._recent is not None:
             threshold_ns = self._recent.threshold_ns(interval)

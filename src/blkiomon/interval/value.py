@@ -47,7 +47,9 @@ class DeviceStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How many records were read in an interval or a whole run, and what was missed.
+    """Counts of the records that were read, and of those that were missed.
+
+    They are of an interval or of a whole run.
 
     Attributes:
         records: trace records, of any kind.
@@ -82,7 +84,7 @@ class Counts:
         return self._combine(add, other)
 
     def __sub__(self, earlier: Counts) -> Counts:
-        """What was counted since ``earlier``."""
+        """The difference of each count: since ``earlier``."""
         return self._combine(sub, earlier)
 
     def _combine(self, function: Callable[[int, int], int], other: Counts) -> Counts:

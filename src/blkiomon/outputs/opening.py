@@ -51,7 +51,7 @@ Identity = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What outputs may write to.
+    """Which files outputs may write to.
 
     Attributes:
         follow: as root, follow links and accept files that another user could have put there.
@@ -79,7 +79,7 @@ def check_output(path: str, policy: Policy = DEFAULT, *, replaces: bool = False)
 
     Args:
         path: as the user gave it; ``-`` is standard output, unless the file is replaced.
-        policy: what outputs may write to.
+        policy: which files outputs may write to.
         replaces: the file will be replaced, as by ``write_whole``.
 
     Returns:
@@ -106,7 +106,7 @@ def open_output(path: str, policy: Policy = DEFAULT, *, keep: bool = False) -> i
 
     Args:
         path: as the user gave it; ``-`` is standard output.
-        policy: what outputs may write to.
+        policy: which files outputs may write to.
         keep: do not truncate the file.
 
     Returns:

@@ -22,7 +22,7 @@ from blkiomon.sources.trace_sets import MEMBER
 from blkiomon.sources.version7 import Version7
 
 PIECE_BYTES = 1 << 18
-"""At most so much is written at a time."""
+"""Most bytes that are written at a time."""
 
 RING_FILES = 8
 """How many files a ring has: seven that are full, and the one that is being written."""
@@ -123,7 +123,7 @@ class PipeRecording(Recording):
 
 
 class _File(NamedTuple):
-    """What has been written to a file of a set."""
+    """How much has been written to a file of a set."""
 
     records: int = 0
     size_bytes: int = 0
@@ -139,7 +139,7 @@ class FileRecording(Recording):
     Args:
         name: of the set.
         pack, is_stopping: as for ``Recording``.
-        policy: what outputs may write to; ``overwrite``: also replace a set of this name.
+        policy: which files outputs may write to; ``overwrite``: also replace a set of this name.
         most_bytes: limit of the size of all files together; None: no limit.
         repeat_notes: called when a file is full; the next data must begin with all notes.
 

@@ -57,7 +57,7 @@ class Sink(ABC):
     Args:
         name: of the destination in messages.
         report: prints failures for the user.
-        policy: what outputs may write to.
+        policy: which files outputs may write to.
         lossless: ``put`` waits for room instead of dropping.
         verbose: also report if it waits for its destination.
         max_intervals, max_record_bytes: bounds of the queue.

@@ -273,7 +273,7 @@ class Capture:
         self._rings.repeat_notes()
 
     def stop(self) -> None:
-        """End the capture; ``pieces`` yields what has been captured until now."""
+        """End the capture; ``pieces`` yields the records that were captured before."""
         self._rings.enable(False)
         self._has_stopped = True
 

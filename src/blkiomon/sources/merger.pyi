@@ -56,7 +56,7 @@ class Merger:
         """Add ns to the times of each file's records. Only before the first ``read``."""
 
     def take_skips(self) -> list[tuple[str, int, int]]:
-        """What ``resync`` skipped since this was last called: (name, byte offset, bytes)."""
+        """The garbage skipped since this was last called: (file, byte offset, number of bytes)."""
 
     @property
     def failures(self) -> list[Exception]:

@@ -349,28 +349,28 @@ cdef class Merger:
         return winner != ENDED and self.m.heads[<size_t> <uint64_t> winner].length == HELD
 
     cdef void _count_due(self) noexcept:
-        """Count what is missing before the next record."""
+        """Count the lost events and skipped bytes before the next record."""
         cdef uint128_t winner = self.m.tree[0]
         self._count(&self.at_ends)
         if winner != ENDED:
             self._release(<size_t> <uint64_t> winner)
 
     cdef void _count_all(self) noexcept:
-        """Count what is missing in all files, after a failure."""
+        """Count the lost events and skipped bytes of all files, after a failure."""
         cdef Py_ssize_t i
         self._count(&self.at_ends)
         for i in range(self.n_files):
             self._count(&self.windows[i].missing)
 
     cdef void _hold(self, size_t file) noexcept:
-        """Make a file's next record stop the kernel, if anything is missing before it."""
+        """Make a file's next record stop the kernel, if something has to be counted before it."""
         cdef Window *w = &self.windows[file]
         if w.missing.lost_events or w.missing.skipped_bytes:
             w.length = self.m.heads[file].length
             self.m.heads[file].length = HELD
 
     cdef void _release(self, size_t file) noexcept:
-        """Undo _hold(), and count what is missing."""
+        """Undo _hold(), and count what was missing before the record."""
         if self.m.heads[file].length == HELD:
             self.m.heads[file].length = self.windows[file].length
             self._count(&self.windows[file].missing)

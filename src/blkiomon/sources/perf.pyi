@@ -58,7 +58,7 @@ class PerfRings:
         """Begin or end the capture on all CPUs."""
 
     def read(self, to_end: bool = False) -> memoryview:
-        """Return the next trace records, valid until the next call; empty where none is ready.
+        """Return the next trace records, valid until the next call; empty if none is ready.
 
         Records are in host byte order and in order of time (ns of CLOCK_MONOTONIC). They are of
         version 7, or of version 8 if a category needs it. The first one is a timestamp note. A note

@@ -450,7 +450,7 @@ cdef class PerfRings:
     cdef int n_events
     cdef uint64_t ring_bytes
     cdef size_t page_bytes
-    cdef list memory                            # owns what the pointers below point to
+    cdef list memory                            # owns the memory of the pointers below
     cdef Ring *rings                            # n_rings of them, free ones among them
     cdef int n_rings
     cdef Ring **heap                            # of the rings that are merged
@@ -583,7 +583,7 @@ cdef class PerfRings:
             close_fd(ring.fds[i])
         ring.n_fds = 0
 
-    # -- what is captured
+    # -- filters
 
     def add(self, filter_sets):
         cdef int i

@@ -62,9 +62,9 @@ class _Gzip:
 
 
 class _Zstandard:
-    """Feeds the zstandard package little data at a time, as it cannot limit what it returns.
+    """Feeds the zstandard package little data at a time, as it cannot limit its output.
 
-    Four bytes may expand to a block of 128 KiB, so that PIECE_BYTES expand to 32 MiB at most.
+    Four bytes may expand to a block of 128 KiB. So PIECE_BYTES expand to 32 MiB at most.
     """
 
     PIECE_BYTES = 1 << 10

@@ -3,8 +3,8 @@
 
     bytes -> held records, their times -> stable sort of the times -> records in order of time
 
-blktrace writes such a stream into a pipe: it copies what it has of each CPU in turn. Inside a batch
-records are in order of time, so the sort (numpy's: timsort) only merges runs.
+blktrace writes such a stream into a pipe: it copies the records of one CPU after another. Inside a
+batch, records are in order of time, so the sort (numpy's timsort) only merges runs.
 
 The times of notify records do not count: each stays after the record that it followed. So does
 padding. From garbage on, the stream passes unsorted.
