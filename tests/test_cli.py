@@ -295,7 +295,7 @@ def test_version_and_help_without_room_to_print_them(option: str, output: str) -
         (["-I5", "--from=1", "--to=1"], "--to must be later than --from"),
         (["-I5", "--from=1", "--to=2026-11-23T14:00"], "--from and --to take both seconds, or"),
         (["-I5", "--device", "no-such-disk"], "no block device 'no-such-disk'"),
-        (["-I5", "--device", "4096:0"], "there is no device 4096:0"),
+        (["-I5", "--device", "4096:0"], "device 4096:0 is out of range"),
         (["-I5", "--device", "/dev/null"], "no block device '/dev/null'"),
         (["-I5", "--names", "maybe"], "--names takes auto or yes or no"),
         (

@@ -520,7 +520,7 @@ def test_groups_of_a_thousand_devices_take_milliseconds() -> None:
 
 
 def test_percentile_of_an_operation_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(KeyError, match=r"no operation 'reads'; there are read, write, "):
+    with pytest.raises(KeyError, match=r"unknown operation 'reads'; use read, write, "):
         Interval(time_s=0, devices=np.zeros(0, "u4"), snapshot=Snapshot()).percentile(
             50, op="reads"
         )

@@ -29,7 +29,7 @@ def number_of(device: Device) -> int:
         is_short = max(len(major), len(minor)) < 10
         if is_short and int(major) < 1 << 12 and int(minor) < 1 << 20:
             return int(major) << 20 | int(minor)
-        raise ValueError(f"there is no device {device}")
+        raise ValueError(f"device {device} is out of range: numbers go up to 4095:1048575")
     found = None if "\0" in device else device_number(device)
     if found is None:
         raise ValueError(

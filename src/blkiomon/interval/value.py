@@ -252,7 +252,7 @@ class Interval:
             ValueError: ``percent`` is out of range.
         """
         if op is not None and op not in OPS:
-            raise KeyError(f"no operation {op!r}; there are {', '.join(OPS)}")
+            raise KeyError(f"unknown operation {op!r}; use {', '.join(OPS)}")
         number = None if device is None else self._known(device)
         every_device = device is None and op is not None
         wanted = [
