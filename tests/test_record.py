@@ -321,7 +321,7 @@ def test_name_that_would_hide_the_trace_is_refused(fake: type[FakeCapture], tmp_
     (tmp_path / "run").mkdir()
     result = record("-o", tmp_path / "run", "--overwrite")
     assert result.returncode == 4
-    assert b"run would be read in its place" in result.stderr
+    assert b"run exists and would be read instead" in result.stderr
 
 
 def test_link_of_another_user_is_not_followed(fake: type[FakeCapture], tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_reader_that_takes_nothing_is_given_up_after_a_signal(
     pipe = PipeRecording(None, lambda: True, Policy())
     pipe.close()
     pipe._fd = write_fd
-    with pytest.raises(OSError, match="took no more in time") as caught:
+    with pytest.raises(OSError, match="took nothing in time") as caught:
         pipe.write(memoryview(bytes(1 << 18)))
     assert caught.value.errno == errno.ETIMEDOUT
     pipe.close()

@@ -18,17 +18,17 @@ class Engine:
 
     Args:
         max_pending: most pending records, 1 to 2^32. A record is pending until its issue or
-            completion is read. At the limit, the oldest eighth is evicted, and what is as old as
-            the latest of it. While more than seven eighths of the limit are pending, a completion
-            without an issue counts as evicted at once.
-        max_age_ns: oldest pending record, in ns of trace time before the latest issue or
-            completion. An issue and a completion further apart never match. Older records are
-            evicted every 2^20 records, at every snapshot and at the end.
+            completion is read. At the limit, the oldest eighth is evicted, with all records of the
+            same time as the latest of these. While seven eighths of the limit or more are pending,
+            a completion without an issue counts as evicted at once.
+        max_age_ns: greatest age of a pending record, in ns of trace time before the latest record.
+            An issue and a completion further apart never match. Older records are evicted every
+            2^20 records, at every snapshot and at the end.
         keep_details: keep pending records in full, for ``take_mismatches`` and ``leftovers``.
             This costs 64 bytes a pending record.
         keep_driver_data: collect driver data, for ``take_driver_data``.
         keep_records: collect all records, for ``take_records``.
-        records_only: the same, and pair none: there are no requests and no figures of devices.
+        records_only: collect all records, and pair none: requests and devices have no figures.
         keep_requests: collect matched requests, for ``take_requests``.
         keep_slow: collect slow requests, for ``take_slow`` and ``take_hanging``; see
             ``set_slow_ns``.
@@ -108,7 +108,7 @@ class Engine:
 
         Args:
             end_ns: trace time at which the interval ends: requests in flight are counted up to
-                here. None: the time of the latest issue or completion.
+                here. None: ``now_ns``.
         """
 
     def take_mismatches(self) -> npt.NDArray[np.void]:
@@ -164,7 +164,7 @@ class Engine:
         """
 
     def take_skips(self) -> list[tuple[int, int]]:
-        """What ``resync`` skipped since this was last called: (byte offset, number of bytes)."""
+        """The garbage skipped since this was last called: (byte offset, number of bytes)."""
 
     def leftovers(self) -> npt.NDArray[np.void]:
         """The pending records: shape (n,), dtype ``layout.DETAIL``.
@@ -225,7 +225,7 @@ class Engine:
     def process_names(self) -> dict[int, str]:
         """Process names by pid, from the stream: the dictionary that the engine updates.
 
-        Holds at least the 65,536 names that were added or in an interval last.
+        It holds at least 65,536 names: those that were added, or occurred in an interval, last.
         """
 
     @property
@@ -248,16 +248,17 @@ class Engine:
 
         Args:
             hash_seed: 0 to 2^128-1, in place of a random one; not with ``devices``.
-            spill_every: 1 to 2^31: histogram counts move from 32 to 64 bits after so many requests.
+            spill_every: number of requests, 1 to 2^31, after which counts of histograms move from
+                32 to 64 bits.
             plain_cpu: use only instructions that every processor has.
             slowly: pair every record by all rules, none on the fast path.
         """
 
     def _table_figures(self) -> dict[str, int]:
-        """For tests.
+        """Return the longest searches in two hash tables, for tests.
 
-        ``longest_search`` (groups of the table of pending requests), ``longest_device_search``
-        (slots of the device map).
+        ``longest_search``: groups of the table of pending records. ``longest_device_search``:
+        slots of the device map.
         """
 
 def _read_structs(data: ReadableBuffer) -> dict[str, tuple[int, dict[str, Any]]]: ...

@@ -2,19 +2,22 @@
 """The engine: trace bytes in, figures of completed requests out.
 
     feed(bytes)    decode.pxi      bytes -> a batch of 128 records in host byte order
-                   pairing.pxi     records -> completed requests: a fast way for plain records,
-                                   a slow way for all; with
+                   pairing.pxi     records -> completed requests: a fast path for plain records,
+                                   a slow path for all others; with
                        hash_table.pxi   pending records, found by sector and device
-                       eviction.pxi     bounds it in age and number
+                       eviction.pxi     bounds pending records in age and number
                        multi_step.pxi   requeues, partial completions, zone appends
-                       queue.pxi        queue records, process names, the time of day
+                       queue.pxi        queue records, process names, the time of day, driver data
                        in_flight.pxi    requests in flight
                        slow.pxi         slow requests, and those that hang
-                   statistics.pxi  matches -> moments and histograms of each device and operation
+                   statistics.pxi  completed requests -> moments and histograms of each device
+                                   and operation
     snapshot()     copies an interval's figures to numpy arrays and begins a new interval
 
     records.pxi recognises records in bytes.
     types.pxd has the structs; engine/layout.py their dtypes.
+
+"The original" is the blkiomon of the blktrace package, version 0.3, which this program replaces.
 
 Each part begins with its contract: what it does, with which technique, and who may call it.
 Kernels are `noexcept nogil` functions on one State and never allocate. This file owns the memory,
@@ -101,7 +104,7 @@ cdef struct Buffer:                             # a part of State that grows bet
     Growth growth
     void *at                                    # the Table, or the pointer to the elements
     const uint64_t *used                        # number of elements
-    const uint64_t *owed                        # elements to be added without a record
+    const uint64_t *owed                        # elements that earlier records may still add
     uint64_t *room                              # number of elements that fit
     size_t size                                 # bytes of an element
     uint64_t per_record                         # most elements that a record can add
@@ -134,16 +137,16 @@ cdef class Engine:
     cdef dict _names                            # pid -> process name
     cdef bint stopped                           # feed() stopped at a record after last_ns
     cdef int swap                               # 0: host byte order, 1: foreign, -1: unknown
-    cdef bint resync
+    cdef bint resync                            # skip garbage instead of failing
     cdef bint searching                         # for the next plausible record, after garbage
     cdef uint64_t position                      # offset of the next byte in the stream
-    cdef uint64_t padding_end                   # offset behind the latest padding
+    cdef uint64_t padding_end                   # offset after the latest padding
     cdef uint64_t garbage_from                  # offset of the garbage, while searching
     cdef uint8_t tail[MAX_RECORD]               # the incomplete record that the last feed() left
     cdef size_t n_tail
     cdef size_t need                            # bytes that tail needs to be decoded
-    cdef list _skips
-    cdef object failure
+    cdef list _skips                            # see take_skips()
+    cdef object failure                         # what every later feed() and finish() raises
 
     # Not __init__: C state is set up exactly once, also for Engine.__new__(Engine).
     def __cinit__(
@@ -313,7 +316,7 @@ cdef class Engine:
     cdef inline uint64_t _demand(
         self, const Buffer *f, uint64_t n_bytes
     ) noexcept nogil:
-        """Elements in use at most, after a batch of so many bytes of input."""
+        """The most elements that are in use after a batch of n_bytes of input."""
         return min(
             f.used[0] + f.owed[0] + f.per_record * BATCH + f.per_byte * n_bytes, f.limit
         )
@@ -413,7 +416,7 @@ cdef class Engine:
         return 0
 
     cdef int _grow_devices(self, uint64_t wanted) except -1:
-        """Make room for so many devices, at most max_devices, and NO_DEVICE."""
+        """Make room for the wanted number of devices, at most max_devices, and NO_DEVICE."""
         cdef State *s = &self.s
         cdef dict arrays = dict(self._arrays)
         cdef uint64_t i
@@ -448,14 +451,14 @@ cdef class Engine:
         return 0
 
     cdef int _grow_sequences(self, cpus) except -1:
-        """Make room for CPUs up to a number on every device."""
+        """Make room for the sequence numbers of all CPUs up to `cpus`, on every device."""
         cdef dict arrays = dict(self._arrays)
         self._place_sequences(arrays, self.s.devices_room, cpu_bits(cpus, self.s.devices_room))
         self._arrays = arrays
         return 0
 
     cdef int _place_sequences(self, dict arrays, uint64_t devices, unsigned int shift) except -1:
-        """Allocate sequence numbers for so many devices with 2^shift CPUs each."""
+        """Allocate sequence numbers for 2^shift CPUs of each device."""
         cdef State *s = &self.s
         cdef uint64_t i
         cdef uint32_t *new = <uint32_t *> allocate(
@@ -556,11 +559,11 @@ cdef class Engine:
             self._leave()
 
     cdef Py_ssize_t _feed(self, const uint8_t *data, size_t size) except -1:
-        """Returns how many bytes were taken: all, unless a record after last_ns comes next."""
+        """Returns how many bytes were taken: all, unless a record after last_ns is next."""
         cdef size_t at = 0
         cdef size_t old, more, used
         while self.n_tail:
-            # Complete the record in the tail, then go on behind it in data.
+            # Complete the record in the tail; then continue after it in data.
             old = self.n_tail
             more = min(max(self.need, old) - old, size - at, <size_t> MAX_RECORD - old)
             memcpy(self.tail + old, data + at, more)
@@ -568,7 +571,7 @@ cdef class Engine:
             used = self._consume(self.tail, old + more)
             self.n_tail = old + more - used
             if used >= old:
-                at -= self.n_tail               # data also has what is left of the tail
+                at -= self.n_tail               # the rest of the tail is also in data
                 self.n_tail = 0
             elif used:
                 memmove(self.tail, self.tail + used, self.n_tail)
@@ -695,7 +698,7 @@ cdef class Engine:
         return self._search(data, size, at)
 
     cdef int _skip_padding(self, size_t length) except -1:
-        """Skip zeros behind a record: blktrace may write a buffer of them when it stops."""
+        """Skip zeros after a record: blktrace may write a buffer of them when it stops."""
         self.s.padding_bytes += length
         self.position += length
         self.padding_end = self.position
@@ -1044,9 +1047,9 @@ cdef class Engine:
 
 
 def _read_structs(const uint8_t[::1] data):
-    """For the test that compares structs with dtypes: the same bytes read as each struct.
+    """Read the same bytes as each struct, for the test that compares structs with dtypes.
 
-    Returns by the name of the dtype: the struct's size, and its fields as a dictionary.
+    Returns, by the name of the dtype, the struct's size and its fields as a dictionary.
     """
     if data.shape[0] < <Py_ssize_t> sizeof(Row):
         raise ValueError(f"{sizeof(Row)} bytes are needed")

@@ -1,12 +1,16 @@
 # Decodes bytes to batches of records in host byte order.
 #
-# A batch is an array of version-7 headers in host byte order. Most records have this form in the
-# input, one behind the other: check_run() finds how many, and they are not copied. All others, of
-# either version and byte order, or with a payload, are converted by decode_run(). As version 8 has
-# more categories, these are stored beside the headers. Only decode_run() uses a length from the
-# input; it checks that the record ends within the input.
+# A batch is an array of version-7 headers in host byte order. Most input consists of such headers,
+# one after the other. check_run() counts them, and they are used in place. decode_run() converts
+# all other records: of version 8, of the other byte order, or with a payload. Version 8 has more
+# categories, so categories are stored in an array of their own. Only decode_run() uses a length
+# from the input; it checks that the record ends within the input.
 #
-# Entry point: decode_batch, from Engine._consume(). Never allocates; keeps no state.
+# Technique: check_run() ORs the 16-byte vectors of many headers, and tests the result once. A bit
+# that no good header has, or that differs from the first header's, shows in the result.
+#
+# Entry points: decode_batch, from Engine._consume(); payload_of and plainness_of, from pairing.
+# Never allocates; keeps no state.
 
 cdef enum DecodeEnd:                            # why a run of records ended
     DECODE_FULL                                 # the batch has `most` records
@@ -33,8 +37,9 @@ cdef struct Batch:
     const uint8_t *payload[BATCH]               # only for `converted`: see payload_of()
     uint32_t category[BATCH]                    # action >> 16, of either version
     bint of_one_device                          # all records are
-    uint32_t device[BATCH]                      # index: this and the next four by prepare()
-    uint64_t word[BATCH]                        # of a plain record: see word_of()
+    # prepare_records() fills these five.
+    uint32_t device[BATCH]                      # index
+    uint64_t word[BATCH]                        # of a plain record: its Pending.key and .state
     uint32_t home[BATCH]                        # group
     uint8_t tag[BATCH]
     uint8_t fate[BATCH]                         # see Fate; only if not is_plain
@@ -61,9 +66,11 @@ cdef inline uint32_t is_late(const TraceV7 *r) noexcept nogil:
 
 
 cdef inline uint32_t plainness_of(uint32_t category, const TraceV7 *r) noexcept nogil:
-    """0 for an ordinary issue or completion of a read or a write, of a usual size, without error.
+    """Returns 0 for a plain record: an ordinary issue or completion of a read or a write.
 
-    Else a bit is set in it, also when several of these numbers are or'ed.
+    It is of a usual size and without error. For any other record, a bit of the result is set; so
+    the results of several records can be or'ed. To add ISSUE and flip COMPLETE clears the bit of
+    COMPLETE if exactly one of the two was set.
     """
     return (
         ((category & (CAT_PAIRED | CAT_ODD)) + CAT_ISSUE ^ CAT_COMPLETE) & ~<uint32_t> CAT_ISSUE
@@ -90,9 +97,11 @@ cdef inline bint is_mislabelled_v8(const TraceV7 *r) noexcept nogil:
 cdef inline int check_run(
     const uint8_t *data, int most, uint64_t last_ns, Batch *out
 ) noexcept nogil:
-    """How many of so many records can be used where they are; a multiple of RUN, or all of them.
+    """Count the records at the front that can be used in place: a multiple of RUN, or `most`.
 
-    They are native, of version 7, without a payload, and not after last_ns.
+    They are in host byte order, of version 7, without a payload, and not after last_ns. A vector
+    has four 32-bit lanes: (magic, sequence, time), (sector, bytes, action) or (pid, device, cpu,
+    error and pdu_len). `plus` and `events` test actions as plainness_of() does.
     """
     cdef:
         int i
@@ -141,9 +150,9 @@ cdef inline DecodeEnd decode_run(
 ) noexcept nogil:
     """Append records of one version and byte order from data[at:size] to a batch.
 
-    Each record moves *at behind it. Stops before the first byte that is not understood, and before
-    a record later than last_ns, whose time it writes to *next_ns. `swap` and `version` are
-    constants at every call, so that the compiler specialises each.
+    Moves *at to the end of the last record. Stops before the first byte that is not understood, and
+    before a record later than last_ns, whose time it writes to *next_ns. `swap` and `version` are
+    constants at every call, so that the compiler specialises each call.
     """
     cdef:
         uint32_t magic = swap32(MAGIC | version) if swap else MAGIC | version

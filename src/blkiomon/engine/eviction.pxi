@@ -4,13 +4,16 @@
 # three walks through the table narrow down, by a histogram of times, the latest of these times; one
 # more walk evicts. So an eviction costs a small share of a walk, and depends on the records alone.
 #
-# Entry points: evict_by_age, from Engine at every snapshot and every SWEEP_EVERY records;
-# make_place and track_age, from pairing. Never allocates.
-# The file begins with the full copies of pending records, which every eviction has to free.
+# Entry points: evict_by_age, from Engine at every snapshot, every SWEEP_EVERY records and at the
+# end; make_place, is_nearly_full, track_age, drop_pending and evict, from pairing. Never allocates.
+#
+# The file begins with the full copies of pending records, as every eviction has to free one. Their
+# entry points: copy_detail, store_record and free_record, from pairing; copy_stored, from
+# Engine.leftovers().
 
 cdef enum:
     SWEEP_EVERY = 1 << 20                       # records between two passes by age
-    EVICTED_SHARE = 8                           # of max_pending: see evict_oldest()
+    EVICTED_SHARE = 8                           # of max_pending: see make_place()
     MOST_AGES = 1 << 16                         # counters of nth_oldest()
 
 
@@ -52,7 +55,7 @@ cdef inline void free_record(State *s, uint32_t index) noexcept nogil:
 
 
 cdef void copy_stored(const State *s, StoredRecord *out) noexcept nogil:
-    """Copy the full records of what is pending to out."""
+    """Copy the full records of all pending records to out."""
     cdef Cursor c = Cursor(0, 0)
     cdef const Pending *p
     while (p := next_entry(&s.pending, &c)) != NULL:
@@ -93,7 +96,7 @@ cdef void evict_until(State *s, uint64_t last_ns) noexcept nogil:
 
 
 cdef void evict_by_age(State *s) noexcept nogil:
-    """Evict what is older than max_age_ns as of the latest record."""
+    """Evict the pending records that are more than max_age_ns older than the latest record."""
     if s.with_queue:
         drop_old_queued(s)
     if s.now_ns > s.oldest_ns and s.now_ns - s.oldest_ns > s.max_age_ns:
@@ -101,10 +104,10 @@ cdef void evict_by_age(State *s) noexcept nogil:
 
 
 cdef uint64_t nth_oldest(State *s, uint64_t n) noexcept nogil:
-    """The time of the nth oldest pending record.
+    """The time of the nth oldest pending record, found by a radix select.
 
-    Each walk counts the times from first_ns on by some of their bits. The first one expects that
-    the time wanted is not after the latest record's.
+    Each walk counts the times from first_ns on by their next most significant bits. The first walk
+    expects that the result is not after now_ns.
     """
     cdef:
         Cursor c
@@ -126,7 +129,7 @@ cdef uint64_t nth_oldest(State *s, uint64_t n) noexcept nogil:
         while at < n_ages and older + s.ages[at] < n:
             older += s.ages[at]
             at += 1
-        if at == n_ages:                        # it is later
+        if at == n_ages:                        # it is after now_ns: begin with all 64 bits
             first_ns = 0
             shift = 64
             continue
@@ -140,11 +143,11 @@ cdef inline uint64_t share_of_bound(const State *s) noexcept nogil:
 
 
 cdef inline bint is_nearly_full(const State *s) noexcept nogil:
-    """Whether no completion becomes pending: its issue was evicted, or is lost, most likely."""
+    """Whether completions no longer become pending: most likely, their issues were evicted."""
     return s.pending.used >= s.max_pending - share_of_bound(s)
 
 
 cdef void make_place(State *s) noexcept nogil:
-    """Make sure that another record may become pending: evict the oldest ones if need be."""
+    """Make sure that another record can become pending: at the limit, evict the oldest ones."""
     if unlikely(s.pending.used >= s.max_pending):
         evict_until(s, nth_oldest(s, max(share_of_bound(s), <uint64_t> 1)))

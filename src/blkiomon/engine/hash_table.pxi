@@ -11,8 +11,10 @@
 # cannot choose sectors that collide. The upper half of a hash chooses the home group; the lowest
 # byte is the tag. A Place has both.
 #
-# Entry points: find, reserve_slot, remove_entry, next_entry, rehash. Any kernel that owns the table
-# may call them. None of them allocates: Engine grows tables between batches.
+# Entry points: key_of, device_of, place_of; find, reserve_slot, remove_entry, next_entry, rehash.
+# Any kernel that owns the table may call them. pair_records() has find, reserve_slot and
+# remove_entry in a form without branches. No function allocates: Engine grows tables between
+# batches.
 
 cdef enum:
     MOST_DEVICES = (1 << 22) - 1                # that fit in a key, without NO_DEVICE

@@ -1,6 +1,7 @@
-# Counts requests in flight: issued, and not completed or requeued.
+# Counts requests in flight: issued, and not completed or requeued. Forgets idle devices.
 #
-# begin_flight and end_flight update gauges with each record. The integral of the count over time,
+# begin_flight and end_flight update gauges with each record; pair_records() does the same by the
+# table STEPS. The integral of the count over time,
 # from which the mean follows, needs no work per record. Over an interval from a to b it is
 #     sum of D2C of the requests completed in the interval
 #     + sum of (b - issue time) of those in flight at b, from a walk through the table
@@ -8,16 +9,17 @@
 # A request that is given up was in flight until then. Busy time is known only for whole devices.
 # With as_original, nothing reads these figures.
 #
-# Entry points: begin_flight, end_flight, give_up, from pairing; the rest, from Engine.snapshot() in
-# this order: integrate_in_flight, count_load_rows, move_load_rows, free_idle_devices.
+# Entry points: begin_flight, end_flight, give_up, from pairing and eviction; the rest, from
+# Engine.snapshot() in this order: integrate_in_flight, count_load_rows, move_load_rows,
+# free_idle_devices.
 # Never allocates.
 
 cdef enum:
     EVERYTHING = 8                              # layout.EVERYTHING
     IN_ALL = 3                                  # see lane_of()
-    # A request is overdue if it has been in flight for longer than this, and for longer than every
-    # request that its device completed in the interval. If the device completed none, it may hang:
-    # then nothing is overdue.
+    # A request is overdue if it has been in flight for longer than this, and for longer than all
+    # requests that its device completed in the interval. If the device completed none, it may
+    # hang: then nothing is overdue.
     OVERDUE_NS = 1000000000
 
 
@@ -39,7 +41,7 @@ cdef inline void begin_flight(
     load.max[at] = max(load.max[at], load.now[at])
     load.now[IN_ALL] += 1
     load.max[IN_ALL] = max(load.max[IN_ALL], load.now[IN_ALL])
-    if load.now[IN_ALL] == 1 and time_ns > load.busy_since_ns:  # else busy_ns has that time already
+    if load.now[IN_ALL] == 1 and time_ns > load.busy_since_ns:  # earlier: busy_ns counts it already
         load.busy_since_ns = time_ns
     s.in_flight += 1
     if s.in_flight > s.max_in_flight:
@@ -77,7 +79,7 @@ cdef inline void give_up(State *s, const Pending *p, uint64_t now_ns) noexcept n
 # --- at a snapshot ----------------------------------------------------------------------------
 
 cdef inline bint is_overdue(const State *s, const Pending *p, uint64_t end_ns) noexcept nogil:
-    """Whether the completion of an issue was most likely missed: see OVERDUE_NS."""
+    """Whether the completion of an issue was most likely lost: see OVERDUE_NS."""
     cdef uint64_t age_ns = end_ns - p.time_ns if p.time_ns < end_ns else 0
     return s.stream_ended or age_ns > max(
         <uint64_t> OVERDUE_NS, s.integrals[device_of(p.key)].slowest_ns
@@ -183,7 +185,7 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
     cdef Load *load
     cdef InFlightIntegral *integral
     if s.as_original:
-        for i in range(s.devices_end):          # free_idle_devices() corrects it by the accounts
+        for i in range(s.devices_end):          # free_idle_devices() corrects is_idle by accounts
             s.devices[i].is_idle = not s.devices[i].was_busy
             s.devices[i].was_busy = False
         return
@@ -249,7 +251,7 @@ cdef void free_idle_devices(State *s) noexcept nogil:
     cdef uint64_t i
     if s.has_wanted or s.n_devices <= s.max_devices // 2:
         return
-    for i in range(s.n_active):                 # requests of 0 ns leave no load
+    for i in range(s.n_active):                 # also devices whose requests all took 0 ns
         s.devices[s.accounts[i].device].is_idle = False
     keep_devices_of(s, &s.pending)
     keep_devices_of(s, &s.queued)

@@ -119,7 +119,7 @@ ALL_OPS = len(OPS)
 """In place of an operation: all operations of a device."""
 
 EVERYTHING = ALL_OPS + 1
-"""In place of an operation: all devices. Every device number may be a real one."""
+"""In place of an operation: all devices. (No device number is free to mean "all".)"""
 
 LOAD = np.dtype(
     [

@@ -4,16 +4,20 @@
 # completion has the sector where its part begins. SCSI first completes 0 bytes of a read that
 # fails, then the rest with the error. The kernel may complete a flush twice, and a zone append with
 # another sector than that of its issue. The original does not pair any of these as one request;
-# with as_original, no function of this file is called.
+# with as_original, this file pairs nothing.
 #
-# Such a request is an entry of State.pending with IS_MULTI_STEP instead of IS_ISSUE. pair_items()
+# Such a request is an entry of State.pending with IS_MULTI_STEP instead of IS_ISSUE. pair_item()
 # therefore hands it to pair_step(). A second entry with the same key, in the hash table
-# State.history, has the time of the first issue (time_ns), the bytes completed so far (bytes), the
-# error of any part, whether the request was requeued (both in state), and how often
-# (extra).
+# State.history, holds
+#     time_ns   the time of the first issue
+#     bytes     the bytes completed so far
+#     state     WAS_REQUEUED, and the error of any part, from ERROR_SHIFT on
+#     extra     how often the request was requeued
 #
-# Entry points: pair_step, from pair_items() if two records do not simply match;
-# handle_requeue, handle_append and find_requeued_append, from handle_other(). Never allocates.
+# Entry points: pair_step, from pair_item() if two records do not simply match; handle_append, from
+# pair_other(); handle_requeue and find_requeued_append, from handle_other(); move_retry_rows, from
+# Engine.snapshot(). Also is_in_flight, history_of, end_history, first_issue_ns and find_pending.
+# Never allocates.
 
 cdef enum:
     MOST_APPENDS = 1024                         # zone appends that wait for their other record
@@ -32,8 +36,8 @@ cdef inline bint is_in_flight(const Pending *p) noexcept nogil:
 cdef inline bint is_empty_completion(const Pending *item) noexcept nogil:
     """Whether an item is a completion of 0 bytes of a read or a write.
 
-    The kernel sends such completions besides the real one: for flushes, requests of multipath, and
-    SCSI requests that fail.
+    The kernel sends such a completion in addition to the real one: for flushes, requests of
+    multipath, and SCSI requests that fail.
     """
     return item.bytes == 0 and item.state & IS_ISSUE == 0 and op_of(cell_in(item.state)) <= 1
 
@@ -138,7 +142,7 @@ cdef Pending *find_pending(State *s, uint64_t sector, uint32_t key) noexcept nog
 
 
 cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept nogil:
-    """Let a request begin at its first sector that is not completed; returns its new entry."""
+    """Move a request to its first sector that is not completed; returns its new entry."""
     cdef Pending rest = p[0]
     cdef Pending h, queued
     cdef Pending *other
@@ -240,7 +244,7 @@ cdef void replace_pending(State *s, Pending *p, const Batch *b, int i) noexcept 
 cdef bint pair_step(State *s, Batch *b, int i, Pending *p) noexcept nogil:
     """Pair a record with the pending one of its key, if the two do not simply match.
 
-    Returns False if they do not belong together: a mismatch, as for the original.
+    Returns False for a mismatch: the two do not belong to one request.
     """
     cdef const Pending *item = &b.item
     cdef bint is_completion = (item.state & IS_COMPLETE) != 0 and (
@@ -314,7 +318,8 @@ cdef void handle_requeue(State *s, const Batch *b, int i) noexcept nogil:
 # Several appends to one zone may be in flight. All are issued with the zone's first sector; a
 # completion has the sector that was written. So each append gets a serial number, which replaces
 # the sector in State.pending. A completion belongs to the nearest zone that begins at or before its
-# sector. Of the issues to this zone with the same device and size, it completes the first one.
+# sector. It completes the first issue to this zone that has the same device and size. Appends that
+# wait for their other record are in a ring, State.appends.
 
 cdef bint is_partner(const ZoneAppend *a, const Pending *item, uint32_t kind) noexcept nogil:
     """Whether a waiting append is of a kind and may belong to an item."""
@@ -352,7 +357,7 @@ cdef void set_append(Pending *item, uint64_t serial) noexcept nogil:
 
 
 cdef void advance_appends(State *s) noexcept nogil:
-    """Let the ring begin at the first append that waits."""
+    """Drop the appends at the front of the ring that no longer wait."""
     while s.first_append < s.next_append and (
         s.appends[s.first_append % MOST_APPENDS].kind == APPEND_DONE
     ):

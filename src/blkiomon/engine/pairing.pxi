@@ -1,22 +1,27 @@
 # Matches issues with completions.
 #
 # prepare_records() finds the device and hash table group of each record of a batch, and checks
-# sequence numbers. pair() then stores each record in the table, or adds a completed request to
-# Batch.done; it also counts requests in flight.
+# sequence numbers. pair_records() then stores each record in the table, or adds a completed request
+# to Batch.done; it also counts requests in flight. For a batch of one device, it does both.
 #
 # Technique: most records are plain, see plainness_of(): an issue whose key is not pending, or the
 # completion that meets its issue. pair_records() pairs these without a branch on which of the two
 # it is, as the processor would predict it wrongly half of the time. Every other record takes the
-# slow way, pair_item(), which has all rules. See multi_step.pxi for requeues and partial
+# slow path, pair_item(), which has all rules. See multi_step.pxi for requeues and partial
 # completions.
 #
-# Entry points, from Engine._process(): can_be_plain, set_categories, log_records, pair.
+#     pair -> State.pair_batch (a batch of plain records) or prepare_records -> pair_records
+#         pair_slowly    a plain record that the fast path has no rule for -> pair_item
+#         pair_other     a record that is not plain -> handle_other, handle_append or pair_item
+#
+# Entry points, from Engine: cpu_bits, can_be_plain, set_categories, log_records, pair; pair_plainly
+# and pair_plainly_by_avx2, for State.pair_batch. Also set_request, from slow.pxi.
 # Never allocates.
 
 cdef enum Fate:                                 # what pair() does with a record
     FATE_PLAIN                                  # pairs it, as it is plain
     FATE_OTHER                                  # pair_other()
-    FATE_PASSED                                 # nothing but to note its time
+    FATE_PASSED                                 # only notes its time
     FATE_IGNORED                                # nothing: it is filtered out, or has no category
 
 cdef enum:
@@ -60,7 +65,7 @@ cdef inline void check_sequence(State *s, const TraceV7 *r, uint32_t *last) noex
 
 
 cdef inline bint filter_record(State *s, Batch *b, int i, uint32_t device) noexcept nogil:
-    """Clear the categories of a record that is filtered out by time or device, but NOTIFY.
+    """Clear all categories but NOTIFY of a record that is filtered out by time or device.
 
     Returns whether the record has a sequence number that counts; notifications have none.
     """
@@ -73,7 +78,7 @@ cdef inline bint filter_record(State *s, Batch *b, int i, uint32_t device) noexc
 
 
 cdef inline Fate fate_of_other(uint32_t category, const TraceV7 *r) noexcept nogil:
-    """Of a record that is not plain. A plug or a get-request record has nothing but a time."""
+    """The Fate of a record that is not plain. A plug or a get-request record only gives a time."""
     if category == 0:
         return FATE_IGNORED
     if category & (CAT_PAIRED | CAT_REQUEUE | CAT_NOTIFY | CAT_DRV_DATA):
@@ -88,15 +93,18 @@ cdef inline bint is_small(const Table *t) noexcept nogil:
     return t.n_groups < LARGE_TABLE
 
 
-cdef inline bint takes_slow_way(const State *s, const Batch *b) noexcept nogil:
-    """Whether all records do: they are kept in full, or one of them may meet a full table."""
+cdef inline bint takes_slow_path(const State *s, const Batch *b) noexcept nogil:
+    """Whether every record of a batch takes the slow path.
+
+    It does if pending records are kept in full, or if the table may become full.
+    """
     return s.slowly or s.keep_details or s.pending.used + b.n > s.max_pending
 
 
 cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:
     """Whether all records are plain, and nothing but pairing is to be done with them."""
     return b.is_plain and not (
-        takes_slow_way(s, b) or s.has_filter or s.with_queue
+        takes_slow_path(s, b) or s.has_filter or s.with_queue
         or s.n_devices + b.n > s.max_devices
     )
 
@@ -109,7 +117,7 @@ cdef void set_categories(Batch *b) noexcept nogil:
             b.category[i] = b.records[i].action >> 16
 
 
-# The state of a pending plain issue, by its categories WRITE and READ: see word_of().
+# The upper half of Batch.word: Pending.state of a plain issue, by its categories WRITE and READ.
 cdef uint64_t[4] PLAIN_WORDS = [
     <uint64_t> (IS_ISSUE | (6 << 2 | 2) << CELL_SHIFT) << 32,
     <uint64_t> (IS_ISSUE | 0 << CELL_SHIFT) << 32,
@@ -119,7 +127,11 @@ cdef uint64_t[4] PLAIN_WORDS = [
 
 
 cdef inline void prepare_records(State *s, Batch *b, bint plainly) noexcept nogil:
-    """The flag, can_be_plain(), is a constant at each call: the compiler specialises both."""
+    """Fill Batch.device, word, home, tag and fate; check sequence numbers.
+
+    `plainly`, the result of can_be_plain(), is a constant at each call: the compiler specialises
+    both calls.
+    """
     cdef:
         int i
         uint32_t number = ~b.records[0].device if b.n else 0    # not that of record 0
@@ -133,7 +145,7 @@ cdef inline void prepare_records(State *s, Batch *b, bint plainly) noexcept nogi
         const TraceV7 *r
         bint is_large = not is_small(&s.pending)
         bint is_counted = True
-        bint slowly = takes_slow_way(s, b)
+        bint slowly = takes_slow_path(s, b)
         bint any_special = s.has_filter or b.seen & CAT_NOTIFY != 0
 
     for i in range(b.n):
@@ -171,7 +183,7 @@ cdef inline void prepare_records(State *s, Batch *b, bint plainly) noexcept nogi
         s.oldest_ns = oldest_ns
 
 
-# --- the slow way -----------------------------------------------------------------------------
+# --- the slow path -----------------------------------------------------------------------------
 
 cdef inline uint32_t state_of(uint32_t category, unsigned int cell, uint32_t error) noexcept nogil:
     """Pending.state of an issue or a completion."""
@@ -364,13 +376,13 @@ cdef void pair_item(State *s, Batch *b, int i, Place place) noexcept nogil:
     else:
         s.completions_without_issue += item.state & IS_ISSUE == 0
         s.issues_given_up += item.state & IS_ISSUE != 0
-        if s.keep_details:                      # the original stores the pending record anew
+        if s.keep_details:                      # the original stores the pending record again
             s.stored[p.extra].stored_order &= WAS_REPORTED
             s.stored[p.extra].stored_order |= b.first + i
 
 
 cdef inline Place place_at(const Batch *b, int i) noexcept nogil:
-    """Where prepare_records() found the place of a record."""
+    """The place of a record, as prepare_records() found it."""
     cdef Place place
     place.home = b.home[i]
     place.tag = b.tag[i]
@@ -414,7 +426,7 @@ cdef int pair_other(State *s, Batch *b, int i, int n_done) noexcept nogil:
     return note_match(b, n_done, n_matches)
 
 
-# --- the fast way -----------------------------------------------------------------------------
+# --- the fast path -----------------------------------------------------------------------------
 
 cdef inline void prefetch_batch(const State *s, const Batch *b) noexcept nogil:
     """Prefetch what pair() will read, if it does not fit the first-level cache.
@@ -436,7 +448,7 @@ cdef inline void prefetch_batch(const State *s, const Batch *b) noexcept nogil:
         prefetch(&s.pending.slots[<uint64_t> b.home[i] * GROUP + first_bit(slots)])
 
 
-# What Load.now gains by an issue and by a completion, by their categories WRITE and READ.
+# What an issue and a completion add to Load.now, by their categories WRITE and READ.
 cdef uint32_t[4][2][4] STEPS = [
     [[0, 0, 1, 1], [0, 0, -1, -1]], [[1, 0, 0, 1], [-1, 0, 0, -1]],
     [[0, 1, 0, 1], [0, -1, 0, -1]], [[0, 1, 0, 1], [0, -1, 0, -1]],
@@ -446,7 +458,7 @@ cdef uint32_t[4][2][4] STEPS = [
 cdef inline void count_busy(
     Load *load, uint32_t now, bint completes, uint64_t time_ns
 ) noexcept nogil:
-    """What begin_flight() and end_flight() do if there is no other request in flight."""
+    """Update busy time as begin_flight() and end_flight() do: if no other request is in flight."""
     if now + completes == 1 and time_ns > load.busy_since_ns:
         if completes:
             load.busy_ns += time_ns - load.busy_since_ns
@@ -494,8 +506,13 @@ cdef void note_queued(
 cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) noexcept nogil:
     """Pair the records of a batch, each as pair_item() would.
 
-    The flags are constants at each call: the compiler specialises all. `plainly`: can_be_plain().
-    `at_once`: all records are of one device, and prepare_records() did not run.
+    The flags are constants at each call: the compiler specialises all calls. `plainly` is the
+    result of can_be_plain(). `at_once`: all records are of one device, and prepare_records() did
+    not run.
+
+    The steps for a plain record: hash it; compare the group's tags with its tag and with 0; choose
+    the slot, by a mask, among these two; check that it is as expected; write the record to it; add
+    a completion to Batch.done; update Load. An issue takes a slot, a completion frees one.
     """
     cdef:
         int i
@@ -504,11 +521,10 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         Group *group
         Pending *p
         Load *load = s.loads
-        Match *m
         Tally t
         uint64_t d2c_ns, differs, h, word
-        uint64_t if_completion                  # all bits of it are set, or none
-        uint64_t base = 0
+        uint64_t if_completion                  # a mask: all bits, or none; `narrow`: 32 bits of it
+        uint64_t base = 0                       # the device in a key
         uint64_t oldest_ns = s.oldest_ns
         uint32_t action, completes, narrow, home, device
         uint8_t tag
@@ -517,6 +533,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         uint32_t cpu_mask = (1 << s.cpu_shift) - 1
         uint64_t usual_ns = min(s.max_age_ns, <uint64_t> MOST_USUAL_NS)
 
+    # The number of usual latencies: one comparison then checks both limits.
     usual_ns = usual_ns - (LEAST_USUAL_NS - 1) if usual_ns >= LEAST_USUAL_NS else 0
     t.more = t.most_more = 0
     t.now = t.most = lanes_of(0, 0, 0, 0)
@@ -591,7 +608,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         if not plainly and s.with_queue and completes:
             note_queued(s, b, n, r, p)
         n += completes
-        p.time_ns = r.time                      # of a completion, nobody will read what is written
+        p.time_ns = r.time                      # after a completion, the slot is free: never read
         p.sector = r.sector
         store64(&p.key, word)
         p.bytes = r.bytes

@@ -1,4 +1,5 @@
-# Handles what only full traces contain: queue records, process names, the time of day.
+# Handles records that are neither issue nor completion: queue records, process names, the time of
+# day, driver data. Hands requeues on to multi_step.pxi.
 #
 # A queue record (Q) waits in the hash table State.queued for the issue of the same device, sector
 # and direction. FS and PC are not part of its key, as the kernel does not set them in queue
@@ -10,8 +11,8 @@
 # The field `bytes` of an entry is the pid.
 #
 # Entry points: handle_other, follow_issue and count_processes, from pairing; queue_time, for each
-# match; drop_old_queued, from evict_by_age(); reset_processes and by_pid, from Engine.snapshot().
-# Never allocates.
+# match; take_queued and set_queued, from advance(); find_queued, from set_slow(); drop_old_queued,
+# from evict_by_age(); reset_processes and by_pid, from Engine.snapshot(). Never allocates.
 
 cdef enum:
     ISSUED = 1 << 2                             # in a queue record's key: its issue was read
@@ -89,12 +90,12 @@ cdef bint take_queued(State *s, uint64_t sector, uint32_t key, Pending *taken) n
 
 
 cdef inline bint any_issued(const State *s) noexcept nogil:
-    """Whether the queue record of any pending issue is known."""
+    """Whether State.queued holds the queue record of any pending issue."""
     return s.queued.used != s.n_waiting
 
 
 cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
-    """Let the queue record of an issue wait for the match.
+    """Give the queue record of an issue its new key, under which it waits for the match.
 
     In a stream without queue records, count the issue's process instead.
     """
@@ -172,13 +173,13 @@ cdef void count_process(
 
 
 cdef void count_processes(State *s, const Batch *b) noexcept nogil:
-    """Count the processes of a batch of plain records: those in a row of one process at once."""
+    """Count the processes of a batch of plain records; a run of one process is counted at once."""
     cdef int i
     cdef const TraceV7 *r
     cdef uint32_t pid = b.records[0].pid
     cdef uint64_t issues = 0
     cdef uint64_t n_bytes = 0
-    cdef uint64_t if_issue                      # all bits of it are set, or none
+    cdef uint64_t if_issue                      # a mask: all bits, or none
     for i in range(b.n):
         r = &b.records[i]
         if_issue = all_bits_if(r.action >> 22 & 1)
@@ -239,7 +240,7 @@ cdef void handle_notify(State *s, const TraceV7 *r, const uint8_t *payload) noex
 
 
 cdef void store_driver_data(State *s, const TraceV7 *r, const uint8_t *payload) noexcept nogil:
-    """Copy a record of driver data as a version-7 record in host byte order."""
+    """Append a record of driver data to State.driver, as version 7 in host byte order."""
     s.driver_data += 1
     if not s.keep_driver_data:
         return
@@ -254,7 +255,7 @@ cdef void handle_other(State *s, Batch *b, int i) noexcept nogil:
     cdef uint32_t event = r.action & 0xffff & ~<uint32_t> EVENT_CGROUP
     cdef Pending taken
     cdef uint32_t category = b.category[i]
-    if category & ~<uint32_t> CAT_NOTIFY:       # cleared if it is filtered out
+    if category & ~<uint32_t> CAT_NOTIFY:       # filter_record() clears all other categories
         s.now_ns = r.time
     if category & CAT_DRV_DATA:
         store_driver_data(s, r, payload_of(b, i))
@@ -271,5 +272,5 @@ cdef void handle_other(State *s, Batch *b, int i) noexcept nogil:
                 count_process(s, r.pid, 1, r.bytes)
         elif event == EVENT_BACK_MERGE:
             take_queued(s, r.sector, queue_key(b.item.key), &taken)
-        elif event == EVENT_FRONT_MERGE:        # the request began behind this bio until now
+        elif event == EVENT_FRONT_MERGE:        # until now, the request began behind this bio
             take_queued(s, r.sector + (r.bytes >> 9), queue_key(b.item.key), &taken)

@@ -1,6 +1,10 @@
-# Recognises records, lost-event marks and padding in bytes. Included by the engine and the merger.
+# Recognises records, lost-event marks and padding in bytes.
 #
-# Pure functions without state; they read only the bytes they are given.
+# The engine, the merger and the sorter include this file. All functions are pure: they keep no
+# state and read only the bytes that they are given.
+#
+# Entry points: load32, byte_order_of, record_length, zeros_at, parse_lost, find_record,
+# describe_magic.
 
 cdef inline uint32_t load32(const uint8_t *p) noexcept nogil:
     return (<const TraceV7 *> p).magic          # a packed struct: unaligned load

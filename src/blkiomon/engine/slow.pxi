@@ -25,7 +25,7 @@ cdef void set_slow(
     const State *s, Slow *slow, const Match *m, const Record *record, const Pending *issue,
     uint64_t begun_ns,
 ) noexcept nogil:
-    """Write all but until_ns. begun_ns: when the time in the queue ended and D2C began."""
+    """Write a slow request, except until_ns. begun_ns: when the queue time ended and D2C began."""
     cdef const Pending *queued = find_queued(s, issue.sector, issue.key)
     set_request(s, &slow.request, m, record, issue)
     if queued != NULL and queued.time_ns <= begun_ns:
@@ -78,7 +78,7 @@ cdef uint64_t find_hanging(State *s, uint64_t before_ns, Hanging *out) noexcept 
 
 
 cdef void set_hanging(State *s, Slow *slow, const Pending *p, uint64_t now_ns) noexcept nogil:
-    """Write a pending request."""
+    """Write a pending request as a slow one. d2c_ns is its age since the latest issue."""
     cdef const Pending *h = NULL
     cdef const Record *record = &s.stored[p.extra].detail.record
     cdef Match m

@@ -1,4 +1,4 @@
-"""Snapshot: what the engine counted in one interval, as numpy arrays."""
+"""Snapshot: the engine's figures of one interval, as numpy arrays."""
 
 from __future__ import annotations
 

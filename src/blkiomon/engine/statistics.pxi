@@ -1,7 +1,7 @@
 # Accounts completed requests, and copies an interval's figures to numpy rows.
 #
 # Technique: log-linear histograms, as in HdrHistogram. Values below 128 have a bin each; every
-# octave above has 64 bins of equal width. A bin that begins at b is at most b/64 wide, so its
+# octave above has 64 bins of equal width. A bin that begins at b is at most b/64 wide. So its
 # middle is at most 1/128 = 0.79 % off any value in it. 58 octaves cover 64 bits:
 #     shift = max(0, significant bits - 7),  bin = 64 * shift + (value >> shift)
 # Histograms are merged by adding their counts. The original's histograms have other limits, in
@@ -10,10 +10,13 @@
 # A device has an index, an account for each operation and direction, and histogram blocks. All
 # accounts and blocks are freed at the end of an interval.
 #
-# Entry points: account, with a paired batch, from the thread that owns the engine; index_of and
-# enter_device, from prepare(); the rest, from Engine.snapshot() in this order: take_in_all,
-# most_bins, copy_rows, copy_queue_rows, close_accounts. spill, from Engine before 32-bit counters
-# overflow.
+# Accounting is deferred: an account buffers the usual requests in Account.waiting, and
+# count_waiting() adds up to 64 of them at once, in loops that the compiler vectorises.
+#
+# Entry points: account, with a paired batch; index_of and enter_device, from prepare_records() and
+# pair_records(); enter_device and map_device, from Engine; map_device and free_device, from
+# free_idle_devices(). The rest, from Engine.snapshot() in this order: take_in_all, most_bins,
+# copy_rows, copy_queue_rows, close_accounts. spill, from Engine before 32-bit counters overflow.
 # Never allocates.
 
 cdef inline unsigned int bin_of(uint64_t value) noexcept nogil:
@@ -26,7 +29,7 @@ cdef inline unsigned int bucket_of(
 ) noexcept nogil:
     """The original's bucket: 0 for 0, i for values up to 2^(delta_bits + i - 1), the rest in last.
 
-    Truncates the value to 32 bits first, as the original does (formats.md, section 2).
+    Truncates the value to 32 bits first, as the original does.
     """
     cdef uint32_t v = <uint32_t> value
     cdef unsigned int i
@@ -91,7 +94,7 @@ cdef inline unsigned int cell_in(uint32_t state) noexcept nogil:
 # --- devices and their accounts ---------------------------------------------------------------
 
 cdef inline uint32_t index_of(const State *s, uint32_t number) noexcept nogil:
-    """The index of a device, or NO_DEVICE. The map is a hash table with linear probing."""
+    """The index of a device, or NO_DEVICE. The map is an open hash table with linear probing."""
     cdef uint64_t at = mix(number ^ s.seed[0], s.seed[1]) >> s.device_shift
     cdef const DeviceSlot *slot
     while True:
@@ -196,14 +199,14 @@ cdef void close_accounts(State *s) noexcept nogil:
 # --- histograms -------------------------------------------------------------------------------
 #
 # Bins are counted in blocks of 64, which are reserved when they are first used. Account.block has
-# 128 indices into State.blocks; 0 means an empty block. Size block 0 has element 3, size block 1
-# has element 2, and so on. Latency block FIRST_TIME has element 4, the next one element 5, and so
-# on. Both wrap around. So the usual sizes (below 128 KiB) and latencies (8 us to 34 ms) share a
-# cache line.
+# 128 indices into State.blocks; 0 means an empty block. The index of size block 0 is element 3,
+# that of size block 1 is element 2, and so on. The index of latency block FIRST_TIME is element 4,
+# the next one is element 5, and so on. Both sequences wrap around. So the indices for the usual
+# sizes (below 128 KiB) and latencies (8 us to 34 ms) share a cache line.
 
 cdef enum:
     FIRST_TIME = 8                              # 8192 ns
-    PLAIN_US = 1 << 26                          # up to here the bucket follows from the bits
+    PLAIN_US = 1 << 26                          # up to here, the bit length gives the bucket
 
 
 cdef inline unsigned int time_bin(uint64_t ns, uint64_t us) noexcept nogil:
@@ -229,7 +232,7 @@ cdef inline unsigned int bucket_in(unsigned int bin, unsigned int bucket) noexce
 
 
 cdef inline unsigned int size_bin(uint64_t size_bytes) noexcept nogil:
-    """The bin of a size: one for each multiple of 512 below 1 MiB; behind them, bin_of()."""
+    """The bin of a size: one for each multiple of 512 below 1 MiB, then those of bin_of()."""
     if likely(size_bytes & 511 == 0 and size_bytes < SIZE_SLOTS << 9):
         return <unsigned int> (size_bytes >> 9)
     return SIZE_SLOTS + bin_of(size_bytes)
@@ -328,8 +331,8 @@ cdef inline uint64_t quotient(uint64_t a, uint64_t b) noexcept nogil:
     return <uint64_t> <int64_t> (<double> <int64_t> a / <double> <int64_t> b)
 
 
-cdef void account_unusual(State *s, Account *a, const Match *m, uint64_t d2c_us) noexcept nogil:
-    """Account what is rare: an error, an unusual size, a latency over an hour."""
+cdef void account_unusual(Account *a, const Match *m, uint64_t d2c_us) noexcept nogil:
+    """Account the rare parts of a request: an error, an unusual size, a latency over an hour."""
     a.errors += m.error != 0
     if m.size_bytes & 511 or m.size_bytes >= SIZE_SLOTS << 9:
         size_add(&a.size_bytes, a.size_hist, m.size_bytes, 1)
@@ -339,7 +342,7 @@ cdef void account_unusual(State *s, Account *a, const Match *m, uint64_t d2c_us)
 
 
 cdef inline void account_match(
-    State *s, Account *a, const Match *m, uint64_t d2c_us, uint32_t *d2c, uint32_t *size
+    Account *a, const Match *m, uint64_t d2c_us, uint32_t *d2c, uint32_t *size
 ) noexcept nogil:
     """Account a request, given the counters of its latency and its size."""
     cdef uint64_t throughput                    # bytes/ms
@@ -347,25 +350,25 @@ cdef inline void account_match(
         throughput = quotient(m.size_bytes * <uint64_t> 1000, d2c_us)
     else:
         throughput = m.size_bytes * <uint64_t> 1000000 // (m.d2c_ns if m.d2c_ns != 0 else 1)
-    a.d2c_us_sum += d2c_us                      # move_rows() computes min, max and sizes
+    a.d2c_us_sum += d2c_us                      # copy_rows() computes min, max and sizes
     a.d2c_us_squares += <uint128_t> d2c_us * d2c_us
     moments_add(&a.throughput, throughput)
     moments_add(&a.d2c_ns, m.d2c_ns)
     d2c[0] += 1
     size[0] += 1
     if unlikely((m.size_bytes & 511) | m.error | (d2c_us >> 32) | (m.size_bytes >> 20)):
-        account_unusual(s, a, m, d2c_us)
+        account_unusual(a, m, d2c_us)
 
 
-# --- requests that wait -----------------------------------------------------------------------
+# --- requests that wait (deferred accounting) --------------------------------------------------
 #
-# Nearly all requests are usual: see is_usual(). Such a request only waits in its account, until
-# there are WAITING of them or the interval ends. Then simple loops take them in, which the compiler
-# makes vector instructions of. Their results are exact: see take_in_waiting().
+# Nearly all requests are usual: see is_usual(). Such a request waits in its account's buffer until
+# WAITING of them are there or the interval ends. Then count_waiting() accounts them in simple
+# loops, of which the compiler makes vector instructions. The results are exact.
 
 cdef enum:
     UNUSUAL_SIZE = 0xfff001ff                   # bits that no size below SIZE_SLOTS << 9 has
-    LEAST_USUAL_NS = 1000                       # less has another throughput
+    LEAST_USUAL_NS = 1000                       # below, throughput has another formula
     MOST_USUAL_NS = 0xffffffff
     IN_MATCH = NO_DEVICE << 5                   # in Batch.done_of
 
@@ -382,7 +385,7 @@ cdef inline uint64_t waiting_of(uint64_t d2c_ns, uint32_t size_bytes) noexcept n
 
 
 cdef inline void wait_in(State *s, Account *a, uint64_t waiting) noexcept nogil:
-    """Let a usual request wait."""
+    """Append a usual request to Account.waiting."""
     a.waiting[a.n_waiting] = waiting
     a.n_waiting += 1
     s.n_blocks_owed += 2
@@ -398,8 +401,10 @@ cdef union Floats:
 cdef inline void count_waiting(State *s, Account *a, unsigned int n) noexcept nogil:
     """Account the n requests that wait.
 
-    A quotient of doubles is exact here: see quotient(). The upper bits of a float are the bin of a
-    value, once those bits of the value are cleared that would round it up.
+    A quotient of doubles is exact here: see quotient(). Bins come from the upper bits of floats:
+    the exponent gives the octave, and the first six bits of the mantissa the bin in it. First, the
+    bits that would round the value up are cleared. Half of an n-bit value has the exponent n + 125;
+    its bin is at least 64 * (n - 6): hence 131. time_bin() adds the 1.
     """
     cdef:
         unsigned int i
@@ -498,7 +503,7 @@ cdef void account_singly(State *s, Account *a, const Match *m) noexcept nogil:
         wait_in(s, a, waiting_of(m.d2c_ns, m.size_bytes))
         return
     account_match(
-        s, a, m, d2c_us, time_counter(s, times_of(a), time_bin(m.d2c_ns, d2c_us)),
+        a, m, d2c_us, time_counter(s, times_of(a), time_bin(m.d2c_ns, d2c_us)),
         size_counter(s, a, size_bin(m.size_bytes)),
     )
 
@@ -506,7 +511,7 @@ cdef void account_singly(State *s, Account *a, const Match *m) noexcept nogil:
 cdef inline Account *account_of(
     State *s, Batch *b, int i, const Match *m
 ) noexcept nogil:
-    """The account of an element of Batch.done; m is the next one in Batch.match."""
+    """The account of element i of Batch.done; m is the next element of Batch.match."""
     cdef uint32_t number = b.done_of[i]
     cdef Account *a
     if unlikely(number == IN_MATCH):
@@ -520,7 +525,7 @@ cdef inline Account *account_of(
 cdef inline const Match *account_one(
     State *s, Batch *b, int i, const Match *m, Account *a
 ) noexcept nogil:
-    """Account an element of Batch.done. Returns the next one in Batch.match."""
+    """Account element i of Batch.done. Returns the next element of Batch.match."""
     if likely(b.done_of[i] != IN_MATCH):
         wait_in(s, a, b.done[i])
         return m
@@ -582,7 +587,7 @@ cdef void account_queue(State *s, const Match *m) noexcept nogil:
 cdef Bin *copy_sizes(State *s, Account *a, Row *row, uint32_t number, Bin *out) noexcept nogil:
     """Copy sizes to out as bins of bin_of(); returns the end of what was written.
 
-    A stream has few different sizes. They are counted one by one, and added to the moments and
+    A stream has few different sizes. Each has its own counter, and is added to the moments and
     buckets only here. State.by_bin is zero before and afterwards.
     """
     cdef uint64_t block, count
@@ -633,7 +638,7 @@ cdef void close_squares(
 
 
 cdef uint64_t most_bins(const State *s) noexcept nogil:
-    """At most so many bins of one kind are not empty in this interval."""
+    """Upper bound of the number of non-empty bins of one kind in this interval."""
     return min((s.n_blocks - 1) * BLOCK, s.matches - s.matches_before)
 
 

@@ -1,4 +1,4 @@
-# Structs, enums and intrinsics of the engine and the merger. Contains no logic.
+# Structs, enums and intrinsics of the engine and of the Cython modules in sources/. No logic.
 #
 # Every struct whose comment names a dtype (`layout.ROW`) leaves the engine as a numpy array of that
 # dtype. tests/test_engine.py compares each pair field by field.
@@ -111,14 +111,14 @@ cdef struct Pending:                            # an entry of a hash table: 32 b
 
 cdef enum:                                      # Pending.state
     # Its time is 2^63 ns or more. Only pair_item() takes such a record: the difference to an early
-    # time may wrap around, and the fast way would not see that.
+    # time may wrap around, and the fast path would not see that.
     IS_LATE = 1 << 0
     CELL_SHIFT = 8                              # five bits: see cell_of()
     CELL_BITS = 0x1f << 8
     IS_ISSUE = 1 << 13
     IS_COMPLETE = 1 << 14
-    IS_MULTI_STEP = 1 << 15                     # in a table: see multi_step.pxi
-    ERROR_SHIFT = 16                            # of a completion: its error, from this bit on
+    IS_MULTI_STEP = 1 << 15                     # a request of several steps: see multi_step.pxi
+    ERROR_SHIFT = 16                            # a completion has its error from this bit on
     # A pending completion that a snapshot has reported as without issue. Uses a cell bit, as the
     # cell of a pending completion is never read.
     IS_COUNTED = 1 << CELL_SHIFT
@@ -129,8 +129,8 @@ cdef enum:                                      # Pending.state
 
 cdef struct Group:                              # describes 15 slots: 16 bytes, aligned
     uint8_t tag[GROUP]                          # 8 bits of the hash, never 0; 0: the slot is free
-    # Entries that went on to a later group because this one was full. 255 is never decremented: it
-    # may stand for more.
+    # Entries that went on to a later group because this one was full. The counter saturates: 255
+    # may mean more, and is never decremented.
     uint8_t overflow_count
 
 cdef struct Table:                              # an open hash table
@@ -207,13 +207,14 @@ cdef struct Account:                            # one device, operation and dire
     uint128_t d2c_us_squares
     Moments throughput
     Moments d2c_ns
-    uint32_t block[INDICES]                     # indices into State.blocks, the likely ones in one
-    uint64_t errors                             # line: see times_of() and size_block()
+    # Indices into State.blocks; the usual ones share a cache line: see times_of() and size_block().
+    uint32_t block[INDICES]
+    uint64_t errors
     uint32_t op
     uint32_t direction
     Moments size_bytes                          # until the snapshot: only of unusual sizes
     uint64_t size_hist[SIZE_BUCKETS]
-    uint64_t d2c_hist[D2C_BUCKETS]              # corrections to what the bins say, modulo 2^64
+    uint64_t d2c_hist[D2C_BUCKETS]              # corrections to the counts of the bins, mod 2^64
     uint64_t pad[5]                             # to a multiple of the cache line: 1,600 bytes
 
 cdef struct Match:                              # a request to be accounted, 32 bytes
@@ -247,7 +248,7 @@ cdef struct Bin:                                # layout.BIN, 16 bytes: a bin th
     uint64_t count
 
 cdef struct Load:                               # requests of a device in flight, 128 bytes
-    uint32_t now[OPS + 1]                       # by lane_of(): this and the next are a cache line
+    uint32_t now[OPS + 1]                       # by lane_of(); now and max share a cache line
     uint32_t max[OPS + 1]                       # in this interval
     uint64_t busy_since_ns                      # if none is in flight: busy_ns counts up to here
     uint64_t busy_ns                            # in this interval, up to busy_since_ns
@@ -297,7 +298,7 @@ cdef struct Device:
     uint32_t next_free                          # of a free index: the next free one
     bint in_use
     bint is_idle                                # only during a snapshot: no request was seen
-    bint was_busy                               # in this interval, even without an account
+    bint was_busy                               # this interval: requeued or gave up a request
     Account *accounts[CELLS]                    # NULL until the interval's first request
     QueueAccount *queue_accounts[OPS]
 
@@ -357,10 +358,10 @@ cdef struct State:
     bint slowly                                 # pair all records by all rules
     bint as_original                            # pair as the original does; no in-flight figures
     bint has_filter                             # filter_record() has to look at records
-    bint has_wanted                             # the user named devices, all of which have an index
+    bint has_wanted                             # the user named devices; all of them have an index
     bint foreign                                # payloads are in the other byte order
     uint64_t max_devices
-    # devices and accounts: written by decode, prepare, account
+    # devices and accounts: written by prepare_records(), pair_records() and account()
     Device *devices                             # element 0 is NO_DEVICE
     uint64_t devices_room
     uint64_t devices_end                        # indices below have been in use
@@ -382,8 +383,9 @@ cdef struct State:
     uint64_t spill_every                        # matches
     void (*take_in)(State *, Account *) noexcept nogil      # take_in_waiting() for this processor
     void (*pair_batch)(State *, void *) noexcept nogil      # pair_plainly() for this processor
-    Account **accounts                          # the first n_active had a request in this interval,
-    uint64_t n_accounts                         # in the order of their first one
+    # The first n_active accounts have a request in this interval, in the order of their first one.
+    Account **accounts
+    uint64_t n_accounts                         # allocated
     uint64_t n_active
     QueueAccount **queue_accounts               # the same for queue times
     uint64_t n_queue_accounts
@@ -399,7 +401,7 @@ cdef struct State:
     uint64_t lost_events                        # by the tracer's marks
     uint64_t skipped_bytes
     uint64_t padding_bytes                      # zeros between records
-    # pending requests and requests in flight: written by pair
+    # pending requests and requests in flight: written by pair()
     Table pending                               # issues and completions that wait for the other
     Table queued                                # queue records
     uint64_t n_waiting                          # of these, those that wait for their issue
@@ -469,11 +471,11 @@ cdef struct State:
 cdef extern from *:
     """
     #define BK_INLINE static inline __attribute__((always_inline))
-    /* Compares a group's 16 bytes with one: bit i is set where byte i is equal. */
+    /* Compares each of a group's 16 bytes with `byte`: bit i is set if byte i is equal. */
     #ifdef __SSE2__
     #include <emmintrin.h>
     BK_INLINE unsigned int bk_bytes_equal(const void *group, uint8_t byte) {
-        /* _mm_set1_epi8() stalls where there is no instruction for it. */
+        /* Not _mm_set1_epi8(), which stalls if the target has no instruction for it. */
         __m128i all = _mm_set1_epi32((int)(byte * 0x01010101u));
         return _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_load_si128((const __m128i *)group), all));
     }
@@ -493,7 +495,8 @@ cdef extern from *:
         return equal;
     }
     #endif
-    /* All bits if x is 1, none if it is 0. The compiler must not know, or it makes a branch. */
+    /* All bits if x is 1, none if it is 0. The empty asm hides this from the compiler, which would
+       otherwise make a branch of it. */
     BK_INLINE uint64_t bk_all_bits_if(uint64_t x) {
         uint64_t all = 0 - x;
         __asm__("" : "+r"(all));
@@ -507,13 +510,13 @@ cdef extern from *:
     }
     BK_INLINE uint32_t bk_lane(bk_lanes v, int i) { return v[i]; }
     BK_INLINE void bk_store_lanes(void *p, bk_lanes v) { memcpy(p, &v, 16); }
-    /* The greater numbers, if all are below 2^31. */
+    /* The greater number of each lane, if all are below 2^31. */
     typedef int32_t bk_signed_lanes __attribute__((vector_size(16)));
     BK_INLINE bk_lanes bk_most(bk_lanes a, bk_lanes b) {
         bk_lanes m = (bk_lanes)((bk_signed_lanes)a > (bk_signed_lanes)b);
         return (a & m) | (b & ~m);
     }
-    /* A function for processors since about 2013, beside one for all: see take_in_waiting(). */
+    /* Compiles a function for processors since about 2013: see Engine._choose_functions(). */
     #if defined(__x86_64__) && !defined(__AVX2__)
     #define BK_AVX2 __attribute__((target("avx2,bmi,bmi2,fma,lzcnt")))
     static inline int bk_has_avx2(void) {

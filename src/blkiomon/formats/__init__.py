@@ -1,1 +1,11 @@
-"""Formats: functions from an interval to bytes or text, and decoders for JSON and binary."""
+"""Formats: how intervals and other items become bytes or text, and how these are read.
+
+``rendering`` has ``Format``, which each output makes. Intervals become text or structs of the
+original (``human_text``, ``stats_file``), CSV or Parquet (``csv``, ``parquet``: both from
+``flat_table``), JSON (``json_codec``; ``json_lines`` is its fast form), metrics (``openmetrics``),
+compact bytes (``binary_codec``) or tables of other libraries (``frames``). ``debug``,
+``driver_data`` and ``slow`` render other items; ``topology`` is for the devices of a host.
+
+``stats_reader`` reads statistics files. ``validation`` checks decoded intervals. ``templates`` and
+``units`` have what several formats need.
+"""

@@ -9,7 +9,12 @@ from blkiomon.formats.rendering import Format, FormatOptions
 
 
 class DriverData(NamedTuple):
-    """Records and their payloads, with headers of version 7 in host byte order; their number."""
+    """Records of low-level drivers.
+
+    Attributes:
+        data: each record with its payload; headers are of version 7 in host byte order.
+        records: how many these are.
+    """
 
     data: bytes
     records: int

@@ -1,7 +1,7 @@
 """An interval as a flat table, for CSV and Parquet.
 
-There is a row for each device and operation, a row with op "all" for each device, and a row with
-device "all" and op "all" for the total. Column names contain units.
+There is a row for each device and operation, and a row with op "all" for each device. The last row,
+with device "all" and op "all", is the total. Column names contain units.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Rows:
 
 
 Values = list[Any] | None
-"""A value or None for each row; None instead of the list if no row has a value."""
+"""A value or None for each row. If no row has a value, None takes the place of the list."""
 
 
 class Column(NamedTuple):

@@ -2,7 +2,7 @@
 
 Intervals are one tidy table: a row per interval, device and operation. The columns are those of
 Parquet files, without totals, so that sums and groups are right. Counts and times are signed, so
-that differences are right; what is not known is null or NaN.
+that differences are right. Unknown values are null or NaN.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COLUMNS = tuple(c for c in flat_table.COLUMNS if c.name not in _OF_TOTALS)
 """The columns; ``START`` has the time of day, if it is known, in UTC."""
 
 MOST = 1 << 63
-"""A count that is this or more, of a trace without sense, is null."""
+"""Counts from here on do not fit a signed column. Only a corrupt trace has them; they are null."""
 
 Table = dict[str, list[Any]]
 
@@ -109,14 +109,14 @@ OP, DEVICE, TIME = "op", "device", "time"
 
 
 def request_columns(requests: npt.NDArray[np.void]) -> dict[str, npt.NDArray[Any]]:
-    """The fields of requests, each as one piece of memory, without the text of devices and ops."""
+    """The fields of requests as contiguous arrays. Devices and operations are numbers."""
     return {name: np.ascontiguousarray(requests[name]) for name in requests.dtype.names or ()}
 
 
 def arrow_of(columns: Mapping[str, npt.NDArray[Any]]) -> Any:
-    """A ``pyarrow.Table`` that shares the memory of these columns, but for ops and devices.
+    """A ``pyarrow.Table`` that shares the memory of these columns, except ops and devices.
 
-    These are dictionaries: a small number for each request, and each text once.
+    Those are dictionary-encoded: a small number for each request, and each text once.
     """
     arrow = _library("pyarrow")
     made = {}
@@ -134,7 +134,7 @@ def arrow_of(columns: Mapping[str, npt.NDArray[Any]]) -> Any:
 
 
 def _texts(name: str, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], list[str]]:
-    """Numbers of operations or devices as indices, and the texts that these are indices of."""
+    """Dictionary-encode operations or devices: indices in a list of texts, and the list."""
     if name == OP:
         return values.astype("i1"), list(OPS)
     numbers, codes = np.unique(values, return_inverse=True)

@@ -45,7 +45,7 @@ UNSEEN = (
     "skipped_bytes",
     "over_device_limit",
 )
-"""The fields of ``Counts`` that say what was missed, in the order of the outputs."""
+"""The fields of ``Counts`` that count missed records and requests, in the order of the outputs."""
 
 
 def percentile_name(percent: float) -> str:
@@ -54,7 +54,7 @@ def percentile_name(percent: float) -> str:
 
 
 def unseen(counts: Counts) -> dict[str, int]:
-    """What is known to have been missed, by field."""
+    """How many records and requests were missed, by field."""
     return {name: getattr(counts, name) for name in UNSEEN}
 
 
@@ -404,7 +404,7 @@ def _distribution(at: int, row: np.void, quantity: str, figures: _Object) -> Tab
     bins = np.empty(len(low), layout.BIN)
     bins["row"], bins["bin"] = at, bin_of(low)
     if len(low) != len(counts) or (bin_bounds(bins["bin"])[0] != low).any():
-        raise IntervalError(f"{histogram.path}: low does not list bins")
+        raise IntervalError(f"{histogram.path}: low must list the least value of each bin")
     bins["count"] = counts
     return bins
 

@@ -41,7 +41,7 @@ from blkiomon.interval.value import Interval
 from blkiomon.sources.devices import nameless
 
 SMALL_COUNTS = 1 << 12
-"""The texts of counts below this are in a table."""
+"""Counts below this have their text in a table."""
 
 
 def output_format(options: FormatOptions) -> Format:
@@ -244,7 +244,7 @@ def _histograms(histograms: Histograms, piece: slice) -> list[str]:
 Texts = npt.NDArray[np.bytes_]
 
 TABLE_BINS = (*bin_of([1 << 20, 1 << 30]).tolist(), N_BINS)
-"""Sizes of tables, in bins. The fewer digits their bounds have, the faster is the look-up."""
+"""Sizes of tables, in bins. The smallest that suffices is used: its texts are the shortest."""
 
 
 @lru_cache(len(TABLE_BINS))

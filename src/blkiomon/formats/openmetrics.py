@@ -61,7 +61,7 @@ _COUNTERS = {
     "completions_without_issue": "Completions whose issue was not seen.",
     "issues_without_completion": "Issues that were evicted, or are overdue.",
     "evicted": "Pending records evicted, being too old or too many.",
-    "mismatches": "Pairs of records of one key that are not a request.",
+    "mismatches": "Pairs of records of one device, sector and direction that are not one request.",
     "skipped_bytes": "Bytes of the trace that are not records.",
     "over_device_limit": "Records of devices beyond --max-devices: not counted.",
 }
@@ -114,8 +114,8 @@ class _Histograms:
 class Metrics:
     """Sums over all intervals so far; any thread may ask for them.
 
-    prometheus-client formats the text once for each set of series. That is the template into which
-    each scrape fills the values.
+    prometheus-client formats the text once for each set of series. The result is a template, into
+    which each scrape fills the values.
 
     Args:
         name_of: maps a device number to a device name, or None.
@@ -188,7 +188,7 @@ class Metrics:
         return len(self._series), self._end_ns is None, reasons, self._missing_files > 0
 
     def _place(self, keys: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Indices of the groups of one device and operation, and the row of each group's series."""
+        """Indices of the groups that have one operation, and the row of each one's series."""
         groups = [i for i, key in enumerate(keys) if key & 7 != ALL_OPS and key != TOTAL]
         numbers = dict.fromkeys(keys[i] >> 3 for i in groups)
         labels = {number: self._label(number) for number in numbers}

@@ -30,10 +30,12 @@ MAX_TIME_S = 1 << 36
 
 
 class Stats(NamedTuple):
-    """What a file holds.
+    """The structs of a file.
 
-    ``records`` has shape (n,), dtype ``layout.STATS``; ``tail_bytes`` follow the last record, too
-    few for a struct.
+    Attributes:
+        version: the layout, "0.3" or "0.2".
+        records: shape (n,), dtype ``layout.STATS``.
+        tail_bytes: how many bytes follow the last struct, too few for another one.
     """
 
     version: str
@@ -49,7 +51,7 @@ def read_stats(path: str | os.PathLike[str]) -> npt.NDArray[np.void]:
         there was no throughput: those fields are empty (``count`` 0, ``min`` 2^64-1).
 
     Raises:
-        StatsError: the file is not one, or ends inside a struct.
+        StatsError: it is not a statistics file, or ends inside a struct.
         OSError: it cannot be read.
     """
     if not isinstance(path, (str, os.PathLike)):
@@ -62,7 +64,8 @@ def read_pieces(file: BinaryIO) -> Iterator[Stats]:
     """The structs of a file of any length, piece by piece; there is at least one piece.
 
     Raises:
-        StatsError: the file is not one, or ends inside a struct. Everything before was yielded.
+        StatsError: it is not a statistics file, or ends inside a struct. Everything before was
+            yielded.
         SourceError: it cannot be read.
     """
     offset = 0
@@ -117,7 +120,7 @@ def parse(data: bytes) -> Stats:
 
 
 def _native(wire: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-    """In host byte order, with empty fields for what 0.2 does not have."""
+    """Convert structs to host byte order; fields that layout 0.2 lacks are empty."""
     records = np.zeros(len(wire), layout.STATS)
     for name in _MOMENTS:
         records[name]["min"] = U64_MAX
@@ -155,7 +158,7 @@ def _is_plausible(records: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
 
 
 def _explain(data: bytes) -> tuple[int, str]:
-    """Where the layout that fits longest fails, and the message."""
+    """The offset at which the better fitting layout ends, and the message."""
     size = min(dtype.itemsize for dtype in LAYOUTS.values())
     if len(data) < size:
         there = how_many(len(data), "byte is", "bytes are")
@@ -185,7 +188,7 @@ def _tail_error(stats: Stats, offset: int) -> StatsError:
 
 
 def device_stats(record: np.void) -> DeviceStats:
-    """One struct as the outputs see it."""
+    """A struct as a ``DeviceStats``."""
     moments = {name: Moments(*record[name].tolist()) for name in _MOMENTS}
     return DeviceStats(
         device=int(record["device"]),

@@ -69,7 +69,7 @@ def _members(value: Array | Device) -> dict[str, Any]:
 
 
 def _check(topology: Topology) -> None:
-    """Raises ValueError if a device is of an unknown kind, or refers to what is not there."""
+    """Raises ValueError if a device has an unknown kind, or refers to a missing device or array."""
     names = {device.name for device in topology.devices}
     if len(names) != len(topology.devices):
         raise ValueError("two devices have one name")
@@ -94,7 +94,7 @@ def _tuple_of(kind: type[_T], found: object) -> tuple[_T, ...]:
 
 
 def _value(kind: type[_T], found: object) -> _T:
-    """A dataclass of an object's members; what later versions add is ignored."""
+    """A dataclass of an object's members; unknown members, of later versions, are ignored."""
     if not isinstance(found, dict):
         raise ValueError(f"{found!r:.40} in place of an object")
     values = {}

@@ -50,7 +50,7 @@ def check(interval: Interval) -> None:
     """Check that the figures of an interval are in range and agree with each other.
 
     Raises:
-        IntervalError: they are not, or do not; the text says which.
+        IntervalError: a figure is out of range, or two contradict each other; the text names them.
     """
     _check_times(interval)
     for field in fields(interval.counts):
@@ -122,7 +122,7 @@ def _check_requests(snapshot: Snapshot, spec: TableSpec) -> None:
 def _check_original(rows: Table) -> None:
     """Check the errors, and the figures of the original program.
 
-    An interval from JSON lacks the latter. Merged with another interval, it has those of the other.
+    An interval from JSON lacks the latter; a merged one may have them of some of its requests only.
     """
     name, requests = _row_name(rows), rows["requests"]
     _require(rows["errors"] <= requests, name, "more errors than requests")
@@ -161,7 +161,7 @@ def _check_moments(
         if not count:
             is_fine = (least, greatest, total, squared) == (U64_MAX, 0, 0, 0)
         else:
-            others = count - 1  # but for one of the least, or one of the greatest
+            others = count - 1  # all values but the least, or all but the greatest
             is_fine = others * least + greatest <= total <= least + others * greatest
             if squared < U128_MAX:  # else the sum of squares is unknown
                 is_fine &= least * total <= squared <= greatest * total
@@ -218,7 +218,7 @@ def _check_loads(loads: Table) -> None:
     is_old = loads["oldest_ns"] > 0
     for is_fine, why in (
         (~is_total | (loads["device"] == 0), "the total has a device"),
-        # Of selected operations, only theirs are known.
+        # An interval of selected operations has no total of requests in flight.
         (is_total.any() | (loads["op"] < layout.ALL_OPS).all(), "the total is missing"),
         (loads["in_flight"] <= loads["max_in_flight"], "end exceeds max"),
         (loads["max_in_flight"] <= MOST_REQUESTS, "max is out of range"),

@@ -1,4 +1,4 @@
-"""Checks the types of arguments of the library; messages say what is wanted."""
+"""Checks the types of the library's arguments. Messages name the expected type."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ TOTAL = 1 << 35
 is ``ALL_OPS``. Sorted by key, each device follows its operations, and the total comes last."""
 
 PIECE_WEIGHT = 1 << 16
-"""About how many histogram bins and other figures are rendered in one piece."""
+"""About how many histogram bins and other figures are rendered as one piece."""
 
 Keys = npt.NDArray[np.int64]
 
@@ -260,7 +260,7 @@ class _Grouping:
         self._n = 0
 
     def place_among(self, keys: Keys) -> None:
-        """Set the ascending keys of all groups. The methods below return a figure for each."""
+        """Set the ascending keys of all groups. The methods below return one figure per group."""
         self.places = np.searchsorted(keys, self.keys)
         self._n = len(keys)
 

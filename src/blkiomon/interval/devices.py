@@ -13,8 +13,8 @@ def number_of(device: Device) -> int:
     """The number of a device, ``major << 20 | minor``.
 
     Raises:
-        ValueError: there is no such device.
-        TypeError: neither an integer nor text.
+        ValueError: the device does not exist.
+        TypeError: it is neither an integer nor text.
     """
     if not isinstance(device, str):
         try:

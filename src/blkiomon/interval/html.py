@@ -1,6 +1,6 @@
-"""What notebooks show of intervals: a table of figures, and a small histogram.
+"""HTML of intervals for notebooks: a table of figures, and a small histogram.
 
-The modules of both classes import this one.
+``groups`` and ``distribution`` import this module, so it cannot import their classes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from blkiomon.interval.devices import text_of
 
 ROWS = 100
-"""A table has at most so many rows; one more says how many are left out."""
+"""Most rows of a table; one more row says how many are left out."""
 
 BARS, BAR_WIDTH, HEIGHT = 48, 8, 60
 

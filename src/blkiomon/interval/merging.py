@@ -23,8 +23,8 @@ def merge_snapshots(snapshots: Sequence[Snapshot], end_ns: Sequence[int] | None 
 
     Args:
         snapshots: in order of time, unless ``end_ns`` is given.
-        end_ns: when the interval of each snapshot ended. What was in flight at the end of the
-            merged interval comes from the snapshot that ended last.
+        end_ns: when the interval of each snapshot ended. The requests in flight at the end of the
+            merged interval come from the snapshot that ended last.
     """
     ends = range(len(snapshots)) if end_ns is None else end_ns
     merged = {IN_FLIGHT.name: _merge_loads([snapshot.loads for snapshot in snapshots], ends)}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 U64_MAX = (1 << 64) - 1
 U128_MAX = (1 << 128) - 1
-"""A sum of squares that is this or more did not fit 128 bits: it is unknown."""
+"""A sum of squares of this value or more did not fit 128 bits: it is unknown."""
 
 
 class Moments(NamedTuple):

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 RECORDS_PER_SNAPSHOT = 1 << 31
-"""The engine counts each histogram bin in 32 bits. A longer interval is merged from several
-snapshots."""
+"""An interval with more records is merged from several snapshots."""
 
 MOST_IDLE = 100_000
 """Limit of idle intervals (without a record) in a row. If trace time jumps further, they are left
@@ -35,8 +34,8 @@ IDLE_PER_RECORD = 10
 """Limit of all idle intervals, and how much each record raises it: time may jump repeatedly."""
 
 PENDING_PER_IDLE = 1000
-"""Ending an interval takes longer with more pending records. Against the limits, so many pending
-records make an idle interval count once more."""
+"""Ending an interval takes longer with more pending records. Against the limits, an idle interval
+counts once, and once more for each group of this many pending records."""
 
 PROBE_BYTES = 1 << 20
 """If limits are times of day, the trace must have a timestamp record in this many first bytes."""
@@ -45,7 +44,7 @@ MAX_AGE_S = 600.0
 """Default age at which a pending issue or completion is given up."""
 
 NEVER_NS = (1 << 64) - 1  # the latest trace time
-NO_END_NS = 1 << 64  # later than any record
+NO_END_NS = 1 << 64  # after any record
 
 
 class Monitor:
@@ -69,7 +68,7 @@ class Monitor:
             doubles; the caller then has to merge the earlier intervals in pairs.
         hand_over: called with each interval of the trace clock as soon as it ends; ``feed`` then
             returns none. This saves memory, as a few bytes may end very many intervals.
-        keep: the arguments ``keep_...`` and ``as_original`` of ``Engine``.
+        keep: arguments for ``Engine``: ``keep_...`` and ``as_original``.
 
     Attributes:
         engine: the ``Engine``.
@@ -376,7 +375,7 @@ class Monitor:
     def _end_at(self, end_ns: int) -> None:
         """End the current interval at a trace time; the next begins there."""
         self._take_snapshot(end_ns)
-        if not self._has_ended_interval:  # with or without the time of day, all intervals are alike
+        if not self._has_ended_interval:  # all intervals have the time of day, or none has
             self._epoch_ns = self.engine.epoch_ns
             self._has_ended_interval = True
         zero_ns = (self.origin_ns or 0) if self._epoch_ns is None else -self._epoch_ns
@@ -438,7 +437,7 @@ def device_set(devices: Device | Iterable[Device]) -> frozenset[int]:
 
     Raises:
         ValueError: one does not exist.
-        TypeError: neither a device nor several.
+        TypeError: these are not devices.
     """
     wanted = 'names or numbers, such as ["8:16", "sdb"]'
     return frozenset(map(number_of, arguments.listed("devices", devices, (str, Integral), wanted)))

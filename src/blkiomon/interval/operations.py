@@ -18,7 +18,7 @@ def checked(ops: str | Iterable[str]) -> tuple[str, ...]:
 
     Raises:
         ValueError: one is unknown.
-        TypeError: neither an operation nor several.
+        TypeError: these are not names of operations.
     """
     listed = arguments.listed("ops", ops, (str,), "names, such as ['read', 'write']")
     if other := [op for op in listed if not isinstance(op, str)]:
@@ -32,7 +32,7 @@ def checked(ops: str | Iterable[str]) -> tuple[str, ...]:
 def select_operations(snapshot: Snapshot, ops: Sequence[str]) -> Snapshot:
     """The rows of some operations.
 
-    Requests in flight of devices and in total are left out, as they are no sums of operations.
+    The rows in flight of devices and of the total are left out: they are not sums of operations.
     Processes are left out, as their requests are not counted by operation.
     """
     wanted = [layout.OPS.index(op) for op in ops]

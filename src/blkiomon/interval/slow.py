@@ -18,14 +18,14 @@ from blkiomon.interval.monitor import NEVER_NS, Monitor
 from blkiomon.interval.value import Interval
 
 WINDOW_NS = 60 * NS_PER_S
-"""A percentile is one of the requests that completed in so many ns before."""
+"""Length of the sliding window: a percentile is of the requests that completed in it."""
 
 HANG_NS = NS_PER_S
-"""A request does not hang before, as its completion may be read late: a pipe from blktrace delivers
-one CPU after another."""
+"""A younger pending request does not count as hanging. Its completion may be read late: a pipe from
+blktrace delivers one CPU after another."""
 
 LEAST_REQUESTS = 100
-"""A percentile needs so many requests, and enough for one to be above it."""
+"""A percentile needs this many requests, and enough that at least one is above it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +38,7 @@ class SlowBatch:
         zero_ns: add it to trace time, for ns since 1970 if ``anchored``, else since the first
             record.
         anchored: whether the time of day is known.
-        left_out: so many more, up to trace time ``until_ns``, exceeded the limit.
+        left_out: how many more were left out because of the limit, up to trace time ``until_ns``.
     """
 
     requests: npt.NDArray[np.void]
@@ -54,10 +54,10 @@ class SlowRequests:
 
     Args:
         monitor: made with ``keep_slow``.
-        threshold_ns: longer requests are slow; or
-        percent: requests above this percentile of the D2C of the last minute. It is computed at the
-            end of each interval, for the next; no request is slow before.
-        limit: most requests in a second of trace time.
+        threshold_ns: longer requests are slow; None: see ``percent``.
+        percent: requests above this percentile of the D2C of the last minute are slow. It is
+            computed at the end of each interval, for the next; no request is slow before.
+        limit: most requests to hand over in a second of trace time.
         put: called with each ``SlowBatch``.
     """
 
@@ -69,7 +69,6 @@ class SlowRequests:
         limit: int,
         put: Callable[[SlowBatch], None],
     ) -> None:
-        self._monitor = monitor
         self._engine = monitor.engine
         self._threshold_ns = NEVER_NS if threshold_ns is None else threshold_ns
         self._recent = None if percent is None else Recent(percent)
@@ -92,22 +91,22 @@ class SlowRequests:
         self._deliver(self._engine.take_slow())
 
     def look(self, now_ns: int, *, has_ended: bool = False) -> None:
-        """Hand over what has completed, and the requests that hang.
+        """Hand over the requests that have completed, and those that hang.
 
         Args:
             now_ns: trace time of now.
-            has_ended: the whole trace was read: what is pending above the threshold hangs.
+            has_ended: the whole trace was read: every request pending above the threshold hangs.
         """
         self.take()
         longer_than_ns = max(self._threshold_ns, 0 if has_ended else HANG_NS)
-        # Of some operations, all have to be taken: the limit would count the others.
+        # With selected operations, take all: the limit would also count the other operations.
         limit = self._engine.pending if self._ops else self._limit
         requests, more = self._engine.take_hanging(min(now_ns, NEVER_NS), longer_than_ns, limit)
         self._deliver(requests)
         self._left_out += more
 
     def end_interval(self, interval: Interval) -> None:
-        """Report what was left out so far, and compute the threshold for the next interval."""
+        """Report how many were left out, and compute the threshold for the next interval."""
         self.flush()
         if self._recent is not None:
             threshold_ns = self._recent.threshold_ns(interval)
@@ -157,7 +156,7 @@ class SlowRequests:
 
 
 class Recent:
-    """A percentile of the D2C of all requests in the last minute.
+    """A percentile of the D2C of all requests in the last minute: a sliding window of histograms.
 
     Args:
         percent: more than 0, less than 100.

@@ -47,12 +47,14 @@ class DeviceStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How many records were read in an interval or a whole run, and what was missed.
+    """Counts of the records that were read, and of those that were missed.
+
+    They are of an interval or of a whole run.
 
     Attributes:
         records: trace records, of any kind.
         requests: issues that were matched with their completion.
-        mismatches: pairs of equal device, sector and direction, but not issue and completion.
+        mismatches: pairs of records of one device, sector and direction that are not one request.
         driver_data_records: records of low-level drivers.
         evicted: pending records evicted because they were too old or too many.
         lost_events: events that the tracer reported as lost.
@@ -62,7 +64,7 @@ class Counts:
             than a second, and for longer than any request that the device completed in the
             interval. At the end of a recorded trace, all issues in flight.
         skipped_bytes: bytes that are not records.
-        over_device_limit: records of devices beyond ``max_devices``; they are not evaluated.
+        over_device_limit: records of devices beyond ``max_devices``; they do not count elsewhere.
     """
 
     records: int = 0
@@ -82,7 +84,7 @@ class Counts:
         return self._combine(add, other)
 
     def __sub__(self, earlier: Counts) -> Counts:
-        """What was counted since ``earlier``."""
+        """The difference of each count: since ``earlier``."""
         return self._combine(sub, earlier)
 
     def _combine(self, function: Callable[[int, int], int], other: Counts) -> Counts:
@@ -126,8 +128,8 @@ class Interval:
         anchored: whether the time of day is known.
         process_names: names of the pids in ``snapshot.processes``, if the stream contains them.
         missing_files: how many per-CPU files of the trace are missing.
-        only_ops: the operations that ``groups`` and all figures are of; empty: all. ``counts`` are
-            always of all records.
+        only_ops: the operations whose figures the interval has; empty: all. ``counts`` always
+            cover all records.
         named_ns: set by merging. Maps each pid whose name came from an earlier interval to the end
             of that interval.
     """
@@ -144,8 +146,8 @@ class Interval:
     named_ns: Mapping[int, int] = field(default_factory=dict)
     missing_files: int = 0
     only_ops: tuple[str, ...] = ()
-    # Caches: lists, as the dataclass is frozen. Outputs ask from several threads; if two ask first
-    # at the same time, both compute the same result.
+    # Caches: lists, as the dataclass is frozen. The threads of outputs use them without a lock: if
+    # two compute a result at the same time, both results are equal.
     _stats: list[tuple[DeviceStats, ...]] = field(default_factory=list, init=False, repr=False)
     _columns: list[Columns] = field(default_factory=list, init=False, repr=False)
     _groups: list[tuple[Group, ...]] = field(default_factory=list, init=False, repr=False)
@@ -216,7 +218,7 @@ class Interval:
             device: its number, ``"8:16"``, or its name on this host, ``"sdb"``.
 
         Raises:
-            KeyError: it has none; the text lists the devices that have some.
+            KeyError: the device has no figures; the text lists the devices that have some.
         """
         number = self._known(device)
         return next(g for g in self.groups() if (g.device, g.op) == (number, None))
@@ -241,7 +243,7 @@ class Interval:
         """A percentile of d2c in ns; None without requests. See ``Distribution.percentile``.
 
         Args:
-            percent: more than 0, at most 100.
+            percent: from 1 to 100.
             device: see ``device``; default: all devices.
             op: one of ``layout.OPS``; default: all operations.
 
@@ -294,8 +296,8 @@ def merge(intervals: Iterable[Interval]) -> Interval:
     gives the same result, except for the order of ``devices`` and rows.
 
     Raises:
-        ValueError: there are no intervals, or they have different clocks or operations.
-        TypeError: these are no intervals.
+        ValueError: there is no interval, or intervals have different clocks or operations.
+        TypeError: an item is not an interval.
     """
     if not isinstance(intervals, Iterable):
         raise arguments.wrong("intervals", "several Interval", intervals)
@@ -337,7 +339,7 @@ def _merge_some(intervals: list[Interval]) -> Interval:
 
 
 def _latest_names(intervals: Iterable[Interval]) -> dict[int, tuple[int, str]]:
-    """pid -> time and text of its latest name; of several names of that time, the greatest text."""
+    """pid -> time and text of its latest name; of names of equal time, the greatest text."""
     names: dict[int, tuple[int, str]] = {}
     for i in intervals:
         for pid, name in i.process_names.items():

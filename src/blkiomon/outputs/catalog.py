@@ -1,8 +1,8 @@
 """The table of outputs: one row for each. A new output is one module and one row of ``OUTPUTS``.
 
-``--help``, the shell completions, the checks of the command line and what the engine keeps all
-follow from the table. Importing it must stay cheap: a row names its function, which is imported
-when the output is opened.
+``--help``, the shell completions, the checks of the command line and the ``keep_...`` options of
+the engine all follow from the table. Importing it must stay cheap: a row names its function, which
+is imported when the output is opened.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Output(NamedTuple):
 
     Attributes:
         spec: the option as ``--help`` shows it: ``-h, --human-readable=FILE``.
-        help, group: for ``--help``.
+        help, group: its line and its section in ``--help``.
         opener: path of the function that makes the output. Where the place is a file, it is a
             ``Callable[[FormatOptions], Format]``. Otherwise it makes a ``Sink`` from the
             destination; see ``destinations.open_outputs`` for its arguments.
@@ -54,7 +54,7 @@ class Output(NamedTuple):
 
     @property
     def is_original(self) -> bool:
-        """Whether the original has this output. With such outputs alone, ours acts as it does."""
+        """Whether the original has this output. If it has all outputs of a run, it is imitated."""
         return self.group != PERCENTILES
 
     def load_opener(self) -> Callable[..., Any]:
@@ -172,5 +172,5 @@ class OutputSettings(NamedTuple):
         return all(output.is_original for output in self.rows)
 
     def need(self, what: Need) -> bool:
-        """Whether any of these outputs needs that from the engine."""
+        """Whether any of these outputs needs this from the engine."""
         return any(output.needs == what for output in self.rows)

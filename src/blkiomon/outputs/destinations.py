@@ -1,4 +1,4 @@
-"""Opens the outputs of a run, and hands them what the engine delivers."""
+"""Opens the outputs of a run, and hands each item to those that take it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Outputs:
             sink.put(item)
 
     def reopen(self) -> None:
-        """Close files that have been moved away or deleted, and create them anew."""
+        """Close files that have been moved away or deleted, and create new ones."""
         for sink in self.sinks:
             sink.reopen()
 
@@ -111,10 +111,9 @@ def open_outputs(
 
     Args:
         settings: which outputs, and what they share.
-        report: prints one line for the user, to which it adds the program's name. Called by any
-            thread.
+        report: prints one line for the user, after the program's name. Called by any thread.
         lossless: wait for slow outputs instead of dropping. For input that can wait.
-        inputs: the files that are read, which no output may write to.
+        inputs: the files that this run reads; no output may write to them.
         open_extra: opens one more sink, which is not in the table.
 
     Raises:
@@ -200,5 +199,5 @@ def _check(written: dict[str, Policy], replaced: dict[str, Policy]) -> None:
 def _is_directory(path: str) -> bool:
     try:
         return Path(path).is_dir()
-    except OSError:  # which opening it will explain
+    except OSError:  # opening it will report the error
         return False

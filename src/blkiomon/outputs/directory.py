@@ -17,7 +17,7 @@ class DirectorySink(Sink):
     Args:
         path: of the directory.
         suffix: of the files, without the dot.
-        form: for this sink alone.
+        form: the format; no other sink uses this object.
         report, options: as for ``Sink``.
     """
 

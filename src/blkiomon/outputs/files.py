@@ -44,7 +44,7 @@ class FileSink(Sink):
         self._head = b"".join(f.head for f in self._formats)  # empty once it is delivered
         self._has_end = any(f.finish for f in self._formats)
         self._has_waited = False  # for space
-        self._item_bytes = 0  # of the item in hand, written so far
+        self._item_bytes = 0  # written so far of the current item
         self._fd = open_output(path, self._policy)
 
     def takes(self, item: Item) -> bool:
@@ -81,7 +81,7 @@ class FileSink(Sink):
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             return
-        with suppress(OSError):  # not by opening it, which may no longer be allowed
+        with suppress(OSError):  # stat() is enough: opening may no longer be allowed
             if os.path.samestat(os.stat(self._path), status):  # noqa: PTH116
                 return
         try:
@@ -121,7 +121,7 @@ class FileSink(Sink):
             self._cut_back()
             if isinstance(error, Undelivered):
                 if self._has_end:
-                    raise OSError(errno.ETIMEDOUT, "its reader took no more in time") from error
+                    raise OSError(errno.ETIMEDOUT, "its reader took nothing in time") from error
                 raise
             if self._has_end or error.errno not in _NO_SPACE:
                 raise

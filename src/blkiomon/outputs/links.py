@@ -1,9 +1,9 @@
 """Finds the directory of an output for root, without following links of other users.
 
-A symbolic link is followed only if no other user could have made it or moved it there. That is so
-if root owns the directory of the link, its group and others cannot write to it, and the same holds
-for each directory on the way. A sticky directory of root such as ``/tmp`` may also be on the way,
-as other users cannot move root's directories there.
+A symbolic link is followed only if no other user could have made it or moved it there. For that,
+root must own the directory of the link, and its group and others must not be able to write to it.
+The same must hold for each directory on the way. A sticky directory of root such as ``/tmp`` may
+also be on the way, as other users cannot move root's directories there.
 
 The directory is then opened with ``openat2`` and ``RESOLVE_NO_SYMLINKS``, so that a link that is
 made in the meantime is not followed. On kernels before 5.6, it is opened step by step.

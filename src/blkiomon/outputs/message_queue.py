@@ -17,7 +17,7 @@ RETRY_S, RETRY_MOST_S = 0.001, 0.1
 
 
 class MessageQueueSink(Sink):
-    """``-Q``: sends to an existing queue; finds it again after it was removed and created anew.
+    """``-Q``: sends to an existing queue; finds it again after it was removed and created again.
 
     Args:
         queue: path and project of ftok(3), of which the low 8 bits count; type of the messages.

@@ -30,7 +30,7 @@ REQUEST_S = 10.0
 """A connection is closed at this age, even if it is not answered yet."""
 
 RESERVED_FDS = 32
-"""Connections leave so many descriptors free: to reopen or replace a file takes three."""
+"""Descriptors that connections leave free: to reopen or replace a file takes three."""
 
 
 class TextfileSink(Sink):

@@ -2,12 +2,13 @@
 
 **Traces.** No output replaces, truncates or appends to a file that this run reads, under any name.
 Nor does it change another regular file that begins like a trace or is compressed, unless the user
-allows it (``Policy.overwrite``). ``check_output`` finds out without opening anything for writing.
+allows it (``Policy.overwrite``). ``check_output`` checks this without opening anything for writing.
 It is called for all outputs of a run before the first one is opened; opening a file checks again.
 
 **Files of other users, for root.** A link that another user could have made is not followed; see
-``links``. In a directory that others can write to, root also refuses a file or FIFO of another user
-(except the owner of the directory), and a file of root that has a second name (a hard link).
+``links``. In a directory that others can write to, root also refuses two kinds of files: a file or
+FIFO of another user (except the owner of the directory), and a file of root with a second name (a
+hard link).
 ``Policy.follow`` allows all of these. For other users, the kernel's own rules apply
 (``fs.protected_symlinks`` and the like).
 """
@@ -38,7 +39,7 @@ MODE = 0o644
 """Mode of new files, before the umask."""
 
 DUMP_BYTES = 1 << 16
-"""So much of a file is examined for whether ``-d`` wrote it."""
+"""How many bytes at the front of a file show whether ``-d`` wrote it."""
 
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _MAGICS = [(MAGIC | version).to_bytes(4, order) for version in (7, 8) for order in _ORDERS]
@@ -50,7 +51,7 @@ Identity = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What outputs may write to.
+    """Which files outputs may write to.
 
     Attributes:
         follow: as root, follow links and accept files that another user could have put there.
@@ -78,7 +79,7 @@ def check_output(path: str, policy: Policy = DEFAULT, *, replaces: bool = False)
 
     Args:
         path: as the user gave it; ``-`` is standard output, unless the file is replaced.
-        policy: what outputs may write to.
+        policy: which files outputs may write to.
         replaces: the file will be replaced, as by ``write_whole``.
 
     Returns:
@@ -105,7 +106,7 @@ def open_output(path: str, policy: Policy = DEFAULT, *, keep: bool = False) -> i
 
     Args:
         path: as the user gave it; ``-`` is standard output.
-        policy: what outputs may write to.
+        policy: which files outputs may write to.
         keep: do not truncate the file.
 
     Returns:
@@ -192,7 +193,7 @@ def make_directories(path: str | os.PathLike[str]) -> None:
         make_directories(whole)
 
 
-# --- where it is ----------------------------------------------------------------------------------
+# --- the directory of a file ----------------------------------------------------------------------
 
 
 class _Place(NamedTuple):
@@ -200,7 +201,7 @@ class _Place(NamedTuple):
 
     directory: int
     name: str
-    no_follow: int  # O_NOFOLLOW if a link there must have been made in the meantime
+    no_follow: int  # O_NOFOLLOW if links were resolved: one made since is not followed
 
     def status(self, *, follow: bool) -> os.stat_result | None:
         try:
@@ -230,11 +231,11 @@ def _place(path: str, policy: Policy, *, replaces: bool = False) -> Iterator[_Pl
         os.close(directory)
 
 
-# --- what is there --------------------------------------------------------------------------------
+# --- checks of a file -----------------------------------------------------------------------------
 
 
 def _check(place: _Place, policy: Policy, *, replaces: bool = False) -> os.stat_result | None:
-    """The file in a place, which may be written to; None if there is none.
+    """Check that the file in a place may be written to; returns None if it does not exist.
 
     Raises:
         OSError: it must not be written to.

@@ -22,10 +22,10 @@ from blkiomon.sources.trace_sets import MEMBER
 from blkiomon.sources.version7 import Version7
 
 PIECE_BYTES = 1 << 18
-"""At most so much is written at a time."""
+"""Most bytes that are written at a time."""
 
 RING_FILES = 8
-"""A ring has so many files. It holds seven of them, and what the eighth has got so far."""
+"""How many files a ring has: seven that are full, and the one that is being written."""
 
 Pack = Callable[[memoryview], bytes]
 """Compresses a piece by itself: after a crash, all pieces before the last can be read."""
@@ -36,7 +36,8 @@ class Recording(ABC):
 
     Args:
         pack: compresses; None: records are written as they are.
-        is_stopping: whether a signal has come: then a pipe's reader that takes nothing is given up.
+        is_stopping: whether a signal has come. Then, if a pipe's reader takes nothing, writing
+            fails.
 
     Attributes:
         written_bytes: so far.
@@ -53,12 +54,12 @@ class Recording(ABC):
         """Write captured records, at most PIECE_BYTES; may change the data in place.
 
         Raises:
-            OSError: it failed. Of these records nothing is in the file.
+            OSError: it failed. None of these records is in the file.
         """
 
     @abstractmethod
     def lose(self, n_events: int) -> None:
-        """Mark that so many events were lost before the next record. Raises OSError."""
+        """Mark that n_events were lost before the next record. Raises OSError."""
 
     @abstractmethod
     def summary(self) -> str:
@@ -84,7 +85,7 @@ class Recording(ABC):
                 if poll.poll(wait_ms):
                     rest = rest[os.write(self._fd, rest[:step]) :]
                 elif self._is_stopping():
-                    raise OSError(errno.ETIMEDOUT, "its reader took no more in time")
+                    raise OSError(errno.ETIMEDOUT, "its reader took nothing in time")
         except OSError:
             with suppress(OSError):
                 if stat.S_ISREG(os.fstat(self._fd).st_mode):
@@ -98,7 +99,7 @@ class Recording(ABC):
 class PipeRecording(Recording):
     """Standard output: records as they are captured, for blkiomon.
 
-    Losses are marked as ftrace does: blkiomon reads how many there were.
+    Lost events are marked as ftrace marks them, so that blkiomon can count them.
 
     Raises:
         OSError: it must not be written to.
@@ -122,7 +123,7 @@ class PipeRecording(Recording):
 
 
 class _File(NamedTuple):
-    """What has been written to a file of a set."""
+    """How much has been written to a file of a set."""
 
     records: int = 0
     size_bytes: int = 0
@@ -131,19 +132,19 @@ class _File(NamedTuple):
 class FileRecording(Recording):
     """A set of files NAME.blktrace.0 and so on, of version 7.
 
-    Without a limit there is one file. With one there are up to RING_FILES, of which the oldest is
-    replaced when the others are full. They are numbered like those of CPUs, and so are their
-    records: whatever reads the set merges them by time.
+    Without a limit there is one file. With a limit, there is a ring of up to RING_FILES files: the
+    oldest is replaced when the others are full. File N and its records have the CPU number N, so
+    that readers of the set merge the files by time.
 
     Args:
         name: of the set.
         pack, is_stopping: as for ``Recording``.
-        policy: what outputs may write to; ``overwrite``: also replace a set of this name.
-        most_bytes: of all files together.
+        policy: which files outputs may write to; ``overwrite``: also replace a set of this name.
+        most_bytes: limit of the size of all files together; None: no limit.
         repeat_notes: called when a file is full; the next data must begin with all notes.
 
     Raises:
-        OSError: there is such a trace already, or it must not be written to.
+        OSError: a trace of this name exists, or a file must not be written to.
     """
 
     def __init__(
@@ -169,10 +170,10 @@ class FileRecording(Recording):
         self._begin_file(lost_events=0)
 
     def _make_way(self, policy: Policy) -> None:
-        """Remove a trace of the same name, of which files might be left otherwise."""
+        """Remove the files of an earlier trace of this name, so that none stays in the set."""
         parent, base = os.path.split(self._name)
         if os.path.lexists(self._name):
-            raise FileExistsError(errno.EEXIST, f"{self._name} would be read in its place")
+            raise FileExistsError(errno.EEXIST, f"{self._name} exists and would be read instead")
         for path in sorted(Path(parent or ".").iterdir()):
             match = MEMBER.fullmatch(path.name)
             if match and match["base"] == base:
@@ -187,7 +188,7 @@ class FileRecording(Recording):
         return f"{self._name}.blktrace.{number}{'.zst' if self._pack else ''}"
 
     def _begin_file(self, lost_events: int) -> None:
-        """Go on in another file, which may be the oldest one."""
+        """Begin the next file of the ring; it replaces the oldest one if the ring is full."""
         number = self._n_files % RING_FILES
         fd = open_output(self._path(number), self._policy)
         if fd is None:

@@ -1,6 +1,6 @@
 """The base of all outputs: a bounded queue, and a thread that delivers from it.
 
-Reading a live trace never waits for an output. What an output could not take is dropped, counted
+Reading a live trace never waits for an output. If the queue is full, the item is dropped, counted
 and reported.
 """
 
@@ -25,7 +25,7 @@ from blkiomon.interval.value import Interval
 from blkiomon.outputs.opening import DEFAULT, Policy
 
 Item = Interval | npt.NDArray[np.void] | DriverData | SlowBatch | Final
-"""What is delivered; the array holds mismatches, dtype ``layout.MISMATCH``."""
+"""An item that a sink delivers. The array holds mismatches, dtype ``layout.MISMATCH``."""
 
 Report = Callable[[str], None]
 """Prints one line for the user, after the program's name. Called by any thread."""
@@ -57,17 +57,17 @@ class Sink(ABC):
     Args:
         name: of the destination in messages.
         report: prints failures for the user.
-        policy: what outputs may write to.
+        policy: which files outputs may write to.
         lossless: ``put`` waits for room instead of dropping.
-        verbose: also report what it waits for.
+        verbose: also report if it waits for its destination.
         max_intervals, max_record_bytes: bounds of the queue.
 
     Attributes:
         failed: delivery failed; the exit status must not be 0.
         reader_left: its reader has closed it, which is not a failure.
         dropped_intervals: intervals that were not delivered completely.
-        dropped_records: likewise mismatches, leftovers, driver data and slow requests; the totals
-            count as one.
+        dropped_records: mismatches, leftovers, driver records and slow requests that were not
+            delivered; the totals count as one.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Sink(ABC):
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has given up or was closed: it delivers nothing more."""
+        """Whether the sink has given up or was closed: it delivers nothing more."""
         return self._finished
 
     def takes(self, item: Item) -> bool:
@@ -139,7 +139,7 @@ class Sink(ABC):
             self._changed.notify_all()
 
     def take_as_recorded(self) -> None:
-        """Be lossless from now on."""
+        """Be lossless from now on: the trace turned out to have been recorded."""
         self._lossless = True
         self._drops = False
 
@@ -149,7 +149,7 @@ class Sink(ABC):
         self._is_hurried = True
 
     def reopen(self) -> None:
-        """Reopen the file, if it has been moved away, after delivering what is queued."""
+        """Deliver what is queued; then reopen the file, if it has been moved away."""
         with self._changed:
             if not self._queue or not isinstance(self._queue[-1], Reopen):
                 self._queue.append(Reopen())
@@ -282,16 +282,16 @@ class Sink(ABC):
             raise Undelivered
 
     def _until_there(self, attempt: Callable[[], T | None], what: str) -> T:
-        """Call ``attempt`` until it finds something.
+        """Call ``attempt`` until it finds something; ``what`` names that in a message.
 
         Raises:
             Undelivered: the sink closes, and is not lossless.
         """
-        told = not self._verbose
+        has_reported = not self._verbose
         while (found := attempt()) is None:
-            if not told:
+            if not has_reported:
                 self._report(f"waiting for {what}")
-                told = True
+                has_reported = True
             if not self._closing.wait(POLL_S):
                 continue
             if not self._lossless:

@@ -1,7 +1,12 @@
 """Sources: where the bytes of a trace come from.
 
-``trace_sets`` finds the files. ``readers`` reads and decompresses one file. ``streams`` makes one
-stream of all files: of a single file as it is, of several by merging their records by time.
+Files: ``trace_sets`` finds them; ``file_kinds`` recognises files that are not traces. ``readers``
+reads and decompresses one file. ``streams`` makes one stream of all files: a single file as it is
+or put in order by ``sorter``, several files merged by time by ``merger``.
+
+This host: ``capture`` captures its devices by perf events, whose rings ``perf`` reads; ``version7``
+converts captured records for other programs. ``devices`` has the names and numbers of block
+devices, ``topology`` their paths, LUNs and arrays.
 """
 
 from __future__ import annotations
@@ -43,7 +48,7 @@ def open_trace(
             such sets; or ``-`` for standard input. A file that is named twice is read once.
         resync: after bytes of a file that are not a record, continue at the next plausible record
             of that file. For a single file the engine does this.
-        sorts: see ``FileSource``.
+        sorts: put the records of a single file in order of time; see ``FileSource``.
         report: receives messages for the user, one line each.
 
     Raises:

@@ -32,10 +32,10 @@ from blkiomon.sources.perf import PerfRings
 Report = Callable[[str], None]
 
 RING_BYTES = 1 << 22
-"""Of each CPU: about 26,000 requests."""
+"""Memory of a CPU's ring: about 26,000 requests."""
 
 RINGS_BYTES = 1 << 28
-"""Of all CPUs together."""
+"""Limit of the memory of all rings together."""
 
 LEAST_RING_BYTES = 1 << 15
 """Without CAP_IPC_LOCK the kernel allows a user little memory for rings."""
@@ -44,10 +44,10 @@ ALL = "all"
 """In place of names: all disks."""
 
 REFRESH_S = 2.0
-"""CPUs and devices are looked up so often."""
+"""Time between two looks at which CPUs and devices are there."""
 
 MOST_FILTER = 4095
-"""Characters of a filter that the kernel takes."""
+"""Longest filter that the kernel accepts, in characters."""
 
 NO_DEVICE = "dev == 0"
 """A filter that no event passes."""
@@ -78,7 +78,7 @@ class Device:
         name: the kernel's, as sysfs writes it.
         number: of the disk, major << 20 | minor.
         has_requests: its driver has a request queue.
-        sectors: the part of the disk that a partition takes, first and behind the last; or None.
+        sectors: of a partition: its first sector, and the one after its last; else None.
         paths: numbers of its hidden paths, if it is the head of NVMe multipath. The kernel queues
             bios for the head and completes them for the path that it chose.
     """
@@ -91,14 +91,14 @@ class Device:
 
     @property
     def term(self) -> str:
-        """Which events are its own, in the kernel's language for filters."""
+        """The events of this device, as a term of a tracepoint filter of the kernel."""
         if self.sectors is None:
             return f"dev == {self.number}"
         first, end = self.sectors
         return f"(dev == {self.number} && sector >= {first} && sector < {end})"
 
     def terms(self, event: dict[str, Any]) -> list[str]:
-        """Which samples of a tracepoint are its own: any that one of these filters passes."""
+        """The filters of a tracepoint that pass the samples of this device."""
         if event["is_bio"] == self.has_requests:
             return []
         is_completion = event["action"] == _COMPLETE[0]
@@ -171,7 +171,7 @@ def _device(path: Path, hidden: HiddenPaths) -> Device:
 
 
 def _number_in(path: Path) -> int:
-    """What a file of sysfs holds; 0 where there is none."""
+    """The number in a file of sysfs; 0 if it cannot be read."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):
@@ -186,7 +186,7 @@ def find_devices(names: Sequence[str], root: Path = Path("/")) -> list[Device]:
 
 
 def filters_of(terms: Iterable[str]) -> list[str]:
-    """Filters that together pass what any term passes, each as long as the kernel allows."""
+    """Join terms to filters, as few as the kernel's limit of their length allows."""
     filters = [""]
     for term in dict.fromkeys(terms):
         if len(filters[-1]) + len(SEPARATOR + term) > MOST_FILTER:
@@ -230,7 +230,7 @@ class Capture:
         self._devices = self._find_devices(is_first=True)
         tracefs = find_tracefs(root)
         self._events = self._formats(tracefs, queue)
-        self._captured = set(self._devices)  # since the start, those that are gone included
+        self._captured = set(self._devices)  # since the start, including those that are gone
         self._filters = self._make_filters(self._devices)
         self._epoll = select.epoll()
         self._has_stopped = False
@@ -269,11 +269,11 @@ class Capture:
             self._refresh()
 
     def repeat_notes(self) -> None:
-        """Let the next piece begin with the time of day, and name all processes again."""
+        """Repeat the notes: the next piece begins with the time of day and all process names."""
         self._rings.repeat_notes()
 
     def stop(self) -> None:
-        """End the capture; ``pieces`` yields what has been captured until now."""
+        """End the capture; ``pieces`` yields the records that were captured before."""
         self._rings.enable(False)
         self._has_stopped = True
 
@@ -322,7 +322,7 @@ class Capture:
 
         Args:
             devices: wanted.
-            captured: whose events other filters pass already.
+            captured: devices whose events other filters already pass.
         """
         filters: list[list[str]] = []
         for event in self._events:
@@ -333,7 +333,7 @@ class Capture:
         return [[text.encode() for text in texts] for texts in sets]
 
     def _set_heads(self) -> None:
-        """Let completions of a hidden path count for its head."""
+        """Count completions of a hidden path as those of its head."""
         self._rings.set_heads(
             {path: device.number for device in self._captured for path in device.paths}
         )
@@ -341,7 +341,7 @@ class Capture:
     # --- tracepoints ----------------------------------------------------------------------------
 
     def _formats(self, tracefs: Path, queue: bool) -> list[dict[str, Any]]:
-        """What ``PerfRings`` has to know of the tracepoints that the devices need."""
+        """The descriptions, for ``PerfRings``, of the tracepoints that the devices need."""
         wants_requests = not self._names or any(d.has_requests for d in self._devices)
         wants_bios = not self._names or not all(d.has_requests for d in self._devices)
         events: list[tuple[str, tuple[int, int], bool]] = []

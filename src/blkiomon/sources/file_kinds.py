@@ -20,7 +20,7 @@ class Kind(NamedTuple):
     Attributes:
         matches: whether a file that begins with these bytes is of this kind.
         what: what the file is; follows its name in a message.
-        use: what the user can do with it; ``{name}`` stands for the file's name.
+        use: what the user can do with it; ``{name}`` is replaced by the file's name.
     """
 
     matches: Callable[[bytes], bool]

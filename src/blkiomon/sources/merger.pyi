@@ -56,7 +56,7 @@ class Merger:
         """Add ns to the times of each file's records. Only before the first ``read``."""
 
     def take_skips(self) -> list[tuple[str, int, int]]:
-        """What ``resync`` skipped since this was last called: (name, byte offset, bytes)."""
+        """The garbage skipped since this was last called: (file, byte offset, number of bytes)."""
 
     @property
     def failures(self) -> list[Exception]:
@@ -75,8 +75,8 @@ class Merger:
 
     @property
     def skipped_bytes(self) -> int:
-        """Bytes skipped by ``resync``; they count in the same way as ``lost_events``."""
+        """Bytes skipped by ``resync``. They count when everything before them was returned."""
 
     @property
     def padding_bytes(self) -> int:
-        """Zeros skipped as padding: 48 or more behind a record, or any at the end of a file."""
+        """Zeros skipped as padding: 48 or more after a record, or any at the end of a file."""

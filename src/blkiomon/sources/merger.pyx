@@ -14,7 +14,7 @@ or when a file's next record is incomplete or not a record. Merger then deals wi
 starts the kernel again.
 
 Lost events and skipped bytes before a record are counted when that record is due, after everything
-before it has been handed out: as if they were in the merged stream.
+before it has been returned. They count as if they were in the merged stream.
 """
 
 cimport cython
@@ -51,7 +51,7 @@ cdef struct Missing:                            # read, but not counted yet
     uint64_t skipped_bytes
 
 cdef struct Window:                             # a part of a file in memory
-    uint8_t *begin                              # CHUNK bytes behind the room may be read
+    uint8_t *begin                              # CHUNK bytes after the room may be read
     size_t room
     uint64_t offset                             # of `begin` in the file
     bint at_end                                 # the reader has returned everything
@@ -68,7 +68,7 @@ cdef struct Merge:
     Py_ssize_t dry                              # the file that stopped the kernel; -1: none
     uint8_t *out
     size_t n_out
-    size_t room                                 # CHUNK bytes behind it may be written
+    size_t room                                 # CHUNK bytes after it may be written
 
 cdef uint128_t ENDED = <uint128_t> 0 - 1        # key of a file that has ended: the greatest
 
@@ -200,7 +200,7 @@ cdef class Merger:
     cdef list _names
     cdef list _readers
     cdef list _skips
-    cdef Missing at_ends                        # before the ends of files
+    cdef Missing at_ends                        # missing before the ends of files
     cdef object _out
     cdef object _failure
 
@@ -349,27 +349,28 @@ cdef class Merger:
         return winner != ENDED and self.m.heads[<size_t> <uint64_t> winner].length == HELD
 
     cdef void _count_due(self) noexcept:
-        """Count what is missing before the next record."""
+        """Count the lost events and skipped bytes before the next record."""
         cdef uint128_t winner = self.m.tree[0]
         self._count(&self.at_ends)
         if winner != ENDED:
             self._release(<size_t> <uint64_t> winner)
 
     cdef void _count_all(self) noexcept:
-        """Count what is missing in all files, after a failure."""
+        """Count the lost events and skipped bytes of all files, after a failure."""
         cdef Py_ssize_t i
         self._count(&self.at_ends)
         for i in range(self.n_files):
             self._count(&self.windows[i].missing)
 
     cdef void _hold(self, size_t file) noexcept:
-        """Let a file's next record stop the kernel, if something is missing before it."""
+        """Make a file's next record stop the kernel, if something has to be counted before it."""
         cdef Window *w = &self.windows[file]
         if w.missing.lost_events or w.missing.skipped_bytes:
             w.length = self.m.heads[file].length
             self.m.heads[file].length = HELD
 
     cdef void _release(self, size_t file) noexcept:
+        """Undo _hold(), and count what was missing before the record."""
         if self.m.heads[file].length == HELD:
             self.m.heads[file].length = self.windows[file].length
             self._count(&self.windows[file].missing)
@@ -402,7 +403,7 @@ cdef class Merger:
         return 0
 
     cdef int _next_record(self, size_t file) except -1:
-        """Find a file's next record or its end, and let its key play.
+        """Find a file's next record or its end, and enter its key in the tournament.
 
         On the way, skips padding, counts marks of lost events, and skips garbage with `resync`.
         """
@@ -485,7 +486,7 @@ cdef class Merger:
         return left >= need
 
     cdef bint _skip_padding(self, size_t file) except -1:
-        """Skip zeros behind a record if they are padding; False if they are not.
+        """Skip zeros after a record if they are padding; False if they are not.
 
         blktrace may write a buffer of zeros when it stops. The engine has the same rule.
         """

@@ -8,9 +8,10 @@ class PerfRings:
     """The rings of a capture, one for each CPU; see the module's source for how they work.
 
     Args:
-        events: of each tracepoint: its ``id``, the ``action`` (event) and ``category`` of its
-            records, ``is_bio``, the offsets of its fields ``dev``, ``sector``, ``nr_sector``,
-            ``bytes``, ``error``, ``rwbs`` and ``comm`` (-1 where it has none) and ``rwbs_bytes``.
+        events: a description of each tracepoint: its ``id``; the ``action`` (event) and
+            ``category`` of its records; ``is_bio``; ``rwbs_bytes``, the length of its field
+            ``rwbs``. Also the offsets of its fields ``dev``, ``sector``, ``nr_sector``, ``bytes``,
+            ``error``, ``rwbs`` and ``comm``; -1 if it lacks the field.
         ring_bytes: memory of a ring: pages, a power of two.
         max_rings: how many CPUs may be open at once.
 
@@ -47,7 +48,7 @@ class PerfRings:
         """
 
     def set_heads(self, heads: Mapping[int, int]) -> None:
-        """Let completed bios of a path count for its head.
+        """Count the completed bios of each path as those of its head.
 
         Args:
             heads: numbers of the heads of NVMe multipath, by the number of the path.
@@ -57,18 +58,18 @@ class PerfRings:
         """Begin or end the capture on all CPUs."""
 
     def read(self, to_end: bool = False) -> memoryview:
-        """Return the next trace records, valid until the next call; empty where none is ready.
+        """Return the next trace records, valid until the next call; empty if none is ready.
 
-        Records are in host byte order and in order of time (ns of CLOCK_MONOTONIC); of version 7,
-        or of version 8 where a category needs it. The first one is a timestamp note. A process name
-        note precedes the first record of a process.
+        Records are in host byte order and in order of time (ns of CLOCK_MONOTONIC). They are of
+        version 7, or of version 8 if a category needs it. The first one is a timestamp note. A note
+        of the process name precedes the first record of a process.
 
         Args:
-            to_end: also the samples of the last 10 ms, which other rings may still precede.
+            to_end: also return the samples of the last 10 ms. Earlier samples may still arrive.
         """
 
     def repeat_notes(self) -> None:
-        """Let the next ``read`` begin as the first one did, with the time of day and all names."""
+        """Repeat the notes: the next ``read`` begins with the time of day and all names again."""
 
     @property
     def lost_events(self) -> int:
@@ -76,7 +77,7 @@ class PerfRings:
 
     @property
     def has_more(self) -> bool:
-        """Whether the last ``read`` left records behind that were ready, for want of room."""
+        """Whether the last ``read`` had no room for all records that were ready."""
 
 def _records_of(
     event: dict[str, Any], samples: Iterable[bytes], time_ns: int, cpu: int

@@ -9,12 +9,14 @@ rings and writes each sample as a trace record for ``Engine.feed``, in the form 
 for it: of version 7, or of version 8 if it has a category that version 7 lacks. The rings end with
 their file descriptors: nothing of a capture stays in the kernel, however the process ends.
 
-A ring may get a sample a little after another ring got a later one. So ``read`` hands out what is
-older than ``LATENESS_NS`` and leaves the rest in the rings. A sample that is later still is handed
-out at once: the engine pairs records that are slightly out of order.
+A sample may arrive in its ring a little after a later one arrived in another ring. So ``read``
+returns the samples that are older than ``LATENESS_NS`` and leaves the rest in the rings. A sample
+that arrives even later is returned at once: the engine pairs records that are slightly out of
+order.
 
-Where a ring is full the kernel drops samples, and does not always say so in the ring. But it counts
-every event, written or not: what is lost is that count less the samples that were read.
+If a ring is full, the kernel drops samples, and does not always write a mark to the ring. But it
+counts every event, written or not. The number of lost events is that count, less the samples that
+were read or are still in the ring.
 
 The layout of samples differs between kernels: it is read from tracefs, see ``capture.py``.
 """
@@ -105,20 +107,20 @@ cdef enum:
     MOST_SAMPLE = (1 << 16) - 1                 # bytes: the header has 16 bits for it
     MOST_RECORD_OUT = HEADER_V7 + COMM + HEADER_V8      # a process name and the record itself
     PID_AT = 4                                  # of every tracepoint's common_pid, in a sample
-    RAW_AT = 20                                 # behind the entry's header, time and length
-    KNOWN_PROCESSES = 1 << 12                   # whose name has been handed out: direct-mapped
-    KNOWN_OPERATIONS = 64                       # whose letters have been read: direct-mapped
+    RAW_AT = 20                                 # after the entry's header, time and length
+    KNOWN_PROCESSES = 1 << 12                   # direct-mapped cache: names that were written
+    KNOWN_OPERATIONS = 64                       # direct-mapped cache: letters of operations
 
 cdef uint64_t LATENESS_NS = 10_000_000          # three times the most disorder that was measured
 cdef uint64_t NEVER = <uint64_t> -1
-cdef uint32_t ALL_BYTES = <uint32_t> -1         # of a completion: whatever its issue had
+cdef uint32_t ALL_BYTES = <uint32_t> -1         # size of a completion: that of its issue
 
 
 cdef struct Event:                              # where the fields of a tracepoint's samples are
     uint16_t id
     uint16_t action                             # of the record: its event
     uint32_t category                           # and the category of that event
-    bint is_bio                                 # a bio: it is known by its end, see write_record()
+    bint is_bio                                 # a bio, identified by its end: see write_record()
     int16_t dev                                 # offsets; -1: the tracepoint has no such field
     int16_t sector
     int16_t nr_sector
@@ -140,8 +142,8 @@ cdef struct Ring:                               # of one CPU
     perf_event_mmap_page *page                  # NULL: the slot is free
     const uint8_t *data
     uint64_t size                               # bytes of data, a power of two
-    uint64_t head                               # the kernel had written so far when it was asked
-    uint64_t cursor                             # the next sample, up to which all has been read
+    uint64_t head                               # end of the samples when data_head was last read
+    uint64_t cursor                             # the next sample; all before it have been read
     uint64_t next_ns                            # its time; NEVER: the ring is empty
     uint32_t cpu
     int fds[MAX_FDS]                            # of the events; the first has the ring
@@ -154,10 +156,10 @@ cdef struct Ring:                               # of one CPU
 cdef inline uint32_t operation(const uint8_t *rwbs, int n) noexcept nogil:
     """The category bits of an operation, from the letters that a tracepoint prints for it.
 
-    The letters are those of the kernel's blk_fill_rwbs(): F before the operation asks for a flush
-    first, behind it for FUA. Linux 7.3 writes WZ for write zeroes, ZA for a zone append and ZO, ZC,
-    ZF, ZR and ZRA for open, close, finish, reset and reset all; before, these are N, as what passes
-    through the block layer is.
+    The letters are those of the kernel's blk_fill_rwbs(). An F before the operation asks for a
+    flush first; an F after it asks for FUA. Linux 7.3 writes WZ for write zeroes and ZA for a zone
+    append. It writes ZO, ZC, ZF, ZR and ZRA for open, close, finish, reset and reset all. Earlier
+    versions write N for all of these, as for passthrough requests.
     """
     cdef uint32_t bits = 0
     cdef int i = 0
@@ -179,7 +181,7 @@ cdef inline uint32_t operation(const uint8_t *rwbs, int n) noexcept nogil:
         if i < n and rwbs[i] == c"E":           # secure erase
             i += 1
     elif c == c"F":
-        bits |= CAT_READ | CAT_FLUSH            # as blktrace has it: a flush is even, no write
+        bits |= CAT_READ | CAT_FLUSH            # as in blktrace's records: not a write
     elif c == c"Z":
         c = rwbs[i] if i < n else 0
         i += 1
@@ -198,7 +200,7 @@ cdef inline uint32_t operation(const uint8_t *rwbs, int n) noexcept nogil:
         elif c == c"C":
             bits |= CAT_ZONE_CLOSE
     else:
-        bits |= CAT_READ | CAT_PC               # N: nothing says whether it reads or writes
+        bits |= CAT_READ | CAT_PC               # N: the direction is unknown
     while i < n and rwbs[i] != 0:
         c = rwbs[i]
         i += 1
@@ -228,7 +230,7 @@ cdef inline uint64_t load_u64(const uint8_t *p) noexcept nogil:
 cdef inline uint32_t known_operation(
     Operation *known, const uint8_t *rwbs, int n
 ) noexcept nogil:
-    """Returns operation(), from a direct-mapped cache for letters that fit in eight bytes."""
+    """Returns operation(), cached (direct-mapped) if the letters fit in eight bytes."""
     cdef uint64_t letters
     cdef uint64_t end                           # the highest bit of the first zero byte, and above
     cdef Operation *p
@@ -248,9 +250,9 @@ cdef size_t write_record(
 ) noexcept nogil:
     """Write a sample as a trace record; returns its length.
 
-    The kernel prints sector -1 where a completion of a flush or of a passthrough request has none,
-    and 0 at the issue: both become 0. A bio that was split completes with its last piece, so bios
-    are known by the sector behind their end, and a completion is of all that was issued.
+    A flush or a passthrough request has no sector: the kernel then prints -1 at the completion and
+    0 at the issue. Both become 0. A bio that was split completes with its last piece. So a bio is
+    identified by the sector after its end, and a completion is of all that was issued.
     """
     cdef TraceV7 *v7 = <TraceV7 *> out
     cdef TraceV8 *v8 = <TraceV8 *> out
@@ -349,7 +351,7 @@ cdef void find_next(Ring *ring) noexcept nogil:
         if load_u32(at(ring, ring.cursor)) == PERF_RECORD_SAMPLE:
             ring.next_ns = load_u64(at(ring, ring.cursor + 8))
             return
-        if n_bytes < 8:                         # the kernel never writes such a one
+        if n_bytes < 8:                         # the kernel never writes such an entry
             ring.cursor = ring.head
             break
         ring.cursor += n_bytes
@@ -370,7 +372,7 @@ cdef inline const uint8_t *raw_sample(
 
 
 cdef inline int event_of(const Event *events, int n, const uint8_t *raw) noexcept nogil:
-    """Which event a sample is of; -1: of none that is known."""
+    """Index of the event that a sample belongs to; -1 if it is unknown."""
     cdef uint16_t id
     cdef int i
     cdef int found = -1
@@ -395,7 +397,7 @@ cdef uint32_t head_of(const Head *heads, size_t n, uint32_t device) noexcept nog
 
 
 cdef inline void sift(Ring **heap, int i, int n) noexcept nogil:
-    """Let the ring at a place of a binary heap by time sink to where it belongs."""
+    """Sift down: move the ring at index i of a binary heap by time to its right place."""
     cdef int child
     cdef Ring *ring = heap[i]
     while True:
@@ -448,11 +450,11 @@ cdef class PerfRings:
     cdef int n_events
     cdef uint64_t ring_bytes
     cdef size_t page_bytes
-    cdef list memory                            # owns what the pointers below point to
+    cdef list memory                            # owns the memory of the pointers below
     cdef Ring *rings                            # n_rings of them, free ones among them
     cdef int n_rings
     cdef Ring **heap                            # of the rings that are merged
-    cdef Name *names                            # that have been handed out
+    cdef Name *names                            # that have been written
     cdef Operation *operations
     cdef bytes heads_memory
     cdef const Head *heads                      # n_heads, by the number of the path
@@ -571,7 +573,7 @@ cdef class PerfRings:
                 self._close(&self.rings[i])
 
     cdef void _close(self, Ring *ring) noexcept:
-        """Close a ring; what it has lost stays counted, and what it holds counts as lost."""
+        """Close a ring. Its lost events stay counted; samples that were not read count as lost."""
         cdef int i
         if ring.page != NULL:
             self.lost_before += counted_events(ring) - ring.received
@@ -581,7 +583,7 @@ cdef class PerfRings:
             close_fd(ring.fds[i])
         ring.n_fds = 0
 
-    # -- what is captured
+    # -- filters
 
     def add(self, filter_sets):
         cdef int i
@@ -687,7 +689,7 @@ cdef class PerfRings:
     def lost_events(self):
         """Events that the kernel counted and did not write, or that were not read in time.
 
-        Samples that it writes while they are counted are found on the next call.
+        Samples that it writes during the count may make the result too small until the next call.
         """
         cdef uint64_t counted
         cdef int64_t lost = <int64_t> self.lost_before

@@ -24,7 +24,7 @@ PACKED_BYTES = 1 << 14
 """How much of a compressed file is read at a time."""
 
 UNPACKED_BYTES = 1 << 16
-"""How much is decompressed at a time. Up to this much data before a damaged part may be lost."""
+"""How much is decompressed at a time. This much data before a damaged part may be lost."""
 
 MOST_MEMORY_BYTES = 1 << 28
 """Limit of memory for decompression; `xz -9` and `zstd -19` need a quarter of that."""
@@ -62,9 +62,9 @@ class _Gzip:
 
 
 class _Zstandard:
-    """Feeds the zstandard package little data at a time, as it cannot limit what it returns.
+    """Feeds the zstandard package little data at a time, as it cannot limit its output.
 
-    Four bytes may expand to a block of 128 KiB, so that PIECE_BYTES expand to 32 MiB at most.
+    Four bytes may expand to a block of 128 KiB. So PIECE_BYTES expand to 32 MiB at most.
     """
 
     PIECE_BYTES = 1 << 10

@@ -1,12 +1,12 @@
-"""Sorts one stream by time that has a batch of records of one CPU after a batch of another."""
+"""Sorts one stream by time in which batches of records of different CPUs alternate."""
 
 from typing import final
 
 @final
 class Sorter:
-    """Holds the records of a stream back, and returns them in order of time.
+    """Holds back the records of a stream, and returns them in order of time.
 
-    Records of equal time keep their order. Notify records and padding stay behind the record that
+    Records of equal time keep their order. Notify records and padding stay after the record that
     they followed. For one thread.
 
     Attributes:
@@ -28,9 +28,9 @@ class Sorter:
     def take(self, until_ns: int = (1 << 64) - 1) -> memoryview:
         """The held records up to this time in ns, in order of time.
 
-        An incomplete record at the end stays. If what follows the held records is no record, all
-        bytes are returned, these records first; later bytes pass as they come.
+        An incomplete record at the end stays. After garbage, nothing is sorted any more: all bytes
+        are returned, the records before the garbage first.
         """
 
     def take_all(self) -> memoryview:
-        """All that is held, an incomplete record at the end included."""
+        """All held bytes, including an incomplete record at the end."""

@@ -1,13 +1,13 @@
 # distutils: language = c
-"""Sorts one stream by time that has a batch of records of one CPU after a batch of another.
+"""Sorts one stream by time in which batches of records of different CPUs alternate.
 
     bytes -> held records, their times -> stable sort of the times -> records in order of time
 
-blktrace writes such a stream into a pipe: it copies what it has of each CPU in turn. Inside a batch
-records are in order of time, so the sort (numpy's: timsort) only merges runs.
+blktrace writes such a stream into a pipe: it copies the records of one CPU after another. Inside a
+batch, records are in order of time, so the sort (numpy's timsort) only merges runs.
 
-Notify records have no part in the order: each stays behind the record that it followed. So does
-padding. A stream whose records cannot be told apart any longer passes unsorted from there on.
+The times of notify records do not count: each stays after the record that it followed. So does
+padding. From garbage on, the stream passes unsorted.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -48,7 +48,7 @@ cdef class Sorter:
     cdef uint64_t[::1] starts                   # where it is in `held`
     cdef Py_ssize_t n_records
     cdef int swap                               # byte order; -1: no record has been seen
-    cdef bint is_garbled                        # what follows n_indexed is no record
+    cdef bint is_garbled                        # garbage follows n_indexed
     cdef uint64_t time_ns                       # of the record before
     cdef uint32_t latest_cpu
     cdef readonly uint64_t latest_ns
@@ -71,7 +71,7 @@ cdef class Sorter:
             self._index()
 
     cdef int _index(self) except -1:
-        """Find the records behind n_indexed."""
+        """Find the records after n_indexed."""
         cdef const uint8_t *begin = <const uint8_t *> <const char *> self.held
         cdef const uint8_t *p
         cdef size_t size = len(self.held)
@@ -80,7 +80,7 @@ cdef class Sorter:
         while size - self.n_indexed >= HEADER_V7:
             p = begin + self.n_indexed
             left = size - self.n_indexed
-            if p[0] == 0:                       # padding: it stays behind the record before it
+            if p[0] == 0:                       # padding: it stays after the record before it
                 if self.n_records == 0:
                     self._append(self.time_ns)
                 self.n_indexed += zeros_at(p, left)
@@ -152,7 +152,7 @@ cdef class Sorter:
         return 0
 
     cdef _take_first(self, Py_ssize_t n_records):
-        """Take so many records, or everything where nothing more can be put in order."""
+        """Take the first n_records records, or all held bytes if there is garbage."""
         cdef size_t n_bytes
         cdef Py_ssize_t i
         if self.is_garbled:

@@ -32,7 +32,7 @@ LATENESS_NS = 10**9
 pipe may follow one that is half a second younger; this is twice as much."""
 
 MOST_HELD_BYTES = 1 << 26
-"""Of a stream that is sorted. Beyond, records are passed on before their time."""
+"""Limit of the bytes that are held back for sorting. Beyond it, all records are passed on."""
 
 LOOK_AHEAD_BYTES = 1 << 23
 """If so much of a file is in order of time, the rest is read as it is."""
@@ -83,7 +83,7 @@ class Source(ABC):
         """
 
     def rest(self) -> memoryview:
-        """What was read and is held back, if the stream is left before its end."""
+        """The bytes that were read but not returned yet, if the stream is left before its end."""
         return memoryview(b"")
 
     @abstractmethod
@@ -113,7 +113,7 @@ def checked(reader: Reader) -> Callable[[memoryview], int]:
 
 
 class SortedStream:
-    """Puts a stream in order of time where one CPU's records follow another's; see ``Sorter``.
+    """Sorts a stream by time in which batches of different CPUs alternate; see ``Sorter``.
 
     A stream that is in order passes at once. From the first record that is out of order on, the
     records of the last ``LATENESS_NS`` are held back.
@@ -167,7 +167,7 @@ class SortedStream:
         if self._sorter.held_bytes > MOST_HELD_BYTES:
             until_ns = self._sorter.latest_ns
         data = self._sorter.take(max(until_ns, 0))
-        # Sorting what stays again is worth it once there is as much again.
+        # Wait until the held bytes have doubled: then the cost of sorting them again is amortised.
         self._wanted_bytes = 2 * self._sorter.held_bytes + READ_BYTES
         return data
 
@@ -177,7 +177,7 @@ class FileSource(Source):
 
     Args:
         reader: of the file.
-        resync: accept other kinds of files, too: records may follow later in them.
+        resync: also accept files that do not begin like a trace: records may follow later.
         sorts: if the file was saved from a pipe of blktrace, put its records in order of time.
     """
 
@@ -283,7 +283,7 @@ class MergedSource(Source):
     def _align(self) -> None:
         """Shift the times of sets from different boots or hosts to one epoch.
 
-        Trace time counts from boot. A timestamp record in the trace gives the time of day.
+        Trace time counts from boot. A timestamp record gives the time of day at a trace time.
 
         Raises:
             SourceError: a set has no timestamp.

@@ -40,7 +40,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 PATH_KINDS = frozenset({"path", "nvme-path"})
 
 FABRICS = frozenset({"fc", "fcoe", "iscsi", "nvme-fc", "nvme-loop", "nvme-rdma", "nvme-tcp"})
-"""Protocols by which arrays are reached; a disk on another one is an array's if it has paths."""
+"""Protocols by which arrays are reached. On any other, only disks with paths belong to an array."""
 
 ATTRIBUTE_BYTES = 4096
 """A page: no attribute is longer."""
@@ -183,7 +183,7 @@ def read_topology(root: str | os.PathLike[str] = "/") -> Topology:
 
 
 def refresh_topology(topology: Topology, root: str | os.PathLike[str] = "/") -> Topology:
-    """The topology of now: the same object if nothing has changed, otherwise read anew.
+    """The current topology: the same object if nothing has changed, otherwise a new one.
 
     This costs a fifth of ``read_topology``. It notices devices that come, go or take another's
     name, paths that join or leave a map, and changes of ``state`` and ``access_state``. It does not
@@ -251,7 +251,7 @@ _WWID_DIGITS = {"naa.": "3", "eui.": "2"}
 
 
 def _bytes(path: str) -> bytes | None:
-    """An attribute; None if there is none, or it cannot be read now."""
+    """The content of an attribute; None if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
@@ -384,7 +384,7 @@ class _Reader:
         }
 
     def _once(self, key: Hashable, read: Callable[[], Transport]) -> Transport:
-        """What was read for this key; devices share it."""
+        """The transport of this key: read once, and shared by devices."""
         if key not in self._transports:
             self._transports[key] = read()
         return self._transports[key]
@@ -591,7 +591,7 @@ class _Identity:
 
 
 def _common(devices: list[_Facts], key: str) -> str | None:
-    """What all devices have in common; None if they differ or there is none."""
+    """The value of a key that all devices share; None if they differ, or there are no devices."""
     found = {device.get(key) for device in devices}
     return found.pop() if len(found) == 1 else None
 
@@ -627,7 +627,7 @@ class _Groups:
         self._parents: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def find(self, key: tuple[str, ...]) -> tuple[str, ...]:
-        """The key that stands for the set of a key."""
+        """The representative of the set that has this key."""
         parent = self._parents.setdefault(key, key)
         while parent != key:
             above = self._parents[parent]

@@ -1,4 +1,4 @@
-"""Captured records as blkparse, btt and fio read them: of version 7, numbered."""
+"""Converts captured records for blkparse, btt and fio: to version 7, with sequence numbers."""
 
 from typing import final
 
@@ -23,7 +23,10 @@ class Version7:
     @property
     def unmarked_events(self) -> int: ...
     def lose(self, n_events: int) -> None:
-        """Leave so many numbers out before the next record of a device that has one already."""
+        """Leave out so many sequence numbers before the next record, to mark lost events.
+
+        The first record of a device cannot mark any.
+        """
 
     def convert(self, data: memoryview | bytearray) -> memoryview:
         """Convert whole records in place, and return them as a part of the same memory.

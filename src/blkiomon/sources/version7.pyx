@@ -1,8 +1,8 @@
 # distutils: language = c
-"""Captured records as blkparse, btt and fio read them: of version 7, numbered.
+"""Converts captured records for blkparse, btt and fio: to version 7, with sequence numbers.
 
-blkparse reads a file NAME.blktrace.N only if its records are of CPU N, and numbers count the
-records of one device and one CPU. A gap in them is what a trace has to say that records are lost.
+blkparse reads a file NAME.blktrace.N only if its records are of CPU N. Sequence numbers count the
+records of one device and one CPU; a gap in them means that records are lost.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -88,8 +88,8 @@ cdef class Version7:
         cdef uint32_t i = <uint32_t> (device * <uint32_t> 0x9e3779b1) >> 32 - ROOM_BITS
         while self.devices[i].last != 0 and self.devices[i].device != device:
             i = (i + 1) & mask
-        if self.devices[i].last == 0:           # a reader takes any first number: it marks no loss
-            if self.n_devices == MOST_DEVICES:  # begin all anew, as if blktrace were restarted
+        if self.devices[i].last == 0:           # readers accept any first number: it marks no loss
+            if self.n_devices == MOST_DEVICES:  # restart all numbers, as a restart of blktrace does
                 self.n_devices = 0
                 memset(self.devices, 0, sizeof(self.devices))
             self.n_devices += 1
