@@ -6,13 +6,10 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import goldenfiles
 import pytest
-import reference
-import runner
 import streams
 import tracewriter as tw
 from hypothesis import given, settings
@@ -23,7 +20,6 @@ from tuned import fed
 from blkiomon import TraceError, to_dict
 from blkiomon._core import Engine
 from blkiomon.engine import layout
-from blkiomon.interval import monitor
 from blkiomon.interval.monitor import MOST_IDLE, Monitor
 from blkiomon.interval.value import Counts, Interval, merge
 
@@ -312,29 +308,6 @@ def test_merged_intervals_are_one_long_interval(seed: int, interval_s: float) ->
     assert len(items) > 2
     assert to_dict(merge(items)) == to_dict(whole)
     assert items[0].merge(*items[1:]).device_stats() == whole.device_stats()
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_interval_of_several_snapshots_equals_that_of_one(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(monitor, "RECORDS_PER_SNAPSHOT", 3)
-    data = streams.generate(seed, avoid="nothing", count=200).data
-    whole = reference.Reference(as_original=True)  # each cut evicts records that are too old
-    whole.feed(data)
-    stats = whole.finish()
-    ours = runner.outputs_of(data, tmp_path, read_bytes=500, max_age_s=18_446_744_073.0)
-    assert ours.human.decode() == reference.human_text(stats, 0)
-    assert ours.binary == reference.binary(stats, 0)
-    assert ours.debug.decode() == whole.debug_text()
-
-
-def test_several_snapshots_by_the_trace_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()
-    expected = dicts(intervals_of(data, 0.5))
-    monkeypatch.setattr(monitor, "RECORDS_PER_SNAPSHOT", 1000)
-    pieces = [data[i : i + 9999] for i in range(0, len(data), 9999)]
-    assert dicts(intervals_of(pieces, 0.5)) == expected
 
 
 # -- time of day -----------------------------------------------------------------------------------

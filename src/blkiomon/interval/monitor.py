@@ -14,16 +14,12 @@ from blkiomon.errors import TraceError
 from blkiomon.interval import arguments
 from blkiomon.interval.columns import NS_PER_S
 from blkiomon.interval.devices import Device, number_of
-from blkiomon.interval.merging import merge_snapshots
 from blkiomon.interval.moments import distinct
 from blkiomon.interval.operations import checked
 from blkiomon.interval.value import Counts, Interval, in_order
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
-
-RECORDS_PER_SNAPSHOT = 1 << 31
-"""An interval with more records is merged from several snapshots."""
 
 MOST_IDLE = 100_000
 """Limit of idle intervals (without a record) in a row. If trace time jumps further, they are left
@@ -146,8 +142,6 @@ class Monitor:
         self._hand_over = hand_over or self._ready.append
         self._most_intervals = most_intervals
         self._idle = 0  # weights of the idle intervals so far
-        self._snapshots: list[Snapshot] = []  # of the current interval
-        self._snapshot_records = 0  # read before the latest snapshot
         self._counts = Counts()  # at the end of the previous interval
         self._outside = Counts()  # see count_outside
         self._first_start_ns = 0  # trace time at which the first interval begins
@@ -180,8 +174,6 @@ class Monitor:
             self._probed = bytearray()
         while not self.is_done:
             rest = rest[self.engine.feed(rest, self._until_ns()) :]
-            if self.engine.records - self._snapshot_records >= RECORDS_PER_SNAPSHOT:
-                self._take_snapshot(None)
             next_ns = self.engine.stopped_at_ns
             if next_ns is None:
                 break
@@ -196,8 +188,8 @@ class Monitor:
             idle_ns: time since the latest data arrived; requests in flight have aged by it.
         """
         now_ns = self.engine.now_ns
-        self._take_snapshot(min(now_ns + idle_ns, NEVER_NS) if now_ns else None)
-        return self._finished(end_ns // NS_PER_S, start_ns, end_ns, anchored=True)
+        snapshot = self.engine.snapshot(min(now_ns + idle_ns, NEVER_NS) if now_ns else None)
+        return self._finished(snapshot, end_ns // NS_PER_S, start_ns, end_ns, anchored=True)
 
     def finish(self, *, is_complete: bool = True, final: bool = True) -> list[Interval]:
         """End the stream; return the last interval, which ends with the latest record.
@@ -374,12 +366,13 @@ class Monitor:
 
     def _end_at(self, end_ns: int) -> None:
         """End the current interval at a trace time; the next begins there."""
-        self._take_snapshot(end_ns)
+        snapshot = self.engine.snapshot(end_ns)
         if not self._has_ended_interval:  # all intervals have the time of day, or none has
             self._epoch_ns = self.engine.epoch_ns
             self._has_ended_interval = True
         zero_ns = (self.origin_ns or 0) if self._epoch_ns is None else -self._epoch_ns
         interval = self._finished(
+            snapshot,
             (end_ns - zero_ns) // NS_PER_S,
             self._start_ns - zero_ns,
             end_ns - zero_ns,
@@ -390,14 +383,9 @@ class Monitor:
 
     # --- both clocks ------------------------------------------------------------------------------
 
-    def _take_snapshot(self, end_ns: int | None) -> None:
-        self._snapshots.append(self.engine.snapshot(end_ns))
-        self._snapshot_records = self.engine.records
-
-    def _finished(self, time_s: int, start_ns: int, end_ns: int, *, anchored: bool) -> Interval:
-        parts = self._snapshots
-        snapshot = parts[0] if len(parts) == 1 else merge_snapshots(parts)
-        parts.clear()
+    def _finished(
+        self, snapshot: Snapshot, time_s: int, start_ns: int, end_ns: int, *, anchored: bool
+    ) -> Interval:
         totals = self.totals
         pids = snapshot.processes["pid"].tolist()
         names = self.engine.process_names if pids else {}

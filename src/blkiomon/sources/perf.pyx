@@ -221,12 +221,6 @@ cdef inline uint32_t load_u32(const uint8_t *p) noexcept nogil:
     return x
 
 
-cdef inline uint64_t load_u64(const uint8_t *p) noexcept nogil:
-    cdef uint64_t x
-    memcpy(&x, p, sizeof(x))
-    return x
-
-
 cdef inline uint32_t known_operation(
     Operation *known, const uint8_t *rwbs, int n
 ) noexcept nogil:
@@ -259,7 +253,7 @@ cdef size_t write_record(
     cdef uint32_t category = known_operation(known, raw + e.rwbs, e.rwbs_bytes)
     cdef uint32_t sectors = load_u32(raw + e.nr_sector)
     cdef uint32_t n_bytes = load_u32(raw + e.bytes) if e.bytes >= 0 else sectors << 9
-    cdef uint64_t sector = load_u64(raw + e.sector)
+    cdef uint64_t sector = load64(raw + e.sector)
     if sector == NEVER:
         sector = 0
     if e.is_bio:
@@ -349,7 +343,7 @@ cdef void find_next(Ring *ring) noexcept nogil:
     while ring.cursor < ring.head:
         n_bytes = size_at(ring, ring.cursor)
         if load_u32(at(ring, ring.cursor)) == PERF_RECORD_SAMPLE:
-            ring.next_ns = load_u64(at(ring, ring.cursor + 8))
+            ring.next_ns = load64(at(ring, ring.cursor + 8))
             return
         if n_bytes < 8:                         # the kernel never writes such an entry
             ring.cursor = ring.head
