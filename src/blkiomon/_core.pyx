@@ -212,10 +212,10 @@ cdef class Engine:
         self._leave()
 
     cdef void _choose_functions(self, bint by_avx2) noexcept:
-        self.s.take_in = take_in
+        self.s.account_deferred = account_deferred_plainly
         self.s.pair_batch = pair_plainly
         if by_avx2:
-            self.s.take_in = take_in_by_avx2
+            self.s.account_deferred = account_deferred_by_avx2
             self.s.pair_batch = pair_plainly_by_avx2
 
     cdef int _set_seed(self, hash_seed) except -1:
@@ -788,7 +788,7 @@ cdef class Engine:
         cdef uint64_t n_loads, n_bins, n_queued_bins
         with nogil:
             evict_by_age(s)
-            take_in_all(s)
+            account_all_deferred(s)
             integrate_in_flight(s, end)
             n_loads = count_load_rows(s)
         n_bins = most_bins(s)

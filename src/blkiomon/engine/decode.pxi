@@ -44,7 +44,7 @@ cdef struct Batch:
     uint8_t tag[BATCH]
     uint8_t fate[BATCH]                         # see Fate; only if not is_plain
     Pending item                                # a record that pair_other() pairs
-    # The requests that complete, for account(): usual ones as in Account.waiting, each with its
+    # The requests that complete, for account(): usual ones as in Account.deferred, each with its
     # account, device index << 5 | cell. IN_MATCH instead: it is the next one in `match`.
     int n_done
     uint64_t done[BATCH]

@@ -472,7 +472,7 @@ cdef struct Tally:                              # what pair_records() counts in 
     int64_t most_more
 
 
-cdef inline void settle(State *s, Load *load, Tally *t, bint at_once) noexcept nogil:
+cdef inline void add_tally(State *s, Load *load, Tally *t, bint at_once) noexcept nogil:
     """Add a Tally to the State."""
     if at_once:
         t.more = <int32_t> (lane(t.now, IN_ALL) - load.now[IN_ALL])
@@ -551,7 +551,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         action = r.action
         if not plainly and b.fate[i] != FATE_PLAIN:
             if b.fate[i] == FATE_OTHER:
-                settle(s, load, &t, False)
+                add_tally(s, load, &t, False)
                 n = pair_other(s, b, i, n)
             elif b.fate[i] == FATE_PASSED:
                 s.now_ns = r.time
@@ -594,7 +594,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
             (differs | not_simple | (slot == GROUP)) != 0
             or (d2c_ns - LEAST_USUAL_NS & if_completion) >= usual_ns
         ):
-            settle(s, load, &t, at_once)
+            add_tally(s, load, &t, at_once)
             if at_once:
                 b.device[i] = device
                 b.home[i] = home
@@ -603,7 +603,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
             if at_once:
                 t.now = t.most = load_lanes(load.now)
             continue
-        b.done[n] = waiting_of(d2c_ns, r.bytes)
+        b.done[n] = deferred_of(d2c_ns, r.bytes)
         b.done_of[n] = device << 5 | cell_in(word >> 32)
         if not plainly and s.with_queue and completes:
             note_queued(s, b, n, r, p)
@@ -627,7 +627,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
                 count_busy(load, load.now[IN_ALL], completes, r.time)
             t.more += 1 | <int64_t> if_completion
             t.most_more = max(t.most_more, t.more)
-    settle(s, load, &t, at_once)
+    add_tally(s, load, &t, at_once)
     b.n_done = n
     if at_once:
         s.oldest_ns = min(s.oldest_ns, oldest_ns)

@@ -10,12 +10,12 @@
 # A device has an index, an account for each operation and direction, and histogram blocks. All
 # accounts and blocks are freed at the end of an interval.
 #
-# Accounting is deferred: an account buffers the usual requests in Account.waiting, and
-# count_waiting() adds up to 64 of them at once, in loops that the compiler vectorises.
+# Accounting is deferred: an account buffers the usual requests in Account.deferred, and
+# count_deferred() adds up to 64 of them at once, in loops that the compiler vectorises.
 #
 # Entry points: account, with a paired batch; index_of and enter_device, from prepare_records() and
 # pair_records(); enter_device and map_device, from Engine; map_device and free_device, from
-# free_idle_devices(). The rest, from Engine.snapshot() in this order: take_in_all, most_bins,
+# free_idle_devices(). The rest, from Engine.snapshot() in this order: account_all_deferred, most_bins,
 # copy_rows, copy_queue_rows, close_accounts. spill, from Engine before 32-bit counters overflow.
 # Never allocates.
 
@@ -360,10 +360,10 @@ cdef inline void account_match(
         account_unusual(a, m, d2c_us)
 
 
-# --- requests that wait (deferred accounting) --------------------------------------------------
+# --- deferred accounting ----------------------------------------------------------------------
 #
 # Nearly all requests are usual: see is_usual(). Such a request waits in its account's buffer until
-# WAITING of them are there or the interval ends. Then count_waiting() accounts them in simple
+# DEFERRED of them are there or the interval ends. Then count_deferred() accounts them in simple
 # loops, of which the compiler makes vector instructions. The results are exact.
 
 cdef enum:
@@ -379,27 +379,27 @@ cdef inline bint is_usual(const Match *m) noexcept nogil:
     )
 
 
-cdef inline uint64_t waiting_of(uint64_t d2c_ns, uint32_t size_bytes) noexcept nogil:
-    """A usual request in Account.waiting."""
+cdef inline uint64_t deferred_of(uint64_t d2c_ns, uint32_t size_bytes) noexcept nogil:
+    """A usual request in Account.deferred."""
     return d2c_ns | <uint64_t> size_bytes << 32
 
 
-cdef inline void wait_in(State *s, Account *a, uint64_t waiting) noexcept nogil:
-    """Append a usual request to Account.waiting."""
-    a.waiting[a.n_waiting] = waiting
-    a.n_waiting += 1
+cdef inline void defer(State *s, Account *a, uint64_t deferred) noexcept nogil:
+    """Append a usual request to Account.deferred."""
+    a.deferred[a.n_deferred] = deferred
+    a.n_deferred += 1
     s.n_blocks_owed += 2
-    if unlikely(a.n_waiting == WAITING):
-        s.take_in(s, a)
+    if unlikely(a.n_deferred == DEFERRED):
+        s.account_deferred(s, a)
 
 
 cdef union Floats:
-    float value[WAITING]
-    uint32_t bits[WAITING]
+    float value[DEFERRED]
+    uint32_t bits[DEFERRED]
 
 
-cdef inline void count_waiting(State *s, Account *a, unsigned int n) noexcept nogil:
-    """Account the n requests that wait.
+cdef inline void count_deferred(State *s, Account *a, unsigned int n) noexcept nogil:
+    """Account the n requests that an account has deferred.
 
     A quotient of doubles is exact here: see quotient(). Bins come from the upper bits of floats:
     the exponent gives the octave, and the first six bits of the mantissa the bin in it. First, the
@@ -408,19 +408,19 @@ cdef inline void count_waiting(State *s, Account *a, unsigned int n) noexcept no
     """
     cdef:
         unsigned int i
-        uint32_t d2c_ns[WAITING]
-        uint32_t d2c_us[WAITING]
-        uint32_t size[WAITING]
-        int32_t throughput[WAITING]
-        uint32_t bin[WAITING]
+        uint32_t d2c_ns[DEFERRED]
+        uint32_t d2c_us[DEFERRED]
+        uint32_t size[DEFERRED]
+        int32_t throughput[DEFERRED]
+        uint32_t bin[DEFERRED]
         Floats half
         Floats eighth
         uint32_t least = <uint32_t> -1
         uint32_t most = 0
         uint64_t square, sum = 0, squares = 0, squares_high = 0
     for i in range(n):
-        d2c_ns[i] = <uint32_t> a.waiting[i]
-        size[i] = <uint32_t> (a.waiting[i] >> 32)
+        d2c_ns[i] = <uint32_t> a.deferred[i]
+        size[i] = <uint32_t> (a.deferred[i] >> 32)
     for i in range(n):
         least = min(least, d2c_ns[i])
         most = max(most, d2c_ns[i])
@@ -467,31 +467,31 @@ cdef inline void count_waiting(State *s, Account *a, unsigned int n) noexcept no
         time_counter(s, times_of(a), bin[i])[0] += 1
         size_counter(s, a, size[i] >> 9)[0] += 1
     s.n_blocks_owed -= 2 * n
-    a.n_waiting = 0
+    a.n_deferred = 0
 
 
-cdef inline void take_in_waiting(State *s, Account *a) noexcept nogil:
-    """Account the requests that wait."""
-    if a.n_waiting == WAITING:
-        count_waiting(s, a, WAITING)            # a constant, for the compiler
+cdef inline void account_deferred(State *s, Account *a) noexcept nogil:
+    """Account the requests that an account has deferred."""
+    if a.n_deferred == DEFERRED:
+        count_deferred(s, a, DEFERRED)          # a constant, for the compiler
     else:
-        count_waiting(s, a, <unsigned int> a.n_waiting)
+        count_deferred(s, a, <unsigned int> a.n_deferred)
 
 
-cdef void take_in(State *s, Account *a) noexcept nogil:
-    take_in_waiting(s, a)
+cdef void account_deferred_plainly(State *s, Account *a) noexcept nogil:
+    account_deferred(s, a)
 
 
-cdef avx2_void take_in_by_avx2(State *s, Account *a) noexcept nogil:
-    take_in_waiting(s, a)
+cdef avx2_void account_deferred_by_avx2(State *s, Account *a) noexcept nogil:
+    account_deferred(s, a)
 
 
-cdef void take_in_all(State *s) noexcept nogil:
-    """Account every request that waits."""
+cdef void account_all_deferred(State *s) noexcept nogil:
+    """Account every deferred request."""
     cdef uint64_t i
     for i in range(s.n_active):
-        if s.accounts[i].n_waiting:
-            s.take_in(s, s.accounts[i])
+        if s.accounts[i].n_deferred:
+            s.account_deferred(s, s.accounts[i])
 
 
 cdef void account_singly(State *s, Account *a, const Match *m) noexcept nogil:
@@ -500,7 +500,7 @@ cdef void account_singly(State *s, Account *a, const Match *m) noexcept nogil:
     if m.q2d_ns != NOT_QUEUED:
         account_queue(s, m)
     if is_usual(m):
-        wait_in(s, a, waiting_of(m.d2c_ns, m.size_bytes))
+        defer(s, a, deferred_of(m.d2c_ns, m.size_bytes))
         return
     account_match(
         a, m, d2c_us, time_counter(s, times_of(a), time_bin(m.d2c_ns, d2c_us)),
@@ -527,7 +527,7 @@ cdef inline const Match *account_one(
 ) noexcept nogil:
     """Account element i of Batch.done. Returns the next element of Batch.match."""
     if likely(b.done_of[i] != IN_MATCH):
-        wait_in(s, a, b.done[i])
+        defer(s, a, b.done[i])
         return m
     account_singly(s, a, m)
     return m + 1
@@ -551,9 +551,9 @@ cdef void account(State *s, Batch *b) noexcept nogil:
     for i in range(n):
         of[i] = account_of(s, b, i, m)
         m += b.done_of[i] == IN_MATCH
-        prefetch(&of[i].n_waiting)
+        prefetch(&of[i].n_deferred)
     for i in range(n):
-        prefetch(&of[i].waiting[of[i].n_waiting])
+        prefetch(&of[i].deferred[of[i].n_deferred])
     m = b.match
     for i in range(n):
         m = account_one(s, b, i, m, of[i])

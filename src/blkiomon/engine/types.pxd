@@ -173,7 +173,7 @@ cdef enum:
     D2C_BUCKETS = 25
     BLOCK = 64                                  # bins in a block: an octave
     BLOCKS_A_MATCH = 4                          # new blocks that one request can need
-    WAITING = 64                                # requests that an account takes in at once
+    DEFERRED = 64                               # requests that an account takes in at once
     TIME_BLOCKS = 64                            # blocks for time_bin()
     SIZE_BINS = 1728                            # bin_of() of 32 bits
     SIZE_SLOTS = 2048                           # sizes counted one by one: 0 to 1 MiB - 512
@@ -200,8 +200,8 @@ cdef struct Row:                                # layout.ROW, 560 bytes
     uint64_t size_hist[SIZE_BUCKETS]
 
 cdef struct Account:                            # one device, operation and direction in an interval
-    uint64_t waiting[WAITING]                   # usual requests not counted below: see wait_in()
-    uint64_t n_waiting
+    uint64_t deferred[DEFERRED]                 # usual requests not counted below: see defer()
+    uint64_t n_deferred
     uint64_t device                             # index
     uint128_t d2c_us_sum
     uint128_t d2c_us_squares
@@ -374,14 +374,14 @@ cdef struct State:
     uint32_t *last_sequence                     # by device and CPU; 0: no record so far
     uint32_t *blocks                            # BLOCK counters each; block 0 is not used
     uint64_t n_blocks                           # in use in this interval
-    uint64_t n_blocks_owed                      # may be needed for Account.waiting
+    uint64_t n_blocks_owed                      # may be needed for Account.deferred
     uint64_t blocks_room
     uint64_t *spilled                           # 64-bit counters of the first n_spilled blocks
     uint64_t spilled_room                       # blocks
     uint64_t n_spilled
     uint64_t spilled_at                         # value of `matches` at the latest spill
     uint64_t spill_every                        # matches
-    void (*take_in)(State *, Account *) noexcept nogil      # take_in_waiting() for this processor
+    void (*account_deferred)(State *, Account *) noexcept nogil     # the one for this processor
     void (*pair_batch)(State *, void *) noexcept nogil      # pair_plainly() for this processor
     # The first n_active accounts have a request in this interval, in the order of their first one.
     Account **accounts
