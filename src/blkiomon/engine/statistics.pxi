@@ -15,7 +15,7 @@
 #
 # Entry points: account, with a paired batch; index_of and enter_device, from prepare_records() and
 # pair_records(); enter_device and map_device, from Engine; map_device and free_device, from
-# free_idle_devices(). The rest, from Engine.snapshot() in this order: account_all_deferred, most_bins,
+# free_idle_devices(). From Engine.snapshot(), in this order: account_all_deferred, most_bins,
 # copy_rows, copy_queue_rows, close_accounts. spill, from Engine before 32-bit counters overflow.
 # Never allocates.
 
