@@ -157,6 +157,11 @@ def test_summary_says_which_operations_count(tmp_path: Path) -> None:
     assert runner.succeed(log).decode().splitlines()[1:5] == wanted[1:5]
 
 
+def test_summary_says_which_devices_count() -> None:
+    lines = runner.succeed("--device", "7:1", "--device", "7:2", "--op", "write", MULTI)
+    assert lines.decode().splitlines()[1].endswith(" of 2 devices; only 7:1, 7:2, write")
+
+
 def test_summary_of_nothing_says_what_there_is() -> None:
     result = runner.call("--op", "discard", PHASES)
     assert (result.returncode, result.stdout) == (3, b"")

@@ -349,7 +349,7 @@ def test_output_that_is_no_terminal_is_refused() -> None:
         (["-I", "0", MULTI], "--interval takes"),
         (["--queue", MULTI], "--queue needs a device"),
         (["--what", MULTI], "option --what not recognized"),
-        ([""], "named by its name"),
+        ([""], "an argument is empty: name a device or a trace"),
     ],
 )
 def test_usage_errors(arguments: list[str | Path], reason: str) -> None:

@@ -119,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
                 f"there are some of {ops}"
             )
             return EXIT_INPUT
-    shown = _lines(found, columns, has_names=bool(given.names), has_all=given.all)
+    shown = _lines(found, columns, given.device, has_names=bool(given.names), has_all=given.all)
     status = printed([_plain("\n".join([*shown, ""]))])
     return status or (EXIT_INPUT if found.is_broken else status)
 
@@ -148,9 +148,12 @@ def _plain(text: str) -> str:
     return text if speaks_utf8() else text.translate(PLAIN)
 
 
-def _lines(found: Collected, columns: int, *, has_names: bool, has_all: bool) -> Iterator[str]:
-    """The lines of the summary."""
+def _lines(
+    found: Collected, columns: int, devices: Sequence[int], *, has_names: bool, has_all: bool
+) -> Iterator[str]:
+    """The lines of the summary; ``devices``: those that were selected."""
     from blkiomon.commands.report.findings import findings
+    from blkiomon.formats.units import device_text
     from blkiomon.interval.incomplete import in_words
     from blkiomon.sources.devices import device_name, nameless
 
@@ -168,9 +171,10 @@ def _lines(found: Collected, columns: int, *, has_names: bool, has_all: bool) ->
         counts.insert(0, how_many(whole.counts.records, "record", "records", ","))
     names += " merged" * (len(found.names) > 1)
     yield f"{'standard input' if names == '-' else names}: {_when(whole)}"
-    devices = how_many(len(found.devices), "device", "devices", ",")
-    only = f"; only {', '.join(whole.only_ops)}" if whole.only_ops else ""
-    yield f"{', '.join(counts)} of {devices}{only}"
+    of_devices = how_many(len(found.devices), "device", "devices", ",")
+    selected = [*map(device_text, devices[:MOST_DEVICES]), *whole.only_ops]
+    only = f"; only {', '.join(selected)}" if selected else ""
+    yield from textwrap.wrap(f"{', '.join(counts)} of {of_devices}{only}", columns)
     yield ""
     yield from _table(found, columns, name_of, has_names=has_names, has_all=has_all)
     sentences = findings(found.slices, whole, name_of)
