@@ -24,7 +24,7 @@ from blkiomon.commands.report.changes import (
     RESOLUTION,
     Change,
     DeviceChanges,
-    _Side,
+    _Figures,
     _times_drawn,
     _widening,
     compare,
@@ -254,11 +254,12 @@ def test_maximum_has_an_interval_and_no_verdict(runs: dict[str, Collected]) -> N
 
 
 def test_maxima_of_draws_are_those_of_units(runs: dict[str, Collected]) -> None:
-    side = _Side([runs[f"a{i}"] for i in range(3)], 8 << 20 | 16, "read", None)
+    side = _Figures([runs[f"a{i}"] for i in range(3)], None).of(8 << 20 | 16, "read")
+    assert side is not None
     of_runs = [
         row_of(compare([runs[f"a{i}"]], [runs["a0"]]), "read").metric("max").a for i in range(3)
     ]
-    drawn = side.drawn(("max",), 1)["max"]
+    drawn = side.drawn(("max",), 1, 1, 2)["max"]
     assert set(drawn) == set(of_runs)
     # Of three values, 19 of 27 draws with replacement contain the greatest.
     greatest = max(value for value in of_runs if value is not None)
