@@ -85,6 +85,13 @@ class Change:
     high: float | None = None
 
     @property
+    def least(self) -> float:
+        """The least change that the interval contains, as a logarithm: by size and certainty."""
+        if self.low is None or self.high is None or self.low <= 0 <= self.high:
+            return 0.0
+        return min(abs(math.log1p(end)) if end > -1 else math.inf for end in (self.low, self.high))
+
+    @property
     def verdict(self) -> str:
         """ "better", "worse", "no difference shown", or "too little to tell"."""
         if self.change is None or self.low is None or self.high is None or self.metric == "max":
@@ -112,6 +119,12 @@ class DeviceChanges:
     errors: tuple[int, int]
     changes: tuple[Change, ...]
     requeues: tuple[int, int] = (0, 0)
+
+    @property
+    def shown(self) -> list[Change]:
+        """The changes that are certain, the largest first."""
+        certain = [c for c in self.changes if c.verdict in ("better", "worse")]
+        return sorted(certain, key=lambda change: -change.least)
 
     def metric(self, name: str) -> Change:
         """The change of one metric."""
