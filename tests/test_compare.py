@@ -24,12 +24,13 @@ from blkiomon.commands.report.changes import (
     RESOLUTION,
     Change,
     DeviceChanges,
-    _Side,
+    _Figures,
     _times_drawn,
     _widening,
     compare,
 )
 from blkiomon.commands.report.collect import Collected, collect
+from blkiomon.commands.report.comparison import Comparison
 
 DATA = Path(__file__).parent / "data"
 MULTI = DATA / "loop-multi-dc.bin"
@@ -254,11 +255,12 @@ def test_maximum_has_an_interval_and_no_verdict(runs: dict[str, Collected]) -> N
 
 
 def test_maxima_of_draws_are_those_of_units(runs: dict[str, Collected]) -> None:
-    side = _Side([runs[f"a{i}"] for i in range(3)], 8 << 20 | 16, "read", None)
+    side = _Figures([runs[f"a{i}"] for i in range(3)], None).of(8 << 20 | 16, "read")
+    assert side is not None
     of_runs = [
         row_of(compare([runs[f"a{i}"]], [runs["a0"]]), "read").metric("max").a for i in range(3)
     ]
-    drawn = side.drawn(("max",), 1)["max"]
+    drawn = side.drawn(("max",), 1, 1, 2)["max"]
     assert set(drawn) == set(of_runs)
     # Of three values, 19 of 27 draws with replacement contain the greatest.
     greatest = max(value for value in of_runs if value is not None)
@@ -377,12 +379,43 @@ def test_text(traces: dict[str, Path], capfd: Capture) -> None:
     assert not err
     lines = out.splitlines()
     assert lines[0].startswith(f"A: {traces['a0']} (0.1")
-    assert re.match(r"device +operation +figure +A +B +change +95 % interval$", lines[3])
-    assert re.match(r"8:16 +read +IOPS +[\d,]+ +[\d,]+ +", lines[4])
+    assert re.match(
+        r"Verdict: 3 rows worse, 0 without a difference shown; most changed: ", lines[3]
+    )
+    assert re.match(r"device +operation +figure +A +B +change +95 % interval$", lines[5])
+    assert re.match(r"8:16 +\w+ +IOPS +[\d,]+ +[\d,]+ +", lines[6])
     assert re.search(r"\n +p50 .* worse\n", out)
     # Drawn from fixed seeds, also by another process.
     _times_drawn.cache_clear()
     assert printed(capfd, traces["a0"], traces["slow0"])[0] == out
+
+
+def test_unchanged_rows_are_folded(traces: dict[str, Path], capfd: Capture) -> None:
+    out, _ = printed(capfd, traces["a0"], traces["a0"])
+    assert out.endswith("\nVerdict: no difference shown in 3 rows\n--all lists them\n")
+    out, _ = printed(capfd, "--all", traces["a0"], traces["a0"])
+    assert out.count(NO_DIFFERENCE) == 1 + 3 * (len(METRICS) - 2)
+
+
+def certain(device: str, *changes: tuple[str, float, float]) -> DeviceChanges:
+    made = tuple(Change(name, 1.0, 1 + low, low, low, high) for name, low, high in changes)
+    return DeviceChanges(device, (1, 1), "read", (10, 10), (0, 0), made)
+
+
+def test_largest_certain_change_comes_first() -> None:
+    rows = [
+        certain("same", ("p50", -0.1, 0.1)),
+        certain("uncertain", ("p50", 0.02, 9.0)),
+        certain("sure", ("p50", 0.5, 0.6), ("p99", 0.9, 1.1)),
+        certain("halved", ("iops", -0.6, -0.4)),
+    ]
+    found = Comparison([], [], rows)
+    assert [row.device for row in found.changed()] == ["sure", "halved", "uncertain"]
+    assert [change.metric for change in rows[2].shown] == ["p99", "p50"]
+    assert found.verdict() == (
+        "3 rows worse, 1 without a difference shown; most changed: read of sure, p99 +90.0 % "
+        "(1 ns to 2 ns)"
+    )
 
 
 def test_json(traces: dict[str, Path], capfd: Capture) -> None:
@@ -456,10 +489,10 @@ def test_errors(traces: dict[str, Path], multi: Path, tmp_path: Path, capfd: Cap
 
 
 def test_command_line(traces: dict[str, Path]) -> None:
-    done = runner.run("compare", traces["a0"], traces["a0"])
+    done = runner.run("compare", "--all", traces["a0"], traces["a0"])
     assert (done.returncode, done.stderr) == (0, b"")
     # All but the two figures of the slowest few: of reads, of writes, and of both.
-    assert done.stdout.count(b"no difference shown") == 3 * (len(METRICS) - 2)
+    assert done.stdout.count(b"no difference shown") == 1 + 3 * (len(METRICS) - 2)
 
 
 def test_operations_and_period_that_are_compared() -> None:

@@ -62,8 +62,8 @@ def _merge_rows(snapshots: Sequence[Snapshot], spec: TableSpec) -> dict[str, Tab
         if table.dtype[name] == layout.MOMENTS:
             moments = reduce_columns(table[name], table["requests"], starts)
             merged[name]["min"], merged[name]["max"] = moments.min, moments.max
-            merged[name]["sum"] = to_words(moments.sum.tolist())
-            merged[name]["sum_squares"] = to_words(moments.sum_squares.tolist())
+            merged[name]["sum"] = to_words(moments.sum)
+            merged[name]["sum_squares"] = to_words(moments.sum_squares)
         elif name not in spec.key:
             merged[name] = np.add.reduceat(table[name], starts)
     # The sorting is stable: order[starts] is where each key first occurred.
@@ -97,7 +97,7 @@ def _merge_loads(tables: Sequence[Table], ends: Sequence[int]) -> Table:
     merged["max_in_flight"] = np.maximum.reduceat(table["max_in_flight"], starts)
     merged["busy_ns"] = np.add.reduceat(table["busy_ns"], starts)
     integrals = np.add.reduceat(from_words(table["in_flight_ns"]), starts)
-    merged["in_flight_ns"] = to_words(integrals.tolist())
+    merged["in_flight_ns"] = to_words(integrals)
     # A device that the latest interval does not list has nothing in flight any more. If several
     # intervals end last, the greatest number counts: the order of merging must not matter.
     latest: dict[tuple[int, int], tuple[int, int]] = {}

@@ -152,7 +152,9 @@ def from_words(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.object_]:
     return wide + (high.astype(object) << 64) if high.any() else wide
 
 
-def to_words(values: Iterable[int]) -> list[tuple[int, int]]:
+def to_words(values: Iterable[int]) -> list[tuple[int, int]] | npt.NDArray[np.uint64]:
     """Low and high word of each number; larger numbers saturate at ``U128_MAX``."""
+    if isinstance(values, np.ndarray) and values.dtype == np.uint64:
+        return np.stack((values, np.zeros_like(values)), axis=1)
     limited = (min(value, U128_MAX) for value in values)
     return [(value & U64_MAX, value >> 64) for value in limited]

@@ -22,18 +22,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from blkiomon.commands.report.collect import Collected, ReportError, listed
+from blkiomon.commands.report.page.cells import (
+    DEVICE_BITS,
+    OP_BITS,
+    SLICE_SHIFT,
+    Cells,
+    cells_of,
+    joined,
+)
 from blkiomon.commands.report.selection import reduce_to
-from blkiomon.commands.report.series import Floats, merged, middles
+from blkiomon.commands.report.series import Floats, middles, timeline
 from blkiomon.engine.layout import OPS
 from blkiomon.formats.units import bandwidth_text, device_text, rate_text, time_text
+from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.groups import NS_PER_S, Group
+from blkiomon.interval.moments import Moments, run_starts
 from blkiomon.interval.value import Interval
 
 METRICS = ("iops", "bandwidth", "mean", "p50", "p95", "p99", "p99.9", "max")
@@ -47,6 +57,11 @@ LEAST_BEYOND = 10
 """Requests that must exceed a percentile for it to have an interval."""
 
 RESOLUTION = 1 / 64
+
+UNIT_BITS = 20
+OP_MASK = (1 << OP_BITS) - 1
+DEVICE_MASK = (1 << DEVICE_BITS) - 1 << OP_BITS
+"""In keys, all operations, and all devices."""
 
 _Z = 1.959964  # 95 % of the normal distribution
 
@@ -68,6 +83,13 @@ class Change:
     change: float | None
     low: float | None = None
     high: float | None = None
+
+    @property
+    def least(self) -> float:
+        """The least change that the interval contains, as a logarithm: by size and certainty."""
+        if self.low is None or self.high is None or self.low <= 0 <= self.high:
+            return 0.0
+        return min(abs(math.log1p(end)) if end > -1 else math.inf for end in (self.low, self.high))
 
     @property
     def verdict(self) -> str:
@@ -98,6 +120,12 @@ class DeviceChanges:
     changes: tuple[Change, ...]
     requeues: tuple[int, int] = (0, 0)
 
+    @property
+    def shown(self) -> list[Change]:
+        """The changes that are certain, the largest first."""
+        certain = [c for c in self.changes if c.verdict in ("better", "worse")]
+        return sorted(certain, key=lambda change: -change.least)
+
     def metric(self, name: str) -> Change:
         """The change of one metric."""
         return next(change for change in self.changes if change.metric == name)
@@ -115,14 +143,17 @@ def compare(
     if not matched:
         there = [listed(sorted(_devices(side))) for side in (a, b)]
         raise ReportError(f"the sides have no device in common: A has {there[0]}, B has {there[1]}")
+    by_run = len(a) > 1 and len(b) > 1
+    n_parts = None if by_run else min(len(run.slices) for run in (*a, *b))
+    sides = _Figures(a, n_parts), _Figures(b, n_parts)
     rows = []
-    try:
-        for name, numbers in matched:
-            ops = [op for op in OPS if all(_requests(s, n, op) for s, n in zip((a, b), numbers))]
-            for op in [*ops, *([None] if len(ops) > 1 else [])]:
-                rows.append(_row(a, b, name, numbers, op, metrics))
-    finally:
-        _reduced.cache_clear()
+    for name, numbers in matched:
+        listed_ops = [op for op in OPS if all(s.of(n, op) for s, n in zip(sides, numbers))]
+        for op in [*listed_ops, *([None] if len(listed_ops) > 1 else [])]:
+            of_sides = [side.of(number, op) for side, number in zip(sides, numbers)]
+            if of_sides[0] is not None and of_sides[1] is not None:
+                pair = of_sides[0], of_sides[1]
+                rows.append(_row(pair, name, numbers, op, metrics, n_parts, (len(a), len(b))))
     if not rows:
         raise ReportError("the sides have no operation in common")
     return rows
@@ -153,31 +184,23 @@ def _devices(side: Sequence[Collected]) -> set[int]:
 
 def groups(interval: Interval, device: int | None, op: str | None) -> list[Group]:
     """The groups of a device, or of all, and an operation, or all; empty if it did not occur."""
-    *of_ops, total = _reduced(interval, device).groups()
+    *of_ops, total = reduce_to(interval, device).groups()
     return [total] if op is None else [g for g in of_ops if g.op == op]
 
 
-_reduced = lru_cache(1 << 12)(reduce_to)
-"""Cached, as each operation asks again; cleared when a comparison ends."""
-
-
-def _requests(side: Sequence[Collected], device: int | None, op: str | None) -> int:
-    return sum(g.requests for run in side for g in groups(run.whole, device, op))
-
-
 def _row(
-    a: Sequence[Collected],
-    b: Sequence[Collected],
+    sides: tuple[_Side, _Side],
     name: str,
     numbers: Numbers,
     op: str | None,
     metrics: Sequence[str],
+    n_parts: int | None,
+    n_runs: tuple[int, int],
 ) -> DeviceChanges:
-    by_run = len(a) > 1 and len(b) > 1
-    n_parts = None if by_run else min(len(run.slices) for run in (*a, *b))
-    sides = [_Side(side, number, op, n_parts) for side, number in zip((a, b), numbers)]
-    drawn = [side.drawn(metrics, seed * by_run) for seed, side in enumerate(sides)]
-    widened = _widening(*(side.n_independent for side in sides))
+    by_run = n_parts is None
+    block, least = (1, 2) if n_parts is None else (max(1, round(math.sqrt(n_parts))), LEAST_PARTS)
+    drawn = [side.drawn(metrics, seed * by_run, block, least) for seed, side in enumerate(sides)]
+    widened = _widening(*(n / block for n in (n_runs if n_parts is None else (n_parts, n_parts))))
     changes = []
     for metric in metrics:
         before, after = (side.figure(metric) for side in sides)
@@ -224,73 +247,130 @@ def _widening(*independent: float) -> float:
     return t / z * math.sqrt(least / (least - 1))
 
 
+class _Figures:
+    """One side's cells by device, operation and unit; a group's cells are neighbours.
+
+    Args:
+        runs: of the side.
+        n_parts: equal parts of the time, which are the units; None: the runs are.
+    """
+
+    def __init__(self, runs: Sequence[Collected], n_parts: int | None) -> None:
+        self.n_units = len(runs) if n_parts is None else n_parts
+        self.durations_ns = np.zeros(self.n_units)
+        cells = joined([self._by_unit(at, run, n_parts) for at, run in enumerate(runs)])
+        self._index = {number: at for at, number in enumerate(cells.devices.tolist())}
+        self._tables = []
+        for mask in (0, OP_MASK, DEVICE_MASK, DEVICE_MASK | OP_MASK):
+            groups = cells.keys & (1 << SLICE_SHIFT) - 1 | mask
+            table = cells.rekeyed(groups << UNIT_BITS | cells.keys >> SLICE_SHIFT)
+            groups = table.keys >> UNIT_BITS
+            starts = run_starts(groups)
+            ends = np.append(starts[1:], len(groups))
+            places = dict(zip(groups[starts].tolist(), zip(starts.tolist(), ends.tolist())))
+            self._tables.append((table, places))
+
+    def _by_unit(self, number: int, run: Collected, n_parts: int | None) -> Cells:
+        """The cells of a run with units in place of slices."""
+        cells = cells_of(run.slices)
+        middles = (cells.edges_s[:-1] + cells.edges_s[1:]) / 2
+        units = np.full(len(middles), number)
+        if n_parts is not None:
+            last_s = cells.edges_s[-1] or 1.0
+            units = np.minimum((middles * n_parts / last_s).astype(np.int64), n_parts - 1)
+        durations_ns = [
+            0 if item is None else item.end_ns - item.start_ns for item in timeline(run.slices)[1]
+        ]
+        np.add.at(self.durations_ns, units, durations_ns)
+        low = cells.keys & (1 << SLICE_SHIFT) - 1
+        return replace(cells, keys=units[cells.keys >> SLICE_SHIFT] << SLICE_SHIFT | low)
+
+    def of(self, device: int | None, op: str | None) -> _Side | None:
+        """A device, or all, and an operation, or all; None if there are no requests of it."""
+        table, places = self._tables[2 * (device is None) + (op is None)]
+        at = DEVICE_MASK if device is None else self._index.get(device, -1) << OP_BITS
+        found = places.get(at | (OP_MASK if op is None else OPS.index(op)))
+        if found is None or not table.columns["requests"][slice(*found)].any():
+            return None
+        return _Side(table, slice(*found), self)
+
+
 class _Side:
     """The units of one side, of one device and operation."""
 
-    def __init__(
-        self, runs: Sequence[Collected], device: int | None, op: str | None, n_parts: int | None
-    ) -> None:
-        units = [[run.whole] for run in runs]
-        if n_parts is not None:
-            units = _parts(runs, n_parts)
-        found = [[g for item in unit for g in groups(item, device, op)] for unit in units]
-        self._d2c = [merged(g.d2c_ns for g in of_unit) for of_unit in found]
-        self._whole = merged(self._d2c)
-        self._max = np.array([d.max or 0 for d in self._d2c], np.float64)
-        self._bytes = np.array([sum(g.bytes for g in f) for f in found], np.float64)
-        self._durations_ns = [sum(i.end_ns - i.start_ns for i in unit) for unit in units]
-        self.requests = self._whole.count
-        self.errors = sum(g.errors for f in found for g in f)
-        self.requeues = sum(g.requeues for f in found for g in f)
-        n_filled = sum(d.count > 0 for d in self._d2c)
-        self._block = 1 if n_parts is None else max(1, round(math.sqrt(n_parts)))
-        self._is_enough = n_filled >= (2 if n_parts is None else LEAST_PARTS)
-        self.n_independent = len(found) / self._block
+    def __init__(self, table: Cells, of: slice, figures: _Figures) -> None:
+        columns = {name: values[of] for name, values in table.columns.items()}
+        self._units = table.keys[of] & (1 << UNIT_BITS) - 1
+        self._columns, self._durations_ns = columns, figures.durations_ns
+        in_cells, bins, counts = table.histograms["d2c"]
+        start, end = np.searchsorted(in_cells, [of.start, of.stop])
+        self._bin_units = self._units[in_cells[start:end] - of.start]
+        self._bin_counts = counts[start:end]
+        distinct, self._bin_places = np.unique(bins[start:end], return_inverse=True)
+        totals = np.zeros(len(distinct), np.uint64)
+        np.add.at(totals, self._bin_places, self._bin_counts)
+        self.requests, self.errors, self.requeues = (
+            int(columns[name].sum()) for name in ("requests", "errors", "requeues")
+        )
+        extremes = int(columns["d2c_min"].min()), int(columns["d2c_max"].max())
+        moments = Moments(*extremes, int(columns["d2c_sum"].sum()), 0, self.requests)
+        self._whole = Distribution(moments, distinct.astype(np.uint32), totals)
 
     def figure(self, metric: str) -> float | None:
         """A metric of all units together, from exact sums and percentiles."""
-        duration_ns = sum(self._durations_ns)
+        duration_ns = self._durations_ns.sum()
         if metric == "iops":
             return self.requests * NS_PER_S / duration_ns if duration_ns else None
         if metric == "bandwidth":
-            return int(self._bytes.sum()) * NS_PER_S / duration_ns if duration_ns else None
+            n_bytes = self._columns["bytes"].sum()
+            return float(n_bytes * NS_PER_S / duration_ns) if duration_ns else None
         if metric == "mean":
             return self._whole.mean
         return self._whole.max if metric == "max" else self._whole.percentile(float(metric[1:]))
 
-    def drawn(self, metrics: Sequence[str], seed: int) -> dict[str, Floats]:
-        """Metrics of each draw, shape (DRAWS,); empty if there are too few units."""
-        if not self._is_enough:
+    def drawn(self, metrics: Sequence[str], seed: int, block: int, least: int) -> dict[str, Floats]:
+        """Metrics of each draw, shape (DRAWS,); empty if fewer than ``least`` units have requests.
+
+        Args:
+            block: neighbouring units that are drawn together.
+        """
+        n_filled = int((self._columns["requests"] > 0).sum())
+        if n_filled < least:
             return {}
-        times = _times_drawn(len(self._d2c), self._block, seed)
-        numbers = np.array([d.count for d in self._d2c], np.float64)
-        seconds = times @ np.array(self._durations_ns, np.float64) / NS_PER_S
-        requests = times @ numbers
+        times = _times_drawn(len(self._durations_ns), block, seed)
+        seconds = times @ self._durations_ns / NS_PER_S
+        times = times[:, self._units]
+        requests, n_bytes, sums = (
+            times @ self._columns[name] for name in ("requests", "bytes", "d2c_sum")
+        )
         figures = {
             "iops": _ratio(requests, seconds),
-            "bandwidth": _ratio(times @ self._bytes, seconds),
+            "bandwidth": _ratio(n_bytes, seconds),
+            "mean": _ratio(sums, requests),
+            "max": np.where(times > 0, self._columns["d2c_max"], 0).max(axis=1),
         }
-        sums = np.array([d.sum for d in self._d2c], np.float64)
-        figures["mean"] = _ratio(times @ sums, requests)
-        figures["max"] = np.where(times > 0, self._max, 0).max(axis=1)
         wanted = [m for m in metrics if m.startswith("p") and self._has_tail(float(m[1:]))]
         if wanted and len(self._whole.bins):
-            upto = np.cumsum(times @ self._table(), axis=1)
+            upto = self._cumulated(times)
             values = middles(self._whole)
             for metric in wanted:
-                ranks = np.ceil(upto[:, -1] * (float(metric[1:]) / 100) - 1e-9)
+                ranks = np.ceil(requests * (float(metric[1:]) / 100) - 1e-9)
                 figures[metric] = values[np.argmax(upto >= ranks[:, np.newaxis], axis=1)]
         return {name: np.where(requests > 0, values, 0) for name, values in figures.items()}
 
     def _has_tail(self, percent: float) -> bool:
         return self.requests * (1 - percent / 100) >= LEAST_BEYOND
 
-    def _table(self) -> Floats:
-        """Counts, shape (units, bins of the whole)."""
-        table = np.zeros((len(self._d2c), len(self._whole.bins)))
-        for row, d in zip(table, self._d2c):
-            row[np.searchsorted(self._whole.bins, d.bins)] = d.counts
-        return table
+    def _cumulated(self, times: Floats) -> npt.NDArray[np.floating]:
+        """Counts up to each bin of the whole, in each draw; shape (DRAWS, bins)."""
+        table = np.zeros((len(self._units), len(self._whole.bins)))
+        rows = np.searchsorted(self._units, self._bin_units)
+        table[rows, self._bin_places] = self._bin_counts
+        table = table.cumsum(axis=1)
+        if times.sum(axis=1).max() * table.max() < 1 << 24:  # exact, and twice as fast
+            return times.astype(np.float32) @ table.astype(np.float32)
+        upto: Floats = times @ table
+        return upto
 
 
 @cache
@@ -302,18 +382,6 @@ def _times_drawn(n: int, block: int, seed: int) -> Floats:
     flat: npt.NDArray[np.int64] = (units + np.arange(DRAWS)[:, np.newaxis] * n).ravel()
     counts = np.bincount(flat, minlength=DRAWS * n)
     return counts.reshape(DRAWS, n).astype(np.float64)
-
-
-def _parts(runs: Sequence[Collected], n_parts: int) -> list[list[Interval]]:
-    """The slices of each part of the time, of all runs together."""
-    parts: list[list[Interval]] = [[] for _ in range(n_parts)]
-    for run in runs:
-        start_ns, length_ns = run.whole.start_ns, run.whole.end_ns - run.whole.start_ns
-        for item in run.slices:
-            middle_ns = (item.start_ns + item.end_ns) // 2 - start_ns
-            place = middle_ns * n_parts // length_ns if length_ns else 0
-            parts[min(place, n_parts - 1)].append(item)
-    return parts
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

@@ -38,17 +38,15 @@ class Resolution(NamedTuple):
         first_ns: length of a slice at first; it doubles as often as there are too many.
         most: number of slices.
         most_devices: devices that have rows of their own.
-        is_quick: look at the end of the trace first, to choose the length of slices.
     """
 
     first_ns: int
     most: int
     most_devices: int = MOST_DEVICES
-    is_quick: bool = False
 
 
 FINE = Resolution(1_000_000, MOST_SLICES)
-COARSE = Resolution(16_000_000, 128, 8 * MOST_DEVICES, is_quick=True)
+COARSE = Resolution(16_000_000, 128)
 """For what charts need, and for findings in words, which take less time."""
 
 MOST_BYTES = 3 << 26
@@ -178,7 +176,7 @@ def _collected(
     whole = merge(merged)
     if slices.n_others:
         n_own = int((selection.devices_of(whole) != selection.OTHERS).sum())
-        waited = f"Requests waited longest, in all, on the {n_own} that have."
+        waited = f"Requests waited longest, in all or on average, on the {n_own} that have."
         notes = (f"{slices.others_text}. {waited}", *notes)
     return Collected(
         names=tuple(names),
@@ -293,12 +291,10 @@ def _of_traces(
     show_progress: bool | None,
 ) -> Collected:
     start_ns: int | None = None
-    if resolution.is_quick:
-        span = span_ns(names)
-        first_ns = resolution.first_ns
-        while first_ns * resolution.most < span:
-            first_ns *= 2
-        resolution = resolution._replace(first_ns=first_ns)
+    span, first_ns = span_ns(names), resolution.first_ns
+    while first_ns * resolution.most < span:
+        first_ns *= 2
+    resolution = resolution._replace(first_ns=first_ns)
 
     def hand_over(interval: Interval) -> None:
         nonlocal start_ns

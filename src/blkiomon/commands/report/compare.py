@@ -59,8 +59,8 @@ COMMAND = Command(
         TO,
         TITLE,
         CHART._replace(
-            help="only this chart: tail, time or iops; tail-0 is that of the busiest device and "
-            "operation (repeatable)"
+            help="only this chart: tail, time or iops; tail-0 is that of the device and "
+            "operation that changed most (repeatable)"
         ),
         Option(
             "--fail-if=RULE",
@@ -69,6 +69,7 @@ COMMAND = Command(
             "'all.errors > 0' are limits for B",
             is_repeatable=True,
         ),
+        Option("--all", "list all devices and operations (default: those that changed)"),
         OVERWRITE,
         MAX_AGE,
         FOLLOW_SYMLINKS,
@@ -134,7 +135,7 @@ def main(argv: Sequence[str]) -> int:
     except (ReportError, SourceError, TraceError) as error:
         return told(error)
     text = json.dumps(found.to_dict(), allow_nan=False) + "\n" if given.json else None
-    status = printed([text or comparison.text(found)])
+    status = printed([text or comparison.text(found, has_all=given.all)])
     if output is not None:
         note_written(output)
     broken = [run.notes[-1] for run in found.runs if run.is_broken]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from blkiomon.commands.report.changes import (
 from blkiomon.commands.report.collect import STATS, Collected, ReportError, collect
 from blkiomon.commands.report.figures import HEIGHT_IN, Chart, label
 from blkiomon.commands.report.series import Series, merged, series
-from blkiomon.console import printable
+from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import incomplete_list
 from blkiomon.formats.units import NONE
 from blkiomon.interval.incomplete import Incomplete, in_words
@@ -27,8 +28,11 @@ from blkiomon.interval.incomplete import Incomplete, in_words
 NAMES = {"iops": "IOPS"}
 """Metrics whose name in a table differs from that in a rule."""
 
+ROWS_SHOWN = 20
+"""Changed rows of the text."""
+
 MOST_CHARTED = 8
-"""Pairs of device and operation that have charts: those with the most requests."""
+"""Pairs of device and operation that have charts: those that changed most, then the busiest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,31 @@ class Comparison:
             for run in side
             if (why := run.whole.incomplete)
         ]
+
+    def changed(self) -> list[DeviceChanges]:
+        """Rows with a change that is certain, the largest first."""
+        return sorted((r for r in self.rows if r.shown), key=lambda row: -row.shown[0].least)
+
+    def verdict(self) -> str:
+        """What changed, in one line."""
+        changed = self.changed()
+        n_same = len(self.rows) - len(changed)
+        if not changed:
+            return f"no difference shown in {how_many(n_same, 'row', 'rows', ',')}"
+        counts = Counter(row.shown[0].verdict for row in changed)
+        parts = [
+            f"{how_many(counts[v], 'row', 'rows', ',')} {v}"
+            for v in ("worse", "better")
+            if counts[v]
+        ]
+        row, change = changed[0], changed[0].shown[0]
+        values = (value_text(change.metric, value) for value in (change.a, change.b))
+        what = f"{label(row.op or 'all')} of {row.device}"
+        return (
+            f"{', '.join(parts)}, {n_same:,} without a difference shown; most changed: {what}, "
+            f"{NAMES.get(change.metric, change.metric)} {change_text(change.change)} "
+            f"({' to '.join(values)})"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -126,10 +155,11 @@ def _side_text(side: Sequence[Collected]) -> str:
     return f"{names} ({runs}{seconds_of(side):,.3f} s)"
 
 
-def text(found: Comparison) -> str:
-    """A table of all changes."""
+def text(found: Comparison, *, has_all: bool = False) -> str:
+    """A verdict, and a table of the rows that changed, the largest change first; or of all rows."""
     cells = [("device", "operation", "figure", "A", "B", "change", "95 % interval", "")]
-    for row in found.rows:
+    shown = found.rows if has_all else found.changed()[:ROWS_SHOWN]
+    for row in shown:
         for change in row.changes:
             first = change is row.changes[0]
             cells.append(
@@ -152,6 +182,9 @@ def text(found: Comparison) -> str:
     lines += [
         f"{letter}: {run.notes[0]}" for letter, side in found.sides for run in side if run.n_others
     ]
+    lines += ["", f"Verdict: {found.verdict()}"]
+    if not shown:
+        return "\n".join([*lines, "--all lists them", ""])
     lines.append("")
     widths = [max(map(len, column)) for column in zip(*cells)]
     for place, row_cells in enumerate(cells):
@@ -162,6 +195,8 @@ def text(found: Comparison) -> str:
             for column, (cell, width) in enumerate(zip(row_cells, widths))
         ]
         lines.append("  ".join(padded).rstrip())
+    if n_more := len(found.rows) - len(shown):
+        lines += ["", f"… {how_many(n_more, 'more row', 'more rows', ',')}: --all lists all"]
     return "\n".join(lines) + "\n"
 
 
@@ -186,6 +221,10 @@ def _percent(fraction: float) -> str:
 
 def render_page(found: Comparison, title: str, shown: Sequence[Chart]) -> str:
     """A page with a table of all changes, and with these charts."""
+    changed = found.changed()
+    same = [row for row in found.rows if not row.shown]
+    unchanged = f"{how_many(len(same), 'row shows', 'rows show', ',')} no difference"
+    has_requeues = any(any(row.requeues) for row in found.rows)
     body = [
         f"<h1>{page.text(title)}</h1>",
         *(line for what, why in found.incomplete() for line in page.incomplete(what, why)),
@@ -194,8 +233,14 @@ def render_page(found: Comparison, title: str, shown: Sequence[Chart]) -> str:
             for letter, side in found.sides
         ),
         *(f'<p class="note">{page.text(note)}</p>' for run in found.runs for note in run.notes),
-        "<h2>Changes</h2>",
-        _table(found.rows),
+        f'<p class="verdict">{page.text(found.verdict())}</p>',
+        "<h2>What changed</h2>",
+        *([_table(changed, has_requeues)] if changed else ["<p>Nothing, as far as it shows.</p>"]),
+        *(
+            [f"<details><summary>{unchanged}</summary>", _table(same, has_requeues), "</details>"]
+            if same
+            else []
+        ),
         '<p class="soft">In brackets: where the change lies with 95 % confidence, judged by '
         "the runs themselves. Where that includes 0, no difference is shown.</p>",
         "<h2>Charts</h2>",
@@ -216,9 +261,8 @@ def _charts(shown: Sequence[Chart]) -> str:
     return '<div class="charts">' + "\n".join(drawn) + "</div>"
 
 
-def _table(rows: Sequence[DeviceChanges]) -> str:
+def _table(rows: Sequence[DeviceChanges], has_requeues: bool) -> str:
     shown = []
-    has_requeues = any(any(row.requeues) for row in rows)
     for row in rows:
         cells = [page.text(row.device).replace("-&gt;", "→"), label(row.op or "all")]
         for change in row.changes[: len(METRICS)]:
@@ -241,9 +285,11 @@ def _table(rows: Sequence[DeviceChanges]) -> str:
 
 
 def charts(found: Comparison) -> list[Chart]:
-    """Charts of the devices and operations that have the most requests."""
+    """Charts of the devices and operations that changed most, then of the busiest."""
     known: dict[tuple[int | None, int | None], list[tuple[str, list[Series]]]] = {}
+    changed = [row for row in found.changed() if row.op]
     busiest = sorted((row for row in found.rows if row.op), key=lambda row: -sum(row.requests))
+    busiest = [*changed, *(row for row in busiest if row not in changed)]
     made = []
     for place, row in enumerate(busiest[:MOST_CHARTED]):
         op = row.op or ""

@@ -1,8 +1,8 @@
 """Select and combine the devices of an interval, to bound the memory that intervals take.
 
-Where there are too many devices, those on which requests waited longest in all keep rows of their
-own: the busy ones and the slow ones. All others are added up as one device, so that totals stay
-exact.
+Where there are too many devices, those on which requests waited longest, in all or on average, keep
+rows of their own: the busy ones and the slow ones. All others are added up as one device, so that
+totals stay exact.
 """
 
 from __future__ import annotations
@@ -40,17 +40,22 @@ def devices_of(interval: Interval) -> DeviceNumbers:
 
 
 def slowest(intervals: Sequence[Interval], devices: DeviceNumbers, n: int) -> DeviceNumbers:
-    """The n of these devices on which requests waited longest in all, in ascending order.
+    """The n of these devices on which requests waited longest, in ascending order.
 
+    Half of them waited longest in all, the others on average: one that is slow may be little used.
     Requests that never completed count by their time in flight, where that was measured.
     """
-    waited = np.zeros(len(devices))
+    waited, requests = np.zeros((2, len(devices)))
     for interval in intervals:
         rows, loads = interval.snapshot.rows, interval.snapshot.loads
         loads = loads[loads["op"] == layout.ALL_OPS]
         completed = _sums(devices, rows["device"], rows["d2c_ns"]["sum"])
         waited += np.maximum(completed, _sums(devices, loads["device"], loads["in_flight_ns"]))
-    return np.sort(devices[np.argsort(-waited, kind="stable")[:n]])
+        counts = np.stack([rows["requests"], np.zeros_like(rows["requests"])], axis=1)
+        requests += _sums(devices, rows["device"], counts)
+    orders = [np.argsort(-by, kind="stable") for by in (waited, waited / np.maximum(requests, 1))]
+    _, firsts = np.unique(np.stack(orders, axis=1), return_index=True)
+    return np.sort(devices[np.argsort(firsts, kind="stable")[:n]])
 
 
 def _sums(

@@ -13,8 +13,11 @@ from blkiomon.interval.value import Interval, merge
 
 MOST_SLICES = 512
 
-MOST_DEVICES = 512
+MOST_DEVICES = 4096
 """Devices that have rows of their own, at most."""
+
+LEAST_SLICES = 64
+"""Slices become longer down to this number before devices lose their rows for want of memory."""
 
 MOST_OTHERS = 1 << 22
 """Numbers of other devices that are remembered: beyond, it is only known that there are more."""
@@ -27,8 +30,8 @@ class Slices:
     """Intervals in the order of their time, merged into a limited number.
 
     Whenever there are more, each two neighbours become one: in the end there are between half of
-    that number and all. Merging loses nothing. Where slices would take too much memory, ever
-    fewer devices keep rows of their own, and at last slices become longer. A device without rows
+    that number and all. Merging loses nothing. Where slices would take too much memory, they
+    become longer; then ever fewer devices keep rows of their own. A device without rows
     of its own never has any again: its figures would be of a part of the time.
 
     Args:
@@ -62,7 +65,7 @@ class Slices:
         while self._n_bytes > self._most_bytes and (
             self._most_devices > 1 or len(self._places) > 1
         ):
-            if self._most_devices > 1:
+            if self._most_devices > 1 and len(self._places) <= LEAST_SLICES:
                 self._most_devices //= 2
             else:
                 self._halve()

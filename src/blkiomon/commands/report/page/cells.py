@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -151,8 +151,11 @@ class Cells:
         """With the worst device first."""
         return self.with_devices(self.ranking())
 
-    def bounded(self, most_bytes: int = MOST_BYTES) -> Cells:
-        """At most so large, about; the slowest and the most waited for devices stay."""
+    def bounded(self, most_bytes: int = MOST_BYTES, wanted: Collection[int] = ()) -> Cells:
+        """At most so large, about.
+
+        The devices stay that are wanted, by number, then the slowest and most waited for.
+        """
         found = self
         while found.size_bytes > most_bytes:
             if len(found.is_gap) > LEAST_SLICES or len(found.devices) <= LEAST_DEVICES:
@@ -160,15 +163,16 @@ class Cells:
                     break
                 found = found.halved()
             else:
-                found = found.with_devices(found._worst(len(found.devices) // 2))
+                found = found.with_devices(found._worst(len(found.devices) // 2, wanted))
         return found
 
-    def _worst(self, n: int) -> Integers:
-        """The n devices to keep: half of them by p99, the others by time waited in all."""
+    def _worst(self, n: int, wanted: Collection[int]) -> Integers:
+        """The n devices to keep: those wanted, half of the others by p99, half by time waited."""
         columns, n_devices = self.columns, len(self.devices)
         sums = (np.bincount(self.device, columns[c], n_devices) for c in ("d2c_sum", "in_flight"))
         by_time = np.argsort(-np.maximum(*sums), kind="stable")
-        mixed = np.stack([self.ranking(), by_time], axis=1).ravel()
+        first = np.flatnonzero(np.isin(self.devices, list(wanted)))
+        mixed = np.append(first, np.stack([self.ranking(), by_time], axis=1))
         _, firsts = np.unique(mixed, return_index=True)
         order = mixed[np.sort(firsts)]
         worst: Integers = order[self.devices[order] != OTHERS][:n]
@@ -197,6 +201,12 @@ def cells_of(slices: Sequence[Interval]) -> Cells:
     """The cells of some slices, in full."""
     edges_s, known = timeline(slices)
     parts = [_part(place, item) for place, item in enumerate(known) if item is not None]
+    is_gap = np.array([item is None for item in known])
+    return replace(joined(parts), edges_s=edges_s, is_gap=is_gap)
+
+
+def joined(parts: Sequence[Cells]) -> Cells:
+    """Cells of several, merged where slice, device and operation are the same; without times."""
     numbers = np.unique(np.concatenate([part.devices for part in parts]))
     first = 0
     keys, histograms = [], {name: [] for name in HISTOGRAMS}  # type: ignore[var-annotated]
@@ -208,8 +218,8 @@ def cells_of(slices: Sequence[Interval]) -> Cells:
             histograms[name].append((cell + first, *bins))
         first += len(part.keys)
     whole = Cells(
-        edges_s,
-        np.array([item is None for item in known]),
+        np.empty(0),
+        np.empty(0, bool),
         numbers,
         np.concatenate(keys),
         {name: np.concatenate([p.columns[name] for p in parts]) for name in parts[0].columns},

@@ -245,15 +245,15 @@ class Report {
     return Math.max(1e-9, (this.edges[1] - this.edges[0]) / 1000);
   }
 
-  #plot(canvas, height, labelled = false) {
-    const plot = new Plot(canvas, height, { left: this.left, bottom: labelled ? 18 : 4 });
+  #plot(canvas, height, labelled = false, top = 4) {
+    const plot = new Plot(canvas, height, { left: this.left, top, bottom: labelled ? 18 : 4 });
     plot.across(...this.edges);
     return plot;
   }
 
   draw_heat(canvas) {
     const { run, part } = this;
-    const plot = this.#plot(canvas, 300, true);
+    const plot = this.#plot(canvas, 314, true, 18);
     plot.logarithmic(...this.latencies);
     plot.time_axis(true);
     plot.latency_axis();
@@ -284,9 +284,9 @@ class Report {
       plot.staircase(points, colour("paper"), width + 2);
       plot.staircase(points, colour("hot"), width);
     }
-    plot.text("1", plot.right - 128, 12, "right");
-    for (let i = 0; i < 80; i++) plot.rect(plot.right - 122 + i, 4, 1.3, 9, shade(i / 79));
-    plot.text(short(most), plot.right - 38, 12);
+    plot.text("1", plot.right - 128, 11, "right");
+    for (let i = 0; i < 80; i++) plot.rect(plot.right - 122 + i, 3, 1.3, 9, shade(i / 79));
+    plot.text(short(most), plot.right - 38, 11);
     canvas.setAttribute("aria-label", `Latency of every request: ${countText(this.all.requests)} requests, p50 ${timeText(this.all.percentile(50))}, p99 ${timeText(this.all.percentile(99))}, slowest ${timeText(this.all.n ? this.all.max : null)}. Arrow keys move a cursor.`);
   }
 
@@ -453,7 +453,7 @@ class Report {
 
   draw_percentiles(canvas) {
     const { run, part } = this;
-    const plot = new Plot(canvas, 300, { bottom: 18 });
+    const plot = new Plot(canvas, 314, { top: 18, bottom: 18 });
     plot.logarithmic(...this.latencies);
     percentileAxis(plot);
     if (part.from > 0 || part.to < run.n_slices)

@@ -34,7 +34,7 @@ from blkiomon.interval.value import Interval
 from blkiomon.sources.devices import nameless
 
 DEVICES_SHOWN = 40
-"""Devices in the table without scripts: those on which requests waited longest."""
+"""Devices in the table without scripts: those that are the slowest."""
 
 PROCESSES_SHOWN = 24
 
