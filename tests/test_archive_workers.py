@@ -17,21 +17,22 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
+from typing import Any
 
 import programs
 import pyarrow.parquet as pq
 import pytest
 import runner
 from runner import until
+from test_full_disk import disk, fill
 
 import blkiomon
-from blkiomon import to_bytes
+from blkiomon import to_dict
 from blkiomon.commands.archive import summarize
-from blkiomon.commands.archive.options import TraceOptions
 from blkiomon.commands.archive.pool import Pool
-from blkiomon.commands.archive.summary import SummaryBuilder
-from blkiomon.commands.archive.traces import find
-from blkiomon.commands.archive.work import archive
+from blkiomon.formats.rows import Tables, from_tables
+
+__all__ = ["disk"]  # a fixture
 
 DATA = Path(__file__).parent / "data"
 HOSTS = 10
@@ -112,11 +113,8 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 def alone(traces: Path, dataset: Path) -> dict[str, object]:
     """The summary of one process, without Dask, and its dataset."""
-    found, missing = find([f"{traces}/*/*.bin"])
-    gathered = SummaryBuilder(missing)
-    for trace in reversed(found):
-        gathered.add(archive(trace, TraceOptions(interval_s=INTERVAL_S), str(dataset)))
-    return known(gathered.summary().to_dict())
+    summary = summarize(f"{traces}/*/*.bin", interval=INTERVAL_S, workers=0, dataset=str(dataset))
+    return known(summary.to_dict())
 
 
 def known(summary: dict[str, object]) -> dict[str, object]:
@@ -124,11 +122,13 @@ def known(summary: dict[str, object]) -> dict[str, object]:
     return summary | {"resumed": None}
 
 
-def files(dataset: Path) -> dict[str, bytes]:
-    """The Parquet files, byte by byte."""
-    return {
-        str(path.relative_to(dataset)): path.read_bytes() for path in dataset.rglob("*.parquet")
-    }
+def stored(dataset: Path) -> dict[str, list[dict[str, Any]]]:
+    """The intervals of each trace as a reader of a dataset finds them."""
+    tables = (pq.read_table(dataset / name, partitioning=None) for name in Tables._fields)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for _, trace, interval in from_tables(Tables(*tables)):
+        found.setdefault(trace, []).append(to_dict(interval))
+    return found
 
 
 def test_two_workers_of_which_one_dies_give_the_result_of_one_process(
@@ -141,15 +141,14 @@ def test_two_workers_of_which_one_dies_give_the_result_of_one_process(
         *("--scheduler", cluster.address, f"{traces}/*/*.bin"),
     ]
     with runner.Process(*arguments) as running:
-        done = dataset / "_manifest"
 
-        def has_begun() -> bool:
+        def done() -> int:
             assert running.poll() is None
-            return len(list(done.glob("*.json"))) >= 2
+            return len(list(dataset.glob("requests/day=*/part-*.parquet")))
 
-        until(has_begun, "two traces to be done")
+        until(lambda: done() >= 2, "two traces to be done")
         os.kill(cluster.workers[0].pid, signal.SIGKILL)
-        assert len(list(done.glob("*.json"))) < HOSTS, "it was too late to kill a worker"
+        assert done() < HOSTS, "it was too late to kill a worker"
         status, out, err = running.outcome()
     assert cluster.workers[0].wait() == -signal.SIGKILL
     assert cluster.workers[1].poll() is None
@@ -158,14 +157,11 @@ def test_two_workers_of_which_one_dies_give_the_result_of_one_process(
     lines = without_warning(err)
     assert [line.startswith("blkiomon: ") and "h4/" in line for line in lines] == [True, False]
     assert "h7/" in lines[1] and len(lines) == 2
-    assert files(dataset) == files(tmp_path / "alone")
-    assert not list(dataset.rglob("*.part"))
+    assert stored(dataset) == stored(tmp_path / "alone")
 
-    # The dataset has the intervals that the library reads.
-    path = next(dataset.glob("host=h1/*/*.parquet"))
-    stored = [data for data in pq.read_table(path)["interval"].to_pylist() if data is not None]
-    read = blkiomon.intervals(traces / "h1" / "sda.bin", INTERVAL_S)
-    assert stored == [to_bytes(interval) for interval in read]
+    # The dataset stores the intervals that the library reads.
+    path = traces / "h1" / "sda.bin"
+    assert stored(dataset)[str(path)] == [*map(to_dict, blkiomon.intervals(path, INTERVAL_S))]
 
 
 def without_warning(complaints: bytes) -> list[str]:
@@ -386,6 +382,65 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def test_run_that_is_killed_half_way_is_resumed(traces: Path, tmp_path: Path) -> None:
+    expected = alone(traces, tmp_path / "alone")
+    last = traces / f"h{HOSTS - 1}" / "sda.bin"
+    data = last.read_bytes()
+    shutil.rmtree(last.parent)
+    held = Held(last)
+    dataset = tmp_path / "ds"
+    names = [*sorted(traces.glob("*/*.bin"))]
+    with archiving(dataset, "--workers=1", *names) as running:
+        held.reader(running)  # all others are done
+        running.kill()
+        running.wait()
+    assert len(list(dataset.glob("requests/*/part-*.parquet"))) == HOSTS - 1
+    last.unlink()
+    last.write_bytes(data)
+    summary = summarize(f"{traces}/*/*.bin", interval=INTERVAL_S, workers=1, dataset=str(dataset))
+    assert summary.resumed == HOSTS - 1
+    assert known(summary.to_dict()) == expected
+    assert stored(dataset) == stored(tmp_path / "alone")
+    assert not list(dataset.rglob("*.new"))
+
+
+def test_two_runs_at_once_do_no_harm(tmp_path: Path) -> None:
+    held = Held(tmp_path / "h" / "sda.bin")
+    (tmp_path / "other.bin").write_bytes(SHORT)
+    with archiving(tmp_path / "ds", "--workers=1", held.path) as running:
+        held.reader(running)
+        with archiving(tmp_path / "ds", "--workers=1", tmp_path / "other.bin") as second:
+            status, out, err = second.outcome()
+        assert (status, out) == (4, b"")
+        assert err.decode().startswith(f"blkiomon: {tmp_path}/ds is being written by another run: ")
+        assert f"process {running.pid} on " in err.decode() and err.count(b"\n") == 1
+        held.let_go(running)
+        status, _, err = running.outcome()
+    assert (status, err) == (0, b"")
+
+
+def test_full_disk_ends_the_run_and_what_is_done_is_kept(
+    traces: Path, disk: Path, tmp_path: Path
+) -> None:
+    ballast = fill(disk)
+    os.truncate(ballast, ballast.stat().st_size - (96 << 10))
+    dataset = disk / "ds"
+    names = sorted(traces.glob("*/*.bin"))
+    with archiving(dataset, "--workers=1", *names) as running:
+        status, out, err = running.outcome()
+    assert (status, out) == (4, b"")
+    assert err.decode() == (
+        f"blkiomon: cannot write {dataset}: No space left on device; what is done is kept: "
+        "call it again to go on\n"
+    )
+    done = len(list(dataset.glob("requests/*/part-*.parquet")))
+    assert 0 < done < HOSTS
+    moved = shutil.copytree(dataset, tmp_path / "ds")
+    summary = summarize(list(map(str, names)), interval=INTERVAL_S, workers=0, dataset=str(moved))
+    assert summary.resumed == done and summary.traces == HOSTS
+    assert len(stored(moved)) == HOSTS
+
+
 def test_workers_ignore_signals_of_the_terminal(tmp_path: Path) -> None:
     """^C reaches all processes; only the main one may end the others."""
     held = Held(tmp_path / "h" / "sda.bin")
@@ -403,7 +458,7 @@ def test_workers_resume_an_earlier_run(traces: Path, tmp_path: Path) -> None:
     for number in range(4, HOSTS):
         shutil.rmtree(traces / f"h{number}")
     expected = alone(traces, tmp_path / "ds")
-    shutil.rmtree(next((tmp_path / "ds").glob("host=h2")))
+    next((tmp_path / "ds/requests").rglob("*.parquet")).unlink()
     command = ("archive", "-o", tmp_path / "ds", f"-I{INTERVAL_S}", "--json", f"{traces}/*/*.bin")
     result = runner.run(*command)
     assert (result.returncode, result.stderr) == (0, b"")
@@ -459,7 +514,7 @@ def test_scheduler_with_tls_takes_those_with_its_certificates(
         result = runner.run(*command, *tls("our"))
     assert result.returncode == 3  # of the damaged ones
     assert known(json.loads(result.stdout)) == expected
-    assert files(tmp_path / "ds") == files(tmp_path / "alone")
+    assert stored(tmp_path / "ds") == stored(tmp_path / "alone")
     told = result.stderr.decode().splitlines()[:-2]
     if os.geteuid() == 0:
         vouched = f"anyone with a certificate signed by {pems}/ca.pem"
