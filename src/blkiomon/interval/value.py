@@ -132,6 +132,9 @@ class Interval:
             cover all records.
         named_ns: set by merging. Maps each pid whose name came from an earlier interval to the end
             of that interval.
+        by: what the groups are of: ``device``, or a view of ``interval.views``, whose groups have
+            numbers in place of devices.
+        maps: in a view by path, the multipath maps that were traced. Totals leave them out.
     """
 
     time_s: int
@@ -146,6 +149,8 @@ class Interval:
     named_ns: Mapping[int, int] = field(default_factory=dict)
     missing_files: int = 0
     only_ops: tuple[str, ...] = ()
+    by: str = "device"
+    maps: Interval | None = None
     # Caches: lists, as the dataclass is frozen. The threads of outputs use them without a lock: if
     # two compute a result at the same time, both results are equal.
     _stats: list[tuple[DeviceStats, ...]] = field(default_factory=list, init=False, repr=False)
@@ -296,7 +301,7 @@ def merge(intervals: Iterable[Interval]) -> Interval:
     gives the same result, except for the order of ``devices`` and rows.
 
     Raises:
-        ValueError: there is no interval, or intervals have different clocks or operations.
+        ValueError: there is no interval, or intervals have different clocks, operations or views.
         TypeError: an item is not an interval.
     """
     if not isinstance(intervals, Iterable):
@@ -318,6 +323,8 @@ def _merge_some(intervals: list[Interval]) -> Interval:
         raise ValueError("intervals of different clocks cannot be merged")
     if len({i.only_ops for i in intervals}) > 1:
         raise ValueError("intervals of different operations cannot be merged")
+    if len({i.by for i in intervals}) > 1:
+        raise ValueError("intervals of different views cannot be merged")
     by_start = sorted(intervals, key=lambda i: i.start_ns)
     end_ns = max(i.end_ns for i in intervals)
     names = _latest_names(intervals)
@@ -335,6 +342,8 @@ def _merge_some(intervals: list[Interval]) -> Interval:
         named_ns={pid: at_ns for pid, (at_ns, _) in names.items() if at_ns != end_ns},
         missing_files=max(i.missing_files for i in intervals),
         only_ops=by_start[0].only_ops,
+        by=by_start[0].by,
+        maps=_merge_some(maps) if (maps := [i.maps for i in intervals if i.maps]) else None,
     )
 
 
