@@ -798,7 +798,7 @@ def test_recording_keeps_the_topology(
     recorded = read_topology(hosts / "iscsi-one-cut")
     monkeypatch.setattr(topology, "read_topology", lambda: recorded)
     assert record("-o", tmp_path / "run1").returncode == 0
-    assert command.load(str(tmp_path / "run1")) == recorded
+    assert command.load(str(tmp_path / "run1.topology.json")) == recorded
     assert record("-o", tmp_path / "run1", "--overwrite").returncode == 0  # replaces it, too
 
 

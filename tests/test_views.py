@@ -162,16 +162,19 @@ def test_view_says_what_it_leaves_out() -> None:
     for by in BY[1:]:
         view = View(HOST, by)
         view(whole)
-        left_out[by] = {item.name: item.why for item in view.left_out}
-    volume = {"dm-3": "made of dm-0"}
-    paths = dict.fromkeys(("sda", "sdb"), "a path of mpatha")
-    added = {"mpatha": "its paths are added up instead"}
+        left_out[by] = [(item.why, item.name) for item in view.left_out]
+    maps = ("maps whose paths are added up", "mpatha")
+    volumes = ("volumes on traced devices", "dm-3")
     assert left_out == {
-        "lun": volume | paths,
-        "path": volume,
-        "port": volume | added,
-        "hba": volume | added,
-        "array": volume | added,
+        "lun": [
+            ("paths of maps that are shown", "sda"),
+            ("paths of maps that are shown", "sdb"),
+            volumes,
+        ],
+        "path": [volumes],
+        "port": [maps, volumes],
+        "hba": [maps, volumes],
+        "array": [maps, volumes],
     }
 
 
@@ -181,7 +184,7 @@ def test_map_stands_for_its_array_where_no_path_was_traced() -> None:
     assert view(only_map).total.requests == 3
     by_port = View(HOST, "port")
     assert by_port(only_map).total.requests == 0
-    assert by_port.left_out == [LeftOut("mpatha", "none of its paths was traced")]
+    assert by_port.left_out == [LeftOut("maps without a traced path", "mpatha")]
 
 
 def test_lun_without_a_map_is_known_by_its_wwid() -> None:

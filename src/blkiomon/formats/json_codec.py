@@ -23,6 +23,7 @@ from blkiomon.formats.rendering import NameOf
 from blkiomon.formats.units import device_text, utc
 from blkiomon.interval.arguments import wrong
 from blkiomon.interval.distribution import PERCENTILES, Distribution, bin_bounds, bin_of
+from blkiomon.interval.findings import Finding
 from blkiomon.interval.groups import NS_PER_S, Group
 from blkiomon.interval.incomplete import Incomplete
 from blkiomon.interval.moments import U64_MAX, U128_MAX, Moments, stacked, to_words
@@ -119,7 +120,15 @@ def tail_dict(interval: Interval) -> dict[str, Any]:
         "unseen": unseen(interval.counts),
         "incomplete": incomplete_list(interval.incomplete),
         "processes": _processes(interval.snapshot.processes, interval.process_names),
+        **findings_dict(interval.findings),
     }
+
+
+def findings_dict(findings: Iterable[Finding] | None) -> dict[str, Any]:
+    """The findings of an interval; empty if nothing was looked for."""
+    if findings is None:
+        return {}
+    return {"findings": [finding.to_dict() for finding in findings]}
 
 
 def incomplete_list(reasons: Iterable[Incomplete]) -> list[dict[str, Any]]:

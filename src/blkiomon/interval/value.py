@@ -16,6 +16,7 @@ from blkiomon.interval import arguments, html
 from blkiomon.interval.columns import Columns, columns_of
 from blkiomon.interval.devices import Device, number_of, text_of
 from blkiomon.interval.distribution import Distribution
+from blkiomon.interval.findings import Finding
 from blkiomon.interval.groups import NS_PER_S, Group, grouped
 from blkiomon.interval.incomplete import HEADER_BYTES, Incomplete, in_words, reasons
 from blkiomon.interval.merging import merge_snapshots
@@ -135,6 +136,7 @@ class Interval:
         by: what the groups are of: ``device``, or a view of ``interval.views``, whose groups have
             numbers in place of devices.
         maps: in a view by path, the multipath maps that were traced. Totals leave them out.
+        findings: what stands out; None if nothing was looked for. Merging drops them.
     """
 
     time_s: int
@@ -151,6 +153,7 @@ class Interval:
     only_ops: tuple[str, ...] = ()
     by: str = "device"
     maps: Interval | None = None
+    findings: tuple[Finding, ...] | None = None
     # Caches: lists, as the dataclass is frozen. The threads of outputs use them without a lock: if
     # two compute a result at the same time, both results are equal.
     _stats: list[tuple[DeviceStats, ...]] = field(default_factory=list, init=False, repr=False)
@@ -282,6 +285,13 @@ class Interval:
         snapshot = select_operations(self.snapshot, wanted)
         there = np.isin(self.devices, snapshot.rows["device"])
         return replace(self, snapshot=snapshot, devices=self.devices[there], only_ops=wanted)
+
+    def with_findings(self, findings: Iterable[Finding]) -> Interval:
+        """The same interval with these findings; figures are not computed again."""
+        found = replace(self, findings=tuple(findings))
+        found._columns.extend(self._columns)
+        found._groups.extend(self._groups)
+        return found
 
     def merge(self, *others: Interval) -> Interval:
         """Merge this with other intervals of the same stream; see ``merge``."""

@@ -31,15 +31,10 @@ Numbers = npt.NDArray[np.uint32]
 
 
 class LeftOut(NamedTuple):
-    """A device that a view leaves out.
+    """A device that a view leaves out: why, in words of which a list of names can follow."""
 
-    Attributes:
-        name: of the device.
-        why: such as ``its paths are shown``.
-    """
-
-    name: str
     why: str
+    name: str
 
 
 Place = int | LeftOut | None
@@ -101,9 +96,16 @@ class View:
         """The name of a group: an alias, a path, a port, an array; None if it is unknown."""
         return self._names.get(number)
 
-    def device(self, number: int) -> Device | None:
-        """The device with this number."""
-        return self._by_number.get(number)
+    def is_map(self, number: int) -> bool:
+        """Whether this is a multipath map or the head of NVMe paths."""
+        device = self._by_number.get(number)
+        return device is not None and device.kind in MAP_KINDS
+
+    def map_of(self, number: int) -> int | None:
+        """In a view by path, the map or head below which a path is shown; None for others."""
+        device = self._by_number.get(number) if self.by == "path" else None
+        above = self._by_name.get(device.map or "") if device is not None else None
+        return None if above is None else above.number
 
     def about(self, number: int) -> str:
         """Where a path leads, or how many devices were added up."""
@@ -131,12 +133,9 @@ class View:
         seen = replace(regroup(interval, numbers, groups), by=self.by)
         if self.by != "path":
             return seen
-        is_map = {
-            n: n if (d := self._by_number.get(n)) and d.kind in MAP_KINDS else None
-            for n in numbers.tolist()
-        }
-        if any(number is not None for number in is_map.values()):
-            return replace(seen, maps=regroup(interval, numbers, is_map))
+        maps = {n: n if self.is_map(n) else None for n in numbers.tolist()}
+        if any(number is not None for number in maps.values()):
+            return replace(seen, maps=regroup(interval, numbers, maps))
         return seen
 
     # --- where a device belongs -------------------------------------------------------------------
@@ -148,8 +147,8 @@ class View:
         if device.kind in MAP_KINDS:
             return self._place_of_map(device, number)
         if device.transport is None:
-            parts = [name for name in device.made_of if self._is_traced(name)]
-            return self._left(number, f"made of {', '.join(parts)}") if parts else number
+            is_above = any(map(self._is_traced, device.made_of))
+            return self._left(number, "volumes on traced devices") if is_above else number
         if device.array is None and device.kind not in PATH_KINDS:
             return number
         return self._place_of_path(device, number)
@@ -160,10 +159,10 @@ class View:
         if any(self._is_traced(path) for path in device.made_of):
             if self.by == "path":  # which shows it beside its paths
                 return None
-            return self._left(number, "its paths are added up instead")
+            return self._left(number, "maps whose paths are added up")
         if self.by == "array" and device.array is not None:
             return self._numbered(device.array, number)
-        return self._left(number, "none of its paths was traced")
+        return self._left(number, "maps without a traced path")
 
     def _place_of_path(self, device: Device, number: int) -> Place:
         via = device.transport or Transport()
@@ -174,7 +173,7 @@ class View:
             if above is None or above.number is None:
                 return self._numbered(device.wwid, number, device)
             if above.number in self._traced:
-                return self._left(number, f"a path of {above.alias or above.name}")
+                return self._left(number, "paths of maps that are shown")
             self._members.setdefault(above.number, set()).add(device.name)
             return above.number
         if self.by == "port":
@@ -194,7 +193,7 @@ class View:
         return number
 
     def _left(self, number: int, why: str) -> LeftOut:
-        return LeftOut(self._names.get(number) or text_of(number), why)
+        return LeftOut(why, self._names.get(number) or text_of(number))
 
     def _is_traced(self, name: str) -> bool:
         """Whether a device, or something that it is made of, was traced."""
@@ -278,7 +277,7 @@ def _loads(
     each = each[is_kept[place]]
     each["device"] = group_of[place[is_kept[place]]]
     total = loads[is_total]
-    if not is_kept.all():
+    if len(total) and not is_kept.all():
         whole = each[each["op"] == layout.ALL_OPS]
         whole["device"], whole["op"] = 0, layout.EVERYTHING
         total = _add_up_loads(whole) if len(whole) else np.zeros(1, layout.LOAD)
