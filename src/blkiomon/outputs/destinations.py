@@ -9,6 +9,7 @@ from typing import Any
 
 from blkiomon.console import how_many
 from blkiomon.errors import MissingLibrary, OutputError
+from blkiomon.formats.device_info import HostInfo, InfoOf, labels_of, no_info
 from blkiomon.formats.rendering import Format, FormatOptions
 from blkiomon.interval.views import View
 from blkiomon.outputs.catalog import Output, OutputSettings
@@ -125,7 +126,10 @@ def open_outputs(
     """
     names = DeviceNames() if settings.names and view is None else None
     name_of = names or nameless if view is None else view.name_of
-    format_options = FormatOptions(name_of, settings.stat_version)
+    info_of: InfoOf = HostInfo(names) if names else no_info
+    if view is not None:
+        info_of = lambda numbers: labels_of(view.topology, numbers)  # noqa: E731
+    format_options = FormatOptions(name_of, settings.stat_version, info_of=info_of)
     sink_options: dict[str, Any] = {"lossless": lossless, "verbose": settings.verbose}
     policy = Policy(follow=settings.follow_symlinks, overwrite=settings.overwrite, inputs=inputs)
     by_path: dict[str, list[Format]] = {}
