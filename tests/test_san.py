@@ -55,8 +55,8 @@ def test_slow_path_is_named_within_two_intervals_and_while_it_lasts(
     recorded: list[dict[str, Any]],
 ) -> None:
     assert all(kinds(line) == {} for line in recorded[:1])
-    assert [kinds(line) for line in recorded[2:13]] == [{"sdb": "slow_path"}] * 11
-    assert all(kinds(line) == {} for line in recorded[15:19])
+    assert [kinds(line) for line in recorded[2:12]] == [{"sdb": "slow_path"}] * 10
+    assert all(kinds(line) == {} for line in recorded[14:19])
 
 
 def test_slow_path_has_its_evidence(recorded: list[dict[str, Any]]) -> None:

@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from blkiomon.commands.table import plural
 from blkiomon.console import how_many, printable
-from blkiomon.engine.layout import OPS
+from blkiomon.engine.layout import ALL_OPS, OPS
 from blkiomon.formats.units import rate_text, time_text
-from blkiomon.interval.departures import PERCENTS, Departure, departure, share_limits
-from blkiomon.interval.distribution import Distribution
+from blkiomon.interval.columns import NS_PER_S, TOTAL
+from blkiomon.interval.departures import (
+    LEAST_BEYOND,
+    PERCENTS,
+    Departure,
+    departure,
+    share_limits,
+)
+from blkiomon.interval.distribution import PERCENTILES, Distribution
 from blkiomon.interval.findings import Finding
-from blkiomon.interval.groups import NS_PER_S, Group
 from blkiomon.interval.value import Interval
 from blkiomon.interval.views import View, initiator_of
 from blkiomon.sources.topology import (
@@ -51,7 +58,7 @@ LEAST_FAILED = 3
 STALL_NS = NS_PER_S
 """Nothing completes, and a request has been in flight for so long."""
 
-PASSTHROUGH = "other"
+PASSTHROUGH = OPS.index("other")
 """Operation of a path checker's commands, which are no load."""
 
 
@@ -79,17 +86,80 @@ def luns_of(topology: Topology) -> list[Lun]:
     return found
 
 
-Key = tuple[int | None, str | None]
+class SlowPath(NamedTuple):
+    """A path that is slower than its siblings."""
+
+    lun: Lun
+    path: Device
+    siblings: list[Device]
+    op: str
+    departure: Departure
+
+    @property
+    def ratio(self) -> float:
+        """How many times slower."""
+        return self.departure.value / max(1, self.departure.usual)
 
 
-@dataclass(frozen=True, slots=True)
+class Figures(NamedTuple):
+    """The figures of a device, or of one of its operations, that checks look at.
+
+    Attributes:
+        requests, errors, requeues: see ``Group``.
+        in_flight, oldest_ns: requests in flight at the end, and the age of the oldest; 0 if that
+            was not measured.
+        percentiles: of d2c, in the order of ``PERCENTILES``.
+        place: index among the groups of the interval.
+    """
+
+    requests: int
+    errors: int
+    requeues: int
+    in_flight: int
+    oldest_ns: int
+    percentiles: Sequence[int]
+    place: int
+
+
+class Table:
+    """The figures of an interval. Groups of thousands of devices would take longer to make."""
+
+    def __init__(self, interval: Interval) -> None:
+        columns = self._columns = interval.columns()
+        n, load = len(columns.keys), columns.in_flight
+        figures = zip(
+            columns.d2c_ns.count,
+            columns.errors,
+            columns.requeues,
+            [0] * n if load is None else load.end,
+            [0] * n if load is None else load.oldest_ns,
+            columns.d2c_ns.percentiles.tolist(),
+            range(n),
+            strict=True,
+        )
+        self._figures = dict(zip(columns.keys, map(Figures._make, figures), strict=True))
+        self.duration_ns = columns.duration_ns
+        self.ops = sorted({key & 7 for key in columns.keys if key != TOTAL} - {ALL_OPS})
+        self.devices = {key >> 3 for key in columns.keys if key != TOTAL}
+
+    def get(self, device: Device, op: int) -> Figures | None:
+        """The figures of a device and operation, ``ALL_OPS`` for all; None if it has none."""
+        return None if device.number is None else self._figures.get(device.number << 3 | op)
+
+    def d2c(self, device: Device, op: int) -> Distribution:
+        """The latencies of a device and operation."""
+        found = self.get(device, op)
+        return Distribution() if found is None else self._columns.d2c_ns.distribution(found.place)
+
+
+@dataclass(frozen=True)
 class Facts:
     """What checks look at.
 
     Attributes:
         luns: see ``luns_of``.
-        latest: groups of the latest interval, by number of the device and operation.
-        before: those of the interval before, which add to the evidence; empty if there is none.
+        tables: of the interval before, if there is one, which adds to the evidence; and of the
+            latest interval.
         traced: numbers of the devices that had a request so far.
         waited: of each LUN that has been stalled since the interval before, the paths on which its
             requests were last in flight.
@@ -97,37 +167,85 @@ class Facts:
     """
 
     luns: Sequence[Lun]
-    latest: dict[Key, Group]
-    before: dict[Key, Group] = field(default_factory=dict)
-    traced: frozenset[int] = frozenset()
+    tables: Sequence[Table]
+    traced: Set[int]
     waited: Mapping[str, Sequence[str]] = field(default_factory=dict)
     is_whole: bool = False
 
-    def group(self, device: Device | None, op: str | None = None) -> Group | None:
-        """The latest figures of a device."""
-        return None if device is None else self.latest.get((device.number, op))
+    @property
+    def latest(self) -> Table:
+        return self.tables[-1]
 
-    def groups(self, device: Device, op: str | None = None) -> list[Group]:
+    def figures(self, device: Device, op: int = ALL_OPS) -> list[Figures]:
         """The figures of a device in both intervals."""
-        key = device.number, op
-        return [of[key] for of in (self.before, self.latest) if key in of]
+        return [of for table in self.tables if (of := table.get(device, op)) is not None]
 
-    def d2c(self, devices: Iterable[Device], op: str) -> Distribution:
+    def requests(self, device: Device, op: int = ALL_OPS) -> int:
+        """How many requests a device completed in both intervals."""
+        return sum(of.requests for of in self.figures(device, op))
+
+    def d2c(self, devices: Iterable[Device], op: int) -> Distribution:
         """Latencies of some devices together in both intervals."""
-        return Distribution().merge(*(g.d2c_ns for d in devices for g in self.groups(d, op)))
+        return Distribution().merge(*(t.d2c(device, op) for device in devices for t in self.tables))
 
     def taken(self, device: Device) -> int:
         """How many requests a device completed in both intervals, without those of checkers."""
-        return sum(g.requests for op in OPS if op != PASSTHROUGH for g in self.groups(device, op))
+        return self.requests(device) - self.requests(device, PASSTHROUGH)
 
-    def siblings(self) -> Iterator[tuple[Lun, list[Device]]]:
+    def iops(self, device: Device) -> float:
+        """Requests a second in both intervals."""
+        duration_ns = sum(table.duration_ns for table in self.tables)
+        return self.requests(device) * NS_PER_S / duration_ns if duration_ns else 0.0
+
+    @cached_property
+    def siblings(self) -> list[tuple[Lun, list[Device]]]:
         """Paths of a LUN that were traced and are in the same access state, at least two."""
+        found = []
         for lun in self.luns:
             by_state: dict[str | None, list[Device]] = {}
             for path in lun.paths:
                 if path.number in self.traced:
                     by_state.setdefault(path.access_state, []).append(path)
-            yield from ((lun, alike) for alike in by_state.values() if len(alike) > 1)
+            found += [(lun, alike) for alike in by_state.values() if len(alike) > 1]
+        return found
+
+    @cached_property
+    def slow_paths(self) -> list[SlowPath]:
+        """The slowest operation of each path that departs from its siblings, the worst first."""
+        found: dict[str, SlowPath] = {}
+        for lun, alike in self.siblings:
+            for op in self.latest.ops:
+                figures = {p: of for p in alike if (of := self.latest.get(p, op)) and of.requests}
+                for path in figures if len(figures) > 1 else ():
+                    others = [p for p in figures if p is not path]
+                    if not self._may_depart(path, op, figures):
+                        continue
+                    departs = departure(
+                        self.d2c([path], op), self.d2c(others, op), SLOW_PATH_FACTOR
+                    )
+                    if departs is None:
+                        continue
+                    slow = SlowPath(lun, path, others, OPS[op], departs)
+                    if path.name not in found or slow.ratio > found[path.name].ratio:
+                        found[path.name] = slow
+        return sorted(found.values(), key=lambda slow: -slow.ratio)
+
+    def _may_depart(self, path: Device, op: int, figures: Mapping[Device, Figures]) -> bool:
+        """Whether a test, which is slow, may find the path slow.
+
+        The percentile of all siblings together is at least the lowest of theirs.
+        """
+        n = self.requests(path, op)
+        own = figures[path]
+        return any(
+            n * (100 - percent) >= 100 * LEAST_BEYOND
+            and own.percentiles[at]
+            >= SLOW_PATH_FACTOR * min(of.percentiles[at] for p, of in figures.items() if p != path)
+            for percent, at in _PLACES
+        )
+
+
+_PLACES = [(percent, PERCENTILES.index(percent)) for percent in PERCENTS]
 
 
 def findings(facts: Facts) -> list[Finding]:
@@ -143,9 +261,8 @@ def findings(facts: Facts) -> list[Finding]:
 
 def of_run(whole: Interval, topology: Topology) -> list[str]:
     """What stands out in a whole run, as sentences without their full stop."""
-    groups = {(g.device, g.op): g for g in whole.groups()}
-    traced = frozenset(number for number, _ in groups if number is not None)
-    facts = Facts(luns_of(topology), groups, traced=traced, is_whole=True)
+    table = Table(whole)
+    facts = Facts(luns_of(topology), [table], table.devices, is_whole=True)
     return [finding.text for finding in findings(facts)]
 
 
@@ -157,7 +274,7 @@ def _stalled(facts: Facts) -> Iterator[Finding]:
     if facts.is_whole:
         return
     for lun in facts.luns:
-        waiting = [(path, g) for path in lun.paths if (g := _waits(facts, path)) is not None]
+        waiting = [(path, of) for path in lun.paths if (of := _waits(facts, path)) is not None]
         of_map = None if lun.map is None else _waits(facts, lun.map)
         if of_map is not None:
             names = [path.name for path, _ in waiting] or facts.waited.get(lun.name, ())
@@ -168,35 +285,31 @@ def _stalled(facts: Facts) -> Iterator[Finding]:
                 where = f"last seen on path {', '.join(last)}" if last else "no path has any"
             text = f"{lun.name} is stalled: nothing completes, {_in_flight(of_map)}; {where}"
             yield Finding("stalled", lun.name, text, _stall(of_map, lun, names))
-        for path, group in waiting if of_map is None else ():
-            text = f"{_described(path, lun)}, is stalled: nothing completes, {_in_flight(group)}"
-            yield Finding("stalled_path", path.name, text, _stall(group, lun, [path.name]))
+        for path, of in waiting if of_map is None else ():
+            text = f"{_described(path, lun)}, is stalled: nothing completes, {_in_flight(of)}"
+            yield Finding("stalled_path", path.name, text, _stall(of, lun, [path.name]))
 
 
-def _waits(facts: Facts, device: Device) -> Group | None:
+def _waits(facts: Facts, device: Device) -> Figures | None:
     """The figures of a device that completes nothing, though requests have long been in flight."""
-    group = facts.group(device)
-    load = group.in_flight if group is not None else None
-    if load is None or not load.end or load.oldest_ns < STALL_NS:
+    of_device = facts.latest.get(device, ALL_OPS)
+    if of_device is None or not of_device.in_flight or of_device.oldest_ns < STALL_NS:
         return None
-    data = (facts.group(device, op) for op in OPS if op != PASSTHROUGH)
-    return None if any(of is not None and of.requests for of in data) else group
+    of_checker = facts.latest.get(device, PASSTHROUGH)
+    has_data = of_device.requests > (of_checker.requests if of_checker is not None else 0)
+    return None if has_data else of_device
 
 
-def _in_flight(group: Group) -> str:
-    load = group.in_flight
-    assert load is not None
-    requests = how_many(load.end, "request", "requests", ",")
-    return f"{requests} in flight for up to {time_text(load.oldest_ns)}"
+def _in_flight(figures: Figures) -> str:
+    requests = how_many(figures.in_flight, "request", "requests", ",")
+    return f"{requests} in flight for up to {time_text(figures.oldest_ns)}"
 
 
-def _stall(group: Group, lun: Lun, paths: Sequence[str]) -> dict[str, Any]:
-    load = group.in_flight
-    assert load is not None
+def _stall(figures: Figures, lun: Lun, paths: Sequence[str]) -> dict[str, Any]:
     return {
         "lun": lun.name,
-        "in_flight": load.end,
-        "oldest_ns": load.oldest_ns,
+        "in_flight": figures.in_flight,
+        "oldest_ns": figures.oldest_ns,
         "paths": list(paths),
     }
 
@@ -204,56 +317,11 @@ def _stall(group: Group, lun: Lun, paths: Sequence[str]) -> dict[str, Any]:
 # --- latency --------------------------------------------------------------------------------------
 
 
-class _Slow(NamedTuple):
-    """A path that is slower than its siblings."""
-
-    lun: Lun
-    path: Device
-    siblings: list[Device]
-    op: str
-    departure: Departure
-
-    @property
-    def ratio(self) -> float:
-        return self.departure.value / max(1, self.departure.usual)
-
-
-def _slow_paths(facts: Facts) -> list[_Slow]:
-    """The slowest operation of each path that departs from its siblings, the worst first."""
-    found: dict[str, _Slow] = {}
-    for lun, alike in facts.siblings():
-        for op in OPS:
-            groups = [(p, g) for p in alike if (g := facts.group(p, op)) is not None and g.requests]
-            for path, group in groups if len(groups) > 1 else ():
-                siblings = [(p, g) for p, g in groups if p is not path]
-                if not _may_depart(group, [g for _, g in siblings]):
-                    continue
-                others = [p for p, _ in siblings]
-                departs = departure(facts.d2c([path], op), facts.d2c(others, op), SLOW_PATH_FACTOR)
-                if departs is not None:
-                    slow = _Slow(lun, path, others, op, departs)
-                    if path.name not in found or slow.ratio > found[path.name].ratio:
-                        found[path.name] = slow
-    return sorted(found.values(), key=lambda slow: -slow.ratio)
-
-
-def _may_depart(group: Group, siblings: Sequence[Group]) -> bool:
-    """Whether a percentile is high enough for a test, which is slow.
-
-    The percentile of all siblings together is at least the lowest of theirs.
-    """
-    return any(
-        (group.d2c_ns.percentile(percent) or 0)
-        >= SLOW_PATH_FACTOR * min(g.d2c_ns.percentile(percent) or 0 for g in siblings)
-        for percent in PERCENTS
-    )
-
-
 def _slow_path(facts: Facts) -> Iterator[Finding]:
-    for slow in _slow_paths(facts):
+    for slow in facts.slow_paths:
         path, departs = slow.path, slow.departure
-        iops = _iops(facts, path)
-        usual_iops = sum(_iops(facts, p) for p in slow.siblings) / len(slow.siblings)
+        iops = facts.iops(path)
+        usual_iops = sum(facts.iops(p) for p in slow.siblings) / len(slow.siblings)
         on = f"on {slow.siblings[0].name}"
         if len(slow.siblings) > 1:
             on = f"on its {len(slow.siblings)} siblings"
@@ -282,7 +350,7 @@ def _slow_path(facts: Facts) -> Iterator[Finding]:
 
 def _slow_port(facts: Facts) -> Iterator[Finding]:
     """A port that all slow paths of several LUNs have in common."""
-    slow = _slow_paths(facts)
+    slow = facts.slow_paths
     if len({of.lun.name for of in slow}) < 2:
         return
     for kind, what, port_of in (
@@ -296,7 +364,7 @@ def _slow_port(facts: Facts) -> Iterator[Finding]:
             continue
         on_port = [
             (lun, path)
-            for lun, alike in facts.siblings()
+            for lun, alike in facts.siblings
             for path in alike
             if port_of(path.transport or Transport()) == port and facts.taken(path)
         ]
@@ -321,24 +389,24 @@ def _slow_array(facts: Facts) -> Iterator[Finding]:
     arrays: dict[str, list[Device]] = {}
     for lun in facts.luns:
         for path in lun.paths:
-            if path.array is not None and facts.group(path) is not None:
+            if path.array is not None and facts.latest.get(path, ALL_OPS) is not None:
                 arrays.setdefault(path.array, []).append(path)
     if len(arrays) < 2:
         return
-    for op in OPS:
+    for op in facts.latest.ops:
         of_array = {name: facts.d2c(paths, op) for name, paths in arrays.items()}
         for name, d2c in of_array.items():
             others = Distribution().merge(*(o for n, o in of_array.items() if n != name))
             if (departs := departure(d2c, others, SLOW_ARRAY_FACTOR)) is not None:
                 luns = {lun.name for lun in facts.luns if lun.paths[0].array == name}
                 text = (
-                    f"array {printable(name)} is slow: p{departs.percent} of {plural(op)} "
+                    f"array {printable(name)} is slow: p{departs.percent} of {plural(OPS[op])} "
                     f"{time_text(departs.value)}, {time_text(departs.usual)} on the other "
                     f"{how_many(len(arrays) - 1, 'array', 'arrays')}; it has "
                     f"{how_many(len(luns), 'LUN', 'LUNs')}"
                 )
                 evidence = {
-                    "op": op,
+                    "op": OPS[op],
                     "percent": departs.percent,
                     "d2c_ns": departs.value,
                     "others_d2c_ns": departs.usual,
@@ -353,14 +421,14 @@ def _slow_array(facts: Facts) -> Iterator[Finding]:
 
 def _failing(facts: Facts) -> Iterator[Finding]:
     """Paths whose share of errors or requeues is higher than that of their siblings."""
-    for lun, alike in facts.siblings():
+    for lun, alike in facts.siblings:
         counted = {
-            p.name: [sum(of) for of in zip(*((g.errors, g.requeues, g.requests) for g in groups))]
+            p.name: [sum(of) for of in zip(*((f.errors, f.requeues, f.requests) for f in figures))]
             for p in alike
-            if (groups := facts.groups(p))
+            if (figures := facts.figures(p))
         }
         for path in alike if len(counted) > 1 else ():
-            if path.name not in counted:
+            if max(counted.get(path.name, [0])[:2]) < LEAST_FAILED:
                 continue
             of_others = [of for name, of in counted.items() if name != path.name]
             others = [sum(column) for column in zip(*of_others)]
@@ -388,7 +456,7 @@ def _failing(facts: Facts) -> Iterator[Finding]:
 
 def _idle(facts: Facts) -> Iterator[Finding]:
     """Paths that take no or few requests, while their siblings take many."""
-    for lun, alike in facts.siblings():
+    for lun, alike in facts.siblings:
         taken = {path.name: facts.taken(path) for path in alike}
         for path in alike:
             siblings = [p.name for p in alike if p is not path]
@@ -500,12 +568,6 @@ def _identity(path: Device, lun: Lun) -> dict[str, Any]:
     return {"lun": lun.name, "target_port": via.target_port, "array": path.array}
 
 
-def _iops(facts: Facts, path: Device) -> float:
-    groups = facts.groups(path)
-    duration_ns = sum(group.duration_ns for group in groups)
-    return sum(g.requests for g in groups) * NS_PER_S / duration_ns if duration_ns else 0.0
-
-
 # --- in a run -------------------------------------------------------------------------------------
 
 
@@ -527,7 +589,7 @@ class Tracker:
         self._shown = topology  # at the latest interval
         self._luns = luns_of(topology)
         self._traced = set(traced)
-        self._before: dict[Key, Group] = {}
+        self._before: tuple[Table, ...] = ()
         self._waited: dict[str, Sequence[str]] = {}
         self.topology = topology
         self._has_ended = threading.Event()
@@ -560,12 +622,12 @@ class Tracker:
             self._shown = now
             self._luns = luns_of(now)
             self.view.update(now)
-        latest = {(g.device, g.op): g for g in interval.groups()}
-        self._traced.update(number for number, _ in latest if number is not None)
-        traced = frozenset(self._traced)
-        of_now = findings(Facts(self._luns, latest, self._before, traced, self._waited))
+        table = Table(interval)
+        self._traced |= table.devices
+        facts = Facts(self._luns, (*self._before, table), self._traced, self._waited)
+        of_now = findings(facts)
         self._waited = {f.name: f.evidence["paths"] for f in of_now if f.kind == "stalled"}
-        self._before = latest
+        self._before = (table,)
         found += of_now
         shown = interval if self.view.by == "device" else self.view(interval)
         return shown.with_findings(found)
