@@ -249,14 +249,16 @@ def regroup(interval: Interval, numbers: Numbers, groups: dict[int, int | None])
             tables[name] = bins[kept[bins["row"]]]
             tables[name]["row"] = new_row[tables[name]["row"]]
     has_all = bool(is_kept.all())
-    merged = merge_snapshots([Snapshot(**tables)])
+    kept_snapshot = Snapshot(**tables)
+    if len(np.unique(group_of[is_kept])) < np.count_nonzero(is_kept):
+        kept_snapshot = merge_snapshots([kept_snapshot])
     devices = interval.devices
     place = np.searchsorted(numbers, devices)
     return replace(
         interval,
         devices=in_order(group_of[place[is_kept[place]]] if len(devices) else devices),
         snapshot=replace(
-            merged,
+            kept_snapshot,
             loads=_loads(snapshot.loads, numbers, group_of, is_kept),
             processes=snapshot.processes[: None if has_all else 0],
         ),
