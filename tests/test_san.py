@@ -120,6 +120,11 @@ def test_stat_shows_findings_below_their_interval() -> None:
     assert any(line.startswith("! mpatha is stalled") for line in lines)
 
 
+def test_stall_of_some_operations_is_shown_as_well() -> None:
+    text = runner.succeed("stat", "--by", "path", "--op", "read", SLOW_PATH).decode()
+    assert len(re.findall("^! mpatha is stalled: ", text, re.M)) == 7
+
+
 def test_views_have_the_same_total_in_every_format(tmp_path: Path) -> None:
     csv, jsonl = tmp_path / "x.csv", tmp_path / "x.jsonl"
     runner.succeed("-I", "100", "--by", "port", "--csv", csv, "--json", jsonl, SLOW_PATH)

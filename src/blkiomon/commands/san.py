@@ -106,8 +106,8 @@ class Figures(NamedTuple):
 
     Attributes:
         requests, errors, requeues: see ``Group``.
-        in_flight, oldest_ns: requests in flight at the end, and the age of the oldest; 0 if that
-            was not measured.
+        in_flight, oldest_ns: requests in flight at the end, and the age of the oldest; None if
+            that is not known.
         percentiles: of d2c, in the order of ``PERCENTILES``.
         place: index among the groups of the interval.
     """
@@ -115,8 +115,8 @@ class Figures(NamedTuple):
     requests: int
     errors: int
     requeues: int
-    in_flight: int
-    oldest_ns: int
+    in_flight: int | None
+    oldest_ns: int | None
     percentiles: Sequence[int]
     place: int
 
@@ -131,8 +131,8 @@ class Table:
             columns.d2c_ns.count,
             columns.errors,
             columns.requeues,
-            [0] * n if load is None else load.end,
-            [0] * n if load is None else load.oldest_ns,
+            [None] * n if load is None else load.end,
+            [None] * n if load is None else load.oldest_ns,
             columns.d2c_ns.percentiles.tolist(),
             range(n),
             strict=True,
@@ -293,15 +293,18 @@ def _stalled(facts: Facts) -> Iterator[Finding]:
 def _waits(facts: Facts, device: Device) -> Figures | None:
     """The figures of a device that completes nothing, though requests have long been in flight."""
     of_device = facts.latest.get(device, ALL_OPS)
-    if of_device is None or not of_device.in_flight or of_device.oldest_ns < STALL_NS:
+    if of_device is None:
         return None
-    of_checker = facts.latest.get(device, PASSTHROUGH)
-    has_data = of_device.requests > (of_checker.requests if of_checker is not None else 0)
-    return None if has_data else of_device
+    ops = [facts.latest.get(device, op) for op in facts.latest.ops if op != PASSTHROUGH]
+    data = [of for of in ops if of is not None]
+    if of_device.in_flight is None:  # with --op it is known of operations alone
+        of_device = max(data, key=lambda of: of.oldest_ns or 0, default=of_device)
+    is_old = bool(of_device.in_flight) and (of_device.oldest_ns or 0) >= STALL_NS
+    return of_device if is_old and not any(of.requests for of in data) else None
 
 
 def _in_flight(figures: Figures) -> str:
-    requests = how_many(figures.in_flight, "request", "requests", ",")
+    requests = how_many(figures.in_flight or 0, "request", "requests", ",")
     return f"{requests} in flight for up to {time_text(figures.oldest_ns)}"
 
 
