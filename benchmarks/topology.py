@@ -1,4 +1,4 @@
-"""How long does it take to read the topology of a SAN host, and to write it?"""
+"""How long does it take to read the topology of a SAN host, to write it, and to make views?"""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.report import Options, Table
+from blkiomon.commands.san import Tracker
 from blkiomon.commands.topology import tree
+from blkiomon.engine import layout
 from blkiomon.formats.topology import decode, encode
-from blkiomon.sources.topology import read_topology, refresh_topology
+from blkiomon.interval.monitor import Monitor
+from blkiomon.interval.value import Interval
+from blkiomon.interval.views import BY, View
+from blkiomon.sources.topology import Topology, read_topology, refresh_topology
 
 Files = Mapping[str, str | bytes]
 """Contents by path."""
@@ -133,10 +140,56 @@ def row(luns: int, times: int) -> tuple[str, ...]:
         )
 
 
+def intervals_of(topology: Topology, requests: int) -> list[Interval]:
+    """Two intervals with so many reads and writes each, of all devices, maps included."""
+    random = np.random.default_rng(7)
+    numbers = np.array([d.number for d in topology.devices if d.number is not None], np.uint32)
+    n = 2 * requests
+    records = np.zeros((2, n), layout.TRACE_V7)
+    issue, completion = records
+    records["magic"], records["bytes"] = layout.MAGIC | 7, 4096
+    records["sector"] = 8 * np.arange(n)
+    records["device"] = random.choice(numbers, n)
+    issue["time"] = np.sort(random.integers(0, 2 * 10**9, n))
+    completion["time"] = issue["time"] + random.lognormal(13, 1, n).astype(np.uint64)
+    direction = random.integers(1, 3, n).astype(np.uint32) << 16  # read or write
+    issue["action"], completion["action"] = direction | 1 << 22 | 7, direction | 1 << 23 | 8
+    stream = records.reshape(-1)
+    stream = stream[np.argsort(stream["time"], kind="stable")]
+    stream["sequence"] = np.arange(1, 2 * n + 1)
+    monitor = Monitor(1.0)
+    return [*monitor.feed(stream.tobytes()), *monitor.finish()][:2]
+
+
+def view_row(luns: int, times: int) -> tuple[str, ...]:
+    """Costs of each view of a host with so many LUNs, and of findings, in each interval."""
+    with tempfile.TemporaryDirectory() as directory:
+        make_host(Path(directory), luns)
+        topology = read_topology(directory)
+    numbers = [device.number for device in topology.devices if device.number is not None]
+    first, second = intervals_of(topology, 100 * luns)
+    costs = []
+    for by in BY[1:]:
+        view = View(topology, by, numbers)
+        view(first)  # from here on it knows where each device belongs
+        costs.append(cpu_ms(lambda view=view: view(second), times))  # type: ignore[misc]
+    tracker = Tracker(topology, "device", numbers)
+    tracker(first)
+    second.columns()  # which outputs need anyway
+    findings = cpu_ms(lambda: tracker(second), times)
+    start = cpu_ms(lambda: Tracker(topology, "path", numbers), times)
+    return f"{luns:,}", f"{4 * luns:,}", start, *costs, findings
+
+
 def report(options: Options) -> Iterator[Table | str]:
     times, sizes = (2, (10,)) if options.quick else (7, (10, 100, 500))
     yield Table(
         f"Topology of a Fibre Channel host, CPU time (best of {times} runs)",
         "LUNs | paths | read ms | refresh ms | encode ms | decode ms | tree ms | JSON kB",
         (row(luns, times) for luns in sizes),
+    )
+    yield Table(
+        f"Views and findings of that host in an interval, CPU time (best of {times} runs)",
+        f"LUNs | paths | start ms | {' ms | '.join(BY[1:])} ms | findings ms",
+        (view_row(luns, times) for luns in sizes),
     )

@@ -70,6 +70,8 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outputs = {"--json": "stats.jsonl", "--parquet": "stats.parquet", "-b": "stats.bin"}
     options = [part for option, name in outputs.items() for part in (option, path / name)]
     assert runner.call("-I1", *options, path / "phases.bin").returncode == 0
+    for file in (DOCS.parent / "tests/data/san/traces").glob("iscsi-slow-path.*"):
+        shutil.copy(file, path)
     hosts = tmp_path_factory.mktemp("san")
     for name in ("iscsi-one-cut", "nvme-tcp-native-one-cut"):
         extract(name, hosts)

@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import goldenfiles
 import pytest
@@ -107,7 +108,7 @@ def test_recorded_trace_in_a_pipe_has_its_own_clock() -> None:
 
 
 def lines(**options: bool) -> Lines:
-    given = {"has_ops": False, **options}
+    given: dict[str, Any] = {"has_ops": False, **options}
     return Lines(NAMES.get, [DM3, SDB], interval_s=1.0, **given)
 
 

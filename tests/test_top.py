@@ -17,10 +17,13 @@ from intervals import DM3, HUNG, NAMES, SDB, Io, interval_of
 from rich.cells import cell_len
 from rich.console import Console
 from runner import until
+from test_san import load
+from test_views import HOST
 
 from blkiomon.commands import parsing, top
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import UsageError
+from blkiomon.commands.san import Tracker
 from blkiomon.commands.top.frame import FOOTER, About, Look, lines
 from blkiomon.commands.top.screen import ScreenSink, Terminal
 from blkiomon.commands.top.watch import HISTORY, Watch
@@ -322,6 +325,45 @@ def test_names_cannot_control_the_terminal() -> None:
     about = About(source="a\x1b[2Jb", name_of=lambda number: "x\x1b]0;y\x07")
     text = "\n".join(frame(interval(BUSY), about=about))
     assert "\x1b" not in text and "\x07" not in text
+
+
+# --- views ----------------------------------------------------------------------------------------
+
+
+def san_frame(by: str, *ios: Sequence[Io], look: Look | None = None) -> list[str]:
+    """The screen of a view of a SAN host, with its findings."""
+    tracker = Tracker(HOST, by)
+    every = [io for part in ios for io in part]
+    shown = tracker(interval_of(every, 0, S))
+    about = About(source="all", name_of=tracker.view.name_of, view=tracker.view)
+    return frame(shown, about=about, look=look or Look(has_operations=False))
+
+
+def test_paths_are_below_their_map_and_counted_once() -> None:
+    shown = san_frame("path", load("253:0", 40, 5), load("8:0", 20, 1), load("8:16", 20, 9))
+    at = next(i for i, line in enumerate(shown) if line.startswith("path "))
+    names = [line[:12].rstrip() for line in shown[at + 1 : at + 5]]
+    assert names == ["all       2", "mpatha    re", "  sdb     re", "  sda     re"]
+    cells = shown[at + 1].split()
+    assert cells[:4] == ["all", "2", "paths", "40"]
+
+
+def test_findings_are_above_the_table() -> None:
+    shown = san_frame("path", load("8:0", 250, 1), load("8:16", 250, 9))
+    text = " ".join(" ".join(shown).split())
+    assert (
+        "! sdb, a path of mpatha to port2, is slow: p95 of reads 9.00 ms, 1.00 ms on sda;" in text
+    )
+
+
+def test_long_names_of_groups_keep_both_ends() -> None:
+    name = "VENDOR MODEL iqn.2026-11.example.lab:array1"
+    devices = tuple(dataclasses.replace(d, array=d.array and name) for d in HOST.devices)
+    tracker = Tracker(dataclasses.replace(HOST, devices=devices), "array")
+    shown = tracker(interval_of(load("8:0", 20, 1), 0, S))
+    about = About(source="all", name_of=tracker.view.name_of, view=tracker.view)
+    line = next(line for line in frame(shown, about=about) if line.startswith("VENDOR"))
+    assert line.split("  ")[0].startswith("VENDOR…le.lab:array1 ")
 
 
 # --- the command ---------------------------------------------------------------------------------

@@ -652,6 +652,13 @@ def test_refresh_without_changes_gives_the_same_object(hosts: Path, host: str) -
         ("nvme-tcp-native", "block/nvme0c1n1/device/state", "resetting"),
         ("nvme-tcp-dm", "block/nvme1n1/device/state", "deleting"),
         ("fcoe-vn2vn", "block/dm-0/dm/suspended", "1"),
+        ("fcoe-vn2vn", "block/dm-0/dm/name", "renamed"),
+        ("fcoe-vn2vn", "block/dm-0/size", "524288"),
+        ("iscsi-both-paths", "block/sdb/size", "524288"),
+        ("nvme-tcp-native", "block/nvme0n1/size", "524288"),
+        ("iscsi-both-paths", "class/iscsi_session/session1/state", "FAILED"),
+        ("fcoe-vn2vn", "class/fc_host/host2/port_state", "Linkdown"),
+        ("fcoe-vn2vn", "class/fc_remote_ports/rport-3:0-0/port_state", "Blocked"),
         ("fcoe-vn2vn", "block/dm-0/slaves/sda", None),
         ("fcoe-vn2vn", "class/block/sda", None),
         ("nvme-tcp-native", "class/block/nvme0c0n1", None),
@@ -798,7 +805,7 @@ def test_recording_keeps_the_topology(
     recorded = read_topology(hosts / "iscsi-one-cut")
     monkeypatch.setattr(topology, "read_topology", lambda: recorded)
     assert record("-o", tmp_path / "run1").returncode == 0
-    assert command.load(str(tmp_path / "run1")) == recorded
+    assert command.load(str(tmp_path / "run1.topology.json")) == recorded
     assert record("-o", tmp_path / "run1", "--overwrite").returncode == 0  # replaces it, too
 
 

@@ -41,6 +41,7 @@ from blkiomon.commands.options import (
     whole,
 )
 from blkiomon.commands.privileges import PrivilegeError, User, find_user
+from blkiomon.commands.views import BY, TOPOLOGY
 from blkiomon.console import (
     EXIT_FAILURE,
     EXIT_INPUT,
@@ -114,6 +115,8 @@ OPTIONS = (
     ),
     SLOW_LIMIT._replace(group=PERCENTILES),
     NAMES._replace(group=PERCENTILES),
+    BY._replace(group=PERCENTILES),
+    TOPOLOGY._replace(group=PERCENTILES),
     Option(
         "-q, --msg-queue-id=ID",
         "project id of the queue, not 0",
@@ -464,6 +467,12 @@ def parse(arguments: Sequence[str]) -> Config | str:
     if of_records and value("op"):
         raise UsageError(f"--op selects requests; --{of_records[0]} prints single records")
     period = Period.between(value("from"), value("to"))
+    by_device = [row.name for row in rows if row.is_by_device]
+    if value("by") != BY.default and (by_device or not rows):
+        raise UsageError(
+            f"--{(by_device or ['human-readable'])[0]} is by device: --by takes --json, --csv or "
+            "--parquet"
+        )
 
     return Config(
         interval_s=value("interval"),
@@ -492,6 +501,8 @@ def parse(arguments: Sequence[str]) -> Config | str:
         max_age_s=value("max-age"),
         max_devices=value("max-devices"),
         resync="resync" in given,
+        by=value("by"),
+        topology=value("topology"),
     )
 
 

@@ -34,6 +34,9 @@ class Config:
             be read.
         final: also deliver the last, partial interval.
         max_pending, max_age_s, max_devices, resync: as for ``Monitor``.
+        by: what figures are added up by, one of ``views.BY``; ``device``: nothing is.
+        topology: file with the topology of the traced host; None: the one beside the trace, or that
+            of this host.
         is_original: only options of the original are given. Ours then stays silent where the
             original does.
     """
@@ -61,6 +64,8 @@ class Config:
     max_age_s: float = 600.0
     max_devices: int = 65_536
     resync: bool = False
+    by: str = "device"
+    topology: str | None = None
     is_original: bool = False
 
     @property

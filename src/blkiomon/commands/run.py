@@ -57,6 +57,7 @@ from blkiomon.sources.file_kinds import HEAD_BYTES, check_trace
 from blkiomon.sources.streams import SortedStream
 
 if TYPE_CHECKING:
+    from blkiomon.commands.san import Tracker
     from blkiomon.sources.capture import Capture
 
 READ_BYTES = 1 << 20
@@ -67,6 +68,9 @@ CAPTURE_POLL_S = 0.1
 
 LOOK_S = 1.0
 """A live run looks so often for requests that hang."""
+
+LEAST_REFRESH_S = 1.0
+"""Changes of the topology are looked for once an interval, and not more often than this."""
 
 SKIPS_SHOWN = 20
 """The first so many skipped parts of the input are reported one by one, the others together."""
@@ -82,6 +86,7 @@ class Line:
         clock: what ends intervals, "trace" or "wall"; None: "wall" for a live trace, "trace" for
             one that turns out to have been recorded.
         sorts: the stream may have one CPU's records after another's, see ``SortedStream``.
+        annotate: what is delivered in place of an interval.
     """
 
     def __init__(
@@ -91,7 +96,9 @@ class Line:
         report: Callable[[str], None] = complain,
         clock: str | None = "wall",
         sorts: bool = False,
+        annotate: Callable[[Interval], Interval] | None = None,
     ) -> None:
+        self._annotate = annotate
         self._beginning = None if clock else Beginning()
         self._sorted = SortedStream() if sorts else None
         clock = clock or "wall"
@@ -250,7 +257,7 @@ class Line:
             if not self.is_wall:
                 self._slow.look(self.monitor.start_ns)
             self._slow.end_interval(interval)
-        self._outputs.put(interval)
+        self._outputs.put(interval if self._annotate is None else self._annotate(interval))
 
     @property
     def is_done(self) -> bool:
@@ -503,6 +510,7 @@ def _run(
     try:
         refuse_devices(config.files)
         inputs = input_files(config.files)
+        tracker = _tracker(config)
         fd, source = _open_input(config, fd)
         is_file = source is not None or (capture is None and stat.S_ISREG(os.fstat(fd).st_mode))
     except SourceError as error:
@@ -525,7 +533,12 @@ def _run(
             bind()  # outputs have threads
         # A file can wait for slow outputs, a running tracer cannot.
         outputs = open_outputs(
-            settings, complain, lossless=is_file, inputs=inputs, open_extra=open_screen
+            settings,
+            complain,
+            lossless=is_file,
+            inputs=inputs,
+            open_extra=open_screen,
+            view=None if tracker is None else tracker.view,
         )
     except OutputError as error:
         complain(str(error))
@@ -544,7 +557,15 @@ def _run(
     if config.ops and originals:
         complain(f"{originals}: only {', '.join(config.ops)} requests count (--op)")
     is_piped = source is None and capture is None
-    line = Line(config, outputs, clock=clock_name, sorts=is_piped and not config.is_drop_in)
+    if tracker is not None and capture is not None:
+        tracker.follow(max(config.interval_s, LEAST_REFRESH_S))
+    line = Line(
+        config,
+        outputs,
+        clock=clock_name,
+        sorts=is_piped and not config.is_drop_in,
+        annotate=tracker,
+    )
     if source is not None:
         line.monitor.missing_files = source.missing_files
     has_progress = False if config.screen else None  # None: if standard error is a terminal
@@ -603,11 +624,36 @@ def _run(
             complain("terminated by signal")  # who watches usually leaves with Ctrl-C
         if is_stopped:
             outputs.close()
+    if tracker is not None:
+        tracker.close()
     if source is not None:
         source.close()
     if outputs.failed:
         return EXIT_OUTPUT
     return status or (EXIT_PIPE if outputs.readers_left else EXIT_OK)
+
+
+def _tracker(config: Config) -> Tracker | None:
+    """Adds up figures and looks for findings, where the user asks for that or watches a SAN.
+
+    Raises:
+        SourceError: the topology is needed and cannot be read.
+    """
+    is_asked = config.by != "device" or config.topology is not None
+    if not is_asked and not config.screen:
+        return None
+    from blkiomon.commands.san import Tracker, luns_of
+    from blkiomon.commands.views import find_topology
+
+    is_live = bool(config.trace)
+    topology = find_topology(config.by, config.topology, config.files, is_live=is_live)
+    if topology is None or not (is_asked or luns_of(topology)):
+        return None
+    if not is_live:
+        return Tracker(topology, config.by)
+    from blkiomon.sources.capture import find_devices
+
+    return Tracker(topology, config.by, [device.number for device in find_devices(config.trace)])
 
 
 def _open_input(config: Config, fd: int) -> tuple[int, Source | None]:

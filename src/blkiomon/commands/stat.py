@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
+import textwrap
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from blkiomon.commands.options import (
     selection,
 )
 from blkiomon.commands.parsing import read
+from blkiomon.commands.views import BY, INDENT, TOPOLOGY, shortened
 from blkiomon.console import EXIT_INPUT, complain, printable
 from blkiomon.errors import SourceError
 from blkiomon.outputs.catalog import OutputSettings
@@ -31,6 +34,7 @@ from blkiomon.outputs.catalog import OutputSettings
 if TYPE_CHECKING:
     from blkiomon.commands.table import Row
     from blkiomon.interval.value import Interval
+    from blkiomon.interval.views import View
     from blkiomon.outputs.sink import Report, Sink
 
 COMMAND = Command(
@@ -63,6 +67,8 @@ COMMAND = Command(
         ),
         QUEUE_TIMES,
         NAMES,
+        BY,
+        TOPOLOGY,
         HELP,
     ),
     """
@@ -70,14 +76,22 @@ COMMAND = Command(
     percentiles; * marks one that has too few requests: the slowest of them is shown. `in flight` is
     the mean and the maximum number of requests in flight, busy the share of the time with any, err
     the number of requests that failed. A wider terminal shows more columns.
+
+    With --by or --topology, lines that begin with ! follow an interval in which something stands
+    out: a slow or idle path, a stall, a change of state. By path, the paths of each LUN are below
+    its multipath map.
     """,
     (
         ("blkiomon stat", "all disks, once a second"),
         ("blkiomon stat sda 5 12", "sda for a minute, every five seconds"),
         ("blkiomon stat -o run1 1m", "each minute of a recorded trace, by operation"),
+        ("blkiomon stat --by path", "each LUN of a SAN, and its paths"),
         ("blkiomon stat --json nvme0n1 500ms", "for programs, twice a second"),
     ),
 )
+
+MOST_FINDINGS = 5
+"""Lines below an interval, the most urgent ones."""
 
 _NUMBER = re.compile(r"[0-9.]+(us|ms|s|m|h)?")
 
@@ -139,6 +153,8 @@ def _config(given: Namespace) -> Config:
         queue=given.queue,
         **selection(given),
         outputs=OutputSettings({"json": "-"} if given.json else {}, names=given.names),
+        by=given.by,
+        topology=given.topology,
     )
 
 
@@ -147,6 +163,7 @@ def _open(
     given: Namespace,
     name_of: Callable[[int], str | None],
     report: Report,
+    view: View | None = None,
     **options: Any,
 ) -> Sink:
     """The lines of a run, as a sink. Raises OSError: standard output cannot be written to."""
@@ -157,9 +174,10 @@ def _open(
 
     lines = Lines(
         name_of,
-        [device.number for device in find_devices(config.trace)],
+        [device.number for device in find_devices(config.trace)] if config.by == "device" else (),
         has_ops=given.ops or bool(given.op),
         interval_s=config.interval_s,
+        view=view,
     )
     return FileSink("-", [Format((Interval,), lines.render)], report, **options)
 
@@ -172,6 +190,7 @@ class Lines:
         devices: numbers of those with a line even if they are idle; later also those seen before.
         has_ops: a line for each operation, instead of one for the device.
         interval_s: length of an interval.
+        view: made the intervals; None: they are by device.
     """
 
     def __init__(
@@ -181,15 +200,21 @@ class Lines:
         *,
         has_ops: bool,
         interval_s: float,
+        view: View | None = None,
     ) -> None:
         from blkiomon.commands import table
 
         size = shutil.get_terminal_size()
-        columns = [table.WHEN_COLUMN, table.DEVICE_COLUMN]
+        columns = [
+            table.WHEN_COLUMN,
+            replace(table.DEVICE_COLUMN, title=view.by if view else "device"),
+        ]
         columns += [table.OP_COLUMN] * has_ops + [*table.FIGURE_COLUMNS]
         self._table = table.Table(columns, size.columns)
         self._page = size.lines - 1
         self._name_of = name_of
+        self._view = view
+        self._width = size.columns
         self._devices = {*devices}
         self._has_ops = has_ops
         self._has_fractions = interval_s < 1
@@ -207,6 +232,8 @@ class Lines:
             self._head = self._table.head
             self._left = self._page
             lines.insert(0, self._head)
+        for finding in (interval.findings or ())[:MOST_FINDINGS]:
+            lines += textwrap.wrap(f"! {finding.text}.", self._width, subsequent_indent="  ")
         self._left -= len(lines)
         text = "".join(f"{line}\n" for line in lines)
         yield (text.translate(PLAIN) if self._is_plain else text).encode(errors="surrogateescape")
@@ -215,11 +242,13 @@ class Lines:
         from blkiomon.commands.table import Row, by_device, op_label
         from blkiomon.formats.units import device_text
 
-        found = {device.number: device for device in by_device(interval.groups())}
+        groups = (*interval.groups(), *(interval.maps.groups() if interval.maps else ()))
+        found = {device.number: device for device in by_device(groups)}
         self._devices |= found.keys()
         when = self._when(interval)
-        for number in sorted(self._devices):
-            name = printable(self._name_of(number) or device_text(number))
+        for number in sorted(self._devices, key=self._order):
+            name = shortened(printable(self._name_of(number) or device_text(number)))
+            name = INDENT * (self._map_of(number) in self._devices) + name
             device = found.get(number)
             if not self._has_ops:
                 yield Row(name, "", None if device is None else device.group, when)
@@ -228,6 +257,14 @@ class Lines:
             yield from (Row(name, op_label(group.op), group, when) for group in shown)
             if not shown:
                 yield Row(name, "idle", None, when)
+
+    def _map_of(self, number: int) -> int | None:
+        return None if self._view is None else self._view.map_of(number)
+
+    def _order(self, number: int) -> tuple[int, bool, int]:
+        """Paths come below their map, others by number."""
+        above = self._map_of(number)
+        return (number, False, number) if above is None else (above, True, number)
 
     def _when(self, interval: Interval) -> str:
         """The end of an interval: local time, or seconds since the first record."""

@@ -25,13 +25,26 @@ from blkiomon.commands.options import (
     UsageError,
 )
 from blkiomon.commands.parsing import read
+from blkiomon.commands.views import (
+    BY,
+    TOPOLOGY,
+    Entry,
+    find_topology,
+    in_words,
+    listed,
+    view_columns,
+)
 from blkiomon.console import EXIT_INPUT, complain, how_many, printable, printed
 from blkiomon.errors import SourceError, TraceError
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from blkiomon.commands.report.collect import Collected
-    from blkiomon.commands.table import Row
+    from blkiomon.commands.table import DeviceFigures, Row
     from blkiomon.interval.value import Interval
+    from blkiomon.interval.views import View
+    from blkiomon.sources.topology import Topology
 
 COMMAND = Command(
     "summary",
@@ -51,6 +64,8 @@ COMMAND = Command(
             help="print names, sizes and models of this host's devices; default: no, as the trace "
             "may come from another host"
         ),
+        BY,
+        TOPOLOGY,
         MAX_AGE,
         HELP,
     ),
@@ -60,12 +75,16 @@ COMMAND = Command(
     the mean and the maximum number of requests in flight, err the number of requests that failed.
     A wider terminal shows more columns.
 
+    With --by path, the paths of each LUN are below its multipath map, if that was traced: the
+    difference is what multipath adds. Totals never have both.
+
     Exit status: 0 for success; 2 for a usage error; 3 if the input is damaged, or contains no
     request.
     """,
     (
         ("blkiomon run1", ""),
         ("blkiomon --device 8:16 --op read --from 10 --to 20 run1", ""),
+        ("blkiomon --by path run1", ""),
         ("ssh host blkiomon record -o - --for 10 | blkiomon -", ""),
     ),
 )
@@ -90,6 +109,7 @@ def main(argv: Sequence[str]) -> int:
     from blkiomon.engine.layout import OPS
 
     try:
+        topology = find_topology(given.by, given.topology, given.operands)
         with _outlives_its_writer():
             found = collect(
                 given.operands,
@@ -119,7 +139,7 @@ def main(argv: Sequence[str]) -> int:
                 f"there are some of {ops}"
             )
             return EXIT_INPUT
-    shown = _lines(found, columns, given.device, has_names=bool(given.names), has_all=given.all)
+    shown = _Summary(found, topology, given).lines(columns)
     status = printed([_plain("\n".join([*shown, ""]))])
     return status or (EXIT_INPUT if found.is_broken else status)
 
@@ -148,40 +168,104 @@ def _plain(text: str) -> str:
     return text if speaks_utf8() else text.translate(PLAIN)
 
 
-def _lines(
-    found: Collected, columns: int, devices: Sequence[int], *, has_names: bool, has_all: bool
-) -> Iterator[str]:
-    """The lines of the summary; ``devices``: those that were selected."""
-    from blkiomon.commands.report.findings import findings
-    from blkiomon.formats.units import device_text
-    from blkiomon.interval.incomplete import in_words
-    from blkiomon.sources.devices import device_name, nameless
+class _Summary:
+    """The text of a summary.
 
-    whole = found.whole
-    name_of = device_name if has_names else nameless
-    missing = [in_words(whole.incomplete)] if whole.incomplete else []
-    missing += ["the input ends early or is damaged"] * found.is_broken
-    if missing:
-        yield from textwrap.wrap(f"INCOMPLETE: {'; '.join(missing)}", columns)
-    names = ", ".join(printable(Path(name).name or name) for name in found.names[:3])
-    if len(found.names) > 3:
-        names += f" and {len(found.names) - 3} more"
-    counts = [f"{how_many(whole.total.requests, 'request', 'requests', ',')}"]
-    if whole.counts.records:
-        counts.insert(0, how_many(whole.counts.records, "record", "records", ","))
-    names += " merged" * (len(found.names) > 1)
-    yield f"{'standard input' if names == '-' else names}: {_when(whole)}"
-    of_devices = how_many(len(found.devices), "device", "devices", ",")
-    selected = [*map(device_text, devices[:MOST_DEVICES]), *whole.only_ops]
-    only = f"; only {', '.join(selected)}" if selected else ""
-    yield from textwrap.wrap(f"{', '.join(counts)} of {of_devices}{only}", columns)
-    yield ""
-    yield from _table(found, columns, name_of, has_names=has_names, has_all=has_all)
-    sentences = findings(found.slices, whole, name_of)
-    if sentences:
+    Args:
+        found: what was read.
+        topology: of the traced host; None if it is not known.
+        given: the user's options.
+    """
+
+    def __init__(self, found: Collected, topology: Topology | None, given: Namespace) -> None:
+        from blkiomon.interval.views import View
+        from blkiomon.sources.devices import device_name, nameless
+
+        self._found = found
+        self._topology = topology
+        self._given = given
+        self._view: View | None = None
+        self._shown = found.whole
+        self._name_of: Callable[[int], str | None] = device_name if given.names else nameless
+        if topology is not None and given.by != "device":
+            self._view = View(topology, given.by)
+            self._shown = self._view(found.whole)
+            self._name_of = self._view.name_of
+
+    def lines(self, columns: int) -> Iterator[str]:
+        """Its lines, for a terminal of so many columns."""
+        from blkiomon.commands.report.findings import findings
+        from blkiomon.formats.units import device_text
+        from blkiomon.interval import incomplete
+
+        found, whole = self._found, self._found.whole
+        missing = [incomplete.in_words(whole.incomplete)] if whole.incomplete else []
+        missing += ["the input ends early or is damaged"] * found.is_broken
+        if missing:
+            yield from textwrap.wrap(f"INCOMPLETE: {'; '.join(missing)}", columns)
+        names = ", ".join(printable(Path(name).name or name) for name in found.names[:3])
+        if len(found.names) > 3:
+            names += f" and {len(found.names) - 3} more"
+        counts = [f"{how_many(whole.total.requests, 'request', 'requests', ',')}"]
+        if whole.counts.records:
+            counts.insert(0, how_many(whole.counts.records, "record", "records", ","))
+        names += " merged" * (len(found.names) > 1)
+        yield f"{'standard input' if names == '-' else names}: {_when(whole)}"
+        devices = how_many(len(found.devices), "device", "devices", ",")
+        selected = [*map(device_text, self._given.device[:MOST_DEVICES]), *whole.only_ops]
+        only = f"; only {', '.join(selected)}" if selected else ""
+        yield from textwrap.wrap(f"{', '.join(counts)} of {devices}{only}", columns)
         yield ""
-        for sentence in sentences:
-            yield from textwrap.wrap(f"- {sentence}.", columns, subsequent_indent="  ")
+        yield from self._table(columns)
+        if sentences := findings(found.slices, whole, self._name_of, self._topology):
+            yield ""
+            for sentence in sentences:
+                yield from textwrap.wrap(f"- {sentence}.", columns, subsequent_indent="  ")
+
+    def _table(self, columns: int) -> Iterator[str]:
+        from blkiomon.commands import table
+
+        given, view = self._given, self._view
+        devices = table.worst_first(table.by_device(self._shown.groups()))
+        entries = map(self._entry, devices) if view is None else listed(view, self._shown, devices)
+        rows: list[Row] = []
+        n_left_out = 0
+        for place, (name, about, device) in enumerate(entries):
+            if place >= MOST_DEVICES and not given.all:
+                n_left_out += 1
+                continue
+            groups = [*device.ops]
+            if not self._shown.only_ops and len(groups) != 1 and device.group is not None:
+                groups.insert(0, device.group)
+            for at, group in enumerate(groups):
+                first = ("", "") if at else (name, about)
+                rows.append(table.Row(first[0], table.op_label(group.op), group, about=first[1]))
+        shown = [table.DEVICE_COLUMN, table.ABOUT_COLUMN] if view is None else view_columns(view)
+        if not any(row.about for row in rows):
+            shown.pop()
+        shown += [table.OP_COLUMN, table.REQUESTS_COLUMN, *table.FIGURE_COLUMNS]
+        if any(row.group is not None and row.group.requeues for row in rows):
+            shown.append(table.REQUEUES_COLUMN)
+        made = table.Table(shown, columns)
+        lines = made.lines(rows)
+        yield made.head
+        yield from lines
+        if n_left_out:
+            more = how_many(n_left_out, f"more {given.by}", f"more {given.by}s", ",")
+            yield f"… {more}: --all lists all, --device selects"
+        if any(table.MARK in line for line in lines):
+            yield f"{table.MARK} too few requests for this percentile: the slowest is shown"
+        if view is not None and (left_out := in_words(view.left_out)):
+            yield from textwrap.wrap(left_out, columns)
+
+    def _entry(self, device: DeviceFigures) -> Entry:
+        from blkiomon.commands.report.selection import OTHERS
+        from blkiomon.formats.units import device_text
+
+        if self._found.n_others and device.number == OTHERS:
+            return Entry("others", "", device)
+        name = printable(self._name_of(device.number) or device_text(device.number))
+        return Entry(name, _about(device.number) if self._given.names else "", device)
 
 
 def _when(whole: Interval) -> str:
@@ -201,52 +285,6 @@ def _when(whole: Interval) -> str:
     is_same_day = begin[:3] == end[:3]
     until = time.strftime("%H:%M:%S %Z" if is_same_day else "%Y-%m-%d %H:%M:%S %Z", end)
     return f"{time.strftime('%Y-%m-%d %H:%M:%S', begin)} to {until}, {lasted}"
-
-
-def _table(
-    found: Collected,
-    columns: int,
-    name_of: Callable[[int], str | None],
-    *,
-    has_names: bool,
-    has_all: bool,
-) -> Iterator[str]:
-    from blkiomon.commands import table
-    from blkiomon.commands.report.selection import OTHERS
-    from blkiomon.formats.units import device_text
-
-    devices = table.worst_first(table.by_device(found.whole.groups()))
-    rows: list[Row] = []
-    n_left_out = 0
-    for place, device in enumerate(devices):
-        if place >= MOST_DEVICES and not has_all:
-            n_left_out += 1
-            continue
-        is_others = found.n_others and device.number == OTHERS
-        name = "others" if is_others else name_of(device.number) or device_text(device.number)
-        about = _about(device.number) if has_names and not is_others else ""
-        groups = [*device.ops]
-        if not found.whole.only_ops and len(groups) != 1 and device.group is not None:
-            groups.insert(0, device.group)
-        for at, group in enumerate(groups):
-            label = table.op_label(group.op)
-            first = ("", "") if at else (printable(name), about)
-            rows.append(table.Row(first[0], label, group, about=first[1]))
-    shown = [table.DEVICE_COLUMN]
-    if any(row.about for row in rows):
-        shown.append(table.ABOUT_COLUMN)
-    shown += [table.OP_COLUMN, table.REQUESTS_COLUMN, *table.FIGURE_COLUMNS]
-    if any(row.group is not None and row.group.requeues for row in rows):
-        shown.append(table.REQUEUES_COLUMN)
-    made = table.Table(shown, columns)
-    lines = made.lines(rows)
-    yield made.head
-    yield from lines
-    if n_left_out:
-        more = how_many(n_left_out, "more device", "more devices", ",")
-        yield f"… {more}: --all lists all, --device selects"
-    if any(table.MARK in line for line in lines):
-        yield f"{table.MARK} too few requests for this percentile: the slowest is shown"
 
 
 def _about(device: int) -> str:

@@ -65,6 +65,19 @@ def op_label(op: str | None) -> str:
     return "zeroes" if op == "write_zeroes" else op or "all"
 
 
+_PLURALS = {
+    "flush": "flushes",
+    "write_zeroes": "write zeroes",
+    "zone": "zone commands",
+    "other": "other requests",
+}
+
+
+def plural(op: str) -> str:
+    """Requests of an operation."""
+    return _PLURALS.get(op, f"{op}s")
+
+
 def percentile_cell(group: Group, percent: float) -> str:
     """A percentile of d2c, marked if no request of so few is above it."""
     value_ns = group.d2c_ns.percentile(percent)

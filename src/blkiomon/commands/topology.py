@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
+from pathlib import Path
 
 from blkiomon.commands.options import (
     FOLLOW_SYMLINKS,
@@ -79,7 +80,9 @@ def main(argv: Sequence[str]) -> int:
     except UsageError as error:
         return COMMAND.misused(error)
     try:
-        topology = load(given.operands[0]) if given.operands else _read(given.sysfs or "/")
+        topology = (
+            load(file_beside(given.operands[0])) if given.operands else _read(given.sysfs or "/")
+        )
     except SourceError as error:
         complain(str(error))
         return EXIT_INPUT
@@ -112,13 +115,8 @@ def _read(root: str) -> Topology:
         raise SourceError(f"cannot read {error.filename}: {error.strerror}{hint}") from error
 
 
-def load(trace: str) -> Topology:
-    """The topology beside a trace, or in a file of its own.
-
-    Raises:
-        SourceError: it cannot be read.
-    """
-    name = file_beside(trace)
+def load(name: str) -> Topology:
+    """The topology in a file. Raises SourceError: it cannot be read."""
     try:
         with open(name, "rb") as file:
             return decode(file.read(MOST_BYTES))
@@ -144,9 +142,15 @@ def save(topology: Topology, name: str, policy: Policy) -> bool:
 
 
 def file_beside(trace: str) -> str:
-    """The topology's file of a trace, which its base name or one of its files names."""
+    """The topology's file of a trace, which its base name or one of its files names.
+
+    In a directory it is the only such file there.
+    """
     if trace.endswith(SUFFIX):
         return trace
+    if (directory := Path(trace)).is_dir():
+        inside = [*directory.glob(f"*{SUFFIX}")]
+        return str(inside[0] if len(inside) == 1 else directory / f"NAME{SUFFIX}")
     parent, slash, name = trace.rpartition("/")
     match = MEMBER.fullmatch(name)
     base = match["base"] if match else name.removesuffix(".blktrace")

@@ -140,7 +140,8 @@ devices together, with ``op`` ``EVERYTHING`` and ``device`` 0.
 - ``in_flight``: requests in flight at the end of the interval.
 - ``oldest_ns``: age of the oldest of them; 0 without any.
 - ``max_in_flight``: most requests in flight at any time.
-- ``busy_ns``: time with a request in flight; only in ``ALL_OPS`` rows, else 0.
+- ``busy_ns``: time with a request in flight; only in ``ALL_OPS`` rows, else 0. 2^64-1: unknown, as
+  the row is of several devices.
 - ``in_flight_ns``: integral over time, in request-ns; 128-bit: low word, high word."""
 
 QUEUE_ROW = np.dtype(

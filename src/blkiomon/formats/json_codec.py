@@ -23,12 +23,14 @@ from blkiomon.formats.rendering import NameOf
 from blkiomon.formats.units import device_text, utc
 from blkiomon.interval.arguments import wrong
 from blkiomon.interval.distribution import PERCENTILES, Distribution, bin_bounds, bin_of
+from blkiomon.interval.findings import Finding
 from blkiomon.interval.groups import NS_PER_S, Group
 from blkiomon.interval.incomplete import Incomplete
 from blkiomon.interval.moments import U64_MAX, U128_MAX, Moments, stacked, to_words
 from blkiomon.interval.operations import checked
 from blkiomon.interval.tables import QUEUED, REQUESTS, TableSpec
 from blkiomon.interval.value import Counts, Interval
+from blkiomon.interval.views import BY
 
 SCHEMA = 1
 """Version of the dict. It grows when a field changes its meaning or is removed."""
@@ -108,6 +110,7 @@ def head_dict(interval: Interval) -> dict[str, Any]:
         **_attributes(interval, "start_ns end_ns duration_s clock anchored"),
         **({"only_ops": list(interval.only_ops)} if interval.only_ops else {}),
         **_attributes(interval.counts, "records driver_data_records"),
+        **({} if interval.by == "device" else {"by": interval.by}),
     }
 
 
@@ -117,7 +120,15 @@ def tail_dict(interval: Interval) -> dict[str, Any]:
         "unseen": unseen(interval.counts),
         "incomplete": incomplete_list(interval.incomplete),
         "processes": _processes(interval.snapshot.processes, interval.process_names),
+        **findings_dict(interval.findings),
     }
+
+
+def findings_dict(findings: Iterable[Finding] | None) -> dict[str, Any]:
+    """The findings of an interval; empty if nothing was looked for."""
+    if findings is None:
+        return {}
+    return {"findings": [finding.to_dict() for finding in findings]}
 
 
 def incomplete_list(reasons: Iterable[Incomplete]) -> list[dict[str, Any]]:
@@ -341,6 +352,7 @@ def _interval(line: _Object) -> Interval:
         missing_files=_missing_files(line),
         only_ops=_only_ops(line),
         process_names=process_names,
+        by=line.one_of("by", BY) if "by" in line.fields else "device",
     )
 
 
@@ -449,7 +461,9 @@ def _loads(groups: Sequence[Keyed]) -> Table:
     for row, (_, load) in zip(table, known, strict=True):
         row["in_flight"], row["max_in_flight"] = load.count("end"), load.count("max")
         row["oldest_ns"] = load.count("oldest_ns")
-        row["busy_ns"] = 0 if load.fields.get("busy_ns") is None else load.count("busy_ns")
+        unknown_ns = U64_MAX if row["op"] == layout.ALL_OPS else 0
+        is_known = load.fields.get("busy_ns") is not None
+        row["busy_ns"] = load.count("busy_ns") if is_known else unknown_ns
         (row["in_flight_ns"],) = to_words([load.count("request_ns", U128_MAX)])
     return table
 

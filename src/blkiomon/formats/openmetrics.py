@@ -29,6 +29,7 @@ from blkiomon.console import printable
 from blkiomon.engine import layout
 from blkiomon.engine.layout import ALL_OPS
 from blkiomon.errors import MissingLibrary
+from blkiomon.formats.device_info import LABELS, InfoOf, no_info
 from blkiomon.formats.rendering import NameOf
 from blkiomon.formats.units import device_text
 from blkiomon.interval.columns import NS_PER_S, TOTAL, Quantity
@@ -123,12 +124,15 @@ class Metrics:
     Args:
         name_of: maps a device number to a device name, or None.
         max_devices: how many devices have series of their own.
+        info_of: what the metrics of devices are joined with.
 
     Raises:
         MissingLibrary: prometheus-client is not installed.
     """
 
-    def __init__(self, name_of: NameOf, max_devices: int = MAX_DEVICES) -> None:
+    def __init__(
+        self, name_of: NameOf, max_devices: int = MAX_DEVICES, info_of: InfoOf = no_info
+    ) -> None:
         try:
             from prometheus_client import core, exposition
         except ImportError as error:
@@ -138,9 +142,11 @@ class Metrics:
         self._core = core
         self._exposition: Any = exposition
         self._name_of = name_of
+        self._info_of = info_of
         self._max_devices = max_devices
         self._lock = threading.Lock()  # guards all attributes below
-        self._labels: set[str] = set()
+        self._labels: dict[str, int] = {}  # of a device -> its number
+        self._info: list[tuple[str, ...]] = []  # values of _INFO_LABELS
         most = (max_devices + 1) * len(layout.OPS)
         self._series: dict[tuple[str, str], int] = {}  # label of a device, operation -> row
         self._d2c = _Histograms(TIME_LIMITS_NS, _TIME_BUCKETS, most)
@@ -181,6 +187,10 @@ class Metrics:
             self._end_ns = interval.end_ns if interval.anchored else None
             self._incomplete = tuple(w for w in interval.incomplete if w.share is not None)
             self._missing_files = interval.missing_files
+            labels = dict(self._labels)
+        info = self._info_of(labels.values())  # takes a while, as a host is read
+        with self._lock:
+            self._info = [(name, *info[n]) for name, n in sorted(labels.items()) if n in info]
             if known != self._layout:
                 self._templates.clear()
 
@@ -188,7 +198,8 @@ class Metrics:
     def _layout(self) -> object:
         """Identifies the set of series; templates depend on it."""
         reasons = [why.reason for why in self._incomplete]
-        return len(self._series), self._end_ns is None, reasons, self._missing_files > 0
+        of_counts = self._end_ns is None, reasons, self._missing_files > 0
+        return len(self._series), self._info, *of_counts
 
     def _place(self, keys: Sequence[int]) -> tuple[list[int], list[int]]:
         """Indices of the groups that have one operation, and the row of each one's series."""
@@ -204,7 +215,7 @@ class Metrics:
             return label
         if len(self._labels) >= self._max_devices:
             return OTHER
-        self._labels.add(label)
+        self._labels[label] = number
         return label
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
@@ -237,6 +248,7 @@ class Metrics:
         columns: list[list[int] | list[float]] = [*self._sums.values(), *self._gauges]
         for numbers in columns:
             values += [numbers[row] for row in rows]
+        values += [1.0] * len(self._info)
         values += [getattr(self._counts, field) for field in _COUNTERS]
         values += [why.share or 0.0 for why in self._incomplete]
         if self._missing_files:
@@ -262,6 +274,13 @@ class Metrics:
                 for labels in series:
                     family.add_metric(labels, next(rest))
                 yield family
+        if self._info:
+            # As a gauge: the library gives metrics of its type "info" no value of their own.
+            text = "What a device is, to join with: always 1."
+            family = core.GaugeMetricFamily("blkiomon_device_info", text, labels=_INFO_LABELS)
+            for of_device in self._info:
+                family.add_metric(of_device, next(rest))
+            yield family
         for name, text in _COUNTERS.items():
             yield core.CounterMetricFamily(f"blkiomon_{name}", text, value=next(rest))
         if self._incomplete:
@@ -280,6 +299,7 @@ class Metrics:
 
 
 _LABELS = ("device", "op")
+_INFO_LABELS = ("device", *LABELS)
 _HISTOGRAMS = (
     (
         "d2c_seconds",

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from blkiomon.formats.device_info import InfoOf, no_info
+
 NameOf = Callable[[int], str | None]
 """Maps a device number to the device's name; None if it has none."""
 
@@ -17,11 +19,13 @@ class FormatOptions(NamedTuple):
         name_of: names of devices.
         stat_version: layout of the original's statistics, "0.3" or "0.2".
         path: the file as the user gave it.
+        info_of: what metrics of devices are joined with.
     """
 
     name_of: NameOf
     stat_version: str = "0.3"
     path: str = ""
+    info_of: InfoOf = no_info
 
 
 @dataclass(frozen=True, slots=True)

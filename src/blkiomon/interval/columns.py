@@ -224,7 +224,10 @@ def _loads(loads: Table, load_keys: Keys, keys: Keys) -> Loads:
         column(loads["in_flight"]),
         column(loads["oldest_ns"]),
         column(from_words(loads["in_flight_ns"])),
-        [ns if known else None for ns, known in zip(busy, is_device, strict=True)],
+        [
+            ns if known and ns != U64_MAX else None
+            for ns, known in zip(busy, is_device, strict=True)
+        ],
     )
 
 

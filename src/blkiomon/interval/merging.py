@@ -9,7 +9,14 @@ import numpy.typing as npt
 
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
-from blkiomon.interval.moments import add_up, from_words, reduce_columns, stacked, to_words
+from blkiomon.interval.moments import (
+    U64_MAX,
+    add_up,
+    from_words,
+    reduce_columns,
+    stacked,
+    to_words,
+)
 from blkiomon.interval.tables import IN_FLIGHT, PROCESSES, QUEUED, REQUESTS, RETRIED, TableSpec
 
 Indices = npt.NDArray[np.intp]
@@ -96,6 +103,8 @@ def _merge_loads(tables: Sequence[Table], ends: Sequence[int]) -> Table:
     merged = table.take(starts)
     merged["max_in_flight"] = np.maximum.reduceat(table["max_in_flight"], starts)
     merged["busy_ns"] = np.add.reduceat(table["busy_ns"], starts)
+    is_unknown = np.logical_or.reduceat(table["busy_ns"] == U64_MAX, starts)
+    merged["busy_ns"][is_unknown] = U64_MAX
     integrals = np.add.reduceat(from_words(table["in_flight_ns"]), starts)
     merged["in_flight_ns"] = to_words(integrals)
     # A device that the latest interval does not list has nothing in flight any more. If several

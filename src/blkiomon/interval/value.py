@@ -16,6 +16,7 @@ from blkiomon.interval import arguments, html
 from blkiomon.interval.columns import Columns, columns_of
 from blkiomon.interval.devices import Device, number_of, text_of
 from blkiomon.interval.distribution import Distribution
+from blkiomon.interval.findings import Finding
 from blkiomon.interval.groups import NS_PER_S, Group, grouped
 from blkiomon.interval.incomplete import HEADER_BYTES, Incomplete, in_words, reasons
 from blkiomon.interval.merging import merge_snapshots
@@ -132,6 +133,10 @@ class Interval:
             cover all records.
         named_ns: set by merging. Maps each pid whose name came from an earlier interval to the end
             of that interval.
+        by: what the groups are of: ``device``, or a view of ``interval.views``, whose groups have
+            numbers in place of devices.
+        maps: in a view by path, the multipath maps that were traced. Totals leave them out.
+        findings: what stands out; None if nothing was looked for. Merging drops them.
     """
 
     time_s: int
@@ -146,6 +151,9 @@ class Interval:
     named_ns: Mapping[int, int] = field(default_factory=dict)
     missing_files: int = 0
     only_ops: tuple[str, ...] = ()
+    by: str = "device"
+    maps: Interval | None = None
+    findings: tuple[Finding, ...] | None = None
     # Caches: lists, as the dataclass is frozen. The threads of outputs use them without a lock: if
     # two compute a result at the same time, both results are equal.
     _stats: list[tuple[DeviceStats, ...]] = field(default_factory=list, init=False, repr=False)
@@ -278,6 +286,13 @@ class Interval:
         there = np.isin(self.devices, snapshot.rows["device"])
         return replace(self, snapshot=snapshot, devices=self.devices[there], only_ops=wanted)
 
+    def with_findings(self, findings: Iterable[Finding]) -> Interval:
+        """The same interval with these findings; figures are not computed again."""
+        found = replace(self, findings=tuple(findings))
+        found._columns.extend(self._columns)
+        found._groups.extend(self._groups)
+        return found
+
     def merge(self, *others: Interval) -> Interval:
         """Merge this with other intervals of the same stream; see ``merge``."""
         return merge((self, *others))
@@ -296,7 +311,7 @@ def merge(intervals: Iterable[Interval]) -> Interval:
     gives the same result, except for the order of ``devices`` and rows.
 
     Raises:
-        ValueError: there is no interval, or intervals have different clocks or operations.
+        ValueError: there is no interval, or intervals have different clocks, operations or views.
         TypeError: an item is not an interval.
     """
     if not isinstance(intervals, Iterable):
@@ -318,6 +333,8 @@ def _merge_some(intervals: list[Interval]) -> Interval:
         raise ValueError("intervals of different clocks cannot be merged")
     if len({i.only_ops for i in intervals}) > 1:
         raise ValueError("intervals of different operations cannot be merged")
+    if len({i.by for i in intervals}) > 1:
+        raise ValueError("intervals of different views cannot be merged")
     by_start = sorted(intervals, key=lambda i: i.start_ns)
     end_ns = max(i.end_ns for i in intervals)
     names = _latest_names(intervals)
@@ -335,6 +352,8 @@ def _merge_some(intervals: list[Interval]) -> Interval:
         named_ns={pid: at_ns for pid, (at_ns, _) in names.items() if at_ns != end_ns},
         missing_files=max(i.missing_files for i in intervals),
         only_ops=by_start[0].only_ops,
+        by=by_start[0].by,
+        maps=_merge_some(maps) if (maps := [i.maps for i in intervals if i.maps]) else None,
     )
 
 

@@ -37,6 +37,7 @@ class Output(NamedTuple):
         place: what the argument names.
         needs: what the engine has to keep for it.
         accepts_directory: the argument may also name a directory, which gets a file per interval.
+        is_by_device: it shows figures of devices alone, and no views of ``--by``.
     """
 
     spec: str
@@ -46,6 +47,7 @@ class Output(NamedTuple):
     place: Place = "file"
     needs: Need | None = None
     accepts_directory: bool = False
+    is_by_device: bool = False
 
     @property
     def name(self) -> str:
@@ -70,12 +72,14 @@ OUTPUTS = (
         "statistics as text",
         ORIGINAL,
         "formats.human_text.output_format",
+        is_by_device=True,
     ),
     Output(
         "-b, --binary=FILE",
         "statistics as binary structs of blkiomon 0.3",
         ORIGINAL,
         "formats.stats_file.output_format",
+        is_by_device=True,
     ),
     Output(
         "-d, --dump-lldd=FILE",
@@ -123,6 +127,7 @@ OUTPUTS = (
         PERCENTILES,
         "outputs.metrics.HttpSink",
         "address",
+        is_by_device=True,
     ),
     Output(
         "--textfile=FILE",
@@ -130,6 +135,7 @@ OUTPUTS = (
         PERCENTILES,
         "outputs.metrics.TextfileSink",
         "replaced file",
+        is_by_device=True,
     ),
     Output(
         "-Q, --msg-queue=PATH",
@@ -137,6 +143,7 @@ OUTPUTS = (
         QUEUE,
         "outputs.message_queue.MessageQueueSink",
         "queue",
+        is_by_device=True,
     ),
 )
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from blkiomon.console import how_many
 from blkiomon.errors import MissingLibrary, OutputError
+from blkiomon.formats.device_info import HostInfo, InfoOf, labels_of, no_info
 from blkiomon.formats.rendering import Format, FormatOptions
+from blkiomon.interval.views import View
 from blkiomon.outputs.catalog import Output, OutputSettings
 from blkiomon.outputs.directory import DirectorySink
 from blkiomon.outputs.files import FileSink
@@ -21,7 +23,7 @@ CLOSE_S = 5.0
 """At the end of a live trace, an output that accepts nothing for so long is given up."""
 
 ExtraOpener = Callable[..., Sink]
-"""Called with ``name_of`` and ``report``, and by keyword with ``lossless`` and ``verbose``."""
+"""Called with ``name_of`` and ``report``; by keyword with ``view``, ``lossless``, ``verbose``."""
 
 
 class Outputs:
@@ -106,6 +108,7 @@ def open_outputs(
     lossless: bool = False,
     inputs: frozenset[Identity] = frozenset(),
     open_extra: ExtraOpener | None = None,
+    view: View | None = None,
 ) -> Outputs:
     """Open and start all outputs of a run.
 
@@ -115,14 +118,18 @@ def open_outputs(
         lossless: wait for slow outputs instead of dropping. For input that can wait.
         inputs: the files that this run reads; no output may write to them.
         open_extra: opens one more sink, which is not in the table.
+        view: made the intervals, and names what their groups are of; None: they are of devices.
 
     Raises:
         OutputError: an output cannot be opened, or must not be written to, or two outputs have the
             same file. In the last two cases, none has been opened.
     """
-    names = DeviceNames() if settings.names else None
-    name_of = names or nameless
-    format_options = FormatOptions(name_of, settings.stat_version)
+    names = DeviceNames() if settings.names and view is None else None
+    name_of = names or nameless if view is None else view.name_of
+    info_of: InfoOf = HostInfo(names) if names else no_info
+    if view is not None:
+        info_of = lambda numbers: labels_of(view.topology, numbers)  # noqa: E731
+    format_options = FormatOptions(name_of, settings.stat_version, info_of=info_of)
     sink_options: dict[str, Any] = {"lossless": lossless, "verbose": settings.verbose}
     policy = Policy(follow=settings.follow_symlinks, overwrite=settings.overwrite, inputs=inputs)
     by_path: dict[str, list[Format]] = {}
@@ -172,7 +179,7 @@ def open_outputs(
     except OSError as error:
         raise OutputError(f"could not write to {name}: {error.strerror}") from error
     if open_extra is not None:
-        sinks.append(open_extra(name_of, report, **sink_options))
+        sinks.append(open_extra(name_of, report, view=view, **sink_options))
     return Outputs(sinks, report, names)
 
 

@@ -12,14 +12,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from blkiomon.commands import san
 from blkiomon.commands.report.selection import OTHERS, reduce_to
-from blkiomon.commands.table import count_cell, is_supported
+from blkiomon.commands.table import count_cell, is_supported, plural
 from blkiomon.console import how_many, printable
 from blkiomon.engine import layout
 from blkiomon.formats.units import bytes_text, device_text, time_text
 from blkiomon.interval.distribution import N_BINS, bin_bounds
 from blkiomon.interval.groups import NS_PER_S, Group
 from blkiomon.interval.value import Interval, merge
+from blkiomon.sources.topology import Topology
 
 MOST = 3
 
@@ -68,13 +70,19 @@ class Change(NamedTuple):
     block: int
 
 
-def findings(slices: Sequence[Interval], whole: Interval, name_of: NameOf) -> list[str]:
+def findings(
+    slices: Sequence[Interval],
+    whole: Interval,
+    name_of: NameOf,
+    topology: Topology | None = None,
+) -> list[str]:
     """At most ``MOST`` sentences about a run, the most urgent first.
 
     Args:
         slices: the run in the order of time.
         whole: the slices, merged.
         name_of: returns the name of a device, or None.
+        topology: of the traced host, if it is known: paths are compared with their siblings.
     """
 
     def named(device: int) -> str:
@@ -86,6 +94,7 @@ def findings(slices: Sequence[Interval], whole: Interval, name_of: NameOf) -> li
     found = (
         *_explain_hung(hung, named),
         *_stalled(slices, whole, named, {device for _, _, device in hung}),
+        *(san.of_run(whole, topology) if topology is not None else ()),
         *_slow_device(whole, named),
         *_got_slower(slices, whole, named),
     )
@@ -184,7 +193,7 @@ def _slow_device(whole: Interval, named: Callable[[int], str]) -> Iterator[str]:
             of_others = named(usual_device)
         if p99_ns >= SLOW_FACTOR * usual_ns:
             sentence = (
-                f"{named(device)} is slow: p99 of {_plural(op)} {time_text(p99_ns)}, "
+                f"{named(device)} is slow: p99 of {plural(op)} {time_text(p99_ns)}, "
                 f"{time_text(usual_ns)} on {of_others}{_because(usual, group)}"
             )
             found.append((p99_ns / max(usual_ns, 1), sentence))
@@ -212,7 +221,7 @@ def _got_slower(
     if p99s_ns[0] is None or p99s_ns[1] is None or p99s_ns[1] < CHANGE_FACTOR * p99s_ns[0]:
         return
     yield (
-        f"{_plural(layout.OPS[op])} of {named(device)} got slower"
+        f"{plural(layout.OPS[op])} of {named(device)} got slower"
         f"{_at(whole, slices[split].start_ns)}: p99 {time_text(p99s_ns[0])} before, "
         f"{time_text(p99s_ns[1])} after{_because(before, after)}"
     )
@@ -308,16 +317,3 @@ def _at(whole: Interval, time_ns: int) -> str:
 def _others(number: int, what: str) -> str:
     more = how_many(number, "more device", "more devices", ",")
     return f"; {more} {what}, too" if number else ""
-
-
-_PLURALS = {
-    "flush": "flushes",
-    "write_zeroes": "write zeroes",
-    "zone": "zone commands",
-    "other": "other requests",
-}
-
-
-def _plural(op: str) -> str:
-    """Requests of an operation."""
-    return _PLURALS.get(op, f"{op}s")

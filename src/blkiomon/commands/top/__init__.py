@@ -29,6 +29,7 @@ from blkiomon.commands.options import (
     slow,
 )
 from blkiomon.commands.parsing import read
+from blkiomon.commands.views import BY, TOPOLOGY
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, EXIT_USAGE, complain
 from blkiomon.errors import SourceError
 from blkiomon.outputs.catalog import OutputSettings
@@ -86,6 +87,8 @@ COMMAND = Command(
             is_output=True,
         ),
         SLOW_LIMIT,
+        BY,
+        TOPOLOGY,
         HELP,
     ),
     """
@@ -169,6 +172,8 @@ def _config(given: Namespace) -> Config | str:
         screen=True,
         speed=1.0 if given.speed is None else given.speed,
         trace=tuple(devices),
+        by=given.by,
+        topology=given.topology,
     )
     if not files and not devices and not is_fed():
         if not all_disks():

@@ -28,12 +28,14 @@ from blkiomon.commands.table import (
     time_cell,
 )
 from blkiomon.commands.top.watch import HISTORY, View
+from blkiomon.commands.views import INDENT, shortened
 from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import unseen
 from blkiomon.formats.units import NONE, device_text, three_digits
 from blkiomon.interval.groups import NS_PER_S, Group, InFlight
 from blkiomon.interval.incomplete import in_words
 from blkiomon.interval.value import Interval
+from blkiomon.interval.views import View as SanView
 from blkiomon.sources.devices import nameless
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -44,6 +46,8 @@ PLAIN = PLAIN_TABLE | str.maketrans({"▼": "v", IDLE: "."} | dict(zip(BLOCKS, "
 LEAST_WIDTH, LEAST_HEIGHT = 40, 8
 
 MESSAGES_SHOWN = 2
+
+NAME_WIDTH = 20
 
 QUIET_NS = 3 * NS_PER_S
 """Time without a record after which a line says so."""
@@ -112,6 +116,7 @@ class About:
         is_live: the trace is live; else it was recorded.
         name_of: returns the name of a device by its number.
         is_plain: the terminal shows only ASCII.
+        view: made the intervals, and knows which groups belong together; None: they are by device.
     """
 
     source: str
@@ -119,6 +124,7 @@ class About:
     is_live: bool = True
     name_of: Callable[[int], str | None] = nameless
     is_plain: bool = False
+    view: SanView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +172,7 @@ def lines(
         parts = [
             _head(view, look, about, width),
             *(line for text in _losses(view) for line in text.wrap(console, width)),
-            *_states(view, look, notes),
+            *(line for text in _states(view, look, notes) for line in text.wrap(console, width)),
         ][: height - 3]
         room = height - len(parts) - 1
         parts += _help(room) if look.is_help else _body(view, look, about, width, room)
@@ -242,6 +248,9 @@ def _states(view: View, look: Look, notes: Sequence[str]) -> Iterator[Text]:
     if view.quiet_ns >= QUIET_NS and not view.has_ended:
         quiet = three_digits(view.quiet_ns / NS_PER_S)
         yield Text(f"NO RECORDS for {quiet} s: nothing goes on there, or nothing is heard of it")
+    findings = (view.latest.findings if view.latest else None) or ()
+    for finding in findings[:MESSAGES_SHOWN]:
+        yield Text(f"! {printable(finding.text)}", style="bold")
     for note in notes[-MESSAGES_SHOWN:]:
         yield Text(printable(note))
 
@@ -273,11 +282,12 @@ class Column:
         return text + blank if self.is_left else blank + text
 
 
-def _columns(width: int, has_requeues: bool) -> list[Column]:
+def _columns(width: int, has_requeues: bool, by: str) -> list[Column]:
     """The columns that fit; the history has the width that they leave."""
     is_wide = width >= 140
+    has_long_names = is_wide or by in ("port", "hba", "array")
     columns = [
-        Column("device", 20 if is_wide else 9, lambda row: row.device, is_left=True),
+        Column(by, NAME_WIDTH if has_long_names else 9, lambda row: row.device, is_left=True),
         Column("op", 12 if is_wide else 7, lambda row: row.op, is_left=True),
         Column("IOPS", 6, _figure(lambda g: g.iops, count_cell), sort="iops"),
         Column("MB/s", 6, _figure(lambda g: g.bytes_per_s, megabytes_cell), 56, sort="bandwidth"),
@@ -308,13 +318,13 @@ def _columns(width: int, has_requeues: bool) -> list[Column]:
 def _body(view: View, look: Look, about: About, width: int, room: int) -> Iterator[Text]:
     """The table, and the number of devices that do not fit."""
     rows, n_more = _rows(view, look, about, room - 1)
-    yield from _table(rows, look, width, bool(view.requeues))
+    by = about.view.by if about.view is not None else "device"
+    yield from _table(rows, look, _columns(width, bool(view.requeues), by))
     if n_more:
         yield Text(f"… {how_many(n_more, 'more device', 'more devices', ',')}")
 
 
-def _table(rows: Sequence[ScreenRow], look: Look, width: int, has_requeues: bool) -> Iterator[Text]:
-    columns = _columns(width, has_requeues)
+def _table(rows: Sequence[ScreenRow], look: Look, columns: Sequence[Column]) -> Iterator[Text]:
     head = Text(style="underline")
     for column in columns:
         is_sorted = column.sort == look.sort
@@ -338,17 +348,20 @@ def _rows(view: View, look: Look, about: About, room: int) -> tuple[list[ScreenR
     interval = view.whole if look.is_whole else view.latest
     devices = _devices(view, interval)
     devices.sort(key=lambda device: (-SORTS[look.sort](device), device.number))
+    is_map = about.view.is_map if about.view and about.view.by == "path" else lambda number: False
+    what = "dev" if about.view is None or about.view.by == "device" else f"{about.view.by}s"
     shown: list[ScreenRow] = []
-    if interval is not None and len(devices) > 1:
+    n_own = sum(not is_map(device.number) for device in devices)
+    if interval is not None and n_own > 1:
         errors, requeues = (
-            sum(number for (_, op), number in since_start.items() if op is None)
+            sum(n for (number, op), n in since_start.items() if op is None and not is_map(number))
             for since_start in (view.errors, view.requeues)
         )
         shown.append(
-            ScreenRow(
-                "all", f"{len(devices)} dev", interval.total, errors=errors, requeues=requeues
-            )
+            ScreenRow("all", f"{n_own} {what}", interval.total, errors=errors, requeues=requeues)
         )
+    if about.view is not None:
+        devices = _below_maps(devices, about.view)
     for place, device in enumerate(devices):
         rows = list(_rows_of(device, view, look, about))
         left = room - len(shown) - (place < len(devices) - 1)  # one line is for the others
@@ -365,13 +378,28 @@ def _devices(view: View, interval: Interval | None) -> list[DeviceFigures]:
         number: DeviceFigures(number, None) for number in view.devices
     }
     if interval is not None:
-        found |= {device.number: device for device in by_device(interval.groups())}
+        maps = interval.maps.groups() if interval.maps is not None else ()
+        groups = (*interval.groups(), *maps)
+        found |= {device.number: device for device in by_device(groups)}
     return list(found.values())
+
+
+def _below_maps(devices: Sequence[DeviceFigures], view: SanView) -> list[DeviceFigures]:
+    """Each path of a view by path below its map; LUNs keep the order of their first device."""
+    luns: dict[int, list[DeviceFigures]] = {}
+    for device in devices:
+        above = view.map_of(device.number)
+        luns.setdefault(device.number if above is None else above, []).append(device)
+    for number, of_lun in luns.items():
+        of_lun.sort(key=lambda device: device.number != number)
+    return [device for of_lun in luns.values() for device in of_lun]
 
 
 def _rows_of(device: DeviceFigures, view: View, look: Look, about: About) -> Iterator[ScreenRow]:
     number, group = device.number, device.group
-    name = printable(about.name_of(number) or device_text(number))
+    name = shortened(printable(about.name_of(number) or device_text(number)), NAME_WIDTH)
+    if about.view is not None and about.view.map_of(number) in view.devices:
+        name = INDENT + name
 
     def row(text: str, op_text: str, op: str | None, of: Group | None) -> ScreenRow:
         key = number, op

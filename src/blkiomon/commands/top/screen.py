@@ -29,6 +29,7 @@ from blkiomon.commands.top.watch import Watch, paused
 from blkiomon.console import complain, divert, how_many
 from blkiomon.errors import OutputError
 from blkiomon.interval.value import Interval
+from blkiomon.interval.views import View
 from blkiomon.outputs.sink import Item, Report, Sink
 from blkiomon.sources.capture import find_devices
 
@@ -386,6 +387,7 @@ def open_screen(
     *,
     lossless: bool,
     verbose: bool,
+    view: View | None = None,
 ) -> ScreenSink:
     """The screen of a run.
 
@@ -406,8 +408,9 @@ def open_screen(
         is_live=is_live,
         name_of=name_of,
         is_plain=not speaks_utf8(),
+        view=view,
     )
-    expected = [device.number for device in find_devices(config.trace)]
+    expected = [device.number for device in find_devices(config.trace)] * (config.by == "device")
     try:
         terminal = Terminal()
     except OSError as error:

@@ -94,8 +94,9 @@ class Watch:
         self._missing_files = max(self._missing_files, interval.missing_files)
         is_quiet = not interval.counts.records
         self._quiet_ns = self._quiet_ns + interval.end_ns - interval.start_ns if is_quiet else 0
-        groups = {(g.device, g.op): g for g in interval.groups() if g.device is not None}
-        self._remember(groups)
+        maps = interval.maps.groups() if interval.maps is not None else ()
+        every = (*interval.groups(), *maps)
+        self._remember({(g.device, g.op): g for g in every if g.device is not None})
 
     def view(self, *, whole: bool = False) -> View:
         """The figures of now; with the whole run as one interval, if ``whole``."""

@@ -1,0 +1,636 @@
+"""Findings on a SAN: which path, port or array is slow, stalls, fails or takes no requests.
+
+``CHECKS`` is the table of checks. Each yields findings with their evidence, and nothing where
+requests are too few to be sure. A path is compared with its siblings: the paths of the same LUN in
+the same access state.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from blkiomon.commands.table import plural
+from blkiomon.console import how_many, printable
+from blkiomon.engine.layout import ALL_OPS, OPS
+from blkiomon.formats.units import rate_text, time_text
+from blkiomon.interval.columns import NS_PER_S, TOTAL
+from blkiomon.interval.departures import (
+    LEAST_BEYOND,
+    PERCENTS,
+    Departure,
+    departure,
+    share_limits,
+)
+from blkiomon.interval.distribution import PERCENTILES, Distribution
+from blkiomon.interval.findings import Finding
+from blkiomon.interval.value import Interval
+from blkiomon.interval.views import View, initiator_of
+from blkiomon.sources.topology import (
+    PATH_KINDS,
+    Device,
+    Topology,
+    Transport,
+    order,
+    refresh_topology,
+)
+
+SLOW_PATH_FACTOR = 2
+"""A path is slow if a percentile is so many times that of its siblings."""
+
+SLOW_ARRAY_FACTOR = 4
+"""Arrays may differ by nature: one is slow only if it is so many times slower."""
+
+FEW_FACTOR = 4
+"""A path takes few requests if its siblings take so many times as many."""
+
+LEAST_OF_SIBLINGS = 100
+"""Requests that a sibling took on average, where a path took none or few."""
+
+LEAST_FAILED = 3
+"""Errors or requeues of a path that are more than chance."""
+
+STALL_NS = NS_PER_S
+"""Nothing completes, and a request has been in flight for so long."""
+
+PASSTHROUGH = OPS.index("other")
+"""Operation of a path checker's commands, which are no load."""
+
+
+class Lun(NamedTuple):
+    """A LUN: its name, its map if it has one, and its paths."""
+
+    name: str
+    map: Device | None
+    paths: tuple[Device, ...]
+
+
+def luns_of(topology: Topology) -> list[Lun]:
+    """The LUNs that have paths, in the order of their first path."""
+    by_name = {device.name: device for device in topology.devices}
+    paths: dict[str, list[Device]] = {}
+    for device in topology.devices:
+        is_of_array = device.array is not None and device.transport is not None
+        if device.kind in PATH_KINDS or is_of_array:
+            paths.setdefault(device.map or device.wwid or device.name, []).append(device)
+    found = []
+    for key, of_lun in paths.items():
+        above = by_name.get(key)
+        name = printable(above.alias or above.name if above is not None else key)
+        found.append(Lun(name, above, tuple(of_lun)))
+    return found
+
+
+class SlowPath(NamedTuple):
+    """A path that is slower than its siblings."""
+
+    lun: Lun
+    path: Device
+    siblings: list[Device]
+    op: str
+    departure: Departure
+
+    @property
+    def ratio(self) -> float:
+        """How many times slower."""
+        return self.departure.value / max(1, self.departure.usual)
+
+
+class Figures(NamedTuple):
+    """The figures of a device, or of one of its operations, that checks look at.
+
+    Attributes:
+        requests, errors, requeues: see ``Group``.
+        in_flight, oldest_ns: requests in flight at the end, and the age of the oldest; None if
+            that is not known.
+        percentiles: of d2c, in the order of ``PERCENTILES``.
+        place: index among the groups of the interval.
+    """
+
+    requests: int
+    errors: int
+    requeues: int
+    in_flight: int | None
+    oldest_ns: int | None
+    percentiles: Sequence[int]
+    place: int
+
+
+class Table:
+    """The figures of an interval. Groups of thousands of devices would take longer to make."""
+
+    def __init__(self, interval: Interval) -> None:
+        columns = self._columns = interval.columns()
+        n, load = len(columns.keys), columns.in_flight
+        figures = zip(
+            columns.d2c_ns.count,
+            columns.errors,
+            columns.requeues,
+            [None] * n if load is None else load.end,
+            [None] * n if load is None else load.oldest_ns,
+            columns.d2c_ns.percentiles.tolist(),
+            range(n),
+            strict=True,
+        )
+        self._figures = dict(zip(columns.keys, map(Figures._make, figures), strict=True))
+        self.duration_ns = columns.duration_ns
+        self.ops = sorted({key & 7 for key in columns.keys if key != TOTAL} - {ALL_OPS})
+        self.devices = {key >> 3 for key in columns.keys if key != TOTAL}
+
+    def get(self, device: Device, op: int) -> Figures | None:
+        """The figures of a device and operation, ``ALL_OPS`` for all; None if it has none."""
+        return None if device.number is None else self._figures.get(device.number << 3 | op)
+
+    def d2c(self, device: Device, op: int) -> Distribution:
+        """The latencies of a device and operation."""
+        found = self.get(device, op)
+        return Distribution() if found is None else self._columns.d2c_ns.distribution(found.place)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What checks look at.
+
+    Attributes:
+        luns: see ``luns_of``.
+        tables: of the interval before, if there is one, which adds to the evidence; and of the
+            latest interval.
+        traced: numbers of the devices that had a request so far.
+        waited: of each LUN that has been stalled since the interval before, the paths on which its
+            requests were last in flight.
+        is_whole: the interval is a whole run: its end is not the present.
+    """
+
+    luns: Sequence[Lun]
+    tables: Sequence[Table]
+    traced: Set[int]
+    waited: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    is_whole: bool = False
+
+    @property
+    def latest(self) -> Table:
+        return self.tables[-1]
+
+    def figures(self, device: Device, op: int = ALL_OPS) -> list[Figures]:
+        """The figures of a device in both intervals."""
+        return [of for table in self.tables if (of := table.get(device, op)) is not None]
+
+    def requests(self, device: Device, op: int = ALL_OPS) -> int:
+        """How many requests a device completed in both intervals."""
+        return sum(of.requests for of in self.figures(device, op))
+
+    def d2c(self, devices: Iterable[Device], op: int) -> Distribution:
+        """Latencies of some devices together in both intervals."""
+        return Distribution().merge(*(t.d2c(device, op) for device in devices for t in self.tables))
+
+    def taken(self, device: Device) -> int:
+        """How many requests a device completed in both intervals, without those of checkers."""
+        return self.requests(device) - self.requests(device, PASSTHROUGH)
+
+    def iops(self, device: Device) -> float:
+        """Requests a second in both intervals."""
+        duration_ns = sum(table.duration_ns for table in self.tables)
+        return self.requests(device) * NS_PER_S / duration_ns if duration_ns else 0.0
+
+    @cached_property
+    def siblings(self) -> list[tuple[Lun, list[Device]]]:
+        """Paths of a LUN that were traced and are in the same access state, at least two."""
+        found = []
+        for lun in self.luns:
+            by_state: dict[str | None, list[Device]] = {}
+            for path in lun.paths:
+                if path.number in self.traced:
+                    by_state.setdefault(path.access_state, []).append(path)
+            found += [(lun, alike) for alike in by_state.values() if len(alike) > 1]
+        return found
+
+    @cached_property
+    def slow_paths(self) -> list[SlowPath]:
+        """The slowest operation of each path that departs from its siblings, the worst first."""
+        found: dict[str, SlowPath] = {}
+        for lun, alike in self.siblings:
+            for op in self.latest.ops:
+                figures = {p: of for p in alike if (of := self.latest.get(p, op)) and of.requests}
+                for path in figures if len(figures) > 1 else ():
+                    others = [p for p in figures if p is not path]
+                    if not self._may_depart(path, op, figures):
+                        continue
+                    departs = departure(
+                        self.d2c([path], op), self.d2c(others, op), SLOW_PATH_FACTOR
+                    )
+                    if departs is None:
+                        continue
+                    slow = SlowPath(lun, path, others, OPS[op], departs)
+                    if path.name not in found or slow.ratio > found[path.name].ratio:
+                        found[path.name] = slow
+        return sorted(found.values(), key=lambda slow: -slow.ratio)
+
+    def _may_depart(self, path: Device, op: int, figures: Mapping[Device, Figures]) -> bool:
+        """Whether a test, which is slow, may find the path slow.
+
+        The percentile of all siblings together is at least the lowest of theirs.
+        """
+        n = self.requests(path, op)
+        own = figures[path]
+        return any(
+            n * (100 - percent) >= 100 * LEAST_BEYOND
+            and own.percentiles[at]
+            >= SLOW_PATH_FACTOR * min(of.percentiles[at] for p, of in figures.items() if p != path)
+            for percent, at in _PLACES
+        )
+
+
+_PLACES = [(percent, PERCENTILES.index(percent)) for percent in PERCENTS]
+
+
+def findings(facts: Facts) -> list[Finding]:
+    """What stands out, the most urgent first; each device once."""
+    found: list[Finding] = []
+    known: set[str] = set()
+    for check in CHECKS:
+        of_check = [finding for finding in check(facts) if finding.name not in known]
+        known.update(name for f in of_check for name in (f.name, *f.evidence.get("paths", ())))
+        found += of_check
+    return found
+
+
+def of_run(whole: Interval, topology: Topology) -> list[str]:
+    """What stands out in a whole run, as sentences without their full stop."""
+    table = Table(whole)
+    facts = Facts(luns_of(topology), [table], table.devices, is_whole=True)
+    return [finding.text for finding in findings(facts)]
+
+
+# --- stalls ---------------------------------------------------------------------------------------
+
+
+def _stalled(facts: Facts) -> Iterator[Finding]:
+    """LUNs that complete nothing; paths likewise, if their LUN does, or its map was not traced."""
+    if facts.is_whole:
+        return
+    for lun in facts.luns:
+        waiting = [(path, of) for path in lun.paths if (of := _waits(facts, path)) is not None]
+        of_map = None if lun.map is None else _waits(facts, lun.map)
+        if of_map is not None:
+            names = [path.name for path, _ in waiting] or facts.waited.get(lun.name, ())
+            # A path may have given its request back: then it is in flight on the map alone.
+            where = "; ".join(f"path {_leading(path)} has {_in_flight(g)}" for path, g in waiting)
+            if not waiting:
+                last = [_leading(path) for path in lun.paths if path.name in names]
+                where = f"last seen on path {', '.join(last)}" if last else "no path has any"
+            text = f"{lun.name} is stalled: nothing completes, {_in_flight(of_map)}; {where}"
+            yield Finding("stalled", lun.name, text, _stall(of_map, lun, names))
+        for path, of in waiting if of_map is None else ():
+            text = f"{_described(path, lun)}, is stalled: nothing completes, {_in_flight(of)}"
+            yield Finding("stalled_path", path.name, text, _stall(of, lun, [path.name]))
+
+
+def _waits(facts: Facts, device: Device) -> Figures | None:
+    """The figures of a device that completes nothing, though requests have long been in flight."""
+    of_device = facts.latest.get(device, ALL_OPS)
+    if of_device is None:
+        return None
+    ops = [facts.latest.get(device, op) for op in facts.latest.ops if op != PASSTHROUGH]
+    data = [of for of in ops if of is not None]
+    if of_device.in_flight is None:  # with --op it is known of operations alone
+        of_device = max(data, key=lambda of: of.oldest_ns or 0, default=of_device)
+    is_old = bool(of_device.in_flight) and (of_device.oldest_ns or 0) >= STALL_NS
+    return of_device if is_old and not any(of.requests for of in data) else None
+
+
+def _in_flight(figures: Figures) -> str:
+    requests = how_many(figures.in_flight or 0, "request", "requests", ",")
+    return f"{requests} in flight for up to {time_text(figures.oldest_ns)}"
+
+
+def _stall(figures: Figures, lun: Lun, paths: Sequence[str]) -> dict[str, Any]:
+    return {
+        "lun": lun.name,
+        "in_flight": figures.in_flight,
+        "oldest_ns": figures.oldest_ns,
+        "paths": list(paths),
+    }
+
+
+# --- latency --------------------------------------------------------------------------------------
+
+
+def _slow_path(facts: Facts) -> Iterator[Finding]:
+    for slow in facts.slow_paths:
+        path, departs = slow.path, slow.departure
+        iops = facts.iops(path)
+        usual_iops = sum(facts.iops(p) for p in slow.siblings) / len(slow.siblings)
+        on = f"on {slow.siblings[0].name}"
+        if len(slow.siblings) > 1:
+            on = f"on its {len(slow.siblings)} siblings"
+        text = (
+            f"{_described(path, slow.lun)}, is slow: p{departs.percent} of {plural(slow.op)} "
+            f"{time_text(departs.value)}, {time_text(departs.usual)} {on}; "
+            f"{rate_text(iops)} IOPS, {rate_text(usual_iops)} there"
+            + " on average"
+            * (len(slow.siblings) > 1)
+        )
+        yield Finding(
+            "slow_path",
+            path.name,
+            text,
+            {
+                **_identity(path, slow.lun),
+                "op": slow.op,
+                "percent": departs.percent,
+                "d2c_ns": departs.value,
+                "siblings_d2c_ns": departs.usual,
+                "iops": iops,
+                "siblings_iops": usual_iops,
+            },
+        )
+
+
+def _slow_port(facts: Facts) -> Iterator[Finding]:
+    """A port that all slow paths of several LUNs have in common."""
+    slow = facts.slow_paths
+    if len({of.lun.name for of in slow}) < 2:
+        return
+    for kind, what, port_of in (
+        ("slow_port", "target port", lambda via: via.target_port),
+        ("slow_hba", "host port", initiator_of),
+    ):
+        ports = {port_of(of.path.transport or Transport()) for of in slow}
+        elsewhere = {port_of(p.transport or Transport()) for of in slow for p in of.siblings}
+        port = ports.pop()
+        if ports or port is None or port in elsewhere:
+            continue
+        on_port = [
+            (lun, path)
+            for lun, alike in facts.siblings
+            for path in alike
+            if port_of(path.transport or Transport()) == port and facts.taken(path)
+        ]
+        worst = slow[0]
+        luns = how_many(len({of.lun.name for of in slow}), "LUN", "LUNs")
+        text = (
+            f"{what} {printable(port)} is common to all slow paths: {len(slow)} of the "
+            f"{len(on_port)} paths in use there, of {luns}; worst is {worst.path.name}, "
+            f"p{worst.departure.percent} of {plural(worst.op)} {time_text(worst.departure.value)}, "
+            f"{time_text(worst.departure.usual)} on its siblings"
+        )
+        evidence = {
+            "luns": sorted({of.lun.name for of in slow}),
+            "paths": [of.path.name for of in slow],
+            "paths_in_use": len(on_port),
+        }
+        yield Finding(kind, printable(port), text, evidence)
+
+
+def _slow_array(facts: Facts) -> Iterator[Finding]:
+    """An array that is slower than all others together."""
+    arrays: dict[str, list[Device]] = {}
+    for lun in facts.luns:
+        for path in lun.paths:
+            if path.array is not None and facts.latest.get(path, ALL_OPS) is not None:
+                arrays.setdefault(path.array, []).append(path)
+    if len(arrays) < 2:
+        return
+    for op in facts.latest.ops:
+        of_array = {name: facts.d2c(paths, op) for name, paths in arrays.items()}
+        for name, d2c in of_array.items():
+            others = Distribution().merge(*(o for n, o in of_array.items() if n != name))
+            if (departs := departure(d2c, others, SLOW_ARRAY_FACTOR)) is not None:
+                luns = {lun.name for lun in facts.luns if lun.paths[0].array == name}
+                text = (
+                    f"array {printable(name)} is slow: p{departs.percent} of {plural(OPS[op])} "
+                    f"{time_text(departs.value)}, {time_text(departs.usual)} on the other "
+                    f"{how_many(len(arrays) - 1, 'array', 'arrays')}; it has "
+                    f"{how_many(len(luns), 'LUN', 'LUNs')}"
+                )
+                evidence = {
+                    "op": OPS[op],
+                    "percent": departs.percent,
+                    "d2c_ns": departs.value,
+                    "others_d2c_ns": departs.usual,
+                    "luns": sorted(luns),
+                }
+                yield Finding("slow_array", printable(name), text, evidence)
+                break
+
+
+# --- errors and load ------------------------------------------------------------------------------
+
+
+def _failing(facts: Facts) -> Iterator[Finding]:
+    """Paths whose share of errors or requeues is higher than that of their siblings."""
+    for lun, alike in facts.siblings:
+        counted = {
+            p.name: [sum(of) for of in zip(*((f.errors, f.requeues, f.requests) for f in figures))]
+            for p in alike
+            if (figures := facts.figures(p))
+        }
+        for path in alike if len(counted) > 1 else ():
+            if max(counted.get(path.name, [0])[:2]) < LEAST_FAILED:
+                continue
+            of_others = [of for name, of in counted.items() if name != path.name]
+            others = [sum(column) for column in zip(*of_others)]
+            for at, what in enumerate(("errors", "requeues")):
+                part, usual = counted[path.name][at], others[at]
+                whole = max(counted[path.name][2], part)
+                of_siblings = max(others[2], usual)
+                low, _ = share_limits(part, whole)
+                _, high = share_limits(usual, of_siblings)
+                if part >= LEAST_FAILED and low > high:
+                    text = (
+                        f"{_described(path, lun)}, fails: {part:,} {what} of {whole:,} requests, "
+                        f"{usual:,} of {of_siblings:,} on its siblings"
+                    )
+                    evidence = {
+                        **_identity(path, lun),
+                        what: part,
+                        "requests": whole,
+                        f"siblings_{what}": usual,
+                        "siblings_requests": of_siblings,
+                    }
+                    yield Finding("failing_path", path.name, text, evidence)
+                    break
+
+
+def _idle(facts: Facts) -> Iterator[Finding]:
+    """Paths that take no or few requests, while their siblings take many."""
+    for lun, alike in facts.siblings:
+        taken = {path.name: facts.taken(path) for path in alike}
+        for path in alike:
+            siblings = [p.name for p in alike if p is not path]
+            mean = sum(taken[name] for name in siblings) / len(siblings)
+            _, most = share_limits(taken[path.name], round(taken[path.name] + mean))
+            if mean < LEAST_OF_SIBLINGS or most >= 1 / (1 + FEW_FACTOR):
+                continue
+            own = taken[path.name]
+            others = siblings[0] if len(siblings) == 1 else f"each of its {len(siblings)} siblings"
+            state = "" if path.state in (None, "running", "live") else f", and is {path.state}"
+            taken_text = (
+                f"only {how_many(own, 'request', 'requests', ',')}" if own else "no requests"
+            )
+            text = (
+                f"{_described(path, lun)}, takes {taken_text}, while {others} takes "
+                f"{round(mean):,}{state}"
+            )
+            evidence = {
+                **_identity(path, lun),
+                "requests": own,
+                "siblings_requests": round(mean),
+                "state": path.state,
+            }
+            yield Finding("few_requests" if own else "idle_path", path.name, text, evidence)
+
+
+CHECKS: Sequence[Callable[[Facts], Iterator[Finding]]] = (
+    _stalled,
+    _slow_array,
+    _slow_port,
+    _slow_path,
+    _failing,
+    _idle,
+)
+"""In the order of urgency. A device that one check has named is not named by a later one."""
+
+
+# --- changes of state -----------------------------------------------------------------------------
+
+_WATCHED = ("state", "access_state", "map", "alias", "size_bytes")
+_WATCHED_OF_TRANSPORT = (
+    "target_state",
+    "connection_state",
+    "initiator_state",
+    "speed_gbit_per_s",
+    "target_port",
+)
+
+
+def changes(before: Topology, now: Topology) -> list[Finding]:
+    """What has changed: paths that come, go, fail, or change their access state."""
+    if now is before:
+        return []
+    old, new = ({d.name: d for d in topology.devices} for topology in (before, now))
+    luns = (*luns_of(before), *luns_of(now))
+    lun_of = {path.name: lun for lun in luns for path in lun.paths}
+    found = []
+
+    def add(device: Device, what: str, attribute: str, values: tuple[Any, Any]) -> None:
+        lun = lun_of.get(device.name)
+        name = _described(device, lun) + "," if lun is not None else _plain_name(device)
+        evidence = {"attribute": attribute, "before": values[0], "after": values[1]}
+        identity = _identity(device, lun) if lun is not None else {}
+        found.append(Finding("changed", device.name, f"{name} {what}", identity | evidence))
+
+    for name in sorted(old.keys() - new.keys(), key=order):
+        add(old[name], "is gone", "name", (name, None))
+    for name in sorted(new.keys() - old.keys(), key=order):
+        add(new[name], "is new", "name", (None, name))
+    for name in sorted(old.keys() & new.keys(), key=order):
+        pairs: list[tuple[str, object, object]]
+        pairs = [(attribute, old[name], new[name]) for attribute in _WATCHED]
+        vias = old[name].transport, new[name].transport
+        if None not in vias:
+            pairs += [(attribute, *vias) for attribute in _WATCHED_OF_TRANSPORT]
+        for attribute, was, now_is in pairs:
+            values = getattr(was, attribute), getattr(now_is, attribute)
+            if values[0] != values[1]:
+                words = attribute.replace("_", " ")
+                what = f"has {words} {_value(values[1])}, after {_value(values[0])}"
+                add(new[name], what, attribute, values)
+    return found
+
+
+def _value(value: object) -> str:
+    return "unknown" if value is None else printable(str(value))
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _plain_name(device: Device) -> str:
+    return printable(device.alias or device.name)
+
+
+def _leading(path: Device) -> str:
+    """A path and the port that it leads to."""
+    port = (path.transport or Transport()).target_port
+    return printable(f"{path.name} to {port}" if port else path.name)
+
+
+def _described(path: Device, lun: Lun) -> str:
+    port = (path.transport or Transport()).target_port
+    return printable(f"{path.name}, a path of {lun.name}" + f" to {port}" * bool(port))
+
+
+def _identity(path: Device, lun: Lun) -> dict[str, Any]:
+    via = path.transport or Transport()
+    return {"lun": lun.name, "target_port": via.target_port, "array": path.array}
+
+
+# --- in a run -------------------------------------------------------------------------------------
+
+
+class Tracker:
+    """Adds what the topology tells to each interval of a run: a view, findings, changes of state.
+
+    Args:
+        topology: of the traced host.
+        by: one of ``views.BY``.
+        traced: numbers of devices that are certainly traced.
+
+    Attributes:
+        view: where the figures are added up; by device it only has the names.
+        topology: the latest one; set by the thread.
+    """
+
+    def __init__(self, topology: Topology, by: str, traced: Iterable[int] = ()) -> None:
+        self.view = View(topology, by, traced)
+        self._shown = topology  # at the latest interval
+        self._luns = luns_of(topology)
+        self._traced = set(traced)
+        self._before: tuple[Table, ...] = ()
+        self._waited: dict[str, Sequence[str]] = {}
+        self.topology = topology
+        self._has_ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def follow(self, refresh_s: float) -> None:
+        """Look for changes of this host so often, in a thread of its own, until ``close``."""
+        self._thread = threading.Thread(
+            target=self._refresh, args=(refresh_s,), name="topology", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look for changes no more."""
+        self._has_ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _refresh(self, refresh_s: float) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while not self._has_ended.wait(refresh_s):
+            with suppress(OSError):  # without sysfs, the topology stays as it is
+                self.topology = refresh_topology(self.topology)
+
+    def __call__(self, interval: Interval) -> Interval:
+        """The interval with findings, as a view if one is wanted."""
+        now = self.topology
+        found = changes(self._shown, now)
+        if now is not self._shown:
+            self._shown = now
+            self._luns = luns_of(now)
+            self.view.update(now)
+        table = Table(interval)
+        self._traced |= table.devices
+        facts = Facts(self._luns, (*self._before, table), self._traced, self._waited)
+        of_now = findings(facts)
+        self._waited = {f.name: f.evidence["paths"] for f in of_now if f.kind == "stalled"}
+        self._before = (table,)
+        found += of_now
+        shown = interval if self.view.by == "device" else self.view(interval)
+        return shown.with_findings(found)

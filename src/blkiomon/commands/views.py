@@ -1,0 +1,157 @@
+"""``--by`` and ``--topology``: which view a command shows, and how the devices are connected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from blkiomon.commands.options import Option, one_of, path
+from blkiomon.console import printable
+from blkiomon.errors import SourceError
+
+if TYPE_CHECKING:
+    from blkiomon.commands.table import Column, DeviceFigures
+    from blkiomon.interval.value import Interval
+    from blkiomon.interval.views import LeftOut, View
+    from blkiomon.sources.topology import Topology
+
+DEVICE = "device"
+
+BY = Option(
+    "--by=device|lun|path|port|hba|array",
+    "add up what belongs together on a SAN (default: device); needs a topology",
+    read=one_of(DEVICE, "lun", "path", "port", "hba", "array"),
+    default=DEVICE,
+)
+TOPOLOGY = Option(
+    "--topology=FILE",
+    "how the devices are connected (default: NAME.topology.json beside a trace, this host for a "
+    "capture)",
+    read=path,
+)
+
+
+def find_topology(
+    by: str, file: str | None, traces: Sequence[str], *, is_live: bool = False
+) -> Topology | None:
+    """The topology of the traced host; None if there is none and none is needed.
+
+    Args:
+        by: what ``--by`` says: all but ``device`` needs a topology.
+        file: what ``--topology`` names.
+        traces: as the user named them.
+        is_live: devices of this host are captured.
+
+    Raises:
+        SourceError: it is needed or named, and cannot be read.
+    """
+    from blkiomon.commands.topology import file_beside, load
+
+    if file is not None:
+        return load(file)
+    if is_live:
+        from blkiomon.sources.topology import read_topology
+
+        try:
+            return read_topology()
+        except OSError as error:
+            if by == DEVICE:
+                return None
+            raise SourceError(f"cannot read {error.filename}: {error.strerror}") from error
+    wanted = ""
+    for name in traces:
+        found = file_beside(name)
+        if name != "-" and Path(found).is_file():
+            return load(found)
+        wanted = wanted or found
+    if by == DEVICE:
+        return None
+    if not wanted or "-" in traces:
+        raise SourceError(f"--by {by} needs the traced host's topology: --topology FILE names it")
+    raise SourceError(
+        f"--by {by} needs the traced host's topology, and there is no {wanted}; there, "
+        f"`blkiomon topology -o {Path(wanted).name}` writes it; --topology names another file"
+    )
+
+
+# --- a view as rows of a table --------------------------------------------------------------------
+
+INDENT = "  "
+"""Before the name of a path below its map."""
+
+
+class Entry(NamedTuple):
+    """A device or a group of devices as a row of a table: its name, and what there is to know."""
+
+    name: str
+    about: str
+    figures: DeviceFigures
+
+
+def listed(view: View, shown: Interval, groups: Iterable[DeviceFigures]) -> Iterator[Entry]:
+    """The groups of a view in their order; by path those of a LUN together, below their map.
+
+    Args:
+        view: which made ``shown``.
+        groups: of ``shown``, in the order that is wanted.
+    """
+    from blkiomon.commands.table import by_device
+    from blkiomon.formats.units import device_text
+
+    maps = {}
+    if shown.maps is not None:
+        maps = {found.number: found for found in by_device(shown.maps.groups())}
+    luns: dict[int, list[Entry]] = {}
+    for found in groups:
+        number = found.number
+        name = shortened(printable(view.name_of(number) or device_text(number)))
+        above = view.map_of(number)
+        about = printable(view.about(number))
+        if above in maps:
+            name = INDENT + name
+        elif above is not None:
+            about = f"{view.name_of(above)} {about}"
+        luns.setdefault(number if above is None else above, []).append(Entry(name, about, found))
+    for number, entries in luns.items():
+        if number in maps:
+            yield Entry(printable(view.name_of(number) or ""), "", maps.pop(number))
+        yield from entries
+    for number, found in maps.items():  # all of whose paths are idle
+        yield Entry(printable(view.name_of(number) or ""), "", found)
+
+
+def view_columns(view: View) -> list[Column]:
+    """The first columns of its table: the name of a group, and what is known of it."""
+    from blkiomon.commands.table import ABOUT_COLUMN, DEVICE_COLUMN
+
+    title = "port" if view.by == "path" else "of"
+    return [
+        replace(DEVICE_COLUMN, title=view.by),
+        replace(ABOUT_COLUMN, title=title, drop=1 if view.by == "path" else 6),
+    ]
+
+
+MOST_NAMED = 4
+"""Devices of a kind that are named as left out."""
+
+MOST_CHARACTERS = 32
+
+
+def shortened(name: str, most: int = MOST_CHARACTERS) -> str:
+    """A name without its middle, if it is too long for a table: ends of names are specific."""
+    if len(name) <= most:
+        return name
+    return f"{name[: most // 3]}…{name[most // 3 + 1 - most :]}"
+
+
+def in_words(left_out: Iterable[LeftOut]) -> str:
+    """What a view leaves out, in a line; empty if nothing."""
+    kinds = []
+    for why, items in groupby(left_out, lambda item: item.why):
+        names = [printable(item.name) for item in items]
+        more = len(names) - MOST_NAMED
+        kinds.append(f"{why}: {', '.join(names[:MOST_NAMED])}" + f" and {more:,} more" * (more > 0))
+    return f"Left out are {'; '.join(kinds)}." if kinds else ""

@@ -1,0 +1,63 @@
+"""Whether the requests of one device depart from those of others, with 95 % confidence.
+
+A percentile's confidence interval is that of its rank among independent values: the binomial
+distribution says which ranks the true percentile may have. Neighbouring requests are alike, so
+that the interval is too narrow: callers also ask for a factor between the two intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from blkiomon.interval.distribution import Distribution
+
+LEAST_BEYOND = 10
+"""Requests that must exceed a percentile for it to have an interval."""
+
+PERCENTS = (99, 95, 90, 50)
+"""Percentiles that are compared, the first one that has an interval and departs."""
+
+Z = 1.959964
+"""95 % of the normal distribution lie within so many standard deviations."""
+
+
+class Departure(NamedTuple):
+    """A percentile of a distribution that is higher than that of others."""
+
+    percent: int
+    value: int
+    usual: int
+
+
+def departure(one: Distribution, others: Distribution, factor: float) -> Departure | None:
+    """Where ``one`` is certainly ``factor`` times as high as ``others``; None: nowhere."""
+    for percent in PERCENTS:
+        limits = percentile_limits(one, percent), percentile_limits(others, percent)
+        if limits[0] is None or limits[1] is None or limits[0][0] < factor * limits[1][1]:
+            continue
+        return Departure(percent, one.percentile(percent) or 0, others.percentile(percent) or 0)
+    return None
+
+
+def percentile_limits(values: Distribution, percent: float) -> tuple[int, int] | None:
+    """The 95 % confidence interval of a percentile; None if too few values are beyond it."""
+    n, share = values.count, percent / 100
+    if n * (1 - share) < LEAST_BEYOND or not len(values.bins):
+        return None
+    margin = Z * math.sqrt(n * share * (1 - share))
+    ranks = max(1, math.floor(n * share - margin)), min(n, math.ceil(n * share + margin) + 1)
+    low, high = np.searchsorted(np.cumsum(values.counts), ranks)
+    return int(values.low[low]), int(values.high[high])
+
+
+def share_limits(part: int, whole: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a share, by Wilson; 0 to 1 of nothing."""
+    if not whole:
+        return 0.0, 1.0
+    share, square = part / whole, Z * Z / whole
+    middle = share + square / 2
+    margin = math.sqrt(square * (share * (1 - share) + square / 4))
+    return (middle - margin) / (1 + square), (middle + margin) / (1 + square)

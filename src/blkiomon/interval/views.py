@@ -1,0 +1,307 @@
+"""Views: the figures of an interval by LUN, path, port, HBA or array instead of by device.
+
+A view adds up what the engine counted, exactly. A multipath map and its paths carry the same
+requests: a view has either of them in its groups and totals, never both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.engine import layout
+from blkiomon.engine.snapshot import Snapshot, Table
+from blkiomon.interval.devices import text_of
+from blkiomon.interval.merging import merge_snapshots
+from blkiomon.interval.moments import U64_MAX, from_words, run_starts, to_words
+from blkiomon.interval.tables import QUEUED, REQUESTS, RETRIED
+from blkiomon.interval.value import Interval, in_order
+from blkiomon.sources.topology import PATH_KINDS, Device, Topology, Transport
+
+BY = ("device", "lun", "path", "port", "hba", "array")
+"""What the groups of an interval can be of; ``device`` is no view, but what was measured."""
+
+MAP_KINDS = frozenset({"multipath", "nvme-head"})
+
+Numbers = npt.NDArray[np.uint32]
+
+
+class LeftOut(NamedTuple):
+    """A device that a view leaves out: why, in words of which a list of names can follow."""
+
+    why: str
+    name: str
+
+
+Place = int | LeftOut | None
+"""Where a device belongs: the number of its group, or why it is left out; None: it is a map that is
+shown beside its paths."""
+
+
+class View:
+    """Turns an interval by device into one by LUN, path, port, HBA or array.
+
+    - ``lun``: a map's own figures if it was traced, otherwise those of its paths together.
+    - ``path``: each path; the maps that were traced are in ``Interval.maps``.
+    - ``port``, ``hba``: the paths to a port of an array, or from one of this host.
+    - ``array``: the paths to an array; a map counts itself if none of its paths was traced.
+
+    Disks that belong to no array are shown as themselves. Volumes made of traced devices are left
+    out. Whether a device was traced is known from its first request on.
+
+    A group of several devices has a number of its own, 0:1 and so on, which stays the same while
+    the view exists.
+
+    Args:
+        topology: of the traced host.
+        by: one of ``BY`` but ``device``.
+        traced: numbers of devices that were certainly traced.
+
+    Attributes:
+        by: as given.
+        topology: may be replaced while the host changes.
+    """
+
+    def __init__(self, topology: Topology, by: str, traced: Iterable[int] = ()) -> None:
+        self.by = by
+        self._traced = set(traced)
+        self._own: dict[str, int] = {}  # key of a group -> its number
+        self._names: dict[int, str] = {}
+        self._members: dict[int, set[str]] = {}
+        self._known: dict[int, Place] = {}  # by number of a device
+        self.update(topology)
+
+    def update(self, topology: Topology) -> None:
+        """Use another topology from now on."""
+        self.topology = topology
+        self._by_name = {device.name: device for device in topology.devices}
+        self._by_number = {d.number: d for d in topology.devices if d.number is not None}
+        self._names |= {n: device.alias or device.name for n, device in self._by_number.items()}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._members.clear()
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """The devices that were left out so far; without the maps of a view by path."""
+        return sorted(place for place in self._known.values() if isinstance(place, LeftOut))
+
+    def name_of(self, number: int) -> str | None:
+        """The name of a group: an alias, a path, a port, an array; None if it is unknown."""
+        return self._names.get(number)
+
+    def is_map(self, number: int) -> bool:
+        """Whether this is a multipath map or the head of NVMe paths."""
+        device = self._by_number.get(number)
+        return device is not None and device.kind in MAP_KINDS
+
+    def map_of(self, number: int) -> int | None:
+        """In a view by path, the map or head below which a path is shown; None for others."""
+        device = self._by_number.get(number) if self.by == "path" else None
+        above = self._by_name.get(device.map or "") if device is not None else None
+        return None if above is None else above.number
+
+    def about(self, number: int) -> str:
+        """Where a path leads, or how many devices were added up."""
+        device = self._by_number.get(number)
+        if device is not None and device.transport is not None:
+            return device.transport.target_port or device.transport.host or ""
+        names = self._members.get(number, set())
+        luns = {d.map or d.wwid or d.name for name in names if (d := self._by_name.get(name))}
+        paths = f"{len(names)} path{'s' * (len(names) != 1)}"
+        if self.by == "lun":
+            return paths if names else ""
+        return f"{len(luns)} LUN{'s' * (len(luns) != 1)}, {paths}"
+
+    def __call__(self, interval: Interval) -> Interval:
+        """The view of an interval. Its counts, such as lost events, stay those of all devices."""
+        numbers = _devices_of(interval.snapshot)
+        if not self._traced.issuperset(numbers.tolist()):
+            self._traced.update(numbers.tolist())
+            self._forget()
+        for number in self._traced - self._known.keys():
+            self._known[number] = self._place(number)
+        groups = {
+            n: at if isinstance(at := self._known[n], int) else None for n in numbers.tolist()
+        }
+        seen = replace(regroup(interval, numbers, groups), by=self.by)
+        if self.by != "path":
+            return seen
+        maps = {n: n if self.is_map(n) else None for n in numbers.tolist()}
+        if any(number is not None for number in maps.values()):
+            return replace(seen, maps=regroup(interval, numbers, maps))
+        return seen
+
+    # --- where a device belongs -------------------------------------------------------------------
+
+    def _place(self, number: int) -> Place:
+        device = self._by_number.get(number)
+        if device is None:
+            return number
+        if device.kind in MAP_KINDS:
+            return self._place_of_map(device, number)
+        if device.transport is None:
+            is_above = any(map(self._is_traced, device.made_of))
+            return self._left(number, "volumes on traced devices") if is_above else number
+        if device.array is None and device.kind not in PATH_KINDS:
+            return number
+        return self._place_of_path(device, number)
+
+    def _place_of_map(self, device: Device, number: int) -> Place:
+        if self.by == "lun":
+            return number
+        if any(self._is_traced(path) for path in device.made_of):
+            if self.by == "path":  # which shows it beside its paths
+                return None
+            return self._left(number, "maps whose paths are added up")
+        if self.by == "array" and device.array is not None:
+            return self._numbered(device.array, number)
+        return self._left(number, "maps without a traced path")
+
+    def _place_of_path(self, device: Device, number: int) -> Place:
+        via = device.transport or Transport()
+        if self.by == "path":
+            return number
+        if self.by == "lun":
+            above = self._by_name.get(device.map or "")
+            if above is None or above.number is None:
+                return self._numbered(device.wwid, number, device)
+            if above.number in self._traced:
+                return self._left(number, "paths of maps that are shown")
+            self._members.setdefault(above.number, set()).add(device.name)
+            return above.number
+        if self.by == "port":
+            return self._numbered(via.target_port, number, device)
+        if self.by == "hba":
+            return self._numbered(initiator_of(via), number, device)
+        return self._numbered(device.array, number, device)
+
+    def _numbered(self, name: str | None, otherwise: int, path: Device | None = None) -> int:
+        """The number of the group with this name; ``otherwise`` if the name is unknown."""
+        if name is None:
+            return otherwise
+        number = self._own.setdefault(name, len(self._own) + 1)
+        self._names[number] = name
+        if path is not None:
+            self._members.setdefault(number, set()).add(path.name)
+        return number
+
+    def _left(self, number: int, why: str) -> LeftOut:
+        return LeftOut(why, self._names.get(number) or text_of(number))
+
+    def _is_traced(self, name: str) -> bool:
+        """Whether a device, or something that it is made of, was traced."""
+        device = self._by_name.get(name)
+        if device is None:
+            return False
+        return device.number in self._traced or any(map(self._is_traced, device.made_of))
+
+
+def initiator_of(via: Transport) -> str | None:
+    """The port of this host: an FC port name, an IP address, an NQN; else the SCSI host."""
+    if via.protocol in ("fc", "fcoe"):
+        return via.initiator or via.host
+    return via.initiator_address or via.initiator or via.host
+
+
+# --- adding up ------------------------------------------------------------------------------------
+
+
+def _devices_of(snapshot: Snapshot) -> Numbers:
+    """The devices that have requests, completed or in flight, in ascending order."""
+    loads = snapshot.loads["device"][snapshot.loads["op"] != layout.EVERYTHING]
+    tables = snapshot.rows, snapshot.queue_rows, snapshot.retry_rows
+    return np.unique(np.concatenate([*(table["device"] for table in tables), loads]))
+
+
+def regroup(interval: Interval, numbers: Numbers, groups: dict[int, int | None]) -> Interval:
+    """An interval whose devices are added up to groups. Sums and histograms are exact.
+
+    Of several devices together, the time with any request in flight is unknown, and the most
+    requests in flight at any time are those of the busiest device. Processes are left out where
+    devices are, as they are not known by device.
+
+    Args:
+        interval: by device.
+        numbers: its devices, ascending.
+        groups: the number of the group of each device; None: it is left out.
+    """
+    found = [groups[number] for number in numbers.tolist()]
+    is_kept = np.array([group is not None for group in found], bool)
+    group_of = np.array([group or 0 for group in found], np.uint32)
+    snapshot = interval.snapshot
+    tables: dict[str, Table] = {}
+    for spec in (REQUESTS, QUEUED, RETRIED):
+        table = getattr(snapshot, spec.name)
+        place = np.searchsorted(numbers, table["device"])
+        kept = is_kept[place] if len(table) else np.empty(0, bool)
+        new_row = np.cumsum(kept) - 1
+        tables[spec.name] = table[kept]
+        tables[spec.name]["device"] = group_of[place[kept]]
+        for name in spec.bins.values():
+            bins = getattr(snapshot, name)
+            tables[name] = bins[kept[bins["row"]]]
+            tables[name]["row"] = new_row[tables[name]["row"]]
+    has_all = bool(is_kept.all())
+    kept_snapshot = Snapshot(**tables)
+    if len(np.unique(group_of[is_kept])) < np.count_nonzero(is_kept):
+        kept_snapshot = merge_snapshots([kept_snapshot])
+    devices = interval.devices
+    place = np.searchsorted(numbers, devices)
+    return replace(
+        interval,
+        devices=in_order(group_of[place[is_kept[place]]] if len(devices) else devices),
+        snapshot=replace(
+            kept_snapshot,
+            loads=_loads(snapshot.loads, numbers, group_of, is_kept),
+            processes=snapshot.processes[: None if has_all else 0],
+        ),
+        process_names=interval.process_names if has_all else {},
+        named_ns=interval.named_ns if has_all else {},
+    )
+
+
+def _loads(
+    loads: Table, numbers: Numbers, group_of: Numbers, is_kept: npt.NDArray[np.bool_]
+) -> Table:
+    """The requests in flight of groups, dtype ``layout.LOAD``."""
+    if not len(loads):
+        return loads
+    is_total = loads["op"] == layout.EVERYTHING
+    each = loads[~is_total]
+    place = np.searchsorted(numbers, each["device"])
+    each = each[is_kept[place]]
+    each["device"] = group_of[place[is_kept[place]]]
+    total = loads[is_total]
+    if len(total) and not is_kept.all():
+        whole = each[each["op"] == layout.ALL_OPS]
+        whole["device"], whole["op"] = 0, layout.EVERYTHING
+        total = _add_up_loads(whole) if len(whole) else np.zeros(1, layout.LOAD)
+        total["op"] = layout.EVERYTHING
+        total["busy_ns"] = 0
+    return np.concatenate([_add_up_loads(each), total])
+
+
+def _add_up_loads(loads: Table) -> Table:
+    """One row for each device and operation."""
+    if not len(loads):
+        return loads
+    key = loads["device"].astype(np.int64) << 4 | loads["op"]
+    loads = loads.take(np.argsort(key, kind="stable"))
+    starts = run_starts(np.sort(key))
+    found = loads.take(starts)
+    found["in_flight"] = np.add.reduceat(loads["in_flight"], starts)
+    most = np.maximum.reduceat(loads["max_in_flight"], starts)
+    found["max_in_flight"] = np.maximum(most, found["in_flight"])
+    found["oldest_ns"] = np.maximum.reduceat(loads["oldest_ns"], starts)
+    integrals = np.add.reduceat(from_words(loads["in_flight_ns"]), starts)
+    found["in_flight_ns"] = to_words(integrals.tolist())
+    is_several = (np.diff(starts, append=len(loads)) > 1) & (found["op"] == layout.ALL_OPS)
+    found["busy_ns"][is_several] = U64_MAX
+    return found

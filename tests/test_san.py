@@ -1,0 +1,366 @@
+"""Findings on a SAN: on a recorded trace of a slow path and a failover, and on made-up hosts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import runner
+from intervals import Io, interval_of
+from test_views import ARRAYS, HOST, S, number
+
+from blkiomon.commands.san import Tracker, changes, of_run
+from blkiomon.console import EXIT_INPUT, EXIT_USAGE
+from blkiomon.interval.departures import departure, percentile_limits, share_limits
+from blkiomon.interval.distribution import Distribution
+from blkiomon.interval.value import Interval
+from blkiomon.sources.topology import Topology, Transport
+
+MS = 10**6
+
+SLOW_PATH = Path(__file__).parent / "data/san/traces/iscsi-slow-path"
+"""A trace with its topology beside it; ``data/san/README.md`` says what happens when."""
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """80 columns and UTF-8, whatever the terminal of the tests is."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+
+
+# --- the recorded trace ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded() -> list[dict[str, Any]]:
+    """The intervals of a second as JSON."""
+    output = runner.succeed("-I", "1", "--by", "path", "--json", "-", SLOW_PATH)
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def kinds(line: dict[str, Any]) -> dict[str, str]:
+    """The kind of each finding of an interval, by name."""
+    return {finding["name"]: finding["kind"] for finding in line["findings"]}
+
+
+def test_slow_path_is_named_within_two_intervals_and_while_it_lasts(
+    recorded: list[dict[str, Any]],
+) -> None:
+    assert all(kinds(line) == {} for line in recorded[:1])
+    assert [kinds(line) for line in recorded[2:12]] == [{"sdb": "slow_path"}] * 10
+    assert all(kinds(line) == {} for line in recorded[14:19])
+
+
+def test_slow_path_has_its_evidence(recorded: list[dict[str, Any]]) -> None:
+    (finding,) = recorded[5]["findings"]
+    assert finding["text"] == (
+        "sdb, a path of mpatha to 10.10.2.1:3260,1, is slow: p50 of reads 41.2 ms, 537 µs on sda; "
+        "46.0 IOPS, 252 there"
+    )
+    assert (finding["lun"], finding["target_port"]) == ("mpatha", "10.10.2.1:3260,1")
+    assert (finding["op"], finding["percent"]) == ("read", 50)
+    assert 40 * MS < finding["d2c_ns"] < 45 * MS
+    assert finding["siblings_d2c_ns"] < MS
+    assert (finding["iops"], finding["siblings_iops"]) == (46.0, 252.5)
+
+
+def test_stall_is_shown_while_it_lasts(recorded: list[dict[str, Any]]) -> None:
+    stalled = [line for line in recorded if kinds(line).get("mpatha") == "stalled"]
+    ages_s = [line["findings"][0]["oldest_ns"] / S for line in stalled]
+    assert [round(age_s) for age_s in ages_s] == [1, 2, 3, 4, 5, 6, 7]
+    assert all(line["findings"][0]["paths"] == ["sdb"] for line in stalled)
+    assert "path sdb to 10.10.2.1:3260,1 has" in stalled[0]["findings"][0]["text"]
+    assert stalled[-1]["findings"][0]["text"].endswith("last seen on path sdb to 10.10.2.1:3260,1")
+
+
+def test_path_without_requests_is_named_until_they_come_back(
+    recorded: list[dict[str, Any]],
+) -> None:
+    found = [kinds(line).get("sdb") for line in recorded[27:]]
+    assert found == ["few_requests", *["idle_path"] * 6, None, None, None]
+
+
+def test_view_by_path_counts_the_requests_of_fio_once(recorded: list[dict[str, Any]]) -> None:
+    device = runner.succeed("-I", "1", "--json", "-", SLOW_PATH).splitlines()
+    for line, by_device in zip(recorded, map(json.loads, device), strict=True):
+        own = {d["name"]: d["requests"] for d in line["devices"]}
+        assert line["total"]["requests"] == sum(own.values())
+        assert set(own) <= {"sda", "sdb"}
+        paths = [d for d in by_device["devices"] if d["device"] in ("8:0", "8:16")]
+        assert line["total"]["requests"] == sum(d["requests"] for d in paths)
+
+
+def test_summary_names_the_slow_path_and_nests_paths_below_their_map() -> None:
+    text = runner.succeed("--by", "path", SLOW_PATH).decode()
+    names = re.findall(r"^(mpatha|  sdb|  sda) ", text, re.M)
+    assert names == ["mpatha", "  sdb", "  sda"]
+    assert "sdb, a path of mpatha to 10.10.2.1:3260,1, is slow: p99 of reads" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_summary_uses_the_topology_beside_the_trace_without_a_view() -> None:
+    text = " ".join(runner.succeed(SLOW_PATH).decode().split())
+    assert "8:16" in text
+    assert "sdb, a path of mpatha to 10.10.2.1:3260,1, is slow" in text
+
+
+def test_stat_shows_findings_below_their_interval() -> None:
+    lines = runner.succeed("stat", "--by", "path", SLOW_PATH).decode().splitlines()
+    assert max(map(len, lines)) <= 80
+    first = next(n for n, line in enumerate(lines) if line.startswith("! sdb"))
+    assert [line.split()[1] for line in lines[first - 3 : first]] == ["mpatha", "sda", "sdb"]
+    assert any(line.startswith("! mpatha is stalled") for line in lines)
+
+
+def test_stall_of_some_operations_is_shown_as_well() -> None:
+    text = runner.succeed("stat", "--by", "path", "--op", "read", SLOW_PATH).decode()
+    assert len(re.findall("^! mpatha is stalled: ", text, re.M)) == 7
+
+
+def test_views_have_the_same_total_in_every_format(tmp_path: Path) -> None:
+    csv, jsonl = tmp_path / "x.csv", tmp_path / "x.jsonl"
+    runner.succeed("-I", "100", "--by", "port", "--csv", csv, "--json", jsonl, SLOW_PATH)
+    line = json.loads(jsonl.read_text())
+    rows = [row.split(",") for row in csv.read_text().splitlines()]
+    assert line["by"] == "port"
+    assert [d["name"] for d in line["devices"]] == ["10.10.1.1:3260,1", "10.10.2.1:3260,1"]
+    total = rows[-1][rows[0].index("requests")]
+    assert int(total) == line["total"]["requests"] == sum(d["requests"] for d in line["devices"])
+
+
+@pytest.mark.parametrize("command", ["summary", "stat"])
+def test_view_without_a_topology_says_how_to_get_one(command: str, tmp_path: Path) -> None:
+    shutil.copy(f"{SLOW_PATH}.blktrace.0.xz", tmp_path / "run1.blktrace.0.xz")
+    result = runner.call(command, "--by", "lun", tmp_path / "run1")
+    assert result.returncode == EXIT_INPUT
+    assert result.stderr.decode() == (
+        "blkiomon: --by lun needs the traced host's topology, and there is no "
+        f"{tmp_path}/run1.topology.json; there, `blkiomon topology -o run1.topology.json` writes "
+        "it; --topology names another file\n"
+    )
+    named = runner.call(
+        command, "--by", "lun", "--topology", f"{SLOW_PATH}.topology.json", tmp_path / "run1"
+    )
+    assert named.returncode == 0
+    assert b"mpatha" in named.stdout
+
+
+def test_view_of_a_pipe_needs_a_named_topology() -> None:
+    result = runner.call("summary", "--by", "lun", "-", stdin=b"")
+    assert result.returncode == EXIT_INPUT
+    assert result.stderr.decode().splitlines() == [
+        "blkiomon: --by lun needs the traced host's topology: --topology FILE names it"
+    ]
+
+
+@pytest.mark.parametrize("option", ["-h", "-b", "--textfile"])
+def test_outputs_by_device_have_no_views(option: str, tmp_path: Path) -> None:
+    result = runner.call("-I", "1", option, tmp_path / "x", "--by", "lun", SLOW_PATH)
+    assert result.returncode == EXIT_USAGE
+    assert b"is by device: --by takes --json, --csv or --parquet" in result.stderr
+
+
+# --- made-up hosts --------------------------------------------------------------------------------
+
+
+def load(device: str, n: int, d2c_ms: float, *, errors: int = 0) -> list[Io]:
+    """Reads spread over a second, which overlap if they take long."""
+    return [
+        Io(number(device), "read", 4096, k * S // n, round(d2c_ms * MS) + k % 7, error=k < errors)
+        for k in range(n)
+    ]
+
+
+def whole(*parts: Sequence[Io]) -> Interval:
+    return interval_of([io for part in parts for io in part], 0, 2 * S)
+
+
+PATHS = {"sda": "8:0", "sdb": "8:16", "sdc": "8:32", "sdd": "8:48", "sde": "8:64"}
+
+
+Loads = dict[str, tuple[float, ...]]
+
+
+def text_of_run(paths: Loads, topology: Topology = HOST) -> list[str]:
+    """Findings on requests and milliseconds, perhaps also errors, by path."""
+    parts = [
+        load(PATHS[name], int(n), ms, errors=int(sum(errors)))
+        for name, (n, ms, *errors) in paths.items()
+    ]
+    return of_run(whole(*parts), topology)
+
+
+def test_path_slower_than_its_sibling_is_found_by_the_percentile_that_can_be_known() -> None:
+    assert text_of_run({"sda": (2000, 1), "sdb": (2000, 5)}) == [
+        "sdb, a path of mpatha to port2, is slow: p99 of reads 5.00 ms, 1.00 ms on sda; "
+        "1,000 IOPS, 1,000 there"
+    ]
+    assert "p50 of reads" in text_of_run({"sda": (50, 1), "sdb": (50, 5)})[0]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        {"sda": (2000, 1), "sdb": (2000, 1.5)},  # less than twice
+        {"sda": (15, 1), "sdb": (15, 50)},  # fewer than ten beyond the median
+        {"sda": (200, 1), "sdc": (200, 50)},  # of different LUNs
+        {"sda": (200, 1)},
+    ],
+)
+def test_nothing_is_said_where_it_is_not_certain(paths: Loads) -> None:
+    assert [text for text in text_of_run(paths) if "slow" in text] == []
+
+
+def test_paths_in_another_access_state_are_no_siblings() -> None:
+    devices = tuple(
+        replace(device, access_state="active/non-optimized") if device.name == "sdb" else device
+        for device in HOST.devices
+    )
+    topology = Topology("host", "6.12", ARRAYS, devices)
+    assert text_of_run({"sda": (2000, 1), "sdb": (2000, 50)}, topology) == []
+
+
+def test_port_common_to_the_slow_paths_of_several_luns_is_named_once() -> None:
+    found = text_of_run({"sda": (500, 1), "sdb": (500, 9), "sdc": (500, 1), "sdd": (500, 8)})
+    assert found[0] == (
+        "target port port2 is common to all slow paths: 2 of the 2 paths in use there, of 2 LUNs; "
+        "worst is sdb, p95 of reads 9.00 ms, 1.00 ms on its siblings"
+    )
+    assert not any("a path of" in text for text in found)
+
+
+def test_slow_paths_on_different_ports_have_no_port_in_common() -> None:
+    found = text_of_run({"sda": (500, 9), "sdb": (500, 1), "sdc": (500, 1), "sdd": (500, 8)})
+    assert [text.split(",")[0] for text in found] == ["sda", "sdd"]
+
+
+def test_array_that_is_much_slower_than_the_other_is_named() -> None:
+    found = text_of_run({"sda": (500, 1), "sdb": (500, 1), "sde": (500, 9)})
+    assert found == [
+        "array two is slow: p95 of reads 9.00 ms, 1.00 ms on the other 1 array; it has 1 LUN"
+    ]
+
+
+def test_failing_path_is_named_if_that_is_more_than_chance() -> None:
+    assert text_of_run({"sda": (500, 1), "sdb": (500, 1, 20)}) == [
+        "sdb, a path of mpatha to port2, fails: 20 errors of 500 requests, 0 of 500 on its siblings"
+    ]
+    assert text_of_run({"sda": (500, 1), "sdb": (500, 1, 2)}) == []
+    assert text_of_run({"sda": (500, 1, 15), "sdb": (500, 1, 20)}) == []
+
+
+def test_path_with_few_requests_is_named() -> None:
+    assert text_of_run({"sda": (500, 1), "sdb": (20, 1)}) == [
+        "sdb, a path of mpatha to port2, takes only 20 requests, while sda takes 500"
+    ]
+    assert text_of_run({"sda": (500, 1), "sdb": (200, 1)}) == []
+    assert text_of_run({"sda": (20, 1), "sdb": (1, 1)}) == []
+
+
+def test_path_that_was_never_seen_is_not_called_idle() -> None:
+    assert text_of_run({"sda": (500, 1)}) == []
+
+
+def test_stalled_path_of_a_map_that_was_not_traced() -> None:
+    stuck = [Io(number("8:16"), "read", 4096, S // 2, None)]
+    tracker = Tracker(HOST, "path")
+    tracker(interval_of([*load("8:0", 300, 1), *stuck], 0, S))
+    found = tracker(interval_of(stuck, S, 2 * S)).findings
+    assert found is not None
+    assert [(f.kind, f.name) for f in found] == [("stalled_path", "sdb")]
+    assert found[0].text == (
+        "sdb, a path of mpatha to port2, is stalled: nothing completes, 1 request in flight for "
+        "up to 1.50 s"
+    )
+
+
+def test_findings_do_not_change_the_figures() -> None:
+    interval = whole(load("8:0", 200, 1), load("8:16", 200, 9))
+    found = Tracker(HOST, "device")(interval)
+    assert found.groups() == interval.groups()
+    assert [f.kind for f in found.findings or ()] == ["slow_path"]
+
+
+# --- changes of state -----------------------------------------------------------------------------
+
+
+def changed(**attributes: Any) -> Topology:
+    """HOST, with another sdb."""
+    devices = [replace(d, **attributes) if d.name == "sdb" else d for d in HOST.devices]
+    return Topology("host", "6.12", ARRAYS, tuple(devices))
+
+
+def test_change_of_a_path_is_an_event() -> None:
+    (event,) = changes(HOST, changed(state="transport-offline"))
+    assert event.to_dict() == {
+        "kind": "changed",
+        "name": "sdb",
+        "text": "sdb, a path of mpatha to port2, has state transport-offline, after unknown",
+        "lun": "mpatha",
+        "target_port": "port2",
+        "array": "one",
+        "attribute": "state",
+        "before": None,
+        "after": "transport-offline",
+    }
+    via = Transport(protocol="fc", initiator="wwpn2", target_port="port2", target_state="Blocked")
+    (event,) = changes(HOST, changed(transport=via))
+    assert (event.evidence["attribute"], event.evidence["after"]) == ("target_state", "Blocked")
+
+
+def test_device_that_comes_or_goes_is_an_event() -> None:
+    less = Topology("host", "6.12", ARRAYS, HOST.devices[1:])
+    assert [f.text for f in changes(HOST, less)] == ["sda, a path of mpatha to port1, is gone"]
+    assert [f.text for f in changes(less, HOST)] == ["sda, a path of mpatha to port1, is new"]
+    assert changes(HOST, HOST) == []
+
+
+def test_events_of_the_running_host_reach_the_next_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = changed(state="offline")
+    monkeypatch.setattr("blkiomon.commands.san.refresh_topology", lambda topology: now)
+    tracker = Tracker(HOST, "path")
+    interval = whole(load("8:0", 20, 1))
+    assert tracker(interval).findings == ()
+    tracker.follow(0.001)
+    runner.until(lambda: tracker.topology is now)
+    found = tracker(interval).findings
+    tracker.close()
+    assert found is not None
+    assert [f.evidence["after"] for f in found] == ["offline"]
+    assert tracker(interval).findings == ()
+
+
+# --- the tests of certainty -----------------------------------------------------------------------
+
+
+def test_limits_of_a_percentile_hold_the_true_one() -> None:
+    values = Distribution.of(range(1, 1001))
+    low, high = percentile_limits(values, 90) or (0, 0)
+    assert 870 <= low < 900 < high <= 930
+    assert percentile_limits(values, 99) is not None
+    assert percentile_limits(Distribution.of(range(999)), 99) is None
+
+
+def test_departure_is_the_highest_certain_percentile() -> None:
+    one, others = Distribution.of([5000] * 2000), Distribution.of([1000] * 2000)
+    found = departure(one, others, 2)
+    assert found is not None and (found.percent, found.value, found.usual) == (99, 5000, 1000)
+    assert departure(others, one, 2) is None
+    assert departure(one, Distribution(), 2) is None
+
+
+def test_limits_of_a_share() -> None:
+    low, high = share_limits(10, 100)
+    assert round(low, 3) == 0.055
+    assert round(high, 3) == 0.174
+    assert share_limits(0, 0) == (0.0, 1.0)
