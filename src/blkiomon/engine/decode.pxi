@@ -110,11 +110,11 @@ cdef inline int check_run(
         lanes head = lanes_of(MAGIC | 7, 0, 0, 0)
         lanes plus = lanes_of(0, 0, 0, CAT_ISSUE << 16)
         lanes events = lanes_of(0, 0, 0, CAT_COMPLETE << 16)
-        lanes heads = lanes_of(0, 0, 0, 0)
-        lanes actions = heads
-        lanes tails
-        lanes others = heads
-        lanes kinds = heads
+        lanes heads = lanes_of(0, 0, 0, 0)      # differences from the right magic
+        lanes actions = heads                   # sectors, bytes and actions or'ed
+        lanes tails                             # pids, devices, CPUs, errors and pdu_lens or'ed
+        lanes others = heads                    # differences of these from those of record 0
+        lanes kinds = heads                     # actions after the test by `plus` and `events`
         lanes first = load_lanes(&(<const TraceV7 *> data).pid)
         uint64_t latest_ns = 0
     while n < most:

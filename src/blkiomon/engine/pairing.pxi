@@ -2,7 +2,8 @@
 #
 # prepare_records() finds the device and hash table group of each record of a batch, and checks
 # sequence numbers. pair_records() then stores each record in the table, or adds a completed request
-# to Batch.done; it also counts requests in flight. For a batch of one device, it does both.
+# to Batch.done; it also counts requests in flight. If a plain batch is of one device and the table
+# is small, pair_records() does all of this.
 #
 # Technique: most records are plain, see plainness_of(): an issue whose key is not pending, or the
 # completion that meets its issue. pair_records() pairs these without a branch on which of the two

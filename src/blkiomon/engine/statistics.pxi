@@ -541,7 +541,7 @@ cdef void account(State *s, Batch *b) noexcept nogil:
     cdef:
         int i
         int n = b.n_done
-        Account *of[BATCH]
+        Account *accounts[BATCH]
         const Match *m = b.match
     s.matches += n
     if s.n_devices < MANY_DEVICES:
@@ -549,14 +549,14 @@ cdef void account(State *s, Batch *b) noexcept nogil:
             m = account_one(s, b, i, m, account_of(s, b, i, m))
         return
     for i in range(n):
-        of[i] = account_of(s, b, i, m)
+        accounts[i] = account_of(s, b, i, m)
         m += b.done_of[i] == IN_MATCH
-        prefetch(&of[i].n_deferred)
+        prefetch(&accounts[i].n_deferred)
     for i in range(n):
-        prefetch(&of[i].deferred[of[i].n_deferred])
+        prefetch(&accounts[i].deferred[accounts[i].n_deferred])
     m = b.match
     for i in range(n):
-        m = account_one(s, b, i, m, of[i])
+        m = account_one(s, b, i, m, accounts[i])
 
 
 cdef inline void size_add(
