@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from benchmarks import streams
 from benchmarks.engine import as_bytes
 from benchmarks.report import Options, Table
-from blkiomon import to_dict
-from blkiomon.commands.archive import options, summarize
+from blkiomon.commands.archive import summarize
 from blkiomon.commands.archive.summary import Summary
-from blkiomon.commands.archive.traces import find
-from blkiomon.commands.archive.work import archive
 from blkiomon.engine import layout
 
 TRACES = 1000
@@ -30,16 +26,13 @@ REQUESTS = 10_000
 INTERVAL_S = 0.002
 
 
-def generate(root: Path, traces: int) -> int:
-    """Write a trace for each of some hosts; returns their bytes."""
-    n_bytes = 0
+def generate(root: Path, traces: int) -> None:
+    """Write a trace for each of some hosts."""
     for number in range(traces):
         folder = root / f"host{number:04}"
         folder.mkdir(parents=True)
         data = as_bytes(streams.make(REQUESTS, 32, 2, seed=number + 1))
         (folder / "sda.bin").write_bytes(data)
-        n_bytes += len(data)
-    return n_bytes
 
 
 class Run(NamedTuple):
@@ -62,6 +55,11 @@ def timed(pattern: str, dataset: Path | None, workers: int) -> Run:
     return Run(summary, time.perf_counter() - begin_s, _cpu_s() - begin_cpu_s)
 
 
+def size_of(dataset: Path) -> int:
+    """Bytes of all files of a dataset."""
+    return sum(path.stat().st_size for path in dataset.rglob("*") if path.is_file())
+
+
 def _cpu_s() -> float:
     """CPU time of this process and of its children that have ended."""
     return sum(os.times()[:4])
@@ -70,35 +68,34 @@ def _cpu_s() -> float:
 def rows(traces: int) -> Iterator[tuple[str, ...]]:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        n_bytes = generate(root / "traces", traces)
+        generate(root / "traces", traces)
         pattern = f"{root}/traces/*/*.bin"
         for dataset in (None, root / "ds"):
             single = timed(pattern, dataset, 0)
             into = "a dataset" if dataset else "a summary"
-            yield _row(into, "one process", single, n_bytes)
+            yield _row(into, "one process", single, dataset)
             for workers in sorted({1, len(os.sched_getaffinity(0))}):
                 if dataset is not None:
                     shutil.rmtree(dataset)
                 run = timed(pattern, dataset, workers)
-                assert to_dict(run.summary) == to_dict(single.summary)
+                assert run.summary.to_dict() == single.summary.to_dict()
                 who = f"{workers} worker{'s' * (workers > 1)}"
-                yield _row(into, who, run, n_bytes, single)
+                yield _row(into, who, run, dataset)
         again = timed(pattern, root / "ds", 0)
         assert again.summary.resumed == traces
-        yield _row("a dataset that is there", "one process", again, n_bytes)
+        yield _row("a dataset that is there", "one process", again, root / "ds")
 
 
-def _row(into: str, who: str, run: Run, n_bytes: int, single: Run | None = None) -> tuple[str, ...]:
+def _row(into: str, who: str, run: Run, dataset: Path | None) -> tuple[str, ...]:
     traces = run.summary.traces
     return (
         into,
         who,
         f"{run.spent_s:.1f}",
         f"{traces / run.spent_s:.0f}",
-        f"{n_bytes / 1e6 / run.spent_s:.0f}",
         f"{run.summary.records / 1e6 / run.spent_s:.2f}",
         f"{run.cpu_s / traces * 1e3:.1f}",
-        "" if single is None else f"{(run.cpu_s - single.cpu_s) / traces * 1e3:.1f}",
+        "" if dataset is None else f"{size_of(dataset) / 1e6:.1f}",
     )
 
 
@@ -135,19 +132,14 @@ def days(requests: int) -> Iterator[tuple[str, ...]]:
         for interval_s in (600.0, 60.0, 10.0):
             dataset = root / f"ds{interval_s:g}"
             begin_s = time.process_time()
-            (found,), _ = find([str(trace)])
-            result = archive(found, options.TraceOptions(interval_s=interval_s), str(dataset))
+            summary = summarize(str(trace), interval=interval_s, workers=0, dataset=str(dataset))
             cpu_s = time.process_time() - begin_s
-            (path,) = dataset.rglob("*.parquet")
-            column = pq.read_table(path, columns=["interval"])["interval"].to_pylist()
-            sizes = [len(data) for data in column if data is not None]
+            size = size_of(dataset)
             yield (
                 f"{interval_s:g} s",
-                f"{result.intervals:,}",
-                f"{path.stat().st_size / 1e6:.2f}",
-                f"{sum(sizes) / 1e6:.2f}",
-                f"{sum(sizes) / len(sizes):,.0f}",
-                f"{len(result.whole or b''):,}",
+                f"{summary.intervals:,}",
+                f"{size / 1e6:.2f}",
+                f"{size / summary.intervals:,.0f}",
                 f"{cpu_s:.1f}",
                 f"{cpu_s / requests * 1e6:.2f}",
             )
@@ -157,15 +149,13 @@ def report(choice: Options) -> Iterator[Table | str]:
     traces = TRACES // 20 if choice.quick else TRACES
     yield Table(
         f"{traces:,} traces of as many hosts, {2 * REQUESTS:,} records and 10 intervals each",
-        "into | by | s | traces a second | MB/s | M records a second | CPU ms a trace"
-        " | more than one process",
+        "into | by | s | traces a second | M records a second | CPU ms a trace | dataset MB",
         rows(traces),
     )
     requests = DAY_REQUESTS // (20 if choice.quick else 1)
     yield Table(
         f"A day of a host in one process: two disks, {requests:,} requests, "
         f"{requests * 96 / 1e6:,.0f} MB of trace",
-        "interval | intervals | Parquet MB | of these intervals as bytes, MB | bytes an interval"
-        " | bytes of the whole day as one | CPU s | CPU s a million requests",
+        "interval | intervals | dataset MB | bytes an interval | CPU s | CPU s a million requests",
         days(requests),
     )

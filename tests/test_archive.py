@@ -22,7 +22,6 @@ from typing import Any, ClassVar
 
 import distributed
 import fsspec
-import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 import runner
@@ -31,15 +30,16 @@ from test_sources import write_set
 from tracewriter import Record, complete, encode, issue, notify_timestamp
 
 import blkiomon
-from blkiomon import from_bytes, to_bytes
+from blkiomon import to_dict
 from blkiomon.commands.archive import main, summarize, work
 from blkiomon.commands.archive.crew import Crew, Here
-from blkiomon.commands.archive.options import ArchiveError, TraceOptions
-from blkiomon.commands.archive.store import Store
+from blkiomon.commands.archive.dataset import locked
+from blkiomon.commands.archive.files import Files
+from blkiomon.commands.archive.options import ArchiveError, DatasetError, TraceOptions
 from blkiomon.commands.archive.summary import Summary
 from blkiomon.commands.archive.traces import find, host_pattern
 from blkiomon.engine import layout
-from blkiomon.formats.flat_table import COLUMNS
+from blkiomon.formats.rows import Tables, from_tables
 from blkiomon.formats.units import device_text
 from blkiomon.interval.distribution import PERCENTILES, Distribution
 from blkiomon.interval.groups import Group
@@ -122,25 +122,33 @@ AS_ROOT = "blkiomon: running as root: "
 
 
 def parts(dataset: Path) -> list[Path]:
-    return sorted(dataset.glob("host=*/day=*/*.parquet"))
+    return sorted(dataset.glob("requests/day=*/part-*.parquet"))
 
 
-def stored(dataset: Path) -> dict[str, list[bytes]]:
-    """The intervals of each file, by its name in the dataset."""
+Stored = dict[tuple[str, str], list[dict[str, Any]]]
+
+
+def stored(dataset: Path | str = "ds") -> Stored:
+    """The intervals of each host and trace as a reader of a dataset finds them."""
+    tables = (pq.read_table(f"{dataset}/{name}", partitioning=None) for name in Tables._fields)
+    found: Stored = {}
+    for host, trace, interval in from_tables(Tables(*tables)):
+        found.setdefault((host, Path(trace).name), []).append(to_dict(interval))
+    return {key: sorted(found[key], key=lambda line: line["start_ns"]) for key in sorted(found)}
+
+
+def days(dataset: Path | str = "ds") -> dict[str, list[str]]:
+    """The traces of each day."""
     return {
-        str(path.relative_to(dataset)): [
-            data for data in pq.read_table(path)["interval"].to_pylist() if data is not None
-        ]
-        for path in parts(dataset)
-    }
-
-
-def whole_dataset(dataset: Path) -> dict[str, bytes]:
-    """Every file but the manifests, byte by byte."""
-    return {
-        str(path.relative_to(dataset)): path.read_bytes()
-        for path in dataset.rglob("*")
-        if path.is_file() and path.suffix != ".json"
+        str(path.parent.name): sorted(
+            {
+                Path(t).name
+                for t in pq.read_table(path, columns=["trace"], partitioning=None)[
+                    "trace"
+                ].to_pylist()
+            }
+        )
+        for path in parts(Path(dataset))
     }
 
 
@@ -243,6 +251,19 @@ class Listed(MemoryFileSystem):  # type: ignore[misc]
     def _strip_protocol(cls, path: str) -> str:
         return str(super()._strip_protocol(path.removeprefix("listed://")))
 
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        # All readers of a file in memory share one position.
+        if mode == "rb":
+            return io.BytesIO(self.cat_file(path))
+        return super()._open(path, mode, **options)
+
+    def cat_file(self, path: str, start: Any = None, end: Any = None, **options: Any) -> bytes:
+        try:
+            data: bytes = self.store[self._strip_protocol(path)].getvalue()
+        except KeyError:
+            raise FileNotFoundError(path) from None
+        return data[start:end]
+
     def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
         if path not in self.dircache:
             self.dircache[path] = super().ls(path, detail=True, **options)
@@ -261,15 +282,6 @@ def test_new_files_are_found_by_the_same_process() -> None:
         assert len(find(["listed://web1/*"])[0]) == n_found
 
 
-def test_ids_of_traces_are_unique(traces: Path) -> None:
-    names, _ = find(["traces/*/*"])
-    (traces / "db" / "µ .bin").write_bytes(b"")
-    odd, _ = find(["traces/db/µ .bin"])
-    ids = {trace.id for trace in [*names, *odd]}
-    assert len(ids) == 5
-    assert all(set(i) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-") for i in ids)
-
-
 # --- what is made of it --------------------------------------------------------------------------
 
 
@@ -278,54 +290,36 @@ def alone(name: str | Path, interval: float | None = 1.0) -> list[Interval]:
 
 
 def test_dataset_has_the_intervals_of_each_trace(traces: Path, first: Summary) -> None:
-    summary = first
-    assert not summary.failures
-    files = stored(Path("ds"))
-    by_name = {Path(name).name.rpartition("-")[0]: name for name in files}
-    for stem, source in (("a.bin", "web1/a.bin"), ("b.gz", "web2/b.gz"), ("sda", "db/sda")):
-        name = by_name[stem]
-        assert name.startswith(f"host={Path(source).parent}/day=unknown/")
-        assert files[name] == [to_bytes(i) for i in alone(traces / source)]
-    assert summary.traces == 4
-    assert summary.intervals == sum(map(len, files.values()))
-    assert summary.records == sum(
-        i.counts.records for data in files.values() for i in map(from_bytes, data)
-    )
+    assert not first.failures
+    found = stored()
+    assert found.keys() == {
+        *(("db", "late.bin"), ("db", "sda"), ("web1", "a.bin"), ("web2", "b.gz"))
+    }
+    for (host, name), lines in found.items():
+        assert lines == list(map(to_dict, alone(traces / host / name)))
+    assert first.traces == 4
+    assert first.intervals == sum(map(len, found.values()))
+    assert first.records == sum(line["records"] for lines in found.values() for line in lines)
 
 
 def test_intervals_are_in_the_day_in_which_they_begin(traces: Path) -> None:
     summarize("traces/db/late.bin", interval=1.0, dataset="ds", workers=0)
-    files = stored(Path("ds"))
-    assert [name.split("/")[1] for name in files] == ["day=2026-11-22", "day=2026-11-23"]
-    starts = [[from_bytes(d).start_ns // S for d in data] for data in files.values()]
-    assert starts == [[MIDNIGHT - 2, MIDNIGHT - 1], [MIDNIGHT, MIDNIGHT + 1]]
+    starts = {
+        path.parent.name: [t // S for t in pq.read_table(path)["start_ns"].to_pylist()]
+        for path in parts(Path("ds"))
+    }
+    assert starts == {
+        "day=2026-11-22": [MIDNIGHT - 2, MIDNIGHT - 1],
+        "day=2026-11-23": [MIDNIGHT, MIDNIGHT + 1],
+    }
 
 
-def test_rows_are_those_of_parquet_output(first: Summary) -> None:
-    runner.call("-I1", "--parquet", "one.parquet", "traces/web1/a.bin")
-    (mine,) = [p for p in parts(Path("ds")) if "web1" in str(p)]
-    rows = pq.read_table(mine)
-    assert rows.schema.names == [
-        *(column.name for column in COLUMNS),
-        *("d2c_low_ns", "d2c_count", "interval"),
-    ]
-    assert rows.drop_columns("interval").equals(pq.read_table("one.parquet"))
-    has_bytes = [data is not None for data in rows["interval"].to_pylist()]
-    assert has_bytes == [device == "all" for device in rows["device"].to_pylist()]
-
-
-def test_dataset_is_readable_by_pyarrow_and_duckdb(first: Summary) -> None:
-    import duckdb
-
-    table = pyarrow.dataset.dataset("ds", partitioning="hive").to_table()
-    assert set(table["host"].to_pylist()) == {"web1", "web2", "db"}
-    assert set(table["day"].to_pylist()) == {"unknown", "2026-11-22", "2026-11-23"}
-    asked = duckdb.query(
-        "select host, sum(requests) from 'ds/host=*/day=*/*.parquet' "
-        "where device = 'all' and op = 'all' group by host"
-    )
-    assert asked is not None
-    assert dict(asked.fetchall()) == {host.name: host.groups[-1].requests for host in first.hosts}
+def test_hosts_of_a_file_are_sorted(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blkiomon.commands.archive.run.TASKS_A_WORKER", 1)
+    archived("traces/web2/*", "traces/web1/*", "traces/db/sda")
+    (path,) = parts(Path("ds"))
+    hosts = pq.read_table(path)["host"].to_pylist()
+    assert hosts == sorted(hosts) and set(hosts) == {"db", "web1", "web2"}
 
 
 def is_of(group: Group, requests: Any) -> Any:
@@ -384,12 +378,29 @@ def test_text_has_a_line_for_every_group(traces: Path) -> None:
     assert lines[0].startswith("3 hosts, 4 traces, ") and lines[0].endswith(" records")
     rows = [line.split() for line in lines[3:-2]]
     groups = [("fleet", g) for g in summary.fleet]
-    groups += [(host.name, g) for host in summary.hosts for g in host.groups]
+    worst = sorted(summary.hosts, key=lambda host: -(host.groups[-1].d2c_ns.percentile(99) or 0))
+    assert worst != list(summary.hosts)
+    groups += [(host.name, g) for host in worst for g in host.groups]
     for row, (host, group) in zip(rows, groups, strict=True):
         device = "all" if group.device is None else device_text(group.device)
         counts = str(group.requests), str(group.errors)
         assert row[:5] == [host, device, group.op or "all", *counts]
         assert row[7] == f"{(group.d2c_ns.percentile(50) or 0) / 1e3:.1f}"
+
+
+def test_terminal_gets_what_fits(traces: Path) -> None:
+    summary = summarize(SOURCES, workers=0)
+    whole = "".join(summary.text()).splitlines()
+    for columns, rows in ((200, 24), (80, 24), (60, 10), (80, 100)):
+        lines = "".join(summary.text(os.terminal_size((columns, rows)))).splitlines()
+        assert max(map(len, lines)) <= columns
+        if rows < len(whole):
+            assert len(lines) < rows or lines[-3].startswith("2 more hosts")
+            assert re.fullmatch(r"\d more hosts?: --all", lines[-3])
+        else:
+            assert len(lines) == len(whole)
+        assert [line.split()[:3] for line in lines[3:9]] == [w.split()[:3] for w in whole[3:9]]
+    assert "p99" in "".join(summary.text(os.terminal_size((20, 24))))
 
 
 def test_order_of_traces_does_not_change_the_summary(traces: Path) -> None:
@@ -406,8 +417,7 @@ def test_hosts_of_any_name(tmp_path: Path) -> None:
     dataset = tmp_path / "ds"
     summary = summarize(f"{folder}/x.bin", dataset=str(dataset), workers=0)
     assert [host.name for host in summary.hosts] == ["a=b µ%"]
-    table = pyarrow.dataset.dataset(dataset, partitioning="hive").to_table()
-    assert set(table["host"].to_pylist()) == {"a=b µ%"}
+    assert stored(dataset).keys() == {("a=b µ%", "x.bin")}
 
 
 # --- what goes wrong -----------------------------------------------------------------------------
@@ -447,9 +457,8 @@ def test_missing_cpu_is_a_note(traces: Path) -> None:
     (note,) = summary.notes
     assert "sda.blktrace.0 is missing" in note
     (trace,), _ = find(["traces/db/sda"])
-    result = work.archive(trace, TraceOptions())
-    assert result.whole is not None
-    assert from_bytes(result.whole).missing_files == 1
+    result = work.read(trace, TraceOptions())
+    assert result.whole is not None and result.whole.missing_files == 1
 
 
 def test_summary_without_traces() -> None:
@@ -459,11 +468,15 @@ def test_summary_without_traces() -> None:
     assert summary.percentile(99) is None
 
 
-def test_dataset_that_cannot_be_written_fails_by_trace(traces: Path) -> None:
+def test_dataset_that_cannot_be_written_ends_the_run(traces: Path) -> None:
     Path("ds").write_bytes(b"a file")
-    summary = summarize(SOURCES, dataset="ds", workers=0)
-    assert len(summary.failures) == 4
-    assert {f.error for f in summary.failures} == {"Not a directory"}
+    with pytest.raises(DatasetError, match=r"cannot use .*/ds: Not a directory"):
+        summarize(SOURCES, dataset="ds", workers=0)
+
+
+def test_dataset_in_memory_is_refused(traces: Path) -> None:
+    with pytest.raises(DatasetError, match="memory://ds would be lost"):
+        archived(dataset="memory://ds")
 
 
 def test_options_out_of_range(traces: Path) -> None:
@@ -500,46 +513,68 @@ def test_second_run_reads_nothing_again(traces: Path, first: Summary) -> None:
     assert times(Path("ds")) == before
 
 
+def part_of(trace: str, table: str = "requests") -> Path:
+    """A file of the dataset that holds intervals of a trace."""
+    return next(
+        path
+        for path in sorted(Path("ds").glob(f"{table}/*/*.parquet"))
+        if trace in str(pq.read_table(path, partitioning=None)["trace"].to_pylist())
+    )
+
+
 def remove_two() -> None:
-    for path in parts(Path("ds")):
-        if "2026-11-22" in str(path) or "web2" in str(path):
-            path.unlink()
+    for trace in ("late.bin", "b.gz"):
+        part_of(trace).unlink()
 
 
-def truncate(size: int) -> None:
+def truncate(size: int, table: str) -> None:
     """As after a power failure, or an unfinished copy."""
-    os.truncate(next(p for p in parts(Path("ds")) if "web1" in str(p)), size)
+    os.truncate(part_of("a.bin", table), size)
 
 
 def damage_manifest(data: bytes | None) -> None:
-    """Replace a manifest; None: shorten its interval."""
-    path = next(Path("ds/_manifest").glob("a.bin*"))
+    """Replace a manifest; None: shorten the figures of a trace."""
+    (path,) = Path("ds/_manifest").glob("*.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    (at,) = (k for k, line in enumerate(lines) if b"a.bin" in line)
     if data is None:
-        entry = json.loads(path.read_bytes())
-        data = json.dumps(entry | {"whole": entry["whole"][:-8]}).encode()
-    path.write_bytes(data)
+        entry = json.loads(lines[at])
+        entry["done"][0]["whole"] = entry["done"][0]["whole"][:-8]
+        data = json.dumps(entry).encode() + b"\n"
+    path.write_bytes(b"".join([*lines[:at], data, *lines[at + 1 :]]))
 
 
 @pytest.mark.parametrize(
     ("damage", "resumed"),
     [
         (remove_two, 2),
-        *((functools.partial(truncate, size), 3) for size in (0, 100)),
+        *(
+            (functools.partial(truncate, size, table), 3)
+            for size, table in ((0, "requests"), (100, "requests"), (100, "intervals"))
+        ),
         *(
             (functools.partial(damage_manifest, data), 3)
-            for data in (b"", b"{}", b"[]", b'{"source":', None)
+            for data in (b"", b"{}\n", b"[]\n", b'{"done":\n', None)
         ),
     ],
 )
 def test_damaged_parts_of_a_dataset_are_made_again(
     first: Summary, damage: Callable[[], None], resumed: int
 ) -> None:
-    content = whole_dataset(Path("ds"))
+    content = stored()
     damage()
     second = archived()
     assert second.resumed == resumed
     assert same(first, second)
-    assert whole_dataset(Path("ds")) == content
+    assert stored() == content
+    assert archived().resumed == 4
+
+
+def test_trace_whose_file_is_missing_is_reported_if_it_is_not_named(first: Summary) -> None:
+    part_of("a.bin").unlink()
+    (note,) = archived("traces/web2/*").notes
+    assert note.startswith("1 trace is to be read again: files of ") and "/ds were miss" in note
+    assert {trace for _, trace in stored()} == {"b.gz", "late.bin", "sda"}
 
 
 def test_traces_can_be_added_to_a_dataset(first: Summary) -> None:
@@ -547,50 +582,145 @@ def test_traces_can_be_added_to_a_dataset(first: Summary) -> None:
     second = archived(dataset="other")
     assert second.resumed == 2
     assert same(second, first)
-    assert stored(Path("other")) == stored(Path("ds"))
+    assert stored("other") == stored()
 
 
-def test_changed_trace_is_read_again_and_its_old_files_removed(
-    traces: Path, first: Summary
-) -> None:
+def test_changed_trace_is_read_again_and_its_old_rows_removed(traces: Path, first: Summary) -> None:
     path = traces / "db" / "late.bin"
     path.write_bytes(over_midnight(seconds=1))
     summary = archived()
     assert summary.resumed == 3
-    assert [p.parent.name for p in parts(Path("ds")) if "late" in p.name] == ["day=2026-11-22"]
     assert same(summary, archived(dataset="other"))
+    assert stored() == stored("other")
     os.utime(path, ns=(0, 0))
     assert archived().resumed == 3
+    assert stored() == stored("other")
 
 
 @pytest.mark.parametrize("options", [{"interval": 2.0}, {"resync": True}, {"host": "*/{host}"}])
 def test_other_options_begin_anew(first: Summary, options: dict[str, Any]) -> None:
     assert archived(**options).resumed == 0
     archived(dataset="other", **options)
-    assert stored(Path("ds")).keys() == stored(Path("other")).keys()
+    assert stored() == stored("other")
 
 
-def test_files_of_a_killed_run_are_removed(traces: Path, first: Summary) -> None:
-    (path,) = (p for p in parts(Path("ds")) if "late" in p.name and "2026-11-23" in str(p))
-    (path.parent / f".{path.stem}.0.part").write_bytes(b"half")
-    next(Path("ds/_manifest").glob("late*")).unlink()
-    (traces / "db" / "late.bin").write_bytes(over_midnight(seconds=1))
-    summary = archived()
-    assert summary.resumed == 3
-    assert list(path.parent.iterdir()) == []
-    assert same(summary, archived(dataset="other"))
+def test_rows_of_a_file_survive_when_another_trace_of_it_changes(
+    traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blkiomon.commands.archive.run.TASKS_A_WORKER", 1)
+    archived("traces/web1/*", "traces/web2/*", "traces/db/sda")
+    before = stored()
+    assert len(parts(Path("ds"))) == 1
+    (traces / "web1" / "a.bin").write_bytes(over_midnight(seconds=1))
+    assert archived("traces/web1/*").resumed == 0
+    after = stored()
+    assert after.keys() == before.keys()
+    changed = ("web1", "a.bin")
+    assert {k for k in after if after[k] != before[k]} == {changed}
+    assert len(after[changed]) == 1
 
 
-def test_forged_manifest_cannot_remove_other_files(traces: Path, first: Summary) -> None:
-    manifest = next(Path("ds/_manifest").glob("a.bin*"))
-    entry = json.loads(manifest.read_bytes())
-    name = f"{manifest.stem}.parquet"
-    (Path.cwd() / name).write_bytes(b"precious")
-    for partitions in ([f"host=x/../../{name}", name, "traces/web1/a.bin", 5], 5):
-        manifest.write_text(json.dumps(entry | {"partitions": partitions, "source": {}}))
+@pytest.mark.parametrize("table", ["requests", "intervals"])
+@pytest.mark.parametrize("kind", [".part", "part"])
+def test_files_of_a_killed_run_are_removed(table: str, kind: str, first: Summary) -> None:
+    content = stored()
+    path = part_of("a.bin", table)
+    left = path.with_name(f"{kind}-00000009-0-000000-0.parquet")
+    shutil.copy(path, left)
+    new = path.with_name(".1234.new")
+    new.write_bytes(b"half")
+    mine = path.with_name("mine.parquet.bak")
+    mine.write_bytes(b"precious")
+    assert archived().resumed == 4
+    assert not left.exists() and not new.exists() and mine.exists()
+    mine.unlink()
+    assert stored() == content
+
+
+def test_change_that_was_cut_short_is_completed(first: Summary) -> None:
+    """The manifest names a part whose files are still hidden."""
+    content = stored()
+    path = part_of("a.bin")
+    path.rename(path.with_name(f".{path.name}"))
+    assert archived().resumed == 4
+    assert stored() == content
+
+
+def test_forged_manifest_cannot_remove_other_files(first: Summary) -> None:
+    (manifest,) = Path("ds/_manifest").glob("*.jsonl")
+    precious = Path("precious.parquet")
+    precious.write_bytes(b"precious")
+    for name in ("../../precious.parquet", "day=unknown/../../../precious.parquet", 5):
+        line = {"add": [[name, [1, 1], []]]}
+        manifest.write_text(manifest.read_text() + json.dumps(line) + "\n")
+        assert archived().resumed == 4
+        manifest.write_text(manifest.read_text() + json.dumps({"remove": [name]}) + "\n")
+        assert archived().resumed == 4
+    assert precious.read_bytes() == b"precious"
+
+
+def test_two_runs_do_not_write_one_dataset(first: Summary, capfd: Capture) -> None:
+    with locked("ds") as held:
+        with pytest.raises(DatasetError, match=rf"another run: process {os.getpid()} on "):
+            archived()
+        assert main(["-o", "ds", "--workers=0", *SOURCES]) == 4
+        held.drop([])
+    assert capfd.readouterr().err.count("\n") == 1
+    assert archived().resumed == 4
+
+
+def test_manifests_of_many_runs_become_one(first: Summary) -> None:
+    for number in range(10):
+        os.utime("traces/db/late.bin", ns=(number, number))
         assert archived().resumed == 3
-    assert (Path.cwd() / name).read_bytes() == b"precious"
-    assert (traces / "web1" / "a.bin").exists()
+    manifests = list(Path("ds/_manifest").glob("*.jsonl"))
+    assert 1 < len(manifests) < 10
+    assert archived().resumed == 4
+
+
+def test_small_files_are_compacted(first: Summary, capfd: Capture) -> None:
+    content = stored()
+    assert len(parts(Path("ds"))) > len(days())
+    assert main(["-o", "ds", "--compact"]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert len(parts(Path("ds"))) == len(days()) == 3
+    for path in parts(Path("ds")):
+        hosts = pq.read_table(path)["host"].to_pylist()
+        assert hosts == sorted(hosts)
+    assert stored() == content
+    assert archived().resumed == 4
+    os.utime("traces/web1/a.bin", ns=(0, 0))
+    assert archived().resumed == 3
+    assert stored() == content
+
+
+def test_only_a_dataset_is_pruned(tmp_path: Path, capfd: Capture) -> None:
+    assert main(["-o", str(tmp_path / "ds"), "--prune"]) == 4
+    assert (
+        capfd.readouterr().err == f"blkiomon: {tmp_path}/ds is not a dataset of blkiomon archive\n"
+    )
+    assert not (tmp_path / "ds").exists()
+
+
+def test_traces_that_are_gone_are_pruned(traces: Path, first: Summary, capfd: Capture) -> None:
+    content = stored()
+    (traces / "web1" / "a.bin").unlink()
+    (traces / "db" / "sda.blktrace.0").unlink()  # other files of this trace are there
+    assert main(["-o", "ds", "--prune"]) == 0
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "blkiomon: 1 trace is gone and removed from the dataset\n")
+    del content["web1", "a.bin"]
+    assert stored() == content
+
+
+def test_nothing_is_pruned_if_all_traces_are_gone(
+    traces: Path, first: Summary, capfd: Capture
+) -> None:
+    content = stored()
+    traces.rename("elsewhere")
+    assert main(["-o", "ds", "--prune"]) == 4
+    assert "all 4 traces of" in capfd.readouterr().err
+    assert stored() == content
 
 
 def test_damaged_trace_is_reported_again_without_reading(traces: Path) -> None:
@@ -604,47 +734,62 @@ def test_damaged_trace_is_reported_again_without_reading(traces: Path) -> None:
 
 
 def test_files_appear_as_a_whole(tmp_path: Path) -> None:
-    store = Store(str(tmp_path / "ds"))
-    with pytest.raises(RuntimeError), store.writing("a/b.parquet") as file:
+    files = Files(str(tmp_path / "ds"))
+    with pytest.raises(RuntimeError), files.writing("a/b.parquet") as file:
         file.write(b"half")
-        assert not (tmp_path / "ds/a/b.parquet").exists()
         raise RuntimeError
     assert list((tmp_path / "ds/a").iterdir()) == []
-    with store.writing("a/b.parquet") as file:
+    with files.writing("a/b.parquet") as file:
         file.write(b"whole")
+    assert [p.name for p in (tmp_path / "ds/a").iterdir()] == [".b.parquet"]
+    files.publish("a/b.parquet")
     assert [p.name for p in (tmp_path / "ds/a").iterdir()] == ["b.parquet"]
 
 
 @pytest.fixture
-def memory() -> Iterator[Any]:
-    fs = fsspec.filesystem("memory")
+def bucket() -> Iterator[Any]:
+    """An object store: it lists from a cache, and cannot append or rename."""
+    fsspec.register_implementation("listed", Listed, clobber=True)
+    fs = fsspec.filesystem("listed")
     fs.store.clear()
     yield fs
     fs.store.clear()
 
 
 def test_traces_and_dataset_may_be_in_an_object_store(
-    traces: Path, first: Summary, memory: Any
+    traces: Path, first: Summary, bucket: Any, tmp_path: Path
 ) -> None:
     for path in traces.rglob("*.*"):
-        memory.pipe_file(f"/traces/{path.relative_to(traces)}", path.read_bytes())
-    urls = ["memory://traces/*/*"]
-    remote = archived(*urls, dataset="memory://ds")
+        bucket.pipe_file(f"/traces/{path.relative_to(traces)}", path.read_bytes())
+    urls = ["listed://traces/*/*"]
+    remote = archived(*urls, dataset="listed://ds")
     assert same(first, remote)
-    again = archived(*urls, dataset="memory://ds")
-    assert again.resumed == 4
-    (name,) = (n for n in memory.find("/ds") if "sda" in n and n.endswith(".parquet"))
-    assert name.startswith("/ds/host=db/day=unknown/")
-    data = pq.read_table(io.BytesIO(memory.cat_file(name)))["interval"].to_pylist()
-    (mine,) = (d for n, d in stored(Path("ds")).items() if "sda" in n)
-    assert [d for d in data if d is not None] == mine
-    assert not [name for name in memory.find("/ds") if ".part" in name]
-    # Read local files: all readers of a file in memory share one position.
-    assert same(first, archived(dataset="memory://shared"))
-    found = [name for name in memory.find("/shared") if not name.endswith(".json")]
-    assert {n.removeprefix("/shared/"): memory.cat_file(n) for n in found} == whole_dataset(
-        Path("ds")
-    )
+    assert archived(*urls, dataset="listed://ds").resumed == 4
+    bucket.pipe_file("/traces/db/late.bin", over_midnight(seconds=1))
+    assert archived(*urls, dataset="listed://ds").resumed == 3
+    assert main(["-o", "listed://ds", "--compact"]) == 0
+    bucket.rm_file("/traces/web1/a.bin")
+    assert main(["-o", "listed://ds", "--prune"]) == 0
+    bucket.invalidate_cache()
+    for name in bucket.find("/ds"):
+        copy = tmp_path / name.removeprefix("/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(bucket.cat_file(name))
+    expected = stored()
+    del expected["web1", "a.bin"]
+    expected["db", "late.bin"] = expected["db", "late.bin"][:1]
+    found = stored(tmp_path / "ds")
+    assert found.keys() == expected.keys()
+    assert found["web2", "b.gz"] == expected["web2", "b.gz"]
+    assert len(found["db", "late.bin"]) == 1
+    assert len(parts(tmp_path / "ds")) == 2
+
+
+def test_lock_in_an_object_store_names_its_holder(traces: Path, bucket: Any) -> None:
+    with locked("listed://ds"):
+        with pytest.raises(DatasetError, match=rf"process {os.getpid()} on .* remove _manifest"):
+            archived(dataset="listed://ds")
+    assert archived(dataset="listed://ds").traces == 4
 
 
 class Whole(http.server.SimpleHTTPRequestHandler):
@@ -709,7 +854,8 @@ def test_traces_may_come_from_a_web_server(
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["x"], "dataset's name is missing"),
+        (["--compact"], "--prune and --compact are of a dataset"),
+        (["--prune", "x"], "--prune and --compact are of a dataset"),
         (["-o", "", "x"], "--output takes a path"),
         (["-o", "ds"], "the traces are missing"),
         (["-o", "ds", "-I", "0", "x"], "--interval takes"),
@@ -778,7 +924,8 @@ def test_exit_status_of_bad_input_and_of_bad_output(
     (traces / "web1" / "cut.bin").write_bytes(MULTI[: 48 * 1000 + 7])
     assert main(["-o", "ds", "--workers=0", *sources]) == status
     out, err = capfd.readouterr()
-    assert out and err.count("\n") == len(sources) - (status != 4)
+    assert bool(out) == (status != 4)
+    assert err.count("\n") == (1 if status == 4 else len(sources) - 1)
 
 
 def test_failure_to_print_the_summary(traces: Path) -> None:

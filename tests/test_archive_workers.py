@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
+from typing import Any
 
 import programs
 import pyarrow.parquet as pq
@@ -25,13 +26,10 @@ import runner
 from runner import until
 
 import blkiomon
-from blkiomon import to_bytes
+from blkiomon import to_dict
 from blkiomon.commands.archive import summarize
-from blkiomon.commands.archive.options import TraceOptions
 from blkiomon.commands.archive.pool import Pool
-from blkiomon.commands.archive.summary import SummaryBuilder
-from blkiomon.commands.archive.traces import find
-from blkiomon.commands.archive.work import archive
+from blkiomon.formats.rows import Tables, from_tables
 
 DATA = Path(__file__).parent / "data"
 HOSTS = 10
@@ -112,11 +110,8 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 def alone(traces: Path, dataset: Path) -> dict[str, object]:
     """The summary of one process, without Dask, and its dataset."""
-    found, missing = find([f"{traces}/*/*.bin"])
-    gathered = SummaryBuilder(missing)
-    for trace in reversed(found):
-        gathered.add(archive(trace, TraceOptions(interval_s=INTERVAL_S), str(dataset)))
-    return known(gathered.summary().to_dict())
+    summary = summarize(f"{traces}/*/*.bin", interval=INTERVAL_S, workers=0, dataset=str(dataset))
+    return known(summary.to_dict())
 
 
 def known(summary: dict[str, object]) -> dict[str, object]:
@@ -124,11 +119,13 @@ def known(summary: dict[str, object]) -> dict[str, object]:
     return summary | {"resumed": None}
 
 
-def files(dataset: Path) -> dict[str, bytes]:
-    """The Parquet files, byte by byte."""
-    return {
-        str(path.relative_to(dataset)): path.read_bytes() for path in dataset.rglob("*.parquet")
-    }
+def stored(dataset: Path) -> dict[str, list[dict[str, Any]]]:
+    """The intervals of each trace as a reader of a dataset finds them."""
+    tables = (pq.read_table(dataset / name, partitioning=None) for name in Tables._fields)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for _, trace, interval in from_tables(Tables(*tables)):
+        found.setdefault(trace, []).append(to_dict(interval))
+    return found
 
 
 def test_two_workers_of_which_one_dies_give_the_result_of_one_process(
@@ -141,15 +138,14 @@ def test_two_workers_of_which_one_dies_give_the_result_of_one_process(
         *("--scheduler", cluster.address, f"{traces}/*/*.bin"),
     ]
     with runner.Process(*arguments) as running:
-        done = dataset / "_manifest"
 
-        def has_begun() -> bool:
+        def done() -> int:
             assert running.poll() is None
-            return len(list(done.glob("*.json"))) >= 2
+            return len(list(dataset.glob("requests/day=*/part-*.parquet")))
 
-        until(has_begun, "two traces to be done")
+        until(lambda: done() >= 2, "two traces to be done")
         os.kill(cluster.workers[0].pid, signal.SIGKILL)
-        assert len(list(done.glob("*.json"))) < HOSTS, "it was too late to kill a worker"
+        assert done() < HOSTS, "it was too late to kill a worker"
         status, out, err = running.outcome()
     assert cluster.workers[0].wait() == -signal.SIGKILL
     assert cluster.workers[1].poll() is None
@@ -158,14 +154,11 @@ def test_two_workers_of_which_one_dies_give_the_result_of_one_process(
     lines = without_warning(err)
     assert [line.startswith("blkiomon: ") and "h4/" in line for line in lines] == [True, False]
     assert "h7/" in lines[1] and len(lines) == 2
-    assert files(dataset) == files(tmp_path / "alone")
-    assert not list(dataset.rglob("*.part"))
+    assert stored(dataset) == stored(tmp_path / "alone")
 
-    # The dataset has the intervals that the library reads.
-    path = next(dataset.glob("host=h1/*/*.parquet"))
-    stored = [data for data in pq.read_table(path)["interval"].to_pylist() if data is not None]
-    read = blkiomon.intervals(traces / "h1" / "sda.bin", INTERVAL_S)
-    assert stored == [to_bytes(interval) for interval in read]
+    # The dataset stores the intervals that the library reads.
+    path = traces / "h1" / "sda.bin"
+    assert stored(dataset)[str(path)] == [*map(to_dict, blkiomon.intervals(path, INTERVAL_S))]
 
 
 def without_warning(complaints: bytes) -> list[str]:
@@ -403,7 +396,7 @@ def test_workers_resume_an_earlier_run(traces: Path, tmp_path: Path) -> None:
     for number in range(4, HOSTS):
         shutil.rmtree(traces / f"h{number}")
     expected = alone(traces, tmp_path / "ds")
-    shutil.rmtree(next((tmp_path / "ds").glob("host=h2")))
+    next((tmp_path / "ds/requests").rglob("*.parquet")).unlink()
     command = ("archive", "-o", tmp_path / "ds", f"-I{INTERVAL_S}", "--json", f"{traces}/*/*.bin")
     result = runner.run(*command)
     assert (result.returncode, result.stderr) == (0, b"")
@@ -459,7 +452,7 @@ def test_scheduler_with_tls_takes_those_with_its_certificates(
         result = runner.run(*command, *tls("our"))
     assert result.returncode == 3  # of the damaged ones
     assert known(json.loads(result.stdout)) == expected
-    assert files(tmp_path / "ds") == files(tmp_path / "alone")
+    assert stored(tmp_path / "ds") == stored(tmp_path / "alone")
     told = result.stderr.decode().splitlines()[:-2]
     if os.geteuid() == 0:
         vouched = f"anyone with a certificate signed by {pems}/ca.pem"

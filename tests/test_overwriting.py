@@ -22,7 +22,7 @@ from test_opening import names_in
 from tracewriter import complete, driver_data, encode, issue
 
 import blkiomon
-from blkiomon.commands.archive.store import Store
+from blkiomon.commands.archive.files import Files
 from blkiomon.console import EXIT_OUTPUT
 
 READ = "this run reads it"
@@ -279,13 +279,13 @@ def test_pages_of_an_earlier_run_are_replaced(short_trace: Path) -> None:
 
 
 def test_datasets_replace_no_trace(directory: Path) -> None:
-    name = "host=a/day=2026-11-23/x.parquet"
-    path = directory / name
+    name = "requests/day=2026-11-23/x.parquet"
+    path = directory / Files(str(directory)).hidden(name)
     path.parent.mkdir(parents=True)
     for data in (b"PAR1", ONE):
         path.write_bytes(data)
         try:
-            with Store(str(directory)).writing(name) as file:
+            with Files(str(directory)).writing(name) as file:
                 file.write(b"new")
         except OSError as error:
             assert (data, error.strerror) == (ONE, TRACE)

@@ -158,8 +158,10 @@ def to_tables(items: Sequence[Item]) -> Tables:
     The figures of the packaged program, which only ``-h`` and ``-b`` show, are left out.
 
     Raises:
-        IntervalError: a time or a count does not fit 63 bits.
+        IntervalError: see ``require_fit``.
     """
+    for item in items:
+        require_fit(item.interval)
     snapshots = [_by_operation(item.interval.snapshot) for item in items]
     rows, queued = (_Stacked(snapshots, name) for name in ("rows", "queue_rows"))
     loads = _Stacked(snapshots, "loads")
@@ -192,6 +194,18 @@ def to_tables(items: Sequence[Item]) -> Tables:
         _table(requests | numbers, REQUESTS_SCHEMA),
         _intervals(items, key_columns, loads, _Stacked(snapshots, "retry_rows")),
     )
+
+
+def require_fit(interval: Interval) -> None:
+    """Check that the times and counts of an interval fit 63 bits; see ``to_tables``.
+
+    Raises:
+        IntervalError: they do not.
+    """
+    if not -MOST <= interval.start_ns <= interval.end_ns < MOST:
+        raise IntervalError("a time of the trace is beyond 292 years")
+    if any(getattr(interval.counts, name) >= MOST for name in COUNTS):
+        raise IntervalError("a count of the trace exceeds 63 bits")
 
 
 def _table(columns: Mapping[str, Any], schema: Any) -> pa.Table:
@@ -309,16 +323,13 @@ def _encoded(texts: Sequence[str]) -> Any:
 def _key_columns(items: Sequence[Item]) -> dict[str, Any]:
     intervals = [item.interval for item in items]
     starts_us = [i.start_ns // 1000 if i.anchored else None for i in intervals]
-    try:
-        return {
-            "host": _encoded([item.host for item in items]),
-            "trace": _encoded([item.trace for item in items]),
-            "start": pa.array(starts_us, pa.timestamp("us", "UTC")),
-            "start_ns": pa.array([i.start_ns for i in intervals], pa.int64()),
-            "end_ns": pa.array([i.end_ns for i in intervals], pa.int64()),
-        }
-    except OverflowError:
-        raise IntervalError("a time of the trace is more than 292 years") from None
+    return {
+        "host": _encoded([item.host for item in items]),
+        "trace": _encoded([item.trace for item in items]),
+        "start": pa.array(starts_us, pa.timestamp("us", "UTC")),
+        "start_ns": pa.array([i.start_ns for i in intervals], pa.int64()),
+        "end_ns": pa.array([i.end_ns for i in intervals], pa.int64()),
+    }
 
 
 def _intervals(
@@ -327,11 +338,8 @@ def _intervals(
     intervals = [item.interval for item in items]
     total = loads.select(loads.table["op"] == EVERYTHING)
     columns = dict(keys)
-    try:
-        for name in COUNTS:
-            columns[name] = pa.array([getattr(i.counts, name) for i in intervals], pa.int64())
-    except OverflowError:
-        raise IntervalError("a count of the trace exceeds 63 bits") from None
+    for name in COUNTS:
+        columns[name] = pa.array([getattr(i.counts, name) for i in intervals], pa.int64())
     columns["missing_files"] = pa.array([i.missing_files for i in intervals], pa.int64())
     columns["incomplete"] = pa.array(
         [" ".join(why.reason for why in i.incomplete) for i in intervals], pa.string()

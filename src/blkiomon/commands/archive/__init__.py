@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -58,16 +59,19 @@ MOST_WORKERS = 1024
 
 COMMAND = Command(
     "archive",
-    ("blkiomon archive [OPTION]... -o DATASET SOURCE...",),
+    (
+        "blkiomon archive [OPTION]... SOURCE...",
+        "blkiomon archive [OPTION]... -o DATASET [--prune] [--compact] [SOURCE]...",
+    ),
     """
-    Read the traces of many hosts in parallel, on the cores of this machine or on a Dask cluster.
-    The intervals are written as Parquet, partitioned by host and day. A summary with percentiles of
-    each host, device and operation, and of all hosts together, is printed.
+    Read the traces of many hosts in parallel, on the cores of this machine or on a Dask cluster. A
+    summary with percentiles of each host, device and operation, and of all hosts together, is
+    printed. With -o, the intervals are also written as Parquet, to be queried with SQL.
     """,
     (
         Option(
             "-o, --output=DATASET",
-            "a directory, or a URL such as s3://bucket/archive",
+            "write intervals to a directory, or a URL such as s3://bucket/archive",
             read=path,
             is_output=True,
         ),
@@ -97,6 +101,9 @@ COMMAND = Command(
         ),
         Option("--tls-cert=FILE", "certificate of this client (PEM)", read=_readable),
         Option("--tls-key=FILE", "its private key (PEM)", read=_readable),
+        Option("--prune", "remove traces from the dataset whose files are gone"),
+        Option("--compact", "merge small files of the dataset"),
+        Option("--all", "print all hosts, also those that do not fit the terminal"),
         Option("--json", "print the summary as JSON"),
         RESYNC,
         MAX_PENDING,
@@ -109,13 +116,16 @@ COMMAND = Command(
     for files of blktrace at any depth; a glob, in quotes; or any of these as a URL, such as
     s3://bucket/*/*.bin.
 
-    Intervals are stored in DATASET/host=HOST/day=YYYY-MM-DD by the UTC day in which they begin, and
-    in day=unknown if a trace does not contain the time of day. The columns are those of --parquet,
-    and `interval`, which from_bytes turns into intervals that can be merged.
+    The host with the slowest 1 % of requests comes first. A terminal gets as many hosts as it has
+    lines for.
+
+    DATASET/requests has a row for each interval, device and operation, DATASET/intervals one for
+    each interval. Both are partitioned by the UTC day in which an interval begins, day=YYYY-MM-DD,
+    or day=unknown if a trace does not contain the time of day.
 
     Run it again after an interruption, or when there are more traces. Traces that are done and have
     not changed are not read again. A damaged trace is reported; its intervals before the damage
-    count, and the other traces are read.
+    count, and the other traces are read. Only one run at a time can write a dataset.
 
     Anyone who can reach a Dask scheduler can run programs on its workers and on its clients.
     Protect it with TLS, and do not use it as root.
@@ -124,12 +134,13 @@ COMMAND = Command(
     workers, which must see the same paths.
 
     Exit status: 0 for success; 2 for a usage error; 3 if a trace could not be read to its end, or
-    the scheduler does not answer; 4 if the dataset or the summary could not be written.
+    the scheduler does not answer; 4 if the dataset or the summary could not be written, or another
+    run writes the dataset.
     """,
     (
         (
-            "blkiomon archive -o archive traces/",
-            "traces/web1/sda.blktrace.* and so on are those of host web1",
+            "blkiomon archive traces/",
+            "print a summary; traces/web1/sda.blktrace.* and so on are those of host web1",
         ),
         (
             "blkiomon archive -o s3://b/a --host '*/{host}.bin.gz' 's3://b/*/*.bin.gz'",
@@ -151,12 +162,13 @@ def main(argv: Sequence[str]) -> int:
     names, scheduler = given.operands, given.scheduler
     if given.workers is not None and scheduler is not None:
         return COMMAND.misused("--workers are of this machine; a --scheduler has its own")
-    if not given.output:
-        return COMMAND.misused("the dataset's name is missing: -o DATASET")
-    if not names or not all(names) or any("\0" in name for name in names):
+    maintains = given.prune or given.compact
+    if maintains and not given.output:
+        return COMMAND.misused("--prune and --compact are of a dataset: -o DATASET")
+    if not (names or maintains) or not all(names) or any("\0" in name for name in names):
         return COMMAND.misused("the traces are missing: name them by their paths")
     try:
-        from blkiomon.commands.archive.options import ArchiveError, TraceOptions
+        from blkiomon.commands.archive.options import ArchiveError, DatasetError, TraceOptions
         from blkiomon.commands.archive.run import run
         from blkiomon.commands.archive.traces import host_pattern
     except ImportError as error:
@@ -185,16 +197,22 @@ def main(argv: Sequence[str]) -> int:
             tls=tls,
             workers=given.workers,
             follow_symlinks=given.follow_symlinks,
+            prune=given.prune,
+            compact=given.compact,
         )
     except ImportError as error:
         complain(_needs(error))
         return EXIT_USAGE
     except ArchiveError as error:
         complain(str(error))
-        return EXIT_INPUT
+        return EXIT_OUTPUT if isinstance(error, DatasetError) else EXIT_INPUT
     finally:
         logging.disable(logging.NOTSET)
-    return _show(summary, as_json=given.json)
+    if not names and not given.json:  # it was only maintained
+        for note in summary.notes:
+            complain(note)
+        return EXIT_OK
+    return _show(summary, as_json=given.json, shows_all=given.all)
 
 
 def _tls(given: Namespace) -> Tls | None:
@@ -223,7 +241,7 @@ def _needs(error: ImportError) -> str:
     return f"archive needs {error.name}: pip install 'blkiomon[{extra}]'"
 
 
-def _show(summary: Summary, *, as_json: bool) -> int:
+def _show(summary: Summary, *, as_json: bool, shows_all: bool) -> int:
     for note in summary.notes:
         complain(note)
     for failure in summary.failures:
@@ -237,10 +255,9 @@ def _show(summary: Summary, *, as_json: bool) -> int:
     if as_json:
         text = json.dumps(summary.to_dict(), allow_nan=False) + "\n"
     else:
-        text = "".join(summary.text())
+        fits = os.isatty(1) and not shows_all
+        text = "".join(summary.text(shutil.get_terminal_size() if fits else None))
     status = printed([text])
-    if any(failure.is_of_dataset for failure in summary.failures):
-        return EXIT_OUTPUT
     return status or (EXIT_INPUT if summary.failures else EXIT_OK)
 
 
@@ -279,7 +296,8 @@ def summarize(
     Raises:
         ImportError: the extra "archive" is not installed, or "dask" where a scheduler is named.
         ValueError: an option is out of range.
-        ArchiveError: the scheduler does not answer, or has no workers.
+        ArchiveError: the scheduler does not answer, or has no workers; or the dataset cannot be
+            written, or another run is writing it.
     """
     try:
         from blkiomon.commands.archive.run import run

@@ -12,6 +12,10 @@ class ArchiveError(Exception):
     """The workers cannot be reached; the text says why."""
 
 
+class DatasetError(ArchiveError):
+    """The dataset cannot be used or written; the text says why."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceOptions:
     """How each trace is read: arguments of ``Monitor``, which checks them."""

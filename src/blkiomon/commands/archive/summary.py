@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from blkiomon.commands.archive.store import Result
+from blkiomon.commands.archive.results import Result
 from blkiomon.commands.archive.traces import Failure
 from blkiomon.console import how_many, printable
 from blkiomon.engine.layout import OPS
-from blkiomon.formats.binary_codec import from_bytes
 from blkiomon.formats.json_codec import distribution_dict, incomplete_list, retried_dict, unseen
 from blkiomon.formats.units import device_text, utc
 from blkiomon.interval.distribution import Distribution
@@ -130,26 +130,42 @@ class Summary:
             "notes": list(self.notes),
         }
 
-    def text(self) -> Iterator[str]:
-        """A table, in pieces."""
+    def text(self, size: os.terminal_size | None = None) -> Iterator[str]:
+        """A table, in pieces; the host with the greatest p99 comes first.
+
+        Args:
+            size: of a terminal, which gets the columns and the hosts that fit it.
+        """
         counted = (
             *(("host", len(self.hosts)), ("trace", self.traces)),
             *(("interval", self.intervals), ("record", self.records)),
         )
         yield ", ".join(how_many(n, what, f"{what}s") for what, n in counted) + "\n\n"
-        names = [printable(host.name) for host in self.hosts]
-        width = max(map(len, ["fleet", *names]))
+        hosts = sorted(self.hosts, key=lambda host: (-_p99_ns(host), host.name))
+        names = [printable(host.name) for host in hosts]
         has_requeues = any(group.requeues for group in self.fleet)
-        columns = (*_COLUMNS, *(["requeues"] if has_requeues else []))
-        yield _line(width, "host", ("device", "op", *columns))
+        lines = _Lines(max(map(len, ["fleet", *names])), size and size.columns, has_requeues)
+        yield lines.head()
         for group in self.fleet:
-            yield _line(width, "fleet", _cells(group, has_requeues))
-        for name, host in zip(names, self.hosts, strict=True):
+            yield lines.line("fleet", group)
+        left = len(hosts)
+        free = None if size is None else size.lines - len(self.fleet) - 7
+        for name, host in zip(names, hosts, strict=True):
+            needed = len(host.groups) + bool(host.incomplete)
+            if free is not None and left < len(hosts) and needed > free:
+                yield f"{how_many(left, 'more host', 'more hosts')}: --all\n"
+                break
+            free = None if free is None else free - needed
+            left -= 1
             if host.incomplete:
-                yield f"{name:<{width}}  INCOMPLETE: {in_words(host.incomplete)}\n"
+                yield lines.cut(f"{name:<{lines.width}}  INCOMPLETE: {in_words(host.incomplete)}")
             for group in host.groups:
-                yield _line(width, name, _cells(group, has_requeues))
+                yield lines.line(name, group)
         yield "\nd2c in microseconds\n"
+
+
+def _p99_ns(host: Host) -> int:
+    return host.groups[-1].d2c_ns.percentile(99) or 0
 
 
 def _figures(group: Group) -> dict[str, Any]:
@@ -167,29 +183,56 @@ def _figures(group: Group) -> dict[str, Any]:
     }
 
 
-_COLUMNS = ("requests", "errors", "MB", "mean", "p50", "p99", "p99.9", "max")
+_WIDTHS = {"device": -9, "op": -12, "requests": 12, "errors": 7, "MB": 12}
+_TIMES = ("mean", "p50", "p99", "p99.9", "max")
+_WITHOUT = ("requeues", "MB", "mean", "p99.9", "p50", "errors", "max")
+"""The columns that a narrow terminal does not get, the first ones first."""
 
 
-def _cells(group: Group, has_requeues: bool) -> tuple[str, ...]:
-    d2c = group.d2c_ns
-    times = (d2c.mean, *map(d2c.percentile, (50, 99, 99.9)), d2c.max)
-    return (
-        "all" if group.device is None else device_text(group.device),
-        group.op or "all",
-        str(group.requests),
-        str(group.errors),
-        f"{group.bytes / 1e6:.1f}",
-        *("-" if ns is None else f"{ns / 1e3:.1f}" for ns in times),
-        *([str(group.requeues)] if has_requeues else []),
-    )
+class _Lines:
+    """Formats the lines of the table.
 
+    Args:
+        width: of the names of hosts.
+        columns: of the terminal; None for any number.
+        has_requeues: whether there is a column for them.
+    """
 
-def _line(width: int, host: str, cells: tuple[str, ...]) -> str:
-    device, op, *figures = cells
-    return (
-        f"{host:<{width}}  {device:<9} {op:<12} {figures[0]:>12} {figures[1]:>7} {figures[2]:>12}"
-        f"{''.join(f' {figure:>11}' for figure in figures[3:])}"
-    ).rstrip() + "\n"
+    def __init__(self, width: int, columns: int | None, has_requeues: bool) -> None:
+        self.width = width
+        self._columns = columns
+        self._shown = [*_WIDTHS, *_TIMES, *(["requeues"] if has_requeues else [])]
+        for name in _WITHOUT:
+            if columns is not None and len(self.head()) > columns + 1 and name in self._shown:
+                self._shown.remove(name)
+
+    def head(self) -> str:
+        return self._line("host", {name: name for name in self._shown})
+
+    def line(self, host: str, group: Group) -> str:
+        d2c = group.d2c_ns
+        times = (d2c.mean, *map(d2c.percentile, (50, 99, 99.9)), d2c.max)
+        cells = {
+            "device": "all" if group.device is None else device_text(group.device),
+            "op": group.op or "all",
+            "requests": str(group.requests),
+            "errors": str(group.errors),
+            "MB": f"{group.bytes / 1e6:.1f}",
+            "requeues": str(group.requeues),
+        }
+        for name, ns in zip(_TIMES, times, strict=True):
+            cells[name] = "-" if ns is None else f"{ns / 1e3:.1f}"
+        return self._line(host, cells)
+
+    def _line(self, host: str, cells: dict[str, str]) -> str:
+        text = f"{host:<{self.width}} "
+        for name in self._shown:
+            width = _WIDTHS.get(name, 11)
+            text += f" {cells[name]:<{-width}}" if width < 0 else f" {cells[name]:>{width}}"
+        return text.rstrip() + "\n"
+
+    def cut(self, text: str) -> str:
+        return text[: self._columns] + "\n"
 
 
 # --- merging results ------------------------------------------------------------------------------
@@ -212,7 +255,11 @@ class _HostIntervals:
             parts[:] = [merge(parts)]
 
     def host(self, name: str) -> Host:
-        wholes = {is_anchored: merge(parts) for is_anchored, parts in self._parts.items()}
+        wholes = {
+            is_anchored: parts[0] if len(parts) == 1 else merge(parts)
+            for is_anchored, parts in self._parts.items()
+        }
+        snapshots = [whole.snapshot for whole in wholes.values()]
         anchored = wholes.get(True)
         return Host(
             name=name,
@@ -220,7 +267,9 @@ class _HostIntervals:
             start_ns=None if anchored is None else anchored.start_ns,
             end_ns=None if anchored is None else anchored.end_ns,
             counts=sum((whole.counts for whole in wholes.values()), Counts()),
-            groups=groups_of(merge_snapshots([whole.snapshot for whole in wholes.values()]), 0),
+            groups=groups_of(
+                snapshots[0] if len(snapshots) == 1 else merge_snapshots(snapshots), 0
+            ),
             missing_files=self._missing_files,
         )
 
@@ -234,11 +283,14 @@ class SummaryBuilder:
         self._notes: list[str] = []
         self._traces = self._intervals = self._records = self._resumed = 0
 
-    def add(self, result: Result | Failure) -> None:
+    def add_all(self, results: Iterable[Result], failures: Iterable[Failure]) -> None:
+        """Add the results of traces, and traces without."""
+        self._failures += failures
+        for result in results:
+            self.add(result)
+
+    def add(self, result: Result) -> None:
         """Add the result of a trace."""
-        if isinstance(result, Failure):
-            self._failures.append(result)
-            return
         self._traces += 1
         self._intervals += result.intervals
         self._records += result.records
@@ -246,11 +298,15 @@ class SummaryBuilder:
         self._notes += result.notes
         if result.whole is not None:
             whole = self._hosts.setdefault(result.host, _HostIntervals())
-            whole.add(from_bytes(result.whole))
+            whole.add(result.whole)
         if result.error is not None:
             self._failures.append(
                 Failure(result.trace, result.error, result.records, result.intervals)
             )
+
+    def note(self, text: str) -> None:
+        """Add a message for the user."""
+        self._notes.append(text)
 
     def summary(self) -> Summary:
         """The summary of all results so far."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -67,13 +66,6 @@ class Trace:
     is_local: bool
     notes: tuple[str, ...] = ()
     missing_files: int = 0
-
-    @property
-    def id(self) -> str:
-        """A file name that is unique to this trace."""
-        digest = hashlib.blake2b(self.name.encode(errors="surrogateescape"), digest_size=8)
-        stem = re.sub(r"[^\w.-]", "_", PurePosixPath(self.name).name, flags=re.ASCII)[:80]
-        return f"{stem}-{digest.hexdigest()}"
 
     @property
     def size(self) -> int:
@@ -152,14 +144,12 @@ class Failure:
         trace: its name.
         error: what is wrong.
         records, intervals: how many were read before; these count.
-        is_of_dataset: the dataset could not be written.
     """
 
     trace: str
     error: str
     records: int = 0
     intervals: int = 0
-    is_of_dataset: bool = False
 
 
 def why(error: BaseException) -> str:

@@ -1,59 +1,93 @@
-"""The tasks of workers: read a trace, write its intervals, and return all of them as one.
+"""The tasks of workers: read some traces, write their intervals, and return each trace as one.
 
-Nothing in here knows who the workers are. Memory does not grow with the trace: the
-engine's is bounded by ``max_pending``, some thousand rows wait for their Parquet file, and 64
-intervals to be merged.
+Nothing in here knows who the workers are. Memory does not grow with a trace: the engine's is
+bounded by ``max_pending``, some thousand rows wait for their Parquet file, and 64 intervals to be
+merged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 from blkiomon.commands.archive.options import TraceOptions
-from blkiomon.commands.archive.store import Partitions, Result, Store
+from blkiomon.commands.archive.results import Result
 from blkiomon.commands.archive.traces import Failure, Trace, why
 from blkiomon.console import how_many
-from blkiomon.errors import SourceError, TraceError
-from blkiomon.formats.binary_codec import to_bytes
+from blkiomon.errors import IntervalError, SourceError, TraceError
 from blkiomon.interval.monitor import Monitor
 from blkiomon.interval.value import MERGED_AT_ONCE, Interval, merge
 from blkiomon.library import counted, followed
 
+if TYPE_CHECKING:  # without a dataset, pyarrow is not needed
+    from blkiomon.commands.archive.parts import Part
 
-def attempt(trace: Trace, options: TraceOptions, dataset: str | None) -> Result | Failure:
-    """Call ``archive``; an exception becomes a ``Failure``, which every process can receive."""
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the intervals of a task go.
+
+    Attributes:
+        dataset: a directory, or a URL of fsspec.
+        prefix: of the names of its parts.
+    """
+
+    dataset: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The result of a task.
+
+    Attributes:
+        results: of each of its traces.
+        failures: its traces that no worker could read.
+        parts: that were written.
+        error: why nothing could be written; there are no results then.
+    """
+
+    results: tuple[Result, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    parts: tuple[Part, ...] = ()
+    error: str | None = None
+
+
+def work(traces: Sequence[Trace], options: TraceOptions, target: Target | None) -> Done:
+    """Read some traces. If one cannot be read to its end, its result says so."""
+    if target is None:
+        return Done(tuple(read(trace, options) for trace in traces))
+    from blkiomon.commands.archive.dataset import entry_of
+    from blkiomon.commands.archive.files import Files
+    from blkiomon.commands.archive.parts import PartWriter
+    from blkiomon.formats.rows import Item
+
+    results: list[Result] = []
     try:
-        return archive(trace, options, dataset)
-    except SourceError as error:
-        return Failure(trace.name, str(error))
+        with PartWriter(Files(target.dataset), target.prefix) as writer:
+            for trace in traces:
+
+                def add(interval: Interval, trace: Trace = trace) -> None:
+                    writer.add(Item(trace.host, trace.name, interval))
+
+                result = read(trace, options, add)
+                results.append(replace(result, entry=entry_of(trace, options, result)))
     except Exception as error:  # of any file system that the dataset is on
-        return Failure(trace.name, why(error), is_of_dataset=True)
+        return Done(error=why(error))
+    return Done(tuple(results), parts=tuple(writer.parts))
 
 
-def archive(trace: Trace, options: TraceOptions, dataset: str | None = None) -> Result:
-    """Read a trace, unless an earlier run has done so.
+Add = Callable[[Interval], None]
 
-    If the trace cannot be read to its end, the result says so; what came before counts.
+
+def read(trace: Trace, options: TraceOptions, add: Add | None = None) -> Result:
+    """Read a trace, and add its intervals.
 
     Raises:
-        Exception: the dataset cannot be written; the type depends on its file system.
+        Exception: as ``add`` does.
     """
-    if dataset is None:
-        return _read(trace, options, None)
-    store = Store(dataset)
-    chosen = asdict(options)
-    found = store.finished(trace, chosen)
-    if found is None:
-        with Partitions(store, trace) as partitions:
-            found = _read(trace, options, partitions.add)
-            found = replace(found, partitions=tuple(partitions.names))
-        store.finish(trace, chosen, found)
-    return found
-
-
-def _read(trace: Trace, options: TraceOptions, add: Callable[[Interval], None] | None) -> Result:
     notes: list[str] = []
     some: list[Interval] = []  # waiting to be merged
     intervals = 0
@@ -66,11 +100,18 @@ def _read(trace: Trace, options: TraceOptions, add: Callable[[Interval], None] |
         except (TraceError, SourceError, MemoryError) as failure:
             error = failure
             break
+        except Exception as failure:  # of any file system that the trace is on
+            error = SourceError(f"cannot read {trace.name}: {why(failure)}")
+            break
         if interval is None:
             break
-        intervals += 1
         if add is not None:
-            add(interval)
+            try:
+                add(interval)
+            except IntervalError as failure:
+                error = failure
+                break
+        intervals += 1
         some.append(interval)
         if len(some) >= MERGED_AT_ONCE:
             some = [merge(some)]
@@ -80,11 +121,11 @@ def _read(trace: Trace, options: TraceOptions, add: Callable[[Interval], None] |
     return Result(
         trace=trace.name,
         host=trace.host,
-        whole=to_bytes(merge(some)) if some else None,
+        whole=merge(some) if some else None,
         intervals=intervals,
         records=monitor.totals.records,
         error=None if error is None else _told(error),
-        is_lasting=isinstance(error, TraceError),
+        is_lasting=isinstance(error, (TraceError, IntervalError)),
         notes=(*trace.notes, *notes),
     )
 
@@ -100,4 +141,5 @@ def _intervals(
 def _told(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory: {str(error) or 'nothing more was read'}"
-    return f"bad trace: {error}" if isinstance(error, TraceError) else str(error)
+    is_bad = isinstance(error, (TraceError, IntervalError))
+    return f"bad trace: {error}" if is_bad else str(error)
