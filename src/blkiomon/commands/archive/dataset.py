@@ -4,6 +4,7 @@
     DATASET/intervals/day=2026-11-23/part-….parquet
     DATASET/_manifest/00000007-0a1b2c3d.jsonl
     DATASET/_manifest/lock
+    DATASET/blkiomon.sql
 
 Only the process that holds the lock changes the manifest and publishes parts. Each run appends to
 a manifest of its own. A line of it lists parts that are added and removed, and traces that are
@@ -30,12 +31,14 @@ from blkiomon._version import __version__
 from blkiomon.commands.archive.files import Files
 from blkiomon.commands.archive.options import DatasetError, TraceOptions
 from blkiomon.commands.archive.parts import TABLES, Part, files_of, rewrite
+from blkiomon.commands.archive.queries import SQL
 from blkiomon.commands.archive.results import Result
 from blkiomon.commands.archive.traces import Trace, why
 from blkiomon.formats.binary_codec import from_bytes, to_bytes
 
 MANIFEST = "_manifest"
 LOCK = f"{MANIFEST}/lock"
+MACROS = "blkiomon.sql"
 SCHEMA = 2
 
 MOST_MANIFESTS = 8
@@ -79,6 +82,8 @@ class Dataset:
         self._fd: int | None = None
         self._lines = 0
         self._recover()
+        if not self.files.sizes(MACROS):
+            self._write_macros()
         if len(manifests) > MOST_MANIFESTS:
             self._write({"done": list(self._done.values()), "add": self._parts.values()})
             for name in manifests:
@@ -132,6 +137,11 @@ class Dataset:
         for part in line.get("add", ()):
             for name in part.files:
                 self.files.publish(name)
+
+    def _write_macros(self) -> None:
+        with self.files.writing(MACROS) as file:
+            file.write(SQL.encode())
+        self.files.publish(MACROS)
 
     def _recover(self) -> None:
         """Complete the last change of a run that was killed, and remove what it left."""
