@@ -902,6 +902,16 @@ def test_missing_extra_is_one_line(module: str, extra: str, more: list[str], tra
     assert lines == [f"blkiomon: archive needs {module}: pip install 'blkiomon[{extra}]'"]
 
 
+def test_summary_alone_needs_no_pyarrow(traces: Path) -> None:
+    code = (
+        "import sys; sys.modules['pyarrow'] = None\n"
+        "from blkiomon.commands.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    result = runner.python(code, "archive", "--workers=0", "traces/web1/a.bin")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.startswith(b"1 host, 1 trace, ")
+
+
 def complaints_but_roots(complaints: str) -> list[str]:
     """The lines on standard error, without the one that root alone gets."""
     return [line for line in complaints.splitlines() if not line.startswith(AS_ROOT)]

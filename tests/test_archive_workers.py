@@ -24,12 +24,15 @@ import pyarrow.parquet as pq
 import pytest
 import runner
 from runner import until
+from test_full_disk import disk, fill
 
 import blkiomon
 from blkiomon import to_dict
 from blkiomon.commands.archive import summarize
 from blkiomon.commands.archive.pool import Pool
 from blkiomon.formats.rows import Tables, from_tables
+
+__all__ = ["disk"]  # a fixture
 
 DATA = Path(__file__).parent / "data"
 HOSTS = 10
@@ -377,6 +380,65 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_run_that_is_killed_half_way_is_resumed(traces: Path, tmp_path: Path) -> None:
+    expected = alone(traces, tmp_path / "alone")
+    last = traces / f"h{HOSTS - 1}" / "sda.bin"
+    data = last.read_bytes()
+    shutil.rmtree(last.parent)
+    held = Held(last)
+    dataset = tmp_path / "ds"
+    names = [*sorted(traces.glob("*/*.bin"))]
+    with archiving(dataset, "--workers=1", *names) as running:
+        held.reader(running)  # all others are done
+        running.kill()
+        running.wait()
+    assert len(list(dataset.glob("requests/*/part-*.parquet"))) == HOSTS - 1
+    last.unlink()
+    last.write_bytes(data)
+    summary = summarize(f"{traces}/*/*.bin", interval=INTERVAL_S, workers=1, dataset=str(dataset))
+    assert summary.resumed == HOSTS - 1
+    assert known(summary.to_dict()) == expected
+    assert stored(dataset) == stored(tmp_path / "alone")
+    assert not list(dataset.rglob("*.new"))
+
+
+def test_two_runs_at_once_do_no_harm(tmp_path: Path) -> None:
+    held = Held(tmp_path / "h" / "sda.bin")
+    (tmp_path / "other.bin").write_bytes(SHORT)
+    with archiving(tmp_path / "ds", "--workers=1", held.path) as running:
+        held.reader(running)
+        with archiving(tmp_path / "ds", "--workers=1", tmp_path / "other.bin") as second:
+            status, out, err = second.outcome()
+        assert (status, out) == (4, b"")
+        assert err.decode().startswith(f"blkiomon: {tmp_path}/ds is being written by another run: ")
+        assert f"process {running.pid} on " in err.decode() and err.count(b"\n") == 1
+        held.let_go(running)
+        status, _, err = running.outcome()
+    assert (status, err) == (0, b"")
+
+
+def test_full_disk_ends_the_run_and_what_is_done_is_kept(
+    traces: Path, disk: Path, tmp_path: Path
+) -> None:
+    ballast = fill(disk)
+    os.truncate(ballast, ballast.stat().st_size - (96 << 10))
+    dataset = disk / "ds"
+    names = sorted(traces.glob("*/*.bin"))
+    with archiving(dataset, "--workers=1", *names) as running:
+        status, out, err = running.outcome()
+    assert (status, out) == (4, b"")
+    assert err.decode() == (
+        f"blkiomon: cannot write {dataset}: No space left on device; what is done is kept: "
+        "call it again to go on\n"
+    )
+    done = len(list(dataset.glob("requests/*/part-*.parquet")))
+    assert 0 < done < HOSTS
+    moved = shutil.copytree(dataset, tmp_path / "ds")
+    summary = summarize(list(map(str, names)), interval=INTERVAL_S, workers=0, dataset=str(moved))
+    assert summary.resumed == done and summary.traces == HOSTS
+    assert len(stored(moved)) == HOSTS
 
 
 def test_workers_ignore_signals_of_the_terminal(tmp_path: Path) -> None:
