@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bisect
+import gzip
+import itertools
 import json
 import math
 import random
@@ -188,6 +190,17 @@ def test_promtool_has_no_complaints_about_our_files(kind: str, name: str) -> Non
     assert done.returncode == 0, done.stderr
 
 
+def test_every_alert_fires_and_only_when_it_should() -> None:
+    rules = Path(__file__).with_name("prometheus-alerts-test.yml")
+    command = [prometheus.program("promtool"), "test", "rules", str(rules)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    alerts = re.findall(r"- alert: (\w+)", (CONTRIB / "prometheus-alerts.yml").read_text())
+    assert len(alerts) > 5
+    fired = re.findall(r"alertname: (\w+)\n +exp_alerts:", rules.read_text())
+    assert set(fired) == set(alerts)
+
+
 @pytest.mark.parametrize(
     "name", ["grafana-dashboard.json", "prometheus-alerts.yml", "prometheus-fleet-rules.yml"]
 )
@@ -198,6 +211,13 @@ def test_metrics_that_rules_and_dashboard_use_exist(name: str) -> None:
     asked = set(re.findall(r"(?<![\w:])blkiomon_(?!fleet)\w+", (CONTRIB / name).read_text()))
     assert len(asked) > 5
     assert asked <= served
+
+
+def test_limits_below_a_millisecond_are_at_most_28_percent_apart() -> None:
+    fine = [limit for limit in TIME_LIMITS_NS if limit <= 10**6]
+    assert fine[0] == 10_000 and fine[-1] == 10**6
+    assert all(after <= 1.29 * before for before, after in itertools.pairwise(fine))
+    assert len(TIME_LIMITS_NS) == 36  # each is a series of each device and operation
 
 
 # -- by HTTP ---------------------------------------------------------------------------------------
@@ -235,6 +255,27 @@ def test_scrapes_get_the_metrics(server: tuple[HttpSink, str]) -> None:
     assert text.endswith("# EOF\n")
     with pytest.raises(urllib.error.HTTPError, match="404"):
         get(f"{address}/else")
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"), [("gzip, deflate", "gzip"), ("deflate", None), ("", None)]
+)
+def test_scrapes_are_packed_for_those_who_ask(
+    accepted: str, encoding: str | None, server: tuple[HttpSink, str]
+) -> None:
+    sink, address = server
+    sink.put(interval_of(ONE))
+    await_records(lambda: get(f"{address}/metrics")[0], 2)
+    request = urllib.request.Request(
+        f"http://{address}/metrics", headers={"Accept-Encoding": accepted}
+    )
+    with urllib.request.urlopen(request, timeout=runner.TIMEOUT_S) as answer:
+        data = answer.read()
+    assert answer.headers["Content-Encoding"] == encoding
+    plain = get(f"{address}/metrics")[0].encode()
+    assert (gzip.decompress(data) if encoding else data) == plain
+    assert int(answer.headers["Content-Length"]) == len(data)
+    assert encoding is None or len(data) < len(plain) / 5
 
 
 def connect(address: str) -> socket.socket:

@@ -40,13 +40,16 @@ from blkiomon.interval.value import Counts, Interval
 MAX_DEVICES = 128
 OTHER = "other"
 
+_FINE = (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.3, 8)
+_COARSE = (1, 2.5, 5)
 TIME_LIMITS_NS = tuple(
-    int(step * 10**power)
+    round(step * 10**power)
     for power in range(4, 12)
-    for step in (1, 2.5, 5)
+    for step in (_FINE if power < 6 else _COARSE)
     if step * 10**power <= 1e11
 )
-"""1, 2.5 and 5 times each power of ten from 10 µs to 100 s."""
+"""Up to 1 ms, where flash works, ten limits a decade (the Renard series R10) from 10 µs. Above,
+1, 2.5 and 5 times each power of ten up to 100 s."""
 
 SIZE_LIMITS = tuple(512 << power for power in range(16))
 """Powers of two from 512 B to 16 MiB."""

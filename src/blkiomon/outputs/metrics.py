@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import math
 import os
 import resource
@@ -225,6 +226,8 @@ def _listen(address: tuple[str, int], metrics: Metrics) -> _Server:
     except UnicodeError as error:
         raise OSError(errno.EINVAL, "a host cannot have that name") from error
 
+    from prometheus_client.exposition import gzip_accepted
+
     class Handler(BaseHTTPRequestHandler):
         server_version = "blkiomon"
         sys_version = ""
@@ -234,8 +237,13 @@ def _listen(address: tuple[str, int], metrics: Metrics) -> _Server:
                 self.send_error(404, "metrics are at /metrics")
                 return
             text, content_type = metrics.text(self.headers.get("Accept", ""))
+            is_packed = gzip_accepted(self.headers.get("Accept-Encoding", ""))
+            if is_packed:
+                text = gzip.compress(text, compresslevel=1)
             self.send_response(200)
             self.send_header("Content-Type", content_type)
+            if is_packed:
+                self.send_header("Content-Encoding", "gzip")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)
