@@ -71,7 +71,7 @@ MISTAKES = (
     ("record", USAGE, "the trace has no name: -o NAME, or -o - for standard output"),
     ("record -o x fio job", USAGE, "unexpected argument 'fio': a command follows --, a device --"),
     ("topology run2", INPUT, "cannot open run2.topology.json: no such file; on the traced host, "),
-    ("archive t", USAGE, "the dataset's name is missing: -o DATASET"),
+    ("archive missing", INPUT, "cannot open missing: there is no such file and no missing.blktrac"),
     ("archive -o d --host x t", USAGE, "--host: the pattern of a host has {host} in it once, not"),
     ("help a b", USAGE, "help takes one command"),
     # A choice that contradicts another, or fits nothing.

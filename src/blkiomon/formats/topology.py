@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any, TypeVar, cast
@@ -20,6 +19,8 @@ _T = TypeVar("_T")
 
 def encode(topology: Topology) -> bytes:
     """JSON of a topology. ``decode`` gives an equal one."""
+    import json  # slow to import
+
     head = {
         "format": FORMAT,
         "version": VERSION,
@@ -39,6 +40,8 @@ def decode(data: bytes) -> Topology:
     Raises:
         SourceError: it is something else.
     """
+    import json  # slow to import
+
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -140,7 +140,10 @@ class Summary:
             *(("host", len(self.hosts)), ("trace", self.traces)),
             *(("interval", self.intervals), ("record", self.records)),
         )
-        yield ", ".join(how_many(n, what, f"{what}s") for what, n in counted) + "\n\n"
+        yield ", ".join(how_many(n, what, f"{what}s") for what, n in counted) + "\n"
+        if not self.hosts:
+            return
+        yield "\n"
         hosts = sorted(self.hosts, key=lambda host: (-_p99_ns(host), host.name))
         names = [printable(host.name) for host in hosts]
         has_requeues = any(group.requeues for group in self.fleet)

@@ -1,7 +1,7 @@
 """Self-contained HTML pages: they load nothing, and can be printed.
 
 The scripts and the style are files beside this one: ``data.js`` unpacks and merges the cells of
-``cells.py``, ``draw.js`` draws, ``report.js`` and ``compare.js`` are the pages.
+``cells.py``, ``draw.js`` draws, ``report.js`` is the page of a report.
 """
 
 from __future__ import annotations
