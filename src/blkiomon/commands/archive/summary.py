@@ -131,7 +131,7 @@ class Summary:
         }
 
     def text(self, size: os.terminal_size | None = None) -> Iterator[str]:
-        """A table, in pieces; the host with the greatest p99 comes first.
+        """A table, in pieces; the host with the greatest p99 comes first. Without a host: nothing.
 
         Args:
             size: of a terminal, which gets the columns and the hosts that fit it.
@@ -140,10 +140,9 @@ class Summary:
             *(("host", len(self.hosts)), ("trace", self.traces)),
             *(("interval", self.intervals), ("record", self.records)),
         )
-        yield ", ".join(how_many(n, what, f"{what}s") for what, n in counted) + "\n"
         if not self.hosts:
             return
-        yield "\n"
+        yield ", ".join(how_many(n, what, f"{what}s") for what, n in counted) + "\n\n"
         hosts = sorted(self.hosts, key=lambda host: (-_p99_ns(host), host.name))
         names = [printable(host.name) for host in hosts]
         has_requeues = any(group.requeues for group in self.fleet)
