@@ -464,7 +464,7 @@ def test_missing_cpu_is_a_note(traces: Path) -> None:
 def test_summary_without_traces() -> None:
     summary = summarize("/nowhere/at/all", workers=0)
     assert (summary.hosts, summary.fleet, len(summary.failures)) == ((), (), 1)
-    assert "0 hosts" in "".join(summary.text())
+    assert "".join(summary.text()) == ""
     assert summary.percentile(99) is None
 
 
