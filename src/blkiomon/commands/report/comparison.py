@@ -246,7 +246,7 @@ def render_page(found: Comparison, title: str, shown: Sequence[Chart]) -> str:
         "<h2>Charts</h2>",
         _charts(shown),
     ]
-    return page.document(title, body, found.to_dict(), {}, "compare")
+    return page.document(title, body, found.to_dict())
 
 
 def _charts(shown: Sequence[Chart]) -> str:

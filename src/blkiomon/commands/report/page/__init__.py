@@ -25,7 +25,7 @@ MOST_BYTES = 5_000_000
 
 
 def document(
-    title: str, body: Iterable[str], figures: Any, data: dict[str, Any], script: str
+    title: str, body: Iterable[str], figures: Any, data: dict[str, Any] | None = None
 ) -> str:
     """A page.
 
@@ -33,17 +33,18 @@ def document(
         title: as plain text.
         body: lines of HTML.
         figures: for programs, as JSON in the element ``figures``.
-        data: for the script, as JSON in the element ``data``; see ``with_arrays``.
-        script: "report" or "compare".
+        data: for the script of a report, as JSON in the element ``data``; see ``with_arrays``.
+            None: the page has no script.
     """
-    parts = [_file(f"{name}.js") for name in ("data", "draw", script)]
-    # A page is XML, too: hence CDATA. A browser runs this script and nothing else.
-    code = "//<![CDATA[\n" + "\n".join(parts) + "//]]>"
-    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'"
-    )
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    script: list[str] = []
+    if data is not None:
+        parts = [_file(f"{name}.js") for name in ("data", "draw", "report")]
+        # A page is XML, too: hence CDATA. A browser runs this script and nothing else.
+        code = "//<![CDATA[\n" + "\n".join(parts) + "//]]>"
+        digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
+        script = [_json_element("data", data), f"<script>{code}</script>"]
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -60,8 +61,7 @@ def document(
             *body,
             f"<footer>Made by blkiomon {text(__version__)}.</footer>",
             _json_element("figures", figures),
-            _json_element("data", data),
-            f"<script>{code}</script>",
+            *script,
             "</body>",
             "</html>",
             "",

@@ -65,7 +65,7 @@ def report(found: Collected, title: str) -> str:
         "<h2>Errors and losses</h2>",
         *_losses(found),
     ]
-    return document(title, body, _figures(found, cells), _data(found, cells), "report")
+    return document(title, body, _figures(found, cells), _data(found, cells))
 
 
 # --- the data of the script -----------------------------------------------------------------------
