@@ -22,7 +22,12 @@ def executed(notebook: Any) -> Any:
         nbclient.exceptions.CellExecutionError: a cell failed.
     """
     made = copy.deepcopy(notebook)
-    client = NotebookClient(made, timeout=120, resources={"metadata": {"path": NOTEBOOK.parent}})
+    client = NotebookClient(
+        made,
+        timeout=120,
+        resources={"metadata": {"path": NOTEBOOK.parent}},
+        coalesce_streams=True,  # however many pieces a program writes its output in
+    )
     path = f"{Path(sys.prefix, 'bin')}:{os.environ['PATH']}"  # of python and blkiomon in a cell
     client.execute(env=os.environ | {"PATH": path, "COLUMNS": "80", "LC_ALL": "C.UTF-8"})
     for cell in made.cells:
