@@ -29,7 +29,9 @@ def executed(notebook: Any) -> Any:
         coalesce_streams=True,  # however many pieces a program writes its output in
     )
     path = f"{Path(sys.prefix, 'bin')}:{os.environ['PATH']}"  # of python and blkiomon in a cell
-    client.execute(env=os.environ | {"PATH": path, "COLUMNS": "80", "LC_ALL": "C.UTF-8"})
+    environment = {**os.environ, "PATH": path, "COLUMNS": "80", "LC_ALL": "C.UTF-8"}
+    environment.pop("MPLBACKEND", None)  # another one than Jupyter's shows no picture
+    client.execute(env=environment)
     for cell in made.cells:
         cell.metadata.clear()
         for output in cell.get("outputs", ()):
