@@ -125,7 +125,7 @@ def running(commands: Commands) -> Iterator[list[int]]:
 def load(disk: str, seconds: float) -> tuple[int, float]:
     """Read 4 KiB at random places, 32 at a time; returns the number of reads, and IOPS.
 
-    fio never has two reads of one sector in flight: nothing tells their records apart.
+    fio never has two reads of one sector in flight, as their records would look the same.
     """
     command = ["fio", "--name=load", f"--filename=/dev/{disk}", "--rw=randread", "--bs=4k",
                "--direct=1", "--ioengine=libaio", "--iodepth=32", "--serialize_overlap=1",
