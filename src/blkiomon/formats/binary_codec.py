@@ -32,6 +32,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ from blkiomon.formats import validation
 from blkiomon.interval.arguments import wrong
 from blkiomon.interval.distribution import N_BINS
 from blkiomon.interval.merging import merge_snapshots
-from blkiomon.interval.moments import U64_MAX
+from blkiomon.interval.moments import U64_MAX, distinct
 from blkiomon.interval.tables import IN_FLIGHT, PROCESSES, QUEUED, REQUESTS, RETRIED
 from blkiomon.interval.value import Counts, Interval
 
@@ -52,6 +53,8 @@ MAGIC = b"bkiv"
 VERSION, VERSION_OF_OPS = 1, 2
 CRC_BYTES = 4
 VARINT_MAX_BYTES = 10
+_VARINT_LIMITS = np.array([1 << 7 * n for n in range(1, VARINT_MAX_BYTES)], np.uint64)
+"""The least number of two bytes, of three and so on."""
 
 Numbers = npt.NDArray[np.uint64]
 
@@ -96,15 +99,16 @@ def to_bytes(interval: Interval) -> bytes:
     """
     if not isinstance(interval, Interval):
         raise wrong("interval", "an Interval", interval)
-    snapshot = merge_snapshots([interval.snapshot])  # adds up rows of equal keys
-    tables: list[Numbers] = []
-    histograms: list[Numbers] = []
+    snapshot = interval.snapshot
+    keys = {spec.name: spec.keys(getattr(snapshot, spec.name)) for spec, _ in _TABLES}
+    if any(len(distinct(of_rows)) < len(of_rows) for of_rows in keys.values()):
+        snapshot = merge_snapshots([snapshot])  # adds up rows of equal keys
+        keys = {spec.name: spec.keys(getattr(snapshot, spec.name)) for spec, _ in _TABLES}
+    tables: list[npt.NDArray[Any]] = []
+    histograms: list[npt.NDArray[Any]] = []
     for spec, names in _TABLES:
-        table = getattr(snapshot, spec.name)
-        order = np.lexsort([table[name] for name in reversed(spec.key)])
-        tables.append(_array([len(table)]))
-        for column in _columns(table.take(order), names):
-            tables.append(column.astype(np.uint64).reshape(-1))
+        table, order = getattr(snapshot, spec.name), np.argsort(keys[spec.name])
+        tables += [_array([len(table)]), *_columns(table.take(order), names)]
         for name in spec.bins.values():
             histograms += _histograms(getattr(snapshot, name), order)
     only_ops = sum(1 << layout.OPS.index(op) for op in interval.only_ops)
@@ -119,7 +123,8 @@ def to_bytes(interval: Interval) -> bytes:
         *_names(interval.process_names, interval.named_ns, interval.end_ns),
     ]
     version = VERSION_OF_OPS if only_ops else VERSION
-    data = MAGIC + bytes([version]) + _to_varints(np.concatenate(numbers))
+    joined = np.concatenate(numbers, axis=None, dtype=np.uint64, casting="unsafe")
+    data = MAGIC + bytes([version]) + _to_varints(joined)
     return data + zlib.crc32(data).to_bytes(CRC_BYTES, "little")
 
 
@@ -137,21 +142,20 @@ def _signed(value: int) -> Numbers:
     return _wide(2 * value if value >= 0 else -2 * value - 1)
 
 
-def _histograms(bins: Table, order: npt.NDArray[np.intp]) -> list[Numbers]:
+def _histograms(bins: Table, order: npt.NDArray[np.intp]) -> list[npt.NDArray[Any]]:
     """Encode the bins of a table's rows.
 
     Args:
         bins: dtype ``layout.BIN``.
         order: shape (rows,): the rows of the table in the order in which they are encoded.
     """
-    row = np.argsort(order)[bins["row"]]
-    by_row = np.lexsort((bins["bin"], row))
-    row, bins = row[by_row], bins.take(by_row)
-    steps = np.diff(bins["bin"].astype(np.int64), prepend=0)
-    firsts = np.flatnonzero(np.diff(row, prepend=-1))
-    steps[firsts] = bins["bin"][firsts]
-    lengths = np.bincount(row, minlength=len(order))
-    return [lengths.astype(np.uint64), steps.astype(np.uint64), bins["count"].astype(np.uint64)]
+    keys = np.argsort(order)[bins["row"]] << 32 | bins["bin"]
+    by_key = np.argsort(keys, kind="stable")
+    keys = keys[by_key]
+    row, steps = keys >> 32, keys & 0xFFFFFFFF
+    is_same_row = row[1:] == row[:-1]
+    steps[1:] -= np.where(is_same_row, steps[:-1], 0)
+    return [np.bincount(row, minlength=len(order)), steps, bins["count"][by_key]]
 
 
 def _names(names: Mapping[int, str], named_ns: Mapping[int, int], end_ns: int) -> list[Numbers]:
@@ -167,13 +171,15 @@ def _names(names: Mapping[int, str], named_ns: Mapping[int, int], end_ns: int) -
 
 
 def _to_varints(numbers: Numbers) -> bytes:
-    shifts = np.arange(VARINT_MAX_BYTES, dtype=np.uint64) * np.uint64(7)
-    rest = numbers[:, np.newaxis] >> shifts
-    has_more = rest > np.uint64(0x7F)
-    groups = (rest & np.uint64(0x7F)).astype(np.uint8) | has_more.astype(np.uint8) << 7
-    is_needed = rest > 0
-    is_needed[:, 0] = True
-    return bytes(groups[is_needed])
+    lengths = 1 + np.searchsorted(_VARINT_LIMITS, numbers, "right")
+    ends = np.cumsum(lengths)
+    groups = np.empty(ends[-1], np.uint8)
+    at, rest = ends - lengths, numbers
+    while len(at):  # writes the first byte of each number, then the second of those with more
+        has_more = rest > 0x7F
+        groups[at] = (rest & 0x7F) | has_more.astype(np.uint64) << 7
+        at, rest = at[has_more] + 1, rest[has_more] >> np.uint64(7)
+    return groups.tobytes()
 
 
 # --- decoding -------------------------------------------------------------------------------------
@@ -225,6 +231,19 @@ def _from_varints(data: bytes) -> Numbers:
     shifted = (groups & 0x7F).astype(np.uint64) << shifts.astype(np.uint64)
     numbers: Numbers = np.add.reduceat(shifted, starts)
     return numbers
+
+
+@cache
+def _row_layout(
+    dtype: np.dtype[np.void], names: str
+) -> tuple[np.dtype[np.void], list[int], Numbers]:
+    """How the columns of a table are decoded: a row as 64-bit numbers, in encoding order; how many
+    numbers of a row each column has; the limit of each number."""
+    fields = [(name, dtype[name]) for name in names.split()]
+    wide = [(name, of if of == layout.MOMENTS else ("u8", of.shape)) for name, of in fields]
+    columns = list(_columns(np.zeros(1, dtype), names))
+    limits = [np.full(column.size, np.iinfo(column.dtype).max, np.uint64) for column in columns]
+    return np.dtype(wide), [column.size for column in columns], np.concatenate(limits)
 
 
 @dataclass
@@ -292,15 +311,19 @@ class _Decoder:
             named_ns={pid: at_ns for pid, at_ns in named_ns.items() if at_ns != end_ns},
         )
 
-    def table(self, dtype: np.dtype[np.void], columns: str) -> Table:
+    def table(self, dtype: np.dtype[np.void], names: str) -> Table:
         n = self.one()
-        self.require(n * sum(column.size for column in _columns(np.zeros(1, dtype), columns)))
+        if not n:
+            return np.empty(0, dtype)
+        wide, widths, limits = _row_layout(dtype, names)
+        self.require(n * sum(widths))
+        columns = [self.take(n * width).reshape(n, width) for width in widths]
+        numbers = np.concatenate(columns, axis=1)
+        if (numbers > limits).any():
+            raise IntervalError("the interval has a number that is too large for its column")
         table = np.zeros(n, dtype)
-        for column in _columns(table, columns):
-            values = self.take(column.size).reshape(column.shape)
-            if values.size and values.max() > np.iinfo(column.dtype).max:
-                raise IntervalError("the interval has a number that is too large for its column")
-            column[...] = values
+        for name in wide.names or ():
+            table[name] = numbers.view(wide)[name][:, 0]
         return table
 
     def histograms(self, n_rows: int) -> Table:

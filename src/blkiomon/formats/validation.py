@@ -17,7 +17,7 @@ from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.errors import IntervalError
 from blkiomon.formats.units import device_text
 from blkiomon.interval.distribution import N_BINS, bin_bounds, bin_of
-from blkiomon.interval.moments import U64_MAX, U128_MAX, from_words
+from blkiomon.interval.moments import U64_MAX, U128_MAX, distinct, from_words
 from blkiomon.interval.tables import IN_FLIGHT, PROCESSES, QUEUED, REQUESTS, RETRIED, TableSpec
 from blkiomon.interval.value import Interval
 
@@ -84,12 +84,10 @@ def _check_keys(table: Table, spec: TableSpec, title: str) -> None:
         return
     limits = {"op": layout.EVERYTHING + 1 if spec is IN_FLIGHT else len(layout.OPS)}
     limits["direction"] = len(layout.DIRECTIONS)
-    key = np.zeros(len(table), np.uint64)
     for name in spec.key:
         if int(table[name].max()) >= limits.get(name, 1 << 32):
             raise IntervalError(f"{title}: {name} is out of range")
-        key = key << np.uint64(16) | table[name].astype(np.uint64)
-    if len(np.unique(key)) < len(table):
+    if len(distinct(spec.keys(table))) < len(table):
         raise IntervalError(f"{title}: two rows have the same {', '.join(spec.key)}")
 
 
@@ -109,6 +107,8 @@ def _require(is_fine: Bools, name: RowName, why: str) -> None:
 def _check_requests(snapshot: Snapshot, spec: TableSpec) -> None:
     """Check the number of requests of each row, and that its quantities agree with it."""
     table = getattr(snapshot, spec.name)
+    if not len(table) and not any(len(getattr(snapshot, bins)) for bins in spec.bins.values()):
+        return
     name, requests = _row_name(table), table["requests"]
     is_fine = (requests > 0) & (requests <= MOST_REQUESTS)
     _require(is_fine, name, f"requests are not from 1 to {MOST_REQUESTS}")
@@ -190,22 +190,25 @@ def _check_bins(
     if (count > counts[row]).any() or not count.all():
         raise IntervalError(f"{quantity}: the count of a bin is out of range")
     # This cannot overflow: there are fewer than 2^12 bins a row, of up to 2^52 requests in all.
-    upto = np.concatenate((np.zeros(1, np.uint64), np.cumsum(count)))
-    firsts = np.searchsorted(row, np.arange(len(counts) + 1))
-    counted = upto[firsts[1:]] - upto[firsts[:-1]]
+    upto = np.concatenate((np.zeros(1, np.uint64), count)).cumsum()
+    ends = row.searchsorted(np.arange(len(counts) + 1))
+    counted = upto[ends[1:]] - upto[ends[:-1]]
     _require(counted == counts, name, f"{quantity}: its bins do not add up to its requests")
     if not len(bins):
         return
-    is_fine = number[firsts[:-1]] == bin_of(moments["min"])
-    is_fine &= number[firsts[1:] - 1] == bin_of(moments["max"])
+    # Each row has requests, and so has bins.
+    firsts, lasts = ends[:-1], ends[1:] - 1
+    extremes = bin_of((moments["min"], moments["max"]))
+    is_fine = (number[firsts] == extremes[0]) & (number[lasts] == extremes[1])
     _require(is_fine, name, f"{quantity}: min and max are not in its first and its last bin")
     low, high = (bound.astype(np.float64) for bound in bin_bounds(number))
-    weights = count.astype(np.float64)
-    for of, power in (("sum", 1), ("sum_squares", 2)):
-        value = moments[of].astype(np.float64) @ np.array([1.0, 2.0**64])
-        least = np.bincount(row, weights * low**power, len(counts)) * (1 - _TOLERANCE)
-        most = np.bincount(row, weights * high**power, len(counts)) * (1 + _TOLERANCE)
-        is_fine = (least <= value) & (value <= most)
+    least, most = count * low, count * high  # sums of the values in each bin
+    for of in ("sum", "sum_squares"):
+        if of == "sum_squares":
+            least, most = least * low, most * high
+        value = moments[of][:, 0] + moments[of][:, 1] * 2.0**64
+        is_fine = np.add.reduceat(least, firsts) * (1 - _TOLERANCE) <= value
+        is_fine &= value <= np.add.reduceat(most, firsts) * (1 + _TOLERANCE)
         if of == "sum_squares":  # which is unknown beyond 128 bits
             is_fine |= value >= float(U128_MAX)
         _require(is_fine, name, f"{quantity}: {of} does not fit its bins")

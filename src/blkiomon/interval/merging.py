@@ -14,6 +14,7 @@ from blkiomon.interval.moments import (
     add_up,
     from_words,
     reduce_columns,
+    run_starts,
     stacked,
     to_words,
 )
@@ -42,20 +43,17 @@ def merge_snapshots(snapshots: Sequence[Snapshot], end_ns: Sequence[int] | None 
     return Snapshot(**merged)
 
 
-def _sort_by_key(tables: Sequence[Table], key: tuple[str, ...]) -> tuple[Table, Indices, Indices]:
+def _sort_by_key(tables: Sequence[Table], spec: TableSpec) -> tuple[Table, Indices, Indices]:
     """Concatenate tables and sort the rows by key.
 
     Returns:
         The sorted rows, the index at which each new key begins, and the (stable) sorting order.
     """
     table = stacked(tables)
-    order = np.lexsort([table[name] for name in reversed(key)])
+    keys = spec.keys(table)
+    order = np.argsort(keys, kind="stable")
     # Not table[order]: without memory for structs, that returns garbage instead of raising.
-    table = table.take(order)
-    is_new = np.ones(len(table), bool)
-    # Column by column: numpy compares structs far more slowly.
-    is_new[1:] = np.any([table[name][1:] != table[name][:-1] for name in key], axis=0)
-    return table, np.flatnonzero(is_new), order
+    return table.take(order), run_starts(keys[order]), order
 
 
 def _merge_rows(snapshots: Sequence[Snapshot], spec: TableSpec) -> dict[str, Table]:
@@ -63,7 +61,7 @@ def _merge_rows(snapshots: Sequence[Snapshot], spec: TableSpec) -> dict[str, Tab
     tables = [getattr(snapshot, spec.name) for snapshot in snapshots]
     if not any(map(len, tables)):
         return {name: getattr(snapshots[0], name) for name in (spec.name, *spec.bins.values())}
-    table, starts, order = _sort_by_key(tables, spec.key)
+    table, starts, order = _sort_by_key(tables, spec)
     merged = table.take(starts)
     for name in table.dtype.names or ():
         if table.dtype[name] == layout.MOMENTS:
@@ -99,7 +97,7 @@ def _merge_bins(
 def _merge_loads(tables: Sequence[Table], ends: Sequence[int]) -> Table:
     if not any(map(len, tables)):
         return tables[0]
-    table, starts, _ = _sort_by_key(tables, IN_FLIGHT.key)
+    table, starts, _ = _sort_by_key(tables, IN_FLIGHT)
     merged = table.take(starts)
     merged["max_in_flight"] = np.maximum.reduceat(table["max_in_flight"], starts)
     merged["busy_ns"] = np.add.reduceat(table["busy_ns"], starts)

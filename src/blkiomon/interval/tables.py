@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from blkiomon.engine import layout
+from blkiomon.engine.snapshot import Table
 
 
 class TableSpec(NamedTuple):
@@ -27,6 +29,13 @@ class TableSpec(NamedTuple):
     dtype: np.dtype[np.void]
     key: tuple[str, ...]
     bins: Mapping[str, str] = {}
+
+    def keys(self, table: Table) -> npt.NDArray[np.uint64]:
+        """The key of each row as one number; numbers sort as keys do."""
+        keys = table[self.key[0]].astype(np.uint64)
+        for name in self.key[1:]:  # 16 bits each
+            keys = keys << np.uint64(16) | table[name]
+        return keys
 
 
 REQUESTS = TableSpec(
