@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 
+from blkiomon.formats.rendering import Labels
 from blkiomon.interval.views import initiator_of
 from blkiomon.sources.devices import DeviceNames
 from blkiomon.sources.topology import Topology, Transport, read_topology, refresh_topology
 
-LABELS = ("wwid", "map", "model", "array", "target_port", "hba")
-"""Besides ``device``, which is the label of all metrics of the device."""
-
 REFRESH_S = 10.0
 """How often to look whether this host has changed: metrics are scraped every 15 s or so."""
-
-Labels = tuple[str, ...]
-"""The values of ``LABELS``; unknown ones are empty, which Prometheus takes as absent."""
-
-InfoOf = Callable[[Iterable[int]], dict[int, Labels]]
-"""Maps numbers of devices to their labels; without those of which nothing is known."""
-
-
-def no_info(numbers: Iterable[int]) -> dict[int, Labels]:
-    """For a trace of a host whose topology is not known."""
-    return {}
 
 
 def labels_of(topology: Topology, numbers: Iterable[int]) -> dict[int, Labels]:

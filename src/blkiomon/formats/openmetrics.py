@@ -29,8 +29,7 @@ from blkiomon.console import printable
 from blkiomon.engine import layout
 from blkiomon.engine.layout import ALL_OPS
 from blkiomon.errors import MissingLibrary
-from blkiomon.formats.device_info import LABELS, InfoOf, no_info
-from blkiomon.formats.rendering import NameOf
+from blkiomon.formats.rendering import LABELS, InfoOf, NameOf, no_info
 from blkiomon.formats.units import device_text
 from blkiomon.interval.columns import NS_PER_S, TOTAL, Quantity
 from blkiomon.interval.distribution import bin_bounds

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from blkiomon.formats.device_info import InfoOf, no_info
-
 NameOf = Callable[[int], str | None]
 """Maps a device number to the device's name; None if it has none."""
+
+LABELS = ("wwid", "map", "model", "array", "target_port", "hba")
+"""Labels of metrics, besides ``device``, which all metrics of a device have."""
+
+Labels = tuple[str, ...]
+"""The values of ``LABELS``; unknown ones are empty, which Prometheus takes as absent."""
+
+InfoOf = Callable[[Iterable[int]], dict[int, Labels]]
+"""Maps numbers of devices to their labels; without those of which nothing is known."""
+
+
+def no_info(numbers: Iterable[int]) -> dict[int, Labels]:
+    """For a trace of a host whose topology is not known."""
+    return {}
 
 
 class FormatOptions(NamedTuple):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blkiomon.console import how_many
 from blkiomon.errors import MissingLibrary, OutputError
-from blkiomon.formats.device_info import HostInfo, InfoOf, labels_of, no_info
-from blkiomon.formats.rendering import Format, FormatOptions
-from blkiomon.interval.views import View
+from blkiomon.formats.rendering import Format, FormatOptions, InfoOf, no_info
 from blkiomon.outputs.catalog import Output, OutputSettings
 from blkiomon.outputs.directory import DirectorySink
 from blkiomon.outputs.files import FileSink
 from blkiomon.outputs.opening import Identity, Policy, check_output
 from blkiomon.outputs.sink import Item, Report, Sink
 from blkiomon.sources.devices import DeviceNames, nameless
+
+if TYPE_CHECKING:
+    from blkiomon.interval.views import View
 
 CLOSE_S = 5.0
 """At the end of a live trace, an output that accepts nothing for so long is given up."""
@@ -101,6 +103,20 @@ class Outputs:
                 )
 
 
+def _info_of(names: DeviceNames | None, view: View | None) -> InfoOf:
+    """What metrics are joined with: from the view's topology, or that of this host."""
+
+    @cache  # Only metrics ask: other runs do not load what reads sysfs.
+    def found() -> InfoOf:
+        from blkiomon.formats.device_info import HostInfo, labels_of
+
+        if view is not None:
+            return lambda numbers: labels_of(view.topology, numbers)
+        return no_info if names is None else HostInfo(names)
+
+    return lambda numbers: found()(numbers)
+
+
 def open_outputs(
     settings: OutputSettings,
     report: Report,
@@ -126,10 +142,7 @@ def open_outputs(
     """
     names = DeviceNames() if settings.names and view is None else None
     name_of = names or nameless if view is None else view.name_of
-    info_of: InfoOf = HostInfo(names) if names else no_info
-    if view is not None:
-        info_of = lambda numbers: labels_of(view.topology, numbers)  # noqa: E731
-    format_options = FormatOptions(name_of, settings.stat_version, info_of=info_of)
+    format_options = FormatOptions(name_of, settings.stat_version, info_of=_info_of(names, view))
     sink_options: dict[str, Any] = {"lossless": lossless, "verbose": settings.verbose}
     policy = Policy(follow=settings.follow_symlinks, overwrite=settings.overwrite, inputs=inputs)
     by_path: dict[str, list[Format]] = {}
