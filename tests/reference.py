@@ -765,10 +765,15 @@ class Reference(Reader):
     # -- pending records ---------------------------------------------------------------------
 
     def _store(self, key: Key, record: Trace) -> None:
-        """Make a record pending; a full table evicts its oldest eighth first."""
+        """Make a record pending; a full table evicts its oldest eighth first.
+
+        With it go those whose times differ only in low bits, at most 1/8192 of the oldest's age.
+        """
         if self.max_pending is not None and len(self._pending) >= self.max_pending:
             times = sorted(p.time for p in self._pending.values())
-            self._evict_before(times[max(self.max_pending // 8, 1) - 1] + 1)
+            latest = times[max(self.max_pending // 8, 1) - 1]
+            age_bits = max((self._now or 0) - times[0], 0).bit_length()
+            self._evict_before((latest | (1 << max(age_bits - 14, 0)) - 1) + 1)
         pending = self._pending[key] = pending_of(record)
         if pending.is_issued:
             self.on_flight_begin(pending)

@@ -81,7 +81,9 @@ def test_oldest_eighth_goes_whatever_the_times_are(spread_ns: int, later_ns: int
     left, at, evicted = times[:most], most, 0
     while at < n:
         if len(left) == most:
-            left = left[left > np.sort(left)[most // 8 - 1]]
+            age_bits = max(int(times[at]) - int(left.min()), 0).bit_length()
+            about = np.uint64((1 << max(age_bits - 14, 0)) - 1)
+            left = left[left > np.sort(left)[most // 8 - 1] | about]
             evicted += most - len(left)
         end = min(at + most - len(left), n)
         left, at = np.concatenate([left, times[at:end]]), end

@@ -222,6 +222,15 @@ def test_full_table_evicts_the_oldest_eighth_and_what_is_as_old() -> None:
     assert ref.evicted == 3
 
 
+def test_full_table_evicts_what_is_about_as_old_as_its_oldest_eighth() -> None:
+    ref = Reference(as_original=True, max_pending=16)
+    times = [1 << 20, *range((1 << 20) + 9 * 128, (1 << 20) + 24 * 128, 128)]
+    times[2] = times[1] + 127
+    times[3] = times[1] + 128
+    ref.feed(encode(issue(ns, sector, 1) for sector, ns in enumerate([*times, 1 << 21])))
+    assert sorted(p.sector for p in ref.leftovers()) == [*range(3, 17)]
+
+
 def test_nearly_full_table_stores_no_completion() -> None:
     ref = Reference(as_original=True, max_pending=16)
     ref.feed(encode([*(complete(n, n, 1) for n in range(16)), issue(20, 20, 1)]))

@@ -18,9 +18,10 @@ class Engine:
 
     Args:
         max_pending: most pending records, 1 to 2^32. A record is pending until its issue or
-            completion is read. At the limit, the oldest eighth is evicted, with all records of the
-            same time as the latest of these. While seven eighths of the limit or more are pending,
-            a completion without an issue counts as evicted at once.
+            completion is read. At the limit, the oldest eighth is evicted, with all records of
+            about the same time as the latest of these, to 1/8192 of the age of the oldest. While
+            seven eighths of the limit or more are pending, a completion without an issue counts as
+            evicted at once.
         max_age_ns: greatest age of a pending record, in ns of trace time before the latest record.
             An issue and a completion further apart never match. Older records are evicted every
             2^20 records, at every snapshot and at the end.

@@ -1,8 +1,8 @@
 # Bounds pending records in age (max_age_ns) and in number (max_pending).
 #
-# Technique: a record that finds max_pending others pending evicts the oldest eighth at once. Two or
-# three walks through the table narrow down, by a histogram of times, the latest of these times; one
-# more walk evicts. So an eviction costs a small share of a walk, and depends on the records alone.
+# Technique: a record that finds max_pending others pending evicts the oldest eighth at once. One walk
+# through the table finds, by a histogram of times, the latest of these times; another one evicts. So
+# an eviction costs a small share of a walk, and depends on the records alone.
 #
 # Entry points: evict_by_age, from Engine at every snapshot, every SWEEP_EVERY records and at the
 # end; make_place, is_nearly_full, track_age, drop_pending and evict, from pairing. Never allocates.
@@ -14,7 +14,8 @@
 cdef enum:
     SWEEP_EVERY = 1 << 20                       # records between two passes by age
     EVICTED_SHARE = 8                           # of max_pending: see make_place()
-    MOST_AGES = 1 << 16                         # counters of nth_oldest()
+    MOST_AGES = 1 << 16                         # counters of end_of_oldest()
+    GRAIN_BITS = 14                             # eviction is exact to 1/8192 of the oldest age
 
 
 # --- full records of pending requests, with keep_details --------------------------------------
@@ -103,25 +104,36 @@ cdef void evict_by_age(State *s) noexcept nogil:
         evict_until(s, s.now_ns - s.max_age_ns - 1)
 
 
-cdef uint64_t nth_oldest(State *s, uint64_t n) noexcept nogil:
-    """The time of the nth oldest pending record, found by a radix select.
+cdef inline uint64_t low_bits(unsigned int n) noexcept nogil:
+    """A number whose lowest n bits are set; n is less than 64."""
+    return (<uint64_t> 1 << n) - 1
 
-    Each walk counts the times from first_ns on by their next most significant bits. The first walk
-    expects that the result is not after now_ns.
+
+cdef uint64_t end_of_oldest(State *s, uint64_t n) noexcept nogil:
+    """The time up to which to evict the oldest n pending records, and those of about the same time.
+
+    Their times differ only in low bits, which make up at most 1/8192 of the age of the oldest: a
+    radix select with few steps. A walk counts the times from first_ns on by their next most
+    significant bits. The first walk expects that the result is not after now_ns. If oldest_ns is
+    near the truth, it is the only one.
     """
     cdef:
         Cursor c
         const Pending *p
         uint64_t first_ns = s.oldest_ns
+        uint64_t least_ns = <uint64_t> -1
         uint64_t n_ages = MOST_AGES if s.pending.used >= MOST_AGES else 1 << 8
         unsigned int age_bits = bits(n_ages - 1)
-        unsigned int shift = bits((s.now_ns - first_ns) >> 1) + 1 if s.now_ns > first_ns else 64
+        unsigned int shift = width(s.now_ns - first_ns) + 1 if s.now_ns > first_ns else 64
+        unsigned int grain = 0
         uint64_t at, older
-    while shift != 0:
+    while True:
         shift -= min(shift, age_bits)
+        first_ns &= ~low_bits(shift)
         memset(s.ages, 0, n_ages * sizeof(uint32_t))
         c = Cursor(0, 0)
         while (p := next_entry(&s.pending, &c)) != NULL:
+            least_ns = min(least_ns, p.time_ns)
             at = (p.time_ns - first_ns) >> shift
             if p.time_ns >= first_ns and at < n_ages:
                 s.ages[at] += 1
@@ -135,7 +147,11 @@ cdef uint64_t nth_oldest(State *s, uint64_t n) noexcept nogil:
             continue
         n -= older
         first_ns += at << shift
-    return first_ns
+        if s.now_ns > least_ns:
+            grain = width(s.now_ns - least_ns)
+            grain -= min(grain, <unsigned int> GRAIN_BITS)
+        if shift <= grain:
+            return first_ns | low_bits(grain)
 
 
 cdef inline uint64_t share_of_bound(const State *s) noexcept nogil:
@@ -150,4 +166,4 @@ cdef inline bint is_nearly_full(const State *s) noexcept nogil:
 cdef void make_place(State *s) noexcept nogil:
     """Make sure that another record can become pending: at the limit, evict the oldest ones."""
     if unlikely(s.pending.used >= s.max_pending):
-        evict_until(s, nth_oldest(s, max(share_of_bound(s), <uint64_t> 1)))
+        evict_until(s, end_of_oldest(s, max(share_of_bound(s), <uint64_t> 1)))
