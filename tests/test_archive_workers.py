@@ -292,10 +292,10 @@ def test_no_process_listens_on_a_socket_while_traces_are_read(tmp_path: Path, wo
     assert json.loads(out)["records"] == 2000
 
 
-def test_dask_is_not_imported_without_a_scheduler(tmp_path: Path) -> None:
+def test_dask_and_pandas_are_not_imported_without_need(tmp_path: Path) -> None:
     code = (
         "import sys; from blkiomon.commands.cli import main; status = main(sys.argv[1:]);"
-        "print({'dask', 'distributed'} & {*sys.modules}, status)"
+        "print({'dask', 'distributed', 'pandas'} & {*sys.modules}, status)"
     )
     (tmp_path / "a.bin").write_bytes(SHORT)
     command = ("archive", "--workers=0", "-o", tmp_path / "ds", tmp_path / "a.bin")

@@ -25,7 +25,7 @@ from blkiomon.formats.units import device_text
 from blkiomon.interval.devices import number_of
 from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.merging import merge_snapshots
-from blkiomon.interval.moments import U64_MAX, stacked
+from blkiomon.interval.moments import U64_MAX, distinct, stacked
 from blkiomon.interval.tables import QUEUED, REQUESTS
 from blkiomon.interval.value import Counts, Interval
 
@@ -166,7 +166,7 @@ def to_tables(items: Sequence[Item]) -> Tables:
     rows, queued = (_Stacked(snapshots, name) for name in ("rows", "queue_rows"))
     loads = _Stacked(snapshots, "loads")
     of_op = loads.select(loads.table["op"] < ALL_OPS)
-    keys = np.unique(np.concatenate((rows.keys, queued.keys, of_op.keys)))
+    keys = distinct(np.concatenate((rows.keys, queued.keys, of_op.keys)))
     columns = _Columns(len(keys))
     place = {part: np.searchsorted(keys, part.keys) for part in (rows, queued, of_op)}
     numbers: dict[str, Any] = {
@@ -185,9 +185,9 @@ def to_tables(items: Sequence[Item]) -> Tables:
         numbers |= _lists(quantity, bins, part, place[part], len(keys))
     for name, words in _load_words(of_op.table).items():
         numbers[name] = columns.scatter(place[of_op], words, is_null_elsewhere=True)
-    interval_of = (keys >> 35).astype(np.intp)
+    interval_of = _arrow(keys >> 35)
     key_columns = _key_columns(items)
-    requests = {name: column.take(pa.array(interval_of)) for name, column in key_columns.items()}
+    requests = {name: column.take(interval_of) for name, column in key_columns.items()}
     requests["device"] = _devices(keys >> 3 & 0xFFFFFFFF)
     requests["op"] = _texts(keys & 7, OPS)
     return Tables(
@@ -260,10 +260,10 @@ class _Columns(NamedTuple):
         column = np.zeros(self.n, np.int64)
         column[places] = values.view(np.int64)
         if not is_null_elsewhere or len(places) == self.n:
-            return pa.array(column)
-        is_null = np.ones(self.n, bool)
-        is_null[places] = False
-        return pa.array(column, mask=is_null)
+            return _arrow(column)
+        is_known = np.zeros(self.n, bool)
+        is_known[places] = True
+        return _arrow(column, is_known=is_known)
 
 
 def _words(moments: Table) -> list[Array]:
@@ -297,13 +297,13 @@ def _lists(
     if (np.diff(row) < 0).any():
         order = np.argsort(row, kind="stable")
         bins, row = bins.take(order), row[order]
-    ends = np.searchsorted(row, np.arange(n + 1)).astype(np.int32)
+    ends = _arrow(np.searchsorted(row, np.arange(n + 1)).astype(np.int32))
     name = quantity.prefix
-    values = (bins["bin"].astype(np.int16), bins["count"].astype(np.int64))
-    return {
-        f"{name}_{of}": pa.ListArray.from_arrays(ends, pa.array(column))
-        for of, column in zip(("bin", "count"), values, strict=True)
-    }
+    bin_lists, count_lists = (
+        pa.ListArray.from_arrays(ends, _arrow(bins[of].astype(kind)))
+        for of, kind in (("bin", np.int16), ("count", np.int64))
+    )
+    return {f"{name}_bin": bin_lists, f"{name}_count": count_lists}
 
 
 def _devices(numbers: Array) -> Any:
@@ -312,23 +312,48 @@ def _devices(numbers: Array) -> Any:
 
 
 def _texts(index: Array, texts: Sequence[str]) -> Any:
-    indices = pa.array(index, pa.int32())
-    return pa.DictionaryArray.from_arrays(indices, pa.array(texts, pa.string()))
+    return pa.DictionaryArray.from_arrays(_arrow(index.astype(np.int32)), _strings(texts))
+
+
+def _arrow(values: Array, kind: Any = None, is_known: Array | None = None) -> Any:
+    """A column of numbers. ``pa.array`` would import pandas, if that is installed: half a second.
+
+    Args:
+        values: shape (n,).
+        kind: of the column, by default that of the values.
+        is_known: shape (n,), bool: which of them are not null.
+    """
+    known = None if is_known is None else pa.py_buffer(np.packbits(is_known, bitorder="little"))
+    buffers = [known, pa.py_buffer(np.ascontiguousarray(values))]
+    return pa.Array.from_buffers(kind or pa.from_numpy_dtype(values.dtype), len(values), buffers)
+
+
+def _strings(texts: Sequence[str]) -> Any:
+    return _bytes([text.encode() for text in texts], pa.string())
+
+
+def _bytes(texts: Sequence[bytes], kind: Any, is_known: Array | None = None) -> Any:
+    """A column of texts; see ``_arrow``."""
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    known = None if is_known is None else pa.py_buffer(np.packbits(is_known, bitorder="little"))
+    buffers = [known, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
+    return pa.Array.from_buffers(kind, len(texts), buffers)
 
 
 def _encoded(texts: Sequence[str]) -> Any:
-    return pa.array(texts, pa.string()).dictionary_encode()
+    return _strings(texts).dictionary_encode()
 
 
 def _key_columns(items: Sequence[Item]) -> dict[str, Any]:
     intervals = [item.interval for item in items]
-    starts_us = [i.start_ns // 1000 if i.anchored else None for i in intervals]
+    start_ns = np.array([i.start_ns for i in intervals], np.int64)
+    is_anchored = np.array([i.anchored for i in intervals], bool)
     return {
         "host": _encoded([item.host for item in items]),
         "trace": _encoded([item.trace for item in items]),
-        "start": pa.array(starts_us, pa.timestamp("us", "UTC")),
-        "start_ns": pa.array([i.start_ns for i in intervals], pa.int64()),
-        "end_ns": pa.array([i.end_ns for i in intervals], pa.int64()),
+        "start": _arrow(start_ns // 1000, pa.timestamp("us", "UTC"), is_anchored),
+        "start_ns": _arrow(start_ns),
+        "end_ns": _arrow(np.array([i.end_ns for i in intervals], np.int64)),
     }
 
 
@@ -339,10 +364,10 @@ def _intervals(
     total = loads.select(loads.table["op"] == EVERYTHING)
     columns = dict(keys)
     for name in COUNTS:
-        columns[name] = pa.array([getattr(i.counts, name) for i in intervals], pa.int64())
-    columns["missing_files"] = pa.array([i.missing_files for i in intervals], pa.int64())
-    columns["incomplete"] = pa.array(
-        [" ".join(why.reason for why in i.incomplete) for i in intervals], pa.string()
+        columns[name] = _arrow(np.array([getattr(i.counts, name) for i in intervals], np.int64))
+    columns["missing_files"] = _arrow(np.array([i.missing_files for i in intervals], np.int64))
+    columns["incomplete"] = _strings(
+        [" ".join(why.reason for why in i.incomplete) for i in intervals]
     )
     scattered = _Columns(len(items))
     for name, words in _load_words(total.table).items():
@@ -368,18 +393,18 @@ def _intervals(
         ],
     )
     processes = [i.snapshot.processes for i in intervals]
-    names = [  # a process chooses its name: it need not be UTF-8
-        i.process_names[pid].encode("utf-8", "surrogatepass") if pid in i.process_names else None
-        for i in intervals
-        for pid in i.snapshot.processes["pid"].tolist()
+    names = [
+        i.process_names.get(pid) for i in intervals for pid in i.snapshot.processes["pid"].tolist()
     ]
+    # A process chooses its name: it need not be UTF-8.
+    encoded = [(name or "").encode("utf-8", "surrogatepass") for name in names]
     table = stacked(processes)
     columns["processes"] = _structs(
         list(map(len, processes)),
         _PROCESS,
         [
-            pa.array(table["pid"].astype(np.int64)),
-            pa.array(names, pa.binary()),
+            _arrow(table["pid"].astype(np.int64)),
+            _bytes(encoded, pa.binary(), np.array([name is not None for name in names], bool)),
             *(_signed(table[name]) for name in ("requests", "bytes")),
         ],
     )
@@ -387,12 +412,12 @@ def _intervals(
 
 
 def _signed(values: Array) -> Any:
-    return pa.array(np.ascontiguousarray(values).view(np.int64))
+    return _arrow(np.ascontiguousarray(values).view(np.int64))
 
 
 def _structs(lengths: Sequence[int] | Array, kind: Any, columns: Sequence[Any]) -> Any:
     """A column of lists of structs."""
-    ends = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    ends = _arrow(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32))
     return pa.ListArray.from_arrays(ends, pa.StructArray.from_arrays(columns, fields=list(kind)))
 
 
@@ -454,7 +479,7 @@ def _interval(line: dict[str, Any], requests: pa.Table) -> Interval:
     names = {p["pid"]: p["name"] for p in line["processes"] if p["name"] is not None}
     return Interval(
         time_s=line["end_ns"] // NS_PER_S,
-        devices=np.unique(rows["device"]),
+        devices=distinct(rows["device"]),
         snapshot=Snapshot(
             **tables,
             loads=_loads(line, requests, device, op),
