@@ -44,7 +44,7 @@ from blkiomon.errors import IntervalError
 from blkiomon.formats import validation
 from blkiomon.interval.arguments import wrong
 from blkiomon.interval.distribution import N_BINS
-from blkiomon.interval.merging import merge_snapshots
+from blkiomon.interval.merging import with_distinct_keys
 from blkiomon.interval.moments import U64_MAX, distinct
 from blkiomon.interval.tables import IN_FLIGHT, PROCESSES, QUEUED, REQUESTS, RETRIED
 from blkiomon.interval.value import Counts, Interval
@@ -99,15 +99,12 @@ def to_bytes(interval: Interval) -> bytes:
     """
     if not isinstance(interval, Interval):
         raise wrong("interval", "an Interval", interval)
-    snapshot = interval.snapshot
-    keys = {spec.name: spec.keys(getattr(snapshot, spec.name)) for spec, _ in _TABLES}
-    if any(len(distinct(of_rows)) < len(of_rows) for of_rows in keys.values()):
-        snapshot = merge_snapshots([snapshot])  # adds up rows of equal keys
-        keys = {spec.name: spec.keys(getattr(snapshot, spec.name)) for spec, _ in _TABLES}
+    snapshot = with_distinct_keys(interval.snapshot)
     tables: list[npt.NDArray[Any]] = []
     histograms: list[npt.NDArray[Any]] = []
     for spec, names in _TABLES:
-        table, order = getattr(snapshot, spec.name), np.argsort(keys[spec.name])
+        table = getattr(snapshot, spec.name)
+        order = np.argsort(spec.keys(table))
         tables += [_array([len(table)]), *_columns(table.take(order), names)]
         for name in spec.bins.values():
             histograms += _histograms(getattr(snapshot, name), order)
@@ -298,7 +295,7 @@ class _Decoder:
         process_names, named_ns = self.names()
         return Interval(
             time_s=time_s,
-            devices=np.unique(tables["rows"]["device"]),
+            devices=distinct(tables["rows"]["device"]),
             snapshot=Snapshot(**tables),
             counts=counts,
             start_ns=start_ns,

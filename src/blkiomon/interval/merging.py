@@ -43,6 +43,15 @@ def merge_snapshots(snapshots: Sequence[Snapshot], end_ns: Sequence[int] | None 
     return Snapshot(**merged)
 
 
+def with_distinct_keys(snapshot: Snapshot) -> Snapshot:
+    """The snapshot, merged if some table has several rows of one key."""
+    for spec in (REQUESTS, IN_FLIGHT, QUEUED, RETRIED, PROCESSES):
+        table = getattr(snapshot, spec.name)
+        if len(set(spec.keys(table).tolist())) < len(table):
+            return merge_snapshots([snapshot])
+    return snapshot
+
+
 def _sort_by_key(tables: Sequence[Table], spec: TableSpec) -> tuple[Table, Indices, Indices]:
     """Concatenate tables and sort the rows by key.
 
@@ -75,7 +84,7 @@ def _merge_rows(snapshots: Sequence[Snapshot], spec: TableSpec) -> dict[str, Tab
     by_first = np.argsort(order[starts])
     new_row = np.empty(len(order), np.int64)  # index of the input row -> index of the merged row
     new_row[order] = np.repeat(np.argsort(by_first), np.diff(starts, append=len(order)))
-    offsets = np.cumsum([0, *map(len, tables[:-1])]).tolist()
+    offsets = np.cumsum([0, *map(len, tables[:-1])])
     found = {spec.name: merged.take(by_first)}
     for name in spec.bins.values():
         bins = [getattr(snapshot, name) for snapshot in snapshots]
@@ -84,11 +93,11 @@ def _merge_rows(snapshots: Sequence[Snapshot], spec: TableSpec) -> dict[str, Tab
 
 
 def _merge_bins(
-    tables: Sequence[Table], offsets: list[int], new_row: npt.NDArray[np.int64]
+    tables: Sequence[Table], offsets: npt.NDArray[np.int64], new_row: npt.NDArray[np.int64]
 ) -> Table:
-    rows = [new_row[table["row"].astype(np.intp) + at] for table, at in zip(tables, offsets)]
     bins = stacked(tables)
-    keys, counts = add_up(np.concatenate(rows) << 32 | bins["bin"], bins["count"])
+    row = new_row[bins["row"] + np.repeat(offsets, list(map(len, tables)))]
+    keys, counts = add_up(row << 32 | bins["bin"], bins["count"])
     merged = np.empty(len(keys), layout.BIN)
     merged["row"], merged["bin"], merged["count"] = keys >> 32, keys & 0xFFFFFFFF, counts
     return merged

@@ -155,6 +155,8 @@ def from_words(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.object_]:
 def to_words(values: Iterable[int]) -> list[tuple[int, int]] | npt.NDArray[np.uint64]:
     """Low and high word of each number; larger numbers saturate at ``U128_MAX``."""
     if isinstance(values, np.ndarray) and values.dtype == np.uint64:
-        return np.stack((values, np.zeros_like(values)), axis=1)
+        words = np.zeros((len(values), 2), np.uint64)
+        words[:, 0] = values
+        return words
     limited = (min(value, U128_MAX) for value in values)
     return [(value & U64_MAX, value >> 64) for value in limited]
