@@ -185,7 +185,7 @@ def test_notes_of_any_device_count() -> None:
 
 def test_highest_device_number_is_not_mistaken_for_all_devices() -> None:
     engine = fed([*pairs_on([HIGHEST]), issue(2000, 8, 512, device=5)])
-    *groups, total = groups_of(engine.snapshot(3000), 3000)
+    ((*groups, total),) = groups_of([engine.snapshot(3000)], 3000)
     (highest,) = (g for g in groups if g.device == HIGHEST and g.op is None)
     assert highest.in_flight is not None and total.in_flight is not None
     assert (highest.requests, highest.in_flight.end, highest.in_flight.busy_ns) == (1, 0, 5)
@@ -406,7 +406,7 @@ def d2c_of(times_ns: Sequence[int]) -> Any:
     engine = Engine(max_age_ns=NEVER_NS)
     for n, d2c_ns in enumerate(times_ns):
         engine.feed(encode([issue(0, n, 512), complete(d2c_ns, n, 512)]))
-    (_, _, total) = groups_of(engine.snapshot(), 0)
+    ((_, _, total),) = groups_of([engine.snapshot()], 0)
     return total.d2c_ns
 
 

@@ -37,7 +37,7 @@ from blkiomon import IntervalError, from_dict, to_dict
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.interval.distribution import PERCENTILES, Distribution
-from blkiomon.interval.groups import InFlight
+from blkiomon.interval.groups import InFlight, groups_of
 from blkiomon.interval.merging import merge_snapshots
 from blkiomon.interval.value import NOTHING, Counts, Interval, Moments, merge
 
@@ -203,6 +203,21 @@ def test_groups_are_ordered_by_device_and_operation_with_the_total_last() -> Non
     with pytest.raises(KeyError, match=r"has no figures; none have"):
         interval_of([], 0, S).percentile(50, device=SDB)
     assert item.groups() is item.groups()
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(IOS, max_size=6), max_size=4), st.booleans())
+def test_groups_of_several_snapshots_are_those_of_each(ios: list[list[Io]], measures: bool) -> None:
+    snapshots = [interval_of(some, 0, 4 * 10**9).snapshot for some in ios]
+    unmeasured = dataclasses.replace(interval_of(example(), 0, 10**9).snapshot, loads=NO_LOADS)
+    snapshots += [Snapshot(), unmeasured]
+    if not measures:
+        snapshots = [dataclasses.replace(each, loads=NO_LOADS) for each in snapshots]
+    found = groups_of(snapshots, 10**9)
+    assert found == [groups_of([snapshot], 10**9)[0] for snapshot in snapshots]
+
+
+NO_LOADS = np.empty(0, layout.LOAD)
 
 
 def test_hung_device_has_a_group_without_completions() -> None:

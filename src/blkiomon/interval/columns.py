@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any
@@ -27,6 +27,7 @@ from blkiomon.interval.moments import (
     reduce_columns,
     reduce_moments,
     run_starts,
+    stacked,
 )
 
 NS_PER_S = 1_000_000_000
@@ -34,6 +35,9 @@ NS_PER_S = 1_000_000_000
 TOTAL = 1 << 35
 """Key of the total. Any other group has the key ``device << 3 | op``; the op of a device as a whole
 is ``ALL_OPS``. Sorted by key, each device follows its operations, and the total comes last."""
+
+KEY_BITS = 36
+"""The bits of a key above these are the index of its snapshot, if there are several."""
 
 PIECE_WEIGHT = 1 << 16
 """About how many histogram bins and other figures are rendered as one piece."""
@@ -171,43 +175,59 @@ class Columns:
         yield slice(len(keys) - 1, len(keys))
 
 
-def columns_of(snapshot: Snapshot, duration_ns: int) -> Columns:
-    """All groups of a snapshot; see ``Interval.groups`` for their order."""
-    rows, queue_rows = snapshot.rows, snapshot.queue_rows
-    by, by_queue, by_retry = map(_Grouping, (rows, queue_rows, snapshot.retry_rows))
-    load_keys = _load_keys(snapshot.loads)
-    found = np.concatenate((by.keys, by_queue.keys, by_retry.keys, load_keys, [TOTAL]))
-    keys = distinct(np.concatenate((found, found[found != TOTAL] | ALL_OPS)))
+def columns_of(snapshots: Sequence[Snapshot], duration_ns: int) -> Columns:
+    """All groups of each snapshot; see ``Interval.groups`` for their order."""
+    by, by_queue, by_retry = (
+        _Grouping([getattr(snapshot, name) for snapshot in snapshots])
+        for name in ("rows", "queue_rows", "retry_rows")
+    )
+    loads, load_keys = _stacked_loads(snapshots)
+    totals = np.arange(len(snapshots)) << KEY_BITS | TOTAL
+    found = np.concatenate((by.keys, by_queue.keys, by_retry.keys, load_keys, totals))
+    keys = distinct(np.concatenate((found, found[found & TOTAL == 0] | ALL_OPS)))
     for grouping in (by, by_queue, by_retry):
         grouping.place_among(keys)
-    has_queue = len(queue_rows) > 0
+    has_queue = len(by_queue.rows) > 0
     is_queued = np.zeros(len(keys), bool)
     is_queued[by_queue.places] = True
+
+    def quantity(of: _Grouping, name: str, bins: str) -> Quantity:
+        return of.quantity(of.rows[name], [getattr(snapshot, bins) for snapshot in snapshots])
+
     return Columns(
         keys.tolist(),
-        by.sums(rows["errors"]),
-        by_retry.sums(snapshot.retry_rows["requeues"]),
-        by_retry.moments(snapshot.retry_rows["f2c_ns"]),
-        by.quantity(rows["d2c_ns"], snapshot.d2c_bins),
-        by.quantity(rows["size_bytes"], snapshot.size_bins),
-        _loads(snapshot.loads, load_keys, keys) if len(snapshot.loads) else None,
-        by_queue.quantity(queue_rows["q2d_ns"], snapshot.q2d_bins) if has_queue else None,
-        by_queue.quantity(queue_rows["q2c_ns"], snapshot.q2c_bins) if has_queue else None,
+        by.sums(by.rows["errors"]),
+        by_retry.sums(by_retry.rows["requeues"]),
+        by_retry.moments(by_retry.rows["f2c_ns"]),
+        quantity(by, "d2c_ns", "d2c_bins"),
+        quantity(by, "size_bytes", "size_bins"),
+        _loads(loads, load_keys, keys) if len(loads) else None,
+        quantity(by_queue, "q2d_ns", "q2d_bins") if has_queue else None,
+        quantity(by_queue, "q2c_ns", "q2c_bins") if has_queue else None,
         is_queued.tolist(),
         duration_ns,
     )
 
 
-def _load_keys(loads: Table) -> Keys:
-    keys: Keys = loads["device"].astype(np.int64) << 3 | loads["op"]
+def _stacked_loads(snapshots: Sequence[Snapshot]) -> tuple[Table, Keys]:
+    """The loads of all snapshots, and the key of each."""
+    tables = [snapshot.loads for snapshot in snapshots]
+    loads = stacked(tables)
+    keys = loads["device"].astype(np.int64) << 3 | loads["op"]
     keys[loads["op"] == EVERYTHING] = TOTAL
-    return keys
+    return loads, _index_of(tables) << KEY_BITS | keys
+
+
+def _index_of(tables: Sequence[Table]) -> Keys:
+    """The index of the table of each row of these tables."""
+    return np.repeat(np.arange(len(tables)), list(map(len, tables)))
 
 
 def _loads(loads: Table, load_keys: Keys, keys: Keys) -> Loads:
     """Requests in flight of the groups with these keys; 0 for an operation without a row."""
     places = np.searchsorted(keys, load_keys)
-    is_unknown = (keys & 7 == ALL_OPS) | (keys == TOTAL)
+    is_unknown = (keys & 7 == ALL_OPS) | (keys & TOTAL != 0)
+    is_unknown |= ~np.isin(keys >> KEY_BITS, load_keys >> KEY_BITS)
     is_unknown[places] = False
     unknown = np.flatnonzero(is_unknown).tolist()
 
@@ -218,7 +238,7 @@ def _loads(loads: Table, load_keys: Keys, keys: Keys) -> Loads:
         return listed
 
     busy = column(loads["busy_ns"])
-    is_device = ((keys & 7 == ALL_OPS) & (keys != TOTAL)).tolist()
+    is_device = ((keys & 7 == ALL_OPS) & (keys & TOTAL == 0)).tolist()
     return Loads(
         column(loads["max_in_flight"]),
         column(loads["in_flight"]),
@@ -244,18 +264,21 @@ class _Grouping:
     """Assigns each row to three groups: its operation, its device and the total.
 
     Args:
-        rows: shape (n,), with the fields ``device``, ``op`` and ``requests``.
+        tables: of one snapshot each, with the fields ``device``, ``op`` and ``requests``.
 
     Attributes:
+        rows: shape (n,), of all tables.
         keys: of the groups, level by level: operations, devices, total.
         places: index of each of these groups among all groups of the interval.
     """
 
-    def __init__(self, rows: Table) -> None:
-        key = rows["device"].astype(np.int64) << 3 | rows["op"]
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self.rows = rows = stacked(tables)
+        self._firsts = np.cumsum([0, *map(len, tables[:-1])])
+        key = rows["device"].astype(np.int64) << 3 | rows["op"] | _index_of(tables) << KEY_BITS
         self._order = np.argsort(key, kind="stable")
         key = key[self._order]
-        levels = (key, key | ALL_OPS, np.full_like(key, TOTAL))
+        levels = (key, key | ALL_OPS, key >> KEY_BITS << KEY_BITS | TOTAL)
         self._starts = [run_starts(keys) for keys in levels]
         self._requests = rows["requests"][self._order]
         self.keys = np.concatenate([keys[at] for keys, at in zip(levels, self._starts)])
@@ -290,15 +313,16 @@ class _Grouping:
                 found[place] = each
         return found
 
-    def quantity(self, moments: Table, bins: Table) -> Quantity:
+    def quantity(self, moments: Table, tables: Sequence[Table]) -> Quantity:
         """Add up a quantity of rows for each group.
 
         Args:
             moments: shape (n,), dtype ``layout.MOMENTS``.
-            bins: the histograms of the rows, dtype ``layout.BIN``.
+            tables: the histograms of the rows of each snapshot, dtype ``layout.BIN``.
         """
         moments = moments[self._order]
-        row = bins["row"].astype(np.int64)
+        bins = stacked(tables)
+        row = bins["row"] + self._firsts[_index_of(tables)]
         of_rows = Histograms.sum_by_group(row, bins["bin"], bins["count"], len(moments))
         of_rows = of_rows.select(self._order)
         histograms = [of_rows.merge_runs(starts) for starts in self._starts]

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from blkiomon.engine.layout import ALL_OPS, OPS
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.interval import html
-from blkiomon.interval.columns import NS_PER_S, TOTAL, Columns, Loads, Quantity, columns_of
+from blkiomon.interval.columns import (
+    KEY_BITS,
+    NS_PER_S,
+    TOTAL,
+    Columns,
+    Loads,
+    Quantity,
+    columns_of,
+)
 from blkiomon.interval.devices import text_of
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.moments import NOTHING, Moments
@@ -110,19 +120,23 @@ class Group:
         return self.bytes * NS_PER_S / self.duration_ns if self.duration_ns else None
 
 
-def groups_of(snapshot: Snapshot, duration_ns: int) -> tuple[Group, ...]:
-    """All groups of a snapshot; see ``columns_of``."""
-    return grouped(columns_of(snapshot, duration_ns))
+def groups_of(snapshots: Sequence[Snapshot], duration_ns: int) -> list[tuple[Group, ...]]:
+    """All groups of each snapshot; see ``columns_of``."""
+    columns = columns_of(snapshots, duration_ns)
+    groups = grouped(columns)
+    ends = [at + 1 for at, key in enumerate(columns.keys) if key & TOTAL]
+    return [groups[begin:end] for begin, end in pairwise([0, *ends])]
 
 
 def grouped(columns: Columns) -> tuple[Group, ...]:
     """The ``Group`` of each key of the columns."""
     n, load = len(columns.keys), columns.in_flight
+    keys = [key & (1 << KEY_BITS) - 1 for key in columns.keys]
     return tuple(
         map(
             Group,
-            [None if key == TOTAL else key >> 3 for key in columns.keys],
-            [None if key & 7 == ALL_OPS or key == TOTAL else OPS[key & 7] for key in columns.keys],
+            [None if key == TOTAL else key >> 3 for key in keys],
+            [None if key & 7 == ALL_OPS or key == TOTAL else OPS[key & 7] for key in keys],
             columns.errors,
             columns.d2c_ns.distributions(),
             columns.size_bytes.distributions(),

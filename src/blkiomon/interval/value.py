@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
-from operator import add, sub
+from operator import add, attrgetter, sub
 
 import numpy as np
 import numpy.typing as npt
@@ -89,8 +89,7 @@ class Counts:
         return self._combine(sub, earlier)
 
     def _combine(self, function: Callable[[int, int], int], other: Counts) -> Counts:
-        names = [field.name for field in fields(self)]
-        return Counts(**{n: function(getattr(self, n), getattr(other, n)) for n in names})
+        return Counts(**dict(zip(_COUNTS, map(function, _counts(self), _counts(other)))))
 
     def incomplete(self, missing_files: int = 0) -> tuple[Incomplete, ...]:
         """The reasons why figures with these counts are incomplete; see ``incomplete.reasons``.
@@ -112,6 +111,10 @@ class Counts:
                 "completions_without_issue": (self.completions_without_issue, self.requests),
             },
         )
+
+
+_COUNTS = tuple(field.name for field in fields(Counts))
+_counts = attrgetter(*_COUNTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -199,7 +202,7 @@ class Interval:
     def columns(self) -> Columns:
         """The same figures as columns, for outputs that render many groups at once."""
         if not self._columns:
-            self._columns.append(columns_of(self.snapshot, self.end_ns - self.start_ns))
+            self._columns.append(columns_of([self.snapshot], self.end_ns - self.start_ns))
         return self._columns[0]
 
     @property

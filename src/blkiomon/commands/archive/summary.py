@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
+from itertools import islice
 from typing import Any
 
 from blkiomon.commands.archive.results import Result
 from blkiomon.commands.archive.traces import Failure
 from blkiomon.console import how_many, printable
 from blkiomon.engine.layout import OPS
+from blkiomon.engine.snapshot import Snapshot
 from blkiomon.formats.json_codec import distribution_dict, incomplete_list, retried_dict, unseen
 from blkiomon.formats.units import device_text, utc
 from blkiomon.interval.distribution import Distribution
@@ -256,22 +258,25 @@ class _HostIntervals:
         if len(parts) >= MERGED_AT_ONCE:
             parts[:] = [merge(parts)]
 
-    def host(self, name: str) -> Host:
-        wholes = {
-            is_anchored: parts[0] if len(parts) == 1 else merge(parts)
-            for is_anchored, parts in self._parts.items()
-        }
-        snapshots = [whole.snapshot for whole in wholes.values()]
-        anchored = wholes.get(True)
+    def snapshot(self) -> Snapshot:
+        """The figures of all intervals."""
+        for parts in self._parts.values():
+            if len(parts) > 1:
+                parts[:] = [merge(parts)]
+        snapshots = [whole.snapshot for (whole,) in self._parts.values()]
+        return snapshots[0] if len(snapshots) == 1 else merge_snapshots(snapshots)
+
+    def host(self, name: str, groups: tuple[Group, ...]) -> Host:
+        """The host, after ``snapshot``, of which ``groups`` are."""
+        wholes = [whole for (whole,) in self._parts.values()]
+        anchored = next((whole for whole in wholes if whole.anchored), None)
         return Host(
             name=name,
             traces=self.traces,
             start_ns=None if anchored is None else anchored.start_ns,
             end_ns=None if anchored is None else anchored.end_ns,
-            counts=sum((whole.counts for whole in wholes.values()), Counts()),
-            groups=groups_of(
-                snapshots[0] if len(snapshots) == 1 else merge_snapshots(snapshots), 0
-            ),
+            counts=sum((whole.counts for whole in wholes), Counts()),
+            groups=groups,
             missing_files=self._missing_files,
         )
 
@@ -312,9 +317,13 @@ class SummaryBuilder:
 
     def summary(self) -> Summary:
         """The summary of all results so far."""
-        hosts = tuple(whole.host(name) for name, whole in sorted(self._hosts.items()))
+        hosts: list[Host] = []
+        waiting = iter(sorted(self._hosts.items()))
+        while some := list(islice(waiting, MERGED_AT_ONCE)):
+            groups = groups_of([whole.snapshot() for _, whole in some], 0)
+            hosts += (whole.host(name, of) for (name, whole), of in zip(some, groups, strict=True))
         return Summary(
-            hosts=hosts,
+            hosts=tuple(hosts),
             fleet=tuple(_fleet(hosts)),
             failures=tuple(sorted(self._failures, key=lambda f: f.trace)),
             notes=tuple(sorted(self._notes)),
