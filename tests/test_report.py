@@ -227,10 +227,10 @@ def requests(sectors: list[int], op: int = 0, at: int = 0) -> np.ndarray:
 
 
 def test_a_request_is_sequential_where_the_one_before_ended() -> None:
-    accesses = Accesses(4)
-    accesses.add(requests([0, 8, 16, 100, 108]), 0, 10)
-    accesses.add(requests([500, 508], op=1), 0, 10)
-    accesses.add(requests([116, 0], at=5), 0, 10)
+    accesses = Accesses(4, 10)
+    accesses.add(requests([0, 8, 16, 100, 108]), 0)
+    accesses.add(requests([500, 508], op=1), 0)
+    accesses.add(requests([116, 0], at=5), 0)
     found = accesses.finish()
     assert found.shares == {(0, 0): (7, 4), (0, 1): (2, 1)}
     assert found.counts.sum(axis=1)[:2].tolist() == [[7, 4], [2, 1]]
@@ -241,9 +241,9 @@ def test_sequential_requests_in_any_order_of_completion() -> None:
     mixed = made.copy()
     for at in range(0, len(made), 64):
         mixed[at : at + 64] = mixed[at : at + 64][::-1]
-    accesses = Accesses(4)
+    accesses = Accesses(4, 10**6)
     for at in range(0, len(made), 5000):
-        accesses.add(mixed[at : at + 5000], 0, 10**6)
+        accesses.add(mixed[at : at + 5000], 0)
     found = accesses.finish()
     assert found.shares == {(0, 0): (300_000, 299_999)}
     assert len(found.sample) == 30_000
@@ -567,9 +567,9 @@ def test_devices_and_operations_beyond_a_limit_are_not_followed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(access, "MOST_KEYS", 1)
-    accesses = Accesses(4)
+    accesses = Accesses(4, 10)
     for op in range(4):
-        accesses.add(requests([0, 8, 16], op=op, at=op), 0, 10)
+        accesses.add(requests([0, 8, 16], op=op, at=op), 0)
         accesses._examine(0)
     assert set(accesses.finish().shares) == {(0, 0), (0, 1)}
 

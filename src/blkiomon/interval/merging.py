@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.interval.moments import (
     U64_MAX,
     add_up,
-    from_words,
+    add_up_words,
     reduce_columns,
     run_starts,
     stacked,
@@ -52,17 +53,32 @@ def with_distinct_keys(snapshot: Snapshot) -> Snapshot:
     return snapshot
 
 
-def _sort_by_key(tables: Sequence[Table], spec: TableSpec) -> tuple[Table, Indices, Indices]:
-    """Concatenate tables and sort the rows by key.
+class _Grouped(NamedTuple):
+    """The rows of some tables by their key.
 
-    Returns:
-        The sorted rows, the index at which each new key begins, and the (stable) sorting order.
+    Attributes:
+        table: all rows.
+        order: shape (n,), sorts the rows by key, and is stable.
+        starts: shape (m,), the index in ``order`` at which each key begins.
+        firsts: shape (m,), the row in which each key first occurs.
     """
-    table = stacked(tables)
-    keys = spec.keys(table)
-    order = np.argsort(keys, kind="stable")
-    # Not table[order]: without memory for structs, that returns garbage instead of raising.
-    return table.take(order), run_starts(keys[order]), order
+
+    table: Table
+    order: Indices
+    starts: Indices
+    firsts: Indices
+
+    @classmethod
+    def of(cls, tables: Sequence[Table], spec: TableSpec) -> _Grouped:
+        table = stacked(tables)
+        keys = spec.keys(table)
+        order = np.argsort(keys, kind="stable")
+        starts = run_starts(keys[order])
+        return cls(table, order, starts, order[starts])
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """A field of all rows, sorted by key."""
+        return self.table[name].take(self.order, axis=0)
 
 
 def _merge_rows(snapshots: Sequence[Snapshot], spec: TableSpec) -> dict[str, Table]:
@@ -70,22 +86,27 @@ def _merge_rows(snapshots: Sequence[Snapshot], spec: TableSpec) -> dict[str, Tab
     tables = [getattr(snapshot, spec.name) for snapshot in snapshots]
     if not any(map(len, tables)):
         return {name: getattr(snapshots[0], name) for name in (spec.name, *spec.bins.values())}
-    table, starts, order = _sort_by_key(tables, spec)
-    merged = table.take(starts)
-    for name in table.dtype.names or ():
-        if table.dtype[name] == layout.MOMENTS:
-            moments = reduce_columns(table[name], table["requests"], starts)
-            merged[name]["min"], merged[name]["max"] = moments.min, moments.max
-            merged[name]["sum"] = to_words(moments.sum)
-            merged[name]["sum_squares"] = to_words(moments.sum_squares)
-        elif name not in spec.key:
-            merged[name] = np.add.reduceat(table[name], starts)
-    # The sorting is stable: order[starts] is where each key first occurred.
-    by_first = np.argsort(order[starts])
-    new_row = np.empty(len(order), np.int64)  # index of the input row -> index of the merged row
-    new_row[order] = np.repeat(np.argsort(by_first), np.diff(starts, append=len(order)))
+    rows = _Grouped.of(tables, spec)
+    starts = rows.starts
+    by_first = np.argsort(rows.firsts)
+    # Not table[...]: without memory for structs, that returns garbage instead of raising.
+    merged = rows.table.take(rows.firsts[by_first])
+    if len(starts) < len(rows.order):
+        for name in merged.dtype.names or ():
+            if merged.dtype[name] == layout.MOMENTS:
+                moments = reduce_columns(rows.column(name), rows.column("requests"), starts)
+                merged[name]["min"], merged[name]["max"] = (
+                    moments.min[by_first],
+                    moments.max[by_first],
+                )
+                for sums in ("sum", "sum_squares"):
+                    merged[name][sums] = to_words(getattr(moments, sums)[by_first])
+            elif name not in spec.key:
+                merged[name] = np.add.reduceat(rows.column(name), starts)[by_first]
+    new_row = np.empty(len(rows.order), np.int64)  # index of the input row -> of the merged row
+    new_row[rows.order] = np.repeat(np.argsort(by_first), np.diff(starts, append=len(rows.order)))
     offsets = np.cumsum([0, *map(len, tables[:-1])])
-    found = {spec.name: merged.take(by_first)}
+    found = {spec.name: merged}
     for name in spec.bins.values():
         bins = [getattr(snapshot, name) for snapshot in snapshots]
         found[name] = _merge_bins(bins, offsets, new_row)
@@ -106,21 +127,24 @@ def _merge_bins(
 def _merge_loads(tables: Sequence[Table], ends: Sequence[int]) -> Table:
     if not any(map(len, tables)):
         return tables[0]
-    table, starts, _ = _sort_by_key(tables, IN_FLIGHT)
-    merged = table.take(starts)
-    merged["max_in_flight"] = np.maximum.reduceat(table["max_in_flight"], starts)
-    merged["busy_ns"] = np.add.reduceat(table["busy_ns"], starts)
-    is_unknown = np.logical_or.reduceat(table["busy_ns"] == U64_MAX, starts)
-    merged["busy_ns"][is_unknown] = U64_MAX
-    integrals = np.add.reduceat(from_words(table["in_flight_ns"]), starts)
-    merged["in_flight_ns"] = to_words(integrals)
+    loads = _Grouped.of(tables, IN_FLIGHT)
+    starts = loads.starts
+    merged = loads.table.take(loads.firsts)
+    merged["max_in_flight"] = np.maximum.reduceat(loads.column("max_in_flight"), starts)
+    busy_ns = loads.column("busy_ns")
+    merged["busy_ns"] = np.add.reduceat(busy_ns, starts)
+    merged["busy_ns"][np.logical_or.reduceat(busy_ns == U64_MAX, starts)] = U64_MAX
+    merged["in_flight_ns"] = to_words(add_up_words(loads.column("in_flight_ns"), starts))
     # A device that the latest interval does not list has nothing in flight any more. If several
     # intervals end last, the greatest number counts: the order of merging must not matter.
-    latest: dict[tuple[int, int], tuple[int, int]] = {}
-    for each, end in zip(tables, ends):
-        if end == max(ends):
-            for load in each[["device", "op", "in_flight", "oldest_ns"]].tolist():
-                latest[load[:2]] = max(latest.get(load[:2], (0, 0)), load[2:])
-    at_end = [latest.get(key, (0, 0)) for key in merged[["device", "op"]].tolist()]
-    merged["in_flight"], merged["oldest_ns"] = zip(*at_end)
+    is_latest = np.repeat([end == max(ends) for end in ends], list(map(len, tables)))
+    in_flight, oldest_ns = loads.table["in_flight"], loads.table["oldest_ns"]
+    key = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(loads.order)))
+    of = loads.order[is_latest[loads.order]]
+    key = key[is_latest[loads.order]]
+    by_size = np.lexsort([oldest_ns[of], in_flight[of], key])
+    merged["in_flight"] = merged["oldest_ns"] = 0
+    # Of several values for one index, the last one is assigned.
+    merged["in_flight"][key[by_size]] = in_flight[of[by_size]]
+    merged["oldest_ns"][key[by_size]] = oldest_ns[of[by_size]]
     return merged

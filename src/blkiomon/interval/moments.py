@@ -124,8 +124,8 @@ def reduce_columns(
     return MomentColumns(
         np.minimum.reduceat(rows["min"], starts),
         np.maximum.reduceat(rows["max"], starts),
-        _sums(rows["sum"], starts),
-        _sums(rows["sum_squares"], starts),
+        add_up_words(rows["sum"], starts),
+        add_up_words(rows["sum_squares"], starts),
         np.add.reduceat(count, starts),
     )
 
@@ -137,8 +137,13 @@ def reduce_moments(
     return list(map(Moments, *(c.tolist() for c in reduce_columns(rows, count, starts))))
 
 
-def _sums(words: npt.NDArray[np.uint64], starts: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-    """Sums of runs of 128-bit numbers: u8 if they certainly fit 64 bits, else Python's integers."""
+def add_up_words(words: npt.NDArray[np.uint64], starts: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    """Sums of runs of 128-bit numbers: u8 if they certainly fit 64 bits, else Python's integers.
+
+    Args:
+        words: shape (n, 2), low and high word of each.
+        starts: shape (m,), the index at which each run begins, ascending from 0.
+    """
     low = words[:, 0]
     if not words[:, 1].any() and np.add.reduceat(low.astype(np.float64), starts).max() < 2.0**63:
         return np.add.reduceat(low, starts)

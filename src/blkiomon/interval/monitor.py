@@ -68,7 +68,7 @@ class Monitor:
 
     Attributes:
         engine: the ``Engine``.
-        interval_ns: length of an interval now; None: one interval of all.
+        interval_ns: length of an interval now; None: one interval of all. The caller may double it.
         origin_ns: trace time of the first record other than a notify record; None before it.
         is_done: all records up to ``to_ns`` were read; further bytes are ignored.
         missing_files: how many files of the trace are missing, for the intervals to report. The

@@ -17,7 +17,7 @@ from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.interval.devices import text_of
 from blkiomon.interval.merging import merge_snapshots
-from blkiomon.interval.moments import U64_MAX, from_words, run_starts, to_words
+from blkiomon.interval.moments import U64_MAX, add_up_words, run_starts, to_words
 from blkiomon.interval.tables import QUEUED, REQUESTS, RETRIED
 from blkiomon.interval.value import Interval, in_order
 from blkiomon.sources.topology import PATH_KINDS, Device, Topology, Transport
@@ -300,8 +300,7 @@ def _add_up_loads(loads: Table) -> Table:
     most = np.maximum.reduceat(loads["max_in_flight"], starts)
     found["max_in_flight"] = np.maximum(most, found["in_flight"])
     found["oldest_ns"] = np.maximum.reduceat(loads["oldest_ns"], starts)
-    integrals = np.add.reduceat(from_words(loads["in_flight_ns"]), starts)
-    found["in_flight_ns"] = to_words(integrals.tolist())
+    found["in_flight_ns"] = to_words(add_up_words(loads["in_flight_ns"], starts))
     is_several = (np.diff(starts, append=len(loads)) > 1) & (found["op"] == layout.ALL_OPS)
     found["busy_ns"][is_several] = U64_MAX
     return found

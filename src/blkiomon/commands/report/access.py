@@ -64,38 +64,34 @@ class Accesses:
 
     Args:
         n_slices: number of slices of time, an even number.
+        slice_ns: length of a slice; it doubles as often as requests are later than the last slice.
     """
 
-    def __init__(self, n_slices: int) -> None:
+    def __init__(self, n_slices: int, slice_ns: int) -> None:
         self._counts = np.zeros((len(layout.OPS), n_slices, 2), np.int64)
+        self._slice_ns = slice_ns
         self._waiting: list[Table] = []
         self._n_waiting = 0
-        self._ends: dict[int, int] = {}  # sector after the latest request, by key
-        self._shares: dict[int, list[int]] = {}
+        # By pair of device and operation:
+        self._keys = np.empty(0, np.int64)  # ascending
+        self._ends = np.empty(0, np.uint64)  # sector after the latest request
+        self._shares = np.empty((0, 2), np.int64)  # requests, sequential ones
         self._sample = _NO_REQUEST
         self._slowest = np.empty(0, layout.REQUEST)
-        self._keys = np.empty(0)
-        self._limit = 1.0  # the sample has only requests with random keys below
+        self._drawn = np.empty(0)  # a random number for each request of the sample
+        self._limit = 1.0  # the sample has only requests with random numbers below
         self._n_requests = 0
         self._random = np.random.default_rng(1)
         self._origin_ns = 0
-        self._slice_ns = 0
 
-    def add(self, requests: Table, origin_ns: int, slice_ns: int) -> None:
+    def add(self, requests: Table, origin_ns: int) -> None:
         """Take the next requests.
 
         Args:
             requests: shape (n,), dtype ``layout.REQUEST``.
             origin_ns: trace time at which the first slice begins.
-            slice_ns: length of a slice now: that of the previous call, or doubled any number of
-                times.
         """
         self._origin_ns = origin_ns
-        while 0 < self._slice_ns < slice_ns:
-            pairs = self._counts.reshape(len(layout.OPS), -1, 2, 2).sum(axis=2)
-            self._counts = np.concatenate((pairs, np.zeros_like(pairs)), axis=1)
-            self._slice_ns *= 2
-        self._slice_ns = slice_ns
         if len(requests):
             self._keep_slowest(requests)
             self._waiting.append(requests[_KEPT].copy())
@@ -117,7 +113,7 @@ class Accesses:
             self._slice_ns,
             {
                 (key >> 3, key & 7): (requests, sequential)
-                for key, (requests, sequential) in sorted(self._shares.items())
+                for key, (requests, sequential) in zip(self._keys.tolist(), self._shares.tolist())
             },
             slowest,
         )
@@ -148,45 +144,64 @@ class Accesses:
         self._count(requests)
 
     def _draw(self, requests: Table) -> None:
-        """Reservoir sampling by random keys: the requests with the lowest keys are the sample."""
+        """Reservoir sampling: the requests with the lowest random numbers are the sample."""
         self._n_requests += len(requests)
-        keys = self._random.random(len(requests))
-        low = keys < self._limit
-        self._keys = np.concatenate((self._keys, keys[low]))
+        drawn = self._random.random(len(requests))
+        low = drawn < self._limit
+        self._drawn = np.concatenate((self._drawn, drawn[low]))
         self._sample = stacked((self._sample, requests[low]))
-        if len(self._keys) > SAMPLE:
-            lowest = np.argpartition(self._keys, SAMPLE)[:SAMPLE]
-            self._keys, self._sample = self._keys[lowest], self._sample[lowest]
-            self._limit = float(self._keys.max())
+        if len(self._drawn) > SAMPLE:
+            lowest = np.argpartition(self._drawn, SAMPLE)[:SAMPLE]
+            self._drawn, self._sample = self._drawn[lowest], self._sample[lowest]
+            self._limit = float(self._drawn.max())
 
     def _count(self, requests: Table) -> None:
         """Count sequential requests by device and operation, and by operation and slice."""
         key = requests["device"].astype(np.int64) << 3 | requests["op"]
-        if len(self._ends) > MOST_KEYS:
-            is_known = np.isin(key, np.fromiter(self._ends, np.int64))
+        if len(self._keys) > MOST_KEYS:
+            is_known = np.isin(key, self._keys)
             requests, key = requests[is_known], key[is_known]
+            if not len(key):
+                return
         order = np.argsort(key, kind="stable")
-        requests, key = requests.take(order), key[order]
-        sectors = (requests["bytes"].astype(np.uint64) + (SECTOR_BYTES - 1)) // SECTOR_BYTES
-        ends = requests["sector"] + sectors
-        before = np.roll(ends, 1)
+        key = key[order]
+        sector, n_bytes, op, issued_ns = (
+            requests[name][order] for name in ("sector", "bytes", "op", "issued_ns")
+        )
+        sectors = (n_bytes.astype(np.uint64) + (SECTOR_BYTES - 1)) // SECTOR_BYTES
+        ends = sector + sectors
         starts = run_starts(key)
-        lasts = np.append(starts[1:], len(key)) - 1
-        is_known = np.ones(len(key), bool)
-        for start, last in zip(starts.tolist(), lasts.tolist()):
-            of_key = int(key[start])
-            is_known[start] = of_key in self._ends
-            before[start] = self._ends.get(of_key, 0)
-            self._ends[of_key] = int(ends[last])
-        is_sequential = is_known & (before == requests["sector"]) & (sectors > 0)
-        totals = np.add.reduceat(is_sequential, starts, dtype=np.int64)
-        for start, last, sequential in zip(starts.tolist(), lasts.tolist(), totals.tolist()):
-            share = self._shares.setdefault(int(key[start]), [0, 0])
-            share[0] += last - start + 1
-            share[1] += sequential
-        n_slices = self._counts.shape[1]
-        slices = np.minimum(requests["issued_ns"] // self._slice_ns, n_slices - 1)
-        place = requests["op"].astype(np.int64) * n_slices + slices.astype(np.int64)
+        places, is_new = self._places_of(key[starts])
+        before = np.roll(ends, 1)
+        before[starts] = self._ends[places]
+        is_sequential = (before == sector) & (sectors > 0)
+        is_sequential[starts[is_new]] = False
+        self._ends[places] = ends[np.append(starts[1:], len(key)) - 1]
+        self._shares[places, 0] += np.diff(starts, append=len(key))
+        self._shares[places, 1] += np.add.reduceat(is_sequential, starts, dtype=np.int64)
+        slices = self._slices_of(issued_ns)
+        place = op.astype(np.int64) * self._counts.shape[1] + slices
         flat = self._counts.reshape(-1, 2)
         flat[:, 0] += np.bincount(place, minlength=len(flat))
         flat[:, 1] += np.bincount(place[is_sequential], minlength=len(flat))
+
+    def _places_of(
+        self, keys: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """The index of each of these ascending keys, and whether it is new; new ones are added."""
+        is_new = ~np.isin(keys, self._keys, assume_unique=True)
+        if is_new.any():
+            at = np.searchsorted(self._keys, keys[is_new])
+            self._keys = np.insert(self._keys, at, keys[is_new])
+            self._ends = np.insert(self._ends, at, 0)
+            self._shares = np.insert(self._shares, at, 0, axis=0)
+        return np.searchsorted(self._keys, keys), is_new
+
+    def _slices_of(self, issued_ns: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """The slice of each time since the start."""
+        n_slices = self._counts.shape[1]
+        while int(issued_ns.max(initial=0)) // self._slice_ns >= n_slices:
+            pairs = self._counts.reshape(len(layout.OPS), -1, 2, 2).sum(axis=2)
+            self._counts = np.concatenate((pairs, np.zeros_like(pairs)), axis=1)
+            self._slice_ns *= 2
+        return (issued_ns // np.uint64(self._slice_ns)).astype(np.int64)

@@ -144,11 +144,9 @@ def collect(
     (kind,) = set(kinds.values())
     resolution = resolution or FINE
     slices = Slices(MOST_BYTES // n_runs, resolution.most, resolution.most_devices)
-    accesses = None
     if kind == TRACE:
-        accesses = Accesses(resolution.most) if patterns else None
         found = _of_traces(
-            names, slices, resolution, devices, period, accesses, max_age_s, show_progress
+            names, slices, resolution, devices, period, patterns, max_age_s, show_progress
         )
     elif kind == JSON:
         found = _of_json(names, slices, devices, period, show_progress)
@@ -286,7 +284,7 @@ def _of_traces(
     resolution: Resolution,
     devices: Sequence[int],
     period: Period,
-    accesses: Accesses | None,
+    patterns: bool,
     max_age_s: float,
     show_progress: bool | None,
 ) -> Collected:
@@ -295,18 +293,18 @@ def _of_traces(
     while first_ns * resolution.most < span:
         first_ns *= 2
     resolution = resolution._replace(first_ns=first_ns)
+    accesses = Accesses(resolution.most, first_ns) if patterns else None
 
     def hand_over(interval: Interval) -> None:
         nonlocal start_ns
         start_ns = interval.start_ns if start_ns is None else start_ns
         slices.add((interval.start_ns - start_ns) // resolution.first_ns, interval)
+        # Shorter intervals than slices would only be merged.
+        monitor.interval_ns = max(monitor.interval_ns or 0, resolution.first_ns << slices.halvings)
 
     def take_requests() -> None:
         if accesses is not None:
-            requests = monitor.engine.take_requests()
-            accesses.add(
-                requests, monitor.origin_ns or 0, monitor.interval_ns or resolution.first_ns
-            )
+            accesses.add(monitor.engine.take_requests(), monitor.origin_ns or 0)
 
     monitor = Monitor(
         resolution.first_ns / NS_PER_S,

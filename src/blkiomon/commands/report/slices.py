@@ -38,6 +38,9 @@ class Slices:
         most_bytes: limit of the memory of all tables, approximately.
         most_slices: limit of their number.
         most_devices: limit of the devices that have rows of their own.
+
+    Attributes:
+        halvings: how often each two neighbours became one.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class Slices:
         self._others = np.empty(0, np.uint32)  # ascending: OTHERS and the devices that are others
         self._own: DeviceNumbers | None = None  # all that are not, once the others are too many
         self._most_devices = most_devices
-        self._halvings = 0
+        self.halvings = 0
         self._places: list[int] = []
         self._parts: list[list[Interval]] = []  # of each place
         self._n_bytes = 0
@@ -59,9 +62,9 @@ class Slices:
         Args:
             position: its place in time, in a unit that never changes; not less than before.
         """
-        while position >> self._halvings >= self._most_slices:
+        while position >> self.halvings >= self._most_slices:
             self._halve()
-        self._add(position >> self._halvings, [self._bounded(interval)])
+        self._add(position >> self.halvings, [self._bounded(interval)])
         while self._n_bytes > self._most_bytes and (
             self._most_devices > 1 or len(self._places) > 1
         ):
@@ -108,7 +111,7 @@ class Slices:
         places, self._places = self._places, []
         parts, self._parts = self._parts, []
         self._n_bytes = 0
-        self._halvings += 1
+        self.halvings += 1
         for place, of_place in zip(places, parts):
             self._add(place // 2, of_place)
 
