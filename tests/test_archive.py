@@ -604,6 +604,49 @@ def test_other_options_begin_anew(first: Summary, options: dict[str, Any]) -> No
     assert stored() == stored("other")
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"ops": "read"}, "read"),
+        ({"devices": ["7:2", "7:1"]}, "7:1, 7:2"),
+        ({"from_ns": S // 10, "to_ns": S // 5}, "from 0.1 s on, before 0.2 s"),
+    ],
+)
+def test_selected_requests_alone_are_in_the_summary_and_the_dataset(
+    options: dict[str, Any], text: str, traces: Path
+) -> None:
+    summary = archived("traces/db/sda", **options)
+    whole = blkiomon.summarize("traces/db/sda", **options)
+    assert [g.requests for g in summary.hosts[0].groups] == [g.requests for g in whole.groups()]
+    assert 0 < whole.total.requests < blkiomon.summarize("traces/db/sda").total.requests
+    (lines,) = stored().values()
+    assert sum(line["total"]["requests"] for line in lines) == whole.total.requests
+    head = next(summary.text())
+    assert head.endswith(f"; only {text}\n\n")
+    assert summary.to_dict()["only"] == text
+    assert archived("traces/db/sda", **options).resumed == 1
+
+
+def test_dataset_takes_requests_of_one_selection(traces: Path, capfd: Capture) -> None:
+    archived("traces/web1/a.bin", ops="read")
+    before = stored()
+    assert main(["-o", "ds", "--op", "write", "traces/web2/b.gz"]) == 4
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "has requests of another selection: only read; asked for are only write. " in line
+    with pytest.raises(ArchiveError, match="only read; asked for are all"):
+        archived("traces/web1/a.bin")
+    assert stored() == before
+    assert main(["-o", "ds", "--compact"]) == 0
+
+
+def test_manifest_stores_no_selection_if_there_is_none(first: Summary) -> None:
+    (manifest,) = Path("ds/_manifest").glob("*.jsonl")
+    lines = map(json.loads, manifest.read_text().splitlines())
+    options = [done["source"]["options"] for line in lines for done in line.get("done", ())]
+    assert len(options) == 4
+    assert all(set(o) == {"interval_s", "max_pending", "max_age_s", "resync"} for o in options)
+
+
 def test_rows_of_a_file_survive_when_another_trace_of_it_changes(
     traces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -345,14 +345,52 @@ def _names(name: str, text: str) -> bool | None:
 # --- options that several commands have -----------------------------------------------------------
 
 
-def selection(given: Any) -> dict[str, Any]:
-    """What the options ``SELECTION`` select: fields of ``Config``, and arguments of ``Monitor``.
+class Selection(NamedTuple):
+    """Which requests count: those of some devices and operations, in some period.
 
-    Raises:
-        UsageError: the period cannot be.
+    Attributes:
+        devices: their numbers; empty: all.
+        ops: operations; empty: all.
+        period: when.
     """
-    return {"devices": tuple(given.device), "ops": tuple(given.op), **Period.of(given)._asdict()}
 
+    devices: tuple[int, ...] = ()
+    ops: tuple[str, ...] = ()
+    period: Period = Period()
+
+    @classmethod
+    def of(cls, given: Any) -> Selection:
+        """What the options ``SELECTION`` select. Raises UsageError: the period cannot be."""
+        ops: tuple[str, ...] = ()
+        if given.op:
+            from blkiomon.interval.operations import checked  # imports numpy
+
+            ops = checked(given.op)
+        return cls(tuple(sorted(set(given.device))), ops, Period.of(given))
+
+    def arguments(self) -> dict[str, Any]:
+        """Fields of ``Config``, which are arguments of ``Monitor``."""
+        return {"devices": self.devices, "ops": self.ops, **self.period._asdict()}
+
+    @property
+    def text(self) -> str:
+        """Such as ``8:16, read, from 10 s on``; empty: everything counts."""
+        from blkiomon.formats.units import device_text, utc
+
+        shown = [*map(device_text, self.devices[:MOST_NAMED])]
+        if len(self.devices) > MOST_NAMED:
+            shown.append(f"{len(self.devices) - MOST_NAMED} more devices")
+        shown += self.ops
+        from_ns, to_ns, is_absolute = self.period
+        for word, time_ns, more in (("from", from_ns, " on"), ("before", to_ns, "")):
+            if time_ns is not None:
+                at = utc(time_ns) if is_absolute else f"{time_ns / 1e9:g} s"
+                shown.append(f"{word} {at}{more}")
+        return ", ".join(shown)
+
+
+MOST_NAMED = 20
+"""Devices that the text of a selection names."""
 
 DEVICE = Option(
     "--device=DEVICE",

@@ -20,10 +20,10 @@ from blkiomon.commands.options import (
     SELECTION,
     Command,
     Option,
+    Selection,
     UsageError,
     path,
     seconds,
-    selection,
 )
 from blkiomon.commands.parsing import read
 from blkiomon.commands.views import BY, INDENT, TOPOLOGY, shortened
@@ -151,7 +151,7 @@ def _config(given: Namespace) -> Config:
         files=tuple(files),
         trace=tuple(devices),
         queue=given.queue,
-        **selection(given),
+        **Selection.of(given).arguments(),
         outputs=OutputSettings({"json": "-"} if given.json else {}, names=given.names),
         by=given.by,
         topology=given.topology,

@@ -19,8 +19,10 @@ from blkiomon.commands.options import (
     MAX_AGE,
     MAX_PENDING,
     RESYNC,
+    SELECTION,
     Command,
     Option,
+    Selection,
     UsageError,
     path,
     seconds,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     from blkiomon.commands.archive.options import Tls
     from blkiomon.commands.archive.summary import Summary
+    from blkiomon.interval.devices import Device
 
 
 def _readable(name: str, text: str) -> str:
@@ -81,6 +84,7 @@ COMMAND = Command(
             read=seconds(0.001),
             default=60.0,
         ),
+        *SELECTION,
         Option(
             "--host=PATTERN",
             "where a path contains the host, such as '*/traces/{host}/*': * matches anything, "
@@ -127,6 +131,9 @@ COMMAND = Command(
     not changed are not read again. A damaged trace is reported; its intervals before the damage
     count, and the other traces are read. Only one run at a time can write a dataset.
 
+    All rows of a dataset are of one selection, of devices, operations and period: a run that
+    selects others is refused. --from and --to in seconds count from the first record of each trace.
+
     Anyone who can reach a Dask scheduler can run programs on its workers and on its clients.
     Protect it with TLS, and do not use it as root.
 
@@ -157,6 +164,7 @@ def main(argv: Sequence[str]) -> int:
         return given
     try:
         tls = _tls(given)
+        selected = Selection.of(given)
     except UsageError as error:
         return COMMAND.misused(error)
     names, scheduler = given.operands, given.scheduler
@@ -190,6 +198,7 @@ def main(argv: Sequence[str]) -> int:
                 max_pending=given.max_pending,
                 max_age_s=given.max_age,
                 resync=given.resync,
+                **selected.arguments(),
             ),
             dataset=given.output,
             host=given.host,
@@ -273,6 +282,11 @@ def summarize(
     max_pending: int = 1_000_000,
     max_age_s: float = 600.0,
     show_progress: bool = False,
+    devices: Device | Iterable[Device] = (),
+    ops: str | Iterable[str] = (),
+    from_ns: int | None = None,
+    to_ns: int | None = None,
+    is_absolute: bool = False,
 ) -> Summary:
     """The traces of many hosts as one summary.
 
@@ -290,12 +304,15 @@ def summarize(
             default the folder that holds it.
         resync, max_pending, max_age_s: see ``Monitor``.
         show_progress: on standard error.
+        devices, ops, from_ns, to_ns, is_absolute: which requests count, see ``Monitor``. All rows
+            of a dataset are of one selection.
 
     A trace that cannot be read, or not to its end, is one of the summary's ``failures``.
 
     Raises:
         ImportError: the extra "archive" is not installed, or "dask" where a scheduler is named.
         ValueError: an option is out of range.
+        TypeError: an option has a wrong type.
         ArchiveError: the scheduler does not answer, or has no workers; or the dataset cannot be
             written, or another run is writing it.
     """
@@ -304,9 +321,19 @@ def summarize(
     except ImportError as error:
         raise ImportError(_needs(error), name=error.name) from error
     from blkiomon.commands.archive.options import TraceOptions
+    from blkiomon.interval.monitor import device_set
+    from blkiomon.interval.operations import checked
 
     options = TraceOptions(
-        interval_s=interval, max_pending=max_pending, max_age_s=max_age_s, resync=resync
+        interval_s=interval,
+        max_pending=max_pending,
+        max_age_s=max_age_s,
+        resync=resync,
+        devices=tuple(sorted(device_set(devices))),
+        ops=checked(ops),
+        from_ns=from_ns,
+        to_ns=to_ns,
+        is_absolute=is_absolute,
     )
     return run(
         [sources] if isinstance(sources, str) else [str(source) for source in sources],

@@ -34,6 +34,7 @@ from blkiomon.commands.archive.parts import TABLES, Part, files_of, rewrite
 from blkiomon.commands.archive.queries import SQL
 from blkiomon.commands.archive.results import Result
 from blkiomon.commands.archive.traces import Trace, why
+from blkiomon.commands.options import Period, Selection
 from blkiomon.formats.binary_codec import from_bytes, to_bytes
 
 MANIFEST = "_manifest"
@@ -193,6 +194,20 @@ class Dataset:
         except (KeyError, TypeError, ValueError):  # damaged
             return None
 
+    def require_selection(self, wanted: Selection) -> None:
+        """Raises DatasetError: the rows of the dataset are of another selection of requests."""
+        for entry in self._done.values():
+            try:
+                there = _selection_of(entry)
+            except (KeyError, TypeError, ValueError):  # damaged
+                continue
+            if there != wanted:
+                has, asked = (f"only {s.text}" if s.text else "all" for s in (there, wanted))
+                raise DatasetError(
+                    f"{self.files.url} has requests of another selection: {has}; asked for are "
+                    f"{asked}. Select the same, or write to another dataset"
+                )
+
     def drop(self, traces: Collection[str]) -> None:
         """Remove all intervals of these traces."""
         traces = {name for name in traces if name in self._done} | {
@@ -276,8 +291,15 @@ def _source(trace: Trace, options: TraceOptions) -> Line:
         "schema": SCHEMA,
         "host": trace.host,
         "files": [asdict(file) for file in trace.files],
-        "options": asdict(options),
+        "options": options.stored(),
     }
+
+
+def _selection_of(entry: Line) -> Selection:
+    """Which requests of a trace the dataset has."""
+    stored = entry["source"]["options"]
+    period = Period(**{name: stored[name] for name in Period._fields if name in stored})
+    return Selection(tuple(stored.get("devices", ())), tuple(stored.get("ops", ())), period)
 
 
 @contextmanager

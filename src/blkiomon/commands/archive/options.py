@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from blkiomon.commands.options import Period, Selection
 
 Tls = tuple[str, str, str]
 """Files in PEM: the trusted authority, our certificate, and its key."""
@@ -24,3 +27,24 @@ class TraceOptions:
     max_pending: int = 1_000_000
     max_age_s: float = 600.0
     resync: bool = False
+    devices: tuple[int, ...] = ()
+    ops: tuple[str, ...] = ()
+    from_ns: int | None = None
+    to_ns: int | None = None
+    is_absolute: bool = False
+
+    @property
+    def selection(self) -> Selection:
+        """Which requests count."""
+        period = Period(self.from_ns, self.to_ns, self.is_absolute)
+        return Selection(self.devices, self.ops, period)
+
+    def stored(self) -> dict[str, Any]:
+        """For the manifest, as JSON has it. A selection is in it only if there is one."""
+        options = asdict(self)
+        for name, value in Selection().arguments().items():
+            if options[name] == value:
+                del options[name]
+            elif isinstance(options[name], tuple):
+                options[name] = list(options[name])
+        return options

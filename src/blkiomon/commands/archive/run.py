@@ -60,7 +60,7 @@ def run(
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be 0 or more, not {workers}")
     traces, failures = find(sources, host)
-    builder = SummaryBuilder(failures)
+    builder = SummaryBuilder(failures, options.selection.text)
     if dataset is None:
         _read(traces, options, builder, None, workers, scheduler, tls, show_progress)
         return builder.summary()
@@ -74,6 +74,8 @@ def run(
 
     with locked(dataset, is_new=bool(traces)) as store:
         try:
+            if traces:
+                store.require_selection(options.selection)
             if prune:
                 gone = how_many(store.prune(), "trace is", "traces are")
                 builder.note(f"{gone} gone and removed from the dataset")

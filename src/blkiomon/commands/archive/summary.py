@@ -67,6 +67,7 @@ class Summary:
         notes: further messages for the user.
         traces, intervals, records: how many were read, including failed traces up to the failure.
         resumed: traces that an earlier run had finished.
+        selected: which requests count, in words; empty: all.
     """
 
     hosts: tuple[Host, ...]
@@ -77,6 +78,7 @@ class Summary:
     intervals: int
     records: int
     resumed: int
+    selected: str = ""
 
     def host(self, name: str) -> Host:
         """A host by its name. Raises KeyError."""
@@ -101,6 +103,7 @@ class Summary:
             "resumed": self.resumed,
             "intervals": self.intervals,
             "records": self.records,
+            **({"only": self.selected} if self.selected else {}),
             "fleet": [_figures(group) for group in self.fleet],
             "hosts": [
                 {
@@ -144,7 +147,8 @@ class Summary:
         )
         if not self.hosts:
             return
-        yield ", ".join(how_many(n, what, f"{what}s") for what, n in counted) + "\n\n"
+        only = f"; only {self.selected}" if self.selected else ""
+        yield ", ".join(how_many(n, what, f"{what}s") for what, n in counted) + f"{only}\n\n"
         hosts = sorted(self.hosts, key=lambda host: (-_p99_ns(host), host.name))
         names = [printable(host.name) for host in hosts]
         has_requeues = any(group.requeues for group in self.fleet)
@@ -282,9 +286,15 @@ class _HostIntervals:
 
 
 class SummaryBuilder:
-    """Builds a summary of results, whose order makes no difference."""
+    """Builds a summary of results, whose order makes no difference.
 
-    def __init__(self, failures: Iterable[Failure] = ()) -> None:
+    Args:
+        failures: sources that cannot be used.
+        selected: see ``Summary``.
+    """
+
+    def __init__(self, failures: Iterable[Failure] = (), selected: str = "") -> None:
+        self._selected = selected
         self._failures = list(failures)
         self._hosts: dict[str, _HostIntervals] = {}
         self._notes: list[str] = []
@@ -331,6 +341,7 @@ class SummaryBuilder:
             intervals=self._intervals,
             records=self._records,
             resumed=self._resumed,
+            selected=self._selected,
         )
 
 

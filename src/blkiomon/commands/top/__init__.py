@@ -21,11 +21,11 @@ from blkiomon.commands.options import (
     SLOW_LIMIT,
     Command,
     Option,
+    Selection,
     UsageError,
     number,
     path,
     seconds,
-    selection,
     slow,
 )
 from blkiomon.commands.parsing import read
@@ -161,7 +161,7 @@ def _config(given: Namespace) -> Config | str:
     if slow_file is None and given.slow_limit != SLOW_LIMIT.default:
         raise UsageError("--slow-limit needs --slow")
     config = Config(
-        **selection(given),
+        **Selection.of(given).arguments(),
         interval_s=given.interval,
         outputs=OutputSettings({"slow": slow_file} if slow_file else {}),
         slow_ns=slow_ns,
