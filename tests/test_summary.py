@@ -20,7 +20,7 @@ from test_sources import write_set
 
 from blkiomon.commands import cli, naming, summary
 from blkiomon.commands.report import findings
-from blkiomon.commands.report.collect import COARSE, collect, span_ns
+from blkiomon.commands.report.collect import COARSE, collect, length_ns, spans
 from blkiomon.commands.table import MARK, is_supported
 
 SDA, SDB, SDC = (8 << 20 | minor for minor in (0, 16, 32))
@@ -333,6 +333,60 @@ def test_what_got_slower_is_found_with_its_time(tmp_path: Path) -> None:
     assert at and 5.7 < float(at[1]) < 6.3
 
 
+def next_run(start_s: int, *, slower_s: int | None = None) -> list[tw.Record]:
+    """Slow reads; after ``slower_s``, they become slower still."""
+    made = requests(1500, 5 * MS, start_ns=start_s * S, spacing_ns=6 * MS)
+    if slower_s is not None:
+        made += requests(1500, 40 * MS, start_ns=slower_s * S, spacing_ns=6 * MS)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["trace", "gzip", "json"])
+@pytest.mark.parametrize("start_s", [30, 86_400])
+def test_runs_that_are_merged_are_not_compared(kind: str, start_s: int, tmp_path: Path) -> None:
+    unfinished = tw.issue(6 * S, 8, 4096)
+    midnight = 1_795_392_000
+    noted = [tw.notify_timestamp(at_s * S, midnight + at_s, 0) for at_s in (1, start_s)]
+    first = write(tmp_path / "a", noted[:1], requests(3000, MS), [unfinished])
+    second = write(tmp_path / "b", noted[1:], next_run(start_s))
+    if kind == "gzip":
+        for path in (first, second):
+            path.write_bytes(gzip.compress(path.read_bytes()))
+    if kind == "json":
+        first, second = (to_json(path) for path in (first, second))
+    result = runner.call(second, first)
+    assert result.returncode == 0
+    assert found_in(result.stdout.decode().splitlines()) == []
+    said = b"Between runs, there is no record for " in result.stderr
+    assert said == (kind != "gzip")  # where the end of the first run is not known
+
+
+def to_json(trace: Path) -> Path:
+    """The trace as ``--json`` writes it."""
+    path = trace.with_suffix(".jsonl")
+    path.write_bytes(runner.succeed("-I1", "--json", "-", trace))
+    return path
+
+
+def test_what_got_slower_within_one_of_several_runs_is_found(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", requests(3000, MS))
+    second = write(tmp_path / "b", next_run(20, slower_s=30))
+    result = runner.call(first, second)
+    (found,) = found_in(result.stdout.decode().splitlines())
+    assert re.fullmatch(
+        r"reads of 8:0 got slower (28|29)\S* s after the start: "
+        "p99 5.00 ms before, 40.0 ms after.*",
+        found,
+    )
+
+
+def test_files_that_follow_each_other_are_one_run(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", requests(3000, MS))
+    second = write(tmp_path / "b", next_run(7))
+    (found,) = found_in(summarized(first, second))
+    assert "reads of 8:0 got slower" in found
+
+
 def test_too_few_requests_say_nothing(tmp_path: Path) -> None:
     path = write(
         tmp_path / "t",
@@ -407,12 +461,12 @@ def test_terminal_is_no_trace() -> None:
 def test_slices_of_a_file_have_the_right_length_at_once(n_seconds: int, tmp_path: Path) -> None:
     spacing_ns = n_seconds * 2 * MS
     path = write(tmp_path / "t", requests(500, MS, spacing_ns=spacing_ns))
-    assert span_ns([str(path)]) == 499 * spacing_ns + MS
+    assert length_ns(spans([str(path)])) == 499 * spacing_ns + MS
     slices = collect([str(path)], patterns=False, resolution=COARSE).slices
     assert 32 < len(slices) <= COARSE.most
     write_set(tmp_path, "sda", path.read_bytes())
-    assert span_ns([str(tmp_path / "sda")]) == 499 * spacing_ns + MS
-    assert span_ns(["-"]) == 0
+    assert length_ns(spans([str(tmp_path / "sda")])) == 499 * spacing_ns + MS
+    assert length_ns(spans(["-"])) == 0
 
 
 def test_summary_needs_a_trace() -> None:

@@ -217,7 +217,8 @@ class _Summary:
         yield from textwrap.wrap(f"{', '.join(counts)} of {devices}{only}", columns)
         yield ""
         yield from self._table(columns)
-        if sentences := findings(found.slices, whole, self._name_of, self._topology):
+        sentences = findings(found.slices, whole, self._name_of, self._topology, found.gaps)
+        if sentences:
             yield ""
             for sentence in sentences:
                 yield from textwrap.wrap(f"- {sentence}.", columns, subsequent_indent="  ")

@@ -59,7 +59,13 @@ PROBE_BYTES = 1 << 16
 NOTIFY = 1 << 26
 """Category of an action: notes, whose times may differ from those of other records."""
 
+GAP_NS = NS_PER_S
+"""Files that follow each other within this time are parts of one run."""
+
 ALWAYS = Period()
+
+Gap = tuple[int, int]
+"""Begin and end, ns."""
 
 TRACE, JSON, STATS = "trace", "JSON Lines", "statistics of -b"
 
@@ -89,6 +95,7 @@ class Collected:
         notes: what the reader of the figures should know.
         is_broken: an input is incomplete or damaged; the last of ``notes`` says how.
         n_others: devices without rows of their own: they are one, ``selection.OTHERS``.
+        gaps: when nothing was recorded between two runs, by the clock of the slices.
     """
 
     names: tuple[str, ...]
@@ -99,6 +106,7 @@ class Collected:
     notes: tuple[str, ...] = ()
     is_broken: bool = False
     n_others: int = 0
+    gaps: tuple[Gap, ...] = ()
 
     @property
     def devices(self) -> list[int]:
@@ -164,14 +172,28 @@ def _collected(
     notes: Sequence[str],
     *,
     is_broken: bool,
+    gaps: Iterable[Gap] = (),
     monitor: Monitor | None = None,
     patterns: Patterns | None = None,
 ) -> Collected:
-    """What is in the slices. By the time of day, if a trace has it only later."""
+    """What is in the slices. By the time of day, if a trace has it only later.
+
+    Args:
+        gaps: by trace time if there is a monitor, else by the clock of the slices.
+    """
     merged = slices.merged()
+    shift_ns = 0
     if monitor is not None:
         merged = list(map(monitor.anchor, merged))
+        shift_ns = -(monitor.origin_ns or 0)
+        if merged[0].anchored:
+            shift_ns = monitor.engine.epoch_ns or 0
     whole = merge(merged)
+    gaps = tuple((begin + shift_ns, end + shift_ns) for begin, end in gaps)
+    gaps = tuple(gap for gap in gaps if whole.start_ns < gap[1] and gap[0] < whole.end_ns)
+    if gap_ns := sum(end - begin for begin, end in gaps):
+        text = f"Between runs, there is no record for {time_text(gap_ns)}"
+        notes = (f"{text}: rates are of the whole time.", *notes)
     if slices.n_others:
         n_own = int((selection.devices_of(whole) != selection.OTHERS).sum())
         waited = f"Requests waited longest, in all or on average, on the {n_own} that have."
@@ -185,6 +207,7 @@ def _collected(
         notes=tuple(notes),
         is_broken=is_broken,
         n_others=slices.n_others,
+        gaps=gaps,
     )
 
 
@@ -253,29 +276,83 @@ def _kind(name: str) -> str:
     return STATS if head[:3] == b"\0\0\0" else TRACE
 
 
-def span_ns(names: Sequence[str]) -> int:
-    """How long a trace lasts, by the first and last records of its files; 0 if that is unknown.
+class Span(NamedTuple):
+    """When a set of files was recorded, by its first and last records.
+
+    Attributes:
+        first_ns, last_ns: trace time; the last one is None in compressed files: it is unknown.
+    """
+
+    first_ns: int
+    last_ns: int | None
+
+
+def spans(names: Sequence[str]) -> list[Span]:
+    """The span of each set of files of a trace; none if that is not in files."""
+    sets: dict[tuple[Path, str], list[Span]] = {}
+    for member in find_members(names).members:
+        if member.path is None or not member.path.is_file():
+            return []
+        try:
+            found = _span_of(member.path)
+        except (OSError, SourceError):  # opening the trace reports it
+            return []
+        if found is not None:
+            sets.setdefault((member.path.parent, member.base), []).append(found)
+    made = []
+    for of_files in sets.values():
+        lasts = [span.last_ns for span in of_files if span.last_ns is not None]
+        last_ns = max(lasts) if len(lasts) == len(of_files) else None
+        made.append(Span(min(span.first_ns for span in of_files), last_ns))
+    return sorted(made, key=lambda span: span.first_ns)
+
+
+def _span_of(path: Path) -> Span | None:
+    """The span of a file; None: no record was found in it."""
+    head = bytearray(PROBE_BYTES)
+    reader = Reader(path)
+    try:
+        head = head[: reader.readinto(memoryview(head))]
+    finally:
+        reader.close()
+    times_ns = _times_ns(head)
+    if not times_ns:
+        return None
+    with path.open("rb") as file:
+        if file.read(len(head)) != head:  # it is compressed
+            return Span(times_ns[0], None)
+        file.seek(max(0, path.stat().st_size - PROBE_BYTES))
+        return Span(times_ns[0], (times_ns + _times_ns(file.read(PROBE_BYTES)))[-1])
+
+
+def _times_ns(part: bytes | bytearray) -> list[int]:
+    """The times of the first and the last record in a part of a trace; empty without a record."""
+    probe = Engine(keep_records=True, resync=True)
+    probe.feed(part)
+    records = probe.take_records()
+    records = records[records["action"] & NOTIFY == 0]
+    return [int(records["time_ns"][at]) for at in (0, -1) if len(records)]
+
+
+def length_ns(found: Sequence[Span]) -> int:
+    """How long a trace of these spans lasts; 0 if that is unknown.
 
     Then slices can have the right length at once, and need not be merged later.
     """
-    times: list[int] = []
-    for member in find_members(names).members:
-        if member.path is None or not member.path.is_file():
-            return 0
-        try:
-            with member.path.open("rb") as file:
-                head = file.read(PROBE_BYTES)
-                file.seek(max(0, member.path.stat().st_size - PROBE_BYTES))
-                tail = file.read(PROBE_BYTES)
-        except OSError:  # opening the trace reports it
-            return 0
-        for part in (head, tail):
-            probe = Engine(keep_records=True, resync=True)
-            probe.feed(part)
-            records = probe.take_records()
-            records = records[records["action"] & NOTIFY == 0]
-            times += [int(records["time_ns"][at]) for at in (0, -1) if len(records)]
-    return max(times) - min(times) if times else 0
+    lasts = [span.last_ns for span in found if span.last_ns is not None]
+    return max(lasts) - found[0].first_ns if len(lasts) == len(found) and found else 0
+
+
+def gaps_between(found: Sequence[Span]) -> Iterator[Gap]:
+    """When nothing was recorded, as one run had ended and the next had not begun."""
+    until_ns: int | None = None
+    for place, span in enumerate(found):
+        if place and (until_ns is None or span.first_ns - until_ns > GAP_NS):
+            yield span.first_ns if until_ns is None else until_ns, span.first_ns
+        if span.last_ns is None or (place and until_ns is None):
+            until_ns = None
+        else:
+            until_ns = max(until_ns or 0, span.last_ns)
 
 
 def _of_traces(
@@ -289,8 +366,9 @@ def _of_traces(
     show_progress: bool | None,
 ) -> Collected:
     start_ns: int | None = None
-    span, first_ns = span_ns(names), resolution.first_ns
-    while first_ns * resolution.most < span:
+    recorded = spans(names)
+    first_ns = resolution.first_ns
+    while first_ns * resolution.most < length_ns(recorded):
         first_ns *= 2
     resolution = resolution._replace(first_ns=first_ns)
     accesses = Accesses(resolution.most, first_ns) if patterns else None
@@ -346,6 +424,7 @@ def _of_traces(
         slices,
         notes,
         is_broken=failure is not None,
+        gaps=gaps_between(recorded),
         monitor=monitor,
         patterns=None if accesses is None else accesses.finish(),
     )
@@ -363,6 +442,8 @@ def _of_json(
     source = JsonIntervals()
     readers: list[Reader] = []
     n_intervals = 0
+    gaps: list[Gap] = []
+    end_ns: int | None = None
     try:
         for name in names:
             readers.append(Reader(Path(name)))
@@ -370,6 +451,9 @@ def _of_json(
         merged = heapq.merge(*map(source.read, readers), key=lambda item: item.start_ns)
         with Progress(total_bytes, 2, show_progress) as bar:
             for n_intervals, item in enumerate(_within(period, merged), 1):
+                if end_ns is not None and item.start_ns - end_ns > GAP_NS:
+                    gaps.append((end_ns, item.start_ns))
+                end_ns = max(end_ns or 0, item.end_ns)
                 interval = selection.select_devices(item, devices) if devices else item
                 slices.add(n_intervals - 1, interval)
                 bar.show(sum(reader.done_bytes for reader in readers))
@@ -379,7 +463,7 @@ def _of_json(
     notes = source.notes
     if not n_intervals:
         raise ReportError(notes[-1] if notes else f"{', '.join(names)}: no interval in it")
-    return _collected(names, JSON, slices, notes, is_broken=bool(notes))
+    return _collected(names, JSON, slices, notes, is_broken=bool(notes), gaps=gaps)
 
 
 def _within(period: Period, intervals: Iterable[Interval]) -> Iterator[Interval]:

@@ -6,7 +6,8 @@ A finding needs enough requests. If these are too few, there is no finding.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -75,14 +76,17 @@ def findings(
     whole: Interval,
     name_of: NameOf,
     topology: Topology | None = None,
+    gaps: Sequence[tuple[int, int]] = (),
 ) -> list[str]:
-    """At most ``MOST`` sentences about a run, the most urgent first.
+    """At most ``MOST`` sentences about a run, or several, the most urgent first.
 
     Args:
         slices: the run in the order of time.
         whole: the slices, merged.
         name_of: returns the name of a device, or None.
         topology: of the traced host, if it is known: paths are compared with their siblings.
+        gaps: begin and end of the times between runs, when nothing was recorded. A request that
+            was in flight then did not hang, and a run is not compared with the one before.
     """
 
     def named(device: int) -> str:
@@ -90,24 +94,46 @@ def findings(
             return "another device"
         return printable(name_of(device) or device_text(device))
 
-    hung = _hung(whole)
+    runs = _between(slices, gaps)
+    hung = _hung(whole, whole.end_ns - gaps[-1][1] if gaps else None)
     found = (
         *_explain_hung(hung, named),
-        *_stalled(slices, whole, named, {device for _, _, device in hung}),
+        *_stalled(runs, whole, named, {device for _, _, device in hung}),
         *(san.of_run(whole, topology) if topology is not None else ()),
         *_slow_device(whole, named),
-        *_got_slower(slices, whole, named),
+        *_got_slower(runs, map(merge, runs) if gaps else [whole], whole, named),
     )
     return list(found[:MOST])
 
 
-def _hung(whole: Interval) -> list[tuple[int, int, int]]:
-    """Age of the oldest request, number in flight, and device, where requests never completed."""
+Runs = Sequence[Sequence[Interval]]
+
+
+def _between(slices: Sequence[Interval], gaps: Sequence[tuple[int, int]]) -> Runs:
+    """The slices of each run, without those that a gap is part of."""
+    runs: list[list[Interval]] = [[] for _ in range(len(gaps) + 1)]
+    for item in slices:
+        if not any(begin < item.end_ns and item.start_ns < end for begin, end in gaps):
+            runs[sum(end <= item.start_ns for _, end in gaps)].append(item)
+    for run in runs[:-1]:
+        while run and not run[-1].counts.records:  # a gap may begin where that is not known
+            run.pop()
+    return list(filter(None, runs))
+
+
+def _hung(whole: Interval, most_ns: int | None) -> list[tuple[int, int, int]]:
+    """Age of the oldest request, number in flight, and device, where requests never completed.
+
+    Args:
+        most_ns: duration of the last run; None: there is one. Of a device with older requests, it
+            is not known how many are of that run: it is left out.
+    """
     return [
         (group.in_flight.oldest_ns, group.in_flight.end, group.device)
         for group in whole.groups()
         if group.op is None and group.device is not None and group.in_flight is not None
         if group.in_flight.oldest_ns > max(HUNG_NS, group.d2c_ns.max or 0)
+        if most_ns is None or group.in_flight.oldest_ns <= most_ns
     ]
 
 
@@ -124,7 +150,7 @@ def _explain_hung(
 
 
 def _stalled(
-    slices: Sequence[Interval], whole: Interval, named: Callable[[int], str], hung: set[int]
+    runs: Runs, whole: Interval, named: Callable[[int], str], hung: set[int]
 ) -> Iterator[str]:
     """A device with requests in flight all the time that completed none of them."""
     p50s_ns = {
@@ -133,7 +159,7 @@ def _stalled(
         if g.op is None and g.device is not None
     }
     stalls: dict[int, list[tuple[int, int]]] = {}  # device -> length and start of each
-    for device, start_ns, end_ns in _idle_stretches(slices):
+    for device, start_ns, end_ns in chain.from_iterable(map(_idle_stretches, runs)):
         length_ns = end_ns - start_ns
         if device not in hung and length_ns >= max(STALL_NS, STALL_FACTOR * p50s_ns.get(device, 0)):
             stalls.setdefault(device, []).append((length_ns, start_ns))
@@ -202,14 +228,19 @@ def _slow_device(whole: Interval, named: Callable[[int], str]) -> Iterator[str]:
 
 
 def _got_slower(
-    slices: Sequence[Interval], whole: Interval, named: Callable[[int], str]
+    runs: Runs, wholes: Iterable[Interval], whole: Interval, named: Callable[[int], str]
 ) -> Iterator[str]:
-    """The operation of a device that got slower the most."""
-    change = max(_changes(slices, whole), key=lambda change: change.ratio, default=None)
-    if change is None:
+    """The operation of a device that got slower the most within a run."""
+    found = [
+        (change, slices, run)
+        for slices, run in zip(runs, wholes)
+        for change in _changes(slices, run)
+    ]
+    if not found:
         return
+    change, slices, run = max(found, key=lambda item: item[0].ratio)
     device, op = change.key
-    blocks = _blocks(slices, whole)
+    blocks = _blocks(slices, run)
     split = int(np.searchsorted(blocks, change.block))
     before, after = (
         _group(merge(reduce_to(item, device) for item in part), device, layout.OPS[op])

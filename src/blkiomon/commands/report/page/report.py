@@ -333,7 +333,7 @@ _LOSSES = {
 
 
 def _findings(found: Collected) -> list[str]:
-    sentences = findings(found.slices, found.whole, nameless)
+    sentences = findings(found.slices, found.whole, nameless, gaps=found.gaps)
     if not sentences:
         return []
     return ['<ul class="findings">', *(f"<li>{text(s)}.</li>" for s in sentences), "</ul>"]
