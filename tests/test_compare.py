@@ -438,8 +438,10 @@ def test_page(traces: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
     assert json.loads(script.text or "") == json.loads(out)
     ids = [e.get("id") for e in root.iter() if e.get("id")]
     assert len(ids) == len(set(ids))
-    for words in ("Read on 8:16: latency", "+", "worse", "var(--A)", "var(--B)"):
+    for words in ("Percentiles", "p99 over time", "worse", "var(--A)", "var(--B)"):
         assert words in page
+    (charts,) = [e for e in root.iter("div") if e.get("id") == "charts"]
+    assert len(list(charts.iter("svg"))) == 4  # without scripts; with them, canvases
     assert len(page) < 1_000_000
 
 

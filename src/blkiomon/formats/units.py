@@ -12,6 +12,7 @@ __all__ = [
     "bandwidth_text",
     "bytes_text",
     "device_text",
+    "op_text",
     "rate_text",
     "three_digits",
     "time_text",
@@ -61,6 +62,11 @@ def bandwidth_text(bytes_per_s: float | None) -> str:
 def rate_text(rate: float | None) -> str:
     """A rate, such as 1,234."""
     return NONE if rate is None else three_digits(rate)
+
+
+def op_text(op: str) -> str:
+    """An operation, such as write zeroes."""
+    return op.replace("_", " ")
 
 
 def utc(time_ns: int) -> str:

@@ -28,17 +28,18 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon.commands.report.collect import Collected, ReportError, listed
-from blkiomon.commands.report.page.cells import (
-    DEVICE_BITS,
+from blkiomon.commands.report.cells import (
+    DEVICE_MASK,
     OP_BITS,
     SLICE_SHIFT,
     Cells,
     cells_of,
     joined,
+    timeline,
 )
+from blkiomon.commands.report.collect import Collected, ReportError, listed
 from blkiomon.commands.report.selection import reduce_to
-from blkiomon.commands.report.series import Floats, middles, timeline
+from blkiomon.commands.report.series import Floats, middles
 from blkiomon.engine.layout import OPS
 from blkiomon.formats.units import bandwidth_text, device_text, rate_text, time_text
 from blkiomon.interval.distribution import Distribution
@@ -60,8 +61,7 @@ RESOLUTION = 1 / 64
 
 UNIT_BITS = 20
 OP_MASK = (1 << OP_BITS) - 1
-DEVICE_MASK = (1 << DEVICE_BITS) - 1 << OP_BITS
-"""In keys, all operations, and all devices."""
+"""In keys, all operations, as ``DEVICE_MASK`` is all devices."""
 
 _Z = 1.959964  # 95 % of the normal distribution
 

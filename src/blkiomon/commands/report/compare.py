@@ -24,6 +24,7 @@ from blkiomon.commands.options import (
 from blkiomon.commands.parsing import read
 from blkiomon.commands.report import (
     CHART,
+    CHART_OF_PAGE,
     OUTPUT,
     PAGES,
     PICTURES,
@@ -90,9 +91,12 @@ def main(argv: Sequence[str]) -> int:
     suffix = Path(output or "").suffix.lower()
     if output is not None and suffix not in (*PAGES, *PICTURES):
         return COMMAND.misused(f"{output}: {SUFFIXES}")
+    if given.chart and suffix not in PICTURES:
+        return COMMAND.misused(CHART_OF_PAGE)
 
     from blkiomon.commands.report import comparison, figures, rules
     from blkiomon.commands.report.collect import ReportError, check_output, write_output
+    from blkiomon.commands.report.page.compare import compare_page
 
     try:
         wanted = [rules.parse(rule) for rule in given.fail_if]
@@ -102,7 +106,8 @@ def main(argv: Sequence[str]) -> int:
     asked = [rule.metric for rule in wanted if rule.metric != "errors"]
     try:
         if output is not None:
-            figures.check()
+            if suffix in PICTURES:
+                figures.check()
             policy = check_output(
                 Path(output),
                 [*sides[0], *sides[1]],
@@ -123,14 +128,14 @@ def main(argv: Sequence[str]) -> int:
             found = replace(found, rows=[row for row in rows if row.op in given.op])
         if output is not None:
             title = given.title or "Block I/O, before and after"
-            charts = figures.chosen(comparison.charts(found), given.chart)
             if suffix in PICTURES:
+                charts = figures.chosen(comparison.charts(found), given.chart)
                 kind = PICTURES[suffix]
                 write_output(
                     Path(output), lambda file: figures.save(charts, title, file, kind), policy
                 )
             else:
-                page = comparison.render_page(found, title, charts)
+                page = compare_page(found, title)
                 write_output(Path(output), lambda file: file.write(page.encode()), policy)
     except (ReportError, SourceError, TraceError) as error:
         return told(error)

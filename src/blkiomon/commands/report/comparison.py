@@ -1,4 +1,4 @@
-"""A comparison of two sides as text, as JSON and as a page with charts."""
+"""A comparison of two sides as text, as JSON and as pictures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from blkiomon.commands.report import figures, page
+from blkiomon.commands.report import figures
 from blkiomon.commands.report.changes import (
     METRICS,
     Change,
@@ -18,11 +18,11 @@ from blkiomon.commands.report.changes import (
     value_text,
 )
 from blkiomon.commands.report.collect import STATS, Collected, ReportError, collect
-from blkiomon.commands.report.figures import HEIGHT_IN, Chart, label
+from blkiomon.commands.report.figures import HEIGHT_IN, Chart
 from blkiomon.commands.report.series import Series, merged, series
 from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import incomplete_list
-from blkiomon.formats.units import NONE
+from blkiomon.formats.units import NONE, op_text
 from blkiomon.interval.incomplete import Incomplete, in_words
 
 NAMES = {"iops": "IOPS"}
@@ -80,7 +80,7 @@ class Comparison:
         ]
         row, change = changed[0], changed[0].shown[0]
         values = (value_text(change.metric, value) for value in (change.a, change.b))
-        what = f"{label(row.op or 'all')} of {row.device}"
+        what = f"{op_text(row.op or 'all')} of {row.device}"
         return (
             f"{', '.join(parts)}, {n_same:,} without a difference shown; most changed: {what}, "
             f"{NAMES.get(change.metric, change.metric)} {change_text(change.change)} "
@@ -149,7 +149,7 @@ def _collect_run(name: str, **options: Any) -> Collected:
 # --- text -----------------------------------------------------------------------------------------
 
 
-def _side_text(side: Sequence[Collected]) -> str:
+def side_text(side: Sequence[Collected]) -> str:
     runs = "" if len(side) == 1 else f"{len(side)} runs, "
     names = ", ".join(printable(run.names[0]) for run in side)
     return f"{names} ({runs}{seconds_of(side):,.3f} s)"
@@ -177,7 +177,7 @@ def text(found: Comparison, *, has_all: bool = False) -> str:
         for name, (a, b) in (("errors", row.errors), ("requeues", row.requeues)):
             if a or b:
                 cells.append(("", "", name, f"{a:,}", f"{b:,}", "", "", ""))
-    lines = [f"{letter}: {_side_text(side)}" for letter, side in found.sides]
+    lines = [f"{letter}: {side_text(side)}" for letter, side in found.sides]
     lines += [f"{what}: {in_words(why)}" for what, why in found.incomplete()]
     lines += [
         f"{letter}: {run.notes[0]}" for letter, side in found.sides for run in side if run.n_others
@@ -214,71 +214,6 @@ def interval_text(change: Change) -> str:
 
 def _percent(fraction: float) -> str:
     return f"{round(100 * fraction, 1) + 0.0:+.1f}"  # adding 0.0 avoids -0.0
-
-
-# --- the page -------------------------------------------------------------------------------------
-
-
-def render_page(found: Comparison, title: str, shown: Sequence[Chart]) -> str:
-    """A page with a table of all changes, and with these charts."""
-    changed = found.changed()
-    same = [row for row in found.rows if not row.shown]
-    unchanged = f"{how_many(len(same), 'row shows', 'rows show', ',')} no difference"
-    has_requeues = any(any(row.requeues) for row in found.rows)
-    body = [
-        f"<h1>{page.text(title)}</h1>",
-        *(line for what, why in found.incomplete() for line in page.incomplete(what, why)),
-        *(
-            f'<p class="soft">{page.swatch(letter)}: {page.text(_side_text(side))}</p>'
-            for letter, side in found.sides
-        ),
-        *(f'<p class="note">{page.text(note)}</p>' for run in found.runs for note in run.notes),
-        f'<p class="verdict">{page.text(found.verdict())}</p>',
-        "<h2>What changed</h2>",
-        *([_table(changed, has_requeues)] if changed else ["<p>Nothing, as far as it shows.</p>"]),
-        *(
-            [f"<details><summary>{unchanged}</summary>", _table(same, has_requeues), "</details>"]
-            if same
-            else []
-        ),
-        '<p class="soft">In brackets: where the change lies with 95 % confidence, judged by '
-        "the runs themselves. Where that includes 0, no difference is shown.</p>",
-        "<h2>Charts</h2>",
-        _charts(shown),
-    ]
-    return page.document(title, body, found.to_dict())
-
-
-def _charts(shown: Sequence[Chart]) -> str:
-    """Charts beside each other; the last are left out if the page would be too large."""
-    drawn = [
-        f"<figure><figcaption><b>{page.text(chart.title)}</b> {page.text(chart.caption)}"
-        f"</figcaption>{figures.svg(chart)}</figure>"
-        for chart in shown
-    ]
-    while len(drawn) > 1 and sum(map(len, drawn)) > page.MOST_BYTES * 0.9:
-        drawn.pop()
-    return '<div class="charts">' + "\n".join(drawn) + "</div>"
-
-
-def _table(rows: Sequence[DeviceChanges], has_requeues: bool) -> str:
-    shown = []
-    for row in rows:
-        cells = [page.text(row.device).replace("-&gt;", "→"), label(row.op or "all")]
-        for change in row.changes[: len(METRICS)]:
-            kind, verdict = "soft", change.verdict
-            if verdict in ("better", "worse"):
-                kind, verdict = verdict, f"{change_text(change.change)} {verdict}"
-            cells.append(
-                f"{value_text(change.metric, change.a)} → {value_text(change.metric, change.b)}"
-                f'<br/><span class="{kind}">{verdict}</span>'
-                f'<br/><span class="soft">[{interval_text(change)}]</span>'
-            )
-        counts = [row.errors, row.requeues] if has_requeues else [row.errors]
-        cells += [f"{a:,} → {b:,}" for a, b in counts]
-        shown.append(("", cells))
-    heads = ["Device", "Operation", *(NAMES.get(m, m) for m in METRICS), "failed"]
-    return page.table([*heads, *["requeued"] * has_requeues], shown, "two")
 
 
 # --- charts ---------------------------------------------------------------------------------------
@@ -321,7 +256,7 @@ def charts(found: Comparison) -> list[Chart]:
                 _draw_over_time(over_time, op, is_latency=False),
             ),
         ):
-            full_title = f"{label(op).capitalize()} on {device}: {title}"
+            full_title = f"{op_text(op).capitalize()} on {device}: {title}"
             made.append(Chart(f"{name}-{place}", full_title, caption, draw, HEIGHT_IN + 0.4))
     return made
 

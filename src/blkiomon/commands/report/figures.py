@@ -30,7 +30,7 @@ from blkiomon.commands.report.series import (
 )
 from blkiomon.console import EXIT_OUTPUT, EXIT_USAGE
 from blkiomon.engine.layout import OPS
-from blkiomon.formats.units import device_text
+from blkiomon.formats.units import device_text, op_text
 
 WIDTH_IN, HEIGHT_IN = 5.5, 2.75
 PIXELS_PER_IN = 144
@@ -274,11 +274,6 @@ def _points(axes: Any, edges: Floats, values: Floats, **style: Any) -> None:
     axes.plot(middle[alone], values[alone], ".", ms=3, mew=0, color=style["color"])
 
 
-def label(op: str) -> str:
-    """An operation as text."""
-    return op.replace("_", " ")
-
-
 # --- the charts of a report -----------------------------------------------------------------------
 
 
@@ -307,7 +302,7 @@ def charts(found: Collected) -> list[Chart]:
             continue
         add(
             f"percentiles-{op}",
-            f"{label(op).capitalize()} latency over time",
+            f"{op_text(op).capitalize()} latency over time",
             "From issue to completion: half of the requests of each slice of time took no "
             "longer than the line, 99 % and 99.9 % no longer than the bands.",
             _draw_percentiles,
@@ -315,7 +310,7 @@ def charts(found: Collected) -> list[Chart]:
             op,
         )
         if of_op.whole.count >= LEAST_HEAT:
-            title = f"{label(op).capitalize()} latency: every request"
+            title = f"{op_text(op).capitalize()} latency: every request"
             caption = f"How many of {of_op.whole.count:,} requests took how long, when."
             add(f"heat-{op}", title, caption, _draw_heat, over_time, op)
     if any(len(of_op.whole.bins) for of_op in of_ops.values()):
@@ -392,7 +387,7 @@ def _draw_rates(data: Series, what: str, figure: Any) -> None:
     axes = figure.subplots()
     edges = data.edges_s / time_axis(axes, data.edges_s)
     for op, of_op in data.ops.items():
-        style = {"color": COLOURS[op][0], "label": label(op)}
+        style = {"color": COLOURS[op][0], "label": op_text(op)}
         axes.stairs(getattr(of_op, what), edges, baseline=None, **style)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(_engineering("B/s" if what == "bytes_per_s" else ""))
@@ -477,7 +472,7 @@ def draw_tail(axes: Any, parts: dict[str, tuple[Any, str, Any]]) -> None:
 
 
 def _draw_tails(of_ops: dict[str, OperationSeries], figure: Any) -> None:
-    parts = {label(op): (of_op.whole, COLOURS[op][0], "-") for op, of_op in of_ops.items()}
+    parts = {op_text(op): (of_op.whole, COLOURS[op][0], "-") for op, of_op in of_ops.items()}
     draw_tail(figure.subplots(), parts)
 
 
@@ -507,7 +502,7 @@ def _draw_sizes(counts: dict[str, dict[int, int]], figure: Any) -> None:
             [100 * of_op.get(power, 0) / total for power in shown],
             width * 0.92,
             color=COLOURS[op][0],
-            label=label(op),
+            label=op_text(op),
         )
     axes.set_xlim(-0.6, len(shown) - 0.4)
     names = [_size_text(power) for power in shown]
@@ -537,7 +532,7 @@ def _draw_in_flight(data: Series, figure: Any) -> None:
     style: dict[str, Any] = {"color": INK, "alpha": 0.45, "lw": 0.8, "label": "most"}
     axes.stairs(data.most_in_flight, edges, baseline=None, **style)
     for op, of_op in data.ops.items():
-        style = {"color": COLOURS[op][0], "label": f"{label(op)}, mean"}
+        style = {"color": COLOURS[op][0], "label": f"{op_text(op)}, mean"}
         axes.stairs(of_op.in_flight, edges, baseline=None, **style)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("requests in flight")
@@ -559,7 +554,7 @@ def _draw_sectors(sample: Any, edges_s: Floats, figure: Any) -> None:
             mew=0,
             alpha=0.75,
             color=_between(*COLOURS[OPS[number]]),
-            label=label(OPS[number]),
+            label=op_text(OPS[number]),
             rasterized=True,
         )
     axes.yaxis.set_major_formatter(_engineering("B"))
@@ -586,7 +581,7 @@ def _draw_sequential(patterns: Patterns, edges_s: Floats, figure: Any) -> None:
         if op in ("flush", "other") or not requests.any():
             continue
         share = np.where(requests > 0, 100 * sequential / np.maximum(requests, 1), np.nan)
-        _points(axes, edges, share, color=COLOURS[op][0], label=label(op))
+        _points(axes, edges, share, color=COLOURS[op][0], label=op_text(op))
     axes.set_ylim(-3, 103)
     axes.set_ylabel("% of requests")
     legend(axes)

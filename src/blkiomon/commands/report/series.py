@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from blkiomon.commands.report.cells import timeline
 from blkiomon.commands.report.selection import reduce_to
 from blkiomon.engine.layout import OPS
 from blkiomon.interval.distribution import Distribution, bin_bounds
@@ -55,28 +56,6 @@ class Series:
     edges_s: Floats
     ops: dict[str, OperationSeries]
     most_in_flight: Floats
-
-
-def timeline(slices: Sequence[Interval]) -> tuple[Floats, list[Interval | None]]:
-    """Slices on one axis of time, with a slice of None for each gap between them.
-
-    Returns:
-        Where slices begin and end, in s from the first one's beginning, shape (slices + 1,); and
-        the slices.
-    """
-    start_ns = slices[0].start_ns
-    edges: list[float] = [0.0]
-    known: list[Interval | None] = []
-    for item in slices:
-        gap_s = (item.start_ns - start_ns) / NS_PER_S - edges[-1]
-        if gap_s > 1e-6:
-            edges.append(edges[-1] + gap_s)
-            known.append(None)
-        # Intervals of several runs may overlap; edges must ascend.
-        end_s = (item.end_ns - start_ns) / NS_PER_S
-        edges.append(max(end_s, edges[-1] + 1e-9))
-        known.append(item)
-    return np.array(edges), known
 
 
 def series(slices: Sequence[Interval], device: int | None = None) -> Series:

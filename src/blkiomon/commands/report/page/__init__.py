@@ -1,7 +1,8 @@
 """Self-contained HTML pages: they load nothing, and can be printed.
 
 The scripts and the style are files beside this one: ``data.js`` unpacks and merges the cells of
-``cells.py``, ``draw.js`` draws, ``report.js`` is the page of a report.
+``cells.py``, ``draw.js`` draws, ``charts.js`` is what pages share, ``report.js`` is the page of a
+report and ``compare.js`` that of a comparison.
 """
 
 from __future__ import annotations
@@ -15,36 +16,33 @@ from pathlib import Path
 from typing import Any
 
 from blkiomon._version import __version__
-from blkiomon.commands.report.figures import label
-from blkiomon.commands.report.page.cells import Array, packed
+from blkiomon.commands.report.cells import Array, packed
 from blkiomon.console import printable
+from blkiomon.formats.units import op_text
 from blkiomon.interval.incomplete import Incomplete, in_words
 
 MOST_BYTES = 5_000_000
 """Limit of a page's size, for the inputs that are likely."""
 
 
-def document(
-    title: str, body: Iterable[str], figures: Any, data: dict[str, Any] | None = None
-) -> str:
+def document(title: str, body: Iterable[str], figures: Any, data: Any, script: str) -> str:
     """A page.
 
     Args:
         title: as plain text.
         body: lines of HTML.
         figures: for programs, as JSON in the element ``figures``.
-        data: for the script of a report, as JSON in the element ``data``; see ``with_arrays``.
-            None: the page has no script.
+        data: for the script, as JSON in the element ``data``; see ``with_arrays``.
+        script: "report" or "compare".
     """
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    script: list[str] = []
-    if data is not None:
-        parts = [_file(f"{name}.js") for name in ("data", "draw", "report")]
-        # A page is XML, too: hence CDATA. A browser runs this script and nothing else.
-        code = "//<![CDATA[\n" + "\n".join(parts) + "//]]>"
-        digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-        policy += f"; script-src 'sha256-{digest}'"
-        script = [_json_element("data", data), f"<script>{code}</script>"]
+    parts = [_file(f"{name}.js") for name in ("data", "draw", "charts", script)]
+    # A page is XML, too: hence CDATA. A browser runs this script and nothing else.
+    code = "//<![CDATA[\n" + "\n".join(parts) + "//]]>"
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'"
+    )
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -61,7 +59,8 @@ def document(
             *body,
             f"<footer>Made by blkiomon {text(__version__)}.</footer>",
             _json_element("figures", figures),
-            *script,
+            _json_element("data", data),
+            f"<script>{code}</script>",
             "</body>",
             "</html>",
             "",
@@ -125,4 +124,4 @@ def table(
 
 def swatch(op: str) -> str:
     """An operation beside its colour."""
-    return f'<span class="key" style="background: var(--{op})"></span>{label(op)}'
+    return f'<span class="key" style="background: var(--{op})"></span>{op_text(op)}'

@@ -84,12 +84,10 @@ class Run {
     this.first_of_slice = this.#firsts(this.slice, this.n_slices);
     this.by_device = this.devices.map(() => []);
     for (let cell = 0; cell < this.n_cells; cell++) this.by_device[this.device[cell]].push(cell);
-    this.ops_used = this.ops.map((_, op) => op).filter((op) => this.op.includes(op));
-    const widths = Array.from(this.edges_s.slice(1), (end, i) => end - this.edges_s[i]);
-    const usual = widths.filter((_, i) => !this.is_gap[i]).sort((a, b) => a - b);
+    const usual = this.known_s.filter(Boolean).sort();
     // A rate of a much shorter slice, such as the last one, would say little.
     const least = 0.5 * usual[usual.length >> 1];
-    this.has_rate = widths.map((width, i) => !this.is_gap[i] && width > 0 && width >= least);
+    this.has_rate = Array.from(this.known_s, (width) => width > 0 && width >= least);
     this.scratch = new Histogram();
   }
 
@@ -114,7 +112,7 @@ class Run {
 
   width_s(from, to) {
     let width = 0;
-    for (let i = from; i < to; i++) if (!this.is_gap[i]) width += this.edges_s[i + 1] - this.edges_s[i];
+    for (let i = from; i < to; i++) width += this.known_s[i];
     return width;
   }
 
@@ -162,12 +160,16 @@ class Run {
     return into;
   }
 
-  /** Sums of a column by slice, for each operation: an object of arrays. */
+  /** Sums of a column by slice. */
   sums(part, column) {
-    const sums = {};
-    for (const op of part.ops) sums[op] = new Float64Array(this.n_slices);
-    this.each(part, (cell, slice) => (sums[this.op[cell]][slice] += column[cell]));
+    const sums = new Float64Array(this.n_slices);
+    this.each(part, (cell, slice) => (sums[slice] += this[column][cell]));
     return sums;
+  }
+
+  /** The same a second of known time. */
+  a_second(part, column) {
+    return this.sums(part, column).map((sum, slice) => sum / (this.known_s[slice] || 1));
   }
 
   /** Percentiles over time: for each group of so many slices, [first, end, histogram's figures]. */
@@ -184,14 +186,6 @@ class Run {
       });
     }
     return found;
-  }
-
-  /** How slow a device was, to rank it: p99, or of few requests the mean; and the figures. */
-  device_figures(part, device) {
-    const merged = this.merge({ ...part, device }, this.scratch);
-    const p99 = merged.percentile(99);
-    const score = merged.n >= 100 ? p99 : (merged.mean ?? 0);
-    return { device, score, p99, n: merged.requests, max: merged.max };
   }
 
   /** The p99 of each slice of a device; 0 where it completed nothing. */

@@ -17,6 +17,7 @@ const scaled = (value, units) => {
 };
 const timeText = (ns) => (ns === null ? NONE : scaled(ns, ["ns", "µs", "ms", "s"]));
 const bytesText = (bytes) => scaled(bytes, ["B", "kB", "MB", "GB", "TB", "PB"]);
+const bandwidthText = (value) => (value ? `${bytesText(value).replace(/\.0+ /, " ")}/s` : "0");
 const countText = (n) => Math.round(n).toLocaleString("en");
 const rateText = (rate) => (rate === null ? NONE : digits(rate));
 const short = (value) =>

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from blkiomon.commands.report.access import SECTOR_BYTES, Patterns
+from blkiomon.commands.report.cells import Array, Cells, bounded, cells_of, timeline
 from blkiomon.commands.report.collect import STATS, Collected
 from blkiomon.commands.report.findings import findings
 from blkiomon.commands.report.page import document, incomplete, swatch, table, text, with_arrays
-from blkiomon.commands.report.page.cells import Array, Cells, cells_of
 from blkiomon.commands.report.selection import OTHERS
-from blkiomon.commands.report.series import timeline
 from blkiomon.commands.table import is_supported
 from blkiomon.console import how_many, printable
 from blkiomon.engine import layout
@@ -46,7 +45,8 @@ FIGURES_OF_DEVICES = 512
 
 def report(found: Collected, title: str) -> str:
     """The page."""
-    cells = cells_of(found.slices).bounded().ranked()
+    (cells,) = bounded([cells_of(found.slices)])
+    cells = cells.ranked()
     body = [
         f"<h1>{text(title)}</h1>",
         *incomplete("Incomplete", found.whole.incomplete),
@@ -65,7 +65,7 @@ def report(found: Collected, title: str) -> str:
         "<h2>Errors and losses</h2>",
         *_losses(found),
     ]
-    return document(title, body, _figures(found, cells), _data(found, cells))
+    return document(title, body, _figures(found, cells), _data(found, cells), "report")
 
 
 # --- the data of the script -----------------------------------------------------------------------
@@ -113,7 +113,7 @@ def _places(found: Collected, cells: Cells) -> list[tuple[int, Interval]]:
 
 def _by_slice(found: Collected, cells: Cells) -> dict[str, Array]:
     """What is only known of all devices together, by slice."""
-    most, lost, unmatched = np.zeros((3, len(cells.is_gap)))
+    most, lost, unmatched = np.zeros((3, len(cells.known_s)))
     for place, item in _places(found, cells):
         loads, counts = item.snapshot.loads, item.counts
         of_all = loads["max_in_flight"][loads["op"] == layout.EVERYTHING]
@@ -129,7 +129,7 @@ def _process_cells(found: Collected, cells: Cells) -> tuple[list[str], dict[str,
     order = np.argsort(-processes["bytes"].astype(np.float64), kind="stable")[:PROCESSES_SHOWN]
     pids = processes["pid"][order].tolist()
     index = {pid: at for at, pid in enumerate(pids)}
-    sums = np.zeros((len(cells.is_gap), len(pids), 2))
+    sums = np.zeros((len(cells.known_s), len(pids), 2))
     for place, item in _places(found, cells):
         table_ = item.snapshot.processes
         for pid, requests, n_bytes in table_[["pid", "requests", "bytes"]].tolist():

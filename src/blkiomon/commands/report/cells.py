@@ -7,8 +7,9 @@ have the bins of the product, so that merged cells give the figures of the libra
 from __future__ import annotations
 
 import base64
+import math
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,15 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon.commands.report.selection import OTHERS
-from blkiomon.commands.report.series import timeline
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Table
 from blkiomon.interval.distribution import Histograms, bin_bounds
+from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.moments import add_up
 from blkiomon.interval.value import Interval
 
 Array = npt.NDArray[np.generic]
 Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 MOST_BYTES = 2_200_000
 """Limit of the compressed size of all cells, estimated at so many bytes for each cell and bin:"""
@@ -42,6 +44,7 @@ MOST_NS = np.nextafter(2.0**64, 0)
 
 BIN_BITS, DEVICE_BITS, OP_BITS = 12, 32, 3
 SLICE_SHIFT = DEVICE_BITS + OP_BITS
+DEVICE_MASK = (1 << DEVICE_BITS) - 1 << OP_BITS
 
 SUMS = ("requests", "bytes", "errors", "requeues", "d2c_sum", "in_flight", "queued")
 LEAST = ("d2c_min", "q2d_min")
@@ -65,7 +68,8 @@ class Cells:
 
     Attributes:
         edges_s: shape (slices + 1,): where slices begin and end, from the first one's beginning.
-        is_gap: shape (slices,): nothing is known of that time.
+        known_s: shape (slices,): how much of its time is known; 0 is a gap. Of several runs that
+            are one, the sum.
         devices: their numbers; ``OTHERS`` is a device, too. Worst first, once ``ranked``.
         keys: shape (n,): slice, index of the device and operation, packed.
         columns: by name, shape (n,): ``SUMS``, ``LEAST`` and ``GREATEST``. Times in ns;
@@ -74,11 +78,11 @@ class Cells:
         n_merged: devices that were merged into ``OTHERS`` for the size of the page.
     """
 
-    edges_s: npt.NDArray[np.float64]
-    is_gap: npt.NDArray[np.bool_]
+    edges_s: Floats
+    known_s: Floats
     devices: npt.NDArray[np.uint32]
     keys: Integers
-    columns: dict[str, npt.NDArray[np.float64]]
+    columns: dict[str, Floats]
     histograms: dict[str, Bins]
     n_merged: int = 0
 
@@ -86,6 +90,16 @@ class Cells:
     def device(self) -> Integers:
         """The index of each cell's device."""
         return self.keys >> OP_BITS & (1 << DEVICE_BITS) - 1
+
+    @property
+    def op(self) -> Integers:
+        """The number of each cell's operation."""
+        return self.keys & (1 << OP_BITS) - 1
+
+    @property
+    def slice(self) -> Integers:
+        """The index of each cell's slice."""
+        return self.keys >> SLICE_SHIFT
 
     @property
     def size_bytes(self) -> float:
@@ -111,81 +125,70 @@ class Cells:
         return replace(self, keys=sorted_keys[starts], columns=columns, histograms=histograms)
 
     def halved(self) -> Cells:
-        """Each two neighbouring slices merged; a gap stays one if both are gaps."""
-        ends = [*range(0, len(self.is_gap), 2), len(self.is_gap)]
-        low = self.keys & (1 << SLICE_SHIFT) - 1
-        merged = self.rekeyed(self.keys >> SLICE_SHIFT >> 1 << SLICE_SHIFT | low)
-        is_gap = np.logical_and.reduceat(self.is_gap, ends[:-1])
-        return replace(merged, edges_s=self.edges_s[ends], is_gap=is_gap)
+        """Each two neighbouring slices merged."""
+        ends = [*range(0, len(self.known_s), 2), len(self.known_s)]
+        return self.with_slices(np.arange(len(self.known_s)) >> 1, self.edges_s[ends])
 
-    def with_devices(self, order: Integers) -> Cells:
-        """These devices in this order, by index; all others are merged into ``OTHERS``."""
-        own = self.devices[order]
-        n_merged = int((~np.isin(self.devices, np.append(own, np.uint32(OTHERS)))).sum())
-        if n_merged and OTHERS not in own:
+    def with_slices(self, places: Integers, edges_s: Floats) -> Cells:
+        """Merged into other slices: ``places`` has the new index of each."""
+        low = self.keys & (1 << SLICE_SHIFT) - 1
+        merged = self.rekeyed(places[self.slice] << SLICE_SHIFT | low)
+        known_s = np.bincount(places, self.known_s, len(edges_s) - 1).astype(np.float64)
+        return replace(merged, edges_s=edges_s, known_s=known_s)
+
+    def with_devices(self, own: npt.NDArray[np.uint32]) -> Cells:
+        """These devices in this order; all others are merged into ``OTHERS``."""
+        is_own = np.isin(self.devices, own)
+        n_merged = int((~is_own & (self.devices != OTHERS)).sum())
+        if not is_own.all() and OTHERS not in own:
             own = np.append(own, np.uint32(OTHERS))
-        others = int(np.flatnonzero(own == OTHERS)[0]) if n_merged else 0
-        places = np.full(len(self.devices), others, np.int64)
-        places[order] = np.arange(len(order))
-        mask = (1 << DEVICE_BITS) - 1 << OP_BITS
-        merged = self.rekeyed(self.keys & ~mask | places[self.device] << OP_BITS)
+        index = {number: at for at, number in enumerate(own.tolist())}
+        others = index.get(OTHERS, 0)
+        places = np.array([index.get(number, others) for number in self.devices.tolist()])
+        merged = self.rekeyed(self.keys & ~DEVICE_MASK | places[self.device] << OP_BITS)
         return replace(merged, devices=own, n_merged=self.n_merged + n_merged)
 
-    def ranking(self) -> Integers:
-        """Devices by how slow they are: by p99, of few requests by the mean; worst first."""
-        n = len(self.devices)
-        device, columns = self.device, self.columns
-        requests, total = (np.bincount(device, columns[c], n) for c in ("requests", "d2c_sum"))
+    def only(self, is_wanted: npt.NDArray[np.bool_]) -> Cells:
+        """Some of the cells, shape (n,)."""
+        place = np.cumsum(is_wanted) - 1
+        columns = {name: values[is_wanted] for name, values in self.columns.items()}
+        histograms = {}
+        for name, of in self.histograms.items():
+            keep = is_wanted[of.cells]
+            histograms[name] = Bins(place[of.cells[keep]], of.bins[keep], of.counts[keep])
+        return replace(self, keys=self.keys[is_wanted], columns=columns, histograms=histograms)
+
+    def percentiles(self, groups: Integers, n: int, percents: Sequence[float]) -> Floats:
+        """Percentiles of D2C of n groups, each cell in one; shape (n, percents)."""
         least, greatest = np.full(n, MOST_NS), np.zeros(n)
-        np.minimum.at(least, device, columns["d2c_min"])
-        np.maximum.at(greatest, device, columns["d2c_max"])
+        np.minimum.at(least, groups, self.columns["d2c_min"])
+        np.maximum.at(greatest, groups, self.columns["d2c_max"])
         extremes = least.astype(np.uint64), np.minimum(greatest, MOST_NS).astype(np.uint64)
         cells, bins, counts = self.histograms["d2c"]
-        of_device = Histograms.sum_by_group(device[cells], bins.astype(np.uint32), counts, n)
-        p99 = of_device.percentiles(*extremes, [99])[:, 0].astype(np.float64)
+        summed = Histograms.sum_by_group(groups[cells], bins.astype(np.uint32), counts, n)
+        return summed.percentiles(*extremes, percents).astype(np.float64)
+
+    def ranking(self) -> npt.NDArray[np.uint32]:
+        """Devices by how slow they are: by p99, of few requests by the mean; worst first."""
+        n, device = len(self.devices), self.device
+        requests, total = (np.bincount(device, self.columns[c], n) for c in ("requests", "d2c_sum"))
+        p99 = self.percentiles(device, n, [99])[:, 0]
         mean = total / np.maximum(requests, 1)
-        order: Integers = np.argsort(-np.where(requests >= LEAST_FOR_P99, p99, mean), kind="stable")
-        return order
+        slowness = np.where(requests >= LEAST_FOR_P99, p99, mean)
+        return self.devices[np.argsort(-slowness, kind="stable")]
 
     def ranked(self) -> Cells:
         """With the worst device first."""
         return self.with_devices(self.ranking())
 
-    def bounded(self, most_bytes: int = MOST_BYTES, wanted: Collection[int] = ()) -> Cells:
-        """At most so large, about.
-
-        The devices stay that are wanted, by number, then the slowest and most waited for.
-        """
-        found = self
-        while found.size_bytes > most_bytes:
-            if len(found.is_gap) > LEAST_SLICES or len(found.devices) <= LEAST_DEVICES:
-                if len(found.is_gap) == 1:
-                    break
-                found = found.halved()
-            else:
-                found = found.with_devices(found._worst(len(found.devices) // 2, wanted))
-        return found
-
-    def _worst(self, n: int, wanted: Collection[int]) -> Integers:
-        """The n devices to keep: those wanted, half of the others by p99, half by time waited."""
-        columns, n_devices = self.columns, len(self.devices)
-        sums = (np.bincount(self.device, columns[c], n_devices) for c in ("d2c_sum", "in_flight"))
-        by_time = np.argsort(-np.maximum(*sums), kind="stable")
-        first = np.flatnonzero(np.isin(self.devices, list(wanted)))
-        mixed = np.append(first, np.stack([self.ranking(), by_time], axis=1))
-        _, firsts = np.unique(mixed, return_index=True)
-        order = mixed[np.sort(firsts)]
-        worst: Integers = order[self.devices[order] != OTHERS][:n]
-        return worst
-
     def arrays(self) -> dict[str, Array]:
         """The arrays that the script reads. Bins are differences within their cell."""
         found: dict[str, Array] = {
             "edges_s": self.edges_s,
-            "is_gap": self.is_gap,
-            "slice": self.keys >> SLICE_SHIFT,
+            "known_s": self.known_s,
+            "slice": self.slice,
             "device": self.device,
-            "op": self.keys & (1 << OP_BITS) - 1,
+            "op": self.op,
             **{name: np.where(np.isinf(c), 0, c) for name, c in self.columns.items()},
         }
         for name, (in_cells, bins, counts) in self.histograms.items():
@@ -197,12 +200,88 @@ class Cells:
         return found
 
 
+def timeline(slices: Sequence[Interval]) -> tuple[Floats, list[Interval | None]]:
+    """Slices on one axis of time, with a slice of None for each gap between them.
+
+    Returns:
+        Where slices begin and end, in s from the first one's beginning, shape (slices + 1,); and
+        the slices.
+    """
+    start_ns = slices[0].start_ns
+    edges: list[float] = [0.0]
+    known: list[Interval | None] = []
+    for item in slices:
+        gap_s = (item.start_ns - start_ns) / NS_PER_S - edges[-1]
+        if gap_s > 1e-6:
+            edges.append(edges[-1] + gap_s)
+            known.append(None)
+        # Intervals of several runs may overlap; edges must ascend.
+        end_s = (item.end_ns - start_ns) / NS_PER_S
+        edges.append(max(end_s, edges[-1] + 1e-9))
+        known.append(item)
+    return np.array(edges), known
+
+
 def cells_of(slices: Sequence[Interval]) -> Cells:
     """The cells of some slices, in full."""
     edges_s, known = timeline(slices)
     parts = [_part(place, item) for place, item in enumerate(known) if item is not None]
-    is_gap = np.array([item is None for item in known])
-    return replace(joined(parts), edges_s=edges_s, is_gap=is_gap)
+    known_s = np.where([item is not None for item in known], np.diff(edges_s), 0)
+    return replace(joined(parts), edges_s=edges_s, known_s=known_s)
+
+
+def bounded(
+    runs: Sequence[Cells], most_bytes: int = MOST_BYTES, wanted: Sequence[int] = ()
+) -> list[Cells]:
+    """Runs with the same slices and devices, which take at most so much, about.
+
+    The devices stay that are wanted, by number, then the slowest and most waited for.
+    """
+    found = list(runs)
+    while sum(run.size_bytes for run in found) > most_bytes:
+        n_slices, n_devices = len(found[0].known_s), len(found[0].devices)
+        if n_slices > LEAST_SLICES or n_devices <= LEAST_DEVICES:
+            if n_slices == 1:
+                break
+            found = [run.halved() for run in found]
+        else:
+            worst = _worst(joined(found), n_devices // 2, wanted)
+            found = [run.with_devices(worst) for run in found]
+    return found
+
+
+def _worst(cells: Cells, n: int, wanted: Sequence[int]) -> npt.NDArray[np.uint32]:
+    """The n devices to keep: those wanted, half of the others by p99, half by time waited."""
+    columns, n_devices = cells.columns, len(cells.devices)
+    sums = (np.bincount(cells.device, columns[c], n_devices) for c in ("d2c_sum", "in_flight"))
+    by_time = cells.devices[np.argsort(-np.maximum(*sums), kind="stable")]
+    first = cells.devices[np.isin(cells.devices, wanted)]
+    mixed = np.append(first, np.stack([cells.ranking(), by_time], axis=1))
+    _, firsts = np.unique(mixed, return_index=True)
+    order = mixed[np.sort(firsts)]
+    worst: npt.NDArray[np.uint32] = order[order != OTHERS][:n]
+    return worst
+
+
+def on_one_axis(runs: Sequence[Cells]) -> list[Cells]:
+    """Runs with the same slices, each from its own start, and with the same devices.
+
+    Slices are as long as the usual ones of the run that has the longest.
+    """
+    lengths = [np.median(run.known_s[run.known_s > 0]) for run in runs]
+    width, end_s = max(lengths), max(run.edges_s[-1] for run in runs)
+    edges_s = np.append(np.arange(max(1, math.ceil(end_s / width - 1e-6))) * width, end_s)
+    numbers = np.unique(np.concatenate([run.devices for run in runs]))
+    found = []
+    for run in runs:
+        middles = (run.edges_s[:-1] + run.edges_s[1:]) / 2
+        places = np.minimum(middles / width, len(edges_s) - 2).astype(np.int64)
+        placed = run.with_slices(places, edges_s)
+        low = placed.keys & ~DEVICE_MASK
+        device = np.searchsorted(numbers, run.devices)[placed.device]
+        keys = low | device << OP_BITS
+        found.append(replace(placed, keys=keys, devices=numbers))
+    return found
 
 
 def joined(parts: Sequence[Cells]) -> Cells:
@@ -212,14 +291,13 @@ def joined(parts: Sequence[Cells]) -> Cells:
     keys, histograms = [], {name: [] for name in HISTOGRAMS}  # type: ignore[var-annotated]
     for part in parts:
         device = np.searchsorted(numbers, part.devices)[part.device]
-        mask = (1 << DEVICE_BITS) - 1 << OP_BITS
-        keys.append(part.keys & ~mask | device << OP_BITS)
+        keys.append(part.keys & ~DEVICE_MASK | device << OP_BITS)
         for name, (cell, *bins) in part.histograms.items():
             histograms[name].append((cell + first, *bins))
         first += len(part.keys)
     whole = Cells(
         np.empty(0),
-        np.empty(0, bool),
+        np.empty(0),
         numbers,
         np.concatenate(keys),
         {name: np.concatenate([p.columns[name] for p in parts]) for name in parts[0].columns},
@@ -257,7 +335,7 @@ def _part(place: int, item: Interval) -> Cells:
         "q2d": _of_table(snapshot.q2d_bins, snapshot.q2d_bins["bin"], int(firsts[3])),
         "sizes": _of_table(snapshot.size_bins, octave),
     }
-    return Cells(np.empty(0), np.empty(0, bool), numbers, keys, columns, histograms)
+    return Cells(np.empty(0), np.empty(0), numbers, keys, columns, histograms)
 
 
 def _keys(place: int, table: Table, numbers: npt.NDArray[np.uint32]) -> Integers:
@@ -275,13 +353,13 @@ def _merged(cells: Integers, bins: Integers, counts: npt.NDArray[np.uint64]) -> 
     return Bins(keys >> BIN_BITS, keys & (1 << BIN_BITS) - 1, sums)
 
 
-def _sum(moments: Table) -> npt.NDArray[np.float64]:
+def _sum(moments: Table) -> Floats:
     return _wide(moments["sum"])
 
 
-def _wide(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+def _wide(words: npt.NDArray[np.uint64]) -> Floats:
     """128-bit numbers, shape (n, 2): low and high word, to 53 significant bits."""
-    numbers: npt.NDArray[np.float64] = words.astype(np.float64) @ [1.0, 2.0**64]
+    numbers: Floats = words.astype(np.float64) @ [1.0, 2.0**64]
     return numbers
 
 

@@ -1,0 +1,83 @@
+"""The numbers of charts, from cells."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from blkiomon.commands.report.cells import Cells, Floats
+from blkiomon.interval.distribution import Distribution, bin_bounds
+from blkiomon.interval.moments import Moments
+
+LEAST_FOR_CURVE = 20
+"""Requests below which a distribution is no curve."""
+
+TAIL = 5
+"""Where an axis of percentiles ends, on which p90, p99 and p99.9 are equally far apart."""
+
+
+class Steps(NamedTuple):
+    """Horizontal steps: where each begins and ends, and its value, NaN where it has none."""
+
+    starts: Floats
+    ends: Floats
+    values: Floats
+
+
+def distribution(cells: Cells) -> Distribution:
+    """D2C of all cells, in ns. The sum of squares is not known."""
+    columns = cells.columns
+    if not columns["requests"].any():
+        return Distribution()
+    _, bins, counts = cells.histograms["d2c"]
+    distinct, places = np.unique(bins, return_inverse=True)
+    totals = np.zeros(len(distinct), np.uint64)
+    np.add.at(totals, places, counts)
+    extremes = int(columns["d2c_min"].min()), int(columns["d2c_max"].max())
+    moments = Moments(*extremes, int(columns["d2c_sum"].sum()), 0, int(columns["requests"].sum()))
+    return Distribution(moments, distinct.astype(np.uint32), totals)
+
+
+def middles(d: Distribution) -> Floats:
+    """The middle of each bin, shape (bins,)."""
+    low, high = bin_bounds(d.bins)
+    return (low.astype(np.float64) + high) / 2
+
+
+def percentile_curve(d: Distribution) -> Steps:
+    """The percentiles of D2C in ns by ``tail_place``; without steps of too few requests."""
+    if d.count < LEAST_FOR_CURVE:
+        return Steps(*np.empty((3, 0)))
+    upto = np.cumsum(d.counts.astype(np.float64)) / d.count
+    # The greatest of n requests ends half a request before the axis' infinity.
+    places = tail_place(np.append(0, np.minimum(upto, 1 - 0.5 / d.count)))
+    values = np.clip(middles(d), d.min, d.max)
+    return Steps(places[:-1], places[1:], values)
+
+
+def tail_place(shares: Floats) -> Floats:
+    """The places of percentiles, as shares, on an axis from 0 to ``TAIL``."""
+    places: Floats = np.minimum(TAIL, -np.log10(1 - shares))
+    return places
+
+
+def a_second(cells: Cells, column: str) -> Steps:
+    """A sum by slice, a second of known time; short slices, such as the last one, have none."""
+    n, known_s = len(cells.known_s), cells.known_s
+    sums = np.bincount(cells.slice, cells.columns[column], n)
+    least = 0.5 * np.median(known_s[known_s > 0])
+    has = (known_s > 0) & (known_s >= least)
+    values = np.divide(sums, known_s, out=np.full(n, math.nan), where=has)
+    return Steps(cells.edges_s[:-1], cells.edges_s[1:], values)
+
+
+def over_time(cells: Cells, percent: float) -> Steps:
+    """A percentile of D2C in ns by slice, of those with enough requests."""
+    n = len(cells.known_s)
+    counts = np.bincount(cells.slice, cells.columns["requests"], n)
+    values = cells.percentiles(cells.slice, n, [percent])[:, 0]
+    is_little = np.round(counts * (100 - percent), 6) < 100  # none of the requests is above it
+    values[is_little | (counts < LEAST_FOR_CURVE)] = math.nan
+    return Steps(cells.edges_s[:-1], cells.edges_s[1:], values)

@@ -1,0 +1,149 @@
+"""The page of a comparison: what changed, and both sides on the same axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from blkiomon.commands.report.cells import Cells, bounded, cells_of, joined, on_one_axis
+from blkiomon.commands.report.changes import METRICS, DeviceChanges, value_text
+from blkiomon.commands.report.comparison import (
+    NAMES,
+    Comparison,
+    change_text,
+    interval_text,
+    side_text,
+)
+from blkiomon.commands.report.page import (
+    document,
+    incomplete,
+    swatch,
+    table,
+    text,
+    with_arrays,
+)
+from blkiomon.commands.report.page.svg import Line, charts
+from blkiomon.commands.report.selection import OTHERS
+from blkiomon.console import how_many
+from blkiomon.engine import layout
+from blkiomon.formats.units import device_text, op_text
+
+ROWS_SHOWN = 200
+"""Rows of a table, and as many in the element ``figures``; ``--all`` and ``--json`` have all."""
+
+
+def compare_page(found: Comparison, title: str) -> str:
+    """The page."""
+    changed = found.changed()
+    same = [row for row in found.rows if not row.shown]
+    sides = _sides(found, changed)
+    body = [
+        f"<h1>{text(title)}</h1>",
+        *(line for what, why in found.incomplete() for line in incomplete(what, why)),
+        *(
+            f'<p class="soft">{swatch(letter)}: {text(side_text(side))}</p>'
+            for letter, side in found.sides
+        ),
+        *(f'<p class="note">{text(note)}</p>' for run in found.runs for note in run.notes),
+        f'<p class="verdict">{text(found.verdict())}</p>',
+        "<h2>What changed</h2>",
+        *(_table(changed, found) if changed else ["<p>Nothing, as far as it shows.</p>"]),
+        *_unchanged(same, found),
+        '<p class="soft">In brackets: where the change lies with 95 % confidence, judged by '
+        "the runs themselves. Where that includes 0, no difference is shown.</p>",
+        "<h2>Both sides</h2>",
+        '<div id="charts" class="charts">',
+        *charts([Line("A", sides[0]), Line("B", sides[1], is_dashed=True)]),
+        "</div>",
+    ]
+    figures = found.to_dict()
+    if (n_left_out := len(figures["rows"]) - 2 * ROWS_SHOWN) > 0:
+        kept = [*changed, *same][: 2 * ROWS_SHOWN]
+        figures = replace(found, rows=kept).to_dict() | {"rows_left_out": n_left_out}
+    return document(title, body, figures, [_data(side, found) for side in sides], "compare")
+
+
+def _sides(found: Comparison, changed: Sequence[DeviceChanges]) -> list[Cells]:
+    """The cells of each side: on one axis of time, with the same devices, what changed first."""
+    runs = [[cells_of(run.slices) for run in side] for _, side in found.sides]
+    a, b = found.rows[0].numbers
+    if a is not None and b is not None and a != b:  # single devices: they are one in the charts
+        runs[1] = [replace(run, devices=np.array([a], np.uint32)) for run in runs[1]]
+    placed = on_one_axis([*runs[0], *runs[1]])
+    sides = []
+    for of_side in (placed[: len(runs[0])], placed[len(runs[0]) :]):
+        known_s = np.sum([run.known_s for run in of_side], axis=0)
+        sides.append(replace(joined(of_side), edges_s=of_side[0].edges_s, known_s=known_s))
+    certain = [row.numbers[0] for row in changed if row.numbers[0] is not None]
+    sides = bounded(sides, wanted=certain)
+    devices = sides[0].devices.tolist()
+    first = [number for number in certain if number in devices]
+    order = np.array(list(dict.fromkeys([*first, *devices])), np.uint32)
+    return [side.with_devices(order) for side in sides]
+
+
+def _data(side: Cells, found: Comparison) -> dict[str, Any]:
+    """What the script reads of a side."""
+    n_others = max(run.n_others for run in found.runs) + side.n_merged
+    a, b = found.rows[0].numbers
+    named = {a: found.rows[0].device} if a is not None and a != b else {}
+    head = {
+        "devices": [
+            f"others ({n_others:,})"
+            if number == OTHERS and n_others
+            else named.get(number, device_text(number)).replace("->", "→")
+            for number in side.devices.tolist()
+        ],
+        "ops": layout.OPS,
+    }
+    return with_arrays(head, side.arrays())
+
+
+def _unchanged(rows: Sequence[DeviceChanges], found: Comparison) -> list[str]:
+    if not rows:
+        return []
+    shows = how_many(len(rows), "row shows", "rows show", ",")
+    summary = f"<summary>{shows} no difference</summary>"
+    return ["<details>", summary, *_table(rows, found), "</details>"]
+
+
+def _table(rows: Sequence[DeviceChanges], found: Comparison) -> list[str]:
+    has_requeues = any(any(row.requeues) for row in found.rows)
+    shown = []
+    for row in rows[:ROWS_SHOWN]:
+        cells = [_picked(row), op_text(row.op or "all")]
+        for change in row.changes[: len(METRICS)]:
+            kind, verdict = "soft", change.verdict
+            if verdict in ("better", "worse"):
+                kind, verdict = verdict, f"{change_text(change.change)} {verdict}"
+            cells.append(
+                f"{_both(*(value_text(change.metric, value) for value in (change.a, change.b)))}"
+                f'<br/><span class="{kind}">{verdict}</span>'
+                f'<br/><span class="soft">[{interval_text(change)}]</span>'
+            )
+        counts = [row.errors, row.requeues] if has_requeues else [row.errors]
+        cells += [f"{a:,} → {b:,}" for a, b in counts]
+        shown.append(("", cells))
+    heads = ["Device", "Operation", *(NAMES.get(m, m) for m in METRICS), "failed"]
+    lines = [table([*heads, *["requeued"] * has_requeues], shown, "two dense")]
+    if n_more := len(rows) - len(shown):
+        more = how_many(n_more, "more row", "more rows", ",")
+        lines.append(f'<p class="soft">… {more}: blkiomon compare --all lists them</p>')
+    return lines
+
+
+def _both(a: str, b: str) -> str:
+    """Two figures; a unit that both have is written once."""
+    (_, gap, unit_a), (_, _, unit_b) = a.rpartition(" "), b.rpartition(" ")
+    return f"{a.removesuffix(gap + unit_a) if gap and unit_a == unit_b else a} → {b}"
+
+
+def _picked(row: DeviceChanges) -> str:
+    """The device of a row; with scripts, a button that shows it and its operation in the charts."""
+    device = text(row.device).replace("-&gt;", "→")
+    of_device = f' data-device="{device}"' if row.numbers[0] is not None else ""
+    of_op = f' data-op="{layout.OPS.index(row.op)}"' if row.op else ""
+    return f'<button class="pick"{of_device}{of_op}>{device}</button>'
