@@ -9,26 +9,32 @@ from __future__ import annotations
 
 import signal
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from blkiomon.commands.table import plural
 from blkiomon.console import how_many, printable
 from blkiomon.engine.layout import ALL_OPS, OPS
 from blkiomon.formats.units import rate_text, time_text
-from blkiomon.interval.columns import NS_PER_S, TOTAL
+from blkiomon.interval.columns import NS_PER_S
 from blkiomon.interval.departures import (
     LEAST_BEYOND,
     PERCENTS,
     Departure,
     departure,
+    least_ranks,
     share_limits,
 )
-from blkiomon.interval.distribution import PERCENTILES, Distribution
+from blkiomon.interval.distribution import PERCENTILES, Distribution, bin_bounds
 from blkiomon.interval.findings import Finding
+from blkiomon.interval.moments import distinct
 from blkiomon.interval.value import Interval
 from blkiomon.interval.views import View, initiator_of
 from blkiomon.sources.topology import (
@@ -109,7 +115,6 @@ class Figures(NamedTuple):
         in_flight, oldest_ns: requests in flight at the end, and the age of the oldest; None if
             that is not known.
         percentiles: of d2c, in the order of ``PERCENTILES``.
-        place: index among the groups of the interval.
     """
 
     requests: int
@@ -118,38 +123,135 @@ class Figures(NamedTuple):
     in_flight: int | None
     oldest_ns: int | None
     percentiles: Sequence[int]
-    place: int
+
+
+Numbers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 class Table:
-    """The figures of an interval. Groups of thousands of devices would take longer to make."""
+    """The figures of an interval. Those of thousands of devices are looked up only where needed.
+
+    Attributes:
+        requests, errors, requeues, percentiles: of each group, as numpy arrays; the last group
+            has no requests, see ``places``.
+        ops: the operations of all devices.
+        devices: numbers of the devices.
+        stalled: numbers of those that have a request in flight for ``STALL_NS``.
+    """
 
     def __init__(self, interval: Interval) -> None:
         columns = self._columns = interval.columns()
-        n, load = len(columns.keys), columns.in_flight
-        figures = zip(
-            columns.d2c_ns.count,
-            columns.errors,
-            columns.requeues,
-            [None] * n if load is None else load.end,
-            [None] * n if load is None else load.oldest_ns,
-            columns.d2c_ns.percentiles.tolist(),
-            range(n),
-            strict=True,
-        )
-        self._figures = dict(zip(columns.keys, map(Figures._make, figures), strict=True))
+        self._keys = np.array(columns.keys, np.int64)
+        self.requests = _padded(columns.d2c_ns.count)
+        self.errors = _padded(columns.errors)
+        self.requeues = _padded(columns.requeues)
+        percentiles = columns.d2c_ns.percentiles
+        self.percentiles = np.vstack([percentiles, np.zeros_like(percentiles[:1])]).astype(float)
         self.duration_ns = columns.duration_ns
-        self.ops = sorted({key & 7 for key in columns.keys if key != TOTAL} - {ALL_OPS})
-        self.devices = {key >> 3 for key in columns.keys if key != TOTAL}
+        of_devices = self._keys[:-1]
+        self.ops = sorted(set(distinct(of_devices & 7).tolist()) - {ALL_OPS})
+        self.devices: list[int] = distinct(of_devices >> 3).tolist()
+        loads = interval.snapshot.loads
+        is_stalled = (loads["oldest_ns"] >= STALL_NS) & (loads["in_flight"] > 0)
+        self.stalled = set(loads["device"][is_stalled].tolist())
+
+    def places(self, devices: Numbers, op: int) -> npt.NDArray[np.intp]:
+        """Index of the group of each device; that of the last one, if a device has no such group.
+
+        Args:
+            devices: shape (n,).
+        """
+        keys = devices << 3 | op
+        places = np.searchsorted(self._keys, keys)
+        return np.where(self._keys[places] == keys, places, len(self._keys))
 
     def get(self, device: Device, op: int) -> Figures | None:
         """The figures of a device and operation, ``ALL_OPS`` for all; None if it has none."""
-        return None if device.number is None else self._figures.get(device.number << 3 | op)
+        if device.number is None:
+            return None
+        columns, key = self._columns, device.number << 3 | op
+        at = bisect_left(columns.keys, key)
+        if columns.keys[at] != key:
+            return None
+        load = columns.in_flight
+        return Figures(
+            columns.d2c_ns.count[at],
+            columns.errors[at],
+            columns.requeues[at],
+            None if load is None else load.end[at],
+            None if load is None else load.oldest_ns[at],
+            columns.d2c_ns.percentiles[at].tolist(),
+        )
 
-    def d2c(self, device: Device, op: int) -> Distribution:
-        """The latencies of a device and operation."""
-        found = self.get(device, op)
-        return Distribution() if found is None else self._columns.d2c_ns.distribution(found.place)
+    def values(self, places: npt.NDArray[np.intp], shares: Floats) -> Floats:
+        """The latency that a share of the requests of each group does not exceed, rounded up."""
+        found = np.zeros(len(places))
+        has_group = np.flatnonzero(places < len(self._keys))
+        _, counts, starts = h = self._columns.d2c_ns.histograms.select(places[has_group])
+        upto = np.concatenate(([0], np.cumsum(counts)))
+        before, total = upto[starts[:-1]], np.diff(upto[starts])
+        is_used = total > 0
+        ranks = before[is_used] + np.ceil(shares[has_group][is_used] * total[is_used])
+        bins = h.bins[np.searchsorted(upto[1:], ranks)]
+        found[has_group[is_used]] = bin_bounds(bins)[1]
+        return found
+
+    def d2c(self, devices: Iterable[Device], op: int) -> Distribution:
+        """The latencies of some devices together."""
+        numbers = np.array([d.number for d in devices if d.number is not None], np.int64)
+        places = self.places(numbers, op)
+        return self._columns.d2c_ns.merged(places[places < len(self._keys)])
+
+
+def _padded(figures: Sequence[int]) -> Floats:
+    return np.array([*figures, 0], np.float64)
+
+
+class Siblings:
+    """Sets of at least two paths of a LUN that were traced and are in the same access state.
+
+    Attributes:
+        sets: each with its LUN.
+        arrays: the paths to each array, traced or not.
+    """
+
+    def __init__(self, luns: Iterable[Lun], traced: Set[int]) -> None:
+        self.sets: list[tuple[Lun, list[Device]]] = []
+        self.arrays: dict[str, list[Device]] = {}
+        for lun in luns:
+            for path in lun.paths:
+                if path.array is not None:
+                    self.arrays.setdefault(path.array, []).append(path)
+            by_state: dict[str | None, list[Device]] = {}
+            for path in lun.paths:
+                if path.number in traced:
+                    by_state.setdefault(path.access_state, []).append(path)
+            self.sets += [(lun, alike) for alike in by_state.values() if len(alike) > 1]
+        sizes = [len(alike) for _, alike in self.sets]
+        self._starts = np.cumsum([0, *sizes])[:-1]
+        self._sizes = np.array(sizes, np.intp)
+        self._numbers = np.array([p.number for _, alike in self.sets for p in alike], np.int64)
+
+    def suspects(
+        self, is_suspect: Callable[[Numbers, Callable[[np.ufunc, Floats], Floats]], Any]
+    ) -> list[tuple[Lun, list[Device]]]:
+        """The sets with a path that a check has to look at; the others cost next to nothing.
+
+        Args:
+            is_suspect: called with the numbers of all paths, shape (n,), and a function that
+                reduces a figure of each path by a ufunc to one of its set, shape (n,); returns a
+                bool for each path.
+        """
+        if not self.sets:
+            return []
+
+        def of_set(ufunc: np.ufunc, figures: Floats) -> Floats:
+            reduced: Floats = np.repeat(ufunc.reduceat(figures, self._starts), self._sizes)
+            return reduced
+
+        found = np.logical_or.reduceat(is_suspect(self._numbers, of_set), self._starts)
+        return [self.sets[at] for at in np.flatnonzero(found).tolist()]
 
 
 @dataclass(frozen=True)
@@ -160,7 +262,7 @@ class Facts:
         luns: see ``luns_of``.
         tables: of the interval before, if there is one, which adds to the evidence; and of the
             latest interval.
-        traced: numbers of the devices that had a request so far.
+        siblings: of the devices that had a request so far.
         waited: of each LUN that has been stalled since the interval before, the paths on which its
             requests were last in flight.
         is_whole: the interval is a whole run: its end is not the present.
@@ -168,7 +270,7 @@ class Facts:
 
     luns: Sequence[Lun]
     tables: Sequence[Table]
-    traced: Set[int]
+    siblings: Siblings
     waited: Mapping[str, Sequence[str]] = field(default_factory=dict)
     is_whole: bool = False
 
@@ -184,9 +286,9 @@ class Facts:
         """How many requests a device completed in both intervals."""
         return sum(of.requests for of in self.figures(device, op))
 
-    def d2c(self, devices: Iterable[Device], op: int) -> Distribution:
+    def d2c(self, devices: Sequence[Device], op: int) -> Distribution:
         """Latencies of some devices together in both intervals."""
-        return Distribution().merge(*(t.d2c(device, op) for device in devices for t in self.tables))
+        return Distribution().merge(*(table.d2c(devices, op) for table in self.tables))
 
     def taken(self, device: Device) -> int:
         """How many requests a device completed in both intervals, without those of checkers."""
@@ -197,24 +299,19 @@ class Facts:
         duration_ns = sum(table.duration_ns for table in self.tables)
         return self.requests(device) * NS_PER_S / duration_ns if duration_ns else 0.0
 
-    @cached_property
-    def siblings(self) -> list[tuple[Lun, list[Device]]]:
-        """Paths of a LUN that were traced and are in the same access state, at least two."""
-        found = []
-        for lun in self.luns:
-            by_state: dict[str | None, list[Device]] = {}
-            for path in lun.paths:
-                if path.number in self.traced:
-                    by_state.setdefault(path.access_state, []).append(path)
-            found += [(lun, alike) for alike in by_state.values() if len(alike) > 1]
-        return found
+    def sums(self, name: str, devices: Numbers, op: int = ALL_OPS) -> Floats:
+        """A figure of each device, ``requests``, ``errors`` or ``requeues``, in both intervals."""
+        return sum(
+            (getattr(table, name)[table.places(devices, op)] for table in self.tables),
+            np.zeros(len(devices)),
+        )
 
     @cached_property
     def slow_paths(self) -> list[SlowPath]:
         """The slowest operation of each path that departs from its siblings, the worst first."""
         found: dict[str, SlowPath] = {}
-        for lun, alike in self.siblings:
-            for op in self.latest.ops:
+        for op in self.latest.ops:
+            for lun, alike in self._may_be_slow(op):
                 figures = {p: of for p in alike if (of := self.latest.get(p, op)) and of.requests}
                 for path in figures if len(figures) > 1 else ():
                     others = [p for p in figures if p is not path]
@@ -230,11 +327,37 @@ class Facts:
                         found[path.name] = slow
         return sorted(found.values(), key=lambda slow: -slow.ratio)
 
-    def _may_depart(self, path: Device, op: int, figures: Mapping[Device, Figures]) -> bool:
-        """Whether a test, which is slow, may find the path slow.
+    def _may_be_slow(self, op: int) -> list[tuple[Lun, list[Device]]]:
+        """Siblings of which a test, which takes long, may find a path slow.
 
-        The percentile of all siblings together is at least the lowest of theirs.
+        A percentile of several paths or intervals together lies between the lowest and the
+        highest of theirs.
         """
+
+        def is_suspect(paths: Numbers, of_set: Callable[[np.ufunc, Floats], Floats]) -> Any:
+            n = self.sums("requests", paths, op)
+            places = [table.places(paths, op) for table in self.tables]
+            is_suspect = np.zeros(len(paths), bool)
+            for percent, at in _PLACES:
+                lowest = np.full(len(paths), np.inf)  # of a path, in either interval
+                for table, there in zip(self.tables, places):
+                    value = np.where(table.requests[there], table.percentiles[there, at], np.inf)
+                    lowest = np.minimum(lowest, of_set(np.minimum, value))
+                is_high = self.latest.percentiles[places[-1], at] >= SLOW_PATH_FACTOR * lowest
+                is_enough = n * (100 - percent) >= 100 * LEAST_BEYOND
+                found = np.flatnonzero(is_enough & is_high)
+                shares = least_ranks(n[found], percent) / n[found]
+                limits = [
+                    table.values(there[found], shares) for table, there in zip(self.tables, places)
+                ]
+                is_far = np.max(limits, axis=0) >= SLOW_PATH_FACTOR * lowest[found]
+                is_suspect[found[is_far]] = True
+            return is_suspect
+
+        return self.siblings.suspects(is_suspect)
+
+    def _may_depart(self, path: Device, op: int, figures: Mapping[Device, Figures]) -> bool:
+        """Likewise of one path."""
         n = self.requests(path, op)
         own = figures[path]
         return any(
@@ -262,7 +385,8 @@ def findings(facts: Facts) -> list[Finding]:
 def of_run(whole: Interval, topology: Topology) -> list[str]:
     """What stands out in a whole run, as sentences without their full stop."""
     table = Table(whole)
-    facts = Facts(luns_of(topology), [table], table.devices, is_whole=True)
+    luns = luns_of(topology)
+    facts = Facts(luns, [table], Siblings(luns, set(table.devices)), is_whole=True)
     return [finding.text for finding in findings(facts)]
 
 
@@ -271,9 +395,12 @@ def of_run(whole: Interval, topology: Topology) -> list[str]:
 
 def _stalled(facts: Facts) -> Iterator[Finding]:
     """LUNs that complete nothing; paths likewise, if their LUN does, or its map was not traced."""
-    if facts.is_whole:
+    stalled = facts.latest.stalled
+    if facts.is_whole or not stalled:
         return
     for lun in facts.luns:
+        if stalled.isdisjoint(d.number for d in (*lun.paths, lun.map) if d is not None):
+            continue
         waiting = [(path, of) for path in lun.paths if (of := _waits(facts, path)) is not None]
         of_map = None if lun.map is None else _waits(facts, lun.map)
         if of_map is not None:
@@ -367,7 +494,7 @@ def _slow_port(facts: Facts) -> Iterator[Finding]:
             continue
         on_port = [
             (lun, path)
-            for lun, alike in facts.siblings
+            for lun, alike in facts.siblings.sets
             for path in alike
             if port_of(path.transport or Transport()) == port and facts.taken(path)
         ]
@@ -389,11 +516,14 @@ def _slow_port(facts: Facts) -> Iterator[Finding]:
 
 def _slow_array(facts: Facts) -> Iterator[Finding]:
     """An array that is slower than all others together."""
-    arrays: dict[str, list[Device]] = {}
-    for lun in facts.luns:
-        for path in lun.paths:
-            if path.array is not None and facts.latest.get(path, ALL_OPS) is not None:
-                arrays.setdefault(path.array, []).append(path)
+    if len(facts.siblings.arrays) < 2:
+        return
+    devices = set(facts.latest.devices)
+    arrays = {
+        name: paths
+        for name, paths in facts.siblings.arrays.items()
+        if any(path.number in devices for path in paths)
+    }
     if len(arrays) < 2:
         return
     for op in facts.latest.ops:
@@ -424,7 +554,12 @@ def _slow_array(facts: Facts) -> Iterator[Finding]:
 
 def _failing(facts: Facts) -> Iterator[Finding]:
     """Paths whose share of errors or requeues is higher than that of their siblings."""
-    for lun, alike in facts.siblings:
+
+    def is_suspect(paths: Numbers, of_set: object) -> Any:
+        counts = (facts.sums(name, paths) for name in ("errors", "requeues"))
+        return np.maximum(*counts) >= LEAST_FAILED
+
+    for lun, alike in facts.siblings.suspects(is_suspect):
         counted = {
             p.name: [sum(of) for of in zip(*((f.errors, f.requeues, f.requests) for f in figures))]
             for p in alike
@@ -459,7 +594,14 @@ def _failing(facts: Facts) -> Iterator[Finding]:
 
 def _idle(facts: Facts) -> Iterator[Finding]:
     """Paths that take no or few requests, while their siblings take many."""
-    for lun, alike in facts.siblings:
+
+    def is_suspect(paths: Numbers, of_set: Callable[[np.ufunc, Floats], Floats]) -> Any:
+        taken = facts.sums("requests", paths) - facts.sums("requests", paths, PASSTHROUGH)
+        others = (of_set(np.add, taken) - taken) / (of_set(np.add, np.ones(len(paths))) - 1)
+        is_few = (1 + FEW_FACTOR) * taken < taken + others + 1  # which are rounded below
+        return is_few & (others >= LEAST_OF_SIBLINGS)
+
+    for lun, alike in facts.siblings.suspects(is_suspect):
         taken = {path.name: facts.taken(path) for path in alike}
         for path in alike:
             siblings = [p.name for p in alike if p is not path]
@@ -592,6 +734,7 @@ class Tracker:
         self._shown = topology  # at the latest interval
         self._luns = luns_of(topology)
         self._traced = set(traced)
+        self._siblings = Siblings(self._luns, self._traced)
         self._before: tuple[Table, ...] = ()
         self._waited: dict[str, Sequence[str]] = {}
         self.topology = topology
@@ -620,14 +763,17 @@ class Tracker:
     def __call__(self, interval: Interval) -> Interval:
         """The interval with findings, as a view if one is wanted."""
         now = self.topology
-        found = changes(self._shown, now)
-        if now is not self._shown:
+        before = self._shown
+        found = changes(before, now)
+        if now is not before:
             self._shown = now
             self._luns = luns_of(now)
             self.view.update(now)
         table = Table(interval)
-        self._traced |= table.devices
-        facts = Facts(self._luns, (*self._before, table), self._traced, self._waited)
+        if now is not before or not self._traced.issuperset(table.devices):
+            self._traced.update(table.devices)
+            self._siblings = Siblings(self._luns, self._traced)
+        facts = Facts(self._luns, (*self._before, table), self._siblings, self._waited)
         of_now = findings(facts)
         self._waited = {f.name: f.evidence["paths"] for f in of_now if f.kind == "stalled"}
         self._before = (table,)

@@ -94,6 +94,17 @@ class Quantity:
         )
         return Distribution(moments, bins[begin:end], counts[begin:end])
 
+    def merged(self, places: npt.NDArray[np.intp]) -> Distribution:
+        """The distribution of several groups together."""
+        if not len(places):
+            return Distribution()
+        whole = np.zeros(1, np.intp)
+        bins, counts, _ = self.histograms.select(places).merge_runs(whole)
+        columns = (self.min, self.max, self.sum, self.sum_squares, self.count)
+        least, most, total, squares, count = ([c[at] for at in places] for c in columns)
+        moments = Moments(min(least), max(most), sum(total), sum(squares), sum(count))
+        return Distribution(moments, bins, counts)
+
     def distributions(self) -> Iterator[Distribution]:
         """The distribution of each group."""
         bins, counts, starts = self.histograms

@@ -11,6 +11,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from blkiomon.interval.distribution import Distribution
 
@@ -51,6 +52,14 @@ def percentile_limits(values: Distribution, percent: float) -> tuple[int, int] |
     ranks = max(1, math.floor(n * share - margin)), min(n, math.ceil(n * share + margin) + 1)
     low, high = np.searchsorted(np.cumsum(values.counts), ranks)
     return int(values.low[low]), int(values.high[high])
+
+
+def least_ranks(counts: npt.NDArray[np.float64], percent: float) -> npt.NDArray[np.float64]:
+    """The lowest rank that the true percentile of so many values may have, as above."""
+    share = percent / 100
+    margins = Z * np.sqrt(counts * share * (1 - share))
+    ranks: npt.NDArray[np.float64] = np.maximum(1, np.floor(counts * share - margins))
+    return ranks
 
 
 def share_limits(part: int, whole: int) -> tuple[float, float]:
