@@ -3,7 +3,8 @@
 usage: check.py [--kernel K]... [--recorded] [SCENARIO]...
 
 Prints a line for each scenario and kernel: each figure as expected and as found.  Exits with 1 if
-any differs.  README.md describes the scenarios.  The scenario "capture" is all of tests/lab.
+any differs.  README.md describes the scenarios.  The scenarios "capture" and "san" are the tests in
+tests/lab.
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ SCENARIOS: dict[str, Callable[[Truth], Figures]] = {
 LEFT_OUT = {("6.1", "append"), ("6.12", "append")}
 """Version 7 of the records does not mark zone appends, which are writes to another place there."""
 
-CAPTURE = "capture"
+TESTED = ("capture", "san")
+"""Scenarios that are tests, which run in the machine: tests/lab/test_NAME_kernels.py."""
 
 
 # --- what blkiomon reports ------------------------------------------------------------------------
@@ -202,22 +204,23 @@ def record(directory: Path, scenarios: list[str]) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     command = [machine, "run", directory.name, str(directory)]
-    if traced := [name for name in scenarios if name != CAPTURE]:
+    if traced := [name for name in scenarios if name not in TESTED]:
         script = str(HERE / "scenarios.sh")
         subprocess.run([*command, script, directory.name, *traced], check=False)
-    if CAPTURE in scenarios:
-        subprocess.run([*command, str(HERE / "capture.sh"), sys.executable], check=False)
+    for name in TESTED:
+        if name in scenarios:
+            subprocess.run([*command, str(HERE / "tests.sh"), name, sys.executable], check=False)
 
 
-def show_captures(directory: Path) -> bool:
-    """Print what tests/lab compared, and what failed; returns whether all is as expected."""
+def show_tests(directory: Path, name: str) -> bool:
+    """Print what tests compared, and what failed; returns whether all is as expected."""
     try:
-        print((directory / "capture.txt").read_text(), end="")
-        *_, summary = (directory / "capture.log").read_text().splitlines()
+        print((directory / f"{name}.txt").read_text(), end="")
+        *_, summary = (directory / f"{name}.log").read_text().splitlines()
     except (OSError, ValueError) as error:
-        print(f"{CAPTURE:40} {directory.name:5} FAILED {error}")
+        print(f"{name:40} {directory.name:5} FAILED {error}")
         return False
-    print(f"{CAPTURE:40} {directory.name:5} {summary.strip('= ')}", flush=True)
+    print(f"{name:40} {directory.name:5} {summary.strip('= ')}", flush=True)
     return "passed" in summary and "failed" not in summary and "error" not in summary
 
 
@@ -227,7 +230,7 @@ def main() -> int:
     parser.add_argument("--recorded", action="store_true", help="do not boot: use the last run")
     parser.add_argument("scenario", nargs="*", help="default: all")
     given = parser.parse_args()
-    known = [*SCENARIOS, CAPTURE]
+    known = [*SCENARIOS, *TESTED]
     scenarios = given.scenario or known
     for name in scenarios:
         if name not in known:
@@ -239,9 +242,10 @@ def main() -> int:
         chosen = [name for name in scenarios if (kernel, name) not in LEFT_OUT]
         if not given.recorded:
             record(directory, chosen)
-        if CAPTURE in chosen:
-            chosen.remove(CAPTURE)
-            all_good &= show_captures(directory)
+        for name in TESTED:
+            if name in chosen:
+                chosen.remove(name)
+                all_good &= show_tests(directory, name)
         for scenario in chosen:
             text, is_good = check(directory, scenario)
             all_good &= is_good

@@ -22,10 +22,12 @@ KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
 # Modules that are needed before this host's files can be mounted.
 EARLY=(virtio_pci virtio_console 9pnet_virtio 9p overlay)
-TOOLS=(kmod libkmod2 dmsetup libdevmapper1.02.1 btrfs-progs liblzo2-2)
+TOOLS=(kmod libkmod2 dmsetup libdevmapper1.02.1 btrfs-progs liblzo2-2
+    udev libudev1 libsystemd-shared multipath-tools kpartx libsgutils2-1.46-2 liburcu8
+    open-iscsi libopeniscsiusr libisns0 nvme-cli libnvme1)
 # Programs that this host must have, and their packages.
 NEEDED=(qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio xz:xz-utils fio:fio
-    blktrace:blktrace blkzone:util-linux mkfs.ext4:e2fsprogs)
+    blktrace:blktrace blkzone:util-linux mkfs.ext4:e2fsprogs tc:iproute2)
 
 fail() { echo "machine.sh: $*" >&2; exit 1; }
 
@@ -115,10 +117,11 @@ prepare() {  # KERNEL
     done
     [ ${#missing[@]} -eq 0 ] || fail "programs are missing: apt-get install ${missing[*]}"
     mkdir -p "$LAB"
-    if [ ! -e "$EXTRA/usr/bin/kmod" ]; then
+    if [ "$(cat "$EXTRA/tools" 2> /dev/null)" != "${TOOLS[*]}" ]; then
         # shellcheck disable=SC2046
         apt-get $(apt_options bookworm) -qq update
         unpack bookworm "$EXTRA" "${TOOLS[@]}"
+        echo "${TOOLS[*]}" > "$EXTRA/tools"
     fi
     if [ ! -d "$KERNELS/$kernel/usr/lib/modules" ]; then
         case $kernel in

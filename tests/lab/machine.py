@@ -16,10 +16,12 @@ from typing import Any
 KERNEL = ".".join(os.uname().release.split(".")[:2])
 BLKIOMON = str(Path(sys.executable).with_name("blkiomon"))
 WORK = Path("/dev/shm")
-OUT = Path("/out")
+TABLE = Path(os.environ.get("LAB_TABLE", "/out/table.txt"))
+"""Lines that ``make lab`` prints."""
+
 ADAPTER = Path("/sys/bus/pseudo/drivers/scsi_debug")
 NULL_BLK = Path("/sys/kernel/config/nullb")
-PATIENCE_S = 60.0  # QEMU emulates the processor, so all takes long
+PATIENCE_S = 180.0  # QEMU emulates the processor, so all takes long
 
 
 def sh(*command: object, **options: Any) -> str:
@@ -38,6 +40,28 @@ def until(is_so: Callable[[], object], what: str) -> None:
 
 def number(path: Path | str) -> int:
     return int(Path(path).read_text().split()[0], 0)
+
+
+# --- what is printed ------------------------------------------------------------------------------
+
+Compare = Callable[[dict[str, int], dict[str, int]], None]
+
+
+def note(test: str, text: str) -> None:
+    """Leave a line for ``make lab`` to print: a test, the kernel, what was expected and found."""
+    with TABLE.open("a") as table:
+        print(f"{test.removeprefix('test_'):40} {KERNEL:5} {text}", file=table)
+
+
+def comparison(test: str) -> Compare:
+    """Compares figures by name; the line is written before a failure."""
+
+    def compare(expected: dict[str, int], found: dict[str, int]) -> None:
+        names = [name for name in {**expected, **found} if expected.get(name) or found.get(name)]
+        note(test, " ".join(f"{n} {expected.get(n, 0)}/{found.get(n, 0)}" for n in names))
+        assert expected and found == expected
+
+    return compare
 
 
 # --- devices --------------------------------------------------------------------------------------
@@ -195,40 +219,75 @@ class Load:
         return {name: n for name, n in found.items() if n}
 
 
+class Fio:
+    """fio on a device or a file; an I/O that fails does not end it."""
+
+    def __init__(self, file: str, **options: object) -> None:
+        given = {
+            "name": "lab",
+            "filename": file,
+            "ioengine": "libaio",
+            "direct": 1,
+            "iodepth": 8,
+            "bs": "4k",
+            "rw": "randrw",
+            **({} if {"io_size", "runtime"} & options.keys() else {"number_ios": 400}),
+            "randrepeat": 1,
+            "continue_on_error": "all",
+            "ignore_error": "5:61,5:61",  # EIO and ENODATA: counted, and not ended by
+            "output-format": "json",
+            **options,
+        }
+        command = ["fio", *(f"--{name}={value}" for name, value in given.items())]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=WORK
+        )
+
+    def __enter__(self) -> Fio:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def stop(self) -> Load:
+        """End it now."""
+        self.process.send_signal(signal.SIGINT)
+        return self.wait()
+
+    def wait(self) -> Load:
+        """Wait until it ends."""
+        output, messages = self.process.communicate()
+        load = Load(output)
+        if not load.bytes:
+            raise RuntimeError(messages + output[: output.index("{")])
+        return load
+
+
 def fio(file: str, **options: object) -> Load:
-    """Run fio on a device or a file; an I/O that fails does not end it."""
-    given = {
-        "name": "lab",
-        "filename": file,
-        "ioengine": "libaio",
-        "direct": 1,
-        "iodepth": 8,
-        "bs": "4k",
-        "rw": "randrw",
-        **({} if "io_size" in options else {"number_ios": 400}),
-        "randrepeat": 1,
-        "continue_on_error": "all",
-        "ignore_error": "5:61,5:61",  # EIO and ENODATA: counted, and not ended by
-        "output-format": "json",
-        **options,
-    }
-    command = ["fio", *(f"--{name}={value}" for name, value in given.items())]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=WORK)
-    load = Load(done.stdout)
-    if not load.bytes:
-        raise RuntimeError(done.stderr + done.stdout[: done.stdout.index("{")])
-    return load
+    """Run fio to its end."""
+    return Fio(file, **options).wait()
 
 
 # --- captures -------------------------------------------------------------------------------------
 
 
 class Live:
-    """A running ``blkiomon --trace``; after ``stop``, what it counted in one long interval."""
+    """A running ``blkiomon --trace``; after ``stop``, what it counted in the last interval.
 
-    def __init__(self, devices: Sequence[str], *options: str, run_by: Sequence[str] = ()) -> None:
+    By default that is one long interval.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[str],
+        *options: str,
+        run_by: Sequence[str] = (),
+        interval_s: int = 3600,
+    ) -> None:
         self._json = WORK / f"{time.monotonic_ns()}.json"
-        command = [*run_by, BLKIOMON, "-I", "3600", "--json", str(self._json), *options]
+        command = [*run_by, BLKIOMON, f"-I{interval_s}", "--json", str(self._json), *options]
         for device in devices:
             command += ["--trace", device]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -249,7 +308,12 @@ class Live:
         time.sleep(0.3)  # a completion's record may come after fio has seen it
         self.process.send_signal(number)
         _, self.messages = self.process.communicate(timeout=PATIENCE_S)
-        self.interval: dict[str, Any] = json.loads(self._json.read_text().splitlines()[-1])
+        self.interval = self.intervals()[-1]
+
+    def intervals(self) -> list[dict[str, Any]]:
+        """Those that have ended."""
+        whole, _, _ = self._json.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def figures(self, device: str = "") -> dict[str, int]:
         """Requests of each operation, bytes, errors, requeues, and what was not seen.

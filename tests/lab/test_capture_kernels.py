@@ -11,29 +11,18 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import machine
 import pytest
-from machine import BLKIOMON, KERNEL, PATIENCE_S, WORK, Live, fio, number, sh, until
-
-Compare = Callable[[dict[str, int], dict[str, int]], None]
+from machine import BLKIOMON, KERNEL, PATIENCE_S, WORK, Compare, Live, fio, number, sh, until
 
 
 @pytest.fixture
 def compare(request: pytest.FixtureRequest) -> Compare:
-    """Compare figures by name; the line is written before a failure."""
-
-    def compared(expected: dict[str, int], found: dict[str, int]) -> None:
-        names = [name for name in {**expected, **found} if expected.get(name) or found.get(name)]
-        figures = " ".join(f"{name} {expected.get(name, 0)}/{found.get(name, 0)}" for name in names)
-        name = request.node.name.removeprefix("test_")
-        with (machine.OUT / "capture.txt").open("a") as table:
-            print(f"{name:40} {machine.KERNEL:5} {figures}", file=table)
-        assert expected and found == expected
-
-    return compared
+    """Compares figures by name, and leaves a line for ``make lab``."""
+    return machine.comparison(request.node.name)
 
 
 # --- each kind of device --------------------------------------------------------------------------

@@ -1,0 +1,12 @@
+#!/bin/bash
+# Runs tests of tests/lab in the machine: tests.sh NAME PYTHON [ARGUMENT]...
+# Leaves in /out: NAME.txt, a line for each comparison; NAME.log, what pytest prints; NAME.dmesg.
+cd "$(dirname "$(readlink -f "$0")")/.." || exit
+export LAB_TABLE=/out/$1.txt PYTHONDONTWRITEBYTECODE=1
+name=$1 python=$2
+shift 2
+"$python" -m pytest -p no:cacheprovider --tb=short --durations=5 "tests/lab/test_${name}_kernels.py" "$@" \
+    > "/out/$name.log" 2>&1
+status=$?
+dmesg > "/out/$name.dmesg"
+exit $status

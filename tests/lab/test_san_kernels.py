@@ -1,0 +1,546 @@
+"""SANs on real kernels: what blkiomon finds equals what was done, and what fio and the tools say.
+
+Every stack here is one of the machine of ``make lab``. A stack runs once: what happens to it while
+blkiomon watches is recorded, and the tests look at the recording.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import machine
+import pytest
+import stacks
+from machine import BLKIOMON, WORK, Compare, Fio, Live, Load, sh, until
+from stacks import PORTALS, Stack
+
+Finding = dict[str, Any]
+Json = dict[str, Any]
+
+LOAD = {"rw": "randread", "iodepth": 4, "rate_iops": 300, "time_based": 1, "runtime": 900}
+"""As a server that has a steady load: it ends when the test says so."""
+
+
+@pytest.fixture
+def compare(request: pytest.FixtureRequest) -> Compare:
+    """Compares figures by name, and leaves a line for ``make lab``."""
+    return machine.comparison(request.node.name)
+
+
+@pytest.fixture
+def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Leaves a line for ``make lab``."""
+    return lambda text: machine.note(request.node.name, text)
+
+
+# --- a stack that is watched ----------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """What blkiomon showed of a stack under load, and what was done to it meanwhile.
+
+    Attributes:
+        stack: device and paths.
+        live: intervals of a second by path.
+        marks: when something was done, in seconds since the epoch.
+        load: what fio counted.
+        trace: base name of what ``blkiomon record`` wrote at the same time.
+        said: output of tools, by name.
+    """
+
+    stack: Stack
+    live: Live
+    trace: Path
+    marks: dict[str, float] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
+    load: Load | None = None
+
+    def mark(self, name: str) -> None:
+        """Note that something is done now."""
+        self.marks[name] = time.time()
+
+    def found(self, kind: str, name: str, since: str) -> list[tuple[int, Finding]]:
+        """Findings since a mark, each with the number of intervals that had begun by then."""
+        later = [one for one in self.live.intervals() if epoch(one["end"]) > self.marks[since]]
+        return [
+            (sum(epoch(of["start"]) >= self.marks[since] for of in later[: n + 1]), finding)
+            for n, one in enumerate(later)
+            for finding in one["findings"]
+            if (finding["kind"], finding["name"]) == (kind, name)
+        ]
+
+    def await_finding(self, kind: str, name: str, since: str) -> None:
+        until(lambda: self.found(kind, name, since), f"{kind} {name}")
+
+    def await_intervals(self, number: int, is_so: Callable[[Json], object]) -> None:
+        """Wait for so many intervals in a row, from now on, of which something is true."""
+        first = len(self.live.intervals()) + 1
+
+        def are_so() -> bool:
+            latest = self.live.intervals()[first:][-number:]
+            return len(latest) == number and all(map(is_so, latest))
+
+        until(are_so, f"{number} intervals")
+
+
+def epoch(stamp: str) -> float:
+    """Seconds since the epoch of a time in JSON."""
+    return datetime.fromisoformat(stamp[:26].rstrip("Z") + "+00:00").timestamp()
+
+
+def is_calm(interval: Json) -> bool:
+    return not interval["findings"]
+
+
+def requests_of(interval: Json, name: str) -> int:
+    return sum(one["requests"] for one in interval["devices"] if one["name"] == name)
+
+
+@contextmanager
+def watched(stack: Stack, by: str = "path", **load: object) -> Iterator[Run]:
+    """Watch a stack while fio reads; what is done to it meanwhile is up to the caller."""
+    trace = WORK / f"run{time.monotonic_ns()}"
+    names = [f"--trace={name}" for name in stack.traced]
+    with (
+        Live(stack.traced, "--by", by, interval_s=1) as live,
+        subprocess.Popen([BLKIOMON, "record", "-o", trace, *names]) as record,
+        Fio(stack.device, **{**LOAD, **load}) as fio,
+    ):
+        run = Run(stack, live, trace)
+        run.mark("start")
+        try:
+            yield run
+            run.load = fio.stop()
+            live.stop()
+        finally:
+            record.send_signal(signal.SIGINT)
+
+
+def recorded_figures(run: Run, device: str) -> dict[str, int]:
+    """Requests of each operation of a device in what ``blkiomon record`` wrote."""
+    interval = json.loads(sh(BLKIOMON, "-I", 3600, "--json", "-", run.trace))
+    (found,) = [one for one in interval["devices"] if one["name"] == device]
+    figures = {op: group["requests"] for op, group in found["ops"].items()}
+    return figures | {"errors": found["errors"]} | interval["unseen"]
+
+
+def shown_topology() -> dict[str, Json]:
+    """Devices of ``blkiomon topology --json``, by name."""
+    topology = json.loads(sh(BLKIOMON, "topology", "--json"))
+    return {device["name"]: device for device in topology["devices"]}
+
+
+def shown_by_multipathd() -> dict[str, tuple[str, ...]]:
+    """WWID, map, SCSI address and state of each path."""
+    lines = sh("multipathd", "show", "paths", "raw", "format", "%d|%w|%m|%i|%o").splitlines()
+    return {name: tuple(rest) for name, *rest in (line.split("|") for line in lines)}
+
+
+def as_multipathd(devices: dict[str, Json]) -> dict[str, tuple[str, ...]]:
+    """The same of a topology."""
+    return {
+        name: (path["wwid"], devices[path["map"]]["alias"], path["hctl"], path["state"])
+        for name, path in devices.items()
+        if path["kind"] == "path"
+    }
+
+
+# --- iSCSI ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def iscsi() -> Run:
+    """A path that is slow for a while, then cut, comes back, is removed and added."""
+    with stacks.iscsi() as stack:
+        tools = {"topology": json.dumps(shown_topology())}
+        tools["multipathd"] = json.dumps(shown_by_multipathd())
+        path = stack.paths[PORTALS[1]]
+        with watched(stack) as run:
+            run.said = tools
+            run.await_intervals(4, is_calm)
+            run.mark("slow")
+            stacks.disturb(PORTALS[1], "delay", "20ms")
+            run.await_finding("slow_path", path, "slow")
+            run.await_intervals(3, lambda one: not is_calm(one))
+            stacks.disturb(PORTALS[1])
+            run.await_intervals(3, is_calm)
+            run.mark("cut")
+            stacks.disturb(PORTALS[1], "loss", "100%")
+            run.await_finding("stalled", run_name(stack), "cut")
+            run.await_finding("idle_path", path, "cut")
+            run.said["cut"] = json.dumps([shown_topology()[path], shown_by_multipathd().get(path)])
+            run.mark("restored")
+            stacks.disturb(PORTALS[1])
+            run.await_intervals(3, lambda one: requests_of(one, path) > 20)
+            run.mark("removed")
+            sh("iscsiadm", "-m", "node", "-p", PORTALS[1], "--logout")
+            run.mark("gone")
+            run.await_finding("changed", path, "removed")
+            run.mark("added")
+            sh("iscsiadm", "-m", "node", "-p", PORTALS[1], "--login")
+            until(lambda: len(stacks.slaves(stack.device)) == 2, "the path")
+            run.mark("back")
+            run.said["added"] = {
+                stacks.portal_of(name): name for name in stacks.slaves(stack.device)
+            }[PORTALS[1]]
+            run.await_intervals(3, lambda one: one["devices"])
+        return run
+
+
+def run_name(stack: Stack) -> str:
+    """The name by which findings call a LUN."""
+    return Path(stack.device).name
+
+
+def test_iscsi_slow_path_is_named_within_two_intervals(
+    iscsi: Run, note: Callable[[str], None]
+) -> None:
+    path = iscsi.stack.paths[PORTALS[1]]
+    after, finding = iscsi.found("slow_path", path, "slow")[0]
+    note(f"named {path}/{finding['name']} after at most 2/{after} intervals: {finding['text']}")
+    assert after <= 2
+    assert finding["lun"] == run_name(iscsi.stack)
+    assert finding["target_port"].startswith(PORTALS[1])
+    assert finding["d2c_ns"] > 2 * finding["siblings_d2c_ns"]
+
+
+def test_iscsi_stall_is_shown_while_it_lasts(iscsi: Run, note: Callable[[str], None]) -> None:
+    path = iscsi.stack.paths[PORTALS[1]]
+    stalls = [finding for _, finding in iscsi.found("stalled", run_name(iscsi.stack), "cut")]
+    ages_s = [finding["oldest_ns"] / 1e9 for finding in stalls]
+    note(f"stalled for {' '.join(f'{age_s:.1f}' for age_s in ages_s)} s: {stalls[0]['text']}")
+    # The kernel gives up after a ping of 1 + 2 s and replacement_timeout of 5 s.
+    assert len(stalls) >= 4
+    assert ages_s == sorted(ages_s)
+    assert 5 < ages_s[-1] < 20
+    assert all(finding["paths"] == [path] for finding in stalls)
+
+
+def test_iscsi_failover_and_failback_are_events(iscsi: Run, note: Callable[[str], None]) -> None:
+    path = iscsi.stack.paths[PORTALS[1]]
+    states = [
+        (finding["attribute"], finding["before"], finding["after"])
+        for _, finding in iscsi.found("changed", path, "cut")
+    ]
+    note(f"changes of {path}: " + ", ".join(f"{name} {new}" for name, _, new in states))
+    seen = {(name, new) for name, _, new in states}
+    assert {("state", "transport-offline"), ("state", "running")} <= seen
+    assert {("connection_state", "failed"), ("connection_state", "up")} <= seen
+    assert iscsi.found("idle_path", path, "cut")
+    device, shown = json.loads(iscsi.said["cut"])
+    assert shown is None or shown[-1] == device["state"]
+
+
+def test_iscsi_path_that_is_removed_and_added_is_noticed_within_one_interval(
+    iscsi: Run, note: Callable[[str], None]
+) -> None:
+    path = iscsi.stack.paths[PORTALS[1]]
+    gone = [at for at, one in iscsi.found("changed", path, "gone") if one["after"] is None]
+    new = [
+        (at, one["name"])
+        for at, one in iscsi.found("changed", iscsi.said["added"], "back")
+        if one["before"] is None
+    ]
+    note(f"gone after at most 1/{gone[0]} intervals, new after at most 1/{new[0][0]}: {new[0][1]}")
+    assert gone[0] <= 1
+    assert new[0][0] <= 1
+
+
+def test_iscsi_totals_equal_those_of_fio(iscsi: Run, compare: Compare) -> None:
+    assert iscsi.load is not None
+    figures = recorded_figures(iscsi, iscsi.stack.name)
+    paths = [recorded_figures(iscsi, path) for path in iscsi.stack.paths.values()]
+    print(figures, paths)
+    compare({"read": iscsi.load.reads}, {"read": figures["read"]})
+
+
+def test_iscsi_topology_equals_what_multipathd_says(iscsi: Run, compare: Compare) -> None:
+    devices = json.loads(iscsi.said["topology"])
+    found = as_multipathd(devices)
+    expected = {name: tuple(of) for name, of in json.loads(iscsi.said["multipathd"]).items()}
+    assert found == expected
+    compare({"paths": 2}, {"paths": len(found)})
+
+
+def test_iscsi_recording_gives_the_same_findings(iscsi: Run, note: Callable[[str], None]) -> None:
+    text = sh(BLKIOMON, "-I", 1, "--by", "path", "--json", "-", iscsi.trace)
+    recorded = [finding for line in text.splitlines() for finding in json.loads(line)["findings"]]
+    kinds = {(one["kind"], one["name"]) for one in recorded}
+    path, lun = iscsi.stack.paths[PORTALS[1]], run_name(iscsi.stack)
+    note("recorded: " + ", ".join(sorted(f"{kind} {name}" for kind, name in kinds)))
+    assert {("slow_path", path), ("stalled", lun), ("idle_path", path)} <= kinds
+    summary = " ".join(sh(BLKIOMON, "--by", "path", iscsi.trace).split())
+    assert f"{path}, a path of {lun} to {PORTALS[1]}:3260,1, is slow" in summary
+    assert f"{lun} stalled at" in summary
+
+
+# --- NVMe -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def native_nvme() -> Run:
+    """The optimized path is slow for a while, and then cut."""
+    with stacks.nvme_tcp(is_native=True) as stack:
+        said = {"topology": json.dumps(shown_topology()), "tool": shown_by_nvme()}
+        with watched(stack) as run:
+            run.said = said
+            run.await_intervals(4, lambda one: one["devices"])
+            run.mark("slow")
+            stacks.disturb(PORTALS[0], "delay", "20ms")
+            run.await_intervals(6, lambda one: one["devices"])
+            run.mark("cut")
+            stacks.disturb(PORTALS[0], "loss", "100%")
+            run.await_finding("stalled", stack.name, "cut")
+            other = stack.paths[PORTALS[1]]
+            until(lambda: requests_of(run.live.intervals()[-1], other) > 20, "the failover")
+            run.mark("restored")
+            stacks.disturb(PORTALS[0])
+            first = stack.paths[PORTALS[0]]
+            until(lambda: requests_of(run.live.intervals()[-1], first) > 20, "the failback")
+            run.await_intervals(3, lambda one: one["devices"])
+        return run
+
+
+def shown_by_nvme() -> str:
+    return sh("nvme", "list-subsys", "-o", "json")
+
+
+def controllers_of(text: str) -> dict[str, tuple[str, str, str]]:
+    """Address, transport and state of each controller, as ``nvme list-subsys`` prints them."""
+    found: list[Json] = []
+
+    def keep(one: Json) -> Json:
+        found.extend([one] if "Address" in one else [])
+        return one
+
+    json.loads(text, object_hook=keep)
+    return {
+        one["Name"]: (address_of(one["Address"]), one["Transport"], one["State"]) for one in found
+    }
+
+
+def address_of(text: str) -> str:
+    """``10.0.0.1:4420``, from what nvme prints."""
+    parts = dict(part.split("=", 1) for part in text.replace(" ", ",").split(",") if "=" in part)
+    return f"{parts['traddr']}:{parts['trsvcid']}"
+
+
+def as_nvme(devices: dict[str, Json]) -> dict[str, tuple[str, str, str]]:
+    """The same of a topology."""
+    paths = [device["transport"] | {"state": device["state"]} for device in devices.values()
+             if (device["transport"] or {}).get("protocol") == "nvme-tcp"]  # fmt: skip
+    return {
+        path["host"]: (path["target_port"], path["protocol"].removeprefix("nvme-"), path["state"])
+        for path in paths
+    }
+
+
+def test_nvme_topology_equals_what_nvme_says(native_nvme: Run, compare: Compare) -> None:
+    devices = json.loads(native_nvme.said["topology"])
+    found = as_nvme(devices)
+    assert found == controllers_of(native_nvme.said["tool"])
+    states = [devices[path]["access_state"] for path in native_nvme.stack.paths.values()]
+    assert states == ["optimized", "non-optimized"]
+    compare({"paths": 2}, {"paths": len(found)})
+
+
+def test_nvme_optimized_path_keeps_all_requests_while_it_is_slow(
+    native_nvme: Run, note: Callable[[str], None]
+) -> None:
+    """Under the policy numa the other path is no sibling, and so nothing can be compared."""
+    slow, other = (native_nvme.stack.paths[portal] for portal in PORTALS)
+    marks = native_nvme.marks
+    while_slow = [
+        one
+        for one in native_nvme.live.intervals()
+        if marks["slow"] <= epoch(one["start"]) and epoch(one["end"]) <= marks["cut"]
+    ]
+    taken = [sum(requests_of(one, name) for one in while_slow) for name in (slow, other)]
+    findings = [finding["text"] for one in while_slow for finding in one["findings"]]
+    note(f"requests {taken[0]} and 0/{taken[1]}, findings {findings}")
+    assert taken[0] > 100
+    assert not taken[1]
+
+
+def test_nvme_failover_is_shown(native_nvme: Run, note: Callable[[str], None]) -> None:
+    path = native_nvme.stack.paths[PORTALS[0]]
+    stalls = [one for _, one in native_nvme.found("stalled", native_nvme.stack.name, "cut")]
+    states = [one["after"] for _, one in native_nvme.found("changed", path, "cut")
+              if one["attribute"] == "state"]  # fmt: skip
+    note(f"states connecting live/{' '.join(states)}: {stalls[0]['text']}")
+    assert stalls[0]["paths"] == [path]
+    assert states[0] == "connecting" and states[-1] == "live"
+
+
+def test_nvme_totals_equal_those_of_fio(native_nvme: Run, compare: Compare) -> None:
+    assert native_nvme.load is not None
+    head = recorded_figures(native_nvme, native_nvme.stack.name)
+    compare({"read": native_nvme.load.reads}, {"read": head["read"]})
+
+
+@pytest.fixture(scope="module")
+def mapped_nvme() -> Run:
+    """The path in use is cut."""
+    with stacks.nvme_tcp(is_native=False) as stack:
+        said = {"topology": json.dumps(shown_topology()), "tool": shown_by_nvme()}
+        with watched(stack) as run:
+            run.said = said
+            run.await_intervals(3, lambda one: one["devices"])
+            run.mark("cut")
+            stacks.disturb(PORTALS[0], "loss", "100%")
+            other = stack.paths[PORTALS[1]]
+            until(lambda: requests_of(run.live.intervals()[-1], other) > 20, "the failover")
+            run.mark("restored")
+            stacks.disturb(PORTALS[0])
+            first = stack.paths[PORTALS[0]]
+            until(lambda: requests_of(run.live.intervals()[-1], first) > 20, "the failback")
+            run.await_intervals(3, lambda one: one["devices"])
+        return run
+
+
+def test_nvme_by_device_mapper(
+    mapped_nvme: Run, note: Callable[[str], None], compare: Compare
+) -> None:
+    devices = json.loads(mapped_nvme.said["topology"])
+    assert as_nvme(devices) == controllers_of(mapped_nvme.said["tool"])
+    (above,) = [one for one in devices.values() if one["kind"] == "multipath"]
+    assert set(above["made_of"]) == set(mapped_nvme.stack.paths.values())
+    stalls = mapped_nvme.found("stalled", run_name(mapped_nvme.stack), "cut")
+    note(stalls[0][1]["text"])
+    assert mapped_nvme.load is not None
+    figures = recorded_figures(mapped_nvme, mapped_nvme.stack.name)
+    compare({"read": mapped_nvme.load.reads}, {"read": figures["read"]})
+
+
+# --- Fibre Channel over Ethernet ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fcoe() -> Run:
+    """A quiet load on two paths."""
+    with stacks.fcoe() as stack:
+        said = {"topology": json.dumps(shown_topology())}
+        said["multipathd"] = json.dumps(shown_by_multipathd())
+        for name, attribute in {
+            "initiator": "fc_host/host*/port_name",
+            "initiator_state": "fc_host/host*/port_state",
+            "target_port": "fc_remote_ports/rport-*/port_name",
+            "target_state": "fc_remote_ports/rport-*/port_state",
+        }.items():
+            values = [stacks.read(path) for path in Path("/sys/class").glob(attribute)]
+            said[name] = " ".join(sorted(values))
+        with watched(stack, by="port") as run:
+            run.said = said
+            run.await_intervals(4, lambda one: one["devices"])
+        return run
+
+
+def test_fcoe_topology_has_the_ports_of_sysfs(fcoe: Run, note: Callable[[str], None]) -> None:
+    devices = json.loads(fcoe.said["topology"])
+    expected = {name: tuple(of) for name, of in json.loads(fcoe.said["multipathd"]).items()}
+    assert as_multipathd(devices) == expected
+    paths = [devices[path]["transport"] for path in fcoe.stack.paths.values()]
+    assert {path["protocol"] for path in paths} == {"fcoe"}
+    for name in ("target_port", "target_state"):
+        assert sorted(path[name] for path in paths) == fcoe.said[name].split()
+    for name in ("initiator", "initiator_state"):  # the targets' ends are hosts, too
+        assert {path[name] for path in paths} <= set(fcoe.said[name].split())
+    note(" ".join(f"{path['initiator']} to {path['target_port']}" for path in paths))
+
+
+def test_fcoe_ports_and_host_ports_add_up_to_the_total_of_fio(fcoe: Run, compare: Compare) -> None:
+    assert fcoe.load is not None
+    live = sum(reads_of(one) for one in fcoe.live.intervals())
+    recorded = [
+        reads_of(json.loads(sh(BLKIOMON, "-I", 3600, "--by", by, "--json", "-", fcoe.trace)))
+        for by in ("port", "hba", "array", "lun", "path")
+    ]
+    names = ("live", "port", "hba", "array", "lun", "path")
+    compare(dict.fromkeys(names, fcoe.load.reads), dict(zip(names, [live, *recorded], strict=True)))
+
+
+def reads_of(interval: Json) -> int:
+    return sum(
+        one["ops"]["read"]["requests"] for one in interval["devices"] if "read" in one["ops"]
+    )
+
+
+# --- ALUA groups ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alua() -> Run:
+    """The groups change places, then a path in use goes offline, and comes back."""
+    with stacks.tcm_loop() as stack:
+        said = {"topology": json.dumps(shown_topology())}
+        said["multipathd"] = json.dumps(shown_by_multipathd())
+        last = list(stack.paths.values())[-1]
+        state = stacks.BLOCK / last / "device/access_state"
+        with watched(stack) as run:
+            run.said = said
+            run.await_intervals(3, lambda one: one["devices"])
+            run.said["before"] = stacks.read(state)
+            stacks.swap_groups()
+            until(lambda: stacks.read(state) != run.said["before"], "the other group")
+            run.mark("swapped")
+            run.said["after"] = stacks.read(state)
+            run.await_finding("changed", last, "swapped")
+            until(lambda: requests_of(run.live.intervals()[-1], last) > 20, "the other paths")
+            run.mark("offline")
+            (stacks.BLOCK / last / "device/state").write_text("offline")
+            run.await_finding("changed", last, "offline")
+            run.said["offline"] = json.dumps([shown_topology()[last], shown_by_multipathd()[last]])
+            run.said["tree"] = sh(BLKIOMON, "topology")
+            (stacks.BLOCK / last / "device/state").write_text("running")
+            run.await_intervals(3, lambda one: one["devices"])
+        return run
+
+
+def test_alua_topology_equals_what_multipathd_says(alua: Run, compare: Compare) -> None:
+    devices = json.loads(alua.said["topology"])
+    expected = {name: tuple(of) for name, of in json.loads(alua.said["multipathd"]).items()}
+    assert as_multipathd(devices) == expected
+    states = [devices[path]["access_state"] for path in alua.stack.paths.values()]
+    compare(
+        {"active/optimized": 2, "active/non-optimized": 2},
+        {state: states.count(state) for state in states},
+    )
+
+
+def test_alua_change_is_noticed_within_one_interval(alua: Run, note: Callable[[str], None]) -> None:
+    last = list(alua.stack.paths.values())[-1]
+    at, finding = next(
+        (at, one)
+        for at, one in alua.found("changed", last, "swapped")
+        if one["attribute"] == "access_state"
+    )
+    note(f"noticed after at most 1/{at} intervals: {finding['text']}")
+    assert at <= 1
+    assert (finding["before"], finding["after"]) == (alua.said["before"], alua.said["after"])
+
+
+def test_alua_path_that_is_offline_is_shown(alua: Run, note: Callable[[str], None]) -> None:
+    last = list(alua.stack.paths.values())[-1]
+    at, finding = alua.found("changed", last, "offline")[0]
+    note(f"noticed after at most 1/{at} intervals: {finding['text']}")
+    device, shown = json.loads(alua.said["offline"])
+    assert device["state"] == shown[-1] == "offline"
+    (line,) = [one for one in alua.said["tree"].splitlines() if one.split()[:1] == [last]]
+    assert line.endswith("offline")
+    assert at <= 1
+
+
+def test_alua_totals_equal_those_of_fio(alua: Run, compare: Compare) -> None:
+    assert alua.load is not None
+    figures = recorded_figures(alua, alua.stack.name)
+    compare({"read": alua.load.reads}, {"read": figures["read"]})
