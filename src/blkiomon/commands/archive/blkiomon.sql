@@ -1,4 +1,5 @@
--- Percentiles of a dataset of blkiomon archive, for DuckDB. They equal those of blkiomon.
+-- Percentiles of a dataset of blkiomon archive, for DuckDB 1.3 or later. They equal those of
+-- blkiomon.
 --
 --   CREATE VIEW requests AS FROM read_parquet('archive/requests/*/*.parquet');
 --   FROM d2c_percentile('requests', host, 99.9);
@@ -17,43 +18,44 @@ CREATE OR REPLACE MACRO bin_middle(bin_number) AS
 CREATE OR REPLACE MACRO distribution_percentile(
     source, group_key, bin_lists, count_lists, minima, maxima, percent
 ) AS TABLE
-WITH picked AS (
-    SELECT group_key AS key, bin_lists AS bins, count_lists AS counts,
+WITH listed AS (
+    SELECT group_key AS key, unnest(bin_lists) AS bin, unnest(count_lists) AS n,
            minima AS least_value, maxima AS greatest_value
     FROM query_table(source)
 ),
-extremes AS (
-    SELECT key, min(least_value) AS least_value, max(greatest_value) AS greatest_value
-    FROM picked GROUP BY key
-),
-listed AS (
-    SELECT key, unnest(bins) AS bin, unnest(counts) AS n FROM picked
-),
 summed AS (
-    SELECT key, bin, sum(n)::BIGINT AS n FROM listed GROUP BY key, bin
+    SELECT key, bin, sum(n)::BIGINT AS n,
+           min(least_value) AS least_value, max(greatest_value) AS greatest_value
+    FROM listed GROUP BY key, bin
 ),
-running AS (
-    SELECT key, bin,
-           (sum(n) OVER (PARTITION BY key ORDER BY bin))::HUGEINT AS upto,
-           (sum(n) OVER (PARTITION BY key))::HUGEINT AS total
-    FROM summed
+histograms AS (
+    SELECT key, list_sort(list({bin: bin, upto: n::HUGEINT})) AS bins, sum(n)::HUGEINT AS total,
+           min(least_value) AS least_value, max(greatest_value) AS greatest_value
+    FROM summed GROUP BY key
 ),
 -- The nearest rank, ceil(percent / 100 * total), in exact arithmetic.
 ranked AS (
-    SELECT *, ((percent * 1000000)::HUGEINT * total + 99999999) // 100000000 AS rank FROM running
+    SELECT *, ((percent * 1000000)::HUGEINT * total + 99999999) // 100000000 AS rank
+    FROM histograms
 ),
+-- Counts are added up from the least bin on, until the sum reaches the rank.
 found AS (
-    SELECT key, min(bin) AS bin, any_value(rank) AS rank, any_value(total) AS total
-    FROM ranked WHERE upto >= rank GROUP BY key
+    SELECT *, list_reduce(
+        bins,
+        lambda sofar, next: CASE
+            WHEN sofar.upto >= rank THEN sofar
+            ELSE {bin: next.bin, upto: sofar.upto + next.upto}
+        END
+    ).bin AS bin
+    FROM ranked
 )
-SELECT found.key AS key, total::BIGINT AS count,
+SELECT key, total::BIGINT AS count,
        -- The extremes are exact; any other value is the middle of its bin.
        CASE WHEN rank = 1 THEN least_value
             WHEN rank = total THEN greatest_value
             ELSE greatest(least(bin_middle(bin), greatest_value), least_value)
        END AS value
-FROM found JOIN extremes ON found.key IS NOT DISTINCT FROM extremes.key
-ORDER BY found.key;
+FROM found ORDER BY key;
 
 CREATE OR REPLACE MACRO d2c_percentile(source, group_key, percent) AS TABLE
 FROM distribution_percentile(
