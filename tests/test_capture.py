@@ -392,6 +392,20 @@ def test_every_request_is_captured_once(loop: str) -> None:
     assert abs(engine.epoch_ns + int(mine["issued_ns"][0]) - time.time_ns()) < 60 * 10**9
 
 
+def test_metrics_of_an_idle_device_exist_from_the_start(loop: str, tmp_path: Path) -> None:
+    file = tmp_path / "metrics"
+    name = f'device="{loop}"'
+    for more, ops in (([], {"read", "write"}), (["--op", "write"], {"write"})):
+        with runner.Process("-I", "3600", "--textfile", file, "--trace", loop, *more) as running:
+            runner.until(lambda: file.exists(), "the metrics")
+            text = file.read_text()
+            running.send_signal(signal.SIGINT)
+            running.outcome()
+        zeros = re.findall(rf'^blkiomon_requests_total{{{name},op="(\w+)"}} 0.0$', text, re.M)
+        assert set(zeros) == ops
+        file.unlink()
+
+
 def test_unit_allows_every_system_call_of_a_capture(loop: str, tmp_path: Path) -> None:
     strace, systemd = programs.require("strace"), programs.require("systemd-analyze", "systemd")
     log, stats = tmp_path / "log", tmp_path / "stats.json"

@@ -166,6 +166,21 @@ def test_no_device_metrics_before_the_first_interval() -> None:
     assert not any(key[1:] for key in found)
 
 
+def test_series_of_expected_devices_exist_from_the_start() -> None:
+    eight, nine = 8 << 20, 9 << 20
+    metrics = Metrics(nameless, expected=[(eight, "read"), (eight, "write"), (nine, "read")])
+    before = samples(metrics.text()[0])
+    assert {key[1:] for key in before if key[0] == "blkiomon_requests_total"} == {
+        *(("8:0", "read"), ("8:0", "write"), ("9:0", "read"))
+    }
+    assert not any(before.values())
+    metrics.add(interval_of(ONE))
+    after = samples(metrics.text()[0])
+    assert after["blkiomon_requests_total", "8:0", "read"] == 1
+    assert {*before} <= {*after}
+    assert after["blkiomon_d2c_seconds_count", "9:0", "read"] == 0
+
+
 def test_promtool_has_no_complaints() -> None:
     promtool = prometheus.program("promtool")
     metrics = Metrics(nameless)

@@ -7,6 +7,7 @@ outputs; see ``outputs.sink`` for what happens to an interval after ``Outputs.pu
 from __future__ import annotations
 
 import errno
+import itertools
 import mmap
 import os
 import select
@@ -539,6 +540,7 @@ def _run(
             inputs=inputs,
             open_extra=open_screen,
             view=None if tracker is None else tracker.view,
+            expected=() if capture is None else _expected(config, capture),
         )
     except OutputError as error:
         complain(str(error))
@@ -654,6 +656,15 @@ def _tracker(config: Config) -> Tracker | None:
     from blkiomon.sources.capture import find_devices
 
     return Tracker(topology, config.by, [device.number for device in find_devices(config.trace)])
+
+
+def _expected(config: Config, capture: Capture) -> list[tuple[int, str]]:
+    """The devices that are captured, with the operations that every disk serves."""
+    if config.by != "device":
+        return []
+    numbers = [n for n in capture.device_numbers if not config.devices or n in config.devices]
+    ops = [op for op in ("read", "write") if not config.ops or op in config.ops]
+    return list(itertools.product(numbers, ops))
 
 
 def _open_input(config: Config, fd: int) -> tuple[int, Source | None]:

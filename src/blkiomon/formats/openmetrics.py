@@ -124,13 +124,19 @@ class Metrics:
         name_of: maps a device number to a device name, or None.
         max_devices: how many devices have series of their own.
         info_of: what the metrics of devices are joined with.
+        expected: devices and operations whose series exist from the start, at 0: Prometheus does
+            not see the increase to a series' first value.
 
     Raises:
         MissingLibrary: prometheus-client is not installed.
     """
 
     def __init__(
-        self, name_of: NameOf, max_devices: int = MAX_DEVICES, info_of: InfoOf = no_info
+        self,
+        name_of: NameOf,
+        max_devices: int = MAX_DEVICES,
+        info_of: InfoOf = no_info,
+        expected: Iterable[tuple[int, str]] = (),
     ) -> None:
         try:
             from prometheus_client import core, exposition
@@ -157,6 +163,8 @@ class Metrics:
         self._incomplete: tuple[Incomplete, ...] = ()  # of the latest interval
         self._missing_files = 0
         self._templates: dict[str, _Template] = {}  # by content type
+        for number, op in expected:
+            self._row(self._label(number), op)
 
     def add(self, interval: Interval) -> None:
         """Add the figures of an interval."""
@@ -205,8 +213,11 @@ class Metrics:
         groups = [i for i, key in enumerate(keys) if key & 7 != ALL_OPS and key != TOTAL]
         numbers = dict.fromkeys(keys[i] >> 3 for i in groups)
         labels = {number: self._label(number) for number in numbers}
-        names = [(labels[keys[i] >> 3], layout.OPS[keys[i] & 7]) for i in groups]
-        return groups, [self._series.setdefault(name, len(self._series)) for name in names]
+        return groups, [self._row(labels[keys[i] >> 3], layout.OPS[keys[i] & 7]) for i in groups]
+
+    def _row(self, label: str, op: str) -> int:
+        """The row of a series, which may be new."""
+        return self._series.setdefault((label, op), len(self._series))
 
     def _label(self, number: int) -> str:
         label = printable(self._name_of(number) or device_text(number))

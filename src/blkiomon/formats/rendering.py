@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,12 +32,14 @@ class FormatOptions(NamedTuple):
         stat_version: layout of the original's statistics, "0.3" or "0.2".
         path: the file as the user gave it.
         info_of: what metrics of devices are joined with.
+        expected: devices and operations whose metrics exist before the first interval.
     """
 
     name_of: NameOf
     stat_version: str = "0.3"
     path: str = ""
     info_of: InfoOf = no_info
+    expected: Sequence[tuple[int, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)

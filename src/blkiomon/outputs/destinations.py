@@ -125,6 +125,7 @@ def open_outputs(
     inputs: frozenset[Identity] = frozenset(),
     open_extra: ExtraOpener | None = None,
     view: View | None = None,
+    expected: Sequence[tuple[int, str]] = (),
 ) -> Outputs:
     """Open and start all outputs of a run.
 
@@ -135,6 +136,7 @@ def open_outputs(
         inputs: the files that this run reads; no output may write to them.
         open_extra: opens one more sink, which is not in the table.
         view: made the intervals, and names what their groups are of; None: they are of devices.
+        expected: devices and operations whose metrics exist from the start.
 
     Raises:
         OutputError: an output cannot be opened, or must not be written to, or two outputs have the
@@ -142,7 +144,12 @@ def open_outputs(
     """
     names = DeviceNames() if settings.names and view is None else None
     name_of = names or nameless if view is None else view.name_of
-    format_options = FormatOptions(name_of, settings.stat_version, info_of=_info_of(names, view))
+    format_options = FormatOptions(
+        name_of,
+        settings.stat_version,
+        info_of=_info_of(names, view),
+        expected=expected,
+    )
     sink_options: dict[str, Any] = {"lossless": lossless, "verbose": settings.verbose}
     policy = Policy(follow=settings.follow_symlinks, overwrite=settings.overwrite, inputs=inputs)
     by_path: dict[str, list[Format]] = {}

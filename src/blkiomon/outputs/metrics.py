@@ -52,7 +52,7 @@ class TextfileSink(Sink):
     ) -> None:
         super().__init__(path, report, **sink_options)
         self._path = Path(path)
-        self._metrics = Metrics(options.name_of, info_of=options.info_of)
+        self._metrics = Metrics(options.name_of, info_of=options.info_of, expected=options.expected)
         if self._path.exists() and not self._path.is_file():
             raise OSError(0, "it is not a regular file")
         self._replace(self._metrics.text()[0])
@@ -92,7 +92,7 @@ class HttpSink(Sink):
     ) -> None:
         name = http_name(address)
         super().__init__(name, report, **sink_options)
-        self._metrics = Metrics(options.name_of, info_of=options.info_of)
+        self._metrics = Metrics(options.name_of, info_of=options.info_of, expected=options.expected)
         try:
             self._server = _listen(address, self._metrics)
         except OSError as error:

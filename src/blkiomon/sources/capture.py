@@ -250,6 +250,11 @@ class Capture:
         return self._epoll.fileno()
 
     @property
+    def device_numbers(self) -> list[int]:
+        """The devices of the records that are captured: the paths of a head, else itself."""
+        return [number for d in self._devices for number in d.paths or (d.number,)]
+
+    @property
     def lost_events(self) -> int:
         """Events that the kernel counted and that ``pieces`` never yielded."""
         return self._rings.lost_events
