@@ -12,7 +12,17 @@ from benchmarks.report import Options, show
 
 NAMES = (
     *("engine", "merge", "process", "pipe", "start", "memory", "growth", "lost", "hostile"),
-    *("idle", "captures", "metrics", "topology", "rendering", "archive", "misses", "hardware"),
+    *(
+        "idle",
+        "captures",
+        "metrics",
+        "topology",
+        "rendering",
+        "archive",
+        "scaling",
+        "misses",
+        "hardware",
+    ),
 )
 
 
