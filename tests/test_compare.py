@@ -25,7 +25,7 @@ from blkiomon.commands.report.changes import (
     Change,
     DeviceChanges,
     _Figures,
-    _times_drawn,
+    _starts_drawn,
     _widening,
     compare,
 )
@@ -386,7 +386,7 @@ def test_text(traces: dict[str, Path], capfd: Capture) -> None:
     assert re.match(r"8:16 +\w+ +IOPS +[\d,]+ +[\d,]+ +", lines[6])
     assert re.search(r"\n +p50 .* worse\n", out)
     # Drawn from fixed seeds, also by another process.
-    _times_drawn.cache_clear()
+    _starts_drawn.cache_clear()
     assert printed(capfd, traces["a0"], traces["slow0"])[0] == out
 
 

@@ -24,6 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +48,8 @@ from blkiomon.interval.groups import NS_PER_S, Group
 from blkiomon.interval.moments import Moments, run_starts
 from blkiomon.interval.value import Interval
 
-METRICS = ("iops", "bandwidth", "mean", "p50", "p95", "p99", "p99.9", "max")
+PERCENTS = {"p50": 50, "p95": 95, "p99": 99, "p99.9": 99.9}
+METRICS = ("iops", "bandwidth", "mean", *PERCENTS, "max")
 MORE_IS_BETTER = ("iops", "bandwidth")
 
 DRAWS = 1000
@@ -62,6 +64,8 @@ RESOLUTION = 1 / 64
 UNIT_BITS = 20
 OP_MASK = (1 << OP_BITS) - 1
 """In keys, all operations, as ``DEVICE_MASK`` is all devices."""
+
+Numeric = TypeVar("Numeric", bound=np.number[Any])
 
 _Z = 1.959964  # 95 % of the normal distribution
 
@@ -148,12 +152,10 @@ def compare(
     sides = _Figures(a, n_parts), _Figures(b, n_parts)
     rows = []
     for name, numbers in matched:
-        listed_ops = [op for op in OPS if all(s.of(n, op) for s, n in zip(sides, numbers))]
-        for op in [*listed_ops, *([None] if len(listed_ops) > 1 else [])]:
-            of_sides = [side.of(number, op) for side, number in zip(sides, numbers)]
-            if of_sides[0] is not None and of_sides[1] is not None:
-                pair = of_sides[0], of_sides[1]
-                rows.append(_row(pair, name, numbers, op, metrics, n_parts, (len(a), len(b))))
+        of_ops = {op: pair for op in OPS if (pair := _both(sides, numbers, op))}
+        together = _both(sides, numbers, None) if len(of_ops) > 1 else None
+        for op, pair in [*of_ops.items(), *([(None, together)] if together else [])]:
+            rows.append(_row(pair, name, numbers, op, metrics, n_parts, (len(a), len(b))))
     if not rows:
         raise ReportError("the sides have no operation in common")
     return rows
@@ -188,6 +190,14 @@ def groups(interval: Interval, device: int | None, op: str | None) -> list[Group
     return [total] if op is None else [g for g in of_ops if g.op == op]
 
 
+def _both(
+    sides: tuple[_Figures, _Figures], numbers: Numbers, op: str | None
+) -> tuple[_Side, _Side] | None:
+    """Both sides of a device and operation; None if one has no requests of it."""
+    a, b = (side.of(number, op) for side, number in zip(sides, numbers))
+    return None if a is None or b is None else (a, b)
+
+
 def _row(
     sides: tuple[_Side, _Side],
     name: str,
@@ -201,14 +211,15 @@ def _row(
     block, least = (1, 2) if n_parts is None else (max(1, round(math.sqrt(n_parts))), LEAST_PARTS)
     drawn = [side.drawn(metrics, seed * by_run, block, least) for seed, side in enumerate(sides)]
     widened = _widening(*(n / block for n in (n_runs if n_parts is None else (n_parts, n_parts))))
+    in_both = [metric for metric in metrics if all(metric in of_side for of_side in drawn)]
+    ends = dict(zip(in_both, _spread(*([of_side[m] for m in in_both] for of_side in drawn))))
     changes = []
     for metric in metrics:
         before, after = (side.figure(metric) for side in sides)
         change = after / before - 1 if before and after is not None else None
         low = high = None
-        samples = [of_side.get(metric) for of_side in drawn]
-        if change is not None and samples[0] is not None and samples[1] is not None:
-            low, high = _interval(change, samples[0], samples[1], widened, metric)
+        if change is not None and metric in ends:
+            low, high = _interval(change, ends[metric], widened, metric)
         changes.append(Change(metric, before, after, change, low, high))
     return DeviceChanges(
         name,
@@ -221,17 +232,40 @@ def _row(
     )
 
 
+def _spread(before: Sequence[Floats], after: Sequence[Floats]) -> Sequence[Sequence[float]]:
+    """Where the middle 95 % of the changes of each metric are, as logarithms.
+
+    Args:
+        before, after: of each metric the figures of all draws; 0 where a draw has none.
+
+    Returns:
+        Two ends for each metric; NaN where most draws have no change.
+    """
+    if not before:
+        return []
+    a, b = np.array(before), np.array(after)
+    has = (a > 0) & (b > 0)
+    changes = np.log(np.divide(b, a, out=np.full(a.shape, math.inf), where=has))
+    changes.sort(axis=1)  # those that a draw does not have come last
+    n = has.sum(axis=1)[:, np.newaxis]
+    places = np.maximum(n - 1, 0) * np.array([0.025, 0.975])
+    low = places.astype(np.int64)
+    values = np.take_along_axis(changes, low, 1)
+    next_ = np.take_along_axis(changes, np.minimum(low + 1, np.maximum(n - 1, 0)), 1)
+    values = np.where(n < DRAWS / 2, math.nan, values)
+    ends: list[list[float]] = (values + (next_ - values) * (places - low)).tolist()
+    return ends
+
+
 def _interval(
-    change: float, before: Floats, after: Floats, widened: float, metric: str
+    change: float, ends: Sequence[float], widened: float, metric: str
 ) -> tuple[float | None, float | None]:
-    has = (before > 0) & (after > 0)
-    if change <= -1 or has.sum() < DRAWS / 2:
+    if change <= -1 or math.isnan(ends[0]):
         return None, None
-    low, high = np.quantile(np.log(after[has] / before[has]), [0.025, 0.975])
     middle = math.log1p(change)
     margin = RESOLUTION if metric.startswith("p") else 0.0
-    low = middle - max(0.0, middle - low) * widened - margin
-    high = middle + max(0.0, high - middle) * widened + margin
+    low = middle - max(0.0, middle - ends[0]) * widened - margin
+    high = middle + max(0.0, ends[1] - middle) * widened + margin
     return math.expm1(low), math.expm1(high)
 
 
@@ -267,7 +301,14 @@ class _Figures:
             groups = table.keys >> UNIT_BITS
             starts = run_starts(groups)
             ends = np.append(starts[1:], len(groups))
-            places = dict(zip(groups[starts].tolist(), zip(starts.tolist(), ends.tolist())))
+            of_group = np.repeat(np.arange(len(starts)), ends - starts)
+            known = table.percentiles(of_group, len(starts), list(PERCENTS.values()))
+            places = {
+                group: (slice(start, end), dict(zip(PERCENTS, map(int, values))))
+                for group, start, end, values in zip(
+                    groups[starts].tolist(), starts.tolist(), ends.tolist(), known.tolist()
+                )
+            }
             self._tables.append((table, places))
 
     def _by_unit(self, number: int, run: Collected, n_parts: int | None) -> Cells:
@@ -290,15 +331,16 @@ class _Figures:
         table, places = self._tables[2 * (device is None) + (op is None)]
         at = DEVICE_MASK if device is None else self._index.get(device, -1) << OP_BITS
         found = places.get(at | (OP_MASK if op is None else OPS.index(op)))
-        if found is None or not table.columns["requests"][slice(*found)].any():
+        if found is None or not table.columns["requests"][found[0]].any():
             return None
-        return _Side(table, slice(*found), self)
+        return _Side(table, *found, self)
 
 
 class _Side:
     """The units of one side, of one device and operation."""
 
-    def __init__(self, table: Cells, of: slice, figures: _Figures) -> None:
+    def __init__(self, table: Cells, of: slice, known: dict[str, int], figures: _Figures) -> None:
+        self._known = known
         columns = {name: values[of] for name, values in table.columns.items()}
         self._units = table.keys[of] & (1 << UNIT_BITS) - 1
         self._columns, self._durations_ns = columns, figures.durations_ns
@@ -326,7 +368,9 @@ class _Side:
             return float(n_bytes * NS_PER_S / duration_ns) if duration_ns else None
         if metric == "mean":
             return self._whole.mean
-        return self._whole.max if metric == "max" else self._whole.percentile(float(metric[1:]))
+        if metric == "max":
+            return self._whole.max
+        return self._known.get(metric) or self._whole.percentile(float(metric[1:]))
 
     def drawn(self, metrics: Sequence[str], seed: int, block: int, least: int) -> dict[str, Floats]:
         """Metrics of each draw, shape (DRAWS,); empty if fewer than ``least`` units have requests.
@@ -337,51 +381,90 @@ class _Side:
         n_filled = int((self._columns["requests"] > 0).sum())
         if n_filled < least:
             return {}
-        times = _times_drawn(len(self._durations_ns), block, seed)
-        seconds = times @ self._durations_ns / NS_PER_S
-        times = times[:, self._units]
-        requests, n_bytes, sums = (
-            times @ self._columns[name] for name in ("requests", "bytes", "d2c_sum")
-        )
+        starts = _starts_drawn(len(self._durations_ns), block, seed)
+        of_units = np.zeros((len(self._durations_ns), 5))
+        of_units[:, 0] = self._durations_ns / NS_PER_S
+        for place, name in enumerate(("requests", "bytes", "d2c_sum", "d2c_max"), 1):
+            of_units[self._units, place] = self._columns[name]
+        seconds, requests, n_bytes, sums = _sum_drawn(of_units[:, :4], starts, block).T
         figures = {
             "iops": _ratio(requests, seconds),
             "bandwidth": _ratio(n_bytes, seconds),
             "mean": _ratio(sums, requests),
-            "max": np.where(times > 0, self._columns["d2c_max"], 0).max(axis=1),
+            "max": _greatest_drawn(of_units[:, 4], starts, block),
         }
         wanted = [m for m in metrics if m.startswith("p") and self._has_tail(float(m[1:]))]
         if wanted and len(self._whole.bins):
-            upto = self._cumulated(times)
-            values = middles(self._whole)
-            for metric in wanted:
-                ranks = np.ceil(requests * (float(metric[1:]) / 100) - 1e-9)
-                figures[metric] = values[np.argmax(upto >= ranks[:, np.newaxis], axis=1)]
+            # The greatest draw may be of the unit with the most requests alone.
+            is_small = self._columns["requests"].max() * 2 * len(of_units) < 1 << 31
+            dtype = np.int32 if is_small else np.int64
+            table = np.zeros((len(of_units), len(self._whole.bins)), dtype)
+            table[self._bin_units, self._bin_places] = self._bin_counts
+            upto = _sum_drawn(table.cumsum(axis=1, dtype=dtype), starts, block)
+            ranks = np.outer([float(metric[1:]) / 100 for metric in wanted], requests)
+            places = _first_of_rank(upto, np.ceil(ranks - 1e-9))
+            figures |= zip(wanted, middles(self._whole)[places])
         return {name: np.where(requests > 0, values, 0) for name, values in figures.items()}
 
     def _has_tail(self, percent: float) -> bool:
         return self.requests * (1 - percent / 100) >= LEAST_BEYOND
 
-    def _cumulated(self, times: Floats) -> npt.NDArray[np.floating]:
-        """Counts up to each bin of the whole, in each draw; shape (DRAWS, bins)."""
-        table = np.zeros((len(self._units), len(self._whole.bins)))
-        rows = np.searchsorted(self._units, self._bin_units)
-        table[rows, self._bin_places] = self._bin_counts
-        table = table.cumsum(axis=1)
-        if times.sum(axis=1).max() * table.max() < 1 << 24:  # exact, and twice as fast
-            return times.astype(np.float32) @ table.astype(np.float32)
-        upto: Floats = times @ table
-        return upto
-
 
 @cache
-def _times_drawn(n: int, block: int, seed: int) -> Floats:
-    """How often each draw takes each unit, shape (DRAWS, units)."""
+def _starts_drawn(n: int, block: int, seed: int) -> npt.NDArray[np.int64]:
+    """The first unit of each block that a draw takes, shape (DRAWS, blocks).
+
+    Blocks go on from the last unit to the first one. The last block of a draw is shorter, so that
+    each draw has n units.
+    """
     random = np.random.default_rng([seed, n])
-    starts = random.integers(0, n, (DRAWS, math.ceil(n / block), 1))
-    units = ((starts + np.arange(block)) % n).reshape(DRAWS, -1)[:, :n]
-    flat: npt.NDArray[np.int64] = (units + np.arange(DRAWS)[:, np.newaxis] * n).ravel()
-    counts = np.bincount(flat, minlength=DRAWS * n)
-    return counts.reshape(DRAWS, n).astype(np.float64)
+    return random.integers(0, n, (DRAWS, math.ceil(n / block)))
+
+
+def _sum_drawn(
+    table: npt.NDArray[Numeric], starts: npt.NDArray[np.int64], block: int
+) -> npt.NDArray[Numeric]:
+    """Sums of each draw, shape (DRAWS, columns), of what each unit has, shape (units, columns).
+
+    A product of matrices would do the same, by threads that wait for each other.
+    """
+    n, n_blocks = len(table), starts.shape[1]
+    around = np.concatenate([np.zeros_like(table[:1]), table, table[:block]])
+    upto = around.cumsum(axis=0, dtype=table.dtype)
+    last = n - block * (n_blocks - 1)
+    total: npt.NDArray[Numeric] = (upto[last : last + n] - upto[:n])[starts[:, -1]]
+    of_blocks = upto[block : block + n] - upto[:n]
+    for of_draws in starts[:, :-1].T:
+        total += of_blocks[of_draws]
+    return total
+
+
+def _greatest_drawn(values: Floats, starts: npt.NDArray[np.int64], block: int) -> Floats:
+    """The greatest value of each draw, shape (DRAWS,), of one for each unit."""
+    n, n_blocks = len(values), starts.shape[1]
+    around = np.append(values, values[: block - 1])
+    last = np.lib.stride_tricks.sliding_window_view(around, n - block * (n_blocks - 1))
+    found: Floats = last.max(axis=1)[starts[:, -1]]
+    if n_blocks > 1:
+        of_blocks = np.lib.stride_tricks.sliding_window_view(around, block).max(axis=1)
+        found = np.maximum(found, of_blocks[starts[:, :-1]].max(axis=1))
+    return found
+
+
+def _first_of_rank(upto: npt.NDArray[np.integer[Any]], ranks: Floats) -> npt.NDArray[np.int64]:
+    """The first place of each draw whose count reaches a rank.
+
+    Args:
+        upto: shape (DRAWS, places), not descending.
+        ranks: shape (metrics, DRAWS).
+    """
+    # One search for all draws: the counts of each are above those of the one before.
+    draws, n = np.arange(len(upto)), upto.shape[1]
+    of_draw = draws * (int(upto[:, -1].max()) + 1)
+    counts = (upto + of_draw[:, np.newaxis]).ravel()
+    found = np.searchsorted(counts, ranks.astype(np.int64) + of_draw) - draws * n
+    places: npt.NDArray[np.int64] = np.clip(found, 0, n - 1)
+    return places
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

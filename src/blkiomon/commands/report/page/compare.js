@@ -2,8 +2,12 @@
 
 const SIDES = ["A", "B"];
 
-/** B against A as text; null without one of them. */
-const changeText = (a, b) => (a && b !== null ? `${b < a ? "−" : "+"}${(Math.abs(b / a - 1) * 100).toFixed(1)} %` : NONE);
+/** B against A, such as "+4.2 %". */
+function changeText(a, b) {
+  if (!a || b === null) return NONE;
+  const size = Math.abs((b / a - 1) * 100).toFixed(1);
+  return `${b < a && +size ? "-" : "+"}${size} %`;
+}
 
 /** A percentile that the count supports; else null. */
 const supported = (histogram, percent) => (histogram.n && isSupported(histogram.n, percent) ? histogram.percentile(percent) : null);

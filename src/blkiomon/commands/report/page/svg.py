@@ -22,8 +22,11 @@ from blkiomon.formats.units import bandwidth_text, rate_text, time_text
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 640, 200, 62, 8, 24
 
-MOST_STEPS = 160
-"""Steps of a line over time: of more, some neighbours are merged."""
+MOST_STEPS, LEAST_STEPS = 160, 16
+"""Steps of a line over time: neighbouring slices are merged."""
+
+LEAST_REQUESTS = 200
+"""Requests of a step that shows p99, on average."""
 
 
 class Line(NamedTuple):
@@ -52,7 +55,7 @@ def charts(lines: Sequence[Line]) -> list[str]:
         _figure(
             "p99 over time",
             lines,
-            [over_time(line.cells, 99) for line in lines],
+            [over_time(_coarse(line.cells, LEAST_REQUESTS), 99) for line in lines],
             in_time,
             end_s,
             time_text,
@@ -68,8 +71,12 @@ def charts(lines: Sequence[Line]) -> list[str]:
     return drawn
 
 
-def _coarse(cells: Cells) -> Cells:
-    while len(cells.known_s) > MOST_STEPS:
+def _coarse(cells: Cells, least_requests: float = 0) -> Cells:
+    """With slices so long that a line has few steps, each of enough requests on average."""
+    requests = cells.columns["requests"].sum()
+    while (n := len(cells.known_s)) > MOST_STEPS or (
+        n > LEAST_STEPS and requests / n < least_requests
+    ):
         cells = cells.halved()
     return cells
 
