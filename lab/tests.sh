@@ -3,6 +3,8 @@
 # Leaves in /out: NAME.txt, a line for each comparison; NAME.log, what pytest prints; NAME.dmesg.
 cd "$(dirname "$(readlink -f "$0")")/.." || exit
 export LAB_TABLE=/out/$1.txt PYTHONDONTWRITEBYTECODE=1
+# Plugins of other tests take a minute to import in an emulated machine.
+export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 name=$1 python=$2
 shift 2
 "$python" -m pytest -p no:cacheprovider --tb=short --durations=5 "tests/lab/test_${name}_kernels.py" "$@" \

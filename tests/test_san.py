@@ -107,9 +107,23 @@ def test_summary_names_the_slow_path_and_nests_paths_below_their_map() -> None:
 
 
 def test_summary_uses_the_topology_beside_the_trace_without_a_view() -> None:
-    text = " ".join(runner.succeed(SLOW_PATH).decode().split())
-    assert "8:16" in text
-    assert "sdb, a path of mpatha to 10.10.2.1:3260,1, is slow" in text
+    text = runner.succeed(SLOW_PATH).decode()
+    assert re.findall(r"^(\S+) +(?:all|read) ", text, re.M) == ["sdb", "mpatha", "sda"]
+    words = " ".join(text.split())
+    assert "- mpatha stalled at " in words
+    assert "sdb, a path of mpatha to 10.10.2.1:3260,1, is slow" in words
+    numbered = runner.succeed("--names", "no", SLOW_PATH).decode()
+    assert re.findall(r"^(\S+) +(?:all|read) ", numbered, re.M) == ["8:16", "254:0", "8:0"]
+
+
+def test_report_uses_the_topology_beside_the_trace(tmp_path: Path) -> None:
+    runner.succeed("report", "-o", tmp_path / "page.html", SLOW_PATH)
+    page = (tmp_path / "page.html").read_text()
+    findings = re.findall("<li>([^<]*)", page)
+    assert findings[0].startswith("mpatha stalled at ")
+    assert findings[1].startswith("sdb, a path of mpatha to 10.10.2.1:3260,1, is slow: p99 of read")
+    assert '"devices":["sdb","mpatha","sda"]' in page
+    assert "<td>sdb</td>" in page
 
 
 def test_stat_shows_findings_below_their_interval() -> None:

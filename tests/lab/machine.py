@@ -21,7 +21,7 @@ TABLE = Path(os.environ.get("LAB_TABLE", "/out/table.txt"))
 
 ADAPTER = Path("/sys/bus/pseudo/drivers/scsi_debug")
 NULL_BLK = Path("/sys/kernel/config/nullb")
-PATIENCE_S = 180.0  # QEMU emulates the processor, so all takes long
+PATIENCE_S = 240.0  # QEMU emulates the processor, so all takes long
 
 
 def sh(*command: object, **options: Any) -> str:
@@ -35,7 +35,7 @@ def until(is_so: Callable[[], object], what: str) -> None:
     while not is_so():
         if time.monotonic() > end:
             raise TimeoutError(f"waited {PATIENCE_S:g} s for {what}")
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def number(path: Path | str) -> int:
@@ -287,6 +287,8 @@ class Live:
         interval_s: int = 3600,
     ) -> None:
         self._json = WORK / f"{time.monotonic_ns()}.json"
+        self._known: list[dict[str, Any]] = []
+        self._read_bytes = 0
         command = [*run_by, BLKIOMON, f"-I{interval_s}", "--json", str(self._json), *options]
         for device in devices:
             command += ["--trace", device]
@@ -312,8 +314,12 @@ class Live:
 
     def intervals(self) -> list[dict[str, Any]]:
         """Those that have ended."""
-        whole, _, _ = self._json.read_text().rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        with self._json.open("rb") as file:
+            file.seek(self._read_bytes)
+            whole, end, _ = file.read().rpartition(b"\n")
+        self._read_bytes += len(whole) + len(end)
+        self._known += map(json.loads, whole.splitlines())
+        return self._known
 
     def figures(self, device: str = "") -> dict[str, int]:
         """Requests of each operation, bytes, errors, requeues, and what was not seen.

@@ -27,6 +27,7 @@ from blkiomon.commands.options import (
 from blkiomon.commands.parsing import read
 from blkiomon.commands.views import (
     BY,
+    DEVICE,
     TOPOLOGY,
     Entry,
     find_topology,
@@ -61,8 +62,8 @@ COMMAND = Command(
         *SELECTION,
         Option("--all", "list all devices (default: the 20 with the highest latency)"),
         NAMES._replace(
-            help="print names, sizes and models of this host's devices; default: no, as the trace "
-            "may come from another host"
+            help="print names, sizes and models of this host's devices; default: names of the "
+            "traced host, if its topology is known"
         ),
         BY,
         TOPOLOGY,
@@ -187,7 +188,10 @@ class _Summary:
         self._view: View | None = None
         self._shown = found.whole
         self._name_of: Callable[[int], str | None] = device_name if given.names else nameless
-        if topology is not None and given.by != "device":
+        if topology is not None and given.by == DEVICE:
+            if given.names is None:
+                self._name_of = topology.names().get
+        elif topology is not None:
             self._view = View(topology, given.by)
             self._shown = self._view(found.whole)
             self._name_of = self._view.name_of

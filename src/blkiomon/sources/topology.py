@@ -167,6 +167,10 @@ class Topology:
     arrays: tuple[Array, ...]
     devices: tuple[Device, ...]
 
+    def names(self) -> dict[int, str]:
+        """What people call each device, by number: ``mpatha`` rather than ``dm-0``."""
+        return {d.number: d.alias or d.name for d in self.devices if d.number is not None}
+
 
 def read_topology(root: str | os.PathLike[str] = "/") -> Topology:
     """Read the topology of a host.

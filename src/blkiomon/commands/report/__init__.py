@@ -25,6 +25,7 @@ from blkiomon.commands.options import (
     path,
 )
 from blkiomon.commands.parsing import read
+from blkiomon.commands.views import TOPOLOGY, find_topology
 from blkiomon.console import EXIT_INPUT, EXIT_OK, complain
 from blkiomon.errors import SourceError, TraceError
 
@@ -49,6 +50,7 @@ COMMAND = Command(
         FROM,
         TO,
         TITLE,
+        TOPOLOGY,
         CHART._replace(
             help="only this chart of a picture: iops, bandwidth, percentiles, heat, tail, sizes, "
             "in-flight, sectors or sequential; heat-read and the like for one operation "
@@ -101,7 +103,9 @@ def main(argv: Sequence[str]) -> int:
         policy = check_output(
             Path(output), names, follow=given.follow_symlinks, overwrite=given.overwrite
         )
+        topology = find_topology("device", given.topology, names)
         found = collect(names, devices=given.device, period=period, max_age_s=given.max_age)
+        found = found.of_host(topology)
         title = given.title or f"Block I/O of {', '.join(Path(n).name for n in names[:3])}"
         if suffix in PICTURES:
             charts = figures.chosen(figures.charts(found), given.chart)

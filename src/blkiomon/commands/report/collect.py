@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import heapq
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -17,7 +17,7 @@ from blkiomon.commands.progress import Progress
 from blkiomon.commands.report import selection
 from blkiomon.commands.report.access import Accesses, Patterns
 from blkiomon.commands.report.slices import MOST_DEVICES, MOST_SLICES, Slices
-from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, how_many
+from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, how_many, printable
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.formats.units import device_text, time_text, utc
 from blkiomon.interval.groups import NS_PER_S
@@ -28,6 +28,7 @@ from blkiomon.outputs import opening
 from blkiomon.outputs.opening import Policy, write_whole
 from blkiomon.sources import input_files, open_trace
 from blkiomon.sources.readers import Reader
+from blkiomon.sources.topology import Topology
 from blkiomon.sources.trace_sets import find_members
 
 
@@ -96,6 +97,8 @@ class Collected:
         is_broken: an input is incomplete or damaged; the last of ``notes`` says how.
         n_others: devices without rows of their own: they are one, ``selection.OTHERS``.
         gaps: when nothing was recorded between two runs, by the clock of the slices.
+        topology: of the traced host; None if it is not known.
+        device_names: of the traced host, by number; empty if they are not known.
     """
 
     names: tuple[str, ...]
@@ -107,6 +110,17 @@ class Collected:
     is_broken: bool = False
     n_others: int = 0
     gaps: tuple[Gap, ...] = ()
+    topology: Topology | None = None
+    device_names: Mapping[int, str] = field(default_factory=dict)
+
+    def of_host(self, topology: Topology | None) -> Collected:
+        """The same with the topology of the traced host, if that is known."""
+        names = {} if topology is None else topology.names()
+        return replace(self, topology=topology, device_names=names)
+
+    def label(self, number: int) -> str:
+        """A device's name, or its number."""
+        return printable(self.device_names.get(number) or device_text(number))
 
     @property
     def devices(self) -> list[int]:

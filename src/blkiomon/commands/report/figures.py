@@ -30,7 +30,7 @@ from blkiomon.commands.report.series import (
 )
 from blkiomon.console import EXIT_OUTPUT, EXIT_USAGE
 from blkiomon.engine.layout import OPS
-from blkiomon.formats.units import device_text, op_text
+from blkiomon.formats.units import op_text
 
 WIDTH_IN, HEIGHT_IN = 5.5, 2.75
 PIXELS_PER_IN = 144
@@ -353,7 +353,7 @@ def charts(found: Collected) -> list[Chart]:
         caption = "Each dot is a request, at the offset where it begins."
         if len(patterns.sample) < patterns.n_requests:
             caption += f" A random sample of {len(of_device):,} requests."
-        title, edges_s = f"Where on {device_text(device)}", over_time.edges_s
+        title, edges_s = f"Where on {found.label(device)}", over_time.edges_s
         add(f"sectors-{device}", title, caption, _draw_sectors, of_device, edges_s)
     add(
         "sequential",

@@ -30,7 +30,6 @@ from blkiomon.formats.units import (
 from blkiomon.interval.groups import NS_PER_S, Group
 from blkiomon.interval.incomplete import in_words
 from blkiomon.interval.value import Interval
-from blkiomon.sources.devices import nameless
 
 DEVICES_SHOWN = 40
 """Devices in the table without scripts: those that are the slowest."""
@@ -82,7 +81,7 @@ def _data(found: Collected, cells: Cells) -> dict[str, Any]:
     head: dict[str, Any] = {
         "start": utc(whole.start_ns) if whole.anchored else None,
         "devices": [
-            f"others ({n_others:,})" if n == OTHERS and n_others else device_text(n)
+            f"others ({n_others:,})" if n == OTHERS and n_others else found.label(n)
             for n in numbers
         ],
         "ops": layout.OPS,
@@ -291,7 +290,7 @@ def _device_name(number: int | None, found: Collected) -> str:
         return "all"
     if number == OTHERS and found.n_others:
         return f"others ({found.n_others:,})"
-    return device_text(number)
+    return text(found.label(number))
 
 
 def _cells(group: Group, found: Collected) -> list[str]:
@@ -333,7 +332,9 @@ _LOSSES = {
 
 
 def _findings(found: Collected) -> list[str]:
-    sentences = findings(found.slices, found.whole, nameless, gaps=found.gaps)
+    sentences = findings(
+        found.slices, found.whole, found.device_names.get, found.topology, gaps=found.gaps
+    )
     if not sentences:
         return []
     return ['<ul class="findings">', *(f"<li>{text(s)}.</li>" for s in sentences), "</ul>"]
@@ -392,7 +393,7 @@ def _slowest(found: Collected) -> list[str]:
             "",
             (
                 f"{issued / NS_PER_S:,.6f} s",
-                device_text(device),
+                text(found.label(device)),
                 swatch(layout.OPS[op]),
                 time_text(d2c),
                 bytes_text(n_bytes),
