@@ -126,6 +126,14 @@ def test_report_uses_the_topology_beside_the_trace(tmp_path: Path) -> None:
     assert "<td>sdb</td>" in page
 
 
+def test_stat_uses_the_topology_beside_the_trace_without_a_view() -> None:
+    lines = runner.succeed("stat", "--from", "17", "--to", "22", SLOW_PATH).decode().splitlines()
+    assert {line.split()[1] for line in lines if line[0].isdigit()} == {"sda", "sdb", "mpatha"}
+    assert any(line.startswith("! mpatha is stalled") for line in lines)
+    numbered = runner.succeed("stat", "--names", "no", "--from", "20", "--to", "22", SLOW_PATH)
+    assert b"8:16" in numbered
+
+
 def test_stat_shows_findings_below_their_interval() -> None:
     lines = runner.succeed("stat", "--by", "path", SLOW_PATH).decode().splitlines()
     assert max(map(len, lines)) <= 80

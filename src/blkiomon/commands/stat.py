@@ -26,7 +26,7 @@ from blkiomon.commands.options import (
     seconds,
 )
 from blkiomon.commands.parsing import read
-from blkiomon.commands.views import BY, INDENT, TOPOLOGY, shortened
+from blkiomon.commands.views import BY, INDENT, TOPOLOGY, saved_beside, shortened
 from blkiomon.console import EXIT_INPUT, complain, printable
 from blkiomon.errors import SourceError
 from blkiomon.outputs.catalog import OutputSettings
@@ -77,7 +77,7 @@ COMMAND = Command(
     the mean and the maximum number of requests in flight, busy the share of the time with any, err
     the number of requests that failed. A wider terminal shows more columns.
 
-    With --by or --topology, lines that begin with ! follow an interval in which something stands
+    With --by or a topology, lines that begin with ! follow an interval in which something stands
     out: a slow or idle path, a stall, a change of state. By path, the paths of each LUN are below
     its multipath map.
     """,
@@ -145,6 +145,9 @@ def _config(given: Namespace) -> Config:
         devices = [ALL]
     if given.queue and not devices:
         raise UsageError("--queue needs a device to capture")
+    topology = given.topology
+    if topology is None and given.names is None and not given.json:
+        topology = saved_beside(files)
     return Config(
         interval_s=interval_s,
         most_intervals=count,
@@ -154,7 +157,7 @@ def _config(given: Namespace) -> Config:
         **Selection.of(given).arguments(),
         outputs=OutputSettings({"json": "-"} if given.json else {}, names=given.names),
         by=given.by,
-        topology=given.topology,
+        topology=topology,
     )
 
 

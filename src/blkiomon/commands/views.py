@@ -61,20 +61,25 @@ def find_topology(
             if by == DEVICE:
                 return None
             raise SourceError(f"cannot read {error.filename}: {error.strerror}") from error
-    wanted = ""
-    for name in traces:
-        found = file_beside(name)
-        if name != "-" and Path(found).is_file():
-            return load(found)
-        wanted = wanted or found
+    if (beside := saved_beside(traces)) is not None:
+        return load(beside)
     if by == DEVICE:
         return None
+    wanted = file_beside(traces[0]) if traces else ""
     if not wanted or "-" in traces:
         raise SourceError(f"--by {by} needs the traced host's topology: --topology FILE names it")
     raise SourceError(
         f"--by {by} needs the traced host's topology, and there is no {wanted}; there, "
         f"`blkiomon topology -o {Path(wanted).name}` writes it; --topology names another file"
     )
+
+
+def saved_beside(traces: Sequence[str]) -> str | None:
+    """The file with the topology of the first trace that has one."""
+    from blkiomon.commands.topology import file_beside
+
+    found = (file_beside(name) for name in traces if name != "-")
+    return next((name for name in found if Path(name).is_file()), None)
 
 
 # --- a view as rows of a table --------------------------------------------------------------------
