@@ -10,7 +10,6 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ from blkiomon.commands.options import (
     SELECTION,
     Command,
     Option,
-    Period,
+    Selection,
     UsageError,
 )
 from blkiomon.commands.parsing import read
@@ -34,6 +33,7 @@ from blkiomon.commands.views import (
     in_words,
     listed,
     view_columns,
+    view_of,
 )
 from blkiomon.console import EXIT_INPUT, complain, how_many, printable, printed
 from blkiomon.errors import SourceError, TraceError
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from blkiomon.commands.report.collect import Collected
     from blkiomon.commands.table import DeviceFigures, Row
     from blkiomon.interval.value import Interval
-    from blkiomon.interval.views import View
     from blkiomon.sources.topology import Topology
 
 COMMAND = Command(
@@ -99,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
     if isinstance(given, int):
         return given
     try:
-        period = Period.of(given)
+        selected = Selection.of(given)
         if not given.operands or any(not n or "\0" in n for n in given.operands):
             raise UsageError("the trace is missing: name it by its path")
         if "-" in given.operands and os.isatty(0):
@@ -107,15 +106,13 @@ def main(argv: Sequence[str]) -> int:
     except UsageError as error:
         return COMMAND.misused(error)
     from blkiomon.commands.report.collect import COARSE, ReportError, collect
-    from blkiomon.engine.layout import OPS
 
     try:
         topology = find_topology(given.by, given.topology, given.operands)
         with _outlives_its_writer():
             found = collect(
                 given.operands,
-                devices=given.device,
-                period=period,
+                **selected._asdict(),
                 patterns=False,
                 resolution=COARSE,
                 max_age_s=given.max_age,
@@ -126,20 +123,6 @@ def main(argv: Sequence[str]) -> int:
     for note in found.notes:
         complain(note)
     columns = shutil.get_terminal_size().columns
-    if given.op:
-        there = [group.op for group in found.whole.groups() if group.op and group.requests]
-        found = replace(
-            found,
-            whole=found.whole.only(given.op),
-            slices=tuple(part.only(given.op) for part in found.slices),
-        )
-        if not found.whole.total.requests:
-            ops = ", ".join(op for op in OPS if op in there)
-            complain(
-                f"{', '.join(found.names)}: no request of operation {', '.join(given.op)}; "
-                f"there are some of {ops}"
-            )
-            return EXIT_INPUT
     shown = _Summary(found, topology, given).lines(columns)
     status = printed([_plain("\n".join([*shown, ""]))])
     return status or (EXIT_INPUT if found.is_broken else status)
@@ -179,27 +162,23 @@ class _Summary:
     """
 
     def __init__(self, found: Collected, topology: Topology | None, given: Namespace) -> None:
-        from blkiomon.interval.views import View
         from blkiomon.sources.devices import device_name, nameless
 
         self._found = found
         self._topology = topology
         self._given = given
-        self._view: View | None = None
+        self._view = view_of(topology, given.by)
         self._shown = found.whole
         self._name_of: Callable[[int], str | None] = device_name if given.names else nameless
-        if topology is not None and given.by == DEVICE:
-            if given.names is None:
-                self._name_of = topology.names().get
-        elif topology is not None:
-            self._view = View(topology, given.by)
+        if topology is not None and given.by == DEVICE and given.names is None:
+            self._name_of = topology.names().get
+        if self._view is not None:
             self._shown = self._view(found.whole)
             self._name_of = self._view.name_of
 
     def lines(self, columns: int) -> Iterator[str]:
         """Its lines, for a terminal of so many columns."""
         from blkiomon.commands.report.findings import findings
-        from blkiomon.formats.units import device_text
         from blkiomon.interval import incomplete
 
         found, whole = self._found, self._found.whole
@@ -216,8 +195,7 @@ class _Summary:
         names += " merged" * (len(found.names) > 1)
         yield f"{'standard input' if names == '-' else names}: {_when(whole)}"
         devices = how_many(len(found.devices), "device", "devices", ",")
-        selected = [*map(device_text, self._given.device[:MOST_DEVICES]), *whole.only_ops]
-        only = f"; only {', '.join(selected)}" if selected else ""
+        only = f"; only {found.selection.text}" if found.selection.text else ""
         yield from textwrap.wrap(f"{', '.join(counts)} of {devices}{only}", columns)
         yield ""
         yield from self._table(columns)

@@ -82,6 +82,13 @@ def saved_beside(traces: Sequence[str]) -> str | None:
     return next((name for name in found if Path(name).is_file()), None)
 
 
+def view_of(topology: Topology | None, by: str) -> View | None:
+    """The view that ``--by`` asks for; None for devices."""
+    from blkiomon.interval.views import View
+
+    return None if topology is None or by == DEVICE else View(topology, by)
+
+
 # --- a view as rows of a table --------------------------------------------------------------------
 
 INDENT = "  "

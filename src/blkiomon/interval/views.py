@@ -92,6 +92,11 @@ class View:
         """The devices that were left out so far; without the maps of a view by path."""
         return sorted(place for place in self._known.values() if isinstance(place, LeftOut))
 
+    @property
+    def has_maps(self) -> bool:
+        """Whether maps were traced; in a view by path they are beside its groups."""
+        return any(map(self.is_map, self._traced))
+
     def name_of(self, number: int) -> str | None:
         """The name of a group: an alias, a path, a port, an array; None if it is unknown."""
         return self._names.get(number)
@@ -122,14 +127,7 @@ class View:
     def __call__(self, interval: Interval) -> Interval:
         """The view of an interval. Its counts, such as lost events, stay those of all devices."""
         numbers = _devices_of(interval.snapshot)
-        if not self._traced.issuperset(numbers.tolist()):
-            self._traced.update(numbers.tolist())
-            self._forget()
-        for number in self._traced - self._known.keys():
-            self._known[number] = self._place(number)
-        groups = {
-            n: at if isinstance(at := self._known[n], int) else None for n in numbers.tolist()
-        }
+        groups = self.groups_of(numbers)
         seen = replace(regroup(interval, numbers, groups), by=self.by)
         if self.by != "path":
             return seen
@@ -137,6 +135,35 @@ class View:
         if any(number is not None for number in maps.values()):
             return replace(seen, maps=regroup(interval, numbers, maps))
         return seen
+
+    def groups_of(self, numbers: Numbers) -> dict[int, int | None]:
+        """The group of each of these devices, which were traced; None: it is left out."""
+        if not self._traced.issuperset(numbers.tolist()):
+            self._traced.update(numbers.tolist())
+            self._forget()
+        for number in self._traced - self._known.keys():
+            self._known[number] = self._place(number)
+        return {n: at if isinstance(at := self._known[n], int) else None for n in numbers.tolist()}
+
+    def identity(self, number: int) -> tuple[str, str]:
+        """What identifies a group in other runs, too, and as a person reads it.
+
+        Devices have other names and numbers after a reboot. A LUN is known by its WWID, a path by
+        its LUN and the ports at both of its ends; other groups are known by their names.
+        """
+        device = self._by_number.get(number)
+        if device is None:
+            name = self._names.get(number) or text_of(number)
+            return name, name
+        above = self._by_name.get(device.map or "") or device
+        lun = above.wwid or device.wwid or above.alias or above.name
+        name = above.alias or (lun if above.kind in PATH_KINDS else above.name)
+        via = device.transport
+        if self.by != "path" or device.kind not in PATH_KINDS or via is None:
+            return lun, name
+        initiator = initiator_of(replace(via, host=None)) or "?"
+        port = via.target_port or device.hctl or device.name
+        return f"{lun} {initiator} {port}", f"{name}, {initiator} to {port}"
 
     # --- where a device belongs -------------------------------------------------------------------
 
@@ -232,6 +259,8 @@ def regroup(interval: Interval, numbers: Numbers, groups: dict[int, int | None])
         numbers: its devices, ascending.
         groups: the number of the group of each device; None: it is left out.
     """
+    if not len(numbers):
+        return interval
     found = [groups[number] for number in numbers.tolist()]
     is_kept = np.array([group is not None for group in found], bool)
     group_of = np.array([group or 0 for group in found], np.uint32)

@@ -11,21 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blkiomon.commands.options import (
-    DEVICE,
     FOLLOW_SYMLINKS,
-    FROM,
     HELP,
     MAX_AGE,
     OVERWRITE,
-    TO,
+    SELECTION,
     Command,
     Option,
-    Period,
+    Selection,
     UsageError,
     path,
 )
 from blkiomon.commands.parsing import read
-from blkiomon.commands.views import TOPOLOGY, find_topology
+from blkiomon.commands.views import BY, TOPOLOGY, find_topology, view_of
 from blkiomon.console import EXIT_INPUT, EXIT_OK, complain
 from blkiomon.errors import SourceError, TraceError
 
@@ -46,11 +44,10 @@ COMMAND = Command(
             help="name of the page (default: run1.html for the trace run1); with .png, .svg or "
             ".pdf only the charts"
         ),
-        DEVICE,
-        FROM,
-        TO,
-        TITLE,
+        *SELECTION,
+        BY,
         TOPOLOGY,
+        TITLE,
         CHART._replace(
             help="only this chart of a picture: iops, bandwidth, percentiles, heat, tail, sizes, "
             "in-flight, sectors or sequential; heat-read and the like for one operation "
@@ -65,6 +62,9 @@ COMMAND = Command(
     A TRACE is what `blkiomon` reads: files of blktrace, a set of per-CPU files, or a directory.
     Files written with --json or -b also work, but contain no sectors, and those of -b no
     percentiles. Pictures need matplotlib: pip install 'blkiomon[report]'.
+
+    With --by, the page is of LUNs, paths, ports, HBAs or arrays in place of devices, and says what
+    it leaves out, so that nothing is counted twice.
     """,
 )
 
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
         return given
     names = given.operands
     try:
-        period = Period.of(given)
+        selected = Selection.of(given)
     except UsageError as error:
         return COMMAND.misused(error)
     if not names or not all(names) or any("\0" in name for name in names):
@@ -103,11 +103,13 @@ def main(argv: Sequence[str]) -> int:
         policy = check_output(
             Path(output), names, follow=given.follow_symlinks, overwrite=given.overwrite
         )
-        topology = find_topology("device", given.topology, names)
-        found = collect(names, devices=given.device, period=period, max_age_s=given.max_age)
+        topology = find_topology(given.by, given.topology, names)
+        view = view_of(topology, given.by)
+        found = collect(names, **selected._asdict(), view=view, max_age_s=given.max_age)
         found = found.of_host(topology)
         title = given.title or f"Block I/O of {', '.join(Path(n).name for n in names[:3])}"
         if suffix in PICTURES:
+            title += f" ({found.scope})" if found.scope else ""
             charts = figures.chosen(figures.charts(found), given.chart)
             kind = PICTURES[suffix]
             write_output(Path(output), lambda file: figures.save(charts, title, file, kind), policy)

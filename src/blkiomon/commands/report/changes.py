@@ -42,7 +42,7 @@ from blkiomon.commands.report.collect import Collected, ReportError, listed
 from blkiomon.commands.report.selection import reduce_to
 from blkiomon.commands.report.series import Floats, middles
 from blkiomon.engine.layout import OPS
-from blkiomon.formats.units import bandwidth_text, device_text, rate_text, time_text
+from blkiomon.formats.units import bandwidth_text, rate_text, time_text
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.groups import NS_PER_S, Group
 from blkiomon.interval.moments import Moments, run_starts
@@ -145,8 +145,8 @@ def compare(
     """
     matched = match(a, b)
     if not matched:
-        there = [listed(sorted(_devices(side))) for side in (a, b)]
-        raise ReportError(f"the sides have no device in common: A has {there[0]}, B has {there[1]}")
+        by, there = a[0].by, [listed(sorted(_devices(side)), a[0].label) for side in (a, b)]
+        raise ReportError(f"the sides have no {by} in common: A has {there[0]}, B has {there[1]}")
     by_run = len(a) > 1 and len(b) > 1
     n_parts = None if by_run else min(len(run.slices) for run in (*a, *b))
     sides = _Figures(a, n_parts), _Figures(b, n_parts)
@@ -170,11 +170,12 @@ def match(a: Sequence[Collected], b: Sequence[Collected]) -> list[tuple[str, Num
     Where there are several, the last entry is of all devices together.
     """
     of_a, of_b = _devices(a), _devices(b)
+    label = a[0].label  # in a view, all runs have the same numbers and names
     if len(of_a) == len(of_b) == 1 and of_a != of_b:
         (one,), (other,) = of_a, of_b
-        return [(f"{device_text(one)} -> {device_text(other)}", (one, other))]
+        return [(f"{label(one)} -> {label(other)}", (one, other))]
     both = sorted(of_a & of_b)
-    found: list[tuple[str, Numbers]] = [(device_text(n), (n, n)) for n in both]
+    found: list[tuple[str, Numbers]] = [(label(n), (n, n)) for n in both]
     if both and len(of_a | of_b) > 1:
         found.append(("all", (None, None)))
     return found

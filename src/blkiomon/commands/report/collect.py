@@ -8,19 +8,25 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from blkiomon._core import Engine
 from blkiomon.commands.naming import refuse_devices
-from blkiomon.commands.options import Period
+from blkiomon.commands.options import Period, Selection
 from blkiomon.commands.progress import Progress
 from blkiomon.commands.report import selection
 from blkiomon.commands.report.access import Accesses, Patterns
 from blkiomon.commands.report.slices import MOST_DEVICES, MOST_SLICES, Slices
+from blkiomon.commands.views import in_words
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, how_many, printable
+from blkiomon.engine.layout import OPS
+from blkiomon.engine.snapshot import Table
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.formats.units import device_text, time_text, utc
 from blkiomon.interval.groups import NS_PER_S
+from blkiomon.interval.moments import distinct
 from blkiomon.interval.monitor import MAX_AGE_S, Monitor
 from blkiomon.interval.value import Interval, merge
 from blkiomon.library import counted
@@ -30,6 +36,9 @@ from blkiomon.sources import input_files, open_trace
 from blkiomon.sources.readers import Reader
 from blkiomon.sources.topology import Topology
 from blkiomon.sources.trace_sets import find_members
+
+if TYPE_CHECKING:
+    from blkiomon.interval.views import View
 
 
 class Resolution(NamedTuple):
@@ -64,6 +73,7 @@ GAP_NS = NS_PER_S
 """Files that follow each other within this time are parts of one run."""
 
 ALWAYS = Period()
+EVERYTHING = Selection()
 
 Gap = tuple[int, int]
 """Begin and end, ns."""
@@ -98,7 +108,12 @@ class Collected:
         n_others: devices without rows of their own: they are one, ``selection.OTHERS``.
         gaps: when nothing was recorded between two runs, by the clock of the slices.
         topology: of the traced host; None if it is not known.
-        device_names: of the traced host, by number; empty if they are not known.
+        device_names: of the traced host, or of the groups of a view, by number; empty if they are
+            not known.
+        selection: which requests count.
+        by: what the slices are of, see ``Interval.by``.
+        identities: by number, what identifies the groups of a view in other runs, and a name that
+            says so; see ``View.identity``.
     """
 
     names: tuple[str, ...]
@@ -112,15 +127,27 @@ class Collected:
     gaps: tuple[Gap, ...] = ()
     topology: Topology | None = None
     device_names: Mapping[int, str] = field(default_factory=dict)
+    selection: Selection = EVERYTHING
+    by: str = "device"
+    identities: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
     def of_host(self, topology: Topology | None) -> Collected:
         """The same with the topology of the traced host, if that is known."""
-        names = {} if topology is None else topology.names()
+        if self.by not in ("device", "path"):
+            return self  # figures of paths, which a topology is for, are not known
+        names = self.device_names or ({} if topology is None else topology.names())
         return replace(self, topology=topology, device_names=names)
 
     def label(self, number: int) -> str:
-        """A device's name, or its number."""
+        """The name of a device or a group, or its number."""
         return printable(self.device_names.get(number) or device_text(number))
+
+    @property
+    def scope(self) -> str:
+        """What the figures are of, such as ``only 8:16, read; by path``; empty: of everything."""
+        only = f"only {self.selection.text}" if self.selection.text else ""
+        by = f"by {self.by}" if self.by != "device" else ""
+        return "; ".join(filter(None, (only, by)))
 
     @property
     def devices(self) -> list[int]:
@@ -134,7 +161,9 @@ def collect(
     names: Sequence[str],
     *,
     devices: Sequence[int] = (),
+    ops: Sequence[str] = (),
     period: Period = ALWAYS,
+    view: View | None = None,
     patterns: bool = True,
     resolution: Resolution | None = None,
     show_progress: bool | None = None,
@@ -146,7 +175,9 @@ def collect(
     Args:
         names: traces, as for ``open_trace``; or files of ``--json``, or of ``-b``.
         devices: numbers of the devices that count; empty: all.
+        ops: operations that count; empty: all.
         period: when; of intervals those that begin in it.
+        view: adds up what belongs together; None: all is by device.
         patterns: whether to find out where requests went, if the inputs say so.
         resolution: of the slices; default: ``FINE``.
         show_progress: see ``Progress``.
@@ -154,8 +185,8 @@ def collect(
         n_runs: how many runs are collected, which share the memory.
 
     Raises:
-        ReportError: no request is in the inputs, or none of these devices, or the inputs are of
-            several kinds.
+        ReportError: no request is in the inputs, or none of these devices and operations, or the
+            inputs are of several kinds.
         SourceError, TraceError: an input cannot be read at all.
     """
     refuse_devices(names)
@@ -166,17 +197,36 @@ def collect(
     (kind,) = set(kinds.values())
     resolution = resolution or FINE
     slices = Slices(MOST_BYTES // n_runs, resolution.most, resolution.most_devices)
+    selected = Selection(tuple(devices), tuple(ops), period)
     if kind == TRACE:
         found = _of_traces(
-            names, slices, resolution, devices, period, patterns, max_age_s, show_progress
+            names, slices, resolution, selected, view, patterns, max_age_s, show_progress
         )
     elif kind == JSON:
-        found = _of_json(names, slices, devices, period, show_progress)
+        found = _of_json(names, slices, selected, view, show_progress)
     else:
-        found = _of_stats(names, slices, devices, period)
+        found = _of_stats(names, slices, selected, view)
     if not found.whole.total.requests:
-        _explain_nothing(found, devices, period, max_age_s)
-    return found
+        if view is not None and (left_out := in_words(view.left_out)):
+            raise ReportError(f"{', '.join(names)}: no request by {view.by}. {left_out}")
+        _explain_nothing(found, selected, max_age_s)
+    found = replace(found, selection=selected)
+    return found if view is None else _named(found, view)
+
+
+def _named(found: Collected, view: View) -> Collected:
+    """The figures of a view with the names of its groups, and what they leave out."""
+    numbers = [n for n in selection.devices_of(found.whole).tolist() if n != selection.OTHERS]
+    notes = [text for text in (in_words(view.left_out),) if text]
+    if view.by == "path" and view.has_maps:
+        notes.append("Multipath maps are left out: --by lun shows them.")
+    return replace(
+        found,
+        by=view.by,
+        device_names={n: view.name_of(n) or device_text(n) for n in numbers},
+        identities={n: view.identity(n) for n in numbers},
+        notes=(*notes, *found.notes),
+    )
 
 
 def _collected(
@@ -225,14 +275,20 @@ def _collected(
     )
 
 
-def _explain_nothing(
-    found: Collected, devices: Sequence[int], period: Period, max_age_s: float
-) -> None:
+def _explain_nothing(found: Collected, selected: Selection, max_age_s: float) -> None:
     """Raises ReportError: it says why there is no request."""
+    devices, ops, period = selected
     what = ", ".join(found.names)
     counts = found.whole.counts
     if found.is_broken:
         raise ReportError(found.notes[-1])
+    if ops and "-" not in found.names:
+        whole = collect(
+            found.names, devices=devices, period=period, max_age_s=max_age_s, patterns=False
+        ).whole
+        there = {group.op for group in whole.groups() if group.requests}
+        has = f"; there are some of {', '.join(op for op in OPS if op in there)}"
+        raise ReportError(f"{what}: no request of operation {', '.join(ops)}{has}")
     if period != ALWAYS and "-" not in found.names:
         whole = collect(found.names, devices=devices, max_age_s=max_age_s, patterns=False).whole
         span = time_text(whole.end_ns - whole.start_ns)
@@ -243,11 +299,13 @@ def _explain_nothing(
         raise ReportError(f"{what}: the trace is empty")
     if devices:
         wanted = ", ".join(map(device_text, devices))
-        there = []
+        others = []
         if "-" not in found.names:
-            there = collect(found.names, patterns=False, max_age_s=max_age_s).devices
-        has = f"; there are some of {listed(there)}" if there else ""
+            others = collect(found.names, patterns=False, max_age_s=max_age_s).devices
+        has = f"; there are some of {listed(others)}" if others else ""
         raise ReportError(f"{what}: no request of {wanted}{has}")
+    if ops:
+        raise ReportError(f"{what}: no request of operation {', '.join(ops)}")
     if found.kind != TRACE:
         raise ReportError(f"{what}: no request in it")
     why = "it takes both the issue and the completion of one (blktrace -a issue -a complete)"
@@ -258,9 +316,9 @@ def _explain_nothing(
     raise ReportError(f"{what}: no request in {records}: {why}")
 
 
-def listed(devices: Sequence[int]) -> str:
+def listed(devices: Sequence[int], name_of: Callable[[int], str] = device_text) -> str:
     """Devices as text; of many the first ones."""
-    shown = ", ".join(map(device_text, devices[:20]))
+    shown = ", ".join(map(name_of, devices[:20]))
     return shown if len(devices) <= 20 else f"{shown} and {len(devices) - 20} more"
 
 
@@ -295,10 +353,12 @@ class Span(NamedTuple):
 
     Attributes:
         first_ns, last_ns: trace time; the last one is None in compressed files: it is unknown.
+        devices: numbers of those with records at the begin or the end.
     """
 
     first_ns: int
     last_ns: int | None
+    devices: frozenset[int] = frozenset()
 
 
 def spans(names: Sequence[str]) -> list[Span]:
@@ -317,7 +377,8 @@ def spans(names: Sequence[str]) -> list[Span]:
     for of_files in sets.values():
         lasts = [span.last_ns for span in of_files if span.last_ns is not None]
         last_ns = max(lasts) if len(lasts) == len(of_files) else None
-        made.append(Span(min(span.first_ns for span in of_files), last_ns))
+        devices = frozenset[int]().union(*(span.devices for span in of_files))
+        made.append(Span(min(span.first_ns for span in of_files), last_ns, devices))
     return sorted(made, key=lambda span: span.first_ns)
 
 
@@ -329,23 +390,27 @@ def _span_of(path: Path) -> Span | None:
         head = head[: reader.readinto(memoryview(head))]
     finally:
         reader.close()
-    times_ns = _times_ns(head)
-    if not times_ns:
+    first = _probed(head)
+    if first is None:
         return None
     with path.open("rb") as file:
         if file.read(len(head)) != head:  # it is compressed
-            return Span(times_ns[0], None)
+            return first._replace(last_ns=None)
         file.seek(max(0, path.stat().st_size - PROBE_BYTES))
-        return Span(times_ns[0], (times_ns + _times_ns(file.read(PROBE_BYTES)))[-1])
+        last = _probed(file.read(PROBE_BYTES)) or first
+    return Span(first.first_ns, last.last_ns, first.devices | last.devices)
 
 
-def _times_ns(part: bytes | bytearray) -> list[int]:
-    """The times of the first and the last record in a part of a trace; empty without a record."""
+def _probed(part: bytes | bytearray) -> Span | None:
+    """The span of the records in a part of a trace; None without a record."""
     probe = Engine(keep_records=True, resync=True)
     probe.feed(part)
     records = probe.take_records()
     records = records[records["action"] & NOTIFY == 0]
-    return [int(records["time_ns"][at]) for at in (0, -1) if len(records)]
+    if not len(records):
+        return None
+    first_ns, last_ns = (int(records["time_ns"][at]) for at in (0, -1))
+    return Span(first_ns, last_ns, frozenset(distinct(records["device"]).tolist()))
 
 
 def length_ns(found: Sequence[Span]) -> int:
@@ -373,8 +438,8 @@ def _of_traces(
     names: Sequence[str],
     slices: Slices,
     resolution: Resolution,
-    devices: Sequence[int],
-    period: Period,
+    selected: Selection,
+    view: View | None,
     patterns: bool,
     max_age_s: float,
     show_progress: bool | None,
@@ -386,26 +451,36 @@ def _of_traces(
         first_ns *= 2
     resolution = resolution._replace(first_ns=first_ns)
     accesses = Accesses(resolution.most, first_ns) if patterns else None
+    if view is not None:  # a map and its paths must not be taken for one another at the begin
+        known = frozenset[int]().union(*(span.devices for span in recorded))
+        known &= set(selected.devices) or known
+        view.groups_of(np.array(sorted(known), np.uint32))
 
     def hand_over(interval: Interval) -> None:
         nonlocal start_ns
         start_ns = interval.start_ns if start_ns is None else start_ns
-        slices.add((interval.start_ns - start_ns) // resolution.first_ns, interval)
+        position = (interval.start_ns - start_ns) // resolution.first_ns
+        slices.add(position, _seen(interval, view))
         # Shorter intervals than slices would only be merged.
         monitor.interval_ns = max(monitor.interval_ns or 0, resolution.first_ns << slices.halvings)
 
     def take_requests() -> None:
         if accesses is not None:
-            accesses.add(monitor.engine.take_requests(), monitor.origin_ns or 0)
+            requests = monitor.engine.take_requests()
+            if selected.ops:
+                wanted = [OPS.index(op) for op in selected.ops]
+                requests = requests[np.isin(requests["op"], wanted)]
+            if view is not None:
+                requests = _requests_seen(requests, view)
+            accesses.add(requests, monitor.origin_ns or 0)
 
     monitor = Monitor(
         resolution.first_ns / NS_PER_S,
-        devices=devices,
         max_age_s=max_age_s,
         most_intervals=resolution.most,
         hand_over=hand_over,
         keep_requests=accesses is not None,
-        **period._asdict(),
+        **selected.arguments(),
     )
     failure: TraceError | SourceError | None = None
     with (
@@ -440,15 +515,39 @@ def _of_traces(
         is_broken=failure is not None,
         gaps=gaps_between(recorded),
         monitor=monitor,
-        patterns=None if accesses is None else accesses.finish(),
+        patterns=None if accesses is None else _meaningful(accesses.finish(), view),
     )
+
+
+def _meaningful(patterns: Patterns, view: View | None) -> Patterns:
+    """What patterns say of a view: sectors of several LUNs do not make one pattern."""
+    if view is None or view.by in ("lun", "path"):
+        return patterns
+    counts = np.zeros_like(patterns.counts)
+    return replace(patterns, sample=patterns.sample[:0], counts=counts, shares={})
+
+
+def _seen(interval: Interval, view: View | None) -> Interval:
+    """The view of an interval, without the maps beside its paths."""
+    return interval if view is None else replace(view(interval), maps=None)
+
+
+def _requests_seen(requests: Table, view: View) -> Table:
+    """Requests with the numbers of groups in place of devices; those that are left out are not."""
+    numbers = distinct(requests["device"])
+    groups = list(view.groups_of(numbers).values())
+    place = np.searchsorted(numbers, requests["device"])
+    requests = requests.copy()
+    requests["device"] = np.array([group or 0 for group in groups], np.uint32)[place]
+    is_kept = np.array([group is not None for group in groups], bool)
+    return requests.compress(is_kept[place])
 
 
 def _of_json(
     names: Sequence[str],
     slices: Slices,
-    devices: Sequence[int],
-    period: Period,
+    selected: Selection,
+    view: View | None,
     show_progress: bool | None,
 ) -> Collected:
     from blkiomon.commands.report.json_input import JsonIntervals  # slow to import
@@ -464,12 +563,15 @@ def _of_json(
         total_bytes = sum(reader.total_bytes or 0 for reader in readers)
         merged = heapq.merge(*map(source.read, readers), key=lambda item: item.start_ns)
         with Progress(total_bytes, 2, show_progress) as bar:
-            for n_intervals, item in enumerate(_within(period, merged), 1):
+            for n_intervals, item in enumerate(_within(selected.period, merged), 1):
                 if end_ns is not None and item.start_ns - end_ns > GAP_NS:
                     gaps.append((end_ns, item.start_ns))
                 end_ns = max(end_ns or 0, item.end_ns)
-                interval = selection.select_devices(item, devices) if devices else item
-                slices.add(n_intervals - 1, interval)
+                if view is not None and item.by != "device":
+                    raise ReportError(f"{', '.join(names)}: the intervals are by {item.by} already")
+                if selected.devices:
+                    item = selection.select_devices(item, selected.devices)
+                slices.add(n_intervals - 1, _seen(item.only(selected.ops), view))
                 bar.show(sum(reader.done_bytes for reader in readers))
     finally:
         for reader in readers:
@@ -502,19 +604,22 @@ def _within(period: Period, intervals: Iterable[Interval]) -> Iterator[Interval]
 
 
 def _of_stats(
-    names: Sequence[str], slices: Slices, devices: Sequence[int], period: Period
+    names: Sequence[str], slices: Slices, selected: Selection, view: View | None
 ) -> Collected:
     from blkiomon.commands.report import stats_input  # slow to import
 
-    structs, broken = stats_input.read_structs(names, devices)
+    structs, broken = stats_input.read_structs(names, selected.devices)
     notes = ["Files of -b hold no percentiles, no operations but reads and writes, no losses."]
     if odd := int(structs["bidir"].sum()):
         neither = "neither read nor write"
         one, several = f"request was {neither}: it is", f"requests were {neither}: they are"
         notes.append(f"{how_many(odd, one, several)} left out.")
     notes += broken
-    for number, interval in enumerate(_within(period, stats_input.intervals_of(structs))):
-        slices.add(number, interval)
+    if selected.ops:  # these histograms are of reads and writes together
+        structs["d2c_hist"] = structs["size_hist"] = 0
+    intervals = _within(selected.period, stats_input.intervals_of(structs))
+    for number, interval in enumerate(intervals):
+        slices.add(number, _seen(interval.only(selected.ops), view))
     return _collected(names, STATS, slices, notes, is_broken=bool(broken))
 
 

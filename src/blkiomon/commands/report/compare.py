@@ -8,17 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from blkiomon.commands.options import (
-    DEVICE,
     FOLLOW_SYMLINKS,
-    FROM,
     HELP,
     MAX_AGE,
-    OP,
     OVERWRITE,
-    TO,
+    SELECTION,
     Command,
     Option,
-    Period,
+    Selection,
     UsageError,
 )
 from blkiomon.commands.parsing import read
@@ -33,6 +30,7 @@ from blkiomon.commands.report import (
     note_written,
     told,
 )
+from blkiomon.commands.views import BY, TOPOLOGY, find_topology, view_of
 from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, complain, printed
 from blkiomon.errors import SourceError, TraceError
 
@@ -54,10 +52,9 @@ COMMAND = Command(
             "with .png, .svg or .pdf only the charts"
         ),
         Option("--json", "print JSON"),
-        DEVICE,
-        OP,
-        FROM,
-        TO,
+        *SELECTION,
+        BY,
+        TOPOLOGY,
         TITLE,
         CHART._replace(
             help="only this chart: tail, time or iops; tail-0 is that of the device and "
@@ -76,6 +73,12 @@ COMMAND = Command(
         FOLLOW_SYMLINKS,
         HELP,
     ),
+    """
+    Devices are compared by their numbers. With --by, each run has a topology of its own, in
+    A.topology.json and B.topology.json, as devices have other names and numbers after a reboot.
+    LUNs are the same if their WWIDs are; paths, if the LUN, the port of the host and the port of
+    the array are; ports, HBAs and arrays, if their names are.
+    """,
 )
 
 
@@ -100,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
 
     try:
         wanted = [rules.parse(rule) for rule in given.fail_if]
-        period = Period.of(given)
+        selected = Selection.of(given)
     except (rules.RuleError, UsageError) as error:
         return COMMAND.misused(error)
     asked = [rule.metric for rule in wanted if rule.metric != "errors"]
@@ -118,14 +121,18 @@ def main(argv: Sequence[str]) -> int:
         found = comparison.compare_runs(
             sides,
             asked,
-            devices=given.device,
-            period=period,
+            view_for=lambda name: view_of(
+                find_topology(given.by, given.topology, [name]), given.by
+            ),
+            devices=selected.devices,
+            period=selected.period,
             max_age_s=given.max_age,
             n_runs=n_runs,
         )
         rows = found.rows  # rules are about all of them
         if given.op:
-            found = replace(found, rows=[row for row in rows if row.op in given.op])
+            rows_shown = [row for row in rows if row.op in selected.ops]
+            found = replace(found, rows=rows_shown, only_ops=selected.ops)
         if output is not None:
             title = given.title or "Block I/O, before and after"
             if suffix in PICTURES:

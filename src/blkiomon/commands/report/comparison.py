@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from blkiomon.commands.report import figures
+from blkiomon.commands.report.alignment import aligned
 from blkiomon.commands.report.changes import (
     METRICS,
     Change,
@@ -24,6 +25,7 @@ from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import incomplete_list
 from blkiomon.formats.units import NONE, op_text
 from blkiomon.interval.incomplete import Incomplete, in_words
+from blkiomon.interval.views import View
 
 NAMES = {"iops": "IOPS"}
 """Metrics whose name in a table differs from that in a rule."""
@@ -37,11 +39,25 @@ MOST_CHARTED = 8
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two sides, each of one run or several, and what changed from A to B."""
+    """Two sides, each of one run or several, and what changed from A to B.
+
+    Attributes:
+        a, b: the runs of each side.
+        rows: the changes.
+        only_ops: the operations that have rows; empty: all.
+    """
 
     a: Sequence[Collected]
     b: Sequence[Collected]
     rows: Sequence[DeviceChanges]
+    only_ops: Sequence[str] = ()
+
+    @property
+    def scope(self) -> str:
+        """What is compared, such as ``only read; by path``; empty: everything by device."""
+        run = self.runs[0]
+        selected = run.selection._replace(ops=tuple(self.only_ops))
+        return replace(run, selection=selected).scope
 
     @property
     def runs(self) -> tuple[Collected, ...]:
@@ -94,6 +110,7 @@ class Comparison:
                 letter.lower(): [run.names[0].encode(errors="replace").decode() for run in side]
                 for letter, side in self.sides
             },
+            **({"scope": self.scope} if self.scope else {}),
             "incomplete": {
                 letter.lower(): [incomplete_list(run.whole.incomplete) for run in side]
                 for letter, side in self.sides
@@ -122,25 +139,32 @@ class Comparison:
 
 
 def compare_runs(
-    names: tuple[Sequence[str], Sequence[str]], metrics: Sequence[str], **options: Any
+    names: tuple[Sequence[str], Sequence[str]],
+    metrics: Sequence[str],
+    view_for: Callable[[str], View | None] = lambda name: None,
+    **options: Any,
 ) -> Comparison:
     """Read the runs of both sides and compare them.
 
     Args:
         names: of the runs of A and of B.
         metrics: to compare besides ``METRICS``.
+        view_for: makes the view of a run with this name; None: by device.
         options: as for ``collect``.
 
     Raises:
         ReportError, SourceError, TraceError: a run cannot be read, or the sides have nothing in
             common.
     """
-    a, b = ([_collect_run(name, **options) for name in side] for side in names)
+    found = [_collect_run(name, view_for(name), **options) for side in names for name in side]
+    if found[0].by != "device":
+        found = list(aligned(found))
+    a, b = found[: len(names[0])], found[len(names[0]) :]
     return Comparison(a, b, compare(a, b, tuple(dict.fromkeys((*METRICS, *metrics)))))
 
 
-def _collect_run(name: str, **options: Any) -> Collected:
-    found = collect([name], patterns=False, **options)
+def _collect_run(name: str, view: View | None, **options: Any) -> Collected:
+    found = collect([name], patterns=False, view=view, **options)
     if found.kind == STATS:
         raise ReportError(f"{name}: files of -b hold no percentiles: compare traces, or --json")
     return found
@@ -178,9 +202,14 @@ def text(found: Comparison, *, has_all: bool = False) -> str:
             if a or b:
                 cells.append(("", "", name, f"{a:,}", f"{b:,}", "", "", ""))
     lines = [f"{letter}: {side_text(side)}" for letter, side in found.sides]
+    lines += [found.scope] if found.scope else []
     lines += [f"{what}: {in_words(why)}" for what, why in found.incomplete()]
     lines += [
-        f"{letter}: {run.notes[0]}" for letter, side in found.sides for run in side if run.n_others
+        f"{letter}: {note}"
+        for letter, side in found.sides
+        for run in side
+        for note in run.notes
+        if run.n_others or run.by != "device"
     ]
     lines += ["", f"Verdict: {found.verdict()}"]
     if not shown:

@@ -21,6 +21,7 @@ from blkiomon.engine import layout
 from blkiomon.formats.units import bytes_text, device_text, time_text
 from blkiomon.interval.distribution import N_BINS, bin_bounds
 from blkiomon.interval.groups import NS_PER_S, Group
+from blkiomon.interval.moments import U64_MAX
 from blkiomon.interval.value import Interval, merge
 from blkiomon.sources.topology import Topology
 
@@ -185,7 +186,7 @@ def _idle_stretches(slices: Sequence[Interval]) -> Iterator[tuple[int, int, int]
         loads = item.snapshot.loads
         duration_ns = item.end_ns - item.start_ns
         is_busy = (loads["op"] == layout.ALL_OPS) & (loads["in_flight"] > 0)
-        is_busy &= loads["busy_ns"] >= duration_ns * 0.999
+        is_busy &= (loads["busy_ns"] >= duration_ns * 0.999) & (loads["busy_ns"] != U64_MAX)
         waiting = set(loads["device"][is_busy].tolist()) if duration_ns else set()
         if waiting:
             waiting -= set(item.rows["device"].tolist())

@@ -16,7 +16,7 @@ from blkiomon.commands.report.changes import DeviceChanges, value_text
 from blkiomon.engine.layout import OPS
 
 _RULE = re.compile(
-    r"(?:(?P<device>[^/\s]+)/)?(?P<op>\w+)\.(?P<metric>[a-z]+|p\d{1,2}(?:\.\d{1,3})?)\s*"
+    r"(?:(?P<device>[^/]+)/)?(?P<op>\w+)\.(?P<metric>[a-z]+|p\d{1,2}(?:\.\d{1,3})?)\s*"
     r"(?P<sign>[<>]=?)\s*(?P<value>[+-]?\d{1,15}(?:\.\d{1,9})?)\s*(?P<unit>%|[A-Za-zµ/]*)"
 )
 

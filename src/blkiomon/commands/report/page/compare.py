@@ -29,7 +29,7 @@ from blkiomon.commands.report.page.svg import Line, charts
 from blkiomon.commands.report.selection import OTHERS
 from blkiomon.console import how_many
 from blkiomon.engine import layout
-from blkiomon.formats.units import device_text, op_text
+from blkiomon.formats.units import op_text
 
 ROWS_SHOWN = 200
 """Rows of a table, and as many in the element ``figures``; ``--all`` and ``--json`` have all."""
@@ -42,6 +42,7 @@ def compare_page(found: Comparison, title: str) -> str:
     sides = _sides(found, changed)
     body = [
         f"<h1>{text(title)}</h1>",
+        *([f'<p id="scope"><b>{text(found.scope)}</b></p>'] if found.scope else []),
         *(line for what, why in found.incomplete() for line in incomplete(what, why)),
         *(
             f'<p class="soft">{swatch(letter)}: {text(side_text(side))}</p>'
@@ -94,7 +95,7 @@ def _data(side: Cells, found: Comparison) -> dict[str, Any]:
         "devices": [
             f"others ({n_others:,})"
             if number == OTHERS and n_others
-            else named.get(number, device_text(number)).replace("->", "→")
+            else named.get(number, found.a[0].label(number)).replace("->", "→")
             for number in side.devices.tolist()
         ],
         "ops": layout.OPS,

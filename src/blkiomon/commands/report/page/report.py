@@ -187,7 +187,7 @@ def _slow_rows(patterns: Patterns, numbers: Sequence[int]) -> list[tuple[int, ..
 
 def _figures(found: Collected, cells: Cells) -> dict[str, Any]:
     """The figures of all devices, for programs."""
-    whole = to_dict(found.whole, histograms=False)
+    whole = to_dict(found.whole, histograms=False, name_of=found.device_names.get)
     devices = whole["devices"]
     n_left_out = len(devices) - FIGURES_OF_DEVICES
     if n_left_out > 0:
@@ -199,6 +199,7 @@ def _figures(found: Collected, cells: Cells) -> dict[str, Any]:
             if entry["in_flight"]:  # how long any of them was busy is not known
                 entry["in_flight"] |= {"busy_fraction": None, "busy_ns": None}
     return {
+        **({"scope": text(found.scope)} if found.scope else {}),
         "inputs": [text(name) for name in found.names],
         "kind": found.kind,
         "slices": len(found.slices),
@@ -234,6 +235,7 @@ def _origin(found: Collected) -> list[str]:
     slice_s = found.whole.duration_s / len(found.slices)
     return [
         f'<p class="soft">{names} ({text(found.kind)})</p>',
+        *([f'<p id="scope"><b>{text(found.scope)}</b></p>'] if found.scope else []),
         f'<p class="soft">{when(found.whole)}; {len(found.slices)} slices of time, '
         f"{time_text(slice_s * 1e9)} on average</p>",
     ]
@@ -410,7 +412,7 @@ def _slowest(found: Collected) -> list[str]:
 
 def _histograms(found: Collected) -> list[str]:
     """Of files of -b: their histograms, which are of reads and writes together."""
-    if found.kind != STATS:
+    if found.kind != STATS or found.selection.ops:
         return []
     shown = []
     for name, title, limits in (
