@@ -28,6 +28,7 @@ from blkiomon.commands.top.frame import FOOTER, About, Look, lines
 from blkiomon.commands.top.screen import ScreenSink, Terminal
 from blkiomon.commands.top.watch import HISTORY, Watch
 from blkiomon.console import complain
+from blkiomon.errors import SourceError
 from blkiomon.interval.value import Counts, Interval, merge
 from blkiomon.sources.capture import ALL, Device
 
@@ -416,7 +417,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blkiomon.commands.naming.is_fed", lambda: False)
 
 
-def config_of(*arguments: str) -> Config | str:
+def config_of(*arguments: str) -> Config:
     given = parsing.read(top.COMMAND, arguments)
     assert not isinstance(given, int)
     return top._config(given)
@@ -441,7 +442,8 @@ def test_names_are_taken_as_devices_or_traces(host: None, monkeypatch: pytest.Mo
 
 def test_host_without_disks(host: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blkiomon.sources.capture.all_disks", list)
-    assert config_of() == "this host has no disks: name the devices to capture"
+    with pytest.raises(SourceError, match="this host has no disks: name the devices to capture"):
+        config_of()
 
 
 def test_missing_library_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BufferedReader
 from itertools import chain
@@ -23,7 +24,7 @@ from blkiomon.commands.options import (
     Period,
     UsageError,
 )
-from blkiomon.commands.parsing import read
+from blkiomon.commands.parsing import parsed
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, complain, printed
 from blkiomon.engine import layout
 from blkiomon.errors import SourceError, StatsError
@@ -57,21 +58,16 @@ COMMAND = Command(
 )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run ``blkiomon decode`` with the arguments after these words; returns the exit status."""
-    given = read(COMMAND, argv)
-    if isinstance(given, int):
-        return given
+@parsed(COMMAND)
+def main(given: Namespace) -> int:
+    """Run ``blkiomon decode`` with these options; returns the exit status."""
     rest = given.operands
     if len(rest) != 1 or not rest[0] or "\0" in rest[0]:
-        return COMMAND.misused("decode takes one file, or - for standard input")
-    try:
-        selected = _Selected(given.device, Period.of(given))
-    except UsageError as error:
-        return COMMAND.misused(error)
+        raise UsageError("decode takes one file, or - for standard input")
+    selected = _Selected(given.device, Period.of(given))
     chosen = [kind for kind in _RENDERERS if getattr(given, kind)]
     if len(chosen) > 1:
-        return COMMAND.misused("decode prints one of text, JSON and CSV")
+        raise UsageError("decode prints one of text, JSON and CSV")
     name = "standard input" if rest[0] == "-" else rest[0]
     render = _RENDERERS[chosen[0] if chosen else "text"]
     try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib import import_module
 
 from blkiomon.commands import cli
-from blkiomon.commands.options import HELP, Command, meant_by
-from blkiomon.commands.parsing import read
+from blkiomon.commands.options import HELP, Command, UsageError, meant_by
+from blkiomon.commands.parsing import parsed
 from blkiomon.console import printed
 
 COMMAND = Command(
@@ -30,22 +31,20 @@ FIRST = (
 """What a new user types, and what it does."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run ``blkiomon help`` with the arguments after these words; returns the exit status."""
-    given = read(COMMAND, argv)
-    if isinstance(given, int):
-        return given
+@parsed(COMMAND)
+def main(given: Namespace) -> int:
+    """Run ``blkiomon help`` with these options; returns the exit status."""
     if not given.operands:
         return printed([overview()])
     if len(given.operands) > 1:
-        return COMMAND.misused("help takes one command")
+        raise UsageError("help takes one command")
     (name,) = given.operands
     if name == "blkiomon":
         return printed([cli.COMMAND.help()])
     if name not in cli.COMMANDS:
         meant = meant_by(name, cli.COMMANDS)
         hint = f"did you mean {meant!r}?" if meant else f"there are {', '.join(cli.COMMANDS)}"
-        return COMMAND.misused(f"unknown command {name!r}; {hint}")
+        raise UsageError(f"unknown command {name!r}; {hint}")
     command: Command = import_module(cli.COMMANDS[name][0]).COMMAND
     return printed([command.help()])
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from blkiomon.commands.options import UsageError
+from blkiomon.commands.options import Selection, UsageError
 from blkiomon.console import complain
 from blkiomon.errors import SourceError
 from blkiomon.sources.devices import device_number
 from blkiomon.sources.trace_sets import find_members
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 
 def is_trace(name: str) -> bool:
@@ -80,6 +84,42 @@ def told_apart(
         raise UsageError("standard input is a terminal; a trace is expected there")
     note_traces(devices)
     return devices, found
+
+
+def require_traces(names: Sequence[str]) -> None:
+    """Raises UsageError: there is no name of a trace, or one is empty."""
+    if not names or any(not name or "\0" in name for name in names):
+        raise UsageError("the trace is missing: name it by its path")
+
+
+def watched(given: Namespace, names: Sequence[str], command: str) -> dict[str, Any]:
+    """What ``stat`` and ``top`` watch: fields of ``Config``.
+
+    Args:
+        given: the options: ``SELECTION``, FILE, QUEUE_TIMES, BY and TOPOLOGY.
+        names: of devices or traces. None: standard input if it is fed, else all disks.
+        command: its name.
+
+    Raises:
+        UsageError, SourceError: see ``told_apart``; or there is nothing to capture.
+    """
+    devices, files = told_apart(names, given.file, command)
+    if not files and not devices and not is_fed():
+        from blkiomon.sources.capture import ALL, all_disks
+
+        if not all_disks():
+            raise SourceError("this host has no disks: name the devices to capture")
+        devices = [ALL]
+    if given.queue and not devices:
+        raise UsageError("--queue needs a device to capture")
+    return {
+        "files": tuple(files),
+        "trace": tuple(devices),
+        "queue": given.queue,
+        "by": given.by,
+        "topology": given.topology,
+        **Selection.of(given).arguments(),
+    }
 
 
 def note_traces(devices: Iterable[str]) -> None:

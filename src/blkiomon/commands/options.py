@@ -409,6 +409,12 @@ TO = Option("--to=TIME", "end before this time", read=moment)
 SELECTION = (DEVICE, OP, FROM, TO)
 """Which requests count."""
 
+FILE = Option(
+    "-f, --file=TRACE",
+    "read this trace, even if a device has its name (repeatable)",
+    read=path,
+    is_repeatable=True,
+)
 NAMES = Option(
     "--names=yes|no",
     "print device names (sdb) beside numbers (8:16); default: if the trace is live",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from typing import Any, NoReturn
 
 from blkiomon.commands.options import Command, Option, UsageError, meant_by
 from blkiomon.console import printed
+
+Body = Callable[[argparse.Namespace], int]
+Main = Callable[[Sequence[str]], int]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,6 +37,29 @@ class _Once(argparse.Action):
         if getattr(namespace, self.dest) is not None:
             raise UsageError(f"{self.option_strings[0]} is given twice; it writes to one place")
         setattr(namespace, self.dest, value)
+
+
+def parsed(command: Command) -> Callable[[Body], Main]:
+    """Turns the body of a command, which takes its options, into ``main``, which takes arguments.
+
+    ``main`` prints help; if the arguments, or the body, raise UsageError, it complains and prints
+    the usage. See ``read`` for the options.
+    """
+
+    def decorated(body: Body) -> Main:
+        @wraps(body)
+        def main(arguments: Sequence[str]) -> int:
+            given = read(command, arguments)
+            if isinstance(given, int):
+                return given
+            try:
+                return body(given)
+            except UsageError as error:
+                return command.misused(error)
+
+        return main
+
+    return decorated
 
 
 def read(command: Command, arguments: Sequence[str]) -> argparse.Namespace | int:

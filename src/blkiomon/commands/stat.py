@@ -7,25 +7,24 @@ import shutil
 import textwrap
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import (
+    FILE,
     HELP,
     NAMES,
     QUEUE_TIMES,
     SELECTION,
     Command,
     Option,
-    Selection,
     UsageError,
-    path,
     seconds,
 )
-from blkiomon.commands.parsing import read
+from blkiomon.commands.parsing import parsed
 from blkiomon.commands.views import BY, INDENT, TOPOLOGY, saved_beside, shortened
 from blkiomon.console import EXIT_INPUT, complain, printable
 from blkiomon.errors import SourceError
@@ -59,12 +58,7 @@ COMMAND = Command(
         Option("-o, --ops", "a line for each operation"),
         Option("--json", "JSON Lines, as blkiomon --json - prints them"),
         *SELECTION,
-        Option(
-            "-f, --file=TRACE",
-            "read this trace, even if a device has its name (repeatable)",
-            read=path,
-            is_repeatable=True,
-        ),
+        FILE,
         QUEUE_TIMES,
         NAMES,
         BY,
@@ -96,15 +90,11 @@ MOST_FINDINGS = 5
 _NUMBER = re.compile(r"[0-9.]+(us|ms|s|m|h)?")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run ``blkiomon stat`` with the arguments after these words; returns the exit status."""
-    given = read(COMMAND, argv)
-    if isinstance(given, int):
-        return given
+@parsed(COMMAND)
+def main(given: Namespace) -> int:
+    """Run ``blkiomon stat`` with these options; returns the exit status."""
     try:
         config = _config(given)
-    except UsageError as error:
-        return COMMAND.misused(error)
     except SourceError as error:
         complain(str(error))
         return EXIT_INPUT
@@ -121,8 +111,7 @@ def _config(given: Namespace) -> Config:
         UsageError: the arguments make no sense.
         SourceError: a name is neither a device nor a trace, or there is nothing to capture.
     """
-    from blkiomon.commands.naming import is_fed, told_apart
-    from blkiomon.sources.capture import ALL, all_disks
+    from blkiomon.commands.naming import watched
 
     numbers = [word for word in given.operands if _NUMBER.fullmatch(word)]
     names = [word for word in given.operands if word not in numbers]
@@ -138,26 +127,14 @@ def _config(given: Namespace) -> Config:
         if not numbers[1].isdecimal() or not int(numbers[1]):
             raise UsageError(f"COUNT takes a whole number, 1 or more, not {numbers[1]!r}")
         count = int(numbers[1])
-    devices, files = told_apart(names, given.file, "stat")
-    if not files and not devices and not is_fed():
-        if not all_disks():
-            raise SourceError("this host has no disks: name the devices to capture")
-        devices = [ALL]
-    if given.queue and not devices:
-        raise UsageError("--queue needs a device to capture")
-    topology = given.topology
-    if topology is None and given.names is None and not given.json:
-        topology = saved_beside(files)
+    inputs = watched(given, names, "stat")
+    if given.topology is None and given.names is None and not given.json:
+        inputs["topology"] = saved_beside(inputs["files"])
     return Config(
+        **inputs,
         interval_s=interval_s,
         most_intervals=count,
-        files=tuple(files),
-        trace=tuple(devices),
-        queue=given.queue,
-        **Selection.of(given).arguments(),
         outputs=OutputSettings({"json": "-"} if given.json else {}, names=given.names),
-        by=given.by,
-        topology=topology,
     )
 
 

@@ -8,11 +8,12 @@ import signal
 import stat
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blkiomon.commands.naming import require_traces
 from blkiomon.commands.options import (
     HELP,
     MAX_AGE,
@@ -23,7 +24,7 @@ from blkiomon.commands.options import (
     Selection,
     UsageError,
 )
-from blkiomon.commands.parsing import read
+from blkiomon.commands.parsing import parsed
 from blkiomon.commands.views import (
     BY,
     DEVICE,
@@ -92,19 +93,13 @@ COMMAND = Command(
 MOST_DEVICES = 20
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run ``blkiomon summary`` with the arguments after these words; returns the exit status."""
-    given = read(COMMAND, argv)
-    if isinstance(given, int):
-        return given
-    try:
-        selected = Selection.of(given)
-        if not given.operands or any(not n or "\0" in n for n in given.operands):
-            raise UsageError("the trace is missing: name it by its path")
-        if "-" in given.operands and os.isatty(0):
-            raise UsageError("standard input is a terminal; a trace is expected there")
-    except UsageError as error:
-        return COMMAND.misused(error)
+@parsed(COMMAND)
+def main(given: Namespace) -> int:
+    """Run ``blkiomon summary`` with these options; returns the exit status."""
+    selected = Selection.of(given)
+    require_traces(given.operands)
+    if "-" in given.operands and os.isatty(0):
+        raise UsageError("standard input is a terminal; a trace is expected there")
     from blkiomon.commands.report.collect import COARSE, ReportError, collect
 
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from blkiomon.commands.options import (
     UsageError,
     path,
 )
-from blkiomon.commands.parsing import read
+from blkiomon.commands.parsing import parsed
 from blkiomon.console import EXIT_INPUT, EXIT_OK, EXIT_OUTPUT, complain, printed
 from blkiomon.errors import SourceError
 from blkiomon.formats.topology import decode, encode
@@ -70,15 +70,10 @@ COMMAND = Command(
 )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run ``blkiomon topology`` with the arguments after these words; returns the exit status."""
-    given = read(COMMAND, argv)
-    if isinstance(given, int):
-        return given
-    try:
-        _check(given)
-    except UsageError as error:
-        return COMMAND.misused(error)
+@parsed(COMMAND)
+def main(given: Namespace) -> int:
+    """Run ``blkiomon topology`` with these options; returns the exit status."""
+    _check(given)
     try:
         topology = (
             load(file_beside(given.operands[0])) if given.operands else _read(given.sysfs or "/")

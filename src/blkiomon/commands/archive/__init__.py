@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from blkiomon.commands.options import (
@@ -28,7 +28,7 @@ from blkiomon.commands.options import (
     seconds,
     whole,
 )
-from blkiomon.commands.parsing import read
+from blkiomon.commands.parsing import parsed
 from blkiomon.console import (
     EXIT_INPUT,
     EXIT_OK,
@@ -157,24 +157,18 @@ COMMAND = Command(
 )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run ``blkiomon archive`` with the arguments after these words; returns the exit status."""
-    given = read(COMMAND, argv)
-    if isinstance(given, int):
-        return given
-    try:
-        tls = _tls(given)
-        selected = Selection.of(given)
-    except UsageError as error:
-        return COMMAND.misused(error)
+@parsed(COMMAND)
+def main(given: Namespace) -> int:
+    """Run ``blkiomon archive`` with these options; returns the exit status."""
+    tls, selected = _tls(given), Selection.of(given)
     names, scheduler = given.operands, given.scheduler
     if given.workers is not None and scheduler is not None:
-        return COMMAND.misused("--workers are of this machine; a --scheduler has its own")
+        raise UsageError("--workers are of this machine; a --scheduler has its own")
     maintains = given.prune or given.compact
     if maintains and not given.output:
-        return COMMAND.misused("--prune and --compact are of a dataset: -o DATASET")
+        raise UsageError("--prune and --compact are of a dataset: -o DATASET")
     if not (names or maintains) or not all(names) or any("\0" in name for name in names):
-        return COMMAND.misused("the traces are missing: name them by their paths")
+        raise UsageError("the traces are missing: name them by their paths")
     try:
         from blkiomon.commands.archive.options import ArchiveError, DatasetError, TraceOptions
         from blkiomon.commands.archive.run import run
@@ -185,7 +179,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         host_pattern(given.host)
     except ValueError as error:
-        return COMMAND.misused(f"--host: {error}")
+        raise UsageError(f"--host: {error}") from None
     if scheduler is not None:
         logging.disable(logging.CRITICAL)  # Dask's: one line reports what went wrong
         if os.geteuid() == 0:

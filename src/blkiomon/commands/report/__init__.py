@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 
+from blkiomon.commands.naming import require_traces
 from blkiomon.commands.options import (
     FOLLOW_SYMLINKS,
     HELP,
@@ -22,7 +23,7 @@ from blkiomon.commands.options import (
     UsageError,
     path,
 )
-from blkiomon.commands.parsing import read
+from blkiomon.commands.parsing import parsed
 from blkiomon.commands.views import BY, TOPOLOGY, find_topology, view_of
 from blkiomon.console import EXIT_INPUT, EXIT_OK, complain
 from blkiomon.errors import SourceError, TraceError
@@ -74,24 +75,17 @@ CHART_OF_PAGE = "--chart selects charts of a picture: name it with -o x.png, x.s
 SUFFIXES = "-o takes a name that ends in .html, .png, .svg or .pdf"
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run ``blkiomon report`` with the arguments after these words; returns the exit status."""
-    given = read(COMMAND, argv)
-    if isinstance(given, int):
-        return given
-    names = given.operands
-    try:
-        selected = Selection.of(given)
-    except UsageError as error:
-        return COMMAND.misused(error)
-    if not names or not all(names) or any("\0" in name for name in names):
-        return COMMAND.misused("the trace is missing: name it by its path")
+@parsed(COMMAND)
+def main(given: Namespace) -> int:
+    """Run ``blkiomon report`` with these options; returns the exit status."""
+    names, selected = given.operands, Selection.of(given)
+    require_traces(names)
     output = given.output or page_name(names[0])
     suffix = Path(output).suffix.lower()
     if suffix not in (*PAGES, *PICTURES):
-        return COMMAND.misused(f"{output}: {SUFFIXES}")
+        raise UsageError(f"{output}: {SUFFIXES}")
     if given.chart and suffix in PAGES:
-        return COMMAND.misused(CHART_OF_PAGE)
+        raise UsageError(CHART_OF_PAGE)
 
     from blkiomon.commands.report import figures
     from blkiomon.commands.report.collect import ReportError, check_output, collect, write_output

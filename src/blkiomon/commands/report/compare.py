@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from blkiomon.commands.options import (
     Selection,
     UsageError,
 )
-from blkiomon.commands.parsing import read
+from blkiomon.commands.parsing import parsed
 from blkiomon.commands.report import (
     CHART,
     CHART_OF_PAGE,
@@ -82,30 +83,28 @@ COMMAND = Command(
 )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run ``blkiomon compare`` with the arguments after these words; returns the exit status."""
-    given = read(COMMAND, argv)
-    if isinstance(given, int):
-        return given
+@parsed(COMMAND)
+def main(given: Namespace) -> int:
+    """Run ``blkiomon compare`` with these options; returns the exit status."""
     output = given.output
     sides = _sides(given.operands)
     if sides is None:
-        return COMMAND.misused("compare takes two runs, or several of each side: A1 A2 : B1 B2")
+        raise UsageError("compare takes two runs, or several of each side: A1 A2 : B1 B2")
     suffix = Path(output or "").suffix.lower()
     if output is not None and suffix not in (*PAGES, *PICTURES):
-        return COMMAND.misused(f"{output}: {SUFFIXES}")
+        raise UsageError(f"{output}: {SUFFIXES}")
     if given.chart and suffix not in PICTURES:
-        return COMMAND.misused(CHART_OF_PAGE)
+        raise UsageError(CHART_OF_PAGE)
 
     from blkiomon.commands.report import comparison, figures, rules
     from blkiomon.commands.report.collect import ReportError, check_output, write_output
     from blkiomon.commands.report.page.compare import compare_page
 
+    selected = Selection.of(given)
     try:
         wanted = [rules.parse(rule) for rule in given.fail_if]
-        selected = Selection.of(given)
-    except (rules.RuleError, UsageError) as error:
-        return COMMAND.misused(error)
+    except rules.RuleError as error:
+        raise UsageError(str(error)) from None
     asked = [rule.metric for rule in wanted if rule.metric != "errors"]
     try:
         if output is not None:

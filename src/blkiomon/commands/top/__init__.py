@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import (
+    FILE,
     HELP,
     QUEUE_TIMES,
     SELECTION,
     SLOW_LIMIT,
     Command,
     Option,
-    Selection,
     UsageError,
     number,
-    path,
     seconds,
     slow,
 )
-from blkiomon.commands.parsing import read
+from blkiomon.commands.parsing import parsed
 from blkiomon.commands.views import BY, TOPOLOGY
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, EXIT_USAGE, complain
 from blkiomon.errors import SourceError
@@ -68,12 +65,7 @@ COMMAND = Command(
         ),
         QUEUE_TIMES,
         *SELECTION,
-        Option(
-            "-f, --file=TRACE",
-            "read this trace, even if a device has its name (repeatable)",
-            read=path,
-            is_repeatable=True,
-        ),
+        FILE,
         Option(
             "--speed=N",
             "show a recorded trace N times as fast as it was recorded (default 1); max: as fast as "
@@ -107,17 +99,13 @@ COMMAND = Command(
 )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run ``blkiomon top`` with the arguments after these words; returns the exit status."""
-    given = read(COMMAND, argv)
-    if isinstance(given, int):
-        return given
+@parsed(COMMAND)
+def main(given: Namespace) -> int:
+    """Run ``blkiomon top`` with these options; returns the exit status."""
     try:
         config = _config(given)
-    except UsageError as error:
-        return COMMAND.misused(error)
-    if isinstance(config, str):
-        complain(config)
+    except SourceError as error:
+        complain(str(error))
         return EXIT_INPUT
     if not os.isatty(1):
         complain(
@@ -140,45 +128,30 @@ def main(argv: Sequence[str]) -> int:
         leave_terminal()
 
 
-def _config(given: Namespace) -> Config | str:
-    """What to run, or a message that there is nothing to run.
+def _config(given: Namespace) -> Config:
+    """What to run.
 
     Raises:
         UsageError: the arguments make no sense.
+        SourceError: a name is neither a device nor a trace, or there is nothing to capture.
     """
-    from blkiomon.commands.naming import is_fed, told_apart
-    from blkiomon.sources.capture import ALL, all_disks
+    from blkiomon.commands.naming import watched
 
-    try:
-        devices, files = told_apart(given.operands, given.file, "top")
-    except SourceError as error:
-        return str(error)
-    if given.speed is not None and not files:
+    inputs = watched(given, given.operands, "top")
+    if given.speed is not None and not inputs["files"]:
         raise UsageError("--speed needs a recorded trace: name it")
     slow_ns, slow_percent, slow_file = given.slow or (None, None, None)
     if slow_file == "-":
         raise UsageError("top draws on standard output: give --slow a file, as in 20:slow.txt")
     if slow_file is None and given.slow_limit != SLOW_LIMIT.default:
         raise UsageError("--slow-limit needs --slow")
-    config = Config(
-        **Selection.of(given).arguments(),
+    return Config(
+        **inputs,
         interval_s=given.interval,
         outputs=OutputSettings({"slow": slow_file} if slow_file else {}),
         slow_ns=slow_ns,
         slow_percent=slow_percent,
         slow_limit=given.slow_limit,
-        files=tuple(files),
-        queue=given.queue,
         screen=True,
         speed=1.0 if given.speed is None else given.speed,
-        trace=tuple(devices),
-        by=given.by,
-        topology=given.topology,
     )
-    if not files and not devices and not is_fed():
-        if not all_disks():
-            return "this host has no disks: name the devices to capture"
-        config = replace(config, trace=(ALL,))
-    if given.queue and not config.trace:
-        raise UsageError("--queue needs a device to capture")
-    return config
