@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from blkiomon.engine import layout
-from blkiomon.engine.snapshot import Snapshot
+from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.interval import arguments
-from blkiomon.interval.tables import IN_FLIGHT, QUEUED, REQUESTS, RETRIED
+from blkiomon.interval.tables import QUEUED, REQUESTS, RETRIED
 
 
 def checked(ops: str | Iterable[str]) -> tuple[str, ...]:
@@ -36,15 +36,29 @@ def select_operations(snapshot: Snapshot, ops: Sequence[str]) -> Snapshot:
     Processes are left out, as their requests are not counted by operation.
     """
     wanted = [layout.OPS.index(op) for op in ops]
-    found = {}
-    for spec in (REQUESTS, IN_FLIGHT, QUEUED, RETRIED):
+    found = select_rows(snapshot, lambda table: np.isin(table["op"], wanted))
+    loads = snapshot.loads
+    return Snapshot(**found, loads=loads.compress(np.isin(loads["op"], wanted)))
+
+
+def select_rows(
+    snapshot: Snapshot, keep: Callable[[Table], npt.NDArray[np.bool_]]
+) -> dict[str, Table]:
+    """Copies of some rows of requests and of their histograms, by attribute of ``Snapshot``.
+
+    Args:
+        keep: returns, for each row of a table with the fields ``device`` and ``op``, whether it is
+            kept.
+    """
+    found: dict[str, Table] = {}
+    for spec in (REQUESTS, QUEUED, RETRIED):
         table = getattr(snapshot, spec.name)
-        is_wanted = np.isin(table["op"], wanted)
-        found[spec.name] = table[is_wanted]
-        new_row = np.cumsum(is_wanted) - 1
+        is_kept = keep(table)
+        new_row = np.cumsum(is_kept) - 1
+        found[spec.name] = table.compress(is_kept)
         for name in spec.bins.values():
             bins = getattr(snapshot, name)
-            bins = bins[is_wanted[bins["row"]]]
+            bins = bins.compress(is_kept[bins["row"]])
             bins["row"] = new_row[bins["row"]]
             found[name] = bins
-    return replace(snapshot, **found, processes=snapshot.processes[:0])
+    return found

@@ -18,6 +18,7 @@ from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.interval.devices import text_of
 from blkiomon.interval.merging import merge_snapshots
 from blkiomon.interval.moments import U64_MAX, add_up_words, run_starts, to_words
+from blkiomon.interval.operations import select_rows
 from blkiomon.interval.tables import QUEUED, REQUESTS, RETRIED
 from blkiomon.interval.value import Interval, in_order
 from blkiomon.sources.topology import PATH_KINDS, Device, Topology, Transport
@@ -265,18 +266,10 @@ def regroup(interval: Interval, numbers: Numbers, groups: dict[int, int | None])
     is_kept = np.array([group is not None for group in found], bool)
     group_of = np.array([group or 0 for group in found], np.uint32)
     snapshot = interval.snapshot
-    tables: dict[str, Table] = {}
+    tables = select_rows(snapshot, lambda table: is_kept[np.searchsorted(numbers, table["device"])])
     for spec in (REQUESTS, QUEUED, RETRIED):
-        table = getattr(snapshot, spec.name)
-        place = np.searchsorted(numbers, table["device"])
-        kept = is_kept[place] if len(table) else np.empty(0, bool)
-        new_row = np.cumsum(kept) - 1
-        tables[spec.name] = table[kept]
-        tables[spec.name]["device"] = group_of[place[kept]]
-        for name in spec.bins.values():
-            bins = getattr(snapshot, name)
-            tables[name] = bins[kept[bins["row"]]]
-            tables[name]["row"] = new_row[tables[name]["row"]]
+        table = tables[spec.name]
+        table["device"] = group_of[np.searchsorted(numbers, table["device"])]
     has_all = bool(is_kept.all())
     kept_snapshot = Snapshot(**tables)
     if len(np.unique(group_of[is_kept])) < np.count_nonzero(is_kept):

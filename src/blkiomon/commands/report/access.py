@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +95,7 @@ class Accesses:
         self._origin_ns = origin_ns
         if len(requests):
             self._keep_slowest(requests)
-            self._waiting.append(requests[_KEPT].copy())
+            self._waiting.append(requests)
             self._n_waiting += len(requests)
         if self._n_waiting >= BATCH:
             self._examine(OVERTAKEN)
@@ -132,16 +133,16 @@ class Accesses:
 
     def _examine(self, leave: int) -> None:
         """Count all waiting requests but the latest ``leave``, in the order of issue."""
-        requests = stacked([_NO_REQUEST, *self._waiting])
-        requests = requests.take(np.argsort(requests["issued_ns"], kind="stable"))
-        left = requests[len(requests) - leave :] if leave else requests[:0]
-        requests = requests[: len(requests) - leave].copy()
+        requests = stacked([np.empty(0, layout.REQUEST), *self._waiting])
+        order = _order_of(requests["issued_ns"])
+        n_examined = max(0, len(requests) - leave)
+        left = requests.take(order[n_examined:])
         self._waiting, self._n_waiting = [left], len(left)
-        if not len(requests):
-            return
-        requests["issued_ns"] = self._since_start(requests["issued_ns"])
-        self._draw(requests)
-        self._count(requests)
+        if n_examined:
+            requests = requests.take(order[:n_examined])
+            requests["issued_ns"] = self._since_start(requests["issued_ns"])
+            self._draw(requests)
+            self._count(requests)
 
     def _draw(self, requests: Table) -> None:
         """Reservoir sampling: the requests with the lowest random numbers are the sample."""
@@ -149,7 +150,7 @@ class Accesses:
         drawn = self._random.random(len(requests))
         low = drawn < self._limit
         self._drawn = np.concatenate((self._drawn, drawn[low]))
-        self._sample = stacked((self._sample, requests[low]))
+        self._sample = stacked((self._sample, requests[_KEPT][low]))
         if len(self._drawn) > SAMPLE:
             lowest = np.argpartition(self._drawn, SAMPLE)[:SAMPLE]
             self._drawn, self._sample = self._drawn[lowest], self._sample[lowest]
@@ -163,7 +164,7 @@ class Accesses:
             requests, key = requests[is_known], key[is_known]
             if not len(key):
                 return
-        order = np.argsort(key, kind="stable")
+        order = _order_of(key.astype(np.uint64))
         key = key[order]
         sector, n_bytes, op, issued_ns = (
             requests[name][order] for name in ("sector", "bytes", "op", "issued_ns")
@@ -205,3 +206,16 @@ class Accesses:
             self._counts = np.concatenate((pairs, np.zeros_like(pairs)), axis=1)
             self._slice_ns *= 2
         return (issued_ns // np.uint64(self._slice_ns)).astype(np.int64)
+
+
+def _order_of(keys: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
+    """What ``np.argsort(kind="stable")`` returns, in a third of the time.
+
+    numpy sorts plain integers with SIMD instructions: each key gets its index as its lowest bits.
+    """
+    n_bits = len(keys).bit_length()
+    if int(keys.max(initial=0)) >> (64 - n_bits):
+        return np.argsort(keys, kind="stable")
+    packed = keys << np.uint64(n_bits) | np.arange(len(keys), dtype=np.uint64)
+    packed.sort()
+    return (packed & np.uint64((1 << n_bits) - 1)).astype(np.intp)

@@ -210,7 +210,8 @@ def collect(
         if view is not None and (left_out := in_words(view.left_out)):
             raise ReportError(f"{', '.join(names)}: no request by {view.by}. {left_out}")
         _explain_nothing(found, selected, max_age_s)
-    found = replace(found, selection=selected)
+    # Intervals may have been written with --op.
+    found = replace(found, selection=selected._replace(ops=found.whole.only_ops))
     return found if view is None else _named(found, view)
 
 
@@ -450,6 +451,8 @@ def _of_traces(
     while first_ns * resolution.most < length_ns(recorded):
         first_ns *= 2
     resolution = resolution._replace(first_ns=first_ns)
+    if selected.period == ALWAYS:
+        slices.n_expected = -(-length_ns(recorded) // first_ns)
     accesses = Accesses(resolution.most, first_ns) if patterns else None
     if view is not None:  # a map and its paths must not be taken for one another at the begin
         known = frozenset[int]().union(*(span.devices for span in recorded))

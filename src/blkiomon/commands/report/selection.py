@@ -7,7 +7,7 @@ totals stay exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.interval.merging import merge_snapshots
 from blkiomon.interval.moments import distinct, from_words, to_words
+from blkiomon.interval.operations import select_rows
 from blkiomon.interval.value import Interval, in_order
 
 OTHERS = 0
@@ -74,20 +75,24 @@ def combine_devices(interval: Interval, numbers: DeviceNumbers) -> Interval:
 
     Its maximum of requests in flight is the highest of any device: that of all is not known.
     """
-    snapshot = interval.snapshot
+    snapshot, loads = interval.snapshot, interval.snapshot.loads
     numbers = np.append(numbers, np.uint32(OTHERS))
-    loads = snapshot.loads
-    tables = {name: getattr(snapshot, name).copy() for name in ("rows", "queue_rows", "retry_rows")}
-    for table in tables.values():
-        table["device"][np.isin(table["device"], numbers)] = OTHERS
+    others = _part(snapshot, numbers)
+    for table in (others.rows, others.queue_rows, others.retry_rows):
+        table["device"] = OTHERS
+    # The rows of other devices are merged alone: rows are large.
+    merged = merge_snapshots([_part(snapshot, numbers, invert=True), merge_snapshots([others])])
     is_other = np.isin(loads["device"], numbers) & (loads["op"] != layout.EVERYTHING)
     ops = np.unique(loads["op"][is_other])
     combined = [_combined_load(loads[is_other & (loads["op"] == op)], OTHERS, op) for op in ops]
-    merged = merge_snapshots([replace(snapshot, **tables, loads=loads[:0])])
     return replace(
         interval,
-        devices=in_order(tables["rows"]["device"]),
-        snapshot=replace(merged, loads=np.concatenate([loads[~is_other], *combined])),
+        devices=in_order(merged.rows["device"]),
+        snapshot=replace(
+            merged,
+            loads=np.concatenate([loads[~is_other], *combined]),
+            processes=snapshot.processes,
+        ),
     )
 
 
@@ -98,12 +103,6 @@ def select_devices(interval: Interval, numbers: Sequence[int]) -> Interval:
     flight is that of the busiest device, as that of several together is not known.
     """
     snapshot = interval.snapshot
-    rows, (d2c_bins, size_bins) = _selected(
-        snapshot.rows, (snapshot.d2c_bins, snapshot.size_bins), numbers
-    )
-    queue_rows, (q2d_bins, q2c_bins) = _selected(
-        snapshot.queue_rows, (snapshot.q2d_bins, snapshot.q2c_bins), numbers
-    )
     loads = snapshot.loads[np.isin(snapshot.loads["device"], numbers)]
     loads = loads[loads["op"] != layout.EVERYTHING]
     if len(snapshot.loads):
@@ -112,33 +111,19 @@ def select_devices(interval: Interval, numbers: Sequence[int]) -> Interval:
     return replace(
         interval,
         devices=interval.devices[np.isin(interval.devices, numbers)],
-        snapshot=Snapshot(
-            rows=rows,
-            d2c_bins=d2c_bins,
-            size_bins=size_bins,
-            loads=loads,
-            queue_rows=queue_rows,
-            q2d_bins=q2d_bins,
-            q2c_bins=q2c_bins,
-            retry_rows=snapshot.retry_rows[np.isin(snapshot.retry_rows["device"], numbers)],
-        ),
+        snapshot=replace(_part(snapshot, numbers), loads=loads),
         process_names={},
         named_ns={},
     )
 
 
-def _selected(
-    rows: Table, bins: Iterable[Table], numbers: Sequence[int]
-) -> tuple[Table, list[Table]]:
-    """The rows of some devices, and their bins with the new indices of these rows."""
-    keep = np.isin(rows["device"], numbers)
-    place = np.cumsum(keep) - 1
-    selected = []
-    for table in bins:
-        part = table[keep[table["row"]]].copy()
-        part["row"] = place[part["row"]]
-        selected.append(part)
-    return rows[keep], selected
+def _part(
+    snapshot: Snapshot, numbers: Sequence[int] | DeviceNumbers, *, invert: bool = False
+) -> Snapshot:
+    """The requests of some devices, or of all others, without those in flight and processes."""
+    return Snapshot(
+        **select_rows(snapshot, lambda table: np.isin(table["device"], numbers, invert=invert))
+    )
 
 
 def reduce_to(interval: Interval, device: int | None) -> Interval:

@@ -19,6 +19,9 @@ MOST_DEVICES = 4096
 LEAST_SLICES = 64
 """Slices become longer down to this number before devices lose their rows for want of memory."""
 
+JUDGED_PART = 1 / 16
+"""Part of the time after which it is judged how much memory all slices will take."""
+
 MOST_OTHERS = 1 << 22
 """Numbers of other devices that are remembered: beyond, it is only known that there are more."""
 
@@ -41,12 +44,14 @@ class Slices:
 
     Attributes:
         halvings: how often each two neighbours became one.
+        n_expected: how many positions will be added; 0: this is unknown.
     """
 
     def __init__(
         self, most_bytes: int, most_slices: int = MOST_SLICES, most_devices: int = MOST_DEVICES
     ) -> None:
         self._most_bytes = most_bytes
+        self.n_expected = 0
         self._most_slices = most_slices
         self._others = np.empty(0, np.uint32)  # ascending: OTHERS and the devices that are others
         self._own: DeviceNumbers | None = None  # all that are not, once the others are too many
@@ -65,6 +70,9 @@ class Slices:
         while position >> self.halvings >= self._most_slices:
             self._halve()
         self._add(position >> self.halvings, [self._bounded(interval)])
+        if position >= self.n_expected * JUDGED_PART:
+            while self._will_be_halved():
+                self._halve()
         while self._n_bytes > self._most_bytes and (
             self._most_devices > 1 or len(self._places) > 1
         ):
@@ -73,6 +81,12 @@ class Slices:
             else:
                 self._halve()
             self._merge_parts()
+
+    def _will_be_halved(self) -> bool:
+        """Whether memory will not suffice if later slices take as much as those so far."""
+        expected = self.n_expected >> self.halvings
+        n_bytes = self._n_bytes / len(self._places) * expected
+        return expected > 2 * LEAST_SLICES and n_bytes > self._most_bytes
 
     def merged(self) -> list[Interval]:
         """The slices, with rows for the same devices in all."""
@@ -164,7 +178,7 @@ class Slices:
         interval = selection.limit_processes(interval)
         if not len(self._others):
             return interval
-        others = np.setdiff1d(devices_of(interval), own)
+        others = np.setdiff1d(devices_of(interval), np.append(own, np.uint32(OTHERS)))
         return selection.combine_devices(interval, others) if len(others) else interval
 
 
