@@ -23,7 +23,8 @@ import blkiomon
 from blkiomon.commands import archive, report
 from blkiomon.commands.report import compare
 from blkiomon.commands.report.collect import collect
-from blkiomon.commands.top.frame import About, Look, lines
+from blkiomon.commands.top.frame import About, lines
+from blkiomon.commands.top.look import Look
 from blkiomon.commands.top.watch import Watch
 from blkiomon.formats.openmetrics import Metrics
 from blkiomon.interval.incomplete import in_words
@@ -111,7 +112,7 @@ def test_reasons_in_words() -> None:
 
 
 def frame(watch: Watch, width: int = 80, *, whole: bool = False) -> list[str]:
-    shown = lines(watch.view(whole=whole), Look(is_whole=whole), About(source="x"), width, 24)
+    shown, _ = lines(watch.view(whole=whole), Look(is_whole=whole), About(source="x"), width, 24)
     assert max(map(cell_len, shown)) <= width
     return shown
 
@@ -153,16 +154,16 @@ def test_screen_has_requeues_if_there_are_any(retried: Path) -> None:
 
     watch = Watch()
     watch.add(blkiomon.summarize(MULTI))
-    assert "requeue" not in titles(watch, 80) and "p99 hist" in titles(watch, 80)
+    assert "requeue" not in titles(watch, 80) and "history" in titles(watch, 80)
     watch = Watch()
     for interval in blkiomon.intervals(retried, interval=1):
         watch.add(interval)
     for width in (80, 100, 200):
         assert "err requeue" in titles(watch, width)
-        row = next(line for line in frame(watch, width) if line.startswith("8:0"))
+        row = next(line for line in frame(watch, width) if line[1:].startswith("8:0"))
         at = titles(watch, width).index("requeue")
         assert row[at : at + 7].strip() == "2"  # not just now
-    whole = next(line for line in frame(watch, whole=True) if line.startswith("8:0"))
+    whole = next(line for line in frame(watch, whole=True) if line[1:].startswith("8:0"))
     assert whole.split()[-1] == "2!"
 
 

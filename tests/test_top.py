@@ -24,9 +24,11 @@ from blkiomon.commands import parsing, top
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import UsageError
 from blkiomon.commands.san import Tracker
-from blkiomon.commands.top.frame import FOOTER, About, Look, lines
-from blkiomon.commands.top.screen import ScreenSink, Terminal
-from blkiomon.commands.top.watch import HISTORY, Watch
+from blkiomon.commands.top.frame import About, lines
+from blkiomon.commands.top.look import Look, Shown, keys_of
+from blkiomon.commands.top.past import SLICES
+from blkiomon.commands.top.screen import ScreenSink, Terminal, Views
+from blkiomon.commands.top.watch import Watch
 from blkiomon.console import complain
 from blkiomon.errors import SourceError
 from blkiomon.interval.value import Counts, Interval, merge
@@ -68,7 +70,7 @@ def frame(
     for one in intervals:
         watch.add(one)
     watch.has_ended = ended
-    shown = lines(watch.view(whole=look.is_whole), look, about, width, height, notes)
+    shown, _ = lines(watch.view(whole=look.is_whole), look, about, width, height, notes)
     assert len(shown) == height
     assert max(map(cell_len, shown)) <= width
     return shown
@@ -77,15 +79,16 @@ def frame(
 def rows(shown: Sequence[str]) -> dict[tuple[str, str], dict[str, str]]:
     """The cells of the table by device, operation and title, without the history."""
     (at,) = (i for i, line in enumerate(shown) if line.startswith("device "))
-    titles = re.split(" p99 (hist|of)", shown[at].replace("▼", ""))[0].split()
+    titles = re.split(" (history|highest)", shown[at].replace("▼", ""))[0].split()
     found: dict[tuple[str, str], dict[str, str]] = {}
     device = ""
     for line in shown[at + 1 :]:
         cells = line.split()
         if not cells or line.startswith(("…", "q quit")):
             break
-        if line[0] != " ":
-            device = cells.pop(0)
+        if line[1] != " ":
+            device = line[1:].split()[0]
+            cells = line[1:].split()[1:]
         if device == "all":  # "3 dev"
             cells[:2] = ["all"]
         found[device, cells[0]] = dict(zip(titles[2:], cells[1:]))
@@ -127,10 +130,10 @@ def test_figures_of_each_operation() -> None:
 def test_wider_screens_have_more_columns(width: int) -> None:
     shown = frame(interval(BUSY), width=width, height=50)
     titles = next(line for line in shown if line.startswith("device "))
-    least = {"p99": 0, "oldest": 0, "p50": 64, "flight": 66, "err": 72, "p90": 100, "p99.9": 110}
-    least |= {"mean": 120, "busy": 130, "q2d": 150}
+    least = {"worst": 0, "p99": 40, "p50": 64, "flight": 66, "err": 72, "oldest": 90, "p90": 106}
+    least |= {"p99.9": 116, "mean": 126, "busy": 136, "q2d": 156}
     assert [f" {title}" in titles for title in least] == [n <= width for n in least.values()]
-    assert ("p99 hist" in titles or "p99 of each interval" in titles) == (width >= 80)
+    assert ("history" in titles or "highest p99" in titles) == (width >= 80)
 
 
 def test_sorting() -> None:
@@ -143,7 +146,7 @@ def test_sorting() -> None:
     assert order(frame(one, look=Look().after("i"))) == ["dm-3", "sdb", "65:1"]
     assert order(frame(one, look=Look().after("b"))) == ["65:1", "dm-3", "sdb"]
     assert order(frame(one, look=Look().after("b").after("l"))) == ["sdb", "65:1", "dm-3"]
-    for key, title in ("l", "p99▼"), ("i", "IOPS▼"), ("b", "MB/s▼"):
+    for key, title in ("l", "worst▼"), ("i", "IOPS▼"), ("b", "MB/s▼"):
         assert "\n".join(frame(one, look=Look().after(key))).count("▼") == 1
         assert title in "\n".join(frame(one, look=Look().after(key)))
 
@@ -155,8 +158,8 @@ def test_hanging_device_comes_first() -> None:
     )
     assert order(shown)[0] == "65:1"
     row = rows(shown)["65:1", "waiting"]
-    assert (row["flight"], row["oldest"], row["p99"]) == ("1", "5.00s", "–")
-    assert rows(shown)["65:1", "write"]["oldest"] == "5.00s"  # and which operation it is
+    assert (row["flight"], row["worst"], row["p99"]) == ("1", "5.00s", "–")
+    assert rows(shown)["65:1", "write"]["worst"] == "5.00s"  # and which operation it is
 
 
 def test_operations_can_be_hidden() -> None:
@@ -166,7 +169,7 @@ def test_operations_can_be_hidden() -> None:
 
 def test_whole_run() -> None:
     intervals = [interval(BUSY), interval(requests(SDB, "read", 100, 7 * MS, S), 1)]
-    shown = frame(*intervals, look=Look().after("t"))
+    shown = frame(*intervals, look=Look().after("w"))
     assert "WHOLE RUN" in shown[0]
     whole = merge(intervals)
     read = next(group for group in whole.ops(SDB) if group.op == "read")
@@ -216,7 +219,7 @@ def test_losses_stand_out_with_and_without_colours(monkeypatch: pytest.MonkeyPat
 
     def line() -> str:
         console = Console(file=io.StringIO(), force_terminal=True)
-        return lines(watch.view(), Look(), ABOUT, 80, 24, console=console)[1]
+        return lines(watch.view(), Look(), ABOUT, 80, 24, console=console)[0][1]
 
     assert "\x1b[1;37;41mLOST NOW" in line()
     monkeypatch.setenv("NO_COLOR", "1")
@@ -270,18 +273,19 @@ def test_history_of_p99() -> None:
     times = [1, 1, 8, 4]
     seen = [interval(requests(SDB, "read", 5, t * MS, i * S), i) for i, t in enumerate(times)]
     seen.append(interval(requests(DM3, "read", 5, MS, 4 * S), 4))
-    (line,) = (line for line in frame(*seen) if line.startswith("sdb"))
-    assert line.endswith(" ▁▁█▄·") or line.endswith(" ▂▂█▅·")  # percentiles are up to 0.8 % off
+    (line,) = (line for line in frame(*seen) if line[1:].startswith("sdb"))
+    assert re.search(r" [▃▄]{2}▅▅· *$", line)  # percentiles are up to 0.8 % off
 
 
 def test_long_idle_devices_are_forgotten_unless_named() -> None:
     watch = Watch([SDB])
     watch.add(interval(BUSY))
-    for i in range(HISTORY):
-        assert watch.view().devices == (SDB, DM3)
+    for i in range(SLICES):
+        assert watch.view().past.devices.tolist() == [SDB, DM3]
         watch.add(interval([], i + 1))
-    watch.add(interval([], HISTORY + 1))
-    assert watch.view().devices == (SDB,)
+    watch.add(interval([], SLICES + 1))
+    assert not watch.view().past.devices.size
+    assert watch.view().expected == {SDB}
 
 
 def test_errors_are_kept() -> None:
@@ -302,8 +306,8 @@ def test_pause_end_and_messages_are_shown() -> None:
 def test_help_fits_the_smallest_usual_terminal() -> None:
     shown = frame(interval(BUSY), look=Look().after("?"))
     assert not any("…" in line and "p50 …" not in line for line in shown)
-    assert any(line.startswith("q            quit") for line in shown)
-    assert shown[-1] == FOOTER
+    assert any("the whole run, or the latest interval" in line for line in shown)
+    assert shown[-1].startswith("q quit")
     assert Look().after("?").after("h") == Look()
 
 
@@ -313,7 +317,7 @@ def test_small_terminal_shows_the_size_it_needs() -> None:
 
 
 def test_unknown_keys_change_nothing() -> None:
-    assert all(Look().after(key) == Look() for key in "xyz\x7f\r1")
+    assert all(Look().after(key) == Look() for key in [*"xyz1t", "back", "enter"])
 
 
 def test_plain_terminal_gets_only_ascii() -> None:
@@ -333,20 +337,27 @@ def test_names_cannot_control_the_terminal() -> None:
 
 def san_frame(by: str, *ios: Sequence[Io], look: Look | None = None) -> list[str]:
     """The screen of a view of a SAN host, with its findings."""
-    tracker = Tracker(HOST, by)
+    tracker = Tracker(HOST, "device")
     every = [io for part in ios for io in part]
     shown = tracker(interval_of(every, 0, S))
-    about = About(source="all", name_of=tracker.view.name_of, view=tracker.view)
-    return frame(shown, about=about, look=look or Look(has_operations=False))
+    return frame(shown, about=san_about(tracker), look=look or Look(by=by))
+
+
+def tree(shown: Sequence[str]) -> list[str]:
+    """The names of the table, with their place in the tree and without their marks."""
+    at = next(i for i, line in enumerate(shown) if "worst" in line)
+    lines = (line[1:] for line in shown[at + 1 : -1] if line.strip())
+    return [line[:22].rstrip() for line in lines if not line.startswith("all")]
+
+
+def san_about(tracker: Tracker) -> About:
+    return About(source="all", name_of=tracker.view.name_of, views=Views(tracker.view, []))
 
 
 def test_paths_are_below_their_map_and_counted_once() -> None:
     shown = san_frame("path", load("253:0", 40, 5), load("8:0", 20, 1), load("8:16", 20, 9))
-    at = next(i for i, line in enumerate(shown) if line.startswith("path "))
-    names = [line[:12].rstrip() for line in shown[at + 1 : at + 5]]
-    assert names == ["all       2", "mpatha    re", "  sdb     re", "  sda     re"]
-    cells = shown[at + 1].split()
-    assert cells[:4] == ["all", "2", "paths", "40"]
+    assert tree(shown) == ["▾ mpatha", "    sdb", "    sda"]
+    assert next(line for line in shown if line[3:].startswith("mpatha")).split()[5] == "40"  # IOPS
 
 
 def test_findings_are_above_the_table() -> None:
@@ -360,11 +371,186 @@ def test_findings_are_above_the_table() -> None:
 def test_long_names_of_groups_keep_both_ends() -> None:
     name = "VENDOR MODEL iqn.2026-11.example.lab:array1"
     devices = tuple(dataclasses.replace(d, array=d.array and name) for d in HOST.devices)
-    tracker = Tracker(dataclasses.replace(HOST, devices=devices), "array")
-    shown = tracker(interval_of(load("8:0", 20, 1), 0, S))
-    about = About(source="all", name_of=tracker.view.name_of, view=tracker.view)
-    line = next(line for line in frame(shown, about=about) if line.startswith("VENDOR"))
-    assert line.split("  ")[0].startswith("VENDOR…le.lab:array1 ")
+    tracker = Tracker(dataclasses.replace(HOST, devices=devices), "device")
+    shown = frame(
+        tracker(interval_of(load("8:0", 20, 1), 0, S)),
+        about=san_about(tracker),
+        look=Look(by="array"),
+    )
+    assert any(re.match(r".▸ VENDOR….*lab:array1 ", line) for line in shown)
+
+
+def test_tree_of_arrays_opens_down_to_the_paths_worst_first() -> None:
+    parts = load("8:0", 20, 1), load("8:16", 20, 9), load("8:32", 20, 3), load("8:64", 20, 2)
+    look = Look(by="array")
+    assert tree(san_frame("array", *parts, look=look)) == ["▸ one", "▸ two"]
+    everything = san_frame("array", *parts, look=look.after("*"))
+    assert tree(everything) == [
+        "▾ one", "  ▾ mpatha", "      sdb", "      sda", "  ▾ mpathb", "      sdc",
+        "▾ two", "  ▾ mpathc", "      sde",
+    ]  # fmt: skip
+    total = next(line for line in everything if line[1:].startswith("all")).split()
+    assert total[1:3] == ["2", "arrays"] and total[4] == "80"
+
+
+def test_branches_open_and_close_at_the_selected_row() -> None:
+    parts = load("8:0", 20, 9), load("8:64", 20, 2)
+    tracker = Tracker(HOST, "device")
+    watch = Watch()
+    watch.add(tracker(interval_of([io for part in parts for io in part], 0, S)))
+    look = Look(by="device")
+    for keys, wanted in (
+        ("t", ["▸ one", "▸ two"]),
+        ("+", ["▾ one", "  ▸ mpatha", "▸ two"]),
+        ("-", ["▸ one", "▸ two"]),
+        ([" ", "down", " "], ["▾ one", "  ▾ mpatha", "      sda", "▸ two"]),
+        ("*", ["▾ one", "  ▾ mpatha", "      sda", "▾ two", "  ▾ mpathc", "      sde"]),
+        (["/", *"SDE"], ["▾ two", "  ▾ mpathc", "      sde"]),
+    ):
+        for key in keys:
+            _, at = lines(watch.view(), look, san_about(tracker), 80, 24)
+            look = look.after(key, at, has_tree=True)
+        shown, _ = lines(watch.view(), look, san_about(tracker), 80, 24)
+        assert tree(shown) == wanted
+
+
+def test_map_that_was_traced_has_its_own_figures_in_the_tree() -> None:
+    parts = load("253:0", 40, 11), load("8:0", 20, 1), load("8:16", 20, 9)
+    shown = san_frame("array", *parts, look=Look(by="array", is_open=True))
+    lun = next(line[1:] for line in shown if "▾ mpatha" in line).split()
+    array = next(line[1:] for line in shown if "▾ one" in line).split()
+    assert (lun[5], lun[7]) == ("40", "11.0ms")  # IOPS and p50: not those of its paths
+    assert array[5] == "40"
+
+
+def test_change_of_a_path_stays_for_a_minute() -> None:
+    offline = [
+        dataclasses.replace(d, state="offline") if d.name == "sda" else d for d in HOST.devices
+    ]
+    tracker = Tracker(HOST, "device")
+    seen = [tracker(interval(load("8:0", 20, 1)))]
+    tracker.topology = dataclasses.replace(HOST, devices=tuple(offline))
+    seen.append(tracker(interval([], 1)))
+    for number in (2, 30, 62):
+        seen.append(tracker(interval([], number)))
+        shown = frame(*seen, about=san_about(tracker), look=Look(by="path"))
+        said = f"! {number - 1}.0 s ago: sda, a path of mpatha to port1, has state offline"
+        assert any(line.startswith(said.replace(" 1.0 ", " 1.00 ")) for line in shown) == (
+            number < 60
+        )
+    assert any(re.match(r". +sda +offline ", line) for line in shown)
+
+
+# --- finding the slow one -------------------------------------------------------------------------
+
+
+def many_devices(slow: int, n: int = 500) -> list[Interval]:
+    """Ten requests a second on each of n devices, of which one is slow."""
+    devices = [8 << 20 | 16 * at for at in range(n)]
+    return [
+        interval(
+            [
+                io
+                for at, device in enumerate(devices)
+                for io in requests(device, "read", 10, (MS, 250 * MS)[at == slow], s * S)
+            ],
+            s,
+        )
+        for s in range(2)
+    ]
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (200, 50)])
+@pytest.mark.parametrize("n", [1, 40, 500])
+def test_slow_device_is_in_the_first_row(width: int, height: int, n: int) -> None:
+    shown = frame(*many_devices(n // 2, n), width=width, height=height)
+    assert order(shown)[0] == f"8:{n // 2 * 16}"
+    assert next(line for line in shown if line[1:].startswith(order(shown)[0]))[0] == "!"
+    assert ("read" in rows(shown)) is False
+    assert any("more devices" in line for line in shown) == (n > height - 6)
+
+
+def test_operations_are_hidden_above_five_devices() -> None:
+    busy = [
+        io
+        for n in range(6)
+        for op in ("read", "write")
+        for io in requests(8 << 20 | n, op, 3, (n + 1) * MS)
+    ]
+    assert len(rows(frame(interval(busy[:30])))) == 1 + 5 * 3
+    assert len(rows(frame(interval(busy)))) == 1 + 6
+    assert len(rows(frame(interval(busy), look=Look(has_operations=True)))) == 1 + 6 * 3
+
+
+def test_list_scrolls_with_the_selected_row() -> None:
+    watch = Watch()
+    watch.add(slower_and_slower(60))
+    look = Look()
+    for key, first, above in (
+        ("down", "8:944", 0),
+        ("pgdn", "8:800", 9),
+        ("end", "8:272", 42),
+        ("up", "8:272", 42),
+        ("home", "8:944", 0),
+    ):
+        _, at = lines(watch.view(), look, ABOUT, 80, 24)
+        look = look.after(key, at)
+        shown, _ = lines(watch.view(), look, ABOUT, 80, 24)
+        assert order(shown)[0] == first
+        assert any(f"… {above} devices above" in line for line in shown) == bool(above)
+
+
+def test_filter_keeps_names_that_contain_it() -> None:
+    look = Look()
+    for key in ["/", "D", "m", "q", "back"]:
+        look = look.after(key)
+    shown = frame(interval(BUSY), look=look)
+    assert order(shown) == ["dm-3"] and shown[-1].startswith("/Dm_")
+    assert look.after("enter").filter == "Dm"
+    assert order(frame(interval(BUSY), look=look.after("enter").after("esc"))) == ["sdb", "dm-3"]
+    assert any("nothing has x" in line for line in frame(interval(BUSY), look=Look(filter="x")))
+
+
+def test_latencies_of_a_device_over_time() -> None:
+    seen = [interval(requests(SDB, "read", 9, t * MS, s * S), s) for s, t in enumerate((1, 1, 80))]
+    shown = frame(*seen, look=Look(detail=("device", SDB)), width=100)
+    cells = [line for line in shown if "█" in line and "ms" in line and "sdb" not in line]
+    (high, low) = (line for line in cells if "most" not in line and "below" not in line)
+    assert len(high.split("█")) - 1 == 30 and high.rstrip().endswith("█")
+    assert len(low.split("█")) - 1 == 60 and low.startswith(" 1.00ms ")
+    assert any("no slow request" in line for line in shown)
+
+
+def test_history_covers_the_whole_run_in_a_bounded_number_of_slices() -> None:
+    watch = Watch([SDB])
+    for number in range(3 * SLICES):
+        watch.add(
+            interval(requests(SDB, "read", 2, (MS, 200 * MS)[number < 4], number * S), number)
+        )
+    past = watch.view().past
+    assert past.slices == SLICES - SLICES // 4
+    assert past.heat([SDB]).sum() == 2 * 3 * SLICES
+    (line,) = (ln for ln in frame_of(watch, width=200) if ln[1:4] == "sdb")
+    history = line.split()[-1]
+    assert history[0] == "█" and set(history[1:]) <= set("▃▄")  # 1 ms, and up to 0.8 % off
+
+
+def frame_of(watch: Watch, width: int) -> list[str]:
+    return lines(watch.view(), Look(), ABOUT, width, 24)[0]
+
+
+def test_escape_sequences_are_keys() -> None:
+    assert keys_of("q\x1b[A\x1b[6~\x1bOR\x1b[17~\r\x7f") == [
+        "q", "up", "pgdn", "/", ">", "enter", "back",
+    ]  # fmt: skip
+    assert keys_of("\x1b") == ["esc"]
+    assert keys_of("\x1b[99;5Zx\x1bb") == ["x"]  # unknown ones are left out
+
+
+def test_keys_sort_by_each_column_in_turn() -> None:
+    at = Shown(titles=("worst", "IOPS", "MB/s"))
+    assert Look().after(">", at).sort == "IOPS"
+    assert Look().after("<", at).sort == "MB/s"
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -501,7 +687,8 @@ class Paper(Terminal):
 @contextmanager
 def screen(paper: Paper, about: About = ABOUT, speed: float = 1.0) -> Iterator[ScreenSink]:
     said: list[str] = []
-    sink = ScreenSink(paper, about, [], speed, said.append, lossless=not about.is_live)
+    look = Look(is_whole=not about.is_live and not speed)
+    sink = ScreenSink(paper, about, [], look, speed, said.append, lossless=not about.is_live)
     sink.start()
     try:
         yield sink
@@ -531,7 +718,7 @@ def test_slow_terminal_skips_screens_but_no_intervals() -> None:
             until(lambda n=i: sink._added > n)  # type: ignore[misc]
         assert paper.shown == before
         paper.takes = True
-        paper.type("t")
+        paper.type("w")
         until(lambda: paper.shows("WHOLE RUN: 300 records in 150 s"))
         assert paper.shows("intervals count, but were not drawn")
         assert sink.dropped_intervals == 0

@@ -69,6 +69,11 @@ class Config:
     is_original: bool = False
 
     @property
+    def keeps_slow(self) -> bool:
+        """Whether slow requests are kept, for an output or for the screen."""
+        return self.screen or self.outputs.need("slow requests")
+
+    @property
     def is_drop_in(self) -> bool:
         """Whether the original has all outputs of this run."""
         return not self.is_watched and self.outputs.are_original

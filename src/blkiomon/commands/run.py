@@ -119,10 +119,10 @@ class Line:
             as_original=config.is_drop_in,
             keep_details=config.outputs.need("details"),
             keep_driver_data=config.outputs.need("driver data"),
-            keep_slow=config.outputs.need("slow requests"),
+            keep_slow=config.keeps_slow,
         )
         self._slow: SlowRequests | None = None
-        if config.outputs.need("slow requests"):
+        if config.keeps_slow:
             self._slow = SlowRequests(
                 self.monitor, config.slow_ns, config.slow_percent, config.slow_limit, outputs.put
             )
@@ -297,7 +297,8 @@ class Line:
         Raises:
             TraceError: the stream ended inside a record. Everything before was delivered.
         """
-        has_threshold = self._slow is None or self._slow.has_threshold
+        is_asked = self._config.outputs.need("slow requests")
+        has_threshold = not is_asked or self._slow is None or self._slow.has_threshold
         try:
             if self._sorted is not None and (data := self._sorted.rest()):
                 self._feed(data)
@@ -651,11 +652,12 @@ def _tracker(config: Config) -> Tracker | None:
     topology = find_topology(config.by, config.topology, config.files, is_live=is_live)
     if topology is None or not (is_asked or luns_of(topology)):
         return None
+    by = "device" if config.screen else config.by  # the screen has several views
     if not is_live:
-        return Tracker(topology, config.by)
+        return Tracker(topology, by)
     from blkiomon.sources.capture import find_devices
 
-    return Tracker(topology, config.by, [device.number for device in find_devices(config.trace)])
+    return Tracker(topology, by, [device.number for device in find_devices(config.trace)])
 
 
 def _expected(config: Config, capture: Capture) -> list[tuple[int, str]]:

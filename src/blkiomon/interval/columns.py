@@ -92,7 +92,8 @@ class Quantity:
         moments = Moments(
             self.min[at], self.max[at], self.sum[at], self.sum_squares[at], self.count[at]
         )
-        return Distribution(moments, bins[begin:end], counts[begin:end])
+        known = tuple(self.percentiles[at].tolist()) if end > begin else ()
+        return Distribution(moments, bins[begin:end], counts[begin:end], known)
 
     def merged(self, places: npt.NDArray[np.intp]) -> Distribution:
         """The distribution of several groups together."""

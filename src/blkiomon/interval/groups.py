@@ -150,6 +150,29 @@ def grouped(columns: Columns) -> tuple[Group, ...]:
     )
 
 
+def group_at(columns: Columns, at: int) -> Group:
+    """One of these groups: of thousands, few are shown."""
+    key, load, is_queued = columns.keys[at], columns.in_flight, columns.is_queued[at]
+    q2d_ns, q2c_ns = columns.q2d_ns, columns.q2c_ns
+    figures = None
+    if load is not None:
+        of_one = (load.max, load.end, load.oldest_ns, load.request_ns, load.busy_ns)
+        (figures,) = _in_flight(Loads(*([column[at]] for column in of_one)), columns.duration_ns)
+    return Group(
+        None if key == TOTAL else key >> 3,
+        None if key & 7 == ALL_OPS or key == TOTAL else OPS[key & 7],
+        columns.errors[at],
+        columns.d2c_ns.distribution(at),
+        columns.size_bytes.distribution(at),
+        figures,
+        q2d_ns.distribution(at) if is_queued and q2d_ns is not None else None,
+        q2c_ns.distribution(at) if is_queued and q2c_ns is not None else None,
+        columns.duration_ns,
+        columns.requeues[at],
+        columns.retried[at],
+    )
+
+
 def _queued(columns: Columns, quantity: Quantity | None) -> list[Distribution | None]:
     if quantity is None:
         return [None] * len(columns.keys)

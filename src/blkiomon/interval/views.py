@@ -113,6 +113,11 @@ class View:
         above = self._by_name.get(device.map or "") if device is not None else None
         return None if above is None else above.number
 
+    @property
+    def groups(self) -> dict[int, int]:
+        """The number of the group of each device that was traced, unless it is left out."""
+        return {n: place for n, place in self._known.items() if isinstance(place, int)}
+
     def about(self, number: int) -> str:
         """Where a path leads, or how many devices were added up."""
         device = self._by_number.get(number)

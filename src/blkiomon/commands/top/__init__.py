@@ -31,6 +31,9 @@ from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, EXIT_USAGE, complain
 from blkiomon.errors import SourceError
 from blkiomon.outputs.catalog import OutputSettings
 
+SLOW_PERCENT = 99.0
+"""Without ``--slow``, requests above this percentile of the last minute are shown as slow."""
+
 
 def _speed(name: str, text: str) -> float:
     """A factor; 0 for ``max``. A Reader."""
@@ -46,7 +49,7 @@ COMMAND = Command(
     ),
     """
     Show which disk is slow, for which operations, and since when: a table that is redrawn every
-    second, highest latency first. It follows the size of the terminal. Press ? for an explanation.
+    second, highest latency first. It follows the size of the terminal. Press h for an explanation.
 
     A DEVICE, such as sda or /dev/mapper/data, is captured from now on, which needs root or
     CAP_PERFMON. Without a DEVICE, standard input is read if it is a pipe or a file; otherwise all
@@ -84,8 +87,9 @@ COMMAND = Command(
         HELP,
     ),
     """
-    Keys: sort by latency (l), IOPS (i) or bandwidth (b); show or hide operations (o); switch
-    between the whole run and the latest interval (t); pause, also a recorded trace (p); quit (q).
+    Keys are those of htop: cursor keys select, / filters, > or F6 sorts by the next column, Enter
+    shows a device's latencies over time and its slow requests, Esc goes back, t or F5 shows a tree
+    of arrays, LUNs and paths. Press h for all keys.
 
     If the terminal is slow, top skips screens; it never loses records. Needs rich: pip install
     'blkiomon[top]'. If the output is not a terminal, use `blkiomon stat`.
@@ -150,7 +154,7 @@ def _config(given: Namespace) -> Config:
         interval_s=given.interval,
         outputs=OutputSettings({"slow": slow_file} if slow_file else {}),
         slow_ns=slow_ns,
-        slow_percent=slow_percent,
+        slow_percent=SLOW_PERCENT if given.slow is None else slow_percent,
         slow_limit=given.slow_limit,
         screen=True,
         speed=1.0 if given.speed is None else given.speed,

@@ -1,14 +1,14 @@
-"""Draw a view as lines of text that fit a terminal; the slowest devices come first."""
+"""Draw a view as lines of text that fit a terminal; what is slowest comes first."""
 
 from __future__ import annotations
 
 import io
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
+import numpy as np
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.console import Group as Parts
@@ -18,20 +18,29 @@ from blkiomon.commands.table import (
     PLAIN as PLAIN_TABLE,
 )
 from blkiomon.commands.table import (
-    DeviceFigures,
-    by_device,
     count_cell,
+    is_supported,
     megabytes_cell,
-    op_label,
     share_cell,
     size_cell,
     time_cell,
 )
-from blkiomon.commands.top.watch import HISTORY, View
-from blkiomon.commands.views import INDENT, shortened
+from blkiomon.commands.top.detail import SHADES, detail_lines
+from blkiomon.commands.top.look import TREES, WORST, Look, Shown
+from blkiomon.commands.top.past import Codes, codes_of
+from blkiomon.commands.top.rows import (
+    CLOSED,
+    NAME_WIDTH,
+    OPEN,
+    WAITING,
+    Rows,
+    ScreenRow,
+    severity,
+)
+from blkiomon.commands.top.watch import View
 from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import unseen
-from blkiomon.formats.units import NONE, device_text, three_digits
+from blkiomon.formats.units import NONE, three_digits
 from blkiomon.interval.groups import NS_PER_S, Group, InFlight
 from blkiomon.interval.incomplete import in_words
 from blkiomon.interval.value import Interval
@@ -41,69 +50,60 @@ from blkiomon.sources.devices import nameless
 BLOCKS = "▁▂▃▄▅▆▇█"
 IDLE = "·"
 
-PLAIN = PLAIN_TABLE | str.maketrans({"▼": "v", IDLE: "."} | dict(zip(BLOCKS, "12345678")))
+FIRST_BLOCK_NS = 100_000
+"""▁ is below this; each further block is 3.2 times as much, so that █ is 100 ms or more."""
+
+_FIRST_CODE = int(codes_of(FIRST_BLOCK_NS))
+_CODES_OF_BLOCK = 6
+_LEVELS = {"▆": 1, "▇": 1, "█": 2}
+
+MARKS = " ^!"
+STYLES = ("", "yellow", "bold red")
+"""By level: what stands out slightly, or much."""
+
+PLAIN = PLAIN_TABLE | str.maketrans(
+    {"▼": "v", IDLE: ".", OPEN[0]: "v", CLOSED[0]: ">", "→": ">"}
+    | dict(zip(BLOCKS, "12345678"))
+    | dict(zip(SHADES[1:], ".:*#"))
+)
 
 LEAST_WIDTH, LEAST_HEIGHT = 40, 8
 
 MESSAGES_SHOWN = 2
 
-NAME_WIDTH = 20
-
 QUIET_NS = 3 * NS_PER_S
 """Time without a record after which a line says so."""
+
+CHANGE_NS = 60 * NS_PER_S
+"""How long a change of the topology is shown."""
 
 UNPAIRED = ("completions_without_issue", "mismatches")
 """Not counted as losses: their issue may have come before the trace."""
 
-WAITING = "waiting"
-"""State of a device that completes nothing, although requests are in flight."""
-
 HELP = """\
-A row is a device, or one of its operations where it has several. Sorted by
-latency, the worst come first: by the p99 of the slowest operation, or by the
-age of the oldest request where that is more.
+A row is a device, one of its operations, or a group of devices. What is
+slowest comes first. ! and red: 100 ms or more, errors, findings; ^: 10 ms.
 
+worst        p99 of the slowest operation, or age of the oldest request
 IOPS, MB/s   requests that completed in the interval
 p50 … max    from issue to completion; half of them took no longer than p50
 flight       requests without a completion when the interval ended
-oldest       how long the oldest of these had been waiting
 err, requeue since the start: failed, given back by the kernel; ! just now
-p99 hist     interval by interval, up to the greatest of the row; · is none
+history      highest p99, whole run; ▁ below 100 µs, x3.2 a step, █ 100 ms
 waiting      nothing completed, and something is in flight (idle: neither)
-busy, queue  share of the time with any in flight, and how many on average
-q2d          p99 from queue to issue, where the trace has queue records
 
-l  i  b      sort by latency, IOPS, bandwidth
-o            operations on, off
-t            the whole run, or the latest interval
-p  space     pause, go on
-q            quit
+Up Down PgUp PgDn Home End  select    Enter  latencies over time, slow requests
+/ F3 F4   filter by name              Esc    back
+l i b     sort by worst, IOPS, MB/s; > or F6 by the next column, < the last
+t F5      tree: array, LUN, path    + - space  open, close    *  all
+o  operations    w  the whole run, or the latest interval    p  pause
 """
 
-FOOTER = "q quit  l latency  i IOPS  b MB/s  o operations  t whole run  p pause  ? help"
+FOOTER = "q quit  h help  / filter  > sort  Enter latencies  t tree  w whole run  p pause"
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """The choices of the user."""
-
-    sort: str = "latency"
-    has_operations: bool = True
-    is_whole: bool = False
-    is_paused: bool = False
-    is_help: bool = False
-
-    def after(self, key: str) -> Look:
-        """The choices after a key; the same if it has no meaning."""
-        sorts = {"l": "latency", "i": "iops", "b": "bandwidth"}
-        if key in sorts:
-            return replace(self, sort=sorts[key])
-        toggles = {"o": "has_operations", "t": "is_whole"}
-        toggles |= {"p": "is_paused", " ": "is_paused", "?": "is_help", "h": "is_help"}
-        if key not in toggles:
-            return self
-        toggled: Any = {toggles[key]: not getattr(self, toggles[key])}
-        return replace(self, **toggled)
+def _no_view(by: str) -> SanView | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ class About:
         is_live: the trace is live; else it was recorded.
         name_of: returns the name of a device by its number.
         is_plain: the terminal shows only ASCII.
-        view: made the intervals, and knows which groups belong together; None: they are by device.
+        views: returns the view of a SAN by one of ``views.BY``; None: the topology is unknown.
     """
 
     source: str
@@ -124,27 +124,7 @@ class About:
     is_live: bool = True
     name_of: Callable[[int], str | None] = nameless
     is_plain: bool = False
-    view: SanView | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ScreenRow:
-    """A row of the table: a device or one of its operations; without a group, an idle device."""
-
-    device: str
-    op: str
-    group: Group | None
-    history: tuple[int | None, ...] = ()
-    errors: int = 0
-    requeues: int = 0
-    is_device: bool = True
-
-
-SORTS: dict[str, Callable[[DeviceFigures], float]] = {
-    "latency": lambda device: device.worst_ns,
-    "iops": lambda device: device.iops,
-    "bandwidth": lambda device: device.bytes_per_s,
-}
+    views: Callable[[str], SanView | None] = field(default=_no_view)
 
 
 def lines(
@@ -155,8 +135,10 @@ def lines(
     height: int,
     notes: Sequence[str] = (),
     console: Console | None = None,
-) -> list[str]:
-    """Exactly ``height`` lines, none wider than ``width``, with escape sequences for colours.
+) -> tuple[list[str], Shown]:
+    """Exactly ``height`` lines, none wider than ``width``, and what they show.
+
+    Lines have escape sequences for colours.
 
     Args:
         notes: further messages for the user, the latest last.
@@ -165,6 +147,7 @@ def lines(
     console = console or Console(file=io.StringIO(), color_system=None)
     console.size = (width, height)
     width, height = max(1, width), max(1, height)
+    shown = Shown()
     if width < LEAST_WIDTH or height < LEAST_HEIGHT:
         parts = [Text(f"{LEAST_WIDTH} columns and {LEAST_HEIGHT} lines, please")]
         parts += [Text("")] * (height - 1)
@@ -175,15 +158,28 @@ def lines(
             *(line for text in _states(view, look, notes) for line in text.wrap(console, width)),
         ][: height - 3]
         room = height - len(parts) - 1
-        parts += _help(room) if look.is_help else _body(view, look, about, width, room)
+        if look.is_help:
+            parts += _help(room)
+        else:
+            body, shown = _body(view, look, about, width, room)
+            parts += body
         parts += [Text("")] * (height - 1 - len(parts))
-        parts.append(Text(FOOTER, style="reverse"))
+        parts.append(_footer(look, about))
     for part in parts:
         part.no_wrap, part.overflow = True, "ellipsis"
     with console.capture() as capture:
         console.print(Parts(*parts))
     text = capture.get()
-    return (text.translate(PLAIN) if about.is_plain else text).split("\n")[:height]
+    return (text.translate(PLAIN) if about.is_plain else text).split("\n")[:height], shown
+
+
+def _footer(look: Look, about: About) -> Text:
+    if look.is_typing:
+        return Text(f"/{printable(look.filter)}_  Enter keeps this filter, Esc drops it", "reverse")
+    if look.detail is not None:
+        return Text("q quit  h help  Esc back  w whole run  p pause", style="reverse")
+    has_tree = about.views("array") is not None
+    return Text(FOOTER if has_tree else FOOTER.replace("t tree  ", ""), style="reverse")
 
 
 # --- above the table ------------------------------------------------------------------------------
@@ -249,7 +245,12 @@ def _states(view: View, look: Look, notes: Sequence[str]) -> Iterator[Text]:
         quiet = three_digits(view.quiet_ns / NS_PER_S)
         yield Text(f"NO RECORDS for {quiet} s: nothing goes on there, or nothing is heard of it")
     findings = (view.latest.findings if view.latest else None) or ()
-    for finding in findings[:MESSAGES_SHOWN]:
+    shown = [finding for finding in findings if finding.kind != "changed"][:MESSAGES_SHOWN]
+    for change in view.changes:
+        if view.latest is not None and view.latest.end_ns - change.interval.end_ns < CHANGE_NS:
+            ago = three_digits((view.latest.end_ns - change.interval.end_ns) / NS_PER_S)
+            yield Text(f"! {ago} s ago: {printable(change.finding.text)}", style="bold yellow")
+    for finding in shown:
         yield Text(f"! {printable(finding.text)}", style="bold")
     for note in notes[-MESSAGES_SHOWN:]:
         yield Text(printable(note))
@@ -264,14 +265,24 @@ def _help(room: int) -> list[Text]:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the table; screens narrower than ``least`` do not have it."""
+    """A column of the table; where there is no room, those with the greatest ``drop`` go first."""
 
     title: str
     width: int
     text: Callable[[ScreenRow], str]
-    least: int = 0
-    sort: str = ""
+    drop: int = 0
     is_left: bool = False
+    level: Callable[[ScreenRow], int] = lambda row: 0
+    percent: float = 0
+    is_sortable: bool = True
+    is_history: bool = False
+
+    def style(self, row: ScreenRow, cell: str) -> str:
+        """How to show a cell: a percentile of too few requests is dim."""
+        if self.percent and row.group is not None:
+            if not is_supported(row.group.requests, self.percent):
+                return "dim"
+        return STYLES[self.level(row)]
 
     def cell(self, text: str) -> str:
         """The text, cut or padded to the width of the column."""
@@ -282,148 +293,130 @@ class Column:
         return text + blank if self.is_left else blank + text
 
 
+HISTORY = "history"
+
+
 def _columns(width: int, has_requeues: bool, by: str) -> list[Column]:
     """The columns that fit; the history has the width that they leave."""
     is_wide = width >= 140
-    has_long_names = is_wide or by in ("port", "hba", "array")
+    has_long_names = is_wide or by != "device"
     columns = [
-        Column(by, NAME_WIDTH if has_long_names else 9, lambda row: row.device, is_left=True),
-        Column("op", 12 if is_wide else 7, lambda row: row.op, is_left=True),
-        Column("IOPS", 6, _figure(lambda g: g.iops, count_cell), sort="iops"),
-        Column("MB/s", 6, _figure(lambda g: g.bytes_per_s, megabytes_cell), 56, sort="bandwidth"),
-        Column("size", 6, _figure(lambda g: g.size_bytes.mean, size_cell), 130),
-        Column("mean", 6, _figure(lambda g: g.d2c_ns.mean, time_cell), 120),
-        Column("p50", 6, _percentile(50), 64),
-        Column("p90", 6, _percentile(90), 100),
-        Column("p99", 6, _percentile(99), sort="latency"),
-        Column("p99.9", 6, _percentile(99.9), 110),
-        Column("max", 6, _figure(lambda g: g.d2c_ns.max, time_cell), 50),
+        Column(
+            "array" if by == "array" else "lun" if by in TREES else by,
+            NAME_WIDTH + 2 if has_long_names else 9,
+            lambda row: MARKS[row.level] * row.is_device + row.name,
+            is_left=True,
+            level=lambda row: row.level * row.is_device,
+            is_sortable=False,
+        ),
+        Column(
+            "state" if by in TREES else "op",
+            12 if is_wide else 9 if by in TREES else 7,
+            lambda row: row.op,
+            is_left=True,
+            level=lambda row: 2 * (row.op == WAITING),
+            is_sortable=False,
+        ),
+        _time(WORST, lambda row: row.worst_ns or None),
+        Column("IOPS", 6, _figure(lambda g: g.iops, count_cell)),
+        Column("MB/s", 6, _figure(lambda g: g.bytes_per_s, megabytes_cell), 56),
+        Column("size", 6, _figure(lambda g: g.size_bytes.mean, size_cell), 136),
+        _of_group("mean", lambda g: g.d2c_ns.mean, 126),
+        _percentile(50, 64),
+        _percentile(90, 106),
+        _percentile(99, 40),
+        _percentile(99.9, 116),
+        _of_group("max", lambda g: g.d2c_ns.max, 50),
         Column("flight", 6, _load(lambda load: load.end, count_cell), 66),
-        Column("oldest", 6, _load(lambda load: load.oldest_ns or None, time_cell)),
-        Column("err", 4, _errors, 72),
-        Column("busy", 5, _load(lambda load: load.busy_fraction, share_cell), 130),
-        Column("queue", 6, _load(lambda load: load.mean, count_cell), 140),
-        Column("q2d", 6, _figure(_q2d_p99, time_cell), 150),
+        _of_group("oldest", lambda g: g.in_flight.oldest_ns or None if g.in_flight else None, 90),
+        Column("err", 4, _errors, 72, level=_has_new, is_sortable=False),
+        Column("busy", 5, _load(lambda load: load.busy_fraction, share_cell), 136),
+        Column("queue", 6, _load(lambda load: load.mean, count_cell), 146),
+        _of_group("q2d", lambda g: g.q2d_ns.percentile(99) if g.q2d_ns else None, 156),
     ]
     if has_requeues:
-        columns.insert(-3, Column("requeue", 7, _requeues, 80))
-    columns = [column for column in columns if column.least <= width]
-    left = min(HISTORY, width - sum(column.width + 1 for column in columns))
+        columns.insert(-3, Column("requeue", 7, _requeues, 80, is_sortable=False))
+    columns = [column for column in columns if column.drop <= width]
+    while sum(column.width + 1 for column in columns) - 1 > width:
+        columns.remove(max(columns, key=lambda column: column.drop))
+    left = width - sum(column.width + 1 for column in columns)
     if left >= 8:
-        title = "p99 of each interval, up to its greatest" if left >= 40 else "p99 hist"
-        columns.append(Column(title, left, lambda row: _spark(row.history, left)))
+        title = "highest p99: ▁ <100µs … █ 100ms+" if left >= 33 else HISTORY
+        columns.append(Column(title, left, lambda row: _spark(row.codes, left), is_sortable=False))
     return columns
 
 
-def _body(view: View, look: Look, about: About, width: int, room: int) -> Iterator[Text]:
-    """The table, and the number of devices that do not fit."""
-    rows, n_more = _rows(view, look, about, room - 1)
-    by = about.view.by if about.view is not None else "device"
-    yield from _table(rows, look, _columns(width, bool(view.requeues), by))
-    if n_more:
-        yield Text(f"… {how_many(n_more, 'more device', 'more devices', ',')}")
+def _body(view: View, look: Look, about: About, width: int, room: int) -> tuple[list[Text], Shown]:
+    """The table, or the latencies of one row."""
+    rows = Rows(view, look, about.name_of, about.views)
+    columns = _columns(width, bool(view.past.requeues.any()), look.by)
+    titles = tuple(column.title for column in columns if column.is_sortable)
+    sort = look.sort if look.sort in titles else WORST
+    keys = [key for key, _ in rows.rows]
+    if look.detail is not None and look.detail in rows:
+        parts = [_title(columns, sort)]
+        parts += [_row(rows.row(key), columns) for key in rows.with_operations(look.detail)]
+        parts = parts[: max(3, room // 3)]
+        parts += detail_lines(view, rows.members(look.detail), width, room - len(parts))
+        return parts, Shown(tuple(keys), room, titles, rows.has_operations)
+    total = rows.total
+    table = [_title(columns, sort)]
+    if total is not None:
+        table.append(_row(total, columns))
+    left = max(1, room - len(table))
+    begin, end = 0, len(keys)
+    if end > left:
+        left = max(1, left - 1)  # for the line that counts the others
+        at = keys.index(look.selected) if look.selected in keys else 0
+        begin = min(max(0, at - left // 2), len(keys) - left)
+        end = begin + left
+    table += [_row(rows.row(*item), columns) for item in rows.rows[begin:end]]
+    above, below = (sum(key[0] != "op" for key in part) for part in (keys[:begin], keys[end:]))
+    what = "device" if look.by == "device" else "row"
+    if begin:
+        table.append(Text(f"… {how_many(above, what, what + 's', ',')} above, {below:,} below"))
+    elif end < len(keys):
+        table.append(Text(f"… {how_many(below, f'more {what}', f'more {what}s', ',')}"))
+    if look.filter and not keys:
+        table.append(Text(f"nothing has {printable(look.filter)} in its name"))
+    return table, Shown(tuple(keys), left, titles, rows.has_operations)
 
 
-def _table(rows: Sequence[ScreenRow], look: Look, columns: Sequence[Column]) -> Iterator[Text]:
+def _title(columns: Sequence[Column], sort: str) -> Text:
     head = Text(style="underline")
     for column in columns:
-        is_sorted = column.sort == look.sort
+        is_sorted = column.title == sort
         head.append(" " * bool(head))
         head.append(column.cell(column.title + "▼" * is_sorted), "bold" if is_sorted else "")
-    yield head
-    for row in rows:
-        yield Text(" ".join(column.cell(column.text(row)) for column in columns), _style(row))
+    return head
 
 
-def _style(row: ScreenRow) -> str:
-    if row.op == WAITING:
-        return "bold red"
-    if row.op == "idle":
-        return "dim"
-    return "bold" if row.is_device else ""
+def _row(row: ScreenRow, columns: Sequence[Column]) -> Text:
+    style = "dim" if row.op == "idle" else "bold" if row.has_operations else ""
+    text = Text(style=f"{style} reverse" if row.is_selected else style)
+    spans: list[tuple[str, int, int]] = []
+    parts, at = [], 0
+    for column in columns:
+        cell = column.cell(column.text(row))
+        if column.is_history:
+            spans += ((STYLES[level], at + i, at + j) for level, i, j in _levels_of(cell))
+        elif named := column.style(row, cell):
+            spans.append((named, at, at + len(cell)))
+        parts.append(cell)
+        at += len(cell) + 1
+    text.append(" ".join(parts))
+    for named, begin, end in spans:
+        text.stylize(named, begin, end)
+    return text
 
 
-def _rows(view: View, look: Look, about: About, room: int) -> tuple[list[ScreenRow], int]:
-    """The rows of the devices that fit, and the number of devices that do not."""
-    interval = view.whole if look.is_whole else view.latest
-    devices = _devices(view, interval)
-    devices.sort(key=lambda device: (-SORTS[look.sort](device), device.number))
-    is_map = about.view.is_map if about.view and about.view.by == "path" else lambda number: False
-    what = "dev" if about.view is None or about.view.by == "device" else f"{about.view.by}s"
-    shown: list[ScreenRow] = []
-    n_own = sum(not is_map(device.number) for device in devices)
-    if interval is not None and n_own > 1:
-        errors, requeues = (
-            sum(n for (number, op), n in since_start.items() if op is None and not is_map(number))
-            for since_start in (view.errors, view.requeues)
-        )
-        shown.append(
-            ScreenRow("all", f"{n_own} {what}", interval.total, errors=errors, requeues=requeues)
-        )
-    if about.view is not None:
-        devices = _below_maps(devices, about.view)
-    for place, device in enumerate(devices):
-        rows = list(_rows_of(device, view, look, about))
-        left = room - len(shown) - (place < len(devices) - 1)  # one line is for the others
-        if len(rows) > left:
-            if place:
-                return shown, len(devices) - place
-            rows = rows[: max(1, left)]  # the first one as far as it fits
-        shown += rows
-    return shown, 0
-
-
-def _devices(view: View, interval: Interval | None) -> list[DeviceFigures]:
-    found: dict[int, DeviceFigures] = {
-        number: DeviceFigures(number, None) for number in view.devices
-    }
-    if interval is not None:
-        maps = interval.maps.groups() if interval.maps is not None else ()
-        groups = (*interval.groups(), *maps)
-        found |= {device.number: device for device in by_device(groups)}
-    return list(found.values())
-
-
-def _below_maps(devices: Sequence[DeviceFigures], view: SanView) -> list[DeviceFigures]:
-    """Each path of a view by path below its map; LUNs keep the order of their first device."""
-    luns: dict[int, list[DeviceFigures]] = {}
-    for device in devices:
-        above = view.map_of(device.number)
-        luns.setdefault(device.number if above is None else above, []).append(device)
-    for number, of_lun in luns.items():
-        of_lun.sort(key=lambda device: device.number != number)
-    return [device for of_lun in luns.values() for device in of_lun]
-
-
-def _rows_of(device: DeviceFigures, view: View, look: Look, about: About) -> Iterator[ScreenRow]:
-    number, group = device.number, device.group
-    name = shortened(printable(about.name_of(number) or device_text(number)), NAME_WIDTH)
-    if about.view is not None and about.view.map_of(number) in view.devices:
-        name = INDENT + name
-
-    def row(text: str, op_text: str, op: str | None, of: Group | None) -> ScreenRow:
-        key = number, op
-        return ScreenRow(
-            text,
-            op_text,
-            of,
-            view.history.get(key, ()),
-            view.errors.get(key, 0),
-            view.requeues.get(key, 0),
-            op is None,
-        )
-
-    only = device.ops[0].op if len(device.ops) == 1 else None
-    if group is not None and group.requests:
-        yield row(name, op_label(only) if only else "all", None, group)
-    elif group is not None and group.in_flight and group.in_flight.end:
-        yield row(name, WAITING, None, group)
-        only = None
-    else:
-        yield row(name, "idle", None, group)
-    if look.has_operations and not only:
-        for of in device.ops:
-            yield row("", op_label(of.op), of.op, of)
+def _levels_of(history: str) -> Iterator[tuple[int, int, int]]:
+    """Stretches of a history that stand out: level, begin and end."""
+    at = 0
+    for level, blocks in groupby(history, lambda block: _LEVELS.get(block, 0)):
+        begin, at = at, at + len(list(blocks))
+        if level:
+            yield level, begin, at
 
 
 # --- cells ----------------------------------------------------------------------------------------
@@ -443,12 +436,28 @@ def _load(
     return _figure(lambda g: None if g.in_flight is None else figure(g.in_flight), text)
 
 
-def _percentile(percent: float) -> Callable[[ScreenRow], str]:
-    return _figure(lambda g: g.d2c_ns.percentile(percent), time_cell)
+def _time(title: str, time_ns: Callable[[ScreenRow], float | None], drop: int = 0) -> Column:
+    """A column of latencies, coloured by how high they are."""
+    return Column(
+        title,
+        6,
+        lambda row: time_cell(time_ns(row)),
+        drop,
+        level=lambda row: severity(time_ns(row) or 0),
+    )
 
 
-def _q2d_p99(group: Group) -> int | None:
-    return None if group.q2d_ns is None else group.q2d_ns.percentile(99)
+def _of_group(title: str, figure: Callable[[Group], float | None], drop: int) -> Column:
+    return _time(title, lambda row: None if row.group is None else figure(row.group), drop)
+
+
+def _percentile(percent: float, drop: int) -> Column:
+    column = _of_group(f"p{percent:g}", lambda g: g.d2c_ns.percentile(percent), drop)
+    return replace(column, percent=percent)
+
+
+def _has_new(row: ScreenRow) -> int:
+    return 2 * bool(row.group is not None and row.group.errors)
 
 
 def _errors(row: ScreenRow) -> str:
@@ -465,11 +474,14 @@ def _total(since_start: int, now: int) -> str:
     return (f"{total}" if total < 1000 else f"{total // 1000}k") + "!" * bool(now)
 
 
-def _spark(past: Sequence[int | None], width: int) -> str:
-    """A block for each interval, in eighths of the greatest value; linear, from 0."""
-    shown = past[-width:]
-    greatest = max((value for value in shown if value), default=0) or 1
+def _spark(codes: Codes | None, width: int) -> str:
+    """A block for each slice of the run, or for several; one logarithmic scale for all rows."""
+    if codes is None or not len(codes):
+        return ""
+    if len(codes) > width:
+        starts = np.arange(width) * len(codes) // width
+        codes = np.maximum.reduceat(codes, starts)
+    blocks = np.clip((codes.astype(int) - _FIRST_CODE) // _CODES_OF_BLOCK + 1, 0, len(BLOCKS) - 1)
     return "".join(
-        IDLE if value is None else BLOCKS[max(1, math.ceil(8 * value / greatest)) - 1]
-        for value in shown
+        BLOCKS[block] if code else IDLE for code, block in zip(codes.tolist(), blocks.tolist())
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import select
 import signal
 import termios
@@ -24,14 +23,16 @@ from rich.console import Console
 
 from blkiomon.commands.config import Config
 from blkiomon.commands.table import speaks_utf8
-from blkiomon.commands.top.frame import About, Look, lines
+from blkiomon.commands.top.frame import About, lines
+from blkiomon.commands.top.look import Look, Shown, keys_of
 from blkiomon.commands.top.watch import Watch, paused
 from blkiomon.console import complain, divert, how_many
 from blkiomon.errors import OutputError
+from blkiomon.interval.slow import SlowBatch
 from blkiomon.interval.value import Interval
 from blkiomon.interval.views import View
 from blkiomon.outputs.sink import Item, Report, Sink
-from blkiomon.sources.capture import find_devices
+from blkiomon.sources.capture import Device, find_devices
 
 TICK_S = 0.2
 """How often to check whether the terminal was resized, or an interval is overdue."""
@@ -47,9 +48,6 @@ _LEAVE = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 """Alternate screen, no cursor, no line wrapping; and back."""
 
 _CANCEL = "\x18"  # cancels an escape sequence
-
-_OTHER_KEYS = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O?.)?")
-"""Escape sequences: cursor keys and the like, and letters with Alt."""
 
 
 class Terminal:
@@ -123,8 +121,8 @@ class Terminal:
         """Whether the terminal has not yet taken all that was drawn."""
         return bool(self._rest)
 
-    def typed(self) -> str:
-        """Letters typed since the last call; other keys are ignored.
+    def typed(self) -> list[str]:
+        """The keys that were typed since the last call, see ``keys_of``.
 
         Raises:
             OSError: the terminal is gone.
@@ -132,10 +130,10 @@ class Terminal:
         try:
             data = os.read(self.fd, 64)
         except BlockingIOError:
-            return ""
+            return []
         if not data:
             raise OSError(0, "the terminal has been hung up")
-        return _OTHER_KEYS.sub("", data.decode("ascii", "ignore"))
+        return keys_of(data.decode(errors="ignore"))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -170,6 +168,7 @@ class ScreenSink(Sink):
         terminal: to draw on, not yet entered.
         about: the source and the terminal.
         devices: numbers of the devices that are always shown.
+        look: how it begins.
         speed: factor by which a recorded trace is replayed faster than real time; 0: no waiting.
         report, options: as for ``Sink``.
     """
@@ -179,6 +178,7 @@ class ScreenSink(Sink):
         terminal: Terminal,
         about: About,
         devices: Iterable[int],
+        look: Look,
         speed: float,
         report: Report,
         **options: Any,
@@ -198,11 +198,15 @@ class ScreenSink(Sink):
         self._messages: list[str] = []
         self._has_left = False
         # From here on, only for the screen's thread.
-        self._look = Look(is_whole=not about.is_live and not speed)
+        self._look = look
+        self._shown = Shown()
         self._view = self._watch.view()
         self._console = Console(
             file=io.StringIO(), force_terminal=True, legacy_windows=False, highlight=False
         )
+
+    def takes(self, item: Item) -> bool:
+        return isinstance(item, Interval | SlowBatch)
 
     def start(self) -> None:
         self._terminal.enter()
@@ -221,6 +225,10 @@ class ScreenSink(Sink):
     # --- the thread of the queue ------------------------------------------------------------------
 
     def _deliver(self, item: Item) -> None:
+        if isinstance(item, SlowBatch):
+            with self._guard:
+                self._watch.add_slow(item)
+            return
         assert isinstance(item, Interval)
         if not self._about.is_live and self._speed:
             self._await_turn(item.duration_s / self._speed)
@@ -354,7 +362,8 @@ class ScreenSink(Sink):
             view = paused(self._view, view)
         self._view = view
         columns, rows = self._terminal.size
-        text = lines(view, self._look, self._about, columns, rows, notes, self._console)
+        look = self._look
+        text, self._shown = lines(view, look, self._about, columns, rows, notes, self._console)
         self._terminal.draw(text)
 
     def _take_input(self) -> bool:
@@ -374,10 +383,37 @@ class ScreenSink(Sink):
             self._drawn = self._drawing
         if event & ~select.POLLOUT:
             for key in self._terminal.typed():
-                if key in "qQ":
+                if key in ("q", "Q") and not self._look.is_typing:
                     return False
-                self._look = self._look.after(key)
+                has_tree = self._about.views("array") is not None
+                self._look = self._look.after(key, self._shown, has_tree=has_tree)
         return True
+
+
+class Views:
+    """The views of a SAN that the screen shows, made when they are first asked for.
+
+    Args:
+        names: has the topology, which may be replaced during a run; None: it is unknown.
+        traced: devices that are certainly traced.
+    """
+
+    def __init__(self, names: View | None, traced: Iterable[Device]) -> None:
+        self._names = names
+        self._traced = [device.number for device in traced]
+        self._views: dict[str, View] = {}
+
+    def __call__(self, by: str) -> View | None:
+        """The view by one of ``views.BY``."""
+        if self._names is None or by == "device":
+            return None
+        topology = self._names.topology
+        if by not in self._views:
+            self._views[by] = View(topology, by, self._traced)
+        view = self._views[by]
+        if view.topology is not topology:
+            view.update(topology)
+        return view
 
 
 def open_screen(
@@ -408,13 +444,14 @@ def open_screen(
         is_live=is_live,
         name_of=name_of,
         is_plain=not speaks_utf8(),
-        view=view,
+        views=Views(view, find_devices(config.trace)),
     )
-    expected = [device.number for device in find_devices(config.trace)] * (config.by == "device")
+    expected = [device.number for device in find_devices(config.trace)]
+    look = Look(is_whole=not is_live and not config.speed, by=config.by)
     try:
         terminal = Terminal()
     except OSError as error:
         raise OutputError(f"cannot use this terminal: {error.strerror}") from error
     return ScreenSink(
-        terminal, about, expected, config.speed, report, lossless=lossless, verbose=verbose
+        terminal, about, expected, look, config.speed, report, lossless=lossless, verbose=verbose
     )

@@ -1,19 +1,37 @@
-"""The figures to show: the latest interval, the whole run, and a history of each device."""
+"""The figures to show: the latest interval, the whole run, and the past of each device."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.commands.top.past import Past
+from blkiomon.engine import layout
+from blkiomon.interval.findings import Finding
 from blkiomon.interval.incomplete import Incomplete
-from blkiomon.interval.value import MERGED_AT_ONCE, Counts, Group, Interval, merge
+from blkiomon.interval.slow import SlowBatch
+from blkiomon.interval.value import Counts, Interval, merge
 
-HISTORY = 120
-"""Intervals whose p99 is kept. A device that is idle for so many is forgotten."""
+AT_ONCE = 16
+"""How many intervals are merged in one step, and are kept until then."""
 
-Key = tuple[int, str | None]
-"""A device's number, and one of its operations; None: all of them."""
+MOST_SLOW = 10_000
+"""Slow requests that are kept, the latest ones."""
+
+CHANGES_KEPT = 3
+"""Changes of the topology that are kept, the latest ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the topology, such as a path that fails, and when it was seen."""
+
+    interval: Interval
+    finding: Finding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +39,13 @@ class View:
     """The figures to show at one moment.
 
     Attributes:
-        latest: the interval that ended last; None before the first.
+        latest: the interval that ended last, by device; None before the first.
         whole: all intervals as one, if requested.
-        devices: numbers of the known devices, in ascending order.
-        history: p99 of d2c in ns, by interval; None where nothing completed.
-        errors: requests that failed since the start.
-        requeues: requeues since the start.
+        expected: numbers of the devices that are shown even if they are idle.
+        past: since the start.
+        slow: dtype ``layout.SLOW``: the latest slow requests, as they were found.
+        process_names: of their pids, as far as they are known.
+        changes: the latest changes of the topology.
         totals: counts of all records.
         now: counts of the latest interval.
         incomplete: why the figures of the whole run are incomplete.
@@ -37,10 +56,11 @@ class View:
 
     latest: Interval | None
     whole: Interval | None
-    devices: tuple[int, ...]
-    history: Mapping[Key, tuple[int | None, ...]]
-    errors: Mapping[Key, int]
-    requeues: Mapping[Key, int]
+    expected: frozenset[int]
+    past: Past
+    slow: npt.NDArray[np.void]
+    process_names: dict[int, str]
+    changes: tuple[Change, ...]
     totals: Counts
     now: Counts
     incomplete: tuple[Incomplete, ...]
@@ -55,10 +75,8 @@ def paused(before: View, now: View) -> View:
         now,
         latest=before.latest,
         whole=before.whole or now.whole,
-        devices=before.devices,
-        history=before.history,
-        errors=before.errors,
-        requeues=before.requeues,
+        past=before.past,
+        slow=before.slow,
     )
 
 
@@ -74,29 +92,39 @@ class Watch:
         self._expected = frozenset(devices)
         self._latest: Interval | None = None
         self._whole: list[Interval] = []  # merged on request, or when there are many
-        self._history: dict[Key, deque[int | None]] = {}
-        self._errors: Counter[Key] = Counter()
-        self._requeues: Counter[Key] = Counter()
+        self._past = Past()
+        self._slow: deque[npt.NDArray[np.void]] = deque()
+        self._process_names: dict[int, str] = {}
+        self._changes: deque[Change] = deque(maxlen=CHANGES_KEPT)
         self._totals = Counts()
         self._missing_files = 0
         self._start_ns = 0
         self._quiet_ns = 0
 
     def add(self, interval: Interval) -> None:
-        """Add the next interval."""
+        """Add the next interval, by device."""
         if self._latest is None:
             self._start_ns = interval.start_ns
         self._latest = interval
-        self._whole.append(interval)
-        if len(self._whole) > MERGED_AT_ONCE:
+        self._whole.append(replace(interval))  # without the columns, which take more memory
+        if len(self._whole) > AT_ONCE:
             self._whole = [merge(self._whole)]
         self._totals += interval.counts
         self._missing_files = max(self._missing_files, interval.missing_files)
         is_quiet = not interval.counts.records
         self._quiet_ns = self._quiet_ns + interval.end_ns - interval.start_ns if is_quiet else 0
-        maps = interval.maps.groups() if interval.maps is not None else ()
-        every = (*interval.groups(), *maps)
-        self._remember({(g.device, g.op): g for g in every if g.device is not None})
+        changes = (f for f in interval.findings or () if f.kind == "changed")
+        self._changes.extend(Change(interval, finding) for finding in changes)
+        self._past.add(interval)
+
+    def add_slow(self, batch: SlowBatch) -> None:
+        """Add slow requests."""
+        self._slow.append(batch.requests)
+        self._process_names |= batch.process_names
+        while sum(map(len, self._slow)) - len(self._slow[0]) >= MOST_SLOW:
+            self._slow.popleft()
+        if len(self._process_names) > MOST_SLOW:
+            self._process_names = dict(batch.process_names)
 
     def view(self, *, whole: bool = False) -> View:
         """The figures of now; with the whole run as one interval, if ``whole``."""
@@ -105,10 +133,11 @@ class Watch:
         return View(
             latest=self._latest,
             whole=self._whole[0] if whole and self._whole else None,
-            devices=tuple(sorted(self._expected | {device for device, _ in self._history})),
-            history={key: tuple(past) for key, past in self._history.items()},
-            errors=dict(self._errors),
-            requeues=dict(self._requeues),
+            expected=self._expected,
+            past=self._past.copy(),
+            slow=np.concatenate([np.empty(0, layout.SLOW), *self._slow]),
+            process_names=self._process_names,
+            changes=tuple(self._changes),
             totals=self._totals,
             now=self._latest.counts if self._latest else Counts(),
             incomplete=self._totals.incomplete(self._missing_files),
@@ -116,22 +145,3 @@ class Watch:
             quiet_ns=self._quiet_ns,
             has_ended=self.has_ended,
         )
-
-    def _remember(self, groups: Mapping[Key, Group]) -> None:
-        for key in groups:
-            self._history.setdefault(key, deque(maxlen=HISTORY))
-        for key, past in self._history.items():
-            past.append(groups[key].d2c_ns.percentile(99) if key in groups else None)
-        for key, group in groups.items():
-            if group.errors:
-                self._errors[key] += group.errors
-            if group.requeues:
-                self._requeues[key] += group.requeues
-        kept = {*groups, *self._errors, *self._requeues}
-        forgotten = [
-            key
-            for key, past in self._history.items()
-            if key not in kept and len(past) == HISTORY and all(p99_ns is None for p99_ns in past)
-        ]
-        for key in forgotten:
-            del self._history[key]

@@ -1,0 +1,411 @@
+"""The rows of the table: which devices, in which order, and the figures of those that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.commands.san import luns_of
+from blkiomon.commands.table import op_label
+from blkiomon.commands.top.look import TREES, WORST, Look, RowKey
+from blkiomon.commands.top.past import P99, Codes
+from blkiomon.commands.top.watch import View
+from blkiomon.commands.views import shortened
+from blkiomon.console import how_many, printable
+from blkiomon.engine.layout import ALL_OPS, OPS
+from blkiomon.formats.units import device_text
+from blkiomon.interval.columns import Columns
+from blkiomon.interval.groups import Group, group_at
+from blkiomon.interval.value import Interval
+from blkiomon.interval.views import View as SanView
+from blkiomon.sources.topology import Device
+
+FEW_DEVICES = 5
+"""With more devices, rows of operations are hidden until they are asked for."""
+
+RAISED_NS, SEVERE_NS = 10_000_000, 100_000_000
+"""Latencies from which on figures stand out."""
+
+WAITING = "waiting"
+"""State of a device that completes nothing, although requests are in flight."""
+
+OPEN, CLOSED = "▾ ", "▸ "
+
+NAME_WIDTH = 20
+
+Floats = npt.NDArray[np.float64]
+
+SORTS: dict[str, Callable[[Columns], Any]] = {
+    "IOPS": lambda c: c.d2c_ns.count,
+    "MB/s": lambda c: c.size_bytes.sum,
+    "size": lambda c: c.size_bytes.means(slice(None)),
+    "mean": lambda c: c.d2c_ns.means(slice(None)),
+    "p50": lambda c: c.d2c_ns.percentiles[:, 0],
+    "p90": lambda c: c.d2c_ns.percentiles[:, 1],
+    "p99": lambda c: c.d2c_ns.percentiles[:, P99],
+    "p99.9": lambda c: c.d2c_ns.percentiles[:, P99 + 1],
+    "max": lambda c: c.d2c_ns.max,
+    "flight": lambda c: c.in_flight.end if c.in_flight else [],
+    "oldest": lambda c: c.in_flight.oldest_ns if c.in_flight else [],
+    "busy": lambda c: c.in_flight.busy_ns if c.in_flight else [],
+    "queue": lambda c: c.in_flight.request_ns if c.in_flight else [],
+    "q2d": lambda c: c.q2d_ns.percentiles[:, P99] if c.q2d_ns else [],
+}
+"""The figure of each group by which a column sorts; an empty list: unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenRow:
+    """A row of the table.
+
+    Attributes:
+        name: with its place in the tree.
+        op: an operation, or the state of a device.
+        group: None: it was idle.
+        worst_ns: p99 of the slowest operation, or the age of the oldest request.
+        codes: the highest p99 in each slice of the run, see ``Past``.
+        errors, requeues: since the start.
+        level: 0, or 1 and 2 for what stands out, slightly or much.
+    """
+
+    name: str
+    op: str
+    group: Group | None
+    worst_ns: int = 0
+    codes: Codes | None = None
+    errors: int = 0
+    requeues: int = 0
+    level: int = 0
+    is_device: bool = True
+    has_operations: bool = False
+    is_selected: bool = False
+
+
+class Figures:
+    """The figures of the devices or groups of an interval, as columns.
+
+    Attributes:
+        columns: None: no interval.
+        numbers: shape (n,): of the devices, those that were idle last.
+        worst_ns: shape (n,), see ``ScreenRow``.
+    """
+
+    def __init__(self, interval: Interval | None, known: Iterable[int] = ()) -> None:
+        columns = self.columns = None if interval is None else interval.columns()
+        keys = np.array([] if columns is None else columns.keys[:-1], np.int64)
+        self.places = np.flatnonzero(keys & 7 == ALL_OPS)
+        here = keys[self.places] >> 3
+        idle = np.setdiff1d(np.fromiter(known, np.int64), here)
+        self.numbers = np.concatenate([here, idle])
+        self.starts = np.concatenate([[0], self.places + 1])[:-1].astype(np.intp)
+        worst = np.zeros(len(keys))
+        if columns is not None and len(keys):
+            worst = np.where(keys & 7 == ALL_OPS, 0, columns.d2c_ns.percentiles[:-1, P99])
+            worst = np.maximum(worst, self._column(SORTS["oldest"](columns))[:-1])
+            worst = np.maximum.reduceat(worst, self.starts)
+        self.worst_ns: Floats = np.concatenate([worst, np.zeros(len(idle))])
+        self.at = {number: at for at, number in enumerate(self.numbers.tolist())}
+
+    def _column(self, values: Sequence[Any]) -> Floats:
+        """A figure of each group, with 0 for what is unknown."""
+        if not len(values):
+            return np.zeros(len(self.columns.keys) if self.columns else 0)
+        column = np.array(values, np.float64)  # None becomes nan
+        return np.nan_to_num(column, copy=False)
+
+    def sorted_by(self, title: str) -> Floats:
+        """What a column sorts by, shape (n,)."""
+        found = np.zeros(len(self.numbers))
+        if title == WORST or self.columns is None or title not in SORTS:
+            return self.worst_ns
+        found[: len(self.places)] = self._column(SORTS[title](self.columns))[self.places]
+        return found
+
+    def group(self, number: int) -> Group | None:
+        """The figures of a device; None if it was idle."""
+        at = self.at.get(number, len(self.places))
+        if self.columns is None or at >= len(self.places):
+            return None
+        return group_at(self.columns, int(self.places[at]))
+
+    def ops(self, number: int) -> range:
+        """Indices of the operations of a device among the groups."""
+        at = self.at.get(number, len(self.places))
+        if at >= len(self.places):
+            return range(0)
+        return range(int(self.starts[at]), int(self.places[at]))
+
+    @property
+    def total(self) -> Group | None:
+        return None if self.columns is None else group_at(self.columns, len(self.columns.keys) - 1)
+
+
+class Rows:
+    """The rows of a view, in their order.
+
+    Args:
+        view, look: what to show.
+        name_of: returns the name of a device.
+        views: see ``About``.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        look: Look,
+        name_of: Callable[[int], str | None],
+        views: Callable[[str], SanView | None],
+    ) -> None:
+        self._view, self._look, self._name_of = view, look, name_of
+        self.interval = view.whole if look.is_whole else view.latest
+        known = view.expected.union(view.past.devices.tolist())
+        self.devices = Figures(self.interval, known)
+        self._views = {by: views(by) for by in ("lun", "array")} if look.by in TREES else {}
+        self._by_level = {"device": self.devices}
+        if look.by in TREES:
+            levels = ("lun", "array")[: 2 - TREES[look.by]]
+            for level in levels:
+                self._by_level[level] = self._grouped(self._views[level])
+            self.root = levels[-1]
+        elif look.by == "device" or (flat := views(look.by)) is None:
+            self.root = "device"
+        else:
+            self._views["array"] = flat  # its groups have no children
+            self._by_level["array"] = self._grouped(flat)
+            self.root = "array"
+        self.n_own = len(self._by_level[self.root].numbers)
+        self.has_operations = self.root == "device" and (
+            self.n_own <= FEW_DEVICES if look.has_operations is None else look.has_operations
+        )
+        self.rows: list[tuple[RowKey, int]] = []
+        """Each row and its depth in the tree."""
+        self._list()
+
+    def _grouped(self, view: SanView | None) -> Figures:
+        assert view is not None
+        view.groups_of(self._view.past.devices.astype(np.uint32))  # all were traced
+        interval = None if self.interval is None else view(self.interval)
+        groups, devices = view.groups, self.devices
+        shown = {n: groups[n] for n in devices.at if n in groups}
+        figures = Figures(interval, set(shown.values()))
+        members = [devices.at[number] for number in shown]
+        places = [figures.at[group] for group in shown.values()]
+        np.maximum.at(figures.worst_ns, places, devices.worst_ns[members])  # by its worst member
+        return figures
+
+    # --- order ------------------------------------------------------------------------------------
+
+    @cached_property
+    def _children(self) -> dict[RowKey, list[int]]:
+        """LUNs of arrays, and paths of LUNs."""
+        found: dict[RowKey, list[int]] = {}
+        view, other = self._views.get("lun"), self._views.get("array")
+        if view is None or self._look.by not in TREES:
+            return found
+        luns, arrays = view.groups, other.groups if other is not None else {}
+        for lun in luns_of(view.topology):
+            paths = [p.number for p in lun.paths if p.number in self.devices.at]
+            numbers = [*paths, lun.map.number if lun.map is not None else None]
+            traced = [number for number in numbers if number in self.devices.at]
+            for group in {luns[number] for number in traced if number in luns}:
+                found.setdefault(("lun", group), []).extend(n for n in paths if n is not None)
+                of_array = lun.paths[0].array is not None
+                for array in {arrays[n] for n in traced if n in arrays} if of_array else ():
+                    found.setdefault(("array", array), []).append(group)
+        return found
+
+    def _list(self) -> None:
+        numbers = self._ordered(self.root, self._by_level[self.root].at)
+        if not (self._children or self.has_operations or self._look.filter):
+            self.rows = [((self.root, number), 0) for number in numbers]
+            return
+        for number in numbers:
+            self._add((self.root, number), 0)
+
+    @cached_property
+    def _values(self) -> dict[str, dict[int, float]]:
+        """What rows are sorted by, by level and number."""
+        sort = self._look.sort
+        levels = self._by_level.items()
+        return {name: dict(zip(f.at, f.sorted_by(sort).tolist())) for name, f in levels}
+
+    def _ordered(self, level: str, numbers: Iterable[int]) -> list[int]:
+        """Numbers of a level, worst first."""
+        values = self._values[level]
+        return sorted((n for n in numbers if n in values), key=lambda n: (-values[n], n))
+
+    def _add(self, key: RowKey, depth: int, *, is_found: bool = False) -> bool:
+        """Add a row and those below it, as far as they are open and the filter lets them pass."""
+        look, at = self._look, len(self.rows)
+        if look.filter and not is_found:
+            is_found = look.filter.lower() in self._text(key).lower()
+        self.rows.append((key, depth))
+        children = self._children.get(key, [])
+        is_needed = is_found
+        below = {"array": "lun", "lun": "device"}.get(key[0], "")
+        if children and (self._is_open(key) or (look.filter and not is_found)):
+            for number in self._ordered(below, children):
+                is_needed |= self._add((below, number), depth + 1, is_found=is_found)
+        elif self.has_operations:
+            operations = self.with_operations(key)[1:]
+            group = self.devices.group(key[1])
+            if len(operations) > 1 or (group is not None and not group.requests):
+                self.rows += ((operation, depth) for operation in operations)
+        if look.filter and not is_needed:
+            del self.rows[at:]
+        return is_needed
+
+    def _is_open(self, key: RowKey) -> bool:
+        is_path_view = self._look.by == "path"
+        return (key in self._look.toggled) != (self._look.is_open != is_path_view)
+
+    def _text(self, key: RowKey) -> str:
+        level, number = key
+        view = self._views.get(level)
+        name = view.name_of(number) if view is not None else self._name_of(number)
+        return printable(name or device_text(number))
+
+    def __contains__(self, key: RowKey) -> bool:
+        level, number = key
+        if level == "op":
+            return self.devices.columns is not None and number in self.devices.columns.keys
+        return level in self._by_level and number in self._by_level[level].at
+
+    def with_operations(self, key: RowKey) -> list[RowKey]:
+        """A row, and those of its operations."""
+        columns = self.devices.columns
+        if key[0] != "device" or columns is None:
+            return [key]
+        return [key, *(("op", columns.keys[place]) for place in self.devices.ops(key[1]))]
+
+    # --- rows -------------------------------------------------------------------------------------
+
+    def members(self, key: RowKey) -> list[int]:
+        """Numbers of the devices that a row adds up."""
+        level, number = key
+        if level == "op":
+            return [number >> 3]
+        return [number] if level == "device" else self._members[level].get(number, [])
+
+    @cached_property
+    def _members(self) -> dict[str, dict[int | None, list[int]]]:
+        """The devices of each group, by level."""
+        found: dict[str, dict[int | None, list[int]]] = {}
+        for level, view in self._views.items():
+            of_level = found.setdefault(level, {})
+            groups = view.groups if view is not None else {}
+            for number in self.devices.at:
+                of_level.setdefault(groups.get(number), []).append(number)
+        return found
+
+    @cached_property
+    def _levels(self) -> dict[str, int]:
+        """How much devices stand out because of findings, by the kernel's name."""
+        latest = self._view.latest
+        found: dict[str, int] = {}
+        for finding in (latest.findings if latest is not None else None) or ():
+            level = 1 if finding.kind in ("idle_path", "few_requests", "changed") else 2
+            for name in (finding.name, *finding.evidence.get("paths", ())):
+                found[name] = max(level, found.get(name, 0))
+        return found
+
+    @cached_property
+    def _of_host(self) -> dict[int, Device]:
+        views = [view for view in self._views.values() if view is not None]
+        devices = views[0].topology.devices if views else ()
+        return {d.number: d for d in devices if d.number is not None}
+
+    def row(self, key: RowKey, depth: int = 0) -> ScreenRow:
+        """The figures of a row."""
+        level, number = key
+        past, look = self._view.past, self._look
+        op = ALL_OPS
+        if level == "op":
+            assert self.devices.columns is not None
+            at = self.devices.columns.keys.index(number)
+            group = group_at(self.devices.columns, at)
+            number, op = number >> 3, number & 7
+            load = group.in_flight
+            worst_ns = max(group.d2c_ns.percentile(99) or 0, load.oldest_ns if load else 0)
+            name, state = "", op_label(OPS[op])
+        else:
+            figures = self._by_level[level]
+            group = figures.group(number)  # type: ignore[assignment]
+            worst_ns = int(figures.worst_ns[figures.at[number]])
+            name, state = self._text(key), self._state(key, group)
+        places = past.of(self.members(key), op)
+        found = self._levels.get(name, 0) if name else 0
+        if level == "device" and (device := self._of_host.get(number)) is not None:
+            found = max(found, self._levels.get(device.name, 0))
+        if look.by in TREES and level != "op":
+            fold = "" if not self._children.get(key) else OPEN if self._is_open(key) else CLOSED
+            before = "  " * depth + (fold or "  ")
+            name = before + shortened(name, NAME_WIDTH - len(before))
+        else:
+            name = shortened(name, NAME_WIDTH)
+        has_failed = group is not None and bool(group.errors)
+        return ScreenRow(
+            name,
+            state,
+            group,
+            worst_ns,
+            past.codes[places].max(axis=0, initial=0)[: past.slices],
+            int(past.errors[places].sum()),
+            int(past.requeues[places].sum()),
+            max(found, severity(worst_ns), 2 * (has_failed or state == WAITING)),
+            level != "op",
+            self.has_operations and level != "op",
+            key == look.selected,
+        )
+
+    def _state(self, key: RowKey, group: Group | None) -> str:
+        level, number = key
+        children = self._children.get(key, [])
+        if group is not None and not group.requests and group.in_flight and group.in_flight.end:
+            return WAITING
+        if children:
+            words = ("LUN", "LUNs") if level == "array" else ("path", "paths")
+            return how_many(len(children), *words)
+        device = self._of_host.get(number) if level == "device" else None
+        if device is not None and device.state not in (None, "running", "live"):
+            return device.state or ""
+        if group is None or not group.requests:
+            return "idle"
+        if device is not None and self._look.by in TREES:
+            return (device.access_state or "running").removeprefix("active/")
+        ops = self.devices.ops(number) if level == "device" else range(0)
+        only = group_at(self.devices.columns, ops[0]).op if len(ops) == 1 else None  # type: ignore[arg-type]
+        return op_label(only) if only else "all"
+
+    @property
+    def total(self) -> ScreenRow | None:
+        """The row of all devices together."""
+        if self.interval is None or self.n_own < 2:
+            return None
+        look, level = self._look, self.root
+        figures = self._by_level[level]
+        groups = self._members.get(level, {None: []})
+        left_out = set(groups.get(None, ()))
+        places = self._view.past.of(n for n in self.devices.at if n not in left_out)
+        word = {"device": "dev", "path": "LUNs", "lun": "LUNs"}.get(look.by, f"{look.by}s")
+        past, worst_ns = self._view.past, int(figures.worst_ns.max(initial=0))
+        return ScreenRow(
+            "all",
+            f"{self.n_own} {word}" if self.n_own < 1000 else f"{self.n_own}",
+            figures.total,
+            worst_ns,
+            None,
+            int(past.errors[places].sum()),
+            int(past.requeues[places].sum()),
+            severity(worst_ns),
+        )
+
+
+def severity(time_ns: float) -> int:
+    """How much a latency stands out: 0, 1 or 2."""
+    return (time_ns >= RAISED_NS) + (time_ns >= SEVERE_NS)
