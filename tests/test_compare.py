@@ -316,7 +316,7 @@ def test_valid_rules(text: str, expected: tuple[Any, ...]) -> None:
         *("", "read", "read.p99", "read.p99 >", "p99 > 10%", "read.p99 = 10%", "read.p99 > ten"),
         *("reads.p99 > 10%", "read.p0 > 10%", "read.median > 10%", "read.p99 > 10", "read.p99>5m"),
         *("read.iops > 5ms", "read.errors > 5%", "read.bandwidth > 5", "read.p99 > 10% more"),
-        *("a b/read.p99 > 10%", "read.p99 > 10%;", "read.p123 > 1ms", "read.p99 > nan%"),
+        *("a/b/read.p99 > 10%", "read.p99 > 10%;", "read.p123 > 1ms", "read.p99 > nan%"),
     ],
 )
 def test_invalid_rules(text: str, capfd: Capture) -> None:
