@@ -279,8 +279,7 @@ def test_json_of_commands_is_explained(traces: Path) -> None:
     archived = runner.call("archive", "--json", "-I60", "-o", "dataset", "phases.bin", "missing")
     summary = json.loads(archived.stdout)
     assert len(summary["fleet"]) > 1 and summary["failures"]
-    there = named_in("scale.md") | named_in("schema.md")
-    assert keys_of(summary) - {"p90", "p95"} <= there
+    assert keys_of(summary) - {"p90", "p95"} <= named_in("schema.md")
 
 
 @functools.cache

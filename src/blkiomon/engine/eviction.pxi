@@ -1,8 +1,8 @@
 # Bounds pending records in age (max_age_ns) and in number (max_pending).
 #
-# Technique: a record that finds max_pending others pending evicts the oldest eighth at once. One walk
-# through the table finds, by a histogram of times, the latest of these times; another one evicts. So
-# an eviction costs a small share of a walk, and depends on the records alone.
+# Technique: a record that finds max_pending others pending evicts the oldest eighth at once. One
+# walk through the table finds, by a histogram of times, the latest of these times; another one
+# evicts. So an eviction costs a small share of a walk, and depends on the records alone.
 #
 # Entry points: evict_by_age, from Engine at every snapshot, every SWEEP_EVERY records and at the
 # end; make_place, is_nearly_full, track_age, drop_pending and evict, from pairing. Never allocates.
