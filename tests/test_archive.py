@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import threading
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -790,7 +791,7 @@ def test_files_appear_as_a_whole(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def bucket() -> Iterator[Any]:
+def listed() -> Iterator[Any]:
     """An object store: it lists from a cache, and cannot append or rename."""
     fsspec.register_implementation("listed", Listed, clobber=True)
     fs = fsspec.filesystem("listed")
@@ -799,40 +800,74 @@ def bucket() -> Iterator[Any]:
     fs.store.clear()
 
 
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The file system of an S3 server with two empty buckets, which workers reach, too."""
+    from moto.server import ThreadedMotoServer  # slow to import
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "us-east-1")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    fs = fsspec.filesystem("s3")
+    for name in ("traces", "dataset"):
+        fs.mkdir(name)
+    yield fs
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    urllib.request.urlopen(f"{url}/moto-api/reset", data=b"").close()  # else the process keeps them
+    server.stop()
+
+
+@pytest.mark.parametrize(("scheme", "workers"), [("listed", 0), ("s3", 2)])
 def test_traces_and_dataset_may_be_in_an_object_store(
-    traces: Path, first: Summary, bucket: Any, tmp_path: Path
+    scheme: str,
+    workers: int,
+    traces: Path,
+    first: Summary,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
+    fs = request.getfixturevalue(scheme)
     for path in traces.rglob("*.*"):
-        bucket.pipe_file(f"/traces/{path.relative_to(traces)}", path.read_bytes())
-    urls = ["listed://traces/*/*"]
-    remote = archived(*urls, dataset="listed://ds")
+        fs.pipe_file(f"/traces/{path.relative_to(traces)}", path.read_bytes())
+    urls, dataset = [f"{scheme}://traces/*/*"], f"{scheme}://dataset"
+    remote = archived(*urls, dataset=dataset, workers=workers)
     assert same(first, remote)
-    assert archived(*urls, dataset="listed://ds").resumed == 4
-    bucket.pipe_file("/traces/db/late.bin", over_midnight(seconds=1))
-    assert archived(*urls, dataset="listed://ds").resumed == 3
-    assert main(["-o", "listed://ds", "--compact"]) == 0
-    bucket.rm_file("/traces/web1/a.bin")
-    assert main(["-o", "listed://ds", "--prune"]) == 0
-    bucket.invalidate_cache()
-    for name in bucket.find("/ds"):
+    assert archived(*urls, dataset=dataset).resumed == 4
+    fs.pipe_file("/traces/db/late.bin", over_midnight(seconds=1))
+    assert archived(*urls, dataset=dataset).resumed == 3
+    assert main(["-o", dataset, "--compact"]) == 0
+    fs.rm_file("/traces/web1/a.bin")
+    assert main(["-o", dataset, "--prune"]) == 0
+    fs.invalidate_cache()
+    for name in fs.find("/dataset"):
         copy = tmp_path / name.removeprefix("/")
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(bucket.cat_file(name))
+        copy.write_bytes(fs.cat_file(name))
     expected = stored()
     del expected["web1", "a.bin"]
     expected["db", "late.bin"] = expected["db", "late.bin"][:1]
-    found = stored(tmp_path / "ds")
+    found = stored(tmp_path / "dataset")
     assert found.keys() == expected.keys()
     assert found["web2", "b.gz"] == expected["web2", "b.gz"]
     assert len(found["db", "late.bin"]) == 1
-    assert len(parts(tmp_path / "ds")) == 2
+    assert len(parts(tmp_path / "dataset")) == 2
 
 
-def test_lock_in_an_object_store_names_its_holder(traces: Path, bucket: Any) -> None:
-    with locked("listed://ds"):
+@pytest.mark.parametrize("scheme", ["listed", "s3"])
+def test_lock_in_an_object_store_names_its_holder(
+    scheme: str, traces: Path, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(scheme)
+    dataset = f"{scheme}://dataset"
+    with locked(dataset):
         with pytest.raises(DatasetError, match=rf"process {os.getpid()} on .* remove _manifest"):
-            archived(dataset="listed://ds")
-    assert archived(dataset="listed://ds").traces == 4
+            archived(dataset=dataset)
+    assert archived(dataset=dataset).traces == 4
 
 
 class Whole(http.server.SimpleHTTPRequestHandler):

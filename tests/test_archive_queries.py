@@ -1,4 +1,4 @@
-"""Queries of a dataset: DuckDB, polars, pandas and pyarrow give the library's percentiles."""
+"""Percentiles of a dataset by DuckDB, polars, pandas, pyarrow and Spark equal the library's."""
 
 from __future__ import annotations
 
@@ -112,20 +112,90 @@ def by_pyarrow(root: Path, quantity: str, keys: tuple[str, ...]) -> dict[Key, li
     return {row[: len(keys)]: list(row[len(keys) :]) for row in rows}
 
 
+CASES: list[tuple[str, tuple[str, ...]]] = [
+    *itertools.product(QUANTITIES, [("host", "device", "op"), ()]),
+    *(("d2c", keys) for keys in [("host",), ("op", "hour"), ("host", "hour"), ("device",)]),
+]
+
+
 @pytest.mark.parametrize("engine", [by_duckdb, by_polars, by_pandas, by_pyarrow])
-@pytest.mark.parametrize(
-    ("quantity", "keys"),
-    [
-        *itertools.product(QUANTITIES, [("host", "device", "op"), ()]),
-        *(("d2c", keys) for keys in [("host",), ("op", "hour"), ("host", "hour"), ("device",)]),
-    ],
-)
+@pytest.mark.parametrize(("quantity", "keys"), CASES)
 def test_percentiles_equal_those_of_the_library(
     engine: Any, quantity: str, keys: tuple[str, ...], dataset: Path
 ) -> None:
     expected = by_library(dataset, quantity, keys)
     assert expected
     assert engine(dataset, quantity, keys) == expected
+
+
+def test_spark_gives_the_percentiles_of_the_library(dataset: Path) -> None:
+    sql = pytest.importorskip(
+        "pyspark.sql",
+        reason="Spark is not installed (pip install 'pyspark<4'; apt-get install "
+        "default-jre-headless)",
+    )
+    builder = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+    for name, value in SPARK.items():
+        builder = builder.config(name, value)
+    with builder.getOrCreate() as spark:
+        frame = spark.read.parquet(str(dataset / "ds/requests"))
+        frame.selectExpr("*", "date_trunc('hour', start) AS hour").createTempView("requests")
+        for quantity, keys in CASES:
+            found: dict[Key, list[int]] = {}
+            for *of, count, _, value in spark.sql(by_spark(quantity, keys)).collect():
+                found.setdefault(tuple(map(in_utc, of)), [count]).append(value)
+            assert found == by_library(dataset, quantity, keys), (quantity, keys)
+
+
+SPARK = {
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.shuffle.partitions": "1",
+}
+
+
+def by_spark(quantity: str, keys: tuple[str, ...]) -> str:
+    """The question in Spark's SQL: a row for each group and percentage."""
+    unit = "bytes" if quantity == "size" else "ns"
+    columns = "".join(f"{key}, " for key in keys)
+    group = f"PARTITION BY {', '.join(keys or ['true'])}"
+    percents = ", ".join(f"({percent})" for percent in PERCENTS)
+    return f"""
+        WITH listed AS (
+            SELECT {columns} bin, n,
+                   {quantity}_min_{unit} AS least, {quantity}_max_{unit} AS greatest
+            FROM requests
+            LATERAL VIEW inline(arrays_zip({quantity}_bin, {quantity}_count)) AS bin, n
+        ),
+        summed AS (
+            SELECT {columns} bin, sum(n) AS n, min(least) AS least, max(greatest) AS greatest
+            FROM listed GROUP BY {columns} bin
+        ),
+        running AS (
+            SELECT {columns} sum(n) OVER ({group}) AS total,
+                   sum(n) OVER ({group} ORDER BY bin) AS upto,
+                   min(least) OVER ({group}) AS least, max(greatest) OVER ({group}) AS greatest,
+                   bin, greatest(bin div 64 - 1, 0) AS shift
+            FROM summed
+        ),
+        ranked AS (
+            SELECT *, ceil(percent * total / 100) AS rank,
+                   shiftleft(bin - 64 * shift, int(shift)) + (shiftleft(1L, int(shift)) - 1) div 2
+                   AS middle
+            FROM running CROSS JOIN VALUES {percents} AS percents(percent)
+        )
+        SELECT {columns} total, percent,
+               CASE WHEN rank = 1 THEN min(least) WHEN rank = total THEN max(greatest)
+                    ELSE greatest(least(min_by(middle, upto), max(greatest)), min(least))
+               END AS value
+        FROM ranked WHERE upto >= rank GROUP BY {columns} total, percent, rank ORDER BY percent
+    """
+
+
+def in_utc(value: Any) -> Any:
+    """Spark returns times in this machine's zone, without stating it."""
+    return value.astimezone(datetime.UTC) if isinstance(value, datetime.datetime) else value
 
 
 def test_wrong_questions_are_refused(dataset: Path) -> None:
