@@ -140,7 +140,7 @@ def test_spark_gives_the_percentiles_of_the_library(dataset: Path) -> None:
     with builder.getOrCreate() as spark:
         frame = spark.read.parquet(str(dataset / "ds/requests"))
         frame.selectExpr("*", "date_trunc('hour', start) AS hour").createTempView("requests")
-        for quantity, keys in CASES:
+        for quantity, keys in CASES[::2]:  # a job takes seconds
             found: dict[Key, list[int]] = {}
             for *of, count, _, value in spark.sql(by_spark(quantity, keys)).collect():
                 found.setdefault(tuple(map(in_utc, of)), [count]).append(value)
