@@ -598,6 +598,16 @@ def test_changed_trace_is_read_again_and_its_old_rows_removed(traces: Path, firs
     assert stored() == stored("other")
 
 
+def test_renamed_trace_counts_once_after_pruning(traces: Path, first: Summary) -> None:
+    path = traces / "db" / "late.bin"
+    path.rename(path.with_name("later.bin"))
+    assert archived().resumed == 3
+    assert {("db", "late.bin"), ("db", "later.bin")} <= stored().keys()
+    assert main(["-o", "ds", "--prune"]) == 0
+    assert same(archived(), archived(dataset="other"))
+    assert stored() == stored("other")
+
+
 @pytest.mark.parametrize("options", [{"interval": 2.0}, {"resync": True}, {"host": "*/{host}"}])
 def test_other_options_begin_anew(first: Summary, options: dict[str, Any]) -> None:
     assert archived(**options).resumed == 0

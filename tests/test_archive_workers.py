@@ -292,6 +292,20 @@ def test_no_process_listens_on_a_socket_while_traces_are_read(tmp_path: Path, wo
     assert json.loads(out)["records"] == 2000
 
 
+def test_client_of_a_scheduler_listens_on_no_socket(cluster: Cluster, tmp_path: Path) -> None:
+    held = Held(tmp_path / "h" / "sda.bin")
+    with archiving(tmp_path / "ds", "--scheduler", cluster.address, held.path) as running:
+        workers = {process.pid for process in cluster.workers}
+        until(lambda: who_has_open(held.path, workers), "a worker to read it")
+        assert open_sockets(descendants(running.pid)) == []
+        assert open_sockets(workers)  # those of Dask do
+        os.write(held.fd, SHORT)
+        os.close(held.fd)
+        status, out, err = running.outcome()
+    assert (status, without_warning(err)) == (0, [])
+    assert json.loads(out)["records"] == 1000
+
+
 def test_dask_and_pandas_are_not_imported_without_need(tmp_path: Path) -> None:
     code = (
         "import sys; from blkiomon.commands.cli import main; status = main(sys.argv[1:]);"
