@@ -128,6 +128,7 @@ def test_percentiles_equal_those_of_the_library(
     assert engine(dataset, quantity, keys) == expected
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # Spark leaves sockets open
 def test_spark_gives_the_percentiles_of_the_library(dataset: Path) -> None:
     sql = pytest.importorskip(
         "pyspark.sql",

@@ -27,6 +27,9 @@ import prometheus
 import pytest
 import quirks
 import runner
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus import CONTRIB
 from prometheus_client.exposition import floatToGoString
 from prometheus_client.parser import text_string_to_metric_families
@@ -511,6 +514,35 @@ def test_textfile_continues_when_its_directory_returns(tmp_path: Path, said: lis
     sink.close()
     assert len(said) == 1 and "No such file or directory (the next attempt" in said[0]
     assert samples(path.read_text())["blkiomon_records_total",] == 4  # nothing is missing
+
+
+# -- dashboards ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["grafana-dashboard.json", "grafana-fleet.json"])
+def test_dashboards_have_only_fields_that_grafana_knows(name: str) -> None:
+    """Grafana ignores a misspelt field; its own classes drop it."""
+    register_default_plugins()
+    text = (CONTRIB / name).read_text()
+    assert through_grafana(text) == json.loads(text)
+    misspelt = text.replace('"displayMode"', '"displaymode"')
+    assert misspelt != text and through_grafana(misspelt) != json.loads(misspelt)
+
+
+def through_grafana(text: str) -> dict[str, Any]:
+    """The fields of a dashboard that Grafana knows."""
+    encoded = json.dumps(Dashboard.from_json(json.loads(text)), cls=JSONEncoder)
+    known: dict[str, Any] = json.loads(encoded)
+    return kept(known, json.loads(text))
+
+
+def kept(known: Any, given: Any) -> Any:
+    """What is known, without the defaults of fields that were not given."""
+    if isinstance(given, dict):
+        return {key: kept(known[key], value) for key, value in given.items() if key in known}
+    if isinstance(given, list):
+        return [kept(*both) for both in zip(known, given, strict=True)]
+    return known
 
 
 # -- a real Prometheus -----------------------------------------------------------------------------
