@@ -294,7 +294,7 @@ def test_path_that_was_never_seen_is_not_called_idle() -> None:
 def test_stalled_path_of_a_map_that_was_not_traced() -> None:
     stuck = [Io(number("8:16"), "read", 4096, S // 2, None)]
     tracker = Tracker(HOST, "path")
-    tracker(interval_of([*load("8:0", 300, 1), *stuck], 0, S))
+    tracker(losing(0, interval_of([*load("8:0", 300, 1), *stuck], 0, S)))
     found = tracker(interval_of(stuck, S, 2 * S)).findings
     assert found is not None
     assert [(f.kind, f.name) for f in found] == [("stalled_path", "sdb")]
@@ -302,6 +302,20 @@ def test_stalled_path_of_a_map_that_was_not_traced() -> None:
         "sdb, a path of mpatha to port2, is stalled: nothing completes, 1 request in flight for "
         "up to 1.50 s"
     )
+
+
+def losing(events: int, interval: Interval) -> Interval:
+    """The interval with so many lost events."""
+    return replace(interval, counts=replace(interval.counts, lost_events=events))
+
+
+def test_path_does_not_stall_if_all_completions_may_be_lost() -> None:
+    stuck = [Io(number("8:16"), "read", 4096, S // 2 + n, None) for n in range(3)]
+    for lost, kinds_ in ((2, ["stalled_path"]), (3, ["idle_path"])):
+        tracker = Tracker(HOST, "path")
+        tracker(losing(lost, interval_of([*load("8:0", 300, 1), *stuck], 0, S)))
+        found = tracker(losing(0, interval_of(stuck, S, 2 * S))).findings
+        assert [f.kind for f in found or ()] == kinds_
 
 
 def test_findings_do_not_change_the_figures() -> None:

@@ -279,6 +279,31 @@ def test_hung_request_is_found(tmp_path: Path) -> None:
     )
 
 
+def without_completion(at_ns: int, records: Sequence[tw.Record]) -> list[tw.Record]:
+    """A device's records, numbered as the kernel does, but for the completion of that time."""
+    numbered = [tw.replace(record, sequence=n) for n, record in enumerate(records, 1)]
+    return [record for record in numbered if record.time_ns != at_ns]
+
+
+def test_request_whose_completion_may_be_lost_is_not_said_to_hang(tmp_path: Path) -> None:
+    other = requests(2, MS, start_ns=2 * S, device=SDB)
+    path = write(tmp_path / "t", without_completion(0, requests(3000, MS)))
+    assert found_in(summarized(path)) == []
+    path = write(tmp_path / "t", requests(3000, MS), without_completion(2 * S + MS, other))
+    assert found_in(summarized(path)) == [
+        "8:16 may have hung: at the end 1 request was in flight, the oldest for 5.00 s; but 1 "
+        "event was lost, perhaps a completion"
+    ]
+
+
+def test_idle_device_does_not_stall_if_a_completion_was_lost(tmp_path: Path) -> None:
+    last = [tw.issue(3 * S, 8, 4096), tw.complete(3 * S + MS, 8, 4096)]
+    again = [tw.issue(5 * S, 8, 4096), tw.complete(5 * S + MS, 8, 4096)]
+    records = [*requests(900, MS), *last, *again, *requests(900, MS, start_ns=5 * S + 2 * MS)]
+    path = write(tmp_path / "t", without_completion(3 * S + MS, records))
+    assert found_in(summarized(path)) == []
+
+
 def test_stall_is_found_with_its_time(tmp_path: Path) -> None:
     stuck = [tw.issue(3 * S, 8, 4096), tw.complete(5 * S, 8, 4096)]
     path = write(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -63,6 +64,9 @@ LEAST_FAILED = 3
 
 STALL_NS = NS_PER_S
 """Nothing completes, and a request has been in flight for so long."""
+
+MOST_LOSSES = 3600
+"""Intervals with lost events that are remembered."""
 
 PASSTHROUGH = OPS.index("other")
 """Operation of a path checker's commands, which are no load."""
@@ -149,6 +153,8 @@ class Table:
         percentiles = columns.d2c_ns.percentiles
         self.percentiles = np.vstack([percentiles, np.zeros_like(percentiles[:1])]).astype(float)
         self.duration_ns = columns.duration_ns
+        self.end_ns = interval.end_ns
+        self.lost_events = interval.counts.lost_events + interval.counts.sequence_gaps
         of_devices = self._keys[:-1]
         self.ops = sorted(set(distinct(of_devices & 7).tolist()) - {ALL_OPS})
         self.devices: list[int] = distinct(of_devices >> 3).tolist()
@@ -266,6 +272,7 @@ class Facts:
         waited: of each LUN that has been stalled since the interval before, the paths on which its
             requests were last in flight.
         is_whole: the interval is a whole run: its end is not the present.
+        losses: ends of the intervals in which events were lost, and how many were.
     """
 
     luns: Sequence[Lun]
@@ -273,10 +280,15 @@ class Facts:
     siblings: Siblings
     waited: Mapping[str, Sequence[str]] = field(default_factory=dict)
     is_whole: bool = False
+    losses: Iterable[tuple[int, int]] = ()
 
     @property
     def latest(self) -> Table:
         return self.tables[-1]
+
+    def lost_since(self, issued_ns: int) -> int:
+        """How many events were lost since then; any may be a completion."""
+        return sum(lost for end_ns, lost in self.losses if end_ns > issued_ns)
 
     def figures(self, device: Device, op: int = ALL_OPS) -> list[Figures]:
         """The figures of a device in both intervals."""
@@ -418,7 +430,10 @@ def _stalled(facts: Facts) -> Iterator[Finding]:
 
 
 def _waits(facts: Facts, device: Device) -> Figures | None:
-    """The figures of a device that completes nothing, though requests have long been in flight."""
+    """The figures of a device that completes nothing, though requests have long been in flight.
+
+    None if the completions of all of these requests may have been lost.
+    """
     of_device = facts.latest.get(device, ALL_OPS)
     if of_device is None:
         return None
@@ -426,8 +441,11 @@ def _waits(facts: Facts, device: Device) -> Figures | None:
     data = [of for of in ops if of is not None]
     if of_device.in_flight is None:  # with --op it is known of operations alone
         of_device = max(data, key=lambda of: of.oldest_ns or 0, default=of_device)
-    is_old = bool(of_device.in_flight) and (of_device.oldest_ns or 0) >= STALL_NS
-    return of_device if is_old and not any(of.requests for of in data) else None
+    in_flight, oldest_ns = of_device.in_flight or 0, of_device.oldest_ns or 0
+    if oldest_ns < STALL_NS or any(of.requests for of in data):
+        return None
+    lost = facts.lost_since(facts.latest.end_ns - oldest_ns)
+    return of_device if in_flight > lost else None
 
 
 def _in_flight(figures: Figures) -> str:
@@ -737,6 +755,7 @@ class Tracker:
         self._siblings = Siblings(self._luns, self._traced)
         self._before: tuple[Table, ...] = ()
         self._waited: dict[str, Sequence[str]] = {}
+        self._losses: deque[tuple[int, int]] = deque(maxlen=MOST_LOSSES)
         self.topology = topology
         self._has_ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -773,7 +792,15 @@ class Tracker:
         if now is not before or not self._traced.issuperset(table.devices):
             self._traced.update(table.devices)
             self._siblings = Siblings(self._luns, self._traced)
-        facts = Facts(self._luns, (*self._before, table), self._siblings, self._waited)
+        if table.lost_events:
+            self._losses.append((table.end_ns, table.lost_events))
+        facts = Facts(
+            self._luns,
+            (*self._before, table),
+            self._siblings,
+            self._waited,
+            losses=self._losses,
+        )
         of_now = findings(facts)
         self._waited = {f.name: f.evidence["paths"] for f in of_now if f.kind == "stalled"}
         self._before = (table,)

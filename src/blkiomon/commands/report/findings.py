@@ -58,6 +58,11 @@ COARSE_BITS = 2
 NameOf = Callable[[int], str | None]
 
 
+def lost_events(item: Interval) -> int:
+    """Events that are missing, as far as that is known; any may be a completion."""
+    return item.counts.lost_events + item.counts.sequence_gaps
+
+
 class Change(NamedTuple):
     """An operation of a device that got slower.
 
@@ -98,7 +103,7 @@ def findings(
     runs = _between(slices, gaps)
     hung = _hung(whole, whole.end_ns - gaps[-1][1] if gaps else None)
     found = (
-        *_explain_hung(hung, named),
+        *_explain_hung(hung, named, lost_events(whole)),
         *_stalled(runs, whole, named, {device for _, _, device in hung}),
         *(san.of_run(whole, topology) if topology is not None else ()),
         *_slow_device(whole, named),
@@ -139,14 +144,20 @@ def _hung(whole: Interval, most_ns: int | None) -> list[tuple[int, int, int]]:
 
 
 def _explain_hung(
-    hung: Sequence[tuple[int, int, int]], named: Callable[[int], str]
+    hung: Sequence[tuple[int, int, int]], named: Callable[[int], str], lost: int
 ) -> Iterator[str]:
+    """What hung; a request whose completion was lost looks the same."""
     if hung:
         oldest_ns, in_flight, device = max(hung)
         requests = how_many(in_flight, "request was", "requests were", ",")
+        may_be_lost = lost >= in_flight
+        but = ""
+        if may_be_lost:
+            events = how_many(lost, "event was", "events were", ",")
+            but = f"; but {events} lost, perhaps {'a completion' if lost == 1 else 'completions'}"
         yield (
-            f"{named(device)} hung: at the end {requests} in flight, "
-            f"the oldest for {time_text(oldest_ns)}{_others(len(hung) - 1, 'hung')}"
+            f"{named(device)} {'may have hung' if may_be_lost else 'hung'}: at the end {requests} "
+            f"in flight, the oldest for {time_text(oldest_ns)}{_others(len(hung) - 1, 'hung')}{but}"
         )
 
 
@@ -179,13 +190,17 @@ def _stalled(
 
 
 def _idle_stretches(slices: Sequence[Interval]) -> Iterator[tuple[int, int, int]]:
-    """Device, start and end of each time in which it completed nothing, although it was busy."""
+    """Device, start and end of each time in which it completed nothing, although it was busy.
+
+    A device is not busy if all completions that it waits for may have been lost.
+    """
     since: dict[int, int] = {}
     end_ns = 0
+    lost = sum(map(lost_events, slices))  # a loss may be known long after its time
     for item in slices:
         loads = item.snapshot.loads
         duration_ns = item.end_ns - item.start_ns
-        is_busy = (loads["op"] == layout.ALL_OPS) & (loads["in_flight"] > 0)
+        is_busy = (loads["op"] == layout.ALL_OPS) & (loads["in_flight"] > lost)
         is_busy &= (loads["busy_ns"] >= duration_ns * 0.999) & (loads["busy_ns"] != U64_MAX)
         waiting = set(loads["device"][is_busy].tolist()) if duration_ns else set()
         if waiting:
