@@ -228,6 +228,7 @@ class Fio:
             "filename": file,
             "ioengine": "libaio",
             "direct": 1,
+            "thread": 1,  # no other process that outlives a kill
             "iodepth": 8,
             "bs": "4k",
             "rw": "randrw",
