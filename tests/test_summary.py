@@ -318,6 +318,42 @@ def test_stall_is_found_with_its_time(tmp_path: Path) -> None:
     assert 1.9 < float(at) < 2.2 and 1.7 < float(lasted) <= 2
 
 
+def discards(n: int, start_ns: int) -> list[tw.Record]:
+    """Discards of 1 MiB, a millisecond each, one after the other."""
+    return [
+        record
+        for at in range(start_ns, start_ns + n * 2 * MS, 2 * MS)
+        for record in (
+            tw.issue(at, 1 << 30, 1 << 20, tw.WRITE | tw.DISCARD),
+            tw.complete(at + MS, 1 << 30, 1 << 20, tw.WRITE | tw.DISCARD),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("d2c_ns", "expected"),
+    [
+        (
+            20 * MS,
+            [
+                "reads of 8:0 were slower while discards ran: p95 20.0 ms, 1.00 ms without them",
+            ],
+        ),
+        (MS, []),
+    ],
+)
+def test_discards_that_slow_down_reads_are_found(
+    tmp_path: Path, d2c_ns: int, expected: list[str]
+) -> None:
+    reads = [
+        *requests(2000, MS),
+        *requests(250, d2c_ns, start_ns=5 * S),
+        *requests(1000, MS, start_ns=5 * S + 500 * MS),
+    ]
+    path = write(tmp_path / "t", reads, discards(250, 5 * S))
+    assert found_in(summarized(path))[:1] == expected
+
+
 def test_slow_device_is_found(tmp_path: Path) -> None:
     parts = [requests(500, MS, device=device) for device in (SDA, SDB)]
     path = write(tmp_path / "t", *parts, requests(500, 20 * MS, device=SDC))

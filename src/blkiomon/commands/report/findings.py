@@ -5,6 +5,7 @@ A finding needs enough requests. If these are too few, there is no finding.
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -19,6 +20,7 @@ from blkiomon.commands.table import count_cell, is_supported, plural
 from blkiomon.console import how_many, printable
 from blkiomon.engine import layout
 from blkiomon.formats.units import bytes_text, device_text, time_text
+from blkiomon.interval.departures import departure
 from blkiomon.interval.distribution import N_BINS, bin_bounds
 from blkiomon.interval.groups import NS_PER_S, Group
 from blkiomon.interval.moments import U64_MAX
@@ -46,8 +48,13 @@ least so many requests, and of at least one part in so many of the run."""
 LOAD_FACTOR = 1.5
 """A finding says so if requests were also so many times as many, or as large."""
 
+MOST_DISCARDING = 4
+"""Devices whose reads and writes are compared with and without discards: those with the most."""
+
 MOST_GROUPS = 32
 """Operations of devices that are searched for changes: those with the most time in flight."""
+
+DISCARD = layout.OPS.index("discard")
 
 N_BLOCKS = 64
 """Moments at which an operation may have got slower."""
@@ -107,6 +114,7 @@ def findings(
         *_stalled(runs, whole, named, {device for _, _, device in hung}),
         *(san.of_run(whole, topology) if topology is not None else ()),
         *_slow_device(whole, named),
+        *(() if gaps else _slower_beside_discards(slices, whole, named)),
         *_got_slower(runs, map(merge, runs) if gaps else [whole], whole, named),
     )
     return list(found[:MOST])
@@ -239,6 +247,45 @@ def _slow_device(whole: Interval, named: Callable[[int], str]) -> Iterator[str]:
                 f"{time_text(usual_ns)} on {of_others}{_because(usual, group)}"
             )
             found.append((p99_ns / max(usual_ns, 1), sentence))
+    if found:
+        yield max(found)[1]
+
+
+def _slower_beside_discards(
+    slices: Sequence[Interval], whole: Interval, named: Callable[[int], str]
+) -> Iterator[str]:
+    """The reads or writes that took longest, compared with the others, while discards ran."""
+    discards = [
+        (group.requests, group.device)
+        for group in whole.groups()
+        if group.op == "discard" and group.requests and group.device not in (None, OTHERS)
+    ]
+    blocks = _blocks(slices, whole)
+    found = []
+    for _, device in heapq.nlargest(MOST_DISCARDING, discards):
+        assert device is not None
+        has_discards = np.zeros(N_BLOCKS, bool)
+        for block, item in zip(blocks.tolist(), slices):
+            of_device = item.rows["op"][item.rows["device"] == device]
+            has_discards[block] |= DISCARD in of_device
+        sides: list[list[Interval]] = [[], []]
+        for is_beside, item in zip(has_discards[blocks].tolist(), slices):
+            sides[is_beside].append(reduce_to(item, device))
+        if not all(sides):
+            continue
+        without, beside = map(merge, sides)
+        for op in ("read", "write"):
+            usual, slow = _group(without, device, op), _group(beside, device, op)
+            if usual is None or slow is None:
+                continue
+            departs = departure(slow.d2c_ns, usual.d2c_ns, CHANGE_FACTOR)
+            if departs is not None:
+                sentence = (
+                    f"{plural(op)} of {named(device)} were slower while discards ran: "
+                    f"p{departs.percent} {time_text(departs.value)}, {time_text(departs.usual)} "
+                    f"without them{_because(usual, slow)}"
+                )
+                found.append((departs.value / max(departs.usual, 1), sentence))
     if found:
         yield max(found)[1]
 
