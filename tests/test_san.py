@@ -15,6 +15,7 @@ import runner
 from intervals import Io, interval_of
 from test_views import ARRAYS, HOST, S, number
 
+from blkiomon.commands.report.findings import findings
 from blkiomon.commands.san import Tracker, changes, of_run
 from blkiomon.console import EXIT_INPUT, EXIT_USAGE
 from blkiomon.interval.departures import departure, percentile_limits, share_limits
@@ -302,6 +303,24 @@ def test_stalled_path_of_a_map_that_was_not_traced() -> None:
         "sdb, a path of mpatha to port2, is stalled: nothing completes, 1 request in flight for "
         "up to 1.50 s"
     )
+
+
+def test_path_does_not_stall_if_its_map_has_no_old_request() -> None:
+    """Native NVMe multipath moves requests to another path without completing them."""
+    left = [Io(number("8:16"), "read", 4096, S // 2, None)]
+    loads = [*load("8:0", 300, 1), *load(MAP, 300, 1)]
+    for later in ([replace(io, issue_ns=io.issue_ns + S) for io in loads], []):
+        tracker = Tracker(HOST, "path")
+        tracker(losing(0, interval_of([*loads, *left], 0, S)))
+        found = tracker(losing(0, interval_of([*later, *left], S, 2 * S))).findings
+        assert "stalled_path" not in {f.kind for f in found or ()}
+    run = losing(0, interval_of([*loads, *left], 0, 9 * S))
+    assert findings([run], run, HOST.names().get, HOST)[:1] != [HUNG]
+    assert findings([run], run, HOST.names().get)[:1] == [HUNG]
+
+
+MAP = "253:0"
+HUNG = "sdb hung: at the end 1 request was in flight, the oldest for 8.50 s"
 
 
 def losing(events: int, interval: Interval) -> Interval:

@@ -24,7 +24,17 @@ from stacks import PORTALS, Stack
 Finding = dict[str, Any]
 Json = dict[str, Any]
 
-LOAD = {"rw": "randread", "iodepth": 4, "rate_iops": 150, "time_based": 1, "runtime": 1800}
+SIZE_BYTES = 9 << 9
+"""Of the reads of fio: udev and multipathd read other sizes when a path comes back."""
+
+LOAD = {
+    "rw": "randread",
+    "bs": SIZE_BYTES,
+    "iodepth": 4,
+    "rate_iops": 150,
+    "time_based": 1,
+    "runtime": 1800,
+}
 """As a server that has a steady load: it ends when the test says so."""
 
 INTERVAL_S = 2
@@ -120,10 +130,18 @@ def watched(stack: Stack, by: str = "path", **load: object) -> Iterator[Run]:
 
 
 def completed(run: Run) -> dict[str, int]:
-    """What fio read, and the reads that the paths completed without an error."""
+    """Reads of fio's size that the paths completed without an error."""
     groups = [group for one in run.live.intervals() for group in one["devices"]]
     reads = [group["ops"]["read"] for group in groups if "read" in group["ops"]]
-    return {"read": sum(one["requests"] - one["errors"] for one in reads)}
+    found = 0
+    for read in reads:
+        bins = read["size_bytes"]["histogram"]
+        found += sum(
+            n
+            for low, high, n in zip(bins["low"], bins["high"], bins["count"], strict=True)
+            if low <= SIZE_BYTES <= high
+        )
+    return {"read": found - sum(read["errors"] for read in reads)}
 
 
 def shown_topology() -> dict[str, Json]:

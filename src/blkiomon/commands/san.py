@@ -273,6 +273,7 @@ class Facts:
             requests were last in flight.
         is_whole: the interval is a whole run: its end is not the present.
         losses: ends of the intervals in which events were lost, and how many were.
+        traced: numbers of the devices that had a request so far.
     """
 
     luns: Sequence[Lun]
@@ -281,6 +282,7 @@ class Facts:
     waited: Mapping[str, Sequence[str]] = field(default_factory=dict)
     is_whole: bool = False
     losses: Iterable[tuple[int, int]] = ()
+    traced: Set[int] = frozenset()
 
     @property
     def latest(self) -> Table:
@@ -402,6 +404,24 @@ def of_run(whole: Interval, topology: Topology) -> list[str]:
     return [finding.text for finding in findings(facts)]
 
 
+def without_moved(
+    hung: list[tuple[int, int, int]], whole: Interval, topology: Topology | None
+) -> list[tuple[int, int, int]]:
+    """What hung, but for paths of a traced map that did not hang: their requests went elsewhere.
+
+    Args:
+        hung: age of the oldest request, number in flight, and device.
+        whole: the run.
+        topology: of the traced host, if it is known.
+    """
+    if topology is None:
+        return hung
+    numbers = {device.name: device.number for device in topology.devices}
+    flowing = set(whole.rows["device"].tolist()) - {device for *_, device in hung}
+    moved = {d.number for d in topology.devices if d.map and numbers.get(d.map) in flowing}
+    return [item for item in hung if item[2] not in moved]
+
+
 # --- stalls ---------------------------------------------------------------------------------------
 
 
@@ -424,9 +444,19 @@ def _stalled(facts: Facts) -> Iterator[Finding]:
                 where = f"last seen on path {', '.join(last)}" if last else "no path has any"
             text = f"{lun.name} is stalled: nothing completes, {_in_flight(of_map)}; {where}"
             yield Finding("stalled", lun.name, text, _stall(of_map, lun, names))
-        for path, of in waiting if of_map is None else ():
+        for path, of in waiting if of_map is None and not _flows(facts, lun.map) else ():
             text = f"{_described(path, lun)}, is stalled: nothing completes, {_in_flight(of)}"
             yield Finding("stalled_path", path.name, text, _stall(of, lun, [path.name]))
+
+
+def _flows(facts: Facts, above: Device | None) -> bool:
+    """Whether no request of a map is old. Then none of a path is, even if it seems in flight there:
+    native NVMe multipath takes requests away from a path without a trace.
+    """
+    if above is None or above.number not in facts.traced:
+        return False
+    figures = [facts.latest.get(above, op) for op in (ALL_OPS, *facts.latest.ops)]
+    return not any(of is not None and (of.oldest_ns or 0) >= STALL_NS for of in figures)
 
 
 def _waits(facts: Facts, device: Device) -> Figures | None:
@@ -800,6 +830,7 @@ class Tracker:
             self._siblings,
             self._waited,
             losses=self._losses,
+            traced=self._traced,
         )
         of_now = findings(facts)
         self._waited = {f.name: f.evidence["paths"] for f in of_now if f.kind == "stalled"}

@@ -109,6 +109,7 @@ def findings(
 
     runs = _between(slices, gaps)
     hung = _hung(whole, whole.end_ns - gaps[-1][1] if gaps else None)
+    hung = san.without_moved(hung, whole, topology)
     found = (
         *_explain_hung(hung, named, lost_events(whole)),
         *_stalled(runs, whole, named, {device for _, _, device in hung}),
