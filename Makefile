@@ -49,7 +49,7 @@ unexport BLKIOMON_COVERAGE BLKIOMON_DEBUG BLKIOMON_SANITIZE
 .NOTPARALLEL:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check debug sanitize coverage fuzz soak profile bench guard \
+.PHONY: help demo test lint lint-pages check debug sanitize coverage fuzz soak profile bench guard \
 	manual dist dropin everywhere lab clean FORCE
 
 , := ,
@@ -69,7 +69,7 @@ check: $(RELEASE)/.stamp-tools ## the tests alone
 	@$(RELEASE)/bin/pytest $(TESTS)
 
 # cython-lint looks for pycodestyle on PATH.
-lint: $(RELEASE)/.stamp-tools ## ruff, mypy, stubtest, cython-lint and the order of imports
+lint: $(RELEASE)/.stamp-tools ## ruff, mypy, stubtest, biome, cython-lint and the order of imports
 	$(call say,ruff)
 	@$(RELEASE)/bin/ruff check --quiet .
 	@$(RELEASE)/bin/ruff format --quiet --check .
@@ -79,10 +79,23 @@ lint: $(RELEASE)/.stamp-tools ## ruff, mypy, stubtest, cython-lint and the order
 	$(call say,stubtest)
 	@$(RELEASE)/bin/python tools/quiet.py $(RELEASE)/bin/stubtest --concise \
 		--allowlist tools/stubtest.txt $(STUBS)
+	$(call say,biome)
+	@$(MAKE) --no-print-directory lint-pages
 	$(call say,cython-lint)
 	@PATH="$(CURDIR)/$(RELEASE)/bin:$$PATH" cython-lint src
 	$(call say,import-linter)
 	@$(RELEASE)/bin/python tools/quiet.py $(RELEASE)/bin/lint-imports --no-cache
+
+# As a browser sees them: a page has the scripts that pages share, and its own.
+lint-pages:
+	@mkdir -p build/pages
+	@for page in report compare; do \
+		(cd src/blkiomon/commands/report/page && cat data.js draw.js charts.js $$page.js) \
+			>build/pages/$$page.cjs; done
+	@if [ -x $(RELEASE)/bin/biome ]; then $(RELEASE)/bin/python tools/quiet.py \
+		$(RELEASE)/bin/biome lint --error-on-warnings build/pages \
+		src/blkiomon/commands/report/page/page.css; \
+	else echo 'biome is missing, scripts are not linted: PyPI has it for x86_64 alone'; fi
 
 debug: $(DEBUG)/.stamp-tools ## the tests on a build with all checks on
 	$(call say,pytest on the debug build)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import math
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -110,13 +109,14 @@ def _drawing() -> Iterator[Any]:
     """
     # It would complain about a missing home directory or display.
     logging.getLogger("matplotlib").setLevel(logging.CRITICAL)
-    os.environ["MPLBACKEND"] = "agg"
     try:
         import matplotlib
     except ImportError as error:
         raise ReportError(
             "pictures need matplotlib: pip install 'blkiomon[report]'", EXIT_OUTPUT
         ) from error
+    except ValueError as error:  # MPLBACKEND names none; ours are not affected by a valid one
+        raise ReportError(f"matplotlib cannot start: {error}", EXIT_OUTPUT) from error
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a letter of the title is not in the font
         matplotlib.rcdefaults()
