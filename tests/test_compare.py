@@ -447,7 +447,7 @@ def test_page(traces: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
 
 def test_picture(traces: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
     output = tmp_path / "x.png"
-    printed(capfd, "--chart=tail-0", "-o", output, traces["a0"], traces["slow0"])
+    printed(capfd, "--chart=heat", "--op=read", "-o", output, traces["a0"], traces["slow0"])
     assert output.read_bytes().startswith(b"\x89PNG")
 
 

@@ -204,7 +204,7 @@ def test_comparison_says_which_side_is_incomplete(
     gappy: Path, retried: Path, tmp_path: Path, capfd: Capture
 ) -> None:
     output = tmp_path / "page.html"
-    assert compare.main(["-o", str(output), "--chart=tail-0", str(retried), str(gappy)]) == 0
+    assert compare.main(["-o", str(output), str(retried), str(gappy)]) == 0
     told = "40 % of issues have no completion"
     text = capfd.readouterr().out
     assert f"\nB is incomplete: {told}\n" in text and "A is incomplete" not in text

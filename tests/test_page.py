@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ import runner
 import tracewriter as tw
 
 from blkiomon.commands import report
+from blkiomon.commands.report import page as pages
 from blkiomon.commands.report.cells import Cells, bounded, cells_of, packed
 from blkiomon.commands.report.collect import Collected, collect
+from blkiomon.commands.topology import save
 from blkiomon.engine import layout
 from blkiomon.formats.units import device_text
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.value import Group, merge
+from blkiomon.outputs.opening import Policy
+from blkiomon.sources.topology import Device, Topology
 from tools import browser as chromium
 
 DATA = Path(__file__).parent / "data"
@@ -372,6 +377,52 @@ def test_bounded_cells_keep_the_slow_device_and_all_sums(crowd: Cells, most_byte
     ]
     assert (counts[0] == counts[1]).all()
     assert smaller.edges_s[-1] == crowd.edges_s[-1]
+
+
+def test_page_has_coarser_charts_rather_than_more_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace, output = tmp_path / "trace", tmp_path / "page.html"
+    trace.write_bytes(tw.encode(many(40, 7)))
+
+    def written() -> str:
+        assert report.main(["--overwrite", "-o", str(output), str(trace)]) == 0
+        return output.read_text()
+
+    note, whole = "so that the page has at most 5 MB", written()
+    assert note not in whole
+    limit = len(whole.encode()) - 10_000
+    monkeypatch.setattr(pages, "MOST_BYTES", limit)
+    smaller = written()
+    assert len(smaller.encode()) <= limit and note in smaller
+    figures = [re.findall(r'id="figures">(.*?)</script>', page)[0] for page in (whole, smaller)]
+    assert figures[0] == figures[1]
+
+
+def test_hung_devices_come_first_with_the_names_of_their_luns(
+    running: chromium.Browser, tmp_path: Path
+) -> None:
+    records = many(3, 2)
+    end_ns = max(record.time_ns for record in records)
+    records.append(tw.issue(end_ns + 1, 1 << 30, 4096, device=259 << 20 | 1))
+    records.append(tw.issue(end_ns + 3 * 10**9, 8, 4096, device=259 << 20))
+    records.append(tw.complete(end_ns + 3 * 10**9 + 1000, 8, 4096, device=259 << 20))
+    trace, output = tmp_path / "run", tmp_path / "page.html"
+    trace.write_bytes(tw.encode(records))
+    lun = Device("dm-1", "multipath", number=259 << 20 | 1, alias="mpatha")
+    topology = Topology("host", None, (), (lun,))
+    assert save(topology, str(tmp_path / "run.topology.json"), Policy())
+    assert report.main(["-o", str(output), str(trace)]) == 0
+    page = running.page()
+    page.open(output)
+    assert shown(page, "report.run.devices").count("mpatha") == 1
+    first = "document.querySelector('.devices li button')"
+    assert page.run(f"{first}.textContent") == "mpathahung"
+    label = page.run(f"{first}.title")
+    assert label.endswith("; hung: 1 in flight at the end, the oldest for 3.00 s")
+    hung = page.run("document.getElementById('hung').tBodies[0].textContent")
+    assert hung == "mpatha13.00 s"
+    assert page.messages == []
 
 
 def test_packed_arrays_have_the_narrowest_elements() -> None:

@@ -25,9 +25,18 @@ from blkiomon.commands import report
 from blkiomon.commands.report import access, compare, json_input, selection, slices
 from blkiomon.commands.report import collect as collecting
 from blkiomon.commands.report.access import Accesses
+from blkiomon.commands.report.cells import cells_of
 from blkiomon.commands.report.collect import FINE, Collected, ReportError, Resolution, collect
+from blkiomon.commands.report.curves import (
+    a_second,
+    by_operation,
+    coarse,
+    distribution,
+    heat,
+    latencies,
+    percentile_curve,
+)
 from blkiomon.commands.report.figures import charts, chosen
-from blkiomon.commands.report.series import heat, series, tail
 from blkiomon.commands.report.slices import MOST_SLICES
 from blkiomon.engine import layout
 from blkiomon.formats.units import time_text
@@ -262,32 +271,32 @@ def test_sequential_share_of_a_real_trace(multi: Collected) -> None:
 # --- numbers behind the charts --------------------------------------------------------------------
 
 
-def test_series_add_up(multi: Collected) -> None:
-    found = multi
-    over_time = series(found.slices)
-    assert list(over_time.ops) == ["read", "write", "discard", "flush"]
-    widths = np.diff(over_time.edges_s)
-    for op, line in over_time.ops.items():
-        exact = [g for g in found.whole.groups() if g.op == op]
-        assert np.nansum(line.iops * widths) == pytest.approx(sum(g.requests for g in exact))
-        assert np.nansum(line.bytes_per_s * widths) == pytest.approx(sum(g.bytes for g in exact))
-        assert line.whole.percentile(99) == found.whole.percentile(99, op=op)
-        edges, counts = heat(line.d2c_ns, 50)
-        assert counts.sum() == line.whole.count
-        assert edges[0] * 1e9 == pytest.approx(line.whole.min)
-        assert edges[-1] * 1e9 == pytest.approx(line.whole.max, rel=0.01)
-        times, shares = tail(line.whole)
-        assert shares[0] == 1
-        assert (np.diff(times) >= 0).all() and (np.diff(shares) <= 0).all()
-        assert times[-1] * 1e9 == pytest.approx(line.whole.max)
+def test_curves_add_up(multi: Collected) -> None:
+    lines = by_operation(cells_of(multi.slices))
+    assert [line.name for line in lines] == ["read", "write", "discard", "flush"]
+    for line in lines:
+        exact = [g for g in multi.whole.groups() if g.op == line.name]
+        for column, total in (
+            ("requests", sum(g.requests for g in exact)),
+            ("bytes", sum(g.bytes for g in exact)),
+        ):
+            starts, ends, values = a_second(coarse(line.cells), column)
+            assert np.nansum(values * (ends - starts)) == pytest.approx(total, rel=0.01)
+        d2c = distribution(line.cells)
+        assert d2c.percentile(99) == multi.whole.percentile(99, op=line.name)
+        edges_ns = np.geomspace(*latencies([line]), 51)
+        assert heat(line.cells, edges_ns).sum() == d2c.count
+        starts, ends, values = percentile_curve(d2c)
+        assert starts[0] == 0 and (starts[1:] == ends[:-1]).all()
+        assert (np.diff(values) >= 0).all() and values[-1] == pytest.approx(d2c.max, rel=0.008)
 
 
 def test_gap_between_intervals_is_a_slice_of_nan(stats: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "stats.jsonl"
     lines = stats["json"].read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:1] + lines[2:]))
-    over_time = series(collect([str(path)]).slices)
-    assert np.isnan(over_time.ops["read"].iops).tolist() == [False, True, False, False]
+    values = a_second(cells_of(collect([str(path)]).slices), "requests").values
+    assert np.isnan(values).tolist()[:2] == [False, True]
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -372,7 +381,7 @@ def test_losses_are_stated(tmp_path: Path, capfd: Capture) -> None:
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_pictures_alone(short: Path, tmp_path: Path, kind: str) -> None:
     output = tmp_path / f"x.{kind}"
-    charts = ["--chart=tail", "--chart=heat", "--chart=sectors", "--chart=iops"]
+    charts = ["--chart=percentiles", "--chart=heat", "--chart=sectors", "--chart=iops"]
     assert report.main([f"--output={output}", "--device", "7:3", *charts, str(short)]) == 0
     data = output.read_bytes()
     assert data.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind])
@@ -403,12 +412,12 @@ def test_pages_of_single_requests(tmp_path: Path, records: list[tw.Record]) -> N
 
 def test_charts_are_chosen_by_name(short: Path, tmp_path: Path, capfd: Capture) -> None:
     made = charts(collect([str(short)]))
-    assert [c.name for c in chosen(made, ["tail", "heat-read"])] == ["tail", "heat-read"]
+    assert [c.name for c in chosen(made, ["sizes", "heat"])] == ["sizes", "heat"]
     output = tmp_path / "x.svg"
-    assert "unknown chart 'head'; use iops, bandwidth, percentiles-read, " in complaint(
+    assert "unknown chart 'head'; use heat, iops, bandwidth, in-flight, " in complaint(
         capfd, "--chart=head", "-o", output, short, status=2
     )
-    assert report.main(["--chart=tail", "-o", str(tmp_path / "x.html"), str(short)]) == 2
+    assert report.main(["--chart=sizes", "-o", str(tmp_path / "x.html"), str(short)]) == 2
     assert "--chart selects charts of a picture" in capfd.readouterr().err
 
 
@@ -508,8 +517,9 @@ def test_many_devices_have_rows_for_the_worst_and_exact_totals(
     for number in shown:  # of the whole run, not of a part
         assert whole.device(number) == exact.device(number)
         assert whole.ops(number) == exact.ops(number)
-    line = series(found.slices).ops["read"]
-    assert line.whole == exact.total.d2c_ns
+    d2c, total = distribution(cells_of(found.slices)), exact.total.d2c_ns
+    assert (d2c.bins == total.bins).all() and (d2c.counts == total.counts).all()
+    assert (d2c.min, d2c.max, d2c.sum) == (total.min, total.max, total.sum)
 
 
 def test_page_and_comparison_say_that_there_are_others(
@@ -743,6 +753,20 @@ def test_without_matplotlib(tmp_path: Path, capfd: Capture, monkeypatch: Any) ->
     said = complaint(capfd, "-o", tmp_path / "x.png", PHASES, status=4)
     assert "pip install 'blkiomon[report]'" in said
     assert report.main(["-o", str(tmp_path / "x.html"), str(PHASES)]) == 0
+    output = tmp_path / "changes.html"
+    assert compare.main(["-o", str(output), str(PHASES), str(PHASES)]) == 0 and output.is_file()
+
+
+def test_pictures_leave_the_environment_alone(
+    short: Path, tmp_path: Path, capfd: Capture, monkeypatch: Any
+) -> None:
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    assert report.main(["--chart=iops", "-o", str(tmp_path / "x.svg"), str(short)]) == 0
+    assert "MPLBACKEND" not in os.environ
+    environment = {**os.environ, "MPLBACKEND": "none such"}
+    done = runner.run("report", "-o", tmp_path / "y.svg", short, env=environment)
+    assert done.returncode == 4 and b"none such" in done.stderr
+    assert done.stderr.startswith(b"blkiomon: matplotlib cannot start: ")
 
 
 def test_command_needs_neither_display_nor_home(short: Path, tmp_path: Path) -> None:
@@ -768,7 +792,7 @@ def test_nothing_else_loads_matplotlib() -> None:
 def test_charts_have_names_of_their_own(short: Path) -> None:
     made = charts(collect([str(short)]))
     assert len({chart.name for chart in made}) == len(made)
-    assert all(chart.title and chart.caption for chart in made)
+    assert all(chart.title for chart in made)
 
 
 # --- the name of the page -------------------------------------------------------------------------

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from contextlib import chdir
 from pathlib import Path
 
 from blkiomon.commands import report
-from tools.browser import browser
+from tools.browser import Page, browser
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "docs/pictures"
 
+TRACE = "tests/data/loop-phases-dc.bin"
+
 SIZES = {"page": (1400, 980), "page-tablet": (800, 1000), "page-phone": (400, 900)}
 """Width and height of the window, by name of the picture."""
 
+COMPARE_SIZE = 1400, 1300
+
 
 def main() -> None:
-    """Write the pictures of a page at three widths."""
+    """Write the pictures of a report at three widths, and of a comparison."""
     with tempfile.TemporaryDirectory() as directory, browser() as started, chdir(ROOT):
         page, path = started.page(), Path(directory) / "page.html"
-        title = ["--title", "loop-phases-dc.bin"]
-        report.main(["-o", str(path), *title, "tests/data/loop-phases-dc.bin"])
-        page.resize(*SIZES["page"])
-        page.open(path)
+        report.main(["-o", str(path), "--title", "loop-phases-dc.bin", TRACE])
         for name, size in SIZES.items():
-            page.resize(*size)
-            page.drawn()
-            page.run("blkiomon.then((report) => report.draw())")
-            page.picture(PICTURES / f"{name}.png")
+            take(page, path, size, name)
+        slower, changes = Path(directory) / "slower", Path(directory) / "changes.html"
+        command = [sys.executable, "docs/slower.py", TRACE, str(slower), "1.2"]
+        subprocess.run(command, check=True)
+        title = "before, and after: 20 % slower"
+        command = [sys.executable, "-m", "blkiomon", "compare", "-o", str(changes)]
+        command += ["--title", title, TRACE, str(slower)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        take(page, changes, COMPARE_SIZE, "compare")
+
+
+def take(page: Page, path: Path, size: tuple[int, int], name: str) -> None:
+    """Write a picture of a page in a window of this size."""
+    page.resize(*size)
+    page.open(path)
+    page.run("blkiomon.then((charts) => charts.draw())")
+    page.drawn()
+    page.picture(PICTURES / f"{name}.png")
 
 
 if __name__ == "__main__":

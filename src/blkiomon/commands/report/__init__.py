@@ -50,9 +50,8 @@ COMMAND = Command(
         TOPOLOGY,
         TITLE,
         CHART._replace(
-            help="only this chart of a picture: iops, bandwidth, percentiles, heat, tail, sizes, "
-            "in-flight, sectors or sequential; heat-read and the like for one operation "
-            "(repeatable)"
+            help="only this chart of a picture: heat, iops, bandwidth, in-flight, devices, "
+            "sectors, sequential, percentiles or sizes (repeatable)"
         ),
         OVERWRITE,
         MAX_AGE,

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from blkiomon.commands.report.selection import OTHERS
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Table
+from blkiomon.formats.units import time_text
 from blkiomon.interval.distribution import Histograms, bin_bounds
 from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.moments import add_up
@@ -228,6 +229,15 @@ def cells_of(slices: Sequence[Interval]) -> Cells:
     parts = [_part(place, item) for place, item in enumerate(known) if item is not None]
     known_s = np.where([item is not None for item in known], np.diff(edges_s), 0)
     return replace(joined(parts), edges_s=edges_s, known_s=known_s)
+
+
+def coarser_note(before: Cells, after: Cells) -> list[str]:
+    """A sentence about what ``bounded`` has merged; none if that is nothing."""
+    if len(before.known_s) == len(after.known_s) and not after.n_merged:
+        return []
+    length = time_text(float(np.median(after.known_s[after.known_s > 0])) * NS_PER_S)
+    devices = f", and {after.n_merged:,} devices are one, others," if after.n_merged else ""
+    return [f"Charts have slices of {length}{devices} so that the page has at most 5 MB."]
 
 
 def bounded(

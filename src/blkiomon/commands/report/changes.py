@@ -34,19 +34,18 @@ from blkiomon.commands.report.cells import (
     OP_BITS,
     SLICE_SHIFT,
     Cells,
+    Floats,
     cells_of,
     joined,
     timeline,
 )
 from blkiomon.commands.report.collect import Collected, ReportError, listed
-from blkiomon.commands.report.selection import reduce_to
-from blkiomon.commands.report.series import Floats, middles
+from blkiomon.commands.report.curves import middles
 from blkiomon.engine.layout import OPS
 from blkiomon.formats.units import bandwidth_text, rate_text, time_text
 from blkiomon.interval.distribution import Distribution
-from blkiomon.interval.groups import NS_PER_S, Group
+from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.moments import Moments, run_starts
-from blkiomon.interval.value import Interval
 
 PERCENTS = {"p50": 50, "p95": 95, "p99": 99, "p99.9": 99.9}
 METRICS = ("iops", "bandwidth", "mean", *PERCENTS, "max")
@@ -183,12 +182,6 @@ def match(a: Sequence[Collected], b: Sequence[Collected]) -> list[tuple[str, Num
 
 def _devices(side: Sequence[Collected]) -> set[int]:
     return {number for run in side for number in run.devices}
-
-
-def groups(interval: Interval, device: int | None, op: str | None) -> list[Group]:
-    """The groups of a device, or of all, and an operation, or all; empty if it did not occur."""
-    *of_ops, total = reduce_to(interval, device).groups()
-    return [total] if op is None else [g for g in of_ops if g.op == op]
 
 
 def _both(

@@ -58,8 +58,8 @@ COMMAND = Command(
         TOPOLOGY,
         TITLE,
         CHART._replace(
-            help="only this chart: tail, time or iops; tail-0 is that of the device and "
-            "operation that changed most (repeatable)"
+            help="only this chart of a picture: heat, iops, bandwidth, percentiles or sizes "
+            "(repeatable)"
         ),
         Option(
             "--fail-if=RULE",
@@ -96,9 +96,12 @@ def main(given: Namespace) -> int:
     if given.chart and suffix not in PICTURES:
         raise UsageError(CHART_OF_PAGE)
 
+    import numpy as np
+
     from blkiomon.commands.report import comparison, figures, rules
     from blkiomon.commands.report.collect import ReportError, check_output, write_output
     from blkiomon.commands.report.page.compare import compare_page
+    from blkiomon.engine.layout import OPS
 
     selected = Selection.of(given)
     try:
@@ -135,7 +138,9 @@ def main(given: Namespace) -> int:
         if output is not None:
             title = given.title or "Block I/O, before and after"
             if suffix in PICTURES:
-                charts = figures.chosen(comparison.charts(found), given.chart)
+                ops = [OPS.index(op) for op in given.op or OPS]
+                cells = [of.only(np.isin(of.op, ops)) for of in comparison.sides_of(found)]
+                charts = figures.chosen(figures.charts_of_sides(cells), given.chart)
                 kind = PICTURES[suffix]
                 write_output(
                     Path(output), lambda file: figures.save(charts, title, file, kind), policy

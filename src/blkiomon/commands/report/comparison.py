@@ -1,26 +1,25 @@
-"""A comparison of two sides as text, as JSON and as pictures."""
+"""A comparison of two sides as text and as JSON."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from blkiomon.commands.report import figures
+import numpy as np
+
 from blkiomon.commands.report.alignment import aligned
+from blkiomon.commands.report.cells import Cells, cells_of, joined, on_one_axis
 from blkiomon.commands.report.changes import (
     METRICS,
     Change,
     DeviceChanges,
     compare,
-    groups,
     seconds_of,
     value_text,
 )
 from blkiomon.commands.report.collect import STATS, Collected, ReportError, collect
-from blkiomon.commands.report.figures import HEIGHT_IN, Chart
-from blkiomon.commands.report.series import Series, merged, series
 from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import incomplete_list
 from blkiomon.formats.units import NONE, op_text
@@ -32,9 +31,6 @@ NAMES = {"iops": "IOPS"}
 
 ROWS_SHOWN = 20
 """Changed rows of the text."""
-
-MOST_CHARTED = 8
-"""Pairs of device and operation that have charts: those that changed most, then the busiest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +166,20 @@ def _collect_run(name: str, view: View | None, **options: Any) -> Collected:
     return found
 
 
+def sides_of(found: Comparison) -> list[Cells]:
+    """The cells of each side: on one axis of time, with the same devices."""
+    runs = [[cells_of(run.slices) for run in side] for _, side in found.sides]
+    a, b = found.rows[0].numbers
+    if a is not None and b is not None and a != b:  # single devices: they are one in the charts
+        runs[1] = [replace(run, devices=np.array([a], np.uint32)) for run in runs[1]]
+    placed = on_one_axis([*runs[0], *runs[1]])
+    sides = []
+    for of_side in (placed[: len(runs[0])], placed[len(runs[0]) :]):
+        known_s = np.sum([run.known_s for run in of_side], axis=0)
+        sides.append(replace(joined(of_side), edges_s=of_side[0].edges_s, known_s=known_s))
+    return sides
+
+
 # --- text -----------------------------------------------------------------------------------------
 
 
@@ -243,91 +253,3 @@ def interval_text(change: Change) -> str:
 
 def _percent(fraction: float) -> str:
     return f"{round(100 * fraction, 1) + 0.0:+.1f}"  # adding 0.0 avoids -0.0
-
-
-# --- charts ---------------------------------------------------------------------------------------
-
-
-def charts(found: Comparison) -> list[Chart]:
-    """Charts of the devices and operations that changed most, then of the busiest."""
-    known: dict[tuple[int | None, int | None], list[tuple[str, list[Series]]]] = {}
-    changed = [row for row in found.changed() if row.op]
-    busiest = sorted((row for row in found.rows if row.op), key=lambda row: -sum(row.requests))
-    busiest = [*changed, *(row for row in busiest if row not in changed)]
-    made = []
-    for place, row in enumerate(busiest[:MOST_CHARTED]):
-        op = row.op or ""
-        if row.numbers not in known:
-            known[row.numbers] = [
-                (letter, [series(run.slices, number) for run in side])
-                for (letter, side), number in zip(found.sides, row.numbers)
-            ]
-        over_time = known[row.numbers]
-        device = "all devices" if row.device == "all" else row.device.replace("->", "→")
-        for name, title, caption, draw in (
-            (
-                "tail",
-                "latency",
-                "The share of requests that took that long or longer.",
-                _draw_tails(found, row),
-            ),
-            (
-                "time",
-                "latency over time",
-                "Half of the requests of each slice of time took no longer than the bold line, "
-                "99 % no longer than the fine one.",
-                _draw_over_time(over_time, op, is_latency=True),
-            ),
-            (
-                "iops",
-                "requests a second",
-                "Completed, by time since the start of each run.",
-                _draw_over_time(over_time, op, is_latency=False),
-            ),
-        ):
-            full_title = f"{op_text(op).capitalize()} on {device}: {title}"
-            made.append(Chart(f"{name}-{place}", full_title, caption, draw, HEIGHT_IN + 0.4))
-    return made
-
-
-def _draw_tails(found: Comparison, row: DeviceChanges) -> Callable[[Any], None]:
-    def draw(figure: Any) -> None:
-        parts = {}
-        for (letter, side), number in zip(found.sides, row.numbers):
-            d2c = merged(g.d2c_ns for run in side for g in groups(run.whole, number, row.op))
-            style = "-" if letter == "A" else (0, (4, 1.2))
-            parts[letter] = (d2c, figures.COLOURS[letter][0], style)
-        figures.draw_tail(figure.subplots(), parts)
-
-    return draw
-
-
-def _draw_over_time(
-    sides: Sequence[tuple[str, list[Series]]], op: str, *, is_latency: bool
-) -> Callable[[Any], None]:
-    longest = max((run for _, runs in sides for run in runs), key=lambda run: run.edges_s[-1])
-
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        scale = figures.time_axis(axes, longest.edges_s)
-        for letter, runs in sides:
-            colour = figures.COLOURS[letter][0]
-            width = 2.2 if letter == "A" else 0.9  # both are visible where they coincide
-            for place, run in enumerate(runs):
-                if op not in run.ops:
-                    continue
-                of_op, edges = run.ops[op], run.edges_s / scale
-                name = letter if not place else "_"
-                if is_latency:
-                    figures.draw_sides(axes, edges, of_op.percentiles, colour, name)
-                else:
-                    style = {"color": colour, "lw": width, "label": name}
-                    axes.stairs(of_op.iops, edges, baseline=None, **style)
-        if is_latency:
-            figures.latency_axis(axes, "y")
-        else:
-            axes.set_ylim(bottom=0)
-            axes.set_ylabel("requests a second")
-        figures.legend(axes)
-
-    return draw

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from blkiomon.commands.report.cells import Cells, Floats
+from blkiomon.engine.layout import OPS
 from blkiomon.interval.distribution import Distribution, bin_bounds
 from blkiomon.interval.moments import Moments
 
@@ -16,6 +18,27 @@ LEAST_FOR_CURVE = 20
 
 TAIL = 5
 """Where an axis of percentiles ends, on which p90, p99 and p99.9 are equally far apart."""
+
+
+MOST_STEPS, LEAST_STEPS = 160, 16
+"""Steps of a line over time: neighbouring slices are merged."""
+
+LEAST_REQUESTS = 200
+"""Requests of a step that shows a percentile, on average."""
+
+
+class Line(NamedTuple):
+    """What charts show as one line.
+
+    Attributes:
+        name: of an operation or a side, which is that of a colour, too.
+        cells: merged.
+        is_dashed: how it is drawn.
+    """
+
+    name: str
+    cells: Cells
+    is_dashed: bool = False
 
 
 class Steps(NamedTuple):
@@ -79,5 +102,38 @@ def over_time(cells: Cells, percent: float) -> Steps:
     counts = np.bincount(cells.slice, cells.columns["requests"], n)
     values = cells.percentiles(cells.slice, n, [percent])[:, 0]
     is_little = np.round(counts * (100 - percent), 6) < 100  # none of the requests is above it
-    values[is_little | (counts < LEAST_FOR_CURVE)] = math.nan
+    values[(values == 0) | is_little | (counts < LEAST_FOR_CURVE)] = math.nan
     return Steps(cells.edges_s[:-1], cells.edges_s[1:], values)
+
+
+def coarse(cells: Cells, least_requests: float = 0) -> Cells:
+    """With slices so long that a line has few steps, each of enough requests on average."""
+    requests = cells.columns["requests"].sum()
+    while (n := len(cells.known_s)) > MOST_STEPS or (
+        n > LEAST_STEPS and requests / n < least_requests
+    ):
+        cells = cells.halved()
+    return cells
+
+
+def by_operation(cells: Cells) -> list[Line]:
+    """A line for each operation that occurred."""
+    return [Line(OPS[op], cells.only(cells.op == op)) for op in np.unique(cells.op).tolist()]
+
+
+def heat(cells: Cells, edges_ns: Floats) -> Floats:
+    """Count requests by D2C and slice, shape (edges - 1, slices); edges ascend."""
+    in_cells, bins, counts = cells.histograms["d2c"]
+    low, high = bin_bounds(bins.astype(np.uint32))
+    middles_ns = (low.astype(np.float64) + high) / 2
+    rows = np.clip(np.searchsorted(edges_ns, middles_ns, side="right") - 1, 0, len(edges_ns) - 2)
+    found = np.zeros((len(edges_ns) - 1, len(cells.known_s)))
+    np.add.at(found, (rows, cells.slice[in_cells]), counts.astype(np.float64))
+    return found
+
+
+def latencies(lines: Sequence[Line]) -> tuple[float, float]:
+    """The least and the greatest D2C in ns, with a margin, for an axis of all lines."""
+    low = min(float(line.cells.columns["d2c_min"].min(initial=1e9)) for line in lines)
+    high = max(float(line.cells.columns["d2c_max"].max(initial=2)) for line in lines)
+    return max(1.0, low) / 1.3, high * 1.3

@@ -1,4 +1,4 @@
-"""Charts, drawn by matplotlib: as parts of a page, in its colours, or as picture files."""
+"""Pictures of the charts of a page, in its layout, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -16,45 +16,56 @@ from typing import IO, Any
 import numpy as np
 
 from blkiomon.commands.report.access import SECTOR_BYTES, Patterns
+from blkiomon.commands.report.cells import Cells, Floats, cells_of, timeline
 from blkiomon.commands.report.collect import Collected, ReportError
-from blkiomon.commands.report.series import (
-    SHOWN_PERCENTILES,
-    Floats,
-    OperationSeries,
-    Series,
+from blkiomon.commands.report.curves import (
+    LEAST_REQUESTS,
+    TAIL,
+    Line,
+    Steps,
+    a_second,
+    by_operation,
+    coarse,
+    distribution,
     heat,
-    octaves,
-    series,
-    tail,
+    latencies,
+    over_time,
+    percentile_curve,
+    tail_place,
 )
+from blkiomon.commands.report.selection import OTHERS
 from blkiomon.console import EXIT_OUTPUT, EXIT_USAGE
-from blkiomon.engine.layout import OPS
+from blkiomon.engine.layout import EVERYTHING, OPS
 from blkiomon.formats.units import op_text
+from blkiomon.interval.groups import NS_PER_S
 
-WIDTH_IN, HEIGHT_IN = 5.5, 2.75
+LEFT_IN, RIGHT_IN = 7.4, 4.6
+"""Widths of the charts over time, and of the others beside them."""
+
 PIXELS_PER_IN = 144
 """Resolution of heat maps and dots, which are pixels within an SVG."""
 
-# The Okabe-Ito palette, which colour-blind readers can distinguish. Second: on a dark page.
+# As in page.css, on white: colour-blind readers can distinguish them, which tests check.
 COLOURS = {
-    "read": ("#0072b2", "#56a8e0"),
-    "write": ("#d55e00", "#f08a4b"),
-    "discard": ("#009e73", "#35c49a"),
-    "flush": ("#b4568f", "#de94bd"),
-    "write_zeroes": ("#b07d00", "#e6b03a"),
-    "zone": ("#3b8fbf", "#8ccdf0"),
-    "other": ("#767676", "#a0a0a0"),
-    "A": ("#0072b3", "#56a8e1"),
-    "B": ("#d55e01", "#f08a4c"),
+    "read": "#0072b2",
+    "write": "#d55e00",
+    "discard": "#009e73",
+    "flush": "#b4568f",
+    "write_zeroes": "#5c3a00",
+    "zone": "#5b2fd6",
+    "other": "#444444",
+    "A": "#0072b2",
+    "B": "#d55e00",
 }
-INK = "#222324"
-"""Text and axes; on a page they take the page's text colour."""
+INK, HOT = "#222324", "#b30047"
+"""Text and axes; percentiles on a heat map."""
+
+HEAT = ["#d6e4f1", "#96bede", "#4285be", "#144a8c", "#081842"]
+"""From one request to many, as in draw.js."""
 
 HEAT_ROWS = 72
-LEAST_HEAT = 20
-"""Requests that an operation needs for a heat map."""
 
-DEVICES_SHOWN = 3
+DEVICES_SHOWN = 20
 
 _STYLE: Any = {
     "axes.edgecolor": INK,
@@ -91,13 +102,17 @@ _STYLE: Any = {
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One chart; ``draw`` draws it on a figure or subfigure of matplotlib."""
+    """One chart; ``draw`` draws it on axes of matplotlib.
+
+    Attributes:
+        is_over_time: it is in the column of those whose x axis is time.
+    """
 
     name: str
     title: str
-    caption: str
     draw: Callable[[Any], object]
-    height_in: float = HEIGHT_IN
+    height_in: float = 1.7
+    is_over_time: bool = True
 
 
 @contextmanager
@@ -136,51 +151,11 @@ def check() -> None:
         pass
 
 
-# --- files and parts of pages ---------------------------------------------------------------------
-
-
-def svg(chart: Chart) -> str:
-    """A chart as an element of a page, in the page's colours."""
-    with _drawing():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(WIDTH_IN, chart.height_in), layout="constrained")
-        chart.draw(figure)
-        text = _saved_svg(figure)
-    text = text[text.index("<svg") :]
-    text = re.sub(
-        r"<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>", "", text, flags=re.S
-    )
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
-    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    text = text.replace("<svg", f'<svg role="img" aria-label="{chart.title}"', 1)
-    # Several charts share a page: ids must differ.
-    text = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{chart.name}-", text)
-    # The page's font, in the size that the layout is for.
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
-    text = re.sub(
-        r"font: (?:bold|700) ([\d.]+px) [^;\"]*", r"font-weight: 600; font-size: \1", text
-    )
-    for name, (light, _) in COLOURS.items():
-        text = text.replace(light, f"var(--{name})")
-    text = re.sub(r"(?m)^\s+", "", text)
-    return text.replace(INK, "currentColor").strip()
-
-
-def _saved_svg(figure: Any) -> str:
-    """As savefig(), which would lay out the figure twice."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    out = io.BytesIO()
-    figure.set_dpi(PIXELS_PER_IN)
-    figure.patch.set_visible(False)
-    canvas: Any = FigureCanvasSVG(figure)
-    canvas.print_svg(out, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return out.getvalue().decode()
+# --- files ---------------------------------------------------------------------------------------
 
 
 def save(charts: Sequence[Chart], title: str, file: IO[bytes], kind: str) -> None:
-    """Write charts as one picture.
+    """Write charts as one picture: those over time on the left, the others on the right.
 
     Args:
         file: to write to.
@@ -192,178 +167,125 @@ def save(charts: Sequence[Chart], title: str, file: IO[bytes], kind: str) -> Non
     with _drawing() as matplotlib:
         from matplotlib.figure import Figure
 
-        columns = 2 if len(charts) > 3 else 1
-        n_rows = math.ceil(len(charts) / columns)
-        rows = [charts[i * columns : (i + 1) * columns] for i in range(n_rows)]
-        heights = [max(chart.height_in + 0.3 for chart in row) for row in rows]
-        figure = Figure(figsize=(columns * WIDTH_IN, sum(heights) + 0.5), layout="constrained")
+        sides = [[c for c in charts if c.is_over_time is is_left] for is_left in (True, False)]
+        widths = [width for width, side in zip((LEFT_IN, RIGHT_IN), sides) if side]
+        sides = [side for side in sides if side]
+        height = max(sum(chart.height_in for chart in side) for side in sides) + 0.4
+        figure = Figure(figsize=(sum(widths), height), layout="constrained")
         figure.suptitle(plain(title), fontsize=11, color=INK)
-        parts = figure.subfigures(n_rows, columns, squeeze=False, height_ratios=heights)
-        for i, chart in enumerate(charts):
-            part = parts[i // columns][i % columns]
+        parts = figure.subfigures(1, len(sides), squeeze=False, width_ratios=widths)[0]
+        for part, side in zip(parts, sides):
             part.set_facecolor("none")
-            chart.draw(part)
-            part.suptitle(chart.title, fontsize=10, fontweight="bold", color=INK)
+            heights = [chart.height_in for chart in side]
+            rows = part.subplots(len(side), squeeze=False, height_ratios=heights)
+            for (axes,), chart in zip(rows, side):
+                axes.set_title(chart.title)
+                chart.draw(axes)
         if kind == "svg":
-            # Without a page, there is no colour behind the picture.
-            style = "<style>svg{background:#fff}</style>"
-            text = re.sub(r"(<svg[^>]*>)", rf"\1{style}", _saved_svg(figure), count=1)
-            file.write(text.encode())
+            file.write(_saved_svg(figure).encode())
             return
         nothing: dict[str, Any] = {"CreationDate": None} if kind == "pdf" else {"Software": None}
         with matplotlib.rc_context({"savefig.dpi": 100}):
             figure.savefig(file, format=kind, facecolor="white", metadata=nothing)
 
 
-# --- axes -----------------------------------------------------------------------------------------
+def _saved_svg(figure: Any) -> str:
+    """As savefig(), which would lay out the figure twice."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    out = io.BytesIO()
+    figure.set_dpi(PIXELS_PER_IN)
+    figure.patch.set_visible(False)
+    canvas: Any = FigureCanvasSVG(figure)
+    canvas.print_svg(out, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    # Without a page, there is no colour behind the picture.
+    style = "<style>svg{background:#fff}</style>"
+    return re.sub(r"(<svg[^>]*>)", rf"\1{style}", out.getvalue().decode(), count=1)
 
 
-def _engineering(unit: str) -> Any:
-    from matplotlib.ticker import EngFormatter
-
-    return EngFormatter(unit=unit, sep=" ")
-
-
-def time_axis(axes: Any, edges_s: Floats) -> float:
-    """Label the time axis; returns the length of its unit in seconds."""
-    for unit, length in (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
-        if edges_s[-1] >= 3 * length or unit == "ms":
-            break
-    axes.set_xlabel(f"time since the start ({unit})")
-    axes.set_xlim(0, max(edges_s[-1] / length, 1e-9))
-    return length
-
-
-def latency_axis(axes: Any, which: str) -> None:
-    """Make the axis "x" or "y" logarithmic, in s, ms or µs."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axis = axes.yaxis if which == "y" else axes.xaxis
-    (axes.set_yscale if which == "y" else axes.set_xscale)("log")
-    low, high = axes.get_ylim() if which == "y" else axes.get_xlim()
-    decades = math.log10(high / low) if low > 0 else 1
-    axis.set_major_locator(LogLocator(subs=(1.0,) if decades > 1.8 else (1.0, 2.0, 5.0)))
-    axis.set_major_formatter(_engineering("s"))
-    axis.set_minor_formatter(NullFormatter())
-    if which == "y":
-        axes.set_ylabel("latency")
-    else:
-        axes.set_xlabel("latency")
-
-
-def legend(axes: Any, columns: int = 6) -> None:
-    """Add a legend above the chart, where it hides nothing."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1.0),
-            ncols=columns,
-            borderaxespad=0.1,
-            handlelength=1.6,
-            columnspacing=1.2,
-        )
-
-
-def _points(axes: Any, edges: Floats, values: Floats, **style: Any) -> None:
-    """A line through the slices that have a value; a dot where both neighbours have none."""
-    middle = (edges[:-1] + edges[1:]) / 2
-    axes.plot(middle, values, **style)
-    has = np.isfinite(values)
-    padded = np.pad(has, 1)
-    alone = has & ~padded[:-2] & ~padded[2:]
-    axes.plot(middle[alone], values[alone], ".", ms=3, mew=0, color=style["color"])
-
-
-# --- the charts of a report -----------------------------------------------------------------------
+# --- which charts ---------------------------------------------------------------------------------
 
 
 def charts(found: Collected) -> list[Chart]:
     """All charts that these inputs have figures for."""
-    over_time = series(found.slices)
-    of_ops = over_time.ops
-    made: list[Chart] = []
-
-    def add(
-        name: str,
-        title: str,
-        caption: str,
-        draw: Callable[..., object],
-        *data: object,
-        more_in: float = 0.0,
-    ) -> None:
-        made.append(Chart(name, title, caption, partial(draw, *data), HEIGHT_IN + more_in))
-
-    if over_time.edges_s[-1] > 1e-8:
-        caption = "Completed, by operation."
-        add("iops", "Requests a second", caption, _draw_rates, over_time, "iops")
-        add("bandwidth", "Bandwidth", "By operation.", _draw_rates, over_time, "bytes_per_s")
-    for op, of_op in of_ops.items():
-        if not len(of_op.whole.bins):
-            continue
-        add(
-            f"percentiles-{op}",
-            f"{op_text(op).capitalize()} latency over time",
-            "From issue to completion: half of the requests of each slice of time took no "
-            "longer than the line, 99 % and 99.9 % no longer than the bands.",
-            _draw_percentiles,
-            over_time,
-            op,
+    cells = cells_of(found.slices)
+    lines = by_operation(cells)
+    made = _common([Line("all", cells)], lines)
+    if cells.columns["in_flight"].any():
+        made.insert(-2, Chart("in-flight", "In flight", partial(_draw_in_flight, found, lines)))
+    if len(cells.devices) > 1 and len(cells.histograms["d2c"].cells):
+        n = min(DEVICES_SHOWN, len(cells.devices))
+        title = "Devices, worst first: p99"
+        made.insert(
+            -2, Chart("devices", title, partial(_draw_devices, found, cells), 0.8 + 0.16 * n)
         )
-        if of_op.whole.count >= LEAST_HEAT:
-            title = f"{op_text(op).capitalize()} latency: every request"
-            caption = f"How many of {of_op.whole.count:,} requests took how long, when."
-            add(f"heat-{op}", title, caption, _draw_heat, over_time, op)
-    if any(len(of_op.whole.bins) for of_op in of_ops.values()):
-        add(
-            "tail",
-            "Latency: the tail",
-            "The share of requests that took that long or longer; both axes are logarithmic, "
-            "so that the slowest of a thousand have as much room as all others.",
-            _draw_tails,
-            of_ops,
-            more_in=0.4,
-        )
-        sizes = {op: octaves(of_op.size_bytes) for op, of_op in of_ops.items()}
-        sizes = {op: counts for op, counts in sizes.items() if of_ops[op].size_bytes.sum}
-        if sizes:
-            caption = "Share of each operation's requests, by power of two."
-            add("sizes", "Request sizes", caption, _draw_sizes, sizes, more_in=0.4)
-    else:
-        # Files of -b: histograms of reads and writes together, by powers of two.
-        d2c, size = (found.whole.rows[name].sum(axis=0) for name in ("d2c_hist", "size_hist"))
-        if d2c.any():
-            names = ["0", *(_us_text(8 << i) for i in range(len(d2c) - 2)), "more"]
-            caption = "Share of reads and writes together that took up to so long."
-            what = "latency up to"
-            add("d2c-histogram", "Latency", caption, _draw_bars, d2c, names, what, more_in=0.4)
-            names = ["0", *(_size_text(10 + i) for i in range(len(size) - 2)), "more"]
-            caption = "Share of reads and writes together."
-            what, title = "bytes of a request, up to", "Request sizes"
-            add("size-histogram", title, caption, _draw_bars, size, names, what, more_in=0.4)
-    if np.isfinite(over_time.most_in_flight).any():
-        caption = "Issued and not completed: mean of each operation, and the most of all at once."
-        add("in-flight", "Requests in flight", caption, _draw_in_flight, over_time)
+    if not len(cells.histograms["d2c"].cells):
+        made = [chart for chart in made if chart.is_over_time and "heat" not in chart.name]
+        made += _charts_of_b(found)
     patterns = found.patterns
-    if patterns is None or not patterns.sample["bytes"].any():
-        return made
-    sample = patterns.sample[patterns.sample["bytes"] > 0]
-    numbers, n_of = np.unique(sample["device"], return_counts=True)
-    for device in numbers[np.argsort(-n_of, kind="stable")][:DEVICES_SHOWN].tolist():
-        of_device = sample[sample["device"] == device]
-        caption = "Each dot is a request, at the offset where it begins."
-        if len(patterns.sample) < patterns.n_requests:
-            caption += f" A random sample of {len(of_device):,} requests."
-        title, edges_s = f"Where on {found.label(device)}", over_time.edges_s
-        add(f"sectors-{device}", title, caption, _draw_sectors, of_device, edges_s)
-    add(
-        "sequential",
-        "Sequential requests",
-        "Share of requests that begin where the one issued before to the same device, of the "
-        "same operation, ended.",
-        _draw_sequential,
-        patterns,
-        over_time.edges_s,
+    if patterns is not None and patterns.sample["bytes"].any():
+        end_s = float(cells.edges_s[-1])
+        sample = patterns.sample[patterns.sample["bytes"] > 0]
+        numbers, n_of = np.unique(sample["device"], return_counts=True)
+        number = int(numbers[np.argmax(n_of)])
+        of_device = sample[sample["device"] == number]
+        draw = partial(_draw_sectors, of_device, end_s)
+        made.append(Chart("sectors", f"Where on {found.label(number)}", draw, 2.4))
+        draw_sequential = partial(_draw_sequential, patterns, end_s)
+        made.append(Chart("sequential", "Sequential requests", draw_sequential))
+    return made
+
+
+def charts_of_sides(sides: Sequence[Cells]) -> list[Chart]:
+    """The charts of a comparison: heat maps and lines of both sides."""
+    return _common(
+        [Line(name, cells) for name, cells in zip("AB", sides)],
+        [Line(name, cells, name == "B") for name, cells in zip("AB", sides)],
     )
+
+
+def _common(maps: Sequence[Line], lines: Sequence[Line]) -> list[Chart]:
+    """The charts that all pages have."""
+    maps = [of._replace(cells=coarse(of.cells)) for of in maps]
+    axis_ns = latencies(maps)
+    edges_ns = np.geomspace(*axis_ns, HEAT_ROWS + 1)
+    counts = [heat(of.cells, edges_ns) for of in maps]
+    most = max(2.0, *(float(count.max(initial=0)) for count in counts))
+    made = []
+    for of, count in zip(maps, counts):
+        name, title = "heat", "Latency of every request"
+        if len(maps) > 1:
+            name, title = f"heat-{of.name}", f"Latency on {of.name}"
+        draw = partial(_draw_heat, of.cells, edges_ns, count, most)
+        made.append(Chart(name, title, draw, 2.8))
+    steps = [line._replace(cells=coarse(line.cells)) for line in lines]
+    return [
+        *made,
+        Chart("iops", "Requests a second", partial(_draw_rates, steps, "requests", "")),
+        Chart("bandwidth", "Bandwidth", partial(_draw_rates, steps, "bytes", "B/s")),
+        Chart(
+            "percentiles",
+            "Percentiles",
+            partial(_draw_percentiles, lines, axis_ns),
+            3.4,
+            is_over_time=False,
+        ),
+        Chart("sizes", "Request sizes", partial(_draw_sizes, lines), 2.4, is_over_time=False),
+    ]
+
+
+def _charts_of_b(found: Collected) -> list[Chart]:
+    """Of files of -b: histograms of reads and writes together, by powers of two."""
+    made = []
+    for name, title, field, texts in (
+        ("d2c-histogram", "Latency up to", "d2c_hist", lambda i: _us_text(8 << i)),
+        ("size-histogram", "Bytes of a request up to", "size_hist", lambda i: _size_text(10 + i)),
+    ):
+        counts = found.whole.rows[field].sum(axis=0)
+        if counts.any():
+            names = ["0", *map(texts, range(len(counts) - 2)), "more"]
+            draw = partial(_draw_bars, counts, names)
+            made.append(Chart(name, title, draw, 2.4, is_over_time=False))
     return made
 
 
@@ -383,97 +305,147 @@ def chosen(made: Sequence[Chart], names: Sequence[str]) -> list[Chart]:
     return found or list(made)
 
 
-def _draw_rates(data: Series, what: str, figure: Any) -> None:
-    axes = figure.subplots()
-    edges = data.edges_s / time_axis(axes, data.edges_s)
-    for op, of_op in data.ops.items():
-        style = {"color": COLOURS[op][0], "label": op_text(op)}
-        axes.stairs(getattr(of_op, what), edges, baseline=None, **style)
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(_engineering("B/s" if what == "bytes_per_s" else ""))
-    axes.set_ylabel("bytes a second" if what == "bytes_per_s" else "requests a second")
-    legend(axes)
+# --- drawing -------------------------------------------------------------------------------------
 
 
-def _draw_percentiles(data: Series, op: str, figure: Any) -> None:
-    """The lowest percentile as a line; from each to the next a band, paler for rarer requests."""
-    axes = figure.subplots()
-    edges = data.edges_s / time_axis(axes, data.edges_s)
-    middle, colour = (edges[:-1] + edges[1:]) / 2, COLOURS[op][0]
-    shown = [data.ops[op].percentiles[percent] for percent in SHOWN_PERCENTILES]
-    names = [f"p{percent:g}" for percent in SHOWN_PERCENTILES]
-    _points(axes, edges, shown[0], color=colour, lw=1.5, label=names[0])
-    for low, high, alpha, text in zip(shown, shown[1:], (0.42, 0.22), names[1:]):
-        axes.fill_between(middle, low, high, color=colour, alpha=alpha, lw=0, label=f"to {text}")
-    latency_axis(axes, "y")
-    legend(axes)
+def _draw_steps(axes: Any, steps: Steps, factor: float = 1.0, **style: Any) -> None:
+    """Horizontal steps, joined where they touch; x values are multiplied."""
+    x = np.stack([steps.starts, steps.ends], axis=1).ravel() * factor
+    axes.plot(x, np.repeat(steps.values, 2), **style)
 
 
-def draw_sides(
-    axes: Any, edges: Floats, percentiles: dict[float, Floats], colour: str, name: str
-) -> None:
-    """p50 as a line and p99 as a finer one, so that several runs fit one chart.
-
-    Args:
-        name: in the legend; "_": not in the legend.
-    """
-    for percent, width, alpha in ((50, 1.4, 1.0), (99, 0.8, 0.6)):
-        text = "_" if name == "_" else f"{name} p{percent:g}"
-        style = {"color": colour, "lw": width, "alpha": alpha, "label": text}
-        _points(axes, edges, percentiles[percent], **style)
+def _style(line: Line) -> dict[str, Any]:
+    style = {"color": COLOURS[line.name], "label": op_text(line.name), "lw": 1.2}
+    return style | ({"ls": (0, (4, 2))} if line.is_dashed else {})
 
 
-def _draw_heat(data: Series, op: str, figure: Any) -> None:
-    import matplotlib
+def _draw_heat(cells: Cells, edges_ns: Floats, counts: Floats, most: float, axes: Any) -> None:
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
-    latencies, counts = heat(data.ops[op].d2c_ns, HEAT_ROWS)
-    axes = figure.subplots()
-    scale = time_axis(axes, data.edges_s)
-    # Both ends are visible on a white page and on a black one.
-    colours = matplotlib.colormaps["viridis"](np.linspace(0.12, 0.93, 128))
+    scale = time_axis(axes, float(cells.edges_s[-1]))
     mesh = axes.pcolormesh(
-        data.edges_s / scale,
-        latencies,
+        cells.edges_s / scale,
+        edges_ns / NS_PER_S,
         np.where(counts > 0, counts, np.nan),
-        cmap=LinearSegmentedColormap.from_list("counts", list(colours)),
-        norm=LogNorm(1, max(counts.max(), 2)),
+        cmap=LinearSegmentedColormap.from_list("counts", HEAT),
+        norm=LogNorm(1, most),
         rasterized=True,
         linewidth=0,
     )
-    axes.grid(False)
-    latency_axis(axes, "y")
-    bar = figure.colorbar(mesh, ax=axes, pad=0.01, aspect=30)
+    for percent, width in ((50, 1.5), (99, 0.9)):
+        steps = over_time(coarse(cells, LEAST_REQUESTS), percent)
+        steps = steps._replace(values=steps.values / NS_PER_S)
+        _draw_steps(axes, steps, 1 / scale, color="white", lw=width + 1.4)
+        _draw_steps(axes, steps, 1 / scale, color=HOT, lw=width, label=f"p{percent}")
+    latency_axis(axes, edges_ns[0], edges_ns[-1])
+    bar = axes.get_figure().colorbar(mesh, ax=axes, pad=0.01, aspect=20)
     bar.outline.set_visible(False)
     bar.ax.yaxis.set_major_formatter(_engineering(""))
     bar.minorticks_off()
     bar.set_label("requests")
     bar.solids.set_rasterized(True)
-
-
-def draw_tail(axes: Any, parts: dict[str, tuple[Any, str, Any]]) -> None:
-    """Complementary cumulative distributions: (distribution, colour, line style) by label."""
-    least = 1.0
-    for name, (distribution, colour, style) in parts.items():
-        times, shares = tail(distribution)
-        if len(times):
-            axes.plot(times, shares, color=colour, ls=style, label=name)
-            least = min(least, shares[-1])
-    axes.set_yscale("log")
-    axes.set_ylim(min(least / 1.5, 0.05), 1.3)
-    latency_axis(axes, "x")
-    ticks = [(0.5, "50 %  p50"), (0.1, "10 %  p90"), (0.01, "1 %  p99"), (0.001, "0.1 %  p99.9")]
-    ticks += [(10.0**-n, f"{10.0 ** (2 - n):.{n - 2}f} %") for n in range(4, 10)]
-    ticks = [(1.0, "all"), *(t for t in ticks if t[0] >= least / 1.5)]
-    axes.set_yticks([at for at, _ in ticks], [text for _, text in ticks])
-    axes.minorticks_off()
-    axes.set_ylabel("share that took that or longer")
     legend(axes)
 
 
-def _draw_tails(of_ops: dict[str, OperationSeries], figure: Any) -> None:
-    parts = {op_text(op): (of_op.whole, COLOURS[op][0], "-") for op, of_op in of_ops.items()}
-    draw_tail(figure.subplots(), parts)
+def _draw_rates(lines: Sequence[Line], column: str, unit: str, axes: Any) -> None:
+    scale = time_axis(axes, max(float(line.cells.edges_s[-1]) for line in lines))
+    for line in lines:
+        _draw_steps(axes, a_second(line.cells, column), 1 / scale, **_style(line))
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(_engineering(unit))
+    legend(axes)
+
+
+def _draw_in_flight(found: Collected, lines: Sequence[Line], axes: Any) -> None:
+    edges_s, known = timeline(found.slices)
+    scale = time_axis(axes, float(edges_s[-1]))
+    most = np.full(len(known), math.nan)
+    for place, item in enumerate(known):
+        if item is not None:
+            loads = item.snapshot.loads
+            most[place] = max(loads["max_in_flight"][loads["op"] == EVERYTHING].tolist(), default=0)
+    style: dict[str, Any] = {"color": INK, "alpha": 0.45, "lw": 0.8, "label": "most"}
+    _draw_steps(axes, Steps(edges_s[:-1], edges_s[1:], most), 1 / scale, **style)
+    for line in lines:
+        steps = a_second(coarse(line.cells), "in_flight")
+        steps = steps._replace(values=steps.values / NS_PER_S)
+        _draw_steps(axes, steps, 1 / scale, **_style(line))
+    axes.set_ylim(bottom=0)
+    legend(axes)
+
+
+def _draw_devices(found: Collected, cells: Cells, axes: Any) -> None:
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+    cells = coarse(cells).ranked()
+    n_slices, n = len(cells.known_s), min(DEVICES_SHOWN, len(cells.devices))
+    places = cells.device * n_slices + cells.slice
+    p99 = cells.percentiles(places, n_slices * len(cells.devices), [99]).reshape(-1, n_slices)[:n]
+    scale = time_axis(axes, float(cells.edges_s[-1]))
+    axes.pcolormesh(
+        cells.edges_s / scale,
+        np.arange(n + 1),
+        np.where(p99 > 0, p99, np.nan),
+        cmap=LinearSegmentedColormap.from_list("latencies", HEAT),
+        norm=LogNorm(p99[p99 > 0].min(), p99.max() + 1),
+        rasterized=True,
+    )
+    axes.invert_yaxis()
+    axes.grid(False)
+    names = ["others" if n == OTHERS else found.label(n) for n in cells.devices[:n].tolist()]
+    axes.set_yticks(np.arange(n) + 0.5, names)
+
+
+def _draw_percentiles(lines: Sequence[Line], axis_ns: tuple[float, float], axes: Any) -> None:
+    for line in lines:
+        curve = percentile_curve(distribution(line.cells))
+        _draw_steps(axes, curve._replace(values=curve.values / NS_PER_S), **_style(line))
+    shares = (0.5, 0.9, 0.99, 0.999, 0.9999)
+    axes.set_xlim(0, TAIL)
+    axes.set_xticks(tail_place(np.array(shares)), [f"p{100 * share:.6g}" for share in shares])
+    latency_axis(axes, *axis_ns)
+    legend(axes)
+
+
+def _engineering(unit: str) -> Any:
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter(unit=unit, sep=" ")
+
+
+def time_axis(axes: Any, end_s: float) -> float:
+    """Label the time axis; returns the length of its unit in seconds."""
+    for unit, length in (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
+        if end_s >= 3 * length or unit == "ms":
+            break
+    axes.set_xlabel(f"time since the start ({unit})")
+    axes.set_xlim(0, max(end_s / length, 1e-9))
+    return length
+
+
+def latency_axis(axes: Any, low_ns: float, high_ns: float) -> None:
+    """Make the y axis logarithmic, in s, ms or µs."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.set_ylim(low_ns / NS_PER_S, high_ns / NS_PER_S)
+    is_long = math.log10(high_ns / low_ns) > 1.8
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if is_long else (1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(_engineering("s"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def legend(axes: Any) -> None:
+    """Add a legend above the chart, where it hides nothing."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            loc="lower right",
+            bbox_to_anchor=(1, 1.0),
+            ncols=6,
+            borderaxespad=0.1,
+            handlelength=1.6,
+            columnspacing=1.2,
+        )
 
 
 def _size_text(power: int) -> str:
@@ -489,59 +461,42 @@ def _us_text(us: int) -> str:
     return f"{us / 1000:.3g} ms" if us >= 1000 else f"{us} µs"
 
 
-def _draw_sizes(counts: dict[str, dict[int, int]], figure: Any) -> None:
-    """Bars of each operation beside each other, by power of two."""
-    axes = figure.subplots()
-    powers = {power for of_op in counts.values() for power in of_op}
-    shown = list(range(min(powers), max(powers) + 1))
-    width = 0.8 / len(counts)
-    for place, (op, of_op) in enumerate(counts.items()):
-        total = sum(of_op.values())
-        axes.bar(
-            [i + (place + 0.5) * width - 0.4 for i in range(len(shown))],
-            [100 * of_op.get(power, 0) / total for power in shown],
-            width * 0.92,
-            color=COLOURS[op][0],
-            label=op_text(op),
-        )
+def _draw_sizes(lines: Sequence[Line], axes: Any) -> None:
+    """Bars of each line beside each other, by power of two."""
+    counts = {}
+    for line in lines:
+        _, powers, n = line.cells.histograms["sizes"]
+        if powers.any():
+            counts[line.name] = np.bincount(powers, n, 66)
+    filled = np.flatnonzero(sum(counts.values())) if counts else np.arange(1)
+    shown = np.arange(filled[0], filled[-1] + 1)
+    width = 0.8 / max(1, len(counts))
+    for place, (name, of_line) in enumerate(counts.items()):
+        places = np.arange(len(shown)) + (place + 0.5) * width - 0.4
+        shares = 100 * of_line[shown] / of_line.sum()
+        axes.bar(places, shares, width * 0.92, color=COLOURS[name], label=op_text(name))
     axes.set_xlim(-0.6, len(shown) - 0.4)
-    names = [_size_text(power) for power in shown]
-    _label_bars(axes, names, "bytes of a request: this, up to double", "% of its requests")
+    _label_bars(axes, [_size_text(power - 1) for power in shown.tolist()])
+    axes.set_xlabel("bytes of a request: this, up to double")
     legend(axes)
 
 
-def _draw_bars(counts: Any, names: Sequence[str], what: str, figure: Any) -> None:
-    axes = figure.subplots()
+def _draw_bars(counts: Any, names: Sequence[str], axes: Any) -> None:
     filled = np.flatnonzero(counts)
     shown = slice(int(filled[0]), int(filled[-1]) + 1)
     shares = 100 * counts[shown].astype(np.float64) / float(counts.sum())
-    axes.bar(range(len(shares)), shares, 0.8, color=COLOURS["other"][0])
-    _label_bars(axes, names[shown], what, "% of requests")
+    axes.bar(range(len(shares)), shares, 0.8, color=COLOURS["other"])
+    _label_bars(axes, names[shown])
 
 
-def _label_bars(axes: Any, names: Sequence[str], x_label: str, y_label: str) -> None:
+def _label_bars(axes: Any, names: Sequence[str]) -> None:
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     axes.grid(axis="x", visible=False)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+    axes.set_ylabel("% of requests")
 
 
-def _draw_in_flight(data: Series, figure: Any) -> None:
-    axes = figure.subplots()
-    edges = data.edges_s / time_axis(axes, data.edges_s)
-    style: dict[str, Any] = {"color": INK, "alpha": 0.45, "lw": 0.8, "label": "most"}
-    axes.stairs(data.most_in_flight, edges, baseline=None, **style)
-    for op, of_op in data.ops.items():
-        style = {"color": COLOURS[op][0], "label": f"{op_text(op)}, mean"}
-        axes.stairs(of_op.in_flight, edges, baseline=None, **style)
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("requests in flight")
-    legend(axes, columns=4)
-
-
-def _draw_sectors(sample: Any, edges_s: Floats, figure: Any) -> None:
-    axes = figure.subplots()
-    scale = time_axis(axes, edges_s)
+def _draw_sectors(sample: Any, end_s: float, axes: Any) -> None:
+    scale = time_axis(axes, end_s)
     offsets = sample["sector"].astype(np.float64) * SECTOR_BYTES
     for number in np.unique(sample["op"]).tolist():
         part = sample["op"] == number
@@ -553,7 +508,7 @@ def _draw_sectors(sample: Any, edges_s: Floats, figure: Any) -> None:
             ms=1.5 if len(sample) < 5000 else 1.0,
             mew=0,
             alpha=0.75,
-            color=_between(*COLOURS[OPS[number]]),
+            color=COLOURS[OPS[number]],
             label=op_text(OPS[number]),
             rasterized=True,
         )
@@ -564,24 +519,18 @@ def _draw_sectors(sample: Any, edges_s: Floats, figure: Any) -> None:
         handle.set_markersize(4)
 
 
-def _between(light: str, dark: str) -> str:
-    """The mean of two colours: dots are pixels, of one colour on light and dark pages."""
-    pairs = [(int(light[i : i + 2], 16), int(dark[i : i + 2], 16)) for i in (1, 3, 5)]
-    return "#" + "".join(f"{(one + other) // 2:02x}" for one, other in pairs)
-
-
-def _draw_sequential(patterns: Patterns, edges_s: Floats, figure: Any) -> None:
-    axes = figure.subplots()
-    scale = time_axis(axes, edges_s)
+def _draw_sequential(patterns: Patterns, end_s: float, axes: Any) -> None:
+    scale = time_axis(axes, end_s)
     # Four slices each are put together: a share of few requests says little.
     counts = patterns.counts.reshape(len(OPS), -1, 4, 2).sum(axis=2)
-    edges = np.arange(counts.shape[1] + 1) * (patterns.slice_ns * 4 / 1e9 / scale)
+    edges_s = np.arange(counts.shape[1] + 1) * (patterns.slice_ns * 4 / NS_PER_S)
     for number, op in enumerate(OPS):
         requests, sequential = counts[number, :, 0], counts[number, :, 1]
         if op in ("flush", "other") or not requests.any():
             continue
         share = np.where(requests > 0, 100 * sequential / np.maximum(requests, 1), np.nan)
-        _points(axes, edges, share, color=COLOURS[op][0], label=op_text(op))
+        style = {"color": COLOURS[op], "label": op_text(op)}
+        _draw_steps(axes, Steps(edges_s[:-1], edges_s[1:], share), 1 / scale, **style)
     axes.set_ylim(-3, 103)
     axes.set_ylabel("% of requests")
     legend(axes)

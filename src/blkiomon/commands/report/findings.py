@@ -108,8 +108,7 @@ def findings(
         return printable(name_of(device) or device_text(device))
 
     runs = _between(slices, gaps)
-    hung = _hung(whole, whole.end_ns - gaps[-1][1] if gaps else None)
-    hung = san.without_moved(hung, whole, topology)
+    hung = san.without_moved(hung_devices(whole, gaps), whole, topology)
     found = (
         *_explain_hung(hung, named, lost_events(whole)),
         *_stalled(runs, whole, named, {device for _, _, device in hung}),
@@ -136,13 +135,16 @@ def _between(slices: Sequence[Interval], gaps: Sequence[tuple[int, int]]) -> Run
     return list(filter(None, runs))
 
 
-def _hung(whole: Interval, most_ns: int | None) -> list[tuple[int, int, int]]:
+def hung_devices(
+    whole: Interval, gaps: Sequence[tuple[int, int]] = ()
+) -> list[tuple[int, int, int]]:
     """Age of the oldest request, number in flight, and device, where requests never completed.
 
     Args:
-        most_ns: duration of the last run; None: there is one. Of a device with older requests, it
-            is not known how many are of that run: it is left out.
+        gaps: between runs. Of a device with older requests than the last run, it is not known how
+            many are of that run: it is left out.
     """
+    most_ns = whole.end_ns - gaps[-1][1] if gaps else None
     return [
         (group.in_flight.oldest_ns, group.in_flight.end, group.device)
         for group in whole.groups()

@@ -10,19 +10,35 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from blkiomon._version import __version__
+from blkiomon.commands.report.cells import MOST_BYTES as MOST_CELLS_BYTES
 from blkiomon.commands.report.cells import Array, packed
 from blkiomon.console import printable
 from blkiomon.formats.units import op_text
 from blkiomon.interval.incomplete import Incomplete, in_words
 
 MOST_BYTES = 5_000_000
-"""Limit of a page's size, for the inputs that are likely."""
+"""Limit of a page's size."""
+
+LEAST_CELLS_BYTES = 1 << 14
+"""Cells are not merged to less: then tables alone make a page large, and they are bounded."""
+
+
+def fitting(render: Callable[[int], str]) -> str:
+    """A page of at most ``MOST_BYTES``.
+
+    Args:
+        render: returns the page, with at most so many bytes of cells.
+    """
+    most = MOST_CELLS_BYTES
+    while len((page := render(most)).encode()) > MOST_BYTES and most > LEAST_CELLS_BYTES:
+        most //= 2
+    return page
 
 
 def document(title: str, body: Iterable[str], figures: Any, data: Any, script: str) -> str:

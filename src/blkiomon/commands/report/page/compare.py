@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from blkiomon.commands.report.cells import Cells, bounded, cells_of, joined, on_one_axis
+from blkiomon.commands.report.cells import (
+    Cells,
+    bounded,
+    coarser_note,
+)
 from blkiomon.commands.report.changes import METRICS, DeviceChanges, value_text
 from blkiomon.commands.report.comparison import (
     NAMES,
@@ -16,16 +20,19 @@ from blkiomon.commands.report.comparison import (
     change_text,
     interval_text,
     side_text,
+    sides_of,
 )
+from blkiomon.commands.report.curves import Line
 from blkiomon.commands.report.page import (
     document,
+    fitting,
     incomplete,
     swatch,
     table,
     text,
     with_arrays,
 )
-from blkiomon.commands.report.page.svg import Line, charts
+from blkiomon.commands.report.page.svg import charts
 from blkiomon.commands.report.selection import OTHERS
 from blkiomon.console import how_many
 from blkiomon.engine import layout
@@ -36,10 +43,15 @@ ROWS_SHOWN = 200
 
 
 def compare_page(found: Comparison, title: str) -> str:
-    """The page."""
+    """The page, of at most 5 MB."""
+    return fitting(lambda most_bytes: _page(found, title, most_bytes))
+
+
+def _page(found: Comparison, title: str, most_bytes: int) -> str:
     changed = found.changed()
     same = [row for row in found.rows if not row.shown]
-    sides = _sides(found, changed)
+    all_cells = sides_of(found)
+    sides = _bounded(all_cells, changed, most_bytes)
     body = [
         f"<h1>{text(title)}</h1>",
         *([f'<p id="scope"><b>{text(found.scope)}</b></p>'] if found.scope else []),
@@ -49,6 +61,7 @@ def compare_page(found: Comparison, title: str) -> str:
             for letter, side in found.sides
         ),
         *(f'<p class="note">{text(note)}</p>' for run in found.runs for note in run.notes),
+        *(f'<p class="note">{text(note)}</p>' for note in coarser_note(all_cells[0], sides[0])),
         f'<p class="verdict">{text(found.verdict())}</p>',
         "<h2>What changed</h2>",
         *(_table(changed, found) if changed else ["<p>Nothing, as far as it shows.</p>"]),
@@ -67,19 +80,10 @@ def compare_page(found: Comparison, title: str) -> str:
     return document(title, body, figures, [_data(side, found) for side in sides], "compare")
 
 
-def _sides(found: Comparison, changed: Sequence[DeviceChanges]) -> list[Cells]:
-    """The cells of each side: on one axis of time, with the same devices, what changed first."""
-    runs = [[cells_of(run.slices) for run in side] for _, side in found.sides]
-    a, b = found.rows[0].numbers
-    if a is not None and b is not None and a != b:  # single devices: they are one in the charts
-        runs[1] = [replace(run, devices=np.array([a], np.uint32)) for run in runs[1]]
-    placed = on_one_axis([*runs[0], *runs[1]])
-    sides = []
-    for of_side in (placed[: len(runs[0])], placed[len(runs[0]) :]):
-        known_s = np.sum([run.known_s for run in of_side], axis=0)
-        sides.append(replace(joined(of_side), edges_s=of_side[0].edges_s, known_s=known_s))
+def _bounded(sides: Sequence[Cells], changed: Sequence[DeviceChanges], most: int) -> list[Cells]:
+    """The cells in at most so many bytes, about; devices that changed come first."""
     certain = [row.numbers[0] for row in changed if row.numbers[0] is not None]
-    sides = bounded(sides, wanted=certain)
+    sides = bounded(sides, most, certain)
     devices = sides[0].devices.tolist()
     first = [number for number in certain if number in devices]
     order = np.array(list(dict.fromkeys([*first, *devices])), np.uint32)

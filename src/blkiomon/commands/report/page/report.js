@@ -284,11 +284,15 @@ class Report extends Charts {
     const { run, part } = this;
     const found = run.devices.map((name, device) => {
       const merged = run.merge({ ...part, device }, run.scratch);
+      const [left, oldest] = run.in_flight_at_end[device];
+      const is_hung = run.hung[device];
       const p99 = timeText(merged.percentile(99));
-      const score = merged.n >= 100 ? merged.percentile(99) : (merged.mean ?? 0);
-      return { device, score, n: merged.requests, text: p99, label: `${name}: p99 ${p99} of ${countText(merged.requests)} requests` };
+      const score = is_hung ? Infinity : merged.n >= 100 ? merged.percentile(99) : (merged.mean ?? 0);
+      const hung = is_hung ? `; hung: ${countText(left)} in flight at the end, the oldest for ${timeText(oldest)}` : "";
+      const label = `${name}: p99 ${p99} of ${countText(merged.requests)} requests${hung}`;
+      return { device, score, n: merged.requests || left, text: is_hung ? "hung" : p99, label };
     });
-    return found.filter(({ n, device }) => n || run.hung[device][0]).sort((a, b) => b.score - a.score);
+    return found.filter(({ n }) => n).sort((a, b) => (b.score === a.score ? 0 : b.score - a.score));
   }
 
   #summary() {

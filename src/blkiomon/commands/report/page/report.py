@@ -9,10 +9,20 @@ from typing import Any
 import numpy as np
 
 from blkiomon.commands.report.access import SECTOR_BYTES, Patterns
-from blkiomon.commands.report.cells import Array, Cells, bounded, cells_of, timeline
+from blkiomon.commands.report.cells import Array, Cells, bounded, cells_of, coarser_note, timeline
 from blkiomon.commands.report.collect import STATS, Collected
-from blkiomon.commands.report.findings import findings
-from blkiomon.commands.report.page import document, incomplete, swatch, table, text, with_arrays
+from blkiomon.commands.report.curves import by_operation
+from blkiomon.commands.report.findings import findings, hung_devices
+from blkiomon.commands.report.page import (
+    document,
+    fitting,
+    incomplete,
+    swatch,
+    table,
+    text,
+    with_arrays,
+)
+from blkiomon.commands.report.page.svg import charts
 from blkiomon.commands.report.selection import OTHERS
 from blkiomon.commands.table import is_supported
 from blkiomon.console import how_many, printable
@@ -43,21 +53,31 @@ FIGURES_OF_DEVICES = 512
 
 
 def report(found: Collected, title: str) -> str:
-    """The page."""
-    (cells,) = bounded([cells_of(found.slices)])
+    """The page, of at most 5 MB."""
+    cells = cells_of(found.slices)
+    return fitting(lambda most_bytes: _page(found, title, cells, most_bytes))
+
+
+def _page(found: Collected, title: str, all_cells: Cells, most_bytes: int) -> str:
+    (cells,) = bounded([all_cells], most_bytes)
     cells = cells.ranked()
     body = [
         f"<h1>{text(title)}</h1>",
         *incomplete("Incomplete", found.whole.incomplete),
         *_origin(found),
-        *(f'<p class="note">{text(note)}</p>' for note in found.notes),
+        *(
+            f'<p class="note">{text(note)}</p>'
+            for note in (*found.notes, *coarser_note(all_cells, cells))
+        ),
         *_findings(found),
         _tiles(found),
-        "<noscript><p>Charts, and the figures of a part of the time, need scripts. The tables do "
-        "not.</p></noscript>",
-        '<div id="charts"></div>',
+        "<noscript><p>Figures of a part of the time need scripts.</p></noscript>",
+        '<div id="charts" class="charts">',
+        *charts(by_operation(cells)),
+        "</div>",
         '<h2>Devices and operations <span class="soft" id="of"></span></h2>',
         _summary(found, cells),
+        *_hung(found),
         *_histograms(found),
         *_slowest(found),
         *_processes(found.whole),
@@ -78,6 +98,7 @@ def _data(found: Collected, cells: Cells) -> dict[str, Any]:
         for group in whole.groups()
         if group.op is None and group.in_flight is not None
     }
+    hung = {device for _, _, device in hung_devices(whole, found.gaps)}
     head: dict[str, Any] = {
         "start": utc(whole.start_ns) if whole.anchored else None,
         "devices": [
@@ -85,16 +106,17 @@ def _data(found: Collected, cells: Cells) -> dict[str, Any]:
             for n in numbers
         ],
         "ops": layout.OPS,
-        "hung": [in_flight.get(number, [0, 0]) for number in numbers],
+        "in_flight_at_end": [in_flight.get(number, [0, 0]) for number in numbers],
+        "hung": [number in hung for number in numbers],
     }
     arrays = cells.arrays() | _by_slice(found, cells)
     if found.patterns is not None:
         of_head, of_arrays = _access(found.patterns, numbers)
         head |= of_head
         arrays |= of_arrays
-        names = whole.process_names
+        processes = whole.process_names
         head["slow"] = [
-            [*request[:6], printable(names.get(request[6], str(request[6])))]
+            [*request[:6], printable(processes.get(request[6], str(request[6])))]
             for request in _slow_rows(found.patterns, numbers)
         ]
     pids, by_slice = _process_cells(found, cells)
@@ -287,6 +309,20 @@ def _summary(found: Collected, cells: Cells) -> str:
     return table(heads, rows, "two", "summary") + left_out
 
 
+def _hung(found: Collected) -> list[str]:
+    """Devices whose requests never completed, the longest first."""
+    rows = [
+        ("", (_device_name(device, found), f"{n:,}", time_text(oldest_ns)))
+        for oldest_ns, n, device in sorted(hung_devices(found.whole, found.gaps), reverse=True)[
+            :DEVICES_SHOWN
+        ]
+    ]
+    if not rows:
+        return []
+    heads = ("Device", "In flight at the end", "Oldest for")
+    return ["<h2>Requests that never completed</h2>", table(heads, rows, "", "hung")]
+
+
 def _device_name(number: int | None, found: Collected) -> str:
     if number is None:
         return "all"
@@ -389,7 +425,7 @@ def _slowest(found: Collected) -> list[str]:
         return []
     heads = ("Issued", "Device", "Operation", "Latency", "Bytes", "Offset", "Process")
     fields = ["issued_ns", "device", "op", "d2c_ns", "bytes", "sector", "pid"]
-    names = found.whole.process_names
+    processes = found.whole.process_names
     rows = [
         (
             "",
@@ -400,7 +436,7 @@ def _slowest(found: Collected) -> list[str]:
                 time_text(d2c),
                 bytes_text(n_bytes),
                 f"{sector * SECTOR_BYTES:,}",
-                text(names.get(pid, str(pid))),
+                text(processes.get(pid, str(pid))),
             ),
         )
         for issued, device, op, d2c, n_bytes, sector, pid in found.patterns.slowest[

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from blkiomon.commands.report.cells import Cells
 from blkiomon.commands.report.curves import (
+    LEAST_REQUESTS,
     TAIL,
+    Line,
     Steps,
     a_second,
+    coarse,
     distribution,
     over_time,
     percentile_curve,
@@ -22,30 +23,10 @@ from blkiomon.formats.units import bandwidth_text, rate_text, time_text
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 640, 200, 62, 8, 24
 
-MOST_STEPS, LEAST_STEPS = 160, 16
-"""Steps of a line over time: neighbouring slices are merged."""
-
-LEAST_REQUESTS = 200
-"""Requests of a step that shows p99, on average."""
-
-
-class Line(NamedTuple):
-    """What the charts show.
-
-    Attributes:
-        name: of a colour in ``page.css``; and of the line.
-        cells: merged into one line.
-        is_dashed: how it is drawn.
-    """
-
-    name: str
-    cells: Cells
-    is_dashed: bool = False
-
 
 def charts(lines: Sequence[Line]) -> list[str]:
     """Percentiles, p99 over time, requests and bytes a second; each a line of HTML."""
-    lines = [line._replace(cells=_coarse(line.cells)) for line in lines]
+    lines = [line._replace(cells=coarse(line.cells)) for line in lines]
     end_s = max((float(line.cells.edges_s[-1]) for line in lines), default=1.0)
     in_tail = [(float(tail_place(np.array(s))), f"p{100 * s:.6g}") for s in (0.5, 0.9, 0.99, 0.999)]
     in_time = [(at, f"{at:g} s") for at in _ticks(end_s, 6)]
@@ -55,7 +36,7 @@ def charts(lines: Sequence[Line]) -> list[str]:
         _figure(
             "p99 over time",
             lines,
-            [over_time(_coarse(line.cells, LEAST_REQUESTS), 99) for line in lines],
+            [over_time(coarse(line.cells, LEAST_REQUESTS), 99) for line in lines],
             in_time,
             end_s,
             time_text,
@@ -69,16 +50,6 @@ def charts(lines: Sequence[Line]) -> list[str]:
         steps = [a_second(line.cells, column) for line in lines]
         drawn.append(_figure(title, lines, steps, in_time, end_s, format_, is_logarithmic=False))
     return drawn
-
-
-def _coarse(cells: Cells, least_requests: float = 0) -> Cells:
-    """With slices so long that a line has few steps, each of enough requests on average."""
-    requests = cells.columns["requests"].sum()
-    while (n := len(cells.known_s)) > MOST_STEPS or (
-        n > LEAST_STEPS and requests / n < least_requests
-    ):
-        cells = cells.halved()
-    return cells
 
 
 def _ticks(most: float, n: int) -> list[float]:
