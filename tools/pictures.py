@@ -29,14 +29,13 @@ def main() -> None:
         report.main(["-o", str(path), "--title", "loop-phases-dc.bin", TRACE])
         for name, size in SIZES.items():
             take(page, path, size, name)
-        slower, changes = Path(directory) / "slower", Path(directory) / "changes.html"
-        command = [sys.executable, "docs/slower.py", TRACE, str(slower), "1.2"]
+        (Path(directory) / "before").symlink_to(ROOT / TRACE)
+        command = [sys.executable, "docs/slower.py", TRACE, f"{directory}/after", "1.2"]
         subprocess.run(command, check=True)
-        title = "before, and after: 20 % slower"
-        command = [sys.executable, "-m", "blkiomon", "compare", "-o", str(changes)]
-        command += ["--title", title, TRACE, str(slower)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        take(page, changes, COMPARE_SIZE, "compare")
+        command = [sys.executable, "-m", "blkiomon", "compare", "-o", "changes.html"]
+        command += ["--title", "before, and after: 20 % slower", "before", "after"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=directory)
+        take(page, path.with_name("changes.html"), COMPARE_SIZE, "compare")
 
 
 def take(page: Page, path: Path, size: tuple[int, int], name: str) -> None:
