@@ -108,7 +108,7 @@ def findings(
         return printable(name_of(device) or device_text(device))
 
     runs = _between(slices, gaps)
-    hung = san.without_moved(hung_devices(whole, gaps), whole, topology)
+    hung = hung_devices(whole, gaps, topology)
     found = (
         *_explain_hung(hung, named, lost_events(whole)),
         *_stalled(runs, whole, named, {device for _, _, device in hung}),
@@ -136,22 +136,24 @@ def _between(slices: Sequence[Interval], gaps: Sequence[tuple[int, int]]) -> Run
 
 
 def hung_devices(
-    whole: Interval, gaps: Sequence[tuple[int, int]] = ()
+    whole: Interval, gaps: Sequence[tuple[int, int]] = (), topology: Topology | None = None
 ) -> list[tuple[int, int, int]]:
     """Age of the oldest request, number in flight, and device, where requests never completed.
 
     Args:
         gaps: between runs. Of a device with older requests than the last run, it is not known how
             many are of that run: it is left out.
+        topology: of the traced host, if it is known: see ``san.without_moved``.
     """
     most_ns = whole.end_ns - gaps[-1][1] if gaps else None
-    return [
+    found = [
         (group.in_flight.oldest_ns, group.in_flight.end, group.device)
         for group in whole.groups()
         if group.op is None and group.device is not None and group.in_flight is not None
         if group.in_flight.oldest_ns > max(HUNG_NS, group.d2c_ns.max or 0)
         if most_ns is None or group.in_flight.oldest_ns <= most_ns
     ]
+    return san.without_moved(found, whole, topology)
 
 
 def _explain_hung(

@@ -98,7 +98,7 @@ def _data(found: Collected, cells: Cells) -> dict[str, Any]:
         for group in whole.groups()
         if group.op is None and group.in_flight is not None
     }
-    hung = {device for _, _, device in hung_devices(whole, found.gaps)}
+    hung = {device for _, _, device in hung_devices(whole, found.gaps, found.topology)}
     head: dict[str, Any] = {
         "start": utc(whole.start_ns) if whole.anchored else None,
         "devices": [
@@ -311,11 +311,10 @@ def _summary(found: Collected, cells: Cells) -> str:
 
 def _hung(found: Collected) -> list[str]:
     """Devices whose requests never completed, the longest first."""
+    hung = sorted(hung_devices(found.whole, found.gaps, found.topology), reverse=True)
     rows = [
         ("", (_device_name(device, found), f"{n:,}", time_text(oldest_ns)))
-        for oldest_ns, n, device in sorted(hung_devices(found.whole, found.gaps), reverse=True)[
-            :DEVICES_SHOWN
-        ]
+        for oldest_ns, n, device in hung[:DEVICES_SHOWN]
     ]
     if not rows:
         return []
