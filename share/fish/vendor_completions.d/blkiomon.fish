@@ -127,7 +127,6 @@ complete -c blkiomon -n '__blkiomon_runs report' -l to -x -d 'end before this ti
 complete -c blkiomon -n '__blkiomon_runs report' -l by -x -a 'device lun path port hba array' -d 'add up what belongs together on a SAN (default: device); needs a topology'
 complete -c blkiomon -n '__blkiomon_runs report' -l topology -r -F -d 'how the devices are connected (default: NAME.topology.json beside a trace, this host for a capture)'
 complete -c blkiomon -n '__blkiomon_runs report' -l title -x -d 'heading of the page'
-complete -c blkiomon -n '__blkiomon_runs report' -l topology -r -F -d 'how the devices are connected (default: NAME.topology.json beside a trace, this host for a capture)'
 complete -c blkiomon -n '__blkiomon_runs report' -l chart -x -d 'only this chart of a picture: heat, iops, bandwidth, in-flight, devices, sectors, sequential, percentiles or sizes (repeatable)'
 complete -c blkiomon -n '__blkiomon_runs report' -l overwrite -d 'replace FILE even if it begins like a trace'
 complete -c blkiomon -n '__blkiomon_runs report' -l max-age -x -d 'drop requests that stay pending for longer (default 600)'
