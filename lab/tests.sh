@@ -7,8 +7,9 @@ export LAB_TABLE=/out/$1.txt PYTHONDONTWRITEBYTECODE=1
 export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 name=$1 python=$2
 shift 2
-"$python" -m pytest -p no:cacheprovider --tb=short --durations=5 "tests/lab/test_${name}_kernels.py" "$@" \
-    > "/out/$name.log" 2>&1
+# Emulated tests take longer than the limit after which pytest prints where each thread is.
+"$python" -m pytest -p no:cacheprovider -o faulthandler_timeout=0 --tb=short --durations=5 \
+    "tests/lab/test_${name}_kernels.py" "$@" > "/out/$name.log" 2>&1
 status=$?
 dmesg > "/out/$name.dmesg"
 exit $status
