@@ -24,8 +24,8 @@ from reference import Reference
 import blkiomon
 from blkiomon._core import Engine
 from blkiomon.commands import decode as stats_decoder
+from blkiomon.commands.report.cells import cells_of
 from blkiomon.commands.report.collect import ReportError, collect
-from blkiomon.commands.report.series import series
 from blkiomon.engine import layout
 from blkiomon.errors import IntervalError, SourceError, StatsError, TraceError
 from blkiomon.formats import stats_file, stats_reader
@@ -575,7 +575,7 @@ def json(data: memoryview) -> int:
     use_all(found.whole)
     for item in found.slices:
         use_all(item)
-    over_time = series(found.slices)
-    assert (np.diff(over_time.edges_s) >= 0).all()
-    assert sum(line.whole.count for line in over_time.ops.values()) == found.whole.total.requests
+    cells = cells_of(found.slices)
+    assert (np.diff(cells.edges_s) >= 0).all()
+    assert cells.histograms["d2c"].counts.sum() == found.whole.total.requests
     return len(found.slices)
