@@ -128,6 +128,17 @@ def test_percentiles_equal_those_of_the_library(
     assert engine(dataset, quantity, keys) == expected
 
 
+@pytest.mark.parametrize("percent", [0.99, 0, -5, 101])
+def test_duckdb_refuses_what_is_no_percentage(percent: float, dataset: Path) -> None:
+    connection = duckdb.connect()
+    connection.execute((dataset / "ds/blkiomon.sql").read_text())
+    connection.execute(
+        f"CREATE VIEW requests AS FROM read_parquet('{dataset}/ds/requests/*/*.parquet')"
+    )
+    with pytest.raises(duckdb.Error, match="percent must be from 1 to 100: 99 is the p99"):
+        connection.execute(f"FROM d2c_percentile('requests', host, {percent})").fetchall()
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # Spark leaves sockets open
 def test_spark_gives_the_percentiles_of_the_library(dataset: Path) -> None:
     sql = pytest.importorskip(

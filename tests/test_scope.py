@@ -207,8 +207,28 @@ def test_groups_are_paired_by_what_a_reboot_leaves(
 
 def test_devices_are_paired_by_number(two_runs: tuple[Path, Path], capfd: Capture) -> None:
     found = rows_of(capfd, *two_runs)
-    assert (found["8:0"], found["8:16"]) == ((1.3, 5.3), (2.3, 1.3))
-    assert "253:0" not in found
+    assert (found["sda"], found["sdb"]) == ((1.3, 5.3), (2.3, 1.3))
+    assert "dm-0" not in found
+
+
+@pytest.mark.parametrize("device", ["sda", "8:0"])
+def test_rule_names_a_device_as_the_topology_or_by_number(
+    device: str, two_runs: tuple[Path, Path], capfd: Capture
+) -> None:
+    rule = f"{device}/read.p50 > 3ms"
+    assert compare.main(["--fail-if", rule, *map(str, two_runs)]) == 1
+    assert f"{rule}: 5.28 ms" in capfd.readouterr().err
+
+
+def test_number_whose_name_changed_is_shown_as_a_number(tmp_path: Path, capfd: Capture) -> None:
+    latencies = [("8:0", 1.0), ("8:16", 1.0)]
+    sda, sdb, _ = (replace(device, map=None) for device in host().devices)
+    hosts = (
+        Topology("host", "6.12", host().arrays, (one, sdb))
+        for one in (sda, replace(sda, name="sdq"))
+    )
+    runs = [write_run(tmp_path / name, of, latencies) for name, of in zip("ab", hosts)]
+    assert {"8:0", "sdb"} <= rows_of(capfd, *runs).keys()
 
 
 def test_comparison_of_a_view_says_so(two_runs: tuple[Path, Path], capfd: Capture) -> None:

@@ -422,6 +422,15 @@ def test_runs_that_are_merged_are_not_compared(kind: str, start_s: int, tmp_path
     assert said == (kind != "gzip")  # where the end of the first run is not known
 
 
+def test_notes_before_a_run_do_not_make_the_run_before_stall(tmp_path: Path) -> None:
+    noted = [tw.notify_timestamp(at_s * S, 1_795_392_000 + at_s, 0) for at_s in (1, 10)]
+    first = write(tmp_path / "a", noted[:1], requests(3000, MS), [tw.issue(6 * S, 8, 4096)])
+    second = write(tmp_path / "b", noted[1:], next_run(600))
+    for path in (first, second):  # so that it is not known where a run ends
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    assert found_in(runner.succeed(first, second).decode().splitlines()) == []
+
+
 def to_json(trace: Path) -> Path:
     """The trace as ``--json`` writes it."""
     path = trace.with_suffix(".jsonl")

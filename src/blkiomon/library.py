@@ -217,6 +217,7 @@ class _Rows:
 class Intervals(Iterator[Interval]):
     """An iterator of intervals. Its methods read those that are left, as one table.
 
+    Each interval is read once: after the last, the methods raise ValueError.
     The tables have a row for each interval, device and operation, and the columns of Parquet files:
     see ``docs/schema.md``. They contain no totals. ``start`` is the time of day in UTC. Counts and
     times are signed integers; what is not known is null, or NaN in pandas.
@@ -224,21 +225,38 @@ class Intervals(Iterator[Interval]):
 
     def __init__(self, found: Iterable[Interval]) -> None:
         self._found = iter(found)
+        self._n_read = 0
+        self._has_ended = False
 
     def __next__(self) -> Interval:
-        return next(self._found)
+        try:
+            found = next(self._found)
+        except StopIteration:
+            self._has_ended = True
+            raise
+        self._n_read += 1
+        return found
+
+    def __repr__(self) -> str:
+        end = ", no more" if self._has_ended else ""
+        return f"Intervals({self._n_read} read{end}; to_pandas() makes a table of those left)"
+
+    def _left(self) -> Intervals:
+        if self._has_ended:
+            raise ValueError(f"all {self._n_read} intervals have been read: call intervals() again")
+        return self
 
     def to_arrow(self) -> Any:
         """A ``pyarrow.Table``. Raises MissingLibrary: pyarrow is not installed."""
-        return _frames().to_arrow(self)
+        return _frames().to_arrow(self._left())
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame``. Raises MissingLibrary: pandas is not installed."""
-        return _frames().to_pandas(self)
+        return _frames().to_pandas(self._left())
 
     def to_polars(self) -> Any:
         """A ``polars.DataFrame``. Raises MissingLibrary: polars is not installed."""
-        return _frames().to_polars(self)
+        return _frames().to_polars(self._left())
 
 
 def intervals(

@@ -35,7 +35,11 @@ histograms AS (
 ),
 -- The nearest rank, ceil(percent / 100 * total), in exact arithmetic.
 ranked AS (
-    SELECT *, ((percent * 1000000)::HUGEINT * total + 99999999) // 100000000 AS rank
+    SELECT *, CASE
+        WHEN percent BETWEEN 1 AND 100
+        THEN ((percent * 1000000)::HUGEINT * total + 99999999) // 100000000
+        ELSE error('percent must be from 1 to 100: 99 is the p99')
+    END AS rank
     FROM histograms
 ),
 -- Counts are added up from the least bin on, until the sum reaches the rank.

@@ -42,7 +42,7 @@ from blkiomon.commands.report.cells import (
 from blkiomon.commands.report.collect import Collected, ReportError, listed
 from blkiomon.commands.report.curves import middles
 from blkiomon.engine.layout import OPS
-from blkiomon.formats.units import bandwidth_text, rate_text, time_text
+from blkiomon.formats.units import bandwidth_text, device_text, rate_text, time_text
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.moments import Moments, run_starts
@@ -169,12 +169,20 @@ def match(a: Sequence[Collected], b: Sequence[Collected]) -> list[tuple[str, Num
     Where there are several, the last entry is of all devices together.
     """
     of_a, of_b = _devices(a), _devices(b)
-    label = a[0].label  # in a view, all runs have the same numbers and names
+
+    def name(one: int, other: int) -> str:
+        """The number, if the runs have different names for it."""
+        names = [{run.label(n) for run in side} for n, side in ((one, a), (other, b))]
+        texts = [of.pop() if len(of) == 1 else device_text(n) for of, n in zip(names, (one, other))]
+        if one == other:
+            return texts[0] if texts[0] == texts[1] else device_text(one)
+        return " -> ".join(dict.fromkeys(texts))
+
     if len(of_a) == len(of_b) == 1 and of_a != of_b:
         (one,), (other,) = of_a, of_b
-        return [(f"{label(one)} -> {label(other)}", (one, other))]
+        return [(name(one, other), (one, other))]
     both = sorted(of_a & of_b)
-    found: list[tuple[str, Numbers]] = [(label(n), (n, n)) for n in both]
+    found: list[tuple[str, Numbers]] = [(name(n, n), (n, n)) for n in both]
     if both and len(of_a | of_b) > 1:
         found.append(("all", (None, None)))
     return found

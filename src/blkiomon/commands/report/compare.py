@@ -31,7 +31,7 @@ from blkiomon.commands.report import (
     note_written,
     told,
 )
-from blkiomon.commands.views import BY, TOPOLOGY, find_topology, view_of
+from blkiomon.commands.views import BY, TOPOLOGY, find_topology
 from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, complain, printed
 from blkiomon.errors import SourceError, TraceError
 
@@ -123,9 +123,8 @@ def main(given: Namespace) -> int:
         found = comparison.compare_runs(
             sides,
             asked,
-            view_for=lambda name: view_of(
-                find_topology(given.by, given.topology, [name]), given.by
-            ),
+            by=given.by,
+            topology_of=lambda name: find_topology(given.by, given.topology, [name]),
             devices=selected.devices,
             period=selected.period,
             max_age_s=given.max_age,

@@ -20,11 +20,12 @@ from blkiomon.commands.report.changes import (
     value_text,
 )
 from blkiomon.commands.report.collect import STATS, Collected, ReportError, collect
+from blkiomon.commands.views import view_of
 from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import incomplete_list
 from blkiomon.formats.units import NONE, op_text
 from blkiomon.interval.incomplete import Incomplete, in_words
-from blkiomon.interval.views import View
+from blkiomon.sources.topology import Topology
 
 NAMES = {"iops": "IOPS"}
 """Metrics whose name in a table differs from that in a rule."""
@@ -137,7 +138,8 @@ class Comparison:
 def compare_runs(
     names: tuple[Sequence[str], Sequence[str]],
     metrics: Sequence[str],
-    view_for: Callable[[str], View | None] = lambda name: None,
+    by: str = "device",
+    topology_of: Callable[[str], Topology | None] = lambda name: None,
     **options: Any,
 ) -> Comparison:
     """Read the runs of both sides and compare them.
@@ -145,25 +147,26 @@ def compare_runs(
     Args:
         names: of the runs of A and of B.
         metrics: to compare besides ``METRICS``.
-        view_for: makes the view of a run with this name; None: by device.
+        by: what figures are added up by, one of ``views.BY``.
+        topology_of: finds the topology of the host of a run with this name; None: not known.
         options: as for ``collect``.
 
     Raises:
         ReportError, SourceError, TraceError: a run cannot be read, or the sides have nothing in
             common.
     """
-    found = [_collect_run(name, view_for(name), **options) for side in names for name in side]
-    if found[0].by != "device":
+    found = [_collect_run(n, by, topology_of(n), **options) for side in names for n in side]
+    if by != "device":
         found = list(aligned(found))
     a, b = found[: len(names[0])], found[len(names[0]) :]
     return Comparison(a, b, compare(a, b, tuple(dict.fromkeys((*METRICS, *metrics)))))
 
 
-def _collect_run(name: str, view: View | None, **options: Any) -> Collected:
-    found = collect([name], patterns=False, view=view, **options)
+def _collect_run(name: str, by: str, topology: Topology | None, **options: Any) -> Collected:
+    found = collect([name], patterns=False, view=view_of(topology, by), **options)
     if found.kind == STATS:
         raise ReportError(f"{name}: files of -b hold no percentiles: compare traces, or --json")
-    return found
+    return found.of_host(topology)
 
 
 def sides_of(found: Comparison) -> list[Cells]:

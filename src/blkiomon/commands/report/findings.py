@@ -129,9 +129,13 @@ def _between(slices: Sequence[Interval], gaps: Sequence[tuple[int, int]]) -> Run
     for item in slices:
         if not any(begin < item.end_ns and item.start_ns < end for begin, end in gaps):
             runs[sum(end <= item.start_ns for _, end in gaps)].append(item)
+    # Where a gap begins and ends is not always known: notes may be older than the first request.
     for run in runs[:-1]:
-        while run and not run[-1].counts.records:  # a gap may begin where that is not known
+        while run and not run[-1].counts.records:
             run.pop()
+    for run in runs[1:]:
+        while run and not run[0].counts.records:
+            del run[0]
     return list(filter(None, runs))
 
 

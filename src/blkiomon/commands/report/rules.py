@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from blkiomon.commands.report.changes import DeviceChanges, value_text
 from blkiomon.engine.layout import OPS
+from blkiomon.formats.units import device_text
 
 _RULE = re.compile(
     r"(?:(?P<device>[^/]+)/)?(?P<op>\w+)\.(?P<metric>[a-z]+|p\d{1,2}(?:\.\d{1,3})?)\s*"
@@ -124,4 +125,5 @@ def _only(rows: Sequence[DeviceChanges], row: DeviceChanges) -> tuple[None, ...]
 
 
 def _names(row: DeviceChanges) -> list[str]:
-    return [row.device, *row.device.split(" -> ")]
+    numbers = [device_text(number) for number in row.numbers if number is not None]
+    return [row.device, *row.device.split(" -> "), *numbers]

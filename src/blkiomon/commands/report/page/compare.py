@@ -93,8 +93,7 @@ def _bounded(sides: Sequence[Cells], changed: Sequence[DeviceChanges], most: int
 def _data(side: Cells, found: Comparison) -> dict[str, Any]:
     """What the script reads of a side."""
     n_others = max(run.n_others for run in found.runs) + side.n_merged
-    a, b = found.rows[0].numbers
-    named = {a: found.rows[0].device} if a is not None and a != b else {}
+    named = {row.numbers[0]: row.device for row in found.rows}
     head = {
         "devices": [
             f"others ({n_others:,})"
