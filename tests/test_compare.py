@@ -390,6 +390,16 @@ def test_text(traces: dict[str, Path], capfd: Capture) -> None:
     assert printed(capfd, traces["a0"], traces["slow0"])[0] == out
 
 
+def test_verdict_says_if_there_is_too_little_to_tell(tmp_path: Path, capfd: Capture) -> None:
+    traces = []
+    for name, ms in (("a", 1), ("b", 9)):
+        records = [tw.issue(10**6, 8, 4096), tw.complete((1 + ms) * 10**6, 8, 4096)]
+        (tmp_path / name).write_bytes(tw.encode(records))
+        traces.append(tmp_path / name)
+    out, _ = printed(capfd, *traces)
+    assert "\nVerdict: too little to tell in 1 row\n" in out
+
+
 def test_unchanged_rows_are_folded(traces: dict[str, Path], capfd: Capture) -> None:
     out, _ = printed(capfd, traces["a0"], traces["a0"])
     assert out.endswith("\nVerdict: no difference shown in 3 rows\n--all lists them\n")

@@ -51,6 +51,9 @@ PERCENTS = {"p50": 50, "p95": 95, "p99": 99, "p99.9": 99.9}
 METRICS = ("iops", "bandwidth", "mean", *PERCENTS, "max")
 MORE_IS_BETTER = ("iops", "bandwidth")
 
+TOO_LITTLE = "too little to tell"
+"""The verdict on a change of too few requests."""
+
 DRAWS = 1000
 LEAST_PARTS = 8
 """Parts with requests that an interval needs."""
@@ -96,9 +99,9 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """ "better", "worse", "no difference shown", or "too little to tell"."""
+        """ "better", "worse", "no difference shown", or ``TOO_LITTLE``."""
         if self.change is None or self.low is None or self.high is None or self.metric == "max":
-            return "too little to tell"
+            return TOO_LITTLE
         if self.low <= 0 <= self.high:
             return "no difference shown"
         return "better" if (self.change > 0) == (self.metric in MORE_IS_BETTER) else "worse"

@@ -13,6 +13,7 @@ from blkiomon.commands.report.alignment import aligned
 from blkiomon.commands.report.cells import Cells, cells_of, joined, on_one_axis
 from blkiomon.commands.report.changes import (
     METRICS,
+    TOO_LITTLE,
     Change,
     DeviceChanges,
     compare,
@@ -84,7 +85,11 @@ class Comparison:
         changed = self.changed()
         n_same = len(self.rows) - len(changed)
         if not changed:
-            return f"no difference shown in {how_many(n_same, 'row', 'rows', ',')}"
+            n_small = sum(all(c.verdict == TOO_LITTLE for c in row.changes) for row in self.rows)
+            rows = {"no difference shown": n_same - n_small, TOO_LITTLE: n_small}
+            return "; ".join(
+                f"{v} in {how_many(n, 'row', 'rows', ',')}" for v, n in rows.items() if n
+            )
         counts = Counter(row.shown[0].verdict for row in changed)
         parts = [
             f"{how_many(counts[v], 'row', 'rows', ',')} {v}"
