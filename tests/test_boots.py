@@ -101,9 +101,11 @@ def test_trace_without_time_of_day_among_boots_is_refused(tmp_path: Path) -> Non
         f"blkiomon: {c} does not contain the time of day, and the other files are of several "
         "boots or hosts: read it alone\n"
     )
-    assert (
-        runner.call("-I10", "--json", "-", a, c).returncode == 0
-    )  # one file alone needs no time of day
+    for files in ([a, c], [c, a]):
+        result = runner.call("-I10", "--json", "-", *files)
+        assert result.returncode == 0
+        said = f"{c} does not contain the time of day: it is taken to be of the same boot as {a}\n"
+        assert said in result.stderr.decode()
 
 
 def test_library_and_report_have_the_same_times(tmp_path: Path) -> None:

@@ -293,17 +293,23 @@ class MergedSource(Source):
         for key, data in zip(self._sets, beginnings):
             if key not in epochs_ns and (epoch_ns := _epoch_ns(data)) is not None:
                 epochs_ns[key] = epoch_ns
-        first_ns = min(epochs_ns.values(), default=0)
-        if max(epochs_ns.values(), default=0) - first_ns <= SAME_CLOCK_NS:
-            return
         names: dict[Hashable, str] = {}  # the first file of each set
         for key, reader in zip(self._sets, self._readers):
-            name = names.setdefault(key, reader.name)
-            if key not in epochs_ns:
-                raise SourceError(
-                    f"{name} does not contain the time of day, and the other files are of several "
-                    "boots or hosts: read it alone"
+            names.setdefault(key, reader.name)
+        unknown = [name for key, name in names.items() if key not in epochs_ns]
+        first_ns = min(epochs_ns.values(), default=0)
+        if max(epochs_ns.values(), default=0) - first_ns <= SAME_CLOCK_NS:
+            if unknown and epochs_ns:
+                self._report(
+                    f"{unknown[0]} does not contain the time of day: it is taken to be of the same "
+                    f"boot as {names[next(iter(epochs_ns))]}"
                 )
+            return
+        if unknown:
+            raise SourceError(
+                f"{unknown[0]} does not contain the time of day, and the other files are of "
+                "several boots or hosts: read it alone"
+            )
         earliest, latest = (find(epochs_ns, key=epochs_ns.__getitem__) for find in (min, max))
         self._report(
             f"{names[earliest]} and {names[latest]} are of different boots or hosts: they are "
