@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import lzma
@@ -606,6 +607,12 @@ def test_table_has_the_time_of_day_in_utc(library: str) -> None:
     assert len(starts) == 2
     assert [start.timestamp() for start in starts] == [1_795_000_000, 1_795_000_001]
     assert str(starts[0].tzinfo) in ("UTC", "utc", "zoneinfo.ZoneInfo(key='UTC')")
+
+
+def test_error_of_a_request_is_its_errno() -> None:
+    """Of sectors that SCSI could not read, on a real kernel."""
+    found = blkiomon.requests(Path(__file__).with_name("data") / "kernels/medium-7.3.bin.xz")
+    assert found["error"].tolist() == [errno.ENODATA] * 6
 
 
 def test_table_has_what_the_iterator_has_left(data: bytes) -> None:

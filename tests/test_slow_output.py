@@ -52,6 +52,14 @@ def events_of(directory: Path, *arguments: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+def test_error_is_shown_by_its_name_and_as_errno(tmp_path: Path) -> None:
+    """Of sectors that SCSI could not read, on a real kernel."""
+    failed = DATA / "kernels/medium-7.3.bin.xz"
+    lines = runner.succeed("--slow", "0.001", failed).decode().splitlines()
+    assert [line.rpartition(", ")[2] for line in lines] == ["error ENODATA"] * 6
+    assert [event["error"] for event in events_of(tmp_path, "0.001", failed)] == [61] * 6
+
+
 def test_text_says_when_where_what_and_how_slow() -> None:
     records = [
         *request(0, 5 * MS),
@@ -59,7 +67,7 @@ def test_text_says_when_where_what_and_how_slow() -> None:
     ]
     assert text_of(records, "--slow", "20") == [
         "0.045000 s  259:0        read    4096 B at sector 4096          "
-        "D2C 25.0 ms, pid 7, error 5"
+        "D2C 25.0 ms, pid 7, error EIO"
     ]
 
 

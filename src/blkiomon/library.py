@@ -165,6 +165,8 @@ def requests(
         return made
 
     made = _collected(source, resync, engine, take, REQUEST).view(Requests)
+    error = made["error"]  # records hold the negative errno in 16 bits
+    np.copyto(error, (1 << 16) - error, where=error >> 15 != 0)
     made["time"] = np.datetime64("NaT")
     if engine.epoch_ns is not None:
         np.add(made["issued_ns"], engine.epoch_ns, out=made["time"].view("i8"))

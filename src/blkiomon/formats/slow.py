@@ -10,7 +10,7 @@ from typing import Any
 from blkiomon.console import how_many, printable
 from blkiomon.engine.layout import OPS
 from blkiomon.formats.rendering import Format, FormatOptions, NameOf
-from blkiomon.formats.units import device_text, time_text, utc
+from blkiomon.formats.units import device_text, errno_of, error_text, time_text, utc
 from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.slow import SlowBatch
 
@@ -47,7 +47,7 @@ def _events(batch: SlowBatch, name_of: NameOf) -> Iterator[dict[str, Any]]:
             "pid": pid,
             "process": batch.process_names.get(pid),
             "cpu": request["cpu"],
-            "error": request["error"],
+            "error": errno_of(request["error"]),
             "requeues": requeues,
         }
     if batch.left_out:
@@ -80,7 +80,7 @@ def _text(event: dict[str, Any]) -> str:
         facts.append(f"Q2D {time_text(event['q2d_ns'])}")
     facts.append(f"pid {event['pid']}" + (f" ({printable(process)})" if process else ""))
     if event["error"]:
-        facts.append(f"error {event['error']}")
+        facts.append(f"error {error_text(event['error'])}")
     if requeues:
         facts.append(how_many(requeues, "requeue", "requeues"))
     where = f"{event['size_bytes']} B at sector {event['sector']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 
 from blkiomon.interval.devices import text_of as device_text
@@ -12,6 +13,8 @@ __all__ = [
     "bandwidth_text",
     "bytes_text",
     "device_text",
+    "errno_of",
+    "error_text",
     "op_text",
     "rate_text",
     "three_digits",
@@ -21,6 +24,17 @@ __all__ = [
 
 NONE = "–"
 """Shown for a figure that is unknown or does not exist."""
+
+
+def errno_of(error: int) -> int:
+    """The errno of a completion, whose trace record holds its negative in 16 bits; 0 is success."""
+    return (1 << 16) - error if error >> 15 else error
+
+
+def error_text(error: int) -> str:
+    """The name of the errno of a completion, such as ``EIO``."""
+    number = errno_of(error)
+    return errno.errorcode.get(number, str(number))
 
 
 def three_digits(value: float) -> str:

@@ -12,7 +12,7 @@ from blkiomon.commands.top.past import time_of
 from blkiomon.commands.top.watch import View
 from blkiomon.console import how_many, printable
 from blkiomon.engine.layout import OPS
-from blkiomon.formats.units import three_digits, time_text
+from blkiomon.formats.units import error_text, three_digits, time_text
 from blkiomon.interval.groups import NS_PER_S
 
 SHADES = " ░▒▓█"
@@ -90,7 +90,7 @@ def _slow_line(view: View, found: np.void) -> Text:
     if found["is_pending"]:
         facts.append("still in flight")
     if request["error"]:
-        facts.append(f"error {request['error']}")
+        facts.append(f"error {error_text(int(request['error']))}")
     if found["requeues"]:
         facts.append(how_many(int(found["requeues"]), "requeue", "requeues"))
     return Text(" ".join(facts), style="bold red" if found["is_pending"] else "")
