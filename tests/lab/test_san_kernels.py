@@ -280,6 +280,18 @@ def test_iscsi_topology_equals_what_multipathd_says(iscsi: Run, compare: Compare
 # --- NVMe -----------------------------------------------------------------------------------------
 
 
+def cut_and_restore(run: Run) -> None:
+    """Cut the path through the first portal until the other takes over; wait for the failback."""
+    first, other = (run.stack.paths[portal] for portal in PORTALS)
+    run.mark("cut")
+    stacks.disturb(PORTALS[0], "loss", "100%")
+    until(lambda: requests_of(run.live.intervals()[-1], other) > 20, "the failover")
+    run.mark("restored")
+    stacks.disturb(PORTALS[0])
+    until(lambda: requests_of(run.live.intervals()[-1], first) > 20, "the failback")
+    run.await_intervals(3, lambda one: one["devices"])
+
+
 @pytest.fixture(scope="module")
 def native_nvme() -> Run:
     """The optimized path is slow for a while, and then cut."""
@@ -291,15 +303,7 @@ def native_nvme() -> Run:
             run.mark("slow")
             stacks.disturb(PORTALS[0], "delay", "20ms")
             run.await_intervals(4, lambda one: one["devices"])
-            run.mark("cut")
-            stacks.disturb(PORTALS[0], "loss", "100%")
-            other = stack.paths[PORTALS[1]]
-            until(lambda: requests_of(run.live.intervals()[-1], other) > 20, "the failover")
-            run.mark("restored")
-            stacks.disturb(PORTALS[0])
-            first = stack.paths[PORTALS[0]]
-            until(lambda: requests_of(run.live.intervals()[-1], first) > 20, "the failback")
-            run.await_intervals(3, lambda one: one["devices"])
+            cut_and_restore(run)
         return run
 
 
@@ -387,15 +391,7 @@ def mapped_nvme() -> Run:
         with watched(stack) as run:
             run.said = said
             run.await_intervals(3, lambda one: one["devices"])
-            run.mark("cut")
-            stacks.disturb(PORTALS[0], "loss", "100%")
-            other = stack.paths[PORTALS[1]]
-            until(lambda: requests_of(run.live.intervals()[-1], other) > 20, "the failover")
-            run.mark("restored")
-            stacks.disturb(PORTALS[0])
-            first = stack.paths[PORTALS[0]]
-            until(lambda: requests_of(run.live.intervals()[-1], first) > 20, "the failback")
-            run.await_intervals(3, lambda one: one["devices"])
+            cut_and_restore(run)
         return run
 
 

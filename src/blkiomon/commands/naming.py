@@ -87,7 +87,7 @@ def told_apart(
 
 
 def require_traces(names: Sequence[str]) -> None:
-    """Raises UsageError: there is no name of a trace, or one is empty."""
+    """Check the names of traces. Raises UsageError: none is given, or one is empty."""
     if not names or any(not name or "\0" in name for name in names):
         raise UsageError("the trace is missing: name it by its path")
 
