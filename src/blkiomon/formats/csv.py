@@ -1,4 +1,7 @@
-"""CSV: the flat table, after a line of column names. A figure that does not exist is empty."""
+"""CSV: the flat table, after a line of column names. A figure that does not exist is empty.
+
+Means and rates have 12 significant digits: as many as Python converts to text by its fast method.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,8 @@ def _rows_text(rows: table.Rows) -> str:
         if values is not None and column.name == "name":
             fields = {name: _quoted(name) for name in dict.fromkeys(values)}
             values = [fields[name] for name in values]
-        parts.append(literal("") if values is None else templates.column(values, none=""))
+        conversion = "%.12g" if column.kind == "real" else "%s"
+        parts.append(literal("") if values is None else templates.column(values, "", conversion))
     line = templates.joined(parts, ",")
     return "".join(Part(line.template + "\n", line.columns).texts(len(rows)))
 

@@ -40,28 +40,31 @@ SAMPLE = 512
 class _Texts(dict[Any, str]):
     """Value -> its text; converts each value once."""
 
+    def __init__(self, conversion: str, none: str) -> None:
+        super().__init__({None: none})
+        self._conversion = conversion
+
     def __missing__(self, value: Any) -> str:
-        text = self[value] = str(value)
+        text = self[value] = self._conversion % value
         return text
 
 
-def column(values: list[Any], none: str) -> Part:
+def column(values: list[Any], none: str, conversion: str = "%s") -> Part:
     """A part that consists of one value per row.
 
     Args:
         values: numbers of one type, or texts, or None.
         none: the text of None.
+        conversion: of a value to text, for the ``%`` operator.
     """
     sample = values[:SAMPLE]
     distinct = len(set(sample))
     if distinct == 1 and values.count(values[0]) == len(values):
-        return literal(none if values[0] is None else str(values[0]))
-    if 2 * distinct < len(sample):
-        texts = _Texts({None: none})
-        values = list(map(texts.__getitem__, values))
-    elif None in values:
-        values = [none if value is None else value for value in values]
-    return Part("%s", [values])
+        return literal(_Texts(conversion, none)[values[0]])
+    if None in values or 2 * distinct < len(sample):
+        texts = _Texts(conversion, none)
+        return Part("%s", [list(map(texts.__getitem__, values))])
+    return Part(conversion, [values])
 
 
 def joined(parts: Sequence[Part], separator: str = "") -> Part:
