@@ -26,7 +26,7 @@ from blkiomon.commands.report import access, compare, json_input, selection, sli
 from blkiomon.commands.report import collect as collecting
 from blkiomon.commands.report.access import Accesses
 from blkiomon.commands.report.cells import cells_of
-from blkiomon.commands.report.collect import FINE, Collected, ReportError, Resolution, collect
+from blkiomon.commands.report.collect import RESOLUTION, Collected, ReportError, Resolution, collect
 from blkiomon.commands.report.curves import (
     a_second,
     by_operation,
@@ -120,7 +120,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def few_slices(monkeypatch: pytest.MonkeyPatch) -> int:
     """A small limit of slices: they are merged many times, and tests compare few."""
-    monkeypatch.setattr(collecting, "FINE", Resolution(FINE.first_ns, 64))
+    monkeypatch.setattr(collecting, "RESOLUTION", Resolution(RESOLUTION.first_ns, 64))
     return 64
 
 
@@ -495,7 +495,7 @@ def many_devices(number: int) -> list[tw.Record]:
 def test_many_devices_have_rows_for_the_worst_and_exact_totals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, most_bytes: int
 ) -> None:
-    monkeypatch.setattr(collecting, "FINE", FINE._replace(most_devices=4))
+    monkeypatch.setattr(collecting, "RESOLUTION", RESOLUTION._replace(most_devices=4))
     monkeypatch.setattr(collecting, "MOST_BYTES", most_bytes)
     path = trace(tmp_path / "trace", many_devices(100))
     exact = blkiomon.summarize(path)
@@ -525,7 +525,7 @@ def test_many_devices_have_rows_for_the_worst_and_exact_totals(
 def test_page_and_comparison_say_that_there_are_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
-    monkeypatch.setattr(collecting, "FINE", FINE._replace(most_devices=4))
+    monkeypatch.setattr(collecting, "RESOLUTION", RESOLUTION._replace(most_devices=4))
     path = trace(tmp_path / "trace", many_devices(100))
     page = page_of(path)
     assert "97 devices have no row of their own and are shown as one, others." in page
@@ -552,7 +552,7 @@ def test_runs_of_a_comparison_share_the_memory(
 
 
 def test_number_of_others_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(collecting, "FINE", FINE._replace(most_devices=4))
+    monkeypatch.setattr(collecting, "RESOLUTION", RESOLUTION._replace(most_devices=4))
     monkeypatch.setattr(slices, "MOST_OTHERS", 20)
     path = trace(tmp_path / "trace", many_devices(100))
     found = collect([str(path)])

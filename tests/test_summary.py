@@ -20,7 +20,7 @@ from test_sources import write_set
 
 from blkiomon.commands import cli, naming, summary
 from blkiomon.commands.report import findings
-from blkiomon.commands.report.collect import COARSE, collect, length_ns, spans
+from blkiomon.commands.report.collect import RESOLUTION, collect, length_ns, spans
 from blkiomon.commands.table import MARK, is_supported
 
 SDA, SDB, SDC = (8 << 20 | minor for minor in (0, 16, 32))
@@ -540,8 +540,8 @@ def test_slices_of_a_file_have_the_right_length_at_once(n_seconds: int, tmp_path
     spacing_ns = n_seconds * 2 * MS
     path = write(tmp_path / "t", requests(500, MS, spacing_ns=spacing_ns))
     assert length_ns(spans([str(path)])) == 499 * spacing_ns + MS
-    slices = collect([str(path)], patterns=False, resolution=COARSE).slices
-    assert 32 < len(slices) <= COARSE.most
+    slices = collect([str(path)], patterns=False).slices
+    assert RESOLUTION.most // 4 < len(slices) <= RESOLUTION.most
     write_set(tmp_path, "sda", path.read_bytes())
     assert length_ns(spans([str(tmp_path / "sda")])) == 499 * spacing_ns + MS
     assert length_ns(spans(["-"])) == 0

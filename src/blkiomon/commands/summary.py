@@ -100,7 +100,7 @@ def main(given: Namespace) -> int:
     require_traces(given.operands)
     if "-" in given.operands and os.isatty(0):
         raise UsageError("standard input is a terminal; a trace is expected there")
-    from blkiomon.commands.report.collect import COARSE, ReportError, collect
+    from blkiomon.commands.report.collect import ReportError, collect
 
     try:
         topology = find_topology(given.by, given.topology, given.operands)
@@ -109,7 +109,6 @@ def main(given: Namespace) -> int:
                 given.operands,
                 **selected._asdict(),
                 patterns=False,
-                resolution=COARSE,
                 max_age_s=given.max_age,
             )
     except (ReportError, SourceError, TraceError) as error:

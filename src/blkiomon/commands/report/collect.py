@@ -55,9 +55,7 @@ class Resolution(NamedTuple):
     most_devices: int = MOST_DEVICES
 
 
-FINE = Resolution(1_000_000, MOST_SLICES)
-COARSE = Resolution(16_000_000, 128)
-"""For what charts need, and for findings in words, which take less time."""
+RESOLUTION = Resolution(1_000_000, MOST_SLICES)
 
 MOST_BYTES = 3 << 26
 """Limit of the memory of all slices, about; a report takes less than 1 GB, whatever the input."""
@@ -165,7 +163,6 @@ def collect(
     period: Period = ALWAYS,
     view: View | None = None,
     patterns: bool = True,
-    resolution: Resolution | None = None,
     show_progress: bool | None = None,
     max_age_s: float = MAX_AGE_S,
     n_runs: int = 1,
@@ -179,7 +176,6 @@ def collect(
         period: when; of intervals those that begin in it.
         view: adds up what belongs together; None: all is by device.
         patterns: whether to find out where requests went, if the inputs say so.
-        resolution: of the slices; default: ``FINE``.
         show_progress: see ``Progress``.
         max_age_s: age at which a pending issue or completion of a trace is given up.
         n_runs: how many runs are collected, which share the memory.
@@ -195,12 +191,11 @@ def collect(
         listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         raise ReportError(f"inputs of different kinds cannot be put together: {listed}")
     (kind,) = set(kinds.values())
-    resolution = resolution or FINE
-    slices = Slices(MOST_BYTES // n_runs, resolution.most, resolution.most_devices)
+    slices = Slices(MOST_BYTES // n_runs, RESOLUTION.most, RESOLUTION.most_devices)
     selected = Selection(tuple(devices), tuple(ops), period)
     if kind == TRACE:
         found = _of_traces(
-            names, slices, resolution, selected, view, patterns, max_age_s, show_progress
+            names, slices, selected, view, patterns, max_age_s, show_progress
         )
     elif kind == JSON:
         found = _of_json(names, slices, selected, view, show_progress)
@@ -438,7 +433,6 @@ def gaps_between(found: Sequence[Span]) -> Iterator[Gap]:
 def _of_traces(
     names: Sequence[str],
     slices: Slices,
-    resolution: Resolution,
     selected: Selection,
     view: View | None,
     patterns: bool,
@@ -447,13 +441,12 @@ def _of_traces(
 ) -> Collected:
     start_ns: int | None = None
     recorded = spans(names)
-    first_ns = resolution.first_ns
-    while first_ns * resolution.most < length_ns(recorded):
+    first_ns = RESOLUTION.first_ns
+    while first_ns * RESOLUTION.most < length_ns(recorded):
         first_ns *= 2
-    resolution = resolution._replace(first_ns=first_ns)
     if selected.period == ALWAYS:
         slices.n_expected = -(-length_ns(recorded) // first_ns)
-    accesses = Accesses(resolution.most, first_ns) if patterns else None
+    accesses = Accesses(RESOLUTION.most, first_ns) if patterns else None
     if view is not None:  # a map and its paths must not be taken for one another at the begin
         known = frozenset[int]().union(*(span.devices for span in recorded))
         known &= set(selected.devices) or known
@@ -462,10 +455,10 @@ def _of_traces(
     def hand_over(interval: Interval) -> None:
         nonlocal start_ns
         start_ns = interval.start_ns if start_ns is None else start_ns
-        position = (interval.start_ns - start_ns) // resolution.first_ns
+        position = (interval.start_ns - start_ns) // first_ns
         slices.add(position, _seen(interval, view))
         # Shorter intervals than slices would only be merged.
-        monitor.interval_ns = max(monitor.interval_ns or 0, resolution.first_ns << slices.halvings)
+        monitor.interval_ns = max(monitor.interval_ns or 0, first_ns << slices.halvings)
 
     def take_requests() -> None:
         if accesses is not None:
@@ -478,9 +471,9 @@ def _of_traces(
             accesses.add(requests, monitor.origin_ns or 0)
 
     monitor = Monitor(
-        resolution.first_ns / NS_PER_S,
+        first_ns / NS_PER_S,
         max_age_s=max_age_s,
-        most_intervals=resolution.most,
+        most_intervals=RESOLUTION.most,
         hand_over=hand_over,
         keep_requests=accesses is not None,
         **selected.arguments(),
