@@ -6,6 +6,7 @@ import os
 import pty
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from blkiomon.commands.config import Config
 from blkiomon.commands.stat import Lines
 from blkiomon.console import EXIT_INPUT, EXIT_USAGE
 from blkiomon.errors import SourceError
-from blkiomon.interval.value import Interval
+from blkiomon.interval.value import Counts, Interval
 
 S = 10**9
 MULTI = goldenfiles.TRACES / "loop-multi-dc.bin"
@@ -43,8 +44,8 @@ def printed(*arguments: runner.Argument, stdin: bytes = b"") -> list[str]:
 
 
 def rows_of(lines: Sequence[str]) -> list[list[str]]:
-    """The cells of each line but the heads."""
-    return [line.split() for line in lines if "IOPS" not in line]
+    """The cells of each line but the heads and notes."""
+    return [cells for cells in map(str.split, lines) if cells[0][-1].isdecimal()]
 
 
 def test_lines_have_the_figures_of_each_device_and_second() -> None:
@@ -54,12 +55,14 @@ def test_lines_have_the_figures_of_each_device_and_second() -> None:
     ]
     rows = rows_of(lines)
     assert [row[:2] for row in rows] == [
-        [time, device] for time in ("1.0", "2.0", "3.0", "3.0") for device in ("7:1", "7:2", "7:3")
+        *([time, device] for time in ("1.0", "2.0", "3.0") for device in ("7:1", "7:2", "7:3")),
+        *(["3.010", device] for device in ("7:1", "7:2")),
     ]
     assert rows[0][2:] == [
         *("16,534", "329", "1.25ms", "7.37ms", "8.45ms", "9.61ms", "29.2/32", "99%", "0")
     ]
-    assert {*rows[-1][2:]} == {"–"}, "idle in the last 8 ms"
+    rest = [rows[-1][at] for at in (2, 3, 4, 8, 9)]
+    assert rest == ["–", "–", "3.69ms", "–/8", "–"], "no rates of the last 8 ms"
     ends = {line.rindex(title) + len(title) for line in lines[:1] for title in ("max",)}
     assert all(line[: max(ends)].rstrip() == line[: max(ends)] for line in lines), "aligned"
 
@@ -101,7 +104,7 @@ def test_recorded_trace_in_a_pipe_has_its_own_clock() -> None:
     result = runner.call("stat", "-", "1", stdin=MULTI.read_bytes())
     assert result.returncode == 0
     assert b"this trace was recorded" in result.stderr
-    assert len(rows_of(result.stdout.decode().splitlines())) == 12
+    assert len(rows_of(result.stdout.decode().splitlines())) == 11, "7:3 was idle in the rest"
 
 
 # --- lines of given intervals ---------------------------------------------------------------------
@@ -127,6 +130,22 @@ def test_idle_devices_of_a_capture_have_lines() -> None:
     assert shown[0][2] == "1" and shown[1][2] == shown[2][2] == "–"
     shown = rows_of(text(lines(has_ops=True), interval(read)))
     assert [row[1:3] for row in shown] == [["sdb", "read"], ["dm-3", "idle"]]
+
+
+def test_whole_short_trace_has_rates(tmp_path: Path) -> None:
+    path = write(tmp_path / "t", requests(50, MS, spacing_ns=MS))
+    ((time, _, iops, *_),) = rows_of(printed("1", path))
+    assert (time, iops) == ("0.1", "1,000")
+
+
+def test_what_was_lost_is_said_below_the_interval() -> None:
+    quiet = replace(interval(), counts=Counts())
+    lossy = replace(quiet, counts=Counts(records=300, lost_events=100))
+    shown = text(lines(), lossy, quiet, lossy)
+    notes = " ".join(line.removeprefix("! ").strip() for line in shown)
+    for said in ("25 % of events were lost", "100 events were lost: as many", "200 events were"):
+        assert said in notes
+    assert notes.count("incomplete") == 2
 
 
 def test_head_is_repeated_on_each_page_and_when_columns_widen() -> None:

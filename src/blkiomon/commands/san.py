@@ -154,7 +154,7 @@ class Table:
         self.percentiles = np.vstack([percentiles, np.zeros_like(percentiles[:1])]).astype(float)
         self.duration_ns = columns.duration_ns
         self.end_ns = interval.end_ns
-        self.lost_events = interval.counts.lost_events + interval.counts.sequence_gaps
+        self.lost_events = interval.counts.lost
         of_devices = self._keys[:-1]
         self.ops = sorted(set(distinct(of_devices & 7).tolist()) - {ALL_OPS})
         self.devices: list[int] = distinct(of_devices >> 3).tolist()

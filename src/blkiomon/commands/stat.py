@@ -32,6 +32,7 @@ from blkiomon.outputs.catalog import OutputSettings
 
 if TYPE_CHECKING:
     from blkiomon.commands.table import Row
+    from blkiomon.interval.groups import Group
     from blkiomon.interval.value import Interval
     from blkiomon.interval.views import View
     from blkiomon.outputs.sink import Report, Sink
@@ -71,8 +72,8 @@ COMMAND = Command(
     the mean and the maximum number of requests in flight, busy the share of the time with any, err
     the number of requests that failed. A wider terminal shows more columns.
 
-    With --by or a topology, lines that begin with ! follow an interval in which something stands
-    out: a slow or idle path, a stall, a change of state. By path, the paths of each LUN are below
+    Lines that begin with ! follow an interval that is incomplete, or, with --by or a topology, in
+    which something stands out: a slow or idle path, a stall, a change of state. By path, the paths of each LUN are below
     its multipath map.
     """,
     (
@@ -83,6 +84,9 @@ COMMAND = Command(
         ("blkiomon stat --json nvme0n1 500ms", "for programs, twice a second"),
     ),
 )
+
+REST_FRACTION = 0.1
+"""A trace may end so early within an interval that rates of the rest would mislead."""
 
 MOST_FINDINGS = 5
 """Lines below an interval, the most urgent ones."""
@@ -198,34 +202,52 @@ class Lines:
         self._devices = {*devices}
         self._has_ops = has_ops
         self._has_fractions = interval_s < 1
+        self._rest_ns = REST_FRACTION * interval_s * 1e9
         self._is_plain = not table.speaks_utf8()
         self._head = ""
         self._left = 0  # lines before the head is repeated
+        self._lost = 0  # events
 
     def render(self, interval: Interval) -> Iterator[bytes]:
         """The lines of an interval, after the head where that is due."""
         from blkiomon.commands.table import PLAIN
 
-        rows = list(self._rows(interval))
+        is_rest = bool(self._head) and interval.end_ns - interval.start_ns < self._rest_ns
+        rows = list(self._rows(interval, self._has_fractions or is_rest))
+        if is_rest:
+            rows = [row._replace(group=_without_rates(row.group)) for row in rows if row.group]
         lines = self._table.lines(rows)
         if self._table.head != self._head or self._left < len(lines):
             self._head = self._table.head
             self._left = self._page
             lines.insert(0, self._head)
-        for finding in (interval.findings or ())[:MOST_FINDINGS]:
-            lines += textwrap.wrap(f"! {finding.text}.", self._width, subsequent_indent="  ")
+        for text in self._notes(interval):
+            lines += textwrap.wrap(f"! {text}.", self._width, subsequent_indent="  ")
         self._left -= len(lines)
         text = "".join(f"{line}\n" for line in lines)
         yield (text.translate(PLAIN) if self._is_plain else text).encode(errors="surrogateescape")
 
-    def _rows(self, interval: Interval) -> Iterator[Row]:
+    def _notes(self, interval: Interval) -> Iterator[str]:
+        """What is incomplete, and what stands out."""
+        from blkiomon.commands.table import loss_note
+        from blkiomon.interval import incomplete
+
+        if interval.incomplete:
+            yield f"incomplete: {incomplete.in_words(interval.incomplete)}"
+        if interval.counts.lost:
+            self._lost += interval.counts.lost
+            yield loss_note(self._lost)
+        for finding in (interval.findings or ())[:MOST_FINDINGS]:
+            yield finding.text
+
+    def _rows(self, interval: Interval, has_fractions: bool) -> Iterator[Row]:
         from blkiomon.commands.table import Row, by_device, op_label
         from blkiomon.formats.units import device_text
 
         groups = (*interval.groups(), *(interval.maps.groups() if interval.maps else ()))
         found = {device.number: device for device in by_device(groups)}
         self._devices |= found.keys()
-        when = self._when(interval)
+        when = _when(interval, has_fractions)
         for number in sorted(self._devices, key=self._order):
             name = shortened(printable(self._name_of(number) or device_text(number)))
             name = INDENT * (self._map_of(number) in self._devices) + name
@@ -246,9 +268,16 @@ class Lines:
         above = self._map_of(number)
         return (number, False, number) if above is None else (above, True, number)
 
-    def _when(self, interval: Interval) -> str:
-        """The end of an interval: local time, or seconds since the first record."""
-        if not interval.anchored:
-            return f"{interval.end_ns / 1e9:.{3 if self._has_fractions else 1}f}"
-        text = time.strftime("%H:%M:%S", time.localtime(interval.end_ns // 10**9))
-        return text + f".{interval.end_ns // 10**6 % 1000:03}" * self._has_fractions
+
+def _when(interval: Interval, has_fractions: bool) -> str:
+    """The end of an interval: local time, or seconds since the first record."""
+    if not interval.anchored:
+        return f"{interval.end_ns / 1e9:.{3 if has_fractions else 1}f}"
+    text = time.strftime("%H:%M:%S", time.localtime(interval.end_ns // 10**9))
+    return text + f".{interval.end_ns // 10**6 % 1000:03}" * has_fractions
+
+
+def _without_rates(group: Group) -> Group:
+    load = group.in_flight
+    load = None if load is None else replace(load, duration_ns=0)
+    return replace(group, duration_ns=0, in_flight=load)

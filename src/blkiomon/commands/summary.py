@@ -172,7 +172,8 @@ class _Summary:
 
     def lines(self, columns: int) -> Iterator[str]:
         """Its lines, for a terminal of so many columns."""
-        from blkiomon.commands.report.findings import findings, lost_events
+        from blkiomon.commands.report.findings import findings
+        from blkiomon.commands.table import loss_note
         from blkiomon.interval import incomplete
 
         found, whole = self._found, self._found.whole
@@ -193,10 +194,8 @@ class _Summary:
         yield from textwrap.wrap(f"{', '.join(counts)} of {devices}{only}", columns)
         yield ""
         yield from self._table(columns)
-        if lost := lost_events(whole):
-            events = how_many(lost, "event was", "events were", ",")
-            note = f"{events} lost: as many requests may count as in flight, though they completed"
-            yield from textwrap.wrap(note, columns)
+        if whole.counts.lost:
+            yield from textwrap.wrap(loss_note(whole.counts.lost), columns)
         sentences = findings(found.slices, whole, self._name_of, self._topology, found.gaps)
         if sentences:
             yield ""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from blkiomon.console import how_many
 from blkiomon.formats.units import NONE, bytes_text, three_digits, time_text
 from blkiomon.interval.groups import Group
 
@@ -247,6 +248,12 @@ class DeviceFigures:
     @property
     def bytes_per_s(self) -> float:
         return (self.group.bytes_per_s if self.group else None) or 0.0
+
+
+def loss_note(lost: int) -> str:
+    """What the loss of so many events means for requests in flight."""
+    events = how_many(lost, "event was", "events were", ",")
+    return f"{events} lost: as many requests may count as in flight, though they completed"
 
 
 def by_device(groups: Iterable[Group]) -> Iterator[DeviceFigures]:

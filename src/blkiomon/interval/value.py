@@ -80,6 +80,11 @@ class Counts:
     over_device_limit: int = 0
     issues_without_completion: int = 0
 
+    @property
+    def lost(self) -> int:
+        """Events that are missing, as far as that is known; any may be a completion."""
+        return self.lost_events + self.sequence_gaps
+
     def __add__(self, other: Counts) -> Counts:
         """The sum of each count."""
         return self._combine(add, other)

@@ -65,11 +65,6 @@ COARSE_BITS = 2
 NameOf = Callable[[int], str | None]
 
 
-def lost_events(item: Interval) -> int:
-    """Events that are missing, as far as that is known; any may be a completion."""
-    return item.counts.lost_events + item.counts.sequence_gaps
-
-
 class Change(NamedTuple):
     """An operation of a device that got slower.
 
@@ -110,7 +105,7 @@ def findings(
     runs = _between(slices, gaps)
     hung = hung_devices(whole, gaps, topology)
     found = (
-        *_explain_hung(hung, named, lost_events(whole)),
+        *_explain_hung(hung, named, whole.counts.lost),
         *_stalled(runs, whole, named, {device for _, _, device in hung}),
         *(san.of_run(whole, topology) if topology is not None else ()),
         *_slow_device(whole, named),
@@ -213,7 +208,7 @@ def _idle_stretches(slices: Sequence[Interval]) -> Iterator[tuple[int, int, int]
     """
     since: dict[int, int] = {}
     end_ns = 0
-    lost = sum(map(lost_events, slices))  # a loss may be known long after its time
+    lost = sum(item.counts.lost for item in slices)  # a loss may be known long after its time
     for item in slices:
         loads = item.snapshot.loads
         duration_ns = item.end_ns - item.start_ns

@@ -139,7 +139,7 @@ def _by_slice(found: Collected, cells: Cells) -> dict[str, Array]:
         loads, counts = item.snapshot.loads, item.counts
         of_all = loads["max_in_flight"][loads["op"] == layout.EVERYTHING]
         most[place] = max(most[place], *of_all.tolist(), 0)
-        lost[place] += counts.lost_events + counts.sequence_gaps
+        lost[place] += counts.lost
         unmatched[place] += counts.completions_without_issue + counts.issues_without_completion
     return {"most": most, "lost": lost, "unmatched": unmatched}
 
@@ -265,7 +265,7 @@ def _origin(found: Collected) -> list[str]:
 
 def _tiles(found: Collected) -> str:
     total, counts = found.whole.total, found.whole.counts
-    lost = counts.lost_events + counts.sequence_gaps
+    lost = counts.lost
     shares = [why.share for why in found.whole.incomplete if why.share is not None]
     p99 = total.d2c_ns.percentile(99)
     told_lost = NONE if found.kind == STATS else f"{lost:,}"
