@@ -401,13 +401,11 @@ def tcm_loop() -> Iterator[Stack]:
         for host in Path("/sys/class/scsi_host").glob("host*"):
             (host / "scan").write_text("- - -")
         device = map_with(4)
-        paths = slaves(device)
         try:
-            yield Stack.of(device, host_of, paths)
+            yield Stack.of(device, host_of, slaves(device))
         finally:
+            # The disks go with their links: a target whose disk is gone keeps its nexus.
             flush_maps()
-            for path in paths:
-                (BLOCK / path / "device/delete").write_text("1")
 
 
 def swap_groups() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from blkiomon.console import misused
@@ -276,22 +277,20 @@ def device(name: str, text: str) -> int:
 
 def moment(name: str, text: str) -> tuple[int, bool]:
     """A time in ns, and whether it is since 1970 or since the first record. A Reader."""
-    try:
-        seconds = float(text) if _is_plain(text) else -1.0
-        if 0 <= seconds <= 1e9:
-            return round(seconds * 1e9), False
-    except ValueError:
-        from datetime import UTC, datetime, timedelta
+    with suppress(UsageError):
+        return round(seconds(0.0)(name, text) * 1e9), False
+    from datetime import UTC, date, datetime, time, timedelta
 
-        try:
-            when = datetime.fromisoformat(text)
-            since = when.astimezone() - datetime(1970, 1, 1, tzinfo=UTC)
-            if since >= timedelta(0):
-                return since // timedelta(microseconds=1) * 1000, True
-        except (ValueError, OverflowError, OSError):
-            pass
+    with suppress(ValueError, OverflowError, OSError):
+        when = datetime.fromisoformat(text)
+        since = when.astimezone() - datetime(1970, 1, 1, tzinfo=UTC)
+        if since >= timedelta(0):
+            return since // timedelta(microseconds=1) * 1000, True
+    with suppress(ValueError):
+        time.fromisoformat(text)
+        raise UsageError(f"{name}: a time of day needs a date: {date.today()}T{text}")
     raise UsageError(
-        f"{name} takes seconds from the first record, or a time such as "
+        f"{name} takes a time since the first record, such as 90 or 5m, or a time such as "
         f"2026-11-23T14:00:00, not {text!r}"
     )
 
@@ -333,6 +332,8 @@ def _operation(name: str, text: str) -> str:
     if text not in OPS:
         meant = meant_by(text, OPS)
         hint = f"did you mean {meant}?" if meant else f"use {', '.join(OPS)}"
+        if "," in text:
+            hint = f"repeat the option: {' '.join(f'{name} {op}' for op in text.split(','))}"
         raise UsageError(f"{name}: unknown operation {text!r}; {hint}")
     return text
 
@@ -404,7 +405,7 @@ OP = Option(
     read=_operation,
     is_repeatable=True,
 )
-FROM = Option("--from=TIME", "begin here: seconds from the first record, or a time", read=moment)
+FROM = Option("--from=TIME", "begin here: so long after the first record, or at a time", read=moment)
 TO = Option("--to=TIME", "end before this time", read=moment)
 SELECTION = (DEVICE, OP, FROM, TO)
 """Which requests count."""
