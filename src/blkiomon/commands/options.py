@@ -405,7 +405,9 @@ OP = Option(
     read=_operation,
     is_repeatable=True,
 )
-FROM = Option("--from=TIME", "begin here: so long after the first record, or at a time", read=moment)
+FROM = Option(
+    "--from=TIME", "begin here: so long after the first record, or at a time", read=moment
+)
 TO = Option("--to=TIME", "end before this time", read=moment)
 SELECTION = (DEVICE, OP, FROM, TO)
 """Which requests count."""

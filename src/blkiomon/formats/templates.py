@@ -45,7 +45,8 @@ class _Texts(dict[Any, str]):
         self._conversion = conversion
 
     def __missing__(self, value: Any) -> str:
-        text = self[value] = self._conversion % value
+        text: str = self._conversion % value
+        self[value] = text
         return text
 
 

@@ -194,9 +194,7 @@ def collect(
     slices = Slices(MOST_BYTES // n_runs, RESOLUTION.most, RESOLUTION.most_devices)
     selected = Selection(tuple(devices), tuple(ops), period)
     if kind == TRACE:
-        found = _of_traces(
-            names, slices, selected, view, patterns, max_age_s, show_progress
-        )
+        found = _of_traces(names, slices, selected, view, patterns, max_age_s, show_progress)
     elif kind == JSON:
         found = _of_json(names, slices, selected, view, show_progress)
     else:
