@@ -537,7 +537,8 @@ def test_every_way_to_name_a_set_finds_its_files(
     with open_trace([traces / path for path in paths]) as source:
         assert sectors(drain(source)) == expected
         assert source.done_bytes == source.total_bytes == 48 * len(expected)
-        assert source.notes == ()
+        plain = [f"{traces / 'plain'} is left out: to read it, name it"]
+        assert list(source.notes) == plain * ("." in paths and "plain" not in paths)
 
 
 def test_a_plain_file_goes_before_a_set(traces: Path) -> None:
@@ -623,6 +624,19 @@ def test_missing_files_are_refused(traces: Path, path: str, message: str) -> Non
         with pytest.raises(SourceError) as error:
             open_trace(["sda", path])
     assert str(error.value) == message
+
+
+def test_traces_outside_of_sets_are_named(traces: Path) -> None:
+    Path("dir").mkdir()
+    Path("dir/notes.txt").write_text("of the run")
+    for name in ("b.bin", "a.bin"):
+        Path("dir", name).write_bytes(Path("sda.blktrace.0").read_bytes())
+    with pytest.raises(SourceError, match="no trace in dir: .*; dir/a.bin begins like a trace"):
+        open_trace(["dir"])
+    Path("dir/sda.blktrace.0").write_bytes(Path("sda.blktrace.0").read_bytes())
+    with open_trace(["dir"]) as source:
+        left_out = [f"dir/{name} is left out: to read it, name it" for name in ("a.bin", "b.bin")]
+        assert list(source.notes) == left_out
 
 
 def test_empty_list_of_names_is_refused() -> None:

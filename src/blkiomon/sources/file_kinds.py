@@ -58,6 +58,11 @@ def described(head: bytes, name: str) -> str | None:
     return kind and str(_error(kind, name))
 
 
+def begins_like_trace(head: bytes) -> bool:
+    """Whether a file is a trace, by its first bytes."""
+    return _TRACE.matches(head)
+
+
 def check_trace(head: bytes, name: str) -> None:
     """Check a file before its bytes are decoded as records.
 

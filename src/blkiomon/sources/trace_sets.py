@@ -7,13 +7,20 @@ import re
 import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from blkiomon.errors import SourceError
+from blkiomon.sources.file_kinds import HEAD_BYTES, begins_like_trace
 
 STDIN = "-"
+
+MOST_EXAMINED = 1000
+"""Files of a directory, besides those of sets, that are searched for traces."""
+
+MOST_NAMED = 3
+"""A message names so many of them."""
 
 MEMBER = re.compile(r"(?P<base>.+)\.blktrace\.(?P<cpu>0|[1-9][0-9]*)(\.(gz|xz|zst|zstd))?", re.S)
 """Name of a member of a set. Whether it is compressed is decided by its content, not its name."""
@@ -66,7 +73,9 @@ def find_members(paths: Sequence[str | os.PathLike[str]]) -> Found:
     if not members:
         raise SourceError("the files to read have just been removed")
     missing_files = sum(finder.missing_files.values())
-    return Found(tuple(members), tuple(finder.notes), missing_files)
+    left_out = [path for path in finder.others if path.resolve() not in finder.members]
+    notes = [*finder.notes, *(f"{path} is left out: to read it, name it" for path in left_out)]
+    return Found(tuple(members), tuple(notes), missing_files)
 
 
 def input_files(paths: Sequence[str | os.PathLike[str]]) -> frozenset[tuple[int, int]]:
@@ -91,6 +100,7 @@ class _Finder:
     def __init__(self) -> None:
         self.members: dict[Path | None, Member] = {}  # by resolved path
         self.notes: list[str] = []
+        self.others: list[Path] = []  # traces in directories, outside of sets
         self.missing_files: dict[tuple[Path, str], int] = {}  # by set
         self._listed: dict[Path, Sets] = {}
         self._added: set[tuple[Path, str]] = set()
@@ -110,9 +120,14 @@ class _Finder:
 
         match = MEMBER.fullmatch(path.name)
         if stat.S_ISDIR(mode):
-            if not self._list(path):
-                raise SourceError(f"no trace in {path}: looked for *.blktrace.0 and so on")
-            for base in self._list(path):
+            sets, others = self._list(path), _traces_outside_sets(path)
+            self.others += others
+            if not sets:
+                raise SourceError(
+                    f"no trace in {path}: looked for *.blktrace.0 and so on"
+                    + (f"; {others[0]} begins like a trace: name it" if others else "")
+                )
+            for base in sets:
                 self._add_set(path, base)
         elif mode and match:
             self._add_set(path.parent, match["base"])
@@ -158,6 +173,19 @@ class _Finder:
                 raise SourceError(f"cannot list {directory}: {error.strerror}") from error
             self._listed[directory] = sets
         return self._listed[directory]
+
+
+def _traces_outside_sets(directory: Path) -> list[Path]:
+    """The first files of a directory that begin like traces, but are not of blktrace's sets."""
+    found: list[Path] = []
+    for path in islice(sorted(directory.iterdir()), MOST_EXAMINED):
+        if not MEMBER.fullmatch(path.name) and path.is_file():
+            with suppress(OSError), path.open("rb") as file:
+                if begins_like_trace(file.read(HEAD_BYTES)):
+                    found.append(path)
+        if len(found) == MOST_NAMED:
+            break
+    return found
 
 
 def members_of(base: str, files: Iterable[tuple[int, Path]]) -> Found:
