@@ -319,6 +319,19 @@ def test_path_does_not_stall_if_its_map_has_no_old_request() -> None:
     assert findings([run], run, HOST.names().get)[:1] == [HUNG]
 
 
+def test_stall_names_the_path_that_gave_its_request_back() -> None:
+    """Other requests completed while it was on the path; none does any more."""
+    on_path, on_map = (Io(number(device), "read", 4096, S // 2, None) for device in ("8:16", MAP))
+    tracker = Tracker(HOST, "path")
+    flowing = [*load("8:16", 100, 1), *load("8:0", 300, 1), *load(MAP, 400, 1)]
+    tracker(losing(0, interval_of([*flowing, on_path, on_map], 0, 2 * S)))
+    found = tracker(losing(0, interval_of([on_map], 2 * S, 3 * S))).findings
+    assert [f.text for f in found or ()] == [
+        "mpatha is stalled: nothing completes, 1 request in flight for up to 2.50 s; last seen on "
+        "path sdb to port2"
+    ]
+
+
 MAP = "253:0"
 HUNG = "sdb hung: at the end 1 request was in flight, the oldest for 8.50 s"
 

@@ -631,7 +631,7 @@ def test_traces_outside_of_sets_are_named(traces: Path) -> None:
     Path("dir/notes.txt").write_text("of the run")
     for name in ("b.bin", "a.bin"):
         Path("dir", name).write_bytes(Path("sda.blktrace.0").read_bytes())
-    with pytest.raises(SourceError, match="no trace in dir: .*; dir/a.bin begins like a trace"):
+    with pytest.raises(SourceError, match=r"no trace in dir: .*; dir/a.bin begins like a trace"):
         open_trace(["dir"])
     Path("dir/sda.blktrace.0").write_bytes(Path("sda.blktrace.0").read_bytes())
     with open_trace(["dir"]) as source:

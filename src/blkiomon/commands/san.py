@@ -269,8 +269,8 @@ class Facts:
         tables: of the interval before, if there is one, which adds to the evidence; and of the
             latest interval.
         siblings: of the devices that had a request so far.
-        waited: of each LUN that has been stalled since the interval before, the paths on which its
-            requests were last in flight.
+        waited: of each LUN with an old request at the end of the interval before, the paths on
+            which such requests were last in flight.
         is_whole: the interval is a whole run: its end is not the present.
         losses: ends of the intervals in which events were lost, and how many were.
         traced: numbers of the devices that had a request so far.
@@ -833,8 +833,17 @@ class Tracker:
             traced=self._traced,
         )
         of_now = findings(facts)
-        self._waited = {f.name: f.evidence["paths"] for f in of_now if f.kind == "stalled"}
+        self._waited = self._paths_waited_for(table.stalled) if table.stalled else {}
         self._before = (table,)
         found += of_now
         shown = interval if self.view.by == "device" else self.view(interval)
         return shown.with_findings(found)
+
+    def _paths_waited_for(self, stalled: Set[int]) -> dict[str, Sequence[str]]:
+        """See ``Facts.waited``. ``stalled``: numbers of the devices with an old request."""
+        return {
+            lun.name: [path.name for path in lun.paths if path.number in stalled]
+            or self._waited.get(lun.name, ())
+            for lun in self._luns
+            if lun.map is not None and lun.map.number in stalled
+        }
