@@ -184,13 +184,16 @@ class _Summary:
         names = ", ".join(printable(Path(name).name or name) for name in found.names[:3])
         if len(found.names) > 3:
             names += f" and {len(found.names) - 3} more"
-        counts = [f"{how_many(whole.total.requests, 'request', 'requests', ',')}"]
+        requests = self._requests()
+        counts = [how_many(requests, "request", "requests", ",")]
         if whole.counts.records:
             counts.insert(0, how_many(whole.counts.records, "record", "records", ","))
         names += " merged" * (len(found.names) > 1)
         yield f"{'standard input' if names == '-' else names}: {_when(whole)}"
         devices = how_many(len(found.devices), "device", "devices", ",")
         only = f"; only {found.selection.text}" if found.selection.text else ""
+        if requests < whole.total.requests:
+            only += "; a request on a map and its path counts once"
         yield from textwrap.wrap(f"{', '.join(counts)} of {devices}{only}", columns)
         yield ""
         yield from self._table(columns)
@@ -201,6 +204,14 @@ class _Summary:
             yield ""
             for sentence in sentences:
                 yield from textwrap.wrap(f"- {sentence}.", columns, subsequent_indent="  ")
+
+    def _requests(self) -> int:
+        """How many requests completed. Those of a map are on its paths as well, but count once."""
+        if self._topology is None:
+            return self._found.whole.total.requests
+        from blkiomon.interval.views import View
+
+        return View(self._topology, "lun")(self._found.whole).total.requests
 
     def _table(self, columns: int) -> Iterator[str]:
         from blkiomon.commands import table
