@@ -63,6 +63,7 @@ MISTAKES = (
     ("--from 5 t", INPUT, "t: no request between --from and --to; it lasts 3.01 s"),
     ("--from noon t", USAGE, "--from takes a time since the first record, such as 90 or 5m, or a "),
     ("--from 02:12:20 t", USAGE, "--from: a time of day needs a date: 20"),
+    ("summary --json t", USAGE, "option --json is without a command: blkiomon --json - TRACE"),
     ("--op read,write t", USAGE, "--op: unknown operation 'read,write'; repeat the option: --op "),
     ("--from 2026-11-23 t", INPUT, "bad trace: t: at byte offset 0: found no time of day at the "),
     ("--slow fast t", USAGE, "--slow takes milliseconds or a percentile, and a file: 20, p99.9, "),

@@ -375,9 +375,9 @@ def test_nvme_failover_is_shown(native_nvme: Run, note: Callable[[str], None]) -
     stalls = [one for _, one in native_nvme.found("stalled", native_nvme.stack.name, "cut")]
     states = [one["after"] for _, one in native_nvme.found("changed", path, "cut")
               if one["attribute"] == "state"]  # fmt: skip
-    note(f"states connecting live/{' '.join(states)}: {stalls[0]['text']}")
+    note(f"states {' '.join(states)}: {stalls[0]['text']}")
     assert stalls[0]["paths"] == [path]
-    assert states[0] == "connecting" and states[-1] == "live"
+    assert "connecting" in states and states[-1] == "live"  # 6.1 resets it first
 
 
 def test_nvme_totals_equal_those_of_fio(native_nvme: Run, compare: Compare) -> None:

@@ -10,6 +10,9 @@ from typing import Any, NoReturn
 
 from blkiomon.commands.options import Command, Option, UsageError, meant_by
 from blkiomon.console import printed
+from blkiomon.outputs.catalog import OUTPUTS
+
+_OUTPUTS = [f"--{row.name}" for row in OUTPUTS if row.place == "file"]
 
 Body = Callable[[argparse.Namespace], int]
 Main = Callable[[Sequence[str]], int]
@@ -108,6 +111,8 @@ def _parse(options: Sequence[Option], arguments: Sequence[str]) -> argparse.Name
     for name in names:
         if name.startswith("-") and name != "-":
             name = name.partition("=")[0]
+            if name in _OUTPUTS:
+                raise UsageError(f"option {name} is without a command: blkiomon {name} - TRACE")
             meant = meant_by(name.lstrip("-"), [o.long for o in options])
             hint = f"; did you mean --{meant}?" if meant else ""
             raise UsageError(f"option {name} not recognized{hint}")
