@@ -20,8 +20,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from blkiomon.commands.config import Config
-from blkiomon.commands.findings import Findings
 from blkiomon.commands.naming import refuse_devices
+from blkiomon.commands.no_requests import NoRequests
 from blkiomon.commands.privileges import PrivilegeError, bind, drop
 from blkiomon.commands.progress import Progress
 from blkiomon.commands.recorded import Beginning
@@ -131,7 +131,7 @@ class Line:
         self._config = config
         # Like the original, stay silent about a sound trace.
         is_silent = config.is_original or config.screen
-        self._findings = None if is_silent else Findings()
+        self._no_requests = None if is_silent else NoRequests()
         # ziomon treats any line as a failure; a screen already shows what is incomplete.
         self._tells_incomplete = not (config.is_drop_in or config.screen)
         self._final = config.final
@@ -202,20 +202,20 @@ class Line:
             self.monitor.feed(data)
         finally:
             self._hand_over_records()
-        if self._findings is not None:
+        if self._no_requests is not None:
             if self.monitor.engine.requests:
-                self._findings = None
+                self._no_requests = None
             else:
-                self._findings.add(data)
+                self._no_requests.add(data)
 
     @property
     def emptiness(self) -> str | None:
         """A line that says why there was no request; None if there was one, or on silent runs."""
-        if self._findings is None:
+        if self._no_requests is None:
             is_silent = self._config.is_original or self._config.screen
             return None if is_silent else no_operation(self.monitor)
         totals = self.monitor.totals
-        return self._findings.text(
+        return self._no_requests.text(
             self._config, totals.records, totals.evicted, is_whole=not self.monitor.is_done
         )
 

@@ -23,7 +23,7 @@ ISSUE, COMPLETE, NOTIFY = 1 << 22, 1 << 23, 1 << 26
 """Categories of an action."""
 
 
-class Findings:
+class NoRequests:
     """Examines a stream as long as it has no request."""
 
     def __init__(self) -> None:

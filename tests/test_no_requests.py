@@ -9,7 +9,7 @@ import pytest
 import runner
 from tracewriter import Record, complete, encode, issue, notify_process, notify_timestamp
 
-from blkiomon.commands.findings import SAMPLE_BYTES
+from blkiomon.commands.no_requests import SAMPLE_BYTES
 
 S, MS = 10**9, 10**6
 SDA, SDB = 8 << 20, 8 << 20 | 16
