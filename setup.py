@@ -113,6 +113,7 @@ class BuildExt(build_ext):
         for extension, result in zip(self.extensions, generated, strict=True):
             extension.sources = result.sources
             extension.depends = result.depends
+        self.parallel = True
         super().run()
 
         stamp.parent.mkdir(parents=True, exist_ok=True)
