@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -408,10 +408,12 @@ def tcm_loop() -> Iterator[Stack]:
             flush_maps()
 
 
-def swap_groups() -> None:
+def swap_groups(paths: Iterable[str]) -> None:
     """Make the other group the optimized one."""
     for group, state in (("optimized", 1), ("other", 0)):
         (CORE / "alua" / group / "alua_access_state").write_text(str(state))
+    for path in paths:  # Linux 7.3 asks for the states again only then
+        (BLOCK / path / "device/rescan").write_text("1")
 
 
 def host_of(path: str) -> str:

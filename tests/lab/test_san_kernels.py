@@ -481,7 +481,7 @@ def alua() -> Run:
             run.said = said
             run.await_intervals(3, lambda one: one["devices"])
             run.said["before"] = stacks.read(state)
-            stacks.swap_groups()
+            stacks.swap_groups(stack.paths.values())
             until(lambda: stacks.read(state) != run.said["before"], "the other group")
             run.mark("swapped")
             run.said["after"] = stacks.read(state)
