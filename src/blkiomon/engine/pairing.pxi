@@ -2,8 +2,8 @@
 #
 # prepare_records() finds the device and hash table group of each record of a batch, and checks
 # sequence numbers. pair_records() then stores each record in the table, or adds a completed request
-# to Batch.done; it also counts requests in flight. If a plain batch is of one device and the table
-# is small, pair_records() does all of this.
+# to Batch.done; it also counts requests in flight. If a batch is of one device and the table is
+# small, pair_records() does all of this: see can_be_at_once().
 #
 # Technique: most records are plain, see plainness_of(): an issue whose key is not pending, or the
 # completion that meets its issue. pair_records() pairs these without a branch on which of the two
@@ -106,6 +106,17 @@ cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:
     """Whether all records are plain, and nothing but pairing is to be done with them."""
     return b.is_plain and not (
         takes_slow_path(s, b) or s.has_filter or s.with_queue
+        or s.n_devices + b.n > s.max_devices
+    )
+
+
+cdef inline bint can_be_at_once(const State *s, const Batch *b) noexcept nogil:
+    """Whether pair_records() also does what prepare_records() does.
+
+    It does so for a batch of one device, if the table is small, and no record is filtered out.
+    """
+    return b.of_one_device and is_small(&s.pending) and not (
+        takes_slow_path(s, b) or s.has_filter or b.seen & CAT_NOTIFY
         or s.n_devices + b.n > s.max_devices
     )
 
@@ -504,11 +515,30 @@ cdef void note_queued(
     b.done_of[n] = IN_MATCH
 
 
+cdef inline Fate fate_at_once(
+    State *s, Batch *b, int i, uint32_t device, uint32_t *last
+) noexcept nogil:
+    """The Fate of a record that prepare_records() did not see; prepares it for pair_other()."""
+    cdef const TraceV7 *r = &b.records[i]
+    cdef Fate fate
+    cdef Place place
+    if likely(plainness_of(b.category[i], r) == 0):
+        return FATE_PLAIN
+    fate = fate_of_other(b.category[i], r)
+    check_sequence(s, r, last)
+    if fate == FATE_OTHER:
+        place = place_of(s, &s.pending, r.sector, key_of(device, b.category[i]))
+        b.device[i] = device
+        b.home[i] = place.home
+        b.tag[i] = place.tag
+    return fate
+
+
 cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) noexcept nogil:
     """Pair the records of a batch, each as pair_item() would.
 
     The flags are constants at each call: the compiler specialises all calls. `plainly` is the
-    result of can_be_plain(). `at_once`: all records are of one device, and prepare_records() did
+    result of can_be_plain(). `at_once` is the result of can_be_at_once(): prepare_records() did
     not run.
 
     The steps for a plain record: hash it; compare the group's tags with its tag and with 0; choose
@@ -528,6 +558,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         uint64_t base = 0                       # the device in a key
         uint64_t oldest_ns = s.oldest_ns
         uint32_t action, completes, narrow, home, device
+        uint8_t fate
         uint8_t tag
         unsigned int equal, empty, slot, not_simple
         uint32_t *sequences = s.last_sequence
@@ -550,20 +581,22 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
     for i in range(b.n):
         r = &b.records[i]
         action = r.action
-        if not plainly and b.fate[i] != FATE_PLAIN:
-            if b.fate[i] == FATE_OTHER:
-                add_tally(s, load, &t, False)
-                n = pair_other(s, b, i, n)
-            elif b.fate[i] == FATE_PASSED:
-                s.now_ns = r.time
-            continue
         if not plainly:
-            s.now_ns = r.time
-            s.oldest_ns = min(s.oldest_ns, r.time)
-            if s.follow_issues and action >> 16 & CAT_ISSUE:
-                b.item.sector = r.sector
-                b.item.key = <uint32_t> b.word[i]
-                follow_issue(s, b, i)
+            fate = b.fate[i]
+            if at_once:
+                fate = fate_at_once(s, b, i, device, &sequences[r.cpu & cpu_mask])
+            if unlikely(fate == FATE_OTHER):
+                add_tally(s, load, &t, at_once)
+                n = pair_other(s, b, i, n)
+                if at_once:
+                    t.now = t.most = load_lanes(load.now)
+                continue
+            if fate != FATE_IGNORED:
+                s.now_ns = r.time
+            if fate != FATE_PLAIN:
+                continue
+            if not at_once:
+                s.oldest_ns = min(s.oldest_ns, r.time)
         if at_once:
             if unlikely(r.time < oldest_ns):
                 oldest_ns = r.time
@@ -578,6 +611,10 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
             home = b.home[i]
             tag = b.tag[i]
             device = b.device[i]
+        if not plainly and s.follow_issues and action >> 16 & CAT_ISSUE:
+            b.item.sector = r.sector
+            b.item.key = <uint32_t> word
+            follow_issue(s, b, i)
         completes = action >> 23 & 1
         if_completion = all_bits_if(completes)
         narrow = <uint32_t> if_completion
@@ -637,7 +674,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
 
 
 cdef inline void pair_plain_batch(State *s, Batch *b) noexcept nogil:
-    if b.of_one_device and is_small(&s.pending):
+    if can_be_at_once(s, b):
         pair_records(s, b, True, True)
     else:
         prepare_records(s, b, True)
@@ -668,6 +705,8 @@ cdef void pair(State *s, Batch *b, bint plainly) noexcept nogil:
         if s.with_names:
             count_processes(s, b)
         s.pair_batch(s, b)
+    elif can_be_at_once(s, b):
+        pair_records(s, b, False, True)
     else:
         prepare_records(s, b, False)
         prefetch_batch(s, b)

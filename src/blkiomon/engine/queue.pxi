@@ -24,8 +24,19 @@ cdef inline uint32_t queue_key(uint32_t key) noexcept nogil:
     return key & ~<uint32_t> (CAT_FS | CAT_PC)
 
 
+cdef inline uint32_t *near(State *s, uint64_t sector) noexcept nogil:
+    """The number of queue records whose sectors share these bits."""
+    return &s.queued_near[(sector >> 3) % QUEUED_NEAR]
+
+
+cdef inline bint may_be_queued(State *s, uint64_t sector) noexcept nogil:
+    """Whether State.queued may have a record of a sector: a counting Bloom filter of one hash."""
+    return near(s, sector)[0] != 0
+
+
 cdef inline void drop_queued(State *s, const Pending *p, Place place) noexcept nogil:
     s.n_waiting -= not p.key & ISSUED
+    near(s, p.sector)[0] -= 1
     remove_entry(&s.queued, p, place)
 
 
@@ -66,6 +77,7 @@ cdef void set_queued(
         p.sector = sector
         p.key = key
         s.n_waiting += not key & ISSUED
+        near(s, sector)[0] += 1
     p.time_ns = time_ns
     p.bytes = pid
 
@@ -89,11 +101,6 @@ cdef bint take_queued(State *s, uint64_t sector, uint32_t key, Pending *taken) n
     return True
 
 
-cdef inline bint any_issued(const State *s) noexcept nogil:
-    """Whether State.queued holds the queue record of any pending issue."""
-    return s.queued.used != s.n_waiting
-
-
 cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
     """Give the queue record of an issue its new key, under which it waits for the match.
 
@@ -107,14 +114,14 @@ cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
     if not s.with_queue:
         count_process(s, r.pid, 1, r.bytes)
         return
-    was_queued = s.n_waiting != 0 and take_queued(
+    was_queued = may_be_queued(s, r.sector) and take_queued(
         s, r.sector, key & ~<uint32_t> IS_APPEND, &queued
     )
     if s.n_waiting != 0 and r.bytes > 512:
         drop_queued_inside(s, r, key & ~<uint32_t> IS_APPEND)
     if was_queued and queued.time_ns <= r.time:
         set_queued(s, item.sector, key | ISSUED, queued.time_ns, queued.bytes)
-    elif any_issued(s) and not is_requeued(s, item):    # left by an issue without completion
+    elif may_be_queued(s, item.sector) and not is_requeued(s, item):    # left by an issue without completion
         take_queued(s, item.sector, key | ISSUED, &queued)
 
 
@@ -133,7 +140,8 @@ cdef void drop_queued_inside(State *s, const TraceV7 *r, uint32_t key) noexcept 
     cdef const Pending *p
     if r.bytes >> 9 <= s.queued.n_groups:
         for sector in range(r.sector + 1, end):
-            take_queued(s, sector, key, &taken)
+            if may_be_queued(s, sector):
+                take_queued(s, sector, key, &taken)
         return
     while (p := next_entry(&s.queued, &c)) != NULL:
         if p.key == key and r.sector < p.sector < end:
@@ -145,7 +153,8 @@ cdef uint64_t queue_time(
 ) noexcept nogil:
     """Time from queue to issue of a request that has matched, or NOT_QUEUED."""
     cdef Pending queued
-    if not any_issued(s) or not take_queued(s, sector, queue_key(key) | ISSUED, &queued):
+    key = queue_key(key) | ISSUED
+    if not may_be_queued(s, sector) or not take_queued(s, sector, key, &queued):
         return NOT_QUEUED
     return issued_ns - queued.time_ns if queued.time_ns <= issued_ns else <uint64_t> NOT_QUEUED
 

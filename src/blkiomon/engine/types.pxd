@@ -308,6 +308,7 @@ cdef struct DeviceSlot:                         # of the map from major:minor to
 
 cdef enum:
     NO_DEVICE = 0                               # index of all devices that are not counted
+    QUEUED_NEAR = 1024                          # counters of State.queued_near
 
 cdef struct Process:                            # layout.PROCESS; a slot of the process table
     uint32_t pid
@@ -405,6 +406,7 @@ cdef struct State:
     Table pending                               # issues and completions that wait for the other
     Table queued                                # queue records
     uint64_t n_waiting                          # of these, those that wait for their issue
+    uint32_t queued_near[QUEUED_NEAR]           # of these, how many by sector: see may_be_queued()
     Table history                               # of requests of several steps
     RetryRow *retry_rows                        # of this interval
     uint64_t n_retry_rows
