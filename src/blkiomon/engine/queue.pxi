@@ -121,7 +121,8 @@ cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
         drop_queued_inside(s, r, key & ~<uint32_t> IS_APPEND)
     if was_queued and queued.time_ns <= r.time:
         set_queued(s, item.sector, key | ISSUED, queued.time_ns, queued.bytes)
-    elif may_be_queued(s, item.sector) and not is_requeued(s, item):    # left by an issue without completion
+    # An issue without completion may have left one.
+    elif may_be_queued(s, item.sector) and not is_requeued(s, item):
         take_queued(s, item.sector, key | ISSUED, &queued)
 
 
