@@ -332,6 +332,27 @@ def test_stall_names_the_path_that_gave_its_request_back() -> None:
     ]
 
 
+@pytest.mark.parametrize(("usual_ms", "is_found"), [(1, True), (900, False)])
+def test_request_that_stalls_while_others_complete_is_named(
+    usual_ms: float, is_found: bool
+) -> None:
+    stuck = [Io(number(device), "read", 4096, S // 2, None) for device in ("8:16", MAP)]
+    tracker = Tracker(HOST, "path")
+    others = [*load("8:0", 100, usual_ms), *load(MAP, 100, usual_ms)]
+    tracker(losing(0, interval_of([*others, *load("8:16", 100, 1), *stuck], 0, 2 * S)))
+    later = [replace(io, issue_ns=io.issue_ns + 2 * S) for io in others]
+    for events, is_sure in ((0, True), (1, False)):
+        found = tracker(losing(events, interval_of([*later, stuck[1]], 2 * S, 4 * S))).findings
+        stalled = [f for f in found or () if f.kind == "stalled_requests"]
+        assert len(stalled) == (is_found and is_sure)
+        for one in stalled:
+            assert one.text == (
+                "a request of mpatha is stalled, in flight for 3.50 s, while others complete; "
+                "last seen on path sdb to port2"
+            )
+            assert one.evidence["paths"] == ["sdb"]
+
+
 MAP = "253:0"
 HUNG = "sdb hung: at the end 1 request was in flight, the oldest for 8.50 s"
 

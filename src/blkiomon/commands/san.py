@@ -65,6 +65,9 @@ LEAST_FAILED = 3
 STALL_NS = NS_PER_S
 """Nothing completes, and a request has been in flight for so long."""
 
+LATE_FACTOR = 4
+"""While others complete, a request stalls if it has been in flight so many times as long as any."""
+
 MOST_LOSSES = 3600
 """Intervals with lost events that are remembered."""
 
@@ -426,7 +429,10 @@ def without_moved(
 
 
 def _stalled(facts: Facts) -> Iterator[Finding]:
-    """LUNs that complete nothing; paths likewise, if their LUN does, or its map was not traced."""
+    """LUNs that complete nothing; paths likewise, if their LUN does, or its map was not traced.
+
+    Otherwise, LUNs with a single request that stalls.
+    """
     stalled = facts.latest.stalled
     if facts.is_whole or not stalled:
         return
@@ -444,9 +450,19 @@ def _stalled(facts: Facts) -> Iterator[Finding]:
                 where = f"last seen on path {', '.join(last)}" if last else "no path has any"
             text = f"{lun.name} is stalled: nothing completes, {_in_flight(of_map)}; {where}"
             yield Finding("stalled", lun.name, text, _stall(of_map, lun, names))
-        for path, of in waiting if of_map is None and not _flows(facts, lun.map) else ():
+        if of_map is not None or _flows(facts, lun.map):
+            continue
+        for path, of in waiting:
             text = f"{_described(path, lun)}, is stalled: nothing completes, {_in_flight(of)}"
             yield Finding("stalled_path", path.name, text, _stall(of, lun, [path.name]))
+        if not waiting and lun.map is not None and (late := _late(facts, lun.map)) is not None:
+            names = facts.waited.get(lun.name, ())
+            last = ", ".join(_leading(path) for path in lun.paths if path.name in names)
+            text = (
+                f"a request of {lun.name} is stalled, in flight for {time_text(late.oldest_ns)}, "
+                f"while others complete" + (f"; last seen on path {last}" if last else "")
+            )
+            yield Finding("stalled_requests", lun.name, text, _stall(late, lun, names))
 
 
 def _flows(facts: Facts, above: Device | None) -> bool:
@@ -460,9 +476,24 @@ def _flows(facts: Facts, above: Device | None) -> bool:
 
 
 def _waits(facts: Facts, device: Device) -> Figures | None:
-    """The figures of a device that completes nothing, though requests have long been in flight.
+    """The figures of a device that completes nothing, though requests have long been in flight."""
+    found = _with_old_request(facts, device)
+    return None if found is None or found[1] else found[0]
 
-    None if the completions of all of these requests may have been lost.
+
+def _late(facts: Facts, device: Device) -> Figures | None:
+    """The figures of a device that completes requests, and has one far older than any of these."""
+    found = _with_old_request(facts, device)
+    if found is None or (found[0].oldest_ns or 0) < LATE_FACTOR * found[1]:
+        return None
+    return found[0]
+
+
+def _with_old_request(facts: Facts, device: Device) -> tuple[Figures, int] | None:
+    """The figures of a device with an old request, and the highest latency of those that completed.
+
+    The latency is 0 if none completed. None if the completions of all requests that are in flight
+    may have been lost.
     """
     of_device = facts.latest.get(device, ALL_OPS)
     if of_device is None:
@@ -472,10 +503,9 @@ def _waits(facts: Facts, device: Device) -> Figures | None:
     if of_device.in_flight is None:  # with --op it is known of operations alone
         of_device = max(data, key=lambda of: of.oldest_ns or 0, default=of_device)
     in_flight, oldest_ns = of_device.in_flight or 0, of_device.oldest_ns or 0
-    if oldest_ns < STALL_NS or any(of.requests for of in data):
+    if oldest_ns < STALL_NS or in_flight <= facts.lost_since(facts.latest.end_ns - oldest_ns):
         return None
-    lost = facts.lost_since(facts.latest.end_ns - oldest_ns)
-    return of_device if in_flight > lost else None
+    return of_device, max((of.percentiles[-1] for of in data if of.requests), default=0)
 
 
 def _in_flight(figures: Figures) -> str:
