@@ -457,10 +457,10 @@ def _stalled(facts: Facts) -> Iterator[Finding]:
             yield Finding("stalled_path", path.name, text, _stall(of, lun, [path.name]))
         if not waiting and lun.map is not None and (late := _late(facts, lun.map)) is not None:
             names = facts.waited.get(lun.name, ())
-            last = ", ".join(_leading(path) for path in lun.paths if path.name in names)
+            seen = ", ".join(_leading(path) for path in lun.paths if path.name in names)
             text = (
                 f"a request of {lun.name} is stalled, in flight for {time_text(late.oldest_ns)}, "
-                f"while others complete" + (f"; last seen on path {last}" if last else "")
+                f"while others complete" + (f"; last seen on path {seen}" if seen else "")
             )
             yield Finding("stalled_requests", lun.name, text, _stall(late, lun, names))
 
