@@ -22,7 +22,7 @@ from blkiomon.engine import layout
 
 TRACES = 1000
 REQUESTS = 10_000
-"""In each trace, which has two disks, 32 requests outstanding and ten intervals in 20 ms."""
+"""In each trace, which has two disks, 32 requests outstanding and eleven intervals of 2 ms."""
 
 INTERVAL_S = 0.002
 
@@ -168,7 +168,7 @@ def report(choice: Options) -> Iterator[Table | str]:
     traces = TRACES // 20 if choice.quick else TRACES
     with tempfile.TemporaryDirectory() as name:
         yield Table(
-            f"{traces:,} traces of as many hosts, {2 * REQUESTS:,} records and 10 intervals each",
+            f"{traces:,} traces of as many hosts, {2 * REQUESTS:,} records and 11 intervals each",
             "into | by | s | traces a second | M records a second | CPU ms a trace | dataset MB",
             rows(Path(name), traces),
         )
