@@ -19,7 +19,7 @@ SANITIZE := .venv-sanitize
 DIST     := .venv-dist
 
 # With clang, the extensions are built for the libFuzzer of Atheris.
-CLANG     = $(if $(filter fuzz,$(MAKECMDGOALS)),$(shell echo 'int x;' | \
+CLANG     = $(if $(filter fuzz fuzz-ready,$(MAKECMDGOALS)),$(shell echo 'int x;' | \
 	clang -fsanitize=fuzzer-no-link,address -shared -xc - -o /dev/null 2>/dev/null && echo yes))
 FUZZ      = $(if $(CLANG),.venv-fuzz/.stamp-fuzz,$(SANITIZE)/.stamp-wheel)
 VENVS    := $(RELEASE) $(DEBUG) $(COVER) $(SANITIZE) .venv-fuzz
@@ -49,7 +49,7 @@ unexport BLKIOMON_COVERAGE BLKIOMON_DEBUG BLKIOMON_SANITIZE
 .NOTPARALLEL:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lint-pages check debug sanitize coverage fuzz soak profile bench guard \
+.PHONY: help demo test lint lint-pages check debug sanitize coverage fuzz fuzz-ready soak profile bench guard \
 	manual dist dropin everywhere lab clean FORCE
 
 , := ,
@@ -132,6 +132,8 @@ sanitize: $(SANITIZE)/.stamp-tools ## the tests on a build with Address- and Und
 fuzz: $(FUZZ) ## fuzz for SECONDS=60 of processor time, TARGETS="engine merger resync decode from_bytes json"
 	@$(<D)/bin/python fuzz/run.py --preload '$(strip $(preload))' --seconds $(or $(SECONDS),60) \
 		$(addprefix --input ,$(INPUT)) $(TARGETS)
+
+fuzz-ready: $(FUZZ)
 
 # All of them take minutes; ARGS="pipe growth" runs two, ARGS=--help lists them.
 bench: $(RELEASE)/.stamp-tools ## run the benchmarks of ours and of the packaged program
