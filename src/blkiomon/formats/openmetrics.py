@@ -76,6 +76,7 @@ _COUNTERS = {
 
 
 NativeBuckets = tuple[int, list[tuple[int, int]], list[int]]
+"""``zero_count``, ``spans`` and ``deltas`` of a ``Histogram``."""
 
 
 class Histogram(NamedTuple):
@@ -102,12 +103,12 @@ class Histogram(NamedTuple):
 class _Histograms:
     """Sums and counts in buckets with fixed limits, one row for each series.
 
-    A count is kept for each pair of a classic and a native bucket that have values in common.
+    A count is kept for each pair of a classic and a native bucket that overlap.
 
     Args:
         limits: upper limits of the classic buckets; one more bucket has none.
-        values: which value decides for each bin, ascending from 0.
-        unit: of the native limits.
+        values: for each bin, the value that decides; ascending from 0.
+        unit: this value is 1 s or 1 byte in the native limits.
         n: number of series.
     """
 
@@ -117,7 +118,7 @@ class _Histograms:
         classic = np.searchsorted(np.array(limits, np.uint64), values)
         native = np.ceil(np.log2(values[1:] / unit) * 2**NATIVE_SCHEMA).astype(np.intp)
         native = np.concatenate((native[:1] - 1, native))  # first, a bucket for 0
-        # Neither number falls as the value grows, so each pair has another sum.
+        # Neither number falls as the value grows, so different pairs have different sums.
         _, first, self._bucket_of = np.unique(
             classic + native, return_index=True, return_inverse=True
         )

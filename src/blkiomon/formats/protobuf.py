@@ -15,7 +15,7 @@ _PARAMETERS = {"proto": "io.prometheus.client.metricfamily", "encoding": "delimi
 CONTENT_TYPE = f"{_MEDIA_TYPE}; proto=io.prometheus.client.MetricFamily; encoding=delimited"
 
 ZERO_THRESHOLD = 2.0**-128
-"""Values up to this one count as 0. It marks a histogram as native, even without values."""
+"""Values up to this one count as 0."""
 
 _KINDS = {"counter": 0, "gauge": 1, "histogram": 4}
 """The numbers of the enum MetricType."""
@@ -111,6 +111,6 @@ def _fill(message: Any, histogram: Histogram) -> None:
         message.bucket.add(upper_bound=limit, cumulative_count=number)
     message.schema, message.zero_threshold = NATIVE_SCHEMA, ZERO_THRESHOLD
     message.zero_count = histogram.zero_count
-    for offset, length in histogram.spans:
+    for offset, length in histogram.spans or [(0, 0)]:  # also marks it as native
         message.positive_span.add(offset=offset, length=length)
     message.positive_delta.extend(histogram.deltas)
