@@ -181,6 +181,20 @@ def test_runs_of_native_buckets_are_spans() -> None:
     assert (size.zero_count, list(size.positive_delta)) == (1, [2, -1, 0])
 
 
+def test_native_buckets_are_those_of_their_series() -> None:
+    sizes = {"read": [0, 512, 512, 600, 4096], "write": [], "flush": [300], "discard": [512] * 3}
+    ios = [Io(SDB, op, size, 0, 1 + size) for op, of_op in sizes.items() for size in of_op]
+    metrics = Metrics(nameless, expected=[(SDB, op) for op in sizes])
+    metrics.add(interval_of(ios, -1, 10**9))
+    found = histograms(metrics, "request_size_bytes")
+    assert {op: (h.zero_count, native_counts(h)) for (_, op), h in found.items()} == {
+        "read": (1, {72: 2, 74: 1, 96: 1}),
+        "write": (0, {}),
+        "flush": (0, {66: 1}),
+        "discard": (0, {72: 3}),
+    }
+
+
 def test_histograms_without_values_are_native() -> None:
     metrics = Metrics(nameless, expected=[(SDB, "read"), (SDB, "write")])
     for name in ("d2c_seconds", "request_size_bytes"):
