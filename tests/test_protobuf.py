@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import gzip
 import json
+import math
 import random
 import re
 import sys
@@ -354,6 +355,10 @@ def test_prometheus_stores_native_histograms(tmp_path: Path) -> None:
             page = (prometheus.CONTRIB.parent / "docs" / "live.md").read_text()
             (question,) = re.findall(r"    (sort_desc\(.+blkiomon_d2c_seconds\[5m\].+)", page)
             quantile_s = server.awaited(question)
+            rules = (prometheus.CONTRIB / "prometheus-alerts.yml").read_text()
+            (alert,) = re.findall(r"DiskLatencyHigh\n +#.+\n +expr: \|\n((?: {10}.+\n)+)", rules)
+            assert alert.count("> 0.25") == 2
+            alerts_s = server.awaited(alert.replace("> 0.25", "> 0"))
             share = server.awaited("histogram_fraction(0, 4096, blkiomon_request_size_bytes)")
             # As live.md says: no series of classic buckets, and 8 of a device and operation.
             assert server.ask('{__name__=~".+_(bucket|count|sum)", device!=""}') == []
@@ -367,3 +372,4 @@ def test_prometheus_stores_native_histograms(tmp_path: Path) -> None:
     # Prometheus interpolates within a bucket; our figure is exact to 0.8 %.
     p99_s = (whole.d2c_ns.percentile(99) or 0) / 1e9
     assert p99_s / 2 ** (1 / 8) / 1.008 < quantile_s < p99_s * 2 ** (1 / 8) * 1.008
+    assert math.isclose(alerts_s, quantile_s, rel_tol=1e-6)
