@@ -14,7 +14,7 @@ from dataclasses import replace
 from benchmarks import streams
 from benchmarks.report import Options, Table
 from blkiomon import to_dict
-from blkiomon.formats import csv, json_lines
+from blkiomon.formats import csv, json_lines, protobuf
 from blkiomon.formats.openmetrics import Metrics
 from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.monitor import Monitor
@@ -62,6 +62,7 @@ def rows(interval: Interval) -> Iterator[tuple[str, ...]]:
         ("--csv", lambda: b"".join(render_csv(fresh()))),
         ("--openmetrics, an interval", lambda: metrics.add(fresh())),
         ("--openmetrics, a scrape", metrics.text),
+        ("--openmetrics, a scrape in protobuf", lambda: protobuf.encode(metrics.families())),
     ):
         ms = plain_ms if work is plain else cost_ms(work)
         yield name, f"{ms:.1f}", f"{plain_ms / ms:.1f}"

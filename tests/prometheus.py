@@ -61,7 +61,7 @@ class Server:
 
 
 @contextmanager
-def serving(directory: Path, config: str) -> Iterator[Server]:
+def serving(directory: Path, config: str, *options: str) -> Iterator[Server]:
     """Runs a server in a directory of its own, which holds its rule files."""
     path = program()
     directory.mkdir(exist_ok=True)
@@ -72,6 +72,7 @@ def serving(directory: Path, config: str) -> Iterator[Server]:
         f"--config.file={directory / 'prometheus.yml'}",
         f"--storage.tsdb.path={directory / 'data'}",
         f"--web.listen-address={address}",
+        *options,
     ]
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen([path, *arguments], stdout=log, stderr=log)

@@ -1,13 +1,14 @@
 """Metrics for Prometheus, in its text format or OpenMetrics: sums over all intervals so far.
 
 One thread adds intervals; any thread may ask for the text. A scrape can delay ``Metrics.add``, and
-nothing else.
+nothing else. ``formats.protobuf`` encodes the same metrics, and native histograms with them.
 
-The histograms have fixed limits. The bins of an interval (see ``interval.distribution``) are finer,
-and each bin is added to one bucket as a whole. For times, the middle of the bin decides: a value
-within 1/128 (0.79 %) of a limit may be counted on the wrong side. For sizes, the least value of the
-bin decides, because many sizes equal a limit: a value above a limit, by less than 1/64 of it, may
-be counted as equal to it. Sums and counts are exact.
+The histograms have fixed limits: those of the classic buckets below, and those of the native ones,
+which are 2^(1/8) apart (schema 3). The bins of an interval (see ``interval.distribution``) are
+finer, and each bin is added to one bucket of either kind as a whole. For times, the middle of the
+bin decides: a value within 1/128 (0.79 %) of a limit may be counted on the wrong side. For sizes,
+the least value of the bin decides, because many sizes equal a limit: a value above a limit, by less
+than 1/64 of it, may be counted as equal to it. Sums and counts are exact.
 
 The number of series is bounded: the first ``MAX_DEVICES`` devices have their own, all others share
 those of the device "other".
@@ -18,9 +19,9 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count
+from itertools import chain, count, pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,7 @@ from blkiomon.formats.units import device_text
 from blkiomon.interval.columns import NS_PER_S, TOTAL, Quantity
 from blkiomon.interval.distribution import bin_bounds
 from blkiomon.interval.incomplete import Incomplete
-from blkiomon.interval.moments import add_up
+from blkiomon.interval.moments import add_up, run_starts
 from blkiomon.interval.value import Counts, Interval
 
 MAX_DEVICES = 128
@@ -54,6 +55,9 @@ TIME_LIMITS_NS = tuple(
 SIZE_LIMITS = tuple(512 << power for power in range(16))
 """Powers of two from 512 B to 16 MiB."""
 
+NATIVE_SCHEMA = 3
+"""Native buckets: 2^3 for each power of two."""
+
 MAX_TEMPLATES = 4
 """How many content types have a cached template; clients choose the content type."""
 
@@ -71,32 +75,57 @@ _COUNTERS = {
 """Field of ``Counts`` -> help text. The metric is ``blkiomon_<field>_total``."""
 
 
-def _buckets() -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """The bucket of each histogram bin: of times, and of sizes."""
-    low, high = bin_bounds(np.arange(layout.D2C_BINS))
-    middle = low + (high - low) // np.uint64(2)
-    sizes = low[: layout.SIZE_BINS]
-    return (
-        np.searchsorted(np.array(TIME_LIMITS_NS, np.uint64), middle),
-        np.searchsorted(np.array(SIZE_LIMITS, np.uint64), sizes),
-    )
+NativeBuckets = tuple[int, list[tuple[int, int]], list[int]]
+"""``zero_count``, ``spans`` and ``deltas`` of a ``Histogram``."""
 
 
-_TIME_BUCKETS, _SIZE_BUCKETS = _buckets()
+class Histogram(NamedTuple):
+    """A histogram with classic and native buckets, as Prometheus reads it; in seconds or bytes.
+
+    Attributes:
+        limits: upper limits of the classic buckets; the last is infinite.
+        counts: the number of values up to each limit.
+        sum: of all values.
+        zero_count: number of values that are 0.
+        spans: of each run of non-empty native buckets, how many empty ones precede it, and its
+            length. Bucket i ends at 2^(i/8), inclusive; the first run is counted from bucket 0.
+        deltas: the count of each non-empty native bucket, less that of the one before.
+    """
+
+    limits: Sequence[float]
+    counts: list[float]
+    sum: float
+    zero_count: int
+    spans: list[tuple[int, int]]
+    deltas: list[int]
 
 
 class _Histograms:
     """Sums and counts in buckets with fixed limits, one row for each series.
 
+    A count is kept for each pair of a classic and a native bucket that overlap.
+
     Args:
-        limits: upper limits of the buckets; one more bucket has none.
-        bucket_of: bucket of each bin.
+        limits: upper limits of the classic buckets; one more bucket has none.
+        values: for each bin, the value that decides; ascending from 0.
+        unit: this value is 1 s or 1 byte in the native limits.
         n: number of series.
     """
 
-    def __init__(self, limits: Sequence[int], bucket_of: npt.NDArray[np.intp], n: int) -> None:
-        self._counts = np.zeros((n, len(limits) + 1), np.uint64)
-        self._bucket_of = bucket_of
+    def __init__(
+        self, limits: Sequence[int], values: npt.NDArray[np.uint64], unit: int, n: int
+    ) -> None:
+        classic = np.searchsorted(np.array(limits, np.uint64), values)
+        native = np.ceil(np.log2(values[1:] / unit) * 2**NATIVE_SCHEMA).astype(np.intp)
+        native = np.concatenate((native[:1] - 1, native))  # first, a bucket for 0
+        # Neither number falls as the value grows, so different pairs have different sums.
+        _, first, self._bucket_of = np.unique(
+            classic + native, return_index=True, return_inverse=True
+        )
+        self._last = np.searchsorted(classic[first], np.arange(len(limits) + 1), side="right") - 1
+        self._native_starts = run_starts(native[first])
+        self._native = native[first][self._native_starts]
+        self._counts = np.zeros((n, len(first)), np.uint64)
         self.sums = [0] * n
 
     def add(self, quantity: Quantity, groups: Sequence[int], series: Sequence[int]) -> None:
@@ -110,8 +139,25 @@ class _Histograms:
 
     def cumulative(self, series: Sequence[int]) -> list[list[int]]:
         """For each series, the number of values up to each limit, and in all."""
-        numbers: list[list[int]] = np.cumsum(self._counts[series], axis=1).tolist()
+        numbers: list[list[int]] = np.cumsum(self._counts[series], axis=1)[:, self._last].tolist()
         return numbers
+
+    def native(self, series: Sequence[int]) -> Iterator[NativeBuckets]:
+        """The native buckets of each series; see ``Histogram``."""
+        counts = np.add.reduceat(self._counts[series], self._native_starts, axis=1)
+        zeros, counts = counts[:, 0], counts[:, 1:].astype(np.int64)
+        row, column = np.nonzero(counts)
+        index, filled = self._native[1:][column], counts[row, column]
+        gaps, deltas = np.diff(index, prepend=0) - 1, np.diff(filled, prepend=0)
+        is_first = np.diff(row, prepend=-1) > 0  # of its series
+        gaps[is_first], deltas[is_first] = index[is_first], filled[is_first]
+        spans = np.flatnonzero(is_first | (gaps > 0))
+        lengths = np.diff(spans, append=len(row))
+        of_series = np.searchsorted(row, np.arange(len(series) + 1))
+        for zero_count, (start, end) in zip(zeros.tolist(), pairwise(of_series), strict=True):
+            chosen = slice(*np.searchsorted(spans, (start, end)))
+            runs = zip(gaps[spans[chosen]].tolist(), lengths[chosen].tolist(), strict=True)
+            yield zero_count, list(runs), deltas[start:end].tolist()
 
 
 class Metrics:
@@ -154,8 +200,10 @@ class Metrics:
         self._info: list[tuple[str, ...]] = []  # values of _INFO_LABELS
         most = (max_devices + 1) * len(layout.OPS)
         self._series: dict[tuple[str, str], int] = {}  # label of a device, operation -> row
-        self._d2c = _Histograms(TIME_LIMITS_NS, _TIME_BUCKETS, most)
-        self._size = _Histograms(SIZE_LIMITS, _SIZE_BUCKETS, most)
+        low, high = bin_bounds(np.arange(layout.D2C_BINS))
+        middle = low + (high - low) // np.uint64(2)
+        self._d2c = _Histograms(TIME_LIMITS_NS, middle, NS_PER_S, most)
+        self._size = _Histograms(SIZE_LIMITS, low[: layout.SIZE_BINS], 1, most)
         self._sums = {name: [0] * most for name in _SUMS}
         self._gauges = [0.0] * most, [0.0] * most  # in the order of _GAUGES
         self._counts = Counts()
@@ -248,9 +296,20 @@ class Metrics:
             texts = {value: self._exposition.floatToGoString(value) for value in set(values)}
             return template.filled([texts[value] for value in values]), content_type
 
+    def families(self) -> list[Any]:
+        """All metrics as families of prometheus-client; each histogram is one ``Histogram``."""
+        with self._lock:
+            rows = self._rows()
+            native = chain(self._d2c.native(rows), self._size.native(rows))
+            return list(self._families(self._values(), native))
+
+    def _rows(self) -> list[int]:
+        """The rows of all series, in the order of ``_families``."""
+        return [row for _, row in sorted(self._series.items())]
+
     def _values(self) -> list[float]:
         """All values, in the order of ``_families``."""
-        rows = [row for _, row in sorted(self._series.items())]
+        rows = self._rows()
         values: list[float] = []
         for histograms, scale in ((self._d2c, NS_PER_S), (self._size, 1)):
             for cumulative, row in zip(histograms.cumulative(rows), rows, strict=True):
@@ -267,15 +326,26 @@ class Metrics:
             values.append(self._end_ns / NS_PER_S)
         return values
 
-    def _families(self, values: Iterable[float]) -> Iterator[Any]:
-        """All families of metrics, with these values."""
+    def _families(
+        self, values: Iterable[float], native: Iterator[NativeBuckets] | None = None
+    ) -> Iterator[Any]:
+        """All families of metrics, with these values.
+
+        With native buckets, a histogram is one sample, whose value is a ``Histogram``.
+        """
         rest = iter(values)
         core, series = self._core, sorted(self._series)
         for name, text, limits in _HISTOGRAMS:
             family = core.HistogramMetricFamily(f"blkiomon_{name}", text, labels=_LABELS)
             names = [self._exposition.floatToGoString(limit) for limit in limits]
             for labels in series:
-                family.add_metric(labels, [(name, next(rest)) for name in names], next(rest))
+                counts, total = [next(rest) for _ in limits], next(rest)
+                if native is None:
+                    family.add_metric(labels, list(zip(names, counts, strict=True)), total)
+                else:
+                    value = Histogram(limits, counts, total, *next(native))
+                    labelled = dict(zip(_LABELS, labels, strict=True))
+                    family.samples.append(core.Sample(family.name, labelled, value))
             yield family
         both = (core.CounterMetricFamily, _SUMS), (core.GaugeMetricFamily, _GAUGES)
         for kind, families in both:

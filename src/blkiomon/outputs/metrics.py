@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from blkiomon.errors import OutputError
+from blkiomon.formats import protobuf
 from blkiomon.formats.openmetrics import Metrics
 from blkiomon.formats.rendering import FormatOptions
 from blkiomon.interval.value import Interval
@@ -236,7 +237,11 @@ def _listen(address: tuple[str, int], metrics: Metrics) -> _Server:
             if self.path.partition("?")[0] not in ("/metrics", "/"):
                 self.send_error(404, "metrics are at /metrics")
                 return
-            text, content_type = metrics.text(self.headers.get("Accept", ""))
+            accept = self.headers.get("Accept", "")
+            if protobuf.is_preferred(accept) and protobuf.family_class():
+                text, content_type = protobuf.encode(metrics.families()), protobuf.CONTENT_TYPE
+            else:
+                text, content_type = metrics.text(accept)
             is_packed = gzip_accepted(self.headers.get("Accept-Encoding", ""))
             if is_packed:
                 text = gzip.compress(text, compresslevel=1)
