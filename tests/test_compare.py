@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,17 @@ import tracewriter as tw
 import blkiomon
 from blkiomon.commands.report import compare as command
 from blkiomon.commands.report import rules
+from blkiomon.commands.report.bootstrap import Draws, starts_drawn, widening
 from blkiomon.commands.report.changes import (
     METRICS,
     RESOLUTION,
     Change,
     DeviceChanges,
-    _Figures,
-    _starts_drawn,
-    _widening,
     compare,
 )
 from blkiomon.commands.report.collect import Collected, collect
-from blkiomon.commands.report.comparison import Comparison
+from blkiomon.commands.report.comparison import Comparison, compare_runs
+from blkiomon.commands.report.sides import Side
 
 DATA = Path(__file__).parent / "data"
 MULTI = DATA / "loop-multi-dc.bin"
@@ -208,10 +208,64 @@ def test_several_runs_a_side(runs: dict[str, Collected]) -> None:
 
 
 def test_interval_of_few_runs_is_wider() -> None:
-    # Student's quantiles of 2 and 10 degrees of freedom, and a large number of them.
-    assert _widening(2, 2) == pytest.approx(4.303 / 1.96 * 2**0.5, rel=0.04)
-    assert _widening(6, 6) == pytest.approx(2.228 / 1.96 * (6 / 5) ** 0.5, rel=0.01)
-    assert _widening(1e6, 1e6) == pytest.approx(1, abs=1e-5)
+    # Student's quantiles, and the normal one.
+    assert widening([2, 2]) == pytest.approx(4.303 / 1.96 * 2**0.5, rel=1e-3)
+    assert widening([6, 6]) == pytest.approx(2.228 / 1.96 * (6 / 5) ** 0.5, rel=1e-3)
+    assert widening([500, 500]) == pytest.approx(1, rel=3e-3)
+
+
+def test_interval_of_many_changes_is_wider() -> None:
+    # Of 51 changes each is judged at 0.001. Many units are as if normally distributed.
+    assert widening([3, 3], 51) / widening([3, 3]) == pytest.approx(8.610 / 2.776, rel=2e-3)
+    alpha = 1 - 0.95 ** (1 / 1000)
+    normal = NormalDist().inv_cdf(1 - alpha / 2)
+    assert widening([3000, 3000], 1000) == pytest.approx(normal / 1.96, rel=3e-3)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two runs of 40 devices, of which one is slower in the second."""
+    directory = tmp_path_factory.mktemp("many")
+    for name, seed, factor in (("a", 1, 1.0), ("b", 2, 1.8)):
+        rng = np.random.default_rng(seed)
+        starts = np.sort(rng.integers(10**9, 10**9 + 64 * 10**6, 8000))
+        device = rng.integers(0, 40, 8000)
+        times = rng.lognormal(12, 0.3, 8000) * np.where(device == 7, factor, 1)
+        records = []
+        for i, (start, of, time) in enumerate(zip(starts.tolist(), device.tolist(), times)):
+            what = 8 * i, 4096, tw.READ, 8 << 20 | of
+            records += [tw.issue(start, *what), tw.complete(start + int(time), *what)]
+        records.sort(key=lambda record: record.time_ns)
+        (directory / name).write_bytes(tw.encode(records))
+    return str(directory / "a"), str(directory / "b")
+
+
+def test_chance_changes_none_of_many_devices(many: tuple[str, str]) -> None:
+    found = compare_runs(([many[0]], [many[1]]), ())
+    assert {row.device for row in found.changed()} == {"8:7", "all"}
+    alone = [row.device for row in found.alone if row.shown]
+    assert len(alone) > 3
+    # Fewer rows are judged together, and their intervals are narrower.
+    (few, whole) = (
+        compare_runs(([many[0]], [many[1]]), (), devices=devices).rows[0].metric("mean")
+        for devices in ([8 << 20], [])
+    )
+    assert (few.a, few.b) == (whole.a, whole.b)
+    assert few.low is not None and whole.low is not None and few.low > whole.low
+
+
+def test_rule_judges_its_figure_alone(many: tuple[str, str], capfd: Capture) -> None:
+    found = compare_runs(([many[0]], [many[1]]), ())
+    changed = {row.device for row in found.changed()}
+    row, change = next(
+        (row, change)
+        for row in found.alone
+        for change in row.shown
+        if row.device not in changed and change.verdict == "worse" and change.metric != "iops"
+    )
+    rule = f"{row.device}/read.{change.metric} {'<>'[(change.change or 0) > 0]} 0%"
+    _, err = printed(capfd, "--fail-if", rule, *many, status=1)
+    assert err.startswith(f"blkiomon: {rule}: ")
 
 
 def test_few_slices_give_no_verdict(runs: dict[str, Collected]) -> None:
@@ -255,12 +309,11 @@ def test_maximum_has_an_interval_and_no_verdict(runs: dict[str, Collected]) -> N
 
 
 def test_maxima_of_draws_are_those_of_units(runs: dict[str, Collected]) -> None:
-    side = _Figures([runs[f"a{i}"] for i in range(3)], None).of(8 << 20 | 16, "read")
-    assert side is not None
+    side = Side([runs[f"a{i}"] for i in range(3)], None).of(8 << 20 | 16)
     of_runs = [
         row_of(compare([runs[f"a{i}"]], [runs["a0"]]), "read").metric("max").a for i in range(3)
     ]
-    drawn = side.drawn(("max",), 1, 1, 2)["max"]
+    ((drawn,),) = side.drawn(("max",), ["read"], Draws(3, 1, 2, 1))
     assert set(drawn) == set(of_runs)
     # Of three values, 19 of 27 draws with replacement contain the greatest.
     greatest = max(value for value in of_runs if value is not None)
@@ -386,7 +439,7 @@ def test_text(traces: dict[str, Path], capfd: Capture) -> None:
     assert re.match(r"8:16 +\w+ +IOPS +[\d,]+ +[\d,]+ +", lines[6])
     assert re.search(r"\n +p50 .* worse\n", out)
     # Drawn from fixed seeds, also by another process.
-    _starts_drawn.cache_clear()
+    starts_drawn.cache_clear()
     assert printed(capfd, traces["a0"], traces["slow0"])[0] == out
 
 
@@ -514,3 +567,6 @@ def test_operations_and_period_that_are_compared() -> None:
     assert (
         runner.call("compare", "--op=read", "--fail-if=write.max>1us", path, path).returncode == 1
     )
+    done = runner.run("compare", "--op=discard", path, path)
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert done.stderr == b"blkiomon: not both sides have discard requests\n"

@@ -7,6 +7,7 @@ import heapq
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -38,6 +39,7 @@ from blkiomon.sources.topology import Topology
 from blkiomon.sources.trace_sets import find_members
 
 if TYPE_CHECKING:
+    from blkiomon.commands.report.cells import Cells
     from blkiomon.interval.views import View
 
 
@@ -91,7 +93,7 @@ class ReportError(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Collected:
     """The figures of some inputs.
 
@@ -139,6 +141,13 @@ class Collected:
     def label(self, number: int) -> str:
         """The name of a device or a group, or its number."""
         return printable(self.device_names.get(number) or device_text(number))
+
+    @cached_property
+    def cells(self) -> Cells:
+        """The figures by slice, device and operation."""
+        from blkiomon.commands.report.cells import cells_of  # slow to import
+
+        return cells_of(self.slices)
 
     @property
     def scope(self) -> str:

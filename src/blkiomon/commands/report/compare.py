@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from blkiomon.commands.options import (
@@ -124,16 +123,13 @@ def main(given: Namespace) -> int:
             sides,
             asked,
             by=given.by,
+            ops=selected.ops,
             topology_of=lambda name: find_topology(given.by, given.topology, [name]),
             devices=selected.devices,
             period=selected.period,
             max_age_s=given.max_age,
             n_runs=n_runs,
         )
-        rows = found.rows  # rules are about all of them
-        if given.op:
-            rows_shown = [row for row in rows if row.op in selected.ops]
-            found = replace(found, rows=rows_shown, only_ops=selected.ops)
         if output is not None:
             title = given.title or "Block I/O, before and after"
             if suffix in PICTURES:
@@ -154,7 +150,7 @@ def main(given: Namespace) -> int:
     if output is not None:
         note_written(output)
     broken = [run.notes[-1] for run in found.runs if run.is_broken]
-    violations = [text for rule in wanted if (text := rules.violated(rule, rows))]
+    violations = [text for rule in wanted if (text := rules.violated(rule, found.alone))]
     for line in (*broken, *violations):
         complain(line)
     if broken:

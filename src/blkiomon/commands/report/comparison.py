@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from blkiomon.commands.report.alignment import aligned
-from blkiomon.commands.report.cells import Cells, cells_of, joined, on_one_axis
+from blkiomon.commands.report.cells import Cells, joined, on_one_axis
 from blkiomon.commands.report.changes import (
     METRICS,
     TOO_LITTLE,
     Change,
     DeviceChanges,
     compare,
+    judged_together,
     seconds_of,
     value_text,
 )
@@ -41,14 +42,16 @@ class Comparison:
 
     Attributes:
         a, b: the runs of each side.
-        rows: the changes.
+        rows: the changes, judged together.
         only_ops: the operations that have rows; empty: all.
+        alone: all changes, each judged as if it were the only one: for rules, which name theirs.
     """
 
     a: Sequence[Collected]
     b: Sequence[Collected]
     rows: Sequence[DeviceChanges]
     only_ops: Sequence[str] = ()
+    alone: Sequence[DeviceChanges] = ()
 
     @property
     def scope(self) -> str:
@@ -144,6 +147,7 @@ def compare_runs(
     names: tuple[Sequence[str], Sequence[str]],
     metrics: Sequence[str],
     by: str = "device",
+    ops: Sequence[str] = (),
     topology_of: Callable[[str], Topology | None] = lambda name: None,
     **options: Any,
 ) -> Comparison:
@@ -153,6 +157,7 @@ def compare_runs(
         names: of the runs of A and of B.
         metrics: to compare besides ``METRICS``.
         by: what figures are added up by, one of ``views.BY``.
+        ops: the operations that have rows; empty: all.
         topology_of: finds the topology of the host of a run with this name; None: not known.
         options: as for ``collect``.
 
@@ -164,7 +169,11 @@ def compare_runs(
     if by != "device":
         found = list(aligned(found))
     a, b = found[: len(names[0])], found[len(names[0]) :]
-    return Comparison(a, b, compare(a, b, tuple(dict.fromkeys((*METRICS, *metrics)))))
+    alone = compare(a, b, tuple(dict.fromkeys((*METRICS, *metrics))))
+    rows = [row for row in alone if not ops or row.op in ops]
+    if not rows:
+        raise ReportError(f"not both sides have {' or '.join(ops)} requests")
+    return Comparison(a, b, judged_together(rows, a, b), ops, alone)
 
 
 def _collect_run(name: str, by: str, topology: Topology | None, **options: Any) -> Collected:
@@ -176,7 +185,7 @@ def _collect_run(name: str, by: str, topology: Topology | None, **options: Any) 
 
 def sides_of(found: Comparison) -> list[Cells]:
     """The cells of each side: on one axis of time, with the same devices."""
-    runs = [[cells_of(run.slices) for run in side] for _, side in found.sides]
+    runs = [[run.cells for run in side] for _, side in found.sides]
     a, b = found.rows[0].numbers
     if a is not None and b is not None and a != b:  # single devices: they are one in the charts
         runs[1] = [replace(run, devices=np.array([a], np.uint32)) for run in runs[1]]

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from blkiomon.commands.report.access import SECTOR_BYTES, Patterns
-from blkiomon.commands.report.cells import Cells, Floats, cells_of, timeline
+from blkiomon.commands.report.cells import Cells, Floats, timeline
 from blkiomon.commands.report.collect import Collected, ReportError
 from blkiomon.commands.report.curves import (
     LEAST_REQUESTS,
@@ -208,7 +208,7 @@ def _saved_svg(figure: Any) -> str:
 
 def charts(found: Collected) -> list[Chart]:
     """All charts that these inputs have figures for."""
-    cells = cells_of(found.slices)
+    cells = found.cells
     lines = by_operation(cells)
     made = _common([Line("all", cells)], lines)
     if cells.columns["in_flight"].any():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from blkiomon.commands.report.access import SECTOR_BYTES, Patterns
-from blkiomon.commands.report.cells import Array, Cells, bounded, cells_of, coarser_note, timeline
+from blkiomon.commands.report.cells import Array, Cells, bounded, coarser_note, timeline
 from blkiomon.commands.report.collect import STATS, Collected
 from blkiomon.commands.report.curves import by_operation
 from blkiomon.commands.report.findings import findings, hung_devices
@@ -54,7 +54,7 @@ FIGURES_OF_DEVICES = 512
 
 def report(found: Collected, title: str) -> str:
     """The page, of at most 5 MB."""
-    cells = cells_of(found.slices)
+    cells = found.cells
     return fitting(lambda most_bytes: _page(found, title, cells, most_bytes))
 
 

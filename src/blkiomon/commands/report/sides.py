@@ -1,0 +1,229 @@
+"""The figures of one side of a comparison: of its units together, and of what each draw takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from blkiomon.commands.report.bootstrap import DRAWS, Draws
+from blkiomon.commands.report.cells import MOST_NS, Cells, Floats, timeline
+from blkiomon.commands.report.collect import Collected
+from blkiomon.engine.layout import OPS
+from blkiomon.interval.distribution import Histograms, bin_bounds
+from blkiomon.interval.groups import NS_PER_S
+
+LEAST_BEYOND = 10
+"""Requests that must exceed a percentile for it to have an interval."""
+
+RATES = ("iops", "bandwidth")
+SUMS = ("requests", "bytes", "d2c_sum")
+COUNTS = ("errors", "requeues")
+
+
+class Side:
+    """The cells of one side, sorted by device. Its units are its runs, or parts of their time.
+
+    Args:
+        runs: of the side.
+        n_parts: equal parts of the time, which are the units; None: the runs are.
+    """
+
+    def __init__(self, runs: Sequence[Collected], n_parts: int | None) -> None:
+        cells = [run.cells for run in runs]
+        units = [_units_of(of, n_parts, number) for number, of in enumerate(cells)]
+        self.durations_ns = np.zeros(len(runs) if n_parts is None else n_parts)
+        for run, of_slices in zip(runs, units):
+            for item, unit in zip(timeline(run.slices)[1], of_slices.tolist()):
+                self.durations_ns[unit] += 0 if item is None else item.end_ns - item.start_ns
+        numbers = np.concatenate([of.devices[of.device] for of in cells])
+        self._devices, device = np.unique(numbers, return_inverse=True)
+        # numpy sorts 16 bits by radix.
+        device = device.astype(np.min_scalar_type(len(self._devices)))
+        order = np.argsort(device, kind="stable")
+        self.ops = np.concatenate([of.op for of in cells])[order]
+        self.units = np.concatenate([at[of.slice] for of, at in zip(cells, units)])[order]
+        self.columns = {
+            name: np.concatenate([of.columns[name] for of in cells])[order]
+            for name in (*SUMS, *COUNTS, "d2c_min", "d2c_max")
+        }
+        firsts = np.cumsum([0, *(len(of.keys) for of in cells[:-1])])
+        histograms = [of.histograms["d2c"] for of in cells]
+        in_cells = np.concatenate([of.cells + first for of, first in zip(histograms, firsts)])
+        by_device = np.argsort(device[in_cells], kind="stable")
+        place = np.empty(len(order), np.int32)
+        place[order] = np.arange(len(order))
+        self.cells = place[in_cells[by_device]]
+        self.bins = np.concatenate([of.bins.astype(np.uint16) for of in histograms])[by_device]
+        self.counts = np.concatenate([of.counts for of in histograms])[by_device]
+        numbers = np.arange(len(self._devices) + 1)
+        self._first_cells = np.searchsorted(device[order], numbers)
+        self._first_bins = np.searchsorted(self.cells, self._first_cells)
+
+    def of(self, number: int | None) -> DeviceUnits:
+        """What this side has of a device, which it has; of all devices with None."""
+        if number is None:
+            return DeviceUnits(self, slice(0, len(self.ops)), slice(0, len(self.cells)))
+        at = int(np.searchsorted(self._devices, number))
+        first, end = self._first_cells[at : at + 2].tolist()
+        return DeviceUnits(self, slice(first, end), slice(*self._first_bins[at : at + 2].tolist()))
+
+
+def _units_of(cells: Cells, n_parts: int | None, number: int) -> npt.NDArray[np.int64]:
+    """The unit of each slice of a run, which has this number on its side."""
+    if n_parts is None:
+        return np.full(len(cells.known_s), number)
+    middles_s = (cells.edges_s[:-1] + cells.edges_s[1:]) / 2
+    parts = (middles_s * n_parts / (cells.edges_s[-1] or 1.0)).astype(np.int64)
+    units: npt.NDArray[np.int64] = np.minimum(parts, n_parts - 1)
+    return units
+
+
+class DeviceUnits:
+    """The units of one device, or of all, by operation.
+
+    Attributes:
+        groups: the index of each operation; of None, all of them, if there are several.
+    """
+
+    def __init__(self, side: Side, cells: slice, entries: slice) -> None:
+        self._durations_ns = side.durations_ns
+        shape = [0, len(self._durations_ns)]
+        ops, places = np.unique(side.ops[cells], return_inverse=True)
+        shape[0] = n = len(ops)
+        self.groups: dict[str | None, int] = {OPS[op]: at for at, op in enumerate(ops.tolist())}
+        if n > 1:
+            self.groups[None] = n
+        places = places * shape[1] + side.units[cells]
+        size = shape[0] * shape[1]
+        columns = {name: values[cells] for name, values in side.columns.items()}
+        self._sums = {
+            name: self._with_all(np.bincount(places, columns[name], size).reshape(shape), np.add)
+            for name in (*SUMS, *COUNTS)
+        }
+        least, most = np.full(size, np.inf), np.zeros(size)
+        np.minimum.at(least, places, columns["d2c_min"])
+        np.maximum.at(most, places, columns["d2c_max"])
+        self._least = self._with_all(least.reshape(shape), np.minimum).min(axis=1)
+        self._most = self._with_all(most.reshape(shape), np.maximum)
+        bins = side.bins[entries]
+        is_there = np.bincount(bins) > 0
+        self._bins = np.flatnonzero(is_there).astype(np.uint32)
+        of_bins = places[side.cells[entries] - cells.start] * len(self._bins)
+        of_bins += (np.cumsum(is_there) - 1)[bins]
+        counts = np.bincount(of_bins, side.counts[entries], size * len(self._bins))
+        self._counts = self._with_all(counts.reshape(*shape, -1), np.add)
+
+    def _with_all(self, of_ops: npt.NDArray[Any], reduce: np.ufunc) -> Floats:
+        """With all operations, if there are several, after the others."""
+        if None not in self.groups:
+            return of_ops
+        return np.concatenate([of_ops, reduce.reduce(of_ops, axis=0, keepdims=True)])
+
+    def count(self, name: str, op: str | None) -> int:
+        """The sum of a column, such as requests."""
+        at = self.groups.get(op)
+        return 0 if at is None else int(self._sums[name][at].sum())
+
+    def figures(self, metrics: Sequence[str]) -> dict[str, list[float | None]]:
+        """Metrics of all units together, by group: exact, or as the library's percentiles."""
+        requests, n_bytes, d2c_ns = (self._sums[name].sum(axis=1) for name in SUMS)
+        seconds = np.full(len(requests), self._durations_ns.sum() / NS_PER_S)
+        least_ns, most_ns = (
+            np.minimum(ns, MOST_NS).astype(np.uint64)
+            for ns in (self._least, self._most.max(axis=1))
+        )
+        found: dict[str, npt.NDArray[Any]] = {
+            "iops": _ratio(requests, seconds),
+            "bandwidth": _ratio(n_bytes, seconds),
+            "mean": _ratio(d2c_ns, requests),
+            "max": most_ns,
+        }
+        percents = {m: float(m[1:]) for m in metrics if m not in found}
+        totals = self._counts.sum(axis=1)
+        at, bins = np.nonzero(totals)
+        starts = np.searchsorted(at, np.arange(len(totals) + 1))
+        whole = Histograms(self._bins[bins], totals[at, bins].astype(np.uint64), starts)
+        found |= zip(percents, whole.percentiles(least_ns, most_ns, list(percents.values())).T)
+        is_there = (requests > 0).tolist()
+        known = {m: found[m].tolist() for m in metrics if seconds[0] or m not in RATES}
+        return {
+            metric: [of if has else None for of, has in zip(known[metric], is_there)]
+            if metric in known
+            else [None] * len(is_there)
+            for metric in metrics
+        }
+
+    def drawn(self, metrics: Sequence[str], ops: Sequence[str | None], draws: Draws) -> Floats:
+        """Metrics of each draw, shape (metrics, operations, DRAWS); 0 where there is none.
+
+        There are none if fewer units than ``draws.least`` have requests.
+        """
+        groups = [self.groups[op] for op in ops]
+        by_unit = [self._durations_ns[np.newaxis] / NS_PER_S]
+        by_unit += [self._sums[name][groups] for name in SUMS]
+        sums = draws.sums(np.concatenate(by_unit).T).T
+        requests, n_bytes, d2c_ns = sums[1:].reshape(3, len(groups), DRAWS)
+        seconds = np.broadcast_to(sums[0], requests.shape)
+        found = {
+            "iops": _ratio(requests, seconds),
+            "bandwidth": _ratio(n_bytes, seconds),
+            "mean": _ratio(d2c_ns, requests),
+            "max": draws.greatest(self._most[groups].T).T,
+        }
+        percents = {m: float(m[1:]) for m in metrics if m not in found}
+        is_enough = (self._sums["requests"][groups] > 0).sum(axis=1) >= draws.least
+        has = is_enough[:, np.newaxis] & (requests > 0)
+        found |= zip(percents, self._percentiles(list(percents.values()), groups, requests, draws))
+        return np.where(has, np.stack([found[metric] for metric in metrics]), 0.0)
+
+    def _percentiles(
+        self, percents: Sequence[float], groups: Sequence[int], requests: Floats, draws: Draws
+    ) -> Floats:
+        """Percentiles of each draw, shape (percents, groups, DRAWS); 0 where too few exceed them.
+
+        Those of draws are near that of all units: sums are needed of a window of bins alone. If a
+        percentile is outside, its window becomes wider.
+        """
+        # The greatest draw may be of the unit with the most requests alone.
+        is_small = self._sums["requests"].max() * 2 * draws.n_units < 1 << 31
+        upto = self._counts[groups].cumsum(axis=2, dtype=np.int32 if is_small else np.int64)
+        totals = upto.sum(axis=1, dtype=np.int64)
+        low, high = bin_bounds(self._bins)
+        middles = (low.astype(np.float64) + high) / 2
+        found = np.zeros((len(percents), *requests.shape))
+        wanted = [
+            (place, at)
+            for place, percent in enumerate(percents)
+            for at, n in enumerate(totals[:, -1].tolist())
+            if n * (1 - percent / 100) >= LEAST_BEYOND
+        ]
+        deviations = 6.0
+        while wanted:
+            windows = []
+            for place, at in wanted:
+                n, share = int(totals[at, -1]), percents[place] / 100
+                reach = deviations * math.sqrt(n * share * (1 - share))
+                ends = np.searchsorted(totals[at], [n * share - reach, n * share + reach])
+                windows.append((int(ends[0]), min(int(ends[1]) + 1, len(middles))))
+            pairs = list(zip(wanted, windows))
+            columns = [upto[at, :, first:end] for (_, at), (first, end) in pairs]
+            ends_of = np.cumsum([end - first for first, end in windows])
+            summed = np.split(draws.sums(np.concatenate(columns, axis=1)), ends_of[:-1], axis=1)
+            wanted = []
+            for ((place, at), (first, end)), part in zip(pairs, summed):
+                ranks = np.ceil(percents[place] / 100 * requests[at] - 1e-9)
+                places = (part < ranks[:, np.newaxis]).sum(axis=1)
+                if (places == end - first).any() or (first and not places[requests[at] > 0].all()):
+                    wanted.append((place, at))
+                else:
+                    found[place, at] = middles[first + places]
+            deviations *= 4
+        return found
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
