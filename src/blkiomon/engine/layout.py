@@ -109,6 +109,7 @@ ROW = np.dtype(
 (bytes/ms, from the truncated microseconds) are the original's figures, ``d2c_ns`` is exact."""
 
 SIZE_BINS, D2C_BINS = 1728, 3776
+BIN_BITS = 12
 """Number of bins of the log-linear histograms of sizes (bytes) and D2C (ns). Each octave has 64
 bins: see ``blkiomon.interval.distribution.bin_bounds``."""
 

@@ -34,8 +34,6 @@ T = TypeVar("T", bound=np.generic)
 N_BINS = layout.D2C_BINS
 """Number of bins; 64-bit values fall into bins 0 to N_BINS - 1."""
 
-_BIN_BITS = (N_BINS - 1).bit_length()
-
 MAX_RELATIVE_ERROR = 1 / 128
 """Bound of ``|percentile - exact| / exact``."""
 
@@ -108,11 +106,11 @@ class Histograms(NamedTuple):
             groups, bins, counts: shape (n,), in any order.
             n_groups: number of groups.
         """
-        keys, sums = add_up(groups << _BIN_BITS | bins, counts)
+        keys, sums = add_up(groups << layout.BIN_BITS | bins, counts)
         if not sums.all():  # drop empty bins
             keys, sums = keys[sums > 0], sums[sums > 0]
-        starts = np.searchsorted(keys, np.arange(n_groups + 1) << _BIN_BITS)
-        found = (keys & (1 << _BIN_BITS) - 1).astype(np.uint32)
+        starts = np.searchsorted(keys, np.arange(n_groups + 1) << layout.BIN_BITS)
+        found = (keys & (1 << layout.BIN_BITS) - 1).astype(np.uint32)
         return cls(_read_only(found), _read_only(sums), starts)
 
     def select(self, order: npt.NDArray[np.intp]) -> Histograms:

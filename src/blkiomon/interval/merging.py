@@ -118,9 +118,10 @@ def _merge_bins(
 ) -> Table:
     bins = stacked(tables)
     row = new_row[bins["row"] + np.repeat(offsets, list(map(len, tables)))]
-    keys, counts = add_up(row << 32 | bins["bin"], bins["count"])
+    keys, counts = add_up(row << layout.BIN_BITS | bins["bin"], bins["count"])
     merged = np.empty(len(keys), layout.BIN)
-    merged["row"], merged["bin"], merged["count"] = keys >> 32, keys & 0xFFFFFFFF, counts
+    merged["row"], merged["bin"] = keys >> layout.BIN_BITS, keys & (1 << layout.BIN_BITS) - 1
+    merged["count"] = counts
     return merged
 
 

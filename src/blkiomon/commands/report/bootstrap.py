@@ -36,7 +36,7 @@ class Draws:
     def __init__(self, n_units: int, block: int, least: int, seed: int) -> None:
         self.n_units, self.block, self.least = n_units, block, least
         self._starts = starts_drawn(n_units, block, seed)
-        self._n_last = n_units - block * (self._starts.shape[1] - 1)
+        self._n_last = n_units - block * (len(self._starts) - 1)
 
     @property
     def n_independent(self) -> float:
@@ -48,35 +48,39 @@ class Draws:
 
         A product of matrices would do the same, by threads that wait for each other.
         """
+        n = self.n_units
         around = np.concatenate([np.zeros_like(table[:1]), table, table[: self.block]])
         upto = around.cumsum(axis=0, dtype=table.dtype)
-        of_last = upto[self._n_last : self._n_last + self.n_units] - upto[: self.n_units]
-        total: npt.NDArray[Numeric] = of_last[self._starts[:, -1]]
-        of_blocks = upto[self.block : self.block + self.n_units] - upto[: self.n_units]
-        for of_draws in self._starts[:, :-1].T:
-            total += of_blocks[of_draws]
+        of_last = upto[self._n_last : self._n_last + n] - upto[:n]
+        of_blocks = upto[self.block : self.block + n] - upto[:n]
+        total: npt.NDArray[Numeric] = of_last.take(self._starts[-1], axis=0)
+        taken = np.empty_like(total)
+        for of_draws in self._starts[:-1]:
+            total += of_blocks.take(of_draws, axis=0, out=taken, mode="clip")
         return total
 
     def greatest(self, table: Floats) -> Floats:
         """The greatest values of each draw; shapes as for ``sums``."""
         windows = np.lib.stride_tricks.sliding_window_view
         around = np.concatenate([table, table[: self.block - 1]])
-        found: Floats = windows(around, self._n_last, axis=0).max(axis=-1)[self._starts[:, -1]]
-        of_blocks = windows(around, self.block, axis=0).max(axis=-1)
-        for of_draws in self._starts[:, :-1].T:
-            np.maximum(found, of_blocks[of_draws], out=found)
+        of_last, of_blocks = (
+            windows(around, length, axis=0).max(axis=-1) for length in (self._n_last, self.block)
+        )
+        found: Floats = of_last.take(self._starts[-1], axis=0)
+        for of_draws in self._starts[:-1]:
+            np.maximum(found, of_blocks.take(of_draws, axis=0), out=found)
         return found
 
 
 @cache
 def starts_drawn(n: int, block: int, seed: int) -> npt.NDArray[np.int64]:
-    """The first unit of each block that a draw takes, shape (DRAWS, blocks).
+    """The first unit of each block that a draw takes, shape (blocks, DRAWS).
 
     Blocks go on from the last unit to the first one. The last block of a draw is shorter, so that
     each draw has n units.
     """
     random = np.random.default_rng([seed, n])
-    return random.integers(0, n, (DRAWS, math.ceil(n / block)))
+    return np.ascontiguousarray(random.integers(0, n, (DRAWS, math.ceil(n / block))).T)
 
 
 def spread(before: Floats, after: Floats) -> Floats:

@@ -43,7 +43,7 @@ LEAST_FOR_P99 = 100
 MOST_NS = np.nextafter(2.0**64, 0)
 """The greatest double that fits 64 bits."""
 
-BIN_BITS, DEVICE_BITS, OP_BITS = 12, 32, 3
+DEVICE_BITS, OP_BITS = 32, 3
 SLICE_SHIFT = DEVICE_BITS + OP_BITS
 DEVICE_MASK = (1 << DEVICE_BITS) - 1 << OP_BITS
 
@@ -133,7 +133,8 @@ class Cells:
     def with_slices(self, places: Integers, edges_s: Floats) -> Cells:
         """Merged into other slices: ``places`` has the new index of each."""
         low = self.keys & (1 << SLICE_SHIFT) - 1
-        merged = self.rekeyed(places[self.slice] << SLICE_SHIFT | low)
+        is_same = np.array_equal(places, np.arange(len(self.known_s)))
+        merged = self if is_same else self.rekeyed(places[self.slice] << SLICE_SHIFT | low)
         known_s = np.bincount(places, self.known_s, len(edges_s) - 1).astype(np.float64)
         return replace(merged, edges_s=edges_s, known_s=known_s)
 
@@ -255,22 +256,36 @@ def bounded(
                 break
             found = [run.halved() for run in found]
         else:
-            worst = _worst(joined(found), n_devices // 2, wanted)
-            found = [run.with_devices(worst) for run in found]
+            worst, upto = _worst(found, wanted)
+            n = n_devices // 2
+            while n > LEAST_DEVICES and upto[n - 1] > most_bytes:
+                n //= 2
+            found = [run.with_devices(worst[:n]) for run in found]
     return found
 
 
-def _worst(cells: Cells, n: int, wanted: Sequence[int]) -> npt.NDArray[np.uint32]:
-    """The n devices to keep: those wanted, half of the others by p99, half by time waited."""
-    columns, n_devices = cells.columns, len(cells.devices)
-    sums = (np.bincount(cells.device, columns[c], n_devices) for c in ("d2c_sum", "in_flight"))
+def _worst(runs: Sequence[Cells], wanted: Sequence[int]) -> tuple[npt.NDArray[np.uint32], Floats]:
+    """Devices in the order in which they are kept, and the size of the cells up to each of them.
+
+    First those wanted, then in turn the next by p99 and by time waited.
+    """
+    cells = joined([run.rekeyed(run.keys & DEVICE_MASK) for run in runs])
+    sums = (np.bincount(cells.device, cells.columns[c]) for c in ("d2c_sum", "in_flight"))
     by_time = cells.devices[np.argsort(-np.maximum(*sums), kind="stable")]
     first = cells.devices[np.isin(cells.devices, wanted)]
     mixed = np.append(first, np.stack([cells.ranking(), by_time], axis=1))
     _, firsts = np.unique(mixed, return_index=True)
     order = mixed[np.sort(firsts)]
-    worst: npt.NDArray[np.uint32] = order[order != OTHERS][:n]
-    return worst
+    worst: npt.NDArray[np.uint32] = order[order != OTHERS]
+    sizes = np.zeros(len(cells.devices))
+    for run in runs:
+        of_cells = np.full(len(run.keys), float(CELL_BYTES))
+        for of in run.histograms.values():
+            of_cells += BIN_BYTES * np.bincount(of.cells, minlength=len(run.keys))
+        sizes += np.bincount(
+            np.searchsorted(cells.devices, run.devices)[run.device], of_cells, len(sizes)
+        )
+    return worst, np.cumsum(sizes[np.searchsorted(cells.devices, worst)])
 
 
 def on_one_axis(runs: Sequence[Cells]) -> list[Cells]:
@@ -359,8 +374,8 @@ def _of_table(table: Table, bins: Array, first: int = 0) -> Bins:
 
 
 def _merged(cells: Integers, bins: Integers, counts: npt.NDArray[np.uint64]) -> Bins:
-    keys, sums = add_up(cells << BIN_BITS | bins, counts)
-    return Bins(keys >> BIN_BITS, keys & (1 << BIN_BITS) - 1, sums)
+    keys, sums = add_up(cells << layout.BIN_BITS | bins, counts)
+    return Bins(keys >> layout.BIN_BITS, keys & (1 << layout.BIN_BITS) - 1, sums)
 
 
 def _sum(moments: Table) -> Floats:

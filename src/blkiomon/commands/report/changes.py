@@ -75,7 +75,8 @@ class Change:
             return self
         low, high = (math.log1p(max(end, LEAST_CHANGE)) for end in (self.low, self.high))
         by = min(((high - low) / 2 - _margin(self.metric)) * (factor - 1), MOST_REACH)
-        return replace(self, low=math.expm1(low - by), high=math.expm1(high + by))
+        ends = math.expm1(low - by), math.expm1(high + by)
+        return Change(self.metric, self.a, self.b, self.change, *ends)
 
     @property
     def least(self) -> float:

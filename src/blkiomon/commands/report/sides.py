@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,14 +90,13 @@ class DeviceUnits:
 
     def __init__(self, side: Side, cells: slice, entries: slice) -> None:
         self._durations_ns = side.durations_ns
-        shape = [0, len(self._durations_ns)]
         ops, places = np.unique(side.ops[cells], return_inverse=True)
-        shape[0] = n = len(ops)
         self.groups: dict[str | None, int] = {OPS[op]: at for at, op in enumerate(ops.tolist())}
-        if n > 1:
-            self.groups[None] = n
-        places = places * shape[1] + side.units[cells]
+        if len(ops) > 1:
+            self.groups[None] = len(ops)
+        shape = len(ops), len(self._durations_ns)
         size = shape[0] * shape[1]
+        places = places * shape[1] + side.units[cells]
         columns = {name: values[cells] for name, values in side.columns.items()}
         self._sums = {
             name: self._with_all(np.bincount(places, columns[name], size).reshape(shape), np.add)
@@ -107,6 +105,7 @@ class DeviceUnits:
         least, most = np.full(size, np.inf), np.zeros(size)
         np.minimum.at(least, places, columns["d2c_min"])
         np.maximum.at(most, places, columns["d2c_max"])
+        self._totals = {name: of.sum(axis=1).tolist() for name, of in self._sums.items()}
         self._least = self._with_all(least.reshape(shape), np.minimum).min(axis=1)
         self._most = self._with_all(most.reshape(shape), np.maximum)
         bins = side.bins[entries]
@@ -126,11 +125,11 @@ class DeviceUnits:
     def count(self, name: str, op: str | None) -> int:
         """The sum of a column, such as requests."""
         at = self.groups.get(op)
-        return 0 if at is None else int(self._sums[name][at].sum())
+        return 0 if at is None else int(self._totals[name][at])
 
     def figures(self, metrics: Sequence[str]) -> dict[str, list[float | None]]:
         """Metrics of all units together, by group: exact, or as the library's percentiles."""
-        requests, n_bytes, d2c_ns = (self._sums[name].sum(axis=1) for name in SUMS)
+        requests, n_bytes, d2c_ns = (np.array(self._totals[name]) for name in SUMS)
         seconds = np.full(len(requests), self._durations_ns.sum() / NS_PER_S)
         least_ns, most_ns = (
             np.minimum(ns, MOST_NS).astype(np.uint64)
@@ -189,8 +188,8 @@ class DeviceUnits:
         percentile is outside, its window becomes wider.
         """
         # The greatest draw may be of the unit with the most requests alone.
-        is_small = self._sums["requests"].max() * 2 * draws.n_units < 1 << 31
-        upto = self._counts[groups].cumsum(axis=2, dtype=np.int32 if is_small else np.int64)
+        dtype = np.min_scalar_type(int(self._sums["requests"].max()) * 2 * draws.n_units)
+        upto = self._counts[groups].cumsum(axis=2, dtype=dtype)
         totals = upto.sum(axis=1, dtype=np.int64)
         low, high = bin_bounds(self._bins)
         middles = (low.astype(np.float64) + high) / 2
@@ -201,26 +200,29 @@ class DeviceUnits:
             for at, n in enumerate(totals[:, -1].tolist())
             if n * (1 - percent / 100) >= LEAST_BEYOND
         ]
-        deviations = 6.0
+        deviations = 5.0
         while wanted:
-            windows = []
-            for place, at in wanted:
-                n, share = int(totals[at, -1]), percents[place] / 100
-                reach = deviations * math.sqrt(n * share * (1 - share))
-                ends = np.searchsorted(totals[at], [n * share - reach, n * share + reach])
-                windows.append((int(ends[0]), min(int(ends[1]) + 1, len(middles))))
-            pairs = list(zip(wanted, windows))
-            columns = [upto[at, :, first:end] for (_, at), (first, end) in pairs]
-            ends_of = np.cumsum([end - first for first, end in windows])
-            summed = np.split(draws.sums(np.concatenate(columns, axis=1)), ends_of[:-1], axis=1)
-            wanted = []
-            for ((place, at), (first, end)), part in zip(pairs, summed):
-                ranks = np.ceil(percents[place] / 100 * requests[at] - 1e-9)
-                places = (part < ranks[:, np.newaxis]).sum(axis=1)
-                if (places == end - first).any() or (first and not places[requests[at] > 0].all()):
-                    wanted.append((place, at))
-                else:
-                    found[place, at] = middles[first + places]
+            place, at = np.array(wanted).T
+            share = np.array(percents)[place] / 100
+            rank = totals[at, -1] * share
+            reach = deviations * np.sqrt(rank * (1 - share))
+            first, end = (
+                np.array([np.searchsorted(totals[i], r) for i, r in zip(at, ranks)])
+                for ranks in (rank - reach, rank + reach)
+            )
+            width = min((end - first).max() + 1, len(middles))
+            first = np.minimum(first, len(middles) - width)
+            # By unit, bin of the window, and percentile:
+            window = upto[at, :, first + np.arange(width)[:, np.newaxis]].transpose(2, 0, 1)
+            summed = draws.sums(window.reshape(len(window), -1)).reshape(DRAWS, width, -1)
+            ranks = np.ceil(share * requests[at].T - 1e-9)
+            is_less = np.ascontiguousarray(summed.transpose(1, 0, 2)) < ranks.astype(dtype)
+            places = is_less.sum(axis=0, dtype=np.int16)
+            is_below = (places == 0) & (first > 0) & (requests[at].T > 0)
+            is_outside = (is_below | (places == width)).any(axis=0)
+            values = middles[np.minimum(first + places, len(middles) - 1)].T
+            found[place[~is_outside], at[~is_outside]] = values[~is_outside]
+            wanted = [pair for pair, is_out in zip(wanted, is_outside.tolist()) if is_out]
             deviations *= 4
         return found
 

@@ -73,10 +73,12 @@ def _page(found: Comparison, title: str, most_bytes: int) -> str:
         *charts([Line("A", sides[0]), Line("B", sides[1], is_dashed=True)]),
         "</div>",
     ]
-    figures = found.to_dict()
-    if (n_left_out := len(figures["rows"]) - 2 * ROWS_SHOWN) > 0:
+    kept = found.rows
+    if len(kept) > 2 * ROWS_SHOWN:
         kept = [*changed, *same][: 2 * ROWS_SHOWN]
-        figures = replace(found, rows=kept).to_dict() | {"rows_left_out": n_left_out}
+    figures = replace(found, rows=kept).to_dict()
+    if n_left_out := len(found.rows) - len(kept):
+        figures["rows_left_out"] = n_left_out
     return document(title, body, figures, [_data(side, found) for side in sides], "compare")
 
 
