@@ -514,6 +514,34 @@ def test_picture(traces: dict[str, Path], tmp_path: Path, capfd: Capture) -> Non
     assert output.read_bytes().startswith(b"\x89PNG")
 
 
+def test_picture_names_the_runs_and_what_is_selected(
+    traces: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.chdir(traces["a0"].parent)
+    output = tmp_path / "x.svg"
+    printed(capfd, "--chart=iops", "--op=read", "-o", output, "a0", ":", "slow0", "a1")
+    shown = "".join(ET.fromstring(output.read_text()).itertext())
+    for line in ("A: a0 (0.12", "B: slow0, a1 (2 runs, 0.25", "only read"):
+        assert line in shown
+
+
+def test_chart_of_a_report_is_refused(traces: dict[str, Path], capfd: Capture) -> None:
+    sides = traces["a0"], traces["slow0"]
+    _, err = printed(capfd, "--chart=devices", "-o", "x.png", *sides, status=2)
+    expected = "--chart takes heat or iops or bandwidth or percentiles or sizes, not 'devices'"
+    assert err.startswith(f"blkiomon: {expected}\n")
+
+
+def test_losses_are_stated_for_their_side(tmp_path: Path, capfd: Capture) -> None:
+    lossy, output = DATA / "loop-lossy-dc.bin", tmp_path / "x.html"
+    note = " lost: there were more requests, and IOPS and bandwidth were higher"
+    # That trace ends inside a record.
+    out, _ = printed(capfd, "-o", output, MULTI, lossy, status=3)
+    assert re.search(rf"^B: [\d,]+ events were{note}$", out, re.MULTILINE)
+    assert not re.search(rf"^A: .*{note}$", out, re.MULTILINE)
+    assert output.read_text().count(f"{note}.</p>") == 1
+
+
 def test_status_of_rules(traces: dict[str, Path], capfd: Capture) -> None:
     sides = traces["a0"], traces["slow0"]
     broken = ["--fail-if", "read.p50 > +10%", "--fail-if=all.p90 > 1us"]

@@ -192,6 +192,24 @@ def test_json_of_many_intervals_makes_few_slices(
     assert few_slices // 2 < len(found.slices) <= few_slices
 
 
+def test_json_without_time_of_day_is_shown_one_file_after_another(tmp_path: Path) -> None:
+    paths = []
+    for name, number in (("a", 20), ("b", 30)):
+        made = trace(tmp_path / name, pairs(number))
+        paths.append(str(tmp_path / f"{name}.jsonl"))
+        assert runner.call("-I", "0.01", "--json", paths[-1], made).returncode == 0
+    found = collect(paths)
+    assert found.notes == (
+        "The files do not contain the time of day: they are shown one after another.",
+    )
+    assert not found.is_broken
+    ends = [item.end_ns for item in found.slices]
+    assert [item.start_ns for item in found.slices[1:]] == ends[:-1]
+    lengths = [collect([path]).whole.end_ns for path in paths]
+    assert found.whole.end_ns == sum(lengths)
+    assert found.whole.total.requests == 50
+
+
 def test_devices_are_picked_from_traces_and_json_alike(short: Path, tmp_path: Path) -> None:
     path = tmp_path / "stats.jsonl"
     assert runner.call("-I", "0.02", "--json", path, short).returncode == 0
@@ -414,11 +432,26 @@ def test_charts_are_chosen_by_name(short: Path, tmp_path: Path, capfd: Capture) 
     made = charts(collect([str(short)]))
     assert [c.name for c in chosen(made, ["sizes", "heat"])] == ["sizes", "heat"]
     output = tmp_path / "x.svg"
-    assert "unknown chart 'head'; use heat, iops, bandwidth, in-flight, " in complaint(
-        capfd, "--chart=head", "-o", output, short, status=2
-    )
+    assert report.main(["--chart=head", "-o", str(output), str(short)]) == 2
+    assert "--chart takes heat or percentiles or sizes or iops or " in capfd.readouterr().err
     assert report.main(["--chart=sizes", "-o", str(tmp_path / "x.html"), str(short)]) == 2
     assert "--chart selects charts of a picture" in capfd.readouterr().err
+
+
+def test_missing_chart_is_explained(tmp_path: Path, capfd: Capture) -> None:
+    path = trace(tmp_path / "trace", pairs(3))
+    assert "chart devices needs several devices; use heat, iops, bandwidth, " in complaint(
+        capfd, "--chart=devices", "-o", tmp_path / "x.svg", path, status=2
+    )
+
+
+def test_picture_says_what_it_shows(tmp_path: Path) -> None:
+    output = tmp_path / "x.svg"
+    options = ["--chart=iops", "--op=read", "-o", str(output), "--title=T"]
+    assert report.main([*options, str(LOSSY)]) == 3  # it ends inside a record
+    shown = "".join(ET.fromstring(output.read_text()).itertext())
+    assert all(line in shown for line in ("T", "only read"))
+    assert "Incomplete: " in shown and " of events were lost while tracing" in shown
 
 
 @pytest.mark.parametrize("title", ["$x^$", "50 $ or $60", "\udcff\x1b\n", "\u65e5\u672c"])
@@ -813,6 +846,24 @@ def test_charts_have_names_of_their_own(short: Path) -> None:
 )
 def test_page_has_the_name_of_its_trace(name: str, page: str) -> None:
     assert report.page_name(name) == page
+
+
+def test_page_of_a_part_has_a_name_of_its_own(
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert report.main([str(short)]) == 0
+    whole = (tmp_path / "trace.html").read_bytes()
+    for options, name in (
+        (["--op=discard"], "discard"),
+        (["--device=7:3", "--from=0.01"], "7.3-from-0.01-s-on"),
+        ([f"--device=7:{n}" for n in range(40)], None),
+    ):
+        assert report.main([*options, str(short)]) == 0
+        assert name is None or (tmp_path / f"trace-{name}.html").exists()
+    assert (tmp_path / "trace.html").read_bytes() == whole
+    names = [path.name for path in tmp_path.iterdir()]
+    assert len(names) == 4 and max(map(len, names)) < 120
 
 
 def test_page_without_a_name_is_written_here_and_named(

@@ -21,16 +21,27 @@ from blkiomon.commands.options import (
     Option,
     Selection,
     UsageError,
+    one_of,
     path,
 )
 from blkiomon.commands.parsing import parsed
-from blkiomon.commands.views import BY, TOPOLOGY, find_topology, view_of
+from blkiomon.commands.views import BY, DEVICE, TOPOLOGY, find_topology, view_of
 from blkiomon.console import EXIT_INPUT, EXIT_OK, complain
 from blkiomon.errors import SourceError, TraceError
 
 OUTPUT = Option("-o, --output=FILE", "", read=path, is_output=True)
 TITLE = Option("--title=TEXT", "heading of the page")
-CHART = Option("--chart=NAME", "", is_repeatable=True)
+CHARTS = {
+    **dict.fromkeys(("heat", "percentiles", "sizes"), "a trace or a file of --json"),
+    **dict.fromkeys(("iops", "bandwidth"), "requests"),
+    "in-flight": "a trace or a file of --json",
+    "devices": "several devices",
+    **dict.fromkeys(("sectors", "sequential"), "a trace, by device, LUN or path"),
+    **dict.fromkeys(("d2c-histogram", "size-histogram"), "a file of -b"),
+}
+"""The charts of a picture, and what each of them needs."""
+
+CHART = Option("--chart=NAME", "", read=one_of(*CHARTS), is_repeatable=True)
 
 COMMAND = Command(
     "report",
@@ -71,6 +82,11 @@ COMMAND = Command(
 PICTURES = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
 PAGES = (".html", ".htm")
 CHART_OF_PAGE = "--chart selects charts of a picture: name it with -o x.png, x.svg or x.pdf"
+EVERYTHING = Selection()
+
+MOST_OF_SCOPE = 100
+"""Characters of a selection in the name of its page."""
+
 SUFFIXES = "-o takes a name that ends in .html, .png, .svg or .pdf"
 
 
@@ -79,7 +95,7 @@ def main(given: Namespace) -> int:
     """Run ``blkiomon report`` with these options; returns the exit status."""
     names, selected = given.operands, Selection.of(given)
     require_traces(names)
-    output = given.output or page_name(names[0])
+    output = given.output or page_name(names[0], selected, given.by)
     suffix = Path(output).suffix.lower()
     if suffix not in (*PAGES, *PICTURES):
         raise UsageError(f"{output}: {SUFFIXES}")
@@ -89,6 +105,7 @@ def main(given: Namespace) -> int:
     from blkiomon.commands.report import figures
     from blkiomon.commands.report.collect import ReportError, check_output, collect, write_output
     from blkiomon.commands.report.page.report import report
+    from blkiomon.interval.incomplete import in_words
 
     try:
         if suffix in PICTURES:
@@ -102,10 +119,14 @@ def main(given: Namespace) -> int:
         found = found.of_host(topology)
         title = given.title or f"Block I/O of {', '.join(Path(n).name for n in names[:3])}"
         if suffix in PICTURES:
-            title += f" ({found.scope})" if found.scope else ""
+            about = [found.scope] if found.scope else []
+            if found.whole.incomplete:
+                about.append(f"Incomplete: {in_words(found.whole.incomplete)}")
             charts = figures.chosen(figures.charts(found), given.chart)
             kind = PICTURES[suffix]
-            write_output(Path(output), lambda file: figures.save(charts, title, file, kind), policy)
+            write_output(
+                Path(output), lambda file: figures.save(charts, title, file, kind, about), policy
+            )
         else:
             page = report(found, title)
             write_output(Path(output), lambda file: file.write(page.encode()), policy)
@@ -118,11 +139,16 @@ def main(given: Namespace) -> int:
     return EXIT_OK
 
 
-def page_name(trace: str) -> str:
-    """The name of the page of a trace: ``run1.html`` for ``results/run1.blktrace.0``."""
+def page_name(trace: str, selected: Selection = EVERYTHING, by: str = DEVICE) -> str:
+    """The name of the page of a trace: ``run1.html`` for ``results/run1.blktrace.0``.
+
+    A page of some of the requests has another one, such as ``run1-8.16-read.html``.
+    """
     name = re.sub(r"\.(gz|xz|zst|zstd)$", "", Path(trace).name)
     name = re.sub(r"\.(blktrace(\.\d+)?|bin|dat|json|jsonl|trace)$", "", name)
-    return f"{name.strip('-.') or 'report'}.html"
+    of = [selected.text, f"by {by}" if by != DEVICE else ""]
+    only = re.sub(r"[^\w.]+", "-", " ".join(of).strip()[:MOST_OF_SCOPE].replace(":", "."))
+    return "-".join(filter(None, (name.strip("-.") or "report", only.strip("-.")))) + ".html"
 
 
 def note_written(name: str, *, always: bool = False) -> None:

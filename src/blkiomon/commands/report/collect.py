@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -77,6 +78,8 @@ EVERYTHING = Selection()
 
 Gap = tuple[int, int]
 """Begin and end, ns."""
+
+IN_TURN = "The files do not contain the time of day: they are shown one after another."
 
 TRACE, JSON, STATS = "trace", "JSON Lines", "statistics of -b"
 
@@ -564,7 +567,7 @@ def _of_json(
         for name in names:
             readers.append(Reader(Path(name)))
         total_bytes = sum(reader.total_bytes or 0 for reader in readers)
-        merged = heapq.merge(*map(source.read, readers), key=lambda item: item.start_ns)
+        merged = _in_order_of_time([source.read(reader) for reader in readers], source.notes)
         with Progress(total_bytes, 2, show_progress) as bar:
             for n_intervals, item in enumerate(_within(selected.period, merged), 1):
                 if end_ns is not None and item.start_ns - end_ns > GAP_NS:
@@ -582,7 +585,29 @@ def _of_json(
     notes = source.notes
     if not n_intervals:
         raise ReportError(notes[-1] if notes else f"{', '.join(names)}: no interval in it")
-    return _collected(names, JSON, slices, notes, is_broken=bool(notes), gaps=gaps)
+    is_broken = notes[-1:] not in ([], [IN_TURN])
+    return _collected(names, JSON, slices, notes, is_broken=is_broken, gaps=gaps)
+
+
+def _in_order_of_time(files: Sequence[Iterator[Interval]], notes: list[str]) -> Iterator[Interval]:
+    """The intervals of several files; without the time of day, one file's after another's."""
+    begun = [(first, rest) for rest in files if (first := next(rest, None)) is not None]
+    if len(begun) < 2 or begun[0][0].anchored:
+        each = (chain([first], rest) for first, rest in begun)
+        yield from heapq.merge(*each, key=lambda item: item.start_ns)
+        return
+    notes.append(IN_TURN)
+    end_ns: int | None = None
+    for first, rest in begun:
+        shift_ns = 0 if end_ns is None else end_ns - first.start_ns
+        for item in chain([first], rest):
+            end_ns = item.end_ns + shift_ns
+            yield replace(
+                item,
+                start_ns=item.start_ns + shift_ns,
+                end_ns=end_ns,
+                named_ns={pid: time_ns + shift_ns for pid, time_ns in item.named_ns.items()},
+            )
 
 
 def _within(period: Period, intervals: Iterable[Interval]) -> Iterator[Interval]:

@@ -17,6 +17,7 @@ from blkiomon.commands.options import (
     Option,
     Selection,
     UsageError,
+    one_of,
 )
 from blkiomon.commands.parsing import parsed
 from blkiomon.commands.report import (
@@ -58,7 +59,8 @@ COMMAND = Command(
         TITLE,
         CHART._replace(
             help="only this chart of a picture: heat, iops, bandwidth, percentiles or sizes "
-            "(repeatable)"
+            "(repeatable)",
+            read=one_of("heat", "iops", "bandwidth", "percentiles", "sizes"),
         ),
         Option(
             "--fail-if=RULE",
@@ -137,8 +139,11 @@ def main(given: Namespace) -> int:
                 cells = [of.only(np.isin(of.op, ops)) for of in comparison.sides_of(found)]
                 charts = figures.chosen(figures.charts_of_sides(cells), given.chart)
                 kind = PICTURES[suffix]
+                about = found.about()
                 write_output(
-                    Path(output), lambda file: figures.save(charts, title, file, kind), policy
+                    Path(output),
+                    lambda file: figures.save(charts, title, file, kind, about),
+                    policy,
                 )
             else:
                 page = compare_page(found, title)

@@ -79,6 +79,28 @@ class Comparison:
             if (why := run.whole.incomplete)
         ]
 
+    def about(self) -> list[str]:
+        """Lines about what is compared: the runs of each side, and what is known of them."""
+        return [
+            *(f"{letter}: {side_text(side)}" for letter, side in self.sides),
+            *([self.scope] if self.scope else []),
+            *(f"{what}: {in_words(why)}" for what, why in self.incomplete()),
+            *(f"{letter}: {note}" for letter, note in self.losses()),
+        ]
+
+    def losses(self) -> list[tuple[str, str]]:
+        """What the loss of events means for the figures of a side, with its letter."""
+        lost = [(letter, sum(r.whole.counts.lost for r in side)) for letter, side in self.sides]
+        return [
+            (
+                letter,
+                f"{how_many(n, 'event was', 'events were', ',')} lost: there were more requests, "
+                "and IOPS and bandwidth were higher",
+            )
+            for letter, n in lost
+            if n
+        ]
+
     def changed(self) -> list[DeviceChanges]:
         """Rows with a change that is certain, the largest first."""
         return sorted((r for r in self.rows if r.shown), key=lambda row: -row.shown[0].least)
@@ -229,9 +251,7 @@ def text(found: Comparison, *, has_all: bool = False) -> str:
         for name, (a, b) in (("errors", row.errors), ("requeues", row.requeues)):
             if a or b:
                 cells.append(("", "", name, f"{a:,}", f"{b:,}", "", "", ""))
-    lines = [f"{letter}: {side_text(side)}" for letter, side in found.sides]
-    lines += [found.scope] if found.scope else []
-    lines += [f"{what}: {in_words(why)}" for what, why in found.incomplete()]
+    lines = found.about()
     lines += [
         f"{letter}: {note}"
         for letter, side in found.sides

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from textwrap import wrap
 from typing import IO, Any
 
 import numpy as np
 
+from blkiomon.commands.report import CHARTS
 from blkiomon.commands.report.access import SECTOR_BYTES, Patterns
 from blkiomon.commands.report.cells import Cells, Floats, timeline
 from blkiomon.commands.report.collect import Collected, ReportError
@@ -41,6 +43,9 @@ from blkiomon.interval.groups import NS_PER_S
 
 LEFT_IN, RIGHT_IN = 7.4, 4.6
 """Widths of the charts over time, and of the others beside them."""
+
+LETTERS_PER_IN = 11
+"""Letters of a heading, on average."""
 
 PIXELS_PER_IN = 144
 """Resolution of heat maps and dots, which are pixels within an SVG."""
@@ -154,12 +159,15 @@ def check() -> None:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def save(charts: Sequence[Chart], title: str, file: IO[bytes], kind: str) -> None:
+def save(
+    charts: Sequence[Chart], title: str, file: IO[bytes], kind: str, about: Sequence[str] = ()
+) -> None:
     """Write charts as one picture: those over time on the left, the others on the right.
 
     Args:
         file: to write to.
         kind: "png", "svg" or "pdf".
+        about: lines below the title, such as what is shown.
 
     Raises:
         OSError: the file cannot be written.
@@ -170,9 +178,16 @@ def save(charts: Sequence[Chart], title: str, file: IO[bytes], kind: str) -> Non
         sides = [[c for c in charts if c.is_over_time is is_left] for is_left in (True, False)]
         widths = [width for width, side in zip((LEFT_IN, RIGHT_IN), sides) if side]
         sides = [side for side in sides if side]
-        height = max(sum(chart.height_in for chart in side) for side in sides) + 0.4
+        of_line = int(sum(widths) * LETTERS_PER_IN)
+        heading = [
+            part
+            for line in (title, *about)
+            for part in wrap(plain(line), of_line, break_on_hyphens=False)
+        ]
+        height = max(sum(chart.height_in for chart in side) for side in sides)
+        height += 0.2 + 0.2 * len(heading)
         figure = Figure(figsize=(sum(widths), height), layout="constrained")
-        figure.suptitle(plain(title), fontsize=11, color=INK)
+        figure.suptitle("\n".join(heading), fontsize=11, color=INK)
         parts = figure.subfigures(1, len(sides), squeeze=False, width_ratios=widths)[0]
         for part, side in zip(parts, sides):
             part.set_facecolor("none")
@@ -293,14 +308,14 @@ def chosen(made: Sequence[Chart], names: Sequence[str]) -> list[Chart]:
     """The charts of these names, in that order; all if no name is given.
 
     Raises:
-        ReportError: no chart has one of the names.
+        ReportError: the inputs have no figures for one of them.
     """
     found = []
     for name in names:
         of_name = [chart for chart in made if name in (chart.name, chart.name.partition("-")[0])]
         if not of_name:
             there = ", ".join(chart.name for chart in made)
-            raise ReportError(f"unknown chart {name!r}; use {there}", EXIT_USAGE)
+            raise ReportError(f"chart {name} needs {CHARTS[name]}; use {there}", EXIT_USAGE)
         found += [chart for chart in of_name if chart not in found]
     return found or list(made)
 

@@ -60,6 +60,7 @@ def _page(found: Comparison, title: str, most_bytes: int) -> str:
             f'<p class="soft">{swatch(letter)}: {text(side_text(side))}</p>'
             for letter, side in found.sides
         ),
+        *(f'<p class="note">{swatch(side)}: {text(note)}.</p>' for side, note in found.losses()),
         *(f'<p class="note">{text(note)}</p>' for run in found.runs for note in run.notes),
         *(f'<p class="note">{text(note)}</p>' for note in coarser_note(all_cells[0], sides[0])),
         f'<p class="verdict">{text(found.verdict())}</p>',

@@ -13,7 +13,7 @@ class Report extends Charts {
     this.figure_over_time("iops", "Requests a second", "completed");
     this.figure_over_time("bandwidth", "Bandwidth", "");
     if (this.any("in_flight") || run.most.some(Boolean))
-      this.figure_over_time("flight", "In flight", "mean of each operation; grey: the most at once");
+      this.figure_over_time("flight", "In flight", ["mean of each operation; grey: the most at once", run.loss_note].filter(Boolean).join("; "));
     if (this.any("queued"))
       this.figure_over_time("queue", "Queue against device", "p99 in the queue (dashed) and in the device (solid)");
     if (this.any("errors") || this.any("requeues") || run.lost.some(Boolean) || run.unmatched.some(Boolean))

@@ -24,7 +24,7 @@ from blkiomon.commands.report.page import (
 )
 from blkiomon.commands.report.page.svg import charts
 from blkiomon.commands.report.selection import OTHERS
-from blkiomon.commands.table import is_supported
+from blkiomon.commands.table import is_supported, loss_note
 from blkiomon.console import how_many, printable
 from blkiomon.engine import layout
 from blkiomon.formats.json_codec import to_dict, unseen
@@ -108,6 +108,7 @@ def _data(found: Collected, cells: Cells) -> dict[str, Any]:
         "ops": layout.OPS,
         "in_flight_at_end": [in_flight.get(number, [0, 0]) for number in numbers],
         "hung": [number in hung for number in numbers],
+        "loss_note": loss_note(whole.counts.lost) if whole.counts.lost else "",
     }
     arrays = cells.arrays() | _by_slice(found, cells)
     if found.patterns is not None:
@@ -400,7 +401,10 @@ def _losses(found: Collected) -> list[str]:
     ):
         verdict = f"Events were lost, or not counted: {missing}"
     shown = [("", row) for row in rows]
-    return [f"<p>{verdict}</p>", table(("What", "How many"), shown, "list")]
+    lines = [f"<p>{verdict}</p>", table(("What", "How many"), shown, "list")]
+    if counts.lost and total.in_flight is not None:
+        lines.append(f'<p class="note">{text(loss_note(counts.lost))}.</p>')
+    return lines
 
 
 def _processes(whole: Interval) -> list[str]:
