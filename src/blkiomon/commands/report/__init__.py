@@ -53,8 +53,8 @@ COMMAND = Command(
     """,
     (
         OUTPUT._replace(
-            help="name of the page (default: run1.html for the trace run1); with .png, .svg or "
-            ".pdf only the charts"
+            help="name of the page (default: run1.html for the trace run1, run1-read.html with "
+            "--op read); with .png, .svg or .pdf only the charts"
         ),
         *SELECTION,
         BY,

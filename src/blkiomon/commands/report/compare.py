@@ -42,10 +42,8 @@ COMMAND = Command(
         "blkiomon compare [OPTION]... A1 A2 ... : B1 B2 ...",
     ),
     """
-    Show what changed from run A to run B, for each device and operation, with the 95 % confidence
-    interval of the change. If that interval includes 0, no difference is shown. A and B are traces,
-    or files written with --json. With several runs on each side, the
-    interval follows from the spread between runs.
+    Show what changed from run A to run B, for each device and operation, with the confidence
+    interval of each change. A and B are traces, or files written with --json.
     """,
     (
         OUTPUT._replace(
@@ -76,10 +74,25 @@ COMMAND = Command(
         HELP,
     ),
     """
+    A figure is better or worse if its interval does not include 0; else no difference is shown. All
+    intervals together contain the true changes with 95 % confidence: the more devices and
+    operations are compared, the wider is each. They follow from how figures vary over time; with
+    several runs on each side, from how the runs vary.
+
+    `too little to tell` means fewer than eight slices of time with requests, a percentile that
+    fewer than ten requests exceed, or a maximum, which is one request.
+
+    A rule of --fail-if is chosen before the runs, so its figure is judged alone, with 95 %
+    confidence. It may hold where the table shows no difference.
+
     Devices are compared by their numbers. With --by, each run has a topology of its own, in
     A.topology.json and B.topology.json, as devices have other names and numbers after a reboot.
     LUNs are the same if their WWIDs are; paths, if the LUN, the port of the host and the port of
     the array are; ports, HBAs and arrays, if their names are.
+
+    Exit status: 0 for success, whatever has changed; 1 if a rule of --fail-if holds; 2 for a usage
+    error; 3 if an input is damaged, or the runs have nothing in common; 4 if FILE could not be
+    written.
     """,
 )
 

@@ -67,8 +67,9 @@ def _page(found: Comparison, title: str, most_bytes: int) -> str:
         "<h2>What changed</h2>",
         *(_table(changed, found) if changed else ["<p>Nothing, as far as it shows.</p>"]),
         *_unchanged(same, found),
-        '<p class="soft">In brackets: where the change lies with 95 % confidence, judged by '
-        "the runs themselves. Where that includes 0, no difference is shown.</p>",
+        '<p class="soft">In brackets: the confidence interval of a change. Where it includes 0, no '
+        "difference is shown. All intervals together contain the true changes with 95 % "
+        "confidence, judged by the runs themselves.</p>",
         "<h2>Both sides</h2>",
         '<div id="charts" class="charts">',
         *charts([Line("A", sides[0]), Line("B", sides[1], is_dashed=True)]),
