@@ -9,6 +9,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from tools import browser as chromium
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[chromium.Browser]:
+    """Headless Chromium; without it, the test is skipped."""
+    if chromium.PROGRAM is None:
+        pytest.skip("no chromium: apt-get install chromium")
+    with chromium.browser() as started:
+        yield started
+
 
 @pytest.fixture
 def utc() -> Iterator[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ import numpy as np
 import pytest
 import runner
 import tracewriter as tw
+from pages import accessible_names, opened, seen, shown, with_nothing_selected
 
 from blkiomon.commands import report
-from blkiomon.commands.report import page as pages
-from blkiomon.commands.report.cells import Cells, bounded, cells_of, packed
+from blkiomon.commands.report import page as page_module
+from blkiomon.commands.report.cells import Cells, bounded, packed
 from blkiomon.commands.report.collect import Collected, collect
 from blkiomon.commands.topology import save
 from blkiomon.engine import layout
@@ -24,22 +24,12 @@ from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.value import Group, merge
 from blkiomon.outputs.opening import Policy
 from blkiomon.sources.topology import Device, Topology
-from tools import browser as chromium
+from tools.browser import Browser, Page
 
 DATA = Path(__file__).parent / "data"
 MULTI = DATA / "loop-multi-dc.bin"
 
 FIGURES = ("requests", "bytes", "errors", "requeues", "min", "max", "p50", "p90", "p99", "p99.9")
-
-needs_browser = pytest.mark.skipif(
-    chromium.PROGRAM is None, reason="no chromium: apt-get install chromium"
-)
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[chromium.Browser]:
-    with chromium.browser() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -55,36 +45,27 @@ def found() -> Collected:
 
 
 @pytest.fixture(scope="module")
-def _page(running: chromium.Browser, multi: Path) -> chromium.Page:
-    page = running.page()
-    page.resize(1400, 900)
-    page.open(multi)
-    return page
+def _page(browser: Browser, multi: Path) -> Page:
+    return opened(browser, multi)
 
 
 @pytest.fixture
-def page(_page: chromium.Page) -> chromium.Page:
+def page(_page: Page) -> Page:
     """The page of a real trace of three devices, with nothing selected."""
-    shown(_page, "{ report.reset(); scrollTo(0, 0); document.activeElement.blur() }")
-    return _page
+    return with_nothing_selected(_page)
 
 
-def shown(page: chromium.Page, expression: str) -> Any:
-    """The value of an expression of the page's ``report``."""
-    return page.run(f"blkiomon.then((report) => {expression})")
-
-
-def select(page: chromium.Page, start: int, end: int, device: int, ops: list[int]) -> None:
+def select(page: Page, start: int, end: int, device: int, ops: list[int]) -> None:
     values = f"from: {start}, to: {end}, device: {device}, ops: new Set({ops})"
-    shown(page, f"report.select({{{values}}})")
+    shown(page, f"charts.select({{{values}}})")
 
 
-def box(page: chromium.Page, selector: str) -> Any:
+def box(page: Page, selector: str) -> Any:
     rectangle = f"document.querySelector({selector!r}).getBoundingClientRect()"
     return page.run(f"(({{x, y, width, height}}) => [x, y, width, height])({rectangle})")
 
 
-def range_of(page: chromium.Page) -> str:
+def range_of(page: Page) -> str:
     return str(page.run("document.getElementById('range').textContent"))
 
 
@@ -114,11 +95,10 @@ def expected(groups: list[Group]) -> dict[str, Any]:
 # --- figures --------------------------------------------------------------------------------------
 
 
-@needs_browser
-def test_figures_of_any_selection_equal_the_librarys(page: chromium.Page, found: Collected) -> None:
+def test_figures_of_any_selection_equal_the_librarys(page: Page, found: Collected) -> None:
     choices = random.Random(3)
-    names = shown(page, "report.run.devices")
-    used = shown(page, "report.ops_used")
+    names = shown(page, "charts.run.devices")
+    used = shown(page, "charts.ops_used")
     n = len(found.slices)
     for _ in range(20):
         start = choices.randrange(n)
@@ -129,16 +109,15 @@ def test_figures_of_any_selection_equal_the_librarys(page: chromium.Page, found:
         select(page, start, end, at, ops)
         want = expected(groups_of(found, start, end, device, ops))
         if not want["requests"]:
-            assert shown(page, "report.figures().requests") == 0
+            assert shown(page, "charts.figures().requests") == 0
             continue
-        got = shown(page, "report.figures()")
+        got = shown(page, "charts.figures()")
         assert {name: got[name] for name in FIGURES} == want
         total = page.run("document.querySelector('#summary tr.total').textContent")
         assert f"{want['requests']:,}" in total
 
 
-@needs_browser
-def test_tables_follow_the_selection(page: chromium.Page, found: Collected) -> None:
+def test_tables_follow_the_selection(page: Page, found: Collected) -> None:
     select(page, 100, 140, -1, [0])
     rows = page.run("[...document.querySelectorAll('#summary tbody tr')].map((r) => r.textContent)")
     (read,) = groups_of(found, 100, 140, -1, [0])
@@ -147,13 +126,12 @@ def test_tables_follow_the_selection(page: chromium.Page, found: Collected) -> N
         "[...document.querySelectorAll('#slow tbody tr')]"
         ".map((r) => parseFloat(r.cells[0].textContent))"
     )
-    edges_s = shown(page, "[...report.edges]")
+    edges_s = shown(page, "[...charts.edges]")
     assert all(time <= edges_s[1] for time in times if time is not None)
 
 
-@needs_browser
 def test_few_requests_are_no_curve_and_have_grey_percentiles(
-    running: chromium.Browser, tmp_path: Path
+    browser: Browser, tmp_path: Path
 ) -> None:
     records = []
     for i in range(9):
@@ -162,15 +140,14 @@ def test_few_requests_are_no_curve_and_have_grey_percentiles(
     (tmp_path / "trace").write_bytes(tw.encode(records))
     output = tmp_path / "page.html"
     assert report.main(["-o", str(output), str(tmp_path / "trace")]) == 0
-    page = running.page()
-    page.open(output)
+    page = opened(browser, output)
     grey = page.run("[...document.querySelectorAll('#summary .few')].map((e) => e.textContent)")
     assert set(grey) == {"900 µs of 9"}
-    assert shown(page, "report.run.over_time(report.part, 1).every((p) => p.p50 === null)")
+    assert shown(page, "charts.run.over_time(charts.part, 1).every((p) => p.p50 === null)")
     calls = shown(
         page,
         "{ const calls = []; Plot.prototype.staircase = () => calls.push(1);"
-        " report.draw_percentiles(report.plots.percentiles); return calls.length }",
+        " charts.draw_percentiles(charts.plots.percentiles); return calls.length }",
     )
     assert calls == 0
 
@@ -178,59 +155,49 @@ def test_few_requests_are_no_curve_and_have_grey_percentiles(
 # --- pointer and keyboard -------------------------------------------------------------------------
 
 
-@needs_browser
-def test_dragging_selects_a_part_of_the_time(page: chromium.Page, found: Collected) -> None:
+def test_dragging_selects_a_part_of_the_time(page: Page, found: Collected) -> None:
     left, top, width, _ = box(page, "#figure-heat canvas")
     margin, plot = 112, width - 112 - 8
     page.drag((left + margin + plot / 4, top + 90), (left + margin + plot / 2, top + 90))
-    start, end = shown(page, "[report.part.from, report.part.to]")
-    edges_s = shown(page, "[...report.run.edges_s]")
+    start, end = shown(page, "[charts.part.from, charts.part.to]")
+    edges_s = shown(page, "[...charts.run.edges_s]")
     assert edges_s[start] == pytest.approx(edges_s[-1] / 4, abs=0.02)
     assert edges_s[end] == pytest.approx(edges_s[-1] / 2, abs=0.02)
     assert range_of(page).startswith("Selected: ")
     want = expected(groups_of(found, start, end, -1, list(range(len(layout.OPS)))))
-    assert shown(page, "report.figures()['p99']") == want["p99"]
+    assert shown(page, "charts.figures()['p99']") == want["p99"]
     page.key("Escape")
     assert range_of(page).startswith("Whole run: ")
 
 
-@needs_browser
-def test_keyboard_selects_time_device_and_operation(page: chromium.Page) -> None:
+def test_keyboard_selects_time_device_and_operation(page: Page) -> None:
     page.run("document.querySelector('#figure-heat canvas').focus()")
     page.key("ArrowRight")
     assert "requests" in page.run("document.getElementById('tip').textContent")
     for _ in range(4):
         page.key("ArrowRight", shift=True)
     page.key("Enter")
-    assert shown(page, "[report.part.from, report.part.to]") == [0, 5]
+    assert shown(page, "[charts.part.from, charts.part.to]") == [0, 5]
     page.key("Escape")
     page.run("document.querySelector('.devices button').focus()")
     page.key(" ")
-    assert shown(page, "report.run.devices[report.part.device]") == "7:1"
+    assert shown(page, "charts.run.devices[charts.part.device]") == "7:1"
     assert page.run("document.activeElement.getAttribute('aria-pressed')") == "true"
     page.key(" ")
-    assert shown(page, "report.part.device") == -1
+    assert shown(page, "charts.part.device") == -1
     page.run("document.querySelector('.controls button').focus()")
     page.key("Enter")
-    assert shown(page, "[...report.part.ops]") == [1, 2, 3]
+    assert shown(page, "[...charts.part.ops]") == [1, 2, 3]
     assert (
         page.run("document.querySelector('.controls button').getAttribute('aria-pressed')")
         == "false"
     )
 
 
-@needs_browser
-def test_everything_that_acts_can_be_reached_and_has_a_name(page: chromium.Page) -> None:
-    tree = page.call("Accessibility.getFullAXTree")["nodes"]
-    named = {
-        (node["role"]["value"], node.get("name", {}).get("value", ""))
-        for node in tree
-        if not node.get("ignored")
-    }
-    for role in ("button", "image", "combobox"):
-        names = [name for of, name in named if of == role]
-        assert names and all(names), role
-    assert any(name.startswith("Latency of every request: 47,637") for _, name in named)
+def test_everything_that_acts_can_be_reached_and_has_a_name(page: Page) -> None:
+    assert any(
+        name.startswith("Latency of every request: 47,637") for _, name in accessible_names(page)
+    )
 
 
 # --- everywhere -----------------------------------------------------------------------------------
@@ -244,23 +211,15 @@ COLOURS = (
 """The pixels of the percentiles: alpha, blue, green, red."""
 
 
-@needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1000, 1800])
-def test_page_fits_any_width(page: chromium.Page, width: int, scheme: str) -> None:
-    page.is_like(prefers_color_scheme=scheme)
-    page.resize(width, 900)
-    try:
+def test_page_fits_any_width(page: Page, width: int, scheme: str) -> None:
+    with seen(page, width, scheme):
         assert page.run("document.documentElement.scrollWidth") <= width
-        page.drawn()
         assert page.run(f"{COLOURS}.has({0xFFB27200 if scheme == 'light' else 0xFFE0A856})")
-    finally:
-        page.resize(1400, 900)
-        page.is_like()
 
 
-@needs_browser
-def test_print_is_light_and_has_no_controls(page: chromium.Page) -> None:
+def test_print_is_light_and_has_no_controls(page: Page) -> None:
     page.is_like(prefers_color_scheme="dark")
     page.is_like("print", prefers_color_scheme="dark")
     try:
@@ -273,24 +232,29 @@ def test_print_is_light_and_has_no_controls(page: chromium.Page) -> None:
         page.is_like()
 
 
-@needs_browser
-def test_page_says_nothing_and_asks_for_nothing(page: chromium.Page, multi: Path) -> None:
+def test_page_says_nothing_and_asks_for_nothing(page: Page, multi: Path) -> None:
     page.open(multi)
-    shown(page, "report.figures()")
+    shown(page, "charts.figures()")
     assert page.messages == []
     assert {url for url in page.requests if not url.startswith("data:")} == {multi.as_uri()}
 
 
-@needs_browser
+def test_requests_in_flight_have_a_note_on_losses(browser: Browser, tmp_path: Path) -> None:
+    output = tmp_path / "page.html"
+    assert report.main(["-o", str(output), str(DATA / "loop-lossy-dc.bin")]) == 3
+    page = opened(browser, output)
+    caption = shown(page, "document.querySelector('#figure-flight figcaption').textContent")
+    assert re.search(r"; [\d,]+ events were lost: as many requests may count as in flight", caption)
+
+
 @pytest.mark.parametrize("kind", ["json", "b"])
-def test_pages_of_statistics(running: chromium.Browser, tmp_path: Path, kind: str) -> None:
+def test_pages_of_statistics(browser: Browser, tmp_path: Path, kind: str) -> None:
     stats, output = tmp_path / "stats", tmp_path / "page.html"
     option = "--json" if kind == "json" else "-b"
     assert runner.call("-I", "1", option, stats, MULTI).returncode == 0
     assert report.main(["-o", str(output), str(stats)]) == 0
-    page = running.page()
-    page.open(output)
-    assert shown(page, "report.figures().requests") == 47_637
+    page = opened(browser, output)
+    assert shown(page, "charts.figures().requests") == 47_637
     assert page.messages == []
     assert (page.run("document.querySelector('#figure-heat')") is None) == (kind == "b")
 
@@ -298,8 +262,7 @@ def test_pages_of_statistics(running: chromium.Browser, tmp_path: Path, kind: st
 # --- names ----------------------------------------------------------------------------------------
 
 
-@needs_browser
-def test_names_are_text_and_never_markup(running: chromium.Browser, tmp_path: Path) -> None:
+def test_names_are_text_and_never_markup(browser: Browser, tmp_path: Path) -> None:
     evil = "</script><img src=x onerror=alert(1)>"
     records = [tw.notify_process(1, 7, "<b>&x</b>")]
     for i in range(30):
@@ -308,9 +271,8 @@ def test_names_are_text_and_never_markup(running: chromium.Browser, tmp_path: Pa
     (tmp_path / "trace").write_bytes(tw.encode(records))
     output = tmp_path / "page.html"
     assert report.main(["-o", str(output), "--title", evil, str(tmp_path / "trace")]) == 0
-    page = running.page()
-    page.open(output)
-    assert shown(page, "report.figures().requests") == 30
+    page = opened(browser, output)
+    assert shown(page, "charts.figures().requests") == 30
     assert page.run("document.querySelector('h1').textContent") == evil
     assert page.run("document.images.length") == 0
     assert "<b>&x</b>" in page.run("document.getElementById('processes').textContent")
@@ -338,17 +300,12 @@ def many(number: int, slow: int, seed: int = 5) -> list[tw.Record]:
     return records
 
 
-@needs_browser
-def test_slow_device_of_five_hundred_is_in_the_first_row(
-    running: chromium.Browser, tmp_path: Path
-) -> None:
+def test_slow_device_of_five_hundred_is_in_the_first_row(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "trace").write_bytes(tw.encode(many(500, 77)))
     output = tmp_path / "page.html"
     assert report.main(["-o", str(output), str(tmp_path / "trace")]) == 0
-    page = running.page()
-    page.resize(1400, 900)
-    page.open(output)
-    shown(page, "report.draw()")
+    page = opened(browser, output)
+    shown(page, "charts.draw()")
     assert page.run("document.querySelector('.devices li').textContent").startswith("259:77")
     second = "document.querySelectorAll('#summary tbody tr')[1].cells[0].textContent"
     assert page.run(second) == "259:77"
@@ -359,7 +316,7 @@ def test_slow_device_of_five_hundred_is_in_the_first_row(
 def crowd(tmp_path_factory: pytest.TempPathFactory) -> Cells:
     path = tmp_path_factory.mktemp("crowd") / "trace"
     path.write_bytes(tw.encode(many(200, 77)))
-    return cells_of(collect([str(path)], patterns=False).slices)
+    return collect([str(path)], patterns=False).cells
 
 
 @pytest.mark.parametrize("most_bytes", [1 << 30, 100_000, 20_000, 1])
@@ -392,7 +349,7 @@ def test_page_has_coarser_charts_rather_than_more_bytes(
     note, whole = "so that the page has at most 5 MB", written()
     assert note not in whole
     limit = len(whole.encode()) - 10_000
-    monkeypatch.setattr(pages, "MOST_BYTES", limit)
+    monkeypatch.setattr(page_module, "MOST_BYTES", limit)
     smaller = written()
     assert len(smaller.encode()) <= limit and note in smaller
     figures = [re.findall(r'id="figures">(.*?)</script>', page)[0] for page in (whole, smaller)]
@@ -400,7 +357,7 @@ def test_page_has_coarser_charts_rather_than_more_bytes(
 
 
 def test_hung_devices_come_first_with_the_names_of_their_luns(
-    running: chromium.Browser, tmp_path: Path
+    browser: Browser, tmp_path: Path
 ) -> None:
     records = many(3, 2)
     end_ns = max(record.time_ns for record in records)
@@ -413,9 +370,8 @@ def test_hung_devices_come_first_with_the_names_of_their_luns(
     topology = Topology("host", None, (), (lun,))
     assert save(topology, str(tmp_path / "run.topology.json"), Policy())
     assert report.main(["-o", str(output), str(trace)]) == 0
-    page = running.page()
-    page.open(output)
-    assert shown(page, "report.run.devices").count("mpatha") == 1
+    page = opened(browser, output)
+    assert shown(page, "charts.run.devices").count("mpatha") == 1
     first = "document.querySelector('.devices li button')"
     assert page.run(f"{first}.textContent") == "mpathahung"
     label = page.run(f"{first}.title")

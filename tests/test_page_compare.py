@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tracewriter as tw
+from pages import accessible_names, opened, seen, shown, with_nothing_selected
 
 from blkiomon.commands.report import compare
 from blkiomon.commands.report.collect import Collected, collect
@@ -17,11 +17,7 @@ from blkiomon.engine import layout
 from blkiomon.formats.units import device_text
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.value import merge
-from tools import browser as chromium
-
-pytestmark = pytest.mark.skipif(
-    chromium.PROGRAM is None, reason="no chromium: apt-get install chromium"
-)
+from tools.browser import Browser, Page
 
 SDA, SDB = 8 << 20, 8 << 20 | 16
 
@@ -57,12 +53,6 @@ def found(runs: tuple[Path, Path]) -> tuple[Collected, ...]:
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[chromium.Browser]:
-    with chromium.browser() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def path(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "changes.html"
     assert compare.main(["-o", str(path), *map(str, runs)]) == 0
@@ -70,23 +60,14 @@ def path(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def _page(running: chromium.Browser, path: Path) -> chromium.Page:
-    page = running.page()
-    page.resize(1400, 900)
-    page.open(path)
-    return page
+def _page(browser: Browser, path: Path) -> Page:
+    return opened(browser, path)
 
 
 @pytest.fixture
-def page(_page: chromium.Page) -> chromium.Page:
+def page(_page: Page) -> Page:
     """The page, with nothing selected."""
-    shown(_page, "{ charts.reset(); scrollTo(0, 0); document.activeElement.blur() }")
-    return _page
-
-
-def shown(page: chromium.Page, expression: str) -> Any:
-    """The value of an expression of the page's ``charts``."""
-    return page.run(f"blkiomon.then((charts) => {expression})")
+    return with_nothing_selected(_page)
 
 
 def expected(
@@ -114,7 +95,7 @@ def expected(
 
 
 def test_figures_of_any_selection_equal_the_librarys(
-    page: chromium.Page, found: tuple[Collected, ...]
+    page: Page, found: tuple[Collected, ...]
 ) -> None:
     choices = random.Random(3)
     edges_s = shown(page, "[...charts.run.edges_s]")
@@ -135,7 +116,7 @@ def test_figures_of_any_selection_equal_the_librarys(
     assert 20 < n_filled < 40  # B ends before A
 
 
-def test_table_has_both_sides_and_the_change_of_the_selection(page: chromium.Page) -> None:
+def test_table_has_both_sides_and_the_change_of_the_selection(page: Page) -> None:
     shown(page, "charts.select({ device: charts.run.devices.indexOf('8:16'), to: 40 })")
     rows = page.run(
         "[...document.querySelectorAll('.one tbody tr')].map((r) => "
@@ -149,14 +130,14 @@ def test_table_has_both_sides_and_the_change_of_the_selection(page: chromium.Pag
     assert rows[-1][7] == ""  # the greatest is one request
 
 
-def test_device_that_changed_comes_first_and_a_row_selects_it(page: chromium.Page) -> None:
+def test_device_that_changed_comes_first_and_a_row_selects_it(page: Page) -> None:
     assert shown(page, "charts.run.devices") == ["8:16", "8:0"]
     assert page.run("document.querySelector('.devices li').textContent").startswith("8:16+")
     page.run("document.querySelector('button.pick[data-op=\"1\"]').click()")
     assert shown(page, "[charts.part.device, [...charts.part.ops]]") == [0, [1]]
 
 
-def test_heat_maps_have_one_scale_and_lines_end_with_their_run(page: chromium.Page) -> None:
+def test_heat_maps_have_one_scale_and_lines_end_with_their_run(page: Page) -> None:
     ranges = shown(page, "charts.heats.map((heat) => heat.plot.y_log)")
     assert ranges[0] == ranges[1]
     ends = shown(
@@ -165,7 +146,7 @@ def test_heat_maps_have_one_scale_and_lines_end_with_their_run(page: chromium.Pa
     assert ends[1] == pytest.approx(0.4, abs=0.01) and ends[0] == pytest.approx(0.8, abs=0.01)
 
 
-def test_keyboard_selects_time_and_device(page: chromium.Page) -> None:
+def test_keyboard_selects_time_and_device(page: Page) -> None:
     page.run("document.querySelector('#figure-heat_A canvas').focus()")
     page.key("ArrowRight")
     tip = page.run("document.getElementById('tip').textContent")
@@ -183,32 +164,19 @@ def test_keyboard_selects_time_and_device(page: chromium.Page) -> None:
     assert shown(page, "[...charts.part.ops]") == [1]
 
 
-def test_everything_that_acts_has_a_name(page: chromium.Page) -> None:
-    tree = page.call("Accessibility.getFullAXTree")["nodes"]
-    for role in ("button", "image", "combobox"):
-        names = [
-            node.get("name", {}).get("value", "")
-            for node in tree
-            if not node.get("ignored") and node["role"]["value"] == role
-        ]
-        assert names and all(names), role
+def test_everything_that_acts_has_a_name(page: Page) -> None:
+    accessible_names(page)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
-def test_page_fits_any_width(page: chromium.Page, width: int, scheme: str) -> None:
-    page.is_like(prefers_color_scheme=scheme)
-    page.resize(width, 900)
-    try:
-        page.drawn()
+def test_page_fits_any_width(page: Page, width: int, scheme: str) -> None:
+    with seen(page, width, scheme):
         assert page.run("document.documentElement.scrollWidth") <= width
-    finally:
-        page.resize(1400, 900)
-        page.is_like()
 
 
-def test_page_without_scripts_has_charts_and_tables(running: chromium.Browser, path: Path) -> None:
-    page = running.page()
+def test_page_without_scripts_has_charts_and_tables(browser: Browser, path: Path) -> None:
+    page = browser.page()
     page.resize(400, 900)
     page.call("Emulation.setScriptExecutionDisabled", value=True)
     page.call("Page.navigate", url=path.as_uri())
@@ -221,16 +189,14 @@ def test_page_without_scripts_has_charts_and_tables(running: chromium.Browser, p
     assert page.run("document.documentElement.scrollWidth") <= 400
 
 
-def test_page_says_nothing_and_asks_for_nothing(page: chromium.Page, path: Path) -> None:
+def test_page_says_nothing_and_asks_for_nothing(page: Page, path: Path) -> None:
     page.open(path)
     shown(page, "charts.figures()")
     assert page.messages == []
     assert {url for url in page.requests if not url.startswith("data:")} == {path.as_uri()}
 
 
-def test_runs_of_one_side_and_other_numbers_are_compared(
-    running: chromium.Browser, tmp_path: Path
-) -> None:
+def test_runs_of_one_side_and_other_numbers_are_compared(browser: Browser, tmp_path: Path) -> None:
     lengths = (0.05, 0.06, 0.05)
     names = [
         write_run(tmp_path / f"{i}", i, {device: length})
@@ -239,8 +205,7 @@ def test_runs_of_one_side_and_other_numbers_are_compared(
     output = tmp_path / "page.html"
     sides = [str(names[0]), str(names[1]), ":", str(names[2])]
     assert compare.main(["-o", str(output), "--title", "</script><b>", *sides]) == 0
-    page = running.page()
-    page.open(output)
+    page = opened(browser, output)
     assert shown(page, "charts.run.devices") == ["8:0 → 8:16"]
     assert shown(page, "charts.figures().map((f) => f.requests)") == [330, 150]
     assert shown(page, "charts.runs.map((r) => r.width_s(0, r.n_slices))") == pytest.approx(

@@ -393,6 +393,7 @@ def test_losses_are_stated(tmp_path: Path, capfd: Capture) -> None:
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and "found the end of the input 20 bytes into a record" in said
     assert "into a record" in page and "No events were lost" not in page
+    assert page.count("events were lost: as many requests may count as in flight") == 2
     assert figures_of(page)["whole"]["unseen"]["lost_events"] > 0
 
 

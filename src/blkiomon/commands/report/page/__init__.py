@@ -45,7 +45,7 @@ def document(title: str, body: Iterable[str], figures: Any, data: Any, script: s
     """A page.
 
     Args:
-        title: as plain text.
+        title: as plain text; it is the heading, too.
         body: lines of HTML.
         figures: for programs, as JSON in the element ``figures``.
         data: for the script, as JSON in the element ``data``; see ``with_arrays``.
@@ -72,6 +72,7 @@ def document(title: str, body: Iterable[str], figures: Any, data: Any, script: s
             f"<style>{_file('page.css')}</style>",
             "</head>",
             "<body>",
+            f"<h1>{text(title)}</h1>",
             *body,
             f"<footer>Made by blkiomon {text(__version__)}.</footer>",
             _json_element("figures", figures),
@@ -103,6 +104,16 @@ def _json_element(name: str, value: Any) -> str:
 def text(value: str) -> str:
     """A name as HTML: it may hold markup, control characters, or bytes that are not UTF-8."""
     return escape(printable(value))
+
+
+def scoped(scope: str) -> list[str]:
+    """A paragraph about which requests are shown; none if all are."""
+    return [f'<p id="scope"><b>{text(scope)}</b></p>'] if scope else []
+
+
+def noted(notes: Iterable[str]) -> list[str]:
+    """A paragraph for each note."""
+    return [f'<p class="note">{text(note)}</p>' for note in notes]
 
 
 def incomplete(what: str, found: Sequence[Incomplete]) -> list[str]:

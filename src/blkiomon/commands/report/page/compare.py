@@ -27,6 +27,8 @@ from blkiomon.commands.report.page import (
     document,
     fitting,
     incomplete,
+    noted,
+    scoped,
     swatch,
     table,
     text,
@@ -53,16 +55,15 @@ def _page(found: Comparison, title: str, most_bytes: int) -> str:
     all_cells = sides_of(found)
     sides = _bounded(all_cells, changed, most_bytes)
     body = [
-        f"<h1>{text(title)}</h1>",
-        *([f'<p id="scope"><b>{text(found.scope)}</b></p>'] if found.scope else []),
+        *scoped(found.scope),
         *(line for what, why in found.incomplete() for line in incomplete(what, why)),
         *(
             f'<p class="soft">{swatch(letter)}: {text(side_text(side))}</p>'
             for letter, side in found.sides
         ),
         *(f'<p class="note">{swatch(side)}: {text(note)}.</p>' for side, note in found.losses()),
-        *(f'<p class="note">{text(note)}</p>' for run in found.runs for note in run.notes),
-        *(f'<p class="note">{text(note)}</p>' for note in coarser_note(all_cells[0], sides[0])),
+        *noted(note for run in found.runs for note in run.notes),
+        *noted(coarser_note(all_cells[0], sides[0])),
         f'<p class="verdict">{text(found.verdict())}</p>',
         "<h2>What changed</h2>",
         *(_table(changed, found) if changed else ["<p>Nothing, as far as it shows.</p>"]),
@@ -71,9 +72,7 @@ def _page(found: Comparison, title: str, most_bytes: int) -> str:
         "difference is shown. All intervals together contain the true changes with 95 % "
         "confidence, judged by the runs themselves.</p>",
         "<h2>Both sides</h2>",
-        '<div id="charts" class="charts">',
         *charts([Line("A", sides[0]), Line("B", sides[1], is_dashed=True)]),
-        "</div>",
     ]
     kept = found.rows
     if len(kept) > 2 * ROWS_SHOWN:

@@ -17,6 +17,8 @@ from blkiomon.commands.report.page import (
     document,
     fitting,
     incomplete,
+    noted,
+    scoped,
     swatch,
     table,
     text,
@@ -62,19 +64,13 @@ def _page(found: Collected, title: str, all_cells: Cells, most_bytes: int) -> st
     (cells,) = bounded([all_cells], most_bytes)
     cells = cells.ranked()
     body = [
-        f"<h1>{text(title)}</h1>",
         *incomplete("Incomplete", found.whole.incomplete),
         *_origin(found),
-        *(
-            f'<p class="note">{text(note)}</p>'
-            for note in (*found.notes, *coarser_note(all_cells, cells))
-        ),
+        *noted([*found.notes, *coarser_note(all_cells, cells)]),
         *_findings(found),
         _tiles(found),
         "<noscript><p>Figures of a part of the time need scripts.</p></noscript>",
-        '<div id="charts" class="charts">',
         *charts(by_operation(cells)),
-        "</div>",
         '<h2>Devices and operations <span class="soft" id="of"></span></h2>',
         _summary(found, cells),
         *_hung(found),
@@ -258,7 +254,7 @@ def _origin(found: Collected) -> list[str]:
     slice_s = found.whole.duration_s / len(found.slices)
     return [
         f'<p class="soft">{names} ({text(found.kind)})</p>',
-        *([f'<p id="scope"><b>{text(found.scope)}</b></p>'] if found.scope else []),
+        *scoped(found.scope),
         f'<p class="soft">{when(found.whole)}; {len(found.slices)} slices of time, '
         f"{time_text(slice_s * 1e9)} on average</p>",
     ]
@@ -403,7 +399,7 @@ def _losses(found: Collected) -> list[str]:
     shown = [("", row) for row in rows]
     lines = [f"<p>{verdict}</p>", table(("What", "How many"), shown, "list")]
     if counts.lost and total.in_flight is not None:
-        lines.append(f'<p class="note">{text(loss_note(counts.lost))}.</p>')
+        lines += noted([f"{loss_note(counts.lost)}."])
     return lines
 
 

@@ -25,7 +25,7 @@ WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 640, 200, 62, 8, 24
 
 
 def charts(lines: Sequence[Line]) -> list[str]:
-    """Percentiles, p99 over time, requests and bytes a second; each a line of HTML."""
+    """Percentiles, p99 over time, requests and bytes a second; lines of HTML."""
     lines = [line._replace(cells=coarse(line.cells)) for line in lines]
     end_s = max((float(line.cells.edges_s[-1]) for line in lines), default=1.0)
     in_tail = [(float(tail_place(np.array(s))), f"p{100 * s:.6g}") for s in (0.5, 0.9, 0.99, 0.999)]
@@ -49,7 +49,7 @@ def charts(lines: Sequence[Line]) -> list[str]:
     ):
         steps = [a_second(line.cells, column) for line in lines]
         drawn.append(_figure(title, lines, steps, in_time, end_s, format_, is_logarithmic=False))
-    return drawn
+    return ['<div id="charts" class="charts">', *drawn, "</div>"]
 
 
 def _ticks(most: float, n: int) -> list[float]:
