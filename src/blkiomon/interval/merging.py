@@ -44,6 +44,20 @@ def merge_snapshots(snapshots: Sequence[Snapshot], end_ns: Sequence[int] | None 
     return Snapshot(**merged)
 
 
+def put_together(snapshots: Sequence[Snapshot]) -> Snapshot:
+    """The requests of snapshots whose rows have no key in common, so that nothing is merged."""
+    found: dict[str, Table] = {}
+    for spec in (REQUESTS, QUEUED, RETRIED):
+        tables = [getattr(snapshot, spec.name) for snapshot in snapshots]
+        found[spec.name] = stacked(tables)
+        offsets = np.cumsum([0, *map(len, tables[:-1])])
+        for name in spec.bins.values():
+            bins = [getattr(snapshot, name) for snapshot in snapshots]
+            found[name] = stacked(bins)
+            found[name]["row"] += np.repeat(offsets, list(map(len, bins))).astype(np.uint32)
+    return Snapshot(**found)
+
+
 def with_distinct_keys(snapshot: Snapshot) -> Snapshot:
     """The snapshot, merged if some table has several rows of one key."""
     for spec in (REQUESTS, IN_FLIGHT, QUEUED, RETRIED, PROCESSES):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +28,8 @@ MOST_KEYS = 1 << 16
 """Pairs of device and operation of which sequential requests are counted; further ones are not."""
 
 SECTOR_BYTES = 512
+
+Indices = npt.NDArray[np.intp]
 
 _KEPT = ["issued_ns", "sector", "bytes", "device", "op"]
 _NO_REQUEST = np.empty(0, layout.REQUEST)[_KEPT].copy()
@@ -139,35 +140,35 @@ class Accesses:
         left = requests.take(order[n_examined:])
         self._waiting, self._n_waiting = [left], len(left)
         if n_examined:
-            requests = requests.take(order[:n_examined])
-            requests["issued_ns"] = self._since_start(requests["issued_ns"])
-            self._draw(requests)
-            self._count(requests)
+            self._draw(requests, order[:n_examined])
+            self._count(requests, order[:n_examined])
 
-    def _draw(self, requests: Table) -> None:
+    def _draw(self, requests: Table, order: Indices) -> None:
         """Reservoir sampling: the requests with the lowest random numbers are the sample."""
-        self._n_requests += len(requests)
-        drawn = self._random.random(len(requests))
-        low = drawn < self._limit
+        self._n_requests += len(order)
+        drawn = self._random.random(len(order))
+        low = np.flatnonzero(drawn < self._limit)
         self._drawn = np.concatenate((self._drawn, drawn[low]))
-        self._sample = stacked((self._sample, requests[_KEPT][low]))
+        picked = requests.take(order[low])
+        picked["issued_ns"] = self._since_start(picked["issued_ns"])
+        self._sample = stacked((self._sample, picked[_KEPT]))
         if len(self._drawn) > SAMPLE:
             lowest = np.argpartition(self._drawn, SAMPLE)[:SAMPLE]
             self._drawn, self._sample = self._drawn[lowest], self._sample[lowest]
             self._limit = float(self._drawn.max())
 
-    def _count(self, requests: Table) -> None:
+    def _count(self, requests: Table, order: Indices) -> None:
         """Count sequential requests by device and operation, and by operation and slice."""
-        key = requests["device"].astype(np.int64) << 3 | requests["op"]
+        key = (requests["device"].astype(np.int64) << 3 | requests["op"])[order]
         if len(self._keys) > MOST_KEYS:
             is_known = np.isin(key, self._keys)
-            requests, key = requests[is_known], key[is_known]
+            order, key = order[is_known], key[is_known]
             if not len(key):
                 return
-        order = _order_of(key.astype(np.uint64))
-        key = key[order]
-        sector, n_bytes, op, issued_ns = (
-            requests[name][order] for name in ("sector", "bytes", "op", "issued_ns")
+        by_key = _order_of(key.astype(np.uint64))
+        order, key = order[by_key], key[by_key]
+        sector, n_bytes, issued_ns = (
+            requests[name][order] for name in ("sector", "bytes", "issued_ns")
         )
         sectors = (n_bytes.astype(np.uint64) + (SECTOR_BYTES - 1)) // SECTOR_BYTES
         ends = sector + sectors
@@ -180,8 +181,8 @@ class Accesses:
         self._ends[places] = ends[np.append(starts[1:], len(key)) - 1]
         self._shares[places, 0] += np.diff(starts, append=len(key))
         self._shares[places, 1] += np.add.reduceat(is_sequential, starts, dtype=np.int64)
-        slices = self._slices_of(issued_ns)
-        place = op.astype(np.int64) * self._counts.shape[1] + slices
+        slices = self._slices_of(self._since_start(issued_ns))
+        place = (key & 7) * self._counts.shape[1] + slices
         flat = self._counts.reshape(-1, 2)
         flat[:, 0] += np.bincount(place, minlength=len(flat))
         flat[:, 1] += np.bincount(place[is_sequential], minlength=len(flat))
@@ -208,7 +209,7 @@ class Accesses:
         return (issued_ns // np.uint64(self._slice_ns)).astype(np.int64)
 
 
-def _order_of(keys: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
+def _order_of(keys: npt.NDArray[np.uint64]) -> Indices:
     """What ``np.argsort(kind="stable")`` returns, in a third of the time.
 
     numpy sorts plain integers with SIMD instructions: each key gets its index as its lowest bits.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
-from blkiomon.interval.merging import merge_snapshots
+from blkiomon.interval.merging import merge_snapshots, put_together
 from blkiomon.interval.moments import distinct, from_words, to_words
 from blkiomon.interval.operations import select_rows
 from blkiomon.interval.value import Interval, in_order
@@ -81,7 +81,7 @@ def combine_devices(interval: Interval, numbers: DeviceNumbers) -> Interval:
     for table in (others.rows, others.queue_rows, others.retry_rows):
         table["device"] = OTHERS
     # The rows of other devices are merged alone: rows are large.
-    merged = merge_snapshots([_part(snapshot, numbers, invert=True), merge_snapshots([others])])
+    merged = put_together([_part(snapshot, numbers, invert=True), merge_snapshots([others])])
     is_other = np.isin(loads["device"], numbers) & (loads["op"] != layout.EVERYTHING)
     ops = np.unique(loads["op"][is_other])
     combined = [_combined_load(loads[is_other & (loads["op"] == op)], OTHERS, op) for op in ops]
