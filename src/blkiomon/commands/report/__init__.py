@@ -119,9 +119,9 @@ def main(given: Namespace) -> int:
         found = found.of_host(topology)
         title = given.title or f"Block I/O of {', '.join(Path(n).name for n in names[:3])}"
         if suffix in PICTURES:
-            about = [found.scope] if found.scope else []
-            if found.whole.incomplete:
-                about.append(f"Incomplete: {in_words(found.whole.incomplete)}")
+            title += f" ({found.scope})" if found.scope else ""
+            why = found.whole.incomplete
+            about = [f"Incomplete: {in_words(why)}"] if why else []
             charts = figures.chosen(figures.charts(found), given.chart)
             kind = PICTURES[suffix]
             write_output(
