@@ -7,15 +7,11 @@ time of the steps from the end of an interval to its picture; reading records is
 
 from __future__ import annotations
 
-import io
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
-
-from rich.console import Console
 
 from benchmarks.report import Options, Table
 from benchmarks.topology import make_host, stream_of
@@ -77,10 +73,9 @@ def row(luns: int, seconds: int) -> tuple[str, ...]:
     costs = Costs()
     tracker, watch = Tracker(topology, "device", numbers), Watch(numbers)
     about = About(source="all", name_of=tracker.view.name_of, views=Views(tracker.view, []))
-    console = Console(file=io.StringIO(), force_terminal=True, color_system="256")
 
     def draw(by: str) -> None:
-        lines(watch.view(), Look(by=by), about, *SCREEN, console=console)
+        lines(watch.view(), Look(by=by), about, *SCREEN)
 
     for interval in seconds_of(topology, REQUESTS * len(numbers), seconds, costs):
         found = costs.of("findings", lambda interval=interval: tracker(interval))

@@ -6,7 +6,6 @@ and waits for keys and for a slow terminal, for which it skips screens, but neve
 
 from __future__ import annotations
 
-import io
 import os
 import select
 import signal
@@ -18,8 +17,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
-
-from rich.console import Console
 
 from blkiomon.commands.config import Config
 from blkiomon.commands.table import speaks_utf8
@@ -201,9 +198,6 @@ class ScreenSink(Sink):
         self._look = look
         self._shown = Shown()
         self._view = self._watch.view()
-        self._console = Console(
-            file=io.StringIO(), force_terminal=True, legacy_windows=False, highlight=False
-        )
 
     def takes(self, item: Item) -> bool:
         return isinstance(item, Interval | SlowBatch)
@@ -363,7 +357,7 @@ class ScreenSink(Sink):
         self._view = view
         columns, rows = self._terminal.size
         look = self._look
-        text, self._shown = lines(view, look, self._about, columns, rows, notes, self._console)
+        text, self._shown = lines(view, look, self._about, columns, rows, notes)
         self._terminal.draw(text)
 
     def _take_input(self) -> bool:
