@@ -18,7 +18,7 @@ from benchmarks.topology import make_host, stream_of
 from blkiomon.commands.san import Tracker
 from blkiomon.commands.top.frame import About, lines
 from blkiomon.commands.top.look import Look
-from blkiomon.commands.top.screen import Views
+from blkiomon.commands.top.rows import Views
 from blkiomon.commands.top.watch import Watch
 from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.monitor import Monitor

@@ -25,7 +25,8 @@ from blkiomon.commands.san import Tracker
 from blkiomon.commands.top.frame import About, lines
 from blkiomon.commands.top.look import Look, Shown, keys_of
 from blkiomon.commands.top.past import SLICES
-from blkiomon.commands.top.screen import ScreenSink, Terminal, Views
+from blkiomon.commands.top.rows import Views
+from blkiomon.commands.top.screen import ScreenSink, Terminal
 from blkiomon.commands.top.watch import Watch
 from blkiomon.console import complain
 from blkiomon.errors import SourceError

@@ -47,6 +47,7 @@ from blkiomon.commands.top.rows import (
     WAITING,
     Rows,
     ScreenRow,
+    Views,
     severity,
 )
 from blkiomon.commands.top.watch import View
@@ -56,7 +57,6 @@ from blkiomon.formats.units import NONE, three_digits
 from blkiomon.interval.groups import NS_PER_S, Group, InFlight
 from blkiomon.interval.incomplete import in_words
 from blkiomon.interval.value import Interval
-from blkiomon.interval.views import View as SanView
 from blkiomon.sources.devices import nameless
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -117,10 +117,6 @@ o  operations    w  the whole run, or the latest interval    p  pause
 FOOTER = "q quit  h help  / filter  > sort  Enter latencies  t tree  w whole run  p pause"
 
 
-def _no_view(by: str) -> SanView | None:
-    return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
     """What does not change during a run.
@@ -131,7 +127,7 @@ class About:
         is_live: the trace is live; else it was recorded.
         name_of: returns the name of a device by its number.
         is_plain: the terminal shows only ASCII.
-        views: returns the view of a SAN by one of ``views.BY``; None: the topology is unknown.
+        views: of a SAN.
     """
 
     source: str
@@ -139,7 +135,7 @@ class About:
     is_live: bool = True
     name_of: Callable[[int], str | None] = nameless
     is_plain: bool = False
-    views: Callable[[str], SanView | None] = field(default=_no_view)
+    views: Views = field(default_factory=Views)
 
 
 def lines(
@@ -186,7 +182,7 @@ def _footer(look: Look, about: About) -> Line:
         return [(f"/{printable(look.filter)}_  Enter keeps this filter, Esc drops it", REVERSE)]
     if look.detail is not None:
         return [("q quit  h help  Esc back  w whole run  p pause", REVERSE)]
-    has_tree = about.views("array") is not None
+    has_tree = about.views.topology is not None
     return [(FOOTER if has_tree else FOOTER.replace("t tree  ", ""), REVERSE)]
 
 
@@ -292,9 +288,10 @@ class Column:
 
     def padded(self, text: str) -> str:
         """A text, cut or padded to the width of the column."""
-        text = cut(text, self.width)
-        blank = " " * (self.width - cell_len(text))
-        return text + blank if self.is_left else blank + text
+        missing = self.width - cell_len(text)
+        if missing < 0:
+            return cut(text, self.width)
+        return text + " " * missing if self.is_left else " " * missing + text
 
 
 HISTORY = "history"

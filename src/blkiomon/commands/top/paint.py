@@ -37,7 +37,9 @@ def has_colours() -> bool:
 
 def cell_len(text: str) -> int:
     """How many cells of a terminal a printable text takes."""
-    return len(text) if _NARROW.fullmatch(text) else sum(map(_width, text))
+    if text.isascii() or _NARROW.fullmatch(text):
+        return len(text)
+    return sum(map(_width, text))
 
 
 @cache
@@ -48,12 +50,13 @@ def _width(character: str) -> int:
 
 
 def cut(text: str, width: int) -> str:
-    """A text in at most ``width`` cells; if it is longer, it ends with an ellipsis."""
+    """A text in at most ``width`` cells; if it is longer, exactly so many, with an ellipsis."""
     if cell_len(text) <= width:
         return text
-    while cell_len(text) >= width and text:
+    while cell_len(text) >= width > 0:
         text = text[:-1]
-    return text + "…" * (width > 0)
+    # Half of a wide character is left as a space.
+    return text + " " * (width - 1 - cell_len(text)) + "…" if width else ""
 
 
 def wrapped(text: str, style: str, width: int) -> list[Line]:
@@ -71,8 +74,10 @@ def painted(line: Iterable[Span], width: int, *, in_colour: bool) -> str:
     parts = []
     for style, spans in groupby(line, itemgetter(1)):
         text = "".join(text for text, _ in spans)
-        text = cut(text, width)
-        width -= cell_len(text)
+        length = cell_len(text)
+        if length > width:
+            text, length = cut(text, width), width
+        width -= length
         if not in_colour:
             style = ";".join(part for part in style.split(";") if len(part) < 2)
         parts.append(f"\x1b[{style}m{text}\x1b[0m" if style and text else text)
