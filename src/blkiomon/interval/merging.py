@@ -118,9 +118,11 @@ def _merge_bins(
 ) -> Table:
     bins = stacked(tables)
     row = new_row[bins["row"] + np.repeat(offsets, list(map(len, tables)))]
-    keys, counts = add_up(row << 32 | bins["bin"], bins["count"])
+    least = int(bins["bin"].min(initial=layout.D2C_BINS))
+    width = max(1, int(bins["bin"].max(initial=0)) - least + 1)  # as few possible keys as there are
+    keys, counts = add_up(row * width + (bins["bin"] - least), bins["count"])
     merged = np.empty(len(keys), layout.BIN)
-    merged["row"], merged["bin"], merged["count"] = keys >> 32, keys & 0xFFFFFFFF, counts
+    merged["row"], merged["bin"], merged["count"] = keys // width, keys % width + least, counts
     return merged
 
 
