@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import goldenfiles
+import numpy as np
 import pytest
 import runner
 from intervals import DM3, HUNG, NAMES, SDB, Io, interval_of
@@ -29,7 +30,9 @@ from blkiomon.commands.top.rows import Views
 from blkiomon.commands.top.screen import ScreenSink, Terminal
 from blkiomon.commands.top.watch import Watch
 from blkiomon.console import complain
+from blkiomon.engine import layout
 from blkiomon.errors import SourceError
+from blkiomon.interval.slow import SlowBatch
 from blkiomon.interval.value import Counts, Interval, merge
 from blkiomon.sources.capture import ALL, Device
 
@@ -201,6 +204,23 @@ def test_first_line_says_what_was_lost_before_and_now() -> None:
     assert again[1].startswith(told)
 
 
+def test_losses_are_not_called_present_after_the_end() -> None:
+    assert frame(interval(BUSY, lost_events=9), ended=True)[1] == "LOST: 9 lost events"
+
+
+def test_rest_of_a_trace_has_no_rates_and_no_place_in_the_history() -> None:
+    seen = [interval(requests(SDB, "read", 100, MS, s * S), s) for s in range(3)]
+    rest = interval_of(requests(SDB, "read", 2, 20 * MS, 3 * S), 3 * S, 3 * S + 50 * MS)
+    shown = frame(*seen, rest, ended=True)
+    row = rows(shown)["sdb", "read"]
+    assert (row["IOPS"], row["MB/s"], row["max"]) == ("–", "–", "20.0ms")
+    assert next(line for line in shown if " read " in line).split()[-1] == "▄▄▆"
+    # A whole run has rates, however short its last interval was.
+    assert rows(frame(*seen, rest, look=Look(is_whole=True)))["sdb", "read"]["IOPS"] == "99.0"
+    # The first interval is no rest: nothing is known of others.
+    assert rows(frame(rest))["sdb", "read"]["IOPS"] == "40"
+
+
 def test_all_losses_at_once_are_shown_whole() -> None:
     names = "lost_events sequence_gaps completions_without_issue evicted mismatches skipped_bytes"
     every = dict.fromkeys(names.split(), 10**9)
@@ -312,8 +332,9 @@ def test_errors_are_kept() -> None:
         dataclasses.replace(io, error=i < 3) for i, io in enumerate(requests(SDB, "read", 9, MS))
     ]
     assert rows(frame(interval(failing)))["sdb", "read"]["err"] == "3!"
-    later = frame(interval(failing), interval(requests(SDB, "read", 9, MS, S), 1))
-    assert rows(later)["sdb", "read"]["err"] == "3"
+    seen = interval(failing), interval(requests(SDB, "read", 9, MS, S), 1)
+    assert rows(frame(*seen))["sdb", "read"]["err"] == "3"
+    assert rows(frame(*seen, look=Look(is_whole=True)))["sdb", "read"]["err"] == "3"
 
 
 def test_pause_end_and_messages_are_shown() -> None:
@@ -371,6 +392,19 @@ def tree(shown: Sequence[str]) -> list[str]:
 
 def san_about(tracker: Tracker) -> About:
     return About(source="all", name_of=tracker.view.name_of, views=Views(tracker.view, []))
+
+
+def test_findings_of_a_whole_run_are_above_its_table() -> None:
+    slow = interval_of([*load("8:0", 250, 1), *load("8:16", 250, 9)], 0, S)
+    tracker = Tracker(HOST, "device")
+    watch = Watch()
+    for one in (slow, interval([], 1), interval([], 2)):
+        watch.add(tracker(one))
+    for look, is_said in ((Look(by="path"), False), (Look(by="path", is_whole=True), True)):
+        view = watch.view(whole=look.is_whole)
+        shown = plain(lines(view, look, san_about(tracker), 120, 24)[0])
+        assert any("! sdb, a path of mpatha to port2, is slow" in line for line in shown) == is_said
+        assert any(line.startswith("!    sdb") for line in shown) == is_said
 
 
 def test_paths_are_below_their_map_and_counted_once() -> None:
@@ -538,6 +572,21 @@ def test_latencies_of_a_device_over_time() -> None:
     assert len(high.split("█")) - 1 == 30 and high.rstrip().endswith("█")
     assert len(low.split("█")) - 1 == 60 and low.startswith(" 1.00ms ")
     assert any("no slow request" in line for line in shown)
+
+
+def test_request_that_hung_and_then_completed_is_listed_once() -> None:
+    found = np.zeros(3, layout.SLOW)
+    request = found["request"]
+    request["device"], request["sector"], request["first_issued_ns"] = SDB, [8, 16, 8], [1, 2, 1]
+    request["d2c_ns"], found["is_pending"] = [S, 2 * S, 8 * S], [True, True, False]
+    watch = Watch()
+    watch.add(interval(requests(SDB, "read", 9, MS)))
+    watch.add_slow(SlowBatch(found, {}, 0, True))
+    shown = plain(lines(watch.view(), Look(detail=("device", SDB)), ABOUT, 100, 24)[0])
+    listed = [line.split()[:5] for line in shown if "at sector" in line]
+    assert [(line[0], line[-1]) for line in listed] == [("8.00s", "sector"), ("2.00s", "sector")]
+    assert sum("still in flight" in line for line in shown) == 1
+    assert any("slowest of the latest 2 slow requests" in line for line in shown)
 
 
 def test_history_covers_the_whole_run_in_a_bounded_number_of_slices() -> None:

@@ -403,12 +403,12 @@ def findings(facts: Facts) -> list[Finding]:
     return found
 
 
-def of_run(whole: Interval, topology: Topology) -> list[str]:
-    """What stands out in a whole run, as sentences without their full stop."""
+def of_run(whole: Interval, topology: Topology) -> list[Finding]:
+    """What stands out in a whole run."""
     table = Table(whole)
     luns = luns_of(topology)
     facts = Facts(luns, [table], Siblings(luns, set(table.devices)), is_whole=True)
-    return [finding.text for finding in findings(facts)]
+    return findings(facts)
 
 
 def without_moved(

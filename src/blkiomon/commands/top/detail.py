@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from blkiomon.commands.table import op_label, size_cell, time_cell
 from blkiomon.commands.top.paint import BOLD, RED, UNDERLINE, YELLOW, Line, joined
@@ -27,7 +28,7 @@ SLOW_SHOWN = 10
 
 def detail_lines(view: View, devices: Sequence[int], width: int, room: int) -> Iterator[Line]:
     """At most ``room`` lines about some devices together."""
-    slow = view.slow[np.isin(view.slow["request"]["device"], devices)]
+    slow = _latest_of_each(view.slow[np.isin(view.slow["request"]["device"], devices)])
     order = np.argsort(-slow["request"]["d2c_ns"].astype(np.int64), kind="stable")
     n_slow = min(SLOW_SHOWN, len(slow), max(0, room // 2 - 2))
     yield from _heat_map(view, devices, width, room - n_slow - 2)
@@ -42,6 +43,17 @@ def detail_lines(view: View, devices: Sequence[int], width: int, room: int) -> I
         yield _slow_line(view, slow[at])
 
 
+def _latest_of_each(slow: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Slow requests once each: one that was found in flight is found again when it completes."""
+    request = slow["request"]
+    same = [request[name] for name in ("device", "first_issued_ns", "sector")]
+    order = np.lexsort(same)  # stable: the latest comes last
+    is_last = np.ones(len(slow), bool)
+    is_last[:-1] = np.any([of[order][1:] != of[order][:-1] for of in same], axis=0)
+    found: npt.NDArray[np.void] = slow[np.sort(order[is_last])]
+    return found
+
+
 def _heat_map(view: View, devices: Sequence[int], width: int, room: int) -> Iterator[Line]:
     heat = view.past.heat(devices)
     columns = max(1, width - AXIS_WIDTH - 1)
@@ -54,7 +66,8 @@ def _heat_map(view: View, devices: Sequence[int], width: int, room: int) -> Iter
         return
     first, step = int(used[0]), -(-(int(used[-1]) - int(used[0]) + 1) // n_rows)
     n_rows = -(-(int(used[-1]) - first + 1) // step)
-    yield [("requests by latency and time: ░ below 1 %, ▒ 10 %, ▓ 50 %, █ above", "")]
+    shares = "░ below 1 %, ▒ below 10 %, ▓ below 50 %, █ more"
+    yield [(f"latency by time; share of requests: {shares}", "")]
     totals = heat.sum(axis=1)
     # A slice is as wide as the screen allows, so that few of them fill it, too.
     repeat = max(1, columns // len(heat))

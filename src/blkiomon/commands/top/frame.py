@@ -48,15 +48,17 @@ from blkiomon.commands.top.rows import (
     Rows,
     ScreenRow,
     Views,
+    findings_of,
     severity,
 )
 from blkiomon.commands.top.watch import View
 from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import unseen
 from blkiomon.formats.units import NONE, three_digits
+from blkiomon.interval.findings import Finding
 from blkiomon.interval.groups import NS_PER_S, Group, InFlight
 from blkiomon.interval.incomplete import in_words
-from blkiomon.interval.value import Interval
+from blkiomon.interval.value import Counts, Interval
 from blkiomon.sources.devices import nameless
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -160,15 +162,16 @@ def lines(
         parts = [[(f"{LEAST_WIDTH} columns and {LEAST_HEIGHT} lines, please", "")]]
         parts += [[]] * (height - 1)
     else:
+        findings = findings_of(view, look, about.views)
         parts = [_head(view, look, about, width)]
-        for text, style in (*_losses(view), *_states(view, look, notes)):
+        for text, style in (*_losses(view), *_states(view, look, findings, notes)):
             parts += wrapped(text, style, width)
         parts = parts[: height - 3]
         room = height - len(parts) - 1
         if look.is_help:
             parts += _help(room)
         else:
-            body, shown = _body(view, look, about, width, room)
+            body, shown = _body(view, look, about, findings, width, room)
             parts += body
         parts += [[]] * (height - 1 - len(parts))
         parts.append(_footer(look, about))
@@ -214,7 +217,8 @@ def _when(interval: Interval, about: About) -> str:
 
 def _losses(view: View) -> Iterator[Span]:
     """What is known to be missing, or that nothing is."""
-    totals, now = unseen(view.totals), unseen(view.now)
+    totals = unseen(view.totals)
+    now = unseen(Counts() if view.has_ended else view.now)
 
     def listed(names: Iterable[str]) -> str:
         return ", ".join(
@@ -231,6 +235,8 @@ def _losses(view: View) -> Iterator[Span]:
         incomplete = None
     elif not lost:
         text, style = f"nothing lost in {three_digits(view.seen_ns / NS_PER_S)} s", ""
+    elif view.has_ended:
+        text, style = f"LOST: {lost}", ALARM
     elif any(number for name, number in now.items() if name not in UNPAIRED):
         text, style = f"LOST NOW: {lost}", ALARM
     else:
@@ -240,7 +246,9 @@ def _losses(view: View) -> Iterator[Span]:
         yield incomplete
 
 
-def _states(view: View, look: Look, notes: Sequence[str]) -> Iterator[Span]:
+def _states(
+    view: View, look: Look, findings: Sequence[Finding], notes: Sequence[str]
+) -> Iterator[Span]:
     if view.has_ended:
         yield "END OF TRACE: this stays until q", REVERSE
     if look.is_paused:
@@ -248,7 +256,6 @@ def _states(view: View, look: Look, notes: Sequence[str]) -> Iterator[Span]:
     if view.quiet_ns >= QUIET_NS and not view.has_ended:
         quiet = three_digits(view.quiet_ns / NS_PER_S)
         yield f"NO RECORDS for {quiet} s: nothing goes on there, or nothing is heard of it", ""
-    findings = (view.latest.findings if view.latest else None) or ()
     shown = [finding for finding in findings if finding.kind != "changed"][:MESSAGES_SHOWN]
     for change in view.changes:
         if view.latest is not None and view.latest.end_ns - change.interval.end_ns < CHANGE_NS:
@@ -349,9 +356,11 @@ def _columns(width: int, has_requeues: bool, by: str) -> list[Column]:
     return columns
 
 
-def _body(view: View, look: Look, about: About, width: int, room: int) -> tuple[list[Line], Shown]:
+def _body(
+    view: View, look: Look, about: About, findings: Sequence[Finding], width: int, room: int
+) -> tuple[list[Line], Shown]:
     """The table, or the latencies of one row."""
-    rows = Rows(view, look, about.name_of, about.views)
+    rows = Rows(view, look, about.name_of, about.views, findings)
     columns = _columns(width, bool(view.past.requeues.any()), look.by)
     titles = tuple(column.title for column in columns if column.is_sortable)
     sort = look.sort if look.sort in titles else WORST
@@ -466,17 +475,15 @@ def _percentile(percent: float, drop: int) -> Column:
 
 
 def _errors(row: ScreenRow) -> Span:
-    now = 0 if row.group is None else row.group.errors
-    return _total(row.errors, now), STYLES[2 * bool(now)]
+    return _total(row.errors, row.new_errors), STYLES[2 * bool(row.new_errors)]
 
 
 def _requeues(row: ScreenRow) -> Span:
-    return _total(row.requeues, 0 if row.group is None else row.group.requeues), ""
+    return _total(row.requeues, row.new_requeues), ""
 
 
-def _total(since_start: int, now: int) -> str:
-    """A total in at most four characters, with "!" if some are of the interval shown."""
-    total = max(since_start, now)
+def _total(total: int, now: int) -> str:
+    """A total in at most four characters, with "!" if some are of the latest interval."""
     return (f"{total}" if total < 1000 else f"{total // 1000}k") + "!" * bool(now)
 
 

@@ -75,15 +75,16 @@ class Past:
         self._stride = 1  # intervals in a slice
         self._cells: list[list[Cells]] = []
 
-    def add(self, interval: Interval) -> None:
-        """Add the next interval, by device."""
+    def add(self, interval: Interval, *, is_rest: bool = False) -> None:
+        """Add the next interval, by device. A rest is too short for a slice of its own."""
         columns = interval.columns()
         keys = columns.key_array[:-1]
         self._know(keys)
         at = np.searchsorted(self.keys, keys)
-        if not self._intervals % self._stride:
-            self._begin_slice()
-        self._intervals += 1
+        if not is_rest:
+            if not self._intervals % self._stride:
+                self._begin_slice()
+            self._intervals += 1
         codes = codes_of(columns.d2c_ns.percentiles[:-1, P99])
         self.codes[at, self.slices - 1] = np.maximum(self.codes[at, self.slices - 1], codes)
         self.errors[at] += np.array(columns.errors[:-1], np.int64)

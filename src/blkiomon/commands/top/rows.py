@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon.commands.san import Lun, luns_of
-from blkiomon.commands.table import op_label
+from blkiomon.commands.san import Lun, luns_of, of_run
+from blkiomon.commands.table import op_label, without_rates
 from blkiomon.commands.top.look import TREES, WORST, Look, RowKey
 from blkiomon.commands.top.past import P99, Codes
 from blkiomon.commands.top.watch import View
@@ -20,6 +20,7 @@ from blkiomon.console import how_many, printable
 from blkiomon.engine.layout import ALL_OPS, OPS
 from blkiomon.formats.units import device_text
 from blkiomon.interval.columns import Columns
+from blkiomon.interval.findings import Finding
 from blkiomon.interval.groups import Group, group_at
 from blkiomon.interval.moments import distinct
 from blkiomon.interval.value import Interval
@@ -71,6 +72,7 @@ class ScreenRow(NamedTuple):
         worst_ns: p99 of the slowest operation, or the age of the oldest request.
         codes: the highest p99 in each slice of the run, see ``Past``.
         errors, requeues: since the start.
+        new_errors, new_requeues: in the latest interval; 0 for a whole run.
         level: 0, or 1 and 2 for what stands out, slightly or much.
     """
 
@@ -81,6 +83,8 @@ class ScreenRow(NamedTuple):
     codes: Codes | None = None
     errors: int = 0
     requeues: int = 0
+    new_errors: int = 0
+    new_requeues: int = 0
     level: int = 0
     is_device: bool = True
     has_operations: bool = False
@@ -187,13 +191,21 @@ class Views:
         return view
 
 
+def findings_of(view: View, look: Look, views: Views) -> Sequence[Finding]:
+    """What stands out in the interval that is shown."""
+    if look.is_whole and view.whole is not None and views.topology is not None:
+        return of_run(view.whole, views.topology)
+    return (view.latest.findings if view.latest is not None else None) or ()
+
+
 class Rows:
     """The rows of a view, in their order.
 
     Args:
         view, look: what to show.
         name_of: returns the name of a device.
-        views: see ``About``.
+        views: of a SAN.
+        findings: see ``findings_of``.
 
     Attributes:
         root: what rows without a row above them are: ``device``, ``lun`` or ``array``.
@@ -206,7 +218,9 @@ class Rows:
         look: Look,
         name_of: Callable[[int], str | None],
         views: Views,
+        findings: Sequence[Finding] = (),
     ) -> None:
+        self._findings = findings
         self._view, self._look, self._name_of = view, look, name_of
         self._luns = views.luns
         self.interval = view.whole if look.is_whole else view.latest
@@ -357,9 +371,8 @@ class Rows:
     @cached_property
     def _levels(self) -> dict[str, int]:
         """How much devices stand out because of findings, by the kernel's name."""
-        latest = self._view.latest
         found: dict[str, int] = {}
-        for finding in (latest.findings if latest is not None else None) or ():
+        for finding in self._findings:
             level = 1 if finding.kind in ("idle_path", "few_requests", "changed") else 2
             for name in (finding.name, *finding.evidence.get("paths", ())):
                 found[name] = max(level, found.get(name, 0))
@@ -400,19 +413,32 @@ class Rows:
         else:
             name = shortened(name, NAME_WIDTH)
         has_failed = group is not None and bool(group.errors)
+        errors, new_errors = self._counted(past.errors[places], group.errors if group else 0)
+        requeues, new_requeues = self._counted(past.requeues[places], group.requeues if group else 0)
         return ScreenRow(
             name,
             state,
-            group,
+            self._with_known_rates(group),
             worst_ns,
             past.codes[places].max(axis=0, initial=0)[: past.slices],
-            int(past.errors[places].sum()),
-            int(past.requeues[places].sum()),
+            errors,
+            requeues,
+            new_errors,
+            new_requeues,
             max(found, severity(worst_ns), 2 * (has_failed or state == WAITING)),
             level != "op",
             self.has_operations and level != "op",
             key == look.selected,
         )
+
+    def _with_known_rates(self, group: Group | None) -> Group | None:
+        is_rest = self._view.is_rest and not self._look.is_whole
+        return without_rates(group) if is_rest and group is not None else group
+
+    def _counted(self, since_start: Numbers, shown: int) -> tuple[int, int]:
+        """A count since the start, and how much of it is of the latest interval."""
+        total = max(int(since_start.sum()), shown)  # idle devices are forgotten
+        return total, 0 if self._look.is_whole else shown
 
     def _state(self, key: RowKey, group: Group | None) -> str:
         level, number = key
@@ -444,14 +470,19 @@ class Rows:
         places = self._view.past.of(n for n in self.devices.at if n not in left_out)
         word = {"device": "dev", "path": "LUNs", "lun": "LUNs"}.get(look.by, f"{look.by}s")
         past, worst_ns = self._view.past, int(figures.worst_ns.max(initial=0))
+        group = figures.total
+        errors, new_errors = self._counted(past.errors[places], group.errors if group else 0)
+        requeues, new_requeues = self._counted(past.requeues[places], group.requeues if group else 0)
         return ScreenRow(
             "all",
             f"{self.n_own} {word}" if self.n_own < 1000 else f"{self.n_own}",
-            figures.total,
+            self._with_known_rates(group),
             worst_ns,
             None,
-            int(past.errors[places].sum()),
-            int(past.requeues[places].sum()),
+            errors,
+            requeues,
+            new_errors,
+            new_requeues,
             severity(worst_ns),
         )
 
