@@ -197,7 +197,7 @@ def test_losses_of_a_real_trace(tmp_path: Path) -> None:
     assert counts.lost_events
     with Tmux(tmp_path, 200, 50) as terminal:
         terminal.run("top", "--speed", "max", lossy)
-        terminal.until("END OF TRACE", "LOST ", f"{counts.lost_events:,} lost events")
+        terminal.until("END OF TRACE", "LOST: ", f"{counts.lost_events:,} lost events")
 
 
 def test_screen_in_the_documentation(tmp_path: Path) -> None:

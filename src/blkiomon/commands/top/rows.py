@@ -413,8 +413,8 @@ class Rows:
         else:
             name = shortened(name, NAME_WIDTH)
         has_failed = group is not None and bool(group.errors)
-        errors, new_errors = self._counted(past.errors[places], group.errors if group else 0)
-        requeues, new_requeues = self._counted(past.requeues[places], group.requeues if group else 0)
+        errors, new_errors = self._counted("errors", places, group)
+        requeues, new_requeues = self._counted("requeues", places, group)
         return ScreenRow(
             name,
             state,
@@ -435,10 +435,13 @@ class Rows:
         is_rest = self._view.is_rest and not self._look.is_whole
         return without_rates(group) if is_rest and group is not None else group
 
-    def _counted(self, since_start: Numbers, shown: int) -> tuple[int, int]:
-        """A count since the start, and how much of it is of the latest interval."""
-        total = max(int(since_start.sum()), shown)  # idle devices are forgotten
-        return total, 0 if self._look.is_whole else shown
+    def _counted(
+        self, name: str, places: npt.NDArray[np.intp], group: Group | None
+    ) -> tuple[int, int]:
+        """Errors or requeues: since the start, and in the latest interval."""
+        shown: int = 0 if group is None else getattr(group, name)
+        total = int(getattr(self._view.past, name)[places].sum())
+        return max(total, shown), 0 if self._look.is_whole else shown  # Past may have forgotten
 
     def _state(self, key: RowKey, group: Group | None) -> str:
         level, number = key
@@ -469,10 +472,10 @@ class Rows:
         left_out = set() if level == "device" else set(self._members(level).get(None, ()))
         places = self._view.past.of(n for n in self.devices.at if n not in left_out)
         word = {"device": "dev", "path": "LUNs", "lun": "LUNs"}.get(look.by, f"{look.by}s")
-        past, worst_ns = self._view.past, int(figures.worst_ns.max(initial=0))
+        worst_ns = int(figures.worst_ns.max(initial=0))
         group = figures.total
-        errors, new_errors = self._counted(past.errors[places], group.errors if group else 0)
-        requeues, new_requeues = self._counted(past.requeues[places], group.requeues if group else 0)
+        errors, new_errors = self._counted("errors", places, group)
+        requeues, new_requeues = self._counted("requeues", places, group)
         return ScreenRow(
             "all",
             f"{self.n_own} {word}" if self.n_own < 1000 else f"{self.n_own}",
