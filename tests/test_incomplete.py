@@ -166,7 +166,7 @@ def test_screen_has_requeues_if_there_are_any(retried: Path) -> None:
         at = titles(watch, width).index("requeue")
         assert row[at : at + 7].strip() == "2"  # not just now
     whole = next(line for line in frame(watch, whole=True) if line[1:].startswith("8:0"))
-    assert whole.split()[-1] == "2!"
+    assert whole.split()[-1] == "2"  # "!" marks those of the latest interval
 
 
 # --- the page, the comparison ---------------------------------------------------------------------
