@@ -17,6 +17,7 @@ NAMES = (
         "captures",
         "metrics",
         "topology",
+        "top",
         "rendering",
         "archive",
         "scaling",

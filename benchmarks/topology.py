@@ -140,25 +140,33 @@ def row(luns: int, times: int) -> tuple[str, ...]:
         )
 
 
-def intervals_of(topology: Topology, requests: int) -> list[Interval]:
-    """Two intervals with so many reads and writes each, of all devices, maps included."""
+def stream_of(topology: Topology, requests: int, seconds: int) -> Iterator[bytes]:
+    """Records of each second, with so many reads and writes of all devices, maps included."""
     random = np.random.default_rng(7)
     numbers = np.array([d.number for d in topology.devices if d.number is not None], np.uint32)
-    n = 2 * requests
+    n = seconds * requests
     records = np.zeros((2, n), layout.TRACE_V7)
     issue, completion = records
     records["magic"], records["bytes"] = layout.MAGIC | 7, 4096
     records["sector"] = 8 * np.arange(n)
     records["device"] = random.choice(numbers, n)
-    issue["time"] = np.sort(random.integers(0, 2 * 10**9, n))
+    issue["time"] = np.sort(random.integers(0, seconds * 10**9, n))
     completion["time"] = issue["time"] + random.lognormal(13, 1, n).astype(np.uint64)
     direction = random.integers(1, 3, n).astype(np.uint32) << 16  # read or write
     issue["action"], completion["action"] = direction | 1 << 22 | 7, direction | 1 << 23 | 8
     stream = records.reshape(-1)
     stream = stream[np.argsort(stream["time"], kind="stable")]
     stream["sequence"] = np.arange(1, 2 * n + 1)
+    ends = np.searchsorted(stream["time"], np.arange(1, seconds) * 10**9)
+    for part in np.split(stream, ends):
+        yield part.tobytes()
+
+
+def intervals_of(topology: Topology, requests: int) -> list[Interval]:
+    """Two intervals of that stream."""
     monitor = Monitor(1.0)
-    return [*monitor.feed(stream.tobytes()), *monitor.finish()][:2]
+    stream = b"".join(stream_of(topology, requests, 2))
+    return [*monitor.feed(stream), *monitor.finish()][:2]
 
 
 def view_row(luns: int, times: int) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import pickle
 import time
 import xml.etree.ElementTree as ET
 from typing import Any
@@ -39,6 +40,7 @@ from blkiomon.engine.snapshot import Snapshot
 from blkiomon.interval.distribution import PERCENTILES, Distribution
 from blkiomon.interval.groups import InFlight, groups_of
 from blkiomon.interval.merging import merge_snapshots
+from blkiomon.interval.moments import add_up
 from blkiomon.interval.value import NOTHING, Counts, Interval, Moments, merge
 
 
@@ -310,6 +312,25 @@ def test_merging_is_associative_and_commutative(ios: list[Io]) -> None:
         b.merge(a, c),
     ):
         assert_same(merged, whole)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3))),
+    st.sampled_from([1, 1000]),  # close keys are counted in an array, far ones are sorted
+)
+def test_counts_of_equal_keys_add_up(pairs: list[tuple[int, int]], distance: int) -> None:
+    wanted: dict[int, int] = {}
+    for key, count in pairs:
+        wanted[distance * key] = wanted.get(distance * key, 0) + count
+    keys = np.array([distance * key for key, _ in pairs], np.int64)
+    found = add_up(keys, np.array([count for _, count in pairs], np.uint64))
+    assert list(zip(*(column.tolist() for column in found))) == sorted(wanted.items())
+
+
+def test_interval_can_be_pickled_with_all_that_it_has_computed() -> None:
+    one = interval_of([Io(SDB, "read", 4096, 0, 1000), Io(SDB, "write", 512, 5, 70)], 0, 2000)
+    one.columns()
+    assert pickle.loads(pickle.dumps(one)).groups() == one.groups()
 
 
 def test_one_interval_merges_to_itself() -> None:

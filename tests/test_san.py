@@ -218,7 +218,7 @@ def text_of_run(paths: Loads, topology: Topology = HOST) -> list[str]:
         load(PATHS[name], int(n), ms, errors=int(sum(errors)))
         for name, (n, ms, *errors) in paths.items()
     ]
-    return of_run(whole(*parts), topology)
+    return [found.text for found in of_run(whole(*parts), topology)]
 
 
 def test_path_slower_than_its_sibling_is_found_by_the_percentile_that_can_be_known() -> None:

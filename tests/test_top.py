@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import goldenfiles
+import numpy as np
 import pytest
 import runner
 from intervals import DM3, HUNG, NAMES, SDB, Io, interval_of
 from rich.cells import cell_len
-from rich.console import Console
 from runner import until
 from test_san import load
 from test_views import HOST
@@ -27,10 +26,13 @@ from blkiomon.commands.san import Tracker
 from blkiomon.commands.top.frame import About, lines
 from blkiomon.commands.top.look import Look, Shown, keys_of
 from blkiomon.commands.top.past import SLICES
-from blkiomon.commands.top.screen import ScreenSink, Terminal, Views
+from blkiomon.commands.top.rows import Views
+from blkiomon.commands.top.screen import ScreenSink, Terminal
 from blkiomon.commands.top.watch import Watch
 from blkiomon.console import complain
+from blkiomon.engine import layout
 from blkiomon.errors import SourceError
+from blkiomon.interval.slow import SlowBatch
 from blkiomon.interval.value import Counts, Interval, merge
 from blkiomon.sources.capture import ALL, Device
 
@@ -70,10 +72,15 @@ def frame(
     for one in intervals:
         watch.add(one)
     watch.has_ended = ended
-    shown, _ = lines(watch.view(whole=look.is_whole), look, about, width, height, notes)
+    shown = plain(lines(watch.view(whole=look.is_whole), look, about, width, height, notes)[0])
     assert len(shown) == height
     assert max(map(cell_len, shown)) <= width
     return shown
+
+
+def plain(shown: Sequence[str]) -> list[str]:
+    """Lines without their styles."""
+    return [re.sub(r"\x1b\[[0-9;]+m|\x1b\[0m", "", line) for line in shown]
 
 
 def rows(shown: Sequence[str]) -> dict[tuple[str, str], dict[str, str]]:
@@ -197,6 +204,23 @@ def test_first_line_says_what_was_lost_before_and_now() -> None:
     assert again[1].startswith(told)
 
 
+def test_losses_are_not_called_present_after_the_end() -> None:
+    assert frame(interval(BUSY, lost_events=9), ended=True)[1] == "LOST: 9 lost events"
+
+
+def test_rest_of_a_trace_has_no_rates_and_no_place_in_the_history() -> None:
+    seen = [interval(requests(SDB, "read", 100, MS, s * S), s) for s in range(3)]
+    rest = interval_of(requests(SDB, "read", 2, 20 * MS, 3 * S), 3 * S, 3 * S + 50 * MS)
+    shown = frame(*seen, rest, ended=True)
+    row = rows(shown)["sdb", "read"]
+    assert (row["IOPS"], row["MB/s"], row["max"]) == ("–", "–", "20.0ms")
+    assert next(line for line in shown if " read " in line).split()[-1] == "▄▄▆"
+    # A whole run has rates, however short its last interval was.
+    assert rows(frame(*seen, rest, look=Look(is_whole=True)))["sdb", "read"]["IOPS"] == "99.0"
+    # The first interval is no rest: nothing is known of others.
+    assert rows(frame(rest))["sdb", "read"]["IOPS"] == "40"
+
+
 def test_all_losses_at_once_are_shown_whole() -> None:
     names = "lost_events sequence_gaps completions_without_issue evicted mismatches skipped_bytes"
     every = dict.fromkeys(names.split(), 10**9)
@@ -213,17 +237,16 @@ def test_unpaired_records_are_not_called_lost() -> None:
 
 
 def test_losses_stand_out_with_and_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")
     watch = Watch()
     watch.add(interval(BUSY, lost_events=1))
 
     def line() -> str:
-        console = Console(file=io.StringIO(), force_terminal=True)
-        return lines(watch.view(), Look(), ABOUT, 80, 24, console=console)[0][1]
+        return lines(watch.view(), Look(), ABOUT, 80, 24)[0][1]
 
-    assert "\x1b[1;37;41mLOST NOW" in line()
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert line() == "\x1b[1;37;41mLOST NOW: 1 lost events (+1)\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b[1mLOST NOW" in line()
+    assert line() == "\x1b[1mLOST NOW: 1 lost events (+1)\x1b[0m"
 
 
 def test_idle_devices_and_a_stream_without_records() -> None:
@@ -277,6 +300,22 @@ def test_history_of_p99() -> None:
     assert re.search(r" [▃▄]{2}▅▅· *$", line)  # percentiles are up to 0.8 % off
 
 
+def test_history_is_coloured_where_latencies_are_high() -> None:
+    watch = Watch()
+    for at, ms in enumerate((1, 20, 200, 200)):
+        watch.add(interval(requests(SDB, "read", 5, ms * MS, at * S), at))
+    (line,) = (line for line in lines(watch.view(), Look(), ABOUT, 200, 24)[0] if "read" in line)
+    assert re.search("[▃▄]\x1b\\[0m\x1b\\[1;33m▆\x1b\\[0m\x1b\\[1;1;31m██\x1b\\[0m$", line)
+
+
+def test_wide_and_combining_characters_keep_columns_aligned() -> None:
+    names = {SDB: "磁盘一", DM3: "e\u0301te\u0301"}
+    about = dataclasses.replace(ABOUT, name_of=names.get, source="磁" * 80)
+    shown = frame(interval(BUSY), about=about)
+    starts = [line[: at.start()] for line in shown if (at := re.search(" (read|write) ", line))]
+    assert [cell_len(start) for start in starts] == [9, 9, 9]
+
+
 def test_long_idle_devices_are_forgotten_unless_named() -> None:
     watch = Watch([SDB])
     watch.add(interval(BUSY))
@@ -293,8 +332,9 @@ def test_errors_are_kept() -> None:
         dataclasses.replace(io, error=i < 3) for i, io in enumerate(requests(SDB, "read", 9, MS))
     ]
     assert rows(frame(interval(failing)))["sdb", "read"]["err"] == "3!"
-    later = frame(interval(failing), interval(requests(SDB, "read", 9, MS, S), 1))
-    assert rows(later)["sdb", "read"]["err"] == "3"
+    seen = interval(failing), interval(requests(SDB, "read", 9, MS, S), 1)
+    assert rows(frame(*seen))["sdb", "read"]["err"] == "3"
+    assert rows(frame(*seen, look=Look(is_whole=True)))["sdb", "read"]["err"] == "3"
 
 
 def test_pause_end_and_messages_are_shown() -> None:
@@ -354,6 +394,19 @@ def san_about(tracker: Tracker) -> About:
     return About(source="all", name_of=tracker.view.name_of, views=Views(tracker.view, []))
 
 
+def test_findings_of_a_whole_run_are_above_its_table() -> None:
+    slow = interval_of([*load("8:0", 250, 1), *load("8:16", 250, 9)], 0, S)
+    tracker = Tracker(HOST, "device")
+    watch = Watch()
+    for one in (slow, interval([], 1), interval([], 2)):
+        watch.add(tracker(one))
+    for look, is_said in ((Look(by="path"), False), (Look(by="path", is_whole=True), True)):
+        view = watch.view(whole=look.is_whole)
+        shown = plain(lines(view, look, san_about(tracker), 120, 24)[0])
+        assert any("! sdb, a path of mpatha to port2, is slow" in line for line in shown) == is_said
+        assert any(line.startswith("!    sdb") for line in shown) == is_said
+
+
 def test_paths_are_below_their_map_and_counted_once() -> None:
     shown = san_frame("path", load("253:0", 40, 5), load("8:0", 20, 1), load("8:16", 20, 9))
     assert tree(shown) == ["▾ mpatha", "    sdb", "    sda"]
@@ -410,7 +463,7 @@ def test_branches_open_and_close_at_the_selected_row() -> None:
         for key in keys:
             _, at = lines(watch.view(), look, san_about(tracker), 80, 24)
             look = look.after(key, at, has_tree=True)
-        shown, _ = lines(watch.view(), look, san_about(tracker), 80, 24)
+        shown = plain(lines(watch.view(), look, san_about(tracker), 80, 24)[0])
         assert tree(shown) == wanted
 
 
@@ -495,7 +548,7 @@ def test_list_scrolls_with_the_selected_row() -> None:
     ):
         _, at = lines(watch.view(), look, ABOUT, 80, 24)
         look = look.after(key, at)
-        shown, _ = lines(watch.view(), look, ABOUT, 80, 24)
+        shown = plain(lines(watch.view(), look, ABOUT, 80, 24)[0])
         assert order(shown)[0] == first
         assert any(f"… {above} devices above" in line for line in shown) == bool(above)
 
@@ -521,6 +574,21 @@ def test_latencies_of_a_device_over_time() -> None:
     assert any("no slow request" in line for line in shown)
 
 
+def test_request_that_hung_and_then_completed_is_listed_once() -> None:
+    found = np.zeros(3, layout.SLOW)
+    request = found["request"]
+    request["device"], request["sector"], request["first_issued_ns"] = SDB, [8, 16, 8], [1, 2, 1]
+    request["d2c_ns"], found["is_pending"] = [S, 2 * S, 8 * S], [True, True, False]
+    watch = Watch()
+    watch.add(interval(requests(SDB, "read", 9, MS)))
+    watch.add_slow(SlowBatch(found, {}, 0, True))
+    shown = plain(lines(watch.view(), Look(detail=("device", SDB)), ABOUT, 100, 24)[0])
+    listed = [line.split()[:5] for line in shown if "at sector" in line]
+    assert [(line[0], line[-1]) for line in listed] == [("8.00s", "sector"), ("2.00s", "sector")]
+    assert sum("still in flight" in line for line in shown) == 1
+    assert any("slowest of the latest 2 slow requests" in line for line in shown)
+
+
 def test_history_covers_the_whole_run_in_a_bounded_number_of_slices() -> None:
     watch = Watch([SDB])
     for number in range(3 * SLICES):
@@ -536,7 +604,7 @@ def test_history_covers_the_whole_run_in_a_bounded_number_of_slices() -> None:
 
 
 def frame_of(watch: Watch, width: int) -> list[str]:
-    return lines(watch.view(), Look(), ABOUT, width, 24)[0]
+    return plain(lines(watch.view(), Look(), ABOUT, width, 24)[0])
 
 
 def test_escape_sequences_are_keys() -> None:
@@ -632,19 +700,6 @@ def test_host_without_disks(host: None, monkeypatch: pytest.MonkeyPatch) -> None
         config_of()
 
 
-def test_missing_library_is_named(tmp_path: Path) -> None:
-    # find_spec() does not find rich.
-    (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.util as u, os\nfound = u.find_spec\n"
-        "u.find_spec = lambda name, *a: None if name == 'rich' else found(name, *a)\n"
-        "os.isatty = lambda fd: True\n"
-    )
-    env = os.environ | {"PYTHONPATH": str(tmp_path), "TERM": "xterm"}
-    assert said(MULTI, env=env, status=4) == [
-        "blkiomon: top needs rich: pip install 'blkiomon[top]'"
-    ]
-
-
 # --- the output ----------------------------------------------------------------------------------
 
 
@@ -664,7 +719,7 @@ class Paper(Terminal):
         self.is_entered = False
 
     def draw(self, shown: Iterable[str]) -> None:
-        self.shown = list(shown)
+        self.shown = plain(list(shown))
 
     def flush(self) -> None:
         pass

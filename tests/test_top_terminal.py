@@ -80,8 +80,8 @@ def test_keys(tmp_path: Path) -> None:
             ("?", "since the start: failed, given back by the kernel", "7:3"),
             ("h", "7:3", ""),
             ("End", "7:3", ""),
-            ("Enter", "requests by latency and time", "7:2"),
-            ("Escape", "7:2", "requests by latency"),
+            ("Enter", "latency by time", "7:2"),
+            ("Escape", "7:2", "latency by time"),
             ("/", "Enter keeps this filter", ""),
             ("1", "7:1", "7:2"),
             ("Escape", "7:2", "filter, Esc"),
@@ -197,18 +197,35 @@ def test_losses_of_a_real_trace(tmp_path: Path) -> None:
     assert counts.lost_events
     with Tmux(tmp_path, 200, 50) as terminal:
         terminal.run("top", "--speed", "max", lossy)
-        terminal.until("END OF TRACE", "LOST ", f"{counts.lost_events:,} lost events")
+        terminal.until("END OF TRACE", "LOST: ", f"{counts.lost_events:,} lost events")
+
+
+def documented(page: str, first: str) -> list[str]:
+    """A screen of the documentation, without its empty lines."""
+    text = (Path(__file__).parent.parent / "docs" / page).read_text()
+    (shown,) = re.findall(rf"^    blkiomon top  {first}.*?^    q quit[^\n]*", text, re.M | re.S)
+    return [line[4:] for line in shown.splitlines() if line.strip()]
 
 
 def test_screen_in_the_documentation(tmp_path: Path) -> None:
-    text = (Path(__file__).parent.parent / "docs/live.md").read_text()
-    (shown,) = re.findall(r"^    blkiomon top  loop-multi.*?^    q quit[^\n]*", text, re.M | re.S)
     (tmp_path / MULTI.name).symlink_to(MULTI)
     with Tmux(tmp_path, 80, 24) as terminal:
         terminal.run("top", "-I", "0.25", "--speed", "max", MULTI.name)
         screen = terminal.until("END OF TRACE", "q quit", " discard ")
     ours = [line for line in screen.splitlines() if line.strip()]
-    assert ours == [line[4:] for line in shown.splitlines() if line.strip()]
+    assert ours == documented("live.md", "loop-multi")
+
+
+def test_tree_in_the_documentation(tmp_path: Path) -> None:
+    for file in (goldenfiles.TRACES / "san/traces").glob("iscsi-slow-path.*"):
+        (tmp_path / file.name).symlink_to(file)
+    with Tmux(tmp_path, 80, 24) as terminal:
+        terminal.run("top", "--by", "array", "--speed", "max", "iscsi-slow-path")
+        terminal.until("END OF TRACE", "q quit")
+        terminal.type("*")
+        screen = terminal.until("q quit", " sda ")
+    ours = [line for line in screen.splitlines() if line.strip()]
+    assert ours == documented("san.md", "iscsi-slow-path")
 
 
 @pytest.mark.parametrize("is_named", [True, False])

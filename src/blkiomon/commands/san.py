@@ -149,7 +149,7 @@ class Table:
 
     def __init__(self, interval: Interval) -> None:
         columns = self._columns = interval.columns()
-        self._keys = np.array(columns.keys, np.int64)
+        self._keys = columns.key_array
         self.requests = _padded(columns.d2c_ns.count)
         self.errors = _padded(columns.errors)
         self.requeues = _padded(columns.requeues)
@@ -195,16 +195,20 @@ class Table:
 
     def values(self, places: npt.NDArray[np.intp], shares: Floats) -> Floats:
         """The latency that a share of the requests of each group does not exceed, rounded up."""
-        found = np.zeros(len(places))
-        has_group = np.flatnonzero(places < len(self._keys))
-        _, counts, starts = h = self._columns.d2c_ns.histograms.select(places[has_group])
-        upto = np.concatenate(([0], np.cumsum(counts)))
-        before, total = upto[starts[:-1]], np.diff(upto[starts])
+        bins, _, starts = self._columns.d2c_ns.histograms
+        starts = np.append(starts, starts[-1])  # of the group without requests
+        before, total = self._upto[starts[places]], self.requests[places]
         is_used = total > 0
-        ranks = before[is_used] + np.ceil(shares[has_group][is_used] * total[is_used])
-        bins = h.bins[np.searchsorted(upto[1:], ranks)]
-        found[has_group[is_used]] = bin_bounds(bins)[1]
+        ranks = before[is_used] + np.ceil(shares[is_used] * total[is_used])
+        found = np.zeros(len(places))
+        found[is_used] = bin_bounds(bins[np.searchsorted(self._upto[1:], ranks)])[1]
         return found
+
+    @cached_property
+    def _upto(self) -> Floats:
+        """How many requests come before each bin of all histograms."""
+        counts = self._columns.d2c_ns.histograms.counts
+        return np.concatenate(([0.0], np.cumsum(counts, dtype=np.float64)))
 
     def d2c(self, devices: Iterable[Device], op: int) -> Distribution:
         """The latencies of some devices together."""
@@ -399,12 +403,12 @@ def findings(facts: Facts) -> list[Finding]:
     return found
 
 
-def of_run(whole: Interval, topology: Topology) -> list[str]:
-    """What stands out in a whole run, as sentences without their full stop."""
+def of_run(whole: Interval, topology: Topology) -> list[Finding]:
+    """What stands out in a whole run."""
     table = Table(whole)
     luns = luns_of(topology)
     facts = Facts(luns, [table], Siblings(luns, set(table.devices)), is_whole=True)
-    return [finding.text for finding in findings(facts)]
+    return findings(facts)
 
 
 def without_moved(

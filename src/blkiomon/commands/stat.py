@@ -32,7 +32,6 @@ from blkiomon.outputs.catalog import OutputSettings
 
 if TYPE_CHECKING:
     from blkiomon.commands.table import Row
-    from blkiomon.interval.groups import Group
     from blkiomon.interval.value import Interval
     from blkiomon.interval.views import View
     from blkiomon.outputs.sink import Report, Sink
@@ -84,9 +83,6 @@ COMMAND = Command(
         ("blkiomon stat --json nvme0n1 500ms", "for programs, twice a second"),
     ),
 )
-
-REST_FRACTION = 0.1
-"""A trace may end so early within an interval that rates of the rest would mislead."""
 
 MOST_FINDINGS = 5
 """Lines below an interval, the most urgent ones."""
@@ -202,7 +198,7 @@ class Lines:
         self._devices = {*devices}
         self._has_ops = has_ops
         self._has_fractions = interval_s < 1
-        self._rest_ns = REST_FRACTION * interval_s * 1e9
+        self._rest_ns = table.REST_FRACTION * interval_s * 1e9
         self._is_plain = not table.speaks_utf8()
         self._head = ""
         self._left = 0  # lines before the head is repeated
@@ -210,12 +206,12 @@ class Lines:
 
     def render(self, interval: Interval) -> Iterator[bytes]:
         """The lines of an interval, after the head where that is due."""
-        from blkiomon.commands.table import PLAIN
+        from blkiomon.commands.table import PLAIN, without_rates
 
         is_rest = bool(self._head) and interval.end_ns - interval.start_ns < self._rest_ns
         rows = list(self._rows(interval, self._has_fractions or is_rest))
         if is_rest:
-            rows = [row._replace(group=_without_rates(row.group)) for row in rows if row.group]
+            rows = [row._replace(group=without_rates(row.group)) for row in rows if row.group]
         lines = self._table.lines(rows)
         if self._table.head != self._head or self._left < len(lines):
             self._head = self._table.head
@@ -275,9 +271,3 @@ def _when(interval: Interval, has_fractions: bool) -> str:
         return f"{interval.end_ns / 1e9:.{3 if has_fractions else 1}f}"
     text = time.strftime("%H:%M:%S", time.localtime(interval.end_ns // 10**9))
     return text + f".{interval.end_ns // 10**6 % 1000:03}" * has_fractions
-
-
-def _without_rates(group: Group) -> Group:
-    load = group.in_flight
-    load = None if load is None else replace(load, duration_ns=0)
-    return replace(group, duration_ns=0, in_flight=load)

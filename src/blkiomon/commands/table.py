@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from blkiomon.console import how_many
@@ -248,6 +248,17 @@ class DeviceFigures:
     @property
     def bytes_per_s(self) -> float:
         return (self.group.bytes_per_s if self.group else None) or 0.0
+
+
+REST_FRACTION = 0.1
+"""A trace may end so early within an interval that rates of the rest would mislead."""
+
+
+def without_rates(group: Group) -> Group:
+    """A group of such a rest: what counts a second is unknown."""
+    load = group.in_flight
+    load = None if load is None else replace(load, duration_ns=0)
+    return replace(group, duration_ns=0, in_flight=load)
 
 
 def loss_note(lost: int) -> str:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import chain, pairwise
 from typing import Any
 
@@ -21,6 +22,7 @@ from blkiomon.interval.moments import (
     NOTHING,
     U64_MAX,
     U128_MAX,
+    MomentColumns,
     Moments,
     distinct,
     from_words,
@@ -45,14 +47,12 @@ PIECE_WEIGHT = 1 << 16
 Keys = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Quantity:
     """The distributions of one quantity in n groups.
 
     Attributes:
         count, min, max, sum, sum_squares: of each group, as in ``Moments``.
-        histograms: of all groups.
-        percentiles: shape (n, number of ``PERCENTILES``), u8; 0 if the histogram is empty.
     """
 
     count: list[int]
@@ -60,8 +60,22 @@ class Quantity:
     max: list[int]
     sum: list[int]
     sum_squares: list[int]
-    histograms: Histograms
-    percentiles: npt.NDArray[np.uint64]
+    _add_up: Callable[[], tuple[Histograms, npt.NDArray[np.uint64]]]
+
+    @cached_property
+    def _added_up(self) -> tuple[Histograms, npt.NDArray[np.uint64]]:
+        """What takes most of the time, and is not always needed."""
+        return self._add_up()
+
+    @property
+    def histograms(self) -> Histograms:
+        """The histograms of all groups."""
+        return self._added_up[0]
+
+    @property
+    def percentiles(self) -> npt.NDArray[np.uint64]:
+        """Shape (n, number of ``PERCENTILES``), u8; 0 if the histogram is empty."""
+        return self._added_up[1]
 
     def means(self, piece: slice) -> list[float | None]:
         """See ``Distribution.mean``."""
@@ -85,15 +99,17 @@ class Quantity:
             for n, s, q in zip(*columns)
         ]
 
+    def moments(self, at: int) -> Moments:
+        """The moments of one group."""
+        columns = self.min, self.max, self.sum, self.sum_squares, self.count
+        return Moments(*(column[at] for column in columns))
+
     def distribution(self, at: int) -> Distribution:
         """The distribution of one group."""
         bins, counts, starts = self.histograms
         begin, end = starts[at : at + 2]
-        moments = Moments(
-            self.min[at], self.max[at], self.sum[at], self.sum_squares[at], self.count[at]
-        )
         known = tuple(self.percentiles[at].tolist()) if end > begin else ()
-        return Distribution(moments, bins[begin:end], counts[begin:end], known)
+        return Distribution(self.moments(at), bins[begin:end], counts[begin:end], known)
 
     def merged(self, places: npt.NDArray[np.intp]) -> Distribution:
         """The distribution of several groups together."""
@@ -133,7 +149,7 @@ class Loads:
     busy_ns: list[int | None]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Columns:
     """The n groups of an interval, in the order of ``Interval.groups``.
 
@@ -159,6 +175,11 @@ class Columns:
     is_queued: list[bool]
     duration_ns: int
 
+    @cached_property
+    def key_array(self) -> Keys:
+        """``keys`` as an array."""
+        return np.array(self.keys, np.int64)
+
     def per_s(self, numbers: list[int]) -> list[float | None]:
         """Each number as a rate; None in an interval without a duration."""
         return self.share([number * NS_PER_S for number in numbers])
@@ -171,7 +192,7 @@ class Columns:
 
     def pieces(self) -> Iterator[slice]:
         """Slices of whole devices, each to render at once; the last slice is the total alone."""
-        keys = np.array(self.keys, np.int64)
+        keys = self.key_array
         ends = np.flatnonzero((keys & 7 == ALL_OPS) | (keys == TOTAL)) + 1
         weights = (  # of all groups up to each end; a group has about 16 figures besides bins
             16 * ends
@@ -333,15 +354,7 @@ class _Grouping:
             tables: the histograms of the rows of each snapshot, dtype ``layout.BIN``.
         """
         moments = moments[self._order]
-        bins = stacked(tables)
-        row = bins["row"] + self._firsts[_index_of(tables)]
-        of_rows = Histograms.sum_by_group(row, bins["bin"], bins["count"], len(moments))
-        of_rows = of_rows.select(self._order)
-        histograms = [of_rows.merge_runs(starts) for starts in self._starts]
         each = [reduce_columns(moments, self._requests, starts) for starts in self._starts]
-        percentiles = [
-            h.percentiles(m.min, m.max, PERCENTILES) for h, m in zip(histograms, each, strict=True)
-        ]
         least, most, total, squares, count = (np.concatenate(column) for column in zip(*each))
         return Quantity(
             self._listed(count),
@@ -349,9 +362,22 @@ class _Grouping:
             self._listed(most),
             self._listed(total),
             self._listed(squares),
-            self._scatter_histograms(histograms),
-            _scatter(np.concatenate(percentiles), self.places, self._n),
+            partial(self._add_up, each, tables),
         )
+
+    def _add_up(
+        self, each: Sequence[MomentColumns], tables: Sequence[Table]
+    ) -> tuple[Histograms, npt.NDArray[np.uint64]]:
+        """The histograms and percentiles of all groups; ``each`` are the moments of each level."""
+        bins = stacked(tables)
+        row = bins["row"] + self._firsts[_index_of(tables)]
+        of_rows = Histograms.sum_by_group(row, bins["bin"], bins["count"], len(self.rows))
+        of_rows = of_rows.select(self._order)
+        levels = [of_rows.merge_runs(starts) for starts in self._starts]
+        percentiles = np.concatenate(
+            [h.percentiles(m.min, m.max, PERCENTILES) for h, m in zip(levels, each, strict=True)]
+        )
+        return self._scatter_histograms(levels), _scatter(percentiles, self.places, self._n)
 
     def _scatter_histograms(self, levels: list[Histograms]) -> Histograms:
         """The histogram of each group, from all levels; empty for a group without a row."""

@@ -115,7 +115,7 @@ class Histograms(NamedTuple):
 
     def select(self, order: npt.NDArray[np.intp]) -> Histograms:
         """The histograms of the groups with these indices, in this order."""
-        lengths = np.diff(self.starts)[order]
+        lengths = self.starts[order + 1] - self.starts[order]
         starts = np.zeros(len(order) + 1, np.intp)
         np.cumsum(lengths, out=starts[1:])
         index = np.repeat(self.starts[order] - starts[:-1], lengths) + np.arange(starts[-1])

@@ -151,7 +151,7 @@ def grouped(columns: Columns) -> tuple[Group, ...]:
 
 
 def group_at(columns: Columns, at: int) -> Group:
-    """One of these groups: of thousands, few are shown."""
+    """One of these groups, without the histogram of sizes: of thousands, few are shown."""
     key, load, is_queued = columns.keys[at], columns.in_flight, columns.is_queued[at]
     q2d_ns, q2c_ns = columns.q2d_ns, columns.q2c_ns
     figures = None
@@ -163,7 +163,7 @@ def group_at(columns: Columns, at: int) -> Group:
         None if key & 7 == ALL_OPS or key == TOTAL else OPS[key & 7],
         columns.errors[at],
         columns.d2c_ns.distribution(at),
-        columns.size_bytes.distribution(at),
+        Distribution(columns.size_bytes.moments(at)),
         figures,
         q2d_ns.distribution(at) if is_queued and q2d_ns is not None else None,
         q2c_ns.distribution(at) if is_queued and q2c_ns is not None else None,

@@ -132,10 +132,11 @@ def _merge_bins(
 ) -> Table:
     bins = stacked(tables)
     row = new_row[bins["row"] + np.repeat(offsets, list(map(len, tables)))]
-    keys, counts = add_up(row << layout.BIN_BITS | bins["bin"], bins["count"])
+    least = int(bins["bin"].min(initial=layout.D2C_BINS))
+    width = max(1, int(bins["bin"].max(initial=0)) - least + 1)  # as few possible keys as there are
+    keys, counts = add_up(row * width + (bins["bin"] - least), bins["count"])
     merged = np.empty(len(keys), layout.BIN)
-    merged["row"], merged["bin"] = keys >> layout.BIN_BITS, keys & (1 << layout.BIN_BITS) - 1
-    merged["count"] = counts
+    merged["row"], merged["bin"], merged["count"] = keys // width, keys % width + least, counts
     return merged
 
 

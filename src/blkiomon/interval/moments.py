@@ -84,19 +84,24 @@ def distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.unique(values, return_index=True)[0]
 
 
+MOST_POSSIBLE = 4
+"""If there are at most so many possible keys for each given one, an array of all costs less than
+sorting."""
+
+
 def add_up(
     keys: npt.NDArray[np.int64], counts: npt.NDArray[np.uint64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
     """The distinct keys, ascending, and the sum of the counts of each."""
     if (keys[1:] > keys[:-1]).all():
         return keys, counts
-    n = int(keys.max()) + 1
-    if n <= len(keys):  # a table of all possible keys takes less time than sorting
-        sums, is_there = np.zeros(n, counts.dtype), np.zeros(n, bool)
-        np.add.at(sums, keys, counts)
-        is_there[keys] = True
-        keys = np.flatnonzero(is_there)
-        return keys, sums[keys]
+    least = int(keys.min())
+    n_possible = int(keys.max()) - least + 1
+    if n_possible <= MOST_POSSIBLE * len(keys) and counts.all():
+        sums = np.zeros(n_possible, np.uint64)
+        np.add.at(sums, keys - least, counts)
+        found = np.flatnonzero(sums)
+        return found + least, sums[found]
     # Bins consist of sorted runs, on which numpy's stable sort is fast.
     order = np.argsort(keys, kind="stable")
     keys = keys[order]

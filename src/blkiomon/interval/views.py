@@ -142,13 +142,17 @@ class View:
             return replace(seen, maps=regroup(interval, numbers, maps))
         return seen
 
-    def groups_of(self, numbers: Numbers) -> dict[int, int | None]:
-        """The group of each of these devices, which were traced; None: it is left out."""
-        if not self._traced.issuperset(numbers.tolist()):
-            self._traced.update(numbers.tolist())
+    def add_traced(self, numbers: Iterable[int]) -> None:
+        """Take note that these devices were traced."""
+        if not self._traced.issuperset(numbers):
+            self._traced.update(numbers)
             self._forget()
         for number in self._traced - self._known.keys():
             self._known[number] = self._place(number)
+
+    def groups_of(self, numbers: Numbers) -> dict[int, int | None]:
+        """The group of each of these devices, which were traced; None: it is left out."""
+        self.add_traced(numbers.tolist())
         return {n: at if isinstance(at := self._known[n], int) else None for n in numbers.tolist()}
 
     def identity(self, number: int) -> tuple[str, str]:

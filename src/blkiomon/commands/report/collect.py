@@ -460,7 +460,7 @@ def _of_traces(
     if view is not None:  # a map and its paths must not be taken for one another at the begin
         known = frozenset[int]().union(*(span.devices for span in recorded))
         known &= set(selected.devices) or known
-        view.groups_of(np.array(sorted(known), np.uint32))
+        view.add_traced(known)
 
     def hand_over(interval: Interval) -> None:
         nonlocal start_ns

@@ -107,7 +107,7 @@ def findings(
     found = (
         *_explain_hung(hung, named, whole.counts.lost),
         *_stalled(runs, whole, named, {device for _, _, device in hung}),
-        *(san.of_run(whole, topology) if topology is not None else ()),
+        *(found.text for found in (san.of_run(whole, topology) if topology is not None else ())),
         *_slow_device(whole, named),
         *(() if gaps else _slower_beside_discards(slices, whole, named)),
         *_got_slower(runs, map(merge, runs) if gaps else [whole], whole, named),

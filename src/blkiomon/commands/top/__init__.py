@@ -1,7 +1,7 @@
 """``blkiomon top``: live figures, or those of a recorded trace, on the whole terminal.
 
-``watch`` adds intervals up, ``frame`` makes lines of text of them, ``screen`` draws those on the
-terminal. rich is imported when something is drawn.
+``watch`` adds intervals up, ``rows`` sorts and selects, ``frame`` makes lines of text, ``screen``
+shows them on the terminal.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from functools import partial
-from importlib.util import find_spec
 
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import (
@@ -27,7 +26,7 @@ from blkiomon.commands.options import (
 )
 from blkiomon.commands.parsing import parsed
 from blkiomon.commands.views import BY, TOPOLOGY
-from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, EXIT_USAGE, complain
+from blkiomon.console import EXIT_INPUT, EXIT_USAGE, complain
 from blkiomon.errors import SourceError
 from blkiomon.outputs.catalog import OutputSettings
 
@@ -91,8 +90,8 @@ COMMAND = Command(
     shows a device's latencies over time and its slow requests, Esc goes back, t or F5 shows a tree
     of arrays, LUNs and paths. Press h for all keys.
 
-    If the terminal is slow, top skips screens; it never loses records. Needs rich: pip install
-    'blkiomon[top]'. If the output is not a terminal, use `blkiomon stat`.
+    If the terminal is slow, top skips screens; it never loses records. If the output is not a
+    terminal, use `blkiomon stat`.
     """,
     (
         ("blkiomon top sda nvme0n1", ""),
@@ -119,9 +118,6 @@ def main(given: Namespace) -> int:
     if os.environ.get("TERM", "dumb") == "dumb":
         complain("this terminal cannot be drawn on (TERM): `blkiomon stat` prints lines")
         return EXIT_USAGE
-    if find_spec("rich") is None:
-        complain("top needs rich: pip install 'blkiomon[top]'")
-        return EXIT_OUTPUT
 
     from blkiomon.commands.run import run
     from blkiomon.commands.top.screen import leave_terminal, open_screen

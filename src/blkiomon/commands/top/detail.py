@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from rich.text import Text
+import numpy.typing as npt
 
 from blkiomon.commands.table import op_label, size_cell, time_cell
+from blkiomon.commands.top.paint import BOLD, RED, UNDERLINE, YELLOW, Line, joined
 from blkiomon.commands.top.past import time_of
 from blkiomon.commands.top.watch import View
 from blkiomon.console import how_many, printable
@@ -25,23 +26,35 @@ LEAST_ROWS = 4
 SLOW_SHOWN = 10
 
 
-def detail_lines(view: View, devices: Sequence[int], width: int, room: int) -> Iterator[Text]:
+def detail_lines(view: View, devices: Sequence[int], width: int, room: int) -> Iterator[Line]:
     """At most ``room`` lines about some devices together."""
-    slow = view.slow[np.isin(view.slow["request"]["device"], devices)]
+    slow = _latest_of_each(view.slow[np.isin(view.slow["request"]["device"], devices)])
     order = np.argsort(-slow["request"]["d2c_ns"].astype(np.int64), kind="stable")
     n_slow = min(SLOW_SHOWN, len(slow), max(0, room // 2 - 2))
     yield from _heat_map(view, devices, width, room - n_slow - 2)
     if not len(slow):
-        yield Text("no slow request: none is above p99 of the last minute, all devices together")
+        why = "no slow request: none is above p99 of the last minute, all devices together"
+        yield [(why, "")]
         return
     least = time_text(int(slow["request"]["d2c_ns"].min()))
     kept = how_many(len(slow), "slow request", "slow requests", ",")
-    yield Text(f"slowest of the latest {kept}, from {least} on", style="underline")
+    yield [(f"slowest of the latest {kept}, from {least} on", UNDERLINE)]
     for at in order[:n_slow].tolist():
         yield _slow_line(view, slow[at])
 
 
-def _heat_map(view: View, devices: Sequence[int], width: int, room: int) -> Iterator[Text]:
+def _latest_of_each(slow: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Slow requests once each: one that was found in flight is found again when it completes."""
+    request = slow["request"]
+    same = [request[name] for name in ("device", "first_issued_ns", "sector")]
+    order = np.lexsort(same)  # stable: the latest comes last
+    is_last = np.ones(len(slow), bool)
+    is_last[:-1] = np.any([of[order][1:] != of[order][:-1] for of in same], axis=0)
+    found: npt.NDArray[np.void] = slow[np.sort(order[is_last])]
+    return found
+
+
+def _heat_map(view: View, devices: Sequence[int], width: int, room: int) -> Iterator[Line]:
     heat = view.past.heat(devices)
     columns = max(1, width - AXIS_WIDTH - 1)
     if len(heat) > columns:
@@ -49,11 +62,12 @@ def _heat_map(view: View, devices: Sequence[int], width: int, room: int) -> Iter
     used = np.flatnonzero(heat.any(axis=0))
     n_rows = room - 2
     if not len(used) or n_rows < LEAST_ROWS:
-        yield Text("nothing completed" if not len(used) else "a heat map needs more lines")
+        yield [("nothing completed" if not len(used) else "a heat map needs more lines", "")]
         return
     first, step = int(used[0]), -(-(int(used[-1]) - int(used[0]) + 1) // n_rows)
     n_rows = -(-(int(used[-1]) - first + 1) // step)
-    yield Text("requests by latency and time: ░ below 1 %, ▒ 10 %, ▓ 50 %, █ above")
+    shares = "░ below 1 %, ▒ below 10 %, ▓ below 50 %, █ more"
+    yield [(f"latency by time; share of requests: {shares}", "")]
     totals = heat.sum(axis=1)
     # A slice is as wide as the screen allows, so that few of them fill it, too.
     repeat = max(1, columns // len(heat))
@@ -63,19 +77,19 @@ def _heat_map(view: View, devices: Sequence[int], width: int, room: int) -> Iter
         share = np.divide(counts, totals, out=np.zeros(len(heat)), where=totals > 0)
         cells = np.where(share > 0, 1 + (share >= 0.01) + (share >= 0.1) + (share >= 0.5), 0)
         axis = time_cell(round(time_of(begin)))
-        style = ("", "yellow", "red")[_level(time_of(begin))]
+        style = ("", YELLOW, RED)[_level(time_of(begin))]
         shades = "".join(SHADES[cell] * repeat for cell in cells.tolist())
-        yield Text.assemble(f"{axis:>{AXIS_WIDTH - 1}} ", (shades, style))
+        yield [(f"{axis:>{AXIS_WIDTH - 1}} ", ""), (shades, style)]
     seconds = f"{three_digits(view.seen_ns / NS_PER_S)} s"
     marks = f"0 s{seconds:>{max(4, repeat * len(heat) - 3)}}"
-    yield Text(" " * AXIS_WIDTH + marks)
+    yield [(" " * AXIS_WIDTH + marks, "")]
 
 
 def _level(time_ns: float) -> int:
     return (time_ns >= 9.9e6) + (time_ns >= 9.9e7)
 
 
-def _slow_line(view: View, found: np.void) -> Text:
+def _slow_line(view: View, found: np.void) -> Line:
     """A slow request: how long, when, what and by whom."""
     request = found["request"]
     name = view.process_names.get(int(request["pid"]), "")
@@ -93,4 +107,4 @@ def _slow_line(view: View, found: np.void) -> Text:
         facts.append(f"error {error_text(int(request['error']))}")
     if found["requeues"]:
         facts.append(how_many(int(found["requeues"]), "requeue", "requeues"))
-    return Text(" ".join(facts), style="bold red" if found["is_pending"] else "")
+    return [(" ".join(facts), joined(BOLD, RED) if found["is_pending"] else "")]

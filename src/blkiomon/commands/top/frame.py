@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import io
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 
 import numpy as np
-from rich.cells import cell_len, set_cell_size
-from rich.console import Console
-from rich.console import Group as Parts
-from rich.text import Text
 
 from blkiomon.commands.table import (
     PLAIN as PLAIN_TABLE,
@@ -27,7 +22,24 @@ from blkiomon.commands.table import (
 )
 from blkiomon.commands.top.detail import SHADES, detail_lines
 from blkiomon.commands.top.look import TREES, WORST, Look, Shown
-from blkiomon.commands.top.past import Codes, codes_of
+from blkiomon.commands.top.paint import (
+    ALARM,
+    BOLD,
+    DIM,
+    RED,
+    REVERSE,
+    UNDERLINE,
+    YELLOW,
+    Line,
+    Span,
+    cell_len,
+    cut,
+    has_colours,
+    joined,
+    painted,
+    wrapped,
+)
+from blkiomon.commands.top.past import CODE_BITS, Codes, codes_of
 from blkiomon.commands.top.rows import (
     CLOSED,
     NAME_WIDTH,
@@ -35,16 +47,18 @@ from blkiomon.commands.top.rows import (
     WAITING,
     Rows,
     ScreenRow,
+    Views,
+    findings_of,
     severity,
 )
 from blkiomon.commands.top.watch import View
 from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import unseen
 from blkiomon.formats.units import NONE, three_digits
+from blkiomon.interval.findings import Finding
 from blkiomon.interval.groups import NS_PER_S, Group, InFlight
 from blkiomon.interval.incomplete import in_words
-from blkiomon.interval.value import Interval
-from blkiomon.interval.views import View as SanView
+from blkiomon.interval.value import Counts, Interval
 from blkiomon.sources.devices import nameless
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -55,10 +69,13 @@ FIRST_BLOCK_NS = 100_000
 
 _FIRST_CODE = int(codes_of(FIRST_BLOCK_NS))
 _CODES_OF_BLOCK = 6
+_STEPS = np.clip((np.arange(1 << CODE_BITS) - _FIRST_CODE) // _CODES_OF_BLOCK + 1, 0, 7)
+_BLOCK_OF = IDLE + "".join(BLOCKS[step] for step in _STEPS[1:])
 _LEVELS = {"▆": 1, "▇": 1, "█": 2}
+_STRETCH = re.compile("[▆▇]+|█+|[^▆▇█]+")
 
 MARKS = " ^!"
-STYLES = ("", "yellow", "bold red")
+STYLES = ("", YELLOW, joined(BOLD, RED))
 """By level: what stands out slightly, or much."""
 
 PLAIN = PLAIN_TABLE | str.maketrans(
@@ -102,10 +119,6 @@ o  operations    w  the whole run, or the latest interval    p  pause
 FOOTER = "q quit  h help  / filter  > sort  Enter latencies  t tree  w whole run  p pause"
 
 
-def _no_view(by: str) -> SanView | None:
-    return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
     """What does not change during a run.
@@ -116,7 +129,7 @@ class About:
         is_live: the trace is live; else it was recorded.
         name_of: returns the name of a device by its number.
         is_plain: the terminal shows only ASCII.
-        views: returns the view of a SAN by one of ``views.BY``; None: the topology is unknown.
+        views: of a SAN.
     """
 
     source: str
@@ -124,7 +137,7 @@ class About:
     is_live: bool = True
     name_of: Callable[[int], str | None] = nameless
     is_plain: bool = False
-    views: Callable[[str], SanView | None] = field(default=_no_view)
+    views: Views = field(default_factory=Views)
 
 
 def lines(
@@ -134,58 +147,52 @@ def lines(
     width: int,
     height: int,
     notes: Sequence[str] = (),
-    console: Console | None = None,
 ) -> tuple[list[str], Shown]:
     """Exactly ``height`` lines, none wider than ``width``, and what they show.
 
-    Lines have escape sequences for colours.
+    Lines have escape sequences for styles, and for colours unless ``NO_COLOR`` is set.
 
     Args:
         notes: further messages for the user, the latest last.
-        console: of the terminal; by default without colours.
     """
-    console = console or Console(file=io.StringIO(), color_system=None)
-    console.size = (width, height)
     width, height = max(1, width), max(1, height)
     shown = Shown()
+    parts: list[Line]
     if width < LEAST_WIDTH or height < LEAST_HEIGHT:
-        parts = [Text(f"{LEAST_WIDTH} columns and {LEAST_HEIGHT} lines, please")]
-        parts += [Text("")] * (height - 1)
+        parts = [[(f"{LEAST_WIDTH} columns and {LEAST_HEIGHT} lines, please", "")]]
+        parts += [[]] * (height - 1)
     else:
-        parts = [
-            _head(view, look, about, width),
-            *(line for text in _losses(view) for line in text.wrap(console, width)),
-            *(line for text in _states(view, look, notes) for line in text.wrap(console, width)),
-        ][: height - 3]
+        findings = findings_of(view, look, about.views)
+        parts = [_head(view, look, about, width)]
+        for text, style in (*_losses(view), *_states(view, look, findings, notes)):
+            parts += wrapped(text, style, width)
+        parts = parts[: height - 3]
         room = height - len(parts) - 1
         if look.is_help:
             parts += _help(room)
         else:
-            body, shown = _body(view, look, about, width, room)
+            body, shown = _body(view, look, about, findings, width, room)
             parts += body
-        parts += [Text("")] * (height - 1 - len(parts))
+        parts += [[]] * (height - 1 - len(parts))
         parts.append(_footer(look, about))
-    for part in parts:
-        part.no_wrap, part.overflow = True, "ellipsis"
-    with console.capture() as capture:
-        console.print(Parts(*parts))
-    text = capture.get()
-    return (text.translate(PLAIN) if about.is_plain else text).split("\n")[:height], shown
+    in_colour = has_colours()
+    texts = [painted(part, width, in_colour=in_colour) for part in parts]
+    return [text.translate(PLAIN) for text in texts] if about.is_plain else texts, shown
 
 
-def _footer(look: Look, about: About) -> Text:
+def _footer(look: Look, about: About) -> Line:
     if look.is_typing:
-        return Text(f"/{printable(look.filter)}_  Enter keeps this filter, Esc drops it", "reverse")
+        return [(f"/{printable(look.filter)}_  Enter keeps this filter, Esc drops it", REVERSE)]
     if look.detail is not None:
-        return Text("q quit  h help  Esc back  w whole run  p pause", style="reverse")
-    has_tree = about.views("array") is not None
-    return Text(FOOTER if has_tree else FOOTER.replace("t tree  ", ""), style="reverse")
+        return [("q quit  h help  Esc back  w whole run  p pause", REVERSE)]
+    has_tree = about.views.topology is not None
+    return [(FOOTER if has_tree else FOOTER.replace("t tree  ", ""), REVERSE)]
 
 
 # --- above the table ------------------------------------------------------------------------------
 
 
-def _head(view: View, look: Look, about: About, width: int) -> Text:
+def _head(view: View, look: Look, about: About, width: int) -> Line:
     interval = view.whole if look.is_whole else view.latest
     if interval is None:
         right = f"waiting for the first {about.interval_s:g} s"
@@ -197,9 +204,8 @@ def _head(view: View, look: Look, about: About, width: int) -> Text:
     room = max(0, width - cell_len(right) - 2)
     if len(left) + len(source) > room:
         source = "…" + source[-max(1, room - len(left) - 1) :]  # the end of a path is specific
-    head = Text(left + source, style="bold")
-    head.truncate(room, overflow="ellipsis", pad=True)
-    return head.append(f"  {right}")
+    left = cut(left + source, room)
+    return [(left, BOLD), (f"{' ' * (room - cell_len(left))}  {right}", "")]
 
 
 def _when(interval: Interval, about: About) -> str:
@@ -209,9 +215,10 @@ def _when(interval: Interval, about: About) -> str:
     return time.strftime(form, time.localtime(interval.end_ns // NS_PER_S))
 
 
-def _losses(view: View) -> Iterator[Text]:
+def _losses(view: View) -> Iterator[Span]:
     """What is known to be missing, or that nothing is."""
-    totals, now = unseen(view.totals), unseen(view.now)
+    totals = unseen(view.totals)
+    now = unseen(Counts() if view.has_ended else view.now)
 
     def listed(names: Iterable[str]) -> str:
         return ", ".join(
@@ -222,42 +229,46 @@ def _losses(view: View) -> Iterator[Text]:
 
     lost = listed(name for name in totals if name not in UNPAIRED)
     unpaired = listed(UNPAIRED)
-    incomplete = Text(f"INCOMPLETE: {in_words(view.incomplete)}", style="bold white on red")
-    if not lost and view.incomplete:
-        text = incomplete
+    incomplete = (f"INCOMPLETE: {in_words(view.incomplete)}", ALARM) if view.incomplete else None
+    if not lost and incomplete is not None:
+        text, style = incomplete
+        incomplete = None
     elif not lost:
-        text = Text(f"nothing lost in {three_digits(view.seen_ns / NS_PER_S)} s")
+        text, style = f"nothing lost in {three_digits(view.seen_ns / NS_PER_S)} s", ""
+    elif view.has_ended:
+        text, style = f"LOST: {lost}", ALARM
     elif any(number for name, number in now.items() if name not in UNPAIRED):
-        text = Text(f"LOST NOW: {lost}", style="bold white on red")
+        text, style = f"LOST NOW: {lost}", ALARM
     else:
-        text = Text(f"LOST before, nothing now: {lost}", style="bold")
-    yield text.append(f"; unpaired: {unpaired}") if unpaired else text
-    if view.incomplete and text is not incomplete:
+        text, style = f"LOST before, nothing now: {lost}", BOLD
+    yield text + f"; unpaired: {unpaired}" * bool(unpaired), style
+    if incomplete is not None:
         yield incomplete
 
 
-def _states(view: View, look: Look, notes: Sequence[str]) -> Iterator[Text]:
+def _states(
+    view: View, look: Look, findings: Sequence[Finding], notes: Sequence[str]
+) -> Iterator[Span]:
     if view.has_ended:
-        yield Text("END OF TRACE: this stays until q", style="reverse")
+        yield "END OF TRACE: this stays until q", REVERSE
     if look.is_paused:
-        yield Text("PAUSED: p goes on", style="reverse")
+        yield "PAUSED: p goes on", REVERSE
     if view.quiet_ns >= QUIET_NS and not view.has_ended:
         quiet = three_digits(view.quiet_ns / NS_PER_S)
-        yield Text(f"NO RECORDS for {quiet} s: nothing goes on there, or nothing is heard of it")
-    findings = (view.latest.findings if view.latest else None) or ()
+        yield f"NO RECORDS for {quiet} s: nothing goes on there, or nothing is heard of it", ""
     shown = [finding for finding in findings if finding.kind != "changed"][:MESSAGES_SHOWN]
     for change in view.changes:
         if view.latest is not None and view.latest.end_ns - change.interval.end_ns < CHANGE_NS:
             ago = three_digits((view.latest.end_ns - change.interval.end_ns) / NS_PER_S)
-            yield Text(f"! {ago} s ago: {printable(change.finding.text)}", style="bold yellow")
+            yield f"! {ago} s ago: {printable(change.finding.text)}", joined(BOLD, YELLOW)
     for finding in shown:
-        yield Text(f"! {printable(finding.text)}", style="bold")
+        yield f"! {printable(finding.text)}", BOLD
     for note in notes[-MESSAGES_SHOWN:]:
-        yield Text(printable(note))
+        yield printable(note), ""
 
 
-def _help(room: int) -> list[Text]:
-    return [Text(line) for line in ("", *HELP.splitlines())][:room]
+def _help(room: int) -> list[Line]:
+    return [[(line, "")] for line in ("", *HELP.splitlines())][:room]
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -265,32 +276,29 @@ def _help(room: int) -> list[Text]:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the table; where there is no room, those with the greatest ``drop`` go first."""
+    """A column of the table.
+
+    Attributes:
+        title: its heading.
+        width: in cells.
+        cell: returns the text of a row's cell and its style.
+        drop: where there is no room, columns with the greatest numbers are left out.
+    """
 
     title: str
     width: int
-    text: Callable[[ScreenRow], str]
+    cell: Callable[[ScreenRow], Span]
     drop: int = 0
     is_left: bool = False
-    level: Callable[[ScreenRow], int] = lambda row: 0
-    percent: float = 0
     is_sortable: bool = True
     is_history: bool = False
 
-    def style(self, row: ScreenRow, cell: str) -> str:
-        """How to show a cell: a percentile of too few requests is dim."""
-        if self.percent and row.group is not None:
-            if not is_supported(row.group.requests, self.percent):
-                return "dim"
-        return STYLES[self.level(row)]
-
-    def cell(self, text: str) -> str:
-        """The text, cut or padded to the width of the column."""
-        width = cell_len(text)
-        if width > self.width:
-            return set_cell_size(text, self.width - 1) + "…"
-        blank = " " * (self.width - width)
-        return text + blank if self.is_left else blank + text
+    def padded(self, text: str) -> str:
+        """A text, cut or padded to the width of the column."""
+        missing = self.width - cell_len(text)
+        if missing < 0:
+            return cut(text, self.width)
+        return text + " " * missing if self.is_left else " " * missing + text
 
 
 HISTORY = "history"
@@ -304,17 +312,15 @@ def _columns(width: int, has_requeues: bool, by: str) -> list[Column]:
         Column(
             "array" if by == "array" else "lun" if by in TREES else by,
             NAME_WIDTH + 2 if has_long_names else 9,
-            lambda row: MARKS[row.level] * row.is_device + row.name,
+            _name,
             is_left=True,
-            level=lambda row: row.level * row.is_device,
             is_sortable=False,
         ),
         Column(
             "state" if by in TREES else "op",
             12 if is_wide else 9 if by in TREES else 7,
-            lambda row: row.op,
+            lambda row: (row.op, STYLES[2 * (row.op == WAITING)]),
             is_left=True,
-            level=lambda row: 2 * (row.op == WAITING),
             is_sortable=False,
         ),
         _time(WORST, lambda row: row.worst_ns or None),
@@ -329,7 +335,7 @@ def _columns(width: int, has_requeues: bool, by: str) -> list[Column]:
         _of_group("max", lambda g: g.d2c_ns.max, 50),
         Column("flight", 6, _load(lambda load: load.end, count_cell), 66),
         _of_group("oldest", lambda g: g.in_flight.oldest_ns or None if g.in_flight else None, 90),
-        Column("err", 4, _errors, 72, level=_has_new, is_sortable=False),
+        Column("err", 4, _errors, 72, is_sortable=False),
         Column("busy", 5, _load(lambda load: load.busy_fraction, share_cell), 136),
         Column("queue", 6, _load(lambda load: load.mean, count_cell), 146),
         _of_group("q2d", lambda g: g.q2d_ns.percentile(99) if g.q2d_ns else None, 156),
@@ -342,13 +348,19 @@ def _columns(width: int, has_requeues: bool, by: str) -> list[Column]:
     left = width - sum(column.width + 1 for column in columns)
     if left >= 8:
         title = "highest p99: ▁ <100µs … █ 100ms+" if left >= 33 else HISTORY
-        columns.append(Column(title, left, lambda row: _spark(row.codes, left), is_sortable=False))
+
+        def history(row: ScreenRow) -> Span:
+            return _spark(row.codes, left), ""
+
+        columns.append(Column(title, left, history, is_sortable=False, is_history=True))
     return columns
 
 
-def _body(view: View, look: Look, about: About, width: int, room: int) -> tuple[list[Text], Shown]:
+def _body(
+    view: View, look: Look, about: About, findings: Sequence[Finding], width: int, room: int
+) -> tuple[list[Line], Shown]:
     """The table, or the latencies of one row."""
-    rows = Rows(view, look, about.name_of, about.views)
+    rows = Rows(view, look, about.name_of, about.views, findings)
     columns = _columns(width, bool(view.past.requeues.any()), look.by)
     titles = tuple(column.title for column in columns if column.is_sortable)
     sort = look.sort if look.sort in titles else WORST
@@ -374,77 +386,76 @@ def _body(view: View, look: Look, about: About, width: int, room: int) -> tuple[
     above, below = (sum(key[0] != "op" for key in part) for part in (keys[:begin], keys[end:]))
     what = "device" if look.by == "device" else "row"
     if begin:
-        table.append(Text(f"… {how_many(above, what, what + 's', ',')} above, {below:,} below"))
+        text = f"… {how_many(above, what, what + 's', ',')} above, {below:,} below"
+        table.append([(text, "")])
     elif end < len(keys):
-        table.append(Text(f"… {how_many(below, f'more {what}', f'more {what}s', ',')}"))
+        table.append([(f"… {how_many(below, f'more {what}', f'more {what}s', ',')}", "")])
     if look.filter and not keys:
-        table.append(Text(f"nothing has {printable(look.filter)} in its name"))
+        table.append([(f"nothing has {printable(look.filter)} in its name", "")])
     return table, Shown(tuple(keys), left, titles, rows.has_operations)
 
 
-def _title(columns: Sequence[Column], sort: str) -> Text:
-    head = Text(style="underline")
+def _title(columns: Sequence[Column], sort: str) -> Line:
+    line: Line = []
     for column in columns:
         is_sorted = column.title == sort
-        head.append(" " * bool(head))
-        head.append(column.cell(column.title + "▼" * is_sorted), "bold" if is_sorted else "")
-    return head
+        line.append((" " * bool(line), UNDERLINE))
+        text = column.padded(column.title + "▼" * is_sorted)
+        line.append((text, joined(UNDERLINE, BOLD * is_sorted)))
+    return line
 
 
-def _row(row: ScreenRow, columns: Sequence[Column]) -> Text:
-    style = "dim" if row.op == "idle" else "bold" if row.has_operations else ""
-    text = Text(style=f"{style} reverse" if row.is_selected else style)
-    spans: list[tuple[str, int, int]] = []
-    parts, at = [], 0
+def _row(row: ScreenRow, columns: Sequence[Column]) -> Line:
+    line: Line = []
+    base = DIM if row.op == "idle" else BOLD if row.has_operations else ""
+    base = joined(base, REVERSE * row.is_selected)
+    gap = ""
     for column in columns:
-        cell = column.cell(column.text(row))
+        text, style = column.cell(row)
+        text = gap + column.padded(text)
         if column.is_history:
-            spans += ((STYLES[level], at + i, at + j) for level, i, j in _levels_of(cell))
-        elif named := column.style(row, cell):
-            spans.append((named, at, at + len(cell)))
-        parts.append(cell)
-        at += len(cell) + 1
-    text.append(" ".join(parts))
-    for named, begin, end in spans:
-        text.stylize(named, begin, end)
-    return text
+            line += ((part, joined(base, of_part)) for part, of_part in _stretches(text))
+        else:
+            line.append((text, joined(base, style) if style else base))
+        gap = " "
+    return line
 
 
-def _levels_of(history: str) -> Iterator[tuple[int, int, int]]:
-    """Stretches of a history that stand out: level, begin and end."""
-    at = 0
-    for level, blocks in groupby(history, lambda block: _LEVELS.get(block, 0)):
-        begin, at = at, at + len(list(blocks))
-        if level:
-            yield level, begin, at
+def _stretches(history: str) -> Iterator[Span]:
+    """The parts of a history that stand out alike."""
+    for part in _STRETCH.findall(history):
+        yield part, STYLES[_LEVELS.get(part[0], 0)]
 
 
 # --- cells ----------------------------------------------------------------------------------------
 
 
-def _figure(
-    figure: Callable[[Group], float | None], text: Callable[[float | None], str]
-) -> Callable[[ScreenRow], str]:
-    """The text of a cell with a figure of the row's group."""
-    return lambda row: NONE if row.group is None else text(figure(row.group))
+Cell = Callable[[ScreenRow], Span]
 
 
-def _load(
-    figure: Callable[[InFlight], float | None], text: Callable[[float | None], str]
-) -> Callable[[ScreenRow], str]:
+def _name(row: ScreenRow) -> Span:
+    level = row.level * row.is_device
+    return MARKS[level] * row.is_device + row.name, STYLES[level]
+
+
+def _figure(figure: Callable[[Group], float | None], text: Callable[[float | None], str]) -> Cell:
+    """A cell with a figure of the row's group."""
+    return lambda row: (NONE if row.group is None else text(figure(row.group)), "")
+
+
+def _load(figure: Callable[[InFlight], float | None], text: Callable[[float | None], str]) -> Cell:
     """Likewise, with a figure of requests in flight."""
     return _figure(lambda g: None if g.in_flight is None else figure(g.in_flight), text)
 
 
 def _time(title: str, time_ns: Callable[[ScreenRow], float | None], drop: int = 0) -> Column:
     """A column of latencies, coloured by how high they are."""
-    return Column(
-        title,
-        6,
-        lambda row: time_cell(time_ns(row)),
-        drop,
-        level=lambda row: severity(time_ns(row) or 0),
-    )
+
+    def cell(row: ScreenRow) -> Span:
+        time = time_ns(row)
+        return time_cell(time), STYLES[severity(time or 0)]
+
+    return Column(title, 6, cell, drop)
 
 
 def _of_group(title: str, figure: Callable[[Group], float | None], drop: int) -> Column:
@@ -452,25 +463,27 @@ def _of_group(title: str, figure: Callable[[Group], float | None], drop: int) ->
 
 
 def _percentile(percent: float, drop: int) -> Column:
+    """A percentile; it is dim if no request of so few is above it."""
     column = _of_group(f"p{percent:g}", lambda g: g.d2c_ns.percentile(percent), drop)
-    return replace(column, percent=percent)
+
+    def cell(row: ScreenRow) -> Span:
+        text, style = column.cell(row)
+        has_enough = row.group is None or is_supported(row.group.requests, percent)
+        return text, style if has_enough else DIM
+
+    return replace(column, cell=cell)
 
 
-def _has_new(row: ScreenRow) -> int:
-    return 2 * bool(row.group is not None and row.group.errors)
+def _errors(row: ScreenRow) -> Span:
+    return _total(row.errors, row.new_errors), STYLES[2 * bool(row.new_errors)]
 
 
-def _errors(row: ScreenRow) -> str:
-    return _total(row.errors, 0 if row.group is None else row.group.errors)
+def _requeues(row: ScreenRow) -> Span:
+    return _total(row.requeues, row.new_requeues), ""
 
 
-def _requeues(row: ScreenRow) -> str:
-    return _total(row.requeues, 0 if row.group is None else row.group.requeues)
-
-
-def _total(since_start: int, now: int) -> str:
-    """A total in at most four characters, with "!" if some are of the interval shown."""
-    total = max(since_start, now)
+def _total(total: int, now: int) -> str:
+    """A total in at most four characters, with "!" if some are of the latest interval."""
     return (f"{total}" if total < 1000 else f"{total // 1000}k") + "!" * bool(now)
 
 
@@ -481,7 +494,4 @@ def _spark(codes: Codes | None, width: int) -> str:
     if len(codes) > width:
         starts = np.arange(width) * len(codes) // width
         codes = np.maximum.reduceat(codes, starts)
-    blocks = np.clip((codes.astype(int) - _FIRST_CODE) // _CODES_OF_BLOCK + 1, 0, len(BLOCKS) - 1)
-    return "".join(
-        BLOCKS[block] if code else IDLE for code, block in zip(codes.tolist(), blocks.tolist())
-    )
+    return "".join(map(_BLOCK_OF.__getitem__, codes.tolist()))

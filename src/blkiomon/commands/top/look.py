@@ -10,8 +10,8 @@ RowKey = tuple[str, int]
 
 WORST = "worst"
 
-TREES = {"array": 0, "lun": 1, "path": 1}
-"""Views that are trees, and the level of their roots: array, LUN, path."""
+TREES = ("array", "lun", "path")
+"""Views that are trees of arrays, LUNs and paths."""
 
 _KEYS = {
     "\x1b[A": "up", "\x1bOA": "up", "\x1b[B": "down", "\x1bOB": "down",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from blkiomon.engine.layout import ALL_OPS
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.interval.distribution import N_BINS, PERCENTILES, bin_bounds
-from blkiomon.interval.moments import add_up
+from blkiomon.interval.moments import add_up, distinct
 from blkiomon.interval.value import Interval
 
 SLICES = 120
@@ -75,15 +75,16 @@ class Past:
         self._stride = 1  # intervals in a slice
         self._cells: list[list[Cells]] = []
 
-    def add(self, interval: Interval) -> None:
-        """Add the next interval, by device."""
+    def add(self, interval: Interval, *, is_rest: bool = False) -> None:
+        """Add the next interval, by device. A rest is too short for a slice of its own."""
         columns = interval.columns()
-        keys = np.array(columns.keys[:-1], np.int64)
+        keys = columns.key_array[:-1]
         self._know(keys)
         at = np.searchsorted(self.keys, keys)
-        if not self._intervals % self._stride:
-            self._begin_slice()
-        self._intervals += 1
+        if not is_rest:
+            if not self._intervals % self._stride:
+                self._begin_slice()
+            self._intervals += 1
         codes = codes_of(columns.d2c_ns.percentiles[:-1, P99])
         self.codes[at, self.slices - 1] = np.maximum(self.codes[at, self.slices - 1], codes)
         self.errors[at] += np.array(columns.errors[:-1], np.int64)
@@ -97,13 +98,11 @@ class Past:
     @property
     def devices(self) -> npt.NDArray[np.int64]:
         """Numbers of the known devices, ascending."""
-        return np.unique(self.keys >> 3)
+        return distinct(self.keys >> 3)
 
     def of(self, numbers: Iterable[int], op: int = ALL_OPS) -> npt.NDArray[np.intp]:
         """Where these devices are, as far as they are known."""
-        keys = np.fromiter(numbers, np.int64) << 3 | op
-        at = np.minimum(np.searchsorted(self.keys, keys), max(0, len(self.keys) - 1))
-        return at[self.keys[at] == keys] if len(self.keys) else at[:0]
+        return self._find(np.fromiter(numbers, np.int64) << 3 | op)
 
     def heat(self, numbers: Iterable[int]) -> npt.NDArray[np.float64]:
         """How many requests of some devices had each latency, shape (slices, codes)."""
@@ -126,12 +125,20 @@ class Past:
 
     # --- inner workings ---------------------------------------------------------------------------
 
+    def _find(self, keys: Keys) -> npt.NDArray[np.intp]:
+        """Where these keys are, as far as they are known."""
+        if not len(self.keys):
+            return np.empty(0, np.intp)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        found: npt.NDArray[np.intp] = at[self.keys[at] == keys]
+        return found
+
     def _know(self, keys: Keys) -> None:
         """Make room for the keys that are new."""
-        if np.isin(keys, self.keys, assume_unique=True).all():
+        if len(self._find(keys)) == len(keys):
             return
         before = self.keys
-        self.keys = np.union1d(before, keys)
+        self.keys = distinct(np.concatenate([before, keys]))
         at = np.searchsorted(self.keys, before)
 
         def spread(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

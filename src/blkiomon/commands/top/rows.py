@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon.commands.san import luns_of
-from blkiomon.commands.table import op_label
+from blkiomon.commands.san import Lun, luns_of, of_run
+from blkiomon.commands.table import op_label, without_rates
 from blkiomon.commands.top.look import TREES, WORST, Look, RowKey
 from blkiomon.commands.top.past import P99, Codes
 from blkiomon.commands.top.watch import View
@@ -20,10 +20,12 @@ from blkiomon.console import how_many, printable
 from blkiomon.engine.layout import ALL_OPS, OPS
 from blkiomon.formats.units import device_text
 from blkiomon.interval.columns import Columns
+from blkiomon.interval.findings import Finding
 from blkiomon.interval.groups import Group, group_at
+from blkiomon.interval.moments import distinct
 from blkiomon.interval.value import Interval
 from blkiomon.interval.views import View as SanView
-from blkiomon.sources.topology import Device
+from blkiomon.sources.topology import Device, Topology
 
 FEW_DEVICES = 5
 """With more devices, rows of operations are hidden until they are asked for."""
@@ -39,6 +41,7 @@ OPEN, CLOSED = "▾ ", "▸ "
 NAME_WIDTH = 20
 
 Floats = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.int64]
 
 SORTS: dict[str, Callable[[Columns], Any]] = {
     "IOPS": lambda c: c.d2c_ns.count,
@@ -59,8 +62,7 @@ SORTS: dict[str, Callable[[Columns], Any]] = {
 """The figure of each group by which a column sorts; an empty list: unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScreenRow:
+class ScreenRow(NamedTuple):
     """A row of the table.
 
     Attributes:
@@ -70,6 +72,7 @@ class ScreenRow:
         worst_ns: p99 of the slowest operation, or the age of the oldest request.
         codes: the highest p99 in each slice of the run, see ``Past``.
         errors, requeues: since the start.
+        new_errors, new_requeues: in the latest interval; 0 for a whole run.
         level: 0, or 1 and 2 for what stands out, slightly or much.
     """
 
@@ -80,6 +83,8 @@ class ScreenRow:
     codes: Codes | None = None
     errors: int = 0
     requeues: int = 0
+    new_errors: int = 0
+    new_requeues: int = 0
     level: int = 0
     is_device: bool = True
     has_operations: bool = False
@@ -95,12 +100,12 @@ class Figures:
         worst_ns: shape (n,), see ``ScreenRow``.
     """
 
-    def __init__(self, interval: Interval | None, known: Iterable[int] = ()) -> None:
+    def __init__(self, interval: Interval | None, known: Numbers) -> None:
         columns = self.columns = None if interval is None else interval.columns()
-        keys = np.array([] if columns is None else columns.keys[:-1], np.int64)
+        keys = np.empty(0, np.int64) if columns is None else columns.key_array[:-1]
         self.places = np.flatnonzero(keys & 7 == ALL_OPS)
         here = keys[self.places] >> 3
-        idle = np.setdiff1d(np.fromiter(known, np.int64), here)
+        idle = known[~np.isin(known, here, assume_unique=True)]
         self.numbers = np.concatenate([here, idle])
         self.starts = np.concatenate([[0], self.places + 1])[:-1].astype(np.intp)
         worst = np.zeros(len(keys))
@@ -145,13 +150,66 @@ class Figures:
         return None if self.columns is None else group_at(self.columns, len(self.columns.keys) - 1)
 
 
+class Views:
+    """The views of a SAN that the screen shows, made when they are first asked for.
+
+    Args:
+        names: has the topology, which may be replaced during a run; None: it is unknown.
+        traced: numbers of devices that are certainly traced.
+    """
+
+    def __init__(self, names: SanView | None = None, traced: Iterable[int] = ()) -> None:
+        self._names = names
+        self._traced = list(traced)
+        self._views: dict[str, SanView] = {}
+        self._topology: Topology | None = None
+        self._luns: list[Lun] = []
+
+    @property
+    def topology(self) -> Topology | None:
+        """The latest one; None: it is unknown."""
+        return None if self._names is None else self._names.topology
+
+    @property
+    def luns(self) -> list[Lun]:
+        """The LUNs of the latest topology."""
+        if self._topology is not self.topology:
+            self._topology = self.topology
+            self._luns = [] if self._topology is None else luns_of(self._topology)
+        return self._luns
+
+    def of(self, by: str) -> SanView | None:
+        """The view by one of ``views.BY``; None if it shows devices as they are."""
+        topology = self.topology
+        if topology is None or by == "device":
+            return None
+        if by not in self._views:
+            self._views[by] = SanView(topology, by, self._traced)
+        view = self._views[by]
+        if view.topology is not topology:
+            view.update(topology)
+        return view
+
+
+def findings_of(view: View, look: Look, views: Views) -> Sequence[Finding]:
+    """What stands out in the interval that is shown."""
+    if look.is_whole and view.whole is not None and views.topology is not None:
+        return of_run(view.whole, views.topology)
+    return (view.latest.findings if view.latest is not None else None) or ()
+
+
 class Rows:
     """The rows of a view, in their order.
 
     Args:
         view, look: what to show.
         name_of: returns the name of a device.
-        views: see ``About``.
+        views: of a SAN.
+        findings: see ``findings_of``.
+
+    Attributes:
+        root: what rows without a row above them are: ``device``, ``lun`` or ``array``.
+        rows: each row and its depth in the tree.
     """
 
     def __init__(
@@ -159,40 +217,50 @@ class Rows:
         view: View,
         look: Look,
         name_of: Callable[[int], str | None],
-        views: Callable[[str], SanView | None],
+        views: Views,
+        findings: Sequence[Finding] = (),
     ) -> None:
+        self._findings = findings
         self._view, self._look, self._name_of = view, look, name_of
+        self._luns = views.luns
         self.interval = view.whole if look.is_whole else view.latest
-        known = view.expected.union(view.past.devices.tolist())
-        self.devices = Figures(self.interval, known)
-        self._views = {by: views(by) for by in ("lun", "array")} if look.by in TREES else {}
-        self._by_level = {"device": self.devices}
-        if look.by in TREES:
-            levels = ("lun", "array")[: 2 - TREES[look.by]]
-            for level in levels:
-                self._by_level[level] = self._grouped(self._views[level])
-            self.root = levels[-1]
-        elif look.by == "device" or (flat := views(look.by)) is None:
-            self.root = "device"
-        else:
-            self._views["array"] = flat  # its groups have no children
-            self._by_level["array"] = self._grouped(flat)
-            self.root = "array"
-        self.n_own = len(self._by_level[self.root].numbers)
+        self._known = distinct(
+            np.concatenate([view.past.devices, np.fromiter(view.expected, np.int64)])
+        )
+        # The groups of ports and HBAs have no rows below them, as if they were arrays.
+        levels = {"lun": "lun", "array": "array"} if look.by in TREES else {"array": look.by}
+        found = {level: views.of(by) for level, by in levels.items()}
+        self._views = {level: view for level, view in found.items() if view is not None}
+        traced = view.past.devices.tolist()
+        for of_san in self._views.values():
+            of_san.add_traced(traced)
+        self.root = "device"
+        if self._views:
+            self.root = "lun" if look.by in ("lun", "path") else "array"
+        self._by_level: dict[str, Figures] = {}
+        self._orders: dict[str, dict[int, int]] = {}
+        self._groups: dict[str, dict[int | None, list[int]]] = {}
+        self.devices = self._figures("device")
+        self.n_own = len(self._figures(self.root).numbers)
         self.has_operations = self.root == "device" and (
             self.n_own <= FEW_DEVICES if look.has_operations is None else look.has_operations
         )
         self.rows: list[tuple[RowKey, int]] = []
-        """Each row and its depth in the tree."""
         self._list()
 
-    def _grouped(self, view: SanView | None) -> Figures:
-        assert view is not None
-        view.groups_of(self._view.past.devices.astype(np.uint32))  # all were traced
+    def _figures(self, level: str) -> Figures:
+        """The figures of devices, LUNs or arrays, when they are first needed."""
+        if level not in self._by_level:
+            view = self._views.get(level)
+            found = self._grouped(view) if view else Figures(self.interval, self._known)
+            self._by_level[level] = found
+        return self._by_level[level]
+
+    def _grouped(self, view: SanView) -> Figures:
         interval = None if self.interval is None else view(self.interval)
         groups, devices = view.groups, self.devices
         shown = {n: groups[n] for n in devices.at if n in groups}
-        figures = Figures(interval, set(shown.values()))
+        figures = Figures(interval, np.array([*set(shown.values())], np.int64))
         members = [devices.at[number] for number in shown]
         places = [figures.at[group] for group in shown.values()]
         np.maximum.at(figures.worst_ns, places, devices.worst_ns[members])  # by its worst member
@@ -204,11 +272,10 @@ class Rows:
     def _children(self) -> dict[RowKey, list[int]]:
         """LUNs of arrays, and paths of LUNs."""
         found: dict[RowKey, list[int]] = {}
-        view, other = self._views.get("lun"), self._views.get("array")
-        if view is None or self._look.by not in TREES:
+        if self._look.by not in TREES:
             return found
-        luns, arrays = view.groups, other.groups if other is not None else {}
-        for lun in luns_of(view.topology):
+        luns, arrays = (self._views[level].groups for level in ("lun", "array"))
+        for lun in self._luns:
             paths = [p.number for p in lun.paths if p.number in self.devices.at]
             numbers = [*paths, lun.map.number if lun.map is not None else None]
             traced = [number for number in numbers if number in self.devices.at]
@@ -220,24 +287,25 @@ class Rows:
         return found
 
     def _list(self) -> None:
-        numbers = self._ordered(self.root, self._by_level[self.root].at)
+        numbers = self._order(self.root)
         if not (self._children or self.has_operations or self._look.filter):
             self.rows = [((self.root, number), 0) for number in numbers]
             return
         for number in numbers:
             self._add((self.root, number), 0)
 
-    @cached_property
-    def _values(self) -> dict[str, dict[int, float]]:
-        """What rows are sorted by, by level and number."""
-        sort = self._look.sort
-        levels = self._by_level.items()
-        return {name: dict(zip(f.at, f.sorted_by(sort).tolist())) for name, f in levels}
+    def _order(self, level: str) -> dict[int, int]:
+        """All numbers of a level, worst first, and their ranks."""
+        if level not in self._orders:
+            figures = self._figures(level)
+            by = np.lexsort((figures.numbers, -figures.sorted_by(self._look.sort)))
+            self._orders[level] = {n: at for at, n in enumerate(figures.numbers[by].tolist())}
+        return self._orders[level]
 
     def _ordered(self, level: str, numbers: Iterable[int]) -> list[int]:
-        """Numbers of a level, worst first."""
-        values = self._values[level]
-        return sorted((n for n in numbers if n in values), key=lambda n: (-values[n], n))
+        """Some numbers of a level, worst first."""
+        order = self._order(level)
+        return sorted((n for n in numbers if n in order), key=order.__getitem__)
 
     def _add(self, key: RowKey, depth: int, *, is_found: bool = False) -> bool:
         """Add a row and those below it, as far as they are open and the filter lets them pass."""
@@ -272,9 +340,8 @@ class Rows:
 
     def __contains__(self, key: RowKey) -> bool:
         level, number = key
-        if level == "op":
-            return self.devices.columns is not None and number in self.devices.columns.keys
-        return level in self._by_level and number in self._by_level[level].at
+        is_there = level == "device" or level in self._views
+        return is_there and number in self._figures(level).at
 
     def with_operations(self, key: RowKey) -> list[RowKey]:
         """A row, and those of its operations."""
@@ -290,25 +357,22 @@ class Rows:
         level, number = key
         if level == "op":
             return [number >> 3]
-        return [number] if level == "device" else self._members[level].get(number, [])
+        return [number] if level == "device" else self._members(level).get(number, [])
 
-    @cached_property
-    def _members(self) -> dict[str, dict[int | None, list[int]]]:
-        """The devices of each group, by level."""
-        found: dict[str, dict[int | None, list[int]]] = {}
-        for level, view in self._views.items():
-            of_level = found.setdefault(level, {})
-            groups = view.groups if view is not None else {}
+    def _members(self, level: str) -> dict[int | None, list[int]]:
+        """The devices of each group of a level; those of None are left out."""
+        if level not in self._groups:
+            found = self._groups[level] = {}
+            groups = self._views[level].groups
             for number in self.devices.at:
-                of_level.setdefault(groups.get(number), []).append(number)
-        return found
+                found.setdefault(groups.get(number), []).append(number)
+        return self._groups[level]
 
     @cached_property
     def _levels(self) -> dict[str, int]:
         """How much devices stand out because of findings, by the kernel's name."""
-        latest = self._view.latest
         found: dict[str, int] = {}
-        for finding in (latest.findings if latest is not None else None) or ():
+        for finding in self._findings:
             level = 1 if finding.kind in ("idle_path", "few_requests", "changed") else 2
             for name in (finding.name, *finding.evidence.get("paths", ())):
                 found[name] = max(level, found.get(name, 0))
@@ -316,8 +380,8 @@ class Rows:
 
     @cached_property
     def _of_host(self) -> dict[int, Device]:
-        views = [view for view in self._views.values() if view is not None]
-        devices = views[0].topology.devices if views else ()
+        topology = next((view.topology for view in self._views.values()), None)
+        devices = topology.devices if topology is not None else ()
         return {d.number: d for d in devices if d.number is not None}
 
     def row(self, key: RowKey, depth: int = 0) -> ScreenRow:
@@ -327,14 +391,14 @@ class Rows:
         op = ALL_OPS
         if level == "op":
             assert self.devices.columns is not None
-            at = self.devices.columns.keys.index(number)
+            at = bisect_left(self.devices.columns.keys, number)
             group = group_at(self.devices.columns, at)
             number, op = number >> 3, number & 7
             load = group.in_flight
             worst_ns = max(group.d2c_ns.percentile(99) or 0, load.oldest_ns if load else 0)
             name, state = "", op_label(OPS[op])
         else:
-            figures = self._by_level[level]
+            figures = self._figures(level)
             group = figures.group(number)  # type: ignore[assignment]
             worst_ns = int(figures.worst_ns[figures.at[number]])
             name, state = self._text(key), self._state(key, group)
@@ -349,19 +413,35 @@ class Rows:
         else:
             name = shortened(name, NAME_WIDTH)
         has_failed = group is not None and bool(group.errors)
+        errors, new_errors = self._counted("errors", places, group)
+        requeues, new_requeues = self._counted("requeues", places, group)
         return ScreenRow(
             name,
             state,
-            group,
+            self._with_known_rates(group),
             worst_ns,
             past.codes[places].max(axis=0, initial=0)[: past.slices],
-            int(past.errors[places].sum()),
-            int(past.requeues[places].sum()),
+            errors,
+            requeues,
+            new_errors,
+            new_requeues,
             max(found, severity(worst_ns), 2 * (has_failed or state == WAITING)),
             level != "op",
             self.has_operations and level != "op",
             key == look.selected,
         )
+
+    def _with_known_rates(self, group: Group | None) -> Group | None:
+        is_rest = self._view.is_rest and not self._look.is_whole
+        return without_rates(group) if is_rest and group is not None else group
+
+    def _counted(
+        self, name: str, places: npt.NDArray[np.intp], group: Group | None
+    ) -> tuple[int, int]:
+        """Errors or requeues: since the start, and in the latest interval."""
+        shown: int = 0 if group is None else getattr(group, name)
+        total = int(getattr(self._view.past, name)[places].sum())
+        return max(total, shown), 0 if self._look.is_whole else shown  # Past may have forgotten
 
     def _state(self, key: RowKey, group: Group | None) -> str:
         level, number = key
@@ -388,20 +468,24 @@ class Rows:
         if self.interval is None or self.n_own < 2:
             return None
         look, level = self._look, self.root
-        figures = self._by_level[level]
-        groups = self._members.get(level, {None: []})
-        left_out = set(groups.get(None, ()))
+        figures = self._figures(level)
+        left_out = set() if level == "device" else set(self._members(level).get(None, ()))
         places = self._view.past.of(n for n in self.devices.at if n not in left_out)
         word = {"device": "dev", "path": "LUNs", "lun": "LUNs"}.get(look.by, f"{look.by}s")
-        past, worst_ns = self._view.past, int(figures.worst_ns.max(initial=0))
+        worst_ns = int(figures.worst_ns.max(initial=0))
+        group = figures.total
+        errors, new_errors = self._counted("errors", places, group)
+        requeues, new_requeues = self._counted("requeues", places, group)
         return ScreenRow(
             "all",
             f"{self.n_own} {word}" if self.n_own < 1000 else f"{self.n_own}",
-            figures.total,
+            self._with_known_rates(group),
             worst_ns,
             None,
-            int(past.errors[places].sum()),
-            int(past.requeues[places].sum()),
+            errors,
+            requeues,
+            new_errors,
+            new_requeues,
             severity(worst_ns),
         )
 

@@ -6,7 +6,6 @@ and waits for keys and for a slow terminal, for which it skips screens, but neve
 
 from __future__ import annotations
 
-import io
 import os
 import select
 import signal
@@ -19,12 +18,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from rich.console import Console
-
 from blkiomon.commands.config import Config
 from blkiomon.commands.table import speaks_utf8
 from blkiomon.commands.top.frame import About, lines
 from blkiomon.commands.top.look import Look, Shown, keys_of
+from blkiomon.commands.top.rows import Views
 from blkiomon.commands.top.watch import Watch, paused
 from blkiomon.console import complain, divert, how_many
 from blkiomon.errors import OutputError
@@ -32,7 +30,7 @@ from blkiomon.interval.slow import SlowBatch
 from blkiomon.interval.value import Interval
 from blkiomon.interval.views import View
 from blkiomon.outputs.sink import Item, Report, Sink
-from blkiomon.sources.capture import Device, find_devices
+from blkiomon.sources.capture import find_devices
 
 TICK_S = 0.2
 """How often to check whether the terminal was resized, or an interval is overdue."""
@@ -201,9 +199,6 @@ class ScreenSink(Sink):
         self._look = look
         self._shown = Shown()
         self._view = self._watch.view()
-        self._console = Console(
-            file=io.StringIO(), force_terminal=True, legacy_windows=False, highlight=False
-        )
 
     def takes(self, item: Item) -> bool:
         return isinstance(item, Interval | SlowBatch)
@@ -363,7 +358,7 @@ class ScreenSink(Sink):
         self._view = view
         columns, rows = self._terminal.size
         look = self._look
-        text, self._shown = lines(view, look, self._about, columns, rows, notes, self._console)
+        text, self._shown = lines(view, look, self._about, columns, rows, notes)
         self._terminal.draw(text)
 
     def _take_input(self) -> bool:
@@ -385,35 +380,9 @@ class ScreenSink(Sink):
             for key in self._terminal.typed():
                 if key in ("q", "Q") and not self._look.is_typing:
                     return False
-                has_tree = self._about.views("array") is not None
+                has_tree = self._about.views.topology is not None
                 self._look = self._look.after(key, self._shown, has_tree=has_tree)
         return True
-
-
-class Views:
-    """The views of a SAN that the screen shows, made when they are first asked for.
-
-    Args:
-        names: has the topology, which may be replaced during a run; None: it is unknown.
-        traced: devices that are certainly traced.
-    """
-
-    def __init__(self, names: View | None, traced: Iterable[Device]) -> None:
-        self._names = names
-        self._traced = [device.number for device in traced]
-        self._views: dict[str, View] = {}
-
-    def __call__(self, by: str) -> View | None:
-        """The view by one of ``views.BY``."""
-        if self._names is None or by == "device":
-            return None
-        topology = self._names.topology
-        if by not in self._views:
-            self._views[by] = View(topology, by, self._traced)
-        view = self._views[by]
-        if view.topology is not topology:
-            view.update(topology)
-        return view
 
 
 def open_screen(
@@ -438,20 +407,20 @@ def open_screen(
         source += f"  x{config.speed:g}"
     if config.ops:
         source += f"  only {', '.join(config.ops)}"
+    traced = [device.number for device in find_devices(config.trace)]
     about = About(
         source=source,
         interval_s=config.interval_s,
         is_live=is_live,
         name_of=name_of,
         is_plain=not speaks_utf8(),
-        views=Views(view, find_devices(config.trace)),
+        views=Views(view, traced),
     )
-    expected = [device.number for device in find_devices(config.trace)]
     look = Look(is_whole=not is_live and not config.speed, by=config.by)
     try:
         terminal = Terminal()
     except OSError as error:
         raise OutputError(f"cannot use this terminal: {error.strerror}") from error
     return ScreenSink(
-        terminal, about, expected, look, config.speed, report, lossless=lossless, verbose=verbose
+        terminal, about, traced, look, config.speed, report, lossless=lossless, verbose=verbose
     )

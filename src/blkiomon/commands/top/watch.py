@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from blkiomon.commands.table import REST_FRACTION
 from blkiomon.commands.top.past import Past
 from blkiomon.engine import layout
 from blkiomon.interval.findings import Finding
@@ -40,6 +41,7 @@ class View:
 
     Attributes:
         latest: the interval that ended last, by device; None before the first.
+        is_rest: it is so much shorter than others that its rates mislead: a trace ended.
         whole: all intervals as one, if requested.
         expected: numbers of the devices that are shown even if they are idle.
         past: since the start.
@@ -55,6 +57,7 @@ class View:
     """
 
     latest: Interval | None
+    is_rest: bool
     whole: Interval | None
     expected: frozenset[int]
     past: Past
@@ -74,6 +77,7 @@ def paused(before: View, now: View) -> View:
     return replace(
         now,
         latest=before.latest,
+        is_rest=before.is_rest,
         whole=before.whole or now.whole,
         past=before.past,
         slow=before.slow,
@@ -91,6 +95,8 @@ class Watch:
         self.has_ended = False
         self._expected = frozenset(devices)
         self._latest: Interval | None = None
+        self._is_rest = False
+        self._longest_ns = 0
         self._whole: list[Interval] = []  # merged on request, or when there are many
         self._past = Past()
         self._slow: deque[npt.NDArray[np.void]] = deque()
@@ -106,16 +112,19 @@ class Watch:
         if self._latest is None:
             self._start_ns = interval.start_ns
         self._latest = interval
+        duration_ns = interval.end_ns - interval.start_ns
+        self._is_rest = duration_ns < REST_FRACTION * self._longest_ns
+        self._longest_ns = max(self._longest_ns, duration_ns)
         self._whole.append(replace(interval))  # without the columns, which take more memory
         if len(self._whole) > AT_ONCE:
             self._whole = [merge(self._whole)]
         self._totals += interval.counts
         self._missing_files = max(self._missing_files, interval.missing_files)
         is_quiet = not interval.counts.records
-        self._quiet_ns = self._quiet_ns + interval.end_ns - interval.start_ns if is_quiet else 0
+        self._quiet_ns = self._quiet_ns + duration_ns if is_quiet else 0
         changes = (f for f in interval.findings or () if f.kind == "changed")
         self._changes.extend(Change(interval, finding) for finding in changes)
-        self._past.add(interval)
+        self._past.add(interval, is_rest=self._is_rest)
 
     def add_slow(self, batch: SlowBatch) -> None:
         """Add slow requests."""
@@ -132,6 +141,7 @@ class Watch:
             self._whole = [merge(self._whole)]
         return View(
             latest=self._latest,
+            is_rest=self._is_rest,
             whole=self._whole[0] if whole and self._whole else None,
             expected=self._expected,
             past=self._past.copy(),
