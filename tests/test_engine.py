@@ -457,6 +457,22 @@ def test_end_inside_a_record_is_an_error_at_its_offset(cut: int) -> None:
     assert raised.value.offset == 48
 
 
+@pytest.mark.parametrize("version", [7, 8])
+@pytest.mark.parametrize("cut", [1, 3, 4, 40])
+def test_error_at_the_end_does_not_depend_on_the_pieces_fed(version: int, cut: int) -> None:
+    data = encode([issue(1, 1, 1), issue(2, 2, 2)], version)
+    data = data[: len(data) // 2 + cut]
+    errors = []
+    for at in (0, len(data) - cut):
+        engine = Engine()
+        engine.feed(data[:at])
+        engine.feed(data[at:])
+        with pytest.raises(TraceError) as raised:
+            engine.finish()
+        errors.append(str(raised.value))
+    assert errors[0] == errors[1]
+
+
 def test_skips_are_reported_with_their_offsets() -> None:
     engine = Engine(resync=True)
     one = encode([issue(1, 1, 1)])

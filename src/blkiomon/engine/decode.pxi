@@ -173,10 +173,12 @@ cdef inline DecodeEnd decode_run(
 
     while n < most:
         if unlikely(size - pos < header):
-            need[0] = header
+            need[0] = HEADER_V7                 # without a magic, the version is not known
             end = DECODE_SHORT
-            if size - pos >= sizeof(magic) and load32(data + pos) != magic:
-                end = DECODE_OTHER
+            if size - pos >= sizeof(magic):
+                need[0] = header
+                if load32(data + pos) != magic:
+                    end = DECODE_OTHER
             break
         prefetch_input(data + pos + AHEAD)
         v7 = <const TraceV7 *> (data + pos)
