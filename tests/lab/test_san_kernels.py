@@ -239,7 +239,9 @@ def test_iscsi_stall_is_shown_while_it_lasts(iscsi: Run, note: Callable[[str], N
     # The kernel gives up after a ping of 1 + 2 s and replacement_timeout of 5 s.
     assert len(stalls) >= 3
     assert 5 < ages_s[-1] < 20
-    assert all(finding["paths"] == [path] for finding in stalls)
+    # After just a second, the request of the path is not that old yet.
+    assert all(one["paths"] in ([path], []) for one in stalls)
+    assert all(one["paths"] for one in stalls if one["oldest_ns"] > 2e9)
 
 
 def test_iscsi_failover_and_failback_are_events(iscsi: Run, note: Callable[[str], None]) -> None:

@@ -460,13 +460,18 @@ def _stalled(facts: Facts) -> Iterator[Finding]:
             text = f"{_described(path, lun)}, is stalled: nothing completes, {_in_flight(of)}"
             yield Finding("stalled_path", path.name, text, _stall(of, lun, [path.name]))
         if not waiting and lun.map is not None and (late := _late(facts, lun.map)) is not None:
-            names = facts.waited.get(lun.name, ())
+            names = _names_of(lun.paths, stalled) or facts.waited.get(lun.name, ())
             seen = ", ".join(_leading(path) for path in lun.paths if path.name in names)
             text = (
                 f"a request of {lun.name} is stalled, in flight for {time_text(late.oldest_ns)}, "
                 f"while others complete" + (f"; last seen on path {seen}" if seen else "")
             )
             yield Finding("stalled_requests", lun.name, text, _stall(late, lun, names))
+
+
+def _names_of(paths: Iterable[Device], stalled: Set[int]) -> list[str]:
+    """The paths with an old request."""
+    return [path.name for path in paths if path.number in stalled]
 
 
 def _flows(facts: Facts, above: Device | None) -> bool:
@@ -876,8 +881,7 @@ class Tracker:
     def _paths_waited_for(self, stalled: Set[int]) -> dict[str, Sequence[str]]:
         """See ``Facts.waited``. ``stalled``: numbers of the devices with an old request."""
         return {
-            lun.name: [path.name for path in lun.paths if path.number in stalled]
-            or self._waited.get(lun.name, ())
+            lun.name: _names_of(lun.paths, stalled) or self._waited.get(lun.name, ())
             for lun in self._luns
             if lun.map is not None and lun.map.number in stalled
         }
