@@ -157,7 +157,9 @@ def test_pattern_of_sectors_is_shown_for_luns_and_paths_alone() -> None:
 def test_page_names_the_slow_path_with_its_topology(tmp_path: Path) -> None:
     found = "sdb, a path of mpatha to 10.10.2.1:3260,1, is slow"
     for more in ([], ["--by", "path"]):
-        assert found in page_of(tmp_path, "--overwrite", *more, SLOW_PATH)
+        page = page_of(tmp_path, "--overwrite", *more, SLOW_PATH)
+        assert found in page
+        assert ("and both count here" in page) == (not more)
 
 
 def test_view_without_a_topology_is_one_line(tmp_path: Path, capfd: Capture) -> None:

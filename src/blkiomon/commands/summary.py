@@ -184,7 +184,7 @@ class _Summary:
         names = ", ".join(printable(Path(name).name or name) for name in found.names[:3])
         if len(found.names) > 3:
             names += f" and {len(found.names) - 3} more"
-        requests = self._requests()
+        requests = found.requests_once(self._topology)
         counts = [how_many(requests, "request", "requests", ",")]
         if whole.counts.records:
             counts.insert(0, how_many(whole.counts.records, "record", "records", ","))
@@ -204,14 +204,6 @@ class _Summary:
             yield ""
             for sentence in sentences:
                 yield from textwrap.wrap(f"- {sentence}.", columns, subsequent_indent="  ")
-
-    def _requests(self) -> int:
-        """How many requests completed. Those of a map are on its paths as well, but count once."""
-        if self._topology is None:
-            return self._found.whole.total.requests
-        from blkiomon.interval.views import View
-
-        return View(self._topology, "lun")(self._found.whole).total.requests
 
     def _table(self, columns: int) -> Iterator[str]:
         from blkiomon.commands import table

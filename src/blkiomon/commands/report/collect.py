@@ -31,6 +31,7 @@ from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.moments import distinct
 from blkiomon.interval.monitor import MAX_AGE_S, Monitor
 from blkiomon.interval.value import Interval, merge
+from blkiomon.interval.views import View
 from blkiomon.library import counted
 from blkiomon.outputs import opening
 from blkiomon.outputs.opening import Policy, write_whole
@@ -41,7 +42,6 @@ from blkiomon.sources.trace_sets import find_members
 
 if TYPE_CHECKING:
     from blkiomon.commands.report.cells import Cells
-    from blkiomon.interval.views import View
 
 
 class Resolution(NamedTuple):
@@ -139,7 +139,20 @@ class Collected:
         if self.by not in ("device", "path"):
             return self  # figures of paths, which a topology is for, are not known
         names = self.device_names or ({} if topology is None else topology.names())
-        return replace(self, topology=topology, device_names=names)
+        notes = self.notes
+        if self.requests_once(topology) < self.whole.total.requests:
+            notes = (
+                "A map and its paths carry the same requests, and both count here: --by lun or "
+                "--by path counts each request once.",
+                *notes,
+            )
+        return replace(self, topology=topology, device_names=names, notes=notes)
+
+    def requests_once(self, topology: Topology | None) -> int:
+        """How many requests completed; one that was on a map and its path counts once."""
+        if topology is None or self.by != "device":
+            return self.whole.total.requests
+        return View(topology, "lun")(self.whole).total.requests
 
     def label(self, number: int) -> str:
         """The name of a device or a group, or its number."""
