@@ -64,13 +64,13 @@ def test_slow_path_has_its_evidence(recorded: list[dict[str, Any]]) -> None:
     (finding,) = recorded[5]["findings"]
     assert finding["text"] == (
         "sdb, a path of mpatha to 10.10.2.1:3260,1, is slow: p50 of reads 41.2 ms, 537 µs on sda; "
-        "46.0 IOPS, 252 there"
+        "48.0 IOPS, 250 there"
     )
     assert (finding["lun"], finding["target_port"]) == ("mpatha", "10.10.2.1:3260,1")
     assert (finding["op"], finding["percent"]) == ("read", 50)
     assert 40 * MS < finding["d2c_ns"] < 45 * MS
     assert finding["siblings_d2c_ns"] < MS
-    assert (finding["iops"], finding["siblings_iops"]) == (46.0, 252.5)
+    assert (finding["iops"], finding["siblings_iops"]) == (48.0, 250.0)
 
 
 def test_stall_is_shown_while_it_lasts(recorded: list[dict[str, Any]]) -> None:

@@ -127,6 +127,17 @@ class _Kept(Outputs):
             self.items.append(item)
 
 
+def test_first_interval_includes_the_time_from_the_start_of_a_capture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Outputs are opened meanwhile, which may take seconds; records of that time count."""
+    monkeypatch.setattr("blkiomon.commands.run.time.monotonic_ns", lambda: 53 * 10**9)
+    kept = _Kept()
+    line = Line(Config(interval_s=10), kept, begun_ns=50 * 10**9)
+    line.cut(10**18)
+    assert [(item.start_ns, item.end_ns) for item in kept.items] == [(10**18 - 3 * 10**9, 10**18)]
+
+
 @pytest.mark.parametrize("step_s", [HOUR_S, -HOUR_S])
 def test_clock_that_is_set_changes_no_duration(
     step_s: int, monkeypatch: pytest.MonkeyPatch

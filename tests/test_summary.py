@@ -326,6 +326,18 @@ def test_stall_is_found_with_its_time(tmp_path: Path) -> None:
     assert 1.9 < float(at) < 2.2 and 1.7 < float(lasted) <= 2
 
 
+def test_stall_lasts_while_its_requests_are_requeued(tmp_path: Path) -> None:
+    """The requests are given back, and other devices go on until the end."""
+    stuck = tw.issue(3 * S, 8, 4096)
+    requeue = tw.act(tw.READ | tw.FS | tw.REQUEUE, tw.EV_REQUEUE)
+    given_back = tw.replace(stuck, time_ns=4 * S, action=requeue)
+    others = requests(2500, MS, device=SDA + 16)
+    path = write(tmp_path / "t", requests(900, MS), [stuck, given_back], others)
+    (found,) = found_in(summarized(path))
+    lasted = re.search(r"nothing completed for at least (.*) s, until the end", found)
+    assert lasted is not None and 2.7 < float(lasted[1]) <= 3
+
+
 def discards(n: int, start_ns: int) -> list[tw.Record]:
     """Discards of 1 MiB, a millisecond each, one after the other."""
     return [

@@ -88,6 +88,7 @@ class Line:
             one that turns out to have been recorded.
         sorts: the stream may have one CPU's records after another's, see ``SortedStream``.
         annotate: what is delivered in place of an interval.
+        begun_ns: monotonic time since which records may have come; default: now.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Line:
         clock: str | None = "wall",
         sorts: bool = False,
         annotate: Callable[[Interval], Interval] | None = None,
+        begun_ns: int | None = None,
     ) -> None:
         self._annotate = annotate
         self._beginning = None if clock else Beginning()
@@ -143,7 +145,7 @@ class Line:
         self._driver_records = 0  # handed over so far
         self._skips = 0
         self._fed_ns = time.monotonic_ns()
-        self._cut_ns = self._fed_ns
+        self._cut_ns = self._fed_ns if begun_ns is None else begun_ns
 
     def check(self, head: bytes) -> None:
         """Check the first bytes of a stream.
@@ -568,6 +570,7 @@ def _run(
         clock=clock_name,
         sorts=is_piped and not config.is_drop_in,
         annotate=tracker,
+        begun_ns=None if capture is None else capture.begun_ns,
     )
     if source is not None:
         line.monitor.missing_files = source.missing_files

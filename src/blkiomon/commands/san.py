@@ -316,9 +316,9 @@ class Facts:
         return self.requests(device) - self.requests(device, PASSTHROUGH)
 
     def iops(self, device: Device) -> float:
-        """Requests a second in both intervals."""
-        duration_ns = sum(table.duration_ns for table in self.tables)
-        return self.requests(device) * NS_PER_S / duration_ns if duration_ns else 0.0
+        """Requests a second in the latest interval, which a person sees beside the finding."""
+        of_device, duration_ns = self.latest.get(device, ALL_OPS), self.latest.duration_ns
+        return of_device.requests * NS_PER_S / duration_ns if of_device and duration_ns else 0.0
 
     def sums(self, name: str, devices: Numbers, op: int = ALL_OPS) -> Floats:
         """A figure of each device, ``requests``, ``errors`` or ``requeues``, in both intervals."""

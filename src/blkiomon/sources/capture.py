@@ -207,6 +207,7 @@ class Capture:
 
     Attributes:
         fd: readable when there is much to read; call ``pieces`` ten times a second anyway.
+        begun_ns: monotonic time of its start.
 
     Raises:
         CaptureError: it cannot be started.
@@ -243,6 +244,7 @@ class Capture:
             raise
         self._set_heads()
         self._refreshed_s = time.monotonic()
+        self.begun_ns = time.monotonic_ns()
         self._rings.enable()
 
     @property

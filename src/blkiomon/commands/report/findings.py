@@ -190,10 +190,11 @@ def _stalled(
     if stalls:
         device, of_device = max(stalls.items(), key=lambda item: max(item[1]))
         length_ns, start_ns = max(of_device)
-        more = ""
+        is_at_end = start_ns + length_ns >= runs[-1][-1].end_ns
+        more = ", until the end" if is_at_end else ""
         if len(of_device) > 1:
             in_all = time_text(sum(length_ns for length_ns, _ in of_device))
-            more = f", and {how_many(len(of_device), 'time', 'times')} for {in_all} in all"
+            more += f", and {how_many(len(of_device), 'time', 'times')} for {in_all} in all"
         yield (
             f"{named(device)} stalled{_at(whole, start_ns)}: with requests in flight, nothing "
             f"completed for at least {time_text(length_ns)}{more}"
@@ -204,9 +205,11 @@ def _stalled(
 def _idle_stretches(slices: Sequence[Interval]) -> Iterator[tuple[int, int, int]]:
     """Device, start and end of each time in which it completed nothing, although it was busy.
 
-    A device is not busy if all completions that it waits for may have been lost.
+    While it is busy, the kernel may requeue the requests: then the device still waits, until one
+    completes. A device is not busy if all completions that it waits for may have been lost.
     """
     since: dict[int, int] = {}
+    requeued: set[int] = set()
     end_ns = 0
     lost = sum(item.counts.lost for item in slices)  # a loss may be known long after its time
     for item in slices:
@@ -215,6 +218,10 @@ def _idle_stretches(slices: Sequence[Interval]) -> Iterator[tuple[int, int, int]
         is_busy = (loads["op"] == layout.ALL_OPS) & (loads["in_flight"] > lost)
         is_busy &= (loads["busy_ns"] >= duration_ns * 0.999) & (loads["busy_ns"] != U64_MAX)
         waiting = set(loads["device"][is_busy].tolist()) if duration_ns else set()
+        retries = item.snapshot.retry_rows
+        requeued |= set(retries["device"][retries["requeues"] > 0].tolist())
+        requeued -= set(item.rows["device"].tolist())
+        waiting |= requeued & since.keys()
         if waiting:
             waiting -= set(item.rows["device"].tolist())
         is_gap = item.start_ns > end_ns
