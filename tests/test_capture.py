@@ -37,6 +37,7 @@ from blkiomon.sources.capture import (
     find_device,
     find_tracefs,
 )
+from blkiomon.sources.devices import device_number
 from blkiomon.sources.perf import PerfRings, _records_of
 
 FORMATS = Path(__file__).parent / "data/tracepoints"
@@ -73,7 +74,7 @@ def host(tmp_path: Path) -> Path:
     (partition / "start").write_text("100\n")
     add("sdb", SDB, 1000, "device", "mq")
     add("sdc", SDB + 16, 0, "device", "mq")
-    add("dm-0", DM0, 1000, "dm")
+    (add("dm-0", DM0, 1000, "dm") / "dm/name").write_text("data\n")
     add("loop0", 7 << 20, 1000, "mq")
     (tmp_path / "sys/devices/system/cpu").mkdir(parents=True)
     (tmp_path / "sys/devices/system/cpu/online").write_text("0-1,3\n")
@@ -111,6 +112,8 @@ def test_disk_that_went_while_it_was_looked_up_is_left_out_or_named(host: Path) 
 
 def test_device_mapper_device_has_no_requests(host: Path) -> None:
     assert find_device("dm-0", host) == Device("dm-0", DM0, False)
+    assert find_device("data", host) == find_device("dm-0", host)
+    assert device_number("data", host / "sys/class/block") == DM0
 
 
 def test_partition_is_a_range_of_its_disks_sectors(host: Path) -> None:

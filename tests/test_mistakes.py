@@ -57,6 +57,7 @@ MISTAKES = (
     ("--jsn - t", USAGE, "option --jsn not recognized; did you mean --json?"),
     ("-json - t", USAGE, "option -j not recognized; did you mean --json?"),
     ("--trace sda", USAGE, "what to print is missing: `blkiomon stat sda` prints a table; --json "),
+    ("-I1 --by path --trace all", USAGE, "what to print is missing: `blkiomon stat --by path` pri"),
     ("-I1 --trace sda t", USAGE, "--trace traces devices and reads no files; remove it or the "),
     ("--op reads t", USAGE, "--op: unknown operation 'reads'; did you mean read?"),
     ("--from 2 --to 1 t", USAGE, "--to must be later than --from"),

@@ -433,10 +433,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         if files and (why := what_is_wrong(files[0])):
             raise UsageError(why)
         if value("trace") and not rows:
-            raise UsageError(
-                f"what to print is missing: `blkiomon stat {value('trace')[0]}` prints a table; "
-                "--json - and others are outputs"
-            )
+            raise UsageError(_nothing_to_print(value("by"), value("trace")))
         if not rows or any(row.is_original for row in rows):
             raise UsageError("the length of an interval is missing: -I SECONDS")
 
@@ -469,10 +466,9 @@ def parse(arguments: Sequence[str]) -> Config | str:
     period = Period.between(value("from"), value("to"))
     by_device = [row.name for row in rows if row.is_by_device]
     if value("by") != BY.default and (by_device or not rows):
-        raise UsageError(
-            f"--{(by_device or ['human-readable'])[0]} is by device: --by takes --json, --csv or "
-            "--parquet"
-        )
+        if not by_device:
+            raise UsageError(_nothing_to_print(value("by"), value("trace") or files))
+        raise UsageError(f"--{by_device[0]} is by device: --by takes --json, --csv or --parquet")
 
     return Config(
         interval_s=value("interval"),
@@ -507,6 +503,13 @@ def parse(arguments: Sequence[str]) -> Config | str:
 
 
 _BY_NAME = {option.long: option for option in OPTIONS}
+
+
+def _nothing_to_print(by: str, names: Sequence[str]) -> str:
+    """What to do about a command line without an output."""
+    words = ["blkiomon stat", *([f"--by {by}"] if by != BY.default else [])]
+    words += [name for name in names[:1] if name != "all"]
+    return f"what to print is missing: `{' '.join(words)}` prints a table; --json - is an output"
 
 
 def _getopt(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:

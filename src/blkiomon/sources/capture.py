@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from blkiomon.sources.devices import HiddenPaths
+from blkiomon.sources.devices import HiddenPaths, kernel_name
 from blkiomon.sources.perf import PerfRings
 
 Report = Callable[[str], None]
@@ -106,10 +106,10 @@ class Device:
 
 
 def find_device(name: str, root: Path = Path("/")) -> Device:
-    """Find a device by the kernel's name, or the path of its device file or of a link to it.
+    """Find a device by its name, or the path of its device file or of a link to it.
 
     Args:
-        name: such as ``sda``, ``/dev/mapper/data`` or ``/dev/disk/by-id/...``.
+        name: such as ``sda``, ``mpatha``, ``/dev/mapper/data`` or ``/dev/disk/by-id/...``.
         root: where ``sys`` is.
 
     Raises:
@@ -125,7 +125,8 @@ def find_device(name: str, root: Path = Path("/")) -> Device:
         number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
         link = root / "sys/dev/block" / number
     else:
-        link = root / "sys/class/block" / name
+        devices = root / "sys/class/block"
+        link = devices / kernel_name(name, devices)
     try:
         is_there = name not in (".", "..") and link.exists()
     except (OSError, ValueError):  # a name that no file can have

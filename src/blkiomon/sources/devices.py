@@ -49,11 +49,22 @@ def device_name(number: int, root: Path = SYS_DEV_BLOCK) -> str | None:
     return target.name.replace("!", "/") or None  # sysfs writes cciss/c0d0 as cciss!c0d0
 
 
+def kernel_name(name: str, root: Path = Path("/sys/class/block")) -> str:
+    """The kernel's name of a volume of the device mapper (``mpatha``); other names as they are."""
+    with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+        if "/" not in name and not (root / name).exists():
+            for path in root.glob("dm-*/dm/name"):
+                if path.read_text().removesuffix("\n") == name:
+                    return path.parent.parent.name
+    return name
+
+
 def device_number(name: str, root: Path = Path("/sys/class/block")) -> int | None:
     """The kernel's number of a device; None if this host has no such device.
 
     Args:
-        name: the kernel's name (``sdb``), or the path of a device file (``/dev/sdb``).
+        name: the kernel's name (``sdb``), that of a volume of the device mapper (``mpatha``), or
+            the path of a device file (``/dev/sdb``).
         root: a directory of devices, each a directory with a file ``dev``.
     """
     try:
@@ -62,7 +73,7 @@ def device_number(name: str, root: Path = Path("/sys/class/block")) -> int | Non
             if not stat.S_ISBLK(status.st_mode):
                 return None
             return os.major(status.st_rdev) << 20 | os.minor(status.st_rdev)
-        major, _, minor = (root / name / "dev").read_text().partition(":")
+        major, _, minor = (root / kernel_name(name, root) / "dev").read_text().partition(":")
         return int(major) << 20 | int(minor)
     except (OSError, ValueError):
         return HiddenPaths().numbers.get(name)
