@@ -154,7 +154,7 @@ def test_number_of_series_is_the_documented_one() -> None:
     metrics.add(monitor.cut(0, 10**9))
     of_a_host = [key for key in samples(metrics.text()[0]) if len(key) == 1]
     n_of_each = len(samples(metrics.text()[0])) - len(of_a_host)
-    said = (CONTRIB.parent / "docs" / "live.md").read_text()
+    said = (CONTRIB.parent / "docs" / "metrics.md").read_text()
     words = {10: "ten"}[len(of_a_host)]
     assert f"{n_of_each} series for each device and operation, and {words} of the host" in said
     for n in (1, 10, MAX_DEVICES, MAX_DEVICES + 1):

@@ -352,7 +352,7 @@ def test_prometheus_stores_native_histograms(tmp_path: Path) -> None:
             server.awaited(f"histogram_count(blkiomon_request_size_bytes) {all_of_them}")
             d2c_s = server.awaited("histogram_sum(blkiomon_d2c_seconds)")
             size_bytes = server.awaited("histogram_sum(blkiomon_request_size_bytes)")
-            page = (prometheus.CONTRIB.parent / "docs" / "live.md").read_text()
+            page = (prometheus.CONTRIB.parent / "docs" / "metrics.md").read_text()
             (question,) = re.findall(r"    (sort_desc\(.+blkiomon_d2c_seconds\[5m\].+)", page)
             quantile_s = server.awaited(question)
             rules = (prometheus.CONTRIB / "prometheus-alerts.yml").read_text()
@@ -360,7 +360,7 @@ def test_prometheus_stores_native_histograms(tmp_path: Path) -> None:
             assert alert.count("> 0.25") == 2
             alerts_s = server.awaited(alert.replace("> 0.25", "> 0"))
             share = server.awaited("histogram_fraction(0, 4096, blkiomon_request_size_bytes)")
-            # As live.md says: no series of classic buckets, and 8 of a device and operation.
+            # As metrics.md says: no series of classic buckets, and 8 of a device and operation.
             assert server.ask('{__name__=~".+_(bucket|count|sum)", device!=""}') == []
             assert server.value('count({device="8:0", op="read"})') == 8
         status, text, _ = process.end()
