@@ -80,7 +80,7 @@ class Comparison:
         ]
 
     def about(self) -> list[str]:
-        """Lines about what is compared: the runs of each side, and what is known of them."""
+        """The heading of a picture: the runs of each side, the selection, and what they lack."""
         return [
             *(f"{letter}: {side_text(side)}" for letter, side in self.sides),
             *([self.scope] if self.scope else []),

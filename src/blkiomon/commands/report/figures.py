@@ -167,7 +167,7 @@ def save(
     Args:
         file: to write to.
         kind: "png", "svg" or "pdf".
-        about: lines below the title, such as what is shown.
+        about: lines below the title: runs, selection, losses.
 
     Raises:
         OSError: the file cannot be written.
