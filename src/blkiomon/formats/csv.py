@@ -36,23 +36,27 @@ def output_format(options: FormatOptions) -> Format:
 
 def renderer(name_of: NameOf = nameless) -> Callable[[Interval], Iterator[bytes]]:
     """A function from an interval to its lines. Write ``HEAD`` before the first interval."""
-    return lambda interval: (_rows_text(rows).encode() for rows in table.rows(interval, name_of))
+    return lambda interval: (_rows_text(rows) for rows in table.rows(interval, name_of))
 
 
-def _rows_text(rows: table.Rows) -> str:
+_CONVERSIONS = {"count": b"%d", "time": b"%d", "real": b"%.12g", "text": b"%b"}
+
+
+def _rows_text(rows: table.Rows) -> bytes:
     """The lines of some rows. Only names may need quotes: the rest is numbers and plain words."""
     parts = []
     for column in table.COLUMNS:
         values = column.values(rows)
-        if values is not None and column.name == "name":
-            fields = {name: _quoted(name) for name in dict.fromkeys(values)}
-            values = [fields[name] for name in values]
-        conversion = "%.12g" if column.kind == "real" else "%s"
-        parts.append(literal("") if values is None else templates.column(values, "", conversion))
-    line = templates.joined(parts, ",")
-    return "".join(Part(line.template + "\n", line.columns).texts(len(rows)))
+        if values is not None and column.kind == "text":
+            encode = _quoted if column.name == "name" else str.encode
+            fields = {t: None if t is None else encode(t) for t in dict.fromkeys(values)}
+            values = [fields[text] for text in values]
+        conversion = _CONVERSIONS[column.kind]
+        parts.append(literal(b"") if values is None else templates.column(values, b"", conversion))
+    line = templates.joined(parts, b",")
+    return b"".join(Part(line.template + b"\n", line.columns).texts(len(rows)))
 
 
-def _quoted(name: str | None) -> str:
+def _quoted(name: str) -> bytes:
     """A name as a field, quoted if necessary; characters that control terminals are escaped."""
-    return lines([[printable(name or ""), ""]]).decode().removesuffix(",\n")
+    return lines([[printable(name), ""]]).removesuffix(b",\n")

@@ -58,68 +58,82 @@ def _line(interval: Interval, name_of: NameOf) -> Iterator[bytes]:
     columns = interval.columns()
     *pieces, total = columns.pieces()
     (figures,) = _groups(columns, total)
-    yield f'{_dumped(head_dict(interval))[:-1]},"total":{{{figures}}},"devices":['.encode()
-    comma = ""
+    yield b'%b,"total":{%b},"devices":[' % (_dumped(head_dict(interval))[:-1], figures)
     for piece in pieces:
-        yield f"{comma}{_devices(columns, piece, name_of)}".encode()
-        comma = ","
-    yield f"],{_dumped(tail_dict(interval))[1:]}\n".encode()
+        yield _devices(columns, piece, name_of)
+    yield b"],%b\n" % _dumped(tail_dict(interval))[1:]
 
 
-_dumped = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
-def _devices(columns: Columns, piece: slice, name_of: NameOf) -> str:
-    """The JSON objects of some devices, with commas between them."""
+def _dumped(value: Any) -> bytes:
+    return _ENCODER.encode(value).encode()
+
+
+def _devices(columns: Columns, piece: slice, name_of: NameOf) -> bytes:
+    """The JSON objects of some devices, with a comma before each but the first of all."""
     keys = columns.keys[piece]
     texts = _groups(columns, piece)
-    objects: list[str] = []
-    ops: list[str] = []
+    comma = b"," if piece.start else b""
+    pieces: list[bytes] = []
+    ops: list[bytes] = []
     for key, figures in zip(keys, texts, strict=True):
         op = key & 7
         if op != ALL_OPS:
-            ops += ('"', OPS[op], '":{', figures, "},")
+            ops += (_OP_HEADS[op], figures, b"},")
             continue
+        device = device_text(key >> 3).encode()
         name = name_of(key >> 3)
-        named = "null" if name is None else _dumped(name)
-        objects += (
-            f'{{"device":"{device_text(key >> 3)}","name":{named},',
-            figures,
-            ',"ops":{',
-            *ops[:-1],
-            "}}}," if ops else "}},",
-        )
-        ops.clear()
-    return "".join(objects)[:-1]
+        named = b"null" if name is None else _dumped(name)
+        head = b'%b{"device":"%b","name":%b,' % (comma, device, named)
+        pieces += (head, figures, b',"ops":{')
+        if ops:
+            ops[-1] = b"}"
+            pieces += ops
+            ops.clear()
+        pieces.append(b"}}")
+        comma = b","
+    return b"".join(pieces)
+
+
+_OP_HEADS = tuple(b'"%b":{' % op.encode() for op in OPS)
 
 
 def _object(**members: Part) -> Part:
     """A JSON object with these members, for each group."""
-    named = [Part(f'"{name}":{part.template}', part.columns) for name, part in members.items()]
-    inner = joined(named, ",")
-    return Part(f"{{{inner.template}}}", inner.columns)
+    named = [
+        Part(b'"%b":%b' % (name.encode(), part.template), part.columns)
+        for name, part in members.items()
+    ]
+    inner = joined(named, b",")
+    return Part(b"{%b}" % inner.template, inner.columns)
 
 
-def _number(values: list[Any]) -> Part:
-    return templates.column(values, none="null")
+def _ints(values: list[int] | list[int | None]) -> Part:
+    return templates.column(values, b"null", b"%d")
 
 
-_NULL = literal("null")
+def _floats(values: list[float | None]) -> Part:
+    return templates.column(values, b"null", b"%r")
 
 
-def _groups(columns: Columns, piece: slice) -> list[str]:
+_NULL = literal(b"null")
+
+
+def _groups(columns: Columns, piece: slice) -> list[bytes]:
     """The members of each group's JSON object."""
     requests, n_bytes = columns.d2c_ns.count[piece], columns.size_bytes.sum[piece]
     load = columns.in_flight
     group = _object(
-        requests=_number(requests),
-        errors=_number(columns.errors[piece]),
-        bytes=_number(n_bytes),
-        iops=_number(columns.per_s(requests)),
-        bytes_per_s=_number(columns.per_s(n_bytes)),
+        requests=_ints(requests),
+        errors=_ints(columns.errors[piece]),
+        bytes=_ints(n_bytes),
+        iops=_floats(columns.per_s(requests)),
+        bytes_per_s=_floats(columns.per_s(n_bytes)),
         d2c_ns=_distribution(columns.d2c_ns, piece),
         size_bytes=_distribution(columns.size_bytes, piece),
-        requeues=_number(columns.requeues[piece]),
+        requeues=_ints(columns.requeues[piece]),
         retried=_retried(columns.retried[piece]),
         in_flight=_NULL if load is None else _load(columns, load, piece),
         q2d_ns=_queued(columns, columns.q2d_ns, piece),
@@ -131,19 +145,19 @@ def _groups(columns: Columns, piece: slice) -> list[str]:
 def _retried(retried: list[Moments]) -> Part:
     if not any(moments.count for moments in retried):
         return _NULL
-    return Part("%s", [["null" if not r.count else _dumped(retried_dict(r)) for r in retried]])
+    return Part(b"%b", [[b"null" if not r.count else _dumped(retried_dict(r)) for r in retried]])
 
 
 def _load(columns: Columns, load: Loads, piece: slice) -> Part:
     busy = load.busy_ns[piece]
     part = _object(
-        mean=_number(columns.share(load.request_ns[piece])),
-        max=_number(load.max[piece]),
-        end=_number(load.end[piece]),
-        oldest_ns=_number(load.oldest_ns[piece]),
-        busy_fraction=_number(columns.share(busy)),
-        busy_ns=_number(busy),
-        request_ns=_number(load.request_ns[piece]),
+        mean=_floats(columns.share(load.request_ns[piece])),
+        max=_ints(load.max[piece]),
+        end=_ints(load.end[piece]),
+        oldest_ns=_ints(load.oldest_ns[piece]),
+        busy_fraction=_floats(columns.share(busy)),
+        busy_ns=_ints(busy),
+        request_ns=_ints(load.request_ns[piece]),
     )
     return _where([most is not None for most in load.max[piece]], part)
 
@@ -161,7 +175,7 @@ def _where(is_known: list[bool], part: Part) -> Part:
     if all(is_known):
         return part
     texts = part.texts(len(is_known))
-    return Part("%s", [[text if known else "null" for known, text in zip(is_known, texts)]])
+    return Part(b"%b", [[text if known else b"null" for known, text in zip(is_known, texts)]])
 
 
 def _distribution(quantity: Quantity, piece: slice) -> Part:
@@ -169,15 +183,15 @@ def _distribution(quantity: Quantity, piece: slice) -> Part:
     count = quantity.count[piece]
     percentiles = quantity.percentiles[piece].T.tolist()
     part = _object(
-        count=_number(count),
-        sum=_number(quantity.sum[piece]),
-        sum_squares=_number(quantity.sum_squares[piece]),
-        min=_number(quantity.min[piece]),
-        mean=_number(quantity.means(piece)),
-        max=_number(quantity.max[piece]),
-        stddev=_number(quantity.stddevs(piece)),
-        **dict(zip(_PERCENTILES, map(_number, percentiles), strict=True)),
-        histogram=Part('{"low":[%s]}', [_histograms(quantity.histograms, piece)]),
+        count=_ints(count),
+        sum=_ints(quantity.sum[piece]),
+        sum_squares=_ints(quantity.sum_squares[piece]),
+        min=_ints(quantity.min[piece]),
+        mean=_floats(quantity.means(piece)),
+        max=_ints(quantity.max[piece]),
+        stddev=_floats(quantity.stddevs(piece)),
+        **dict(zip(_PERCENTILES, map(_ints, percentiles), strict=True)),
+        histogram=Part(b'{"low":[%b]}', [_histograms(quantity.histograms, piece)]),
     )
     starts = quantity.histograms.starts[piece.start : piece.stop + 1]
     empty = np.flatnonzero((np.diff(starts) == 0) | (np.array(count) == 0)).tolist()
@@ -189,7 +203,7 @@ def _distribution(quantity: Quantity, piece: slice) -> Part:
         single = quantity.distribution(piece.start + at)
         is_blank = single == Distribution()
         texts[at] = _BLANK if is_blank else _dumped(distribution_dict(single, True))
-    return Part("%s", [texts])
+    return Part(b"%b", [texts])
 
 
 _PERCENTILES = tuple(map(percentile_name, PERCENTILES))
@@ -202,7 +216,7 @@ LOW_END, HIGH_END, COUNT_END = b"h", b"c", b"\n"
 """Mark the last low, high and count of a histogram, in place of a comma; replaced afterwards."""
 
 
-def _histograms(histograms: Histograms, piece: slice) -> list[str]:
+def _histograms(histograms: Histograms, piece: slice) -> list[bytes]:
     """The text between ``"low":[`` and the last bracket of each group's histogram.
 
     One table has the texts of all numbers of the piece. numpy pads texts with NUL to equal length;
@@ -213,7 +227,7 @@ def _histograms(histograms: Histograms, piece: slice) -> list[str]:
     counts = histograms.counts[starts[0] : starts[-1]]
     lengths = np.diff(starts)
     if not len(bins):
-        return [""] * len(lengths)
+        return [b""] * len(lengths)
     n_bins = next(n for n in TABLE_BINS if n > bins.max())
     if counts.max() < SMALL_COUNTS:
         of_counts, count_index = _small_counts(), counts.astype(np.intp)
@@ -234,11 +248,11 @@ def _histograms(histograms: Histograms, piece: slice) -> list[str]:
     index[at + 2 * of_group] = 4 * n_bins + count_index + n_counts * is_last
     text = np.concatenate((_bounds(n_bins), of_counts))[index].tobytes().translate(None, b"\0")
     text = text.replace(LOW_END, b'],"high":[').replace(HIGH_END, b'],"count":[')
-    texts = text.decode("ascii").split("\n")[:-1]
+    texts = text.split(COUNT_END)[:-1]
     if len(texts) == len(lengths):
         return texts
     each = iter(texts)
-    return [next(each) if length else "" for length in lengths.tolist()]
+    return [next(each) if length else b"" for length in lengths.tolist()]
 
 
 Texts = npt.NDArray[np.bytes_]
