@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 import streams
 import tracewriter as tw
@@ -125,7 +126,7 @@ def test_slow_requests_and_those_that_hang_equal_reference(block: int) -> None:
         records = some_records(rng, seed, with_queue=with_queue)
         data = tw.encode(records, rng.choice([7, 8]), rng.choice("<>"))
         tuning: dict[str, Any] = {"hash_seed": seed}
-        keep = {name: rng.random() < 0.5 for name in ("keep_requests", "keep_details")}
+        keep = {name: rng.random() < 0.3 for name in ("keep_requests", "keep_details")}
         engine = tuned(keep_slow=True, **limits, **tuning, **keep)
         reference = Slow(**limits)
         while data:
@@ -153,6 +154,39 @@ def test_slow_requests_and_those_that_hang_equal_reference(block: int) -> None:
                 engine.set_slow_ns(reference.slow_ns)
         assert len(engine.take_slow()) == 0
     assert min(completed, hanging, queued) > 20 and requeued > 5
+
+
+@pytest.mark.parametrize("most_pid", [2**22 - 1, 2**32 - 1])
+@pytest.mark.parametrize("most_cpu", [2**10 - 1, 2**13 - 1])
+def test_fast_path_reports_the_same_requests(most_pid: int, most_cpu: int) -> None:
+    rng = np.random.default_rng([most_pid, most_cpu])
+    n = 4000
+    issues = streams.issues(
+        n,
+        time=np.arange(1, n + 1) * 1000,
+        sector=rng.permutation(n) * 8,
+        device=rng.choice([8 << 20, 9 << 20], n),
+        pid=rng.integers(0, most_pid, n, endpoint=True),
+        cpu=rng.integers(0, most_cpu, n, endpoint=True),
+    )
+    d2c_ns = np.append(np.round(10 ** rng.uniform(3, 6, n - 500)), np.full(500, 10**9))
+    data = streams.by_time(issues, streams.completions(issues, d2c_ns)).tobytes()
+    fast, slowly = tuned(keep_slow=True), tuned(keep_slow=True, slowly=True)
+    slow = hanging = 0
+    for slow_ns, part in zip(
+        (10**5, 10**6, 0, 5 * 10**5, 10**7), np.array_split(np.frombuffer(data, "V48"), 5)
+    ):
+        found = []
+        for engine in (fast, slowly):
+            engine.set_slow_ns(slow_ns)
+            engine.feed(part.tobytes())
+            hang, left_out = engine.take_hanging(engine.now_ns, 2 * 10**5, 10)
+            found.append((engine.take_slow().tolist(), hang.tolist(), left_out))
+        assert found[0] == found[1]
+        slow += len(found[0][0])
+        hanging += len(found[0][1])
+    assert slow > 1000 and hanging > 30
+    assert tables(fast.snapshot()) == tables(slowly.snapshot())
 
 
 def test_collecting_slow_requests_changes_no_figures() -> None:

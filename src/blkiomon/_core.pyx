@@ -163,7 +163,7 @@ cdef class Engine:
             raise ValueError(f"max_devices must be from 1 to 2^22-1, not {max_devices}")
         self.s.max_pending = max_pending
         self.s.max_age_ns = max_age_ns
-        self.s.keep_details = keep_details or keep_requests or keep_slow
+        self.s.keep_details = keep_details or keep_requests
         self.s.keep_mismatches = keep_details
         self.s.keep_driver_data = keep_driver_data
         self.s.keep_records = keep_records or records_only
@@ -174,7 +174,7 @@ cdef class Engine:
         self.s.as_original = as_original
         self.s.first_ns = <uint64_t> -1
         self.s.oldest_ns = <uint64_t> -1
-        self.s.follow_matches = self.s.keep_details
+        self.s.follow_matches = self.s.keep_details or keep_slow
         self.s.n_blocks = 1                     # block 0 is not used
         self._choose_functions(has_avx2())
         self.s.spill_every = 1 << 31
@@ -273,7 +273,7 @@ cdef class Engine:
             self._add_table("history", &s.history, NO_LIMIT)
             self._add_buffer("retry rows", GROW_ARRAY, &s.retry_rows,
                              &s.n_retry_rows, &s.retry_rows_room, sizeof(RetryRow))
-        if s.keep_details:
+        if s.keep_details or s.keep_slow:
             self._add_buffer("stored", GROW_FREE_LIST, &s.stored,
                              &s.n_stored, &s.stored_room, sizeof(StoredRecord))
         if s.keep_mismatches:
@@ -930,7 +930,7 @@ cdef class Engine:
             self._leave()
         # The original walks 128 hash chains, the most recently stored first.
         order = np.lexsort((
-            ~(stored["order"] & np.uint64(WAS_REPORTED - 1)),
+            ~stored["order"],
             stored["detail"]["record"]["sector"] % np.uint64(128),
         ))
         # Not stored["detail"][order]: numpy returns garbage there if memory for structs is short.

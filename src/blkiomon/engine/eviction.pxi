@@ -8,8 +8,8 @@
 # end; make_place, is_nearly_full, track_age, drop_pending and evict, from pairing. Never allocates.
 #
 # The file begins with the full copies of pending records, as every eviction has to free one. Their
-# entry points: copy_detail, store_record and free_record, from pairing; copy_stored, from
-# Engine.leftovers().
+# entry points: copy_detail, store_record, free_record and full_record, from pairing; copy_stored,
+# from Engine.leftovers().
 
 cdef enum:
     SWEEP_EVERY = 1 << 20                       # records between two passes by age
@@ -18,7 +18,10 @@ cdef enum:
     GRAIN_BITS = 14                             # eviction is exact to 1/8192 of the oldest age
 
 
-# --- full records of pending requests, with keep_details --------------------------------------
+# --- full records of pending requests -----------------------------------------------------------
+#
+# With keep_details, State.stored has all of them. With keep_slow alone, it only has those that took
+# the slow path: of all others, the entry of the table has what a slow request shows.
 
 cdef inline void copy_detail(
     Detail *out, const TraceV7 *r, uint32_t category, uint64_t order
@@ -36,23 +39,50 @@ cdef inline void copy_detail(
     out.order = order
 
 
-cdef inline uint32_t store_record(
-    State *s, const TraceV7 *r, uint32_t category, uint64_t order
-) noexcept nogil:
-    """Copy a record to a free element of State.stored; returns its index."""
+cdef inline uint32_t ids_of(const TraceV7 *r) noexcept nogil:
+    """The pid and CPU of a record, as in Pending.extra."""
+    return r.pid | r.cpu << PID_BITS
+
+
+cdef inline bint has_wide_ids(const Batch *b) noexcept nogil:
+    """Whether ids_of() cannot hold a pid or CPU number of a batch."""
+    cdef uint32_t pids = 0
+    cdef int i
+    for i in range(b.n):
+        pids |= b.records[i].pid
+    return pids >> PID_BITS != 0 or b.cpus >> (32 - PID_BITS) != 0
+
+
+cdef void full_record(const State *s, const Pending *p, Record *out) noexcept nogil:
+    """Copy a pending record in full; without IS_STORED, only what a slow request shows."""
+    if p.state & IS_STORED:
+        out[0] = s.stored[p.extra].detail.record
+        return
+    memset(out, 0, sizeof(Record))
+    out.time_ns = p.time_ns
+    out.sector = p.sector
+    out.device = s.devices[device_of(p.key)].number
+    out.pid = p.extra & (PID_LIMIT - 1)
+    out.cpu = p.extra >> PID_BITS
+
+
+cdef StoredRecord *store_record(State *s, Pending *p) noexcept nogil:
+    """Take a free element of State.stored for p; the caller fills it with the full record."""
     cdef uint32_t index = s.stored_free
     cdef StoredRecord *k = &s.stored[index]
     s.stored_free = <uint32_t> k.stored_order
     s.n_stored += 1
-    copy_detail(&k.detail, r, category, order)
-    k.stored_order = order
-    return index
+    p.extra = index
+    p.state |= IS_STORED
+    return k
 
 
-cdef inline void free_record(State *s, uint32_t index) noexcept nogil:
-    s.stored[index].stored_order = s.stored_free
-    s.stored_free = index
-    s.n_stored -= 1
+cdef inline void free_record(State *s, const Pending *p) noexcept nogil:
+    """Free the full record of p, which is about to be removed or overwritten, if there is one."""
+    if p.state & IS_STORED:
+        s.stored[p.extra].stored_order = s.stored_free
+        s.stored_free = p.extra
+        s.n_stored -= 1
 
 
 cdef void copy_stored(const State *s, StoredRecord *out) noexcept nogil:
@@ -73,8 +103,7 @@ cdef inline void track_age(State *s, const Pending *p) noexcept nogil:
 
 cdef void drop_pending(State *s, const Pending *p) noexcept nogil:
     """Remove a record that will not be matched."""
-    if s.keep_details:
-        free_record(s, p.extra)
+    free_record(s, p)
     give_up(s, p, s.now_ns)
     remove_entry(&s.pending, p, place_of(s, &s.pending, p.sector, p.key))
 

@@ -47,15 +47,22 @@ cdef Pending *history_of(const State *s, const Pending *p) noexcept nogil:
 
 
 cdef Pending *begin_history(State *s, Pending *p) noexcept nogil:
-    """Turn an issue into a request of several steps."""
+    """Turn an issue into a request of several steps.
+
+    Its time and sector will change, so its full record is stored now if it may be shown.
+    """
     cdef Place place = place_of(s, &s.history, p.sector, p.key)
     cdef Pending *h = reserve_slot(&s.history, place)
+    cdef Record record
     h.sector = p.sector
     h.key = p.key
     h.time_ns = p.time_ns
     h.bytes = 0
     h.state = 0
     h.extra = 0
+    if s.keep_slow and not p.state & IS_STORED:
+        full_record(s, p, &record)
+        store_record(s, p).detail.record = record
     p.state = (p.state & 0x1fff) | IS_MULTI_STEP | WAS_ISSUED | IN_FLIGHT
     return h
 
@@ -143,12 +150,11 @@ cdef Pending *find_pending(State *s, uint64_t sector, uint32_t key) noexcept nog
 
 cdef Pending *advance(State *s, Pending *p, uint32_t completed_bytes) noexcept nogil:
     """Move a request to its first sector that is not completed; returns its new entry."""
-    cdef Pending rest = p[0]
-    cdef Pending h, queued
+    cdef Pending rest, h, queued
     cdef Pending *other
     if p.state & IS_ISSUE:
         begin_history(s, p)
-        rest.state = p.state
+    rest = p[0]
     h = history_of(s, p)[0]
     end_history(s, p)
     remove_entry(&s.pending, p, place_of(s, &s.pending, p.sector, p.key))
@@ -229,14 +235,13 @@ cdef void issue_again(State *s, const Batch *b, int i, Pending *p) noexcept nogi
     p.bytes = item.bytes
     begin_flight(s, device_of(p.key), op_of(cell_in(p.state)), item.time_ns)
     track_age(s, p)
-    if s.keep_details:
+    if p.state & IS_STORED:
         copy_detail(&s.stored[p.extra].detail, &b.records[i], b.category[i], b.first + i)
 
 
 cdef void replace_pending(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
     """Give up a pending record and store another one with its key in its place."""
-    if s.keep_details:
-        free_record(s, p.extra)
+    free_record(s, p)
     give_up(s, p, s.now_ns)
     set_pending(s, p, b, i)
 
@@ -306,8 +311,7 @@ cdef void handle_requeue(State *s, const Batch *b, int i) noexcept nogil:
         make_place(s)
         p = reserve_slot(&s.pending, place_of(s, &s.pending, item.sector, item.key))
         p[0] = item[0]
-        if s.keep_details:
-            p.extra = store_record(s, &b.records[i], b.category[i], b.first + i)
+        store_item(s, p, b, i)
         track_age(s, p)
     elif is_in_flight(p) and p.time_ns <= item.time_ns:
         requeue(s, p, item.time_ns)

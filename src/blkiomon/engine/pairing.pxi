@@ -97,9 +97,12 @@ cdef inline bint is_small(const Table *t) noexcept nogil:
 cdef inline bint takes_slow_path(const State *s, const Batch *b) noexcept nogil:
     """Whether every record of a batch takes the slow path.
 
-    It does if pending records are kept in full, or if the table may become full.
+    It does if all pending records are kept in full, or if the table may become full.
     """
-    return s.slowly or s.keep_details or s.pending.used + b.n > s.max_pending
+    return (
+        s.slowly or s.keep_details or s.pending.used + b.n > s.max_pending
+        or (s.keep_slow and has_wide_ids(b))
+    )
 
 
 cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:
@@ -206,6 +209,15 @@ cdef inline uint32_t state_of(uint32_t category, unsigned int cell, uint32_t err
     )
 
 
+cdef inline void store_item(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
+    """Store Batch.item, which p was set to, in full if an option asks for that."""
+    cdef StoredRecord *k
+    if s.keep_details or s.keep_slow:
+        k = store_record(s, p)
+        copy_detail(&k.detail, &b.records[i], b.category[i], b.first + i)
+        k.stored_order = b.first + i
+
+
 cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
     """Write a record into a reserved slot, or over a record that has been given up."""
     cdef const Pending *item = &b.item
@@ -215,8 +227,7 @@ cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexce
     else:
         s.completions_without_issue += 1
         p.state &= ~<uint32_t> IS_COUNTED
-    if s.keep_details:
-        p.extra = store_record(s, &b.records[i], b.category[i], b.first + i)
+    store_item(s, p, b, i)
     track_age(s, item)
 
 
@@ -271,10 +282,10 @@ cdef void log_optional(
     cdef const Pending *issue = p if pending_is_issue else &b.item
     cdef Detail detail
     cdef uint64_t begun_ns = completed_ns - m.d2c_ns
-    cdef bint is_slow = s.keep_slow and completed_slowly(s, issue, pending_is_issue, completed_ns)
+    cdef bint is_slow = s.keep_slow and completed_slowly(s, issue, completed_ns)
     if s.keep_requests or is_slow:
         if pending_is_issue:
-            detail = s.stored[p.extra].detail
+            full_record(s, p, &detail.record)
         else:
             copy_detail(&detail, &b.records[i], b.category[i], 0)
     if is_slow:                                 # before its queue record is removed
@@ -286,8 +297,7 @@ cdef void log_optional(
     if s.keep_requests:
         set_request(s, &s.request[s.n_request], m, &detail.record, issue)
         s.n_request += 1
-    if s.keep_details:
-        free_record(s, p.extra)
+    free_record(s, p)
 
 
 cdef inline void complete_request(
@@ -381,16 +391,14 @@ cdef void pair_item(State *s, Batch *b, int i, Place place) noexcept nogil:
         s.evicted += 1
 
     if pending_is_older:
-        if s.keep_details:
-            free_record(s, p.extra)
+        free_record(s, p)
         give_up(s, p, s.now_ns)
         set_pending(s, p, b, i)
     else:
         s.completions_without_issue += item.state & IS_ISSUE == 0
         s.issues_given_up += item.state & IS_ISSUE != 0
         if s.keep_details:                      # the original stores the pending record again
-            s.stored[p.extra].stored_order &= WAS_REPORTED
-            s.stored[p.extra].stored_order |= b.first + i
+            s.stored[p.extra].stored_order = b.first + i
 
 
 cdef inline Place place_at(const Batch *b, int i) noexcept nogil:
@@ -563,9 +571,10 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         unsigned int equal, empty, slot, not_simple
         uint32_t *sequences = s.last_sequence
         uint32_t cpu_mask = (1 << s.cpu_shift) - 1
-        uint64_t usual_ns = min(s.max_age_ns, <uint64_t> MOST_USUAL_NS)
+        uint64_t usual_ns = min(min(s.max_age_ns, s.slow_ns), <uint64_t> MOST_USUAL_NS)
+        bint keep_ids = s.keep_slow
 
-    # The number of usual latencies: one comparison then checks both limits.
+    # The number of usual latencies: one comparison then checks all limits.
     usual_ns = usual_ns - (LEAST_USUAL_NS - 1) if usual_ns >= LEAST_USUAL_NS else 0
     t.more = t.most_more = 0
     t.now = t.most = lanes_of(0, 0, 0, 0)
@@ -650,6 +659,8 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         p.sector = r.sector
         store64(&p.key, word)
         p.bytes = r.bytes
+        if keep_ids:
+            p.extra = ids_of(r)
         group.tag[slot] = tag & <uint8_t> ~narrow
         if at_once:
             t.now = t.now + load_lanes(STEPS[action >> 16 & 3][completes])

@@ -1,23 +1,20 @@
 # Collects slow requests, and finds those that hang.
 #
 # A request is slow if the time from its first issue to its completion exceeds State.slow_ns: a
-# request that the kernel requeued counts from its first issue. With keep_slow, log_optional()
-# compares each match; without it, nothing of this file is called. A request that hangs is still
-# pending after some time. A walk over the pending records finds such requests and marks their
-# StoredRecord, so that each is reported once. It is reported again when it completes.
+# request that the kernel requeued counts from its first issue. With keep_slow, pair_records() hands
+# a match that took longer to the slow path, where log_optional() compares it. A request that hangs
+# is still pending after some time. A walk over the pending records finds such requests and marks
+# them, so that each is reported once. It is reported again when it completes.
 #
 # Entry points: completed_slowly and set_slow, from log_optional(); find_hanging and set_hanging,
 # from Engine.take_hanging(). Never allocates.
 
-cdef uint64_t WAS_REPORTED = <uint64_t> 1 << 63     # in StoredRecord.stored_order
-
-
 cdef inline bint completed_slowly(
-    const State *s, const Pending *issue, bint is_pending, uint64_t completed_ns
+    const State *s, const Pending *issue, uint64_t completed_ns
 ) noexcept nogil:
-    """Whether to report a request that completes. is_pending: its issue is in a table."""
-    return completed_ns - first_issue_ns(s, issue) > s.slow_ns or (
-        is_pending and s.stored[issue.extra].stored_order & WAS_REPORTED != 0
+    """Whether to report a request that completes."""
+    return (
+        completed_ns - first_issue_ns(s, issue) > s.slow_ns or issue.state & WAS_REPORTED != 0
     )
 
 
@@ -61,17 +58,15 @@ cdef uint64_t find_hanging(State *s, uint64_t before_ns, Hanging *out) noexcept 
     """
     cdef Cursor c = Cursor(0, 0)
     cdef uint64_t n = 0
-    cdef uint64_t *order
-    cdef const Pending *p
+    cdef Pending *p
     while (p := next_entry(&s.pending, &c)) != NULL:
         if not p.state & IS_ISSUE and (
             p.state & (IS_MULTI_STEP | WAS_ISSUED) != <uint32_t> (IS_MULTI_STEP | WAS_ISSUED)
         ):
             continue
-        order = &s.stored[p.extra].stored_order
-        if first_issue_ns(s, p) < before_ns and order[0] & WAS_REPORTED == 0:
+        if first_issue_ns(s, p) < before_ns and p.state & WAS_REPORTED == 0:
             if out != NULL:
-                order[0] |= WAS_REPORTED
+                p.state |= WAS_REPORTED
                 out[n] = Hanging(p, s.devices[device_of(p.key)].number)
             n += 1
     return n
@@ -80,8 +75,9 @@ cdef uint64_t find_hanging(State *s, uint64_t before_ns, Hanging *out) noexcept 
 cdef void set_hanging(State *s, Slow *slow, const Pending *p, uint64_t now_ns) noexcept nogil:
     """Write a pending request as a slow one. d2c_ns is its age since the latest issue."""
     cdef const Pending *h = NULL
-    cdef const Record *record = &s.stored[p.extra].detail.record
+    cdef Record record
     cdef Match m
+    full_record(s, p, &record)
     if p.state & IS_MULTI_STEP:
         h = history_of(s, p)
     m.d2c_ns = now_ns - record.time_ns if record.time_ns < now_ns else 0
@@ -89,6 +85,6 @@ cdef void set_hanging(State *s, Slow *slow, const Pending *p, uint64_t now_ns) n
     m.cell = cell_in(p.state)
     m.size_bytes = p.bytes + (h.bytes if h != NULL else 0)
     m.error = h.state >> ERROR_SHIFT if h != NULL else 0
-    set_slow(s, slow, &m, record, p, record.time_ns)
+    set_slow(s, slow, &m, &record, p, record.time_ns)
     slow.until_ns = now_ns
     slow.is_pending = True

@@ -105,14 +105,16 @@ cdef struct Pending:                            # an entry of a hash table: 32 b
     uint32_t key                                # device index and direction: see key_of()
     uint32_t state                              # the bits below
     uint32_t bytes                              # of an issue: not completed yet
-    # In State.pending, with keep_details: the index of the full record in State.stored. In
-    # State.history: how often the request was requeued.
+    # In State.pending, with IS_STORED: the index of the full record in State.stored; else, with
+    # keep_slow: pid and CPU, see ids_of(). In State.history: how often the request was requeued.
     uint32_t extra
 
 cdef enum:                                      # Pending.state
     # Its time is 2^63 ns or more. Only pair_item() takes such a record: the difference to an early
     # time may wrap around, and the fast path would not see that.
     IS_LATE = 1 << 0
+    IS_STORED = 1 << 1                          # State.stored has the full record
+    WAS_REPORTED = 1 << 2                       # as a request that hangs: see slow.pxi
     CELL_SHIFT = 8                              # five bits: see cell_of()
     CELL_BITS = 0x1f << 8
     IS_ISSUE = 1 << 13
@@ -150,8 +152,8 @@ cdef struct Place:                              # where a search for a request b
 
 cdef struct StoredRecord:                       # a pending record in full, 64 bytes
     Detail detail
-    # Position of the record that was processed when this one was stored, and WAS_REPORTED. In a
-    # free element: the index of the next free one.
+    # Position of the record that was processed when this one was stored. In a free element: the
+    # index of the next free one.
     uint64_t stored_order
 
 # --- accounts of completed requests: see statistics.pxi ---------------------------------------
@@ -355,7 +357,7 @@ cdef struct State:
     bint keep_records
     bint records_only                           # collect records, and pair none
     bint keep_requests
-    bint keep_slow                              # collect slow requests: needs keep_details
+    bint keep_slow                              # collect slow requests
     bint slowly                                 # pair all records by all rules
     bint as_original                            # pair as the original does; no in-flight figures
     bint has_filter                             # filter_record() has to look at records
