@@ -702,8 +702,8 @@ def test_dataset_takes_requests_of_one_selection(traces: Path, capfd: Capture) -
     before = stored()
     assert main(["-o", "ds", "--op", "write", "traces/web2/b.gz"]) == 4
     (line,) = capfd.readouterr().err.splitlines()
-    assert "has requests of another selection: only read; asked for are only write. " in line
-    with pytest.raises(ArchiveError, match="only read; asked for are all"):
+    assert "has another selection of requests (only read) than this run (only write): " in line
+    with pytest.raises(ArchiveError, match=r"\(only read\) than this run \(all\)"):
         archived("traces/web1/a.bin")
     assert stored() == before
     assert main(["-o", "ds", "--compact"]) == 0
