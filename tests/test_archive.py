@@ -158,7 +158,7 @@ def days(dataset: Path | str = "ds") -> dict[str, list[str]]:
 
 def found(*sources: str, host: str | None = None) -> dict[str, tuple[str, list[str]]]:
     """Host and files of each trace, by its name. Fails if a source has no trace."""
-    traces, missing = find(sources, host)
+    traces, missing, _ = find(sources, host)
     assert not missing
     return {
         str(Path(t.name).relative_to(Path.cwd())): (t.host, [Path(f.url).name for f in t.files])
@@ -179,9 +179,68 @@ def test_traces_are_found_by_names_globs_and_directories(traces: Path) -> None:
     assert found("traces/web?/*") == a | b
     assert found("traces/db/sda") == found("traces/db/sda.blktrace") == sda
     assert found("traces/db/sda.blktrace.1") == found("traces/*/sda.blktrace.*") == sda
-    assert found("traces/db") == found("traces") == sda  # of a directory, sets
+    assert found("traces/db") == sda  # of a directory with sets, these
+    assert found("traces") == a | b | sda
     assert found("traces/*/*", "traces/db", "traces/web1/a.bin") == a | b | sda | late
     assert found("traces/**/*.bin") == a | late
+
+
+def test_directory_of_single_files_has_a_trace_for_each(tmp_path: Path) -> None:
+    folder = tmp_path / "traces"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.bin").write_bytes(PHASES)
+    (folder / "deep" / "b").write_bytes(gzip.compress(PHASES))
+    (folder / "link").symlink_to("a.bin")
+    (folder / "notes.txt").write_text("of Monday\n")
+    (folder / "log.gz").write_bytes(gzip.compress(b"of Tuesday\n"))
+    (folder / "cut.gz").write_bytes(gzip.compress(PHASES)[:-100])
+    (folder / "damaged.gz").write_bytes(gzip.compress(PHASES)[:10] + b"\xff" * 90)
+    (folder / "empty").write_bytes(b"")
+    (folder / "gone").symlink_to("nowhere")
+    os.mkfifo(folder / "fifo")
+    for source in (str(folder), f"file://{folder}", f"{tmp_path}/tra*"):
+        traces, missing, notes = find([source])
+        names = [str(Path(trace.name).relative_to(folder)) for trace in traces]
+        assert names == ["a.bin", "cut.gz", "deep/b", "link"]
+        assert not missing and not notes
+
+
+def test_files_that_may_be_copies_are_left_out_in_one_line(traces: Path) -> None:
+    shutil.copy("traces/web2/b.gz", "traces/web2/a.bin")
+    (traces / "web2" / "a.bin.gz").write_bytes(gzip.compress(PHASES))
+    names, missing, (note,) = find(["traces"])
+    assert [Path(t.name).name for t in names] == ["sda", "a.bin", "a.bin", "b.gz"]
+    assert not missing
+    here = Path.cwd()
+    assert note == (
+        f"2 files are left out, as others beside them may have the same records: {here}/traces/db/"
+        f"late.bin, {here}/traces/web2/a.bin.gz; to read one, name it"
+    )
+    names, _, (note,) = find(["traces", "traces/db/late.bin"])
+    assert len(names) == 5 and note == (
+        f"{here}/traces/web2/a.bin.gz is left out, as another file beside it may have the same "
+        "records; to read it, name it"
+    )
+    assert not find(["traces", "traces/db/late.bin", "traces/web2/a.bin.gz"])[2]
+
+
+def test_file_of_a_directory_that_cannot_be_unpacked_is_a_failure(
+    traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise ImportError
+
+    monkeypatch.setattr("blkiomon.sources.readers.zstd_module", missing)
+    (traces / "web1" / "b.zst").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(90))
+    summary = archived("traces/web1")
+    assert [Path(failure.trace).name for failure in summary.failures] == ["b.zst"]
+    assert "blkiomon[zstd]" in summary.failures[0].error
+    assert summary.records == len(PHASES) // 48
+
+
+def test_left_out_file_is_reported_with_the_summary(traces: Path, capfd: Capture) -> None:
+    assert main(["--workers", "0", "traces/db"]) == 0
+    assert "late.bin is left out" in capfd.readouterr().err
 
 
 def test_existing_name_wins_over_a_glob(traces: Path) -> None:
@@ -192,10 +251,10 @@ def test_existing_name_wins_over_a_glob(traces: Path) -> None:
 def test_sources_without_traces_are_failures(traces: Path) -> None:
     (traces / "empty").mkdir()
     wrong = [
-        *("nothing", "traces/no*", "traces/empty", "traces/web?", "traces/db/sda.blktrace.99"),
+        *("nothing", "traces/no*", "traces/empty", "traces/emp*", "traces/db/sda.blktrace.99"),
         "no://x/y",
     ]
-    names, missing = find([*wrong, "traces/web1/a.bin"])
+    names, missing, _ = find([*wrong, "traces/web1/a.bin"])
     assert [Path(t.name).name for t in names] == ["a.bin"]
     assert [m.trace for m in missing] == wrong
     expected = [
@@ -226,7 +285,7 @@ def test_host_pattern(pattern: str | None, name: str, host: str | None) -> None:
 
 
 def test_trace_that_does_not_match_the_host_pattern_is_a_failure(traces: Path) -> None:
-    names, missing = find(["traces/web1/a.bin"], "/elsewhere/{host}/*")
+    names, missing, _ = find(["traces/web1/a.bin"], "/elsewhere/{host}/*")
     assert not names
     assert missing[0].trace.endswith("a.bin") and "/elsewhere/" in missing[0].error
 
@@ -236,7 +295,7 @@ def test_host_that_is_not_utf8_is_a_failure(traces: Path) -> None:
     folder = os.fsdecode(b"traces/web\xff")
     (Path(folder)).mkdir()
     (Path(folder) / "x.bin").write_bytes(b"")
-    names, missing = find([f"{folder}/x.bin", "traces/web1/a.bin"])
+    names, missing, _ = find([f"{folder}/x.bin", "traces/web1/a.bin"])
     assert [trace.host for trace in names] == ["web1"]
     assert [(Path(m.trace).name, m.error) for m in missing] == [("x.bin", "its host is not UTF-8")]
 
@@ -457,7 +516,7 @@ def test_missing_cpu_is_a_note(traces: Path) -> None:
     assert not summary.failures
     (note,) = summary.notes
     assert "sda.blktrace.0 is missing" in note
-    (trace,), _ = find(["traces/db/sda"])
+    (trace,), _, _ = find(["traces/db/sda"])
     result = work.read(trace, TraceOptions())
     assert result.whole is not None and result.whole.missing_files == 1
 
@@ -643,8 +702,8 @@ def test_dataset_takes_requests_of_one_selection(traces: Path, capfd: Capture) -
     before = stored()
     assert main(["-o", "ds", "--op", "write", "traces/web2/b.gz"]) == 4
     (line,) = capfd.readouterr().err.splitlines()
-    assert "has requests of another selection: only read; asked for are only write. " in line
-    with pytest.raises(ArchiveError, match="only read; asked for are all"):
+    assert "has another selection of requests (only read) than this run (only write): " in line
+    with pytest.raises(ArchiveError, match=r"\(only read\) than this run \(all\)"):
         archived("traces/web1/a.bin")
     assert stored() == before
     assert main(["-o", "ds", "--compact"]) == 0
@@ -848,6 +907,7 @@ def test_traces_and_dataset_may_be_in_an_object_store(
     remote = archived(*urls, dataset=dataset, workers=workers)
     assert same(first, remote)
     assert archived(*urls, dataset=dataset).resumed == 4
+    assert archived(f"{scheme}://traces", dataset=dataset).resumed == 3
     fs.pipe_file("/traces/db/late.bin", over_midnight(seconds=1))
     assert archived(*urls, dataset=dataset).resumed == 3
     assert main(["-o", dataset, "--compact"]) == 0

@@ -179,6 +179,17 @@ def test_files_in_such_directories_are_written_if_no_link_leads_there(theirs: Pa
     assert (theirs / "a/b/c").read_bytes() == b"x"
 
 
+@pytest.mark.parametrize("there", ["/proc", "gone"])
+def test_directory_that_cannot_be_made_is_an_error(
+    there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``/proc`` takes no directories, and ``gone`` is a link to nowhere."""
+    monkeypatch.chdir(tmp_path)
+    Path("gone").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError):
+        make_directories(f"{there}/a/b")
+
+
 @root_only
 def test_hard_link_that_another_user_could_have_made_is_refused(theirs: Path) -> None:
     """The kernel refuses this too where fs.protected_hardlinks is set."""

@@ -629,13 +629,13 @@ def test_missing_files_are_refused(traces: Path, path: str, message: str) -> Non
 def test_traces_outside_of_sets_are_named(traces: Path) -> None:
     Path("dir").mkdir()
     Path("dir/notes.txt").write_text("of the run")
-    for name in ("b.bin", "a.bin"):
-        Path("dir", name).write_bytes(Path("sda.blktrace.0").read_bytes())
+    Path("dir/a.bin").write_bytes(Path("sda.blktrace.0").read_bytes())
+    Path("dir/b.gz").write_bytes(gzip.compress(Path("sda.blktrace.0").read_bytes()))
     with pytest.raises(SourceError, match=r"no trace in dir: .*; dir/a.bin begins like a trace"):
         open_trace(["dir"])
     Path("dir/sda.blktrace.0").write_bytes(Path("sda.blktrace.0").read_bytes())
     with open_trace(["dir"]) as source:
-        left_out = [f"dir/{name} is left out: to read it, name it" for name in ("a.bin", "b.bin")]
+        left_out = [f"dir/{name} is left out: to read it, name it" for name in ("a.bin", "b.gz")]
         assert list(source.notes) == left_out
 
 

@@ -184,13 +184,16 @@ def make_directories(path: str | os.PathLike[str]) -> None:
     """
     whole = os.path.abspath(path)  # noqa: PTH100 (of a name that need not be text)
     try:
-        with _place(whole, DEFAULT, replaces=True) as place:
-            os.mkdir(place.name, dir_fd=place.directory)
-    except FileExistsError:
-        pass  # if it is not a directory, using it fails
+        _make_directory(whole)
     except FileNotFoundError:
         make_directories(os.path.dirname(whole))  # noqa: PTH120
-        make_directories(whole)
+        _make_directory(whole)
+
+
+def _make_directory(path: str) -> None:
+    # If something else has this name, using it fails.
+    with suppress(FileExistsError), _place(path, DEFAULT, replaces=True) as place:
+        os.mkdir(place.name, dir_fd=place.directory)
 
 
 # --- the directory of a file ----------------------------------------------------------------------

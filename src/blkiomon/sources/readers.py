@@ -326,6 +326,20 @@ class ContinuedReader(Reader):
         self._head = begun
 
 
+def begins_like_trace(reader: Reader) -> bool:
+    """Whether a file is a trace, by its first bytes, decompressed; these are read.
+
+    Raises:
+        SourceError: it cannot be read, or the library that decompresses it is not installed.
+    """
+    head = bytearray(file_kinds.HEAD_BYTES)
+    try:
+        n = reader.readinto(memoryview(head))
+    except DamagedError:
+        return False
+    return file_kinds.begins_like_trace(bytes(head[:n]))
+
+
 class Readable(Protocol):
     """The methods of a file object that ``OpenedReader`` calls."""
 

@@ -6,13 +6,13 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from blkiomon.errors import SourceError
-from blkiomon.sources.file_kinds import HEAD_BYTES, begins_like_trace
+from blkiomon.sources.readers import Reader, begins_like_trace
 
 STDIN = "-"
 
@@ -180,8 +180,8 @@ def _traces_outside_sets(directory: Path) -> list[Path]:
     found: list[Path] = []
     for path in islice(sorted(directory.iterdir()), MOST_EXAMINED):
         if not MEMBER.fullmatch(path.name) and path.is_file():
-            with suppress(OSError), path.open("rb") as file:
-                if begins_like_trace(file.read(HEAD_BYTES)):
+            with suppress(OSError, SourceError), closing(Reader(path)) as reader:
+                if begins_like_trace(reader):
                     found.append(path)
         if len(found) == MOST_NAMED:
             break

@@ -116,9 +116,10 @@ COMMAND = Command(
         HELP,
     ),
     """
-    A SOURCE is a trace as `blkiomon` reads it, compressed or not; a directory, which is searched
-    for files of blktrace at any depth; a glob, in quotes; or any of these as a URL, such as
-    s3://bucket/*/*.bin.
+    A SOURCE is a trace as `blkiomon` reads it, compressed or not; a directory, for all traces in it
+    at any depth; a glob, in quotes; or any of these as a URL, such as s3://bucket/*/*.bin. In a
+    directory, single files beside files of blktrace are left out and reported: they may have the
+    same records.
 
     The host with the slowest 1 % of requests comes first. A terminal gets as many hosts as it has
     lines for.
@@ -286,7 +287,7 @@ def summarize(
 
     Args:
         sources: paths, globs or URLs of fsspec, or one of them: files, sets of per-CPU files by
-            their base name or a member, directories of which all sets count.
+            their base name or a member, directories for all traces in them.
         interval: length of an interval in seconds, by the records' own time; None: all is one.
         workers: processes of this machine that read traces, 0 for no other than this one; by
             default one for each core.

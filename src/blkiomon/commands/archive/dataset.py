@@ -204,8 +204,8 @@ class Dataset:
             if there != wanted:
                 has, asked = (f"only {s.text}" if s.text else "all" for s in (there, wanted))
                 raise DatasetError(
-                    f"{self.files.url} has requests of another selection: {has}; asked for are "
-                    f"{asked}. Select the same, or write to another dataset"
+                    f"{self.files.url} has another selection of requests ({has}) than this run "
+                    f"({asked}): select the same, or write to another dataset"
                 )
 
     def drop(self, traces: Collection[str]) -> None:

@@ -59,8 +59,10 @@ def run(
     Monitor(**asdict(options))  # checks them
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be 0 or more, not {workers}")
-    traces, failures = find(sources, host)
+    traces, failures, notes = find(sources, host)
     builder = SummaryBuilder(failures, options.selection.text)
+    for note in notes:
+        builder.note(note)
     if dataset is None:
         _read(traces, options, builder, None, workers, scheduler, tls, show_progress)
         return builder.summary()

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from blkiomon.errors import SourceError
 from blkiomon.sources import Source, source_of
-from blkiomon.sources.readers import OpenedReader, Reader
-from blkiomon.sources.trace_sets import MEMBER, members_of
+from blkiomon.sources.readers import OpenedReader, Reader, begins_like_trace
+from blkiomon.sources.trace_sets import MEMBER, MOST_NAMED, members_of
 
 HOST = "{host}"
 
@@ -24,6 +26,11 @@ READ_AHEAD_BYTES = 1 << 22
 
 LEAST_AHEAD_BYTES = 1 << 16
 """Bytes that are read ahead of each remote file, at least."""
+
+EXAMINED_AT_ONCE = 16
+"""Files of a directory whose beginnings are read at the same time."""
+
+PACKED = re.compile(r"\.(gz|xz|zst|zstd)\Z")
 
 _MARKS = (
     *("ETag", "etag", "mtime", "Last-Modified", "LastModified", "last_modified", "modified"),
@@ -79,9 +86,10 @@ class Trace:
             SourceError: a file cannot be opened.
         """
         readers: list[Reader] = []
+        ahead = max(LEAST_AHEAD_BYTES, READ_AHEAD_BYTES // len(self.files))
         try:
             for file in self.files:
-                readers.append(self._reader(file))
+                readers.append(_reader(file, ahead, is_local=self.is_local))
             return source_of(
                 readers,
                 self.name,
@@ -99,12 +107,24 @@ class Trace:
             at = self.files[min(len(readers), len(self.files) - 1)].url
             raise SourceError(f"cannot open {at}: {why(error)}") from error
 
-    def _reader(self, file: File) -> Reader:
-        if self.is_local:
-            return Reader(Path(file.url))
-        fs, path = fsspec.url_to_fs(file.url)
-        ahead = max(LEAST_AHEAD_BYTES, READ_AHEAD_BYTES // len(self.files))
-        return OpenedReader(_Remote(fs, path, ahead), file.url, file.size)
+
+def _reader(file: File, ahead: int, *, is_local: bool) -> Reader:
+    """The bytes of a file, decompressed; of a remote one, so many are read ahead."""
+    if is_local:
+        return Reader(Path(file.url))
+    fs, path = fsspec.url_to_fs(file.url)
+    return OpenedReader(_Remote(fs, path, ahead), file.url, file.size)
+
+
+def _may_be_trace(file: File, *, is_local: bool) -> bool:
+    """Whether a file begins like a trace, or cannot be read: then reading it reports why."""
+    if is_local and not Path(file.url).is_file():  # a pipe, or a link to a directory
+        return False
+    try:
+        with closing(_reader(file, LEAST_AHEAD_BYTES, is_local=is_local)) as reader:
+            return begins_like_trace(reader)
+    except Exception:  # of the library of any protocol
+        return True
 
 
 class _Remote:
@@ -158,13 +178,30 @@ def why(error: BaseException) -> str:
     return " ".join(str(text).split())
 
 
-def find(sources: Iterable[str], host: str | None = None) -> tuple[list[Trace], list[Failure]]:
-    """Find traces, each once, in the order of their names; also returns what cannot be used.
+class Found(NamedTuple):
+    """What was found.
+
+    Attributes:
+        traces: each once, in the order of their names.
+        failures: what cannot be used.
+        notes: messages for the user.
+    """
+
+    traces: list[Trace]
+    failures: list[Failure]
+    notes: list[str]
+
+
+def find(sources: Iterable[str], host: str | None = None) -> Found:
+    """Find traces.
 
     Args:
-        sources: a file; the base name or a member of a set of per-CPU files; a directory, of
-            which all sets count, at any depth; a glob; or any of these as a URL of fsspec.
+        sources: a file; the base name or a member of a set of per-CPU files; a directory, for all
+            traces in it, at any depth; a glob; or any of these as a URL of fsspec.
         host: pattern that finds the host in the name of a trace; see ``host_pattern``.
+
+    Of a directory, files that may be copies of other traces are left out: files beside sets, such
+    as blkparse makes of them, and ``a.bin.gz`` beside ``a.bin``.
 
     Raises:
         ValueError: the pattern is invalid.
@@ -187,7 +224,7 @@ def find(sources: Iterable[str], host: str | None = None) -> tuple[list[Trace], 
             failures[name] = Failure(name, "its host is not UTF-8")
         else:
             traces.append(replace(trace, host=match["host"]))
-    return traces, list(failures.values())
+    return Found(traces, list(failures.values()), finder.notes())
 
 
 def host_pattern(pattern: str | None) -> re.Pattern[str]:
@@ -218,6 +255,7 @@ class _Finder:
     def __init__(self) -> None:
         self._fresh: set[Any] = set()
         self.found: dict[str, Trace] = {}  # without their hosts
+        self._left_out: dict[str, None] = {}  # names of possible copies
         self._listed: dict[tuple[str, str], dict[str, Info]] = {}
 
     def add(self, source: str) -> None:
@@ -228,6 +266,22 @@ class _Finder:
             raise
         except Exception as error:  # of the library of any protocol
             raise SourceError(f"cannot look up {source}: {why(error)}") from error
+
+    def notes(self) -> list[str]:
+        """A message about the files that were left out and not named, if there are any."""
+        names = [name for name in self._left_out if name not in self.found]
+        if not names:
+            return []
+        if len(names) == 1:
+            return [
+                f"{names[0]} is left out, as another file beside it may have the same records; to "
+                "read it, name it"
+            ]
+        more = f" and {len(names) - MOST_NAMED:,} more" * (len(names) > MOST_NAMED)
+        return [
+            f"{len(names):,} files are left out, as others beside them may have the same records: "
+            f"{', '.join(names[:MOST_NAMED])}{more}; to read one, name it"
+        ]
 
     def _add(self, source: str) -> None:
         fs, path = fsspec.url_to_fs(source)
@@ -249,7 +303,7 @@ class _Finder:
         if found:
             n_used = sum(self._add_found(fs, *item) for item in sorted(found.items()))
             if not n_used:
-                raise SourceError(f"no trace in {source}: looked for *.blktrace.0 and so on")
+                raise SourceError(f"no trace in {source}")
             return
         folder, _, name = path.rpartition("/")
         if not MEMBER.fullmatch(name) and self._add_set(fs, folder, name.removesuffix(".blktrace")):
@@ -257,22 +311,41 @@ class _Finder:
         raise SourceError(f"cannot open {source}: there is no such file and no {name}.blktrace.0")
 
     def _add_found(self, fs: Any, path: str, info: Info) -> bool:
-        """Add a file with its set, or all sets in a directory; returns whether any was found."""
+        """Add a file with its set, or all traces in a directory; returns whether any was found."""
         if info["type"] == "directory":
-            sets = dict.fromkeys(
-                (folder, match["base"])
-                for folder, _, name in (p.rpartition("/") for p in sorted(fs.find(path)))
-                if (match := MEMBER.fullmatch(name))
-            )
-            for of in sets:
-                self._add_set(fs, *of)
-            return bool(sets)
+            return self._add_directory(fs, path)
         folder, _, name = path.rpartition("/")
         match = MEMBER.fullmatch(name)
         if match:
             return self._add_set(fs, folder, match["base"])
         self._keep(fs, path, [(path, info)])
         return True
+
+    def _add_directory(self, fs: Any, path: str) -> bool:
+        sets: dict[tuple[str, str], None] = {}
+        others: dict[str, Info] = {}
+        for file, info in sorted(fs.find(path, detail=True).items()):
+            folder, _, name = file.rpartition("/")
+            if match := MEMBER.fullmatch(name):
+                sets[folder, match["base"]] = None
+            elif info.get("size") != 0:
+                others[file] = info
+        for of in sets:
+            self._add_set(fs, *of)
+        folders = {folder for folder, _ in sets}
+        looks_like = partial(_may_be_trace, is_local=isinstance(fs, LocalFileSystem))
+        files = [_file(fs, *item) for item in others.items()]
+        # A remote store takes long to answer, and can answer many at once.
+        with ThreadPoolExecutor(EXAMINED_AT_ONCE) as pool:
+            are_traces = list(pool.map(looks_like, files))
+        traces = {file for file, is_trace in zip(others, are_traces, strict=True) if is_trace}
+        for file in sorted(traces):
+            unpacked = PACKED.sub("", file)
+            if file.rpartition("/")[0] in folders or (unpacked != file and unpacked in traces):
+                self._left_out[_url(fs, file)] = None
+            else:
+                self._keep(fs, file, [(file, others[file])])
+        return bool(sets or traces)
 
     def _add_set(self, fs: Any, folder: str, base: str) -> bool:
         files = []
