@@ -16,8 +16,8 @@
 #         pair_other     a record that is not plain -> handle_other, handle_append or pair_item
 #
 # Entry points, from Engine: cpu_bits, can_be_plain, set_categories, log_records, pair; pair_plainly
-# and pair_plainly_by_avx2, for State.pair_batch. Also set_request, from slow.pxi.
-# Never allocates.
+# and pair_plainly_by_avx2, for State.pair_batch. Also state_of, store_item, set_pending and
+# log_optional, from multi_step.pxi; set_request, from slow.pxi. Never allocates.
 
 cdef enum Fate:                                 # what pair() does with a record
     FATE_PLAIN                                  # pairs it, as it is plain
@@ -97,7 +97,8 @@ cdef inline bint is_small(const Table *t) noexcept nogil:
 cdef inline bint takes_slow_path(const State *s, const Batch *b) noexcept nogil:
     """Whether every record of a batch takes the slow path.
 
-    It does if all pending records are kept in full, or if the table may become full.
+    It does if all pending records are kept in full, if the table may become full, or if the fast
+    path cannot keep the pids and CPU numbers for slow requests.
     """
     return (
         s.slowly or s.keep_details or s.pending.used + b.n > s.max_pending
@@ -210,7 +211,7 @@ cdef inline uint32_t state_of(uint32_t category, unsigned int cell, uint32_t err
 
 
 cdef inline void store_item(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
-    """Store Batch.item, which p was set to, in full if an option asks for that."""
+    """Store the full record of p, a copy of Batch.item, if an option needs it."""
     cdef StoredRecord *k
     if s.keep_details or s.keep_slow:
         k = store_record(s, p)
@@ -275,9 +276,9 @@ cdef void log_optional(
     State *s, Match *m, Batch *b, int i, const Pending *p, bint pending_is_issue,
     uint64_t completed_ns,
 ) noexcept nogil:
-    """Set a match's queue time, append it to State.request and State.slow as asked for.
+    """Set a match's queue time, and append it to State.request and State.slow as options ask.
 
-    Frees the pending record's copy.
+    Frees the full record of the pending record p.
     """
     cdef const Pending *issue = p if pending_is_issue else &b.item
     cdef Detail detail
@@ -486,10 +487,10 @@ cdef inline void count_busy(
 
 
 cdef struct Tally:                              # what pair_records() counts in registers
-    lanes now                                   # of a batch of one device: see Load
-    lanes most
-    int64_t more                                # else: requests in flight, in the table
-    int64_t most_more
+    lanes now                                   # at_once: the first four of Load.now
+    lanes most                                  # at_once: their maxima
+    int64_t more                                # else: growth of in_flight and of pending.used
+    int64_t most_more                           # else: the maximum of `more`
 
 
 cdef inline void add_tally(State *s, Load *load, Tally *t, bint at_once) noexcept nogil:
@@ -574,7 +575,8 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         uint64_t usual_ns = min(min(s.max_age_ns, s.slow_ns), <uint64_t> MOST_USUAL_NS)
         bint keep_ids = s.keep_slow
 
-    # The number of usual latencies: one comparison then checks all limits.
+    # From here on, the number of usual latencies, of which LEAST_USUAL_NS is the first: one
+    # comparison then checks both ends. If it is 0, issues take the slow path, too.
     usual_ns = usual_ns - (LEAST_USUAL_NS - 1) if usual_ns >= LEAST_USUAL_NS else 0
     t.more = t.most_more = 0
     t.now = t.most = lanes_of(0, 0, 0, 0)
