@@ -257,7 +257,7 @@ def _transport_now(device: Device, link: str) -> Transport | None:
 
 
 def order(name: str) -> list[tuple[int, int, str]]:
-    """Sorts names as the kernel counts: sdb before sdaa, dm-2 before dm-10."""
+    """A sort key: names are ordered as the kernel counts, sdb before sdaa, dm-2 before dm-10."""
     parts = re.findall(r"\d+|\D+", name)
     return [(0, int(p), "") if p.isdecimal() else (len(p), 0, p) for p in parts]
 
