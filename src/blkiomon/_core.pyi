@@ -183,7 +183,7 @@ class Engine:
 
         - ``records``: read, of any category.
         - ``requests``: completed.
-        - ``mismatches``: pairs of records with one key that do not belong to one request.
+        - ``mismatches``: pairs of records with the same key that do not belong to one request.
         - ``driver_data_records``: of category DRV_DATA.
         - ``evicted``: pending records.
         - ``lost_events``: counted by the tracer's marks.

@@ -22,7 +22,7 @@
 cdef enum Fate:                                 # what pair() does with a record
     FATE_PLAIN                                  # pairs it, as it is plain
     FATE_OTHER                                  # pair_other()
-    FATE_PASSED                                 # only notes its time
+    FATE_TIME_ONLY                              # sets State.now_ns to its time
     FATE_IGNORED                                # nothing: it is filtered out, or has no category
 
 cdef enum:
@@ -86,7 +86,7 @@ cdef inline Fate fate_of_other(uint32_t category, const TraceV7 *r) noexcept nog
         return FATE_OTHER
     if r.action & 0xffff & ~<uint32_t> EVENT_CGROUP <= EVENT_FRONT_MERGE:
         return FATE_OTHER
-    return FATE_PASSED
+    return FATE_TIME_ONLY
 
 
 cdef inline bint is_small(const Table *t) noexcept nogil:
@@ -184,7 +184,7 @@ cdef inline void prepare_records(State *s, Batch *b, bint plainly) noexcept nogi
         last = &sequences[r.cpu & cpu_mask]
         if plainly or is_counted:
             check_sequence(s, r, last)
-        if not plainly and b.fate[i] >= FATE_PASSED:
+        if not plainly and b.fate[i] >= FATE_TIME_ONLY:
             continue
         key = key_of(device, r.action >> 16)
         h = hash_of(s, r.sector, key)
@@ -233,7 +233,7 @@ cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexce
 
 
 cdef void log_mismatch(State *s, const Pending *p, const Batch *b, int i) noexcept nogil:
-    """Keep both records by their own times: p.time_ns may be that of a requeue."""
+    """Append both records, ordered by their own times: p.time_ns may be that of a requeue."""
     cdef Mismatch *m = &s.mismatch[s.n_mismatch]
     cdef const Detail *stored = &s.stored[p.extra].detail
     cdef bint pending_is_older = stored.record.time_ns < b.item.time_ns

@@ -404,8 +404,9 @@ cdef inline void count_deferred(State *s, Account *a, unsigned int n) noexcept n
 
     A quotient of doubles is exact here: see quotient(). Bins come from the upper bits of floats:
     the exponent gives the octave, and the first six bits of the mantissa the bin in it. First, the
-    bits that would round the value up are cleared. Half of an n-bit value has the exponent n + 125;
-    its bin is at least 64 * (n - 6): hence 131. time_bin() adds the 1.
+    bits that would round the value up are cleared. The float of half an n-bit value has the biased
+    exponent n + 125, and the octave of the value begins with bin 64 * (n - 6). So 131 octaves are
+    subtracted. The 1 is the one that time_bin() adds.
     """
     cdef:
         unsigned int i
@@ -676,7 +677,7 @@ cdef Bin *copy_rows(State *s, Row *out, Bin *d2c_bins, Bin **size_bins) noexcept
 cdef Bin *copy_queue_rows(
     const State *s, QueueRow *out, Bin *q2d_bins, Bin **q2c_bins
 ) noexcept nogil:
-    """The same for queue times."""
+    """Copy the queue accounts to out, and their bins, as copy_rows() does."""
     cdef uint64_t i
     cdef uint64_t requests                      # the same number for q2d and q2c
     cdef QueueAccount *a

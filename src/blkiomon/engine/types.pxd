@@ -396,7 +396,7 @@ cdef struct State:
     uint64_t by_bin[SIZE_BINS]                  # scratch of copy_sizes()
     uint64_t over_device_limit                  # records of devices beyond max_devices
     uint64_t next_ns                            # time of the record at which feed() stopped
-    uint64_t records                            # this and the next: since the start
+    uint64_t records                            # this and the counts below: since the start
     uint64_t matches
     uint64_t matches_before                     # up to the latest snapshot
     uint64_t sequence_gaps                      # records missing by their sequence numbers
