@@ -16,9 +16,9 @@
 cdef enum:
     EVERYTHING = 8                              # layout.EVERYTHING
     IN_ALL = 3                                  # see lane_of()
-    # A request is overdue if it has been in flight for longer than this, and for longer than all
-    # requests that its device completed in the interval. If the device completed none, it may
-    # hang: then nothing is overdue.
+    # A request is overdue if it has been in flight for longer than this, and for longer than any
+    # request that its device completed in the interval. A device that completed none may hang:
+    # nothing of it is overdue.
     OVERDUE_NS = 1000000000
 
 

@@ -97,8 +97,8 @@ cdef inline bint is_small(const Table *t) noexcept nogil:
 cdef inline bint takes_slow_path(const State *s, const Batch *b) noexcept nogil:
     """Whether every record of a batch takes the slow path.
 
-    It does if all pending records are kept in full, if the table may become full, or if the fast
-    path cannot keep the pids and CPU numbers for slow requests.
+    It does if all pending records are kept in full, or if the table may become full. For slow
+    requests, it also does if the fast path cannot keep the pids and CPU numbers.
     """
     return (
         s.slowly or s.keep_details or s.pending.used + b.n > s.max_pending

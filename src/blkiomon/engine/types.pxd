@@ -553,9 +553,9 @@ cdef extern from *:
     #define bk_bits(x) (63 - __builtin_clzll(((uint64_t)(x) << 1) | 1))
     /* Significant bits of any x except 0. */
     #define bk_width(x) (64 - __builtin_clzll(x))
-    /* Both halves of the 128-bit product, xor'ed: the mixing step of wyhash. */
     BK_INLINE uint64_t bk_load64(const void *p) { uint64_t x; memcpy(&x, p, 8); return x; }
     BK_INLINE void bk_store64(void *p, uint64_t x) { memcpy(p, &x, 8); }
+    /* Both halves of the 128-bit product, xor'ed: the mixing step of wyhash. */
     static inline uint64_t bk_mix(uint64_t a, uint64_t b) {
         bk_uint128 product = (bk_uint128)a * b;
         return (uint64_t)product ^ (uint64_t)(product >> 64);

@@ -260,9 +260,9 @@ def _devices_of(snapshot: Snapshot) -> Numbers:
 def regroup(interval: Interval, numbers: Numbers, groups: dict[int, int | None]) -> Interval:
     """An interval whose devices are added up to groups. Sums and histograms are exact.
 
-    Of several devices together, the time with any request in flight is unknown, and the most
-    requests in flight at any time are those of the busiest device. Processes are left out where
-    devices are, as they are not known by device.
+    Of several devices together, the time with any request in flight is unknown. Their most
+    requests in flight are those of the busiest device, or those of all at the end if more.
+    Processes are left out where devices are, as they are not known by device.
 
     Args:
         interval: by device.

@@ -190,9 +190,9 @@ def refresh_topology(topology: Topology, root: str | os.PathLike[str] = "/") -> 
     """The current topology: the same object if nothing has changed, otherwise a new one.
 
     This costs less than a third of ``read_topology``. It notices devices that come, go or take
-    another's name, paths that join or leave a map, and changes of state, access state, size, alias
-    and transport. It does not notice if nothing but a preference, or what a disk says of itself,
-    has changed.
+    another's name, and paths that join or leave a map. It notices changes of state, access state,
+    size, alias and transport. It misses a change of ``is_preferred``, ``wwid``, ``vendor``,
+    ``model`` or ``serial`` alone.
 
     Args:
         topology: read earlier, from the same root.
