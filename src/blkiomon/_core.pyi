@@ -17,11 +17,11 @@ class Engine:
     RuntimeError. ``feed`` and ``snapshot`` release the GIL while they work.
 
     Args:
-        max_pending: most pending records, 1 to 2^32. A record is pending until its issue or
-            completion is read. At the limit, the oldest eighth is evicted, with all records of
-            about the same time as the latest of these, to 1/8192 of the age of the oldest. While
-            seven eighths of the limit or more are pending, a completion without an issue counts as
-            evicted at once.
+        max_pending: most pending records, 1 to 2^32. An issue is pending until its completion is
+            read, a completion until its issue is. At the limit, at least the oldest eighth is
+            evicted: all records up to a time that is exact to 1/8192 of the age of the oldest.
+            While seven eighths of the limit or more are pending, a completion without an issue
+            counts as evicted at once.
         max_age_ns: greatest age of a pending record, in ns of trace time before the latest record.
             An issue and a completion further apart never match. Older records are evicted every
             2^20 records, at every snapshot and at the end.
@@ -30,9 +30,10 @@ class Engine:
         keep_driver_data: collect driver data, for ``take_driver_data``.
         keep_records: collect all records, for ``take_records``.
         records_only: collect all records, and pair none: requests and devices have no figures.
-        keep_requests: collect matched requests, for ``take_requests``.
+        keep_requests: collect matched requests, for ``take_requests``. This keeps pending records
+            in full, too.
         keep_slow: collect slow requests, for ``take_slow`` and ``take_hanging``; see
-            ``set_slow_ns``.
+            ``set_slow_ns``. This keeps a few pending records in full.
         as_original: pair exactly as blkiomon 0.3 does. Requeues, partial completions and zone
             appends get no special treatment. Requests in flight are not counted:
             ``Snapshot.loads`` and ``Snapshot.retry_rows`` are empty.
@@ -147,11 +148,11 @@ class Engine:
         Args:
             now_ns: trace time of now.
             longer_than_ns: time since the first issue.
-            most: how many to return at most: those that were issued first.
+            most: how many to return at most, in the order below.
 
         Returns:
-            Shape (n,), dtype ``layout.SLOW``, in the order of their latest issue; and how many were
-            found beyond ``most``.
+            Shape (n,), dtype ``layout.SLOW``, in the order of their latest issue or requeue; and
+            how many were found beyond ``most``. Those are not found again either.
 
         Raises:
             ValueError: the Engine was made without ``keep_slow``.
@@ -182,7 +183,7 @@ class Engine:
 
         - ``records``: read, of any category.
         - ``requests``: completed.
-        - ``mismatches``: pairs of records with one key that do not belong to one request.
+        - ``mismatches``: pairs of records with the same key that do not belong to one request.
         - ``driver_data_records``: of category DRV_DATA.
         - ``evicted``: pending records.
         - ``lost_events``: counted by the tracer's marks.
@@ -212,7 +213,10 @@ class Engine:
 
     @property
     def now_ns(self) -> int:
-        """Trace time of the latest record other than notifications; 0 before the first."""
+        """Trace time of the record that was read last, without notifications and those ignored.
+
+        It may be less than that of an earlier record. 0 before the first record.
+        """
 
     @property
     def first_ns(self) -> int | None:

@@ -1,11 +1,11 @@
 # distutils: language = c
 """The engine: trace bytes in, figures of completed requests out.
 
-    feed(bytes)    decode.pxi      bytes -> a batch of 128 records in host byte order
+    feed(bytes)    decode.pxi      bytes -> batches of up to 128 records in host byte order
                    pairing.pxi     records -> completed requests: a fast path for plain records,
                                    a slow path for all others; with
                        hash_table.pxi   pending records, found by sector and device
-                       eviction.pxi     bounds pending records in age and number
+                       eviction.pxi     bounds pending records in age and number; keeps full ones
                        multi_step.pxi   requeues, partial completions, zone appends
                        queue.pxi        queue records, process names, the time of day, driver data
                        in_flight.pxi    requests in flight

@@ -9,11 +9,11 @@
 # Technique: check_run() ORs the 16-byte vectors of many headers, and tests the result once. A bit
 # that no good header has, or that differs from the first header's, shows in the result.
 #
-# Entry points: decode_batch, from Engine._consume(); payload_of and plainness_of, from pairing.
-# Never allocates; keeps no state.
+# Entry points: decode_batch, from Engine._consume(); payload_of, is_late and plainness_of, from
+# pairing. Never allocates; keeps no state.
 
 cdef enum DecodeEnd:                            # why a run of records ended
-    DECODE_FULL                                 # the batch has `most` records
+    DECODE_FULL                                 # nothing is wrong: process it, then go on
     DECODE_SHORT                                # the next record is incomplete: see *need
     DECODE_OTHER                                # the next bytes are not a record
     DECODE_MISLABELLED                          # a version-8 record with the magic of version 7
@@ -37,15 +37,16 @@ cdef struct Batch:
     const uint8_t *payload[BATCH]               # only for `converted`: see payload_of()
     uint32_t category[BATCH]                    # action >> 16, of either version
     bint of_one_device                          # all records are
-    # prepare_records() fills these five.
+    # prepare_records() fills these five; without it, pair_records() does so for the slow path.
     uint32_t device[BATCH]                      # index
-    uint64_t word[BATCH]                        # of a plain record: its Pending.key and .state
+    uint64_t word[BATCH]                        # of a plain record: key and state of its issue
     uint32_t home[BATCH]                        # group
     uint8_t tag[BATCH]
     uint8_t fate[BATCH]                         # see Fate; only if not is_plain
     Pending item                                # a record that pair_other() pairs
-    # The requests that complete, for account(): usual ones as in Account.deferred, each with its
-    # account, device index << 5 | cell. IN_MATCH instead: it is the next one in `match`.
+    # The requests that complete, for account(). `done` has a usual one as in Account.deferred, and
+    # `done_of` its account: device index << 5 | cell. If `done_of` is IN_MATCH, the request is the
+    # next one in `match`.
     int n_done
     uint64_t done[BATCH]
     uint32_t done_of[BATCH]
@@ -69,8 +70,8 @@ cdef inline uint32_t plainness_of(uint32_t category, const TraceV7 *r) noexcept 
     """Returns 0 for a plain record: an ordinary issue or completion of a read or a write.
 
     It is of a usual size and without error. For any other record, a bit of the result is set; so
-    the results of several records can be or'ed. To add ISSUE and flip COMPLETE clears the bit of
-    COMPLETE if exactly one of the two was set.
+    the results of several records can be or'ed. One addition tests whether exactly one of ISSUE
+    and COMPLETE is set: add ISSUE, then flip COMPLETE; if so, the bit of COMPLETE is now clear.
     """
     return (
         ((category & (CAT_PAIRED | CAT_ODD)) + CAT_ISSUE ^ CAT_COMPLETE) & ~<uint32_t> CAT_ISSUE
@@ -99,9 +100,10 @@ cdef inline int check_run(
 ) noexcept nogil:
     """Count the records at the front that can be used in place: a multiple of RUN, or `most`.
 
-    They are in host byte order, of version 7, without a payload, and not after last_ns. A vector
-    has four 32-bit lanes: (magic, sequence, time), (sector, bytes, action) or (pid, device, cpu,
-    error and pdu_len). `plus` and `events` test actions as plainness_of() does.
+    They are in host byte order, of version 7, without a payload, and not after last_ns. Their pids
+    are below PID_LIMIT. A vector has four 32-bit lanes: (magic, sequence, time), (sector, bytes,
+    action) or (pid, device, cpu, error and pdu_len). `plus` and `events` test actions as
+    plainness_of() does.
     """
     cdef:
         int i

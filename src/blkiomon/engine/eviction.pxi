@@ -1,15 +1,16 @@
 # Bounds pending records in age (max_age_ns) and in number (max_pending).
 #
 # Technique: a record that finds max_pending others pending evicts the oldest eighth at once. One
-# walk through the table finds, by a histogram of times, the latest of these times; another one
-# evicts. So an eviction costs a small share of a walk, and depends on the records alone.
+# walk through the table finds the latest time of that eighth: a radix select by a histogram of
+# times. Another walk evicts. Divided among the records that it makes room for, this costs little.
+# The result depends on the records alone, not on their places in the table.
 #
 # Entry points: evict_by_age, from Engine at every snapshot, every SWEEP_EVERY records and at the
 # end; make_place, is_nearly_full, track_age, drop_pending and evict, from pairing. Never allocates.
 #
-# The file begins with the full copies of pending records, as every eviction has to free one. Their
-# entry points: copy_detail, store_record, free_record and full_record, from pairing; copy_stored,
-# from Engine.leftovers().
+# The file begins with the full records of pending requests, which an eviction has to free. Their
+# entry points: copy_detail, ids_of, has_wide_ids, store_record, free_record and full_record, from
+# pairing; copy_stored, from Engine.leftovers().
 
 cdef enum:
     SWEEP_EVERY = 1 << 20                       # records between two passes by age
@@ -21,7 +22,7 @@ cdef enum:
 # --- full records of pending requests -----------------------------------------------------------
 #
 # With keep_details, State.stored has all of them. With keep_slow alone, it only has those that took
-# the slow path: of all others, the entry of the table has what a slow request shows.
+# the slow path. The table's entry of any other has all that a slow request shows.
 
 cdef inline void copy_detail(
     Detail *out, const TraceV7 *r, uint32_t category, uint64_t order
@@ -45,7 +46,7 @@ cdef inline uint32_t ids_of(const TraceV7 *r) noexcept nogil:
 
 
 cdef inline bint has_wide_ids(const Batch *b) noexcept nogil:
-    """Whether ids_of() cannot hold a pid or CPU number of a batch."""
+    """Whether ids_of() has too few bits for a pid or a CPU number of a batch."""
     cdef uint32_t pids = 0
     cdef int i
     for i in range(b.n):
@@ -54,7 +55,7 @@ cdef inline bint has_wide_ids(const Batch *b) noexcept nogil:
 
 
 cdef void full_record(const State *s, const Pending *p, Record *out) noexcept nogil:
-    """Copy a pending record in full; without IS_STORED, only what a slow request shows."""
+    """Copy a pending record to out: in full with IS_STORED, else what a slow request shows."""
     if p.state & IS_STORED:
         out[0] = s.stored[p.extra].detail.record
         return
@@ -86,7 +87,7 @@ cdef inline void free_record(State *s, const Pending *p) noexcept nogil:
 
 
 cdef void copy_stored(const State *s, StoredRecord *out) noexcept nogil:
-    """Copy the full records of all pending records to out."""
+    """Copy the full records of all pending records to out. Needs keep_details."""
     cdef Cursor c = Cursor(0, 0)
     cdef const Pending *p
     while (p := next_entry(&s.pending, &c)) != NULL:
@@ -139,12 +140,12 @@ cdef inline uint64_t low_bits(unsigned int n) noexcept nogil:
 
 
 cdef uint64_t end_of_oldest(State *s, uint64_t n) noexcept nogil:
-    """The time up to which to evict the oldest n pending records, and those of about the same time.
+    """The time up to which to evict, so that at least the oldest n pending records are.
 
-    Their times differ only in low bits, which make up at most 1/8192 of the age of the oldest: a
-    radix select with few steps. A walk counts the times from first_ns on by their next most
-    significant bits. The first walk expects that the result is not after now_ns. If oldest_ns is
-    near the truth, it is the only one.
+    A radix select: each walk counts the times from first_ns on by their next most significant
+    bits. It stops when the remaining low bits make up at most 1/8192 of the age of the oldest. The
+    first walk assumes that the result is not after now_ns. If oldest_ns is close to the oldest
+    time, one walk is enough.
     """
     cdef:
         Cursor c

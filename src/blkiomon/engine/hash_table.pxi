@@ -13,8 +13,8 @@
 #
 # Entry points: key_of, device_of, place_of; find, reserve_slot, remove_entry, next_entry, rehash.
 # Any kernel that owns the table may call them. pair_records() has find, reserve_slot and
-# remove_entry in a form without branches. No function allocates: Engine grows tables between
-# batches.
+# remove_entry in a form without branches, with hash_of, home_of and tag_of. No function allocates:
+# Engine grows tables between batches.
 
 cdef enum:
     MOST_DEVICES = (1 << 22) - 1                # that fit in a key, without NO_DEVICE

@@ -1,25 +1,24 @@
 # Counts requests in flight: issued, and not completed or requeued. Forgets idle devices.
 #
 # begin_flight and end_flight update gauges with each record; pair_records() does the same by the
-# table STEPS. The integral of the count over time,
-# from which the mean follows, needs no work per record. Over an interval from a to b it is
+# table STEPS. The mean follows from the integral of the count over time, which needs no work per
+# record. Over an interval from a to b it is
 #     sum of D2C of the requests completed in the interval
 #     + sum of (b - issue time) of those in flight at b, from a walk through the table
 #     - the same sum at a, which the snapshot at a left in InFlightIntegral.ns.
 # A request that is given up was in flight until then. Busy time is known only for whole devices.
 # With as_original, nothing reads these figures.
 #
-# Entry points: begin_flight, end_flight, give_up, from pairing and eviction; the rest, from
-# Engine.snapshot() in this order: integrate_in_flight, count_load_rows, move_load_rows,
-# free_idle_devices.
-# Never allocates.
+# Entry points: begin_flight, end_flight and give_up, from pairing and eviction. From
+# Engine.snapshot(), in this order: integrate_in_flight, count_load_rows, move_load_rows,
+# free_idle_devices. Never allocates.
 
 cdef enum:
     EVERYTHING = 8                              # layout.EVERYTHING
     IN_ALL = 3                                  # see lane_of()
-    # A request is overdue if it has been in flight for longer than this, and for longer than all
-    # requests that its device completed in the interval. If the device completed none, it may
-    # hang: then nothing is overdue.
+    # A request is overdue if it has been in flight for longer than this, and for longer than any
+    # request that its device completed in the interval. A device that completed none may hang:
+    # nothing of it is overdue.
     OVERDUE_NS = 1000000000
 
 

@@ -16,8 +16,8 @@
 #
 # Entry points: pair_step, from pair_item() if two records do not simply match; handle_append, from
 # pair_other(); handle_requeue and find_requeued_append, from handle_other(); move_retry_rows, from
-# Engine.snapshot(). Also is_in_flight, history_of, end_history, first_issue_ns and find_pending.
-# Never allocates.
+# Engine.snapshot(). Also is_in_flight, is_empty_completion, history_of, end_history,
+# first_issue_ns and find_pending. Never allocates.
 
 cdef enum:
     MOST_APPENDS = 1024                         # zone appends that wait for their other record
@@ -49,7 +49,7 @@ cdef Pending *history_of(const State *s, const Pending *p) noexcept nogil:
 cdef Pending *begin_history(State *s, Pending *p) noexcept nogil:
     """Turn an issue into a request of several steps.
 
-    Its time and sector will change, so its full record is stored now if it may be shown.
+    Its time and sector will change. So with keep_slow, its full record is stored now.
     """
     cdef Place place = place_of(s, &s.history, p.sector, p.key)
     cdef Pending *h = reserve_slot(&s.history, place)
@@ -63,6 +63,7 @@ cdef Pending *begin_history(State *s, Pending *p) noexcept nogil:
     if s.keep_slow and not p.state & IS_STORED:
         full_record(s, p, &record)
         store_record(s, p).detail.record = record
+    # All bits below IS_ISSUE stay.
     p.state = (p.state & 0x1fff) | IS_MULTI_STEP | WAS_ISSUED | IN_FLIGHT
     return h
 

@@ -16,13 +16,13 @@
 #         pair_other     a record that is not plain -> handle_other, handle_append or pair_item
 #
 # Entry points, from Engine: cpu_bits, can_be_plain, set_categories, log_records, pair; pair_plainly
-# and pair_plainly_by_avx2, for State.pair_batch. Also set_request, from slow.pxi.
-# Never allocates.
+# and pair_plainly_by_avx2, for State.pair_batch. Also state_of, store_item, set_pending and
+# log_optional, from multi_step.pxi; set_request, from slow.pxi. Never allocates.
 
 cdef enum Fate:                                 # what pair() does with a record
     FATE_PLAIN                                  # pairs it, as it is plain
     FATE_OTHER                                  # pair_other()
-    FATE_PASSED                                 # only notes its time
+    FATE_TIME_ONLY                              # sets State.now_ns to its time
     FATE_IGNORED                                # nothing: it is filtered out, or has no category
 
 cdef enum:
@@ -86,7 +86,7 @@ cdef inline Fate fate_of_other(uint32_t category, const TraceV7 *r) noexcept nog
         return FATE_OTHER
     if r.action & 0xffff & ~<uint32_t> EVENT_CGROUP <= EVENT_FRONT_MERGE:
         return FATE_OTHER
-    return FATE_PASSED
+    return FATE_TIME_ONLY
 
 
 cdef inline bint is_small(const Table *t) noexcept nogil:
@@ -97,7 +97,8 @@ cdef inline bint is_small(const Table *t) noexcept nogil:
 cdef inline bint takes_slow_path(const State *s, const Batch *b) noexcept nogil:
     """Whether every record of a batch takes the slow path.
 
-    It does if all pending records are kept in full, or if the table may become full.
+    It does if all pending records are kept in full, or if the table may become full. For slow
+    requests, it also does if the fast path cannot keep the pids and CPU numbers.
     """
     return (
         s.slowly or s.keep_details or s.pending.used + b.n > s.max_pending
@@ -183,7 +184,7 @@ cdef inline void prepare_records(State *s, Batch *b, bint plainly) noexcept nogi
         last = &sequences[r.cpu & cpu_mask]
         if plainly or is_counted:
             check_sequence(s, r, last)
-        if not plainly and b.fate[i] >= FATE_PASSED:
+        if not plainly and b.fate[i] >= FATE_TIME_ONLY:
             continue
         key = key_of(device, r.action >> 16)
         h = hash_of(s, r.sector, key)
@@ -210,7 +211,7 @@ cdef inline uint32_t state_of(uint32_t category, unsigned int cell, uint32_t err
 
 
 cdef inline void store_item(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
-    """Store Batch.item, which p was set to, in full if an option asks for that."""
+    """Store the full record of p, a copy of Batch.item, if an option needs it."""
     cdef StoredRecord *k
     if s.keep_details or s.keep_slow:
         k = store_record(s, p)
@@ -232,7 +233,7 @@ cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexce
 
 
 cdef void log_mismatch(State *s, const Pending *p, const Batch *b, int i) noexcept nogil:
-    """Keep both records by their own times: p.time_ns may be that of a requeue."""
+    """Append both records, ordered by their own times: p.time_ns may be that of a requeue."""
     cdef Mismatch *m = &s.mismatch[s.n_mismatch]
     cdef const Detail *stored = &s.stored[p.extra].detail
     cdef bint pending_is_older = stored.record.time_ns < b.item.time_ns
@@ -275,9 +276,9 @@ cdef void log_optional(
     State *s, Match *m, Batch *b, int i, const Pending *p, bint pending_is_issue,
     uint64_t completed_ns,
 ) noexcept nogil:
-    """Set a match's queue time, append it to State.request and State.slow as asked for.
+    """Set a match's queue time, and append it to State.request and State.slow as options ask.
 
-    Frees the pending record's copy.
+    Frees the full record of the pending record p.
     """
     cdef const Pending *issue = p if pending_is_issue else &b.item
     cdef Detail detail
@@ -486,10 +487,10 @@ cdef inline void count_busy(
 
 
 cdef struct Tally:                              # what pair_records() counts in registers
-    lanes now                                   # of a batch of one device: see Load
-    lanes most
-    int64_t more                                # else: requests in flight, in the table
-    int64_t most_more
+    lanes now                                   # at_once: the first four of Load.now
+    lanes most                                  # at_once: their maxima
+    int64_t more                                # else: growth of in_flight and of pending.used
+    int64_t most_more                           # else: the maximum of `more`
 
 
 cdef inline void add_tally(State *s, Load *load, Tally *t, bint at_once) noexcept nogil:
@@ -574,7 +575,8 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         uint64_t usual_ns = min(min(s.max_age_ns, s.slow_ns), <uint64_t> MOST_USUAL_NS)
         bint keep_ids = s.keep_slow
 
-    # The number of usual latencies: one comparison then checks all limits.
+    # From here on, the number of usual latencies, of which LEAST_USUAL_NS is the first: one
+    # comparison then checks both ends. If it is 0, issues take the slow path, too.
     usual_ns = usual_ns - (LEAST_USUAL_NS - 1) if usual_ns >= LEAST_USUAL_NS else 0
     t.more = t.most_more = 0
     t.now = t.most = lanes_of(0, 0, 0, 0)

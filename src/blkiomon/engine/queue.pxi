@@ -6,13 +6,15 @@
 # records. At the issue, the queue record gets another key, and waits for the match. If a bio is
 # merged into the back of a request (M), its queue record is dropped. If it is merged into the front
 # (F), the request begins at its sector, and its queue time counts. An issue drops all queue records
-# inside its sectors. Processes are counted by pid, in an open hash table with linear probing.
+# inside its sectors. In State.queued, Pending.bytes is the pid. Most sectors without a queue record
+# are found by a counting Bloom filter of one hash, State.queued_near.
 #
-# The field `bytes` of an entry is the pid.
+# Processes are counted by pid, in an open hash table with linear probing.
 #
 # Entry points: handle_other, follow_issue and count_processes, from pairing; queue_time, for each
-# match; take_queued and set_queued, from advance(); find_queued, from set_slow(); drop_old_queued,
-# from evict_by_age(); reset_processes and by_pid, from Engine.snapshot(). Never allocates.
+# match; queue_key, take_queued and set_queued, from advance(); find_queued, from set_slow();
+# drop_old_queued, from evict_by_age(); reset_processes and by_pid, from Engine.snapshot(). Never
+# allocates.
 
 cdef enum:
     ISSUED = 1 << 2                             # in a queue record's key: its issue was read
@@ -25,12 +27,12 @@ cdef inline uint32_t queue_key(uint32_t key) noexcept nogil:
 
 
 cdef inline uint32_t *near(State *s, uint64_t sector) noexcept nogil:
-    """The number of queue records whose sectors share these bits."""
+    """The number of queue records whose sectors have the same bits 3 to 12."""
     return &s.queued_near[(sector >> 3) % QUEUED_NEAR]
 
 
 cdef inline bint may_be_queued(State *s, uint64_t sector) noexcept nogil:
-    """Whether State.queued may have a record of a sector: a counting Bloom filter of one hash."""
+    """Whether State.queued may have a record of a sector: asks the Bloom filter."""
     return near(s, sector)[0] != 0
 
 

@@ -6,8 +6,8 @@
 # is still pending after some time. A walk over the pending records finds such requests and marks
 # them, so that each is reported once. It is reported again when it completes.
 #
-# Entry points: completed_slowly and set_slow, from log_optional(); find_hanging and set_hanging,
-# from Engine.take_hanging(). Never allocates.
+# Entry points: completed_slowly and set_slow, from log_optional(); find_hanging, oldest_first (for
+# qsort) and set_hanging, from Engine.take_hanging(). Never allocates.
 
 cdef inline bint completed_slowly(
     const State *s, const Pending *issue, uint64_t completed_ns

@@ -2,7 +2,7 @@
 #
 # Technique: log-linear histograms, as in HdrHistogram. Values below 128 have a bin each; every
 # octave above has 64 bins of equal width. A bin that begins at b is at most b/64 wide. So its
-# middle is at most 1/128 = 0.79 % off any value in it. 58 octaves cover 64 bits:
+# middle is at most 1/128 = 0.79 % off any value in it. 3,776 bins cover 64 bits:
 #     shift = max(0, significant bits - 7),  bin = 64 * shift + (value >> shift)
 # Histograms are merged by adding their counts. The original's histograms have other limits, in
 # whole microseconds. To count a latency once for both histograms, time_bin() adds the two indices.
@@ -17,7 +17,8 @@
 # pair_records(); enter_device and map_device, from Engine; map_device and free_device, from
 # free_idle_devices(). From Engine.snapshot(), in this order: account_all_deferred, most_bins,
 # copy_rows, copy_queue_rows, close_accounts. spill, from Engine before 32-bit counters overflow.
-# Never allocates.
+# account_deferred_plainly and account_deferred_by_avx2, for State.account_deferred. Helpers for
+# all: cell_of, cell_in, op_of, deferred_of, moments_add and moments_reset. Never allocates.
 
 cdef inline unsigned int bin_of(uint64_t value) noexcept nogil:
     cdef unsigned int shift = width(value | 127) - 7
@@ -202,7 +203,7 @@ cdef void close_accounts(State *s) noexcept nogil:
 # 128 indices into State.blocks; 0 means an empty block. The index of size block 0 is element 3,
 # that of size block 1 is element 2, and so on. The index of latency block FIRST_TIME is element 4,
 # the next one is element 5, and so on. Both sequences wrap around. So the indices for the usual
-# sizes (below 128 KiB) and latencies (8 us to 34 ms) share a cache line.
+# sizes (below 128 KiB) and latencies (8 us to 34 ms) are side by side: 64 bytes.
 
 cdef enum:
     FIRST_TIME = 8                              # 8192 ns
@@ -364,7 +365,7 @@ cdef inline void account_match(
 #
 # Nearly all requests are usual: see is_usual(). Such a request waits in its account's buffer until
 # DEFERRED of them are there or the interval ends. Then count_deferred() accounts them in simple
-# loops, of which the compiler makes vector instructions. The results are exact.
+# loops, which the compiler vectorises. The results are exact.
 
 cdef enum:
     UNUSUAL_SIZE = 0xfff001ff                   # bits that no size below SIZE_SLOTS << 9 has
@@ -403,8 +404,9 @@ cdef inline void count_deferred(State *s, Account *a, unsigned int n) noexcept n
 
     A quotient of doubles is exact here: see quotient(). Bins come from the upper bits of floats:
     the exponent gives the octave, and the first six bits of the mantissa the bin in it. First, the
-    bits that would round the value up are cleared. Half of an n-bit value has the exponent n + 125;
-    its bin is at least 64 * (n - 6): hence 131. time_bin() adds the 1.
+    bits that would round the value up are cleared. The float of half an n-bit value has the biased
+    exponent n + 125. The octave of the value begins with bin 64 * (n - 6), so 131 octaves are
+    subtracted. The 1 is the one that time_bin() adds.
     """
     cdef:
         unsigned int i
@@ -675,7 +677,7 @@ cdef Bin *copy_rows(State *s, Row *out, Bin *d2c_bins, Bin **size_bins) noexcept
 cdef Bin *copy_queue_rows(
     const State *s, QueueRow *out, Bin *q2d_bins, Bin **q2c_bins
 ) noexcept nogil:
-    """The same for queue times."""
+    """Copy the queue accounts to out, and their bins, as copy_rows() does."""
     cdef uint64_t i
     cdef uint64_t requests                      # the same number for q2d and q2c
     cdef QueueAccount *a

@@ -180,7 +180,7 @@ cdef enum:
     SIZE_BINS = 1728                            # bin_of() of 32 bits
     SIZE_SLOTS = 2048                           # sizes counted one by one: 0 to 1 MiB - 512
     SIZE_BLOCKS = 59                            # blocks for size_bin()
-    NEAR_SIZES = 4                              # size blocks in the same line as latency blocks
+    NEAR_SIZES = 4                              # size blocks just before the latency blocks
     INDICES = 128                               # block indices in an account
     OPS = 7                                     # len(layout.OPS)
     ALL_OPS = 7                                 # all operations of a device
@@ -209,7 +209,7 @@ cdef struct Account:                            # one device, operation and dire
     uint128_t d2c_us_squares
     Moments throughput
     Moments d2c_ns
-    # Indices into State.blocks; the usual ones share a cache line: see times_of() and size_block().
+    # Indices into State.blocks; the usual ones are side by side: see times_of() and size_block().
     uint32_t block[INDICES]
     uint64_t errors
     uint32_t op
@@ -396,7 +396,7 @@ cdef struct State:
     uint64_t by_bin[SIZE_BINS]                  # scratch of copy_sizes()
     uint64_t over_device_limit                  # records of devices beyond max_devices
     uint64_t next_ns                            # time of the record at which feed() stopped
-    uint64_t records                            # this and the next: since the start
+    uint64_t records                            # this and the counts below: since the start
     uint64_t matches
     uint64_t matches_before                     # up to the latest snapshot
     uint64_t sequence_gaps                      # records missing by their sequence numbers
@@ -432,7 +432,7 @@ cdef struct State:
     bint stream_ended                           # every pending record is unmatched
     uint32_t *ages                              # MOST_AGES counters; NULL before it is needed
     # optional copies for the user: take_...() empties a list
-    StoredRecord *stored                        # pending records in full
+    StoredRecord *stored                        # pending records with IS_STORED, in full
     uint32_t stored_free                        # head of the list of free elements
     uint64_t n_stored
     uint64_t stored_room
@@ -456,7 +456,7 @@ cdef struct State:
     bint with_queue                             # a queue record was seen
     bint with_names                             # a process name was seen
     bint follow_issues                          # call follow_issue() for each issue
-    bint follow_matches                         # call log_optional() for each match
+    bint follow_matches                         # call log_optional() on the slow path
     bint has_epoch
     uint64_t epoch_ns                           # time of day at trace time 0, ns since 1970
     uint64_t epoch_at_ns                        # trace time of the record that gave it
@@ -553,9 +553,9 @@ cdef extern from *:
     #define bk_bits(x) (63 - __builtin_clzll(((uint64_t)(x) << 1) | 1))
     /* Significant bits of any x except 0. */
     #define bk_width(x) (64 - __builtin_clzll(x))
-    /* Both halves of the 128-bit product, xor'ed: the mixing step of wyhash. */
     BK_INLINE uint64_t bk_load64(const void *p) { uint64_t x; memcpy(&x, p, 8); return x; }
     BK_INLINE void bk_store64(void *p, uint64_t x) { memcpy(p, &x, 8); }
+    /* Both halves of the 128-bit product, xor'ed: the mixing step of wyhash. */
     static inline uint64_t bk_mix(uint64_t a, uint64_t b) {
         bk_uint128 product = (bk_uint128)a * b;
         return (uint64_t)product ^ (uint64_t)(product >> 64);

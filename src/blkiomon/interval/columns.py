@@ -64,7 +64,7 @@ class Quantity:
 
     @cached_property
     def _added_up(self) -> tuple[Histograms, npt.NDArray[np.uint64]]:
-        """What takes most of the time, and is not always needed."""
+        """The histograms and percentiles. They take most of the time, and may not be needed."""
         return self._add_up()
 
     @property

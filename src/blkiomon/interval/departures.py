@@ -19,7 +19,7 @@ LEAST_BEYOND = 10
 """Requests that must exceed a percentile for it to have an interval."""
 
 PERCENTS = (99, 95, 90, 50)
-"""Percentiles that are compared, the first one that has an interval and departs."""
+"""Percentiles that are compared, in this order: the first one that departs is the result."""
 
 Z = 1.959964
 """95 % of the normal distribution lie within so many standard deviations."""
@@ -55,7 +55,7 @@ def percentile_limits(values: Distribution, percent: float) -> tuple[int, int] |
 
 
 def least_ranks(counts: npt.NDArray[np.float64], percent: float) -> npt.NDArray[np.float64]:
-    """The lowest rank that the true percentile of so many values may have, as above."""
+    """The lowest rank that ``percentile_limits`` uses, for each number of values."""
     share = percent / 100
     margins = Z * np.sqrt(counts * share * (1 - share))
     ranks: npt.NDArray[np.float64] = np.maximum(1, np.floor(counts * share - margins))
@@ -63,7 +63,7 @@ def least_ranks(counts: npt.NDArray[np.float64], percent: float) -> npt.NDArray[
 
 
 def share_limits(part: int, whole: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a share, by Wilson; 0 to 1 of nothing."""
+    """The 95 % confidence interval of a share (Wilson score); 0 to 1 if ``whole`` is 0."""
     if not whole:
         return 0.0, 1.0
     share, square = part / whole, Z * Z / whole

@@ -7,7 +7,7 @@ The histogram works as HdrHistogram. Each value below 128 has a bin of its own. 
     bin   = 64 * shift + (value >> shift)
 
 Error bound: a bin whose least value is ``low`` is at most ``low / 64`` wide. Its middle differs
-from any value in it by less than 1/128 (0.79 %) of that value. Bins below 128 are exact. 58 octaves
+from any value in it by less than 1/128 (0.79 %) of that value. Bins below 128 are exact. 3,776 bins
 cover 64 bits.
 
 Histograms merge by adding the counts of equal bins. Merging loses nothing: merged histograms equal

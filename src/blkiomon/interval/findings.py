@@ -24,5 +24,5 @@ class Finding:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON has of it."""
+        """Its fields in JSON."""
         return {"kind": self.kind, "name": self.name, "text": self.text, **self.evidence}

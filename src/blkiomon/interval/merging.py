@@ -133,7 +133,7 @@ def _merge_bins(
     bins = stacked(tables)
     row = new_row[bins["row"] + np.repeat(offsets, list(map(len, tables)))]
     least = int(bins["bin"].min(initial=layout.D2C_BINS))
-    width = max(1, int(bins["bin"].max(initial=0)) - least + 1)  # as few possible keys as there are
+    width = max(1, int(bins["bin"].max(initial=0)) - least + 1)  # dense keys, for add_up()
     keys, counts = add_up(row * width + (bins["bin"] - least), bins["count"])
     merged = np.empty(len(keys), layout.BIN)
     merged["row"], merged["bin"], merged["count"] = keys // width, keys % width + least, counts

@@ -24,7 +24,7 @@ from blkiomon.interval.value import Interval, in_order
 from blkiomon.sources.topology import PATH_KINDS, Device, Topology, Transport
 
 BY = ("device", "lun", "path", "port", "hba", "array")
-"""What the groups of an interval can be of; ``device`` is no view, but what was measured."""
+"""What the groups of an interval can be. ``device`` needs no view: the engine counts by device."""
 
 MAP_KINDS = frozenset({"multipath", "nvme-head"})
 
@@ -32,7 +32,7 @@ Numbers = npt.NDArray[np.uint32]
 
 
 class LeftOut(NamedTuple):
-    """A device that a view leaves out: why, in words of which a list of names can follow."""
+    """A device that a view leaves out. A list of names can follow the words of ``why``."""
 
     why: str
     name: str
@@ -156,7 +156,7 @@ class View:
         return {n: at if isinstance(at := self._known[n], int) else None for n in numbers.tolist()}
 
     def identity(self, number: int) -> tuple[str, str]:
-        """What identifies a group in other runs, too, and as a person reads it.
+        """What identifies a group in other runs, too; and its name for people.
 
         Devices have other names and numbers after a reboot. A LUN is known by its WWID, a path by
         its LUN and the ports at both of its ends; other groups are known by their names.
@@ -260,9 +260,9 @@ def _devices_of(snapshot: Snapshot) -> Numbers:
 def regroup(interval: Interval, numbers: Numbers, groups: dict[int, int | None]) -> Interval:
     """An interval whose devices are added up to groups. Sums and histograms are exact.
 
-    Of several devices together, the time with any request in flight is unknown, and the most
-    requests in flight at any time are those of the busiest device. Processes are left out where
-    devices are, as they are not known by device.
+    Of several devices together, the time with any request in flight is unknown. Their most
+    requests in flight are those of the busiest device, or those of all at the end if more.
+    Processes are left out where devices are, as they are not known by device.
 
     Args:
         interval: by device.

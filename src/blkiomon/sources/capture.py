@@ -44,7 +44,7 @@ ALL = "all"
 """In place of names: all disks."""
 
 REFRESH_S = 2.0
-"""Time between two looks at which CPUs and devices are there."""
+"""Time between two checks for CPUs and devices that came or went."""
 
 MOST_FILTER = 4095
 """Longest filter that the kernel accepts, in characters."""
@@ -254,7 +254,7 @@ class Capture:
 
     @property
     def device_numbers(self) -> list[int]:
-        """The devices of the records that are captured: the paths of a head, else itself."""
+        """The devices that were there at the start; in place of an NVMe head, its paths."""
         return [number for d in self._devices for number in d.paths or (d.number,)]
 
     @property
@@ -303,7 +303,7 @@ class Capture:
     # --- devices --------------------------------------------------------------------------------
 
     def _find_devices(self, *, is_first: bool = False) -> tuple[Device, ...]:
-        """The devices that are wanted and there; the first time, all that are named must be."""
+        """The wanted devices that exist. The first time, a missing one raises CaptureError."""
         if not self._names:
             return tuple(all_disks(self._root))
         found: dict[str, Device] = {}

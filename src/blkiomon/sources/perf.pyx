@@ -134,8 +134,8 @@ cdef struct Operation:                          # letters of an operation: see k
     uint64_t letters                            # 0: the place is free
     uint32_t category
 
-cdef struct Head:                               # of NVMe multipath
-    uint32_t path                               # number of a hidden path
+cdef struct Head:                               # the head of a hidden path of NVMe multipath
+    uint32_t path                               # numbers of both
     uint32_t head
 
 cdef struct Ring:                               # of one CPU
@@ -230,7 +230,7 @@ cdef inline uint32_t known_operation(
     cdef Operation *p
     memcpy(&letters, rwbs, sizeof(letters))     # rwbs has at least eight bytes: see _add_event()
     end = (letters - <uint64_t> 0x0101010101010101) & ~letters & <uint64_t> 0x8080808080808080
-    letters &= (end & (0 - end)) - 1            # what follows the zero byte is not cleared
+    letters &= (end & (0 - end)) - 1            # the kernel does not clear bytes after the zero
     p = &known[letters * <uint64_t> 0x9e3779b97f4a7c15 >> 58]
     if unlikely(p.letters != letters or letters == 0 or end == 0):
         p.letters = letters if end != 0 else 0  # letters may follow
@@ -458,7 +458,7 @@ cdef class PerfRings:
     cdef uint8_t *out                           # in it
     cdef uint64_t lost_before                   # by rings that have been closed
     cdef uint64_t lost
-    cdef bint has_told_time
+    cdef bint has_written_time
     cdef readonly bint has_more
 
     def __cinit__(self, events, uint64_t ring_bytes, int max_rings):
@@ -608,7 +608,7 @@ cdef class PerfRings:
     # -- records out
 
     def repeat_notes(self):
-        self.has_told_time = False
+        self.has_written_time = False
         memset(self.names, 0, KNOWN_PROCESSES * sizeof(Name))
 
     def read(self, bint to_end=False):
@@ -616,8 +616,8 @@ cdef class PerfRings:
         cdef uint64_t day_ns
         cdef uint32_t day[2]
         cdef size_t n = 0
-        if not self.has_told_time:
-            self.has_told_time = True
+        if not self.has_written_time:
+            self.has_written_time = True
             day_ns = clock_ns(CLOCK_REALTIME)
             day[0] = <uint32_t> (day_ns // 1_000_000_000)
             day[1] = <uint32_t> (day_ns % 1_000_000_000)

@@ -190,9 +190,9 @@ def refresh_topology(topology: Topology, root: str | os.PathLike[str] = "/") -> 
     """The current topology: the same object if nothing has changed, otherwise a new one.
 
     This costs less than a third of ``read_topology``. It notices devices that come, go or take
-    another's name, paths that join or leave a map, and changes of state, access state, size, alias
-    and transport. It does not notice if nothing but a preference, or what a disk says of itself,
-    has changed.
+    another's name, and paths that join or leave a map. It notices changes of state, access state,
+    size, alias and transport. It misses a change of ``is_preferred``, ``wwid``, ``vendor``,
+    ``model`` or ``serial`` alone.
 
     Args:
         topology: read earlier, from the same root.
@@ -257,7 +257,7 @@ def _transport_now(device: Device, link: str) -> Transport | None:
 
 
 def order(name: str) -> list[tuple[int, int, str]]:
-    """Sorts names as the kernel counts: sdb before sdaa, dm-2 before dm-10."""
+    """A sort key: names are ordered as the kernel counts, sdb before sdaa, dm-2 before dm-10."""
     parts = re.findall(r"\d+|\D+", name)
     return [(0, int(p), "") if p.isdecimal() else (len(p), 0, p) for p in parts]
 

@@ -14,7 +14,7 @@ cimport cython
 
 cdef enum:
     ROOM_BITS = 12                              # of the table of devices
-    MOST_DEVICES = 3 << ROOM_BITS - 2
+    MOST_DEVICES = 3 << ROOM_BITS - 2           # three quarters of its places
 
 cdef struct Numbered:
     uint32_t device
