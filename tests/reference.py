@@ -834,6 +834,12 @@ class Reference(Reader):
         found: list[tuple[int, int]] = []
         for serial, append in self._appends.items():
             other = append.record
+            pending = self._pending.get(serial_key(other, serial))
+            if pending is None:  # given up
+                continue
+            age_ns = abs(record.time - pending.time)
+            if self.max_age_ns is not None and age_ns > self.max_age_ns:
+                continue
             same = other.key[0] == record.key[0] and other.key[2] == record.key[2]
             if append.state != state or not same or other.bytes_ != record.bytes_:
                 continue

@@ -271,6 +271,28 @@ def test_append_may_be_requeued() -> None:
     assert (item.total.requeues, item.total.retried.max) == (1, 3 * MS)
 
 
+@pytest.mark.parametrize("late_ns", [2 * 10**9, 60 * 10**9])
+def test_append_that_never_completes_does_not_shift_later_ones(late_ns: int) -> None:
+    """2 s later it is too old, but still pending; 60 s later, a snapshot has evicted it."""
+    engine = Engine(max_age_ns=10**9, keep_requests=True)
+    engine.feed(encode([issue(MS, 0, 4096, APPEND), issue(late_ns - MS, 0, 512)], 8))
+    if late_ns > 10 * 10**9:
+        engine.snapshot()
+    pairs = []
+    for at in range(late_ns, late_ns + 40 * MS, 10 * MS):
+        pairs += [issue(at, 0, 4096, APPEND), complete(at + MS, 8, 4096, APPEND)]
+    engine.feed(encode(pairs, 8))
+    assert engine.take_requests()["d2c_ns"].tolist() == [MS] * 4
+
+
+def test_append_whose_completion_was_dropped_does_not_match_a_later_issue() -> None:
+    """A completion that comes to a nearly full table is dropped at once."""
+    engine = fed([issue(n, 8 * n, 4096) for n in range(1, 8)], version=8, max_pending=8)
+    appends = [complete(10, 8, 4096, APPEND), issue(20, 0, 4096, APPEND)]
+    engine.feed(encode([*appends, complete(30, 8, 4096, APPEND)], 8))
+    assert engine.requests == 1
+
+
 def test_more_appends_than_the_ring_holds_are_unmatched() -> None:
     engine = fed([issue(n, 0, 4096, APPEND) for n in range(5000)], version=8, max_pending=2000)
     engine.feed(encode([complete(10**6 + n, 8, 4096, APPEND) for n in range(5000)], 8))

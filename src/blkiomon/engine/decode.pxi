@@ -130,7 +130,7 @@ cdef inline int check_run(
             latest_ns = max(latest_ns, r.time)
         tails = others | first
         if (
-            lane(heads, 0) | (lane(tails, 0) >> PID_BITS) | (lane(tails, 3) >> 16)
+            lane(heads, 0) | (lane(tails, 0) >> PID_BITS) | (lane(tails, 3) & PDU_LEN_BITS)
             or latest_ns > last_ns
         ):
             break

@@ -323,13 +323,20 @@ cdef void handle_requeue(State *s, const Batch *b, int i) noexcept nogil:
 # Several appends to one zone may be in flight. All are issued with the zone's first sector; a
 # completion has the sector that was written. So each append gets a serial number, which replaces
 # the sector in State.pending. A completion belongs to the nearest zone that begins at or before its
-# sector. It completes the first issue to this zone that has the same device and size. Appends that
-# wait for their other record are in a ring, State.appends.
+# sector. It completes the first issue to this zone that has the same device and size, and is still
+# pending. Appends that wait for their other record are in a ring, State.appends.
 
-cdef bint is_partner(const ZoneAppend *a, const Pending *item, uint32_t kind) noexcept nogil:
+cdef bint is_partner(
+    State *s, uint64_t serial, const Pending *item, uint32_t kind
+) noexcept nogil:
     """Whether a waiting append is of a kind and may belong to an item."""
+    cdef const ZoneAppend *a = &s.appends[serial % MOST_APPENDS]
+    cdef const Pending *p
     if a.kind != kind or a.key != item.key or a.bytes != item.bytes:
         return False
+    p = find_pending(s, serial, a.key | IS_APPEND)
+    if p == NULL or max(p.time_ns, item.time_ns) - min(p.time_ns, item.time_ns) > s.max_age_ns:
+        return False                            # it was given up, or will be
     if kind == APPEND_ISSUED:
         return a.sector <= item.sector
     if kind == APPEND_COMPLETED:
@@ -346,7 +353,7 @@ cdef ZoneAppend *find_append(
     cdef ZoneAppend *best = NULL
     for n in range(s.first_append, s.next_append):
         a = &s.appends[n % MOST_APPENDS]
-        if is_partner(a, item, kind) and (
+        if is_partner(s, n, item, kind) and (
             best == NULL
             or (a.sector > best.sector if kind == IS_ISSUE else a.sector < best.sector)
         ):
@@ -391,9 +398,6 @@ cdef void handle_append(State *s, Batch *b, int i) noexcept nogil:
         a.bytes = item.bytes
         a.kind = kind
     advance_appends(s)
-    item.state = state_of(
-        b.category[i], cell_of(b.category[i], item.bytes), b.records[i].error
-    )
     set_append(item, serial)
 
 

@@ -203,7 +203,7 @@ cdef void close_accounts(State *s) noexcept nogil:
 # 128 indices into State.blocks; 0 means an empty block. The index of size block 0 is element 3,
 # that of size block 1 is element 2, and so on. The index of latency block FIRST_TIME is element 4,
 # the next one is element 5, and so on. Both sequences wrap around. So the indices for the usual
-# sizes (below 128 KiB) and latencies (8 us to 34 ms) are side by side: 64 bytes.
+# sizes (below 128 KiB) and latencies (8 us to 34 ms) share a cache line.
 
 cdef enum:
     FIRST_TIME = 8                              # 8192 ns

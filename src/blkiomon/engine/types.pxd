@@ -209,12 +209,12 @@ cdef struct Account:                            # one device, operation and dire
     uint128_t d2c_us_squares
     Moments throughput
     Moments d2c_ns
-    # Indices into State.blocks; the usual ones are side by side: see times_of() and size_block().
+    Moments size_bytes                          # until the snapshot: only of unusual sizes
+    # Indices into State.blocks; the usual ones share a cache line: see times_of() and size_block().
     uint32_t block[INDICES]
     uint64_t errors
     uint32_t op
     uint32_t direction
-    Moments size_bytes                          # until the snapshot: only of unusual sizes
     uint64_t size_hist[SIZE_BUCKETS]
     uint64_t d2c_hist[D2C_BUCKETS]              # corrections to the counts of the bins, mod 2^64
     uint64_t pad[5]                             # to a multiple of the cache line: 1,600 bytes
@@ -508,6 +508,8 @@ cdef extern from *:
     }
     /* Four lanes: a register of SSE2 or NEON. */
     typedef uint32_t bk_lanes __attribute__((vector_size(16)));
+    /* pdu_len in the lane that it shares with `error`. */
+    #define BK_PDU_LEN_BITS (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__ ? 0xffffu : 0xffff0000u)
     BK_INLINE bk_lanes bk_load_lanes(const void *p) { bk_lanes v; memcpy(&v, p, 16); return v; }
     BK_INLINE bk_lanes bk_lanes_of(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
         return (bk_lanes){a, b, c, d};
@@ -554,7 +556,6 @@ cdef extern from *:
     /* Significant bits of any x except 0. */
     #define bk_width(x) (64 - __builtin_clzll(x))
     BK_INLINE uint64_t bk_load64(const void *p) { uint64_t x; memcpy(&x, p, 8); return x; }
-    BK_INLINE void bk_store64(void *p, uint64_t x) { memcpy(p, &x, 8); }
     /* Both halves of the 128-bit product, xor'ed: the mixing step of wyhash. */
     static inline uint64_t bk_mix(uint64_t a, uint64_t b) {
         bk_uint128 product = (bk_uint128)a * b;
@@ -566,6 +567,7 @@ cdef extern from *:
     unsigned int bytes_equal "bk_bytes_equal"(const Group *group, uint8_t byte) noexcept nogil
     uint64_t all_bits_if "bk_all_bits_if"(uint64_t x) noexcept nogil
     ctypedef unsigned int lanes "bk_lanes"      # of 32 bits: four of them
+    uint32_t PDU_LEN_BITS "BK_PDU_LEN_BITS"
     lanes load_lanes "bk_load_lanes"(const void *p) noexcept nogil
     lanes lanes_of "bk_lanes_of"(uint32_t a, uint32_t b, uint32_t c, uint32_t d) noexcept nogil
     uint32_t lane "bk_lane"(lanes v, int i) noexcept nogil
@@ -585,5 +587,4 @@ cdef extern from *:
     unsigned int bits "bk_bits"(uint64_t x) noexcept nogil
     unsigned int width "bk_width"(uint64_t x) noexcept nogil
     uint64_t load64 "bk_load64"(const void *p) noexcept nogil
-    void store64 "bk_store64"(void *p, uint64_t x) noexcept nogil
     uint64_t mix "bk_mix"(uint64_t a, uint64_t b) noexcept nogil
