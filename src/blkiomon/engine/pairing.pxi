@@ -637,7 +637,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         p = &s.pending.slots[<uint64_t> home * GROUP + slot]
         d2c_ns = r.time - p.time_ns
         differs = if_completion & (
-            (p.sector ^ r.sector) | ((p.key | <uint64_t> p.state << 32) ^ word) | (p.bytes ^ r.bytes)
+            (p.sector ^ r.sector) | (load_pair(&p.key) ^ word) | (p.bytes ^ r.bytes)
         )
         if unlikely(
             (differs | not_simple | (slot == GROUP)) != 0
@@ -659,8 +659,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         n += completes
         p.time_ns = r.time                      # after a completion, the slot is free: never read
         p.sector = r.sector
-        p.key = <uint32_t> word
-        p.state = <uint32_t> (word >> 32)
+        store_pair(&p.key, word)            # and the state
         p.bytes = r.bytes
         if keep_ids:
             p.extra = ids_of(r)

@@ -556,6 +556,12 @@ cdef extern from *:
     /* Significant bits of any x except 0. */
     #define bk_width(x) (64 - __builtin_clzll(x))
     BK_INLINE uint64_t bk_load64(const void *p) { uint64_t x; memcpy(&x, p, 8); return x; }
+    /* Two adjacent 32-bit fields as one number: the first is the lower half. */
+    BK_INLINE uint64_t bk_in_order(uint64_t x) {
+        return __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__ ? x << 32 | x >> 32 : x;
+    }
+    BK_INLINE uint64_t bk_load_pair(const void *p) { return bk_in_order(bk_load64(p)); }
+    BK_INLINE void bk_store_pair(void *p, uint64_t x) { x = bk_in_order(x); memcpy(p, &x, 8); }
     /* Both halves of the 128-bit product, xor'ed: the mixing step of wyhash. */
     static inline uint64_t bk_mix(uint64_t a, uint64_t b) {
         bk_uint128 product = (bk_uint128)a * b;
@@ -587,4 +593,6 @@ cdef extern from *:
     unsigned int bits "bk_bits"(uint64_t x) noexcept nogil
     unsigned int width "bk_width"(uint64_t x) noexcept nogil
     uint64_t load64 "bk_load64"(const void *p) noexcept nogil
+    uint64_t load_pair "bk_load_pair"(const void *p) noexcept nogil
+    void store_pair "bk_store_pair"(void *p, uint64_t x) noexcept nogil
     uint64_t mix "bk_mix"(uint64_t a, uint64_t b) noexcept nogil
