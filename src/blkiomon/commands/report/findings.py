@@ -402,13 +402,13 @@ def _slow_span(
     begins, ends = np.triu_indices(len(n), 1)
     n_in, slow_in = n[ends] - n[begins], slow[ends] - slow[begins]
     n_out, slow_out = n[-1] - n_in, slow[-1] - slow_in
-    ratios = _log_likelihood(slow_in, n_in) + _log_likelihood(slow_out, n_out)
     is_most = slow_in >= LEAST_INSIDE * slow[-1]
-    is_rare_outside = slow_in * n_out > CONTRAST * slow_out * n_in
-    ratios[~(is_most & is_rare_outside)] = -np.inf
-    best = int(ratios.argmax())
+    clear = np.flatnonzero(is_most & (slow_in * n_out > CONTRAST * slow_out * n_in))
+    ratios = _log_likelihood(slow_in[clear], n_in[clear])
+    ratios += _log_likelihood(slow_out[clear], n_out[clear]) - _log_likelihood(slow[-1], n[-1])
     begin, end = 0, len(slices)
-    if ratios[best] - _log_likelihood(slow[-1:], n[-1:])[0] >= LEAST_EVIDENCE:
+    if ratios.max(initial=0) >= LEAST_EVIDENCE:
+        best = clear[ratios.argmax()]
         begin, end = int(used[begins[best]]), int(used[ends[best] - 1]) + 1
     of_stretch = counts[:, begin:end]
     n_parts = int(np.clip(of_stretch[1].sum() / PART_REQUESTS, 1, MOST_PARTS))
