@@ -364,6 +364,13 @@ def test_stall_of_a_map_and_of_its_path_is_one_finding() -> None:
     assert texts(again, HOST)[0].endswith("; its path sdb for 2.00 s; 1 more device stalled, too")
 
 
+def test_slow_path_is_named_beside_its_slow_array() -> None:
+    run = whole(load("8:0", 500, 1), load("8:16", 500, 50), load("8:64", 500, 1))
+    array, path = texts([run], HOST)
+    assert array.startswith("array one is slow all the time: p95 of reads 50.0 ms, 1.00 ms on ")
+    assert path.startswith("sdb, a path of mpatha to port2, is slow all the time: p95 of reads 50.")
+
+
 def test_slow_path_is_one_finding_with_its_map_and_its_time() -> None:
     """Its map is slow as well, and its reads got slower at that moment."""
     ios: list[Io] = []

@@ -153,15 +153,18 @@ def findings(
 
 
 def _is_same(one: Finding, lesser: Finding, whole: Interval, maps: Mapping[int, int]) -> bool:
-    """Whether a finding is about the device, its map or its path, and begins when another does."""
-    if one.span_ns is None or lesser.span_ns is None:
+    """Whether a finding is about the device, its map or its path, and begins when another does.
+
+    A slow path says more than that its array is slow.
+    """
+    if one.span_ns is None or lesser.span_ns is None or one.kind == "slow_array":
         return False
     devices, of_lesser = ({*of.devices, *map(maps.get, of.devices)} for of in (one, lesser))
     if of_lesser.isdisjoint(one.devices) and devices.isdisjoint(lesser.devices):
         return False
     begin_ns, end_ns = one.span_ns
     margin_ns = (whole.end_ns - whole.start_ns) * SAME_BLOCKS // N_BLOCKS
-    until_ns = end_ns if one.kind in STALLS else begin_ns
+    until_ns = end_ns if one.kind == "stalled" else begin_ns
     return begin_ns - margin_ns <= lesser.span_ns[0] <= until_ns + margin_ns
 
 
@@ -498,7 +501,9 @@ def _got_slower(
         limit_ns = math.sqrt(max(p99s_ns[0], 1) * p99s_ns[1])
         span_ns = _slow_span(slices, [device], layout.OPS[op], limit_ns)
         if span_ns is None or span_ns[0] == slices[0].start_ns:
-            span_ns = slices[split].start_ns, slices[-1].end_ns
+            rows = [(item.end_ns, item.rows) for item in slices[split:]]
+            ends = [end for end, of in rows if ((of["device"] == device) & (of["op"] == op)).any()]
+            span_ns = slices[split].start_ns, ends[-1]
         yield Finding(
             "slower_after",
             named(device),
