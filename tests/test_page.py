@@ -239,6 +239,98 @@ def test_page_says_nothing_and_asks_for_nothing(page: Page, multi: Path) -> None
     assert {url for url in page.requests if not url.startswith("data:")} == {multi.as_uri()}
 
 
+# --- findings -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_findings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a stall, a slow path and two failed requests, with and without scripts."""
+    path = tmp_path_factory.mktemp("page") / "findings.html"
+    assert report.main(["-o", str(path), str(DATA / "san/traces/iscsi-slow-path")]) == 0
+    return path
+
+
+PALEST = (
+    "((canvas, x) => [...Array(34).keys()].map((y) => [...canvas.getContext('2d').getImageData("
+    "x, 20 + y, 1, 1).data]).sort((a, b) => a[3] - b[3])[0])"
+    "(document.querySelector('#figure-{} canvas'), {})"
+)
+"""Red, green, blue and alpha of the palest pixel in a part of a column: what is behind the data."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_time_of_a_finding_is_shaded_in_all_charts_over_time(
+    browser: Browser, with_findings: Path, scheme: str
+) -> None:
+    page = opened(browser, with_findings)
+    with seen(page, 1440, scheme):
+        shaded = shown(page, "charts.shaded")
+        (first, *stall), (second, *slow) = shaded
+        assert (first, second) == (1, 2)
+        assert stall == pytest.approx([18.8, 26.9], abs=0.2)
+        assert slow == pytest.approx([1.4, 11.8], abs=0.2)
+        names = [name for name in shown(page, "Object.keys(charts.plots)") if name != "sizes"]
+        names.remove("percentiles")
+        assert len(names) >= 7
+        x_of = "Math.round(charts.left + {} / charts.edges[1] * (document.querySelector("
+        x_of += "'#figure-heat canvas').clientWidth - RIGHT - charts.left))"
+        for name in names:
+            at = {s: shown(page, x_of.format(s)) for s in (20.7, 15.3)}
+            colours = [page.run(PALEST.format(name, x)) for x in at.values()]
+            (red, green, blue, tint), plain = colours
+            assert red > max(green, blue) and 0 < tint < 40 and plain[3] == 0, name
+            described = f"document.querySelector('#figure-{name} canvas').ariaDescribedByElements"
+            ids = page.run(f"{described}.map((e) => e.id)")
+            assert "shaded" in ids
+        shown(page, "charts.select({from: 200, to: 240})")  # the stall's end
+        assert page.run(PALEST.format("iops", at[20.7]))[3] == 0
+
+
+def test_shades_are_explained_in_words(browser: Browser, with_findings: Path) -> None:
+    page = opened(browser, with_findings)
+    shown(page, "charts.draw()")
+    said = page.run("document.getElementById('shaded').textContent")
+    assert re.fullmatch(
+        r"shaded: finding 1, 18\.\d\d s to 26\.\d\d s; finding 2, 1\.\d\d s to 11\.\d\d s", said
+    )
+    numbered = page.run("[...document.querySelectorAll('ol.findings li')].map((e) => e.innerText)")
+    assert numbered[0].startswith("mpatha stalled at 07:43:40 UTC")
+    assert "is slow from 07:43:22 to 07:43:33 UTC" in numbered[1]
+    drawn = re.findall("<svg.*?</svg>", with_findings.read_text())
+    assert [svg.count("fill-opacity") for svg in drawn] == [0, 2, 2, 2]
+    assert all("; shaded: finding 1, 18." in svg for svg in drawn[1:])
+
+
+def test_failed_requests_are_red_where_they_are_counted(
+    browser: Browser, with_findings: Path, multi: Path
+) -> None:
+    page = opened(browser, with_findings)
+    shown(page, "charts.draw()")
+    hot = "rgb(179, 0, 71)"
+    coloured = (
+        "[...document.querySelectorAll('.bad, dt')].filter((e) => getComputedStyle(e).color"
+        f" === '{hot}').map((e) => [e.closest('[id], dl')?.id ?? '', e.textContent])"
+    )
+    found = page.run(coloured)
+    assert found[:2] == [["", "Failed"], ["", "2"]] or found[:2] == [["", "2"], ["", "Failed"]]
+    assert found[2:4] == [["summary", "2"]] * 2  # in all, and of sdb
+    assert ["", "2"] in found[4:]  # in the list of losses
+    page.open(multi)
+    shown(page, "charts.draw()")
+    assert page.run(coloured) == []
+
+
+def test_devices_are_below_the_heat_map_on_the_first_screen(
+    browser: Browser, with_findings: Path
+) -> None:
+    page = opened(browser, with_findings)
+    with seen(page, 1440, "light"):
+        order = "[...document.querySelectorAll('.grid > div:first-child figure')].map((e) => e.id)"
+        assert page.run(order)[:2] == ["figure-heat", "figure-devices"]
+        _, top, _, height = box(page, "#figure-devices")
+        assert top + height < 900
+
+
 def test_requests_in_flight_have_a_note_on_losses(browser: Browser, tmp_path: Path) -> None:
     output = tmp_path / "page.html"
     assert report.main(["-o", str(output), str(DATA / "loop-lossy-dc.bin")]) == 3

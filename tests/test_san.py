@@ -20,13 +20,18 @@ from blkiomon.commands.san import Tracker, changes, of_run
 from blkiomon.console import EXIT_INPUT, EXIT_USAGE
 from blkiomon.interval.departures import departure, percentile_limits, share_limits
 from blkiomon.interval.distribution import Distribution
-from blkiomon.interval.value import Interval
+from blkiomon.interval.value import Interval, merge
 from blkiomon.sources.topology import Topology, Transport
 
 MS = 10**6
 
 SLOW_PATH = Path(__file__).parent / "data/san/traces/iscsi-slow-path"
 """A trace with its topology beside it; ``data/san/README.md`` says what happens when."""
+
+
+SLOW = (
+    "sdb, a path of mpatha to 10.10.2.1:3260,1, is slow from 07:43:22 to 07:43:33 UTC: p99 of reads"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +68,11 @@ def test_slow_path_is_named_within_two_intervals_and_while_it_lasts(
 def test_slow_path_has_its_evidence(recorded: list[dict[str, Any]]) -> None:
     (finding,) = recorded[5]["findings"]
     assert finding["text"] == (
-        "sdb, a path of mpatha to 10.10.2.1:3260,1, is slow: p50 of reads 41.2 ms, 537 µs on sda; "
+        "sdb, a path of mpatha to 10.10.2.1:3260,1, is slow since 07:43:22 UTC: "
+        "p50 of reads 41.2 ms, 537 µs on sda; "
         "48.0 IOPS, 250 there"
     )
+    assert finding["since_ns"] == recorded[1]["start_ns"]
     assert (finding["lun"], finding["target_port"]) == ("mpatha", "10.10.2.1:3260,1")
     assert (finding["op"], finding["percent"]) == ("read", 50)
     assert 40 * MS < finding["d2c_ns"] < 45 * MS
@@ -103,7 +110,7 @@ def test_summary_names_the_slow_path_and_nests_paths_below_their_map() -> None:
     text = runner.succeed("--by", "path", SLOW_PATH).decode()
     names = re.findall(r"^(mpatha|  sdb|  sda) ", text, re.M)
     assert names == ["mpatha", "  sdb", "  sda"]
-    assert "sdb, a path of mpatha to 10.10.2.1:3260,1, is slow: p99 of reads" in text
+    assert SLOW in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -112,7 +119,7 @@ def test_summary_uses_the_topology_beside_the_trace_without_a_view() -> None:
     assert re.findall(r"^(\S+) +(?:all|read) ", text, re.M) == ["sdb", "mpatha", "sda"]
     words = " ".join(text.split())
     assert "- mpatha stalled at " in words
-    assert "sdb, a path of mpatha to 10.10.2.1:3260,1, is slow" in words
+    assert SLOW in words
     numbered = runner.succeed("--names", "no", SLOW_PATH).decode()
     assert re.findall(r"^(\S+) +(?:all|read) ", numbered, re.M) == ["8:16", "254:0", "8:0"]
 
@@ -122,7 +129,7 @@ def test_report_uses_the_topology_beside_the_trace(tmp_path: Path) -> None:
     page = (tmp_path / "page.html").read_text()
     findings = re.findall("<li>([^<]*)", page)
     assert findings[0].startswith("mpatha stalled at ")
-    assert findings[1].startswith("sdb, a path of mpatha to 10.10.2.1:3260,1, is slow: p99 of read")
+    assert findings[1].startswith(SLOW)
     assert '"devices":["sdb","mpatha","sda"]' in page
     assert "<td>sdb</td>" in page
 
@@ -315,8 +322,90 @@ def test_path_does_not_stall_if_its_map_has_no_old_request() -> None:
         found = tracker(losing(0, interval_of([*later, *left], S, 2 * S))).findings
         assert "stalled_path" not in {f.kind for f in found or ()}
     run = losing(0, interval_of([*loads, *left], 0, 9 * S))
-    assert findings([run], run, HOST.names().get, HOST)[:1] != [HUNG]
-    assert findings([run], run, HOST.names().get)[:1] == [HUNG]
+    assert texts([run], HOST)[:1] != [HUNG]
+    assert texts([run])[:1] == [HUNG]
+
+
+def texts(slices: Sequence[Interval], topology: Topology | None = None) -> list[str]:
+    """The findings of a run."""
+    found = findings(slices, merge(slices), HOST.names().get, topology)
+    return [one.text for one in found]
+
+
+def test_hung_map_and_its_path_are_one_finding() -> None:
+    left = [Io(number(device), "read", 4096, S // 2, None) for device in (MAP, "8:16", "8:64")]
+    done = [*load(MAP, 300, 1), *load("8:16", 300, 1), *load("8:64", 300, 1)]
+    assert texts([losing(0, interval_of([*done, *left], 0, 9 * S))], HOST) == [
+        "mpatha hung: at the end 1 request was in flight, the oldest for 8.50 s, on path sdb; "
+        "1 more device hung, too"
+    ]
+
+
+def test_stall_of_a_map_and_of_its_path_is_one_finding() -> None:
+    """The path stalls again, while the map completes: that is another stall."""
+    devices = ("8:0", "8:16", MAP)
+
+    def second(at: int, stalled: Sequence[str]) -> Interval:
+        ios = [
+            Io(number(device), "read", 4096, at * S + k * S // 50, S // 50)
+            for device in devices
+            for k in range(50 if device not in stalled else 0)
+        ]
+        waiting = [Io(number(device), "read", 4096, at * S, None) for device in stalled]
+        return losing(0, interval_of([*ios, *waiting], at * S, (at + 1) * S))
+
+    stalled = {3: ("8:16", MAP), 4: ("8:16", MAP)}
+    both = [second(at, stalled.get(at, ())) for at in range(6)]
+    assert texts(both, HOST) == [
+        "mpatha stalled at 00:00:03.000 UTC: with requests in flight, nothing completed for at "
+        "least 2.00 s; its path sdb for 2.00 s"
+    ]
+    again = [*both, second(6, ("8:16",)), second(7, ())]
+    assert texts(again, HOST)[0].endswith("; its path sdb for 2.00 s; 1 more device stalled, too")
+
+
+def test_slow_path_is_named_beside_its_slow_array() -> None:
+    run = whole(load("8:0", 500, 1), load("8:16", 500, 50), load("8:64", 500, 1))
+    array, path = texts([run], HOST)
+    assert array.startswith("array one is slow all the time: p95 of reads 50.0 ms, 1.00 ms on ")
+    assert path.startswith("sdb, a path of mpatha to port2, is slow all the time: p95 of reads 50.")
+
+
+def test_slow_path_is_one_finding_with_its_map_and_its_time() -> None:
+    """Its map is slow as well, and its reads got slower at that moment."""
+    ios: list[Io] = []
+    for at in range(40):
+        ms = 20 if at >= 20 else 1
+        loads = [*load("8:0", 40, 1), *load("8:16", 40, ms), *load("8:80", 80, 1)]
+        loads += [*load(MAP, 40, 1), *load(MAP, 40, ms)]
+        ios += [replace(io, issue_ns=io.issue_ns + at * S) for io in loads]
+    (found,) = texts([interval_of(ios, at * S, (at + 1) * S) for at in range(40)], HOST)
+    assert re.fullmatch(
+        r"sdb, a path of mpatha to port2, is slow from 00:00:20 UTC until the end: "
+        r"p99 of reads 20.0 ms, 1.00 ms on sda; 40.0 IOPS, 40.0 there; "
+        r"reads of mpatha got slower: p99 1.00 ms before, 20.0 ms after",
+        found,
+    )
+
+
+def test_interval_says_since_when_a_path_is_slow_if_it_was_seen_before() -> None:
+    def found(*loads_ms: tuple[int, float]) -> list[str]:
+        tracker = Tracker(HOST, "path")
+        shown = []
+        for at, (n, ms) in enumerate(loads_ms):
+            loads = [*load("8:0", n, 1), *load("8:16", n, ms)]
+            ios = [replace(io, issue_ns=io.issue_ns + at * S) for io in loads]
+            of_now = tracker(interval_of(ios, at * S, (at + 1) * S)).findings or ()
+            shown += [text for f in of_now for text in re.findall(r"is slow(.*?): p", f.text)]
+            assert all(("since_ns" in f.evidence) == ("since" in f.text) for f in of_now)
+        return shown
+
+    fast, slow = (100, 1), (100, 9)
+    since = " since 00:00:02 UTC"
+    assert found(fast, fast, slow, slow, slow) == [since] * 3
+    assert found(slow, slow, slow) == [""] * 3
+    assert found((5, 9), slow, slow) == [""] * 2
+    assert found(fast, fast, slow, fast, fast, fast, slow)[-1] == " since 00:00:06 UTC"
 
 
 def test_stall_names_the_path_that_gave_its_request_back() -> None:

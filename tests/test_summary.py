@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -378,8 +379,91 @@ def test_slow_device_is_found(tmp_path: Path) -> None:
     parts = [requests(500, MS, device=device) for device in (SDA, SDB)]
     path = write(tmp_path / "t", *parts, requests(500, 20 * MS, device=SDC))
     assert found_in(summarized(path)) == [
-        "8:32 is slow: p99 of reads 20.0 ms, 1.00 ms on the median of 2 others"
+        "8:32 is slow all the time: p99 of reads 20.0 ms, 1.00 ms on the median of 2 others"
     ]
+
+
+def reads(*parts: tuple[int, int], device: int = SDA) -> list[tw.Record]:
+    """Reads one after the other: numbers of seconds, and latencies in ms."""
+    made: list[tw.Record] = []
+    start_ns = S
+    for seconds, ms in parts:
+        spacing_ns = (ms + 1) * MS
+        n = seconds * S // spacing_ns
+        made += requests(n, ms * MS, start_ns=start_ns, spacing_ns=spacing_ns, device=device)
+        start_ns += seconds * S
+    return made
+
+
+@pytest.mark.parametrize(
+    ("parts", "when"),
+    [
+        ([(9, 1), (6, 20)], r" from 9\.0\d s after the start until the end"),
+        ([(6, 20), (9, 1)], r" until (5\.9\d+|6\.\d+) s after the start"),
+        ([(5, 1), (5, 20), (5, 1)], r" from 5\.0\d s to (9\.9\d|10\.\d) s after the start"),
+        ([(1, 20), (1, 1)] * 7, ""),  # again and again
+    ],
+)
+def test_slow_device_is_found_with_its_time(
+    parts: list[tuple[int, int]], when: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "t", reads((15, 1)), reads(*parts, device=SDB))
+    found = found_in(summarized(path))[0]
+    assert re.match(rf"8:16 is slow{when}: p99 of reads 20.0 ms, 1.00 ms on 8:0", found)
+
+
+def test_time_of_a_finding_is_utc_wherever_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "XYZ-3")
+    time.tzset()
+    try:
+        note = tw.notify_timestamp(S, 1_795_000_000, 0)  # 11:06:40 UTC
+        path = write(tmp_path / "t", [note], reads((60, 1)), reads((30, 1), (30, 20), device=SDB))
+        (found,) = found_in(summarized(path))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert found.startswith("8:16 is slow from 11:07:10 UTC until the end: p99 of reads 20.0 ms")
+
+
+def test_device_whose_reads_got_slower_when_it_became_slow_is_one_finding(tmp_path: Path) -> None:
+    path = write(tmp_path / "t", reads((40, 1)), reads((10, 1), (30, 20), device=SDB))
+    (found,) = found_in(summarized(path))
+    assert re.fullmatch(
+        r"8:16 is slow from 10\.\d s after the start until the end: p99 of reads 20.0 ms, 1.00 ms "
+        r"on 8:0; reads of 8:16 got slower: p99 1.00 ms before, 20.0 ms after",
+        found,
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([(40, 1)], [(3, 1), (17, 5), (30, 20)]),  # slow, and later slower still
+        ([(20, 1), (20, 3)], [(40, 20)]),  # of another device
+    ],
+)
+def test_different_problems_are_different_findings(
+    first: list[tuple[int, int]], second: list[tuple[int, int]], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "t", reads(*first), reads(*second, device=SDB))
+    slow, slower = found_in(summarized(path))
+    assert slow.startswith("8:16 is slow ")
+    assert re.match(r"reads of (8:0|8:16) got slower (19|20)\.\d s after the start: ", slower)
+
+
+def test_device_that_is_slow_after_a_stall_is_one_finding(tmp_path: Path) -> None:
+    stuck = [tw.issue(20 * S, 8, 4096), tw.complete(23 * S, 8, 4096)]
+    after = requests(800, 20 * MS, start_ns=23 * S + 2 * MS, spacing_ns=21 * MS)
+    path = write(tmp_path / "t", reads((19, 1)), stuck, after, reads((38, 1), device=SDB))
+    (found,) = found_in(summarized(path))
+    assert re.fullmatch(
+        r"8:0 stalled 19.\d s after the start: with requests in flight, nothing completed for at "
+        r"least 2.\d+ s; 8:0 is slow from 2\d.\d s after the start until the end: p99 of reads "
+        r"20.1 ms, 1.00 ms on 8:16",
+        found,
+    )
 
 
 def test_device_that_gets_slow_late_is_found_among_many(tmp_path: Path) -> None:
@@ -397,7 +481,8 @@ def test_load_of_a_slow_device_is_named(tmp_path: Path) -> None:
         requests(2500, 20 * MS, spacing_ns=2 * MS, device=SDB),
     )
     assert found_in(summarized(path)) == [
-        "8:16 is slow: p99 of reads 20.0 ms, 1.00 ms on 8:0, at 498 IOPS instead of 99.6"
+        "8:16 is slow all the time: p99 of reads 20.0 ms, 1.00 ms on 8:0, at 498 IOPS instead of "
+        "99.6"
     ]
 
 
@@ -488,16 +573,19 @@ def test_too_few_requests_say_nothing(tmp_path: Path) -> None:
     assert found_in(summarized(path)) == []
 
 
-def test_there_are_three_findings_at_most(tmp_path: Path) -> None:
+def test_there_are_three_findings_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(
         tmp_path / "t",
         [tw.issue(S, 8, 4096, device=SDB)],
-        requests(3000, MS),
-        [tw.issue(7 * S, 8, 4096), tw.complete(8 * S, 8, 4096)],
-        requests(1500, 5 * MS, start_ns=8 * S + 2 * MS, spacing_ns=6 * MS),
-        requests(1000, MS, device=SDC, spacing_ns=16 * MS),
+        reads((9, 1)),
+        [tw.issue(10 * S, 8, 4096), tw.complete(11 * S, 8, 4096)],
+        requests(1900, MS, start_ns=11 * S + 2 * MS),
+        requests(1500, 12 * MS, start_ns=15 * S, spacing_ns=13 * MS),
+        reads((4, 1), (30, 2), device=SDC),
     )
     assert len(found_in(summarized(path))) == findings.MOST == 3
+    monkeypatch.setattr(findings, "MOST", 4)
+    assert len(found_in(summarized(path))) == 4
 
 
 # --- mistakes -------------------------------------------------------------------------------------

@@ -407,6 +407,17 @@ def test_findings_of_a_whole_run_are_above_its_table() -> None:
         assert any(line.startswith("!    sdb") for line in shown) == is_said
 
 
+def test_whole_run_says_since_when_a_path_is_slow_if_it_still_is() -> None:
+    tracker, watch = Tracker(HOST, "device"), Watch()
+    for at, ms in enumerate((1, 1, 9, 9)):
+        ios = [*load("8:0", 250, 1), *load("8:16", 250, ms)]
+        ios = [dataclasses.replace(io, issue_ns=io.issue_ns + at * S) for io in ios]
+        watch.add(tracker(interval_of(ios, at * S, (at + 1) * S)))
+    look = Look(by="path", is_whole=True)
+    shown = plain(lines(watch.view(whole=True), look, san_about(tracker), 120, 24)[0])
+    assert "sdb, a path of mpatha to port2, is slow since 00:00:02 UTC: p95" in "\n".join(shown)
+
+
 def test_paths_are_below_their_map_and_counted_once() -> None:
     shown = san_frame("path", load("253:0", 40, 5), load("8:0", 20, 1), load("8:16", 20, 9))
     assert tree(shown) == ["▾ mpatha", "    sdb", "    sda"]

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from blkiomon.commands.table import plural
 from blkiomon.console import how_many, printable
 from blkiomon.engine.layout import ALL_OPS, OPS
-from blkiomon.formats.units import rate_text, time_text
+from blkiomon.formats.units import rate_text, time_text, utc
 from blkiomon.interval.columns import NS_PER_S
 from blkiomon.interval.departures import (
     LEAST_BEYOND,
@@ -411,6 +411,18 @@ def of_run(whole: Interval, topology: Topology) -> list[Finding]:
     return findings(facts)
 
 
+def maps_of(topology: Topology | None) -> dict[int, int]:
+    """The number of each path's map, by that of the path."""
+    devices = topology.devices if topology is not None else ()
+    numbers = {device.name: device.number for device in devices}
+    return {
+        device.number: above
+        for device in devices
+        if device.number is not None and device.map is not None
+        if (above := numbers.get(device.map)) is not None
+    }
+
+
 def without_moved(
     hung: list[tuple[int, int, int]], whole: Interval, topology: Topology | None
 ) -> list[tuple[int, int, int]]:
@@ -421,12 +433,9 @@ def without_moved(
         whole: the run.
         topology: of the traced host, if it is known.
     """
-    if topology is None:
-        return hung
-    numbers = {device.name: device.number for device in topology.devices}
+    maps = maps_of(topology)
     flowing = set(whole.rows["device"].tolist()) - {device for *_, device in hung}
-    moved = {d.number for d in topology.devices if d.map and numbers.get(d.map) in flowing}
-    return [item for item in hung if item[2] not in moved]
+    return [item for item in hung if maps.get(item[2]) not in flowing]
 
 
 # --- stalls ---------------------------------------------------------------------------------------
@@ -453,12 +462,12 @@ def _stalled(facts: Facts) -> Iterator[Finding]:
                 last = [_leading(path) for path in lun.paths if path.name in names]
                 where = f"last seen on path {', '.join(last)}" if last else "no path has any"
             text = f"{lun.name} is stalled: nothing completes, {_in_flight(of_map)}; {where}"
-            yield Finding("stalled", lun.name, text, _stall(of_map, lun, names))
+            yield Finding("stalled", lun.name, text, evidence=_stall(of_map, lun, names))
         if of_map is not None or _flows(facts, lun.map):
             continue
         for path, of in waiting:
             text = f"{_described(path, lun)}, is stalled: nothing completes, {_in_flight(of)}"
-            yield Finding("stalled_path", path.name, text, _stall(of, lun, [path.name]))
+            yield Finding("stalled_path", path.name, text, evidence=_stall(of, lun, [path.name]))
         if not waiting and lun.map is not None and (late := _late(facts, lun.map)) is not None:
             names = _names_of(lun.paths, stalled) or facts.waited.get(lun.name, ())
             seen = ", ".join(_leading(path) for path in lun.paths if path.name in names)
@@ -466,7 +475,7 @@ def _stalled(facts: Facts) -> Iterator[Finding]:
                 f"a request of {lun.name} is stalled, in flight for {time_text(late.oldest_ns)}, "
                 f"while others complete" + (f"; last seen on path {seen}" if seen else "")
             )
-            yield Finding("stalled_requests", lun.name, text, _stall(late, lun, names))
+            yield Finding("stalled_requests", lun.name, text, evidence=_stall(late, lun, names))
 
 
 def _names_of(paths: Iterable[Device], stalled: Set[int]) -> list[str]:
@@ -542,8 +551,8 @@ def _slow_path(facts: Facts) -> Iterator[Finding]:
         on = f"on {slow.siblings[0].name}"
         if len(slow.siblings) > 1:
             on = f"on its {len(slow.siblings)} siblings"
-        text = (
-            f"{_described(path, slow.lun)}, is slow: p{departs.percent} of {plural(slow.op)} "
+        figures = (
+            f"p{departs.percent} of {plural(slow.op)} "
             f"{time_text(departs.value)}, {time_text(departs.usual)} {on}; "
             f"{rate_text(iops)} IOPS, {rate_text(usual_iops)} there"
             + " on average"
@@ -552,17 +561,29 @@ def _slow_path(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "slow_path",
             path.name,
-            text,
+            f"{_described(path, slow.lun)}, is slow",
+            figures,
             {
                 **_identity(path, slow.lun),
-                "op": slow.op,
-                "percent": departs.percent,
-                "d2c_ns": departs.value,
-                "siblings_d2c_ns": departs.usual,
+                **_departure(slow),
                 "iops": iops,
                 "siblings_iops": usual_iops,
             },
+            _numbers([path]),
         )
+
+
+def _departure(slow: SlowPath) -> dict[str, Any]:
+    return {
+        "op": slow.op,
+        "percent": slow.departure.percent,
+        "d2c_ns": slow.departure.value,
+        "siblings_d2c_ns": slow.departure.usual,
+    }
+
+
+def _numbers(devices: Iterable[Device]) -> tuple[int, ...]:
+    return tuple(device.number for device in devices if device.number is not None)
 
 
 def _slow_port(facts: Facts) -> Iterator[Finding]:
@@ -587,8 +608,8 @@ def _slow_port(facts: Facts) -> Iterator[Finding]:
         ]
         worst = slow[0]
         luns = how_many(len({of.lun.name for of in slow}), "LUN", "LUNs")
-        text = (
-            f"{what} {printable(port)} is common to all slow paths: {len(slow)} of the "
+        figures = (
+            f"{len(slow)} of the "
             f"{len(on_port)} paths in use there, of {luns}; worst is {worst.path.name}, "
             f"p{worst.departure.percent} of {plural(worst.op)} {time_text(worst.departure.value)}, "
             f"{time_text(worst.departure.usual)} on its siblings"
@@ -597,8 +618,11 @@ def _slow_port(facts: Facts) -> Iterator[Finding]:
             "luns": sorted({of.lun.name for of in slow}),
             "paths": [of.path.name for of in slow],
             "paths_in_use": len(on_port),
+            **_departure(worst),
         }
-        yield Finding(kind, printable(port), text, evidence)
+        of_port = f"{what} {printable(port)} is common to all slow paths"
+        devices = _numbers(of.path for of in slow)
+        yield Finding(kind, printable(port), of_port, figures, evidence, devices)
 
 
 def _slow_array(facts: Facts) -> Iterator[Finding]:
@@ -619,8 +643,8 @@ def _slow_array(facts: Facts) -> Iterator[Finding]:
             others = Distribution().merge(*(o for n, o in of_array.items() if n != name))
             if (departs := departure(d2c, others, SLOW_ARRAY_FACTOR)) is not None:
                 luns = {lun.name for lun in facts.luns if lun.paths[0].array == name}
-                text = (
-                    f"array {printable(name)} is slow: p{departs.percent} of {plural(OPS[op])} "
+                figures = (
+                    f"p{departs.percent} of {plural(OPS[op])} "
                     f"{time_text(departs.value)}, {time_text(departs.usual)} on the other "
                     f"{how_many(len(arrays) - 1, 'array', 'arrays')}; it has "
                     f"{how_many(len(luns), 'LUN', 'LUNs')}"
@@ -632,7 +656,9 @@ def _slow_array(facts: Facts) -> Iterator[Finding]:
                     "others_d2c_ns": departs.usual,
                     "luns": sorted(luns),
                 }
-                yield Finding("slow_array", printable(name), text, evidence)
+                what = f"array {printable(name)} is slow"
+                numbers = _numbers(arrays[name])
+                yield Finding("slow_array", printable(name), what, figures, evidence, numbers)
                 break
 
 
@@ -675,7 +701,7 @@ def _failing(facts: Facts) -> Iterator[Finding]:
                         f"siblings_{what}": usual,
                         "siblings_requests": of_siblings,
                     }
-                    yield Finding("failing_path", path.name, text, evidence)
+                    yield Finding("failing_path", path.name, text, evidence=evidence)
                     break
 
 
@@ -712,7 +738,8 @@ def _idle(facts: Facts) -> Iterator[Finding]:
                 "siblings_requests": round(mean),
                 "state": path.state,
             }
-            yield Finding("few_requests" if own else "idle_path", path.name, text, evidence)
+            kind = "few_requests" if own else "idle_path"
+            yield Finding(kind, path.name, text, evidence=evidence)
 
 
 CHECKS: Sequence[Callable[[Facts], Iterator[Finding]]] = (
@@ -752,7 +779,8 @@ def changes(before: Topology, now: Topology) -> list[Finding]:
         name = _described(device, lun) + "," if lun is not None else _plain_name(device)
         evidence = {"attribute": attribute, "before": values[0], "after": values[1]}
         identity = _identity(device, lun) if lun is not None else {}
-        found.append(Finding("changed", device.name, f"{name} {what}", identity | evidence))
+        evidence = identity | evidence
+        found.append(Finding("changed", device.name, f"{name} {what}", evidence=evidence))
 
     for name in sorted(old.keys() - new.keys(), key=order):
         add(old[name], "is gone", "name", (name, None))
@@ -778,6 +806,22 @@ def _value(value: object) -> str:
 
 
 # --- words ----------------------------------------------------------------------------------------
+
+
+def clock(time_ns: int, within: Interval, start_ns: int, *, is_fine: bool) -> str:
+    """A moment: its time of day in UTC, with its date unless ``within`` ends on that day.
+
+    Without the time of day: time since ``start_ns``. ``zone`` says which.
+    """
+    if not within.anchored:
+        return time_text(time_ns - start_ns)
+    day, of_day = utc(time_ns)[: 23 if is_fine else 19].split("T")
+    return of_day if day == utc(within.end_ns)[:10] else f"{day} {of_day}"
+
+
+def zone(within: Interval) -> str:
+    """What follows a moment, or several."""
+    return " UTC" if within.anchored else " after the start"
 
 
 def _plain_name(device: Device) -> str:
@@ -825,6 +869,8 @@ class Tracker:
         self._before: tuple[Table, ...] = ()
         self._waited: dict[str, Sequence[str]] = {}
         self._losses: deque[tuple[int, int]] = deque(maxlen=MOST_LOSSES)
+        self._slow_since: dict[tuple[str, str], int | None] = {}
+        self._start_ns = 0
         self.topology = topology
         self._has_ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -858,6 +904,8 @@ class Tracker:
             self._luns = luns_of(now)
             self.view.update(now)
         table = Table(interval)
+        if not self._before:
+            self._start_ns = interval.start_ns
         if now is not before or not self._traced.issuperset(table.devices):
             self._traced.update(table.devices)
             self._siblings = Siblings(self._luns, self._traced)
@@ -871,12 +919,38 @@ class Tracker:
             losses=self._losses,
             traced=self._traced,
         )
-        of_now = findings(facts)
+        of_now = self._since(findings(facts), interval)
         self._waited = self._paths_waited_for(table.stalled) if table.stalled else {}
         self._before = (table,)
         found += of_now
         shown = interval if self.view.by == "device" else self.view(interval)
         return shown.with_findings(found)
+
+    def _since(self, found: Iterable[Finding], interval: Interval) -> list[Finding]:
+        """What is slow, with the time since when; of all but stalls, whose age is known.
+
+        Nothing is said if the interval before had too few requests to show it.
+        """
+        before, self._slow_since = self._slow_since, {}
+        dated = []
+        for one in found:
+            if one.kind.startswith("slow_"):
+                key = one.kind, one.name
+                new_ns = interval.start_ns if self._was_seen(one) else None
+                since_ns = self._slow_since[key] = before.get(key, new_ns)
+                if since_ns is not None:
+                    is_fine = interval.duration_s < 1
+                    at = clock(since_ns, interval, self._start_ns, is_fine=is_fine)
+                    evidence = {**one.evidence, "since_ns": since_ns}
+                    one = replace(one, when=f" since {at}{zone(interval)}", evidence=evidence)
+            dated.append(one)
+        return dated
+
+    def _was_seen(self, slow: Finding) -> bool:
+        """Whether in the interval before, requests were enough to judge by their median."""
+        numbers, op = np.array(slow.devices), OPS.index(slow.evidence["op"])
+        counts = [table.requests[table.places(numbers, op)].sum() for table in self._before]
+        return bool(sum(counts) >= 2 * LEAST_BEYOND)
 
     def _paths_waited_for(self, stalled: Set[int]) -> dict[str, Sequence[str]]:
         """See ``Facts.waited``. ``stalled``: numbers of the devices with an old request."""

@@ -199,11 +199,11 @@ class _Summary:
         yield from self._table(columns)
         if whole.counts.lost:
             yield from textwrap.wrap(loss_note(whole.counts.lost), columns)
-        sentences = findings(found.slices, whole, self._name_of, self._topology, found.gaps)
-        if sentences:
+        listed = findings(found.slices, whole, self._name_of, self._topology, found.gaps)
+        if listed:
             yield ""
-            for sentence in sentences:
-                yield from textwrap.wrap(f"- {sentence}.", columns, subsequent_indent="  ")
+        for one in listed:
+            yield from textwrap.wrap(f"- {one.text}.", columns, subsequent_indent="  ")
 
     def _table(self, columns: int) -> Iterator[str]:
         from blkiomon.commands import table

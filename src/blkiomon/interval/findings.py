@@ -1,4 +1,4 @@
-"""What stands out in an interval, as a value."""
+"""What stands out in an interval or a run, as a value."""
 
 from __future__ import annotations
 
@@ -14,14 +14,27 @@ class Finding:
     Attributes:
         kind: ``stalled``, ``slow_path`` and others, see ``docs/san.md``.
         name: of the device, port or array.
-        text: one sentence without its full stop.
+        what: which device does what, such as "sdb is slow".
+        figures: that show it, in words; empty if ``what`` has them.
         evidence: figures and names by their name in JSON.
+        devices: numbers of the devices that it is about; not in JSON.
+        when: in words, such as " since 11:06:40 UTC"; empty if that is unknown, or in ``what``.
+        span_ns: begin and end of that time in a run; None if it is unknown. Not in JSON.
     """
 
     kind: str
     name: str
-    text: str
+    what: str
+    figures: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    devices: tuple[int, ...] = ()
+    when: str = ""
+    span_ns: tuple[int, int] | None = None
+
+    @property
+    def text(self) -> str:
+        """One sentence without its full stop."""
+        return f"{self.what}{self.when}" + (f": {self.figures}" if self.figures else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields in JSON."""

@@ -6,8 +6,9 @@ A finding needs enough requests. If these are too few, there is no finding.
 from __future__ import annotations
 
 import heapq
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from blkiomon.engine import layout
 from blkiomon.formats.units import bytes_text, device_text, time_text
 from blkiomon.interval.departures import departure
 from blkiomon.interval.distribution import N_BINS, bin_bounds
+from blkiomon.interval.findings import Finding
 from blkiomon.interval.groups import NS_PER_S, Group
 from blkiomon.interval.moments import U64_MAX
 from blkiomon.interval.value import Interval, merge
@@ -35,6 +37,9 @@ HUNG_NS = NS_PER_S
 STALL_NS = NS_PER_S // 10
 STALL_FACTOR = 10
 """A device stalls if it completes nothing for so long, and for so many times its p50."""
+
+STALLS = "hung", "stalled"
+"""Kinds of findings after which requests seem slow."""
 
 SLOW_FACTOR = 4
 """A device is slow if its p99 is so many times that of the others."""
@@ -58,6 +63,24 @@ DISCARD = layout.OPS.index("discard")
 
 N_BLOCKS = 64
 """Moments at which an operation may have got slower."""
+
+SAME_BLOCKS = 2
+"""What begins within so many blocks of time begins at the same moment."""
+
+CONTRAST = 4
+LEAST_INSIDE = 0.9
+LEAST_EVIDENCE = 15
+"""A device was slow for a stretch of time if this holds such a share of the slow requests, and they
+are so many times as frequent as in the rest. Chance alone hardly gives any of 131,000 stretches
+that log-likelihood ratio."""
+
+FINE_S = 10
+"""Times of day have milliseconds if a run is shorter."""
+
+PART_REQUESTS = 20
+MOST_PARTS = 32
+"""It was slow again and again, rather than throughout, if some part of the stretch has few of the
+slow requests. So many are expected in each part."""
 
 COARSE_BITS = 2
 """The search for changes uses bins four times as wide; what it finds is then computed exactly."""
@@ -85,8 +108,11 @@ def findings(
     name_of: NameOf,
     topology: Topology | None = None,
     gaps: Sequence[tuple[int, int]] = (),
-) -> list[str]:
-    """At most ``MOST`` sentences about a run, or several, the most urgent first.
+) -> list[Finding]:
+    """At most ``MOST`` findings about a run, or several, the most urgent first.
+
+    Those that describe the same problem are one, which has the figures of the two most urgent ones
+    of different kinds.
 
     Args:
         slices: the run in the order of time.
@@ -103,16 +129,57 @@ def findings(
         return printable(name_of(device) or device_text(device))
 
     runs = _between(slices, gaps)
+    maps = san.maps_of(topology)
     hung = hung_devices(whole, gaps, topology)
-    found = (
-        *_explain_hung(hung, named, whole.counts.lost),
-        *_stalled(runs, whole, named, {device for _, _, device in hung}),
-        *(found.text for found in (san.of_run(whole, topology) if topology is not None else ())),
-        *_slow_device(whole, named),
-        *(() if gaps else _slower_beside_discards(slices, whole, named)),
-        *_got_slower(runs, map(merge, runs) if gaps else [whole], whole, named),
-    )
-    return list(found[:MOST])
+    checks: list[tuple[bool, Iterable[Finding]]] = [  # whether it finds one problem at most
+        (True, _explain_hung(hung, whole, named, maps)),
+        (True, _stalled(runs, whole, named, {device for _, _, device in hung}, maps)),
+        (False, _dated(san.of_run(whole, topology), slices, whole) if topology else ()),
+        (True, _dated(_slow_devices(whole, named), slices, whole)),
+        (True, () if gaps else _slower_beside_discards(slices, whole, named)),
+        (True, _got_slower(runs, map(merge, runs) if gaps else [whole], whole, named)),
+    ]
+    found: list[list[Finding]] = []  # of each problem, the most urgent first
+    for is_one, check in checks:
+        for one in check:
+            problem = next((of for of in found if _is_same(of[0], one, whole, maps)), None)
+            if problem is not None:
+                problem.append(one)
+                continue
+            found.append([one])
+            if is_one or len(found) >= MOST:
+                break
+    return [_as_one(problem) for problem in found[:MOST]]
+
+
+def _is_same(one: Finding, lesser: Finding, whole: Interval, maps: Mapping[int, int]) -> bool:
+    """Whether a finding is about the device, its map or its path, and begins when another does.
+
+    A slow path says more than that its array is slow.
+    """
+    if one.span_ns is None or lesser.span_ns is None or one.kind == "slow_array":
+        return False
+    devices, of_lesser = ({*of.devices, *map(maps.get, of.devices)} for of in (one, lesser))
+    if of_lesser.isdisjoint(one.devices) and devices.isdisjoint(lesser.devices):
+        return False
+    begin_ns, end_ns = one.span_ns
+    margin_ns = (whole.end_ns - whole.start_ns) * SAME_BLOCKS // N_BLOCKS
+    until_ns = end_ns if one.kind == "stalled" else begin_ns
+    return begin_ns - margin_ns <= lesser.span_ns[0] <= until_ns + margin_ns
+
+
+def _as_one(problem: Sequence[Finding]) -> Finding:
+    first, *lesser = problem
+    more = next((one for one in lesser if _kind(one) != _kind(first)), None)
+    if more is None:
+        return first
+    when = more.when if first.kind in STALLS else ""
+    return replace(first, figures=f"{first.figures}; {more.what}{when}: {more.figures}")
+
+
+def _kind(finding: Finding) -> str:
+    """That a path is slow says the same as that a device is."""
+    return finding.kind.partition("_")[0]
 
 
 Runs = Sequence[Sequence[Interval]]
@@ -156,49 +223,88 @@ def hung_devices(
 
 
 def _explain_hung(
-    hung: Sequence[tuple[int, int, int]], named: Callable[[int], str], lost: int
-) -> Iterator[str]:
+    hung: Sequence[tuple[int, int, int]],
+    whole: Interval,
+    named: Callable[[int], str],
+    maps: Mapping[int, int],
+) -> Iterator[Finding]:
     """What hung; a request whose completion was lost looks the same."""
+    devices = {device for *_, device in hung}
+    paths = {device for device in devices if maps.get(device) in devices}
     if hung:
-        oldest_ns, in_flight, device = max(hung)
+        oldest_ns, in_flight, device = max(item for item in hung if item[2] not in paths)
         requests = how_many(in_flight, "request was", "requests were", ",")
+        lost = whole.counts.lost
         may_be_lost = lost >= in_flight
         but = ""
         if may_be_lost:
             events = how_many(lost, "event was", "events were", ",")
             but = f"; but {events} lost, perhaps {'a completion' if lost == 1 else 'completions'}"
-        yield (
-            f"{named(device)} {'may have hung' if may_be_lost else 'hung'}: at the end {requests} "
-            f"in flight, the oldest for {time_text(oldest_ns)}{_others(len(hung) - 1, 'hung')}{but}"
+        names = ", ".join(named(path) for path in sorted(paths) if maps[path] == device)
+        yield Finding(
+            "hung",
+            named(device),
+            f"{named(device)} {'may have hung' if may_be_lost else 'hung'}",
+            f"at the end {requests} in flight, the oldest for {time_text(oldest_ns)}"
+            f"{f', on path {names}' if names else ''}"
+            f"{_others(len(devices - paths) - 1, 'hung')}{but}",
+            devices=(device,),
+            span_ns=(whole.end_ns - oldest_ns, whole.end_ns),
         )
 
 
 def _stalled(
-    runs: Runs, whole: Interval, named: Callable[[int], str], hung: set[int]
-) -> Iterator[str]:
+    runs: Runs,
+    whole: Interval,
+    named: Callable[[int], str],
+    hung: set[int],
+    maps: Mapping[int, int],
+) -> Iterator[Finding]:
     """A device with requests in flight all the time that completed none of them."""
     p50s_ns = {
         g.device: g.d2c_ns.percentile(50) or 0
         for g in whole.groups()
         if g.op is None and g.device is not None
     }
-    stalls: dict[int, list[tuple[int, int]]] = {}  # device -> length and start of each
+    stretches: dict[int, list[tuple[int, int]]] = {}  # device -> start and end of each
     for device, start_ns, end_ns in chain.from_iterable(map(_idle_stretches, runs)):
-        length_ns = end_ns - start_ns
-        if device not in hung and length_ns >= max(STALL_NS, STALL_FACTOR * p50s_ns.get(device, 0)):
-            stalls.setdefault(device, []).append((length_ns, start_ns))
+        limit_ns = max(STALL_NS, STALL_FACTOR * p50s_ns.get(device, 0))
+        if device not in hung and end_ns - start_ns >= limit_ns:
+            stretches.setdefault(device, []).append((start_ns, end_ns))
+
+    stalls: dict[int, list[tuple[int, int]]] = {}  # device -> length and start of each
+    waits: dict[tuple[int, int], list[str]] = {}  # stall of a map -> its paths, with lengths
+    for device, of_device in stretches.items():
+        for start_ns, end_ns in of_device:
+            length_ns = end_ns - start_ns
+            of_map = [
+                begin_ns
+                for begin_ns, until_ns in stretches.get(maps.get(device, -1), ())
+                if begin_ns < end_ns and start_ns < until_ns
+            ]
+            for begin_ns in of_map:
+                path = f"its path {named(device)} for {time_text(length_ns)}"
+                waits.setdefault((maps[device], begin_ns), []).append(path)
+            if not of_map:
+                stalls.setdefault(device, []).append((length_ns, start_ns))
     if stalls:
         device, of_device = max(stalls.items(), key=lambda item: max(item[1]))
         length_ns, start_ns = max(of_device)
-        is_at_end = start_ns + length_ns >= runs[-1][-1].end_ns
-        more = ", until the end" if is_at_end else ""
+        end_ns = start_ns + length_ns
+        more = ", until the end" if end_ns >= runs[-1][-1].end_ns else ""
         if len(of_device) > 1:
             in_all = time_text(sum(length_ns for length_ns, _ in of_device))
             more += f", and {how_many(len(of_device), 'time', 'times')} for {in_all} in all"
-        yield (
-            f"{named(device)} stalled{_at(whole, start_ns)}: with requests in flight, nothing "
-            f"completed for at least {time_text(length_ns)}{more}"
-            f"{_others(len(stalls) - 1, 'stalled')}"
+        paths = "".join(f"; {path}" for path in waits.get((device, start_ns), ()))
+        yield Finding(
+            "stalled",
+            named(device),
+            f"{named(device)} stalled",
+            f"with requests in flight, nothing completed for at least {time_text(length_ns)}{more}"
+            f"{paths}{_others(len(stalls) - 1, 'stalled')}",
+            devices=(device,),
+            when=_at(whole, start_ns),
+            span_ns=(start_ns, end_ns),
         )
 
 
@@ -233,8 +339,8 @@ def _idle_stretches(slices: Sequence[Interval]) -> Iterator[tuple[int, int, int]
     yield from ((device, start_ns, end_ns) for device, start_ns in since.items())
 
 
-def _slow_device(whole: Interval, named: Callable[[int], str]) -> Iterator[str]:
-    """The device whose operation is much slower than the same operation of the others."""
+def _slow_devices(whole: Interval, named: Callable[[int], str]) -> Iterator[Finding]:
+    """For each operation, the device that is much slower than the others; the worst first."""
     by_op: dict[str, list[tuple[int, int, Group]]] = {}
     for group in whole.groups():
         if group.op is None or group.device is None or group.device == OTHERS:
@@ -242,7 +348,7 @@ def _slow_device(whole: Interval, named: Callable[[int], str]) -> Iterator[str]:
         p99_ns = group.d2c_ns.percentile(99)
         if p99_ns is not None and is_supported(group.requests, 99):
             by_op.setdefault(group.op, []).append((p99_ns, group.device, group))
-    found: list[tuple[float, str]] = []
+    found: list[tuple[float, Finding]] = []
     for op, devices in by_op.items():
         if len(devices) < 2:
             continue
@@ -253,18 +359,82 @@ def _slow_device(whole: Interval, named: Callable[[int], str]) -> Iterator[str]:
         if len(devices) == 1:
             of_others = named(usual_device)
         if p99_ns >= SLOW_FACTOR * usual_ns:
-            sentence = (
-                f"{named(device)} is slow: p99 of {plural(op)} {time_text(p99_ns)}, "
-                f"{time_text(usual_ns)} on {of_others}{_because(usual, group)}"
+            figures = (
+                f"p99 of {plural(op)} {time_text(p99_ns)}, {time_text(usual_ns)} on {of_others}"
+                f"{_because(usual, group)}"
             )
-            found.append((p99_ns / max(usual_ns, 1), sentence))
-    if found:
-        yield max(found)[1]
+            evidence = {"op": op, "d2c_ns": p99_ns, "others_d2c_ns": usual_ns}
+            name = named(device)
+            one = Finding("slow_device", name, f"{name} is slow", figures, evidence, (device,))
+            found.append((p99_ns / max(usual_ns, 1), one))
+    yield from (one for _, one in sorted(found, key=lambda item: -item[0]))
+
+
+def _dated(
+    found: Iterable[Finding], slices: Sequence[Interval], whole: Interval
+) -> Iterator[Finding]:
+    """Findings, those of what is slow with the time when it was, if that is clear."""
+    for one in found:
+        if one.kind.startswith("slow_"):
+            usual_ns = one.evidence.get("siblings_d2c_ns") or one.evidence.get("others_d2c_ns", 0)
+            limit_ns = math.sqrt(one.evidence["d2c_ns"] * max(usual_ns, 1))
+            span_ns = _slow_span(slices, one.devices, one.evidence["op"], limit_ns)
+            one = replace(one, when=_when(whole, span_ns), span_ns=span_ns)
+        yield one
+
+
+def _slow_span(
+    slices: Sequence[Interval], devices: Sequence[int], op: str, limit_ns: float
+) -> tuple[int, int] | None:
+    """When requests took longer than the limit; None if it is not clear.
+
+    Of all stretches, the one with the highest likelihood that slow requests are more frequent in it
+    than in the rest: Kulldorff's scan statistic. Without a clear one, the whole run.
+    """
+    counts = np.zeros((2, len(slices)))  # all requests, and slow ones
+    for at, item in enumerate(slices):
+        rows, bins = item.rows, item.snapshot.d2c_bins
+        is_wanted = np.isin(rows["device"], devices) & (rows["op"] == layout.OPS.index(op))
+        bins = bins[is_wanted[bins["row"]]]
+        is_slow = bin_bounds(bins["bin"])[0] >= limit_ns
+        counts[:, at] = bins["count"].sum(), bins["count"][is_slow].sum()
+    if not counts[1].any():
+        return None
+    used = np.flatnonzero(counts[0])
+    n, slow = np.hstack([np.zeros((2, 1)), counts[:, used].cumsum(axis=1)])
+    begins, ends = np.triu_indices(len(n), 1)
+    n_in, slow_in = n[ends] - n[begins], slow[ends] - slow[begins]
+    n_out, slow_out = n[-1] - n_in, slow[-1] - slow_in
+    is_most = slow_in >= LEAST_INSIDE * slow[-1]
+    clear = np.flatnonzero(is_most & (slow_in * n_out > CONTRAST * slow_out * n_in))
+    ratios = _log_likelihood(slow_in[clear], n_in[clear])
+    ratios += _log_likelihood(slow_out[clear], n_out[clear]) - _log_likelihood(slow[-1], n[-1])
+    begin, end = 0, len(slices)
+    if ratios.max(initial=0) >= LEAST_EVIDENCE:
+        best = clear[ratios.argmax()]
+        begin, end = int(used[begins[best]]), int(used[ends[best] - 1]) + 1
+    of_stretch = counts[:, begin:end]
+    n_parts = int(np.clip(of_stretch[1].sum() / PART_REQUESTS, 1, MOST_PARTS))
+    parts = np.array([p.sum(axis=1) for p in np.array_split(of_stretch, n_parts, axis=1)])
+    share = of_stretch[1].sum() / of_stretch[0].sum()
+    if (CONTRAST * parts[:, 1] < share * parts[:, 0]).any():
+        return None
+    return slices[begin].start_ns, slices[end - 1].end_ns
+
+
+def _log_likelihood(
+    part: npt.NDArray[np.float64], n: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Of so many of n, if their share is the probability of each."""
+    share = part / np.maximum(n, 1)
+    logs = np.log(np.maximum([share, 1 - share], 1e-300))
+    likelihood: npt.NDArray[np.float64] = part * logs[0] + (n - part) * logs[1]
+    return likelihood
 
 
 def _slower_beside_discards(
     slices: Sequence[Interval], whole: Interval, named: Callable[[int], str]
-) -> Iterator[str]:
+) -> Iterator[Finding]:
     """The reads or writes that took longest, compared with the others, while discards ran."""
     discards = [
         (group.requests, group.device)
@@ -272,7 +442,7 @@ def _slower_beside_discards(
         if group.op == "discard" and group.requests and group.device not in (None, OTHERS)
     ]
     blocks = _blocks(slices, whole)
-    found = []
+    found: list[tuple[float, Finding]] = []
     for _, device in heapq.nlargest(MOST_DISCARDING, discards):
         assert device is not None
         has_discards = np.zeros(N_BLOCKS, bool)
@@ -285,51 +455,65 @@ def _slower_beside_discards(
         if not all(sides):
             continue
         without, beside = map(merge, sides)
+        is_once = np.count_nonzero(np.diff(has_discards[blocks].astype(int), prepend=0) > 0) == 1
         for op in ("read", "write"):
             usual, slow = _group(without, device, op), _group(beside, device, op)
             if usual is None or slow is None:
                 continue
             departs = departure(slow.d2c_ns, usual.d2c_ns, CHANGE_FACTOR)
             if departs is not None:
-                sentence = (
-                    f"{plural(op)} of {named(device)} were slower while discards ran: "
+                one = Finding(
+                    "slower_beside_discards",
+                    named(device),
+                    f"{plural(op)} of {named(device)} were slower while discards ran",
                     f"p{departs.percent} {time_text(departs.value)}, {time_text(departs.usual)} "
-                    f"without them{_because(usual, slow)}"
+                    f"without them{_because(usual, slow)}",
+                    devices=(device,),
+                    span_ns=(beside.start_ns, beside.end_ns) if is_once else None,
                 )
-                found.append((departs.value / max(departs.usual, 1), sentence))
-    if found:
-        yield max(found)[1]
+                found.append((departs.value / max(departs.usual, 1), one))
+    yield from (one for _, one in sorted(found, key=lambda item: -item[0]))
 
 
 def _got_slower(
     runs: Runs, wholes: Iterable[Interval], whole: Interval, named: Callable[[int], str]
-) -> Iterator[str]:
-    """The operation of a device that got slower the most within a run."""
+) -> Iterator[Finding]:
+    """The operations of devices that got slower within a run; the worst first."""
     found = [
         (change, slices, run)
         for slices, run in zip(runs, wholes)
         for change in _changes(slices, run)
     ]
-    if not found:
-        return
-    change, slices, run = max(found, key=lambda item: item[0].ratio)
-    device, op = change.key
-    blocks = _blocks(slices, run)
-    split = int(np.searchsorted(blocks, change.block))
-    before, after = (
-        _group(merge(reduce_to(item, device) for item in part), device, layout.OPS[op])
-        for part in (slices[:split], slices[split:])
-    )
-    if before is None or after is None:
-        return
-    p99s_ns = before.d2c_ns.percentile(99), after.d2c_ns.percentile(99)
-    if p99s_ns[0] is None or p99s_ns[1] is None or p99s_ns[1] < CHANGE_FACTOR * p99s_ns[0]:
-        return
-    yield (
-        f"{plural(layout.OPS[op])} of {named(device)} got slower"
-        f"{_at(whole, slices[split].start_ns)}: p99 {time_text(p99s_ns[0])} before, "
-        f"{time_text(p99s_ns[1])} after{_because(before, after)}"
-    )
+    for change, slices, run in sorted(found, key=lambda item: -item[0].ratio):
+        device, op = change.key
+        blocks = _blocks(slices, run)
+        split = int(np.searchsorted(blocks, change.block))
+        before, after = (
+            _group(merge(reduce_to(item, device) for item in part), device, layout.OPS[op])
+            for part in (slices[:split], slices[split:])
+        )
+        if before is None or after is None:
+            continue
+        p99s_ns = before.d2c_ns.percentile(99), after.d2c_ns.percentile(99)
+        if p99s_ns[0] is None or p99s_ns[1] is None or p99s_ns[1] < CHANGE_FACTOR * p99s_ns[0]:
+            continue
+        # Where requests are few, there are enough of them only beside the moment itself.
+        limit_ns = math.sqrt(max(p99s_ns[0], 1) * p99s_ns[1])
+        span_ns = _slow_span(slices, [device], layout.OPS[op], limit_ns)
+        if span_ns is None or span_ns[0] == slices[0].start_ns:
+            rows = [(item.end_ns, item.rows) for item in slices[split:]]
+            ends = [end for end, of in rows if ((of["device"] == device) & (of["op"] == op)).any()]
+            span_ns = slices[split].start_ns, ends[-1]
+        yield Finding(
+            "slower_after",
+            named(device),
+            f"{plural(layout.OPS[op])} of {named(device)} got slower",
+            f"p99 {time_text(p99s_ns[0])} before, {time_text(p99s_ns[1])} after"
+            f"{_because(before, after)}",
+            devices=(device,),
+            when=_at(whole, span_ns[0]),
+            span_ns=span_ns,
+        )
 
 
 def _changes(slices: Sequence[Interval], whole: Interval) -> Iterator[Change]:
@@ -413,10 +597,28 @@ def _because(before: Group, after: Group) -> str:
 
 
 def _at(whole: Interval, time_ns: int) -> str:
-    """When something began: time of day, or since the beginning of the run."""
-    if not whole.anchored:
-        return f" {time_text(time_ns - whole.start_ns)} after the start"
-    return f" at {time.strftime('%H:%M:%S', time.localtime(time_ns // NS_PER_S))}"
+    """When something began."""
+    at = "at " if whole.anchored else ""
+    return f" {at}{_clock(whole, time_ns)}{san.zone(whole)}"
+
+
+def _clock(whole: Interval, time_ns: int) -> str:
+    return san.clock(time_ns, whole, whole.start_ns, is_fine=whole.duration_s < FINE_S)
+
+
+def _when(whole: Interval, span_ns: tuple[int, int] | None) -> str:
+    """From when to when something lasted; empty if that is unknown."""
+    if span_ns is None:
+        return ""
+    margin_ns = (whole.end_ns - whole.start_ns) // N_BLOCKS
+    is_from_start = span_ns[0] <= whole.start_ns + margin_ns
+    is_until_end = span_ns[1] >= whole.end_ns - margin_ns
+    begin, end = (_clock(whole, time_ns) for time_ns in span_ns)
+    if is_from_start:
+        return " all the time" if is_until_end else f" until {end}{san.zone(whole)}"
+    if is_until_end:
+        return f" from {begin}{san.zone(whole)} until the end"
+    return f" from {begin} to {end}{san.zone(whole)}"
 
 
 def _others(number: int, what: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -193,9 +194,12 @@ class Views:
 
 def findings_of(view: View, look: Look, views: Views) -> Sequence[Finding]:
     """What stands out in the interval that is shown."""
+    of_latest = (view.latest.findings if view.latest is not None else None) or ()
     if look.is_whole and view.whole is not None and views.topology is not None:
-        return of_run(view.whole, views.topology)
-    return (view.latest.findings if view.latest is not None else None) or ()
+        since = {(of.kind, of.name): of.when for of in of_latest}
+        found = of_run(view.whole, views.topology)
+        return [replace(of, when=since.get((of.kind, of.name), "")) for of in found]
+    return of_latest
 
 
 class Rows:

@@ -10,11 +10,13 @@ class Charts {
   constructor(runs) {
     this.runs = runs;
     this.run = runs[0];
+    this.shaded = this.run.shaded ?? []; // number of a finding, its begin and end in s
     this.ops_used = this.run.ops.map((_, op) => op).filter((op) => runs.some((run) => run.op.includes(op)));
     this.part = this.#everything();
     this.cursor = -1;
     this.marked = null; // first and last slice of a stretch being selected
     this.has_all_devices = false;
+    this.most_strips = DEVICES_SHOWN;
     this.plots = {};
     this.left_side = element("div");
     this.right_side = element("div");
@@ -34,11 +36,22 @@ class Charts {
     addEventListener("keydown", (event) => {
       if (event.key === "Escape") this.reset();
     });
+    if (this.shaded.length) this.#explain_shades();
     this.draw();
     for (const event of ["resize", "beforeprint", "afterprint"]) addEventListener(event, () => this.draw());
     for (const query of ["(prefers-color-scheme: dark)", "print"])
       matchMedia(query).addEventListener("change", () => this.draw());
     return this;
+  }
+
+  /** Say which times are shaded: below the first title, and to who cannot see a chart. */
+  #explain_shades() {
+    const step = this.run.edges_s[this.run.n_slices] / 1000;
+    const texts = this.shaded.map(([number, ...s]) => `finding ${number}, ${s.map((at) => clockText(at, step)).join(" to ")}`);
+    const made = element("span", { id: "shaded" }, `shaded: ${texts.join("; ")}`);
+    this.over_time[0].parentElement.firstChild.append("; ", made);
+    for (const canvas of this.over_time) canvas.setAttribute("aria-describedby", "shaded");
+    this.over_time[0].setAttribute("aria-describedby", "tip shaded");
   }
 
   #everything() {
@@ -228,6 +241,7 @@ class Charts {
   plot(canvas, height, labelled = false, top = 4) {
     const plot = new Plot(canvas, height, { left: this.left, right: RIGHT, top, bottom: labelled ? 18 : 4 });
     plot.across(...this.edges);
+    plot.shade(this.shaded);
     return plot;
   }
 
@@ -300,6 +314,7 @@ class Charts {
     const { run, part } = this;
     const plot = new Plot(canvas, 17, { left: 0, right: RIGHT, top: 0, bottom: 0 });
     plot.across(...this.edges);
+    plot.shade(this.shaded);
     const height = 16 / rows.length;
     rows.forEach((values, place) => {
       for (let i = part.from; i < part.to; i++)
@@ -315,7 +330,7 @@ class Charts {
   list_devices(listed) {
     if (!this.list) return;
     const { run, part } = this;
-    const shown = this.has_all_devices ? listed : listed.slice(0, DEVICES_SHOWN);
+    const shown = this.has_all_devices ? listed : listed.slice(0, this.most_strips);
     let scale = [Infinity, 2];
     const strips = shown.map(({ device }) => this.runs.map((of) => of.device_strip(part, device)));
     for (const strip of strips.flat())
@@ -340,9 +355,9 @@ class Charts {
     lines.forEach((line, place) => this.strips(line.lastChild, strips[place], scale, shade));
     if (focused_name !== null)
       lines.find((line) => line.textContent.startsWith(focused_name))?.firstChild.focus();
-    const n_more = listed.length - DEVICES_SHOWN;
+    const n_more = listed.length - this.most_strips;
     this.more.hidden = n_more <= 0;
-    this.more.textContent = this.has_all_devices ? `the first ${DEVICES_SHOWN}` : `${countText(n_more)} more devices`;
+    this.more.textContent = this.has_all_devices ? `the first ${this.most_strips}` : `${countText(n_more)} more devices`;
   }
 
   #overlay() {

@@ -211,6 +211,19 @@ class Plot {
     this.context.fillStyle = fill;
     this.context.fillRect(x, y, width, height);
   }
+
+  /** Tint stretches of time, each with its number: [number, start, end]. */
+  shade(stretches) {
+    const hot = colour("hot");
+    for (const [number, start, end] of stretches) {
+      const [low, high] = [start, end].map((s) => Math.max(this.left, Math.min(this.right, this.x(s))));
+      if (high <= low) continue;
+      this.context.globalAlpha = 0.09;
+      this.rect(low, this.top, Math.max(1, high - low), this.bottom - this.top, hot);
+      this.context.globalAlpha = 1;
+      if (this.bottom - this.top > 20) this.text(number, low + 3, this.top + 10, "left", hot);
+    }
+  }
 }
 
 /** Lowest and highest latency for an axis that shows these histograms. */

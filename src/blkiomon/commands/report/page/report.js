@@ -2,6 +2,9 @@
 
 const SLOW_SHOWN = 20;
 
+/** Strips below the heat map at first: other charts follow. */
+const STRIPS_SHOWN = 12;
+
 class Report extends Charts {
   get has_latency() {
     return this.run.d2c_count.length > 0;
@@ -9,7 +12,9 @@ class Report extends Charts {
 
   build() {
     const { run } = this;
+    this.most_strips = STRIPS_SHOWN;
     if (this.has_latency) this.figure_over_time("heat", "Latency of every request", "lines: p50 (bold) and p99");
+    this.figure_of_devices("Devices, worst first", "p99 of each slice, of fewer than 100 requests the slowest");
     this.figure_over_time("iops", "Requests a second", "completed");
     this.figure_over_time("bandwidth", "Bandwidth", "");
     if (this.any("in_flight") || run.most.some(Boolean))
@@ -18,7 +23,6 @@ class Report extends Charts {
       this.figure_over_time("queue", "Queue against device", "p99 in the queue (dashed) and in the device (solid)");
     if (this.any("errors") || this.any("requeues") || run.lost.some(Boolean) || run.unmatched.some(Boolean))
       this.figure_over_time("trouble", "Errors, requeues, losses", "");
-    this.figure_of_devices("Devices, worst first", "p99 of each slice, of fewer than 100 requests the slowest");
     if (run.sample_us?.length) {
       this.figure_over_time("access", "Where", "");
       this.figure_over_time("sequential", "Sequential requests", "share that begin where the one before, to the same device, of the same operation, ended");
@@ -312,7 +316,7 @@ class Report extends Charts {
         timeText(merged.mean),
         ...[50, 90, 99, 99.9].map((percent) => percentileCell(merged, percent)),
         timeText(merged.requests ? merged.max : null),
-        is_stats ? NONE : countText(merged.errors),
+        is_stats ? NONE : failedCell(merged.errors),
         ...(has_requeues ? [countText(merged.requeues)] : []),
       ]);
     const rows = [line("total", "all", "all", this.all)];
@@ -374,6 +378,9 @@ class Report extends Charts {
     );
   }
 }
+
+/** How many requests failed; red if any did. */
+const failedCell = (n) => (n ? element("span", { class: "bad" }, countText(n)) : "0");
 
 function sizeText(power) {
   const unit = Math.min(3, Math.floor(power / 10));

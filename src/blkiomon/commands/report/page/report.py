@@ -39,6 +39,7 @@ from blkiomon.formats.units import (
     time_text,
     utc,
 )
+from blkiomon.interval.findings import Finding
 from blkiomon.interval.groups import NS_PER_S, Group
 from blkiomon.interval.incomplete import in_words
 from blkiomon.interval.value import Interval
@@ -57,20 +58,30 @@ FIGURES_OF_DEVICES = 512
 def report(found: Collected, title: str) -> str:
     """The page, of at most 5 MB."""
     cells = found.cells
-    return fitting(lambda most_bytes: _page(found, title, cells, most_bytes))
+    stands_out = findings(
+        found.slices, found.whole, found.device_names.get, found.topology, gaps=found.gaps
+    )
+    return fitting(lambda most_bytes: _page(found, title, stands_out, cells, most_bytes))
 
 
-def _page(found: Collected, title: str, all_cells: Cells, most_bytes: int) -> str:
+def _page(
+    found: Collected,
+    title: str,
+    stands_out: Sequence[Finding],
+    all_cells: Cells,
+    most_bytes: int,
+) -> str:
     (cells,) = bounded([all_cells], most_bytes)
     cells = cells.ranked()
+    shaded = _shaded(stands_out, found)
     body = [
         *incomplete("Incomplete", found.whole.incomplete),
         *_origin(found),
         *noted([*found.notes, *coarser_note(all_cells, cells)]),
-        *_findings(found),
+        *_findings(stands_out),
         _tiles(found),
         "<noscript><p>Figures of a part of the time need scripts.</p></noscript>",
-        *charts(by_operation(cells)),
+        *charts(by_operation(cells), shaded),
         '<h2>Devices and operations <span class="soft" id="of"></span></h2>',
         _summary(found, cells),
         *_hung(found),
@@ -80,7 +91,8 @@ def _page(found: Collected, title: str, all_cells: Cells, most_bytes: int) -> st
         "<h2>Errors and losses</h2>",
         *_losses(found),
     ]
-    return document(title, body, _figures(found, cells), _data(found, cells), "report")
+    data = {"shaded": shaded, **_data(found, cells)}
+    return document(title, body, _figures(found, cells), data, "report")
 
 
 # --- the data of the script -----------------------------------------------------------------------
@@ -273,7 +285,7 @@ def _tiles(found: Collected) -> str:
         ("Bandwidth", bandwidth_text(total.bytes_per_s)),
         ("Mean latency", time_text(total.d2c_ns.mean)),
         *([("99 % took up to", time_text(p99))] if p99 is not None else []),
-        ("Failed", NONE if found.kind == STATS else f"{total.errors:,}"),
+        ("Failed", NONE if found.kind == STATS else _failed(total.errors)),
         *([("Incomplete", f"{max(shares):.0%}".replace("%", " %"))] if shares else []),
         # 0 events lost would mislead where records are missing for other reasons.
         *([("Events lost", told_lost)] if lost or not found.whole.incomplete else []),
@@ -340,9 +352,14 @@ def _cells(group: Group, found: Collected) -> list[str]:
         time_text(d2c.mean),
         *(_percentile(group, percent) for percent in (50, 90, 99, 99.9)),
         time_text(d2c.max),
-        NONE if found.kind == STATS else f"{group.errors:,}",
+        NONE if found.kind == STATS else _failed(group.errors),
         *([f"{group.requeues:,}"] if found.whole.total.requeues else []),
     ]
+
+
+def _failed(n: int) -> str:
+    """How many requests failed; red if any did, and so is the label of its tile."""
+    return f'<span class="bad">{n:,}</span>' if n else "0"
 
 
 def _percentile(group: Group, percent: float) -> str:
@@ -365,20 +382,27 @@ _LOSSES = {
 }
 
 
-def _findings(found: Collected) -> list[str]:
-    sentences = findings(
-        found.slices, found.whole, found.device_names.get, found.topology, gaps=found.gaps
-    )
-    if not sentences:
+def _findings(found: Sequence[Finding]) -> list[str]:
+    if not found:
         return []
-    return ['<ul class="findings">', *(f"<li>{text(s)}.</li>" for s in sentences), "</ul>"]
+    return ['<ol class="findings">', *(f"<li>{text(one.text)}.</li>" for one in found), "</ol>"]
+
+
+def _shaded(found: Sequence[Finding], of: Collected) -> list[tuple[int, float, float]]:
+    """Number of each finding that is of a part of the time; begin and end in s from the start."""
+    start_ns, end_ns = of.whole.start_ns, of.whole.end_ns
+    return [
+        (number, (one.span_ns[0] - start_ns) / NS_PER_S, (one.span_ns[1] - start_ns) / NS_PER_S)
+        for number, one in enumerate(found, 1)
+        if one.span_ns is not None and one.span_ns != (start_ns, end_ns)
+    ]
 
 
 def _losses(found: Collected) -> list[str]:
     if found.kind == STATS:
         return ["<p>Files of -b do not contain failed requests and losses.</p>"]
     whole, total, counts = found.whole, found.whole.total, found.whole.counts
-    rows = [("requests that failed", f"{total.errors:,}")]
+    rows = [("requests that failed", _failed(total.errors))]
     if total.requeues:
         rows.append(("requests that the kernel took back (requeues)", f"{total.requeues:,}"))
     if total.retried.count:

@@ -24,8 +24,16 @@ from blkiomon.formats.units import bandwidth_text, rate_text, time_text
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 640, 200, 62, 8, 24
 
 
-def charts(lines: Sequence[Line]) -> list[str]:
-    """Percentiles, p99 over time, requests and bytes a second; lines of HTML."""
+Shaded = Sequence[tuple[int, float, float]]
+
+
+def charts(lines: Sequence[Line], shaded: Shaded = ()) -> list[str]:
+    """Percentiles, p99 over time, requests and bytes a second; lines of HTML.
+
+    Args:
+        lines: what is drawn.
+        shaded: number, begin and end in s of the stretches of time that are shaded.
+    """
     lines = [line._replace(cells=coarse(line.cells)) for line in lines]
     end_s = max((float(line.cells.edges_s[-1]) for line in lines), default=1.0)
     in_tail = [(float(tail_place(np.array(s))), f"p{100 * s:.6g}") for s in (0.5, 0.9, 0.99, 0.999)]
@@ -41,6 +49,7 @@ def charts(lines: Sequence[Line]) -> list[str]:
             end_s,
             time_text,
             is_logarithmic=True,
+            shaded=shaded,
         ),
     ]
     for title, column, format_ in (
@@ -48,7 +57,13 @@ def charts(lines: Sequence[Line]) -> list[str]:
         ("Bandwidth", "bytes", bandwidth_text),
     ):
         steps = [a_second(line.cells, column) for line in lines]
-        drawn.append(_figure(title, lines, steps, in_time, end_s, format_, is_logarithmic=False))
+        drawn.append(
+            _figure(
+                *(title, lines, steps, in_time, end_s, format_),
+                is_logarithmic=False,
+                shaded=shaded,
+            )
+        )
     return ['<div id="charts" class="charts">', *drawn, "</div>"]
 
 
@@ -68,6 +83,7 @@ def _figure(
     format_: Callable[[float], str],
     *,
     is_logarithmic: bool,
+    shaded: Shaded = (),
 ) -> str:
     """A chart; empty if no line has a value."""
     known = np.concatenate([steps.values for steps in listed])
@@ -91,7 +107,14 @@ def _figure(
         return f"{HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share:.1f}"
 
     bottom = HEIGHT - BOTTOM
-    parts = ['<g stroke="var(--rule)" fill="var(--soft)" font-size="11">']
+    label = ""
+    parts = ['<g fill="var(--hot)" font-size="11">']
+    for number, start, end in shaded:
+        left = x(start)
+        parts.append(f'<path fill-opacity=".09" d="M{left} {TOP}H{x(end)}V{bottom}H{left}z"/>')
+        parts.append(_text(left, str(TOP + 10), f"{number}", "start"))
+        label += f"; shaded: finding {number}, {start:.4g} s to {end:.4g} s"
+    parts.append('</g><g stroke="var(--rule)" fill="var(--soft)" font-size="11">')
     for at, text in x_ticks:
         parts.append(f'<path d="M{x(at)} {TOP}V{bottom}"/>')
         parts.append(_text(x(at), str(bottom + 15), text, "middle"))
@@ -112,7 +135,7 @@ def _figure(
         parts.append(f'<path {stroke} d="{"".join(path)}"/>')
     return (
         f"<figure><figcaption><b>{title}</b></figcaption>"
-        f'<svg role="img" aria-label="{title}" viewBox="0 0 {WIDTH} {HEIGHT}">'
+        f'<svg role="img" aria-label="{title}{label}" viewBox="0 0 {WIDTH} {HEIGHT}">'
         f"{''.join(parts)}</svg></figure>"
     )
 
