@@ -25,7 +25,7 @@ from blkiomon.formats.units import device_text
 from blkiomon.interval.devices import number_of
 from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.merging import merge_snapshots
-from blkiomon.interval.moments import U64_MAX, distinct, stacked
+from blkiomon.interval.moments import U64_MAX, distinct, stacked, stacked_bins
 from blkiomon.interval.tables import QUEUED, REQUESTS
 from blkiomon.interval.value import Counts, Interval
 
@@ -181,8 +181,11 @@ def to_tables(items: Sequence[Item]) -> Tables:
         for name, words in zip(names, _words(moments), strict=True):
             is_extreme = name in names[:2]
             numbers[name] = columns.scatter(place[part], words, is_null_elsewhere=is_extreme)
-        bins = [getattr(snapshot, quantity.bins) for snapshot in snapshots]
-        numbers |= _lists(quantity, bins, part, place[part], len(keys))
+        bins, tables = (
+            [getattr(snapshot, name) for snapshot in snapshots]
+            for name in (quantity.bins, quantity.table)
+        )
+        numbers |= _lists(quantity, stacked_bins(bins, tables), place[part], len(keys))
     for name, words in _load_words(of_op.table).items():
         numbers[name] = columns.scatter(place[of_op], words, is_null_elsewhere=True)
     interval_of = _arrow(keys >> 35)
@@ -281,19 +284,14 @@ def _load_words(loads: Table) -> dict[str, Array]:
     return dict(zip(IN_FLIGHT_COLUMNS, map(np.ascontiguousarray, columns), strict=True))
 
 
-def _lists(
-    quantity: Quantity, tables: Sequence[Table], part: _Stacked, places: Array, n: int
-) -> dict[str, Any]:
+def _lists(quantity: Quantity, bins: Table, places: Array, n: int) -> dict[str, Any]:
     """The two list columns of a quantity.
 
     Args:
-        tables: dtype ``layout.BIN``, one of each snapshot.
-        part, places: the rows that these bins are of, and where each row goes.
+        bins: dtype ``layout.BIN``.
+        places: where each of the rows goes that these bins are of.
     """
-    firsts = np.concatenate(([0], np.cumsum(part.lengths)[:-1])).astype(np.int64)
-    bins = stacked(tables)
-    of_snapshot = np.repeat(firsts, list(map(len, tables)))
-    row = places[bins["row"] + of_snapshot] if len(bins) else np.empty(0, np.intp)
+    row = places[bins["row"]] if len(bins) else np.empty(0, np.intp)
     if (np.diff(row) < 0).any():
         order = np.argsort(row, kind="stable")
         bins, row = bins.take(order), row[order]
