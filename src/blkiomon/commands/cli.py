@@ -32,6 +32,7 @@ from blkiomon.commands.options import (
     Option,
     Period,
     Reader,
+    Selection,
     UsageError,
     meant_by,
     one_of,
@@ -476,9 +477,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         trace=trace,
         queue="queue" in given,
         clock=value("clock"),
-        devices=value("device"),
-        ops=value("op"),
-        **period._asdict(),
+        selection=Selection(value("device"), value("op"), period),
         outputs=OutputSettings(
             destinations=destinations or {"human-readable": "-"},
             stat_version=version,

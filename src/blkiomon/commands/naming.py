@@ -118,7 +118,7 @@ def watched(given: Namespace, names: Sequence[str], command: str) -> dict[str, A
         "queue": given.queue,
         "by": given.by,
         "topology": given.topology,
-        **Selection.of(given).arguments(),
+        "selection": Selection.of(given),
     }
 
 

@@ -112,11 +112,7 @@ class Line:
             max_age_s=config.max_age_s,
             max_devices=config.max_devices,
             resync=config.resync,
-            devices=config.devices,
-            ops=config.ops,
-            from_ns=config.from_ns,
-            to_ns=config.to_ns,
-            is_absolute=config.is_absolute,
+            **config.selection.arguments(),
             hand_over=self._put,
             as_original=config.is_drop_in,
             keep_details=config.outputs.need("details"),
@@ -133,7 +129,7 @@ class Line:
         self._config = config
         # Like the original, stay silent about a sound trace.
         is_silent = config.is_original or config.screen
-        self._no_requests = None if is_silent else NoRequests()
+        self._no_requests = None if is_silent else NoRequests(config.selection)
         # ziomon treats any line as a failure; a screen already shows what is incomplete.
         self._tells_incomplete = not (config.is_drop_in or config.screen)
         self._final = config.final
@@ -218,7 +214,10 @@ class Line:
             return None if is_silent else no_operation(self.monitor)
         totals = self.monitor.totals
         return self._no_requests.text(
-            self._config, totals.records, totals.evicted, is_whole=not self.monitor.is_done
+            totals.records,
+            totals.evicted,
+            max_age_s=self._config.max_age_s,
+            is_whole=not self.monitor.is_done,
         )
 
     @property
@@ -559,8 +558,8 @@ def _run(
             outputs.close()
             return EXIT_USAGE
     originals = ", ".join(f"--{row.name}" for row in settings.rows if row.is_original)
-    if config.ops and originals:
-        complain(f"{originals}: only {', '.join(config.ops)} requests count (--op)")
+    if config.selection.ops and originals:
+        complain(f"{originals}: only {', '.join(config.selection.ops)} requests count (--op)")
     is_piped = source is None and capture is None
     if tracker is not None and capture is not None:
         tracker.follow(max(config.interval_s, LEAST_REFRESH_S))
@@ -667,8 +666,9 @@ def _expected(config: Config, capture: Capture) -> list[tuple[int, str]]:
     """The devices that are captured, with the operations that every disk serves."""
     if config.by != "device":
         return []
-    numbers = [n for n in capture.device_numbers if not config.devices or n in config.devices]
-    ops = [op for op in ("read", "write") if not config.ops or op in config.ops]
+    devices, selected_ops, _ = config.selection
+    numbers = [n for n in capture.device_numbers if not devices or n in devices]
+    ops = [op for op in ("read", "write") if not selected_ops or op in selected_ops]
     return list(itertools.product(numbers, ops))
 
 

@@ -405,8 +405,8 @@ def open_screen(
         source = "standard input"
     if not is_live and config.speed:
         source += f"  x{config.speed:g}"
-    if config.ops:
-        source += f"  only {', '.join(config.ops)}"
+    if config.selection.ops:
+        source += f"  only {', '.join(config.selection.ops)}"
     traced = [device.number for device in find_devices(config.trace)]
     about = About(
         source=source,
