@@ -337,7 +337,7 @@ def test_poll_waits_again_after_a_signal_at_any_time(
     old = signal.signal(signal.SIGWINCH, lambda number, frame: None)
     line = Line(Config(interval_s=1000), outputs)
     try:
-        with StopSignals(lambda: None, [signal.SIGHUP]) as stop:
+        with StopSignals(lambda: None, [signal.SIGHUP], reopens=True) as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             done = _read(line, WallClock(1000), input_fd, stop, outputs)
     finally:

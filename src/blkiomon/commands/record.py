@@ -31,7 +31,6 @@ from blkiomon.console import (
     EXIT_OK,
     EXIT_OUTPUT,
     EXIT_PIPE,
-    STOP_SIGNALS,
     complain,
     how_many,
 )
@@ -129,7 +128,7 @@ def main(argv: Sequence[str]) -> int:
         complain(f"cannot run {command[0]}: no such program")
         return EXIT_NOT_FOUND
 
-    from blkiomon.commands.run import StopSignals  # slow to import
+    from blkiomon.commands.run import StopSignals, signals_to_hear  # slow to import
     from blkiomon.sources.capture import ALL, Capture, CaptureError, all_disks
 
     if not given.trace and not all_disks():
@@ -137,13 +136,10 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_INPUT
     # Before the capture begins: nobody empties its rings meanwhile.
     topology = _read_topology() if given.output != "-" else None
-    numbers = list(STOP_SIGNALS)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup(1) sets it
-        numbers.append(signal.SIGHUP)
     try:
         with (
             Capture(given.trace or (ALL,), complain, queue=given.queue) as capture,
-            StopSignals(lambda: None, numbers, reopens=False) as stop,
+            StopSignals(lambda: None, signals_to_hear(), reopens=False) as stop,
         ):
             return _record(given, command, capture, stop, topology)
     except CaptureError as error:

@@ -31,6 +31,7 @@ from blkiomon.console import (
     EXIT_OUTPUT,
     EXIT_PIPE,
     EXIT_USAGE,
+    SIGNALS,
     STOP_SIGNALS,
     complain,
     how_many,
@@ -128,13 +129,8 @@ class Line:
         self.is_wall = clock == "wall"
         self._config = config
         # Like the original, stay silent about a sound trace.
-        is_silent = config.is_original or config.screen
-        self._no_requests = None if is_silent else NoRequests(config.selection)
-        # ziomon treats any line as a failure; a screen already shows what is incomplete.
-        self._tells_incomplete = not (config.is_drop_in or config.screen)
-        self._final = config.final
-        self._debug = config.outputs.need("details")
-        self._max_devices = config.max_devices
+        self._is_silent = config.is_original or config.screen
+        self._no_requests = None if self._is_silent else NoRequests(config.selection)
         self._outputs = outputs
         self._report = report
         self._left = config.most_intervals  # intervals; None: any number
@@ -210,8 +206,7 @@ class Line:
     def emptiness(self) -> str | None:
         """A line that says why there was no request; None if there was one, or on silent runs."""
         if self._no_requests is None:
-            is_silent = self._config.is_original or self._config.screen
-            return None if is_silent else no_operation(self.monitor)
+            return None if self._is_silent else no_operation(self.monitor)
         totals = self.monitor.totals
         return self._no_requests.text(
             totals.records,
@@ -223,10 +218,11 @@ class Line:
     @property
     def incompleteness(self) -> str | None:
         """A line about what the statistics leave out; None if that is little, or on silent runs."""
+        if self._config.is_drop_in or self._config.screen:
+            return None  # ziomon takes any line as a failure; a screen shows it anyway
         totals = self.monitor.totals
         why = totals.incomplete(self.monitor.missing_files)
-        # Without any request, ``emptiness`` says what there is.
-        if not (why and totals.requests and self._tells_incomplete):
+        if not (why and totals.requests):  # without any request, ``emptiness`` says what there is
             return None
         return f"incomplete: {in_words(why)}"
 
@@ -303,12 +299,12 @@ class Line:
         try:
             if self._sorted is not None and (data := self._sorted.rest()):
                 self._feed(data)
-            self.monitor.finish(is_complete=is_complete, final=self._final)
+            self.monitor.finish(is_complete=is_complete, final=self._config.final)
         finally:
             self._hand_over_records()
             if self._slow is not None:
                 self._slow.look(self.monitor.engine.now_ns, has_ended=is_complete)
-            if self.is_wall and self._final:
+            if self.is_wall and self._config.final:
                 self.cut(time_ns)
             if self._slow is not None:
                 self._slow.flush()
@@ -317,7 +313,7 @@ class Line:
                     "--slow: nothing was compared with the percentile, which is computed at the "
                     "end of an interval with enough requests, for the next one"
                 )
-            if self._debug:
+            if self._config.outputs.need("details"):
                 self._outputs.put(Final(self.monitor.engine.leftovers(), self.monitor.totals))
             if self._skips > SKIPS_SHOWN:
                 more = how_many(self._skips - SKIPS_SHOWN, "more stretch", "more stretches")
@@ -335,7 +331,7 @@ class Line:
                 self._report(
                     "too many devices at a time: "
                     f"{how_many(over_limit, 'record is', 'records are')} not counted "
-                    f"(--max-devices {self._max_devices})"
+                    f"(--max-devices {self._config.max_devices})"
                 )
 
     def _hand_over_records(self) -> None:
@@ -389,9 +385,9 @@ class StopSignals:
     def __init__(
         self,
         at_once: Callable[[], None],
-        numbers: Sequence[signal.Signals] = STOP_SIGNALS,
+        numbers: Sequence[signal.Signals],
         *,
-        reopens: bool = True,
+        reopens: bool,
     ) -> None:
         self.received = False
         self.number = 0
@@ -447,6 +443,12 @@ class StopSignals:
             raise Stopped
 
 
+def signals_to_hear() -> list[signal.Signals]:
+    """The signals for ``StopSignals``; without SIGHUP if it is ignored, as nohup(1) sets it."""
+    is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [*STOP_SIGNALS] if is_ignored else [*SIGNALS]
+
+
 def _has_terminal() -> bool:
     """Whether this process has a controlling terminal, which may have gone."""
     try:
@@ -472,9 +474,7 @@ def run(config: Config, fd: int = 0, *, open_screen: ExtraOpener | None = None) 
     if config.user is not None and os.geteuid() != 0:
         complain("--user needs root, whose privileges it drops")
         return EXIT_USAGE
-    numbers = list(STOP_SIGNALS)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup(1) sets it
-        numbers.append(signal.SIGHUP)
+    numbers = signals_to_hear()
     if not config.screen:
         return _capture_and_run(config, fd, numbers, open_screen)
     # A second signal must not leave the terminal without its cursor.
@@ -505,9 +505,9 @@ def _capture_and_run(
 def _run(
     config: Config,
     fd: int,
-    capture: Capture | None = None,
-    numbers: Sequence[signal.Signals] = STOP_SIGNALS,
-    open_screen: ExtraOpener | None = None,
+    capture: Capture | None,
+    numbers: Sequence[signal.Signals],
+    open_screen: ExtraOpener | None,
 ) -> int:
     source: Source | None = None
     try:
@@ -657,9 +657,9 @@ def _tracker(config: Config) -> Tracker | None:
     by = "device" if config.screen else config.by  # the screen has several views
     if not is_live:
         return Tracker(topology, by)
-    from blkiomon.sources.capture import find_devices
+    from blkiomon.sources.capture import numbers_of
 
-    return Tracker(topology, by, [device.number for device in find_devices(config.trace)])
+    return Tracker(topology, by, numbers_of(config.trace))
 
 
 def _expected(config: Config, capture: Capture) -> list[tuple[int, str]]:

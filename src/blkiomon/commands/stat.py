@@ -150,11 +150,11 @@ def _open(
     from blkiomon.formats.rendering import Format
     from blkiomon.interval.value import Interval
     from blkiomon.outputs.files import FileSink
-    from blkiomon.sources.capture import find_devices
+    from blkiomon.sources.capture import numbers_of
 
     lines = Lines(
         name_of,
-        [device.number for device in find_devices(config.trace)] if config.by == "device" else (),
+        numbers_of(config.trace) if config.by == "device" else (),
         has_ops=given.ops or bool(given.op),
         interval_s=config.interval_s,
         view=view,

@@ -179,11 +179,10 @@ def _number_in(path: Path) -> int:
         return 0
 
 
-def find_devices(names: Sequence[str], root: Path = Path("/")) -> list[Device]:
-    """The devices of these names, or of ``ALL``. Raises CaptureError."""
-    if tuple(names) == (ALL,):
-        return all_disks(root)
-    return [find_device(name, root) for name in names]
+def numbers_of(names: Sequence[str]) -> list[int]:
+    """Numbers of the devices of these names, or of ``ALL``. Raises CaptureError."""
+    found = all_disks() if tuple(names) == (ALL,) else map(find_device, names)
+    return [device.number for device in found]
 
 
 def filters_of(terms: Iterable[str]) -> list[str]:

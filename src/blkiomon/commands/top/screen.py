@@ -30,7 +30,7 @@ from blkiomon.interval.slow import SlowBatch
 from blkiomon.interval.value import Interval
 from blkiomon.interval.views import View
 from blkiomon.outputs.sink import Item, Report, Sink
-from blkiomon.sources.capture import find_devices
+from blkiomon.sources.capture import numbers_of
 
 TICK_S = 0.2
 """How often to check whether the terminal was resized, or an interval is overdue."""
@@ -407,7 +407,7 @@ def open_screen(
         source += f"  x{config.speed:g}"
     if config.selection.ops:
         source += f"  only {', '.join(config.selection.ops)}"
-    traced = [device.number for device in find_devices(config.trace)]
+    traced = numbers_of(config.trace)
     about = About(
         source=source,
         interval_s=config.interval_s,
