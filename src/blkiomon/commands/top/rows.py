@@ -413,27 +413,33 @@ class Rows:
         else:
             name = shortened(name, NAME_WIDTH)
         has_failed = group is not None and bool(group.errors)
-        errors, new_errors = self._counted("errors", places, group)
-        requeues, new_requeues = self._counted("requeues", places, group)
-        return ScreenRow(
-            name,
-            state,
-            self._with_known_rates(group),
-            worst_ns,
-            past.codes[places].max(axis=0, initial=0)[: past.slices],
-            errors,
-            requeues,
-            new_errors,
-            new_requeues,
-            max(found, severity(worst_ns), 2 * (has_failed or state == WAITING)),
-            level != "op",
-            self.has_operations and level != "op",
-            key == look.selected,
+        return self._made(name, state, group, worst_ns, places)._replace(
+            codes=past.codes[places].max(axis=0, initial=0)[: past.slices],
+            level=max(found, severity(worst_ns), 2 * (has_failed or state == WAITING)),
+            is_device=level != "op",
+            has_operations=self.has_operations and level != "op",
+            is_selected=key == look.selected,
         )
 
-    def _with_known_rates(self, group: Group | None) -> Group | None:
-        is_rest = self._view.is_rest and not self._look.is_whole
-        return without_rates(group) if is_rest and group is not None else group
+    def _made(
+        self, name: str, op: str, group: Group | None, worst_ns: int, places: npt.NDArray[np.intp]
+    ) -> ScreenRow:
+        """A row with the errors and requeues at some places of ``Past``."""
+        errors, new_errors = self._counted("errors", places, group)
+        requeues, new_requeues = self._counted("requeues", places, group)
+        if group is not None and self._view.is_rest and not self._look.is_whole:
+            group = without_rates(group)
+        return ScreenRow(
+            name,
+            op,
+            group,
+            worst_ns,
+            errors=errors,
+            requeues=requeues,
+            new_errors=new_errors,
+            new_requeues=new_requeues,
+            level=severity(worst_ns),
+        )
 
     def _counted(
         self, name: str, places: npt.NDArray[np.intp], group: Group | None
@@ -472,22 +478,9 @@ class Rows:
         left_out = set() if level == "device" else set(self._members(level).get(None, ()))
         places = self._view.past.of(n for n in self.devices.at if n not in left_out)
         word = {"device": "dev", "path": "LUNs", "lun": "LUNs"}.get(look.by, f"{look.by}s")
+        count = f"{self.n_own} {word}" if self.n_own < 1000 else f"{self.n_own}"
         worst_ns = int(figures.worst_ns.max(initial=0))
-        group = figures.total
-        errors, new_errors = self._counted("errors", places, group)
-        requeues, new_requeues = self._counted("requeues", places, group)
-        return ScreenRow(
-            "all",
-            f"{self.n_own} {word}" if self.n_own < 1000 else f"{self.n_own}",
-            self._with_known_rates(group),
-            worst_ns,
-            None,
-            errors,
-            requeues,
-            new_errors,
-            new_requeues,
-            severity(worst_ns),
-        )
+        return self._made("all", count, figures.total, worst_ns, places)
 
 
 def severity(time_ns: float) -> int:
