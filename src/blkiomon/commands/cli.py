@@ -248,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # From here on a signal waits until it can end the run in order: see run.StopSignals.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     _occupy_standard_fds()
-    _mind_the_path()
+    _remove_relative_paths()
     _widen_pipe(0)
     try:
         status = _main(argv)
@@ -570,7 +570,7 @@ def _occupy_standard_fds() -> None:
             os.open(os.devnull, mode)
 
 
-def _mind_the_path() -> None:
+def _remove_relative_paths() -> None:
     """Remove empty and relative elements of PATH, so that no library runs programs from there.
 
     If nothing is left, the system's default is used.

@@ -78,7 +78,7 @@ SKIPS_SHOWN = 20
 """The first so many skipped parts of the input are reported one by one, the others together."""
 
 
-class Line:
+class Pipeline:
     """The path of records through a run: a monitor, then the outputs.
 
     Args:
@@ -563,7 +563,7 @@ def _run(
     is_piped = source is None and capture is None
     if tracker is not None and capture is not None:
         tracker.follow(max(config.interval_s, LEAST_REFRESH_S))
-    line = Line(
+    pipeline = Pipeline(
         config,
         outputs,
         clock=clock_name,
@@ -572,43 +572,44 @@ def _run(
         begun_ns=None if capture is None else capture.begun_ns,
     )
     if source is not None:
-        line.monitor.missing_files = source.missing_files
+        pipeline.monitor.missing_files = source.missing_files
     has_progress = False if config.screen else None  # None: if standard error is a terminal
     status = EXIT_OK
     with StopSignals(outputs.stop_waiting, numbers, reopens=not config.screen) as stop:
         is_complete = False
         try:
             if capture is not None:
-                _read_capture(line, clock, capture, stop, outputs)
+                _read_capture(pipeline, clock, capture, stop, outputs)
             elif source is None:
-                is_complete, packed = _read(line, clock, fd, stop, outputs)
+                is_complete, packed = _read(pipeline, clock, fd, stop, outputs)
                 if packed:
                     # The writer of a compressed stream can wait: from here on, read it like a file.
                     reader = ContinuedReader(fd, packed, _name_of(config))
                     source = FileSource(reader, resync=config.resync)
             if source is not None:
                 with Progress(source.total_bytes, is_shown=has_progress) as progress:
-                    is_complete = _read_source(line, clock, source, stop, outputs, progress)
+                    is_complete = _read_source(pipeline, clock, source, stop, outputs, progress)
             if stop.received and source is not None:
-                line.feed(source.rest())
+                pipeline.feed(source.rest())
         except (TraceError, SourceError, OSError, MemoryError) as error:
             is_complete = False
             status = EXIT_INPUT
             _explain(error, config)
         try:
-            line.decide(has_ended=not stop.received)
+            pipeline.decide(has_ended=not stop.received)
         except (TraceError, MemoryError) as error:
             is_complete = False
             if status == EXIT_OK:
                 _explain(error, config)
             status = EXIT_INPUT
         try:
-            line.end(clock.time_ns(), is_complete=is_complete)
+            pipeline.end(clock.time_ns(), is_complete=is_complete)
         except (TraceError, MemoryError) as error:
             status = EXIT_INPUT
             _explain(error, config)
         name = source.name if source else _name_of(config)
-        padding_bytes = line.monitor.engine.padding_bytes + (source.padding_bytes if source else 0)
+        padding_bytes = pipeline.monitor.engine.padding_bytes
+        padding_bytes += source.padding_bytes if source else 0
         if padding_bytes and not (config.is_drop_in or config.screen):
             skipped = how_many(padding_bytes, "byte", "bytes")
             complain(
@@ -616,11 +617,11 @@ def _run(
                 "nothing is lost"
             )
         was_left = stop.received or outputs.readers_left
-        if status == EXIT_OK and not was_left and (why := line.emptiness):
+        if status == EXIT_OK and not was_left and (why := pipeline.emptiness):
             complain(f"{name}: {why}")
-            if is_complete and not line.monitor.totals.records:
+            if is_complete and not pipeline.monitor.totals.records:
                 status = EXIT_INPUT
-        if not outputs.readers_left and (why := line.incompleteness):
+        if not outputs.readers_left and (why := pipeline.incompleteness):
             complain(why)
         is_stopped = stop.received
         if not is_stopped:
@@ -720,7 +721,7 @@ def _explain(error: TraceError | SourceError | OSError | MemoryError, config: Co
 
 
 def _read(
-    line: Line,
+    pipeline: Pipeline,
     clock: WallClock,
     fd: int,
     stop: StopSignals,
@@ -737,27 +738,27 @@ def _read(
     poll.register(fd, select.POLLIN)
     poll.register(stop.fd, select.POLLIN)
     is_at_begin = True
-    while outputs.are_of_use and not line.is_done:
+    while outputs.are_of_use and not pipeline.is_done:
         if stop.take_reopen():
             outputs.reopen()
-        left_s = clock.remaining_s() if line.is_wall else 1e6
-        if line.is_undecided:
-            left_s = line.wait_s(left_s)
+        left_s = clock.remaining_s() if pipeline.is_wall else 1e6
+        if pipeline.is_undecided:
+            left_s = pipeline.wait_s(left_s)
             if left_s <= 0:
-                line.decide()
+                pipeline.decide()
                 continue
         elif left_s <= 0:
-            line.cut(clock.time_ns())
+            pipeline.cut(clock.time_ns())
             clock.advance()
             left_s = 0  # read between two ends of intervals, however short these are
         if stop.received:
             # Records that the tracer has already written still count.
             poll.unregister(stop.fd)
             if poll.poll(0) and (n := os.readv(fd, [buffer])):
-                line.feed(buffer[:n])
+                pipeline.feed(buffer[:n])
             return False, b""
-        line.look()
-        wait_s = min(left_s, line.most_wait_s)  # poll takes no more than 2^31 ms
+        pipeline.look()
+        wait_s = min(left_s, pipeline.most_wait_s)  # poll takes no more than 2^31 ms
         ready = dict(poll.poll(wait_s * 1000))
         if stop.fd in ready:
             stop.drain()
@@ -771,41 +772,41 @@ def _read(
             if is_at_begin and is_packed(begun := bytes(buffer[:n])):
                 return False, begun
             if is_at_begin:
-                line.check(begun[:HEAD_BYTES])
+                pipeline.check(begun[:HEAD_BYTES])
             is_at_begin = False
-            line.feed(buffer[:n])
+            pipeline.feed(buffer[:n])
     return False, b""
 
 
 def _read_capture(
-    line: Line, clock: WallClock, capture: Capture, stop: StopSignals, outputs: Outputs
+    pipeline: Pipeline, clock: WallClock, capture: Capture, stop: StopSignals, outputs: Outputs
 ) -> None:
     """Feed what is captured until a signal comes, or no output takes any more."""
     poll = select.poll()
     poll.register(capture.fd, select.POLLIN)
     poll.register(stop.fd, select.POLLIN)
-    while outputs.are_of_use and not line.is_done and not stop.received:
+    while outputs.are_of_use and not pipeline.is_done and not stop.received:
         if stop.take_reopen():
             outputs.reopen()
-        left_s = clock.remaining_s() if line.is_wall else CAPTURE_POLL_S
+        left_s = clock.remaining_s() if pipeline.is_wall else CAPTURE_POLL_S
         if left_s <= 0:
-            line.monitor.count_outside(capture.lost_events, 0)
-            line.cut(clock.time_ns())
+            pipeline.monitor.count_outside(capture.lost_events, 0)
+            pipeline.cut(clock.time_ns())
             clock.advance()
             left_s = 0
         if stop.fd in dict(poll.poll(min(left_s, CAPTURE_POLL_S) * 1000)):
             stop.drain()
         for data in capture.pieces():
-            line.feed(data)
-        line.look()
+            pipeline.feed(data)
+        pipeline.look()
     capture.stop()
     for data in capture.pieces():
-        line.feed(data)
-    line.monitor.count_outside(capture.lost_events, 0)
+        pipeline.feed(data)
+    pipeline.monitor.count_outside(capture.lost_events, 0)
 
 
 def _read_source(
-    line: Line,
+    pipeline: Pipeline,
     clock: WallClock,
     source: Source,
     stop: StopSignals,
@@ -817,7 +818,7 @@ def _read_source(
     A signal interrupts a read, which may take long: a pipe without a writer, a disk that hangs,
     gigabytes of compressed padding.
     """
-    while outputs.are_of_use and not line.is_done:
+    while outputs.are_of_use and not pipeline.is_done:
         if stop.take_reopen():
             outputs.reopen()
         try:
@@ -830,15 +831,15 @@ def _read_source(
             return False
         finally:
             stop.interrupts = False
-            line.monitor.count_outside(source.lost_events, source.skipped_bytes)
+            pipeline.monitor.count_outside(source.lost_events, source.skipped_bytes)
         if not data:
             return True
-        line.feed(data)
-        if line.is_undecided:
-            if line.wait_s(clock.remaining_s()) <= 0:
-                line.decide()
-        elif line.is_wall and clock.remaining_s() <= 0:
-            line.cut(clock.time_ns())
+        pipeline.feed(data)
+        if pipeline.is_undecided:
+            if pipeline.wait_s(clock.remaining_s()) <= 0:
+                pipeline.decide()
+        elif pipeline.is_wall and clock.remaining_s() <= 0:
+            pipeline.cut(clock.time_ns())
             clock.advance()
         progress.show(source.done_bytes)
     return False

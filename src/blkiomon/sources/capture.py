@@ -71,7 +71,7 @@ class CaptureError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class CapturedDevice:
     """A block device of this host.
 
     Attributes:
@@ -105,7 +105,7 @@ class Device:
         return [self.term, *(f"dev == {number}" for number in self.paths if is_completion)]
 
 
-def find_device(name: str, root: Path = Path("/")) -> Device:
+def find_device(name: str, root: Path = Path("/")) -> CapturedDevice:
     """Find a device by its name, or the path of its device file or of a link to it.
 
     Args:
@@ -146,7 +146,7 @@ def find_device(name: str, root: Path = Path("/")) -> Device:
     return replace(disk, name=path.name, sectors=(first, end))
 
 
-def all_disks(root: Path = Path("/")) -> list[Device]:
+def all_disks(root: Path = Path("/")) -> list[CapturedDevice]:
     """The host's disks and the devices made of them, without partitions, loop devices and RAM."""
     disks = []
     hidden = HiddenPaths(root)
@@ -160,7 +160,7 @@ def all_disks(root: Path = Path("/")) -> list[Device]:
     return disks
 
 
-def _device(path: Path, hidden: HiddenPaths) -> Device:
+def _device(path: Path, hidden: HiddenPaths) -> CapturedDevice:
     """The disk of a directory in sysfs. Raises OSError."""
     number = hidden.numbers.get(path.name)
     if number is None:
@@ -168,7 +168,7 @@ def _device(path: Path, hidden: HiddenPaths) -> Device:
         number = int(major) << 20 | int(minor)
     has_requests = (path / "mq").exists()
     paths = () if has_requests else hidden.of_head.get(path.name, ())
-    return Device(path.name, number, has_requests, paths=paths)
+    return CapturedDevice(path.name, number, has_requests, paths=paths)
 
 
 def _number_in(path: Path) -> int:
@@ -301,11 +301,11 @@ class Capture:
 
     # --- devices --------------------------------------------------------------------------------
 
-    def _find_devices(self, *, is_first: bool = False) -> tuple[Device, ...]:
+    def _find_devices(self, *, is_first: bool = False) -> tuple[CapturedDevice, ...]:
         """The devices that are wanted and there; the first time, all that are named must be."""
         if not self._names:
             return tuple(all_disks(self._root))
-        found: dict[str, Device] = {}
+        found: dict[str, CapturedDevice] = {}
         for name in self._names:
             try:
                 device = find_device(name, self._root)
@@ -323,7 +323,7 @@ class Capture:
         return tuple(found.values())
 
     def _make_filters(
-        self, devices: Iterable[Device], captured: Iterable[Device] = ()
+        self, devices: Iterable[CapturedDevice], captured: Iterable[CapturedDevice] = ()
     ) -> list[list[bytes]]:
         """Sets of filters, one for each event, that together pass the events of all devices.
 
