@@ -476,30 +476,33 @@ def run(config: Config, fd: int = 0, *, open_screen: ExtraOpener | None = None) 
         return EXIT_USAGE
     numbers = signals_to_hear()
     if not config.screen:
-        return _capture_and_run(config, fd, numbers, open_screen)
+        return _opened_and_run(config, fd, numbers, open_screen)
     # A second signal must not leave the terminal without its cursor.
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
-        return _capture_and_run(config, fd, numbers, open_screen)
+        return _opened_and_run(config, fd, numbers, open_screen)
     finally:
         while signal.sigtimedwait(numbers, 0):
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
-def _capture_and_run(
+def _opened_and_run(
     config: Config, fd: int, numbers: Sequence[signal.Signals], open_screen: ExtraOpener | None
 ) -> int:
-    if not config.trace:
-        return _run(config, fd, None, numbers, open_screen)
-    from blkiomon.sources.capture import Capture, CaptureError  # slow to import
-
+    """Complains if a device, an input or an output cannot be opened."""
     try:
+        if not config.trace:
+            return _run(config, fd, None, numbers, open_screen)
+        from blkiomon.sources.capture import Capture  # slow to import
+
         with Capture(config.trace, complain, queue=config.queue) as capture:
             return _run(config, capture.fd, capture, numbers, open_screen)
-    except CaptureError as error:
+    except (SourceError, OutputError, PrivilegeError) as error:
         complain(str(error))
-        return EXIT_INPUT
+        if isinstance(error, SourceError):
+            return EXIT_INPUT
+        return EXIT_OUTPUT if isinstance(error, OutputError) else EXIT_USAGE
 
 
 def _run(
@@ -509,6 +512,7 @@ def _run(
     numbers: Sequence[signal.Signals],
     open_screen: ExtraOpener | None,
 ) -> int:
+    """Raises SourceError, OutputError or PrivilegeError, if it has not begun to read."""
     source: Source | None = None
     try:
         refuse_devices(config.files)
@@ -516,12 +520,10 @@ def _run(
         tracker = _tracker(config)
         fd, source = _open_input(config, fd)
         is_file = source is not None or (capture is None and stat.S_ISREG(os.fstat(fd).st_mode))
-    except SourceError as error:
-        complain(str(error))
-        return EXIT_INPUT
+    except SourceError:
+        raise
     except OSError as error:
-        complain(f"cannot read {_name_of(config)}: {error.strerror}")
-        return EXIT_INPUT
+        raise SourceError(f"cannot read {_name_of(config)}: {error.strerror}") from error
     clock_name: str | None = config.clock
     if clock_name == "auto":
         clock_name = "trace" if is_file else "wall"
@@ -531,32 +533,24 @@ def _run(
     if settings.names is None:
         settings = settings._replace(names=not is_file)
     clock = WallClock(config.interval_s)
-    try:
-        if config.user is not None:
-            bind()  # outputs have threads
-        # A file can wait for slow outputs, a running tracer cannot.
-        outputs = open_outputs(
-            settings,
-            complain,
-            lossless=is_file,
-            inputs=inputs,
-            open_extra=open_screen,
-            view=None if tracker is None else tracker.view,
-            expected=() if capture is None else _expected(config, capture),
-        )
-    except OutputError as error:
-        complain(str(error))
-        return EXIT_OUTPUT
-    except PrivilegeError as error:
-        complain(str(error))
-        return EXIT_USAGE
+    if config.user is not None:
+        bind()  # outputs have threads
+    # A file can wait for slow outputs, a running tracer cannot.
+    outputs = open_outputs(
+        settings,
+        complain,
+        lossless=is_file,
+        inputs=inputs,
+        open_extra=open_screen,
+        view=None if tracker is None else tracker.view,
+        expected=() if capture is None else _expected(config, capture),
+    )
     if config.user is not None:
         try:
             drop(config.user)
-        except PrivilegeError as error:
-            complain(str(error))
+        except PrivilegeError:
             outputs.close()
-            return EXIT_USAGE
+            raise
     originals = ", ".join(f"--{row.name}" for row in settings.rows if row.is_original)
     if config.selection.ops and originals:
         complain(f"{originals}: only {', '.join(config.selection.ops)} requests count (--op)")

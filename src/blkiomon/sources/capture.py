@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from blkiomon.errors import SourceError
 from blkiomon.sources.devices import HiddenPaths, kernel_name
 from blkiomon.sources.perf import PerfRings
 
@@ -66,7 +67,7 @@ _QUEUE_EVENTS = ("block_io_start", "block_getrq")
 """Either says when a request was queued; Linux before 6.4 lacks the first one."""
 
 
-class CaptureError(Exception):
+class CaptureError(SourceError):
     """A capture cannot be started; the text says why, and what would help."""
 
 
