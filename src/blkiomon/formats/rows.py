@@ -37,7 +37,7 @@ MOST = 1 << 63
 Array = npt.NDArray[Any]
 
 
-class Quantity(NamedTuple):
+class QuantityColumns(NamedTuple):
     """A distribution: ``spec.name`` and ``field`` in a snapshot, ``prefix`` and ``unit`` here."""
 
     table: str
@@ -54,7 +54,7 @@ class Quantity(NamedTuple):
 
 
 QUANTITIES = tuple(
-    Quantity(spec.name, field, spec.bins[field], *field.split("_"))
+    QuantityColumns(spec.name, field, spec.bins[field], *field.split("_"))
     for spec in (REQUESTS, QUEUED)
     for field in spec.bins
 )
@@ -95,7 +95,7 @@ _KEYS = [
 ]
 
 
-def _histogram(quantity: Quantity) -> list[Any]:
+def _histogram(quantity: QuantityColumns) -> list[Any]:
     name = quantity.prefix
     return [
         _field(f"{name}_bin", pa.list_(pa.int16())),
@@ -270,7 +270,7 @@ class _Columns(NamedTuple):
 
 
 def _words(moments: Table) -> list[Array]:
-    """The columns of moments, as in ``Quantity.names``."""
+    """The columns of moments, as in ``QuantityColumns.names``."""
     sums = (moments[name][:, word] for name in ("sum", "sum_squares") for word in (0, 1))
     return [np.ascontiguousarray(c) for c in (moments["min"], moments["max"], *sums)]
 
@@ -284,7 +284,7 @@ def _load_words(loads: Table) -> dict[str, Array]:
     return dict(zip(IN_FLIGHT_COLUMNS, map(np.ascontiguousarray, columns), strict=True))
 
 
-def _lists(quantity: Quantity, bins: Table, places: Array, n: int) -> dict[str, Any]:
+def _lists(quantity: QuantityColumns, bins: Table, places: Array, n: int) -> dict[str, Any]:
     """The two list columns of a quantity.
 
     Args:
@@ -498,7 +498,7 @@ def _interval(line: dict[str, Any], requests: pa.Table) -> Interval:
 
 
 def _fill(moments: Table, columns: Sequence[Array]) -> None:
-    """Set moments from the columns of ``Quantity.names``."""
+    """Set moments from the columns of ``QuantityColumns.names``."""
     unsigned = [column.astype(np.int64).view(np.uint64) for column in columns]
     moments["min"], moments["max"] = unsigned[:2]
     for at, name in ((2, "sum"), (4, "sum_squares")):

@@ -91,7 +91,7 @@ class ScreenRow(NamedTuple):
     is_selected: bool = False
 
 
-class Figures:
+class GroupFigures:
     """The figures of the devices or groups of an interval, as columns.
 
     Attributes:
@@ -237,7 +237,7 @@ class Rows:
         self.root = "device"
         if self._views:
             self.root = "lun" if look.by in ("lun", "path") else "array"
-        self._by_level: dict[str, Figures] = {}
+        self._by_level: dict[str, GroupFigures] = {}
         self._orders: dict[str, dict[int, int]] = {}
         self._groups: dict[str, dict[int | None, list[int]]] = {}
         self.devices = self._figures("device")
@@ -248,19 +248,19 @@ class Rows:
         self.rows: list[tuple[RowKey, int]] = []
         self._list()
 
-    def _figures(self, level: str) -> Figures:
+    def _figures(self, level: str) -> GroupFigures:
         """The figures of devices, LUNs or arrays, when they are first needed."""
         if level not in self._by_level:
             view = self._views.get(level)
-            found = self._grouped(view) if view else Figures(self.interval, self._known)
+            found = self._grouped(view) if view else GroupFigures(self.interval, self._known)
             self._by_level[level] = found
         return self._by_level[level]
 
-    def _grouped(self, view: View) -> Figures:
+    def _grouped(self, view: View) -> GroupFigures:
         interval = None if self.interval is None else view(self.interval)
         groups, devices = view.groups, self.devices
         shown = {n: groups[n] for n in devices.at if n in groups}
-        figures = Figures(interval, np.array([*set(shown.values())], np.int64))
+        figures = GroupFigures(interval, np.array([*set(shown.values())], np.int64))
         members = [devices.at[number] for number in shown]
         places = [figures.at[group] for group in shown.values()]
         np.maximum.at(figures.worst_ns, places, devices.worst_ns[members])  # by its worst member
