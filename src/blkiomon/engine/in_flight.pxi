@@ -1,8 +1,8 @@
 # Counts requests in flight: issued, and not completed or requeued. Forgets idle devices.
 #
 # begin_flight and end_flight update gauges with each record; pair_records() does the same by the
-# table STEPS. The integral of the count over time,
-# from which the mean follows, needs no work per record. Over an interval from a to b it is
+# table STEPS. The integral of the count over time, from which the mean follows, needs no work per
+# record. Over an interval from a to b it is
 #     sum of D2C of the requests completed in the interval
 #     + sum of (b - issue time) of those in flight at b, from a walk through the table
 #     - the same sum at a, which the snapshot at a left in InFlightIntegral.ns.
