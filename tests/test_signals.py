@@ -24,7 +24,8 @@ from runner import TERMINATED, Running
 from sanitizers import unpreloaded
 
 from blkiomon.commands.config import Config
-from blkiomon.commands.run import Pipeline, StopSignals, _read
+from blkiomon.commands.run import Pipeline, _read
+from blkiomon.commands.signals import StopSignals
 from blkiomon.interval.clock import WallClock
 from blkiomon.interval.value import Interval
 from blkiomon.outputs.destinations import Outputs

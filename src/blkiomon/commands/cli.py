@@ -245,7 +245,7 @@ COMMAND = Command(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    # From here on a signal waits until it can end the run in order: see run.StopSignals.
+    # From here on a signal waits until it can end the run in order: see signals.StopSignals.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     _occupy_standard_fds()
     _remove_relative_paths()

@@ -25,6 +25,7 @@ from blkiomon.commands.options import (
     seconds,
 )
 from blkiomon.commands.parsing import read
+from blkiomon.commands.signals import StopSignals, signals_to_hear
 from blkiomon.commands.topology import SUFFIX, save
 from blkiomon.console import (
     EXIT_INPUT,
@@ -38,7 +39,6 @@ from blkiomon.errors import MissingLibrary
 from blkiomon.outputs.opening import Policy
 
 if TYPE_CHECKING:
-    from blkiomon.commands.run import StopSignals
     from blkiomon.outputs.recording import Recording
     from blkiomon.sources.capture import Capture
     from blkiomon.sources.topology import Topology
@@ -128,7 +128,6 @@ def main(argv: Sequence[str]) -> int:
         complain(f"cannot run {command[0]}: no such program")
         return EXIT_NOT_FOUND
 
-    from blkiomon.commands.run import StopSignals, signals_to_hear  # slow to import
     from blkiomon.sources.capture import ALL, Capture, CaptureError, all_disks
 
     if not given.trace and not all_disks():
@@ -269,7 +268,7 @@ def _copy(
     Raises:
         OSError: writing failed.
     """
-    from blkiomon.commands.run import CAPTURE_POLL_S
+    from blkiomon.sources.capture import POLL_S
 
     poll = select.poll()
     poll.register(capture.fd, select.POLLIN)
@@ -278,7 +277,7 @@ def _copy(
     lost_events = 0
     is_ending = False
     while not is_ending:
-        left_s = min(end_s - time.monotonic(), CAPTURE_POLL_S)
+        left_s = min(end_s - time.monotonic(), POLL_S)
         if left_s > 0:
             poll.poll(left_s * 1000)
         is_ending = left_s <= 0 or stop.received or (process and process.poll()) is not None

@@ -1,4 +1,4 @@
-"""One run of the command: reads input, feeds the engine, delivers to outputs, handles signals.
+"""One run of the command: reads input, feeds the engine, delivers to outputs.
 
 One thread owns the engine. It waits for its input. If the input is a file, it also waits for slow
 outputs; see ``outputs.sink`` for what happens to an interval after ``Outputs.put``.
@@ -6,7 +6,6 @@ outputs; see ``outputs.sink`` for what happens to an interval after ``Outputs.pu
 
 from __future__ import annotations
 
-import errno
 import itertools
 import mmap
 import os
@@ -16,7 +15,6 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from blkiomon.commands.config import Config
@@ -25,14 +23,13 @@ from blkiomon.commands.no_requests import NoRequests
 from blkiomon.commands.privileges import PrivilegeError, bind, drop
 from blkiomon.commands.progress import Progress
 from blkiomon.commands.recorded import Beginning
+from blkiomon.commands.signals import Stopped, StopSignals, signals_to_hear
 from blkiomon.console import (
     EXIT_INPUT,
     EXIT_OK,
     EXIT_OUTPUT,
     EXIT_PIPE,
     EXIT_USAGE,
-    SIGNALS,
-    STOP_SIGNALS,
     complain,
     how_many,
 )
@@ -64,9 +61,6 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1 << 20
 """Read at most so much at a time: a pipe never holds more, and interval ends stay precise."""
-
-CAPTURE_POLL_S = 0.1
-"""The kernel wakes a reader when a ring is a quarter full: quiet rings are read so often."""
 
 LOOK_S = 1.0
 """A live run looks so often for requests that hang."""
@@ -360,102 +354,6 @@ def no_operation(monitor: Monitor) -> str | None:
         return None
     there = ", ".join(op for op in OPS if op in monitor.found_ops) or "none"
     return f"no request of operation {', '.join(monitor.ops)}; there are some of {there}"
-
-
-class Stopped(BaseException):
-    """A signal arrived while the run waited for bytes."""
-
-
-class StopSignals:
-    """Records signals while entered, and wakes polls of ``fd`` (a self-pipe).
-
-    SIGHUP reopens files, unless it means that the terminal has gone. All others end the run.
-
-    Args:
-        at_once: called in the signal handler when the run ends.
-        numbers: of the signals.
-        reopens: whether there are files to reopen; without files, SIGHUP also ends the run.
-
-    Attributes:
-        received: whether a signal arrived that ends the run.
-        number: of the latest signal that ends the run.
-        interrupts: whether a signal raises ``Stopped``, for reads that cannot poll.
-    """
-
-    def __init__(
-        self,
-        at_once: Callable[[], None],
-        numbers: Sequence[signal.Signals],
-        *,
-        reopens: bool,
-    ) -> None:
-        self.received = False
-        self.number = 0
-        self.interrupts = False
-        self._at_once = at_once
-        self._numbers = numbers
-        self._has_files = reopens
-        self._reopens = False
-        self._had_terminal = _has_terminal()
-
-    def __enter__(self) -> StopSignals:
-        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._old_wakeup = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        self._old = {number: signal.signal(number, self._note) for number in self._numbers}
-        self._old_mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._old_mask)
-        for number, old in self._old.items():
-            signal.signal(number, old)
-        signal.set_wakeup_fd(self._old_wakeup)
-        os.close(self.fd)
-        os.close(self._write_fd)
-
-    def take_reopen(self) -> bool:
-        """Whether to reopen files; True once for all signals that have arrived."""
-        if not self._reopens:
-            return False
-        self._reopens = False
-        return True
-
-    def drain(self) -> None:
-        """Empty the pipe that woke the poll, or every later poll would wake.
-
-        Each signal is recorded before the next poll.
-        """
-        os.read(self.fd, 1 << 16)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP and self._has_files:
-            is_hangup = self._had_terminal and not _has_terminal()
-            if not is_hangup:
-                self._reopens = True
-                return
-        # The run ends: further signals would only interrupt this handler.
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
-        self.received = True
-        self.number = number
-        self._at_once()
-        if self.interrupts:
-            self.interrupts = False  # once: the run is ending
-            raise Stopped
-
-
-def signals_to_hear() -> list[signal.Signals]:
-    """The signals for ``StopSignals``; without SIGHUP if it is ignored, as nohup(1) sets it."""
-    is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return [*STOP_SIGNALS] if is_ignored else [*SIGNALS]
-
-
-def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal, which may have gone."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError as error:
-        return error.errno not in (errno.ENXIO, errno.EIO, errno.ENOENT)
-    return True
 
 
 def run(config: Config, fd: int = 0, *, open_screen: ExtraOpener | None = None) -> int:
@@ -776,19 +674,21 @@ def _read_capture(
     pipeline: Pipeline, clock: WallClock, capture: Capture, stop: StopSignals, outputs: Outputs
 ) -> None:
     """Feed what is captured until a signal comes, or no output takes any more."""
+    from blkiomon.sources.capture import POLL_S
+
     poll = select.poll()
     poll.register(capture.fd, select.POLLIN)
     poll.register(stop.fd, select.POLLIN)
     while outputs.are_of_use and not pipeline.is_done and not stop.received:
         if stop.take_reopen():
             outputs.reopen()
-        left_s = clock.remaining_s() if pipeline.is_wall else CAPTURE_POLL_S
+        left_s = clock.remaining_s() if pipeline.is_wall else POLL_S
         if left_s <= 0:
             pipeline.monitor.count_outside(capture.lost_events, 0)
             pipeline.cut(clock.time_ns())
             clock.advance()
             left_s = 0
-        if stop.fd in dict(poll.poll(min(left_s, CAPTURE_POLL_S) * 1000)):
+        if stop.fd in dict(poll.poll(min(left_s, POLL_S) * 1000)):
             stop.drain()
         for data in capture.pieces():
             pipeline.feed(data)

@@ -44,6 +44,9 @@ LEAST_RING_BYTES = 1 << 15
 ALL = "all"
 """In place of names: all disks."""
 
+POLL_S = 0.1
+"""The kernel wakes a reader when a ring is a quarter full: quiet rings are read so often."""
+
 REFRESH_S = 2.0
 """Time between two looks at which CPUs and devices are there."""
 
