@@ -75,7 +75,7 @@ def row(luns: int, seconds: int) -> tuple[str, ...]:
     about = About(source="all", name_of=tracker.view.name_of, views=Views(tracker.view, []))
 
     def draw(by: str) -> None:
-        lines(watch.view(), Look(by=by), about, *SCREEN)
+        lines(watch.state(), Look(by=by), about, *SCREEN)
 
     for interval in seconds_of(topology, REQUESTS * len(numbers), seconds, costs):
         found = costs.of("findings", lambda interval=interval: tracker(interval))

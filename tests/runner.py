@@ -29,7 +29,7 @@ import sysv_queues
 
 from blkiomon.commands import cli
 from blkiomon.commands.config import Config
-from blkiomon.commands.run import Line
+from blkiomon.commands.run import Pipeline
 from blkiomon.outputs import sysv
 from blkiomon.outputs.catalog import OutputSettings
 from blkiomon.outputs.destinations import open_outputs
@@ -462,10 +462,10 @@ def outputs_of(
     said: list[str] = []
     outputs = open_outputs(settings, said.append, lossless=True)
     try:
-        line = Line(config, outputs, said.append)
+        pipeline = Pipeline(config, outputs, said.append)
         for at in range(0, len(data), read_bytes):
-            line.feed(memoryview(data)[at : at + read_bytes])
-        line.end(0, is_complete=True)
+            pipeline.feed(memoryview(data)[at : at + read_bytes])
+        pipeline.end(0, is_complete=True)
     finally:
         outputs.close()
     assert not said

@@ -14,7 +14,7 @@ What a stream has to avoid depends on who reads it (`avoid`):
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from dataclasses import replace as replace_in
 from typing import Any, Literal
@@ -68,6 +68,14 @@ class Stream:
     def swapped(self) -> Stream:
         """The same records from a machine of the other byte order."""
         return replace_in(self, byteorder="<" if self.byteorder == ">" else ">")
+
+
+def cut_anywhere(data: bytes, rng: random.Random, most: int | None = None) -> Iterator[bytes]:
+    """A stream in pieces of random lengths, of at most ``most`` bytes."""
+    while data:
+        n = rng.randint(1, len(data) if most is None else most)
+        yield data[:n]
+        data = data[n:]
 
 
 def _log_uniform(rng: random.Random, low: int, high: int) -> int:

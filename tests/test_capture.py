@@ -29,8 +29,8 @@ from blkiomon.sources.capture import (
     MOST_FILTER,
     PIPE,
     Capture,
+    CapturedDevice,
     CaptureError,
-    Device,
     all_disks,
     event_format,
     filters_of,
@@ -82,11 +82,11 @@ def host(tmp_path: Path) -> Path:
 
 
 def test_disk_is_found_with_its_number(host: Path) -> None:
-    assert find_device("sda", host) == Device("sda", SDA, True)
+    assert find_device("sda", host) == CapturedDevice("sda", SDA, True)
 
 
 def test_hidden_path_has_the_number_of_its_statistics(host: Path) -> None:
-    assert find_device("nvme0c0n1", host) == Device("nvme0c0n1", NVME, True)
+    assert find_device("nvme0c0n1", host) == CapturedDevice("nvme0c0n1", NVME, True)
 
 
 def test_head_of_nvme_multipath_completes_as_its_paths_do(host: Path) -> None:
@@ -111,14 +111,14 @@ def test_disk_that_went_while_it_was_looked_up_is_left_out_or_named(host: Path) 
 
 
 def test_device_mapper_device_has_no_requests(host: Path) -> None:
-    assert find_device("dm-0", host) == Device("dm-0", DM0, False)
+    assert find_device("dm-0", host) == CapturedDevice("dm-0", DM0, False)
     assert find_device("data", host) == find_device("dm-0", host)
     assert device_number("data", host / "sys/class/block") == DM0
 
 
 def test_partition_is_a_range_of_its_disks_sectors(host: Path) -> None:
     device = find_device("sda1", host)
-    assert device == Device("sda1", SDA, True, (100, 400))
+    assert device == CapturedDevice("sda1", SDA, True, (100, 400))
     assert device.term == f"(dev == {SDA} && sector >= 100 && sector < 400)"
 
 
@@ -248,7 +248,7 @@ def test_rings_out_of_range_are_refused(events: list, ring_bytes: int, rings: in
 
 @pytest.mark.parametrize("n", [0, 1, 100, 1000])
 def test_filters_pass_each_device_and_are_as_short_as_the_kernel_wants_them(n: int) -> None:
-    terms = [Device(f"sd{i}", i << 4, True).term for i in range(n)]
+    terms = [CapturedDevice(f"sd{i}", i << 4, True).term for i in range(n)]
     filters = filters_of(terms)
     assert all(len(text) <= MOST_FILTER for text in filters)
     assert [term for text in filters for term in text.split(" || ")] == (terms or ["dev == 0"])

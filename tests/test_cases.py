@@ -191,20 +191,6 @@ def test_requeued_request_counts_once_and_is_not_in_flight_meanwhile(interval_of
     assert in_flight(line)["busy_ns"] == 9990 * US + MS
 
 
-def test_completion_in_parts_ends_with_the_last_and_has_any_error(interval_of: Any) -> None:
-    line = interval_of("partial_completion_with_an_error")
-    total = line["total"]
-    assert (total["requests"], total["errors"], total["bytes"]) == (1, 1, 256 * 512)
-    assert (total["d2c_ns"]["max"], unseen(line)) == (3 * MS, {})
-
-
-def test_completion_of_0_bytes_does_not_hide_the_error_after_it(interval_of: Any) -> None:
-    line = interval_of("completion_of_nothing_before_the_error")
-    total = line["total"]
-    assert (total["requests"], total["errors"], total["d2c_ns"]["max"]) == (1, 1, 2 * MS)
-    assert unseen(line) == {}
-
-
 @pytest.mark.parametrize("moved", [0, 8])
 def test_zone_append_completes_where_it_was_written(tmp_path: Path, moved: int) -> None:
     append = WRITE | tw.ZONE_APPEND
@@ -219,12 +205,6 @@ def test_completion_at_the_time_of_its_issue_takes_no_time(interval_of: Any) -> 
     line = interval_of("equal_times")
     assert (line["total"]["requests"], unseen(line)) == (2, {})
     assert (line["total"]["d2c_ns"]["min"], in_flight(line)["busy_ns"]) == (0, MS)
-
-
-def test_second_completion_of_a_flush_is_not_without_issue(interval_of: Any) -> None:
-    line = interval_of("flush_completed_twice")
-    assert (line["total"]["requests"], line["total"]["d2c_ns"]["max"]) == (1, MS)
-    assert (unseen(line), line["incomplete"]) == ({}, [])
 
 
 def test_issue_uses_up_the_queue_records_of_its_sectors(interval_of: Any) -> None:

@@ -235,7 +235,7 @@ def test_names_in_python_are_in_the_table_of_names() -> None:
 def test_names_in_json_are_in_the_table_of_names() -> None:
     schema = json.loads(files("blkiomon").joinpath("schema/interval.schema.json").read_text())
     of = schema["$defs"]
-    there = {*schema["properties"], *of["group"]["properties"], *of["device"]["properties"]}
+    there = {*schema["properties"], *of["figures"]["properties"], *of["device"]["properties"]}
     for name, fields in (("unseen", schema["properties"]), ("in_flight", of)):
         there |= {f"{name}.{field}" for field in fields[name]["properties"]}
     assert names_in_schema()["JSON"] == there - {

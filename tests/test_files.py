@@ -436,7 +436,7 @@ def test_number_of_a_device_by_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(devices.device_number, "__defaults__", (tmp_path,))
     config = cli.parse(["-I1", "--device", "sdb", "--device", "7:1"])
     assert isinstance(config, Config)
-    assert config.devices == (8 << 20 | 16, 7 << 20 | 1)
+    assert config.selection.devices == (8 << 20 | 16, 7 << 20 | 1)
     with pytest.raises(UsageError, match="no block device 'sdx'"):
         cli.parse(["-I1", "--device", "sdx"])
 

@@ -114,7 +114,7 @@ def test_reasons_in_words() -> None:
 
 def frame(watch: Watch, width: int = 80, *, whole: bool = False) -> list[str]:
     look = Look(is_whole=whole)
-    shown = plain(lines(watch.view(whole=whole), look, About(source="x"), width, 24)[0])
+    shown = plain(lines(watch.state(whole=whole), look, About(source="x"), width, 24)[0])
     assert max(map(cell_len, shown)) <= width
     return shown
 

@@ -44,6 +44,8 @@ def test_schema_is_a_valid_json_schema() -> None:
 def test_schema_lists_exactly_the_fields_of_a_line() -> None:
     line = line_of(interval_of(example()[:5], 0, S))
     assert not VALIDATOR.is_valid(line | {"more": 1})
+    assert not VALIDATOR.is_valid(line | {"total": line["total"] | {"more": 1}})
+    assert not VALIDATOR.is_valid(line | {"devices": [line["devices"][0] | {"more": 1}]})
     for name in line:
         assert not VALIDATOR.is_valid({k: v for k, v in line.items() if k != name}), name
 

@@ -109,10 +109,8 @@ def test_totals_never_decrease_from_snapshot_to_snapshot(seed: int) -> None:
     data = streams.generate(seed, avoid="nothing").data
     engine = Engine(max_pending=rng.choice([5, 10**6]))
     before = engine.counters()
-    while data:
-        n = rng.randint(1, len(data))
-        engine.feed(data[:n])
-        data = data[n:]
+    for piece in streams.cut_anywhere(data, rng):
+        engine.feed(piece)
         engine.snapshot()
         now = engine.counters()
         assert all(now[name] >= before[name] for name in now)
@@ -208,11 +206,9 @@ def test_completions_without_issue_equal_reference(seed: int) -> None:
     engine, reference = Engine(**limits), InFlight(**limits)
     data = stream.data
     most = rng.choice([13, 50, 500, len(data)])
-    while data:
-        n = rng.randint(1, most)
-        engine.feed(data[:n])
-        reference.feed(data[:n])
-        data = data[n:]
+    for piece in streams.cut_anywhere(data, rng, most):
+        engine.feed(piece)
+        reference.feed(piece)
         if rng.random() < 0.1:
             end_ns = rng.choice([None, 0, engine.now_ns // 2, 2**64 - 1])
             engine.snapshot(end_ns)

@@ -26,6 +26,7 @@ MISTAKES = (
     ("run2", USAGE, "run2 is neither a trace nor a block device nor a command; "),
     ("./run2", USAGE, f"cannot open run2: {NO_FILE} run2.blktrace.*"),
     ("sumary t", USAGE, "unknown command 'sumary'; did you mean 'summary'?"),
+    ("archiv -I 60 -o ds t", USAGE, "unknown command 'archiv'; did you mean 'archive'?"),
     ("help repotr", USAGE, "unknown command 'repotr'; did you mean 'report'?"),
     ("sda", INPUT, "sda is a block device: `blkiomon stat sda` watches it, "),
     ("report sda", INPUT, "sda is a block device: `blkiomon stat sda` watches it, "),
@@ -56,6 +57,13 @@ MISTAKES = (
     ("stat t 1 2 3", USAGE, "stat takes INTERVAL and COUNT, and no third number: 3"),
     ("--jsn - t", USAGE, "option --jsn not recognized; did you mean --json?"),
     ("-json - t", USAGE, "option -j not recognized; did you mean --json?"),
+    ("-I1 --folow-symlinks t", USAGE, "option --folow-symlinks not recognized; did you mean --fol"),
+    ("-I1 --xyzzy t", USAGE, "option --xyzzy not recognized\n"),
+    ("report --ouput=x.html t", USAGE, "option --ouput not recognized; did you mean --output?"),
+    ("compare --fail-fi=x t t", USAGE, "option --fail-fi not recognized; did you mean --fail-if?"),
+    ("decode --jsno t", USAGE, "option --jsno not recognized; did you mean --json?"),
+    ("top --sped=2 t", USAGE, "option --sped not recognized; did you mean --speed?"),
+    ("archive --shceduler=x t", USAGE, "option --shceduler not recognized; did you mean --sched"),
     ("--trace sda", USAGE, "what to print is missing: `blkiomon stat sda` prints a table; --json "),
     ("-I1 --by path --trace all", USAGE, "what to print is missing: `blkiomon stat --by path` pri"),
     ("-I1 --trace sda t", USAGE, "--trace traces devices and reads no files; remove it or the "),
@@ -125,8 +133,8 @@ def test_mistake_gets_one_line_that_helps(
     monkeypatch.setattr(naming, "is_device", lambda name: name == "sda")
     before = {path: path.stat().st_mtime_ns for path in files.iterdir()}
     result = runner.call(*shlex.split(typed), cwd=files)
-    line, _, usage = result.stderr.decode().partition("\n")
-    assert line.startswith(f"blkiomon: {said}")
+    line, end, usage = result.stderr.decode().partition("\n")
+    assert f"{line}{end}".startswith(f"blkiomon: {said}")
     assert result.returncode == status
     assert usage.startswith("Usage: blkiomon") or usage == ""
     assert bool(result.stdout) == (typed == "cut"), "what could be read is shown"

@@ -102,7 +102,9 @@ class FakeCapture:
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
     """Captures are fake ones."""
     monkeypatch.setattr(capturing, "Capture", FakeCapture)
-    monkeypatch.setattr(capturing, "all_disks", lambda: [capturing.Device("sda", SDA, True)])
+    monkeypatch.setattr(
+        capturing, "all_disks", lambda: [capturing.CapturedDevice("sda", SDA, True)]
+    )
     monkeypatch.setattr(FakeCapture, "PIECES", [requests(100)])
     return FakeCapture
 

@@ -57,11 +57,9 @@ def test_requests_equal_reference(block: int, details: bool) -> None:
         engine = Engine(keep_requests=True, keep_details=details, **limits)
         reference = Requests(**limits)
         got = []
-        while data:
-            n = rng.randint(1, len(data))
-            engine.feed(data[:n])
-            reference.feed(data[:n])
-            data = data[n:]
+        for piece in streams.cut_anywhere(data, rng):
+            engine.feed(piece)
+            reference.feed(piece)
             requests = engine.take_requests()
             assert requests.dtype == layout.REQUEST
             got += requests.tolist()

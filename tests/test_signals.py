@@ -24,7 +24,8 @@ from runner import TERMINATED, Running
 from sanitizers import unpreloaded
 
 from blkiomon.commands.config import Config
-from blkiomon.commands.run import Line, StopSignals, _read
+from blkiomon.commands.run import Pipeline, _read
+from blkiomon.commands.signals import StopSignals
 from blkiomon.interval.clock import WallClock
 from blkiomon.interval.value import Interval
 from blkiomon.outputs.destinations import Outputs
@@ -133,8 +134,8 @@ def test_first_interval_includes_the_time_from_the_start_of_a_capture(
     """Outputs are opened meanwhile, which may take seconds; records of that time count."""
     monkeypatch.setattr("blkiomon.commands.run.time.monotonic_ns", lambda: 53 * 10**9)
     kept = _Kept()
-    line = Line(Config(interval_s=10), kept, begun_ns=50 * 10**9)
-    line.cut(10**18)
+    pipeline = Pipeline(Config(interval_s=10), kept, begun_ns=50 * 10**9)
+    pipeline.cut(10**18)
     assert [(item.start_ns, item.end_ns) for item in kept.items] == [(10**18 - 3 * 10**9, 10**18)]
 
 
@@ -146,13 +147,13 @@ def test_clock_that_is_set_changes_no_duration(
     monkeypatch.setattr("blkiomon.commands.run.time.monotonic_ns", lambda: int(now[0] * 1e9))
     clock = WallClock(10, monotonic=lambda: now[0], time_of_day=lambda: now[0] + offset[0])
     kept = _Kept()
-    line = Line(Config(interval_s=10), kept)
+    pipeline = Pipeline(Config(interval_s=10), kept)
     for number in range(4):
         now[0] += clock.remaining_s()
         if number == 2:
             offset[0] += step_s
-        line.feed(memoryview(ONE))
-        line.cut(clock.time_ns())
+        pipeline.feed(memoryview(ONE))
+        pipeline.cut(clock.time_ns())
         clock.advance()
     assert [(i.end_ns - i.start_ns) / 1e9 for i in kept.items] == pytest.approx([10] * 4)
     ends = [i.end_ns / 1e9 for i in kept.items]
@@ -335,11 +336,11 @@ def test_poll_waits_again_after_a_signal_at_any_time(
 
     monkeypatch.setattr("blkiomon.commands.run.os.read", read_and_signal)
     old = signal.signal(signal.SIGWINCH, lambda number, frame: None)
-    line = Line(Config(interval_s=1000), outputs)
+    pipeline = Pipeline(Config(interval_s=1000), outputs)
     try:
-        with StopSignals(lambda: None, [signal.SIGHUP]) as stop:
+        with StopSignals(lambda: None, [signal.SIGHUP], reopens=True) as stop:
             os.kill(os.getpid(), signal.SIGHUP)
-            done = _read(line, WallClock(1000), input_fd, stop, outputs)
+            done = _read(pipeline, WallClock(1000), input_fd, stop, outputs)
     finally:
         signal.signal(signal.SIGWINCH, old)
         os.close(input_fd)

@@ -447,19 +447,6 @@ def test_closed_pipe_is_one_line_and_the_others_go_on(
     assert (tmp_path / "out").read_bytes() == b"interval 1\ninterval 2\n"
 
 
-def test_full_device_is_reported_once_and_tried_again(said: list[str]) -> None:
-    outputs = open_outputs(settings(human="/dev/full"), said.append)
-    for time_s in range(3):
-        outputs.put(at(time_s))
-    outputs.close()
-    assert said == [
-        "cannot write to /dev/full: No space left on device "
-        "(what does not fit is dropped until there is space again)",
-        "/dev/full did not take everything: 3 intervals and 0 records are missing there",
-    ]
-    assert outputs.failed
-
-
 def test_interval_cut_by_a_full_disk_leaves_no_part(
     tmp_path: Path, said: list[str], room: list[int]
 ) -> None:

@@ -129,11 +129,9 @@ def test_slow_requests_and_those_that_hang_equal_reference(block: int) -> None:
         keep = {name: rng.random() < 0.3 for name in ("keep_requests", "keep_details")}
         engine = tuned(keep_slow=True, **limits, **tuning, **keep)
         reference = Slow(**limits)
-        while data:
-            n = rng.randint(1, len(data))
-            engine.feed(data[:n])
-            reference.feed(data[:n])
-            data = data[n:]
+        for piece in streams.cut_anywhere(data, rng):
+            engine.feed(piece)
+            reference.feed(piece)
             slow = engine.take_slow()
             assert slow.tolist() == reference.slow
             completed += len(slow)

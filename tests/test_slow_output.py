@@ -244,9 +244,9 @@ def test_completion_that_is_held_back_to_be_sorted_is_waited_for(
     settings = OutputSettings({"slow": str(file)})
     outputs = open_outputs(settings, pytest.fail, lossless=True)
     config = runner.Config(interval_s=1e6, outputs=settings, slow_ns=20 * MS)
-    line = runner.Line(config, outputs, pytest.fail, sorts=True)
-    line._sorted = SortedStream(monotonic_ns=lambda: now_ns)
-    line.look()
+    pipeline = runner.Pipeline(config, outputs, pytest.fail, sorts=True)
+    pipeline._sorted = SortedStream(monotonic_ns=lambda: now_ns)
+    pipeline.look()
     now_ns += MS
     records = [*request(0, 1), tw.issue(MS, 8, 4096), tw.issue(54 * MS, 32, 4096)]
     late = [
@@ -254,11 +254,11 @@ def test_completion_that_is_held_back_to_be_sorted_is_waited_for(
         tw.complete(60 * MS, 8, 4096),
         tw.issue(1055 * MS, 24, 4096),
     ]
-    line.feed(memoryview(tw.encode(records + [tw.replace(r, cpu=1) for r in late])))
+    pipeline.feed(memoryview(tw.encode(records + [tw.replace(r, cpu=1) for r in late])))
     for _ in range(6):
         now_ns += S
-        line.look()  # at first, the completion of sector 8 is held back, its issue is not
-    line.end(0, is_complete=False)
+        pipeline.look()  # at first, the completion of sector 8 is held back, its issue is not
+    pipeline.end(0, is_complete=False)
     outputs.close()
     lines = file.read_text().splitlines()
     assert sum("D2C 59.0 ms" in text for text in lines) == 1
@@ -332,9 +332,9 @@ def test_output_that_is_stuck_counts_what_it_drops(tmp_path: Path) -> None:
     settings = OutputSettings({"slow": str(fifo)})
     outputs = open_outputs(settings, said.append)
     config = runner.Config(interval_s=1e6, outputs=settings, slow_ns=0)
-    line = runner.Line(config, outputs, said.append)
-    line.feed(memoryview(tw.encode([*request(0, 1), *request(10, 1)])))
-    line.end(0, is_complete=True)
+    pipeline = runner.Pipeline(config, outputs, said.append)
+    pipeline.feed(memoryview(tw.encode([*request(0, 1), *request(10, 1)])))
+    pipeline.end(0, is_complete=True)
     outputs.close(0.1)
     assert any("2 records are missing there" in text for text in said), said
     assert outputs.failed

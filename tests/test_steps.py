@@ -363,11 +363,9 @@ def test_steps_equal_reference(options: dict[str, Any]) -> None:
         data = streams.generate(seed, avoid="nothing").data
         engine = tuned(**options)
         reference = Reference(options.get("max_pending"), options.get("max_age_ns", 600 * 10**9))
-        while data:
-            n = rng.randint(1, len(data))
-            engine.feed(data[:n])
-            reference.feed(data[:n])
-            data = data[n:]
+        for piece in streams.cut_anywhere(data, rng):
+            engine.feed(piece)
+            reference.feed(piece)
         cut = engine.snapshot()
         stats = reference.cut()
         assert engine.requests == reference.matched

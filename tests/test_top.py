@@ -34,7 +34,7 @@ from blkiomon.engine import layout
 from blkiomon.errors import SourceError
 from blkiomon.interval.slow import SlowBatch
 from blkiomon.interval.value import Counts, Interval, merge
-from blkiomon.sources.capture import ALL, Device
+from blkiomon.sources.capture import ALL, CapturedDevice
 
 S = 10**9
 MS = 10**6
@@ -72,7 +72,7 @@ def frame(
     for one in intervals:
         watch.add(one)
     watch.has_ended = ended
-    shown = plain(lines(watch.view(whole=look.is_whole), look, about, width, height, notes)[0])
+    shown = plain(lines(watch.state(whole=look.is_whole), look, about, width, height, notes)[0])
     assert len(shown) == height
     assert max(map(cell_len, shown)) <= width
     return shown
@@ -241,7 +241,7 @@ def test_losses_stand_out_with_and_without_colours(monkeypatch: pytest.MonkeyPat
     watch.add(interval(BUSY, lost_events=1))
 
     def line() -> str:
-        return lines(watch.view(), Look(), ABOUT, 80, 24)[0][1]
+        return lines(watch.state(), Look(), ABOUT, 80, 24)[0][1]
 
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert line() == "\x1b[1;37;41mLOST NOW: 1 lost events (+1)\x1b[0m"
@@ -304,7 +304,7 @@ def test_history_is_coloured_where_latencies_are_high() -> None:
     watch = Watch()
     for at, ms in enumerate((1, 20, 200, 200)):
         watch.add(interval(requests(SDB, "read", 5, ms * MS, at * S), at))
-    (line,) = (line for line in lines(watch.view(), Look(), ABOUT, 200, 24)[0] if "read" in line)
+    (line,) = (line for line in lines(watch.state(), Look(), ABOUT, 200, 24)[0] if "read" in line)
     assert re.search("[▃▄]\x1b\\[0m\x1b\\[1;33m▆\x1b\\[0m\x1b\\[1;1;31m██\x1b\\[0m$", line)
 
 
@@ -320,11 +320,11 @@ def test_long_idle_devices_are_forgotten_unless_named() -> None:
     watch = Watch([SDB])
     watch.add(interval(BUSY))
     for i in range(SLICES):
-        assert watch.view().past.devices.tolist() == [SDB, DM3]
+        assert watch.state().past.devices.tolist() == [SDB, DM3]
         watch.add(interval([], i + 1))
     watch.add(interval([], SLICES + 1))
-    assert not watch.view().past.devices.size
-    assert watch.view().expected == {SDB}
+    assert not watch.state().past.devices.size
+    assert watch.state().expected == {SDB}
 
 
 def test_errors_are_kept() -> None:
@@ -401,8 +401,8 @@ def test_findings_of_a_whole_run_are_above_its_table() -> None:
     for one in (slow, interval([], 1), interval([], 2)):
         watch.add(tracker(one))
     for look, is_said in ((Look(by="path"), False), (Look(by="path", is_whole=True), True)):
-        view = watch.view(whole=look.is_whole)
-        shown = plain(lines(view, look, san_about(tracker), 120, 24)[0])
+        state = watch.state(whole=look.is_whole)
+        shown = plain(lines(state, look, san_about(tracker), 120, 24)[0])
         assert any("! sdb, a path of mpatha to port2, is slow" in line for line in shown) == is_said
         assert any(line.startswith("!    sdb") for line in shown) == is_said
 
@@ -472,9 +472,9 @@ def test_branches_open_and_close_at_the_selected_row() -> None:
         (["/", *"SDE"], ["▾ two", "  ▾ mpathc", "      sde"]),
     ):
         for key in keys:
-            _, at = lines(watch.view(), look, san_about(tracker), 80, 24)
+            _, at = lines(watch.state(), look, san_about(tracker), 80, 24)
             look = look.after(key, at, has_tree=True)
-        shown = plain(lines(watch.view(), look, san_about(tracker), 80, 24)[0])
+        shown = plain(lines(watch.state(), look, san_about(tracker), 80, 24)[0])
         assert tree(shown) == wanted
 
 
@@ -557,9 +557,9 @@ def test_list_scrolls_with_the_selected_row() -> None:
         ("up", "8:272", 42),
         ("home", "8:944", 0),
     ):
-        _, at = lines(watch.view(), look, ABOUT, 80, 24)
+        _, at = lines(watch.state(), look, ABOUT, 80, 24)
         look = look.after(key, at)
-        shown = plain(lines(watch.view(), look, ABOUT, 80, 24)[0])
+        shown = plain(lines(watch.state(), look, ABOUT, 80, 24)[0])
         assert order(shown)[0] == first
         assert any(f"… {above} devices above" in line for line in shown) == bool(above)
 
@@ -593,7 +593,7 @@ def test_request_that_hung_and_then_completed_is_listed_once() -> None:
     watch = Watch()
     watch.add(interval(requests(SDB, "read", 9, MS)))
     watch.add_slow(SlowBatch(found, {}, 0, True))
-    shown = plain(lines(watch.view(), Look(detail=("device", SDB)), ABOUT, 100, 24)[0])
+    shown = plain(lines(watch.state(), Look(detail=("device", SDB)), ABOUT, 100, 24)[0])
     listed = [line.split()[:5] for line in shown if "at sector" in line]
     assert [(line[0], line[-1]) for line in listed] == [("8.00s", "sector"), ("2.00s", "sector")]
     assert sum("still in flight" in line for line in shown) == 1
@@ -606,7 +606,7 @@ def test_history_covers_the_whole_run_in_a_bounded_number_of_slices() -> None:
         watch.add(
             interval(requests(SDB, "read", 2, (MS, 200 * MS)[number < 4], number * S), number)
         )
-    past = watch.view().past
+    past = watch.state().past
     assert past.slices == SLICES - SLICES // 4
     assert past.heat([SDB]).sum() == 2 * 3 * SLICES
     (line,) = (ln for ln in frame_of(watch, width=200) if ln[1:4] == "sdb")
@@ -615,7 +615,7 @@ def test_history_covers_the_whole_run_in_a_bounded_number_of_slices() -> None:
 
 
 def frame_of(watch: Watch, width: int) -> list[str]:
-    return plain(lines(watch.view(), Look(), ABOUT, width, 24)[0])
+    return plain(lines(watch.state(), Look(), ABOUT, width, 24)[0])
 
 
 def test_escape_sequences_are_keys() -> None:
@@ -677,7 +677,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host with two disks, one of them with a partition; standard input is empty."""
     numbers = {"sda": 8 << 20, "sdb": 8 << 20 | 16, "/dev/sda1": 8 << 20 | 1}
     monkeypatch.setattr("blkiomon.commands.naming.device_number", numbers.get)
-    disks = [Device("sda", 8 << 20, True), Device("sdb", 8 << 20 | 16, True)]
+    disks = [CapturedDevice("sda", 8 << 20, True), CapturedDevice("sdb", 8 << 20 | 16, True)]
     monkeypatch.setattr("blkiomon.sources.capture.all_disks", lambda: disks)
     monkeypatch.setattr("blkiomon.commands.naming.is_fed", lambda: False)
 

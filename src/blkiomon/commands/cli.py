@@ -32,6 +32,7 @@ from blkiomon.commands.options import (
     Option,
     Period,
     Reader,
+    Selection,
     UsageError,
     meant_by,
     one_of,
@@ -244,10 +245,10 @@ COMMAND = Command(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    # From here on a signal waits until it can end the run in order: see run.StopSignals.
+    # From here on a signal waits until it can end the run in order: see signals.StopSignals.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     _occupy_standard_fds()
-    _mind_the_path()
+    _remove_relative_paths()
     _widen_pipe(0)
     try:
         status = _main(argv)
@@ -476,9 +477,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         trace=trace,
         queue="queue" in given,
         clock=value("clock"),
-        devices=value("device"),
-        ops=value("op"),
-        **period._asdict(),
+        selection=Selection(value("device"), value("op"), period),
         outputs=OutputSettings(
             destinations=destinations or {"human-readable": "-"},
             stat_version=version,
@@ -571,7 +570,7 @@ def _occupy_standard_fds() -> None:
             os.open(os.devnull, mode)
 
 
-def _mind_the_path() -> None:
+def _remove_relative_paths() -> None:
     """Remove empty and relative elements of PATH, so that no library runs programs from there.
 
     If nothing is left, the system's default is used.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from blkiomon.commands.options import Selection
 from blkiomon.commands.privileges import User
 from blkiomon.outputs.catalog import OutputSettings
 
+ALL_REQUESTS = Selection()
 NO_OUTPUTS = OutputSettings({})
 
 
@@ -21,9 +23,7 @@ class Config:
         queue: also capture when requests are queued.
         clock: what ends an interval: "trace", "wall", or "auto": "trace" for files, "wall" for
             pipes.
-        from_ns, to_ns: ns since 1970 if ``is_absolute``, otherwise since the first record.
-        devices: major << 20 | minor of the devices that count; empty: all devices.
-        ops: the operations that count; empty: all operations.
+        selection: which requests count.
         outputs: where the statistics go.
         slow_ns, slow_percent: the threshold of ``--slow``, in ns or as a percentile; one is None.
         slow_limit: most slow requests in a second.
@@ -46,11 +46,7 @@ class Config:
     trace: tuple[str, ...] = ()
     queue: bool = False
     clock: str = "auto"
-    from_ns: int | None = None
-    to_ns: int | None = None
-    is_absolute: bool = False
-    devices: tuple[int, ...] = ()
-    ops: tuple[str, ...] = ()
+    selection: Selection = ALL_REQUESTS
     outputs: OutputSettings = NO_OUTPUTS
     slow_ns: int | None = None
     slow_percent: float | None = None

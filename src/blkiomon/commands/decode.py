@@ -31,6 +31,7 @@ from blkiomon.errors import SourceError, StatsError
 from blkiomon.formats import csv, human_text
 from blkiomon.formats.stats_reader import DIRECTIONS, QUANTITIES, device_stats, read_pieces
 from blkiomon.formats.units import device_text, utc
+from blkiomon.interval.columns import NS_PER_S
 from blkiomon.interval.moments import Moments
 from blkiomon.outputs.opening import Policy, check_output, identity
 from blkiomon.sources.file_kinds import HEAD_BYTES, described
@@ -108,8 +109,6 @@ def _opened(name: str) -> BufferedReader:
 
 
 Records = Iterable[np.void]
-
-NS_PER_S = 10**9
 
 
 class _Selected:

@@ -51,7 +51,7 @@ def what_is_wrong(name: str) -> str | None:
     return None
 
 
-def told_apart(
+def devices_and_traces(
     names: Sequence[str], traces: Sequence[str], command: str
 ) -> tuple[list[str], list[str]]:
     """Devices and traces of a command that takes either. A name that is both means the device.
@@ -101,9 +101,9 @@ def watched(given: Namespace, names: Sequence[str], command: str) -> dict[str, A
         command: its name.
 
     Raises:
-        UsageError, SourceError: see ``told_apart``; or there is nothing to capture.
+        UsageError, SourceError: see ``devices_and_traces``; or there is nothing to capture.
     """
-    devices, files = told_apart(names, given.file, command)
+    devices, files = devices_and_traces(names, given.file, command)
     if not files and not devices and not is_fed():
         from blkiomon.sources.capture import ALL, all_disks
 
@@ -118,7 +118,7 @@ def watched(given: Namespace, names: Sequence[str], command: str) -> dict[str, A
         "queue": given.queue,
         "by": given.by,
         "topology": given.topology,
-        **Selection.of(given).arguments(),
+        "selection": Selection.of(given),
     }
 
 

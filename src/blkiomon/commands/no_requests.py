@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from blkiomon._core import Engine
-from blkiomon.commands.config import Config
+from blkiomon.commands.options import Selection
 from blkiomon.console import how_many
+from blkiomon.engine.layout import COMPLETE, ISSUE, NOTIFY
 from blkiomon.formats.units import device_text, utc
+from blkiomon.interval.columns import NS_PER_S
 
 SAMPLE_BYTES = 1 << 22
 """So much of the beginning of a trace is examined."""
@@ -18,15 +20,16 @@ END_BYTES = 1 << 16
 MOST_DEVICES = 8
 """The message names at most so many devices."""
 
-NS_PER_S = 10**9
-ISSUE, COMPLETE, NOTIFY = 1 << 22, 1 << 23, 1 << 26
-"""Categories of an action."""
-
 
 class NoRequests:
-    """Examines a stream as long as it has no request."""
+    """Examines a stream as long as it has no request.
 
-    def __init__(self) -> None:
+    Args:
+        selection: which requests are asked for.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
         self._probe = Engine(keep_records=True, resync=True)
         self._devices: set[int] = set()
         self._issues = 0
@@ -48,13 +51,13 @@ class NoRequests:
         else:
             self._end = bytes(data[-END_BYTES:])
 
-    def text(self, config: Config, records: int, evicted: int, *, is_whole: bool) -> str:
+    def text(self, records: int, evicted: int, *, max_age_s: float, is_whole: bool) -> str:
         """Why there is no request: a message without the name of the trace.
 
         Args:
-            config: which requests were asked for.
             records: how many records were read.
             evicted: how many issues and completions were evicted.
+            max_age_s: age at which they are.
             is_whole: the trace was read to its end.
         """
         if not records:
@@ -75,8 +78,10 @@ class NoRequests:
         held += f": {how_many(self._issues, 'issue', 'issues', ',')}"
         held += f" and {how_many(self._completions, 'completion', 'completions', ',')}"
         is_too_slow = min(evicted, self._issues, self._completions) > 0
-        limit = f" that took at most {config.max_age_s:g} s (--max-age allows more)" * is_too_slow
-        return f"no request{_wanted(config)}{limit}; {held}{self._span(config)}"
+        limit = f" that took at most {max_age_s:g} s (--max-age allows more)" * is_too_slow
+        devices, _, period = self._selection
+        wanted = [f"of {', '.join(map(device_text, devices))}"] * bool(devices) + period.words()
+        return f"{' '.join(['no request', *wanted])}{limit}; {held}{self._span()}"
 
     def _look_at(self, probe: Engine, data: memoryview) -> None:
         probe.feed(data)
@@ -90,24 +95,12 @@ class NoRequests:
             times = records["time_ns"]
             self._times = sorted([*self._times, int(times.min()), int(times.max())])
 
-    def _span(self, config: Config) -> str:
+    def _span(self) -> str:
         """The length of the trace; or its first and last time, if times of day were asked for."""
         if not self._times:
             return ""
         first_ns, last_ns = self._times[0], self._times[-1]
         epoch_ns = self._probe.epoch_ns
-        if config.is_absolute and epoch_ns is not None:
+        if self._selection.period.is_absolute and epoch_ns is not None:
             return f", from {utc(first_ns + epoch_ns)} to {utc(last_ns + epoch_ns)}"
         return f", within {(last_ns - first_ns) / NS_PER_S:.6g} s"
-
-
-def _wanted(config: Config) -> str:
-    """Which requests were asked for."""
-    text = ""
-    if config.devices:
-        text += f" of {', '.join(map(device_text, config.devices))}"
-    for word, time_ns in (("from", config.from_ns), ("before", config.to_ns)):
-        if time_ns is not None:
-            at = utc(time_ns) if config.is_absolute else f"{time_ns / NS_PER_S:g} s"
-            text += f" {word} {at}" + " on" * (word == "from")
-    return text

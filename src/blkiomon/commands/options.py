@@ -324,6 +324,17 @@ class Period(NamedTuple):
                 raise UsageError("--to must be later than --from")
         return cls(from_ns, to_ns, from_is_absolute or to_is_absolute)
 
+    def words(self) -> list[str]:
+        """Such as ``from 10 s on`` and ``before 20 s``."""
+        from blkiomon.formats.units import utc
+
+        found = []
+        for word, time_ns, more in (("from", self.from_ns, " on"), ("before", self.to_ns, "")):
+            if time_ns is not None:
+                at = utc(time_ns) if self.is_absolute else f"{time_ns / 1e9:g} s"
+                found.append(f"{word} {at}{more}")
+        return found
+
 
 def _operation(name: str, text: str) -> str:
     """An operation. A Reader."""
@@ -376,18 +387,12 @@ class Selection(NamedTuple):
     @property
     def text(self) -> str:
         """Such as ``8:16, read, from 10 s on``; empty: everything counts."""
-        from blkiomon.formats.units import device_text, utc
+        from blkiomon.formats.units import device_text
 
         shown = [*map(device_text, self.devices[:MOST_NAMED])]
         if len(self.devices) > MOST_NAMED:
             shown.append(f"{len(self.devices) - MOST_NAMED} more devices")
-        shown += self.ops
-        from_ns, to_ns, is_absolute = self.period
-        for word, time_ns, more in (("from", from_ns, " on"), ("before", to_ns, "")):
-            if time_ns is not None:
-                at = utc(time_ns) if is_absolute else f"{time_ns / 1e9:g} s"
-                shown.append(f"{word} {at}{more}")
-        return ", ".join(shown)
+        return ", ".join([*shown, *self.ops, *self.period.words()])
 
 
 MOST_NAMED = 20

@@ -25,13 +25,13 @@ from blkiomon.commands.options import (
     seconds,
 )
 from blkiomon.commands.parsing import read
+from blkiomon.commands.signals import StopSignals, signals_to_hear
 from blkiomon.commands.topology import SUFFIX, save
 from blkiomon.console import (
     EXIT_INPUT,
     EXIT_OK,
     EXIT_OUTPUT,
     EXIT_PIPE,
-    STOP_SIGNALS,
     complain,
     how_many,
 )
@@ -39,7 +39,6 @@ from blkiomon.errors import MissingLibrary
 from blkiomon.outputs.opening import Policy
 
 if TYPE_CHECKING:
-    from blkiomon.commands.run import StopSignals
     from blkiomon.outputs.recording import Recording
     from blkiomon.sources.capture import Capture
     from blkiomon.sources.topology import Topology
@@ -129,7 +128,6 @@ def main(argv: Sequence[str]) -> int:
         complain(f"cannot run {command[0]}: no such program")
         return EXIT_NOT_FOUND
 
-    from blkiomon.commands.run import StopSignals  # slow to import
     from blkiomon.sources.capture import ALL, Capture, CaptureError, all_disks
 
     if not given.trace and not all_disks():
@@ -137,13 +135,10 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_INPUT
     # Before the capture begins: nobody empties its rings meanwhile.
     topology = _read_topology() if given.output != "-" else None
-    numbers = list(STOP_SIGNALS)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup(1) sets it
-        numbers.append(signal.SIGHUP)
     try:
         with (
             Capture(given.trace or (ALL,), complain, queue=given.queue) as capture,
-            StopSignals(lambda: None, numbers, reopens=False) as stop,
+            StopSignals(lambda: None, signals_to_hear(), reopens=False) as stop,
         ):
             return _record(given, command, capture, stop, topology)
     except CaptureError as error:
@@ -273,7 +268,7 @@ def _copy(
     Raises:
         OSError: writing failed.
     """
-    from blkiomon.commands.run import CAPTURE_POLL_S
+    from blkiomon.sources.capture import POLL_S
 
     poll = select.poll()
     poll.register(capture.fd, select.POLLIN)
@@ -282,7 +277,7 @@ def _copy(
     lost_events = 0
     is_ending = False
     while not is_ending:
-        left_s = min(end_s - time.monotonic(), CAPTURE_POLL_S)
+        left_s = min(end_s - time.monotonic(), POLL_S)
         if left_s > 0:
             poll.poll(left_s * 1000)
         is_ending = left_s <= 0 or stop.received or (process and process.poll()) is not None

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from blkiomon._core import Engine
+from blkiomon.engine.layout import NOTIFY
 
 HELD_BYTES = 1 << 25
 """The decision is due when so much is held back."""
@@ -33,9 +34,6 @@ BURST_S = 1.0
 
 BACKLOG_S = 600.0
 """A backlog covers at most so long a time."""
-
-NOTIFY = 1 << 26
-"""Category of an action: notes, whose times may differ from those of other records."""
 
 
 class Seen(NamedTuple):

@@ -1,4 +1,4 @@
-"""One run of the command: reads input, feeds the engine, delivers to outputs, handles signals.
+"""One run of the command: reads input, feeds the engine, delivers to outputs.
 
 One thread owns the engine. It waits for its input. If the input is a file, it also waits for slow
 outputs; see ``outputs.sink`` for what happens to an interval after ``Outputs.put``.
@@ -6,7 +6,6 @@ outputs; see ``outputs.sink`` for what happens to an interval after ``Outputs.pu
 
 from __future__ import annotations
 
-import errno
 import itertools
 import mmap
 import os
@@ -16,7 +15,6 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from blkiomon.commands.config import Config
@@ -25,13 +23,13 @@ from blkiomon.commands.no_requests import NoRequests
 from blkiomon.commands.privileges import PrivilegeError, bind, drop
 from blkiomon.commands.progress import Progress
 from blkiomon.commands.recorded import Beginning
+from blkiomon.commands.signals import Stopped, StopSignals, signals_to_hear
 from blkiomon.console import (
     EXIT_INPUT,
     EXIT_OK,
     EXIT_OUTPUT,
     EXIT_PIPE,
     EXIT_USAGE,
-    STOP_SIGNALS,
     complain,
     how_many,
 )
@@ -64,9 +62,6 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 20
 """Read at most so much at a time: a pipe never holds more, and interval ends stay precise."""
 
-CAPTURE_POLL_S = 0.1
-"""The kernel wakes a reader when a ring is a quarter full: quiet rings are read so often."""
-
 LOOK_S = 1.0
 """A live run looks so often for requests that hang."""
 
@@ -77,7 +72,7 @@ SKIPS_SHOWN = 20
 """The first so many skipped parts of the input are reported one by one, the others together."""
 
 
-class Line:
+class Pipeline:
     """The path of records through a run: a monitor, then the outputs.
 
     Args:
@@ -112,11 +107,7 @@ class Line:
             max_age_s=config.max_age_s,
             max_devices=config.max_devices,
             resync=config.resync,
-            devices=config.devices,
-            ops=config.ops,
-            from_ns=config.from_ns,
-            to_ns=config.to_ns,
-            is_absolute=config.is_absolute,
+            **config.selection.arguments(),
             hand_over=self._put,
             as_original=config.is_drop_in,
             keep_details=config.outputs.need("details"),
@@ -132,13 +123,8 @@ class Line:
         self.is_wall = clock == "wall"
         self._config = config
         # Like the original, stay silent about a sound trace.
-        is_silent = config.is_original or config.screen
-        self._no_requests = None if is_silent else NoRequests()
-        # ziomon treats any line as a failure; a screen already shows what is incomplete.
-        self._tells_incomplete = not (config.is_drop_in or config.screen)
-        self._final = config.final
-        self._debug = config.outputs.need("details")
-        self._max_devices = config.max_devices
+        self._is_silent = config.is_original or config.screen
+        self._no_requests = None if self._is_silent else NoRequests(config.selection)
         self._outputs = outputs
         self._report = report
         self._left = config.most_intervals  # intervals; None: any number
@@ -214,20 +200,23 @@ class Line:
     def emptiness(self) -> str | None:
         """A line that says why there was no request; None if there was one, or on silent runs."""
         if self._no_requests is None:
-            is_silent = self._config.is_original or self._config.screen
-            return None if is_silent else no_operation(self.monitor)
+            return None if self._is_silent else no_operation(self.monitor)
         totals = self.monitor.totals
         return self._no_requests.text(
-            self._config, totals.records, totals.evicted, is_whole=not self.monitor.is_done
+            totals.records,
+            totals.evicted,
+            max_age_s=self._config.max_age_s,
+            is_whole=not self.monitor.is_done,
         )
 
     @property
     def incompleteness(self) -> str | None:
         """A line about what the statistics leave out; None if that is little, or on silent runs."""
+        if self._config.is_drop_in or self._config.screen:
+            return None  # ziomon takes any line as a failure; a screen shows it anyway
         totals = self.monitor.totals
         why = totals.incomplete(self.monitor.missing_files)
-        # Without any request, ``emptiness`` says what there is.
-        if not (why and totals.requests and self._tells_incomplete):
+        if not (why and totals.requests):  # without any request, ``emptiness`` says what there is
             return None
         return f"incomplete: {in_words(why)}"
 
@@ -304,12 +293,12 @@ class Line:
         try:
             if self._sorted is not None and (data := self._sorted.rest()):
                 self._feed(data)
-            self.monitor.finish(is_complete=is_complete, final=self._final)
+            self.monitor.finish(is_complete=is_complete, final=self._config.final)
         finally:
             self._hand_over_records()
             if self._slow is not None:
                 self._slow.look(self.monitor.engine.now_ns, has_ended=is_complete)
-            if self.is_wall and self._final:
+            if self.is_wall and self._config.final:
                 self.cut(time_ns)
             if self._slow is not None:
                 self._slow.flush()
@@ -318,7 +307,7 @@ class Line:
                     "--slow: nothing was compared with the percentile, which is computed at the "
                     "end of an interval with enough requests, for the next one"
                 )
-            if self._debug:
+            if self._config.outputs.need("details"):
                 self._outputs.put(Final(self.monitor.engine.leftovers(), self.monitor.totals))
             if self._skips > SKIPS_SHOWN:
                 more = how_many(self._skips - SKIPS_SHOWN, "more stretch", "more stretches")
@@ -336,7 +325,7 @@ class Line:
                 self._report(
                     "too many devices at a time: "
                     f"{how_many(over_limit, 'record is', 'records are')} not counted "
-                    f"(--max-devices {self._max_devices})"
+                    f"(--max-devices {self._config.max_devices})"
                 )
 
     def _hand_over_records(self) -> None:
@@ -367,96 +356,6 @@ def no_operation(monitor: Monitor) -> str | None:
     return f"no request of operation {', '.join(monitor.ops)}; there are some of {there}"
 
 
-class Stopped(BaseException):
-    """A signal arrived while the run waited for bytes."""
-
-
-class StopSignals:
-    """Records signals while entered, and wakes polls of ``fd`` (a self-pipe).
-
-    SIGHUP reopens files, unless it means that the terminal has gone. All others end the run.
-
-    Args:
-        at_once: called in the signal handler when the run ends.
-        numbers: of the signals.
-        reopens: whether there are files to reopen; without files, SIGHUP also ends the run.
-
-    Attributes:
-        received: whether a signal arrived that ends the run.
-        number: of the latest signal that ends the run.
-        interrupts: whether a signal raises ``Stopped``, for reads that cannot poll.
-    """
-
-    def __init__(
-        self,
-        at_once: Callable[[], None],
-        numbers: Sequence[signal.Signals] = STOP_SIGNALS,
-        *,
-        reopens: bool = True,
-    ) -> None:
-        self.received = False
-        self.number = 0
-        self.interrupts = False
-        self._at_once = at_once
-        self._numbers = numbers
-        self._has_files = reopens
-        self._reopens = False
-        self._had_terminal = _has_terminal()
-
-    def __enter__(self) -> StopSignals:
-        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._old_wakeup = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        self._old = {number: signal.signal(number, self._note) for number in self._numbers}
-        self._old_mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._old_mask)
-        for number, old in self._old.items():
-            signal.signal(number, old)
-        signal.set_wakeup_fd(self._old_wakeup)
-        os.close(self.fd)
-        os.close(self._write_fd)
-
-    def take_reopen(self) -> bool:
-        """Whether to reopen files; True once for all signals that have arrived."""
-        if not self._reopens:
-            return False
-        self._reopens = False
-        return True
-
-    def drain(self) -> None:
-        """Empty the pipe that woke the poll, or every later poll would wake.
-
-        Each signal is recorded before the next poll.
-        """
-        os.read(self.fd, 1 << 16)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP and self._has_files:
-            is_hangup = self._had_terminal and not _has_terminal()
-            if not is_hangup:
-                self._reopens = True
-                return
-        # The run ends: further signals would only interrupt this handler.
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
-        self.received = True
-        self.number = number
-        self._at_once()
-        if self.interrupts:
-            self.interrupts = False  # once: the run is ending
-            raise Stopped
-
-
-def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal, which may have gone."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError as error:
-        return error.errno not in (errno.ENXIO, errno.EIO, errno.ENOENT)
-    return True
-
-
 def run(config: Config, fd: int = 0, *, open_screen: ExtraOpener | None = None) -> int:
     """Monitor devices, the trace in files, or the trace that is read from ``fd``.
 
@@ -473,43 +372,45 @@ def run(config: Config, fd: int = 0, *, open_screen: ExtraOpener | None = None) 
     if config.user is not None and os.geteuid() != 0:
         complain("--user needs root, whose privileges it drops")
         return EXIT_USAGE
-    numbers = list(STOP_SIGNALS)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup(1) sets it
-        numbers.append(signal.SIGHUP)
+    numbers = signals_to_hear()
     if not config.screen:
-        return _capture_and_run(config, fd, numbers, open_screen)
+        return _opened_and_run(config, fd, numbers, open_screen)
     # A second signal must not leave the terminal without its cursor.
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
-        return _capture_and_run(config, fd, numbers, open_screen)
+        return _opened_and_run(config, fd, numbers, open_screen)
     finally:
         while signal.sigtimedwait(numbers, 0):
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
-def _capture_and_run(
+def _opened_and_run(
     config: Config, fd: int, numbers: Sequence[signal.Signals], open_screen: ExtraOpener | None
 ) -> int:
-    if not config.trace:
-        return _run(config, fd, None, numbers, open_screen)
-    from blkiomon.sources.capture import Capture, CaptureError  # slow to import
-
+    """Complains if a device, an input or an output cannot be opened."""
     try:
+        if not config.trace:
+            return _run(config, fd, None, numbers, open_screen)
+        from blkiomon.sources.capture import Capture  # slow to import
+
         with Capture(config.trace, complain, queue=config.queue) as capture:
             return _run(config, capture.fd, capture, numbers, open_screen)
-    except CaptureError as error:
+    except (SourceError, OutputError, PrivilegeError) as error:
         complain(str(error))
-        return EXIT_INPUT
+        if isinstance(error, SourceError):
+            return EXIT_INPUT
+        return EXIT_OUTPUT if isinstance(error, OutputError) else EXIT_USAGE
 
 
 def _run(
     config: Config,
     fd: int,
-    capture: Capture | None = None,
-    numbers: Sequence[signal.Signals] = STOP_SIGNALS,
-    open_screen: ExtraOpener | None = None,
+    capture: Capture | None,
+    numbers: Sequence[signal.Signals],
+    open_screen: ExtraOpener | None,
 ) -> int:
+    """Raises SourceError, OutputError or PrivilegeError, if it has not begun to read."""
     source: Source | None = None
     try:
         refuse_devices(config.files)
@@ -517,12 +418,10 @@ def _run(
         tracker = _tracker(config)
         fd, source = _open_input(config, fd)
         is_file = source is not None or (capture is None and stat.S_ISREG(os.fstat(fd).st_mode))
-    except SourceError as error:
-        complain(str(error))
-        return EXIT_INPUT
+    except SourceError:
+        raise
     except OSError as error:
-        complain(f"cannot read {_name_of(config)}: {error.strerror}")
-        return EXIT_INPUT
+        raise SourceError(f"cannot read {_name_of(config)}: {error.strerror}") from error
     clock_name: str | None = config.clock
     if clock_name == "auto":
         clock_name = "trace" if is_file else "wall"
@@ -532,39 +431,31 @@ def _run(
     if settings.names is None:
         settings = settings._replace(names=not is_file)
     clock = WallClock(config.interval_s)
-    try:
-        if config.user is not None:
-            bind()  # outputs have threads
-        # A file can wait for slow outputs, a running tracer cannot.
-        outputs = open_outputs(
-            settings,
-            complain,
-            lossless=is_file,
-            inputs=inputs,
-            open_extra=open_screen,
-            view=None if tracker is None else tracker.view,
-            expected=() if capture is None else _expected(config, capture),
-        )
-    except OutputError as error:
-        complain(str(error))
-        return EXIT_OUTPUT
-    except PrivilegeError as error:
-        complain(str(error))
-        return EXIT_USAGE
+    if config.user is not None:
+        bind()  # outputs have threads
+    # A file can wait for slow outputs, a running tracer cannot.
+    outputs = open_outputs(
+        settings,
+        complain,
+        lossless=is_file,
+        inputs=inputs,
+        open_extra=open_screen,
+        view=None if tracker is None else tracker.view,
+        expected=() if capture is None else _expected(config, capture),
+    )
     if config.user is not None:
         try:
             drop(config.user)
-        except PrivilegeError as error:
-            complain(str(error))
+        except PrivilegeError:
             outputs.close()
-            return EXIT_USAGE
+            raise
     originals = ", ".join(f"--{row.name}" for row in settings.rows if row.is_original)
-    if config.ops and originals:
-        complain(f"{originals}: only {', '.join(config.ops)} requests count (--op)")
+    if config.selection.ops and originals:
+        complain(f"{originals}: only {', '.join(config.selection.ops)} requests count (--op)")
     is_piped = source is None and capture is None
     if tracker is not None and capture is not None:
         tracker.follow(max(config.interval_s, LEAST_REFRESH_S))
-    line = Line(
+    pipeline = Pipeline(
         config,
         outputs,
         clock=clock_name,
@@ -573,43 +464,44 @@ def _run(
         begun_ns=None if capture is None else capture.begun_ns,
     )
     if source is not None:
-        line.monitor.missing_files = source.missing_files
+        pipeline.monitor.missing_files = source.missing_files
     has_progress = False if config.screen else None  # None: if standard error is a terminal
     status = EXIT_OK
     with StopSignals(outputs.stop_waiting, numbers, reopens=not config.screen) as stop:
         is_complete = False
         try:
             if capture is not None:
-                _read_capture(line, clock, capture, stop, outputs)
+                _read_capture(pipeline, clock, capture, stop, outputs)
             elif source is None:
-                is_complete, packed = _read(line, clock, fd, stop, outputs)
+                is_complete, packed = _read(pipeline, clock, fd, stop, outputs)
                 if packed:
                     # The writer of a compressed stream can wait: from here on, read it like a file.
                     reader = ContinuedReader(fd, packed, _name_of(config))
                     source = FileSource(reader, resync=config.resync)
             if source is not None:
                 with Progress(source.total_bytes, is_shown=has_progress) as progress:
-                    is_complete = _read_source(line, clock, source, stop, outputs, progress)
+                    is_complete = _read_source(pipeline, clock, source, stop, outputs, progress)
             if stop.received and source is not None:
-                line.feed(source.rest())
+                pipeline.feed(source.rest())
         except (TraceError, SourceError, OSError, MemoryError) as error:
             is_complete = False
             status = EXIT_INPUT
             _explain(error, config)
         try:
-            line.decide(has_ended=not stop.received)
+            pipeline.decide(has_ended=not stop.received)
         except (TraceError, MemoryError) as error:
             is_complete = False
             if status == EXIT_OK:
                 _explain(error, config)
             status = EXIT_INPUT
         try:
-            line.end(clock.time_ns(), is_complete=is_complete)
+            pipeline.end(clock.time_ns(), is_complete=is_complete)
         except (TraceError, MemoryError) as error:
             status = EXIT_INPUT
             _explain(error, config)
         name = source.name if source else _name_of(config)
-        padding_bytes = line.monitor.engine.padding_bytes + (source.padding_bytes if source else 0)
+        padding_bytes = pipeline.monitor.engine.padding_bytes
+        padding_bytes += source.padding_bytes if source else 0
         if padding_bytes and not (config.is_drop_in or config.screen):
             skipped = how_many(padding_bytes, "byte", "bytes")
             complain(
@@ -617,11 +509,11 @@ def _run(
                 "nothing is lost"
             )
         was_left = stop.received or outputs.readers_left
-        if status == EXIT_OK and not was_left and (why := line.emptiness):
+        if status == EXIT_OK and not was_left and (why := pipeline.emptiness):
             complain(f"{name}: {why}")
-            if is_complete and not line.monitor.totals.records:
+            if is_complete and not pipeline.monitor.totals.records:
                 status = EXIT_INPUT
-        if not outputs.readers_left and (why := line.incompleteness):
+        if not outputs.readers_left and (why := pipeline.incompleteness):
             complain(why)
         is_stopped = stop.received
         if not is_stopped:
@@ -658,17 +550,18 @@ def _tracker(config: Config) -> Tracker | None:
     by = "device" if config.screen else config.by  # the screen has several views
     if not is_live:
         return Tracker(topology, by)
-    from blkiomon.sources.capture import find_devices
+    from blkiomon.sources.capture import numbers_of
 
-    return Tracker(topology, by, [device.number for device in find_devices(config.trace)])
+    return Tracker(topology, by, numbers_of(config.trace))
 
 
 def _expected(config: Config, capture: Capture) -> list[tuple[int, str]]:
     """The devices that are captured, with the operations that every disk serves."""
     if config.by != "device":
         return []
-    numbers = [n for n in capture.device_numbers if not config.devices or n in config.devices]
-    ops = [op for op in ("read", "write") if not config.ops or op in config.ops]
+    devices, selected_ops, _ = config.selection
+    numbers = [n for n in capture.device_numbers if not devices or n in devices]
+    ops = [op for op in ("read", "write") if not selected_ops or op in selected_ops]
     return list(itertools.product(numbers, ops))
 
 
@@ -720,7 +613,7 @@ def _explain(error: TraceError | SourceError | OSError | MemoryError, config: Co
 
 
 def _read(
-    line: Line,
+    pipeline: Pipeline,
     clock: WallClock,
     fd: int,
     stop: StopSignals,
@@ -737,27 +630,27 @@ def _read(
     poll.register(fd, select.POLLIN)
     poll.register(stop.fd, select.POLLIN)
     is_at_begin = True
-    while outputs.are_of_use and not line.is_done:
+    while outputs.are_of_use and not pipeline.is_done:
         if stop.take_reopen():
             outputs.reopen()
-        left_s = clock.remaining_s() if line.is_wall else 1e6
-        if line.is_undecided:
-            left_s = line.wait_s(left_s)
+        left_s = clock.remaining_s() if pipeline.is_wall else 1e6
+        if pipeline.is_undecided:
+            left_s = pipeline.wait_s(left_s)
             if left_s <= 0:
-                line.decide()
+                pipeline.decide()
                 continue
         elif left_s <= 0:
-            line.cut(clock.time_ns())
+            pipeline.cut(clock.time_ns())
             clock.advance()
             left_s = 0  # read between two ends of intervals, however short these are
         if stop.received:
             # Records that the tracer has already written still count.
             poll.unregister(stop.fd)
             if poll.poll(0) and (n := os.readv(fd, [buffer])):
-                line.feed(buffer[:n])
+                pipeline.feed(buffer[:n])
             return False, b""
-        line.look()
-        wait_s = min(left_s, line.most_wait_s)  # poll takes no more than 2^31 ms
+        pipeline.look()
+        wait_s = min(left_s, pipeline.most_wait_s)  # poll takes no more than 2^31 ms
         ready = dict(poll.poll(wait_s * 1000))
         if stop.fd in ready:
             stop.drain()
@@ -771,41 +664,43 @@ def _read(
             if is_at_begin and is_packed(begun := bytes(buffer[:n])):
                 return False, begun
             if is_at_begin:
-                line.check(begun[:HEAD_BYTES])
+                pipeline.check(begun[:HEAD_BYTES])
             is_at_begin = False
-            line.feed(buffer[:n])
+            pipeline.feed(buffer[:n])
     return False, b""
 
 
 def _read_capture(
-    line: Line, clock: WallClock, capture: Capture, stop: StopSignals, outputs: Outputs
+    pipeline: Pipeline, clock: WallClock, capture: Capture, stop: StopSignals, outputs: Outputs
 ) -> None:
     """Feed what is captured until a signal comes, or no output takes any more."""
+    from blkiomon.sources.capture import POLL_S
+
     poll = select.poll()
     poll.register(capture.fd, select.POLLIN)
     poll.register(stop.fd, select.POLLIN)
-    while outputs.are_of_use and not line.is_done and not stop.received:
+    while outputs.are_of_use and not pipeline.is_done and not stop.received:
         if stop.take_reopen():
             outputs.reopen()
-        left_s = clock.remaining_s() if line.is_wall else CAPTURE_POLL_S
+        left_s = clock.remaining_s() if pipeline.is_wall else POLL_S
         if left_s <= 0:
-            line.monitor.count_outside(capture.lost_events, 0)
-            line.cut(clock.time_ns())
+            pipeline.monitor.count_outside(capture.lost_events, 0)
+            pipeline.cut(clock.time_ns())
             clock.advance()
             left_s = 0
-        if stop.fd in dict(poll.poll(min(left_s, CAPTURE_POLL_S) * 1000)):
+        if stop.fd in dict(poll.poll(min(left_s, POLL_S) * 1000)):
             stop.drain()
         for data in capture.pieces():
-            line.feed(data)
-        line.look()
+            pipeline.feed(data)
+        pipeline.look()
     capture.stop()
     for data in capture.pieces():
-        line.feed(data)
-    line.monitor.count_outside(capture.lost_events, 0)
+        pipeline.feed(data)
+    pipeline.monitor.count_outside(capture.lost_events, 0)
 
 
 def _read_source(
-    line: Line,
+    pipeline: Pipeline,
     clock: WallClock,
     source: Source,
     stop: StopSignals,
@@ -817,7 +712,7 @@ def _read_source(
     A signal interrupts a read, which may take long: a pipe without a writer, a disk that hangs,
     gigabytes of compressed padding.
     """
-    while outputs.are_of_use and not line.is_done:
+    while outputs.are_of_use and not pipeline.is_done:
         if stop.take_reopen():
             outputs.reopen()
         try:
@@ -830,15 +725,15 @@ def _read_source(
             return False
         finally:
             stop.interrupts = False
-            line.monitor.count_outside(source.lost_events, source.skipped_bytes)
+            pipeline.monitor.count_outside(source.lost_events, source.skipped_bytes)
         if not data:
             return True
-        line.feed(data)
-        if line.is_undecided:
-            if line.wait_s(clock.remaining_s()) <= 0:
-                line.decide()
-        elif line.is_wall and clock.remaining_s() <= 0:
-            line.cut(clock.time_ns())
+        pipeline.feed(data)
+        if pipeline.is_undecided:
+            if pipeline.wait_s(clock.remaining_s()) <= 0:
+                pipeline.decide()
+        elif pipeline.is_wall and clock.remaining_s() <= 0:
+            pipeline.cut(clock.time_ns())
             clock.advance()
         progress.show(source.done_bytes)
     return False

@@ -150,11 +150,11 @@ def _open(
     from blkiomon.formats.rendering import Format
     from blkiomon.interval.value import Interval
     from blkiomon.outputs.files import FileSink
-    from blkiomon.sources.capture import find_devices
+    from blkiomon.sources.capture import numbers_of
 
     lines = Lines(
         name_of,
-        [device.number for device in find_devices(config.trace)] if config.by == "device" else (),
+        numbers_of(config.trace) if config.by == "device" else (),
         has_ops=given.ops or bool(given.op),
         interval_s=config.interval_s,
         view=view,
@@ -199,14 +199,13 @@ class Lines:
         self._has_ops = has_ops
         self._has_fractions = interval_s < 1
         self._rest_ns = table.REST_FRACTION * interval_s * 1e9
-        self._is_plain = not table.speaks_utf8()
         self._head = ""
         self._left = 0  # lines before the head is repeated
         self._lost = 0  # events
 
     def render(self, interval: Interval) -> Iterator[bytes]:
         """The lines of an interval, after the head where that is due."""
-        from blkiomon.commands.table import PLAIN, without_rates
+        from blkiomon.commands.table import for_locale, without_rates
 
         is_rest = bool(self._head) and interval.end_ns - interval.start_ns < self._rest_ns
         rows = list(self._rows(interval, self._has_fractions or is_rest))
@@ -220,8 +219,8 @@ class Lines:
         for text in self._notes(interval):
             lines += textwrap.wrap(f"! {text}.", self._width, subsequent_indent="  ")
         self._left -= len(lines)
-        text = "".join(f"{line}\n" for line in lines)
-        yield (text.translate(PLAIN) if self._is_plain else text).encode(errors="surrogateescape")
+        text = for_locale("".join(f"{line}\n" for line in lines))
+        yield text.encode(errors="surrogateescape")
 
     def _notes(self, interval: Interval) -> Iterator[str]:
         """What is incomplete, and what stands out."""

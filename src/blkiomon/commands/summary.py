@@ -101,6 +101,7 @@ def main(given: Namespace) -> int:
     if "-" in given.operands and os.isatty(0):
         raise UsageError("standard input is a terminal; a trace is expected there")
     from blkiomon.commands.report.collect import ReportError, collect
+    from blkiomon.commands.table import for_locale
 
     try:
         topology = find_topology(given.by, given.topology, given.operands)
@@ -118,7 +119,7 @@ def main(given: Namespace) -> int:
         complain(note)
     columns = shutil.get_terminal_size().columns
     shown = _Summary(found, topology, given).lines(columns)
-    status = printed([_plain("\n".join([*shown, ""]))])
+    status = printed([for_locale("\n".join([*shown, ""]))])
     return status or (EXIT_INPUT if found.is_broken else status)
 
 
@@ -138,12 +139,6 @@ def _outlives_its_writer() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, next_time)
-
-
-def _plain(text: str) -> str:
-    from blkiomon.commands.table import PLAIN, speaks_utf8
-
-    return text if speaks_utf8() else text.translate(PLAIN)
 
 
 class _Summary:

@@ -26,6 +26,11 @@ def speaks_utf8() -> bool:
     return "utf" in next((name for name in names if name), "").lower()
 
 
+def for_locale(text: str) -> str:
+    """A text for the user's terminal, which may show only ASCII."""
+    return text if speaks_utf8() else text.translate(PLAIN)
+
+
 # --- cells ----------------------------------------------------------------------------------------
 
 

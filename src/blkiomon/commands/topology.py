@@ -154,7 +154,7 @@ def file_beside(trace: str) -> str:
 
 # --- the tree -------------------------------------------------------------------------------------
 
-Row = tuple[int, list[str]]
+TreeRow = tuple[int, list[str]]
 """Columns by which a line is indented, and its cells."""
 
 _UP = frozenset({None, "Online", "LOGGED_IN", "up"})
@@ -186,7 +186,7 @@ def tree(topology: Topology) -> Iterator[str]:
         yield from section
 
 
-def _lun_rows(devices: dict[str, Device], array: str) -> Iterator[Row]:
+def _lun_rows(devices: dict[str, Device], array: str) -> Iterator[TreeRow]:
     """LUNs of an array, each with its paths. Paths without a map belong together by their WWID."""
     luns: dict[str, list[Device]] = {}
     for device in devices.values():
@@ -201,7 +201,7 @@ def _lun_rows(devices: dict[str, Device], array: str) -> Iterator[Row]:
             yield 4, _path_cells(device)
 
 
-def _disk_rows(devices: dict[str, Device]) -> Iterator[Row]:
+def _disk_rows(devices: dict[str, Device]) -> Iterator[TreeRow]:
     """Disks that belong to no array; the paths of a local NVMe disk if it has several."""
     for device in devices.values():
         if device.kind not in ("disk", "nvme-head", "path") or device.array is not None:
@@ -214,7 +214,7 @@ def _disk_rows(devices: dict[str, Device]) -> Iterator[Row]:
             yield 4, _path_cells(devices[name])
 
 
-def _volume_rows(devices: dict[str, Device]) -> Iterator[Row]:
+def _volume_rows(devices: dict[str, Device]) -> Iterator[TreeRow]:
     """What is made of other devices; maps and heads of arrays are shown there."""
     for device in devices.values():
         is_lun = device.array is not None or device.kind == "nvme-head"
@@ -226,7 +226,7 @@ def _volume_rows(devices: dict[str, Device]) -> Iterator[Row]:
         yield 2, [name, device.kind, _size(device), f"on {parts}" if parts else "no path", *state]
 
 
-def _initiator_rows(devices: dict[str, Device]) -> Iterator[Row]:
+def _initiator_rows(devices: dict[str, Device]) -> Iterator[TreeRow]:
     """Ports of this host, each with its SCSI hosts or NVMe controllers."""
     ports: dict[tuple[str, ...], list[str]] = {}
     for device in devices.values():
@@ -264,7 +264,7 @@ def _size(device: Device) -> str:
     return NONE if device.size_bytes is None else bytes_text(device.size_bytes)
 
 
-def _lines(rows: Iterable[Row]) -> Iterator[str]:
+def _lines(rows: Iterable[TreeRow]) -> Iterator[str]:
     """Rows in columns if they fit; rows of equal indentation share their columns."""
     by_indent: dict[int, list[list[str]]] = {}
     rows = list(rows)

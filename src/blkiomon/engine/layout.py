@@ -67,6 +67,10 @@ RECORD = np.dtype(
 """A trace record of either version in host byte order, 48 bytes. Times are ns of trace time,
 sectors 512 bytes; ``action`` holds the event in bits 0-15 and the categories from bit 16."""
 
+ISSUE, COMPLETE, NOTIFY, DRIVER_DATA = 1 << 22, 1 << 23, 1 << 26, 1 << 30
+"""Some categories in ``RECORD['action']``. Notes are ``NOTIFY``; their times may differ from those
+of other records."""
+
 DETAIL = np.dtype([("record", RECORD), ("order", "u8")])
 """A record and its zero-based position in the stream."""
 

@@ -355,7 +355,7 @@ cdef ZoneAppend *find_append(
         a = &s.appends[n % MOST_APPENDS]
         if is_partner(s, n, item, kind) and (
             best == NULL
-            or (a.sector > best.sector if kind == IS_ISSUE else a.sector < best.sector)
+            or (a.sector > best.sector if kind == APPEND_ISSUED else a.sector < best.sector)
         ):
             best = a
             serial[0] = n
@@ -380,14 +380,15 @@ cdef void handle_append(State *s, Batch *b, int i) noexcept nogil:
     """Give an issue or completion of a zone append its serial number."""
     cdef Pending *item = &b.item
     cdef uint64_t serial = s.next_append
-    cdef uint32_t kind = IS_ISSUE if b.category[i] & CAT_ISSUE else IS_COMPLETE
-    cdef ZoneAppend *a = find_append(s, item, kind ^ (IS_ISSUE | IS_COMPLETE), &serial)
+    cdef uint32_t kind = APPEND_ISSUED if b.category[i] & CAT_ISSUE else APPEND_COMPLETED
+    cdef uint32_t partner = APPEND_COMPLETED if kind == APPEND_ISSUED else APPEND_ISSUED
+    cdef ZoneAppend *a = find_append(s, item, partner, &serial)
     if a != NULL:
         a.kind = APPEND_DONE
-    elif kind == IS_ISSUE:
+    elif kind == APPEND_ISSUED:
         a = find_append(s, item, APPEND_REQUEUED, &serial)
         if a != NULL:
-            a.kind = IS_ISSUE                   # issued again
+            a.kind = APPEND_ISSUED              # issued again
     if a == NULL:
         s.next_append += 1
         if s.next_append - s.first_append > MOST_APPENDS:

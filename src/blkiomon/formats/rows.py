@@ -25,7 +25,7 @@ from blkiomon.formats.units import device_text
 from blkiomon.interval.devices import number_of
 from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.merging import merge_snapshots
-from blkiomon.interval.moments import U64_MAX, distinct, stacked
+from blkiomon.interval.moments import U64_MAX, distinct, stacked, stacked_bins
 from blkiomon.interval.tables import QUEUED, REQUESTS
 from blkiomon.interval.value import Counts, Interval
 
@@ -37,7 +37,7 @@ MOST = 1 << 63
 Array = npt.NDArray[Any]
 
 
-class Quantity(NamedTuple):
+class QuantityColumns(NamedTuple):
     """A distribution: ``spec.name`` and ``field`` in a snapshot, ``prefix`` and ``unit`` here."""
 
     table: str
@@ -54,7 +54,7 @@ class Quantity(NamedTuple):
 
 
 QUANTITIES = tuple(
-    Quantity(spec.name, field, spec.bins[field], *field.split("_"))
+    QuantityColumns(spec.name, field, spec.bins[field], *field.split("_"))
     for spec in (REQUESTS, QUEUED)
     for field in spec.bins
 )
@@ -95,7 +95,7 @@ _KEYS = [
 ]
 
 
-def _histogram(quantity: Quantity) -> list[Any]:
+def _histogram(quantity: QuantityColumns) -> list[Any]:
     name = quantity.prefix
     return [
         _field(f"{name}_bin", pa.list_(pa.int16())),
@@ -181,8 +181,11 @@ def to_tables(items: Sequence[Item]) -> Tables:
         for name, words in zip(names, _words(moments), strict=True):
             is_extreme = name in names[:2]
             numbers[name] = columns.scatter(place[part], words, is_null_elsewhere=is_extreme)
-        bins = [getattr(snapshot, quantity.bins) for snapshot in snapshots]
-        numbers |= _lists(quantity, bins, part, place[part], len(keys))
+        bins, tables = (
+            [getattr(snapshot, name) for snapshot in snapshots]
+            for name in (quantity.bins, quantity.table)
+        )
+        numbers |= _lists(quantity, stacked_bins(bins, tables), place[part], len(keys))
     for name, words in _load_words(of_op.table).items():
         numbers[name] = columns.scatter(place[of_op], words, is_null_elsewhere=True)
     interval_of = _arrow(keys >> 35)
@@ -267,7 +270,7 @@ class _Columns(NamedTuple):
 
 
 def _words(moments: Table) -> list[Array]:
-    """The columns of moments, as in ``Quantity.names``."""
+    """The columns of moments, as in ``QuantityColumns.names``."""
     sums = (moments[name][:, word] for name in ("sum", "sum_squares") for word in (0, 1))
     return [np.ascontiguousarray(c) for c in (moments["min"], moments["max"], *sums)]
 
@@ -281,19 +284,14 @@ def _load_words(loads: Table) -> dict[str, Array]:
     return dict(zip(IN_FLIGHT_COLUMNS, map(np.ascontiguousarray, columns), strict=True))
 
 
-def _lists(
-    quantity: Quantity, tables: Sequence[Table], part: _Stacked, places: Array, n: int
-) -> dict[str, Any]:
+def _lists(quantity: QuantityColumns, bins: Table, places: Array, n: int) -> dict[str, Any]:
     """The two list columns of a quantity.
 
     Args:
-        tables: dtype ``layout.BIN``, one of each snapshot.
-        part, places: the rows that these bins are of, and where each row goes.
+        bins: dtype ``layout.BIN``.
+        places: where each of the rows goes that these bins are of.
     """
-    firsts = np.concatenate(([0], np.cumsum(part.lengths)[:-1])).astype(np.int64)
-    bins = stacked(tables)
-    of_snapshot = np.repeat(firsts, list(map(len, tables)))
-    row = places[bins["row"] + of_snapshot] if len(bins) else np.empty(0, np.intp)
+    row = places[bins["row"]] if len(bins) else np.empty(0, np.intp)
     if (np.diff(row) < 0).any():
         order = np.argsort(row, kind="stable")
         bins, row = bins.take(order), row[order]
@@ -500,7 +498,7 @@ def _interval(line: dict[str, Any], requests: pa.Table) -> Interval:
 
 
 def _fill(moments: Table, columns: Sequence[Array]) -> None:
-    """Set moments from the columns of ``Quantity.names``."""
+    """Set moments from the columns of ``QuantityColumns.names``."""
     unsigned = [column.astype(np.int64).view(np.uint64) for column in columns]
     moments["min"], moments["max"] = unsigned[:2]
     for at, name in ((2, "sum"), (4, "sum_squares")):

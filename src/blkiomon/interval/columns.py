@@ -30,6 +30,7 @@ from blkiomon.interval.moments import (
     reduce_moments,
     run_starts,
     stacked,
+    stacked_bins,
 )
 
 NS_PER_S = 1_000_000_000
@@ -307,7 +308,7 @@ class _Grouping:
 
     def __init__(self, tables: Sequence[Table]) -> None:
         self.rows = rows = stacked(tables)
-        self._firsts = np.cumsum([0, *map(len, tables[:-1])])
+        self._tables = tables
         key = rows["device"].astype(np.int64) << 3 | rows["op"] | _index_of(tables) << KEY_BITS
         self._order = np.argsort(key, kind="stable")
         key = key[self._order]
@@ -369,8 +370,8 @@ class _Grouping:
         self, each: Sequence[MomentColumns], tables: Sequence[Table]
     ) -> tuple[Histograms, npt.NDArray[np.uint64]]:
         """The histograms and percentiles of all groups; ``each`` are the moments of each level."""
-        bins = stacked(tables)
-        row = bins["row"] + self._firsts[_index_of(tables)]
+        bins = stacked_bins(tables, self._tables)
+        row = bins["row"].astype(np.int64)
         of_rows = Histograms.sum_by_group(row, bins["bin"], bins["count"], len(self.rows))
         of_rows = of_rows.select(self._order)
         levels = [of_rows.merge_runs(starts) for starts in self._starts]

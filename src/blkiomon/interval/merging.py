@@ -17,6 +17,7 @@ from blkiomon.interval.moments import (
     reduce_columns,
     run_starts,
     stacked,
+    stacked_bins,
     to_words,
 )
 from blkiomon.interval.tables import IN_FLIGHT, PROCESSES, QUEUED, REQUESTS, RETRIED, TableSpec
@@ -50,11 +51,9 @@ def put_together(snapshots: Sequence[Snapshot]) -> Snapshot:
     for spec in (REQUESTS, QUEUED, RETRIED):
         tables = [getattr(snapshot, spec.name) for snapshot in snapshots]
         found[spec.name] = stacked(tables)
-        offsets = np.cumsum([0, *map(len, tables[:-1])])
         for name in spec.bins.values():
             bins = [getattr(snapshot, name) for snapshot in snapshots]
-            found[name] = stacked(bins)
-            found[name]["row"] += np.repeat(offsets, list(map(len, bins))).astype(np.uint32)
+            found[name] = stacked_bins(bins, tables)
     return Snapshot(**found)
 
 
@@ -119,19 +118,15 @@ def _merge_rows(snapshots: Sequence[Snapshot], spec: TableSpec) -> dict[str, Tab
                 merged[name] = np.add.reduceat(rows.column(name), starts)[by_first]
     new_row = np.empty(len(rows.order), np.int64)  # index of the input row -> of the merged row
     new_row[rows.order] = np.repeat(np.argsort(by_first), np.diff(starts, append=len(rows.order)))
-    offsets = np.cumsum([0, *map(len, tables[:-1])])
     found = {spec.name: merged}
     for name in spec.bins.values():
         bins = [getattr(snapshot, name) for snapshot in snapshots]
-        found[name] = _merge_bins(bins, offsets, new_row)
+        found[name] = _merge_bins(stacked_bins(bins, tables), new_row)
     return found
 
 
-def _merge_bins(
-    tables: Sequence[Table], offsets: npt.NDArray[np.int64], new_row: npt.NDArray[np.int64]
-) -> Table:
-    bins = stacked(tables)
-    row = new_row[bins["row"] + np.repeat(offsets, list(map(len, tables)))]
+def _merge_bins(bins: Table, new_row: npt.NDArray[np.int64]) -> Table:
+    row = new_row[bins["row"]]
     least = int(bins["bin"].min(initial=layout.D2C_BINS))
     width = max(1, int(bins["bin"].max(initial=0)) - least + 1)  # dense keys, for add_up()
     keys, counts = add_up(row * width + (bins["bin"] - least), bins["count"])

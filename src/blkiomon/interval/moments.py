@@ -71,6 +71,20 @@ def stacked(tables: Sequence[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
     return np.concatenate([table.view(f"V{dtype.itemsize}") for table in tables]).view(dtype)
 
 
+def stacked_bins(
+    bins: Sequence[npt.NDArray[np.void]], tables: Sequence[npt.NDArray[np.void]]
+) -> npt.NDArray[np.void]:
+    """Concatenate histograms, dtype ``layout.BIN``; ``row`` becomes an index of the stacked rows.
+
+    Args:
+        bins: of each of ``tables``, whose rows they belong to.
+    """
+    found = stacked(bins)
+    firsts = np.cumsum([0, *map(len, tables[:-1])])
+    found["row"] += np.repeat(firsts, list(map(len, bins))).astype(np.uint32)
+    return found
+
+
 def run_starts(keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """The index at which each run of equal values begins."""
     if not len(keys):

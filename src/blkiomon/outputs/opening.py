@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Literal, NamedTuple
 
-from blkiomon.engine.layout import MAGIC
+from blkiomon.engine.layout import DRIVER_DATA, MAGIC
 from blkiomon.errors import TraceError
 from blkiomon.outputs.links import (
     ADVICE,
@@ -43,7 +43,6 @@ DUMP_BYTES = 1 << 16
 
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _MAGICS = [(MAGIC | version).to_bytes(4, order) for version in (7, 8) for order in _ORDERS]
-_DRIVER_DATA = 1 << 30  # the category of a record, in its action
 
 Identity = tuple[int, int]
 """Device and inode."""
@@ -308,7 +307,7 @@ def _is_dump(head: bytes) -> bool:
     with suppress(TraceError):  # other outputs may have written there, too
         engine.feed(head)
     records = engine.take_records()
-    return len(records) > 0 and bool((records["action"] & _DRIVER_DATA).all())
+    return len(records) > 0 and bool((records["action"] & DRIVER_DATA).all())
 
 
 def _refuse_of_others(output: os.stat_result, where: os.stat_result, policy: Policy) -> None:

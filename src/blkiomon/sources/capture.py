@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from blkiomon.errors import SourceError
 from blkiomon.sources.devices import HiddenPaths, kernel_name
 from blkiomon.sources.perf import PerfRings
 
@@ -42,6 +43,9 @@ LEAST_RING_BYTES = 1 << 15
 
 ALL = "all"
 """In place of names: all disks."""
+
+POLL_S = 0.1
+"""The kernel wakes a reader when a ring is a quarter full: quiet rings are read so often."""
 
 REFRESH_S = 2.0
 """Time between two checks for CPUs and devices that came or went."""
@@ -66,12 +70,12 @@ _QUEUE_EVENTS = ("block_io_start", "block_getrq")
 """Either says when a request was queued; Linux before 6.4 lacks the first one."""
 
 
-class CaptureError(Exception):
+class CaptureError(SourceError):
     """A capture cannot be started; the text says why, and what would help."""
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class CapturedDevice:
     """A block device of this host.
 
     Attributes:
@@ -105,7 +109,7 @@ class Device:
         return [self.term, *(f"dev == {number}" for number in self.paths if is_completion)]
 
 
-def find_device(name: str, root: Path = Path("/")) -> Device:
+def find_device(name: str, root: Path = Path("/")) -> CapturedDevice:
     """Find a device by its name, or the path of its device file or of a link to it.
 
     Args:
@@ -146,7 +150,7 @@ def find_device(name: str, root: Path = Path("/")) -> Device:
     return replace(disk, name=path.name, sectors=(first, end))
 
 
-def all_disks(root: Path = Path("/")) -> list[Device]:
+def all_disks(root: Path = Path("/")) -> list[CapturedDevice]:
     """The host's disks and the devices made of them, without partitions, loop devices and RAM."""
     disks = []
     hidden = HiddenPaths(root)
@@ -160,7 +164,7 @@ def all_disks(root: Path = Path("/")) -> list[Device]:
     return disks
 
 
-def _device(path: Path, hidden: HiddenPaths) -> Device:
+def _device(path: Path, hidden: HiddenPaths) -> CapturedDevice:
     """The disk of a directory in sysfs. Raises OSError."""
     number = hidden.numbers.get(path.name)
     if number is None:
@@ -168,7 +172,7 @@ def _device(path: Path, hidden: HiddenPaths) -> Device:
         number = int(major) << 20 | int(minor)
     has_requests = (path / "mq").exists()
     paths = () if has_requests else hidden.of_head.get(path.name, ())
-    return Device(path.name, number, has_requests, paths=paths)
+    return CapturedDevice(path.name, number, has_requests, paths=paths)
 
 
 def _number_in(path: Path) -> int:
@@ -179,11 +183,10 @@ def _number_in(path: Path) -> int:
         return 0
 
 
-def find_devices(names: Sequence[str], root: Path = Path("/")) -> list[Device]:
-    """The devices of these names, or of ``ALL``. Raises CaptureError."""
-    if tuple(names) == (ALL,):
-        return all_disks(root)
-    return [find_device(name, root) for name in names]
+def numbers_of(names: Sequence[str]) -> list[int]:
+    """Numbers of the devices of these names, or of ``ALL``. Raises CaptureError."""
+    found = all_disks() if tuple(names) == (ALL,) else map(find_device, names)
+    return [device.number for device in found]
 
 
 def filters_of(terms: Iterable[str]) -> list[str]:
@@ -302,11 +305,11 @@ class Capture:
 
     # --- devices --------------------------------------------------------------------------------
 
-    def _find_devices(self, *, is_first: bool = False) -> tuple[Device, ...]:
+    def _find_devices(self, *, is_first: bool = False) -> tuple[CapturedDevice, ...]:
         """The wanted devices that exist. The first time, a missing one raises CaptureError."""
         if not self._names:
             return tuple(all_disks(self._root))
-        found: dict[str, Device] = {}
+        found: dict[str, CapturedDevice] = {}
         for name in self._names:
             try:
                 device = find_device(name, self._root)
@@ -324,7 +327,7 @@ class Capture:
         return tuple(found.values())
 
     def _make_filters(
-        self, devices: Iterable[Device], captured: Iterable[Device] = ()
+        self, devices: Iterable[CapturedDevice], captured: Iterable[CapturedDevice] = ()
     ) -> list[list[bytes]]:
         """Sets of filters, one for each event, that together pass the events of all devices.
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from blkiomon.commands.table import op_label, size_cell, time_cell
 from blkiomon.commands.top.paint import BOLD, RED, UNDERLINE, YELLOW, Line, joined
 from blkiomon.commands.top.past import time_of
-from blkiomon.commands.top.watch import View
+from blkiomon.commands.top.watch import RunState
 from blkiomon.console import how_many, printable
 from blkiomon.engine.layout import OPS
 from blkiomon.formats.units import error_text, three_digits, time_text
@@ -26,12 +26,12 @@ LEAST_ROWS = 4
 SLOW_SHOWN = 10
 
 
-def detail_lines(view: View, devices: Sequence[int], width: int, room: int) -> Iterator[Line]:
+def detail_lines(state: RunState, devices: Sequence[int], width: int, room: int) -> Iterator[Line]:
     """At most ``room`` lines about some devices together."""
-    slow = _latest_of_each(view.slow[np.isin(view.slow["request"]["device"], devices)])
+    slow = _latest_of_each(state.slow[np.isin(state.slow["request"]["device"], devices)])
     order = np.argsort(-slow["request"]["d2c_ns"].astype(np.int64), kind="stable")
     n_slow = min(SLOW_SHOWN, len(slow), max(0, room // 2 - 2))
-    yield from _heat_map(view, devices, width, room - n_slow - 2)
+    yield from _heat_map(state, devices, width, room - n_slow - 2)
     if not len(slow):
         why = "no slow request: none is above p99 of the last minute, all devices together"
         yield [(why, "")]
@@ -40,7 +40,7 @@ def detail_lines(view: View, devices: Sequence[int], width: int, room: int) -> I
     kept = how_many(len(slow), "slow request", "slow requests", ",")
     yield [(f"slowest of the latest {kept}, from {least} on", UNDERLINE)]
     for at in order[:n_slow].tolist():
-        yield _slow_line(view, slow[at])
+        yield _slow_line(state, slow[at])
 
 
 def _latest_of_each(slow: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
@@ -54,8 +54,8 @@ def _latest_of_each(slow: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     return found
 
 
-def _heat_map(view: View, devices: Sequence[int], width: int, room: int) -> Iterator[Line]:
-    heat = view.past.heat(devices)
+def _heat_map(state: RunState, devices: Sequence[int], width: int, room: int) -> Iterator[Line]:
+    heat = state.past.heat(devices)
     columns = max(1, width - AXIS_WIDTH - 1)
     if len(heat) > columns:
         heat = np.add.reduceat(heat, np.arange(columns) * len(heat) // columns, axis=0)
@@ -80,7 +80,7 @@ def _heat_map(view: View, devices: Sequence[int], width: int, room: int) -> Iter
         style = ("", YELLOW, RED)[_level(time_of(begin))]
         shades = "".join(SHADES[cell] * repeat for cell in cells.tolist())
         yield [(f"{axis:>{AXIS_WIDTH - 1}} ", ""), (shades, style)]
-    seconds = f"{three_digits(view.seen_ns / NS_PER_S)} s"
+    seconds = f"{three_digits(state.seen_ns / NS_PER_S)} s"
     marks = f"0 s{seconds:>{max(4, repeat * len(heat) - 3)}}"
     yield [(" " * AXIS_WIDTH + marks, "")]
 
@@ -89,10 +89,10 @@ def _level(time_ns: float) -> int:
     return (time_ns >= 9.9e6) + (time_ns >= 9.9e7)
 
 
-def _slow_line(view: View, found: np.void) -> Line:
+def _slow_line(state: RunState, found: np.void) -> Line:
     """A slow request: how long, when, what and by whom."""
     request = found["request"]
-    name = view.process_names.get(int(request["pid"]), "")
+    name = state.process_names.get(int(request["pid"]), "")
     who = f"{printable(name)} ({request['pid']})" if name else f"pid {request['pid']}"
     facts = [
         f"{time_cell(int(request['d2c_ns'])):>8}",

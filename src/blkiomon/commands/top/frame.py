@@ -1,4 +1,4 @@
-"""Draw a view as lines of text that fit a terminal; what is slowest comes first."""
+"""Draw the state of a run as lines of text that fit a terminal; what is slowest comes first."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from blkiomon.commands.top.rows import (
     findings_of,
     severity,
 )
-from blkiomon.commands.top.watch import View
+from blkiomon.commands.top.watch import RunState
 from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import unseen
 from blkiomon.formats.units import NONE, three_digits
@@ -141,7 +141,7 @@ class About:
 
 
 def lines(
-    view: View,
+    state: RunState,
     look: Look,
     about: About,
     width: int,
@@ -162,16 +162,16 @@ def lines(
         parts = [[(f"{LEAST_WIDTH} columns and {LEAST_HEIGHT} lines, please", "")]]
         parts += [[]] * (height - 1)
     else:
-        findings = findings_of(view, look, about.views)
-        parts = [_head(view, look, about, width)]
-        for text, style in (*_losses(view), *_states(view, look, findings, notes)):
+        findings = findings_of(state, look, about.views)
+        parts = [_head(state, look, about, width)]
+        for text, style in (*_losses(state), *_states(state, look, findings, notes)):
             parts += wrapped(text, style, width)
         parts = parts[: height - 3]
         room = height - len(parts) - 1
         if look.is_help:
             parts += _help(room)
         else:
-            body, shown = _body(view, look, about, findings, width, room)
+            body, shown = _body(state, look, about, findings, width, room)
             parts += body
         parts += [[]] * (height - 1 - len(parts))
         parts.append(_footer(look, about))
@@ -192,8 +192,8 @@ def _footer(look: Look, about: About) -> Line:
 # --- above the table ------------------------------------------------------------------------------
 
 
-def _head(view: View, look: Look, about: About, width: int) -> Line:
-    interval = view.whole if look.is_whole else view.latest
+def _head(state: RunState, look: Look, about: About, width: int) -> Line:
+    interval = state.whole if look.is_whole else state.latest
     if interval is None:
         right = f"waiting for the first {about.interval_s:g} s"
     else:
@@ -215,10 +215,10 @@ def _when(interval: Interval, about: About) -> str:
     return time.strftime(form, time.localtime(interval.end_ns // NS_PER_S))
 
 
-def _losses(view: View) -> Iterator[Span]:
+def _losses(state: RunState) -> Iterator[Span]:
     """What is known to be missing, or that nothing is."""
-    totals = unseen(view.totals)
-    now = unseen(Counts() if view.has_ended else view.now)
+    totals = unseen(state.totals)
+    now = unseen(Counts() if state.has_ended else state.now)
 
     def listed(names: Iterable[str]) -> str:
         return ", ".join(
@@ -229,13 +229,13 @@ def _losses(view: View) -> Iterator[Span]:
 
     lost = listed(name for name in totals if name not in UNPAIRED)
     unpaired = listed(UNPAIRED)
-    incomplete = (f"INCOMPLETE: {in_words(view.incomplete)}", ALARM) if view.incomplete else None
+    incomplete = (f"INCOMPLETE: {in_words(state.incomplete)}", ALARM) if state.incomplete else None
     if not lost and incomplete is not None:
         text, style = incomplete
         incomplete = None
     elif not lost:
-        text, style = f"nothing lost in {three_digits(view.seen_ns / NS_PER_S)} s", ""
-    elif view.has_ended:
+        text, style = f"nothing lost in {three_digits(state.seen_ns / NS_PER_S)} s", ""
+    elif state.has_ended:
         text, style = f"LOST: {lost}", ALARM
     elif any(number for name, number in now.items() if name not in UNPAIRED):
         text, style = f"LOST NOW: {lost}", ALARM
@@ -247,19 +247,19 @@ def _losses(view: View) -> Iterator[Span]:
 
 
 def _states(
-    view: View, look: Look, findings: Sequence[Finding], notes: Sequence[str]
+    state: RunState, look: Look, findings: Sequence[Finding], notes: Sequence[str]
 ) -> Iterator[Span]:
-    if view.has_ended:
+    if state.has_ended:
         yield "END OF TRACE: this stays until q", REVERSE
     if look.is_paused:
         yield "PAUSED: p goes on", REVERSE
-    if view.quiet_ns >= QUIET_NS and not view.has_ended:
-        quiet = three_digits(view.quiet_ns / NS_PER_S)
+    if state.quiet_ns >= QUIET_NS and not state.has_ended:
+        quiet = three_digits(state.quiet_ns / NS_PER_S)
         yield f"NO RECORDS for {quiet} s: nothing goes on there, or nothing is heard of it", ""
     shown = [finding for finding in findings if finding.kind != "changed"][:MESSAGES_SHOWN]
-    for change in view.changes:
-        if view.latest is not None and view.latest.end_ns - change.interval.end_ns < CHANGE_NS:
-            ago = three_digits((view.latest.end_ns - change.interval.end_ns) / NS_PER_S)
+    for change in state.changes:
+        if state.latest is not None and state.latest.end_ns - change.interval.end_ns < CHANGE_NS:
+            ago = three_digits((state.latest.end_ns - change.interval.end_ns) / NS_PER_S)
             yield f"! {ago} s ago: {printable(change.finding.text)}", joined(BOLD, YELLOW)
     for finding in shown:
         yield f"! {printable(finding.text)}", BOLD
@@ -357,11 +357,11 @@ def _columns(width: int, has_requeues: bool, by: str) -> list[Column]:
 
 
 def _body(
-    view: View, look: Look, about: About, findings: Sequence[Finding], width: int, room: int
+    state: RunState, look: Look, about: About, findings: Sequence[Finding], width: int, room: int
 ) -> tuple[list[Line], Shown]:
     """The table, or the latencies of one row."""
-    rows = Rows(view, look, about.name_of, about.views, findings)
-    columns = _columns(width, bool(view.past.requeues.any()), look.by)
+    rows = Rows(state, look, about.name_of, about.views, findings)
+    columns = _columns(width, bool(state.past.requeues.any()), look.by)
     titles = tuple(column.title for column in columns if column.is_sortable)
     sort = look.sort if look.sort in titles else WORST
     keys = [key for key, _ in rows.rows]
@@ -369,7 +369,7 @@ def _body(
         parts = [_title(columns, sort)]
         parts += [_row(rows.row(key), columns) for key in rows.with_operations(look.detail)]
         parts = parts[: max(3, room // 3)]
-        parts += detail_lines(view, rows.members(look.detail), width, room - len(parts))
+        parts += detail_lines(state, rows.members(look.detail), width, room - len(parts))
         return parts, Shown(tuple(keys), room, titles, rows.has_operations)
     total = rows.total
     table = [_title(columns, sort)]

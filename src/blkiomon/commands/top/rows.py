@@ -15,7 +15,7 @@ from blkiomon.commands.san import Lun, luns_of, of_run
 from blkiomon.commands.table import op_label, without_rates
 from blkiomon.commands.top.look import TREES, WORST, Look, RowKey
 from blkiomon.commands.top.past import P99, Codes
-from blkiomon.commands.top.watch import View
+from blkiomon.commands.top.watch import RunState
 from blkiomon.commands.views import shortened
 from blkiomon.console import how_many, printable
 from blkiomon.engine.layout import ALL_OPS, OPS
@@ -25,7 +25,7 @@ from blkiomon.interval.findings import Finding
 from blkiomon.interval.groups import Group, group_at
 from blkiomon.interval.moments import distinct
 from blkiomon.interval.value import Interval
-from blkiomon.interval.views import View as SanView
+from blkiomon.interval.views import View
 from blkiomon.sources.topology import Device, Topology
 
 FEW_DEVICES = 5
@@ -92,7 +92,7 @@ class ScreenRow(NamedTuple):
     is_selected: bool = False
 
 
-class Figures:
+class GroupFigures:
     """The figures of the devices or groups of an interval, as columns.
 
     Attributes:
@@ -159,10 +159,10 @@ class Views:
         traced: numbers of devices that are certainly traced.
     """
 
-    def __init__(self, names: SanView | None = None, traced: Iterable[int] = ()) -> None:
+    def __init__(self, names: View | None = None, traced: Iterable[int] = ()) -> None:
         self._names = names
         self._traced = list(traced)
-        self._views: dict[str, SanView] = {}
+        self._views: dict[str, View] = {}
         self._topology: Topology | None = None
         self._luns: list[Lun] = []
 
@@ -179,34 +179,34 @@ class Views:
             self._luns = [] if self._topology is None else luns_of(self._topology)
         return self._luns
 
-    def of(self, by: str) -> SanView | None:
+    def of(self, by: str) -> View | None:
         """The view by one of ``views.BY``; None if it shows devices as they are."""
         topology = self.topology
         if topology is None or by == "device":
             return None
         if by not in self._views:
-            self._views[by] = SanView(topology, by, self._traced)
+            self._views[by] = View(topology, by, self._traced)
         view = self._views[by]
         if view.topology is not topology:
             view.update(topology)
         return view
 
 
-def findings_of(view: View, look: Look, views: Views) -> Sequence[Finding]:
+def findings_of(state: RunState, look: Look, views: Views) -> Sequence[Finding]:
     """What stands out in the interval that is shown."""
-    of_latest = (view.latest.findings if view.latest is not None else None) or ()
-    if look.is_whole and view.whole is not None and views.topology is not None:
+    of_latest = (state.latest.findings if state.latest is not None else None) or ()
+    if look.is_whole and state.whole is not None and views.topology is not None:
         since = {(of.kind, of.name): of.when for of in of_latest}
-        found = of_run(view.whole, views.topology)
+        found = of_run(state.whole, views.topology)
         return [replace(of, when=since.get((of.kind, of.name), "")) for of in found]
     return of_latest
 
 
 class Rows:
-    """The rows of a view, in their order.
+    """The rows of the table, in their order.
 
     Args:
-        view, look: what to show.
+        state, look: what to show.
         name_of: returns the name of a device.
         views: of a SAN.
         findings: see ``findings_of``.
@@ -218,30 +218,30 @@ class Rows:
 
     def __init__(
         self,
-        view: View,
+        state: RunState,
         look: Look,
         name_of: Callable[[int], str | None],
         views: Views,
         findings: Sequence[Finding] = (),
     ) -> None:
         self._findings = findings
-        self._view, self._look, self._name_of = view, look, name_of
+        self._run, self._look, self._name_of = state, look, name_of
         self._luns = views.luns
-        self.interval = view.whole if look.is_whole else view.latest
+        self.interval = state.whole if look.is_whole else state.latest
         self._known = distinct(
-            np.concatenate([view.past.devices, np.fromiter(view.expected, np.int64)])
+            np.concatenate([state.past.devices, np.fromiter(state.expected, np.int64)])
         )
         # The groups of ports and HBAs have no rows below them, as if they were arrays.
         levels = {"lun": "lun", "array": "array"} if look.by in TREES else {"array": look.by}
         found = {level: views.of(by) for level, by in levels.items()}
         self._views = {level: view for level, view in found.items() if view is not None}
-        traced = view.past.devices.tolist()
+        traced = state.past.devices.tolist()
         for of_san in self._views.values():
             of_san.add_traced(traced)
         self.root = "device"
         if self._views:
             self.root = "lun" if look.by in ("lun", "path") else "array"
-        self._by_level: dict[str, Figures] = {}
+        self._by_level: dict[str, GroupFigures] = {}
         self._orders: dict[str, dict[int, int]] = {}
         self._groups: dict[str, dict[int | None, list[int]]] = {}
         self.devices = self._figures("device")
@@ -252,19 +252,19 @@ class Rows:
         self.rows: list[tuple[RowKey, int]] = []
         self._list()
 
-    def _figures(self, level: str) -> Figures:
+    def _figures(self, level: str) -> GroupFigures:
         """The figures of devices, LUNs or arrays, when they are first needed."""
         if level not in self._by_level:
             view = self._views.get(level)
-            found = self._grouped(view) if view else Figures(self.interval, self._known)
+            found = self._grouped(view) if view else GroupFigures(self.interval, self._known)
             self._by_level[level] = found
         return self._by_level[level]
 
-    def _grouped(self, view: SanView) -> Figures:
+    def _grouped(self, view: View) -> GroupFigures:
         interval = None if self.interval is None else view(self.interval)
         groups, devices = view.groups, self.devices
         shown = {n: groups[n] for n in devices.at if n in groups}
-        figures = Figures(interval, np.array([*set(shown.values())], np.int64))
+        figures = GroupFigures(interval, np.array([*set(shown.values())], np.int64))
         members = [devices.at[number] for number in shown]
         places = [figures.at[group] for group in shown.values()]
         np.maximum.at(figures.worst_ns, places, devices.worst_ns[members])  # by its worst member
@@ -391,7 +391,7 @@ class Rows:
     def row(self, key: RowKey, depth: int = 0) -> ScreenRow:
         """The figures of a row."""
         level, number = key
-        past, look = self._view.past, self._look
+        past, look = self._run.past, self._look
         op = ALL_OPS
         if level == "op":
             assert self.devices.columns is not None
@@ -417,34 +417,40 @@ class Rows:
         else:
             name = shortened(name, NAME_WIDTH)
         has_failed = group is not None and bool(group.errors)
-        errors, new_errors = self._counted("errors", places, group)
-        requeues, new_requeues = self._counted("requeues", places, group)
-        return ScreenRow(
-            name,
-            state,
-            self._with_known_rates(group),
-            worst_ns,
-            past.codes[places].max(axis=0, initial=0)[: past.slices],
-            errors,
-            requeues,
-            new_errors,
-            new_requeues,
-            max(found, severity(worst_ns), 2 * (has_failed or state == WAITING)),
-            level != "op",
-            self.has_operations and level != "op",
-            key == look.selected,
+        return self._made(name, state, group, worst_ns, places)._replace(
+            codes=past.codes[places].max(axis=0, initial=0)[: past.slices],
+            level=max(found, severity(worst_ns), 2 * (has_failed or state == WAITING)),
+            is_device=level != "op",
+            has_operations=self.has_operations and level != "op",
+            is_selected=key == look.selected,
         )
 
-    def _with_known_rates(self, group: Group | None) -> Group | None:
-        is_rest = self._view.is_rest and not self._look.is_whole
-        return without_rates(group) if is_rest and group is not None else group
+    def _made(
+        self, name: str, op: str, group: Group | None, worst_ns: int, places: npt.NDArray[np.intp]
+    ) -> ScreenRow:
+        """A row with the errors and requeues at some places of ``Past``."""
+        errors, new_errors = self._counted("errors", places, group)
+        requeues, new_requeues = self._counted("requeues", places, group)
+        if group is not None and self._run.is_rest and not self._look.is_whole:
+            group = without_rates(group)
+        return ScreenRow(
+            name,
+            op,
+            group,
+            worst_ns,
+            errors=errors,
+            requeues=requeues,
+            new_errors=new_errors,
+            new_requeues=new_requeues,
+            level=severity(worst_ns),
+        )
 
     def _counted(
         self, name: str, places: npt.NDArray[np.intp], group: Group | None
     ) -> tuple[int, int]:
         """Errors or requeues: since the start, and in the latest interval."""
         shown: int = 0 if group is None else getattr(group, name)
-        total = int(getattr(self._view.past, name)[places].sum())
+        total = int(getattr(self._run.past, name)[places].sum())
         return max(total, shown), 0 if self._look.is_whole else shown  # Past may have forgotten
 
     def _state(self, key: RowKey, group: Group | None) -> str:
@@ -474,24 +480,11 @@ class Rows:
         look, level = self._look, self.root
         figures = self._figures(level)
         left_out = set() if level == "device" else set(self._members(level).get(None, ()))
-        places = self._view.past.of(n for n in self.devices.at if n not in left_out)
+        places = self._run.past.of(n for n in self.devices.at if n not in left_out)
         word = {"device": "dev", "path": "LUNs", "lun": "LUNs"}.get(look.by, f"{look.by}s")
+        count = f"{self.n_own} {word}" if self.n_own < 1000 else f"{self.n_own}"
         worst_ns = int(figures.worst_ns.max(initial=0))
-        group = figures.total
-        errors, new_errors = self._counted("errors", places, group)
-        requeues, new_requeues = self._counted("requeues", places, group)
-        return ScreenRow(
-            "all",
-            f"{self.n_own} {word}" if self.n_own < 1000 else f"{self.n_own}",
-            self._with_known_rates(group),
-            worst_ns,
-            None,
-            errors,
-            requeues,
-            new_errors,
-            new_requeues,
-            severity(worst_ns),
-        )
+        return self._made("all", count, figures.total, worst_ns, places)
 
 
 def severity(time_ns: float) -> int:

@@ -30,7 +30,7 @@ from blkiomon.interval.slow import SlowBatch
 from blkiomon.interval.value import Interval
 from blkiomon.interval.views import View
 from blkiomon.outputs.sink import Item, Report, Sink
-from blkiomon.sources.capture import find_devices
+from blkiomon.sources.capture import numbers_of
 
 TICK_S = 0.2
 """How often to check whether the terminal was resized, or an interval is overdue."""
@@ -198,7 +198,7 @@ class ScreenSink(Sink):
         # From here on, only for the screen's thread.
         self._look = look
         self._shown = Shown()
-        self._view = self._watch.view()
+        self._state = self._watch.state()
 
     def takes(self, item: Item) -> bool:
         return isinstance(item, Interval | SlowBatch)
@@ -300,7 +300,7 @@ class ScreenSink(Sink):
         shown: object = None
         try:
             while not self._is_over:
-                now = self._state()
+                now = self._drawn_of()
                 if now != shown and not self._terminal.is_behind:
                     self._draw()
                     shown = now
@@ -319,7 +319,7 @@ class ScreenSink(Sink):
                 signal.pthread_kill(_MAIN, signal.SIGINT)
                 self._end()  # after the signal, for which nobody waits any more
 
-    def _state(self) -> object:
+    def _drawn_of(self) -> object:
         """What the screen depends on: it is drawn again if this changes."""
         with self._guard:
             return (
@@ -351,14 +351,14 @@ class ScreenSink(Sink):
             if self.dropped_intervals:
                 missing = how_many(self.dropped_intervals, "interval is", "intervals are", ",")
                 notes.append(f"{missing} missing here")
-            view = self._watch.view(whole=self._look.is_whole)
+            state = self._watch.state(whole=self._look.is_whole)
             self._drawing = self._added
         if self._look.is_paused:
-            view = paused(self._view, view)
-        self._view = view
+            state = paused(self._state, state)
+        self._state = state
         columns, rows = self._terminal.size
         look = self._look
-        text, self._shown = lines(view, look, self._about, columns, rows, notes)
+        text, self._shown = lines(state, look, self._about, columns, rows, notes)
         self._terminal.draw(text)
 
     def _take_input(self) -> bool:
@@ -405,9 +405,9 @@ def open_screen(
         source = "standard input"
     if not is_live and config.speed:
         source += f"  x{config.speed:g}"
-    if config.ops:
-        source += f"  only {', '.join(config.ops)}"
-    traced = [device.number for device in find_devices(config.trace)]
+    if config.selection.ops:
+        source += f"  only {', '.join(config.selection.ops)}"
+    traced = numbers_of(config.trace)
     about = About(
         source=source,
         interval_s=config.interval_s,

@@ -36,8 +36,8 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """The figures to show at one moment.
+class RunState:
+    """The figures to show at one moment of a run.
 
     Attributes:
         latest: the interval that ended last, by device; None before the first.
@@ -72,8 +72,8 @@ class View:
     has_ended: bool
 
 
-def paused(before: View, now: View) -> View:
-    """A view with the figures of an earlier one, but with the losses and state of now."""
+def paused(before: RunState, now: RunState) -> RunState:
+    """An earlier state, but with the losses of now."""
     return replace(
         now,
         latest=before.latest,
@@ -85,7 +85,7 @@ def paused(before: View, now: View) -> View:
 
 
 class Watch:
-    """Takes intervals and makes views of them.
+    """Takes intervals and makes a ``RunState`` of them.
 
     Args:
         devices: numbers of the devices that are shown even if they are idle.
@@ -135,11 +135,11 @@ class Watch:
         if len(self._process_names) > MOST_SLOW:
             self._process_names = dict(batch.process_names)
 
-    def view(self, *, whole: bool = False) -> View:
+    def state(self, *, whole: bool = False) -> RunState:
         """The figures of now; with the whole run as one interval, if ``whole``."""
         if whole and len(self._whole) > 1:
             self._whole = [merge(self._whole)]
-        return View(
+        return RunState(
             latest=self._latest,
             is_rest=self._is_rest,
             whole=self._whole[0] if whole and self._whole else None,
