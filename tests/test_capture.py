@@ -8,12 +8,14 @@ import os
 import random
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import programs
@@ -26,6 +28,7 @@ from blkiomon._core import Engine
 from blkiomon.engine import layout
 from blkiomon.sources import capture as capturing
 from blkiomon.sources.capture import (
+    ALL,
     MOST_FILTER,
     PIPE,
     Capture,
@@ -78,6 +81,7 @@ def host(tmp_path: Path) -> Path:
     add("loop0", 7 << 20, 1000, "mq")
     (tmp_path / "sys/devices/system/cpu").mkdir(parents=True)
     (tmp_path / "sys/devices/system/cpu/online").write_text("0-1,3\n")
+    (tmp_path / "sys/devices/system/cpu/possible").write_text("0-5\n")
     return tmp_path
 
 
@@ -173,7 +177,68 @@ def test_all_disks_are_hardware_and_what_is_made_of_it(host: Path) -> None:
 
 
 def test_online_cpus_are_read_from_ranges(host: Path) -> None:
-    assert capturing._online(host) == {0, 1, 3}
+    assert capturing._cpus(host, "online") == {0, 1, 3}
+
+
+class Rings:
+    """In place of ``PerfRings``: notes what is asked for."""
+
+    def __init__(self, events: list[Any], ring_bytes: int, most: int) -> None:
+        self.most, self.cpus, self.added = most, set[int](), list[Any]()
+
+    def open(self, cpu: int, filters: object) -> int:
+        assert len(self.cpus) < self.most
+        self.cpus.add(cpu)
+        return os.eventfd(0)
+
+    def close_cpu(self, cpu: int) -> None:
+        self.cpus.remove(cpu)
+
+    def add(self, filters: object) -> None:
+        self.added.append(filters)
+
+    def enable(self, is_on: bool = True) -> None: ...
+    def set_heads(self, heads: dict[int, int]) -> None: ...
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def of_all_disks(host: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Capture]:
+    """A capture of all disks of the host, an NVMe head among them."""
+    monkeypatch.setattr(capturing, "PerfRings", Rings)
+    for event in (FORMATS / "6.18").iterdir():
+        path = host / "sys/kernel/tracing/events/block" / event.name / "format"
+        path.parent.mkdir(parents=True)
+        path.write_text(event.read_text())
+    head = host / "sys/devices/block/nvme0n1"
+    (head / "device").mkdir(parents=True)
+    (head / "dev").write_text("259:1\n")
+    (head / "size").write_text("1000\n")
+    (host / "sys/class/block/nvme0n1").symlink_to(head)
+    (host / "sys/block/nvme0n1").symlink_to(head)
+    with Capture([ALL], print, root=host) as capture:
+        yield capture
+
+
+def test_each_cpu_that_may_come_online_has_a_ring(host: Path, of_all_disks: Capture) -> None:
+    (host / "sys/devices/system/cpu/online").write_text("0-5\n")
+    of_all_disks._refresh()
+    assert of_all_disks._rings.cpus == {0, 1, 2, 3, 4, 5}
+
+
+def test_head_that_loses_its_path_needs_no_filter(host: Path, of_all_disks: Capture) -> None:
+    assert 259 << 20 | 1 in of_all_disks.device_numbers and NVME not in of_all_disks.device_numbers
+    shutil.rmtree(host / "sys/devices/block/nvme0c0n1")
+    (host / "sys/block/nvme0c0n1").unlink()
+    (host / "sys/class/block/nvme0c0n1").unlink()
+    of_all_disks._refresh()
+    assert of_all_disks._rings.added == []
+    shutil.rmtree(host / "sys/devices/block/sdb")
+    (host / "sys/devices/block/sdb/device").mkdir(parents=True)
+    for name, text in (("dev", "8:96\n"), ("size", "1000\n")):
+        (host / "sys/devices/block/sdb" / name).write_text(text)
+    of_all_disks._refresh()
+    assert len(of_all_disks._rings.added) == 1
 
 
 def test_missing_tracefs_says_how_to_mount_it(host: Path) -> None:

@@ -414,7 +414,7 @@ def test_whole_run_says_since_when_a_path_is_slow_if_it_still_is() -> None:
         ios = [dataclasses.replace(io, issue_ns=io.issue_ns + at * S) for io in ios]
         watch.add(tracker(interval_of(ios, at * S, (at + 1) * S)))
     look = Look(by="path", is_whole=True)
-    shown = plain(lines(watch.view(whole=True), look, san_about(tracker), 120, 24)[0])
+    shown = plain(lines(watch.state(whole=True), look, san_about(tracker), 120, 24)[0])
     assert "sdb, a path of mpatha to port2, is slow since 00:00:02 UTC: p95" in "\n".join(shown)
 
 

@@ -240,7 +240,7 @@ class Capture:
         self._epoll = select.epoll()
         self._has_stopped = False
         self._cpu_fds: dict[int, int] = {}
-        cpus = _online(root)
+        cpus = _cpus(root, "online")
         try:
             self._rings = self._open_rings(self._events, cpus, ring_bytes)
         except BaseException:
@@ -257,8 +257,8 @@ class Capture:
 
     @property
     def device_numbers(self) -> list[int]:
-        """The devices that were there at the start; in place of an NVMe head, its paths."""
-        return [number for d in self._devices for number in d.paths or (d.number,)]
+        """The devices that were there at the start."""
+        return [device.number for device in self._devices]
 
     @property
     def lost_events(self) -> int:
@@ -373,14 +373,14 @@ class Capture:
     # --- CPUs -----------------------------------------------------------------------------------
 
     def _open_rings(
-        self, formats: list[dict[str, Any]], cpus: Iterable[int], ring_bytes: int
+        self, formats: list[dict[str, Any]], cpus: set[int], ring_bytes: int
     ) -> PerfRings:
         """Open the rings of all CPUs, as large as the kernel allows."""
-        most_cpus = max(os.cpu_count() or 1, os.sysconf("SC_NPROCESSORS_CONF"), *cpus)
-        while ring_bytes > LEAST_RING_BYTES and ring_bytes * most_cpus > RINGS_BYTES:
+        while ring_bytes > LEAST_RING_BYTES and ring_bytes * len(cpus) > RINGS_BYTES:
             ring_bytes //= 2
+        n_possible = len(_cpus(self._root, "possible"))
         while True:
-            rings = PerfRings(formats, ring_bytes, most_cpus + 1)
+            rings = PerfRings(formats, ring_bytes, n_possible)
             try:
                 for cpu in cpus:
                     self._open_cpu(rings, cpu)
@@ -408,7 +408,7 @@ class Capture:
 
     def _refresh(self) -> None:
         """Follow CPUs and devices that came or went since the last call."""
-        online = _online(self._root)
+        online = _cpus(self._root, "online")
         for cpu in sorted(self._cpu_fds.keys() - online):
             del self._cpu_fds[cpu]  # closing its ring takes it out of epoll
             self._rings.close_cpu(cpu)
@@ -429,6 +429,8 @@ class Capture:
             filters = self._make_filters(added, self._captured)
             self._captured.update(added)
             self._set_heads()
+            if all(set(texts) == {NO_DEVICE.encode()} for texts in filters):
+                return  # an NVMe head has lost a path
             try:
                 self._rings.add(filters)
                 self._filters = self._make_filters(self._captured)  # for CPUs that come later
@@ -530,10 +532,10 @@ def event_format(text: str, *, action: int, category: int, is_bio: bool) -> dict
     }
 
 
-def _online(root: Path = Path("/")) -> set[int]:
-    """The CPUs that are online."""
+def _cpus(root: Path, which: str) -> set[int]:
+    """The CPUs that are ``online``, or ``possible``: those that may be added while it runs, too."""
     cpus: set[int] = set()
-    text = (root / "sys/devices/system/cpu/online").read_text()
+    text = (root / "sys/devices/system/cpu" / which).read_text()
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
         cpus.update(range(int(first), int(last or first) + 1))
