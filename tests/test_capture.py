@@ -460,6 +460,18 @@ def test_every_request_is_captured_once(loop: str) -> None:
     assert abs(engine.epoch_ns + int(mine["issued_ns"][0]) - time.time_ns()) < 60 * 10**9
 
 
+def test_time_of_day_is_known_if_the_first_look_comes_late(loop: str) -> None:
+    engine = Engine(keep_records=True)
+    with Capture([loop], print) as capture:
+        use(loop, 10)
+        time.sleep(1.2)
+        captured(capture, engine)
+    first, second = engine.take_records()["time_ns"][:2].tolist()
+    assert first == second
+    assert engine.epoch_ns is not None
+    assert abs(engine.epoch_ns + first - time.time_ns()) < 60 * 10**9
+
+
 def test_metrics_of_an_idle_device_exist_from_the_start(loop: str, tmp_path: Path) -> None:
     file = tmp_path / "metrics"
     name = f'device="{loop}"'

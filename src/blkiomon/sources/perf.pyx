@@ -106,6 +106,7 @@ cdef enum:
     OUTPUT_BYTES = 1 << 18
     MOST_SAMPLE = (1 << 16) - 1                 # bytes: the header has 16 bits for it
     MOST_RECORD_OUT = HEADER_V7 + COMM + HEADER_V8      # a process name and the record itself
+    TIME_NOTE_BYTES = HEADER_V7 + 8             # a note of the time of day
     PID_AT = 4                                  # of every tracepoint's common_pid, in a sample
     RAW_AT = 20                                 # after the entry's header, time and length
     KNOWN_PROCESSES = 1 << 12                   # direct-mapped cache: names that were written
@@ -613,17 +614,24 @@ cdef class PerfRings:
 
     def read(self, bint to_end=False):
         cdef uint64_t now_ns = clock_ns(CLOCK_MONOTONIC)
-        cdef uint64_t day_ns
+        cdef uint64_t day_ns = clock_ns(CLOCK_REALTIME)
+        cdef uint64_t first_ns = now_ns
         cdef uint32_t day[2]
-        cdef size_t n = 0
-        if not self.has_written_time:
-            self.has_written_time = True
-            day_ns = clock_ns(CLOCK_REALTIME)
+        cdef bint has_note = not self.has_written_time
+        cdef size_t begin = TIME_NOTE_BYTES if has_note else 0
+        cdef size_t n
+        with nogil:
+            n = self._merge(begin, NEVER if to_end else now_ns - LATENESS_NS)
+        if has_note:
+            # Its time is that of the first record, which may be much earlier: readers do not trust
+            # a note that is later.
+            if n > begin:
+                first_ns = (<const TraceV7 *> (self.out + begin)).time
+            day_ns -= now_ns - first_ns
             day[0] = <uint32_t> (day_ns // 1_000_000_000)
             day[1] = <uint32_t> (day_ns % 1_000_000_000)
-            n = write_note(self.out, now_ns, 0, NOTE_TIMESTAMP, 0, day, sizeof(day))
-        with nogil:
-            n = self._merge(n, NEVER if to_end else now_ns - LATENESS_NS)
+            write_note(self.out, first_ns, 0, NOTE_TIMESTAMP, 0, day, sizeof(day))
+            self.has_written_time = True
         return memoryview(self.output)[:n]
 
     cdef size_t _merge(self, size_t n, uint64_t until_ns) noexcept nogil:
