@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from intervals import DM3, SDB
 
-from blkiomon.sources.devices import DeviceNames, device_name, nameless
+from blkiomon.sources.devices import DeviceNames, device_name, nameless, with_relatives
 
 
 def test_device_name_is_the_last_part_of_the_sysfs_link(tmp_path: Path) -> None:
@@ -32,3 +33,30 @@ def test_device_that_appears_later_is_found_and_its_name_cached(tmp_path: Path) 
 def test_host_without_sysfs_has_no_names(tmp_path: Path) -> None:
     assert DeviceNames(tmp_path / "missing")(SDB) is None
     assert nameless(SDB) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "by", "found"),
+    [
+        (["mpatha"], "path", ("mpatha", "sda", "sdb")),
+        (["dm-0", "sdb"], "port", ("dm-0", "sdb", "sda")),
+        (["sdb"], "lun", ("sdb", "dm-0")),
+        (["mpatha"], "lun", ("mpatha",)),
+        (["sdb"], "path", ("sdb",)),
+        (["mpatha", "all"], "device", ("mpatha", "all")),
+        (["data", "sdz", "all"], "path", ("data", "sdz", "all")),
+    ],
+)
+def test_view_of_a_map_or_path_takes_what_it_needs(
+    tmp_path: Path, names: list[str], by: str, found: tuple[str, ...]
+) -> None:
+    for name, uuid, number, below in (("mpatha", "mpath-36", 0, "ab"), ("data", "LVM-x", 1, "c")):
+        volume = tmp_path / f"dm-{number}"
+        (volume / "dm").mkdir(parents=True)
+        (volume / "dm/name").write_text(f"{name}\n")
+        (volume / "dm/uuid").write_text(f"{uuid}\n")
+        for letter in below:
+            (volume / f"slaves/sd{letter}").mkdir(parents=True)
+            (tmp_path / f"sd{letter}/holders").mkdir(parents=True)
+            (tmp_path / f"sd{letter}/holders/dm-{number}").symlink_to(volume)
+    assert with_relatives(names, by, tmp_path) == found

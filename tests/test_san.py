@@ -236,6 +236,15 @@ def test_path_slower_than_its_sibling_is_found_by_the_percentile_that_can_be_kno
     assert "p50 of reads" in text_of_run({"sda": (50, 1), "sdb": (50, 5)})[0]
 
 
+def test_slow_path_is_told_by_the_operation_with_most_requests() -> None:
+    def writes(device: str, ms: float) -> list[Io]:
+        return [replace(io, op="write") for io in load(device, 100, ms)]
+
+    parts = [load("8:0", 500, 1), load("8:16", 500, 5), writes("8:0", 1), writes("8:16", 50)]
+    (found,) = of_run(whole(*parts), HOST)
+    assert "reads 5.00 ms" in found.text
+
+
 @pytest.mark.parametrize(
     "paths",
     [

@@ -424,6 +424,13 @@ def test_paths_are_below_their_map_and_counted_once() -> None:
     assert next(line for line in shown if line[3:].startswith("mpatha")).split()[5] == "40"  # IOPS
 
 
+def test_row_of_all_devices_counts_a_request_on_a_map_and_its_path_once() -> None:
+    ios = load("253:0", 40, 5), load("8:0", 20, 1), load("8:16", 20, 9)
+    shown = san_frame("device", *ios, look=Look())
+    line = next(line for line in shown if line[1:].startswith("all"))
+    assert re.search(r"3 dev +9\.00ms +40 ", line)
+
+
 def test_findings_are_above_the_table() -> None:
     shown = san_frame("path", load("8:0", 250, 1), load("8:16", 250, 9))
     text = " ".join(" ".join(shown).split())

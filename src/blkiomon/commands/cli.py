@@ -54,6 +54,7 @@ from blkiomon.console import (
     printed,
 )
 from blkiomon.outputs.catalog import OUTPUTS, PERCENTILES, QUEUE, OutputSettings
+from blkiomon.sources.devices import with_relatives
 
 
 def _address(name: str, text: str) -> tuple[str, int]:
@@ -474,7 +475,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
     return Config(
         interval_s=value("interval"),
         files=tuple(files),
-        trace=trace,
+        trace=with_relatives(trace, value("by")),
         queue="queue" in given,
         clock=value("clock"),
         selection=Selection(value("device"), value("op"), period),

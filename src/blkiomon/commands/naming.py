@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from blkiomon.commands.options import Selection, UsageError
 from blkiomon.console import complain
 from blkiomon.errors import SourceError
-from blkiomon.sources.devices import device_number
+from blkiomon.sources.devices import device_number, with_relatives
 from blkiomon.sources.trace_sets import find_members
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def watched(given: Namespace, names: Sequence[str], command: str) -> dict[str, A
         raise UsageError("--queue needs a device to capture")
     return {
         "files": tuple(files),
-        "trace": tuple(devices),
+        "trace": with_relatives(devices, given.by),
         "queue": given.queue,
         "by": given.by,
         "topology": given.topology,

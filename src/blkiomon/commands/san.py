@@ -329,8 +329,11 @@ class Facts:
 
     @cached_property
     def slow_paths(self) -> list[SlowPath]:
-        """The slowest operation of each path that departs from its siblings, the worst first."""
-        found: dict[str, SlowPath] = {}
+        """The paths that depart from their siblings, the worst first.
+
+        Of a path's operations that do, the one with the most requests counts.
+        """
+        found: dict[str, tuple[int, SlowPath]] = {}
         for op in self.latest.ops:
             for lun, alike in self._may_be_slow(op):
                 figures = {p: of for p in alike if (of := self.latest.get(p, op)) and of.requests}
@@ -344,9 +347,10 @@ class Facts:
                     if departs is None:
                         continue
                     slow = SlowPath(lun, path, others, OPS[op], departs)
-                    if path.name not in found or slow.ratio > found[path.name].ratio:
-                        found[path.name] = slow
-        return sorted(found.values(), key=lambda slow: -slow.ratio)
+                    requests = figures[path].requests
+                    if path.name not in found or requests > found[path.name][0]:
+                        found[path.name] = requests, slow
+        return sorted((slow for _, slow in found.values()), key=lambda slow: -slow.ratio)
 
     def _may_be_slow(self, op: int) -> list[tuple[Lun, list[Device]]]:
         """Siblings of which a test, which takes long, may find a path slow.

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 SYS_DEV_BLOCK = Path("/sys/dev/block")
@@ -77,6 +78,34 @@ def device_number(name: str, root: Path = Path("/sys/class/block")) -> int | Non
         return int(major) << 20 | int(minor)
     except (OSError, ValueError):
         return HiddenPaths().numbers.get(name)
+
+
+_RELATIVES = {"path": "slaves", "port": "slaves", "hba": "slaves", "lun": "holders"}
+
+
+def with_relatives(
+    names: Iterable[str], by: str, root: Path = Path("/sys/class/block")
+) -> tuple[str, ...]:
+    """Devices, and those without which a view of them would show only a part.
+
+    By path, port or HBA, a multipath map needs its paths. By LUN, a path needs its map.
+
+    Args:
+        names: as for ``device_number``.
+        by: the view, see ``--by``.
+        root: a directory of devices.
+    """
+    found = dict.fromkeys(names)
+    for name in tuple(found) if by in _RELATIVES else ():
+        number = device_number(name) if "/" in name else None
+        kernel = kernel_name(name, root) if number is None else device_name(number) or name
+        device = root / kernel.replace("/", "!")
+        with contextlib.suppress(OSError, ValueError):  # it is no such device
+            for relative in sorted((device / _RELATIVES[by]).iterdir()):
+                of_map = device if by != "lun" else relative
+                if (of_map / "dm/uuid").read_text().startswith("mpath-"):
+                    found[relative.name.replace("!", "/")] = None
+    return tuple(found)
 
 
 class DeviceNames:

@@ -235,8 +235,9 @@ class Rows:
         levels = {"lun": "lun", "array": "array"} if look.by in TREES else {"array": look.by}
         found = {level: views.of(by) for level, by in levels.items()}
         self._views = {level: view for level, view in found.items() if view is not None}
+        self._of_luns = views.of("lun") if self._luns else None
         traced = state.past.devices.tolist()
-        for of_san in self._views.values():
+        for of_san in filter(None, (*self._views.values(), self._of_luns)):
             of_san.add_traced(traced)
         self.root = "device"
         if self._views:
@@ -474,17 +475,22 @@ class Rows:
 
     @property
     def total(self) -> ScreenRow | None:
-        """The row of all devices together."""
+        """The row of all devices together; a request on a map and its path counts once."""
         if self.interval is None or self.n_own < 2:
             return None
         look, level = self._look, self.root
         figures = self._figures(level)
-        left_out = set() if level == "device" else set(self._members(level).get(None, ()))
+        group, left_out = figures.total, set[int]()
+        if level != "device":
+            left_out = set(self._members(level).get(None, ()))
+        elif self._of_luns is not None:
+            group = self._of_luns(self.interval).total
+            left_out = figures.at.keys() - self._of_luns.groups.keys()
         places = self._run.past.of(n for n in self.devices.at if n not in left_out)
         word = {"device": "dev", "path": "LUNs", "lun": "LUNs"}.get(look.by, f"{look.by}s")
         count = f"{self.n_own} {word}" if self.n_own < 1000 else f"{self.n_own}"
         worst_ns = int(figures.worst_ns.max(initial=0))
-        return self._made("all", count, figures.total, worst_ns, places)
+        return self._made("all", count, group, worst_ns, places)
 
 
 def severity(time_ns: float) -> int:
