@@ -15,12 +15,15 @@ import runner
 from intervals import Io, interval_of
 from test_views import ARRAYS, HOST, S, number
 
+from blkiomon.commands import run, views
+from blkiomon.commands.config import Config
 from blkiomon.commands.report.findings import findings
 from blkiomon.commands.san import Tracker, changes, of_run
 from blkiomon.console import EXIT_INPUT, EXIT_USAGE
 from blkiomon.interval.departures import departure, percentile_limits, share_limits
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.value import Interval, merge
+from blkiomon.sources import capture
 from blkiomon.sources.topology import Topology, Transport
 
 MS = 10**6
@@ -551,3 +554,18 @@ def test_limits_of_a_share() -> None:
     assert round(low, 3) == 0.055
     assert round(high, 3) == 0.174
     assert share_limits(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_stat_and_top_know_the_san_of_a_live_host(
+    monkeypatch: pytest.MonkeyPatch, is_watched: bool
+) -> None:
+    monkeypatch.setattr(views, "find_topology", lambda *names, **options: HOST)
+    monkeypatch.setattr(capture, "numbers_of", lambda names: [number("8:0")])
+    tracker = run._tracker(Config(trace=("sda",), interval_s=1.0), is_watched=is_watched)
+    assert (tracker is not None) == is_watched
+    if tracker is not None:
+        assert tracker.view.by == "device"
+        assert tracker.view.name_of(number("253:0")) == "mpatha"
+        found = tracker(interval_of([*load("8:0", 250, 1), *load("8:16", 250, 9)], 0, S)).findings
+        assert found is not None and [of.kind for of in found] == ["slow_path"]

@@ -415,7 +415,7 @@ def _run(
     try:
         refuse_devices(config.files)
         inputs = input_files(config.files)
-        tracker = _tracker(config)
+        tracker = _tracker(config, is_watched=open_screen is not None)
         fd, source = _open_input(config, fd)
         is_file = source is not None or (capture is None and stat.S_ISREG(os.fstat(fd).st_mode))
     except SourceError:
@@ -531,14 +531,17 @@ def _run(
     return status or (EXIT_PIPE if outputs.readers_left else EXIT_OK)
 
 
-def _tracker(config: Config) -> Tracker | None:
+def _tracker(config: Config, *, is_watched: bool) -> Tracker | None:
     """Adds up figures and looks for findings, where the user asks for that or watches a SAN.
+
+    Args:
+        is_watched: a terminal shows the figures, by ``top`` or ``stat``.
 
     Raises:
         SourceError: the topology is needed and cannot be read.
     """
     is_asked = config.by != "device" or config.topology is not None
-    if not is_asked and not config.screen:
+    if not is_asked and not is_watched:
         return None
     from blkiomon.commands.san import Tracker, luns_of
     from blkiomon.commands.views import find_topology
