@@ -60,6 +60,17 @@ def kinds(line: dict[str, Any]) -> dict[str, str]:
     return {finding["name"]: finding["kind"] for finding in line["findings"]}
 
 
+def test_outputs_have_the_names_that_were_saved_beside_the_trace() -> None:
+    output = runner.succeed("-I", "60", "--json", "-", "--slow", "100:-", SLOW_PATH)
+    slow, *_, last = output.splitlines()
+    assert b" 8:16 (sdb) " in slow
+    line = json.loads(last)
+    assert [of["name"] for of in line["devices"]] == ["sda", "sdb", "mpatha"]
+    assert kinds(line) == {"sdb": "slow_path"}
+    bare = runner.succeed("-I", "60", "--json", "-", "--names", "no", SLOW_PATH)
+    assert {of["name"] for of in json.loads(bare)["devices"]} == {None}
+
+
 def test_slow_path_is_named_within_two_intervals_and_while_it_lasts(
     recorded: list[dict[str, Any]],
 ) -> None:

@@ -42,7 +42,7 @@ from blkiomon.commands.options import (
     whole,
 )
 from blkiomon.commands.privileges import PrivilegeError, User, find_user
-from blkiomon.commands.views import BY, TOPOLOGY
+from blkiomon.commands.views import BY, TOPOLOGY, saved_beside
 from blkiomon.console import (
     EXIT_FAILURE,
     EXIT_INPUT,
@@ -472,6 +472,10 @@ def parse(arguments: Sequence[str]) -> Config | str:
             raise UsageError(_nothing_to_print(value("by"), value("trace") or files))
         raise UsageError(f"--{by_device[0]} is by device: --by takes --json, --csv or --parquet")
 
+    is_original = _are_original(given, files)
+    topology = value("topology")
+    if topology is None and value("names") is None and not is_original:
+        topology = saved_beside(files)
     return Config(
         interval_s=value("interval"),
         files=tuple(files),
@@ -487,7 +491,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
             follow_symlinks="follow-symlinks" in given,
             verbose="verbose" in given,
         ),
-        is_original=_are_original(given, files),
+        is_original=is_original,
         slow_ns=slow_ns,
         slow_percent=slow_percent,
         slow_limit=value("slow-limit"),
@@ -498,7 +502,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         max_devices=value("max-devices"),
         resync="resync" in given,
         by=value("by"),
-        topology=value("topology"),
+        topology=topology,
     )
 
 

@@ -415,7 +415,8 @@ def _run(
     try:
         refuse_devices(config.files)
         inputs = input_files(config.files)
-        tracker = _tracker(config, is_watched=open_screen is not None)
+        is_watched = open_screen is not None and config.outputs.names is not False
+        tracker = _tracker(config, is_watched=is_watched)
         fd, source = _open_input(config, fd)
         is_file = source is not None or (capture is None and stat.S_ISREG(os.fstat(fd).st_mode))
     except SourceError:
@@ -535,7 +536,7 @@ def _tracker(config: Config, *, is_watched: bool) -> Tracker | None:
     """Adds up figures and looks for findings, where the user asks for that or watches a SAN.
 
     Args:
-        is_watched: a terminal shows the figures, by ``top`` or ``stat``.
+        is_watched: ``top`` or ``stat`` shows the figures, with the names of devices.
 
     Raises:
         SourceError: the topology is needed and cannot be read.
