@@ -133,7 +133,7 @@ _SOUND = pairs((4096, 500), (1, 1)) + encode([issue(1, 99, 1), issue(2, 99, 1)])
 # handed out; its debug output is whole.
 BROKEN: dict[str, bytes] = {
     "garbage": _SOUND + b"garbage" * 20,
-    "other_byte_order": _SOUND + encode([issue(7, 7, 1)], byteorder=">"),
+    "other_byte_order": _SOUND + encode([issue(7, 7, 1)], byteorder=tw.FOREIGN),
     "unknown_version": _SOUND + encode([issue(7, 7, 1)]).replace(b"\x07tae", b"\x06tae") + _SOUND,
     "cut_payload": _SOUND + encode([driver_data(1, b"abcdef")])[:-2],
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -126,9 +127,10 @@ class Trace(NamedTuple):
         return self.sector % 128
 
     def header_v7(self) -> bytes:
-        """The header that consumers of driver data read: version 7, host (little-endian) order."""
+        """The header that consumers of driver data read: version 7, host byte order."""
         head, tail = self[1:5], self[6:11]
-        return HEADERS["<", 7].pack(MAGIC | 7, *head, self.action % U32, *tail)
+        host = "<" if sys.byteorder == "little" else ">"
+        return HEADERS[host, 7].pack(MAGIC | 7, *head, self.action % U32, *tail)
 
     def debug_fields(self) -> list[tuple[str, str]]:
         """Names and values of a debug block: all numbers are signed but the two of 16 bits."""

@@ -242,7 +242,7 @@ class _Generator:
     def stream(self) -> Stream:
         """All records, in an order near or far from that of their times."""
         rng = self.rng
-        byteorder = rng.choice("<<>")
+        byteorder = rng.choice((tw.HOST, tw.HOST, tw.FOREIGN))
         now = self.start
         records: list[Record] = []
         while len(records) < self.count:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import runner
 from test_sources import reader
-from tracewriter import Record, complete, encode, issue, lost_mark, notify_timestamp
+from tracewriter import HOST, Record, complete, encode, issue, lost_mark, notify_timestamp
 
 import blkiomon
 from blkiomon.sources.merger import Merger
@@ -27,7 +27,7 @@ def boot(up_s: int, day_s: int, sector: int, *, note: bool = True) -> list[Recor
     return [*records, complete(begin_ns + S + MS, sector, 4096)]
 
 
-def write(path: Path, records: list[Record], version: int = 7, byteorder: str = "<") -> Path:
+def write(path: Path, records: list[Record], version: int = 7, byteorder: str = HOST) -> Path:
     path.write_bytes(encode(records, version, byteorder))
     return path
 

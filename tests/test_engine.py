@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import sys
 import threading
 import time
 from collections import Counter
@@ -25,7 +26,7 @@ from blkiomon.engine import layout
 from blkiomon.errors import TraceError
 
 NEVER_NS = 2**64 - 1
-MAGIC_V7 = (layout.MAGIC | 7).to_bytes(4, "little").decode("latin-1")
+MAGIC_V7 = (layout.MAGIC | 7).to_bytes(4, sys.byteorder).decode("latin-1")
 
 
 def pieces(data: bytes, rng: random.Random) -> list[bytes]:
@@ -528,7 +529,7 @@ def as_c_reads(value: Any) -> Any:
     if value.dtype.kind == "V":
         return value.tobytes()
     if value.shape == (2,):
-        return int(value[0]) | int(value[1]) << 64
+        return int.from_bytes(value.tobytes(), sys.byteorder)
     return value.tolist()
 
 
@@ -543,8 +544,8 @@ def test_struct_and_dtype_have_the_same_fields_at_the_same_offsets(name: str) ->
     assert dtype.itemsize == size
     as_dtype = as_c_reads(np.frombuffer(data, dtype, 1)[0])
     if name == "LOAD":  # not a number of C, but two
-        low_high = as_struct["in_flight_ns"]
-        as_struct = as_struct | {"in_flight_ns": low_high[0] | low_high[1] << 64}
+        words = np.array(as_struct["in_flight_ns"], np.uint64)
+        as_struct = as_struct | {"in_flight_ns": as_c_reads(words)}
     assert list(as_struct) == list(as_dtype)
     assert as_struct == as_dtype
 

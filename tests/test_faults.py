@@ -29,7 +29,7 @@ import tracewriter as tw
 from quirks import ONE
 from runner import LONG, TERMINATED, MessageQueue, Running, options_to, until
 from sanitizers import unsanitized
-from tracewriter import complete, driver_data, encode, issue
+from tracewriter import FOREIGN, complete, driver_data, encode, issue
 from tuned import fed
 
 from blkiomon._core import Engine
@@ -358,7 +358,7 @@ BROKEN = {
     "garbage_at_once": (b"garbage" * 20, 0),
     "text": (b"  8,0    0        1     0.000000000  1234  D   R 0 + 8 [fio]\n" * 9, 0),
     "unknown_version": (ONE + encode([issue(1, 1, 1)]).replace(b"\x07tae", b"\x06tae"), len(ONE)),
-    "other_byte_order": (ONE + encode([issue(1, 1, 1)], byteorder=">"), len(ONE)),
+    "other_byte_order": (ONE + encode([issue(1, 1, 1)], byteorder=FOREIGN), len(ONE)),
     "cut_magic": (ONE + ONE[:3], len(ONE)),
     "cut_header": (ONE + ONE[:47], len(ONE)),
     "cut_header_at_once": (ONE[:20], 0),

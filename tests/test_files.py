@@ -511,7 +511,7 @@ def test_json_beside_text_on_standard_output(trace: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_during_a_long_file(number: int, tmp_path: Path) -> None:
     # Reading the file waits for an output that nobody reads, until the signal comes.
-    raw = np.frombuffer(TRACE.read_bytes(), layout.TRACE_V7)
+    raw = np.frombuffer(TRACE.read_bytes(), layout.TRACE_V7.newbyteorder("<"))
     long = tmp_path / "long"
     with long.open("wb") as file:
         for k in range(5):

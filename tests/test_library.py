@@ -133,7 +133,7 @@ def test_records_equal_those_of_the_trace(data: bytes) -> None:
     records = blkiomon.read_trace(data)
     assert records.dtype == layout.RECORD
     assert records.shape == (N_RECORDS,)
-    raw = np.frombuffer(data, layout.TRACE_V7)
+    raw = np.frombuffer(data, layout.TRACE_V7.newbyteorder("<"))
     for name in ("sector", "bytes", "action", "sequence", "pid", "device", "cpu", "error"):
         assert (records[name] == raw[name]).all(), name
     assert (records["time_ns"] == raw["time"]).all()

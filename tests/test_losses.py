@@ -150,7 +150,7 @@ def test_gaps_of_disordered_streams_do_not_depend_on_feeds(seed: int) -> None:
 
 def test_real_trace_without_loss_has_no_gaps_and_losses_are_found() -> None:
     data = (Path(__file__).parent / "data" / "loop-multi-dc.bin").read_bytes()
-    records = np.frombuffer(data, layout.TRACE_V7)
+    records = np.frombuffer(data, layout.TRACE_V7.newbyteorder("<"))
     whole = gaps(data)
     rng = np.random.default_rng(1)
     lost = np.zeros(len(records), bool)

@@ -161,7 +161,7 @@ def test_time_of_day_comes_from_the_first_timestamp_record(version: int, byteord
 
 def test_timestamp_with_a_cgroup_id_before_it() -> None:
     action = tw.act(tw.NOTIFY, tw.NT_TIMESTAMP | tw.EV_CGROUP)
-    plain = struct.pack("<II", 1_700_000_000, 7)
+    plain = struct.pack(tw.HOST + "II", 1_700_000_000, 7)
     engine = fed(Record(0, 0, 0, action, 0, payload=plain))  # too short
     assert engine.epoch_ns is None
     engine.feed(encode([Record(2, 0, 0, action, 0, payload=b"ABCDEFGH" + plain)]))

@@ -30,7 +30,6 @@ from blkiomon.sources.version7 import Version7
 __all__ = ["loop"]
 
 SDA, SDB = 8 << 20, 8 << 20 | 16
-ORDER = "<" if sys.byteorder == "little" else ">"
 NAME = tw.notify_process(5, 77, "fio")
 TIME = tw.Record(
     5, 0, 0, tw.act(tw.NOTIFY, tw.NT_TIMESTAMP), 0, payload=struct.pack("=II", 1_700_000_000, 5)
@@ -39,7 +38,7 @@ TIME = tw.Record(
 
 def captured(*records: tw.Record) -> bytearray:
     """As a capture writes them: of version 8 if a category needs it."""
-    pieces = (tw.encode([r], 8 if r.action >> 32 else 7, ORDER) for r in records)
+    pieces = (tw.encode([r], 8 if r.action >> 32 else 7, tw.HOST) for r in records)
     return bytearray(b"".join(pieces))
 
 
@@ -139,7 +138,7 @@ def test_fields_of_captured_records_stay() -> None:
 def test_bytes_of_version_7_are_those_that_blktrace_writes() -> None:
     given = requests(3)
     expected = [tw.replace(r, cpu=0, sequence=i + 1) for i, r in enumerate(given)]
-    assert bytes(Version7(0).convert(captured(*given))) == tw.encode(expected, 7, ORDER)
+    assert bytes(Version7(0).convert(captured(*given))) == tw.encode(expected, 7, tw.HOST)
 
 
 def test_categories_of_version_8_alone_are_dropped() -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 MAGIC = 0x65617400
+
+HOST = "<" if sys.byteorder == "little" else ">"
+"""This host's byte order, and that of a stream unless a test says otherwise."""
+FOREIGN = "<>".replace(HOST, "")
 
 # Events: the low 16 bits of an action. Those that the tests use.
 EV_QUEUE = 1
@@ -118,7 +123,7 @@ def driver_data(
 
 
 def notify_timestamp(
-    time_ns: int, seconds: int, nanoseconds: int, byteorder: str = "<", **fields: Any
+    time_ns: int, seconds: int, nanoseconds: int, byteorder: str = HOST, **fields: Any
 ) -> Record:
     """The record that ties trace time to the wall clock; its payload is in stream byte order."""
     payload = struct.pack(byteorder + "II", seconds, nanoseconds)
@@ -131,7 +136,7 @@ def notify_process(time_ns: int, pid: int, name: str, size: int = 16, **fields: 
     return Record(time_ns, 0, 0, act(NOTIFY, NT_PROCESS), 0, pid=pid, payload=payload, **fields)
 
 
-def encode_record(record: Record, version: int = 7, byteorder: str = "<") -> bytes:
+def encode_record(record: Record, version: int = 7, byteorder: str = HOST) -> bytes:
     """One record's header and payload; version 7 keeps the low 32 bits of the action only."""
     r = record
     version = r.version or version
@@ -148,12 +153,12 @@ def encode_record(record: Record, version: int = 7, byteorder: str = "<") -> byt
     return layout[byteorder].pack(*head, *middle, *tail) + r.payload
 
 
-def encode(records: Iterable[Record], version: int = 7, byteorder: str = "<") -> bytes:
+def encode(records: Iterable[Record], version: int = 7, byteorder: str = HOST) -> bytes:
     """A whole stream; a record's own `version` goes before the stream's."""
     return b"".join(encode_record(r, version, byteorder) for r in records)
 
 
-def encode_malformed_v8(record: Record, byteorder: str = "<") -> bytes:
+def encode_malformed_v8(record: Record, byteorder: str = HOST) -> bytes:
     """What the ftrace tracer of a version-8 kernel sends: v7 magic, v8 field order, cut to 48.
 
     The payload follows; its length, at offset 50 of a version-8 header, is cut off.

@@ -95,6 +95,7 @@ cdef void move_retry_rows(State *s, RetryRow *out) noexcept nogil:
     cdef uint64_t i
     for i in range(s.n_retry_rows):
         out[i] = s.retry_rows[i]
+        put_low_words_first(&out[i].f2c_ns)
         s.integrals[index_of(s, out[i].device)].retry_row[out[i].op] = 0
     s.n_retry_rows = 0
 

@@ -148,6 +148,12 @@ cdef inline void moments_reset(Moments *m) noexcept nogil:
     m.min = <uint64_t> -1
 
 
+cdef inline void put_low_words_first(Moments *m) noexcept nogil:
+    """Store sums as layout.MOMENTS has them. C cannot add to them afterwards."""
+    m.sum = low_word_first(m.sum)
+    m.sum_squares = low_word_first(m.sum_squares)
+
+
 cdef Account *open_account(State *s, uint32_t device, unsigned int cell) noexcept nogil:
     """Reserve the account of a device, operation and direction, at its first request."""
     cdef Account *a = s.accounts[s.n_active]
@@ -671,6 +677,10 @@ cdef Bin *copy_rows(State *s, Row *out, Bin *d2c_bins, Bin **size_bins) noexcept
         row.d2c_us.sum = a.d2c_us_sum
         row.d2c_us.sum_squares = a.d2c_us_squares
         row.throughput = a.throughput
+        put_low_words_first(&row.d2c_us)
+        put_low_words_first(&row.throughput)
+        put_low_words_first(&row.d2c_ns)
+        put_low_words_first(&row.size_bytes)
     return d2c_bins
 
 
@@ -693,4 +703,6 @@ cdef Bin *copy_queue_rows(
         q2c_bins[0] = copy_times(s, a.q2c, <uint32_t> i, q2c_bins[0], &requests, NULL)
         close_squares(&out[i].q2d_ns, requests, first_q2d, q2d_bins)
         close_squares(&out[i].q2c_ns, requests, first_q2c, q2c_bins[0])
+        put_low_words_first(&out[i].q2d_ns)
+        put_low_words_first(&out[i].q2c_ns)
     return q2d_bins

@@ -167,7 +167,7 @@ cdef extern from *:
 cdef struct Moments:                            # layout.MOMENTS, 48 bytes
     uint64_t min                                # 2^64-1 if nothing was counted
     uint64_t max
-    uint128_t sum
+    uint128_t sum                               # low word first after put_low_words_first()
     uint128_t sum_squares
 
 cdef enum:
@@ -555,6 +555,10 @@ cdef extern from *:
     #define bk_bits(x) (63 - __builtin_clzll(((uint64_t)(x) << 1) | 1))
     /* Significant bits of any x except 0. */
     #define bk_width(x) (64 - __builtin_clzll(x))
+    /* A 128-bit number with its low word first in memory, whatever the host's byte order. */
+    BK_INLINE bk_uint128 bk_low_word_first(bk_uint128 x) {
+        return __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__ ? x << 64 | x >> 64 : x;
+    }
     BK_INLINE uint64_t bk_load64(const void *p) { uint64_t x; memcpy(&x, p, 8); return x; }
     /* Two adjacent 32-bit fields as one number: the first is the lower half. */
     BK_INLINE uint64_t bk_in_order(uint64_t x) {
@@ -592,6 +596,7 @@ cdef extern from *:
     uint64_t swap64 "__builtin_bswap64"(uint64_t x) noexcept nogil
     unsigned int bits "bk_bits"(uint64_t x) noexcept nogil
     unsigned int width "bk_width"(uint64_t x) noexcept nogil
+    uint128_t low_word_first "bk_low_word_first"(uint128_t x) noexcept nogil
     uint64_t load64 "bk_load64"(const void *p) noexcept nogil
     uint64_t load_pair "bk_load_pair"(const void *p) noexcept nogil
     void store_pair "bk_store_pair"(void *p, uint64_t x) noexcept nogil

@@ -62,6 +62,9 @@ cdef extern from *:
         clock_gettime(clock, &t);
         return (uint64_t)t.tv_sec * 1000000000 + t.tv_nsec;
     }
+    static inline uint64_t bk_little_endian64(uint64_t x) {
+        return __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__ ? __builtin_bswap64(x) : x;
+    }
     #define bk_data_head(page) __atomic_load_n(&(page)->data_head, __ATOMIC_ACQUIRE)
     #define bk_set_data_tail(page, x) __atomic_store_n(&(page)->data_tail, (x), __ATOMIC_RELEASE)
     """
@@ -78,6 +81,7 @@ cdef extern from *:
         MAP_SHARED
         CLOCK_MONOTONIC
         CLOCK_REALTIME
+    uint64_t little_endian64 "bk_little_endian64"(uint64_t x) nogil
     int open_event "bk_open_event"(uint64_t id, int cpu, uint32_t wakeup_bytes) nogil
     uint64_t clock_ns "bk_clock_ns"(int clock) nogil
     uint64_t data_head "bk_data_head"(perf_event_mmap_page *page) nogil
@@ -229,7 +233,8 @@ cdef inline uint32_t known_operation(
     cdef uint64_t letters
     cdef uint64_t end                           # the highest bit of the first zero byte, and above
     cdef Operation *p
-    memcpy(&letters, rwbs, sizeof(letters))     # rwbs has at least eight bytes: see _add_event()
+    # The first letter in the lowest byte. rwbs has at least eight bytes: see _add_event().
+    letters = little_endian64(load64(rwbs))
     end = (letters - <uint64_t> 0x0101010101010101) & ~letters & <uint64_t> 0x8080808080808080
     letters &= (end & (0 - end)) - 1            # the kernel does not clear bytes after the zero
     p = &known[letters * <uint64_t> 0x9e3779b97f4a7c15 >> 58]
@@ -335,7 +340,9 @@ cdef inline const uint8_t *at(const Ring *ring, uint64_t position) noexcept nogi
 
 cdef inline uint16_t size_at(const Ring *ring, uint64_t position) noexcept nogil:
     """Bytes of the entry there, its header included."""
-    return <uint16_t> (load_u32(at(ring, position) + 4) >> 16)
+    cdef uint16_t n_bytes
+    memcpy(&n_bytes, at(ring, position) + 6, sizeof(n_bytes))
+    return n_bytes
 
 
 cdef void find_next(Ring *ring) noexcept nogil:
