@@ -54,7 +54,6 @@ from blkiomon.console import (
     printed,
 )
 from blkiomon.outputs.catalog import OUTPUTS, PERCENTILES, QUEUE, OutputSettings
-from blkiomon.sources.devices import with_relatives
 
 
 def _address(name: str, text: str) -> tuple[str, int]:
@@ -472,6 +471,10 @@ def parse(arguments: Sequence[str]) -> Config | str:
             raise UsageError(_nothing_to_print(value("by"), value("trace") or files))
         raise UsageError(f"--{by_device[0]} is by device: --by takes --json, --csv or --parquet")
 
+    if trace:
+        from blkiomon.sources.devices import with_relatives
+
+        trace = with_relatives(trace, value("by"))
     is_original = _are_original(given, files)
     topology = value("topology")
     if topology is None and value("names") is None and not is_original:
@@ -479,7 +482,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
     return Config(
         interval_s=value("interval"),
         files=tuple(files),
-        trace=with_relatives(trace, value("by")),
+        trace=trace,
         queue="queue" in given,
         clock=value("clock"),
         selection=Selection(value("device"), value("op"), period),
