@@ -19,11 +19,12 @@ import blkiomon
 from blkiomon.commands import report
 from blkiomon.commands.report import compare
 from blkiomon.commands.report.collect import collect
-from blkiomon.commands.topology import file_beside, load
+from blkiomon.commands.topology import load
 from blkiomon.commands.views import view_of
 from blkiomon.formats.json_codec import to_dict
 from blkiomon.formats.topology import encode
 from blkiomon.sources.topology import Array, Device, Topology
+from blkiomon.sources.trace_sets import topology_beside
 
 Capture = pytest.CaptureFixture[str]
 
@@ -65,7 +66,7 @@ def write_run(name: Path, topology: Topology, d2c_ms: Sequence[tuple[str, float]
             late_ns = round(ms * MS) + k % 7 * MS // 10
             records += [tw.issue(at_ns, *what), tw.complete(at_ns + late_ns, *what)]
     name.write_bytes(tw.encode(sorted(records, key=lambda record: record.time_ns)))
-    Path(file_beside(str(name))).write_bytes(encode(topology))
+    Path(topology_beside(str(name))).write_bytes(encode(topology))
     return name
 
 

@@ -477,7 +477,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         trace = with_relatives(trace, value("by"))
     is_original = _are_original(given, files)
     topology = value("topology")
-    if topology is None and value("names") is None and not is_original:
+    if files and topology is None and value("names") is None and not is_original:
         topology = saved_beside(files)
     return Config(
         interval_s=value("interval"),

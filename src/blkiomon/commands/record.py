@@ -26,7 +26,7 @@ from blkiomon.commands.options import (
 )
 from blkiomon.commands.parsing import read
 from blkiomon.commands.signals import StopSignals, signals_to_hear
-from blkiomon.commands.topology import SUFFIX, save
+from blkiomon.commands.topology import save
 from blkiomon.console import (
     EXIT_INPUT,
     EXIT_OK,
@@ -37,6 +37,7 @@ from blkiomon.console import (
 )
 from blkiomon.errors import MissingLibrary
 from blkiomon.outputs.opening import Policy
+from blkiomon.sources.trace_sets import TOPOLOGY
 
 if TYPE_CHECKING:
     from blkiomon.outputs.recording import Recording
@@ -194,7 +195,7 @@ def _record(
         complain(str(error))
         return EXIT_OUTPUT
     if topology is not None:  # a failure is printed, and the trace matters more
-        save(topology, given.output + SUFFIX, Policy(follow=given.follow_symlinks))
+        save(topology, given.output + TOPOLOGY, Policy(follow=given.follow_symlinks))
     process = None
     if command:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
-from pathlib import Path
 
 from blkiomon.commands.options import (
     FOLLOW_SYMLINKS,
@@ -24,10 +23,7 @@ from blkiomon.formats.topology import decode, encode
 from blkiomon.formats.units import NONE, bytes_text
 from blkiomon.outputs.opening import Policy, write_whole
 from blkiomon.sources.topology import Device, Topology, Transport, order, read_topology
-from blkiomon.sources.trace_sets import MEMBER
-
-SUFFIX = ".topology.json"
-"""Of the file beside a trace."""
+from blkiomon.sources.trace_sets import topology_beside
 
 MOST_BYTES = 1 << 28
 """Of a topology file; 2,000 devices take 2 MB."""
@@ -76,7 +72,9 @@ def main(given: Namespace) -> int:
     _check(given)
     try:
         topology = (
-            load(file_beside(given.operands[0])) if given.operands else _read(given.sysfs or "/")
+            load(topology_beside(given.operands[0]))
+            if given.operands
+            else _read(given.sysfs or "/")
         )
     except SourceError as error:
         complain(str(error))
@@ -134,22 +132,6 @@ def save(topology: Topology, name: str, policy: Policy) -> bool:
         complain(f"could not write to {name}: {error.strerror}")
         return False
     return True
-
-
-def file_beside(trace: str) -> str:
-    """The topology's file of a trace, which its base name or one of its files names.
-
-    In a directory it is the only such file there.
-    """
-    if trace.endswith(SUFFIX):
-        return trace
-    if (directory := Path(trace)).is_dir():
-        inside = [*directory.glob(f"*{SUFFIX}")]
-        return str(inside[0] if len(inside) == 1 else directory / f"NAME{SUFFIX}")
-    parent, slash, name = trace.rpartition("/")
-    match = MEMBER.fullmatch(name)
-    base = match["base"] if match else name.removesuffix(".blktrace")
-    return f"{parent}{slash}{base}{SUFFIX}"
 
 
 # --- the tree -------------------------------------------------------------------------------------

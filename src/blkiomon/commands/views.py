@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -48,7 +49,8 @@ def find_topology(
     Raises:
         SourceError: it is needed or named, and cannot be read.
     """
-    from blkiomon.commands.topology import file_beside, load
+    from blkiomon.commands.topology import load
+    from blkiomon.sources.trace_sets import topology_beside
 
     if file is not None:
         return load(file)
@@ -65,7 +67,7 @@ def find_topology(
         return load(beside)
     if by == DEVICE:
         return None
-    wanted = file_beside(traces[0]) if traces else ""
+    wanted = topology_beside(traces[0]) if traces else ""
     if not wanted or "-" in traces:
         raise SourceError(f"--by {by} needs the traced host's topology: --topology FILE names it")
     raise SourceError(
@@ -76,10 +78,14 @@ def find_topology(
 
 def saved_beside(traces: Sequence[str]) -> str | None:
     """The file with the topology of the first trace that has one."""
-    from blkiomon.commands.topology import file_beside
+    from blkiomon.sources.trace_sets import topology_beside
 
-    found = (file_beside(name) for name in traces if name != "-")
-    return next((name for name in found if Path(name).is_file()), None)
+    for name in traces:
+        # A trace that cannot be looked for has none: opening it says what is wrong.
+        with contextlib.suppress(OSError, ValueError):
+            if name != "-" and Path(beside := topology_beside(name)).is_file():
+                return beside
+    return None
 
 
 def view_of(topology: Topology | None, by: str) -> View | None:

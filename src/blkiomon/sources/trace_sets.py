@@ -14,6 +14,9 @@ from typing import NamedTuple
 from blkiomon.errors import SourceError
 from blkiomon.sources.readers import Reader, begins_like_trace
 
+TOPOLOGY = ".topology.json"
+"""Ends the name of the file with the topology of a trace."""
+
 STDIN = "-"
 
 MOST_EXAMINED = 1000
@@ -209,3 +212,19 @@ def members_of(base: str, files: Iterable[tuple[int, Path]]) -> Found:
         notes.append(f"{stem}.{before + 1}{more} {where} {by_cpu[after]}")
     members = tuple(Member(path, base, cpu) for cpu, path in by_cpu.items())
     return Found(members, tuple(notes), missing_files)
+
+
+def topology_beside(trace: str) -> str:
+    """The topology's file of a trace, which its base name or one of its files names.
+
+    In a directory it is the only such file there.
+    """
+    if trace.endswith(TOPOLOGY):
+        return trace
+    if (directory := Path(trace)).is_dir():
+        inside = [*directory.glob(f"*{TOPOLOGY}")]
+        return str(inside[0] if len(inside) == 1 else directory / f"NAME{TOPOLOGY}")
+    parent, slash, name = trace.rpartition("/")
+    match = MEMBER.fullmatch(name)
+    base = match["base"] if match else name.removesuffix(".blktrace")
+    return f"{parent}{slash}{base}{TOPOLOGY}"
