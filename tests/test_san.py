@@ -23,6 +23,7 @@ from blkiomon.console import EXIT_INPUT, EXIT_USAGE
 from blkiomon.interval.departures import departure, percentile_limits, share_limits
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.value import Interval, merge
+from blkiomon.outputs.catalog import OutputSettings
 from blkiomon.sources import capture
 from blkiomon.sources.topology import Topology, Transport
 
@@ -573,7 +574,8 @@ def test_stat_and_top_know_the_san_of_a_live_host(
 ) -> None:
     monkeypatch.setattr(views, "find_topology", lambda *names, **options: HOST)
     monkeypatch.setattr(capture, "numbers_of", lambda names: [number("8:0")])
-    tracker = run._tracker(Config(trace=("sda",), interval_s=1.0), is_watched=is_watched)
+    outputs = OutputSettings({} if is_watched else {"json": "-"})
+    tracker = run._tracker(Config(trace=("sda",), interval_s=1.0, outputs=outputs))
     assert (tracker is not None) == is_watched
     if tracker is not None:
         assert tracker.view.by == "device"

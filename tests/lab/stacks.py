@@ -22,6 +22,8 @@ CORE = CONFIG / "target/core/rd_mcp_0/lun0"
 BLOCK = Path("/sys/block")
 ISCSI_TARGET = "iqn.2026-11.example.lab:array1"
 NVME_SUBSYSTEM = "nqn.2026-11.example.lab:nvme:array1"
+NVME_HOST_ID = "6f1c5c0e-3a1b-4b6e-9d0a-5f2e8c7b9a10"
+"""Without it, nvme takes a name that does not go with the ID that the kernel takes."""
 
 MULTIPATH_CONF = """
 defaults {
@@ -295,6 +297,7 @@ def nvme_tcp(is_native: bool) -> Iterator[Stack]:
         try:
             for address in PORTALS:
                 sh("nvme", "connect", "-t", "tcp", "-a", address, "-s", 4420, "-n", NVME_SUBSYSTEM,
+                   "-q", f"nqn.2014-08.org.nvmexpress:uuid:{NVME_HOST_ID}", "-I", NVME_HOST_ID,
                    "--keep-alive-tmo=5", "--reconnect-delay=2", "--ctrl-loss-tmo=600")  # fmt: skip
             sh("udevadm", "settle", "--timeout=30")
             for controller in controllers():

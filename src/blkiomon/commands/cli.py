@@ -42,7 +42,7 @@ from blkiomon.commands.options import (
     whole,
 )
 from blkiomon.commands.privileges import PrivilegeError, User, find_user
-from blkiomon.commands.views import BY, TOPOLOGY, saved_beside
+from blkiomon.commands.views import BY, TOPOLOGY
 from blkiomon.console import (
     EXIT_FAILURE,
     EXIT_INPUT,
@@ -475,10 +475,6 @@ def parse(arguments: Sequence[str]) -> Config | str:
         from blkiomon.sources.devices import with_relatives
 
         trace = with_relatives(trace, value("by"))
-    is_original = _are_original(given, files)
-    topology = value("topology")
-    if files and topology is None and value("names") is None and not is_original:
-        topology = saved_beside(files)
     return Config(
         interval_s=value("interval"),
         files=tuple(files),
@@ -494,7 +490,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
             follow_symlinks="follow-symlinks" in given,
             verbose="verbose" in given,
         ),
-        is_original=is_original,
+        is_original=_are_original(given, files),
         slow_ns=slow_ns,
         slow_percent=slow_percent,
         slow_limit=value("slow-limit"),
@@ -505,7 +501,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         max_devices=value("max-devices"),
         resync="resync" in given,
         by=value("by"),
-        topology=topology,
+        topology=value("topology"),
     )
 
 

@@ -415,8 +415,7 @@ def _run(
     try:
         refuse_devices(config.files)
         inputs = input_files(config.files)
-        is_watched = open_screen is not None and config.outputs.names is not False
-        tracker = _tracker(config, is_watched=is_watched)
+        tracker = _tracker(config)
         fd, source = _open_input(config, fd)
         is_file = source is not None or (capture is None and stat.S_ISREG(os.fstat(fd).st_mode))
     except SourceError:
@@ -532,24 +531,29 @@ def _run(
     return status or (EXIT_PIPE if outputs.readers_left else EXIT_OK)
 
 
-def _tracker(config: Config, *, is_watched: bool) -> Tracker | None:
-    """Adds up figures and looks for findings, where the user asks for that or watches a SAN.
+def _tracker(config: Config) -> Tracker | None:
+    """Names what is traced, adds up figures and looks for findings.
 
-    Args:
-        is_watched: ``top`` or ``stat`` shows the figures, with the names of devices.
+    It needs the topology of the traced host.  One is used if ``--by`` or ``--topology`` asks for
+    it, if it was saved beside a trace, or if a person watches devices of this host that are LUNs.
 
     Raises:
         SourceError: the topology is needed and cannot be read.
     """
+    is_live = bool(config.trace)
     is_asked = config.by != "device" or config.topology is not None
-    if not is_asked and not is_watched:
+    has_names = config.outputs.names is not False
+    is_recorded = bool(config.files) and not config.is_drop_in
+    if not is_asked and not (has_names and (is_recorded or (is_live and config.is_watched))):
         return None
-    from blkiomon.commands.san import Tracker, luns_of
     from blkiomon.commands.views import find_topology
 
-    is_live = bool(config.trace)
     topology = find_topology(config.by, config.topology, config.files, is_live=is_live)
-    if topology is None or not (is_asked or luns_of(topology)):
+    if topology is None:
+        return None
+    from blkiomon.commands.san import Tracker, luns_of
+
+    if is_live and not is_asked and not luns_of(topology):
         return None
     by = "device" if config.screen else config.by  # the screen has several views
     if not is_live:

@@ -25,7 +25,7 @@ from blkiomon.commands.options import (
     seconds,
 )
 from blkiomon.commands.parsing import parsed
-from blkiomon.commands.views import BY, INDENT, TOPOLOGY, saved_beside, shortened
+from blkiomon.commands.views import BY, INDENT, TOPOLOGY, shortened
 from blkiomon.console import EXIT_INPUT, complain, printable
 from blkiomon.errors import SourceError
 from blkiomon.outputs.catalog import OutputSettings
@@ -127,11 +127,8 @@ def _config(given: Namespace) -> Config:
         if not numbers[1].isdecimal() or not int(numbers[1]):
             raise UsageError(f"COUNT takes a whole number, 1 or more, not {numbers[1]!r}")
         count = int(numbers[1])
-    inputs = watched(given, names, "stat")
-    if given.topology is None and given.names is None and not given.json:
-        inputs["topology"] = saved_beside(inputs["files"])
     return Config(
-        **inputs,
+        **watched(given, names, "stat"),
         interval_s=interval_s,
         most_intervals=count,
         outputs=OutputSettings({"json": "-"} if given.json else {}, names=given.names),

@@ -63,7 +63,7 @@ def find_topology(
             if by == DEVICE:
                 return None
             raise SourceError(f"cannot read {error.filename}: {error.strerror}") from error
-    if (beside := saved_beside(traces)) is not None:
+    if (beside := _saved_beside(traces)) is not None:
         return load(beside)
     if by == DEVICE:
         return None
@@ -76,7 +76,7 @@ def find_topology(
     )
 
 
-def saved_beside(traces: Sequence[str]) -> str | None:
+def _saved_beside(traces: Sequence[str]) -> str | None:
     """The file with the topology of the first trace that has one."""
     from blkiomon.sources.trace_sets import topology_beside
 

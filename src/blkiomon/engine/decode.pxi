@@ -30,6 +30,7 @@ cdef struct Batch:
     int n
     uint64_t first                              # position of record 0 in the stream
     uint32_t seen                               # all categories or'ed
+    uint32_t pids                               # all pids or'ed
     uint32_t cpus                               # all CPU numbers or'ed
     bint is_plain                               # all records are: see plainness_of()
     const TraceV7 *records                      # in the input itself, or `converted`
@@ -135,6 +136,7 @@ cdef inline int check_run(
         ):
             break
         out.seen = lane(actions, 3) >> 16
+        out.pids = lane(tails, 0)
         out.cpus = lane(tails, 2)
         out.is_plain = (
             lane(kinds, 3) >> 16 & CAT_COMPLETE | out.seen & CAT_ODD | lane(tails, 3)
@@ -165,6 +167,7 @@ cdef inline DecodeEnd decode_run(
         int n = out.n
         uint32_t category
         uint32_t seen = out.seen
+        uint32_t pids = out.pids
         uint32_t cpus = out.cpus
         uint32_t not_plain = 0
         uint32_t others = 0
@@ -233,6 +236,7 @@ cdef inline DecodeEnd decode_run(
             break
         out.category[n] = category
         seen |= category
+        pids |= r.pid
         cpus |= r.cpu
         not_plain |= plainness_of(category, r)
         others |= r.device ^ out.converted[0].device
@@ -241,6 +245,7 @@ cdef inline DecodeEnd decode_run(
 
     out.n = n
     out.seen = seen
+    out.pids = pids
     out.cpus = cpus
     out.is_plain &= not_plain == 0
     out.of_one_device &= others == 0
@@ -264,6 +269,7 @@ cdef inline DecodeEnd decode_batch(
     out.is_plain = out.of_one_device = True
     out.n = 0
     out.seen = 0
+    out.pids = 0
     out.cpus = 0
     while True:
         before = out.n

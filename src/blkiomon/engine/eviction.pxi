@@ -47,11 +47,7 @@ cdef inline uint32_t ids_of(const TraceV7 *r) noexcept nogil:
 
 cdef inline bint has_wide_ids(const Batch *b) noexcept nogil:
     """Whether ids_of() has too few bits for a pid or a CPU number of a batch."""
-    cdef uint32_t pids = 0
-    cdef int i
-    for i in range(b.n):
-        pids |= b.records[i].pid
-    return pids >> PID_BITS != 0 or b.cpus >> (32 - PID_BITS) != 0
+    return b.pids >> PID_BITS != 0 or b.cpus >> (32 - PID_BITS) != 0
 
 
 cdef void full_record(const State *s, const Pending *p, Record *out) noexcept nogil:

@@ -202,7 +202,7 @@ def refresh_topology(topology: Topology, root: str | os.PathLike[str] = "/") -> 
         OSError: ``root`` has no sysfs.
     """
     directory = Path(root, "sys/class/block")
-    names = {entry.name.replace("!", "/") for entry in os.scandir(directory)}
+    names = {name.replace("!", "/") for name in os.listdir(directory)}
     known: set[Transport | None] = {None}  # compared already: many devices share one
     for device in topology.devices:
         link = f"{directory}/{device.name.replace('/', '!')}"
@@ -313,7 +313,7 @@ def _number(path: str) -> int | None:
 def _slaves(path: str) -> set[str]:
     """Names of what a device is made of; none if it has just vanished."""
     try:
-        return {entry.name.replace("!", "/") for entry in os.scandir(f"{path}/slaves")}
+        return {name.replace("!", "/") for name in os.listdir(f"{path}/slaves")}
     except OSError:
         return set()
 
@@ -332,13 +332,14 @@ class _Reader:
         self._hidden = HiddenPaths(root)
 
     def read(self) -> Topology:
-        for entry in os.scandir(self._root / "sys/class/block"):
+        blocks = f"{self._root}/sys/class/block"
+        for name in os.listdir(blocks):
             try:
-                link = os.readlink(entry.path)  # noqa: PTH115 (Path is slow)
+                link = os.readlink(f"{blocks}/{name}")  # noqa: PTH115 (Path is slow)
             except OSError:
                 continue  # it went a moment ago
             # Reading below the link's target cannot mix two devices that have the name in turn.
-            device = self._device(os.path.normpath(f"{entry.path}/../{link}"))
+            device = self._device(os.path.normpath(f"{blocks}/{link}"))
             if device is not None:
                 self._devices[device["name"]] = device
         self._connect()

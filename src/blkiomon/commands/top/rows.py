@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from blkiomon.commands.report.selection import select_devices
 from blkiomon.commands.san import Lun, luns_of, of_run
 from blkiomon.commands.table import op_label, without_rates
 from blkiomon.commands.top.look import TREES, WORST, Look, RowKey
@@ -484,8 +485,10 @@ class Rows:
         if level != "device":
             left_out = set(self._members(level).get(None, ()))
         elif self._of_luns is not None:
-            group = self._of_luns(self.interval).total
-            left_out = figures.at.keys() - self._of_luns.groups.keys()
+            counted = self._of_luns.groups
+            left_out = figures.at.keys() - counted.keys()
+            if left_out:
+                group = select_devices(self.interval, list(counted)).total
         places = self._run.past.of(n for n in self.devices.at if n not in left_out)
         word = {"device": "dev", "path": "LUNs", "lun": "LUNs"}.get(look.by, f"{look.by}s")
         count = f"{self.n_own} {word}" if self.n_own < 1000 else f"{self.n_own}"
