@@ -389,7 +389,7 @@ def tcm_loop() -> Iterator[Stack]:
             config.directory(
                 disk / "alua" / group,
                 tg_pt_gp_id=number,
-                alua_access_type=3,
+                alua_access_type=1,  # implicit: otherwise a host may swap the groups itself
                 alua_access_state=state,
             )
         groups = ("optimized", "optimized", "other", "other")
