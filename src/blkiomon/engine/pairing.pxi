@@ -563,6 +563,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         Load *load = s.loads
         Tally t
         uint64_t d2c_ns, differs, h, word
+        uint64_t size_bytes                     # 64 bits: gcc would store 32 and load 64, slowly
         uint64_t if_completion                  # a mask: all bits, or none; `narrow`: 32 bits of it
         uint64_t base = 0                       # the device in a key
         uint64_t oldest_ns = s.oldest_ns
@@ -636,8 +637,9 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         not_simple = ((equal & ~(<unsigned int> 1 << GROUP)) | (~empty & 1 << GROUP)) & ~narrow
         p = &s.pending.slots[<uint64_t> home * GROUP + slot]
         d2c_ns = r.time - p.time_ns
+        size_bytes = r.bytes
         differs = if_completion & (
-            (p.sector ^ r.sector) | (load_pair(&p.key) ^ word) | (p.bytes ^ r.bytes)
+            (p.sector ^ r.sector) | (load_pair(&p.key) ^ word) | (p.bytes ^ size_bytes)
         )
         if unlikely(
             (differs | not_simple | (slot == GROUP)) != 0
@@ -652,7 +654,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
             if at_once:
                 t.now = t.most = load_lanes(load.now)
             continue
-        b.done[n] = deferred_of(d2c_ns, r.bytes)
+        b.done[n] = deferred_of(d2c_ns, size_bytes)
         b.done_of[n] = device << 5 | cell_in(word >> 32)
         if not plainly and s.with_queue and completes:
             note_queued(s, b, n, r, p)

@@ -386,9 +386,9 @@ cdef inline bint is_usual(const Match *m) noexcept nogil:
     )
 
 
-cdef inline uint64_t deferred_of(uint64_t d2c_ns, uint32_t size_bytes) noexcept nogil:
+cdef inline uint64_t deferred_of(uint64_t d2c_ns, uint64_t size_bytes) noexcept nogil:
     """A usual request in Account.deferred."""
-    return d2c_ns | <uint64_t> size_bytes << 32
+    return d2c_ns | size_bytes << 32
 
 
 cdef inline void defer(State *s, Account *a, uint64_t deferred) noexcept nogil:
