@@ -410,9 +410,7 @@ OP = Option(
     read=_operation,
     is_repeatable=True,
 )
-FROM = Option(
-    "--from=TIME", "begin this long after the first record, or at this time", read=moment
-)
+FROM = Option("--from=TIME", "begin this long after the first record, or at this time", read=moment)
 TO = Option("--to=TIME", "end before this time", read=moment)
 SELECTION = (DEVICE, OP, FROM, TO)
 """Which requests count."""
