@@ -97,7 +97,7 @@ OPTIONS = (
     Option("-V, --version", "print the version", _ORIGINAL),
     Option(
         "--trace=DEVICE",
-        "capture this device from now on (repeatable); all: every disk",
+        "capture this device from now on (repeatable); all: all disks and volumes",
         _INPUT,
         is_repeatable=True,
     ),
@@ -179,9 +179,9 @@ COMMAND = Command(
     ),
     """
     Statistics of block device I/O, once per interval: request sizes, latencies from issue to
-    completion (D2C) and throughput of each device. It reads the binary records of blktrace, from
-    standard input or from files, or captures devices itself (--trace). Without -I and an output,
-    blkiomon summarizes a TRACE, as `blkiomon summary` does.
+    completion (D2C) and throughput of each device. blkiomon reads the binary records of blktrace,
+    from standard input or from files, or captures devices itself (--trace). Without -I and an
+    output, it summarizes a TRACE, as `blkiomon summary` does.
 
     A TRACE is a file, a FIFO, a directory, or - for standard input, which is also read if no TRACE
     is given. Of the per-CPU files that blktrace writes, one file or their base name is enough: sda
@@ -215,8 +215,8 @@ COMMAND = Command(
 
     Exit status: 0 for success; 2 for a usage error; 3 if the input is not a trace, is damaged or
     contains no record; 4 if an output failed or dropped something; 141 (SIGPIPE) if the reader of
-    standard output closed it. With no options but -I -h -b -d -D -Q -q -m -V it is 1 instead of 2,
-    3 and 4, as with blkiomon 0.3.
+    standard output closed it. With no TRACE and no options but -I -h -b -d -D -Q -q -m -V, it is 1
+    instead of 2, 3 and 4, as with blkiomon 0.3.
     """,
     (
         (

@@ -49,7 +49,7 @@ COMMAND = Command(
         Option("--json", "JSON Lines, one line per struct"),
         Option("--csv", "one row per struct"),
         DEVICE,
-        FROM._replace(help="begin here: seconds from the first struct, or a time"),
+        FROM._replace(help="begin this long after the first struct, or at this time"),
         TO,
         OVERWRITE._replace(
             help="write to standard output even if that is a file that begins like a trace"

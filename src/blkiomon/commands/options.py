@@ -410,9 +410,7 @@ OP = Option(
     read=_operation,
     is_repeatable=True,
 )
-FROM = Option(
-    "--from=TIME", "begin here: so long after the first record, or at a time", read=moment
-)
+FROM = Option("--from=TIME", "begin this long after the first record, or at this time", read=moment)
 TO = Option("--to=TIME", "end before this time", read=moment)
 SELECTION = (DEVICE, OP, FROM, TO)
 """Which requests count."""
@@ -425,7 +423,7 @@ FILE = Option(
 )
 NAMES = Option(
     "--names=yes|no",
-    "print device names (sdb) beside numbers (8:16); default: if the trace is live",
+    "print device names (sdb) beside numbers (8:16); default: yes if the trace is live",
     read=_names,
 )
 OVERWRITE = Option("--overwrite", "replace FILE even if it begins like a trace")

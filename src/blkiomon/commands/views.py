@@ -29,8 +29,8 @@ BY = Option(
 )
 TOPOLOGY = Option(
     "--topology=FILE",
-    "how the devices are connected (default: NAME.topology.json beside a trace, this host for a "
-    "capture)",
+    "how the devices are connected (default: NAME.topology.json beside a trace, for a capture that "
+    "of this host)",
     read=path,
 )
 

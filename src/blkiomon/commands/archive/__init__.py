@@ -67,9 +67,9 @@ COMMAND = Command(
         "blkiomon archive [OPTION]... -o DATASET [--prune] [--compact] [SOURCE]...",
     ),
     """
-    Read the traces of many hosts in parallel, on the cores of this machine or on a Dask cluster. A
-    summary with percentiles of each host, device and operation, and of all hosts together, is
-    printed. With -o, the intervals are also written as Parquet, to be queried with SQL.
+    Read the traces of many hosts in parallel, on the cores of this machine or on a Dask cluster.
+    Print a summary with percentiles of each host, device and operation, and of all hosts together.
+    With -o, also write the intervals as Parquet, to be queried with SQL.
     """,
     (
         Option(
@@ -128,12 +128,12 @@ COMMAND = Command(
     each interval. Both are partitioned by the UTC day in which an interval begins, day=YYYY-MM-DD,
     or day=unknown if a trace does not contain the time of day.
 
-    Run it again after an interruption, or when there are more traces. Traces that are done and have
-    not changed are not read again. A damaged trace is reported; its intervals before the damage
-    count, and the other traces are read. Only one run at a time can write a dataset.
+    Run the command again after an interruption, or when there are more traces: it skips traces that
+    are done and unchanged. A damaged trace is reported; its intervals before the damage count, and
+    the other traces are read. Only one run at a time can write a dataset.
 
-    All rows of a dataset are of one selection, of devices, operations and period: a run that
-    selects others is refused. --from and --to in seconds count from the first record of each trace.
+    All rows of a dataset have one selection of devices, operations and period: a run that selects
+    others is refused. --from and --to in seconds count from the first record of each trace.
 
     Anyone who can reach a Dask scheduler can run programs on its workers and on its clients.
     Protect it with TLS, and do not use it as root.

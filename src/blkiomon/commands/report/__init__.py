@@ -74,8 +74,8 @@ COMMAND = Command(
     Files written with --json or -b also work, but contain no sectors, and those of -b no
     percentiles. Pictures need matplotlib: pip install 'blkiomon[report]'.
 
-    With --by, the page is of LUNs, paths, ports, HBAs or arrays in place of devices, and says what
-    it leaves out, so that nothing is counted twice.
+    With --by, the page shows LUNs, paths, ports, HBAs or arrays in place of devices. It names the
+    devices that it leaves out so that nothing is counted twice.
     """,
 )
 

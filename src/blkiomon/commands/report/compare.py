@@ -76,8 +76,8 @@ COMMAND = Command(
     """
     A figure is better or worse if its interval does not include 0; else no difference is shown. All
     intervals together contain the true changes with 95 % confidence: the more devices and
-    operations are compared, the wider is each. They follow from how figures vary over time; with
-    several runs on each side, from how the runs vary.
+    operations are compared, the wider is each. An interval follows from how a figure varies over
+    time; with several runs on each side, from how the runs vary.
 
     `too little to tell` means fewer than eight slices of time with requests, a percentile that
     fewer than ten requests exceed, or a maximum, which is one request.
