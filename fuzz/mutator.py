@@ -60,7 +60,7 @@ Scramble = Callable[[bytes, int], bytes]
 
 
 def flip_bits(rng: Random) -> Scramble:
-    """What replaces libFuzzer's own mutations where there is no libFuzzer."""
+    """A substitute for libFuzzer's own mutations."""
 
     def scramble(data: bytes, most: int) -> bytes:
         out = bytearray(data)
@@ -218,7 +218,7 @@ def mutate_stream(rng: Random, stream: bytes, most: int, scramble: Scramble) -> 
             add_partner(rng, items, i)
         elif kind < 19:
             items[i] = with_payload(rng, item)
-        elif rng.randrange(4) == 0:  # a length that is a lie
+        elif rng.randrange(4) == 0:  # a false length
             items[i] = item.put(pdu_len=interesting(rng, "pdu_len", len(item.data)))
     changed = b"".join(item.data for item in items)
     return changed if len(changed) <= most else stream
@@ -250,7 +250,7 @@ def cross_streams(rng: Random, a: bytes, b: bytes) -> bytes:
 
 
 def make_plausible(rng: Random, stats: Any) -> None:
-    """Make the counts, histograms, minima and maxima of a struct agree, as ``decode`` demands."""
+    """Make the counts, histograms, minima and maxima of a struct agree, as ``decode`` requires."""
     stats["time"] %= 1 << 36
     for direction in "rw":
         stats[f"d2c_{direction}"]["count"] = stats[f"size_{direction}"]["count"]

@@ -75,7 +75,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
         yield f"pairs-{i}", encode(pairs)
     for seed in range(8):  # of requests in several steps
         yield f"steps-{seed}", generate(seed, avoid="nothing", count=60).data
-    yield "lost_events", little[:96] + b"CPU:1 [LOST 23 EVENTS]\n" + little[96:]
+    yield "lost", little[:96] + b"CPU:1 [LOST 23 EVENTS]\n" + little[96:]
     yield "cut", little[:-20]
 
 
