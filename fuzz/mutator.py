@@ -17,7 +17,7 @@ from records import HEADER_BYTES, NAMES, Item, Order, record, split
 
 from blkiomon.engine import layout
 
-OPTIONS = 16
+OPTION_BYTES = 16
 """Bytes ahead of a stream; they say how a target feeds it."""
 ISSUE_OR_COMPLETE = 0xC0 << 16
 
@@ -226,24 +226,24 @@ def mutate_stream(rng: Random, stream: bytes, most: int, scramble: Scramble) -> 
 
 def mutate_options(rng: Random, data: bytes, most: int, scramble: Scramble) -> bytes:
     """Change the options, or more often the stream behind them."""
-    options, stream = bytearray(data[:OPTIONS].ljust(OPTIONS, b"\0")), data[OPTIONS:]
+    options, stream = bytearray(data[:OPTION_BYTES].ljust(OPTION_BYTES, b"\0")), data[OPTION_BYTES:]
     if rng.randrange(6) == 0:
-        options[rng.randrange(OPTIONS)] = rng.randrange(256 if rng.randrange(2) else 8)
+        options[rng.randrange(OPTION_BYTES)] = rng.randrange(256 if rng.randrange(2) else 8)
     else:
         for _ in range(1 if rng.randrange(2) else rng.randrange(4) + 1):
-            stream = mutate_stream(rng, stream, most - OPTIONS, scramble)
+            stream = mutate_stream(rng, stream, most - OPTION_BYTES, scramble)
     return bytes(options) + stream
 
 
 def cross_streams(rng: Random, a: bytes, b: bytes) -> bytes:
     """The beginning of one stream, then the end of another or some of its records."""
-    items, others = list(split(a[OPTIONS:])), list(split(b[OPTIONS:]))
+    items, others = list(split(a[OPTION_BYTES:])), list(split(b[OPTION_BYTES:]))
     head = items[: rng.randrange(len(items) + 1)]
     first = rng.randrange(len(others) + 1)
     tail = others[first:]
     if rng.randrange(2):
         tail = tail[: rng.randrange(len(tail) + 1)]
-    return a[:OPTIONS].ljust(OPTIONS, b"\0") + b"".join(item.data for item in head + tail)
+    return a[:OPTION_BYTES].ljust(OPTION_BYTES, b"\0") + b"".join(item.data for item in head + tail)
 
 
 # --- statistics, as -b writes them ------------------------------------------------------------

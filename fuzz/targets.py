@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from intervals import use_all
-from mutator import OPTIONS
+from mutator import OPTION_BYTES
 from records import Item, repeat, split
 from reference import Reference
 
@@ -37,6 +37,8 @@ U64 = 1 << 64
 REQUEUE, ISSUE, COMPLETE, DRV_DATA = 1 << 21, 1 << 22, 1 << 23, 1 << 30
 MOST_BYTES = 1 << 20
 """Of a repeated stream."""
+REST_BYTES = MOST_BYTES * 64
+"""More than any stream has."""
 MOST_PIECES = 300
 MOST_STOPS = 12
 MOST_RECORDS_OF_REFERENCE = 80
@@ -55,7 +57,7 @@ class Options:
     """The first bytes of an input, each of which makes a choice."""
 
     def __init__(self, data: bytes) -> None:
-        self._bytes = data.ljust(OPTIONS, b"\0")
+        self._bytes = data.ljust(OPTION_BYTES, b"\0")
 
     def bit(self, n: int) -> bool:
         return bool(self._bytes[n // 8] >> n % 8 & 1)
@@ -65,11 +67,11 @@ class Options:
 
     def sizes(self, at: int) -> Iterator[int]:
         """Sizes of the pieces of a stream, repeated; after MOST_PIECES of them, all of the rest."""
-        some = [(b & 15) << (b >> 4) for b in self._bytes[at:OPTIONS] if b] or [MOST_BYTES * 64]
+        some = [(b & 15) << (b >> 4) for b in self._bytes[at:OPTION_BYTES] if b] or [REST_BYTES]
         for _ in range(MOST_PIECES // len(some)):
             yield from some
         while True:
-            yield MOST_BYTES * 64
+            yield REST_BYTES
 
     def stream(self, data: memoryview, at: int) -> bytes:
         """Repeat the stream as three bytes of options say: how often, and with which steps."""
@@ -164,8 +166,8 @@ def engine(data: memoryview) -> int:
 
     For a few records, they also equal those of the tests' slow reference.
     """
-    options = Options(bytes(data[:OPTIONS]))
-    stream = options.stream(data[OPTIONS:], 3)
+    options = Options(bytes(data[:OPTION_BYTES]))
+    stream = options.stream(data[OPTION_BYTES:], 3)
     filtered = options.bit(6)
     limits: dict[str, Any] = {
         "max_pending": options.of(1, MAX_PENDING),
@@ -206,7 +208,7 @@ def engine(data: memoryview) -> int:
 
 def one_piece() -> Iterator[int]:
     """Sizes of pieces, each larger than any stream."""
-    return iter(lambda: MOST_BYTES * 64, 0)
+    return iter(lambda: REST_BYTES, 0)
 
 
 def balance(found: Outcome, snapshots: list[Any], stream: bytes) -> None:
@@ -342,8 +344,8 @@ def as_reference(limits: dict[str, Any], found: Outcome, stream: bytes, ends: li
 
 def merger(data: memoryview) -> int:
     """Merge files of several CPUs: the order of time, whatever the windows and reads."""
-    options = Options(bytes(data[:OPTIONS]))
-    stream = options.stream(data[OPTIONS:], 3)
+    options = Options(bytes(data[:OPTION_BYTES]))
+    stream = options.stream(data[OPTION_BYTES:], 3)
     n_files = options.of(1, range(1, 10))
     resync = options.bit(0)
     files: list[list[bytes]] = [[] for _ in range(n_files)]
@@ -452,8 +454,8 @@ def is_certain(item: Item) -> bool:
 
 def resync(data: memoryview) -> int:
     """Put garbage between records: the engine and the merger find every record, and no others."""
-    options = Options(bytes(data[:OPTIONS]))
-    stream = options.stream(data[OPTIONS:], 3)
+    options = Options(bytes(data[:OPTION_BYTES]))
+    stream = options.stream(data[OPTION_BYTES:], 3)
     pieces: list[bytes] = []
     records: list[bytes] = []
     skips: list[tuple[int, int]] = []
