@@ -58,7 +58,7 @@ DIRECTIVES = {
 
 MACROS: list[tuple[str, str | None]] = []
 # SLP vectorisation doubles the instruction count here. Inline functions are always inlined,
-# whatever their size: pair_items() is specialised for each kind of batch.
+# whatever their size: pair_records() is specialised for each kind of batch.
 COMPILE_ARGS = [
     "-O3",
     "-fno-tree-slp-vectorize",

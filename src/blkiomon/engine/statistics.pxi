@@ -59,17 +59,12 @@ cdef enum:
     CAT_ODD = CAT_CELLS | CAT_DRV_DATA | CAT_NOTIFY
 
 
-cdef inline unsigned int plain_cell(uint32_t category) noexcept nogil:
-    """cell_of() for a record that has none of the categories CAT_CELLS."""
-    return PLAIN_CELLS >> 8 * (category & 3) & 0xff
-
-
 cdef inline unsigned int cell_of(uint32_t category, uint32_t size_bytes) noexcept nogil:
     """Operation and direction of an issue: index in layout.OPS << 2 | in layout.DIRECTIONS.
 
     The direction is the original's: READ before WRITE, else bidirectional.
     """
-    cdef unsigned int cell = plain_cell(category)
+    cdef unsigned int cell = PLAIN_CELLS >> 8 * (category & 3) & 0xff
     if category & CAT_FLUSH and size_bytes == 0:
         return 3 << 2 | cell & 3
     if category & CAT_DISCARD:

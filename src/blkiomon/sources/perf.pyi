@@ -12,7 +12,7 @@ class PerfRings:
             ``category`` of its records; ``is_bio``; ``rwbs_bytes``, the length of its field
             ``rwbs``. Also the offsets of its fields ``dev``, ``sector``, ``nr_sector``, ``bytes``,
             ``error``, ``rwbs`` and ``comm``; -1 if it lacks the field.
-        ring_bytes: memory of a ring: pages, a power of two.
+        ring_bytes: memory of a ring: a power of two, at least a page.
         max_rings: how many CPUs may be open at once.
 
     Raises:

@@ -476,7 +476,7 @@ cdef class PerfRings:
             raise ValueError(f"max_rings must be from 1 to {MAX_RINGS}, not {max_rings}")
         self.page_bytes = os.sysconf("SC_PAGESIZE")
         if ring_bytes < self.page_bytes or ring_bytes & (ring_bytes - 1) != 0:
-            raise ValueError(f"ring_bytes must be pages, a power of two, not {ring_bytes}")
+            raise ValueError(f"ring_bytes must be a power of two, a page or more, not {ring_bytes}")
         self.ring_bytes = ring_bytes
         for event in events:
             self._add_event(**event)

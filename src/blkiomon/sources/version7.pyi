@@ -10,7 +10,7 @@ class Version7:
 
     Args:
         cpu: the CPU number of all records: N of the file's name NAME.blktrace.N.
-        lost_events: the first argument of ``lose``.
+        lost_events: those before the first record; see ``lose``.
 
     Attributes:
         records: converted so far, without notes.
