@@ -114,7 +114,7 @@ def converted(item: Item, version: int, order: Order) -> Item:
 
 
 def with_payload(rng: Random, item: Item) -> Item:
-    """The record with another payload, seldom a long one."""
+    """The record with another payload, rarely a long one."""
     most = 32 if rng.randrange(4) else 600 if rng.randrange(4) else 65536
     payload = (rng.randbytes(16) + bytes(range(16, 256)) * 256)[: rng.randrange(most)]
     header = item.data[: HEADER_BYTES[item.version]]
@@ -166,7 +166,7 @@ def move_run(rng: Random, items: list[Item], i: int) -> None:
 
 
 def add_partner(rng: Random, items: list[Item], i: int) -> None:
-    """Add a record's completion, or its issue, somewhere behind it."""
+    """Add a record's completion, or its issue, somewhere after it."""
     item = items[i]
     action = item.get("action")
     partner = item.put(
@@ -225,7 +225,7 @@ def mutate_stream(rng: Random, stream: bytes, most: int, scramble: Scramble) -> 
 
 
 def mutate_options(rng: Random, data: bytes, most: int, scramble: Scramble) -> bytes:
-    """Change the options, or more often the stream behind them."""
+    """Change the options, or more often the stream after them."""
     options, stream = bytearray(data[:OPTION_BYTES].ljust(OPTION_BYTES, b"\0")), data[OPTION_BYTES:]
     if rng.randrange(6) == 0:
         options[rng.randrange(OPTION_BYTES)] = rng.randrange(256 if rng.randrange(2) else 8)
@@ -330,7 +330,7 @@ def any_number(rng: Random, data: bytes) -> tuple[int, int]:
 
 
 def mutate_numbers(rng: Random, data: bytes, most: int, scramble: Scramble) -> bytes:
-    """Change, add or drop a number; seldom change bytes."""
+    """Change, add or drop a number; rarely change bytes."""
     if rng.randrange(8) == 0:
         return scramble(data, most)
     begin, end = any_number(rng, data)
@@ -371,7 +371,7 @@ def write_number(value: int) -> bytes:
 
 
 def any_token(rng: Random, data: bytes) -> int:
-    """Where some token begins: behind a delimiter."""
+    """Where some token begins: after a delimiter."""
     at = rng.randrange(len(data))
     return max(data.rfind(delimiter, 0, at) for delimiter in b"{}[],:\n") + 1
 
@@ -385,7 +385,7 @@ def tokens_end(data: bytes, at: int, n: int) -> int:
 
 
 def mutate_tokens(rng: Random, data: bytes, most: int, scramble: Scramble) -> bytes:
-    """Replace, repeat or drop tokens; seldom change bytes."""
+    """Replace, repeat or drop tokens; rarely change bytes."""
     kind = rng.randrange(8)
     if kind == 0 or not data:
         return scramble(data, most)

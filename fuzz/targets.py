@@ -82,7 +82,7 @@ class Options:
 
 
 def exactly(data: bytes | memoryview) -> np.ndarray[Any, Any]:
-    """A copy of exactly these bytes: the sanitizer reports a read behind them."""
+    """A copy of exactly these bytes: the sanitizer reports a read past their end."""
     return np.frombuffer(data, np.uint8).copy()
 
 
@@ -265,7 +265,7 @@ def adds_up(
         lengths = int(records["pdu_len"].sum(dtype=np.uint64)) + 48 * len(records)
         rest = found.offset - counters["skipped_bytes"] - engine.padding_bytes - lengths
         assert rest >= 0
-        if not counters["lost_events"]:  # then what is left are the longer headers of version 8
+        if not counters["lost_events"]:  # the rest: 16 more bytes in headers of version 8
             assert rest % 16 == 0 and rest // 16 <= len(records)
         asked_for = records["time_ns"] >= limits["from_ns"]
         if limits["devices"]:

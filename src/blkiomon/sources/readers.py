@@ -366,7 +366,7 @@ class OpenedReader(Reader):
             return self._file.read(n_bytes)
         except OSError:
             raise
-        except Exception as error:  # any error of the library behind the file object
+        except Exception as error:  # of whatever library reads the file
             raise OSError(f"{type(error).__name__} {error}".rstrip()) from error
 
     def _read_into(self, buffer: memoryview) -> int:

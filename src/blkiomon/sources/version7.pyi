@@ -23,7 +23,7 @@ class Version7:
     @property
     def unmarked_events(self) -> int: ...
     def lose(self, n_events: int) -> None:
-        """Leave out so many sequence numbers before the next record, to mark lost events.
+        """Skip this many sequence numbers before the next record, to mark lost events.
 
         The first record of a device cannot mark any.
         """
