@@ -5,13 +5,13 @@
 
 PYTHON ?= python3
 TRACE  ?= tests/data/loop-multi-dc.bin
-# By default all tests, a file at a time, in one process more than there are
-# processors, as some tests wait.
+# By default all tests, by file, in one process more than there are processors,
+# as some tests wait.
 ARGS   ?=
 TESTS   = $(or $(ARGS),-n $(shell echo $$(($$(nproc) + 1))) --dist loadfile)
 
-# One environment per kind of build; stamps, wheel and Python live and die
-# together in it.  A stamp is written only when its step has succeeded.
+# One environment per kind of build, with its stamps, wheel and Python.  A stamp
+# is written only when its step has succeeded.
 RELEASE  := .venv
 DEBUG    := .venv-debug
 COVER    := .venv-coverage
@@ -27,7 +27,7 @@ VENVS    := $(RELEASE) $(DEBUG) $(COVER) $(SANITIZE) .venv-fuzz
 # Named after $(PYTHON), so that `make test PYTHON=python3.13` starts afresh.
 BASE := .stamp-base-$(subst /,_,$(PYTHON))
 
-# Whatever goes into the wheel, and nothing that an editor or a tool leaves.
+# What goes into the wheel, without the temporary files of editors and tools.
 SOURCES := $(sort $(shell find src -type f ! -path '*/__pycache__/*' \
 	! -path '*.egg-info/*' ! -name '.*' ! -name '*~' ! -name '*.py[co]'))
 SHARED  := $(sort $(shell find share -type f 2>/dev/null))
@@ -39,13 +39,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 export PYTHONNOUSERSITE := 1
-# What could make the tests see something other than the wheel, or pip install
-# elsewhere, or a release build not be one.
+# These could hide the wheel from the tests, redirect pip, or change a release
+# build.
 unexport PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
 unexport BLKIOMON_COVERAGE BLKIOMON_DEBUG BLKIOMON_SANITIZE
 
 .DELETE_ON_ERROR:
-# One step needs the one before; the compiler is the only one to gain from -j.
+# Each step needs the one before: -j would speed up the compiler alone.
 .NOTPARALLEL:
 .SUFFIXES:
 .DEFAULT_GOAL := help
@@ -69,7 +69,7 @@ check: $(RELEASE)/.stamp-tools ## the tests alone
 	@$(RELEASE)/bin/pytest $(TESTS)
 
 # cython-lint looks for pycodestyle on PATH.
-lint: $(RELEASE)/.stamp-tools ## ruff, mypy, stubtest, biome, cython-lint and the order of imports
+lint: $(RELEASE)/.stamp-tools ## ruff, mypy, stubtest, biome, cython-lint and import-linter
 	$(call say,ruff)
 	@$(RELEASE)/bin/ruff check --quiet .
 	@$(RELEASE)/bin/ruff format --quiet --check .
@@ -86,7 +86,7 @@ lint: $(RELEASE)/.stamp-tools ## ruff, mypy, stubtest, biome, cython-lint and th
 	$(call say,import-linter)
 	@$(RELEASE)/bin/python tools/quiet.py $(RELEASE)/bin/lint-imports --no-cache
 
-# As a browser sees them: a page has the scripts that pages share, and its own.
+# A page has the shared scripts and its own: they are linted as one script.
 lint-pages:
 	@mkdir -p build/pages
 	@for page in report compare; do \
@@ -113,7 +113,7 @@ profile: $(RELEASE)/.stamp-wheel ## where the instructions of the engine go (val
 		$(RELEASE)/bin/python -m blkiomon -I 1 -b /dev/null $(TRACE)
 	@callgrind_annotate build/callgrind.out | sed -n '/PROGRAM TOTALS/,$$p' | head -n 30
 
-manual: $(RELEASE)/.stamp-wheel ## write man pages and completions anew
+manual: $(RELEASE)/.stamp-wheel ## update the man pages and completions
 	@$(RELEASE)/bin/python -m tools
 
 # The libraries of the sanitizers are preloaded, as the interpreter is not
@@ -136,7 +136,7 @@ fuzz: $(FUZZ) ## fuzz for SECONDS=60 of processor time, TARGETS="engine merger r
 fuzz-ready: $(FUZZ)
 
 # All of them take minutes; ARGS="pipe growth" runs two, ARGS=--help lists them.
-bench: $(RELEASE)/.stamp-tools ## run the benchmarks of ours and of the packaged program
+bench: $(RELEASE)/.stamp-tools ## benchmark this program and the packaged one
 	@$(RELEASE)/bin/python -m benchmarks $(ARGS)
 ifeq ($(strip $(ARGS)),)
 	@echo

@@ -49,7 +49,7 @@ DIRECTIVES = {
     "boundscheck": DEBUG,
     "cdivision": True,
     # Without this, a free-threaded CPython turns the GIL on again, with a warning. Engine and
-    # Merger let in one thread at a time with an atomic exchange; sysv has no state.
+    # Merger refuse a second thread by an atomic exchange; one thread owns each other object.
     "freethreading_compatible": True,
     "initializedcheck": DEBUG,
     "linetrace": DEBUG,
@@ -58,7 +58,7 @@ DIRECTIVES = {
 
 MACROS: list[tuple[str, str | None]] = []
 # SLP vectorisation doubles the instruction count here. Inline functions are always inlined,
-# whatever their size: pair_items() is specialised for each kind of batch.
+# whatever their size: pair_records() is specialised for each kind of batch.
 COMPILE_ARGS = [
     "-O3",
     "-fno-tree-slp-vectorize",
@@ -72,7 +72,7 @@ if DEBUG:
     MACROS += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
     COMPILE_ARGS = ["-Og", "-g", "-UNDEBUG"]
 if COVERAGE:
-    # Threads count at once, and a process that is traced may end while another begins.
+    # Atomic, as several threads count.
     COMPILE_ARGS = ["-Og", "-g", "--coverage", "-fprofile-update=atomic"]
     LINK_ARGS = ["--coverage"]
 if SANITIZE:

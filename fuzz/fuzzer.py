@@ -30,7 +30,7 @@ sys.path[:0] = [str(TOP / "fuzz"), str(TOP / "tests")]
 
 from mutator import cross, flip_bits, mutate  # noqa: E402
 
-# Not by ImportError, whose traceback would keep this module's frame, and that be taken for a leak.
+# An ImportError's traceback would keep this module's frame, which looks like a leak.
 atheris = importlib.import_module("atheris") if importlib.util.find_spec("atheris") else None
 
 INSTRUMENTED = {
@@ -131,7 +131,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    # Python's own end leaks some objects, so the process ends, and looks for leaks, without it.
-    # In a global, as the sanitizer does not see what only Python's stack refers to.
+    # Python's own shutdown leaks some objects: exit(3) skips it, and the sanitizer then looks for
+    # leaks.  It does not see what only Python's stack refers to, so this is a global.
     end_process = ctypes.CDLL(None).exit
     end_process(0)

@@ -17,7 +17,7 @@ from records import HEADER_BYTES, NAMES, Item, Order, record, split
 
 from blkiomon.engine import layout
 
-OPTIONS = 16
+OPTION_BYTES = 16
 """Bytes ahead of a stream; they say how a target feeds it."""
 ISSUE_OR_COMPLETE = 0xC0 << 16
 
@@ -60,7 +60,7 @@ Scramble = Callable[[bytes, int], bytes]
 
 
 def flip_bits(rng: Random) -> Scramble:
-    """What replaces libFuzzer's own mutations where there is no libFuzzer."""
+    """A substitute for libFuzzer's own mutations."""
 
     def scramble(data: bytes, most: int) -> bytes:
         out = bytearray(data)
@@ -114,7 +114,7 @@ def converted(item: Item, version: int, order: Order) -> Item:
 
 
 def with_payload(rng: Random, item: Item) -> Item:
-    """The record with another payload, seldom a long one."""
+    """The record with another payload, rarely a long one."""
     most = 32 if rng.randrange(4) else 600 if rng.randrange(4) else 65536
     payload = (rng.randbytes(16) + bytes(range(16, 256)) * 256)[: rng.randrange(most)]
     header = item.data[: HEADER_BYTES[item.version]]
@@ -166,7 +166,7 @@ def move_run(rng: Random, items: list[Item], i: int) -> None:
 
 
 def add_partner(rng: Random, items: list[Item], i: int) -> None:
-    """Add a record's completion, or its issue, somewhere behind it."""
+    """Add a record's completion, or its issue, somewhere after it."""
     item = items[i]
     action = item.get("action")
     partner = item.put(
@@ -218,39 +218,39 @@ def mutate_stream(rng: Random, stream: bytes, most: int, scramble: Scramble) -> 
             add_partner(rng, items, i)
         elif kind < 19:
             items[i] = with_payload(rng, item)
-        elif rng.randrange(4) == 0:  # a length that is a lie
+        elif rng.randrange(4) == 0:  # a false length
             items[i] = item.put(pdu_len=interesting(rng, "pdu_len", len(item.data)))
     changed = b"".join(item.data for item in items)
     return changed if len(changed) <= most else stream
 
 
 def mutate_options(rng: Random, data: bytes, most: int, scramble: Scramble) -> bytes:
-    """Change the options, or more often the stream behind them."""
-    options, stream = bytearray(data[:OPTIONS].ljust(OPTIONS, b"\0")), data[OPTIONS:]
+    """Change the options, or more often the stream after them."""
+    options, stream = bytearray(data[:OPTION_BYTES].ljust(OPTION_BYTES, b"\0")), data[OPTION_BYTES:]
     if rng.randrange(6) == 0:
-        options[rng.randrange(OPTIONS)] = rng.randrange(256 if rng.randrange(2) else 8)
+        options[rng.randrange(OPTION_BYTES)] = rng.randrange(256 if rng.randrange(2) else 8)
     else:
         for _ in range(1 if rng.randrange(2) else rng.randrange(4) + 1):
-            stream = mutate_stream(rng, stream, most - OPTIONS, scramble)
+            stream = mutate_stream(rng, stream, most - OPTION_BYTES, scramble)
     return bytes(options) + stream
 
 
 def cross_streams(rng: Random, a: bytes, b: bytes) -> bytes:
     """The beginning of one stream, then the end of another or some of its records."""
-    items, others = list(split(a[OPTIONS:])), list(split(b[OPTIONS:]))
+    items, others = list(split(a[OPTION_BYTES:])), list(split(b[OPTION_BYTES:]))
     head = items[: rng.randrange(len(items) + 1)]
     first = rng.randrange(len(others) + 1)
     tail = others[first:]
     if rng.randrange(2):
         tail = tail[: rng.randrange(len(tail) + 1)]
-    return a[:OPTIONS].ljust(OPTIONS, b"\0") + b"".join(item.data for item in head + tail)
+    return a[:OPTION_BYTES].ljust(OPTION_BYTES, b"\0") + b"".join(item.data for item in head + tail)
 
 
 # --- statistics, as -b writes them ------------------------------------------------------------
 
 
 def make_plausible(rng: Random, stats: Any) -> None:
-    """Make the counts, histograms, minima and maxima of a struct agree, as ``decode`` demands."""
+    """Make the counts, histograms, minima and maxima of a struct agree, as ``decode`` requires."""
     stats["time"] %= 1 << 36
     for direction in "rw":
         stats[f"d2c_{direction}"]["count"] = stats[f"size_{direction}"]["count"]
@@ -330,7 +330,7 @@ def any_number(rng: Random, data: bytes) -> tuple[int, int]:
 
 
 def mutate_numbers(rng: Random, data: bytes, most: int, scramble: Scramble) -> bytes:
-    """Change, add or drop a number; seldom change bytes."""
+    """Change, add or drop a number; rarely change bytes."""
     if rng.randrange(8) == 0:
         return scramble(data, most)
     begin, end = any_number(rng, data)
@@ -371,7 +371,7 @@ def write_number(value: int) -> bytes:
 
 
 def any_token(rng: Random, data: bytes) -> int:
-    """Where some token begins: behind a delimiter."""
+    """Where some token begins: after a delimiter."""
     at = rng.randrange(len(data))
     return max(data.rfind(delimiter, 0, at) for delimiter in b"{}[],:\n") + 1
 
@@ -385,7 +385,7 @@ def tokens_end(data: bytes, at: int, n: int) -> int:
 
 
 def mutate_tokens(rng: Random, data: bytes, most: int, scramble: Scramble) -> bytes:
-    """Replace, repeat or drop tokens; seldom change bytes."""
+    """Replace, repeat or drop tokens; rarely change bytes."""
     kind = rng.randrange(8)
     if kind == 0 or not data:
         return scramble(data, most)

@@ -1,7 +1,7 @@
 """Fuzzes one target after the other, for ``make fuzz``, or runs one input alone.
 
 A target begins with its seeds and with the new inputs of earlier runs, below build/fuzz.  Prints a
-line for each target, and the folder of the input of a finding; the exit status is then 1.
+line for each target.  After a finding, prints the folder of its input; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NamedTuple
 TOP = Path(__file__).resolve().parents[1]
 BUILD = TOP / "build" / "fuzz"
 SHARES = {"engine": 5, "merger": 2, "resync": 2, "decode": 1, "from_bytes": 1, "json": 1}
-"""Of the time."""
+"""A target's share of the time."""
 
 RSS_MB = 4096
 FUZZER = [sys.executable, str(TOP / "fuzz" / "fuzzer.py")]
@@ -54,17 +54,17 @@ def environment(preload: str) -> dict[str, str]:
         package = Path(atheris.origin).parent
         libraries = [package.parent / "asan_with_fuzzer.so", *package.glob("custom_*.so")]
         env["LD_PRELOAD"] = " ".join(map(str, libraries))
-        # Now and then it reports a tuple of the interpreter's own: the plain loop looks for leaks.
+        # Atheris sometimes reports a tuple of the interpreter: only the plain loop looks for leaks.
         env["ASAN_OPTIONS"] = env["ASAN_OPTIONS"].replace("detect_leaks=1", "detect_leaks=0")
     else:
         env["ASAN_OPTIONS"] += f":hard_rss_limit_mb={RSS_MB}"
     return env
 
 
-def reproduce(command: list[str], env: dict[str, str], target: str, file: Path) -> bool:
-    """Run one input, with all that it prints; whether that went without a finding."""
+def reproduce(env: dict[str, str], target: str, file: Path) -> bool:
+    """Run one input, and show its output; returns whether there was no finding."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    command = [*command, target, str(BUILD / f"{target}.figures"), str(file)]
+    command = [*FUZZER, target, str(BUILD / f"{target}.figures"), str(file)]
     return subprocess.run(command, env=env, check=False).returncode == 0
 
 
@@ -79,7 +79,7 @@ class Figures(NamedTuple):
 def fuzz(
     command: list[str], env: dict[str, str], target: str, seconds: float
 ) -> tuple[bool, Figures]:
-    """Fuzz one target for so long; whether that went without a finding, and what it did."""
+    """Fuzz a target for a time; returns whether there was no finding, and the figures."""
     found = BUILD / "corpus" / target
     findings = BUILD / "findings" / target
     for folder in (found, findings):
@@ -90,8 +90,8 @@ def fuzz(
     done = Figures()
     status = 0
     left_s = wall_s = seconds
-    # The fuzzer counts seconds on the wall: on a busy machine it has to run more than once, and
-    # longer, as each run spends some seconds on its start.
+    # The fuzzer counts wall time. So on a busy machine it runs more than once; later runs are
+    # longer, as each start takes some seconds.
     while True:
         arguments = [
             target, str(file), str(found), str(TOP / "fuzz" / "corpus" / target),
@@ -140,7 +140,7 @@ def main() -> int:
         parser.error("one input is for one target")
     env = environment(arguments.preload)
     if arguments.input:
-        return 0 if reproduce(FUZZER, env, targets[0], arguments.input) else 1
+        return 0 if reproduce(env, targets[0], arguments.input) else 1
     share = arguments.seconds / sum(SHARES[target] for target in targets)
     started = time.monotonic()
     results = [fuzz(FUZZER, env, target, share * SHARES[target]) for target in targets]

@@ -8,17 +8,19 @@ The traces are little-endian and of version 7; the seeds have both versions and 
 from __future__ import annotations
 
 import json
-import struct
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "tests"))
 
 from intervals import HUNG, SDB, Io, interval_of  # noqa: E402
+from mutator import OPTION_BYTES, converted  # noqa: E402
+from records import Item, Order, split  # noqa: E402
 from streams import generate  # noqa: E402
-from tracewriter import Record, complete, encode, issue  # noqa: E402
+from tracewriter import complete, encode, issue  # noqa: E402
 
 from blkiomon import Interval, summarize, to_bytes, to_dict  # noqa: E402
 
@@ -40,34 +42,27 @@ OPTIONS = {
 }
 
 
-def records_of(trace: bytes, first: int, most: int) -> list[Record]:
+def records_of(trace: bytes, first: int, most: int) -> list[Item]:
     """At most that many records of a trace, without its first ones."""
-    records: list[Record] = []
-    at = n = 0
-    while at < len(trace) and len(records) < most:
-        fields = struct.unpack_from("<IIQQIIIIIHH", trace, at)
-        _, sequence, time, sector, n_bytes, action, pid, device, cpu, error, length = fields
-        payload = trace[at + 48 : at + 48 + length]
-        if n >= first:
-            records.append(
-                Record(time, sector, n_bytes, action, device, sequence, pid, cpu, error, payload)
-            )
-        at += 48 + length
-        n += 1
-    return records
+    return list(islice((item for item in split(trace) if item.version), first, first + most))
+
+
+def joined(records: list[Item], version: int = 7, order: Order = "little") -> bytes:
+    """A stream of these records in a version and byte order."""
+    return b"".join(converted(record, version, order).data for record in records)
 
 
 def seeds() -> Iterator[tuple[str, bytes]]:
     """Names and streams: pieces of all traces, by turns in each version and byte order."""
-    forms = [(7, "<"), (8, "<"), (7, ">"), (8, ">")]
+    forms: list[tuple[int, Order]] = [(7, "little"), (8, "little"), (7, "big"), (8, "big")]
     for i, path in enumerate(sorted((TOP / "tests" / "data").glob("*.bin"))):
         trace = path.read_bytes()
         for n in RECORDS:
             version, order = forms[i % len(forms)]
             i += 1
-            name = f"{path.stem}-{n}-v{version}{'be' if order == '>' else 'le'}"
-            yield name, encode(records_of(trace, 997 * i, n), version, order)
-    little = encode(records_of(trace, 100, 6))
+            name = f"{path.stem}-{n}-v{version}{order[0]}e"
+            yield name, joined(records_of(trace, 997 * i, n), version, order)
+    little = joined(records_of(trace, 100, 6))
     yield "garbage", little[:96] + b"eat\x07garbage" + little[96:]
     pairs = [issue(1000 * n, 8 * n, 4096) for n in range(4)]
     pairs += [complete(5000 + n, 8 * n, 4096) for n in range(4)]
@@ -75,7 +70,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
         yield f"pairs-{i}", encode(pairs)
     for seed in range(8):  # of requests in several steps
         yield f"steps-{seed}", generate(seed, avoid="nothing", count=60).data
-    yield "lost_events", little[:96] + b"CPU:1 [LOST 23 EVENTS]\n" + little[96:]
+    yield "lost", little[:96] + b"CPU:1 [LOST 23 EVENTS]\n" + little[96:]
     yield "cut", little[:-20]
 
 
@@ -88,7 +83,7 @@ def write(target: str, name: str, data: bytes) -> None:
 def main() -> None:
     for target, options in OPTIONS.items():
         for i, (name, stream) in enumerate(seeds()):
-            write(target, name, options[i % len(options)] + stream)
+            write(target, name, options[i % len(options)].ljust(OPTION_BYTES, b"\0") + stream)
     for name in ("loop-multi-dc", "loop-phases-dc"):
         stats = (TOP / "tests" / "golden" / f"{name}.binary").read_bytes()
         write("decode", f"{name}-03", stats[: 3 * 424])
@@ -109,8 +104,7 @@ def main() -> None:
 def stored_intervals() -> Iterator[tuple[str, Interval]]:
     """Names and small intervals: of recorded traces, and one with every kind of contents."""
     for path in sorted((TOP / "tests" / "data").glob("*.bin")):
-        stream = encode(records_of(path.read_bytes(), 5000, 80))
-        yield path.stem, summarize(stream)
+        yield path.stem, summarize(joined(records_of(path.read_bytes(), 5000, 80)))
     ios = [
         Io(SDB, "read", 4096, 0, 1000, q2d_ns=5, pid=3),
         Io(SDB, "read", 512, 0, 77, q2d_ns=900, pid=4),

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from intervals import use_all
-from mutator import OPTIONS
+from mutator import OPTION_BYTES
 from records import Item, repeat, split
 from reference import Reference
 
@@ -37,14 +37,14 @@ U64 = 1 << 64
 REQUEUE, ISSUE, COMPLETE, DRV_DATA = 1 << 21, 1 << 22, 1 << 23, 1 << 30
 MOST_BYTES = 1 << 20
 """Of a repeated stream."""
+REST_BYTES = MOST_BYTES * 64
+"""More than any stream has."""
 MOST_PIECES = 300
 MOST_STOPS = 12
 MOST_RECORDS_OF_REFERENCE = 80
 """The reference takes a hundred times as long as the engine."""
 
 MAX_PENDING = (1, 2, 3, 7, 15, 16, 17, 64, 127, 128, 129, 1000, 1_000_000, 1_000_000)
-AT_ONCE = {"spill_every": 1, "plain_cpu": True}
-"""What the engine does for many records, done for few."""
 SLOW_NS = (0, 1000, 10**6, U64 - 1)
 MAX_AGE_NS = (0, 1, 1000, 10**6, 10**9, 600 * 10**9, 600 * 10**9, U64 - 1)
 # Negative: of each record before the next, so that as many are pending.
@@ -57,7 +57,7 @@ class Options:
     """The first bytes of an input, each of which makes a choice."""
 
     def __init__(self, data: bytes) -> None:
-        self._bytes = data.ljust(OPTIONS, b"\0")
+        self._bytes = data.ljust(OPTION_BYTES, b"\0")
 
     def bit(self, n: int) -> bool:
         return bool(self._bytes[n // 8] >> n % 8 & 1)
@@ -66,12 +66,12 @@ class Options:
         return choices[self._bytes[at] % len(choices)]
 
     def sizes(self, at: int) -> Iterator[int]:
-        """Sizes of the pieces of a stream, again and again; after many of them, all of the rest."""
-        some = [(b & 15) << (b >> 4) for b in self._bytes[at:OPTIONS] if b] or [MOST_BYTES * 64]
+        """Sizes of the pieces of a stream, repeated; after MOST_PIECES of them, all of the rest."""
+        some = [(b & 15) << (b >> 4) for b in self._bytes[at:OPTION_BYTES] if b] or [REST_BYTES]
         for _ in range(MOST_PIECES // len(some)):
             yield from some
         while True:
-            yield MOST_BYTES * 64
+            yield REST_BYTES
 
     def stream(self, data: memoryview, at: int) -> bytes:
         """Repeat the stream as three bytes of options say: how often, and with which steps."""
@@ -82,7 +82,7 @@ class Options:
 
 
 def exactly(data: bytes | memoryview) -> np.ndarray[Any, Any]:
-    """A copy of exactly these bytes: the sanitizer reports a read behind them."""
+    """A copy of exactly these bytes: the sanitizer reports a read past their end."""
     return np.frombuffer(data, np.uint8).copy()
 
 
@@ -90,9 +90,9 @@ def exactly(data: bytes | memoryview) -> np.ndarray[Any, Any]:
 
 
 class Outcome(NamedTuple):
-    """Everything that an engine reports, except what only some options collect."""
+    """What an engine reports with any options."""
 
-    cuts: list[dict[str, bytes]]
+    snapshots: list[dict[str, bytes]]
     counters: dict[str, int]
     pending: int
     offset: int
@@ -114,7 +114,7 @@ def outcome(
 
     Each piece is freed as soon as it is fed.
     """
-    cuts: list[Any] = []
+    snapshots: list[Any] = []
     skips: list[tuple[int, int]] = []
     error = None
     at = stops = 0
@@ -132,13 +132,13 @@ def outcome(
                         assert not len(piece), "bytes were left over"
                         break
                     assert until is not None and stopped_at >= until
-                    cuts.append(engine.snapshot(until))
+                    snapshots.append(engine.snapshot(until))
                     stops += 1
                     until = max(stopped_at + 1, until + (until_step << stops))
                     if stops == MOST_STOPS or until >= U64:
                         until = None
             skips += engine.take_skips()
-            cuts.append(engine.snapshot())
+            snapshots.append(engine.snapshot())
         engine.finish()
     except TraceError as caught:
         error = str(caught)
@@ -150,24 +150,24 @@ def outcome(
                 assert again is caught
             else:
                 raise AssertionError("a failed engine goes on")
-    cuts.append(engine.snapshot())
+    snapshots.append(engine.snapshot())
     skips += engine.take_skips()
-    told = [
-        {name: getattr(cut, name).tobytes() for name in cut.__dataclass_fields__} for cut in cuts
+    tables = [
+        {name: getattr(s, name).tobytes() for name in s.__dataclass_fields__} for s in snapshots
     ]
     return Outcome(
-        told, engine.counters(), engine.pending, engine.offset, engine.now_ns, engine.epoch_ns,
+        tables, engine.counters(), engine.pending, engine.offset, engine.now_ns, engine.epoch_ns,
         dict(engine.process_names), skips, error,
-    ), cuts  # fmt: skip
+    ), snapshots  # fmt: skip
 
 
 def engine(data: memoryview) -> int:
-    """Fed whole or in pieces, whatever is kept: the same, and it adds up.
+    """Feed a stream whole and in pieces, with other options: the results are equal and add up.
 
-    With few records also the same as the slow reference of the tests.
+    For a few records, they also equal those of the tests' slow reference.
     """
-    options = Options(bytes(data[:OPTIONS]))
-    stream = options.stream(data[OPTIONS:], 3)
+    options = Options(bytes(data[:OPTION_BYTES]))
+    stream = options.stream(data[OPTION_BYTES:], 3)
     filtered = options.bit(6)
     limits: dict[str, Any] = {
         "max_pending": options.of(1, MAX_PENDING),
@@ -189,85 +189,83 @@ def engine(data: memoryview) -> int:
     ends = sorted(rng.randrange(len(stream) + 1) for _ in range(options.of(8, range(5))))
 
     whole = Engine(**limits)
-    expected, cuts = outcome(whole, stream, ends, all_at_once(), until_step)
-    split = Engine(**limits, **keep)
-    split._tune(**AT_ONCE)
-    split.set_slow_ns(options.of(12, SLOW_NS))
-    got, _ = outcome(split, stream, ends, options.sizes(9), until_step)
+    expected, snapshots = outcome(whole, stream, ends, one_piece(), until_step)
+    in_pieces = Engine(**limits, **keep)
+    in_pieces._tune(spill_every=1, plain_cpu=True)
+    in_pieces.set_slow_ns(options.of(12, SLOW_NS))
+    got, _ = outcome(in_pieces, stream, ends, options.sizes(9), until_step)
     for name, a, b in zip(Outcome._fields, expected, got):
         assert a == b, f"{name} differs:\n{a}\n{b}"
-    fed = 2
-    balance(expected, cuts, stream)
-    adds_up(split, got, limits, keep, options.of(12, SLOW_NS))
-    for cut in cuts:
-        read_back(cut)
+    balance(expected, snapshots, stream)
+    adds_up(in_pieces, got, limits, keep, options.of(12, SLOW_NS))
+    for snapshot in snapshots:
+        read_back(snapshot)
     if got.counters["records"] <= MOST_RECORDS_OF_REFERENCE and len(stream) < 1 << 15:
         if not (until_step or filtered or limits["from_ns"]):
             as_reference(limits, got, stream, ends)
-    return fed * got.counters["records"]
+    return 2 * got.counters["records"]
 
 
-def all_at_once() -> Iterator[int]:
-    """Sizes of pieces of which there is never more than one."""
-    return iter(lambda: MOST_BYTES * 64, 0)
+def one_piece() -> Iterator[int]:
+    """Sizes of pieces, each larger than any stream."""
+    return iter(lambda: REST_BYTES, 0)
 
 
-def balance(told: Outcome, cuts: list[Any], stream: bytes) -> None:
+def balance(found: Outcome, snapshots: list[Any], stream: bytes) -> None:
     """Check the sums that hold for any stream."""
-    counters = told.counters
-    assert sum(n for _, n in told.skips) == counters["skipped_bytes"]
-    assert told.offset <= len(stream)
-    if told.error is None:
-        assert told.offset == len(stream)
-    assert counters["records"] * 48 <= told.offset - counters["skipped_bytes"]
+    counters = found.counters
+    assert sum(n for _, n in found.skips) == counters["skipped_bytes"]
+    assert found.offset <= len(stream)
+    if found.error is None:
+        assert found.offset == len(stream)
+    assert counters["records"] * 48 <= found.offset - counters["skipped_bytes"]
     matches = counters["requests"]
-    assert sum(int(cut.rows["requests"].sum()) for cut in cuts) == matches
+    assert sum(int(snapshot.rows["requests"].sum()) for snapshot in snapshots) == matches
     for name in ("d2c_bins", "size_bins"):
-        assert sum(int(getattr(cut, name)["count"].sum()) for cut in cuts) == matches, name
-    for cut in cuts:
-        rows = cut.rows
+        assert sum(int(getattr(s, name)["count"].sum()) for s in snapshots) == matches, name
+    for snapshot in snapshots:
+        rows = snapshot.rows
         assert (rows["d2c_ns"]["min"] <= rows["d2c_ns"]["max"]).all()
-        assert len(cut.d2c_bins) == 0 or cut.d2c_bins["row"].max() < len(rows)
-    for cut in cuts[-1:]:
-        assert int(cut.loads["in_flight"].max(initial=0)) <= told.pending
+        assert len(snapshot.d2c_bins) == 0 or snapshot.d2c_bins["row"].max() < len(rows)
+    assert int(snapshots[-1].loads["in_flight"].max(initial=0)) <= found.pending
 
 
 def adds_up(
-    engine: Engine, told: Outcome, limits: dict[str, Any], keep: dict[str, bool], slow_ns: int
+    engine: Engine, found: Outcome, limits: dict[str, Any], keep: dict[str, bool], slow_ns: int
 ) -> None:
     """Check what the engine has collected against what it has counted."""
-    counters = told.counters
+    counters = found.counters
     requests, slow = engine.take_requests(), engine.take_slow()
-    if keep.get("keep_requests"):
+    if keep["keep_requests"]:
         assert len(requests) == counters["requests"]
-    if keep.get("keep_slow"):
+    if keep["keep_slow"]:
         assert (slow["until_ns"] - slow["request"]["first_issued_ns"] > slow_ns).all()
         assert len(slow) <= counters["requests"]
         if keep["keep_requests"]:
-            at_once = requests["issued_ns"] == requests["first_issued_ns"]
-            those = requests[at_once & (requests["d2c_ns"] > slow_ns)]
-            at_once = slow["request"]["issued_ns"] == slow["request"]["first_issued_ns"]
-            assert slow["request"][at_once].tolist() == those.tolist()
-        hanging, more = engine.take_hanging(told.now_ns, 0, 100)
-        assert len(hanging) + more <= told.pending
+            is_single = requests["issued_ns"] == requests["first_issued_ns"]
+            those = requests[is_single & (requests["d2c_ns"] > slow_ns)]
+            is_single = slow["request"]["issued_ns"] == slow["request"]["first_issued_ns"]
+            assert slow["request"][is_single].tolist() == those.tolist()
+        hanging, more = engine.take_hanging(found.now_ns, 0, 100)
+        assert len(hanging) + more <= found.pending
         assert (hanging["until_ns"] > hanging["request"]["first_issued_ns"]).all()
-        assert sum(map(len, engine.take_hanging(told.now_ns, 0, 1)[:1])) == 0
-    if keep.get("keep_details"):
+        assert len(engine.take_hanging(found.now_ns, 0, 1)[0]) == 0
+    if keep["keep_details"]:
         left = engine.leftovers()
-        assert len(left) == told.pending <= limits["max_pending"]
+        assert len(left) == found.pending <= limits["max_pending"]
         assert len(np.unique(left["order"])) == len(left)
         mismatches = engine.take_mismatches()
         assert len(mismatches) == counters["mismatches"]
         times = mismatches["older"]["record"]["time_ns"], mismatches["younger"]["record"]["time_ns"]
         assert (times[0] <= times[1]).all()
     driver_data = engine.take_driver_data()
-    if keep.get("keep_records"):
+    if keep["keep_records"]:
         records = engine.take_records()
         assert len(records) == counters["records"]
         lengths = int(records["pdu_len"].sum(dtype=np.uint64)) + 48 * len(records)
-        rest = told.offset - counters["skipped_bytes"] - engine.padding_bytes - lengths
+        rest = found.offset - counters["skipped_bytes"] - engine.padding_bytes - lengths
         assert rest >= 0
-        if not counters["lost_events"]:  # then what is left are the longer headers of version 8
+        if not counters["lost_events"]:  # the rest: 16 more bytes in headers of version 8
             assert rest % 16 == 0 and rest // 16 <= len(records)
         asked_for = records["time_ns"] >= limits["from_ns"]
         if limits["devices"]:
@@ -276,36 +274,36 @@ def adds_up(
         is_driver_data = (records["action"] & DRV_DATA) != 0
         paired = ((records["action"] & (ISSUE | COMPLETE)) != 0) & ~is_driver_data
         pairs, others = 2 * counters["requests"], counters["mismatches"] + counters["evicted"]
-        why = f"{int(paired.sum())} were paired: {counters}, {told.pending} pending"
+        why = f"{int(paired.sum())} were paired: {counters}, {found.pending} pending"
         if limits["as_original"]:
-            assert int(paired.sum()) == pairs + others + told.pending, why
+            assert int(paired.sum()) == pairs + others + found.pending, why
         else:  # requests of several steps take any number of records, requeues among them
             requeues = (records["action"] & REQUEUE) != 0
-            assert int((paired | requeues).sum()) >= pairs // 2 + told.pending, why
+            assert int((paired | requeues).sum()) >= pairs // 2 + found.pending, why
         assert int(is_driver_data.sum()) == counters["driver_data_records"]
-        if keep.get("keep_driver_data"):
+        if keep["keep_driver_data"]:
             of_these = records[is_driver_data]
             assert len(driver_data) == 48 * len(of_these) + int(of_these["pdu_len"].sum())
     for again in (engine.take_requests(), engine.take_records(), engine.take_driver_data()):
         assert len(again) == 0
 
 
-def as_interval(cut: Any) -> Interval:
+def as_interval(snapshot: Any) -> Interval:
     """An interval with this snapshot."""
-    devices = list(dict.fromkeys(cut.rows["device"].tolist()))
-    return Interval(time_s=1, devices=np.array(devices, np.uint32), snapshot=cut)
+    devices = list(dict.fromkeys(snapshot.rows["device"].tolist()))
+    return Interval(time_s=1, devices=np.array(devices, np.uint32), snapshot=snapshot)
 
 
-def read_back(cut: Any) -> None:
+def read_back(snapshot: Any) -> None:
     """Write an interval's statistics as -b does, and read them again."""
-    written = b"".join(stats_file.renderer("0.3")(as_interval(cut)))
+    written = b"".join(stats_file.renderer("0.3")(as_interval(snapshot)))
     if written:
         stats = stats_reader.parse(written)
         assert stats.version == "0.3" and stats.tail_bytes == 0
         assert stats.records.astype(layout.STATS_03).tobytes() == written
 
 
-def as_reference(limits: dict[str, Any], told: Outcome, stream: bytes, ends: list[int]) -> None:
+def as_reference(limits: dict[str, Any], found: Outcome, stream: bytes, ends: list[int]) -> None:
     """Compare with the slow reference of the tests."""
     reference = Reference(
         max_pending=limits["max_pending"],
@@ -325,10 +323,10 @@ def as_reference(limits: dict[str, Any], told: Outcome, stream: bytes, ends: lis
         reference.finish()
     reference.cut()
     bad = reference.bad
-    assert (bad is None) == (told.error is None), (bad, told.error)
+    assert (bad is None) == (found.error is None), (bad, found.error)
     if bad is not None:
-        assert bad == told.offset
-    ours = told.counters
+        assert bad == found.offset
+    ours = found.counters
     for name, theirs in (
         ("records", reference.overall),
         ("requests", reference.matched),
@@ -346,8 +344,8 @@ def as_reference(limits: dict[str, Any], told: Outcome, stream: bytes, ends: lis
 
 def merger(data: memoryview) -> int:
     """Merge files of several CPUs: the order of time, whatever the windows and reads."""
-    options = Options(bytes(data[:OPTIONS]))
-    stream = options.stream(data[OPTIONS:], 3)
+    options = Options(bytes(data[:OPTION_BYTES]))
+    stream = options.stream(data[OPTION_BYTES:], 3)
     n_files = options.of(1, range(1, 10))
     resync = options.bit(0)
     files: list[list[bytes]] = [[] for _ in range(n_files)]
@@ -456,8 +454,8 @@ def is_certain(item: Item) -> bool:
 
 def resync(data: memoryview) -> int:
     """Put garbage between records: the engine and the merger find every record, and no others."""
-    options = Options(bytes(data[:OPTIONS]))
-    stream = options.stream(data[OPTIONS:], 3)
+    options = Options(bytes(data[:OPTION_BYTES]))
+    stream = options.stream(data[OPTION_BYTES:], 3)
     pieces: list[bytes] = []
     records: list[bytes] = []
     skips: list[tuple[int, int]] = []

@@ -1,1 +1,1 @@
-"""What is made from ``--help``: the man page and the completions of three shells. `make manual`."""
+"""Tools for the Makefile and the tests; no part of the package."""

@@ -1,4 +1,4 @@
-"""Headless Chromium, driven by the DevTools protocol over a pipe: for pages and their pictures."""
+"""Headless Chromium, driven by the DevTools protocol over a pipe, for tests and pictures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Page:
     """A tab.
 
     Attributes:
-        messages: texts that the page's scripts, or the browser about them, wrote to the console.
+        messages: what the page's scripts or the browser wrote to the console.
         requests: addresses that were asked for.
     """
 
@@ -72,7 +72,7 @@ class Page:
         )
 
     def is_like(self, media: str = "", **features: str) -> None:
-        """Emulate "print", or features such as ``prefers_color_scheme="dark"``."""
+        """Emulate the medium "print", or features such as ``prefers_color_scheme="dark"``."""
         self.call("Page.bringToFront")
         listed = [{"name": k.replace("_", "-"), "value": v} for k, v in features.items()]
         self.call("Emulation.setEmulatedMedia", media=media, features=listed)
@@ -125,7 +125,7 @@ class Page:
         done = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(done["data"]))
 
-    def _told(self, event: dict[str, Any]) -> None:
+    def _note_event(self, event: dict[str, Any]) -> None:
         method, parameters = event["method"], event.get("params", {})
         if method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
             self.messages.append(json.dumps(parameters))
@@ -153,14 +153,14 @@ class Browser:
         os.write(self._to, json.dumps(request).encode() + b"\0")
         deadline = time.monotonic() + TIMEOUT_S
         while True:
-            told = self._next(deadline)
-            if told.get("id") == self._number:
-                if "error" in told:
-                    raise PageError(f"{method}: {told['error']}")
-                return told["result"]
-            page = self._pages.get(told.get("sessionId", ""))
-            if page is not None and "method" in told:
-                page._told(told)
+            message = self._next(deadline)
+            if message.get("id") == self._number:
+                if "error" in message:
+                    raise PageError(f"{method}: {message['error']}")
+                return message["result"]
+            page = self._pages.get(message.get("sessionId", ""))
+            if page is not None and "method" in message:
+                page._note_event(message)
 
     def _next(self, deadline: float) -> dict[str, Any]:
         while b"\0" not in self._buffer:
@@ -171,8 +171,8 @@ class Browser:
                 raise PageError("the browser ended")
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\0")
-        told: dict[str, Any] = json.loads(line)
-        return told
+        message: dict[str, Any] = json.loads(line)
+        return message
 
     def page(self) -> Page:
         """A new tab."""

@@ -13,7 +13,7 @@ INSTALL = "apt-get install "
 
 
 def missing():
-    """What is missing, as one line; None if nothing is."""
+    """One line that says what is missing, and how to install it; None if nothing is."""
     if sys.version_info < (3, 11):  # noqa: UP036
         return f"Python {VERSION} is too old, 3.11 is needed: choose one with PYTHON=python3.X"
     import shlex

@@ -19,14 +19,14 @@ _MADE = "# Made by `make manual` from the options of the commands."
 
 
 def _choices(option: Option) -> str:
-    """The words that an option takes, if these are known."""
+    """The words that an option takes, separated by spaces; "" if unknown."""
     words = option.argument.split("|")
     is_known = len(words) > 1 and all(word[:1].islower() or word[:1].isdigit() for word in words)
     return " ".join(words) if is_known else ""
 
 
 def _takes(option: Option) -> str:
-    """What is completed behind an option: choices, files, traces, devices or nothing."""
+    """What is completed after an option: choices, files, traces, devices or nothing."""
     if _choices(option):
         return "choices"
     words = set(re.split(r"[^A-Z]+", option.argument))
@@ -127,7 +127,7 @@ def bash(commands: Sequence[Command]) -> str:
     for command in (*others, main):
         names = " ".join(name for option in command.options for name in option.names)
         options.append(f"        {command.name or '*'}) options={_quoted(names)} ;;")
-        behind: dict[str, list[str]] = {}
+        after: dict[str, list[str]] = {}
         for option in command.options:
             if option.argument:
                 offer = {
@@ -138,8 +138,8 @@ def bash(commands: Sequence[Command]) -> str:
                     "nothing": ":",
                 }[_takes(option)]
                 prefix = f"'{command.name} '" if command.name else "*' '"
-                behind.setdefault(offer, []).extend(prefix + name for name in option.names)
-        arguments += [f"        {' | '.join(words)}) {offer} ;;" for offer, words in behind.items()]
+                after.setdefault(offer, []).extend(prefix + name for name in option.names)
+        arguments += [f"        {' | '.join(words)}) {offer} ;;" for offer, words in after.items()]
     texts = {
         "MADE": _MADE,
         "OPTIONS": "\n".join(options),

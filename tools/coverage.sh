@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs the tests in an environment whose build counts, and prints which statements of Python and
-# lines of Cython did not run: tools/coverage.sh ENVIRONMENT [ARGUMENT of pytest]...
+# Runs the tests on a coverage build, and prints which statements of Python and lines of Cython did
+# not run: tools/coverage.sh ENVIRONMENT [ARGUMENT of pytest]...
 # coverage.py counts Python, gcov counts Cython. Fails below 95 % of either.
 set -u
 environment=$1/bin
 shift
 counted=build/release-coverage
 
-# Tests drop root privileges, so any user may add to the counts.
+# Tests drop root privileges, so any user needs write access to the counts.
 rm -rf build/coverage
 mkdir -p -m 1777 build/coverage
 find "$counted" -name '*.gcno' | while read -r notes; do

@@ -39,7 +39,7 @@ def counts(directory: Path) -> dict[str, dict[int, int]]:
 
 
 def cython_counts(source: str, ran: Mapping[int, int]) -> Iterator[tuple[str, int, int]]:
-    """File, line and count for each comment in a C file, from how often the lines of C ran."""
+    """File, line and count of each line of Cython, from how often the lines of its C file ran."""
     position: tuple[str, int] | None = None
     for number, line in enumerate(source.splitlines(), 1):
         if match := _POSITION.match(line):

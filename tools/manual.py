@@ -25,13 +25,13 @@ _OWN = re.compile(r"(`[^`]+`|(?<![\w-])--?[a-zA-Z][\w-]*)")
 def pages(commands: Sequence[Command]) -> dict[str, str]:
     """Every page in the language of man(7), by its name without the section."""
     monitor, *others = commands
-    made = {"blkiomon": _tidy(_lines(monitor, others))}
+    made = {"blkiomon": _tidy(_main_page(monitor, others))}
     return made | {f"blkiomon-{other.name}": _tidy(_sub_page(other)) for other in others}
 
 
 def _tidy(lines: Iterable[str]) -> str:
     text = "\n".join(lines) + "\n"
-    return re.sub(r"^(\.S[HS] .*\n)\.PP\n", r"\1", text, flags=re.MULTILINE)  # one is meant already
+    return re.sub(r"^(\.S[HS] .*\n)\.PP\n", r"\1", text, flags=re.MULTILINE)  # a heading implies it
 
 
 def _head(command: Command) -> Iterator[str]:
@@ -70,7 +70,7 @@ def _ends(command: Command, headed: Iterable[re.Match[str]]) -> Iterator[str]:
         yield from _examples(command.examples)
 
 
-def _lines(monitor: Command, others: Sequence[Command]) -> Iterator[str]:
+def _main_page(monitor: Command, others: Sequence[Command]) -> Iterator[str]:
     notes = paragraphs(monitor.notes)
     headed = [match for note in notes if (match := _HEADED.fullmatch(note))]
     yield from _head(monitor)
@@ -112,11 +112,11 @@ def _options(options: Sequence[Option]) -> Iterator[str]:
 
 
 def _examples(examples: Sequence[tuple[str, str]]) -> Iterator[str]:
-    for typed, told in examples:
-        yield ".TP" if told else ".PP"
-        yield rf"\fB{_plain(typed)}\fP"
-        if told:
-            yield _text(told)
+    for command, effect in examples:
+        yield ".TP" if effect else ".PP"
+        yield rf"\fB{_plain(command)}\fP"
+        if effect:
+            yield _text(effect)
 
 
 def _sections(text: str) -> Iterator[str]:

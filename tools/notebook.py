@@ -16,7 +16,7 @@ NOTEBOOK = Path(__file__).parent.parent / "docs" / "latency.ipynb"
 
 
 def executed(notebook: Any) -> Any:
-    """A copy of a notebook, run in its own directory by a new kernel, without what varies.
+    """A copy of a notebook, run in its own directory by a new kernel, without varying metadata.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
@@ -26,11 +26,11 @@ def executed(notebook: Any) -> Any:
         made,
         timeout=120,
         resources={"metadata": {"path": NOTEBOOK.parent}},
-        coalesce_streams=True,  # however many pieces a program writes its output in
+        coalesce_streams=True,  # a program may write its output in any pieces
     )
     path = f"{Path(sys.prefix, 'bin')}:{os.environ['PATH']}"  # of python and blkiomon in a cell
     environment = {**os.environ, "PATH": path, "COLUMNS": "80", "LC_ALL": "C.UTF-8"}
-    environment.pop("MPLBACKEND", None)  # another one than Jupyter's shows no picture
+    environment.pop("MPLBACKEND", None)  # only Jupyter's backend shows pictures
     client.execute(env=environment)
     for cell in made.cells:
         cell.metadata.clear()

@@ -1,4 +1,4 @@
-"""Run a command, and print its output only if it fails: some linters cannot be told to be quiet."""
+"""Run a command, and print its output only if it fails: some linters have no quiet option."""
 
 import subprocess
 import sys

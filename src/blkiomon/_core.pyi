@@ -224,7 +224,10 @@ class Engine:
 
     @property
     def epoch_ns(self) -> int | None:
-        """ns since 1970 at trace time 0, from the first timestamp record; None without one."""
+        """ns since 1970 at trace time 0, from the first timestamp record.
+
+        None without one, or if the first record is more than 1 s earlier.
+        """
 
     @property
     def process_names(self) -> dict[int, str]:

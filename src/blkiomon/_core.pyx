@@ -5,7 +5,7 @@
                    pairing.pxi     records -> completed requests: a fast path for plain records,
                                    a slow path for all others; with
                        hash_table.pxi   pending records, found by sector and device
-                       eviction.pxi     bounds pending records in age and number; keeps full ones
+                       eviction.pxi     evicts pending records by age or number; stores them in full
                        multi_step.pxi   requeues, partial completions, zone appends
                        queue.pxi        queue records, process names, the time of day, driver data
                        in_flight.pxi    requests in flight
@@ -313,12 +313,11 @@ cdef class Engine:
         self.buffered |= new
         return 0
 
-    cdef inline uint64_t _demand(
-        self, const Buffer *f, uint64_t n_bytes
-    ) noexcept nogil:
+    cdef inline uint64_t _demand(self, const Buffer *buffer, uint64_t n_bytes) noexcept nogil:
         """The most elements that are in use after a batch of n_bytes of input."""
         return min(
-            f.used[0] + f.owed[0] + f.per_record * BATCH + f.per_byte * n_bytes, f.limit
+            buffer.used[0] + buffer.owed[0]
+            + buffer.per_record * BATCH + buffer.per_byte * n_bytes, buffer.limit
         )
 
     cdef inline bint _has_room(self, const Batch *b, uint64_t n_bytes) noexcept nogil:
@@ -362,35 +361,35 @@ cdef class Engine:
                 self._grow(self._buffer_names[i], &self.buffers[i], wanted)
         return 0
 
-    cdef int _grow(self, name, const Buffer *f, uint64_t wanted) except -1:
+    cdef int _grow(self, name, const Buffer *buffer, uint64_t wanted) except -1:
         """Make a buffer larger: at least twice as large if it is an array."""
         cdef dict arrays
         cdef uint64_t i
-        cdef uint64_t had = f.room[0]
+        cdef uint64_t had = buffer.room[0]
         cdef uint64_t room = max(wanted, 2 * had, <uint64_t> 8 * BATCH)
-        cdef void **elements = <void **> f.at
+        cdef void **elements = <void **> buffer.at
         cdef uint8_t *new
-        if f.growth == GROW_TABLE:
-            return self._grow_table(name, <Table *> f.at)
-        if f.growth == GROW_PROCESSES:
+        if buffer.growth == GROW_TABLE:
+            return self._grow_table(name, <Table *> buffer.at)
+        if buffer.growth == GROW_PROCESSES:
             return self._grow_processes()
-        if room > <uint64_t> 1 << 32 and f.size > 1:
+        if room > <uint64_t> 1 << 32 and buffer.size > 1:
             raise MemoryError(f"too many {name}: they are numbered with 32 bits")
         arrays = dict(self._arrays)
-        if f.growth == GROW_POINTERS:
-            new = allocate(arrays, f"{name} from {had}", (room - had) * f.size)
+        if buffer.growth == GROW_POINTERS:
+            new = allocate(arrays, f"{name} from {had}", (room - had) * buffer.size)
             elements[0] = enlarge(
                 arrays, name, elements[0], had * sizeof(void *), room * sizeof(void *)
             )
             for i in range(had, room):
-                (<void **> elements[0])[i] = new + (i - had) * f.size
+                (<void **> elements[0])[i] = new + (i - had) * buffer.size
         else:
-            i = had if f.growth == GROW_FREE_LIST else min(f.used[0], had)
-            elements[0] = enlarge(arrays, name, elements[0], i * f.size, room * f.size)
-            if f.growth == GROW_FREE_LIST:      # the list of free elements ended with index `had`
+            i = had if buffer.growth == GROW_FREE_LIST else min(buffer.used[0], had)
+            elements[0] = enlarge(arrays, name, elements[0], i * buffer.size, room * buffer.size)
+            if buffer.growth == GROW_FREE_LIST:     # `had` was the end of the list
                 for i in range(had, room):
                     self.s.stored[i].stored_order = i + 1
-        f.room[0] = room
+        buffer.room[0] = room
         self._arrays = arrays
         return 0
 

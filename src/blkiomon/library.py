@@ -27,7 +27,7 @@ from blkiomon.interval.moments import U64_MAX
 from blkiomon.interval.monitor import MAX_AGE_S, Monitor, age_ns, device_set
 from blkiomon.interval.value import Interval
 from blkiomon.sources import is_packed, open_trace
-from blkiomon.sources.readers import HEAD_BYTES, UNPACKED_BYTES, OpenedReader
+from blkiomon.sources.readers import MAGIC_BYTES, UNPACKED_BYTES, OpenedReader
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -400,10 +400,10 @@ def _read(source: Source, resync: bool, monitor: Monitor | None = None) -> Itera
         return
     pieces = _pieces(source)
     head = memoryview(b"")
-    while len(head) < HEAD_BYTES and (piece := next(pieces, None)) is not None:
+    while len(head) < MAGIC_BYTES and (piece := next(pieces, None)) is not None:
         head = memoryview(bytes(head) + bytes(piece)) if head else piece
     pieces = chain([head], pieces)
-    if not is_packed(bytes(head[:HEAD_BYTES])):
+    if not is_packed(bytes(head[:MAGIC_BYTES])):
         yield from pieces
         return
     name = getattr(source, "name", None)

@@ -70,9 +70,9 @@ cdef inline uint32_t is_late(const TraceV7 *r) noexcept nogil:
 cdef inline uint32_t plainness_of(uint32_t category, const TraceV7 *r) noexcept nogil:
     """Returns 0 for a plain record: an ordinary issue or completion of a read or a write.
 
-    It is of a usual size and without error. For any other record, a bit of the result is set; so
-    the results of several records can be or'ed. One addition tests whether exactly one of ISSUE
-    and COMPLETE is set: add ISSUE, then flip COMPLETE; if so, the bit of COMPLETE is now clear.
+    A plain record has a usual size and no error. Any other record sets a bit of the result, so
+    results can be or'ed. One addition tests whether exactly one of ISSUE and COMPLETE is set: after
+    adding ISSUE and flipping COMPLETE, the bit of COMPLETE is then clear.
     """
     return (
         ((category & (CAT_PAIRED | CAT_ODD)) + CAT_ISSUE ^ CAT_COMPLETE) & ~<uint32_t> CAT_ISSUE

@@ -6,7 +6,7 @@
 # The result depends on the records alone, not on their places in the table.
 #
 # Entry points: evict_by_age, from Engine at every snapshot, every SWEEP_EVERY records and at the
-# end; make_place, is_nearly_full, track_age, drop_pending and evict, from pairing. Never allocates.
+# end; evict_if_full, is_nearly_full, track_age, drop_pending, evict, from pairing. Never allocates.
 #
 # The file begins with the full records of pending requests, which an eviction has to free. Their
 # entry points: copy_detail, ids_of, has_wide_ids, store_record, free_record and full_record, from
@@ -14,15 +14,15 @@
 
 cdef enum:
     SWEEP_EVERY = 1 << 20                       # records between two passes by age
-    EVICTED_SHARE = 8                           # of max_pending: see make_place()
+    EVICTED_SHARE = 8                           # of max_pending: see evict_if_full()
     MOST_AGES = 1 << 16                         # counters of end_of_oldest()
     GRAIN_BITS = 14                             # eviction is exact to 1/8192 of the oldest age
 
 
 # --- full records of pending requests -----------------------------------------------------------
 #
-# With keep_details, State.stored has all of them. With keep_slow alone, it only has those that took
-# the slow path. The table's entry of any other has all that a slow request shows.
+# With keep_details, State.stored has all of them. With keep_slow alone, it has those that took the
+# slow path; of any other record, its Pending has all that a slow request shows.
 
 cdef inline void copy_detail(
     Detail *out, const TraceV7 *r, uint32_t category, uint64_t order
@@ -189,7 +189,7 @@ cdef inline bint is_nearly_full(const State *s) noexcept nogil:
     return s.pending.used >= s.max_pending - share_of_bound(s)
 
 
-cdef void make_place(State *s) noexcept nogil:
-    """Make sure that another record can become pending: at the limit, evict the oldest ones."""
+cdef void evict_if_full(State *s) noexcept nogil:
+    """Evict the oldest pending records if there are max_pending: another one will be added."""
     if unlikely(s.pending.used >= s.max_pending):
         evict_until(s, end_of_oldest(s, max(share_of_bound(s), <uint64_t> 1)))

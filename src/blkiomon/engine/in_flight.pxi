@@ -9,7 +9,7 @@
 # A request that is given up was in flight until then. Busy time is known only for whole devices.
 # With as_original, nothing reads these figures.
 #
-# Entry points: begin_flight, end_flight and give_up, from pairing and eviction. From
+# Entry points: begin_flight, end_flight, give_up, from pairing, multi_step, eviction. From
 # Engine.snapshot(), in this order: integrate_in_flight, count_load_rows, move_load_rows,
 # free_idle_devices. Never allocates.
 

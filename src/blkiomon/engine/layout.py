@@ -114,8 +114,8 @@ ROW = np.dtype(
 
 SIZE_BINS, D2C_BINS = 1728, 3776
 BIN_BITS = 12
-"""Number of bins of the log-linear histograms of sizes (bytes) and D2C (ns). Each octave has 64
-bins: see ``blkiomon.interval.distribution.bin_bounds``."""
+"""Bins of the log-linear histograms of sizes (bytes) and D2C (ns), and bits of a bin's number. Each
+octave has 64 bins: see ``blkiomon.interval.distribution.bin_bounds``."""
 
 BIN = np.dtype([("row", "u4"), ("bin", "u4"), ("count", "u8")])
 """A bin that is not empty: the index of its row, the number of the bin, its count."""

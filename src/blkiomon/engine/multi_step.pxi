@@ -310,7 +310,7 @@ cdef void handle_requeue(State *s, const Batch *b, int i) noexcept nogil:
         evict(s, p)
         p = NULL
     if p == NULL:                               # its issue may be read later
-        make_place(s)
+        evict_if_full(s)
         p = reserve_slot(&s.pending, place_of(s, &s.pending, item.sector, item.key))
         p[0] = item[0]
         store_item(s, p, b, i)

@@ -3,7 +3,7 @@
 # prepare_records() finds the device and hash table group of each record of a batch, and checks
 # sequence numbers. pair_records() then stores each record in the table, or adds a completed request
 # to Batch.done; it also counts requests in flight. If a batch is of one device and the table is
-# small, pair_records() does all of this: see can_be_at_once().
+# small, one pass of pair_records() does all of this: see can_be_one_pass().
 #
 # Technique: most records are plain, see plainness_of(): an issue whose key is not pending, or the
 # completion that meets its issue. pair_records() pairs these without a branch on which of the two
@@ -28,7 +28,7 @@ cdef enum Fate:                                 # what pair() does with a record
 cdef enum:
     MOST_CPU_BITS = 13                          # a kernel supports 8192 CPUs at most
     MOST_SEQUENCE_BITS = 27                     # sequence numbers in memory: 512 MB
-    MOST_LATE = 1 << 16                         # further back, blktrace must have been restarted
+    MOST_LATE = 1 << 16                         # a greater step back is a restart of blktrace
     LARGE_TABLE = 2048                          # groups of 512 bytes, slots included: 1 MB
     MANY_LOADS = 256                            # these outgrow the first-level cache
 
@@ -114,7 +114,7 @@ cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:
     )
 
 
-cdef inline bint can_be_at_once(const State *s, const Batch *b) noexcept nogil:
+cdef inline bint can_be_one_pass(const State *s, const Batch *b) noexcept nogil:
     """Whether pair_records() also does what prepare_records() does.
 
     It does so for a batch of one device, if the table is small, and no record is filtered out.
@@ -364,7 +364,7 @@ cdef void pair_item(State *s, Batch *b, int i, Place place) noexcept nogil:
             s.completions_without_issue += 1
             s.evicted += 1
             return
-        make_place(s)
+        evict_if_full(s)
         set_pending(s, reserve_slot(&s.pending, place), b, i)
         return
 
@@ -487,15 +487,15 @@ cdef inline void count_busy(
 
 
 cdef struct Tally:                              # what pair_records() counts in registers
-    lanes now                                   # at_once: the first four of Load.now
-    lanes most                                  # at_once: their maxima
+    lanes now                                   # one_pass: the first four of Load.now
+    lanes most                                  # one_pass: their maxima
     int64_t more                                # else: growth of in_flight and of pending.used
     int64_t most_more                           # else: the maximum of `more`
 
 
-cdef inline void add_tally(State *s, Load *load, Tally *t, bint at_once) noexcept nogil:
+cdef inline void add_tally(State *s, Load *load, Tally *t, bint one_pass) noexcept nogil:
     """Add a Tally to the State."""
-    if at_once:
+    if one_pass:
         t.more = <int32_t> (lane(t.now, IN_ALL) - load.now[IN_ALL])
         t.most_more = <int32_t> (lane(t.most, IN_ALL) - load.now[IN_ALL])
         store_lanes(load.now, t.now)
@@ -524,7 +524,7 @@ cdef void note_queued(
     b.done_of[n] = IN_MATCH
 
 
-cdef inline Fate fate_at_once(
+cdef inline Fate fate_in_one_pass(
     State *s, Batch *b, int i, uint32_t device, uint32_t *last
 ) noexcept nogil:
     """The Fate of a record that prepare_records() did not see; prepares it for pair_other()."""
@@ -543,11 +543,11 @@ cdef inline Fate fate_at_once(
     return fate
 
 
-cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) noexcept nogil:
+cdef inline void pair_records(State *s, Batch *b, bint plainly, bint one_pass) noexcept nogil:
     """Pair the records of a batch, each as pair_item() would.
 
     The flags are constants at each call: the compiler specialises all calls. `plainly` is the
-    result of can_be_plain(). `at_once` is the result of can_be_at_once(): prepare_records() did
+    result of can_be_plain(). `one_pass` is the result of can_be_one_pass(): prepare_records() did
     not run.
 
     The steps for a plain record: hash it; compare the group's tags with its tag and with 0; choose
@@ -582,7 +582,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
     t.more = t.most_more = 0
     t.now = t.most = lanes_of(0, 0, 0, 0)
     device = NO_DEVICE
-    if at_once:
+    if one_pass:
         device = index_of(s, b.records[0].device)
         if device == NO_DEVICE:
             device = enter_device(s, b.records[0].device)
@@ -595,21 +595,21 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         action = r.action
         if not plainly:
             fate = b.fate[i]
-            if at_once:
-                fate = fate_at_once(s, b, i, device, &sequences[r.cpu & cpu_mask])
+            if one_pass:
+                fate = fate_in_one_pass(s, b, i, device, &sequences[r.cpu & cpu_mask])
             if unlikely(fate == FATE_OTHER):
-                add_tally(s, load, &t, at_once)
+                add_tally(s, load, &t, one_pass)
                 n = pair_other(s, b, i, n)
-                if at_once:
+                if one_pass:
                     t.now = t.most = load_lanes(load.now)
                 continue
             if fate != FATE_IGNORED:
                 s.now_ns = r.time
             if fate != FATE_PLAIN:
                 continue
-            if not at_once:
+            if not one_pass:
                 s.oldest_ns = min(s.oldest_ns, r.time)
-        if at_once:
+        if one_pass:
             if unlikely(r.time < oldest_ns):
                 oldest_ns = r.time
             check_sequence(s, r, &sequences[r.cpu & cpu_mask])
@@ -645,13 +645,13 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
             (differs | not_simple | (slot == GROUP)) != 0
             or (d2c_ns - LEAST_USUAL_NS & if_completion) >= usual_ns
         ):
-            add_tally(s, load, &t, at_once)
-            if at_once:
+            add_tally(s, load, &t, one_pass)
+            if one_pass:
                 b.device[i] = device
                 b.home[i] = home
                 b.tag[i] = tag
             n = pair_slowly(s, b, i, n)
-            if at_once:
+            if one_pass:
                 t.now = t.most = load_lanes(load.now)
             continue
         b.done[n] = deferred_of(d2c_ns, size_bytes)
@@ -661,12 +661,12 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
         n += completes
         p.time_ns = r.time                      # after a completion, the slot is free: never read
         p.sector = r.sector
-        store_pair(&p.key, word)            # and the state
+        store_pair(&p.key, word)                # and the state
         p.bytes = r.bytes
         if keep_ids:
             p.extra = ids_of(r)
         group.tag[slot] = tag & <uint8_t> ~narrow
-        if at_once:
+        if one_pass:
             t.now = t.now + load_lanes(STEPS[action >> 16 & 3][completes])
             t.most = most_lanes(t.most, t.now)
             if unlikely(lane(t.now, IN_ALL) <= 1):
@@ -680,16 +680,16 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint at_once) no
                 count_busy(load, load.now[IN_ALL], completes, r.time)
             t.more += 1 | <int64_t> if_completion
             t.most_more = max(t.most_more, t.more)
-    add_tally(s, load, &t, at_once)
+    add_tally(s, load, &t, one_pass)
     b.n_done = n
-    if at_once:
+    if one_pass:
         s.oldest_ns = min(s.oldest_ns, oldest_ns)
     if plainly:
         s.now_ns = b.records[b.n - 1].time
 
 
 cdef inline void pair_plain_batch(State *s, Batch *b) noexcept nogil:
-    if can_be_at_once(s, b):
+    if can_be_one_pass(s, b):
         pair_records(s, b, True, True)
     else:
         prepare_records(s, b, True)
@@ -720,7 +720,7 @@ cdef void pair(State *s, Batch *b, bint plainly) noexcept nogil:
         if s.with_names:
             count_processes(s, b)
         s.pair_batch(s, b)
-    elif can_be_at_once(s, b):
+    elif can_be_one_pass(s, b):
         pair_records(s, b, False, True)
     else:
         prepare_records(s, b, False)

@@ -284,5 +284,5 @@ cdef void handle_other(State *s, Batch *b, int i) noexcept nogil:
                 count_process(s, r.pid, 1, r.bytes)
         elif event == EVENT_BACK_MERGE:
             take_queued(s, r.sector, queue_key(b.item.key), &taken)
-        elif event == EVENT_FRONT_MERGE:        # until now, the request began behind this bio
+        elif event == EVENT_FRONT_MERGE:        # so far, the request began after this bio
             take_queued(s, r.sector + (r.bytes >> 9), queue_key(b.item.key), &taken)

@@ -72,7 +72,7 @@ cdef inline bint is_plausible(const uint8_t *p, bint swap) noexcept nogil:
 cdef int match_text(
     const char *form, const uint8_t *p, size_t size, size_t *length, uint64_t *number
 ) noexcept nogil:
-    """Match p against a form in which # stands for digits; the last such number goes to *number.
+    """Match p against a form in which # means digits; writes the last number to *number.
 
     Returns 1 for a match, and sets *length; 0 if the bytes end too early; -1 if they differ.
     """

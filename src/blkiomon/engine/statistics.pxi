@@ -59,17 +59,12 @@ cdef enum:
     CAT_ODD = CAT_CELLS | CAT_DRV_DATA | CAT_NOTIFY
 
 
-cdef inline unsigned int plain_cell(uint32_t category) noexcept nogil:
-    """cell_of() for a record that has none of the categories CAT_CELLS."""
-    return PLAIN_CELLS >> 8 * (category & 3) & 0xff
-
-
 cdef inline unsigned int cell_of(uint32_t category, uint32_t size_bytes) noexcept nogil:
     """Operation and direction of an issue: index in layout.OPS << 2 | in layout.DIRECTIONS.
 
     The direction is the original's: READ before WRITE, else bidirectional.
     """
-    cdef unsigned int cell = plain_cell(category)
+    cdef unsigned int cell = PLAIN_CELLS >> 8 * (category & 3) & 0xff
     if category & CAT_FLUSH and size_bytes == 0:
         return 3 << 2 | cell & 3
     if category & CAT_DISCARD:
@@ -627,7 +622,7 @@ cdef Bin *copy_sizes(State *s, Account *a, Row *row, uint32_t number, Bin *out) 
     return out
 
 
-cdef void close_squares(
+cdef void saturate_squares(
     Moments *m, uint64_t requests, const Bin *first, const Bin *end
 ) noexcept nogil:
     """Set a sum of squares to 2^128-1 if its upper bound, from the bins, exceeds that."""
@@ -671,7 +666,7 @@ cdef Bin *copy_rows(State *s, Row *out, Bin *d2c_bins, Bin **size_bins) noexcept
         )
         size_bins[0] = copy_sizes(s, a, row, <uint32_t> i, size_bins[0])
         row.d2c_ns = a.d2c_ns
-        close_squares(&row.d2c_ns, row.requests, first, d2c_bins)
+        saturate_squares(&row.d2c_ns, row.requests, first, d2c_bins)
         row.d2c_us.min = a.d2c_ns.min // 1000   # truncation keeps the order
         row.d2c_us.max = a.d2c_ns.max // 1000
         row.d2c_us.sum = a.d2c_us_sum
@@ -701,8 +696,8 @@ cdef Bin *copy_queue_rows(
         requests = 0
         q2d_bins = copy_times(s, a.q2d, <uint32_t> i, q2d_bins, &out[i].requests, NULL)
         q2c_bins[0] = copy_times(s, a.q2c, <uint32_t> i, q2c_bins[0], &requests, NULL)
-        close_squares(&out[i].q2d_ns, requests, first_q2d, q2d_bins)
-        close_squares(&out[i].q2c_ns, requests, first_q2c, q2c_bins[0])
+        saturate_squares(&out[i].q2d_ns, requests, first_q2d, q2d_bins)
+        saturate_squares(&out[i].q2c_ns, requests, first_q2c, q2c_bins[0])
         put_low_words_first(&out[i].q2d_ns)
         put_low_words_first(&out[i].q2c_ns)
     return q2d_bins

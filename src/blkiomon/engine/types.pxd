@@ -104,14 +104,14 @@ cdef struct Pending:                            # an entry of a hash table: 32 b
     uint64_t sector
     uint32_t key                                # device index and direction: see key_of()
     uint32_t state                              # the bits below
-    uint32_t bytes                              # of an issue: not completed yet
+    uint32_t bytes                              # of an issue: not yet completed; queued: the pid
     # In State.pending, with IS_STORED: the index of the full record in State.stored; else, with
     # keep_slow: pid and CPU, see ids_of(). In State.history: how often the request was requeued.
     uint32_t extra
 
 cdef enum:                                      # Pending.state
-    # Its time is 2^63 ns or more. Only pair_item() takes such a record: the difference to an early
-    # time may wrap around, and the fast path would not see that.
+    # The record's time is 2^63 ns or more. The slow path pairs such records: their difference to an
+    # early time may wrap around, which the fast path would not notice.
     IS_LATE = 1 << 0
     IS_STORED = 1 << 1                          # State.stored has the full record
     WAS_REPORTED = 1 << 2                       # as a request that hangs: see slow.pxi

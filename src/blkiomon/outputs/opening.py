@@ -33,7 +33,7 @@ from blkiomon.outputs.links import (
     open_directory,
     without_links,
 )
-from blkiomon.sources.readers import HEAD_BYTES, is_packed
+from blkiomon.sources.readers import MAGIC_BYTES, is_packed
 
 MODE = 0o644
 """Mode of new files, before the umask."""
@@ -290,7 +290,7 @@ def _refuse_trace(
     except OSError:  # it can be written but not read
         return
     try:
-        head = os.pread(fd, DUMP_BYTES if policy.is_dump else HEAD_BYTES, 0)
+        head = os.pread(fd, DUMP_BYTES if policy.is_dump else MAGIC_BYTES, 0)
     finally:
         os.close(fd)
     if is_packed(head):

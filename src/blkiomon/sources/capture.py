@@ -45,7 +45,7 @@ ALL = "all"
 """In place of names: all disks."""
 
 POLL_S = 0.1
-"""The kernel wakes a reader when a ring is a quarter full: quiet rings are read so often."""
+"""Time between two reads of all rings. The kernel reports only a ring that is a quarter full."""
 
 REFRESH_S = 2.0
 """Time between two checks for CPUs and devices that came or went."""
@@ -210,14 +210,14 @@ class Capture:
         root: where ``sys`` and ``proc`` are.
 
     Attributes:
-        fd: readable when there is much to read; call ``pieces`` ten times a second anyway.
+        fd: readable when a ring is a quarter full; call ``pieces`` every ``POLL_S`` anyway.
         begun_ns: monotonic time of its start.
 
     Raises:
         CaptureError: it cannot be started.
     """
 
-    name = "what is captured"
+    name = "the capture"
 
     def __init__(
         self,
@@ -240,9 +240,8 @@ class Capture:
         self._epoll = select.epoll()
         self._has_stopped = False
         self._cpu_fds: dict[int, int] = {}
-        cpus = _cpus(root, "online")
         try:
-            self._rings = self._open_rings(self._events, cpus, ring_bytes)
+            self._rings = self._open_rings(ring_bytes)
         except BaseException:
             self._epoll.close()
             raise
@@ -280,7 +279,7 @@ class Capture:
             self._refresh()
 
     def repeat_notes(self) -> None:
-        """Repeat the notes: the next piece begins with the time of day and all process names."""
+        """Begin the next piece with the notify records: the time of day and all process names."""
         self._rings.repeat_notes()
 
     def stop(self) -> None:
@@ -372,15 +371,14 @@ class Capture:
 
     # --- CPUs -----------------------------------------------------------------------------------
 
-    def _open_rings(
-        self, formats: list[dict[str, Any]], cpus: set[int], ring_bytes: int
-    ) -> PerfRings:
+    def _open_rings(self, ring_bytes: int) -> PerfRings:
         """Open the rings of all CPUs, as large as the kernel allows."""
+        cpus = _cpus(self._root, "online")
         while ring_bytes > LEAST_RING_BYTES and ring_bytes * len(cpus) > RINGS_BYTES:
             ring_bytes //= 2
         n_possible = len(_cpus(self._root, "possible"))
         while True:
-            rings = PerfRings(formats, ring_bytes, n_possible)
+            rings = PerfRings(self._events, ring_bytes, n_possible)
             try:
                 for cpu in cpus:
                     self._open_cpu(rings, cpu)
@@ -438,7 +436,7 @@ class Capture:
                 names = ", ".join(device.name for device in added)
                 self._report(f"{names} cannot be captured: {error}")
 
-    # --- what may be wrong ----------------------------------------------------------------------
+    # --- errors ---------------------------------------------------------------------------------
 
     def _why(self, error: OSError) -> str:
         """Why the kernel refuses perf events, and what to do."""
@@ -533,7 +531,7 @@ def event_format(text: str, *, action: int, category: int, is_bio: bool) -> dict
 
 
 def _cpus(root: Path, which: str) -> set[int]:
-    """The CPUs that are ``online``, or ``possible``: those that may be added while it runs, too."""
+    """The CPUs that are ``online``, or ``possible``: those that may still be added, too."""
     cpus: set[int] = set()
     text = (root / "sys/devices/system/cpu" / which).read_text()
     for part in text.split(","):

@@ -13,7 +13,7 @@ SYS_DEV_BLOCK = Path("/sys/dev/block")
 
 
 class HiddenPaths:
-    """The hidden paths of NVMe multipath: sysfs does not number them, the kernel's statistics do.
+    """The hidden paths of NVMe multipath. Their numbers are in /proc/diskstats, not in sysfs.
 
     Args:
         root: where ``proc`` is.
@@ -86,7 +86,7 @@ _RELATIVES = {"path": "slaves", "port": "slaves", "hba": "slaves", "lun": "holde
 def with_relatives(
     names: Iterable[str], by: str, root: Path = Path("/sys/class/block")
 ) -> tuple[str, ...]:
-    """Devices, and those without which a view of them would show only a part.
+    """Devices, and the related ones that a view of them needs.
 
     By path, port or HBA, a multipath map needs its paths. By LUN, a path needs its map.
 
@@ -100,7 +100,7 @@ def with_relatives(
         number = device_number(name) if "/" in name else None
         kernel = kernel_name(name, root) if number is None else device_name(number) or name
         device = root / kernel.replace("/", "!")
-        with contextlib.suppress(OSError, ValueError):  # it is no such device
+        with contextlib.suppress(OSError, ValueError):  # not such a device
             for relative in sorted((device / _RELATIVES[by]).iterdir()):
                 of_map = device if by != "lun" else relative
                 if (of_map / "dm/uuid").read_text().startswith("mpath-"):

@@ -157,7 +157,7 @@ _KINDS = (
         _ONLY_TRACES,
     ),
     Kind(_matches(rb"\x7fELF"), "is a program (ELF)", _ONLY_TRACES),
-    Kind(_matches(rb"\x89PNG|%PDF-"), "is a picture", _ONLY_TRACES),
+    Kind(_matches(rb"\x89PNG|%PDF-"), "is a picture or a PDF", _ONLY_TRACES),
     Kind(_matches(rb"(?i)\s*<(!doctype|html|svg|\?xml)"), "is a web page", "open it in a browser"),
     Kind(_is_text, "is text", _ONLY_TRACES),
 )

@@ -12,7 +12,7 @@ class PerfRings:
             ``category`` of its records; ``is_bio``; ``rwbs_bytes``, the length of its field
             ``rwbs``. Also the offsets of its fields ``dev``, ``sector``, ``nr_sector``, ``bytes``,
             ``error``, ``rwbs`` and ``comm``; -1 if it lacks the field.
-        ring_bytes: memory of a ring: pages, a power of two.
+        ring_bytes: memory of a ring: a power of two, at least a page.
         max_rings: how many CPUs may be open at once.
 
     Raises:
@@ -61,15 +61,15 @@ class PerfRings:
         """Return the next trace records, valid until the next call; empty if none is ready.
 
         Records are in host byte order and in order of time (ns of CLOCK_MONOTONIC). They are of
-        version 7, or of version 8 if a category needs it. The first one is a timestamp note. A note
-        of the process name precedes the first record of a process.
+        version 7, or of version 8 if a category needs it. The first one is a notify record of the
+        time of day. One of the process name precedes the first record of a process.
 
         Args:
             to_end: also return the samples of the last 10 ms. Earlier samples may still arrive.
         """
 
     def repeat_notes(self) -> None:
-        """Repeat the notes: the next ``read`` begins with the time of day and all names again."""
+        """Begin the next ``read`` with the notify records: the time of day and all names."""
 
     @property
     def lost_events(self) -> int:

@@ -110,7 +110,7 @@ cdef enum:
     OUTPUT_BYTES = 1 << 18
     MOST_SAMPLE = (1 << 16) - 1                 # bytes: the header has 16 bits for it
     MOST_RECORD_OUT = HEADER_V7 + COMM + HEADER_V8      # a process name and the record itself
-    TIME_NOTE_BYTES = HEADER_V7 + 8             # a note of the time of day
+    TIME_NOTE_BYTES = HEADER_V7 + 8             # a notify record of the time of day
     PID_AT = 4                                  # of every tracepoint's common_pid, in a sample
     RAW_AT = 20                                 # after the entry's header, time and length
     KNOWN_PROCESSES = 1 << 12                   # direct-mapped cache: names that were written
@@ -118,7 +118,7 @@ cdef enum:
 
 cdef uint64_t LATENESS_NS = 10_000_000          # three times the most disorder that was measured
 cdef uint64_t NEVER = <uint64_t> -1
-cdef uint32_t ALL_BYTES = <uint32_t> -1         # size of a completion: that of its issue
+cdef uint32_t ALL_BYTES = <uint32_t> -1         # of a completion: all that were issued
 
 
 cdef struct Event:                              # where the fields of a tracepoint's samples are
@@ -252,7 +252,7 @@ cdef size_t write_record(
 
     A flush or a passthrough request has no sector: the kernel then prints -1 at the completion and
     0 at the issue. Both become 0. A bio that was split completes with its last piece. So a bio is
-    identified by the sector after its end, and a completion is of all that was issued.
+    identified by the sector after its end, and its completion is of ALL_BYTES.
     """
     cdef TraceV7 *v7 = <TraceV7 *> out
     cdef TraceV8 *v8 = <TraceV8 *> out
@@ -476,7 +476,7 @@ cdef class PerfRings:
             raise ValueError(f"max_rings must be from 1 to {MAX_RINGS}, not {max_rings}")
         self.page_bytes = os.sysconf("SC_PAGESIZE")
         if ring_bytes < self.page_bytes or ring_bytes & (ring_bytes - 1) != 0:
-            raise ValueError(f"ring_bytes must be pages, a power of two, not {ring_bytes}")
+            raise ValueError(f"ring_bytes must be a power of two, a page or more, not {ring_bytes}")
         self.ring_bytes = ring_bytes
         for event in events:
             self._add_event(**event)
@@ -630,8 +630,8 @@ cdef class PerfRings:
         with nogil:
             n = self._merge(begin, NEVER if to_end else now_ns - LATENESS_NS)
         if has_note:
-            # Its time is that of the first record, which may be much earlier: readers do not trust
-            # a note that is later.
+            # The note has the time of the first record, which may be much earlier than now: readers
+            # ignore a note that is much later. See Engine.epoch_ns.
             if n > begin:
                 first_ns = (<const TraceV7 *> (self.out + begin)).time
             day_ns -= now_ns - first_ns
@@ -698,7 +698,7 @@ cdef class PerfRings:
     def lost_events(self):
         """Events that the kernel counted and did not write, or that were not read in time.
 
-        Samples that it writes during the count may make the result too small until the next call.
+        Samples written during the count may make the result too small until the next call.
         """
         cdef uint64_t counted
         cdef int64_t lost = <int64_t> self.lost_before

@@ -29,7 +29,7 @@ UNPACKED_BYTES = 1 << 16
 MOST_MEMORY_BYTES = 1 << 28
 """Limit of memory for decompression; `xz -9` and `zstd -19` need a quarter of that."""
 
-HEAD_BYTES = 6
+MAGIC_BYTES = 6
 """Length of the longest magic number, that of xz."""
 
 
@@ -242,7 +242,7 @@ class Reader:
             os.set_blocking(self._fd, True)
 
     def _detect_packing(self) -> None:
-        while len(self._head) < HEAD_BYTES and (more := self._read(file_kinds.HEAD_BYTES)):
+        while len(self._head) < MAGIC_BYTES and (more := self._read(file_kinds.HEAD_BYTES)):
             self._head += more
         self.done_bytes += len(self._head)
         for packing in (_GZIP, _XZ):
@@ -294,7 +294,7 @@ class Reader:
     def _begin_stream(self, packing: Packing) -> bool:
         """Begin the next of the concatenated streams; return False at the end of the file."""
         # xz and tapes pad with zeros.
-        while len(packed := self._packed.lstrip(b"\0")) < HEAD_BYTES and (
+        while len(packed := self._packed.lstrip(b"\0")) < MAGIC_BYTES and (
             more := self._read_packed()
         ):
             self._packed = packed + more
@@ -316,7 +316,7 @@ class ContinuedReader(Reader):
 
     Args:
         fd: a descriptor; it is made blocking.
-        begun: the bytes that were read, at least HEAD_BYTES.
+        begun: the bytes that were read, at least MAGIC_BYTES.
         name: for messages.
     """
 
@@ -366,7 +366,7 @@ class OpenedReader(Reader):
             return self._file.read(n_bytes)
         except OSError:
             raise
-        except Exception as error:  # any error of the library behind the file object
+        except Exception as error:  # of whatever library reads the file
             raise OSError(f"{type(error).__name__} {error}".rstrip()) from error
 
     def _read_into(self, buffer: memoryview) -> int:

@@ -11,7 +11,7 @@ class Sorter:
 
     Attributes:
         latest_ns: time of the latest record so far; 0 before the first.
-        is_sorted: no record so far was earlier than one of another CPU before it.
+        is_sorted: no record so far was earlier than a preceding one of another CPU.
     """
 
     latest_ns: int

@@ -44,7 +44,7 @@ cdef inline bint is_note(const uint8_t *p, bint swap) noexcept nogil:
 cdef class Sorter:
     cdef bytearray held                         # bytes that `take` has not returned
     cdef size_t n_indexed                       # of them, in complete records
-    cdef uint64_t[::1] times                    # of each of these records; of notes: see above
+    cdef uint64_t[::1] times                    # of each of these; notify records: see above
     cdef uint64_t[::1] starts                   # where it is in `held`
     cdef Py_ssize_t n_records
     cdef int swap                               # byte order; -1: no record has been seen

@@ -40,7 +40,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 PATH_KINDS = frozenset({"path", "nvme-path"})
 
 FABRICS = frozenset({"fc", "fcoe", "iscsi", "nvme-fc", "nvme-loop", "nvme-rdma", "nvme-tcp"})
-"""Protocols by which arrays are reached. On any other, only disks with paths belong to an array."""
+"""Protocols by which arrays are reached. On other ones, only paths belong to an array."""
 
 ATTRIBUTE_BYTES = 4096
 """A page: no attribute is longer."""
@@ -265,7 +265,7 @@ def order(name: str) -> list[tuple[int, int, str]]:
 # --- sysfs ----------------------------------------------------------------------------------------
 
 _NOT_KNOWN = frozenset({"", "(null)", "<NULL>"})
-"""What attributes contain if the driver does not know the answer, as iscsi_tcp's ``netdev``."""
+"""Contents of an attribute whose value the driver does not know, such as iscsi_tcp's ``netdev``."""
 
 _HCTL = re.compile(r"\d+:\d+:\d+:\d+")
 _HOST = re.compile(r"host\d+")
@@ -338,7 +338,7 @@ class _Reader:
                 link = os.readlink(f"{blocks}/{name}")  # noqa: PTH115 (Path is slow)
             except OSError:
                 continue  # it went a moment ago
-            # Reading below the link's target cannot mix two devices that have the name in turn.
+            # Reading below the link's target cannot mix a device with its successor of this name.
             device = self._device(os.path.normpath(f"{blocks}/{link}"))
             if device is not None:
                 self._devices[device["name"]] = device
@@ -374,8 +374,8 @@ class _Reader:
             device |= self._scsi(lun)
         else:
             device["transport"] = Transport(protocol=_bus(path))
-        # The kernel removes a disk before that which it belongs to. If its size can still be read,
-        # everything above was read while the device existed.
+        # The kernel removes a disk before its parents. If its size can still be read, everything
+        # above was read while the device existed.
         sectors = _number(f"{path}/size")
         device["size_bytes"] = sectors and sectors * 512
         return None if sectors is None else device

@@ -23,7 +23,7 @@ MOST_EXAMINED = 1000
 """Files of a directory, besides those of sets, that are searched for traces."""
 
 MOST_NAMED = 3
-"""A message names so many of them."""
+"""Most of them that a message names."""
 
 MEMBER = re.compile(r"(?P<base>.+)\.blktrace\.(?P<cpu>0|[1-9][0-9]*)(\.(gz|xz|zst|zstd))?", re.S)
 """Name of a member of a set. Whether it is compressed is decided by its content, not its name."""
@@ -215,9 +215,9 @@ def members_of(base: str, files: Iterable[tuple[int, Path]]) -> Found:
 
 
 def topology_beside(trace: str) -> str:
-    """The topology's file of a trace, which its base name or one of its files names.
+    """The topology file of a trace, given its base name, one of its files or its directory.
 
-    In a directory it is the only such file there.
+    In a directory, the only such file counts.
     """
     if trace.endswith(TOPOLOGY):
         return trace

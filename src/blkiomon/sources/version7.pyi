@@ -10,7 +10,7 @@ class Version7:
 
     Args:
         cpu: the CPU number of all records: N of the file's name NAME.blktrace.N.
-        lost_events: the first argument of ``lose``.
+        lost_events: those before the first record; see ``lose``.
 
     Attributes:
         records: converted so far, without notes.
@@ -23,7 +23,7 @@ class Version7:
     @property
     def unmarked_events(self) -> int: ...
     def lose(self, n_events: int) -> None:
-        """Leave out so many sequence numbers before the next record, to mark lost events.
+        """Skip this many sequence numbers before the next record, to mark lost events.
 
         The first record of a device cannot mark any.
         """
