@@ -11,7 +11,7 @@ import streams
 import tracewriter as tw
 from intervals import tables
 from reference import Key, Reference, Trace, operation
-from test_queue import NOT_QUEUED, some_bios
+from test_queue import NOT_QUEUED, as_tuples, errno_of, some_bios
 from tuned import fed
 
 from blkiomon._core import Engine
@@ -23,7 +23,7 @@ class Requests(Reference):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.requests: list[tuple[int, ...]] = []
+        self.requests: list[tuple[Any, ...]] = []
 
     def _match(
         self,
@@ -39,7 +39,7 @@ class Requests(Reference):
         first_ns = issue.time if first_ns is None else first_ns
         op = layout.OPS.index(operation(issue))
         figures = issue.time, first_ns, d2c_ns, NOT_QUEUED, issue.sector, size
-        self.requests.append((*figures, issue.device, op, issue.pid, issue.cpu, error))
+        self.requests.append((*figures, issue.device, op, issue.pid, issue.cpu, errno_of(error)))
 
 
 @pytest.mark.parametrize("details", [False, True])
@@ -62,7 +62,7 @@ def test_requests_equal_reference(block: int, details: bool) -> None:
             reference.feed(piece)
             requests = engine.take_requests()
             assert requests.dtype == layout.REQUEST
-            got += requests.tolist()
+            got += as_tuples(requests)
         assert got == reference.requests
         assert len(engine.take_requests()) == 0
 
@@ -109,7 +109,7 @@ def said(engine: Engine, end_ns: int) -> list[Any]:
         counters,
         details[0],
         [(older[0], younger[0]) for older, younger in details[1]],
-        engine.take_requests().tolist(),
+        as_tuples(engine.take_requests()),
         engine.take_driver_data(),
         dict(engine.process_names),
         (engine.pending, engine.requests, engine.now_ns, engine.epoch_ns),

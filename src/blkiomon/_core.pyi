@@ -30,8 +30,8 @@ class Engine:
         keep_driver_data: collect driver data, for ``take_driver_data``.
         keep_records: collect all records, for ``take_records``.
         records_only: collect all records, and pair none: requests and devices have no figures.
-        keep_requests: collect matched requests, for ``take_requests``. This keeps pending records
-            in full, too.
+        keep_requests: collect matched requests, for ``take_requests``. This keeps a few pending
+            records in full.
         keep_slow: collect slow requests, for ``take_slow`` and ``take_hanging``; see
             ``set_slow_ns``. This keeps a few pending records in full.
         as_original: pair exactly as blkiomon 0.3 does. Requeues, partial completions and zone

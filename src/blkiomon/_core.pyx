@@ -25,7 +25,10 @@ in numpy arrays, and makes room for a whole batch before the kernels run on it.
 """
 
 cimport cython
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.math cimport NAN
+from libc.stdint cimport (
+    INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t,
+)
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memmove, memset
 
@@ -163,18 +166,19 @@ cdef class Engine:
             raise ValueError(f"max_devices must be from 1 to 2^22-1, not {max_devices}")
         self.s.max_pending = max_pending
         self.s.max_age_ns = max_age_ns
-        self.s.keep_details = keep_details or keep_requests
+        self.s.keep_details = keep_details
         self.s.keep_mismatches = keep_details
         self.s.keep_driver_data = keep_driver_data
         self.s.keep_records = keep_records or records_only
         self.s.records_only = records_only
         self.s.keep_requests = keep_requests
         self.s.keep_slow = keep_slow
+        self.s.keep_ids = keep_slow or keep_requests
         self.s.slow_ns = <uint64_t> -1
         self.s.as_original = as_original
         self.s.first_ns = <uint64_t> -1
         self.s.oldest_ns = <uint64_t> -1
-        self.s.follow_matches = self.s.keep_details or keep_slow
+        self.s.follow_matches = keep_details or self.s.keep_ids
         self.s.n_blocks = 1                     # block 0 is not used
         self._choose_functions(has_avx2())
         self.s.spill_every = 1 << 31
@@ -273,7 +277,7 @@ cdef class Engine:
             self._add_table("history", &s.history, NO_LIMIT)
             self._add_buffer("retry rows", GROW_ARRAY, &s.retry_rows,
                              &s.n_retry_rows, &s.retry_rows_room, sizeof(RetryRow))
-        if s.keep_details or s.keep_slow:
+        if s.keep_details or s.keep_ids:
             self._add_buffer("stored", GROW_FREE_LIST, &s.stored,
                              &s.n_stored, &s.stored_room, sizeof(StoredRecord))
         if s.keep_mismatches:

@@ -23,7 +23,6 @@ from blkiomon.errors import SourceError, TraceError
 from blkiomon.interval.arguments import whole, wrong
 from blkiomon.interval.clock import WallClock
 from blkiomon.interval.devices import Device
-from blkiomon.interval.moments import U64_MAX
 from blkiomon.interval.monitor import MAX_AGE_S, Monitor, age_ns, device_set
 from blkiomon.interval.value import Interval
 from blkiomon.sources import is_packed, open_trace
@@ -35,13 +34,17 @@ if TYPE_CHECKING:
     Path = str | os.PathLike[str]
     Source = Path | Sequence[Path] | BinaryIO | ReadableBuffer
 
-_TYPES = {"q2d_ns": "f8", "issued_ns": "i8", "first_issued_ns": "i8", "d2c_ns": "i8"}
+
+_TIMES = ("issued_ns", "first_issued_ns", "d2c_ns")
 
 REQUEST = np.dtype(
-    [("time", "M8[ns]")]
-    + [(name, _TYPES.get(name, layout.REQUEST[name])) for name in layout.REQUEST.names or ()]
+    [
+        (name, "i8" if name in _TIMES else layout.REQUEST[name])
+        for name in layout.REQUEST.names or ()
+    ]
 )
-"""A request as ``requests`` returns it: ``layout.REQUEST`` and the time of day."""
+"""A request as ``requests`` returns it: ``layout.REQUEST``, whose times in ns are signed here, so
+that differences are right."""
 
 
 def _frames() -> Any:
@@ -74,8 +77,6 @@ class Requests(np.ndarray[Any, np.dtype[np.void]]):
         """A ``polars.DataFrame``. Raises MissingLibrary: polars is not installed."""
         return _frames().requests_to_polars(self)
 
-
-NOT_QUEUED = np.uint64(U64_MAX)
 
 CHUNK_BYTES = 1 << 20
 """How much of a file object is read at a time."""
@@ -140,9 +141,8 @@ def requests(
         max_pending, max_age_s: limits of unmatched records, see ``Monitor``.
 
     Returns:
-        Shape (n,), dtype ``REQUEST``, in the order of their completions. ``time`` is that of the
-        latest issue in UTC, NaT if the trace does not contain the time of day. Times in ns are
-        signed, so that differences are right. ``q2d_ns`` is NaN without a queue record.
+        Shape (n,), dtype ``REQUEST``, in the order of their completions. ``time`` is NaT if
+        the trace does not contain the time of day.
 
     Raises:
         ValueError: an option is out of range.
@@ -155,19 +155,8 @@ def requests(
         max_age_ns=age_ns(max_age_s),
         resync=resync,
     )
-
-    def take() -> npt.NDArray[np.void]:
-        found = engine.take_requests()
-        made = np.empty(len(found), REQUEST)
-        for name in layout.REQUEST.names or ():
-            made[name] = found[name]
-        made["q2d_ns"][found["q2d_ns"] == NOT_QUEUED] = np.nan
-        return made
-
-    made = _collected(source, resync, engine, take, REQUEST).view(Requests)
-    error = made["error"]  # records hold the negative errno in 16 bits
-    np.copyto(error, (1 << 16) - error, where=error >> 15 != 0)
-    made["time"] = np.datetime64("NaT")
+    found = _collected(source, resync, engine, engine.take_requests, layout.REQUEST)
+    made = found.view(REQUEST).view(Requests)
     if engine.epoch_ns is not None:
         np.add(made["issued_ns"], engine.epoch_ns, out=made["time"].view("i8"))
     return made

@@ -21,8 +21,8 @@ cdef enum:
 
 # --- full records of pending requests -----------------------------------------------------------
 #
-# With keep_details, State.stored has all of them. With keep_slow alone, it has those that took the
-# slow path; of any other record, its Pending has all that a slow request shows.
+# With keep_details, State.stored has all of them. With keep_ids alone, it has those that took the
+# slow path; of any other record, its Pending has all that a request shows.
 
 cdef inline void copy_detail(
     Detail *out, const TraceV7 *r, uint32_t category, uint64_t order
@@ -51,7 +51,7 @@ cdef inline bint has_wide_ids(const Batch *b) noexcept nogil:
 
 
 cdef void full_record(const State *s, const Pending *p, Record *out) noexcept nogil:
-    """Copy a pending record to out: in full with IS_STORED, else what a slow request shows."""
+    """Copy a pending record to out: in full with IS_STORED, else what a request shows."""
     if p.state & IS_STORED:
         out[0] = s.stored[p.extra].detail.record
         return

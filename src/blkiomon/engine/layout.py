@@ -181,10 +181,11 @@ PROCESS = np.dtype([("pid", "u4"), ("pad", "u4"), ("requests", "u8"), ("bytes", 
 
 REQUEST = np.dtype(
     [
+        ("time", "M8[ns]"),
         ("issued_ns", "u8"),
         ("first_issued_ns", "u8"),
         ("d2c_ns", "u8"),
-        ("q2d_ns", "u8"),
+        ("q2d_ns", "f8"),
         ("sector", "u8"),
         ("bytes", "u4"),
         ("device", "u4"),
@@ -194,17 +195,18 @@ REQUEST = np.dtype(
         ("error", "u4"),
     ]
 )
-"""A completed request, 64 bytes. Times are ns of trace time, sectors 512 bytes.
+"""A completed request, 72 bytes. Times are ns of trace time, sectors 512 bytes.
 
+- ``time``: of the latest issue in UTC, as ``requests`` sets it; the engine leaves it NaT.
 - ``issued_ns``, ``first_issued_ns``: latest and first issue; they differ after a requeue.
-- ``d2c_ns``: latest issue to completion. ``q2d_ns``: queue to issue; 2^64-1 without a queue record.
+- ``d2c_ns``: latest issue to completion. ``q2d_ns``: queue to issue; NaN without a queue record.
 - ``op``: index in ``OPS``.
-- ``pid``, ``cpu``: of the issue. ``error``: of the completion."""
+- ``pid``, ``cpu``: of the issue. ``error``: errno of the completion, 0 if it succeeded."""
 
 SLOW = np.dtype(
     [("request", REQUEST), ("until_ns", "u8"), ("requeues", "u4"), ("is_pending", "u4")]
 )
-"""A slow request, 80 bytes.
+"""A slow request, 88 bytes.
 
 - ``until_ns``: when it completed, in ns of trace time; if ``is_pending``, when it was seen pending.
 - ``request``: ``pid`` is that of the queue record, if there is one. If ``is_pending``, ``d2c_ns``

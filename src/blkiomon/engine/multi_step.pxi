@@ -49,7 +49,7 @@ cdef Pending *history_of(const State *s, const Pending *p) noexcept nogil:
 cdef Pending *begin_history(State *s, Pending *p) noexcept nogil:
     """Turn an issue into a request of several steps.
 
-    Its time and sector will change. So with keep_slow, its full record is stored now.
+    Its time and sector will change. So with keep_ids, its full record is stored now.
     """
     cdef Place place = place_of(s, &s.history, p.sector, p.key)
     cdef Pending *h = reserve_slot(&s.history, place)
@@ -60,7 +60,7 @@ cdef Pending *begin_history(State *s, Pending *p) noexcept nogil:
     h.bytes = 0
     h.state = 0
     h.extra = 0
-    if s.keep_slow and not p.state & IS_STORED:
+    if s.keep_ids and not p.state & IS_STORED:
         full_record(s, p, &record)
         store_record(s, p).detail.record = record
     # All bits below IS_ISSUE stay.

@@ -102,14 +102,14 @@ cdef inline bint takes_slow_path(const State *s, const Batch *b) noexcept nogil:
     """
     return (
         s.slowly or s.keep_details or s.pending.used + b.n > s.max_pending
-        or (s.keep_slow and has_wide_ids(b))
+        or (s.keep_ids and has_wide_ids(b))
     )
 
 
 cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:
     """Whether all records are plain, and nothing but pairing is to be done with them."""
     return b.is_plain and not (
-        takes_slow_path(s, b) or s.has_filter or s.with_queue
+        takes_slow_path(s, b) or s.has_filter or s.with_queue or s.keep_requests
         or s.n_devices + b.n > s.max_devices
     )
 
@@ -213,7 +213,7 @@ cdef inline uint32_t state_of(uint32_t category, unsigned int cell, uint32_t err
 cdef inline void store_item(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
     """Store the full record of p, a copy of Batch.item, if an option needs it."""
     cdef StoredRecord *k
-    if s.keep_details or s.keep_slow:
+    if s.keep_details or s.keep_ids:
         k = store_record(s, p)
         copy_detail(&k.detail, &b.records[i], b.category[i], b.first + i)
         k.stored_order = b.first + i
@@ -257,19 +257,20 @@ cdef void set_request(
     const State *s, Request *q, const Match *m, const Record *record, const Pending *issue
 ) noexcept nogil:
     """Write a request, given the full record of its issue."""
+    q.time = INT64_MIN                          # NaT
     q.issued_ns = record.time_ns
     q.first_issued_ns = record.time_ns
     if issue.state & IS_MULTI_STEP:
         q.first_issued_ns = first_issue_ns(s, issue)
     q.d2c_ns = m.d2c_ns
-    q.q2d_ns = m.q2d_ns
+    q.q2d_ns = <double> m.q2d_ns if m.q2d_ns != NOT_QUEUED else NAN
     q.sector = record.sector
     q.bytes = m.size_bytes
     q.device = record.device
     q.op = op_of(m.cell)
     q.pid = record.pid
     q.cpu = record.cpu
-    q.error = m.error
+    q.error = 0x10000 - m.error if m.error >> 15 else m.error   # the record has its negative
 
 
 cdef void log_optional(
@@ -506,22 +507,28 @@ cdef inline void add_tally(State *s, Load *load, Tally *t, bint one_pass) noexce
     t.more = t.most_more = 0
 
 
-cdef void note_queued(
+cdef void note_completion(
     State *s, Batch *b, int n, const TraceV7 *r, const Pending *p
 ) noexcept nogil:
-    """Move the nth element of Batch.done to Batch.match if it has a queue record."""
-    cdef uint64_t q2d_ns = queue_time(s, p.sector, p.key, p.time_ns)
+    """Do what log_optional() does on the slow path, for the nth element of Batch.done.
+
+    Moves it to Batch.match if it has a queue record.
+    """
     cdef Match *m = &b.match[b.n_matches]
-    if q2d_ns == NOT_QUEUED:
-        return
+    cdef Record record
     m.d2c_ns = r.time - p.time_ns
-    m.q2d_ns = q2d_ns
+    m.q2d_ns = queue_time(s, p.sector, p.key, p.time_ns) if s.with_queue else <uint64_t> NOT_QUEUED
     m.device = device_of(p.key)
     m.size_bytes = p.bytes
     m.cell = cell_in(p.state)
     m.error = 0
-    b.n_matches += 1
-    b.done_of[n] = IN_MATCH
+    if s.keep_requests:
+        full_record(s, p, &record)
+        set_request(s, &s.request[s.n_request], m, &record, p)
+        s.n_request += 1
+    if m.q2d_ns != NOT_QUEUED:
+        b.n_matches += 1
+        b.done_of[n] = IN_MATCH
 
 
 cdef inline Fate fate_in_one_pass(
@@ -574,7 +581,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint one_pass) n
         uint32_t *sequences = s.last_sequence
         uint32_t cpu_mask = (1 << s.cpu_shift) - 1
         uint64_t usual_ns = min(min(s.max_age_ns, s.slow_ns), <uint64_t> MOST_USUAL_NS)
-        bint keep_ids = s.keep_slow
+        bint keep_ids = s.keep_ids
 
     # From here on, the number of usual latencies, of which LEAST_USUAL_NS is the first: one
     # comparison then checks both ends. If it is 0, issues take the slow path, too.
@@ -656,8 +663,8 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint one_pass) n
             continue
         b.done[n] = deferred_of(d2c_ns, size_bytes)
         b.done_of[n] = device << 5 | cell_in(word >> 32)
-        if not plainly and s.with_queue and completes:
-            note_queued(s, b, n, r, p)
+        if not plainly and completes and (s.with_queue or s.keep_requests):
+            note_completion(s, b, n, r, p)
         n += completes
         p.time_ns = r.time                      # after a completion, the slot is free: never read
         p.sector = r.sector

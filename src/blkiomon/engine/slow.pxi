@@ -26,7 +26,7 @@ cdef void set_slow(
     cdef const Pending *queued = find_queued(s, issue.sector, issue.key)
     set_request(s, &slow.request, m, record, issue)
     if queued != NULL and queued.time_ns <= begun_ns:
-        slow.request.q2d_ns = begun_ns - queued.time_ns
+        slow.request.q2d_ns = <double> (begun_ns - queued.time_ns)
         slow.request.pid = queued.bytes
     slow.requeues = history_of(s, issue).extra if issue.state & IS_MULTI_STEP else 0
     slow.is_pending = False

@@ -3,7 +3,7 @@
 # Every struct whose comment names a dtype (`layout.ROW`) leaves the engine as a numpy array of that
 # dtype. tests/test_engine.py compares each pair field by field.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 # --- a trace record as it is in a stream: unaligned, in the traced machine's byte order -------
@@ -106,7 +106,7 @@ cdef struct Pending:                            # an entry of a hash table: 32 b
     uint32_t state                              # the bits below
     uint32_t bytes                              # of an issue: not yet completed; queued: the pid
     # In State.pending, with IS_STORED: the index of the full record in State.stored; else, with
-    # keep_slow: pid and CPU, see ids_of(). In State.history: how often the request was requeued.
+    # keep_ids: pid and CPU, see ids_of(). In State.history: how often the request was requeued.
     uint32_t extra
 
 cdef enum:                                      # Pending.state
@@ -322,20 +322,21 @@ cdef struct Name:                               # payload of a process record
     uint32_t pid
     char comm[COMM]
 
-cdef struct Request:                            # layout.REQUEST, 64 bytes
+cdef struct Request:                            # layout.REQUEST, 72 bytes
+    int64_t time                                # NaT
     uint64_t issued_ns                          # latest issue
     uint64_t first_issued_ns
     uint64_t d2c_ns
-    uint64_t q2d_ns                             # NOT_QUEUED without a queue record
+    double q2d_ns                               # NaN without a queue record
     uint64_t sector
     uint32_t bytes
     uint32_t device                             # major:minor
     uint32_t op
     uint32_t pid
     uint32_t cpu
-    uint32_t error
+    uint32_t error                              # errno
 
-cdef struct Slow:                               # layout.SLOW, 80 bytes
+cdef struct Slow:                               # layout.SLOW, 88 bytes
     Request request
     uint64_t until_ns                           # completion; of a pending request: when it was seen
     uint32_t requeues
@@ -358,6 +359,7 @@ cdef struct State:
     bint records_only                           # collect records, and pair none
     bint keep_requests
     bint keep_slow                              # collect slow requests
+    bint keep_ids                               # for either; Pending.extra has ids_of()
     bint slowly                                 # pair all records by all rules
     bint as_original                            # pair as the original does; no in-flight figures
     bint has_filter                             # filter_record() has to look at records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,12 +11,9 @@ from typing import Any
 from blkiomon.console import how_many, printable
 from blkiomon.engine.layout import OPS
 from blkiomon.formats.rendering import Format, FormatOptions, NameOf
-from blkiomon.formats.units import device_text, errno_of, error_text, time_text, utc
+from blkiomon.formats.units import device_text, error_text, time_text, utc
 from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.slow import SlowBatch
-
-NOT_QUEUED = (1 << 64) - 1
-"""``q2d_ns`` of a request without a queue record."""
 
 
 def output_format(options: FormatOptions) -> Format:
@@ -43,11 +41,11 @@ def _events(batch: SlowBatch, name_of: NameOf) -> Iterator[dict[str, Any]]:
             "size_bytes": request["bytes"],
             "d2c_ns": request["d2c_ns"],
             "f2c_ns": until_ns - request["first_issued_ns"],
-            "q2d_ns": None if q2d_ns == NOT_QUEUED else q2d_ns,
+            "q2d_ns": None if math.isnan(q2d_ns) else int(q2d_ns),
             "pid": pid,
             "process": batch.process_names.get(pid),
             "cpu": request["cpu"],
-            "error": errno_of(request["error"]),
+            "error": request["error"],
             "requeues": requeues,
         }
     if batch.left_out:

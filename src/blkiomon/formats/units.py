@@ -13,7 +13,6 @@ __all__ = [
     "bandwidth_text",
     "bytes_text",
     "device_text",
-    "errno_of",
     "error_text",
     "op_text",
     "rate_text",
@@ -26,14 +25,8 @@ NONE = "–"
 """Shown for a figure that is unknown or does not exist."""
 
 
-def errno_of(error: int) -> int:
-    """The errno of a completion, whose trace record holds its negative in 16 bits; 0 is success."""
-    return (1 << 16) - error if error >> 15 else error
-
-
-def error_text(error: int) -> str:
-    """The name of the errno of a completion, such as ``EIO``."""
-    number = errno_of(error)
+def error_text(number: int) -> str:
+    """The name of an errno, such as ``EIO``."""
     return errno.errorcode.get(number, str(number))
 
 
