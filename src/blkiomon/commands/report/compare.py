@@ -28,8 +28,8 @@ from blkiomon.commands.report import (
     PICTURES,
     SUFFIXES,
     TITLE,
+    complain_about,
     note_written,
-    told,
 )
 from blkiomon.commands.views import BY, TOPOLOGY, find_topology
 from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, complain, printed
@@ -162,7 +162,7 @@ def main(given: Namespace) -> int:
                 page = compare_page(found, title)
                 write_output(Path(output), lambda file: file.write(page.encode()), policy)
     except (ReportError, SourceError, TraceError) as error:
-        return told(error)
+        return complain_about(error)
     text = json.dumps(found.to_dict(), allow_nan=False) + "\n" if given.json else None
     status = printed([text or comparison.text(found, has_all=given.all)])
     if output is not None:
