@@ -27,14 +27,7 @@ from blkiomon.commands.options import (
 from blkiomon.commands.parsing import read
 from blkiomon.commands.signals import StopSignals, signals_to_hear
 from blkiomon.commands.topology import save
-from blkiomon.console import (
-    EXIT_INPUT,
-    EXIT_OK,
-    EXIT_OUTPUT,
-    EXIT_PIPE,
-    complain,
-    how_many,
-)
+from blkiomon.console import EXIT_INPUT, EXIT_OK, EXIT_OUTPUT, EXIT_PIPE, complain, how_many
 from blkiomon.errors import MissingLibrary
 from blkiomon.outputs.opening import Policy
 from blkiomon.sources.trace_sets import TOPOLOGY

@@ -549,15 +549,13 @@ def _slow_path(facts: Facts) -> Iterator[Finding]:
         path, departs = slow.path, slow.departure
         iops = facts.iops(path)
         usual_iops = sum(facts.iops(p) for p in slow.siblings) / len(slow.siblings)
-        on = f"on {slow.siblings[0].name}"
+        on, average = f"on {slow.siblings[0].name}", ""
         if len(slow.siblings) > 1:
-            on = f"on its {len(slow.siblings)} siblings"
+            on, average = f"on its {len(slow.siblings)} siblings", " on average"
         figures = (
             f"p{departs.percent} of {plural(slow.op)} "
             f"{time_text(departs.value)}, {time_text(departs.usual)} {on}; "
-            f"{rate_text(iops)} IOPS, {rate_text(usual_iops)} there"
-            + " on average"
-            * (len(slow.siblings) > 1)
+            f"{rate_text(iops)} IOPS, {rate_text(usual_iops)} there{average}"
         )
         yield Finding(
             "slow_path",

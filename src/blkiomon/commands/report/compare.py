@@ -168,7 +168,7 @@ def main(given: Namespace) -> int:
     if output is not None:
         note_written(output)
     broken = [run.notes[-1] for run in found.runs if run.is_broken]
-    violations = [text for rule in wanted if (text := rules.violated(rule, found.alone))]
+    violations = [why for rule in wanted if (why := rules.violated(rule, found.alone))]
     for line in (*broken, *violations):
         complain(line)
     if broken:

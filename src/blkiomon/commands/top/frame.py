@@ -9,9 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from blkiomon.commands.table import (
-    PLAIN as PLAIN_TABLE,
-)
+from blkiomon.commands.table import PLAIN as PLAIN_TABLE
 from blkiomon.commands.table import (
     count_cell,
     is_supported,
