@@ -185,7 +185,7 @@ def test_scheduler_that_is_killed_ends_the_run(cluster: Cluster, tmp_path: Path)
         cluster.processes[0].kill()
         status, out, err = running.outcome()
     assert (status, out) == (3, b"")
-    gone = "blkiomon: the Dask scheduler has gone: call it again to go on"
+    gone = "blkiomon: the Dask scheduler has gone: run it again to continue"
     assert without_warning(err) == [gone]
 
 
@@ -445,7 +445,7 @@ def test_full_disk_ends_the_run_and_what_is_done_is_kept(
     assert (status, out) == (4, b"")
     assert err.decode() == (
         f"blkiomon: cannot write {dataset}: No space left on device; what is done is kept: "
-        "call it again to go on\n"
+        "run it again to continue\n"
     )
     done = len(list(dataset.glob("requests/*/part-*.parquet")))
     assert 0 < done < HOSTS

@@ -22,8 +22,8 @@ from blkiomon.commands.report import compare as command
 from blkiomon.commands.report import rules
 from blkiomon.commands.report.bootstrap import Draws, starts_drawn, widening
 from blkiomon.commands.report.changes import (
+    BIN_WIDTH,
     METRICS,
-    RESOLUTION,
     Change,
     DeviceChanges,
     compare,
@@ -136,7 +136,7 @@ def test_the_same_run_shows_no_difference(runs: dict[str, Collected]) -> None:
             assert change.verdict == ("too little to tell" if is_extreme else NO_DIFFERENCE)
             if change.low is not None:
                 # Both sides have the same parts drawn; bins are as wide as percentiles say.
-                ends = (math.expm1(-RESOLUTION), math.expm1(RESOLUTION))
+                ends = (math.expm1(-BIN_WIDTH), math.expm1(BIN_WIDTH))
                 expected = ends if change.metric.startswith("p") else (0, 0)
                 assert (change.low, change.high) == pytest.approx(expected, abs=1e-12)
 

@@ -138,7 +138,7 @@ def test_capabilities_that_the_kernel_keeps_are_noticed() -> None:
     code = """
 import ctypes
 from blkiomon.commands.privileges import *
-bind()
+forbid_new_privileges()
 ctypes.CDLL(None).prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
 try:
     drop(find_user("nobody"))
@@ -156,7 +156,7 @@ before, done = "before" in sys.argv, threading.Event()
 thread = threading.Thread(target=done.wait)
 if before:
     thread.start()
-bind()
+forbid_new_privileges()
 if not before:
     thread.start()
 try:
@@ -195,7 +195,7 @@ def test_setuid_program_does_not_regain_root(directory: Path) -> None:
     code = f"""
 import subprocess
 from blkiomon.commands.privileges import *
-bind()
+forbid_new_privileges()
 drop(find_user("nobody"))
 subprocess.run([{str(program)!r}, "-u"])
 """
@@ -206,7 +206,7 @@ def test_user_cannot_be_changed_without_root() -> None:
     if os.geteuid() == 0:
         code = (
             "from blkiomon.commands.privileges import *; user = find_user('nobody');"
-            "bind(); drop(user); print('dropped', flush=True); drop(user)"
+            "forbid_new_privileges(); drop(user); print('dropped', flush=True); drop(user)"
         )
         done = runner.python(code)
         assert done.stdout == b"dropped\n"

@@ -188,8 +188,8 @@ def test_view_without_a_topology_says_how_to_get_one(command: str, tmp_path: Pat
     assert result.returncode == EXIT_INPUT
     assert result.stderr.decode() == (
         "blkiomon: --by lun needs the traced host's topology, and there is no "
-        f"{tmp_path}/run1.topology.json; there, `blkiomon topology -o run1.topology.json` writes "
-        "it; --topology names another file\n"
+        f"{tmp_path}/run1.topology.json; on that host, `blkiomon topology -o run1.topology.json` "
+        "writes it; --topology names another file\n"
     )
     named = runner.call(
         command, "--by", "lun", "--topology", f"{SLOW_PATH}.topology.json", tmp_path / "run1"

@@ -199,7 +199,7 @@ def test_device_wins_over_a_trace_of_its_name_and_says_so(
 ) -> None:
     assert config_of("sda").trace == ("sda",)
     assert capfd.readouterr().err == (
-        "blkiomon: sda is a device of this host and a trace in this directory: this is the device; "
+        "blkiomon: sda is a device of this host and a trace in this directory: using the device; "
         "`blkiomon ./sda` reads the trace\n"
     )
     assert config_of("./sda").files == ("./sda",)

@@ -228,9 +228,9 @@ def test_all_losses_at_once_are_shown_whole() -> None:
     assert shown.count("1,000,000,000") == 2 * len(every)
 
 
-def test_unpaired_records_are_not_called_lost() -> None:
+def test_unmatched_records_are_not_called_lost() -> None:
     shown = frame(interval(BUSY, completions_without_issue=2, mismatches=1))
-    assert f"{shown[1]} {shown[2]}".split("; unpaired: ") == [
+    assert f"{shown[1]} {shown[2]}".split("; unmatched: ") == [
         "nothing lost in 1.00 s",
         "2 completions without issue (+2), 1 mismatches (+1)",
     ]
@@ -352,7 +352,7 @@ def test_help_fits_the_smallest_usual_terminal() -> None:
 
 
 def test_small_terminal_shows_the_size_it_needs() -> None:
-    assert frame(interval(BUSY), width=39)[0].startswith("40 columns and 8 lines")
+    assert frame(interval(BUSY), width=39)[0].startswith("top needs 40 columns, 8 lines")
     assert frame(interval(BUSY), width=10, height=1)
 
 
@@ -579,7 +579,8 @@ def test_filter_keeps_names_that_contain_it() -> None:
     assert order(shown) == ["dm-3"] and shown[-1].startswith("/Dm_")
     assert look.after("enter").filter == "Dm"
     assert order(frame(interval(BUSY), look=look.after("enter").after("esc"))) == ["sdb", "dm-3"]
-    assert any("nothing has x" in line for line in frame(interval(BUSY), look=Look(filter="x")))
+    shown = frame(interval(BUSY), look=Look(filter="x"))
+    assert any("no name contains x" in line for line in shown)
 
 
 def test_latencies_of_a_device_over_time() -> None:
@@ -793,7 +794,7 @@ def test_slow_terminal_skips_screens_but_no_intervals() -> None:
         paper.takes = True
         paper.type("w")
         until(lambda: paper.shows("WHOLE RUN: 300 records in 150 s"))
-        assert paper.shows("intervals count, but were not drawn")
+        assert paper.shows("intervals were counted but not drawn")
         assert sink.dropped_intervals == 0
 
 

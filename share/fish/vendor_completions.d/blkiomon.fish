@@ -69,7 +69,7 @@ complete -c blkiomon -n '__blkiomon_runs monitor' -l no-final -d 'drop the last,
 complete -c blkiomon -n '__blkiomon_runs monitor' -l resync -d 'after garbage, continue at the next record and count the skipped bytes'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l max-pending -x -d 'keep at most N pending requests (default 1000000)'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l max-age -x -d 'drop requests that stay pending for longer (default 600)'
-complete -c blkiomon -n '__blkiomon_runs monitor' -l max-devices -x -d 'know at most N devices at a time (default 65536)'
+complete -c blkiomon -n '__blkiomon_runs monitor' -l max-devices -x -d 'track at most N devices at a time (default 65536)'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l user -x -d 'drop root privileges after opening files'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l overwrite -d 'outputs replace even files that begin like a trace'
 complete -c blkiomon -n '__blkiomon_runs monitor' -l follow-symlinks -d 'as root, follow symbolic links that another user may have made'

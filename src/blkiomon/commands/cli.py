@@ -62,7 +62,7 @@ def _address(name: str, text: str) -> tuple[str, int]:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        colon, host = ":", ""  # IPv6 without brackets: which colon would it be?
+        colon, host = ":", ""  # IPv6 without brackets, where the port is ambiguous: refused below
     is_port = port.isdecimal() and port.isascii() and len(port) <= 5 and int(port) < 1 << 16
     if not is_port or (colon and not host):
         raise UsageError(f"{name} takes PORT, HOST:PORT or [HOST]:PORT, not {text!r}")
@@ -83,7 +83,7 @@ _MORE = "More"
 _OURS = (_MORE, _INPUT, PERCENTILES)
 
 _READERS: dict[str, Reader] = {"openmetrics": _address, "slow": slow}
-"""What outputs take, if it is not a path: by the name of the output."""
+"""Readers for outputs that do not take a path, by the name of the output."""
 
 OPTIONS = (
     Option(
@@ -139,7 +139,7 @@ OPTIONS = (
     MAX_AGE._replace(group=_MORE),
     Option(
         "--max-devices=N",
-        "know at most N devices at a time (default 65536)",
+        "track at most N devices at a time (default 65536)",
         _MORE,
         whole(1, (1 << 22) - 1),
         65_536,
@@ -193,10 +193,10 @@ COMMAND = Command(
     OPTIONS,
     """
     Clocks: with trace, intervals end by the time of the records, so that the same trace always
-    gives the same output. This is the default for files. With wall, they end by this host's clock.
-    This is the default for pipes, unless the records run faster than the clock: such a trace was
-    recorded, and one line says so. Printed times are those of the trace if it contains the time of
-    day, as blktrace's traces do. Only then --from and --to take times such as 2026-11-23T14:00:00.
+    gives the same output: the default for files. With wall, they end by this host's clock: the
+    default for pipes. With outputs besides -h -b -d -D -Q, trace is used for a pipe whose records
+    run faster than the clock, and one line says so. Printed times are those of the trace if it
+    contains the time of day. Only then --from and --to take times such as 2026-11-23T14:00:00.
 
     A live trace never waits for an output. What a full queue or a slow disk could not take is
     dropped, counted and reported. A recorded trace waits for its outputs.
@@ -304,8 +304,7 @@ def _monitor(arguments: Sequence[str]) -> int:
 
     gc.freeze()
     gc.enable()
-    status = run(config)
-    return EXIT_FAILURE if status == EXIT_OUTPUT and config.is_original else status
+    return run(config)
 
 
 def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
@@ -429,9 +428,9 @@ def parse(arguments: Sequence[str]) -> Config | str:
         return f"blkiomon version {version} (blkiomon {__version__})\n"
     rows = [row for row in OUTPUTS if row.name in given]
     if "interval" not in given:
-        from blkiomon.commands.naming import what_is_wrong
+        from blkiomon.commands.naming import why_not_trace
 
-        if files and (why := what_is_wrong(files[0])):
+        if files and (why := why_not_trace(files[0])):
             raise UsageError(why)
         if value("trace") and not rows:
             raise UsageError(_nothing_to_print(value("by"), value("trace")))
@@ -509,18 +508,18 @@ _BY_NAME = {option.long: option for option in OPTIONS}
 
 
 def _nothing_to_print(by: str, names: Sequence[str]) -> str:
-    """What to do about a command line without an output."""
+    """A message for a command line without an output."""
     words = ["blkiomon stat", *([f"--by {by}"] if by != BY.default else [])]
     words += [name for name in names[:1] if name != "all"]
-    return f"what to print is missing: `{' '.join(words)}` prints a table; --json - is an output"
+    return f"an output is missing: `{' '.join(words)}` prints a table, --json - prints JSON"
 
 
 def _getopt(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     """The values that were given for each option, by its long name; and the files.
 
     Raises:
-        UsageError: getopt does not understand them; or an output is given twice. With nothing but
-            the original's options, the last one of a kind counts, as there.
+        UsageError: getopt does not understand them; or an output is given twice. With only the
+            original's options, the last of several outputs counts, as in the original.
     """
     long = _BY_NAME | {alias: _BY_NAME[name] for alias, name in _ALIASES.items()}
     # Our own options must not make an abbreviation ambiguous that the original understands. getopt

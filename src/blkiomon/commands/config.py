@@ -28,17 +28,16 @@ class Config:
         slow_ns, slow_percent: the threshold of ``--slow``, in ns or as a percentile; one is None.
         slow_limit: most slow requests in a second.
         user: the user to become before anything is read.
-        most_intervals: end after so many; None: at the end of the trace.
+        most_intervals: end after this many; None: at the end of the trace.
         screen: draw on the terminal.
         speed: of the screen for a recorded trace, relative to the recording; 0: as fast as it can
             be read.
         final: also deliver the last, partial interval.
         max_pending, max_age_s, max_devices, resync: as for ``Monitor``.
-        by: what figures are added up by, one of ``views.BY``; ``device``: nothing is.
+        by: what figures are added up by, one of ``views.BY``.
         topology: file with the topology of the traced host; None: the one beside the trace, or that
             of this host.
-        is_original: only options of the original are given. Ours then stays silent where the
-            original does.
+        is_original: only the original's options are given; be silent where the original is.
     """
 
     interval_s: float

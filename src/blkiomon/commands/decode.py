@@ -144,7 +144,7 @@ class _Selected:
 
     @property
     def emptiness(self) -> str | None:
-        """Why nothing was selected; None if there was nothing."""
+        """Why no struct was selected; None if the file has none."""
         if not self._times:
             return None
         if missing := self._wanted - self._there:

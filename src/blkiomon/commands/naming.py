@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def is_trace(name: str) -> bool:
-    """Whether a trace of this name exists. The path of a device is none."""
+    """Whether a trace of this name exists, other than the path of a device."""
     if "/" in name and is_device(name):
         return False
     try:
@@ -32,11 +32,8 @@ def is_device(name: str) -> bool:
     return "\0" not in name and device_number(name) is not None
 
 
-def what_is_wrong(name: str) -> str | None:
-    """Why a name that stands where a trace or a command is expected is neither; None if it is one.
-
-    A device is not wrong here: `refuse_devices` says more about it.
-    """
+def why_not_trace(name: str) -> str | None:
+    """Why a name is not a trace; None for a trace or a device: see ``refuse_devices``."""
     if is_device(name):
         return None
     try:
@@ -58,7 +55,7 @@ def devices_and_traces(
 
     Args:
         names: of devices or traces.
-        traces: that were named as traces.
+        traces: names that were given with ``--file``.
         command: its name.
 
     Raises:
@@ -97,7 +94,7 @@ def watched(given: Namespace, names: Sequence[str], command: str) -> dict[str, A
 
     Args:
         given: the options: ``SELECTION``, FILE, QUEUE_TIMES, BY and TOPOLOGY.
-        names: of devices or traces. None: standard input if it is fed, else all disks.
+        names: of devices or traces. Empty: standard input if ``is_fed``, else all disks.
         command: its name.
 
     Raises:
@@ -123,17 +120,17 @@ def watched(given: Namespace, names: Sequence[str], command: str) -> dict[str, A
 
 
 def note_traces(devices: Iterable[str]) -> None:
-    """Say so if a device that will be captured has the name of a trace, which may be meant."""
+    """Complain if a device that will be captured has the name of a trace."""
     for name in devices:
         if "/" not in name and is_trace(name):
             complain(
-                f"{name} is a device of this host and a trace in this directory: this is the "
+                f"{name} is a device of this host and a trace in this directory: using the "
                 f"device; `blkiomon ./{name}` reads the trace"
             )
 
 
 def refuse_devices(names: Iterable[str]) -> None:
-    """Raise SourceError if a name is a device and no trace; it says what to type instead."""
+    """Raise SourceError, which says what to type instead, if a name is only a device."""
     for name in names:
         if is_device(name) and not is_trace(name):
             raise SourceError(

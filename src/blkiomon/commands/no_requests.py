@@ -62,7 +62,7 @@ class NoRequests:
         """
         if not records:
             return "it contains no trace record"
-        if self._end:
+        if self._end:  # which adds times and devices; counts are of the sample alone
             issues, completions = self._issues, self._completions
             self._look_at(Engine(keep_records=True, resync=True), memoryview(self._end))
             self._issues, self._completions = issues, completions

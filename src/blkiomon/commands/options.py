@@ -110,8 +110,8 @@ class Command(NamedTuple):
                 lines += _option_lines(option)
         if self.examples:
             lines += ["", "Examples:"]
-            for typed, told in self.examples:
-                lines += [f"  {typed}", *_filled(told, indent=8)]
+            for typed, does in self.examples:
+                lines += [f"  {typed}", *_filled(does, indent=8)]
         for paragraph in paragraphs(self.notes):
             lines += ["", *_filled(paragraph)]
         return "\n".join(lines) + "\n"
@@ -159,7 +159,7 @@ def _filled(text: str, indent: int = 0) -> list[str]:
 
 
 def meant_by(word: str, words: Iterable[str]) -> str | None:
-    """The one of some words that a misspelt word is close to, if any."""
+    """The closest of some words to a misspelt word, if any is close."""
     from difflib import get_close_matches  # for mistakes alone
 
     return next(iter(get_close_matches(word, list(words), 1)), None)
@@ -206,10 +206,7 @@ def number(least: float, what: str) -> Reader:
     """A Reader of a number from ``least`` to 1e9."""
 
     def read(name: str, text: str) -> float:
-        try:
-            value = float(text) if _is_plain(text) else -1.0
-        except ValueError:
-            value = -1.0
+        value = _float(text)
         if not least <= value <= 1e9:  # also false for nan
             raise UsageError(f"{name} takes {what}, {least:g} or more, not {text!r}")
         return value
@@ -229,10 +226,7 @@ def seconds(least: float) -> Reader:
     def read(name: str, text: str) -> float:
         digits = text.rstrip("umsh")
         unit_s = _UNITS_S.get(text[len(digits) :], 1.0 if digits == text else math.nan)
-        try:
-            value_s = float(digits) * unit_s if _is_plain(text) else math.nan
-        except ValueError:
-            value_s = math.nan
+        value_s = _float(digits) * unit_s
         if not least <= value_s <= 1e9:
             what = f"a number of seconds, or a time such as 500ms or 5m, {least:g} s or more"
             raise UsageError(f"{name} takes {what}, not {text!r}")
@@ -245,10 +239,7 @@ def slow(name: str, text: str) -> tuple[int | None, float | None, str]:
     """A threshold in ns or a percentile, and a file. A Reader."""
     threshold, colon, file = text.partition(":")
     is_percentile = threshold.startswith("p")
-    try:
-        number = float(threshold[is_percentile:]) if _is_plain(threshold) else -1.0
-    except ValueError:
-        number = -1.0
+    number = _float(threshold[is_percentile:])
     is_right = 0 < number < 100 if is_percentile else 0 <= number <= 1e9
     if not is_right or "\0" in file or (colon and not file):
         raise UsageError(
@@ -258,6 +249,14 @@ def slow(name: str, text: str) -> tuple[int | None, float | None, str]:
     if is_percentile:
         return None, number, file or "-"
     return round(number * 1e6), None, file or "-"
+
+
+def _float(text: str) -> float:
+    """A number as people write it; NaN for any other text."""
+    try:
+        return float(text) if _is_plain(text) else math.nan
+    except ValueError:
+        return math.nan
 
 
 def _is_plain(text: str) -> bool:
@@ -276,7 +275,7 @@ def device(name: str, text: str) -> int:
 
 
 def moment(name: str, text: str) -> tuple[int, bool]:
-    """A time in ns, and whether it is since 1970 or since the first record. A Reader."""
+    """A time in ns, and whether it counts from 1970, not from the first record. A Reader."""
     with suppress(UsageError):
         return round(seconds(0.0)(name, text) * 1e9), False
     from datetime import UTC, date, datetime, time, timedelta
@@ -314,7 +313,7 @@ class Period(NamedTuple):
 
     @classmethod
     def between(cls, begin: tuple[int, bool] | None, end: tuple[int, bool] | None) -> Period:
-        """The period between two values of ``moment``. Raises UsageError: it cannot be."""
+        """The period between two values of ``moment``. Raises UsageError: it is impossible."""
         from_ns, from_is_absolute = begin or (None, False)
         to_ns, to_is_absolute = end or (None, False)
         if from_ns is not None and to_ns is not None:
@@ -372,7 +371,7 @@ class Selection(NamedTuple):
 
     @classmethod
     def of(cls, given: Any) -> Selection:
-        """What the options ``SELECTION`` select. Raises UsageError: the period cannot be."""
+        """What the options ``SELECTION`` select. Raises UsageError: the period is impossible."""
         ops: tuple[str, ...] = ()
         if given.op:
             from blkiomon.interval.operations import checked  # imports numpy
@@ -381,7 +380,7 @@ class Selection(NamedTuple):
         return cls(tuple(sorted(set(given.device))), ops, Period.of(given))
 
     def arguments(self) -> dict[str, Any]:
-        """Fields of ``Config``, which are arguments of ``Monitor``."""
+        """As arguments of ``Monitor``."""
         return {"devices": self.devices, "ops": self.ops, **self.period._asdict()}
 
     @property

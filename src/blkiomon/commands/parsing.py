@@ -89,16 +89,15 @@ def _parse(options: Sequence[Option], arguments: Sequence[str]) -> argparse.Name
     """
     parser = _Parser(add_help=False)
     for option in options:
+        read = partial(option.read, f"--{option.long}")
         if not option.argument:
             parser.add_argument(*option.names, action="store_true")
         elif option.is_repeatable:
-            read = partial(option.read, f"--{option.long}")
             parser.add_argument(*option.names, type=read, action="append", default=[])
         else:
             action = _Once if option.is_output else "store"
-            read = partial(option.read, f"--{option.long}")
             parser.add_argument(*option.names, type=read, action=action, default=option.default)
-    # A value may begin with a dash, as to getopt: argparse takes that only behind a `=`.
+    # A value may begin with a dash, as in getopt; argparse accepts this only after a `=`.
     takers = {name: f"--{o.long}" for o in options if o.argument for name in o.names}
     words: list[str] = []
     left = iter(arguments)

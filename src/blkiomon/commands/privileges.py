@@ -56,7 +56,7 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 12
 
 
-def bind() -> None:
+def forbid_new_privileges() -> None:
     """Make sure that no program that this process executes gains privileges, setuid or otherwise.
 
     Call it as root before starting threads: a thread inherits these settings when it starts.
@@ -84,7 +84,7 @@ def bind() -> None:
 
 
 def drop(user: User) -> None:
-    """Become that user in all threads, with no way back. Call ``bind`` before.
+    """Become that user in all threads, for good. Call ``forbid_new_privileges`` before.
 
     Raises:
         PrivilegeError: the kernel refuses, or a way back is left; the process must end.
@@ -100,13 +100,13 @@ def drop(user: User) -> None:
         os.getresuid() == (uid,) * 3
         and os.getresgid() == (gid,) * 3
         and set(os.getgroups()) == set(user.groups)
-        and all(map(_is_bound, Path("/proc/self/task").iterdir()))
+        and all(map(_is_unprivileged, Path("/proc/self/task").iterdir()))
     )
     if not has_left or _can_return():
         raise PrivilegeError(f"user {uid} could become root again: the kernel has kept a way back")
 
 
-def _is_bound(thread: Path) -> bool:
+def _is_unprivileged(thread: Path) -> bool:
     """Whether a thread has no capability and cannot get one, or has ended."""
     try:
         lines = (thread / "status").read_text().splitlines()

@@ -27,14 +27,7 @@ from blkiomon.commands.options import (
 from blkiomon.commands.parsing import read
 from blkiomon.commands.signals import StopSignals, signals_to_hear
 from blkiomon.commands.topology import save
-from blkiomon.console import (
-    EXIT_INPUT,
-    EXIT_OK,
-    EXIT_OUTPUT,
-    EXIT_PIPE,
-    complain,
-    how_many,
-)
+from blkiomon.console import EXIT_INPUT, EXIT_OK, EXIT_OUTPUT, EXIT_PIPE, complain, how_many
 from blkiomon.errors import MissingLibrary
 from blkiomon.outputs.opening import Policy
 from blkiomon.sources.trace_sets import TOPOLOGY
@@ -45,10 +38,10 @@ if TYPE_CHECKING:
     from blkiomon.sources.topology import Topology
 
 EXIT_NOT_RUN, EXIT_NOT_FOUND = 126, 127
-"""The command cannot be run, as env(1) and nohup(1) have it."""
+"""Exit statuses if the command cannot be run, or is not found, as of env(1) and nohup(1)."""
 
 LEAST_SIZE = 8 << 20
-"""Eight files, each with room for four pieces and more."""
+"""Eight files of 1 MiB: room for four pieces of ``recording.PIECE_BYTES`` in each."""
 
 
 def _size(name: str, text: str) -> int:
@@ -134,7 +127,7 @@ def main(argv: Sequence[str]) -> int:
     if not given.trace and not all_disks():
         complain("this host has no disks: name the devices to record with --trace")
         return EXIT_INPUT
-    # Before the capture begins: nobody empties its rings meanwhile.
+    # Before the capture begins: its rings would fill meanwhile.
     topology = _read_topology() if given.output != "-" else None
     try:
         with (

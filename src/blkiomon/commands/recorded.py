@@ -21,7 +21,7 @@ HELD_BYTES = 1 << 25
 """The decision is due when so much is held back."""
 
 LEAST_S, HELD_S = 0.25, 5.0
-"""Hold the stream back until the interval ends, but at least and at most so long."""
+"""Hold the stream back until the interval ends, but at least and at most this long."""
 
 NEAR_S = 10.0
 """If the latest record is at most so old, the trace is live."""
@@ -48,7 +48,7 @@ class Beginning:
     """The beginning of a stream, held back until the decision.
 
     Args:
-        monotonic: seconds on the clock that records of this host have their times from.
+        monotonic: seconds on the clock of this host's records.
         time_of_day: seconds since 1970.
 
     Attributes:
@@ -140,6 +140,6 @@ class Beginning:
         """What was known after half of the time, or half of the bytes if these came at once."""
         if now.held_bytes >= HELD_BYTES:
             return next(s for s in self._seen if 2 * s.held_bytes >= now.held_bytes)
-        # The first has been seen at the beginning.
+        # The first piece starts the clock: it counts as seen in the first half.
         before = [s for s in self._seen if 2 * s.elapsed_s <= now.elapsed_s] or self._seen[:1]
         return before[-1]._replace(elapsed_s=now.elapsed_s / 2)

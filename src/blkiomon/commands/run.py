@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from blkiomon.commands.config import Config
 from blkiomon.commands.naming import refuse_devices
 from blkiomon.commands.no_requests import NoRequests
-from blkiomon.commands.privileges import PrivilegeError, bind, drop
+from blkiomon.commands.privileges import PrivilegeError, drop, forbid_new_privileges
 from blkiomon.commands.progress import Progress
 from blkiomon.commands.recorded import Beginning
 from blkiomon.commands.signals import Stopped, StopSignals, signals_to_hear
@@ -63,7 +63,7 @@ READ_BYTES = 1 << 20
 """Read at most so much at a time: a pipe never holds more, and interval ends stay precise."""
 
 LOOK_S = 1.0
-"""A live run looks so often for requests that hang."""
+"""How often a live run looks for requests that hang."""
 
 LEAST_REFRESH_S = 1.0
 """Changes of the topology are looked for once an interval, and not more often than this."""
@@ -432,7 +432,7 @@ def _run(
         settings = settings._replace(names=not is_file)
     clock = WallClock(config.interval_s)
     if config.user is not None:
-        bind()  # outputs have threads
+        forbid_new_privileges()  # before outputs start threads
     # A file can wait for slow outputs, a running tracer cannot.
     outputs = open_outputs(
         settings,
@@ -534,8 +534,8 @@ def _run(
 def _tracker(config: Config) -> Tracker | None:
     """Names what is traced, adds up figures and looks for findings.
 
-    It needs the topology of the traced host.  One is used if ``--by`` or ``--topology`` asks for
-    it, if it was saved beside a trace, or if a person watches devices of this host that are LUNs.
+    The topology of the traced host is used if ``--by`` or ``--topology`` asks for it, if it was
+    saved beside a trace, or if a person watches devices of this host that are LUNs.
 
     Raises:
         SourceError: the topology is needed and cannot be read.

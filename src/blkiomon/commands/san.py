@@ -72,7 +72,7 @@ MOST_LOSSES = 3600
 """Intervals with lost events that are remembered."""
 
 PASSTHROUGH = OPS.index("other")
-"""Operation of a path checker's commands, which are no load."""
+"""Operation of a path checker's commands, which do not count as load."""
 
 
 class Lun(NamedTuple):
@@ -136,7 +136,7 @@ Numbers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-class Table:
+class FiguresTable:
     """The figures of an interval. Those of thousands of devices are looked up only where needed.
 
     Attributes:
@@ -284,7 +284,7 @@ class Facts:
     """
 
     luns: Sequence[Lun]
-    tables: Sequence[Table]
+    tables: Sequence[FiguresTable]
     siblings: Siblings
     waited: Mapping[str, Sequence[str]] = field(default_factory=dict)
     is_whole: bool = False
@@ -292,7 +292,7 @@ class Facts:
     traced: Set[int] = frozenset()
 
     @property
-    def latest(self) -> Table:
+    def latest(self) -> FiguresTable:
         return self.tables[-1]
 
     def lost_since(self, issued_ns: int) -> int:
@@ -382,7 +382,7 @@ class Facts:
         return self.siblings.suspects(is_suspect)
 
     def _may_depart(self, path: Device, op: int, figures: Mapping[Device, Figures]) -> bool:
-        """Likewise of one path."""
+        """Whether the test may find this path slow."""
         n = self.requests(path, op)
         own = figures[path]
         return any(
@@ -409,7 +409,7 @@ def findings(facts: Facts) -> list[Finding]:
 
 def of_run(whole: Interval, topology: Topology) -> list[Finding]:
     """What stands out in a whole run."""
-    table = Table(whole)
+    table = FiguresTable(whole)
     luns = luns_of(topology)
     facts = Facts(luns, [table], Siblings(luns, set(table.devices)), is_whole=True)
     return findings(facts)
@@ -430,7 +430,7 @@ def maps_of(topology: Topology | None) -> dict[int, int]:
 def without_moved(
     hung: list[tuple[int, int, int]], whole: Interval, topology: Topology | None
 ) -> list[tuple[int, int, int]]:
-    """What hung, but for paths of a traced map that did not hang: their requests went elsewhere.
+    """What hung, without paths whose map did not hang: multipath moved their requests.
 
     Args:
         hung: age of the oldest request, number in flight, and device.
@@ -446,10 +446,7 @@ def without_moved(
 
 
 def _stalled(facts: Facts) -> Iterator[Finding]:
-    """LUNs that complete nothing; paths likewise, if their LUN does, or its map was not traced.
-
-    Otherwise, LUNs with a single request that stalls.
-    """
+    """Stalled LUNs; of other LUNs the stalled paths; without these, LUNs with a stalled request."""
     stalled = facts.latest.stalled
     if facts.is_whole or not stalled:
         return
@@ -488,8 +485,8 @@ def _names_of(paths: Iterable[Device], stalled: Set[int]) -> list[str]:
 
 
 def _flows(facts: Facts, above: Device | None) -> bool:
-    """Whether no request of a map is old. Then none of a path is, even if it seems in flight there:
-    native NVMe multipath takes requests away from a path without a trace.
+    """Whether a map was traced and has no old request. If its path seems to have one, it is gone:
+    native NVMe multipath takes requests away from a path without a trace record.
     """
     if above is None or above.number not in facts.traced:
         return False
@@ -552,15 +549,13 @@ def _slow_path(facts: Facts) -> Iterator[Finding]:
         path, departs = slow.path, slow.departure
         iops = facts.iops(path)
         usual_iops = sum(facts.iops(p) for p in slow.siblings) / len(slow.siblings)
-        on = f"on {slow.siblings[0].name}"
+        on, average = f"on {slow.siblings[0].name}", ""
         if len(slow.siblings) > 1:
-            on = f"on its {len(slow.siblings)} siblings"
+            on, average = f"on its {len(slow.siblings)} siblings", " on average"
         figures = (
             f"p{departs.percent} of {plural(slow.op)} "
             f"{time_text(departs.value)}, {time_text(departs.usual)} {on}; "
-            f"{rate_text(iops)} IOPS, {rate_text(usual_iops)} there"
-            + " on average"
-            * (len(slow.siblings) > 1)
+            f"{rate_text(iops)} IOPS, {rate_text(usual_iops)} there{average}"
         )
         yield Finding(
             "slow_path",
@@ -715,7 +710,7 @@ def _idle(facts: Facts) -> Iterator[Finding]:
     def is_suspect(paths: Numbers, of_set: Callable[[np.ufunc, Floats], Floats]) -> Any:
         taken = facts.sums("requests", paths) - facts.sums("requests", paths, PASSTHROUGH)
         others = (of_set(np.add, taken) - taken) / (of_set(np.add, np.ones(len(paths))) - 1)
-        is_few = (1 + FEW_FACTOR) * taken < taken + others + 1  # which are rounded below
+        is_few = (1 + FEW_FACTOR) * taken < taken + others + 1  # the test below rounds others
         return is_few & (others >= LEAST_OF_SIBLINGS)
 
     for lun, alike in facts.siblings.suspects(is_suspect):
@@ -781,9 +776,8 @@ def changes(before: Topology, now: Topology) -> list[Finding]:
     def add(device: Device, what: str, attribute: str, values: tuple[Any, Any]) -> None:
         lun = lun_of.get(device.name)
         name = _described(device, lun) + "," if lun is not None else _plain_name(device)
-        evidence = {"attribute": attribute, "before": values[0], "after": values[1]}
-        identity = _identity(device, lun) if lun is not None else {}
-        evidence = identity | evidence
+        evidence = _identity(device, lun) if lun is not None else {}
+        evidence |= {"attribute": attribute, "before": values[0], "after": values[1]}
         found.append(Finding("changed", device.name, f"{name} {what}", evidence=evidence))
 
     for name in sorted(old.keys() - new.keys(), key=order):
@@ -852,7 +846,7 @@ def _identity(path: Device, lun: Lun) -> dict[str, Any]:
 
 
 class Tracker:
-    """Adds what the topology tells to each interval of a run: a view, findings, changes of state.
+    """Makes a view of each interval of a run, and adds findings and changes of the topology.
 
     Args:
         topology: of the traced host.
@@ -870,7 +864,7 @@ class Tracker:
         self._luns = luns_of(topology)
         self._traced = set(traced)
         self._siblings = Siblings(self._luns, self._traced)
-        self._before: tuple[Table, ...] = ()
+        self._before: tuple[FiguresTable, ...] = ()
         self._waited: dict[str, Sequence[str]] = {}
         self._losses: deque[tuple[int, int]] = deque(maxlen=MOST_LOSSES)
         self._slow_since: dict[tuple[str, str], int | None] = {}
@@ -887,7 +881,7 @@ class Tracker:
         self._thread.start()
 
     def close(self) -> None:
-        """Look for changes no more."""
+        """Stop looking for changes."""
         self._has_ended.set()
         if self._thread is not None:
             self._thread.join()
@@ -907,7 +901,7 @@ class Tracker:
             self._shown = now
             self._luns = luns_of(now)
             self.view.update(now)
-        table = Table(interval)
+        table = FiguresTable(interval)
         if not self._before:
             self._start_ns = interval.start_ns
         if now is not before or not self._traced.issuperset(table.devices):
@@ -931,9 +925,9 @@ class Tracker:
         return shown.with_findings(found)
 
     def _since(self, found: Iterable[Finding], interval: Interval) -> list[Finding]:
-        """What is slow, with the time since when; of all but stalls, whose age is known.
+        """Findings, those of what is slow with the time since when.
 
-        Nothing is said if the interval before had too few requests to show it.
+        The time is left out if the interval before had too few requests to judge by.
         """
         before, self._slow_since = self._slow_since, {}
         dated = []

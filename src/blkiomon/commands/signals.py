@@ -44,7 +44,7 @@ class StopSignals:
         self._at_once = at_once
         self._numbers = numbers
         self._has_files = reopens
-        self._reopens = False
+        self._is_reopen_due = False
         self._had_terminal = _has_terminal()
 
     def __enter__(self) -> StopSignals:
@@ -64,23 +64,20 @@ class StopSignals:
 
     def take_reopen(self) -> bool:
         """Whether to reopen files; True once for all signals that have arrived."""
-        if not self._reopens:
+        if not self._is_reopen_due:
             return False
-        self._reopens = False
+        self._is_reopen_due = False
         return True
 
     def drain(self) -> None:
-        """Empty the pipe that woke the poll, or every later poll would wake.
-
-        Each signal is recorded before the next poll.
-        """
+        """Empty the self-pipe, or every later poll would wake; signals are recorded already."""
         os.read(self.fd, 1 << 16)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP and self._has_files:
             is_hangup = self._had_terminal and not _has_terminal()
             if not is_hangup:
-                self._reopens = True
+                self._is_reopen_due = True
                 return
         # The run ends: further signals would only interrupt this handler.
         signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
@@ -99,7 +96,7 @@ def signals_to_hear() -> list[signal.Signals]:
 
 
 def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal, which may have gone."""
+    """Whether this process still has its controlling terminal."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError as error:

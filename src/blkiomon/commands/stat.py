@@ -164,10 +164,10 @@ class Lines:
 
     Args:
         name_of: returns the name of a device, or None.
-        devices: numbers of those with a line even if they are idle; later also those seen before.
+        devices: numbers of those with a line even if they are idle; devices seen later are added.
         has_ops: a line for each operation, instead of one for the device.
         interval_s: length of an interval.
-        view: made the intervals; None: they are by device.
+        view: that made the intervals; None: they are by device.
     """
 
     def __init__(

@@ -31,12 +31,12 @@ from blkiomon.commands.views import (
     TOPOLOGY,
     Entry,
     find_topology,
-    in_words,
-    listed,
+    left_out_text,
     view_columns,
     view_of,
+    view_rows,
 )
-from blkiomon.console import EXIT_INPUT, complain, how_many, printable, printed
+from blkiomon.console import EXIT_INPUT, EXIT_OK, complain, how_many, printable, printed
 from blkiomon.errors import SourceError, TraceError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ COMMAND = Command(
     A wider terminal shows more columns.
 
     With --by path, the paths of each LUN are below its multipath map, if that was traced: the
-    difference is what multipath adds. Totals never have both.
+    difference is what multipath adds. Totals count a request once.
 
     Exit status: 0 for success; 2 for a usage error; 3 if the input is damaged, or contains no
     request.
@@ -105,7 +105,7 @@ def main(given: Namespace) -> int:
 
     try:
         topology = find_topology(given.by, given.topology, given.operands)
-        with _outlives_its_writer():
+        with _first_interrupt_ignored():
             found = collect(
                 given.operands,
                 **selected._asdict(),
@@ -120,25 +120,25 @@ def main(given: Namespace) -> int:
     columns = shutil.get_terminal_size().columns
     shown = _Summary(found, topology, given).lines(columns)
     status = printed([for_locale("\n".join([*shown, ""]))])
-    return status or (EXIT_INPUT if found.is_broken else status)
+    return status or (EXIT_INPUT if found.is_broken else EXIT_OK)
 
 
 @contextmanager
-def _outlives_its_writer() -> Iterator[None]:
+def _first_interrupt_ignored() -> Iterator[None]:
     """Ignore the first Ctrl-C while a pipe is read: it ends the writer, too, and so the pipe."""
     if not stat.S_ISFIFO(os.fstat(0).st_mode):
         yield
         return
-    next_time = signal.getsignal(signal.SIGINT)
+    old = signal.getsignal(signal.SIGINT)
 
     def ignore_once(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, next_time)
+        signal.signal(signal.SIGINT, old)
 
     signal.signal(signal.SIGINT, ignore_once)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, next_time)
+        signal.signal(signal.SIGINT, old)
 
 
 class _Summary:
@@ -194,10 +194,10 @@ class _Summary:
         yield from self._table(columns)
         if whole.counts.lost:
             yield from textwrap.wrap(loss_note(whole.counts.lost), columns)
-        listed = findings(found.slices, whole, self._name_of, self._topology, found.gaps)
-        if listed:
+        stands_out = findings(found.slices, whole, self._name_of, self._topology, found.gaps)
+        if stands_out:
             yield ""
-        for one in listed:
+        for one in stands_out:
             yield from textwrap.wrap(f"- {one.text}.", columns, subsequent_indent="  ")
 
     def _table(self, columns: int) -> Iterator[str]:
@@ -205,10 +205,10 @@ class _Summary:
 
         given, view = self._given, self._view
         devices = table.worst_first(table.by_device(self._shown.groups()))
-        entries = map(self._entry, devices) if view is None else listed(view, self._shown, devices)
+        found = map(self._entry, devices) if view is None else view_rows(view, self._shown, devices)
         rows: list[Row] = []
         n_left_out = 0
-        for place, (name, about, device) in enumerate(entries):
+        for place, (name, about, device) in enumerate(found):
             if place >= MOST_DEVICES and not given.all:
                 n_left_out += 1
                 continue
@@ -233,7 +233,7 @@ class _Summary:
             yield f"… {more}: --all lists all, --device selects"
         if any(table.MARK in line for line in lines):
             yield f"{table.MARK} too few requests for this percentile: the slowest is shown"
-        if view is not None and (left_out := in_words(view.left_out)):
+        if view is not None and (left_out := left_out_text(view.left_out)):
             yield from textwrap.wrap(left_out, columns)
 
     def _entry(self, device: DeviceFigures) -> Entry:

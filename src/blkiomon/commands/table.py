@@ -85,14 +85,14 @@ def plural(op: str) -> str:
 
 
 def percentile_cell(group: Group, percent: float) -> str:
-    """A percentile of d2c, marked if no request of so few is above it."""
+    """A percentile of d2c, marked if requests are too few for it."""
     value_ns = group.d2c_ns.percentile(percent)
     is_marked = value_ns is not None and not is_supported(group.requests, percent)
     return time_cell(value_ns) + MARK * is_marked
 
 
 def is_supported(requests: int, percent: float) -> bool:
-    """Whether one in so many requests is above the percentile: 99.9 takes 1,000."""
+    """Whether at least one of the requests is above a percentile: p99.9 takes 1,000 requests."""
     return round(requests * (100 - percent), 6) >= 100
 
 
@@ -124,8 +124,7 @@ class Column:
         title: its heading.
         text: returns the cell of a row.
         least: the least width.
-        drop: where the table is too wide, the columns with the greatest numbers are left out; 0:
-            never.
+        drop: if the table is too wide, columns with the greatest numbers are left out; 0: never.
         is_left: text is aligned to the left.
         has_marks: cells may end with ``MARK``.
     """
@@ -256,11 +255,11 @@ class DeviceFigures:
 
 
 REST_FRACTION = 0.1
-"""A trace may end so early within an interval that rates of the rest would mislead."""
+"""A last interval below this fraction of the usual length has no rates: they would mislead."""
 
 
 def without_rates(group: Group) -> Group:
-    """A group of such a rest: what counts a second is unknown."""
+    """A group without figures per second, for an interval that is too short."""
     load = group.in_flight
     load = None if load is None else replace(load, duration_ns=0)
     return replace(group, duration_ns=0, in_flight=load)

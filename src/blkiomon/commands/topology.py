@@ -137,10 +137,10 @@ def save(topology: Topology, name: str, policy: Policy) -> bool:
 # --- the tree -------------------------------------------------------------------------------------
 
 TreeRow = tuple[int, list[str]]
-"""Columns by which a line is indented, and its cells."""
+"""The indentation of a line in columns, and its cells."""
 
 _UP = frozenset({None, "Online", "LOGGED_IN", "up"})
-"""States of ports, sessions and connections that are not worth a word."""
+"""Normal states of ports, sessions and connections, which are not printed."""
 
 
 def tree(topology: Topology) -> Iterator[str]:

@@ -71,7 +71,7 @@ def find_topology(
     if not wanted or "-" in traces:
         raise SourceError(f"--by {by} needs the traced host's topology: --topology FILE names it")
     raise SourceError(
-        f"--by {by} needs the traced host's topology, and there is no {wanted}; there, "
+        f"--by {by} needs the traced host's topology, and there is no {wanted}; on that host, "
         f"`blkiomon topology -o {Path(wanted).name}` writes it; --topology names another file"
     )
 
@@ -102,14 +102,14 @@ INDENT = "  "
 
 
 class Entry(NamedTuple):
-    """A device or a group of devices as a row of a table: its name, and what there is to know."""
+    """A device or a group of devices as a row of a table; ``about`` is its size, model or port."""
 
     name: str
     about: str
     figures: DeviceFigures
 
 
-def listed(view: View, shown: Interval, groups: Iterable[DeviceFigures]) -> Iterator[Entry]:
+def view_rows(view: View, shown: Interval, groups: Iterable[DeviceFigures]) -> Iterator[Entry]:
     """The groups of a view in their order; by path those of a LUN together, below their map.
 
     Args:
@@ -137,7 +137,7 @@ def listed(view: View, shown: Interval, groups: Iterable[DeviceFigures]) -> Iter
         if number in maps:
             yield Entry(printable(view.name_of(number) or ""), "", maps.pop(number))
         yield from entries
-    for number, found in maps.items():  # all of whose paths are idle
+    for number, found in maps.items():  # maps whose paths are all idle
         yield Entry(printable(view.name_of(number) or ""), "", found)
 
 
@@ -165,7 +165,7 @@ def shortened(name: str, most: int = MOST_CHARACTERS) -> str:
     return f"{name[: most // 3]}…{name[most // 3 + 1 - most :]}"
 
 
-def in_words(left_out: Iterable[LeftOut]) -> str:
+def left_out_text(left_out: Iterable[LeftOut]) -> str:
     """What a view leaves out, in a line; empty if nothing."""
     kinds = []
     for why, items in groupby(left_out, lambda item: item.why):

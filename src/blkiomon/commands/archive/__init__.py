@@ -295,7 +295,7 @@ def summarize(
             workers read them instead.
         dataset: a directory or URL that the intervals are written to; see ``blkiomon archive``.
             What it has of the same traces, read with the same options, is not read again.
-        host: the pattern by which the path of a trace tells its host, as "*/traces/{host}/*"; by
+        host: pattern that finds the host in the path of a trace, as "*/traces/{host}/*"; by
             default the folder that holds it.
         resync, max_pending, max_age_s: see ``Monitor``.
         show_progress: on standard error.

@@ -7,9 +7,9 @@
     DATASET/blkiomon.sql
 
 Only the process that holds the lock changes the manifest and publishes parts. Each run appends to
-a manifest of its own. A line of it lists parts that are added and removed, and traces that are
-done or dropped: the dataset is what all lines say, one after the other. So a run can be killed at
-any time; the next one completes or removes what the manifest says.
+a manifest of its own. Each line lists parts that are added and removed, and traces that are done or
+dropped. All lines replayed in order give the dataset. So a run can be killed at any time; the next
+one completes or removes what the manifest lists.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ def locked(url: str, *, is_new: bool = True) -> Iterator[Dataset]:
 
     Args:
         url: a directory, or a URL of fsspec.
-        is_new: it may be new, and is made then.
+        is_new: make it if it is missing.
 
     Raises:
         DatasetError: another run uses it, or it cannot be used.

@@ -81,7 +81,7 @@ class Files:
         sync_directory(folder)
 
     def publish(self, name: str) -> None:
-        """Give a file that was written its name. What it replaces should be gone by now."""
+        """Give a file that was written its name."""
         if self.is_local:
             Path(self.path(self.hidden(name))).rename(self.path(name))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ UNKNOWN_DAY = "unknown"
 """Day of intervals whose trace does not contain the time of day."""
 
 MOST_BYTES = 256 << 20
-"""A part is not larger, but for a row group."""
+"""Limit of a part, which its last row group may exceed."""
 
 GROUP_ROWS = 8192
 """Rows that are held in memory to be written together: Parquet wants large row groups."""
@@ -110,11 +110,11 @@ class _Open:
         self._stack.close()
         return Part(self._name, sizes, tuple(self._traces))
 
-    def abort(self, *error: Any) -> None:
+    def abort(self) -> None:
         with suppress(Exception):  # the disk may be full
             for writer in self._writers.values():
                 writer.close()
-        self._stack.__exit__(*error)
+        self._stack.__exit__(RuntimeError, RuntimeError(), None)  # an error removes the files
 
 
 class PartWriter:
@@ -146,7 +146,7 @@ class PartWriter:
                     self._close(next(iter(self._open)))
         finally:
             for part in self._open.values():
-                part.abort(RuntimeError, RuntimeError(), None)
+                part.abort()
 
     def add(self, item: Item) -> None:
         """Write an interval. Raises IntervalError: it does not fit; others do."""
@@ -176,7 +176,7 @@ class PartWriter:
 
 
 def rewrite(
-    files: Files, inputs: Iterable[str], name: str, but: Collection[str] = ()
+    files: Files, inputs: Sequence[str], name: str, dropped: Collection[str] = ()
 ) -> Part | None:
     """Merge parts into one, which is hidden; returns None if nothing is left.
 
@@ -184,10 +184,9 @@ def rewrite(
         files: of the dataset.
         inputs: names of the parts.
         name: of the new part.
-        but: traces that are left out.
+        dropped: traces that are left out.
     """
-    inputs = list(inputs)
-    left = False
+    has_rows = False
     output = _Open(files, name)
     try:
         for table in TABLES:
@@ -195,32 +194,32 @@ def rewrite(
                 opened = [
                     stack.enter_context(files.open(f"{table}/{each}")) for each in sorted(inputs)
                 ]
-                for rows in _grouped(_sorted(opened, but)):
-                    left = True
+                for rows in _grouped(_sorted(opened, dropped)):
+                    has_rows = True
                     output.write_table(table, rows)
-        if left:
+        if has_rows:
             return output.close()
-    except BaseException as error:
-        output.abort(type(error), error, None)
+    except BaseException:
+        output.abort()
         raise
-    output.abort(RuntimeError, RuntimeError(), None)
+    output.abort()
     return None
 
 
-def _sorted(opened: Iterable[Any], but: Collection[str]) -> Iterator[pa.Table]:
+def _sorted(opened: Iterable[Any], dropped: Collection[str]) -> Iterator[pa.Table]:
     """The rows of several files, by host; a row group of each is in memory."""
-    parts = heapq.merge(*(_by_host(file, but) for file in opened), key=lambda part: part[0])
+    parts = heapq.merge(*(_by_host(file, dropped) for file in opened), key=lambda part: part[0])
     return (table for _, table in parts)
 
 
-def _by_host(file: Any, but: Collection[str]) -> Iterator[tuple[str, pa.Table]]:
+def _by_host(file: Any, dropped: Collection[str]) -> Iterator[tuple[str, pa.Table]]:
     """The rows of a file, host by host."""
-    dropped = pa.array(sorted(but), pa.string())
+    names_dropped = pa.array(sorted(dropped), pa.string())
     for batch in pq.ParquetFile(file).iter_batches(GROUP_ROWS):
         table = pa.Table.from_batches([batch])
-        if but:
+        if dropped:
             trace = table["trace"].cast(pa.string())
-            table = table.filter(pc.invert(pc.is_in(trace, value_set=dropped)))
+            table = table.filter(pc.invert(pc.is_in(trace, value_set=names_dropped)))
         hosts = table["host"].unify_dictionaries().combine_chunks()
         starts = run_starts(hosts.indices.to_numpy())
         names = hosts.take(pa.array(starts)).to_pylist()

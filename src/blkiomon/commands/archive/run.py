@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 DIED = "every worker that read it died: out of memory?"
 
-
 MOST_TRACES = 64
 MOST_BYTES = 2 << 30
 """Limits of a task. Its traces share the parts of a dataset, and are lost together."""
@@ -197,7 +196,7 @@ def _done(
         try:
             done = future.result()
         except CancelledError as error:
-            raise ArchiveError("the Dask scheduler has gone: call it again to go on") from error
+            raise ArchiveError("the Dask scheduler has gone: run it again to continue") from error
         except crew.death:
             if len(task) > 1:  # one of them may have killed it
                 waiting.extendleft((trace,) for trace in reversed(task))
@@ -217,6 +216,6 @@ def _done(
             assert store is not None
             raise DatasetError(
                 f"cannot write {store.files.url}: {done.error}; what is done is kept: "
-                "call it again to go on"
+                "run it again to continue"
             )
         yield task, done

@@ -51,7 +51,7 @@ class Host:
 
     @property
     def incomplete(self) -> tuple[Incomplete, ...]:
-        """Why the figures leave out more than a hundredth; empty where they do not."""
+        """Why the figures leave out 1 % or more; empty where they do not."""
         return self.counts.incomplete(self.missing_files)
 
 
@@ -271,7 +271,7 @@ class _HostIntervals:
         return snapshots[0] if len(snapshots) == 1 else merge_snapshots(snapshots)
 
     def host(self, name: str, groups: tuple[Group, ...]) -> Host:
-        """The host, after ``snapshot``, of which ``groups`` are."""
+        """The host, with the groups of its ``snapshot``, which must be called before."""
         wholes = [whole for (whole,) in self._parts.values()]
         anchored = next((whole for whole in wholes if whole.anchored), None)
         return Host(

@@ -124,7 +124,7 @@ def read(trace: Trace, options: TraceOptions, add: Add | None = None) -> Result:
         whole=merge(some) if some else None,
         intervals=intervals,
         records=monitor.totals.records,
-        error=None if error is None else _told(error),
+        error=None if error is None else _error_text(error),
         is_lasting=isinstance(error, (TraceError, IntervalError)),
         notes=(*trace.notes, *notes),
     )
@@ -138,7 +138,7 @@ def _intervals(
         yield from followed(counted(stream, monitor), monitor)
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory: {str(error) or 'nothing more was read'}"
     is_bad = isinstance(error, (TraceError, IntervalError))

@@ -10,6 +10,7 @@ import re
 from argparse import Namespace
 from pathlib import Path
 
+from blkiomon.commands.config import ALL_REQUESTS
 from blkiomon.commands.naming import require_traces
 from blkiomon.commands.options import (
     FOLLOW_SYMLINKS,
@@ -82,8 +83,6 @@ COMMAND = Command(
 PICTURES = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
 PAGES = (".html", ".htm")
 CHART_OF_PAGE = "--chart selects charts of a picture: name it with -o x.png, x.svg or x.pdf"
-EVERYTHING = Selection()
-
 MOST_OF_SCOPE = 100
 """Characters of a selection in the name of its page."""
 
@@ -131,7 +130,7 @@ def main(given: Namespace) -> int:
             page = report(found, title)
             write_output(Path(output), lambda file: file.write(page.encode()), policy)
     except (ReportError, SourceError, TraceError) as error:
-        return told(error)
+        return complain_about(error)
     note_written(output, always=not given.output)
     if found.is_broken:
         complain(found.notes[-1])
@@ -139,10 +138,10 @@ def main(given: Namespace) -> int:
     return EXIT_OK
 
 
-def page_name(trace: str, selected: Selection = EVERYTHING, by: str = DEVICE) -> str:
+def page_name(trace: str, selected: Selection = ALL_REQUESTS, by: str = DEVICE) -> str:
     """The name of the page of a trace: ``run1.html`` for ``results/run1.blktrace.0``.
 
-    A page of some of the requests has another one, such as ``run1-8.16-read.html``.
+    The page of a selection has its text in the name, such as ``run1-8.16-read.html``.
     """
     name = re.sub(r"\.(gz|xz|zst|zstd)$", "", Path(trace).name)
     name = re.sub(r"\.(blktrace(\.\d+)?|bin|dat|json|jsonl|trace)$", "", name)
@@ -152,14 +151,14 @@ def page_name(trace: str, selected: Selection = EVERYTHING, by: str = DEVICE) ->
 
 
 def note_written(name: str, *, always: bool = False) -> None:
-    """Print one line about the file that was written; to a script only if it did not name it."""
+    """Print the name and size of a written file; without a terminal only if ``always``."""
     from blkiomon.formats.units import bytes_text
 
     if always or os.isatty(2):
         complain(f"wrote {name}, {bytes_text(Path(name).stat().st_size)}")
 
 
-def told(error: Exception) -> int:
+def complain_about(error: Exception) -> int:
     """Print one line about a wrong input or output; returns the exit status."""
     complain(f"bad trace: {error}" if isinstance(error, TraceError) else str(error))
     return getattr(error, "status", EXIT_INPUT)

@@ -20,12 +20,12 @@ SLOWEST = 200
 BATCH = 1 << 16
 """Requests that are examined together."""
 
-OVERTAKEN = 1 << 12
-"""Requests come in the order of completion and are examined in the order of issue: so many may
+REORDER_WINDOW = 1 << 12
+"""Requests come in the order of completion and are examined in the order of issue: this many may
 complete before one that was issued earlier."""
 
 MOST_KEYS = 1 << 16
-"""Pairs of device and operation of which sequential requests are counted; further ones are not."""
+"""Limit of the pairs of device and operation of which sequential requests are counted."""
 
 SECTOR_BYTES = 512
 
@@ -66,7 +66,7 @@ class Accesses:
 
     Args:
         n_slices: number of slices of time, an even number.
-        slice_ns: length of a slice; it doubles as often as requests are later than the last slice.
+        slice_ns: length of a slice; it doubles whenever a request is later than the last slice.
     """
 
     def __init__(self, n_slices: int, slice_ns: int) -> None:
@@ -99,7 +99,7 @@ class Accesses:
             self._waiting.append(requests)
             self._n_waiting += len(requests)
         if self._n_waiting >= BATCH:
-            self._examine(OVERTAKEN)
+            self._examine(REORDER_WINDOW)
 
     def finish(self) -> Patterns:
         """The patterns of all requests."""

@@ -69,8 +69,7 @@ class Cells:
 
     Attributes:
         edges_s: shape (slices + 1,): where slices begin and end, from the first one's beginning.
-        known_s: shape (slices,): how much of its time is known; 0 is a gap. Of several runs that
-            are one, the sum.
+        known_s: shape (slices,): recorded time in each; 0 is a gap. Of merged runs the sum.
         devices: their numbers; ``OTHERS`` is a device, too. Worst first, once ``ranked``.
         keys: shape (n,): slice, index of the device and operation, packed.
         columns: by name, shape (n,): ``SUMS``, ``LEAST`` and ``GREATEST``. Times in ns;
@@ -244,9 +243,9 @@ def coarser_note(before: Cells, after: Cells) -> list[str]:
 def bounded(
     runs: Sequence[Cells], most_bytes: int = MOST_BYTES, wanted: Sequence[int] = ()
 ) -> list[Cells]:
-    """Runs with the same slices and devices, which take at most so much, about.
+    """Runs that have the same slices and devices, merged to at most ``most_bytes``, about.
 
-    The devices stay that are wanted, by number, then the slowest and most waited for.
+    The devices in ``wanted``, by number, are kept first, then the slowest and most waited for.
     """
     found = list(runs)
     while sum(run.size_bytes for run in found) > most_bytes:
@@ -310,7 +309,7 @@ def on_one_axis(runs: Sequence[Cells]) -> list[Cells]:
 
 
 def joined(parts: Sequence[Cells]) -> Cells:
-    """Cells of several, merged where slice, device and operation are the same; without times."""
+    """Cells of several parts, merged by slice, device and operation; without times."""
     numbers = np.unique(np.concatenate([part.devices for part in parts]))
     first = 0
     keys, histograms = [], {name: [] for name in HISTOGRAMS}  # type: ignore[var-annotated]
@@ -332,7 +331,7 @@ def joined(parts: Sequence[Cells]) -> Cells:
 
 
 def _part(place: int, item: Interval) -> Cells:
-    """The cells of one slice, by each of its tables: not merged yet."""
+    """The cells of one slice: one for each row of its tables, not merged yet."""
     snapshot = item.snapshot
     loads = snapshot.loads[snapshot.loads["op"] < layout.ALL_OPS]
     tables = snapshot.rows, loads, snapshot.retry_rows, snapshot.queue_rows

@@ -42,7 +42,8 @@ TOO_LITTLE = "too little to tell"
 LEAST_PARTS = 8
 """Parts with requests that an interval needs."""
 
-RESOLUTION = 1 / 64
+BIN_WIDTH = 1 / 64
+"""Greatest width of a bin of percentiles, as a share of its value."""
 
 MOST_REACH = math.log(1e6)
 """No interval is wider by more than a factor of a million: it says nothing then."""
@@ -80,7 +81,7 @@ class Change:
 
     @property
     def least(self) -> float:
-        """The least change that the interval contains, as a logarithm: by size and certainty."""
+        """Distance of the interval from 0, as a logarithm: it ranks by size and certainty."""
         if self.low is None or self.high is None or self.low <= 0 <= self.high:
             return 0.0
         return min(abs(math.log1p(end)) if end > -1 else math.inf for end in (self.low, self.high))
@@ -253,7 +254,7 @@ def _interval(
 
 
 def _margin(metric: str) -> float:
-    return RESOLUTION if metric.startswith("p") else 0.0
+    return BIN_WIDTH if metric.startswith("p") else 0.0
 
 
 def value_text(metric: str, value: float | None) -> str:

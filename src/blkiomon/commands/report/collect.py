@@ -15,15 +15,16 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from blkiomon._core import Engine
+from blkiomon.commands.config import ALL_REQUESTS
 from blkiomon.commands.naming import refuse_devices
 from blkiomon.commands.options import Period, Selection
 from blkiomon.commands.progress import Progress
 from blkiomon.commands.report import selection
 from blkiomon.commands.report.access import Accesses, Patterns
 from blkiomon.commands.report.slices import MOST_DEVICES, MOST_SLICES, Slices
-from blkiomon.commands.views import in_words
+from blkiomon.commands.views import left_out_text
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, how_many, printable
-from blkiomon.engine.layout import OPS
+from blkiomon.engine.layout import NOTIFY, OPS
 from blkiomon.engine.snapshot import Table
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.formats.units import device_text, time_text, utc
@@ -36,6 +37,7 @@ from blkiomon.library import counted
 from blkiomon.outputs import opening
 from blkiomon.outputs.opening import Policy, write_whole
 from blkiomon.sources import input_files, open_trace
+from blkiomon.sources.file_kinds import HEAD_BYTES
 from blkiomon.sources.readers import Reader
 from blkiomon.sources.topology import Topology
 from blkiomon.sources.trace_sets import find_members
@@ -48,7 +50,7 @@ class Resolution(NamedTuple):
     """How finely a trace is cut into slices.
 
     Attributes:
-        first_ns: length of a slice at first; it doubles as often as there are too many.
+        first_ns: length of a slice at first; it doubles whenever there are too many.
         most: number of slices.
         most_devices: devices that have rows of their own.
     """
@@ -63,18 +65,12 @@ RESOLUTION = Resolution(1_000_000, MOST_SLICES)
 MOST_BYTES = 3 << 26
 """Limit of the memory of all slices, about; a report takes less than 1 GB, whatever the input."""
 
-HEAD_BYTES = 1 << 12
-
 PROBE_BYTES = 1 << 16
-
-NOTIFY = 1 << 26
-"""Category of an action: notes, whose times may differ from those of other records."""
 
 GAP_NS = NS_PER_S
 """Files that follow each other within this time are parts of one run."""
 
 ALWAYS = Period()
-EVERYTHING = Selection()
 
 Gap = tuple[int, int]
 """Begin and end, ns."""
@@ -130,14 +126,14 @@ class Collected:
     gaps: tuple[Gap, ...] = ()
     topology: Topology | None = None
     device_names: Mapping[int, str] = field(default_factory=dict)
-    selection: Selection = EVERYTHING
+    selection: Selection = ALL_REQUESTS
     by: str = "device"
     identities: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
     def of_host(self, topology: Topology | None) -> Collected:
         """The same with the topology of the traced host, if that is known."""
         if self.by not in ("device", "path"):
-            return self  # figures of paths, which a topology is for, are not known
+            return self  # findings use a topology to compare paths, which these figures lack
         names = self.device_names or ({} if topology is None else topology.names())
         notes = self.notes
         if self.requests_once(topology) < self.whole.total.requests:
@@ -225,7 +221,7 @@ def collect(
     else:
         found = _of_stats(names, slices, selected, view)
     if not found.whole.total.requests:
-        if view is not None and (left_out := in_words(view.left_out)):
+        if view is not None and (left_out := left_out_text(view.left_out)):
             raise ReportError(f"{', '.join(names)}: no request by {view.by}. {left_out}")
         _explain_nothing(found, selected, max_age_s)
     # Intervals may have been written with --op.
@@ -236,7 +232,7 @@ def collect(
 def _named(found: Collected, view: View) -> Collected:
     """The figures of a view with the names of its groups, and what they leave out."""
     numbers = [n for n in selection.devices_of(found.whole).tolist() if n != selection.OTHERS]
-    notes = [text for text in (in_words(view.left_out),) if text]
+    notes = [text for text in (left_out_text(view.left_out),) if text]
     if view.by == "path" and view.has_maps:
         notes.append("Multipath maps are left out: --by lun shows them.")
     return replace(
@@ -259,7 +255,7 @@ def _collected(
     monitor: Monitor | None = None,
     patterns: Patterns | None = None,
 ) -> Collected:
-    """What is in the slices. By the time of day, if a trace has it only later.
+    """What is in the slices, by the time of day even if the trace contains it only later.
 
     Args:
         gaps: by trace time if there is a monitor, else by the clock of the slices.
@@ -433,16 +429,13 @@ def _probed(part: bytes | bytearray) -> Span | None:
 
 
 def length_ns(found: Sequence[Span]) -> int:
-    """How long a trace of these spans lasts; 0 if that is unknown.
-
-    Then slices can have the right length at once, and need not be merged later.
-    """
+    """How long a trace of these spans lasts; 0: unknown. It sets the first length of slices."""
     lasts = [span.last_ns for span in found if span.last_ns is not None]
     return max(lasts) - found[0].first_ns if len(lasts) == len(found) and found else 0
 
 
 def gaps_between(found: Sequence[Span]) -> Iterator[Gap]:
-    """When nothing was recorded, as one run had ended and the next had not begun."""
+    """The times between runs, when nothing was recorded."""
     until_ns: int | None = None
     for place, span in enumerate(found):
         if place and (until_ns is None or span.first_ns - until_ns > GAP_NS):
@@ -504,7 +497,7 @@ def _of_traces(
     failure: TraceError | SourceError | None = None
     with (
         open_trace(names, sorts=True) as stream,
-        Progress(stream.total_bytes, 2, show_progress) as bar,
+        Progress(stream.total_bytes, is_shown=show_progress) as bar,
     ):
         notes = list(stream.notes)
         try:
@@ -581,7 +574,7 @@ def _of_json(
             readers.append(Reader(Path(name)))
         total_bytes = sum(reader.total_bytes or 0 for reader in readers)
         merged = _in_order_of_time([source.read(reader) for reader in readers], source.notes)
-        with Progress(total_bytes, 2, show_progress) as bar:
+        with Progress(total_bytes, is_shown=show_progress) as bar:
             for n_intervals, item in enumerate(_within(selected.period, merged), 1):
                 if end_ns is not None and item.start_ns - end_ns > GAP_NS:
                     gaps.append((end_ns, item.start_ns))

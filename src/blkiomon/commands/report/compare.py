@@ -28,8 +28,8 @@ from blkiomon.commands.report import (
     PICTURES,
     SUFFIXES,
     TITLE,
+    complain_about,
     note_written,
-    told,
 )
 from blkiomon.commands.views import BY, TOPOLOGY, find_topology
 from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, complain, printed
@@ -162,13 +162,13 @@ def main(given: Namespace) -> int:
                 page = compare_page(found, title)
                 write_output(Path(output), lambda file: file.write(page.encode()), policy)
     except (ReportError, SourceError, TraceError) as error:
-        return told(error)
+        return complain_about(error)
     text = json.dumps(found.to_dict(), allow_nan=False) + "\n" if given.json else None
     status = printed([text or comparison.text(found, has_all=given.all)])
     if output is not None:
         note_written(output)
     broken = [run.notes[-1] for run in found.runs if run.is_broken]
-    violations = [text for rule in wanted if (text := rules.violated(rule, found.alone))]
+    violations = [why for rule in wanted if (why := rules.violated(rule, found.alone))]
     for line in (*broken, *violations):
         complain(line)
     if broken:

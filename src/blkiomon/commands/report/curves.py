@@ -14,11 +14,10 @@ from blkiomon.interval.distribution import Distribution, bin_bounds
 from blkiomon.interval.moments import Moments
 
 LEAST_FOR_CURVE = 20
-"""Requests below which a distribution is no curve."""
+"""Requests that the curve of a distribution needs."""
 
 TAIL = 5
 """Where an axis of percentiles ends, on which p90, p99 and p99.9 are equally far apart."""
-
 
 MOST_STEPS, LEAST_STEPS = 160, 16
 """Steps of a line over time: neighbouring slices are merged."""

@@ -407,7 +407,8 @@ def _draw_devices(found: Collected, cells: Cells, axes: Any) -> None:
     )
     axes.invert_yaxis()
     axes.grid(False)
-    names = ["others" if n == OTHERS else found.label(n) for n in cells.devices[:n].tolist()]
+    numbers = cells.devices[:n].tolist()
+    names = ["others" if number == OTHERS else found.label(number) for number in numbers]
     axes.set_yticks(np.arange(n) + 0.5, names)
 
 

@@ -153,9 +153,9 @@ def findings(
 
 
 def _is_same(one: Finding, lesser: Finding, whole: Interval, maps: Mapping[int, int]) -> bool:
-    """Whether a finding is about the device, its map or its path, and begins when another does.
+    """Whether two findings are of one problem: of a device, its map or its path, at the same time.
 
-    A slow path says more than that its array is slow.
+    A slow array is not: a finding of its slow path says more.
     """
     if one.span_ns is None or lesser.span_ns is None or one.kind == "slow_array":
         return False
@@ -537,7 +537,8 @@ def _changes(slices: Sequence[Interval], whole: Interval) -> Iterator[Change]:
     ratios = np.where(is_enough, p99s[1] / np.maximum(p99s[0], 1.0), 0.0)
     for key, of_key in zip(keys, ratios):
         if of_key.max() >= CHANGE_FACTOR:
-            # Before the change the ratio is as high, as what is slow outweighs the rest.
+            # Splits before the change have as high a ratio, as all that is slow comes after them:
+            # the last high one is at the change.
             place = int(np.flatnonzero(of_key >= 0.9 * of_key.max())[-1])
             yield Change((key >> 3, key & 7), float(of_key.max()), place + 1)
 

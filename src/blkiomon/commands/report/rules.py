@@ -120,7 +120,7 @@ def _row_of(rule: Rule, rows: Sequence[DeviceChanges]) -> DeviceChanges | None:
 
 
 def _only(rows: Sequence[DeviceChanges], row: DeviceChanges) -> tuple[None, ...]:
-    """None, for all operations, if a device has one operation only."""
+    """None, which means all operations, if the row is of the only operation of its device."""
     return (None,) if sum(other.device == row.device for other in rows) == 1 else ()
 
 

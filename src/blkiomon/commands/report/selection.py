@@ -23,9 +23,6 @@ from blkiomon.interval.value import Interval, in_order
 OTHERS = 0
 """Device number of all devices without rows of their own: no disk has the number 0:0."""
 
-FEW_DEVICES = 16
-"""The groups of so many devices, in all slices of a report, take about 100 MB."""
-
 MOST_PROCESSES = 1024
 """Processes that an interval keeps: those that moved the most bytes."""
 
@@ -126,15 +123,13 @@ def _part(
     )
 
 
-def reduce_to(interval: Interval, device: int | None) -> Interval:
-    """The part of an interval that is of one device; or, with None, all in few groups.
+def reduce_to(interval: Interval, device: int) -> Interval:
+    """The part of an interval that is of one device.
 
     An interval caches its groups: those of all devices in all slices would take gigabytes.
     """
-    devices = devices_of(interval)
-    if device is None:
-        return interval if len(devices) <= FEW_DEVICES else combine_devices(interval, devices)
-    return interval if devices.tolist() == [device] else select_devices(interval, [device])
+    is_alone = devices_of(interval).tolist() == [device]
+    return interval if is_alone else select_devices(interval, [device])
 
 
 def _combined_load(loads: Table, device: int, op: int) -> Table:

@@ -63,7 +63,7 @@ class Side:
         self._first_bins = np.searchsorted(self.cells, self._first_cells)
 
     def of(self, number: int | None) -> DeviceUnits:
-        """What this side has of a device, which it has; of all devices with None."""
+        """The units of a device of this side; with None, of all devices."""
         if number is None:
             return DeviceUnits(self, slice(0, len(self.ops)), slice(0, len(self.cells)))
         at = int(np.searchsorted(self._devices, number))
@@ -184,8 +184,8 @@ class DeviceUnits:
     ) -> Floats:
         """Percentiles of each draw, shape (percents, groups, DRAWS); 0 where too few exceed them.
 
-        Those of draws are near that of all units: sums are needed of a window of bins alone. If a
-        percentile is outside, its window becomes wider.
+        The percentiles of draws are near that of all units, so only a window of bins is summed. If
+        a percentile is outside, its window becomes wider.
         """
         # The greatest draw may be of the unit with the most requests alone.
         dtype = np.min_scalar_type(int(self._sums["requests"].max()) * 2 * draws.n_units)

@@ -54,7 +54,7 @@ class Slices:
         self.n_expected = 0
         self._most_slices = most_slices
         self._others = np.empty(0, np.uint32)  # ascending: OTHERS and the devices that are others
-        self._own: DeviceNumbers | None = None  # all that are not, once the others are too many
+        self._own: DeviceNumbers | None = None  # all but the others, once these are too many
         self._most_devices = most_devices
         self.halvings = 0
         self._places: list[int] = []

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from blkiomon.commands.table import op_label, size_cell, time_cell
 from blkiomon.commands.top.paint import BOLD, RED, UNDERLINE, YELLOW, Line, joined
 from blkiomon.commands.top.past import time_of
+from blkiomon.commands.top.rows import severity
 from blkiomon.commands.top.watch import RunState
 from blkiomon.console import how_many, printable
 from blkiomon.engine.layout import OPS
@@ -33,7 +34,7 @@ def detail_lines(state: RunState, devices: Sequence[int], width: int, room: int)
     n_slow = min(SLOW_SHOWN, len(slow), max(0, room // 2 - 2))
     yield from _heat_map(state, devices, width, room - n_slow - 2)
     if not len(slow):
-        why = "no slow request: none is above p99 of the last minute, all devices together"
+        why = "no slow request: none above --slow (default: p99 of all devices, last minute)"
         yield [(why, "")]
         return
     least = time_text(int(slow["request"]["d2c_ns"].min()))
@@ -76,17 +77,13 @@ def _heat_map(state: RunState, devices: Sequence[int], width: int, room: int) ->
         counts = heat[:, begin : begin + step].sum(axis=1)
         share = np.divide(counts, totals, out=np.zeros(len(heat)), where=totals > 0)
         cells = np.where(share > 0, 1 + (share >= 0.01) + (share >= 0.1) + (share >= 0.5), 0)
-        axis = time_cell(round(time_of(begin)))
-        style = ("", YELLOW, RED)[_level(time_of(begin))]
+        begin_ns = round(time_of(begin))
+        style = ("", YELLOW, RED)[severity(begin_ns)]
         shades = "".join(SHADES[cell] * repeat for cell in cells.tolist())
-        yield [(f"{axis:>{AXIS_WIDTH - 1}} ", ""), (shades, style)]
+        yield [(f"{time_cell(begin_ns):>{AXIS_WIDTH - 1}} ", ""), (shades, style)]
     seconds = f"{three_digits(state.seen_ns / NS_PER_S)} s"
     marks = f"0 s{seconds:>{max(4, repeat * len(heat) - 3)}}"
     yield [(" " * AXIS_WIDTH + marks, "")]
-
-
-def _level(time_ns: float) -> int:
-    return (time_ns >= 9.9e6) + (time_ns >= 9.9e7)
 
 
 def _slow_line(state: RunState, found: np.void) -> Line:

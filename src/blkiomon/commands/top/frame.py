@@ -9,9 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from blkiomon.commands.table import (
-    PLAIN as PLAIN_TABLE,
-)
+from blkiomon.commands.table import PLAIN as PLAIN_TABLE
 from blkiomon.commands.table import (
     count_cell,
     is_supported,
@@ -94,7 +92,7 @@ QUIET_NS = 3 * NS_PER_S
 CHANGE_NS = 60 * NS_PER_S
 """How long a change of the topology is shown."""
 
-UNPAIRED = ("completions_without_issue", "mismatches")
+UNMATCHED = ("completions_without_issue", "mismatches")
 """Not counted as losses: their issue may have come before the trace."""
 
 HELP = """\
@@ -159,7 +157,7 @@ def lines(
     shown = Shown()
     parts: list[Line]
     if width < LEAST_WIDTH or height < LEAST_HEIGHT:
-        parts = [[(f"{LEAST_WIDTH} columns and {LEAST_HEIGHT} lines, please", "")]]
+        parts = [[(f"top needs {LEAST_WIDTH} columns, {LEAST_HEIGHT} lines", "")]]
         parts += [[]] * (height - 1)
     else:
         findings = findings_of(state, look, about.views)
@@ -227,8 +225,8 @@ def _losses(state: RunState) -> Iterator[Span]:
             if totals[name]
         )
 
-    lost = listed(name for name in totals if name not in UNPAIRED)
-    unpaired = listed(UNPAIRED)
+    lost = listed(name for name in totals if name not in UNMATCHED)
+    unmatched = listed(UNMATCHED)
     incomplete = (f"INCOMPLETE: {in_words(state.incomplete)}", ALARM) if state.incomplete else None
     if not lost and incomplete is not None:
         text, style = incomplete
@@ -237,11 +235,11 @@ def _losses(state: RunState) -> Iterator[Span]:
         text, style = f"nothing lost in {three_digits(state.seen_ns / NS_PER_S)} s", ""
     elif state.has_ended:
         text, style = f"LOST: {lost}", ALARM
-    elif any(number for name, number in now.items() if name not in UNPAIRED):
+    elif any(number for name, number in now.items() if name not in UNMATCHED):
         text, style = f"LOST NOW: {lost}", ALARM
     else:
         text, style = f"LOST before, nothing now: {lost}", BOLD
-    yield text + f"; unpaired: {unpaired}" * bool(unpaired), style
+    yield text + f"; unmatched: {unmatched}" * bool(unmatched), style
     if incomplete is not None:
         yield incomplete
 
@@ -252,10 +250,10 @@ def _states(
     if state.has_ended:
         yield "END OF TRACE: this stays until q", REVERSE
     if look.is_paused:
-        yield "PAUSED: p goes on", REVERSE
+        yield "PAUSED: p continues", REVERSE
     if state.quiet_ns >= QUIET_NS and not state.has_ended:
         quiet = three_digits(state.quiet_ns / NS_PER_S)
-        yield f"NO RECORDS for {quiet} s: nothing goes on there, or nothing is heard of it", ""
+        yield f"NO RECORDS for {quiet} s: the devices are idle, or records do not arrive", ""
     shown = [finding for finding in findings if finding.kind != "changed"][:MESSAGES_SHOWN]
     for change in state.changes:
         if state.latest is not None and state.latest.end_ns - change.interval.end_ns < CHANGE_NS:
@@ -275,14 +273,14 @@ def _help(room: int) -> list[Line]:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ScreenColumn:
     """A column of the table.
 
     Attributes:
         title: its heading.
         width: in cells.
         cell: returns the text of a row's cell and its style.
-        drop: where there is no room, columns with the greatest numbers are left out.
+        drop: left out below this width; if room is still short, the greatest numbers go first.
     """
 
     title: str
@@ -304,19 +302,19 @@ class Column:
 HISTORY = "history"
 
 
-def _columns(width: int, has_requeues: bool, by: str) -> list[Column]:
+def _columns(width: int, has_requeues: bool, by: str) -> list[ScreenColumn]:
     """The columns that fit; the history has the width that they leave."""
     is_wide = width >= 140
     has_long_names = is_wide or by != "device"
     columns = [
-        Column(
+        ScreenColumn(
             "array" if by == "array" else "lun" if by in TREES else by,
             NAME_WIDTH + 2 if has_long_names else 9,
             _name,
             is_left=True,
             is_sortable=False,
         ),
-        Column(
+        ScreenColumn(
             "state" if by in TREES else "op",
             12 if is_wide else 9 if by in TREES else 7,
             lambda row: (row.op, STYLES[2 * (row.op == WAITING)]),
@@ -324,24 +322,24 @@ def _columns(width: int, has_requeues: bool, by: str) -> list[Column]:
             is_sortable=False,
         ),
         _time(WORST, lambda row: row.worst_ns or None),
-        Column("IOPS", 6, _figure(lambda g: g.iops, count_cell)),
-        Column("MB/s", 6, _figure(lambda g: g.bytes_per_s, megabytes_cell), 56),
-        Column("size", 6, _figure(lambda g: g.size_bytes.mean, size_cell), 136),
+        ScreenColumn("IOPS", 6, _figure(lambda g: g.iops, count_cell)),
+        ScreenColumn("MB/s", 6, _figure(lambda g: g.bytes_per_s, megabytes_cell), 56),
+        ScreenColumn("size", 6, _figure(lambda g: g.size_bytes.mean, size_cell), 136),
         _of_group("mean", lambda g: g.d2c_ns.mean, 126),
         _percentile(50, 64),
         _percentile(90, 106),
         _percentile(99, 40),
         _percentile(99.9, 116),
         _of_group("max", lambda g: g.d2c_ns.max, 50),
-        Column("flight", 6, _load(lambda load: load.end, count_cell), 66),
+        ScreenColumn("flight", 6, _load(lambda load: load.end, count_cell), 66),
         _of_group("oldest", lambda g: g.in_flight.oldest_ns or None if g.in_flight else None, 90),
-        Column("err", 4, _errors, 72, is_sortable=False),
-        Column("busy", 5, _load(lambda load: load.busy_fraction, share_cell), 136),
-        Column("queue", 6, _load(lambda load: load.mean, count_cell), 146),
+        ScreenColumn("err", 4, _errors, 72, is_sortable=False),
+        ScreenColumn("busy", 5, _load(lambda load: load.busy_fraction, share_cell), 136),
+        ScreenColumn("queue", 6, _load(lambda load: load.mean, count_cell), 146),
         _of_group("q2d", lambda g: g.q2d_ns.percentile(99) if g.q2d_ns else None, 156),
     ]
     if has_requeues:
-        columns.insert(-3, Column("requeue", 7, _requeues, 80, is_sortable=False))
+        columns.insert(-3, ScreenColumn("requeue", 7, _requeues, 80, is_sortable=False))
     columns = [column for column in columns if column.drop <= width]
     while sum(column.width + 1 for column in columns) - 1 > width:
         columns.remove(max(columns, key=lambda column: column.drop))
@@ -352,7 +350,7 @@ def _columns(width: int, has_requeues: bool, by: str) -> list[Column]:
         def history(row: ScreenRow) -> Span:
             return _spark(row.codes, left), ""
 
-        columns.append(Column(title, left, history, is_sortable=False, is_history=True))
+        columns.append(ScreenColumn(title, left, history, is_sortable=False, is_history=True))
     return columns
 
 
@@ -391,11 +389,11 @@ def _body(
     elif end < len(keys):
         table.append([(f"… {how_many(below, f'more {what}', f'more {what}s', ',')}", "")])
     if look.filter and not keys:
-        table.append([(f"nothing has {printable(look.filter)} in its name", "")])
+        table.append([(f"no name contains {printable(look.filter)}", "")])
     return table, Shown(tuple(keys), left, titles, rows.has_operations)
 
 
-def _title(columns: Sequence[Column], sort: str) -> Line:
+def _title(columns: Sequence[ScreenColumn], sort: str) -> Line:
     line: Line = []
     for column in columns:
         is_sorted = column.title == sort
@@ -405,7 +403,7 @@ def _title(columns: Sequence[Column], sort: str) -> Line:
     return line
 
 
-def _row(row: ScreenRow, columns: Sequence[Column]) -> Line:
+def _row(row: ScreenRow, columns: Sequence[ScreenColumn]) -> Line:
     line: Line = []
     base = DIM if row.op == "idle" else BOLD if row.has_operations else ""
     base = joined(base, REVERSE * row.is_selected)
@@ -444,26 +442,26 @@ def _figure(figure: Callable[[Group], float | None], text: Callable[[float | Non
 
 
 def _load(figure: Callable[[InFlight], float | None], text: Callable[[float | None], str]) -> Cell:
-    """Likewise, with a figure of requests in flight."""
+    """A cell with a figure of requests in flight."""
     return _figure(lambda g: None if g.in_flight is None else figure(g.in_flight), text)
 
 
-def _time(title: str, time_ns: Callable[[ScreenRow], float | None], drop: int = 0) -> Column:
+def _time(title: str, time_ns: Callable[[ScreenRow], float | None], drop: int = 0) -> ScreenColumn:
     """A column of latencies, coloured by how high they are."""
 
     def cell(row: ScreenRow) -> Span:
         time = time_ns(row)
         return time_cell(time), STYLES[severity(time or 0)]
 
-    return Column(title, 6, cell, drop)
+    return ScreenColumn(title, 6, cell, drop)
 
 
-def _of_group(title: str, figure: Callable[[Group], float | None], drop: int) -> Column:
+def _of_group(title: str, figure: Callable[[Group], float | None], drop: int) -> ScreenColumn:
     return _time(title, lambda row: None if row.group is None else figure(row.group), drop)
 
 
-def _percentile(percent: float, drop: int) -> Column:
-    """A percentile; it is dim if no request of so few is above it."""
+def _percentile(percent: float, drop: int) -> ScreenColumn:
+    """A percentile; it is dim if requests are too few for it."""
     column = _of_group(f"p{percent:g}", lambda g: g.d2c_ns.percentile(percent), drop)
 
     def cell(row: ScreenRow) -> Span:

@@ -37,12 +37,12 @@ def keys_of(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What is on the screen, to move in.
+    """What is on the screen, for keys that depend on it.
 
     Attributes:
         rows: all rows, also those that do not fit.
         page: how many fit.
-        titles: of the columns by which can be sorted.
+        titles: of the sortable columns.
         has_operations: devices have a row for each operation.
     """
 

@@ -1,7 +1,7 @@
 """Lines of styled text: their width in cells, and their escape sequences.
 
-A style is what stands between ``ESC [`` and ``m`` (SGR parameters), such as ``1;31``. Colours are
-the eight that every terminal has, so that its user's theme chooses them.
+A style has the parameters between ``ESC [`` and ``m`` (SGR), such as ``1;31``. Colours are the
+eight that every terminal has, so that its user's theme chooses them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def cut(text: str, width: int) -> str:
 
 
 def wrapped(text: str, style: str, width: int) -> list[Line]:
-    """A text as lines of at most ``width`` characters."""
+    """A text as lines of at most ``width`` characters each."""
     return [[(line, style)] for line in textwrap.wrap(text, width)]
 
 

@@ -47,11 +47,7 @@ def time_of(code: float) -> float:
     return float(10 ** ((code + _FIRST) / 12))
 
 
-_CODE_OF_BIN = codes_of(
-    (bin_bounds(np.arange(N_BINS))[0] >> np.uint64(1))
-    + (bin_bounds(np.arange(N_BINS))[1] >> np.uint64(1))
-    + np.uint64(1)
-)
+_CODE_OF_BIN = codes_of(sum(of >> np.uint64(1) for of in bin_bounds(np.arange(N_BINS))) + 1)
 
 
 class Past:
@@ -101,7 +97,7 @@ class Past:
         return distinct(self.keys >> 3)
 
     def of(self, numbers: Iterable[int], op: int = ALL_OPS) -> npt.NDArray[np.intp]:
-        """Where these devices are, as far as they are known."""
+        """The rows of those of these devices that are known."""
         return self._find(np.fromiter(numbers, np.int64) << 3 | op)
 
     def heat(self, numbers: Iterable[int]) -> npt.NDArray[np.float64]:
@@ -115,7 +111,7 @@ class Past:
         return found
 
     def copy(self) -> Past:
-        """What is here now, for another thread."""
+        """A copy for another thread."""
         other = Past()
         other.__dict__.update(self.__dict__)
         other.codes = self.codes.copy()
@@ -126,7 +122,7 @@ class Past:
     # --- inner workings ---------------------------------------------------------------------------
 
     def _find(self, keys: Keys) -> npt.NDArray[np.intp]:
-        """Where these keys are, as far as they are known."""
+        """The rows of those of these keys that are known."""
         if not len(self.keys):
             return np.empty(0, np.intp)
         at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)

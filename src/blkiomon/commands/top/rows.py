@@ -213,7 +213,7 @@ class Rows:
         findings: see ``findings_of``.
 
     Attributes:
-        root: what rows without a row above them are: ``device``, ``lun`` or ``array``.
+        root: the outermost level: ``device``, ``lun`` or ``array``.
         rows: each row and its depth in the tree.
     """
 
@@ -232,7 +232,7 @@ class Rows:
         self._known = distinct(
             np.concatenate([state.past.devices, np.fromiter(state.expected, np.int64)])
         )
-        # The groups of ports and HBAs have no rows below them, as if they were arrays.
+        # Groups by port or HBA take the place of arrays, without rows below them.
         levels = {"lun": "lun", "array": "array"} if look.by in TREES else {"array": look.by}
         found = {level: views.of(by) for level, by in levels.items()}
         self._views = {level: view for level, view in found.items() if view is not None}
@@ -247,9 +247,9 @@ class Rows:
         self._orders: dict[str, dict[int, int]] = {}
         self._groups: dict[str, dict[int | None, list[int]]] = {}
         self.devices = self._figures("device")
-        self.n_own = len(self._figures(self.root).numbers)
+        self._n_roots = len(self._figures(self.root).numbers)
         self.has_operations = self.root == "device" and (
-            self.n_own <= FEW_DEVICES if look.has_operations is None else look.has_operations
+            self._n_roots <= FEW_DEVICES if look.has_operations is None else look.has_operations
         )
         self.rows: list[tuple[RowKey, int]] = []
         self._list()
@@ -477,7 +477,7 @@ class Rows:
     @property
     def total(self) -> ScreenRow | None:
         """The row of all devices together; a request on a map and its path counts once."""
-        if self.interval is None or self.n_own < 2:
+        if self.interval is None or self._n_roots < 2:
             return None
         look, level = self._look, self.root
         figures = self._figures(level)
@@ -491,7 +491,7 @@ class Rows:
                 group = select_devices(self.interval, list(counted)).total
         places = self._run.past.of(n for n in self.devices.at if n not in left_out)
         word = {"device": "dev", "path": "LUNs", "lun": "LUNs"}.get(look.by, f"{look.by}s")
-        count = f"{self.n_own} {word}" if self.n_own < 1000 else f"{self.n_own}"
+        count = f"{self._n_roots} {word}" if self._n_roots < 1000 else f"{self._n_roots}"
         worst_ns = int(figures.worst_ns.max(initial=0))
         return self._made("all", count, group, worst_ns, places)
 

@@ -160,7 +160,7 @@ def leave_terminal() -> None:
 
 
 class ScreenSink(Sink):
-    """See ``blkiomon.top``.
+    """Draws intervals on the terminal.
 
     Args:
         terminal: to draw on, not yet entered.
@@ -238,7 +238,7 @@ class ScreenSink(Sink):
 
     def _await_turn(self, wait_s: float) -> None:
         """Wait until an interval of a recorded trace is due; a pause delays it."""
-        # After a delay, the following intervals do not hurry.
+        # After a delay, the following intervals do not catch up.
         self._due_s = max(self._due_s + wait_s, time.monotonic())
         while not (self._is_over or self._give_up.is_set()):
             now_s = time.monotonic()
@@ -300,7 +300,7 @@ class ScreenSink(Sink):
         shown: object = None
         try:
             while not self._is_over:
-                now = self._drawn_of()
+                now = self._draw_key()
                 if now != shown and not self._terminal.is_behind:
                     self._draw()
                     shown = now
@@ -317,9 +317,9 @@ class ScreenSink(Sink):
             if not self._is_over:
                 # Interrupts any wait; to the main thread, as others may block the signal.
                 signal.pthread_kill(_MAIN, signal.SIGINT)
-                self._end()  # after the signal, for which nobody waits any more
+                self._end()  # last: once it is over, the run may end and handle no signal
 
-    def _drawn_of(self) -> object:
+    def _draw_key(self) -> object:
         """What the screen depends on: it is drawn again if this changes."""
         with self._guard:
             return (
@@ -341,11 +341,9 @@ class ScreenSink(Sink):
         with self._guard:
             notes = list(self._messages)
             if self._undrawn:
-                undrawn = how_many(self._undrawn, "interval counts", "intervals count", ",")
-                notes.append(
-                    f"{undrawn}, but {'was' if self._undrawn == 1 else 'were'} not drawn: "
-                    f"this terminal is slower than -I {self._about.interval_s:g}"
-                )
+                undrawn = how_many(self._undrawn, "interval was", "intervals were", ",")
+                slow = f"this terminal is slower than -I {self._about.interval_s:g}"
+                notes.append(f"{undrawn} counted but not drawn: {slow}")
             if overdue_s := self._overdue_s():
                 notes.append(f"NOT READING: the interval is {overdue_s} s late")
             if self.dropped_intervals:

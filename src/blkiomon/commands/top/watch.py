@@ -73,7 +73,7 @@ class RunState:
 
 
 def paused(before: RunState, now: RunState) -> RunState:
-    """An earlier state, but with the losses of now."""
+    """The figures of an earlier state with the losses of now."""
     return replace(
         now,
         latest=before.latest,

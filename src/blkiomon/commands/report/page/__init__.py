@@ -138,10 +138,10 @@ def table(
         name: id of the element.
     """
     body = "\n".join(
-        f'<tr class="{kind}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-        for kind, cells in rows
+        f'<tr class="{of_row}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        for of_row, cells in rows
     )
-    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    head = "".join(f'<th scope="col">{title}</th>' for title in heads)
     of_name = f' id="{name}"' if name else ""
     return (
         f'<div class="wide"><table class="{kind}"{of_name}><thead><tr>{head}</tr></thead>\n'

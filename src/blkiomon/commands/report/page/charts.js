@@ -44,7 +44,7 @@ class Charts {
     return this;
   }
 
-  /** Say which times are shaded: below the first title, and to who cannot see a chart. */
+  /** Say which times are shaded: below the first title, and to screen readers. */
   #explain_shades() {
     const step = this.run.edges_s[this.run.n_slices] / 1000;
     const texts = this.shaded.map(([number, ...s]) => `finding ${number}, ${s.map((at) => clockText(at, step)).join(" to ")}`);
@@ -60,7 +60,7 @@ class Charts {
 
   // --- elements -----------------------------------------------------------------------------------
 
-  /** Add a figure on the right. */
+  /** Add a figure, on the right by default. */
   figure(name, title, caption, where = this.right_side) {
     const canvas = element("canvas", { role: "img", "aria-label": title });
     const made = element("figure", { id: `figure-${name}` }, canvas);
@@ -384,7 +384,7 @@ class Charts {
     const [from, to] = this.marked ? [this.marked[0], this.marked[1] + 1] : [cursor, cursor + 1];
     const step = this.time_step();
     const when = this.marked ? `${clockText(run.edges_s[from], step)} to ${clockText(run.edges_s[to], step)}` : clockText(run.edges_s[from], step);
-    this.tip.textContent = `${when}${this.told({ ...this.part, from, to })}`;
+    this.tip.textContent = `${when}${this.cursor_text({ ...this.part, from, to })}`;
   }
 }
 

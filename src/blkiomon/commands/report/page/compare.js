@@ -91,8 +91,8 @@ class Comparison extends Charts {
     canvas.setAttribute("aria-label", this.all.map((of, i) => `${SIDES[i]}: p50 ${timeText(of.percentile(50))}, p99 ${timeText(of.percentile(99))}`).join("; "));
   }
 
-  /** What the cursor is at. */
-  told(part) {
+  /** The figures of the slices at the cursor. */
+  cursor_text(part) {
     const texts = this.runs.map((run, i) => {
       const nothing = run.width_s(part.from, part.to) ? "nothing completed" : "nothing was recorded";
       return `${SIDES[i]} ${partText(run, part) ?? nothing}`;

@@ -8,11 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from blkiomon.commands.report.cells import (
-    Cells,
-    bounded,
-    coarser_note,
-)
+from blkiomon.commands.report.cells import Cells, bounded, coarser_note
 from blkiomon.commands.report.changes import METRICS, DeviceChanges, value_text
 from blkiomon.commands.report.comparison import (
     NAMES,

@@ -13,7 +13,7 @@ const MIDDLE = Float64Array.from({ length: BINS }, (_, bin) => {
 /** Percentiles as fractions, so that ranks are exact. */
 const PERCENTILES = { 50: [1, 2], 90: [9, 10], 99: [99, 100], 99.9: [999, 1000] };
 
-/** Requests below which a distribution is no curve. */
+/** Requests that the curve of a distribution needs. */
 const LEAST_FOR_CURVE = 20;
 
 /** Whether one of n requests is above a percentile: 99.9 takes 1,000. */
@@ -167,12 +167,12 @@ class Run {
     return sums;
   }
 
-  /** The same a second of known time. */
+  /** Sums of a column by slice, per second of recorded time. */
   a_second(part, column) {
     return this.sums(part, column).map((sum, slice) => sum / (this.known_s[slice] || 1));
   }
 
-  /** Percentiles over time: for each group of so many slices, [first, end, histogram's figures]. */
+  /** p50 and p99 over time, one of each for `step` slices; null if requests are too few. */
   over_time(part, step, name = "d2c") {
     const found = [];
     for (let from = part.from; from < part.to; from += step) {
@@ -180,7 +180,7 @@ class Run {
       const merged = this.merge({ ...part, from, to }, this.scratch, name);
       const n = merged.n;
       found.push({
-        from, to, n,
+        from, to,
         p50: n >= LEAST_FOR_CURVE ? merged.percentile(50) : null,
         p99: isSupported(n, 99) ? merged.percentile(99) : null,
       });

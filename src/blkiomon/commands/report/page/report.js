@@ -251,8 +251,8 @@ class Report extends Charts {
     plot.text("bytes of a request: this, up to double", (plot.left + plot.right) / 2, plot.bottom + 26, "center");
   }
 
-  /** What the cursor is at. */
-  told(part) {
+  /** The figures of the slices at the cursor. */
+  cursor_text(part) {
     const { run } = this;
     const texts = [...part.ops].flatMap((op) => {
       const text = partText(run, { ...part, ops: new Set([op]) });

@@ -308,12 +308,12 @@ def _summary(found: Collected, cells: Cells) -> str:
     if n_more := len(by_device) - len(worst[:DEVICES_SHOWN]):
         devices = how_many(n_more, "device is", "devices are", ",")
         left_out = f'<p class="note" id="left-out">{devices} left out: they are faster.</p>'
-    rows = [("total", _cells(total, found))]
+    rows = [("total", _row_cells(total, found))]
     for number in worst[:DEVICES_SHOWN]:
         *ops, whole = by_device[number]
         if len(by_device) > 1:
-            rows.append(("all", _cells(whole, found)))
-        rows += [("op", _cells(op, found)) for op in ops]
+            rows.append(("all", _row_cells(whole, found)))
+        rows += [("op", _row_cells(op, found)) for op in ops]
     heads = (*_HEADS, "Requeued") if total.requeues else _HEADS
     return table(heads, rows, "two", "summary") + left_out
 
@@ -339,7 +339,7 @@ def _device_name(number: int | None, found: Collected) -> str:
     return text(found.label(number))
 
 
-def _cells(group: Group, found: Collected) -> list[str]:
+def _row_cells(group: Group, found: Collected) -> list[str]:
     op = swatch(group.op) if group.op else "all"
     d2c = group.d2c_ns
     return [
@@ -443,7 +443,7 @@ def _processes(whole: Interval) -> list[str]:
 
 
 def _slowest(found: Collected) -> list[str]:
-    """The slowest requests, in the order of their time; a trace alone has them."""
+    """The slowest requests, the slowest first; only traces have them."""
     if found.patterns is None or not len(found.patterns.slowest):
         return []
     heads = ("Issued", "Device", "Operation", "Latency", "Bytes", "Offset", "Process")
