@@ -75,10 +75,8 @@ class Requests(np.ndarray[Any, np.dtype[np.void]]):
         return _frames().requests_to_polars(self)
 
 
-NOT_QUEUED = np.uint64(U64_MAX)
-
 CHUNK_BYTES = 1 << 20
-"""How much of a file object is read at a time."""
+"""Most bytes that are read from a file object at a time."""
 
 
 class Options(TypedDict, total=False):
@@ -161,7 +159,7 @@ def requests(
         made = np.empty(len(found), REQUEST)
         for name in layout.REQUEST.names or ():
             made[name] = found[name]
-        made["q2d_ns"][found["q2d_ns"] == NOT_QUEUED] = np.nan
+        made["q2d_ns"][found["q2d_ns"] == U64_MAX] = np.nan
         return made
 
     made = _collected(source, resync, engine, take, REQUEST).view(Requests)
@@ -375,7 +373,7 @@ def _file_name_in_errors(source: Source) -> Iterator[None]:
 def counted(stream: sources.Source, monitor: Monitor | None) -> Iterator[memoryview]:
     """Yield the pieces of a stream, each valid until the next.
 
-    The monitor receives the losses that only the stream knows: it merged several files.
+    The monitor receives the losses that only the stream can count, as it merges the files.
     """
     if monitor is not None:
         monitor.missing_files = stream.missing_files
@@ -414,7 +412,7 @@ def _read(source: Source, resync: bool, monitor: Monitor | None = None) -> Itera
 
 
 def _check(source: object) -> None:
-    """Raise TypeError: this is not a source, or a file of text."""
+    """Raise TypeError if this is not a source, SourceError if a path is empty."""
     wanted = "a path, a list of paths, a binary file or bytes"
     if isinstance(source, TextIOBase):
         raise wrong("source", f"{wanted}: open it with mode 'rb'", source)

@@ -12,10 +12,8 @@ from blkiomon.engine.layout import OPS
 from blkiomon.formats.rendering import Format, FormatOptions, NameOf
 from blkiomon.formats.units import device_text, errno_of, error_text, time_text, utc
 from blkiomon.interval.groups import NS_PER_S
+from blkiomon.interval.moments import U64_MAX
 from blkiomon.interval.slow import SlowBatch
-
-NOT_QUEUED = (1 << 64) - 1
-"""``q2d_ns`` of a request without a queue record."""
 
 
 def output_format(options: FormatOptions) -> Format:
@@ -43,7 +41,7 @@ def _events(batch: SlowBatch, name_of: NameOf) -> Iterator[dict[str, Any]]:
             "size_bytes": request["bytes"],
             "d2c_ns": request["d2c_ns"],
             "f2c_ns": until_ns - request["first_issued_ns"],
-            "q2d_ns": None if q2d_ns == NOT_QUEUED else q2d_ns,
+            "q2d_ns": None if q2d_ns == U64_MAX else q2d_ns,  # without a queue record
             "pid": pid,
             "process": batch.process_names.get(pid),
             "cpu": request["cpu"],

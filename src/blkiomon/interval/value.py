@@ -61,9 +61,9 @@ class Counts:
         lost_events: events that the tracer reported as lost.
         sequence_gaps: records missing by their sequence numbers, per device and CPU.
         completions_without_issue: completions whose issue was not seen by the interval's end.
-        issues_without_completion: issues that were evicted, or are overdue: in flight for more
-            than a second, and for longer than any request that the device completed in the
-            interval. At the end of a recorded trace, all issues in flight.
+        issues_without_completion: issues that were replaced or evicted, or are overdue: in flight
+            for more than a second, and for longer than any request that the device completed in
+            the interval. At the end of a recorded trace, all issues in flight.
         skipped_bytes: bytes that are not records.
         over_device_limit: records of devices beyond ``max_devices``; they do not count elsewhere.
     """
@@ -82,7 +82,7 @@ class Counts:
 
     @property
     def lost(self) -> int:
-        """Events that are missing, as far as that is known; any may be a completion."""
+        """Events that are known to be missing."""
         return self.lost_events + self.sequence_gaps
 
     def __add__(self, other: Counts) -> Counts:
@@ -141,8 +141,8 @@ class Interval:
             cover all records.
         named_ns: set by merging. Maps each pid whose name came from an earlier interval to the end
             of that interval.
-        by: what the groups are of: ``device``, or a view of ``interval.views``, whose groups have
-            numbers in place of devices.
+        by: one of ``views.BY``. In a view, the numbers of its groups take the place of device
+            numbers.
         maps: in a view by path, the multipath maps that were traced. Totals leave them out.
         findings: what stands out; None if nothing was looked for. Merging drops them.
     """
