@@ -24,8 +24,8 @@ from blkiomon.sources.devices import nameless
 
 START = "start"
 
-_OF_TOTALS = {"name", "busy_fraction", "records", "incomplete", *UNSEEN}
-COLUMNS = tuple(c for c in flat_table.COLUMNS if c.name not in _OF_TOTALS)
+_LEFT_OUT = {"name", "busy_fraction", "records", "incomplete", *UNSEEN}
+COLUMNS = tuple(c for c in flat_table.COLUMNS if c.name not in _LEFT_OUT)
 """The columns; ``START`` has the time of day, if it is known, in UTC."""
 
 MOST = 1 << 63

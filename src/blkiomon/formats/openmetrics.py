@@ -169,7 +169,7 @@ class Metrics:
     Args:
         name_of: maps a device number to a device name, or None.
         max_devices: how many devices have series of their own.
-        info_of: what the metrics of devices are joined with.
+        info_of: the labels of devices in ``blkiomon_device_info``.
         expected: devices and operations whose series exist from the start, at 0: Prometheus does
             not see the increase to a series' first value.
 

@@ -38,7 +38,7 @@ Array = npt.NDArray[Any]
 
 
 class QuantityColumns(NamedTuple):
-    """A distribution: ``spec.name`` and ``field`` in a snapshot, ``prefix`` and ``unit`` here."""
+    """A distribution: ``table``, ``field``, ``bins`` in a snapshot; ``prefix``, ``unit`` here."""
 
     table: str
     field: str
@@ -232,7 +232,8 @@ class _Stacked:
     Attributes:
         table: the rows of all snapshots.
         of: the index of the snapshot of each row.
-        keys: of each row: snapshot, device (32 bits) and operation (3 bits; 0 for a device).
+        lengths: the number of rows of each snapshot.
+        keys: of each row of one operation: snapshot, device (32 bits) and operation (3 bits).
     """
 
     def __init__(self, snapshots: Sequence[Snapshot], name: str) -> None:
@@ -242,8 +243,7 @@ class _Stacked:
 
     def _set(self, table: Table, of: npt.NDArray[np.int64]) -> None:
         self.table, self.of = table, of
-        op = table["op"] & 7
-        self.keys = of << 35 | table["device"].astype(np.int64) << 3 | op
+        self.keys = of << 35 | table["device"].astype(np.int64) << 3 | table["op"]
 
     def select(self, wanted: npt.NDArray[np.bool_]) -> _Stacked:
         """Some of the rows."""
@@ -506,7 +506,7 @@ def _fill(moments: Table, columns: Sequence[Array]) -> None:
 
 
 def _loads(line: dict[str, Any], requests: pa.Table, device: Array, op: Array) -> Table:
-    if line[IN_FLIGHT[0]] is None:
+    if line["in_flight_max"] is None:
         return np.empty(0, layout.LOAD)
     found = [(0, EVERYTHING, 0, *(line[name] for name in IN_FLIGHT_COLUMNS))]
     for each in line["devices"]:
