@@ -104,7 +104,7 @@ class Outputs:
 
 
 def _info_of(names: DeviceNames | None, view: View | None) -> InfoOf:
-    """What metrics are joined with: from the view's topology, or that of this host."""
+    """The labels of devices: from the view's topology, or that of this host."""
 
     @cache  # Only metrics ask: other runs do not load what reads sysfs.
     def found() -> InfoOf:

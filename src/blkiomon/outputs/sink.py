@@ -94,7 +94,7 @@ class Sink(ABC):
         self._verbose = verbose
         self._max_intervals = max_intervals
         self._max_record_bytes = max_record_bytes
-        self._changed = threading.Condition()  # guards all that follows, up to _progress_s
+        self._changed = threading.Condition()  # guards the attributes from _queue to _finished
         self._queue: deque[Item | Reopen] = deque()
         self._intervals = 0
         self._record_bytes = 0
