@@ -1,7 +1,7 @@
 """How many nanoseconds does a record cost the engine, and how many did it cost one commit before?
 
 Both engines take turns on the same streams in memory: a slow moment of the machine hits both.
-`python -m benchmarks.engine SITE...` measures those of other site-packages directories, too.
+`python -m benchmarks.engine SITE...` measures the engines of other site-packages directories, too.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def collected(
 
     Args:
         options: of callgrind.
-        pending: about so many requests without completion are fed first, among others.
+        pending: about how many requests stay without a completion in a stream that is fed first.
         as_original: passed to the engine.
     """
     with tempfile.NamedTemporaryFile("r") as out:
