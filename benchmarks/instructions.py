@@ -61,9 +61,9 @@ print((engine.counters()["records"] - before) // int(times))
 def collected(
     path: Path,
     times: int,
-    options: Sequence[str] = (),
-    pending: int = 0,
-    as_original: bool = False,
+    options: Sequence[str],
+    pending: int,
+    as_original: bool,
 ) -> tuple[dict[str, int], int]:
     """callgrind's events in a process that feeds a file some times, and the file's records.
 
