@@ -22,7 +22,7 @@ from blkiomon.engine import layout
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.interval.arguments import whole, wrong
 from blkiomon.interval.clock import WallClock
-from blkiomon.interval.devices import Device
+from blkiomon.interval.devices import DeviceId
 from blkiomon.interval.moments import U64_MAX
 from blkiomon.interval.monitor import MAX_AGE_S, Monitor, age_ns, device_set
 from blkiomon.interval.value import Interval
@@ -79,22 +79,22 @@ CHUNK_BYTES = 1 << 20
 """Most bytes that are read from a file object at a time."""
 
 
-class Options(TypedDict, total=False):
+class MonitorOptions(TypedDict, total=False):
     """Options of ``Monitor``, which documents them."""
 
     max_pending: int
     max_age_s: float
     max_devices: int
     resync: bool
-    devices: Device | Iterable[Device]
+    devices: DeviceId | Iterable[DeviceId]
     ops: str | Iterable[str]
     from_ns: int | None
     to_ns: int | None
     is_absolute: bool
 
 
-class ClockOptions(Options, total=False):
-    """``Options``, and the clock."""
+class ClockOptions(MonitorOptions, total=False):
+    """``MonitorOptions``, and the clock."""
 
     clock: str
 
@@ -125,7 +125,7 @@ def read_trace(source: Source, *, resync: bool = False) -> npt.NDArray[np.void]:
 def requests(
     source: Source,
     *,
-    devices: Device | Iterable[Device] = (),
+    devices: DeviceId | Iterable[DeviceId] = (),
     max_pending: int = 1_000_000,
     max_age_s: float = MAX_AGE_S,
     resync: bool = False,
@@ -264,7 +264,7 @@ def intervals(
     interval: float | None = 1.0,
     *,
     clock: str = "trace",
-    **options: Unpack[Options],
+    **options: Unpack[MonitorOptions],
 ) -> Intervals:
     """Read a trace in intervals; yields each as soon as it ends.
 
@@ -282,8 +282,8 @@ def intervals(
         TraceError, SourceError: see ``read_trace``; after the intervals before the error.
     """
     _check(source)
-    if unknown := options.keys() - Options.__annotations__.keys():
-        known = ", ".join(Options.__annotations__)
+    if unknown := options.keys() - MonitorOptions.__annotations__.keys():
+        known = ", ".join(MonitorOptions.__annotations__)
         raise TypeError(f"unknown option {min(unknown)!r}; there are {known}")
     monitor = Monitor(interval, clock=clock, **options)
     pieces = _read(source, options.get("resync", False), monitor)

@@ -287,7 +287,7 @@ class Distribution:
             ValueError: ``percent`` is less than 1 or more than 100.
             TypeError: it is not a number.
         """
-        arguments.number("percent", percent, "a number, such as 99 or 99.9")
+        arguments.require_number("percent", percent, "a number, such as 99 or 99.9")
         if 0 < percent < 1:
             raise ValueError(f"percent must be from 1 to 100: use {100 * percent:g}, not {percent}")
         if not 1 <= percent <= 100:

@@ -14,7 +14,7 @@ from blkiomon.engine.layout import OPS
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.interval import arguments, html
 from blkiomon.interval.columns import Columns, columns_of
-from blkiomon.interval.devices import Device, number_of, text_of
+from blkiomon.interval.devices import DeviceId, number_of, text_of
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.findings import Finding
 from blkiomon.interval.groups import NS_PER_S, Group, grouped
@@ -227,7 +227,7 @@ class Interval:
     def _repr_html_(self) -> str:
         return html.table(self.groups()) + html.histogram(self.total.d2c_ns)
 
-    def device(self, device: Device) -> Group:
+    def device(self, device: DeviceId) -> Group:
         """The figures of a device.
 
         Args:
@@ -239,12 +239,12 @@ class Interval:
         number = self._known(device)
         return next(g for g in self.groups() if (g.device, g.op) == (number, None))
 
-    def ops(self, device: Device) -> tuple[Group, ...]:
+    def ops(self, device: DeviceId) -> tuple[Group, ...]:
         """The figures of each operation that occurred on a device; see ``device``."""
         number = self._known(device)
         return tuple(g for g in self.groups() if g.device == number and g.op is not None)
 
-    def _known(self, device: Device) -> int:
+    def _known(self, device: DeviceId) -> int:
         """The number of a device that has figures. Raises KeyError."""
         number = number_of(device)
         there = [g.device for g in self.groups() if g.device is not None and g.op is None]
@@ -254,7 +254,7 @@ class Interval:
         return number
 
     def percentile(
-        self, percent: float, device: Device | None = None, op: str | None = None
+        self, percent: float, device: DeviceId | None = None, op: str | None = None
     ) -> int | None:
         """A percentile of d2c in ns; None without requests. See ``Distribution.percentile``.
 
