@@ -316,7 +316,7 @@ class Distribution:
         moments = self.moments
         for other in others:
             if not isinstance(other, Distribution):
-                raise arguments.wrong("what is merged", "a Distribution", other)
+                raise arguments.wrong("an item to merge", "a Distribution", other)
             moments = moments.merge(other.moments)
         bins, counts = add_up(
             np.concatenate([part.bins for part in parts]).astype(np.int64),

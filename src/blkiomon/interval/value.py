@@ -249,8 +249,8 @@ class Interval:
         number = number_of(device)
         there = [g.device for g in self.groups() if g.device is not None and g.op is None]
         if number not in there:
-            shown = ", ".join(map(text_of, there[:20])) + ", ..." * (len(there) > 20)
-            raise KeyError(f"device {text_of(number)} has no figures; {shown or 'none'} have")
+            shown = ", ".join(map(text_of, there[:20])) + ", ..." * (len(there) > 20) or "none"
+            raise KeyError(f"device {text_of(number)} has no figures; known devices: {shown}")
         return number
 
     def percentile(
@@ -336,7 +336,7 @@ def merge(intervals: Iterable[Interval]) -> Interval:
 def _merge_some(intervals: list[Interval]) -> Interval:
     for each in intervals:
         if not isinstance(each, Interval):
-            raise arguments.wrong("what is merged", "an Interval", each)
+            raise arguments.wrong("an item to merge", "an Interval", each)
     if len({(i.clock, i.anchored) for i in intervals}) > 1:
         raise ValueError("intervals of different clocks cannot be merged")
     if len({i.only_ops for i in intervals}) > 1:
