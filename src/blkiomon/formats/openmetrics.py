@@ -66,7 +66,7 @@ _COUNTERS = {
     "lost_events": "Events that the tracer reported as lost.",
     "sequence_gaps": "Records missing by their sequence numbers.",
     "completions_without_issue": "Completions whose issue was not seen.",
-    "issues_without_completion": "Issues that were evicted, or are overdue.",
+    "issues_without_completion": "Issues that were replaced or evicted, or are overdue.",
     "evicted": "Pending records evicted, being too old or too many.",
     "mismatches": "Pairs of records of one device, sector and direction that are not one request.",
     "skipped_bytes": "Bytes of the trace that are not records.",
