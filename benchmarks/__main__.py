@@ -12,18 +12,8 @@ from benchmarks.report import Options, show
 
 NAMES = (
     *("engine", "merge", "process", "pipe", "start", "memory", "growth", "lost", "hostile"),
-    *(
-        "idle",
-        "captures",
-        "metrics",
-        "topology",
-        "top",
-        "rendering",
-        "archive",
-        "scaling",
-        "misses",
-        "hardware",
-    ),
+    *("idle", "captures", "metrics", "topology", "top", "rendering", "archive", "scaling"),
+    *("misses", "hardware"),
 )
 
 

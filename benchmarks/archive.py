@@ -167,8 +167,8 @@ def days(requests: int) -> Iterator[tuple[str, ...]]:
             )
 
 
-def report(choice: Options) -> Iterator[Table | str]:
-    traces = TRACES // 20 if choice.quick else TRACES
+def report(options: Options) -> Iterator[Table | str]:
+    traces = TRACES // 20 if options.quick else TRACES
     with tempfile.TemporaryDirectory() as name:
         yield Table(
             f"{traces:,} traces of as many hosts, {2 * REQUESTS:,} records and 11 intervals each",
@@ -180,7 +180,7 @@ def report(choice: Options) -> Iterator[Table | str]:
             "group by | groups | bins | s | CPU s",
             queries(Path(name) / "ds"),
         )
-    requests = DAY_REQUESTS // (20 if choice.quick else 1)
+    requests = DAY_REQUESTS // (20 if options.quick else 1)
     yield Table(
         f"A day of a host in one process: two disks, {requests:,} requests, "
         f"{requests * 96 / 1e6:,.0f} MB of trace",

@@ -38,12 +38,11 @@ Commands = Sequence[Sequence[str]]
 
 
 class Run(NamedTuple):
-    """What fio read, and the CPU time that the monitor used."""
+    """What fio read, and the user and system time that the monitor used."""
 
     requests: int
     iops: float
     cpu_s: float
-    """Of the monitor, user and system."""
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """How many nanoseconds does a record cost the engine, and how many did it cost one commit before?
 
 Both engines take turns on the same streams in memory: a slow moment of the machine hits both.
-`python -m benchmarks.engine SITE...` measures those of other site-packages directories, too.
+`python -m benchmarks.engine SITE...` measures the engines of other site-packages directories, too.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def feed(engine: Engine, data: memoryview) -> int:
     return time.thread_time_ns() - start
 
 
-def cost_ns(data: memoryview, repeats: int = 7) -> float:
-    """CPU nanoseconds a record for feeding all of data to a new engine, the best of some runs."""
+def cost_ns(data: memoryview) -> float:
+    """CPU nanoseconds a record for feeding all of data to a new engine, the best of seven runs."""
     costs = []
-    for _ in range(repeats):
+    for _ in range(7):
         engine = Engine(max_pending=1 << 22)
         costs.append(feed(engine, data) / engine.counters()["records"])
     return min(costs)
@@ -78,7 +78,7 @@ def as_bytes(records: np.ndarray) -> memoryview:
     return records.view(np.uint8).data
 
 
-def rows(requests: int = REQUESTS) -> list[Row]:
+def rows(requests: int) -> list[Row]:
     million = min(1_000_000, requests)
     thousand = min(1_000, requests // 100)
 
@@ -110,10 +110,10 @@ def rows(requests: int = REQUESTS) -> list[Row]:
     ]
 
 
-def measure(site: Path, path: Path, row: Row, runs: int = RUNS) -> float:
+def measure(site: Path, path: Path, row: Row) -> float:
     """CPU nanoseconds a record, the best of some runs, of the engine installed in a directory."""
     options = json.dumps({"max_pending": row.max_pending, "keep_slow": row.keep_slow})
-    run = [sys.executable, "-P", "-c", RUN, str(site), str(path), options, str(runs)]
+    run = [sys.executable, "-P", "-c", RUN, str(site), str(path), options, str(RUNS)]
     return float(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
 
 

@@ -83,25 +83,25 @@ def best_samples(run: Run, marks: Sequence[int], requests: int) -> list[Sample]:
     return [min(sample, key=lambda one: one.cost_ns) for sample in zip(*runs)]
 
 
-def by_depth(requests: int = REQUESTS) -> Iterator[tuple[int, float]]:
+def by_depth(requests: int) -> Iterator[tuple[int, float]]:
     """Outstanding requests on one device, and nanoseconds a record."""
     for depth in (32, 256, 1024, 8192, 65_536, 262_144, M):
         yield depth, cost_ns(as_bytes(streams.make(requests, depth)))
 
 
-def by_devices(requests: int = REQUESTS) -> Iterator[tuple[int, float]]:
+def by_devices(requests: int) -> Iterator[tuple[int, float]]:
     """Devices with 8,192 requests outstanding in all, and nanoseconds a record."""
     for devices in (1, 4, 16, 64, 256, 1024, 4096):
         yield devices, cost_ns(as_bytes(streams.make(requests, 8192, devices)))
 
 
-def by_records(share: int = 1) -> Iterator[tuple[Run, list[Sample]]]:
+def by_records(share: int) -> Iterator[tuple[Run, list[Sample]]]:
     """At 1, 10 and 100 million records without losses."""
     for run in (Run(32, 1), Run(8192, 64)):
         yield run, best_samples(run, [n * M // share for n in (1, 10, 100)], ROUND // share)
 
 
-def by_time(share: int = 1) -> Iterator[tuple[Run, list[Sample]]]:
+def by_time(share: int) -> Iterator[tuple[Run, list[Sample]]]:
     """Up to 300 million records with 1 % of completions lost, with default and other bounds."""
     every = range(10, 101, 10)
     for run, millions in (

@@ -61,15 +61,15 @@ print((engine.counters()["records"] - before) // int(times))
 def collected(
     path: Path,
     times: int,
-    options: Sequence[str] = (),
-    pending: int = 0,
-    as_original: bool = False,
+    options: Sequence[str],
+    pending: int,
+    as_original: bool,
 ) -> tuple[dict[str, int], int]:
     """callgrind's events in a process that feeds a file some times, and the file's records.
 
     Args:
         options: of callgrind.
-        pending: about so many requests without completion are fed first, among others.
+        pending: about how many requests stay without a completion in a stream that is fed first.
         as_original: passed to the engine.
     """
     with tempfile.NamedTemporaryFile("r") as out:

@@ -88,7 +88,7 @@ class Row(NamedTuple):
         return 60 * MB + 64 * self.outstanding + (32 << 10) * self.devices
 
 
-def rows(share: int = 1) -> Iterator[Row]:
+def rows(share: int) -> Iterator[Row]:
     """Each stream, with the requests divided by share."""
     raised = ("--max-pending", "4000000")
     idle = peak(np.zeros(0, TRACE_V7))

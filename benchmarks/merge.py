@@ -27,14 +27,14 @@ class Cost(NamedTuple):
     read_and_feed_ns: float
 
 
-def cost_ns(paths: Sequence[Path], records: int, *, feed: bool, repeats: int = 3) -> float:
-    """CPU nanoseconds a record for reading all files, the best of some runs.
+def cost_ns(paths: Sequence[Path], records: int, *, feed: bool) -> float:
+    """CPU nanoseconds a record for reading all files, the best of three runs.
 
     Raises:
         RuntimeError: not all records were read.
     """
     best = float("inf")
-    for _ in range(repeats):
+    for _ in range(3):
         engine = Engine()
         n_bytes = 0
         start = time.thread_time_ns()
@@ -51,7 +51,7 @@ def cost_ns(paths: Sequence[Path], records: int, *, feed: bool, repeats: int = 3
     return best
 
 
-def rows(requests: int = REQUESTS) -> Iterator[tuple[str, Cost]]:
+def rows(requests: int) -> Iterator[tuple[str, Cost]]:
     """Number of files, and costs."""
     records = streams.make(requests, 32)
     rng = np.random.default_rng(1)

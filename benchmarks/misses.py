@@ -26,7 +26,7 @@ OPTIONS = (
     "--toggle-collect=__pyx_pw_*_6Engine_*feed",
 )
 COUNTED = 1_000_000
-"""Requests counted at least, in several rounds: more of them make start-up matter less."""
+"""Least number of requests that are measured, in several rounds, so that start-up hardly counts."""
 
 
 class Stream(NamedTuple):
@@ -34,7 +34,7 @@ class Stream(NamedTuple):
     depth: int
     devices: int
     pending: int = 0
-    """About so many requests without completion are fed first, among others."""
+    """About how many requests stay without a completion in a stream that is fed first."""
 
     @property
     def name(self) -> str:

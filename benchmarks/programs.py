@@ -34,7 +34,7 @@ def is_packaged() -> bool:
     return os.access(PACKAGED, os.X_OK)
 
 
-def on_file(command: Sequence[str], path: Path, stdout: int = subprocess.DEVNULL) -> Cost:
+def on_file(command: Sequence[str], path: Path) -> Cost:
     """Run a command with a file as its input.
 
     Raises:
@@ -42,7 +42,7 @@ def on_file(command: Sequence[str], path: Path, stdout: int = subprocess.DEVNULL
     """
     start = time.perf_counter()
     with path.open("rb") as source:
-        child = subprocess.Popen(command, stdin=source, stdout=stdout)
+        child = subprocess.Popen(command, stdin=source, stdout=subprocess.DEVNULL)
     return _ended(child, command, start)
 
 

@@ -50,8 +50,8 @@ def rows(root: Path, traces: int) -> Iterator[tuple[str, ...]]:
         yield f"{workers}", measured, f"{of_runs:.1f}", f"{fleet_s:.0f}", f"{FLEET / fleet_s:,.0f}"
 
 
-def report(choice: Options) -> Iterator[Table | str]:
-    traces = 40 if choice.quick else 400
+def report(options: Options) -> Iterator[Table | str]:
+    traces = 40 if options.quick else 400
     with tempfile.TemporaryDirectory() as name:
         yield Table(
             f"{traces} traces here; {FLEET:,} with a core for each worker",

@@ -7,7 +7,7 @@ the program's JSON Lines. With --stall, another output stops reading after 4 KiB
 With --capture, fio reads from a disk in memory as fast as it can, and the program captures that, as
 root. The requests that the program counts and reports as lost are compared with fio's reads.
 
-Exits with 1 if a record was lost, of a capture without being reported.
+Exits with 1 if a record was lost; with --capture, only if the loss was not reported.
 """
 
 from __future__ import annotations
@@ -307,7 +307,7 @@ def soak_capture(seconds: float, interval_s: float) -> bool:
     }
     for name, text in figures.items():
         print(f"  {name}: {text}")
-    # The engine gives up a request whose completion comes more than 10 ms late, and counts that.
+    # Each read that is not among the requests lost an event, or its completion found no issue.
     reported = unseen.get("lost_events", 0) + unseen.get("completions_without_issue", 0)
     is_whole = requests - reported <= seen <= requests
     print("every loss was reported" if is_whole else "SOMETHING WAS LOST", flush=True)

@@ -48,7 +48,6 @@ def make(
     depth: int,
     devices: int = 1,
     *,
-    alignment: int = 8,
     lost: float = 0.0,
     seed: int = 1,
 ) -> npt.NDArray[np.void]:
@@ -58,14 +57,13 @@ def make(
         requests: how many.
         depth: requests outstanding on average.
         devices: number of devices, each with the same share of the requests.
-        alignment: sectors are multiples of this, and less than 2^28 times this.
         lost: share of the completions that are left out.
         seed: of the generator.
 
     Returns:
         Shape (n,), dtype ``layout.TRACE_V7`` in host byte order; n is 2 * requests unless lost.
     """
-    parts = list(pieces(requests, depth, devices, alignment=alignment, lost=lost, seed=seed))
+    parts = list(pieces(requests, depth, devices, lost=lost, seed=seed))
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -74,7 +72,6 @@ def pieces(
     depth: int,
     devices: int = 1,
     *,
-    alignment: int = 8,
     lost: float = 0.0,
     seed: int = 1,
 ) -> Iterator[npt.NDArray[np.void]]:
@@ -87,7 +84,7 @@ def pieces(
         issues = np.zeros(n, TRACE_V7)
         issues["magic"] = MAGIC | 7
         issues["time"] = START_NS + (first + np.arange(n)) * DISTANCE_NS
-        issues["sector"] = rng.integers(0, PLACES, n) * alignment
+        issues["sector"] = rng.integers(0, PLACES, n) * 8
         issues["bytes"] = rng.choice([4096, 8192, 16384, 65536], n, p=[0.7, 0.1, 0.1, 0.1])
         direction = np.where(rng.random(n) < 0.7, READ, WRITE)
         issues["action"] = (direction | FS | ISSUE) << 16 | ISSUED
@@ -160,7 +157,7 @@ def issues_alone(requests: int) -> npt.NDArray[np.void]:
 def losing(requests: int) -> Iterator[memoryview]:
     """Streams, as bytes, with about so many requests that are never completed: one in 16.
 
-    All are on one device, on sectors that `make` does not use by default.
+    All are on one device, on sectors that `make` does not use.
     """
     share = 1 / 16
     most = 500_000
@@ -225,16 +222,11 @@ def as_foreign(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     return records.byteswap()
 
 
-def with_others(records: npt.NDArray[np.void], share: float = 0.1) -> npt.NDArray[np.void]:
-    """The same records, with queue, merge and get-request records before some of the issues.
-
-    Args:
-        records: from `make`.
-        share: of all records, that the other ones have.
-    """
+def with_others(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Records of `make`, with queue, merge and get-request records before issues: 10 % of all."""
     rng = np.random.default_rng(3)
     issues = np.flatnonzero(records["action"] & 0xFFFF == ISSUED)
-    places = np.sort(rng.choice(issues, int(len(records) * share / (1 - share)), replace=False))
+    places = np.sort(rng.choice(issues, len(records) // 9, replace=False))
     others = records[places].copy()
     direction = others["action"] >> 16 & (READ | WRITE)
     others["action"] = (direction | QUEUE) << 16 | rng.choice([1, 2, 4], len(others))
@@ -243,14 +235,14 @@ def with_others(records: npt.NDArray[np.void], share: float = 0.1) -> npt.NDArra
     return out
 
 
-def with_payloads(records: npt.NDArray[np.void], every: int = 10, size: int = 16) -> bytes:
-    """The same records, of either byte order, with a payload behind every tenth."""
-    length = np.uint16(size)
+def with_payloads(records: npt.NDArray[np.void]) -> bytes:
+    """The same records, of either byte order, with a payload of 16 bytes behind every tenth."""
+    length = np.uint16(16)
     if records["magic"][0] & 0xFFFFFF00 != MAGIC:
         length = length.byteswap()
     parts = []
-    for start in range(0, len(records), every):
-        part = records[start : start + every].copy()
+    for start in range(0, len(records), 10):
+        part = records[start : start + 10].copy()
         part["pdu_len"][-1] = length
-        parts += [part.tobytes(), bytes(size)]
+        parts += [part.tobytes(), bytes(16)]
     return b"".join(parts)

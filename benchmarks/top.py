@@ -82,7 +82,7 @@ def row(luns: int, seconds: int) -> tuple[str, ...]:
         costs.of("add", lambda found=found: watch.add(found))
         costs.of("draw", lambda: draw("device"))
         costs.of("tree", lambda: draw("array"))
-    # A mean, as some intervals add what others leave; the first ones also fill caches.
+    # A mean, as the work differs between intervals; the first two also fill caches.
     mean = {step: sum(ms[2:]) / len(ms[2:]) for step, ms in costs.ms.items()}
     whole = sum(mean.values()) - mean["tree"]
     shown = (mean[step] for step in ("end", "findings", "add", "draw", "tree"))

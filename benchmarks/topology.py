@@ -31,13 +31,13 @@ def write_files(directory: Path, files: Files) -> None:
         path.write_bytes(content if isinstance(content, bytes) else f"{content}\n".encode())
 
 
-def add_device(root: Path, path: str, number: str, files: Files, *, size: int = 262144) -> None:
+def add_device(root: Path, path: str, number: str, files: Files) -> None:
     """Add a block device, below sys/devices, and its link in sys/class/block."""
     major, minor = number.split(":")
     kind = "partition" if "partition" in files else "disk"
     facts = f"MAJOR={major}\nMINOR={minor}\nDEVNAME={path.rpartition('/')[2]}\nDEVTYPE={kind}"
     directory = root / "sys/devices" / path
-    write_files(directory, {"uevent": facts, "dev": number, "size": str(size), **files})
+    write_files(directory, {"uevent": facts, "dev": number, "size": "262144", **files})
     if directory.parent.name == "block" and not path.startswith("virtual"):
         (directory / "device").symlink_to("../..")
     link = root / "sys/class/block" / directory.name

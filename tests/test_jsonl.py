@@ -12,7 +12,7 @@ import pytest
 from intervals import DM3, HUNG, NAMES, SDB, completed, example, interval_of
 from jsonschema import Draft202012Validator
 
-from blkiomon import to_dict
+from blkiomon import summarize, to_dict
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.formats import json_lines
@@ -56,6 +56,11 @@ def test_lines_match_the_schema(ios: list[Any], is_anchored: bool) -> None:
     for k in range(4):
         line_of(interval_of(ios, k * S, (k + 1) * S, anchored=is_anchored, clock="trace"))
     line_of(Interval(time_s=0, devices=np.empty(0, "u4")))  # without a duration, or loads
+
+
+def test_line_with_requeues_matches_the_schema() -> None:
+    line = line_of(summarize(DATA / "kernels" / "transport-7.3.bin.xz"))
+    assert line["total"]["retried"]["count"] > 0
 
 
 def test_line_has_start_end_and_clock() -> None:

@@ -417,11 +417,11 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "merge of others": (
         lambda: WHOLE.merge(3),  # type: ignore[arg-type]
-        "what is merged must be an Interval, not 3",
+        "an item to merge must be an Interval, not 3",
     ),
     "merge of distributions": (
         lambda: WHOLE.total.d2c_ns.merge(3),  # type: ignore[arg-type]
-        "what is merged must be a Distribution, not 3",
+        "an item to merge must be a Distribution, not 3",
     ),
     "to_dict": (
         lambda: blkiomon.to_dict(3),  # type: ignore[arg-type]

@@ -418,8 +418,8 @@ def test_too_few_descriptors_for_any_connection_is_reported() -> None:
     result = runner.run("-I", LONG, "--openmetrics", "0", command=command, stdin=ONE)
     assert (result.returncode, result.stdout) == (4, b"")
     assert result.stderr.decode() == (
-        "blkiomon: could not listen on 127.0.0.1:0: 36 open files at most leave none for "
-        "connections: see ulimit -n\n"
+        "blkiomon: could not listen on 127.0.0.1:0: the limit of 36 open files leaves none "
+        "for connections: see ulimit -n\n"
     )
 
 

@@ -15,7 +15,7 @@ from intervals import SDB, Io, interval_of
 from tmux import Tmux
 
 import blkiomon
-from blkiomon.interval.slow import Recent
+from blkiomon.interval.slow import SlidingPercentile
 from blkiomon.outputs.catalog import OutputSettings
 from blkiomon.outputs.destinations import open_outputs
 from blkiomon.sources.streams import SortedStream
@@ -191,7 +191,7 @@ def test_requests_that_hang_count_against_the_limit() -> None:
 
 
 def test_percentile_is_that_of_the_last_minute() -> None:
-    recent = Recent(90)
+    recent = SlidingPercentile(90)
 
     def add(d2c_ns: int, n: int, end_s: int) -> int | None:
         ios = [Io(SDB, "read", 4096, (end_s - 1) * S, d2c_ns)] * n
@@ -204,7 +204,7 @@ def test_percentile_is_that_of_the_last_minute() -> None:
     assert add(1000, 0, 100) == pytest.approx(1000, rel=1 / 128)
     assert add(1000, 0, 120) == pytest.approx(1000, rel=1 / 128)
     assert add(1000, 0, 140) is None  # the last requests are older than a minute
-    assert Recent(99.9)._least == 1000
+    assert SlidingPercentile(99.9)._least == 1000
 
 
 def test_percentile_holds_for_the_next_interval_and_stays_while_requests_are_few() -> None:

@@ -22,7 +22,7 @@ from blkiomon.engine import layout
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.interval.arguments import whole, wrong
 from blkiomon.interval.clock import WallClock
-from blkiomon.interval.devices import Device
+from blkiomon.interval.devices import DeviceId
 from blkiomon.interval.monitor import MAX_AGE_S, Monitor, age_ns, device_set
 from blkiomon.interval.value import Interval
 from blkiomon.sources import is_packed, open_trace
@@ -79,25 +79,25 @@ class Requests(np.ndarray[Any, np.dtype[np.void]]):
 
 
 CHUNK_BYTES = 1 << 20
-"""How much of a file object is read at a time."""
+"""Most bytes that are read from a file object at a time."""
 
 
-class Options(TypedDict, total=False):
+class MonitorOptions(TypedDict, total=False):
     """Options of ``Monitor``, which documents them."""
 
     max_pending: int
     max_age_s: float
     max_devices: int
     resync: bool
-    devices: Device | Iterable[Device]
+    devices: DeviceId | Iterable[DeviceId]
     ops: str | Iterable[str]
     from_ns: int | None
     to_ns: int | None
     is_absolute: bool
 
 
-class ClockOptions(Options, total=False):
-    """``Options``, and the clock."""
+class ClockOptions(MonitorOptions, total=False):
+    """``MonitorOptions``, and the clock."""
 
     clock: str
 
@@ -128,7 +128,7 @@ def read_trace(source: Source, *, resync: bool = False) -> npt.NDArray[np.void]:
 def requests(
     source: Source,
     *,
-    devices: Device | Iterable[Device] = (),
+    devices: DeviceId | Iterable[DeviceId] = (),
     max_pending: int = 1_000_000,
     max_age_s: float = MAX_AGE_S,
     resync: bool = False,
@@ -255,7 +255,7 @@ def intervals(
     interval: float | None = 1.0,
     *,
     clock: str = "trace",
-    **options: Unpack[Options],
+    **options: Unpack[MonitorOptions],
 ) -> Intervals:
     """Read a trace in intervals; yields each as soon as it ends.
 
@@ -273,8 +273,8 @@ def intervals(
         TraceError, SourceError: see ``read_trace``; after the intervals before the error.
     """
     _check(source)
-    if unknown := options.keys() - Options.__annotations__.keys():
-        known = ", ".join(Options.__annotations__)
+    if unknown := options.keys() - MonitorOptions.__annotations__.keys():
+        known = ", ".join(MonitorOptions.__annotations__)
         raise TypeError(f"unknown option {min(unknown)!r}; there are {known}")
     monitor = Monitor(interval, clock=clock, **options)
     pieces = _read(source, options.get("resync", False), monitor)
@@ -364,7 +364,7 @@ def _file_name_in_errors(source: Source) -> Iterator[None]:
 def counted(stream: sources.Source, monitor: Monitor | None) -> Iterator[memoryview]:
     """Yield the pieces of a stream, each valid until the next.
 
-    The monitor receives the losses that only the stream knows: it merged several files.
+    The monitor receives the losses that only the stream can count, as it merges the files.
     """
     if monitor is not None:
         monitor.missing_files = stream.missing_files
@@ -403,7 +403,7 @@ def _read(source: Source, resync: bool, monitor: Monitor | None = None) -> Itera
 
 
 def _check(source: object) -> None:
-    """Raise TypeError: this is not a source, or a file of text."""
+    """Raise TypeError if this is not a source, SourceError if a path is empty."""
     wanted = "a path, a list of paths, a binary file or bytes"
     if isinstance(source, TextIOBase):
         raise wrong("source", f"{wanted}: open it with mode 'rb'", source)

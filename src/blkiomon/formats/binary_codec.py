@@ -54,7 +54,7 @@ VERSION, VERSION_OF_OPS = 1, 2
 CRC_BYTES = 4
 VARINT_MAX_BYTES = 10
 _VARINT_LIMITS = np.array([1 << 7 * n for n in range(1, VARINT_MAX_BYTES)], np.uint64)
-"""The least number of two bytes, of three and so on."""
+"""The least number that takes two bytes, three bytes and so on."""
 
 Numbers = npt.NDArray[np.uint64]
 

@@ -53,7 +53,7 @@ def _rows_text(rows: table.Rows) -> bytes:
             values = [fields[text] for text in values]
         conversion = _CONVERSIONS[column.kind]
         parts.append(literal(b"") if values is None else templates.column(values, b"", conversion))
-    line = templates.joined(parts, b",")
+    line = templates.joined(parts)
     return b"".join(Part(line.template + b"\n", line.columns).texts(len(rows)))
 
 

@@ -1,4 +1,4 @@
-"""What metrics are joined with: the map, LUN, port and array of each device."""
+"""The labels of ``blkiomon_device_info``: the map, LUN, port and array of each device."""
 
 from __future__ import annotations
 

@@ -24,19 +24,17 @@ from blkiomon.sources.devices import nameless
 
 START = "start"
 
-_OF_TOTALS = {"name", "busy_fraction", "records", "incomplete", *UNSEEN}
-COLUMNS = tuple(c for c in flat_table.COLUMNS if c.name not in _OF_TOTALS)
+_LEFT_OUT = {"name", "busy_fraction", "records", "incomplete", *UNSEEN}
+COLUMNS = tuple(c for c in flat_table.COLUMNS if c.name not in _LEFT_OUT)
 """The columns; ``START`` has the time of day, if it is known, in UTC."""
 
 MOST = 1 << 63
 """Counts from here on do not fit a signed column. Only a corrupt trace has them; they are null."""
 
-Table = dict[str, list[Any]]
 
-
-def table_of(intervals: Iterable[Interval]) -> Table:
+def table_of(intervals: Iterable[Interval]) -> dict[str, list[Any]]:
     """The columns by name: integers, floats or text, and None; ``START`` in ns since 1970."""
-    table: Table = {column.name: [] for column in COLUMNS}
+    table: dict[str, list[Any]] = {column.name: [] for column in COLUMNS}
     for interval in intervals:
         for rows in flat_table.rows(interval, nameless):
             wanted = [at for at, op in enumerate(rows.ops) if op in OPS]

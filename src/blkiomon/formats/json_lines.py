@@ -106,7 +106,7 @@ def _object(**members: Part) -> Part:
         Part(b'"%b":%b' % (name.encode(), part.template), part.columns)
         for name, part in members.items()
     ]
-    inner = joined(named, b",")
+    inner = joined(named)
     return Part(b"{%b}" % inner.template, inner.columns)
 
 

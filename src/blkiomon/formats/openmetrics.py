@@ -66,7 +66,7 @@ _COUNTERS = {
     "lost_events": "Events that the tracer reported as lost.",
     "sequence_gaps": "Records missing by their sequence numbers.",
     "completions_without_issue": "Completions whose issue was not seen.",
-    "issues_without_completion": "Issues that were evicted, or are overdue.",
+    "issues_without_completion": "Issues that were replaced or evicted, or are overdue.",
     "evicted": "Pending records evicted, being too old or too many.",
     "mismatches": "Pairs of records of one device, sector and direction that are not one request.",
     "skipped_bytes": "Bytes of the trace that are not records.",
@@ -169,7 +169,7 @@ class Metrics:
     Args:
         name_of: maps a device number to a device name, or None.
         max_devices: how many devices have series of their own.
-        info_of: what the metrics of devices are joined with.
+        info_of: the labels of devices in ``blkiomon_device_info``.
         expected: devices and operations whose series exist from the start, at 0: Prometheus does
             not see the increase to a series' first value.
 

@@ -111,6 +111,6 @@ def _fill(message: Any, histogram: Histogram) -> None:
         message.bucket.add(upper_bound=limit, cumulative_count=number)
     message.schema, message.zero_threshold = NATIVE_SCHEMA, ZERO_THRESHOLD
     message.zero_count = histogram.zero_count
-    for offset, length in histogram.spans or [(0, 0)]:  # also marks it as native
+    for offset, length in histogram.spans or [(0, 0)]:  # [(0, 0)] marks it as native
         message.positive_span.add(offset=offset, length=length)
     message.positive_delta.extend(histogram.deltas)

@@ -10,13 +10,13 @@ NameOf = Callable[[int], str | None]
 """Maps a device number to the device's name; None if it has none."""
 
 LABELS = ("wwid", "map", "model", "array", "target_port", "hba")
-"""Labels of metrics, besides ``device``, which all metrics of a device have."""
+"""Labels of the metric ``blkiomon_device_info``, besides ``device``; other metrics lack them."""
 
 Labels = tuple[str, ...]
 """The values of ``LABELS``; unknown ones are empty, which Prometheus takes as absent."""
 
 InfoOf = Callable[[Iterable[int]], dict[int, Labels]]
-"""Maps numbers of devices to their labels; without those of which nothing is known."""
+"""Maps numbers of devices to their labels; leaves out devices of which nothing is known."""
 
 
 def no_info(numbers: Iterable[int]) -> dict[int, Labels]:
@@ -31,7 +31,7 @@ class FormatOptions(NamedTuple):
         name_of: names of devices.
         stat_version: layout of the original's statistics, "0.3" or "0.2".
         path: the file as the user gave it.
-        info_of: what metrics of devices are joined with.
+        info_of: the labels of devices in ``blkiomon_device_info``.
         expected: devices and operations whose metrics exist before the first interval.
     """
 
@@ -53,7 +53,7 @@ class Format:
         finish: yields the last bytes of the file; ``render`` then begins a new file. Such a file is
             useless without its end: it waits for space on a full disk, and no other format may
             share its path.
-        is_dump: the bytes are driver records: the file looks like a trace.
+        is_dump: the bytes are driver records, so the file begins like a trace.
         takes_turns: each piece is of one device. If several such formats share a file, it gets the
             first piece of each, then the second of each. Other formats follow, each as a whole.
     """

@@ -38,7 +38,7 @@ Array = npt.NDArray[Any]
 
 
 class QuantityColumns(NamedTuple):
-    """A distribution: ``spec.name`` and ``field`` in a snapshot, ``prefix`` and ``unit`` here."""
+    """A distribution: ``table``, ``field``, ``bins`` in a snapshot; ``prefix``, ``unit`` here."""
 
     table: str
     field: str
@@ -167,12 +167,12 @@ def to_tables(items: Sequence[Item]) -> Tables:
     loads = _Stacked(snapshots, "loads")
     of_op = loads.select(loads.table["op"] < ALL_OPS)
     keys = distinct(np.concatenate((rows.keys, queued.keys, of_op.keys)))
-    columns = _Columns(len(keys))
+    n = len(keys)
     place = {part: np.searchsorted(keys, part.keys) for part in (rows, queued, of_op)}
     numbers: dict[str, Any] = {
-        "requests": columns.scatter(place[rows], rows.table["requests"]),
-        "errors": columns.scatter(place[rows], rows.table["errors"]),
-        "queued_requests": columns.scatter(place[queued], queued.table["requests"]),
+        "requests": _scatter(n, place[rows], rows.table["requests"]),
+        "errors": _scatter(n, place[rows], rows.table["errors"]),
+        "queued_requests": _scatter(n, place[queued], queued.table["requests"]),
     }
     for quantity in QUANTITIES:
         part = rows if quantity.table == "rows" else queued
@@ -180,14 +180,14 @@ def to_tables(items: Sequence[Item]) -> Tables:
         names = quantity.names()
         for name, words in zip(names, _words(moments), strict=True):
             is_extreme = name in names[:2]
-            numbers[name] = columns.scatter(place[part], words, is_null_elsewhere=is_extreme)
+            numbers[name] = _scatter(n, place[part], words, is_null_elsewhere=is_extreme)
         bins, tables = (
             [getattr(snapshot, name) for snapshot in snapshots]
             for name in (quantity.bins, quantity.table)
         )
-        numbers |= _lists(quantity, stacked_bins(bins, tables), place[part], len(keys))
+        numbers |= _lists(quantity, stacked_bins(bins, tables), place[part], n)
     for name, words in _load_words(of_op.table).items():
-        numbers[name] = columns.scatter(place[of_op], words, is_null_elsewhere=True)
+        numbers[name] = _scatter(n, place[of_op], words, is_null_elsewhere=True)
     interval_of = _arrow(keys >> 35)
     key_columns = _key_columns(items)
     requests = {name: column.take(interval_of) for name, column in key_columns.items()}
@@ -232,7 +232,8 @@ class _Stacked:
     Attributes:
         table: the rows of all snapshots.
         of: the index of the snapshot of each row.
-        keys: of each row: snapshot, device (32 bits) and operation (3 bits; 0 for a device).
+        lengths: the number of rows of each snapshot.
+        keys: of each row of one operation: snapshot, device (32 bits) and operation (3 bits).
     """
 
     def __init__(self, snapshots: Sequence[Snapshot], name: str) -> None:
@@ -242,8 +243,7 @@ class _Stacked:
 
     def _set(self, table: Table, of: npt.NDArray[np.int64]) -> None:
         self.table, self.of = table, of
-        op = table["op"] & 7
-        self.keys = of << 35 | table["device"].astype(np.int64) << 3 | op
+        self.keys = of << 35 | table["device"].astype(np.int64) << 3 | table["op"]
 
     def select(self, wanted: npt.NDArray[np.bool_]) -> _Stacked:
         """Some of the rows."""
@@ -253,20 +253,15 @@ class _Stacked:
         return chosen
 
 
-class _Columns(NamedTuple):
-    """Columns of so many rows."""
-
-    n: int
-
-    def scatter(self, places: Array, values: Array, *, is_null_elsewhere: bool = False) -> Any:
-        """A column with these values at these places, and elsewhere 0 or null."""
-        column = np.zeros(self.n, np.int64)
-        column[places] = values.view(np.int64)
-        if not is_null_elsewhere or len(places) == self.n:
-            return _arrow(column)
-        is_known = np.zeros(self.n, bool)
-        is_known[places] = True
-        return _arrow(column, is_known=is_known)
+def _scatter(n: int, places: Array, values: Array, *, is_null_elsewhere: bool = False) -> Any:
+    """A column of n rows with these values at these places, and elsewhere 0 or null."""
+    column = np.zeros(n, np.int64)
+    column[places] = values.view(np.int64)
+    if not is_null_elsewhere or len(places) == n:
+        return _arrow(column)
+    is_known = np.zeros(n, bool)
+    is_known[places] = True
+    return _arrow(column, is_known=is_known)
 
 
 def _words(moments: Table) -> list[Array]:
@@ -367,9 +362,8 @@ def _intervals(
     columns["incomplete"] = _strings(
         [" ".join(why.reason for why in i.incomplete) for i in intervals]
     )
-    scattered = _Columns(len(items))
     for name, words in _load_words(total.table).items():
-        columns[name] = scattered.scatter(total.of, words, is_null_elsewhere=True)
+        columns[name] = _scatter(len(items), total.of, words, is_null_elsewhere=True)
     devices = loads.select(loads.table["op"] == ALL_OPS)
     columns["devices"] = _structs(
         devices.lengths,
@@ -506,7 +500,7 @@ def _fill(moments: Table, columns: Sequence[Array]) -> None:
 
 
 def _loads(line: dict[str, Any], requests: pa.Table, device: Array, op: Array) -> Table:
-    if line[IN_FLIGHT[0]] is None:
+    if line["in_flight_max"] is None:
         return np.empty(0, layout.LOAD)
     found = [(0, EVERYTHING, 0, *(line[name] for name in IN_FLIGHT_COLUMNS))]
     for each in line["devices"]:

@@ -98,10 +98,10 @@ def _next_piece(data: bytes, version: str, offset: int) -> Stats:
 
 
 def parse(data: bytes) -> Stats:
-    """The structs at the beginning of some bytes, of the layout that makes sense of all of them.
+    """The structs at the beginning of some bytes, whose layout is recognized by their figures.
 
-    The right layout is the one whose figures are consistent: each request is once in either
-    histogram, and is a read, a write or bidirectional.
+    With the right layout, each request is once in either histogram, and is a read, a write or
+    bidirectional.
 
     Raises:
         StatsError: neither layout fits.
@@ -137,8 +137,8 @@ def _native(wire: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
 
 
 def _adds_up(records: npt.NDArray[np.void], histogram: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    num = records["size_r"]["count"] + records["size_w"]["count"] + records["bidir"]
-    adds_up: npt.NDArray[np.bool_] = histogram.sum(axis=1, dtype=np.uint32) == num.astype(np.uint32)
+    count = records["size_r"]["count"] + records["size_w"]["count"] + records["bidir"]
+    adds_up: npt.NDArray[np.bool_] = histogram.sum(axis=1, dtype=np.uint32) == count.astype("u4")
     return adds_up
 
 

@@ -54,7 +54,7 @@ def column(values: list[Any], none: bytes, conversion: bytes) -> Part:
     return Part(b"%b", [list(map(texts.__getitem__, values))])
 
 
-def joined(parts: Sequence[Part], separator: bytes = b"") -> Part:
-    """All parts, one after the other."""
-    template = separator.replace(b"%", b"%%").join(part.template for part in parts)
+def joined(parts: Sequence[Part]) -> Part:
+    """All parts, with commas between them."""
+    template = b",".join(part.template for part in parts)
     return Part(template, [column for part in parts for column in part.columns])

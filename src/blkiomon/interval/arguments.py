@@ -14,11 +14,10 @@ def wrong(name: str, wanted: str, value: object) -> TypeError:
     return TypeError(f"{name} must be {wanted}, not {shortened(value)}")
 
 
-def number(name: str, value: Any, wanted: str = "a number") -> float:
-    """A real number of Python or numpy. Raises TypeError."""
+def require_number(name: str, value: Any, wanted: str) -> None:
+    """Raise TypeError unless the value is a real number of Python or numpy."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise wrong(name, wanted, value)
-    return float(value)
 
 
 def whole(name: str, value: Any) -> int:

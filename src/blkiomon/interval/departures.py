@@ -1,8 +1,8 @@
 """Whether the requests of one device depart from those of others, with 95 % confidence.
 
-A percentile's confidence interval is that of its rank among independent values: the binomial
-distribution says which ranks the true percentile may have. Neighbouring requests are alike, so
-that the interval is too narrow: callers also ask for a factor between the two intervals.
+The confidence interval of a percentile is distribution-free: a range of ranks (order statistics),
+from the normal approximation of the binomial distribution. It is too narrow, as latencies of
+consecutive requests are correlated: callers also require a factor between two intervals.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Departure(NamedTuple):
 
 
 def departure(one: Distribution, others: Distribution, factor: float) -> Departure | None:
-    """Where ``one`` is certainly ``factor`` times as high as ``others``; None: nowhere."""
+    """The first percentile whose lower limit in ``one`` is ``factor`` times the upper in others."""
     for percent in PERCENTS:
         limits = percentile_limits(one, percent), percentile_limits(others, percent)
         if limits[0] is None or limits[1] is None or limits[0][0] < factor * limits[1][1]:

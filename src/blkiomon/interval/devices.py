@@ -5,11 +5,11 @@ from __future__ import annotations
 from blkiomon.interval import arguments
 from blkiomon.sources.devices import device_number
 
-Device = int | str
+DeviceId = int | str
 """A device: its number (``major << 20 | minor``), ``"8:16"``, or its name on this host."""
 
 
-def number_of(device: Device) -> int:
+def number_of(device: DeviceId) -> int:
     """The number of a device, ``major << 20 | minor``.
 
     Raises:

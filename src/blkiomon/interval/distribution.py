@@ -287,7 +287,7 @@ class Distribution:
             ValueError: ``percent`` is less than 1 or more than 100.
             TypeError: it is not a number.
         """
-        arguments.number("percent", percent, "a number, such as 99 or 99.9")
+        arguments.require_number("percent", percent, "a number, such as 99 or 99.9")
         if 0 < percent < 1:
             raise ValueError(f"percent must be from 1 to 100: use {100 * percent:g}, not {percent}")
         if not 1 <= percent <= 100:
@@ -316,7 +316,7 @@ class Distribution:
         moments = self.moments
         for other in others:
             if not isinstance(other, Distribution):
-                raise arguments.wrong("what is merged", "a Distribution", other)
+                raise arguments.wrong("an item to merge", "a Distribution", other)
             moments = moments.merge(other.moments)
         bins, counts = add_up(
             np.concatenate([part.bins for part in parts]).astype(np.int64),

@@ -15,9 +15,9 @@ class Finding:
         kind: ``stalled``, ``slow_path`` and others, see ``docs/san.md``.
         name: of the device, port or array.
         what: which device does what, such as "sdb is slow".
-        figures: that show it, in words; empty if ``what`` has them.
-        evidence: figures and names by their name in JSON.
-        devices: numbers of the devices that it is about; not in JSON.
+        figures: evidence in words; empty if ``what`` contains it.
+        evidence: further fields of the JSON object.
+        devices: numbers of the devices concerned; not in JSON.
         when: in words, such as " since 11:06:40 UTC"; empty if that is unknown, or in ``what``.
         span_ns: begin and end of that time in a run; None if it is unknown. Not in JSON.
     """

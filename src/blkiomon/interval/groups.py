@@ -151,20 +151,20 @@ def grouped(columns: Columns) -> tuple[Group, ...]:
 
 
 def group_at(columns: Columns, at: int) -> Group:
-    """One of these groups, without the histogram of sizes: of thousands, few are shown."""
+    """The ``Group`` at an index of the columns of one snapshot, without its histogram of sizes."""
     key, load, is_queued = columns.keys[at], columns.in_flight, columns.is_queued[at]
     q2d_ns, q2c_ns = columns.q2d_ns, columns.q2c_ns
-    figures = None
+    in_flight = None
     if load is not None:
         of_one = (load.max, load.end, load.oldest_ns, load.request_ns, load.busy_ns)
-        (figures,) = _in_flight(Loads(*([column[at]] for column in of_one)), columns.duration_ns)
+        (in_flight,) = _in_flight(Loads(*([column[at]] for column in of_one)), columns.duration_ns)
     return Group(
         None if key == TOTAL else key >> 3,
         None if key & 7 == ALL_OPS or key == TOTAL else OPS[key & 7],
         columns.errors[at],
         columns.d2c_ns.distribution(at),
         Distribution(columns.size_bytes.moments(at)),
-        figures,
+        in_flight,
         q2d_ns.distribution(at) if is_queued and q2d_ns is not None else None,
         q2c_ns.distribution(at) if is_queued and q2c_ns is not None else None,
         columns.duration_ns,

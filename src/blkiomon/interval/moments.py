@@ -99,8 +99,8 @@ def distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 MOST_POSSIBLE = 4
-"""If there are at most so many possible keys for each given one, an array of all costs less than
-sorting."""
+"""``add_up`` uses an array of all possible keys if there are at most so many for each given key.
+Otherwise sorting costs less."""
 
 
 def add_up(

@@ -13,7 +13,7 @@ from blkiomon.engine.snapshot import Snapshot
 from blkiomon.errors import TraceError
 from blkiomon.interval import arguments
 from blkiomon.interval.columns import NS_PER_S
-from blkiomon.interval.devices import Device, number_of
+from blkiomon.interval.devices import DeviceId, number_of
 from blkiomon.interval.moments import distinct
 from blkiomon.interval.operations import checked
 from blkiomon.interval.value import Counts, Interval, in_order
@@ -91,7 +91,7 @@ class Monitor:
         max_age_s: float = MAX_AGE_S,
         max_devices: int = 65_536,
         resync: bool = False,
-        devices: Device | Iterable[Device] = (),
+        devices: DeviceId | Iterable[DeviceId] = (),
         ops: str | Iterable[str] = (),
         from_ns: int | None = None,
         to_ns: int | None = None,
@@ -104,7 +104,7 @@ class Monitor:
             raise ValueError(f'clock must be "trace" or "wall", not {clock!r}')
         if interval_s is not None:
             wanted = "a number of seconds, or None"
-            arguments.number("the length of an interval", interval_s, wanted)
+            arguments.require_number("the length of an interval", interval_s, wanted)
             if not 1e-9 <= interval_s <= 1e9:
                 raise ValueError(f"interval_s must be from 1e-9 to 1e9, not {interval_s}")
         for name, limit_ns in (("from_ns", from_ns), ("to_ns", to_ns)):
@@ -414,13 +414,13 @@ def age_ns(max_age_s: float) -> int:
         ValueError: it is out of range.
         TypeError: it is not a number.
     """
-    arguments.number("max_age_s", max_age_s, "a number of seconds")
+    arguments.require_number("max_age_s", max_age_s, "a number of seconds")
     if not 0 <= max_age_s * NS_PER_S < 1 << 64:
         raise ValueError(f"max_age_s must be from 0 to 1.8e10, not {max_age_s}")
     return round(max_age_s * NS_PER_S)
 
 
-def device_set(devices: Device | Iterable[Device]) -> frozenset[int]:
+def device_set(devices: DeviceId | Iterable[DeviceId]) -> frozenset[int]:
     """A set of device numbers, for ``Engine``.
 
     Raises:

@@ -71,7 +71,7 @@ class SlowRequests:
     ) -> None:
         self._engine = monitor.engine
         self._threshold_ns = NEVER_NS if threshold_ns is None else threshold_ns
-        self._recent = None if percent is None else Recent(percent)
+        self._recent = None if percent is None else SlidingPercentile(percent)
         self._limit = limit
         self._ops = [layout.OPS.index(op) for op in monitor.ops]
         self._put = put
@@ -155,7 +155,7 @@ class SlowRequests:
         )
 
 
-class Recent:
+class SlidingPercentile:
     """A percentile of the D2C of all requests in the last minute: a sliding window of histograms.
 
     Args:

@@ -14,7 +14,7 @@ from blkiomon.engine.layout import OPS
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.interval import arguments, html
 from blkiomon.interval.columns import Columns, columns_of
-from blkiomon.interval.devices import Device, number_of, text_of
+from blkiomon.interval.devices import DeviceId, number_of, text_of
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.findings import Finding
 from blkiomon.interval.groups import NS_PER_S, Group, grouped
@@ -61,9 +61,9 @@ class Counts:
         lost_events: events that the tracer reported as lost.
         sequence_gaps: records missing by their sequence numbers, per device and CPU.
         completions_without_issue: completions whose issue was not seen by the interval's end.
-        issues_without_completion: issues that were evicted, or are overdue: in flight for more
-            than a second, and for longer than any request that the device completed in the
-            interval. At the end of a recorded trace, all issues in flight.
+        issues_without_completion: issues that were replaced or evicted, or are overdue: in flight
+            for more than a second, and for longer than any request that the device completed in
+            the interval. At the end of a recorded trace, all issues in flight.
         skipped_bytes: bytes that are not records.
         over_device_limit: records of devices beyond ``max_devices``; they do not count elsewhere.
     """
@@ -82,7 +82,7 @@ class Counts:
 
     @property
     def lost(self) -> int:
-        """Events that are missing, as far as that is known; any may be a completion."""
+        """Events that are known to be missing."""
         return self.lost_events + self.sequence_gaps
 
     def __add__(self, other: Counts) -> Counts:
@@ -141,8 +141,8 @@ class Interval:
             cover all records.
         named_ns: set by merging. Maps each pid whose name came from an earlier interval to the end
             of that interval.
-        by: what the groups are of: ``device``, or a view of ``interval.views``, whose groups have
-            numbers in place of devices.
+        by: one of ``views.BY``. In a view, the numbers of its groups take the place of device
+            numbers.
         maps: in a view by path, the multipath maps that were traced. Totals leave them out.
         findings: what stands out; None if nothing was looked for. Merging drops them.
     """
@@ -227,7 +227,7 @@ class Interval:
     def _repr_html_(self) -> str:
         return html.table(self.groups()) + html.histogram(self.total.d2c_ns)
 
-    def device(self, device: Device) -> Group:
+    def device(self, device: DeviceId) -> Group:
         """The figures of a device.
 
         Args:
@@ -239,22 +239,22 @@ class Interval:
         number = self._known(device)
         return next(g for g in self.groups() if (g.device, g.op) == (number, None))
 
-    def ops(self, device: Device) -> tuple[Group, ...]:
+    def ops(self, device: DeviceId) -> tuple[Group, ...]:
         """The figures of each operation that occurred on a device; see ``device``."""
         number = self._known(device)
         return tuple(g for g in self.groups() if g.device == number and g.op is not None)
 
-    def _known(self, device: Device) -> int:
+    def _known(self, device: DeviceId) -> int:
         """The number of a device that has figures. Raises KeyError."""
         number = number_of(device)
         there = [g.device for g in self.groups() if g.device is not None and g.op is None]
         if number not in there:
-            shown = ", ".join(map(text_of, there[:20])) + ", ..." * (len(there) > 20)
-            raise KeyError(f"device {text_of(number)} has no figures; {shown or 'none'} have")
+            shown = ", ".join(map(text_of, there[:20])) + ", ..." * (len(there) > 20) or "none"
+            raise KeyError(f"device {text_of(number)} has no figures; known devices: {shown}")
         return number
 
     def percentile(
-        self, percent: float, device: Device | None = None, op: str | None = None
+        self, percent: float, device: DeviceId | None = None, op: str | None = None
     ) -> int | None:
         """A percentile of d2c in ns; None without requests. See ``Distribution.percentile``.
 
@@ -336,7 +336,7 @@ def merge(intervals: Iterable[Interval]) -> Interval:
 def _merge_some(intervals: list[Interval]) -> Interval:
     for each in intervals:
         if not isinstance(each, Interval):
-            raise arguments.wrong("what is merged", "an Interval", each)
+            raise arguments.wrong("an item to merge", "an Interval", each)
     if len({(i.clock, i.anchored) for i in intervals}) > 1:
         raise ValueError("intervals of different clocks cannot be merged")
     if len({i.only_ops for i in intervals}) > 1:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from blkiomon.console import how_many
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.interval.devices import text_of
@@ -32,7 +33,7 @@ Numbers = npt.NDArray[np.uint32]
 
 
 class LeftOut(NamedTuple):
-    """A device that a view leaves out. A list of names can follow the words of ``why``."""
+    """A device that a view leaves out. ``why`` names the kind of such devices, in the plural."""
 
     why: str
     name: str
@@ -125,10 +126,10 @@ class View:
             return device.transport.target_port or device.transport.host or ""
         names = self._members.get(number, set())
         luns = {d.map or d.wwid or d.name for name in names if (d := self._by_name.get(name))}
-        paths = f"{len(names)} path{'s' * (len(names) != 1)}"
+        paths = how_many(len(names), "path", "paths")
         if self.by == "lun":
             return paths if names else ""
-        return f"{len(luns)} LUN{'s' * (len(luns) != 1)}, {paths}"
+        return f"{how_many(len(luns), 'LUN', 'LUNs')}, {paths}"
 
     def __call__(self, interval: Interval) -> Interval:
         """The view of an interval. Its counts, such as lost events, stay those of all devices."""
@@ -260,9 +261,9 @@ def _devices_of(snapshot: Snapshot) -> Numbers:
 def regroup(interval: Interval, numbers: Numbers, groups: dict[int, int | None]) -> Interval:
     """An interval whose devices are added up to groups. Sums and histograms are exact.
 
-    Of several devices together, the time with any request in flight is unknown. Their most
-    requests in flight are those of the busiest device, or those of all at the end if more.
-    Processes are left out where devices are, as they are not known by device.
+    Of several devices together, the time with any request in flight is unknown. Their maximum in
+    flight is a lower bound: the greatest of their maxima, or their number at the end if greater.
+    If any device is left out, processes are too: they are not counted by device.
 
     Args:
         interval: by device.

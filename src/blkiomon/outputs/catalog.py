@@ -56,7 +56,7 @@ class Output(NamedTuple):
 
     @property
     def is_original(self) -> bool:
-        """Whether the original has this output. If it has all outputs of a run, it is imitated."""
+        """Whether the original has this output. A run with no others pairs as the original does."""
         return self.group != PERCENTILES
 
     def load_opener(self) -> Callable[..., Any]:
@@ -116,7 +116,7 @@ OUTPUTS = (
     ),
     Output(
         "--slow=MS[:FILE]",
-        "requests that take longer than MS ms or hang, as it happens; see below",
+        "requests that take over MS ms or hang; see below",
         PERCENTILES,
         "formats.slow.output_format",
         needs="slow requests",
@@ -131,7 +131,7 @@ OUTPUTS = (
     ),
     Output(
         "--textfile=FILE",
-        "keep the latest metrics in FILE; likewise",
+        "metrics in FILE; pip install 'blkiomon[metrics]'",
         PERCENTILES,
         "outputs.metrics.TextfileSink",
         "replaced file",
@@ -155,7 +155,7 @@ class OutputSettings(NamedTuple):
         destinations: by the output's name: a path, ``-`` for standard output; for an address, host
             (empty for loopback) and port; for a queue, path, project id and type of the messages.
         stat_version: layout of the original's statistics, "0.3" or "0.2".
-        names: print this host's names of devices; None: only if the trace is certainly its own.
+        names: print this host's names of devices; None: only of a live trace.
         overwrite: outputs also replace files that begin like a trace.
         follow_symlinks: as root, follow symbolic links that another user may have made.
         verbose: report what an output waits for.

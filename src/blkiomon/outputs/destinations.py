@@ -15,14 +15,11 @@ from blkiomon.outputs.catalog import Output, OutputSettings
 from blkiomon.outputs.directory import DirectorySink
 from blkiomon.outputs.files import FileSink
 from blkiomon.outputs.opening import Identity, Policy, check_output
-from blkiomon.outputs.sink import Item, Report, Sink
+from blkiomon.outputs.sink import CLOSE_S, Item, Report, Sink
 from blkiomon.sources.devices import DeviceNames, nameless
 
 if TYPE_CHECKING:
     from blkiomon.interval.views import View
-
-CLOSE_S = 5.0
-"""At the end of a live trace, an output that accepts nothing for so long is given up."""
 
 ExtraOpener = Callable[..., Sink]
 """Called with ``name_of`` and ``report``; by keyword with ``view``, ``lossless``, ``verbose``."""
@@ -104,7 +101,7 @@ class Outputs:
 
 
 def _info_of(names: DeviceNames | None, view: View | None) -> InfoOf:
-    """What metrics are joined with: from the view's topology, or that of this host."""
+    """The labels of devices: from the view's topology, or that of this host."""
 
     @cache  # Only metrics ask: other runs do not load what reads sysfs.
     def found() -> InfoOf:

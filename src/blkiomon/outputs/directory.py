@@ -41,6 +41,6 @@ class DirectorySink(Sink):
             write_whole(path, lambda file: file.write(data), self._policy)
         except OSError as error:
             if not self.failed:
-                self._complain(error, "what does not fit is dropped until there is space again")
+                self._complain(error, "this interval is dropped; the next one is tried")
             raise Undelivered from error
         self._progressed()

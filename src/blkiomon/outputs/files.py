@@ -158,8 +158,8 @@ class FileSink(Sink):
 
     def _can_wait(self, error: OSError) -> bool:
         """Whether to wait for space: the file is useful only as a whole, and the run is live."""
-        is_live = self._drops and not self._closing.is_set()
-        return self._has_end and is_live and error.errno in _NO_SPACE
+        is_running = self._is_live and not self._closing.is_set()
+        return self._has_end and is_running and error.errno in _NO_SPACE
 
     def _await_space(self, error: OSError) -> None:
         if not self._has_waited:

@@ -156,7 +156,7 @@ class _Server(ThreadingHTTPServer):
             self.server_close()
             raise OSError(
                 errno.EMFILE,
-                f"{limit} open files at most leave none for connections: see ulimit -n",
+                f"the limit of {limit} open files leaves none for connections: see ulimit -n",
             )
 
     def server_bind(self) -> None:

@@ -1,4 +1,4 @@
-"""Traces that are written: a set of files for blkparse, btt, fio and blkiomon, or a pipe."""
+"""Writes traces: a set of files for blkparse, btt, fio and blkiomon, or a pipe."""
 
 from __future__ import annotations
 
@@ -141,7 +141,8 @@ class FileRecording(Recording):
         pack, is_stopping: as for ``Recording``.
         policy: which files outputs may write to; ``overwrite``: also replace a set of this name.
         most_bytes: limit of the size of all files together; None: no limit.
-        repeat_notes: called when a file is full; the next data must begin with all notes.
+        repeat_notes: called when a file is full; the next data must begin with the time of day
+            and all process names.
 
     Raises:
         OSError: a trace of this name exists, or a file must not be written to.
@@ -173,7 +174,7 @@ class FileRecording(Recording):
         """Remove the files of an earlier trace of this name, so that none stays in the set."""
         parent, base = os.path.split(self._name)
         if os.path.lexists(self._name):
-            raise FileExistsError(errno.EEXIST, f"{self._name} exists and would be read instead")
+            raise FileExistsError(errno.EEXIST, f"{self._name} exists and would hide the trace")
         for path in sorted(Path(parent or ".").iterdir()):
             match = MEMBER.fullmatch(path.name)
             if match and match["base"] == base:

@@ -40,6 +40,9 @@ POLL_S = 0.2
 AFTER_SIGNAL_S = 0.5
 """After a signal, a destination that accepts nothing for so long is given up."""
 
+CLOSE_S = 5.0
+"""At the end of a live trace, a destination that accepts nothing for so long is given up."""
+
 T = TypeVar("T")
 
 
@@ -89,12 +92,12 @@ class Sink(ABC):
         self._report = report
         self._policy = policy
         self._lossless = lossless
-        self._drops = not lossless
-        self._is_hurried = False
+        self._is_live = not lossless
+        self._is_stopping = False
         self._verbose = verbose
         self._max_intervals = max_intervals
         self._max_record_bytes = max_record_bytes
-        self._changed = threading.Condition()  # guards all that follows, up to _progress_s
+        self._changed = threading.Condition()  # guards the attributes from _queue to _finished
         self._queue: deque[Item | Reopen] = deque()
         self._intervals = 0
         self._record_bytes = 0
@@ -130,7 +133,7 @@ class Sink(ABC):
             while self._lossless and not self._finished and not self._has_room(item):
                 self._changed.wait(0.1)  # so that stop_waiting() needs no lock
             # If put() was waiting, stop_waiting() lets this item exceed the bound.
-            is_full = self._drops and not self._has_room(item)
+            is_full = self._is_live and not self._has_room(item)
             if self._finished or self._closing.is_set() or is_full:
                 self._count_dropped(item)
                 return
@@ -141,12 +144,12 @@ class Sink(ABC):
     def take_as_recorded(self) -> None:
         """Be lossless from now on: the trace turned out to have been recorded."""
         self._lossless = True
-        self._drops = False
+        self._is_live = False
 
     def stop_waiting(self) -> None:
         """End the waits of put() and close(): the run ends. Safe in a signal handler: no lock."""
         self._lossless = False
-        self._is_hurried = True
+        self._is_stopping = True
 
     def reopen(self) -> None:
         """Deliver what is queued; then reopen the file, if it has been moved away."""
@@ -163,7 +166,7 @@ class Sink(ABC):
         with self._changed:
             self._changed.notify_all()
 
-    def close(self, timeout_s: float = 5.0) -> None:
+    def close(self, timeout_s: float = CLOSE_S) -> None:
         """Deliver what is queued; gives up if the destination accepts nothing for too long.
 
         Rendering does not count as waiting: an interval of many devices takes a while. A
@@ -189,7 +192,7 @@ class Sink(ABC):
 
     def _left_s(self, timeout_s: float) -> float:
         """Seconds until the destination is given up, unless it accepts something."""
-        if self._is_hurried:
+        if self._is_stopping:
             timeout_s = min(timeout_s, AFTER_SIGNAL_S)
         if self._is_rendering or self._lossless:
             return timeout_s

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from blkiomon.commands.archive.options import Tls
     from blkiomon.commands.archive.summary import Summary
-    from blkiomon.interval.devices import Device
+    from blkiomon.interval.devices import DeviceId
 
 
 def _readable(name: str, text: str) -> str:
@@ -277,7 +277,7 @@ def summarize(
     max_pending: int = 1_000_000,
     max_age_s: float = 600.0,
     show_progress: bool = False,
-    devices: Device | Iterable[Device] = (),
+    devices: DeviceId | Iterable[DeviceId] = (),
     ops: str | Iterable[str] = (),
     from_ns: int | None = None,
     to_ns: int | None = None,
