@@ -104,6 +104,7 @@ class Accesses:
     def finish(self) -> Patterns:
         """The patterns of all requests."""
         self._examine(0)
+        self._shrink_sample()
         slowest = self._slowest[
             np.argsort(-self._slowest["d2c_ns"].astype(np.float64), kind="stable")
         ]
@@ -135,7 +136,7 @@ class Accesses:
     def _examine(self, leave: int) -> None:
         """Count all waiting requests but the latest ``leave``, in the order of issue."""
         requests = stacked([np.empty(0, layout.REQUEST), *self._waiting])
-        order = _order_of(requests["issued_ns"])
+        order = np.argsort(requests["issued_ns"], kind="stable")  # fast, as most are in order
         n_examined = max(0, len(requests) - leave)
         left = requests.take(order[n_examined:])
         self._waiting, self._n_waiting = [left], len(left)
@@ -152,6 +153,10 @@ class Accesses:
         picked = requests.take(order[low])
         picked["issued_ns"] = self._since_start(picked["issued_ns"])
         self._sample = stacked((self._sample, picked[_KEPT]))
+        if len(self._drawn) > 2 * SAMPLE:
+            self._shrink_sample()
+
+    def _shrink_sample(self) -> None:
         if len(self._drawn) > SAMPLE:
             lowest = np.argpartition(self._drawn, SAMPLE)[:SAMPLE]
             self._drawn, self._sample = self._drawn[lowest], self._sample[lowest]
@@ -165,7 +170,7 @@ class Accesses:
             order, key = order[is_known], key[is_known]
             if not len(key):
                 return
-        by_key = _order_of(key.astype(np.uint64))
+        by_key = _order_of(key)
         order, key = order[by_key], key[by_key]
         sector, n_bytes, issued_ns = (
             requests[name][order] for name in ("sector", "bytes", "issued_ns")
@@ -209,14 +214,11 @@ class Accesses:
         return (issued_ns // np.uint64(self._slice_ns)).astype(np.int64)
 
 
-def _order_of(keys: npt.NDArray[np.uint64]) -> Indices:
-    """What ``np.argsort(kind="stable")`` returns, in a third of the time.
-
-    numpy sorts plain integers with SIMD instructions: each key gets its index as its lowest bits.
-    """
-    n_bits = len(keys).bit_length()
-    if int(keys.max(initial=0)) >> (64 - n_bits):
-        return np.argsort(keys, kind="stable")
-    packed = keys << np.uint64(n_bits) | np.arange(len(keys), dtype=np.uint64)
-    packed.sort()
-    return (packed & np.uint64((1 << n_bits) - 1)).astype(np.intp)
+def _order_of(keys: npt.NDArray[np.int64]) -> Indices:
+    """What ``np.argsort(kind="stable")`` returns, faster: a radix sort of 16 bits at a time."""
+    order = np.arange(len(keys))
+    for shift in range(0, int(keys.max()).bit_length(), 16):
+        digits = (keys >> shift).astype(np.uint16)[order]
+        if (digits != digits[0]).any():
+            order = order[np.argsort(digits, kind="stable")]
+    return order
