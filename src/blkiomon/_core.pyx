@@ -496,7 +496,7 @@ cdef class Engine:
         cdef dict arrays = dict(self._arrays)
         cdef uint64_t i, at
         cdef uint64_t had = s.process_mask + 1 if s.processes != NULL else 0
-        cdef uint64_t n = max(8 * BATCH, 4 * had)
+        cdef uint64_t n = max(1024, 4 * had)    # a power of two
         cdef const Process *old = s.processes
         s.processes = <Process *> allocate(arrays, "processes", n * sizeof(Process))
         s.process_mask = n - 1

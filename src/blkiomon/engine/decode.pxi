@@ -20,8 +20,9 @@ cdef enum DecodeEnd:                            # why a run of records ended
     DECODE_LATER                                # the next record is later than last_ns
 
 cdef enum:
-    BATCH = 128                                 # records decoded, then paired, at a time
-    RUN = 32                                    # records checked at a time
+    # Processors wait for some two dozen cache lines at once: more prefetches would only queue.
+    BATCH = 24                                  # records decoded, then paired, at a time
+    RUN = 24                                    # records checked at a time
     AHEAD = 4096                                # bytes of input prefetched
     PID_BITS = 22
     PID_LIMIT = 1 << PID_BITS                   # the kernel's PID_MAX_LIMIT

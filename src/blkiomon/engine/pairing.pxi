@@ -29,7 +29,7 @@ cdef enum:
     MOST_CPU_BITS = 13                          # a kernel supports 8192 CPUs at most
     MOST_SEQUENCE_BITS = 27                     # sequence numbers in memory: 512 MB
     MOST_LATE = 1 << 16                         # a greater step back is a restart of blktrace
-    LARGE_TABLE = 2048                          # groups of 512 bytes, slots included: 1 MB
+    LARGE_TABLE = 512                           # groups of 512 bytes, slots included: 256 KB
     MANY_LOADS = 256                            # these outgrow the first-level cache
 
 
