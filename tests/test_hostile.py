@@ -544,3 +544,12 @@ def test_garbage_does_not_set_the_byte_order(step: int) -> None:
     assert engine.counters()["records"] == reference.overall == 2
     assert engine.counters()["skipped_bytes"] == reference.skipped == 96
     assert engine.requests == 1
+
+
+@pytest.mark.parametrize("size", [1, 48, 1 << 20])
+def test_first_record_may_have_the_latest_time(size: int) -> None:
+    data = tw.encode([tw.issue(2**64 - 1, 8, 512), tw.issue(5, 16, 512)])
+    engine = Engine()
+    for at in range(0, len(data), size):
+        engine.feed(data[at : at + size])
+    assert engine.first_ns == 2**64 - 1

@@ -176,7 +176,6 @@ cdef class Engine:
         self.s.keep_ids = keep_slow or keep_requests
         self.s.slow_ns = <uint64_t> -1
         self.s.as_original = as_original
-        self.s.first_ns = <uint64_t> -1
         self.s.oldest_ns = <uint64_t> -1
         self.s.follow_matches = keep_details or self.s.keep_ids
         self.s.n_blocks = 1                     # block 0 is not used
@@ -986,7 +985,7 @@ cdef class Engine:
     @property
     def first_ns(self):
         self._refuse_others()
-        return self.s.first_ns if self.s.first_ns != <uint64_t> -1 else None
+        return self.s.first_ns if self.s.has_first else None
 
     @property
     def epoch_ns(self):
@@ -994,7 +993,8 @@ cdef class Engine:
         cdef const State *s = &self.s
         # `blkparse -d` changes the times of all records except notifications. A first record much
         # earlier than the timestamp record shows this: then the time of day is unknown.
-        if not s.has_epoch or s.first_ns < s.epoch_at_ns - min(s.epoch_at_ns, EPOCH_TOLERANCE_NS):
+        cdef uint64_t least_ns = s.epoch_at_ns - min(s.epoch_at_ns, EPOCH_TOLERANCE_NS)
+        if not s.has_epoch or (s.has_first and s.first_ns < least_ns):
             return None
         return s.epoch_ns
 

@@ -30,6 +30,8 @@ cdef enum:
     MOST_SEQUENCE_BITS = 27                     # sequence numbers in memory: 512 MB
     MOST_LATE = 1 << 16                         # a greater step back is a restart of blktrace
     LARGE_TABLE = 512                           # groups of 512 bytes, slots included: 256 KB
+    # A processor waits for some two dozen cache lines at once: more prefetches would only queue.
+    STEP = 24                                   # records whose groups and slots are prefetched
     MANY_LOADS = 256                            # these outgrow the first-level cache
 
 
@@ -142,15 +144,17 @@ cdef uint64_t[4] PLAIN_WORDS = [
 ]
 
 
-cdef inline void prepare_records(State *s, Batch *b, bint plainly) noexcept nogil:
-    """Fill Batch.device, word, home, tag and fate; check sequence numbers.
+cdef inline void prepare_records(
+    State *s, Batch *b, int begin, int end, bint plainly
+) noexcept nogil:
+    """Fill Batch.device, word, home, tag and fate of some records; check sequence numbers.
 
     `plainly`, the result of can_be_plain(), is a constant at each call: the compiler specialises
     both calls.
     """
     cdef:
         int i
-        uint32_t number = ~b.records[0].device if b.n else 0    # not that of record 0
+        uint32_t number = ~b.records[begin].device      # not that of the first record
         uint32_t device = NO_DEVICE
         uint32_t cpu_mask = (1 << s.cpu_shift) - 1
         uint32_t *sequences = s.last_sequence
@@ -164,7 +168,7 @@ cdef inline void prepare_records(State *s, Batch *b, bint plainly) noexcept nogi
         bint slowly = takes_slow_path(s, b)
         bint any_special = s.has_filter or b.seen & CAT_NOTIFY != 0
 
-    for i in range(b.n):
+    for i in range(begin, end):
         r = &b.records[i]
         if r.device != number:
             number = r.device
@@ -450,8 +454,10 @@ cdef int pair_other(State *s, Batch *b, int i, int n_done) noexcept nogil:
 
 # --- the fast path -----------------------------------------------------------------------------
 
-cdef inline void prefetch_batch(const State *s, const Batch *b) noexcept nogil:
-    """Prefetch what pair() will read, if it does not fit the first-level cache.
+cdef inline void prefetch_entries(
+    const State *s, const Batch *b, int begin, int end
+) noexcept nogil:
+    """Prefetch what pair_records() will read, if it does not fit the first-level cache.
 
     Of a completion, the slots with its tag are wanted; of an issue, the empty ones.
     """
@@ -460,11 +466,11 @@ cdef inline void prefetch_batch(const State *s, const Batch *b) noexcept nogil:
         uint8_t wanted
         unsigned int slots
     if s.n_devices >= MANY_LOADS:
-        for i in range(b.n):
+        for i in range(begin, end):
             prefetch(&s.loads[b.device[i]])
     if is_small(&s.pending):
         return
-    for i in range(b.n):
+    for i in range(begin, end):
         wanted = b.tag[i] & <uint8_t> all_bits_if(b.records[i].action >> 23 & 1)
         slots = bytes_equal(&s.pending.groups[b.home[i]], wanted) | 1 << (GROUP - 1)
         prefetch(&s.pending.slots[<uint64_t> b.home[i] * GROUP + first_bit(slots)])
@@ -550,8 +556,10 @@ cdef inline Fate fate_in_one_pass(
     return fate
 
 
-cdef inline void pair_records(State *s, Batch *b, bint plainly, bint one_pass) noexcept nogil:
-    """Pair the records of a batch, each as pair_item() would.
+cdef inline void pair_records(
+    State *s, Batch *b, int begin, int end, bint plainly, bint one_pass
+) noexcept nogil:
+    """Pair some records of a batch, each as pair_item() would.
 
     The flags are constants at each call: the compiler specialises all calls. `plainly` is the
     result of can_be_plain(). `one_pass` is the result of can_be_one_pass(): prepare_records() did
@@ -563,7 +571,7 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint one_pass) n
     """
     cdef:
         int i
-        int n = 0                               # elements of b.done
+        int n = b.n_done
         const TraceV7 *r
         Group *group
         Pending *p
@@ -597,8 +605,9 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint one_pass) n
         load = &s.loads[device]
         sequences += <uint64_t> device << s.cpu_shift
         t.now = t.most = load_lanes(load.now)
-    for i in range(b.n):
+    for i in range(begin, end):
         r = &b.records[i]
+        prefetch_input(<const uint8_t *> r + AHEAD)     # one by one, as in STEP
         action = r.action
         if not plainly:
             fate = b.fate[i]
@@ -692,16 +701,26 @@ cdef inline void pair_records(State *s, Batch *b, bint plainly, bint one_pass) n
     if one_pass:
         s.oldest_ns = min(s.oldest_ns, oldest_ns)
     if plainly:
-        s.now_ns = b.records[b.n - 1].time
+        s.now_ns = b.records[end - 1].time
+
+
+cdef inline void pair_in_steps(State *s, Batch *b, bint plainly) noexcept nogil:
+    """Pair a batch, STEP records at a time."""
+    cdef int begin = 0
+    cdef int end
+    while begin < b.n:
+        end = min(begin + STEP, b.n)
+        prepare_records(s, b, begin, end, plainly)
+        prefetch_entries(s, b, begin, end)
+        pair_records(s, b, begin, end, plainly, False)
+        begin = end
 
 
 cdef inline void pair_plain_batch(State *s, Batch *b) noexcept nogil:
     if can_be_one_pass(s, b):
-        pair_records(s, b, True, True)
+        pair_records(s, b, 0, b.n, True, True)
     else:
-        prepare_records(s, b, True)
-        prefetch_batch(s, b)
-        pair_records(s, b, True, False)
+        pair_in_steps(s, b, True)
 
 
 cdef void pair_plainly(State *s, void *b) noexcept nogil:
@@ -718,18 +737,17 @@ cdef void pair(State *s, Batch *b, bint plainly) noexcept nogil:
     b.n_matches = b.n_done = 0
     if b.n == 0:
         return
-    if unlikely(s.first_ns == <uint64_t> -1):
+    if unlikely(not s.has_first):
         for i in range(b.n):
             if plainly or not b.category[i] & CAT_NOTIFY:
                 s.first_ns = b.records[i].time
+                s.has_first = True
                 break
     if plainly:
         if s.with_names:
             count_processes(s, b)
         s.pair_batch(s, b)
     elif can_be_one_pass(s, b):
-        pair_records(s, b, False, True)
+        pair_records(s, b, 0, b.n, False, True)
     else:
-        prepare_records(s, b, False)
-        prefetch_batch(s, b)
-        pair_records(s, b, False, False)
+        pair_in_steps(s, b, False)

@@ -419,7 +419,8 @@ cdef struct State:
     uint64_t first_append                       # lowest serial number that may wait
     uint64_t next_append                        # serial number of the next zone append
     uint64_t now_ns                             # of the latest record other than notifications
-    uint64_t first_ns                           # of the first one; 2^64-1 before it
+    uint64_t first_ns                           # of the first one, if has_first
+    bint has_first
     uint64_t oldest_ns                          # lower bound of the times of pending records
     Load *loads                                 # by device
     InFlightIntegral *integrals                 # by device
