@@ -30,11 +30,11 @@ def sh(*command: object, **options: Any) -> str:
     return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
 
 
-def until(is_so: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
+def until(is_so: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
+    end = time.monotonic() + patience_s
     while not is_so():
         if time.monotonic() > end:
-            raise TimeoutError(f"waited {PATIENCE_S:g} s for {what}")
+            raise TimeoutError(f"waited {patience_s:g} s for {what}")
         time.sleep(0.2)
 
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from machine import loop, sh, until
+from machine import PATIENCE_S, loop, sh, until
 
 PORTALS = ("10.10.1.1", "10.10.2.1")
 CONFIG = Path("/sys/kernel/config")
@@ -177,7 +177,7 @@ def maps() -> list[str]:
     return [p.parent.parent.name for p in BLOCK.glob("dm-*/dm/uuid") if read(p)[:6] == "mpath-"]
 
 
-def map_with(paths: int) -> str:
+def map_with(paths: int, patience_s: float = PATIENCE_S) -> str:
     """The only multipath map, once it has so many paths that multipathd found ready."""
 
     def is_ready() -> bool:
@@ -185,7 +185,7 @@ def map_with(paths: int) -> str:
         ready = sum("ready" in line and "orphan" not in line for line in shown)
         return ready == paths and len(maps()) == 1
 
-    until(is_ready, f"{paths} paths")
+    until(is_ready, f"{paths} paths", patience_s)
     sh("udevadm", "settle", "--timeout=30")
     (number,) = maps()
     alias = Path("/dev/mapper", read(BLOCK / number / "dm/name"))
@@ -365,10 +365,22 @@ def fcoe() -> Iterator[Stack]:
         for interface in ("fc1", "fc2"):
             join(interface)
         try:
-            device = map_with(2)
+            device = first_map_or_again(parameters)
             yield Stack.of(device, fc_port_of, slaves(device))
         finally:
             flush_maps()
+
+
+def first_map_or_again(parameters: Path) -> str:
+    """The map of both FCoE paths. Initiators that saw a target too early are made again."""
+    for _ in range(3):
+        try:
+            return map_with(2, 60)
+        except TimeoutError:
+            for interface in ("fc1", "fc2"):
+                (parameters / "destroy").write_text(interface)
+                (parameters / "create_vn2vn").write_text(interface)
+    return map_with(2)
 
 
 def fc_port_of(path: str) -> str:
