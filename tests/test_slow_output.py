@@ -24,6 +24,7 @@ S = 10**9
 MS = 10**6
 DATA = Path(__file__).parent / "data"
 PHASES = DATA / "loop-phases-dc.bin"
+NONE_SLOW = b"--slow: no request took longer than the threshold"
 
 
 def request(issued_ns: int, d2c_ns: int, sector: int = 8, **fields: Any) -> list[tw.Record]:
@@ -40,7 +41,8 @@ def text_of(records: list[tw.Record], *arguments: str, interval: str = "1") -> l
     words = ["-I", interval, "--clock", "trace", *arguments]
     result = runner.call(*words, stdin=data)
     assert result.returncode == 0
-    assert result.stderr == b"" or b"of issues have no completion" in result.stderr
+    lines = result.stderr.splitlines()
+    assert all(b"of issues have no completion" in line or NONE_SLOW in line for line in lines)
     return result.stdout.decode().splitlines()
 
 
@@ -123,7 +125,8 @@ def test_completion_that_is_read_late_is_not_taken_for_a_request_that_hangs() ->
     late = [tw.issue(S - 100 * MS, 16, 4096), tw.issue(S + 1, 8, 4096)]
     late += [tw.complete(S - 50 * MS, 16, 4096), tw.complete(S + 2, 8, 4096)]
     data = tw.encode([*request(0, 1), *late])
-    assert runner.succeed("-I", "1", "--clock", "trace", "--slow", "60", stdin=data) == b""
+    result = runner.call("-I", "1", "--clock", "trace", "--slow", "60", stdin=data)
+    assert (result.returncode, result.stdout) == (0, b"") and NONE_SLOW in result.stderr
 
 
 def test_request_that_hangs_is_reported_once_and_again_when_it_completes() -> None:
@@ -215,6 +218,13 @@ def test_percentile_holds_for_the_next_interval_and_stays_while_requests_are_few
     assert [line.split()[0] for line in lines] == [
         f"{s}.{part}" for s in range(1, 100, 20) for part in ("005000", "040000")
     ]
+
+
+def test_run_without_a_slow_request_says_so() -> None:
+    data = tw.encode(request(1, MS), 8)
+    result = runner.call("-I", "1", "--slow", "50", stdin=data)
+    assert (result.returncode, result.stdout) == (0, b"")
+    assert result.stderr == b"blkiomon: " + NONE_SLOW + b"\n"
 
 
 def test_percentile_that_was_never_computed_is_reported() -> None:

@@ -290,7 +290,8 @@ def _monitor(arguments: Sequence[str]) -> int:
     if config.files in ((), ("-",)) and not config.trace and os.isatty(0):
         complain(
             "standard input is a terminal; trace records are expected there, as in: "
-            "blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon -I 10 -h -"
+            "blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon -I 10 -h -; "
+            "or capture this host's disks with --trace all"
         )
         return EXIT_USAGE
 

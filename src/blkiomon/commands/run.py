@@ -288,8 +288,8 @@ class Pipeline:
         Raises:
             TraceError: the stream ended inside a record. Everything before was delivered.
         """
-        is_asked = self._config.outputs.need("slow requests")
-        has_threshold = not is_asked or self._slow is None or self._slow.has_threshold
+        asked = self._slow if self._config.outputs.need("slow requests") else None
+        has_threshold = asked is None or asked.has_threshold
         try:
             if self._sorted is not None and (data := self._sorted.rest()):
                 self._feed(data)
@@ -307,6 +307,8 @@ class Pipeline:
                     "--slow: nothing was compared with the percentile, which is computed at the "
                     "end of an interval with enough requests, for the next one"
                 )
+            elif asked is not None and not asked.has_found and self.monitor.totals.requests:
+                self._report("--slow: no request took longer than the threshold")
             if self._config.outputs.need("details"):
                 self._outputs.put(Final(self.monitor.engine.leftovers(), self.monitor.totals))
             if self._skips > SKIPS_SHOWN:

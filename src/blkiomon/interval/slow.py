@@ -86,6 +86,11 @@ class SlowRequests:
         """Whether a request can be slow: a percentile first has to be computed."""
         return self._threshold_ns != NEVER_NS
 
+    @property
+    def has_found(self) -> bool:
+        """Whether a request was slow."""
+        return self._second >= 0
+
     def take(self) -> None:
         """Hand over the requests that have completed."""
         self._deliver(self._engine.take_slow())
