@@ -158,7 +158,7 @@ run() {  # KERNEL OUT SCRIPT [ARGUMENT]...
     truncate -s 1G "$work/disk"
     local arguments=(
         -nodefaults -no-user-config -display none -no-reboot -monitor none
-        -accel tcg,thread=multi,tb-size=512 -cpu max -machine q35 -smp 2 -m 2G -rtc base=utc
+        -accel tcg,thread=multi,tb-size=512 -cpu max,avx2=off -machine q35 -smp 2 -m 2G -rtc base=utc
         -kernel "$image" -initrd "$KERNELS/$kernel/initramfs.gz"
         -append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable labmodules=$KERNELS/$kernel/usr/lib/modules"
         -serial "file:$work/console"
