@@ -1,7 +1,7 @@
 # distutils: language = c
 """The engine: trace bytes in, figures of completed requests out.
 
-    feed(bytes)    decode.pxi      bytes -> batches of up to 128 records in host byte order
+    feed(bytes)    decode.pxi      bytes -> batches of up to 96 records in host byte order
                    pairing.pxi     records -> completed requests: a fast path for plain records,
                                    a slow path for all others; with
                        hash_table.pxi   pending records, found by sector and device
