@@ -127,7 +127,7 @@ complete -c blkiomon -n '__blkiomon_runs report' -l to -x -d 'end before this ti
 complete -c blkiomon -n '__blkiomon_runs report' -l by -x -a 'device lun path port hba array' -d 'add up what belongs together on a SAN (default: device); needs a topology'
 complete -c blkiomon -n '__blkiomon_runs report' -l topology -r -F -d 'how the devices are connected (default: NAME.topology.json beside a trace, for a capture that of this host)'
 complete -c blkiomon -n '__blkiomon_runs report' -l title -x -d 'heading of the page'
-complete -c blkiomon -n '__blkiomon_runs report' -l chart -x -d 'only this chart of a picture: heat, iops, bandwidth, in-flight, devices, sectors, sequential, percentiles or sizes (repeatable)'
+complete -c blkiomon -n '__blkiomon_runs report' -l chart -x -d 'only this chart of a picture: heat, iops, bandwidth, in-flight, devices, sectors, sequential, percentiles or sizes; of files of -b iops, bandwidth, d2c-histogram or size-histogram (repeatable)'
 complete -c blkiomon -n '__blkiomon_runs report' -l overwrite -d 'replace FILE even if it begins like a trace'
 complete -c blkiomon -n '__blkiomon_runs report' -l max-age -x -d 'drop requests that stay pending for longer (default 600)'
 complete -c blkiomon -n '__blkiomon_runs report' -l follow-symlinks -d 'as root, follow symbolic links that another user may have made'

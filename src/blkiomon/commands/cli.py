@@ -180,8 +180,8 @@ COMMAND = Command(
     """
     Statistics of block device I/O, once per interval: request sizes, latencies from issue to
     completion (D2C) and throughput of each device. blkiomon reads the binary records of blktrace,
-    from standard input or from files, or captures devices itself (--trace). Without -I and an
-    output, it summarizes a TRACE, as `blkiomon summary` does.
+    from standard input or from files, or captures devices itself (--trace). With neither -I nor
+    an output, it summarizes a TRACE, as `blkiomon summary` does.
 
     A TRACE is a file, a FIFO, a directory, or - for standard input, which is also read if no TRACE
     is given. Of the per-CPU files that blktrace writes, one file or their base name is enough: sda

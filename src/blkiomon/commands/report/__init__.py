@@ -63,7 +63,8 @@ COMMAND = Command(
         TITLE,
         CHART._replace(
             help="only this chart of a picture: heat, iops, bandwidth, in-flight, devices, "
-            "sectors, sequential, percentiles or sizes (repeatable)"
+            "sectors, sequential, percentiles or sizes; of files of -b iops, bandwidth, "
+            "d2c-histogram or size-histogram (repeatable)"
         ),
         OVERWRITE,
         MAX_AGE,

@@ -80,7 +80,7 @@ COMMAND = Command(
     time; with several runs on each side, from how the runs vary.
 
     `too little to tell` means fewer than eight slices of time with requests, a percentile that
-    fewer than ten requests exceed, or a maximum, which is one request.
+    fewer than ten requests exceed, a figure that is 0, or a maximum, which is one request.
 
     A rule of --fail-if is chosen before the runs, so its figure is judged alone, with 95 %
     confidence. It may hold where the table shows no difference.
