@@ -247,7 +247,7 @@ class _Summary:
 
 
 def _when(whole: Interval) -> str:
-    """Begin, end and duration, in local time."""
+    """Begin and end in UTC, as in findings; duration."""
     from blkiomon.formats.units import time_text
 
     seconds = whole.duration_s
@@ -259,10 +259,10 @@ def _when(whole: Interval) -> str:
         lasted = f"{hours} h {minutes:02} min {rest:02} s" if hours else f"{minutes} min {rest} s"
     if not whole.anchored:
         return f"{lasted}; the trace does not contain the time of day"
-    begin, end = (time.localtime(ns // 10**9) for ns in (whole.start_ns, whole.end_ns))
+    begin, end = (time.gmtime(ns // 10**9) for ns in (whole.start_ns, whole.end_ns))
     is_same_day = begin[:3] == end[:3]
-    until = time.strftime("%H:%M:%S %Z" if is_same_day else "%Y-%m-%d %H:%M:%S %Z", end)
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S', begin)} to {until}, {lasted}"
+    until = time.strftime("%H:%M:%S" if is_same_day else "%Y-%m-%d %H:%M:%S", end)
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', begin)} to {until} UTC, {lasted}"
 
 
 def _about(device: int) -> str:
