@@ -1,7 +1,7 @@
 # distutils: language = c
 """The engine: trace bytes in, figures of completed requests out.
 
-    feed(bytes)    decode.pxi      bytes -> batches of up to 96 records in host byte order
+    feed(bytes)    decode.pxi      bytes -> batches of records in host byte order
                    pairing.pxi     records -> completed requests: a fast path for plain records,
                                    a slow path for all others; with
                        hash_table.pxi   pending records, found by sector and device
@@ -271,7 +271,7 @@ cdef class Engine:
                          &s.n_blocks, &s.blocks_room, BLOCK * sizeof(uint32_t), BLOCKS_A_MATCH, 0,
                          NO_LIMIT, &s.n_blocks_owed)
         if s.as_original:
-            self.buffered = CAT_ZONE_APPEND
+            self.buffered = CAT_ZONE_APPEND     # no ring: zone appends are not tracked
         else:
             self._add_table("history", &s.history, NO_LIMIT)
             self._add_buffer("retry rows", GROW_ARRAY, &s.retry_rows,

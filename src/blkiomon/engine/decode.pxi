@@ -9,8 +9,8 @@
 # Technique: check_run() ORs the 16-byte vectors of many headers, and tests the result once. A bit
 # that no good header has, or that differs from the first header's, shows in the result.
 #
-# Entry points: decode_batch, from Engine._consume(); payload_of, is_late and plainness_of, from
-# pairing. Never allocates; keeps no state.
+# Entry points: decode_batch, from Engine._consume(); is_late and plainness_of, from pairing;
+# payload_of, from queue.pxi. Never allocates; keeps no state.
 
 cdef enum DecodeEnd:                            # why a run of records ended
     DECODE_FULL                                 # nothing is wrong: process it, then go on
@@ -22,7 +22,7 @@ cdef enum DecodeEnd:                            # why a run of records ended
 cdef enum:
     BATCH = 96                                  # records decoded, then paired, at a time
     RUN = 32                                    # records checked at a time
-    AHEAD = 8192                                # bytes of input prefetched: more than a batch
+    AHEAD = 8192                                # prefetch distance in bytes: more than a batch
     PID_BITS = 22
     PID_LIMIT = 1 << PID_BITS                   # the kernel's PID_MAX_LIMIT
 
@@ -38,13 +38,13 @@ cdef struct Batch:
     const uint8_t *payload[BATCH]               # only for `converted`: see payload_of()
     uint32_t category[BATCH]                    # action >> 16, of either version
     bint of_one_device                          # all records are
-    # prepare_records() fills these five; without it, pair_records() does so for the slow path.
+    # prepare_records() fills these five; in one pass, those that the slow path needs are filled.
     uint32_t device[BATCH]                      # index
     uint64_t word[BATCH]                        # of a plain record: key and state of its issue
     uint32_t home[BATCH]                        # group
     uint8_t tag[BATCH]
     uint8_t fate[BATCH]                         # see Fate; only if not is_plain
-    Pending item                                # a record that pair_other() pairs
+    Pending item                                # the record that pair_item() pairs
     # The requests that complete, for account(). `done` has a usual one as in Account.deferred, and
     # `done_of` its account: device index << 5 | cell. If `done_of` is IN_MATCH, the request is the
     # next one in `match`.

@@ -1,9 +1,9 @@
 # Matches issues with completions.
 #
-# prepare_records() finds the device and hash table group of each record of a batch, and checks
-# sequence numbers. pair_records() then stores each record in the table, or adds a completed request
-# to Batch.done; it also counts requests in flight. If a batch is of one device and the table is
-# small, one pass of pair_records() does all of this: see can_be_one_pass().
+# A batch is paired STEP records at a time. prepare_records() finds their devices and hash table
+# groups, and checks sequence numbers. pair_records() then stores each record in the table, or adds
+# a completed request to Batch.done; it also counts requests in flight. If a batch is of one device
+# and the table is small, one pass of pair_records() does all of this: see can_be_one_pass().
 #
 # Technique: most records are plain, see plainness_of(): an issue whose key is not pending, or the
 # completion that meets its issue. pair_records() pairs these without a branch on which of the two
@@ -11,13 +11,13 @@
 # slow path, pair_item(), which has all rules. See multi_step.pxi for requeues and partial
 # completions.
 #
-#     pair -> State.pair_batch (a batch of plain records) or prepare_records -> pair_records
+#     pair -> (State.pair_batch) -> pair_in_steps -> prepare_records, prefetch_entries, pair_records
 #         pair_slowly    a plain record that the fast path has no rule for -> pair_item
 #         pair_other     a record that is not plain -> handle_other, handle_append or pair_item
 #
 # Entry points, from Engine: cpu_bits, can_be_plain, set_categories, log_records, pair; pair_plainly
-# and pair_plainly_by_avx2, for State.pair_batch. Also state_of, store_item, set_pending and
-# log_optional, from multi_step.pxi; set_request, from slow.pxi. Never allocates.
+# and pair_plainly_by_avx2, for State.pair_batch. Also store_item, set_pending and log_optional,
+# from multi_step.pxi; set_request, from slow.pxi. Never allocates.
 
 cdef enum Fate:                                 # what pair() does with a record
     FATE_PLAIN                                  # pairs it, as it is plain
@@ -29,9 +29,9 @@ cdef enum:
     MOST_CPU_BITS = 13                          # a kernel supports 8192 CPUs at most
     MOST_SEQUENCE_BITS = 27                     # sequence numbers in memory: 512 MB
     MOST_LATE = 1 << 16                         # a greater step back is a restart of blktrace
-    LARGE_TABLE = 512                           # groups of 512 bytes, slots included: 256 KB
+    LARGE_TABLE = 512                           # groups of 496 bytes, slots included: 248 KiB
     # A processor waits for some two dozen cache lines at once: more prefetches would only queue.
-    STEP = 24                                   # records whose groups and slots are prefetched
+    STEP = 24                                   # records prepared, prefetched, then paired
     MANY_LOADS = 256                            # these outgrow the first-level cache
 
 
@@ -99,8 +99,8 @@ cdef inline bint is_small(const Table *t) noexcept nogil:
 cdef inline bint takes_slow_path(const State *s, const Batch *b) noexcept nogil:
     """Whether every record of a batch takes the slow path.
 
-    It does if all pending records are kept in full, or if the table may become full. For slow
-    requests, it also does if the fast path cannot keep the pids and CPU numbers.
+    It does if all pending records are kept in full, or if the table may become full. With keep_ids,
+    it also does if a pid or a CPU number does not fit Pending.extra.
     """
     return (
         s.slowly or s.keep_details or s.pending.used + b.n > s.max_pending
@@ -457,9 +457,9 @@ cdef int pair_other(State *s, Batch *b, int i, int n_done) noexcept nogil:
 cdef inline void prefetch_entries(
     const State *s, const Batch *b, int begin, int end
 ) noexcept nogil:
-    """Prefetch what pair_records() will read, if it does not fit the first-level cache.
+    """Prefetch what pair_records() will read, unless it fits the first caches.
 
-    Of a completion, the slots with its tag are wanted; of an issue, the empty ones.
+    Of a completion, the first slot with its tag is wanted; of an issue, the first empty one.
     """
     cdef:
         int i
@@ -607,7 +607,7 @@ cdef inline void pair_records(
         t.now = t.most = load_lanes(load.now)
     for i in range(begin, end):
         r = &b.records[i]
-        prefetch_input(<const uint8_t *> r + AHEAD)     # one by one, as in STEP
+        prefetch_input(<const uint8_t *> r + AHEAD)     # few at a time: see STEP
         action = r.action
         if not plainly:
             fate = b.fate[i]

@@ -346,7 +346,7 @@ cdef struct Slow:                               # layout.SLOW, 88 bytes
 # --- the state that all kernels work on -------------------------------------------------------
 
 cdef struct State:
-    # options, constant while records are read
+    # options; reading changes only has_filter and foreign
     uint64_t seed[2]                            # of the hashes
     uint64_t max_pending
     uint64_t max_age_ns

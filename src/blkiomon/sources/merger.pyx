@@ -37,7 +37,7 @@ cdef enum Stop:                                 # why the kernel stopped
 
 cdef enum:
     CHUNK = 64                                  # bytes copied of every record, however short
-    AHEAD = 512                                 # bytes of input prefetched
+    AHEAD = 512                                 # prefetch distance in bytes
     HELD = (1 << 30) + 1                        # longer than any output: see _hold()
     STAGGER = 5 * 64                            # windows begin in different sets of the cache
 

@@ -27,7 +27,7 @@ UNPACKED_BYTES = 1 << 16
 """How much is decompressed at a time. This much data before a damaged part may be lost."""
 
 MOST_MEMORY_BYTES = 1 << 28
-"""Limit of memory for decompression; `xz -9` and `zstd -19` need a quarter of that."""
+"""Limit of memory for xz; `xz -9` needs a quarter. zstd itself limits its window to 128 MiB."""
 
 MAGIC_BYTES = 6
 """Length of the longest magic number, that of xz."""
