@@ -882,7 +882,7 @@ def test_file_that_takes_too_much_memory_to_unpack_is_refused(tmp_path: Path) ->
     path = tmp_path / "t.xz"
     path.write_bytes(xz_with_a_dictionary_of_4_gib(encode([issue(1, 8, 512)])))
     result = runner.call("-I1", "--json", "-", path)
-    why = "xz needs more memory than blkiomon allows for unpacking, 256 MiB: unpack it first"
+    why = "xz needs more memory than blkiomon allows: unpack it first"
     assert (result.returncode, result.stderr.decode()) == (3, f"blkiomon: {path}: {why}\n")
 
 

@@ -268,8 +268,8 @@ class Reader:
             except packing.errors as error:
                 if "memory" in str(error).lower():  # no library has an error class for it
                     raise SourceError(
-                        f"{self.name}: {packing.name} needs more memory than blkiomon allows for "
-                        f"unpacking, {MOST_MEMORY_BYTES >> 20} MiB: unpack it first"
+                        f"{self.name}: {packing.name} needs more memory than blkiomon allows: "
+                        "unpack it first"
                     ) from error
                 raise DamagedError(
                     f"{self.name}: before byte offset {self.done_bytes}: "
