@@ -19,10 +19,10 @@ class Config:
     Attributes:
         interval_s: length of an interval.
         files: paths of the trace, as the user gave them; none, or ``-`` alone, is standard input.
-        trace: devices to capture instead; "all" alone: all disks.
+        trace: devices to capture instead; "all" alone: all disks and volumes.
         queue: also capture when requests are queued.
         clock: what ends an interval: "trace", "wall", or "auto": "trace" for files, "wall" for
-            pipes.
+            pipes, unless ``recorded`` finds that the trace in a pipe was recorded.
         selection: which requests count.
         outputs: where the statistics go.
         slow_ns, slow_percent: the threshold of ``--slow``, in ns or as a percentile; one is None.

@@ -34,7 +34,7 @@ class NoRequests:
         self._devices: set[int] = set()
         self._issues = 0
         self._completions = 0
-        self._times: list[int] = []  # the first and the last
+        self._times: list[int] = []  # ascending
         self._sampled_bytes = 0
         self._end = b""
 

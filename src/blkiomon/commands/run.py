@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from blkiomon.sources.capture import Capture
 
 READ_BYTES = 1 << 20
-"""Read at most so much at a time: a pipe never holds more, and interval ends stay precise."""
+"""Read at most so much at a time: pipes seldom hold more, and interval ends stay precise."""
 
 LOOK_S = 1.0
 """How often a live run looks for requests that hang."""
@@ -510,12 +510,12 @@ def _run(
                 f"{name}: skipped {skipped} of zeros, which blktrace may write when it stops; "
                 "nothing is lost"
             )
-        was_left = stop.received or outputs.readers_left
+        was_left = stop.received or outputs.is_reader_gone
         if status == EXIT_OK and not was_left and (why := pipeline.emptiness):
             complain(f"{name}: {why}")
             if is_complete and not pipeline.monitor.totals.records:
                 status = EXIT_INPUT
-        if not outputs.readers_left and (why := pipeline.incompleteness):
+        if not outputs.is_reader_gone and (why := pipeline.incompleteness):
             complain(why)
         is_stopped = stop.received
         if not is_stopped:
@@ -530,7 +530,7 @@ def _run(
         source.close()
     if outputs.failed:
         return EXIT_OUTPUT
-    return status or (EXIT_PIPE if outputs.readers_left else EXIT_OK)
+    return status or (EXIT_PIPE if outputs.is_reader_gone else EXIT_OK)
 
 
 def _tracker(config: Config) -> Tracker | None:

@@ -37,7 +37,7 @@ from blkiomon.commands.views import (
     view_rows,
 )
 from blkiomon.console import EXIT_INPUT, EXIT_OK, complain, how_many, printable, printed
-from blkiomon.errors import SourceError, TraceError
+from blkiomon.errors import SourceError, TraceError, complaint
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -113,7 +113,7 @@ def main(given: Namespace) -> int:
                 max_age_s=given.max_age,
             )
     except (ReportError, SourceError, TraceError) as error:
-        complain(f"bad trace: {error}" if isinstance(error, TraceError) else str(error))
+        complain(complaint(error))
         return EXIT_INPUT
     for note in found.notes:
         complain(note)

@@ -29,8 +29,8 @@ BY = Option(
 )
 TOPOLOGY = Option(
     "--topology=FILE",
-    "how the devices are connected (default: NAME.topology.json beside a trace, for a capture that "
-    "of this host)",
+    "how the devices are connected (default: NAME.topology.json beside a trace; a capture reads "
+    "this host)",
     read=path,
 )
 

@@ -89,10 +89,10 @@ def _columns(table: Table, names: str) -> Iterator[npt.NDArray[Any]]:
 
 
 def to_bytes(interval: Interval) -> bytes:
-    """Encode a whole interval as compact bytes: with a version and a checksum, for any machine.
+    """Encode an interval as compact bytes: with a version and a checksum, for any machine.
 
-    The order of ``devices`` and rows is lost. Merging the same intervals in any order or
-    grouping gives the same bytes.
+    The order of ``devices`` and rows, ``by``, ``maps`` and ``findings`` are lost. Merging the same
+    intervals in any order or grouping gives the same bytes.
 
     Raises:
         ValueError: a count or a time is out of range.

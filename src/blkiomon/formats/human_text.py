@@ -57,7 +57,7 @@ def text(when: str, stats: DeviceStats, stat_version: str) -> str:
     """The original's text of one device.
 
     Args:
-        when: the time, formatted as by ctime(3).
+        when: the time, as the text shows it.
     """
     quantities = _QUANTITIES if stat_version == "0.3" else _QUANTITIES[:4]
     return (

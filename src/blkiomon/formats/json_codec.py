@@ -204,9 +204,8 @@ def _processes(processes: Table, names: Mapping[int, str]) -> dict[str, Any] | N
 def from_dict(line: Mapping[str, Any]) -> Interval:
     """Return the interval that ``to_dict`` encoded.
 
-    Its groups, percentiles and merges equal those of the original interval. JSON does not hold
-    the figures of the original program (``Interval.device_stats``), nor any processes beyond the
-    first ten.
+    Its groups, percentiles and merges equal those of the encoded interval. JSON does not hold the
+    original's figures (``Interval.device_stats``), and only the processes in its two lists.
 
     Args:
         line: a dict with histograms.

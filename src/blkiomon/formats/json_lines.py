@@ -1,8 +1,8 @@
 """JSON Lines: one interval per line; ``docs/schema.md`` explains the fields.
 
-The line equals ``json.dumps(to_dict(interval))`` byte for byte, but is made from columns: values
-are filled into templates. The numbers of histograms, which make up most of a line, come from tables
-of texts.
+The line equals ``to_dict(interval)`` as JSON without spaces, but is made from columns: values are
+filled into templates. The numbers of histograms, which make up most of a line, come from tables of
+texts.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ class Item(NamedTuple):
 def to_tables(items: Sequence[Item]) -> Tables:
     """Encode intervals, in the order given; the rows of each are ordered by device and operation.
 
-    The figures of the packaged program, which only ``-h`` and ``-b`` show, are left out.
+    The original's figures, which only ``-h`` and ``-b`` show, are left out.
 
     Raises:
         IntervalError: see ``require_fit``.
@@ -284,7 +284,7 @@ def _lists(quantity: QuantityColumns, bins: Table, places: Array, n: int) -> dic
 
     Args:
         bins: dtype ``layout.BIN``.
-        places: where each of the rows goes that these bins are of.
+        places: the row of the columns for each row of the table that ``bins`` refers to.
     """
     row = places[bins["row"]] if len(bins) else np.empty(0, np.intp)
     if (np.diff(row) < 0).any():
@@ -419,8 +419,8 @@ def _structs(lengths: Sequence[int] | Array, kind: Any, columns: Sequence[Any]) 
 def from_tables(tables: Tables) -> Iterator[Item]:
     """Rebuild intervals from their rows, in the order of ``tables.intervals``.
 
-    Every figure is exact. ``Interval.device_stats`` raises ValueError: the figures of the packaged
-    program are not stored.
+    Every figure is exact. ``Interval.device_stats`` raises ValueError: the original's figures are
+    not stored.
     """
     texts = {name: _column(tables.requests, name) for name in ("trace", "device", "op")}
     start_ns = _column(tables.requests, "start_ns")

@@ -22,7 +22,7 @@ from blkiomon.interval.tables import IN_FLIGHT, PROCESSES, QUEUED, REQUESTS, RET
 from blkiomon.interval.value import Interval
 
 MOST_REQUESTS = 1 << 52
-"""Limit of requests in an interval, and in flight: 4,096 such intervals add up in 64 bits."""
+"""Limit of requests in an interval, and in flight: 4,095 such intervals add up in 64 bits."""
 
 MOST_COUNT = 1 << 112
 """Limit of ``Counts``: 65,536 such intervals add up in 128 bits."""

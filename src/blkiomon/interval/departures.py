@@ -2,7 +2,7 @@
 
 The confidence interval of a percentile is distribution-free: a range of ranks (order statistics),
 from the normal approximation of the binomial distribution. It is too narrow, as latencies of
-consecutive requests are correlated: callers also require a factor between two intervals.
+consecutive requests are correlated: callers also require a factor between two of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from blkiomon.interval.distribution import Distribution
 
 LEAST_BEYOND = 10
-"""Requests that must exceed a percentile for it to have an interval."""
+"""Requests that must exceed a percentile for it to have a confidence interval."""
 
 PERCENTS = (99, 95, 90, 50)
 """Percentiles that are compared, in this order: the first one that departs is the result."""
@@ -34,7 +34,7 @@ class Departure(NamedTuple):
 
 
 def departure(one: Distribution, others: Distribution, factor: float) -> Departure | None:
-    """The first percentile whose lower limit in ``one`` is ``factor`` times the upper in others."""
+    """The first percentile whose lower limit is at least ``factor`` times the upper of others."""
     for percent in PERCENTS:
         limits = percentile_limits(one, percent), percentile_limits(others, percent)
         if limits[0] is None or limits[1] is None or limits[0][0] < factor * limits[1][1]:

@@ -12,7 +12,7 @@ INCOMPLETE_FROM = 0.01
 in flight when a trace begins and ends."""
 
 HEADER_BYTES = 48
-"""Size of a record, to compare skipped bytes with records."""
+"""Size of a record of version 7, to compare skipped bytes with records."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,8 +62,9 @@ class Counts:
         sequence_gaps: records missing by their sequence numbers, per device and CPU.
         completions_without_issue: completions whose issue was not seen by the interval's end.
         issues_without_completion: issues that were replaced or evicted, or are overdue: in flight
-            for more than a second, and for longer than any request that the device completed in
-            the interval. At the end of a recorded trace, all issues in flight.
+            for more than a second, and for longer than any of the requests that the device
+            completed in the interval; none of a device that completed nothing. At the end of a
+            recorded trace, all issues in flight.
         skipped_bytes: bytes that are not records.
         over_device_limit: records of devices beyond ``max_devices``; they do not count elsewhere.
     """
@@ -187,7 +188,7 @@ class Interval:
         """The original's figures by device, in its order: the device seen last comes first.
 
         Raises:
-            ValueError: the interval was read by ``from_dict``: JSON lacks these figures.
+            ValueError: the interval comes from JSON or an archive, which lack these figures.
         """
         if not self._stats:
             self._stats.append(_device_stats(self.devices, self.rows))
@@ -392,7 +393,7 @@ def _device_stats(
     if not len(rows):
         return ()
     if (rows["d2c_hist"].sum(axis=1) != rows["requests"]).any():
-        raise ValueError("an interval that was read from JSON lacks the original's figures")
+        raise ValueError("an interval from JSON or an archive lacks the original's figures")
     sorter = np.argsort(devices, kind="stable")
     place = sorter[np.searchsorted(devices, rows["device"], sorter=sorter)]
     key = place * 3 + rows["direction"]

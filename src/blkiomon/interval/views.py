@@ -18,7 +18,7 @@ from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.interval.devices import text_of
 from blkiomon.interval.merging import merge_snapshots
-from blkiomon.interval.moments import U64_MAX, add_up_words, run_starts, to_words
+from blkiomon.interval.moments import U64_MAX, add_up_words, distinct, run_starts, to_words
 from blkiomon.interval.operations import select_rows
 from blkiomon.interval.tables import QUEUED, REQUESTS, RETRIED
 from blkiomon.interval.value import Interval, in_order
@@ -133,7 +133,7 @@ class View:
 
     def __call__(self, interval: Interval) -> Interval:
         """The view of an interval. Its counts, such as lost events, stay those of all devices."""
-        numbers = _devices_of(interval.snapshot)
+        numbers = devices_of(interval)
         groups = self.groups_of(numbers)
         seen = replace(regroup(interval, numbers, groups), by=self.by)
         if self.by != "path":
@@ -251,11 +251,12 @@ def initiator_of(via: Transport) -> str | None:
 # --- adding up ------------------------------------------------------------------------------------
 
 
-def _devices_of(snapshot: Snapshot) -> Numbers:
+def devices_of(interval: Interval) -> Numbers:
     """The devices that have requests, completed or in flight, in ascending order."""
+    snapshot = interval.snapshot
     loads = snapshot.loads["device"][snapshot.loads["op"] != layout.EVERYTHING]
     tables = snapshot.rows, snapshot.queue_rows, snapshot.retry_rows
-    return np.unique(np.concatenate([*(table["device"] for table in tables), loads]))
+    return distinct(np.concatenate([*(table["device"] for table in tables), loads]))
 
 
 def regroup(interval: Interval, numbers: Numbers, groups: dict[int, int | None]) -> Interval:

@@ -51,9 +51,9 @@ class Outputs:
         )
 
     @property
-    def readers_left(self) -> bool:
+    def is_reader_gone(self) -> bool:
         """Whether the reader of standard output has closed it, as head(1) does."""
-        return any(sink.reader_left for sink in self.sinks)
+        return any(sink.is_reader_gone for sink in self.sinks)
 
     @property
     def are_of_use(self) -> bool:

@@ -59,7 +59,7 @@ class FileSink(Sink):
 
     def _complain(self, error: OSError, consequence: str) -> None:
         if self._path == "-" and error.errno == errno.EPIPE:
-            self.reader_left = True  # as head(1) closes standard output
+            self.is_reader_gone = True  # as head(1) closes standard output
             return
         super()._complain(error, consequence)
 

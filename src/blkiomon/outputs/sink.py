@@ -67,7 +67,7 @@ class Sink(ABC):
 
     Attributes:
         failed: delivery failed; the exit status must not be 0.
-        reader_left: its reader has closed it, which is not a failure.
+        is_reader_gone: its reader has closed it, which is not a failure.
         dropped_intervals: intervals that were not delivered completely.
         dropped_records: mismatches, leftovers, driver records and slow requests that were not
             delivered; the totals count as one.
@@ -86,7 +86,7 @@ class Sink(ABC):
     ) -> None:
         self.name = name
         self.failed = False
-        self.reader_left = False
+        self.is_reader_gone = False
         self.dropped_intervals = 0
         self.dropped_records = 0
         self._report = report
@@ -326,7 +326,7 @@ class Sink(ABC):
             self._record_bytes += sign * _record_bytes(item)
 
     def _count_dropped(self, item: Item | Reopen) -> None:
-        if self.reader_left:
+        if self.is_reader_gone:
             return
         if isinstance(item, Interval):
             self.dropped_intervals += 1

@@ -303,18 +303,18 @@ def _selection_of(entry: Line) -> Selection:
 
 
 @contextmanager
-def locked(url: str, *, is_new: bool = True) -> Iterator[Dataset]:
+def locked(url: str, *, may_create: bool = True) -> Iterator[Dataset]:
     """A dataset that no other run uses meanwhile.
 
     Args:
         url: a directory, or a URL of fsspec.
-        is_new: make it if it is missing.
+        may_create: make it if it is missing.
 
     Raises:
         DatasetError: another run uses it, or it cannot be used.
     """
     files = Files(url)
-    if not is_new and not files.sizes(MANIFEST):
+    if not may_create and not files.sizes(MANIFEST):
         raise DatasetError(f"{url} is not a dataset of blkiomon archive")
     with ExitStack() as stack:
         try:

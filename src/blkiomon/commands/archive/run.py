@@ -73,7 +73,7 @@ def run(
         dataset = absolute(dataset)
     from blkiomon.commands.archive.dataset import locked
 
-    with locked(dataset, is_new=bool(traces)) as store:
+    with locked(dataset, may_create=bool(traces)) as store:
         try:
             if traces:
                 store.require_selection(options.selection)

@@ -28,7 +28,7 @@ from blkiomon.commands.options import (
 from blkiomon.commands.parsing import parsed
 from blkiomon.commands.views import BY, DEVICE, TOPOLOGY, find_topology, view_of
 from blkiomon.console import EXIT_INPUT, EXIT_OK, complain
-from blkiomon.errors import SourceError, TraceError
+from blkiomon.errors import SourceError, TraceError, complaint
 
 OUTPUT = Option("-o, --output=FILE", "", read=path, is_output=True)
 TITLE = Option("--title=TEXT", "heading of the page")
@@ -161,5 +161,5 @@ def note_written(name: str, *, always: bool = False) -> None:
 
 def complain_about(error: Exception) -> int:
     """Print one line about a wrong input or output; returns the exit status."""
-    complain(f"bad trace: {error}" if isinstance(error, TraceError) else str(error))
+    complain(complaint(error))
     return getattr(error, "status", EXIT_INPUT)

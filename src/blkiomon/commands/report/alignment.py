@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from blkiomon.commands.report.collect import Collected
-from blkiomon.commands.report.selection import OTHERS, devices_of
+from blkiomon.commands.report.selection import OTHERS
 from blkiomon.interval.value import Interval
-from blkiomon.interval.views import regroup
+from blkiomon.interval.views import devices_of, regroup
 
 
 def aligned(runs: Sequence[Collected]) -> Iterator[Collected]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon.commands.report.cells import Floats
+from blkiomon.interval.departures import Z
 
 Numeric = TypeVar("Numeric", bound=np.number[Any])
 
@@ -18,9 +19,6 @@ DRAWS = 1000
 
 ALPHA = 0.05
 """The chance that an interval, or any of several, leaves out the true change."""
-
-_Z = 1.959964
-"""The middle 95 % of draws are so many standard deviations wide, to both sides."""
 
 
 class Draws:
@@ -122,7 +120,7 @@ def widening(independent: Sequence[float], n_intervals: int = 1) -> float:
         return 1.0
     of_each = -math.expm1(math.log1p(-ALPHA) / n_intervals)
     t = _student_quantile(of_each, sum(n - 1 for n in independent))
-    return t / _Z * math.sqrt(least / (least - 1))
+    return t / Z * math.sqrt(least / (least - 1))
 
 
 @cache

@@ -1,7 +1,7 @@
 """The figures of a page by slice of time, device and operation, which the page's script merges.
 
 A *cell* holds the requests of one operation of one device in one slice of time. Its histograms
-have the bins of the product, so that merged cells give the figures of the library.
+have the bins of ``interval.distribution``: merged cells give the same percentiles.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ LEAST = ("d2c_min", "q2d_min")
 GREATEST = ("d2c_max", "q2d_max")
 
 HISTOGRAMS = ("d2c", "q2d", "sizes")
-"""D2C and Q2D in ns by bin of the product; sizes by power of two, 0 for no bytes."""
+"""D2C and Q2D in ns by bin of ``interval.distribution``; sizes by power of two, 0 for no bytes."""
 
 
 class Bins(NamedTuple):

@@ -32,7 +32,7 @@ from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.moments import distinct
 from blkiomon.interval.monitor import MAX_AGE_S, Monitor
 from blkiomon.interval.value import Interval, merge
-from blkiomon.interval.views import View
+from blkiomon.interval.views import View, devices_of
 from blkiomon.library import counted
 from blkiomon.outputs import opening
 from blkiomon.outputs.opening import Policy, write_whole
@@ -231,7 +231,7 @@ def collect(
 
 def _named(found: Collected, view: View) -> Collected:
     """The figures of a view with the names of its groups, and what they leave out."""
-    numbers = [n for n in selection.devices_of(found.whole).tolist() if n != selection.OTHERS]
+    numbers = [n for n in devices_of(found.whole).tolist() if n != selection.OTHERS]
     notes = [text for text in (left_out_text(view.left_out),) if text]
     if view.by == "path" and view.has_maps:
         notes.append("Multipath maps are left out: --by lun shows them.")
@@ -274,7 +274,7 @@ def _collected(
         text = f"Between runs, there is no record for {time_text(gap_ns)}"
         notes = (f"{text}: rates are of the whole time.", *notes)
     if slices.n_others:
-        n_own = int((selection.devices_of(whole) != selection.OTHERS).sum())
+        n_own = int((devices_of(whole) != selection.OTHERS).sum())
         waited = f"Requests waited longest, in all or on average, on the {n_own} that have."
         notes = (f"{slices.others_text}. {waited}", *notes)
     return Collected(

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.interval.merging import merge_snapshots, put_together
-from blkiomon.interval.moments import distinct, from_words, to_words
+from blkiomon.interval.moments import from_words, to_words
 from blkiomon.interval.operations import select_rows
 from blkiomon.interval.value import Interval, in_order
+from blkiomon.interval.views import devices_of
 
 OTHERS = 0
 """Device number of all devices without rows of their own: no disk has the number 0:0."""
@@ -27,14 +28,6 @@ MOST_PROCESSES = 1024
 """Processes that an interval keeps: those that moved the most bytes."""
 
 DeviceNumbers = npt.NDArray[np.uint32]
-
-
-def devices_of(interval: Interval) -> DeviceNumbers:
-    """The devices that an interval has rows of, in ascending order."""
-    snapshot = interval.snapshot
-    loads = snapshot.loads["device"][snapshot.loads["op"] != layout.EVERYTHING]
-    tables = snapshot.rows, snapshot.queue_rows, snapshot.retry_rows
-    return distinct(np.concatenate([*(table["device"] for table in tables), loads]))
 
 
 def slowest(intervals: Sequence[Interval], devices: DeviceNumbers, n: int) -> DeviceNumbers:

@@ -12,11 +12,9 @@ from blkiomon.commands.report.bootstrap import DRAWS, Draws
 from blkiomon.commands.report.cells import MOST_NS, Cells, Floats, timeline
 from blkiomon.commands.report.collect import Collected
 from blkiomon.engine.layout import OPS
+from blkiomon.interval.departures import LEAST_BEYOND
 from blkiomon.interval.distribution import Histograms, bin_bounds
 from blkiomon.interval.groups import NS_PER_S
-
-LEAST_BEYOND = 10
-"""Requests that must exceed a percentile for it to have an interval."""
 
 RATES = ("iops", "bandwidth")
 SUMS = ("requests", "bytes", "d2c_sum")

@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from blkiomon.commands.report import selection
-from blkiomon.commands.report.selection import OTHERS, DeviceNumbers, devices_of, size_bytes
+from blkiomon.commands.report.selection import OTHERS, DeviceNumbers, size_bytes
 from blkiomon.console import how_many
 from blkiomon.interval.moments import distinct
 from blkiomon.interval.value import Interval, merge
+from blkiomon.interval.views import devices_of
 
 MOST_SLICES = 512
 

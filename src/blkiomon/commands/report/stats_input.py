@@ -17,7 +17,7 @@ from blkiomon.interval.moments import U64_MAX, U128_MAX, to_words
 from blkiomon.interval.value import Counts, Interval, in_order
 
 MOST_FILE_BYTES = 1 << 27
-"""A file is read in one piece: this is months of it."""
+"""Limit of a file, which is read in one piece."""
 
 MOST_REQUESTS = 1 << 40
 """Limit of the requests in one struct, so that those of a file add up in 64 bits."""

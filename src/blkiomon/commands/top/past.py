@@ -66,7 +66,7 @@ class Past:
         self.errors = np.empty(0, np.int64)
         self.requeues = np.empty(0, np.int64)
         self.slices = 0
-        self._used = np.empty(0, np.int64)  # number of the latest interval with such requests
+        self._used = np.empty(0, np.int64)  # number of the latest interval with each key
         self._intervals = 0
         self._stride = 1  # intervals in a slice
         self._cells: list[list[Cells]] = []

@@ -98,7 +98,7 @@ class GroupFigures:
 
     Attributes:
         columns: None: no interval.
-        numbers: shape (n,): of the devices, those that were idle last.
+        numbers: shape (n,): of the devices; idle ones come last.
         worst_ns: shape (n,), see ``ScreenRow``.
     """
 

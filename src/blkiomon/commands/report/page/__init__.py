@@ -134,7 +134,7 @@ def table(
     Args:
         heads: titles of the columns.
         rows: the CSS class of each row, and its cells as HTML.
-        kind: CSS class: "two" has two columns of text instead of one, the text in "list" may wrap.
+        kind: CSS classes, see ``page.css``.
         name: id of the element.
     """
     body = "\n".join(

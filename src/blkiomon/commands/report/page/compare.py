@@ -37,7 +37,7 @@ from blkiomon.engine import layout
 from blkiomon.formats.units import op_text
 
 ROWS_SHOWN = 200
-"""Rows of a table, and as many in the element ``figures``; ``--all`` and ``--json`` have all."""
+"""Rows of a table; the element ``figures`` has twice as many, ``--all`` and ``--json`` have all."""
 
 
 def compare_page(found: Comparison, title: str) -> str:
