@@ -75,7 +75,7 @@ def test_phases_show_second_by_second() -> None:
         assert seconds[i] == dict.fromkeys(layout.OPS, 0)
 
 
-def test_phases_by_their_own_limits() -> None:
+def test_requests_of_each_phase_are_found_by_their_size() -> None:
     """Each phase as an interval; its request sizes identify it."""
     found = blkiomon.requests(path_of("loop-phases-dc"))
     read, write = found["op"] == 0, found["op"] == 1
@@ -239,13 +239,13 @@ def assert_all_close(whole: Interval, found: npt.NDArray[np.void]) -> None:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_percentiles_of_a_real_trace(name: str) -> None:
+def test_percentiles_of_a_real_trace_are_numpys(name: str) -> None:
     source = path_of(name)
     assert_all_close(blkiomon.summarize(source), blkiomon.requests(source))
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_percentiles_of_a_generated_trace(seed: int) -> None:
+def test_percentiles_of_a_generated_trace_are_numpys(seed: int) -> None:
     data = streams.generate(seed, "nothing", 300).data
     assert_all_close(blkiomon.summarize(data), blkiomon.requests(data))
 
@@ -260,7 +260,7 @@ DRAWS: dict[str, Callable[[np.random.Generator, int], npt.NDArray[Any]]] = {
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_percentiles_of_many_requests(name: str) -> None:
+def test_percentiles_of_many_requests_are_numpys(name: str) -> None:
     rng = np.random.default_rng(7)
     n = 100_000
     d2c = np.clip(DRAWS[name](rng, n), 1, 1e15).astype("u8")

@@ -139,7 +139,7 @@ def test_fraction_as_a_percentage_is_refused_with_what_is_meant() -> None:
     assert values.percentile(1) == 9
 
 
-def test_distribution_in_a_line_and_in_a_notebook() -> None:
+def test_distribution_is_shown_in_a_line_and_in_a_notebook() -> None:
     values = Distribution.of([*range(1, 100), 5000])
     assert repr(values) == "Distribution(count=100, min=1, p50=50, p99=99, max=5000)"
     assert repr(Distribution()) == "Distribution(count=0)"

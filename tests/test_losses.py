@@ -182,7 +182,9 @@ COMPLETION, ISSUE = encode([complete(5, 1, 512)]), encode([issue(3, 1, 512)])
     ],
     ids=range(10),
 )
-def test_completions_without_issue(steps: list[bytes | int | None], counted: int) -> None:
+def test_completion_needs_its_issue_in_its_interval(
+    steps: list[bytes | int | None], counted: int
+) -> None:
     """Bytes are read; at each number, or None, an interval ends."""
     engine = Engine()
     for step in steps:

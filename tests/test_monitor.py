@@ -110,7 +110,7 @@ END = (1 << 64) - 1
         *("end of 64 bits", "one interval to the end of 64 bits"),
     ],
 )
-def test_start_end_and_requests_of_intervals(
+def test_intervals_have_their_start_end_and_requests(
     records: list[Record], interval_s: float | None, expected: list[tuple[int, int, int]]
 ) -> None:
     items = intervals_of(encode(records), interval_s)
@@ -145,14 +145,14 @@ def test_record_out_of_order_at_a_boundary_counts_in_the_next_interval() -> None
     assert (merged.d2c_ns, merged.size_bytes) == (whole.d2c_ns, whole.size_bytes)
 
 
-def test_figures_of_streams_without_requests() -> None:
+def test_streams_without_requests_have_no_rates() -> None:
     (item,) = intervals_of(b"")
     assert (item.total.iops, to_dict(item)["records"]) == (None, 0)
     (item,) = intervals_of(encode([issue(7 * S, 8, 512)]))
     assert item.total.in_flight and item.total.in_flight.end == 1
 
 
-def test_stream_without_issues_and_completions() -> None:
+def test_notes_alone_make_one_interval_without_a_duration() -> None:
     records = [tw.notify_process(t * S, 1, "fio") for t in range(1, 4)]
     items = intervals_of(encode(records))
     # Times of notes do not count: `blkparse -d` keeps their original times.
@@ -160,7 +160,7 @@ def test_stream_without_issues_and_completions() -> None:
 
 
 @pytest.mark.parametrize("by", [1, 48, 96, 1000])
-def test_first_record_at_time_0(by: int) -> None:
+def test_first_record_may_be_at_time_0(by: int) -> None:
     records = [r for i in range(25) for r in pair(i * 100 * MS, 8 * i)]
     data = encode(records)
     items = intervals_of([data[i : i + by] for i in range(0, len(data), by)])
@@ -184,7 +184,7 @@ def test_as_many_idle_intervals_as_allowed_are_handed_out() -> None:
     assert (len(items), line.skipped_intervals) == (1001, 0)
 
 
-def test_time_jump_beyond_the_end_that_was_asked_for() -> None:
+def test_time_jump_beyond_to_ends_the_monitor() -> None:
     line = Monitor(1, to_ns=10 * S)
     records = [*pair(S), *pair(1 << 62, 16)]
     items = line.feed(encode(records)) + line.finish()
@@ -414,7 +414,7 @@ def test_limits_outside_of_the_trace_give_an_empty_interval(limits: dict[str, An
 
 
 @pytest.mark.parametrize("by", [1, 50, 10_000])
-def test_from_and_to_as_times_of_day(by: int) -> None:
+def test_from_and_to_may_be_times_of_day(by: int) -> None:
     data = encode(anchored(40))
     pieces = [data[i : i + by] for i in range(0, len(data), by)]
     noon = NOON * S + 250 * MS
@@ -468,7 +468,7 @@ def test_wall_clock_ends_intervals_on_request() -> None:
     assert second.counts.records == 40
 
 
-def test_wall_clock_with_limits_of_trace_time() -> None:
+def test_wall_clock_keeps_limits_of_trace_time() -> None:
     line = Monitor(1, clock="wall", from_ns=S, to_ns=2 * S)
     assert line.feed(encode(steady(30))) == []
     assert line.is_done
@@ -494,7 +494,7 @@ def test_intervals_before_an_error_are_returned() -> None:
     assert spans(line.finish(is_complete=False)) == [(2 * S, 2 * S + 401 * MS, 5)]
 
 
-def test_end_inside_a_record() -> None:
+def test_end_inside_a_record_is_an_error() -> None:
     line = Monitor(1)
     assert line.feed(encode(steady(5))[:-1]) == []
     with pytest.raises(TraceError, match=r"found the end of"):
@@ -502,7 +502,7 @@ def test_end_inside_a_record() -> None:
     assert spans(line.take()) == [(0, 400 * MS, 4)]
 
 
-def test_without_the_last_interval() -> None:
+def test_last_interval_can_be_left_out() -> None:
     line = Monitor(1)
     assert len(line.feed(encode(steady(25)))) == 2
     assert line.finish(final=False) == []
@@ -523,7 +523,7 @@ def test_losses_outside_are_counted_once() -> None:
 @pytest.mark.parametrize(
     "options", [{"clock": "sun"}, {"interval_s": 0}, {"interval_s": 2e9}, {"interval_s": -1}]
 )
-def test_arguments_out_of_range(options: dict[str, Any]) -> None:
+def test_arguments_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"clock|interval_s"):
         Monitor(**options)
 

@@ -159,7 +159,7 @@ def test_time_of_day_comes_from_the_first_timestamp_record(version: int, byteord
     assert engine.epoch_ns == 1_700_000_000_999_999_999 - 1000
 
 
-def test_timestamp_with_a_cgroup_id_before_it() -> None:
+def test_timestamp_may_have_a_cgroup_id_before_it() -> None:
     action = tw.act(tw.NOTIFY, tw.NT_TIMESTAMP | tw.EV_CGROUP)
     plain = struct.pack(tw.HOST + "II", 1_700_000_000, 7)
     engine = fed(Record(0, 0, 0, action, 0, payload=plain))  # too short

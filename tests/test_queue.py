@@ -209,7 +209,7 @@ def test_queue_times_of_a_real_trace_are_those_of_its_records() -> None:
     check(cut, by_op)
 
 
-def test_from_queue_to_completion() -> None:
+def test_q2c_is_from_queue_to_completion() -> None:
     engine = fed([queued(100, 8), issue(130, 8, 4096), complete(200, 8, 4096)])
     check(engine.snapshot(), {(SDA, "read"): [(30, 100)]})
     check(engine.snapshot(), {})
@@ -250,7 +250,7 @@ Q2D = {
 
 
 @pytest.mark.parametrize("name", Q2D)
-def test_time_from_queue_to_issue(name: str) -> None:
+def test_q2d_is_from_queue_to_issue(name: str) -> None:
     records, expected = Q2D[name]
     engine = fed(records, keep_requests=True)
     assert queue_times(engine.take_requests()) == expected

@@ -455,7 +455,7 @@ def test_command_has_the_environment_of_record(
 
 
 @pytest.mark.parametrize(("mode", "status"), [(None, 127), (0o755, 126)])
-def test_command_that_cannot_be_run(
+def test_command_that_cannot_be_run_is_reported(
     fake: type[FakeCapture], tmp_path: Path, mode: int | None, status: int
 ) -> None:
     program = tmp_path / "program"
@@ -482,7 +482,7 @@ def test_command_that_cannot_be_run(
         (["-o", "run", "--trace", ""], "--trace takes a device"),
     ],
 )
-def test_arguments_that_make_no_sense(
+def test_arguments_that_make_no_sense_are_refused(
     fake: type[FakeCapture], tmp_path: Path, arguments: list[str], complaint: str
 ) -> None:
     result = runner.call("record", *arguments, cwd=tmp_path)

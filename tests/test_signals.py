@@ -204,7 +204,7 @@ def test_run_goes_on_while_the_clock_is_set_an_hour_and_back(
 # --- signals at awkward times -------------------------------------------------------------------
 
 
-def test_terminated_while_a_packed_file_unpacks_to_nothing(tmp_path: Path) -> None:
+def test_signal_ends_the_unpacking_of_terabytes_of_padding(tmp_path: Path) -> None:
     """A gzip member and terabytes of padding in a sparse file."""
     trace = tmp_path / "trace.gz"
     trace.write_bytes(gzip.compress(ONE))

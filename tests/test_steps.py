@@ -103,7 +103,7 @@ COMPLETED: dict[str, tuple[list[Record], tuple[int, int, int]]] = {
 
 
 @pytest.mark.parametrize("name", COMPLETED)
-def test_completions(name: str) -> None:
+def test_request_completes_by_the_rules_of_the_kernel(name: str) -> None:
     records, expected = COMPLETED[name]
     item = interval_of(*records)
     assert figures(item) == expected

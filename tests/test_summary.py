@@ -219,7 +219,7 @@ def test_errors_and_requeues_are_counted(tmp_path: Path) -> None:
     assert row["requeues"] == "1"
 
 
-def test_selected_device_operation_and_period() -> None:
+def test_selected_device_operation_and_period_count_alone() -> None:
     lines = summarized("--device", "7:1", "--op", "read", "--from", "1", "--to", "2", MULTI)
     (row,) = table_of(lines)
     assert (row["device"], row["op"]) == ("7:1", "read")

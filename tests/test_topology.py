@@ -431,7 +431,7 @@ def test_portal_is_the_one_in_use(tmp_path: Path, files: Files, portal: str | No
         ("loop", "", None, None),
     ],
 )
-def test_address_of_nvme_controller(
+def test_nvme_path_has_the_address_of_its_controller(
     tmp_path: Path, transport: str, address: str, port: str | None, source: str | None
 ) -> None:
     controller = "virtual/nvme-fabrics/ctl/nvme3"
@@ -456,7 +456,7 @@ def test_address_of_nvme_controller(
         ("pci0000:00/0000:06:00.0/cciss0/c0d0/block/cciss!c0d0", None),
     ],
 )
-def test_bus_of_local_disk(tmp_path: Path, path: str, protocol: str | None) -> None:
+def test_disk_has_the_bus_as_protocol(tmp_path: Path, path: str, protocol: str | None) -> None:
     found = host_with(tmp_path, path, {})
     assert found.name == path.rpartition("/")[2].replace("!", "/")
     assert (found.kind, found.array, via(found).protocol) == ("disk", None, protocol)
@@ -851,7 +851,7 @@ def test_recording_to_a_pipe_has_no_topology(
         (["-o", "-"], "-o takes a file; --json prints to standard output"),
     ],
 )
-def test_arguments_that_make_no_sense(arguments: list[str], why: str) -> None:
+def test_arguments_that_make_no_sense_are_refused(arguments: list[str], why: str) -> None:
     assert why in complaint(2, *arguments)
 
 
