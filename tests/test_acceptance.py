@@ -71,12 +71,9 @@ def test_phases_show_second_by_second() -> None:
     assert sum(writes[: idle[0]]) == 6_800 + 3_200
     assert sum(writes[idle[-1] + 1 :]) == 6_000
     assert not any(reads[idle[0] :])
-    for i in idle:
-        assert seconds[i] == dict.fromkeys(layout.OPS, 0)
 
 
 def test_requests_of_each_phase_are_found_by_their_size() -> None:
-    """Each phase as an interval; its request sizes identify it."""
     found = blkiomon.requests(path_of("loop-phases-dc"))
     read, write = found["op"] == 0, found["op"] == 1
     flush = found["op"] == 3
@@ -166,8 +163,8 @@ def test_missing_cpu_costs_that_cpus_records_only(
     missing: int, by_cpu: ByCpu, tmp_path: Path
 ) -> None:
     directory, records = by_cpu
-    other = f"sda.blktrace.{1 - missing}"
-    (tmp_path / other).symlink_to(directory / other)
+    rest = f"sda.blktrace.{1 - missing}"
+    (tmp_path / rest).symlink_to(directory / rest)
     kept = tmp_path / "kept"
     kept.write_bytes(in_order([r for r in records if r[1] != missing]))
     found = [json.loads(line) for line in json_lines(tmp_path / "sda").splitlines()]

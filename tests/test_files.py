@@ -26,7 +26,7 @@ import runner
 import tracewriter as tw
 import zstandard
 from runner import TERMINATED, Running, read_counts, succeed
-from test_monitor import NOON, S, anchored, pair, steady
+from test_monitor import S, anchored, pair, steady
 from tracewriter import encode, issue
 
 import blkiomon
@@ -451,7 +451,6 @@ def test_from_and_to_select_a_period(trace: Path, tmp_path: Path) -> None:
     ]
     (tmp_path / "t").write_bytes(encode(anchored()))
     times = ["--from", "2023-11-14T22:13:21", "--to", "2023-11-14T22:13:22.25"]
-    assert NOON == 1_699_999_200 + 800
     lines = json_of("-I", "1", *times, tmp_path / "t")
     assert [line["start"] for line in lines] == [
         "2023-11-14T22:13:21.000000000Z",

@@ -146,7 +146,6 @@ def some_bios(rng: random.Random, n: int) -> list[Record]:
         now_ns += rng.randrange(1000)
         sector, device = rng.randrange(rng.choice([3, 40])), rng.choice([SDA, SDB])
         category = rng.choice([tw.READ, tw.WRITE, tw.WRITE | tw.DISCARD, 0])
-        done_ns = now_ns
         steps = [
             queued(now_ns, sector, category, device),
             issue(now_ns + rng.randrange(500), sector, 4096, category | tw.FS, device),
