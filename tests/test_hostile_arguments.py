@@ -41,7 +41,7 @@ VALUES = {
 Capture = pytest.CaptureFixture[str]
 FILES = {option.long for option in cli.OPTIONS if option.argument.startswith("FILE")}
 QUEUE = {"msg-queue", "msg-queue-id", "msg-id"}
-MORE_THAN_A_FEW_LINES = 10
+MOST_LINES = 10
 
 SUBCOMMANDS = {
     "decode": ["", "--text", "--json", "--csv"],
@@ -69,7 +69,7 @@ def run(capfd: Capture, arguments: list[str]) -> int:
     shown = f"{arguments!r:.200} {err:.500}"
     assert "Traceback" not in err, shown
     assert "\x1b" not in err and "\r" not in err, shown
-    assert err.count("\n") <= MORE_THAN_A_FEW_LINES, shown
+    assert err.count("\n") <= MOST_LINES, shown
     assert all(len(line) < LONG + 1000 for line in err.splitlines()), shown
     assert all(line.startswith("blkiomon: ") for line in err.splitlines()[:1]), shown
     assert status in range(5), shown

@@ -244,7 +244,7 @@ def test_page_says_nothing_and_asks_for_nothing(page: Page, multi: Path) -> None
 
 @pytest.fixture(scope="module")
 def with_findings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a stall, a slow path and two failed requests, with and without scripts."""
+    """The page of a stall, a slow path and two failed requests."""
     path = tmp_path_factory.mktemp("page") / "findings.html"
     assert report.main(["-o", str(path), str(DATA / "san/traces/iscsi-slow-path")]) == 0
     return path

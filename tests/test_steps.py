@@ -316,7 +316,7 @@ def test_queue_records_of_other_sectors_and_directions_stay(waiting: int) -> Non
     assert q2d is not None and (q2d.count, q2d.min) == (3, 2 * MS)
 
 
-# --- time, numbers and padding --------------------------------------------------------------------
+# --- padding --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("zeros", [1, 47, 48, 49, 4096, 524_256])

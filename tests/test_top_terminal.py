@@ -125,7 +125,7 @@ def test_replay_can_be_paused(tmp_path: Path) -> None:
         terminal.until("at 1.0 s")
         terminal.type("p")
         held = terminal.until("PAUSED").splitlines()[0]
-        terminal.type("w")  # one more picture, of the same moment
+        terminal.type("w")  # another screen of the same moment
         assert "WHOLE RUN" in terminal.until("WHOLE RUN", "PAUSED").splitlines()[0]
         terminal.type("w")
         assert terminal.until("PAUSED", gone="WHOLE RUN").splitlines()[0] == held

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import runner
 from test_record import FakeCapture, fake, record
+from test_views import number
 
 from benchmarks.topology import Files, add_device, make_host, write_files
 from blkiomon.commands import topology as command
@@ -95,11 +96,6 @@ def test_maps_and_their_paths_are_those_of_multipath(hosts: Path, host: str) -> 
     for device in maps:
         for name in device.made_of:
             assert (devices[name].kind, devices[name].map) == ("path", device.name)
-
-
-def number(text: str) -> int:
-    major, minor = map(int, text.split(":"))
-    return major << 20 | minor
 
 
 def multipathd_paths(hosts: Path, host: str) -> list[dict[str, str]]:
