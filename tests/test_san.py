@@ -38,12 +38,7 @@ SLOW = (
 )
 
 
-@pytest.fixture(autouse=True)
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """80 columns and UTF-8, whatever the terminal of the tests is."""
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("LINES", "24")
-    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+pytestmark = pytest.mark.usefixtures("usual_terminal")
 
 
 # --- the recorded trace ---------------------------------------------------------------------------

@@ -30,14 +30,7 @@ MULTI, LOSSY, PHASES = (
     goldenfiles.TRACES / f"loop-{name}-dc.bin" for name in ("multi", "lossy", "phases")
 )
 
-pytestmark = pytest.mark.usefixtures("wide")
-
-
-@pytest.fixture
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """80 columns and UTF-8, whatever the terminal of the tests is."""
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+pytestmark = pytest.mark.usefixtures("usual_terminal")
 
 
 def requests(
