@@ -92,7 +92,7 @@ def short(truth: Truth) -> Figures:
 
 def zones(truth: Truth) -> Figures:
     operations = truth.counted["zone_operations"]
-    if truth.kernel == "6.1":  # version 7 has no categories for them: they are writes of 0 bytes
+    if truth.kernel != "7.3":  # version 7 has no categories for them: they are writes of 0 bytes
         return sized(truth) | {"write": truth.writes + operations, "requeues": 0}
     return sized(truth) | {"zone": operations, "requeues": 0}
 

@@ -5,11 +5,11 @@
 #   scenarios.sh KERNEL SCENARIO...
 #
 # Leaves in /out: NAME.blktrace.* or NAME.bin, the trace; NAME.fio.json, fio's account; NAME.truth,
-# lines of "NAME NUMBER"; NAME.log, what the programs said.
+# lines of "NAME NUMBER"; NAME.log and NAME.dmesg, messages of programs and kernel.
 set -u
 HERE=$(dirname "$(readlink -f "$0")")
 # Only version 8 of the records, of Linux 6.19 and later, has categories for all operations.
-[ "$1" = 6.1 ] && LATEST=7 || LATEST=8
+[ "$1" = 7.3 ] && LATEST=8 || LATEST=7
 shift
 ADAPTER=/sys/bus/pseudo/drivers/scsi_debug
 NULLB=/sys/kernel/config/nullb

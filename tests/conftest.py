@@ -32,6 +32,13 @@ def utc() -> Iterator[None]:
 
 
 @pytest.fixture
+def usual_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """80 columns, 24 lines and UTF-8, whatever the terminal of the tests is."""
+    for name, value in {"COLUMNS": "80", "LINES": "24", "LC_ALL": "C.UTF-8"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
 def said() -> list[str]:
     """A list of messages, whose ``append`` is passed to outputs."""
     return []

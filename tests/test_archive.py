@@ -279,7 +279,7 @@ def test_sources_without_traces_are_failures(traces: Path) -> None:
         ("/a.c/{host}", "/abc/h", None),
     ],
 )
-def test_host_pattern(pattern: str | None, name: str, host: str | None) -> None:
+def test_host_pattern_finds_the_host(pattern: str | None, name: str, host: str | None) -> None:
     match = host_pattern(pattern).fullmatch(name)
     assert (match and match["host"]) == host
 
@@ -470,7 +470,7 @@ def test_order_of_traces_does_not_change_the_summary(traces: Path) -> None:
     assert json.dumps(one.to_dict()) == json.dumps(two.to_dict())
 
 
-def test_hosts_of_any_name(tmp_path: Path) -> None:
+def test_host_may_have_any_name(tmp_path: Path) -> None:
     folder = tmp_path / "a=b µ%"
     folder.mkdir()
     (folder / "x.bin").write_bytes(over_midnight())
@@ -521,7 +521,7 @@ def test_missing_cpu_is_a_note(traces: Path) -> None:
     assert result.whole is not None and result.whole.missing_files == 1
 
 
-def test_summary_without_traces() -> None:
+def test_summary_without_traces_is_empty() -> None:
     summary = summarize("/nowhere/at/all", workers=0)
     assert (summary.hosts, summary.fleet, len(summary.failures)) == ((), (), 1)
     assert "".join(summary.text()) == ""
@@ -539,7 +539,7 @@ def test_dataset_in_memory_is_refused(traces: Path) -> None:
         archived(dataset="memory://ds")
 
 
-def test_options_out_of_range(traces: Path) -> None:
+def test_options_out_of_range_are_refused(traces: Path) -> None:
     with pytest.raises(ValueError, match="interval_s"):
         summarize(SOURCES, interval=-1, workers=0)
     with pytest.raises(ValueError, match="workers must be 0 or more, not -1"):
@@ -1070,7 +1070,7 @@ def complaints_but_roots(complaints: str) -> list[str]:
     [((), 0), (("cut.bin",), 3), (("cut.bin", "ds"), 4), (("ds",), 4), (("no.bin",), 3)],
     ids=str,
 )
-def test_exit_status_of_bad_input_and_of_bad_output(
+def test_bad_input_exits_with_3_and_bad_output_with_4(
     names: tuple[str, ...], status: int, traces: Path, capfd: Capture
 ) -> None:
     sources = ["traces/web1/a.bin"]
@@ -1129,7 +1129,7 @@ def test_invalid_address_is_one_line_until_the_process_ends(address: str, traces
     assert line.startswith(f"blkiomon: no Dask scheduler at {address}: ")
 
 
-def test_scheduler_without_workers(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scheduler_needs_workers(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blkiomon.commands.archive.cluster.WORKERS_S", 0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -154,7 +154,7 @@ def unseen(line: dict[str, Any]) -> dict[str, int]:
 
 
 def in_flight(line: dict[str, Any]) -> dict[str, Any]:
-    """Busy time of the one device."""
+    """The figures in flight of the one device."""
     (device,) = line["devices"]
     found: dict[str, Any] = device["in_flight"]
     return found

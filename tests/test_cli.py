@@ -92,11 +92,11 @@ def test_run_is_a_drop_in_unless_an_output_is_not_the_originals(
         *("-I5 --", "-I 5.0", "-I05", "-I5e0", "-vI5"),
     ],
 )
-def test_ways_to_give_an_interval(arguments: str) -> None:
+def test_interval_may_be_given_in_many_ways(arguments: str) -> None:
     assert config_of(*arguments.split()).interval_s == 5.0
 
 
-def test_fractions_of_a_second() -> None:
+def test_interval_may_be_a_fraction_of_a_second() -> None:
     assert config_of("-I", "0.25").interval_s == 0.25
     assert config_of("-I.001").interval_s == 0.001
 
@@ -105,7 +105,7 @@ def test_fractions_of_a_second() -> None:
     ("text", "interval_s"),
     [("500ms", 0.5), ("1s", 1.0), ("5m", 300.0), ("2h", 7200.0), ("1.5m", 90.0)],
 )
-def test_units_of_an_interval(text: str, interval_s: float) -> None:
+def test_interval_may_have_a_unit(text: str, interval_s: float) -> None:
     assert config_of("-I", text).interval_s == interval_s
 
 
@@ -118,7 +118,7 @@ def test_interval_is_a_second_where_the_text_is_not_the_originals() -> None:
             parse(["--json", "x", option, "y"])
 
 
-def test_short_options_with_their_arguments_attached() -> None:
+def test_short_options_take_attached_arguments() -> None:
     config = config_of("-I5", "-h-", "-b-", "-dd", "-DD", "-Q/q", "-q1", "-m3")
     assert config.outputs.destinations == {
         "human-readable": "-",
@@ -147,7 +147,7 @@ def test_text_on_standard_output_is_what_nothing_else_means() -> None:
     assert {*destinations_of("-I5", "-Qa", "-q1", "-m1")} == {"msg-queue"}
 
 
-def test_early_name_of_the_message_queue() -> None:
+def test_early_name_of_the_message_queue_is_taken() -> None:
     for given in (["--msg-queue-name=/q"], ["--msg-queue-n", "/q"]):
         assert destinations_of("-I5", *given, "-q1", "-m1") == {"msg-queue": ("/q", 1, 1)}
 
@@ -200,11 +200,11 @@ def test_abbreviations_mean_what_they_mean_to_the_original() -> None:
         ("d", None),
     ],
 )
-def test_abbreviations(prefix: str, name: str | None) -> None:
+def test_abbreviation_means_the_option_of_the_original(prefix: str, name: str | None) -> None:
     assert meant_by(prefix) == name
 
 
-def test_abbreviations_of_our_own_options() -> None:
+def test_our_own_options_can_be_abbreviated() -> None:
     assert config_of("-I5", "--verb").outputs.verbose
     assert config_of("-I5", "--max-p=7").max_pending == 7
     assert config_of("-I5", "--no").final is False
@@ -228,7 +228,7 @@ def test_abbreviations_of_our_own_options() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_version(arguments: list[str], version: str) -> None:
+def test_version_is_the_third_word(arguments: list[str], version: str) -> None:
     output = runner.succeed(*arguments)
     text = output.decode()
     assert text == f"blkiomon version {version} (blkiomon {__version__})\n"
@@ -263,7 +263,7 @@ def test_nothing_heavy_is_imported_for_it(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("option", ["-V", "--help"])
 @pytest.mark.parametrize("output", ["/dev/full", "closed"])
-def test_version_and_help_without_room_to_print_them(option: str, output: str) -> None:
+def test_version_and_help_fail_without_room_to_print_them(option: str, output: str) -> None:
     redirected = ">&-" if output == "closed" else f">{output}"
     # Buffered, as usual: Python writes only at its exit.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
@@ -306,12 +306,12 @@ def test_version_and_help_without_room_to_print_them(option: str, output: str) -
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_usage_error(capfd: Capture, arguments: list[str], said: str) -> None:
+def test_usage_error_says_what_is_wrong(capfd: Capture, arguments: list[str], said: str) -> None:
     assert said in fails(capfd, *arguments)
 
 
 @pytest.mark.parametrize("option", [option for option in cli.OPTIONS if option.argument])
-def test_missing_argument(capfd: Capture, option: Option) -> None:
+def test_missing_argument_is_reported(capfd: Capture, option: Option) -> None:
     assert "requires argument" in fails(capfd, "-I5", f"--{option.long}")
     if option.short:
         assert "requires argument" in fails(capfd, "-I5", f"-{option.short}")
@@ -325,7 +325,7 @@ NUMBERS = ("interval", "msg-queue-id", "msg-id", "max-pending", "max-age")
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_hostile_numbers(capfd: Capture, name: str) -> None:
+def test_hostile_numbers_are_refused(capfd: Capture, name: str) -> None:
     for value in NOT_A_NUMBER:
         if (name, value) == ("msg-queue-id", "-1"):
             continue  # as to the original: the low byte counts
@@ -343,7 +343,7 @@ def test_hostile_numbers(capfd: Capture, name: str) -> None:
         ("max-age", ["1e10"], ["0", "1e9"]),
     ],
 )
-def test_limits_of_numbers(capfd: Capture, name: str, refused: list[Any], taken: list[Any]) -> None:
+def test_number_has_limits(capfd: Capture, name: str, refused: list[Any], taken: list[Any]) -> None:
     for value in refused:
         said = fails(capfd, *EVERYTHING, f"--{name}={value}")
         assert said.startswith(f"--{name} takes "), value
@@ -352,12 +352,12 @@ def test_limits_of_numbers(capfd: Capture, name: str, refused: list[Any], taken:
 
 
 @pytest.mark.parametrize("name", ["human-readable", "binary", "dump-lldd", "debug", "msg-queue"])
-def test_empty_path(capfd: Capture, name: str) -> None:
+def test_empty_path_is_refused(capfd: Capture, name: str) -> None:
     assert fails(capfd, *EVERYTHING, f"--{name}=") == f"--{name} takes a path"
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8", "POSIX"])
-def test_path_that_is_no_text(locale: str, tmp_path: Path) -> None:
+def test_path_that_is_no_text_is_written_to(locale: str, tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/\xff\xc3 \n"
     environment = os.environ | {"LC_ALL": locale}
     result = runner.run("-I", LONG, b"-h" + path, stdin=ONE, env=environment)
@@ -366,7 +366,7 @@ def test_path_that_is_no_text(locale: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
-def test_complaint_about_a_path_that_is_no_text(locale: str) -> None:
+def test_complaint_has_the_bytes_of_a_path_that_is_no_text(locale: str) -> None:
     environment = os.environ | {"LC_ALL": locale}
     result = runner.run("-I", LONG, "-h", b"/nowhere/\xff", env=environment)
     assert result.returncode == 1
@@ -374,7 +374,7 @@ def test_complaint_about_a_path_that_is_no_text(locale: str) -> None:
     assert result.stderr == complaint + b"\n"
 
 
-def test_usage_error_of_a_process() -> None:
+def test_usage_error_ends_a_process_with_1() -> None:
     result = runner.run("-I", "never", stdin=ONE)
     assert (result.returncode, result.stdout) == (1, b"")
     said = (

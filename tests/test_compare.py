@@ -197,7 +197,7 @@ def test_fewer_requests_are_worse(runs: dict[str, Collected]) -> None:
         assert row.metric(metric).verdict == "worse"
 
 
-def test_several_runs_a_side(runs: dict[str, Collected]) -> None:
+def test_several_runs_a_side_are_compared(runs: dict[str, Collected]) -> None:
     before, after = ([runs[f"{name}{i}"] for i in range(3)] for name in ("a", "slow"))
     row = row_of(compare(before, after), "read")
     assert row.metric("mean").verdict == "worse"
@@ -356,7 +356,7 @@ def test_several_devices_are_compared_by_number_and_in_total(multi: Path) -> Non
         ("all.errors > 0", (None, None, "errors", ">", 0, False)),
     ],
 )
-def test_valid_rules(text: str, expected: tuple[Any, ...]) -> None:
+def test_valid_rules_are_parsed(text: str, expected: tuple[Any, ...]) -> None:
     rule = rules.parse(text)
     found = (rule.device, rule.op, rule.metric, rule.sign, rule.limit, rule.is_change)
     assert found[:4] == expected[:4] and found[5] == expected[5]
@@ -372,7 +372,7 @@ def test_valid_rules(text: str, expected: tuple[Any, ...]) -> None:
         *("a/b/read.p99 > 10%", "read.p99 > 10%;", "read.p123 > 1ms", "read.p99 > nan%"),
     ],
 )
-def test_invalid_rules(text: str, capfd: Capture) -> None:
+def test_invalid_rules_are_refused(text: str, capfd: Capture) -> None:
     assert command.main(["--fail-if", text, str(MULTI), str(MULTI)]) == 2
     said = capfd.readouterr().err.splitlines()
     assert said[0].startswith("blkiomon: --fail-if") and said[1].startswith("Usage:")
@@ -404,7 +404,7 @@ def row(
         ("read.errors > 2", (0.1, 0.3), None),
     ],
 )
-def test_violated_rules(text: str, interval: Any, told: str | None) -> None:
+def test_violated_rule_is_reported(text: str, interval: Any, told: str | None) -> None:
     said = rules.violated(rules.parse(text), [row("p99", 1e6, 1.2e6, *interval)])
     assert said == told or (told is not None and said is not None and told in said)
 
@@ -427,7 +427,7 @@ def printed(capfd: Capture, *arguments: str | Path, status: int = 0) -> tuple[st
     return out, err
 
 
-def test_text(traces: dict[str, Path], capfd: Capture) -> None:
+def test_text_has_a_verdict_and_a_table(traces: dict[str, Path], capfd: Capture) -> None:
     out, err = printed(capfd, traces["a0"], traces["slow0"])
     assert not err
     lines = out.splitlines()
@@ -481,7 +481,7 @@ def test_largest_certain_change_comes_first() -> None:
     )
 
 
-def test_json(traces: dict[str, Path], capfd: Capture) -> None:
+def test_json_has_all_changes(traces: dict[str, Path], capfd: Capture) -> None:
     before = [str(traces["a0"]), str(traces["a1"])]
     out, err = printed(capfd, "--json", *before, ":", traces["slow0"], traces["slow1"])
     data = json.loads(out)
@@ -491,7 +491,7 @@ def test_json(traces: dict[str, Path], capfd: Capture) -> None:
     assert set(data["rows"][0]["changes"]["p99"]) == {"a", "b", "change", "low", "high", "verdict"}
 
 
-def test_page(traces: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
+def test_page_equals_json(traces: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
     output = tmp_path / "x.html"
     out, _ = printed(capfd, traces["a0"], traces["slow0"], "--json", "-o", output, "--title=<T>")
     page = output.read_text()
@@ -508,7 +508,7 @@ def test_page(traces: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
     assert len(page) < 1_000_000
 
 
-def test_picture(traces: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
+def test_picture_is_drawn(traces: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
     output = tmp_path / "x.png"
     printed(capfd, "--chart=heat", "--op=read", "-o", output, traces["a0"], traces["slow0"])
     assert output.read_bytes().startswith(b"\x89PNG")
@@ -542,7 +542,7 @@ def test_losses_are_stated_for_their_side(tmp_path: Path, capfd: Capture) -> Non
     assert output.read_text().count(f"{note}.</p>") == 1
 
 
-def test_status_of_rules(traces: dict[str, Path], capfd: Capture) -> None:
+def test_violated_rule_exits_with_1(traces: dict[str, Path], capfd: Capture) -> None:
     sides = traces["a0"], traces["slow0"]
     broken = ["--fail-if", "read.p50 > +10%", "--fail-if=all.p90 > 1us"]
     out, err = printed(capfd, *broken, "--fail-if=all.errors > 0", *sides, status=1)
@@ -556,14 +556,16 @@ def test_status_of_rules(traces: dict[str, Path], capfd: Capture) -> None:
 @pytest.mark.parametrize(
     "arguments", [[], ["a"], ["a", "b", "c"], [":", "a"], ["a", ":", "b", ":", "c"], ["--x"]]
 )
-def test_usage(arguments: list[str], capfd: Capture) -> None:
+def test_misuse_shows_the_usage(arguments: list[str], capfd: Capture) -> None:
     _, err = printed(capfd, *arguments, status=2)
     assert err.splitlines()[1].startswith("Usage: blkiomon compare")
     _, err = printed(capfd, "-o", "x.doc", "a", "b", status=2)
     assert "x.doc: -o takes a name that ends in .html, .png, .svg or .pdf" in err
 
 
-def test_errors(traces: dict[str, Path], multi: Path, tmp_path: Path, capfd: Capture) -> None:
+def test_failure_is_a_line(
+    traces: dict[str, Path], multi: Path, tmp_path: Path, capfd: Capture
+) -> None:
     def said(*arguments: str | Path, status: int = 3) -> str:
         out, err = printed(capfd, *arguments, status=status)
         assert not out and err.count("\n") == 1
@@ -581,14 +583,14 @@ def test_errors(traces: dict[str, Path], multi: Path, tmp_path: Path, capfd: Cap
     assert "cannot write" in said("-o", missing, traces["a0"], traces["a1"], status=4)
 
 
-def test_command_line(traces: dict[str, Path]) -> None:
+def test_comparison_runs_from_the_command_line(traces: dict[str, Path]) -> None:
     done = runner.run("compare", "--all", traces["a0"], traces["a0"])
     assert (done.returncode, done.stderr) == (0, b"")
     # All but the two figures of the slowest few: of reads, of writes, and of both.
     assert done.stdout.count(b"no difference shown") == 1 + 3 * (len(METRICS) - 2)
 
 
-def test_operations_and_period_that_are_compared() -> None:
+def test_operations_and_period_can_be_selected() -> None:
     path = str(DATA / "loop-phases-dc.bin")
     found = json.loads(runner.succeed("compare", "--json", "--op=read", "--to=5", path, path))
     assert {row["op"] for row in found["rows"]} == {"read"}

@@ -1,4 +1,4 @@
-"""The metric that others are joined with, and the rules that do so."""
+"""The metric blkiomon_device_info, and the rules that join other metrics with it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from test_views import HOST, S, number
 from blkiomon.formats import device_info
 from blkiomon.formats.device_info import HostInfo, labels_of
 from blkiomon.formats.openmetrics import Metrics
+from blkiomon.interval.views import View
 from blkiomon.outputs.catalog import OutputSettings
 from blkiomon.outputs.destinations import open_outputs
 from blkiomon.sources.devices import DeviceNames
@@ -101,8 +102,6 @@ def test_trace_of_another_host_has_no_info() -> None:
 
 
 def test_textfile_has_the_info_of_a_named_topology(tmp_path: Path) -> None:
-    from blkiomon.interval.views import View
-
     path = tmp_path / "blkiomon.prom"
     settings = OutputSettings({"textfile": str(path)})
     outputs = open_outputs(settings, print, lossless=True, view=View(HOST, "device"))
@@ -144,7 +143,7 @@ def path_series(device: str, port: str, per_minute: int, le: str, errors: int = 
 
 
 def alerts(tmp_path: Path, expected: dict[str, list[dict[str, str]]], *paths: list[Any]) -> None:
-    """Check that exactly these alerts fire after 15 minutes, with these labels."""
+    """Check that exactly these alerts fire after 18 minutes, with these labels."""
     names = ("SanPortSlow", "SanPortFails", "SanPathIdle")
     severity = dict(zip(names, ("warning", "warning", "info")))
     test = {

@@ -21,7 +21,6 @@ from blkiomon.interval.distribution import (
     bin_bounds,
     bin_of,
 )
-from blkiomon.interval.moments import add_up
 
 U64 = st.integers(0, 2**64 - 1) | st.integers(0, 63).map(lambda bits: 1 << bits)
 VALUES = st.lists(st.integers(0, 2**44) | st.integers(0, 300), max_size=60)
@@ -139,7 +138,7 @@ def test_fraction_as_a_percentage_is_refused_with_what_is_meant() -> None:
     assert values.percentile(1) == 9
 
 
-def test_distribution_in_a_line_and_in_a_notebook() -> None:
+def test_distribution_is_shown_in_a_line_and_in_a_notebook() -> None:
     values = Distribution.of([*range(1, 100), 5000])
     assert repr(values) == "Distribution(count=100, min=1, p50=50, p99=99, max=5000)"
     assert repr(Distribution()) == "Distribution(count=0)"
@@ -185,12 +184,3 @@ def test_bounds_enclose_the_counted_values() -> None:
         (5, 5, 2),
         (1000, 1007, 1),
     ]
-
-
-@pytest.mark.parametrize("keys", [[3, 1, 3, 0, 3], [7 << 40, 5, 7 << 40, 5, 6], [1, 2, 9]])
-def test_counts_of_equal_keys_are_added(keys: list[int]) -> None:
-    counts = [1, 2**60, 0, 0, 2**60][: len(keys)]
-    expected = {key: sum(n for k, n in zip(keys, counts) if k == key) for key in sorted(keys)}
-    found, sums = add_up(np.array(keys), np.array(counts, np.uint64))
-    assert dict(zip(found.tolist(), sums.tolist())) == expected
-    assert found.tolist() == sorted(set(keys))

@@ -80,14 +80,9 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def utf8(monkeypatch: pytest.MonkeyPatch) -> None:
-    """80 columns and UTF-8, whatever the terminal of the tests is."""
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("LC_ALL", "C.UTF-8")
-
-
-@pytest.fixture
-def traces(originals: Path, tmp_path: Path, utf8: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+def traces(
+    originals: Path, tmp_path: Path, usual_terminal: None, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A directory with a copy of these files, in which the test runs."""
     shutil.copytree(originals, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -374,7 +369,7 @@ def test_contributing_names_files_that_exist() -> None:
     assert {*named} - {*there} == {"src/blkiomon/formats/influx.py", "tests/test_influx.py"}
 
 
-def test_readme_shows_the_summary_of_its_trace(utf8: None) -> None:
+def test_readme_shows_the_summary_of_its_trace(usual_terminal: None) -> None:
     text = (DOCS.parent / "README.md").read_text()
     typed, shown = re.findall(r"^    \$ (blkiomon tests/\S+)\n((?:(?:    .*)?\n)+)", text, re.M)[0]
     printed = runner.succeed(*typed.split()[1:], cwd=DOCS.parent).decode()

@@ -446,13 +446,10 @@ def test_failed_engine_refuses_further_use_and_keeps_its_figures() -> None:
     assert rows["requests"].tolist() == [1]
 
 
-@pytest.mark.parametrize("cut", range(1, 59))
+@pytest.mark.parametrize("cut", range(1, 58))
 def test_end_inside_a_record_is_an_error_at_its_offset(cut: int) -> None:
     data = encode([issue(1, 1, 1), issue(2, 2, 2, payload=b"0123456789")])[: 48 + cut]
     engine = fed(data)
-    if cut == 58:
-        engine.finish()
-        return
     with pytest.raises(TraceError, match="end of the input") as raised:
         engine.finish()
     assert raised.value.offset == 48

@@ -378,7 +378,7 @@ def test_08_bad_trace_prints_its_reason_and_the_statistics_before_it(
     result = runner.call("-I", LONG, "-h", "-", *options_to(tmp_path, "bD"), stdin=data)
     assert result.returncode == 1
     complaint = result.stderr.decode()
-    if name in ("garbage_at_once", "text"):  # which has a name
+    if name in ("garbage_at_once", "text"):  # both are recognized as text
         expected = r"blkiomon: bad trace: standard input is text.*: .+\n"
     else:
         expected = rf"blkiomon: bad trace: at byte offset {offset}: found .+, expected .+\n"

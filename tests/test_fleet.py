@@ -57,7 +57,7 @@ def test_rule_for_unseen_adds_up_its_four_counters(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_percentiles_of_hosts_on_two_servers(tmp_path: Path) -> None:
+def test_percentiles_of_hosts_on_two_servers_are_of_all_requests(tmp_path: Path) -> None:
     """Three hosts on two servers, two of them of one group; a third server federates both."""
     rng = random.Random(3)
     groups = ["db", "db", "web"]

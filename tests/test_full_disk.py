@@ -129,7 +129,7 @@ def test_full_disk_drops_whole_intervals_and_counts_them(
     assert there == sorted(set(there)) and set(there) <= set(sizes(other))
     # `sizes` leaves out intervals without requests, which may have been dropped, too.
     assert int(reported[1]) >= len(sizes(other)) - len(there) > 0
-    assert status == (1 if option == "-h" else 4)  # beside that is -b, and all is as the original
+    assert status == (1 if option == "-h" else 4)  # -h and -b alone exit as the original
 
 
 def test_parquet_waits_for_space_and_loses_nothing(disk: Path, tmp_path: Path) -> None:

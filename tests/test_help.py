@@ -63,7 +63,7 @@ def test_each_command_has_help_in_three_spellings(name: str) -> None:
     assert max(map(len, text.decode().splitlines())) <= 80
 
 
-def test_help_of_the_monitor() -> None:
+def test_help_blkiomon_prints_the_help_of_the_monitor() -> None:
     assert runner.succeed("help", "blkiomon") == runner.succeed("--help")
 
 
@@ -75,7 +75,7 @@ def test_help_of_the_monitor() -> None:
         (["top", "report"], "help takes one command"),
     ],
 )
-def test_help_about_something_else(names: list[str], said: str) -> None:
+def test_help_about_something_else_is_refused(names: list[str], said: str) -> None:
     result = runner.call("help", *names)
     assert (result.returncode, result.stdout) == (2, b"")
     assert result.stderr.startswith(f"blkiomon: {said}".encode())

@@ -41,7 +41,7 @@ VALUES = {
 Capture = pytest.CaptureFixture[str]
 FILES = {option.long for option in cli.OPTIONS if option.argument.startswith("FILE")}
 QUEUE = {"msg-queue", "msg-queue-id", "msg-id"}
-MORE_THAN_A_FEW_LINES = 10
+MOST_LINES = 10
 
 SUBCOMMANDS = {
     "decode": ["", "--text", "--json", "--csv"],
@@ -69,7 +69,7 @@ def run(capfd: Capture, arguments: list[str]) -> int:
     shown = f"{arguments!r:.200} {err:.500}"
     assert "Traceback" not in err, shown
     assert "\x1b" not in err and "\r" not in err, shown
-    assert err.count("\n") <= MORE_THAN_A_FEW_LINES, shown
+    assert err.count("\n") <= MOST_LINES, shown
     assert all(len(line) < LONG + 1000 for line in err.splitlines()), shown
     assert all(line.startswith("blkiomon: ") for line in err.splitlines()[:1]), shown
     assert status in range(5), shown
@@ -79,7 +79,7 @@ def run(capfd: Capture, arguments: list[str]) -> int:
 
 
 @pytest.mark.parametrize("option", [o for o in cli.OPTIONS if o.argument], ids=lambda o: o.long)
-def test_every_option_with_nonsense(option: Option, empty: Path, capfd: Capture) -> None:
+def test_nonsense_for_an_option_is_reported(option: Option, empty: Path, capfd: Capture) -> None:
     queue = {"msg-queue": str(empty), "msg-queue-id": "1", "msg-id": "3"}
     rest = [f"--{n}={v}" for n, v in queue.items() if option.long in QUEUE and n != option.long]
     interval = [] if option.long == "interval" else ["-I5"]
@@ -100,7 +100,7 @@ def test_every_option_with_nonsense(option: Option, empty: Path, capfd: Capture)
 
 
 @pytest.mark.parametrize("kind", VALUES)
-def test_nonsense_as_a_trace_or_a_command(kind: str, empty: Path, capfd: Capture) -> None:
+def test_nonsense_as_a_trace_or_command_is_refused(kind: str, empty: Path, capfd: Capture) -> None:
     assert run(capfd, ["-I5", "--", VALUES[kind]]) in (2, 3)
     assert run(capfd, [VALUES[kind]]) in (1, 2)
     assert list(empty.iterdir()) == []
@@ -116,7 +116,7 @@ def test_options_without_a_value_take_none(option: Option, empty: Path, capfd: C
 @pytest.mark.parametrize(
     ("command", "option"), [(c, o) for c, options in SUBCOMMANDS.items() for o in options]
 )
-def test_every_option_of_a_command_with_nonsense(
+def test_nonsense_for_an_option_of_a_command_is_reported(
     command: str, option: str, empty: Path, tmp_path: Path, capfd: Capture
 ) -> None:
     trace = tmp_path / "trace"
@@ -143,7 +143,7 @@ TOP = ["", "--interval", "--file", "--speed"]
 
 
 @pytest.mark.parametrize("option", ARCHIVE, ids=lambda o: o.strip("-") or "source")
-def test_every_option_of_archive_with_nonsense(
+def test_nonsense_for_an_option_of_archive_is_reported(
     option: str, empty: Path, tmp_path: Path, capfd: Capture
 ) -> None:
     (tmp_path / "trace").write_bytes(b"")
@@ -157,7 +157,7 @@ def test_every_option_of_archive_with_nonsense(
 
 
 @pytest.mark.parametrize("option", TOP, ids=lambda o: o.strip("-") or "trace")
-def test_every_option_of_top_with_nonsense(
+def test_nonsense_for_an_option_of_top_is_reported(
     option: str, empty: Path, tmp_path: Path, capfd: Capture
 ) -> None:
     (tmp_path / "trace").write_bytes(b"")

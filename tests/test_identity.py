@@ -245,7 +245,7 @@ def _devices(data: bytes) -> int:
 
 
 @pytest.mark.parametrize("name", goldenfiles.names())
-def test_golden(name: str, tmp_path: Path) -> None:
+def test_golden_case_prints_the_same_as_the_original(name: str, tmp_path: Path) -> None:
     golden = goldenfiles.load(name)
     assert_identical(identical_outputs_of(golden.data, tmp_path), golden.result, name)
 

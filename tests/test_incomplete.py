@@ -98,7 +98,7 @@ def gappy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- words ----------------------------------------------------------------------------------------
 
 
-def test_reasons_in_words() -> None:
+def test_reasons_are_listed_in_words() -> None:
     counts = Counts(
         records=100, requests=59, issues_without_completion=41, completions_without_issue=1
     )
@@ -189,7 +189,7 @@ def test_page_begins_with_incomplete_figures(half: Path, said: str, tmp_path: Pa
     assert "issues_without_completion" in reasons
 
 
-def test_page_of_a_complete_trace(tmp_path: Path) -> None:
+def test_page_of_a_complete_trace_says_that_nothing_was_lost(tmp_path: Path) -> None:
     page = page_of(MULTI, tmp_path)
     assert "ncomplete:" not in page and "No events were lost" in page
     assert '"col">Requeued<' not in page and "(requeues)</td>" not in page

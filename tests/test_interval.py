@@ -315,8 +315,8 @@ def test_merging_is_associative_and_commutative(ios: list[Io]) -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3))),
-    st.sampled_from([1, 1000]),  # close keys are counted in an array, far ones are sorted
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3) | st.integers(0, 2**58)), max_size=60),
+    st.sampled_from([1, 1000, 7 << 40]),  # close keys are counted in an array, others are sorted
 )
 def test_counts_of_equal_keys_add_up(pairs: list[tuple[int, int]], distance: int) -> None:
     wanted: dict[int, int] = {}

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import tracewriter as tw
 import zstandard
-from test_monitor import MS, NOON, S, anchored, dicts, intervals_of, pair, spans, steady
+from test_monitor import DAY_S, MS, S, anchored, dicts, intervals_of, pair, spans, steady
 from tracewriter import complete, encode, issue
 
 import blkiomon
@@ -226,9 +226,9 @@ def test_intervals_are_yielded_as_they_end(data: bytes) -> None:
 
 def test_options_equal_those_of_the_monitor() -> None:
     data = encode(anchored(40))
-    options: dict[str, Any] = {"from_ns": (NOON + 1) * S, "to_ns": (NOON + 2) * S}
+    options: dict[str, Any] = {"from_ns": (DAY_S + 1) * S, "to_ns": (DAY_S + 2) * S}
     (item,) = blkiomon.intervals(data, 5, is_absolute=True, **options)
-    assert (item.start_ns, item.end_ns) == ((NOON + 1) * S, (NOON + 2) * S)
+    assert (item.start_ns, item.end_ns) == ((DAY_S + 1) * S, (DAY_S + 2) * S)
     assert blkiomon.summarize(data, from_ns=S, to_ns=2 * S).total.requests == 10
     garbled = b"?" * 100 + data
     assert blkiomon.summarize(garbled, resync=True).counts.skipped_bytes == 100

@@ -174,7 +174,7 @@ def test_record_split_over_feeds_waits_in_the_tail(split: int) -> None:
     engine.finish()
 
 
-def test_stop_after_garbage_and_marks() -> None:
+def test_feed_stops_after_garbage_and_marks() -> None:
     data = (
         encode([issue(100, 1, 512)])
         + tw.lost_mark(0, 5)

@@ -155,14 +155,14 @@ def test_real_trace_without_loss_has_no_gaps_and_losses_are_found() -> None:
     rng = np.random.default_rng(1)
     lost = np.zeros(len(records), bool)
     lost[rng.integers(2000, len(records) - 2000, 50)] = True
-    numbered_ = lost & (records["sequence"] > 0)
-    assert gaps(records[~lost].tobytes()) == whole + int(numbered_.sum())
+    is_numbered = lost & (records["sequence"] > 0)
+    assert gaps(records[~lost].tobytes()) == whole + int(is_numbered.sum())
 
 
 # --- completions without an issue -----------------------------------------------------------------
 
 
-def orphans(engine: Engine) -> int:
+def unmatched_completions(engine: Engine) -> int:
     return engine.counters()["completions_without_issue"]
 
 
@@ -182,7 +182,9 @@ COMPLETION, ISSUE = encode([complete(5, 1, 512)]), encode([issue(3, 1, 512)])
     ],
     ids=range(10),
 )
-def test_completions_without_issue(steps: list[bytes | int | None], counted: int) -> None:
+def test_completion_needs_its_issue_in_its_interval(
+    steps: list[bytes | int | None], counted: int
+) -> None:
     """Bytes are read; at each number, or None, an interval ends."""
     engine = Engine()
     for step in steps:
@@ -191,7 +193,7 @@ def test_completions_without_issue(steps: list[bytes | int | None], counted: int
         else:
             engine.snapshot(step)
     engine.finish()
-    assert orphans(engine) == counted
+    assert unmatched_completions(engine) == counted
     assert engine.counters()["requests"] == any(ISSUE in s for s in steps if isinstance(s, bytes))
 
 
@@ -215,4 +217,4 @@ def test_completions_without_issue_equal_reference(seed: int) -> None:
             reference.cut()
             reference.loads(0)
     reference.loads(0)
-    assert orphans(engine) == reference.completions_without_issue
+    assert unmatched_completions(engine) == reference.completions_without_issue

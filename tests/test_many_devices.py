@@ -35,7 +35,7 @@ def names_of(n_devices: int) -> list[str]:
     return [device_text(number + 1) for number in range(n_devices)]
 
 
-def test_file_of_as_many_devices_as_there_may_be(tmp_path: Path) -> None:
+def test_file_may_have_as_many_devices_as_are_known(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     trace.write_bytes(trace_of(MOST_DEVICES))
     done = runner.run("-I", "1000", "--json", tmp_path / "json", trace)
@@ -51,7 +51,7 @@ def test_file_of_as_many_devices_as_there_may_be(tmp_path: Path) -> None:
     assert devices.count(b'"ops":{"read":{"requests":1,') == MOST_DEVICES
 
 
-def test_terminated_with_many_devices_in_an_interval(tmp_path: Path) -> None:
+def test_signal_leaves_an_interval_of_many_devices_whole(tmp_path: Path) -> None:
     """Rendering the last interval takes far longer than an output waits at the end."""
     files = {name: tmp_path / name for name in ("--json", "--csv", "-b")}
     options = [word for item in files.items() for word in item]

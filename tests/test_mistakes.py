@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import shlex
 import tarfile
 from pathlib import Path
@@ -112,7 +111,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "cut").write_bytes(trace[:1000])
     (path / "empty").touch()
     (path / "dir").mkdir()
-    (path / "t.gz").write_bytes(gzip.compress(trace[:1000]))
     with tarfile.open(path / "t.tar", "w") as tar:
         tar.add(path / "cut", "cut")
     outputs = {"--json": "s.jsonl", "-b": "s.b", "-h": "s.txt", "--csv": "s.csv"}

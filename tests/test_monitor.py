@@ -19,7 +19,6 @@ from tuned import fed
 
 from blkiomon import TraceError, to_dict
 from blkiomon._core import Engine
-from blkiomon.engine import layout
 from blkiomon.interval.monitor import MOST_IDLE, Monitor
 from blkiomon.interval.value import Counts, Interval, merge
 
@@ -38,11 +37,11 @@ def intervals_of(
     data: bytes | Sequence[bytes], interval_s: float | None = 1.0, **options: Any
 ) -> list[Interval]:
     """All intervals of a stream, which may be given in pieces."""
-    line = Monitor(interval_s, **options)
+    monitor = Monitor(interval_s, **options)
     found = []
     for piece in [data] if isinstance(data, bytes) else data:
-        found += line.feed(piece)
-    return found + line.finish()
+        found += monitor.feed(piece)
+    return found + monitor.finish()
 
 
 def dicts(items: Iterable[Interval]) -> list[dict[str, Any]]:
@@ -110,7 +109,7 @@ END = (1 << 64) - 1
         *("end of 64 bits", "one interval to the end of 64 bits"),
     ],
 )
-def test_start_end_and_requests_of_intervals(
+def test_intervals_have_their_start_end_and_requests(
     records: list[Record], interval_s: float | None, expected: list[tuple[int, int, int]]
 ) -> None:
     items = intervals_of(encode(records), interval_s)
@@ -145,14 +144,14 @@ def test_record_out_of_order_at_a_boundary_counts_in_the_next_interval() -> None
     assert (merged.d2c_ns, merged.size_bytes) == (whole.d2c_ns, whole.size_bytes)
 
 
-def test_figures_of_streams_without_requests() -> None:
+def test_streams_without_requests_have_no_rates() -> None:
     (item,) = intervals_of(b"")
     assert (item.total.iops, to_dict(item)["records"]) == (None, 0)
     (item,) = intervals_of(encode([issue(7 * S, 8, 512)]))
     assert item.total.in_flight and item.total.in_flight.end == 1
 
 
-def test_stream_without_issues_and_completions() -> None:
+def test_notes_alone_make_one_interval_without_a_duration() -> None:
     records = [tw.notify_process(t * S, 1, "fio") for t in range(1, 4)]
     items = intervals_of(encode(records))
     # Times of notes do not count: `blkparse -d` keeps their original times.
@@ -160,7 +159,7 @@ def test_stream_without_issues_and_completions() -> None:
 
 
 @pytest.mark.parametrize("by", [1, 48, 96, 1000])
-def test_first_record_at_time_0(by: int) -> None:
+def test_first_record_may_be_at_time_0(by: int) -> None:
     records = [r for i in range(25) for r in pair(i * 100 * MS, 8 * i)]
     data = encode(records)
     items = intervals_of([data[i : i + by] for i in range(0, len(data), by)])
@@ -169,36 +168,36 @@ def test_first_record_at_time_0(by: int) -> None:
 
 def test_jump_of_time_skips_idle_intervals() -> None:
     records = [*pair(S), *pair(S + (MOST_IDLE + 10) * MS, 16), *pair(1 << 63, 24)]
-    line = Monitor(0.001)
-    items = line.feed(encode(records)) + line.finish()
+    monitor = Monitor(0.001)
+    items = monitor.feed(encode(records)) + monitor.finish()
     between = ((1 << 63) - S) // MS - (MOST_IDLE + 11)
-    assert line.skipped_intervals >= between
+    assert monitor.skipped_intervals >= between
     assert sum(i.total.requests for i in items) == 3
     assert len(items) < MOST_IDLE + 20
     assert (items[-1].start_ns % MS, items[-1].end_ns) == (0, (1 << 63) - S + MS)
 
 
 def test_as_many_idle_intervals_as_allowed_are_handed_out() -> None:
-    line = Monitor(1)
-    items = line.feed(encode([issue(S, 8, 512), issue((1001 + 1) * S, 16, 512)]))
-    assert (len(items), line.skipped_intervals) == (1001, 0)
+    monitor = Monitor(1)
+    items = monitor.feed(encode([issue(S, 8, 512), issue((1001 + 1) * S, 16, 512)]))
+    assert (len(items), monitor.skipped_intervals) == (1001, 0)
 
 
-def test_time_jump_beyond_the_end_that_was_asked_for() -> None:
-    line = Monitor(1, to_ns=10 * S)
+def test_time_jump_beyond_to_ends_the_monitor() -> None:
+    monitor = Monitor(1, to_ns=10 * S)
     records = [*pair(S), *pair(1 << 62, 16)]
-    items = line.feed(encode(records)) + line.finish()
+    items = monitor.feed(encode(records)) + monitor.finish()
     assert [i.end_ns for i in items] == [S * k for k in range(1, 11)]
-    assert (line.is_done, line.skipped_intervals) == (True, 0)
+    assert (monitor.is_done, monitor.skipped_intervals) == (True, 0)
 
 
 @pytest.mark.parametrize("most", [2, 3, 8])
 def test_intervals_become_longer_rather_than_too_many(most: int) -> None:
     records = [*steady(25), *pair(90 * S, 8)]
-    line = Monitor(0.1, most_intervals=most)
-    items = line.feed(encode(records)) + line.finish()
+    monitor = Monitor(0.1, most_intervals=most)
+    items = monitor.feed(encode(records)) + monitor.finish()
     # Each interval lies within one of at most `most` intervals of the final length.
-    final_ns = line.interval_ns or 0
+    final_ns = monitor.interval_ns or 0
     places = [(item.start_ns // final_ns, (item.end_ns - 1) // final_ns) for item in items]
     assert all(first == last < most for first, last in places)
     assert places[-1][0] >= most // 2
@@ -207,13 +206,13 @@ def test_intervals_become_longer_rather_than_too_many(most: int) -> None:
 
 def test_late_timestamp_record_anchors_intervals_that_were_handed_out() -> None:
     records = steady(25)
-    records.insert(30, notify_timestamp(records[29].time_ns, NOON, 0))
-    line = Monitor(1)
-    items = line.feed(encode(records)) + line.finish()
-    anchored = [line.anchor(item) for item in items]
+    records.insert(30, notify_timestamp(records[29].time_ns, DAY_S, 0))
+    monitor = Monitor(1)
+    items = monitor.feed(encode(records)) + monitor.finish()
+    anchored = [monitor.anchor(item) for item in items]
     (whole,) = intervals_of(encode(records), None)
     assert to_dict(merge(anchored)) == to_dict(whole)
-    assert [line.anchor(item) for item in anchored] == anchored
+    assert [monitor.anchor(item) for item in anchored] == anchored
 
 
 # -- cut into pieces -------------------------------------------------------------------------------
@@ -283,8 +282,7 @@ def test_single_bytes_give_the_same_intervals() -> None:
 
 def whole_records(data: bytes) -> int:
     """Where the last whole record ends."""
-    engine = fed(data)
-    return engine.offset
+    return fed(data).offset
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -312,34 +310,34 @@ def test_merged_intervals_are_one_long_interval(seed: int, interval_s: float) ->
 
 # -- time of day -----------------------------------------------------------------------------------
 
-NOON = 1_700_000_000
+DAY_S = 1_700_000_000
 
 
 def anchored(number: int = 25) -> list[Record]:
-    """Requests from 5 s of trace time, which is noon, on."""
-    return [notify_timestamp(5 * S, NOON, 250 * MS), *steady(number)]
+    """Requests from 5 s of trace time on, when the time of day is DAY_S and 250 ms."""
+    return [notify_timestamp(5 * S, DAY_S, 250 * MS), *steady(number)]
 
 
 def test_timestamp_record_gives_the_time_of_day() -> None:
     items = intervals_of(encode(anchored()))
-    noon = NOON * S + 250 * MS
-    ends = noon, noon + S, noon + 2 * S, noon + 2 * S + 401 * MS
+    at_ns = DAY_S * S + 250 * MS
+    ends = at_ns, at_ns + S, at_ns + 2 * S, at_ns + 2 * S + 401 * MS
     assert spans(items) == [*zip(ends, ends[1:], (10, 10, 5))]
     assert {i.anchored for i in items} == {True}
-    assert [i.time_s for i in items] == [NOON + 1, NOON + 2, NOON + 2]
+    assert [i.time_s for i in items] == [DAY_S + 1, DAY_S + 2, DAY_S + 2]
 
 
 def test_timestamp_record_later_in_the_first_interval_gives_it_too() -> None:
     records = steady(25)
-    records.insert(9, notify_timestamp(records[8].time_ns, NOON, 0))
+    records.insert(9, notify_timestamp(records[8].time_ns, DAY_S, 0))
     items = intervals_of(encode(records))
-    assert items[0].start_ns == NOON * S - (records[8].time_ns - 5 * S)
+    assert items[0].start_ns == DAY_S * S - (records[8].time_ns - 5 * S)
     assert len({i.anchored for i in items}) == 1
 
 
 def test_timestamp_record_after_the_first_interval_changes_nothing() -> None:
     records = steady(25)
-    records.insert(30, notify_timestamp(records[29].time_ns, NOON, 0))
+    records.insert(30, notify_timestamp(records[29].time_ns, DAY_S, 0))
     assert spans(intervals_of(encode(records))) == spans(intervals_of(encode(steady(25))))
 
 
@@ -395,18 +393,18 @@ def test_to_is_exclusive_and_from_inclusive() -> None:
 
 
 def test_monitor_is_done_after_to() -> None:
-    line = Monitor(1, to_ns=S)
+    monitor = Monitor(1, to_ns=S)
     data = encode(steady(30))
-    assert len(line.feed(data[: 48 * 20])) == 0
-    assert not line.is_done
-    assert len(line.feed(data[48 * 20 :])) == 1
-    assert line.is_done
-    assert line.feed(b"garbage that nobody looks at") == []
-    assert line.finish() == []
+    assert len(monitor.feed(data[: 48 * 20])) == 0
+    assert not monitor.is_done
+    assert len(monitor.feed(data[48 * 20 :])) == 1
+    assert monitor.is_done
+    assert monitor.feed(b"garbage that nobody looks at") == []
+    assert monitor.finish() == []
 
 
 @pytest.mark.parametrize(
-    "limits", [{"to_ns": (NOON - 5) * S, "is_absolute": True}, {"from_ns": 99 * S}]
+    "limits", [{"to_ns": (DAY_S - 5) * S, "is_absolute": True}, {"from_ns": 99 * S}]
 )
 def test_limits_outside_of_the_trace_give_an_empty_interval(limits: dict[str, Any]) -> None:
     (item,) = intervals_of(encode(anchored()), None, **limits)
@@ -414,71 +412,71 @@ def test_limits_outside_of_the_trace_give_an_empty_interval(limits: dict[str, An
 
 
 @pytest.mark.parametrize("by", [1, 50, 10_000])
-def test_from_and_to_as_times_of_day(by: int) -> None:
+def test_from_and_to_may_be_times_of_day(by: int) -> None:
     data = encode(anchored(40))
     pieces = [data[i : i + by] for i in range(0, len(data), by)]
-    noon = NOON * S + 250 * MS
-    items = intervals_of(pieces, from_ns=noon + S, to_ns=noon + 2 * S + 1, is_absolute=True)
-    assert spans(items) == [(noon + S, noon + 2 * S, 10), (noon + 2 * S, noon + 2 * S + 1, 0)]
-    items = intervals_of(pieces, from_ns=noon - 9 * S, is_absolute=True)
+    at_ns = DAY_S * S + 250 * MS
+    items = intervals_of(pieces, from_ns=at_ns + S, to_ns=at_ns + 2 * S + 1, is_absolute=True)
+    assert spans(items) == [(at_ns + S, at_ns + 2 * S, 10), (at_ns + 2 * S, at_ns + 2 * S + 1, 0)]
+    items = intervals_of(pieces, from_ns=at_ns - 9 * S, is_absolute=True)
     assert dicts(items) == dicts(intervals_of(data))
 
 
 @pytest.mark.parametrize("by", [1, 50, 10_000])
 @pytest.mark.parametrize("first_ns", [0, 5 * S])
 def test_time_of_day_may_come_a_little_later(by: int, first_ns: int) -> None:
-    records = [*pair(first_ns), notify_timestamp(first_ns + 2 * MS, NOON, 2 * MS)]
+    records = [*pair(first_ns), notify_timestamp(first_ns + 2 * MS, DAY_S, 2 * MS)]
     records += [r for i in range(1, 30) for r in pair(first_ns + i * 100 * MS, 8 * i)]
     data = encode(records)
     pieces = [data[i : i + by] for i in range(0, len(data), by)]
-    items = intervals_of(pieces, from_ns=(NOON + 1) * S, to_ns=(NOON + 2) * S, is_absolute=True)
-    assert spans(items) == [((NOON + 1) * S, (NOON + 2) * S, 10)]
+    items = intervals_of(pieces, from_ns=(DAY_S + 1) * S, to_ns=(DAY_S + 2) * S, is_absolute=True)
+    assert spans(items) == [((DAY_S + 1) * S, (DAY_S + 2) * S, 10)]
 
 
 def test_times_of_day_without_a_timestamp_record_are_an_error() -> None:
     data = encode(steady(5))
-    line = Monitor(1, from_ns=NOON * S, is_absolute=True)
+    monitor = Monitor(1, from_ns=DAY_S * S, is_absolute=True)
     with pytest.raises(TraceError, match="no time of day at the beginning of the trace"):
-        line.feed(data)
-        line.finish()
-    (item,) = line.take() or line.finish(is_complete=False)
+        monitor.feed(data)
+        monitor.finish()
+    (item,) = monitor.take() or monitor.finish(is_complete=False)
     assert (item.total.requests, item.duration_s) == (0, 0)
 
 
 def test_bad_trace_is_reported_before_a_missing_time_of_day() -> None:
-    line = Monitor(1, from_ns=NOON * S, is_absolute=True)
+    monitor = Monitor(1, from_ns=DAY_S * S, is_absolute=True)
     with pytest.raises(TraceError, match=r"at byte offset 0: found .*65617407"):
-        line.feed(b"no trace at all, by any means" * 100)
-        line.finish()
+        monitor.feed(b"no trace at all, by any means" * 100)
+        monitor.finish()
 
 
 # -- the wall clock --------------------------------------------------------------------------------
 
 
 def test_wall_clock_ends_intervals_on_request() -> None:
-    line = Monitor(1, clock="wall")
+    monitor = Monitor(1, clock="wall")
     data = encode(steady(30))
-    assert line.feed(data[: 48 * 20]) == []
-    first = line.cut(100 * S, 101 * S)
-    assert line.feed(data[48 * 20 :]) == []
-    second = line.cut(101 * S, 103 * S)
-    assert line.finish() == []
+    assert monitor.feed(data[: 48 * 20]) == []
+    first = monitor.cut(100 * S, 101 * S)
+    assert monitor.feed(data[48 * 20 :]) == []
+    second = monitor.cut(101 * S, 103 * S)
+    assert monitor.finish() == []
     assert spans([first, second]) == [(100 * S, 101 * S, 10), (101 * S, 103 * S, 20)]
     assert (second.clock, second.anchored, second.time_s) == ("wall", True, 103)
     assert second.counts.records == 40
 
 
-def test_wall_clock_with_limits_of_trace_time() -> None:
-    line = Monitor(1, clock="wall", from_ns=S, to_ns=2 * S)
-    assert line.feed(encode(steady(30))) == []
-    assert line.is_done
-    assert line.cut(0, S).total.requests == 10
+def test_wall_clock_keeps_limits_of_trace_time() -> None:
+    monitor = Monitor(1, clock="wall", from_ns=S, to_ns=2 * S)
+    assert monitor.feed(encode(steady(30))) == []
+    assert monitor.is_done
+    assert monitor.cut(0, S).total.requests == 10
 
 
 def test_idle_time_counts_for_the_age_of_requests_in_flight() -> None:
-    line = Monitor(1, clock="wall")
-    line.feed(encode([issue(S, 8, 512)]))
-    load = line.cut(0, S, idle_ns=3 * S).total.in_flight
+    monitor = Monitor(1, clock="wall")
+    monitor.feed(encode([issue(S, 8, 512)]))
+    load = monitor.cut(0, S, idle_ns=3 * S).total.in_flight
     assert load and (load.end, load.oldest_ns) == (1, 3 * S)
 
 
@@ -486,44 +484,44 @@ def test_idle_time_counts_for_the_age_of_requests_in_flight() -> None:
 
 
 def test_intervals_before_an_error_are_returned() -> None:
-    line = Monitor(1)
+    monitor = Monitor(1)
     with pytest.raises(TraceError, match=f"byte offset {48 * 50}"):
-        line.feed(encode(steady(25)) + b"garbage" * 20)
-    assert spans(line.take()) == [(0, S, 10), (S, 2 * S, 10)]
-    assert line.take() == []
-    assert spans(line.finish(is_complete=False)) == [(2 * S, 2 * S + 401 * MS, 5)]
+        monitor.feed(encode(steady(25)) + b"garbage" * 20)
+    assert spans(monitor.take()) == [(0, S, 10), (S, 2 * S, 10)]
+    assert monitor.take() == []
+    assert spans(monitor.finish(is_complete=False)) == [(2 * S, 2 * S + 401 * MS, 5)]
 
 
-def test_end_inside_a_record() -> None:
-    line = Monitor(1)
-    assert line.feed(encode(steady(5))[:-1]) == []
+def test_end_inside_a_record_is_an_error() -> None:
+    monitor = Monitor(1)
+    assert monitor.feed(encode(steady(5))[:-1]) == []
     with pytest.raises(TraceError, match=r"found the end of"):
-        line.finish()
-    assert spans(line.take()) == [(0, 400 * MS, 4)]
+        monitor.finish()
+    assert spans(monitor.take()) == [(0, 400 * MS, 4)]
 
 
-def test_without_the_last_interval() -> None:
-    line = Monitor(1)
-    assert len(line.feed(encode(steady(25)))) == 2
-    assert line.finish(final=False) == []
+def test_last_interval_can_be_left_out() -> None:
+    monitor = Monitor(1)
+    assert len(monitor.feed(encode(steady(25)))) == 2
+    assert monitor.finish(final=False) == []
 
 
 def test_losses_outside_are_counted_once() -> None:
-    line = Monitor(1)
+    monitor = Monitor(1)
     data = encode(steady(25))
-    line.count_outside(5, 100)
-    items = line.feed(data[:1920])
-    line.count_outside(7, 100)
-    items += line.feed(data[1920:]) + line.finish()
+    monitor.count_outside(5, 100)
+    items = monitor.feed(data[:1920])
+    monitor.count_outside(7, 100)
+    items += monitor.feed(data[1920:]) + monitor.finish()
     outside = [(i.counts.lost_events, i.counts.skipped_bytes) for i in items]
     assert outside == [(5, 100), (2, 0), (0, 0)]
-    assert (line.totals.lost_events, line.totals.records) == (7, 50)
+    assert (monitor.totals.lost_events, monitor.totals.records) == (7, 50)
 
 
 @pytest.mark.parametrize(
     "options", [{"clock": "sun"}, {"interval_s": 0}, {"interval_s": 2e9}, {"interval_s": -1}]
 )
-def test_arguments_out_of_range(options: dict[str, Any]) -> None:
+def test_arguments_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"clock|interval_s"):
         Monitor(**options)
 
@@ -533,10 +531,3 @@ def test_records_of_other_devices_end_intervals_too() -> None:
     items = intervals_of(encode(records), devices=[SDA])
     assert [i.total.requests for i in items] == [1, 0, 0]
     assert {d["device"] for i in items for d in to_dict(i)["devices"]} == {"8:0"}
-
-
-def requests_of(data: bytes) -> Any:
-    engine = fed(data, keep_requests=True)
-    found = engine.take_requests()
-    assert found.dtype == layout.REQUEST
-    return found

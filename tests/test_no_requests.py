@@ -51,7 +51,7 @@ HELD = "it holds 200 records of 8:0, 8:16: 100 issues and 100 completions, withi
         (["--from=100"], " from 100 s on"),
     ],
 )
-def test_filter_that_fits_nothing(tmp_path: Path, options: list[str], wanted: str) -> None:
+def test_filter_that_fits_nothing_is_named(tmp_path: Path, options: list[str], wanted: str) -> None:
     assert said(tmp_path / "t", BOTH, *options) == f"no request{wanted}; {HELD}"
 
 
@@ -61,7 +61,7 @@ def test_line_says_that_reading_ended_at_to(tmp_path: Path) -> None:
     assert line.startswith(start)
 
 
-def test_time_of_day_that_is_not_in_the_trace(tmp_path: Path) -> None:
+def test_time_of_day_outside_the_trace_is_named(tmp_path: Path) -> None:
     records = [notify_timestamp(5 * S, DAY_S, 0), *BOTH]
     assert said(tmp_path / "t", records, "--from=2030-01-01T00:00:00Z") == (
         "no request from 2030-01-01T00:00:00.000000000Z on; it holds 201 records of 8:0, 8:16: 100 "
@@ -70,7 +70,7 @@ def test_time_of_day_that_is_not_in_the_trace(tmp_path: Path) -> None:
     )
 
 
-def test_end_of_a_trace_that_is_longer_than_what_is_looked_at(tmp_path: Path) -> None:
+def test_end_of_a_trace_longer_than_the_sample_is_found(tmp_path: Path) -> None:
     records = requests(SAMPLE_BYTES // 96 + 20_000, SDA, MS)
     line = said(tmp_path / "t", records, "--from=1000")
     last_s = len(records) // 2 * 0.001
@@ -80,20 +80,20 @@ def test_end_of_a_trace_that_is_longer_than_what_is_looked_at(tmp_path: Path) ->
     assert " are of 8:0: " in line and line.endswith(f", within {last_s:g} s")
 
 
-def test_only_issues_or_only_completions(tmp_path: Path) -> None:
+def test_only_issues_or_only_completions_are_counted(tmp_path: Path) -> None:
     for event, counted in ((0, "50 issues and 0 completions"), (1, "0 issues and 50 completions")):
         line = said(tmp_path / "t", requests(50, SDA)[event::2])
         assert line.startswith("no request; it holds 50 records of 8:0: " + counted)
 
 
-def test_completions_of_other_requests(tmp_path: Path) -> None:
+def test_completion_of_another_request_makes_no_request(tmp_path: Path) -> None:
     records = [issue(S, 8, 4096), complete(2 * S, 16, 4096)]
     assert said(tmp_path / "t", records) == (
         "no request; it holds 2 records of 8:0: 1 issue and 1 completion, within 1 s"
     )
 
 
-def test_requests_that_are_all_slower_than_the_greatest_age(tmp_path: Path) -> None:
+def test_greatest_age_is_named_if_all_requests_are_slower(tmp_path: Path) -> None:
     slow = [issue(S, 8, 4096), complete(701 * S, 8, 4096)]
     for options, limit in (([], "600"), (["--max-age=0.5"], "0.5")):
         assert said(tmp_path / "t", slow, *options) == (
@@ -109,7 +109,7 @@ def test_age_is_no_reason_where_there_are_only_issues(tmp_path: Path) -> None:
     )
 
 
-def test_notes_alone(tmp_path: Path) -> None:
+def test_notes_alone_are_no_requests(tmp_path: Path) -> None:
     assert said(tmp_path / "t", [notify_process(S, 1, "fio")]) == (
         "no request; it holds 1 record: 0 issues and 0 completions"
     )

@@ -194,7 +194,7 @@ def test_keyboard_selects_time_device_and_operation(page: Page) -> None:
     )
 
 
-def test_everything_that_acts_can_be_reached_and_has_a_name(page: Page) -> None:
+def test_everything_that_acts_has_a_name(page: Page) -> None:
     assert any(
         name.startswith("Latency of every request: 47,637") for _, name in accessible_names(page)
     )
@@ -244,7 +244,7 @@ def test_page_says_nothing_and_asks_for_nothing(page: Page, multi: Path) -> None
 
 @pytest.fixture(scope="module")
 def with_findings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a stall, a slow path and two failed requests, with and without scripts."""
+    """The page of a stall, a slow path and two failed requests."""
     path = tmp_path_factory.mktemp("page") / "findings.html"
     assert report.main(["-o", str(path), str(DATA / "san/traces/iscsi-slow-path")]) == 0
     return path
@@ -340,7 +340,7 @@ def test_requests_in_flight_have_a_note_on_losses(browser: Browser, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["json", "b"])
-def test_pages_of_statistics(browser: Browser, tmp_path: Path, kind: str) -> None:
+def test_page_of_statistics_has_their_requests(browser: Browser, tmp_path: Path, kind: str) -> None:
     stats, output = tmp_path / "stats", tmp_path / "page.html"
     option = "--json" if kind == "json" else "-b"
     assert runner.call("-I", "1", option, stats, MULTI).returncode == 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import runner
 import tracewriter as tw
 from pages import accessible_names, opened, seen, shown, with_nothing_selected
 
@@ -180,10 +181,8 @@ def test_page_without_scripts_has_charts_and_tables(browser: Browser, path: Path
     page.resize(400, 900)
     page.call("Emulation.setScriptExecutionDisabled", value=True)
     page.call("Page.navigate", url=path.as_uri())
-    while (
-        page.run("document.querySelector('footer') === null || document.readyState") != "complete"
-    ):
-        pass
+    loaded = "document.querySelector('footer') !== null && document.readyState === 'complete'"
+    runner.until(lambda: page.run(loaded), "the page")
     assert page.run("document.querySelectorAll('#charts svg path').length") > 20
     assert page.run("document.querySelectorAll('canvas').length") == 0
     assert page.run("document.documentElement.scrollWidth") <= 400

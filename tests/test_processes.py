@@ -9,6 +9,7 @@ import pytest
 import streams
 import tracewriter as tw
 from tracewriter import Record, complete, encode, issue, notify_process, notify_timestamp, replace
+from tuned import fed
 
 from blkiomon._core import Engine
 
@@ -29,24 +30,20 @@ def processes(engine: Engine) -> dict[int, tuple[int, int]]:
     return {p: (r, b) for p, r, b in zip(pids, table["requests"].tolist(), table["bytes"].tolist())}
 
 
-def fed(*records: Record) -> Engine:
-    engine = Engine()
-    engine.feed(encode(records))
-    return engine
-
-
 def test_no_processes_without_names() -> None:
-    assert processes(fed(queued(1, 8, 5), issue(2, 8, 4096, pid=6))) == {}
+    assert processes(fed([queued(1, 8, 5), issue(2, 8, 4096, pid=6)])) == {}
 
 
 def test_processes_are_those_of_queue_records_if_there_are_any() -> None:
     engine = fed(
-        notify_process(0, 5, "dd"),
-        queued(1, 8, 5),
-        queued(1, 16, 5, 512),
-        queued(2, 16, 9),
-        issue(3, 8, 4096, pid=77),
-        complete(4, 8, 4096, pid=78),
+        [
+            notify_process(0, 5, "dd"),
+            queued(1, 8, 5),
+            queued(1, 16, 5, 512),
+            queued(2, 16, 9),
+            issue(3, 8, 4096, pid=77),
+            complete(4, 8, 4096, pid=78),
+        ]
     )
     assert processes(engine) == {5: (2, 4608), 9: (1, 4096)}
     assert processes(engine) == {}
@@ -56,12 +53,14 @@ def test_processes_are_those_of_queue_records_if_there_are_any() -> None:
 
 def test_processes_are_those_of_issues_without_queue_records() -> None:
     engine = fed(
-        issue(3, 8, 4096, pid=5),  # before its name is known
-        notify_process(4, 5, "dd"),
-        issue(5, 8, 4096, pid=5),
-        complete(6, 8, 4096, pid=0),
-        issue(7, 16, 2**32 - 1, pid=2**22),
-        issue(8, 24, 2**32 - 1, pid=2**22),
+        [
+            issue(3, 8, 4096, pid=5),  # before its name is known
+            notify_process(4, 5, "dd"),
+            issue(5, 8, 4096, pid=5),
+            complete(6, 8, 4096, pid=0),
+            issue(7, 16, 2**32 - 1, pid=2**22),
+            issue(8, 24, 2**32 - 1, pid=2**22),
+        ]
     )
     assert processes(engine) == {5: (1, 4096), 2**22: (2, 2**33 - 2)}
 
@@ -159,10 +158,10 @@ def test_time_of_day_comes_from_the_first_timestamp_record(version: int, byteord
     assert engine.epoch_ns == 1_700_000_000_999_999_999 - 1000
 
 
-def test_timestamp_with_a_cgroup_id_before_it() -> None:
+def test_timestamp_may_have_a_cgroup_id_before_it() -> None:
     action = tw.act(tw.NOTIFY, tw.NT_TIMESTAMP | tw.EV_CGROUP)
     plain = struct.pack(tw.HOST + "II", 1_700_000_000, 7)
-    engine = fed(Record(0, 0, 0, action, 0, payload=plain))  # too short
+    engine = fed([Record(0, 0, 0, action, 0, payload=plain)])  # too short
     assert engine.epoch_ns is None
     engine.feed(encode([Record(2, 0, 0, action, 0, payload=b"ABCDEFGH" + plain)]))
     assert engine.epoch_ns == 1_700_000_000_000_000_005
@@ -170,7 +169,7 @@ def test_timestamp_with_a_cgroup_id_before_it() -> None:
 
 def test_timestamp_earlier_than_trace_time_is_ignored() -> None:
     # A clock that was not set: then time 0 would be before 1970.
-    engine = fed(notify_timestamp(10**9 + 1, 1, 0))
+    engine = fed([notify_timestamp(10**9 + 1, 1, 0)])
     assert engine.epoch_ns is None
     engine.feed(encode([notify_timestamp(10**9 + 2, 2, 0)]))
     assert engine.epoch_ns == 10**9 - 2

@@ -146,7 +146,6 @@ def some_bios(rng: random.Random, n: int) -> list[Record]:
         now_ns += rng.randrange(1000)
         sector, device = rng.randrange(rng.choice([3, 40])), rng.choice([SDA, SDB])
         category = rng.choice([tw.READ, tw.WRITE, tw.WRITE | tw.DISCARD, 0])
-        done_ns = now_ns
         steps = [
             queued(now_ns, sector, category, device),
             issue(now_ns + rng.randrange(500), sector, 4096, category | tw.FS, device),
@@ -209,7 +208,7 @@ def test_queue_times_of_a_real_trace_are_those_of_its_records() -> None:
     check(cut, by_op)
 
 
-def test_from_queue_to_completion() -> None:
+def test_q2c_is_from_queue_to_completion() -> None:
     engine = fed([queued(100, 8), issue(130, 8, 4096), complete(200, 8, 4096)])
     check(engine.snapshot(), {(SDA, "read"): [(30, 100)]})
     check(engine.snapshot(), {})
@@ -250,7 +249,7 @@ Q2D = {
 
 
 @pytest.mark.parametrize("name", Q2D)
-def test_time_from_queue_to_issue(name: str) -> None:
+def test_q2d_is_from_queue_to_issue(name: str) -> None:
     records, expected = Q2D[name]
     engine = fed(records, keep_requests=True)
     assert queue_times(engine.take_requests()) == expected

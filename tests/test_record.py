@@ -236,12 +236,12 @@ def small_ring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "PIECE_BYTES", 1 << 12)
 
 
-def ring(path: Path, pieces: int, **options: Any) -> FileRecording:
-    """A ring of eight files of 8 KiB, to which so many pieces of 10 requests have been written."""
+def ring(path: Path, pieces: int, lost: int = 0) -> FileRecording:
+    """A ring of eight files of 8 KiB: pieces of 10 requests, and losses after each piece."""
     capture = FakeCapture([], print)
     files = FileRecording(
         str(path),
-        options.pop("pack", None),
+        None,
         lambda: False,
         Policy(),
         most_bytes=1 << 16,
@@ -251,6 +251,7 @@ def ring(path: Path, pieces: int, **options: Any) -> FileRecording:
     capture.stop()
     for data in capture.pieces():
         files.write(data)
+        files.lose(lost)
     files.close()
     return files
 
@@ -282,21 +283,7 @@ def test_ring_that_is_not_full_has_deleted_nothing(tmp_path: Path, small_ring: N
 
 
 def test_losses_between_two_files_of_a_ring_are_marked(tmp_path: Path, small_ring: None) -> None:
-    capture = FakeCapture([], print)
-    files = FileRecording(
-        str(tmp_path / "run"),
-        None,
-        lambda: False,
-        Policy(),
-        most_bytes=1 << 16,
-        repeat_notes=capture.repeat_notes,
-    )
-    capture._pieces = [requests(10, first=10 * i) for i in range(20)]
-    capture.stop()
-    for data in capture.pieces():
-        files.write(data)
-        files.lose(3)
-    files.close()
+    ring(tmp_path / "run", 20, lost=3)
     assert figures(tmp_path / "run")["unseen"]["sequence_gaps"] == 3 * 19
 
 
@@ -455,7 +442,7 @@ def test_command_has_the_environment_of_record(
 
 
 @pytest.mark.parametrize(("mode", "status"), [(None, 127), (0o755, 126)])
-def test_command_that_cannot_be_run(
+def test_command_that_cannot_be_run_is_reported(
     fake: type[FakeCapture], tmp_path: Path, mode: int | None, status: int
 ) -> None:
     program = tmp_path / "program"
@@ -482,7 +469,7 @@ def test_command_that_cannot_be_run(
         (["-o", "run", "--trace", ""], "--trace takes a device"),
     ],
 )
-def test_arguments_that_make_no_sense(
+def test_arguments_that_make_no_sense_are_refused(
     fake: type[FakeCapture], tmp_path: Path, arguments: list[str], complaint: str
 ) -> None:
     result = runner.call("record", *arguments, cwd=tmp_path)

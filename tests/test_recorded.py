@@ -20,7 +20,7 @@ from blkiomon.commands.recorded import HELD_BYTES, HELD_S, Beginning
 
 S, MS = 10**9, 10**6
 TRACE = goldenfiles.TRACES / "loop-phases-dc.bin"
-NOON_S = 1_790_000_000
+DAY_S = 1_790_000_000
 UP_S = 86_400.0
 """Begin of each test: time of day, and monotonic clock of this host."""
 YEAR_S = 365 * 86_400
@@ -47,13 +47,13 @@ class Stream:
     def __init__(self, interval_s: float, zero_s: float = UP_S, age_s: float | None = 0.0) -> None:
         self.now_s = 0.0
         self.zero_s = zero_s
-        self.beginning = Beginning(lambda: UP_S + self.now_s, lambda: NOON_S + self.now_s)
+        self.beginning = Beginning(lambda: UP_S + self.now_s, lambda: DAY_S + self.now_s)
         self.is_due = False
         self.interval_s = interval_s
         if age_s is not None:
             # The tracer was started more than an hour before.
             begun_s = zero_s - 4000
-            note = notify_timestamp(round(begun_s * S), round(NOON_S - age_s - 4000), 0)
+            note = notify_timestamp(round(begun_s * S), round(DAY_S - age_s - 4000), 0)
             self._add([note, notify_process(round(begun_s * S), 4711, "fio")])
 
     def bring(self, first_s: float, last_s: float, number: int = 200) -> None:

@@ -88,25 +88,25 @@ def assert_alike(ours: Outputs, theirs: oracle.Result) -> None:
 
 
 @pytest.mark.parametrize("name", TRACES)
-def test_real_trace_like_the_original(wave: Wave, name: str) -> None:
+def test_real_trace_gives_the_originals_outputs(wave: Wave, name: str) -> None:
     assert_alike(read_as_the_original(name)[0], wave[f"trace {name}"][1])
 
 
 @pytest.mark.parametrize("name", quirks.CASES)
-def test_quirk_like_the_original(wave: Wave, name: str) -> None:
+def test_quirk_gives_the_originals_outputs(wave: Wave, name: str) -> None:
     data, theirs = wave[f"quirk {name}"]
     assert_alike(outputs(data, original=name.startswith("fault_")), theirs)
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_random_stream_like_the_original(wave: Wave, name: str) -> None:
+def test_random_stream_gives_the_originals_outputs(wave: Wave, name: str) -> None:
     """Streams that avoid only crashes need the original's wrapping arithmetic."""
     data, theirs = wave[name]
     assert_alike(outputs(data, original=name.startswith("crashes")), theirs)
 
 
 @pytest.mark.parametrize("name", quirks.BROKEN)
-def test_debug_output_of_broken_input_like_the_original(wave: Wave, name: str) -> None:
+def test_debug_output_of_broken_input_is_the_originals(wave: Wave, name: str) -> None:
     data, theirs = wave[f"broken {name}"]
     assert theirs.stderr
     ref = fed(data)
@@ -115,7 +115,7 @@ def test_debug_output_of_broken_input_like_the_original(wave: Wave, name: str) -
 
 
 @pytest.mark.parametrize("name", goldenfiles.names())
-def test_golden(name: str) -> None:
+def test_golden_case_gives_the_originals_outputs(name: str) -> None:
     golden = goldenfiles.load(name)
     is_real = name in goldenfiles.REAL
     ours = read_as_the_original(name)[0] if is_real else outputs(golden.data)
@@ -188,7 +188,7 @@ def test_newcomer_beyond_age_is_itself_evicted() -> None:
     assert (ref.evicted, ref.matched, [p.time for p in ref.leftovers()]) == (1, 0, [5001])
 
 
-def test_sweep_at_its_position_at_a_cut_and_at_the_end() -> None:
+def test_sweep_evicts_at_its_position_at_a_cut_and_at_the_end() -> None:
     def pending(*records: Record) -> Reference:
         ref = Reference(as_original=True, max_age_ns=5000, sweep_every=3)
         ref.feed(encode(records))

@@ -223,7 +223,7 @@ def test_devices_are_picked_from_traces_and_json_alike(short: Path, tmp_path: Pa
             assert one.in_flight.request_ns == other.in_flight.request_ns
 
 
-def test_figures_of_b(stats: dict[str, Path], multi: Collected) -> None:
+def test_figures_of_b_have_no_percentiles(stats: dict[str, Path], multi: Collected) -> None:
     found = collect([str(stats["b"])])
     whole = multi.whole
     writes = [g for g in found.whole.groups() if (g.device, g.op) == (7 << 20 | 2, "write")]
@@ -234,7 +234,7 @@ def test_figures_of_b(stats: dict[str, Path], multi: Collected) -> None:
     assert "hold no percentiles" in page_of(stats["b"])
 
 
-def test_truncated_file_of_b_and_its_devices(stats: dict[str, Path], tmp_path: Path) -> None:
+def test_truncated_file_of_b_is_read_with_a_note(stats: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "stats.bin"
     path.write_bytes(stats["b"].read_bytes() + b"x" * 7)
     found = collect([str(path)], devices=[7 << 20 | 2])
@@ -263,7 +263,7 @@ def test_a_request_is_sequential_where_the_one_before_ended() -> None:
     assert found.counts.sum(axis=1)[:2].tolist() == [[7, 4], [2, 1]]
 
 
-def test_sequential_requests_in_any_order_of_completion() -> None:
+def test_sequential_requests_are_found_in_any_order_of_completion() -> None:
     made = requests(list(range(0, 8 * 300_000, 8)))
     mixed = made.copy()
     for at in range(0, len(made), 64):
@@ -398,7 +398,7 @@ def test_losses_are_stated(tmp_path: Path, capfd: Capture) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
-def test_pictures_alone(short: Path, tmp_path: Path, kind: str) -> None:
+def test_picture_is_written_without_a_page(short: Path, tmp_path: Path, kind: str) -> None:
     output = tmp_path / f"x.{kind}"
     charts = ["--chart=percentiles", "--chart=heat", "--chart=sectors", "--chart=iops"]
     assert report.main([f"--output={output}", "--device", "7:3", *charts, str(short)]) == 0
@@ -425,7 +425,7 @@ FLUSH = tw.WRITE | tw.FLUSH
     ],
     ids=["one", "huge", "late", "flush"],
 )
-def test_pages_of_single_requests(tmp_path: Path, records: list[tw.Record]) -> None:
+def test_page_of_a_single_request_is_well_formed(tmp_path: Path, records: list[tw.Record]) -> None:
     assert is_well_formed(page_of(trace(tmp_path / "trace", records)))
 
 
@@ -457,7 +457,7 @@ def test_picture_says_what_it_shows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("title", ["$x^$", "50 $ or $60", "\udcff\x1b\n", "\u65e5\u672c"])
 @pytest.mark.parametrize("kind", ["html", "png", "svg", "pdf"])
-def test_titles_of_any_characters(tmp_path: Path, kind: str, title: str, capfd: Capture) -> None:
+def test_title_may_be_any_text(tmp_path: Path, kind: str, title: str, capfd: Capture) -> None:
     path, output = trace(tmp_path / "trace", pairs(3)), tmp_path / f"x.{kind}"
     chart = [] if kind == "html" else ["--chart=iops"]
     assert report.main(["-o", str(output), *chart, "--title", title, str(path)]) == 0
@@ -468,7 +468,7 @@ def test_titles_of_any_characters(tmp_path: Path, kind: str, title: str, capfd: 
         ET.fromstring(text.partition("\n")[2] if kind == "html" else text)
 
 
-def test_file_name_like_a_formula(tmp_path: Path) -> None:
+def test_file_name_like_a_formula_is_drawn(tmp_path: Path) -> None:
     path, output = trace(tmp_path / "$x^$", pairs(3)), tmp_path / "x.png"
     assert report.main(["-o", str(output), "--chart=iops", str(path)]) == 0
 
@@ -482,7 +482,7 @@ def test_processes_are_shown_by_their_names_as_in_json(tmp_path: Path) -> None:
     assert figures_of(page)["whole"]["processes"] == to_dict(blkiomon.summarize(path))["processes"]
 
 
-def test_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+def test_file_name_that_is_not_utf8_is_shown(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/<\xff\x1b>"))
     page = page_of(trace(path, pairs(3)))
     assert "\x1b" not in page and "&lt;" in page
@@ -630,14 +630,16 @@ def test_a_line_that_is_too_long_is_refused(
 
 
 @pytest.mark.parametrize("last_ns", [2**64 - 1, 2**64 - 2, 2**63])
-def test_times_up_to_the_end_of_64_bits(tmp_path: Path, last_ns: int) -> None:
+def test_times_may_reach_the_end_of_64_bits(tmp_path: Path, last_ns: int) -> None:
     records = [*pairs(3), tw.issue(last_ns - 1, 0, 512), tw.complete(last_ns, 0, 512)]
     found = collect([str(trace(tmp_path / "trace", [*records, tw.issue(last_ns, 8, 512)]))])
     assert found.whole.total.requests == 4
     assert len(found.slices) <= MOST_SLICES
 
 
-def test_extreme_figures_of_b(tmp_path: Path, stats: dict[str, Path], capfd: Capture) -> None:
+def test_counts_of_b_beyond_range_are_refused(
+    tmp_path: Path, stats: dict[str, Path], capfd: Capture
+) -> None:
     records = np.frombuffer(stats["b"].read_bytes(), layout.STATS_03).copy()
     records["d2c_r"]["sum_squares"] = 0  # as if it had exceeded 64 bits
     path, output = tmp_path / "stats.bin", tmp_path / "page.html"
@@ -677,7 +679,7 @@ def complaint(capfd: Capture, *arguments: str | Path, status: int = 3) -> str:
         ("stats", b"\0" * 500, "not a statistics file"),
     ],
 )
-def test_inputs_without_requests(
+def test_input_without_usable_requests_is_refused(
     tmp_path: Path, capfd: Capture, name: str, data: bytes, message: str
 ) -> None:
     path, output = tmp_path / name, tmp_path / "page.html"
@@ -732,19 +734,19 @@ def test_message_about_long_requests_names_max_age(tmp_path: Path, capfd: Captur
         assert "--max-age takes a number of seconds" in capfd.readouterr().err
 
 
-def test_devices_without_requests(short: Path, tmp_path: Path, capfd: Capture) -> None:
+def test_device_without_requests_is_refused(short: Path, tmp_path: Path, capfd: Capture) -> None:
     said = complaint(capfd, "-o", tmp_path / "x.html", "--device", "8:16", short)
     assert "no request of 8:16; there are some of 7:1, 7:2, 7:3" in said
     assert report.main(["-o", "x.html", "--device=no-such", str(short)]) == 2
     assert "no block device" in capfd.readouterr().err
 
 
-def test_inputs_that_cannot_be_read(stats: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
+def test_bad_inputs_are_reported(stats: dict[str, Path], tmp_path: Path, capfd: Capture) -> None:
     assert "no such file" in complaint(capfd, "-o", tmp_path / "x.html", tmp_path / "missing")
     assert "different kinds" in complaint(capfd, "-o", tmp_path / "x.html", MULTI, stats["json"])
 
 
-def test_outputs_that_cannot_be_written(tmp_path: Path, capfd: Capture) -> None:
+def test_unwritable_outputs_are_reported(tmp_path: Path, capfd: Capture) -> None:
     output = tmp_path / "missing" / "x.html"
     assert f"cannot write {output}" in complaint(capfd, "-o", output, PHASES, status=4)
     (tmp_path / "x.png").mkdir()
@@ -776,13 +778,13 @@ def test_failed_write_keeps_the_old_page(tmp_path: Path) -> None:
         (["--frobnicate"], "option --frobnicate not recognized"),
     ],
 )
-def test_usage(capfd: Capture, arguments: list[str], message: str) -> None:
+def test_misuse_shows_the_usage(capfd: Capture, arguments: list[str], message: str) -> None:
     assert report.main(arguments) == 2
     said = capfd.readouterr().err
     assert message in said and "Usage: blkiomon report" in said
 
 
-def test_without_matplotlib(tmp_path: Path, capfd: Capture, monkeypatch: Any) -> None:
+def test_only_pictures_need_matplotlib(tmp_path: Path, capfd: Capture, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     said = complaint(capfd, "-o", tmp_path / "x.png", PHASES, status=4)
     assert "pip install 'blkiomon[report]'" in said
@@ -885,7 +887,7 @@ def test_page_names_what_stands_out(tmp_path: Path) -> None:
     assert "<li>8:0 stalled " in page_of(path)
 
 
-def test_period_of_a_report(short: Path) -> None:
+def test_report_may_be_of_a_period(short: Path) -> None:
     whole = figures_of(page_of(short))["whole"]
     part = figures_of(page_of(short, "--from=0.05", "--to=0.1"))["whole"]
     assert part["duration_s"] == pytest.approx(0.05)

@@ -98,7 +98,7 @@ def test_sums_over_rows_count_everything_once() -> None:
     assert set(rows["op"].to_pylist()) <= set(layout.OPS)
 
 
-def test_one_row_for_an_operation_of_two_directions() -> None:
+def test_operation_of_two_directions_has_one_row() -> None:
     ios = [Io(SDB, "flush", 0, 5, 10, direction=direction) for direction in (0, 1)]
     tables = to_tables([Item("host", "t", of_trace(ios, 0, S))])
     assert tables.requests["requests"].to_pylist() == [2]

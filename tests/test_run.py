@@ -105,7 +105,7 @@ def test_time_is_that_of_the_boundary() -> None:
     assert int(before) < int(stats["time"][0]) <= time.time()
 
 
-def test_interval_of_years() -> None:
+def test_interval_may_last_years() -> None:
     assert read_counts(runner.succeed("-I", "1e9", stdin=ONE)) == [1]
 
 
@@ -137,7 +137,7 @@ def test_text_and_structs_interleave_on_standard_output_as_the_originals() -> No
     assert len(written[1]) == 3 * 424 + written[1].index(b"\0") * 3
 
 
-def test_all_outputs_at_once(tmp_path: Path) -> None:
+def test_all_outputs_at_once_are_complete(tmp_path: Path) -> None:
     data = (goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes()
     data += encode([driver_data(1, b"last")])
     (tmp_path / "queue").touch()
@@ -164,7 +164,7 @@ def test_everything_goes_to_the_same_standard_output() -> None:
 # -- what it reads ---------------------------------------------------------------------------------
 
 
-def test_file_larger_than_any_buffer_behind_a_slow_reader(tmp_path: Path) -> None:
+def test_slow_reader_gets_all_of_a_file_larger_than_any_buffer(tmp_path: Path) -> None:
     # A file loses nothing by waiting, so no reader is too slow for it.
     records = encode([driver_data(1, bytes(60_000))]) * 500
     (tmp_path / "trace").write_bytes(records)
@@ -190,13 +190,13 @@ def test_terminal_as_input_gets_one_line_of_advice() -> None:
 
 
 @pytest.mark.parametrize("redirected", ["<&-", "0>/dev/null"], ids=["closed", "writing_only"])
-def test_input_that_cannot_be_read(redirected: str) -> None:
+def test_unreadable_input_is_reported(redirected: str) -> None:
     result = runner.shell(redirected, "-I", "1")
     assert (result.returncode, result.stdout) == (1, b"")
     assert result.stderr == b"blkiomon: cannot read standard input: Bad file descriptor\n"
 
 
-def test_input_that_is_a_directory(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_directory_as_input_is_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     # Python itself refuses to start in this state, and so does blkiomon.
     result = runner.shell(f"<{tmp_path}", "-I", "1")
     assert result.returncode == 1
@@ -212,13 +212,13 @@ def test_input_that_is_a_directory(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert capfd.readouterr().err == "blkiomon: cannot read standard input: Is a directory\n"
 
 
-def test_input_that_is_empty() -> None:
+def test_empty_input_has_totals_of_0() -> None:
     result = runner.shell("</dev/null", "-I", "1", "-D", "-", "-h", "-")
     assert (result.returncode, result.stderr) == (0, b"")
     assert result.stdout == b"0 leftover, 0 match, 0 mismatch, 0 driverdata, 0 overall\n"
 
 
-def test_input_that_does_not_block(pipe: tuple[int, int]) -> None:
+def test_input_that_does_not_block_is_read(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     os.set_blocking(reading, False)
     with Running("-I", "0.1", stdin=reading).started() as process:
@@ -268,7 +268,7 @@ def test_pipe_that_is_wider_is_left_alone(pipe: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("option", ["-h", "-b", "-d", "-D"])
-def test_path_that_cannot_be_opened(option: str, tmp_path: Path) -> None:
+def test_path_that_cannot_be_opened_is_reported(option: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path, reason in (
         (tmp_path / "nowhere" / "file", "No such file or directory"),
@@ -280,7 +280,7 @@ def test_path_that_cannot_be_opened(option: str, tmp_path: Path) -> None:
         runner.assert_fails(1, complaint, "-I", LONG, option, path, stdin=ONE)
 
 
-def test_queue_named_after_no_file(tmp_path: Path) -> None:
+def test_queue_named_after_no_file_is_refused(tmp_path: Path) -> None:
     queue = MessageQueue(tmp_path / "nowhere")
     complaint = f"could not write to {queue.path}: No such file or directory"
     runner.assert_fails(1, complaint, "-I", LONG, *queue.options, stdin=ONE)
@@ -313,7 +313,7 @@ def test_no_space_left_is_reported_once_and_other_outputs_go_on(
             assert b" 3 match, " in data
 
 
-def test_no_space_left_on_standard_output() -> None:
+def test_no_space_left_on_standard_output_is_reported() -> None:
     result = runner.shell(">/dev/full", "-I", LONG, input=ONE)
     assert result.returncode == 1
     first, *rest = result.stderr.decode().splitlines()
@@ -353,7 +353,7 @@ CLOSED = re.compile(
 )
 
 
-def test_standard_output_that_is_closed() -> None:
+def test_closed_standard_output_is_reported() -> None:
     result = runner.shell(">&-", "-I", LONG, input=ONE)
     assert (result.returncode, result.stdout) == (1, b"")
     assert CLOSED.match(result.stderr), result.stderr
@@ -381,7 +381,7 @@ def test_file_does_not_take_the_place_of_a_closed_standard_error(tmp_path: Path)
 # -- signals ---------------------------------------------------------------------------------------
 
 
-def test_signal_while_records_flow(tmp_path: Path) -> None:
+def test_signal_while_records_flow_loses_no_request(tmp_path: Path) -> None:
     path = tmp_path / "b"
     with Running("-I", "0.1", "-b", path, "-D", "-").started() as process:
 
@@ -405,7 +405,7 @@ def test_signal_while_records_flow(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
-def test_signal_during_start_up(number: signal.Signals, pipe: tuple[int, int]) -> None:
+def test_signal_during_start_up_ends_the_run(number: signal.Signals, pipe: tuple[int, int]) -> None:
     # A widened pipe shows that the command has begun; imports take another tenth of a second.
     reading, writing = pipe
     fcntl.fcntl(writing, F_SETPIPE_SZ, 4096)
@@ -432,7 +432,7 @@ def test_second_signal_changes_nothing_and_records_in_the_pipe_count() -> None:
 
 
 @pytest.mark.parametrize("debug", [False, True], ids=["", "-D"])
-def test_as_ziomon_starts_it(debug: bool, tmp_path: Path) -> None:
+def test_ziomon_gets_messages_and_driver_data(debug: bool, tmp_path: Path) -> None:
     path = tmp_path / "ziomon"
     path.touch()
     dump = tmp_path / "D"
@@ -469,7 +469,7 @@ def test_ziomon_ignores_the_messages_about_bad_traces(tmp_path: Path) -> None:
             assert line.startswith(b"blkiomon: bad trace")
 
 
-def test_older_layout_through_a_queue(tmp_path: Path) -> None:
+def test_queue_gets_the_older_layout_on_request(tmp_path: Path) -> None:
     (tmp_path / "queue").touch()
     with MessageQueue(tmp_path / "queue", 200) as queue:
         runner.succeed("-I", LONG, *queue.options, "--stat-version", "0.2", stdin=ONE)

@@ -38,12 +38,7 @@ SLOW = (
 )
 
 
-@pytest.fixture(autouse=True)
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """80 columns and UTF-8, whatever the terminal of the tests is."""
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("LINES", "24")
-    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+pytestmark = pytest.mark.usefixtures("usual_terminal")
 
 
 # --- the recorded trace ---------------------------------------------------------------------------
@@ -323,7 +318,7 @@ def test_path_that_was_never_seen_is_not_called_idle() -> None:
     assert text_of_run({"sda": (500, 1)}) == []
 
 
-def test_stalled_path_of_a_map_that_was_not_traced() -> None:
+def test_stalled_path_of_a_map_that_was_not_traced_is_found() -> None:
     stuck = [Io(number("8:16"), "read", 4096, S // 2, None)]
     tracker = Tracker(HOST, "path")
     tracker(losing(0, interval_of([*load("8:0", 300, 1), *stuck], 0, S)))
@@ -561,7 +556,7 @@ def test_departure_is_the_highest_certain_percentile() -> None:
     assert departure(one, Distribution(), 2) is None
 
 
-def test_limits_of_a_share() -> None:
+def test_limits_of_a_share_are_those_of_wilson() -> None:
     low, high = share_limits(10, 100)
     assert round(low, 3) == 0.055
     assert round(high, 3) == 0.174

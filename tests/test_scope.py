@@ -241,7 +241,7 @@ def test_comparison_of_a_view_says_so(two_runs: tuple[Path, Path], capfd: Captur
     assert "A: Multipath maps are left out: --by lun shows them." in lines
 
 
-def test_rule_about_a_path(two_runs: tuple[Path, Path], capfd: Capture) -> None:
+def test_rule_may_be_about_a_path(two_runs: tuple[Path, Path], capfd: Capture) -> None:
     rule = "mpatha, wwpn2 to port2/read.p50 > 3ms"
     assert compare.main(["--by", "path", "--fail-if", rule, *map(str, two_runs)]) == 1
     assert f"{rule}: 5.28 ms" in capfd.readouterr().err

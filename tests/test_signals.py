@@ -31,8 +31,6 @@ from blkiomon.interval.value import Interval
 from blkiomon.outputs.destinations import Outputs
 
 HOUR_S = 3600
-HEARD_S = 5.0
-"""A run ends sooner than this after a signal, however busy the machine is."""
 STORM = 3000
 HARMLESS = (signal.SIGHUP, signal.SIGWINCH, signal.SIGCHLD, signal.SIGURG, signal.SIGCONT)
 
@@ -99,7 +97,7 @@ def test_stopped_process_prints_one_long_interval_instead_of_many_empty_ones() -
         process.signal(signal.SIGCONT)
         process.read_count(b'"total":{"requests":2,', 1)
         process.write(ONE * 3)
-        data = process.read_count(b'"total":{"requests":3,', 1)
+        process.read_count(b'"total":{"requests":3,', 1)
         data = process.succeed()
     found = runner.json_lines(data)
     assert sum(one["total"]["requests"] for one in found) == 6
@@ -204,7 +202,7 @@ def test_run_goes_on_while_the_clock_is_set_an_hour_and_back(
 # --- signals at awkward times -------------------------------------------------------------------
 
 
-def test_terminated_while_a_packed_file_unpacks_to_nothing(tmp_path: Path) -> None:
+def test_signal_ends_the_unpacking_of_terabytes_of_padding(tmp_path: Path) -> None:
     """A gzip member and terabytes of padding in a sparse file."""
     trace = tmp_path / "trace.gz"
     trace.write_bytes(gzip.compress(ONE))
@@ -217,7 +215,7 @@ def test_terminated_while_a_packed_file_unpacks_to_nothing(tmp_path: Path) -> No
         data = process.succeed(signal.SIGTERM, said=TERMINATED)
         took_s = time.monotonic() - before_s
     assert [one["total"]["requests"] for one in runner.json_lines(data)] == [1]
-    assert took_s < HEARD_S
+    assert took_s < 5  # however busy the machine is
 
 
 def _bytes_read(io: Path) -> int:

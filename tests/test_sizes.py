@@ -74,7 +74,7 @@ def feed(engine: Engine, requests: list[tuple[int, int, int]]) -> None:
 
 
 @pytest.mark.parametrize("size", EDGES)
-def test_one_size_alone(size: int) -> None:
+def test_one_size_alone_is_exact(size: int) -> None:
     engine = Engine(max_age_ns=2**64 - 1)
     for n in (1, 3):
         feed(engine, [(5, size, 10)] * n)
@@ -115,7 +115,7 @@ def test_every_interval_is_exact_and_starts_empty(
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_many_requests_of_many_sizes(seed: int) -> None:
+def test_many_requests_of_many_sizes_are_exact(seed: int) -> None:
     rng = random.Random(seed)
     engine = Engine(max_age_ns=2**64 - 1)
     for _ in range(3):

@@ -27,10 +27,10 @@ class Slow(Queues):
         super().__init__(*args, **options)
         self.slow_ns = NEVER_NS
         self.slow: list[tuple[Any, ...]] = []
-        self._queued_by: dict[Key, int] = {}  # pid of the latest queue record, also the next
-        self._issued_by: dict[Key, int] = {}
-        self._reported: dict[int, Pending] = {}  # by id, as also the next
-        self._given_back: dict[int, tuple[Pending, int]] = {}
+        self._queued_by: dict[Key, int] = {}  # pid of the latest queue record
+        self._issued_by: dict[Key, int] = {}  # pid of the queue record of an issue
+        self._reported: dict[int, Pending] = {}  # by id(pending)
+        self._given_back: dict[int, tuple[Pending, int]] = {}  # with its requeues, by id(pending)
 
     def process(self, record: Trace) -> None:
         super().process(record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -337,7 +338,7 @@ def test_screen_writes_slow_requests_beside_it(tmp_path: Path) -> None:
 
 def test_output_that_is_stuck_counts_what_it_drops(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
-    runner.os.mkfifo(fifo)
+    os.mkfifo(fifo)
     said: list[str] = []
     settings = OutputSettings({"slow": str(fifo)})
     outputs = open_outputs(settings, said.append)

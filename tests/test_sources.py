@@ -97,7 +97,7 @@ def merge(
         ({"output_bytes": 1000}, "output_bytes must be from "),
     ],
 )
-def test_arguments_of_a_merger_out_of_range(options: dict[str, Any], message: str) -> None:
+def test_merger_refuses_arguments_out_of_range(options: dict[str, Any], message: str) -> None:
     read = io.BytesIO().readinto
     usual: dict[str, Any] = {"names": ["file"], "readers": [read], "window_bytes": 1000}
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -333,7 +333,7 @@ def test_garbage_is_an_error_with_file_and_offset(tmp_path: Path) -> None:
     )
 
 
-def test_garbage_at_a_large_offset() -> None:
+def test_garbage_at_a_large_offset_is_an_error_there() -> None:
     records = [issue(t, t, 512, payload=bytes(1000)) for t in range(3000)]
     data = encode(records)
     names = ["good", "bad"]

@@ -103,7 +103,7 @@ COMPLETED: dict[str, tuple[list[Record], tuple[int, int, int]]] = {
 
 
 @pytest.mark.parametrize("name", COMPLETED)
-def test_completions(name: str) -> None:
+def test_request_completes_by_the_rules_of_the_kernel(name: str) -> None:
     records, expected = COMPLETED[name]
     item = interval_of(*records)
     assert figures(item) == expected
@@ -316,7 +316,7 @@ def test_queue_records_of_other_sectors_and_directions_stay(waiting: int) -> Non
     assert q2d is not None and (q2d.count, q2d.min) == (3, 2 * MS)
 
 
-# --- time, numbers and padding --------------------------------------------------------------------
+# --- padding --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("zeros", [1, 47, 48, 49, 4096, 524_256])

@@ -30,14 +30,7 @@ MULTI, LOSSY, PHASES = (
     goldenfiles.TRACES / f"loop-{name}-dc.bin" for name in ("multi", "lossy", "phases")
 )
 
-pytestmark = pytest.mark.usefixtures("wide")
-
-
-@pytest.fixture
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """80 columns and UTF-8, whatever the terminal of the tests is."""
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+pytestmark = pytest.mark.usefixtures("usual_terminal")
 
 
 def requests(
@@ -219,7 +212,7 @@ def test_errors_and_requeues_are_counted(tmp_path: Path) -> None:
     assert row["requeues"] == "1"
 
 
-def test_selected_device_operation_and_period() -> None:
+def test_selected_device_operation_and_period_count_alone() -> None:
     lines = summarized("--device", "7:1", "--op", "read", "--from", "1", "--to", "2", MULTI)
     (row,) = table_of(lines)
     assert (row["device"], row["op"]) == ("7:1", "read")

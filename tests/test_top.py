@@ -117,7 +117,7 @@ BUSY = [
 ]
 
 
-def test_figures_of_each_operation() -> None:
+def test_each_operation_has_its_figures() -> None:
     found = rows(frame(interval(BUSY)))
     read = found["sdb", "read"]
     assert read["IOPS"] == "198"
@@ -143,7 +143,7 @@ def test_wider_screens_have_more_columns(width: int) -> None:
     assert ("history" in titles or "highest p99" in titles) == (width >= 80)
 
 
-def test_sorting() -> None:
+def test_keys_sort_by_latency_iops_or_bandwidth() -> None:
     slow_flush = [*requests(SDB, "read", 100, MS), *requests(SDB, "flush", 1, 800 * MS, size=0)]
     many = requests(DM3, "read", 300, 2 * MS, size=3072)
     big = requests(HUNG, "write", 50, 5 * MS, size=3 << 20)
@@ -174,7 +174,7 @@ def test_operations_can_be_hidden() -> None:
     assert set(found) == {("all", "all"), ("sdb", "all"), ("dm-3", "write")}
 
 
-def test_whole_run() -> None:
+def test_whole_run_has_the_figures_of_all_intervals() -> None:
     intervals = [interval(BUSY), interval(requests(SDB, "read", 100, 7 * MS, S), 1)]
     shown = frame(*intervals, look=Look().after("w"))
     assert "WHOLE RUN" in shown[0]
@@ -186,7 +186,7 @@ def test_whole_run() -> None:
     assert rows(frame(*intervals))["sdb", "read"]["max"] == "7.00ms"
 
 
-def test_whole_run_of_many_intervals() -> None:
+def test_whole_run_counts_many_intervals() -> None:
     many = [interval(requests(SDB, "read", 10, MS, i * S), i) for i in range(200)]
     shown = frame(*many, look=Look(is_whole=True))
     assert "4,000 records in 200 s" in shown[0]
@@ -249,7 +249,7 @@ def test_losses_stand_out_with_and_without_colours(monkeypatch: pytest.MonkeyPat
     assert line() == "\x1b[1mLOST NOW: 1 lost events (+1)\x1b[0m"
 
 
-def test_idle_devices_and_a_stream_without_records() -> None:
+def test_idle_devices_have_rows_and_a_silent_stream_is_named() -> None:
     quiet = [interval([], i) for i in (1, 2, 3)]
     shown = frame(interval(BUSY), *quiet, devices=[SDB, HUNG])
     assert any(line.startswith("NO RECORDS for 3.00 s") for line in shown)
@@ -261,7 +261,7 @@ def test_idle_devices_and_a_stream_without_records() -> None:
     assert ("sdb", "idle") in rows(one_goes_on)
 
 
-def test_screen_before_the_first_interval() -> None:
+def test_screen_waits_for_the_first_interval() -> None:
     shown = frame(devices=[SDB])
     assert "waiting for the first 1 s" in shown[0]
     assert ("sdb", "idle") in rows(shown)
@@ -292,7 +292,7 @@ def test_as_many_devices_as_rows_all_fit() -> None:
     assert not any("more devices" in line for line in shown)
 
 
-def test_history_of_p99() -> None:
+def test_history_shows_p99_of_each_interval() -> None:
     times = [1, 1, 8, 4]
     seen = [interval(requests(SDB, "read", 5, t * MS, i * S), i) for i, t in enumerate(times)]
     seen.append(interval(requests(DM3, "read", 5, MS, 4 * S), 4))
@@ -537,7 +537,6 @@ def test_slow_device_is_in_the_first_row(width: int, height: int, n: int) -> Non
     shown = frame(*many_devices(n // 2, n), width=width, height=height)
     assert order(shown)[0] == f"8:{n // 2 * 16}"
     assert next(line for line in shown if line[1:].startswith(order(shown)[0]))[0] == "!"
-    assert ("read" in rows(shown)) is False
     assert any("more devices" in line for line in shown) == (n > height - 6)
 
 
@@ -583,7 +582,7 @@ def test_filter_keeps_names_that_contain_it() -> None:
     assert any("no name contains x" in line for line in shown)
 
 
-def test_latencies_of_a_device_over_time() -> None:
+def test_heat_map_shows_latencies_of_a_device_over_time() -> None:
     seen = [interval(requests(SDB, "read", 9, t * MS, s * S), s) for s, t in enumerate((1, 1, 80))]
     shown = frame(*seen, look=Look(detail=("device", SDB)), width=100)
     cells = [line for line in shown if "█" in line and "ms" in line and "sdb" not in line]
@@ -668,7 +667,7 @@ def test_output_that_is_no_terminal_is_refused() -> None:
         ([""], "an argument is empty: name a device or a trace"),
     ],
 )
-def test_usage_errors(arguments: list[str | Path], reason: str) -> None:
+def test_misuse_shows_the_usage(arguments: list[str | Path], reason: str) -> None:
     first, usage, *_ = said(*arguments)
     assert reason in first and usage.startswith("Usage: blkiomon top")
 
@@ -713,7 +712,7 @@ def test_names_are_taken_as_devices_or_traces(host: None, monkeypatch: pytest.Mo
     assert chosen() == ((), ())
 
 
-def test_host_without_disks(host: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_without_disks_is_refused(host: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blkiomon.sources.capture.all_disks", list)
     with pytest.raises(SourceError, match="this host has no disks: name the devices to capture"):
         config_of()

@@ -40,7 +40,7 @@ def order(screen: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("columns", "rows"), SIZES)
-def test_whole_trace(tmp_path: Path, columns: int, rows: int) -> None:
+def test_screen_shows_the_whole_trace(tmp_path: Path, columns: int, rows: int) -> None:
     with Tmux(tmp_path, columns, rows) as terminal:
         terminal.run("top", "--speed", "max", MULTI)
         screen = terminal.until("END OF TRACE", "q quit", " discard ")
@@ -63,7 +63,7 @@ def test_whole_trace(tmp_path: Path, columns: int, rows: int) -> None:
         terminal.leave()
 
 
-def test_keys(tmp_path: Path) -> None:
+def test_keys_change_the_screen(tmp_path: Path) -> None:
     with Tmux(tmp_path, 80, 24) as terminal:
         terminal.run("top", "--speed", "max", MULTI)
         terminal.until("END OF TRACE", "worst▼")
@@ -125,7 +125,7 @@ def test_replay_can_be_paused(tmp_path: Path) -> None:
         terminal.until("at 1.0 s")
         terminal.type("p")
         held = terminal.until("PAUSED").splitlines()[0]
-        terminal.type("w")  # one more picture, of the same moment
+        terminal.type("w")  # another screen of the same moment
         assert "WHOLE RUN" in terminal.until("WHOLE RUN", "PAUSED").splitlines()[0]
         terminal.type("w")
         assert terminal.until("PAUSED", gone="WHOLE RUN").splitlines()[0] == held
@@ -186,7 +186,7 @@ def test_terminal_as_standard_input_is_refused(tmp_path: Path) -> None:
         terminal.assert_clean()
 
 
-def test_losses_of_a_real_trace(tmp_path: Path) -> None:
+def test_screen_counts_the_losses_of_a_real_trace(tmp_path: Path) -> None:
     lossy = goldenfiles.TRACES / "loop-lossy-dc.bin"
     counts = Counts()
     try:
@@ -207,7 +207,7 @@ def documented(page: str, first: str) -> list[str]:
     return [line[4:] for line in shown.splitlines() if line.strip()]
 
 
-def test_screen_in_the_documentation(tmp_path: Path) -> None:
+def test_screen_is_that_of_the_documentation(tmp_path: Path) -> None:
     (tmp_path / MULTI.name).symlink_to(MULTI)
     with Tmux(tmp_path, 80, 24) as terminal:
         terminal.run("top", "-I", "0.25", "--speed", "max", MULTI.name)
@@ -216,7 +216,7 @@ def test_screen_in_the_documentation(tmp_path: Path) -> None:
     assert ours == documented("live.md", "loop-multi")
 
 
-def test_tree_in_the_documentation(tmp_path: Path) -> None:
+def test_tree_is_that_of_the_documentation(tmp_path: Path) -> None:
     for file in (goldenfiles.TRACES / "san/traces").glob("iscsi-slow-path.*"):
         (tmp_path / file.name).symlink_to(file)
     with Tmux(tmp_path, 80, 24) as terminal:

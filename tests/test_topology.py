@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import runner
 from test_record import FakeCapture, fake, record
+from test_views import number
 
 from benchmarks.topology import Files, add_device, make_host, write_files
 from blkiomon.commands import topology as command
@@ -95,11 +96,6 @@ def test_maps_and_their_paths_are_those_of_multipath(hosts: Path, host: str) -> 
     for device in maps:
         for name in device.made_of:
             assert (devices[name].kind, devices[name].map) == ("path", device.name)
-
-
-def number(text: str) -> int:
-    major, minor = map(int, text.split(":"))
-    return major << 20 | minor
 
 
 def multipathd_paths(hosts: Path, host: str) -> list[dict[str, str]]:
@@ -431,7 +427,7 @@ def test_portal_is_the_one_in_use(tmp_path: Path, files: Files, portal: str | No
         ("loop", "", None, None),
     ],
 )
-def test_address_of_nvme_controller(
+def test_nvme_path_has_the_address_of_its_controller(
     tmp_path: Path, transport: str, address: str, port: str | None, source: str | None
 ) -> None:
     controller = "virtual/nvme-fabrics/ctl/nvme3"
@@ -456,7 +452,7 @@ def test_address_of_nvme_controller(
         ("pci0000:00/0000:06:00.0/cciss0/c0d0/block/cciss!c0d0", None),
     ],
 )
-def test_bus_of_local_disk(tmp_path: Path, path: str, protocol: str | None) -> None:
+def test_disk_has_the_bus_as_protocol(tmp_path: Path, path: str, protocol: str | None) -> None:
     found = host_with(tmp_path, path, {})
     assert found.name == path.rpartition("/")[2].replace("!", "/")
     assert (found.kind, found.array, via(found).protocol) == ("disk", None, protocol)
@@ -851,7 +847,7 @@ def test_recording_to_a_pipe_has_no_topology(
         (["-o", "-"], "-o takes a file; --json prints to standard output"),
     ],
 )
-def test_arguments_that_make_no_sense(arguments: list[str], why: str) -> None:
+def test_arguments_that_make_no_sense_are_refused(arguments: list[str], why: str) -> None:
     assert why in complaint(2, *arguments)
 
 

@@ -50,7 +50,7 @@ def test_example_runs(tmp_path: Path) -> None:
 
 
 def test_engine_takes_what_its_stub_says() -> None:
-    # Of a C class's arguments nothing can be asked, so stubtest passes them over.
+    # stubtest cannot see the arguments of a C class.
     stub = Path(_core.__file__).with_name("_core.pyi")
     (engine,) = (n for n in ast.parse(stub.read_text()).body if isinstance(n, ast.ClassDef))
     (init,) = (n for n in engine.body if getattr(n, "name", "") == "__init__")

@@ -178,7 +178,7 @@ def test_view_says_what_it_leaves_out() -> None:
     }
 
 
-def test_map_stands_for_its_array_where_no_path_was_traced() -> None:
+def test_map_counts_for_its_array_where_no_path_was_traced() -> None:
     only_map = interval_of(ios("253:0", 3, 2), 0, S)
     view = View(HOST, "array")
     assert view(only_map).total.requests == 3
