@@ -32,6 +32,7 @@ from blkiomon.commands.top.watch import Watch
 from blkiomon.console import complain
 from blkiomon.engine import layout
 from blkiomon.errors import SourceError
+from blkiomon.interval.devices import number_of
 from blkiomon.interval.slow import SlowBatch
 from blkiomon.interval.value import Counts, Interval, merge
 from blkiomon.sources.capture import ALL, CapturedDevice
@@ -483,6 +484,21 @@ def test_branches_open_and_close_at_the_selected_row() -> None:
             look = look.after(key, at, has_tree=True)
         shown = plain(lines(watch.state(), look, san_about(tracker), 80, 24)[0])
         assert tree(shown) == wanted
+
+
+def test_branches_by_path_are_open_at_first() -> None:
+    parts = load("8:0", 20, 9), load("8:64", 20, 2)
+    for keys, wanted in (
+        ("", ["▾ mpatha", "    sda", "▾ mpathc", "    sde"]),
+        ("+", ["▾ mpatha", "    sda", "▾ mpathc", "    sde"]),
+        ("-", ["▸ mpatha", "▾ mpathc", "    sde"]),
+        ("-+", ["▾ mpatha", "    sda", "▾ mpathc", "    sde"]),
+        ("*", ["▸ mpatha", "▸ mpathc"]),
+    ):
+        look = Look(by="path", selected=("lun", number_of("253:0")))
+        for key in keys:
+            look = look.after(key)
+        assert tree(san_frame("path", *parts, look=look)) == wanted
 
 
 def test_map_that_was_traced_has_its_own_figures_in_the_tree() -> None:

@@ -723,6 +723,7 @@ def test_file_has_a_line_for_each_device(hosts: Path) -> None:
         (lambda d: changed(d, kind=["tape"]), "['tape'] as kind of 'sda'"),
         (lambda d: changed(d, number="8"), "'8' as number of 'sda'"),
         (lambda d: changed(d, number="8:-1"), "'8:-1' as number of 'sda'"),
+        (lambda d: changed(d, number="8:9999999"), "8:9999999 cannot exist"),
         (lambda d: changed(d, size_bytes=True), "True as size_bytes of 'sda'"),
         (lambda d: changed(d, size_bytes=-1), "-1 as size_bytes of 'sda'"),
         (lambda d: changed(d, is_preferred=1), "1 as is_preferred of 'sda'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any, TypeVar, cast
@@ -9,6 +10,7 @@ from typing import Any, TypeVar, cast
 from blkiomon.console import printable
 from blkiomon.errors import SourceError
 from blkiomon.formats.units import device_text
+from blkiomon.interval.devices import number_of
 from blkiomon.sources.topology import KINDS, Array, Device, Topology, Transport
 
 FORMAT = "blkiomon-topology"
@@ -141,10 +143,10 @@ def _strings(found: object) -> tuple[str, ...]:
 def _number(found: object) -> int | None:
     if found is None:
         return None
-    major, _, minor = _string(found).partition(":")
-    if not (major.isdecimal() and minor.isdecimal() and len(major) < 5 and len(minor) < 8):
+    text = _string(found)
+    if not re.fullmatch("[0-9]+:[0-9]+", text, re.ASCII):
         raise ValueError(f"{found!r:.40}")
-    return int(major) << 20 | int(minor)
+    return number_of(text)
 
 
 _READERS: dict[str, Callable[[object], Any]] = {

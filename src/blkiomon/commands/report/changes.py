@@ -136,7 +136,7 @@ def compare(
     """
     matched = match(a, b)
     if not matched:
-        by, there = a[0].by, [listed(sorted(_devices(side)), a[0].label) for side in (a, b)]
+        by, there = a[0].by, [listed(sorted(_devices(side)), side[0].label) for side in (a, b)]
         raise ReportError(f"the sides have no {by} in common: A has {there[0]}, B has {there[1]}")
     n_parts = _n_parts(a, b)
     draws, sides = _draws(a, b), (Side(a, n_parts), Side(b, n_parts))

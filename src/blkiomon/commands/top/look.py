@@ -62,7 +62,8 @@ class Look:
         by: one of ``views.BY``.
         selected: None: the first row.
         filter: a part of the name of each shown row.
-        toggled: branches of the tree that are open, or closed if ``is_open``.
+        is_open: ``*`` changed all branches of the tree.
+        toggled: branches that were changed since then, see ``shows_below``.
         detail: the row whose latencies are shown in place of the table.
     """
 
@@ -78,6 +79,10 @@ class Look:
     is_open: bool = False
     toggled: frozenset[RowKey] = frozenset()
     detail: RowKey | None = None
+
+    def shows_below(self, row: RowKey) -> bool:
+        """Whether a branch of the tree is open. By path, branches are open at first."""
+        return (row in self.toggled) != (self.is_open != (self.by == "path"))
 
     def after(self, key: str, shown: Shown | None = None, *, has_tree: bool = False) -> Look:
         """The choices after a key; the same if it has no meaning.
@@ -117,8 +122,7 @@ class Look:
             of = ("device", at_row[1] >> 3) if at_row[0] == "op" else at_row
             return replace(self, detail=of, selected=at_row)
         if key in "+-= " and self.by in TREES and at_row is not None:
-            is_open = (at_row in self.toggled) != self.is_open
-            if key == " " or is_open != (key in "+="):
+            if key == " " or self.shows_below(at_row) != (key in "+="):
                 return replace(self, toggled=self.toggled ^ {at_row}, selected=at_row)
             return self
         if key == "/":

@@ -322,7 +322,7 @@ class Rows:
         children = self._children.get(key, [])
         is_needed = is_found
         below = {"array": "lun", "lun": "device"}.get(key[0], "")
-        if children and (self._is_open(key) or (look.filter and not is_found)):
+        if children and (look.shows_below(key) or (look.filter and not is_found)):
             for number in self._ordered(below, children):
                 is_needed |= self._add((below, number), depth + 1, is_found=is_found)
         elif self.has_operations:
@@ -333,10 +333,6 @@ class Rows:
         if look.filter and not is_needed:
             del self.rows[at:]
         return is_needed
-
-    def _is_open(self, key: RowKey) -> bool:
-        is_path_view = self._look.by == "path"
-        return (key in self._look.toggled) != (self._look.is_open != is_path_view)
 
     def _text(self, key: RowKey) -> str:
         level, number = key
@@ -413,7 +409,7 @@ class Rows:
         if level == "device" and (device := self._of_host.get(number)) is not None:
             found = max(found, self._levels.get(device.name, 0))
         if look.by in TREES and level != "op":
-            fold = "" if not self._children.get(key) else OPEN if self._is_open(key) else CLOSED
+            fold = "" if not self._children.get(key) else OPEN if look.shows_below(key) else CLOSED
             before = "  " * depth + (fold or "  ")
             name = before + shortened(name, NAME_WIDTH - len(before))
         else:
