@@ -335,14 +335,14 @@ SLOW = Format((Interval,), render_slowly)
 def test_rendering_may_take_longer_than_a_destination(
     is_stopped: bool, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blkiomon.outputs.sink.AFTER_SIGNAL_S", LONG_S / 20)
+    monkeypatch.setattr("blkiomon.outputs.sink.AFTER_SIGNAL_S", LONG_S / 2)
     path = tmp_path / "out"
     sink = started(path, said, SLOW)
     sink.put(at(1))
     sink.put(at(2))
     if is_stopped:
         sink.stop_waiting()
-    sink.close(60 if is_stopped else LONG_S / 20)
+    sink.close(60 if is_stopped else LONG_S / 2)
     assert path.stat().st_size == 400_000
     assert not sink.failed and not sink.dropped_intervals and not said
 
@@ -353,7 +353,7 @@ def test_lossless_sink_is_closed_only_when_all_is_taken(
     sink = on_pipe(pipe, said, sized(200_000), lossless=True)
     sink.put(at(1))
     with reading(pipe, first_s=LONG_S) as received:
-        sink.close(LONG_S / 20)
+        sink.close(LONG_S / 2)
     assert len(received) == 200_000 and not sink.dropped_intervals
 
 
