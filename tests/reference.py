@@ -583,7 +583,7 @@ class Reference(Reader):
         self.overall += 1
         if self.on_record:
             self.on_record(record)
-        if record.action & ~0xFFFF & ~NOTIFY:
+        if record.action & 0xFFFF_FFFF_0000 & ~NOTIFY:  # the engine knows 32 categories
             self._now = record.time
         if record.action & DRV_DATA:
             self.driverdata += 1
