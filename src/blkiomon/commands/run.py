@@ -288,8 +288,8 @@ class Pipeline:
         Raises:
             TraceError: the stream ended inside a record. Everything before was delivered.
         """
-        asked = self._slow if self._config.outputs.need("slow requests") else None
-        has_threshold = asked is None or asked.has_threshold
+        slow = self._slow if self._config.outputs.need("slow requests") else None
+        lacks_threshold = slow is not None and not slow.has_threshold
         try:
             if self._sorted is not None and (data := self._sorted.rest()):
                 self._feed(data)
@@ -302,12 +302,12 @@ class Pipeline:
                 self.cut(time_ns)
             if self._slow is not None:
                 self._slow.flush()
-            if not has_threshold:
+            if lacks_threshold:
                 self._report(
                     "--slow: nothing was compared with the percentile, which is computed at the "
                     "end of an interval with enough requests, for the next one"
                 )
-            elif asked is not None and not asked.has_found and self.monitor.totals.requests:
+            elif slow is not None and not slow.has_found and self.monitor.totals.requests:
                 self._report("--slow: no request took longer than the threshold")
             if self._config.outputs.need("details"):
                 self._outputs.put(Final(self.monitor.engine.leftovers(), self.monitor.totals))
@@ -534,7 +534,7 @@ def _run(
 
 
 def _tracker(config: Config) -> Tracker | None:
-    """Names what is traced, adds up figures and looks for findings.
+    """Make the tracker, which names devices, adds up figures and looks for findings.
 
     The topology of the traced host is used if ``--by`` or ``--topology`` asks for it, if it was
     saved beside a trace, or if a person watches devices of this host that are LUNs.

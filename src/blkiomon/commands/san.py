@@ -925,7 +925,7 @@ class Tracker:
         return shown.with_findings(found)
 
     def _since(self, found: Iterable[Finding], interval: Interval) -> list[Finding]:
-        """Findings, those of what is slow with the time since when.
+        """Return the findings; a slow path, port or array gets the time since when it is slow.
 
         The time is left out if the interval before had too few requests to judge by.
         """

@@ -71,9 +71,9 @@ COMMAND = Command(
     the mean and the maximum number of requests in flight, busy the share of the time with any, err
     the number of requests that failed. A wider terminal shows more columns.
 
-    Lines that begin with ! follow an interval that is incomplete or lost events, or, with --by or a
-    topology, in which something stands out: a slow or idle path, a stall, a change of state. By
-    path, the paths of each LUN are below its multipath map.
+    Lines that begin with ! follow an interval that is incomplete or lost events. With --by or a
+    topology, they also name slow and idle paths, stalls and changes of state. By path, the paths
+    of each LUN are below its multipath map.
     """,
     (
         ("blkiomon stat", "all disks, once a second"),

@@ -255,7 +255,7 @@ def _collected(
     monitor: Monitor | None = None,
     patterns: Patterns | None = None,
 ) -> Collected:
-    """What is in the slices, by the time of day even if the trace contains it only later.
+    """Collect the slices of a run, with times of day if the trace contains one, even a late one.
 
     Args:
         gaps: by trace time if there is a monitor, else by the clock of the slices.

@@ -373,7 +373,7 @@ def _slow_devices(whole: Interval, named: Callable[[int], str]) -> Iterator[Find
 def _dated(
     found: Iterable[Finding], slices: Sequence[Interval], whole: Interval
 ) -> Iterator[Finding]:
-    """Findings, those of what is slow with the time when it was, if that is clear."""
+    """Yield the findings. A slow path, port, array or device gets the time when it was slow."""
     for one in found:
         if one.kind.startswith("slow_"):
             usual_ns = one.evidence.get("siblings_d2c_ns") or one.evidence.get("others_d2c_ns", 0)
