@@ -25,7 +25,7 @@ from blkiomon import IntervalError, from_bytes, library, summarize, to_bytes
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.formats import binary_codec, validation
-from blkiomon.formats.binary_codec import CRC_BYTES, MAGIC, VERSION, VERSION_OF_OPS
+from blkiomon.formats.binary_codec import CRC_BYTES, MAGIC, VERSION, VERSION_OF_PARTS
 from blkiomon.interval.value import Counts, Interval, merge
 
 S = 10**9
@@ -229,7 +229,7 @@ def sealed(body: bytes) -> bytes:
         (b"PAR1 and more", "begins with"),
         (SMALL[:-1], "damaged or cut short"),
         (SMALL + b"\0", "damaged or cut short"),
-        (sealed(SMALL[:4] + bytes([VERSION_OF_OPS + 1]) + SMALL[5:-4]), "version 3"),
+        (sealed(SMALL[:4] + bytes([VERSION_OF_PARTS + 1]) + SMALL[5:-4]), "version 3"),
         (sealed(SMALL[:-4] + b"\0"), "1 numbers after its end"),
         (sealed(SMALL[:-5]), "ends"),
         (sealed(SMALL[:-4] + b"\x80"), "inside a number"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 from intervals import DM3, HUNG, NAMES, SDB, completed, example, interval_of
 from jsonschema import Draft202012Validator
 
-from blkiomon import summarize, to_dict
+from blkiomon import from_dict, summarize, to_dict
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.formats import json_lines
+from blkiomon.interval.devices import text_of
 from blkiomon.interval.value import Counts, Interval
 from blkiomon.outputs.catalog import OutputSettings
 from blkiomon.outputs.destinations import open_outputs
@@ -56,6 +58,15 @@ def test_lines_match_the_schema(ios: list[Any], is_anchored: bool) -> None:
     for k in range(4):
         line_of(interval_of(ios, k * S, (k + 1) * S, anchored=is_anchored, clock="trace"))
     line_of(Interval(time_s=0, devices=np.empty(0, "u4")))  # without a duration, or loads
+
+
+def test_line_with_devices_outside_the_total_matches_the_schema() -> None:
+    item = interval_of(example(), 0, S)
+    number = example()[0].device
+    line = line_of(replace(item, not_in_total=(number,)))
+    assert line["not_in_total"] == [text_of(number)]
+    assert line["total"]["requests"] < item.total.requests
+    assert line["total"] == to_dict(from_dict(line))["total"]
 
 
 def test_line_with_requeues_matches_the_schema() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -104,6 +105,24 @@ def test_path_without_requests_is_named_until_they_come_back(
 ) -> None:
     found = [kinds(line).get("sdb") for line in recorded[27:]]
     assert found == ["few_requests", *["idle_path"] * 6, None, None, None]
+
+
+def test_totals_by_device_count_a_request_on_a_map_and_its_path_once() -> None:
+    lines = runner.succeed("-I", "10", "--json", "-", SLOW_PATH).splitlines()
+    for line in map(json.loads, lines):
+        requests = {d["device"]: d["requests"] for d in line["devices"]}
+        assert line["not_in_total"] == ["8:0", "8:16"]
+        assert line["total"]["requests"] == requests["254:0"] > 0
+    unnamed = runner.succeed("-I", "10", "--names", "no", "--json", "-", SLOW_PATH).splitlines()
+    assert [json.loads(line)["total"] for line in unnamed] == [
+        json.loads(line)["total"] for line in lines
+    ]
+    table = csv.DictReader(
+        runner.succeed("-I", "10", "--csv", "-", SLOW_PATH).decode().splitlines()
+    )
+    assert [int(row["requests"]) for row in table if row["device"] == "all"] == [
+        json.loads(line)["total"]["requests"] for line in lines
+    ]
 
 
 def test_view_by_path_counts_the_requests_of_fio_once(recorded: list[dict[str, Any]]) -> None:
@@ -563,17 +582,23 @@ def test_limits_of_a_share_are_those_of_wilson() -> None:
     assert share_limits(0, 0) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("is_watched", [True, False])
-def test_stat_and_top_know_the_san_of_a_live_host(
-    monkeypatch: pytest.MonkeyPatch, is_watched: bool
+@pytest.mark.parametrize("outputs", [{}, {"json": "-"}, {"csv": "-", "metrics": "m"}])
+def test_capture_knows_the_san_of_its_host(
+    monkeypatch: pytest.MonkeyPatch, outputs: dict[str, str]
 ) -> None:
     monkeypatch.setattr(views, "find_topology", lambda *names, **options: HOST)
     monkeypatch.setattr(capture, "numbers_of", lambda names: [number("8:0")])
-    outputs = OutputSettings({} if is_watched else {"json": "-"})
-    tracker = run._tracker(Config(trace=("sda",), interval_s=1.0, outputs=outputs))
-    assert (tracker is not None) == is_watched
-    if tracker is not None:
-        assert tracker.view.by == "device"
-        assert tracker.view.name_of(number("253:0")) == "mpatha"
-        found = tracker(interval_of([*load("8:0", 250, 1), *load("8:16", 250, 9)], 0, S)).findings
-        assert found is not None and [of.kind for of in found] == ["slow_path"]
+    config = Config(trace=("sda",), interval_s=1.0, outputs=OutputSettings(outputs))
+    tracker = run._tracker(config)
+    assert tracker is not None
+    assert tracker.view.by == "device"
+    assert tracker.view.name_of(number("253:0")) == "mpatha"
+    found = tracker(interval_of([*load("8:0", 250, 1), *load("8:16", 250, 9)], 0, S)).findings
+    assert found is not None and [of.kind for of in found] == ["slow_path"]
+
+
+def test_drop_in_reads_no_topology(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "find_topology", lambda *names, **options: pytest.fail("read"))
+    outputs = OutputSettings({"human": "-", "binary": "b"})
+    for files in ((), (str(SLOW_PATH),)):
+        assert run._tracker(Config(files=files, interval_s=1.0, outputs=outputs)) is None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from intervals import Io, interval_of
 
-from blkiomon import from_dict, merge, to_dict
+from blkiomon import IntervalError, from_bytes, from_dict, merge, to_bytes, to_dict
 from blkiomon.interval.devices import text_of
 from blkiomon.interval.value import Interval
 from blkiomon.interval.views import BY, LeftOut, View
@@ -233,6 +233,59 @@ def test_view_is_kept_in_json() -> None:
     line = to_dict(found)
     assert line["by"] == "port"
     assert to_dict(from_dict(line)) == line
+
+
+LEFT_OUT = ("8:0", "8:16", "253:3")
+"""Of the devices in ``ALL``: both paths of mpatha, which was traced, and the volume on it."""
+
+
+def test_total_by_device_counts_a_request_on_several_devices_once() -> None:
+    whole = interval_of(ALL, 0, S)
+    found = View(HOST, "lun").count_once(whole)
+    rest = relabelled({text: text for text in ("253:0", "8:32", "8:64", "8:80")})
+    assert found.not_in_total == tuple(map(number, LEFT_OUT))
+    assert known_figures(found)[0] == known_figures(rest)[0]
+    assert found.groups()[:-1] == whole.groups()[:-1]
+    assert found.percentile(50) == rest.percentile(50)
+    assert found.percentile(50, op="read") == rest.percentile(50, op="read")
+    assert whole.total.requests == found.total.requests + 30
+
+
+def test_total_is_that_of_all_devices_where_no_request_is_on_several() -> None:
+    plain = interval_of(ios("8:0", 5, 2), 0, S)
+    assert View(HOST, "lun").count_once(plain) is plain
+
+
+def test_total_without_a_device_has_no_requests() -> None:
+    whole = replace(interval_of(ALL, 0, S), not_in_total=tuple({io.device for io in ALL}))
+    assert (whole.total.requests, whole.total.bytes, whole.percentile(50)) == (0, 0, None)
+    assert len(whole.groups()) == len(interval_of(ALL, 0, S).groups())
+
+
+def test_merged_total_leaves_out_what_either_did() -> None:
+    halves = [interval_of(ALL, 0, S // 2), interval_of(ALL, S // 2, S)]
+    view = View(HOST, "lun", [d.number for d in HOST.devices if d.number and d.name != "dm-1"])
+    merged = merge(map(view.count_once, halves))
+    whole = view.count_once(interval_of(ALL, 0, S))
+    assert merged.not_in_total == whole.not_in_total
+    assert known_figures(merged) == known_figures(whole)
+
+
+def test_devices_outside_the_total_are_kept_in_json_and_bytes() -> None:
+    found = View(HOST, "lun").count_once(interval_of(ALL, 0, S))
+    line = to_dict(found)
+    assert line["not_in_total"] == [*LEFT_OUT]
+    read = from_dict(line)
+    assert to_dict(read) == line
+    assert read.counts.requests == found.counts.requests
+    again = from_bytes(to_bytes(found))
+    assert to_dict(again) == line
+    assert to_bytes(again) == to_bytes(found)
+    with pytest.raises(IntervalError, match="is not the sum"):
+        from_dict(line | {"not_in_total": []})
+    for wrong in (["sda"], [8], ["8:16777216"]):
+        with pytest.raises(IntervalError, match="an item of not_in_total is not a device number"):
+            from_dict(line | {"not_in_total": wrong})
 
 
 def test_numbers_of_groups_stay_when_the_topology_changes() -> None:

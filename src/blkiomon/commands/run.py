@@ -430,6 +430,9 @@ def _run(
         if not is_file and capture is None and not config.is_drop_in:
             clock_name = None
     settings = config.outputs
+    view = None if tracker is None else tracker.view
+    if config.by == "device" and settings.names is False:
+        view = None
     if settings.names is None:
         settings = settings._replace(names=not is_file)
     clock = WallClock(config.interval_s)
@@ -442,7 +445,8 @@ def _run(
         lossless=is_file,
         inputs=inputs,
         open_extra=open_screen,
-        view=None if tracker is None else tracker.view,
+        view=view,
+        is_of_this_host=capture is not None,
         expected=() if capture is None else _expected(config, capture),
     )
     if config.user is not None:
@@ -534,29 +538,25 @@ def _run(
 
 
 def _tracker(config: Config) -> Tracker | None:
-    """Make the tracker, which names devices, adds up figures and looks for findings.
+    """Make the tracker, which adds up figures, counts totals and looks for findings.
 
-    The topology of the traced host is used if ``--by`` or ``--topology`` asks for it, if it was
-    saved beside a trace, or if a person watches devices of this host that are LUNs.
+    It has the topology that ``--topology`` names, that was saved beside a trace, or of this host,
+    if devices are captured.
 
     Raises:
         SourceError: the topology is needed and cannot be read.
     """
     is_live = bool(config.trace)
     is_asked = config.by != "device" or config.topology is not None
-    has_names = config.outputs.names is not False
-    is_recorded = bool(config.files) and not config.is_drop_in
-    if not is_asked and not (has_names and (is_recorded or (is_live and config.is_watched))):
+    if not is_asked and (config.is_drop_in or not (is_live or config.files)):
         return None
     from blkiomon.commands.views import find_topology
 
     topology = find_topology(config.by, config.topology, config.files, is_live=is_live)
     if topology is None:
         return None
-    from blkiomon.commands.san import Tracker, luns_of
+    from blkiomon.commands.san import Tracker
 
-    if is_live and not is_asked and not luns_of(topology):
-        return None
     by = "device" if config.screen else config.by  # the screen has several views
     if not is_live:
         return Tracker(topology, by)

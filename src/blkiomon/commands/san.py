@@ -860,6 +860,7 @@ class Tracker:
 
     def __init__(self, topology: Topology, by: str, traced: Iterable[int] = ()) -> None:
         self.view = View(topology, by, traced)
+        self._luns_view = View(topology, "lun", traced)
         self._shown = topology  # at the latest interval
         self._luns = luns_of(topology)
         self._traced = set(traced)
@@ -901,6 +902,7 @@ class Tracker:
             self._shown = now
             self._luns = luns_of(now)
             self.view.update(now)
+            self._luns_view.update(now)
         table = FiguresTable(interval)
         if not self._before:
             self._start_ns = interval.start_ns
@@ -921,7 +923,8 @@ class Tracker:
         self._waited = self._paths_waited_for(table.stalled) if table.stalled else {}
         self._before = (table,)
         found += of_now
-        shown = interval if self.view.by == "device" else self.view(interval)
+        by_device = self.view.by == "device"
+        shown = self._luns_view.count_once(interval) if by_device else self.view(interval)
         return shown.with_findings(found)
 
     def _since(self, found: Iterable[Finding], interval: Interval) -> list[Finding]:

@@ -15,7 +15,8 @@ wide. The numbers of an interval are, in this order:
 - time_s, start_ns, end_ns (signed); the clock's index in ``_CLOCKS``; whether it is anchored (0, 1)
 - how many counts follow, and each count (wide), in the order of ``Counts``
 - the number of missing trace files
-- only in version 2: the operations that count, a bit each, in the order of ``layout.OPS``
+- only in version 2: the operations that count, a bit each, in the order of ``layout.OPS``; how many
+  devices the total leaves out, and their numbers
 - the tables of ``_TABLES``, in that order
 - the histograms of these tables: how many non-empty bins each row has; each bin, as the difference
   to the bin before in the same row (delta encoding); the count of each bin
@@ -23,7 +24,7 @@ wide. The numbers of an interval are, in this order:
   bytes; the bytes of all names, in UTF-8, one number a byte
 
 Rows are sorted by the key of their table, and no key occurs twice: equal intervals are equal bytes.
-A released version never changes. Version 2 is used where some operations are selected, 1 elsewhere.
+A released version never changes. Version 1 is used where all operations and devices count.
 ``tests/golden`` holds an interval.
 """
 
@@ -50,7 +51,7 @@ from blkiomon.interval.tables import IN_FLIGHT, PROCESSES, QUEUED, REQUESTS, RET
 from blkiomon.interval.value import Counts, Interval
 
 MAGIC = b"bkiv"
-VERSION, VERSION_OF_OPS = 1, 2
+VERSION, VERSION_OF_PARTS = 1, 2
 CRC_BYTES = 4
 VARINT_MAX_BYTES = 10
 _VARINT_LIMITS = np.array([1 << 7 * n for n in range(1, VARINT_MAX_BYTES)], np.uint64)
@@ -109,17 +110,19 @@ def to_bytes(interval: Interval) -> bytes:
         for name in spec.bins.values():
             histograms += _histograms(getattr(snapshot, name), order)
     only_ops = sum(1 << layout.OPS.index(op) for op in interval.only_ops)
+    left_out = interval.not_in_total
+    is_of_all = not (only_ops or left_out)
     numbers = [
         *map(_signed, (interval.time_s, interval.start_ns, interval.end_ns)),
         _array([_CLOCKS.index(interval.clock), int(interval.anchored), len(fields(Counts))]),
         *(_wide(getattr(interval.counts, f.name)) for f in fields(Counts)),
         _array([interval.missing_files]),
-        *([_array([only_ops])] if only_ops else []),
+        *([] if is_of_all else [_array([only_ops, len(left_out), *left_out])]),
         *tables,
         *histograms,
         *_names(interval.process_names, interval.named_ns, interval.end_ns),
     ]
-    version = VERSION_OF_OPS if only_ops else VERSION
+    version = VERSION if is_of_all else VERSION_OF_PARTS
     joined = np.concatenate(numbers, axis=None, dtype=np.uint64, casting="unsafe")
     data = MAGIC + bytes([version]) + _to_varints(joined)
     return data + zlib.crc32(data).to_bytes(CRC_BYTES, "little")
@@ -198,15 +201,15 @@ def from_bytes(data: bytes) -> Interval:
     if len(data) < head + CRC_BYTES:
         raise IntervalError(f"the interval is cut short: {len(data)} bytes")
     version = data[len(MAGIC)]
-    if version not in (VERSION, VERSION_OF_OPS):
+    if version not in (VERSION, VERSION_OF_PARTS):
         raise IntervalError(
             f"the interval is of version {version}; this blkiomon reads versions {VERSION} and "
-            f"{VERSION_OF_OPS}"
+            f"{VERSION_OF_PARTS}"
         )
     if zlib.crc32(data[:-CRC_BYTES]) != int.from_bytes(data[-CRC_BYTES:], "little"):
         raise IntervalError("the interval is damaged or cut short: its checksum does not match")
     decoder = _Decoder(_from_varints(data[head:-CRC_BYTES]))
-    interval = decoder.interval(has_ops=version == VERSION_OF_OPS)
+    interval = decoder.interval(has_parts=version == VERSION_OF_PARTS)
     if decoder.left:
         raise IntervalError(f"the interval has {decoder.left} numbers after its end")
     validation.check(interval)
@@ -278,7 +281,7 @@ class _Decoder:
         value = self.wide()
         return -(value // 2) - 1 if value & 1 else value // 2
 
-    def interval(self, *, has_ops: bool) -> Interval:
+    def interval(self, *, has_parts: bool) -> Interval:
         time_s, start_ns, end_ns = (self.signed() for _ in range(3))
         clock = _CLOCKS[self.one(len(_CLOCKS) - 1)]
         anchored = bool(self.one(1))
@@ -287,7 +290,10 @@ class _Decoder:
             raise IntervalError(f"an interval must have {len(names)} counts")
         counts = Counts(**{name: self.wide() for name in names})
         missing_files = self.one()
-        only_ops = self.one((1 << len(layout.OPS)) - 1) if has_ops else 0
+        only_ops = self.one((1 << len(layout.OPS)) - 1) if has_parts else 0
+        not_in_total = self.take(self.one()).tolist() if has_parts else []
+        if not_in_total and max(not_in_total) >= 1 << 32:
+            raise IntervalError("the interval has a device number that is out of range")
         tables = {spec.name: self.table(spec.dtype, names) for spec, names in _TABLES}
         for spec, _ in _TABLES:
             for bins in spec.bins.values():
@@ -305,6 +311,7 @@ class _Decoder:
             process_names=process_names,
             missing_files=missing_files,
             only_ops=tuple(op for bit, op in enumerate(layout.OPS) if only_ops >> bit & 1),
+            not_in_total=tuple(sorted(set(not_in_total))),
             named_ns={pid: at_ns for pid, at_ns in named_ns.items() if at_ns != end_ns},
         )
 

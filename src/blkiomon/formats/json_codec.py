@@ -103,6 +103,7 @@ def to_dict(
 def head_dict(interval: Interval) -> dict[str, Any]:
     """The first fields of the dict, up to the groups."""
     anchored = interval.anchored
+    not_in_total = [device_text(number) for number in interval.not_in_total]
     return {
         "schema": SCHEMA,
         "start": utc(interval.start_ns) if anchored else None,
@@ -111,6 +112,7 @@ def head_dict(interval: Interval) -> dict[str, Any]:
         **({"only_ops": list(interval.only_ops)} if interval.only_ops else {}),
         **_attributes(interval.counts, "records driver_data_records"),
         **({} if interval.by == "device" else {"by": interval.by}),
+        **({"not_in_total": not_in_total} if not_in_total else {}),
     }
 
 
@@ -303,10 +305,14 @@ Keyed = tuple[tuple[int, int], _Object]
 
 
 def _interval(line: _Object) -> Interval:
-    devices = [(_device_number(entry), entry) for entry in line.objects("devices")]
+    devices = [
+        (_device_number(entry.text("device"), f"{entry.path}.device"), entry)
+        for entry in line.objects("devices")
+    ]
     ops = [keyed for number, entry in devices for keyed in _ops(number, entry)]
     total = line.object("total")
-    _require_sums(total, [entry for _, entry in devices])
+    not_in_total = _not_in_total(line)
+    _require_sums(total, [entry for number, entry in devices if number not in not_in_total])
     groups = [
         *ops,
         *(((number, layout.ALL_OPS), entry) for number, entry in devices),
@@ -339,7 +345,7 @@ def _interval(line: _Object) -> Interval:
         ),
         counts=Counts(
             records=line.count("records", None),
-            requests=total.count("requests"),
+            requests=sum(entry.count("requests") for _, entry in devices),
             driver_data_records=line.count("driver_data_records", None),
             # Earlier versions lack some fields: they stopped with an error instead of counting.
             **{name: not_seen.count(name, None) for name in UNSEEN if name in not_seen.fields},
@@ -352,15 +358,24 @@ def _interval(line: _Object) -> Interval:
         only_ops=_only_ops(line),
         process_names=process_names,
         by=line.one_of("by", BY) if "by" in line.fields else "device",
+        not_in_total=not_in_total,
     )
 
 
-def _device_number(entry: _Object) -> int:
-    if found := re.fullmatch(r"(\d{1,4}):(\d{1,7})", entry.text("device") or "", re.ASCII):
+def _device_number(text: object, where: str) -> int:
+    if isinstance(text, str) and (found := _DEVICE_NUMBER.fullmatch(text)):
         major, minor = map(int, found.groups())
         if major < 1 << 12 and minor < 1 << 20:
             return major << 20 | minor
-    raise IntervalError(f"{entry.path}.device is not a device number, such as 8:16")
+    raise IntervalError(f"{where} is not a device number, such as 8:16")
+
+
+_DEVICE_NUMBER = re.compile(r"(\d{1,4}):(\d{1,7})", re.ASCII)
+
+
+def _not_in_total(line: _Object) -> tuple[int, ...]:
+    listed = line.list("not_in_total") if "not_in_total" in line.fields else []
+    return tuple(sorted({_device_number(text, "an item of not_in_total") for text in listed}))
 
 
 def _ops(number: int, entry: _Object) -> list[Keyed]:

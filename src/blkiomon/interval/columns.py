@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, pairwise
@@ -209,10 +209,18 @@ class Columns:
         yield slice(len(keys) - 1, len(keys))
 
 
-def columns_of(snapshots: Sequence[Snapshot], duration_ns: int) -> Columns:
-    """All groups of each snapshot; see ``Interval.groups`` for their order."""
+def columns_of(
+    snapshots: Sequence[Snapshot], duration_ns: int, not_in_total: Collection[int] = ()
+) -> Columns:
+    """All groups of each snapshot; see ``Interval.groups`` for their order.
+
+    Args:
+        not_in_total: numbers of devices that the total leaves out. Its requests in flight are
+            taken from the snapshot as they are.
+    """
+    left_out = np.array(sorted(not_in_total), np.uint32)
     by, by_queue, by_retry = (
-        _Grouping([getattr(snapshot, name) for snapshot in snapshots])
+        _Grouping([getattr(snapshot, name) for snapshot in snapshots], left_out)
         for name in ("rows", "queue_rows", "retry_rows")
     )
     loads, load_keys = _stacked_loads(snapshots)
@@ -299,6 +307,7 @@ class _Grouping:
 
     Args:
         tables: of one snapshot each, with the fields ``device``, ``op`` and ``requests``.
+        left_out: numbers of devices that the total leaves out.
 
     Attributes:
         rows: shape (n,), of all tables.
@@ -306,13 +315,18 @@ class _Grouping:
         places: index of each of these groups among all groups of the interval.
     """
 
-    def __init__(self, tables: Sequence[Table]) -> None:
+    def __init__(self, tables: Sequence[Table], left_out: npt.NDArray[np.uint32]) -> None:
         self.rows = rows = stacked(tables)
         self._tables = tables
         key = rows["device"].astype(np.int64) << 3 | rows["op"] | _index_of(tables) << KEY_BITS
         self._order = np.argsort(key, kind="stable")
         key = key[self._order]
-        levels = (key, key | ALL_OPS, key >> KEY_BITS << KEY_BITS | TOTAL)
+        self._in_total: slice | npt.NDArray[np.intp] = slice(None)  # index of the ordered rows
+        if len(left_out):
+            is_left_out = np.isin(rows["device"][self._order], left_out)
+            self._in_total = np.flatnonzero(~is_left_out)
+        total = key[self._in_total] >> KEY_BITS << KEY_BITS | TOTAL
+        levels = (key, key | ALL_OPS, total)
         self._starts = [run_starts(keys) for keys in levels]
         self._requests = rows["requests"][self._order]
         self.keys = np.concatenate([keys[at] for keys, at in zip(levels, self._starts)])
@@ -326,11 +340,19 @@ class _Grouping:
 
     def sums(self, column: npt.NDArray[np.uint64]) -> list[int]:
         """The sum of a column, shape (n,), for each group; 0 for a group without a row."""
-        if not len(column):
-            return [0] * self._n
+        sums = map(np.add.reduceat, self._of_levels(column), self._starts)
+        return self._listed(np.concatenate([*sums]))
+
+    def _of_levels(self, column: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+        """The ordered values of a column, shape (n,), that each level adds up."""
         column = column[self._order]
-        sums = np.concatenate([np.add.reduceat(column, starts) for starts in self._starts])
-        return self._listed(sums)
+        return column, column, column[self._in_total]
+
+    def _moments_of_levels(self, moments: Table) -> tuple[Sequence[npt.NDArray[Any]], ...]:
+        """The arguments of ``reduce_columns`` for each level."""
+        requests = self._requests
+        of_levels = requests, requests, requests[self._in_total]
+        return self._of_levels(moments), of_levels, self._starts
 
     def _listed(self, values: npt.NDArray[Any], fill: int = 0) -> list[int]:
         """A value for each group, ``fill`` for a group without a row."""
@@ -340,11 +362,9 @@ class _Grouping:
     def moments(self, moments: Table) -> list[Moments]:
         """Add up the moments of rows, shape (n,), dtype ``layout.MOMENTS``, for each group."""
         found = [NOTHING] * self._n
-        if len(moments):
-            moments = moments[self._order]
-            reduced = (reduce_moments(moments, self._requests, at) for at in self._starts)
-            for place, each in zip(self.places.tolist(), chain(*reduced), strict=True):
-                found[place] = each
+        reduced = map(reduce_moments, *self._moments_of_levels(moments))
+        for place, each in zip(self.places.tolist(), chain(*reduced), strict=True):
+            found[place] = each
         return found
 
     def quantity(self, moments: Table, tables: Sequence[Table]) -> Quantity:
@@ -354,8 +374,7 @@ class _Grouping:
             moments: shape (n,), dtype ``layout.MOMENTS``.
             tables: the histograms of the rows of each snapshot, dtype ``layout.BIN``.
         """
-        moments = moments[self._order]
-        each = [reduce_columns(moments, self._requests, starts) for starts in self._starts]
+        each = [*map(reduce_columns, *self._moments_of_levels(moments))]
         least, most, total, squares, count = (np.concatenate(column) for column in zip(*each))
         return Quantity(
             self._listed(count),
@@ -374,7 +393,9 @@ class _Grouping:
         row = bins["row"].astype(np.int64)
         of_rows = Histograms.sum_by_group(row, bins["bin"], bins["count"], len(self.rows))
         of_rows = of_rows.select(self._order)
-        levels = [of_rows.merge_runs(starts) for starts in self._starts]
+        in_total = self._in_total
+        of_total = of_rows if isinstance(in_total, slice) else of_rows.select(in_total)
+        levels = [*map(Histograms.merge_runs, (of_rows, of_rows, of_total), self._starts)]
         percentiles = np.concatenate(
             [h.percentiles(m.min, m.max, PERCENTILES) for h, m in zip(levels, each, strict=True)]
         )

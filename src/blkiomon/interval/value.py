@@ -145,6 +145,8 @@ class Interval:
         by: one of ``views.BY``. In a view, the numbers of its groups take the place of device
             numbers.
         maps: in a view by path, the multipath maps that were traced. Totals leave them out.
+        not_in_total: numbers of devices that the total leaves out, as their requests count on
+            another device: paths of a map, volumes on disks. Empty if that is not known.
         findings: what stands out; None if nothing was looked for. Merging drops them.
     """
 
@@ -162,6 +164,7 @@ class Interval:
     only_ops: tuple[str, ...] = ()
     by: str = "device"
     maps: Interval | None = None
+    not_in_total: tuple[int, ...] = ()
     findings: tuple[Finding, ...] | None = None
     # Caches: lists, as the dataclass is frozen. The threads of outputs use them without a lock: if
     # two compute a result at the same time, both results are equal.
@@ -208,12 +211,13 @@ class Interval:
     def columns(self) -> Columns:
         """The same figures as columns, for outputs that render many groups at once."""
         if not self._columns:
-            self._columns.append(columns_of([self.snapshot], self.end_ns - self.start_ns))
+            duration_ns = self.end_ns - self.start_ns
+            self._columns.append(columns_of([self.snapshot], duration_ns, self.not_in_total))
         return self._columns[0]
 
     @property
     def total(self) -> Group:
-        """The figures of all devices and operations."""
+        """The figures of all devices and operations, without devices in ``not_in_total``."""
         return self.groups()[-1]
 
     def __repr__(self) -> str:
@@ -273,7 +277,10 @@ class Interval:
         number = None if device is None else self._known(device)
         every_device = device is None and op is not None
         wanted = [
-            g.d2c_ns for g in self.groups() if g.op == op and (every_device or g.device == number)
+            g.d2c_ns
+            for g in self.groups()
+            if g.op == op
+            and (g.device not in self.not_in_total if every_device else g.device == number)
         ]
         return Distribution().merge(*wanted).percentile(percent)
 
@@ -363,6 +370,7 @@ def _merge_some(intervals: list[Interval]) -> Interval:
         only_ops=by_start[0].only_ops,
         by=by_start[0].by,
         maps=_merge_some(maps) if (maps := [i.maps for i in intervals if i.maps]) else None,
+        not_in_total=tuple(sorted({number for i in intervals for number in i.not_in_total})),
     )
 
 

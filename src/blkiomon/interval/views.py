@@ -143,6 +143,21 @@ class View:
             return replace(seen, maps=regroup(interval, numbers, maps))
         return seen
 
+    def count_once(self, interval: Interval) -> Interval:
+        """The interval by device, with a total that counts a request on several devices once.
+
+        The maximum in flight of such a total is a lower bound, see ``regroup``. Of a view by LUN.
+        """
+        groups = self.groups_of(devices_of(interval))
+        left_out = tuple(number for number, group in groups.items() if group is None)
+        if not left_out:
+            return interval
+        loads = interval.snapshot.loads.copy()
+        is_counted = (loads["op"] == layout.ALL_OPS) & ~np.isin(loads["device"], left_out)
+        loads[loads["op"] == layout.EVERYTHING] = _total_load(loads[is_counted])
+        snapshot = replace(interval.snapshot, loads=loads)
+        return replace(interval, snapshot=snapshot, not_in_total=left_out)
+
     def add_traced(self, numbers: Iterable[int]) -> None:
         """Take note that these devices were traced."""
         if not self._traced.issuperset(numbers):
@@ -297,6 +312,7 @@ def regroup(interval: Interval, numbers: Numbers, groups: dict[int, int | None])
         ),
         process_names=interval.process_names if has_all else {},
         named_ns=interval.named_ns if has_all else {},
+        not_in_total=(),
     )
 
 
@@ -313,12 +329,17 @@ def _loads(
     each["device"] = group_of[place[is_kept[place]]]
     total = loads[is_total]
     if len(total) and not is_kept.all():
-        whole = each[each["op"] == layout.ALL_OPS]
-        whole["device"], whole["op"] = 0, layout.EVERYTHING
-        total = _add_up_loads(whole) if len(whole) else np.zeros(1, layout.LOAD)
-        total["op"] = layout.EVERYTHING
-        total["busy_ns"] = 0
+        total = _total_load(each[each["op"] == layout.ALL_OPS])
     return np.concatenate([_add_up_loads(each), total])
+
+
+def _total_load(devices: Table) -> Table:
+    """The row of the total, from those of some devices as a whole."""
+    devices["device"], devices["op"] = 0, layout.EVERYTHING
+    total = _add_up_loads(devices) if len(devices) else np.zeros(1, layout.LOAD)
+    total["op"] = layout.EVERYTHING
+    total["busy_ns"] = 0
+    return total
 
 
 def _add_up_loads(loads: Table) -> Table:

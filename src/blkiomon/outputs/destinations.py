@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from blkiomon.console import how_many
 from blkiomon.errors import MissingLibrary, OutputError
-from blkiomon.formats.rendering import Format, FormatOptions, InfoOf, no_info
+from blkiomon.formats.rendering import Format, FormatOptions, InfoOf, NameOf, no_info
 from blkiomon.outputs.catalog import Output, OutputSettings
 from blkiomon.outputs.directory import DirectorySink
 from blkiomon.outputs.files import FileSink
@@ -122,6 +122,7 @@ def open_outputs(
     inputs: frozenset[Identity] = frozenset(),
     open_extra: ExtraOpener | None = None,
     view: View | None = None,
+    is_of_this_host: bool = False,
     expected: Sequence[tuple[int, str]] = (),
 ) -> Outputs:
     """Open and start all outputs of a run.
@@ -133,14 +134,22 @@ def open_outputs(
         inputs: the files that this run reads; no output may write to them.
         open_extra: opens one more sink, which is not in the table.
         view: made the intervals, and names what their groups are of; None: they are of devices.
+        is_of_this_host: this host names devices that came after the topology was read.
         expected: devices and operations whose metrics exist from the start.
 
     Raises:
         OutputError: an output cannot be opened, or must not be written to, or two outputs have the
             same file. In the last two cases, none has been opened.
     """
-    names = DeviceNames() if settings.names and view is None else None
-    name_of = names or nameless if view is None else view.name_of
+    names = DeviceNames() if settings.names and (view is None or is_of_this_host) else None
+    of_device = names or nameless
+    name_of: NameOf = of_device
+    if view is not None:
+        of_group = view.name_of
+
+        def name_of(number: int) -> str | None:
+            return of_group(number) or of_device(number)
+
     format_options = FormatOptions(
         name_of,
         settings.stat_version,

@@ -104,6 +104,7 @@ def select_devices(interval: Interval, numbers: Sequence[int]) -> Interval:
         snapshot=replace(_part(snapshot, numbers), loads=loads),
         process_names={},
         named_ns={},
+        not_in_total=(),
     )
 
 
@@ -122,7 +123,7 @@ def reduce_to(interval: Interval, device: int) -> Interval:
     An interval caches its groups: those of all devices in all slices would take gigabytes.
     """
     is_alone = devices_of(interval).tolist() == [device]
-    return interval if is_alone else select_devices(interval, [device])
+    return replace(interval, not_in_total=()) if is_alone else select_devices(interval, [device])
 
 
 def _combined_load(loads: Table, device: int, op: int) -> Table:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon.commands.report.selection import select_devices
 from blkiomon.commands.san import Lun, luns_of, of_run
 from blkiomon.commands.table import op_label, without_rates
 from blkiomon.commands.top.look import TREES, WORST, Look, RowKey
@@ -236,7 +235,7 @@ class Rows:
         levels = {"lun": "lun", "array": "array"} if look.by in TREES else {"array": look.by}
         found = {level: views.of(by) for level, by in levels.items()}
         self._views = {level: view for level, view in found.items() if view is not None}
-        self._of_luns = views.of("lun") if self._luns else None
+        self._of_luns = views.of("lun")
         traced = state.past.devices.tolist()
         for of_san in filter(None, (*self._views.values(), self._of_luns)):
             of_san.add_traced(traced)
@@ -481,10 +480,7 @@ class Rows:
         if level != "device":
             left_out = set(self._members(level).get(None, ()))
         elif self._of_luns is not None:
-            counted = self._of_luns.groups
-            left_out = figures.at.keys() - counted.keys()
-            if left_out:
-                group = select_devices(self.interval, list(counted)).total
+            left_out = figures.at.keys() - self._of_luns.groups.keys()
         places = self._run.past.of(n for n in self.devices.at if n not in left_out)
         word = {"device": "dev", "path": "LUNs", "lun": "LUNs"}.get(look.by, f"{look.by}s")
         count = f"{self._n_roots} {word}" if self._n_roots < 1000 else f"{self._n_roots}"
