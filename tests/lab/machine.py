@@ -213,6 +213,11 @@ class Load:
         self.failed: int = job.get("total_err", 0)
 
     @property
+    def total(self) -> dict[str, int]:
+        """As ``Live.total`` has it where nothing fails."""
+        return {"requests": self.reads + self.writes + self.syncs, "bytes": self.bytes}
+
+    @property
     def figures(self) -> dict[str, int]:
         """As ``Live.figures`` has them where nothing fails."""
         found = {"read": self.reads, "write": self.writes, "flush": self.syncs, "bytes": self.bytes}
@@ -288,6 +293,11 @@ class Live:
         interval_s: int = 3600,
     ) -> None:
         self._json = WORK / f"{time.monotonic_ns()}.json"
+        # blkiomon calls a volume by the name that device-mapper has for it.
+        own_names = {device: Path("/sys/block", device, "dm/name") for device in devices}
+        self._names = {
+            device: path.read_text().strip() for device, path in own_names.items() if path.exists()
+        }
         self._known: list[dict[str, Any]] = []
         self._read_bytes = 0
         command = [*run_by, BLKIOMON, f"-I{interval_s}", "--json", str(self._json), *options]
@@ -322,6 +332,11 @@ class Live:
         self._known += map(json.loads, whole.splitlines())
         return self._known
 
+    @property
+    def total(self) -> dict[str, int]:
+        """Requests and bytes of all devices; a request on several of them counts once."""
+        return {name: self.interval["total"][name] for name in ("requests", "bytes")}
+
     def figures(self, device: str = "") -> dict[str, int]:
         """Requests of each operation, bytes, errors, requeues, and what was not seen.
 
@@ -330,7 +345,7 @@ class Live:
         """
         found: dict[str, int] = {}
         for one in self.interval["devices"]:
-            if device in ("", one["name"]):
+            if device == "" or self._names.get(device, device) == one["name"]:
                 found |= {op: group["requests"] for op, group in one["ops"].items()}
                 found |= {name: one[name] for name in ("bytes", "errors", "requeues")}
                 found["in_flight_at_end"] = one["in_flight"]["end"]

@@ -88,6 +88,7 @@ def test_multipath_map_and_its_path(compare: Compare, mode: str) -> None:
         live.stop()
         compare(load.figures, live.figures(m))
         compare(load.figures, live.figures(disk))
+        compare(load.total, live.total)
 
 
 def test_md_array_and_its_members(compare: Compare) -> None:
@@ -183,6 +184,7 @@ def test_nvme_head_and_its_hidden_paths(compare: Compare) -> None:
         by_path = [live.figures(path) for path in paths]
         total = {name: sum(one.get(name, 0) for one in by_path) for name in load.figures}
         compare(load.figures, total)
+        compare(load.total, live.total)
 
 
 # --- errors, retries and refusals -----------------------------------------------------------------

@@ -140,9 +140,14 @@ def completed(run: Run) -> dict[str, int]:
     return {"read": found - errors}
 
 
-def reads_in(live: Live) -> tuple[int, int]:
-    """Reads of fio's size, and the errors of reads of any size."""
-    groups = [group for one in live.intervals() for group in one["devices"]]
+def reads_in(live: Live, device: str = "") -> tuple[int, int]:
+    """Reads of fio's size, and the errors of reads of any size; of all devices by default."""
+    groups = [
+        group
+        for one in live.intervals()
+        for group in one["devices"]
+        if device in ("", group["name"])
+    ]
     reads = [group["ops"]["read"] for group in groups if "read" in group["ops"]]
     found = 0
     for read in reads:
@@ -484,7 +489,7 @@ def test_fcoe_views_add_up_to_the_total_of_fio(
 @pytest.fixture(scope="module")
 def alua() -> Run:
     """The groups change places, then a path in use goes offline, and comes back."""
-    with stacks.tcm_loop() as stack, Live([stack.name]) as on_map:
+    with stacks.tcm_loop() as stack, Live([stack.name, *stack.paths.values()]) as all_devices:
         said = {"topology": json.dumps(shown_topology())}
         said["multipathd"] = json.dumps(shown_by_multipathd())
         last = list(stack.paths.values())[-1]
@@ -506,8 +511,9 @@ def alua() -> Run:
             run.said["tree"] = sh(BLKIOMON, "topology")
             (stacks.BLOCK / last / "device/state").write_text("running\n")
             run.await_intervals(3, lambda one: one["devices"])
-        on_map.stop()
-        run.said["on map"] = json.dumps(reads_in(on_map))
+        all_devices.stop()
+        run.said["on map"] = json.dumps(reads_in(all_devices, stack.name))
+        run.said["by device"] = json.dumps(all_devices.interval)
         return run
 
 
@@ -549,6 +555,9 @@ def test_alua_totals_equal_those_of_fio(alua: Run, compare: Compare) -> None:
     assert alua.load is not None
     reads, errors = json.loads(alua.said["on map"])
     compare({"read": alua.load.reads, "errors": 0}, {"read": reads, "errors": errors})
+    by_device = json.loads(alua.said["by device"])
+    of_map = {"requests": requests_of(by_device, alua.stack.name)}
+    compare(of_map, {"requests": by_device["total"]["requests"]})
     # Reads on the path that went offline failed, and ran again on others.
     reads, errors = reads_in(alua.live)
     assert reads - errors <= alua.load.reads <= reads
