@@ -5,6 +5,7 @@ cd "$(dirname "$(readlink -f "$0")")/.." || exit
 export LAB_TABLE=/out/$1.txt PYTHONDONTWRITEBYTECODE=1
 # Plugins of other tests take a minute to import in an emulated machine.
 export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
+export OPENBLAS_NUM_THREADS=1  # a process with threads should not fork
 name=$1 python=$2
 shift 2
 # Emulated tests take longer than the limit after which pytest prints where each thread is.

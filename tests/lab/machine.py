@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# Forked processes have these already; to import them takes seconds in an emulated machine.
+from blkiomon.commands import cli, run, topology  # noqa: F401
+from blkiomon.formats import json_lines  # noqa: F401
+from blkiomon.sources import capture  # noqa: F401
 
 KERNEL = ".".join(os.uname().release.split(".")[:2])
 BLKIOMON = str(Path(sys.executable).with_name("blkiomon"))
@@ -28,6 +35,54 @@ def sh(*command: object, **options: Any) -> str:
     """Run a program; return what it prints. Raises CalledProcessError."""
     words = [str(word) for word in command]
     return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
+
+
+class Forked:
+    """blkiomon in a process forked from this one. Has the methods of ``subprocess.Popen``."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._texts = [tempfile.TemporaryFile("w+") for _ in range(2)]
+        fds = [text.fileno() for text in self._texts]
+        fork = multiprocessing.get_context("fork")
+        self._process = fork.Process(target=_become_blkiomon, args=(arguments, *fds))
+        self._process.start()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def communicate(self, timeout: float = PATIENCE_S) -> tuple[str, str]:
+        self._process.join(timeout)
+        if self.poll() is None:
+            raise TimeoutError(f"blkiomon did not end in {timeout:g} s")
+        for text in self._texts:
+            text.seek(0)
+        output, messages = (text.read() for text in self._texts)
+        return output, messages
+
+
+def _become_blkiomon(arguments: Sequence[str], output_fd: int, messages_fd: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as the script ``blkiomon`` does
+    os.dup2(output_fd, 1)
+    os.dup2(messages_fd, 2)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+    sys.argv = [BLKIOMON, *arguments]
+    sys.exit(cli.main())
+
+
+def blkiomon(*arguments: object) -> str:
+    """Run blkiomon to its end; return what it prints."""
+    process = Forked([str(word) for word in arguments])
+    output, messages = process.communicate()
+    if process.poll():
+        raise RuntimeError(messages)
+    return output
 
 
 def until(is_so: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
@@ -300,10 +355,15 @@ class Live:
         }
         self._known: list[dict[str, Any]] = []
         self._read_bytes = 0
-        command = [*run_by, BLKIOMON, f"-I{interval_s}", "--json", str(self._json), *options]
+        arguments = [f"-I{interval_s}", "--json", str(self._json), *options]
         for device in devices:
-            command += ["--trace", device]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+            arguments += ["--trace", device]
+        self.process: Forked | subprocess.Popen[str]
+        if run_by:
+            command = [*run_by, BLKIOMON, *arguments]
+            self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        else:
+            self.process = Forked(arguments)
         # The file is made when the capture has begun.
         until(lambda: self._json.exists() or self.process.poll() is not None, "the capture")
         if self.process.poll() is not None:

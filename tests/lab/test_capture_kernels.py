@@ -16,7 +16,19 @@ from pathlib import Path
 
 import machine
 import pytest
-from machine import BLKIOMON, KERNEL, PATIENCE_S, WORK, Compare, Live, fio, number, sh, until
+from machine import (
+    BLKIOMON,
+    KERNEL,
+    PATIENCE_S,
+    WORK,
+    Compare,
+    Live,
+    blkiomon,
+    fio,
+    number,
+    sh,
+    until,
+)
 
 
 @pytest.fixture
@@ -245,7 +257,7 @@ def test_two_captures_and_blktrace_see_all(compare: Compare) -> None:
             blktrace.send_signal(signal.SIGINT)
         compare(load.figures, one.figures())
         compare(load.figures, two.figures())
-        text = sh(BLKIOMON, "-I", "3600", "--json", "-", *sorted(WORK.glob("beside.blktrace.*")))
+        text = blkiomon("-I", "3600", "--json", "-", *sorted(WORK.glob("beside.blktrace.*")))
     for file in WORK.glob("beside.blktrace.*"):
         file.unlink()
     assert f'"requests":{load.reads + load.writes},' in text

@@ -18,7 +18,7 @@ from typing import Any
 import machine
 import pytest
 import stacks
-from machine import BLKIOMON, Compare, Fio, Live, Load, sh, until
+from machine import Compare, Fio, Live, Load, blkiomon, sh, until
 from stacks import PORTALS, Stack
 
 Finding = dict[str, Any]
@@ -162,7 +162,7 @@ def reads_in(live: Live, device: str = "") -> tuple[int, int]:
 
 def shown_topology() -> dict[str, Json]:
     """Devices of ``blkiomon topology --json``, by name."""
-    topology = json.loads(sh(BLKIOMON, "topology", "--json"))
+    topology = json.loads(blkiomon("topology", "--json"))
     return {device["name"]: device for device in topology["devices"]}
 
 
@@ -508,7 +508,7 @@ def alua() -> Run:
             (stacks.BLOCK / last / "device/state").write_text("offline\n")
             run.await_finding("changed", last, "offline")
             run.said["offline"] = json.dumps([shown_topology()[last], shown_by_multipathd()[last]])
-            run.said["tree"] = sh(BLKIOMON, "topology")
+            run.said["tree"] = blkiomon("topology")
             (stacks.BLOCK / last / "device/state").write_text("running\n")
             run.await_intervals(3, lambda one: one["devices"])
         all_devices.stop()
