@@ -241,13 +241,6 @@ cdef void issue_again(State *s, const Batch *b, int i, Pending *p) noexcept nogi
         copy_detail(&s.stored[p.extra].detail, &b.records[i], b.category[i], b.first + i)
 
 
-cdef void replace_pending(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
-    """Give up a pending record and store another one with its key in its place."""
-    free_record(s, p)
-    give_up(s, p, s.now_ns)
-    set_pending(s, p, b, i)
-
-
 cdef bint pair_step(State *s, Batch *b, int i, Pending *p) noexcept nogil:
     """Pair a record with the pending one of its key, if the two do not simply match.
 

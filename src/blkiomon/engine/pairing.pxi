@@ -16,7 +16,7 @@
 #         pair_other     a record that is not plain -> handle_other, handle_append or pair_item
 #
 # Entry points, from Engine: cpu_bits, can_be_plain, set_categories, log_records, pair; pair_plainly
-# and pair_plainly_by_avx2, for State.pair_batch. Also store_item, set_pending and log_optional,
+# and pair_plainly_by_avx2, for State.pair_batch. Also store_item, replace_pending and log_optional,
 # from multi_step.pxi; set_request, from slow.pxi. Never allocates.
 
 cdef enum Fate:                                 # what pair() does with a record
@@ -236,6 +236,13 @@ cdef inline void set_pending(State *s, Pending *p, const Batch *b, int i) noexce
     track_age(s, item)
 
 
+cdef void replace_pending(State *s, Pending *p, const Batch *b, int i) noexcept nogil:
+    """Give up a pending record and store another one with its key in its place."""
+    free_record(s, p)
+    give_up(s, p, s.now_ns)
+    set_pending(s, p, b, i)
+
+
 cdef void log_mismatch(State *s, const Pending *p, const Batch *b, int i) noexcept nogil:
     """Append both records, ordered by their own times: p.time_ns may be that of a requeue."""
     cdef Mismatch *m = &s.mismatch[s.n_mismatch]
@@ -397,9 +404,7 @@ cdef void pair_item(State *s, Batch *b, int i, Place place) noexcept nogil:
         s.evicted += 1
 
     if pending_is_older:
-        free_record(s, p)
-        give_up(s, p, s.now_ns)
-        set_pending(s, p, b, i)
+        replace_pending(s, p, b, i)
     else:
         s.completions_without_issue += item.state & IS_ISSUE == 0
         s.issues_given_up += item.state & IS_ISSUE != 0

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from reprlib import repr as shortened
 from typing import Any
@@ -22,6 +22,7 @@ from blkiomon.formats import validation
 from blkiomon.formats.rendering import NameOf
 from blkiomon.formats.units import device_text, utc
 from blkiomon.interval.arguments import wrong
+from blkiomon.interval.devices import parsed
 from blkiomon.interval.distribution import PERCENTILES, Distribution, bin_bounds, bin_of
 from blkiomon.interval.findings import Finding
 from blkiomon.interval.groups import NS_PER_S, Group
@@ -363,14 +364,10 @@ def _interval(line: _Object) -> Interval:
 
 
 def _device_number(text: object, where: str) -> int:
-    if isinstance(text, str) and (found := _DEVICE_NUMBER.fullmatch(text)):
-        major, minor = map(int, found.groups())
-        if major < 1 << 12 and minor < 1 << 20:
-            return major << 20 | minor
+    with suppress(ValueError):
+        if isinstance(text, str) and (number := parsed(text)) is not None:
+            return number
     raise IntervalError(f"{where} is not a device number, such as 8:16")
-
-
-_DEVICE_NUMBER = re.compile(r"(\d{1,4}):(\d{1,7})", re.ASCII)
 
 
 def _not_in_total(line: _Object) -> tuple[int, ...]:

@@ -24,14 +24,8 @@ def number_of(device: DeviceId) -> int:
         if not 0 <= number < 1 << 32:
             raise ValueError(f"a device number is from 0 to 2^32-1, not {number}")
         return number
-    major, _, minor = device.replace(",", ":").partition(":")
-    if major.isdecimal() and minor.isdecimal() and device.isascii():
-        is_short = max(len(major), len(minor)) < 10
-        if is_short and int(major) < 1 << 12 and int(minor) < 1 << 20:
-            return int(major) << 20 | int(minor)
-        raise ValueError(
-            f"device {device} cannot exist: the limits are {(1 << 12) - 1}:{(1 << 20) - 1}"
-        )
+    if (written := parsed(device.replace(",", ":"))) is not None:
+        return written
     found = None if "\0" in device else device_number(device)
     if found is None:
         raise ValueError(
@@ -39,6 +33,20 @@ def number_of(device: DeviceId) -> int:
             "number, such as 8:16"
         )
     return found
+
+
+def parsed(text: str) -> int | None:
+    """The number of a device as ``text_of`` writes it; None for any other text.
+
+    Raises:
+        ValueError: no device can have that number.
+    """
+    major, _, minor = text.partition(":")
+    if not (major.isdecimal() and minor.isdecimal() and text.isascii()):
+        return None
+    if len(text) < 20 and int(major) < 1 << 12 and int(minor) < 1 << 20:
+        return int(major) << 20 | int(minor)
+    raise ValueError(f"device {text} cannot exist: the limits are {(1 << 12) - 1}:{(1 << 20) - 1}")
 
 
 def text_of(number: int) -> str:
