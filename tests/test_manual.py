@@ -255,6 +255,7 @@ TYPED = {
     "-I 1 of-two-c": ["-I", "1", "of-two-cpus"],
     "report of-two-c": ["report", "of-two-cpus"],
     "stat of-two-c": ["stat", "of-two-cpus"],
+    "stat packed-s": ["stat", "packed-set"],
     "stat -f of-two-c": ["stat", "-f", "of-two-cpus"],
     "summary of-two-cpus.blktrace.1": ["summary", "of-two-cpus.blktrace.1"],
     "report --json": ["report", "--json"],  # it has no such option
@@ -270,6 +271,7 @@ def terminal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     (directory / "a trace").touch()
     for cpu in (0, 1):
         (directory / f"of-two-cpus.blktrace.{cpu}").touch()
+        (directory / f"packed-set.blktrace.{cpu}.{('zst', 'zstd')[cpu]}").touch()
     (directory / "setup").write_text(setup.replace("SHARE", str(INSTALLED)) + "\necho re''ady\n")
     terminal = Terminal(command, directory)
     try:

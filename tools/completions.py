@@ -70,7 +70,7 @@ _blkiomon_traces() {
     # The name of a set of files, unless more than that is typed.
     if ((${#COMPREPLY[@]})) && [[ $cur != *.b* ]]; then
         mapfile -t COMPREPLY < <(printf '%s\n' "${COMPREPLY[@]}" |
-            sed -E 's/\.blktrace\.[0-9]+(\.(gz|xz|zst))?$//' | sort -u)
+            sed -E 's/\.blktrace\.[0-9]+(\.(gz|xz|zstd?))?$//' | sort -u)
     fi
 }
 
@@ -174,9 +174,10 @@ _blkiomon_traces() {
         _files
         return
     fi
-    local -aU sets=(${(Q)~PREFIX}*.blktrace.<->(N:r:r))
+    local -aU sets=(${(Q)~PREFIX}*.blktrace.<->(|.gz|.xz|.zst|.zstd)(N))
+    sets=(${sets%.blktrace.*})
     compadd -a sets
-    _files -F '*.blktrace.<->'
+    _files -F '*.blktrace.<->(|.gz|.xz|.zst|.zstd)'
 }
 
 _blkiomon_first() {
@@ -261,7 +262,8 @@ function __blkiomon_devices
 end
 
 function __blkiomon_traces
-    string replace -r -f '\.blktrace\.[0-9]+$' '' -- (commandline -ct)*.blktrace.* | sort -u
+    set -l files (commandline -ct)*.blktrace.*
+    string replace -r -f '\.blktrace\.[0-9]+(\.(gz|xz|zstd?))?$' '' -- $files | sort -u
 end
 
 LINES

@@ -11,7 +11,8 @@ function __blkiomon_devices
 end
 
 function __blkiomon_traces
-    string replace -r -f '\.blktrace\.[0-9]+$' '' -- (commandline -ct)*.blktrace.* | sort -u
+    set -l files (commandline -ct)*.blktrace.*
+    string replace -r -f '\.blktrace\.[0-9]+(\.(gz|xz|zstd?))?$' '' -- $files | sort -u
 end
 
 complete -c blkiomon -n 'test (count (commandline -opc)) -eq 1' -a summary -d 'Summarize a recorded trace'
