@@ -41,10 +41,12 @@ class Forked:
     """blkiomon in a process forked from this one. Has the methods of ``subprocess.Popen``."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        self._texts = [tempfile.TemporaryFile("w+") for _ in range(2)]
-        fds = [text.fileno() for text in self._texts]
+        self._directory = tempfile.TemporaryDirectory(dir=WORK)
+        paths = [Path(self._directory.name, name) for name in ("output", "messages")]
+        self._paths = paths
+        self._texts: list[str] = []
         fork = multiprocessing.get_context("fork")
-        self._process = fork.Process(target=_become_blkiomon, args=(arguments, *fds))
+        self._process = fork.Process(target=_become_blkiomon, args=(arguments, *paths))
         self._process.start()
 
     def poll(self) -> int | None:
@@ -61,17 +63,18 @@ class Forked:
         self._process.join(timeout)
         if self.poll() is None:
             raise TimeoutError(f"blkiomon did not end in {timeout:g} s")
-        for text in self._texts:
-            text.seek(0)
-        output, messages = (text.read() for text in self._texts)
+        if not self._texts:
+            self._texts = [path.read_text() for path in self._paths]
+            self._directory.cleanup()
+        output, messages = self._texts
         return output, messages
 
 
-def _become_blkiomon(arguments: Sequence[str], output_fd: int, messages_fd: int) -> None:
+def _become_blkiomon(arguments: Sequence[str], output: Path, messages: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as the script ``blkiomon`` does
-    os.dup2(output_fd, 1)
-    os.dup2(messages_fd, 2)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+    sys.stdout, sys.stderr = output.open("w"), messages.open("w")
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stderr.fileno(), 2)
     sys.argv = [BLKIOMON, *arguments]
     sys.exit(cli.main())
 

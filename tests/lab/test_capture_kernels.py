@@ -121,6 +121,7 @@ def test_md_array_and_its_members(compare: Compare) -> None:
         (md / "array_state").write_text("active")
         Path("/dev/md9").open("rb").close()  # the kernel looks for partitions
         try:
+            until(lambda: (md / "sync_action").read_text() == "idle\n", "equal members")
             with Live(["md9", one, two]) as live:
                 load = fio("/dev/md9", rw="write", number_ios=200, size="16m")
                 live.stop()
