@@ -351,7 +351,6 @@ class Live:
         interval_s: int = 3600,
     ) -> None:
         self._json = WORK / f"{time.monotonic_ns()}.json"
-        # blkiomon calls a volume by the name that device-mapper has for it.
         own_names = {device: Path("/sys/block", device, "dm/name") for device in devices}
         self._names = {
             device: path.read_text().strip() for device, path in own_names.items() if path.exists()
@@ -400,6 +399,10 @@ class Live:
         """Requests and bytes of all devices; a request on several of them counts once."""
         return {name: self.interval["total"][name] for name in ("requests", "bytes")}
 
+    def name_of(self, device: str) -> str:
+        """What blkiomon calls a device: a volume has a name of its own."""
+        return self._names.get(device, device)
+
     def figures(self, device: str = "") -> dict[str, int]:
         """Requests of each operation, bytes, errors, requeues, and what was not seen.
 
@@ -408,7 +411,7 @@ class Live:
         """
         found: dict[str, int] = {}
         for one in self.interval["devices"]:
-            if device == "" or self._names.get(device, device) == one["name"]:
+            if device == "" or self.name_of(device) == one["name"]:
                 found |= {op: group["requests"] for op, group in one["ops"].items()}
                 found |= {name: one[name] for name in ("bytes", "errors", "requeues")}
                 found["in_flight_at_end"] = one["in_flight"]["end"]
