@@ -16,10 +16,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+MACHINE = str(HERE / "machine.sh")
 LAB = Path(os.environ.get("LAB", HERE.parent / ".lab"))
 KERNELS = ("6.1", "6.12", "7.3")
 LONG_S = "1000000"
@@ -196,14 +198,17 @@ def check(directory: Path, scenario: str) -> tuple[str, bool]:
 # --------------------------------------------------------------------------------------------------
 
 
+def prepare(kernel: str) -> None:
+    """Download what is missing; ends the program if that fails."""
+    if subprocess.run([MACHINE, "prepare", kernel], check=False).returncode:
+        sys.exit(1)  # and it has said why
+
+
 def record(directory: Path, scenarios: list[str]) -> None:
     """Boots the kernel, and has it run the scenarios."""
-    machine = str(HERE / "machine.sh")
-    if subprocess.run([machine, "prepare", directory.name], check=False).returncode:
-        sys.exit(1)  # and it has said why
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    command = [machine, "run", directory.name, str(directory)]
+    command = [MACHINE, "run", directory.name, str(directory)]
     if traced := [name for name in scenarios if name not in TESTED]:
         script = str(HERE / "scenarios.sh")
         subprocess.run([*command, script, directory.name, *traced], check=False)
@@ -224,6 +229,21 @@ def show_tests(directory: Path, name: str) -> bool:
     return "passed" in summary and "failed" not in summary and "error" not in summary
 
 
+def show(directory: Path, scenarios: list[str]) -> bool:
+    """Print a line for each scenario or test; returns whether all is as expected."""
+    all_good = True
+    for name in TESTED:
+        if name in scenarios:
+            all_good &= show_tests(directory, name)
+    for name in scenarios:
+        if name not in TESTED:
+            text, is_good = check(directory, name)
+            all_good &= is_good
+            result = "ok" if is_good else "FAILED"
+            print(f"{name:11} {directory.name:7} {result:7} {text}", flush=True)
+    return all_good
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compare blkiomon with fio and with the kernel.")
     parser.add_argument("--kernel", action="append", choices=KERNELS, help="default: all")
@@ -236,20 +256,20 @@ def main() -> int:
         if name not in known:
             parser.error(f"unknown scenario {name}; use {', '.join(known)}")
     all_good = True
+    chosen = {
+        kernel: [name for name in scenarios if (kernel, name) not in LEFT_OUT]
+        for kernel in given.kernel or KERNELS
+    }
     print("scenario    kernel  result  expected/found")
-    for kernel in given.kernel or KERNELS:
-        directory = LAB / "out" / kernel
-        chosen = [name for name in scenarios if (kernel, name) not in LEFT_OUT]
+    with ThreadPoolExecutor() as machines:
         if not given.recorded:
-            record(directory, chosen)
-        for name in TESTED:
-            if name in chosen:
-                chosen.remove(name)
-                all_good &= show_tests(directory, name)
-        for scenario in chosen:
-            text, is_good = check(directory, scenario)
-            all_good &= is_good
-            print(f"{scenario:11} {kernel:7} {'ok' if is_good else 'FAILED':7} {text}", flush=True)
+            for kernel in chosen:
+                prepare(kernel)
+            runs = [machines.submit(record, LAB / "out" / k, names) for k, names in chosen.items()]
+        for at, (kernel, names) in enumerate(chosen.items()):
+            if not given.recorded:
+                runs[at].result()
+            all_good &= show(LAB / "out" / kernel, names)
     return not all_good
 
 

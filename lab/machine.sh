@@ -173,8 +173,8 @@ run() {  # KERNEL OUT SCRIPT [ARGUMENT]...
         -device virtio-9p-pci,fsdev=out,mount_tag=out
         -drive "if=none,id=disk,file=$work/disk,format=raw,cache=unsafe" -device virtio-blk-pci,drive=disk
     )
-    exec 9> "$LAB/lock"
-    flock -w 1800 9 || fail "another machine is running"
+    exec 9> "$LAB/lock-$kernel"
+    flock -w 1800 9 || fail "another machine with this kernel is running"
     timeout --foreground "${TIMEOUT:-1800}" nice qemu-system-x86_64 "${arguments[@]}" \
         < /dev/null 2> "$work/qemu" 9>&- || status=$?
     if [ -e "$work/status" ]; then

@@ -143,10 +143,7 @@ def completed(run: Run) -> dict[str, int]:
 def reads_in(live: Live, name: str = "") -> tuple[int, int]:
     """Reads of fio's size, and the errors of reads of any size; of all devices by default."""
     groups = [
-        group
-        for one in live.intervals()
-        for group in one["devices"]
-        if name in ("", group["name"])
+        group for one in live.intervals() for group in one["devices"] if name in ("", group["name"])
     ]
     reads = [group["ops"]["read"] for group in groups if "read" in group["ops"]]
     found = 0
