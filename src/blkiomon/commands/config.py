@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from blkiomon.commands.options import Selection
 from blkiomon.commands.privileges import User
@@ -12,8 +12,7 @@ ALL_REQUESTS = Selection()
 NO_OUTPUTS = OutputSettings({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(NamedTuple):
     """One run of the monitor.
 
     Attributes:

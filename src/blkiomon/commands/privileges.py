@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 23, 24, 38  # of <linux/prctl.h>
 
@@ -13,8 +15,7 @@ class PrivilegeError(Exception):
     """Root privileges cannot be dropped as requested; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """The user to become."""
 
     uid: int
@@ -89,6 +90,8 @@ def drop(user: User) -> None:
     Raises:
         PrivilegeError: the kernel refuses, or a way back is left; the process must end.
     """
+    from pathlib import Path
+
     uid, gid = user.uid, user.gid
     try:
         os.setgroups(user.groups)

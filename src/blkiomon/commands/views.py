@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from blkiomon.commands.options import Option, one_of, path
@@ -49,6 +47,8 @@ def find_topology(
     Raises:
         SourceError: it is needed or named, and cannot be read.
     """
+    from pathlib import Path
+
     from blkiomon.commands.topology import load
     from blkiomon.sources.trace_sets import topology_beside
 
@@ -78,6 +78,8 @@ def find_topology(
 
 def _saved_beside(traces: Sequence[str]) -> str | None:
     """The file with the topology of the first trace that has one."""
+    from pathlib import Path
+
     from blkiomon.sources.trace_sets import topology_beside
 
     for name in traces:
@@ -143,6 +145,8 @@ def view_rows(view: View, shown: Interval, groups: Iterable[DeviceFigures]) -> I
 
 def view_columns(view: View) -> list[Column]:
     """The first columns of its table: the name of a group, and what is known of it."""
+    from dataclasses import replace
+
     from blkiomon.commands.table import ABOUT_COLUMN, DEVICE_COLUMN
 
     title = "port" if view.by == "path" else "of"

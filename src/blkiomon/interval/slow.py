@@ -6,7 +6,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -169,6 +168,8 @@ class SlidingPercentile:
 
     def __init__(self, percent: float) -> None:
         self._percent = percent
+        from fractions import Fraction  # slow to import
+
         above = 1 - Fraction(str(percent)) / 100
         self._least = max(LEAST_REQUESTS, math.ceil(1 / above))
         self._counts = np.zeros(N_BINS, np.uint64)
