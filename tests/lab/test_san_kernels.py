@@ -27,10 +27,12 @@ Json = dict[str, Any]
 SIZE_BYTES = 9 << 9
 """Of the reads of fio: udev and multipathd read other sizes when a path comes back."""
 
+IODEPTH = 4
+
 LOAD = {
     "rw": "randread",
     "bs": SIZE_BYTES,
-    "iodepth": 4,
+    "iodepth": IODEPTH,
     "rate_iops": 150,
     "time_based": 1,
     "runtime": 1800,
@@ -141,7 +143,10 @@ def completed(run: Run) -> dict[str, int]:
 
 
 def reads_in(live: Live, name: str = "") -> tuple[int, int]:
-    """Reads of fio's size, and the errors of reads of any size; of all devices by default."""
+    """Reads of fio, and the errors of all reads; of all devices by default.
+
+    fio's size tells its reads from others. The kernel may merge reads of adjacent sectors.
+    """
     groups = [
         group for one in live.intervals() for group in one["devices"] if name in ("", group["name"])
     ]
@@ -150,9 +155,10 @@ def reads_in(live: Live, name: str = "") -> tuple[int, int]:
     for read in reads:
         bins = read["size_bytes"]["histogram"]
         found += sum(
-            n
+            n * merged
             for low, high, n in zip(bins["low"], bins["high"], bins["count"], strict=True)
-            if low <= SIZE_BYTES <= high
+            for merged in range(1, IODEPTH + 1)
+            if low <= merged * SIZE_BYTES <= high
         )
     return found, sum(read["errors"] for read in reads)
 
