@@ -17,10 +17,10 @@ from blkiomon.sources.readers import Reader
 from blkiomon.sources.sorter import Sorter
 
 READ_BYTES = 1 << 20
-"""How much of a file is read at a time. Less would make the Python code for each read noticeable."""
+"""How much of a file is read at a time: with less, the calls of each read cost too much."""
 
-MERGED_BYTES = 1 << 18
-"""How much is merged at a time: little enough to stay in the CPU's cache for decoding."""
+PIECE_BYTES = 1 << 18
+"""How much is merged or sorted at a time: little enough to stay in the CPU's cache for decoding."""
 
 WINDOW_BYTES = 1 << 17
 """How much of each file is in memory while files are merged: its window."""
@@ -171,7 +171,7 @@ class SortedStream:
             until_ns = self._sorter.latest_ns
         data = self._sorter.take(max(until_ns, 0))
         # Wait until the held bytes have doubled: then the cost of sorting them again is amortised.
-        self._wanted_bytes = 2 * self._sorter.held_bytes + READ_BYTES
+        self._wanted_bytes = 2 * self._sorter.held_bytes + PIECE_BYTES
         return data
 
 
@@ -208,7 +208,7 @@ class FileSource(Source):
                 self._sorted = self.rest()
                 self._stream = None
         if self._sorted:
-            data, self._sorted = self._sorted[:READ_BYTES], self._sorted[READ_BYTES:]
+            data, self._sorted = self._sorted[:PIECE_BYTES], self._sorted[PIECE_BYTES:]
             return data
         return self._buffer[: self._readinto(self._buffer)]
 
@@ -253,7 +253,7 @@ class MergedSource(Source):
             [reader.name for reader in readers],
             [reader.readinto if resync else checked(reader) for reader in readers],
             window_bytes=min(WINDOW_BYTES, max(LEAST_WINDOW_BYTES, WINDOWS_BYTES // len(readers))),
-            output_bytes=MERGED_BYTES,
+            output_bytes=PIECE_BYTES,
             resync=resync,
         )
 
