@@ -632,6 +632,7 @@ cdef class Engine:
                     self._make_room(b.seen, b.cpus, n_bytes)
                 except BaseException:
                     s.records = b.first         # nothing of this batch counts
+                    self.position -= n_bytes
                     raise
         if b.first % SWEEP_EVERY == 0:
             evict_by_age(s)
