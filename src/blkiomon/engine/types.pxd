@@ -527,11 +527,14 @@ cdef extern from *:
     }
     /* Compiles a function for processors since about 2013: see Engine._choose_functions(). */
     #if defined(__x86_64__) && !defined(__AVX2__)
+    #include <cpuid.h>
     #define BK_AVX2 __attribute__((target("avx2,bmi,bmi2,fma,lzcnt")))
     static inline int bk_has_avx2(void) {
+        unsigned int a, b, c, d;
         __builtin_cpu_init();
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi")
-            && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
+            && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma")
+            && __get_cpuid(0x80000001, &a, &b, &c, &d) && c & 1 << 5;   /* lzcnt: clang < 19 */
     }
     #else
     #define BK_AVX2
