@@ -17,11 +17,11 @@ class Engine:
     RuntimeError. ``feed`` and ``snapshot`` release the GIL while they work.
 
     Args:
-        max_pending: most pending records, 1 to 2^32. An issue is pending until its completion is
-            read, a completion until its issue is. At the limit, at least the oldest eighth is
-            evicted: all records up to a time that is exact to 1/8192 of the age of the oldest.
-            While seven eighths of the limit or more are pending, a completion without an issue
-            counts as evicted at once.
+        max_pending: most pending records, 1 to 2^32. (There is room for about 2 * 10^9.) An issue
+            is pending until its completion is read, a completion until its issue is. At the limit,
+            at least the oldest eighth is evicted: all records up to a time that is exact to 1/8192
+            of the age of the oldest. While seven eighths of the limit or more are pending, a
+            completion without an issue counts as evicted at once.
         max_age_ns: greatest age of a pending record, in ns of trace time before the latest record.
             An issue and a completion further apart never match. Older records are evicted every
             2^20 records, at every snapshot and at the end.
@@ -40,7 +40,8 @@ class Engine:
         resync: after garbage, go on at the next plausible record instead of failing.
         devices: major:minor numbers; records of other devices are counted in ``records`` and
             otherwise ignored. Empty: every device counts.
-        from_ns: records before this trace time are ignored in the same way.
+        from_ns: records before this trace time are ignored in the same way. ``take_records`` and
+            ``first_ns`` include ignored records.
         max_devices: most devices known at a time, 1 to 2^22-1. Records of further devices are
             counted as ``over_device_limit`` and otherwise ignored. If more than half as many are
             known at a snapshot, idle ones are forgotten: those without a request since the last
@@ -106,7 +107,8 @@ class Engine:
     def snapshot(self, end_ns: int | None = None) -> Snapshot:
         """Return the figures since the last snapshot, and begin a new interval.
 
-        Rows are in the order of their first match. Raises MemoryError, and then changes nothing.
+        Rows are in the order of their first match. Raises MemoryError: then no figure is lost,
+        and the interval goes on.
 
         Args:
             end_ns: trace time at which the interval ends: requests in flight are counted up to

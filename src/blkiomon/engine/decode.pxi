@@ -43,7 +43,7 @@ cdef struct Batch:
     uint64_t word[BATCH]                        # of a plain record: key and state of its issue
     uint32_t home[BATCH]                        # group
     uint8_t tag[BATCH]
-    uint8_t fate[BATCH]                         # see Fate; only if not is_plain
+    uint8_t fate[BATCH]                         # see Fate; only if not can_be_plain()
     Pending item                                # the record that pair_item() pairs
     # The requests that complete, for account(). `done` has a usual one as in Account.deferred, and
     # `done_of` its account: device index << 5 | cell. If `done_of` is IN_MATCH, the request is the

@@ -6,11 +6,12 @@
 # The result depends on the records alone, not on their places in the table.
 #
 # Entry points: evict_by_age, from Engine at every snapshot, every SWEEP_EVERY records and at the
-# end; evict_if_full, is_nearly_full, track_age, drop_pending, evict, from pairing. Never allocates.
+# end; is_nearly_full, from pairing; evict_if_full and track_age, from pairing and multi_step;
+# drop_pending and evict, from multi_step. Never allocates.
 #
 # The file begins with the full records of pending requests, which an eviction has to free. Their
 # entry points: copy_detail, ids_of, has_wide_ids, store_record, free_record and full_record, from
-# pairing; copy_stored, from Engine.leftovers().
+# pairing, multi_step and slow; copy_stored, from Engine.leftovers().
 
 cdef enum:
     SWEEP_EVERY = 1 << 20                       # records between two passes by age

@@ -199,7 +199,8 @@ REQUEST = np.dtype(
 
 - ``time``: of the latest issue in UTC, as ``requests`` sets it; the engine leaves it NaT.
 - ``issued_ns``, ``first_issued_ns``: latest and first issue; they differ after a requeue.
-- ``d2c_ns``: latest issue to completion. ``q2d_ns``: queue to issue; NaN without a queue record.
+- ``d2c_ns``: latest issue to completion; of a request that fails after a requeue, without another
+  issue: first issue to completion. ``q2d_ns``: queue to issue; NaN without a queue record.
 - ``op``: index in ``OPS``.
 - ``pid``, ``cpu``: of the issue. ``error``: errno of the completion, 0 if it succeeded."""
 

@@ -24,8 +24,8 @@ class Snapshot:
         rows: dtype ``layout.ROW``, in any order; several rows of one device, operation and
             direction add up.
         d2c_bins, size_bins: dtype ``layout.BIN``, by row, then bin.
-        loads: dtype ``layout.LOAD``, one for each device and operation, and one for all devices;
-            empty if requests in flight were not counted.
+        loads: dtype ``layout.LOAD``, one for each device and operation, for each device, and for
+            all devices; empty if requests in flight were not counted.
         retry_rows: dtype ``layout.RETRY_ROW``, one for each device and operation; empty if
             nothing was requeued.
         queue_rows: dtype ``layout.QUEUE_ROW``; empty if the stream has no queue records.

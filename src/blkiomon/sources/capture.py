@@ -58,7 +58,7 @@ NO_DEVICE = "dev == 0"
 
 SEPARATOR = " || "
 
-# Event and category of the records that blktrace writes for these tracepoints.
+# Event and category of the record that a sample becomes. The queue event of a bio counts as issue.
 _ISSUE, _COMPLETE, _REQUEUE, _QUEUE = (7, 1 << 6), (8, 1 << 7), (6, 1 << 5), (1, 1 << 4)
 _REQUEST_EVENTS = {
     "block_rq_issue": _ISSUE,
