@@ -670,7 +670,7 @@ def test_more_files_than_descriptors_are_refused(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert str(error.value) == (
-        f"100 files cannot be open at once: the limit is {limit}, see ulimit -n"
+        f"100 files cannot be open at once: the limit is {limit}; raise it, as with `ulimit -n 164`"
     )
     assert len(descriptors()) == len(before)
 

@@ -45,7 +45,7 @@ class Engine:
         max_devices: most devices known at a time, 1 to 2^22-1. Records of further devices are
             counted as ``over_device_limit`` and otherwise ignored. If more than half as many are
             known at a snapshot, idle ones are forgotten: those without a request since the last
-            snapshot and with nothing pending. ``devices`` always count.
+            snapshot and with nothing pending. Those that ``devices`` names always count.
 
     Raises:
         ValueError: an argument is out of range.
@@ -187,14 +187,17 @@ class Engine:
         - ``requests``: completed.
         - ``mismatches``: pairs of records with the same key that do not belong to one request.
         - ``driver_data_records``: of category DRV_DATA.
-        - ``evicted``: pending records.
+        - ``evicted``: pending records removed by age or number, and completions refused near
+          ``max_pending``.
         - ``lost_events``: counted by the tracer's marks.
         - ``sequence_gaps``: missing sequence numbers, for each device and CPU.
-        - ``completions_without_issue``, ``issues_without_completion``: unmatched; see ``Counts``.
+        - ``completions_without_issue``, ``issues_without_completion``: unmatched; see
+          ``blkiomon.interval.value.Counts``.
         - ``skipped_bytes``: skipped by ``resync``.
         - ``over_device_limit``: records of devices beyond ``max_devices``.
 
-        A late record corrects a gap or a missing issue only within its interval.
+        A record that is read late takes back a gap or a missing issue only if the same interval
+        counted it.
         """
 
     @property
@@ -215,14 +218,14 @@ class Engine:
 
     @property
     def now_ns(self) -> int:
-        """Trace time of the record that was read last, without notifications and those ignored.
+        """Trace time of the record that was read last, except notify records and ignored ones.
 
         It may be less than that of an earlier record. 0 before the first record.
         """
 
     @property
     def first_ns(self) -> int | None:
-        """Trace time of the first record other than notifications; None before it."""
+        """Trace time of the first record other than notify records; None before it."""
 
     @property
     def epoch_ns(self) -> int | None:
@@ -235,7 +238,8 @@ class Engine:
     def process_names(self) -> dict[int, str]:
         """Process names by pid, from the stream: the dictionary that the engine updates.
 
-        It holds at least 65,536 names: those that were added, or occurred in an interval, last.
+        Beyond 131,072 names it keeps the latest 65,536: by when they were added, or last occurred
+        in an interval.
         """
 
     @property

@@ -22,7 +22,7 @@ cdef enum:
     # to the next group waits for memory. With 12 and a million pending requests, a record costs 1.4
     # times as much.
     MOST_IN_GROUP = 10
-    RELEASE_GROUPS = 4096                       # groups; with their slots 2 MB
+    RELEASE_GROUPS = 4096                       # groups whose slots, 2 MB, are given back at once
 
 
 cdef inline uint32_t key_of(uint32_t device, uint32_t category) noexcept nogil:

@@ -405,10 +405,11 @@ cdef inline void count_deferred(State *s, Account *a, unsigned int n) noexcept n
     """Account the n requests that an account has deferred.
 
     A quotient of doubles is exact here: see quotient(). Bins come from the upper bits of floats:
-    the exponent gives the octave, and the first six bits of the mantissa the bin in it. First, the
-    bits that would round the value up are cleared. The float of half an n-bit value has the biased
-    exponent n + 125. The octave of the value begins with bin 64 * (n - 6), so 131 octaves are
-    subtracted. The 1 is the one that time_bin() adds.
+    the exponent gives the octave, and the first six bits of the mantissa the bin in it. Each value
+    is halved, as only signed 32-bit integers become floats fast. Before, its eighth bit is cleared,
+    and some lower ones: so it is not rounded up to the next bin. The float of half an n-bit value
+    has the biased exponent n + 125. The octave of the value begins with bin 64 * (n - 6), so 131
+    octaves are subtracted. The 1 is the one that time_bin() adds.
     """
     cdef:
         unsigned int i
