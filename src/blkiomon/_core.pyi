@@ -238,8 +238,8 @@ class Engine:
     def process_names(self) -> dict[int, str]:
         """Process names by pid, from the stream: the dictionary that the engine updates.
 
-        Beyond 131,072 names it keeps the latest 65,536: by when they were added, or last occurred
-        in an interval.
+        Beyond 131,072 names, it keeps the 65,536 that were added, or occurred in an interval, most
+        recently.
         """
 
     @property

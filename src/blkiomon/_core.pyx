@@ -513,7 +513,8 @@ cdef class Engine:
     cdef int _take_names(self) except -1:
         """Move new process names to the dictionary; the latest name of a pid counts.
 
-        The dictionary keeps at least MOST_PROCESSES names: those added or refreshed last.
+        Beyond twice MOST_PROCESSES names, the dictionary keeps the MOST_PROCESSES that were added
+        or refreshed last.
         """
         cdef uint64_t i
         for i in range(self.s.n_names):

@@ -370,7 +370,7 @@ cdef inline void account_match(
 # loops, which the compiler vectorises. The results are exact.
 
 cdef enum:
-    UNUSUAL_SIZE = 0xfff001ff                   # a multiple of 512 below SIZE_SLOTS << 9 has none
+    UNUSUAL_SIZE = 0xfff001ff                   # bits that no multiple of 512 below 1 MiB has
     LEAST_USUAL_NS = 1000                       # below, throughput has another formula
     MOST_USUAL_NS = 0xffffffff
     IN_MATCH = NO_DEVICE << 5                   # in Batch.done_of
