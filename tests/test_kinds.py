@@ -62,7 +62,7 @@ SAID = {
     "prose": "is text: ",
     "bzip2": "is compressed with bzip2: unpack it first, as in `bzip2 -dc {} | blkiomon ... -`",
     "interval": "holds an encoded interval: use `from_bytes` of the Python library",
-    "blkparse": "is text printed by blkparse: use the binary files that it was made of",
+    "blkparse": "is text printed by blkparse: use the trace that blkparse read",
 }
 
 

@@ -639,6 +639,15 @@ def test_traces_outside_of_sets_are_named(traces: Path) -> None:
         assert list(source.notes) == left_out
 
 
+def test_members_of_sets_are_not_examined(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blkiomon.sources.trace_sets.MOST_EXAMINED", 1)
+    Path("dir").mkdir()
+    for name in ("sda.blktrace.0", "sda.blktrace.1", "z.bin"):
+        Path("dir", name).write_bytes(Path("sda.blktrace.0").read_bytes())
+    with open_trace(["dir"]) as source:
+        assert list(source.notes) == ["dir/z.bin is left out: to read it, name it"]
+
+
 def test_empty_list_of_names_is_refused() -> None:
     with pytest.raises(SourceError, match="no file to read was given"):
         open_trace([])
@@ -661,7 +670,7 @@ def test_more_files_than_descriptors_are_refused(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert str(error.value) == (
-        f"100 files cannot be open at once: the limit is {limit}, see ulimit -n"
+        f"100 files cannot be open at once: the limit is {limit}; raise it, as with `ulimit -n 164`"
     )
     assert len(descriptors()) == len(before)
 

@@ -859,6 +859,22 @@ def complaint(status: int, *arguments: runner.Argument) -> str:
     return result.stderr.decode().splitlines()[0]
 
 
+def test_one_of_several_topologies_of_a_directory_has_to_be_named(
+    hosts: Path, tmp_path: Path
+) -> None:
+    for name in "ab":
+        runner.succeed(
+            "topology", "-o", tmp_path / f"{name}.topology.json", "--sysfs", hosts / "scsi_debug"
+        )
+    (tmp_path / "a.blktrace.0").write_bytes(b"")
+    said = f"{tmp_path} has 2 topology files; name one: `--topology FILE`"
+    assert said in complaint(3, tmp_path)
+    for verb in ("summary", "stat", "report"):
+        result = runner.call(verb, "--by", "lun", tmp_path)
+        assert (result.returncode, result.stdout) == (3, b"")
+        assert said in result.stderr.decode()
+
+
 def test_failures_say_what_to_do(hosts: Path, tmp_path: Path) -> None:
     sysfs = ["--sysfs", str(hosts / "scsi_debug")]
     (tmp_path / "a.topology.json").write_text("{}")

@@ -17,11 +17,11 @@ class Engine:
     RuntimeError. ``feed`` and ``snapshot`` release the GIL while they work.
 
     Args:
-        max_pending: most pending records, 1 to 2^32. An issue is pending until its completion is
-            read, a completion until its issue is. At the limit, at least the oldest eighth is
-            evicted: all records up to a time that is exact to 1/8192 of the age of the oldest.
-            While seven eighths of the limit or more are pending, a completion without an issue
-            counts as evicted at once.
+        max_pending: most pending records, 1 to 2^32. (There is room for about 2 * 10^9.) An issue
+            is pending until its completion is read, a completion until its issue is. At the limit,
+            at least the oldest eighth is evicted: all records up to a time that is exact to 1/8192
+            of the age of the oldest. While seven eighths of the limit or more are pending, a
+            completion without an issue counts as evicted at once.
         max_age_ns: greatest age of a pending record, in ns of trace time before the latest record.
             An issue and a completion further apart never match. Older records are evicted every
             2^20 records, at every snapshot and at the end.
@@ -40,11 +40,12 @@ class Engine:
         resync: after garbage, go on at the next plausible record instead of failing.
         devices: major:minor numbers; records of other devices are counted in ``records`` and
             otherwise ignored. Empty: every device counts.
-        from_ns: records before this trace time are ignored in the same way.
+        from_ns: records before this trace time are ignored in the same way. ``take_records`` and
+            ``first_ns`` include ignored records.
         max_devices: most devices known at a time, 1 to 2^22-1. Records of further devices are
             counted as ``over_device_limit`` and otherwise ignored. If more than half as many are
             known at a snapshot, idle ones are forgotten: those without a request since the last
-            snapshot and with nothing pending. ``devices`` always count.
+            snapshot and with nothing pending. Those that ``devices`` names always count.
 
     Raises:
         ValueError: an argument is out of range.
@@ -106,7 +107,8 @@ class Engine:
     def snapshot(self, end_ns: int | None = None) -> Snapshot:
         """Return the figures since the last snapshot, and begin a new interval.
 
-        Rows are in the order of their first match. Raises MemoryError, and then changes nothing.
+        Rows are in the order of their first match. Raises MemoryError: then no figure is lost,
+        and the interval goes on.
 
         Args:
             end_ns: trace time at which the interval ends: requests in flight are counted up to
@@ -185,14 +187,17 @@ class Engine:
         - ``requests``: completed.
         - ``mismatches``: pairs of records with the same key that do not belong to one request.
         - ``driver_data_records``: of category DRV_DATA.
-        - ``evicted``: pending records.
+        - ``evicted``: pending records removed by age or number, and completions refused near
+          ``max_pending``.
         - ``lost_events``: counted by the tracer's marks.
         - ``sequence_gaps``: missing sequence numbers, for each device and CPU.
-        - ``completions_without_issue``, ``issues_without_completion``: unmatched; see ``Counts``.
+        - ``completions_without_issue``, ``issues_without_completion``: unmatched; see
+          ``blkiomon.interval.value.Counts``.
         - ``skipped_bytes``: skipped by ``resync``.
         - ``over_device_limit``: records of devices beyond ``max_devices``.
 
-        A late record corrects a gap or a missing issue only within its interval.
+        A record that is read late takes back a gap or a missing issue only if the same interval
+        counted it.
         """
 
     @property
@@ -213,14 +218,14 @@ class Engine:
 
     @property
     def now_ns(self) -> int:
-        """Trace time of the record that was read last, without notifications and those ignored.
+        """Trace time of the record that was read last, except notify records and ignored ones.
 
         It may be less than that of an earlier record. 0 before the first record.
         """
 
     @property
     def first_ns(self) -> int | None:
-        """Trace time of the first record other than notifications; None before it."""
+        """Trace time of the first record other than notify records; None before it."""
 
     @property
     def epoch_ns(self) -> int | None:
@@ -233,7 +238,8 @@ class Engine:
     def process_names(self) -> dict[int, str]:
         """Process names by pid, from the stream: the dictionary that the engine updates.
 
-        It holds at least 65,536 names: those that were added, or occurred in an interval, last.
+        Beyond 131,072 names, it keeps the 65,536 that were added, or occurred in an interval, most
+        recently.
         """
 
     @property

@@ -5,7 +5,7 @@
                    pairing.pxi     records -> completed requests: a fast path for plain records,
                                    a slow path for all others; with
                        hash_table.pxi   pending records, found by sector and device
-                       eviction.pxi     evicts pending records by age or number; stores them in full
+                       eviction.pxi     evicts by age or number; stores pending records in full
                        multi_step.pxi   requeues, partial completions, zone appends
                        queue.pxi        queue records, process names, the time of day, driver data
                        in_flight.pxi    requests in flight
@@ -243,8 +243,8 @@ cdef class Engine:
         self._leave()
         return 0
 
-    # -- memory. New arrays go to a copy of _arrays, which replaces it at the end. If memory is
-    # short, the engine is unchanged.
+    # -- memory. New arrays go to a copy of _arrays, which replaces it at the end; a single one goes
+    # to _arrays itself. If memory is short, the engine is unchanged.
 
     cdef int _add_buffer(
         self, name, Growth growth, void *at, const uint64_t *used, uint64_t *room, size_t size,
@@ -377,7 +377,7 @@ cdef class Engine:
         if buffer.growth == GROW_PROCESSES:
             return self._grow_processes()
         if room > <uint64_t> 1 << 32 and buffer.size > 1:
-            raise MemoryError(f"too many {name}: they are numbered with 32 bits")
+            raise MemoryError(f"too many {name}: the limit is 2^32")
         arrays = dict(self._arrays)
         if buffer.growth == GROW_POINTERS:
             new = allocate(arrays, f"{name} from {had}", (room - had) * buffer.size)
@@ -406,8 +406,9 @@ cdef class Engine:
         new.used = 0
         new.room = n_groups * MOST_IN_GROUP
         if n_groups * GROUP > <uint64_t> 1 << 32:
-            raise MemoryError(f"too many {name} records: they are numbered with 32 bits")
+            raise MemoryError(f"too many {name} records: a table has at most 2^32 slots")
         new.groups = <Group *> allocate(arrays, f"{name} groups", n_groups * sizeof(Group))
+        # One more: pair_records() reads slot GROUP of a group before it rejects it.
         new.slots = <Pending *> allocate(
             arrays, f"{name} slots", (n_groups * GROUP + 1) * sizeof(Pending)
         )
@@ -512,7 +513,8 @@ cdef class Engine:
     cdef int _take_names(self) except -1:
         """Move new process names to the dictionary; the latest name of a pid counts.
 
-        The dictionary keeps at least MOST_PROCESSES names: those added or refreshed last.
+        Beyond twice MOST_PROCESSES names, the dictionary keeps the MOST_PROCESSES that were added
+        or refreshed last.
         """
         cdef uint64_t i
         for i in range(self.s.n_names):
@@ -550,7 +552,8 @@ cdef class Engine:
                 self.s.last_ns = until_ns - 1
             else:
                 raise ValueError(f"until_ns must be from 1 to 2^64-1, not {until_ns}")
-            if size == 0 and not (self.stopped and self.n_tail):    # else until_ns may be later now
+            # Without bytes, a record in the tail may be due: until_ns may be later now.
+            if size == 0 and not (self.stopped and self.n_tail):
                 return 0
             try:
                 return self._feed(&data[0] if size else self.tail, size)
@@ -632,6 +635,7 @@ cdef class Engine:
                     self._make_room(b.seen, b.cpus, n_bytes)
                 except BaseException:
                     s.records = b.first         # nothing of this batch counts
+                    self.position -= n_bytes
                     raise
         if b.first % SWEEP_EVERY == 0:
             evict_by_age(s)
@@ -649,8 +653,9 @@ cdef class Engine:
     cdef bint _consume_other(
         self, const uint8_t *data, size_t size, size_t *at, DecodeEnd why
     ) except -1:
-        """Process what decode_batch() did not take: the first record, a mark, padding or garbage.
+        """Process what decode_batch() did not take: a mark, padding or garbage.
 
+        Before the first record, find the byte order.
         Returns False if more bytes are needed to decide.
         """
         cdef size_t left = size - at[0]
@@ -660,9 +665,9 @@ cdef class Engine:
         cdef int mark
         if why == DECODE_MISLABELLED and not self.resync:
             self._fail((
-                "a version-8 record with the magic of version 7, cut to 48 bytes",
-                "version 7 (the kernel's ftrace blk tracer sends such records on Linux 6.19 and "
-                "later; use blktrace there)",
+                "a version-8 record with the magic of version 7, cut to 48 bytes, as ftrace's blk "
+                "tracer sends it on Linux 6.19 and later",
+                "a record of version 7 or 8: use blktrace instead",
             ))
         mark = parse_lost(p, left, &length, &events)
         if mark > 0 and not self.searching:
@@ -768,7 +773,7 @@ cdef class Engine:
                 self.position += n
                 self.n_tail = 0
                 self._end_search()
-            elif n >= 4 and byte_order_of(load32(self.tail)) < 0 and self.tail[0] != c"C":
+            elif n >= 4 and byte_order_of(load32(self.tail)) < 0 and self.tail[0] != c"C":  # "CPU:"
                 self._fail(describe_magic(load32(self.tail), self.swap))
             else:
                 self._fail((
@@ -851,7 +856,7 @@ cdef class Engine:
         qsort(address(processes), s.n_processes, sizeof(Process), by_pid)
         if s.other_processes.requests != 0:
             out[0] = s.other_processes
-            out.pid = <uint32_t> -1
+            out.pid = <uint32_t> -1             # the sum of all further processes
         return processes
 
     cdef _take(self, const void **elements, uint64_t *n, dtype):
@@ -920,7 +925,7 @@ cdef class Engine:
         return skips
 
     def leftovers(self):
-        if not self.s.keep_mismatches:
+        if not self.s.keep_details:
             raise ValueError("made without keep_details")
         self._enter()
         try:
@@ -991,7 +996,7 @@ cdef class Engine:
     def epoch_ns(self):
         self._refuse_others()
         cdef const State *s = &self.s
-        # `blkparse -d` changes the times of all records except notifications. A first record much
+        # `blkparse -d` changes the times of all records except notify records. A first record much
         # earlier than the timestamp record shows this: then the time of day is unknown.
         cdef uint64_t least_ns = s.epoch_at_ns - min(s.epoch_at_ns, EPOCH_TOLERANCE_NS)
         if not s.has_epoch or (s.has_first and s.first_ns < least_ns):
@@ -1019,7 +1024,7 @@ cdef class Engine:
 
     def _tune(self, *, hash_seed=None, spill_every=None, plain_cpu=False, slowly=False):
         if self.s.records or (hash_seed is not None and self.s.n_devices):
-            raise ValueError("an engine that was used cannot be tuned")
+            raise ValueError("cannot be tuned after a record, nor hash_seed with devices")
         if hash_seed is not None:
             self._set_seed(hash_seed)
         if spill_every is not None:

@@ -9,7 +9,7 @@
 # Technique: check_run() ORs the 16-byte vectors of many headers, and tests the result once. A bit
 # that no good header has, or that differs from the first header's, shows in the result.
 #
-# Entry points: decode_batch, from Engine._consume(); is_late and plainness_of, from pairing;
+# Entry points: decode_batch, from Engine._consume(); huge_time and plainness_of, from pairing;
 # payload_of, from queue.pxi. Never allocates; keeps no state.
 
 cdef enum DecodeEnd:                            # why a run of records ended
@@ -38,12 +38,13 @@ cdef struct Batch:
     const uint8_t *payload[BATCH]               # only for `converted`: see payload_of()
     uint32_t category[BATCH]                    # action >> 16, of either version
     bint of_one_device                          # all records are
-    # prepare_records() fills these five; in one pass, those that the slow path needs are filled.
+    # prepare_records() fills these five. In one pass (see can_be_one_pass()), pair_records() fills
+    # device, home and tag of records that take the slow path.
     uint32_t device[BATCH]                      # index
     uint64_t word[BATCH]                        # of a plain record: key and state of its issue
     uint32_t home[BATCH]                        # group
     uint8_t tag[BATCH]
-    uint8_t fate[BATCH]                         # see Fate; only if not is_plain
+    uint8_t fate[BATCH]                         # see Fate; only if not can_be_plain()
     Pending item                                # the record that pair_item() pairs
     # The requests that complete, for account(). `done` has a usual one as in Account.deferred, and
     # `done_of` its account: device index << 5 | cell. If `done_of` is IN_MATCH, the request is the
@@ -62,8 +63,8 @@ cdef inline const uint8_t *payload_of(const Batch *b, int i) noexcept nogil:
     return <const uint8_t *> &b.records[i] + HEADER_V7
 
 
-cdef inline uint32_t is_late(const TraceV7 *r) noexcept nogil:
-    """IS_LATE or 0."""
+cdef inline uint32_t huge_time(const TraceV7 *r) noexcept nogil:
+    """HAS_HUGE_TIME or 0."""
     return <uint32_t> (r.time >> 63)
 
 
@@ -76,7 +77,7 @@ cdef inline uint32_t plainness_of(uint32_t category, const TraceV7 *r) noexcept 
     """
     return (
         ((category & (CAT_PAIRED | CAT_ODD)) + CAT_ISSUE ^ CAT_COMPLETE) & ~<uint32_t> CAT_ISSUE
-        | r.bytes & UNUSUAL_SIZE | r.error | is_late(r)
+        | r.bytes & UNUSUAL_SIZE | r.error | huge_time(r)
     )
 
 
@@ -99,12 +100,12 @@ cdef inline bint is_mislabelled_v8(const TraceV7 *r) noexcept nogil:
 cdef inline int check_run(
     const uint8_t *data, int most, uint64_t last_ns, Batch *out
 ) noexcept nogil:
-    """Count the records at the front that can be used in place: a multiple of RUN, or `most`.
+    """Count and describe the records at the front that can be used in place.
 
-    They are in host byte order, of version 7, without a payload, and not after last_ns. Their pids
-    are below PID_LIMIT. A vector has four 32-bit lanes: (magic, sequence, time), (sector, bytes,
-    action) or (pid, device, cpu, error and pdu_len). `plus` and `events` test actions as
-    plainness_of() does.
+    These are a multiple of RUN, or `most`. They are in host byte order, of version 7, without a
+    payload, and not after last_ns. Their pids are below PID_LIMIT. A vector has four 32-bit lanes:
+    (magic, sequence, time), (sector, bytes, action) or (pid, device, cpu, error and pdu_len).
+    `plus` and `events` test actions as plainness_of() does.
     """
     cdef:
         int i

@@ -6,23 +6,25 @@
 # The result depends on the records alone, not on their places in the table.
 #
 # Entry points: evict_by_age, from Engine at every snapshot, every SWEEP_EVERY records and at the
-# end; evict_if_full, is_nearly_full, track_age, drop_pending, evict, from pairing. Never allocates.
+# end; is_nearly_full, from pairing; evict_if_full and track_age, from pairing and multi_step;
+# drop_pending and evict, from multi_step. Never allocates.
 #
 # The file begins with the full records of pending requests, which an eviction has to free. Their
 # entry points: copy_detail, ids_of, has_wide_ids, store_record, free_record and full_record, from
-# pairing; copy_stored, from Engine.leftovers().
+# pairing, multi_step and slow; copy_stored, from Engine.leftovers().
 
 cdef enum:
     SWEEP_EVERY = 1 << 20                       # records between two passes by age
     EVICTED_SHARE = 8                           # of max_pending: see evict_if_full()
     MOST_AGES = 1 << 16                         # counters of end_of_oldest()
-    GRAIN_BITS = 14                             # eviction is exact to 1/8192 of the oldest age
+    # Significant bits of the oldest age that count: eviction is exact to 1/8192 of it, or better.
+    GRAIN_BITS = 14
 
 
 # --- full records of pending requests -----------------------------------------------------------
 #
 # With keep_details, State.stored has all of them. With keep_ids alone, it has those that took the
-# slow path; of any other record, its Pending has all that a request shows.
+# slow path; of any other record, its Pending has all that layout.REQUEST needs.
 
 cdef inline void copy_detail(
     Detail *out, const TraceV7 *r, uint32_t category, uint64_t order
@@ -51,7 +53,7 @@ cdef inline bint has_wide_ids(const Batch *b) noexcept nogil:
 
 
 cdef void full_record(const State *s, const Pending *p, Record *out) noexcept nogil:
-    """Copy a pending record to out: in full with IS_STORED, else what a request shows."""
+    """Copy a pending record to out: in full with IS_STORED, else what REQUEST needs."""
     if p.state & IS_STORED:
         out[0] = s.stored[p.extra].detail.record
         return
@@ -138,58 +140,59 @@ cdef inline uint64_t low_bits(unsigned int n) noexcept nogil:
 cdef uint64_t end_of_oldest(State *s, uint64_t n) noexcept nogil:
     """The time up to which to evict, so that at least the oldest n pending records are.
 
-    A radix select: each walk counts the times from first_ns on by their next most significant
-    bits. It stops when the remaining low bits make up at most 1/8192 of the age of the oldest. The
-    first walk assumes that the result is not after now_ns. If oldest_ns is close to the oldest
-    time, one walk is enough.
+    A radix select: each walk counts the times from base_ns on by their next most significant bits,
+    and moves base_ns to the counter that holds the nth. It ends when the remaining low bits make up
+    at most 1/8192 of the age of the oldest. The first walk assumes that the result is not after
+    now_ns. If oldest_ns is close to the oldest time, one walk is enough.
     """
     cdef:
         Cursor c
         const Pending *p
-        uint64_t first_ns = s.oldest_ns
+        uint64_t base_ns = s.oldest_ns
         uint64_t least_ns = <uint64_t> -1
         uint64_t n_ages = MOST_AGES if s.pending.used >= MOST_AGES else 1 << 8
         unsigned int age_bits = bits(n_ages - 1)
-        unsigned int shift = width(s.now_ns - first_ns) + 1 if s.now_ns > first_ns else 64
+        unsigned int shift = width(s.now_ns - base_ns) + 1 if s.now_ns > base_ns else 64
         unsigned int grain = 0
         uint64_t at, older
     while True:
         shift -= min(shift, age_bits)
-        first_ns &= ~low_bits(shift)
+        base_ns &= ~low_bits(shift)
         memset(s.ages, 0, n_ages * sizeof(uint32_t))
         c = Cursor(0, 0)
         while (p := next_entry(&s.pending, &c)) != NULL:
             least_ns = min(least_ns, p.time_ns)
-            at = (p.time_ns - first_ns) >> shift
-            if p.time_ns >= first_ns and at < n_ages:
+            at = (p.time_ns - base_ns) >> shift
+            if p.time_ns >= base_ns and at < n_ages:
                 s.ages[at] += 1
         at = older = 0
         while at < n_ages and older + s.ages[at] < n:
             older += s.ages[at]
             at += 1
         if at == n_ages:                        # it is after now_ns: begin with all 64 bits
-            first_ns = 0
+            base_ns = 0
             shift = 64
             continue
         n -= older
-        first_ns += at << shift
+        base_ns += at << shift
         if s.now_ns > least_ns:
             grain = width(s.now_ns - least_ns)
             grain -= min(grain, <unsigned int> GRAIN_BITS)
         if shift <= grain:
-            return first_ns | low_bits(grain)
+            return base_ns | low_bits(grain)
 
 
-cdef inline uint64_t share_of_bound(const State *s) noexcept nogil:
+cdef inline uint64_t oldest_eighth(const State *s) noexcept nogil:
+    """How many records an eviction removes at least, unless max_pending is less than 8."""
     return s.max_pending // EVICTED_SHARE
 
 
 cdef inline bint is_nearly_full(const State *s) noexcept nogil:
     """Whether completions no longer become pending: most likely, their issues were evicted."""
-    return s.pending.used >= s.max_pending - share_of_bound(s)
+    return s.pending.used >= s.max_pending - oldest_eighth(s)
 
 
 cdef void evict_if_full(State *s) noexcept nogil:
     """Evict the oldest pending records if there are max_pending: another one will be added."""
     if unlikely(s.pending.used >= s.max_pending):
-        evict_until(s, end_of_oldest(s, max(share_of_bound(s), <uint64_t> 1)))
+        evict_until(s, end_of_oldest(s, max(oldest_eighth(s), <uint64_t> 1)))

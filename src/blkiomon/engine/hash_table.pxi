@@ -4,7 +4,7 @@
 # tags, 8 bits of each hash, are compared with one SSE2 instruction. An entry goes to the first free
 # slot of its home group or, if that group is full, of the next ones; each group that it passes
 # counts it in overflow_count, so that a search knows where to stop. Entries never move, deletion
-# leaves no tombstone, and no branch depends on how full the table is. (Linear probing that shifts
+# leaves no tombstone, and few branches depend on how full the table is. (Linear probing that shifts
 # entries back on deletion spent half of its time on mispredicted branches.)
 #
 # The key is (sector, Pending.key). The hash is seeded at random, so that the author of a trace
@@ -22,7 +22,7 @@ cdef enum:
     # to the next group waits for memory. With 12 and a million pending requests, a record costs 1.4
     # times as much.
     MOST_IN_GROUP = 10
-    RELEASE_GROUPS = 4096                       # groups; with their slots 2 MB
+    RELEASE_GROUPS = 4096                       # groups whose slots, 2 MB, are given back at once
 
 
 cdef inline uint32_t key_of(uint32_t device, uint32_t category) noexcept nogil:

@@ -26,7 +26,7 @@ cdef uint8_t[OPS] LANES = [0, 1, 4, 5, 6, 7, 2]
 
 
 cdef inline unsigned int lane_of(unsigned int op) noexcept nogil:
-    """Index in Load.now: reads, writes, others and all operations (IN_ALL) come first."""
+    """Index in Load.now: reads, writes, `other` and all operations (IN_ALL) come first."""
     return LANES[op]
 
 
@@ -184,7 +184,7 @@ cdef void move_load_rows(State *s, uint64_t end_ns, LoadRow *out) noexcept nogil
     cdef Load *load
     cdef InFlightIntegral *integral
     if s.as_original:
-        for i in range(s.devices_end):          # free_idle_devices() corrects is_idle by accounts
+        for i in range(s.devices_end):          # free_idle_devices() keeps those with an account
             s.devices[i].is_idle = not s.devices[i].was_busy
             s.devices[i].was_busy = False
         return

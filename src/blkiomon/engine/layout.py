@@ -68,8 +68,8 @@ RECORD = np.dtype(
 sectors 512 bytes; ``action`` holds the event in bits 0-15 and the categories from bit 16."""
 
 ISSUE, COMPLETE, NOTIFY, DRIVER_DATA = 1 << 22, 1 << 23, 1 << 26, 1 << 30
-"""Some categories in ``RECORD['action']``. Notes are ``NOTIFY``; their times may differ from those
-of other records."""
+"""Some categories in ``RECORD['action']``. Notify records may have another time base than other
+records: ``blkparse -d`` shifts only the others."""
 
 DETAIL = np.dtype([("record", RECORD), ("order", "u8")])
 """A record and its zero-based position in the stream."""
@@ -177,7 +177,8 @@ RETRY_ROW = np.dtype(
 completed after a requeue, and their time from the first issue to the completion."""
 
 PROCESS = np.dtype([("pid", "u4"), ("pad", "u4"), ("requests", "u8"), ("bytes", "u8")])
-"""The requests of one process in an interval."""
+"""The requests that one process issued in an interval; with queue records, those that it queued.
+Pid 2^32-1: those of all processes for which there was no row."""
 
 REQUEST = np.dtype(
     [
@@ -197,9 +198,10 @@ REQUEST = np.dtype(
 )
 """A completed request, 72 bytes. Times are ns of trace time, sectors 512 bytes.
 
-- ``time``: of the latest issue in UTC, as ``requests`` sets it; the engine leaves it NaT.
+- ``time``: of the latest issue in UTC, as ``blkiomon.requests`` sets it; the engine leaves it NaT.
 - ``issued_ns``, ``first_issued_ns``: latest and first issue; they differ after a requeue.
-- ``d2c_ns``: latest issue to completion. ``q2d_ns``: queue to issue; NaN without a queue record.
+- ``d2c_ns``: latest issue to completion; of a request that fails after a requeue, without another
+  issue: first issue to completion. ``q2d_ns``: queue to issue; NaN without a queue record.
 - ``op``: index in ``OPS``.
 - ``pid``, ``cpu``: of the issue. ``error``: errno of the completion, 0 if it succeeded."""
 

@@ -34,10 +34,10 @@ cdef inline bint is_in_flight(const Pending *p) noexcept nogil:
 
 
 cdef inline bint is_empty_completion(const Pending *item) noexcept nogil:
-    """Whether an item is a completion of 0 bytes of a read or a write.
+    """Whether an item is a completion of 0 bytes, and its categories say read or write.
 
-    The kernel sends such a completion in addition to the real one: for flushes, requests of
-    multipath, and SCSI requests that fail.
+    The kernel sends such a completion in addition to the real one: for flushes (without FLUSH),
+    requests of multipath, and SCSI requests that fail.
     """
     return item.bytes == 0 and item.state & IS_ISSUE == 0 and op_of(cell_in(item.state)) <= 1
 
@@ -250,7 +250,7 @@ cdef bint pair_step(State *s, Batch *b, int i, Pending *p) noexcept nogil:
     cdef bint is_completion = (item.state & IS_COMPLETE) != 0 and (
         item.state & IS_ISSUE == 0 or is_in_flight(p)
     )
-    cdef uint64_t part_ns, first_try_ns
+    cdef uint64_t part_ns, requeued_ns
     cdef uint32_t bytes, error
 
     if is_completion:
@@ -275,10 +275,10 @@ cdef bint pair_step(State *s, Batch *b, int i, Pending *p) noexcept nogil:
                 return False
             issue_again(s, b, i, p)
             return True
-        first_try_ns = p.time_ns
+        requeued_ns = p.time_ns
         replace_pending(s, p, b, i)
-        if item.time_ns <= first_try_ns:        # the requeue was read before the issue
-            requeue(s, p, first_try_ns)
+        if item.time_ns <= requeued_ns:         # the requeue was read before the issue
+            requeue(s, p, requeued_ns)
         return True
     if p.state & IS_COMPLETE and not p.state & IS_ISSUE and p.time_ns >= item.time_ns:
         # A completion that was read before its issue, and is of another size.

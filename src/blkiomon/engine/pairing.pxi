@@ -70,7 +70,7 @@ cdef inline void check_sequence(State *s, const TraceV7 *r, uint32_t *last) noex
 cdef inline bint filter_record(State *s, Batch *b, int i, uint32_t device) noexcept nogil:
     """Clear all categories but NOTIFY of a record that is filtered out by time or device.
 
-    Returns whether the record has a sequence number that counts; notifications have none.
+    Returns whether the record has a sequence number that counts; notify records have none.
     """
     if b.records[i].time < s.from_ns or device == NO_DEVICE:
         if b.records[i].time >= s.from_ns and not (s.has_wanted or b.category[i] & CAT_NOTIFY):
@@ -135,7 +135,8 @@ cdef void set_categories(Batch *b) noexcept nogil:
             b.category[i] = b.records[i].action >> 16
 
 
-# The upper half of Batch.word: Pending.state of a plain issue, by its categories WRITE and READ.
+# The upper half of Batch.word: Pending.state of a plain issue, by its category & 3: neither READ
+# nor WRITE, READ, WRITE, both.
 cdef uint64_t[4] PLAIN_WORDS = [
     <uint64_t> (IS_ISSUE | (6 << 2 | 2) << CELL_SHIFT) << 32,
     <uint64_t> (IS_ISSUE | 0 << CELL_SHIFT) << 32,
@@ -348,7 +349,7 @@ cdef void set_item(Batch *b, int i) noexcept nogil:
     b.item.time_ns = r.time
     b.item.key = key_of(b.device[i], category)
     b.item.state = state_of(category, cell_of(category, r.bytes), r.error)
-    b.item.state |= is_late(r)
+    b.item.state |= huge_time(r)
     b.item.bytes = r.bytes
     b.item.extra = 0
 
@@ -444,7 +445,7 @@ cdef int pair_other(State *s, Batch *b, int i, int n_done) noexcept nogil:
     cdef Place place = place_at(b, i)
     set_item(b, i)
     if category & CAT_PAIRED == 0 or category & CAT_DRV_DATA:
-        b.item.state = IS_MULTI_STEP            # if it is a requeue whose issue is unknown
+        b.item.state = IS_MULTI_STEP            # stored by a requeue whose issue is unknown
         handle_other(s, b, i)
         return n_done
     if category & CAT_ZONE_APPEND and not s.as_original:
@@ -481,7 +482,7 @@ cdef inline void prefetch_entries(
         prefetch(&s.pending.slots[<uint64_t> b.home[i] * GROUP + first_bit(slots)])
 
 
-# What an issue and a completion add to Load.now, by their categories WRITE and READ.
+# What an issue and a completion add to Load.now, by their category & 3, as in PLAIN_WORDS.
 cdef uint32_t[4][2][4] STEPS = [
     [[0, 0, 1, 1], [0, 0, -1, -1]], [[1, 0, 0, 1], [-1, 0, 0, -1]],
     [[0, 1, 0, 1], [0, -1, 0, -1]], [[0, 1, 0, 1], [0, -1, 0, -1]],
@@ -596,7 +597,7 @@ cdef inline void pair_records(
         uint64_t usual_ns = min(min(s.max_age_ns, s.slow_ns), <uint64_t> MOST_USUAL_NS)
         bint keep_ids = s.keep_ids
 
-    # From here on, the number of usual latencies, of which LEAST_USUAL_NS is the first: one
+    # From here on, usual_ns is the number of usual latencies, which begin at LEAST_USUAL_NS: one
     # comparison then checks both ends. If it is 0, issues take the slow path, too.
     usual_ns = usual_ns - (LEAST_USUAL_NS - 1) if usual_ns >= LEAST_USUAL_NS else 0
     t.more = t.most_more = 0

@@ -123,7 +123,7 @@ cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
         drop_queued_inside(s, r, key & ~<uint32_t> IS_APPEND)
     if was_queued and queued.time_ns <= r.time:
         set_queued(s, item.sector, key | ISSUED, queued.time_ns, queued.bytes)
-    # An issue without completion may have left one.
+    # An earlier issue of this key, which never completed, may have left its queue record.
     elif may_be_queued(s, item.sector) and not is_requeued(s, item):
         take_queued(s, item.sector, key | ISSUED, &queued)
 
@@ -199,7 +199,7 @@ cdef void count_processes(State *s, const Batch *b) noexcept nogil:
             count_process(s, pid, issues, n_bytes)
             pid = r.pid
             issues = n_bytes = 0
-        issues -= if_issue
+        issues -= if_issue                      # the mask is -1
         n_bytes += r.bytes & if_issue
     count_process(s, pid, issues, n_bytes)
 
@@ -219,7 +219,7 @@ cdef void reset_processes(State *s) noexcept nogil:
 
 
 cdef void handle_notify(State *s, const TraceV7 *r, const uint8_t *payload) noexcept nogil:
-    """Handle a notification: the time of day, or the name of a process."""
+    """Handle a notify record: the time of day, or the name of a process."""
     cdef uint32_t event = r.action & 0xffff
     cdef size_t length = r.pdu_len
     cdef uint32_t seconds, ns
@@ -267,7 +267,7 @@ cdef void handle_other(State *s, Batch *b, int i) noexcept nogil:
     cdef uint32_t event = r.action & 0xffff & ~<uint32_t> EVENT_CGROUP
     cdef Pending taken
     cdef uint32_t category = b.category[i]
-    if category & ~<uint32_t> CAT_NOTIFY:       # filter_record() clears all other categories
+    if category & ~<uint32_t> CAT_NOTIFY:       # a record that is filtered out has no other
         s.now_ns = r.time
     if category & CAT_DRV_DATA:
         store_driver_data(s, r, payload_of(b, i))

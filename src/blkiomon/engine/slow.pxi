@@ -36,7 +36,7 @@ cdef void set_slow(
 
 cdef struct Hanging:
     const Pending *p
-    uint32_t device                             # major:minor: does not depend on other records
+    uint32_t device                             # major:minor; an index depends on earlier records
 
 cdef int oldest_first(const void *a, const void *b) noexcept nogil:
     """A total order that depends on the records alone: time, device, sector, direction."""

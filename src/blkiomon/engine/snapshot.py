@@ -21,11 +21,11 @@ class Snapshot:
     """The engine's figures of one interval: numpy arrays of shape (n,).
 
     Attributes:
-        rows: dtype ``layout.ROW``, in any order; several rows of one device, operation and
-            direction add up.
+        rows: dtype ``layout.ROW``. Several rows of one device, operation and direction add up. The
+            engine returns one for each, in the order of their first match.
         d2c_bins, size_bins: dtype ``layout.BIN``, by row, then bin.
-        loads: dtype ``layout.LOAD``, one for each device and operation, and one for all devices;
-            empty if requests in flight were not counted.
+        loads: dtype ``layout.LOAD``, one for each device and operation, for each device, and for
+            all devices; empty if requests in flight were not counted.
         retry_rows: dtype ``layout.RETRY_ROW``, one for each device and operation; empty if
             nothing was requeued.
         queue_rows: dtype ``layout.QUEUE_ROW``; empty if the stream has no queue records.

@@ -2,7 +2,7 @@
 #
 # Technique: log-linear histograms, as in HdrHistogram. Values below 128 have a bin each; every
 # octave above has 64 bins of equal width. A bin that begins at b is at most b/64 wide. So its
-# middle is at most 1/128 = 0.79 % off any value in it. 3,776 bins cover 64 bits:
+# middle is at most 1/128 < 0.79 % off any value in it. 3,776 bins cover 64 bits:
 #     shift = max(0, significant bits - 7),  bin = 64 * shift + (value >> shift)
 # Histograms are merged by adding their counts. The original's histograms have other limits, in
 # whole microseconds. To count a latency once for both histograms, time_bin() adds the two indices.
@@ -16,7 +16,8 @@
 # Entry points: account, with a paired batch; index_of and enter_device, from prepare_records() and
 # pair_records(); enter_device and map_device, from Engine; map_device and free_device, from
 # free_idle_devices(). From Engine.snapshot(), in this order: account_all_deferred, most_bins,
-# copy_rows, copy_queue_rows, close_accounts. spill, from Engine before 32-bit counters overflow.
+# copy_rows, copy_queue_rows, close_accounts. index_of and put_low_words_first, from
+# move_retry_rows(). spill, from Engine before 32-bit counters overflow.
 # account_deferred_plainly and account_deferred_by_avx2, for State.account_deferred. Helpers for
 # all: cell_of, cell_in, op_of, deferred_of, moments_add and moments_reset. Never allocates.
 
@@ -325,10 +326,10 @@ cdef enum:
 
 
 cdef inline uint64_t quotient(uint64_t a, uint64_t b) noexcept nogil:
-    """a // b for a below 2^53, by double division: several times faster on many processors.
+    """a // b for a below 2^52, by double division: several times faster on many processors.
 
     The result is exact. If a / b is below an integer k, it is below k by at least 1 / b. As k * b
-    is less than 2^53, rounding never reaches k. A b that a double cannot hold is greater than a.
+    is less than 2^53, rounding never reaches k. If b is greater than a, the result is 0.
     """
     return <uint64_t> <int64_t> (<double> <int64_t> a / <double> <int64_t> b)
 
@@ -369,7 +370,7 @@ cdef inline void account_match(
 # loops, which the compiler vectorises. The results are exact.
 
 cdef enum:
-    UNUSUAL_SIZE = 0xfff001ff                   # bits that no size below SIZE_SLOTS << 9 has
+    UNUSUAL_SIZE = 0xfff001ff                   # bits that no multiple of 512 below 1 MiB has
     LEAST_USUAL_NS = 1000                       # below, throughput has another formula
     MOST_USUAL_NS = 0xffffffff
     IN_MATCH = NO_DEVICE << 5                   # in Batch.done_of
@@ -404,10 +405,11 @@ cdef inline void count_deferred(State *s, Account *a, unsigned int n) noexcept n
     """Account the n requests that an account has deferred.
 
     A quotient of doubles is exact here: see quotient(). Bins come from the upper bits of floats:
-    the exponent gives the octave, and the first six bits of the mantissa the bin in it. First, the
-    bits that would round the value up are cleared. The float of half an n-bit value has the biased
-    exponent n + 125. The octave of the value begins with bin 64 * (n - 6), so 131 octaves are
-    subtracted. The 1 is the one that time_bin() adds.
+    the exponent gives the octave, and the first six bits of the mantissa the bin in it. Each value
+    is halved, as only signed 32-bit integers become floats fast. Before, its eighth bit is cleared,
+    and some lower ones: so it is not rounded up to the next bin. The float of half an n-bit value
+    has the biased exponent n + 125. The octave of the value begins with bin 64 * (n - 6), so 131
+    octaves are subtracted. The 1 is the one that time_bin() adds.
     """
     cdef:
         unsigned int i

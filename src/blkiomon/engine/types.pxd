@@ -104,7 +104,9 @@ cdef struct Pending:                            # an entry of a hash table: 32 b
     uint64_t sector
     uint32_t key                                # device index and direction: see key_of()
     uint32_t state                              # the bits below
-    uint32_t bytes                              # of an issue: not yet completed; queued: the pid
+    # Of an issue: bytes not yet completed. In State.queued: the pid. In State.history: bytes
+    # completed.
+    uint32_t bytes
     # In State.pending, with IS_STORED: the index of the full record in State.stored; else, with
     # keep_ids: pid and CPU, see ids_of(). In State.history: how often the request was requeued.
     uint32_t extra
@@ -112,7 +114,7 @@ cdef struct Pending:                            # an entry of a hash table: 32 b
 cdef enum:                                      # Pending.state
     # The record's time is 2^63 ns or more. The slow path pairs such records: their difference to an
     # early time may wrap around, which the fast path would not notice.
-    IS_LATE = 1 << 0
+    HAS_HUGE_TIME = 1 << 0
     IS_STORED = 1 << 1                          # State.stored has the full record
     WAS_REPORTED = 1 << 2                       # as a request that hangs: see slow.pxi
     CELL_SHIFT = 8                              # five bits: see cell_of()
@@ -127,6 +129,8 @@ cdef enum:                                      # Pending.state
     WAS_ISSUED = 1 << 16                        # multi-step: State.history has an entry
     IN_FLIGHT = 1 << 17                         # multi-step: issued, and not requeued since
     WAS_REQUEUED = 1 << 13                      # in State.history
+
+cdef enum:
     GROUP = 15                                  # slots in a group
 
 cdef struct Group:                              # describes 15 slots: 16 bytes, aligned
@@ -177,10 +181,10 @@ cdef enum:
     BLOCKS_A_MATCH = 4                          # new blocks that one request can need
     DEFERRED = 64                               # requests that an account takes in at once
     TIME_BLOCKS = 64                            # blocks for time_bin()
-    SIZE_BINS = 1728                            # bin_of() of 32 bits
+    SIZE_BINS = 1728                            # bins that bin_of() has for 32 bits
     SIZE_SLOTS = 2048                           # sizes counted one by one: 0 to 1 MiB - 512
     SIZE_BLOCKS = 59                            # blocks for size_bin()
-    NEAR_SIZES = 4                              # size blocks just before the latency blocks
+    NEAR_SIZES = 4                              # in Account.block: see size_block()
     INDICES = 128                               # block indices in an account
     OPS = 7                                     # len(layout.OPS)
     ALL_OPS = 7                                 # all operations of a device
@@ -252,8 +256,8 @@ cdef struct Bin:                                # layout.BIN, 16 bytes: a bin th
 cdef struct Load:                               # requests of a device in flight, 128 bytes
     uint32_t now[OPS + 1]                       # by lane_of(); now and max share a cache line
     uint32_t max[OPS + 1]                       # in this interval
-    uint64_t busy_since_ns                      # if none is in flight: busy_ns counts up to here
-    uint64_t busy_ns                            # in this interval, up to busy_since_ns
+    uint64_t busy_since_ns                      # busy_ns counts up to here
+    uint64_t busy_ns                            # in this interval; while busy, the rest is missing
     uint64_t pad[6]
 
 cdef struct LoadRow:                            # layout.LOAD, 56 bytes
@@ -318,7 +322,7 @@ cdef struct Process:                            # layout.PROCESS; a slot of the 
     uint64_t requests                           # 0: the slot is free
     uint64_t bytes
 
-cdef struct Name:                               # payload of a process record
+cdef struct Name:                               # payload of a notify record of a process
     uint32_t pid
     char comm[COMM]
 
@@ -346,27 +350,28 @@ cdef struct Slow:                               # layout.SLOW, 88 bytes
 # --- the state that all kernels work on -------------------------------------------------------
 
 cdef struct State:
-    # options; reading changes only has_filter and foreign
+    # options; feed() sets last_ns, and reading may change has_filter and foreign
     uint64_t seed[2]                            # of the hashes
     uint64_t max_pending
     uint64_t max_age_ns
     uint64_t from_ns                            # earlier records are ignored
     uint64_t last_ns                            # feed() stops at a later record
     bint keep_details                           # store pending records in full
-    bint keep_mismatches                        # collect mismatches: needs keep_details
+    bint keep_mismatches                        # collect mismatches: the same as keep_details
     bint keep_driver_data
     bint keep_records
     bint records_only                           # collect records, and pair none
     bint keep_requests
     bint keep_slow                              # collect slow requests
-    bint keep_ids                               # for either; Pending.extra has ids_of()
+    bint keep_ids                               # for these two; Pending.extra has ids_of()
     bint slowly                                 # pair all records by all rules
     bint as_original                            # pair as the original does; no in-flight figures
     bint has_filter                             # filter_record() has to look at records
     bint has_wanted                             # the user named devices; all of them have an index
     bint foreign                                # payloads are in the other byte order
     uint64_t max_devices
-    # devices and accounts: written by prepare_records(), pair_records() and account()
+    # devices, accounts and counts: written by prepare_records(), pair_records() and account();
+    # some counts by Engine
     Device *devices                             # element 0 is NO_DEVICE
     uint64_t devices_room
     uint64_t devices_end                        # indices below have been in use
@@ -418,7 +423,7 @@ cdef struct State:
     ZoneAppend *appends                         # ring of MOST_APPENDS; NULL before the first
     uint64_t first_append                       # lowest serial number that may wait
     uint64_t next_append                        # serial number of the next zone append
-    uint64_t now_ns                             # of the latest record other than notifications
+    uint64_t now_ns                             # of the latest record other than notify records
     uint64_t first_ns                           # of the first one, if has_first
     bint has_first
     uint64_t oldest_ns                          # lower bound of the times of pending records
@@ -455,7 +460,7 @@ cdef struct State:
     uint8_t *driver
     uint64_t n_driver
     uint64_t driver_room
-    # full traces only
+    # from queue records and notify records
     bint with_queue                             # a queue record was seen
     bint with_names                             # a process name was seen
     bint follow_issues                          # call follow_issue() for each issue
@@ -482,7 +487,7 @@ cdef extern from *:
     #ifdef __SSE2__
     #include <emmintrin.h>
     BK_INLINE unsigned int bk_bytes_equal(const void *group, uint8_t byte) {
-        /* Not _mm_set1_epi8(), which stalls if the target has no instruction for it. */
+        /* Not _mm_set1_epi8(), which takes three shuffles without SSSE3. */
         __m128i all = _mm_set1_epi32((int)(byte * 0x01010101u));
         return _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_load_si128((const __m128i *)group), all));
     }
@@ -527,11 +532,14 @@ cdef extern from *:
     }
     /* Compiles a function for processors since about 2013: see Engine._choose_functions(). */
     #if defined(__x86_64__) && !defined(__AVX2__)
+    #include <cpuid.h>
     #define BK_AVX2 __attribute__((target("avx2,bmi,bmi2,fma,lzcnt")))
     static inline int bk_has_avx2(void) {
+        unsigned int a, b, c, d;
         __builtin_cpu_init();
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi")
-            && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
+            && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma")
+            && __get_cpuid(0x80000001, &a, &b, &c, &d) && c & 1 << 5;   /* lzcnt: clang < 19 */
     }
     #else
     #define BK_AVX2

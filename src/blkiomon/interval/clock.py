@@ -12,7 +12,8 @@ class WallClock:
 
     The schedule follows the monotonic clock: setting the time of day neither stretches nor skips an
     interval. The time of day only supplies the times that are printed. Boundaries that passed while
-    the process did not run (a suspended machine, SIGSTOP) are skipped.
+    the process did not run (SIGSTOP) are skipped. While the machine is suspended, this clock stands
+    still.
 
     Args:
         interval_s: seconds between boundaries, > 0.

@@ -215,8 +215,8 @@ def columns_of(
     """All groups of each snapshot; see ``Interval.groups`` for their order.
 
     Args:
-        not_in_total: numbers of devices that the total leaves out. Its requests in flight are
-            taken from the snapshot as they are.
+        not_in_total: numbers of devices that the total leaves out. The total's requests in flight
+            are taken from the snapshot as they are.
     """
     left_out = np.array(sorted(not_in_total), np.uint32)
     by, by_queue, by_retry = (

@@ -2,7 +2,7 @@
 
 The confidence interval of a percentile is distribution-free: a range of ranks (order statistics),
 from the normal approximation of the binomial distribution. It is too narrow, as latencies of
-consecutive requests are correlated: callers also require a factor between two of them.
+consecutive requests are correlated: so departure() also requires a factor between two intervals.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ Z = 1.959964
 
 
 class Departure(NamedTuple):
-    """A percentile of a distribution that is higher than that of others."""
+    """A percentile of a distribution that is higher than that of others.
+
+    Attributes:
+        percent: which percentile.
+        value: of the distribution.
+        usual: of the others.
+    """
 
     percent: int
     value: int

@@ -7,8 +7,8 @@ The histogram works as HdrHistogram. Each value below 128 has a bin of its own. 
     bin   = 64 * shift + (value >> shift)
 
 Error bound: a bin whose least value is ``low`` is at most ``low / 64`` wide. Its middle differs
-from any value in it by less than 1/128 (0.79 %) of that value. Bins below 128 are exact. 3,776 bins
-cover 64 bits.
+from any value in it by less than 1/128 (< 0.79 %) of that value. Bins below 128 are exact.
+3,776 bins cover 64 bits.
 
 Histograms merge by adding the counts of equal bins. Merging loses nothing: merged histograms equal
 one histogram of all values.
@@ -281,7 +281,7 @@ class Distribution:
 
         It is the value of rank ``ceil(percent / 100 * count)``, in ascending order. The first and
         the last value are exact. Any other value is estimated as the middle of its bin: less than
-        1/128 (0.79 %) off, and exact below 128. 99.9 means exactly 999/1000.
+        1/128 (< 0.79 %) off, and exact below 128. 99.9 means exactly 999/1000.
 
         Raises:
             ValueError: ``percent`` is less than 1 or more than 100.

@@ -15,8 +15,8 @@ class Finding:
         kind: ``stalled``, ``slow_path`` and others, see ``docs/san.md``.
         name: of the device, port or array.
         what: which device does what, such as "sdb is slow".
-        figures: evidence in words; empty if ``what`` contains it.
-        evidence: further fields of the JSON object.
+        figures: those that show it, in words; empty if ``what`` contains them.
+        evidence: the same as further fields of the JSON object.
         devices: numbers of the devices concerned; not in JSON.
         when: in words, such as " since 11:06:40 UTC"; empty if that is unknown, or in ``what``.
         span_ns: begin and end of that time in a run; None if it is unknown. Not in JSON.

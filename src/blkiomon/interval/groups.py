@@ -27,7 +27,7 @@ __all__ = ["NS_PER_S", "Group", "InFlight", "grouped", "groups_of"]
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """Requests in flight: issued and not completed.
+    """Requests in flight: issued, and not completed or requeued.
 
     Attributes:
         max: the greatest number at any time of the interval.

@@ -28,8 +28,8 @@ Indices = npt.NDArray[np.intp]
 def merge_snapshots(snapshots: Sequence[Snapshot], end_ns: Sequence[int] | None = None) -> Snapshot:
     """Merge snapshots. In each table of the result, no two rows have the same key.
 
-    Rows keep the order in which their keys first occur, processes that of their pids. Sums are
-    exact up to 2^128 - 1.
+    Rows keep the order in which their keys first occur. Processes are sorted by pid, loads by
+    device and operation. Sums are exact up to 2^128 - 1.
 
     Args:
         snapshots: in order of time, unless ``end_ns`` is given.

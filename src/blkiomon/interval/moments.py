@@ -94,7 +94,7 @@ def run_starts(keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
 
 def distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The distinct values, ascending."""
-    # Without the indices, numpy imports its masked arrays, which takes as long as a short run.
+    # Without return_index, numpy imports its masked arrays: that takes as long as a short trace.
     return np.unique(values, return_index=True)[0]
 
 

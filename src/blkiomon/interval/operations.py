@@ -32,8 +32,8 @@ def checked(ops: str | Iterable[str]) -> tuple[str, ...]:
 def select_operations(snapshot: Snapshot, ops: Sequence[str]) -> Snapshot:
     """The rows of some operations.
 
-    The rows in flight of devices and of the total are left out: they are not sums of operations.
-    Processes are left out, as their requests are not counted by operation.
+    The rows in flight of devices and of the total are left out: the maxima and busy times of some
+    operations are not known. Processes are left out: their requests are not counted by operation.
     """
     wanted = [layout.OPS.index(op) for op in ops]
     found = select_rows(snapshot, lambda table: np.isin(table["op"], wanted))

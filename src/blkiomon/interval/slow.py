@@ -99,7 +99,8 @@ class SlowRequests:
 
         Args:
             now_ns: trace time of now.
-            has_ended: the whole trace was read: every request pending above the threshold hangs.
+            has_ended: the whole trace was read: every request that is pending for longer than the
+                threshold hangs.
         """
         self.take()
         longer_than_ns = max(self._threshold_ns, 0 if has_ended else HANG_NS)

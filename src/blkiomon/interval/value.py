@@ -61,10 +61,10 @@ class Counts:
         lost_events: events that the tracer reported as lost.
         sequence_gaps: records missing by their sequence numbers, per device and CPU.
         completions_without_issue: completions whose issue was not seen by the interval's end.
-        issues_without_completion: issues that were replaced or evicted, or are overdue: in flight
-            for more than a second, and for longer than any of the requests that the device
-            completed in the interval; none of a device that completed nothing. At the end of a
-            recorded trace, all issues in flight.
+        issues_without_completion: issues that were replaced or evicted, or are overdue. An issue
+            is overdue if it is in flight for more than a second, and for longer than any request
+            that its device completed in the interval. If the device completed none, none is
+            overdue. At the end of a recorded trace, all issues in flight.
         skipped_bytes: bytes that are not records.
         over_device_limit: records of devices beyond ``max_devices``; they do not count elsewhere.
     """
@@ -188,7 +188,7 @@ class Interval:
         return self.counts.incomplete(self.missing_files)
 
     def device_stats(self) -> tuple[DeviceStats, ...]:
-        """The original's figures by device, in its order: the device seen last comes first.
+        """The original's figures by device, in its order: the latest first completion comes first.
 
         Raises:
             ValueError: the interval comes from JSON or an archive, which lack these figures.

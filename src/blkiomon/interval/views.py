@@ -1,7 +1,7 @@
 """Views: the figures of an interval by LUN, path, port, HBA or array instead of by device.
 
 A view adds up what the engine counted, exactly. A multipath map and its paths carry the same
-requests: a view has either of them in its groups and totals, never both.
+requests: the groups and totals of a view have either the map or its paths.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ class View:
     def count_once(self, interval: Interval) -> Interval:
         """The interval by device, with a total that counts a request on several devices once.
 
-        The maximum in flight of such a total is a lower bound, see ``regroup``. Of a view by LUN.
+        The maximum in flight of such a total is a lower bound, see ``regroup``. Only for a view by
+        LUN, which knows what devices carry the same requests.
         """
         groups = self.groups_of(devices_of(interval))
         left_out = tuple(number for number, group in groups.items() if group is None)
@@ -334,7 +335,7 @@ def _loads(
 
 
 def _total_load(devices: Table) -> Table:
-    """The row of the total, from those of some devices as a whole."""
+    """The row of the total, from those of some devices as a whole: a copy, which changes."""
     devices["device"], devices["op"] = 0, layout.EVERYTHING
     total = _add_up_loads(devices) if len(devices) else np.zeros(1, layout.LOAD)
     total["op"] = layout.EVERYTHING

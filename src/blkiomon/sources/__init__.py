@@ -41,7 +41,7 @@ def open_trace(
     sorts: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Source:
-    """Open trace files as one stream, in order of time.
+    """Open trace files as one stream; several are merged by time.
 
     Args:
         paths: each a file; the base name or a member of a set of per-CPU files; a directory of
@@ -67,8 +67,8 @@ def open_trace(
             if error.errno == errno.EMFILE:
                 limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
                 raise SourceError(
-                    f"{len(found.members)} files cannot be open at once: the limit is {limit}, "
-                    "see ulimit -n"
+                    f"{len(found.members)} files cannot be open at once: the limit is {limit}; "
+                    f"raise it, as with `ulimit -n {len(found.members) + 64}`"
                 ) from error
             at = found.members[len(readers)].path or "standard input"
             raise SourceError(f"cannot open {at}: {error.strerror}") from error

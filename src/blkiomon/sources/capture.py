@@ -39,7 +39,7 @@ RINGS_BYTES = 1 << 28
 """Limit of the memory of all rings together."""
 
 LEAST_RING_BYTES = 1 << 15
-"""Without CAP_IPC_LOCK the kernel allows a user little memory for rings."""
+"""The smallest ring that is tried: without CAP_IPC_LOCK, the kernel allows little memory."""
 
 ALL = "all"
 """In place of names: all disks."""
@@ -58,7 +58,7 @@ NO_DEVICE = "dev == 0"
 
 SEPARATOR = " || "
 
-# Event and category of the records that blktrace writes for these tracepoints.
+# Event and category of the record that a sample becomes. The queue event of a bio counts as issue.
 _ISSUE, _COMPLETE, _REQUEUE, _QUEUE = (7, 1 << 6), (8, 1 << 7), (6, 1 << 5), (1, 1 << 4)
 _REQUEST_EVENTS = {
     "block_rq_issue": _ISSUE,
@@ -455,7 +455,7 @@ class Capture:
 
 
 CAPABILITIES = "CAP_PERFMON and CAP_DAC_READ_SEARCH"
-PIPE = "or pipe blktrace: blktrace -d DEVICE -o - | blkiomon -I 1 -"
+PIPE = "instead, pipe blktrace: blktrace -d DEVICE -o - | blkiomon -I 1 -"
 
 
 def find_tracefs(root: Path = Path("/")) -> Path:
@@ -514,7 +514,11 @@ def event_format(text: str, *, action: int, category: int, is_bio: bool) -> dict
     number = re.search(r"^ID: (\d+)", text, re.MULTILINE)
     missing = [name for name in ("dev", "sector", "nr_sector", "rwbs") if name not in fields]
     if missing or number is None or fields.get("common_pid") != (4, 4):
-        raise CaptureError(f"cannot capture: unknown format of a tracepoint: {text[:60]!r}")
+        name = re.search(r"^name: (\w+)", text, re.MULTILINE)
+        what = f"lacks {', '.join(missing)}" if missing else "has an unknown format"
+        raise CaptureError(
+            f"cannot capture: the tracepoint {name[1] if name else ''} {what}; {PIPE}"
+        )
     at = {name: offset for name, (offset, _) in fields.items()}
     return {
         "id": int(number[1]),

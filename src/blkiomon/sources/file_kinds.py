@@ -32,7 +32,7 @@ class WrongKindError(TraceError):
     """A file is of a known kind, other than a trace."""
 
     def __init__(self, file: str, what: str, use: str) -> None:
-        super().__init__(0, what, "is a block trace", file)
+        super().__init__(0, what, "a block trace", file)
         self.use = use
 
     def __str__(self) -> str:
@@ -115,7 +115,7 @@ _KINDS = (
     Kind(
         _matches(rb"\s*\d+,\d+\s+\d+\s+\d+\s+\d+\.\d+\s+\d+\s+[A-Z]+\s"),
         "is text printed by blkparse",
-        "use the binary files that it was made of, or the FILE of `blkparse -d FILE`",
+        "use the trace that blkparse read, or a file written with `blkparse -d FILE`",
     ),
     Kind(
         _matches(rb"\s*time: [^\n]*\ndevice: \d+,\d+\n"),

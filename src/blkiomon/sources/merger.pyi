@@ -37,7 +37,7 @@ class Merger:
     def read(self) -> memoryview:
         """The next complete records, valid until the next call; empty at the end of all files.
 
-        A file that ends inside a record, or whose reader raises OSError or SourceError, ends there:
+        A file that ends inside a record, or whose reader raises OSError, ends there:
         see ``failures``.
 
         Raises:

@@ -25,7 +25,7 @@ from blkiomon.engine.types cimport *
 
 import numpy as np
 
-from blkiomon.errors import SourceError, TraceError
+from blkiomon.errors import TraceError
 
 include "../engine/records.pxi"
 
@@ -42,7 +42,7 @@ cdef enum:
     STAGGER = 5 * 64                            # windows begin in different sets of the cache
 
 cdef struct Head:                               # a file's next record
-    const uint8_t *at                           # in the file's window; complete unless it is dry
+    const uint8_t *at                           # complete, unless the file is Merge.dry
     const uint8_t *end                          # of the bytes read into the window
     size_t length                               # of the record; HELD: count Window.missing first
 
@@ -385,8 +385,8 @@ cdef class Merger:
     cdef int _start(self) except -1:
         """Find every file's first record, and build the tree.
 
-        All keys of the empty tree are 0, the least. Each leaf plays once. A key 0 wins and is
-        dropped each time; when the last leaf has played, the first record wins.
+        All keys of the empty tree are 0, the least. Each leaf plays once, and a 0 wins and is
+        dropped, until all leaves have played: then the winner is the first record.
         """
         cdef size_t i
         for i in range(<size_t> self.n_files):
@@ -474,7 +474,7 @@ cdef class Merger:
             space = <uint8_t[:w.room - left]> (begin + left)
             try:
                 n = self._readers[file](memoryview(space))
-            except (OSError, SourceError) as error:
+            except OSError as error:
                 self.failures.append(error)
                 w.failed = True
                 n = 0

@@ -62,10 +62,11 @@ class PerfRings:
 
         Records are in host byte order and in order of time (ns of CLOCK_MONOTONIC). They are of
         version 7, or of version 8 if a category needs it. The first one is a notify record of the
-        time of day. One of the process name precedes the first record of a process.
+        time of day. A notify record of its name precedes the first record of each process.
 
         Args:
-            to_end: also return the samples of the last 10 ms. Earlier samples may still arrive.
+            to_end: also return the samples of the last 10 ms. By default these wait, as earlier
+                ones may still arrive in another ring.
         """
 
     def repeat_notes(self) -> None:

@@ -630,8 +630,8 @@ cdef class PerfRings:
         with nogil:
             n = self._merge(begin, NEVER if to_end else now_ns - LATENESS_NS)
         if has_note:
-            # The note has the time of the first record, which may be much earlier than now: readers
-            # ignore a note that is much later. See Engine.epoch_ns.
+            # It has the time of the first record, which may be much earlier than now: readers
+            # ignore one that is much later. See Engine.epoch_ns.
             if n > begin:
                 first_ns = (<const TraceV7 *> (self.out + begin)).time
             day_ns -= now_ns - first_ns

@@ -116,7 +116,7 @@ cdef class Sorter:
 
     def take(self, uint64_t until_ns=NEVER):
         cdef Py_ssize_t n_due = self.n_records
-        times = np.asarray(self.times[: self.n_records])
+        times = np.asarray(self.times[: self.n_records])    # a view: _put_in_order() sorts it
         if not self.is_sorted or until_ns != NEVER:
             self._put_in_order(np.argsort(times, kind="stable"))
             if not self.is_garbled:

@@ -81,7 +81,7 @@ class Source(ABC):
 
         Raises:
             TraceError: a file is not a trace, or ends inside a record. All records before the bad
-                bytes have been returned. If a file ended early, so have all other files.
+                bytes have been returned; if a file ends inside a record, all other files, too.
             SourceError: a file cannot be read to its end. All other records have been returned.
         """
 
@@ -132,7 +132,7 @@ class SortedStream:
         self._sorter = Sorter()
         self._monotonic_ns = monotonic_ns
         self._wanted_bytes = look_ahead_bytes
-        self._arrivals: deque[tuple[int, int]] = deque()  # when, and the latest record's time then
+        self._arrivals: deque[tuple[int, int]] = deque()  # (clock, latest record's time)
 
     @property
     def is_in_order(self) -> bool:

@@ -40,7 +40,8 @@ KINDS: tuple[str, ...] = get_args(Kind)
 PATH_KINDS = frozenset({"path", "nvme-path"})
 
 FABRICS = frozenset({"fc", "fcoe", "iscsi", "nvme-fc", "nvme-loop", "nvme-rdma", "nvme-tcp"})
-"""Protocols by which arrays are reached. On other ones, only paths belong to an array."""
+"""A disk reached by one of these protocols belongs to an array. By others, such as SAS, only a path
+of a multipath device does."""
 
 ATTRIBUTE_BYTES = 4096
 """A page: no attribute is longer."""

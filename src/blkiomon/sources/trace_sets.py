@@ -20,7 +20,7 @@ TOPOLOGY = ".topology.json"
 STDIN = "-"
 
 MOST_EXAMINED = 1000
-"""Files of a directory, besides those of sets, that are searched for traces."""
+"""Entries of a directory, besides members of sets, that are searched for traces."""
 
 MOST_NAMED = 3
 """Most of them that a message names."""
@@ -181,8 +181,9 @@ class _Finder:
 def _traces_outside_sets(directory: Path) -> list[Path]:
     """The first files of a directory that begin like traces, but are not of blktrace's sets."""
     found: list[Path] = []
-    for path in islice(sorted(directory.iterdir()), MOST_EXAMINED):
-        if not MEMBER.fullmatch(path.name) and path.is_file():
+    others = (path for path in sorted(directory.iterdir()) if not MEMBER.fullmatch(path.name))
+    for path in islice(others, MOST_EXAMINED):
+        if path.is_file():
             with suppress(OSError, SourceError), closing(Reader(path)) as reader:
                 if begins_like_trace(reader):
                     found.append(path)
@@ -217,13 +218,21 @@ def members_of(base: str, files: Iterable[tuple[int, Path]]) -> Found:
 def topology_beside(trace: str) -> str:
     """The topology file of a trace, given its base name, one of its files or its directory.
 
-    In a directory, the only such file counts.
+    In a directory, it is the only such file; without any, the result has NAME in place of a name.
+
+    Raises:
+        SourceError: the directory has several such files.
     """
     if trace.endswith(TOPOLOGY):
         return trace
     if (directory := Path(trace)).is_dir():
-        inside = [*directory.glob(f"*{TOPOLOGY}")]
-        return str(inside[0] if len(inside) == 1 else directory / f"NAME{TOPOLOGY}")
+        inside = [*directory.glob(f"*{TOPOLOGY}")] or [directory / f"NAME{TOPOLOGY}"]
+        if len(inside) > 1:
+            raise SourceError(
+                f"{trace} has {len(inside)} topology files; name one: `--topology FILE`, or "
+                "`blkiomon topology FILE`"
+            )
+        return str(inside[0])
     parent, slash, name = trace.rpartition("/")
     match = MEMBER.fullmatch(name)
     base = match["base"] if match else name.removesuffix(".blktrace")
