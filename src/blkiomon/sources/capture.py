@@ -441,21 +441,27 @@ class Capture:
     def _why(self, error: OSError) -> str:
         """Why the kernel refuses perf events, and what to do."""
         if error.errno in (errno.EACCES, errno.EPERM):
-            if lockdown(self._root) == "confidentiality":
-                why = "the kernel is locked down (confidentiality)"
-            else:
-                level = _number_in(self._root / "proc/sys/kernel/perf_event_paranoid")
-                hint = ": above 2, Debian and Ubuntu want CAP_SYS_ADMIN" * (level > 2)
-                why = f"needs root, or {CAPABILITIES} (kernel.perf_event_paranoid is {level}{hint})"
+            level = _number_in(self._root / "proc/sys/kernel/perf_event_paranoid")
+            hint = ": above 2, Debian and Ubuntu want CAP_SYS_ADMIN" * (level > 2)
+            why = f"needs root, or {CAPABILITIES} (kernel.perf_event_paranoid is {level}{hint})"
         elif error.errno in (errno.ENOSYS, errno.EOPNOTSUPP):
             why = "the kernel has no perf events (CONFIG_PERF_EVENTS)"
         else:
             why = str(error.strerror)
-        return f"cannot capture: {why}; {PIPE}"
+        return _refusal(why, self._root)
 
 
 CAPABILITIES = "CAP_PERFMON and CAP_DAC_READ_SEARCH"
+LOCKED_DOWN = (
+    "the kernel is locked down (confidentiality), which refuses all tracing; boot it with "
+    "lockdown=integrity"
+)
 PIPE = "instead, pipe blktrace: blktrace -d DEVICE -o - | blkiomon -I 1 -"
+
+
+def _refusal(why: str, root: Path = Path("/")) -> str:
+    """A message that this host cannot be captured, and what to do: lockdown refuses blktrace."""
+    return f"cannot capture: {why}" + f"; {PIPE}" * (lockdown(root) is None)
 
 
 def find_tracefs(root: Path = Path("/")) -> Path:
@@ -471,11 +477,11 @@ def find_tracefs(root: Path = Path("/")) -> Path:
         except PermissionError:
             break
     else:
-        raise CaptureError(
-            "cannot capture: tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing; "
-            + PIPE
-        )
-    raise CaptureError(f"cannot capture: reading /{name} needs root, or {CAPABILITIES}; {PIPE}")
+        why = "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing"
+        if lockdown(root) == "confidentiality":  # which hides the files of tracefs
+            why = LOCKED_DOWN
+        raise CaptureError(_refusal(why, root))
+    raise CaptureError(_refusal(f"reading /{name} needs root, or {CAPABILITIES}", root))
 
 
 def read_format(tracefs: Path, event: str) -> str:
@@ -487,13 +493,10 @@ def read_format(tracefs: Path, event: str) -> str:
     try:
         return (tracefs / "events/block" / event / "format").read_text()
     except PermissionError as error:
-        raise CaptureError(
-            f"cannot capture: reading {tracefs} needs root, or {CAPABILITIES}; {PIPE}"
-        ) from error
+        why = f"reading {tracefs} needs root, or {CAPABILITIES}"
+        raise CaptureError(_refusal(why)) from error
     except OSError as error:
-        raise CaptureError(
-            f"cannot capture: the kernel has no tracepoint block:{event}; {PIPE}"
-        ) from error
+        raise CaptureError(_refusal(f"the kernel has no tracepoint block:{event}")) from error
 
 
 _FIELD = re.compile(r"\bfield:[^;]*?(\w+)(?:\[[^]]*\])?;\s*offset:(\d+);\s*size:(\d+);")
@@ -516,9 +519,7 @@ def event_format(text: str, *, action: int, category: int, is_bio: bool) -> dict
     if missing or number is None or fields.get("common_pid") != (4, 4):
         name = re.search(r"^name: (\w+)", text, re.MULTILINE)
         what = f"lacks {', '.join(missing)}" if missing else "has an unknown format"
-        raise CaptureError(
-            f"cannot capture: the tracepoint {name[1] if name else ''} {what}; {PIPE}"
-        )
+        raise CaptureError(_refusal(f"the tracepoint {name[1] if name else ''} {what}"))
     at = {name: offset for name, (offset, _) in fields.items()}
     return {
         "id": int(number[1]),
