@@ -29,8 +29,8 @@ from blkiomon.engine import layout
 from blkiomon.sources import capture as capturing
 from blkiomon.sources.capture import (
     ALL,
-    MOST_FILTER,
     LOCKED_DOWN,
+    MOST_FILTER,
     PIPE,
     Capture,
     CapturedDevice,
