@@ -441,17 +441,38 @@ def test_command_has_the_environment_of_record(
     assert b"OPENBLAS_NUM_THREADS" not in result.stdout
 
 
-@pytest.mark.parametrize(("mode", "status"), [(None, 127), (0o755, 126)])
-def test_command_that_cannot_be_run_is_reported(
-    fake: type[FakeCapture], tmp_path: Path, mode: int | None, status: int
+@pytest.mark.parametrize(
+    ("mode", "status", "why"),
+    [
+        (None, 127, "no such program"),
+        (0o644, 126, "Permission denied"),
+        (0o755, 126, "Exec format error"),
+    ],
+)
+def test_command_that_cannot_be_run_is_reported_and_leaves_no_file(
+    fake: type[FakeCapture], tmp_path: Path, mode: int | None, status: int, why: str
 ) -> None:
-    program = tmp_path / "program"
+    program, folder = tmp_path / "program", tmp_path / "traces"
+    folder.mkdir()
     if mode:
         program.write_bytes(b"\x7fELF")
         program.chmod(mode)
-    result = runner.call("record", "-o", tmp_path / "run", "--", program)
-    assert result.returncode == status
-    assert result.stderr.startswith(f"blkiomon: cannot run {program}: ".encode())
+    for name in (folder / "run", "-"):
+        result = runner.call("record", "-o", name, "--", program)
+        assert result.returncode == status
+        assert result.stderr == f"blkiomon: cannot run {program}: {why}\n".encode()
+        assert not list(folder.iterdir())
+
+
+def test_command_that_is_a_directory_or_not_executable_in_path_is_reported(
+    fake: type[FakeCapture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "program").write_bytes(b"")
+    for command in ("program", tmp_path):
+        result = runner.call("record", "-o", "-", "--", command)
+        assert result.returncode == 126
+        assert result.stderr == f"blkiomon: cannot run {command}: Permission denied\n".encode()
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from blkiomon.sources.topology import Topology
 
 EXIT_NOT_RUN, EXIT_NOT_FOUND = 126, 127
-"""Exit statuses if the command cannot be run, or is not found, as of env(1) and nohup(1)."""
+"""Exit statuses if the command cannot be run, or is not found: those of env(1) and nohup(1)."""
 
 LEAST_SIZE = 8 << 20
 """Eight files of 1 MiB: room for four pieces of ``recording.PIECE_BYTES`` in each."""
@@ -119,8 +119,7 @@ def main(argv: Sequence[str]) -> int:
         return COMMAND.misused(error)
     command = given.operands
     if command and shutil.which(command[0]) is None:
-        complain(f"cannot run {command[0]}: no such program")
-        return EXIT_NOT_FOUND
+        return _not_found(command[0])
 
     from blkiomon.sources.capture import ALL, Capture, CaptureError, all_disks
 
@@ -138,6 +137,16 @@ def main(argv: Sequence[str]) -> int:
     except CaptureError as error:
         complain(str(error))
         return EXIT_INPUT
+
+
+def _not_found(program: str) -> int:
+    """Say why a program cannot be found; returns the exit status."""
+    # A path may also be that of a directory.
+    if shutil.which(program, os.F_OK) or ("/" in program and os.path.exists(program)):  # noqa: PTH110
+        complain(f"cannot run {program}: {os.strerror(errno.EACCES)}")
+        return EXIT_NOT_RUN
+    complain(f"cannot run {program}: no such program")
+    return EXIT_NOT_FOUND
 
 
 def _read_topology() -> Topology | None:
@@ -187,8 +196,6 @@ def _record(
     except MissingLibrary as error:
         complain(str(error))
         return EXIT_OUTPUT
-    if topology is not None:  # a failure is printed, and the trace matters more
-        save(topology, given.output + TOPOLOGY, Policy(follow=given.follow_symlinks))
     process = None
     if command:
         try:
@@ -196,9 +203,12 @@ def _record(
             # os.environ lacks the variable that this process has set for numpy.
             process = subprocess.Popen(command, stdout=stdout, env=dict(os.environ))
         except OSError as error:
+            recording.discard()
             complain(f"cannot run {command[0]}: {error.strerror}")
             return EXIT_NOT_RUN
     begun_s = time.monotonic()
+    if topology is not None:  # a failure is printed, and the trace matters more
+        save(topology, given.output + TOPOLOGY, Policy(follow=given.follow_symlinks))
     status = EXIT_OK
     try:
         lost_events = _copy(capture, recording, stop, process, getattr(given, "for"))

@@ -70,6 +70,10 @@ class Recording(ABC):
             os.close(self._fd)
         self._fd = -1
 
+    def discard(self) -> None:
+        """Close before anything was written, and leave no file."""
+        self.close()
+
     def _write(self, data: memoryview | bytes) -> int:
         """Write all or, to a file, nothing; returns how many bytes that are."""
         rest = memoryview(self._pack(memoryview(data)) if self._pack else data)
@@ -214,6 +218,10 @@ class FileRecording(Recording):
 
     def lose(self, n_events: int) -> None:
         self._version7.lose(n_events)
+
+    def discard(self) -> None:
+        self.close()
+        Path(self._path(0)).unlink(missing_ok=True)
 
     def summary(self) -> str:
         files = " to ".join(dict.fromkeys(map(self._path, (0, len(self._files) - 1))))
