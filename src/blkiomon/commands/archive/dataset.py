@@ -233,7 +233,7 @@ class Dataset:
         """Drop the traces whose files are gone; returns how many.
 
         Raises:
-            DatasetError: all are.
+            DatasetError: all are, or they cannot be looked up.
         """
         gone = {name for name, entry in self._done.items() if not self._is_there(entry)}
         if gone and len(gone) == len(self._done):
@@ -244,7 +244,10 @@ class Dataset:
         return len(gone)
 
     def _is_there(self, entry: Line) -> bool:
-        return any(self.files.exists(file["url"]) for file in entry["source"]["files"])
+        try:
+            return any(self.files.exists(file["url"]) for file in entry["source"]["files"])
+        except Exception as error:  # of the library of any protocol
+            raise DatasetError(f"cannot look up {entry['trace']}: {why(error)}") from error
 
     def compact(self) -> None:
         """Merge small parts of a day."""
@@ -313,11 +316,11 @@ def locked(url: str, *, may_create: bool = True) -> Iterator[Dataset]:
     Raises:
         DatasetError: another run uses it, or it cannot be used.
     """
-    files = Files(url)
-    if not may_create and not files.sizes(MANIFEST):
-        raise DatasetError(f"{url} is not a dataset of blkiomon archive")
     with ExitStack() as stack:
         try:
+            files = Files(url)
+            if not may_create and not files.sizes(MANIFEST):
+                raise DatasetError(f"{url} is not a dataset of blkiomon archive")
             (_lock_local if files.is_local else _lock_remote)(files, stack)
             dataset = Dataset(files)
         except DatasetError:

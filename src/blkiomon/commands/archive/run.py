@@ -54,7 +54,7 @@ def run(
     prune: bool = False,
     compact: bool = False,
 ) -> Summary:
-    """See ``blkiomon.archive.summarize``."""
+    """See ``blkiomon.commands.archive.summarize``."""
     Monitor(**asdict(options))  # checks them
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be 0 or more, not {workers}")

@@ -218,7 +218,12 @@ def find(sources: Iterable[str], host: str | None = None) -> Found:
     for name, trace in sorted(finder.found.items()):
         match = pattern.fullmatch(name)
         if match is None:
-            failures[name] = Failure(name, f"its path does not match the host pattern {host}")
+            why_not = (
+                "it is in no folder that names its host: use --host"
+                if host is None
+                else f"its path does not match the host pattern {host}"
+            )
+            failures[name] = Failure(name, why_not)
         elif any("\ud800" <= c <= "\udfff" for c in match["host"]):
             # Readers of datasets fail at a folder of that name.
             failures[name] = Failure(name, "its host is not UTF-8")

@@ -126,7 +126,7 @@ def read(trace: Trace, options: TraceOptions, add: Add | None = None) -> Result:
         records=monitor.totals.records,
         error=None if error is None else _error_text(error),
         is_lasting=isinstance(error, (TraceError, IntervalError)),
-        notes=(*trace.notes, *notes),
+        notes=(*trace.notes, *(n if trace.name in n else f"{trace.name}: {n}" for n in notes)),
     )
 
 
