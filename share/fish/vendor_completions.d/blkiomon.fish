@@ -143,7 +143,7 @@ complete -c blkiomon -n '__blkiomon_runs compare' -l by -x -a 'device lun path p
 complete -c blkiomon -n '__blkiomon_runs compare' -l topology -r -F -d 'how the devices are connected (default: NAME.topology.json beside a trace; a capture reads this host)'
 complete -c blkiomon -n '__blkiomon_runs compare' -l title -x -d 'heading of the page'
 complete -c blkiomon -n '__blkiomon_runs compare' -l chart -x -d 'only this chart of a picture: heat, iops, bandwidth, percentiles or sizes (repeatable)'
-complete -c blkiomon -n '__blkiomon_runs compare' -l fail-if -x -d 'exit with status 1 if RULE holds (repeatable). '\''read.p99 > +10%'\'' holds if that change is shown. '\''write.max > 50ms'\'', '\''read.iops < 900'\'', '\''8:16/read.bandwidth < 40MB/s'\'' and '\''all.errors > 0'\'' are limits for B'
+complete -c blkiomon -n '__blkiomon_runs compare' -l fail-if -x -d 'exit with status 1 if RULE holds (repeatable). '\''read.p99 > +10%'\'' holds if the change exceeds 10 %, unless no difference is shown. '\''write.max > 50ms'\'', '\''read.iops < 900'\'', '\''8:16/read.bandwidth < 40MB/s'\'' and '\''all.errors > 0'\'' are limits for B'
 complete -c blkiomon -n '__blkiomon_runs compare' -l all -d 'list all devices and operations (default: those that changed)'
 complete -c blkiomon -n '__blkiomon_runs compare' -l overwrite -d 'replace FILE even if it begins like a trace'
 complete -c blkiomon -n '__blkiomon_runs compare' -l max-age -x -d 'drop requests that stay pending for longer (default 600)'

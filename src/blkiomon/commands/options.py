@@ -31,8 +31,8 @@ class Option(NamedTuple):
     """An option of a command.
 
     Attributes:
-        spec: as ``--help`` shows it: ``-o, --output=FILE``, or ``--json``. FILE, PATH, DIR, DATASET
-            and DEVICE, and words with ``|`` between them, can be completed.
+        spec: as ``--help`` shows it: ``-o, --output=FILE``, or ``--json``. FILE, PATH, DIR,
+            DATASET, TRACE and DEVICE, and words with ``|`` between them, can be completed.
         help: for ``--help``.
         group: heading in ``--help``; may be empty.
         read: makes the value.

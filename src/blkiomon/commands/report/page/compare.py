@@ -108,8 +108,8 @@ def _data(side: Cells, found: Comparison) -> dict[str, Any]:
 def _unchanged(rows: Sequence[DeviceChanges], found: Comparison) -> list[str]:
     if not rows:
         return []
-    shows = how_many(len(rows), "row shows", "rows show", ",")
-    summary = f"<summary>{shows} no difference</summary>"
+    shown = how_many(len(rows), "row", "rows", ",")
+    summary = f"<summary>{shown} without a difference shown</summary>"
     return ["<details>", summary, *_table(rows, found), "</details>"]
 
 
