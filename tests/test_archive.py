@@ -464,7 +464,7 @@ def test_terminal_gets_what_fits(traces: Path) -> None:
         assert max(map(len, lines)) <= columns
         if rows < len(whole):
             assert len(lines) < rows or lines[-3].startswith("2 more hosts")
-            assert re.fullmatch(r"\d more hosts?: --all", lines[-3])
+            assert re.fullmatch(r"\d more hosts?: --all prints all", lines[-3])
         else:
             assert len(lines) == len(whole)
         assert [line.split()[:3] for line in lines[3:9]] == [w.split()[:3] for w in whole[3:9]]
@@ -1086,14 +1086,14 @@ def test_traces_may_come_from_a_web_server(
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--compact"], "--prune and --compact are of a dataset"),
-        (["--prune", "x"], "--prune and --compact are of a dataset"),
+        (["--compact"], "--prune and --compact need a dataset"),
+        (["--prune", "x"], "--prune and --compact need a dataset"),
         (["-o", "", "x"], "--output takes a path"),
-        (["-o", "ds"], "the traces are missing"),
+        (["-o", "ds"], "no trace is named"),
         (["-o", "ds", "-I", "0", "x"], "--interval takes"),
         (["-o", "ds", "--workers", "-1", "x"], "--workers takes"),
         (["-o", "ds", "--workers", "1025", "x"], "--workers takes"),
-        (["-o", "ds", "--workers", "2", "--scheduler", "tcp://x:1", "x"], "--workers are of this"),
+        (["-o", "ds", "--workers", "2", "--scheduler", "tcp://x:1", "x"], "exclude each other"),
         (["-o", "ds", "--max-pending", "x", "x"], "--max-pending takes"),
         (["-o", "ds", "--host", "*/x", "x"], "--host: the pattern"),
         (["-o", "ds", "--nonsense", "x"], "nonsense"),

@@ -534,7 +534,7 @@ def test_chart_of_a_report_is_refused(traces: dict[str, Path], capfd: Capture) -
 
 def test_losses_are_stated_for_their_side(tmp_path: Path, capfd: Capture) -> None:
     lossy, output = DATA / "loop-lossy-dc.bin", tmp_path / "x.html"
-    note = " lost: there were more requests, and IOPS and bandwidth were higher"
+    note = " lost: the true numbers of requests, IOPS and bandwidth are higher"
     # That trace ends inside a record.
     out, _ = printed(capfd, "-o", output, MULTI, lossy, status=3)
     assert re.search(rf"^B: [\d,]+ events were{note}$", out, re.MULTILINE)

@@ -309,7 +309,7 @@ def test_name_that_would_hide_the_trace_is_refused(fake: type[FakeCapture], tmp_
     (tmp_path / "run").mkdir()
     result = record("-o", tmp_path / "run", "--overwrite")
     assert result.returncode == 4
-    assert b"run exists and would hide the trace" in result.stderr
+    assert b"run exists and would be read in place of the trace" in result.stderr
 
 
 def test_link_of_another_user_is_not_followed(fake: type[FakeCapture], tmp_path: Path) -> None:

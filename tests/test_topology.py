@@ -845,8 +845,8 @@ def test_recording_to_a_pipe_has_no_topology(
     [
         (["a", "b"], "topology takes one trace, or none for this host"),
         ([""], "topology takes one trace, or none for this host"),
-        (["a", "-o", "b"], "TRACE prints what is saved; --sysfs and -o read devices instead"),
-        (["a", "--sysfs", "b"], "TRACE prints what is saved; --sysfs and -o read devices instead"),
+        (["a", "-o", "b"], "--sysfs and -o read this host or a copy of sysfs"),
+        (["a", "--sysfs", "b"], "--sysfs and -o read this host or a copy of sysfs"),
         (["--json", "-o", "a"], "-o saves JSON, and --json prints it: use one of them"),
         (["-o", "-"], "-o takes a file; --json prints to standard output"),
     ],

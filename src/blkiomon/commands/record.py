@@ -12,6 +12,7 @@ import subprocess
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blkiomon.commands.options import (
@@ -86,7 +87,8 @@ COMMAND = Command(
         Option("--for=SECONDS", "end the recording after this time", read=seconds(0.001)),
         Option(
             "--max-size=SIZE",
-            "keep the latest 8M, 500M or 10G: a ring of eight files, NAME.blktrace.0 to 7",
+            "keep only the latest SIZE, such as 500M or 10G (at least 8M), in a ring of eight "
+            "files, NAME.blktrace.0 to 7",
             read=_size,
         ),
         Option("--zstd", "compress with zstd; blkparse, btt and fio need it unpacked"),
@@ -142,7 +144,7 @@ def main(argv: Sequence[str]) -> int:
 def _not_found(program: str) -> int:
     """Say why a program cannot be found; returns the exit status."""
     # A path may also be that of a directory.
-    if shutil.which(program, os.F_OK) or ("/" in program and os.path.exists(program)):  # noqa: PTH110
+    if shutil.which(program, os.F_OK) or ("/" in program and Path(program).exists()):
         complain(f"cannot run {program}: {os.strerror(errno.EACCES)}")
         return EXIT_NOT_RUN
     complain(f"cannot run {program}: no such program")
@@ -168,7 +170,8 @@ def _check(given: Namespace, argv: Sequence[str]) -> None:
     behind = list(argv[list(argv).index("--") + 1 :]) if "--" in argv else []
     if given.operands and given.operands != behind:
         raise UsageError(
-            f"unexpected argument {given.operands[0]!r}: a command follows --, a device --trace"
+            f"unexpected argument {given.operands[0]!r}: write a command after --, a device after "
+            "--trace"
         )
     if any(not name or "\0" in name for name in given.trace):
         raise UsageError("--trace takes a device")

@@ -178,7 +178,10 @@ class FileRecording(Recording):
         """Remove the files of an earlier trace of this name, so that none stays in the set."""
         parent, base = os.path.split(self._name)
         if os.path.lexists(self._name):
-            raise FileExistsError(errno.EEXIST, f"{self._name} exists and would hide the trace")
+            raise FileExistsError(
+                errno.EEXIST,
+                f"{self._name} exists and would be read in place of the trace: use another name",
+            )
         for path in sorted(Path(parent or ".").iterdir()):
             match = MEMBER.fullmatch(path.name)
             if match and match["base"] == base:

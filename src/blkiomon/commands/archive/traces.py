@@ -244,7 +244,7 @@ def host_pattern(pattern: str | None) -> re.Pattern[str]:
     if pattern is None:
         return re.compile(r"(?:.*/)?(?P<host>[^/]+)/[^/]*", re.DOTALL)
     if pattern.count(HOST) != 1:
-        raise ValueError(f"the pattern of a host has {HOST} in it once, not {pattern!r}")
+        raise ValueError(f"the pattern of a host contains {HOST} exactly once, unlike {pattern!r}")
     parts = {"*": ".*?", "?": ".", HOST: "(?P<host>[^/]+?)"}
     pieces = re.split(r"(\*+|\?|\{host\})", pattern)
     text = "".join(parts.get(p[:1] if p[:1] == "*" else p) or re.escape(p) for p in pieces)
