@@ -469,6 +469,8 @@ def test_command_that_is_a_directory_or_not_executable_in_path_is_reported(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "program").write_bytes(b"")
+    result = runner.call("record", "-o", "-", "--", "x/" * 3000)
+    assert (result.returncode, result.stderr[-18:]) == (127, b": no such program\n")
     for command in ("program", tmp_path):
         result = runner.call("record", "-o", "-", "--", command)
         assert result.returncode == 126

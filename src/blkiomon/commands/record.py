@@ -12,7 +12,6 @@ import subprocess
 import time
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blkiomon.commands.options import (
@@ -143,8 +142,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _not_found(program: str) -> int:
     """Say why a program cannot be found; returns the exit status."""
-    # A path may also be that of a directory.
-    if shutil.which(program, os.F_OK) or ("/" in program and Path(program).exists()):
+    # A path may also be that of a directory. Path.exists() raises some OSErrors.
+    is_there = "/" in program and os.path.exists(program)  # noqa: PTH110
+    if is_there or shutil.which(program, os.F_OK):
         complain(f"cannot run {program}: {os.strerror(errno.EACCES)}")
         return EXIT_NOT_RUN
     complain(f"cannot run {program}: no such program")
